@@ -1,0 +1,1 @@
+"""What runs outside the pytest process: the supervisor, the injected probe, the maker of twins."""

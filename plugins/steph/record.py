@@ -1,0 +1,408 @@
+"""The values that every room passes on, and the record that they add up to.
+
+Only frozen pydantic models and enums; nothing here reads a file, starts a process or knows pytest. Times are ISO 8601
+in UTC, sizes are bytes, durations are seconds; paths are strings as a person would paste them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RECORD_VERSION = 1
+
+
+class Value(BaseModel):
+    """A frozen value that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class StageId(StrEnum):
+    """The three stages that run something; H-4 is computed from them."""
+
+    H1 = "H-1"
+    H2 = "H-2"
+    H3 = "H-3"
+
+
+class RecordKind(StrEnum):
+    """What a record may be called; a rehearsal never counts as an acceptance."""
+
+    ACCEPTANCE = "acceptance"
+    REHEARSAL = "rehearsal"
+
+
+class Cause(StrEnum):
+    """Why an attempt failed: a closed list."""
+
+    CUDA_OOM = "cuda_oom"
+    HOST_OOM = "host_oom"
+    BNB_SETUP = "bnb_setup"
+    IMPORT_ERROR = "import_error"
+    API_DRIFT = "api_drift"
+    BAD_DATA = "bad_data"
+    HUB_UNREACHABLE = "hub_unreachable"
+    HUB_GATED = "hub_gated"
+    HUB_NOT_FOUND = "hub_not_found"
+    DISK_FULL = "disk_full"
+    NAN_LOSS = "nan_loss"
+    CUDA_ASSERT = "cuda_assert"
+    CUDA_DRIVER = "cuda_driver"
+    TIMEOUT = "timeout"
+    OTHER = "other"
+    NONE = "none"
+
+
+class Phase(StrEnum):
+    """How far a pipeline script had come."""
+
+    LOAD = "load"
+    PREPARE = "prepare"
+    FIRST_STEP = "first_step"
+    STEP = "step"
+    SAVE = "save"
+    EVAL = "eval"
+
+
+class Severity(StrEnum):
+    """What a check that does not hold means: FAIL can't be green, WARN is shown first, INFO is kept."""
+
+    FAIL = "fail"
+    WARN = "warn"
+    INFO = "info"
+
+
+class Verdict(StrEnum):
+    """The outcome of a stage: only PASS and PASS_DEGRADED are green.
+
+    NOT_RUN: nothing was measured; it never counts as passed.
+    """
+
+    PASS = "PASS"
+    PASS_DEGRADED = "PASS_DEGRADED"
+    FAIL = "FAIL"
+    TIMEOUT = "TIMEOUT"
+    CRASHED = "CRASHED"
+    BLOCKED = "BLOCKED"
+    NOT_RUN = "NOT_RUN"
+
+    @property
+    def is_green(self) -> bool:
+        """Whether a test of this stage may pass."""
+        return self in (Verdict.PASS, Verdict.PASS_DEGRADED)
+
+
+class EndedBy(StrEnum):
+    """What ended an attempt's process."""
+
+    EXIT = "exit"  # the child exited or was killed by a signal that is not ours
+    DEADLINE = "deadline"  # the suite ended it at its limit
+    INTERRUPTED = "interrupted"  # Ctrl-C or a signal to pytest
+    SUPERVISOR_LOST = "supervisor_lost"  # the supervisor died before its child
+
+
+class Check(Value):
+    """One verified fact about a stage's output; `holds` is None where it could not be measured."""
+
+    id: str
+    severity: Severity
+    holds: bool | None
+    message: str  # one Japanese sentence for the report, with the measured values
+    trap: int | None = None  # number in the published pipeline's list of traps
+
+
+class OomNumbers(Value):
+    """The figures of an out-of-memory message, each None where the message has none."""
+
+    requested_bytes: int | None = None
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+
+
+class Diagnosis(Value):
+    """Why an attempt ended as it did, with the lines that say so and what to do next (Japanese)."""
+
+    cause: Cause
+    phase: Phase | None = None
+    evidence: tuple[str, ...] = ()
+    oom: OomNumbers | None = None
+    advice: tuple[str, ...] = ()
+
+
+class TrainSettings(Value):
+    """What one training attempt asks for; `batch_size` is per device, `max_seq_length` in tokens."""
+
+    num_epochs: int = 1
+    max_steps: int = 50
+    batch_size: int = 2
+    learning_rate: float = 2e-4
+    max_seq_length: int = 512
+    gradient_accumulation_steps: int = 2
+    warmup_ratio: float = 0.03
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    target_modules: tuple[str, ...] = ()
+    use_4bit: bool = True
+    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    mixed_precision: Literal["bf16", "fp16"] | None = None
+    logging_steps: int = 1
+
+    def short(self) -> str:
+        """The setting in one word, as in `512/b2/4bit`."""
+        return f"{self.max_seq_length}/b{self.batch_size}/{'4bit' if self.use_4bit else self.mixed_precision or 'full'}"
+
+
+class EvalSettings(Value):
+    """What one evaluation attempt asks for."""
+
+    samples: int = 3
+    top_k: int = 1
+    use_rag: bool = False
+    use_cot: bool = False
+    ensemble: int = 1
+    load_in_4bit: bool = True
+
+
+class RejectedCandidate(Value):
+    """A model candidate that was passed over, and why (one line)."""
+
+    name: str
+    cause: Cause
+    message: str
+
+
+class ModelChoice(Value):
+    """The model under test; `name` is what the pipeline gets as its model name (an id on the Hub or a folder)."""
+
+    name: str
+    source: Literal["hub", "cache", "local", "twin"]
+    reason: str  # 選定理由, Japanese
+    automatic_substitute: bool = False
+    parameters: int | None = None
+    revision: str | None = None
+    licence: str | None = None
+    download_bytes: int | None = None
+    free_disk_bytes: int | None = None
+    predicted_peak_bytes: int | None = None
+    snapshot_path: str | None = None
+    rejected: tuple[RejectedCandidate, ...] = ()
+
+
+class Device(Value):
+    """One GPU or MIG slice as NVML names it."""
+
+    uuid: str
+    name: str
+    index: int
+    total_bytes: int
+    used_bytes: int
+    driver_version: str
+    cuda_driver_version: str
+    compute_capability: str | None = None
+    is_mig: bool = False
+
+
+class Environment(Value):
+    """The machine and the suite's own packages."""
+
+    os: str
+    python: str
+    cpu: str
+    cpu_count: int
+    ram_bytes: int
+    is_wsl: bool = False
+    device: Device | None = None
+    device_error: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+
+
+class GitState(Value):
+    """Branch, commit and cleanliness of a folder; all None where it is no git checkout."""
+
+    branch: str | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+class DataFile(Value):
+    """One input file: its path under the pipeline root, bytes' sha256 and row count."""
+
+    role: Literal["dataset", "train_file"]
+    path: str
+    sha256: str
+    rows: int
+    is_sample: bool = False  # the questions that come with the reference pipeline, not the real data set
+
+
+class Context(Value):
+    """What one record was made under; a rerun joins a record only where all of this agrees."""
+
+    kind: RecordKind
+    profile: str
+    profile_sha256: str
+    pipeline_root: str
+    pipeline_python: str
+    pipeline_git: GitState
+    suite_git: GitState
+    environment: Environment
+    vram_cap_bytes: int | None = None
+    twin: bool = False
+    rehearsal_reasons: tuple[str, ...] = ()
+
+
+class Probe(Value):
+    """What one process that loaded torch wrote at its exit."""
+
+    pid: int
+    rank: int | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    device_uuid: str | None = None
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    allocator_retries: int | None = None
+    memory_fraction: float | None = None
+    peak_rss_bytes: int | None = None
+    exception_type: str | None = None
+    exception_message: str | None = None
+
+
+class Artifact(Value):
+    """A file that an attempt wrote: path as the pipeline names it, size and sha256."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class TrainOutcome(Value):
+    """What a training attempt left behind, read from its files and lines."""
+
+    output_dir: str
+    steps_done: int | None = None
+    steps_due: int | None = None
+    epochs_done: float | None = None
+    train_loss: float | None = None
+    train_runtime_seconds: float | None = None
+    losses: tuple[float, ...] = ()
+    step_seconds: tuple[float, ...] = ()
+    tokens_per_second: float | None = None
+    train_rows: int | None = None
+    adapter_sha256: str | None = None
+    checkpoint: str | None = None
+
+
+class EvalOutcome(Value):
+    """What an evaluation attempt printed and wrote."""
+
+    output_path: str
+    total: int | None = None
+    correct: int | None = None
+    accuracy: float | None = None  # 0 to 1
+    backend: str | None = None
+    model_name: str | None = None
+    lora_path: str | None = None
+    key_lines: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+
+
+class Attempt(Value):
+    """One child process of a stage at one setting, complete."""
+
+    stage: StageId
+    number: int
+    label: str
+    settings: TrainSettings | EvalSettings | None = None
+    argv: tuple[str, ...] = ()
+    cwd: str = ""
+    folder: str = ""
+    started_at: str
+    seconds: float | None = None
+    returncode: int | None = None  # negative: the signal that ended it
+    ended_by: EndedBy | None = None
+    diagnosis: Diagnosis | None = None
+    traceback: str | None = None
+    last_lines: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    peak_device_bytes: int | None = None  # used memory of the whole card, NVML
+    peak_own_bytes: int | None = None  # peak_device_bytes less what was used before
+    memory_returned: bool | None = None
+    predicted_peak_bytes: int | None = None
+    checks: tuple[Check, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
+    training: TrainOutcome | None = None
+    evaluation: EvalOutcome | None = None
+
+
+class SkippedRung(Value):
+    """A rung that was not tried, and why (Japanese)."""
+
+    label: str
+    reason: str
+
+
+class StageResult(Value):
+    """One stage's outcome; `attempts[-1]` is the one that counts."""
+
+    stage: StageId
+    verdict: Verdict
+    explanation: str  # one Japanese sentence
+    started_at: str
+    ended_at: str | None = None
+    seconds: float | None = None
+    attempts: tuple[Attempt, ...] = ()
+    skipped_rungs: tuple[SkippedRung, ...] = ()
+    given_up: tuple[str, ...] = ()  # settings that a degraded pass gave up, Japanese
+    checks: tuple[Check, ...] = ()  # those of the last attempt and of the stage itself
+    model: ModelChoice | None = None
+    stale: bool = False  # a stage it was built on has been replaced since
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Ids of the checks that were measured and hold."""
+        return frozenset(check.id for check in self.checks if check.holds)
+
+    @property
+    def findings(self) -> tuple[Check, ...]:
+        """Checks that do not hold, hardest first."""
+        order = list(Severity)
+        return tuple(sorted((c for c in self.checks if c.holds is False), key=lambda c: order.index(c.severity)))
+
+    @property
+    def last_attempt(self) -> Attempt | None:
+        """The attempt whose outcome the stage stands on."""
+        return self.attempts[-1] if self.attempts else None
+
+
+class Session(Value):
+    """One pytest run that wrote into the record."""
+
+    started_at: str
+    command: tuple[str, ...]
+    stages: tuple[StageId, ...]
+    ended_at: str | None = None
+    exit_status: int | None = None
+    verdicts: dict[StageId, Verdict] = Field(default_factory=dict)
+
+
+class Record(Value):
+    """Everything known about one acceptance or rehearsal; a pure function of the journal's events."""
+
+    version: int = RECORD_VERSION
+    id: str
+    context: Context
+    data: tuple[DataFile, ...] = ()
+    stages: dict[StageId, StageResult] = Field(default_factory=dict)
+    sessions: tuple[Session, ...] = ()
+    live: bool = False  # a conductor still writes into it
+
+    def verdict_of(self, stage: StageId) -> Verdict:
+        """The stage's verdict, NOT_RUN where the record has none."""
+        result = self.stages.get(stage)
+        return result.verdict if result else Verdict.NOT_RUN

@@ -1,0 +1,1 @@
+"""Saying it: advice, report, comparison. Takes a record, gives text; decides nothing."""
