@@ -420,9 +420,7 @@ def walked_down(run_id: str = "20261120-020000") -> Record:
         verdict=Verdict.PASS_DEGRADED,
         explanation="CUDA OOM のため設定を下げ、3 回目の 256/b1/4bit で完走しました。",
         seconds=286.0,
-        skipped_rungs=(
-            SkippedRung(label="256/b2/4bit", reason="140 行すべてで答えが切り落とされるため飛ばしました。"),
-        ),
+        skipped_rungs=(SkippedRung(label="256/b2/4bit", reason="140 行すべてで答えが切れるため飛ばしました。"),),
         given_up=("max-seq-length 512 → 256", "batch-size 2 → 1(勾配累積 4 で実効バッチは同じ)"),
     )
     return _record((stage_h1(), h2, stage_h3()), context(), run_id)

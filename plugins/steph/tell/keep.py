@@ -1,0 +1,163 @@
+"""What a person wrote stays: generated parts between marks, everything else byte for byte.
+
+A generated part stands between two lines of its own,
+
+    <!-- steph:begin ID COPY sha256=DIGEST -->
+    <!-- steph:end ID COPY -->
+
+and the digest tells whether a person edited it since. Pure: bytes of the old file and the new parts in, bytes out.
+Where the marks leave doubt (typed by hand, doubled, without an end) everything there is kept as it is and the part is
+written anew at the end, under a copy number of its own, which from then on is the one that is renewed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count, pairwise
+
+EVACUATED_TITLE = "手編集された内容(自動退避)"
+
+_MARK = re.compile(
+    r"^\ufeff?<!-- steph:(?P<kind>begin|end) (?P<id>[a-z0-9_]+) (?P<copy>\d{1,6})"
+    r"(?: sha256=(?P<digest>[0-9a-f]{64}))? -->[ \t]*$"
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One generated part; `notes` goes below it once, when it is first written, and is a person's from then on."""
+
+    id: str
+    text: str
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A generated part as found in a file: the line numbers of its marks, and what stands between them."""
+
+    id: str
+    copy: int
+    begin: int
+    end: int
+    digest: str
+    text: str
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether the text is no longer the one that was generated, line ends and trailing blanks aside."""
+        return digest_of(self.text) != self.digest
+
+
+@dataclass(frozen=True)
+class _Mark:
+    line: int
+    kind: str
+    id: str
+    copy: int
+    digest: str | None
+
+
+def digest_of(text: str) -> str:
+    """Give the sha256 of a generated text, blind to line ends, trailing blanks and outer blank lines."""
+    lines = [line.rstrip() for line in text.replace("\r\n", "\n").strip().split("\n")]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def blocks_in(existing: bytes) -> tuple[Block, ...]:
+    """Find every generated part with both its marks, copies included, in the file's order."""
+    return _blocks(_lines(_text(existing)))
+
+
+def merge(existing: bytes | None, parts: Sequence[Part]) -> bytes:
+    """Give the file with every part renewed in its place and all else as it was.
+
+    A part that a person edited is moved out below itself first. A part that has no place of its own, or several, is
+    written at the end.
+    """
+    text = _text(existing or b"")
+    lines = _lines(text)
+    newline = "\r\n" if text.count("\r\n") * 2 > text.count("\n") else "\n"
+    live = _live_blocks(lines)
+    marks = _marks(lines)
+    missing = [
+        _rendered(part, _free_copy(marks, part.id), newline) + _lines_as(part.notes, newline)
+        for part in parts
+        if part.id not in live
+    ]
+    for block in sorted(live.values(), key=lambda block: block.begin, reverse=True):
+        part_here = next((part for part in parts if part.id == block.id), None)
+        if part_here is not None:
+            lines[block.begin : block.end + 1] = [_renewed(lines, block, part_here, newline)]
+    return _appended("".join(lines), missing, newline).encode("utf-8", "surrogateescape")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _lines(text: str) -> list[str]:
+    """Split at line feeds alone, each line with its end."""
+    return [line for line in re.split(r"(?<=\n)", text) if line]
+
+
+def _marks(lines: Sequence[str]) -> list[_Mark]:
+    found = []
+    for number, line in enumerate(lines):
+        match = _MARK.match(line.rstrip("\r\n"))
+        if match:
+            found.append(_Mark(number, match["kind"], match["id"], int(match["copy"]), match["digest"]))
+    return found
+
+
+def _blocks(lines: Sequence[str]) -> tuple[Block, ...]:
+    marks = _marks(lines)
+    return tuple(
+        Block(begin.id, begin.copy, begin.line, end.line, begin.digest, "".join(lines[begin.line + 1 : end.line]))
+        for begin, end in pairwise(marks)
+        if begin.kind == "begin" and end.kind == "end" and (begin.id, begin.copy) == (end.id, end.copy) and begin.digest
+    )
+
+
+def _live_blocks(lines: Sequence[str]) -> dict[str, Block]:
+    """Give the block to renew of each id: the last one whose marks stand in the file exactly once."""
+    marks = [(mark.id, mark.copy) for mark in _marks(lines)]
+    return {block.id: block for block in _blocks(lines) if marks.count((block.id, block.copy)) == 2}
+
+
+def _free_copy(marks: Sequence[_Mark], part_id: str) -> int:
+    taken = {mark.copy for mark in marks if mark.id == part_id}
+    return next(copy for copy in count(1) if copy not in taken)
+
+
+def _rendered(part: Part, copy: int, newline: str) -> str:
+    body = "\n".join(line if not _MARK.match(line) else f" {line}" for line in part.text.strip().split("\n"))
+    begin = f"<!-- steph:begin {part.id} {copy} sha256={digest_of(body)} -->"
+    return _lines_as(f"{begin}\n{body}\n<!-- steph:end {part.id} {copy} -->\n", newline)
+
+
+def _renewed(lines: Sequence[str], block: Block, part: Part, newline: str) -> str:
+    rendered = _rendered(part, block.copy, newline)
+    bom = "\ufeff" if lines[block.begin].startswith("\ufeff") else ""
+    if not block.is_edited:
+        last = lines[block.end]
+        ending = last[len(last.rstrip("\r\n")) :]
+        return bom + rendered.rstrip("\r\n") + ending
+    own = block.text if block.text.endswith("\n") else block.text + newline
+    return f"{bom}{rendered}{newline}#### {EVACUATED_TITLE}{newline}{newline}{own}"
+
+
+def _lines_as(text: str, newline: str) -> str:
+    return text if newline == "\n" else text.replace("\n", newline)
+
+
+def _appended(text: str, pieces: Sequence[str], newline: str) -> str:
+    """Put new parts below, after a blank line, without touching what is there."""
+    for piece in pieces:
+        if text.strip("\ufeff"):
+            text += newline if text.endswith("\n") else newline * 2
+        text += piece
+    return text

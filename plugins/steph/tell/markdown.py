@@ -1,0 +1,159 @@
+"""Markdown that text from elsewhere can't break: escaping, code, fences, tables and folds.
+
+Takes any text, gives `Markdown`; reads nothing. Written for GitHub's dialect and VS Code's preview. What is not yet
+`Markdown` is escaped wherever it meets a template (`finalize`), so that forgetting to escape is not possible.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+INLINE_LIMIT_CHARACTERS = 600
+FENCE_LIMIT_CHARACTERS = 12_000
+FENCE_LIMIT_LINES = 160
+MISSING = "—"
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]")
+_SECRETS = (
+    (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_***"),
+    (re.compile(r"(?i)(\bauthorization\b[\"']?\s*[:=]\s*)(?:(?:bearer|basic|token)\s+)?[^\s\"',]+"), r"\1***"),
+    (re.compile(r"(?i)(\b(?:HF_TOKEN|HUGGING_?FACE_HUB_TOKEN|[A-Z_]*API_KEY)[\"']?\s*[:=]\s*)[^\s\"',]+"), r"\1***"),
+    (re.compile(r"(://)[^\s/@]+@"), r"\1***@"),
+)
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;"}
+_BACKSLASHED = re.compile(r"([\\`*_\[\]~])")
+_BLOCK_START = re.compile(r"^(#|[-+=](?=[-+=\s]|$)|:|\d{1,9}(?=[.)]))")
+_PLAIN_CODE = re.compile(r"[^\s`|\\<>&$](?:[^`|\\<>&$]*[^\s`|\\<>&$])?")
+
+
+class Markdown(str):
+    """Text that is already safe Markdown and goes into a page as it is."""
+
+    __slots__ = ()
+
+
+def clean(text: str) -> str:
+    """Give the text without terminal codes, invisible or direction-changing characters, and credentials.
+
+    Line ends become `\\n`; what UTF-8 can't carry becomes U+FFFD.
+    """
+    text = _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\u2028", "\n").replace("\u2029", "\n").replace("\x85", "\n")
+    text = "".join(_visible(character) for character in text)
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t" or " " <= character <= "~":
+        return character
+    category = unicodedata.category(character)
+    if category in ("Cc", "Cf"):
+        return ""
+    return "\ufffd" if category == "Cs" else character
+
+
+def shorten(text: str, limit_characters: int) -> str:
+    """Keep head and tail of a text over the limit and say how much is left out between them."""
+    if len(text) <= limit_characters:
+        return text
+    head = limit_characters // 3
+    tail = limit_characters - head
+    return f"{text[:head]} …({len(text) - limit_characters:,} 文字省略)… {text[-tail:]}"
+
+
+def inline(text: str, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
+    """Give the text as one line of plain words: nothing in it is markup, wherever in a line or a cell it stands."""
+    words = shorten(" ".join(clean(text).split()), limit_characters)
+    escaped = _BACKSLASHED.sub(r"\\\1", "".join(_HTML.get(character, character) for character in words))
+    return Markdown(_BLOCK_START.sub(_defused, escaped))
+
+
+def _defused(match: re.Match[str]) -> str:
+    start = match.group(1)
+    return f"{start[:-1]}&#{ord(start[-1])};"
+
+
+def code(text: str, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
+    """Give the text as a code span; `—` where there is none.
+
+    A text that a code span could not hold in every table dialect goes into a `<code>` element instead.
+    """
+    words = shorten(" ".join(clean(text).split()), limit_characters)
+    if not words:
+        return Markdown(MISSING)
+    if _PLAIN_CODE.fullmatch(words):
+        return Markdown(f"`{words}`")
+    return Markdown(f"<code>{inline(words, limit_characters + 40)}</code>")
+
+
+def prose(text: str, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
+    """Give a sentence of the suite, its `backticked` words as code and all else as plain words."""
+    parts = shorten(" ".join(clean(text).split()), limit_characters).split("`")
+    if len(parts) % 2 == 0 or "" in parts[1::2]:
+        return inline(text, limit_characters)
+    return Markdown(
+        "".join(code(part) if at % 2 else _between_codes(part, first=at == 0) for at, part in enumerate(parts))
+    )
+
+
+def _between_codes(text: str, *, first: bool) -> str:
+    """Escape a part of a sentence, its outer spaces kept."""
+    if not text.strip():
+        return text if not first else ""
+    lead = " " if text[0] == " " and not first else ""
+    return f"{lead}{inline(text)}{' ' if text[-1] == ' ' else ''}"
+
+
+def fence(text: str, language: str = "text") -> Markdown:
+    """Give the text as a fenced block that no line of it can close; head and tail of a long one.
+
+    Comment openers are taken apart, so that no line of it is ever read as one of the report's own marks.
+    """
+    lines = clean(text).replace("<!--", "<! --").rstrip().lstrip("\n").split("\n")
+    if len(lines) > FENCE_LIMIT_LINES:
+        head = FENCE_LIMIT_LINES // 3
+        tail = FENCE_LIMIT_LINES - head
+        lines = [*lines[:head], f"…({len(lines) - head - tail:,} 行省略)…", *lines[-tail:]]
+    body = shorten("\n".join(line.rstrip() for line in lines), FENCE_LIMIT_CHARACTERS)
+    longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return Markdown(f"{ticks}{language}\n{body}\n{ticks}")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> Markdown:
+    """Give a table; cells that are not `Markdown` are escaped, and `align` has one of `l`, `r`, `c` per column."""
+    marks = {"l": ":--", "r": "--:", "c": ":-:"}
+    columns = align or "l" * len(header)
+    lines = [
+        f"| {' | '.join(cell(title) for title in header)} |",
+        f"|{'|'.join(marks[column] for column in columns)}|",
+        *(f"| {' | '.join(cell(value) for value in row)} |" for row in rows),
+    ]
+    return Markdown("\n".join(lines))
+
+
+def cell(value: str) -> str:
+    """Give a value as the content of one table cell, `—` where it is empty."""
+    text = value if isinstance(value, Markdown) else inline(value)
+    return text.replace("\n", " ") or MISSING
+
+
+def details(summary: str, body: Markdown) -> Markdown:
+    """Give a fold with a one-line summary; the body is Markdown of its own."""
+    return Markdown(f"<details><summary>{finalize(summary)}</summary>\n\n{body}\n\n</details>")
+
+
+def joined(parts: Iterable[str], separator: str = "\n\n") -> Markdown:
+    """Join parts, escaping those that are not `Markdown`; empty ones fall away."""
+    return Markdown(separator.join(str(finalize(part)) for part in parts if part))
+
+
+def finalize(value: object) -> Markdown:
+    """Give any value as safe Markdown: what every expression of a template goes through."""
+    if isinstance(value, Markdown):
+        return value
+    return inline("" if value is None else str(value))

@@ -1,0 +1,169 @@
+"""The Japanese words and figures of everything that people read: verdicts, causes, phases, sizes, times.
+
+Pure functions from values to short strings, none of them Markdown.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from steph.record import Attempt, Cause, EndedBy, Phase, RecordKind, Severity, StageId, Verdict
+
+GIB = 1024**3
+MISSING = "—"
+
+STAGE_TITLES = {StageId.H1: "モデルの決定", StageId.H2: "小モデルの学習", StageId.H3: "HF バックエンド評価"}
+
+CAUSES = {
+    Cause.CUDA_OOM: "CUDA OOM(GPU メモリ不足)",
+    Cause.HOST_OOM: "ホストのメモリ不足",
+    Cause.BNB_SETUP: "bitsandbytes の導入不備",
+    Cause.IMPORT_ERROR: "import エラー",
+    Cause.API_DRIFT: "ライブラリの API 変更",
+    Cause.BAD_DATA: "データの不備",
+    Cause.HUB_UNREACHABLE: "Hub に届かない",
+    Cause.HUB_GATED: "Hub の利用許諾が必要",
+    Cause.HUB_NOT_FOUND: "Hub に存在しない",
+    Cause.DISK_FULL: "ディスク不足",
+    Cause.NAN_LOSS: "損失が NaN",
+    Cause.CUDA_ASSERT: "CUDA のアサーション",
+    Cause.CUDA_DRIVER: "CUDA ドライバの不調",
+    Cause.TIMEOUT: "時間切れ",
+    Cause.OTHER: "その他のエラー",
+    Cause.NONE: "なし",
+}
+
+PHASES = {
+    Phase.LOAD: "モデル読み込み中",
+    Phase.PREPARE: "学習の準備中",
+    Phase.FIRST_STEP: "最初のステップ",
+    Phase.STEP: "ステップの途中",
+    Phase.SAVE: "保存中",
+    Phase.EVAL: "評価中",
+}
+
+SEVERITIES = {Severity.FAIL: "❌ 重大", Severity.WARN: "⚠️ 警告", Severity.INFO: "ℹ️ 情報"}
+
+_VERDICTS = {
+    Verdict.PASS: "✅ 合格",
+    Verdict.PASS_DEGRADED: "🟡 条件付き合格",
+    Verdict.FAIL: "❌ 不合格",
+    Verdict.TIMEOUT: "❌ 時間切れ",
+    Verdict.CRASHED: "❌ 途絶",
+    Verdict.BLOCKED: "⛔ 前段が通らず未実行",
+    Verdict.NOT_RUN: "⬜ 未実行",
+}
+_REHEARSED = {Verdict.PASS: "✅ 予行通過", Verdict.PASS_DEGRADED: "🟡 設定を下げて予行通過", Verdict.FAIL: "❌ 失敗"}
+
+_SOURCES = {
+    "hub": "Hugging Face Hub",
+    "cache": "手元のキャッシュ(Hub 未確認)",
+    "local": "手元のフォルダ",
+    "twin": "乱数の重みの双子モデル(答えに意味はない)",
+}
+
+
+def verdict_word(verdict: Verdict, kind: RecordKind) -> str:
+    """Name a stage's verdict with its code; a rehearsal's never says 合格."""
+    words = _REHEARSED if kind is RecordKind.REHEARSAL else {}
+    return f"{words.get(verdict, _VERDICTS[verdict])}({verdict.value})"
+
+
+def source_word(source: str) -> str:
+    """Name where a model came from."""
+    return _SOURCES.get(source, source)
+
+
+def gib(size_bytes: int | None) -> str:
+    """Give bytes as GiB with two decimals, `—` where unknown."""
+    return MISSING if size_bytes is None else f"{size_bytes / GIB:,.2f} GiB"
+
+
+def file_size(size_bytes: int) -> str:
+    """Give a file's size in the unit that keeps it short."""
+    for unit, size in (("GiB", GIB), ("MiB", 1024**2), ("KiB", 1024)):
+        if size_bytes >= size:
+            return f"{size_bytes / size:,.1f} {unit}"
+    return f"{size_bytes} B"
+
+
+def duration(seconds: float | None) -> str:
+    """Give seconds as a person says them, `—` where unknown."""
+    if seconds is None:
+        return MISSING
+    if seconds < 100:
+        return f"{seconds:.1f} 秒"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} 時間 {minutes} 分" if hours else f"{minutes} 分 {rest} 秒"
+
+
+def about_duration(seconds: float) -> str:
+    """Give an estimated duration in one rough figure."""
+    if seconds < 90:
+        return f"約 {seconds:.0f} 秒"
+    if seconds < 90 * 60:
+        return f"約 {seconds / 60:.0f} 分"
+    return f"約 {seconds / 3600:.1f} 時間"
+
+
+def moment(iso: str | None) -> str:
+    """Give an ISO 8601 time as date and minute in UTC; as it stands where it is none."""
+    if not iso:
+        return MISSING
+    try:
+        parsed = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M} UTC"
+
+
+def parameters(count: int | None) -> str:
+    """Give a parameter count as the size class that people name, the exact count behind it."""
+    if count is None:
+        return "不明(記録なし)"
+    rounded = f"{count / 1e9:.1f}B" if count >= 50_000_000 else f"{count / 1e6:.2f}M"
+    return f"約 {rounded}({count:,})"
+
+
+def size_class(count: int | None) -> str:
+    """Give a parameter count as a size class alone, as in 1.8B."""
+    if count is None:
+        return "サイズ不明"
+    return f"{count / 1e9:.1f}B" if count >= 50_000_000 else f"{count / 1e6:.2f}M"
+
+
+def accuracy_words(correct: int | None, total: int | None) -> str:
+    """Say an accuracy in words, as in 3問中2問正解."""
+    if correct is None or total is None:
+        return "未測定"
+    share = f"({correct / total:.1%})" if total else ""
+    return f"{total}問中{correct}問正解{share}"
+
+
+def outcome_words(attempt: Attempt) -> str:
+    """Say how an attempt ended in the spec's words: 成功, OOM or その他エラー."""
+    diagnosis = attempt.diagnosis
+    if diagnosis and diagnosis.cause is not Cause.NONE:
+        return "OOM" if diagnosis.cause is Cause.CUDA_OOM else f"その他エラー({CAUSES[diagnosis.cause]})"
+    if attempt.ended_by is EndedBy.DEADLINE:
+        return "その他エラー(時間切れ)"
+    if attempt.ended_by is EndedBy.INTERRUPTED:
+        return "その他エラー(中断)"
+    if attempt.ended_by is None and attempt.returncode is None:
+        return "終わりの記録なし"
+    if attempt.returncode == 0:
+        return "成功"
+    return f"その他エラー({exit_words(attempt.returncode)})"
+
+
+def exit_words(returncode: int | None) -> str:
+    """Say an exit status; a negative one is the signal that ended the process."""
+    if returncode is None:
+        return "終了コード不明"
+    return f"シグナル {-returncode} で終了" if returncode < 0 else f"終了コード {returncode}"
+
+
+def failed(attempt: Attempt) -> bool:
+    """Whether an attempt ended otherwise than well, or left no end at all."""
+    return outcome_words(attempt) != "成功"
