@@ -1,0 +1,1 @@
+"""What every part shares: errors, prompts, settings and files; standard library only."""

@@ -1,0 +1,1 @@
+"""Multiple-choice evaluation: asking, parsing, counting, reporting."""

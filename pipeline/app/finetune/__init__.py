@@ -1,0 +1,1 @@
+"""Fine-tuning rows built from the question set."""

@@ -1,0 +1,1 @@
+"""Finding passages for a question, and asking a model with them."""

@@ -1,0 +1,1 @@
+"""LoRA training: rows, batches, memory, the Trainer and its metrics."""

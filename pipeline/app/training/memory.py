@@ -1,0 +1,103 @@
+"""Measuring what a model's training step takes on the GPU, with three very small batches."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from app.training.collator import AnswerCollator, labelled_tokens
+from app.training.plan import Growth, LargestRow, Room, StepPlan, candidates, choose_plan, plan_without_measuring
+from app.training.rows import IGNORED
+from app.training.settings import TrainingSettings
+
+Rows = Sequence[dict[str, list[int]]]
+_ADAM_STATE_BYTES = 8
+_PROBES = ((64, 2), (192, 2), (192, 66))
+
+
+def set_recompute(model: Any, enabled: bool) -> None:
+    """Switch activation recompute of a PEFT model's base on or off (the method's name changed between transformers 5 releases)."""
+    base = model.get_base_model()
+    if enabled:
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable()
+    else:
+        disable = getattr(base, "activation_checkpointing_disable", None) or base.gradient_checkpointing_disable
+        disable()
+
+
+def plan_steps(settings: TrainingSettings, model: Any, rows: Rows, autocast_dtype: torch.dtype | None) -> StepPlan:
+    """Decide recompute and fusing: as the flags say, or by measuring on the GPU where a flag is `auto`."""
+    flags = settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
+    options = candidates(*flags)
+    if len(options) == 1:
+        return plan_without_measuring(*flags, reason="as the flags say")
+    if not torch.cuda.is_available():
+        return plan_without_measuring(*flags, reason="no GPU memory to measure: auto is off")
+    largest = LargestRow(
+        tokens=max(len(row["input_ids"]) for row in rows),
+        labels=max(labelled_tokens(row["labels"]) for row in rows) + 1,
+    )
+    with _undisturbed_random_state():
+        growth = {
+            recompute: _measure(model, recompute, autocast_dtype) for recompute in {option[0] for option in options}
+        }
+    return choose_plan(options, growth, cuda_room(model), largest, settings.batch_size)
+
+
+def cuda_room(model: Any) -> Room:
+    """What is in use now plus Adam's two moments, and what the card and the allocator's memory fraction allow."""
+    torch.cuda.empty_cache()
+    free_bytes, total_bytes = torch.cuda.mem_get_info()
+    reserved_bytes = torch.cuda.memory_reserved()
+    capped_bytes = total_bytes * torch.cuda.get_per_process_memory_fraction()
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return Room(
+        used_bytes=torch.cuda.memory_allocated() + trainable * _ADAM_STATE_BYTES,
+        allowed_bytes=min(free_bytes + reserved_bytes, capped_bytes),
+    )
+
+
+def _measure(model: Any, recompute: bool, autocast_dtype: torch.dtype | None) -> Growth:
+    set_recompute(model, recompute)
+    model.train()
+    vocabulary = model.get_base_model().get_input_embeddings().num_embeddings
+    peaks = [_peak_growth_bytes(model, _probe_batch(vocabulary, *probe), autocast_dtype) for probe in _PROBES]
+    return growth_from_probes(peaks)
+
+
+def growth_from_probes(peaks: Sequence[float]) -> Growth:
+    """Solve the three measured peaks for the fixed part and the two slopes; a slope is never below zero."""
+    (tokens_short, labels_few), (tokens_long, _), (_, labels_many) = _PROBES
+    per_token = max(0.0, (peaks[1] - peaks[0]) / (tokens_long - tokens_short))
+    per_label = max(0.0, (peaks[2] - peaks[1]) / (labels_many - labels_few))
+    return Growth(max(0.0, peaks[0] - per_token * tokens_short - per_label * labels_few), per_token, per_label)
+
+
+def _probe_batch(vocabulary: int, tokens: int, labels: int) -> dict[str, Any]:
+    ids = [index % vocabulary for index in range(tokens)]
+    row = {"input_ids": ids, "labels": [IGNORED] * (tokens - labels + 1) + ids[tokens - labels + 1 :]}
+    return AnswerCollator(pad_token_id=0)([row])
+
+
+def _peak_growth_bytes(model: Any, batch: dict[str, Any], autocast_dtype: torch.dtype | None) -> float:
+    """Peak allocated bytes of one forward and backward above what stays afterwards (the step's gradients not counted in that)."""
+    device = next(model.parameters()).device
+    on_device = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+    torch.cuda.reset_peak_memory_stats()
+    with torch.autocast(device.type, autocast_dtype) if autocast_dtype else contextlib.nullcontext():
+        outputs = model(**on_device)
+    # accelerate's autocast wrapper hands the Trainer fp32 logits, which live beside the half-precision ones
+    fp32_logits = outputs.logits.float()
+    outputs.loss.backward()
+    peak = torch.cuda.max_memory_allocated()
+    model.zero_grad(set_to_none=True)
+    del outputs, fp32_logits, on_device
+    return float(peak - torch.cuda.memory_allocated())
+
+
+@contextlib.contextmanager
+def _undisturbed_random_state() -> Iterator[None]:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield

@@ -1,0 +1,135 @@
+"""What a training run cost: losses, step seconds, tokens, memory; written as `train_metrics.json`."""
+
+import platform
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from app.core.errors import PipelineError
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "safetensors")
+
+
+class NonFiniteLossError(PipelineError):
+    """The loss became NaN or infinite: nothing that is trained from here on means anything."""
+
+
+class StepClock:
+    """Times between marks without making the GPU wait: CUDA events there, a monotonic clock on the CPU."""
+
+    def __init__(self) -> None:
+        self._on_gpu = torch.cuda.is_available()
+        self._marks: list[Any] = []
+
+    def mark(self) -> None:
+        """Note this moment in the device's own order of work."""
+        if not self._on_gpu:
+            self._marks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append(event)
+
+    def seconds(self) -> list[float]:
+        """The time between each mark and the next; waits for the GPU once."""
+        pairs = list(zip(self._marks, self._marks[1:], strict=False))
+        if not self._on_gpu:
+            return [later - earlier for earlier, later in pairs]
+        torch.cuda.synchronize()
+        return [earlier.elapsed_time(later) / 1000 for earlier, later in pairs]
+
+
+class StepRecorder(TrainerCallback):  # type: ignore[misc]
+    """Collects each optimizer step's loss, tokens and time as device values, and reads them once at the end."""
+
+    def __init__(self) -> None:
+        self._clock = StepClock()
+        self._losses: list[torch.Tensor] = []
+        self._tokens: list[torch.Tensor] = []
+        self._open: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._epoch = 0.0
+
+    def add_micro_batch(self, loss: torch.Tensor, tokens: torch.Tensor) -> None:
+        """One forward and backward: its share of the step's loss, and its tokens without padding."""
+        self._open.append((loss, tokens))
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock."""
+        self._clock.mark()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the step; the last one is always logged, so that a short run has losses on disk."""
+        self._clock.mark()
+        self._losses.append(torch.stack([loss for loss, _ in self._open]).sum())
+        self._tokens.append(torch.stack([tokens for _, tokens in self._open]).sum())
+        self._open.clear()
+        self._epoch = state.epoch
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Stop on a loss that is not finite, before anything is saved."""
+        loss = (logs or {}).get("loss")
+        if loss is not None and not torch.isfinite(torch.tensor(float(loss))):
+            raise NonFiniteLossError(
+                f"the training loss is {float(loss)} at step {state.global_step}, nothing was saved for it; "
+                "lower --learning-rate, or train in bfloat16 instead of float16"
+            )
+
+    def metrics(self) -> dict[str, Any]:
+        """Losses, seconds and tokens a step, and tokens a second without padding; the first step, which warms up, is not in the rate."""
+        seconds = self._clock.seconds()
+        tokens = [int(count) for count in self._tokens]
+        later_seconds = sum(seconds[1:])
+        return {
+            "losses": [float(loss) for loss in self._losses],
+            "step_seconds": seconds,
+            "step_tokens": tokens,
+            "tokens_per_second": sum(tokens[1:]) / later_seconds if later_seconds else sum(tokens) / sum(seconds),
+            "steps": len(tokens),
+            "epochs": self._epoch,
+        }
+
+
+class RecordingTrainer(Trainer):  # type: ignore[misc]
+    """The plain Trainer, telling a `StepRecorder` what each micro-batch was."""
+
+    def __init__(self, recorder: StepRecorder, **options: Any) -> None:
+        super().__init__(callbacks=[recorder], **options)
+        self._recorder = recorder
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch, recorded."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._recorder.add_micro_batch(loss, inputs["attention_mask"].sum())
+        return loss
+
+
+def reset_peak_memory() -> None:
+    """Forget the peak of loading and measuring, so that the figures are training's."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def memory_metrics() -> dict[str, int | None]:
+    """Peak bytes of the CUDA caching allocator; null without a GPU."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "peak_allocated_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+        "peak_reserved_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
+    }
+
+
+def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Python's and each installed package's version."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,96 @@
+"""How each optimizer step is run: with or without recompute, and how many micro-batches at once. Pure computation.
+
+Fastest first: keeping activations saves a forward pass in four, and one wide forward costs fewer kernel launches and
+fewer dequantisations of the 4-bit weights than several narrow ones. Which of these a card has room for follows
+from three measured figures: how much the allocator's peak grows with tokens, with label positions, and regardless of both.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Choice = Literal["auto", "on", "off"]
+GIB = 2**30
+HEADROOM_SHARE = 0.10
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How far a forward and backward pass raises the allocator's peak, in bytes, as measured on the model."""
+
+    fixed_bytes: float
+    bytes_per_token: float
+    bytes_per_label: float
+
+    def peak_bytes(self, tokens: int, labels: int) -> float:
+        """The predicted growth for a batch of so many tokens (padding counted) and logit positions."""
+        return self.fixed_bytes + self.bytes_per_token * tokens + self.bytes_per_label * labels
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the device allows: bytes in use before a step, optimizer state included, and the most that may be in use."""
+
+    used_bytes: float
+    allowed_bytes: float
+
+    def fits(self, growth_bytes: float) -> bool:
+        """Whether a step stays below the limit with a tenth left for the allocator's fragmentation."""
+        return self.used_bytes + growth_bytes <= self.allowed_bytes * (1 - HEADROOM_SHARE)
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One way to run an optimizer step, and why it was chosen."""
+
+    gradient_checkpointing: bool
+    fused_micro_batches: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class LargestRow:
+    """The longest row of the run: its tokens and the logit positions that its labels need."""
+
+    tokens: int
+    labels: int
+
+
+def candidates(checkpointing: Choice, fuse: Choice, accumulation_steps: int) -> list[tuple[bool, int]]:
+    """Every (recompute, fused micro-batches) that the flags allow, fastest first."""
+    recompute = {"auto": [False, True], "on": [True], "off": [False]}[checkpointing]
+    divisors = [count for count in range(accumulation_steps, 0, -1) if accumulation_steps % count == 0]
+    fused = {"auto": divisors, "on": [accumulation_steps], "off": [1]}[fuse]
+    return [(wanted, count) for wanted in recompute for count in fused]
+
+
+def plan_without_measuring(checkpointing: Choice, fuse: Choice, accumulation_steps: int, reason: str) -> StepPlan:
+    """The plan where nothing is to be decided or nothing can be measured: auto is off."""
+    fused = accumulation_steps if fuse == "on" else 1
+    return StepPlan(checkpointing == "on", fused, reason)
+
+
+def choose_plan(
+    options: Sequence[tuple[bool, int]],
+    growth: Mapping[bool, Growth],
+    room: Room,
+    largest_row: LargestRow,
+    batch_size: int,
+) -> StepPlan:
+    """The first option whose worst batch fits; the last one where none does (it may still run, or fail with the true error)."""
+    refused: list[str] = []
+    for recompute, fused in options:
+        rows = batch_size * fused
+        predicted = growth[recompute].peak_bytes(rows * largest_row.tokens, rows * largest_row.labels)
+        wording = f"{_named(recompute, fused)} needs {(room.used_bytes + predicted) / GIB:.2f} GiB"
+        if room.fits(predicted):
+            limit = f"of {room.allowed_bytes / GIB:.2f} GiB allowed, {HEADROOM_SHARE:.0%} kept free"
+            return StepPlan(recompute, fused, "; ".join([*refused, f"{wording} {limit}"]))
+        refused.append(f"{wording}: too much")
+    recompute, fused = options[-1]
+    limit = f"{room.allowed_bytes / GIB:.2f} GiB allowed"
+    return StepPlan(recompute, fused, "; ".join([*refused, f"the smallest that the flags leave is tried ({limit})"]))
+
+
+def _named(recompute: bool, fused: int) -> str:
+    return f"recompute {'on' if recompute else 'off'} with {fused} micro-batch{'es' if fused > 1 else ''} at once"

@@ -1,0 +1,166 @@
+"""One training run, from checked rows to a saved adapter."""
+
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import TrainingArguments, set_seed
+
+from app.core.files import write_json_atomically
+from app.llm.chat_tokens import load_tokenizer
+from app.llm.loading import DTYPES, Quantization, load_base_model
+from app.training.collator import AnswerCollator
+from app.training.memory import plan_steps, set_recompute
+from app.training.metrics import RecordingTrainer, StepRecorder, memory_metrics, reset_peak_memory, versions
+from app.training.plan import StepPlan
+from app.training.rows import EncodedRows, TrainingRow, encode_rows
+from app.training.settings import TrainingSettings
+
+
+def train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
+    """Train, then write adapter, tokenizer, arguments and `train_metrics.json` to the output folder."""
+    tokenizer = load_tokenizer(settings.model_name)
+    encoded = encode_rows(
+        tokenizer, rows, max_seq_length=settings.max_seq_length, loss_on_output_only=settings.loss_on_output_only
+    )
+    dtype = _compute_dtype(settings)
+    model = _lora_model(settings, dtype)
+    plan = plan_steps(settings, model, encoded.rows, _autocast_dtype(dtype))
+    set_recompute(model, plan.gradient_checkpointing)
+    _tell(settings, encoded, plan)
+    recorder = StepRecorder()
+    trainer = RecordingTrainer(
+        recorder,
+        model=model,
+        args=_arguments(settings, len(encoded.rows), plan, dtype),
+        train_dataset=encoded.rows,
+        data_collator=AnswerCollator(tokenizer.pad_token_id),
+        processing_class=tokenizer,
+    )
+    reset_peak_memory()
+    trainer.train(resume_from_checkpoint=_resume(settings))
+    if trainer.is_world_process_zero():
+        _save(trainer, settings.output_dir)
+        write_json_atomically(
+            settings.output_dir / "train_metrics.json",
+            {
+                **recorder.metrics(),
+                **memory_metrics(),
+                "rows": len(encoded.rows),
+                "shortened_rows": encoded.shortened_rows,
+                "dropped_tokens": encoded.dropped_tokens,
+                "seed": settings.seed,
+                "step_plan": asdict(plan),
+                "settings": _as_json(settings),
+                "versions": versions(),
+            },
+        )
+
+
+def _compute_dtype(settings: TrainingSettings) -> torch.dtype:
+    name = settings.compute_dtype_name
+    if name == "float16" and not torch.cuda.is_available():
+        print("float16 training needs a GPU for its loss scaling; computing in bfloat16", file=sys.stderr)
+        name = "bfloat16"
+    return DTYPES[name]
+
+
+def _autocast_dtype(dtype: torch.dtype) -> torch.dtype | None:
+    return None if dtype == torch.float32 else dtype
+
+
+def _lora_model(settings: TrainingSettings, dtype: torch.dtype) -> Any:
+    """Base model and adapter; PEFT keeps the LoRA weights in fp32, the frozen ones stay as they were loaded."""
+    set_seed(settings.seed)
+    quantization = (
+        Quantization(settings.bnb_4bit_quant_type, settings.bnb_4bit_double_quant) if settings.use_4bit else None
+    )
+    base = load_base_model(settings.model_name, dtype, quantization)
+    base.config.use_cache = False
+    return get_peft_model(
+        base,
+        LoraConfig(
+            r=settings.lora_r,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules=list(settings.target_modules) if settings.target_modules else None,
+            bias=settings.lora_bias,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def _arguments(settings: TrainingSettings, row_count: int, plan: StepPlan, dtype: torch.dtype) -> TrainingArguments:
+    optional = {"optim": settings.optim} if settings.optim else {}
+    return TrainingArguments(
+        output_dir=str(settings.output_dir),
+        num_train_epochs=settings.num_epochs,
+        max_steps=capped_steps(settings, row_count),
+        per_device_train_batch_size=settings.batch_size * plan.fused_micro_batches,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps // plan.fused_micro_batches,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_ratio,
+        weight_decay=settings.weight_decay,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+        logging_steps=settings.logging_steps,
+        # the filter would hide a NaN, and reading each micro-batch's loss makes the CPU wait for the GPU
+        logging_nan_inf_filter=False,
+        save_steps=settings.save_steps,
+        seed=settings.seed,
+        report_to=[],
+        use_cpu=not torch.cuda.is_available(),
+        **optional,
+    )
+
+
+def capped_steps(settings: TrainingSettings, row_count: int) -> int:
+    """`max_steps` for the Trainer: the cap where the epochs are longer than it, else -1 (the epochs decide)."""
+    if settings.max_steps_override is None:
+        return -1
+    micro_batches = math.ceil(row_count / settings.batch_size)
+    steps = math.ceil(settings.num_epochs * math.ceil(micro_batches / settings.gradient_accumulation_steps))
+    return settings.max_steps_override if settings.max_steps_override < steps else -1
+
+
+def _resume(settings: TrainingSettings) -> str | bool | None:
+    return True if settings.resume_from_checkpoint == "latest" else settings.resume_from_checkpoint
+
+
+def _tell(settings: TrainingSettings, encoded: EncodedRows, plan: StepPlan) -> None:
+    if encoded.shortened_rows:
+        print(
+            f"Shortened {encoded.shortened_rows} of {len(encoded.rows)} prompts from the left to fit "
+            f"--max-seq-length {settings.max_seq_length} ({encoded.dropped_tokens} tokens dropped; answers are whole)",
+            file=sys.stderr,
+        )
+    recompute = "on" if plan.gradient_checkpointing else "off"
+    print(
+        f"Gradient checkpointing: {recompute}; fused micro-batches: {plan.fused_micro_batches} ({plan.reason})",
+        file=sys.stderr,
+    )
+
+
+def _save(trainer: RecordingTrainer, output_dir: Path) -> None:
+    """Save beside the output folder's files and move each into place, the adapter's weights and configuration last."""
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=output_dir) as staging:
+        trainer.save_model(staging)
+        saved = sorted(Path(staging).iterdir(), key=lambda path: path.name.startswith("adapter_"))
+        for path in saved:
+            target = output_dir / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            path.replace(target)
+
+
+def _as_json(settings: TrainingSettings) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
