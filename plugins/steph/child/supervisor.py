@@ -1,0 +1,352 @@
+"""Keeps one child: captures its output, ends everything that descends from it, and tells how it ended.
+
+Started as `python -I -S supervisor.py ORDER` (ORDER: one JSON object, see Order); standard library only. It is the
+subreaper of all that the child starts, whatever sessions and groups they move to, and leaves none of them behind: not
+when the child exits, not on SIGTERM, not when the process that started it is gone. The outcome goes to `exit.json` in
+the order's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+if __name__ == "__main__":
+    # last on the path: nothing that lies beside the package may shadow the standard library
+    sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from steph.child.capture import ArrivalTimes, CappedLog
+from steph.run import processes
+
+try:
+    from steph.redact import StreamRedactor
+except ImportError:
+
+    class StreamRedactor:
+        def feed(self, data: bytes) -> bytes:
+            return data
+
+        def flush(self) -> bytes:
+            return b""
+
+
+_CHUNK_BYTES = 1 << 20
+_SETTLE_SECONDS = 0.3  # resource trackers and the like end by themselves when their parent has
+_GRACE_AFTER_EXIT_SECONDS = 2.0
+_KILL_SECONDS = 4.0  # who is still there then sits in the kernel and dies when it leaves it
+_DRAIN_BYTES = 64 << 20
+_EXIT_FILE_BYTES = 2048
+_OOM_SCORE = 300  # where the host runs out of memory, the script goes before those who record it
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_RESET_SIGNALS = (*_STOP_SIGNALS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGQUIT)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run: `argv` in `cwd`, logs into `folder`; `parent` is the pid whose death ends it all."""
+
+    parent: int
+    folder: str
+    cwd: str
+    argv: tuple[str, ...]
+    grace_seconds: float
+
+
+@dataclass
+class Exit:
+    """How the child ended, as `exit.json` says it; times are CLOCK_MONOTONIC seconds, comparable across processes.
+
+    `reason`: `exit` (by itself), `terminated` (the supervisor was told to stop) or `parent_lost`. `returncode` is
+    negative for a signal and None where the child could not be ended. `killed_descendants` counts what was left beside
+    the child and had to be signalled, `left_alive` what survived SIGKILL for seconds.
+    """
+
+    child_pid: int
+    started_monotonic: float
+    reason: str = "exit"
+    returncode: int | None = None
+    ended_monotonic: float | None = None
+    killed_descendants: int = 0
+    left_alive: int = 0
+    dropped_bytes: int = 0
+    start_error: str | None = None
+
+
+class ExitFile:
+    """`exit.json`, whose room on the disk is taken while there still is some."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "exit.json"
+        self._reserved = folder / ".exit.json"
+        with contextlib.suppress(OSError):
+            self._reserved.write_bytes(b" " * _EXIT_FILE_BYTES)
+
+    def write(self, outcome: Exit) -> None:
+        """Put the outcome in place, whole or not at all."""
+        data = json.dumps(asdict(outcome)).encode().ljust(_EXIT_FILE_BYTES)
+        with contextlib.suppress(OSError):
+            fd = os.open(self._reserved, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                complete = os.pwrite(fd, data, 0) == len(data)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            if complete:
+                self._reserved.rename(self._path)
+
+
+class Capture:
+    """The child's two pipes: stdout into its own log, both into one, in the order of arrival and without secrets."""
+
+    def __init__(self, folder: Path, poll: select.poll) -> None:
+        self._poll = poll
+        self._both = CappedLog(folder, "output")
+        self._stdout = CappedLog(folder, "stdout")
+        self._times = ArrivalTimes(folder, "stdout")
+        self._started = time.monotonic()
+        self._redactors: dict[int, StreamRedactor] = {}
+        self._last_fd = -1
+        self._mid_line = False
+        self.stdout_fd, self.stdout_end = self._pipe()
+        self.stderr_fd, self.stderr_end = self._pipe()
+
+    @property
+    def dropped_bytes(self) -> int:
+        """Bytes of both streams together that found no room on the disk."""
+        return self._both.dropped_bytes
+
+    def close_ends(self) -> None:
+        """Close the child's ends of the pipes, once it has them."""
+        os.close(self.stdout_end)
+        os.close(self.stderr_end)
+        self._started = time.monotonic()
+
+    def pump(self, fd: int) -> int:
+        """Move one chunk of this pipe; how many bytes it had, 0 for none or the end."""
+        if fd not in self._redactors:
+            return 0
+        try:
+            data = os.read(fd, _CHUNK_BYTES)
+        except BlockingIOError:
+            return 0
+        if data:
+            self._keep(fd, self._redactors[fd].feed(data))
+        else:
+            self._finish(fd)
+        return len(data)
+
+    def say(self, line: str) -> None:
+        """Put a line of the supervisor's own into the log of both streams."""
+        self._keep(-1, line.encode(errors="replace") + b"\n")
+
+    def close(self) -> None:
+        """Take what still lies in the pipes, without waiting for an end that some other process may withhold."""
+        for fd in list(self._redactors):
+            taken = 0
+            while taken < _DRAIN_BYTES and (count := self.pump(fd)):
+                taken += count
+            self._finish(fd)
+
+    def _pipe(self) -> tuple[int, int]:
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
+        with contextlib.suppress(OSError):  # a user's quota of pipe pages may be used up
+            fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, _CHUNK_BYTES)
+        self._poll.register(read_end, select.POLLIN)
+        self._redactors[read_end] = StreamRedactor()
+        return read_end, write_end
+
+    def _finish(self, fd: int) -> None:
+        redactor = self._redactors.pop(fd, None)
+        if redactor is None:
+            return
+        self._keep(fd, redactor.flush())
+        self._poll.unregister(fd)
+        os.close(fd)
+
+    def _keep(self, fd: int, data: bytes) -> None:
+        if not data:
+            return
+        if self._mid_line and fd != self._last_fd and data[:1] not in b"\r\n":
+            self._both.write(b"\n")  # a progress bar on stderr must not swallow a line of stdout
+        self._both.write(data)
+        self._last_fd = fd
+        self._mid_line = data[-1:] not in b"\r\n"
+        if fd == self.stdout_fd:
+            self._stdout.write(data)
+            self._times.add(time.monotonic() - self._started, self._stdout.position)
+
+
+class Supervisor:
+    """One child from its start to the end of its last descendant."""
+
+    def __init__(self, order: Order) -> None:
+        folder = Path(order.folder)
+        self._order = order
+        self._exit_file = ExitFile(folder)
+        self._poll = select.poll()
+        self._wakeup = _wakeup_pipe(self._poll)
+        self._capture = Capture(folder, self._poll)
+        self._stopped = False
+        self._reaped = False
+        self._signalled: set[tuple[int, int]] = set()
+        self._term_at: float | None = None
+        self._kill_at = 0.0
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # only there to wake the poll
+
+    def run(self) -> Exit:
+        """Start the child, keep it until nothing of it is left, write `exit.json`."""
+        pid, error = _start(self._order, self._capture.stdout_end, self._capture.stderr_end)
+        self._capture.close_ends()
+        self._exit = Exit(pid, time.monotonic(), start_error=error)
+        if error:
+            self._capture.say(error)
+        while not self._over():
+            for fd, _ in self._poll.poll(1000 if self._term_at is None else 20):
+                if fd == self._wakeup:
+                    os.read(fd, 4096)
+                else:
+                    self._capture.pump(fd)
+            self._reap()
+        self._capture.close()
+        self._exit.ended_monotonic = self._exit.ended_monotonic or time.monotonic()
+        self._exit.dropped_bytes = self._capture.dropped_bytes
+        self._exit_file.write(self._exit)
+        return self._exit
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopped = True
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while (entry := os.waitpid(-1, os.WNOHANG))[0]:
+                if entry[0] == self._exit.child_pid and not self._reaped:
+                    self._reaped = True
+                    self._exit.returncode = os.waitstatus_to_exitcode(entry[1])
+                    self._exit.ended_monotonic = time.monotonic()
+
+    def _over(self) -> bool:
+        """Whether everything has ended; the one place that decides on who is signalled, and with what."""
+        now = time.monotonic()
+        if self._term_at is None:
+            self._decide(now)
+            if self._term_at is None:
+                return False
+        elif self._stopped and self._exit.reason == "exit":
+            self._term_at = now
+        left = processes.descendants(os.getpid())
+        if not left:
+            self._reap()
+            return True
+        if now >= self._kill_at + _KILL_SECONDS:
+            self._exit.left_alive = len(left)
+            return True
+        if now >= self._kill_at:
+            self._signal(left, signal.SIGKILL)
+        elif now >= self._term_at:
+            self._signal([s for s in left if (s.pid, s.start_ticks) not in self._signalled], signal.SIGTERM)
+        return False
+
+    def _decide(self, now: float) -> None:
+        parent_lost = os.getppid() != self._order.parent
+        if self._reaped:
+            self._term_at = now + _SETTLE_SECONDS
+            self._kill_at = self._term_at + min(self._order.grace_seconds, _GRACE_AFTER_EXIT_SECONDS)
+        elif self._stopped or parent_lost:
+            self._exit.reason = "parent_lost" if parent_lost else "terminated"
+            self._term_at = now
+            self._kill_at = now + self._order.grace_seconds
+
+    def _signal(self, found: list[processes.ProcessStat], number: signal.Signals) -> None:
+        for stat in found:
+            if stat.pid != self._exit.child_pid and (stat.pid, stat.start_ticks) not in self._signalled:
+                self._exit.killed_descendants += 1
+            self._signalled.add((stat.pid, stat.start_ticks))
+            processes.send_signal(stat, number)
+
+
+def _wakeup_pipe(poll: select.poll) -> int:
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    poll.register(read_end, select.POLLIN)
+    return read_end
+
+
+def _start(order: Order, stdout_end: int, stderr_end: int) -> tuple[int, str | None]:
+    """Fork and exec the child; its pid, and what kept it from starting if anything did (it then exits 126 or 127)."""
+    supervisor = os.getpid()
+    error_fd, error_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _become(order, supervisor, stdout_end, stderr_end, error_end)
+    os.close(error_end)
+    with os.fdopen(error_fd, "rb") as file:
+        error = file.read().decode(errors="replace")
+    return pid, error or None
+
+
+def _become(order: Order, supervisor: int, stdout_end: int, stderr_end: int, error_end: int) -> NoReturn:
+    """In the forked process, turn into the child; an exec keeps argv, `__file__` and tracebacks what a shell would give."""
+    status = 126
+    try:
+        os.setpgid(0, 0)  # a script's `kill 0` is not meant for the supervisor
+        for target, source in enumerate((os.open(os.devnull, os.O_RDONLY), stdout_end, stderr_end)):
+            os.dup2(source, target)
+        for number in _RESET_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+        os.chdir(order.cwd)
+        processes.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != supervisor:
+            os._exit(143)
+        os.execvp(order.argv[0], order.argv)  # noqa: S606  no shell is the point
+    except OSError as error:
+        status = 127 if error.errno == errno.ENOENT else 126
+        os.write(error_end, f"cannot start {order.argv[0]} in {order.cwd}: {error.strerror}"[:500].encode())
+    finally:
+        os._exit(status)
+
+
+def _exit_like(outcome: Exit) -> NoReturn:
+    """End as the child ended, by its signal too, without a core of our own."""
+    code = outcome.returncode
+    if code is None:
+        sys.exit(137)
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+def main() -> NoReturn:
+    """Carry out the order in argv."""
+    order = Order(**json.loads(sys.argv[1]))
+    processes.set_subreaper(True)
+    supervisor = Supervisor(order)
+    processes.set_parent_death_signal(signal.SIGTERM)
+    if os.getppid() != order.parent:
+        sys.exit(143)
+    _exit_like(supervisor.run())
+
+
+if __name__ == "__main__":
+    main()

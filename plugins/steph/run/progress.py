@@ -1,0 +1,35 @@
+"""Progress bars and Trainer lines in a child's output: text in, numbers out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# tqdm's default bar_format: `{desc}: {percentage}%|{bar}| {n}/{total} [{elapsed}<{remaining}, {rate}]`
+_BAR = re.compile(
+    r"(?:^|[\r\n])(?:(?P<label>[^\r\n|]{1,80}?):\s*)?\s*\d{1,3}%\|[^|\r\n]*\|\s*(?P<step>\d+)/(?P<total>\d+)\s*\["
+)
+_DICT_LINE = re.compile(r"^\s*\{.*['\"]\w+['\"]\s*:.*\}\s*$")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The state of one progress bar; `label` is its description, empty for the Trainer's own."""
+
+    step: int
+    total: int
+    label: str = ""
+
+
+def last_bar(lines: Sequence[str]) -> Bar | None:
+    """The last bar in these lines, None where there is none."""
+    for line in reversed(lines):
+        for match in reversed(list(_BAR.finditer(line))):
+            return Bar(int(match["step"]), int(match["total"]), (match["label"] or "").strip())
+    return None
+
+
+def is_dict_line(line: str) -> bool:
+    """Whether a line looks like the dict that transformers' Trainer prints at each logging step."""
+    return bool(_DICT_LINE.match(line))

@@ -1,0 +1,390 @@
+"""One child process from start to the last trace of it: a ChildSpec goes in, a ChildOutcome comes out.
+
+The child runs under `child/supervisor.py`; this module starts that, watches it from the main thread, samples the GPU's
+memory, keeps the deadline and reads back what was written. It judges nothing and prints nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from steph.record import EndedBy, Probe
+from steph.run import output, processes, progress
+from steph.run.telemetry import DeviceError, MemoryGauge, Nvml
+
+_CHILD = Path(__file__).parents[1] / "child"
+_POLL_SECONDS = 0.2
+_MEMORY_SLACK_BYTES = 256 << 20
+_SAMPLES_KEPT = 2000
+_SNAPSHOT_SECONDS = 1.0
+_SWEEP_SECONDS = 5.0
+# a pipeline runs offline on what was downloaded before; it gets a Hub token only where its spec says so
+_HUB_TOKENS = (
+    "HF_TOKEN",
+    "HF_API_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HUGGINGFACE_HUB_TOKEN",
+    "HUGGINGFACE_TOKEN",
+    "HUGGINGFACEHUB_API_TOKEN",
+)
+
+
+@dataclass(frozen=True)
+class ChildSpec:
+    """What to run: `argv` in `cwd`; logs and probes go to `folder`, which holds no earlier child's.
+
+    `env` is laid over our own environment, None takes a variable away. After `deadline_seconds` the whole tree gets
+    SIGTERM and `grace_seconds` later SIGKILL. `device_uuid` names the GPU to sample; up to `memory_wait_seconds` are
+    spent on waiting for its memory to come back.
+    """
+
+    argv: tuple[str, ...]
+    cwd: Path
+    folder: Path
+    deadline_seconds: float
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    grace_seconds: float = 10.0
+    device_uuid: str | None = None
+    memory_wait_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running child is; `step` of `total_steps` is its last progress bar, `label` that bar's name if it has one."""
+
+    elapsed_seconds: float
+    last_line: str = ""
+    step: int | None = None
+    total_steps: int | None = None
+    label: str = ""
+    used_bytes: int | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class ChildOutcome:
+    """How a child ended and what was seen of it.
+
+    `returncode` is negative for a signal (127 or 126: it could not be started). `peak_own_bytes` is the device's peak
+    less what was used before. `memory_returned` is None where no device was watched. `memory_samples` are (seconds,
+    used bytes), `timed_lines` (seconds, line) of stdout lines that look like a Trainer's dict; seconds count from the
+    child's start. `killed_descendants` counts processes that were left over and had to be ended, `left_alive` those
+    that could not be.
+    """
+
+    returncode: int
+    ended_by: EndedBy
+    seconds: float
+    probes: tuple[Probe, ...] = ()
+    peak_device_bytes: int | None = None
+    peak_own_bytes: int | None = None
+    memory_returned: bool | None = None
+    memory_samples: tuple[tuple[float, int], ...] = ()
+    timed_lines: tuple[tuple[float, str], ...] = ()
+    dropped_bytes: int = 0
+    killed_descendants: int = 0
+    left_alive: int = 0
+
+
+class RunnerError(Exception):
+    """A child can't be run from here; the message is one line."""
+
+
+def run_child(
+    spec: ChildSpec, *, on_poll: Callable[[Progress], None] | None = None, nvml: Nvml | None = None
+) -> ChildOutcome:
+    """Run one child to its end, and leave no process of it behind.
+
+    Any exception that arrives meanwhile (Ctrl-C, a timeout, one from `on_poll`) ends the whole tree and then goes on.
+    Raises RunnerError outside the main thread, because the kernel ties a child's life to the thread that forked it, and
+    where `folder` already holds a child's output.
+    """
+    _refuse_misuse(spec)
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    with _adopting_orphans(), contextlib.ExitStack() as stack:
+        memory = _Memory(_gauge(spec, nvml, stack))
+        tree = _Tree(spec)
+        ended_by = _watch(spec, tree, memory, on_poll)
+        return _outcome(spec, tree, memory, ended_by)
+
+
+def read_probes(folder: Path) -> tuple[Probe, ...]:
+    """The probes that processes left in this folder, by rank and pid; a file that is no probe is passed over."""
+    found = []
+    for path in sorted(folder.glob("probe-*.json")):
+        with contextlib.suppress(OSError, ValidationError):
+            found.append(Probe.model_validate_json(path.read_bytes()))
+    return tuple(sorted(found, key=lambda probe: (probe.rank is not None, probe.rank or 0, probe.pid)))
+
+
+class _Tree:
+    """The supervisor, the child and all its descendants."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self._mark = f"STEPH_PROBE_DIR={spec.folder.resolve()}".encode()
+        self._grace_seconds = spec.grace_seconds
+        self._known: dict[int, int] = {}  # start ticks by pid, of whatever was ever seen below the supervisor
+        self._snapshot_at = 0.0
+        self.started = time.monotonic()
+        self.swept = 0
+        self.left_alive = 0
+        self._process = _start_supervisor(spec)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the supervisor has ended, waiting for it this long."""
+        self._remember()
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    @property
+    def returncode(self) -> int:
+        """The supervisor's own, once it has ended."""
+        return int(self._process.returncode)
+
+    def stop(self) -> None:
+        """End everything: SIGTERM to the supervisor, which does the work; SIGKILL where it doesn't in time."""
+        try:
+            self._process.terminate()
+            self._process.wait(self._grace_seconds + 5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End everything at once."""
+        self._remember(at_once=True)
+        self._process.kill()
+        self._process.wait()
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Kill and reap what the supervisor left: its orphans, which are ours by now, and nothing else."""
+        end = time.monotonic() + _SWEEP_SECONDS
+        while True:
+            ours = self._ours()
+            for stat in ours:
+                if stat.alive:
+                    self.swept += stat.pid not in self._known
+                    self._known[stat.pid] = stat.start_ticks
+                    processes.send_signal(stat, signal.SIGKILL)
+                if stat.parent == os.getpid():
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(stat.pid, os.WNOHANG)
+            self.left_alive = sum(stat.alive for stat in ours)
+            if not ours or time.monotonic() > end:
+                return
+            time.sleep(0.02)
+
+    def _ours(self) -> list[processes.ProcessStat]:
+        table = processes.all_processes()
+        below = processes.descendants(os.getpid(), table)
+        zombies = [stat for stat in table.values() if stat.parent == os.getpid() and not stat.alive]
+        roots = [stat for stat in [*below, *zombies] if self._is_ours(stat)]
+        under = [stat for root in roots for stat in processes.descendants(root.pid, table)]
+        return list({stat.pid: stat for stat in [*roots, *under]}.values())
+
+    def _is_ours(self, stat: processes.ProcessStat) -> bool:
+        if self._known.get(stat.pid) == stat.start_ticks or stat.session == self._process.pid:
+            return True
+        return self._mark in processes.environment_of(stat.pid)
+
+    def _remember(self, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if at_once or now >= self._snapshot_at:
+            self._snapshot_at = now + _SNAPSHOT_SECONDS
+            self._known.update({stat.pid: stat.start_ticks for stat in processes.descendants(self._process.pid)})
+
+
+class _Memory:
+    """Used memory of one device over the time of a child."""
+
+    def __init__(self, gauge: MemoryGauge | None) -> None:
+        self._gauge = gauge
+        self.before = self.now = self.peak = self._read()
+        self.samples: list[tuple[float, int]] = []
+
+    def sample(self, seconds: float) -> None:
+        """Note the used bytes of this moment."""
+        used = self._read()
+        if used is None:
+            return
+        self.now = used
+        self.peak = used if self.peak is None else max(self.peak, used)
+        self.samples.append((round(seconds, 2), used))
+        if len(self.samples) > _SAMPLES_KEPT:
+            # halved by keeping the higher one of each pair: a peak must not be thinned away
+            self.samples = [max(self.samples[i : i + 2], key=lambda s: s[1]) for i in range(0, len(self.samples), 2)]
+
+    def returned(self, wait_seconds: float) -> bool | None:
+        """Whether used memory comes back to what it was within 256 MiB; None where it can't be read."""
+        end = time.monotonic() + wait_seconds
+        while True:
+            used = self._read()
+            if used is None or self.before is None:
+                return None
+            if used <= self.before + _MEMORY_SLACK_BYTES:
+                return True
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_POLL_SECONDS)
+
+    def _read(self) -> int | None:
+        if self._gauge is None:
+            return None
+        try:
+            return self._gauge.used_bytes()
+        except DeviceError:
+            return None
+
+
+def _watch(spec: ChildSpec, tree: _Tree, memory: _Memory, on_poll: Callable[[Progress], None] | None) -> EndedBy:
+    ended_by = EndedBy.EXIT
+    try:
+        while not tree.wait(_POLL_SECONDS):
+            elapsed = time.monotonic() - tree.started
+            memory.sample(elapsed)
+            if on_poll is not None:
+                on_poll(_progress(spec.folder, elapsed, memory))
+            if elapsed >= spec.deadline_seconds:
+                ended_by = EndedBy.DEADLINE
+                tree.stop()
+                break
+        if not (spec.folder / "exit.json").exists():
+            tree.sweep()
+    except BaseException:
+        tree.stop()
+        tree.sweep()
+        raise
+    return ended_by
+
+
+def _progress(folder: Path, elapsed: float, memory: _Memory) -> Progress:
+    lines = output.tail_lines(folder, 20)
+    bar = progress.last_bar(lines)
+    return Progress(
+        elapsed_seconds=elapsed,
+        last_line=lines[-1] if lines else "",
+        step=bar.step if bar else None,
+        total_steps=bar.total if bar else None,
+        label=bar.label if bar else "",
+        used_bytes=memory.now,
+        peak_bytes=memory.peak,
+    )
+
+
+def _outcome(spec: ChildSpec, tree: _Tree, memory: _Memory, ended_by: EndedBy) -> ChildOutcome:
+    seconds = time.monotonic() - tree.started
+    report = _exit_report(spec.folder)
+    returncode: int | None = report.get("returncode")
+    if not report and ended_by is EndedBy.EXIT:
+        ended_by = EndedBy.SUPERVISOR_LOST
+    elif report.get("reason") == "exit":
+        ended_by = EndedBy.EXIT  # it ended by itself in the moment of its deadline
+    if report.get("ended_monotonic"):
+        seconds = report["ended_monotonic"] - report["started_monotonic"]
+    left_alive = report.get("left_alive", 0) or tree.left_alive
+    returned = memory.returned(spec.memory_wait_seconds)
+    if returned is None and spec.device_uuid is not None:
+        returned = left_alive == 0
+    return ChildOutcome(
+        returncode=tree.returncode if returncode is None else returncode,
+        ended_by=ended_by,
+        seconds=seconds,
+        probes=read_probes(spec.folder),
+        peak_device_bytes=memory.peak,
+        peak_own_bytes=None if memory.peak is None or memory.before is None else memory.peak - memory.before,
+        memory_returned=returned,
+        memory_samples=tuple(memory.samples),
+        timed_lines=tuple(output.timed_lines(spec.folder, progress.is_dict_line)),
+        dropped_bytes=report.get("dropped_bytes", 0),
+        killed_descendants=report.get("killed_descendants", 0) + tree.swept,
+        left_alive=left_alive,
+    )
+
+
+def _exit_report(folder: Path) -> dict[str, Any]:
+    try:
+        report = json.loads((folder / "exit.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _refuse_misuse(spec: ChildSpec) -> None:
+    if sys.platform != "linux":
+        raise RunnerError("a pipeline can be run on Linux and WSL2 only")
+    if threading.current_thread() is not threading.main_thread():
+        raise RunnerError("run_child must be called from the main thread")
+    if output.head_path(spec.folder, "output").exists() or (spec.folder / "exit.json").exists():
+        raise RunnerError(f"{spec.folder} already holds a child's output")
+
+
+def _start_supervisor(spec: ChildSpec) -> subprocess.Popen[bytes]:
+    order = {
+        "parent": os.getpid(),
+        "folder": str(spec.folder.resolve()),
+        "cwd": str(spec.cwd),
+        "argv": [str(part) for part in spec.argv],
+        "grace_seconds": spec.grace_seconds,
+    }
+    with (spec.folder / "supervisor.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_CHILD / "supervisor.py"), json.dumps(order)],
+            env=child_environment(os.environ, spec),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C on the terminal is pytest's to handle
+        )
+
+
+def child_environment(own: Mapping[str, str], spec: ChildSpec) -> dict[str, str]:
+    """The child's environment: `own` without Hub tokens, the spec's changes, unbuffered output, the injected probe."""
+    environment = {name: value for name, value in own.items() if name not in _HUB_TOKENS}
+    environment["PYTHONUNBUFFERED"] = "1"
+    for name, value in spec.env.items():
+        environment.pop(name, None)
+        if value is not None:
+            environment[name] = value
+    inject = str(_CHILD / "inject")
+    path = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = f"{inject}{os.pathsep}{path}" if path else inject
+    environment["STEPH_PROBE_DIR"] = str(spec.folder.resolve())
+    return environment
+
+
+def _gauge(spec: ChildSpec, nvml: Nvml | None, stack: contextlib.ExitStack) -> MemoryGauge | None:
+    if spec.device_uuid is None:
+        return None
+    try:
+        return stack.enter_context(MemoryGauge(spec.device_uuid, nvml))
+    except DeviceError:
+        return None
+
+
+@contextlib.contextmanager
+def _adopting_orphans() -> Iterator[None]:
+    before = processes.is_subreaper()
+    processes.set_subreaper(True)
+    try:
+        yield
+    finally:
+        processes.set_subreaper(before)

@@ -1,0 +1,282 @@
+"""What NVML knows of the GPUs: which there are, how much memory is used, by whom; and a cap for torch's allocator.
+
+The library (nvidia-ml-py) is loaded at the first question. Every function takes the NVML module as `nvml`, None for the
+real one, so that any object with the same names can stand in. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar, cast
+
+from steph.record import Device
+
+GIB = 1 << 30
+# a training process's memory beside its allocator (context, cuBLAS, bitsandbytes: 0.74 GiB measured) and 0.1 kept free
+OUTSIDE_ALLOCATOR_BYTES = int(0.84 * GIB)
+_FRACTION_KEY = "per_process_memory_fraction"
+
+_ERRORS = {
+    1: "NVML was not initialised",
+    3: "this GPU or driver does not support the question",
+    4: "no permission to ask the driver; check the access rights of /dev/nvidia*",
+    6: "no GPU with this UUID",
+    9: "the NVIDIA driver is not loaded; load it (modprobe nvidia) or reboot",
+    12: "the NVIDIA driver's library libnvidia-ml.so.1 is not installed or not found",
+    15: "the GPU has fallen off the bus; reboot",
+    16: "the GPU needs a reset",
+    17: "the operating system blocks the GPU; check cgroups or the container's device settings",
+    18: "driver and library versions differ; reboot or reload the driver",
+    23: "the GPU is out of memory for this question",
+    999: "unknown NVML error",
+}
+
+Answer = TypeVar("Answer")
+
+
+class MemoryFigures(Protocol):
+    """NVML's nvmlMemory_t."""
+
+    total: int
+    used: int
+
+
+class RunningProcess(Protocol):
+    """NVML's nvmlProcessInfo_t."""
+
+    pid: int
+    usedGpuMemory: int | None  # noqa: N815  NVML's name
+
+
+class Nvml(Protocol):
+    """The part of the module `pynvml` that is used here."""
+
+    NVMLError: type[Exception]
+
+    def nvmlInit(self) -> None: ...  # noqa: N802
+    def nvmlShutdown(self) -> None: ...  # noqa: N802
+    def nvmlSystemGetDriverVersion(self) -> str: ...  # noqa: N802
+    def nvmlSystemGetCudaDriverVersion_v2(self) -> int: ...  # noqa: N802
+    def nvmlDeviceGetCount(self) -> int: ...  # noqa: N802
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> object: ...  # noqa: N802
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> object: ...  # noqa: N802
+    def nvmlDeviceGetUUID(self, handle: object) -> str: ...  # noqa: N802
+    def nvmlDeviceGetName(self, handle: object) -> str: ...  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, handle: object) -> MemoryFigures: ...  # noqa: N802
+    def nvmlDeviceGetCudaComputeCapability(self, handle: object) -> tuple[int, int]: ...  # noqa: N802
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[RunningProcess]: ...  # noqa: N802
+    def nvmlDeviceGetMigMode(self, handle: object) -> tuple[int, int]: ...  # noqa: N802
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: object) -> int: ...  # noqa: N802
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: object, index: int) -> object: ...  # noqa: N802
+
+
+class DeviceError(Exception):
+    """NVML or the GPU can't answer; the message is one line for a person, `code` NVML's own number where it has one."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class MemoryHolder:
+    """A process that holds GPU memory; `used_bytes` is None where the driver hides the figure (as on WSL2)."""
+
+    pid: int
+    used_bytes: int | None
+
+
+def list_devices(nvml: Nvml | None = None) -> tuple[Device, ...]:
+    """All GPUs in NVML's order (PCI bus), a GPU in MIG mode as its slices; raises DeviceError."""
+
+    def ask(library: Nvml) -> tuple[Device, ...]:
+        found: list[Device] = []
+        for index in range(library.nvmlDeviceGetCount()):
+            gpu = library.nvmlDeviceGetHandleByIndex(index)
+            capability = _compute_capability(library, gpu)
+            if _in_mig_mode(library, gpu):
+                found += [_device(library, part, index, capability, True) for part in _slices(library, gpu)]
+            else:
+                found.append(_device(library, gpu, index, capability, False))
+        return tuple(found)
+
+    return _asked(nvml, ask)
+
+
+class MemoryGauge:
+    """Reads one device's used memory again and again over one NVML session; a context manager, raises DeviceError."""
+
+    def __init__(self, uuid: str, nvml: Nvml | None = None) -> None:
+        self._uuid = uuid
+        self._library = _load() if nvml is None else nvml
+
+    def __enter__(self) -> MemoryGauge:
+        with _one_line_errors(self._library):
+            self._library.nvmlInit()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(self._library.NVMLError):
+            self._library.nvmlShutdown()
+
+    def used_bytes(self) -> int:
+        """Used memory at this moment, of all processes together."""
+        with _one_line_errors(self._library):
+            return int(self._library.nvmlDeviceGetMemoryInfo(_handle(self._library, self._uuid)).used)
+
+
+def used_bytes(uuid: str, nvml: Nvml | None = None) -> int:
+    """Used memory of this GPU or slice, of all processes together; raises DeviceError."""
+    with MemoryGauge(uuid, nvml) as gauge:
+        return gauge.used_bytes()
+
+
+def memory_holders(uuid: str, nvml: Nvml | None = None) -> tuple[MemoryHolder, ...]:
+    """Processes that compute on this GPU as far as the driver shows them (often none in a container)."""
+
+    def ask(library: Nvml) -> tuple[MemoryHolder, ...]:
+        running = library.nvmlDeviceGetComputeRunningProcesses(_handle(library, uuid))
+        return tuple(MemoryHolder(int(process.pid), process.usedGpuMemory) for process in running)
+
+    return _asked(nvml, ask)
+
+
+def visible_device(environ: Mapping[str, str] | None = None, nvml: Nvml | None = None) -> Device | None:
+    """The GPU that a CUDA program started with this environment (ours if None) would call `cuda:0`.
+
+    None where it would see none; raises DeviceError. See `first_visible` for how the choice is made.
+    """
+    found = list_devices(nvml)
+    return first_visible((os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES"), found)
+
+
+def first_visible(value: str | None, devices: tuple[Device, ...]) -> Device | None:
+    """The first device that CUDA_VISIBLE_DEVICES = `value` leaves visible (CUDA C++ Programming Guide, section on it).
+
+    Entries are indices, (shortened) GPU UUIDs or MIG UUIDs; CUDA stops at the first invalid one. An index counts in
+    NVML's PCI order: CUDA counts so under CUDA_DEVICE_ORDER=PCI_BUS_ID, and by default only where all GPUs are alike.
+    """
+    if value is None:
+        return devices[0] if devices else None
+    entry = value.split(",")[0].strip()
+    if entry.isdigit():
+        matches = [device for device in devices if device.index == int(entry)]
+        return matches[0] if matches else None
+    if not entry.startswith(("GPU-", "MIG-")):
+        return None
+    matches = [device for device in devices if device.uuid.lower().startswith(entry.lower())]
+    return matches[0] if len(matches) == 1 else None
+
+
+def has_nvidia_nodes(dev: Path = Path("/dev")) -> bool:
+    """Whether the system shows an NVIDIA GPU at all (on WSL2 the paravirtual one), without asking any library."""
+    return (dev / "dxg").exists() or any(True for _ in dev.glob("nvidia[0-9]*"))
+
+
+def memory_fraction_for_cap(cap_bytes: int, device_total_bytes: int) -> float:
+    """Share of the device for torch's allocator that makes it act as a card of `cap_bytes`: (cap - 0.84 GiB) / total.
+
+    At most 1; raises ValueError for a cap that leaves the allocator nothing.
+    """
+    allocator_bytes = cap_bytes - OUTSIDE_ALLOCATOR_BYTES
+    if allocator_bytes <= 0:
+        raise ValueError(
+            f"a cap of {cap_bytes / GIB:.2f} GiB leaves nothing for the allocator: a process holds "
+            f"{OUTSIDE_ALLOCATOR_BYTES / GIB:.2f} GiB beside it"
+        )
+    return min(1.0, allocator_bytes / device_total_bytes)
+
+
+def merge_alloc_conf(existing: str | None, fraction: float) -> str:
+    """`existing` (PYTORCH_CUDA_ALLOC_CONF, `key:value,…`, values may hold `[…,…]`) with the memory fraction put in."""
+    kept = [entry for entry in _conf_entries(existing or "") if entry.partition(":")[0].strip() != _FRACTION_KEY]
+    return ",".join([*kept, f"{_FRACTION_KEY}:{fraction:.6f}"])
+
+
+def _conf_entries(conf: str) -> list[str]:
+    entries = [""]
+    depth = 0
+    for character in conf:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            entries.append("")
+        else:
+            entries[-1] += character
+    return [entry.strip() for entry in entries if entry.strip()]
+
+
+def _asked(nvml: Nvml | None, ask: Callable[[Nvml], Answer]) -> Answer:
+    library = _load() if nvml is None else nvml
+    with _one_line_errors(library):
+        library.nvmlInit()
+        try:
+            return ask(library)
+        finally:
+            library.nvmlShutdown()
+
+
+@contextlib.contextmanager
+def _one_line_errors(library: Nvml) -> Iterator[None]:
+    try:
+        yield
+    except library.NVMLError as error:
+        code = int(getattr(error, "value", 999))
+        raise DeviceError(f"NVML error {code}: {_ERRORS.get(code, str(error))}", code) from error
+
+
+def _load() -> Nvml:
+    try:
+        return cast("Nvml", importlib.import_module("pynvml"))
+    except ImportError as error:
+        raise DeviceError("the package nvidia-ml-py is not installed; pip install nvidia-ml-py") from error
+
+
+def _handle(library: Nvml, uuid: str) -> object:
+    return library.nvmlDeviceGetHandleByUUID(uuid)
+
+
+def _in_mig_mode(library: Nvml, gpu: object) -> bool:
+    try:
+        current, _ = library.nvmlDeviceGetMigMode(gpu)
+    except library.NVMLError:  # every card that knows no MIG
+        return False
+    return bool(current)
+
+
+def _slices(library: Nvml, gpu: object) -> list[object]:
+    found = []
+    for place in range(library.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+        try:
+            found.append(library.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place))
+        except library.NVMLError:  # an empty place
+            continue
+    return found
+
+
+def _compute_capability(library: Nvml, gpu: object) -> str | None:
+    try:
+        major, minor = library.nvmlDeviceGetCudaComputeCapability(gpu)
+    except library.NVMLError:
+        return None
+    return f"{major}.{minor}"
+
+
+def _device(library: Nvml, handle: object, index: int, capability: str | None, is_mig: bool) -> Device:
+    memory = library.nvmlDeviceGetMemoryInfo(handle)
+    cuda = library.nvmlSystemGetCudaDriverVersion_v2()
+    return Device(
+        uuid=library.nvmlDeviceGetUUID(handle),
+        name=library.nvmlDeviceGetName(handle),
+        index=index,
+        total_bytes=int(memory.total),
+        used_bytes=int(memory.used),
+        driver_version=library.nvmlSystemGetDriverVersion(),
+        cuda_driver_version=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        compute_capability=capability,
+        is_mig=is_mig,
+    )
