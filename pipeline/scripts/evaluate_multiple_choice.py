@@ -1,4 +1,4 @@
-"""Ask a model four-choice legal questions and count the right answers: `python scripts/evaluate_multiple_choice.py --help`."""
+"""Ask a model four-choice legal questions and count: `python scripts/evaluate_multiple_choice.py --help`."""
 
 import sys
 from pathlib import Path

@@ -48,7 +48,7 @@ def load_questions(path: Path, flag: str) -> list[Question]:
     return [_question(sample, f"{path} samples[{index}]") for index, sample in enumerate(samples)]
 
 
-def _question(sample: Any, place: str) -> Question:
+def _question(sample: object, place: str) -> Question:
     if not isinstance(sample, dict):
         raise PipelineError(f"{place} is not an object; {REMEDY}")
     answer = _normalised(_text(sample, "output", place)).lower()

@@ -12,7 +12,10 @@ from app.core.lawqa import Question
 Mode = Literal["direct", "cot"]
 
 _INSTRUCTIONS: dict[Mode, str] = {
-    "direct": "日本の法令に関する四択問題です。問いに当てはまる選択肢を一つ選び、その記号（a、b、c、d）を1文字だけ答えてください。",
+    "direct": (
+        "日本の法令に関する四択問題です。"
+        "問いに当てはまる選択肢を一つ選び、その記号（a、b、c、d）を1文字だけ答えてください。"
+    ),
     "cot": (
         "日本の法令に関する四択問題です。根拠を簡潔に述べてから、問いに当てはまる選択肢を一つ選んでください。"
         "「Reasoning: 根拠」の行と「Answer: 記号」の行だけで答えてください。"

@@ -12,9 +12,10 @@ _ANSWER = re.compile(rf"(?:{_LABEL})?{_LETTER}\s*(?:です|である|となり�
 
 
 def parse_answer(response: str, *, reasoned: bool) -> str:
-    """`a` to `d` if the whole response (its last line, where it is `reasoned`) names one letter and nothing else, else `unknown`.
+    """`a` to `d` if the whole response names one letter and nothing else, else `unknown`.
 
-    Wrapping such as `Answer: b`, `回答：ｂ` or `正解は「b」です。` is no more than a letter; full-width forms count as ASCII.
+    Wrapping such as `Answer: b`, `回答：ｂ` or `正解は「b」です。` is no more than a letter; full-width forms count as
+    ASCII. Of a `reasoned` response the last line counts, which must say that it is the answer.
     """
     text = unicodedata.normalize("NFKC", response).strip()
     if reasoned:

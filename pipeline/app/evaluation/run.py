@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from app.core.lawqa import Question
 from app.evaluation.answers import ERROR, majority, parse_answer
@@ -47,7 +47,10 @@ def load_model(settings: EvaluationSettings, model_name: str) -> HFLoRALLM:
 
 
 def answer_questions(llm: HFLoRALLM, pipeline: RAGPipeline, questions: Sequence[Question]) -> list[AnsweredQuestion]:
-    """Ask every question in every run of the ensemble; the first run is greedy. Failures are kept, with their tracebacks on stderr."""
+    """Ask every question in every run of the ensemble, the first of which is greedy.
+
+    Failures are kept in place of answers, and their tracebacks go to stderr.
+    """
     prepared = [pipeline.prepare(question) for question in questions]
     prompts = [item.prompt for item in prepared]
     runs = pipeline.config.ensemble_runs

@@ -1,10 +1,13 @@
 """Prompts as token ids: the same ones in training and in generation."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from app.core.errors import PipelineError
 from app.core.prompts import render_chat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _LEAST_CONTENT_TOKENS = 16
 _PROBE_PROMPT, _PROBE_ANSWER = "質問", "回答"
@@ -18,7 +21,7 @@ class EncodedPrompt:
     dropped_tokens: int
 
 
-def load_tokenizer(model_name: str) -> Any:
+def load_tokenizer(model_name: str) -> "PreTrainedTokenizerFast":
     """The model's own fast tokenizer, padding on the left, with a padding token."""
     from transformers import AutoTokenizer
 
@@ -31,11 +34,11 @@ def load_tokenizer(model_name: str) -> Any:
     return tokenizer
 
 
-def encode_prompt(tokenizer: Any, prompt: str, max_tokens: int | None = None) -> EncodedPrompt:
+def encode_prompt(tokenizer: "PreTrainedTokenizerFast", prompt: str, max_tokens: int | None = None) -> EncodedPrompt:
     """Render one user turn and tokenize it, at most `max_tokens` long.
 
-    Only the user's text is shortened, from its left and at a character's border: the template around it stays valid and the
-    question's choices, which come last, stay whole. Raises `PipelineError` where too little of the text would be left.
+    Only the user's text is shortened, from its left and at a character's border: the template around it stays valid and
+    the question's choices, which come last, stay whole. Raises `PipelineError` where too little of it would be left.
     """
     rendered = render_chat(tokenizer, prompt)
     encoded = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
@@ -61,12 +64,12 @@ def _content_span(offsets: list[tuple[int, int]], rendered: str, prompt: str) ->
     return inside[0], inside[-1] + 1
 
 
-def encode_answer(tokenizer: Any, answer: str) -> list[int]:
+def encode_answer(tokenizer: "PreTrainedTokenizerFast", answer: str) -> list[int]:
     """The answer's ids, closed with the token that ends a turn."""
     return [*tokenizer(answer, add_special_tokens=False)["input_ids"], end_of_turn_id(tokenizer)]
 
 
-def end_of_turn_id(tokenizer: Any) -> int:
+def end_of_turn_id(tokenizer: "PreTrainedTokenizerFast") -> int:
     """The special token that the chat template puts after an answer (`<|im_end|>` for Qwen), else the EOS token."""
     if tokenizer.chat_template:
         tail = render_chat(tokenizer, _PROBE_PROMPT, _PROBE_ANSWER).rpartition(_PROBE_ANSWER)[2]
@@ -78,7 +81,7 @@ def end_of_turn_id(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def stop_token_ids(tokenizer: Any, generation_eos: int | list[int] | None) -> list[int]:
+def stop_token_ids(tokenizer: "PreTrainedTokenizerFast", generation_eos: int | list[int] | None) -> list[int]:
     """Every token that ends an answer: the turn's end, the tokenizer's EOS and the model's own."""
     model_eos = generation_eos if isinstance(generation_eos, list) else [generation_eos]
     found = {end_of_turn_id(tokenizer), tokenizer.eos_token_id, *model_eos}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
+from transformers import PreTrainedModel
 
 from app.core.errors import PipelineError
 from app.llm.chat_tokens import encode_prompt, load_tokenizer, stop_token_ids
@@ -66,8 +67,8 @@ class HFLoRALLM:
     ) -> list[Generation]:
         """Answer each prompt, in the order given: greedily, or sampled with `sample_seed`.
 
-        Prompts of like length share a batch. After running out of memory the rest goes one by one; a batch that fails otherwise
-        is asked again one by one, so that a failure belongs to the prompt that caused it.
+        Prompts of like length share a batch. After running out of memory the rest goes one by one; a batch that fails
+        otherwise is asked again one by one, so that a failure belongs to the prompt that caused it.
         """
         encoded = [encode_prompt(self._tokenizer, prompt).ids for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
@@ -75,10 +76,8 @@ class HFLoRALLM:
         position = 0
         while position < len(order):
             indices = order[position : position + self._batch_size]
-            for index, generation in zip(
-                indices, self._answer([encoded[i] for i in indices], sample_seed), strict=True
-            ):
-                answers[index] = generation
+            batch = self._answer([encoded[index] for index in indices], sample_seed)
+            answers.update(zip(indices, batch, strict=True))
             position += len(indices)
             if progress:
                 progress(len(indices))
@@ -109,7 +108,7 @@ class HFLoRALLM:
         return [self._generation(ids, seconds) for ids in new_ids]
 
     def _generation_options(self, sampled: bool) -> dict[str, Any]:
-        """Everything spelt out, so that a model's own generation_config.json can't turn greedy decoding into sampling."""
+        """Everything spelt out: a model's own generation_config.json must not turn greedy decoding into sampling."""
         sampling = (
             {"temperature": 0.7, "top_p": 1.0, "top_k": 50}
             if sampled
@@ -157,7 +156,7 @@ def _training_settings(lora_path: Path | None) -> dict[str, Any]:
     return settings
 
 
-def _with_adapter(base: Any, folder: Path) -> Any:
+def _with_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     """Put the adapter on, and make sure that every tensor of its file arrived and that it changes the model."""
     model = PeftModel.from_pretrained(base, str(folder))
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as stored:
@@ -166,7 +165,8 @@ def _with_adapter(base: Any, folder: Path) -> Any:
     if names != set(loaded):
         missing, unknown = sorted(set(loaded) - names), sorted(names - set(loaded))
         raise PipelineError(
-            f"adapter {folder} does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}; train it again on this base"
+            f"adapter {folder} does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}; "
+            "train it again on this base"
         )
     if not any(bool(tensor.any()) for name, tensor in loaded.items() if "lora_B" in name):
         print(f"The adapter in {folder} is untrained: every lora_B is zero, so it changes nothing", file=sys.stderr)

@@ -2,10 +2,10 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from app.core.errors import PipelineError
 
@@ -21,7 +21,7 @@ class Quantization:
     double_quant: bool = True
 
 
-def load_base_model(name: str, dtype: torch.dtype, quantization: Quantization | None) -> Any:
+def load_base_model(name: str, dtype: torch.dtype, quantization: Quantization | None) -> PreTrainedModel:
     """The causal model `name`: linear layers in 4 bits where asked, everything else in `dtype`, attention through sdpa.
 
     Raises `PipelineError` where 4-bit was asked for and no layer came out quantised.

@@ -13,15 +13,16 @@ from app.training.rows import IGNORED
 class AnswerCollator:
     """Pads on the left and keeps only the label positions that the loss needs.
 
-    With every row's answer at the right edge, the last k positions hold all labels, k being the longest labelled tail plus
-    one: the logit that predicts a token stands one position before it. `logits_to_keep=k` makes the model's head skip all other
-    positions. Without that one the first answer token would lose its gradient while the loss still looks plausible.
+    With every row's answer at the right edge, the last k positions hold all labels, k being the longest labelled tail
+    plus one: the logit that predicts a token stands one position before it. `logits_to_keep=k` makes the model's head
+    skip all other positions. Without that one the first answer token would lose its gradient while the loss still looks
+    plausible.
     """
 
     pad_token_id: int
 
     def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
-        """Tensors `input_ids`, `attention_mask`, `position_ids` (rows, width), `labels` (rows, k), int `logits_to_keep`."""
+        """`input_ids`, `attention_mask`, `position_ids` (rows, width), `labels` (rows, k), int `logits_to_keep`."""
         width = max(len(row["input_ids"]) for row in rows)
         kept = min(width, max(labelled_tokens(row["labels"]) for row in rows) + 1)
         attention_mask = _left_padded([[1] * len(row["input_ids"]) for row in rows], width, 0)

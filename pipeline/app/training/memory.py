@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from app.training.collator import AnswerCollator, labelled_tokens
 from app.training.plan import Growth, LargestRow, Room, StepPlan, candidates, choose_plan, plan_without_measuring
@@ -16,8 +17,8 @@ _ADAM_STATE_BYTES = 8
 _PROBES = ((64, 2), (192, 2), (192, 66))
 
 
-def set_recompute(model: Any, enabled: bool) -> None:
-    """Switch activation recompute of a PEFT model's base on or off (the method's name changed between transformers 5 releases)."""
+def set_recompute(model: PeftModel, enabled: bool) -> None:
+    """Switch activation recompute of a PEFT model's base on or off (transformers 5 renamed the methods on its way)."""
     base = model.get_base_model()
     if enabled:
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
@@ -27,7 +28,9 @@ def set_recompute(model: Any, enabled: bool) -> None:
         disable()
 
 
-def plan_steps(settings: TrainingSettings, model: Any, rows: Rows, autocast_dtype: torch.dtype | None) -> StepPlan:
+def plan_steps(
+    settings: TrainingSettings, model: PeftModel, rows: Rows, autocast_dtype: torch.dtype | None
+) -> StepPlan:
     """Decide recompute and fusing: as the flags say, or by measuring on the GPU where a flag is `auto`."""
     flags = settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
     options = candidates(*flags)
@@ -46,7 +49,7 @@ def plan_steps(settings: TrainingSettings, model: Any, rows: Rows, autocast_dtyp
     return choose_plan(options, growth, cuda_room(model), largest, settings.batch_size)
 
 
-def cuda_room(model: Any) -> Room:
+def cuda_room(model: PeftModel) -> Room:
     """What is in use now plus Adam's two moments, and what the card and the allocator's memory fraction allow."""
     torch.cuda.empty_cache()
     free_bytes, total_bytes = torch.cuda.mem_get_info()
@@ -59,7 +62,7 @@ def cuda_room(model: Any) -> Room:
     )
 
 
-def _measure(model: Any, recompute: bool, autocast_dtype: torch.dtype | None) -> Growth:
+def _measure(model: PeftModel, recompute: bool, autocast_dtype: torch.dtype | None) -> Growth:
     set_recompute(model, recompute)
     model.train()
     vocabulary = model.get_base_model().get_input_embeddings().num_embeddings
@@ -81,8 +84,8 @@ def _probe_batch(vocabulary: int, tokens: int, labels: int) -> dict[str, Any]:
     return AnswerCollator(pad_token_id=0)([row])
 
 
-def _peak_growth_bytes(model: Any, batch: dict[str, Any], autocast_dtype: torch.dtype | None) -> float:
-    """Peak allocated bytes of one forward and backward above what stays afterwards (the step's gradients not counted in that)."""
+def _peak_growth_bytes(model: PeftModel, batch: dict[str, Any], autocast_dtype: torch.dtype | None) -> float:
+    """Peak allocated bytes of one forward and backward above what stays when its gradients are gone."""
     device = next(model.parameters()).device
     on_device = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
     torch.cuda.reset_peak_memory_stats()

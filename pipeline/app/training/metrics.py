@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from app.core.errors import PipelineError
 
@@ -57,11 +57,11 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
         """One forward and backward: its share of the step's loss, and its tokens without padding."""
         self._open.append((loss, tokens))
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, *_: object, **__: object) -> None:
         """Start the clock."""
         self._clock.mark()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Close the step; the last one is always logged, so that a short run has losses on disk."""
         self._clock.mark()
         self._losses.append(torch.stack([loss for loss, _ in self._open]).sum())
@@ -71,7 +71,14 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
         if state.global_step >= state.max_steps:
             control.should_log = True
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
         """Stop on a loss that is not finite, before anything is saved."""
         loss = (logs or {}).get("loss")
         if loss is not None and not torch.isfinite(torch.tensor(float(loss))):
@@ -81,7 +88,10 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
             )
 
     def metrics(self) -> dict[str, Any]:
-        """Losses, seconds and tokens a step, and tokens a second without padding; the first step, which warms up, is not in the rate."""
+        """Losses, seconds and tokens of each step, and tokens a second; padding is not counted.
+
+        The first step warms up and is not in the rate, unless it is the only one.
+        """
         seconds = self._clock.seconds()
         tokens = [int(count) for count in self._tokens]
         later_seconds = sum(seconds[1:])
@@ -98,11 +108,16 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
 class RecordingTrainer(Trainer):  # type: ignore[misc]
     """The plain Trainer, telling a `StepRecorder` what each micro-batch was."""
 
-    def __init__(self, recorder: StepRecorder, **options: Any) -> None:
+    def __init__(self, recorder: StepRecorder, **options: object) -> None:
         super().__init__(callbacks=[recorder], **options)
         self._recorder = recorder
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
         """One micro-batch, recorded."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._recorder.add_micro_batch(loss, inputs["attention_mask"].sum())

@@ -2,7 +2,8 @@
 
 Fastest first: keeping activations saves a forward pass in four, and one wide forward costs fewer kernel launches and
 fewer dequantisations of the 4-bit weights than several narrow ones. Which of these a card has room for follows
-from three measured figures: how much the allocator's peak grows with tokens, with label positions, and regardless of both.
+from three measured figures: how much the allocator's peak grows with tokens, with label positions, and regardless of
+both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +78,7 @@ def choose_plan(
     largest_row: LargestRow,
     batch_size: int,
 ) -> StepPlan:
-    """The first option whose worst batch fits; the last one where none does (it may still run, or fail with the true error)."""
+    """The first option whose worst batch fits; where none does the last one, which may run or fail truthfully."""
     refused: list[str] = []
     for recompute, fused in options:
         rows = batch_size * fused

@@ -4,10 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from app.core.errors import PipelineError
 from app.core.files import require_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 REMEDY = "build the file with scripts/build_finetune_dataset.py"
 IGNORED = -100
@@ -64,12 +67,12 @@ def _row(line: str, place: str) -> TrainingRow:
 
 
 def encode_rows(
-    tokenizer: Any, rows: Sequence[TrainingRow], *, max_seq_length: int, loss_on_output_only: bool
+    tokenizer: "PreTrainedTokenizerFast", rows: Sequence[TrainingRow], *, max_seq_length: int, loss_on_output_only: bool
 ) -> EncodedRows:
     """Tokenize every row to at most `max_seq_length` ids; prompts are shortened, answers never.
 
-    Labels are the ids themselves, the prompt's being -100 where the loss is on the answer only. Raises `PipelineError` where
-    an answer leaves no room for its question.
+    Labels are the ids themselves, the prompt's being -100 where the loss is on the answer only. Raises `PipelineError`
+    where an answer leaves no room for its question.
     """
     from app.llm.chat_tokens import encode_answer, encode_prompt
 

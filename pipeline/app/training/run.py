@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import TrainingArguments, set_seed
 
 from app.core.files import write_json_atomically
@@ -76,7 +76,7 @@ def _autocast_dtype(dtype: torch.dtype) -> torch.dtype | None:
     return None if dtype == torch.float32 else dtype
 
 
-def _lora_model(settings: TrainingSettings, dtype: torch.dtype) -> Any:
+def _lora_model(settings: TrainingSettings, dtype: torch.dtype) -> PeftModel:
     """Base model and adapter; PEFT keeps the LoRA weights in fp32, the frozen ones stay as they were loaded."""
     set_seed(settings.seed)
     quantization = (

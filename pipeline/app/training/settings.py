@@ -50,7 +50,7 @@ class TrainingSettings:
 
     @property
     def compute_dtype_name(self) -> Literal["bfloat16", "float16", "float32"]:
-        """The dtype of the frozen weights and of autocast: `--bf16` or `--fp16` where given, else the 4-bit compute dtype."""
+        """The dtype of frozen weights and autocast: `--bf16` or `--fp16` where given, else the 4-bit compute dtype."""
         if self.bf16:
             return "bfloat16"
         return "float16" if self.fp16 else self.bnb_4bit_compute_dtype
