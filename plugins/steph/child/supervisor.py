@@ -301,7 +301,7 @@ def _start(order: Order, stdout_end: int, stderr_end: int) -> tuple[int, str | N
 
 
 def _become(order: Order, supervisor: int, stdout_end: int, stderr_end: int, error_end: int) -> NoReturn:
-    """In the forked process, turn into the child; an exec keeps argv, `__file__` and tracebacks what a shell would give."""
+    """In the forked process, turn into the child; an exec keeps argv, `__file__` and tracebacks as they are."""
     status = 126
     try:
         os.setpgid(0, 0)  # a script's `kill 0` is not meant for the supervisor

@@ -63,7 +63,7 @@ class ChildSpec:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a running child is; `step` of `total_steps` is its last progress bar, `label` that bar's name if it has one."""
+    """Where a running child is; `step` of `total_steps` is its last progress bar, `label` that bar's name if any."""
 
     elapsed_seconds: float
     last_line: str = ""

@@ -1,0 +1,81 @@
+"""One run at a time on one GPU: a lock per UUID that names its holder and goes with its holder's process.
+
+The lock is flock(2) on a small file in the user's cache folder; its content is only there for a message to a person, so
+a file that outlived its process locks nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a GPU: a pid, its command line, and since when (ISO 8601, UTC)."""
+
+    pid: int
+    command: str
+    since: str
+
+
+class GpuBusyError(Exception):
+    """Another run holds this GPU; the message is one line, `holder` is None where it could not be read."""
+
+    def __init__(self, uuid: str, holder: Holder | None) -> None:
+        who = f"pid {holder.pid} since {holder.since}: {holder.command}" if holder else "another process"
+        super().__init__(f"{uuid} is in use by {who}; wait for it to end or end it")
+        self.uuid = uuid
+        self.holder = holder
+
+
+@contextlib.contextmanager
+def gpu_lock(uuid: str, folder: Path | None = None) -> Iterator[None]:
+    """Hold this GPU or slice for the time of the block; raises GpuBusyError at once where another run holds it.
+
+    `folder` defaults to `lock_folder()`. Children do not inherit the lock.
+    """
+    place = lock_folder() if folder is None else folder
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / f"{re.sub(r'[^A-Za-z0-9-]', '_', uuid)}.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise GpuBusyError(uuid, _read_holder(fd)) from error
+        _write_holder(fd)
+        yield
+    finally:
+        # the file stays: deleting it would let a third run lock a new file while a second one still waits for this
+        os.close(fd)
+
+
+def lock_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Where locks lie: `$XDG_CACHE_HOME/steph/locks`, or below `~/.cache`; not the runtime folder, which cron jobs lack."""
+    cache = (os.environ if environ is None else environ).get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "steph" / "locks"
+
+
+def _write_holder(fd: int) -> None:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    holder = Holder(os.getpid(), shlex.join(sys.orig_argv)[:500], since)
+    with contextlib.suppress(OSError):  # a full disk takes the message, not the lock
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(asdict(holder), ensure_ascii=False).encode(), 0)
+
+
+def _read_holder(fd: int) -> Holder | None:
+    try:
+        return Holder(**json.loads(os.pread(fd, 4096, 0)))
+    except (OSError, ValueError, TypeError):
+        return None
