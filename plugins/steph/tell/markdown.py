@@ -118,7 +118,8 @@ def fence(text: str, language: str = "text") -> Markdown:
         head = FENCE_LIMIT_LINES // 3
         tail = FENCE_LIMIT_LINES - head
         lines = [*lines[:head], f"…({len(lines) - head - tail:,} 行省略)…", *lines[-tail:]]
-    body = shorten("\n".join(line.rstrip() for line in lines), FENCE_LIMIT_CHARACTERS)
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in lines))
+    body = shorten(text, FENCE_LIMIT_CHARACTERS)
     longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
     ticks = "`" * max(3, longest + 1)
     return Markdown(f"{ticks}{language}\n{body}\n{ticks}")

@@ -118,6 +118,23 @@ def moment(iso: str | None) -> str:
     return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M} UTC"
 
 
+def moment_to_second(iso: str) -> str:
+    """Give an ISO 8601 time to the second in UTC, so that it sorts as text; as it stands where it is none."""
+    try:
+        parsed = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def seconds_between(start: str, end: str | None) -> float | None:
+    """Give the seconds from one ISO 8601 time to another; None where one is missing or no time."""
+    try:
+        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() if end else None
+    except (ValueError, TypeError):
+        return None
+
+
 def parameters(count: int | None) -> str:
     """Give a parameter count as the size class that people name, the exact count behind it."""
     if count is None:

@@ -1,0 +1,66 @@
+"""How H-4 is shown: its tables and sentences.
+
+Takes an `Advice`, gives Markdown; computes nothing.
+"""
+
+from __future__ import annotations
+
+from steph.tell import wording
+from steph.tell.advice import PRODUCTION_CARD, PRODUCTION_MODEL, Advice, Prediction
+from steph.tell.markdown import Markdown, code, inline, joined, table
+
+VERDICTS = {"fits": "✅ 載る", "does_not_fit": "❌ 載らない", "too_close": "⚠️ きわどい"}
+
+
+def carry_over_table(advice: Advice) -> Markdown:
+    """Give the settings that carry over unchanged."""
+    return table(("設定", "値", "根拠"), [(code(s.name), code(s.value), s.why) for s in advice.carry_over])
+
+
+def change_table(advice: Advice) -> Markdown:
+    """Give the settings to change, from here to there."""
+    rows = [(code(c.name), inline(c.here), Markdown(f"**{inline(c.there)}**"), c.why) for c in advice.change]
+    return table(("設定", "この記録", PRODUCTION_CARD, "理由"), rows)
+
+
+def prediction_words(advice: Advice) -> Markdown:
+    """Say the predicted peak of the production run and its grid, or that there is no prediction."""
+    if advice.target is None or not advice.predictions:
+        return Markdown(
+            f"{inline(PRODUCTION_MODEL)} のピークは**未予測**です。載るかどうかはこの記録からは言えません。"
+        )
+    sentence = Markdown(f"変更後の設定({code(advice.target.short())}): {_peak(advice.prediction)}")
+    batches = sorted({batch for batch, _ in advice.predictions})
+    lengths = sorted({length for _, length in advice.predictions})
+    rows = [(f"{length}", *(_peak(advice.predictions.get((batch, length))) for batch in batches)) for length in lengths]
+    return joined((sentence, table(("seq \\ batch", *map(str, batches)), rows)))
+
+
+def _peak(prediction: Prediction | None) -> str:
+    if prediction is None:
+        return "未予測"
+    span = f"{wording.gib(prediction.low_bytes)} 〜 {wording.gib(prediction.high_bytes)}"
+    return f"{VERDICTS[prediction.verdict]} {wording.gib(prediction.peak_bytes)}({span})"
+
+
+def time_words(advice: Advice) -> Markdown:
+    """Say the extrapolated durations with their caveat, or why there are none."""
+    time = advice.time
+    if time is None or (time.training_seconds is None and time.evaluation_seconds is None):
+        return Markdown("速さが GPU で測れていないので、目安は出せません。")
+    lines = []
+    if time.training_seconds is not None and time.tokens_per_second_here is not None:
+        lines.append(
+            f"- 学習: {wording.about_duration(time.training_seconds)}"
+            f"(このカードで測った {time.tokens_per_second_here:,.0f} tokens/s を、"
+            f"パラメータ数の比 {time.parameter_ratio:.1f} 倍で割った場合)"
+        )
+    if time.evaluation_seconds is not None:
+        lines.append(
+            f"- 全問の評価: {wording.about_duration(time.evaluation_seconds)}(読み込みを含む 1 問あたりの時間から)"
+        )
+    lines.append(
+        f"\n**注意**: {PRODUCTION_CARD} の速さは測っていません。このカードのままの速さとみなした目安で、"
+        "行の長さ、答えの長さ、カードの差で数倍ずれ得ます。"
+    )
+    return Markdown("\n".join(lines))

@@ -1,0 +1,71 @@
+"""Commands as a person pastes them: an attempt's own, and the one that runs a stage again.
+
+Takes argv tuples, gives shell text; runs nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from steph.record import Attempt, Record, StageId
+
+ACCEPTANCE_TESTS = "tests/acceptance/test_steph.py"
+TEST_IDS = {
+    StageId.H1: f"{ACCEPTANCE_TESTS}::test_h1_model_is_reachable",
+    StageId.H2: f"{ACCEPTANCE_TESTS}::test_h2_lora_training_completes",
+    StageId.H3: f"{ACCEPTANCE_TESTS}::test_h3_hf_evaluation_runs",
+}
+_SUITE_SWITCHES = frozenset({"--steph-twin", "--steph-deep", "--steph-calibrate", "--steph-no-predict"})
+_PYTEST_OPTIONS_WITH_VALUE = frozenset({"-c", "--config-file", "-o", "--override-ini", "-p", "--rootdir"})
+
+
+def pasteable(argv: Sequence[str]) -> str:
+    """Give a command for a POSIX shell, quoted, one option a line."""
+    lines: list[list[str]] = [[]]
+    for word in argv:
+        if word.startswith("--") and lines[-1]:
+            lines.append([])
+        lines[-1].append(shlex.quote(word))
+    return " \\\n  ".join(" ".join(line) for line in lines)
+
+
+def attempt_command(attempt: Attempt) -> str:
+    """Give the lines that repeat an attempt by hand, from the pipeline root."""
+    change_folder = f"cd {shlex.quote(attempt.cwd)}\n" if attempt.cwd else ""
+    return change_folder + pasteable(attempt.argv)
+
+
+def rerun_command(record: Record, stage: StageId) -> str:
+    """Give the command that runs one stage again into this record, with the options of its latest session."""
+    words = record.sessions[-1].command if record.sessions else ()
+    launcher, rest = _launcher_and_rest(words)
+    return shlex.join([*launcher, "-m", "gpu", TEST_IDS[stage], *_kept_options(rest)])
+
+
+def _launcher_and_rest(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split a session's command after what starts pytest; plain `pytest` where that can't be told."""
+    for at, word in enumerate(words):
+        if PurePath(word).name in ("pytest", "py.test", "pytest.exe"):
+            is_module = at >= 2 and words[at - 1] == "-m"
+            launcher = tuple(words[: at + 1]) if is_module else (word,)
+            return launcher, tuple(words[at + 1 :])
+    return ("pytest",), tuple(words[1:])
+
+
+def _kept_options(words: Sequence[str]) -> list[str]:
+    """Keep the suite's own options and those that name pytest's configuration; drop selections and paths."""
+    kept: list[str] = []
+    takes_value = False
+    for word in words:
+        if takes_value:
+            kept.append(word)
+            takes_value = False
+        elif word.startswith("--steph-"):
+            kept.append(word)
+            takes_value = "=" not in word and word not in _SUITE_SWITCHES
+        elif word in _PYTEST_OPTIONS_WITH_VALUE or word.split("=")[0] in _PYTEST_OPTIONS_WITH_VALUE:
+            kept.append(word)
+            takes_value = "=" not in word
+    return kept

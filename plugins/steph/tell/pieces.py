@@ -1,0 +1,229 @@
+"""The parts that the report's sections share: command blocks, attempts, failures, findings, files.
+
+Takes values of a record, gives Markdown; a section's order and its own words are in `templates/`.
+"""
+
+from __future__ import annotations
+
+from steph.record import (
+    Attempt,
+    Cause,
+    Check,
+    EndedBy,
+    EvalSettings,
+    Probe,
+    Record,
+    StageId,
+    StageResult,
+    TrainSettings,
+)
+from steph.tell import commands, summary, wording
+from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose, table
+from steph.tell.wording import MISSING
+
+MOST_EVIDENCE_LINES = 8
+
+
+def command_block(attempt: Attempt | None) -> Markdown:
+    """Give the command of an attempt to paste, from the pipeline root."""
+    if attempt is None or not attempt.argv:
+        return Markdown("(コマンドの記録なし)")
+    return fence(commands.attempt_command(attempt), "bash")
+
+
+def rerun_block(record: Record, stage: StageId) -> Markdown:
+    """Give the command that runs this stage again."""
+    return fence(commands.rerun_command(record, stage), "bash")
+
+
+def facts(rows: list[tuple[str, str]]) -> Markdown:
+    """Give a two-column table of names and values; rows without a value fall away."""
+    return table(("項目", "値"), [(Markdown(name), value) for name, value in rows if value])
+
+
+def stage_state(record: Record, stage: StageId) -> Markdown:
+    """Say in one paragraph how a stage ended, plainly where it was not run, is stale or still runs."""
+    result = record.stages.get(stage)
+    word = inline(summary.stage_word(record, stage))
+    if result is None:
+        return Markdown(f"**判定: {word}** — この記録では一度も実行していません。")
+    return Markdown(f"**判定: {word}** — {prose(result.explanation)}")
+
+
+def attempts_table(record: Record, stage: StageId) -> Markdown:
+    """Give every attempt of a stage with setting, cause, phase, seconds and peaks."""
+    result = record.stages.get(stage)
+    if result is None or not result.attempts:
+        return Markdown("試行はありません。")
+    header = ("#", "設定", "結果", "原因", "段階", "秒", "ピーク(カード全体)", "ピーク(torch 確保 / 予約)", "予測")
+    rows = [
+        (
+            str(attempt.number),
+            settings_words(attempt),
+            "実行中" if _is_running(record, result, attempt) else wording.outcome_words(attempt),
+            wording.CAUSES[attempt.diagnosis.cause] if attempt.diagnosis else MISSING,
+            wording.PHASES[attempt.diagnosis.phase] if attempt.diagnosis and attempt.diagnosis.phase else MISSING,
+            f"{attempt.seconds:,.1f}" if attempt.seconds is not None else MISSING,
+            measured(attempt.peak_device_bytes, record),
+            torch_peaks(attempt.probes),
+            wording.gib(attempt.predicted_peak_bytes) if attempt.predicted_peak_bytes is not None else "未予測",
+        )
+        for attempt in result.attempts
+    ]
+    return table(header, rows, align="rllllrrrr")
+
+
+def _is_running(record: Record, result: StageResult, attempt: Attempt) -> bool:
+    is_last = attempt is result.attempts[-1]
+    return summary.in_flight(record, result.stage) and is_last and attempt.ended_by is None
+
+
+def settings_words(attempt: Attempt) -> Markdown:
+    """Give an attempt's label, and for training the effective batch."""
+    settings = attempt.settings
+    if isinstance(settings, TrainSettings):
+        effective = settings.batch_size * settings.gradient_accumulation_steps
+        return Markdown(f"{code(attempt.label)} 累積 {settings.gradient_accumulation_steps}(実効バッチ {effective})")
+    if isinstance(settings, EvalSettings):
+        return Markdown(f"{inline(attempt.label)}{'、4bit' if settings.load_in_4bit else '、4bit なし'}")
+    return inline(attempt.label)
+
+
+def measured(size_bytes: int | None, record: Record) -> str:
+    """Give a peak of the card's memory; say why where there is none."""
+    if size_bytes is not None:
+        return wording.gib(size_bytes)
+    return "GPU なし" if record.context.environment.device is None else "未測定"
+
+
+def torch_peaks(probes: tuple[Probe, ...]) -> str:
+    """Give the peaks of the process that allocated most, as its torch counted them."""
+    known = [probe for probe in probes if probe.peak_allocated_bytes is not None]
+    if not known:
+        return MISSING
+    most = max(known, key=lambda probe: probe.peak_allocated_bytes or 0)
+    return f"{wording.gib(most.peak_allocated_bytes)} / {wording.gib(most.peak_reserved_bytes)}"
+
+
+def skipped_rungs(result: StageResult | None) -> Markdown:
+    """Give the rungs that were not tried, with the reason; empty where there are none."""
+    if result is None or not result.skipped_rungs:
+        return Markdown()
+    rows = [(code(rung.label), prose(rung.reason)) for rung in result.skipped_rungs]
+    return table(("試さなかった設定", "理由"), rows)
+
+
+def findings_table(result: StageResult | None) -> Markdown:
+    """Give the checks that do not hold, hardest first, then those that could not be measured."""
+    if result is None or not result.checks:
+        return Markdown("検査は行っていません。")
+    unmeasured = [check for check in result.checks if check.holds is None]
+    rows = [_finding(check, wording.SEVERITIES[check.severity]) for check in result.findings]
+    rows += [_finding(check, "❔ 未測定") for check in unmeasured]
+    held = len(result.held)
+    count = Markdown(
+        f"検査 {len(result.checks)} 件: 成立 {held}、不成立 {len(result.findings)}、未測定 {len(unmeasured)}。"
+    )
+    if not rows:
+        return count
+    return joined((count, table(("重さ", "検査", "内容"), rows)))
+
+
+def _finding(check: Check, severity: str) -> tuple[str, Markdown, Markdown]:
+    trap = Markdown(f"(既知の罠 {check.trap})") if check.trap is not None else Markdown()
+    return severity, code(check.id), Markdown(f"{prose(check.message)}{trap}")
+
+
+def held_checks(result: StageResult | None) -> Markdown:
+    """Give the checks that hold, folded; empty where there are none."""
+    held = [check for check in result.checks if check.holds] if result else []
+    if not held:
+        return Markdown()
+    rows = [(code(check.id), prose(check.message)) for check in held]
+    return details(f"成立した検査 {len(held)} 件", table(("検査", "内容"), rows))
+
+
+def failures(record: Record, result: StageResult | None) -> Markdown:
+    """Give every failed attempt with message, evidence, advice (原因メモ) and traceback."""
+    attempts = [a for a in (result.attempts if result else ()) if wording.failed(a) and not _runs(record, result, a)]
+    return joined(_failure(attempt) for attempt in attempts)
+
+
+def _runs(record: Record, result: StageResult | None, attempt: Attempt) -> bool:
+    return result is not None and _is_running(record, result, attempt)
+
+
+def _failure(attempt: Attempt) -> Markdown:
+    title = Markdown(
+        f"#### 試行 {attempt.number}({code(attempt.label)})のエラー: {inline(wording.outcome_words(attempt))}"
+    )
+    return joined((title, _message(attempt), _cause_memo(attempt), *_logs(attempt)))
+
+
+def _message(attempt: Attempt) -> Markdown:
+    """Give the error's own words: the uncaught exception, else the evidence, else how the process ended."""
+    raised = next((probe for probe in attempt.probes if probe.exception_type), None)
+    if raised:
+        return fence(f"{raised.exception_type}: {raised.exception_message or ''}")
+    if attempt.diagnosis and attempt.diagnosis.evidence:
+        return fence("\n".join(attempt.diagnosis.evidence[:MOST_EVIDENCE_LINES]))
+    return Markdown(f"エラーメッセージはありません({inline(_ending(attempt))})。")
+
+
+def _ending(attempt: Attempt) -> str:
+    ended = {
+        EndedBy.DEADLINE: "制限時間でスイートが終わらせた",
+        EndedBy.INTERRUPTED: "中断された",
+        EndedBy.SUPERVISOR_LOST: "見張りのプロセスが先に消えた",
+    }
+    if attempt.ended_by in ended:
+        return ended[attempt.ended_by]
+    return "終わりが記録される前に途絶えた" if attempt.returncode is None else wording.exit_words(attempt.returncode)
+
+
+def _cause_memo(attempt: Attempt) -> Markdown:
+    diagnosis = attempt.diagnosis
+    if diagnosis is None or diagnosis.cause is Cause.NONE:
+        return Markdown("**原因メモ(自動)**: 原因は特定できていません。下の最後の行を見てください。")
+    phase = f"、{wording.PHASES[diagnosis.phase]}" if diagnosis.phase else ""
+    lines = [Markdown(f"**原因メモ(自動)**: {inline(wording.CAUSES[diagnosis.cause] + phase)}"), Markdown()]
+    if diagnosis.oom:
+        oom = diagnosis.oom
+        lines.append(
+            Markdown(
+                f"- メモリ: 要求 {wording.gib(oom.requested_bytes)}、空き {wording.gib(oom.free_bytes)}、"
+                f"全体 {wording.gib(oom.total_bytes)}、torch の確保 {wording.gib(oom.allocated_bytes)}"
+                f"(予約 {wording.gib(oom.reserved_bytes)})"
+            )
+        )
+    lines += [Markdown(f"- 根拠: {code(line, 240)}") for line in diagnosis.evidence[:MOST_EVIDENCE_LINES]]
+    lines += [Markdown(f"- 次の一手: {prose(step)}") for step in diagnosis.advice]
+    return Markdown("\n".join(lines))
+
+
+def _logs(attempt: Attempt) -> list[Markdown]:
+    folds = []
+    if attempt.traceback:
+        folds.append(details("traceback", fence(attempt.traceback)))
+    if attempt.last_lines:
+        folds.append(details("出力の最後の行", fence("\n".join(attempt.last_lines))))
+    if attempt.argv:
+        folds.append(details("この試行のコマンド", command_block(attempt)))
+    return folds
+
+
+def last_lines(record: Record, stage: StageId) -> Markdown:
+    """Give the last lines of a stage that runs or broke off; empty for one that ended."""
+    result = record.stages.get(stage)
+    attempt = result.last_attempt if result else None
+    if result is None or attempt is None or not attempt.last_lines or not summary.in_flight(record, stage):
+        return Markdown()
+    return joined((Markdown("いまの出力の最後の行:"), fence("\n".join(attempt.last_lines))))
+
+
+def artifacts(attempt: Attempt | None) -> Markdown:
+    """Give the files that an attempt wrote, folded, with size and sha256; empty where there are none."""
+    if attempt is None or not attempt.artifacts:
+        return Markdown()
+    rows = [(code(a.path), wording.file_size(a.size_bytes), code(a.sha256)) for a in attempt.artifacts]
+    return details(f"生成されたファイル {len(rows)} 件(sha256)", table(("パス", "サイズ", "sha256"), rows, align="lrl"))

@@ -1,0 +1,171 @@
+"""The report: one Markdown page from a record, and its careful place on disk.
+
+`render` and `parts` are pure: a record and its history in, text out. `write_report` alone touches files: it renews the
+generated parts, keeps every byte that a person wrote, and replaces the file at once or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steph.record import Record, RecordKind, StageId
+from steph.tell import advice, advice_views, commands, keep, pieces, summary, views, wording
+from steph.tell.figures import VramSample, write_figures
+from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, table
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+ACCEPTANCE_REPORT = "StepH_結果まとめ.md"
+REHEARSAL_REPORT = "StepH_予行.md"
+SPEC_FOLDER = "LLM_ファインチューニング"
+HISTORY = "history"
+_NOTES = """
+<!-- ここから次の steph の印までは自由に書けます。作り直しても 1 バイトも変わりません。 -->
+
+#### {title}
+
+"""
+_SECTIONS = {
+    "summary": _NOTES.format(title="感想・メモ"),
+    "h1": _NOTES.format(title="H-1 のメモ"),
+    "h2": _NOTES.format(title="H-2 の感想・原因メモ"),
+    "h3": _NOTES.format(title="H-3 の感想・原因メモ"),
+    "environment": _NOTES.format(title="環境のメモ"),
+    "advice": _NOTES.format(title="StepH の感想"),
+    HISTORY: _NOTES.format(title="履歴のメモ"),
+}
+_MOST_WRITES = 5
+
+
+def report_path(record: Record, reports_dir: Path) -> Path:
+    """Give where the record's report goes: rehearsals apart, acceptances in the spec's folder where it is there."""
+    if record.context.kind is RecordKind.REHEARSAL:
+        return reports_dir / REHEARSAL_REPORT
+    folder = Path(record.context.pipeline_root) / SPEC_FOLDER
+    return (folder if folder.is_dir() else reports_dir) / ACCEPTANCE_REPORT
+
+
+def render(record: Record, history: Sequence[Record] = (), *, figures: Mapping[str, str] | None = None) -> str:
+    """Give the whole generated body; `figures` maps `loss` and `vram` to paths relative to the report."""
+    return "\n\n".join(part.text for part in parts(record, history, figures=figures)) + "\n"
+
+
+def parts(
+    record: Record,
+    history: Sequence[Record] = (),
+    *,
+    figures: Mapping[str, str] | None = None,
+    old_rows: Sequence[str] = (),
+    predictions: Mapping[tuple[int, int], advice.Prediction] | None = None,
+) -> tuple[keep.Part, ...]:
+    """Give the generated parts in the page's order; `old_rows` are a file's history rows, kept where not known here."""
+    values = {
+        "record": record,
+        "figures": dict(figures or {}),
+        "advice": advice.advise(record, predictions),
+        "history_rows": views.history_rows(record, history, old_rows),
+    }
+    templates = _templates()
+    return tuple(
+        keep.Part(name, _tidy(templates.get_template(f"{name}.md.j2").render(values)), notes)
+        for name, notes in _SECTIONS.items()
+    )
+
+
+def _tidy(text: str) -> str:
+    """Leave one blank line where a part that fell away left several; fenced text has none in a row to lose."""
+    return re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n"
+
+
+@cache
+def _templates() -> Environment:
+    """Give the templates, in which every expression that is not `Markdown` is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("steph.tell"),
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - the output is Markdown: `finalize` escapes every expression for it
+    )
+    words: dict[str, Any] = {
+        **{function.__name__: function for function in (code, details, fence, inline, joined, prose, table)},
+        **{
+            "pieces": pieces,
+            "summary": summary,
+            "views": views,
+            "wording": wording,
+            "commands": commands,
+            "advice_views": advice_views,
+        },
+        **{"H1": StageId.H1, "H2": StageId.H2, "H3": StageId.H3, "Markdown": Markdown},
+    }
+    environment.globals.update(words)
+    return environment
+
+
+def write_report(
+    record: Record,
+    history: Sequence[Record],
+    path: Path,
+    *,
+    figures_dir: Path | None = None,
+    samples: Sequence[VramSample] = (),
+    predictions: Mapping[tuple[int, int], advice.Prediction] | None = None,
+) -> Path:
+    """Write or renew the report and its pictures, keeping what people wrote; give the file's real path.
+
+    `figures_dir` is beside the report where not given. A file that changes while it is read is read again, so that a
+    note saved meanwhile is not lost. Raises OSError where the file can't be read or replaced.
+    """
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figures = write_figures(record, samples, figures_dir or target.parent / "figures")
+    relative = {name: os.path.relpath(file, target.parent) for name, file in figures.items()}
+    for _ in range(_MOST_WRITES):
+        before = _state_of(target)
+        existing = target.read_bytes() if before else None
+        rows = views.rows_in(existing or b"")
+        made = parts(record, history, figures=relative, old_rows=rows, predictions=predictions)
+        merged = keep.merge(existing, made)
+        if merged == existing or _replace(target, merged, before):
+            return target
+    raise OSError(f"{target}: keeps changing while the report is written")
+
+
+def _state_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_mtime_ns, state.st_size, state.st_ino
+
+
+def _replace(target: Path, content: bytes, before: tuple[int, int, int] | None) -> bool:
+    """Replace the file at once, unless it changed since; its permissions stay."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(stat.S_IMODE(target.stat().st_mode) if before else 0o644)
+        if _state_of(target) != before:
+            return False
+        temporary.replace(target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    return True

@@ -1,0 +1,225 @@
+"""The first screen: one verdict for the whole record and at most five sentences of what matters.
+
+Takes a record, gives words; decides no stage's verdict, and never calls a record better than its worst stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from steph.record import (
+    Attempt,
+    Cause,
+    Check,
+    GitState,
+    ModelChoice,
+    Record,
+    RecordKind,
+    Severity,
+    StageId,
+    StageResult,
+    Verdict,
+)
+from steph.tell import wording
+
+MOST_SENTENCES = 5
+BRANCH_COMMAND = "git switch -c feature/steph-small-model-debug"
+
+
+class Overall(StrEnum):
+    """What the record as a whole may be called; only PASSED and DEGRADED stand on three fresh green stages."""
+
+    PASSED = "passed"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    INCOMPLETE = "incomplete"
+    RUNNING = "running"
+
+
+_ACCEPTANCE_WORDS = {
+    Overall.PASSED: "✅ 受入: 合格",
+    Overall.DEGRADED: "🟡 受入: 条件付き合格",
+    Overall.FAILED: "❌ 受入: 不合格",
+    Overall.INCOMPLETE: "⬜ 受入: 未完了(合格ではない)",
+    Overall.RUNNING: "⏳ 受入: 実行中(まだ合格ではない)",
+}
+_REHEARSAL_WORDS = {
+    Overall.PASSED: "予行・受入ではない: ✅ 3 ステージとも通過",
+    Overall.DEGRADED: "予行・受入ではない: 🟡 設定を下げて通過",
+    Overall.FAILED: "予行・受入ではない: ❌ 失敗",
+    Overall.INCOMPLETE: "予行・受入ではない: ⬜ 未完了",
+    Overall.RUNNING: "予行・受入ではない: ⏳ 実行中",
+}
+
+
+def in_flight(record: Record, stage: StageId) -> bool:
+    """Whether the stage is running right now."""
+    result = record.stages.get(stage)
+    return record.live and result is not None and result.ended_at is None
+
+
+def contradiction(result: StageResult) -> Check | None:
+    """Give a check of severity `fail` that does not hold although the stage is called green."""
+    broken = (check for check in result.findings if check.severity is Severity.FAIL)
+    return next(broken, None) if result.verdict.is_green else None
+
+
+def overall(record: Record) -> Overall:
+    """Name the record as a whole by its worst stage; stale and unmeasured stages never count as passed."""
+    results = [record.stages.get(stage) for stage in StageId]
+    known = [result for result in results if result is not None]
+    settled = [result for result in known if not in_flight(record, result.stage)]
+    if any(not r.verdict.is_green and r.verdict is not Verdict.NOT_RUN for r in settled) or any(
+        contradiction(result) for result in settled
+    ):
+        return Overall.FAILED
+    if record.live:
+        return Overall.RUNNING
+    if len(known) < len(StageId) or any(r.verdict is Verdict.NOT_RUN or r.stale for r in known):
+        return Overall.INCOMPLETE
+    degraded = any(result.verdict is Verdict.PASS_DEGRADED for result in known)
+    return Overall.DEGRADED if degraded else Overall.PASSED
+
+
+def headline(record: Record) -> str:
+    """Give the verdict line; a rehearsal's says first that it is none."""
+    words = _REHEARSAL_WORDS if record.context.kind is RecordKind.REHEARSAL else _ACCEPTANCE_WORDS
+    return words[overall(record)]
+
+
+def stage_word(record: Record, stage: StageId) -> str:
+    """Name a stage's state: running, its verdict, and whether it is stale."""
+    if in_flight(record, stage):
+        return "⏳ 実行中"
+    result = record.stages.get(stage)
+    word = wording.verdict_word(record.verdict_of(stage), record.context.kind)
+    if result and contradiction(result):
+        return f"❌ 不合格(判定 {result.verdict.value} だが重大な検査が不成立)"
+    return f"{word}・古い結果(stale)" if result and result.stale else word
+
+
+def model_of(record: Record) -> ModelChoice | None:
+    """Give the model under test: the one that training ended on, else the one chosen."""
+    for stage in (StageId.H2, StageId.H1, StageId.H3):
+        result = record.stages.get(stage)
+        if result and result.model:
+            return result.model
+    return None
+
+
+def capacity_bytes(record: Record) -> int | None:
+    """Give the memory that the run could use: the cap where there is one, else the card's."""
+    card = record.context.environment.device
+    return record.context.vram_cap_bytes or (card.total_bytes if card else None)
+
+
+def peak_bytes(result: StageResult | None) -> int | None:
+    """Give the whole card's peak of the attempt that counts, used memory by NVML."""
+    attempt = result.last_attempt if result else None
+    return attempt.peak_device_bytes if attempt else None
+
+
+def ran_out_of_memory(result: StageResult | None) -> tuple[Attempt, ...]:
+    """Give the attempts of a stage that ended in a CUDA OOM."""
+    attempts = result.attempts if result else ()
+    return tuple(a for a in attempts if a.diagnosis and a.diagnosis.cause is Cause.CUDA_OOM)
+
+
+def is_dirty_on_main(state: GitState) -> bool:
+    """Whether uncommitted changes lie on the main branch itself."""
+    return bool(state.dirty) and state.branch in ("main", "master")
+
+
+def sentences(record: Record) -> tuple[str, ...]:
+    """Give what matters most, hardest first, at most five sentences; backticked words are code."""
+    return tuple(sentence for _, sentence in zip(range(MOST_SENTENCES), _all_sentences(record), strict=False))
+
+
+def _all_sentences(record: Record) -> Iterator[str]:
+    yield from _of_broken_stages(record)
+    yield from _of_findings(record, Severity.FAIL)
+    yield from _of_memory(record)
+    yield from _of_model(record)
+    yield from _of_findings(record, Severity.WARN)
+    yield from _of_branch(record)
+    yield from _of_data(record)
+    yield from _of_result(record)
+
+
+def _of_broken_stages(record: Record) -> Iterator[str]:
+    for stage in StageId:
+        result = record.stages.get(stage)
+        if in_flight(record, stage):
+            yield f"{stage} は実行中です。"
+        elif result is None:
+            yield f"{stage}({wording.STAGE_TITLES[stage]})は実行していません。"
+        elif not result.verdict.is_green:
+            yield f"{stage} は {result.verdict}: {result.explanation}"
+        elif result.stale:
+            yield f"{stage} は、もとになった結果があとで入れ替わったので古く、やり直しが必要です。"
+
+
+def _of_findings(record: Record, severity: Severity) -> Iterator[str]:
+    found = [
+        (stage, check) for stage, result in record.stages.items() for check in result.findings
+        if check.severity is severity
+    ]  # fmt: skip
+    if not found:
+        return
+    stage, first = found[0]
+    more = f"(ほか {len(found) - 1} 件は各節の所見)" if len(found) > 1 else ""
+    word = "重大な所見" if severity is Severity.FAIL else "警告"
+    yield f"{stage} に{word}があります: {first.message}{more}"
+
+
+def _of_memory(record: Record) -> Iterator[str]:
+    h2 = record.stages.get(StageId.H2)
+    ooms = ran_out_of_memory(h2)
+    if h2 and ooms and h2.verdict.is_green and h2.last_attempt:
+        yield (
+            f"H-2 は CUDA OOM を {len(ooms)} 回起こし、設定を `{ooms[0].label}` から "
+            f"`{h2.last_attempt.label}` へ下げて通りました。"
+        )
+    elif h2 and h2.verdict is Verdict.PASS_DEGRADED and h2.given_up:
+        yield f"H-2 であきらめた設定: {'、'.join(h2.given_up)}。"
+    peak, capacity = peak_bytes(h2), capacity_bytes(record)
+    if h2 and h2.verdict.is_green and peak is not None and capacity:
+        left = max(capacity - peak, 0)
+        yield (
+            f"学習の VRAM ピークはカード全体で {wording.gib(peak)} / {wording.gib(capacity)}"
+            f"(余り {wording.gib(left)})でした。"
+        )
+
+
+def _of_model(record: Record) -> Iterator[str]:
+    choice = model_of(record)
+    if choice and choice.automatic_substitute:
+        yield f"仕様の候補ではなく `{choice.name}` を代わりに使いました: {choice.reason}"
+    elif choice and choice.source == "cache":
+        yield f"`{choice.name}` は手元のキャッシュのもので、Hub では確認していません(Hub 未確認)。"
+
+
+def _of_branch(record: Record) -> Iterator[str]:
+    if is_dirty_on_main(record.context.pipeline_git):
+        yield (
+            f"パイプラインの {record.context.pipeline_git.branch} ブランチに未コミットの変更があります: "
+            f"コードを変えるなら先に `{BRANCH_COMMAND}` で枝を切ってください。"
+        )
+
+
+def _of_data(record: Record) -> Iterator[str]:
+    if any(file.is_sample for file in record.data):
+        yield "データは付属の見本で、lawqa_jp の本番データではありません。"
+
+
+def _of_result(record: Record) -> Iterator[str]:
+    h3 = record.stages.get(StageId.H3)
+    attempt = h3.last_attempt if h3 else None
+    if h3 and h3.verdict.is_green and attempt and attempt.evaluation:
+        outcome = attempt.evaluation
+        words = wording.accuracy_words(outcome.correct, outcome.total)
+        meaning = (
+            "乱数の重みなので、この数に意味はありません" if record.context.twin else "この問題数では精度は言えません"
+        )
+        yield f"評価は {words}で完走しました({meaning})。"
