@@ -1,0 +1,161 @@
+"""One attempt of a stage: clear the way, run the child, diagnose its end.
+
+The caller says what is run and how its artifacts are judged; this module makes sure that the journal knows about the
+attempt before its child starts and after it ended, whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from steph.console import Console
+from steph.judge.diagnose import diagnose, first_traceback
+from steph.preparation import Setup
+from steph.record import Attempt, Cause, EndedBy, EvalSettings, StageId, TrainSettings
+from steph.run import inputs, output, telemetry
+from steph.run.events import AttemptEnded, AttemptStarted
+from steph.run.journal import Journal, now
+from steph.run.runner import ChildOutcome, ChildSpec, run_child
+
+LAST_LINES = 30
+OFFLINE_ENV = {"HF_HUB_OFFLINE": "1"}
+SECRET_ENV = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one attempt is to do; `writes` are the pipeline's outputs, moved aside before it starts."""
+
+    stage: StageId
+    label: str
+    argv: tuple[str, ...]
+    deadline_seconds: float
+    settings: TrainSettings | EvalSettings | None = None
+    writes: tuple[Path, ...] = ()
+    on_gpu: bool = True
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A child that ended: the attempt so far, what the runner saw, and what the child printed."""
+
+    attempt: Attempt
+    outcome: ChildOutcome
+    folder: Path
+    started_unix: float
+    stdout: str
+    output: str
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether its artifacts are worth judging: exit 0 and no cause of failure in the log."""
+        diagnosis = self.attempt.diagnosis
+        return self.attempt.returncode == 0 and diagnosis is not None and diagnosis.cause is Cause.NONE
+
+
+Judge = Callable[[Finished], Attempt]
+
+
+def run_attempt(setup: Setup, journal: Journal, console: Console, request: Request, judge: Judge) -> Attempt:
+    """Run one child and journal its end; `judge` completes the attempt with what its artifacts say."""
+    number, folder = _next_folder(journal.folder, request.stage)
+    for path in request.writes:
+        inputs.set_aside(path, folder / "before")
+    attempt = Attempt(
+        stage=request.stage,
+        number=number,
+        label=request.label,
+        settings=request.settings,
+        argv=request.argv,
+        cwd=str(setup.root),
+        folder=folder.name,
+        started_at=now(),
+    )
+    journal.append(AttemptStarted(at=now(), attempt=attempt))
+    title = f"{request.stage} {request.label}"
+    started_unix = time.time()
+    try:
+        outcome = run_child(_spec(setup, request, folder), on_poll=lambda progress: console.progress(title, progress))
+    except BaseException:
+        lost = attempt.model_copy(update=_interrupted(folder, time.time() - started_unix))
+        journal.append(AttemptEnded(at=now(), attempt=lost))
+        raise
+    finished = _finished(attempt, outcome, folder, started_unix)
+    complete = judge(finished) if finished.ended_well else finished.attempt
+    journal.append(AttemptEnded(at=now(), attempt=complete))
+    return complete
+
+
+def child_environment(setup: Setup, existing: Mapping[str, str], *, on_gpu: bool) -> dict[str, str | None]:
+    """What a child's environment has beyond ours: offline, one device by UUID, the cap; None takes a variable away."""
+    changes: dict[str, str | None] = {**OFFLINE_ENV, **dict.fromkeys(SECRET_ENV)}
+    if setup.device is not None and on_gpu:
+        changes["CUDA_VISIBLE_DEVICES"] = setup.device.uuid
+        if setup.options.vram_cap_bytes is not None:
+            fraction = telemetry.memory_fraction_for_cap(setup.options.vram_cap_bytes, setup.device.total_bytes)
+            changes["PYTORCH_CUDA_ALLOC_CONF"] = telemetry.merge_alloc_conf(
+                existing.get("PYTORCH_CUDA_ALLOC_CONF"), fraction
+            )
+    elif setup.profile.machine.device == "cpu":
+        changes["CUDA_VISIBLE_DEVICES"] = ""
+        if "OMP_NUM_THREADS" not in existing:
+            changes["OMP_NUM_THREADS"] = "1"
+    return changes
+
+
+def _spec(setup: Setup, request: Request, folder: Path) -> ChildSpec:
+    limits = setup.profile.limits
+    return ChildSpec(
+        argv=request.argv,
+        cwd=setup.root,
+        folder=folder,
+        env=child_environment(setup, os.environ, on_gpu=request.on_gpu),
+        deadline_seconds=request.deadline_seconds,
+        grace_seconds=limits.terminate_grace_seconds,
+        device_uuid=setup.device.uuid if setup.device else None,
+        memory_wait_seconds=limits.memory_return_seconds,
+    )
+
+
+def _next_folder(record_folder: Path, stage: StageId) -> tuple[int, Path]:
+    taken = len(list(record_folder.glob(f"{stage}-*")))
+    while True:
+        taken += 1
+        folder = record_folder / f"{stage}-{taken}"
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            return taken, folder
+
+
+def _finished(attempt: Attempt, outcome: ChildOutcome, folder: Path, started_unix: float) -> Finished:
+    text = output.read_output(folder)
+    timed_out = outcome.ended_by is EndedBy.DEADLINE
+    diagnosis = diagnose(text, outcome.returncode, outcome.probes, timed_out)
+    failed = outcome.returncode != 0 or diagnosis.cause is not Cause.NONE
+    attempt = attempt.model_copy(
+        update={
+            "seconds": outcome.seconds,
+            "returncode": outcome.returncode,
+            "ended_by": outcome.ended_by,
+            "diagnosis": diagnosis,
+            "traceback": first_traceback(text) if failed else None,
+            "last_lines": tuple(output.tail_lines(folder, LAST_LINES)) if failed else (),
+            "probes": outcome.probes,
+            "peak_device_bytes": outcome.peak_device_bytes,
+            "peak_own_bytes": outcome.peak_own_bytes,
+            "memory_returned": outcome.memory_returned,
+        }
+    )
+    return Finished(attempt, outcome, folder, started_unix, output.stdout_text(folder), text)
+
+
+def _interrupted(folder: Path, seconds: float) -> dict[str, object]:
+    return {
+        "seconds": seconds,
+        "ended_by": EndedBy.INTERRUPTED,
+        "last_lines": tuple(output.tail_lines(folder, LAST_LINES)),
+    }

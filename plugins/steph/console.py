@@ -1,0 +1,62 @@
+"""What a person sees while a stage runs: a live line on a terminal, heartbeat lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+HEARTBEAT_SECONDS = 30.0
+LIVE_SECONDS = 0.5
+
+
+class Shown(Protocol):
+    """What the runner reports while a child runs."""
+
+    elapsed_seconds: float
+    step: int | None
+    steps: int | None
+    used_bytes: int | None
+    peak_bytes: int | None
+
+
+@dataclass
+class Console:
+    """Writes lines through `write`; `is_terminal` chooses between a line that rewrites itself and heartbeats."""
+
+    write: Callable[[str], None]
+    is_terminal: bool
+    clock: Callable[[], float] = time.monotonic
+    _last_shown: float = field(default=0.0, init=False)
+    _live_width: int = field(default=0, init=False)
+
+    def line(self, text: str) -> None:
+        """Write one whole line, over the live line where there is one."""
+        self.write(f"\r{text.ljust(self._live_width)}\n" if self._live_width else f"{text}\n")
+        self._live_width = 0
+
+    def progress(self, title: str, shown: Shown) -> None:
+        """Show how far a child has come, no oftener than a person can read."""
+        wait = LIVE_SECONDS if self.is_terminal else HEARTBEAT_SECONDS
+        if self.clock() - self._last_shown < wait and shown.elapsed_seconds > 0:
+            return
+        self._last_shown = self.clock()
+        text = f"{title}  {progress_text(shown)}"
+        if not self.is_terminal:
+            if shown.elapsed_seconds >= wait:
+                self.line(text)
+            return
+        self.write(f"\r{text.ljust(self._live_width)}")
+        self._live_width = len(text)
+
+
+def progress_text(shown: Shown) -> str:
+    """Elapsed time, step and VRAM, each only where it is known."""
+    minutes, seconds = divmod(int(shown.elapsed_seconds), 60)
+    parts = [f"{minutes}:{seconds:02d}"]
+    if shown.step is not None and shown.steps is not None:
+        parts.append(f"step {shown.step}/{shown.steps}")
+    if shown.used_bytes is not None and shown.peak_bytes is not None:
+        parts.append(f"VRAM {shown.used_bytes / 2**30:.1f} GiB (peak {shown.peak_bytes / 2**30:.1f})")
+    return "  ".join(parts)

@@ -1,0 +1,164 @@
+"""H-1: the model under test, from the Hub, the local cache, a folder, or made on the spot as a twin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from steph.attempts import Finished, Request, run_attempt
+from steph.console import Console
+from steph.outcome import Outcome
+from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
+from steph.preparation import Setup, cache_dir
+from steph.record import Attempt, Check, ModelChoice, Severity, StageId, Verdict
+from steph.run import hub, tokenizers
+from steph.run.inputs import InputError
+from steph.run.journal import Journal
+
+TINY_NAME = "steph/tiny-qwen2"
+TWIN_SCRIPT = Path(__file__).parent / "child" / "twin.py"
+
+
+def choose_model(setup: Setup, journal: Journal, console: Console, deadline: float) -> ModelChoice | Outcome:
+    """Choose and fetch the model of this record, or say why there is none."""
+    if setup.context.twin:
+        name = setup.options.model or setup.profile.model.candidates[0]
+        return _make_twin(setup, journal, console, name, deadline)
+    explicit = setup.options.model
+    candidates = (explicit,) if explicit else setup.profile.model.candidates
+    return _from_hub(setup, console, candidates, deadline, is_explicit=explicit is not None)
+
+
+def smaller_model(
+    setup: Setup, journal: Journal, console: Console, model: ModelChoice, deadline: float
+) -> ModelChoice | None:
+    """The largest candidate that is smaller than `model` and can be had, None where there is none."""
+    sizes = {name: parameter_count(shape) for name, shape in BUILT_IN.items()}
+    known = [name for name in setup.profile.model.candidates if sizes.get(name, 0) < (model.parameters or 0)]
+    names = sorted((name for name in known if name in sizes), key=lambda name: -sizes[name])
+    for name in names:
+        if setup.context.twin:
+            found = _make_twin(setup, journal, console, name, deadline)
+        else:
+            found = _from_hub(setup, console, (name,), deadline, is_explicit=False)
+        if isinstance(found, ModelChoice):
+            reason = f"{model.name} は読み込み・準備中にOOMとなったため、より小さい候補を使用"
+            return found.model_copy(update={"automatic_substitute": True, "reason": reason})
+    return None
+
+
+def model_checks(setup: Setup, model: ModelChoice) -> tuple[Check, ...]:
+    """What H-1 stands on: the model is there whole, its size is known and within the profile's range."""
+    limits = setup.profile.model
+    is_there = model.snapshot_path is not None and (Path(model.snapshot_path) / "config.json").is_file()
+    count = model.parameters
+    in_range = None if count is None else limits.min_parameters <= count <= limits.max_parameters
+    shown = "不明" if count is None else f"{count / 1e9:.2f}B"
+    span = f"{limits.min_parameters / 1e9:.1f}B〜{limits.max_parameters / 1e9:.1f}B"
+    explicit = setup.options.model is not None
+    range_severity = Severity.WARN if explicit or count is None else Severity.FAIL
+    checks = [
+        Check(
+            id="model_available",
+            severity=Severity.FAIL,
+            holds=is_there,
+            message=f"モデル {model.name} が手元に揃っている({model.source})",
+        ),
+        Check(
+            id="parameters_in_range",
+            severity=range_severity,
+            holds=in_range,
+            message=f"パラメータ数 {shown} がプロファイルの範囲 {span} にある",
+        ),
+    ]
+    if model.source == "cache":
+        checks.append(
+            Check(id="hub_confirmed", severity=Severity.WARN, holds=False, message="Hub 未確認: キャッシュの複製を使用")
+        )
+    return tuple(checks)
+
+
+def _from_hub(
+    setup: Setup, console: Console, candidates: tuple[str, ...], deadline: float, *, is_explicit: bool
+) -> ModelChoice | Outcome:
+    endpoint = os.environ.get("HF_ENDPOINT")
+    try:
+        choice = hub.choose(
+            candidates,
+            endpoint=endpoint,
+            primary_count=setup.profile.model.preferred,
+            is_explicit=is_explicit,
+            timeout_seconds=setup.profile.limits.hub_request_seconds,
+            log=console.line,
+        )
+        return hub.download(
+            choice,
+            endpoint=endpoint,
+            deadline_seconds=max(1.0, deadline - time.monotonic()),
+            log=console.line,
+        )
+    except hub.NoModelError as error:
+        reasons = "; ".join(f"{item.name}: {item.message}" for item in error.rejected)
+        return Outcome(Verdict.FAIL, f"使えるモデルがない: {reasons}", checks=_no_model_checks(reasons))
+    except hub.DownloadError as error:
+        return Outcome(Verdict.FAIL, f"ダウンロードできない: {error}", checks=_no_model_checks(str(error)))
+
+
+def _no_model_checks(message: str) -> tuple[Check, ...]:
+    return (Check(id="model_available", severity=Severity.FAIL, holds=False, message=message),)
+
+
+def _make_twin(setup: Setup, journal: Journal, console: Console, name: str, deadline: float) -> ModelChoice | Outcome:
+    shape = TINY if name == TINY_NAME else BUILT_IN.get(name)
+    if shape is None:
+        known = ", ".join(sorted(BUILT_IN))
+        raise InputError(f"--steph-twin: no built-in shape for {name!r}; known: {known}")
+    tokenizer = None if shape is TINY else tokenizers.find_qwen_tokenizer()
+    folder = _twin_folder(name, shape, tokenizer, setup.dataset.sha256)
+    attempt = None
+    if not (folder / "twin.json").is_file():
+        attempt = _run_twin_script(setup, journal, console, shape, folder, tokenizer, name, deadline)
+    if not (folder / "twin.json").is_file():
+        outcome = Outcome.of_attempt(attempt) if attempt else Outcome(Verdict.FAIL, "")
+        return Outcome(outcome.verdict, f"twinを作れない: {outcome.explanation}")
+    own = "Qwenトークナイザ" if tokenizer else "自前のBPEトークナイザ"
+    return ModelChoice(
+        name=str(folder),
+        source="twin",
+        reason=f"予行のため {name} と同じ形の乱数重みモデルを使用({own})",
+        parameters=parameter_count(shape),
+        snapshot_path=str(folder),
+    )
+
+
+def _twin_folder(name: str, shape: ModelShape, tokenizer: Path | None, dataset_sha256: str) -> Path:
+    source = str(tokenizer) if tokenizer else dataset_sha256
+    digest = hashlib.sha256(json.dumps([asdict(shape), source, 1], sort_keys=True).encode()).hexdigest()[:8]
+    return cache_dir() / "twins" / f"{name.rpartition('/')[2]}-{digest}"
+
+
+def _run_twin_script(
+    setup: Setup,
+    journal: Journal,
+    console: Console,
+    shape: ModelShape,
+    folder: Path,
+    tokenizer: Path | None,
+    name: str,
+    deadline: float,
+) -> Attempt:
+    console.line(f"H-1 making a random-weight twin of {name} in {folder}")
+    source = ("--tokenizer", str(tokenizer)) if tokenizer else ("--train-tokenizer", setup.dataset.path)
+    config = journal.folder / "twin-config.json"
+    config.write_text(json.dumps(config_of(shape, name)), encoding="utf-8")
+    argv = (setup.python, str(TWIN_SCRIPT), "--config", str(config), "--output", str(folder), *source)
+    request = Request(StageId.H1, f"twin {name}", argv, max(1.0, deadline - time.monotonic()))
+
+    def judge(finished: Finished) -> Attempt:
+        return finished.attempt
+
+    return run_attempt(setup, journal, console, request, judge)

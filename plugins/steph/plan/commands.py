@@ -1,0 +1,66 @@
+"""Settings to command lines, exactly as a person would type them from the pipeline root."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from steph.plan.description import Description
+from steph.record import EvalSettings, TrainSettings
+
+MAX_STEPS_FLAG = "--max-steps-override"
+
+
+def train_command(
+    python: str, description: Description, model: str, train_file: str, settings: TrainSettings, *, cap_steps: bool
+) -> tuple[str, ...]:
+    """The spec's H-2 command; `cap_steps` adds `--max-steps-override`, which a pipeline may lack."""
+    paths = description.paths
+    values: list[object] = [
+        *("--model-name", model),
+        *("--train-file", train_file),
+        *("--output-dir", paths.output_dir),
+        *("--num-epochs", settings.num_epochs),
+        *("--batch-size", settings.batch_size),
+        *("--learning-rate", f"{settings.learning_rate:g}"),
+        *("--max-seq-length", settings.max_seq_length),
+        *("--gradient-accumulation-steps", settings.gradient_accumulation_steps),
+        *("--warmup-ratio", f"{settings.warmup_ratio:g}"),
+        *("--lora-r", settings.lora_r),
+        *("--lora-alpha", settings.lora_alpha),
+        *("--lora-dropout", f"{settings.lora_dropout:g}"),
+    ]
+    if settings.target_modules:
+        values += ["--target-modules", ",".join(settings.target_modules)]
+    if settings.use_4bit:
+        values += ["--use-4bit"]
+        values += ["--bnb-4bit-compute-dtype", settings.bnb_4bit_compute_dtype]
+        values += ["--bnb-4bit-quant-type", settings.bnb_4bit_quant_type]
+    if settings.mixed_precision:
+        values += [f"--{settings.mixed_precision}"]
+    values += ["--logging-steps", settings.logging_steps]
+    if cap_steps:
+        values += [MAX_STEPS_FLAG, settings.max_steps]
+    return (python, paths.train_script, *map(str, values), "--do-train")
+
+
+def evaluate_command(
+    python: str, description: Description, model: str, dataset: str, settings: EvalSettings, *, lora_path: str | None
+) -> tuple[str, ...]:
+    """The spec's H-3 command; without `lora_path` the base model alone is evaluated."""
+    paths = description.paths
+    argv: list[str] = [python, paths.evaluate_script, "--data", dataset, "--output", paths.evaluation_output]
+    argv += ["--samples", str(settings.samples), "--top-k", str(settings.top_k)]
+    argv += [] if settings.use_rag else ["--no-rag"]
+    argv += ["--use-cot"] if settings.use_cot else []
+    argv += ["--llm-backend", "hf", "--hf-model-name", model]
+    argv += ["--hf-lora-path", lora_path] if lora_path else []
+    argv += ["--hf-load-in-4bit"] if settings.load_in_4bit else []
+    return (*argv, "--ensemble", str(settings.ensemble))
+
+
+def build_command(python: str, template: Sequence[str], values: Mapping[str, str]) -> tuple[str, ...]:
+    """The description's build command with its placeholders filled; an unknown placeholder stays as it is."""
+    argv = list(template)
+    for key, value in values.items():
+        argv = [word.replace(f"{{{key}}}", value) for word in argv]
+    return (python, *argv)

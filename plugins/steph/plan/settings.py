@@ -1,0 +1,182 @@
+"""Profiles: one TOML file that says what is run, on which machine, with which ladder and limits.
+
+A profile is read and validated whole before anything starts; what is wrong is one line each: file, key, value, what is
+allowed. Nothing here looks at the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from steph.record import EvalSettings, TrainSettings, Value
+
+MAX_STEPS = 500  # the spec: "several hundred steps" at most, no long training in this step
+MAX_SAMPLES = 10  # the spec: two or three questions, no full evaluation in this step
+
+
+class ProfileError(ValueError):
+    """A profile can't be used; the message names file, key, value and what is allowed."""
+
+
+class Machine(Value):
+    """What the profile expects to run on; `device = "cpu"` makes every run a rehearsal."""
+
+    title: str
+    device: Literal["gpu", "cpu"] = "gpu"
+
+
+class Models(Value):
+    """The model candidates in order of preference; the first `preferred` ones pass without being a substitute."""
+
+    candidates: Annotated[tuple[str, ...], Field(min_length=1)]
+    preferred: Annotated[int, Field(ge=1)] = 2
+    min_parameters: Annotated[int, Field(ge=0)] = 1_500_000_000
+    max_parameters: Annotated[int, Field(gt=0)] = 4_100_000_000
+    twin: bool = False
+
+
+class ProfileTrain(TrainSettings):
+    """The training settings of the first rung, within the spec's ban on heavy experiments."""
+
+    num_epochs: Annotated[int, Field(ge=1, le=10)] = 1
+    max_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 50
+    batch_size: Annotated[int, Field(ge=1)] = 2
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
+    max_seq_length: Annotated[int, Field(ge=16)] = 512
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 2
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
+    lora_r: Annotated[int, Field(ge=1)] = 16
+    lora_alpha: Annotated[int, Field(ge=1)] = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    logging_steps: Annotated[int, Field(ge=1)] = 1
+
+
+class ProfileEvaluate(EvalSettings):
+    """The evaluation settings, within the spec's ban on heavy experiments."""
+
+    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 3
+    top_k: Annotated[int, Field(ge=1)] = 1
+    ensemble: Annotated[int, Field(ge=1)] = 1
+
+
+class Rung(Value):
+    """One step down the ladder: the settings that it changes, each None where it leaves them."""
+
+    max_seq_length: Annotated[int, Field(ge=16)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] | None = None
+    use_4bit: bool | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Rung:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("a rung must change at least one setting")
+        return self
+
+
+class Limits(Value):
+    """How long things may take, in seconds, and when an answer counts as slow."""
+
+    h1_seconds: Annotated[float, Field(gt=0)] = 3600
+    h2_seconds: Annotated[float, Field(gt=0)] = 3600
+    h3_seconds: Annotated[float, Field(gt=0)] = 1200
+    train_attempt_seconds: Annotated[float, Field(gt=0)] = 1800
+    evaluate_attempt_seconds: Annotated[float, Field(gt=0)] = 900
+    hub_request_seconds: Annotated[float, Field(gt=0)] = 20
+    terminate_grace_seconds: Annotated[float, Field(gt=0)] = 10
+    memory_return_seconds: Annotated[float, Field(gt=0)] = 30
+
+
+class Profile(Value):
+    """One validated profile; `path` and `sha256` say which file it was."""
+
+    machine: Machine
+    model: Models
+    train: ProfileTrain = ProfileTrain()
+    evaluate: ProfileEvaluate = ProfileEvaluate()
+    ladder: tuple[Rung, ...] = ()
+    limits: Limits = Limits()
+    path: str = ""
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """The profile's name: the file's name without its ending."""
+        return Path(self.path).stem
+
+
+def profile_path(name_or_path: str, near: Path) -> Path:
+    """Find a profile: a path as it is, else a name in `near`/profiles, else one that comes with the suite.
+
+    Raises ProfileError naming every place that was looked at and the names that exist.
+    """
+    if name_or_path.endswith(".toml"):
+        path = (near / name_or_path).resolve()
+        if path.is_file():
+            return path
+        raise ProfileError(f"profile {path}: no such file")
+    folders = [near / "profiles", builtin_profiles()]
+    for folder in folders:
+        if (folder / f"{name_or_path}.toml").is_file():
+            return folder / f"{name_or_path}.toml"
+    known = sorted({found.stem for folder in folders if folder.is_dir() for found in folder.glob("*.toml")})
+    raise ProfileError(f"profile {name_or_path!r}: not found; known: {', '.join(known)}; or a path ending in .toml")
+
+
+def builtin_profiles() -> Path:
+    """The folder of the profiles that come with the suite: in the wheel, else at the root of a clone."""
+    packaged = Path(str(resources.files("steph"))) / "profiles"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "profiles"
+
+
+def load_profile(path: Path) -> Profile:
+    """Read and validate a profile whole; raises ProfileError with one line per bad key."""
+    try:
+        data = path.read_bytes()
+        table = tomllib.loads(data.decode())
+    except OSError as error:
+        raise ProfileError(f"profile {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"profile {path}: not valid TOML: {error}") from error
+    for reserved in ("path", "sha256"):
+        if reserved in table:
+            raise ProfileError(f"profile {path}: {reserved}: unknown key")
+    try:
+        return Profile(**table, path=str(path), sha256=hashlib.sha256(data).hexdigest())
+    except ValidationError as error:
+        raise ProfileError("\n".join(validation_lines(f"profile {path}", error))) from error
+
+
+def validation_lines(where: str, error: ValidationError) -> list[str]:
+    """One line per bad key of a pydantic error: place, dotted key, value and what is allowed."""
+    return [f"{where}: {_dotted(item['loc'])}: {_reason(item)}" for item in error.errors(include_url=False)]
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".")
+
+
+def _reason(item: ErrorDetails) -> str:
+    match item["type"]:
+        case "extra_forbidden":
+            return "unknown key"
+        case "missing":
+            return "missing"
+    message = item["msg"].removeprefix("Value error, ")
+    note = ""
+    if item["loc"][-1:] == ("max_steps",) and item["type"] == "less_than_equal":
+        note = " (no heavy experiments in this step)"
+    if item["loc"][-1:] == ("samples",) and item["type"] == "less_than_equal":
+        note = " (no full evaluation in this step)"
+    value = item["input"]
+    return f"{message}{note}" if isinstance(value, dict) else f"{value!r} is not allowed: {message}{note}"

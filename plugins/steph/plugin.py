@@ -1,0 +1,229 @@
+"""The pytest plugin: options, which tests are stages, and what happens around them.
+
+A good guest: hooks act only where a selected test is marked `steph_stage`, and nothing heavy is imported before a stage
+is about to run.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from steph.plan.options import Options
+    from steph.record import StageId, StageResult
+    from steph.session import StageSession
+
+NO_GPU = "no NVIDIA GPU on this machine; rehearse on the CPU with --steph-profile cpu"
+MARGIN_SECONDS = 60.0  # what a stage keeps below its test's time-out: ending the child, waiting for memory, writing
+
+
+class _Option(NamedTuple):
+    name: str
+    help: str
+    default: str = ""
+    is_flag: bool = False
+
+
+# One line each, for the command line (--steph-x), the ini file (steph_x) and the environment (STEPH_X), in this order.
+OPTIONS = (
+    _Option("profile", "profile: a name in profiles/ or a path to a .toml file", "rtx3080"),
+    _Option("pipeline-root", "folder of the pipeline under test: scripts/ and maybe steph.toml", "pipeline"),
+    _Option("pipeline-python", "interpreter of the pipeline's scripts (default: the root's .venv, else this one)"),
+    _Option("model", "the one model to use: an id on the Hub or a local folder (default: the profile's candidates)"),
+    _Option("twin", "use a random-weight twin of the model, no download; makes the run a rehearsal", is_flag=True),
+    _Option("vram-cap", "make this card behave like a smaller one, as in 9.64GiB; makes the run a rehearsal"),
+    _Option("report", "folder for the report and runs/, or the Markdown file itself", "reports"),
+)
+SESSION = pytest.StashKey["StageSession"]()
+REFUSED = pytest.StashKey[str]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Every option is --steph-…, every ini key steph_…, with one help text."""
+    group = parser.getgroup("steph", "StepH: hardware acceptance of a fine-tuning pipeline")
+    for option in OPTIONS:
+        default = f" (default: {option.default})" if option.default else ""
+        text = f"{option.help}{default}"
+        action: dict[str, Any] = {"action": "store_const", "const": "true"} if option.is_flag else {"metavar": "VALUE"}
+        group.addoption(f"--steph-{option.name}", dest=_dest(option), default=None, help=text, **action)
+        parser.addini(_dest(option), text, default="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers, so that strict projects accept the acceptance tests."""
+    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU, or --steph-profile cpu; runs the pipeline under test")
+    config.addinivalue_line("markers", "steph_stage(stage): one stage of the acceptance, as in steph_stage('H-1')")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Before anything runs: refuse what can't work in one line, else open the record."""
+    config = session.config
+    items = [item for item in session.items if item.get_closest_marker("steph_stage")]
+    if not items or config.option.collectonly:
+        return
+    if hasattr(config, "workerinput"):
+        config.stash[REFUSED] = "the stages share one GPU and one record: run them without -n"
+        return
+    from steph.plan.options import OptionError
+    from steph.plan.settings import ProfileError
+    from steph.run.inputs import InputError
+    from steph.run.journal import JournalError
+    from steph.session import JoinError
+
+    try:
+        _open(session, items)
+    except (OptionError, ProfileError, InputError, JoinError, JournalError) as error:
+        raise pytest.UsageError(*str(error).splitlines()) from error
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[None]:
+    """Close the record and make sure that nothing unmeasured ends with exit status 0."""
+    stages = session.config.stash.get(SESSION, None)
+    if stages is not None:
+        session.exitstatus = stages.finish(int(exitstatus))
+    return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The stages' verdicts and the report's path."""
+    stages = config.stash.get(SESSION, None)
+    if stages is None:
+        return
+    from steph.judge.verdict import overall
+    from steph.run.journal import read_record
+
+    record = read_record(stages.journal.folder)
+    terminalreporter.section("StepH")
+    terminalreporter.line(f"{overall(record)}  ({record.context.kind}, profile {record.context.profile})")
+    for stage, result in sorted(record.stages.items()):
+        seconds = f"{result.seconds:.1f} s" if result.seconds is not None else ""
+        terminalreporter.line(f"{stage}  {result.verdict:14} {seconds:>9}  {result.explanation[:200]}")
+    if stages.report is not None:
+        terminalreporter.line(f"report: {stages.report}")
+    terminalreporter.line(f"record: {stages.journal.folder}")
+
+
+class StageRunner:
+    """What a stage's test works with: run the stage, get its result."""
+
+    def __init__(self, session: StageSession, stage: StageId, budget_seconds: float) -> None:
+        self._session = session
+        self._stage = stage
+        self._budget_seconds = budget_seconds
+
+    def run(self) -> StageResult:
+        """Run this test's stage; fails the test where the verdict is not green."""
+        result = self._session.run(self._stage, self._budget_seconds)
+        if not result.verdict.is_green:
+            pytest.fail(f"{self._stage} {result.verdict}: {result.explanation}", pytrace=False)
+        return result
+
+
+@pytest.fixture
+def steph(request: pytest.FixtureRequest) -> StageRunner:
+    """The stage of this test, named by its `steph_stage` marker."""
+    from steph.record import StageId
+
+    refused = request.config.stash.get(REFUSED, None)
+    if refused is not None:
+        pytest.fail(refused, pytrace=False)
+    marker = request.node.get_closest_marker("steph_stage")
+    if marker is None:
+        raise pytest.UsageError(f"{request.node.nodeid} uses the fixture 'steph' without the marker steph_stage")
+    session = request.config.stash[SESSION]
+    return StageRunner(session, StageId(marker.args[0]), budget_seconds(request.node))
+
+
+def budget_seconds(item: pytest.Item) -> float:
+    """What a stage may take in seconds: its test's time-out less the margin, infinite without one."""
+    marker = item.get_closest_marker("timeout")
+    configured = item.config.getoption("timeout", None) or item.config.getini("timeout") or 0
+    value = (marker.args[0] if marker.args else marker.kwargs.get("timeout", 0)) if marker else configured
+    seconds = float(value or 0)
+    return max(seconds - MARGIN_SECONDS, seconds / 2) if seconds > 0 else float("inf")
+
+
+def _open(session: pytest.Session, items: list[pytest.Item]) -> None:
+    from steph.console import Console
+    from steph.preparation import prepare, read_profile
+    from steph.record import StageId
+    from steph.run import telemetry
+    from steph.session import StageSession
+
+    config = session.config
+    options = resolve_options(config)
+    profile = read_profile(options, config.rootpath)
+    if profile.machine.device == "gpu" and not telemetry.has_nvidia_nodes():
+        if len(items) == len(session.items):
+            raise pytest.UsageError(NO_GPU)
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=NO_GPU))
+        return
+    stages = tuple(StageId(item.get_closest_marker("steph_stage").args[0]) for item in items)  # type: ignore[union-attr]
+    setup = prepare(options, profile, stages)
+    console = Console(_writer(config), sys.stdout.isatty())
+    config.stash[SESSION] = StageSession(setup, stages, _command(config), console)
+
+
+def resolve_options(config: pytest.Config) -> Options:
+    """Command line before ini file before environment before default; raises OptionError."""
+    from steph.plan.options import Options, parse_size
+
+    value = {option.name: _value(config, option) for option in OPTIONS}
+    cap = value["vram-cap"]
+    return Options(
+        profile=value["profile"],
+        pipeline_root=_path(config, value["pipeline-root"]),
+        pipeline_python=value["pipeline-python"] or None,
+        model=value["model"] or None,
+        twin=value["twin"].lower() in ("1", "true", "yes", "on"),
+        vram_cap_bytes=parse_size(cap, "--steph-vram-cap") if cap else None,
+        report=_path(config, value["report"]),
+    )
+
+
+def _value(config: pytest.Config, option: _Option) -> str:
+    environment = os.environ.get(f"STEPH_{option.name.replace('-', '_').upper()}")
+    for found in (config.getoption(_dest(option)), config.getini(_dest(option)), environment):
+        if found:
+            return str(found)
+    return option.default
+
+
+def _dest(option: _Option) -> str:
+    return f"steph_{option.name.replace('-', '_')}"
+
+
+def _path(config: pytest.Config, text: str) -> Path:
+    path = Path(text).expanduser()
+    return path if path.is_absolute() else (config.rootpath / path).resolve()
+
+
+def _command(config: pytest.Config) -> tuple[str, ...]:
+    return ("pytest", *map(str, config.invocation_params.args))
+
+
+def _writer(config: pytest.Config) -> Callable[[str], None]:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+
+    def write(text: str) -> None:
+        if terminal is None:
+            return
+        with capture.global_and_fixture_disabled():
+            terminal.write(text, flush=True)
+
+    return write
+
+
+def shown_command(command: tuple[str, ...]) -> str:
+    """The session's command as a person would paste it."""
+    return shlex.join(command)

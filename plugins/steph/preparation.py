@@ -1,0 +1,118 @@
+"""From options to everything a run needs to know before it starts: profile, pipeline, device, inputs, context.
+
+Whatever is wrong with these is said here, in one line each, before anything is written or started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from steph.plan.description import Description, load_description
+from steph.plan.options import Options
+from steph.plan.settings import Profile, load_profile, profile_path
+from steph.record import Context, DataFile, Device, RecordKind, StageId
+from steph.run import inputs, telemetry
+from steph.run.inputs import InputError
+from steph.run.machine import environment, git_state
+
+CACHE_ENV = "STEPH_CACHE"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One run's fixed facts; nothing in it changes while stages run."""
+
+    options: Options
+    profile: Profile
+    description: Description
+    python: str
+    device: Device | None
+    dataset: DataFile
+    context: Context
+
+    @property
+    def root(self) -> Path:
+        """The pipeline root, absolute."""
+        return self.options.pipeline_root
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether checks on the answers' quality only inform."""
+        return self.context.kind is RecordKind.REHEARSAL
+
+
+def read_profile(options: Options, near: Path) -> Profile:
+    """The profile that the options name; raises ProfileError."""
+    return load_profile(profile_path(options.profile, near))
+
+
+def prepare(options: Options, profile: Profile, stages: Sequence[StageId]) -> Setup:
+    """Check and collect all facts of a run; raises ProfileError, InputError or DeviceError with one line each."""
+    root = options.pipeline_root
+    if not root.is_dir():
+        raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
+    description = load_description(root)
+    _require_inputs(root, description, stages)
+    dataset = inputs.read_dataset(root, description)
+    device = None if profile.machine.device == "cpu" else telemetry.visible_device(os.environ)
+    context = _context(options, profile, root, device)
+    return Setup(options, profile, description, context.pipeline_python, device, dataset, context)
+
+
+def cache_dir() -> Path:
+    """Where twins are kept: `STEPH_CACHE`, else the user's cache folder."""
+    if CACHE_ENV in os.environ:
+        return Path(os.environ[CACHE_ENV])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steph"
+
+
+def pipeline_python(options: Options, root: Path) -> str:
+    """The interpreter of the pipeline's scripts: asked for, else the root's own `.venv`, else the suite's.
+
+    Raises InputError where the one that was asked for is not there.
+    """
+    if options.pipeline_python:
+        found = shutil.which(str(Path(options.pipeline_python).expanduser()))
+        if found is None:
+            raise InputError(f"--steph-pipeline-python {options.pipeline_python}: no such interpreter")
+        return found
+    own = root / ".venv" / "bin" / "python"
+    return str(own) if own.is_file() else sys.executable
+
+
+def _require_inputs(root: Path, description: Description, stages: Sequence[StageId]) -> None:
+    paths = description.paths
+    if StageId.H2 in stages:
+        inputs.require_script(root, paths.train_script, "train_script")
+        if description.build is None or (root / paths.train_file).is_file():
+            inputs.read_train_file(root, paths.train_file)
+    if StageId.H3 in stages:
+        inputs.require_script(root, paths.evaluate_script, "evaluate_script")
+
+
+def _context(options: Options, profile: Profile, root: Path, device: Device | None) -> Context:
+    reasons = []
+    if profile.machine.device == "cpu":
+        reasons.append("CPUでの実行")
+    if options.twin or profile.model.twin:
+        reasons.append("乱数重みのモデル(twin)")
+    if options.vram_cap_bytes is not None:
+        reasons.append(f"VRAM上限 {options.vram_cap_bytes / 2**30:.2f} GiB を模擬")
+    return Context(
+        kind=RecordKind.REHEARSAL if reasons else RecordKind.ACCEPTANCE,
+        profile=profile.name,
+        profile_sha256=profile.sha256,
+        pipeline_root=str(root),
+        pipeline_python=pipeline_python(options, root),
+        pipeline_git=git_state(root),
+        suite_git=git_state(Path(__file__).resolve().parent),
+        environment=environment(device),
+        vram_cap_bytes=options.vram_cap_bytes,
+        twin=options.twin or profile.model.twin,
+        rehearsal_reasons=tuple(reasons),
+    )

@@ -1,0 +1,252 @@
+"""The journal's events and the fold that turns them into a record.
+
+An event is one line of `events.jsonl`; `fold` is pure, so a record can be rebuilt from its events at any time, also
+after the process that wrote them was killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter
+
+from steph.record import (
+    RECORD_VERSION,
+    Attempt,
+    Check,
+    Context,
+    DataFile,
+    ModelChoice,
+    Record,
+    Session,
+    SkippedRung,
+    StageId,
+    StageResult,
+    Value,
+    Verdict,
+)
+
+V = TypeVar("V", bound=Value)
+
+BUILT_ON = {StageId.H1: (StageId.H2, StageId.H3), StageId.H2: (StageId.H3,), StageId.H3: ()}
+
+
+class RecordOpened(Value):
+    """First line of every journal."""
+
+    event: Literal["record_opened"] = "record_opened"
+    at: str
+    id: str
+    context: Context
+    version: int = RECORD_VERSION
+
+
+class SessionStarted(Value):
+    """A pytest run begins to write into this record."""
+
+    event: Literal["session_started"] = "session_started"
+    at: str
+    command: tuple[str, ...]
+    stages: tuple[StageId, ...]
+
+
+class DataRead(Value):
+    """The input files of this record, replacing what was known before."""
+
+    event: Literal["data_read"] = "data_read"
+    at: str
+    data: tuple[DataFile, ...]
+
+
+class StageStarted(Value):
+    """A stage is in flight from here to its StageEnded; what an earlier run of it said is replaced."""
+
+    event: Literal["stage_started"] = "stage_started"
+    at: str
+    stage: StageId
+
+
+class ModelChosen(Value):
+    """The model that the stages of this record use."""
+
+    event: Literal["model_chosen"] = "model_chosen"
+    at: str
+    stage: StageId
+    model: ModelChoice
+
+
+class AttemptStarted(Value):
+    """A child process is in flight from here to its AttemptEnded."""
+
+    event: Literal["attempt_started"] = "attempt_started"
+    at: str
+    attempt: Attempt
+
+
+class AttemptEnded(Value):
+    """The same attempt, complete."""
+
+    event: Literal["attempt_ended"] = "attempt_ended"
+    at: str
+    attempt: Attempt
+
+
+class RungSkipped(Value):
+    """A rung of the ladder was not tried."""
+
+    event: Literal["rung_skipped"] = "rung_skipped"
+    at: str
+    stage: StageId
+    skipped: SkippedRung
+
+
+class StageEnded(Value):
+    """The stage's verdict, with the checks it stands on."""
+
+    event: Literal["stage_ended"] = "stage_ended"
+    at: str
+    stage: StageId
+    verdict: Verdict
+    explanation: str
+    seconds: float
+    checks: tuple[Check, ...] = ()
+    given_up: tuple[str, ...] = ()
+
+
+class CrashFound(Value):
+    """A stage in flight was found with nobody running it; `last_lines` are what its child printed last."""
+
+    event: Literal["crash_found"] = "crash_found"
+    at: str
+    stage: StageId
+    last_lines: tuple[str, ...] = ()
+
+
+class SessionEnded(Value):
+    """The pytest run ended by itself."""
+
+    event: Literal["session_ended"] = "session_ended"
+    at: str
+    exit_status: int
+
+
+Event = (
+    RecordOpened
+    | SessionStarted
+    | DataRead
+    | StageStarted
+    | ModelChosen
+    | AttemptStarted
+    | AttemptEnded
+    | RungSkipped
+    | StageEnded
+    | CrashFound
+    | SessionEnded
+)
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+IN_FLIGHT = "実行中、または途中で失われた"
+LOST = "実行中に失われた"
+
+
+def fold(events: Iterable[Event], *, live: bool = False) -> Record:
+    """Events to the record that they add up to.
+
+    A stage without an end is CRASHED, or NOT_RUN while the conductor lives (`live`). Raises ValueError where the first
+    event does not open a record.
+    """
+    stream = iter(events)
+    opened = next(stream, None)
+    if not isinstance(opened, RecordOpened):
+        raise ValueError("the journal does not begin with record_opened")
+    record = Record(id=opened.id, context=opened.context, live=live)
+    for event in stream:
+        record = _apply(record, event, Verdict.NOT_RUN if live else Verdict.CRASHED)
+    return record
+
+
+def _apply(record: Record, event: Event, in_flight: Verdict) -> Record:
+    match event:
+        case RecordOpened():
+            return record
+        case SessionStarted(at=at, command=command, stages=stages):
+            session = Session(started_at=at, command=command, stages=stages)
+            return _with(record, sessions=(*record.sessions, session))
+        case DataRead(data=data):
+            return _with(record, data=data)
+        case SessionEnded(at=at, exit_status=status):
+            return _last_session(record, ended_at=at, exit_status=status)
+        case StageStarted(stage=stage, at=at):
+            started = StageResult(stage=stage, verdict=in_flight, explanation=IN_FLIGHT, started_at=at)
+            return _stage(_marked_stale(record, stage), started)
+        case StageEnded(stage=stage):
+            return _ended(record, event)
+        case _:
+            return _inside_stage(record, event)
+
+
+def _inside_stage(record: Record, event: Event) -> Record:
+    assert isinstance(event, ModelChosen | AttemptStarted | AttemptEnded | RungSkipped | CrashFound)  # noqa: S101
+    stage = event.attempt.stage if isinstance(event, AttemptStarted | AttemptEnded) else event.stage
+    result = record.stages.get(stage)
+    if result is None:  # a torn journal lost the stage's beginning: what follows is still kept
+        result = StageResult(stage=stage, verdict=Verdict.CRASHED, explanation=IN_FLIGHT, started_at=event.at)
+    match event:
+        case ModelChosen(model=model):
+            return _stage(record, _with(result, model=model))
+        case AttemptStarted(attempt=attempt):
+            return _stage(record, _with(result, attempts=(*result.attempts, attempt)))
+        case AttemptEnded(attempt=attempt):
+            others = tuple(known for known in result.attempts if known.folder != attempt.folder)
+            return _stage(record, _with(result, attempts=(*others, attempt)))
+        case RungSkipped(skipped=skipped):
+            return _stage(record, _with(result, skipped_rungs=(*result.skipped_rungs, skipped)))
+        case CrashFound(at=at, last_lines=lines):
+            last = result.last_attempt
+            attempts = (*result.attempts[:-1], _with(last, last_lines=lines)) if last else ()
+            crashed = _with(result, verdict=Verdict.CRASHED, explanation=LOST, ended_at=at, attempts=attempts)
+            return _verdict_of_session(_stage(record, crashed), stage, Verdict.CRASHED)
+
+
+def _ended(record: Record, event: StageEnded) -> Record:
+    result = record.stages.get(event.stage)
+    if result is None:
+        result = StageResult(stage=event.stage, verdict=event.verdict, explanation="", started_at=event.at)
+    ended = _with(
+        result,
+        verdict=event.verdict,
+        explanation=event.explanation,
+        ended_at=event.at,
+        seconds=event.seconds,
+        checks=event.checks,
+        given_up=event.given_up,
+    )
+    return _verdict_of_session(_stage(record, ended), event.stage, event.verdict)
+
+
+def _verdict_of_session(record: Record, stage: StageId, verdict: Verdict) -> Record:
+    if not record.sessions:
+        return record
+    return _last_session(record, verdicts={**record.sessions[-1].verdicts, stage: verdict})
+
+
+def _marked_stale(record: Record, replaced: StageId) -> Record:
+    for stage in BUILT_ON[replaced]:
+        if stage in record.stages:
+            record = _stage(record, _with(record.stages[stage], stale=True))
+    return record
+
+
+def _last_session(record: Record, **update: object) -> Record:
+    if not record.sessions:
+        return record
+    return _with(record, sessions=(*record.sessions[:-1], _with(record.sessions[-1], **update)))
+
+
+def _stage(record: Record, result: StageResult) -> Record:
+    return _with(record, stages={**record.stages, result.stage: result})
+
+
+def _with(value: V, **update: object) -> V:
+    return value.model_copy(update=update)

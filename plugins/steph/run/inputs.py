@@ -1,0 +1,125 @@
+"""The files that go into a run: scripts, data set, training file; and what is moved out of an attempt's way.
+
+Every complaint is an InputError of one line that names the file, the key and the remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from steph.plan.description import Description
+from steph.record import DataFile
+
+LAWQA_REMEDY = "clone the data set into the pipeline root (README: real data) or set paths.dataset in steph.toml"
+
+
+class InputError(RuntimeError):
+    """An input is missing or broken; the message is one line with file, key and remedy."""
+
+
+def require_script(root: Path, relative: str, key: str) -> None:
+    """Raise InputError unless the pipeline root has this script."""
+    if not root.is_dir():
+        raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
+    if not (root / relative).is_file():
+        raise InputError(f"{root / relative}: missing script; check --steph-pipeline-root or paths.{key} in steph.toml")
+
+
+def read_dataset(root: Path, description: Description) -> DataFile:
+    """The evaluation questions: the real data set where it is there, else the sample that the root carries.
+
+    Raises InputError where there is none or where it has no list `samples`.
+    """
+    paths = description.paths
+    real, sample = paths.dataset, paths.dataset_fallback
+    relative = real if sample is None or (root / real).is_file() else sample
+    data = _read(root / relative, "paths.dataset", LAWQA_REMEDY)
+    try:
+        samples = json.loads(data)["samples"]
+    except (ValueError, KeyError, TypeError) as error:
+        reason = "has no key 'samples'" if isinstance(error, KeyError | TypeError) else f"is not valid JSON: {error}"
+        raise InputError(f"{root / relative}: {reason}; remedy: restore the file as it was published") from error
+    if not isinstance(samples, list) or not samples:
+        raise InputError(f"{root / relative}: key 'samples' holds no questions; remedy: restore the file")
+    digest = hashlib.sha256(data).hexdigest()
+    return DataFile(role="dataset", path=relative, sha256=digest, rows=len(samples), is_sample=relative != real)
+
+
+def read_train_file(root: Path, relative: str) -> DataFile:
+    """The training rows; raises InputError for a missing file, a broken line or a row without `input` or `output`."""
+    data = _read(root / relative, "paths.train_file", "build it with scripts/build_finetune_dataset.py (README)")
+    rows = 0
+    for number, row in _json_lines(data, root / relative):
+        for key in ("input", "output"):
+            if not isinstance(row, dict) or not isinstance(row.get(key), str):
+                raise InputError(f"{root / relative}: line {number} has no text {key!r}; remedy: build the file again")
+        rows += 1
+    if rows == 0:
+        raise InputError(f"{root / relative}: holds no rows; remedy: build the file again")
+    return DataFile(role="train_file", path=relative, sha256=hashlib.sha256(data).hexdigest(), rows=rows)
+
+
+def needs_build(root: Path, relative: str, dataset: DataFile, samples: int) -> bool:
+    """Whether the training file is missing, or was built by the root's own builder from other data.
+
+    A file whose rows do not say what they were built from is a person's own and is left alone.
+    """
+    path = root / relative
+    if not path.is_file():
+        return True
+    with path.open("rb") as lines:
+        first = lines.readline()
+    try:
+        meta = json.loads(first).get("meta") or {}
+    except (ValueError, AttributeError):
+        return False
+    source, holdout = meta.get("source_sha256"), meta.get("holdout")
+    if source is None or holdout is None:
+        return False
+    return bool(source != dataset.sha256 or holdout < samples)
+
+
+def write_subset(root: Path, relative: str, rows: int, target: Path) -> None:
+    """Write the first `rows` training rows to `target`: how a pipeline without a step limit is kept short."""
+    with (root / relative).open("rb") as source, target.open("wb") as subset:
+        for _ in range(rows):
+            subset.write(source.readline())
+
+
+def set_aside(path: Path, folder: Path) -> None:
+    """Move what lies at `path` into `folder`, so that no attempt lends its files to another; nothing is deleted."""
+    if path.exists() or path.is_symlink():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, folder / path.name)
+
+
+def file_sha256(path: Path) -> str | None:
+    """The sha256 of a file, None where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _read(path: Path, key: str, remedy: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file ({key}); remedy: {remedy}") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror} ({key})") from error
+
+
+def _json_lines(data: bytes, path: Path) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(data.splitlines(), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}: line {number} is not valid JSON; remedy: build the file again") from error

@@ -1,0 +1,184 @@
+"""The record's folder on disk: append events, replace `record.json`, find and read records again.
+
+`events.jsonl` is the source: every event is one line, written and flushed to the disk as it happens. Everything else in
+the folder is computed from it. A spare file is given up when the disk is full, so that the end of the story still fits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from steph.record import Record, StageId, Verdict
+from steph.redact import redact
+from steph.run.events import EVENT, CrashFound, Event, RecordOpened, fold
+
+EVENTS = "events.jsonl"
+RECORD = "record.json"
+SPARE_BYTES = 1 << 20
+
+
+class JournalError(RuntimeError):
+    """A record can't be read or written; the message names the file."""
+
+
+def now() -> str:
+    """The time in UTC as every event states it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def new_record_id() -> str:
+    """A sortable id that two runs in one second do not share."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+class Journal:
+    """One record's folder, held for writing by one conductor at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder, made where it is not there; raises JournalError where another run writes into it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._lock = (folder / "lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise JournalError(f"{folder}: another run is writing into this record") from error
+        self._spare = folder / "spare"
+        self._file = os.open(folder / EVENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        with contextlib.suppress(OSError):
+            self._spare.write_bytes(b"\0" * SPARE_BYTES)
+        self._end_torn_line()
+        self.events = list(read_events(folder))
+
+    def append(self, event: Event) -> None:
+        """Write one event to the disk before returning; raises JournalError where even the spare room is used up."""
+        plain = _redacted(event.model_dump(mode="json"))
+        line = json.dumps(plain, ensure_ascii=False).encode(errors="replace") + b"\n"
+        self.events.append(EVENT.validate_python(plain, strict=False))
+        try:
+            _write_all(self._file, line)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise JournalError(f"{self.folder / EVENTS}: {error.strerror}") from error
+            self._spare.unlink(missing_ok=True)
+            self._end_torn_line()
+            try:
+                _write_all(self._file, line)
+            except OSError as again:
+                raise JournalError(f"{self.folder / EVENTS}: {again.strerror}") from again
+
+    def record(self) -> Record:
+        """The record as the events so far tell it."""
+        return fold(self.events, live=True)
+
+    def close(self) -> None:
+        """Write `record.json`, give the spare room and the lock back."""
+        self._spare.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            write_record(self.folder, fold(self.events))
+        os.close(self._file)
+        self._lock.close()
+
+    def _end_torn_line(self) -> None:
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            with contextlib.suppress(OSError):
+                _write_all(self._file, b"\n")
+
+
+def read_events(folder: Path) -> Iterator[Event]:
+    """The journal's events; a line that a crash or a full disk cut is passed over."""
+    try:
+        data = (folder / EVENTS).read_bytes()
+    except OSError as error:
+        raise JournalError(f"{folder / EVENTS}: {error.strerror}") from error
+    for line in data.split(b"\n"):
+        with contextlib.suppress(ValidationError):
+            if line.strip():
+                yield EVENT.validate_json(line)
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a folder, from its events alone; raises JournalError where they do not tell one."""
+    try:
+        return fold(read_events(folder), live=is_live(folder))
+    except ValueError as error:
+        raise JournalError(f"{folder / EVENTS}: {error}") from error
+
+
+def is_live(folder: Path) -> bool:
+    """Whether a conductor holds this record now."""
+    try:
+        with (folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Replace `record.json` atomically."""
+    text = json.dumps(record.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n"
+    temporary = folder / f".{RECORD}.{os.getpid()}"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(folder / RECORD)
+
+
+def record_folders(runs: Path) -> list[Path]:
+    """All folders of records, oldest first."""
+    return sorted(path.parent for path in runs.glob(f"*/{EVENTS}"))
+
+
+def readable_records(runs: Path) -> list[tuple[Path, Record]]:
+    """Every record that can be read, oldest first."""
+    found = []
+    for folder in record_folders(runs):
+        with contextlib.suppress(JournalError):
+            found.append((folder, read_record(folder)))
+    return found
+
+
+def stages_in_flight(record: Record) -> list[StageId]:
+    """Stages that were begun and never ended."""
+    return [stage for stage, result in record.stages.items() if result.ended_at is None]
+
+
+def settle_crash(journal: Journal, last_lines: dict[StageId, tuple[str, ...]]) -> None:
+    """State in the journal which stages a killed run left in flight, with what they printed last."""
+    record = fold(journal.events)
+    for stage in stages_in_flight(record):
+        if record.verdict_of(stage) is Verdict.CRASHED:
+            journal.append(CrashFound(at=now(), stage=stage, last_lines=last_lines.get(stage, ())))
+
+
+def opened_event(record_id: str, context: object) -> RecordOpened:
+    """The first event of a new record."""
+    return RecordOpened.model_validate({"at": now(), "id": record_id, "context": context})
+
+
+def _redacted(value: object) -> object:
+    """The same value with secrets masked in every string; masking whole lines of JSON could break their quoting."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {key: _redacted(item) for key, item in value.items()}
+    return [_redacted(item) for item in value] if isinstance(value, list) else value
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+    os.fsync(file)

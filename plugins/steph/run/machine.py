@@ -1,0 +1,69 @@
+"""The machine and the checkouts that a record was made on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from steph.record import Device, Environment, GitState
+
+SUITE_PACKAGES = ("steph", "pytest", "pytest-timeout", "pytest-order", "huggingface-hub", "pydantic", "nvidia-ml-py")
+
+
+def environment(device: Device | None, device_error: str | None = None) -> Environment:
+    """This machine: operating system, processor, memory, GPU and the suite's own packages."""
+    return Environment(
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        cpu=_cpu_name(),
+        cpu_count=os.cpu_count() or 1,
+        ram_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        is_wsl=is_wsl(),
+        device=device,
+        device_error=device_error,
+        packages={name: version for name in SUITE_PACKAGES if (version := _version(name))},
+    )
+
+
+def is_wsl() -> bool:
+    """Whether this Linux runs inside Windows."""
+    return "microsoft" in platform.release().lower()
+
+
+def git_state(folder: Path) -> GitState:
+    """Branch, commit and cleanliness of the checkout that holds `folder`; empty where there is none."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return GitState()
+    branch = _git(folder, "symbolic-ref", "--short", "-q", "HEAD")
+    status = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    return GitState(branch=branch, commit=commit, dirty=None if status is None else bool(status))
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,147 @@
+"""One pytest session's record: opened or joined, written into, told, closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from steph.console import Console
+from steph.judge.verdict import exit_status
+from steph.preparation import Setup
+from steph.record import Record, StageId, StageResult
+from steph.run import output
+from steph.run.events import SessionEnded, SessionStarted
+from steph.run.journal import (
+    Journal,
+    JournalError,
+    is_live,
+    new_record_id,
+    now,
+    opened_event,
+    read_record,
+    readable_records,
+    settle_crash,
+    stages_in_flight,
+)
+from steph.stages import NEEDS, Conductor
+from steph.tell.report import report_path, write_report
+
+LAST_LINES = 30
+
+
+class JoinError(RuntimeError):
+    """A single stage can't be rerun into an existing record; the message names every difference."""
+
+
+class StageSession:
+    """The stages of one pytest run and the record that they write into."""
+
+    def __init__(self, setup: Setup, stages: Sequence[StageId], command: Sequence[str], console: Console) -> None:
+        self.stages = tuple(stages)
+        self._setup = setup
+        self._console = console
+        self.runs = setup.options.reports_dir / "runs"
+        settle_lost_runs(self.runs)
+        self.journal = open_journal(setup, self.stages, self.runs)
+        self.journal.append(SessionStarted(at=now(), command=tuple(command), stages=self.stages))
+        self._conductor = Conductor(setup, self.journal, console, self._tell)
+        self.report: Path | None = None
+
+    def run(self, stage: StageId, budget_seconds: float) -> StageResult:
+        """Run one stage; its result is in the journal and in the report when this returns."""
+        return self._conductor.run(stage, budget_seconds)
+
+    def finish(self, pytest_status: int) -> int:
+        """End the session's part of the record; the exit status is never 0 where a selected stage is not green."""
+        status = exit_status(self.stages, self.journal.record(), pytest_status)
+        self.journal.append(SessionEnded(at=now(), exit_status=status))
+        self.journal.close()
+        self._tell(read_record(self.journal.folder))
+        return status
+
+    def _tell(self, record: Record) -> None:
+        """Write the report; a failing report never takes a stage's result with it."""
+        try:
+            self.report = tell(self.runs, record, self._setup.options.report_file)
+        except Exception as error:  # the record holds the result; the report can be made again
+            folder = self.journal.folder
+            self._console.line(f"report not written: {type(error).__name__}: {error}; later: steph report {folder}")
+
+
+def tell(runs: Path, record: Record, report_file: Path | None = None) -> Path:
+    """Write a record's Markdown, its history included."""
+    history = [known for _, known in readable_records(runs) if known.id != record.id]
+    path = report_file or report_path(record, runs.parent)
+    return write_report(record, [*history, record], path, runs)
+
+
+def open_journal(setup: Setup, stages: Sequence[StageId], runs: Path) -> Journal:
+    """Join the newest record of this kind and profile where a stage is rerun, else open a new one.
+
+    Raises JoinError where the stages need results of a record that was made under other facts.
+    """
+    found = [
+        (folder, record)
+        for folder, record in readable_records(runs)
+        if record.context.kind is setup.context.kind and record.context.profile == setup.context.profile
+    ]
+    if found and set(stages) != set(StageId):
+        folder, record = found[-1]
+        different = differences(record, setup)
+        if not different:
+            return Journal(folder)
+        if not _self_contained(stages):
+            raise JoinError(
+                f"{', '.join(stages)} can't join record {record.id}: {'; '.join(different)}. "
+                "Run all stages for a new record."
+            )
+    record_id = new_record_id()
+    journal = Journal(runs / record_id)
+    journal.append(opened_event(record_id, setup.context))
+    return journal
+
+
+def differences(record: Record, setup: Setup) -> list[str]:
+    """What disagrees between a record and the run that wants to join it, one phrase each."""
+    then, current = record.context, setup.context
+    pairs = {
+        "profile content": (then.profile_sha256[:12], current.profile_sha256[:12]),
+        "pipeline root": (then.pipeline_root, current.pipeline_root),
+        "pipeline commit": (then.pipeline_git.commit, current.pipeline_git.commit),
+        "device": (_uuid(then.environment.device), _uuid(current.environment.device)),
+        "VRAM cap": (then.vram_cap_bytes, current.vram_cap_bytes),
+        "twin": (then.twin, current.twin),
+    }
+    dataset = next((data.sha256 for data in record.data if data.role == "dataset"), None)
+    if dataset is not None:
+        pairs["dataset sha256"] = (dataset[:12], setup.dataset.sha256[:12])
+    chosen = record.stages.get(StageId.H1)
+    if setup.options.model and not setup.context.twin and chosen is not None and chosen.model is not None:
+        pairs["model"] = (chosen.model.name, setup.options.model)
+    return [f"{name} was {before}, is {after}" for name, (before, after) in pairs.items() if before != after]
+
+
+def settle_lost_runs(runs: Path) -> None:
+    """State in every journal that a killed run left open which stage was in flight, with its child's last lines."""
+    for folder, record in readable_records(runs):
+        if record.live or not stages_in_flight(record) or is_live(folder):
+            continue
+        lines = {}
+        for stage in stages_in_flight(record):
+            last = record.stages[stage].last_attempt
+            if last is not None and last.ended_by is None:
+                lines[stage] = tuple(output.tail_lines(folder / last.folder, LAST_LINES))
+        try:
+            journal = Journal(folder)
+        except JournalError:
+            continue
+        settle_crash(journal, lines)
+        journal.close()
+
+
+def _self_contained(stages: Sequence[StageId]) -> bool:
+    return all(needed in stages for stage in stages for needed in NEEDS[stage])
+
+
+def _uuid(device: object) -> str | None:
+    return getattr(device, "uuid", None)

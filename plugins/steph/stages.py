@@ -1,0 +1,106 @@
+"""The conductor: H-1, H-2 and H-3 through the rooms, one way, each ending in a journalled verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from steph.console import Console
+from steph.evaluation import evaluate
+from steph.models import choose_model, model_checks
+from steph.outcome import Outcome
+from steph.preparation import Setup
+from steph.record import ModelChoice, Record, StageId, StageResult, Verdict
+from steph.run.events import ModelChosen, StageEnded, StageStarted
+from steph.run.inputs import InputError
+from steph.run.journal import Journal, now
+from steph.training import Training
+
+NEEDS = {StageId.H1: (), StageId.H2: (StageId.H1,), StageId.H3: (StageId.H1, StageId.H2)}
+
+
+class Conductor:
+    """Runs stages into one journal; `tell` is called after each so that the report is never behind."""
+
+    def __init__(self, setup: Setup, journal: Journal, console: Console, tell: Callable[[Record], None]) -> None:
+        self.setup = setup
+        self.journal = journal
+        self.console = console
+        self._tell = tell
+
+    def run(self, stage: StageId, budget_seconds: float) -> StageResult:
+        """Run one stage within its budget and return its result; what it raises has been journalled first."""
+        blocked = self._blocked(stage)
+        self.journal.append(StageStarted(at=now(), stage=stage))
+        started = time.monotonic()
+        limit = min(budget_seconds, self._limit(stage))
+        try:
+            outcome = blocked or self._stage(stage, started + limit)
+        except InputError as error:
+            outcome = Outcome(Verdict.FAIL, str(error))
+        except BaseException as error:
+            self._end(stage, Outcome(Verdict.CRASHED, f"実行が中断された: {type(error).__name__}"), started)
+            raise
+        self._end(stage, outcome, started)
+        return self.journal.record().stages[stage]
+
+    def _stage(self, stage: StageId, deadline: float) -> Outcome:
+        match stage:
+            case StageId.H1:
+                return self._reach_model(deadline)
+            case StageId.H2:
+                return Training(self.setup, self.journal, self.console, deadline).run(self._model())
+            case StageId.H3:
+                training = self.journal.record().stages[StageId.H2]
+                return evaluate(self.setup, self.journal, self.console, self._model(), training, deadline)
+
+    def _reach_model(self, deadline: float) -> Outcome:
+        found = choose_model(self.setup, self.journal, self.console, deadline)
+        if isinstance(found, Outcome):
+            return found
+        self.journal.append(ModelChosen(at=now(), stage=StageId.H1, model=found))
+        return Outcome.of_checks(model_checks(self.setup, found), _conditions(found))
+
+    def _model(self) -> ModelChoice:
+        """The model of the record: H-2's where it had to go to a smaller one, else H-1's."""
+        record = self.journal.record()
+        for stage in (StageId.H2, StageId.H1):
+            result = record.stages.get(stage)
+            if result is not None and result.model is not None:
+                return result.model
+        raise InputError("the record names no model; run H-1 first")
+
+    def _blocked(self, stage: StageId) -> Outcome | None:
+        record = self.journal.record()
+        for needed in NEEDS[stage]:
+            verdict = record.verdict_of(needed)
+            if not verdict.is_green:
+                return Outcome(Verdict.BLOCKED, f"{needed} が {verdict} のため実行しない")
+            if record.stages[needed].stale:
+                return Outcome(Verdict.BLOCKED, f"{needed} の結果が古い(前提が再実行された)ため実行しない")
+            last = record.stages[needed].last_attempt
+            if last is not None and last.memory_returned is False:
+                return Outcome(Verdict.BLOCKED, f"{needed} の終了後もGPUメモリが解放されていないため実行しない")
+        return None
+
+    def _limit(self, stage: StageId) -> float:
+        limits = self.setup.profile.limits
+        return {StageId.H1: limits.h1_seconds, StageId.H2: limits.h2_seconds, StageId.H3: limits.h3_seconds}[stage]
+
+    def _end(self, stage: StageId, outcome: Outcome, started: float) -> None:
+        ended = StageEnded(
+            at=now(),
+            stage=stage,
+            verdict=outcome.verdict,
+            explanation=outcome.explanation,
+            seconds=round(time.monotonic() - started, 3),
+            checks=outcome.checks,
+            given_up=outcome.given_up,
+        )
+        self.journal.append(ended)
+        self.console.line(f"{stage} {outcome.verdict}: {outcome.explanation}")
+        self._tell(self.journal.record())
+
+
+def _conditions(model: ModelChoice) -> tuple[str, ...]:
+    return (f"自動で代替モデルを使用({model.name})",) if model.automatic_substitute else ()

@@ -1,0 +1,252 @@
+"""H-2: the training script down the ladder, until an attempt stands or nothing is left to try."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from steph.attempts import Finished, Request, child_environment, run_attempt
+from steph.console import Console
+from steph.judge.checks_train import TrainEvidence, judge_training
+from steph.models import smaller_model
+from steph.outcome import Outcome
+from steph.plan.answers import AnswerLoss, count_lost_answers
+from steph.plan.commands import MAX_STEPS_FLAG, build_command, train_command
+from steph.plan.ladder import MoveKind, epoch_steps, given_up, ladder_without_4bit, next_move, settings_at
+from steph.plan.settings import Rung
+from steph.preparation import Setup
+from steph.record import (
+    Attempt,
+    Check,
+    DataFile,
+    Diagnosis,
+    ModelChoice,
+    Severity,
+    SkippedRung,
+    StageId,
+    TrainSettings,
+    Verdict,
+)
+from steph.run import inputs, output
+from steph.run.events import DataRead, ModelChosen, RungSkipped
+from steph.run.inputs import InputError
+from steph.run.journal import Journal, now
+from steph.run.runner import ChildSpec, run_child
+
+HELPER_SECONDS = 180.0  # for the short commands beside the attempts: building data, asking for --help
+MIN_ATTEMPT_SECONDS = 5.0
+BF16_SINCE = (8, 0)  # compute capability of the first cards with bf16 in hardware
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Where on the ladder H-2 stands."""
+
+    model: ModelChoice
+    base: TrainSettings
+    ladder: tuple[Rung, ...]
+    rung: int = 0
+    skipped: frozenset[int] = frozenset()
+    smaller_models: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> TrainSettings:
+        return settings_at(self.base, self.ladder, self.rung, skipped=self.skipped)
+
+
+class Training:
+    """One H-2: what stays the same over its attempts."""
+
+    def __init__(self, setup: Setup, journal: Journal, console: Console, deadline: float) -> None:
+        self.setup = setup
+        self.journal = journal
+        self.console = console
+        self.deadline = deadline
+        self.train_file = self._training_file()
+        journal.append(DataRead(at=now(), data=(setup.dataset, self.train_file)))
+        self.can_cap_steps = self._knows_flag(MAX_STEPS_FLAG)
+
+    def run(self, model: ModelChoice) -> Outcome:
+        """Walk the ladder; the outcome is that of the last attempt, with what was given up on the way."""
+        walk: _Walk | None = _Walk(model, self.setup.profile.train, self.setup.profile.ladder)
+        last: Attempt | None = None
+        while walk is not None:
+            loss = self._answers_lost(walk)
+            if loss is not None and loss.lost_rows * 2 > loss.rows:
+                walk = self._skip(walk, loss)
+                continue
+            left = self.deadline - time.monotonic()
+            if left < MIN_ATTEMPT_SECONDS:
+                return Outcome(Verdict.TIMEOUT, "H-2の制限時間を使い切った", last.checks if last else ())
+            last = self._attempt(walk, loss, left)
+            if last.returncode == 0 or last.diagnosis is None:
+                return Outcome.of_attempt(last, (), self._conditions(walk))
+            walk = self._step_down(walk, last.diagnosis)
+        if last is None:
+            return Outcome(Verdict.FAIL, "どの設定でも過半数の行で答えが切り落とされるため、学習に意味がない")
+        return Outcome.of_attempt(last)
+
+    def _training_file(self) -> DataFile:
+        description, root = self.setup.description, self.setup.root
+        relative = description.paths.train_file
+        samples = self.setup.profile.evaluate.samples
+        if description.build and inputs.needs_build(root, relative, self.setup.dataset, samples):
+            values = {
+                "dataset": self.setup.dataset.path,
+                "train_file": relative,
+                "mode": "direct",
+                "samples": str(samples),
+            }
+            argv = build_command(self.setup.python, description.build.command, values)
+            self.console.line(f"H-2 building {relative} from {self.setup.dataset.path}")
+            folder = self._side_folder("build")
+            inputs.set_aside(root / relative, folder / "before")
+            if self._side_command(argv, folder) != 0:
+                last = " / ".join(output.tail_lines(folder, 3))
+                raise InputError(f"{root / relative}: could not be built ({' '.join(argv[1:])}): {last}")
+        return inputs.read_train_file(root, relative)
+
+    def _knows_flag(self, flag: str) -> bool:
+        known = self.setup.description.optional_flags
+        if known is not None:
+            return flag in known
+        folder = self._side_folder("help")
+        script = self.setup.description.paths.train_script
+        self._side_command((self.setup.python, script, "--help"), folder)
+        return flag in output.stdout_text(folder)
+
+    def _side_folder(self, name: str) -> Path:
+        taken = len(list(self.journal.folder.glob(f"{name}-*")))
+        folder = self.journal.folder / f"{name}-{taken + 1}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def _side_command(self, argv: tuple[str, ...], folder: Path) -> int | None:
+        spec = ChildSpec(
+            argv=argv,
+            cwd=self.setup.root,
+            folder=folder,
+            env={**child_environment(self.setup, {}, on_gpu=False), "CUDA_VISIBLE_DEVICES": ""},
+            deadline_seconds=min(HELPER_SECONDS, max(1.0, self.deadline - time.monotonic())),
+        )
+        return run_child(spec).returncode
+
+    def _answers_lost(self, walk: _Walk) -> AnswerLoss | None:
+        tokenizer = Path(walk.model.snapshot_path or walk.model.name) / "tokenizer.json"
+        if not tokenizer.is_file():
+            return None
+        path = self.setup.root / self.train_file.path
+        return count_lost_answers(path, tokenizer, walk.settings.max_seq_length, self.setup.description.truncation)
+
+    def _attempt(self, walk: _Walk, loss: AnswerLoss | None, left: float) -> Attempt:
+        settings, paths = walk.settings, self.setup.description.paths
+        train_file, rows = self.train_file.path, self.train_file.rows
+        too_long = epoch_steps(rows, settings) * settings.num_epochs > settings.max_steps
+        if too_long and not self.can_cap_steps:
+            effective_batch = settings.batch_size * settings.gradient_accumulation_steps
+            rows = settings.max_steps * effective_batch // settings.num_epochs
+            subset = self._side_folder("subset") / Path(train_file).name
+            inputs.write_subset(self.setup.root, train_file, rows, subset)
+            train_file = str(subset)
+        argv = train_command(
+            self.setup.python,
+            self.setup.description,
+            walk.model.name,
+            train_file,
+            settings,
+            cap_steps=too_long and self.can_cap_steps,
+        )
+        request = Request(
+            stage=StageId.H2,
+            label=settings.short(),
+            argv=argv,
+            deadline_seconds=min(left, self.setup.profile.limits.train_attempt_seconds),
+            settings=settings,
+            writes=(self.setup.root / paths.output_dir,),
+        )
+
+        def judge(finished: Finished) -> Attempt:
+            return self._judge(finished, walk, rows, loss)
+
+        return run_attempt(self.setup, self.journal, self.console, request, judge)
+
+    def _judge(self, finished: Finished, walk: _Walk, rows: int, loss: AnswerLoss | None) -> Attempt:
+        output_dir = self.setup.description.paths.output_dir
+        evidence = TrainEvidence(
+            output_dir=self.setup.root / output_dir,
+            output_dir_name=output_dir,
+            settings=walk.settings,
+            model_name=walk.model.name,
+            train_rows=rows,
+            stdout=finished.stdout,
+            output=finished.output,
+            returncode=finished.attempt.returncode,
+            attempt_started_unix=finished.started_unix,
+            line_arrivals=finished.outcome.line_arrivals,
+            lost_answers=(loss.lost_rows, loss.rows) if loss else None,
+            rehearsal=self.setup.is_rehearsal,
+        )
+        training, checks, artifacts = judge_training(evidence)
+        checks = (*checks, *machine_checks(self.setup, finished))
+        return finished.attempt.model_copy(update={"training": training, "checks": checks, "artifacts": artifacts})
+
+    def _skip(self, walk: _Walk, loss: AnswerLoss) -> _Walk | None:
+        reason = f"{loss.rows}行中{loss.lost_rows}行で答えが切り落とされるため、この長さでの学習に意味がない"
+        self._note_skip(walk, reason)
+        if walk.rung >= len(walk.ladder):
+            return None
+        return replace(walk, skipped=walk.skipped | {walk.rung}, rung=walk.rung + 1)
+
+    def _note_skip(self, walk: _Walk, reason: str) -> None:
+        skipped = SkippedRung(label=walk.settings.short(), reason=reason)
+        self.journal.append(RungSkipped(at=now(), stage=StageId.H2, skipped=skipped))
+        self.console.line(f"H-2 {skipped.label}: {reason}")
+
+    def _step_down(self, walk: _Walk, diagnosis: Diagnosis) -> _Walk | None:
+        move = next_move(diagnosis, walk.rung, walk.ladder)
+        self.console.line(f"H-2 {walk.settings.short()}: {move.reason}")
+        match move.kind:
+            case MoveKind.NEXT_RUNG:
+                return replace(walk, rung=walk.rung + 1)
+            case MoveKind.WITHOUT_4BIT:
+                base, ladder = ladder_without_4bit(walk.base, walk.ladder, self._half())
+                return replace(walk, base=base, ladder=ladder, rung=0, skipped=frozenset())
+            case MoveKind.SMALLER_MODEL:
+                model = smaller_model(self.setup, self.journal, self.console, walk.model, self.deadline)
+                if model is None:
+                    return None
+                self.journal.append(ModelChosen(at=now(), stage=StageId.H2, model=model))
+                tried = (*walk.smaller_models, model.name)
+                return replace(walk, model=model, rung=0, skipped=frozenset(), smaller_models=tried)
+            case MoveKind.STOP:
+                return None
+
+    def _half(self) -> Literal["bf16", "fp16"]:
+        device = self.setup.device
+        if device is None or device.compute_capability is None:
+            return "bf16"
+        major, _, minor = device.compute_capability.partition(".")
+        return "bf16" if (int(major), int(minor or 0)) >= BF16_SINCE else "fp16"
+
+    def _conditions(self, walk: _Walk) -> tuple[str, ...]:
+        smaller = tuple(f"より小さいモデル {name} に変更" for name in walk.smaller_models[-1:])
+        return (*given_up(self.setup.profile.train, walk.settings), *smaller)
+
+
+def machine_checks(setup: Setup, finished: Finished) -> tuple[Check, ...]:
+    """What the machine itself says of an attempt: the cap was honoured, the memory came back."""
+    checks = []
+    attempt = finished.attempt
+    if setup.options.vram_cap_bytes is not None and setup.device is not None:
+        fractions = [probe.memory_fraction for probe in attempt.probes]
+        seen = next((fraction for fraction in fractions if fraction is not None), None)
+        holds = None if seen is None else seen < 1.0
+        shown = "不明" if seen is None else f"{seen:.4f}"
+        text = f"模擬したVRAM上限が子プロセスで有効(メモリ割合 {shown})"
+        checks.append(Check(id="vram_cap_honoured", severity=Severity.FAIL, holds=holds, message=text))
+    if setup.device is not None:
+        text = "終了後にGPUメモリが解放された"
+        checks.append(Check(id="memory_returned", severity=Severity.WARN, holds=attempt.memory_returned, message=text))
+    return tuple(checks)

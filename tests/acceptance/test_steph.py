@@ -1,0 +1,40 @@
+"""StepH on one page: a small model can be had, trains in 4-bit, and its evaluation runs; H-4 closes the report."""
+
+from __future__ import annotations
+
+import pytest
+from steph.plugin import StageRunner
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.steph_stage("H-1")
+@pytest.mark.order(1)
+@pytest.mark.timeout(3900)
+def test_h1_model_is_reachable(steph: StageRunner) -> None:
+    """H-1: a chat model of 1.5 to 4B parameters can be had from the Hub, and its name, size and reason are recorded."""
+    h1 = steph.run()
+    assert h1.model is not None
+    assert h1.model.reason
+    assert {"model_available"} <= h1.held
+
+
+@pytest.mark.steph_stage("H-2")
+@pytest.mark.order(2)
+@pytest.mark.timeout(3900)
+def test_h2_lora_training_completes(steph: StageRunner) -> None:
+    """H-2: 4-bit LoRA training completes, on a lower rung after an OOM, and leaves weights, log and checkpoint."""
+    h2 = steph.run()
+    assert {"adapter_weights", "adapter_config", "checkpoint_trainer_state"} <= h2.held
+    assert {"adapter_finite", "adapter_trained", "loss_finite", "steps_done"} <= h2.held
+
+
+@pytest.mark.steph_stage("H-3")
+@pytest.mark.order(3)
+@pytest.mark.timeout(1500)
+def test_h3_hf_evaluation_runs(steph: StageRunner) -> None:
+    """H-3: the HF evaluation of three questions prints its lines in order and writes a JSON that agrees with them."""
+    h3 = steph.run()
+    assert {"line_initializing", "line_rag_disabled", "model_named", "line_results"} <= h3.held
+    assert {"total_samples", "line_accuracy"} <= h3.held
+    assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= h3.held

@@ -1,0 +1,144 @@
+"""The verdict table: what was not measured is never green."""
+
+from __future__ import annotations
+
+import pytest
+from steph.judge.verdict import Overall, exit_status, overall, stage_verdict
+from steph.record import (
+    Attempt,
+    Cause,
+    Check,
+    Context,
+    Diagnosis,
+    EndedBy,
+    Environment,
+    GitState,
+    Record,
+    RecordKind,
+    Severity,
+    StageId,
+    StageResult,
+    Verdict,
+)
+
+OK = Check(id="ok", severity=Severity.FAIL, holds=True, message="よい")
+
+
+def _attempt(**change: object) -> Attempt:
+    base: dict[str, object] = {
+        "stage": StageId.H2,
+        "number": 1,
+        "label": "512/b2/4bit",
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "returncode": 0,
+        "seconds": 10.0,
+        "ended_by": EndedBy.EXIT,
+        "diagnosis": Diagnosis(cause=Cause.NONE),
+    }
+    return Attempt.model_validate(base | change)
+
+
+def _check(severity: Severity, holds: bool | None) -> Check:
+    return Check(id="c", severity=severity, holds=holds, message="測った")
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, Verdict.PASS),
+        ({"returncode": 1}, Verdict.FAIL),
+        ({"returncode": 2}, Verdict.FAIL),
+        ({"returncode": -9}, Verdict.CRASHED),
+        ({"returncode": -11}, Verdict.CRASHED),
+        ({"returncode": None}, Verdict.CRASHED),
+        ({"ended_by": None}, Verdict.CRASHED),
+        ({"ended_by": EndedBy.DEADLINE, "returncode": -15}, Verdict.TIMEOUT),
+        ({"ended_by": EndedBy.DEADLINE, "returncode": 0}, Verdict.TIMEOUT),
+        ({"ended_by": EndedBy.INTERRUPTED}, Verdict.CRASHED),
+        ({"ended_by": EndedBy.SUPERVISOR_LOST}, Verdict.CRASHED),
+        ({"diagnosis": None}, Verdict.FAIL),
+        ({"diagnosis": Diagnosis(cause=Cause.NAN_LOSS)}, Verdict.FAIL),
+        ({"diagnosis": Diagnosis(cause=Cause.CUDA_OOM)}, Verdict.FAIL),
+    ],
+)
+def test_how_an_attempt_ended_decides_first(change: dict[str, object], verdict: Verdict) -> None:
+    """Only an exit 0 with a clean diagnosis lets the checks speak."""
+    assert stage_verdict(_attempt(**change), [OK], [])[0] is verdict
+
+
+@pytest.mark.parametrize(
+    ("checks", "verdict"),
+    [
+        ([], Verdict.FAIL),
+        ([_check(Severity.WARN, True)], Verdict.FAIL),
+        ([OK, _check(Severity.FAIL, False)], Verdict.FAIL),
+        ([OK, _check(Severity.FAIL, None)], Verdict.FAIL),
+        ([OK, _check(Severity.WARN, False)], Verdict.PASS),
+        ([OK, _check(Severity.WARN, None)], Verdict.PASS),
+        ([OK, _check(Severity.INFO, False)], Verdict.PASS),
+    ],
+)
+def test_hard_checks_must_hold_and_be_measured(checks: list[Check], verdict: Verdict) -> None:
+    """No checks, a broken hard check and an unmeasured hard check are all FAIL; softer ones only inform."""
+    assert stage_verdict(_attempt(), checks, [])[0] is verdict
+
+
+def test_a_condition_makes_a_pass_degraded_and_is_named() -> None:
+    """A pass below the first rung says what was given up."""
+    verdict, explanation = stage_verdict(_attempt(), [OK], ["max-seq-length 512 → 384"])
+    assert verdict is Verdict.PASS_DEGRADED
+    assert "512 → 384" in explanation
+
+
+def _record(verdicts: dict[StageId, Verdict], *, rehearsal: bool = False, stale: StageId | None = None) -> Record:
+    environment = Environment(os="Linux", python="3.12", cpu="x", cpu_count=2, ram_bytes=1)
+    context = Context(
+        kind=RecordKind.REHEARSAL if rehearsal else RecordKind.ACCEPTANCE,
+        profile="rtx3080",
+        profile_sha256="0",
+        pipeline_root="/p",
+        pipeline_python="python",
+        pipeline_git=GitState(),
+        suite_git=GitState(),
+        environment=environment,
+    )
+    stages = {
+        stage: StageResult(stage=stage, verdict=verdict, explanation="", started_at="t", stale=stage is stale)
+        for stage, verdict in verdicts.items()
+    }
+    return Record(id="r", context=context, stages=stages)
+
+
+GREEN = dict.fromkeys(StageId, Verdict.PASS)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "stale", "acceptance", "rehearsal"),
+    [
+        (GREEN, None, Overall.PASSED, Overall.REHEARSAL_PASSED),
+        (GREEN | {StageId.H2: Verdict.PASS_DEGRADED}, None, Overall.PASSED_WITH_CONDITIONS, Overall.REHEARSAL_PASSED),
+        (GREEN | {StageId.H3: Verdict.FAIL}, None, Overall.FAILED, Overall.REHEARSAL_FAILED),
+        (GREEN | {StageId.H3: Verdict.TIMEOUT}, None, Overall.FAILED, Overall.REHEARSAL_FAILED),
+        (GREEN | {StageId.H3: Verdict.CRASHED}, None, Overall.FAILED, Overall.REHEARSAL_FAILED),
+        (GREEN | {StageId.H3: Verdict.BLOCKED}, None, Overall.FAILED, Overall.REHEARSAL_FAILED),
+        (GREEN | {StageId.H3: Verdict.NOT_RUN}, None, Overall.INCOMPLETE, Overall.REHEARSAL_INCOMPLETE),
+        (GREEN, StageId.H3, Overall.INCOMPLETE, Overall.REHEARSAL_INCOMPLETE),
+        ({StageId.H1: Verdict.PASS}, None, Overall.INCOMPLETE, Overall.REHEARSAL_INCOMPLETE),
+        ({}, None, Overall.INCOMPLETE, Overall.REHEARSAL_INCOMPLETE),
+    ],
+)
+def test_only_three_fresh_green_stages_pass(
+    verdicts: dict[StageId, Verdict], stale: StageId | None, acceptance: Overall, rehearsal: Overall
+) -> None:
+    """A missing, stale or failed stage is never a pass, and a rehearsal is never an acceptance."""
+    assert overall(_record(verdicts, stale=stale)) is acceptance
+    assert overall(_record(verdicts, rehearsal=True, stale=stale)) is rehearsal
+
+
+@pytest.mark.parametrize("verdict", sorted(Verdict))
+def test_exit_status_is_0_only_where_every_selected_stage_is_green(verdict: Verdict) -> None:
+    """Whatever pytest itself thinks, a selected stage that is not green can't end with 0."""
+    record = _record({StageId.H1: verdict})
+    assert (exit_status([StageId.H1], record, 0) == 0) is verdict.is_green
+    assert exit_status([StageId.H1, StageId.H2], record, 0) == 1
+    assert exit_status([StageId.H1], record, 5) == 5
