@@ -1,0 +1,151 @@
+"""Checks of a LoRA adapter's own files: whole, finite, trained, of the right base. Reads files, changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from steph.judge.artifacts import UnreadableError, read_json
+from steph.judge.catalog import bounded, finding
+from steph.judge.names import same_model
+from steph.judge.tensors import Scan, Tensor, TensorFileError, read_header, scan
+from steph.record import Check, TrainSettings
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+CONFIG_NAME = "adapter_config.json"
+MAX_CONFIG_BYTES = 4 << 20
+_LORA_B = ("lora_B", "lora_embedding_B")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The keys of `adapter_config.json` that are judged, as found; None where a key is missing."""
+
+    peft_type: object
+    base_model: object
+    r: object
+    lora_alpha: object
+    lora_dropout: object
+    target_modules: object
+
+
+def read_adapter_config(folder: Path) -> AdapterConfig:
+    """Read `adapter_config.json`; UnreadableError where it is no JSON object."""
+    raw = read_json(folder / CONFIG_NAME, MAX_CONFIG_BYTES)
+    if not isinstance(raw, Mapping):
+        raise UnreadableError("JSON のオブジェクトでない")
+    return AdapterConfig(
+        raw.get("peft_type"), raw.get("base_model_name_or_path"), raw.get("r"), raw.get("lora_alpha"),
+        raw.get("lora_dropout"), raw.get("target_modules"),
+    )  # fmt: skip
+
+
+def base_check(folder: Path, model_name: str) -> Check:
+    """Check that the adapter says it belongs to the model under test."""
+    try:
+        base = read_adapter_config(folder).base_model
+    except UnreadableError as error:
+        return finding("adapter_base", None, f"{CONFIG_NAME} から読めない: {error}")
+    holds = isinstance(base, str) and same_model(model_name, base)
+    named = bounded(base, 100) if base else "記録なし"
+    return finding("adapter_base", holds, f"アダプターのベースは {named}、対象モデルは {bounded(model_name, 100)}。")
+
+
+def config_checks(folder: Path, settings: TrainSettings, tensors: tuple[Tensor, ...]) -> tuple[Check, ...]:
+    """Check that `adapter_config.json` is there and says what was asked."""
+    try:
+        config = read_adapter_config(folder)
+    except UnreadableError as error:
+        return (
+            finding("adapter_config", False, f"{CONFIG_NAME} が使えない: {error}。"),
+            finding("adapter_as_asked", None, "adapter_config.json がないので測れない。"),
+        )
+    is_lora = config.peft_type == "LORA"
+    kind = bounded(config.peft_type, 40)
+    wrong = _differences(config, settings, tensors)
+    return (
+        finding("adapter_config", is_lora, f"{CONFIG_NAME} は読め、種類は {kind}。"),
+        finding(
+            "adapter_as_asked", not wrong,
+            f"依頼と違う設定: {'、'.join(wrong)}。" if wrong else f"r={settings.lora_r} などが依頼どおり。",
+        ),
+    )  # fmt: skip
+
+
+def _differences(config: AdapterConfig, settings: TrainSettings, tensors: tuple[Tensor, ...]) -> list[str]:
+    pairs = [
+        ("r", config.r, settings.lora_r),
+        ("lora_alpha", config.lora_alpha, settings.lora_alpha),
+        ("lora_dropout", config.lora_dropout, settings.lora_dropout),
+    ]
+    wrong = [f"{name}={bounded(found, 40)}（依頼 {asked}）" for name, found, asked in pairs if found != asked]
+    modules = config.target_modules
+    if settings.target_modules and not (
+        isinstance(modules, list) and {str(m) for m in modules} == set(settings.target_modules)
+    ):
+        asked_modules = ",".join(settings.target_modules)
+        wrong.append(f"target_modules={bounded(modules, 80)}（依頼 {bounded(asked_modules, 80)}）")
+    ranks = {t.shape[0] for t in tensors if "lora_A" in t.name and t.name.endswith("weight") and t.shape}
+    if ranks - {settings.lora_r}:
+        wrong.append(f"lora_A の階数 {sorted(ranks)[:5]}（依頼 {settings.lora_r}）")
+    return wrong
+
+
+def weight_checks(folder: Path) -> tuple[tuple[Tensor, ...], tuple[Check, ...]]:
+    """Check the weights' file and every value in it; the tensors are empty where the file can't be read."""
+    path = folder / WEIGHTS_NAME
+    try:
+        tensors = read_header(path)
+        values = sum(_count(tensor) for tensor in tensors)
+        if not values:
+            raise TensorFileError("テンソルが 1 つもない")
+        scans = tuple(scan(path, tensors))
+    except (OSError, TensorFileError) as error:
+        return (), _unreadable(folder, error)
+    written = finding("adapter_weights", True, f"{WEIGHTS_NAME} に {len(tensors)} テンソル、{values:,} 要素がある。")
+    return tensors, (written, _finite_check(scans), _trained_check(scans))
+
+
+def _count(tensor: Tensor) -> int:
+    count = 1
+    for length in tensor.shape:
+        count *= length
+    return count
+
+
+def _unreadable(folder: Path, error: Exception) -> tuple[Check, ...]:
+    if (folder / WEIGHTS_NAME).exists():
+        why = f"壊れている: {error}"
+    elif (folder / "adapter_model.bin").exists():
+        why = "ない（adapter_model.bin はあるが、pickle は読み込まない）"
+    else:
+        why = "ない"
+    return (
+        finding("adapter_weights", False, f"{WEIGHTS_NAME} が{why}。"),
+        finding("adapter_finite", None, "重みを読めないので測れない。"),
+        finding("adapter_trained", None, "重みを読めないので測れない。"),
+    )
+
+
+def _finite_check(scans: tuple[Scan, ...]) -> Check:
+    unread = [s.tensor.dtype for s in scans if s.nonfinite_values is None]
+    if unread:
+        return finding("adapter_finite", None, f"{len(unread)} テンソルの型 {unread[0]} は復号できない。")
+    bad = [s for s in scans if s.nonfinite_values]
+    if not bad:
+        return finding("adapter_finite", True, f"{len(scans)} テンソルの全要素が有限。")
+    count = sum(s.nonfinite_values or 0 for s in bad)
+    first = bounded(bad[0].tensor.name, 120)
+    message = f"{len(bad)} テンソルに NaN または Inf が {count:,} 要素ある（最初は {first}）。"
+    return finding("adapter_finite", False, message)
+
+
+def _trained_check(scans: tuple[Scan, ...]) -> Check:
+    matrices = [s for s in scans if any(part in s.tensor.name for part in _LORA_B)]
+    if not matrices:
+        return finding("adapter_trained", False, f"{len(scans)} テンソルの中に LoRA の B 行列がない。")
+    if all(s.any_nonzero is None for s in matrices):
+        return finding("adapter_trained", None, f"B 行列の型 {matrices[0].tensor.dtype} は復号できない。")
+    moved = sum(bool(s.any_nonzero) for s in matrices)
+    return finding("adapter_trained", moved > 0, f"B 行列 {len(matrices)} 個のうち {moved} 個がゼロでない。")

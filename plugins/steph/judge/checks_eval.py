@@ -1,0 +1,86 @@
+"""Judges one evaluation attempt (H-3) by its lines and its JSON. Reads files, changes nothing."""
+
+from __future__ import annotations
+
+from steph.judge.artifacts import artifact
+from steph.judge.catalog import bounded, finding
+from steph.judge.checks_adapter import base_check
+from steph.judge.checks_lines import line_checks
+from steph.judge.checks_process import process_checks
+from steph.judge.checks_results import content_checks, file_checks
+from steph.judge.checks_text import response_checks
+from steph.judge.evidence import EvalEvidence
+from steph.judge.lines import EvalLines, adapter_trouble_in, parse_evaluation
+from steph.judge.names import names_model
+from steph.judge.results import Results, ResultsFile, find_results
+from steph.record import Artifact, Check, EvalOutcome
+
+MAX_ANSWERS = 1000
+
+
+def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
+    """Read what the attempt printed and wrote and check it; missing files are findings, never exceptions."""
+    lines = parse_evaluation(evidence.stdout)
+    file = find_results(evidence.root, evidence.output_path, lines.saved_to, evidence.attempt_started_unix)
+    content = file.content
+    checks = (
+        *process_checks(evidence.returncode, evidence.output),
+        *line_checks(evidence, lines, content),
+        *_adapter_checks(evidence),
+        *file_checks(file, lines),
+        *content_checks(evidence, content, lines),
+        *response_checks(
+            content.results if content else None,
+            cot=evidence.settings.use_cot, rehearsal=evidence.rehearsal, seconds=evidence.seconds,
+        ),
+    )  # fmt: skip
+    return _outcome(evidence, lines, file), checks, _artifacts(file)
+
+
+def _adapter_checks(evidence: EvalEvidence) -> tuple[Check, ...]:
+    if evidence.lora_path is None:
+        return ()
+    expected, actual = evidence.adapter_sha256_expected, evidence.adapter_sha256_actual
+    same = None if expected is None or actual is None else expected == actual
+    hashes = f"記録の sha256 は {(expected or 'なし')[:12]}、評価時は {(actual or 'なし')[:12]}。"
+    trouble = adapter_trouble_in(evidence.output)
+    shown = f"読み込みの失敗の表示: {bounded(trouble, 200) if trouble else 'なし'}。"
+    return (
+        base_check(evidence.root / evidence.lora_path, evidence.model_name),
+        finding("adapter_unchanged", same, hashes),
+        finding("adapter_loaded", trouble is None, shown),
+    )
+
+
+def _outcome(evidence: EvalEvidence, lines: EvalLines, file: ResultsFile) -> EvalOutcome:
+    results = file.content
+    return EvalOutcome(
+        output_path=file.name,
+        total=lines.total if results is None else len(results.results),
+        correct=lines.correct if results is None else sum(row.is_correct for row in results.results),
+        accuracy=_accuracy(lines, results),
+        backend=_short(lines.backend or (results.config.backend if results else None)),
+        model_name=_short(_model(evidence.model_name, lines)),
+        lora_path=_short(lines.lora_path),
+        key_lines=tuple(bounded(line) for line in lines.key_lines),
+        answers=tuple(row.predicted_answer for row in results.results[:MAX_ANSWERS]) if results else (),
+    )
+
+
+def _accuracy(lines: EvalLines, results: Results | None) -> float | None:
+    if results is not None and results.results:
+        return sum(row.is_correct for row in results.results) / len(results.results)
+    return lines.accuracy if lines.accuracy is not None and 0 <= lines.accuracy <= 1 else None
+
+
+def _model(asked: str, lines: EvalLines) -> str | None:
+    printed = (lines.hf_model, lines.llm_model)
+    return next((value for value in printed if value and names_model(value, asked)), printed[0] or printed[1])
+
+
+def _short(value: object) -> str | None:
+    return bounded(value) if value is not None else None
+
+
+def _artifacts(file: ResultsFile) -> tuple[Artifact, ...]:
+    return (artifact(file.path, file.name),) if file.path else ()

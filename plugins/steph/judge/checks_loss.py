@@ -1,0 +1,89 @@
+"""Checks of the losses that a training printed and logged. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from steph.judge.catalog import finding
+from steph.record import Check
+
+TREND_LOSSES = 6  # fewer say nothing about a trend
+PRINTED_TOLERANCE = 0.01  # transformers prints four significant digits
+
+
+@dataclass(frozen=True)
+class LossEvidence:
+    """Losses as printed and as logged on disk, in order; values may be NaN or infinite."""
+
+    printed: tuple[float, ...]
+    logged: tuple[float, ...]
+    has_state: bool
+    train_loss: float | None
+    grad_norms: tuple[float, ...]
+    steps_done: int | None
+    rehearsal: bool
+
+
+def loss_checks(evidence: LossEvidence) -> tuple[Check, ...]:
+    """All checks of the losses."""
+    return (
+        _finite_check(evidence),
+        _lower_check(evidence),
+        _logged_check(evidence),
+        _agreement_check(evidence),
+        _grad_norm_check(evidence),
+    )
+
+
+def _finite_check(evidence: LossEvidence) -> Check:
+    values = [*evidence.printed, *evidence.logged]
+    if evidence.train_loss is not None:
+        values.append(evidence.train_loss)
+    if not values:
+        return finding("loss_finite", None, "損失がどこにも表示・記録されていない。")
+    bad = [value for value in values if not math.isfinite(value) or value == 0]
+    if bad:
+        message = f"損失 {len(values)} 件のうち {len(bad)} 件が有限でないかゼロ（例 {bad[0]}）。"
+        return finding("loss_finite", False, message)
+    return finding("loss_finite", True, f"損失 {len(values)} 件はすべて有限でゼロでない（最小 {min(values):.4g}）。")
+
+
+def _lower_check(evidence: LossEvidence) -> Check:
+    losses = [value for value in evidence.printed or evidence.logged if math.isfinite(value)]
+    if len(losses) < TREND_LOSSES:
+        return finding("loss_lower", None, f"損失が {len(losses)} 件しかなく、傾向を測れない。")
+    third = len(losses) // 3
+    first, last = median(losses[:third]), median(losses[-third:])
+    return finding(
+        "loss_lower", last < first, f"損失の中央値は最初の 1/3 で {first:.4g}、最後の 1/3 で {last:.4g}。",
+        rehearsal=evidence.rehearsal,
+    )  # fmt: skip
+
+
+def _logged_check(evidence: LossEvidence) -> Check:
+    if not evidence.has_state:
+        return finding("loss_logged", None, "trainer_state.json を使えないので測れない。")
+    return finding("loss_logged", bool(evidence.logged), f"log_history に損失が {len(evidence.logged)} 件ある。")
+
+
+def _agreement_check(evidence: LossEvidence) -> Check:
+    pairs = list(zip(evidence.printed, evidence.logged, strict=False))
+    every_step = len(evidence.printed) == evidence.steps_done and evidence.printed
+    if every_step and evidence.train_loss is not None:
+        pairs.append((evidence.train_loss, fmean(evidence.printed)))
+    finite = [(one, other) for one, other in pairs if math.isfinite(one) and math.isfinite(other)]
+    if not finite:
+        return finding("losses_agree", None, "比べられる損失がない。")
+    apart = [(a, b) for a, b in finite if not math.isclose(a, b, rel_tol=PRINTED_TOLERANCE, abs_tol=1e-3)]
+    example = f"（例 {apart[0][0]:.4g} と {apart[0][1]:.4g}）" if apart else ""
+    return finding("losses_agree", not apart, f"損失 {len(finite)} 組のうち {len(apart)} 組が食い違う{example}。")
+
+
+def _grad_norm_check(evidence: LossEvidence) -> Check:
+    norms = evidence.grad_norms
+    if not norms:
+        return finding("grad_norm_finite", None, "勾配ノルムが表示されていない。")
+    bad = sum(not math.isfinite(value) for value in norms)
+    return finding("grad_norm_finite", bad == 0, f"勾配ノルム {len(norms)} 件のうち {bad} 件が有限でない。")

@@ -1,0 +1,155 @@
+"""Checks of the evaluation's JSON: found, fresh, well-formed, consistent with the lines, of this data set."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from steph.judge.artifacts import UnreadableError
+from steph.judge.catalog import bounded, finding
+from steph.judge.evidence import EvalEvidence
+from steph.judge.lines import EvalLines
+from steph.judge.questions import Question, frame_agrees, is_among, question_key, questions_of
+from steph.judge.results import Results, ResultsFile, Row
+from steph.judge.text import is_exception_text
+from steph.record import Check
+
+ACCURACY_TOLERANCE = 6e-5  # two digits of a percentage, rounded
+_NEEDS_JSON = (
+    "config_as_asked", "no_error_answers", "flags_consistent", "rows_distinct", "questions_of_dataset", "first_rows",
+    "train_overlap", "prompts_agree",
+)  # fmt: skip
+
+
+def file_checks(file: ResultsFile, lines: EvalLines) -> tuple[Check, ...]:
+    """Check that the file is there, young and well-formed, and that all figures of accuracy agree."""
+    if file.path is None:
+        return (
+            finding("json_written", False, f"{bounded(file.name, 150)} がない。"),
+            finding("json_fresh", None, "JSON がないので測れない。"),
+            finding("json_valid", None, "JSON がないので測れない。"),
+            finding("json_consistent", None, "JSON がないので測れない。"),
+        )
+    age = "試行の開始より後" if file.fresh else "試行の開始より前"
+    return (
+        finding("json_written", True, f"{bounded(file.name, 150)} がある。"),
+        finding("json_fresh", file.fresh, f"JSON の更新は{age}。"),
+        finding("json_valid", file.content is not None, f"JSON は{file.problem or '決まった形'}。"),
+        _consistency_check(file.content, lines),
+    )
+
+
+def _consistency_check(results: Results | None, lines: EvalLines) -> Check:
+    if results is None:
+        return finding("json_consistent", None, "JSON を使えないので測れない。")
+    total, correct = len(results.results), sum(row.is_correct for row in results.results)
+    recount, summary = (correct / total if total else 0.0), results.summary
+    incorrect = total - correct
+    wrong = [
+        f"{label} {shown}（数え直し {counted}）"
+        for label, shown, counted in (
+            ("JSON の正解数", summary.correct_count, correct), ("JSON の総数", summary.total_count, total),
+            ("表示の総数", lines.total, total), ("表示の正解数", lines.correct, correct),
+            ("表示の誤答数", lines.incorrect, incorrect),
+        )
+        if shown is not None and shown != counted
+    ]  # fmt: skip
+    wrong += [
+        f"{label} {100 * shown:.2f} %（数え直し {100 * recount:.2f} %）"
+        for label, shown in (("JSON の正解率", summary.accuracy), ("表示の正解率", lines.accuracy))
+        if shown is not None and not math.isclose(shown, recount, abs_tol=ACCURACY_TOLERANCE)
+    ]
+    agreed = f"表示・JSON・数え直しとも {total} 問中 {correct} 問正解"
+    return finding("json_consistent", not wrong, f"食い違い: {'、'.join(wrong)}。" if wrong else f"{agreed}。")
+
+
+def content_checks(evidence: EvalEvidence, results: Results | None, lines: EvalLines) -> tuple[Check, ...]:
+    """Check what the file says row by row."""
+    if results is None:
+        return tuple(finding(check_id, None, "JSON を使えないので測れない。") for check_id in _NEEDS_JSON)
+    keys = tuple(question_key(row.question, row.choices) for row in results.results)
+    return (
+        _config_check(evidence, results),
+        _error_check(results.results, lines),
+        _flags_check(results.results),
+        *_dataset_checks(evidence, results.results, keys),
+        _overlap_check(evidence, keys),
+        _prompt_check(evidence, results.results),
+    )
+
+
+def _config_check(evidence: EvalEvidence, results: Results) -> Check:
+    asked, config = evidence.settings, results.config
+    pairs = (
+        ("rag_enabled", config.rag_enabled, asked.use_rag), ("cot_enabled", config.cot_enabled, asked.use_cot),
+        ("ensemble_runs", config.ensemble_runs, asked.ensemble), ("top_k", config.top_k, asked.top_k),
+        ("load_in_4bit", config.load_in_4bit, asked.load_in_4bit),
+    )  # fmt: skip
+    shown = [pair for pair in pairs if pair[1] is not None]
+    if not shown:
+        return finding("config_as_asked", None, "JSON の config に設定がない。")
+    wrong = [f"{name}={bounded(found, 30)}（依頼 {want}）" for name, found, want in shown if found != want]
+    return finding("config_as_asked", not wrong, f"依頼と違う設定: {'、'.join(wrong) or 'なし'}。")
+
+
+def _error_check(rows: tuple[Row, ...], lines: EvalLines) -> Check:
+    errors = [row for row in rows if row.predicted_answer == "error" or is_exception_text(row.response or "")]
+    printed = lines.timeout_errors + lines.other_errors
+    example = f"（例 {bounded(errors[0].response, 120)}）" if errors else ""
+    message = f"{len(rows)} 問のうち {len(errors)} 問が例外{example}、表示された例外は {printed} 件。"
+    return finding("no_error_answers", not errors and not printed, message)
+
+
+def _flags_check(rows: tuple[Row, ...]) -> Check:
+    wrong = sum(row.is_correct != (row.predicted_answer == row.correct_answer.strip().lower()) for row in rows)
+    return finding("flags_consistent", wrong == 0, f"{len(rows)} 問のうち {wrong} 問で is_correct が回答と食い違う。")
+
+
+def _dataset_checks(evidence: EvalEvidence, rows: tuple[Row, ...], keys: tuple[str, ...]) -> tuple[Check, ...]:
+    try:
+        dataset = questions_of(evidence.dataset)
+    except UnreadableError as error:
+        why = f"データセットを読めない: {error}。"
+        return tuple(finding(name, None, why) for name in ("rows_distinct", "questions_of_dataset", "first_rows"))
+    known = Counter(question.key for question in dataset)
+    repeated = sum((Counter(keys) - Counter({key: known.get(key, 1) for key in keys})).values())
+    first = tuple(question.key for question in dataset[: len(keys)])
+    in_order = first == keys
+    return (
+        finding("rows_distinct", repeated == 0, f"{len(keys)} 問のうち {repeated} 問が重複。"),
+        _origin_check(dataset, rows, keys),
+        finding(
+            "first_rows", in_order, f"評価した {len(keys)} 問はデータセットの先頭{'から順' if in_order else 'と違う'}。"
+        ),
+    )
+
+
+def _origin_check(dataset: tuple[Question, ...], rows: tuple[Row, ...], keys: tuple[str, ...]) -> Check:
+    answers: dict[str, set[str]] = {}
+    for question in dataset:
+        answers.setdefault(question.key, set()).add(question.answer)
+    foreign = sum(key not in answers for key in keys)
+    changed = sum(
+        key in answers and row.correct_answer.strip().lower() not in answers[key]
+        for key, row in zip(keys, rows, strict=True)
+    )
+    message = f"{len(keys)} 問のうち、データセットにない問題が {foreign} 問、正解が違う問題が {changed} 問。"
+    return finding("questions_of_dataset", not foreign and not changed, message)
+
+
+def _overlap_check(evidence: EvalEvidence, keys: tuple[str, ...]) -> Check:
+    if evidence.train_questions is None:
+        return finding("train_overlap", None, "学習データを読めないので測れない。")
+    seen = sum(is_among(key, evidence.train_questions) for key in keys)
+    return finding("train_overlap", seen == 0, f"評価した {len(keys)} 問のうち {seen} 問が学習データにある。")
+
+
+def _prompt_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
+    prompts = [row.prompt for row in rows if isinstance(row.prompt, str) and row.prompt]
+    frame = evidence.train_frame
+    verdicts = [frame_agrees(frame, prompt) for prompt in prompts] if frame else []
+    measured = [verdict for verdict in verdicts if verdict is not None]
+    if not measured:
+        return finding("prompts_agree", None, "JSON か学習データにプロンプトが見えない。")
+    apart = measured.count(False)
+    return finding("prompts_agree", apart == 0, f"{len(measured)} 問のうち {apart} 問でプロンプトの枠が学習時と違う。")

@@ -1,0 +1,212 @@
+"""Judges one training attempt (H-2) by its files and lines. Reads the output folder, changes nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from steph.judge.artifacts import UnreadableError, artifacts_under, is_fresh, read_json, sha256_of
+from steph.judge.catalog import finding
+from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, weight_checks
+from steph.judge.checks_loss import LossEvidence, loss_checks
+from steph.judge.checks_process import process_checks
+from steph.judge.evidence import TrainEvidence
+from steph.judge.lines import Metrics, metrics_in, parse_metrics, split_lines
+from steph.judge.steps import steps_due, steps_in, steps_per_epoch
+from steph.record import Artifact, Check, Severity, TrainOutcome
+
+STATE_NAME = "trainer_state.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d{1,9})")
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """The newest checkpoint's `trainer_state.json`; `problem` says why it can't be used (Japanese)."""
+
+    folder: Path | None = None
+    problem: str | None = None
+    global_step: int | None = None
+    losses: tuple[float, ...] = ()
+    tokens_seen: int | None = None
+    fresh: bool = False
+    stale_folders: tuple[str, ...] = ()
+
+
+def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
+    """Read what the attempt left behind and check it; missing files are findings, never exceptions."""
+    metrics = metrics_in(split_lines(evidence.stdout))
+    state = read_state(evidence.output_dir, evidence.attempt_started_unix)
+    final = _final_line(metrics)
+    outcome = _outcome(evidence, metrics, state, final)
+    tensors, weights = weight_checks(evidence.output_dir)
+    checks = (
+        *process_checks(evidence.returncode, evidence.output),
+        _final_line_check(final),
+        *weights,
+        *config_checks(evidence.output_dir, evidence.settings, tensors),
+        base_check(evidence.output_dir, evidence.model_name),
+        _state_check(state),
+        *_freshness_checks(evidence, state),
+        _steps_check(outcome),
+        _epochs_check(evidence, outcome),
+        *loss_checks(_loss_evidence(evidence, metrics, state, outcome)),
+        _answers_check(evidence.lost_answers),
+    )
+    return outcome, checks, artifacts_under(evidence.output_dir, evidence.output_dir_name)
+
+
+def read_state(output_dir: Path, started_unix: float) -> TrainerState:
+    """Read the newest checkpoint's state: of the attempt's own checkpoints the last, else of the older ones."""
+    folders = {int(m[1]): path for path in _children(output_dir) if (m := _CHECKPOINT.fullmatch(path.name))}
+    fresh = {n: path for n, path in folders.items() if is_fresh(path / STATE_NAME, started_unix)}
+    stale = tuple(path.name for n, path in sorted(folders.items()) if n not in fresh)
+    if not folders:
+        return TrainerState(problem="checkpoint-N がない")
+    step = max(fresh or folders)
+    return _read_state(folders[step], step, bool(fresh), stale)
+
+
+def _children(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+
+
+def _read_state(folder: Path, step: int, fresh: bool, stale: tuple[str, ...]) -> TrainerState:
+    try:
+        raw = read_json(folder / STATE_NAME, strict=False)  # the Trainer itself writes NaN there
+    except UnreadableError as error:
+        return TrainerState(folder, f"{folder.name}/{STATE_NAME} が使えない: {error}", stale_folders=stale)
+    if not isinstance(raw, Mapping) or type(raw.get("global_step")) is not int:
+        return TrainerState(folder, f"{folder.name}/{STATE_NAME} に global_step がない", stale_folders=stale)
+    done = int(raw["global_step"])
+    problem = None if done == step else f"{folder.name}/{STATE_NAME} の global_step が {done}"
+    seen = raw.get("num_input_tokens_seen")
+    tokens = seen if type(seen) is int and seen > 0 else None
+    return TrainerState(folder, problem, done, _history_losses(raw.get("log_history")), tokens, fresh, stale)
+
+
+def _history_losses(history: object) -> tuple[float, ...]:
+    entries = history if isinstance(history, list) else []
+    values = (entry.get("loss") for entry in entries if isinstance(entry, Mapping))
+    return tuple(float(value) for value in values if type(value) is float or value == 0)
+
+
+def _final_line(metrics: tuple[Metrics, ...]) -> Metrics | None:
+    return next((m for m in reversed(metrics) if m.get("train_runtime") is not None), None)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _outcome(
+    evidence: TrainEvidence, metrics: tuple[Metrics, ...], state: TrainerState, final: Metrics | None
+) -> TrainOutcome:
+    printed = tuple(value for m in metrics if (value := m.get("loss")) is not None)
+    epochs = _finite(next((value for m in reversed(metrics) if (value := m.get("epoch")) is not None), None))
+    runtime = _finite(final.get("train_runtime")) if final else None
+    rows, settings, world = evidence.train_rows, evidence.settings, evidence.world_size
+    estimated = steps_in(epochs, rows, settings, world) if epochs is not None and rows and 0 <= epochs < 1e6 else None
+    weights = evidence.output_dir / WEIGHTS_NAME
+    return TrainOutcome(
+        output_dir=evidence.output_dir_name,
+        steps_done=state.global_step if state.fresh and state.problem is None else estimated,
+        steps_due=steps_due(rows, settings, world) if rows else None,
+        epochs_done=epochs,
+        train_loss=_finite(final.get("train_loss")) if final else None,
+        train_runtime_seconds=runtime,
+        losses=tuple(value for value in printed or state.losses if math.isfinite(value)),
+        step_seconds=_step_seconds(evidence),
+        tokens_per_second=state.tokens_seen / runtime if state.tokens_seen and runtime else None,
+        train_rows=rows,
+        adapter_sha256=sha256_of(weights) if weights.is_file() else None,
+        checkpoint=state.folder.name if state.folder and state.fresh else None,
+    )
+
+
+def _step_seconds(evidence: TrainEvidence) -> tuple[float, ...]:
+    arrivals = [
+        seconds for seconds, line in evidence.line_arrivals if (m := parse_metrics(line)) and m.get("loss") is not None
+    ]
+    return tuple((later - earlier) / max(1, evidence.settings.logging_steps) for earlier, later in pairwise(arrivals))
+
+
+def _final_line_check(final: Metrics | None) -> Check:
+    loss = final.get("train_loss") if final else None
+    if final is None or loss is None:
+        return finding("line_train_result", False, "train_runtime と train_loss の最終行が stdout にない。")
+    return finding("line_train_result", True, f"最終行: {final.get('train_runtime')} 秒、train_loss {loss}。")
+
+
+def _state_check(state: TrainerState) -> Check:
+    if state.problem or state.folder is None:
+        return finding("checkpoint_trainer_state", False, f"{state.problem}。")
+    return finding(
+        "checkpoint_trainer_state", True,
+        f"{state.folder.name}/{STATE_NAME}: {state.global_step} ステップ、損失の記録 {len(state.losses)} 件。",
+    )  # fmt: skip
+
+
+def _freshness_checks(evidence: TrainEvidence, state: TrainerState) -> tuple[Check, ...]:
+    named = [evidence.output_dir / WEIGHTS_NAME, evidence.output_dir / CONFIG_NAME]
+    if state.folder:
+        named.append(state.folder / STATE_NAME)
+    present = [path for path in named if path.is_file()]
+    old = [
+        path.relative_to(evidence.output_dir).as_posix()
+        for path in present
+        if not is_fresh(path, evidence.attempt_started_unix)
+    ]
+    fresh = not old if present else None
+    stale = "、".join(old) or "なし"
+    leftovers = "、".join(state.stale_folders) or "なし"
+    return (
+        finding("artifacts_fresh", fresh, f"試行の開始より古いファイル: {stale}（{len(present)} 件を確認）。"),
+        finding("no_leftovers", not state.stale_folders, f"以前からあるチェックポイント: {leftovers}。"),
+    )
+
+
+def _steps_check(outcome: TrainOutcome) -> Check:
+    done, due = outcome.steps_done, outcome.steps_due
+    if done is None or due is None:
+        return finding("steps_complete", None, f"ステップ数を測れない（実行 {done}、予定 {due}）。")
+    return finding("steps_complete", done == due, f"{due} ステップの予定に対して {done} ステップ。")
+
+
+def _epochs_check(evidence: TrainEvidence, outcome: TrainOutcome) -> Check:
+    epochs, asked = outcome.epochs_done, evidence.settings.num_epochs
+    if epochs is None:
+        return finding("epochs_as_asked", None, "最終行に epoch がない。")
+    rows = evidence.train_rows
+    half_a_step = 0.5 / steps_per_epoch(rows, evidence.settings, evidence.world_size) if rows else 0.005
+    message = f"{asked} エポックの依頼に対して {epochs:g} エポック。"
+    return finding("epochs_as_asked", epochs <= asked + half_a_step, message)
+
+
+def _loss_evidence(
+    evidence: TrainEvidence, metrics: tuple[Metrics, ...], state: TrainerState, outcome: TrainOutcome
+) -> LossEvidence:
+    final = _final_line(metrics)
+    return LossEvidence(
+        printed=tuple(value for m in metrics if (value := m.get("loss")) is not None),
+        logged=state.losses if state.fresh else (),
+        has_state=state.fresh and state.problem is None,
+        train_loss=final.get("train_loss") if final else None,
+        grad_norms=tuple(value for m in metrics if (value := m.get("grad_norm")) is not None),
+        steps_done=outcome.steps_done,
+        rehearsal=evidence.rehearsal,
+    )
+
+
+def _answers_check(lost_answers: tuple[int, int] | None) -> Check:
+    if lost_answers is None:
+        return finding("answers_kept", None, "答えが切り捨てられる行数を数えていない。")
+    lost, rows = lost_answers
+    over_half = 2 * lost > rows
+    return finding(
+        "answers_kept", lost == 0, f"{rows} 行のうち {lost} 行で答えが切り捨てられる。",
+        severity=Severity.FAIL if over_half else None,
+    )  # fmt: skip

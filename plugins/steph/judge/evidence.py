@@ -1,0 +1,59 @@
+"""What the judge is given about one finished attempt: paths, settings, output. Values only; reads nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from steph.record import EvalSettings, TrainSettings
+
+
+@dataclass(frozen=True)
+class TrainEvidence:
+    """A finished training attempt.
+
+    `output_dir` is absolute, `output_dir_name` is the folder as the pipeline was given it. `train_rows` counts the rows
+    of the file that this attempt really trained on. `attempt_started_unix` is wall-clock time, for file ages;
+    `line_arrivals` are (seconds since the attempt's start, line). `lost_answers` is (rows without their answer, rows).
+    """
+
+    output_dir: Path
+    output_dir_name: str
+    settings: TrainSettings
+    model_name: str
+    stdout: str
+    output: str
+    returncode: int | None
+    attempt_started_unix: float
+    train_rows: int | None = None
+    line_arrivals: tuple[tuple[float, str], ...] = ()
+    lost_answers: tuple[int, int] | None = None
+    rehearsal: bool = False
+    world_size: int = 1
+
+
+@dataclass(frozen=True)
+class EvalEvidence:
+    """A finished evaluation attempt.
+
+    `root` is the folder that the script ran in, `output_path` and `lora_path` are as it was given them (`lora_path`
+    None: evaluated without an adapter). `seconds` is the whole run. `train_questions` and `train_frame` come from
+    `questions.questions_in` and `questions.frame_in`; None means that no training file could be read.
+    """
+
+    root: Path
+    dataset: Path
+    output_path: str
+    settings: EvalSettings
+    model_name: str
+    lora_path: str | None
+    stdout: str
+    output: str
+    returncode: int | None
+    attempt_started_unix: float
+    seconds: float | None = None
+    adapter_sha256_expected: str | None = None
+    adapter_sha256_actual: str | None = None
+    train_questions: frozenset[str] | None = None
+    train_frame: tuple[str, str] | None = None
+    rehearsal: bool = False

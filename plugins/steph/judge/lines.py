@@ -1,0 +1,156 @@
+"""Parses what the two pipeline scripts print: the Trainer's dict lines and the evaluation's key lines. Pure.
+
+Formats: `{'loss': 2.3, 'epoch': 0.1}` (transformers 4) or `{'loss': '2.3', ...}` (transformers 5), and the labelled
+lines of `evaluate_multiple_choice.py`. Unknown text is skipped; nothing here raises.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_PAIR = re.compile(r"'([A-Za-z_][\w/.-]{0,60})':\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
+_TRACEBACK = re.compile(r"(?m)^(?:\[[^\]\n]{1,40}\]:?\s*)?Traceback \(most recent call last\):")
+_ADAPTER_TROUBLE = re.compile(
+    r"(?i)missing adapter keys|loading adapter weights from .{0,300} led to (?:unexpected|missing) keys"
+    r"|\b(?:lora|adapter)\b.{0,200}(?:failed to load|could not be loaded|not found|does not exist)"
+    r"|(?:failed to load|could not load|can't load|unable to load).{0,80}\b(?:lora|adapter)\b"
+    r"|can't find '?adapter_config\.json"
+)
+_LINE_CHARS = 2000
+
+
+def split_lines(text: str) -> tuple[str, ...]:
+    """Split text at newlines and carriage returns, without ANSI codes and without empty lines."""
+    lines = (_ANSI.sub("", line).rstrip() for line in re.split(r"[\r\n]+", text))
+    return tuple(line[:_LINE_CHARS] for line in lines if line.strip())
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One of the Trainer's dict lines; values that are no numbers are left out."""
+
+    values: tuple[tuple[str, float], ...]
+
+    def get(self, key: str) -> float | None:
+        """The value of `key`, None where the line has none; it may be NaN or infinite."""
+        return dict(self.values).get(key)
+
+
+def parse_metrics(line: str) -> Metrics | None:
+    """Read one dict line; None for any other text."""
+    text = line.strip()
+    if not (text.startswith("{'") and text.endswith("}")):
+        return None
+    pairs = ((m[1], _number(next(v for v in m.groups()[1:] if v is not None))) for m in _PAIR.finditer(text))
+    values = tuple((key, value) for key, value in pairs if value is not None)
+    return Metrics(values) if values else None
+
+
+def metrics_in(lines: Iterable[str]) -> tuple[Metrics, ...]:
+    """All dict lines in their order."""
+    return tuple(found for line in lines if (found := parse_metrics(line)))
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def tracebacks_in(text: str) -> int:
+    """How many Python tracebacks begin in the text, rank prefixes allowed."""
+    return len(_TRACEBACK.findall(text))
+
+
+def adapter_trouble_in(text: str) -> str | None:
+    """The first line in which PEFT, transformers or the script says that an adapter was not loaded whole."""
+    return next((line for line in split_lines(text) if _ADAPTER_TROUBLE.search(line)), None)
+
+
+@dataclass(frozen=True)
+class EvalLines:
+    """What an evaluation printed; None where a line is missing, `order` gives the line number of each one found."""
+
+    rag_mode: str | None = None
+    llm_model: str | None = None
+    backend: str | None = None
+    hf_model: str | None = None
+    lora_path: str | None = None
+    total: int | None = None
+    correct: int | None = None
+    incorrect: int | None = None
+    accuracy: float | None = None  # 0 to 1, as printed; NaN where the text is no number
+    timeout_errors: int = 0
+    other_errors: int = 0
+    invocation_errors: tuple[str, ...] = ()
+    saved_to: str | None = None
+    order: dict[str, int] = field(default_factory=dict)
+    key_lines: tuple[str, ...] = ()
+
+
+_SETUP = {
+    "initializing": re.compile(r"Initializing RAG pipeline\.\.\."),
+    "rag_mode": re.compile(r"(?:^|\s)RAG Mode:\s*(.*)$"),
+    "llm_model": re.compile(r"(?:^|\s)LLM Model:\s*(.*)$"),
+    "backend": re.compile(r"(?:^|\s)Backend:\s*(.*)$"),
+    "hf_model": re.compile(r"(?:^|\s)HF Model:\s*(.*)$"),
+    "lora_path": re.compile(r"(?:^|\s)LoRA Path:\s*(.*)$"),
+}
+_RESULT = {
+    "results": re.compile(r"EVALUATION RESULTS\s*$"),
+    "total": re.compile(r"(?:^|\s)Total Samples:\s*(-?\d{1,18})\s*$"),
+    "correct": re.compile(r"(?:^|\s)Correct:\s*(-?\d{1,18})\s*$"),
+    "incorrect": re.compile(r"(?:^|\s)Incorrect:\s*(-?\d{1,18})\s*$"),
+    "accuracy": re.compile(r"(?:^|\s)Accuracy:\s*(\S{1,40}?)\s*(%?)(?:\s|$)"),
+    "timeout_errors": re.compile(r"(?:^|\s)Timeout Errors:\s*(\d{1,18})\s*$"),
+    "other_errors": re.compile(r"(?:^|\s)Other Errors:\s*(\d{1,18})\s*$"),
+    "saved_to": re.compile(r"Detailed results saved to:\s*(.+)$"),
+}
+_INVOCATION_ERROR = re.compile(r"Error during LLM invocation:?\s*(.*)$")
+
+
+def parse_evaluation(stdout: str) -> EvalLines:
+    """Read an evaluation's lines: the first of each set-up line, and the last block of results."""
+    lines = split_lines(stdout)
+    last_block = max((n for n, line in enumerate(lines) if _RESULT["results"].search(line)), default=0)
+    found = _first_matches(lines, 0, _SETUP) | _first_matches(lines, last_block, _RESULT)
+    text = {key: match[1].strip() for key, (_, match) in found.items() if match.re.groups}
+    count = {key: int(text[key]) for key in _COUNTS if key in text}
+    return EvalLines(
+        rag_mode=text.get("rag_mode"), llm_model=text.get("llm_model"), backend=text.get("backend"),
+        hf_model=text.get("hf_model"), lora_path=text.get("lora_path"),
+        total=count.get("total"), correct=count.get("correct"), incorrect=count.get("incorrect"),
+        accuracy=_accuracy(found["accuracy"][1]) if "accuracy" in found else None,
+        timeout_errors=count.get("timeout_errors", 0), other_errors=count.get("other_errors", 0),
+        invocation_errors=tuple(m[1] for line in lines if (m := _INVOCATION_ERROR.search(line)))[:1000],
+        saved_to=text.get("saved_to"),
+        order={key: number for key, (number, _) in found.items()},
+        key_lines=tuple(lines[n].strip()[:300] for n in sorted({number for number, _ in found.values()})),
+    )  # fmt: skip
+
+
+_COUNTS = ("total", "correct", "incorrect", "timeout_errors", "other_errors")
+
+
+def _first_matches(
+    lines: tuple[str, ...], start: int, patterns: dict[str, re.Pattern[str]]
+) -> dict[str, tuple[int, re.Match[str]]]:
+    found: dict[str, tuple[int, re.Match[str]]] = {}
+    for number in range(start, len(lines)):
+        for key, pattern in patterns.items():
+            if key not in found and (match := pattern.search(lines[number])):
+                found[key] = (number, match)
+    return found
+
+
+def _accuracy(match: re.Match[str]) -> float:
+    value = _number(match[1].rstrip("%"))
+    if value is None:
+        return math.nan
+    in_percent = match[2] == "%" or match[1].endswith("%") or value > 1
+    return value / 100 if in_percent else value

@@ -1,0 +1,116 @@
+"""The evaluation's JSON file: where it lies and what it says, with types and ranges checked. Reads, changes nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from steph.judge.artifacts import UnreadableError, is_fresh, read_json
+
+_DATED = r"\d{8}-\d{4}(?:\d{2})?_"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Config(_Part):
+    """What the evaluation says it ran with; later versions may add keys or leave some out."""
+
+    rag_enabled: object = None
+    cot_enabled: object = None
+    ensemble_runs: object = None
+    top_k: object = None
+    llm_model: object = None
+    hf_model_name: object = None
+    backend: object = None
+    lora_path: object = None
+    load_in_4bit: object = None
+
+
+class Summary(_Part):
+    """The figures that the evaluation sums up; `accuracy` is 0 to 1."""
+
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    correct_count: Annotated[int, Field(ge=0)]
+    total_count: Annotated[int, Field(ge=0)]
+
+
+class Row(_Part):
+    """One answered question; `seconds`, `finish_reason` and `prompt` are there in newer pipelines only."""
+
+    question: str
+    choices: object = None
+    correct_answer: Annotated[str, StringConstraints(min_length=1, max_length=20)]
+    predicted_answer: Literal["a", "b", "c", "d", "unknown", "error"]
+    is_correct: bool
+    response: str | None
+    seconds: object = None
+    finish_reason: object = None
+    prompt: object = None
+
+
+class Results(_Part):
+    """The whole file."""
+
+    config: Config
+    summary: Summary
+    results: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class ResultsFile:
+    """The file that was found (None: none), the name the pipeline has for it, and its content or what is wrong."""
+
+    path: Path | None
+    name: str
+    fresh: bool = False
+    content: Results | None = None
+    problem: str | None = None
+
+
+def find_results(root: Path, asked: str, saved_to: str | None, started_unix: float) -> ResultsFile:
+    """Find and read one attempt's JSON: the file that the script named, else the newest that fits the asked path."""
+    path = _locate(root / asked, _named(root, asked, saved_to), started_unix)
+    if path is None:
+        return ResultsFile(None, asked)
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    fresh = is_fresh(path, started_unix)
+    try:
+        return ResultsFile(path, name, fresh, content=_parse(path))
+    except UnreadableError as error:
+        return ResultsFile(path, name, fresh, problem=str(error))
+
+
+def _named(root: Path, asked: str, saved_to: str | None) -> Path | None:
+    """The file that the script says it wrote, where that is the asked one or its dated form in the same folder."""
+    if not saved_to or "\0" in saved_to or len(saved_to) > 1000:
+        return None
+    path, target = root / saved_to, root / asked
+    fits = re.fullmatch(f"(?:{_DATED})?{re.escape(target.name)}", path.name)
+    return path if fits and path.parent.resolve() == target.parent.resolve() else None
+
+
+def _locate(target: Path, named: Path | None, started_unix: float) -> Path | None:
+    if named and named.is_file():
+        return named
+    pattern = re.compile(f"(?:{_DATED})?{re.escape(target.name)}")
+    folder = target.parent
+    found = [p for p in folder.iterdir() if pattern.fullmatch(p.name) and p.is_file()] if folder.is_dir() else []
+    return max(found, key=lambda p: (is_fresh(p, started_unix), p.stat().st_mtime), default=None)
+
+
+def _parse(path: Path) -> Results:
+    raw = read_json(path)
+    if isinstance(raw, dict) and isinstance(raw.get("results"), list):
+        raw = raw | {"results": tuple(raw["results"])}
+    try:
+        return Results.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "全体"
+        raise UnreadableError(f"{place}: {first['msg']}（ほか {error.error_count() - 1} 件）") from error

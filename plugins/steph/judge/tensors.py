@@ -1,0 +1,143 @@
+"""Reads safetensors files without torch: the header is checked whole, the values are streamed.
+
+Format: https://github.com/huggingface/safetensors#format (8 bytes little-endian header length, JSON header, data).
+F64, F32, F16 and BF16 values are looked at bytewise, so that a 1 GB file needs some seconds and a few MiB.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+CHUNK_BYTES = 1 << 22
+_ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+# (mask of the exponent bits in the top byte, mask of those in the next byte): all set means Inf or NaN
+_EXPONENT = {"F64": (0x7F, 0xF0), "F32": (0x7F, 0x80), "BF16": (0x7F, 0x80), "F16": (0x7C, 0x00)}
+
+
+class TensorFileError(ValueError):
+    """The file is no whole, well-formed safetensors file; the text says where it breaks (Japanese)."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One entry of the header; `begin` and `end` are byte offsets in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the values of one tensor are; both None for a dtype that is not decoded."""
+
+    tensor: Tensor
+    nonfinite_values: int | None
+    any_nonzero: bool | None
+
+
+def read_header(path: Path) -> tuple[Tensor, ...]:
+    """List the tensors of a safetensors file in file order; TensorFileError unless header and length fit exactly."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
+            raise TensorFileError(f"ヘッダの長さ {length} がファイルの {size_bytes} バイトに合わない")
+        raw = file.read(length)
+    tensors = tuple(sorted(_entries(raw, 8 + length), key=lambda t: (t.begin, t.end)))
+    _check_layout(tensors, 8 + length, size_bytes)
+    return tensors
+
+
+def scan(path: Path, tensors: tuple[Tensor, ...]) -> Iterator[Scan]:
+    """Look at every value of the given tensors, a few MiB at a time."""
+    with path.open("rb") as file:
+        for tensor in tensors:
+            yield _scan_one(file, tensor)
+
+
+def _entries(raw: bytes, data_begin: int) -> Iterator[Tensor]:
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise TensorFileError("ヘッダが JSON でない") from error
+    if not isinstance(header, dict):
+        raise TensorFileError("ヘッダが JSON のオブジェクトでない")
+    for name, entry in header.items():
+        if name != "__metadata__":
+            yield _entry(name, entry, data_begin)
+
+
+def _entry(name: str, entry: object, data_begin: int) -> Tensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+            if dtype not in _ITEM_BYTES or not all(type(n) is int and n >= 0 for n in shape):
+                raise TensorFileError(f"テンソル {name[:80]} の型 {dtype[:20]} または形が読めない")
+            if not 0 <= begin <= end or end - begin != math.prod(shape) * _ITEM_BYTES[dtype]:
+                raise TensorFileError(f"テンソル {name[:80]} の長さが形と合わない")
+            return Tensor(name, dtype, tuple(shape), data_begin + begin, data_begin + end)
+    raise TensorFileError(f"テンソル {name[:80]} の記述が読めない")
+
+
+def _check_layout(tensors: tuple[Tensor, ...], data_begin: int, size_bytes: int) -> None:
+    ends = [data_begin, *(tensor.end for tensor in tensors)]
+    begins = [*(tensor.begin for tensor in tensors), size_bytes]
+    for end, begin in zip(ends, begins, strict=True):
+        if end != begin:
+            raise TensorFileError(f"データが {end} バイトで途切れるか重なる（ファイルは {size_bytes} バイト）")
+
+
+def _scan_one(file: BinaryIO, tensor: Tensor) -> Scan:
+    masks = _EXPONENT.get(tensor.dtype)
+    if masks is None:
+        return Scan(tensor, None, None)
+    nonfinite, nonzero = 0, False
+    for chunk in _chunks(file, tensor):
+        nonfinite += _nonfinite(chunk, _ITEM_BYTES[tensor.dtype], *masks)
+        nonzero = nonzero or _nonzero(chunk, _ITEM_BYTES[tensor.dtype])
+    return Scan(tensor, nonfinite, nonzero)
+
+
+def _chunks(file: BinaryIO, tensor: Tensor) -> Iterator[bytes]:
+    file.seek(tensor.begin)
+    offsets = [*range(tensor.begin, tensor.end, CHUNK_BYTES), tensor.end]
+    for begin, end in pairwise(offsets):
+        chunk = file.read(end - begin)
+        if len(chunk) != end - begin:
+            raise TensorFileError(f"テンソル {tensor.name[:80]} が途中で終わる")
+        yield chunk
+
+
+def _flags(mask: int) -> bytes:
+    return bytes(int(byte & mask == mask) for byte in range(256))
+
+
+_FLAGS = {mask: _flags(mask) for mask in (0x7F, 0x7C, 0x80, 0xF0, 0x00)}
+_WITHOUT_SIGN = bytes(byte & 0x7F for byte in range(256))
+
+
+def _nonfinite(chunk: bytes, item_bytes: int, top_mask: int, next_mask: int) -> int:
+    top = chunk[item_bytes - 1 :: item_bytes].translate(_FLAGS[top_mask])
+    if 1 not in top:
+        return 0
+    below = chunk[item_bytes - 2 :: item_bytes].translate(_FLAGS[next_mask])
+    return (int.from_bytes(top, "little") & int.from_bytes(below, "little")).bit_count()
+
+
+def _nonzero(chunk: bytes, item_bytes: int) -> bool:
+    if any(chunk[offset::item_bytes].strip(b"\0") for offset in range(item_bytes - 1)):
+        return True
+    return bool(chunk[item_bytes - 1 :: item_bytes].translate(_WITHOUT_SIGN).strip(b"\0"))

@@ -1,0 +1,106 @@
+"""What a model's response looks like: loops, length, a strict reading of the answer. Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+
+DIRECT_CHARS = 1000  # a direct answer is one letter; a chatty one explains itself in some hundred characters
+COT_CHARS = 4000
+LOOPED_LINES = 5
+LOOP_MIN_CHARS, LOOP_TURNS = 48, 4
+NGRAM_CHARS, NGRAM_MIN_TEXT, NGRAM_DISTINCT = 8, 300, 0.4
+_LOOKED_AT_CHARS = 20_000
+_TAIL_CHARS = 4000
+
+_LETTER = r"[「『(（\[【*]*([a-d])[」』)）\]】*]*"
+_LEAD = (
+    r"(?:(?:the )?(?:correct )?(?:answer|option)(?: is)?|最終回答|回答|解答|答え|答|正解|選択肢|正しい(?:もの|選択肢))"
+)
+_END = r"[\s。．.、,:：]*(?:です|である|だ|となります|になります)?[\s。．.]*"
+_ALONE = re.compile(rf"\s*{_LETTER}{_END}")
+_LED = re.compile(rf"\s*[#*\s]*{_LEAD}[\s*]*(?:は|が)?[\s:：]*(?:選択肢)?\s*{_LETTER}{_END}[*\s]*")
+_LED_TEXT = re.compile(
+    rf"\s*[#*\s]*{_LEAD}[\s*]*(?:は|が)?[\s:：]*(?:選択肢)?\s*{_LETTER}[\s.、,:)]+(?=[^\sa-z])[^\n]*"
+)
+_LEADING = re.compile(r"\s*([a-d])[\s.．、,:：)）。]+(?=[^\sa-z])")
+_OTHER_LETTER = re.compile(r"(?<![a-z0-9])[a-d](?![a-z0-9])")
+_THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
+_EXCEPTION = re.compile(
+    r"\s*(?:Error\b|エラー|Traceback \(most recent|CUDA out of memory"
+    r"|(?:\w{1,60}\.){0,6}[A-Z]\w{0,60}(?:Error|Exception)\b[:(])"
+)
+
+
+def looping(text: str) -> str | None:
+    """How the text repeats itself, in Japanese; None where it does not."""
+    looked_at = text[:_LOOKED_AT_CHARS]
+    lines = Counter(line.strip() for line in looked_at.splitlines() if any(map(str.isalnum, line)))
+    if lines and (most := lines.most_common(1)[0][1]) >= LOOPED_LINES:
+        return f"同じ行が {most} 回"
+    if turns := _tail_turns(text[-_TAIL_CHARS:].rstrip()):
+        return f"末尾で同じ文字列が {turns} 回"
+    distinct = _distinct_ngrams(looked_at)
+    if distinct < NGRAM_DISTINCT:
+        return f"文字列の {100 * (1 - distinct):.0f} % が繰り返し"
+    return None
+
+
+def _tail_turns(text: str) -> int:
+    """How often the end of the text repeats one string (0 below the limits), by the reversed text's prefix function."""
+    reverse = text[::-1]
+    borders, turns, longest = [0] * len(reverse), 0, 0
+    for n in range(1, len(reverse)):
+        k = borders[n - 1]
+        while k and reverse[n] != reverse[k]:
+            k = borders[k - 1]
+        borders[n] = k + (reverse[n] == reverse[k])
+        length = n + 1
+        period = length - borders[n]
+        if length >= LOOP_MIN_CHARS and length >= LOOP_TURNS * period and length > longest:
+            longest, turns = length, length // period
+    return turns
+
+
+def _distinct_ngrams(text: str) -> float:
+    squeezed = "".join(text.split())
+    count = len(squeezed) - NGRAM_CHARS + 1
+    if len(squeezed) < NGRAM_MIN_TEXT:
+        return 1.0
+    return len({squeezed[n : n + NGRAM_CHARS] for n in range(count)}) / count
+
+
+def overlong(text: str, *, cot: bool) -> bool:
+    """Whether a response is longer than any honest one: a direct answer needs one letter, CoT one reasoning."""
+    return len(text) > (COT_CHARS if cot else DIRECT_CHARS)
+
+
+def strict_letter(response: str, *, cot: bool) -> str | None:
+    """The letter that a response gives as its answer beyond doubt; None where it gives none or several."""
+    text = unicodedata.normalize("NFKC", _THINK.sub("", response[:_LOOKED_AT_CHARS])).strip().lower()
+    if whole := _ALONE.fullmatch(text) or _LED.fullmatch(text):
+        return whole[1]
+    sentences = [part for part in re.split(r"[\n。]", text) if part.strip()]
+    led = {letter for sentence in sentences if (letter := _led_letter(sentence))}
+    if led or cot:
+        return led.pop() if len(led) == 1 else None
+    return _leading_letter(text)
+
+
+def _led_letter(sentence: str) -> str | None:
+    match = _LED.fullmatch(sentence) or _LED_TEXT.fullmatch(sentence)
+    return match[1] if match and set(_OTHER_LETTER.findall(sentence)) == {match[1]} else None
+
+
+def _leading_letter(text: str) -> str | None:
+    leading = _LEADING.match(text)
+    if not leading or looping(text) or len(text) > DIRECT_CHARS:
+        return None
+    others = set(_OTHER_LETTER.findall(text)) - {leading[1]}
+    return None if others else leading[1]
+
+
+def is_exception_text(response: str) -> bool:
+    """Whether a response is an exception's message instead of a model's words."""
+    return _EXCEPTION.match(response) is not None
