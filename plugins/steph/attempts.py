@@ -19,11 +19,11 @@ from steph.record import Attempt, Cause, EndedBy, EvalSettings, StageId, TrainSe
 from steph.run import inputs, output, telemetry
 from steph.run.events import AttemptEnded, AttemptStarted
 from steph.run.journal import Journal, now
+from steph.run.memory_log import write_samples
 from steph.run.runner import ChildOutcome, ChildSpec, run_child
 
 LAST_LINES = 30
 OFFLINE_ENV = {"HF_HUB_OFFLINE": "1"}
-SECRET_ENV = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
         lost = attempt.model_copy(update=_interrupted(folder, time.time() - started_unix))
         journal.append(AttemptEnded(at=now(), attempt=lost))
         raise
+    write_samples(folder, started_unix, outcome.memory_samples)
     finished = _finished(attempt, outcome, folder, started_unix)
     complete = judge(finished) if finished.ended_well else finished.attempt
     journal.append(AttemptEnded(at=now(), attempt=complete))
@@ -92,7 +93,7 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
 
 def child_environment(setup: Setup, existing: Mapping[str, str], *, on_gpu: bool) -> dict[str, str | None]:
     """What a child's environment has beyond ours: offline, one device by UUID, the cap; None takes a variable away."""
-    changes: dict[str, str | None] = {**OFFLINE_ENV, **dict.fromkeys(SECRET_ENV)}
+    changes: dict[str, str | None] = dict(OFFLINE_ENV)
     if setup.device is not None and on_gpu:
         changes["CUDA_VISIBLE_DEVICES"] = setup.device.uuid
         if setup.options.vram_cap_bytes is not None:

@@ -14,11 +14,16 @@ LIVE_SECONDS = 0.5
 class Shown(Protocol):
     """What the runner reports while a child runs."""
 
-    elapsed_seconds: float
-    step: int | None
-    steps: int | None
-    used_bytes: int | None
-    peak_bytes: int | None
+    @property
+    def elapsed_seconds(self) -> float: ...
+    @property
+    def step(self) -> int | None: ...
+    @property
+    def total_steps(self) -> int | None: ...
+    @property
+    def used_bytes(self) -> int | None: ...
+    @property
+    def peak_bytes(self) -> int | None: ...
 
 
 @dataclass
@@ -55,8 +60,8 @@ def progress_text(shown: Shown) -> str:
     """Elapsed time, step and VRAM, each only where it is known."""
     minutes, seconds = divmod(int(shown.elapsed_seconds), 60)
     parts = [f"{minutes}:{seconds:02d}"]
-    if shown.step is not None and shown.steps is not None:
-        parts.append(f"step {shown.step}/{shown.steps}")
+    if shown.step is not None and shown.total_steps is not None:
+        parts.append(f"step {shown.step}/{shown.total_steps}")
     if shown.used_bytes is not None and shown.peak_bytes is not None:
         parts.append(f"VRAM {shown.used_bytes / 2**30:.1f} GiB (peak {shown.peak_bytes / 2**30:.1f})")
     return "  ".join(parts)

@@ -6,7 +6,9 @@ import time
 
 from steph.attempts import Finished, Request, run_attempt
 from steph.console import Console
-from steph.judge.checks_eval import EvalEvidence, judge_evaluation, questions_in
+from steph.judge.checks_eval import judge_evaluation
+from steph.judge.evidence import EvalEvidence
+from steph.judge.questions import frame_in, questions_in
 from steph.outcome import Outcome
 from steph.plan.commands import evaluate_command
 from steph.preparation import Setup
@@ -61,9 +63,11 @@ def _judge(
     setup: Setup, finished: Finished, model: ModelChoice, settings: EvalSettings, adapter_sha256: str
 ) -> Attempt:
     paths = setup.description.paths
+    train_file = setup.root / paths.train_file
     evidence = EvalEvidence(
+        root=setup.root,
         dataset=setup.root / setup.dataset.path,
-        output_path=setup.root / paths.evaluation_output,
+        output_path=paths.evaluation_output,
         settings=settings,
         model_name=model.name,
         lora_path=paths.output_dir,
@@ -72,7 +76,10 @@ def _judge(
         returncode=finished.attempt.returncode,
         attempt_started_unix=finished.started_unix,
         seconds=finished.outcome.seconds,
-        train_questions=questions_in(setup.root / paths.train_file),
+        adapter_sha256_expected=adapter_sha256,
+        adapter_sha256_actual=inputs.file_sha256(setup.root / paths.output_dir / ADAPTER),
+        train_questions=questions_in(train_file) if train_file.is_file() else None,
+        train_frame=frame_in(train_file) if train_file.is_file() else None,
         rehearsal=setup.is_rehearsal,
     )
     evaluation, checks, artifacts = judge_evaluation(evidence)

@@ -15,9 +15,11 @@ from steph.outcome import Outcome
 from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
 from steph.preparation import Setup, cache_dir
 from steph.record import Attempt, Check, ModelChoice, Severity, StageId, Verdict
-from steph.run import hub, tokenizers
+from steph.run import hub, hub_download
+from steph.run.hub_query import HubError
 from steph.run.inputs import InputError
 from steph.run.journal import Journal
+from steph.run.model_files import find_qwen_tokenizer
 
 TINY_NAME = "steph/tiny-qwen2"
 TWIN_SCRIPT = Path(__file__).parent / "child" / "twin.py"
@@ -95,7 +97,7 @@ def _from_hub(
             timeout_seconds=setup.profile.limits.hub_request_seconds,
             log=console.line,
         )
-        return hub.download(
+        return hub_download.download(
             choice,
             endpoint=endpoint,
             deadline_seconds=max(1.0, deadline - time.monotonic()),
@@ -104,7 +106,7 @@ def _from_hub(
     except hub.NoModelError as error:
         reasons = "; ".join(f"{item.name}: {item.message}" for item in error.rejected)
         return Outcome(Verdict.FAIL, f"使えるモデルがない: {reasons}", checks=_no_model_checks(reasons))
-    except hub.DownloadError as error:
+    except HubError as error:
         return Outcome(Verdict.FAIL, f"ダウンロードできない: {error}", checks=_no_model_checks(str(error)))
 
 
@@ -117,7 +119,7 @@ def _make_twin(setup: Setup, journal: Journal, console: Console, name: str, dead
     if shape is None:
         known = ", ".join(sorted(BUILT_IN))
         raise InputError(f"--steph-twin: no built-in shape for {name!r}; known: {known}")
-    tokenizer = None if shape is TINY else tokenizers.find_qwen_tokenizer()
+    tokenizer = None if shape is TINY else find_qwen_tokenizer()
     folder = _twin_folder(name, shape, tokenizer, setup.dataset.sha256)
     attempt = None
     if not (folder / "twin.json").is_file():

@@ -73,13 +73,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     from steph.plan.options import OptionError
     from steph.plan.settings import ProfileError
+    from steph.run.gpulock import GpuBusyError
     from steph.run.inputs import InputError
     from steph.run.journal import JournalError
     from steph.session import JoinError
 
     try:
         _open(session, items)
-    except (OptionError, ProfileError, InputError, JoinError, JournalError) as error:
+    except (OptionError, ProfileError, InputError, JoinError, JournalError, GpuBusyError) as error:
         raise pytest.UsageError(*str(error).splitlines()) from error
 
 

@@ -52,15 +52,15 @@ def read_profile(options: Options, near: Path) -> Profile:
 
 
 def prepare(options: Options, profile: Profile, stages: Sequence[StageId]) -> Setup:
-    """Check and collect all facts of a run; raises ProfileError, InputError or DeviceError with one line each."""
+    """Check and collect all facts of a run; raises ProfileError or InputError with one line each."""
     root = options.pipeline_root
     if not root.is_dir():
         raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
     description = load_description(root)
     _require_inputs(root, description, stages)
     dataset = inputs.read_dataset(root, description)
-    device = None if profile.machine.device == "cpu" else telemetry.visible_device(os.environ)
-    context = _context(options, profile, root, device)
+    device, device_error = _device(profile)
+    context = _context(options, profile, root, device, device_error)
     return Setup(options, profile, description, context.pipeline_python, device, dataset, context)
 
 
@@ -85,6 +85,18 @@ def pipeline_python(options: Options, root: Path) -> str:
     return str(own) if own.is_file() else sys.executable
 
 
+def _device(profile: Profile) -> tuple[Device | None, str | None]:
+    """The GPU that a child would use, or one line that says why there is none to be used."""
+    if profile.machine.device == "cpu":
+        return None, None
+    try:
+        device = telemetry.visible_device(os.environ)
+    except telemetry.DeviceError as error:
+        return None, str(error)
+    hidden = f"no GPU is visible (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r})"
+    return device, None if device else hidden
+
+
 def _require_inputs(root: Path, description: Description, stages: Sequence[StageId]) -> None:
     paths = description.paths
     if StageId.H2 in stages:
@@ -95,7 +107,9 @@ def _require_inputs(root: Path, description: Description, stages: Sequence[Stage
         inputs.require_script(root, paths.evaluate_script, "evaluate_script")
 
 
-def _context(options: Options, profile: Profile, root: Path, device: Device | None) -> Context:
+def _context(
+    options: Options, profile: Profile, root: Path, device: Device | None, device_error: str | None
+) -> Context:
     reasons = []
     if profile.machine.device == "cpu":
         reasons.append("CPUでの実行")
@@ -111,7 +125,7 @@ def _context(options: Options, profile: Profile, root: Path, device: Device | No
         pipeline_python=pipeline_python(options, root),
         pipeline_git=git_state(root),
         suite_git=git_state(Path(__file__).resolve().parent),
-        environment=environment(device),
+        environment=environment(device, device_error),
         vram_cap_bytes=options.vram_cap_bytes,
         twin=options.twin or profile.model.twin,
         rehearsal_reasons=tuple(reasons),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from steph.preparation import Setup
 from steph.record import Record, StageId, StageResult
 from steph.run import output
 from steph.run.events import SessionEnded, SessionStarted
+from steph.run.gpulock import gpu_lock
 from steph.run.journal import (
     Journal,
     JournalError,
@@ -23,7 +25,9 @@ from steph.run.journal import (
     settle_crash,
     stages_in_flight,
 )
+from steph.run.memory_log import read_samples
 from steph.stages import NEEDS, Conductor
+from steph.tell.figures import VramSample
 from steph.tell.report import report_path, write_report
 
 LAST_LINES = 30
@@ -41,6 +45,9 @@ class StageSession:
         self._setup = setup
         self._console = console
         self.runs = setup.options.reports_dir / "runs"
+        self._held = contextlib.ExitStack()
+        if setup.device is not None:
+            self._held.enter_context(gpu_lock(setup.device.uuid))
         settle_lost_runs(self.runs)
         self.journal = open_journal(setup, self.stages, self.runs)
         self.journal.append(SessionStarted(at=now(), command=tuple(command), stages=self.stages))
@@ -56,6 +63,7 @@ class StageSession:
         status = exit_status(self.stages, self.journal.record(), pytest_status)
         self.journal.append(SessionEnded(at=now(), exit_status=status))
         self.journal.close()
+        self._held.close()
         self._tell(read_record(self.journal.folder))
         return status
 
@@ -72,7 +80,8 @@ def tell(runs: Path, record: Record, report_file: Path | None = None) -> Path:
     """Write a record's Markdown, its history included."""
     history = [known for _, known in readable_records(runs) if known.id != record.id]
     path = report_file or report_path(record, runs.parent)
-    return write_report(record, [*history, record], path, runs)
+    samples = [VramSample(moment, used) for moment, used in read_samples(runs / record.id)]
+    return write_report(record, history, path, samples=samples)
 
 
 def open_journal(setup: Setup, stages: Sequence[StageId], runs: Path) -> Journal:

@@ -30,7 +30,7 @@ class Conductor:
 
     def run(self, stage: StageId, budget_seconds: float) -> StageResult:
         """Run one stage within its budget and return its result; what it raises has been journalled first."""
-        blocked = self._blocked(stage)
+        blocked = self._no_device() or self._blocked(stage)
         self.journal.append(StageStarted(at=now(), stage=stage))
         started = time.monotonic()
         limit = min(budget_seconds, self._limit(stage))
@@ -82,6 +82,10 @@ class Conductor:
             if last is not None and last.memory_returned is False:
                 return Outcome(Verdict.BLOCKED, f"{needed} の終了後もGPUメモリが解放されていないため実行しない")
         return None
+
+    def _no_device(self) -> Outcome | None:
+        error = self.setup.context.environment.device_error
+        return Outcome(Verdict.FAIL, f"GPUが使えない: {error}") if error else None
 
     def _limit(self, stage: StageId) -> float:
         limits = self.setup.profile.limits

@@ -9,7 +9,8 @@ from typing import Literal
 
 from steph.attempts import Finished, Request, child_environment, run_attempt
 from steph.console import Console
-from steph.judge.checks_train import TrainEvidence, judge_training
+from steph.judge.checks_train import judge_training
+from steph.judge.evidence import TrainEvidence
 from steph.models import smaller_model
 from steph.outcome import Outcome
 from steph.plan.answers import AnswerLoss, count_lost_answers
@@ -184,7 +185,7 @@ class Training:
             output=finished.output,
             returncode=finished.attempt.returncode,
             attempt_started_unix=finished.started_unix,
-            line_arrivals=finished.outcome.line_arrivals,
+            line_arrivals=finished.outcome.timed_lines,
             lost_answers=(loss.lost_rows, loss.rows) if loss else None,
             rehearsal=self.setup.is_rehearsal,
         )

@@ -20,7 +20,6 @@ from steph.record import (
     StageId,
     Verdict,
 )
-from steph.run import journal as journal_module
 from steph.run.events import (
     AttemptEnded,
     AttemptStarted,
@@ -107,7 +106,7 @@ def test_a_full_disk_gives_up_the_spare_room_before_an_event(tmp_path: Path, mon
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(file, data)
 
-    monkeypatch.setattr(journal_module.os, "write", full_while_spare_is_there)
+    monkeypatch.setattr(os, "write", full_while_spare_is_there)
     journal.append(StageStarted(at=T, stage=StageId.H1))
     monkeypatch.undo()
     assert [event.event for event in read_events(tmp_path)] == ["record_opened", "stage_started"]
@@ -122,7 +121,7 @@ def test_a_disk_that_stays_full_is_an_error_that_names_the_file(
     def full(file: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(journal_module.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(JournalError, match=r"events\.jsonl: No space left"):
         journal.append(StageStarted(at=T, stage=StageId.H1))
 
@@ -150,7 +149,7 @@ def test_a_rerun_replaces_its_stage_and_marks_what_was_built_on_it() -> None:
     events: list[Event] = [OPENED]
     for stage in StageId:
         events += [StageStarted(at=T, stage=stage), _ended(stage)]
-    rerun = [StageStarted(at=T, stage=StageId.H2), _ended(StageId.H2, Verdict.FAIL)]
+    rerun: list[Event] = [StageStarted(at=T, stage=StageId.H2), _ended(StageId.H2, Verdict.FAIL)]
     record = fold([*events, *rerun])
     assert record.verdict_of(StageId.H2) is Verdict.FAIL
     assert (record.stages[StageId.H1].stale, record.stages[StageId.H3].stale) == (False, True)
@@ -161,7 +160,7 @@ def test_a_rerun_replaces_its_stage_and_marks_what_was_built_on_it() -> None:
 def test_an_attempts_end_replaces_its_start() -> None:
     """An attempt is in the record once, complete where it ended."""
     ended = ATTEMPT.model_copy(update={"ended_by": EndedBy.EXIT, "returncode": 0})
-    events = [
+    events: list[Event] = [
         OPENED,
         StageStarted(at=T, stage=StageId.H2),
         ModelChosen(at=T, stage=StageId.H2, model=ModelChoice(name="m", source="local", reason="r")),
@@ -175,7 +174,10 @@ def test_an_attempts_end_replaces_its_start() -> None:
 
 def test_sessions_keep_their_own_verdicts() -> None:
     """Each session's row in the history says what it found, also after a later rerun."""
-    first = [SessionStarted(at=T, command=("pytest",), stages=(StageId.H1,)), StageStarted(at=T, stage=StageId.H1)]
+    first: list[Event] = [
+        SessionStarted(at=T, command=("pytest",), stages=(StageId.H1,)),
+        StageStarted(at=T, stage=StageId.H1),
+    ]
     record = fold([OPENED, *first, _ended(StageId.H1, Verdict.FAIL), SessionEnded(at=T, exit_status=1)])
     record = fold(
         [
