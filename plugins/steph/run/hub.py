@@ -1,0 +1,185 @@
+"""H-1: choose a model that can be had, say why, and bring it onto this disk.
+
+Comes in: candidates in order of preference. Goes out: a `ModelChoice`. Through huggingface_hub, which is imported only
+when it is needed; every wait has an end, and no token reaches a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from steph.record import Cause, ModelChoice, RejectedCandidate
+from steph.run import model_files
+from steph.run.hub_download import download
+from steph.run.hub_failure import HubFailure, one_line
+from steph.run.hub_query import Hub, HubError, HubModel, Token, ask, check_disk, connect
+from steph.run.model_files import IncompleteModelError
+
+__all__ = ["HubError", "NoModelError", "choose", "download"]
+
+_CAUSE_WORDS = {
+    Cause.HUB_UNREACHABLE: "Hub に接続できない",
+    Cause.HUB_GATED: "Hub のアクセス権がない",
+    Cause.HUB_NOT_FOUND: "Hub にないか使えない",
+    Cause.DISK_FULL: "ディスクの空きが足りない",
+}
+
+
+class NoModelError(Exception):
+    """No candidate can be had; `rejected` says why for each."""
+
+    def __init__(self, rejected: Sequence[RejectedCandidate]) -> None:
+        self.rejected = tuple(rejected)
+        reasons = "; ".join(_named(candidate.name, candidate.message) for candidate in self.rejected)
+        super().__init__(f"no model can be had: {reasons or 'no candidate is named'}")
+
+
+def choose(
+    candidates: Sequence[str],
+    *,
+    endpoint: str | None = None,
+    token: Token = None,
+    cache_dir: Path | None = None,
+    primary_count: int = 2,
+    is_explicit: bool = False,
+    timeout_seconds: float = 30.0,
+    spare_disk_bytes: int = 2 << 30,
+    local_roots: Sequence[Path] = (),
+    log: Callable[[str], None] = lambda line: None,
+) -> ModelChoice:
+    """Choose the first candidate that can be had.
+
+    For each: a folder of that path, else the Hub, else a whole copy in the Hub's cache, else below `local_roots`.
+    The first `primary_count` candidates, and any where `is_explicit` (the user named it), are no substitutes.
+    `spare_disk_bytes` must stay free after the download. One candidate takes at most `timeout_seconds` on the network.
+    Raises NoModelError with every candidate's cause and message.
+    """
+    hub = connect(endpoint=endpoint, token=token, cache_dir=cache_dir, timeout_seconds=timeout_seconds)
+    rejected: list[RejectedCandidate] = []
+    silence: HubFailure | None = None
+    for index, name in enumerate(candidates):
+        found, failure = _find(name, hub, silence, spare_disk_bytes, local_roots)
+        if failure is not None and failure.is_endpoint_wide:
+            silence = failure
+        if found is not None:
+            log(f"H-1: {found.name} from {found.source}" + (f" ({failure.message})" if failure else ""))
+            return _placed(found, index, primary_count, is_explicit, rejected)
+        if failure is not None:
+            log(f"H-1: {_named(name, failure.message)}")
+            rejected.append(RejectedCandidate(name=name, cause=failure.cause, message=failure.message))
+    raise NoModelError(rejected)
+
+
+def _placed(
+    found: ModelChoice, index: int, primary_count: int, is_explicit: bool, rejected: Sequence[RejectedCandidate]
+) -> ModelChoice:
+    """The choice with its place among the candidates, and with what was passed over before it."""
+    is_substitute = index >= primary_count and not is_explicit
+    return found.model_copy(
+        update={
+            "reason": _place(index, is_substitute, is_explicit) + _passed_over(rejected) + found.reason,
+            "automatic_substitute": is_substitute,
+            "rejected": tuple(rejected),
+        }
+    )
+
+
+def _find(
+    name: str, hub: Hub, silence: HubFailure | None, spare_disk_bytes: int, local_roots: Sequence[Path]
+) -> tuple[ModelChoice | None, HubFailure | None]:
+    """A candidate's choice, or why there is none; both where only a copy on this disk could be had."""
+    path = Path(name).expanduser()
+    if (name and path.is_dir()) or name.startswith(("/", "./", "../", "~")):
+        try:
+            return _local(path, "ローカルフォルダ。"), None
+        except IncompleteModelError as error:
+            return None, HubFailure(Cause.HUB_NOT_FOUND, one_line(error))
+    try:
+        if silence is not None:
+            raise HubError(silence)
+        model = ask(hub, name)
+        free_bytes = check_disk(hub, model, spare_disk_bytes)
+    except HubError as error:
+        return _on_disk(name, hub, error.failure, local_roots), error.failure
+    return _from_hub(model, free_bytes), None
+
+
+def _from_hub(model: HubModel, free_bytes: int) -> ModelChoice:
+    return ModelChoice(
+        name=model.name,
+        source="hub",
+        reason="Hub で確認済み。",
+        parameters=model.parameters,
+        revision=model.revision,
+        licence=model.licence,
+        download_bytes=model.missing_bytes,
+        free_disk_bytes=free_bytes,
+    )
+
+
+def _on_disk(name: str, hub: Hub, failure: HubFailure, local_roots: Sequence[Path]) -> ModelChoice | None:
+    """A whole copy in the Hub's cache, else a whole folder below one of the roots, else None."""
+    unchecked = f"Hub 未確認({_words(failure.cause)}: {failure.message})。"
+    try:
+        cached = model_files.cached_model(hub.cache_dir, name)
+    except IncompleteModelError:
+        pass
+    else:
+        reason = unchecked + "ローカルキャッシュにある完全なコピーを使う。"
+        return _copy_on_disk(cached.folder, name, "cache", reason, cached.revision)
+    for path in _local_paths(name, local_roots):
+        try:
+            return _local(path, unchecked + "ローカルフォルダを使う。")
+        except IncompleteModelError:
+            continue
+    return None
+
+
+def _local_paths(name: str, roots: Sequence[Path]) -> Iterator[Path]:
+    for root in roots:
+        yield root / name
+        yield root / name.rsplit("/", 1)[-1]
+
+
+def _local(path: Path, reason: str) -> ModelChoice:
+    model_files.check_whole(path)
+    return _copy_on_disk(path.resolve(), str(path.resolve()), "local", reason, None)
+
+
+def _copy_on_disk(
+    folder: Path, name: str, source: Literal["cache", "local"], reason: str, revision: str | None
+) -> ModelChoice:
+    return ModelChoice(
+        name=name,
+        source=source,
+        reason=reason,
+        parameters=model_files.folder_parameters(folder),
+        revision=revision,
+        licence=model_files.folder_licence(folder),
+        download_bytes=0,
+        free_disk_bytes=model_files.free_disk_bytes(folder),
+        snapshot_path=str(folder),
+    )
+
+
+def _place(index: int, is_substitute: bool, is_explicit: bool) -> str:
+    if is_explicit:
+        return "--steph-model で指定されたモデル。"
+    return f"第{index + 1}候補{'(自動代替)' if is_substitute else ''}。"
+
+
+def _passed_over(rejected: Sequence[RejectedCandidate]) -> str:
+    if not rejected:
+        return ""
+    names = "、".join(f"{candidate.name}({_words(candidate.cause)})" for candidate in rejected)
+    return f"先の候補は見送り: {names}。"
+
+
+def _named(name: str, message: str) -> str:
+    return message if name in message else f"{name}: {message}"
+
+
+def _words(cause: Cause) -> str:
+    return _CAUSE_WORDS.get(cause, "その他の理由")

@@ -1,0 +1,208 @@
+"""Brings a chosen model onto this disk, so that no later deadline pays for it and later stages need no network.
+
+The bytes come in a process of their own (`fetch`); here are its deadline, its progress and the proof that all arrived.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, cast
+
+import steph
+from steph.record import Cause, ModelChoice
+from steph.run import model_files
+from steph.run.fetch import FetchRequest
+from steph.run.hub_failure import HubFailure, one_line
+from steph.run.hub_query import Hub, HubError, HubModel, Token, ask, check_disk, connect, size_words, without_token
+from steph.run.model_files import IncompleteModelError
+
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 5.0
+
+
+def download(
+    choice: ModelChoice,
+    *,
+    endpoint: str | None = None,
+    token: Token = None,
+    cache_dir: Path | None = None,
+    deadline_seconds: float = 3600.0,
+    request_timeout_seconds: float = 30.0,
+    stall_seconds: float = 180.0,
+    spare_disk_bytes: int = 2 << 30,
+    progress: Callable[[int, int], None] = lambda done_bytes, due_bytes: None,
+    log: Callable[[str], None] = lambda line: None,
+) -> ModelChoice:
+    """Download a choice that came from the Hub; any other is returned as it is.
+
+    The commit is pinned, and `refs/main` in the cache names it afterwards, so that `from_pretrained(name)` finds it
+    with HF_HUB_OFFLINE=1. If the branch has moved since the choice, the new commit is taken and `reason` says so.
+    `deadline_seconds` bounds the whole; `stall_seconds` without a new byte end it sooner. `progress` gets (bytes so
+    far, bytes due). Raises HubError; files that are whole stay in the cache for the next try.
+    """
+    if choice.source != "hub":
+        return choice
+    hub = connect(endpoint=endpoint, token=token, cache_dir=cache_dir, timeout_seconds=request_timeout_seconds)
+    ends_at = time.monotonic() + deadline_seconds
+    model = ask(hub, choice.name)
+    reason = choice.reason
+    if model.revision != choice.revision:
+        moved = f"{(choice.revision or '')[:12]} → {model.revision[:12]}"
+        log(f"H-1: main of {choice.name} has moved since it was chosen ({moved}): taking the new one")
+        reason += f"取得の直前に main が動いたため読み直した({moved})。"
+    free_bytes = check_disk(hub, model, spare_disk_bytes)
+    snapshot = _fetch(hub, model, ends_at, stall_seconds, progress)
+    _verify(snapshot)
+    _point_main_at(model_files.repo_folder(hub.cache_dir, model.name), model.revision)
+    return choice.model_copy(
+        update={
+            "reason": reason,
+            "revision": model.revision,
+            "parameters": model_files.folder_parameters(snapshot),
+            "licence": model.licence,
+            "download_bytes": model.missing_bytes,
+            "free_disk_bytes": free_bytes,
+            "snapshot_path": str(snapshot),
+        }
+    )
+
+
+def _fetch(
+    hub: Hub, model: HubModel, ends_at: float, stall_seconds: float, progress: Callable[[int, int], None]
+) -> Path:
+    """Run the downloading process to its end or to the deadline."""
+    request = FetchRequest(
+        name=model.name,
+        revision=model.revision,
+        files=model.files,
+        endpoint=hub.endpoint,
+        cache_dir=str(hub.cache_dir),
+        token=hub.token,
+        request_timeout_seconds=hub.timeout_seconds,
+    )
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = _start(request, output, errors)
+        try:
+            _watch(process, hub, model, ends_at, stall_seconds, progress)
+        finally:
+            _end(process)
+        return _answer(process, output, errors, hub)
+
+
+def _start(request: FetchRequest, output: IO[bytes], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    package_root = str(Path(steph.__file__).resolve().parent.parent)
+    whole_seconds = str(max(1, round(request.request_timeout_seconds)))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH")))),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DOWNLOAD_TIMEOUT": whole_seconds,
+        "HF_HUB_ETAG_TIMEOUT": whole_seconds,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "steph.run.fetch"],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=errors,
+        env=environment,
+    )
+    stdin = cast(IO[bytes], process.stdin)
+    with suppress(BrokenPipeError):  # a child that died at once is told by its exit
+        stdin.write((request.to_json() + "\n").encode())
+        stdin.flush()
+    return process
+
+
+def _watch(
+    process: subprocess.Popen[bytes],
+    hub: Hub,
+    model: HubModel,
+    ends_at: float,
+    stall_seconds: float,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Report progress until the process ends; raise HubError at the deadline or when nothing arrives any more."""
+    blobs = model_files.repo_folder(hub.cache_dir, model.name) / "blobs"
+    before_bytes, _ = _arrived(blobs)
+    last, last_change = (-1, -1), time.monotonic()
+    while process.poll() is None:
+        now, arrived = time.monotonic(), _arrived(blobs)
+        if arrived != last:
+            last, last_change = arrived, now
+            progress(min(max(arrived[0] - before_bytes, 0), model.missing_bytes), model.missing_bytes)
+        came = f"{size_words(max(arrived[0] - before_bytes, 0))} of {size_words(model.missing_bytes)} had come"
+        if now > ends_at:
+            raise HubError(HubFailure(Cause.TIMEOUT, f"{model.name}: the download passed its limit; {came}"))
+        if now - last_change > stall_seconds:
+            message = f"{model.name}: nothing came from {one_line(hub.endpoint)} for {stall_seconds:g} s; {came}"
+            raise HubError(HubFailure(Cause.HUB_UNREACHABLE, message))
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)
+    if process.returncode == 0:
+        progress(model.missing_bytes, model.missing_bytes)
+
+
+def _arrived(blobs: Path) -> tuple[int, int]:
+    """Bytes in the cache's blobs, and blocks written: a file may have its full length before it is filled."""
+    size_bytes = blocks = 0
+    with suppress(OSError):
+        for path in blobs.iterdir():
+            with suppress(OSError):  # renamed under our eyes
+                status = path.stat()
+                size_bytes += status.st_size
+                blocks += status.st_blocks
+    return size_bytes, blocks
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    with suppress(BrokenPipeError):
+        cast(IO[bytes], process.stdin).close()
+
+
+def _answer(process: subprocess.Popen[bytes], output: IO[bytes], errors: IO[bytes], hub: Hub) -> Path:
+    output.seek(0)
+    errors.seek(0)
+    lines = output.read().decode(errors="replace").splitlines()
+    try:
+        answer = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        said = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        message = f"the download process ended with {process.returncode}: {one_line(' '.join(said))}"
+        raise HubError(without_token(HubFailure(Cause.OTHER, message), hub.token)) from None
+    if "path" in answer:
+        return Path(answer["path"])
+    failure = HubFailure(Cause(answer["cause"]), answer["message"], answer["is_endpoint_wide"])
+    raise HubError(without_token(failure, hub.token))
+
+
+def _verify(snapshot: Path) -> None:
+    # huggingface_hub returns a half-filled snapshot where the Hub breaks down between two files
+    try:
+        model_files.check_whole(snapshot)
+    except IncompleteModelError as error:
+        message = f"the download is not whole, run it again: {one_line(error)}"
+        raise HubError(HubFailure(Cause.HUB_UNREACHABLE, message)) from error
+
+
+def _point_main_at(repo_folder: Path, revision: str) -> None:
+    """Name the commit in refs/main, which huggingface_hub writes only for downloads by branch name."""
+    ref = repo_folder / "refs" / "main"
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    temporary = ref.with_name(f"main.{os.getpid()}.tmp")
+    temporary.write_text(revision, encoding="utf-8")
+    temporary.replace(ref)

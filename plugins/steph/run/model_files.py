@@ -1,0 +1,187 @@
+"""What lies on this disk: whether a model folder is whole, what the Hub's cache holds, where a Qwen tokenizer is.
+
+Reads headers, never weights; asks no network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_CHATML_MARK = b"<|im_start|>"
+_LONGEST_HEADER_BYTES = 100_000_000  # the format's own limit
+
+
+class IncompleteModelError(Exception):
+    """A folder lacks something that a model needs; the message names folder and file in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    """A whole model in the Hub's cache and the commit that it is."""
+
+    folder: Path
+    revision: str
+
+
+def default_cache_dir() -> Path:
+    """Where huggingface_hub keeps models, by the environment."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def repo_folder(cache_dir: Path, name: str) -> Path:
+    """The cache's folder of one model; layout of the Hub's cache (`models--organisation--name`)."""
+    return cache_dir / ("models--" + name.replace("/", "--"))
+
+
+def cached_model(cache_dir: Path, name: str) -> CachedModel:
+    """The copy that `from_pretrained(name)` would load without a network: the one that refs/main names.
+
+    Raises IncompleteModelError where there is none or a file is missing or cut.
+    """
+    ref = repo_folder(cache_dir, name) / "refs" / "main"
+    try:
+        revision = ref.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise IncompleteModelError(f"no copy of {name} in the cache {cache_dir}") from error
+    folder = repo_folder(cache_dir, name) / "snapshots" / revision
+    check_whole(folder)
+    return CachedModel(folder, revision)
+
+
+def check_whole(folder: Path) -> None:
+    """Raise IncompleteModelError unless `folder` holds config, tokenizer and every weight file in full length."""
+    if not folder.is_dir():
+        raise IncompleteModelError(f"{folder}: no such folder")
+    read_json(folder / "config.json")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise IncompleteModelError(f"{folder}: no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
+    for path in weight_files(folder):
+        safetensors_parameters(path)
+
+
+def folder_parameters(folder: Path) -> int:
+    """Parameters of a whole model folder, counted from the tensors' shapes."""
+    return sum(safetensors_parameters(path) for path in weight_files(folder))
+
+
+def folder_licence(folder: Path) -> str | None:
+    """The licence that a model folder's README.md names in its front matter, if it has one."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8", errors="replace")[:4000]
+    except OSError:
+        return None
+    match = re.search(r"^license:[ \t]*([^\s#]+)", head, re.MULTILINE) if head.startswith("---") else None
+    return match.group(1) if match else None
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files that transformers would load from a folder: the single one, else the index's shards."""
+    if (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS,)
+    if not (folder / WEIGHTS_INDEX).is_file():
+        raise IncompleteModelError(f"{folder}: no {WEIGHTS} and no {WEIGHTS_INDEX} (only safetensors are loaded)")
+    weight_map = read_json(folder / WEIGHTS_INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise IncompleteModelError(f"{folder / WEIGHTS_INDEX}: no weight_map")
+    return tuple(folder / str(shard) for shard in sorted(set(weight_map.values())))
+
+
+def safetensors_parameters(path: Path) -> int:
+    """Elements of all tensors in one file.
+
+    Raises IncompleteModelError where the file is missing, cut, or no safetensors file (8 bytes of header length, JSON
+    header, data: https://huggingface.co/docs/safetensors).
+    """
+    try:
+        size_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            (header_bytes,) = struct.unpack("<Q", file.read(8))
+            if header_bytes > min(size_bytes, _LONGEST_HEADER_BYTES):
+                raise IncompleteModelError(f"{path}: is cut or no safetensors file")
+            header = json.loads(file.read(header_bytes))
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        due_bytes = 8 + header_bytes + max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+        elements = sum(int(prod(tensor["shape"])) for tensor in tensors)
+    except FileNotFoundError as error:
+        raise IncompleteModelError(f"{path}: is missing") from error
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise IncompleteModelError(f"{path}: can't be read as a safetensors file") from error
+    if size_bytes < due_bytes:
+        raise IncompleteModelError(f"{path}: is cut: {size_bytes} of {due_bytes} bytes")
+    return elements
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises IncompleteModelError naming the file where it isn't one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise IncompleteModelError(f"{path}: is missing") from error
+    except (OSError, ValueError) as error:
+        raise IncompleteModelError(f"{path}: can't be read: {error}") from error
+    if not isinstance(content, dict):
+        raise IncompleteModelError(f"{path}: holds no JSON object")
+    return content
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Free bytes on the disk of a folder that need not exist yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def find_qwen_tokenizer(extra: Sequence[Path] = (), cache_dir: Path | None = None) -> Path | None:
+    """A folder with a `tokenizer.json` that knows ChatML, or None.
+
+    Looked for in $STEPH_TOKENIZER (a folder or a tokenizer.json), then in the folders `extra`, then in the Hub's cache,
+    Qwen's own models first. Raises ValueError where $STEPH_TOKENIZER is set to something else.
+    """
+    named = os.environ.get("STEPH_TOKENIZER")
+    if named:
+        folder = _tokenizer_folder(Path(named).expanduser())
+        if folder is None:
+            raise ValueError(f"STEPH_TOKENIZER={named}: no tokenizer.json with <|im_start|> there")
+        return folder
+    for path in (*extra, *_cached_snapshots(cache_dir or default_cache_dir())):
+        folder = _tokenizer_folder(path)
+        if folder is not None:
+            return folder
+    return None
+
+
+def _tokenizer_folder(path: Path) -> Path | None:
+    file = path if path.name == "tokenizer.json" else path / "tokenizer.json"
+    try:
+        return file.parent if _CHATML_MARK in file.read_bytes() else None
+    except OSError:
+        return None
+
+
+def _cached_snapshots(cache_dir: Path) -> Iterator[Path]:
+    for pattern in ("models--Qwen--*/snapshots/*", "models--*/snapshots/*"):
+        yield from sorted(cache_dir.glob(pattern))
