@@ -278,7 +278,7 @@ def out_of_memory(number: int, settings: TrainSettings, phase: Phase = Phase.FIR
         ),
         traceback=OOM_TRACEBACK,
         last_lines=("  0%|          | 0/35 [00:00<?, ?it/s]", message),
-        probes=(probe(8.12, ("torch.OutOfMemoryError", message)),),
+        probes=(probe(8.12, ("torch.OutOfMemoryError", message.partition(": ")[2])),),
         peak_device_bytes=int(9.33 * GIB),
         peak_own_bytes=int(8.92 * GIB),
         memory_returned=True,

@@ -6,12 +6,13 @@ record has a measured value, and without green H-2 and H-3 it says what is missi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
 from steph.record import (
+    Attempt,
     Cause,
     EvalSettings,
     Record,
@@ -21,18 +22,7 @@ from steph.record import (
     StageResult,
     TrainSettings,
 )
-from steph.tell import summary, wording
-
-PRODUCTION_MODEL = "Qwen/Qwen3-8B"
-PRODUCTION_PARAMETERS = 8_190_735_360  # safetensors metadata of Qwen/Qwen3-8B
-PRODUCTION_CARD = "A100 20GB"
-PRODUCTION_QUESTIONS = 140
-PRODUCTION_ADAPTER = "runs/qwen3_8b/direct_norag_4bit"
-PRODUCTION_EVALUATION = "results/evaluations/qwen3_8b_direct.json"
-REAL_DATASET = "datasets/lawqa_jp/data/selection.json"
-PRODUCTION_MINIMUM = TrainSettings(
-    num_epochs=3, batch_size=2, max_seq_length=1024, gradient_accumulation_steps=4, logging_steps=10
-)
+from steph.tell import production, summary, wording
 
 
 class Reach(StrEnum):
@@ -57,35 +47,6 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One setting that carries over as it is."""
-
-    name: str
-    value: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Change:
-    """One setting to change on the production card."""
-
-    name: str
-    here: str
-    there: str
-    why: str
-
-
-@dataclass(frozen=True)
-class TimeEstimate:
-    """Durations of the production run at this card's speed, scaled by the parameter count alone."""
-
-    training_seconds: float | None
-    evaluation_seconds: float | None
-    tokens_per_second_here: float | None
-    parameter_ratio: float
-
-
-@dataclass(frozen=True)
 class Advice:
     """H-4 as values; `blockers` is empty exactly where it advises."""
 
@@ -98,14 +59,14 @@ class Advice:
     evaluation_sentence: str
     blockers: tuple[str, ...]
     mend_first: tuple[str, ...]
-    carry_over: tuple[Setting, ...] = ()
-    change: tuple[Change, ...] = ()
+    carry_over: tuple[production.Setting, ...] = ()
+    change: tuple[production.Change, ...] = ()
     target: TrainSettings | None = None
     train_command: tuple[str, ...] = ()
     eval_command: tuple[str, ...] = ()
     prediction: Prediction | None = None
     predictions: Mapping[tuple[int, int], Prediction] | None = None  # by (batch size, max_seq_length)
-    time: TimeEstimate | None = None
+    time: production.TimeEstimate | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -124,12 +85,12 @@ def advise(record: Record, predictions: Mapping[tuple[int, int], Prediction] | N
         size=wording.parameters(choice.parameters) if choice else wording.MISSING,
         reach=reach,
         reach_sentence=_reach_sentence(reach, h2, _card_words(record)),
-        attempts=tuple(f"{a.number}. {a.label}: {wording.outcome_words(a)}" for a in (h2.attempts if h2 else ())),
+        attempts=tuple(_attempt_words(a) for a in (h2.attempts if h2 else ())),
         evaluation_sentence=_evaluation_sentence(h3),
         blockers=_blockers(record),
         mend_first=_mend_first(record),
     )
-    settings, evaluation = _final_settings(h2), _final_evaluation(h3)
+    settings, evaluation = production.final_settings(h2), production.final_evaluation(h3)
     if found.blockers or settings is None or evaluation is None:
         return found
     return _with_settings(found, record, settings, evaluation, predictions)
@@ -142,52 +103,22 @@ def _with_settings(
     evaluation: EvalSettings,
     predictions: Mapping[tuple[int, int], Prediction] | None,
 ) -> Advice:
-    target = target_settings(settings)
-    return Advice(
-        is_rehearsal=found.is_rehearsal,
-        model=found.model,
-        size=found.size,
-        reach=found.reach,
-        reach_sentence=found.reach_sentence,
-        attempts=found.attempts,
-        evaluation_sentence=found.evaluation_sentence,
-        blockers=(),
-        mend_first=found.mend_first,
-        carry_over=_carry_over(settings, evaluation),
-        change=_changes(record, settings, target, evaluation),
+    target = production.target_settings(settings)
+    return replace(
+        found,
+        carry_over=production.carry_over(record, settings, target, evaluation),
+        change=production.changes(record, settings, target, evaluation),
         target=target,
-        train_command=_train_command(record, target),
-        eval_command=_eval_command(record),
+        train_command=production.train_command(record, target),
+        eval_command=production.eval_command(record),
         prediction=(predictions or {}).get((target.batch_size, target.max_seq_length)),
         predictions=predictions,
-        time=_time(record, target),
+        time=production.time_estimate(record, target),
     )
 
 
-def target_settings(here: TrainSettings) -> TrainSettings:
-    """Give the production settings: what was proven here, raised to what the production run needs at least."""
-    least = PRODUCTION_MINIMUM
-    return here.model_copy(
-        update={
-            "num_epochs": max(here.num_epochs, least.num_epochs),
-            "batch_size": max(here.batch_size, least.batch_size),
-            "max_seq_length": max(here.max_seq_length, least.max_seq_length),
-            "gradient_accumulation_steps": least.gradient_accumulation_steps,
-            "use_4bit": True,
-            "logging_steps": max(here.logging_steps, least.logging_steps),
-            "max_steps": 0,
-        }
-    )
-
-
-def _final_settings(h2: StageResult | None) -> TrainSettings | None:
-    attempt = h2.last_attempt if h2 else None
-    return attempt.settings if attempt and isinstance(attempt.settings, TrainSettings) else None
-
-
-def _final_evaluation(h3: StageResult | None) -> EvalSettings | None:
-    attempt = h3.last_attempt if h3 else None
-    return attempt.settings if attempt and isinstance(attempt.settings, EvalSettings) else None
+def _attempt_words(attempt: Attempt) -> str:
+    return f"試行 {attempt.number} `{attempt.label}`: {wording.outcome_words(attempt)}"
 
 
 def _card_words(record: Record) -> str:
@@ -205,7 +136,7 @@ def _reach(h2: StageResult | None) -> Reach:
     if not h2.verdict.is_green:
         last = h2.attempts[-1].diagnosis
         return Reach.ALWAYS_OOM if last and last.cause is Cause.CUDA_OOM else Reach.OTHER_FAILURE
-    settings = _final_settings(h2)
+    settings = production.final_settings(h2)
     if settings and not settings.use_4bit:
         return Reach.WITHOUT_4BIT
     return Reach.AVOIDED if ooms else Reach.NO_OOM
@@ -268,150 +199,3 @@ def _mend_first(record: Record) -> tuple[str, ...]:
         for check in result.findings
         if check.severity in (Severity.FAIL, Severity.WARN)
     )
-
-
-def _carry_over(settings: TrainSettings, evaluation: EvalSettings) -> tuple[Setting, ...]:
-    proven = "この記録の H-2 で完走"
-    rows = [
-        Setting("--lora-r / --lora-alpha / --lora-dropout",
-                f"{settings.lora_r} / {settings.lora_alpha} / {settings.lora_dropout:g}", proven),
-        Setting("--learning-rate", f"{settings.learning_rate:g}", proven),
-        Setting("--warmup-ratio", f"{settings.warmup_ratio:g}", proven),
-    ]  # fmt: skip
-    if settings.use_4bit:
-        four_bit = f"{settings.bnb_4bit_quant_type} + {settings.bnb_4bit_compute_dtype}"
-        rows.insert(0, Setting("--use-4bit(量子化型 + 計算型)", four_bit, proven))
-    if settings.target_modules:
-        rows.append(Setting("--target-modules", ",".join(settings.target_modules), proven))
-    if evaluation.load_in_4bit:
-        rows.append(Setting("--hf-load-in-4bit", "有り", "この記録の H-3 で完走"))
-    rows.append(Setting("評価の形", f"top-k {evaluation.top_k}、ensemble {evaluation.ensemble}", "H-3 で完走"))
-    return tuple(rows)
-
-
-def _changes(record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Change, ...]:
-    effective = there.batch_size * there.gradient_accumulation_steps
-    rows = [
-        Change("--model-name", summary.model_of(record).name if summary.model_of(record) else wording.MISSING,  # type: ignore[union-attr]
-               PRODUCTION_MODEL, "本番のモデル"),
-        Change("--max-seq-length", str(here.max_seq_length), str(there.max_seq_length), "長い問題でも答えを切らない"),
-        Change("--batch-size", str(here.batch_size), str(there.batch_size), "下げた分を戻す"),
-        Change("--gradient-accumulation-steps", str(here.gradient_accumulation_steps),
-               str(there.gradient_accumulation_steps), f"実効バッチを {effective} にする"),
-        Change("--num-epochs", str(here.num_epochs), str(there.num_epochs), "動作確認でなく本番の学習"),
-        Change("--use-4bit", "有り" if here.use_4bit else "無し", "有り", "8B を 20 GB に載せる。この記録では未確認"),
-        Change("--max-steps-override", _steps_here(record), "外す", "途中で打ち切らない"),
-        Change("--samples", str(evaluation.samples), str(_questions(record)), "全問を評価する"),
-    ]  # fmt: skip
-    return tuple(row for row in rows if row.here != row.there)
-
-
-def _steps_here(record: Record) -> str:
-    argv = _argv(record, StageId.H2)
-    return _value_of(argv, "--max-steps-override") or "無し(1 エポックが上限より短い)"
-
-
-def _questions(record: Record) -> int:
-    real = [file.rows for file in record.data if file.role == "dataset" and not file.is_sample]
-    return real[0] if real else PRODUCTION_QUESTIONS
-
-
-def _argv(record: Record, stage: StageId) -> tuple[str, ...]:
-    result = record.stages.get(stage)
-    return result.last_attempt.argv if result and result.last_attempt else ()
-
-
-def _value_of(argv: Sequence[str], flag: str) -> str | None:
-    for at, word in enumerate(argv):
-        if word == flag and at + 1 < len(argv):
-            return argv[at + 1]
-        if word.startswith(f"{flag}="):
-            return word.removeprefix(f"{flag}=")
-    return None
-
-
-def _train_command(record: Record, target: TrainSettings) -> tuple[str, ...]:
-    train_file = next((file.path for file in record.data if file.role == "train_file"), None)
-    return _rewritten(
-        _argv(record, StageId.H2),
-        {
-            "--model-name": PRODUCTION_MODEL,
-            "--output-dir": PRODUCTION_ADAPTER,
-            **({"--train-file": train_file} if train_file else {}),
-            "--num-epochs": str(target.num_epochs),
-            "--batch-size": str(target.batch_size),
-            "--max-seq-length": str(target.max_seq_length),
-            "--gradient-accumulation-steps": str(target.gradient_accumulation_steps),
-            "--logging-steps": str(target.logging_steps),
-            "--bnb-4bit-compute-dtype": target.bnb_4bit_compute_dtype,
-            "--bnb-4bit-quant-type": target.bnb_4bit_quant_type,
-        },
-        switches=("--use-4bit",),
-        dropped=("--max-steps-override",),
-    )
-
-
-def _eval_command(record: Record) -> tuple[str, ...]:
-    return _rewritten(
-        _argv(record, StageId.H3),
-        {
-            "--data": next((f.path for f in record.data if f.role == "dataset" and not f.is_sample), REAL_DATASET),
-            "--output": PRODUCTION_EVALUATION,
-            "--samples": str(_questions(record)),
-            "--hf-model-name": PRODUCTION_MODEL,
-            "--hf-lora-path": PRODUCTION_ADAPTER,
-        },
-        switches=("--hf-load-in-4bit",),
-        dropped=(),
-    )
-
-
-def _rewritten(
-    argv: Sequence[str], values: Mapping[str, str], switches: Sequence[str], dropped: Sequence[str]
-) -> tuple[str, ...]:
-    """Give a measured command with other values; the interpreter becomes the other machine's `python`."""
-    words: list[str] = ["python"]
-    rest = dict(values)
-    skip_value = False
-    for word in argv[1:]:
-        flag, _, glued = word.partition("=")
-        if skip_value:
-            skip_value = False
-        elif flag in dropped:
-            skip_value = not glued
-        elif flag in values:
-            words += [flag, rest.pop(flag)] if flag in rest else []
-            skip_value = not glued
-        else:
-            words.append(word)
-    words += [word for flag, value in rest.items() for word in (flag, value)]
-    return (*words, *(switch for switch in switches if switch not in words))
-
-
-def _time(record: Record, target: TrainSettings) -> TimeEstimate | None:
-    """Scale measured tokens per second and seconds per question to the production model; None on the CPU."""
-    choice, h2, h3 = summary.model_of(record), record.stages[StageId.H2], record.stages[StageId.H3]
-    if record.context.environment.device is None or choice is None or not choice.parameters:
-        return None
-    ratio = PRODUCTION_PARAMETERS / choice.parameters
-    training, evaluation = h2.last_attempt and h2.last_attempt.training, h3.last_attempt
-    settings = _final_settings(h2)
-    training_seconds = tokens_per_second = None
-    if training and settings and training.tokens_per_second and training.train_runtime_seconds and training.steps_done:
-        tokens_per_second = training.tokens_per_second
-        rows_done = training.steps_done * settings.batch_size * settings.gradient_accumulation_steps
-        seconds_per_row = training.train_runtime_seconds / min(rows_done, _rows_seen(record, rows_done))
-        training_seconds = seconds_per_row * _questions(record) * target.num_epochs * ratio
-    evaluation_seconds = None
-    if evaluation and evaluation.seconds and evaluation.evaluation and evaluation.evaluation.total:
-        evaluation_seconds = evaluation.seconds / evaluation.evaluation.total * _questions(record) * ratio
-    return TimeEstimate(training_seconds, evaluation_seconds, tokens_per_second, ratio)
-
-
-def _rows_seen(record: Record, rows_done: int) -> int:
-    """Give the rows that training went over: no more than its epochs hold."""
-    attempt = record.stages[StageId.H2].last_attempt
-    training = attempt.training if attempt else None
-    if training and training.train_rows and training.epochs_done:
-        return max(1, round(training.train_rows * training.epochs_done))
-    return rows_done

@@ -6,10 +6,23 @@ Takes an `Advice`, gives Markdown; computes nothing.
 from __future__ import annotations
 
 from steph.tell import wording
-from steph.tell.advice import PRODUCTION_CARD, PRODUCTION_MODEL, Advice, Prediction
+from steph.tell.advice import Advice, Prediction
 from steph.tell.markdown import Markdown, code, inline, joined, table
+from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
 
 VERDICTS = {"fits": "✅ 載る", "does_not_fit": "❌ 載らない", "too_close": "⚠️ きわどい"}
+
+
+def go_sentence(advice: Advice) -> str:
+    """Say in one sentence whether to go on to the rented card."""
+    if advice.is_rehearsal:
+        return f"予行なので、{PRODUCTION_CARD} を借りる根拠にはなりません。"
+    if advice.blockers:
+        return f"{PRODUCTION_CARD} へはまだ進めません: {advice.blockers[0]}"
+    if advice.mend_first:
+        return f"{PRODUCTION_CARD} へ進む前に、所見 {len(advice.mend_first)} 件を見直してください(StepHまとめ)。"
+    memory = "" if advice.prediction else "。ただし VRAM は未予測"
+    return f"{PRODUCTION_CARD} へ持っていける設定とコマンドは「StepHまとめ」にあります{memory}。"
 
 
 def carry_over_table(advice: Advice) -> Markdown:
@@ -57,7 +70,7 @@ def time_words(advice: Advice) -> Markdown:
         )
     if time.evaluation_seconds is not None:
         lines.append(
-            f"- 全問の評価: {wording.about_duration(time.evaluation_seconds)}(読み込みを含む 1 問あたりの時間から)"
+            f"- 全問の評価: {wording.about_duration(time.evaluation_seconds)}(読み込み込みの 1 問あたりの時間から。多めに出ます)"
         )
     lines.append(
         f"\n**注意**: {PRODUCTION_CARD} の速さは測っていません。このカードのままの速さとみなした目安で、"

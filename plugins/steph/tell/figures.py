@@ -14,10 +14,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steph.record import Attempt, Record, StageId
+from steph.record import Record, StageId
 from steph.tell import summary, wording
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def write_figures(record: Record, samples: Sequence[VramSample], folder: Path) -
             svg = draw()
             if svg is not None:
                 written[name] = _write(folder / f"{stem}-{name}.svg", svg)
-        except Exception:
-            _log.warning("the %s picture could not be made", name, exc_info=True)
+        except Exception as error:
+            _log.warning("the %s picture could not be made: %s: %s", name, type(error).__name__, error)
     return written
 
 
@@ -87,33 +88,31 @@ def vram_svg(record: Record, samples: Sequence[VramSample]) -> str | None:
     used = [sample.used_bytes / GIB for sample in thinned]
     axes.plot([sample.at_seconds - zero for sample in thinned], used, color=_BLUE, linewidth=1.4)
     capacity = summary.capacity_bytes(record)
-    top = max([*used, capacity / GIB if capacity else 0.0]) * 1.18
+    top = max([*used, capacity / GIB if capacity else 0.0]) * 1.25
     if capacity:
         axes.axhline(capacity / GIB, color=_RED, linewidth=1.2, linestyle="--")
-        axes.annotate(f"capacity {capacity / GIB:.2f} GiB", (0, capacity / GIB), xytext=(3, 3),
+        axes.annotate(f"capacity {capacity / GIB:.2f} GiB", (1, capacity / GIB), xytext=(-3, 3), ha="right",
+                      xycoords=("axes fraction", "data"),
                       textcoords="offset points", color=_RED, fontsize=8)  # fmt: skip
     _draw_attempts(axes, record, zero, top)
     axes.set_ylim(0, top)
+    axes.set_title("VRAM over time (green: completed attempt, amber: failed attempt)", color=_INK, fontsize=10)
     axes.set_xlabel("seconds")
     axes.set_ylabel("used VRAM of the card (GiB)")
     return _svg(figure)
 
 
 def _draw_attempts(axes: Axes, record: Record, zero: float, top: float) -> None:
+    rows = cycle((0, 1))
     for result in record.stages.values():
         for attempt in result.attempts:
             start = datetime.fromisoformat(attempt.started_at).timestamp() - zero
             color = _AMBER if wording.failed(attempt) else _GREEN
             if attempt.seconds is not None:
                 axes.axvspan(start, start + attempt.seconds, color=color, alpha=0.13, linewidth=0)
-            axes.annotate(_attempt_name(attempt), (max(start, 0), top), xytext=(2, -2), textcoords="offset points",
-                          rotation=90, va="top", color=color, fontsize=7)  # fmt: skip
-
-
-def _attempt_name(attempt: Attempt) -> str:
-    label = attempt.label if attempt.label.isascii() and attempt.label.isprintable() else ""
-    cause = f" {attempt.diagnosis.cause}" if attempt.diagnosis and wording.failed(attempt) else ""
-    return f"{attempt.stage} #{attempt.number} {label[:24]}{cause}".replace("$", "").strip()
+            row = next(rows)
+            axes.annotate(f"{result.stage} #{attempt.number}", (max(start, 0), top), xytext=(2, -3 - 9 * row),
+                          textcoords="offset points", va="top", color=color, fontsize=7)  # fmt: skip
 
 
 def _thinned(samples: Sequence[VramSample]) -> list[VramSample]:

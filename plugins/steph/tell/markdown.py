@@ -23,8 +23,8 @@ _SECRETS = (
     (re.compile(r"(://)[^\s/@]+@"), r"\1***@"),
 )
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;"}
-_BACKSLASHED = re.compile(r"([\\`*_\[\]~])")
-_BLOCK_START = re.compile(r"^(#|[-+=](?=[-+=\s]|$)|:|\d{1,9}(?=[.)]))")
+_BACKSLASHED = re.compile(r"([\\`*\[\]~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+_BLOCK_START = re.compile(r"^(#|[-+=](?=[-+=\s]|$)|:|\d{1,9}(?=[.)](?:\s|$)))")
 _PLAIN_CODE = re.compile(r"[^\s`|\\<>&$](?:[^`|\\<>&$]*[^\s`|\\<>&$])?")
 
 

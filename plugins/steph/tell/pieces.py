@@ -9,6 +9,7 @@ from steph.record import (
     Attempt,
     Cause,
     Check,
+    Diagnosis,
     EndedBy,
     EvalSettings,
     Probe,
@@ -55,14 +56,13 @@ def attempts_table(record: Record, stage: StageId) -> Markdown:
     result = record.stages.get(stage)
     if result is None or not result.attempts:
         return Markdown("試行はありません。")
-    header = ("#", "設定", "結果", "原因", "段階", "秒", "ピーク(カード全体)", "ピーク(torch 確保 / 予約)", "予測")
+    header = ("試行", "設定", "結果", "原因と段階", "秒", "ピーク(カード全体)", "torch の確保 / 予約", "予測")
     rows = [
         (
             str(attempt.number),
             settings_words(attempt),
             "実行中" if _is_running(record, result, attempt) else wording.outcome_words(attempt),
-            wording.CAUSES[attempt.diagnosis.cause] if attempt.diagnosis else MISSING,
-            wording.PHASES[attempt.diagnosis.phase] if attempt.diagnosis and attempt.diagnosis.phase else MISSING,
+            cause_words(attempt.diagnosis),
             f"{attempt.seconds:,.1f}" if attempt.seconds is not None else MISSING,
             measured(attempt.peak_device_bytes, record),
             torch_peaks(attempt.probes),
@@ -70,7 +70,7 @@ def attempts_table(record: Record, stage: StageId) -> Markdown:
         )
         for attempt in result.attempts
     ]
-    return table(header, rows, align="rllllrrrr")
+    return table(header, rows, align="rlllrrrr")
 
 
 def _is_running(record: Record, result: StageResult, attempt: Attempt) -> bool:
@@ -89,6 +89,14 @@ def settings_words(attempt: Attempt) -> Markdown:
     return inline(attempt.label)
 
 
+def cause_words(diagnosis: Diagnosis | None) -> str:
+    """Name a cause and how far the script had come; `—` where nothing failed."""
+    if diagnosis is None or diagnosis.cause is Cause.NONE:
+        return MISSING
+    phase = f"、{wording.PHASES[diagnosis.phase]}" if diagnosis.phase else ""
+    return f"{wording.CAUSES[diagnosis.cause]}{phase}"
+
+
 def measured(size_bytes: int | None, record: Record) -> str:
     """Give a peak of the card's memory; say why where there is none."""
     if size_bytes is not None:
@@ -102,7 +110,8 @@ def torch_peaks(probes: tuple[Probe, ...]) -> str:
     if not known:
         return MISSING
     most = max(known, key=lambda probe: probe.peak_allocated_bytes or 0)
-    return f"{wording.gib(most.peak_allocated_bytes)} / {wording.gib(most.peak_reserved_bytes)}"
+    reserved = most.peak_reserved_bytes
+    return f"{(most.peak_allocated_bytes or 0) / wording.GIB:,.2f} / {wording.gib(reserved)}"
 
 
 def skipped_rungs(result: StageResult | None) -> Markdown:
@@ -160,13 +169,18 @@ def _failure(attempt: Attempt) -> Markdown:
     return joined((title, _message(attempt), _cause_memo(attempt), *_logs(attempt)))
 
 
-def _message(attempt: Attempt) -> Markdown:
-    """Give the error's own words: the uncaught exception, else the evidence, else how the process ended."""
+def _message_words(attempt: Attempt) -> str:
+    """Give the error's own words: the uncaught exception, else the evidence; empty where there is neither."""
     raised = next((probe for probe in attempt.probes if probe.exception_type), None)
     if raised:
-        return fence(f"{raised.exception_type}: {raised.exception_message or ''}")
-    if attempt.diagnosis and attempt.diagnosis.evidence:
-        return fence("\n".join(attempt.diagnosis.evidence[:MOST_EVIDENCE_LINES]))
+        return f"{raised.exception_type}: {raised.exception_message or ''}"
+    return "\n".join(attempt.diagnosis.evidence[:MOST_EVIDENCE_LINES]) if attempt.diagnosis else ""
+
+
+def _message(attempt: Attempt) -> Markdown:
+    words = _message_words(attempt)
+    if words:
+        return fence(words)
     return Markdown(f"エラーメッセージはありません({inline(_ending(attempt))})。")
 
 
@@ -185,8 +199,7 @@ def _cause_memo(attempt: Attempt) -> Markdown:
     diagnosis = attempt.diagnosis
     if diagnosis is None or diagnosis.cause is Cause.NONE:
         return Markdown("**原因メモ(自動)**: 原因は特定できていません。下の最後の行を見てください。")
-    phase = f"、{wording.PHASES[diagnosis.phase]}" if diagnosis.phase else ""
-    lines = [Markdown(f"**原因メモ(自動)**: {inline(wording.CAUSES[diagnosis.cause] + phase)}"), Markdown()]
+    lines = [Markdown(f"**原因メモ(自動)**: {inline(cause_words(diagnosis))}"), Markdown()]
     if diagnosis.oom:
         oom = diagnosis.oom
         lines.append(
@@ -196,7 +209,9 @@ def _cause_memo(attempt: Attempt) -> Markdown:
                 f"(予約 {wording.gib(oom.reserved_bytes)})"
             )
         )
-    lines += [Markdown(f"- 根拠: {code(line, 240)}") for line in diagnosis.evidence[:MOST_EVIDENCE_LINES]]
+    shown = _message_words(attempt)
+    evidence = [line for line in diagnosis.evidence[:MOST_EVIDENCE_LINES] if line.strip() not in shown]
+    lines += [Markdown(f"- 根拠: {code(line, 240)}") for line in evidence]
     lines += [Markdown(f"- 次の一手: {prose(step)}") for step in diagnosis.advice]
     return Markdown("\n".join(lines))
 

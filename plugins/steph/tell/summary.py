@@ -1,4 +1,4 @@
-"""The first screen: one verdict for the whole record and at most five sentences of what matters.
+"""The first screen: one verdict for the whole record and the few sentences of what matters.
 
 Takes a record, gives words; decides no stage's verdict, and never calls a record better than its worst stage.
 """
@@ -23,7 +23,7 @@ from steph.record import (
 )
 from steph.tell import wording
 
-MOST_SENTENCES = 5
+MOST_SENTENCES = 4  # the fifth says whether to go on to the rented card
 BRANCH_COMMAND = "git switch -c feature/steph-small-model-debug"
 
 
@@ -132,7 +132,7 @@ def is_dirty_on_main(state: GitState) -> bool:
 
 
 def sentences(record: Record) -> tuple[str, ...]:
-    """Give what matters most, hardest first, at most five sentences; backticked words are code."""
+    """Give what matters most, hardest first, at most four sentences; backticked words are code."""
     return tuple(sentence for _, sentence in zip(range(MOST_SENTENCES), _all_sentences(record), strict=False))
 
 

@@ -26,14 +26,14 @@ from steph.tell.markdown import Markdown, code, details, fence, inline, joined, 
 from steph.tell.pieces import facts, measured
 from steph.tell.wording import MISSING
 
-_HISTORY_HEADER = ("開始", "記録", "実行したステージと判定", "所要時間", "終了コード", "コマンド")
+_HISTORY_HEADER = ("開始(UTC)", "記録", "実行したステージと判定", "所要時間", "終了コード", "コマンド")
 _ROW = re.compile(r"^\| (?P<start>[^|]+) \| (?P<record>[^|]+) \| .*\|$")
 
 
 def stage_table(record: Record) -> Markdown:
     """Give the first screen's table of the three stages."""
     rows = [_stage_row(record, stage) for stage in StageId]
-    header = ("ステージ", "判定", "所要時間", "VRAM ピーク(カード全体)", "試行", "日時")
+    header = ("ステージ", "判定", "所要時間", "VRAM ピーク(カード全体)", "試行数", "日時(UTC)")
     return table(header, rows, align="llrrrl")
 
 
@@ -86,7 +86,7 @@ def training_facts(record: Record, attempt: Attempt | None) -> Markdown:
         ("実行時間(この試行)", wording.duration(attempt.seconds)),
         ("VRAM ピーク(カード全体 / このプロセス分)",
          f"{measured(attempt.peak_device_bytes, record)} / {measured(attempt.peak_own_bytes, record)}"),
-        ("使えるメモリ", wording.gib(summary.capacity_bytes(record))),
+        ("カードのメモリ(上限)", wording.gib(summary.capacity_bytes(record))),
     ]  # fmt: skip
     return facts(rows + (_training_rows(outcome) if outcome else []) + [("ログの置き場", code(attempt.folder))])
 
@@ -233,7 +233,7 @@ def git_table(record: Record) -> Markdown:
     """Give branch, commit and cleanliness of suite and pipeline."""
     states = (("パイプライン", record.context.pipeline_git), ("スイート", record.context.suite_git))
     rows = [(name, code(s.branch or ""), code((s.commit or "")[:12]), _dirty(s)) for name, s in states]
-    return table(("", "ブランチ", "コミット", "未コミットの変更"), rows)
+    return table(("対象", "ブランチ", "コミット", "未コミットの変更"), rows)
 
 
 def _dirty(state: GitState) -> str:

@@ -92,10 +92,10 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return MISSING
     if seconds < 100:
-        return f"{seconds:.1f} 秒"
+        return f"{seconds:.1f}秒"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} 時間 {minutes} 分" if hours else f"{minutes} 分 {rest} 秒"
+    return f"{hours}時間{minutes}分" if hours else f"{minutes}分{rest}秒"
 
 
 def about_duration(seconds: float) -> str:
@@ -108,14 +108,14 @@ def about_duration(seconds: float) -> str:
 
 
 def moment(iso: str | None) -> str:
-    """Give an ISO 8601 time as date and minute in UTC; as it stands where it is none."""
+    """Give an ISO 8601 time as date and minute in UTC (the column says so); as it stands where it is none."""
     if not iso:
         return MISSING
     try:
         parsed = datetime.fromisoformat(iso)
     except ValueError:
         return iso
-    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M} UTC"
+    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M}"
 
 
 def moment_to_second(iso: str) -> str:
@@ -124,7 +124,7 @@ def moment_to_second(iso: str) -> str:
         parsed = datetime.fromisoformat(iso)
     except ValueError:
         return iso
-    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M:%S}"
 
 
 def seconds_between(start: str, end: str | None) -> float | None:

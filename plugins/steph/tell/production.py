@@ -1,0 +1,242 @@
+"""The production run on the rented card: its settings, commands and time, derived from what was measured here.
+
+Takes a record whose H-2 and H-3 ended well, gives values; which settings are proven comes from the record alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from steph.record import EvalSettings, Record, StageId, StageResult, TrainSettings
+from steph.tell import summary, wording
+
+PRODUCTION_MODEL = "Qwen/Qwen3-8B"
+PRODUCTION_PARAMETERS = 8_190_735_360  # safetensors metadata of Qwen/Qwen3-8B
+PRODUCTION_CARD = "A100 20GB"
+PRODUCTION_QUESTIONS = 140
+PRODUCTION_ADAPTER = "runs/qwen3_8b/direct_norag_4bit"
+PRODUCTION_EVALUATION = "results/evaluations/qwen3_8b_direct.json"
+REAL_DATASET = "datasets/lawqa_jp/data/selection.json"
+PRODUCTION_MINIMUM = TrainSettings(
+    num_epochs=3, batch_size=2, max_seq_length=1024, gradient_accumulation_steps=4, logging_steps=10
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting that carries over as it is."""
+
+    name: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting to change on the production card."""
+
+    name: str
+    here: str
+    there: str
+    why: str
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Durations of the production run at this card's speed, scaled by the parameter count alone."""
+
+    training_seconds: float | None
+    evaluation_seconds: float | None
+    tokens_per_second_here: float | None
+    parameter_ratio: float
+
+
+def target_settings(here: TrainSettings) -> TrainSettings:
+    """Give the production settings: what was proven here, raised to what the production run needs at least."""
+    least = PRODUCTION_MINIMUM
+    return here.model_copy(
+        update={
+            "num_epochs": max(here.num_epochs, least.num_epochs),
+            "batch_size": max(here.batch_size, least.batch_size),
+            "max_seq_length": max(here.max_seq_length, least.max_seq_length),
+            "gradient_accumulation_steps": least.gradient_accumulation_steps,
+            "use_4bit": True,
+            "logging_steps": max(here.logging_steps, least.logging_steps),
+            "max_steps": 0,
+        }
+    )
+
+
+def final_settings(h2: StageResult | None) -> TrainSettings | None:
+    attempt = h2.last_attempt if h2 else None
+    return attempt.settings if attempt and isinstance(attempt.settings, TrainSettings) else None
+
+
+def final_evaluation(h3: StageResult | None) -> EvalSettings | None:
+    attempt = h3.last_attempt if h3 else None
+    return attempt.settings if attempt and isinstance(attempt.settings, EvalSettings) else None
+
+
+def carry_over(
+    record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings
+) -> tuple[Setting, ...]:
+    """Give the settings of the attempts that ended well which the production run keeps."""
+    trained, evaluated = "この記録の H-2 で完走", "この記録の H-3 で完走"
+    argv = _argv(record, StageId.H2)
+    rows = []
+    if here.use_4bit:
+        kinds = f"{here.bnb_4bit_quant_type} + {here.bnb_4bit_compute_dtype}"
+        rows.append(Setting("--use-4bit(量子化型 + 計算型)", kinds, trained))
+    lora = f"{here.lora_r} / {here.lora_alpha} / {here.lora_dropout:g}"
+    rows += [
+        Setting("--lora-r / --lora-alpha / --lora-dropout", lora, trained),
+        Setting("--learning-rate", _value_of(argv, "--learning-rate") or f"{here.learning_rate:g}", trained),
+        Setting("--warmup-ratio", _value_of(argv, "--warmup-ratio") or f"{here.warmup_ratio:g}", trained),
+    ]
+    if here.target_modules:
+        rows.append(Setting("--target-modules", ",".join(here.target_modules), trained))
+    rows += [Setting(flag, old, trained) for flag, old, new, _ in _numbers(here, there) if old == new]
+    if evaluation.load_in_4bit:
+        rows.append(Setting("--hf-load-in-4bit", "有り", evaluated))
+    rag = "有り" if evaluation.use_rag else "無し(--no-rag)"
+    shape = f"top-k {evaluation.top_k}、RAG {rag}、ensemble {evaluation.ensemble}"
+    return (*rows, Setting("評価の形", shape, evaluated))
+
+
+def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str, str, str], ...]:
+    """Give the settings that may differ: flag, value here, value there, reason for a difference."""
+    effective = there.batch_size * there.gradient_accumulation_steps
+    return (
+        ("--max-seq-length", str(here.max_seq_length), str(there.max_seq_length), "長い問題でも答えを切らない"),
+        ("--batch-size", str(here.batch_size), str(there.batch_size), "この記録で下げた分を戻す"),
+        (
+            "--gradient-accumulation-steps",
+            str(here.gradient_accumulation_steps),
+            str(there.gradient_accumulation_steps),
+            f"実効バッチを {effective} にする",
+        ),
+        ("--num-epochs", str(here.num_epochs), str(there.num_epochs), "動作確認でなく本番の学習"),
+    )
+
+
+def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Change, ...]:
+    """Give the settings that the production run changes, measured value and new value side by side."""
+    choice = summary.model_of(record)
+    rows = [Change("--model-name", choice.name if choice else wording.MISSING, PRODUCTION_MODEL, "本番のモデル")]
+    rows += [Change(*number) for number in _numbers(here, there)]
+    if not here.use_4bit:
+        rows.append(Change("--use-4bit", "無し", "有り", "8B を 20 GB に載せる。4bit はこの記録では完走していない"))
+    steps = _value_of(_argv(record, StageId.H2), "--max-steps-override")
+    if steps:
+        rows.append(Change("--max-steps-override", steps, "外す", "途中で打ち切らない"))
+    rows.append(Change("--samples", str(evaluation.samples), str(_questions(record)), "全問を評価する"))
+    if any(file.is_sample for file in record.data):
+        rows.append(Change("データ", "付属の見本", "lawqa_jp の本番データ", "見本では本番の学習にならない"))
+    return tuple(row for row in rows if row.here != row.there)
+
+
+def _questions(record: Record) -> int:
+    real = [file.rows for file in record.data if file.role == "dataset" and not file.is_sample]
+    return real[0] if real else PRODUCTION_QUESTIONS
+
+
+def _argv(record: Record, stage: StageId) -> tuple[str, ...]:
+    result = record.stages.get(stage)
+    return result.last_attempt.argv if result and result.last_attempt else ()
+
+
+def _value_of(argv: Sequence[str], flag: str) -> str | None:
+    for at, word in enumerate(argv):
+        if word == flag and at + 1 < len(argv):
+            return argv[at + 1]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None
+
+
+def train_command(record: Record, target: TrainSettings) -> tuple[str, ...]:
+    train_file = next((file.path for file in record.data if file.role == "train_file"), None)
+    return _rewritten(
+        _argv(record, StageId.H2),
+        {
+            "--model-name": PRODUCTION_MODEL,
+            "--output-dir": PRODUCTION_ADAPTER,
+            **({"--train-file": train_file} if train_file else {}),
+            "--num-epochs": str(target.num_epochs),
+            "--batch-size": str(target.batch_size),
+            "--max-seq-length": str(target.max_seq_length),
+            "--gradient-accumulation-steps": str(target.gradient_accumulation_steps),
+            "--logging-steps": str(target.logging_steps),
+            "--bnb-4bit-compute-dtype": target.bnb_4bit_compute_dtype,
+            "--bnb-4bit-quant-type": target.bnb_4bit_quant_type,
+        },
+        switches=("--use-4bit",),
+        dropped=("--max-steps-override",),
+    )
+
+
+def eval_command(record: Record) -> tuple[str, ...]:
+    return _rewritten(
+        _argv(record, StageId.H3),
+        {
+            "--data": next((f.path for f in record.data if f.role == "dataset" and not f.is_sample), REAL_DATASET),
+            "--output": PRODUCTION_EVALUATION,
+            "--samples": str(_questions(record)),
+            "--hf-model-name": PRODUCTION_MODEL,
+            "--hf-lora-path": PRODUCTION_ADAPTER,
+        },
+        switches=("--hf-load-in-4bit",),
+        dropped=(),
+    )
+
+
+def _rewritten(
+    argv: Sequence[str], values: Mapping[str, str], switches: Sequence[str], dropped: Sequence[str]
+) -> tuple[str, ...]:
+    """Give a measured command with other values; the interpreter becomes the other machine's `python`."""
+    words: list[str] = ["python"]
+    rest = dict(values)
+    skip_value = False
+    for word in argv[1:]:
+        flag, _, glued = word.partition("=")
+        if skip_value:
+            skip_value = False
+        elif flag in dropped:
+            skip_value = not glued
+        elif flag in values:
+            words += [flag, rest.pop(flag)] if flag in rest else []
+            skip_value = not glued
+        else:
+            words.append(word)
+    words += [word for flag, value in rest.items() for word in (flag, value)]
+    return (*words, *(switch for switch in switches if switch not in words))
+
+
+def time_estimate(record: Record, target: TrainSettings) -> TimeEstimate | None:
+    """Scale measured tokens per second and seconds per question to the production model; None on the CPU."""
+    choice, h2, h3 = summary.model_of(record), record.stages[StageId.H2], record.stages[StageId.H3]
+    if record.context.environment.device is None or choice is None or not choice.parameters:
+        return None
+    ratio = PRODUCTION_PARAMETERS / choice.parameters
+    training, evaluation = h2.last_attempt and h2.last_attempt.training, h3.last_attempt
+    settings = final_settings(h2)
+    training_seconds = tokens_per_second = None
+    if training and settings and training.tokens_per_second and training.train_runtime_seconds and training.steps_done:
+        tokens_per_second = training.tokens_per_second
+        rows_done = training.steps_done * settings.batch_size * settings.gradient_accumulation_steps
+        seconds_per_row = training.train_runtime_seconds / min(rows_done, _rows_seen(record, rows_done))
+        training_seconds = seconds_per_row * _questions(record) * target.num_epochs * ratio
+    evaluation_seconds = None
+    if evaluation and evaluation.seconds and evaluation.evaluation and evaluation.evaluation.total:
+        evaluation_seconds = evaluation.seconds / evaluation.evaluation.total * _questions(record) * ratio
+    return TimeEstimate(training_seconds, evaluation_seconds, tokens_per_second, ratio)
+
+
+def _rows_seen(record: Record, rows_done: int) -> int:
+    """Give the rows that training went over: no more than its epochs hold."""
+    attempt = record.stages[StageId.H2].last_attempt
+    training = attempt.training if attempt else None
+    if training and training.train_rows and training.epochs_done:
+        return max(1, round(training.train_rows * training.epochs_done))
+    return rows_done
