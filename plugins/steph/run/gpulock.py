@@ -61,7 +61,8 @@ def gpu_lock(uuid: str, folder: Path | None = None) -> Iterator[None]:
 
 
 def lock_folder(environ: Mapping[str, str] | None = None) -> Path:
-    """Where locks lie: `$XDG_CACHE_HOME/steph/locks`, or below `~/.cache`; not the runtime folder, which cron jobs lack."""
+    """Where locks lie: `steph/locks` below `$XDG_CACHE_HOME`, else below `~/.cache`."""
+    # not below XDG_RUNTIME_DIR: cron jobs and containers lack it, and two folders would be two locks
     cache = (os.environ if environ is None else environ).get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "steph" / "locks"
 

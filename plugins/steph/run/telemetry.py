@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
@@ -69,7 +69,7 @@ class Nvml(Protocol):
     def nvmlDeviceGetName(self, handle: object) -> str: ...  # noqa: N802
     def nvmlDeviceGetMemoryInfo(self, handle: object) -> MemoryFigures: ...  # noqa: N802
     def nvmlDeviceGetCudaComputeCapability(self, handle: object) -> tuple[int, int]: ...  # noqa: N802
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[RunningProcess]: ...  # noqa: N802
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> Sequence[RunningProcess]: ...  # noqa: N802
     def nvmlDeviceGetMigMode(self, handle: object) -> tuple[int, int]: ...  # noqa: N802
     def nvmlDeviceGetMaxMigDeviceCount(self, handle: object) -> int: ...  # noqa: N802
     def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: object, index: int) -> object: ...  # noqa: N802

@@ -1,0 +1,137 @@
+"""The supervisor on its own: its exit, its logs on a full disk, and what reaches it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from process_tree import becomes_true
+from steph.child import supervisor
+from steph.child.capture import CappedLog
+from steph.run import output
+
+SUPERVISOR = Path(supervisor.__file__)
+
+
+def start(folder: Path, code: str, parent: int | None = None, grace_seconds: float = 5) -> subprocess.Popen[bytes]:
+    """Start a supervisor of a child that runs `code`, as the runner starts it."""
+    order = {
+        "parent": os.getpid() if parent is None else parent,
+        "folder": str(folder),
+        "cwd": str(folder),
+        "argv": [sys.executable, "-u", "-c", code],
+        "grace_seconds": grace_seconds,
+    }
+    argv = [sys.executable, "-I", "-S", str(SUPERVISOR), json.dumps(order)]
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def exit_report(folder: Path) -> dict[str, Any]:
+    """What the supervisor wrote at its end."""
+    report: dict[str, Any] = json.loads((folder / "exit.json").read_bytes())
+    return report
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("raise SystemExit(0)", 0),
+        ("raise SystemExit(3)", 3),
+        ("1 / 0", 1),
+        ("import os; os.abort()", -signal.SIGABRT),
+        ("import os; os.kill(os.getpid(), 11)", -signal.SIGSEGV),
+        ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL),
+    ],
+)
+def test_supervisor_ends_as_its_child_ended(tmp_path: Path, code: str, status: int) -> None:
+    """Exit status and signal of the child are the supervisor's own, and stand in `exit.json`."""
+    assert start(tmp_path, code).wait() == status
+    report = exit_report(tmp_path)
+    assert (report["returncode"], report["reason"], report["start_error"]) == (status, "exit", None)
+    assert report["ended_monotonic"] >= report["started_monotonic"]
+    assert not list(tmp_path.glob("core*"))
+
+
+def test_sigterm_gives_the_child_its_grace(tmp_path: Path) -> None:
+    """A child that handles SIGTERM has time to say its last words, and they are kept."""
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *a: (print('saved'), sys.exit(5)))\n"
+        "print('ready'); time.sleep(600)"
+    )
+    process = start(tmp_path, code)
+    assert becomes_true(lambda: output.stdout_text(tmp_path) == "ready\n")
+    process.terminate()
+    assert process.wait() == 5
+    assert output.stdout_text(tmp_path) == "ready\nsaved\n"
+    assert exit_report(tmp_path)["reason"] == "terminated"
+
+
+def test_a_script_that_kills_its_group_does_not_reach_the_supervisor(tmp_path: Path) -> None:
+    """`kill 0`, common in shell scripts' traps, ends the child alone."""
+    assert start(tmp_path, "import os; os.killpg(0, 15)").wait() == -signal.SIGTERM
+    assert exit_report(tmp_path)["reason"] == "exit"
+
+
+def test_nothing_starts_for_a_parent_that_is_gone(tmp_path: Path) -> None:
+    """A parent that died before the supervisor was ready is noticed, and no child is started for it."""
+    assert start(tmp_path, "open('started', 'w')", parent=1).wait() == 143
+    assert not (tmp_path / "started").exists()
+
+
+def test_supervisor_does_not_see_the_pipelines_modules(tmp_path: Path) -> None:
+    """A `json.py` or `signal.py` beside the script, or on PYTHONPATH, can't break the supervisor."""
+    for name in ("json", "signal", "steph"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(99)")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    order = {"parent": os.getpid(), "folder": str(tmp_path), "cwd": str(tmp_path), "argv": ["true"], "grace_seconds": 1}
+    argv = [sys.executable, "-I", "-S", str(SUPERVISOR), json.dumps(order)]
+    assert subprocess.run(argv, cwd=tmp_path, env=environment, check=False).returncode == 0
+
+
+def test_log_without_room_drops_and_counts(tmp_path: Path) -> None:
+    """Where every write fails for want of room (/dev/full), nothing raises and each byte is counted."""
+    (tmp_path / "output.log").symlink_to("/dev/full")
+    log = CappedLog(tmp_path, "output")
+    log.write(b"a" * 100)
+    log.write(b"b" * 23)
+    log.close()
+    assert (log.dropped_bytes, log.position) == (123, 0)
+
+
+def test_log_that_finds_room_again_says_what_is_missing(tmp_path: Path) -> None:
+    """After a gap the log goes on with a line that gives the number of dropped bytes."""
+    blocked = tmp_path / "output.log"
+    blocked.mkdir()
+    log = CappedLog(tmp_path, "output")
+    log.write(b"lost\n")
+    blocked.rmdir()
+    log.write(b"kept\n")
+    log.close()
+    assert output.read_output(tmp_path) == "\n[... 5 bytes dropped: no room on the disk ...]\nkept\n"
+
+
+@pytest.mark.parametrize("chunk", [1 << 20, (1 << 20) - 7, 20 << 20])
+def test_capped_log_is_exact_for_any_chunk_size(tmp_path: Path, chunk: int) -> None:
+    """Whatever sizes arrive, head and tails hold exactly the first and last bytes at their offsets."""
+    total = 41 << 20
+    pattern = bytes(range(251)) * (total // 251 + 1)
+    log = CappedLog(tmp_path, "output")
+    for begin in range(0, total, chunk):
+        log.write(pattern[begin : min(begin + chunk, total)])
+    log.close()
+    segments = output.segments(tmp_path)
+    assert [segment.data == pattern[segment.offset :][: len(segment.data)] for segment in segments] == [True, True]
+    assert segments[0].offset + len(segments[0].data) == output.HEAD_BYTES
+    assert segments[1].offset + len(segments[1].data) == total
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "output.log",
+        "output.tail-000008.log",
+        "output.tail-000009.log",
+    ]

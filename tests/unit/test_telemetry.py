@@ -1,0 +1,258 @@
+"""GPUs as NVML names them, CUDA_VISIBLE_DEVICES as CUDA reads it, and the cap for torch's allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from steph.run import telemetry
+from steph.run.telemetry import GIB, DeviceError
+
+
+class FakeNvmlError(Exception):
+    """An NVML error with NVML's number."""
+
+    def __init__(self, value: int) -> None:
+        super().__init__(f"error {value}")
+        self.value = value
+
+
+@dataclass
+class Figures:
+    """nvmlMemory_t."""
+
+    total: int
+    used: int
+
+
+@dataclass
+class Running:
+    """nvmlProcessInfo_t."""
+
+    pid: int
+    usedGpuMemory: int | None  # noqa: N815
+
+
+@dataclass
+class Gpu:
+    """One card or slice."""
+
+    uuid: str
+    name: str = "NVIDIA GeForce RTX 3080"
+    used: int = GIB
+    slices: Sequence[Gpu | None] | None = None  # None: knows no MIG
+    processes: Sequence[Running] = ()
+
+
+def _gpu(handle: object) -> Gpu:
+    assert isinstance(handle, Gpu)
+    return handle
+
+
+class FakeNvml:
+    """An NVML over a list of cards; `failure` is the number of the error that every start gives."""
+
+    NVMLError: type[Exception] = FakeNvmlError
+
+    def __init__(self, *gpus: Gpu, failure: int | None = None) -> None:
+        self.gpus = gpus
+        self.failure = failure
+        self.open = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        """Start, or fail."""
+        if self.failure is not None:
+            raise FakeNvmlError(self.failure)
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        """End what nvmlInit began."""
+        self.open -= 1
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        """A driver."""
+        return "580.65.06"
+
+    def nvmlSystemGetCudaDriverVersion_v2(self) -> int:  # noqa: N802
+        """CUDA 13.0 as NVML writes it."""
+        return 13000
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        """How many cards."""
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Gpu:  # noqa: N802
+        """A card by place."""
+        return self.gpus[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Gpu:  # noqa: N802
+        """A card or slice by UUID."""
+        everything = [*self.gpus, *(part for gpu in self.gpus for part in gpu.slices or () if part)]
+        for gpu in everything:
+            if gpu.uuid == uuid:
+                return gpu
+        raise FakeNvmlError(6)
+
+    def nvmlDeviceGetUUID(self, handle: object) -> str:  # noqa: N802
+        """Its UUID."""
+        return _gpu(handle).uuid
+
+    def nvmlDeviceGetName(self, handle: object) -> str:  # noqa: N802
+        """Its name."""
+        return _gpu(handle).name
+
+    def nvmlDeviceGetMemoryInfo(self, handle: object) -> Figures:  # noqa: N802
+        """Its memory, 10 GiB in total."""
+        return Figures(10 * GIB, _gpu(handle).used)
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: object) -> tuple[int, int]:  # noqa: N802
+        """Ampere."""
+        return (8, 6)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> Sequence[Running]:  # noqa: N802
+        """Who computes on it."""
+        return _gpu(handle).processes
+
+    def nvmlDeviceGetMigMode(self, handle: object) -> tuple[int, int]:  # noqa: N802
+        """Current and pending MIG mode."""
+        if _gpu(handle).slices is None:
+            raise FakeNvmlError(3)
+        return (int(bool(_gpu(handle).slices)), int(bool(_gpu(handle).slices)))
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: object) -> int:  # noqa: N802
+        """Places for slices."""
+        return len(_gpu(handle).slices or ())
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: object, index: int) -> Gpu:  # noqa: N802
+        """A slice by place, NOT_FOUND for an empty one."""
+        part = (_gpu(handle).slices or ())[index]
+        if part is None:
+            raise FakeNvmlError(6)
+        return part
+
+
+TWO_CARDS = FakeNvml(Gpu("GPU-aaaa-1"), Gpu("GPU-aabb-2"))
+MIG_CARD = FakeNvml(Gpu("GPU-cc", slices=(None, Gpu("MIG-1", "A100 MIG 3g.20gb"), Gpu("MIG-2"), None)))
+
+
+def test_device_has_its_names_figures_and_versions() -> None:
+    """A card is listed with UUID, memory, driver and CUDA version and compute capability, and NVML is closed again."""
+    nvml = FakeNvml(Gpu("GPU-aaaa-1"))
+    (device,) = telemetry.list_devices(nvml)
+    assert (device.uuid, device.index, device.total_bytes, device.used_bytes) == ("GPU-aaaa-1", 0, 10 * GIB, GIB)
+    assert (device.driver_version, device.cuda_driver_version, device.compute_capability) == (
+        "580.65.06",
+        "13.0",
+        "8.6",
+    )
+    assert nvml.open == 0
+
+
+def test_card_in_mig_mode_is_listed_as_its_slices() -> None:
+    """Each slice is a device of its own with its own UUID; the card around it, which no program can use, is not."""
+    devices = telemetry.list_devices(MIG_CARD)
+    assert [(device.uuid, device.index, device.is_mig) for device in devices] == [
+        ("MIG-1", 0, True),
+        ("MIG-2", 0, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(12, "libnvidia-ml.so.1"), (9, "driver is not loaded"), (18, "reboot or reload the driver"), (77, "error 77")],
+)
+def test_each_nvml_error_is_one_line(code: int, words: str) -> None:
+    """What NVML can't do is told in one line with its number, a number without a line of its own too."""
+    with pytest.raises(DeviceError) as caught:
+        telemetry.list_devices(FakeNvml(failure=code))
+    assert words in str(caught.value)
+    assert f"NVML error {code}: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.code == code
+
+
+def test_used_memory_is_read_by_uuid() -> None:
+    """A slice's used memory is its own, and an unknown UUID is an error, not a zero."""
+    assert telemetry.used_bytes("MIG-1", MIG_CARD) == GIB
+    with pytest.raises(DeviceError, match="no GPU with this UUID"):
+        telemetry.used_bytes("GPU-gone", MIG_CARD)
+
+
+def test_hidden_process_memory_is_none_not_zero() -> None:
+    """Where the driver hides a process's memory the holder is still shown."""
+    nvml = FakeNvml(Gpu("GPU-a", processes=(Running(41, 5 * GIB), Running(42, None))))
+    holders = telemetry.memory_holders("GPU-a", nvml)
+    assert [(holder.pid, holder.used_bytes) for holder in holders] == [(41, 5 * GIB), (42, None)]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "GPU-aaaa-1"),
+        ("", None),
+        ("1", "GPU-aabb-2"),
+        ("1,0", "GPU-aabb-2"),
+        ("2", None),
+        ("-1", None),
+        ("-1,0", None),
+        ("GPU-aabb-2", "GPU-aabb-2"),
+        ("GPU-aab", "GPU-aabb-2"),
+        ("GPU-aa", None),
+        ("all", None),
+    ],
+)
+def test_visible_devices_are_read_as_cuda_reads_them(value: str | None, expected: str | None) -> None:
+    """Indices, whole and shortened UUIDs choose a card; an ambiguous or invalid first entry hides all."""
+    environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
+    device = telemetry.visible_device(environ, TWO_CARDS)
+    assert (device.uuid if device else None) == expected
+
+
+def test_slice_is_chosen_by_its_own_uuid() -> None:
+    """CUDA_VISIBLE_DEVICES=MIG-… names one slice of a card."""
+    device = telemetry.visible_device({"CUDA_VISIBLE_DEVICES": "MIG-2"}, MIG_CARD)
+    assert device is not None
+    assert device.uuid == "MIG-2"
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"), [("nvidia0", True), ("dxg", True), ("nvidiactl", False), ("null", False)]
+)
+def test_gpu_nodes_are_seen_without_any_library(tmp_path: Path, node: str, expected: bool) -> None:
+    """A card's own node or WSL2's paravirtual one means a GPU; the driver's control node alone does not."""
+    (tmp_path / node).touch()
+    assert telemetry.has_nvidia_nodes(tmp_path) is expected
+
+
+def test_cap_of_a_3080_leaves_its_allocator_8_8_gib() -> None:
+    """9.64 GiB less the 0.84 GiB outside the allocator are 8.8 GiB, as a share of whatever card there is."""
+    total = 80 * GIB
+    fraction = telemetry.memory_fraction_for_cap(int(9.64 * GIB), total)
+    assert fraction * total / GIB == pytest.approx(8.8, abs=0.001)
+
+
+def test_cap_below_the_context_is_refused_and_one_above_the_card_is_the_card() -> None:
+    """A cap that leaves nothing is an error with the figures; more than the card can't be asked of the allocator."""
+    with pytest.raises(ValueError, match=r"0\.50 GiB leaves nothing"):
+        telemetry.memory_fraction_for_cap(GIB // 2, 80 * GIB)
+    assert telemetry.memory_fraction_for_cap(90 * GIB, 80 * GIB) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("existing", "expected"),
+    [
+        (None, "per_process_memory_fraction:0.110000"),
+        ("", "per_process_memory_fraction:0.110000"),
+        ("expandable_segments:True", "expandable_segments:True,per_process_memory_fraction:0.110000"),
+        ("per_process_memory_fraction:0.9, a:1", "a:1,per_process_memory_fraction:0.110000"),
+        (
+            "roundup_power2_divisions:[256:1,512:2]",
+            "roundup_power2_divisions:[256:1,512:2],per_process_memory_fraction:0.110000",
+        ),
+    ],
+)
+def test_fraction_joins_what_is_set(existing: str | None, expected: str) -> None:
+    """The user's other settings stay, lists in brackets whole; an older fraction is replaced."""
+    assert telemetry.merge_alloc_conf(existing, 0.11) == expected
