@@ -18,7 +18,7 @@ def go_sentence(advice: Advice) -> str:
     if advice.is_rehearsal:
         return f"予行なので、{PRODUCTION_CARD} を借りる根拠にはなりません。"
     if advice.blockers:
-        return f"{PRODUCTION_CARD} へはまだ進めません: {advice.blockers[0]}"
+        return f"{PRODUCTION_CARD} へはまだ進めません。H-2 と H-3 が通ってからです。"
     if advice.mend_first:
         return f"{PRODUCTION_CARD} へ進む前に、所見 {len(advice.mend_first)} 件を見直してください(StepHまとめ)。"
     memory = "" if advice.prediction else "。ただし VRAM は未予測"
@@ -69,9 +69,8 @@ def time_words(advice: Advice) -> Markdown:
             f"パラメータ数の比 {time.parameter_ratio:.1f} 倍で割った場合)"
         )
     if time.evaluation_seconds is not None:
-        lines.append(
-            f"- 全問の評価: {wording.about_duration(time.evaluation_seconds)}(読み込み込みの 1 問あたりの時間から。多めに出ます)"
-        )
+        seconds = wording.about_duration(time.evaluation_seconds)
+        lines.append(f"- 全問の評価: {seconds}(読み込みも含む 1 問の時間から。多めに出ます)")
     lines.append(
         f"\n**注意**: {PRODUCTION_CARD} の速さは測っていません。このカードのままの速さとみなした目安で、"
         "行の長さ、答えの長さ、カードの差で数倍ずれ得ます。"

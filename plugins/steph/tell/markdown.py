@@ -10,18 +10,14 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from steph.redact import redact
+
 INLINE_LIMIT_CHARACTERS = 600
 FENCE_LIMIT_CHARACTERS = 12_000
 FENCE_LIMIT_LINES = 160
 MISSING = "—"
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]")
-_SECRETS = (
-    (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_***"),
-    (re.compile(r"(?i)(\bauthorization\b[\"']?\s*[:=]\s*)(?:(?:bearer|basic|token)\s+)?[^\s\"',]+"), r"\1***"),
-    (re.compile(r"(?i)(\b(?:HF_TOKEN|HUGGING_?FACE_HUB_TOKEN|[A-Z_]*API_KEY)[\"']?\s*[:=]\s*)[^\s\"',]+"), r"\1***"),
-    (re.compile(r"(://)[^\s/@]+@"), r"\1***@"),
-)
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;"}
 _BACKSLASHED = re.compile(r"([\\`*\[\]~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _BLOCK_START = re.compile(r"^(#|[-+=](?=[-+=\s]|$)|:|\d{1,9}(?=[.)](?:\s|$)))")
@@ -41,10 +37,7 @@ def clean(text: str) -> str:
     """
     text = _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     text = text.replace("\u2028", "\n").replace("\u2029", "\n").replace("\x85", "\n")
-    text = "".join(_visible(character) for character in text)
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
+    return redact("".join(_visible(character) for character in text))
 
 
 def _visible(character: str) -> str:

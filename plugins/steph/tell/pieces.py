@@ -155,18 +155,20 @@ def held_checks(result: StageResult | None) -> Markdown:
 def failures(record: Record, result: StageResult | None) -> Markdown:
     """Give every failed attempt with message, evidence, advice (原因メモ) and traceback."""
     attempts = [a for a in (result.attempts if result else ()) if wording.failed(a) and not _runs(record, result, a)]
-    return joined(_failure(attempt) for attempt in attempts)
+    return joined(
+        _failure(attempt, is_last=result is not None and attempt is result.last_attempt) for attempt in attempts
+    )
 
 
 def _runs(record: Record, result: StageResult | None, attempt: Attempt) -> bool:
     return result is not None and _is_running(record, result, attempt)
 
 
-def _failure(attempt: Attempt) -> Markdown:
+def _failure(attempt: Attempt, *, is_last: bool) -> Markdown:
     title = Markdown(
         f"#### 試行 {attempt.number}({code(attempt.label)})のエラー: {inline(wording.outcome_words(attempt))}"
     )
-    return joined((title, _message(attempt), _cause_memo(attempt), *_logs(attempt)))
+    return joined((title, _message(attempt), _cause_memo(attempt), *_logs(attempt, is_last=is_last)))
 
 
 def _message_words(attempt: Attempt) -> str:
@@ -216,13 +218,16 @@ def _cause_memo(attempt: Attempt) -> Markdown:
     return Markdown("\n".join(lines))
 
 
-def _logs(attempt: Attempt) -> list[Markdown]:
-    folds = []
+def _logs(attempt: Attempt, *, is_last: bool) -> list[Markdown]:
+    """Give the longer texts of a failed attempt, folded; the last lines are open where there is no message."""
+    folds: list[Markdown] = []
     if attempt.traceback:
         folds.append(details("traceback", fence(attempt.traceback)))
-    if attempt.last_lines:
+    if attempt.last_lines and _message_words(attempt):
         folds.append(details("出力の最後の行", fence("\n".join(attempt.last_lines))))
-    if attempt.argv:
+    elif attempt.last_lines:
+        folds += [Markdown("出力の最後の行:"), fence("\n".join(attempt.last_lines))]
+    if attempt.argv and not is_last:
         folds.append(details("この試行のコマンド", command_block(attempt)))
     return folds
 

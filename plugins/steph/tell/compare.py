@@ -1,0 +1,298 @@
+"""Two records side by side: what became better, what worse, and which versions changed.
+
+Takes two records, gives a `Comparison`, as Markdown or for a terminal. `a` is the older or the one to hold against.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from steph.record import Attempt, Record, StageId, StageResult, Verdict
+from steph.tell import summary, wording
+from steph.tell.markdown import Markdown, clean, code, inline, joined, table
+from steph.tell.wording import MISSING
+
+DEFAULT_THRESHOLD_RATIO = 0.10
+_RANKS = {Verdict.PASS: 0, Verdict.PASS_DEGRADED: 1}  # everything else is red alike
+
+
+class Better(Enum):
+    """Which direction of a figure is the good one."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compared figure, as words; `change_ratio` is (b - a) / a, None where either is missing or a is zero."""
+
+    name: str
+    a: str
+    b: str
+    change_ratio: float | None = None
+    is_regression: bool = False
+
+    @property
+    def change(self) -> str:
+        """The change in percent, with a mark where it is a regression over the threshold."""
+        words = "" if self.change_ratio is None else f"{self.change_ratio:+.1%}"
+        return f"⚠️ 悪化 {words}".rstrip() if self.is_regression else words or MISSING
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two records compared; `differences` are circumstances that make the figures hard to compare."""
+
+    a: str
+    b: str
+    threshold_ratio: float
+    rows: tuple[Row, ...]
+    versions: tuple[Row, ...]
+    differences: tuple[Row, ...]
+
+    @property
+    def regressions(self) -> tuple[Row, ...]:
+        """The rows in which `b` is worse than `a` by more than the threshold."""
+        return tuple(row for row in self.rows if row.is_regression)
+
+    @property
+    def exit_status(self) -> int:
+        """1 with a regression, else 0."""
+        return int(bool(self.regressions))
+
+
+def compare(a: Record, b: Record, threshold_ratio: float = DEFAULT_THRESHOLD_RATIO) -> Comparison:
+    """Compare two records; a worse verdict is always a regression, a worse figure when over the threshold."""
+    verdicts = [_overall_row(a, b), *(_verdict_row(stage, a, b) for stage in StageId)]
+    figures = [_figure_row(*figure, a, b, threshold_ratio) for figure in _FIGURES]
+    circumstances = [Row(name, read(a), read(b)) for name, read in _CIRCUMSTANCES]
+    return Comparison(
+        a=a.id,
+        b=b.id,
+        threshold_ratio=threshold_ratio,
+        rows=(*verdicts, *(row for row in figures if (row.a, row.b) != (MISSING, MISSING))),
+        versions=_changed_versions(a, b),
+        differences=tuple(row for row in circumstances if row.a != row.b),
+    )
+
+
+def _overall_row(a: Record, b: Record) -> Row:
+    order = list(summary.Overall)
+    left, right = summary.overall(a), summary.overall(b)
+    is_worse = left in order[:2] and order.index(right) > order.index(left)
+    return Row("全体", summary.headline(a), summary.headline(b), is_regression=is_worse)
+
+
+def _verdict_row(stage: StageId, a: Record, b: Record) -> Row:
+    left, right = a.verdict_of(stage), b.verdict_of(stage)
+    is_worse = _RANKS.get(right, 2) > _RANKS.get(left, 2)
+    return Row(f"{stage} 判定", _verdict_words(a, stage), _verdict_words(b, stage), is_regression=is_worse)
+
+
+def _verdict_words(record: Record, stage: StageId) -> str:
+    result = record.stages.get(stage)
+    return record.verdict_of(stage).value + ("(stale)" if result and result.stale else "")
+
+
+def _figure_row(
+    name: str,
+    read: Callable[[Record], float | None],
+    say: Callable[[float], str],
+    better: Better,
+    a: Record,
+    b: Record,
+    threshold_ratio: float,
+) -> Row:
+    left, right = read(a), read(b)
+    ratio = (right - left) / left if left and right is not None else None
+    worse_by = None if ratio is None else ratio if better is Better.LOWER else -ratio
+    return Row(
+        name,
+        MISSING if left is None else say(left),
+        MISSING if right is None else say(right),
+        ratio,
+        is_regression=worse_by is not None and worse_by > threshold_ratio,
+    )
+
+
+def _stage(record: Record, stage: StageId) -> StageResult | None:
+    result = record.stages.get(stage)
+    return result if result and result.verdict.is_green else None
+
+
+def _last(record: Record, stage: StageId) -> Attempt | None:
+    result = _stage(record, stage)
+    return result.last_attempt if result else None
+
+
+def _seconds(stage: StageId) -> Callable[[Record], float | None]:
+    def read(record: Record) -> float | None:
+        result = _stage(record, stage)
+        return result.seconds if result else None
+
+    return read
+
+
+def _attempt_seconds(stage: StageId) -> Callable[[Record], float | None]:
+    def read(record: Record) -> float | None:
+        attempt = _last(record, stage)
+        return attempt.seconds if attempt else None
+
+    return read
+
+
+def _peak(stage: StageId) -> Callable[[Record], float | None]:
+    def read(record: Record) -> float | None:
+        attempt = _last(record, stage)
+        return attempt.peak_device_bytes if attempt else None
+
+    return read
+
+
+def _torch_peak(stage: StageId) -> Callable[[Record], float | None]:
+    def read(record: Record) -> float | None:
+        attempt = _last(record, stage)
+        peaks = [p.peak_reserved_bytes for p in attempt.probes if p.peak_reserved_bytes] if attempt else []
+        return max(peaks, default=None)
+
+    return read
+
+
+def _tokens_per_second(record: Record) -> float | None:
+    attempt = _last(record, StageId.H2)
+    return attempt.training.tokens_per_second if attempt and attempt.training else None
+
+
+def _train_loss(record: Record) -> float | None:
+    attempt = _last(record, StageId.H2)
+    return attempt.training.train_loss if attempt and attempt.training else None
+
+
+def _attempt_count(record: Record) -> float | None:
+    result = _stage(record, StageId.H2)
+    return len(result.attempts) if result else None
+
+
+def _gib(size: float) -> str:
+    return wording.gib(int(size))
+
+
+_FIGURES: tuple[tuple[str, Callable[[Record], float | None], Callable[[float], str], Better], ...] = (
+    ("H-2 所要時間", _seconds(StageId.H2), wording.duration, Better.LOWER),
+    ("H-2 試行数", _attempt_count, "{:.0f}".format, Better.LOWER),
+    ("H-2 学習の時間(最後の試行)", _attempt_seconds(StageId.H2), wording.duration, Better.LOWER),
+    ("H-2 tokens/s", _tokens_per_second, "{:,.0f}".format, Better.HIGHER),
+    ("H-2 VRAM ピーク(カード全体)", _peak(StageId.H2), _gib, Better.LOWER),
+    ("H-2 torch 予約ピーク", _torch_peak(StageId.H2), _gib, Better.LOWER),
+    ("H-2 平均損失", _train_loss, "{:.4f}".format, Better.LOWER),
+    ("H-3 所要時間", _seconds(StageId.H3), wording.duration, Better.LOWER),
+    ("H-3 VRAM ピーク(カード全体)", _peak(StageId.H3), _gib, Better.LOWER),
+)
+
+
+def _model(record: Record) -> str:
+    choice = summary.model_of(record)
+    return f"{choice.name}@{(choice.revision or MISSING)[:12]}" if choice else MISSING
+
+
+def _card(record: Record) -> str:
+    card = record.context.environment.device
+    return f"{card.name} {wording.gib(card.total_bytes)}" if card else "GPU なし"
+
+
+def _data(record: Record) -> str:
+    return "、".join(f"{file.role} {file.rows} 行 {file.sha256[:12]}" for file in record.data) or MISSING
+
+
+def _settings(record: Record) -> str:
+    attempt = _last(record, StageId.H2)
+    return attempt.label if attempt else MISSING
+
+
+def _commit(record: Record) -> str:
+    state = record.context.pipeline_git
+    return f"{(state.commit or MISSING)[:12]}{'+変更' if state.dirty else ''}"
+
+
+_CIRCUMSTANCES: tuple[tuple[str, Callable[[Record], str]], ...] = (
+    ("種別", lambda record: record.context.kind.value),
+    ("プロファイル", lambda record: f"{record.context.profile} {record.context.profile_sha256[:12]}"),
+    ("パイプライン", lambda record: record.context.pipeline_root),
+    ("パイプラインのコミット", _commit),
+    ("カード", _card),
+    ("VRAM の上限", lambda record: wording.gib(record.context.vram_cap_bytes)),
+    ("モデル", _model),
+    ("データ", _data),
+    ("H-2 の設定", _settings),
+)
+
+
+def _versions(record: Record) -> dict[str, str]:
+    machine = record.context.environment
+    found = {f"{name}(スイート)": version for name, version in machine.packages.items()}
+    for result in record.stages.values():
+        for attempt in result.attempts:
+            for probe in attempt.probes:
+                found.update(probe.packages)
+    if machine.device:
+        found |= {"ドライバ": machine.device.driver_version, "CUDA": machine.device.cuda_driver_version}
+    return found | {"Python": machine.python, "OS": machine.os}
+
+
+def _changed_versions(a: Record, b: Record) -> tuple[Row, ...]:
+    left, right = _versions(a), _versions(b)
+    rows = [Row(name, left.get(name, MISSING), right.get(name, MISSING)) for name in sorted(left.keys() | right.keys())]
+    return tuple(row for row in rows if row.a != row.b)
+
+
+def _conclusion(comparison: Comparison) -> str:
+    if not comparison.regressions:
+        return f"悪化なし(しきい値 {comparison.threshold_ratio:.0%})"
+    names = "、".join(row.name for row in comparison.regressions)
+    return f"悪化 {len(comparison.regressions)} 件(しきい値 {comparison.threshold_ratio:.0%}): {names}"
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """Give the comparison as Markdown."""
+    head = ("項目", f"A: {comparison.a}", f"B: {comparison.b}")
+    pieces = [
+        Markdown(f"# StepH 比較: {code(comparison.a)} と {code(comparison.b)}"),
+        Markdown(f"**{inline(_conclusion(comparison))}**"),
+        table((*head, "変化"), [(row.name, row.a, row.b, row.change) for row in comparison.rows], align="lrrr"),
+    ]
+    for title, rows in (("条件の違い", comparison.differences), ("変わった版", comparison.versions)):
+        if rows:
+            pieces += [Markdown(f"## {title}"), table(head, [(row.name, row.a, row.b) for row in rows])]
+    return joined(pieces) + "\n"
+
+
+def as_text(comparison: Comparison) -> str:
+    """Give the comparison for a terminal, columns aligned by the width of the characters."""
+    lines = columns(
+        ("", comparison.a, comparison.b, "変化"), [(row.name, row.a, row.b, row.change) for row in comparison.rows]
+    )
+    for title, rows in (("条件の違い", comparison.differences), ("変わった版", comparison.versions)):
+        if rows:
+            body = columns((title, comparison.a, comparison.b), [(row.name, row.a, row.b) for row in rows])
+            lines += ["", *body]
+    return "\n".join([*lines, "", _conclusion(comparison)]) + "\n"
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay out rows for a terminal, two blanks between columns, wide characters counted as two."""
+    cells = [[" ".join(clean(value).split()) for value in row] for row in (header, *rows)]
+    widths = [max(width(row[at]) for row in cells) for at in range(len(header))]
+    return ["  ".join(_padded(value, widths[at]) for at, value in enumerate(row)).rstrip() for row in cells]
+
+
+def width(text: str) -> int:
+    """Give how many terminal cells a text takes."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text) - text.count("\ufe0f")
+
+
+def _padded(text: str, cells: int) -> str:
+    return text + " " * (cells - width(text))

@@ -1,0 +1,81 @@
+"""The records on disk, one line each, for `steph list`.
+
+Takes records, gives rows or text for a terminal; newest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from steph.record import Record, RecordKind, StageId
+from steph.tell import summary, wording
+from steph.tell.compare import columns
+
+_HEADER = ("記録", "種別", "開始(UTC)", "結果", "H-1", "H-2", "H-3", "モデル", "カード", "設定")
+_OVERALL = {
+    summary.Overall.PASSED: "合格",
+    summary.Overall.DEGRADED: "条件付き合格",
+    summary.Overall.FAILED: "不合格",
+    summary.Overall.INCOMPLETE: "未完了",
+    summary.Overall.RUNNING: "実行中",
+}
+_REHEARSED = {summary.Overall.PASSED: "通過", summary.Overall.DEGRADED: "下げて通過", summary.Overall.FAILED: "失敗"}
+
+
+@dataclass(frozen=True)
+class ListRow:
+    """One record in a listing, every field in words."""
+
+    id: str
+    kind: str
+    started_at: str
+    overall: str
+    verdicts: tuple[str, ...]  # of H-1, H-2, H-3
+    model: str
+    card: str
+    settings: str
+
+
+def rows(records: Iterable[Record]) -> tuple[ListRow, ...]:
+    """Give a row for each record, newest first."""
+    return tuple(_row(record) for record in sorted(records, key=_started_at, reverse=True))
+
+
+def _started_at(record: Record) -> tuple[str, str]:
+    return (record.sessions[0].started_at if record.sessions else "", record.id)
+
+
+def _row(record: Record) -> ListRow:
+    is_rehearsal = record.context.kind is RecordKind.REHEARSAL
+    words = _OVERALL | (_REHEARSED if is_rehearsal else {})
+    choice, card = summary.model_of(record), record.context.environment.device
+    h2 = record.stages.get(StageId.H2)
+    return ListRow(
+        id=record.id,
+        kind="予行" if is_rehearsal else "受入",
+        started_at=wording.moment(_started_at(record)[0]),
+        overall=words[summary.overall(record)],
+        verdicts=tuple(_verdict(record, stage) for stage in StageId),
+        model=choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else wording.MISSING,
+        card=card.name if card else "GPU なし",
+        settings=h2.last_attempt.label if h2 and h2.last_attempt else wording.MISSING,
+    )
+
+
+def _verdict(record: Record, stage: StageId) -> str:
+    if summary.in_flight(record, stage):
+        return "実行中"
+    result = record.stages.get(stage)
+    return record.verdict_of(stage).value + ("(stale)" if result and result.stale else "")
+
+
+def as_text(listed: Sequence[ListRow]) -> str:
+    """Give the rows for a terminal, or one line where there are none."""
+    if not listed:
+        return "記録はまだありません。\n"
+    cells = [
+        (row.id, row.kind, row.started_at, row.overall, *row.verdicts, row.model, row.card, row.settings)
+        for row in listed
+    ]
+    return "\n".join(columns(_HEADER, cells)) + "\n"
