@@ -26,7 +26,7 @@ def test_h2_lora_training_completes(steph: StageRunner) -> None:
     """H-2: 4-bit LoRA training completes, on a lower rung after an OOM, and leaves weights, log and checkpoint."""
     h2 = steph.run()
     assert {"adapter_weights", "adapter_config", "checkpoint_trainer_state"} <= h2.held
-    assert {"adapter_finite", "adapter_trained", "loss_finite", "steps_done"} <= h2.held
+    assert {"adapter_finite", "adapter_trained", "loss_finite", "steps_complete"} <= h2.held
 
 
 @pytest.mark.steph_stage("H-3")
