@@ -62,12 +62,17 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
 def read_state(output_dir: Path, started_unix: float) -> TrainerState:
     """Read the newest checkpoint's state: of the attempt's own checkpoints the last, else of the older ones."""
     folders = {int(m[1]): path for path in _children(output_dir) if (m := _CHECKPOINT.fullmatch(path.name))}
-    fresh = {n: path for n, path in folders.items() if is_fresh(path / STATE_NAME, started_unix)}
+    fresh = {n: path for n, path in folders.items() if is_fresh(_dated(path), started_unix)}
     stale = tuple(path.name for n, path in sorted(folders.items()) if n not in fresh)
     if not folders:
         return TrainerState(problem="checkpoint-N がない")
     step = max(fresh or folders)
     return _read_state(folders[step], step, bool(fresh), stale)
+
+
+def _dated(checkpoint: Path) -> Path:
+    state = checkpoint / STATE_NAME
+    return state if state.exists() else checkpoint
 
 
 def _children(folder: Path) -> list[Path]:

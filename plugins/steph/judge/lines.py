@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PAIR = re.compile(r"'([A-Za-z_][\w/.-]{0,60})':\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
-_TRACEBACK = re.compile(r"(?m)^(?:\[[^\]\n]{1,40}\]:?\s*)?Traceback \(most recent call last\):")
 _ADAPTER_TROUBLE = re.compile(
     r"(?i)missing adapter keys|loading adapter weights from .{0,300} led to (?:unexpected|missing) keys"
     r"|\b(?:lora|adapter)\b.{0,200}(?:failed to load|could not be loaded|not found|does not exist)"
@@ -63,8 +62,8 @@ def _number(text: str) -> float | None:
 
 
 def tracebacks_in(text: str) -> int:
-    """How many Python tracebacks begin in the text, rank prefixes allowed."""
-    return len(_TRACEBACK.findall(text))
+    """How many Python tracebacks begin in the text, also behind a rank prefix or an open progress bar."""
+    return text.count("Traceback (most recent call last):")
 
 
 def adapter_trouble_in(text: str) -> str | None:

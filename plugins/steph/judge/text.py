@@ -8,7 +8,7 @@ from collections import Counter
 
 DIRECT_CHARS = 1000  # a direct answer is one letter; a chatty one explains itself in some hundred characters
 COT_CHARS = 4000
-LOOPED_LINES = 5
+LOOPED_LINES, LOOPED_SHARE = 5, 0.3
 LOOP_MIN_CHARS, LOOP_TURNS = 48, 4
 NGRAM_CHARS, NGRAM_MIN_TEXT, NGRAM_DISTINCT = 8, 300, 0.4
 _LOOKED_AT_CHARS = 20_000
@@ -26,6 +26,7 @@ _LED_TEXT = re.compile(
 )
 _LEADING = re.compile(r"\s*([a-d])[\s.．、,:：)）。]+(?=[^\sa-z])")
 _OTHER_LETTER = re.compile(r"(?<![a-z0-9])[a-d](?![a-z0-9])")
+_DIGITS = re.compile(r"\d+")
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
 _EXCEPTION = re.compile(
     r"\s*(?:Error\b|エラー|Traceback \(most recent|CUDA out of memory"
@@ -35,16 +36,26 @@ _EXCEPTION = re.compile(
 
 def looping(text: str) -> str | None:
     """How the text repeats itself, in Japanese; None where it does not."""
+    text = _DIGITS.sub("0", text)  # a loop that counts its turns is a loop
     looked_at = text[:_LOOKED_AT_CHARS]
-    lines = Counter(line.strip() for line in looked_at.splitlines() if any(map(str.isalnum, line)))
-    if lines and (most := lines.most_common(1)[0][1]) >= LOOPED_LINES:
-        return f"同じ行が {most} 回"
+    if repeats := _repeated_lines(looked_at):
+        return f"同じ行が {repeats} 回"
     if turns := _tail_turns(text[-_TAIL_CHARS:].rstrip()):
         return f"末尾で同じ文字列が {turns} 回"
     distinct = _distinct_ngrams(looked_at)
     if distinct < NGRAM_DISTINCT:
         return f"文字列の {100 * (1 - distinct):.0f} % が繰り返し"
     return None
+
+
+def _repeated_lines(text: str) -> int:
+    """How often the commonest line comes, where it is much of the text; else 0 (statutes repeat headings)."""
+    lines = Counter(line.strip() for line in text.splitlines() if any(map(str.isalnum, line)))
+    if not lines:
+        return 0
+    line, count = lines.most_common(1)[0]
+    share = count * len(line) / sum(len(other) * n for other, n in lines.items())
+    return count if count >= LOOPED_LINES and share >= LOOPED_SHARE else 0
 
 
 def _tail_turns(text: str) -> int:

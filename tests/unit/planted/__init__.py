@@ -1,0 +1,68 @@
+"""Fake pipelines with planted defects: a pipeline root to copy, and a way to run its scripts in this process.
+
+`root/` is the clean pipeline root (standard library only). `plant` copies it and writes `defect.json`; the scripts
+may also be run as programs, by any Python. `defects.DEFECTS` and `defects.SOUND` say what each variant must lead to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+import traceback
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import CodeType
+
+ROOT = Path(__file__).parent / "root"
+TRAIN_SCRIPT = "scripts/train_qwen_law_ft.py"
+EVALUATE_SCRIPT = "scripts/evaluate_multiple_choice.py"
+TRAIN_FILE = "results/finetune/ft_direct_full_norag.jsonl"
+DATASET = "datasets/lawqa_jp/data/selection.json"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What running a script in this process gave; `output` is stdout followed by stderr."""
+
+    returncode: int
+    stdout: str
+    output: str
+
+
+def plant(target: Path, **knobs: object) -> Path:
+    """Copy the pipeline root to `target`, with the given `defect.json` (keys: train, evaluate, style, until_seq)."""
+    shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns("__pycache__"))
+    if knobs:
+        (target / "defect.json").write_text(json.dumps(knobs), encoding="utf-8")
+    return target
+
+
+def run_script(root: Path, script: str, *arguments: str) -> Ran:
+    """Run a script of the root as `python script arguments…` would, with the root as working directory."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    argv = sys.argv
+    with contextlib.chdir(root), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        sys.argv = [script, *arguments]
+        try:
+            exec(_compiled(Path(script).read_text(encoding="utf-8"), script), {"__name__": "__main__"})  # noqa: S102
+            code: object = 0
+        except SystemExit as end:
+            code = end.code
+        except Exception:
+            traceback.print_exc()
+            code = 1
+        finally:
+            sys.argv = argv
+    if isinstance(code, str):
+        stderr.write(code + "\n")
+    returncode = code if isinstance(code, int) else int(code is not None)
+    return Ran(returncode, stdout.getvalue(), stdout.getvalue() + stderr.getvalue())
+
+
+@cache
+def _compiled(source: str, name: str) -> CodeType:
+    return compile(source, name, "exec")

@@ -1,0 +1,247 @@
+"""The table of planted defects: what is planted, which checks must catch it, and the sound variants none may accuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from steph.judge.evidence import EvalEvidence, TrainEvidence
+from steph.record import EvalSettings, TrainSettings
+
+TRAIN_SETTINGS = TrainSettings(max_seq_length=512)
+EVAL_SETTINGS = EvalSettings()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One planted pipeline.
+
+    `plant` is the fake script's defect ("" for none), `caught` the ids of exactly those checks that must not hold,
+    `unmeasured` the `fail` checks that can then not be measured; the changes alter what the suite knows.
+    """
+
+    plant: str
+    stage: Literal["H-2", "H-3"]
+    title: str
+    caught: frozenset[str] = frozenset()
+    unmeasured: frozenset[str] = frozenset()
+    trap: int | None = None
+    label: str = ""
+    style: int = 5
+    train_settings: TrainSettings = TRAIN_SETTINGS
+    eval_settings: EvalSettings = EVAL_SETTINGS
+    train_change: Callable[[TrainEvidence], TrainEvidence] = field(default=lambda evidence: evidence)
+    eval_change: Callable[[EvalEvidence], EvalEvidence] = field(default=lambda evidence: evidence)
+
+    @property
+    def id(self) -> str:
+        """The variant's name in the tests and in the generated table."""
+        return f"{self.stage}-{self.label or self.plant}"
+
+
+_NO_WEIGHTS = frozenset({"adapter_finite", "adapter_trained"})
+_NO_JSON = frozenset({
+    "json_fresh", "json_valid", "json_consistent", "no_error_answers", "flags_consistent", "rows_distinct",
+    "questions_of_dataset", "responses_bounded", "responses_present",
+})  # fmt: skip
+_BAD_JSON = _NO_JSON - {"json_fresh", "json_valid"}
+
+
+def _train(
+    plant: str, title: str, *caught: str, unmeasured: frozenset[str] = frozenset(), trap: int | None = None
+) -> Variant:
+    return Variant(plant, "H-2", title, frozenset(caught), unmeasured, trap)
+
+
+def _eval(
+    plant: str, title: str, *caught: str, unmeasured: frozenset[str] = frozenset(), trap: int | None = None
+) -> Variant:
+    return Variant(plant, "H-3", title, frozenset(caught), unmeasured, trap)
+
+
+def _lost(lost: int, rows: int) -> Callable[[TrainEvidence], TrainEvidence]:
+    return lambda evidence: replace(evidence, lost_answers=(lost, rows))
+
+
+TRAINING = (
+    _train("exit_one", "すべて書いたあと終了コード 1", "exit_zero"),
+    _train("traceback", "トレースバックを表示して終了コード 0", "no_traceback"),
+    _train("no_final_line", "最終結果の行がない", "line_train_result"),
+    _train("no_adapter", "LoRA 重みがない", "adapter_weights", unmeasured=_NO_WEIGHTS),
+    _train("bin_only", "LoRA 重みが pickle だけ", "adapter_weights", unmeasured=_NO_WEIGHTS),
+    _train("empty_adapter", "LoRA 重みが 0 バイト", "adapter_weights", unmeasured=_NO_WEIGHTS),
+    _train("no_tensors", "LoRA 重みにテンソルがない", "adapter_weights", unmeasured=_NO_WEIGHTS),
+    _train("truncated_adapter", "LoRA 重みが途中で切れている", "adapter_weights", unmeasured=_NO_WEIGHTS),
+    _train("padded_adapter", "LoRA 重みの後ろに余分なデータ", "adapter_weights", unmeasured=_NO_WEIGHTS),
+    _train("header_too_long", "ヘッダの長さが嘘", "adapter_weights", unmeasured=_NO_WEIGHTS),
+    _train("header_no_json", "ヘッダが JSON でない", "adapter_weights", unmeasured=_NO_WEIGHTS),
+    _train("header_wrong_shape", "ヘッダの形がデータと合わない", "adapter_weights", unmeasured=_NO_WEIGHTS),
+    _train("header_overlap", "二つのテンソルが同じ場所を指す", "adapter_weights", unmeasured=_NO_WEIGHTS),
+    _train("adapter_nan", "LoRA 重みに NaN（F32）", "adapter_finite"),
+    _train("adapter_nan_f16", "LoRA 重みに NaN（F16、B 行列）", "adapter_finite"),
+    _train("adapter_inf_bf16", "LoRA 重みに -Inf（BF16）", "adapter_finite"),
+    _train("adapter_inf_f64", "LoRA 重みに Inf（F64）", "adapter_finite"),
+    _train("b_zero", "B 行列がすべてゼロ", "adapter_trained"),
+    _train("b_minus_zero_bf16", "B 行列がすべて -0（BF16）", "adapter_trained"),
+    _train("no_b", "B 行列がない", "adapter_trained"),
+    _train("no_config", "LoRA 設定がない", "adapter_config", unmeasured=frozenset({"adapter_base"})),
+    _train("config_no_json", "LoRA 設定が途中で切れている", "adapter_config", unmeasured=frozenset({"adapter_base"})),
+    _train("config_other_kind", "LoRA でないアダプター", "adapter_config"),
+    _train("foreign_base", "別のモデルのアダプター", "adapter_base", trap=14),
+    _train("near_base", "名前の一部だけ同じモデルのアダプター", "adapter_base", trap=14),
+    _train("nameless_base", "ベースの記録がないアダプター", "adapter_base", trap=14),
+    _train("other_rank", "依頼と違う LoRA の階数", "adapter_as_asked"),
+    _train("no_checkpoint", "チェックポイントがない", "checkpoint_trainer_state"),
+    _train("no_state", "trainer_state.json がない", "checkpoint_trainer_state"),
+    _train("state_no_json", "trainer_state.json が壊れている", "checkpoint_trainer_state"),
+    _train("state_other_step", "フォルダ名と global_step が違う", "checkpoint_trainer_state"),
+    _train("state_no_step", "global_step がない", "checkpoint_trainer_state"),
+    _train("stale_adapter", "古い LoRA 重みが残っている", "artifacts_fresh", trap=15),
+    _train("stale_config", "古い LoRA 設定が残っている", "artifacts_fresh", trap=15),
+    _train("stale_checkpoint", "古いチェックポイントだけがある", "artifacts_fresh", "no_leftovers", trap=15),
+    _train("linked_adapter", "LoRA 重みが古いファイルへのリンク", "artifacts_fresh", trap=15),
+    _train("leftover_checkpoint", "以前の試行のチェックポイントが混ざっている", "no_leftovers", trap=15),
+    _train("steps_short", "予定の途中で学習をやめた", "steps_complete"),
+    _train("epochs_ignored", "1 エポックの依頼で 2 エポック回した", "steps_complete", "epochs_as_asked", trap=12),
+    replace(
+        _train("rows_dropped", "行を半分捨て、同じステップ数で余計に回した", "epochs_as_asked", trap=12),
+        train_settings=TRAIN_SETTINGS.model_copy(update={"max_steps": 6}),
+    ),
+    _train("loss_nan", "損失が途中から NaN", "loss_finite"),
+    _train("loss_inf", "損失が一度 Inf", "loss_finite"),
+    _train("loss_zero", "損失がゼロ、勾配が NaN", "loss_finite", "grad_norm_finite"),
+    _train("train_loss_zero", "最終行の train_loss がゼロ", "loss_finite", "losses_agree"),
+    _train("train_loss_nan", "最終行の train_loss が NaN", "loss_finite"),
+    _train("train_loss_flattered", "最終行の train_loss が各行の平均と違う", "losses_agree"),
+    _train("history_differs", "表示と log_history の損失が違う", "losses_agree"),
+    _train("loss_rising", "損失が上がり続ける", "loss_lower"),
+    _train("loss_flat", "損失が変わらない", "loss_lower"),
+    _train("no_history", "log_history が空", "loss_logged", trap=13),
+    _train("grad_norm_nan", "勾配ノルムが一度 NaN", "grad_norm_finite"),
+    replace(_train("", "140 行のうち 30 行の答えが切れる長さ", "answers_kept", trap=1), label="answers_cut",
+            train_change=_lost(30, 140)),
+    replace(_train("", "140 行のうち 127 行の答えが切れる長さ", "answers_kept", trap=1), label="answers_gone",
+            train_change=_lost(127, 140)),
+)  # fmt: skip
+
+_EIGHT = EVAL_SETTINGS.model_copy(update={"samples": 8})
+_COT = EVAL_SETTINGS.model_copy(update={"use_cot": True})
+
+EVALUATION = (
+    _eval("exit_one", "すべて書いたあと終了コード 1", "exit_zero"),
+    _eval("traceback", "トレースバックを表示して終了コード 0", "no_traceback"),
+    _eval("crash_after_setup", "設定の表示だけで終わる", "line_results", "total_samples", "line_accuracy"),
+    _eval("no_initializing", "初期化の行がない", "line_initializing"),
+    _eval("no_rag_line", "RAG の行がない", "line_rag_disabled"),
+    _eval("rag_enabled", "RAG が有効のまま", "line_rag_disabled"),
+    _eval("model_unnamed", "対象モデルがどこにも表示されない", "model_named", "model_names_agree", trap=4),
+    _eval("model_near", "名前の一部だけ同じモデル", "model_named", "model_names_agree", trap=4),
+    _eval("published_names", "LLM Model と JSON が別のモデルを名乗る", "model_names_agree", trap=4),
+    _eval("json_names_other", "JSON だけが別のモデルを名乗る", "model_names_agree", trap=4),
+    _eval("backend_ollama", "バックエンドが ollama のまま", "line_backend"),
+    _eval("lora_none", "LoRA が読み込まれていない", "lora_path_named"),
+    _eval("lora_other", "別の LoRA で評価した", "lora_path_named"),
+    _eval("json_lora_none", "JSON の lora_path が空", "lora_path_named"),
+    _eval("no_lora_line", "LoRA がどこにも表示されない", unmeasured=frozenset({"lora_path_named"})),
+    _eval("missing_keys", "PEFT がキーの不足を警告した", "adapter_loaded"),
+    _eval("adapter_skipped", "LoRA を見つけられずベースで評価した", "adapter_loaded"),
+    replace(_eval("", "評価の前に LoRA 重みが変わった", "adapter_unchanged"), label="adapter_changed",
+            eval_change=lambda evidence: replace(evidence, adapter_sha256_actual="0" * 64)),
+    replace(_eval("", "別のモデルの LoRA を読み込んだ", "adapter_base", trap=14), label="adapter_foreign",
+            eval_change=lambda evidence: _asked_for(evidence, "Qwen/Qwen2.5-1.5B-Instruct")),
+    _eval("no_results_line", "EVALUATION RESULTS がない", "line_results"),
+    _eval("no_total_line", "Total Samples の行がない", "total_samples"),
+    _eval("no_accuracy_line", "Accuracy の行がない", "line_accuracy"),
+    _eval("accuracy_nan", "正解率が nan%", "line_accuracy", "json_consistent"),
+    _eval("results_first", "結果が設定より先に表示される", "lines_in_order"),
+    _eval("swallowed_errors", "例外を飲み込み、error の回答にした", "no_invocation_error", "no_error_answers", trap=2),
+    _eval("silent_errors", "黙って 1 問を error の回答にした", "no_error_answers", trap=2),
+    _eval("counted_errors", "Other Errors が 1 件", "no_error_answers", trap=2),
+    _eval("exception_as_answer", "例外の文から記号を拾った", "no_error_answers", "strict_parse_agrees", trap=2),
+    _eval("two_of_three", "3 問の依頼で 2 問だけ評価した", "total_samples"),
+    _eval("all_rows", "3 問の依頼で全問を評価した", "total_samples", "train_overlap"),
+    _eval("no_rows", "1 問も評価していない", "total_samples",
+          unmeasured=frozenset({"responses_bounded", "responses_present"})),
+    _eval("total_flattered", "表示の問題数だけが違う", "total_samples", "json_consistent"),
+    _eval("no_json", "JSON がない", "json_written", unmeasured=_NO_JSON),
+    _eval("saved_elsewhere", "JSON を別の名前で書いた", "json_written", unmeasured=_NO_JSON),
+    _eval("stale_json", "古い JSON が残っている", "json_fresh", trap=15),
+    _eval("cut_json", "JSON が途中で切れている", "json_valid", unmeasured=_BAD_JSON),
+    _eval("json_no_utf8", "JSON が UTF-8 でない", "json_valid", unmeasured=_BAD_JSON),
+    _eval("json_deep", "JSON が深すぎる入れ子", "json_valid", unmeasured=_BAD_JSON),
+    _eval("json_huge", "JSON が大きすぎる", "json_valid", unmeasured=_BAD_JSON),
+    _eval("json_nan", "JSON の正解率が NaN", "json_valid", unmeasured=_BAD_JSON),
+    _eval("json_is_list", "JSON が配列", "json_valid", unmeasured=_BAD_JSON),
+    _eval("no_summary", "summary がない", "json_valid", unmeasured=_BAD_JSON),
+    _eval("summary_percent", "正解率が 1 を超える", "json_valid", unmeasured=_BAD_JSON),
+    _eval("flag_is_text", "is_correct が文字列", "json_valid", unmeasured=_BAD_JSON),
+    _eval("letter_unheard_of", "predicted_answer が e", "json_valid", unmeasured=_BAD_JSON),
+    _eval("response_is_list", "response が配列", "json_valid", unmeasured=_BAD_JSON),
+    _eval("accuracy_flattered", "表示の正解率だけが高い", "json_consistent"),
+    _eval("correct_flattered", "表示の正解数だけが多い", "json_consistent"),
+    _eval("summary_flattered", "JSON の summary だけが高い", "json_consistent"),
+    _eval("flags_flattered", "誤答にも正解の印", "flags_consistent"),
+    _eval("key_rewritten", "正解を回答に合わせて書き換えた", "questions_of_dataset"),
+    _eval("repeated_rows", "同じ問題を 3 回数えた", "rows_distinct", "first_rows"),
+    _eval("foreign_questions", "データセットにない問題", "questions_of_dataset", "first_rows"),
+    _eval("other_rows", "先頭でない行を評価した", "first_rows"),
+    _eval("train_rows", "学習データの問題を評価した", "first_rows", "train_overlap", trap=7),
+    _eval("config_rag", "JSON では RAG が有効", "config_as_asked"),
+    _eval("config_16bit", "JSON では 4bit でない", "config_as_asked", trap=5),
+    _eval("other_prompt", "学習時と違うプロンプト", "prompts_agree", trap=6),
+    _eval("runaway", "数千文字の応答", "responses_bounded", "strict_parse_agrees", trap=3),
+    _eval("looping_lines", "同じ行を繰り返す応答", "responses_bounded", "strict_parse_agrees", trap=3),
+    _eval("looping_tail", "末尾で同じ文を繰り返す応答", "responses_bounded", "strict_parse_agrees", trap=3),
+    _eval("looping_counted", "番号だけ変えて繰り返す応答", "responses_bounded", "strict_parse_agrees", trap=3),
+    _eval("looping_one_of_three", "1 問だけ繰り返す応答", "responses_bounded", "strict_parse_agrees", trap=3),
+    _eval("cut_off", "上限で打ち切られた応答", "responses_ended", trap=3),
+    _eval("slow", "1 問に 97 秒", "answers_fast", trap=3),
+    replace(_eval("", "全体で 3 問に 290 秒", "answers_fast", trap=3), label="slow_run",
+            eval_change=lambda evidence: replace(evidence, seconds=290.0)),
+    _eval("empty_responses", "応答が空なのに回答がある", "responses_present", "strict_parse_agrees"),
+    _eval("unreadable", "回答を読み取れない", "answers_parsed"),
+    _eval("rambling", "すべての記号に触れる応答から拾った", "strict_parse_agrees", trap=8),
+    _eval("parser_artefact", "英語の文から記号を拾った", "strict_parse_agrees", trap=8),
+    replace(_eval("one_letter", "8 問すべて同じ記号", "letters_vary", trap=17), eval_settings=_EIGHT),
+)  # fmt: skip
+
+
+def _asked_for(evidence: EvalEvidence, model: str) -> EvalEvidence:
+    """The same run, had the model under test been another one that the script names."""
+    named = evidence.stdout.replace(evidence.model_name, model)
+    content = (evidence.root / evidence.output_path).read_text(encoding="utf-8")
+    (evidence.root / evidence.output_path).write_text(content.replace(evidence.model_name, model), encoding="utf-8")
+    return replace(evidence, model_name=model, stdout=named)
+
+
+SOUND = (
+    _train("", "学習: 欠陥なし（transformers 5 の表示）"),
+    replace(_train("", "学習: transformers 4 の表示"), label="style_4", style=4),
+    _train("bf16", "学習: BF16 の重み"),
+    _train("f16", "学習: F16 の重み"),
+    _train("f64", "学習: F64 の重み"),
+    replace(_train("", "学習: 上限 6 ステップ"), label="capped",
+            train_settings=TRAIN_SETTINGS.model_copy(update={"max_steps": 6})),
+    replace(_train("", "学習: 端数のあるバッチと累積"), label="uneven",
+            train_settings=TRAIN_SETTINGS.model_copy(update={"batch_size": 3, "gradient_accumulation_steps": 4})),
+    replace(_train("", "学習: 2 エポック、端数あり"), label="two_epochs",
+            train_settings=TRAIN_SETTINGS.model_copy(
+                update={"num_epochs": 2, "batch_size": 3, "gradient_accumulation_steps": 4})),
+    replace(_train("", "学習: 答えの行数を数えていない"), label="uncounted",
+            train_change=lambda evidence: replace(evidence, lost_answers=None)),
+    _eval("", "評価: 欠陥なし"),
+    _eval("extra_keys", "評価: 新しいキーつきの JSON"),
+    _eval("no_backend_line", "評価: バックエンドの行がない"),
+    _eval("dated", "評価: 日時つきの名前の JSON"),
+    _eval("list_choices", "評価: 選択肢が配列の JSON"),
+    _eval("chatty", "評価: 説明つきの短い応答"),
+    _eval("full_width", "評価: 全角の応答"),
+    _eval("same_prompt", "評価: 学習時と同じ枠のプロンプト"),
+    replace(_eval("", "評価: CoT"), label="cot", eval_settings=_COT),
+    replace(_eval("", "評価: 8 問"), label="eight", eval_settings=_EIGHT),
+    replace(_eval("", "評価: 学習データを読めない"), label="no_train_file",
+            eval_change=lambda evidence: replace(evidence, train_questions=None, train_frame=None)),
+)  # fmt: skip
+
+DEFECTS = (*TRAINING, *EVALUATION)

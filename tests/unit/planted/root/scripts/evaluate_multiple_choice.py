@@ -1,0 +1,340 @@
+"""A stand-in for an evaluation script: prints and writes what a real one does, in milliseconds and without torch.
+
+`defect.json` in the pipeline root, or the variable STEPH_PLANTED_EVALUATE, plants one defect:
+{"evaluate": "silent_errors"}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HOUR_SECONDS = 3600
+OTHER_MODEL = "qwen3:8b"
+RULE = "=" * 50
+PROSE = (
+    "この選択肢を検討すると、条文の文言はまず要件を定め、つづいて例外を置く。解釈の出発点は文言であり、趣旨はそれを補う。"
+    "例外の範囲を広げる読み方には、明確な根拠が要る。判例の積み重ねも参考になるが、事案の違いに注意しなければならない。"
+)
+ENDLESS = "".join(chr(0x4E00 + n) + chr(0x5E00 + 7 * n % 999) for n in range(1600))
+COUNTED = "".join(f"{n}番目の条文を確認する。\n" for n in range(30))
+MISSING_KEYS = (
+    "UserWarning: Found missing adapter keys while loading the checkpoint: ['base_model.model.lm_head.lora_A']."
+)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    for name, kind, default in (
+        ("data", str, "datasets/lawqa_jp/data/selection.json"), ("output", str, "results.json"), ("samples", int, 0),
+        ("top-k", int, 3), ("llm-model", str, OTHER_MODEL), ("reranker-model", str, None), ("rerank-top-n", int, 3),
+        ("ensemble", int, 1), ("llm-backend", str, "ollama"), ("hf-model-name", str, None), ("hf-lora-path", str, None),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=kind, default=default)
+    for name in ("no-rag", "no-few-shot", "use-reranker", "use-cot", "hf-load-in-4bit"):
+        parser.add_argument(f"--{name}", action="store_true")
+    return parser.parse_args()
+
+
+def planted() -> str:
+    path = Path("defect.json")
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return str(os.environ.get("STEPH_PLANTED_EVALUATE") or found.get("evaluate") or "")
+
+
+class Run:
+    """Everything that the run will print and write; defects change it before or after the lines are made."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.samples = json.loads(Path(args.data).read_text(encoding="utf-8"))["samples"]
+        chosen = self.samples[: args.samples] if args.samples > 0 else self.samples
+        self.rows = [self.answer(n, sample) for n, sample in enumerate(chosen)]
+        self.output = Path(args.output)
+        self.llm_model = args.hf_model_name or args.llm_model
+        self.json_model = self.llm_model
+        self.hf_model = args.hf_model_name
+        self.lora = args.hf_lora_path
+        self.backend = args.llm_backend
+        self.rag = "Disabled (LLM only)" if args.no_rag else "Enabled"
+        self.config: dict[str, object] = {}
+        self.errors: list[str] = []
+        self.other_errors = 0
+        self.text: Callable[[dict[str, Any]], str] | None = None
+
+    def answer(self, n: int, sample: dict[str, Any]) -> dict[str, Any]:
+        right = sample["output"]
+        letter = right if n % 3 == 0 else "abcd"[(ord(right) - ord("a") + 1) % 4]
+        response = f"Reasoning: 条文の要件に照らす。\nAnswer: {letter}" if self.args.use_cot else letter
+        return self.row(sample, letter, response)
+
+    @staticmethod
+    def row(sample: dict[str, Any], letter: str, response: str) -> dict[str, Any]:
+        return {"question": sample["問題文"], "choices": sample["選択肢"], "correct_answer": sample["output"],
+                "predicted_answer": letter, "is_correct": letter == sample["output"], "response": response,
+                "retrieved_docs_count": 0, "file_name": sample["ファイル名"], "references": []}  # fmt: skip
+
+    def result(self) -> dict[str, Any]:
+        args, correct = self.args, sum(row["is_correct"] for row in self.rows)
+        config = {"rag_enabled": not args.no_rag, "retriever_type": "hybrid", "llm_model": self.json_model,
+                  "few_shot_enabled": not args.no_few_shot, "cot_enabled": args.use_cot, "reranker_enabled": False,
+                  "reranker_model": None, "rerank_top_n": 3, "ensemble_runs": args.ensemble, "top_k": args.top_k,
+                  "total_samples": len(self.rows)}  # fmt: skip
+        summary = {"accuracy": correct / len(self.rows) if self.rows else 0.0, "correct_count": correct,
+                   "total_count": len(self.rows)}  # fmt: skip
+        return {"config": config | self.config, "summary": summary, "results": self.rows}
+
+    def lines(self, result: dict[str, Any]) -> list[str]:
+        args, summary = self.args, result["summary"]
+        unknown = sum(row["predicted_answer"] == "unknown" for row in self.rows)
+        total, correct = summary["total_count"], summary["correct_count"]
+        return [
+            f"Loading dataset from {args.data}...", f"Total samples to evaluate: {len(self.rows)}", "",
+            "Initializing RAG pipeline...", f"RAG Mode: {self.rag}", "Retriever Type: hybrid",
+            f"LLM Model: {self.llm_model}", f"LLM Backend: {self.backend}", f"  HF Model: {self.hf_model}",
+            f"  LoRA Path: {self.lora}", f"Few-shot Prompt: {'Disabled' if args.no_few_shot else 'Enabled'}",
+            f"Chain-of-Thought: {'Enabled' if args.use_cot else 'Disabled'}", "Reranker: Disabled",
+            f"Ensemble: {f'Enabled ({args.ensemble} runs)' if args.ensemble > 1 else 'Disabled'}",
+            f"Top-K: {args.top_k}", "", *(f"Error during LLM invocation: {error}" for error in self.errors),
+            RULE, "EVALUATION RESULTS", RULE, f"Total Samples: {total}", f"Correct: {correct}",
+            f"Incorrect: {total - correct}", f"Accuracy: {100 * summary['accuracy']:.2f}%", "", "Error Analysis:",
+            "  Timeout Errors: 0", f"  Parse Errors (unknown): {unknown}", f"  Other Errors: {self.other_errors}", RULE,
+            "", f"Detailed results saved to: {self.output}",
+        ]  # fmt: skip
+
+
+def _answers(
+    letter: Callable[[int, dict[str, Any]], str], response: Callable[[int, str], str]
+) -> Callable[[Run], None]:
+    """Answer every question anew: which letter is recorded, and for it which response."""
+
+    def change(run: Run) -> None:
+        for n, row in enumerate(run.rows):
+            row["predicted_answer"] = letter(n, row)
+            row["is_correct"] = row["predicted_answer"] == row["correct_answer"]
+            row["response"] = response(n, row["predicted_answer"])
+
+    return change
+
+
+def _same(n: int, row: dict[str, Any]) -> str:
+    return str(row["predicted_answer"])
+
+
+def _swallowed(run: Run) -> None:
+    _answers(lambda n, row: "error", lambda n, letter: "CUDA error: device-side assert triggered")(run)
+    run.errors = ["CUDA error: device-side assert triggered"] * len(run.rows)
+    run.other_errors = len(run.rows)
+
+
+def _take(indices: Callable[[Run], list[int]]) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        run.rows = [run.answer(n, run.samples[index]) for n, index in enumerate(indices(run))]
+
+    return change
+
+
+def _foreign(run: Run) -> None:
+    for row in run.rows:
+        row["question"] = "この問題はデータセットのどこにもない。" + row["question"]
+
+
+def _key_rewritten(run: Run) -> None:
+    for row in run.rows:
+        row["correct_answer"], row["is_correct"] = row["predicted_answer"], True
+
+
+def _flags_flattered(run: Run) -> None:
+    for row in run.rows:
+        row["is_correct"] = True
+
+
+def _each(**values: object) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        for row in run.rows:
+            row.update(values)
+
+    return change
+
+
+def _set(**values: object) -> Callable[[Run], None]:
+    return lambda run: vars(run).update(values)
+
+
+def _with_config(**values: object) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        _extra_keys(run)
+        run.config.update(values)
+
+    return change
+
+
+def _list_choices(run: Run) -> None:
+    for row in run.rows:
+        row["choices"] = row["choices"].splitlines()
+
+
+def _dated(run: Run) -> None:
+    run.output = run.output.with_name("20260102-0304_" + run.output.name)
+
+
+def _extra_keys(run: Run) -> None:
+    _each(seconds=0.8, new_tokens=2, finish_reason="stop")(run)
+    run.config = {"backend": run.backend, "hf_model_name": run.hf_model, "lora_path": run.lora,
+                  "load_in_4bit": run.args.hf_load_in_4bit, "versions": {"torch": "2.13.0"}}  # fmt: skip
+
+
+def _prompts(head: str) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        for row in run.rows:
+            row["prompt"] = f"{head}\n{row['question']}\n{row['choices']}\n回答は記号を一つだけ書いてください。\n"
+
+    return change
+
+
+BEFORE: dict[str, Callable[[Run], None]] = {
+    "extra_keys": _extra_keys,
+    "published_names": _set(llm_model=OTHER_MODEL, json_model=OTHER_MODEL),
+    "json_names_other": _set(json_model=OTHER_MODEL),
+    "model_unnamed": _set(llm_model=OTHER_MODEL, hf_model=None),
+    "model_near": _set(llm_model="Qwen/Qwen1.5-1.8B", hf_model="Qwen/Qwen1.5-1.8B"),
+    "backend_ollama": _set(backend="ollama"),
+    "rag_enabled": _set(rag="Enabled"),
+    "lora_none": _set(lora=None),
+    "lora_other": _set(lora="runs/another"),
+    "json_lora_none": _with_config(lora_path=""),
+    "config_rag": lambda run: run.config.update(rag_enabled=True),
+    "config_16bit": _with_config(load_in_4bit=False),
+    "swallowed_errors": _swallowed,
+    "silent_errors": _answers(lambda n, row: "error" if n == 1 else str(row["predicted_answer"]), lambda n, a: a),
+    "counted_errors": _set(other_errors=1),
+    "exception_as_answer": _answers(lambda n, row: "c", lambda n, a: "RuntimeError: CUDA error: c10 assert"),
+    "two_of_three": _take(lambda run: [0, 1]),
+    "all_rows": _take(lambda run: list(range(len(run.samples)))),
+    "no_rows": _take(lambda run: []),
+    "repeated_rows": _take(lambda run: [0] * run.args.samples),
+    "other_rows": _take(lambda run: list(range(2, 2 + run.args.samples))),
+    "train_rows": _take(lambda run: list(range(20, 20 + run.args.samples))),
+    "foreign_questions": _foreign,
+    "key_rewritten": _key_rewritten,
+    "flags_flattered": _flags_flattered,
+    "runaway": _answers(_same, lambda n, a: f"{a}。{ENDLESS}"),
+    "looping_lines": _answers(_same, lambda n, a: f"{a}\n" * 40),
+    "looping_tail": _answers(_same, lambda n, a: f"{a}\n{PROSE}" + "条文の要件を確認する。" * 12),
+    "looping_counted": _answers(_same, lambda n, a: f"{a}\n{COUNTED}"),
+    "looping_one_of_three": lambda run: run.rows[2].update(response=run.rows[2]["response"] + "\n同じ話" * 60),
+    "cut_off": _each(finish_reason="length"),
+    "empty_responses": _each(response=""),
+    "unreadable": _answers(lambda n, row: "unknown", lambda n, a: "法律の問題は難しい。"),
+    "rambling": _answers(_same, lambda n, a: "選択肢 a と b と c を比べると、d も捨てがたい。"),
+    "parser_artefact": _answers(lambda n, row: "a", lambda n, a: "An attorney may answer this."),
+    "one_letter": _answers(lambda n, row: "a", lambda n, a: a),
+    "slow": _each(seconds=96.7),
+    "list_choices": _list_choices,
+    "chatty": _answers(_same, lambda n, a: f"正解は{a}です。{PROSE}"),
+    "full_width": _answers(_same, lambda n, a: f"（{chr(ord('ａ') + ord(a) - ord('a'))}）。"),
+    "dated": _dated,
+    "saved_elsewhere": lambda run: setattr(run, "output", run.output.with_name("elsewhere.json")),
+    "same_prompt": _prompts("次の問題に答えてください。前提となる条文に従います。"),
+    "other_prompt": _prompts("You are a helpful assistant. Think before you answer."),
+}  # fmt: skip
+
+
+def _without(*starts: str) -> Callable[[list[str]], list[str]]:
+    return lambda lines: [line for line in lines if not line.strip().startswith(starts)]
+
+
+def _replaced(old: str, new: str) -> Callable[[list[str]], list[str]]:
+    return lambda lines: [new if line.strip().startswith(old) else line for line in lines]
+
+
+def _results_first(lines: list[str]) -> list[str]:
+    start = lines.index(RULE)
+    return lines[start:] + lines[:start]
+
+
+LINES: dict[str, Callable[[list[str]], list[str]]] = {
+    "no_initializing": _without("Initializing RAG pipeline"),
+    "no_rag_line": _without("RAG Mode:"),
+    "no_backend_line": _without("LLM Backend:"),
+    "no_lora_line": _without("LoRA Path:"),
+    "no_results_line": _without("EVALUATION RESULTS"),
+    "no_total_line": _without("Total Samples:"),
+    "no_accuracy_line": _without("Accuracy:"),
+    "accuracy_nan": _replaced("Accuracy:", "Accuracy: nan%"),
+    "accuracy_flattered": _replaced("Accuracy:", "Accuracy: 66.67%"),
+    "correct_flattered": _replaced("Correct:", "Correct: 3"),
+    "total_flattered": _replaced("Total Samples:", "Total Samples: 140"),
+    "results_first": _results_first,
+    "crash_after_setup": lambda lines: lines[: lines.index(RULE)],
+}
+
+
+def _summary(**values: object) -> Callable[[dict[str, Any]], Any]:
+    return lambda result: result | {"summary": result["summary"] | values}
+
+
+def _first_row(**values: object) -> Callable[[dict[str, Any]], Any]:
+    return lambda result: result | {"results": [result["results"][0] | values, *result["results"][1:]]}
+
+
+JSON: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "summary_flattered": _summary(accuracy=1.0, correct_count=3),
+    "summary_percent": _summary(accuracy=33.33),
+    "json_nan": _summary(accuracy=float("nan")),
+    "json_is_list": lambda result: result["results"],
+    "no_summary": lambda result: {"config": result["config"], "results": result["results"]},
+    "flag_is_text": _first_row(is_correct="true"),
+    "letter_unheard_of": _first_row(predicted_answer="e"),
+    "response_is_list": _first_row(response=["a"]),
+}
+
+
+def _stale(run: Run) -> None:
+    os.utime(run.output, (time.time() - HOUR_SECONDS,) * 2)
+
+
+def _huge(run: Run) -> None:
+    with run.output.open("r+b") as file:
+        file.truncate(65 << 20)
+
+
+AFTER: dict[str, Callable[[Run], object]] = {
+    "no_json": lambda run: run.output.unlink(),
+    "stale_json": _stale,
+    "cut_json": lambda run: run.output.write_bytes(run.output.read_bytes()[:-20]),
+    "json_no_utf8": lambda run: run.output.write_bytes(b"\xff\xfe" + run.output.read_bytes()),
+    "json_deep": lambda run: run.output.write_text("[" * 100_000, encoding="utf-8"),
+    "json_huge": _huge,
+    "exit_one": lambda run: sys.exit(1),
+    "traceback": lambda run: print("Traceback (most recent call last):\n  …\nValueError: planted", file=sys.stderr),
+    "missing_keys": lambda run: print(MISSING_KEYS, file=sys.stderr),
+    "adapter_skipped": lambda run: print("WARNING: LoRA adapter not found, using the base model", file=sys.stderr),
+}  # fmt: skip
+
+
+def main() -> None:
+    args, defect = arguments(), planted()
+    if defect and not any(defect in table for table in (BEFORE, LINES, JSON, AFTER)):
+        sys.exit(f"unknown defect {defect!r}")
+    run = Run(args)
+    if defect in BEFORE:
+        BEFORE[defect](run)
+    result = run.result()
+    lines = run.lines(result)
+    run.output.parent.mkdir(parents=True, exist_ok=True)
+    written = JSON[defect](result) if defect in JSON else result
+    run.output.write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
+    print("\n".join(LINES[defect](lines) if defect in LINES else lines))
+    if defect in AFTER:
+        AFTER[defect](run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Runs one planted variant and judges it, as the suite would: copy the root, train, evaluate, collect the evidence."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from steph.judge.artifacts import sha256_of
+from steph.judge.checks_adapter import WEIGHTS_NAME
+from steph.judge.checks_eval import judge_evaluation
+from steph.judge.checks_train import judge_training
+from steph.judge.evidence import EvalEvidence, TrainEvidence
+from steph.judge.questions import frame_in, questions_in
+from steph.record import Artifact, Check, EvalOutcome, TrainOutcome
+
+from planted import DATASET, EVALUATE_SCRIPT, TRAIN_FILE, TRAIN_SCRIPT, plant, run_script
+from planted.defects import Variant
+
+MODEL = "Qwen/Qwen1.5-1.8B-Chat"
+OUTPUT_DIR = "runs/debug_small_model/direct_norag_small_4bit"
+OUTPUT = "results/evaluations/small_model_debug_direct.json"
+TRAIN_ROWS = 40
+
+
+def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
+    """Run the planted training and hand over what the suite would know about it."""
+    settings = variant.train_settings
+    started_unix = time.time()
+    ran = run_script(
+        root, TRAIN_SCRIPT, "--model-name", MODEL, "--train-file", TRAIN_FILE, "--output-dir", OUTPUT_DIR,
+        "--num-epochs", str(settings.num_epochs), "--batch-size", str(settings.batch_size),
+        "--gradient-accumulation-steps", str(settings.gradient_accumulation_steps), "--logging-steps", "1",
+        "--max-seq-length", str(settings.max_seq_length), "--use-4bit", "--do-train",
+        *(("--max-steps-override", str(settings.max_steps)) if settings.max_steps < TRAIN_ROWS // 4 else ()),
+    )  # fmt: skip
+    evidence = TrainEvidence(
+        output_dir=root / OUTPUT_DIR, output_dir_name=OUTPUT_DIR, settings=settings, model_name=MODEL,
+        stdout=ran.stdout, output=ran.output, returncode=ran.returncode, attempt_started_unix=started_unix,
+        train_rows=TRAIN_ROWS, lost_answers=(0, TRAIN_ROWS),
+        line_arrivals=tuple((0.5 * n, line) for n, line in enumerate(ran.stdout.splitlines())),
+    )  # fmt: skip
+    return variant.train_change(evidence)
+
+
+def evaluation_evidence(root: Path, variant: Variant) -> EvalEvidence:
+    """Train without a defect, run the planted evaluation, and hand over what the suite would know about it."""
+    training_evidence(root, Variant("sound", "H-2", ""))
+    settings = variant.eval_settings
+    started_unix = time.time()
+    ran = run_script(
+        root, EVALUATE_SCRIPT, "--data", DATASET, "--output", OUTPUT, "--samples", str(settings.samples),
+        "--top-k", "1", "--no-rag", "--llm-backend", "hf", "--hf-model-name", MODEL, "--hf-lora-path", OUTPUT_DIR,
+        "--hf-load-in-4bit", "--ensemble", "1", *(("--use-cot",) if settings.use_cot else ()),
+    )  # fmt: skip
+    sha256 = sha256_of(root / OUTPUT_DIR / WEIGHTS_NAME)
+    evidence = EvalEvidence(
+        root=root, dataset=root / DATASET, output_path=OUTPUT, settings=settings, model_name=MODEL,
+        lora_path=OUTPUT_DIR, stdout=ran.stdout, output=ran.output, returncode=ran.returncode,
+        attempt_started_unix=started_unix, seconds=20.0, adapter_sha256_expected=sha256, adapter_sha256_actual=sha256,
+        train_questions=questions_in(root / TRAIN_FILE), train_frame=frame_in(root / TRAIN_FILE),
+    )  # fmt: skip
+    return variant.eval_change(evidence)
+
+
+def judged(
+    variant: Variant, target: Path
+) -> tuple[TrainOutcome | EvalOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
+    """Plant the variant's defect in a copy of the root at `target`, run its stage, and judge it."""
+    if variant.stage == "H-2":
+        return judge_training(training_evidence(plant(target, train=variant.plant, style=variant.style), variant))
+    return judge_evaluation(evaluation_evidence(plant(target, evaluate=variant.plant), variant))

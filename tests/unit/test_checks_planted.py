@@ -1,0 +1,84 @@
+"""Every planted defect is caught by exactly the checks that the table names; sound pipelines are accused of nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from planted import EVALUATE_SCRIPT, TRAIN_SCRIPT, plant
+from planted.__main__ import markdown as planted_markdown
+from planted.defects import DEFECTS, SOUND, Variant
+from planted.scenario import judged
+from steph.judge.catalog import CATALOG
+from steph.judge.catalog import markdown as checks_markdown
+from steph.judge.verdict import checks_verdict
+from steph.record import Check, Severity
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def broken(checks: tuple[Check, ...]) -> dict[str, str]:
+    """The checks that do not hold, with their messages."""
+    return {check.id: check.message for check in checks if check.holds is False}
+
+
+def unmeasured(checks: tuple[Check, ...]) -> set[str]:
+    """The `fail` checks that could not be measured."""
+    return {check.id for check in checks if check.holds is None and check.severity is Severity.FAIL}
+
+
+@pytest.mark.parametrize("variant", DEFECTS, ids=lambda variant: variant.id)
+def test_a_planted_defect_breaks_exactly_its_checks(variant: Variant, tmp_path: Path) -> None:
+    """The checks that the table names find it, no others do, and the stage is red exactly where one is a `fail`."""
+    _, checks, _ = judged(variant, tmp_path / "root")
+    found = broken(checks)
+    assert set(found) == variant.caught, found
+    assert unmeasured(checks) == variant.unmeasured
+    assert variant.caught or variant.unmeasured
+    hard = {name for name in variant.caught if CATALOG[name].severity is Severity.FAIL} | variant.unmeasured
+    if variant.label == "answers_gone":
+        hard |= {"answers_kept"}
+    assert (checks_verdict(checks) is not None) == bool(hard)
+
+
+@pytest.mark.parametrize("variant", SOUND, ids=lambda variant: variant.id)
+def test_a_sound_pipeline_is_accused_of_nothing(variant: Variant, tmp_path: Path) -> None:
+    """Without a defect every check holds or is optional and unmeasured, and the stage is green."""
+    _, checks, artifacts = judged(variant, tmp_path / "root")
+    assert broken(checks) == {}
+    assert checks_verdict(checks) is None
+    assert artifacts
+
+
+def test_there_are_at_least_forty_defects_and_their_names_are_unique() -> None:
+    """The table is as large as promised and names nothing twice."""
+    assert len(DEFECTS) >= 40
+    assert len({variant.id for variant in (*DEFECTS, *SOUND)}) == len(DEFECTS) + len(SOUND)
+
+
+def test_every_check_is_broken_by_a_planted_defect() -> None:
+    """No check of the table goes without a defect that proves it can fail; RAG runs need another fake."""
+    proven = {name for variant in DEFECTS for name in variant.caught | variant.unmeasured}
+    assert set(CATALOG) - proven == {"line_rag_enabled"}
+
+
+def test_the_generated_tables_are_current() -> None:
+    """docs/checks.md and docs/planted-traps.md are what the tables generate."""
+    assert (DOCS / "checks.md").read_text(encoding="utf-8") == checks_markdown()
+    assert (DOCS / "planted-traps.md").read_text(encoding="utf-8") == planted_markdown()
+
+
+def test_the_fake_scripts_run_as_programs(tmp_path: Path) -> None:
+    """The pipeline root works when it is copied elsewhere and run by a plain interpreter, defect included."""
+    root = plant(tmp_path / "root", evaluate="silent_errors")
+    train = [sys.executable, "-I", TRAIN_SCRIPT, "--model-name", "m", "--train-file",
+             "results/finetune/ft_cot_full_norag.jsonl", "--output-dir", "runs/x", "--do-train"]  # fmt: skip
+    evaluate = [sys.executable, "-I", EVALUATE_SCRIPT, "--output", "out/r.json", "--samples", "3", "--no-rag"]
+    for command in (train, evaluate):
+        assert subprocess.run(command, cwd=root, capture_output=True, check=True).stdout
+    assert (root / "runs/x/adapter_model.safetensors").is_file()
+    rows = json.loads((root / "out/r.json").read_text(encoding="utf-8"))["results"]
+    assert [row["predicted_answer"] for row in rows].count("error") == 1
