@@ -1,0 +1,319 @@
+"""Why an attempt ended as it did: its log, its exit status and its probes become one `Diagnosis`.
+
+Pure but for `run_diagnose`, which reads one file. Candidates come from exception chains, single lines, losses, the
+exit status and the probes; the one that says most counts, and among equals the one printed first, since later ones
+are mostly its consequences.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from steph.judge.diagnose_advice import advice_for
+from steph.judge.diagnose_lines import is_final_metric, line_finding, shows_progress
+from steph.judge.diagnose_loss import nan_loss_lines
+from steph.judge.diagnose_machine import MACHINE
+from steph.judge.diagnose_oom import oom_numbers
+from steph.judge.diagnose_phase import phase_of
+from steph.judge.diagnose_raised import Chain, Raised, bounded, chains_of
+from steph.judge.diagnose_rules import Finding, Weight, first_match
+from steph.judge.diagnose_software import SOFTWARE
+from steph.judge.diagnose_text import Line, lines_of
+from steph.judge.diagnose_text import normalise as normalise
+from steph.record import Cause, Diagnosis, OomNumbers, Phase, Probe
+from steph.redact import redact
+
+HEAD_BYTES = 4 << 20
+TAIL_BYTES = 12 << 20
+
+_EVIDENCE_CHARACTERS = 600
+_EVIDENCE_LINES = 5
+_SIGKILL, _SIGTERM, _TIMEOUT_STATUS = 9, 15, 124
+_ALLOCATION_MESSAGE = re.compile(r"out of memory|[Tt]ried to allocate|would exceed allowed memory", re.I)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    finding: Finding
+    index: int
+    evidence: tuple[str, ...]
+    chain: Chain = ()
+    root: Raised | None = None
+
+    @property
+    def weight(self) -> Weight:
+        return self.finding.weight
+
+
+@dataclass(frozen=True)
+class _Log:
+    lines: tuple[Line, ...]
+    chains: tuple[Chain, ...]
+    last_progress: int  # index of the last line that shows progress, -1 where none does
+    has_metrics: bool
+
+
+def diagnose(
+    log: str, returncode: int | None = None, probes: Sequence[Probe] = (), deadline_hit: bool = False
+) -> Diagnosis:
+    """The cause of an attempt's end, its phase, the lines that say so, an OOM message's figures, and what to do next.
+
+    `returncode` is the process's: negative or 128 + n for a signal, None where nobody knows it. `deadline_hit`: the
+    suite itself ended the process at its limit. Nonzero never gives `none`.
+    """
+    read = _read(log)
+    chosen = _choose(read, returncode, tuple(probes), deadline_hit)
+    if chosen is None:
+        return Diagnosis(cause=Cause.NONE)
+    cause = chosen.finding.cause
+    phase = phase_of(read.lines, chosen.index, chosen.chain)
+    return Diagnosis(
+        cause=cause,
+        phase=phase,
+        evidence=_shown(chosen.evidence),
+        oom=_oom(read, chosen) if cause in (Cause.CUDA_OOM, Cause.HOST_OOM) else None,
+        advice=advice_for(cause, phase),
+    )
+
+
+def first_traceback(log: str) -> str | None:
+    """The root exception's traceback as printed, prefixes and colours off, at most about 12 KB; None without one."""
+    read = _read(log)
+    chosen = _choose(read, 1, (), False)
+    root = chosen.root if chosen and chosen.root else next((c[0] for c in read.chains if c[0].frames), None)
+    if root is None or not root.frames:
+        return None
+    return redact(bounded("\n".join(root.printed)))
+
+
+def run_diagnose(path: Path, returncode: int | None, as_json: bool) -> str:
+    """What `steph diagnose` prints for a log file (`-`: standard input); of a huge log, its head and its tail.
+
+    The JSON has the keys cause, phase, evidence, oom, advice. Raises OSError where the file can't be read.
+    """
+    if str(path) == "-":
+        data = _ends_of(sys.stdin.buffer)
+    else:
+        with path.open("rb") as file:
+            data = _ends_of(file)
+    found = diagnose(data.decode("utf-8", "replace"), returncode)
+    if as_json:
+        return json.dumps(found.model_dump(mode="json"), ensure_ascii=False, indent=2)
+    return "\n".join(_as_text(found))
+
+
+def _read(log: str) -> _Log:
+    lines = lines_of(log)
+    progress = [line.index for line in lines if shows_progress(line)]
+    return _Log(
+        lines=lines,
+        chains=chains_of(lines),
+        last_progress=progress[-1] if progress else -1,
+        has_metrics=any(is_final_metric(line) for line in lines),
+    )
+
+
+def _choose(read: _Log, returncode: int | None, probes: tuple[Probe, ...], deadline_hit: bool) -> _Candidate | None:
+    losses = _from_losses(read)
+    if returncode == 0 and read.has_metrics:
+        return losses
+    raised, printed = _from_chains(read), _from_lines(read)
+    if deadline_hit:
+        return _at_deadline(read, raised)
+    if returncode in (0, None):
+        found = [one for one in (*raised, *printed) if one.index > read.last_progress]
+        if returncode == 0:
+            found = [one for one in found if one.root is not None and one.root.has_header]
+        return _best((*found, *_one(losses)))
+    fresh = [one for one in printed if one.index > read.last_progress]
+    late = [one for one in raised if one.index > read.last_progress]
+    found = [*(late or raised[-1:]), *fresh, *_one(losses), *_from_status(returncode, read)]
+    return _best((*found, *_from_probes(read, probes, found))) or _unexplained(read, returncode)
+
+
+def _best(found: Sequence[_Candidate]) -> _Candidate | None:
+    return min(found, key=lambda one: (-one.weight, one.index), default=None)
+
+
+def _one(candidate: _Candidate | None) -> tuple[_Candidate, ...]:
+    return () if candidate is None else (candidate,)
+
+
+def _from_chains(read: _Log) -> list[_Candidate]:
+    return [_from_chain(chain) for chain in read.chains if not chain[0].ignored]
+
+
+def _from_chain(chain: Chain) -> _Candidate:
+    findings = [(raised, finding_of(raised)) for raised in chain]
+    root, finding = min(findings, key=lambda pair: -max(pair[1].weight, Weight.UNKNOWN))
+    if all(found.weight is Weight.ECHO for _, found in findings):
+        root, finding = findings[0]
+    elif finding.weight is Weight.ECHO:
+        root, finding = next(pair for pair in findings if pair[1].weight is not Weight.ECHO)
+    others = tuple(raised.line for raised in chain if raised is not root)
+    return _Candidate(finding, root.index, (*_last_frame(root), root.line, *others), chain, root)
+
+
+def finding_of(raised: Raised) -> Finding:
+    """What one exception says by itself; `other` with weight UNKNOWN where no row knows it."""
+    frames = "\n".join(raised.frames)
+    best = Finding(Cause.OTHER, Weight.UNKNOWN)
+    for text in raised.texts:
+        found = first_match(MACHINE, text[:8000], frames) or first_match(SOFTWARE, text[:8000], frames)
+        if found is not None and (found.weight >= Weight.CERTAIN or found.weight is Weight.ECHO):
+            return found
+        if found is not None and (best.cause is Cause.OTHER or found.weight > best.weight):
+            best = found
+    return best
+
+
+def _last_frame(raised: Raised) -> tuple[str, ...]:
+    frames = [frame.strip() for frame in raised.frames if frame.strip().startswith('File "')]
+    return tuple(frames[-1:])
+
+
+def _from_lines(read: _Log) -> list[_Candidate]:
+    found = []
+    for position, line in enumerate(read.lines):
+        finding = line_finding(line, read.lines[position + 1 : position + 3])
+        if finding is not None:
+            found.append(_Candidate(finding, line.index, (line.text,)))
+    return found or _from_wrapped(read)
+
+
+def _from_wrapped(read: _Log) -> list[_Candidate]:
+    """A message that a terminal's width cut in mid-word, without an exception's name to find it by."""
+    if read.chains:
+        return []
+    for first, second in zip(read.lines, read.lines[1:], strict=False):
+        if len(first.text) >= 40 and not first.is_mild and not first.is_bar:
+            finding = line_finding(Line(first.index, first.text + second.text))
+            if finding is not None and finding.weight >= Weight.CERTAIN:
+                return [_Candidate(finding, first.index, (first.text, second.text))]
+    return []
+
+
+def _from_losses(read: _Log) -> _Candidate | None:
+    bad = nan_loss_lines(read.lines)
+    if not bad:
+        return None
+    return _Candidate(Finding(Cause.NAN_LOSS, Weight.SYMPTOM), bad[0].index, tuple(line.text for line in bad[:3]))
+
+
+def _from_status(returncode: int, read: _Log) -> list[_Candidate]:
+    cause = {_SIGKILL: Cause.HOST_OOM}.get(_signal(returncode) or 0, Cause.OTHER)
+    if returncode == _TIMEOUT_STATUS:
+        cause = Cause.TIMEOUT
+    if cause is Cause.OTHER:
+        return []
+    return [_Candidate(Finding(cause, Weight.SIGNAL), len(read.lines), (_status(returncode), *_last_lines(read)))]
+
+
+def _from_probes(read: _Log, probes: tuple[Probe, ...], found: Sequence[_Candidate]) -> list[_Candidate]:
+    """With several ranks the rank that raised first-hand counts, whatever the survivors printed."""
+    raised = [probe for probe in probes if probe.exception_type and probe.exception_type != "SystemExit"]
+    if not raised or (len(probes) == 1 and any(one.root for one in found)):
+        return []
+    candidates = []
+    for probe in raised:
+        message = tuple((probe.exception_message or "").splitlines())
+        own = Raised(-1, probe.exception_type or "", message or ("",), (), (), rank=str(probe.rank))
+        printed = next((one for one in found if one.root and _same(own, one.chain)), None)
+        finding = printed.finding if printed else finding_of(own)
+        label = f"rank {probe.rank}: {own.line}" if probe.rank is not None else own.line
+        evidence = (label, *(printed.evidence if printed else ()))
+        chain, root = (printed.chain, printed.root) if printed else ((own,), own)
+        candidates.append(_Candidate(finding, printed.index if printed else -1, evidence, chain, root))
+    return [_lifted(one) for one in candidates if one.weight is not Weight.ECHO]
+
+
+def _same(own: Raised, chain: Chain) -> bool:
+    last = chain[-1]
+    return own.type.rpartition(".")[2] == last.type.rpartition(".")[2] and own.message[0].strip() == last.message[0]
+
+
+def _lifted(one: _Candidate) -> _Candidate:
+    """An unknown exception that a rank itself reported still beats another rank's symptoms."""
+    weight = max(one.weight, Weight.SYMPTOM)
+    return _Candidate(Finding(one.finding.cause, weight), one.index, one.evidence, one.chain, one.root)
+
+
+def _at_deadline(read: _Log, raised: list[_Candidate]) -> _Candidate:
+    """A process that raised and then hung until its limit failed of what it raised."""
+    late = [
+        one
+        for one in raised
+        if one.weight >= Weight.CERTAIN and one.index > read.last_progress and one.root and one.root.has_header
+    ]
+    hung = _Candidate(Finding(Cause.TIMEOUT, Weight.SIGNAL), len(read.lines), ("deadline reached", *_last_lines(read)))
+    return _best(late) or hung
+
+
+def _unexplained(read: _Log, returncode: int) -> _Candidate:
+    return _Candidate(Finding(Cause.OTHER, Weight.SIGNAL), len(read.lines), (_status(returncode), *_last_lines(read)))
+
+
+def _signal(returncode: int) -> int | None:
+    if returncode < 0:
+        return -returncode
+    return returncode - 128 if 128 < returncode < 128 + 65 else None
+
+
+def _status(returncode: int) -> str:
+    number = _signal(returncode)
+    return f"exit status {returncode}" + (f" (signal {number})" if number else "")
+
+
+def _last_lines(read: _Log) -> tuple[str, ...]:
+    return tuple(line.text for line in read.lines[-40:] if line.text.strip())[-2:]
+
+
+def _oom(read: _Log, chosen: _Candidate) -> OomNumbers | None:
+    texts = ["\n".join((raised.type, *raised.message)) for raised in chosen.chain]
+    texts += ["\n".join(line.text for line in read.lines[line.index : line.index + 8]) for line in _near(read, chosen)]
+    return next((numbers for text in texts if (numbers := oom_numbers(text))), None)
+
+
+def _near(read: _Log, chosen: _Candidate) -> list[Line]:
+    """The chosen line itself, then every other line that speaks of an allocation."""
+    own = [line for line in read.lines if line.index == chosen.index]
+    return own + [
+        line for line in read.lines if _ALLOCATION_MESSAGE.search(line.text) and line.index > read.last_progress
+    ]
+
+
+def _shown(evidence: tuple[str, ...]) -> tuple[str, ...]:
+    unique = dict.fromkeys(redact(text.strip())[:_EVIDENCE_CHARACTERS] for text in evidence if text.strip())
+    return tuple(unique)[:_EVIDENCE_LINES]
+
+
+def _ends_of(stream: BinaryIO) -> bytes:
+    """The stream's bytes, or where there are more than fit, its first and its last."""
+    head = stream.read(HEAD_BYTES)
+    if stream.seekable():
+        size = stream.seek(0, 2)
+        start = max(HEAD_BYTES, size - TAIL_BYTES)
+        stream.seek(start)
+        return head + (b"\n" if start > HEAD_BYTES else b"") + stream.read(TAIL_BYTES)
+    tail, dropped = b"", False
+    while block := stream.read(1 << 20):
+        tail += block
+        if len(tail) > 2 * TAIL_BYTES:
+            tail, dropped = tail[-TAIL_BYTES:], True
+    return head + (b"\n" if dropped else b"") + tail
+
+
+def _as_text(found: Diagnosis) -> list[str]:
+    phase: Phase | None = found.phase
+    out = [f"cause: {found.cause.value}", f"phase: {phase.value if phase else '-'}"]
+    out += [f"evidence: {line}" for line in found.evidence]
+    if found.oom:
+        figures = {key: value for key, value in found.oom.model_dump().items() if value is not None}
+        out += [f"{key}: {value} ({value / (1 << 30):.2f} GiB)" for key, value in figures.items()]
+    return out + [f"advice: {line}" for line in found.advice]

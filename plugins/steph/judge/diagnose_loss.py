@@ -1,0 +1,57 @@
+"""Whether the losses that a trainer printed stopped being numbers.
+
+transformers 4 prints floats, transformers 5 quoted strings; with `logging_nan_inf_filter` (the default) a NaN loss is
+printed as 0.0 and only `grad_norm` shows it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from steph.judge.diagnose_text import Line
+
+_PAIR = re.compile(
+    r"['\"](\w+)['\"]:\s*(?:np\.float\d+\()?['\"]?(-?(?:nan|inf(?:inity)?|\d[\d.]*(?:e[-+]?\d+)?))\b", re.I
+)
+_FREE = re.compile(
+    r"(?<!best )(?<!best_)\b(\w*loss)(?:['\"]?\s*[:=]\s*['\"]?|\s+(?:is|was|became)\s+)(?:tensor\()?(-?nan)\b", re.I
+)
+_FINITE = re.compile(r"\bloss\s*[:=]\s*\d")
+_LOSSES = ("loss", "train_loss", "eval_loss")
+_DROP_FROM = 0.05  # a loss above this that is exactly 0.0 in the next two lines did not get there by learning
+
+
+def nan_loss_lines(lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    """The lines that show a loss that is NaN or infinite, or 0.0 with a NaN gradient norm; empty where all is well."""
+    rows = [(line, _pairs(line.text)) for line in lines if "loss" in line.text.lower() and len(line.text) < 4000]
+    printed = [(line, pairs) for line, pairs in rows if pairs]
+    bad = [line for line, pairs in printed if _is_bad(pairs)]
+    return tuple(bad or _fell_to_zero(printed) or _in_words([line for line, _ in rows]))
+
+
+def _pairs(text: str) -> dict[str, float]:
+    if "{" not in text:
+        return {}
+    return {key: float(value) for key, value in _PAIR.findall(text)}
+
+
+def _is_bad(pairs: dict[str, float]) -> bool:
+    losses = [pairs[key] for key in _LOSSES if key in pairs]
+    broken_gradient = not math.isfinite(pairs.get("grad_norm", 0.0))
+    return any(not math.isfinite(loss) or (loss == 0.0 and broken_gradient) for loss in losses)
+
+
+def _fell_to_zero(printed: list[tuple[Line, dict[str, float]]]) -> list[Line]:
+    steps = [(line, pairs["loss"]) for line, pairs in printed if "loss" in pairs and "grad_norm" not in pairs]
+    for (_, before), (line, loss), (_, after) in zip(steps, steps[1:], steps[2:], strict=False):
+        if before > _DROP_FROM and loss == 0.0 and after == 0.0:
+            return [line]
+    return []
+
+
+def _in_words(lines: list[Line]) -> list[Line]:
+    bad = [line for line in lines if _FREE.search(line.text)]
+    if not bad or any(line.index > bad[-1].index and _FINITE.search(line.text) for line in lines):
+        return []
+    return bad

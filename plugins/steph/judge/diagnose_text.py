@@ -1,0 +1,92 @@
+"""A child's output as lines: terminal noise and rank prefixes taken off, each line with the rank that printed it.
+
+In: raw text. Out: `Line` values. Knows what terminals, torchrun, mpirun, srun, Ray and tqdm add to a line; knows no
+failure.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+HEAD_CHARACTERS = 4 << 20
+TAIL_CHARACTERS = 12 << 20
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_BREAK = re.compile(r"\r\n|\n|\r")
+_BAR_END = re.compile(r"(\[(?:\d+:)?\d+:\d\d<[^\[\]]{1,200}\])[ \t]*(?=\S)")
+_BAR = re.compile(r"\d+%\|.*\|\s*[\d.]+\w?\s*/\s*[\d.?]+\w?|\[(?:\d+:)?\d+:\d\d<[^\[\]]*\]\s*$|^\d+it \[")
+_PREFIX = re.compile(
+    r"\[(?:rank|default)(?P<torchrun>\d+)\]: ?"
+    r"|\[\d+,(?P<mpirun>\d+)\]<std(?:err|out)>: ?"
+    r"|(?P<srun>\d{1,4}): (?=\S|  )"
+    r"|\((?P<ray>[A-Za-z_]\w*(?:\([^)]*\))? (?:rank=\d+ )?pid=\d+(?:, ip=[\d.]+)?)\) ?"
+    r"|\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d) (?:std(?:err|out) [FP] )?"
+    r"|[\w.-]{1,40}[-_]\d+ {1,4}\| ?"
+)
+_LEVEL = re.compile(
+    r"^(?!.*NCCL WARN)(?:"
+    r"[\W\d_TZ]*(?:[\w./]+(?::\d+)?[\s:|\-\]\[,>]+){0,3}?[\[(<|]?(?:DEBUG|TRACE|INFO|NOTICE|WARN|WARNING)\b"
+    r"|\[?[WI]\d{3,4} [\d:.]+ )"
+)
+_WARNING = re.compile(r"\b\w*Warning: |^\s*warnings\.warn\(|^\s*logger\.warning", re.M)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One printed line without prefix or colour; `index` is its place in the whole output."""
+
+    index: int
+    text: str
+    rank: str | None = None
+
+    @property
+    def is_bar(self) -> bool:
+        """Whether a progress bar drew this line."""
+        return "|" in self.text and bool(_BAR.search(self.text))
+
+    @property
+    def is_mild(self) -> bool:
+        """Whether the program itself says that this line is below an error: a log level or a Python warning."""
+        return bool(_LEVEL.match(self.text[:200]) or _WARNING.search(self.text[:600]))
+
+
+def clip(text: str, head: int = HEAD_CHARACTERS, tail: int = TAIL_CHARACTERS) -> str:
+    """The first `head` and the last `tail` characters of a text that is longer than both."""
+    if len(text) <= head + tail:
+        return text
+    return f"{text[:head]}\n[... {len(text) - head - tail} characters left out ...]\n{text[-tail:]}"
+
+
+def normalise(log: str) -> str:
+    """The log one statement a line: `\\r` and glued progress bars split, ANSI codes, NULs and rank prefixes gone."""
+    return "\n".join(line.text for line in lines_of(log))
+
+
+def lines_of(log: str) -> tuple[Line, ...]:
+    """Every line of the log, in print order, with its rank where a launcher wrote one."""
+    found: list[Line] = []
+    for raw in _BREAK.split(_ANSI.sub("", clip(log)).replace("\0", "")):
+        text, rank = _without_prefix(raw)
+        parts = _BAR_END.sub(r"\1\n", text).split("\n") if "<" in text else [text]
+        found.extend(Line(len(found) + offset, part.rstrip(), rank) for offset, part in enumerate(parts))
+    return tuple(found)
+
+
+def streams_of(lines: tuple[Line, ...]) -> tuple[tuple[Line, ...], ...]:
+    """The lines of each rank for itself, the unprefixed ones as one more stream, in order of appearance."""
+    streams: dict[str | None, list[Line]] = {}
+    for line in lines:
+        streams.setdefault(line.rank, []).append(line)
+    return tuple(tuple(stream) for stream in streams.values())
+
+
+def _without_prefix(text: str) -> tuple[str, str | None]:
+    rank: str | None = None
+    for _ in range(3):
+        match = _PREFIX.match(text)
+        if match is None:
+            break
+        rank = next((value for value in match.groups() if value is not None), rank)
+        text = text[match.end() :]
+    return text, rank
