@@ -1,0 +1,213 @@
+"""Secrets out of text and byte streams: tokens, keys, Authorization headers, passwords in URLs.
+
+Standard library only and no import from the suite, so that a script under `python -I -S` can load it by path. Names
+that only look alike (`eos_token='<|im_end|>'`, `tokens per second`, `hf_lora_path`) stay readable. Redacting twice
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+MASK = b"***"
+
+# Without a line end a stream is held back to this size; a secret longer than that is masked piece by piece.
+HOLD_BYTES = 16_384
+_MARGIN_BYTES = 1024  # longest name and separator before a value, and the shortest value that tells
+
+_SEPARATOR = rb"""(?P<sep>\\?["']?\]?[ \t]{0,8}(?:=>|:=|[=:,]|[ \t])[ \t]{0,8}b?)"""
+_KEYED = re.compile(
+    rb"""(?P<word>(?i:token|secret|api[-_]?key|passw(?:or)?d|(?:access|secret|private)[-_]key))"""
+    + _SEPARATOR
+    + rb"""(?:\\?["'](?P<quoted>[^"'\\\r\n]*)|(?P<bare>[^\s"',;&(){}\[\]<>|]+))"""
+)
+_HEADER = re.compile(
+    rb"""(?i:authorization)\\?["']?[ \t]{0,8}[=:,][ \t]{0,8}b?(?:\\?["'])?(?:(?i:bearer|basic|token|digest)[ \t]+)?"""
+    rb"""(?P<value>[^\s"',;&)}\]]+)"""
+)
+_BEARER = re.compile(rb"(?i:bearer)[ \t]{1,8}(?P<value>[A-Za-z0-9_\-.~+/]{8,}=*)")
+_HF = re.compile(rb"hf_(?P<value>[A-Za-z0-9]{10,})")
+_ISSUED = re.compile(rb"(?:api_org_|sk-(?=[A-Za-z0-9_-]{20}))(?P<value>[A-Za-z0-9_-]{10,})")
+_URL = re.compile(rb"""://(?P<value>[^\s/?#"'<>@:]*(?::[^\s/?#"'<>]*)?)@""")
+_SIGNATURE = re.compile(rb"""(?i:signature)=(?P<value>[^&\s"'<>]+)""")
+
+# a name that ends in `token` and means a piece of text
+_TEXT_TOKEN = re.compile(
+    rb"(?:^|[-_.])(?:eos|bos|pad|unk|mask|sep|cls|sos|eot|eod|boi|eoi|special|image|video|audio|vision|object|start|end|stop"
+    rb"|next|first|last|prefix|suffix|middle|fill|per|by|num|n|max|min|total|new|input|output|generated|label|word|char|prompt"
+    rb"|system|assistant|tool|think|placeholder|control|blank|byte|add|remove|this|each|one|single)s?$",
+    re.I,
+)
+_NAME_BEFORE = re.compile(rb"[A-Za-z0-9_.\-]*$")
+_PLAIN_VALUE = re.compile(
+    rb"(?i:none|null|nil|true|false|undefined|unset|empty|required|missing|invalid)$|\d{1,9}(?:\.\d*)?$|<[^>]*>?$|\.{3}"
+    rb"|\$\{?[A-Z_][A-Z0-9_]*\}?$|(?:os|self|args|config|cfg|settings|env|secrets|get_token|getenv|getpass)[.(\[]"
+)
+_TELLS = re.compile(rb"(?=.*\d)(?=.*[A-Za-z]).{8,}", re.S)
+
+_Span = tuple[int, int]
+
+
+def _keyed(data: bytes, at: int) -> _Span | None:
+    match = _word_at(data, at)
+    if match is None:
+        return None
+    group = "quoted" if match["bare"] is None else "bare"
+    value = match[group]
+    if not value or _PLAIN_VALUE.match(value) or not _names_a_secret(match, value):
+        return None
+    return match.span(group)
+
+
+def _word_at(data: bytes, at: int) -> re.Match[bytes] | None:
+    """The keyword whose last part was found at `at`: for `key`, the word before it belongs to it."""
+    if data[at : at + 3].lower() != b"key":
+        return _KEYED.match(data, at)
+    for length in (4, 3, 7, 8):  # api_, api, access_ / secret_, private_
+        if at >= length and (match := _KEYED.match(data, at - length)):
+            return match
+    return None
+
+
+def _names_a_secret(match: re.Match[bytes], value: bytes) -> bool:
+    before = _NAME_BEFORE.search(match.string[max(0, match.start() - 80) : match.start()])
+    name = before[0] if before else b""
+    word = match["word"].lower()
+    if word == b"token" and _TEXT_TOKEN.search(name.rstrip(b"-_.")):
+        return False
+    if name.startswith(b"--"):
+        return True
+    separator = match["sep"].strip(b" \t\\\"']b")
+    if separator not in (b"=", b":", b"=>", b":="):
+        return False
+    if b"=" in separator or name or word not in (b"token", b"secret"):
+        return True
+    return len(value) >= 16 or bool(_TELLS.match(value))
+
+
+def _hf(data: bytes, at: int) -> _Span | None:
+    match = _HF.match(data, at)
+    if match is None or (at and data[at - 1 : at].isalnum()):
+        return None
+    value = match["value"]
+    is_word = len(value) < 20 and value.isalpha() and (value.islower() or value.isupper())
+    return None if is_word else match.span("value")
+
+
+def _url(data: bytes, at: int) -> _Span | None:
+    match = _URL.match(data, at)
+    if match is None or (b":" not in match["value"] and len(match["value"]) < 16):
+        return None
+    return match.span("value")
+
+
+def _by(expression: re.Pattern[bytes]) -> Callable[[bytes, int], _Span | None]:
+    def find(data: bytes, at: int) -> _Span | None:
+        match = expression.match(data, at)
+        return match.span("value") if match else None
+
+    return find
+
+
+# Each literal is searched in the lower-cased data, which is many times faster than one expression for them all;
+# only where it is found is the data itself looked at.
+_ROWS: tuple[tuple[re.Pattern[bytes], Callable[[bytes, int], _Span | None]], ...] = (
+    (re.compile(rb"authorization"), _by(_HEADER)),
+    (re.compile(rb"bearer"), _by(_BEARER)),
+    (re.compile(rb"hf_(?=[a-z0-9]{10})"), _hf),
+    (re.compile(rb"api_org_"), _by(_ISSUED)),
+    (re.compile(rb"sk-(?=[a-z0-9])"), _by(_ISSUED)),
+    (re.compile(rb"signature="), _by(_SIGNATURE)),
+    (re.compile(rb"""token(?=[\\"'\]\s=:,])"""), _keyed),
+    (re.compile(rb"""secret(?=[\\"'\]\s=:,])"""), _keyed),
+    (re.compile(rb"""key(?=[\\"'\]\s=:,])"""), _keyed),
+    (re.compile(rb"passw"), _keyed),
+)
+_USERINFO = re.compile(rb"://")
+
+
+def redact(text: str) -> str:
+    """The text with every secret replaced by `***`; what names the secret stays."""
+    return redact_bytes(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+
+def redact_bytes(data: bytes) -> bytes:
+    """The same for bytes in any encoding that keeps ASCII."""
+    spans = _secrets(data)
+    if not spans:
+        return data
+    parts, done = [], 0
+    for start, end in spans:
+        parts += [data[done:start], MASK]
+        done = end
+    return b"".join((*parts, data[done:]))
+
+
+class StreamRedactor:
+    """Redacts a stream chunk by chunk; a secret that is cut across chunks never gets through.
+
+    Lines are let out when they end (`\\n` or `\\r`); of an unfinished line at most `HOLD_BYTES` are held back.
+    """
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._inside_secret = False
+
+    def feed(self, data: bytes) -> bytes:
+        """What may be let out now, redacted."""
+        if self._inside_secret:
+            data = self._after_secret(data)
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        ready, self._held = (self._held + data[:end], data[end:]) if end else (b"", self._held + data)
+        return redact_bytes(ready) + (self._overflow() if len(self._held) > HOLD_BYTES else b"")
+
+    def flush(self) -> bytes:
+        """The rest, redacted; the stream has ended."""
+        rest, self._held, self._inside_secret = self._held, b"", False
+        return redact_bytes(rest)
+
+    def _overflow(self) -> bytes:
+        """Lets out the front of a line that is too long to hold, up to a place where no secret can be cut."""
+        spans = _secrets(self._held)
+        if spans and spans[-1][1] == len(self._held) and spans[-1][0] < len(self._held) - _MARGIN_BYTES:
+            ready, self._held, self._inside_secret = self._held, b"", True
+            return redact_bytes(ready)
+        cut = len(self._held) - _MARGIN_BYTES
+        ended = 0
+        for start, end in spans:
+            if start - _MARGIN_BYTES < cut < end:
+                cut = max(ended, start - _MARGIN_BYTES)
+                break
+            ended = end
+        ready, self._held = self._held[:cut], self._held[cut:]
+        return redact_bytes(ready)
+
+    def _after_secret(self, data: bytes) -> bytes:
+        rest = re.sub(rb"^[^\s\"']+", b"", data)
+        self._inside_secret = not rest
+        return rest
+
+
+def _secrets(data: bytes) -> list[_Span]:
+    """Where the secrets are, in order, none overlapping another."""
+    lowered = data.lower()
+    found = [
+        span
+        for literal, find in _ROWS
+        for hit in literal.finditer(lowered)
+        if (span := find(data, hit.start())) is not None
+    ]
+    if b"@" in data:
+        found += [span for hit in _USERINFO.finditer(data) if (span := _url(data, hit.start())) is not None]
+    return _merged(found)
+
+
+def _merged(spans: list[_Span]) -> list[_Span]:
+    merged: list[_Span] = []
+    for start, end in sorted(spans):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
