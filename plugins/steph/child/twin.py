@@ -1,0 +1,287 @@
+"""Makes a twin: a random-weight model with a published model's exact shapes, for rehearsals without a download.
+
+A script for any interpreter that has torch, transformers, tokenizers and safetensors; it knows nothing of the suite:
+
+    python twin.py --config CONFIG.json --output DIR (--tokenizer DIR_OR_JSON | --train-tokenizer FILE)
+
+The weights are drawn tensor by tensor on the device and written shard by shard, so that neither the card nor the RAM
+must hold the model. The same seed gives the same weights on the same kind of device. A twin that is there already and
+agrees in shape, seed, dtype and tokenizer is kept; another twin is replaced whole, any other folder is left alone.
+Ends with 0, or with 2 and one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+if __package__:
+    from steph.child.twin_tokenizer import (
+        END,
+        END_OF_TEXT,
+        TOKENIZER_FILES,
+        TwinError,
+        read_json,
+        write_json,
+        write_tokenizer,
+    )
+else:  # as a script, in an interpreter that need not know the suite
+    from twin_tokenizer import (  # type: ignore[import-not-found, no-redef]
+        END,
+        END_OF_TEXT,
+        TOKENIZER_FILES,
+        TwinError,
+        read_json,
+        write_json,
+        write_tokenizer,
+    )
+
+MARKER = "twin.json"
+FORMAT = 1  # counted up when the same request would give another twin
+SHARD_BYTES = 2 << 30
+WRITERS = 2
+STANDARD_DEVIATION = 0.02  # initializer_range of the published configurations
+
+
+@dataclass(frozen=True)
+class Request:
+    """What makes one twin differ from another."""
+
+    config: dict[str, Any]
+    seed: int
+    dtype: str
+    tokenizer: Path | None  # a folder with tokenizer.json, or None:
+    train_file: Path | None  # train one on this file's text
+
+    def digest(self) -> str:
+        """The request in one word, contents of the files included."""
+        if self.tokenizer:
+            files = [self.tokenizer / name for name in TOKENIZER_FILES if (self.tokenizer / name).is_file()]
+        else:
+            files = [path for path in (self.train_file,) if path]
+        contents = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
+        kind = "given" if self.tokenizer else "trained"
+        text = json.dumps([FORMAT, self.config, self.seed, self.dtype, kind, contents], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make the twin or keep the one that is there."""
+    options = parse(arguments)
+    # so that a folder half-written is taken away on the suite's own way of ending a process
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(128 + signal.SIGTERM))
+    try:
+        print(run(options), flush=True)
+    except (TwinError, OSError) as error:
+        print(f"twin.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Make a random-weight model with a published model's shapes.")
+    parser.add_argument("--config", type=Path, required=True, help="config.json of the model to imitate")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write, made anew as a whole")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json, or that file")
+    source.add_argument("--train-tokenizer", type=Path, metavar="FILE", help="train a BPE on this .json or .jsonl")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--device", default="auto", help="where to draw the weights: auto, cpu, cuda, cuda:1, ...")
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> str:
+    """Make or keep; the line that says which."""
+    began = time.monotonic()
+    request = read_request(options)
+    output: Path = options.output.absolute()
+    digest = request.digest()
+    if is_twin(output, digest):
+        return f"twin: kept {output}"
+    if output.exists() and not (output / MARKER).is_file() and any(output.iterdir()):
+        raise TwinError(f"{output} is there and is no twin; not replaced")
+    with building_folder(output) as folder:
+        parameters, device = build(request, folder, options.device)
+        write_marker(folder, request, digest, parameters)
+        replace(output, folder)
+    seconds = time.monotonic() - began
+    return f"twin: wrote {output}: {parameters:,} parameters in {request.dtype}, drawn on {device}, {seconds:.1f} s"
+
+
+def read_request(options: argparse.Namespace) -> Request:
+    """Check what can be checked before torch is imported."""
+    config = read_json(options.config)
+    for key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
+        if key not in config:
+            raise TwinError(f"{options.config}: key {key!r} is missing")
+    tokenizer = options.tokenizer
+    if tokenizer and tokenizer.name == "tokenizer.json":
+        tokenizer = tokenizer.parent
+    if tokenizer and not (tokenizer / "tokenizer.json").is_file():
+        raise TwinError(f"{options.tokenizer}: no tokenizer.json there")
+    return Request(config, options.seed, options.dtype, tokenizer, options.train_tokenizer)
+
+
+def is_twin(folder: Path, digest: str) -> bool:
+    """Whether a whole twin of this digest is there."""
+    try:
+        marker = read_json(folder / MARKER)
+        sizes: dict[str, int] = marker["files"]
+        return marker["digest"] == digest and all((folder / f).stat().st_size == size for f, size in sizes.items())
+    except (OSError, TwinError, KeyError, AttributeError):
+        return False
+
+
+def build(request: Request, folder: Path, device_name: str) -> tuple[int, str]:
+    """Write tokenizer, configuration and weights; the number of parameters and the device they were drawn on."""
+    tokens = write_tokenizer(request.tokenizer, request.train_file, request.config["vocab_size"], folder)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if device_name == "auto":
+        device_name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(device_name)
+    except RuntimeError as error:
+        raise TwinError(f"--device {device_name}: {str(error).splitlines()[0]}") from error
+    dtype = getattr(torch, request.dtype)
+    settings = {key: value for key, value in request.config.items() if key not in ("model_type", "_name_or_path")}
+    ids = {"bos_token_id": tokens[END_OF_TEXT], "eos_token_id": tokens[END], "pad_token_id": tokens[END_OF_TEXT]}
+    config = AutoConfig.for_model(request.config["model_type"], **{**settings, **ids, "dtype": request.dtype})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    # a tied head is the embedding's own tensor, and named_parameters names it once
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    generation = {**ids, "eos_token_id": [tokens[END], tokens[END_OF_TEXT]], "_from_model_config": False}
+    write_json(folder / "generation_config.json", generation)
+    check_disk(folder, shapes, dtype.itemsize)
+    write_weights(folder, shapes, dtype, device, request.seed)
+    return sum(prod(shape) for shape in shapes.values()), str(device)
+
+
+def write_weights(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: Any, device: Any, seed: int) -> None:  # noqa: ANN401 - torch is imported late
+    """Draw each tensor on the device and write shards beside the drawing, a few in memory at a time."""
+    import torch
+    from safetensors.torch import save_file
+
+    shards = list(split(shapes, dtype.itemsize))
+    names = shard_names(len(shards))
+    generator = torch.Generator(device).manual_seed(seed)
+    pending: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for file, names_in_shard in zip(names, shards, strict=True):
+            if len(pending) == WRITERS:
+                pending.popleft().result()
+            tensors = {name: draw(name, shapes[name], dtype, device, generator) for name in names_in_shard}
+            pending.append(writers.submit(save_file, tensors, folder / file, {"format": "pt"}))
+        for future in pending:
+            future.result()
+    if len(shards) > 1:
+        weight_map = {name: file for file, group in zip(names, shards, strict=True) for name in group}
+        total_bytes = sum(prod(shape) for shape in shapes.values()) * dtype.itemsize
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+        write_json(folder / "model.safetensors.index.json", index)
+
+
+def draw(name: str, shape: tuple[int, ...], dtype: Any, device: Any, generator: Any) -> Any:  # noqa: ANN401 - as above
+    """One tensor as a new model has it: norms at one, biases at zero, all else normal; on the CPU."""
+    import torch
+
+    if name.endswith("norm.weight"):
+        return torch.ones(shape, dtype=dtype)
+    if name.endswith(".bias"):
+        return torch.zeros(shape, dtype=dtype)
+    weights = torch.empty(shape, dtype=dtype, device=device)
+    return weights.normal_(0.0, STANDARD_DEVIATION, generator=generator).cpu()
+
+
+def split(shapes: dict[str, tuple[int, ...]], item_bytes: int) -> Iterator[list[str]]:
+    """Names in order, in groups of at most SHARD_BYTES where a single tensor isn't larger."""
+    group: list[str] = []
+    group_bytes = 0
+    for name, shape in shapes.items():
+        tensor_bytes = prod(shape) * item_bytes
+        if group and group_bytes + tensor_bytes > SHARD_BYTES:
+            yield group
+            group, group_bytes = [], 0
+        group.append(name)
+        group_bytes += tensor_bytes
+    yield group
+
+
+def shard_names(shards: int) -> list[str]:
+    """File names as transformers expects them."""
+    if shards == 1:
+        return ["model.safetensors"]
+    return [f"model-{number:05d}-of-{shards:05d}.safetensors" for number in range(1, shards + 1)]
+
+
+def check_disk(folder: Path, shapes: dict[str, tuple[int, ...]], item_bytes: int) -> None:
+    """Refuse before writing what can't be written whole."""
+    needed_bytes = sum(prod(shape) for shape in shapes.values()) * item_bytes
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes + (1 << 28):
+        raise TwinError(f"the weights need {needed_bytes / 2**30:.2f} GiB, {folder} has {free_bytes / 2**30:.2f} GiB")
+
+
+def write_marker(folder: Path, request: Request, digest: str, parameters: int) -> None:
+    """Say what this folder is, last of all: the file sizes are how a whole twin is known."""
+    marker = {
+        "format": FORMAT,
+        "digest": digest,
+        "source_name": request.config.get("_name_or_path", ""),
+        "parameters": parameters,
+        "seed": request.seed,
+        "dtype": request.dtype,
+        "tokenizer": "given" if request.tokenizer else "trained",
+        "config": request.config,
+        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+    }
+    write_json(folder / MARKER, marker)
+
+
+@contextlib.contextmanager
+def building_folder(output: Path) -> Iterator[Path]:
+    """A folder beside the output that is gone afterwards unless it was renamed; those of dead processes go too."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for left in output.parent.glob(f".{output.name}.*-*"):
+        pid = left.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    folder = output.with_name(f".{output.name}.new-{os.getpid()}")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace(output: Path, folder: Path) -> None:
+    """Put the new folder in the place of the old twin, if there is one."""
+    old = output.with_name(f".{output.name}.old-{os.getpid()}")
+    if output.exists():
+        output.rename(old)
+    folder.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""A twin's tokenizer: a given one copied, or a byte-level BPE trained on the spot; a chat template in any case.
+
+Part of the script twin.py: needs `tokenizers` and nothing of the suite.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LARGEST_TRAINED_VOCABULARY = 32_000
+END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+# Qwen2Tokenizer's own: transformers 5 loads every qwen model's tokenizer.json as that class and splits text by this,
+# so a tokenizer trained otherwise would count other tokens than the model gets
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+
+class TwinError(Exception):
+    """What is asked for can't be made; one line."""
+
+
+def write_tokenizer(given: Path | None, train_file: Path | None, vocab_size: int, folder: Path) -> dict[str, int]:
+    """Copy or train the tokenizer, with a chat template in any case; the ids of the three special tokens."""
+    from tokenizers import Tokenizer
+
+    if given:
+        copy_tokenizer(given, folder)
+    elif train_file:
+        train_tokenizer(train_file, vocab_size, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if largest >= vocab_size:
+        raise TwinError(f"the tokenizer's largest id {largest} doesn't fit the model's vocab_size {vocab_size}")
+    tokens: dict[str, int] = {}
+    for token in (END_OF_TEXT, START, END):
+        number = tokenizer.token_to_id(token)
+        if number is None:
+            raise TwinError(f"{given}: the tokenizer has no {token}; a ChatML tokenizer is needed")
+        tokens[token] = number
+    return tokens
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy a given tokenizer; ChatML where it has no template of its own."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else tokenizer_settings()
+    if "chat_template" not in settings and not (folder / "chat_template.jinja").is_file():
+        settings["chat_template"] = CHATML
+    write_json(path, settings)
+
+
+def train_tokenizer(file: Path, vocab_size: int, folder: Path) -> None:
+    """Train a byte-level BPE on the text of one file: any text can be encoded, this one in few tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(QWEN_WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=min(vocab_size, LARGEST_TRAINED_VOCABULARY),
+        special_tokens=[END_OF_TEXT, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts_of(file), trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {**tokenizer_settings(), "chat_template": CHATML})
+
+
+def tokenizer_settings() -> dict[str, Any]:
+    """A tokenizer_config.json that loads tokenizer.json as it is."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": None,
+        "eos_token": END,
+        "pad_token": END_OF_TEXT,
+        "model_max_length": 32768,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def texts_of(file: Path) -> list[str]:
+    """Every text in a JSON file, or in the lines of a JSON-lines file."""
+    content = file.read_text(encoding="utf-8")
+    parts = [line for line in content.split("\n") if line.strip()] if file.suffix == ".jsonl" else [content]
+    try:
+        texts = [text for part in parts for text in strings_in(json.loads(part))]
+    except ValueError as error:
+        raise TwinError(f"{file}: not JSON: {error}") from error
+    if not texts:
+        raise TwinError(f"{file}: no text to train a tokenizer on")
+    return texts
+
+
+def strings_in(value: Any) -> Iterator[str]:  # noqa: ANN401 - whatever JSON holds
+    """The texts in a JSON value, keys left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from strings_in(item)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; TwinError where the file holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TwinError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise TwinError(f"{path}: no JSON object")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """JSON with Japanese readable."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

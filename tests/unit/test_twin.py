@@ -1,0 +1,202 @@
+"""Twins: random weights in a published model's exact shapes, made by a script in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from steph.child import twin, twin_tokenizer
+from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
+from steph.run.model_files import check_whole, find_qwen_tokenizer, folder_parameters
+
+TEXT = "労働基準法第三十二条 使用者は、労働者に、休憩時間を除き一週間について四十時間を超えて、労働させてはならない。"
+
+
+def write_config(folder: Path, shape: ModelShape = TINY) -> Path:
+    """The config.json from which a twin is made."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(config_of(shape, "steph/tiny-qwen2")))
+    return path
+
+
+def write_text(folder: Path, text: str = TEXT) -> Path:
+    """A data set to train a tokenizer on."""
+    path = folder / "selection.json"
+    path.write_text(json.dumps({"samples": [{"問題文": text, "number": 3, "references": [text]}]}), encoding="utf-8")
+    return path
+
+
+def arguments(tmp_path: Path, **changes: str) -> list[str]:
+    """A command line for a tiny twin."""
+    options = {
+        "--config": str(write_config(tmp_path)),
+        "--output": str(tmp_path / "twins" / "tiny"),
+        "--train-tokenizer": str(write_text(tmp_path)),
+        "--device": "cpu",
+        **{"--" + name.replace("_", "-"): value for name, value in changes.items()},
+    }
+    if "--tokenizer" in options:
+        del options["--train-tokenizer"]
+    return [part for pair in options.items() for part in pair]
+
+
+def test_a_tiny_twin_is_whole_and_kept(tmp_path: Path) -> None:
+    """One run of the script gives a whole model with its tokenizer; a second finds it and keeps it."""
+    for package in ("torch", "transformers", "safetensors"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    from tokenizers import Tokenizer
+
+    command = [sys.executable, twin.__file__, *arguments(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    folder = tmp_path / "twins" / "tiny"
+    check_whole(folder)
+    assert folder_parameters(folder) == parameter_count(TINY)
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = tokenizer.encode(f"<|im_start|>user\n{TEXT}<|im_end|>").ids
+    assert tokenizer.decode(ids, skip_special_tokens=False) == f"<|im_start|>user\n{TEXT}<|im_end|>"
+    assert (ids[0], ids[-1]) == (tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>"))
+    assert tokenizer.get_vocab_size() <= TINY.vocab_size
+    assert find_qwen_tokenizer([folder], cache_dir=tmp_path / "nowhere") == folder
+
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["architectures"], config["dtype"]) == (["Qwen2ForCausalLM"], "bfloat16")
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert generation["eos_token_id"][0] == ids[-1]
+    marker = json.loads((folder / "twin.json").read_text())
+    assert (marker["parameters"], marker["source_name"]) == (parameter_count(TINY), "steph/tiny-qwen2")
+
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert again.stdout == f"twin: kept {folder}\n"
+
+
+def test_a_twin_is_another_when_shape_seed_dtype_or_tokenizer_change(tmp_path: Path) -> None:
+    """What a cached twin was made from decides whether it is made anew."""
+
+    def digest(**changes: str) -> str:
+        return twin.read_request(twin.parse(arguments(tmp_path, **changes))).digest()
+
+    base = digest()
+    assert digest() == base
+    other_text = tmp_path / "other.json"
+    other_text.write_text('["text"]')
+    other_shape = tmp_path / "qwen3.json"
+    other_shape.write_text(json.dumps(config_of(BUILT_IN["Qwen/Qwen3-0.6B"])))
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "tokenizer.json").write_text("{}")
+    others = {
+        digest(seed="1"),
+        digest(dtype="float16"),
+        digest(train_tokenizer=str(other_text)),
+        digest(config=str(other_shape)),
+        digest(tokenizer=str(tmp_path / "given")),
+    }
+    assert len(others | {base}) == 6
+
+
+def test_a_cut_twin_is_not_kept(tmp_path: Path) -> None:
+    """A twin that lost bytes of a file is no longer taken for whole."""
+    (tmp_path / "model.safetensors").write_bytes(b"12345")
+    (tmp_path / "twin.json").write_text(json.dumps({"digest": "d", "files": {"model.safetensors": 5}}))
+    assert twin.is_twin(tmp_path, "d")
+    assert not twin.is_twin(tmp_path, "e")
+    (tmp_path / "model.safetensors").write_bytes(b"1234")
+    assert not twin.is_twin(tmp_path, "d")
+
+
+def test_a_folder_that_is_no_twin_is_left_alone(tmp_path: Path) -> None:
+    """A person's own folder in the output's place is refused and keeps its files."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("words")
+    with pytest.raises(twin_tokenizer.TwinError, match="is no twin; not replaced"):
+        twin.run(twin.parse(arguments(tmp_path, output=str(mine))))
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+
+
+def test_a_tokenizer_too_large_for_the_model_is_refused(tmp_path: Path) -> None:
+    """Token ids past the embedding are told before any weight is made, and nothing is left behind."""
+    given = tmp_path / "given"
+    given.mkdir()
+    twin_tokenizer.train_tokenizer(write_text(tmp_path), 2048, given)
+    small = {**config_of(TINY), "vocab_size": 100}
+    (tmp_path / "small.json").write_text(json.dumps(small))
+    with pytest.raises(twin_tokenizer.TwinError, match=r"largest id \d+ doesn't fit the model's vocab_size 100"):
+        twin.run(twin.parse(arguments(tmp_path, tokenizer=str(given), config=str(tmp_path / "small.json"))))
+    assert list((tmp_path / "twins").iterdir()) == []
+
+
+def test_a_tokenizer_without_chatml_is_refused(tmp_path: Path) -> None:
+    """A tokenizer that has no turn marks can't serve a chat model."""
+    from tokenizers import Tokenizer, models
+
+    given = tmp_path / "given"
+    given.mkdir()
+    Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(given / "tokenizer.json"))
+    with pytest.raises(twin_tokenizer.TwinError, match="a ChatML tokenizer is needed"):
+        twin.run(twin.parse(arguments(tmp_path, tokenizer=str(given))))
+
+
+def test_a_given_tokenizer_gets_a_chat_template_only_where_it_has_none(tmp_path: Path) -> None:
+    """A template of its own survives; without one ChatML is added."""
+    given, plain, own = tmp_path / "given", tmp_path / "plain", tmp_path / "own"
+    for folder in (given, plain, own):
+        folder.mkdir()
+    (given / "tokenizer.json").write_text("{}")
+    twin_tokenizer.copy_tokenizer(given, plain)
+    assert json.loads((plain / "tokenizer_config.json").read_text())["chat_template"] == twin_tokenizer.CHATML
+    (given / "tokenizer_config.json").write_text('{"chat_template": "mine", "eos_token": "<|im_end|>"}')
+    twin_tokenizer.copy_tokenizer(given, own)
+    assert json.loads((own / "tokenizer_config.json").read_text())["chat_template"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("rows.jsonl", '{"input": "a"}\n{', "not JSON"),
+        ("rows.json", "[1, 2]", "no text to train a tokenizer on"),
+    ],
+)
+def test_a_file_without_text_is_named(tmp_path: Path, file: str, content: str, message: str) -> None:
+    """A file that a tokenizer can't be trained on is refused by name."""
+    path = tmp_path / file
+    path.write_text(content)
+    with pytest.raises(twin_tokenizer.TwinError, match=f"{file}: {message}"):
+        twin_tokenizer.texts_of(path)
+
+
+def test_the_texts_of_json_lines_are_all_found(tmp_path: Path) -> None:
+    """Texts are found at any depth and in every line, keys are not."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"input": "a", "meta": {"x": ["b", 1]}}\n\n{"output": "c\u2028d"}\n', encoding="utf-8")
+    assert twin_tokenizer.texts_of(path) == ["a", "b", "c\u2028d"]
+
+
+def test_shards_hold_every_tensor_once() -> None:
+    """Weights are split in order into files of at most 2 GiB, a larger tensor standing alone."""
+    shapes: dict[str, tuple[int, ...]] = {"a": (1 << 29,), "b": (1 << 29,), "c": (1,), "d": (1 << 31,), "e": (1,)}
+    assert list(twin.split(shapes, 2)) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert twin.shard_names(1) == ["model.safetensors"]
+    assert twin.shard_names(2)[1] == "model-00002-of-00002.safetensors"
+
+
+def test_a_dead_process_s_folder_is_cleared(tmp_path: Path) -> None:
+    """What a killed run left half-built goes away at the next run; a running one's stays."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".tiny.new-{dead.pid}"
+    running = tmp_path / f".tiny.new-{os.getppid()}"
+    left.mkdir()
+    running.mkdir()
+    with twin.building_folder(tmp_path / "tiny") as folder:
+        assert folder.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == [running.name]
