@@ -18,7 +18,7 @@ FENCE_LIMIT_LINES = 160
 MISSING = "—"
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]")
-_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;"}
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;"})
 _BACKSLASHED = re.compile(r"([\\`*\[\]~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _BLOCK_START = re.compile(r"^(#|[-+=](?=[-+=\s]|$)|:|\d{1,9}(?=[.)](?:\s|$)))")
 _PLAIN_CODE = re.compile(r"[^\s`|\\<>&$](?:[^`|\\<>&$]*[^\s`|\\<>&$])?")
@@ -37,7 +37,9 @@ def clean(text: str) -> str:
     """
     text = _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     text = text.replace("\u2028", "\n").replace("\u2029", "\n").replace("\x85", "\n")
-    return redact("".join(_visible(character) for character in text))
+    if not text.isprintable():
+        text = "".join(_visible(character) for character in text)
+    return redact(text)
 
 
 def _visible(character: str) -> str:
@@ -61,7 +63,7 @@ def shorten(text: str, limit_characters: int) -> str:
 def inline(text: str, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
     """Give the text as one line of plain words: nothing in it is markup, wherever in a line or a cell it stands."""
     words = shorten(" ".join(clean(text).split()), limit_characters)
-    escaped = _BACKSLASHED.sub(r"\\\1", "".join(_HTML.get(character, character) for character in words))
+    escaped = _BACKSLASHED.sub(r"\\\1", words.translate(_HTML))
     return Markdown(_BLOCK_START.sub(_defused, escaped))
 
 

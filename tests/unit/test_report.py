@@ -1,0 +1,326 @@
+"""The report says what the record says, in the spec's sections, and its file keeps what people wrote."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import record_factory as factory
+from steph.record import Check, Record, Severity, StageId, Verdict
+from steph.tell import commands, keep, summary
+from steph.tell.report import parts, render, report_path, write_report
+from steph.tell.summary import Overall, headline, overall, sentences
+
+SECTIONS = ("## タスクH-1", "## タスクH-2", "## タスクH-3", "## StepHまとめ", "## 実行履歴")
+
+
+def with_stage(record: Record, stage: StageId, **changes: object) -> Record:
+    """Give the record with one stage changed."""
+    return record.model_copy(
+        update={"stages": record.stages | {stage: record.stages[stage].model_copy(update=changes)}}
+    )
+
+
+def undrawn(record: Record) -> Record:
+    """Give the record without losses, so that writing its report draws nothing."""
+    last = record.stages[StageId.H2].attempts[-1]
+    training = last.training.model_copy(update={"losses": ()}) if last.training else None
+    attempts = (*record.stages[StageId.H2].attempts[:-1], last.model_copy(update={"training": training}))
+    return with_stage(record, StageId.H2, attempts=attempts)
+
+
+def section(text: str, title: str) -> str:
+    """Give one `##` section of a page."""
+    return text.split(f"## {title}", 1)[1].split("\n## ", 1)[0]
+
+
+@pytest.mark.parametrize("sample", factory.ALL_SAMPLES)
+def test_every_record_has_the_spec_sections_in_order(sample: Callable[[], Record]) -> None:
+    """Green, failed, crashed, running or rehearsed: the sections are all there and in the spec's order."""
+    text = render(sample())
+    places = [text.index(title) for title in SECTIONS]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        (factory.green_acceptance, "✅ 受入: 合格"),
+        (factory.walked_down, "🟡 受入: 条件付き合格"),
+        (factory.with_rejected_candidates, "🟡 受入: 条件付き合格"),
+        (factory.out_of_memory_everywhere, "❌ 受入: 不合格"),
+        (factory.blocked, "❌ 受入: 不合格"),
+        (factory.crashed, "❌ 受入: 不合格"),
+        (factory.live, "⏳ 受入: 実行中(まだ合格ではない)"),
+        (factory.rehearsal, "予行・受入ではない: ✅ 3 ステージとも通過"),
+    ],
+)
+def test_the_first_line_is_the_verdict(sample: Callable[[], Record], expected: str) -> None:
+    """The verdict line names the record by its worst stage."""
+    assert headline(sample()) == expected
+    assert f"## {expected}\n" in render(sample())
+
+
+@pytest.mark.parametrize("verdict", [verdict for verdict in Verdict if not verdict.is_green])
+@pytest.mark.parametrize("stage", list(StageId))
+def test_no_record_with_a_red_stage_passes(stage: StageId, verdict: Verdict) -> None:
+    """Whatever is wrong with whichever stage, the record is neither passed nor degraded."""
+    assert overall(with_stage(factory.green_acceptance(), stage, verdict=verdict)) in (
+        Overall.FAILED,
+        Overall.INCOMPLETE,
+    )
+
+
+@pytest.mark.parametrize("stage", list(StageId))
+def test_missing_and_stale_stages_never_pass(stage: StageId) -> None:
+    """A stage that was not run, or that stands on a replaced result, leaves the record incomplete."""
+    green = factory.green_acceptance()
+    without = green.model_copy(update={"stages": {key: value for key, value in green.stages.items() if key != stage}})
+    assert overall(without) is Overall.INCOMPLETE
+    assert overall(with_stage(green, stage, stale=True)) is Overall.INCOMPLETE
+
+
+def test_a_green_stage_with_a_hard_finding_is_reported_as_failed() -> None:
+    """A verdict that contradicts its own checks is not repeated."""
+    broken = Check(id="adapter_finite", severity=Severity.FAIL, holds=False, message="LoRA に NaN があります。")
+    record = with_stage(factory.green_acceptance(), StageId.H2, checks=(broken,))
+    assert overall(record) is Overall.FAILED
+    assert "LoRA に NaN" in render(record).split("## タスクH-1")[0]
+
+
+def test_a_rehearsal_never_says_that_it_passed_an_acceptance() -> None:
+    """The word 合格 does not occur in a rehearsal's first screen or stage verdicts."""
+    text = render(factory.rehearsal())
+    assert "# StepH 予行" in text
+    assert "予行・受入ではない" in text
+    assert "合格" not in text.split("## 環境とデータ")[0]
+
+
+@pytest.mark.parametrize("sample", factory.ALL_SAMPLES)
+def test_the_first_screen_has_few_sentences(sample: Callable[[], Record]) -> None:
+    """What matters is said in four sentences, the fifth says whether to go on."""
+    assert 1 <= len(sentences(sample())) <= 4
+    first_screen = render(sample()).split("## タスクH-1")[0]
+    assert sum(line.startswith("- ") for line in first_screen.splitlines()) <= 5
+
+
+def test_h1_records_model_size_and_reason() -> None:
+    """Model name, approximate size, reason, revision, licence and passed-over candidates are there."""
+    text = section(render(factory.with_rejected_candidates()), "タスクH-1")
+    for words in (
+        "Qwen/Qwen2.5-1.5B-Instruct",
+        "約 1.5B",
+        "次の候補を使いました",
+        "e482ee3f",
+        "404: no such repository",
+    ):
+        assert words in text
+
+
+def test_h2_records_command_outcome_duration_and_paths() -> None:
+    """What the spec asks to be recorded of the training is there."""
+    text = section(render(factory.green_acceptance()), "タスクH-2")
+    for words in (
+        "学習完了の有無 | 成功",
+        "3分8秒",
+        factory.ADAPTER,
+        "checkpoint-35",
+        "adapter_model.safetensors",
+        "426 tokens/s",
+    ):
+        assert words in text
+
+
+def test_the_final_command_can_be_pasted() -> None:
+    """The command block, read by a shell, is the attempt's own argv."""
+    attempt = factory.green_acceptance().stages[StageId.H2].attempts[-1]
+    changed = attempt.model_copy(update={"argv": (*attempt.argv, "--train-file", "a b'c $HOME.jsonl")})
+    folder, command = commands.attempt_command(changed).split("\n", 1)
+    assert folder == f"cd {factory.ROOT}"
+    assert tuple(shlex.split(command.replace("\\\n", " "))) == changed.argv
+
+
+def test_every_attempt_and_every_failure_is_shown() -> None:
+    """Settings, cause and peak of each attempt; message, cause note, advice and traceback of the failed ones."""
+    text = section(render(factory.walked_down()), "タスクH-2")
+    for words in ("512/b2/4bit", "384/b2/4bit", "256/b1/4bit", "9.33 GiB", "CUDA OOM(GPU メモリ不足)、最初のステップ"):
+        assert words in text
+    assert text.count("原因メモ(自動)") == 2
+    assert text.count("<summary>traceback</summary>") == 2
+    assert text.count("Tried to allocate 594.00 MiB") >= 2
+    assert "140 行すべてで答えが切れる" in text
+
+
+def test_h3_records_backend_model_adapter_and_accuracy_in_words() -> None:
+    """The evaluation's key lines and the accuracy in words are there."""
+    text = section(render(factory.green_acceptance()), "タスクH-3")
+    for words in (
+        "3問中2問正解(66.7%)",
+        "| backend | `hf` |",
+        f"| lora_path | `{factory.ADAPTER}` |",
+        "Total Samples: 3",
+    ):
+        assert words in text
+
+
+def test_blocked_stages_say_so() -> None:
+    """A stage that was not started is named as such, with the reason, and has no figures."""
+    record = factory.blocked()
+    text = section(render(record), "タスクH-3")
+    assert "前段が通らず未実行(BLOCKED)" in text
+    assert "H-2 が通っていない" in text
+    assert "正解" not in text
+
+
+def test_a_crashed_stage_shows_its_last_lines() -> None:
+    """After a kill the report names the stage in flight and its last output."""
+    text = section(render(factory.crashed()), "タスクH-2")
+    assert "途絶(CRASHED)" in text
+    assert "12/35" in text
+
+
+def test_a_running_stage_is_called_running() -> None:
+    """While a conductor writes, the stage in flight is neither failed nor passed."""
+    text = section(render(factory.live()), "タスクH-2")
+    assert "⏳ 実行中" in text
+    assert "失敗した試行" not in text
+    assert "12/35" in text
+
+
+def test_changes_on_main_are_warned_of_with_the_command() -> None:
+    """A dirty main branch of the pipeline brings the spec's branch rule to mind."""
+    assert summary.BRANCH_COMMAND in section(render(factory.blocked()), "環境とデータ")
+    assert summary.BRANCH_COMMAND not in render(factory.green_acceptance())
+
+
+def test_environment_and_data_are_recorded() -> None:
+    """Card, driver, CUDA, versions, commits and the data's sha256 are there; sample data is called so."""
+    text = section(render(factory.green_acceptance()), "環境とデータ")
+    for words in (
+        "RTX 3080",
+        "580.95.05",
+        "CUDA 13.0",
+        "2.13.0+cu130",
+        "3f1c2d4e5a6b",
+        "b23cd02aa0b1",
+        "a1" * 32,
+        "140",
+    ):
+        assert words in text
+    assert "付属の見本データ" in section(render(factory.rehearsal()), "環境とデータ")
+
+
+@pytest.mark.parametrize(
+    ("command", "launcher", "options"),
+    [
+        ("", "pytest", ""),
+        ("pytest -m gpu -x -k h2 tests", "pytest", ""),
+        ("/usr/bin/pytest --steph-profile cpu --steph-twin", "/usr/bin/pytest", " --steph-profile cpu --steph-twin"),
+        ("python -m pytest -m gpu --steph-vram-cap=9GiB", "python -m pytest", " --steph-vram-cap=9GiB"),
+        ("pytest -p no:randomly --steph-twin tests/acceptance", "pytest", " -p no:randomly --steph-twin"),
+        ("pytest --steph-pipeline-root '/a b'", "pytest", " --steph-pipeline-root '/a b'"),
+    ],
+)
+def test_the_rerun_command_keeps_the_sessions_options(command: str, launcher: str, options: str) -> None:
+    """Selections are dropped, the suite's options stay, and the stage is named by its test id."""
+    record = factory.green_acceptance()
+    only = record.sessions[0].model_copy(update={"command": tuple(shlex.split(command))})
+    made = commands.rerun_command(record.model_copy(update={"sessions": (only,)}), StageId.H2)
+    assert made == f"{launcher} -m gpu {commands.TEST_IDS[StageId.H2]}{options}"
+
+
+def test_the_same_record_renders_to_the_same_text() -> None:
+    """Rendering is a pure function of the record."""
+    assert render(factory.walked_down()) == render(factory.walked_down())
+
+
+def test_acceptances_and_rehearsals_have_files_of_their_own(tmp_path: Path) -> None:
+    """The spec's folder in the pipeline root takes acceptances alone."""
+    (tmp_path / "root" / "LLM_ファインチューニング").mkdir(parents=True)
+    reports = tmp_path / "reports"
+    for sample, root, expected in (
+        (factory.green_acceptance(), "elsewhere", reports / "StepH_結果まとめ.md"),
+        (factory.green_acceptance(), "root", tmp_path / "root" / "LLM_ファインチューニング" / "StepH_結果まとめ.md"),
+        (factory.rehearsal(), "root", reports / "StepH_予行.md"),
+    ):
+        made_under = sample.context.model_copy(update={"pipeline_root": str(tmp_path / root)})
+        assert report_path(sample.model_copy(update={"context": made_under}), reports) == expected
+
+
+def test_a_report_on_disk_keeps_notes_through_reruns(tmp_path: Path) -> None:
+    """Words under a section stay when the next record is written over the first."""
+    path = write_report(undrawn(factory.out_of_memory_everywhere()), [], tmp_path / "r.md")
+    noted = path.read_bytes().replace("原因メモ\n\n".encode(), "原因メモ\n\nブラウザを閉じ忘れた。\n\n".encode(), 1)
+    path.write_bytes(noted)
+    write_report(undrawn(factory.walked_down()), [factory.out_of_memory_everywhere()], path)
+    text = path.read_text(encoding="utf-8")
+    assert "ブラウザを閉じ忘れた。" in text
+    assert "🟡 受入: 条件付き合格" in text
+    assert "❌ 受入: 不合格" not in text
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_report_goes_below_what_a_person_has_written(tmp_path: Path) -> None:
+    """A file without any marks keeps its bytes as the beginning of the new one."""
+    path = tmp_path / "StepH_結果まとめ.md"
+    own = "# 私のまとめ\r\n\r\n手書き".encode()
+    path.write_bytes(own)
+    write_report(undrawn(factory.green_acceptance()), [], path)
+    assert path.read_bytes().startswith(own)
+
+
+def test_a_link_and_the_files_permissions_stay(tmp_path: Path) -> None:
+    """A report that is a link stays one, and the file behind it keeps its mode."""
+    real = tmp_path / "real.md"
+    real.write_text("mine\n", encoding="utf-8")
+    real.chmod(0o640)
+    link = tmp_path / "link.md"
+    link.symlink_to(real)
+    assert write_report(undrawn(factory.green_acceptance()), [], link) == real
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+
+
+def test_history_has_a_row_for_each_run_of_its_kind_newest_first() -> None:
+    """Acceptances list acceptances; each session of each record is one row."""
+    text = section(render(factory.walked_down(), [factory.green_acceptance(), factory.rehearsal()]), "実行履歴")
+    rows = [line for line in text.splitlines() if line.startswith("| 2026")]
+    assert ["20261120-020000" in rows[0], "20261120-010000" in rows[1], len(rows)] == [True, True, 2]
+    assert "H-2 PASS_DEGRADED" in rows[0]
+
+
+def test_history_rows_outlive_their_records(tmp_path: Path) -> None:
+    """Rows of records that are no longer on disk are kept from the file."""
+    path = write_report(undrawn(factory.green_acceptance()), [], tmp_path / "r.md")
+    write_report(undrawn(factory.walked_down()), [], path)
+    write_report(undrawn(factory.walked_down()), [], path)
+    text = section(path.read_text(encoding="utf-8"), "実行履歴")
+    assert text.count("`20261120-010000`") == 1
+    assert text.count("`20261120-020000`") == 1
+
+
+def test_writing_the_same_record_again_changes_no_byte(tmp_path: Path) -> None:
+    """A renewal without news leaves the file as it was."""
+    path = write_report(undrawn(factory.walked_down()), [], tmp_path / "r.md")
+    before = path.read_bytes()
+    write_report(undrawn(factory.walked_down()), [], path)
+    assert path.read_bytes() == before
+
+
+def test_every_part_of_a_report_is_found_again(tmp_path: Path) -> None:
+    """The marks on disk enclose exactly the parts that were generated."""
+    path = write_report(undrawn(factory.crashed()), [], tmp_path / "r.md")
+    found = keep.blocks_in(path.read_bytes())
+    assert [block.id for block in found] == [part.id for part in parts(factory.crashed())]
+    assert not any(block.is_edited for block in found)
+
+
+def test_pictures_lie_beside_the_report(tmp_path: Path) -> None:
+    """The page names its pictures by relative paths that exist, with words beside."""
+    path = write_report(factory.green_acceptance(), [], tmp_path / "r.md")
+    text = path.read_text(encoding="utf-8")
+    assert "](figures/20261120-010000-loss.svg)" in text
+    assert (tmp_path / "figures" / "20261120-010000-loss.svg").is_file()
+    assert "\n図: ステップごとの損失(35 点)" in text
