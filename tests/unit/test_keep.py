@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from steph.tell.keep import EVACUATED_TITLE, Part, blocks_in, merge
 
@@ -121,6 +121,7 @@ def test_a_part_never_contains_a_mark_of_its_own() -> None:
     assert b"\nb\n" not in merge(first, (Part("h1", "c\n"),))
 
 
+@settings(deadline=None)
 @given(LINES, st.sampled_from([b"\n", b"\r\n"]))
 def test_any_file_settles_after_one_renewal(lines: list[bytes], newline: bytes) -> None:
     """Renewing with the same parts twice changes nothing the second time, whatever marks a person left."""
@@ -129,6 +130,7 @@ def test_any_file_settles_after_one_renewal(lines: list[bytes], newline: bytes) 
     assert merge(once, PARTS) == once
 
 
+@settings(deadline=None)
 @given(LINES)
 def test_no_line_of_a_person_is_ever_lost(lines: list[bytes]) -> None:
     """Every line that is no mark of a part in force is still there after a renewal."""

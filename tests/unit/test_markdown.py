@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from steph.tell import markdown
 from steph.tell.markdown import Markdown, cell, clean, code, details, fence, finalize, inline, prose, table
@@ -55,6 +55,7 @@ def tokens(text: str) -> list[tuple[str, str]]:
     return found
 
 
+@settings(deadline=None)
 @given(HOSTILE)
 def test_inline_text_is_one_paragraph_without_any_markup(text: str) -> None:
     """Whatever the text, it parses as plain words of one paragraph, or as nothing."""
@@ -62,6 +63,7 @@ def test_inline_text_is_one_paragraph_without_any_markup(text: str) -> None:
     assert parsed in ([], [("paragraph_open", "p"), ("inline", ""), ("paragraph_close", "p")])
 
 
+@settings(deadline=None)
 @given(HOSTILE)
 def test_inline_text_keeps_its_words(text: str) -> None:
     """What a reader sees is the cleaned text itself, blanks folded."""
@@ -70,6 +72,7 @@ def test_inline_text_keeps_its_words(text: str) -> None:
     assert seen.split() == " ".join(clean(text).split()).split()
 
 
+@settings(deadline=None)
 @given(HOSTILE)
 def test_a_fence_holds_all_its_text(text: str) -> None:
     """No text closes its fence: the page is one fenced block and the paragraph behind it."""
@@ -77,6 +80,7 @@ def test_a_fence_holds_all_its_text(text: str) -> None:
     assert parsed == [("fence", "code"), ("paragraph_open", "p"), ("inline", ""), ("paragraph_close", "p")]
 
 
+@settings(deadline=None)
 @given(HOSTILE, HOSTILE)
 def test_a_table_keeps_its_shape(first: str, second: str) -> None:
     """Hostile cells change neither the number of cells nor of rows, as code, as words or as a sentence."""
@@ -87,6 +91,7 @@ def test_a_table_keeps_its_shape(first: str, second: str) -> None:
     assert kinds[-3:] == ["paragraph_open", "inline", "paragraph_close"]
 
 
+@settings(deadline=None)
 @given(HOSTILE)
 def test_a_fold_is_closed_by_its_own_end_alone(text: str) -> None:
     """Text inside a fold and in its title opens and closes no element of its own."""
@@ -98,6 +103,7 @@ def test_a_fold_is_closed_by_its_own_end_alone(text: str) -> None:
     assert html[1].strip() == "</details>"
 
 
+@settings(deadline=None)
 @given(HOSTILE)
 def test_no_line_of_escaped_text_is_a_mark_of_the_report(text: str) -> None:
     """A forged begin or end mark never stands as a line of its own in what was escaped."""
@@ -105,6 +111,7 @@ def test_no_line_of_escaped_text_is_a_mark_of_the_report(text: str) -> None:
         assert not re.search(r"<!--", made)
 
 
+@settings(deadline=None)
 @given(HOSTILE)
 def test_a_code_span_is_code_and_nothing_else(text: str) -> None:
     """A code span never opens links, emphasis or foreign elements."""

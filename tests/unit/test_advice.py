@@ -1,0 +1,193 @@
+"""H-4 is computed from the record: what was measured here decides what is said about the production run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import record_factory as factory
+from steph.record import Cause, Diagnosis, EvalSettings, Record, StageId, TrainSettings, Verdict
+from steph.tell import production
+from steph.tell.advice import Prediction, Reach, advise
+from steph.tell.advice_views import go_sentence
+from steph.tell.report import parts, render
+
+GIB = 1024**3
+
+
+def with_stage(record: Record, stage: StageId, **changes: object) -> Record:
+    """Give the record with one stage changed."""
+    return record.model_copy(
+        update={"stages": record.stages | {stage: record.stages[stage].model_copy(update=changes)}}
+    )
+
+
+def value_after(argv: tuple[str, ...], flag: str) -> str:
+    """Give the value of a flag."""
+    return argv[argv.index(flag) + 1]
+
+
+@pytest.mark.parametrize(
+    ("sample", "reach", "words"),
+    [
+        (factory.green_acceptance, Reach.NO_OOM, "OOM なし"),
+        (factory.walked_down, Reach.AVOIDED, "設定調整で回避可能"),
+        (factory.out_of_memory_everywhere, Reach.ALWAYS_OOM, "どうしても OOM"),
+        (factory.blocked, Reach.OTHER_FAILURE, "OOM 以外で失敗"),
+    ],
+)
+def test_how_far_training_went_comes_from_the_attempts(sample: Callable[[], Record], reach: Reach, words: str) -> None:
+    """No OOM, avoided by settings, always OOM, another failure: each in the spec's words."""
+    found = advise(sample())
+    assert found.reach is reach
+    assert words in found.reach_sentence
+    assert len(found.attempts) == len(sample().stages[StageId.H2].attempts)
+
+
+def test_training_without_4bit_is_not_called_qlora() -> None:
+    """Where 4-bit could not be set up and training passed without it, H-4 says that 4-bit did not go through."""
+    first = factory.out_of_memory(1, TrainSettings()).model_copy(update={"diagnosis": Diagnosis(cause=Cause.BNB_SETUP)})
+    last = factory.trained(2, TrainSettings(use_4bit=False, mixed_precision="bf16"))
+    record = with_stage(factory.green_acceptance(), StageId.H2, attempts=(first, last), verdict=Verdict.PASS_DEGRADED)
+    found = advise(record)
+    assert found.reach is Reach.WITHOUT_4BIT
+    assert "--use-4bit" in found.train_command
+    assert "--use-4bit" in {change.name for change in found.change}
+    assert not any(setting.name.startswith("--use-4bit") for setting in found.carry_over)
+
+
+@pytest.mark.parametrize("sample", [factory.out_of_memory_everywhere, factory.blocked, factory.crashed, factory.live])
+def test_without_green_stages_it_says_so_instead_of_advising(sample: Callable[[], Record]) -> None:
+    """With H-2 or H-3 not green there are reasons and neither settings nor commands."""
+    found = advise(sample())
+    assert not found.is_ready
+    assert (found.train_command, found.eval_command, found.change) == ((), (), ())
+    text = render(sample()).split("## StepHまとめ")[1]
+    assert "まだ助言できません" in text
+    assert "A100 で貼り付けるコマンド" not in text
+
+
+@pytest.mark.parametrize("stage", [StageId.H2, StageId.H3])
+def test_a_stale_stage_is_no_ground_for_advice(stage: StageId) -> None:
+    """A result that stands on a replaced one is named as the reason."""
+    found = advise(with_stage(factory.green_acceptance(), stage, stale=True))
+    assert found.blockers == (f"{stage} は古い結果です。もとの結果が入れ替わったので、やり直してください。",)
+
+
+def test_the_changes_are_those_of_the_spec() -> None:
+    """From the first rung: length, accumulation, epochs and questions change; batch, LoRA and 4-bit carry over."""
+    found = advise(factory.green_acceptance())
+    changed = {change.name: (change.here, change.there) for change in found.change}
+    assert changed == {
+        "--model-name": (factory.MODEL, "Qwen/Qwen3-8B"),
+        "--max-seq-length": ("512", "1024"),
+        "--gradient-accumulation-steps": ("2", "4"),
+        "--num-epochs": ("1", "3"),
+        "--samples": ("3", "140"),
+    }
+    kept = {setting.name: setting.value for setting in found.carry_over}
+    assert kept["--batch-size"] == "2"
+    assert kept["--lora-r / --lora-alpha / --lora-dropout"] == "16 / 32 / 0.05"
+    assert "nf4 + bfloat16" in kept.values()
+
+
+def test_settings_given_up_here_are_taken_back_there() -> None:
+    """From a record that went down to 256 tokens and batch 1, the production run goes up to 1024 and 2."""
+    changed = {change.name: (change.here, change.there) for change in advise(factory.walked_down()).change}
+    assert changed["--max-seq-length"] == ("256", "1024")
+    assert changed["--batch-size"] == ("1", "2")
+
+
+def test_the_two_commands_are_the_measured_ones_with_production_values() -> None:
+    """Model, output, lengths and counts are replaced; every other word stays as it was run here."""
+    found = advise(factory.green_acceptance())
+    train, evaluate = found.train_command, found.eval_command
+    assert train[:2] == ("python", "scripts/train_qwen_law_ft.py")
+    assert value_after(train, "--model-name") == value_after(evaluate, "--hf-model-name") == "Qwen/Qwen3-8B"
+    assert value_after(train, "--output-dir") == value_after(evaluate, "--hf-lora-path") != factory.ADAPTER
+    assert [value_after(train, flag) for flag in ("--max-seq-length", "--num-epochs", "--batch-size")] == [
+        "1024",
+        "3",
+        "2",
+    ]
+    assert value_after(train, "--learning-rate") == "2e-4"
+    assert value_after(evaluate, "--samples") == "140"
+    assert value_after(evaluate, "--output") != factory.EVALUATION_JSON
+    assert {"--no-rag", "--hf-load-in-4bit"} <= set(evaluate)
+
+
+def test_the_step_limit_is_dropped_and_named() -> None:
+    """A run that was cut at 50 steps tells to drop the limit, and the command has it no longer."""
+    last = factory.trained(1, TrainSettings())
+    limited = last.model_copy(update={"argv": (*last.argv, "--max-steps-override", "50")})
+    found = advise(with_stage(factory.green_acceptance(), StageId.H2, attempts=(limited,)))
+    assert ("--max-steps-override", "50", "外す") in {(c.name, c.here, c.there) for c in found.change}
+    assert "--max-steps-override" not in found.train_command
+    assert "50" not in found.train_command
+
+
+def test_sample_data_is_replaced_by_the_real_one() -> None:
+    """A record made with the bundled questions sends nobody to the rented card with them."""
+    record = factory.green_acceptance().model_copy(update={"data": factory.data(is_sample=True)})
+    assert any(change.here == "付属の見本" for change in advise(record).change)
+
+
+def test_findings_are_to_be_mended_first() -> None:
+    """A warning of the record stands before the settings and in the first screen."""
+    found = advise(factory.green_acceptance())
+    assert len(found.mend_first) == 1
+    assert "140 行中 30 行" in found.mend_first[0]
+    assert "所見 1 件" in go_sentence(found)
+
+
+def test_nothing_is_predicted_without_a_prediction() -> None:
+    """Without a memory model the page says 未予測 and not that the model fits."""
+    text = render(factory.green_acceptance()).split("## StepHまとめ")[1]
+    assert "**未予測**" in text
+    assert "載る" not in text.replace("載るかどうか", "").replace("20 GB に載せる", "")
+
+
+def test_a_prediction_is_shown_with_interval_and_grid() -> None:
+    """Given predictions, the target's peak and the whole grid are in the page."""
+    grid = {
+        (2, 1024): Prediction(14 * GIB, 13 * GIB, 15 * GIB, "fits"),
+        (4, 1024): Prediction(21 * GIB, 20 * GIB, 22 * GIB, "does_not_fit"),
+    }
+    made = {part.id: part.text for part in parts(factory.green_acceptance(), predictions=grid)}["advice"]
+    assert "✅ 載る 14.00 GiB(13.00 GiB 〜 15.00 GiB)" in made
+    assert "❌ 載らない 21.00 GiB" in made
+
+
+def test_time_is_scaled_from_what_was_measured() -> None:
+    """Twice as slow here means twice as long there; 140 rows x 3 epochs at 4.46 times the parameters."""
+    record = factory.green_acceptance()
+    time = advise(record).time
+    assert time is not None
+    assert time.training_seconds == pytest.approx(
+        151.2 / 140 * 140 * 3 * production.PRODUCTION_PARAMETERS / 1_836_828_672
+    )
+    last = record.stages[StageId.H2].attempts[-1]
+    assert last.training is not None
+    slow = last.training.model_copy(update={"train_runtime_seconds": 302.4, "tokens_per_second": 213.0})
+    slower = advise(with_stage(record, StageId.H2, attempts=(last.model_copy(update={"training": slow}),))).time
+    assert slower is not None
+    assert slower.training_seconds is not None
+    assert slower.training_seconds / 2 == pytest.approx(time.training_seconds)
+
+
+def test_a_cpu_rehearsal_gives_no_time_and_no_go() -> None:
+    """Nothing of a run without a card is extrapolated to one."""
+    found = advise(factory.rehearsal())
+    assert found.time is None
+    assert "根拠にはなりません" in go_sentence(found)
+    assert "VRAM は測っていない" in found.reach_sentence
+
+
+def test_a_flag_with_an_equals_sign_is_replaced_too() -> None:
+    """`--samples=3` of a pipeline's own command line becomes the production value."""
+    last = factory.evaluated(EvalSettings())
+    glued = (*(word for word in last.argv if word not in ("--samples", "3")), "--samples=3")
+    record = with_stage(factory.green_acceptance(), StageId.H3, attempts=(last.model_copy(update={"argv": glued}),))
+    command = advise(record).eval_command
+    assert value_after(command, "--samples") == "140"
+    assert "--samples=3" not in command
