@@ -66,7 +66,9 @@ def _backend_check(lines: EvalLines, results: Results | None) -> Check:
     shown = [str(value).strip().lower() for value in (lines.backend, written) if value]
     if not shown:
         return finding("line_backend", None, "バックエンドは表示も記録もされていない。")
-    return finding("line_backend", set(shown) == {"hf"}, f"バックエンドは {bounded('、'.join(shown), 80)}。")
+    return finding(
+        "line_backend", set(shown) == {"hf"}, f"バックエンドは {bounded('、'.join(dict.fromkeys(shown)), 80)}。"
+    )
 
 
 def _lora_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> tuple[Check, ...]:
@@ -79,7 +81,7 @@ def _lora_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | No
     if not shown:
         return (finding("lora_path_named", None, "LoRA Path は表示も記録もされていない。"),)
     holds = all(same_path(asked, value) for value in shown)
-    listing = bounded("、".join(shown), 120)
+    listing = bounded("、".join(dict.fromkeys(shown)), 120)
     return (finding("lora_path_named", holds, f"指定した LoRA は {bounded(asked, 120)}、表示は {listing}。"),)
 
 

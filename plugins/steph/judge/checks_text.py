@@ -8,7 +8,7 @@ from collections import Counter
 from steph.judge.catalog import finding
 from steph.judge.results import Row
 from steph.judge.text import looping, overlong, strict_letter
-from steph.record import Check
+from steph.record import Check, Severity
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
 DIRECT_SECONDS, COT_SECONDS = 30.0, 90.0  # per question, generation alone
@@ -60,9 +60,9 @@ def _present_check(rows: tuple[Row, ...]) -> Check:
 
 def _parsed_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     unknown = sum(row.predicted_answer == "unknown" for row in rows)
-    return finding(
-        "answers_parsed", unknown == 0, f"{len(rows)} 問のうち {unknown} 問の回答を読み取れない。", rehearsal=rehearsal
-    )
+    message = f"{len(rows)} 問のうち {unknown} 問の回答を読み取れない。"
+    severity = Severity.WARN if unknown == len(rows) else None
+    return finding("answers_parsed", unknown == 0, message, rehearsal=rehearsal, severity=severity)
 
 
 def _strict_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool) -> Check:

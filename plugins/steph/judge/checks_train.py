@@ -41,7 +41,8 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
     metrics = metrics_in(split_lines(evidence.stdout))
     state = read_state(evidence.output_dir, evidence.attempt_started_unix)
     final = _final_line(metrics)
-    outcome = _outcome(evidence, metrics, state, final)
+    artifacts = artifacts_under(evidence.output_dir, evidence.output_dir_name)
+    outcome = _outcome(evidence, metrics, state, final, _adapter_sha256(evidence, artifacts))
     tensors, weights = weight_checks(evidence.output_dir)
     checks = (
         *process_checks(evidence.returncode, evidence.output),
@@ -56,7 +57,14 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
         *loss_checks(_loss_evidence(evidence, metrics, state, outcome)),
         _answers_check(evidence.lost_answers),
     )
-    return outcome, checks, artifacts_under(evidence.output_dir, evidence.output_dir_name)
+    return outcome, checks, artifacts
+
+
+def _adapter_sha256(evidence: TrainEvidence, artifacts: tuple[Artifact, ...]) -> str | None:
+    name = f"{evidence.output_dir_name.rstrip('/')}/{WEIGHTS_NAME}"
+    known = next((artifact.sha256 for artifact in artifacts if artifact.path == name), None)
+    weights = evidence.output_dir / WEIGHTS_NAME
+    return known or (sha256_of(weights) if weights.is_file() else None)  # a link is no artifact
 
 
 def read_state(output_dir: Path, started_unix: float) -> TrainerState:
@@ -108,14 +116,17 @@ def _finite(value: float | None) -> float | None:
 
 
 def _outcome(
-    evidence: TrainEvidence, metrics: tuple[Metrics, ...], state: TrainerState, final: Metrics | None
+    evidence: TrainEvidence,
+    metrics: tuple[Metrics, ...],
+    state: TrainerState,
+    final: Metrics | None,
+    adapter_sha256: str | None,
 ) -> TrainOutcome:
     printed = tuple(value for m in metrics if (value := m.get("loss")) is not None)
     epochs = _finite(next((value for m in reversed(metrics) if (value := m.get("epoch")) is not None), None))
     runtime = _finite(final.get("train_runtime")) if final else None
     rows, settings, world = evidence.train_rows, evidence.settings, evidence.world_size
     estimated = steps_in(epochs, rows, settings, world) if epochs is not None and rows and 0 <= epochs < 1e6 else None
-    weights = evidence.output_dir / WEIGHTS_NAME
     return TrainOutcome(
         output_dir=evidence.output_dir_name,
         steps_done=state.global_step if state.fresh and state.problem is None else estimated,
@@ -127,7 +138,7 @@ def _outcome(
         step_seconds=_step_seconds(evidence),
         tokens_per_second=state.tokens_seen / runtime if state.tokens_seen and runtime else None,
         train_rows=rows,
-        adapter_sha256=sha256_of(weights) if weights.is_file() else None,
+        adapter_sha256=adapter_sha256,
         checkpoint=state.folder.name if state.folder and state.fresh else None,
     )
 

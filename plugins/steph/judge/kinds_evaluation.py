@@ -110,7 +110,15 @@ TEXT = (
         optional=True,
     ),
     CheckKind("responses_present", "H-3", FAIL, "答えの元になる応答がある", "response が空の行"),
-    CheckKind("answers_parsed", "H-3", INFO, "回答を読み取れた", "predicted_answer = unknown の数", quality=True),
+    CheckKind(
+        "answers_parsed",
+        "H-3",
+        INFO,
+        "回答を読み取れた",
+        "predicted_answer = unknown の数",
+        quality=True,
+        note="全問なら warn",
+    ),
     CheckKind(
         "strict_parse_agrees",
         "H-3",

@@ -77,7 +77,7 @@ class Run:
         self.parts = ("lora_A", "lora_B")
 
     def per_epoch(self) -> int:
-        return max(1, math.ceil(self.batches() / self.args.gradient_accumulation_steps))
+        return max(1, math.ceil(self.batches() / int(self.args.gradient_accumulation_steps)))
 
     def batches(self) -> int:
         return math.ceil(self.rows / int(self.args.batch_size))

@@ -1,0 +1,123 @@
+"""Reading of responses: which letter is beyond doubt, what is a loop, what is an exception's text."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from steph.judge.text import is_exception_text, looping, overlong, strict_letter
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("c", "c"), ("C。", "c"), ("（ｃ）", "c"), ("**b**", "b"), ("「d」", "d"), ("選択肢b", "b"),
+        ("Answer: b", "b"), ("The correct answer is b.", "b"), ("答え: c 株主総会の決議", "c"),
+        ("正解はcです。理由は条文にある。", "c"), ("c 株主総会の決議を要する", "c"), ("<think>aかbか</think>\nd", "d"),
+        ("正解は「a」です", "a"), ("回答：Ａ", "a"),
+        ("", None), ("法律は難しい。", None), ("a model of law", None), ("aは誤り、bが正しい", None), ("b、d", None),
+        ("c\nd\na\nb", None), ("正解は c です。\n正解は d です。", None), ("正解はaではなくbです", None),
+        ("An attorney may answer this.", None), ("abcd", None), ("a\na\na\na\na\na", None), ("c" + "あ" * 2000, None),
+    ],
+)  # fmt: skip
+def test_a_direct_answer_is_read_only_where_it_is_beyond_doubt(response: str, letter: str | None) -> None:
+    """One letter, wrapped or led, counts; several letters, words and rambling do not."""
+    assert strict_letter(response, cot=False) == letter
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("Reasoning: aは要件を欠き、bは例外に当たる。\nAnswer: c", "c"),
+        ("理由を述べる。\n答え: d", "d"),
+        ("Reasoning: aが正しいように見える。", None),
+        ("Answer: a\nやはり違う。\nAnswer: b", None),
+        ("c 株主総会の決議", None),
+    ],
+)
+def test_a_reasoned_answer_needs_one_line_that_gives_it(response: str, letter: str | None) -> None:
+    """Letters within the reasoning never count, and two different answers are none."""
+    assert strict_letter(response, cot=True) == letter
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "c\n" * 6,
+        "条文の要件を確認する。" * 8,
+        "c 正しい理由を述べる。まず条文を読む。" + "次に例外を検討する。" * 10,
+        "".join(f"{n}. 株主総会の決議が必要である。\n" for n in range(30)),
+        "a" * 100,
+        "\n".join(["株主総会の決議を要する", "取締役会の決議を要する", "監査役の同意を要する"] * 12),
+    ],
+)
+def test_loops_are_found(text: str) -> None:
+    """Repeated lines, a repeating end, numbered repeats and cycles of several lines are loops."""
+    assert looping(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "c", "c\nc", "c\n\n理由: 条文は書面による通知を求める。口頭の通知では足りない。",
+        "a 甲は乙に通知する\nb 甲は丙に通知する\nc 乙は甲に通知する\nd 丙は甲に通知する",
+        "Reasoning: 第1項は原則、第2項は例外を定める。\nAnswer: c",
+    ],
+)  # fmt: skip
+def test_ordinary_answers_are_no_loops(text: str) -> None:
+    """Short answers, choices and reasoning pass."""
+    assert looping(text) is None
+
+
+def test_no_text_of_the_real_data_set_is_a_loop() -> None:
+    """Statutes, questions and choices of 140 real rows, dense with repeats as they are, are no loops."""
+    root = os.environ.get("STEPH_TEST_DATA")
+    if not root:
+        pytest.skip("STEPH_TEST_DATA is not set")
+    samples = json.loads((Path(root) / "lawqa_jp/data/selection.json").read_text(encoding="utf-8"))["samples"]
+    texts = [str(sample[key]) for sample in samples for key in ("コンテキスト", "問題文", "選択肢")]
+    assert [text[:80] for text in texts if looping(text)] == []
+
+
+def test_length_limits_differ_for_direct_and_reasoned_answers() -> None:
+    """A reasoning may be longer than a letter, neither without end."""
+    assert [overlong("あ" * n, cot=cot) for n, cot in ((900, False), (2600, False), (2600, True), (9000, True))] == [
+        False, True, False, True,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("RuntimeError: expected scalar type Float but found Half", True),
+        ("torch.cuda.OutOfMemoryError: CUDA out of memory.", True),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("Error: connection refused", True),
+        ("Traceback (most recent call last):", True),
+        ("c", False),
+        ("錯誤（Error）による取消し", False),
+        ("Errors of judgement are b", False),
+    ],
+)
+def test_exception_texts_are_told_from_answers(response: str, expected: bool) -> None:
+    """What a swallowed exception leaves as response is recognised; words about errors are not."""
+    assert is_exception_text(response) is expected
+
+
+@given(st.text(max_size=600))
+def test_no_response_breaks_the_reading(text: str) -> None:
+    """Any text gives a letter or none, a loop or none, without an exception."""
+    assert strict_letter(text, cot=False) in (None, "a", "b", "c", "d")
+    assert strict_letter(text, cot=True) in (None, "a", "b", "c", "d")
+    looping(text)
+    is_exception_text(text)
+
+
+@given(st.text(alphabet="あいうえお。、abc", min_size=2, max_size=12), st.integers(40, 60))
+def test_any_short_text_repeated_many_times_is_a_loop(unit: str, times: int) -> None:
+    """Whatever is repeated, the loop is seen."""
+    assert looping((unit.strip() and unit * times) or "あ" * 60)
