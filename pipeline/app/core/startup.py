@@ -1,24 +1,52 @@
 """Imports of large libraries, without what they don't need."""
 
+import functools
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
 def lean_imports() -> Iterator[None]:
-    """Import large libraries inside: no cyclic collection, and no `datasets`.
+    """Import large libraries inside: no cyclic collection, no `datasets`, no compiler before it is called.
 
     Importing torch and transformers creates millions of objects that live to the end of the process; each full
     collection would walk all of them, during the imports, later, and once more at exit. The rows are plain lists, so
     the `datasets` package (a second to import) is hidden; where it is not installed, the folder `datasets/` beside
-    `scripts/` would pass for it.
+    `scripts/` would pass for it. bitsandbytes decorates fallbacks that neither a GPU nor the CPU runs with
+    `torch.compile`, which loads the whole compiler (two seconds) on sight.
     """
     sys.modules.setdefault("datasets", None)  # type: ignore[arg-type]
     gc.disable()
     try:
-        yield
+        with _compilation_at_first_call():
+            yield
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def _compilation_at_first_call() -> Iterator[None]:
+    import torch
+
+    compile_now = torch.compile
+
+    def compile_later(function: Callable[..., Any] | None = None, **options: Any) -> Any:  # noqa: ANN401 - as torch.compile
+        if function is None:
+            return functools.partial(compile_later, **options)
+        compiled = functools.cache(functools.partial(compile_now, function, **options))
+
+        @functools.wraps(function)
+        def call(*arguments: object, **named: object) -> object:
+            return compiled()(*arguments, **named)
+
+        return call
+
+    torch.compile = compile_later
+    try:
+        yield
+    finally:
+        torch.compile = compile_now

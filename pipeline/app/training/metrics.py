@@ -90,7 +90,7 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
     def metrics(self) -> dict[str, Any]:
         """Losses, seconds and tokens of each step, and tokens a second; padding is not counted.
 
-        The first step warms up and is not in the rate, unless it is the only one.
+        The first step warms up and is not in the rate, which is null where there is no other.
         """
         seconds = self._clock.seconds()
         tokens = [int(count) for count in self._tokens]
@@ -99,7 +99,7 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
             "losses": [float(loss) for loss in self._losses],
             "step_seconds": seconds,
             "step_tokens": tokens,
-            "tokens_per_second": sum(tokens[1:]) / later_seconds if later_seconds else sum(tokens) / sum(seconds),
+            "tokens_per_second": sum(tokens[1:]) / later_seconds if later_seconds else None,
             "steps": len(tokens),
             "epochs": self._epoch,
         }

@@ -96,7 +96,7 @@ def _add_optimisation_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-steps-override", type=_at_least(1, int), metavar="N", help="stop after N optimizer steps"
     )
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--learning-rate", type=_at_least(0.0, float), default=2e-4)
     parser.add_argument("--batch-size", type=_at_least(1, int), default=2)
     parser.add_argument("--gradient-accumulation-steps", type=_at_least(1, int), default=4)
     parser.add_argument("--warmup-ratio", type=_at_least(0.0, float), default=0.03)

@@ -5,53 +5,30 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from small_run import (
+    CHATML,
+    PIPELINE,
+    TOPICS,
+    CallScript,
+    RunScript,
+    Trained,
+    evaluation_flags,
+    question,
+    training_flags,
+)
 
-PIPELINE = Path(__file__).parents[3] / "pipeline"
 sys.path.append(str(PIPELINE))
 # the pipeline's folder datasets/ would pass for the package of that name
 sys.modules.setdefault("datasets", None)  # type: ignore[arg-type]
 
-from app.core.errors import exit_code_of
-from app.core.lawqa import load_questions
-from app.core.prompts import build_prompt
 
-LETTERS = "abcd"
-TOPICS = ("河川", "森林", "鉱業", "漁業", "道路", "航空", "電波", "温泉")
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What the builder, the training and the evaluation of one 4-bit run printed and wrote."""
-
-    rows_file: Path
-    adapter: Path
-    evaluation: Path
-    train_process: subprocess.CompletedProcess[str]
-    evaluate_process: subprocess.CompletedProcess[str]
-
-
-def question(number: int) -> dict[str, object]:
-    """One made-up question in the question set's schema; its answer has to be learned by heart from its topic."""
-    topic = TOPICS[number]
-    return {
-        "ファイル名": f"架空法_問題番号{number}",
-        "コンテキスト": f"## 架空法\n### 第{number}条\n#### 第1項\n{topic}は、別に定めるところによる。",
-        "指示": "<following_context>以下の問題文に対する回答を、選択肢ａ、ｂ、ｃ、ｄの中から１つ選んでください。",
-        "問題文": f"{topic}と{topic}について",
-        "選択肢": f"a {topic}届出\nb {topic}許可\nc {topic}認可\nd {topic}登録",
-        "output": LETTERS[(number * 3) % 4],
-        "references": ["https://example.com/law"],
-    }
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests run on the CPU everywhere; large imports come after this."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(scope="session")
@@ -65,8 +42,10 @@ def questions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(questions_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Qwen2 (64 hidden, 2 layers) whose head is wide enough to be certain of a token, and its BPE tokenizer."""
+    """A random Qwen2 (64 hidden, 2 layers), its head wide enough to be certain of a token, and its BPE tokenizer."""
     import torch
+    from app.core.lawqa import load_questions
+    from app.core.prompts import build_prompt
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -81,7 +60,9 @@ def tiny_model(questions_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    prompts = [build_prompt(question, "direct", few_shot=False) for question in load_questions(questions_file, "--data")]
+    prompts = [
+        build_prompt(question, "direct", few_shot=False) for question in load_questions(questions_file, "--data")
+    ]
     bpe.train_from_iterator(prompts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tokenizer.chat_template = CHATML
@@ -124,8 +105,10 @@ def run_script() -> RunScript:
 
 
 @pytest.fixture
-def call_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def call_script(monkeypatch: pytest.MonkeyPatch) -> CallScript:
     """Run a script's `main` inside this process, which has the large imports behind it; gives its exit code."""
+
+    from app.core.errors import exit_code_of
 
     def call(name: str, *arguments: object) -> int:
         path = PIPELINE / "scripts" / f"{name}.py"
@@ -138,24 +121,6 @@ def call_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return exit_code_of(script.main)
 
     return call
-
-
-def training_flags(model: Path, rows: Path, output: Path) -> list[object]:
-    """Enough steps to know eight answers by heart."""
-    return [
-        *("--model-name", model, "--train-file", rows, "--output-dir", output, "--do-train"),
-        *("--num-epochs", 16, "--batch-size", 4, "--gradient-accumulation-steps", 1, "--learning-rate", "1e-2"),
-        *("--target-modules", "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "--lora-dropout", "0.0"),
-        *("--logging-steps", 5, "--max-seq-length", 512),
-    ]
-
-
-def evaluation_flags(model: Path, adapter: Path, questions: Path, output: Path) -> list[object]:
-    """Ask the base model with its adapter."""
-    return [
-        *("--data", questions, "--output", output, "--no-rag", "--top-k", 1, "--no-few-shot"),
-        *("--llm-backend", "hf", "--hf-model-name", model, "--hf-lora-path", adapter),
-    ]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""One optimizer step's gradients, however the step is run: trimmed logits, fused micro-batches, recompute, plain Trainer."""
+"""One optimizer step's gradients, however it is run: trimmed logits, fused micro-batches, recompute."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TOPICS, RunScript, Trained, evaluation_flags, training_flags
+from small_run import TOPICS, CallScript, Trained, evaluation_flags, training_flags
 
 
 def metrics(adapter: Path) -> dict[str, Any]:
@@ -69,8 +69,8 @@ def test_training_writes_every_file(trained: Trained) -> None:
 def test_the_metrics_tell_what_the_run_cost(trained: Trained) -> None:
     """Losses, seconds and tokens of each step, without padding; the decision with its reason; settings and versions."""
     told = metrics(trained.adapter)
-    assert told["steps"] == len(told["losses"]) == len(told["step_seconds"]) == len(told["step_tokens"]) == 32
-    assert told["epochs"] == 16
+    assert told["steps"] == len(told["losses"]) == len(told["step_seconds"]) == len(told["step_tokens"]) == 40
+    assert told["epochs"] == 20
     assert told["rows"] == len(TOPICS)
     assert told["tokens_per_second"] == pytest.approx(sum(told["step_tokens"][1:]) / sum(told["step_seconds"][1:]))
     assert told["step_plan"]["gradient_checkpointing"] is False
@@ -130,7 +130,7 @@ def test_the_evaluations_file_has_every_key(trained: Trained, tiny_model: Path) 
 
 
 def test_eight_rows_are_learned_in_16_bits_too(
-    tiny_model: Path, rows_file: Path, questions_file: Path, tmp_path: Path, call_script: Any
+    tiny_model: Path, rows_file: Path, questions_file: Path, tmp_path: Path, call_script: CallScript
 ) -> None:
     """Without 4 bits the same scripts reach the same: nearly zero loss, every trained question right."""
     adapter, output = tmp_path / "adapter", tmp_path / "evaluation.json"

@@ -77,9 +77,7 @@ def test_the_examples_are_in_no_question_set(tmp_path: Path) -> None:
 def test_held_out_questions_are_not_trained_on(questions_file: Path) -> None:
     """With a holdout of three the first three questions appear in no row, and the rows say so."""
     questions = load_questions(questions_file, "--data")
-    rows = finetune_rows(
-        questions, "direct", few_shot=False, holdout=3, source=questions_file, source_sha256="0"
-    )
+    rows = finetune_rows(questions, "direct", few_shot=False, holdout=3, source=questions_file, source_sha256="0")
     assert [row["meta"]["question"] for row in rows] == [question.text for question in questions[3:]]
     assert all(row["meta"]["holdout"] == 3 for row in rows)
 

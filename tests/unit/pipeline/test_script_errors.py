@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import RunScript, question
+from small_run import RunScript, question
 
 ROW = json.dumps({"input": "q", "output": "a"})
 
@@ -57,7 +57,9 @@ def evaluate_flags(place: Path, **changes: object) -> list[object]:
         ({"--train-mode": "cot", "--train-file": "cot"}, ["meta.mode 'direct'", "--train-mode is cot"]),
     ],
 )
-def test_training_names_a_bad_input(run_script: RunScript, place: Path, changes: dict[str, str], words: list[str]) -> None:
+def test_training_names_a_bad_input(
+    run_script: RunScript, place: Path, changes: dict[str, str], words: list[str]
+) -> None:
     """One error line, exit 1, no traceback, no output folder."""
     if changes.get("--train-file") == "cot":
         (place / "rows.jsonl").write_text(json.dumps({"input": "q", "output": "a", "meta": {"mode": "direct"}}))
@@ -77,12 +79,17 @@ def test_training_names_a_bad_input(run_script: RunScript, place: Path, changes:
         ({"--data": "steph.toml"}, ["steph.toml is not valid JSON"]),
         ({"--hf-lora-path": "missing"}, ["--hf-lora-path missing", "train_qwen_law_ft.py"]),
         ({"--hf-lora-path": "app"}, ["has no adapter_config.json", "train_qwen_law_ft.py"]),
-        ({"--hf-lora-path": "ADAPTER"}, ["'base_model_name_or_path' is 'Qwen/Other'", "an adapter only works on the base"]),
+        (
+            {"--hf-lora-path": "ADAPTER"},
+            ["'base_model_name_or_path' is 'Qwen/Other'", "an adapter only works on the base"],
+        ),
         ({"--output": "app"}, ["--output app is a folder"]),
         ({"--llm-backend": "ollama"}, ["--llm-backend ollama is not part of this pipeline"]),
     ],
 )
-def test_evaluation_names_a_bad_input(run_script: RunScript, place: Path, changes: dict[str, str], words: list[str]) -> None:
+def test_evaluation_names_a_bad_input(
+    run_script: RunScript, place: Path, changes: dict[str, str], words: list[str]
+) -> None:
     """One error line, exit 1, no traceback, no output file."""
     changes = {flag: str(place / "adapter") if value == "ADAPTER" else value for flag, value in changes.items()}
     done = run_script("evaluate_multiple_choice", *evaluate_flags(place, **changes))

@@ -21,7 +21,13 @@ def test_a_large_card_keeps_activations_and_fuses_everything() -> None:
 
 def test_less_memory_gives_up_fusing_before_it_gives_up_activations() -> None:
     """Smaller cards step down in the order of speed: fewer rows at once, then recompute, then fewer rows again."""
-    assert [choose(gib) for gib in (17.3, 10.0, 6.0, 4.0, 3.0)] == [(False, 4), (False, 2), (False, 1), (True, 4), (True, 2)]
+    assert [choose(gib) for gib in (17.3, 10.0, 6.0, 4.0, 3.0)] == [
+        (False, 4),
+        (False, 2),
+        (False, 1),
+        (True, 4),
+        (True, 2),
+    ]
 
 
 def test_where_nothing_fits_the_smallest_is_tried() -> None:

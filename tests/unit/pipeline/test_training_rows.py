@@ -56,7 +56,7 @@ def test_a_shortened_prompt_keeps_template_and_choices(
 
 
 def test_an_answer_that_leaves_no_room_is_named(tokenizer: "PreTrainedTokenizerFast", prompt: str) -> None:
-    """Where template and answer fill the length the row's line and the flag are named instead of training on nothing."""
+    """Where template and answer fill the length, the row's line and the flag are named."""
     with pytest.raises(PipelineError, match=r"rows\.jsonl line 1: .*raise --max-seq-length"):
         encoded(tokenizer, prompt, 16)
 
@@ -103,7 +103,10 @@ def test_thinking_is_off_and_the_turns_end_is_found(tiny_model: Path) -> None:
         ('{"input": "q", "output": " "}', r"rows\.jsonl line 1 has no text under the key 'output'"),
         ('["q"]', r"rows\.jsonl line 1 is not an object"),
         ("\n", r"rows\.jsonl has no row"),
-        ('{"input": "q", "output": "a", "meta": {"mode": "cot"}}', r"line 1 has meta\.mode 'cot', but --train-mode is direct"),
+        (
+            '{"input": "q", "output": "a", "meta": {"mode": "cot"}}',
+            r"line 1 has meta\.mode 'cot', but --train-mode is direct",
+        ),
     ],
 )
 def test_a_broken_row_is_named_with_file_line_key_and_remedy(tmp_path: Path, content: str, message: str) -> None:
