@@ -315,7 +315,7 @@ def evaluated(settings: EvalSettings | None = None) -> Attempt:
     return Attempt(
         stage=StageId.H3,
         number=1,
-        label=f"{wanted.samples} 問",
+        label=f"{wanted.samples}問/{'4bit' if wanted.load_in_4bit else 'full'}",
         settings=wanted,
         argv=eval_argv(wanted),
         cwd=ROOT,
@@ -497,7 +497,9 @@ def crashed(run_id: str = "20261120-050000") -> Record:
 
 def live(run_id: str = "20261120-060000") -> Record:
     """H-2 is running right now."""
-    return crashed(run_id).model_copy(update={"live": True})
+    lost = crashed(run_id)
+    running = lost.stages[StageId.H2].model_copy(update={"verdict": Verdict.NOT_RUN, "explanation": "実行中"})
+    return lost.model_copy(update={"live": True, "stages": lost.stages | {StageId.H2: running}})
 
 
 def rehearsal(run_id: str = "20261120-070000") -> Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -165,6 +165,13 @@ def test_h3_records_backend_model_adapter_and_accuracy_in_words() -> None:
         assert words in text
 
 
+def test_the_first_screen_of_a_failure_names_cause_and_next_step() -> None:
+    """A red stage's cause and the first thing to do about it are read without scrolling."""
+    first_screen = render(factory.blocked()).split("## タスクH-1")[0]
+    assert "import エラー" in first_screen
+    assert "`pip install peft`" in first_screen
+
+
 def test_blocked_stages_say_so() -> None:
     """A stage that was not started is named as such, with the reason, and has no figures."""
     record = factory.blocked()
@@ -269,6 +276,37 @@ def test_a_report_goes_below_what_a_person_has_written(tmp_path: Path) -> None:
     path.write_bytes(own)
     write_report(undrawn(factory.green_acceptance()), [], path)
     assert path.read_bytes().startswith(own)
+
+
+class MeddlingHistory(list[Record]):
+    """A history during whose reading a person saves a note, once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path: Path | None = path
+
+    def __iter__(self) -> Iterator[Record]:
+        path, self._path = self._path, None
+        if path is not None:
+            path.write_bytes(path.read_bytes() + "\n間に合ったメモ\n".encode())
+        return super().__iter__()
+
+
+def test_a_note_saved_while_the_report_is_made_is_not_lost(tmp_path: Path) -> None:
+    """A file that changed since it was read is read again before it is replaced."""
+    path = write_report(undrawn(factory.green_acceptance()), [], tmp_path / "r.md")
+    write_report(undrawn(factory.walked_down()), MeddlingHistory(path), path)
+    text = path.read_text(encoding="utf-8")
+    assert "間に合ったメモ" in text
+    assert "🟡 受入: 条件付き合格" in text
+
+
+def test_a_report_that_can_not_be_replaced_leaves_the_old_one(tmp_path: Path) -> None:
+    """Where the path is a folder the error is raised and nothing half-written lies beside."""
+    (tmp_path / "r.md").mkdir()
+    with pytest.raises(OSError, match=r"r\.md"):
+        write_report(undrawn(factory.green_acceptance()), [], tmp_path / "r.md")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.md"]
 
 
 def test_a_link_and_the_files_permissions_stay(tmp_path: Path) -> None:

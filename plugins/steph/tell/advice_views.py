@@ -62,11 +62,12 @@ def time_words(advice: Advice) -> Markdown:
     if time is None or (time.training_seconds is None and time.evaluation_seconds is None):
         return Markdown("速さが GPU で測れていないので、目安は出せません。")
     lines = []
-    if time.training_seconds is not None and time.tokens_per_second_here is not None:
+    if time.training_seconds is not None:
+        rate = time.tokens_per_second_here
+        speed = f"{rate:,.0f} tokens/s" if rate is not None else "1 行あたりの時間"
         lines.append(
             f"- 学習: {wording.about_duration(time.training_seconds)}"
-            f"(このカードで測った {time.tokens_per_second_here:,.0f} tokens/s を、"
-            f"パラメータ数の比 {time.parameter_ratio:.1f} 倍で割った場合)"
+            f"(このカードで測った {speed}と、パラメータ数の比 {time.parameter_ratio:.1f} 倍から)"
         )
     if time.evaluation_seconds is not None:
         seconds = wording.about_duration(time.evaluation_seconds)

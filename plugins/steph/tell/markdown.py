@@ -63,8 +63,11 @@ def shorten(text: str, limit_characters: int) -> str:
 def inline(text: str, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
     """Give the text as one line of plain words: nothing in it is markup, wherever in a line or a cell it stands."""
     words = shorten(" ".join(clean(text).split()), limit_characters)
-    escaped = _BACKSLASHED.sub(r"\\\1", words.translate(_HTML))
-    return Markdown(_BLOCK_START.sub(_defused, escaped))
+    return Markdown(_BLOCK_START.sub(_defused, _escaped(words)))
+
+
+def _escaped(words: str) -> str:
+    return _BACKSLASHED.sub(r"\\\1", words.translate(_HTML))
 
 
 def _defused(match: re.Match[str]) -> str:
@@ -96,11 +99,8 @@ def prose(text: str, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdow
 
 
 def _between_codes(text: str, *, first: bool) -> str:
-    """Escape a part of a sentence, its outer spaces kept."""
-    if not text.strip():
-        return text if not first else ""
-    lead = " " if text[0] == " " and not first else ""
-    return f"{lead}{inline(text)}{' ' if text[-1] == ' ' else ''}"
+    """Escape a part of a sentence, its outer spaces kept; only the first can begin a line."""
+    return _BLOCK_START.sub(_defused, _escaped(text)) if first else _escaped(text)
 
 
 def fence(text: str, language: str = "text") -> Markdown:

@@ -48,6 +48,8 @@ def stage_state(record: Record, stage: StageId) -> Markdown:
     word = inline(summary.stage_word(record, stage))
     if result is None:
         return Markdown(f"**判定: {word}** — この記録では一度も実行していません。")
+    if summary.in_flight(record, stage):
+        return Markdown(f"**判定: {word}** — {inline(wording.moment(result.started_at))} UTC に開始。")
     return Markdown(f"**判定: {word}** — {prose(result.explanation)}")
 
 
@@ -85,7 +87,7 @@ def settings_words(attempt: Attempt) -> Markdown:
         effective = settings.batch_size * settings.gradient_accumulation_steps
         return Markdown(f"{code(attempt.label)} 累積 {settings.gradient_accumulation_steps}(実効バッチ {effective})")
     if isinstance(settings, EvalSettings):
-        return Markdown(f"{inline(attempt.label)}{'、4bit' if settings.load_in_4bit else '、4bit なし'}")
+        return code(attempt.label)
     return inline(attempt.label)
 
 
@@ -128,7 +130,7 @@ def findings_table(result: StageResult | None) -> Markdown:
         return Markdown("検査は行っていません。")
     unmeasured = [check for check in result.checks if check.holds is None]
     rows = [_finding(check, wording.SEVERITIES[check.severity]) for check in result.findings]
-    rows += [_finding(check, "❔ 未測定") for check in unmeasured]
+    rows += [_finding(check, f"❔ 未測定({wording.SEVERITIES[check.severity].split()[-1]})") for check in unmeasured]
     held = len(result.held)
     count = Markdown(
         f"検査 {len(result.checks)} 件: 成立 {held}、不成立 {len(result.findings)}、未測定 {len(unmeasured)}。"

@@ -222,7 +222,7 @@ def time_estimate(record: Record, target: TrainSettings) -> TimeEstimate | None:
     training, evaluation = h2.last_attempt and h2.last_attempt.training, h3.last_attempt
     settings = final_settings(h2)
     training_seconds = tokens_per_second = None
-    if training and settings and training.tokens_per_second and training.train_runtime_seconds and training.steps_done:
+    if training and settings and training.train_runtime_seconds and training.steps_done:
         tokens_per_second = training.tokens_per_second
         rows_done = training.steps_done * settings.batch_size * settings.gradient_accumulation_steps
         seconds_per_row = training.train_runtime_seconds / min(rows_done, _rows_seen(record, rows_done))

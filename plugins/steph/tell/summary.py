@@ -138,6 +138,7 @@ def sentences(record: Record) -> tuple[str, ...]:
 
 def _all_sentences(record: Record) -> Iterator[str]:
     yield from _of_broken_stages(record)
+    yield from _of_next_step(record)
     yield from _of_findings(record, Severity.FAIL)
     yield from _of_memory(record)
     yield from _of_model(record)
@@ -158,6 +159,17 @@ def _of_broken_stages(record: Record) -> Iterator[str]:
             yield f"{stage} は {result.verdict}: {result.explanation}"
         elif result.stale:
             yield f"{stage} は、もとになった結果があとで入れ替わったので古く、やり直しが必要です。"
+
+
+def _of_next_step(record: Record) -> Iterator[str]:
+    """Give the first piece of advice for the attempt that a red stage stands on."""
+    for stage in StageId:
+        result = record.stages.get(stage)
+        attempt = result.last_attempt if result and not result.verdict.is_green else None
+        if attempt and attempt.diagnosis and attempt.diagnosis.advice and not in_flight(record, stage):
+            cause = wording.CAUSES[attempt.diagnosis.cause]
+            yield f"{stage} の原因は「{cause}」、次の一手: {attempt.diagnosis.advice[0]}"
+            return
 
 
 def _of_findings(record: Record, severity: Severity) -> Iterator[str]:

@@ -88,7 +88,7 @@ def training_facts(record: Record, attempt: Attempt | None) -> Markdown:
          f"{measured(attempt.peak_device_bytes, record)} / {measured(attempt.peak_own_bytes, record)}"),
         ("カードのメモリ(上限)", wording.gib(summary.capacity_bytes(record))),
     ]  # fmt: skip
-    return facts(rows + (_training_rows(outcome) if outcome else []) + [("ログの置き場", code(attempt.folder))])
+    return facts(rows + (_training_rows(outcome) if outcome else []) + [("ログの置き場", log_folder(record, attempt))])
 
 
 def _completion(record: Record, stage: StageId, attempt: Attempt) -> str:
@@ -113,8 +113,17 @@ def _training_rows(outcome: TrainOutcome) -> list[tuple[str, str]]:
         ("学習そのものの時間", wording.duration(outcome.train_runtime_seconds)),
         ("出力先", code(outcome.output_dir)),
         ("LoRA 重みの sha256", code(outcome.adapter_sha256 or "")),
-        ("チェックポイント", code(outcome.checkpoint or "")),
+        ("チェックポイント", code(_inside(outcome.output_dir, outcome.checkpoint))),
     ]
+
+
+def _inside(folder: str, name: str | None) -> str:
+    return "" if name is None else name if "/" in name else f"{folder.rstrip('/')}/{name}"
+
+
+def log_folder(record: Record, attempt: Attempt) -> Markdown:
+    """Give an attempt's folder, below the folder of runs where the record has its name alone."""
+    return code(_inside(f"runs/{record.id}", attempt.folder) if attempt.folder else "")
 
 
 def loss_words(outcome: TrainOutcome | None) -> str:
@@ -140,7 +149,9 @@ def evaluation_facts(record: Record, attempt: Attempt | None) -> Markdown:
         ("実行時間", wording.duration(attempt.seconds)),
         ("VRAM ピーク(カード全体)", measured(attempt.peak_device_bytes, record)),
     ]
-    return facts(rows + (_evaluation_rows(outcome) if outcome else []) + [("ログの置き場", code(attempt.folder))])
+    return facts(
+        rows + (_evaluation_rows(outcome) if outcome else []) + [("ログの置き場", log_folder(record, attempt))]
+    )
 
 
 def _evaluation_rows(outcome: EvalOutcome) -> list[tuple[str, str]]:
@@ -246,7 +257,7 @@ def data_table(record: Record) -> Markdown:
     """Give the data files with rows, sha256 and whether they are the bundled sample."""
     roles = {"dataset": "評価の問題", "train_file": "学習データ"}
     rows = [
-        (roles[f.role], code(f.path), f"{f.rows:,}", "見本" if f.is_sample else "本番データ", code(f.sha256))
+        (roles[f.role], code(f.path), f"{f.rows:,}", "付属の見本" if f.is_sample else "実データ", code(f.sha256))
         for f in record.data
     ]
     return table(("役割", "パス", "行数", "種類", "sha256"), rows, align="llrll") if rows else Markdown("記録なし。")

@@ -139,8 +139,7 @@ def parameters(count: int | None) -> str:
     """Give a parameter count as the size class that people name, the exact count behind it."""
     if count is None:
         return "不明(記録なし)"
-    rounded = f"{count / 1e9:.1f}B" if count >= 50_000_000 else f"{count / 1e6:.2f}M"
-    return f"約 {rounded}({count:,})"
+    return f"約 {size_class(count)}({count:,})" if count >= 100_000 else f"{count:,}"
 
 
 def size_class(count: int | None) -> str:
