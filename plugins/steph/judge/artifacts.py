@@ -14,6 +14,7 @@ from steph.record import Artifact
 
 MAX_JSON_BYTES = 64 << 20
 MAX_ARTIFACTS = 200
+MAX_HASHED_BYTES = 8 << 30  # hashing more would hold up the run for minutes
 CLOCK_SLACK_SECONDS = 0.05  # the kernel stamps files with a clock that lags by up to one tick of 10 ms
 
 
@@ -59,11 +60,12 @@ def sha256_of(path: Path) -> str:
 
 def artifact(path: Path, name: str) -> Artifact:
     """Describe one file under the name by which the pipeline knows it."""
-    return Artifact(path=name, size_bytes=path.stat().st_size, sha256=sha256_of(path))
+    printable = name.encode("utf-8", "replace").decode()
+    return Artifact(path=printable, size_bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def artifacts_under(folder: Path, name: str) -> tuple[Artifact, ...]:
-    """Describe the regular files under a folder in name order, at most `MAX_ARTIFACTS`; links are left out."""
+    """Describe the regular files under a folder in name order, at most `MAX_ARTIFACTS`, without links and giants."""
     found = []
     for path in sorted(_regular_files(folder))[:MAX_ARTIFACTS]:
         try:
@@ -77,5 +79,6 @@ def _regular_files(folder: Path) -> Iterable[Path]:
     for parent, _, names in os.walk(folder):
         for name in names:
             path = Path(parent, name)
-            if stat.S_ISREG(path.lstat().st_mode):
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_HASHED_BYTES:
                 yield path

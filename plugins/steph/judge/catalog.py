@@ -24,7 +24,7 @@ CATALOG: dict[str, CheckKind] = {kind.id: kind for kind in (*SHARED, *TRAINING, 
 
 def bounded(text: object, limit: int = MESSAGE_CHARS) -> str:
     """Give text from a child as one line of at most `limit` characters without control or bidi characters."""
-    line = _CONTROL.sub(" ", str(text)[: 4 * limit]).strip()
+    line = _CONTROL.sub(" ", str(text)[: 4 * limit]).strip().encode("utf-8", "replace").decode()
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

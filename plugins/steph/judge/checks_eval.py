@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steph.judge.artifacts import artifact
+from steph.judge.artifacts import MAX_HASHED_BYTES, artifact
 from steph.judge.catalog import bounded, finding
 from steph.judge.checks_adapter import base_check
 from steph.judge.checks_lines import line_checks
@@ -83,4 +83,6 @@ def _short(value: object) -> str | None:
 
 
 def _artifacts(file: ResultsFile) -> tuple[Artifact, ...]:
-    return (artifact(file.path, file.name),) if file.path else ()
+    if file.path is None or file.path.stat().st_size > MAX_HASHED_BYTES:
+        return ()
+    return (artifact(file.path, file.name),)

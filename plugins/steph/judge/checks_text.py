@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 from steph.judge.catalog import finding
@@ -12,6 +11,7 @@ from steph.record import Check, Severity
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
 DIRECT_SECONDS, COT_SECONDS = 30.0, 90.0  # per question, generation alone
+MOST_SECONDS = 1e9
 LOADING_SECONDS = 120.0  # what starting Python and loading a model may take of a whole run
 
 
@@ -83,8 +83,8 @@ def _letters_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
 
 def _speed_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, seconds: float | None) -> Check:
     limit = COT_SECONDS if cot else DIRECT_SECONDS
-    own = [float(row.seconds) for row in rows if isinstance(row.seconds, int | float)]
-    if len(own) == len(rows) and all(map(math.isfinite, own)):
+    own = [row.seconds for row in rows if isinstance(row.seconds, int | float) and 0 <= row.seconds < MOST_SECONDS]
+    if len(own) == len(rows):
         message = f"1 問あたり最長 {max(own):.1f} 秒（目安 {limit:.0f} 秒）。"
         return finding("answers_fast", max(own) <= limit, message, rehearsal=rehearsal)
     if seconds is None:

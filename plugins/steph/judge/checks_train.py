@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
-from steph.judge.artifacts import UnreadableError, artifacts_under, is_fresh, read_json, sha256_of
+from steph.judge.artifacts import artifacts_under, is_fresh, sha256_of
 from steph.judge.catalog import finding
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, weight_checks
 from steph.judge.checks_loss import LossEvidence, loss_checks
@@ -17,23 +13,8 @@ from steph.judge.checks_process import process_checks
 from steph.judge.evidence import TrainEvidence
 from steph.judge.lines import Metrics, metrics_in, parse_metrics, split_lines
 from steph.judge.steps import steps_due, steps_in, steps_per_epoch
+from steph.judge.training_files import STATE_NAME, TrainerState, own_tokens_per_second, read_state
 from steph.record import Artifact, Check, Severity, TrainOutcome
-
-STATE_NAME = "trainer_state.json"
-_CHECKPOINT = re.compile(r"checkpoint-(\d{1,9})")
-
-
-@dataclass(frozen=True)
-class TrainerState:
-    """The newest checkpoint's `trainer_state.json`; `problem` says why it can't be used (Japanese)."""
-
-    folder: Path | None = None
-    problem: str | None = None
-    global_step: int | None = None
-    losses: tuple[float, ...] = ()
-    tokens_seen: int | None = None
-    fresh: bool = False
-    stale_folders: tuple[str, ...] = ()
 
 
 def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
@@ -67,46 +48,6 @@ def _adapter_sha256(evidence: TrainEvidence, artifacts: tuple[Artifact, ...]) ->
     return known or (sha256_of(weights) if weights.is_file() else None)  # a link is no artifact
 
 
-def read_state(output_dir: Path, started_unix: float) -> TrainerState:
-    """Read the newest checkpoint's state: of the attempt's own checkpoints the last, else of the older ones."""
-    folders = {int(m[1]): path for path in _children(output_dir) if (m := _CHECKPOINT.fullmatch(path.name))}
-    fresh = {n: path for n, path in folders.items() if is_fresh(_dated(path), started_unix)}
-    stale = tuple(path.name for n, path in sorted(folders.items()) if n not in fresh)
-    if not folders:
-        return TrainerState(problem="checkpoint-N がない")
-    step = max(fresh or folders)
-    return _read_state(folders[step], step, bool(fresh), stale)
-
-
-def _dated(checkpoint: Path) -> Path:
-    state = checkpoint / STATE_NAME
-    return state if state.exists() else checkpoint
-
-
-def _children(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-
-
-def _read_state(folder: Path, step: int, fresh: bool, stale: tuple[str, ...]) -> TrainerState:
-    try:
-        raw = read_json(folder / STATE_NAME, strict=False)  # the Trainer itself writes NaN there
-    except UnreadableError as error:
-        return TrainerState(folder, f"{folder.name}/{STATE_NAME} が使えない: {error}", stale_folders=stale)
-    if not isinstance(raw, Mapping) or type(raw.get("global_step")) is not int:
-        return TrainerState(folder, f"{folder.name}/{STATE_NAME} に global_step がない", stale_folders=stale)
-    done = int(raw["global_step"])
-    problem = None if done == step else f"{folder.name}/{STATE_NAME} の global_step が {done}"
-    seen = raw.get("num_input_tokens_seen")
-    tokens = seen if type(seen) is int and seen > 0 else None
-    return TrainerState(folder, problem, done, _history_losses(raw.get("log_history")), tokens, fresh, stale)
-
-
-def _history_losses(history: object) -> tuple[float, ...]:
-    entries = history if isinstance(history, list) else []
-    values = (entry.get("loss") for entry in entries if isinstance(entry, Mapping))
-    return tuple(float(value) for value in values if type(value) is float or value == 0)
-
-
 def _final_line(metrics: tuple[Metrics, ...]) -> Metrics | None:
     return next((m for m in reversed(metrics) if m.get("train_runtime") is not None), None)
 
@@ -136,11 +77,17 @@ def _outcome(
         train_runtime_seconds=runtime,
         losses=tuple(value for value in printed or state.losses if math.isfinite(value)),
         step_seconds=_step_seconds(evidence),
-        tokens_per_second=state.tokens_seen / runtime if state.tokens_seen and runtime else None,
+        tokens_per_second=_tokens_per_second(evidence, state, runtime),
         train_rows=rows,
         adapter_sha256=adapter_sha256,
         checkpoint=state.folder.name if state.folder and state.fresh else None,
     )
+
+
+def _tokens_per_second(evidence: TrainEvidence, state: TrainerState, runtime: float | None) -> float | None:
+    if state.tokens_seen and runtime:
+        return state.tokens_seen / runtime
+    return own_tokens_per_second(evidence.output_dir, evidence.attempt_started_unix)
 
 
 def _step_seconds(evidence: TrainEvidence) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+MAX_FILE_BYTES = 32 << 30  # no adapter for one card comes near
 CHUNK_BYTES = 1 << 22
 _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -51,6 +52,8 @@ class Scan:
 def read_header(path: Path) -> tuple[Tensor, ...]:
     """List the tensors of a safetensors file in file order; TensorFileError unless header and length fit exactly."""
     size_bytes = path.stat().st_size
+    if not path.is_file() or size_bytes > MAX_FILE_BYTES:
+        raise TensorFileError(f"ふつうのファイルでないか、{size_bytes} バイトと大きすぎる")
     with path.open("rb") as file:
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")

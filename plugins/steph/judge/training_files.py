@@ -1,0 +1,80 @@
+"""Reads what a training leaves beside its adapter: the checkpoint's Trainer state and the pipeline's own figures."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from steph.judge.artifacts import UnreadableError, is_fresh, read_json
+
+STATE_NAME = "trainer_state.json"
+OWN_FIGURES_NAME = "train_metrics.json"
+MOST_TOKENS = 10**15  # more is no count but a broken file
+_CHECKPOINT = re.compile(r"checkpoint-(\d{1,9})")
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """The newest checkpoint's `trainer_state.json`; `problem` says why it can't be used (Japanese)."""
+
+    folder: Path | None = None
+    problem: str | None = None
+    global_step: int | None = None
+    losses: tuple[float, ...] = ()
+    tokens_seen: int | None = None
+    fresh: bool = False
+    stale_folders: tuple[str, ...] = ()
+
+
+def read_state(output_dir: Path, started_unix: float) -> TrainerState:
+    """Read the newest checkpoint's state: of the attempt's own checkpoints the last, else of the older ones."""
+    folders = {int(m[1]): path for path in _children(output_dir) if (m := _CHECKPOINT.fullmatch(path.name))}
+    fresh = {n: path for n, path in folders.items() if is_fresh(_dated(path), started_unix)}
+    stale = tuple(path.name for n, path in sorted(folders.items()) if n not in fresh)
+    if not folders:
+        return TrainerState(problem="checkpoint-N がない")
+    step = max(fresh or folders)
+    return _read_state(folders[step], step, bool(fresh), stale)
+
+
+def _dated(checkpoint: Path) -> Path:
+    state = checkpoint / STATE_NAME
+    return state if state.exists() else checkpoint
+
+
+def _children(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+
+
+def _read_state(folder: Path, step: int, fresh: bool, stale: tuple[str, ...]) -> TrainerState:
+    try:
+        raw = read_json(folder / STATE_NAME, strict=False)  # the Trainer itself writes NaN there
+    except UnreadableError as error:
+        return TrainerState(folder, f"{folder.name}/{STATE_NAME} が使えない: {error}", stale_folders=stale)
+    if not isinstance(raw, Mapping) or type(raw.get("global_step")) is not int:
+        return TrainerState(folder, f"{folder.name}/{STATE_NAME} に global_step がない", stale_folders=stale)
+    done = int(raw["global_step"])
+    problem = None if done == step else f"{folder.name}/{STATE_NAME} の global_step が {done}"
+    seen = raw.get("num_input_tokens_seen")
+    tokens = seen if type(seen) is int and 0 < seen < MOST_TOKENS else None
+    return TrainerState(folder, problem, done, _history_losses(raw.get("log_history")), tokens, fresh, stale)
+
+
+def _history_losses(history: object) -> tuple[float, ...]:
+    entries = history if isinstance(history, list) else []
+    values = (entry.get("loss") for entry in entries if isinstance(entry, Mapping))
+    return tuple(float(value) for value in values if type(value) is float or value == 0)
+
+
+def own_tokens_per_second(output_dir: Path, started_unix: float) -> float | None:
+    """The rate without padding that a pipeline may write itself (`train_metrics.json`); None where there is none."""
+    path = output_dir / OWN_FIGURES_NAME
+    try:
+        raw = read_json(path) if is_fresh(path, started_unix) else None
+    except UnreadableError:
+        return None
+    value = raw.get("tokens_per_second") if isinstance(raw, Mapping) else None
+    return value if type(value) is float and math.isfinite(value) and value > 0 else None

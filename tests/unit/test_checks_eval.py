@@ -1,0 +1,177 @@
+"""Judging an evaluation: where its JSON is looked for, what counts as the same question, and hostile content."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from planted import DATASET, TRAIN_FILE, plant
+from planted.defects import Variant
+from planted.scenario import OUTPUT, evaluation_evidence
+from steph.judge.catalog import MESSAGE_CHARS
+from steph.judge.checks_eval import judge_evaluation
+from steph.judge.evidence import EvalEvidence
+from steph.judge.questions import frame_agrees, frame_in, is_among, question_key, questions_in, questions_of
+from steph.judge.results import find_results
+from steph.record import Check, EvalSettings, Severity
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> EvalEvidence:
+    """The evidence of an evaluation without a defect."""
+    return evaluation_evidence(plant(tmp_path / "root"), Variant("", "H-3", ""))
+
+
+def broken(evidence: EvalEvidence) -> set[str]:
+    """The checks that do not hold."""
+    return {check.id for check in judge_evaluation(evidence)[1] if check.holds is False}
+
+
+def rewritten(evidence: EvalEvidence, change: Callable[[dict[str, object]], object]) -> EvalEvidence:
+    """The same run with another JSON file."""
+    path = evidence.root / evidence.output_path
+    path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+    return evidence
+
+
+def test_the_outcome_carries_what_was_printed_and_written(sound: EvalEvidence) -> None:
+    """Counts, accuracy, backend, model, adapter, key lines, letters and the JSON's hash come out."""
+    outcome, _, artifacts = judge_evaluation(sound)
+    assert (outcome.total, outcome.correct, outcome.accuracy) == (3, 1, 1 / 3)
+    assert (outcome.backend, outcome.model_name, outcome.lora_path) == ("hf", sound.model_name, sound.lora_path)
+    assert "Total Samples: 3" in outcome.key_lines
+    assert len(outcome.answers) == 3
+    assert [artifact.path for artifact in artifacts] == [outcome.output_path] == [OUTPUT]
+
+
+def test_without_a_named_file_the_newest_match_is_taken(tmp_path: Path) -> None:
+    """A dated file of this attempt beats an old file at the asked path, and an old dated one."""
+    started_unix = time.time() - 100
+    for name, age in (("r.json", 500), ("20260101-0000_r.json", 900), ("20260102-0000_r.json", 10), ("x_r.json", 1)):
+        (tmp_path / name).write_text("{}")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    found = find_results(tmp_path, "r.json", None, started_unix)
+    assert (found.name, found.fresh) == ("20260102-0000_r.json", True)
+
+
+@pytest.mark.parametrize("named", ["/etc/hostname", "../r.json", "other/r.json", "x" * 5000, "r\0.json", "r.json.bak"])
+def test_a_named_file_elsewhere_is_not_taken(tmp_path: Path, named: str) -> None:
+    """Only the asked file or its dated form in the same folder may be the result."""
+    assert find_results(tmp_path, "r.json", named, 0.0).path is None
+
+
+def test_with_rag_asked_the_line_must_say_enabled(sound: EvalEvidence) -> None:
+    """The check of the RAG line turns with the question: disabled where asked off, enabled where asked on."""
+    asked_on = replace(sound, settings=EvalSettings(use_rag=True))
+    assert broken(asked_on) == {"line_rag_enabled", "config_as_asked"}
+    shown_on = sound.stdout.replace("Disabled (LLM only)", "Enabled")
+    assert broken(replace(asked_on, stdout=shown_on)) == {"config_as_asked"}
+
+
+def test_without_an_adapter_the_line_must_say_none(sound: EvalEvidence) -> None:
+    """An evaluation of the base model has no adapter checks, but a LoRA path printed there is a finding."""
+    base = replace(sound, lora_path=None)
+    assert broken(base) == {"lora_path_named"}
+    shown = base.stdout.replace(f"LoRA Path: {sound.lora_path}", "LoRA Path: None")
+    assert broken(replace(base, stdout=shown)) == set()
+
+
+def test_a_rehearsal_lowers_the_quality_of_answers_to_info(tmp_path: Path) -> None:
+    """Looping answers of random weights are information; an exception counted as an answer stays a failure."""
+    evidence = evaluation_evidence(plant(tmp_path / "root", evaluate="looping_lines"), Variant("", "H-3", ""))
+    for rehearsal, expected in ((False, Severity.FAIL), (True, Severity.INFO)):
+        _, checks, _ = judge_evaluation(replace(evidence, rehearsal=rehearsal))
+        by_id = {check.id: check for check in checks}
+        assert by_id["responses_bounded"].severity is expected
+        assert by_id["no_error_answers"].severity is Severity.FAIL
+
+
+def test_when_no_answer_can_be_read_at_all_it_is_a_warning(tmp_path: Path) -> None:
+    """An accuracy over unread answers means nothing, so all of them unknown is shown first."""
+    evidence = evaluation_evidence(plant(tmp_path / "root", evaluate="unreadable"), Variant("", "H-3", ""))
+    found = {check.id: check.severity for check in judge_evaluation(evidence)[1] if check.holds is False}
+    assert found == {"answers_parsed": Severity.WARN}
+
+
+def test_hostile_content_ends_in_bounded_findings(sound: EvalEvidence) -> None:
+    """Megabytes of markup, lone surrogates and figures that no float holds are judged, bounded and can be stored."""
+    markup = "</details>\n```\n|x|<img src=x onerror=alert(1)>\ud800" * 20_000
+
+    def change(content: dict[str, object]) -> object:
+        rows = content["results"]
+        assert isinstance(rows, list)
+        rows[0] |= {"response": markup, "seconds": 10**400, "finish_reason": markup}
+        rows[1] |= {"question": markup, "choices": {"a": [markup]}}
+        config = content["config"]
+        assert isinstance(config, dict)
+        return content | {"config": config | {"llm_model": markup, "top_k": 10**300, "lora_path": [markup]}}
+
+    evidence = rewritten(sound, change)
+    outcome, checks, _ = judge_evaluation(
+        replace(evidence, stdout=sound.stdout + "\nError during LLM invocation: " + markup)
+    )
+    assert max(len(check.message) for check in checks) <= MESSAGE_CHARS
+    assert [Check.model_validate_json(check.model_dump_json()) for check in checks] == list(checks)
+    assert type(outcome).model_validate_json(outcome.model_dump_json()) == outcome
+
+
+def test_an_attempt_that_left_nothing_is_judged_without_an_exception(tmp_path: Path) -> None:
+    """No output, no JSON, no data set: findings and unmeasured checks only."""
+    evidence = EvalEvidence(
+        root=tmp_path, dataset=tmp_path / "none.json", output_path="out/r.json", settings=EvalSettings(),
+        model_name="m", lora_path="runs/x", stdout="", output="", returncode=None, attempt_started_unix=0.0,
+    )  # fmt: skip
+    outcome, checks, artifacts = judge_evaluation(evidence)
+    assert (outcome.total, outcome.accuracy, artifacts) == (None, None, ())
+    assert {check.id for check in checks if check.holds} == {
+        "no_traceback", "model_names_agree", "no_invocation_error", "adapter_loaded",
+    }  # fmt: skip
+
+
+def test_the_same_question_with_other_choices_is_another_question() -> None:
+    """Many questions read 次のうち、正しいものを教えてください。 and differ in their choices only."""
+    question = "次のうち、正しいものを教えてください。"
+    one, other = question_key(question, "a 甲\nb 乙\nc 丙\nd 丁"), question_key(question, "a 甲\nb 乙\nc 丙\nd 戊")
+    assert one != other
+    assert one == question_key(question + " ", ["a 甲", "b 乙", "c 丙", "d 丁"])
+    assert one == question_key(question, {"a": "甲", "b": "乙", "c": "丙", "d": "丁"})
+    assert one == question_key("次のうち、正しいものを教えてください。\n", "ａ．甲\nｂ．乙\nｃ．丙\nｄ．丁")
+
+
+def test_a_question_inside_a_prompt_without_meta_is_found(tmp_path: Path) -> None:
+    """Training rows that carry no question of their own are searched in their whole prompt."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        json.dumps({"input": "条文。\n問い: 期間はどれか。\na 十日\nb 二十日\n回答:", "output": "a"})
+        + "\nnot json\n[]\n",
+        encoding="utf-8",
+    )
+    known = questions_in(path)
+    assert is_among(question_key("期間はどれか。", ["a 十日", "b 二十日"]), known)
+    assert not is_among(question_key("期間はどれか。", ["a 三日", "b 二十日"]), known)
+
+
+def test_the_frame_of_prompts_is_what_all_rows_share(tmp_path: Path) -> None:
+    """Beginning and end that all training prompts share must be in the evaluation's prompt; too little says nothing."""
+    root = plant(tmp_path / "root")
+    frame = frame_in(root / TRAIN_FILE)
+    assert frame is not None
+    assert frame_agrees(frame, f"<|im_start|>user\n{frame[0]}\n問い\n{frame[1]}<|im_end|>") is True
+    assert frame_agrees(frame, "別の指示です。問いに答えよ。") is False
+    assert frame_agrees(("", "回答:"), "x") is None
+    assert len(questions_of(root / DATASET)) == 60
+
+
+def test_all_questions_of_the_real_data_set_are_told_apart() -> None:
+    """140 real rows have 140 keys, though 17 of them share their question's text."""
+    root = os.environ.get("STEPH_TEST_DATA")
+    if not root:
+        pytest.skip("STEPH_TEST_DATA is not set")
+    questions = questions_of(Path(root) / "lawqa_jp/data/selection.json")
+    assert len({question.key for question in questions}) == len(questions) == 140
+    assert {question.answer for question in questions} == set("abcd")

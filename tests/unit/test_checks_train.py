@@ -1,0 +1,195 @@
+"""Judging a training: the Trainer's arithmetic, what a rehearsal lowers, and texts and files made to do harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from planted import plant
+from planted.defects import Variant
+from planted.scenario import training_evidence
+from steph.judge.catalog import CATALOG, MESSAGE_CHARS, bounded, finding
+from steph.judge.checks_train import judge_training
+from steph.judge.evidence import TrainEvidence
+from steph.judge.names import names_model, same_model, same_path
+from steph.judge.steps import steps_due, steps_in
+from steph.judge.verdict import checks_verdict
+from steph.record import Check, Severity, TrainSettings
+
+SOUND = Variant("", "H-2", "")
+
+
+def settings(batch: int, accumulation: int, *, epochs: int = 1, cap: int = 500) -> TrainSettings:
+    """Training settings that differ only in what counts steps."""
+    return TrainSettings(batch_size=batch, gradient_accumulation_steps=accumulation, num_epochs=epochs, max_steps=cap)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "accumulation", "epochs", "cap", "world", "due"),
+    [
+        (140, 2, 2, 1, 50, 1, 35), (45, 2, 2, 1, 50, 1, 12), (140, 1, 4, 1, 50, 1, 35), (140, 2, 4, 3, 500, 1, 54),
+        (140, 2, 2, 3, 50, 1, 50), (1, 8, 8, 1, 50, 1, 1), (140, 2, 2, 1, 50, 2, 18), (137, 2, 2, 1, 50, 1, 35),
+    ],
+)  # fmt: skip
+def test_steps_due_follow_the_trainers_arithmetic(
+    rows: int, batch: int, accumulation: int, epochs: int, cap: int, world: int, due: int
+) -> None:
+    """Batches round up, an incomplete accumulation is a step, and the cap ends it; 45 rows gave 12 in a real run."""
+    assert steps_due(rows, settings(batch, accumulation, epochs=epochs, cap=cap), world) == due
+
+
+@given(rows=st.integers(1, 300), batch=st.integers(1, 8), accumulation=st.integers(1, 8), data=st.data())
+def test_a_printed_epoch_gives_back_the_step(rows: int, batch: int, accumulation: int, data: st.DataObject) -> None:
+    """The epoch that the Trainer prints with four digits stands for exactly one step of the first epoch."""
+    asked = settings(batch, accumulation)
+    step = data.draw(st.integers(1, steps_due(rows, asked)))
+    batches = -(-rows // batch)
+    epoch = min(step * accumulation, batches) / batches
+    assert steps_in(float(f"{epoch:.4g}"), rows, asked) == step
+
+
+def test_more_steps_than_an_epoch_are_seen_as_the_published_run_shows_them(tmp_path: Path) -> None:
+    """50 steps over 140 rows are 1.43 epochs and not the 35 steps that were due."""
+    evidence = TrainEvidence(
+        output_dir=tmp_path, output_dir_name="runs/x", settings=TrainSettings(), model_name="m", returncode=0,
+        stdout="{'train_runtime': 46.9, 'train_loss': 1.55, 'epoch': 1.4286}", output="", attempt_started_unix=0.0,
+        train_rows=140,
+    )  # fmt: skip
+    outcome, checks, _ = judge_training(evidence)
+    assert (outcome.steps_done, outcome.steps_due, outcome.epochs_done) == (50, 35, 1.4286)
+    assert {check.id for check in checks if check.holds is False} >= {"steps_complete", "epochs_as_asked"}
+
+
+def test_an_attempt_that_left_nothing_is_judged_without_an_exception(tmp_path: Path) -> None:
+    """No folder, no output, no exit code: findings and unmeasured checks, and nothing green."""
+    evidence = TrainEvidence(
+        output_dir=tmp_path / "none", output_dir_name="runs/none", settings=TrainSettings(), model_name="m",
+        stdout="", output="", returncode=None, attempt_started_unix=0.0,
+    )  # fmt: skip
+    outcome, checks, artifacts = judge_training(evidence)
+    assert (outcome.steps_done, outcome.adapter_sha256, artifacts) == (None, None, ())
+    assert checks_verdict(checks) is not None
+    assert {check.id for check in checks if check.holds} <= {"no_traceback", "no_leftovers"}
+
+
+def test_the_outcome_carries_the_measured_figures(tmp_path: Path) -> None:
+    """Steps, losses, step times, runtime, the adapter's hash and the artifacts come out as they went in."""
+    outcome, _, artifacts = judge_training(training_evidence(plant(tmp_path / "root"), SOUND))
+    assert (outcome.steps_done, outcome.steps_due, outcome.epochs_done) == (10, 10, 1.0)
+    assert len(outcome.losses) == 10
+    assert outcome.step_seconds == (0.5,) * 9
+    assert (outcome.train_runtime_seconds, outcome.checkpoint) == (1.25, "checkpoint-10")
+    by_name = {Path(artifact.path).name: artifact for artifact in artifacts}
+    assert by_name["adapter_model.safetensors"].sha256 == outcome.adapter_sha256
+    assert by_name["trainer_state.json"].path.startswith(
+        "runs/debug_small_model/direct_norag_small_4bit/checkpoint-10/"
+    )
+
+
+def test_a_pipelines_own_token_rate_is_taken_only_where_it_is_a_number(tmp_path: Path) -> None:
+    """`train_metrics.json` may give tokens per second; text in its place is left out."""
+    evidence = training_evidence(plant(tmp_path / "root"), SOUND)
+    rates = []
+    for value in (1746.5, "fast", float("inf")):
+        (evidence.output_dir / "train_metrics.json").write_text(json.dumps({"tokens_per_second": value}))
+        rates.append(judge_training(evidence)[0].tokens_per_second)
+    assert rates == [1746.5, None, None]
+
+
+def test_a_rehearsal_lowers_the_checks_of_quality_to_info(tmp_path: Path) -> None:
+    """A loss that rises is a warning in an acceptance and information in a rehearsal; hard checks stay hard."""
+    evidence = training_evidence(plant(tmp_path / "root", train="loss_rising"), Variant("loss_rising", "H-2", ""))
+
+    def severity(rehearsal: bool) -> Severity:
+        _, checks, _ = judge_training(replace(evidence, rehearsal=rehearsal))
+        assert {c.severity for c in checks if c.id == "adapter_finite"} == {Severity.FAIL}
+        return next(check.severity for check in checks if check.id == "loss_lower")
+
+    assert (severity(False), severity(True)) == (Severity.WARN, Severity.INFO)
+
+
+def test_only_quality_checks_are_lowered() -> None:
+    """The table lowers traps 3, 8, 17, the loss's trend and unread answers in rehearsals, and nothing else."""
+    lowered = {kind.trap for kind in CATALOG.values() if kind.quality}
+    assert lowered == {3, 8, 17, None}
+    assert {kind.id for kind in CATALOG.values() if kind.quality and kind.trap is None} == {
+        "loss_lower",
+        "answers_parsed",
+    }
+
+
+def test_an_unmeasured_optional_check_is_information() -> None:
+    """What can't be asked of every pipeline becomes INFO where it can't be measured; the others keep their severity."""
+    assert finding("line_backend", None, "x").severity is Severity.INFO
+    assert finding("line_backend", False, "x").severity is Severity.FAIL
+    assert finding("adapter_finite", None, "x").severity is Severity.FAIL
+
+
+@given(st.text(max_size=2000))
+def test_text_from_a_child_is_bounded_in_messages(text: str) -> None:
+    """Messages are one printable, encodable line of limited length, whatever they quote."""
+    message = finding("exit_zero", False, text * 3).message
+    assert len(message) <= MESSAGE_CHARS
+    assert message.encode("utf-8").decode() == message
+    assert not {unicodedata.category(character) for character in message} & {"Cc", "Zl", "Zp"}
+
+
+def test_lone_surrogates_and_escapes_are_made_harmless() -> None:
+    """What JSON may smuggle in can be written to a file as UTF-8 and shows no colours."""
+    assert bounded("a\ud800b\x1b[31m red\x1b[0m\u202e") == "a?b  red"
+
+
+def test_hostile_files_end_in_findings(tmp_path: Path) -> None:
+    """Megabytes of HTML as base model, a pipe as adapter, figures that no float holds: judged, bounded, quick."""
+    evidence = training_evidence(plant(tmp_path / "root"), SOUND)
+    folder = evidence.output_dir
+    html = "<script>alert(1)</script>|`" * 50_000
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": html, "base_model_name_or_path": html}))
+    (folder / "adapter_model.safetensors").unlink()
+    os.mkfifo(folder / "adapter_model.safetensors")
+    state = {"global_step": 10, "num_input_tokens_seen": 10**400, "log_history": [{"loss": 10**400}, {"loss": "x"}, 7]}
+    (folder / "checkpoint-10" / "trainer_state.json").write_text(json.dumps(state))
+    outcome, checks, _ = judge_training(replace(evidence, output=evidence.output + html))
+    assert max(len(check.message) for check in checks) <= MESSAGE_CHARS
+    assert outcome.tokens_per_second is None
+    broken = {check.id for check in checks if check.holds is False}
+    assert broken >= {"adapter_weights", "adapter_config", "adapter_base"}
+    assert [Check.model_validate_json(check.model_dump_json()) for check in checks] == list(checks)
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "same"),
+    [
+        ("Qwen/Qwen1.5-1.8B-Chat", "Qwen/Qwen1.5-1.8B-Chat", True),
+        (
+            "Qwen/Qwen1.5-1.8B-Chat",
+            "/home/u/.cache/huggingface/hub/models--Qwen--Qwen1.5-1.8B-Chat/snapshots/ab12",
+            True,
+        ),
+        ("models/twin", "/home/u/root/models/twin/", True),
+        ("./models/twin", "models/twin", True),
+        ("Qwen/Qwen1.5-1.8B-Chat", "Qwen/Qwen1.5-1.8B", False),
+        ("Qwen/Qwen1.5-1.8B", "Qwen/Qwen1.5-1.8B-Chat", False),
+        ("Qwen/Qwen1.5-1.8B-Chat", "Other/Qwen1.5-1.8B-Chat", False),
+        ("twin", "/a/other-twin", False),
+        ("m", "", False),
+    ],
+)
+def test_models_are_the_same_by_id_folder_or_snapshot_only(asked: str, named: str, same: bool) -> None:
+    """An id's cached snapshot and a relative folder are recognised; a name that merely contains it is not."""
+    assert same_model(asked, named) is same
+
+
+def test_a_printed_name_may_carry_a_remark_but_no_longer_name() -> None:
+    """`name (4bit)` names the model, `name-GPTQ` names another."""
+    assert names_model("Qwen/Qwen1.5-1.8B-Chat (4bit)", "Qwen/Qwen1.5-1.8B-Chat")
+    assert not names_model("Qwen/Qwen1.5-1.8B-Chat-GPTQ", "Qwen/Qwen1.5-1.8B-Chat")
+    assert not names_model("qwen3:8b", "Qwen/Qwen1.5-1.8B-Chat")
+    assert same_path("runs/a/", "./runs/a")
+    assert not same_path("runs/a", "None")
