@@ -32,7 +32,7 @@ def file_with(folder: Path, dtype: str, data: bytes, count: int) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
-@settings(deadline=None)  # each example writes a file
+@settings(deadline=None, max_examples=40)  # each example writes a file
 @given(values=st.lists(st.floats(width=16), min_size=1, max_size=40))
 def test_every_value_is_seen_as_the_decoder_sees_it(dtype: str, values: list[float]) -> None:
     """The count of NaN and infinite values, and whether any is not zero, agree with decoding each one."""
@@ -61,7 +61,7 @@ def test_a_dtype_that_is_not_decoded_is_unmeasured(tmp_path: Path) -> None:
     assert (found.nonfinite_values, found.any_nonzero) == (None, None)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(cut=st.integers(0, 200), noise=st.binary(max_size=60), at=st.integers(0, 200))
 def test_a_damaged_file_is_refused_or_read_and_nothing_else(cut: int, noise: bytes, at: int) -> None:
     """Cut short or overwritten anywhere, the only exception is TensorFileError."""
