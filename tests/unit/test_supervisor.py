@@ -97,29 +97,30 @@ def test_supervisor_does_not_see_the_pipelines_modules(tmp_path: Path) -> None:
 
 def test_log_without_room_drops_and_counts(tmp_path: Path) -> None:
     """Where every write fails for want of room (/dev/full), nothing raises and each byte is counted."""
-    (tmp_path / "output.log").symlink_to("/dev/full")
+    output.head_path(tmp_path, "output").symlink_to("/dev/full")
+    output.tail_path(tmp_path, "output", 100).symlink_to("/dev/full")
     log = CappedLog(tmp_path, "output")
     log.write(b"a" * 100)
     log.write(b"b" * 23)
     log.close()
-    assert (log.dropped_bytes, log.position) == (123, 0)
+    assert (log.dropped_bytes, log.position) == (123, 123)
 
 
 def test_log_that_finds_room_again_says_what_is_missing(tmp_path: Path) -> None:
-    """After a gap the log goes on with a line that gives the number of dropped bytes."""
-    blocked = tmp_path / "output.log"
-    blocked.mkdir()
+    """After a gap the log goes on, and reading it gives the number of missing bytes."""
     log = CappedLog(tmp_path, "output")
-    log.write(b"lost\n")
-    blocked.rmdir()
+    log.write(b"first\n")
+    log.close()
+    (tmp_path / "output.log").chmod(0o600)
+    log.skip(5)
     log.write(b"kept\n")
     log.close()
-    assert output.read_output(tmp_path) == "\n[... 5 bytes dropped: no room on the disk ...]\nkept\n"
+    assert output.read_output(tmp_path) == "first\n\n[... 5 bytes cut ...]\nkept\n"
 
 
 @pytest.mark.parametrize("chunk", [1 << 20, (1 << 20) - 7, 20 << 20])
 def test_capped_log_is_exact_for_any_chunk_size(tmp_path: Path, chunk: int) -> None:
-    """Whatever sizes arrive, head and tails hold exactly the first and last bytes at their offsets."""
+    """Whatever sizes arrive, head and tails hold exactly the first and last bytes, two tail files at most."""
     total = 41 << 20
     pattern = bytes(range(251)) * (total // 251 + 1)
     log = CappedLog(tmp_path, "output")
@@ -130,8 +131,53 @@ def test_capped_log_is_exact_for_any_chunk_size(tmp_path: Path, chunk: int) -> N
     assert [segment.data == pattern[segment.offset :][: len(segment.data)] for segment in segments] == [True, True]
     assert segments[0].offset + len(segments[0].data) == output.HEAD_BYTES
     assert segments[1].offset + len(segments[1].data) == total
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "output.log",
-        "output.tail-000008.log",
-        "output.tail-000009.log",
-    ]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_many_gaps_do_not_make_a_log_grow(tmp_path: Path) -> None:
+    """Of tails broken by gaps, too, no more is kept than two full ones hold, and no less than one."""
+    log = CappedLog(tmp_path, "output")
+    for number in range(40):
+        log.write(bytes([number]) * (1 << 20))
+        log.skip(1000)
+    log.close()
+    tails = [segment for segment in output.segments(tmp_path) if segment.offset]
+    assert output.TAIL_BYTES <= sum(len(segment.data) for segment in tails) <= 2 * output.TAIL_BYTES
+    assert tails[-1].data == bytes([39]) * (1 << 20)
+    assert tails[-1].offset == 39 * ((1 << 20) + 1000)
+
+
+def test_secrets_do_not_reach_any_file(tmp_path: Path) -> None:
+    """A token on stdout or stderr, whole or in pieces, is in none of the files, and what stands around it is."""
+    token = "hf_" + "aB3" * 11
+    code = (
+        f"import os, time; os.write(1, b'using {token} now\\n'); os.write(2, b'with {token[:9]}'); time.sleep(0.5)\n"
+        f"os.write(2, b'{token[9:]} then\\n')"
+    )
+    assert start(tmp_path, code).wait() == 0
+    written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert token.encode()[9:] not in written
+    assert "using hf_*** now" in output.stdout_text(tmp_path)
+    assert "with hf_*** then" in output.read_output(tmp_path)
+
+
+def test_secrets_do_not_reach_any_file_in_a_flood(tmp_path: Path) -> None:
+    """Where a flood is thrown away in the middle of lines, no half of a token is left at the seams."""
+    token = "hf_" + "aB3" * 11
+    code = (
+        f"import os\nblock = (b'HF_TOKEN={token} ' + b'.' * 300) * 30 + b'\\n'\n"
+        "for _ in range(60): os.write(1, block * 100)"
+    )
+    assert start(tmp_path, code).wait() == 0
+    text = output.stdout_text(tmp_path)
+    assert " bytes cut ...]" in text
+    assert "aB3" not in text
+    assert "HF_TOKEN=" in text
+
+
+def test_a_bar_that_stands_still_can_be_read(tmp_path: Path) -> None:
+    """A progress bar has no line end until its next state; it is in the log long before that."""
+    process = start(tmp_path, "import os, time; os.write(2, b'\\r 33%|#  | 1/3 [00:01<00:02]'); time.sleep(600)")
+    assert becomes_true(lambda: "1/3" in output.read_output(tmp_path))
+    process.terminate()
+    process.wait()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import resource
@@ -26,26 +25,13 @@ if __name__ == "__main__":
     # last on the path: nothing that lies beside the package may shadow the standard library
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from steph.child.capture import ArrivalTimes, CappedLog
+from steph.child.capture import Capture
 from steph.run import processes
 
-try:
-    from steph.redact import StreamRedactor
-except ImportError:
-
-    class StreamRedactor:
-        def feed(self, data: bytes) -> bytes:
-            return data
-
-        def flush(self) -> bytes:
-            return b""
-
-
-_CHUNK_BYTES = 1 << 20
 _SETTLE_SECONDS = 0.3  # resource trackers and the like end by themselves when their parent has
 _GRACE_AFTER_EXIT_SECONDS = 2.0
 _KILL_SECONDS = 4.0  # who is still there then sits in the kernel and dies when it leaves it
-_DRAIN_BYTES = 64 << 20
+_QUIET_MILLISECONDS = 5
 _EXIT_FILE_BYTES = 2048
 _OOM_SCORE = 300  # where the host runs out of memory, the script goes before those who record it
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -106,88 +92,6 @@ class ExitFile:
                 self._reserved.rename(self._path)
 
 
-class Capture:
-    """The child's two pipes: stdout into its own log, both into one, in the order of arrival and without secrets."""
-
-    def __init__(self, folder: Path, poll: select.poll) -> None:
-        self._poll = poll
-        self._both = CappedLog(folder, "output")
-        self._stdout = CappedLog(folder, "stdout")
-        self._times = ArrivalTimes(folder, "stdout")
-        self._started = time.monotonic()
-        self._redactors: dict[int, StreamRedactor] = {}
-        self._last_fd = -1
-        self._mid_line = False
-        self.stdout_fd, self.stdout_end = self._pipe()
-        self.stderr_fd, self.stderr_end = self._pipe()
-
-    @property
-    def dropped_bytes(self) -> int:
-        """Bytes of both streams together that found no room on the disk."""
-        return self._both.dropped_bytes
-
-    def close_ends(self) -> None:
-        """Close the child's ends of the pipes, once it has them."""
-        os.close(self.stdout_end)
-        os.close(self.stderr_end)
-        self._started = time.monotonic()
-
-    def pump(self, fd: int) -> int:
-        """Move one chunk of this pipe; how many bytes it had, 0 for none or the end."""
-        if fd not in self._redactors:
-            return 0
-        try:
-            data = os.read(fd, _CHUNK_BYTES)
-        except BlockingIOError:
-            return 0
-        if data:
-            self._keep(fd, self._redactors[fd].feed(data))
-        else:
-            self._finish(fd)
-        return len(data)
-
-    def say(self, line: str) -> None:
-        """Put a line of the supervisor's own into the log of both streams."""
-        self._keep(-1, line.encode(errors="replace") + b"\n")
-
-    def close(self) -> None:
-        """Take what still lies in the pipes, without waiting for an end that some other process may withhold."""
-        for fd in list(self._redactors):
-            taken = 0
-            while taken < _DRAIN_BYTES and (count := self.pump(fd)):
-                taken += count
-            self._finish(fd)
-
-    def _pipe(self) -> tuple[int, int]:
-        read_end, write_end = os.pipe()
-        os.set_blocking(read_end, False)
-        with contextlib.suppress(OSError):  # a user's quota of pipe pages may be used up
-            fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, _CHUNK_BYTES)
-        self._poll.register(read_end, select.POLLIN)
-        self._redactors[read_end] = StreamRedactor()
-        return read_end, write_end
-
-    def _finish(self, fd: int) -> None:
-        redactor = self._redactors.pop(fd, None)
-        if redactor is None:
-            return
-        self._keep(fd, redactor.flush())
-        self._poll.unregister(fd)
-        os.close(fd)
-
-    def _keep(self, fd: int, data: bytes) -> None:
-        if not data:
-            return
-        if self._mid_line and fd != self._last_fd and data[:1] not in b"\r\n":
-            self._both.write(b"\n")  # a progress bar on stderr must not swallow a line of stdout
-        self._both.write(data)
-        self._last_fd = fd
-        self._mid_line = data[-1:] not in b"\r\n"
-        if fd == self.stdout_fd:
-            self._stdout.write(data)
-            self._times.add(time.monotonic() - self._started, self._stdout.position)
-
-
 class Supervisor:
     """One child from its start to the end of its last descendant."""
 
@@ -215,17 +119,24 @@ class Supervisor:
         if error:
             self._capture.say(error)
         while not self._over():
-            for fd, _ in self._poll.poll(1000 if self._term_at is None else 20):
+            ready = self._poll.poll(self._patience_milliseconds())
+            for fd, _ in ready:
                 if fd == self._wakeup:
                     os.read(fd, 4096)
                 else:
                     self._capture.pump(fd)
+            self._capture.work(idle=not ready)
             self._reap()
         self._capture.close()
         self._exit.ended_monotonic = self._exit.ended_monotonic or time.monotonic()
         self._exit.dropped_bytes = self._capture.dropped_bytes
         self._exit_file.write(self._exit)
         return self._exit
+
+    def _patience_milliseconds(self) -> int:
+        if self._capture.is_waiting:
+            return _QUIET_MILLISECONDS
+        return 250 if self._term_at is None else 20
 
     def _stop(self, number: int, frame: object) -> None:
         self._stopped = True

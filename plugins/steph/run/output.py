@@ -1,8 +1,9 @@
-"""What a child wrote: one head file and the last two of its numbered tail files, read back as text.
+"""What a child wrote: one head file and its newest tail files, read back as text.
 
-A log `output` is `output.log` (its first HEAD_BYTES) and `output.tail-000001.log`, `output.tail-000002.log`, …
-(TAIL_BYTES each, only the last two kept); `stdout.times` has `seconds offset` lines: how far into the log a moment's
-bytes reached. Standard library only, because the supervisor that writes these files takes their layout from here.
+A log `output` is `output.log`, at most its first HEAD_BYTES, and tail files `output.tail-OFFSET.log` of up to
+TAIL_BYTES, each named by the place of its first byte; of these the newest are kept. `stdout.times` has `seconds offset`
+lines: how far into the log a moment's bytes reached. Standard library only, because the supervisor that writes these
+files takes their layout from here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pathlib import Path
 
 HEAD_BYTES = 8 << 20
 TAIL_BYTES = 4 << 20
-TAILS_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ def head_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.log"
 
 
-def tail_path(folder: Path, name: str, number: int) -> Path:
-    """Path of the log's tail file `number`, from 1."""
-    return folder / f"{name}.tail-{number:06d}.log"
+def tail_path(folder: Path, name: str, offset: int) -> Path:
+    """Path of the log's tail file whose first byte is the log's byte `offset`."""
+    return folder / f"{name}.tail-{offset:012d}.log"
 
 
 def times_path(folder: Path, name: str) -> Path:
@@ -108,11 +108,10 @@ def timed_lines(
 def _files(folder: Path, name: str) -> list[tuple[int, Path]]:
     head = head_path(folder, name)
     found = [(0, head)] if head.exists() else []
-    tails = sorted(folder.glob(f"{name}.tail-*.log"), key=_number)
-    return found + [(HEAD_BYTES + (_number(path) - 1) * TAIL_BYTES, path) for path in tails]
+    return found + sorted((_offset(path), path) for path in folder.glob(f"{name}.tail-*.log"))
 
 
-def _number(path: Path) -> int:
+def _offset(path: Path) -> int:
     return int(path.name.rpartition("-")[2].removesuffix(".log"))
 
 
