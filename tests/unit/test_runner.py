@@ -148,6 +148,7 @@ def test_sigkill_of_the_supervisor_leaves_nothing(tmp_path: Path, mark: str) -> 
         on_poll=once_ready(tmp_path, lambda: os.kill(supervisor_pid(mark), signal.SIGKILL)),
     )
     assert (outcome.returncode, outcome.ended_by) == (-9, EndedBy.SUPERVISOR_LOST)
+    assert outcome.killed_descendants >= 2
     assert children_of(os.getpid()) == before  # neither a living orphan nor a zombie
     assert output.stdout_text(tmp_path / "attempt") == "ready\n"
     assert alive_with(mark) == []

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -24,13 +23,12 @@ from pydantic import ValidationError
 from steph.record import EndedBy, Probe
 from steph.run import output, processes, progress
 from steph.run.telemetry import DeviceError, MemoryGauge, Nvml
+from steph.run.tree import ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
 _POLL_SECONDS = 0.2
 _MEMORY_SLACK_BYTES = 256 << 20
 _SAMPLES_KEPT = 2000
-_SNAPSHOT_SECONDS = 1.0
-_SWEEP_SECONDS = 5.0
 # a pipeline runs offline on what was downloaded before; it gets a Hub token only where its spec says so
 _HUB_TOKENS = (
     "HF_TOKEN",
@@ -116,7 +114,7 @@ def run_child(
     spec.folder.mkdir(parents=True, exist_ok=True)
     with _adopting_orphans(), contextlib.ExitStack() as stack:
         memory = _Memory(_gauge(spec, nvml, stack))
-        tree = _Tree(spec)
+        tree = ProcessTree(_start_supervisor(spec), _mark(spec), spec.grace_seconds)
         ended_by = _watch(spec, tree, memory, on_poll)
         return _outcome(spec, tree, memory, ended_by)
 
@@ -128,89 +126,6 @@ def read_probes(folder: Path) -> tuple[Probe, ...]:
         with contextlib.suppress(OSError, ValidationError):
             found.append(Probe.model_validate_json(path.read_bytes()))
     return tuple(sorted(found, key=lambda probe: (probe.rank is not None, probe.rank or 0, probe.pid)))
-
-
-class _Tree:
-    """The supervisor, the child and all its descendants."""
-
-    def __init__(self, spec: ChildSpec) -> None:
-        self._mark = f"STEPH_PROBE_DIR={spec.folder.resolve()}".encode()
-        self._grace_seconds = spec.grace_seconds
-        self._known: dict[int, int] = {}  # start ticks by pid, of whatever was ever seen below the supervisor
-        self._snapshot_at = 0.0
-        self.started = time.monotonic()
-        self.swept = 0
-        self.left_alive = 0
-        self._process = _start_supervisor(spec)
-
-    def wait(self, seconds: float) -> bool:
-        """Whether the supervisor has ended, waiting for it this long."""
-        self._remember()
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    @property
-    def returncode(self) -> int:
-        """The supervisor's own, once it has ended."""
-        return int(self._process.returncode)
-
-    def stop(self) -> None:
-        """End everything: SIGTERM to the supervisor, which does the work; SIGKILL where it doesn't in time."""
-        try:
-            self._process.terminate()
-            self._process.wait(self._grace_seconds + 5)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        except BaseException:
-            self.kill()
-            raise
-
-    def kill(self) -> None:
-        """End everything at once."""
-        self._remember(at_once=True)
-        self._process.kill()
-        self._process.wait()
-        self.sweep()
-
-    def sweep(self) -> None:
-        """Kill and reap what the supervisor left: its orphans, which are ours by now, and nothing else."""
-        end = time.monotonic() + _SWEEP_SECONDS
-        while True:
-            ours = self._ours()
-            for stat in ours:
-                if stat.alive:
-                    self.swept += stat.pid not in self._known
-                    self._known[stat.pid] = stat.start_ticks
-                    processes.send_signal(stat, signal.SIGKILL)
-                if stat.parent == os.getpid():
-                    with contextlib.suppress(ChildProcessError):
-                        os.waitpid(stat.pid, os.WNOHANG)
-            self.left_alive = sum(stat.alive for stat in ours)
-            if not ours or time.monotonic() > end:
-                return
-            time.sleep(0.02)
-
-    def _ours(self) -> list[processes.ProcessStat]:
-        table = processes.all_processes()
-        below = processes.descendants(os.getpid(), table)
-        zombies = [stat for stat in table.values() if stat.parent == os.getpid() and not stat.alive]
-        roots = [stat for stat in [*below, *zombies] if self._is_ours(stat)]
-        under = [stat for root in roots for stat in processes.descendants(root.pid, table)]
-        return list({stat.pid: stat for stat in [*roots, *under]}.values())
-
-    def _is_ours(self, stat: processes.ProcessStat) -> bool:
-        if self._known.get(stat.pid) == stat.start_ticks or stat.session == self._process.pid:
-            return True
-        return self._mark in processes.environment_of(stat.pid)
-
-    def _remember(self, at_once: bool = False) -> None:
-        now = time.monotonic()
-        if at_once or now >= self._snapshot_at:
-            self._snapshot_at = now + _SNAPSHOT_SECONDS
-            self._known.update({stat.pid: stat.start_ticks for stat in processes.descendants(self._process.pid)})
 
 
 class _Memory:
@@ -255,7 +170,7 @@ class _Memory:
             return None
 
 
-def _watch(spec: ChildSpec, tree: _Tree, memory: _Memory, on_poll: Callable[[Progress], None] | None) -> EndedBy:
+def _watch(spec: ChildSpec, tree: ProcessTree, memory: _Memory, on_poll: Callable[[Progress], None] | None) -> EndedBy:
     ended_by = EndedBy.EXIT
     try:
         while not tree.wait(_POLL_SECONDS):
@@ -290,7 +205,7 @@ def _progress(folder: Path, elapsed: float, memory: _Memory) -> Progress:
     )
 
 
-def _outcome(spec: ChildSpec, tree: _Tree, memory: _Memory, ended_by: EndedBy) -> ChildOutcome:
+def _outcome(spec: ChildSpec, tree: ProcessTree, memory: _Memory, ended_by: EndedBy) -> ChildOutcome:
     seconds = time.monotonic() - tree.started
     report = _exit_report(spec.folder)
     returncode: int | None = report.get("returncode")
@@ -367,8 +282,14 @@ def child_environment(own: Mapping[str, str], spec: ChildSpec) -> dict[str, str]
     inject = str(_CHILD / "inject")
     path = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = f"{inject}{os.pathsep}{path}" if path else inject
-    environment["STEPH_PROBE_DIR"] = str(spec.folder.resolve())
+    name, _, value = _mark(spec).partition("=")
+    environment[name] = value
     return environment
+
+
+def _mark(spec: ChildSpec) -> str:
+    """The one environment entry that no other child has; its own processes carry it wherever they move."""
+    return f"STEPH_PROBE_DIR={spec.folder.resolve()}"
 
 
 def _gauge(spec: ChildSpec, nvml: Nvml | None, stack: contextlib.ExitStack) -> MemoryGauge | None:

@@ -1,0 +1,107 @@
+"""A supervised child's processes seen from the process that started them: waiting for them, ending them, sweeping up.
+
+The supervisor does the ending. Where it was killed itself, its orphans come to us, because we are a subreaper for the
+time of a child; they are told from other children of ours by having been seen below it, by its session, or by their
+environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+
+from steph.run import processes
+
+_SNAPSHOT_SECONDS = 1.0
+_SWEEP_SECONDS = 5.0
+
+
+class ProcessTree:
+    """The supervisor, the child and all its descendants, which carry the environment entry `mark`."""
+
+    def __init__(self, supervisor: subprocess.Popen[bytes], mark: str, grace_seconds: float) -> None:
+        self._process = supervisor
+        self._mark = mark.encode()
+        self._grace_seconds = grace_seconds
+        self._known: dict[int, int] = {}  # start ticks by pid, of whatever was ever seen below the supervisor
+        self._snapshot_at = 0.0
+        self.started = time.monotonic()
+        self._swept: set[int] = set()
+        self.left_alive = 0
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the supervisor has ended, waiting for it this long."""
+        self._remember()
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    @property
+    def swept(self) -> int:
+        """How many processes had to be killed from here."""
+        return len(self._swept)
+
+    @property
+    def returncode(self) -> int:
+        """The supervisor's own, once it has ended."""
+        return int(self._process.returncode)
+
+    def stop(self) -> None:
+        """End everything: SIGTERM to the supervisor, which does the work; SIGKILL where it doesn't in time."""
+        try:
+            self._process.terminate()
+            self._process.wait(self._grace_seconds + 5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End everything at once."""
+        self._remember(at_once=True)
+        self._process.kill()
+        self._process.wait()
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Kill and reap what the supervisor left: its orphans, which are ours by now, and nothing else."""
+        end = time.monotonic() + _SWEEP_SECONDS
+        while True:
+            ours = self._ours()
+            for stat in ours:
+                if stat.alive:
+                    self._swept.add(stat.pid)
+                    self._known[stat.pid] = stat.start_ticks
+                    processes.send_signal(stat, signal.SIGKILL)
+                if stat.parent == os.getpid():
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(stat.pid, os.WNOHANG)
+            self.left_alive = sum(stat.alive for stat in ours)
+            if not ours or time.monotonic() > end:
+                return
+            time.sleep(0.02)
+
+    def _ours(self) -> list[processes.ProcessStat]:
+        table = processes.all_processes()
+        below = processes.descendants(os.getpid(), table)
+        zombies = [stat for stat in table.values() if stat.parent == os.getpid() and not stat.alive]
+        roots = [stat for stat in [*below, *zombies] if self._is_ours(stat)]
+        under = [stat for root in roots for stat in processes.descendants(root.pid, table)]
+        return list({stat.pid: stat for stat in [*roots, *under]}.values())
+
+    def _is_ours(self, stat: processes.ProcessStat) -> bool:
+        if self._known.get(stat.pid) == stat.start_ticks or stat.session == self._process.pid:
+            return True
+        return self._mark in processes.environment_of(stat.pid)
+
+    def _remember(self, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if at_once or now >= self._snapshot_at:
+            self._snapshot_at = now + _SNAPSHOT_SECONDS
+            self._known.update({stat.pid: stat.start_ticks for stat in processes.descendants(self._process.pid)})
