@@ -68,3 +68,7 @@ def _failed(message: str) -> typer.Exit:
 def main() -> None:
     """Entry point of the console script."""
     app()
+
+
+if __name__ == "__main__":
+    main()

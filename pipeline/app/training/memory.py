@@ -1,7 +1,8 @@
 """Measuring what a model's training step takes on the GPU, with three very small batches."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,11 @@ from app.training.rows import IGNORED
 from app.training.settings import TrainingSettings
 
 Rows = Sequence[dict[str, list[int]]]
-_ADAM_STATE_BYTES = 8
-_PROBES = ((64, 2), (192, 2), (192, 66))
+# an fp32 gradient, which stays while micro-batches accumulate, and Adam's two moments
+_BYTES_BESIDE_A_TRAINED_PARAMETER = 12
+_PROBE_ROWS = 2
+# width of the batch, logit positions of each row
+PROBES = ((32, 2), (96, 2), (96, 34))
 
 
 def set_recompute(model: PeftModel, enabled: bool) -> None:
@@ -33,16 +37,25 @@ def plan_steps(
 ) -> StepPlan:
     """Decide recompute and fusing: as the flags say, or by measuring on the GPU where a flag is `auto`."""
     flags = settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
-    options = candidates(*flags)
-    if len(options) == 1:
+    if len(candidates(*flags)) == 1:
         return plan_without_measuring(*flags, reason="as the flags say")
     if not torch.cuda.is_available():
         return plan_without_measuring(*flags, reason="no GPU memory to measure: auto is off")
+    return measured_plan(settings, model, rows, autocast_dtype)
+
+
+def measured_plan(
+    settings: TrainingSettings, model: PeftModel, rows: Rows, autocast_dtype: torch.dtype | None
+) -> StepPlan:
+    """Run the probes that the flags leave open and choose; weights, gradients and random state stay as they were."""
+    options = candidates(
+        settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
+    )
     largest = LargestRow(
         tokens=max(len(row["input_ids"]) for row in rows),
         labels=max(labelled_tokens(row["labels"]) for row in rows) + 1,
     )
-    with _undisturbed_random_state():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         growth = {
             recompute: _measure(model, recompute, autocast_dtype) for recompute in {option[0] for option in options}
         }
@@ -50,14 +63,14 @@ def plan_steps(
 
 
 def cuda_room(model: PeftModel) -> Room:
-    """What is in use now plus Adam's two moments, and what the card and the allocator's memory fraction allow."""
+    """What a step will find in use (gradients and Adam's moments too), and what card and memory fraction allow."""
     torch.cuda.empty_cache()
     free_bytes, total_bytes = torch.cuda.mem_get_info()
     reserved_bytes = torch.cuda.memory_reserved()
     capped_bytes = total_bytes * torch.cuda.get_per_process_memory_fraction()
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Room(
-        used_bytes=torch.cuda.memory_allocated() + trainable * _ADAM_STATE_BYTES,
+        used_bytes=torch.cuda.memory_allocated() + trainable * _BYTES_BESIDE_A_TRAINED_PARAMETER,
         allowed_bytes=min(free_bytes + reserved_bytes, capped_bytes),
     )
 
@@ -66,22 +79,30 @@ def _measure(model: PeftModel, recompute: bool, autocast_dtype: torch.dtype | No
     set_recompute(model, recompute)
     model.train()
     vocabulary = model.get_base_model().get_input_embeddings().num_embeddings
-    peaks = [_peak_growth_bytes(model, _probe_batch(vocabulary, *probe), autocast_dtype) for probe in _PROBES]
+    try:
+        peaks = [_peak_growth_bytes(model, _probe_batch(vocabulary, *probe), autocast_dtype) for probe in PROBES]
+    except torch.OutOfMemoryError:  # a card this full can't even run the probe this way: the answer is a no, not an end
+        model.zero_grad(set_to_none=True)
+        return Growth(math.inf, 0.0, 0.0)
     return growth_from_probes(peaks)
 
 
 def growth_from_probes(peaks: Sequence[float]) -> Growth:
     """Solve the three measured peaks for the fixed part and the two slopes; a slope is never below zero."""
-    (tokens_short, labels_few), (tokens_long, _), (_, labels_many) = _PROBES
+    (width_short, kept_few), (width_long, _), (_, kept_many) = PROBES
+    tokens_short, tokens_long = _PROBE_ROWS * width_short, _PROBE_ROWS * width_long
+    labels_few, labels_many = _PROBE_ROWS * kept_few, _PROBE_ROWS * kept_many
     per_token = max(0.0, (peaks[1] - peaks[0]) / (tokens_long - tokens_short))
     per_label = max(0.0, (peaks[2] - peaks[1]) / (labels_many - labels_few))
     return Growth(max(0.0, peaks[0] - per_token * tokens_short - per_label * labels_few), per_token, per_label)
 
 
-def _probe_batch(vocabulary: int, tokens: int, labels: int) -> dict[str, Any]:
-    ids = [index % vocabulary for index in range(tokens)]
-    row = {"input_ids": ids, "labels": [IGNORED] * (tokens - labels + 1) + ids[tokens - labels + 1 :]}
-    return AnswerCollator(pad_token_id=0)([row])
+def _probe_batch(vocabulary: int, width: int, kept: int) -> dict[str, Any]:
+    """Two rows, one a token shorter: padding leads attention down the same path as in training."""
+    ids = [index % vocabulary for index in range(width)]
+    labels = [IGNORED] * (width - kept + 1) + ids[width - kept + 1 :]
+    rows = [{"input_ids": ids[skipped:], "labels": labels[skipped:]} for skipped in range(_PROBE_ROWS)]
+    return AnswerCollator(pad_token_id=0)(rows)
 
 
 def _peak_growth_bytes(model: PeftModel, batch: dict[str, Any], autocast_dtype: torch.dtype | None) -> float:
@@ -98,9 +119,3 @@ def _peak_growth_bytes(model: PeftModel, batch: dict[str, Any], autocast_dtype: 
     model.zero_grad(set_to_none=True)
     del outputs, fp32_logits, on_device
     return float(peak - torch.cuda.memory_allocated())
-
-
-@contextlib.contextmanager
-def _undisturbed_random_state() -> Iterator[None]:
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield

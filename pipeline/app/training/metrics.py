@@ -1,8 +1,9 @@
 """What a training run cost: losses, step seconds, tokens, memory; written as `train_metrics.json`."""
 
+import functools
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -106,11 +107,17 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
 
 
 class RecordingTrainer(Trainer):  # type: ignore[misc]
-    """The plain Trainer, telling a `StepRecorder` what each micro-batch was."""
+    """The plain Trainer, telling a `StepRecorder` what each micro-batch was, without two walks over all modules.
+
+    For each micro-batch the Trainer counts the model's parameters and puts every module into training mode; with 24
+    layers that is 4 ms of Python each, in which a GPU waits for its next kernel.
+    """
 
     def __init__(self, recorder: StepRecorder, **options: object) -> None:
         super().__init__(callbacks=[recorder], **options)
         self._recorder = recorder
+        self._parameter_count: int = self.model.num_parameters(exclude_embeddings=True)
+        self.model.train = functools.partial(_switch_mode_once, self.model, self.model.train)
 
     def training_step(
         self,
@@ -120,8 +127,18 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """One micro-batch, recorded."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._recorder.add_micro_batch(loss, inputs["attention_mask"].sum())
+        self._recorder.add_micro_batch(loss, (inputs["position_ids"][:, -1] + 1).sum())
         return loss
+
+    def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
+        """Six operations a parameter and token, as the Trainer estimates them."""
+        return 6 * int(inputs["input_ids"].numel()) * self._parameter_count
+
+
+def _switch_mode_once(
+    model: torch.nn.Module, switch: Callable[[bool], torch.nn.Module], mode: bool = True
+) -> torch.nn.Module:
+    return model if model.training == mode else switch(mode)
 
 
 def reset_peak_memory() -> None:

@@ -1,0 +1,132 @@
+"""Runs the acceptance tests as a person does, in a process of their own, on a planted pipeline root without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from steph.record import Record, StageId
+from steph.run.journal import read_record, record_folders
+
+from tests.unit.planted import plant
+
+CLONE = Path(__file__).parents[2]
+PAGE = CLONE / "tests" / "acceptance" / "test_steph.py"
+TEST_IDS = {
+    StageId.H1: "test_h1_model_is_reachable",
+    StageId.H2: "test_h2_lora_training_completes",
+    StageId.H3: "test_h3_hf_evaluation_runs",
+}
+PROFILE = """
+[machine]
+title = "planted"
+device = "cpu"
+[model]
+candidates = ["{model}"]
+preferred = 1
+min_parameters = 0
+[train]
+max_steps = 10
+[[ladder]]
+max_seq_length = 384
+[[ladder]]
+max_seq_length = 256
+[[ladder]]
+use_4bit = false
+[limits]
+train_attempt_seconds = {train_seconds}
+evaluate_attempt_seconds = 20
+terminate_grace_seconds = 1
+"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A planted pipeline root with a model folder, a profile and a place for reports."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "pipeline"
+
+    @property
+    def reports(self) -> Path:
+        return self.folder / "reports"
+
+    @property
+    def profile(self) -> Path:
+        return self.folder / "planted.toml"
+
+    def plant(self, **knobs: object) -> None:
+        """Change what is planted in the root."""
+        (self.root / "defect.json").write_text(json.dumps(knobs), encoding="utf-8")
+
+    def arguments(self, *stages: StageId) -> list[str]:
+        """The pytest arguments that run these stages here; none named: all three."""
+        tests = [f"{PAGE}::{TEST_IDS[stage]}" for stage in stages] or [str(PAGE)]
+        places = {"profile": self.profile, "pipeline-root": self.root, "report": self.reports}
+        options = [f"--steph-{name}={value}" for name, value in places.items()]
+        return ["-m", "gpu", "-p", "no:cacheprovider", *options, *tests]
+
+    def start(self, *stages: StageId, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """Start pytest on these stages and return at once."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pytest", *self.arguments(*stages), *options],
+            cwd=CLONE,
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *stages: StageId, options: tuple[str, ...] = ()) -> tuple[int, str]:
+        """Run pytest on these stages to its end: exit status and output."""
+        process = self.start(*stages, options=options)
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output
+
+    def record(self) -> Record:
+        """The newest record."""
+        return read_record(record_folders(self.reports / "runs")[-1])
+
+    def report(self) -> str:
+        """The report's Markdown."""
+        (path,) = self.reports.glob("*.md")
+        return path.read_text(encoding="utf-8")
+
+
+def make_bench(folder: Path, *, train_seconds: float = 20, **knobs: object) -> Bench:
+    """A bench in `folder`, with the given defects planted."""
+    bench = Bench(folder)
+    plant(bench.root, **knobs)
+    model = make_model(folder / "model")
+    bench.profile.write_text(PROFILE.format(model=model, train_seconds=train_seconds), encoding="utf-8")
+    return bench
+
+
+def make_model(folder: Path) -> Path:
+    """The smallest folder that counts as a whole model: config, tokenizer and one safetensors file."""
+    folder.mkdir()
+    config = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    header = json.dumps({"model.embed_tokens.weight": {"dtype": "BF16", "shape": [8, 4], "data_offsets": [0, 64]}})
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(64))
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return folder
+
+
+def clean_environment() -> dict[str, str]:
+    """This environment without what a surrounding run of the suite may have set."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("STEPH_", "PYTEST_"))}

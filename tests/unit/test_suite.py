@@ -1,0 +1,279 @@
+"""The whole suite on planted pipelines: what a person sees, what the record holds, how pytest exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from steph.record import StageId, Verdict
+from steph.run.journal import record_folders
+
+from tests.unit.suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench
+
+H1, H2, H3 = StageId
+
+
+def _verdicts(bench: Bench) -> list[Verdict]:
+    record = bench.record()
+    return [record.verdict_of(stage) for stage in StageId]
+
+
+def test_a_sound_pipeline_is_green_and_reported(tmp_path: Path) -> None:
+    """All three stages pass, pytest exits 0, and the report names the rehearsal, the commands and the history."""
+    bench = make_bench(tmp_path)
+    status, output = bench.run()
+    assert status == 0, output
+    assert _verdicts(bench) == [Verdict.PASS] * 3
+    report = bench.report()
+    for expected in ("予行・受入ではない", "タスクH-1", "タスクH-2", "タスクH-3", "StepH", "実行履歴", "--do-train"):
+        assert expected in report
+    assert "StepH_予行.md" in output
+
+
+@pytest.mark.parametrize(
+    ("knobs", "verdicts"),
+    [
+        ({"train": "adapter_nan"}, [Verdict.PASS, Verdict.FAIL, Verdict.BLOCKED]),
+        ({"evaluate": "swallowed_errors"}, [Verdict.PASS, Verdict.PASS, Verdict.FAIL]),
+    ],
+)
+def test_a_planted_defect_is_never_green(tmp_path: Path, knobs: dict[str, str], verdicts: list[Verdict]) -> None:
+    """A broken artifact behind an exit 0 fails its stage and blocks what is built on it."""
+    bench = make_bench(tmp_path, **knobs)
+    status, output = bench.run()
+    assert status == 1, output
+    assert _verdicts(bench) == verdicts
+
+
+def test_an_oom_walks_down_the_ladder_and_passes_with_conditions(tmp_path: Path) -> None:
+    """An OOM at 512 tokens goes to 384; the report keeps the failed attempt's traceback and what was given up."""
+    bench = make_bench(tmp_path, train="cuda_oom", until_seq=384)
+    status, output = bench.run()
+    assert status == 0, output
+    assert _verdicts(bench) == [Verdict.PASS, Verdict.PASS_DEGRADED, Verdict.PASS]
+    h2 = bench.record().stages[H2]
+    assert [attempt.label for attempt in h2.attempts] == ["512/b2/4bit", "384/b2/4bit"]
+    assert h2.given_up == ("max-seq-length 512 → 384",)
+    assert h2.attempts[0].traceback is not None
+    assert "OutOfMemoryError" in h2.attempts[0].traceback
+    assert "max-seq-length 512 → 384" in bench.report()
+
+
+def test_an_oom_on_every_rung_fails_with_every_attempt_kept(tmp_path: Path) -> None:
+    """At the bottom of the ladder H-2 fails, H-3 is blocked, and all four attempts are on record."""
+    bench = make_bench(tmp_path, train="cuda_oom")
+    status, _ = bench.run()
+    assert status == 1
+    assert _verdicts(bench) == [Verdict.PASS, Verdict.FAIL, Verdict.BLOCKED]
+    assert len(bench.record().stages[H2].attempts) == 4
+
+
+def test_a_rerun_by_test_id_joins_the_record_and_marks_what_was_built_on_it(tmp_path: Path) -> None:
+    """After a fix, H-2 alone joins the newest record; H-3's blocked result is stale until it runs again, then green."""
+    bench = make_bench(tmp_path, train="adapter_nan")
+    assert bench.run()[0] == 1
+    bench.plant()
+    assert bench.run(H2)[0] == 0
+    record = bench.record()
+    assert record.verdict_of(H2) is Verdict.PASS
+    assert record.stages[H3].stale
+    assert bench.run(H3)[0] == 0
+    assert len(record_folders(bench.reports / "runs")) == 1
+    assert _verdicts(bench) == [Verdict.PASS] * 3
+    assert len(bench.record().sessions) == 3
+
+
+def test_a_single_stage_without_what_it_needs_is_blocked_and_red(tmp_path: Path) -> None:
+    """H-3 alone on an empty record does not run and does not pass."""
+    bench = make_bench(tmp_path)
+    status, _ = bench.run(H3)
+    assert status == 1
+    assert bench.record().verdict_of(H3) is Verdict.BLOCKED
+
+
+def test_a_rerun_under_other_facts_stops_and_names_the_difference(tmp_path: Path) -> None:
+    """With another profile content H-2 can't join: exit 4, the difference named, no attempt started."""
+    bench = make_bench(tmp_path)
+    assert bench.run(H1)[0] == 0
+    bench.profile.write_text(bench.profile.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
+    status, output = bench.run(H2)
+    assert status == 4
+    assert "profile content was" in output
+    assert H2 not in bench.record().stages
+
+
+def test_an_adapter_changed_after_training_blocks_the_evaluation(tmp_path: Path) -> None:
+    """H-3 refuses an adapter whose sha256 is not the one that H-2 recorded."""
+    bench = make_bench(tmp_path)
+    assert bench.run(H1, H2)[0] == 0
+    adapter = bench.root / "runs/debug_small_model/direct_norag_small_4bit/adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1] + b"\1")
+    assert bench.run(H3)[0] == 1
+    result = bench.record().stages[H3]
+    assert result.verdict is Verdict.BLOCKED
+    assert "sha256" in result.explanation
+
+
+def _waiting_root(bench: Bench) -> None:
+    """Make the planted training hang after its first line."""
+    script = bench.root / "scripts" / "train_qwen_law_ft.py"
+    text = script.read_text(encoding="utf-8")
+    hang = "    print('{\\'loss\\': 2.0}', flush=True)\n    time.sleep(600)\n    run.train()\n"
+    assert "    run.train()\n" in text
+    script.write_text(text.replace("    run.train()\n", hang), encoding="utf-8")
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def _training_runs(bench: Bench) -> bool:
+    return any(path.stat().st_size for path in bench.reports.glob("runs/*/H-2-1/stdout.log"))
+
+
+def _alive(bench: Bench) -> bool:
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return any("train_qwen_law_ft.py" in line and str(bench.folder) in line for line in shown.splitlines())
+
+
+def test_kill_9_of_pytest_leaves_no_process_and_a_record_that_says_what_ran(tmp_path: Path) -> None:
+    """After SIGKILL of pytest in H-2 the tree dies, `steph report` shows H-2 CRASHED with its last lines."""
+    bench = make_bench(tmp_path)
+    _waiting_root(bench)
+    process = bench.start()
+    _wait_for(lambda: _training_runs(bench))
+    process.kill()
+    process.wait()
+    _wait_for(lambda: not _alive(bench), 15)
+    done = subprocess.run(
+        [sys.executable, "-m", "steph.cli", "report", "--reports", str(bench.reports)],
+        cwd=CLONE / "plugins",
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert _verdicts(bench) == [Verdict.PASS, Verdict.CRASHED, Verdict.NOT_RUN]
+    assert "'loss': 2.0" in bench.report()
+
+
+def test_ctrl_c_ends_the_child_and_keeps_the_record(tmp_path: Path) -> None:
+    """SIGINT to pytest ends the training's whole tree, and the record says CRASHED."""
+    bench = make_bench(tmp_path)
+    _waiting_root(bench)
+    process = bench.start()
+    _wait_for(lambda: _training_runs(bench))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 2
+    _wait_for(lambda: not _alive(bench), 15)
+    assert _verdicts(bench)[1] is Verdict.CRASHED
+
+
+def test_a_hanging_training_ends_at_its_deadline(tmp_path: Path) -> None:
+    """The attempt's limit ends a hanging child, the verdict is TIMEOUT, H-3 is blocked."""
+    bench = make_bench(tmp_path, train_seconds=2)
+    _waiting_root(bench)
+    assert bench.run()[0] == 1
+    assert _verdicts(bench) == [Verdict.PASS, Verdict.TIMEOUT, Verdict.BLOCKED]
+    assert not _alive(bench)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ("profile", "train.max_steps: 501 is not allowed"),
+        ("train_file", "ft_direct_full_norag.jsonl: no such file"),
+        ("train_script", "missing script"),
+        ("dataset", "has no key 'samples'"),
+        ("root", "no such folder"),
+        ("description", "steph.toml: paths.train_scrpt: unknown key"),
+    ],
+)
+def test_unusable_inputs_are_one_line_and_nothing_is_written(tmp_path: Path, spoil: str, said: str) -> None:
+    """A bad profile, file, script, data set, root or description: exit 4 with one clear line, no record, no report."""
+    bench = make_bench(tmp_path)
+    options: tuple[str, ...] = ()
+    match spoil:
+        case "profile":
+            text = bench.profile.read_text(encoding="utf-8").replace("max_steps = 10", "max_steps = 501")
+            bench.profile.write_text(text, encoding="utf-8")
+        case "train_file":
+            (bench.root / "results/finetune/ft_direct_full_norag.jsonl").unlink()
+        case "train_script":
+            (bench.root / "scripts/train_qwen_law_ft.py").unlink()
+        case "dataset":
+            (bench.root / "datasets/lawqa_jp/data/selection.json").write_text('{"rows": []}')
+        case "root":
+            options = ("--steph-pipeline-root=/nowhere",)
+        case "description":
+            (bench.root / "steph.toml").write_text('[paths]\ntrain_scrpt = "x"\n')
+    status, output = bench.run(options=options)
+    assert status == 4, output
+    assert said in output
+    assert not bench.reports.exists()
+
+
+def _pytest(*arguments: str, **environment: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        cwd=CLONE,
+        env=clean_environment() | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="this machine has an NVIDIA card")  # noqa: PTH110
+def test_without_a_gpu_the_stages_alone_end_with_one_line_and_status_4(tmp_path: Path) -> None:
+    """On a machine without a card `pytest -m gpu` starts nothing and says how to rehearse."""
+    status, output = _pytest("-m", "gpu", str(PAGE), f"--steph-report={tmp_path}")
+    assert status == 4
+    assert "no NVIDIA GPU on this machine" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="this machine has an NVIDIA card")  # noqa: PTH110
+def test_without_a_gpu_a_mixed_selection_skips_the_stages(tmp_path: Path) -> None:
+    """Beside other tests the stages are skipped with the reason."""
+    other = tmp_path / "test_other.py"
+    other.write_text("def test_other() -> None:\n    pass\n")
+    status, output = _pytest(str(PAGE), str(other), "-rs")
+    assert status == 0
+    assert "1 passed, 3 skipped" in output
+    assert "no NVIDIA GPU" in output
+
+
+def test_collecting_imports_nothing_heavy() -> None:
+    """`--collect-only` of the acceptance tests loads no torch, pydantic, huggingface_hub, jinja2 or matplotlib."""
+    heavy = ["torch", "pydantic", "huggingface_hub", "jinja2", "matplotlib", "pynvml", "tokenizers"]
+    code = (
+        "import sys, json, pytest\n"
+        f"status = pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider', {str(PAGE)!r}])\n"
+        f"print(json.dumps([int(status), [name for name in {heavy!r} if name in sys.modules]]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CLONE, env=clean_environment(), capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, []]
+
+
+def test_the_stages_refuse_to_run_in_parallel_workers(tmp_path: Path) -> None:
+    """Under xdist the stages fail with the reason instead of sharing one GPU."""
+    bench = make_bench(tmp_path)
+    status, output = bench.run(options=("-n", "2"))
+    assert status == 1
+    assert "run them without -n" in output
