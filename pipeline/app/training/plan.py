@@ -6,7 +6,7 @@ from three measured figures: how much the allocator's peak grows with tokens, wi
 both.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,7 +73,7 @@ def plan_without_measuring(checkpointing: Choice, fuse: Choice, accumulation_ste
 
 def choose_plan(
     options: Sequence[tuple[bool, int]],
-    growth: Mapping[bool, Growth],
+    growth: Callable[[bool], Growth],
     room: Room,
     largest_row: LargestRow,
     batch_size: int,
@@ -82,7 +82,7 @@ def choose_plan(
     refused: list[str] = []
     for recompute, fused in options:
         rows = batch_size * fused
-        predicted = growth[recompute].peak_bytes(rows * largest_row.tokens, rows * largest_row.labels)
+        predicted = growth(recompute).peak_bytes(rows * largest_row.tokens, rows * largest_row.labels)
         wording = f"{_named(recompute, fused)} needs {(room.used_bytes + predicted) / GIB:.2f} GiB"
         if room.fits(predicted):
             limit = f"of {room.allowed_bytes / GIB:.2f} GiB allowed, {HEADROOM_SHARE:.0%} kept free"

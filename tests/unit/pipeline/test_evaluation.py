@@ -28,8 +28,8 @@ def make_llm(tiny_model: Path, trained: Trained) -> Callable[..., "HFLoRALLM"]:
     """Load the tiny model with the trained adapter."""
     from app.llm.hf_llm import HFLLMConfig, HFLoRALLM
 
-    def make(**options: object) -> HFLoRALLM:
-        return HFLoRALLM(HFLLMConfig(str(tiny_model), **{"lora_path": trained.adapter, **options}))
+    def make(lora_path: Path | None = trained.adapter, batch_size: int = 8) -> HFLoRALLM:
+        return HFLoRALLM(HFLLMConfig(str(tiny_model), lora_path, batch_size=batch_size))
 
     return make
 

@@ -1,6 +1,5 @@
 """Deciding recompute and fused micro-batches from measured memory."""
 
-from app.training.memory import growth_from_probes
 from app.training.plan import GIB, Growth, LargestRow, Room, candidates, choose_plan, plan_without_measuring
 
 ROW = LargestRow(tokens=500, labels=3)
@@ -10,7 +9,7 @@ GROWTH = {False: Growth(0.1 * GIB, 3.4e6, 2e6), True: Growth(0.3 * GIB, 0.4e6, 2
 
 def choose(allowed_gib: float) -> tuple[bool, int]:
     room = Room(used_bytes=1.6 * GIB, allowed_bytes=allowed_gib * GIB)
-    plan = choose_plan(candidates("auto", "auto", 4), GROWTH, room, ROW, batch_size=2)
+    plan = choose_plan(candidates("auto", "auto", 4), GROWTH.__getitem__, room, ROW, batch_size=2)
     return plan.gradient_checkpointing, plan.fused_micro_batches
 
 
@@ -33,7 +32,7 @@ def test_less_memory_gives_up_fusing_before_it_gives_up_activations() -> None:
 def test_where_nothing_fits_the_smallest_is_tried() -> None:
     """The prediction never stops a run; the reason names the limit."""
     room = Room(used_bytes=1.6 * GIB, allowed_bytes=1.7 * GIB)
-    plan = choose_plan(candidates("auto", "auto", 4), GROWTH, room, ROW, batch_size=2)
+    plan = choose_plan(candidates("auto", "auto", 4), GROWTH.__getitem__, room, ROW, batch_size=2)
     assert (plan.gradient_checkpointing, plan.fused_micro_batches) == (True, 1)
     assert "1.70 GiB allowed" in plan.reason
 
@@ -41,7 +40,7 @@ def test_where_nothing_fits_the_smallest_is_tried() -> None:
 def test_the_reason_tells_needed_and_allowed_memory() -> None:
     """A reader sees what was refused, what was taken, and of how much."""
     room = Room(used_bytes=1.6 * GIB, allowed_bytes=10 * GIB)
-    plan = choose_plan(candidates("auto", "auto", 2), GROWTH, room, ROW, batch_size=2)
+    plan = choose_plan(candidates("auto", "auto", 2), GROWTH.__getitem__, room, ROW, batch_size=2)
     needed_gib = (1.6 * GIB + GROWTH[False].peak_bytes(2000, 12)) / GIB
     assert f"{needed_gib:.2f} GiB of 10.00 GiB allowed" in plan.reason
 
@@ -62,7 +61,9 @@ def test_only_divisors_of_the_accumulation_are_fused() -> None:
 
 def test_three_probes_give_back_the_growth_they_came_from() -> None:
     """Peaks that are linear in tokens and label positions are resolved into their three parts."""
+    from app.training.memory import growth_from_probes
+
     growth = Growth(fixed_bytes=5e6, bytes_per_token=3e5, bytes_per_label=2e6)
-    probes = [growth.peak_bytes(64, 2), growth.peak_bytes(192, 2), growth.peak_bytes(192, 66)]
+    probes = [growth.peak_bytes(64, 4), growth.peak_bytes(192, 4), growth.peak_bytes(192, 192)]
     found = growth_from_probes(probes)
     assert abs(found.peak_bytes(4000, 50) - growth.peak_bytes(4000, 50)) < 1
