@@ -76,7 +76,7 @@ def _names_a_secret(match: re.Match[bytes], value: bytes) -> bool:
     word = match["word"].lower()
     if word == b"token" and _TEXT_TOKEN.search(name.rstrip(b"-_.")):
         return False
-    if name.startswith(b"--"):
+    if b"--" in name:
         return True
     separator = match["sep"].strip(b" \t\\\"']b")
     if separator not in (b"=", b":", b"=>", b":="):
@@ -88,11 +88,11 @@ def _names_a_secret(match: re.Match[bytes], value: bytes) -> bool:
 
 def _hf(data: bytes, at: int) -> _Span | None:
     match = _HF.match(data, at)
-    if match is None or (at and data[at - 1 : at].isalnum()):
+    if match is None:
         return None
     value = match["value"]
-    is_word = len(value) < 20 and value.isalpha() and (value.islower() or value.isupper())
-    return None if is_word else match.span("value")
+    is_word = data[max(0, at - 1) : at].isalnum() or (value.isalpha() and (value.islower() or value.isupper()))
+    return None if is_word and len(value) < 20 else match.span("value")
 
 
 def _url(data: bytes, at: int) -> _Span | None:
@@ -124,6 +124,8 @@ _ROWS: tuple[tuple[re.Pattern[bytes], Callable[[bytes, int], _Span | None]], ...
     (re.compile(rb"""key(?=[\\"'\]\s=:,])"""), _keyed),
     (re.compile(rb"passw"), _keyed),
 )
+_REST_OF_QUOTED = re.compile(rb"""[^"'\\\r\n]*""")
+_REST_OF_BARE = re.compile(rb"""[^\s"']*""")
 _USERINFO = re.compile(rb"://")
 
 
@@ -152,26 +154,28 @@ class StreamRedactor:
 
     def __init__(self) -> None:
         self._held = b""
-        self._inside_secret = False
+        self._rest_of_secret: re.Pattern[bytes] | None = None  # while inside a value that is too long to hold
 
     def feed(self, data: bytes) -> bytes:
         """What may be let out now, redacted."""
-        if self._inside_secret:
-            data = self._after_secret(data)
+        if self._rest_of_secret is not None:
+            data = self._after_secret(data, self._rest_of_secret)
         end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         ready, self._held = (self._held + data[:end], data[end:]) if end else (b"", self._held + data)
         return redact_bytes(ready) + (self._overflow() if len(self._held) > HOLD_BYTES else b"")
 
     def flush(self) -> bytes:
         """The rest, redacted; the stream has ended."""
-        rest, self._held, self._inside_secret = self._held, b"", False
+        rest, self._held, self._rest_of_secret = self._held, b"", None
         return redact_bytes(rest)
 
     def _overflow(self) -> bytes:
         """Lets out the front of a line that is too long to hold, up to a place where no secret can be cut."""
         spans = _secrets(self._held)
         if spans and spans[-1][1] == len(self._held) and spans[-1][0] < len(self._held) - _MARGIN_BYTES:
-            ready, self._held, self._inside_secret = self._held, b"", True
+            is_quoted = self._held[spans[-1][0] - 1 : spans[-1][0]] in (b'"', b"'")
+            ready, self._held = self._held, b""
+            self._rest_of_secret = _REST_OF_QUOTED if is_quoted else _REST_OF_BARE
             return redact_bytes(ready)
         cut = len(self._held) - _MARGIN_BYTES
         ended = 0
@@ -183,10 +187,11 @@ class StreamRedactor:
         ready, self._held = self._held[:cut], self._held[cut:]
         return redact_bytes(ready)
 
-    def _after_secret(self, data: bytes) -> bytes:
-        rest = re.sub(rb"^[^\s\"']+", b"", data)
-        self._inside_secret = not rest
-        return rest
+    def _after_secret(self, data: bytes, of_secret: re.Pattern[bytes]) -> bytes:
+        end = of_secret.match(data).end()  # type: ignore[union-attr]  # it matches nothing as well
+        if end < len(data):
+            self._rest_of_secret = None
+        return data[end:]
 
 
 def _secrets(data: bytes) -> list[_Span]:

@@ -29,12 +29,13 @@ from steph.judge.diagnose_text import normalise as normalise
 from steph.record import Cause, Diagnosis, OomNumbers, Phase, Probe
 from steph.redact import redact
 
-HEAD_BYTES = 4 << 20
-TAIL_BYTES = 12 << 20
+HEAD_BYTES = 1 << 20
+TAIL_BYTES = 4 << 20
 
 _EVIDENCE_CHARACTERS = 600
 _EVIDENCE_LINES = 5
 _SIGKILL, _SIGTERM, _TIMEOUT_STATUS = 9, 15, 124
+_PHASE_OF_CAUSE = dict.fromkeys((Cause.HUB_UNREACHABLE, Cause.HUB_GATED, Cause.HUB_NOT_FOUND), Phase.LOAD)
 _ALLOCATION_MESSAGE = re.compile(r"out of memory|[Tt]ried to allocate|would exceed allowed memory", re.I)
 
 
@@ -72,7 +73,7 @@ def diagnose(
     if chosen is None:
         return Diagnosis(cause=Cause.NONE)
     cause = chosen.finding.cause
-    phase = phase_of(read.lines, chosen.index, chosen.chain)
+    phase = phase_of(read.lines, chosen.index, chosen.chain) or _PHASE_OF_CAUSE.get(cause)
     return Diagnosis(
         cause=cause,
         phase=phase,
@@ -127,14 +128,19 @@ def _choose(read: _Log, returncode: int | None, probes: tuple[Probe, ...], deadl
     if deadline_hit:
         return _at_deadline(read, raised)
     if returncode in (0, None):
-        found = [one for one in (*raised, *printed) if one.index > read.last_progress]
+        found = [*_unhandled(read, raised), *(one for one in printed if one.index > read.last_progress)]
         if returncode == 0:
             found = [one for one in found if one.root is not None and one.root.has_header]
         return _best((*found, *_one(losses)))
     fresh = [one for one in printed if one.index > read.last_progress]
-    late = [one for one in raised if one.index > read.last_progress]
-    found = [*(late or raised[-1:]), *fresh, *_one(losses), *_from_status(returncode, read)]
+    found = [*(_unhandled(read, raised) or raised[-1:]), *fresh, *_one(losses), *_from_status(returncode, read)]
     return _best((*found, *_from_probes(read, probes, found))) or _unexplained(read, returncode)
+
+
+def _unhandled(read: _Log, raised: list[_Candidate]) -> list[_Candidate]:
+    """Those after which nothing shows progress; a launcher's report at the end says that one before it counted too."""
+    late = [one for one in raised if one.index > read.last_progress]
+    return raised if late and all(one.weight is Weight.ECHO for one in late) else late
 
 
 def _best(found: Sequence[_Candidate]) -> _Candidate | None:

@@ -6,6 +6,7 @@ texts, of a log level below error, and of messages that say "skipped" or "retrie
 
 from __future__ import annotations
 
+import functools
 import re
 
 from steph.judge.diagnose_rules import Finding, Rule, Weight, first_match, rule
@@ -33,7 +34,7 @@ LINES: tuple[Rule, ...] = (
     ),
     rule(
         _C.CUDA_ASSERT, _W.CERTAIN,
-        r"Assertion .*failed", r"device-side assert",
+        r"Assertion .*failed", r"device-side assert", r"CUDA error: an illegal memory access",
     ),
     rule(
         _C.HOST_OOM, _W.CERTAIN,
@@ -42,7 +43,8 @@ LINES: tuple[Rule, ...] = (
         r"oom[-_ ]kill(?:er|ed)? event", r"out-of-memory handler", r"Task \d+: Out Of Memory",
         r"terminated by signal (?:SIGKILL|9)\b", r"\*\*\* \[.*\] Killed",
         r"DefaultCPUAllocator: (?:can't|not enough)", r"what\(\): +std::bad_alloc", r"instance of 'std::bad_alloc'",
-        r"memory allocation of \d+ bytes failed", r"dataloader's workers are out of shared memory",
+        r"memory allocation of \d+ bytes failed", r"Cannot allocate memory(?: \(errno=12\))?$",
+        r"after using all available RAM", r"dataloader's workers are out of shared memory",
         r"insufficient shared memory \(shm\)", r"Fatal Python error: .*MemoryError",
     ),
     rule(
@@ -93,7 +95,11 @@ LINES: tuple[Rule, ...] = (
         _C.HUB_UNREACHABLE, _W.CERTAIN,
         r"unable to access '?https://(?:huggingface|hf)\.co", r"Could not resolve host: (?:huggingface|hf|cdn-lfs)",
     ),
-    rule(_C.HUB_GATED, _W.CERTAIN, r"^Cannot access gated repo", r"^Access to (?:model|dataset) \S+ is restricted"),
+    rule(
+        _C.HUB_GATED, _W.CERTAIN,
+        r"^Cannot access gated repo", r"^Repo \w+ \S+ is gated", r"^Access to (?:model|dataset) \S+ is restricted",
+    ),
+    rule(_C.TIMEOUT, _W.SYMPTOM, r"NCCL operations have failed or timed out"),
     rule(_C.API_DRIFT, _W.CERTAIN, r"error: unrecognized arguments"),
     rule(_C.BAD_DATA, _W.LIKELY, r"^(?:エラー|ERROR)[:：].*(?:データ|ファイル|JSON).*(?:ありません|見つかりません|壊れ|空|読め|不正)"),
     rule(
@@ -103,9 +109,70 @@ LINES: tuple[Rule, ...] = (
     rule(
         _C.OTHER, _W.SIGNAL,
         r"^(?:Segmentation fault|Aborted|Bus error|Illegal instruction|Fatal Python error: )",
+        r"line \d+: +\d+ +(?:Aborted|Segmentation fault|Bus error)", r"^Process finished with exit code (?!0\b)",
+        r"exits with return code = -?[1-9]",
     ),
 )
 # fmt: on
+
+# a line without any of these matches no row above; looking for them is a hundred times faster than the rows
+TRIGGERS = (
+    *(
+        "memory",
+        "oom",
+        "nvml",
+        "nvidia",
+        "driver",
+        "bus",
+        "lost",
+        "xid",
+        "device",
+        "ecc",
+        "nvlink",
+        "assert",
+        "killed",
+        "強制終了",
+    ),
+    *(
+        "signal",
+        "sigkill",
+        "status",
+        "code",
+        "error",
+        "space",
+        "quota",
+        "空き",
+        "ディスク",
+        "disk",
+        "cuda",
+        "hip",
+        "bitsandbytes",
+    ),
+    *(
+        "windowspath",
+        "timeout",
+        "timing out",
+        "time limit",
+        "timed out",
+        "symbol",
+        "libraries",
+        "no module",
+        "resolve host",
+    ),
+    *(
+        "unable to access",
+        "gated",
+        "restricted",
+        "エラー",
+        "segmentation",
+        "aborted",
+        "illegal",
+        "bad_alloc",
+        "ram",
+        "alloc",
+        "137",
+    ),
+)
 
 _HANDLED = re.compile(
     r"retry|retried|try(?:ing)? again|skipp(?:ing|ed)|falling back|fall(?:s)? back|reduc(?:e|ed|ing) (?:the )?batch|batch size (?:to|was)"
@@ -118,6 +185,7 @@ _METRICS = re.compile(
     r"|^(?:.*\b)?(?:Training|Fine-?tuning|Evaluation)(?: is| has)? (?:been )?(?:completed?|finished|done)\b|^Accuracy: [\d.]+",
     re.I,
 )
+_METRIC_WORDS = ("train_runtime", "metrics", "results", "complete", "finished", "done", "accuracy:")
 _GOES_ON = re.compile(
     r"^\{.*['\"](?:\w+_)?loss['\"]: ['\"]?[\d.]|(?:iter|step|epoch|batch)\w*\b.*\bloss\s*[:=]\s*[\d.]+|^train_loss|^  ?epoch +=",
     re.I,
@@ -127,24 +195,32 @@ _GOES_ON = re.compile(
 def line_finding(line: Line, following: tuple[Line, ...] = ()) -> Finding | None:
     """What a single line says; None where it is a help text, a mild message or one that was dealt with."""
     text = line.text
-    if len(text) < 6 or len(text) > 20_000 or _HELP.match(text) or _is_code(text):
+    if len(text) < 4 or len(text) > 20_000 or _is_code(text):
         return None
-    found = first_match(LINES, text)
-    if found is None or (line.is_mild and found.weight not in (Weight.HINT, Weight.SYMPTOM)):
+    lowered = text.lower()
+    found = _row_of(text) if any(trigger in lowered for trigger in TRIGGERS) else None
+    if found is None or _HELP.match(text) or (line.is_mild and found.weight not in (Weight.HINT, Weight.SYMPTOM)):
         return None
     if found.weight is Weight.CERTAIN and any(_HANDLED.search(near.text) for near in (line, *following[:2])):
         return None
     return found
 
 
+@functools.lru_cache(maxsize=1024)
+def _row_of(text: str) -> Finding | None:
+    return first_match(LINES, text)
+
+
 def is_final_metric(line: Line) -> bool:
     """Whether the line reports the end of a training or an evaluation that ran through."""
-    return bool(_METRICS.search(line.text))
+    lowered = line.text.lower()
+    return any(word in lowered for word in _METRIC_WORDS) and bool(_METRICS.search(line.text))
 
 
 def shows_progress(line: Line) -> bool:
     """Whether the line proves that work went on here; progress bars don't, they are drawn again at a crash."""
-    return not line.is_bar and (is_final_metric(line) or bool(_GOES_ON.search(line.text)))
+    goes_on = ("loss" in line.text or "epoch" in line.text) and bool(_GOES_ON.search(line.text))
+    return (goes_on or is_final_metric(line)) and not line.is_bar
 
 
 def _is_code(text: str) -> bool:

@@ -37,15 +37,16 @@ MACHINE: tuple[Rule, ...] = (
     # memory
     rule(
         _C.HOST_OOM, _W.CERTAIN,
-        r"DefaultCPUAllocator", r"\b_?(?:Array)?MemoryError\b", r"ArrowMemoryError", r"std::bad_alloc",
-        r"bad allocation", r"Cannot allocate memory", r"\[Errno 12\]", r"os error 12\b", r"メモリを(?:割り当て|確保)",
-        r"os error 1455", r"WinError (?:1455|8)\b", r"paging file is too small", r"ページング ?ファイルが小さすぎ",
+        r"DefaultCPUAllocator", r"enforce fail at (?:CPUAllocator|alloc_cpu)", r"SIGKILL\(-9\)",
+        r"\b_?(?:Array)?MemoryError\b", r"ArrowMemoryError", r"std::bad_alloc", r"bad allocation",
+        r"Cannot allocate memory", r"\[Errno 12\]", r"os error 12\b", r"メモリを(?:割り当て|確保)", r"os error 1455",
+        r"WinError (?:1455|8)\b", r"paging file is too small", r"ページング ?ファイルが小さすぎ",
         r"worker.* killed by signal: (?:Killed|Bus error)", r"out of shared memory\. Please",
         r"insufficient shared memory", r"due to the node running low on memory",
         r"Could not allocate memory (?:for|to) ", r"C10 Out of Memory",
         r"unable to (?:write to|resize|allocate shared memory\(shm\) for|open shared memory object|mmap).*"
         r"(?:/?torch_\d+\w*|/dev/shm/)[^\n]*(?:No space|Cannot allocate)", r"/dev/shm/.*No space left",
-        r"shared memory segment.*No space left",
+        r"No space left on device.*/dev/shm/", r"shared memory segment.*No space left",
     ),
     rule(
         _C.CUDA_OOM, _W.CERTAIN,
@@ -53,8 +54,8 @@ MACHINE: tuple[Rule, ...] = (
         r"out of memory\. Tried to allocate",
         rf"{_DEVICE}[ \]]*(?:driver |runtime )?(?:error|failure)s?(?: ?\(?\d+\)?)?\s*[:(]?\s*'?(?:out of memory|memory allocation)",
         r"Triton Error \[\w+\]: out of memory", r"(?:CUDA|HIP)_ERROR_OUT_OF_MEMORY", r"cudaErrorMemoryAllocation",
-        r"hipErrorOutOfMemory", r"OUT_OF_(?:DEVICE_)?(?:MEMORY|RESOURCES)\b", r"cudaMalloc failed: out of memory",
-        r"CUBLAS_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED)",
+        r"hipErrorOutOfMemory", r"OUT_OF_(?:DEVICE_)?(?:MEMORY|RESOURCES)\b", r"cu\w+ failed: out of memory",
+        r"CudaError: out of memory", r"CUBLAS_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED)",
         r"(?:CUDNN|CUSOLVER|CUSPARSE|CUFFT|HIPBLAS|ROCBLAS)\w*ALLOC_FAILED",
         r"CUSPARSE_STATUS_INSUFFICIENT_RESOURCES", r"rocblas_status_memory_error", r"would exceed allowed memory",
         r"Unable to find a valid cuDNN algorithm", r"unable to find an engine to execute this computation",
@@ -119,7 +120,8 @@ MACHINE: tuple[Rule, ...] = (
         r"initialize NVML", r"not compiled with (?:CUDA|XPU|ROCm)", r"torch\.cuda\.is_available\(\) is False",
         r"libcuda\.so", r"libnvidia-ml", r"nvcuda\.dll", r"cudaGetDeviceCount", r"CUDNN_STATUS_VERSION_MISMATCH",
         r"CUDA_ERROR_(?:NO_DEVICE|UNKNOWN|SYSTEM|NOT_INIT)", r"Driver Error|driver is not (?:loaded|installed)",
-        r"0 active drivers", r"CUDA-capable device\(s\) is/are",
+        r"0 active drivers", r"DeferredCudaCallError", r"requires a GPU\b", r"only be used on CUDA devices",
+        r"support bf16/gpu", r"CUDA is not available", r"CUDA-capable device\(s\) is/are",
     ),
     rule(
         _C.NAN_LOSS, _W.CERTAIN,

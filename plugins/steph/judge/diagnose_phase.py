@@ -23,7 +23,7 @@ _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
         Phase.LOAD,
         re.compile(
             r"\bfrom_pretrained\b|_load_pretrained_model|load_checkpoint|load_state_dict|snapshot_download|hf_hub_download"
-            r"|cached_files?\b|load_dataset\b|load_model\b|convert_and_load"
+            r"|cached_files?\b|validate_environment|load_dataset\b|load_model\b|convert_and_load"
         ),
     ),
     (

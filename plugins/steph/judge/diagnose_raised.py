@@ -13,22 +13,50 @@ from steph.judge.diagnose_text import Line, streams_of
 
 TRACEBACK_BYTES = 12_000
 _MESSAGE_LINES = 30
+_KEPT_CHAINS = 100  # of more, the first and the last; the causes are at the ends
 
 _HEADER = re.compile(r"Traceback \(most recent call last\)")
 _LINK = re.compile(r"^\s*(?:\|\s*)?(?:During handling of the above exception|The above exception was the direct cause)")
 _FRAME = re.compile(r'^\s*(?:\|\s*)?File "|^\s*[│|]')
 _NAMES = (
     r"Error|Exception|Exit|Interrupt|Warning|Timeout|TimeoutExpired|OutOfMemory|OutOfResources|Enabled|Invalid"
-    r"|Failure|NotFound|StopIteration|(?<=socket\.)(?:gaierror|timeout|herror)|BadZipFile|BrokenProcessPool|Incomplete\w*|Disconnected"
+    r"|Failure|NotFound|StopIteration|(?<=socket\.)(?:gaierror|timeout|herror)|BadZipFile|BrokenProcessPool|NVMLError_\w+|Incomplete\w*|Disconnected"
 )
 _RAISED = re.compile(
     rf"^(?:E {{2,7}}|\s*(?:\|\s*)+)?(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Za-z_]\w*?)?(?:{_NAMES})(?:Group)?)"
     r"(?:(?:: ?|:$)(?P<message>.*)| \[(?P<note>[^\]]*)\])?$"
 )
+_WORDS = (
+    *(
+        "Error",
+        "Exception",
+        "Exit",
+        "Interrupt",
+        "Warning",
+        "Timeout",
+        "timeout",
+        "OutOf",
+        "Enabled",
+        "Invalid",
+        "Failure",
+    ),
+    *(
+        "NotFound",
+        "StopIteration",
+        "gaierror",
+        "herror",
+        "BadZip",
+        "BrokenProcess",
+        "Incomplete",
+        "Disconnected",
+        "what()",
+    ),
+)
+_WHAT = re.compile(r"^\s*(?P<type>what\(\)): +(?P<message>(?P<note>).*)$")
 _BARE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?$")
 _IGNORED = re.compile(r"^Exception ignored |^--- Logging error ---|^Error in atexit|^Error in sys\.excepthook")
 _LONG_MESSAGE = re.compile(
-    r"Client Error|Server Error|Bad request|Forbidden|following error|CUDA (?:Setup|error)|MISMATCH|would exceed|^\s*$",
+    r"Client Error|Server Error|Request ID|Bad request|Forbidden|following error|CUDA (?:Setup|error)|MISMATCH|would exceed|^\s*$",
     re.I,
 )
 _STOP = re.compile(
@@ -75,7 +103,8 @@ def chains_of(lines: tuple[Line, ...]) -> tuple[Chain, ...]:
                 chains[-1].append(raised)
             else:
                 chains.append([raised])
-    return tuple(sorted((tuple(chain) for chain in chains), key=lambda chain: chain[0].index))
+    ordered = sorted((tuple(chain) for chain in chains), key=lambda chain: chain[0].index)
+    return tuple(ordered if len(ordered) <= 2 * _KEPT_CHAINS else ordered[:_KEPT_CHAINS] + ordered[-_KEPT_CHAINS:])
 
 
 def bounded(text: str, limit_bytes: int = TRACEBACK_BYTES) -> str:
@@ -106,13 +135,19 @@ def _match(stream: tuple[Line, ...], at: int) -> re.Match[str] | None:
     text = stream[at].text
     if not text or text[0] in "{[(<$#-+'\"" or len(text) > 20_000:
         return None
-    match = _RAISED.match(text)
+    match = _match_of(text)
     follows_frame = at > 0 and _is_frame(stream[at - 1].text)
     if match is None:
         return _BARE.match(text) if follows_frame and not text[0].isspace() else None
     if match["message"] is None and not follows_frame and match["type"] not in ("MemoryError", "KeyboardInterrupt"):
         return None
     return None if match["type"].endswith("Warning") and not follows_frame else match
+
+
+def _match_of(text: str) -> re.Match[str] | None:
+    if not any(word in text for word in _WORDS):
+        return None
+    return _RAISED.match(text) or _WHAT.match(text)
 
 
 def _is_frame(text: str) -> bool:
@@ -126,7 +161,7 @@ def _message_end(stream: tuple[Line, ...], at: int) -> int:
         line = stream[end]
         if (not line.text and not takes_blank) or _STOP.search(line.text) or line.is_bar or line.is_mild:
             break
-        if _RAISED.match(line.text) and not line.text[0].isspace():
+        if _match_of(line.text) and not line.text[0].isspace():
             break
         end += 1
     return end

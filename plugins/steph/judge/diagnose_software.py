@@ -13,8 +13,8 @@ _C, _W = Cause, Weight
 _HERE = r"localhost|127\.0\.0\.1|0\.0\.0\.0|'::1'|\[::1\]|:11434|wandb"
 _DATA_FILE = r"\.(?:jsonl|json|csv|tsv|parquet|arrow|txt|xml|ya?ml)(?:\.gz)?\b"
 _MODEL_FILE = (
-    r"\.(?:safetensors|bin|pt|pth|gguf|ckpt|msgpack)\b|(?:adapter_|generation_|tokenizer_|special_tokens_|trainer_)?"
-    r"(?:config|tokenizer|vocab|tokens_map|state|index)\.json|merges\.txt|tokenizer\.model|vocab\.txt"
+    r"(?:\.(?:safetensors|bin|pt|pth|gguf|ckpt|msgpack)\b|(?:adapter_|generation_|tokenizer_|special_tokens_|trainer_)?"
+    r"(?:config|tokenizer|vocab|tokens_map|state|index)\.json|merges\.txt|tokenizer\.model|vocab\.txt|models--[\w.-]+)"
 )
 
 # fmt: off
@@ -23,8 +23,8 @@ SOFTWARE: tuple[Rule, ...] = (
     rule(
         _C.HUB_GATED, _W.CERTAIN,
         r"GatedRepoError", r"(?<!private or )gated (?:repo|dataset|model)",
-        r"Access to (?:model|dataset) \S+ is restricted", r"awaiting a review", r"not in the authorized list",
-        r"(?:Local)?Token(?:NotFoundError| is required)",
+        r"Access to (?:model|dataset) \S+ is restricted", r"awaiting a review", r"\bis gated\b",
+        r"not in the authorized list", r"(?:Local)?Token(?:NotFoundError| is required)",
         r"Invalid (?:user )?(?:token|credentials|username or password)", r"fine-grained token",
         r"\b403 (?:Client|Forbidden)", r"status code 403\b|'403 ", r"DisabledRepoError",
         r"Access to this resource is disabled", r"accept the (?:condition|licen|term)",
@@ -40,8 +40,9 @@ SOFTWARE: tuple[Rule, ...] = (
         r"LocalEntryNotFoundError", r"IncompleteSnapshotError", r"offline ?mode ?is ?enabled",
         r"outgoing traffic has been disabled",
         r"(?:couldn't|could not|can't|cannot) (?:connect to|reach) '?(?:http|the )", r"Couldn't reach '?\S+",
-        r"specific connection error when", r"check your (?:internet )?connection", r"(?:'|\b)429 (?:Client|Too)",
-        r"Too Many Requests", r"\b5\d\d (?:Server Error|Bad Gateway|Service|Gateway|Internal)", r"'5\d\d [A-Z]",
+        r"check your (?:internet )?connection", r"Connection error, and we cannot find",
+        r"(?:'|\b)429 (?:Client|Too)", r"Too Many Requests",
+        r"\b5\d\d (?:Server Error|Bad Gateway|Service|Gateway|Internal)", r"'5\d\d [A-Z]",
         r"Consistency check failed", r"(?:CAS|Xet)\w* (?:service |Client )?error", r"XetDownloadError",
         r"CERTIFICATE_VERIFY_FAILED", r"\bSSL(?:Error|:|V3)", r"ssl\.SSL\w*Error",
         r"while downloading using `hf_transfer`",
@@ -57,15 +58,17 @@ SOFTWARE: tuple[Rule, ...] = (
     ),
     rule(
         _C.HUB_UNREACHABLE, _W.LIKELY,
+        r"specific connection error when",
         rf"^(?!.*(?:{_HERE})).*(?:Connection(?:Reset|Refused|Aborted)Error|\bConnectionError|Connection (?:refused|reset by peer))",
     ),
     rule(
         _C.HUB_NOT_FOUND, _W.CERTAIN,
         r"not a valid model identifier", r"not a local folder", r"does not appear to have (?:a file|files|any)",
         r"HFValidationError", r"no file named .* found in", r"Repo id must", r"not a valid git identifier",
-        r"Dataset(?:NotFoundError| '[^']*' doesn't exist)", r"Couldn't find (?:a |any )?(?:dataset|module|data file)",
-        r"Incorrect path_or_model_id", r"Can't find '?adapter_", r"Can't find a valid checkpoint",
-        r"No valid checkpoint found", r"Can't find (?:weights|config)", r"does not exist on the Hub",
+        r"Dataset(?:NotFoundError| '[^']*' doesn't exist)",
+        rf"Couldn't find (?!.*{_DATA_FILE})(?:a |any )?(?:dataset|module|data file)", r"Incorrect path_or_model_id",
+        r"Can't find '?adapter_", r"Can't find a valid checkpoint", r"No valid checkpoint found",
+        r"Can't find (?:weights|config)", r"does not exist on the Hub",
         rf"No such file or directory:? .*(?:{_MODEL_FILE})", r"Should have a `model_type` key",
         r"not the path to a directory containing", rf"{_MODEL_FILE}.*No such file or directory",
         r"is neither a valid local path nor a model",
@@ -80,13 +83,14 @@ SOFTWARE: tuple[Rule, ...] = (
     rule(
         _C.IMPORT_ERROR, _W.CERTAIN,
         r"ModuleNotFoundError", r"No module named", r"cannot import name", r"DLL load failed", r"undefined symbol",
-        r"Failed to import", r"version [`'](?:GLIBC|GLIBCXX|CXXABI|GOMP)\S*' not found",
+        r"symbol \S+ version .* not defined", r"version [`'](?:GLIBC|GLIBCXX|CXXABI|GOMP)\S*' not found",
         r"cannot open shared object file", r"PackageNotFoundError", r"No package metadata",
         r"DistributionNotFound|VersionConflict", r"most likely due to a circular import", r"WinError 12[67]\b",
         r"required for a normal functioning of this module", r"numpy\.dtype size changed", r"compiled using NumPy 1",
         r"multiarray failed to import", r"operator torchvision::\w+ does not exist",
         r"packages that were not found in your environment", r"(?:seems|is) (?:to be )?not (?:be )?installed",
-        r"but it was not found in your environment", r"run `?pip install", r"different CUDA versions",
+        r"but it was not found in your environment", r"run `?pip install", r"different CUDA (?:major )?versions",
+        r"name '(?:init_empty_weights|ParallelismConfig|DeviceMesh|DistributedConfig|flash_attn\w*|bnb|torch|nn)' is not defined",
         r"failed to map segment from shared object", r"wrong ELF class|invalid ELF header",
     ),
     rule(
@@ -94,7 +98,7 @@ SOFTWARE: tuple[Rule, ...] = (
         r"^(?:Name|Syntax|Attribute)Error",
         frames=r"(?s)(?:site|dist)-packages(?!.*(?:site|dist)-packages.*\bin (?!<module>)).*, in <module>",
     ),
-    rule(_C.IMPORT_ERROR, _W.LIKELY, r"^ImportError"),
+    rule(_C.IMPORT_ERROR, _W.LIKELY, r"^ImportError", r"Failed to import"),
     rule(_C.IMPORT_ERROR, _W.LIKELY, r"^NameError", frames=r"(?:site|dist)-packages"),
     # the libraries' API and settings that they refuse
     rule(
@@ -103,16 +107,18 @@ SOFTWARE: tuple[Rule, ...] = (
         r"takes \d+ positional arguments? but", r"takes from \d+ to \d+ positional",
         r"missing \d+ required (?:positional|keyword)", r"unrecognized arguments",
         r"module '[\w.]+' has no attribute", r"module [\w.]+ has no attribute", r"type object '\w+' has no attribute",
-        r"'(?=\w*[A-Z])(?!NoneType)\w+' object has no attribute", r"can't set attribute|has no setter",
+        r"'(?=\w*(?-i:[A-Z]))(?!NoneType)\w+' object has no attribute", r"can't set attribute|has no setter",
         r"not used by the HfArgumentParser", r"(?:is|was|has been|have been|are|were) (?:deprecated|removed)",
         r"(?:no longer|not) supported (?:in|by|since|from|as of|with) (?:this version|transformers|peft|trl|v?\d)",
         r"no longer supported", r"^\w*(?:Deprecation|Future)Warning", r"does not recognize this architecture",
         r"Unrecognized configuration class", r"Unrecognized model", r"Tokenizer class \w+ does not exist",
-        r"specify `target_modules`", r"^ValueError: Target modules? ", r"untagged enum", r"Unknown quantization type",
-        r"trust_remote_code", r"is not a valid \w+, please select one of", r"require users to upgrade torch",
-        r"Weights only load failed", r"(?:please |you should )?(?:upgrade|downgrade|update)\b.*\bto\b",
-        r"version is too old", r"requires? (?:transformers|torch|peft|accelerate|trl|PyTorch) ?[><=]",
-        r"argument 'tokenizer'", r"missing required keys", r"not a supported .*(?:argument|option|backend|optimizer)",
+        r"specify `target_modules`", r"^ValueError: Target modules? ", r"untagged enum", r"as a kwarg when passing",
+        r"model_kwargs` are not used", r"\.to`? is not supported for", r"Calling `\w+\(\)` is not supported",
+        r"Unknown quantization type", r"trust_remote_code", r"is not a valid \w+, please select one of",
+        r"require users to upgrade torch", r"Weights only load failed",
+        r"(?:please |you should )?(?:upgrade|downgrade|update)\b.*\bto\b", r"version is too old",
+        r"requires? (?:transformers|torch|peft|accelerate|trl|PyTorch) ?[><=]", r"argument 'tokenizer'",
+        r"missing required keys", r"not a supported .*(?:argument|option|backend|optimizer)",
         r"unsupported optimizer", r"Could not find the transformer layer class",
         r"does not support .*(?:attention|sdpa|flash)", r"is not a valid auto class",
     ),
@@ -138,12 +144,13 @@ SOFTWARE: tuple[Rule, ...] = (
         r"num_samples should be a positive", r"match target batch_size", r"but got length",
         r"include input_ids, but you provided", r"Dataset(?:Generation)(?:Cast)?Error", r"CastError",
         r"Couldn't cast", r"Could not cast", r"No columns in the dataset match", r"TextEncodeInput must be",
-        r"text input must be of type", r"(?:Sequence)?inputs? must be str", r"SchemaInferenceError",
-        r"EmptyDatasetError", r"EmptyDataError", r"Unknown split", r"corresponds to no data",
-        r"(?:training|evaluation) requires an? (?:train|eval)_dataset", r"did not return a loss from the inputs",
-        r"batch received was empty", r"not in the dataset", r"Column .* (?:not|doesn't|does not)",
-        r"Conversation roles must alternate", r"out of bounds for size 0", r"index out of range in self",
-        r"Target \d+ is out of bounds", r"Sequence length must be|longer than the maximum",
+        r"text input must be of type", r"(?:Sequence)?inputs? must be str", rf"Couldn't find .*{_DATA_FILE}",
+        r"SchemaInferenceError", r"EmptyDatasetError", r"DataFilesNotFoundError", r"EmptyDataError", r"Unknown split",
+        r"corresponds to no data", r"(?:training|evaluation) requires an? (?:train|eval)_dataset",
+        r"did not return a loss from the inputs", r"batch received was empty", r"not in the dataset",
+        r"Column .* (?:not|doesn't|does not)", r"Conversation roles must alternate", r"out of bounds for size 0",
+        r"index out of range in self", r"Target \d+ is out of bounds",
+        r"Sequence length must be|longer than the maximum",
         r"(?:header|metadata)(?:TooLarge|TooSmall|IncompleteBuffer)|InvalidHeader|IncompleteMetadata|MetadataIncomplete",
         r"Error while deserializing", r"PytorchStreamReader failed", r"invalid load key", r"Unable to find '",
         r"UnpicklingError", r"contains? no (?:rows|data|examples|samples)",
@@ -151,9 +158,8 @@ SOFTWARE: tuple[Rule, ...] = (
         r"doesn't contain any data files", r"BadZipFile|BadGzipFile|Not a gzipped file",
         r"different (?:number of )?lengths?",
         r"(?:length|number of rows)s? (?:mismatch|must match|do(?:es)? not match)",
-        r"All arrays must be of the same length", r"not enough values to unpack|too many values to unpack",
-        r"\bis not a valid JSON", r"chat_template is not set", r"Cannot use chat template functions",
-        r"roles? .*(?:not supported|must)", r"TemplateError",
+        r"All arrays must be of the same length", r"\bis not a valid JSON", r"chat_template is not set",
+        r"Cannot use chat template functions", r"roles? .*(?:not supported|must)", r"TemplateError",
         rf"No such file or directory:? .*(?:{_DATA_FILE}|\bdata)",
         rf"{_DATA_FILE}.*(?:No such file|not found|does not exist|missing)",
     ),
@@ -163,9 +169,12 @@ SOFTWARE: tuple[Rule, ...] = (
     ),
     rule(
         _C.BAD_DATA, _W.LIKELY,
-        r"^KeyError: (?!'?[A-Z][A-Z_]{3,}'?$)(?!.*(?:\.weight|lora_|base_model|metric_for_best))",
+        r"^KeyError: (?!'?(?-i:[A-Z][A-Z_]{3,})'?$)(?!.*(?:\.weight|lora_|base_model|metric_for_best))",
     ),
-    rule(_C.BAD_DATA, _W.LIKELY, r"^FileNotFoundError(?!.*\.(?:py|so|sh)\b)", r"^EOFError"),
+    rule(
+        _C.BAD_DATA, _W.LIKELY,
+        r"^FileNotFoundError(?!.*\.(?:py|so|sh)\b)", r"^EOFError", r"string indices must be integers",
+    ),
     # what is left of the clock
     rule(_C.TIMEOUT, _W.LIKELY, r"^(?:\w+\.)*Timeout(?:Error)?\b"),
 )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-HEAD_CHARACTERS = 4 << 20
-TAIL_CHARACTERS = 12 << 20
+HEAD_CHARACTERS = 1 << 20
+TAIL_CHARACTERS = 4 << 20
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _BREAK = re.compile(r"\r\n|\n|\r")

@@ -1,0 +1,279 @@
+"""The cause of a failure from its log: samples, the order of witnesses, exit statuses, probes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from steph.judge.diagnose import diagnose, first_traceback, normalise, run_diagnose
+from steph.record import Cause, Phase, Probe
+
+SAMPLES = Path(__file__).parent / "samples" / "failures"
+SHARED = os.environ.get("STEPH_TEST_DATA")
+# these fail only by how they ended; their text alone is no failure
+ENDING_ONLY = {"host_silent.txt", "timeout_status.txt", "other_silent.txt"}
+
+OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+OOM_TRACEBACK = f'Traceback (most recent call last):\n  File "t.py", line 3, in <module>\n    loss.backward()\n{OOM}\n'
+METRICS = "{'train_runtime': 46.9, 'train_loss': 1.55, 'epoch': 1.0}\n"
+LOSS = "{'loss': 1.1, 'grad_norm': 0.8, 'learning_rate': 0.0001, 'epoch': 0.5}\n"
+
+
+def rows(folder: Path) -> list[list[str]]:
+    """The rows of a folder's index, header off."""
+    return [line.split("\t") for line in (folder / "index.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+
+
+OWN = rows(SAMPLES)
+
+
+@pytest.mark.parametrize(("file", "cause", "phase", "status"), OWN, ids=[row[0] for row in OWN])
+def test_own_samples(file: str, cause: str, phase: str, status: str) -> None:
+    """Each sample of ours gets its cause and, where the index names one, its phase."""
+    found = diagnose((SAMPLES / file).read_text(encoding="utf-8"), None if status == "-" else int(status))
+    assert found.cause == cause
+    assert phase in ("-", found.phase)
+    assert bool(found.advice) == (cause != Cause.NONE)
+
+
+@pytest.mark.parametrize("file", [row[0] for row in OWN if row[0] not in ENDING_ONLY])
+def test_own_samples_without_exit_status(file: str) -> None:
+    """A pasted log, whose exit status nobody knows, gets the same cause."""
+    cause = next(row[1] for row in OWN if row[0] == file)
+    assert diagnose((SAMPLES / file).read_text(encoding="utf-8")).cause == cause
+
+
+def test_every_cause_has_a_sample() -> None:
+    """No cause of the closed list is left without a sample."""
+    assert {row[1] for row in OWN} == {cause.value for cause in Cause}
+
+
+@pytest.mark.skipif(SHARED is None, reason="STEPH_TEST_DATA is not set: the development samples are not here")
+@pytest.mark.parametrize("status", [None, 1])
+def test_development_samples(status: int | None) -> None:
+    """All labelled development samples are right, with and without a failing exit status."""
+    folder = Path(SHARED or "") / "failures"
+    labels = {row[0]: row[1] for row in rows(folder)}
+    if status:
+        labels = {file: cause for file, cause in labels.items() if cause != "none"}
+    found = {file: diagnose((folder / file).read_text(encoding="utf-8"), status).cause.value for file in labels}
+    assert found == labels
+
+
+def test_exit_zero_with_final_metrics_is_no_failure() -> None:
+    """Whatever was logged on the way, a run that exits 0 with its final metrics did not fail."""
+    assert diagnose(OOM_TRACEBACK + METRICS + OOM_TRACEBACK, 0).cause is Cause.NONE
+
+
+def test_nan_loss_fails_although_it_exits_zero() -> None:
+    """A NaN gradient beside a loss of 0.0 is a NaN loss, also with final metrics and exit 0."""
+    log = "{'loss': '0.0', 'grad_norm': 'nan', 'epoch': '0.02'}\n" + METRICS
+    assert diagnose(log, 0).cause is Cause.NAN_LOSS
+
+
+def test_first_cause_of_a_chain_counts() -> None:
+    """A KeyError raised while a CUDA OOM was handled is not the cause."""
+    log = OOM_TRACEBACK + (
+        "\nDuring handling of the above exception, another exception occurred:\n\n"
+        'Traceback (most recent call last):\n  File "t.py", line 9, in <module>\n    row["output"]\nKeyError: \'output\'\n'
+    )
+    assert diagnose(log, 1).cause is Cause.CUDA_OOM
+
+
+def test_a_retried_oom_does_not_hide_the_real_end() -> None:
+    """An OOM that training survived is not the cause of a later failure."""
+    log = OOM_TRACEBACK + LOSS + OOM_TRACEBACK.replace(OOM, "OSError: [Errno 28] No space left on device")
+    assert diagnose(log, 1).cause is Cause.DISK_FULL
+
+
+def test_a_handled_oom_line_is_not_why_a_process_failed() -> None:
+    """A debug line about a skipped batch explains no exit status of 1."""
+    assert diagnose("DEBUG CUDA out of memory. Tried to allocate 1.00 GiB\n" + LOSS, 1).cause is Cause.OTHER
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        (-9, Cause.HOST_OOM),
+        (137, Cause.HOST_OOM),
+        (-11, Cause.OTHER),
+        (134, Cause.OTHER),
+        (1, Cause.OTHER),
+        (124, Cause.TIMEOUT),
+    ],
+)
+def test_exit_status_speaks_where_the_log_is_silent(status: int, cause: Cause) -> None:
+    """SIGKILL without a deadline is the kernel's OOM killer; other signals say nothing by themselves."""
+    found = diagnose(LOSS, status)
+    assert found.cause is cause
+    assert found.evidence
+
+
+def test_a_kill_does_not_outweigh_what_the_log_says() -> None:
+    """A CUDA OOM whose process was killed afterwards stays a CUDA OOM."""
+    assert diagnose(OOM_TRACEBACK, -9).cause is Cause.CUDA_OOM
+
+
+def test_deadline_is_a_timeout() -> None:
+    """A process that the suite ended at its limit timed out, also when it dies of SIGKILL or KeyboardInterrupt."""
+    assert diagnose(LOSS, -9, deadline_hit=True).cause is Cause.TIMEOUT
+    log = LOSS + OOM_TRACEBACK.replace(OOM, "KeyboardInterrupt")
+    assert diagnose(log, -15, deadline_hit=True).cause is Cause.TIMEOUT
+
+
+def test_a_crash_that_hung_until_the_deadline_keeps_its_cause() -> None:
+    """A traceback with nothing after it is why the process came to its limit."""
+    assert diagnose(OOM_TRACEBACK, -9, deadline_hit=True).cause is Cause.CUDA_OOM
+
+
+def test_swallowed_errors_of_an_evaluation_do_not_explain_a_deadline() -> None:
+    """One line about an exception that the script went on after is no traceback."""
+    log = "Error during LLM invocation: CUDA out of memory. Tried to allocate 2.00 GiB\n"
+    assert diagnose(log, -9, deadline_hit=True).cause is Cause.TIMEOUT
+
+
+def test_the_rank_that_raised_first_hand_gives_the_cause() -> None:
+    """Rank 0's lost connection is never the cause when another rank's probe names its exception."""
+    log = "[rank0]: RuntimeError: [../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4021\n"
+    probes = (
+        Probe(pid=1, rank=0, exception_type="RuntimeError", exception_message="Connection closed by peer [127.0.0.1]"),
+        Probe(pid=2, rank=1, exception_type="ValueError", exception_message="planted"),
+    )
+    found = diagnose(log, 1, probes)
+    assert found.cause is Cause.OTHER
+    assert "planted" in found.evidence[0]
+    oom = probes[1].model_copy(
+        update={"exception_type": "OutOfMemoryError", "exception_message": OOM.partition(": ")[2]}
+    )
+    found = diagnose(log, 1, (probes[0], oom))
+    assert found.cause is Cause.CUDA_OOM
+    assert found.oom is not None
+    assert found.oom.requested_bytes == 2 << 30
+
+
+def test_a_probe_explains_a_silent_log() -> None:
+    """Where a library swallowed stderr, the probe's exception is the cause."""
+    probe = Probe(pid=1, exception_type="ModuleNotFoundError", exception_message="No module named 'peft'")
+    assert diagnose("", 1, (probe,)).cause is Cause.IMPORT_ERROR
+
+
+def test_phase_follows_the_frames_then_the_printed_lines() -> None:
+    """The same OOM is `prepare` inside prepare_model_for_kbit_training and `step` after a loss line."""
+    frame = '  File "/env/peft/utils/other.py", line 98, in prepare_model_for_kbit_training\n'
+    prepare = OOM_TRACEBACK.replace(OOM, frame + OOM)
+    assert diagnose(prepare, 1).phase is Phase.PREPARE
+    assert diagnose(OOM_TRACEBACK, 1).phase is Phase.FIRST_STEP
+    assert diagnose(LOSS + OOM_TRACEBACK, 1).phase is Phase.STEP
+
+
+def test_advice_differs_by_phase() -> None:
+    """An OOM while loading is not answered with a smaller batch."""
+    load = OOM_TRACEBACK.replace(OOM, '  File "/env/m.py", line 9, in from_pretrained\n' + OOM)
+    assert diagnose(load, 1).advice != diagnose(LOSS + OOM_TRACEBACK, 1).advice
+
+
+def test_evidence_holds_no_secret() -> None:
+    """A token in a failing URL does not reach the evidence."""
+    log = "requests.exceptions.HTTPError: 403 Client Error: Forbidden for url: https://u:hf_AbCdEf0123456789@huggingface.co/x"
+    assert "AbCdEf0123456789" not in "".join(diagnose(log, 1).evidence)
+
+
+def test_first_traceback_is_the_root_one_whole_and_bounded() -> None:
+    """The traceback of the root exception comes as printed, without rank prefixes, and never over about 12 KB."""
+    log = "".join(f"[rank0]: {line}\n" for line in OOM_TRACEBACK.splitlines()) + (
+        "\nDuring handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n"
+        '  File "a.py", line 1, in b\nRuntimeError: No executable batch size found, reached zero.\n'
+    )
+    assert first_traceback(log) == OOM_TRACEBACK.rstrip()
+    long = OOM_TRACEBACK.replace(OOM, '  File "m.py", line 1, in forward\n' * 3000 + OOM)
+    short = first_traceback(long) or ""
+    assert 6_000 < len(short.encode()) <= 12_100
+    assert short.startswith("Traceback")
+    assert short.endswith(OOM)
+    assert first_traceback("all is well\n") is None
+
+
+def test_normalise_gives_one_statement_a_line() -> None:
+    """Carriage returns, glued bars, colours and prefixes are gone."""
+    raw = "\x1b[31m[rank1]: Load:  50%|##  | 1/2 [00:01<00:01,  1.0it/s]Killed\x1b[0m\rnext\r\n"
+    assert normalise(raw).splitlines() == ["Load:  50%|##  | 1/2 [00:01<00:01,  1.0it/s]", "Killed", "next"]
+
+
+def test_run_diagnose_prints_json_with_five_keys(tmp_path: Path) -> None:
+    """The command's JSON has exactly the published keys, `oom` null where there are no figures."""
+    log = tmp_path / "log.txt"
+    log.write_text(OOM_TRACEBACK, encoding="utf-8")
+    found = json.loads(run_diagnose(log, 1, True))
+    assert list(found) == ["cause", "phase", "evidence", "oom", "advice"]
+    assert found["oom"]["requested_bytes"] == 2 << 30
+    log.write_text("", encoding="utf-8")
+    assert json.loads(run_diagnose(log, 1, True))["oom"] is None
+    assert run_diagnose(log, None, False).startswith("cause: none")
+
+
+def test_run_diagnose_reads_only_the_ends_of_a_huge_log(tmp_path: Path) -> None:
+    """A sparse log of 4 GiB is answered from its head and its tail."""
+    log = tmp_path / "huge.log"
+    with log.open("wb") as file:
+        file.truncate(4 << 30)
+        file.seek(0, 2)
+        file.write(b"\n" + OOM_TRACEBACK.encode())
+    assert run_diagnose(log, None, False).startswith("cause: cuda_oom")
+
+
+ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=300) | st.lists(
+    st.sampled_from(
+        [*OOM_TRACEBACK.splitlines(), LOSS, METRICS, "\r", "[rank0]: ", "Killed", "KeyError: 'a'", "{'loss': nan}", ""]
+    ),
+    max_size=12,
+).map("\n".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ANY_TEXT, st.sampled_from([None, 0, 1, 2, -9, 137, -6]), st.booleans())
+def test_any_text_is_diagnosed(log: str, status: int | None, deadline: bool) -> None:
+    """No text crashes it, the same text gives the same answer, and a nonzero status always has a cause."""
+    found = diagnose(log, status, deadline_hit=deadline)
+    assert found == diagnose(log, status, deadline_hit=deadline)
+    assert found.cause is not Cause.NONE or not status
+    first_traceback(log)
+
+
+HARMLESS = st.lists(
+    st.sampled_from(
+        [
+            "INFO loading tokenizer",
+            "/env/x.py:3: FutureWarning: `clean_up_tokenization_spaces` was not set",
+            "  warnings.warn(",
+            "Map: 100%|##########| 140/140 [00:00<00:00, 900.00 examples/s]",
+            "Tip: on CUDA out of memory lower the batch size",
+            "設定を読み込みました",
+            "",
+            "x" * 500,
+        ]
+    ),
+    min_size=1,
+    max_size=6,
+).map(lambda lines: "\n".join(lines) + "\n")
+FAILURES = [row for row in OWN if row[1] != "none" and row[0] not in ENDING_ONLY]
+
+
+@settings(max_examples=120, deadline=None)
+@given(HARMLESS, st.sampled_from(FAILURES))
+def test_harmless_lines_before_change_nothing(before: str, row: list[str]) -> None:
+    """What a program prints before it fails does not change why it failed."""
+    log = (SAMPLES / row[0]).read_text(encoding="utf-8")
+    assert diagnose(before + log, 1).cause == diagnose(log, 1).cause
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.sampled_from(FAILURES), st.sampled_from(["[rank0]: ", "[default3]:", "[1,2]<stderr>:", "(Worker pid=42) "]))
+def test_a_rank_prefix_changes_nothing(row: list[str], prefix: str) -> None:
+    """A launcher's prefix on every line does not change the cause."""
+    log = (SAMPLES / row[0]).read_text(encoding="utf-8")
+    marked = "".join(f"{prefix}{line}\n" for line in log.split("\n"))
+    assert diagnose(marked, 1).cause == diagnose(log, 1).cause

@@ -1,0 +1,170 @@
+"""Secrets out of text and streams."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import steph.redact
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from steph.redact import HOLD_BYTES, StreamRedactor, redact, redact_bytes
+
+SECRET = "hf_QwErTyUiOpAsDfGhJkLzXcVbNm0123456789"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "login with {} now",
+        "Authorization: Bearer {}",
+        "{{'Authorization': 'Bearer {}'}}",
+        "authorization: Basic {}",
+        "HF_TOKEN={}",
+        "export HUGGING_FACE_HUB_TOKEN='{}'",
+        "WANDB_API_KEY={}",
+        "MY_SERVICE_SECRET={}",
+        "OPENAI_API_KEY: {}",
+        "AWS_SECRET_ACCESS_KEY={}",
+        "python train.py --token {} --bf16",
+        "--hf-token={}",
+        "['python', 'train.py', '--token', '{}']",
+        "from_pretrained(name, token='{}')",
+        'from_pretrained(name, use_auth_token="{}")',
+        '{{"token": "{}"}}',
+        '{{\\"api_key\\": \\"{}\\"}}',
+        "os.environ['HF_TOKEN'] = '{}'",
+        "git clone https://user:{}@huggingface.co/org/m",
+        "https://{}@huggingface.co/org/m",
+        "GET https://cdn.example/x?X-Amz-Signature={}&x=1",
+        "password: {}",
+    ],
+)
+@pytest.mark.parametrize("secret", [SECRET, "api_org_QwErTyUiOpAsDfGhJkLzXcVb", "k3y-with-dashes-0123456789"])
+def test_secrets_are_masked(text: str, secret: str) -> None:
+    """Whatever names or carries a secret, it is gone, and the rest stays."""
+    if text == "login with {} now":
+        secret = SECRET  # nothing around it says so: only its own form can
+    shown = redact(text.format(secret))
+    assert secret not in shown
+    assert secret[4:] not in shown
+    assert "***" in shown
+    assert shown.startswith(text.format(secret)[:4])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "420.5 tokens per second, num_input_tokens_seen: 1024",
+        "tokenizer.eos_token='<|im_end|>' pad_token='!' bos_token: <s>",
+        "from huggingface_hub import hf_hub_download; app/llm/hf_llm.py --hf-lora-path runs/x hf_lora_path=runs/x",
+        "hf_transformers hf_generation hf_quantizer.preprocess_model",
+        "token=None, use_auth_token=True, max_new_tokens=512, token=args.token, HF_TOKEN=$HF_TOKEN",
+        "Next token: hello; Invalid token: please log in",
+        "Secret: none; password authentication is not supported",
+        "git@github.com:org/repo.git ssh://git@host/x file://a@b",
+        "KeyError: 'output' key=value keys: 3",
+        "{'loss': '1.2', 'grad_norm': '0.3'}",
+        "2% 1/50 [00:03<02:31, 3.09s/it]",
+    ],
+)
+def test_harmless_text_is_untouched(text: str) -> None:
+    """Names that only look alike stay readable."""
+    assert redact(text) == text
+
+
+PIECES = st.sampled_from(
+    [
+        SECRET,
+        "HF_TOKEN=",
+        "token='",
+        "Authorization: Bearer ",
+        "https://u:",
+        "@host/",
+        "--token ",
+        "hf_",
+        "***",
+        "'",
+        '"',
+        " ",
+        "\n",
+        "=",
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(PIECES | st.text(max_size=8), max_size=12).map("".join))
+def test_redacting_twice_changes_nothing(text: str) -> None:
+    """The output of redaction is a fixed point, for any text, and holds no secret."""
+    once = redact(text)
+    assert redact(once) == once
+    assert SECRET not in once
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["", "\n", "x" * 5000, "x " * 12000, "\r 1% ", "a=b&" * 6000]),
+    st.sampled_from(["HF_TOKEN=", "Authorization: Bearer ", "", "--token ", "https://user:", 'token="']),
+    st.sampled_from(["", "\n", "@host/x y" * 4000, '" tail', " z" * 20000]),
+    st.lists(st.integers(50, 9000), min_size=1, max_size=6),
+)
+def test_a_secret_cut_across_chunks_never_gets_through(before: str, name: str, after: str, sizes: list[int]) -> None:
+    """However a stream is cut, also without line ends, no secret comes out, and nothing else is lost."""
+    data = f"{before} {name}{SECRET} {after}".encode()
+    redactor = StreamRedactor()
+    out, at, turn = b"", 0, 0
+    while at < len(data):
+        size = sizes[turn % len(sizes)]
+        out += redactor.feed(data[at : at + size])
+        at, turn = at + size, turn + 1
+    out += redactor.flush()
+    assert SECRET[3:].encode() not in out
+    assert out == redact_bytes(data)
+
+
+def test_a_secret_cut_at_every_place() -> None:
+    """Two chunks, cut anywhere: the same output as in one."""
+    data = f"x HF_TOKEN={SECRET} Authorization: Bearer abcdefgh12345 https://u:{SECRET}@h/ \n".encode()
+    for cut in range(len(data)):
+        redactor = StreamRedactor()
+        assert redactor.feed(data[:cut]) + redactor.feed(data[cut:]) + redactor.flush() == redact_bytes(data)
+
+
+def test_an_endless_secret_is_masked_and_not_hoarded() -> None:
+    """A value without an end is swallowed in bounded memory; what follows it is let out."""
+    redactor = StreamRedactor()
+    out = redactor.feed(b"HF_TOKEN=")
+    for _ in range(40):
+        out += redactor.feed(b"A1" * 4096)
+        assert len(redactor._held) <= HOLD_BYTES + 8192
+    out += redactor.feed(b"tail and more\n") + redactor.flush()
+    assert b"A1A1" not in out
+    assert out.endswith(b" and more\n")
+
+
+def test_a_long_line_is_let_out_in_bounded_memory() -> None:
+    """1 MB without a line end is not held back."""
+    redactor = StreamRedactor()
+    out = b"".join(redactor.feed(b"progress... " * 512) for _ in range(160))
+    assert len(out) > 900_000
+    assert out + redactor.flush() == b"progress... " * 512 * 160
+
+
+def test_invalid_utf8_passes() -> None:
+    """Bytes that are no text come out as they went in."""
+    data = bytes(range(256)) * 3
+    assert redact_bytes(data) == data
+
+
+def test_it_loads_without_site_packages() -> None:
+    """A script under `python -I -S` can load the module by its path and use it."""
+    path = Path(steph.redact.__file__)
+    script = (
+        f"import importlib.util as u; s = u.spec_from_file_location('r', {str(path)!r}); m = u.module_from_spec(s); "
+        f"s.loader.exec_module(m); print(m.redact('HF_TOKEN={SECRET}'))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "HF_TOKEN=***\n"
