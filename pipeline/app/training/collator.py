@@ -41,7 +41,7 @@ class AnswerCollator:
 
 
 def visible_positions(is_token: torch.Tensor) -> torch.Tensor:
-    """Which positions each one sees: (rows, width) of token or padding to (rows, 1, width, width), causal, itself always."""
+    """What each position sees, itself always: (rows, width) of token or padding to (rows, 1, width, width)."""
     width = is_token.shape[1]
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     itself = torch.eye(width, dtype=torch.bool)

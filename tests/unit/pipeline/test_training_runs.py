@@ -45,6 +45,21 @@ def test_fused_steps_train_the_same_adapter(train: TrainRun) -> None:
     assert fused["step_tokens"] == apart["step_tokens"]
 
 
+def test_tokens_are_counted_without_padding(train: TrainRun, tiny_model: Path, tmp_path: Path) -> None:
+    """Over one epoch the steps' tokens add up to the rows' own lengths, which differ."""
+    from app.llm.chat_tokens import load_tokenizer
+    from app.training.rows import encode_rows, read_rows
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"input": "質問" * count, "output": "a"}) for count in (1, 9, 4, 30, 7)))
+    rows = read_rows(file, "auto")
+    encoded = encode_rows(load_tokenizer(str(tiny_model)), rows, max_seq_length=1024, loss_on_output_only=True)
+    lengths = [len(row["input_ids"]) for row in encoded.rows]
+    _, metrics = train("--num-epochs", 1, rows=file)
+    assert len(set(lengths)) > 1
+    assert sum(metrics["step_tokens"]) == sum(lengths)
+
+
 def test_loss_on_output_only_changes_the_loss(train: TrainRun) -> None:
     """The flag works: with the prompt among the labels the first step's loss is another one."""
     _, output_only = train("--max-steps-override", 1, output="output_only")
