@@ -35,6 +35,7 @@ class Request:
     argv: tuple[str, ...]
     deadline_seconds: float
     settings: TrainSettings | EvalSettings | None = None
+    model_name: str | None = None
     writes: tuple[Path, ...] = ()
     on_gpu: bool = True
 
@@ -69,6 +70,7 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
         stage=request.stage,
         number=number,
         label=request.label,
+        model_name=request.model_name,
         settings=request.settings,
         argv=request.argv,
         cwd=str(setup.root),

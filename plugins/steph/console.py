@@ -33,7 +33,7 @@ class Console:
     write: Callable[[str], None]
     is_terminal: bool
     clock: Callable[[], float] = time.monotonic
-    _last_shown: float = field(default=0.0, init=False)
+    _last_shown: float = field(default=-HEARTBEAT_SECONDS, init=False)
     _live_width: int = field(default=0, init=False)
 
     def line(self, text: str) -> None:
@@ -43,14 +43,22 @@ class Console:
 
     def progress(self, title: str, shown: Shown) -> None:
         """Show how far a child has come, no oftener than a person can read."""
-        wait = LIVE_SECONDS if self.is_terminal else HEARTBEAT_SECONDS
-        if self.clock() - self._last_shown < wait and shown.elapsed_seconds > 0:
+        if shown.elapsed_seconds >= self._wait_seconds():
+            self._show(f"{title}  {progress_text(shown)}")
+
+    def transfer(self, title: str, done_bytes: int, due_bytes: int) -> None:
+        """Show how far a download has come."""
+        self._show(f"{title}  {done_bytes / 2**30:.2f} of {due_bytes / 2**30:.2f} GiB")
+
+    def _wait_seconds(self) -> float:
+        return LIVE_SECONDS if self.is_terminal else HEARTBEAT_SECONDS
+
+    def _show(self, text: str) -> None:
+        if self.clock() - self._last_shown < self._wait_seconds():
             return
         self._last_shown = self.clock()
-        text = f"{title}  {progress_text(shown)}"
         if not self.is_terminal:
-            if shown.elapsed_seconds >= wait:
-                self.line(text)
+            self.line(text)
             return
         self.write(f"\r{text.ljust(self._live_width)}")
         self._live_width = len(text)

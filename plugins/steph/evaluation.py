@@ -44,6 +44,7 @@ def evaluate(
         argv=argv,
         deadline_seconds=min(max(1.0, deadline - time.monotonic()), setup.profile.limits.evaluate_attempt_seconds),
         settings=settings,
+        model_name=model.name,
         writes=(setup.root / paths.evaluation_output,),
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from steph.attempts import Finished, Request, run_attempt
 from steph.console import Console
+from steph.judge.verdict import attempt_verdict
 from steph.outcome import Outcome
 from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
 from steph.preparation import Setup, cache_dir
@@ -101,6 +102,7 @@ def _from_hub(
             choice,
             endpoint=endpoint,
             deadline_seconds=max(1.0, deadline - time.monotonic()),
+            progress=lambda done_bytes, due_bytes: console.transfer(f"H-1 {choice.name}", done_bytes, due_bytes),
             log=console.line,
         )
     except hub.NoModelError as error:
@@ -121,12 +123,11 @@ def _make_twin(setup: Setup, journal: Journal, console: Console, name: str, dead
         raise InputError(f"--steph-twin: no built-in shape for {name!r}; known: {known}")
     tokenizer = None if shape is TINY else find_qwen_tokenizer()
     folder = _twin_folder(name, shape, tokenizer, setup.dataset.sha256)
-    attempt = None
-    if not (folder / "twin.json").is_file():
-        attempt = _run_twin_script(setup, journal, console, shape, folder, tokenizer, name, deadline)
-    if not (folder / "twin.json").is_file():
-        outcome = Outcome.of_attempt(attempt) if attempt else Outcome(Verdict.FAIL, "")
-        return Outcome(outcome.verdict, f"twinを作れない: {outcome.explanation}")
+    attempt = _run_twin_script(setup, journal, console, shape, folder, tokenizer, name, deadline)
+    failed = attempt_verdict(attempt)
+    if failed is not None:
+        verdict, explanation = failed
+        return Outcome(verdict, f"twinを作れない: {explanation}")
     own = "Qwenトークナイザ" if tokenizer else "自前のBPEトークナイザ"
     return ModelChoice(
         name=str(folder),
@@ -153,7 +154,7 @@ def _run_twin_script(
     name: str,
     deadline: float,
 ) -> Attempt:
-    console.line(f"H-1 making a random-weight twin of {name} in {folder}")
+    console.line(f"H-1 random-weight twin of {name}: {folder}")
     source = ("--tokenizer", str(tokenizer)) if tokenizer else ("--train-tokenizer", setup.dataset.path)
     config = journal.folder / "twin-config.json"
     config.write_text(json.dumps(config_of(shape, name)), encoding="utf-8")

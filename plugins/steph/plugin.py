@@ -7,7 +7,6 @@ is about to run.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,7 +184,7 @@ def resolve_options(config: pytest.Config) -> Options:
         pipeline_root=_path(config, value["pipeline-root"]),
         pipeline_python=value["pipeline-python"] or None,
         model=value["model"] or None,
-        twin=value["twin"].lower() in ("1", "true", "yes", "on"),
+        twin=_is_on(value["twin"]),
         vram_cap_bytes=parse_size(cap, "--steph-vram-cap") if cap else None,
         report=_path(config, value["report"]),
     )
@@ -209,7 +208,22 @@ def _path(config: pytest.Config, text: str) -> Path:
 
 
 def _command(config: pytest.Config) -> tuple[str, ...]:
-    return ("pytest", *map(str, config.invocation_params.args))
+    """The session's command, with what came from the ini file or the environment spelled out."""
+    silent = [option for option in OPTIONS if not config.getoption(_dest(option)) and _value(config, option)]
+    spelled = [
+        _spelled(option, _value(config, option)) for option in silent if _value(config, option) != option.default
+    ]
+    return ("pytest", *map(str, config.invocation_params.args), *filter(None, spelled))
+
+
+def _spelled(option: _Option, value: str) -> str:
+    if option.is_flag:
+        return f"--steph-{option.name}" if _is_on(value) else ""
+    return f"--steph-{option.name}={value}"
+
+
+def _is_on(value: str) -> bool:
+    return value.lower() in ("1", "true", "yes", "on")
 
 
 def _writer(config: pytest.Config) -> Callable[[str], None]:
@@ -223,8 +237,3 @@ def _writer(config: pytest.Config) -> Callable[[str], None]:
             terminal.write(text, flush=True)
 
     return write
-
-
-def shown_command(command: tuple[str, ...]) -> str:
-    """The session's command as a person would paste it."""
-    return shlex.join(command)

@@ -318,6 +318,7 @@ class Attempt(Value):
     stage: StageId
     number: int
     label: str
+    model_name: str | None = None  # as the pipeline was given it
     settings: TrainSettings | EvalSettings | None = None
     argv: tuple[str, ...] = ()
     cwd: str = ""

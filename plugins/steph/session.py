@@ -70,18 +70,18 @@ class StageSession:
     def _tell(self, record: Record) -> None:
         """Write the report; a failing report never takes a stage's result with it."""
         try:
-            self.report = tell(self.runs, record, self._setup.options.report_file)
+            self.report = tell(self.runs, record, self._setup.options.report_file, with_figures=not record.live)
         except Exception as error:  # the record holds the result; the report can be made again
             folder = self.journal.folder
             self._console.line(f"report not written: {type(error).__name__}: {error}; later: steph report {folder}")
 
 
-def tell(runs: Path, record: Record, report_file: Path | None = None) -> Path:
+def tell(runs: Path, record: Record, report_file: Path | None = None, *, with_figures: bool = True) -> Path:
     """Write a record's Markdown, its history included."""
     history = [known for _, known in readable_records(runs) if known.id != record.id]
     path = report_file or report_path(record, runs.parent)
     samples = [VramSample(moment, used) for moment, used in read_samples(runs / record.id)]
-    return write_report(record, history, path, samples=samples)
+    return write_report(record, history, path, samples=samples, with_figures=with_figures)
 
 
 def open_journal(setup: Setup, stages: Sequence[StageId], runs: Path) -> Journal:

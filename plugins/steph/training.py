@@ -165,6 +165,7 @@ class Training:
             argv=argv,
             deadline_seconds=min(left, self.setup.profile.limits.train_attempt_seconds),
             settings=settings,
+            model_name=walk.model.name,
             writes=(self.setup.root / paths.output_dir,),
         )
 

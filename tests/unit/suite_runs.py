@@ -10,10 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from planted import plant
 from steph.record import Record, StageId
 from steph.run.journal import read_record, record_folders
-
-from tests.unit.planted import plant
 
 CLONE = Path(__file__).parents[2]
 PAGE = CLONE / "tests" / "acceptance" / "test_steph.py"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.judge.verdict import Overall, overall
 from steph.record import Check, Record, Severity, StageId, Verdict
 from steph.tell import commands, keep, summary
 from steph.tell.report import parts, render, report_path, write_report
-from steph.tell.summary import Overall, headline, overall, sentences
+from steph.tell.summary import headline, sentences
 
 SECTIONS = ("## タスクH-1", "## タスクH-2", "## タスクH-3", "## StepHまとめ", "## 実行履歴")
 

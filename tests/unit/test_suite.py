@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from steph.record import StageId, Verdict
 from steph.run.journal import record_folders
-
-from tests.unit.suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench
+from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench
 
 H1, H2, H3 = StageId
 
@@ -44,7 +44,7 @@ def test_a_sound_pipeline_is_green_and_reported(tmp_path: Path) -> None:
         ({"evaluate": "swallowed_errors"}, [Verdict.PASS, Verdict.PASS, Verdict.FAIL]),
     ],
 )
-def test_a_planted_defect_is_never_green(tmp_path: Path, knobs: dict[str, str], verdicts: list[Verdict]) -> None:
+def test_a_planted_defect_is_never_green(tmp_path: Path, knobs: dict[str, Any], verdicts: list[Verdict]) -> None:
     """A broken artifact behind an exit 0 fails its stage and blocks what is built on it."""
     bench = make_bench(tmp_path, **knobs)
     status, output = bench.run()

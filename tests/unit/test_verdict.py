@@ -90,10 +90,10 @@ def test_a_condition_makes_a_pass_degraded_and_is_named() -> None:
     assert "512 → 384" in explanation
 
 
-def _record(verdicts: dict[StageId, Verdict], *, rehearsal: bool = False, stale: StageId | None = None) -> Record:
+def _record(verdicts: dict[StageId, Verdict], *, stale: StageId | None = None) -> Record:
     environment = Environment(os="Linux", python="3.12", cpu="x", cpu_count=2, ram_bytes=1)
     context = Context(
-        kind=RecordKind.REHEARSAL if rehearsal else RecordKind.ACCEPTANCE,
+        kind=RecordKind.ACCEPTANCE,
         profile="rtx3080",
         profile_sha256="0",
         pipeline_root="/p",
@@ -103,7 +103,9 @@ def _record(verdicts: dict[StageId, Verdict], *, rehearsal: bool = False, stale:
         environment=environment,
     )
     stages = {
-        stage: StageResult(stage=stage, verdict=verdict, explanation="", started_at="t", stale=stage is stale)
+        stage: StageResult(
+            stage=stage, verdict=verdict, explanation="", started_at="t", ended_at="t", stale=stage is stale
+        )
         for stage, verdict in verdicts.items()
     }
     return Record(id="r", context=context, stages=stages)
@@ -113,26 +115,40 @@ GREEN = dict.fromkeys(StageId, Verdict.PASS)
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "stale", "acceptance", "rehearsal"),
+    ("verdicts", "stale", "expected"),
     [
-        (GREEN, None, Overall.PASSED, Overall.REHEARSAL_PASSED),
-        (GREEN | {StageId.H2: Verdict.PASS_DEGRADED}, None, Overall.PASSED_WITH_CONDITIONS, Overall.REHEARSAL_PASSED),
-        (GREEN | {StageId.H3: Verdict.FAIL}, None, Overall.FAILED, Overall.REHEARSAL_FAILED),
-        (GREEN | {StageId.H3: Verdict.TIMEOUT}, None, Overall.FAILED, Overall.REHEARSAL_FAILED),
-        (GREEN | {StageId.H3: Verdict.CRASHED}, None, Overall.FAILED, Overall.REHEARSAL_FAILED),
-        (GREEN | {StageId.H3: Verdict.BLOCKED}, None, Overall.FAILED, Overall.REHEARSAL_FAILED),
-        (GREEN | {StageId.H3: Verdict.NOT_RUN}, None, Overall.INCOMPLETE, Overall.REHEARSAL_INCOMPLETE),
-        (GREEN, StageId.H3, Overall.INCOMPLETE, Overall.REHEARSAL_INCOMPLETE),
-        ({StageId.H1: Verdict.PASS}, None, Overall.INCOMPLETE, Overall.REHEARSAL_INCOMPLETE),
-        ({}, None, Overall.INCOMPLETE, Overall.REHEARSAL_INCOMPLETE),
+        (GREEN, None, Overall.PASSED),
+        (GREEN | {StageId.H2: Verdict.PASS_DEGRADED}, None, Overall.DEGRADED),
+        (GREEN | {StageId.H3: Verdict.FAIL}, None, Overall.FAILED),
+        (GREEN | {StageId.H3: Verdict.TIMEOUT}, None, Overall.FAILED),
+        (GREEN | {StageId.H3: Verdict.CRASHED}, None, Overall.FAILED),
+        (GREEN | {StageId.H3: Verdict.BLOCKED}, None, Overall.FAILED),
+        (GREEN | {StageId.H3: Verdict.NOT_RUN}, None, Overall.INCOMPLETE),
+        (GREEN, StageId.H3, Overall.INCOMPLETE),
+        ({StageId.H1: Verdict.PASS}, None, Overall.INCOMPLETE),
+        ({}, None, Overall.INCOMPLETE),
     ],
 )
 def test_only_three_fresh_green_stages_pass(
-    verdicts: dict[StageId, Verdict], stale: StageId | None, acceptance: Overall, rehearsal: Overall
+    verdicts: dict[StageId, Verdict], stale: StageId | None, expected: Overall
 ) -> None:
-    """A missing, stale or failed stage is never a pass, and a rehearsal is never an acceptance."""
-    assert overall(_record(verdicts, stale=stale)) is acceptance
-    assert overall(_record(verdicts, rehearsal=True, stale=stale)) is rehearsal
+    """A missing, stale or failed stage is never a pass."""
+    assert overall(_record(verdicts, stale=stale)) is expected
+
+
+def test_a_running_record_has_not_passed() -> None:
+    """While the conductor lives, three green stages are still running, and a failed one has failed."""
+    green = _record(GREEN).model_copy(update={"live": True})
+    assert overall(green) is Overall.RUNNING
+    failed = _record(GREEN | {StageId.H1: Verdict.FAIL}).model_copy(update={"live": True})
+    assert overall(failed) is Overall.FAILED
+
+
+def test_a_green_stage_with_a_broken_hard_check_has_failed() -> None:
+    """A verdict that contradicts its own checks is not believed."""
+    record = _record(GREEN)
+    lying = record.stages[StageId.H2].model_copy(update={"checks": (_check(Severity.FAIL, False),)})
+    assert overall(record.model_copy(update={"stages": {**record.stages, StageId.H2: lying}})) is Overall.FAILED
 
 
 @pytest.mark.parametrize("verdict", sorted(Verdict))

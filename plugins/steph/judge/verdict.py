@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from steph.record import Attempt, Cause, Check, EndedBy, Record, RecordKind, Severity, StageId, Verdict
+from steph.record import Attempt, Cause, Check, EndedBy, Record, Severity, StageId, StageResult, Verdict
 
 
 class Overall(StrEnum):
-    """What the whole record may be called."""
+    """What the record as a whole may be called; only PASSED and DEGRADED stand on three fresh green stages."""
 
-    PASSED = "合格"
-    PASSED_WITH_CONDITIONS = "条件付き合格"
-    FAILED = "不合格"
-    INCOMPLETE = "未完了"
-    REHEARSAL_PASSED = "予行・完走"
-    REHEARSAL_FAILED = "予行・失敗"
-    REHEARSAL_INCOMPLETE = "予行・未完了"
+    PASSED = "passed"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    INCOMPLETE = "incomplete"
+    RUNNING = "running"
 
 
 def attempt_verdict(attempt: Attempt) -> tuple[Verdict, str] | None:
@@ -73,20 +71,30 @@ def passed(conditions: Sequence[str]) -> tuple[Verdict, str]:
     return Verdict.PASS, "問題なし"
 
 
+def in_flight(record: Record, stage: StageId) -> bool:
+    """Whether the stage is running right now."""
+    result = record.stages.get(stage)
+    return record.live and result is not None and result.ended_at is None
+
+
+def contradiction(result: StageResult) -> Check | None:
+    """A check of severity `fail` that does not hold although the stage is called green; None where there is none."""
+    broken = (check for check in result.findings if check.severity is Severity.FAIL)
+    return next(broken, None) if result.verdict.is_green else None
+
+
 def overall(record: Record) -> Overall:
-    """What the record adds up to; only three green stages that belong together pass."""
-    results = [record.stages.get(stage) for stage in StageId]
-    verdicts = [result.verdict if result else Verdict.NOT_RUN for result in results]
-    stale = any(result.stale for result in results if result)
-    rehearsal = record.context.kind is RecordKind.REHEARSAL
-    if any(not verdict.is_green and verdict is not Verdict.NOT_RUN for verdict in verdicts):
-        return Overall.REHEARSAL_FAILED if rehearsal else Overall.FAILED
-    if stale or Verdict.NOT_RUN in verdicts:
-        return Overall.REHEARSAL_INCOMPLETE if rehearsal else Overall.INCOMPLETE
-    if rehearsal:
-        return Overall.REHEARSAL_PASSED
-    degraded = Verdict.PASS_DEGRADED in verdicts
-    return Overall.PASSED_WITH_CONDITIONS if degraded else Overall.PASSED
+    """The record as a whole, by its worst stage; stale and unmeasured stages never count as passed."""
+    results = list(record.stages.values())
+    settled = [result for result in results if not in_flight(record, result.stage)]
+    if any(_is_red(result) for result in settled):
+        return Overall.FAILED
+    if record.live:
+        return Overall.RUNNING
+    if len(results) < len(StageId) or any(r.verdict is Verdict.NOT_RUN or r.stale for r in results):
+        return Overall.INCOMPLETE
+    degraded = any(result.verdict is Verdict.PASS_DEGRADED for result in results)
+    return Overall.DEGRADED if degraded else Overall.PASSED
 
 
 def exit_status(selected: Sequence[StageId], record: Record, pytest_status: int) -> int:
@@ -94,6 +102,10 @@ def exit_status(selected: Sequence[StageId], record: Record, pytest_status: int)
     if pytest_status == 0 and any(not record.verdict_of(stage).is_green for stage in selected):
         return 1
     return pytest_status
+
+
+def _is_red(result: StageResult) -> bool:
+    return (not result.verdict.is_green and result.verdict is not Verdict.NOT_RUN) or contradiction(result) is not None
 
 
 def _seconds(attempt: Attempt) -> str:

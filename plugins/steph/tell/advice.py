@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
+from steph.judge import verdict
 from steph.record import (
     Attempt,
     Cause,
@@ -177,7 +178,7 @@ def _blockers(record: Record) -> tuple[str, ...]:
     lines = []
     for stage in (StageId.H2, StageId.H3):
         result = record.stages.get(stage)
-        if summary.in_flight(record, stage):
+        if verdict.in_flight(record, stage):
             lines.append(f"{stage} は実行中です。")
         elif result is None:
             lines.append(f"{stage} は実行していません。")
@@ -185,7 +186,7 @@ def _blockers(record: Record) -> tuple[str, ...]:
             lines.append(f"{stage} が通っていません({result.verdict}): {result.explanation}")
         elif result.stale:
             lines.append(f"{stage} は古い結果です。もとの結果が入れ替わったので、やり直してください。")
-        elif broken := summary.contradiction(result):
+        elif broken := verdict.contradiction(result):
             lines.append(f"{stage} に重大な所見があります: {broken.message}")
         elif result.last_attempt is None or result.last_attempt.settings is None:
             lines.append(f"{stage} の設定が記録にありません。")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from steph.judge import verdict
 from steph.record import Attempt, Record, StageId, StageResult, Verdict
 from steph.tell import summary, wording
 from steph.tell.markdown import Markdown, clean, code, inline, joined, table
@@ -81,8 +82,8 @@ def compare(a: Record, b: Record, threshold_ratio: float = DEFAULT_THRESHOLD_RAT
 
 
 def _overall_row(a: Record, b: Record) -> Row:
-    order = list(summary.Overall)
-    left, right = summary.overall(a), summary.overall(b)
+    order = list(verdict.Overall)
+    left, right = verdict.overall(a), verdict.overall(b)
     is_worse = left in order[:2] and order.index(right) > order.index(left)
     return Row("全体", summary.headline(a), summary.headline(b), is_regression=is_worse)
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from steph.judge import verdict
 from steph.record import Record, RecordKind, StageId
 from steph.tell import summary, wording
 from steph.tell.compare import columns
 
 _HEADER = ("記録", "種別", "開始(UTC)", "結果", "H-1", "H-2", "H-3", "モデル", "カード", "設定")
 _OVERALL = {
-    summary.Overall.PASSED: "合格",
-    summary.Overall.DEGRADED: "条件付き合格",
-    summary.Overall.FAILED: "不合格",
-    summary.Overall.INCOMPLETE: "未完了",
-    summary.Overall.RUNNING: "実行中",
+    verdict.Overall.PASSED: "合格",
+    verdict.Overall.DEGRADED: "条件付き合格",
+    verdict.Overall.FAILED: "不合格",
+    verdict.Overall.INCOMPLETE: "未完了",
+    verdict.Overall.RUNNING: "実行中",
 }
-_REHEARSED = {summary.Overall.PASSED: "通過", summary.Overall.DEGRADED: "下げて通過", summary.Overall.FAILED: "失敗"}
+_REHEARSED = {verdict.Overall.PASSED: "通過", verdict.Overall.DEGRADED: "下げて通過", verdict.Overall.FAILED: "失敗"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _row(record: Record) -> ListRow:
         id=record.id,
         kind="予行" if is_rehearsal else "受入",
         started_at=wording.moment(_started_at(record)[0]),
-        overall=words[summary.overall(record)],
+        overall=words[verdict.overall(record)],
         verdicts=tuple(_verdict(record, stage) for stage in StageId),
         model=choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else wording.MISSING,
         card=card.name if card else "GPU なし",
@@ -64,7 +65,7 @@ def _row(record: Record) -> ListRow:
 
 
 def _verdict(record: Record, stage: StageId) -> str:
-    if summary.in_flight(record, stage):
+    if verdict.in_flight(record, stage):
         return "実行中"
     result = record.stages.get(stage)
     return record.verdict_of(stage).value + ("(stale)" if result and result.stale else "")

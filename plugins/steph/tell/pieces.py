@@ -5,6 +5,7 @@ Takes values of a record, gives Markdown; a section's order and its own words ar
 
 from __future__ import annotations
 
+from steph.judge import verdict
 from steph.record import (
     Attempt,
     Cause,
@@ -48,7 +49,7 @@ def stage_state(record: Record, stage: StageId) -> Markdown:
     word = inline(summary.stage_word(record, stage))
     if result is None:
         return Markdown(f"**判定: {word}** — この記録では一度も実行していません。")
-    if summary.in_flight(record, stage):
+    if verdict.in_flight(record, stage):
         return Markdown(f"**判定: {word}** — {inline(wording.moment(result.started_at))} UTC に開始。")
     return Markdown(f"**判定: {word}** — {prose(result.explanation)}")
 
@@ -58,10 +59,11 @@ def attempts_table(record: Record, stage: StageId) -> Markdown:
     result = record.stages.get(stage)
     if result is None or not result.attempts:
         return Markdown("試行はありません。")
-    header = ("試行", "設定", "結果", "原因と段階", "秒", "ピーク(カード全体)", "torch の確保 / 予約", "予測")
+    header = ("試行", "モデル", "設定", "結果", "原因と段階", "秒", "ピーク(カード全体)", "torch の確保 / 予約", "予測")
     rows = [
         (
             str(attempt.number),
+            code(attempt.model_name.rpartition("/")[2]) if attempt.model_name else MISSING,
             settings_words(attempt),
             "実行中" if _is_running(record, result, attempt) else wording.outcome_words(attempt),
             cause_words(attempt.diagnosis),
@@ -72,12 +74,12 @@ def attempts_table(record: Record, stage: StageId) -> Markdown:
         )
         for attempt in result.attempts
     ]
-    return table(header, rows, align="rlllrrrr")
+    return table(header, rows, align="rllllrrrr")
 
 
 def _is_running(record: Record, result: StageResult, attempt: Attempt) -> bool:
     is_last = attempt is result.attempts[-1]
-    return summary.in_flight(record, result.stage) and is_last and attempt.ended_by is None
+    return verdict.in_flight(record, result.stage) and is_last and attempt.ended_by is None
 
 
 def settings_words(attempt: Attempt) -> Markdown:
@@ -238,7 +240,7 @@ def last_lines(record: Record, stage: StageId) -> Markdown:
     """Give the last lines of a stage that runs or broke off; empty for one that ended."""
     result = record.stages.get(stage)
     attempt = result.last_attempt if result else None
-    if result is None or attempt is None or not attempt.last_lines or not summary.in_flight(record, stage):
+    if result is None or attempt is None or not attempt.last_lines or not verdict.in_flight(record, stage):
         return Markdown()
     return joined((Markdown("いまの出力の最後の行:"), fence("\n".join(attempt.last_lines))))
 

@@ -122,16 +122,19 @@ def write_report(
     *,
     figures_dir: Path | None = None,
     samples: Sequence[VramSample] = (),
+    with_figures: bool = True,
     predictions: Mapping[tuple[int, int], advice.Prediction] | None = None,
 ) -> Path:
     """Write or renew the report and its pictures, keeping what people wrote; give the file's real path.
+
+    Drawing takes a second or two: `with_figures` False leaves the pictures for a later call.
 
     `figures_dir` is beside the report where not given. A file that changes while it is read is read again, so that a
     note saved meanwhile is not lost. Raises OSError where the file can't be read or replaced.
     """
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    figures = write_figures(record, samples, figures_dir or target.parent / "figures")
+    figures = write_figures(record, samples, figures_dir or target.parent / "figures") if with_figures else {}
     relative = {name: os.path.relpath(file, target.parent) for name, file in figures.items()}
     for _ in range(_MOST_WRITES):
         before = _state_of(target)

@@ -6,12 +6,11 @@ Takes a record, gives words; decides no stage's verdict, and never calls a recor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import StrEnum
 
+from steph.judge.verdict import Overall, contradiction, in_flight, overall
 from steph.record import (
     Attempt,
     Cause,
-    Check,
     GitState,
     ModelChoice,
     Record,
@@ -25,16 +24,6 @@ from steph.tell import wording
 
 MOST_SENTENCES = 4  # the fifth says whether to go on to the rented card
 BRANCH_COMMAND = "git switch -c feature/steph-small-model-debug"
-
-
-class Overall(StrEnum):
-    """What the record as a whole may be called; only PASSED and DEGRADED stand on three fresh green stages."""
-
-    PASSED = "passed"
-    DEGRADED = "degraded"
-    FAILED = "failed"
-    INCOMPLETE = "incomplete"
-    RUNNING = "running"
 
 
 _ACCEPTANCE_WORDS = {
@@ -51,35 +40,6 @@ _REHEARSAL_WORDS = {
     Overall.INCOMPLETE: "予行・受入ではない: ⬜ 未完了",
     Overall.RUNNING: "予行・受入ではない: ⏳ 実行中",
 }
-
-
-def in_flight(record: Record, stage: StageId) -> bool:
-    """Whether the stage is running right now."""
-    result = record.stages.get(stage)
-    return record.live and result is not None and result.ended_at is None
-
-
-def contradiction(result: StageResult) -> Check | None:
-    """Give a check of severity `fail` that does not hold although the stage is called green."""
-    broken = (check for check in result.findings if check.severity is Severity.FAIL)
-    return next(broken, None) if result.verdict.is_green else None
-
-
-def overall(record: Record) -> Overall:
-    """Name the record as a whole by its worst stage; stale and unmeasured stages never count as passed."""
-    results = [record.stages.get(stage) for stage in StageId]
-    known = [result for result in results if result is not None]
-    settled = [result for result in known if not in_flight(record, result.stage)]
-    if any(not r.verdict.is_green and r.verdict is not Verdict.NOT_RUN for r in settled) or any(
-        contradiction(result) for result in settled
-    ):
-        return Overall.FAILED
-    if record.live:
-        return Overall.RUNNING
-    if len(known) < len(StageId) or any(r.verdict is Verdict.NOT_RUN or r.stale for r in known):
-        return Overall.INCOMPLETE
-    degraded = any(result.verdict is Verdict.PASS_DEGRADED for result in known)
-    return Overall.DEGRADED if degraded else Overall.PASSED
 
 
 def headline(record: Record) -> str:

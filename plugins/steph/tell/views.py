@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
+from steph.judge import verdict
 from steph.record import (
     Attempt,
     EvalOutcome,
@@ -92,7 +93,7 @@ def training_facts(record: Record, attempt: Attempt | None) -> Markdown:
 
 
 def _completion(record: Record, stage: StageId, attempt: Attempt) -> str:
-    if summary.in_flight(record, stage):
+    if verdict.in_flight(record, stage):
         return "実行中"
     words = wording.outcome_words(attempt)
     if words == "成功" and not record.verdict_of(stage).is_green:
