@@ -79,7 +79,8 @@ def test_first_cause_of_a_chain_counts() -> None:
     """A KeyError raised while a CUDA OOM was handled is not the cause."""
     log = OOM_TRACEBACK + (
         "\nDuring handling of the above exception, another exception occurred:\n\n"
-        'Traceback (most recent call last):\n  File "t.py", line 9, in <module>\n    row["output"]\nKeyError: \'output\'\n'
+        'Traceback (most recent call last):\n  File "t.py", line 9, in <module>\n    row["output"]\nKeyError: '
+        "'output'\n"
     )
     assert diagnose(log, 1).cause is Cause.CUDA_OOM
 
@@ -178,7 +179,8 @@ def test_advice_differs_by_phase() -> None:
 
 def test_evidence_holds_no_secret() -> None:
     """A token in a failing URL does not reach the evidence."""
-    log = "requests.exceptions.HTTPError: 403 Client Error: Forbidden for url: https://u:hf_AbCdEf0123456789@huggingface.co/x"
+    log = "requests.exceptions.HTTPError: 403 Client Error: Forbidden for url: "
+    "https://u:hf_AbCdEf0123456789@huggingface.co/x"
     assert "AbCdEf0123456789" not in "".join(diagnose(log, 1).evidence)
 
 

@@ -28,8 +28,10 @@ def test_torch_1_form() -> None:
 def test_torch_2_form_adds_up_the_reserve(capacity: str) -> None:
     """The sentence form names what is reserved beyond the allocated part; the reserve is their sum."""
     text = (
-        f"Tried to allocate 392.00 MiB. GPU 0 has a total {capacity} of 22.00 GiB of which 171.00 MiB is free. Including "
-        "non-PyTorch memory, this process has 21.50 GiB memory in use. Of the allocated memory 21.00 GiB is allocated by "
+        f"Tried to allocate 392.00 MiB. GPU 0 has a total {capacity} of 22.00 GiB of which 171.00 MiB is free. "
+        f"Including "
+        "non-PyTorch memory, this process has 21.50 GiB memory in use. Of the allocated memory 21.00 GiB is "
+        "allocated by "
         "PyTorch, and 512.00 MiB is reserved by PyTorch but unallocated."
     )
     found = oom_numbers(text)
@@ -49,7 +51,8 @@ def test_a_wrapped_counter_is_no_figure() -> None:
 def test_hard_wrapped_figures_are_joined() -> None:
     """A terminal that cuts inside a number loses none of it."""
     found = oom_numbers(
-        "CUDA out of memory. Tried to allocate 20.0\n0 MiB (GPU 0; 10.00 GiB t\notal capacity; 9.00 GiB already allocated)"
+        "CUDA out of memory. Tried to allocate 20.0\n0 MiB (GPU 0; 10.00 GiB t\notal capacity; 9.00 GiB "
+        "already allocated)"
     )
     assert found == OomNumbers(requested_bytes=20 * MIB, total_bytes=10 * GIB, allocated_bytes=9 * GIB)
 

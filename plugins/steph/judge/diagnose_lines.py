@@ -64,7 +64,8 @@ LINES: tuple[Rule, ...] = (
     ),
     rule(
         _C.BNB_SETUP, _W.HINT,
-        r"CUDA SETUP: (?:Required|Problem|CUDA (?:detection failed|runtime path not)|Something|Setup|Defaulting to libbitsandbytes_cpu)",
+        r"CUDA SETUP: (?:Required|Problem|CUDA (?:detection failed|runtime path not)|Something|Setup|"
+        r"Defaulting to libbitsandbytes_cpu)",
         r"bitsandbytes library load error", r"bitsandbytes was compiled without GPU",
         r"No supported devices found for bitsandbytes", r"(?:Could not|Couldn't) (?:load|find) (?:the )?bitsandbytes",
         r"argument of type 'WindowsPath'", r"CUDA exception! Error code",
@@ -101,7 +102,8 @@ LINES: tuple[Rule, ...] = (
     ),
     rule(_C.TIMEOUT, _W.SYMPTOM, r"NCCL operations have failed or timed out"),
     rule(_C.API_DRIFT, _W.CERTAIN, r"error: unrecognized arguments"),
-    rule(_C.BAD_DATA, _W.LIKELY, r"^(?:エラー|ERROR)[:：].*(?:データ|ファイル|JSON).*(?:ありません|見つかりません|壊れ|空|読め|不正)"),
+    rule(_C.BAD_DATA, _W.LIKELY, r"^(?:エラー|ERROR)[:：].*(?:データ|ファイル|JSON).*(?:ありません|"
+    r"見つかりません|壊れ|空|読め|不正)"),
     rule(
         _C.CUDA_OOM, _W.HINT,
         r"^(?!usage|if |to |tip|hint|note).*\b(?:CUDA|GPU) (?:OOM|out of memory)\b.*(?:abort|exit|fail|giv)",
@@ -175,19 +177,22 @@ TRIGGERS = (
 )
 
 _HANDLED = re.compile(
-    r"retry|retried|try(?:ing)? again|skipp(?:ing|ed)|falling back|fall(?:s)? back|reduc(?:e|ed|ing) (?:the )?batch|batch size (?:to|was)"
+    r"retry|retried|try(?:ing)? again|skipp(?:ing|ed)|falling back|fall(?:s)? back|reduc(?:e|ed|ing) (?:the "
+    r")?batch|batch size (?:to|was)"
     r"|recover(?:ed|ing)|ignor(?:ed|ing)|\bhandled|(?<!watchdog )\bcaught|再試行|スキップ",
     re.I,
 )
 _HELP = re.compile(r"^\s*(?:usage:|-{1,2}[A-Za-z][\w-]*[ ,=])|^\s*(?:tip|hint|note)\s*:|^\s*#|^\s*>>> ", re.I)
 _METRICS = re.compile(
     r"'train_runtime'|^\*+ (?:train|eval) metrics|^EVALUATION RESULTS|^Detailed results saved|\"train_runtime\""
-    r"|^(?:.*\b)?(?:Training|Fine-?tuning|Evaluation)(?: is| has)? (?:been )?(?:completed?|finished|done)\b|^Accuracy: [\d.]+",
+    r"|^(?:.*\b)?(?:Training|Fine-?tuning|Evaluation)(?: is| has)? (?:been )?(?:completed?|finished|done)\b|"
+    r"^Accuracy: [\d.]+",
     re.I,
 )
 _METRIC_WORDS = ("train_runtime", "metrics", "results", "complete", "finished", "done", "accuracy:")
 _GOES_ON = re.compile(
-    r"^\{.*['\"](?:\w+_)?loss['\"]: ['\"]?[\d.]|(?:iter|step|epoch|batch)\w*\b.*\bloss\s*[:=]\s*[\d.]+|^train_loss|^  ?epoch +=",
+    r"^\{.*['\"](?:\w+_)?loss['\"]: ['\"]?[\d.]|(?:iter|step|epoch|batch)\w*\b.*\bloss\s*[:=]\s*[\d.]+|^train_l"
+    r"oss|^  ?epoch +=",
     re.I,
 )
 

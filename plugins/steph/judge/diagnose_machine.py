@@ -1,7 +1,7 @@
 """What exceptions say about the machine: memory, disk, card, driver, bitsandbytes' native code, time.
 
-Wordings: torch 1.x to 2.13 on CUDA, HIP, XPU and MPS, bitsandbytes 0.37 to 0.50, accelerate, NCCL, Triton, safetensors, pyarrow, glibc,
-CPython and Windows.
+Wordings: torch 1.x to 2.13 on CUDA, HIP, XPU and MPS, bitsandbytes 0.37 to 0.50, accelerate, NCCL, Triton, safetensors,
+pyarrow, glibc, CPython and Windows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from steph.record import Cause
 _C, _W = Cause, Weight
 _DEVICE = r"(?:CUDA|HIP|XPU|NPU|MLU|MUSA|HPU|MPS|GPU|SYCL|ROCm|Metal)"
 _BNB_C_FUNCTION = (
-    r"'c(?:get_|quantize|dequantize|gemm|igemm|int8|adam|ademamix|lamb|lars|lion|momentum|rmsprop|adagrad|prefetch|fill"
+    r"'c(?:get_|quantize|dequantize|gemm|igemm|int8|adam|ademamix|lamb|lars|lion|momentum|rmsprop|adagrad|"
+    r"prefetch|fill"
     r"|arange|percentile|extract|transform|histogram|spmm|device|ctest|cutlass|_quantize|_mul)"
 )
 
@@ -45,14 +46,15 @@ MACHINE: tuple[Rule, ...] = (
         r"insufficient shared memory", r"due to the node running low on memory",
         r"Could not allocate memory (?:for|to) ", r"C10 Out of Memory",
         r"unable to (?:write to|resize|allocate shared memory\(shm\) for|open shared memory object|mmap).*"
-        r"(?:/?torch_\d+\w*|/dev/shm/)[^\n]*(?:No space|Cannot allocate)", r"/dev/shm/.*No space left",
-        r"No space left on device.*/dev/shm/", r"shared memory segment.*No space left",
+        r"(?:/?torch_\d+\w*|/dev/shm/)[^\n]*(?:No space|Cannot allocate)", r"/dev/(?:shm)/.*No space left",
+        r"No space left on device.*/dev/(?:shm)/", r"shared memory segment.*No space left",
     ),
     rule(
         _C.CUDA_OOM, _W.CERTAIN,
         rf"{_DEVICE}(?: backend| driver| runtime| device)?(?: (?:has )?ran)? out of memory",
         r"out of memory\. Tried to allocate",
-        rf"{_DEVICE}[ \]]*(?:driver |runtime )?(?:error|failure)s?(?: ?\(?\d+\)?)?\s*[:(]?\s*'?(?:out of memory|memory allocation)",
+        rf"{_DEVICE}[ \]]*(?:driver |runtime )?(?:error|failure)s?(?: ?\(?\d+\)?)?\s*[:(]?\s*'?(?:out of memory"
+        rf"|memory allocation)",
         r"Triton Error \[\w+\]: out of memory", r"(?:CUDA|HIP)_ERROR_OUT_OF_MEMORY", r"cudaErrorMemoryAllocation",
         r"hipErrorOutOfMemory", r"OUT_OF_(?:DEVICE_)?(?:MEMORY|RESOURCES)\b", r"cu\w+ failed: out of memory",
         r"CudaError: out of memory", r"CUBLAS_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED)",
@@ -72,7 +74,8 @@ MACHINE: tuple[Rule, ...] = (
         _C.DISK_FULL, _W.CERTAIN,
         r"No space left on device", r"\[Errno (?:28|122)\]", r"os error (?:28|112|122)\b", r"code: (?:28|122)\b",
         r"StorageFull", r"QuotaExceeded", r"Disk quota exceeded", r"not enough (?:free )?(?:disk )?space",
-        r"WinError 112\b", r"ENOSPC|EDQUOT", r"database or disk is full", r"空き領域がありません", r"ディスク使用量(?:が|制限)",
+        r"WinError 112\b", r"ENOSPC|EDQUOT", r"database or disk is full", r"空き領域がありません",
+        r"ディスク使用量(?:が|制限)",
         r"十分な空き領域", r"PytorchStreamWriter failed", r"inline_container\.cc.*(?:unexpected pos|write failed)",
         r"disk (?:is )?full",
     ),
@@ -111,8 +114,10 @@ MACHINE: tuple[Rule, ...] = (
         r"No (?:CUDA|HIP|XPU) GPUs are available", r"no kernel image is available", r"kernel image is invalid",
         r"invalid device function", r"hipErrorNoBinaryForGpu", r"unsupported toolchain",
         r"forward compatibility was attempted", r"CUDA unknown error",
-        rf"{_DEVICE}(?: driver)? (?:error|failure \d+):? '?(?:unknown error|initialization error|system not yet|named symbol"
-        r"|driver shutting|operation not (?:supported|permitted)|invalid device|API call is not supported|device not ready)",
+        rf"{_DEVICE}(?: driver)? (?:error|failure \d+):? '?(?:unknown error|initialization error|system not yet"
+        rf"|named symbol"
+        r"|driver shutting|operation not (?:supported|permitted)|invalid device|API call is not supported|"
+        r"device not ready)",
         r"busy or unavailable", r"invalid device ordinal", r"CUDA driver initialization failed",
         r"uncorrectable (?:NVLink|ECC)", r"ECC error", r"hardware stack error", r"fallen off the bus", r"GPU is lost",
         r"Driver/library version mismatch",

@@ -53,9 +53,9 @@ _UNALLOCATED = (rf"{_SIZE}\s+is reserved by PyTorch but unallocated",)
 def oom_numbers(message: str) -> OomNumbers | None:
     """The figures of one message, in bytes; None where it has none.
 
-    `reserved_bytes` is the allocator's whole reserve: torch 1.x prints it, torch 2.x prints what is allocated and what is
-    reserved beyond that, and their sum is taken. Sizes that no machine has (wrapped counters) become None. Hard-wrapped
-    lines are joined both ways, and the reading with more figures counts.
+    `reserved_bytes` is the allocator's whole reserve: torch 1.x prints it, torch 2.x prints what is allocated and what
+    is reserved beyond that, and their sum is taken. Sizes that no machine has (wrapped counters) become None.
+    Hard-wrapped lines are joined both ways, and the reading with more figures counts.
     """
     readings = [_read(glue.join(message.split("\n"))) for glue in (" ", "")]
     best = max(readings, key=_count)

@@ -12,7 +12,8 @@ _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         Phase.SAVE,
         re.compile(
-            r"\bsave_pretrained\b|_save_checkpoint|\bsave_model\b|in save_file|serialization\.py.*in save\b|torch\.save\(|_save_optimizer"
+            r"\bsave_pretrained\b|_save_checkpoint|\bsave_model\b|in save_file|serialization\.py.*in save\b|"
+            r"torch\.save\(|_save_optimizer"
         ),
     ),
     (
@@ -22,20 +23,23 @@ _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         Phase.LOAD,
         re.compile(
-            r"\bfrom_pretrained\b|_load_pretrained_model|load_checkpoint|load_state_dict|snapshot_download|hf_hub_download"
+            r"\bfrom_pretrained\b|_load_pretrained_model|load_checkpoint|load_state_dict|snapshot_download|"
+            r"hf_hub_download"
             r"|cached_files?\b|validate_environment|load_dataset\b|load_model\b|convert_and_load"
         ),
     ),
     (
         Phase.EVAL,
         re.compile(
-            r"\bin (?:generate|_sample|evaluate|evaluation_loop|prediction_step|predict)\b|\.generate\(|\.evaluate\(|evaluate_\w+\.py"
+            r"\bin (?:generate|_sample|evaluate|evaluation_loop|prediction_step|predict)\b|\.generate\(|"
+            r"\.evaluate\(|evaluate_\w+\.py"
         ),
     ),
     (
         Phase.STEP,
         re.compile(
-            r"\bin (?:train|_inner_training_loop|training_step|backward|compute_loss|_run_epoch|optimizer_step)\b|trainer\.train\("
+            r"\bin (?:train|_inner_training_loop|training_step|backward|compute_loss|_run_epoch|"
+            r"optimizer_step)\b|trainer\.train\("
             r"|\.backward\(|optimizer\.step\(|\bin training_step|loss\.backward"
         ),
     ),
@@ -44,7 +48,8 @@ _PRINTED: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         Phase.SAVE,
         re.compile(
-            r"'train_runtime'|Saving model checkpoint|Configuration saved in|tokenizer config file saved|checkpoint-\d+ .*sav",
+            r"'train_runtime'|Saving model checkpoint|Configuration saved in|tokenizer config file saved|"
+            r"checkpoint-\d+ .*sav",
             re.I,
         ),
     ),
@@ -52,14 +57,16 @@ _PRINTED: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         Phase.EVAL,
         re.compile(
-            r"Total samples to evaluate|Initializing RAG|Running (?:Evaluation|Prediction)|^Evaluating|RAG Mode:|LoRA Path:"
+            r"Total samples to evaluate|Initializing RAG|Running (?:Evaluation|Prediction)|^Evaluating|RAG "
+            r"Mode:|LoRA Path:"
         ),
     ),
     (Phase.FIRST_STEP, re.compile(r"\*+ Running training|Num (?:examples|Epochs) =|trainable params:", re.I)),
     (
         Phase.LOAD,
         re.compile(
-            r"Loading (?:checkpoint shards|weights|base model|model|tokenizer|dataset|adapter)|^Download|^Fetching \d+ files|^Materializing"
+            r"Loading (?:checkpoint shards|weights|base model|model|tokenizer|dataset|adapter)|^Download|"
+            r"^Fetching \d+ files|^Materializing"
             r"|\.safetensors|Generating \w+ split|resolve/main|libbitsandbytes|CUDA SETUP",
             re.I,
         ),

@@ -16,11 +16,15 @@ _MESSAGE_LINES = 30
 _KEPT_CHAINS = 100  # of more, the first and the last; the causes are at the ends
 
 _HEADER = re.compile(r"Traceback \(most recent call last\)")
-_LINK = re.compile(r"^\s*(?:\|\s*)?(?:During handling of the above exception|The above exception was the direct cause)")
+_LINK = re.compile(
+    r"^\s*(?:\|\s*)?(?:During handling of the above exception|The above exception was the "
+    r"direct cause)"
+)
 _FRAME = re.compile(r'^\s*(?:\|\s*)?File "|^\s*[│|]')
 _NAMES = (
     r"Error|Exception|Exit|Interrupt|Warning|Timeout|TimeoutExpired|OutOfMemory|OutOfResources|Enabled|Invalid"
-    r"|Failure|NotFound|StopIteration|(?<=socket\.)(?:gaierror|timeout|herror)|BadZipFile|BrokenProcessPool|NVMLError_\w+|Incomplete\w*|Disconnected"
+    r"|Failure|NotFound|StopIteration|(?<=socket\.)(?:gaierror|timeout|herror)|BadZipFile|BrokenProcessPool|"
+    r"NVMLError_\w+|Incomplete\w*|Disconnected"
 )
 _RAISED = re.compile(
     rf"^(?:E {{2,7}}|\s*(?:\|\s*)+)?(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Za-z_]\w*?)?(?:{_NAMES})(?:Group)?)"
@@ -56,7 +60,8 @@ _WHAT = re.compile(r"^\s*(?P<type>what\(\)): +(?P<message>(?P<note>).*)$")
 _BARE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?$")
 _IGNORED = re.compile(r"^Exception ignored |^--- Logging error ---|^Error in atexit|^Error in sys\.excepthook")
 _LONG_MESSAGE = re.compile(
-    r"Client Error|Server Error|Request ID|Bad request|Forbidden|following error|CUDA (?:Setup|error)|MISMATCH|would exceed|^\s*$",
+    r"Client Error|Server Error|Request ID|Bad request|Forbidden|following error|CUDA (?:Setup|error)|MISMATCH|"
+    r"would exceed|^\s*$",
     re.I,
 )
 _STOP = re.compile(

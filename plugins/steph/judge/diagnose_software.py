@@ -1,7 +1,7 @@
 """What exceptions say about the software around the pipeline: the Hub, the installation, the libraries' API, the data.
 
-Wordings: huggingface_hub 0 to 2 over requests, httpx and httpx2, transformers 4 and 5, peft, trl, accelerate, datasets, pyarrow,
-tokenizers, torch's data loader and CPython.
+Wordings: huggingface_hub 0 to 2 over requests, httpx and httpx2, transformers 4 and 5, peft, trl, accelerate, datasets,
+pyarrow, tokenizers, torch's data loader and CPython.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ _C, _W = Cause, Weight
 _HERE = r"localhost|127\.0\.0\.1|0\.0\.0\.0|'::1'|\[::1\]|:11434|wandb"
 _DATA_FILE = r"\.(?:jsonl|json|csv|tsv|parquet|arrow|txt|xml|ya?ml)(?:\.gz)?\b"
 _MODEL_FILE = (
-    r"(?:\.(?:safetensors|bin|pt|pth|gguf|ckpt|msgpack)\b|(?:adapter_|generation_|tokenizer_|special_tokens_|trainer_)?"
+    r"(?:\.(?:safetensors|bin|pt|pth|gguf|ckpt|msgpack)\b|(?:adapter_|generation_|tokenizer_|special_tokens_|"
+    r"trainer_)?"
     r"(?:config|tokenizer|vocab|tokens_map|state|index)\.json|merges\.txt|tokenizer\.model|vocab\.txt|models--[\w.-]+)"
 )
 
@@ -49,17 +50,24 @@ SOFTWARE: tuple[Rule, ...] = (
     ),
     rule(
         _C.HUB_UNREACHABLE, _W.CERTAIN,
-        rf"^(?!.*(?:{_HERE})).*(?:Max retries exceeded|NameResolutionError|Failed to (?:resolve|establish a new)|getaddrinfo failed"
-        r"|(?:Temporary failure in|failure in) name resolution|Name or service not known|nodename nor servname|No address associated"
-        r"|Read timed out|Connection timed out|The (?:read|handshake|connect|write) operation timed out|Connect(?:ion)? ?Timeout"
-        r"|Read ?Timeout|Network is unreachable|No route to host|ProxyError|IncompleteRead|ChunkedEncodingError|RemoteDisconnected"
-        r"|RemoteProtocolError|Server disconnected|peer closed connection|Could not resolve host|名前またはサービスが不明"
-        r"|requests\.exceptions\.(?!JSONDecode|HTTPError)\w+|http(?:x|core)2?\.(?:_exceptions\.)?(?!HTTPStatus)\w*(?:Error|Timeout))",
+        rf"^(?!.*(?:{_HERE})).*(?:Max retries exceeded|NameResolutionError|Failed to (?:resolve|establish a "
+        rf"new)|getaddrinfo failed"
+        r"|(?:Temporary failure in|failure in) name resolution|Name or service not known|nodename nor servname|"
+        r"No address associated"
+        r"|Read timed out|Connection timed out|The (?:read|handshake|connect|write) operation timed out|"
+        r"Connect(?:ion)? ?Timeout"
+        r"|Read ?Timeout|Network is unreachable|No route to host|ProxyError|IncompleteRead|ChunkedEncodingError"
+        r"|RemoteDisconnected"
+        r"|RemoteProtocolError|Server disconnected|peer closed connection|Could not resolve host|"
+        r"名前またはサービスが不明"
+        r"|requests\.exceptions\.(?!JSONDecode|HTTPError)\w+|http(?:x|"
+        r"core)2?\.(?:_exceptions\.)?(?!HTTPStatus)\w*(?:Error|Timeout))",
     ),
     rule(
         _C.HUB_UNREACHABLE, _W.LIKELY,
         r"specific connection error when",
-        rf"^(?!.*(?:{_HERE})).*(?:Connection(?:Reset|Refused|Aborted)Error|\bConnectionError|Connection (?:refused|reset by peer))",
+        rf"^(?!.*(?:{_HERE})).*(?:Connection(?:Reset|Refused|Aborted)Error|\bConnectionError|Connection "
+        rf"(?:refused|reset by peer))",
     ),
     rule(
         _C.HUB_NOT_FOUND, _W.CERTAIN,
@@ -90,7 +98,8 @@ SOFTWARE: tuple[Rule, ...] = (
         r"multiarray failed to import", r"operator torchvision::\w+ does not exist",
         r"packages that were not found in your environment", r"(?:seems|is) (?:to be )?not (?:be )?installed",
         r"but it was not found in your environment", r"run `?pip install", r"different CUDA (?:major )?versions",
-        r"name '(?:init_empty_weights|ParallelismConfig|DeviceMesh|DistributedConfig|flash_attn\w*|bnb|torch|nn)' is not defined",
+        r"name '(?:init_empty_weights|ParallelismConfig|DeviceMesh|DistributedConfig|flash_attn\w*|bnb|torch|"
+        r"nn)' is not defined",
         r"failed to map segment from shared object", r"wrong ELF class|invalid ELF header",
     ),
     rule(
@@ -128,7 +137,8 @@ SOFTWARE: tuple[Rule, ...] = (
     ),
     rule(
         _C.API_DRIFT, _W.CERTAIN,
-        r"^KeyError: '(?:qwen|llama|mistral|mixtral|gemma|phi|gpt_|deepseek|falcon|olmo|glm|smollm|granite|cohere|internlm)\w*'$",
+        r"^KeyError: '(?:qwen|llama|mistral|mixtral|gemma|phi|gpt_|deepseek|falcon|olmo|glm|smollm|granite|"
+        r"cohere|internlm)\w*'$",
     ),
     rule(
         _C.API_DRIFT, _W.LIKELY,
@@ -151,7 +161,8 @@ SOFTWARE: tuple[Rule, ...] = (
         r"Column .* (?:not|doesn't|does not)", r"Conversation roles must alternate", r"out of bounds for size 0",
         r"index out of range in self", r"Target \d+ is out of bounds",
         r"Sequence length must be|longer than the maximum",
-        r"(?:header|metadata)(?:TooLarge|TooSmall|IncompleteBuffer)|InvalidHeader|IncompleteMetadata|MetadataIncomplete",
+        r"(?:header|metadata)(?:TooLarge|TooSmall|IncompleteBuffer)|InvalidHeader|IncompleteMetadata|"
+        r"MetadataIncomplete",
         r"Error while deserializing", r"PytorchStreamReader failed", r"invalid load key", r"Unable to find '",
         r"UnpicklingError", r"contains? no (?:rows|data|examples|samples)",
         r"(?:data ?set|file|split|data) (?:is|was) empty", r"empty (?:data ?set|file)",
