@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from steph.judge.diagnose_advice import advice_for
 from steph.judge.diagnose_lines import LINES, TRIGGERS
 from steph.judge.diagnose_rules import first_match

@@ -35,6 +35,10 @@ TAIL_BYTES = 4 << 20
 _EVIDENCE_CHARACTERS = 600
 _EVIDENCE_LINES = 5
 _SIGKILL, _SIGTERM, _TIMEOUT_STATUS = 9, 15, 124
+_REPORTED = re.compile(
+    r"^(?=.{0,200}?\b(?:ERROR|CRITICAL|FATAL|[Ee]rror|[Ff]ailed|[Ff]ailure)\b|.{0,200}?失敗)(?!\s*['\"(])(?!.*[Rr]etry)"
+    r".{1,200}?(?P<type>\b(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Timeout)): (?P<message>.{1,2000})"
+)
 _PHASE_OF_CAUSE = dict.fromkeys((Cause.HUB_UNREACHABLE, Cause.HUB_GATED, Cause.HUB_NOT_FOUND), Phase.LOAD)
 _ALLOCATION_MESSAGE = re.compile(r"out of memory|[Tt]ried to allocate|would exceed allowed memory", re.I)
 
@@ -190,7 +194,24 @@ def _from_lines(read: _Log) -> list[_Candidate]:
         finding = line_finding(line, read.lines[position + 1 : position + 3])
         if finding is not None:
             found.append(_Candidate(finding, line.index, (line.text,)))
-    return found or _from_wrapped(read)
+    return found or _from_wrapped(read) or _from_reports(read)
+
+
+def _from_reports(read: _Log) -> list[_Candidate]:
+    """`ERROR … failed: SomeError: why`: an exception that a program caught, reported and ended on."""
+    if read.chains:
+        return []
+    found = []
+    for line in read.lines:
+        match = _REPORTED.match(line.text) if ": " in line.text[:2000] and not line.is_mild else None
+        if match is not None:
+            raised = Raised(line.index, match["type"], (match["message"],), (), ())
+            found.append((finding_of(raised), line))
+    return [
+        _Candidate(Finding(finding.cause, Weight.LIKELY), line.index, (line.text,))
+        for finding, line in found
+        if finding.weight >= Weight.LIKELY
+    ]
 
 
 def _from_wrapped(read: _Log) -> list[_Candidate]:

@@ -23,7 +23,7 @@ _LINK = re.compile(
 _FRAME = re.compile(r'^\s*(?:\|\s*)?File "|^\s*[│|]')
 _NAMES = (
     r"Error|Exception|Exit|Interrupt|Warning|Timeout|TimeoutExpired|OutOfMemory|OutOfResources|Enabled|Invalid"
-    r"|Failure|NotFound|StopIteration|(?<=socket\.)(?:gaierror|timeout|herror)|BadZipFile|BrokenProcessPool|"
+    r"|Failure|NotFound|StopIteration|(?<=socket\.)(?:gaierror|timeout|herror)|BadZipFile|BrokenProcessPool|CompilerFailed|"
     r"NVMLError_\w+|Incomplete\w*|Disconnected"
 )
 _RAISED = re.compile(
@@ -54,6 +54,8 @@ _WORDS = (
         "Incomplete",
         "Disconnected",
         "what()",
+        "CompilerFailed",
+        "NVMLError",
     ),
 )
 _WHAT = re.compile(r"^\s*(?P<type>what\(\)): +(?P<message>(?P<note>).*)$")
