@@ -71,7 +71,7 @@ class Bench:
         tests = [f"{PAGE}::{TEST_IDS[stage]}" for stage in stages] or [str(PAGE)]
         places = {"profile": self.profile, "pipeline-root": self.root, "report": self.reports}
         options = [f"--steph-{name}={value}" for name, value in places.items()]
-        return ["-m", "gpu", "-p", "no:cacheprovider", *options, *tests]
+        return ["-m", "gpu", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *options, *tests]
 
     def start(self, *stages: StageId, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         """Start pytest on these stages and return at once."""
@@ -127,5 +127,9 @@ def make_model(folder: Path) -> Path:
 
 
 def clean_environment() -> dict[str, str]:
-    """This environment without what a surrounding run of the suite may have set."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("STEPH_", "PYTEST_"))}
+    """This environment without what a surrounding run may have set; bytecode is kept, as on a person's machine."""
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("STEPH_", "PYTEST_")) and key != "PYTHONDONTWRITEBYTECODE"
+    }
