@@ -180,3 +180,15 @@ def test_full_labels_keep_every_position(trimmed: Collator) -> None:
     batch = trimmed([{"input_ids": ids, "labels": ids}])
     assert batch["labels"].tolist() == [ids]
     assert batch["logits_to_keep"] == 3
+
+
+def test_every_position_sees_itself_and_no_padding_but_its_own() -> None:
+    """Tokens see the tokens before them; a padding position sees itself, or some attention kernels give NaN."""
+    import torch
+    from app.training.collator import visible_positions
+
+    seen = visible_positions(torch.tensor([[False, True, True], [True, True, True]]))
+    assert seen[:, 0].int().tolist() == [
+        [[1, 0, 0], [0, 1, 0], [0, 1, 1]],
+        [[1, 0, 0], [1, 1, 0], [1, 1, 1]],
+    ]

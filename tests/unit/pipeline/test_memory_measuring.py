@@ -44,7 +44,8 @@ def test_the_plan_follows_the_measured_growth_and_the_memory_fraction(tiny_model
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(task_type="CAUSAL_LM"))
+    lora = LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.1)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), lora)
     ids = list(range(TOKENS))
     rows = [{"input_ids": ids, "labels": [-100] * (TOKENS - LABELS + 1) + ids[TOKENS - LABELS + 1 :]}]
     flags = ["--model-name", "m", "--train-file", "f", "--output-dir", "o", "--gradient-accumulation-steps", "4"]
