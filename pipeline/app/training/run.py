@@ -1,6 +1,7 @@
 """One training run, from checked rows to a saved adapter."""
 
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -127,7 +128,8 @@ def capped_steps(settings: TrainingSettings, row_count: int) -> int:
     """`max_steps` for the Trainer: the cap where the epochs are longer than it, else -1 (the epochs decide)."""
     if settings.max_steps_override is None:
         return -1
-    micro_batches = math.ceil(row_count / settings.batch_size)
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    micro_batches = math.ceil(row_count / (settings.batch_size * ranks))
     steps = math.ceil(settings.num_epochs * math.ceil(micro_batches / settings.gradient_accumulation_steps))
     return settings.max_steps_override if settings.max_steps_override < steps else -1
 
