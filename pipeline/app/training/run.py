@@ -119,6 +119,7 @@ def _arguments(settings: TrainingSettings, row_count: int, plan: StepPlan, dtype
         save_steps=settings.save_steps,
         seed=settings.seed,
         report_to=[],
+        ddp_find_unused_parameters=False,
         use_cpu=not torch.cuda.is_available(),
         **optional,
     )
