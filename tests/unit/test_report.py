@@ -363,3 +363,14 @@ def test_pictures_lie_beside_the_report(tmp_path: Path) -> None:
     assert "](figures/20261120-010000-loss.svg)" in text
     assert (tmp_path / "figures" / "20261120-010000-loss.svg").is_file()
     assert "\n図: ステップごとの損失(35 点)" in text
+
+
+def test_under_a_cap_the_process_is_held_against_it_not_the_card() -> None:
+    """A card emulated as a smaller one holds more than the cap before the run; the sentence compares like with like."""
+    green = factory.green_acceptance()
+    last = green.stages[StageId.H2].attempts[-1]
+    measured = last.model_copy(update={"peak_device_bytes": 4 << 30, "peak_own_bytes": 2 << 30})
+    capped = with_stage(green, StageId.H2, attempts=(measured,)).model_copy(
+        update={"context": green.context.model_copy(update={"vram_cap_bytes": 3 << 30})}
+    )
+    assert any("このプロセスで 2.00 GiB / 3.00 GiB(余り 1.00 GiB)" in sentence for sentence in sentences(capped))

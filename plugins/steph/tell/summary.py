@@ -155,12 +155,16 @@ def _of_memory(record: Record) -> Iterator[str]:
         )
     elif h2 and h2.verdict is Verdict.PASS_DEGRADED and h2.given_up:
         yield f"H-2 であきらめた設定: {'、'.join(h2.given_up)}。"
-    peak, capacity = peak_bytes(h2), capacity_bytes(record)
+    is_capped = record.context.vram_cap_bytes is not None
+    last = h2.last_attempt if h2 else None
+    # a capped card is fuller than the cap: what other processes and the driver hold is not the pipeline's
+    peak = (last.peak_own_bytes if is_capped else last.peak_device_bytes) if last else None
+    capacity = capacity_bytes(record)
     if h2 and h2.verdict.is_green and peak is not None and capacity:
+        whose = "このプロセスで" if is_capped else "カード全体で"
         left = max(capacity - peak, 0)
         yield (
-            f"学習の VRAM ピークはカード全体で {wording.gib(peak)} / {wording.gib(capacity)}"
-            f"(余り {wording.gib(left)})でした。"
+            f"学習の VRAM ピークは{whose} {wording.gib(peak)} / {wording.gib(capacity)}(余り {wording.gib(left)})でした。"
         )
 
 
