@@ -1,0 +1,89 @@
+"""The suite's rooms and their one-way order, read from the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SUITE = Path(__file__).parents[2] / "plugins" / "steph"
+MODULES = sorted(SUITE.rglob("*.py"))
+VALUES = ("terms", "record", "record_schema", "redact")  # above all rooms
+ROOMS = ("plan", "run", "judge", "tell", "child")
+HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
+TWINS = {SUITE / "child" / "twin.py", SUITE / "child" / "twin_tokenizer.py"}
+MODULE_LINES, FUNCTION_LINES = 350, 50
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(SUITE).as_posix()
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at any depth of its code, with dots; from-imports name what they take."""
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{_name(path)}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _own_imports(path: Path) -> set[str]:
+    """The rooms, or modules of the first floor, that a file of the suite imports."""
+    return {name.split(".")[1] for name in _imports(path) if name.startswith("steph.")}
+
+
+def _allowed(path: Path) -> set[str] | None:
+    """What a file may import of the suite; None where it may import everything (the conductor)."""
+    first = path.relative_to(SUITE).parts[0].removesuffix(".py")
+    if first in VALUES:
+        return set(VALUES[: VALUES.index(first)]) if first != "redact" else set()
+    if first not in ROOMS:
+        return None
+    above = set(ROOMS[: ROOMS.index(first) + 1])
+    return {*VALUES, *(above - {"run"} if first == "judge" else above)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_module_imports_only_from_rooms_above_its_own(path: Path) -> None:
+    """plan, run, judge, tell, child know each other one way only; judge never knows run; the conductor sees all."""
+    allowed = _allowed(path)
+    assert allowed is None or _own_imports(path) <= allowed
+
+
+def test_the_conductor_is_no_part_of_a_room() -> None:
+    """Every folder of the suite is a room of the order above, so that none escapes it."""
+    assert {path.parent.name for path in SUITE.glob("*/__init__.py")} == set(ROOMS)
+
+
+def test_nothing_but_the_twin_maker_imports_the_pipelines_packages() -> None:
+    """torch and its company are imported by child/twin*.py alone, which run as a process of their own."""
+    found = {path for path in MODULES if HEAVY & {name.split(".")[0] for name in _imports(path)}}
+    assert found <= TWINS
+    assert SUITE / "child" / "twin.py" in found
+
+
+def test_no_module_is_named_like_one_of_the_standard_library() -> None:
+    """A script's folder stands first on sys.path: a module called `profile` or `select` would be taken for Python's."""
+    shared = {"__init__", "__main__", "sitecustomize"}
+    names = {path.stem for path in MODULES} | {path.parent.name for path in MODULES}
+    assert (names - shared) & set(sys.stdlib_module_names) == set()
+
+
+def test_modules_and_functions_stay_short() -> None:
+    """No module over 350 lines, no function over 50."""
+    long = [_name(path) for path in MODULES if len(path.read_text(encoding="utf-8").splitlines()) > MODULE_LINES]
+    for path in MODULES:
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                long += [f"{_name(path)}: {node.name}, {lines} lines"] if lines > FUNCTION_LINES else []
+    assert long == []
