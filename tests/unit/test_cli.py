@@ -1,0 +1,129 @@
+"""The `steph` command: what it prints, and its exit status where something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import record_factory as factory
+from steph.cli import app
+from steph.record import Record
+from steph.run.events import AttemptEnded, ModelChosen, SessionEnded, SessionStarted, StageEnded, StageStarted
+from steph.run.journal import Journal, opened_event
+from typer.testing import CliRunner, Result
+
+OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB. GPU 0 has a total capacity of 9.64 GiB"
+
+
+def steph(*arguments: object) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(app, [str(word) for word in arguments])
+
+
+def keep(reports: Path, record: Record) -> None:
+    """Write a record's journal as a run would have."""
+    journal = Journal(reports / "runs" / record.id)
+    at = "2026-11-20T01:00:00.000+00:00"
+    journal.append(opened_event(record.id, record.context))
+    for session in record.sessions:
+        journal.append(SessionStarted(at=session.started_at, command=session.command, stages=session.stages))
+    for result in record.stages.values():
+        journal.append(StageStarted(at=result.started_at, stage=result.stage))
+        if result.model:
+            journal.append(ModelChosen(at=at, stage=result.stage, model=result.model))
+        for attempt in result.attempts:
+            journal.append(AttemptEnded(at=at, attempt=attempt))
+        shared = result.model_dump(include={"stage", "verdict", "explanation", "checks", "given_up"})
+        journal.append(StageEnded(at=at, seconds=result.seconds or 0.0, **shared))
+    journal.append(SessionEnded(at=at, exit_status=0))
+    journal.close()
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    """Two records: a green one, and a later one that had to step down after an OOM."""
+    keep(tmp_path, factory.green_acceptance())
+    keep(tmp_path, factory.walked_down())
+    return tmp_path
+
+
+def test_diagnose_prints_cause_and_phase_or_json(tmp_path: Path) -> None:
+    """A log's cause is printed for people, and with --json as the five promised keys."""
+    log = tmp_path / "train.log"
+    log.write_text(f"Traceback (most recent call last):\n{OOM}\n", encoding="utf-8")
+    shown = steph("diagnose", log, "--returncode", "1")
+    assert shown.exit_code == 0
+    assert shown.output.startswith("cause: cuda_oom\n")
+    found = json.loads(steph("diagnose", log, "--json").output)
+    assert set(found) == {"cause", "phase", "evidence", "oom", "advice"}
+    assert found["oom"]["requested_bytes"] == 1_245_540_516
+
+
+def test_diagnose_takes_a_signal_and_standard_input() -> None:
+    """An empty log of a process that signal 9 ended is not called a success."""
+    ended = CliRunner().invoke(app, ["diagnose", "-", "--returncode", "-9", "--json"], input="loading\n")
+    assert json.loads(ended.output)["cause"] not in ("none", None)
+
+
+@pytest.mark.parametrize("path", ["missing.log", "."])
+def test_diagnose_of_what_is_no_readable_file_is_one_line_and_status_2(tmp_path: Path, path: str) -> None:
+    """A missing file or a folder is named in one line on stderr."""
+    ended = steph("diagnose", tmp_path / path)
+    assert ended.exit_code == 2
+    assert ended.stdout == ""
+    assert ended.stderr.startswith(f"steph: {tmp_path}")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_list_shows_every_record_newest_first(reports: Path) -> None:
+    """One line for each record under a header; without records one sentence."""
+    lines = steph("list", "--reports", reports).output.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["20261120-020000", "20261120-010000"]
+    empty = steph("list", "--reports", reports / "none")
+    assert (empty.exit_code, len(empty.output.splitlines())) == (0, 1)
+
+
+def test_compare_holds_the_newest_against_the_one_before_and_exits_1_where_it_is_worse(reports: Path) -> None:
+    """Stepping down after a PASS is a regression by default; the other way round there is none in the verdicts."""
+    worse = steph("compare", "--reports", reports)
+    assert worse.exit_code == 1
+    assert "悪化" in worse.output
+    better = steph("compare", "20261120-020000", "20261120-010000", "--threshold", "100", "--reports", reports)
+    assert better.exit_code == 0, better.output
+    assert "悪化なし" in better.output
+
+
+def test_compare_prints_markdown(reports: Path) -> None:
+    """With --markdown the comparison is a page with a table."""
+    shown = steph("compare", "20261120-010000", "--markdown", "--reports", reports).output
+    assert shown.startswith("# StepH 比較")
+    assert "| 項目 |" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("compare", "20261120-020000"), "can't be compared with itself"),
+        (("compare", "elsewhere"), "elsewhere: no record of this name"),
+        (("compare", "20261120-010000", "elsewhere"), "elsewhere: no record of this name"),
+        (("report", "elsewhere"), "elsewhere: no record of this name"),
+    ],
+)
+def test_a_record_that_can_not_be_used_is_named_with_status_2(
+    reports: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    """Unknown records, and one held against itself, end with one line and exit status 2."""
+    ended = steph(*arguments, "--reports", reports)
+    assert ended.exit_code == 2
+    assert said in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_comparing_without_two_records_is_status_2(tmp_path: Path) -> None:
+    """No record, or a single one, is said in one line."""
+    assert "no records yet" in steph("compare", "--reports", tmp_path).stderr
+    keep(tmp_path, factory.green_acceptance())
+    ended = steph("compare", "--reports", tmp_path)
+    assert ended.exit_code == 2
+    assert "no record before 20261120-010000" in ended.stderr
