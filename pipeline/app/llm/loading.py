@@ -26,6 +26,8 @@ def load_base_model(name: str, dtype: torch.dtype, quantization: Quantization | 
 
     Raises `PipelineError` where 4-bit was asked for and no layer came out quantised.
     """
+    # cuDNN's attention builds a plan for each new width: 10 s of a 35-step run with real rows (H200, torch 2.11)
+    torch.backends.cuda.enable_cudnn_sdp(False)
     model = AutoModelForCausalLM.from_pretrained(
         name,
         dtype=dtype,
