@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from steph.console import Console
 from steph.judge.diagnose import diagnose, first_traceback
@@ -38,6 +39,7 @@ class Request:
     model_name: str | None = None
     writes: tuple[Path, ...] = ()
     on_gpu: bool = True
+    purpose: Literal["stage", "deep"] = "stage"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
         stage=request.stage,
         number=number,
         label=request.label,
+        purpose=request.purpose,
         model_name=request.model_name,
         settings=request.settings,
         argv=request.argv,

@@ -239,11 +239,12 @@ class EvalOutcome(Value):
 
 
 class Attempt(Value):
-    """One child process of a stage at one setting, complete."""
+    """One child process of a stage at one setting, complete; no verdict ever stands on one of purpose `deep`."""
 
     stage: StageId
     number: int
     label: str
+    purpose: Literal["stage", "deep"] = "stage"
     model_name: str | None = None  # as the pipeline was given it
     settings: TrainSettings | EvalSettings | None = None
     argv: tuple[str, ...] = ()
@@ -284,6 +285,7 @@ class StageResult(Value):
     ended_at: str | None = None
     seconds: float | None = None
     attempts: tuple[Attempt, ...] = ()
+    deep_attempts: tuple[Attempt, ...] = ()  # beside the stage's own: what `--steph-deep` ran after them
     skipped_rungs: tuple[SkippedRung, ...] = ()
     given_up: tuple[str, ...] = ()  # settings that a degraded pass gave up, Japanese
     checks: tuple[Check, ...] = ()  # those of the last attempt and of the stage itself
@@ -305,6 +307,12 @@ class StageResult(Value):
     def last_attempt(self) -> Attempt | None:
         """The attempt whose outcome the stage stands on."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def newest_attempt(self) -> Attempt | None:
+        """The attempt that was begun last, whatever its purpose."""
+        newest = (*self.attempts[-1:], *self.deep_attempts[-1:])
+        return max(newest, key=lambda attempt: attempt.number, default=None)
 
 
 class Session(Value):

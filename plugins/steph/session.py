@@ -137,7 +137,7 @@ def settle_lost_runs(runs: Path) -> None:
             continue
         lines = {}
         for stage in stages_in_flight(record):
-            last = record.stages[stage].last_attempt
+            last = record.stages[stage].newest_attempt
             if last is not None and last.ended_by is None:
                 lines[stage] = tuple(output.tail_lines(folder / last.folder, LAST_LINES))
         try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from steph.console import Console
+from steph.deep import deep_checks
 from steph.evaluation import evaluate
 from steph.models import choose_model, model_checks
 from steph.outcome import Outcome
 from steph.preparation import Setup
-from steph.record import ModelChoice, Record, StageId, StageResult, Verdict
+from steph.record import ModelChoice, Record, StageId, StageResult, TrainSettings, Verdict
 from steph.run.events import ModelChosen, StageEnded, StageStarted
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, now
@@ -49,10 +51,19 @@ class Conductor:
             case StageId.H1:
                 return self._reach_model(deadline)
             case StageId.H2:
-                return Training(self.setup, self.journal, self.console, deadline).run(self._model())
+                return self._train(deadline)
             case StageId.H3:
                 training = self.journal.record().stages[StageId.H2]
                 return evaluate(self.setup, self.journal, self.console, self._model(), training, deadline)
+
+    def _train(self, deadline: float) -> Outcome:
+        training = Training(self.setup, self.journal, self.console, deadline)
+        outcome = training.run(self._model())
+        last = self.journal.record().stages[StageId.H2].last_attempt
+        if not (self.setup.options.deep and outcome.verdict.is_green and last and last.settings):
+            return outcome
+        assert isinstance(last.settings, TrainSettings)  # noqa: S101 - H-2 makes no others
+        return replace(outcome, checks=(*outcome.checks, *deep_checks(training, self._model(), last.settings)))
 
     def _reach_model(self, deadline: float) -> Outcome:
         found = choose_model(self.setup, self.journal, self.console, deadline)
@@ -78,7 +89,7 @@ class Conductor:
                 return Outcome(Verdict.BLOCKED, f"{needed} が {verdict} のため実行しない")
             if record.stages[needed].stale:
                 return Outcome(Verdict.BLOCKED, f"{needed} の結果が古い(前提が再実行された)ため実行しない")
-            last = record.stages[needed].last_attempt
+            last = record.stages[needed].newest_attempt
             if last is not None and last.memory_returned is False:
                 return Outcome(Verdict.BLOCKED, f"{needed} の終了後もGPUメモリが解放されていないため実行しない")
         return None

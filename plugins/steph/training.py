@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -67,7 +69,7 @@ class Training:
         self.deadline = deadline
         self.train_file = self._training_file()
         journal.append(DataRead(at=now(), data=(setup.dataset, self.train_file)))
-        self.can_cap_steps = self._knows_flag(MAX_STEPS_FLAG)
+        self.can_cap_steps = self.knows_flag(MAX_STEPS_FLAG)
 
     def run(self, model: ModelChoice) -> Outcome:
         """Walk the ladder; the outcome is that of the last attempt, with what was given up on the way."""
@@ -109,14 +111,17 @@ class Training:
                 raise InputError(f"{root / relative}: could not be built ({' '.join(argv[1:])}): {last}")
         return inputs.read_train_file(root, relative)
 
-    def _knows_flag(self, flag: str) -> bool:
+    def knows_flag(self, flag: str) -> bool:
+        """Whether the training script takes a flag beyond the spec's: its description says so, else its `--help`."""
         known = self.setup.description.optional_flags
-        if known is not None:
-            return flag in known
+        return flag in (self._flags_in_help if known is None else known)
+
+    @cached_property
+    def _flags_in_help(self) -> frozenset[str]:
         folder = self._side_folder("help")
         script = self.setup.description.paths.train_script
         self._side_command((self.setup.python, script, "--help"), folder)
-        return flag in output.stdout_text(folder)
+        return frozenset(re.findall(r"--[\w-]+", output.stdout_text(folder)))
 
     def _side_folder(self, name: str) -> Path:
         taken = len(list(self.journal.folder.glob(f"{name}-*")))
@@ -143,22 +148,7 @@ class Training:
 
     def _attempt(self, walk: _Walk, loss: AnswerLoss | None, left: float) -> Attempt:
         settings, paths = walk.settings, self.setup.description.paths
-        train_file, rows = self.train_file.path, self.train_file.rows
-        too_long = epoch_steps(rows, settings) * settings.num_epochs > settings.max_steps
-        if too_long and not self.can_cap_steps:
-            effective_batch = settings.batch_size * settings.gradient_accumulation_steps
-            rows = settings.max_steps * effective_batch // settings.num_epochs
-            subset = self._side_folder("subset") / Path(train_file).name
-            inputs.write_subset(self.setup.root, train_file, rows, subset)
-            train_file = str(subset)
-        argv = train_command(
-            self.setup.python,
-            self.setup.description,
-            walk.model.name,
-            train_file,
-            settings,
-            cap_steps=too_long and self.can_cap_steps,
-        )
+        argv, rows = self.command(walk.model.name, settings)
         request = Request(
             stage=StageId.H2,
             label=settings.short(),
@@ -173,6 +163,29 @@ class Training:
             return self._judge(finished, walk, rows, loss)
 
         return run_attempt(self.setup, self.journal, self.console, request, judge)
+
+    def command(
+        self, model_name: str, settings: TrainSettings, output_dir: str | None = None
+    ) -> tuple[tuple[str, ...], int]:
+        """The command that trains at these settings, kept within `max_steps`, and the rows that it trains on."""
+        train_file, rows = self.train_file.path, self.train_file.rows
+        too_long = epoch_steps(rows, settings) * settings.num_epochs > settings.max_steps
+        if too_long and not self.can_cap_steps:
+            effective_batch = settings.batch_size * settings.gradient_accumulation_steps
+            rows = max(1, settings.max_steps * effective_batch // settings.num_epochs)
+            subset = self._side_folder("subset") / Path(train_file).name
+            inputs.write_subset(self.setup.root, train_file, rows, subset)
+            train_file = str(subset)
+        argv = train_command(
+            self.setup.python,
+            self.setup.description,
+            model_name,
+            train_file,
+            settings,
+            cap_steps=too_long and self.can_cap_steps,
+            output_dir=output_dir,
+        )
+        return argv, rows
 
     def _judge(self, finished: Finished, walk: _Walk, rows: int, loss: AnswerLoss | None) -> Attempt:
         output_dir = self.setup.description.paths.output_dir
@@ -213,7 +226,7 @@ class Training:
             case MoveKind.NEXT_RUNG:
                 return replace(walk, rung=walk.rung + 1)
             case MoveKind.WITHOUT_4BIT:
-                base, ladder = ladder_without_4bit(walk.base, walk.ladder, self._half())
+                base, ladder = ladder_without_4bit(walk.base, walk.ladder, self.half_precision())
                 return replace(walk, base=base, ladder=ladder, rung=0, skipped=frozenset())
             case MoveKind.SMALLER_MODEL:
                 model = smaller_model(self.setup, self.journal, self.console, walk.model, self.deadline)
@@ -225,7 +238,8 @@ class Training:
             case MoveKind.STOP:
                 return None
 
-    def _half(self) -> Literal["bf16", "fp16"]:
+    def half_precision(self) -> Literal["bf16", "fp16"]:
+        """What this card can train in without 4-bit."""
         device = self.setup.device
         if device is None or device.compute_capability is None:
             return "bf16"

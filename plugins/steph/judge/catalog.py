@@ -12,14 +12,16 @@ from pathlib import Path
 
 from steph.judge.kinds import INFO, SHARED, CheckKind
 from steph.judge.kinds_evaluation import ADAPTER, LINES, RESULTS, TEXT
-from steph.judge.kinds_training import TRAINING
+from steph.judge.kinds_training import DEEP, TRAINING
 from steph.record import Check, Severity
 
 MESSAGE_CHARS = 300
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
-CATALOG: dict[str, CheckKind] = {kind.id: kind for kind in (*SHARED, *TRAINING, *LINES, *ADAPTER, *RESULTS, *TEXT)}
+CATALOG: dict[str, CheckKind] = {
+    kind.id: kind for kind in (*SHARED, *TRAINING, *DEEP, *LINES, *ADAPTER, *RESULTS, *TEXT)
+}
 
 
 def bounded(text: object, limit: int = MESSAGE_CHARS) -> str:

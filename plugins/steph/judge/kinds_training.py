@@ -83,3 +83,45 @@ TRAINING = (
         note="半数を超えると fail",
     ),
 )
+
+DEEP = (
+    CheckKind(
+        "loss_flag_works",
+        "H-2",
+        WARN,
+        "--loss-on-output-only が損失を変える",
+        "1 ステップの試行 2 回の損失",
+        trap=9,
+        optional=True,
+        note="--steph-deep のみ",
+    ),
+    CheckKind(
+        "four_bit_as_asked",
+        "H-2",
+        WARN,
+        "--use-4bit がメモリを減らす",
+        "1 ステップの試行 2 回のピーク（torch の確保、なければ NVML）",
+        trap=5,
+        optional=True,
+        note="--steph-deep のみ",
+    ),
+    CheckKind(
+        "no_max_padding",
+        "H-2",
+        INFO,
+        "行を最大長までパディングしていない",
+        "長さ S と 2S の 5 ステップの試行のステップ時間と、行のトークン数",
+        trap=11,
+        optional=True,
+        note="--steph-deep のみ",
+    ),
+    CheckKind(
+        "deep_runs_complete",
+        "H-2",
+        WARN,
+        "詳しい検査の試行がすべて終わった",
+        "--steph-deep の試行の終了コードと原因",
+        optional=True,
+        note="--steph-deep のみ",
+    ),
+)

@@ -11,14 +11,24 @@ MAX_STEPS_FLAG = "--max-steps-override"
 
 
 def train_command(
-    python: str, description: Description, model: str, train_file: str, settings: TrainSettings, *, cap_steps: bool
+    python: str,
+    description: Description,
+    model: str,
+    train_file: str,
+    settings: TrainSettings,
+    *,
+    cap_steps: bool,
+    output_dir: str | None = None,
 ) -> tuple[str, ...]:
-    """The spec's H-2 command; `cap_steps` adds `--max-steps-override`, which a pipeline may lack."""
+    """The spec's H-2 command; `cap_steps` adds `--max-steps-override`, which a pipeline may lack.
+
+    `output_dir`: another folder than the description's, from the pipeline root.
+    """
     paths = description.paths
     values: list[object] = [
         *("--model-name", model),
         *("--train-file", train_file),
-        *("--output-dir", paths.output_dir),
+        *("--output-dir", output_dir or paths.output_dir),
         *("--num-epochs", settings.num_epochs),
         *("--batch-size", settings.batch_size),
         *("--learning-rate", f"{settings.learning_rate:g}"),

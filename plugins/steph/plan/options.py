@@ -24,6 +24,7 @@ class Options:
     twin: bool
     vram_cap_bytes: int | None
     report: Path
+    deep: bool = False
 
     @property
     def reports_dir(self) -> Path:

@@ -195,18 +195,23 @@ def _inside_stage(record: Record, event: Event) -> Record:
     match event:
         case ModelChosen(model=model):
             return _stage(record, _with(result, model=model))
-        case AttemptStarted(attempt=attempt):
-            return _stage(record, _with(result, attempts=(*result.attempts, attempt)))
-        case AttemptEnded(attempt=attempt):
-            others = tuple(known for known in result.attempts if known.folder != attempt.folder)
-            return _stage(record, _with(result, attempts=(*others, attempt)))
+        case AttemptStarted(attempt=attempt) | AttemptEnded(attempt=attempt):
+            return _stage(record, _with_attempt(result, attempt))
         case RungSkipped(skipped=skipped):
             return _stage(record, _with(result, skipped_rungs=(*result.skipped_rungs, skipped)))
         case CrashFound(at=at, last_lines=lines):
-            last = result.last_attempt
-            attempts = (*result.attempts[:-1], _with(last, last_lines=lines)) if last else ()
-            crashed = _with(result, verdict=Verdict.CRASHED, explanation=LOST, ended_at=at, attempts=attempts)
+            newest = result.newest_attempt
+            told = _with_attempt(result, _with(newest, last_lines=lines)) if newest else result
+            crashed = _with(told, verdict=Verdict.CRASHED, explanation=LOST, ended_at=at)
             return _verdict_of_session(_stage(record, crashed), stage, Verdict.CRASHED)
+
+
+def _with_attempt(result: StageResult, attempt: Attempt) -> StageResult:
+    """The stage with this attempt in place of what was known of it, as its newest."""
+    deep = attempt.purpose == "deep"
+    known = result.deep_attempts if deep else result.attempts
+    kept = (*(other for other in known if other.folder != attempt.folder), attempt)
+    return _with(result, deep_attempts=kept) if deep else _with(result, attempts=kept)
 
 
 def _ended(record: Record, event: StageEnded) -> Record:

@@ -54,10 +54,11 @@ def stage_state(record: Record, stage: StageId) -> Markdown:
     return Markdown(f"**判定: {word}** — {prose(result.explanation)}")
 
 
-def attempts_table(record: Record, stage: StageId) -> Markdown:
-    """Give every attempt of a stage with setting, cause, phase, seconds and peaks."""
+def attempts_table(record: Record, stage: StageId, *, deep: bool = False) -> Markdown:
+    """Give every attempt of a stage with setting, cause, phase, seconds and peaks; `deep`: those of `--steph-deep`."""
     result = record.stages.get(stage)
-    if result is None or not result.attempts:
+    attempts = () if result is None else result.deep_attempts if deep else result.attempts
+    if result is None or not attempts:
         return Markdown("試行はありません。")
     header = ("試行", "モデル", "設定", "結果", "原因と段階", "秒", "ピーク(カード全体)", "torch の確保 / 予約", "予測")
     rows = [
@@ -72,13 +73,13 @@ def attempts_table(record: Record, stage: StageId) -> Markdown:
             torch_peaks(attempt.probes),
             wording.gib(attempt.predicted_peak_bytes) if attempt.predicted_peak_bytes is not None else "未予測",
         )
-        for attempt in result.attempts
+        for attempt in attempts
     ]
     return table(header, rows, align="rllllrrrr")
 
 
 def _is_running(record: Record, result: StageResult, attempt: Attempt) -> bool:
-    is_last = attempt is result.attempts[-1]
+    is_last = attempt is result.newest_attempt
     return verdict.in_flight(record, result.stage) and is_last and attempt.ended_by is None
 
 
@@ -239,7 +240,7 @@ def _logs(attempt: Attempt, *, is_last: bool) -> list[Markdown]:
 def last_lines(record: Record, stage: StageId) -> Markdown:
     """Give the last lines of a stage that runs or broke off; empty for one that ended."""
     result = record.stages.get(stage)
-    attempt = result.last_attempt if result else None
+    attempt = result.newest_attempt if result else None
     if result is None or attempt is None or not attempt.last_lines or not verdict.in_flight(record, stage):
         return Markdown()
     return joined((Markdown("いまの出力の最後の行:"), fence("\n".join(attempt.last_lines))))

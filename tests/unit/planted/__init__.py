@@ -34,7 +34,7 @@ class Ran:
 
 
 def plant(target: Path, **knobs: object) -> Path:
-    """Copy the pipeline root to `target`, with the given `defect.json` (keys: train, evaluate, style, until_seq)."""
+    """Copy the pipeline root to `target`, with the given `defect.json` (keys: the scripts name them)."""
     shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns("__pycache__"))
     if knobs:
         (target / "defect.json").write_text(json.dumps(knobs), encoding="utf-8")

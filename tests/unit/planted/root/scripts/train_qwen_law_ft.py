@@ -1,7 +1,9 @@
 """A stand-in for a training script: prints and writes what a real one does, in milliseconds and without torch.
 
 `defect.json` in the pipeline root, or the variable STEPH_PLANTED_TRAIN, plants one defect: {"train": "adapter_nan"}.
-"style": 4 prints as transformers 4 does; "until_seq": n limits the out-of-memory defects to longer sequences.
+"style": 4 prints as transformers 4 does; "until_seq": n limits the out-of-memory defects to longer sequences,
+"until_batch": n to larger batches; "step_seconds": s makes each step last; "fails_within": n plants the defect in runs
+of up to n steps only.
 """
 
 from __future__ import annotations
@@ -75,6 +77,8 @@ class Run:
         self.final_line = True
         self.value: Callable[[str, int], float] = lambda name, n: 0.001 * (n % 7 + 1)
         self.parts = ("lora_A", "lora_B")
+        self.output_only = bool(args.loss_on_output_only)
+        self.step_seconds = 0.0
 
     def per_epoch(self) -> int:
         return max(1, math.ceil(self.batches() / int(self.args.gradient_accumulation_steps)))
@@ -91,7 +95,11 @@ class Run:
 
     def train(self) -> None:
         history = []
+        if self.output_only:
+            on_all_tokens = self.loss
+            self.loss = lambda step: 0.4 * on_all_tokens(step)
         for step in range(1, self.steps + 1):
+            time.sleep(self.step_seconds)
             if step % self.args.logging_steps == 0:
                 entry = {"loss": self.loss(step), "grad_norm": self.grad_norm(step),
                          "learning_rate": self.args.learning_rate * (1 - step / (self.steps + 1)),
@@ -191,6 +199,7 @@ BEFORE: dict[str, dict[str, object]] = {
     "loss_flat": {"loss": lambda step: 1.5},
     "no_history": {"logged": False},
     "history_differs": {"logged_offset": 0.5},
+    "output_only_ignored": {"output_only": False},
     "grad_norm_nan": {"grad_norm": lambda step: math.nan if step == 1 else 1.0},
 }  # fmt: skip
 
@@ -276,14 +285,20 @@ def main() -> None:
     args, knobs = arguments(), planted()
     defect = str(knobs.get("train") or "")
     run = Run(args, knobs.get("style"))
-    if defect and defect not in BEFORE and defect not in AFTER and defect != "cuda_oom":
+    if defect and defect not in BEFORE and defect not in AFTER and defect not in ("cuda_oom", "pads_to_max"):
         sys.exit(f"unknown defect {defect!r}")
     if not args.do_train:
         print("--do-train が指定されていないため、学習は行いません。")
         return
-    until = knobs.get("until_seq")
-    if defect == "cuda_oom" and (not isinstance(until, int) or args.max_seq_length > until):
+    within = knobs.get("fails_within")
+    if isinstance(within, int) and run.steps > within:
+        defect = ""
+    asked = {"until_seq": args.max_seq_length, "until_batch": args.batch_size}
+    limits = {name: limit for name in asked if isinstance(limit := knobs.get(name), int)}
+    if defect == "cuda_oom" and (not limits or any(asked[name] > limit for name, limit in limits.items())):
         sys.exit(OUT_OF_MEMORY)
+    if isinstance(seconds := knobs.get("step_seconds"), float):
+        run.step_seconds = seconds * (args.max_seq_length / 512 if defect == "pads_to_max" else 1)
     for name, value in BEFORE.get(defect, {}).items():
         setattr(run, name, value)
     if defect == "rows_dropped":

@@ -1,0 +1,164 @@
+"""`--steph-deep`: what only runs of their own can show about H-2's pipeline, after its training passed.
+
+Pairs of short trainings differ in one flag: `--loss-on-output-only` (trap 9), `--use-4bit` (trap 5), the length (trap
+11). They write to a folder of their own, which ends up in the attempt's; no verdict stands on them, and what goes wrong
+here is a finding of severity `warn`.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from pathlib import Path
+
+from steph.attempts import Finished, Request, run_attempt
+from steph.judge.checks_deep import deep_runs_check, four_bit_check, loss_flag_check, padding_check
+from steph.judge.checks_train import judge_training
+from steph.judge.evidence import TrainEvidence
+from steph.judge.training_files import read_state
+from steph.plan.answers import row_tokens
+from steph.record import Attempt, Cause, Check, ModelChoice, StageId, TrainSettings
+from steph.run import inputs
+from steph.run.inputs import InputError
+from steph.run.runner import RunnerError
+from steph.training import MIN_ATTEMPT_SECONDS, Training
+
+LOSS_FLAG, NO_LOSS_FLAG = "--loss-on-output-only", "--no-loss-on-output-only"
+PADDING_STEPS = 5  # the first is warm-up
+
+
+def deep_checks(training: Training, model: ModelChoice, settings: TrainSettings) -> tuple[Check, ...]:
+    """Run the pairs at the settings that H-2 passed at, and give the findings; never raises for what a run does."""
+    runs = _DeepRuns(training, model, settings.model_copy(update={"logging_steps": 1}))
+    checks = (runs.loss_flag(), runs.four_bit(), runs.padding())
+    return (*checks, deep_runs_check(runs.ran, runs.trouble))
+
+
+class _DeepRuns:
+    """The deep attempts of one H-2; what they share runs once."""
+
+    def __init__(self, training: Training, model: ModelChoice, settings: TrainSettings) -> None:
+        self.training = training
+        self.setup = training.setup
+        self.model = model
+        self.settings = settings
+        self.output_dir = f"{self.setup.description.paths.output_dir.rstrip('/')}-deep"
+        self.ran = 0
+        self.trouble: list[str] = []
+
+    def loss_flag(self) -> Check:
+        """Trap 9; a script whose flag is on by default is asked without it by its negation."""
+        if not self.training.knows_flag(LOSS_FLAG):
+            return loss_flag_check(None, None)
+        negated = self.training.knows_flag(NO_LOSS_FLAG)
+        without = self._attempt(self._steps(1), NO_LOSS_FLAG) if negated else self._base
+        return loss_flag_check(_loss(self._attempt(self._steps(1), LOSS_FLAG)), _loss(without))
+
+    def four_bit(self) -> Check:
+        """Trap 5; without a GPU there is no peak to compare."""
+        if self.setup.device is None or not self.settings.use_4bit:
+            return four_bit_check(None, None)
+        half = {"use_4bit": False, "mixed_precision": self.settings.mixed_precision or self.training.half_precision()}
+        with_4bit = self._base
+        without = self._attempt(self._steps(1).model_copy(update=half), may_run_out=True)
+        ran_out = without is not None and _cause(without) is Cause.CUDA_OOM and _ended_well(with_4bit)
+        return four_bit_check(with_4bit, without if _ended_well(without) else None, ran_out=ran_out)
+
+    def padding(self) -> Check:
+        """Trap 11."""
+        length = self.settings.max_seq_length
+        short, long = (
+            self._attempt(self._steps(PADDING_STEPS).model_copy(update={"max_seq_length": asked}))
+            for asked in (length, 2 * length)
+        )
+        return padding_check(short, long, length, self._row_growth(length))
+
+    @cached_property
+    def _base(self) -> Attempt | None:
+        """One step as H-2 trained."""
+        return self._attempt(self._steps(1))
+
+    def _steps(self, steps: int) -> TrainSettings:
+        return self.settings.model_copy(update={"max_steps": steps})
+
+    def _attempt(self, settings: TrainSettings, *flags: str, may_run_out: bool = False) -> Attempt | None:
+        """Run one deep attempt; None where it could not be run to its end, with the reason among `trouble`."""
+        label = " ".join((f"deep {settings.short()} {settings.max_steps}ステップ", *flags))
+        left = self.training.deadline - time.monotonic()
+        if left < MIN_ATTEMPT_SECONDS:
+            self.trouble.append(f"{label}(制限時間)")
+            return None
+        try:
+            attempt = self._run(label, settings, flags, left)
+        except (InputError, OSError, RunnerError) as error:
+            self.trouble.append(f"{label}({error})")
+            return None
+        if _ended_well(attempt):
+            self.ran += 1
+            return attempt
+        cause = _cause(attempt)
+        if may_run_out and cause is Cause.CUDA_OOM:
+            return attempt
+        self.trouble.append(f"{label}(原因: {cause or '不明'})")
+        return None
+
+    def _run(self, label: str, settings: TrainSettings, flags: tuple[str, ...], left: float) -> Attempt:
+        training, root = self.training, self.setup.root
+        argv, rows = training.command(self.model.name, settings, self.output_dir)
+        request = Request(
+            stage=StageId.H2,
+            label=label,
+            argv=(*argv, *flags),
+            deadline_seconds=min(left, self.setup.profile.limits.train_attempt_seconds),
+            settings=settings,
+            model_name=self.model.name,
+            writes=(root / self.output_dir,),
+            purpose="deep",
+        )
+
+        def judge(finished: Finished) -> Attempt:
+            return self._judged(finished, settings, rows)
+
+        attempt = run_attempt(self.setup, training.journal, training.console, request, judge)
+        inputs.set_aside(root / self.output_dir, training.journal.folder / attempt.folder)
+        return attempt
+
+    def _judged(self, finished: Finished, settings: TrainSettings, rows: int) -> Attempt:
+        """The attempt with its figures, losses as exact as the Trainer kept them; no checks of its own."""
+        folder = self.setup.root / self.output_dir
+        evidence = TrainEvidence(
+            output_dir=folder,
+            output_dir_name=self.output_dir,
+            settings=settings,
+            model_name=self.model.name,
+            stdout=finished.stdout,
+            output=finished.output,
+            returncode=finished.attempt.returncode,
+            attempt_started_unix=finished.started_unix,
+            train_rows=rows,
+            line_arrivals=finished.outcome.timed_lines,
+        )
+        outcome, _, _ = judge_training(evidence)
+        exact = read_state(folder, finished.started_unix).losses or outcome.losses
+        return finished.attempt.model_copy(update={"training": outcome.model_copy(update={"losses": exact})})
+
+    def _row_growth(self, seq_length: int) -> float | None:
+        tokenizer = Path(self.model.snapshot_path or self.model.name) / "tokenizer.json"
+        if not tokenizer.is_file():
+            return None
+        rows = row_tokens(self.setup.root / self.training.train_file.path, tokenizer)
+        short, long = (sum(min(row.text, length) for row in rows) for length in (seq_length, 2 * seq_length))
+        return long / short if short else None
+
+
+def _cause(attempt: Attempt) -> Cause | None:
+    return attempt.diagnosis.cause if attempt.diagnosis else None
+
+
+def _ended_well(attempt: Attempt | None) -> bool:
+    return attempt is not None and attempt.returncode == 0 and _cause(attempt) is Cause.NONE
+
+
+def _loss(attempt: Attempt | None) -> float | None:
+    losses = attempt.training.losses if attempt and attempt.training else ()
+    return losses[0] if losses else None

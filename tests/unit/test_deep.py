@@ -1,0 +1,182 @@
+"""`--steph-deep`: pairs of short trainings that differ in one flag, judged, and kept away from the verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import record_factory as factory
+from steph.judge.checks_deep import four_bit_check, loss_flag_check, padding_check
+from steph.judge.verdict import checks_verdict
+from steph.record import Attempt, Check, Probe, Severity, StageId, StageResult, TrainOutcome, Verdict
+from steph.run.events import AttemptEnded, AttemptStarted, CrashFound, RecordOpened, StageStarted, fold
+from suite_runs import make_bench
+
+H1, H2, H3 = StageId
+DEEP = ("--steph-deep",)
+STEP_SECONDS = 0.03
+GIB = 2**30
+
+
+def _checks(result: StageResult) -> dict[str, Check]:
+    return {check.id: check for check in result.checks}
+
+
+def test_a_sound_pipeline_passes_the_deep_checks_and_keeps_its_adapter(tmp_path: Path) -> None:
+    """The flag changes the loss, a step at 1024 takes no longer than at 512, and H-3 evaluates what H-2 trained."""
+    bench = make_bench(tmp_path, step_seconds=STEP_SECONDS)
+    status, output = bench.run(options=DEEP)
+    assert status == 0, output
+    record = bench.record()
+    h2 = record.stages[H2]
+    assert [record.verdict_of(stage) for stage in StageId] == [Verdict.PASS] * 3
+    assert {"loss_flag_works", "no_max_padding", "deep_runs_complete"} <= h2.held
+    four_bit = _checks(h2)["four_bit_as_asked"]
+    assert (four_bit.holds, four_bit.severity) == (None, Severity.INFO)
+    assert [attempt.purpose for attempt in h2.attempts] == ["stage"]
+    assert h2.last_attempt is not None
+    assert h2.last_attempt.label == "512/b2/4bit"
+    assert [attempt.label for attempt in h2.deep_attempts] == [
+        "deep 512/b2/4bit 1ステップ",
+        "deep 512/b2/4bit 1ステップ --loss-on-output-only",
+        "deep 512/b2/4bit 5ステップ",
+        "deep 1024/b2/4bit 5ステップ",
+    ]
+    folder = bench.reports / "runs" / record.id / h2.deep_attempts[0].folder
+    assert len(list(folder.glob("*-deep/adapter_model.safetensors"))) == 1
+    assert not list(bench.root.glob("runs/*/*-deep"))
+    assert "deep 1024/b2/4bit 5ステップ" in bench.report()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "broken", "severity"),
+    [
+        ({"train": "output_only_ignored"}, "loss_flag_works", Severity.WARN),
+        ({"train": "pads_to_max"}, "no_max_padding", Severity.INFO),
+        ({"train": "exit_one", "fails_within": 1}, "deep_runs_complete", Severity.WARN),
+    ],
+    ids=["trap 9", "trap 11", "a deep attempt fails"],
+)
+def test_a_planted_trap_is_found_and_never_turns_a_pass_into_a_failure(
+    tmp_path: Path, knobs: dict[str, Any], broken: str, severity: Severity
+) -> None:
+    """An ignored flag, padding to the maximum and a failing deep attempt are findings; H-2 passes all the same."""
+    bench = make_bench(tmp_path, step_seconds=STEP_SECONDS, **knobs)
+    status, output = bench.run(H1, H2, options=DEEP)
+    assert status == 0, output
+    h2 = bench.record().stages[H2]
+    assert h2.verdict is Verdict.PASS
+    found = _checks(h2)[broken]
+    assert (found.holds, found.severity) == (False, severity), found.message
+    assert {check.id for check in h2.findings} == {broken}
+    assert broken in bench.report()
+
+
+def test_without_the_option_nothing_deep_is_run(tmp_path: Path) -> None:
+    """A plain run has no deep attempts and none of their checks."""
+    bench = make_bench(tmp_path, train="output_only_ignored")
+    assert bench.run(H1, H2)[0] == 0
+    h2 = bench.record().stages[H2]
+    assert h2.deep_attempts == ()
+    assert "loss_flag_works" not in _checks(h2)
+
+
+def _attempt(number: int = 1, **changes: Any) -> Attempt:  # noqa: ANN401 - any field
+    return Attempt(stage=H2, number=number, label="x", folder=f"H-2-{number}", started_at="", **changes)
+
+
+def _with_peak(torch_gib: float | None, nvml_gib: float | None = None) -> Attempt:
+    probes = (Probe(pid=1), Probe(pid=2, peak_allocated_bytes=int(torch_gib * GIB))) if torch_gib else ()
+    return _attempt(probes=probes, peak_own_bytes=int(nvml_gib * GIB) if nvml_gib else None)
+
+
+@pytest.mark.parametrize(
+    ("used", "full", "holds"),
+    [
+        (_with_peak(4.97), _with_peak(6.6), True),
+        (_with_peak(4.97, 5.9), _with_peak(4.97, 5.9), False),
+        (_with_peak(6.55), _with_peak(6.6), False),
+        (_with_peak(None, 5.9), _with_peak(6.6, 7.4), True),
+        (_with_peak(4.97), _with_peak(None, 7.4), None),
+        (_with_peak(None), _with_peak(None), None),
+        (None, _with_peak(6.6), None),
+    ],
+)
+def test_four_bit_must_save_memory(used: Attempt | None, full: Attempt | None, holds: bool | None) -> None:
+    """Equal peaks with and without the flag are a warning; peaks of two kinds are never held against each other."""
+    check = four_bit_check(used, full)
+    assert check.holds is holds
+    assert check.severity is (Severity.INFO if holds is None else Severity.WARN)
+
+
+def test_running_out_of_memory_without_four_bit_shows_that_the_flag_works() -> None:
+    """Where only the run without 4-bit does not fit, 4-bit was on when asked and off when not."""
+    assert four_bit_check(_with_peak(8.0), None, ran_out=True).holds is True
+
+
+@pytest.mark.parametrize(
+    ("with_flag", "without_flag", "holds"),
+    [
+        (2.3456, 2.3456, False),
+        (2.34561, 2.34564, False),
+        (0.9, 2.3, True),
+        (None, 2.3, None),
+        (float("nan"), 2.3, None),
+    ],
+)
+def test_the_loss_flag_must_change_the_loss(with_flag: float | None, without_flag: float, holds: bool | None) -> None:
+    """The same loss up to the digits that a Trainer logs is a finding; a loss that is no number says nothing."""
+    assert loss_flag_check(with_flag, without_flag).holds is holds
+
+
+def _stepping(seconds: float) -> Attempt:
+    return _attempt(training=TrainOutcome(output_dir="x", step_seconds=(seconds, seconds, 9.0)))
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "growth", "holds"),
+    [
+        (0.5, 1.0, 1.0, False),
+        (0.5, 0.6, 1.0, True),
+        (0.5, 0.7, 1.3, True),
+        (0.5, 0.9, 1.3, False),
+        (0.5, 1.0, 1.9, None),
+        (0.001, 0.002, 1.0, None),
+    ],
+)
+def test_padding_shows_in_the_step_time_at_twice_the_length(
+    short: float, long: float, growth: float, holds: bool | None
+) -> None:
+    """Double time for short rows is padding; rows that grow themselves, or steps too short to time, prove nothing."""
+    assert padding_check(_stepping(short), _stepping(long), 512, growth).holds is holds
+
+
+def test_no_deep_finding_can_fail_a_stage() -> None:
+    """Every deep check that does not hold leaves a stage with sound checks green."""
+    found = (
+        four_bit_check(_with_peak(5), _with_peak(5)),
+        loss_flag_check(2.0, 2.0),
+        padding_check(_stepping(1), _stepping(2), 512),
+    )
+    assert [check.holds for check in found] == [False] * 3
+    assert checks_verdict((Check(id="x", severity=Severity.FAIL, holds=True, message=""), *found)) is None
+
+
+def test_a_run_that_was_killed_in_a_deep_attempt_keeps_the_stages_own() -> None:
+    """The last lines go to the deep attempt that was in flight; the attempt before it stays as it ended."""
+    own, deep = _attempt(1, returncode=0), _attempt(2, purpose="deep")
+    record = fold(
+        (
+            RecordOpened(at="", id="r", context=factory.context()),
+            StageStarted(at="", stage=H2),
+            AttemptStarted(at="", attempt=own),
+            AttemptEnded(at="", attempt=own),
+            AttemptStarted(at="", attempt=deep),
+            CrashFound(at="", stage=H2, last_lines=("step 1",)),
+        )
+    )
+    h2 = record.stages[H2]
+    assert h2.verdict is Verdict.CRASHED
+    assert h2.last_attempt == own
+    assert [attempt.last_lines for attempt in h2.deep_attempts] == [("step 1",)]
