@@ -117,6 +117,7 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         super().__init__(callbacks=[recorder], **options)
         self._recorder = recorder
         self._parameter_count: int = self.model.num_parameters(exclude_embeddings=True)
+        self.model.train()  # the wrapper calls itself training while the base below it, as it was loaded, is not
         self.model.train = functools.partial(_switch_mode_once, self.model, self.model.train)
 
     def training_step(

@@ -58,6 +58,14 @@ def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFact
             gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
             caught.append(torch.cat(gradients).clone())
 
+    class TrainingMode(TrainerCallback):  # type: ignore[misc]
+        def on_substep_end(self, *_: object, model: torch.nn.Module, **__: object) -> None:
+            self.on_pre_optimizer_step(model=model)
+
+        def on_pre_optimizer_step(self, *_: object, model: torch.nn.Module, **__: object) -> None:
+            still = [name for name, module in model.named_modules() if not module.training]
+            assert not still, f"dropout and recompute are off in {still}"
+
     def run(collator: Collator, batch: int, accumulation: int, *, recompute: bool = False, plain: bool = False) -> Step:
         base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
         torch.manual_seed(0)
@@ -92,6 +100,7 @@ def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFact
         }
         trainer = Trainer(**options) if plain else RecordingTrainer(StepRecorder(), **options)
         trainer.add_callback(Catch())
+        trainer.add_callback(TrainingMode())
         trainer.train()
         return Step(caught.pop(), trainer.state.log_history[0]["loss"], frozenset(seen))
 
