@@ -163,9 +163,8 @@ def _of_memory(record: Record) -> Iterator[str]:
     if h2 and h2.verdict.is_green and peak is not None and capacity:
         whose = "このプロセスで" if is_capped else "カード全体で"
         left = max(capacity - peak, 0)
-        yield (
-            f"学習の VRAM ピークは{whose} {wording.gib(peak)} / {wording.gib(capacity)}(余り {wording.gib(left)})でした。"
-        )
+        share = f"{wording.gib(peak)} / {wording.gib(capacity)}(余り {wording.gib(left)})"
+        yield f"学習の VRAM ピークは{whose} {share}でした。"
 
 
 def _of_model(record: Record) -> Iterator[str]:
