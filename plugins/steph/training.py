@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 
 from steph.attempts import Finished, Request, child_environment, run_attempt
 from steph.console import Console
+from steph.judge.catalog import finding
 from steph.judge.checks_train import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.models import smaller_model
@@ -75,9 +77,11 @@ class Training:
         """Walk the ladder; the outcome is that of the last attempt, with what was given up on the way."""
         walk: _Walk | None = _Walk(model, self.setup.profile.train, self.setup.profile.ladder)
         last: Attempt | None = None
+        meaningless: list[tuple[AnswerLoss, TrainSettings]] = []
         while walk is not None:
             loss = self._answers_lost(walk)
             if loss is not None and loss.lost_rows * 2 > loss.rows:
+                meaningless.append((loss, walk.settings))
                 walk = self._skip(walk, loss)
                 continue
             left = self.deadline - time.monotonic()
@@ -87,9 +91,7 @@ class Training:
             if last.returncode == 0 or last.diagnosis is None:
                 return Outcome.of_attempt(last, (), self._conditions(walk))
             walk = self._step_down(walk, last.diagnosis)
-        if last is None:
-            return Outcome(Verdict.FAIL, "どの設定でも過半数の行で答えが切り落とされるため、学習に意味がない")
-        return Outcome.of_attempt(last)
+        return Outcome.of_attempt(last) if last else no_rung_keeps_the_answers(meaningless)
 
     def _training_file(self) -> DataFile:
         description, root = self.setup.description, self.setup.root
@@ -249,6 +251,18 @@ class Training:
     def _conditions(self, walk: _Walk) -> tuple[str, ...]:
         smaller = tuple(f"より小さいモデル {name} に変更" for name in walk.smaller_models[-1:])
         return (*given_up(self.setup.profile.train, walk.settings), *smaller)
+
+
+def no_rung_keeps_the_answers(skipped: Sequence[tuple[AnswerLoss, TrainSettings]]) -> Outcome:
+    """The outcome where every rung was skipped: the longest one's count, and the length that would keep all answers."""
+    loss, settings = max(skipped, key=lambda pair: pair[1].max_seq_length)
+    counts = f"max-seq-length {settings.max_seq_length} で {loss.rows} 行中 {loss.lost_rows} 行"
+    reason = f"どの設定でも過半数の行で答えが切り落とされる({counts})。全行の答えが残る長さは {loss.fitting_seq_length}"
+    return Outcome(
+        Verdict.FAIL,
+        f"{reason}。学習は行っていない",
+        (finding("answers_kept", False, f"{reason}。", severity=Severity.FAIL),),
+    )
 
 
 def machine_checks(setup: Setup, finished: Finished) -> tuple[Check, ...]:
