@@ -26,6 +26,7 @@ from steph.record import (
     Attempt,
     Check,
     DataFile,
+    Device,
     Diagnosis,
     ModelChoice,
     Severity,
@@ -46,8 +47,8 @@ BF16_SINCE = (8, 0)  # compute capability of the first cards with bf16 in hardwa
 
 
 @dataclass(frozen=True)
-class _Walk:
-    """Where on the ladder H-2 stands."""
+class Walk:
+    """Where on the ladder H-2 stands; `half` is what the card trains in without 4-bit."""
 
     model: ModelChoice
     base: TrainSettings
@@ -55,10 +56,12 @@ class _Walk:
     rung: int = 0
     skipped: frozenset[int] = frozenset()
     smaller_models: tuple[str, ...] = ()
+    half: Literal["bf16", "fp16"] = "bf16"
 
     @property
     def settings(self) -> TrainSettings:
-        return settings_at(self.base, self.ladder, self.rung, skipped=self.skipped)
+        """The settings of this rung, without the changes of skipped ones."""
+        return settings_at(self.base, self.ladder, self.rung, skipped=self.skipped, half=self.half)
 
 
 class Training:
@@ -75,7 +78,8 @@ class Training:
 
     def run(self, model: ModelChoice) -> Outcome:
         """Walk the ladder; the outcome is that of the last attempt, with what was given up on the way."""
-        walk: _Walk | None = _Walk(model, self.setup.profile.train, self.setup.profile.ladder)
+        profile = self.setup.profile
+        walk: Walk | None = Walk(model, profile.train, profile.ladder, half=self.half_precision())
         last: Attempt | None = None
         meaningless: list[tuple[AnswerLoss, TrainSettings]] = []
         while walk is not None:
@@ -141,14 +145,14 @@ class Training:
         )
         return run_child(spec).returncode
 
-    def _answers_lost(self, walk: _Walk) -> AnswerLoss | None:
+    def _answers_lost(self, walk: Walk) -> AnswerLoss | None:
         tokenizer = Path(walk.model.snapshot_path or walk.model.name) / "tokenizer.json"
         if not tokenizer.is_file():
             return None
         path = self.setup.root / self.train_file.path
         return count_lost_answers(path, tokenizer, walk.settings.max_seq_length, self.setup.description.truncation)
 
-    def _attempt(self, walk: _Walk, loss: AnswerLoss | None, left: float) -> Attempt:
+    def _attempt(self, walk: Walk, loss: AnswerLoss | None, left: float) -> Attempt:
         settings, paths = walk.settings, self.setup.description.paths
         argv, rows = self.command(walk.model.name, settings)
         request = Request(
@@ -189,7 +193,7 @@ class Training:
         )
         return argv, rows
 
-    def _judge(self, finished: Finished, walk: _Walk, rows: int, loss: AnswerLoss | None) -> Attempt:
+    def _judge(self, finished: Finished, walk: Walk, rows: int, loss: AnswerLoss | None) -> Attempt:
         output_dir = self.setup.description.paths.output_dir
         evidence = TrainEvidence(
             output_dir=self.setup.root / output_dir,
@@ -209,26 +213,26 @@ class Training:
         checks = (*checks, *machine_checks(self.setup, finished))
         return finished.attempt.model_copy(update={"training": training, "checks": checks, "artifacts": artifacts})
 
-    def _skip(self, walk: _Walk, loss: AnswerLoss) -> _Walk | None:
+    def _skip(self, walk: Walk, loss: AnswerLoss) -> Walk | None:
         reason = f"{loss.rows}行中{loss.lost_rows}行で答えが切り落とされるため、この長さでの学習に意味がない"
         self._note_skip(walk, reason)
         if walk.rung >= len(walk.ladder):
             return None
         return replace(walk, skipped=walk.skipped | {walk.rung}, rung=walk.rung + 1)
 
-    def _note_skip(self, walk: _Walk, reason: str) -> None:
+    def _note_skip(self, walk: Walk, reason: str) -> None:
         skipped = SkippedRung(label=walk.settings.short(), reason=reason)
         self.journal.append(RungSkipped(at=now(), stage=StageId.H2, skipped=skipped))
         self.console.line(f"H-2 {skipped.label}: {reason}")
 
-    def _step_down(self, walk: _Walk, diagnosis: Diagnosis) -> _Walk | None:
+    def _step_down(self, walk: Walk, diagnosis: Diagnosis) -> Walk | None:
         move = next_move(diagnosis, walk.rung, walk.ladder)
         self.console.line(f"H-2 {walk.settings.short()}: {move.reason}")
         match move.kind:
             case MoveKind.NEXT_RUNG:
                 return replace(walk, rung=walk.rung + 1)
             case MoveKind.WITHOUT_4BIT:
-                base, ladder = ladder_without_4bit(walk.base, walk.ladder, self.half_precision())
+                base, ladder = ladder_without_4bit(walk.base, walk.ladder, walk.half)
                 return replace(walk, base=base, ladder=ladder, rung=0, skipped=frozenset())
             case MoveKind.SMALLER_MODEL:
                 model = smaller_model(self.setup, self.journal, self.console, walk.model, self.deadline)
@@ -242,15 +246,19 @@ class Training:
 
     def half_precision(self) -> Literal["bf16", "fp16"]:
         """What this card can train in without 4-bit."""
-        device = self.setup.device
-        if device is None or device.compute_capability is None:
-            return "bf16"
-        major, _, minor = device.compute_capability.partition(".")
-        return "bf16" if (int(major), int(minor or 0)) >= BF16_SINCE else "fp16"
+        return half_precision_of(self.setup.device)
 
-    def _conditions(self, walk: _Walk) -> tuple[str, ...]:
+    def _conditions(self, walk: Walk) -> tuple[str, ...]:
         smaller = tuple(f"より小さいモデル {name} に変更" for name in walk.smaller_models[-1:])
         return (*given_up(self.setup.profile.train, walk.settings), *smaller)
+
+
+def half_precision_of(device: Device | None) -> Literal["bf16", "fp16"]:
+    """The half precision of a card: fp16 where its compute capability is known and too low for bf16."""
+    if device is None or device.compute_capability is None:
+        return "bf16"
+    major, _, minor = device.compute_capability.partition(".")
+    return "bf16" if (int(major), int(minor or 0)) >= BF16_SINCE else "fp16"
 
 
 def no_rung_keeps_the_answers(skipped: Sequence[tuple[AnswerLoss, TrainSettings]]) -> Outcome:
