@@ -6,6 +6,7 @@ is about to run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Before anything runs: refuse what can't work in one line, else open the record."""
     config = session.config
     items = [item for item in session.items if item.get_closest_marker("steph_stage")]
-    if not items or config.option.collectonly:
+    if not items or config.option.collectonly or config.option.setuponly or config.option.setupplan:
         return
     if hasattr(config, "workerinput"):
         config.stash[REFUSED] = "the stages share one GPU and one record: run them without -n"
@@ -76,11 +77,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     from steph.run.gpulock import GpuBusyError
     from steph.run.inputs import InputError
     from steph.run.journal import JournalError
+    from steph.run.rootlock import RootBusyError
     from steph.session import JoinError
 
     try:
         _open(session, items)
-    except (OptionError, ProfileError, InputError, JoinError, JournalError, GpuBusyError) as error:
+    except (OptionError, ProfileError, InputError, JoinError, JournalError, GpuBusyError, RootBusyError) as error:
         raise pytest.UsageError(*str(error).splitlines()) from error
 
 
@@ -99,9 +101,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if stages is None:
         return
     from steph.judge.verdict import overall
-    from steph.run.journal import read_record
+    from steph.run.events import fold
 
-    record = read_record(stages.journal.folder)
+    record = fold(stages.journal.events)
     terminalreporter.section("StepH")
     terminalreporter.line(f"{overall(record)}  ({record.context.kind}, profile {record.context.profile})")
     for stage, result in sorted(record.stages.items()):
@@ -122,7 +124,12 @@ class StageRunner:
 
     def run(self) -> StageResult:
         """Run this test's stage; fails the test where the verdict is not green."""
-        result = self._session.run(self._stage, self._budget_seconds)
+        from steph.run.journal import JournalError
+
+        try:
+            result = self._session.run(self._stage, self._budget_seconds)
+        except JournalError as error:
+            pytest.fail(f"{self._stage}: {error}; make room there and run this stage again", pytrace=False)
         if not result.verdict.is_green:
             pytest.fail(f"{self._stage} {result.verdict}: {result.explanation}", pytrace=False)
         return result
@@ -131,22 +138,31 @@ class StageRunner:
 @pytest.fixture
 def steph(request: pytest.FixtureRequest) -> StageRunner:
     """The stage of this test, named by its `steph_stage` marker."""
-    from steph.record import StageId
-
+    stage = _stage_of(request.node)
     refused = request.config.stash.get(REFUSED, None)
     if refused is not None:
         pytest.fail(refused, pytrace=False)
-    marker = request.node.get_closest_marker("steph_stage")
-    if marker is None:
-        raise pytest.UsageError(f"{request.node.nodeid} uses the fixture 'steph' without the marker steph_stage")
-    session = request.config.stash[SESSION]
-    return StageRunner(session, StageId(marker.args[0]), budget_seconds(request.node))
+    session = request.config.stash.get(SESSION, None)
+    if session is None:
+        pytest.fail("this session opened no record (--setup-only?), so no stage can run in it", pytrace=False)
+    return StageRunner(session, stage, budget_seconds(request.node))
+
+
+def _stage_of(item: pytest.Item) -> StageId:
+    from steph.record import StageId
+
+    marker = item.get_closest_marker("steph_stage")
+    named = marker.args[0] if marker and marker.args else None
+    if named not in list(StageId):
+        raise pytest.UsageError(f"{item.nodeid}: steph_stage({named!r}): mark it with one of {', '.join(StageId)}")
+    return StageId(named)
 
 
 def budget_seconds(item: pytest.Item) -> float:
     """What a stage may take in seconds: its test's time-out less the margin, infinite without one."""
     marker = item.get_closest_marker("timeout")
-    configured = item.config.getoption("timeout", None) or item.config.getini("timeout") or 0
+    is_kept = item.config.pluginmanager.hasplugin("timeout")
+    configured = (item.config.getoption("timeout", None) or item.config.getini("timeout")) if is_kept else 0
     value = (marker.args[0] if marker.args else marker.kwargs.get("timeout", 0)) if marker else configured
     seconds = float(value or 0)
     return max(seconds - MARGIN_SECONDS, seconds / 2) if seconds > 0 else float("inf")
@@ -155,7 +171,6 @@ def budget_seconds(item: pytest.Item) -> float:
 def _open(session: pytest.Session, items: list[pytest.Item]) -> None:
     from steph.console import Console
     from steph.preparation import prepare, read_profile
-    from steph.record import StageId
     from steph.run import telemetry
     from steph.session import StageSession
 
@@ -163,12 +178,13 @@ def _open(session: pytest.Session, items: list[pytest.Item]) -> None:
     options = resolve_options(config)
     profile = read_profile(options, config.rootpath)
     if profile.machine.device == "gpu" and not telemetry.has_nvidia_nodes():
-        if len(items) == len(session.items):
+        others = [item for item in session.items if item not in items]
+        if all(item.get_closest_marker("gpu") for item in others):
             raise pytest.UsageError(NO_GPU)
         for item in items:
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
         return
-    stages = tuple(StageId(item.get_closest_marker("steph_stage").args[0]) for item in items)  # type: ignore[union-attr]
+    stages = tuple(_stage_of(item) for item in items)
     setup = prepare(options, profile, stages)
     console = Console(_writer(config), sys.stdout.isatty())
     config.stash[SESSION] = StageSession(setup, stages, _command(config), console)
@@ -235,7 +251,7 @@ def _writer(config: pytest.Config) -> Callable[[str], None]:
     def write(text: str) -> None:
         if terminal is None:
             return
-        with capture.global_and_fixture_disabled():
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             terminal.write(text, flush=True)
 
     return write

@@ -11,7 +11,7 @@ from steph.judge.verdict import exit_status
 from steph.preparation import Setup
 from steph.record import Record, StageId, StageResult
 from steph.run import output
-from steph.run.events import SessionEnded, SessionStarted
+from steph.run.events import SessionEnded, SessionStarted, fold
 from steph.run.gpulock import gpu_lock
 from steph.run.journal import (
     Journal,
@@ -20,17 +20,19 @@ from steph.run.journal import (
     new_record_id,
     now,
     opened_event,
-    read_record,
     readable_records,
     settle_crash,
     stages_in_flight,
 )
+from steph.run.leftovers import end_leftovers
 from steph.run.memory_log import read_samples
+from steph.run.rootlock import root_lock
 from steph.stages import NEEDS, Conductor
 from steph.tell.figures import VramSample
 from steph.tell.report import report_path, write_report
 
 LAST_LINES = 30
+SUPERVISOR_SECONDS = 5.0  # beyond the grace of its child: until it has seen, killed and reaped everything
 
 
 class JoinError(RuntimeError):
@@ -48,6 +50,11 @@ class StageSession:
         self._held = contextlib.ExitStack()
         if setup.device is not None:
             self._held.enter_context(gpu_lock(setup.device.uuid))
+        self._held.enter_context(root_lock(setup.root))
+        patience_seconds = setup.profile.limits.terminate_grace_seconds + SUPERVISOR_SECONDS
+        if survivors := end_leftovers(self.runs, patience_seconds):
+            pids = ", ".join(map(str, survivors))
+            raise JoinError(f"processes of a killed run below {self.runs} can't be ended: pids {pids}; end them")
         settle_lost_runs(self.runs)
         self.journal = open_journal(setup, self.stages, self.runs)
         self.journal.append(SessionStarted(at=now(), command=tuple(command), stages=self.stages))
@@ -61,10 +68,14 @@ class StageSession:
     def finish(self, pytest_status: int) -> int:
         """End the session's part of the record; the exit status is never 0 where a selected stage is not green."""
         status = exit_status(self.stages, self.journal.record(), pytest_status)
-        self.journal.append(SessionEnded(at=now(), exit_status=status))
+        try:
+            self.journal.append(SessionEnded(at=now(), exit_status=status))
+        except JournalError as error:  # what was written before holds; a record without its end is never green
+            self._console.line(f"the record's end could not be written: {error}")
+            status = status or 1
         self.journal.close()
         self._held.close()
-        self._tell(read_record(self.journal.folder))
+        self._tell(fold(self.journal.events))
         return status
 
     def _tell(self, record: Record) -> None:
@@ -140,12 +151,10 @@ def settle_lost_runs(runs: Path) -> None:
             last = record.stages[stage].newest_attempt
             if last is not None and last.ended_by is None:
                 lines[stage] = tuple(output.tail_lines(folder / last.folder, LAST_LINES))
-        try:
+        with contextlib.suppress(JournalError):  # another run's affair, or a disk that can't take it now
             journal = Journal(folder)
-        except JournalError:
-            continue
-        settle_crash(journal, lines)
-        journal.close()
+            settle_crash(journal, lines)
+            journal.close()
 
 
 def _self_contained(stages: Sequence[StageId]) -> bool:

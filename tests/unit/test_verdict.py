@@ -15,6 +15,7 @@ from steph.record import (
     GitState,
     Record,
     RecordKind,
+    Session,
     Severity,
     StageId,
     StageResult,
@@ -108,7 +109,8 @@ def _record(verdicts: dict[StageId, Verdict], *, stale: StageId | None = None) -
         )
         for stage, verdict in verdicts.items()
     }
-    return Record(id="r", context=context, stages=stages)
+    session = Session(started_at="t", command=("pytest",), stages=tuple(verdicts), verdicts=verdicts)
+    return Record(id="r", context=context, stages=stages, sessions=(session,))
 
 
 GREEN = dict.fromkeys(StageId, Verdict.PASS)
@@ -158,3 +160,16 @@ def test_exit_status_is_0_only_where_every_selected_stage_is_green(verdict: Verd
     assert (exit_status([StageId.H1], record, 0) == 0) is verdict.is_green
     assert exit_status([StageId.H1, StageId.H2], record, 0) == 1
     assert exit_status([StageId.H1], record, 5) == 5
+
+
+def test_exit_status_counts_no_green_of_an_earlier_session() -> None:
+    """A stage that this session selected and did not run is red, whatever an earlier session found."""
+    record = _record(GREEN)
+    later = Session(started_at="u", command=("pytest",), stages=(StageId.H2,))
+    assert exit_status([StageId.H2], record, 0) == 0
+    assert exit_status([StageId.H2], record.model_copy(update={"sessions": (*record.sessions, later)}), 0) == 1
+
+
+def test_exit_status_counts_no_stale_green() -> None:
+    """A stage whose base was replaced after it ran in the same session is red."""
+    assert exit_status([StageId.H2, StageId.H3], _record(GREEN, stale=StageId.H3), 0) == 1

@@ -98,10 +98,19 @@ def overall(record: Record) -> Overall:
 
 
 def exit_status(selected: Sequence[StageId], record: Record, pytest_status: int) -> int:
-    """The exit status of a session: never 0 where a selected stage is not green or was not run."""
-    if pytest_status == 0 and any(not record.verdict_of(stage).is_green for stage in selected):
+    """The newest session's exit status: never 0 where a selected stage did not run in it to a fresh green.
+
+    A green that an earlier session left counts for nothing, nor does one whose base was replaced after it.
+    """
+    ran = record.sessions[-1].verdicts if record.sessions else {}
+    if pytest_status == 0 and any(stage not in ran or not _is_fresh_green(record, stage) for stage in selected):
         return 1
     return pytest_status
+
+
+def _is_fresh_green(record: Record, stage: StageId) -> bool:
+    result = record.stages.get(stage)
+    return result is not None and result.verdict.is_green and not result.stale
 
 
 def _is_red(result: StageResult) -> bool:

@@ -45,16 +45,22 @@ class Journal:
     """One record's folder, held for writing by one conductor at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder, made where it is not there; raises JournalError where another run writes into it."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Take the folder, made where it is not there.
+
+        Raises JournalError where it can't be written or another run writes into it.
+        """
         self.folder = folder
-        self._lock = (folder / "lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise JournalError(f"{folder}: another run is writing into this record") from error
         self._spare = folder / "spare"
-        self._file = os.open(folder / EVENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "lock").open("a")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = os.open(folder / EVENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except BlockingIOError as error:
+            raise JournalError(f"{folder}: another run is writing into this record") from error
+        except OSError as error:
+            remedy = "give a writable folder with --steph-report"
+            raise JournalError(f"{folder}: a record can't be written here: {error.strerror}; {remedy}") from error
         with contextlib.suppress(OSError):
             self._spare.write_bytes(b"\0" * SPARE_BYTES)
         self._end_torn_line()
@@ -83,8 +89,8 @@ class Journal:
 
     def close(self) -> None:
         """Write `record.json`, give the spare room and the lock back."""
-        self._spare.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
+            self._spare.unlink(missing_ok=True)
             write_record(self.folder, fold(self.events))
         os.close(self._file)
         self._lock.close()
@@ -132,13 +138,16 @@ def write_record(folder: Path, record: Record) -> None:
     """Replace `record.json` atomically."""
     text = json.dumps(record.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n"
     temporary = folder / f".{RECORD}.{os.getpid()}"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(folder / RECORD)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(folder / RECORD)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def record_folders(runs: Path) -> list[Path]:
     """All folders of records, oldest first."""
-    return sorted(path.parent for path in runs.glob(f"*/{EVENTS}"))
+    return sorted(path.parent for path in runs.glob(f"*/{EVENTS}") if path.is_file())
 
 
 def readable_records(runs: Path) -> list[tuple[Path, Record]]:
