@@ -374,3 +374,13 @@ def test_under_a_cap_the_process_is_held_against_it_not_the_card() -> None:
         update={"context": green.context.model_copy(update={"vram_cap_bytes": 3 << 30})}
     )
     assert any("このプロセスで 2.00 GiB / 3.00 GiB(余り 1.00 GiB)" in sentence for sentence in sentences(capped))
+
+
+def test_a_capped_cards_limit_lies_above_what_was_in_use_before() -> None:
+    """The memory picture shows the whole card, so a cap counts from what others held before the run."""
+    green = factory.green_acceptance()
+    card = green.context.environment.device
+    assert card is not None
+    capped = green.model_copy(update={"context": green.context.model_copy(update={"vram_cap_bytes": 3 << 30})})
+    assert summary.ceiling_bytes(capped) == card.used_bytes + (3 << 30)
+    assert summary.ceiling_bytes(green) == card.total_bytes

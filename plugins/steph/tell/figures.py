@@ -87,11 +87,11 @@ def vram_svg(record: Record, samples: Sequence[VramSample]) -> str | None:
     figure, axes = _new_figure()
     used = [sample.used_bytes / GIB for sample in thinned]
     axes.plot([sample.at_seconds - zero for sample in thinned], used, color=_BLUE, linewidth=1.4)
-    capacity = summary.capacity_bytes(record)
+    capacity = summary.ceiling_bytes(record)
     top = max([*used, capacity / GIB if capacity else 0.0]) * 1.25
     if capacity:
         axes.axhline(capacity / GIB, color=_RED, linewidth=1.2, linestyle="--")
-        axes.annotate(f"capacity {capacity / GIB:.2f} GiB", (1, capacity / GIB), xytext=(-3, 3), ha="right",
+        axes.annotate(f"limit {capacity / GIB:.2f} GiB", (1, capacity / GIB), xytext=(-3, 3), ha="right",
                       xycoords=("axes fraction", "data"),
                       textcoords="offset points", color=_RED, fontsize=8)  # fmt: skip
     _draw_attempts(axes, record, zero, top)

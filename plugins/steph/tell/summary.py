@@ -74,6 +74,13 @@ def capacity_bytes(record: Record) -> int | None:
     return record.context.vram_cap_bytes or (card.total_bytes if card else None)
 
 
+def ceiling_bytes(record: Record) -> int | None:
+    """Give where the whole card's used memory ends: under a cap, the cap above what was in use before the run."""
+    card = record.context.environment.device
+    cap = record.context.vram_cap_bytes
+    return card.used_bytes + cap if card and cap is not None else capacity_bytes(record)
+
+
 def peak_bytes(result: StageResult | None) -> int | None:
     """Give the whole card's peak of the attempt that counts, used memory by NVML."""
     attempt = result.last_attempt if result else None

@@ -192,7 +192,7 @@ def vram_alternative(record: Record) -> str:
     attempts = [a for result in record.stages.values() for a in result.attempts if a.peak_device_bytes is not None]
     peaks = "、".join(f"{a.stage} 試行 {a.number}({a.label}) {wording.gib(a.peak_device_bytes)}" for a in attempts[:8])
     return (
-        f"図: カード全体の VRAM の推移(上限 {wording.gib(summary.capacity_bytes(record))})。ピーク: {peaks or '未測定'}"
+        f"図: カード全体の VRAM の推移(上限 {wording.gib(summary.ceiling_bytes(record))})。ピーク: {peaks or '未測定'}"
     )
 
 
