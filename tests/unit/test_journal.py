@@ -232,3 +232,11 @@ def test_a_journal_without_a_beginning_is_an_error_that_names_it(tmp_path: Path)
     (tmp_path / EVENTS).write_text("{}\n")
     with pytest.raises(JournalError, match=r"events\.jsonl"):
         read_record(tmp_path)
+
+
+def test_a_record_of_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
+    """A journal that a newer suite wrote is not half understood."""
+    newer = OPENED.model_copy(update={"version": 99})
+    (tmp_path / EVENTS).write_text(newer.model_dump_json() + "\n", encoding="utf-8")
+    with pytest.raises(JournalError, match="newer steph"):
+        read_record(tmp_path)

@@ -160,6 +160,8 @@ def fold(events: Iterable[Event], *, live: bool = False) -> Record:
     opened = next(stream, None)
     if not isinstance(opened, RecordOpened):
         raise ValueError("the journal does not begin with record_opened")
+    if opened.version > RECORD_VERSION:
+        raise ValueError(f"written by a newer steph (record version {opened.version}, this one knows {RECORD_VERSION})")
     record = Record(id=opened.id, context=opened.context, live=live)
     for event in stream:
         record = _apply(record, event, Verdict.NOT_RUN if live else Verdict.CRASHED)
