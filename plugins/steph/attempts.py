@@ -91,7 +91,12 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
         raise
     write_samples(folder, started_unix, outcome.memory_samples)
     finished = _finished(attempt, outcome, folder, started_unix)
-    complete = judge(finished) if finished.ended_well else finished.attempt
+    complete = finished.attempt
+    try:
+        complete = judge(finished) if finished.ended_well else complete
+    except BaseException:
+        journal.append(AttemptEnded(at=now(), attempt=complete))  # what was measured stays, unjudged and never green
+        raise
     journal.append(AttemptEnded(at=now(), attempt=complete))
     return complete
 

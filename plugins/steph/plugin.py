@@ -194,50 +194,77 @@ def resolve_options(config: pytest.Config) -> Options:
     """Command line before ini file before environment before default; raises OptionError."""
     from steph.plan.options import Options, parse_size
 
-    value = {option.name: _value(config, option) for option in OPTIONS}
+    value = {option.name: _place(config, option) for option in OPTIONS}
     cap = value["vram-cap"]
     return Options(
         profile=value["profile"],
-        pipeline_root=_path(config, value["pipeline-root"]),
+        pipeline_root=Path(value["pipeline-root"]),
         pipeline_python=value["pipeline-python"] or None,
         model=value["model"] or None,
         twin=_is_on(value["twin"]),
         vram_cap_bytes=parse_size(cap, "--steph-vram-cap") if cap else None,
-        report=_path(config, value["report"]),
+        report=Path(value["report"]),
         deep=_is_on(value["deep"]),
     )
 
 
 def _value(config: pytest.Config, option: _Option) -> str:
+    return _found(config, option)[0]
+
+
+def _found(config: pytest.Config, option: _Option) -> tuple[str, Path]:
+    """An option's value, and the folder that a relative path in it starts from."""
+    typed_in = config.invocation_params.dir
     environment = os.environ.get(f"STEPH_{option.name.replace('-', '_').upper()}")
-    for found in (config.getoption(_dest(option)), config.getini(_dest(option)), environment):
+    for found, near in (
+        (config.getoption(_dest(option)), typed_in),
+        (config.getini(_dest(option)), config.rootpath),
+        (environment, typed_in),
+    ):
         if found:
-            return str(found)
-    return option.default
+            return str(found), near
+    return option.default, config.rootpath
+
+
+def _place(config: pytest.Config, option: _Option) -> str:
+    """An option's value, absolute where it is a path; a name of a profile, a program or a model stays a name."""
+    text, near = _found(config, option)
+    path = near / Path(text).expanduser()
+    is_path = {
+        "profile": text.endswith(".toml"),
+        "pipeline-root": True,
+        "pipeline-python": "/" in text,
+        "model": path.is_dir(),
+        "report": True,
+    }
+    # links stay: the interpreter of a virtual environment is one, and a person's name for a folder may be
+    return os.path.abspath(path) if text and is_path.get(option.name) else text  # noqa: PTH100
 
 
 def _dest(option: _Option) -> str:
     return f"steph_{option.name.replace('-', '_')}"
 
 
-def _path(config: pytest.Config, text: str) -> Path:
-    path = Path(text).expanduser()
-    return path if path.is_absolute() else (config.rootpath / path).resolve()
-
-
 def _command(config: pytest.Config) -> tuple[str, ...]:
-    """The session's command, with what came from the ini file or the environment spelled out."""
-    silent = [option for option in OPTIONS if not config.getoption(_dest(option)) and _value(config, option)]
-    spelled = [
-        _spelled(option, _value(config, option)) for option in silent if _value(config, option) != option.default
-    ]
-    return ("pytest", *map(str, config.invocation_params.args), *filter(None, spelled))
+    """The session's command as it works from pytest's root folder.
+
+    What came from an ini file or the environment, PYTEST_ADDOPTS too, is spelled out, and so is a path that was typed
+    in another folder: the last mention counts.
+    """
+    arguments = tuple(map(str, config.invocation_params.args))
+    return ("pytest", *arguments, *(word for option in OPTIONS if (word := _unsaid(config, option, arguments))))
 
 
-def _spelled(option: _Option, value: str) -> str:
+def _unsaid(config: pytest.Config, option: _Option, arguments: tuple[str, ...]) -> str:
+    """The option as a word for the command line where the arguments do not say it, or not from everywhere."""
+    value, name = _value(config, option), f"--steph-{option.name}"
+    is_said = any(word == name or word.startswith(f"{name}=") for word in arguments)
     if option.is_flag:
-        return f"--steph-{option.name}" if _is_on(value) else ""
-    return f"--steph-{option.name}={value}"
+        return name if _is_on(value) and not is_said else ""
+    is_elsewhere = config.invocation_params.dir != config.rootpath and _place(config, option) != value
+    if value == option.default or (is_said and not is_elsewhere):
+        return ""
+    return f"{name}={_place(config, option) if is_elsewhere else value}"
 
 
 def _is_on(value: str) -> bool:

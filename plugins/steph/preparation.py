@@ -58,7 +58,13 @@ def prepare(options: Options, profile: Profile, stages: Sequence[StageId]) -> Se
         raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
     description = load_description(root)
     _require_inputs(root, description, stages)
+    inputs.require_outputs_apart(root, description, options.reports_dir)
     dataset = inputs.read_dataset(root, description)
+    if dataset.rows < profile.evaluate.samples:
+        raise InputError(
+            f"{root / dataset.path}: holds {dataset.rows} questions, fewer than evaluate.samples = "
+            f"{profile.evaluate.samples} in {profile.path}; lower samples or give a larger data set"
+        )
     device, device_error = _device(profile)
     context = _context(options, profile, root, device, device_error)
     return Setup(options, profile, description, context.pipeline_python, device, dataset, context)
@@ -80,7 +86,7 @@ def pipeline_python(options: Options, root: Path) -> str:
         found = shutil.which(str(Path(options.pipeline_python).expanduser()))
         if found is None:
             raise InputError(f"--steph-pipeline-python {options.pipeline_python}: no such interpreter")
-        return found
+        return os.path.abspath(found)  # noqa: PTH100  not resolved: a virtual environment's interpreter is a link
     own = root / ".venv" / "bin" / "python"
     return str(own) if own.is_file() else sys.executable
 

@@ -57,7 +57,8 @@ class StageSession:
             raise JoinError(f"processes of a killed run below {self.runs} can't be ended: pids {pids}; end them")
         settle_lost_runs(self.runs)
         self.journal = open_journal(setup, self.stages, self.runs)
-        self.journal.append(SessionStarted(at=now(), command=tuple(command), stages=self.stages))
+        dirty = setup.context.pipeline_git.dirty
+        self.journal.append(SessionStarted(at=now(), command=tuple(command), stages=self.stages, pipeline_dirty=dirty))
         self._conductor = Conductor(setup, self.journal, console, self._tell)
         self.report: Path | None = None
 
@@ -127,6 +128,7 @@ def differences(record: Record, setup: Setup) -> list[str]:
     pairs = {
         "profile content": (then.profile_sha256[:12], current.profile_sha256[:12]),
         "pipeline root": (then.pipeline_root, current.pipeline_root),
+        "pipeline python": (then.pipeline_python, current.pipeline_python),
         "pipeline commit": (then.pipeline_git.commit, current.pipeline_git.commit),
         "device": (_uuid(then.environment.device), _uuid(current.environment.device)),
         "VRAM cap": (then.vram_cap_bytes, current.vram_cap_bytes),

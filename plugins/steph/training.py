@@ -112,9 +112,21 @@ class Training:
             self.console.line(f"H-2 building {relative} from {self.setup.dataset.path}")
             folder = self._side_folder("build")
             inputs.set_aside(root / relative, folder / "before")
-            if self._side_command(argv, folder) != 0:
-                last = " / ".join(output.tail_lines(folder, 3))
-                raise InputError(f"{root / relative}: could not be built ({' '.join(argv[1:])}): {last}")
+            try:
+                return self._built(argv, folder)
+            except BaseException:  # half a file must not pass for a whole one in the next run
+                inputs.set_aside(root / relative, folder / "failed")
+                inputs.put_back(root / relative, folder / "before")
+                raise
+        return inputs.read_train_file(root, relative)
+
+    def _built(self, argv: tuple[str, ...], folder: Path) -> DataFile:
+        root, relative = self.setup.root, self.setup.description.paths.train_file
+        status = self._side_command(argv, folder)
+        if status != 0:
+            last = " / ".join(output.tail_lines(folder, 3)) or f"no output within {HELPER_SECONDS:.0f} s"
+            command = " ".join(argv[1:])
+            raise InputError(f"{root / relative}: could not be built ({command}): exit status {status}: {last}")
         return inputs.read_train_file(root, relative)
 
     def knows_flag(self, flag: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from process_tree import STUBBORN, becomes_true, command_line
+from steph.plan.description import load_description
 from steph.record import StageId, Verdict
 from steph.run import processes
+from steph.run.inputs import InputError, require_outputs_apart, set_aside, write_subset
 from steph.run.journal import record_folders
 from suite_runs import CLONE, Bench, clean_environment, make_bench
 
@@ -156,3 +159,129 @@ def test_orphans_of_a_run_whose_supervisor_was_killed_too_are_ended_by_the_next(
     assert processes_of(bench)
     assert run(bench, H1)[0] == 0
     assert processes_of(bench) == []
+
+
+@pytest.mark.parametrize("output_dir", [".", "", "..", "scripts", "datasets/lawqa_jp", "results", "../reports"])
+def test_an_output_path_that_holds_anything_else_is_refused(tmp_path: Path, output_dir: str) -> None:
+    """What lies at an output's path is moved away: one that holds the root, an input or the reports is one line."""
+    bench = make_bench(tmp_path)
+    (bench.root / "steph.toml").write_text(f'[paths]\noutput_dir = "{output_dir}"\n')
+    with pytest.raises(InputError, match=r"steph\.toml: paths\.output_dir.*give it a path of its own"):
+        require_outputs_apart(bench.root, load_description(bench.root), bench.reports)
+
+
+def test_outputs_of_their_own_are_fine_wherever_they_lie(tmp_path: Path) -> None:
+    """The spec's paths, and one beside the root, hold nothing else."""
+    bench = make_bench(tmp_path)
+    require_outputs_apart(bench.root, load_description(bench.root), bench.root / "reports")
+    (bench.root / "steph.toml").write_text('[paths]\noutput_dir = "../big-disk/adapter"\n')
+    require_outputs_apart(bench.root, load_description(bench.root), bench.reports)
+
+
+def test_a_data_set_smaller_than_the_sample_is_refused_before_training(tmp_path: Path) -> None:
+    """Two questions where three are asked: exit 4 at once, with file, key and remedy, instead of a FAIL in H-3."""
+    bench = make_bench(tmp_path)
+    path = bench.root / "datasets/lawqa_jp/data/selection.json"
+    dataset = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({"samples": dataset["samples"][:2]}))
+    status, output = run(bench)
+    assert status == 4
+    assert "holds 2 questions, fewer than evaluate.samples = 3" in output
+    assert not bench.reports.exists()
+
+
+def test_a_build_that_fails_gives_the_training_file_back(tmp_path: Path) -> None:
+    """A builder that leaves half a file and exits 3: one line in the verdict, the old file in place, the half kept."""
+    bench = make_bench(tmp_path)
+    code = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('half'); sys.exit('no questions')"
+    command = json.dumps(["-c", code, "{train_file}"])
+    (bench.root / "steph.toml").write_text(f"[build]\ncommand = {command}\n")
+    path = bench.root / "results/finetune/ft_direct_full_norag.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows[0]["meta"] = {"source_sha256": "of other data", "holdout": 0}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = path.read_bytes()
+    assert run(bench, H1, H2)[0] == 1
+    assert "could not be built" in bench.record().stages[H2].explanation
+    assert "no questions" in bench.record().stages[H2].explanation
+    assert path.read_bytes() == before
+    assert [half.read_text() for half in bench.reports.glob("runs/*/build-1/failed/*")] == ["half"]
+
+
+def test_a_training_file_with_a_byte_order_mark_is_trained_on(tmp_path: Path) -> None:
+    """Counting answers reads what the input check accepts; whether the pipeline takes the mark is its own affair."""
+    bench = make_bench(tmp_path)
+    path = bench.root / "results/finetune/ft_direct_full_norag.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    status, output = run(bench, H1, H2)
+    assert "ValueError" not in output
+    assert bench.record().stages[H2].attempts, status
+
+
+def test_half_a_character_in_the_training_file_is_one_line(tmp_path: Path) -> None:
+    """A lone surrogate, which JSON can spell and nothing can write, is named with its line before anything starts."""
+    bench = make_bench(tmp_path)
+    with (bench.root / "results/finetune/ft_direct_full_norag.jsonl").open("a") as file:
+        file.write('{"input": "\\ud800", "output": "a"}\n')
+    status, output = run(bench)
+    assert status == 4, output
+    assert "'input' holds half a character" in output
+
+
+def test_a_subset_counts_rows_and_not_lines(tmp_path: Path) -> None:
+    """Blank lines between rows do not make the subset shorter than what the record says."""
+    (tmp_path / "rows").write_text("\n1\n\n2\n3\n")
+    write_subset(tmp_path, "rows", 2, tmp_path / "subset")
+    assert (tmp_path / "subset").read_text().split() == ["1", "2"]
+
+
+def test_a_linked_output_folder_stays_a_link(tmp_path: Path) -> None:
+    """A person's link to a bigger disk stays; what it leads to is set aside, and the next adapter is written there."""
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big" / "old").write_text("of another run")
+    (tmp_path / "output").symlink_to("big")
+    set_aside(tmp_path / "output", tmp_path / "before")
+    assert (tmp_path / "output").is_symlink()
+    assert list((tmp_path / "output").iterdir()) == []
+    assert (tmp_path / "before" / "output" / "old").read_text() == "of another run"
+
+
+def test_what_cannot_be_set_aside_is_one_line(tmp_path: Path) -> None:
+    """An output that can't be moved is left as it is, and the message names both places."""
+    (tmp_path / "output").mkdir()
+    (tmp_path / "before").write_text("no folder")
+    with pytest.raises(InputError, match=r"output: can't be moved to .*before"):
+        set_aside(tmp_path / "output", tmp_path / "before")
+    assert (tmp_path / "output").is_dir()
+
+
+def test_an_attempt_that_cannot_be_judged_stays_on_record(tmp_path: Path) -> None:
+    """Where judging breaks, the stage is CRASHED, and what its child did, how long and at which status, is kept."""
+    bench = make_bench(tmp_path)
+    breaking = (
+        "import steph.training\n"
+        "def broken(evidence):\n    raise PermissionError('planted')\n"
+        "steph.training.judge_training = broken\n"
+    )
+    environment = plugin_of(tmp_path, "def pytest_collection(session):\n    " + breaking.replace("\n", "\n    "))
+    assert run(bench, H1, H2, options=("-p", "meddler"), **environment)[0] == 1
+    result = bench.record().stages[H2]
+    assert result.verdict is Verdict.CRASHED
+    assert result.attempts[-1].returncode == 0
+    assert result.attempts[-1].seconds is not None
+
+
+def test_a_rerun_with_another_interpreter_stops_and_one_on_changed_code_says_so(tmp_path: Path) -> None:
+    """Another pipeline interpreter is a difference; a checkout that has become dirty is one in the record."""
+    bench = make_bench(tmp_path)
+    for words in (("init", "-q", "-b", "work"), ("add", "."), ("commit", "-q", "-m", "all")):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", *identity, *words], cwd=bench.root, check=True, capture_output=True)
+    assert run(bench, H1)[0] == 0
+    assert bench.record().context.pipeline_git.dirty is False
+    (tmp_path / "python").symlink_to(sys.executable)
+    status, output = run(bench, H2, options=(f"--steph-pipeline-python={tmp_path / 'python'}",))
+    assert (status, "pipeline python was" in output) == (4, True), output
+    before_training(bench, "sys.exit(1)")
+    assert run(bench, H2)[0] == 1
+    assert bench.record().context.pipeline_git.dirty is True

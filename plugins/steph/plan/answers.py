@@ -114,7 +114,7 @@ def _load_tokenizer(tokenizer_json: Path) -> Any:  # noqa: ANN401 - tokenizers i
 
 def _read_rows(train_file: Path) -> list[tuple[str, str]]:
     # not splitlines: statutes hold U+2028 and the like, which end no JSON line
-    lines = train_file.read_text(encoding="utf-8").split("\n")
+    lines = train_file.read_text(encoding="utf-8-sig").split("\n")
     rows = [_parse_row(line, f"{train_file}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not rows:
         raise ValueError(f"{train_file}: no rows")

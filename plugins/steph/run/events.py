@@ -49,6 +49,7 @@ class SessionStarted(Value):
     at: str
     command: tuple[str, ...]
     stages: tuple[StageId, ...]
+    pipeline_dirty: bool | None = None
 
 
 class DataRead(Value):
@@ -174,7 +175,7 @@ def _apply(record: Record, event: Event, in_flight: Verdict) -> Record:
             return record
         case SessionStarted(at=at, command=command, stages=stages):
             session = Session(started_at=at, command=command, stages=stages)
-            return _with(record, sessions=(*record.sessions, session))
+            return _with(record, sessions=(*record.sessions, session), context=_context_of(record, event))
         case DataRead(data=data):
             return _with(record, data=data)
         case SessionEnded(at=at, exit_status=status):
@@ -186,6 +187,13 @@ def _apply(record: Record, event: Event, in_flight: Verdict) -> Record:
             return _ended(record, event)
         case _:
             return _inside_stage(record, event)
+
+
+def _context_of(record: Record, started: SessionStarted) -> Context:
+    """The record's context; its pipeline is dirty as soon as one of its sessions found it so."""
+    if not started.pipeline_dirty:
+        return record.context
+    return _with(record.context, pipeline_git=_with(record.context.pipeline_git, dirty=True))
 
 
 def _inside_stage(record: Record, event: Event) -> Record:

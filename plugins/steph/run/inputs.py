@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,20 @@ def require_script(root: Path, relative: str, key: str) -> None:
         raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
     if not (root / relative).is_file():
         raise InputError(f"{root / relative}: missing script; check --steph-pipeline-root or paths.{key} in steph.toml")
+
+
+def require_outputs_apart(root: Path, description: Description, reports: Path) -> None:
+    """Raise InputError where an output's path holds anything else: all that lies there is moved before an attempt."""
+    paths = description.paths
+    sources = (paths.train_script, paths.evaluate_script, paths.train_file, paths.dataset, paths.dataset_fallback)
+    spelled = [root.resolve() / source for source in sources if source]
+    kept = [root.resolve(), reports.resolve(), *spelled, *(path.resolve() for path in spelled)]
+    for key, value in (("output_dir", paths.output_dir), ("evaluation_output", paths.evaluation_output)):
+        place = (root / value).resolve()
+        held = next((keep for keep in kept if keep.is_relative_to(place)), None)
+        if held is not None:
+            why = f"holds {held}, and all that lies there is moved away before an attempt"
+            raise InputError(f"{root / 'steph.toml'}: paths.{key}: {value!r} {why}; give it a path of its own")
 
 
 def read_dataset(root: Path, description: Description) -> DataFile:
@@ -58,10 +73,17 @@ def read_train_file(root: Path, relative: str) -> DataFile:
         for key in ("input", "output"):
             if not isinstance(row, dict) or not isinstance(row.get(key), str):
                 raise InputError(f"{root / relative}: line {number} has no text {key!r}; remedy: build the file again")
+            if not _is_unicode(row[key]):
+                raise InputError(f"{root / relative}: line {number}: {key!r} holds half a character; build it again")
         rows += 1
     if rows == 0:
         raise InputError(f"{root / relative}: holds no rows; remedy: build the file again")
     return DataFile(role="train_file", path=relative, sha256=hashlib.sha256(data).hexdigest(), rows=rows)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text can be written: JSON may spell half of a surrogate pair, which is no character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def needs_build(root: Path, relative: str, dataset: DataFile, samples: int) -> bool:
@@ -87,15 +109,31 @@ def needs_build(root: Path, relative: str, dataset: DataFile, samples: int) -> b
 def write_subset(root: Path, relative: str, rows: int, target: Path) -> None:
     """Write the first `rows` training rows to `target`: how a pipeline without a step limit is kept short."""
     with (root / relative).open("rb") as source, target.open("wb") as subset:
-        for _ in range(rows):
-            subset.write(source.readline())
+        subset.writelines(islice((line for line in source if line.strip()), rows))
 
 
 def set_aside(path: Path, folder: Path) -> None:
-    """Move what lies at `path` into `folder`, so that no attempt lends its files to another; nothing is deleted."""
-    if path.exists() or path.is_symlink():
+    """Move what lies at `path` into `folder`, so that no attempt lends its files to another; nothing is deleted.
+
+    A link to a folder stays: what it leads to is moved and made anew, empty. Raises InputError where it can't be moved.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return
+    is_linked_folder = path.is_symlink() and path.is_dir()
+    place = path.resolve() if is_linked_folder else path
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, folder / path.name)
+        shutil.move(place, folder / path.name)
+        if is_linked_folder:
+            place.mkdir()
+    except OSError as error:  # shutil.Error is one
+        raise InputError(f"{path}: can't be moved to {folder}: {error}; make room there or move it yourself") from error
+
+
+def put_back(path: Path, folder: Path) -> None:
+    """Undo `set_aside` where something was moved and nothing lies at `path` now."""
+    if (folder / path.name).exists() and not path.exists():
+        shutil.move(folder / path.name, path)
 
 
 def file_sha256(path: Path) -> str | None:

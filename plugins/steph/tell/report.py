@@ -49,9 +49,14 @@ _MOST_WRITES = 5
 def report_path(record: Record, reports_dir: Path) -> Path:
     """Give where the record's report goes: rehearsals apart, acceptances in the spec's folder where it is there."""
     if record.context.kind is RecordKind.REHEARSAL:
-        return reports_dir / REHEARSAL_REPORT
-    folder = Path(record.context.pipeline_root) / SPEC_FOLDER
-    return (folder if folder.is_dir() else reports_dir) / ACCEPTANCE_REPORT
+        return reports_dir / _on_disk(REHEARSAL_REPORT)
+    folder = Path(record.context.pipeline_root) / _on_disk(SPEC_FOLDER)
+    return (folder if folder.is_dir() else reports_dir) / _on_disk(ACCEPTANCE_REPORT)
+
+
+def _on_disk(name: str) -> str:
+    """The name as paths hold it: the same bytes on the disk in every locale, where ASCII could not spell it."""
+    return os.fsdecode(name.encode())
 
 
 def render(record: Record, history: Sequence[Record] = (), *, figures: Mapping[str, str] | None = None) -> str:
