@@ -63,9 +63,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "steph_stage(stage): one stage of the acceptance, as in steph_stage('H-1')")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Before anything runs: refuse what can't work in one line, else open the record."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Before anything runs: refuse what can't work in one line, else open the record.
+
+    Not when the collection ends: that comes also where it failed, and a record that nobody runs hides the last one.
+    """
     config = session.config
+    if session.testsfailed and not config.option.continue_on_collection_errors:
+        return
     items = [item for item in session.items if item.get_closest_marker("steph_stage")]
     if not items or config.option.collectonly or config.option.setuponly or config.option.setupplan:
         return
@@ -237,8 +243,15 @@ def _place(config: pytest.Config, option: _Option) -> str:
         "model": path.is_dir(),
         "report": True,
     }
+    if not (text and is_path.get(option.name)):
+        return text
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        remedy = "rename it, or set PYTHONUTF8=1 where the locale is not a UTF-8 one"
+        raise pytest.UsageError(f"--steph-{option.name}: {text!a} is not spelled in UTF-8; {remedy}") from error
     # links stay: the interpreter of a virtual environment is one, and a person's name for a folder may be
-    return os.path.abspath(path) if text and is_path.get(option.name) else text  # noqa: PTH100
+    return os.path.abspath(path)  # noqa: PTH100
 
 
 def _dest(option: _Option) -> str:
@@ -257,14 +270,13 @@ def _command(config: pytest.Config) -> tuple[str, ...]:
 
 def _unsaid(config: pytest.Config, option: _Option, arguments: tuple[str, ...]) -> str:
     """The option as a word for the command line where the arguments do not say it, or not from everywhere."""
-    value, name = _value(config, option), f"--steph-{option.name}"
+    (value, near), name = _found(config, option), f"--steph-{option.name}"
     is_said = any(word == name or word.startswith(f"{name}=") for word in arguments)
     if option.is_flag:
         return name if _is_on(value) and not is_said else ""
-    is_elsewhere = config.invocation_params.dir != config.rootpath and _place(config, option) != value
-    if value == option.default or (is_said and not is_elsewhere):
-        return ""
-    return f"{name}={_place(config, option) if is_elsewhere else value}"
+    if near != config.rootpath and _place(config, option) != value:
+        return f"{name}={_place(config, option)}"
+    return "" if is_said or value == option.default else f"{name}={value}"
 
 
 def _is_on(value: str) -> bool:

@@ -180,7 +180,7 @@ def opened_event(record_id: str, context: object) -> RecordOpened:
 def _redacted(value: object) -> object:
     """The same value with secrets masked in every string; masking whole lines of JSON could break their quoting."""
     if isinstance(value, str):
-        return redact(value)
+        return redact(value).encode(errors="replace").decode()  # half a character can't be written anywhere
     if isinstance(value, dict):
         return {key: _redacted(item) for key, item in value.items()}
     return [_redacted(item) for item in value] if isinstance(value, list) else value
