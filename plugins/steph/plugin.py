@@ -135,7 +135,8 @@ class StageRunner:
         try:
             result = self._session.run(self._stage, self._budget_seconds)
         except JournalError as error:
-            pytest.fail(f"{self._stage}: {error}; make room there and run this stage again", pytrace=False)
+            said = f"{self._stage}: {error}; make room there and run this stage again"
+            raise pytest.fail.Exception(said, pytrace=False) from None
         if not result.verdict.is_green:
             pytest.fail(f"{self._stage} {result.verdict}: {result.explanation}", pytrace=False)
         return result
@@ -290,7 +291,8 @@ def _writer(config: pytest.Config) -> Callable[[str], None]:
     def write(text: str) -> None:
         if terminal is None:
             return
-        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        around = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+        with contextlib.suppress(OSError), around:  # a reader that left or a full disk must not end a training
             terminal.write(text, flush=True)
 
     return write

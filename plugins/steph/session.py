@@ -84,7 +84,7 @@ class StageSession:
         try:
             self.report = tell(self.runs, record, self._setup.options.report_file, with_figures=not record.live)
         except Exception as error:  # the record holds the result; the report can be made again
-            folder = self.journal.folder
+            folder, self.report = self.journal.folder, None
             self._console.line(f"report not written: {type(error).__name__}: {error}; later: steph report {folder}")
 
 

@@ -16,7 +16,7 @@ from steph.plan.description import load_description
 from steph.record import StageId, Verdict
 from steph.run import processes
 from steph.run.inputs import InputError, require_outputs_apart, set_aside, write_subset
-from steph.run.journal import record_folders
+from steph.run.journal import read_record, record_folders
 from suite_runs import CLONE, Bench, clean_environment, make_bench
 
 H1, H2, H3 = StageId
@@ -285,3 +285,119 @@ def test_a_rerun_with_another_interpreter_stops_and_one_on_changed_code_says_so(
     before_training(bench, "sys.exit(1)")
     assert run(bench, H2)[0] == 1
     assert bench.record().context.pipeline_git.dirty is True
+
+
+def test_a_terminal_that_takes_no_more_text_ends_no_stage(tmp_path: Path) -> None:
+    """A log on a full disk or a reader that left costs the lines, never a stage."""
+    bench = make_bench(tmp_path)
+    deaf = """
+def pytest_runtest_setup(item):
+    reporter = item.config.pluginmanager.getplugin("terminalreporter")
+    reporter.write_again, reporter.write = reporter.write, broken
+def pytest_runtest_teardown(item):
+    reporter = item.config.pluginmanager.getplugin("terminalreporter")
+    reporter.write = reporter.write_again
+def broken(*words, **options):
+    raise OSError(28, "No space left on device")
+"""
+    status, output = run(bench, H1, H2, options=("-p", "meddler"), **plugin_of(tmp_path, deaf))
+    assert status == 0, output
+    assert "H-1 PASS" not in output
+
+
+def on_a_small_disk(bench: Bench, size: str) -> tuple[int, str]:
+    """Run all stages with the reports on a disk of this size, in a mount namespace of its own; they are copied out."""
+    bench.reports.mkdir()
+    copy = bench.folder / "copy"
+    script = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift && "${@:3}"; code=$?; cp -r "$1" "$2"; exit $code'
+    command = ["unshare", "-rm", "bash", "-c", script, "bash", size, str(bench.reports), str(copy)]
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(bench.reports)], check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    done = subprocess.run(
+        [*command, sys.executable, "-m", "pytest", *bench.arguments()],
+        cwd=CLONE,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    bench.reports.rmdir()
+    copy.rename(bench.reports)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_disk_that_fills_up_in_training_loses_no_attempt(tmp_path: Path) -> None:
+    """The training fills the reports' disk: its attempt is on record with its end, the session ends by itself."""
+    bench = make_bench(tmp_path)
+    place = str(bench.reports / "fill")
+    filling = f"with open({place!r}, 'ab', 0) as file:\n    while file.write(b'0' * 4096):\n        pass"
+    before_training(
+        bench, "import contextlib\nwith contextlib.suppress(OSError):\n    " + filling.replace("\n", "\n    ")
+    )
+    status, output = on_a_small_disk(bench, "3m")
+    assert status == 1, output
+    assert "Traceback" not in output
+    record = bench.record()
+    assert record.stages[H2].verdict is Verdict.FAIL
+    assert record.stages[H2].attempts[-1].returncode == 0
+    assert record.verdict_of(H3) is Verdict.BLOCKED
+    assert record.sessions[-1].exit_status == 1
+
+
+def test_a_disk_without_any_room_is_one_line_a_stage(tmp_path: Path) -> None:
+    """Where even the journal's spare room is gone, each stage names the file and the remedy, and nothing is green."""
+    bench = make_bench(tmp_path)
+    status, output = on_a_small_disk(bench, "8k")
+    assert status == 1, output
+    assert "events.jsonl: No space left on device; make room there and run this stage again" in output
+    assert "Traceback" not in output
+    assert "During handling" not in output
+    assert not any(bench.record().verdict_of(stage).is_green for stage in (H2, H3))
+
+
+def test_foreign_and_broken_things_among_the_records_harm_nobody(tmp_path: Path) -> None:
+    """Files, folders, garbage and a newer version's record beside a good one are left alone; the good one is joined."""
+    bench = make_bench(tmp_path)
+    assert run(bench, H1)[0] == 0
+    runs = bench.reports / "runs"
+    (good,) = record_folders(runs)
+    (good / "record.json").write_text("{ broken")
+    with (good / "events.jsonl").open("ab") as file:
+        file.write(b'{"event": "stage_ended", "at": "cut')
+    (runs / "notes.txt").write_text("mine")
+    (runs / "99990101-000000-aaaa" / "events.jsonl").mkdir(parents=True)
+    for name, content in (("99990101-000000-bbbb", b"\xff\xfe garbage"), ("99990101-000000-cccc", _newer(good))):
+        (runs / name).mkdir()
+        (runs / name / "events.jsonl").write_bytes(content)
+    assert run(bench, H2)[0] == 0
+    record = read_record(good)
+    assert [record.verdict_of(stage) for stage in StageId] == [Verdict.PASS, Verdict.PASS, Verdict.NOT_RUN]
+    assert len(record.sessions) == 2
+    assert json.loads((good / "record.json").read_text(encoding="utf-8"))["id"] == record.id
+    assert (runs / "notes.txt").read_text() == "mine"
+    assert (runs / "99990101-000000-bbbb" / "events.jsonl").read_bytes() == b"\xff\xfe garbage"
+
+
+def _newer(good: Path) -> bytes:
+    first, _, rest = (good / "events.jsonl").read_bytes().partition(b"\n")
+    return json.dumps(json.loads(first) | {"version": 99}).encode() + b"\n" + rest
+
+
+@pytest.mark.parametrize("victim", ["supervisor.py", "train_qwen", "worker = "])
+def test_kill_9_of_anything_below_pytest_is_red_and_leaves_nothing(tmp_path: Path, victim: str) -> None:
+    """Supervisor, script or a worker of it killed in H-2: a verdict that says so, H-3 blocked, no process left."""
+    bench = make_bench(tmp_path)
+    worker = "subprocess.Popen([sys.executable, '-c', 'import time; worker = time.sleep(600)'])"
+    code = f"import subprocess\nchild = {worker}\nprint('begun', flush=True)\nsys.exit(child.wait() != 0)"
+    before_training(bench, code)
+    process = bench.start()
+    assert becomes_true(in_training(bench), 30)
+    named = {pid: command_line(pid) for pid in processes_of(bench)}
+    hidden = {"supervisor.py": "nothing", "train_qwen": "supervisor.py", "worker = ": "train_qwen"}[victim]
+    os.kill(next(pid for pid, line in named.items() if victim in line and hidden not in line), signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert processes_of(bench) == []
+    red = Verdict.FAIL if victim == "worker = " else Verdict.CRASHED
+    assert verdicts(bench) == [Verdict.PASS, red, Verdict.BLOCKED]
