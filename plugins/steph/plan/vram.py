@@ -1,0 +1,178 @@
+"""Will it fit? The predicted peak of a training run's GPU memory, term by term, with an interval.
+
+Comes in: a model's shape, a workload, and constants for what no formula gives (workspaces, allocator slack, context).
+Goes out: a `Forecast` and, against a card's size, a verdict. Pure arithmetic; docs/memory-model.md has the derivation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from steph.plan import vram_activations as activations
+from steph.plan import vram_terms as terms
+from steph.plan.shapes import ModelShape
+from steph.plan.vram_constants import MEASURED, Constants
+from steph.plan.vram_terms import Workload
+
+Verdict = Literal["fits", "does_not_fit", "too_close"]
+# The reference pipeline leaves this share of what it may use free when it decides on recompute and fusing
+AUTOMATIC_HEADROOM_SHARE = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One line of the breakdown; `at_peak` is False for what is over before or after the peak."""
+
+    name: str
+    size_bytes: int
+    at_peak: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A predicted peak; `total_bytes` is the process's: allocator and context together.
+
+    `low_bytes` and `high_bytes` bound the total: low without slack, since a full allocator gives its cached blocks back
+    before it fails; high with slack; both widened by the model's error.
+    """
+
+    workload: Workload
+    terms: tuple[Term, ...]
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    total_bytes: int
+    low_bytes: int
+    high_bytes: int
+
+    def verdict(self, vram_bytes: float) -> Verdict:
+        """Whether the process fits into so much memory; `fits` only where the interval's upper end does."""
+        if self.high_bytes <= vram_bytes:
+            return "fits"
+        return "does_not_fit" if self.low_bytes > vram_bytes else "too_close"
+
+
+def predict(shape: ModelShape, work: Workload, constants: Constants = MEASURED) -> Forecast:
+    """Predict the peak of training steps with every row `work.width` tokens long.
+
+    Raises ValueError naming a target module or optimizer that is not known.
+    """
+    weights, beside = _staying_terms(shape, work, constants)
+    originals, step = _originals(shape, work), _highest_moment(shape, work)
+    preparing = originals.size_bytes > _sum_bytes((*beside, *step))
+    lines = (
+        *weights,
+        *(replace(term, at_peak=not preparing) for term in (*beside, *step)),
+        replace(originals, at_peak=preparing),
+    )
+    return _bounded(shape, work, lines, constants)
+
+
+def moving_bytes(shape: ModelShape, work: Workload) -> int:
+    """What a step allocates and frees again at its highest, in bytes."""
+    return _sum_bytes(_highest_moment(shape, work))
+
+
+def _highest_moment(shape: ModelShape, work: Workload) -> tuple[Term, ...]:
+    return max(_step_moments(shape, work), key=_sum_bytes)
+
+
+def _originals(shape: ModelShape, work: Workload) -> Term:
+    return _term("upcast weights' originals, while preparing", terms.upcast_bytes(shape, work))
+
+
+def _sum_bytes(parts: Sequence[Term]) -> int:
+    return sum(term.size_bytes for term in parts)
+
+
+def _staying_terms(shape: ModelShape, work: Workload, constants: Constants) -> tuple[tuple[Term, ...], ...]:
+    """What is there in every step: the base model's weights, and what comes after they are prepared."""
+    weights = (
+        _term("4-bit linears" if work.use_4bit else "linears", terms.linear_bytes(shape, work)),
+        _term("embedding and head", terms.embedding_bytes(shape, work)),
+        _term("norms and biases", terms.norm_bytes(shape, work)),
+    )
+    beside = (
+        _term("LoRA weights and optimizer", terms.lora_bytes(shape, work)),
+        _term("library workspaces", constants.workspace_bytes),
+    )
+    return weights, beside
+
+
+def _step_moments(shape: ModelShape, work: Workload) -> tuple[tuple[Term, ...], ...]:
+    """The moments of a step that can be its highest, each as terms beside what stays."""
+    if work.recompute:
+        kept = _term("checkpointed layer inputs", activations.checkpoint_bytes(shape, work))
+        layer = _term("one layer's recompute", activations.layer_kept_bytes(shape, work))
+    else:
+        every_layer = shape.num_hidden_layers * activations.layer_kept_bytes(shape, work)
+        kept = _term("kept activations", every_layer + activations.half_adapter_bytes(shape, work))
+        layer = _term("one layer's recompute", 0)
+    last_norm = terms.SINGLE * work.tokens * shape.hidden_size
+    at_head = _term("logits and loss", activations.head_bytes(shape, work) + last_norm)
+    at_norm = _term("the last norm's backward", activations.norm_work_bytes(shape, work))
+    at_layer = _term("one layer's backward", activations.layer_work_bytes(shape, work))
+    last = _term("one layer's activations", activations.layer_kept_bytes(shape, work))
+    gradients = _term("LoRA gradients", activations.fresh_gradient_bytes(shape, work))
+    return (kept, at_head), (kept, at_norm), (kept, layer, at_layer), (gradients, last, at_layer)
+
+
+def _bounded(shape: ModelShape, work: Workload, lines: tuple[Term, ...], constants: Constants) -> Forecast:
+    allocated = _sum_bytes([term for term in lines if term.at_peak])
+    slack = constants.slack_bytes(work.upcasts, moving_bytes(shape, work), activations.head_bytes(shape, work))
+    context = round(constants.context_bytes)
+    error = constants.relative_error
+    reserved = allocated + round(slack)
+    more = (_term("allocator slack", slack), _term("CUDA context beside the allocator", context))
+    high = reserved * (1 + error) + slack * constants.slack_error + context
+    return Forecast(
+        workload=work,
+        terms=(*lines, *more),
+        peak_allocated_bytes=allocated,
+        peak_reserved_bytes=reserved,
+        total_bytes=reserved + context,
+        low_bytes=round(allocated * (1 - error)) + context,
+        high_bytes=round(high),
+    )
+
+
+def _term(name: str, size_bytes: float) -> Term:
+    return Term(name, round(size_bytes))
+
+
+def automatic(shape: ModelShape, work: Workload, vram_bytes: float, constants: Constants = MEASURED) -> Workload:
+    """The way the reference pipeline would run this on a card of that size: recompute and fusing decided by memory.
+
+    The fastest way whose allocated peak leaves a tenth of what the allocator may use; where none does, the smallest.
+    Source: pipeline/app/training/plan.py.
+    """
+    if work.trainer != "answer":
+        return work
+    allowed = (vram_bytes - constants.context_bytes) * (1 - AUTOMATIC_HEADROOM_SHARE)
+    ways = [
+        replace(work, recompute=recompute, fused_micro_batches=count)
+        for recompute in (False, True)
+        for count in range(work.accumulation_steps, 0, -1)
+        if work.accumulation_steps % count == 0
+    ]
+    fitting = (way for way in ways if predict(shape, way, constants).peak_allocated_bytes <= allowed)
+    return next(fitting, ways[-1])
+
+
+def leanest(work: Workload) -> Workload:
+    """The same settings in as little memory as the trainer can do them: recompute on, nothing fused."""
+    return replace(work, recompute=True, fused_micro_batches=1)
+
+
+def largest_fitting(
+    forecast: Callable[[int, int], Forecast], grid: tuple[tuple[int, int], ...], vram_bytes: float
+) -> tuple[int, int] | None:
+    """The (batch size, width) with the most tokens that surely fits, the longer rows where two have as many."""
+    fitting = [
+        (batch * width, width, batch) for batch, width in grid if forecast(batch, width).verdict(vram_bytes) == "fits"
+    ]
+    if not fitting:
+        return None
+    _, width, batch = max(fitting)
+    return batch, width
