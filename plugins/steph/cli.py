@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from steph.plan.vram_constants import Constants
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Reports = Annotated[Path, typer.Option("--reports", help="folder that holds runs/")]
@@ -76,6 +79,72 @@ def compare(
         raise _failed(str(error)) from error
     typer.echo(comparing.as_markdown(found) if as_markdown else comparing.as_text(found), nl=False)
     raise typer.Exit(found.exit_status)
+
+
+@app.command()
+def fit(
+    model: Annotated[str, typer.Option(help="a built-in name, a model folder or a config.json")],
+    vram: Annotated[str, typer.Option(help="the card's memory, as in 20GiB")],
+    trainer: Annotated[
+        str, typer.Option(help="full: fp32 upcast, all logits, padded to the maximum; or answer")
+    ] = "full",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="rows of a micro-batch (default: a grid)")] = None,
+    max_seq_length: Annotated[int | None, typer.Option(min=1, help="tokens of a row (default: a grid)")] = None,
+    accumulation: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1)] = 4,
+    lora_r: Annotated[int, typer.Option(min=1)] = 16,
+    target_modules: Annotated[str, typer.Option(help="names with commas between, or all")] = "q_proj,v_proj",
+    use_4bit: Annotated[bool, typer.Option("--use-4bit/--no-4bit")] = True,
+    double_quant: Annotated[bool, typer.Option("--double-quant/--no-double-quant")] = True,
+    recompute: Annotated[str, typer.Option(help="gradient checkpointing: auto, on or off")] = "auto",
+    optimizer: Annotated[str, typer.Option(help="transformers' name of it")] = "adamw_torch",
+    data: Annotated[
+        str | None, typer.Option(help="a training file: its longest row counts, for trainer answer")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="tokenizer.json for --data (default: the model folder's)")
+    ] = None,
+    from_record: Annotated[
+        str | None, typer.Option(help="a record whose measured peaks correct the prediction")
+    ] = None,
+    reports: Reports = Path("reports"),
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
+) -> None:
+    """Predict a training run's GPU memory and say whether it fits a card; nothing is loaded or downloaded."""
+    from steph import fit as fitting
+    from steph.plan.options import OptionError, parse_size
+
+    try:
+        asked = fitting.asked_workload(
+            trainer, target_modules, recompute, lora_r, accumulation, optimizer, use_4bit, double_quant
+        )
+        found = fitting.fit(
+            model,
+            asked,
+            parse_size(vram, "--vram"),
+            batches=(batch_size,) if batch_size else fitting.GRID_BATCHES,
+            lengths=(max_seq_length,) if max_seq_length else fitting.GRID_LENGTHS,
+            longest_row=fitting.longest_row_tokens(data, tokenizer, model) if data else None,
+            way=recompute,
+            constants=_constants(reports, from_record),
+        )
+    except (fitting.FitError, OptionError) as error:
+        raise _failed(str(error)) from error
+    typer.echo(fitting.as_json(found) if as_json else fitting.as_text(found))
+
+
+def _constants(reports: Path, run: str | None) -> Constants:
+    from steph.plan.vram_constants import MEASURED
+
+    if run is None:
+        return MEASURED
+    from steph.fit import FitError
+    from steph.measured import record_constants
+    from steph.run.journal import JournalError, read_record
+
+    try:
+        return record_constants(read_record(find_record(reports / "runs", run)))
+    except (JournalError, FitError, OSError) as error:
+        raise _failed(str(error)) from error
 
 
 def find_pair(runs: Path, a: str | None, b: str | None) -> tuple[Path, Path]:

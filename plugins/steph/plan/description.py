@@ -38,10 +38,13 @@ class Description(Value):
     """What the suite may assume of one pipeline beyond its command line.
 
     `truncation` is "right" where the trainer cuts rows at the end (the answer goes first) and "keeps_answer" where the
-    prompt is shortened instead. `optional_flags` lists training flags beyond the spec's; None: ask `--help`.
+    prompt is shortened instead. `trainer` is what its memory follows: "full" casts what is not 4-bit to fp32, computes
+    all logits and pads to the maximum; "answer" casts nothing, computes the answers' logits, pads to the longest row.
+    `optional_flags` lists training flags beyond the spec's; None: ask `--help`.
     """
 
     truncation: Literal["right", "keeps_answer"] = "right"
+    trainer: Literal["full", "answer"] = "full"
     optional_flags: tuple[str, ...] | None = None
     paths: Paths = Paths()
     build: Build | None = None

@@ -13,12 +13,13 @@ from typing import Literal
 from steph.plan import vram_activations as activations
 from steph.plan import vram_terms as terms
 from steph.plan.shapes import ModelShape
-from steph.plan.vram_constants import MEASURED, Constants
+from steph.plan.vram_constants import GIB, MEASURED, Constants
 from steph.plan.vram_terms import Workload
 
 Verdict = Literal["fits", "does_not_fit", "too_close"]
 # The reference pipeline leaves this share of what it may use free when it decides on recompute and fusing
 AUTOMATIC_HEADROOM_SHARE = 0.10
+KEPT_FREE_BYTES = round(0.1 * GIB)  # of a card, beside context and allocator; a cap leaves as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,8 @@ class Forecast:
     high_bytes: int
 
     def verdict(self, vram_bytes: float) -> Verdict:
-        """Whether the process fits into so much memory; `fits` only where the interval's upper end does."""
-        if self.high_bytes <= vram_bytes:
+        """Whether the process fits into this much memory: `fits` only where the interval's upper end does."""
+        if self.high_bytes + KEPT_FREE_BYTES <= vram_bytes:
             return "fits"
         return "does_not_fit" if self.low_bytes > vram_bytes else "too_close"
 
@@ -149,7 +150,7 @@ def automatic(shape: ModelShape, work: Workload, vram_bytes: float, constants: C
     """
     if work.trainer != "answer":
         return work
-    allowed = (vram_bytes - constants.context_bytes) * (1 - AUTOMATIC_HEADROOM_SHARE)
+    allowed = (vram_bytes - constants.context_bytes - KEPT_FREE_BYTES) * (1 - AUTOMATIC_HEADROOM_SHARE)
     ways = [
         replace(work, recompute=recompute, fused_micro_batches=count)
         for recompute in (False, True)

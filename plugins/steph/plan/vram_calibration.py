@@ -20,7 +20,7 @@ USABLE_ERROR = 0.10  # a point further off is another trainer, or has rows short
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPoint:
-    """Peaks of one training run; `context_bytes` is the process's memory beside the allocator, where it was measured."""
+    """Peaks of one training run; `context_bytes` is the process's memory beside the allocator, where measured."""
 
     shape: ModelShape
     work: Workload

@@ -1,0 +1,127 @@
+"""`steph fit`: verdicts from the command line, quickly and without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from steph.cli import app
+from steph.plan.shapes import BUILT_IN, config_of
+from typer.testing import CliRunner
+
+PLUGINS = Path(__file__).parents[2] / "plugins"
+QUESTION = ("fit", "--model", "Qwen/Qwen3-8B", "--vram", "20GiB")
+ONE = ("--batch-size", "2", "--max-seq-length", "1024")
+KEYS = {"peak_allocated_gib", "peak_reserved_gib", "total_gib", "low_gib", "high_gib", "verdict", "terms"}
+
+
+def _ask(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(words))
+    return result.exit_code, result.output
+
+
+def test_json_has_the_promised_keys() -> None:
+    """One setting is one object, whose terms add up to the total."""
+    status, text = _ask(*QUESTION, *ONE, "--trainer", "answer", "--json")
+    found = json.loads(text)
+    assert status == 0
+    assert found.keys() >= KEYS
+    assert sum(found["terms"].values()) == pytest.approx(found["total_gib"], abs=0.001)
+    assert found["verdict"] == "fits"
+
+
+def test_the_plain_trainer_needs_the_rented_card_and_the_other_does_not() -> None:
+    """Qwen3-8B on an RTX 3080: the fp32 upcast decides."""
+    small_card = ("fit", "--model", "Qwen/Qwen3-8B", "--vram", "9.64GiB", "--json", *ONE)
+    assert json.loads(_ask(*small_card, "--trainer", "full")[1])["verdict"] == "does_not_fit"
+    assert json.loads(_ask(*small_card, "--trainer", "answer", "--recompute", "on")[1])["verdict"] == "fits"
+
+
+def test_without_a_setting_the_whole_grid_is_shown() -> None:
+    """Every batch and length has its verdict, and the largest that fits is one of those that fit."""
+    found = json.loads(_ask(*QUESTION, "--json")[1])
+    verdicts = {(row["batch_size"], row["max_seq_length"]): row["verdict"] for row in found["grid"]}
+    assert set(verdicts.values()) == {"fits", "too_close", "does_not_fit"}
+    largest = found["largest"]
+    assert verdicts[largest["batch_size"], largest["max_seq_length"]] == "fits"
+    text = _ask(*QUESTION)[1]
+    assert f"--batch-size {largest['batch_size']} --max-seq-length {largest['max_seq_length']}" in text
+
+
+def test_a_config_file_is_enough(tmp_path: Path) -> None:
+    """A model folder is read for its shape alone: the same answer as the built-in name."""
+    (tmp_path / "config.json").write_text(json.dumps(config_of(BUILT_IN["Qwen/Qwen3-8B"])))
+    by_folder = _ask("fit", "--model", str(tmp_path), "--vram", "20GiB", "--json", *ONE)
+    assert by_folder == _ask(*QUESTION, "--json", *ONE)
+
+
+def test_lora_on_all_projections_and_other_settings_count() -> None:
+    """Each setting that costs memory raises the total."""
+    base = json.loads(_ask(*QUESTION, *ONE, "--json")[1])["total_gib"]
+    for more in (("--target-modules", "all"), ("--lora-r", "64"), ("--no-double-quant",)):
+        assert json.loads(_ask(*QUESTION, *ONE, *more, "--json")[1])["total_gib"] > base
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--model", "nobody/none", "--vram", "8GiB"), "nobody/none"),
+        (("--model", "Qwen/Qwen3-8B", "--vram", "much"), "--vram"),
+        (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--trainer", "best"), "--trainer best"),
+        (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--target-modules", "q_porj"), "q_porj"),
+        (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--from-record", "none"), "none"),
+        (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--data", "rows.jsonl"), "--tokenizer"),
+    ],
+)
+def test_a_bad_option_is_one_line(words: tuple[str, ...], named: str) -> None:
+    """Exit status 2 and one line that names the option or its value."""
+    status, text = _ask("fit", *words)
+    assert status == 2
+    assert named in text
+    assert len(text.splitlines()) == 1
+
+
+def test_it_answers_within_a_second_and_without_torch() -> None:
+    """A fresh process: the whole command, imports included; torch never comes in."""
+    code = (
+        "import sys; from steph.cli import app\n"
+        "try: app(sys.argv[1:])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, *QUESTION], check=True, env={"PYTHONPATH": str(PLUGINS)})
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 1.0
+
+
+def test_real_rows_count_where_the_trainer_pads_to_them(tmp_path: Path) -> None:
+    """A training file with short rows lowers the answer trainer's prediction and leaves the plain one's."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"word": 0, "?": 1}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"input": "word " * 100, "output": "a"}) + "\n")
+    data = ("--data", str(rows), "--tokenizer", str(tmp_path / "tokenizer.json"))
+    for trainer, changes in (("answer", True), ("full", False)):
+        words = (*QUESTION, *ONE, "--trainer", trainer, "--recompute", "on", "--json")
+        whole, real = (json.loads(_ask(*words, *more)[1])["total_gib"] for more in ((), data))
+        assert (real < whole) is changes
+
+
+def test_the_shape_of_a_tied_model_counts_its_embedding_once() -> None:
+    """A tied head costs nothing of its own."""
+    from steph.plan.vram_terms import Workload, embedding_bytes
+
+    tied = replace(BUILT_IN["Qwen/Qwen3-8B"], tie_word_embeddings=True)
+    work = Workload("answer", 1, 256)
+    assert 2 * embedding_bytes(tied, work) == embedding_bytes(BUILT_IN["Qwen/Qwen3-8B"], work)

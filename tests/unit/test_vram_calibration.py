@@ -1,0 +1,73 @@
+"""Measured peaks correct the memory model's constants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from steph.plan.shapes import BUILT_IN
+from steph.plan.vram import predict
+from steph.plan.vram_calibration import MeasuredPoint, calibrated, line_through
+from steph.plan.vram_constants import GIB, MEASURED, Constants
+from steph.plan.vram_terms import Trainer, Workload
+
+SHAPE = BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"]
+
+
+def _measured(truth: Constants, trainer: Trainer, width: int, context_bytes: int | None = None) -> MeasuredPoint:
+    work = Workload(trainer, 2, width)
+    found = predict(SHAPE, work, truth)
+    return MeasuredPoint(SHAPE, work, found.peak_allocated_bytes, found.peak_reserved_bytes, context_bytes)
+
+
+def test_constants_are_found_again_from_what_they_predict() -> None:
+    """Points made with other workspaces, slack and context give these back, each trainer's slack from its own."""
+    truth = Constants(
+        workspace_bytes=0.06 * GIB,
+        context_bytes=0.5 * GIB,
+        slack_fixed_bytes=0.02 * GIB,
+        slack_share=0.1,
+        slack_upcast_bytes=0.3 * GIB,
+        slack_logits_share=0.25,
+    )
+    points = [
+        _measured(truth, trainer, width, round(0.5 * GIB))
+        for trainer in ("full", "answer")
+        for width in (512, 1024, 2048)
+    ]
+    found = calibrated(points)
+    for name in ("workspace_bytes", "context_bytes", "slack_fixed_bytes", "slack_upcast_bytes"):
+        assert getattr(found, name) == pytest.approx(getattr(truth, name), abs=1000)
+    assert found.slack_share == pytest.approx(0.1, abs=1e-4)
+    assert found.slack_logits_share == pytest.approx(0.25, abs=1e-4)
+
+
+def test_one_point_moves_the_fixed_parts_alone() -> None:
+    """One measurement can't give a share; it is met exactly by the fixed part."""
+    truth = replace(MEASURED, slack_fixed_bytes=0.2 * GIB, workspace_bytes=0.2 * GIB)
+    point = _measured(truth, "answer", 512)
+    found = calibrated([point])
+    assert found.slack_share == MEASURED.slack_share
+    assert found.slack_upcast_bytes == MEASURED.slack_upcast_bytes
+    assert predict(SHAPE, point.work, found).peak_reserved_bytes == pytest.approx(point.peak_reserved_bytes, abs=10)
+
+
+def test_a_point_of_another_kind_changes_nothing() -> None:
+    """A peak far off the prediction is another trainer's or has shorter rows; the constants stay."""
+    point = _measured(MEASURED, "answer", 512)
+    stray = replace(point, peak_allocated_bytes=2 * point.peak_allocated_bytes)
+    assert calibrated([stray]) == MEASURED
+    assert calibrated([]) == MEASURED
+
+
+def test_two_lengths_give_slope_and_intercept() -> None:
+    """An unknown trainer's peak is a line in its tokens, which predicts a third length."""
+    line = line_through([(1024, 5_000_000_000), (2048, 7_000_000_000)])
+    assert (line.bytes_per_token, line.fixed_bytes) == pytest.approx((2_000_000_000 / 1024, 3_000_000_000))
+    assert line.at(4096) == pytest.approx(11_000_000_000)
+
+
+def test_one_length_gives_no_line() -> None:
+    """Two measurements at the same number of tokens say nothing of the slope."""
+    with pytest.raises(ValueError, match="two different"):
+        line_through([(1024, 5), (1024, 6)])
