@@ -18,6 +18,7 @@ from steph.run.journal import Journal
 from steph.training import machine_checks
 
 ADAPTER = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
 
 
 def evaluate(
@@ -34,6 +35,8 @@ def evaluate(
         return Outcome(Verdict.BLOCKED, f"アダプタがない: {adapter}。H-2を再実行する")
     if found != trained.training.adapter_sha256:
         return Outcome(Verdict.BLOCKED, f"アダプタがH-2の記録と違う(sha256不一致): {adapter}。H-2を再実行する")
+    if _config_changed(setup, trained):
+        return Outcome(Verdict.BLOCKED, f"{CONFIG} がH-2の記録と違う(sha256不一致): {adapter.parent}。H-2を再実行する")
     settings = _settings(setup, trained)
     argv = evaluate_command(
         setup.python, setup.description, model.name, setup.dataset.path, settings, lora_path=paths.output_dir
@@ -52,6 +55,13 @@ def evaluate(
         return _judge(setup, finished, model, settings, found)
 
     return Outcome.of_attempt(run_attempt(setup, journal, console, request, judge))
+
+
+def _config_changed(setup: Setup, trained: Attempt) -> bool:
+    """Whether the adapter's configuration, which scales its weights, is not the one that H-2 recorded."""
+    name = f"{setup.description.paths.output_dir.rstrip('/')}/{CONFIG}"
+    recorded = next((artifact.sha256 for artifact in trained.artifacts if artifact.path == name), None)
+    return recorded is not None and inputs.file_sha256(setup.root / name) != recorded
 
 
 def _settings(setup: Setup, trained: Attempt) -> EvalSettings:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from process_tree import STUBBORN, becomes_true, command_line
+from steph.plan.answers import count_lost_answers
 from steph.plan.description import load_description
 from steph.record import StageId, Verdict
 from steph.run import processes
-from steph.run.inputs import InputError, require_outputs_apart, set_aside, write_subset
+from steph.run.inputs import InputError, read_train_file, require_outputs_apart, set_aside, write_subset
 from steph.run.journal import read_record, record_folders
 from suite_runs import CLONE, Bench, clean_environment, make_bench
 
@@ -97,7 +98,7 @@ def test_a_selection_that_runs_nothing_opens_no_record(tmp_path: Path) -> None:
     assert not bench.reports.exists()
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "/proc/steph"])
+@pytest.mark.parametrize("place", ["file", "/proc/steph"])
 def test_a_reports_folder_that_cannot_be_written_is_one_line(tmp_path: Path, place: str) -> None:
     """A file, a path below one or a read-only place for reports: exit 4, the place and the option named."""
     bench = make_bench(tmp_path)
@@ -213,9 +214,8 @@ def test_a_training_file_with_a_byte_order_mark_is_trained_on(tmp_path: Path) ->
     bench = make_bench(tmp_path)
     path = bench.root / "results/finetune/ft_direct_full_norag.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    status, output = run(bench, H1, H2)
-    assert "ValueError" not in output
-    assert bench.record().stages[H2].attempts, status
+    assert read_train_file(bench.root, "results/finetune/ft_direct_full_norag.jsonl").rows == 40
+    assert count_lost_answers(path, tmp_path / "model" / "tokenizer.json", 512, "right").rows == 40
 
 
 def test_half_a_character_in_the_training_file_is_one_line(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_a_rerun_with_another_interpreter_stops_and_one_on_changed_code_says_so(
     status, output = run(bench, H2, options=(f"--steph-pipeline-python={tmp_path / 'python'}",))
     assert (status, "pipeline python was" in output) == (4, True), output
     before_training(bench, "sys.exit(1)")
-    assert run(bench, H2)[0] == 1
+    assert run(bench, H1)[0] == 0
     assert bench.record().context.pipeline_git.dirty is True
 
 
@@ -300,7 +300,7 @@ def pytest_runtest_teardown(item):
 def broken(*words, **options):
     raise OSError(28, "No space left on device")
 """
-    status, output = run(bench, H1, H2, options=("-p", "meddler"), **plugin_of(tmp_path, deaf))
+    status, output = run(bench, H1, options=("-p", "meddler"), **plugin_of(tmp_path, deaf))
     assert status == 0, output
     assert "H-1 PASS" not in output
 
@@ -332,9 +332,8 @@ def test_a_disk_that_fills_up_in_training_loses_no_attempt(tmp_path: Path) -> No
     bench = make_bench(tmp_path)
     place = str(bench.reports / "fill")
     filling = f"with open({place!r}, 'ab', 0) as file:\n    while file.write(b'0' * 4096):\n        pass"
-    before_training(
-        bench, "import contextlib\nwith contextlib.suppress(OSError):\n    " + filling.replace("\n", "\n    ")
-    )
+    nested = filling.replace("\n", "\n    ")
+    before_training(bench, f"import contextlib\nwith contextlib.suppress(OSError):\n    {nested}")
     status, output = on_a_small_disk(bench, "3m")
     assert status == 1, output
     assert "Traceback" not in output
@@ -370,9 +369,9 @@ def test_foreign_and_broken_things_among_the_records_harm_nobody(tmp_path: Path)
     for name, content in (("99990101-000000-bbbb", b"\xff\xfe garbage"), ("99990101-000000-cccc", _newer(good))):
         (runs / name).mkdir()
         (runs / name / "events.jsonl").write_bytes(content)
-    assert run(bench, H2)[0] == 0
+    assert run(bench, H1)[0] == 0
     record = read_record(good)
-    assert [record.verdict_of(stage) for stage in StageId] == [Verdict.PASS, Verdict.PASS, Verdict.NOT_RUN]
+    assert record.verdict_of(H1) is Verdict.PASS
     assert len(record.sessions) == 2
     assert json.loads((good / "record.json").read_text(encoding="utf-8"))["id"] == record.id
     assert (runs / "notes.txt").read_text() == "mine"
@@ -401,3 +400,44 @@ def test_kill_9_of_anything_below_pytest_is_red_and_leaves_nothing(tmp_path: Pat
     assert processes_of(bench) == []
     red = Verdict.FAIL if victim == "worker = " else Verdict.CRASHED
     assert verdicts(bench) == [Verdict.PASS, red, Verdict.BLOCKED]
+
+
+def test_answers_are_counted_on_the_rows_that_are_trained(tmp_path: Path) -> None:
+    """A pipeline without a step limit trains the first rows alone: all of those too long is a FAIL."""
+    bench = make_bench(tmp_path)
+    (bench.root / "steph.toml").write_text("optional_flags = []\n")
+    bench.profile.write_text(bench.profile.read_text().replace("max_steps = 10", "max_steps = 2"))
+    path = bench.root / "results/finetune/ft_direct_full_norag.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for row in rows[:8]:
+        row["input"] += "。 " * 600
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(rows) > 16
+    status, output = run(bench, H1, H2)
+    assert status == 1, output
+    result = bench.record().stages[H2]
+    assert result.verdict is Verdict.FAIL
+    assert result.attempts == ()
+    assert "8行中8行" in result.skipped_rungs[0].reason
+
+
+def test_a_tokenizer_that_cannot_be_read_here_costs_the_count_alone(tmp_path: Path) -> None:
+    """A tokenizer.json newer than the suite's library leaves the answers uncounted and H-2 to the pipeline."""
+    bench = make_bench(tmp_path)
+    (tmp_path / "model" / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
+    status, output = run(bench, H1, H2)
+    assert status == 0, output
+    assert "answers not counted" in output
+    assert [c.holds for c in bench.record().stages[H2].checks if c.id == "answers_kept"] == [None]
+
+
+def test_an_adapter_config_changed_after_training_blocks_the_evaluation(tmp_path: Path) -> None:
+    """The configuration scales the weights: H-3 refuses one whose sha256 is not the one that H-2 recorded."""
+    bench = make_bench(tmp_path)
+    assert run(bench, H1, H2)[0] == 0
+    config = bench.root / "runs/debug_small_model/direct_norag_small_4bit/adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 4096}))
+    assert run(bench, H3)[0] == 1
+    result = bench.record().stages[H3]
+    assert result.verdict is Verdict.BLOCKED
+    assert "adapter_config.json" in result.explanation

@@ -53,6 +53,7 @@ def count_lost_answers(
     max_seq_length: int,
     truncation: Truncation,
     overhead_tokens: int | None = None,
+    first_rows: int | None = None,
 ) -> AnswerLoss:
     """Count the rows that lose their answer at `max_seq_length`.
 
@@ -61,12 +62,14 @@ def count_lost_answers(
     with "keeps_answer" only where the answer alone doesn't fit.
 
     `overhead_tokens`: what the template adds around a row; default 0 for "right" (plain text) and ChatML's for
-    "keeps_answer". Tokens are counted once for each state of the two files, however many lengths are asked.
+    "keeps_answer". `first_rows`: how many rows are trained on, None: all.
+
+    Tokens are counted once for each state of the two files, however many lengths are asked.
     Raises ValueError naming file and line of a row that can't be read, OSError where a file can't be opened.
     """
     if overhead_tokens is None:
         overhead_tokens = 0 if truncation == "right" else CHATML_OVERHEAD_TOKENS
-    rows = row_tokens(train_file, tokenizer_json)
+    rows = row_tokens(train_file, tokenizer_json)[:first_rows]
     needed = [overhead_tokens + (row.text if truncation == "right" else row.output) for row in rows]
     lengths = [overhead_tokens + row.text for row in rows]
     return AnswerLoss(
