@@ -1,0 +1,1 @@
+"""Both sides of the reference pipeline's promises, measured on one GPU: `bash benchmarks/run_all.sh`."""
