@@ -162,8 +162,6 @@ def fold(events: Iterable[Event], *, live: bool = False) -> Record:
     if not isinstance(opened, RecordOpened):
         raise ValueError("the journal does not begin with record_opened")
     if opened.version > RECORD_VERSION:
-        raise ValueError(f"written by a newer steph (record version {opened.version}, known up to {RECORD_VERSION})")
-    if opened.version > RECORD_VERSION:
         raise ValueError(f"written by a newer steph (record version {opened.version}, this one knows {RECORD_VERSION})")
     record = Record(id=opened.id, context=opened.context, live=live)
     for event in stream:
