@@ -40,6 +40,7 @@ class Request:
     writes: tuple[Path, ...] = ()
     on_gpu: bool = True
     purpose: Literal["stage", "deep"] = "stage"
+    predicted_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
         argv=request.argv,
         cwd=str(setup.root),
         folder=folder.name,
+        predicted_peak_bytes=request.predicted_peak_bytes,
         started_at=now(),
     )
     journal.append(AttemptStarted(at=now(), attempt=attempt))

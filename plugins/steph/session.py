@@ -8,6 +8,7 @@ from pathlib import Path
 
 from steph.console import Console
 from steph.judge.verdict import exit_status
+from steph.prediction import production_predictions
 from steph.preparation import Setup
 from steph.record import Record, StageId, StageResult
 from steph.run import output
@@ -93,7 +94,14 @@ def tell(runs: Path, record: Record, report_file: Path | None = None, *, with_fi
     history = [known for _, known in readable_records(runs) if known.id != record.id]
     path = report_file or report_path(record, runs.parent)
     samples = [VramSample(moment, used) for moment, used in read_samples(runs / record.id)]
-    return write_report(record, history, path, samples=samples, with_figures=with_figures)
+    return write_report(
+        record,
+        history,
+        path,
+        samples=samples,
+        with_figures=with_figures,
+        predictions=production_predictions(record),
+    )
 
 
 def open_journal(setup: Setup, stages: Sequence[StageId], runs: Path) -> Journal:

@@ -11,6 +11,7 @@ from steph.deep import deep_checks
 from steph.evaluation import evaluate
 from steph.models import choose_model, model_checks
 from steph.outcome import Outcome
+from steph.prediction import with_prediction
 from steph.preparation import Setup
 from steph.record import ModelChoice, Record, StageId, StageResult, TrainSettings, Verdict
 from steph.run.events import ModelChosen, StageEnded, StageStarted
@@ -69,6 +70,7 @@ class Conductor:
         found = choose_model(self.setup, self.journal, self.console, deadline)
         if isinstance(found, Outcome):
             return found
+        found = with_prediction(self.setup, found)
         self.journal.append(ModelChosen(at=now(), stage=StageId.H1, model=found))
         return Outcome.of_checks(model_checks(self.setup, found), _conditions(found))
 

@@ -21,6 +21,7 @@ from steph.plan.answers import AnswerLoss, count_lost_answers
 from steph.plan.commands import MAX_STEPS_FLAG, build_command, train_command
 from steph.plan.ladder import MoveKind, epoch_steps, given_up, ladder_without_4bit, next_move, settings_at
 from steph.plan.settings import Rung
+from steph.prediction import Expectation, expected, with_prediction, worth_trying
 from steph.preparation import Setup
 from steph.record import (
     Attempt,
@@ -82,20 +83,30 @@ class Training:
         walk: Walk | None = Walk(model, profile.train, profile.ladder, half=self.half_precision())
         last: Attempt | None = None
         meaningless: list[tuple[AnswerLoss, TrainSettings]] = []
+        too_large: Expectation | None = None
         while walk is not None:
             loss = self._answers_lost(walk)
             if loss is not None and loss.lost_rows * 2 > loss.rows:
                 meaningless.append((loss, walk.settings))
                 walk = self._skip(walk, loss)
                 continue
+            expectation = self._expected(walk, loss)
+            if expectation and self._is_hopeless(expectation, walk.settings, last):
+                walk = self._skip_predicted(walk, expectation, last)
+                too_large = expectation
+                continue
             left = self.deadline - time.monotonic()
             if left < MIN_ATTEMPT_SECONDS:
                 return Outcome(Verdict.TIMEOUT, "H-2の制限時間を使い切った", last.checks if last else ())
-            last = self._attempt(walk, loss, left)
+            last = self._attempt(walk, loss, left, expectation)
             if last.returncode == 0 or last.diagnosis is None:
                 return Outcome.of_attempt(last, (), self._conditions(walk))
             walk = self._step_down(walk, last.diagnosis)
-        return Outcome.of_attempt(last) if last else no_rung_keeps_the_answers(meaningless)
+        if last is not None:
+            return Outcome.of_attempt(last)
+        if too_large is not None:
+            return Outcome(Verdict.FAIL, f"載る設定がない: {too_large.words()}。--steph-no-predict で全段を試せる")
+        return no_rung_keeps_the_answers(meaningless)
 
     def _training_file(self) -> DataFile:
         description, root = self.setup.description, self.setup.root
@@ -169,7 +180,14 @@ class Training:
             self.console.line(f"H-2 answers not counted: {error}")
             return None
 
-    def _attempt(self, walk: Walk, loss: AnswerLoss | None, left: float) -> Attempt:
+    def _expected(self, walk: Walk, loss: AnswerLoss | None) -> Expectation | None:
+        return expected(self.setup, walk.model, walk.settings, loss.longest_tokens if loss else None)
+
+    def _is_hopeless(self, expectation: Expectation, settings: TrainSettings, last: Attempt | None) -> bool:
+        gave_up_4bit = self.setup.profile.train.use_4bit and not settings.use_4bit
+        return not self.setup.options.no_predict and not worth_trying(expectation, last, gave_up_4bit=gave_up_4bit)
+
+    def _attempt(self, walk: Walk, loss: AnswerLoss | None, left: float, expectation: Expectation | None) -> Attempt:
         settings, paths = walk.settings, self.setup.description.paths
         argv, rows = self.command(walk.model.name, settings)
         request = Request(
@@ -179,6 +197,7 @@ class Training:
             deadline_seconds=min(left, self.setup.profile.limits.train_attempt_seconds),
             settings=settings,
             model_name=walk.model.name,
+            predicted_peak_bytes=expectation.likely.total_bytes if expectation else None,
             writes=(self.setup.root / paths.output_dir,),
         )
 
@@ -245,6 +264,13 @@ class Training:
             return None
         return replace(walk, skipped=walk.skipped | {walk.rung}, rung=walk.rung + 1)
 
+    def _skip_predicted(self, walk: Walk, expectation: Expectation, last: Attempt | None) -> Walk | None:
+        """The rung below with this one's change kept; below the last a smaller model where nothing was tried."""
+        self._note_skip(walk, f"{expectation.words()}のため試さない")
+        if walk.rung < len(walk.ladder):
+            return replace(walk, rung=walk.rung + 1)
+        return self._with_smaller_model(walk) if last is None else None
+
     def _note_skip(self, walk: Walk, reason: str) -> None:
         skipped = SkippedRung(label=walk.settings.short(), reason=reason)
         self.journal.append(RungSkipped(at=now(), stage=StageId.H2, skipped=skipped))
@@ -260,14 +286,18 @@ class Training:
                 base, ladder = ladder_without_4bit(walk.base, walk.ladder, walk.half)
                 return replace(walk, base=base, ladder=ladder, rung=0, skipped=frozenset())
             case MoveKind.SMALLER_MODEL:
-                model = smaller_model(self.setup, self.journal, self.console, walk.model, self.deadline)
-                if model is None:
-                    return None
-                self.journal.append(ModelChosen(at=now(), stage=StageId.H2, model=model))
-                tried = (*walk.smaller_models, model.name)
-                return replace(walk, model=model, rung=0, skipped=frozenset(), smaller_models=tried)
+                return self._with_smaller_model(walk)
             case MoveKind.STOP:
                 return None
+
+    def _with_smaller_model(self, walk: Walk) -> Walk | None:
+        model = smaller_model(self.setup, self.journal, self.console, walk.model, self.deadline)
+        if model is None:
+            return None
+        model = with_prediction(self.setup, model)
+        self.journal.append(ModelChosen(at=now(), stage=StageId.H2, model=model))
+        tried = (*walk.smaller_models, model.name)
+        return replace(walk, model=model, rung=0, skipped=frozenset(), smaller_models=tried)
 
     def half_precision(self) -> Literal["bf16", "fp16"]:
         """What this card can train in without 4-bit."""

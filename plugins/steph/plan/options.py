@@ -25,6 +25,7 @@ class Options:
     vram_cap_bytes: int | None
     report: Path
     deep: bool = False
+    no_predict: bool = False
 
     @property
     def reports_dir(self) -> Path:

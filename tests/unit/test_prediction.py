@@ -1,0 +1,127 @@
+"""What the suite predicts before it runs, and which rungs it therefore leaves out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import record_factory as factory
+from steph.plan.description import Description
+from steph.plan.options import Options
+from steph.plan.settings import Profile, load_profile, profile_path
+from steph.plan.vram_constants import GIB
+from steph.prediction import (
+    PRODUCTION_CARD_BYTES,
+    expected,
+    production_predictions,
+    usable_bytes,
+    with_prediction,
+    worth_trying,
+)
+from steph.preparation import Setup
+from steph.record import Device, Phase, TrainSettings
+
+SETTINGS = TrainSettings()
+EIGHT = factory.model_choice("Qwen/Qwen3-8B", snapshot_path=None)
+SMALL = factory.model_choice("Qwen/Qwen1.5-1.8B-Chat", snapshot_path=None)
+REPOSITORY = Path(__file__).parents[2]
+
+
+def _profile() -> Profile:
+    return load_profile(profile_path("rtx3080", REPOSITORY))
+
+
+def _setup(trainer: str, card: Device | None, cap_bytes: int | None = None) -> Setup:
+    options = Options("rtx3080", REPOSITORY, None, None, False, cap_bytes, REPOSITORY)
+    record = factory.green_acceptance()
+    description = Description.model_validate({"trainer": trainer})
+    return Setup(options, _profile(), description, "python", card, record.data[0], record.context)
+
+
+def test_the_trainer_decides_whether_the_large_model_can_fit_the_small_card() -> None:
+    """Qwen3-8B on 10 GB: hopeless with the fp32 upcast, sure without."""
+    full = expected(_setup("full", factory.device()), EIGHT, SETTINGS)
+    answer = expected(_setup("answer", factory.device()), EIGHT, SETTINGS)
+    assert full is not None
+    assert answer is not None
+    assert full.cannot_fit
+    assert answer.surely_fits
+    assert not worth_trying(full, None, gave_up_4bit=False)
+    assert worth_trying(answer, None, gave_up_4bit=False)
+
+
+def test_without_a_card_or_a_shape_nothing_is_predicted() -> None:
+    """On the CPU, and for a model that nobody knows, the suite says nothing rather than something."""
+    assert expected(_setup("answer", None), EIGHT, SETTINGS) is None
+    unknown = factory.model_choice("nobody/none", snapshot_path=None)
+    assert expected(_setup("answer", factory.device()), unknown, SETTINGS) is None
+    assert with_prediction(_setup("answer", None), EIGHT) == EIGHT
+
+
+def test_a_cap_and_other_programs_make_the_card_smaller() -> None:
+    """What a child may use is the smaller of the cap and what is free."""
+    card = factory.device(total_bytes=80 * GIB).model_copy(update={"used_bytes": GIB})
+    assert usable_bytes(_setup("full", card)) == 79 * GIB
+    assert usable_bytes(_setup("full", card, 9 * GIB)) == 9 * GIB
+    assert usable_bytes(_setup("full", card, 100 * GIB)) == 79 * GIB
+
+
+def test_real_rows_shorter_than_the_limit_lower_the_prediction() -> None:
+    """The answer trainer pads to the longest row, the plain one to the maximum."""
+    for trainer, is_lower in (("answer", True), ("full", False)):
+        setup = _setup(trainer, factory.device())
+        whole, real = expected(setup, SMALL, SETTINGS), expected(setup, SMALL, SETTINGS, longest_row_tokens=200)
+        assert whole is not None
+        assert real is not None
+        assert (real.least.total_bytes < whole.least.total_bytes) is is_lower
+
+
+def test_giving_up_4bit_after_an_oom_needs_a_sure_fit() -> None:
+    """A 4B model in bf16 on 10 GB: close enough to try first, not as the cure of an OOM."""
+    four = factory.model_choice("Qwen/Qwen3-4B", snapshot_path=None)
+    plain = TrainSettings(use_4bit=False, mixed_precision="bf16", batch_size=1, max_seq_length=256)
+    found = expected(_setup("answer", factory.device(total_bytes=round(9.2 * GIB))), four, plain)
+    assert found is not None
+    assert not found.surely_fits
+    assert not found.cannot_fit
+    ran_out = factory.out_of_memory(1, SETTINGS, Phase.FIRST_STEP)
+    assert worth_trying(found, None, gave_up_4bit=True)
+    assert not worth_trying(found, ran_out, gave_up_4bit=True)
+    assert worth_trying(found, ran_out, gave_up_4bit=False)
+
+
+def test_a_chosen_model_carries_its_predicted_peak() -> None:
+    """H-1 shows what the profile's settings will need of this card, in words too."""
+    setup = _setup("answer", factory.device())
+    found = with_prediction(setup, SMALL)
+    expectation = expected(setup, SMALL, setup.profile.train)
+    assert expectation is not None
+    assert found.predicted_peak_bytes == expectation.likely.total_bytes
+    assert f"{expectation.card_bytes / GIB:.2f} GiB" in expectation.words()
+
+
+def test_h4_has_the_production_model_on_the_rented_card() -> None:
+    """A green record gives a grid for Qwen3-8B with the target's own point, each with an interval and a verdict."""
+    record = factory.green_acceptance()
+    found = production_predictions(record)
+    assert found is not None
+    target = found[2, 1024]
+    assert target.low_bytes < target.peak_bytes < target.high_bytes
+    assert target.verdict == "fits"
+    assert found[8, 2048].peak_bytes > PRODUCTION_CARD_BYTES
+    assert found[8, 2048].verdict == "does_not_fit"
+
+
+def test_h4_predicts_nothing_before_a_training_or_without_a_gpu() -> None:
+    """No H-2 settings, or a rehearsal on the CPU: no grid."""
+    assert production_predictions(factory.rehearsal()) is None
+    record = factory.green_acceptance()
+    assert production_predictions(record.model_copy(update={"stages": {}})) is None
+
+
+@pytest.mark.parametrize("trainer", ["full", "answer"])
+def test_the_likely_way_is_never_below_the_least(trainer: str) -> None:
+    """What the trainer will probably use is at least what it can do with."""
+    found = expected(_setup(trainer, factory.device()), SMALL, SETTINGS)
+    assert found is not None
+    assert found.likely.total_bytes >= found.least.total_bytes
