@@ -64,7 +64,12 @@ def measured_plan(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         # the first probes make the libraries allocate their workspaces, which the room then counts as used
         growth(options[0][0])
-        return choose_plan(options, growth, cuda_room(model), largest, settings.batch_size)
+        room = cuda_room(model)
+
+        def measured(recompute: bool, fused: int) -> float:
+            return _growth_of_worst_batch(model, recompute, largest, settings.batch_size * fused, autocast_dtype)
+
+        return choose_plan(options, growth, room, largest, settings.batch_size, measured)
 
 
 def cuda_room(model: PeftModel) -> Room:
@@ -83,13 +88,34 @@ def cuda_room(model: PeftModel) -> Room:
 def _measure(model: PeftModel, recompute: bool, autocast_dtype: torch.dtype | None) -> Growth:
     set_recompute(model, recompute)
     model.train()
-    vocabulary = model.get_base_model().get_input_embeddings().num_embeddings
     try:
-        peaks = [_peak_growth_bytes(model, _probe_batch(vocabulary, *probe), autocast_dtype) for probe in PROBES]
+        peaks = [
+            _peak_growth_bytes(model, _probe_batch(_vocabulary(model), *probe, _PROBE_ROWS), autocast_dtype)
+            for probe in PROBES
+        ]
     except torch.OutOfMemoryError:  # a card this full can't even run the probe this way: the answer is a no, not an end
         model.zero_grad(set_to_none=True)
         return Growth(math.inf, 0.0, 0.0)
     return growth_from_probes(peaks)
+
+
+def _growth_of_worst_batch(
+    model: PeftModel, recompute: bool, largest: LargestRow, row_count: int, autocast_dtype: torch.dtype | None
+) -> float:
+    """What a batch of `row_count` longest rows takes, run once for real; infinite where memory runs out."""
+    set_recompute(model, recompute)
+    batch = _probe_batch(_vocabulary(model), largest.tokens, largest.labels, row_count)
+    try:
+        return _peak_growth_bytes(model, batch, autocast_dtype)
+    except torch.OutOfMemoryError:
+        model.zero_grad(set_to_none=True)
+        return math.inf
+    finally:
+        torch.cuda.empty_cache()
+
+
+def _vocabulary(model: PeftModel) -> int:
+    return int(model.get_base_model().get_input_embeddings().num_embeddings)
 
 
 def growth_from_probes(peaks: Sequence[float]) -> Growth:
@@ -102,11 +128,11 @@ def growth_from_probes(peaks: Sequence[float]) -> Growth:
     return Growth(max(0.0, peaks[0] - per_token * tokens_short - per_label * labels_few), per_token, per_label)
 
 
-def _probe_batch(vocabulary: int, width: int, kept: int) -> dict[str, Any]:
-    """Two rows, one a token shorter: padding leads attention down the same path as in training."""
+def _probe_batch(vocabulary: int, width: int, kept: int, row_count: int) -> dict[str, Any]:
+    """Rows of this width, every second a token shorter: padding leads attention down the same path as in training."""
     ids = [index % vocabulary for index in range(width)]
     labels = [IGNORED] * (width - kept + 1) + ids[width - kept + 1 :]
-    rows = [{"input_ids": ids[skipped:], "labels": labels[skipped:]} for skipped in range(_PROBE_ROWS)]
+    rows = [{"input_ids": ids[row % 2 :], "labels": labels[row % 2 :]} for row in range(row_count)]
     return AnswerCollator(pad_token_id=0)(rows)
 
 

@@ -6,13 +6,15 @@ from three measured figures: how much the allocator's peak grows with tokens, wi
 both.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Choice = Literal["auto", "on", "off"]
 GIB = 2**30
-HEADROOM_SHARE = 0.10
+PREDICTED_HEADROOM_SHARE = 0.10
+MEASURED_HEADROOM_SHARE = 0.03
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Room:
     used_bytes: float
     allowed_bytes: float
 
-    def fits(self, growth_bytes: float) -> bool:
-        """Whether a step stays below the limit with a tenth left for the allocator's fragmentation."""
-        return self.used_bytes + growth_bytes <= self.allowed_bytes * (1 - HEADROOM_SHARE)
+    def fits(self, growth_bytes: float, headroom_share: float) -> bool:
+        """Whether a step stays below the limit with this share of it left for the allocator's fragmentation."""
+        return self.used_bytes + growth_bytes <= self.allowed_bytes * (1 - headroom_share)
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,28 @@ def choose_plan(
     room: Room,
     largest_row: LargestRow,
     batch_size: int,
+    measured: Callable[[bool, int], float],
 ) -> StepPlan:
-    """The first option whose worst batch fits; where none does the last one, which may run or fail truthfully."""
+    """The first option whose worst batch fits; where none does the last one, which may run or fail truthfully.
+
+    The prediction only saves trying what can't fit: an option is taken once `measured` has run its worst batch whole
+    and given its growth in bytes (infinite where memory ran out), because other layers may set the peak of a big batch
+    than set the probes'.
+    """
     refused: list[str] = []
     for recompute, fused in options:
         rows = batch_size * fused
         predicted = growth(recompute).peak_bytes(rows * largest_row.tokens, rows * largest_row.labels)
         wording = f"{_named(recompute, fused)} needs {(room.used_bytes + predicted) / GIB:.2f} GiB"
-        if room.fits(predicted):
-            limit = f"of {room.allowed_bytes / GIB:.2f} GiB allowed, {HEADROOM_SHARE:.0%} kept free"
-            return StepPlan(recompute, fused, "; ".join([*refused, f"{wording} {limit}"]))
-        refused.append(f"{wording}: too much")
+        if not room.fits(predicted, PREDICTED_HEADROOM_SHARE):
+            refused.append(f"{wording}: too much")
+            continue
+        needed = measured(recompute, fused)
+        tried = f"{_named(recompute, fused)} took {(room.used_bytes + needed) / GIB:.2f} GiB when tried"
+        if room.fits(needed, MEASURED_HEADROOM_SHARE):
+            limit = f"of {room.allowed_bytes / GIB:.2f} GiB allowed"
+            return StepPlan(recompute, fused, "; ".join([*refused, f"{tried}, {limit}"]))
+        refused.append("ran out of memory when tried" if needed == math.inf else f"{tried}: too much")
     recompute, fused = options[-1]
     limit = f"{room.allowed_bytes / GIB:.2f} GiB allowed"
     return StepPlan(recompute, fused, "; ".join([*refused, f"the smallest that the flags leave is tried ({limit})"]))

@@ -17,9 +17,9 @@ def made_up_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def peaks() -> Iterator[float]:
         while True:
-            yield from (
-                ALLOCATED_BYTES + 1e6 * tokens + 2e6 * labels for tokens, labels in ((64, 4), (192, 4), (192, 192))
-            )
+            # three probes, then the worst batch of the first option that should fit: two micro-batches of two rows
+            batches = ((64, 4), (192, 4), (192, 192), (4 * TOKENS, 4 * LABELS))
+            yield from (ALLOCATED_BYTES + 1e6 * tokens + 2e6 * labels for tokens, labels in batches)
 
     following = peaks()
     figures = {

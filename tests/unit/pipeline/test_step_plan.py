@@ -1,15 +1,39 @@
 """Deciding recompute and fused micro-batches from measured memory."""
 
-from app.training.plan import GIB, Growth, LargestRow, Room, candidates, choose_plan, plan_without_measuring
+import math
+from collections.abc import Callable
+
+from app.training.plan import (
+    GIB,
+    Growth,
+    LargestRow,
+    Room,
+    StepPlan,
+    candidates,
+    choose_plan,
+    plan_without_measuring,
+)
 
 ROW = LargestRow(tokens=500, labels=3)
 # 3.4 MB a token with activations kept, 0.4 MB with recompute: about a 1.8B model
 GROWTH = {False: Growth(0.1 * GIB, 3.4e6, 2e6), True: Growth(0.3 * GIB, 0.4e6, 2e6)}
 
 
-def choose(allowed_gib: float) -> tuple[bool, int]:
+def as_predicted(recompute: bool, fused: int) -> float:
+    """A worst batch of two rows a micro-batch that takes exactly what was predicted."""
+    return GROWTH[recompute].peak_bytes(2 * fused * ROW.tokens, 2 * fused * ROW.labels)
+
+
+def plan_for(
+    allowed_gib: float, measured: Callable[[bool, int], float] = as_predicted, accumulation_steps: int = 4
+) -> StepPlan:
     room = Room(used_bytes=1.6 * GIB, allowed_bytes=allowed_gib * GIB)
-    plan = choose_plan(candidates("auto", "auto", 4), GROWTH.__getitem__, room, ROW, batch_size=2)
+    options = candidates("auto", "auto", accumulation_steps)
+    return choose_plan(options, GROWTH.__getitem__, room, ROW, 2, measured)
+
+
+def choose(allowed_gib: float, measured: Callable[[bool, int], float] = as_predicted) -> tuple[bool, int]:
+    plan = plan_for(allowed_gib, measured)
     return plan.gradient_checkpointing, plan.fused_micro_batches
 
 
@@ -31,18 +55,40 @@ def test_less_memory_gives_up_fusing_before_it_gives_up_activations() -> None:
 
 def test_where_nothing_fits_the_smallest_is_tried() -> None:
     """The prediction never stops a run; the reason names the limit."""
-    room = Room(used_bytes=1.6 * GIB, allowed_bytes=1.7 * GIB)
-    plan = choose_plan(candidates("auto", "auto", 4), GROWTH.__getitem__, room, ROW, batch_size=2)
+    plan = plan_for(1.7)
     assert (plan.gradient_checkpointing, plan.fused_micro_batches) == (True, 1)
     assert "1.70 GiB allowed" in plan.reason
 
 
+def test_an_option_that_takes_more_than_predicted_when_tried_is_passed_over() -> None:
+    """Out of memory, or a measured peak at the limit, leads to the next option instead of ending the run."""
+    assert choose(10.0, lambda recompute, fused: math.inf if fused == 2 else as_predicted(recompute, fused)) == (
+        False,
+        1,
+    )
+    assert choose(10.0, lambda recompute, fused: 9 * GIB if fused == 2 else as_predicted(recompute, fused)) == (
+        False,
+        1,
+    )
+
+
+def test_what_can_not_fit_is_never_tried() -> None:
+    """Only options whose prediction fits cost a real batch."""
+    tried: list[tuple[bool, int]] = []
+
+    def measured(recompute: bool, fused: int) -> float:
+        tried.append((recompute, fused))
+        return as_predicted(recompute, fused)
+
+    plan_for(6.0, measured)
+    assert tried == [(False, 1)]
+
+
 def test_the_reason_tells_needed_and_allowed_memory() -> None:
     """A reader sees what was refused, what was taken, and of how much."""
-    room = Room(used_bytes=1.6 * GIB, allowed_bytes=10 * GIB)
-    plan = choose_plan(candidates("auto", "auto", 2), GROWTH.__getitem__, room, ROW, batch_size=2)
-    needed_gib = (1.6 * GIB + GROWTH[False].peak_bytes(2000, 12)) / GIB
-    assert f"{needed_gib:.2f} GiB of 10.00 GiB allowed" in plan.reason
+    plan = plan_for(10, accumulation_steps=2)
+    needed_gib = (1.6 * GIB + as_predicted(False, 2)) / GIB
+    assert f"took {needed_gib:.2f} GiB when tried, of 10.00 GiB allowed" in plan.reason
 
 
 def test_a_flag_that_is_set_is_obeyed() -> None:
