@@ -1,6 +1,6 @@
 """The grid of the memory model's validation: which points set its constants and which judge it, fixed beforehand.
 
-Points of the smallest two-headed model set the constants; all others, of four other shapes, judge the prediction.
+Points of the small model with a head of its own set the constants; those of four other shapes judge the prediction.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steph.fit import FitError, model_shape
-from steph.measured import constants_of, workload_of
+from steph.measured import record_constants, workload_of
 from steph.plan.description import load_description
 from steph.plan.settings import ProfileError
 from steph.plan.shapes import BUILT_IN, ModelShape
@@ -103,7 +103,7 @@ def production_predictions(record: Record) -> Mapping[tuple[int, int], advice.Pr
     target = production.target_settings(settings)
     try:
         trainer = load_description(Path(record.context.pipeline_root)).trainer
-        shape, constants = BUILT_IN[production.PRODUCTION_MODEL], _constants(record, trainer)
+        shape, constants = BUILT_IN[production.PRODUCTION_MODEL], _constants(record)
         batches = sorted({*GRID_BATCHES, target.batch_size})
         lengths = sorted({*GRID_LENGTHS, target.max_seq_length})
         return {
@@ -115,13 +115,10 @@ def production_predictions(record: Record) -> Mapping[tuple[int, int], advice.Pr
         return None
 
 
-def _constants(record: Record, trainer: Trainer) -> Constants:
-    choice = next(
-        (found.model for stage in reversed(StageId) if (found := record.stages.get(stage)) and found.model), None
-    )
+def _constants(record: Record) -> Constants:
     try:
-        return constants_of(record, model_shape(choice.snapshot_path or choice.name), trainer) if choice else MEASURED
-    except FitError:
+        return record_constants(record)
+    except FitError:  # a model whose shape can't be read any more
         return MEASURED
 
 
