@@ -63,7 +63,7 @@ def record_constants(record: Record) -> Constants:
     choice = next((record.stages[stage].model for stage in reversed(StageId) if _has_model(record, stage)), None)
     if choice is None:
         return MEASURED
-    trainer = load_description(Path(record.context.pipeline_root)).trainer
+    trainer = load_description(Path(record.context.pipeline_root)).trainer or "full"
     return constants_of(record, model_shape(choice.snapshot_path or choice.name), trainer)
 
 

@@ -29,11 +29,16 @@ GRID_LENGTHS = (512, 1024, 1536, 2048)
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """A training attempt's forecast as the trainer will run it, and in the least memory that it can."""
+    """A training attempt's forecast as the trainer will run it, and in the least memory that it can.
+
+    `is_binding`: whether a setting may be passed over because of it; not for a trainer that nobody described, and not
+    under `--steph-no-predict`.
+    """
 
     likely: Forecast
     least: Forecast
     card_bytes: int
+    is_binding: bool
 
     @property
     def cannot_fit(self) -> bool:
@@ -60,11 +65,12 @@ def expected(
         return None
     try:
         shape = model_shape(model.snapshot_path or model.name)
-        work = workload_of(settings, setup.description.trainer)
+        work = workload_of(settings, setup.description.trainer or "full")
         if longest_row_tokens is not None and work.trainer == "answer":
             work = replace(work, width=min(work.width, longest_row_tokens))
         likely = predict(shape, automatic(shape, work, card_bytes))
-        return Expectation(likely, predict(shape, leanest(work)), card_bytes)
+        is_binding = setup.description.trainer is not None and not setup.options.no_predict
+        return Expectation(likely, predict(shape, leanest(work)), card_bytes, is_binding)
     except ValueError:  # FitError too: a shape or module that the model doesn't know
         return None
 
@@ -74,6 +80,8 @@ def worth_trying(expectation: Expectation, last: Attempt | None, *, gave_up_4bit
 
     Giving up 4-bit makes the weights larger, which no OOM is cured by.
     """
+    if not expectation.is_binding:
+        return True
     ran_out = last is not None and last.diagnosis is not None and last.diagnosis.cause is Cause.CUDA_OOM
     return expectation.surely_fits if ran_out and gave_up_4bit else not expectation.cannot_fit
 
@@ -102,7 +110,7 @@ def production_predictions(record: Record) -> Mapping[tuple[int, int], advice.Pr
         return None
     target = production.target_settings(settings)
     try:
-        trainer = load_description(Path(record.context.pipeline_root)).trainer
+        trainer = load_description(Path(record.context.pipeline_root)).trainer or "full"
         shape, constants = BUILT_IN[production.PRODUCTION_MODEL], _constants(record)
         batches = sorted({*GRID_BATCHES, target.batch_size})
         lengths = sorted({*GRID_LENGTHS, target.max_seq_length})

@@ -185,7 +185,7 @@ class Training:
 
     def _is_hopeless(self, expectation: Expectation, settings: TrainSettings, last: Attempt | None) -> bool:
         gave_up_4bit = self.setup.profile.train.use_4bit and not settings.use_4bit
-        return not self.setup.options.no_predict and not worth_trying(expectation, last, gave_up_4bit=gave_up_4bit)
+        return not worth_trying(expectation, last, gave_up_4bit=gave_up_4bit)
 
     def _attempt(self, walk: Walk, loss: AnswerLoss | None, left: float, expectation: Expectation | None) -> Attempt:
         settings, paths = walk.settings, self.setup.description.paths

@@ -31,7 +31,7 @@ def _profile() -> Profile:
     return load_profile(profile_path("rtx3080", REPOSITORY))
 
 
-def _setup(trainer: str, card: Device | None, cap_bytes: int | None = None) -> Setup:
+def _setup(trainer: str | None, card: Device | None, cap_bytes: int | None = None) -> Setup:
     options = Options("rtx3080", REPOSITORY, None, None, False, cap_bytes, REPOSITORY)
     record = factory.green_acceptance()
     description = Description.model_validate({"trainer": trainer})
@@ -88,6 +88,16 @@ def test_giving_up_4bit_after_an_oom_needs_a_sure_fit() -> None:
     assert worth_trying(found, None, gave_up_4bit=True)
     assert not worth_trying(found, ran_out, gave_up_4bit=True)
     assert worth_trying(found, ran_out, gave_up_4bit=False)
+
+
+def test_an_undescribed_trainer_is_predicted_but_never_passed_over() -> None:
+    """Where nobody said how the trainer uses memory, a setting that seems too large is still tried."""
+    large = factory.model_choice("Qwen/Qwen3-8B", snapshot_path=None)
+    for trainer, is_tried in (("full", False), (None, True)):
+        found = expected(_setup(trainer, factory.device(total_bytes=6 * GIB)), large, SETTINGS)
+        assert found is not None
+        assert found.cannot_fit
+        assert worth_trying(found, None, gave_up_4bit=False) is is_tried
 
 
 def test_a_chosen_model_carries_its_predicted_peak() -> None:

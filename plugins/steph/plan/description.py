@@ -40,11 +40,12 @@ class Description(Value):
     `truncation` is "right" where the trainer cuts rows at the end (the answer goes first) and "keeps_answer" where the
     prompt is shortened instead. `trainer` is what its memory follows: "full" casts what is not 4-bit to fp32, computes
     all logits and pads to the maximum; "answer" casts nothing, computes the answers' logits, pads to the longest row.
+    None: predicted as "full", but no setting is passed over because of a prediction.
     `optional_flags` lists training flags beyond the spec's; None: ask `--help`.
     """
 
     truncation: Literal["right", "keeps_answer"] = "right"
-    trainer: Literal["full", "answer"] = "full"
+    trainer: Literal["full", "answer"] | None = None
     optional_flags: tuple[str, ...] | None = None
     paths: Paths = Paths()
     build: Build | None = None

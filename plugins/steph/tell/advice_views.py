@@ -46,7 +46,11 @@ def prediction_words(advice: Advice) -> Markdown:
     batches = sorted({batch for batch, _ in advice.predictions})
     lengths = sorted({length for _, length in advice.predictions})
     rows = [(f"{length}", *(_peak(advice.predictions.get((batch, length))) for batch in batches)) for length in lengths]
-    return joined((sentence, table(("seq \\ batch", *map(str, batches)), rows)))
+    caveat = Markdown(
+        "予測式は GPU での格子測定による検証がまだです(docs/memory-model.md)。"
+        "余裕の小さい設定は実機で確かめてください。"
+    )
+    return joined((sentence, table(("seq \\ batch", *map(str, batches)), rows), caveat))
 
 
 def _peak(prediction: Prediction | None) -> str:
