@@ -121,6 +121,18 @@ def test_an_adapter_changed_after_training_blocks_the_evaluation(tmp_path: Path)
     assert "sha256" in result.explanation
 
 
+def test_a_missing_adapter_blocks_the_evaluation_and_says_what_to_do(tmp_path: Path) -> None:
+    """H-3 alone after its adapter was deleted: BLOCKED, with the file and the remedy in one line."""
+    bench = make_bench(tmp_path)
+    assert bench.run(H1, H2)[0] == 0
+    (bench.root / "runs/debug_small_model/direct_norag_small_4bit/adapter_model.safetensors").unlink()
+    assert bench.run(H3)[0] == 1
+    result = bench.record().stages[H3]
+    assert result.verdict is Verdict.BLOCKED
+    assert "adapter_model.safetensors" in result.explanation
+    assert "H-2を再実行" in result.explanation
+
+
 def _waiting_root(bench: Bench) -> None:
     """Make the planted training hang after its first line."""
     script = bench.root / "scripts" / "train_qwen_law_ft.py"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+
+import psutil
 
 from steph.record import Device, Environment, GitState
 
@@ -19,8 +20,8 @@ def environment(device: Device | None, device_error: str | None = None) -> Envir
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         cpu=_cpu_name(),
-        cpu_count=os.cpu_count() or 1,
-        ram_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cpu_count=psutil.cpu_count() or 1,
+        ram_bytes=psutil.virtual_memory().total,
         is_wsl=is_wsl(),
         device=device,
         device_error=device_error,

@@ -1,0 +1,56 @@
+"""The conductor where a stage can't even begin."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import record_factory as factory
+from steph.console import Console
+from steph.plan.description import Description
+from steph.plan.options import Options
+from steph.plan.settings import load_profile, profile_path
+from steph.preparation import Setup, prepare
+from steph.record import Record, StageId, Verdict
+from steph.run import telemetry
+from steph.run.journal import Journal, opened_event
+from steph.stages import Conductor
+
+ROOT = Path(__file__).parents[2]
+BROKEN = "driver and library versions differ; reboot or reload the driver"
+
+
+def _setup(device_error: str | None) -> Setup:
+    record = factory.green_acceptance()
+    environment = record.context.environment.model_copy(update={"device": None, "device_error": device_error})
+    context = record.context.model_copy(update={"environment": environment})
+    options = Options("rtx3080", ROOT, None, None, False, None, ROOT)
+    profile = load_profile(profile_path("rtx3080", ROOT))
+    return Setup(options, profile, Description(), "python", None, record.data[0], context)
+
+
+def test_a_card_whose_driver_fails_is_a_failed_stage_not_a_skipped_one(tmp_path: Path) -> None:
+    """Device nodes without a working NVML: every stage FAILs with the driver's line, and the report is told."""
+    told: list[Record] = []
+    setup = _setup(BROKEN)
+    journal = Journal(tmp_path / "run")
+    journal.append(opened_event("r", setup.context))
+    conductor = Conductor(setup, journal, Console(lambda text: None, False), told.append)
+    results = [conductor.run(stage, 60) for stage in StageId]
+    journal.close()
+    assert [result.verdict for result in results] == [Verdict.FAIL] * 3
+    assert all(BROKEN in result.explanation for result in results)
+    assert told[-1].verdict_of(StageId.H1) is Verdict.FAIL
+
+
+def test_what_the_driver_says_reaches_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing NVML is no exception of the preparation but a fact of the environment."""
+
+    def broken(environ: object) -> None:
+        raise telemetry.DeviceError(BROKEN, 18)
+
+    monkeypatch.setattr(telemetry, "visible_device", broken)
+    setup = _setup(None)
+    options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
+    assert prepare(options, setup.profile, [StageId.H1]).context.environment.device_error == BROKEN
