@@ -5,32 +5,77 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+from fake_hub import FakeHub, FakeModel
 from steph.judge.verdict import Overall, overall
-from steph.record import StageId
+from steph.record import Record, StageId
 from steph.run.journal import read_record, record_folders
 from suite_runs import CLONE, PAGE, clean_environment
 
 
-def test_the_reference_pipeline_rehearses_green_on_the_cpu(tmp_path: Path) -> None:
-    """A tiny Qwen2 made on the spot trains in 4-bit, is evaluated, and the report is written."""
+@dataclass(frozen=True)
+class Rehearsed:
+    """What one rehearsal left: its record and its Markdown."""
+
+    record: Record
+    report: str
+
+
+def _rehearse(folder: Path, profile: str, environment: Mapping[str, str]) -> Rehearsed:
     # a copy: the pipeline's own folders hold what a person's last acceptance left there
-    root = shutil.copytree(CLONE / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("runs", "results"))
-    environment = clean_environment() | {"STEPH_CACHE": str(tmp_path / "cache")}
-    places = (f"--steph-pipeline-root={root}", f"--steph-report={tmp_path / 'reports'}")
-    options = ("--steph-profile=cpu", *places, "-p", "no:cacheprovider")
+    root = shutil.copytree(CLONE / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("runs", "results"))
+    places = (f"--steph-pipeline-root={root}", f"--steph-report={folder / 'reports'}", f"--steph-profile={profile}")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "gpu", str(PAGE), *options],
+        [sys.executable, "-m", "pytest", "-m", "gpu", str(PAGE), *places, "-p", "no:cacheprovider"],
         cwd=CLONE,
-        env=environment,
+        env=clean_environment() | dict(environment),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    record = read_record(record_folders(tmp_path / "reports" / "runs")[-1])
-    assert overall(record) is Overall.PASSED
-    training = record.stages[StageId.H2].attempts[-1]
+    record = read_record(record_folders(folder / "reports" / "runs")[-1])
+    return Rehearsed(record, (folder / "reports" / "StepH_予行.md").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this module's tiny model is kept."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Rehearsed:
+    """The CPU profile as it is shipped."""
+    return _rehearse(tmp_path_factory.mktemp("cpu"), "cpu", {"STEPH_CACHE": str(cache)})
+
+
+def test_the_reference_pipeline_rehearses_green_on_the_cpu(rehearsed: Rehearsed) -> None:
+    """A tiny Qwen2 made on the spot trains in 4-bit, is evaluated, and the report is written."""
+    assert overall(rehearsed.record) is Overall.PASSED
+    training = rehearsed.record.stages[StageId.H2].attempts[-1]
     assert "bitsandbytes" in training.probes[0].packages
-    assert "予行・受入ではない" in (tmp_path / "reports" / "StepH_予行.md").read_text(encoding="utf-8")
+    assert "予行・受入ではない" in rehearsed.report
+
+
+@pytest.mark.usefixtures("rehearsed")
+def test_a_model_from_the_hub_is_downloaded_then_used_offline(tmp_path: Path, cache: Path) -> None:
+    """The first candidate is gone, the second is downloaded, named as a substitute, trained and evaluated by its name."""
+    (twin,) = (cache / "twins").iterdir()
+    files = {path.name: path.read_bytes() for path in twin.iterdir() if path.is_file() and path.name != "twin.json"}
+    text = (CLONE / "profiles" / "cpu.toml").read_text(encoding="utf-8").replace("twin = true", "twin = false")
+    profile = tmp_path / "hub.toml"
+    profile.write_text(text.replace('"steph/tiny-qwen2"', '"gone/model", "ok/tiny"'), encoding="utf-8")
+    with FakeHub({"ok/tiny": FakeModel(files=files)}) as hub:
+        home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}
+        found = _rehearse(tmp_path, str(profile), home)
+    assert overall(found.record) is Overall.DEGRADED
+    choice = found.record.stages[StageId.H1].model
+    assert choice is not None
+    assert (choice.name, choice.source, choice.automatic_substitute) == ("ok/tiny", "hub", True)
+    assert [candidate.name for candidate in choice.rejected] == ["gone/model"]
+    assert "--model-name ok/tiny" in found.report
