@@ -64,7 +64,7 @@ def test_the_reference_pipeline_rehearses_green_on_the_cpu(rehearsed: Rehearsed)
 
 @pytest.mark.usefixtures("rehearsed")
 def test_a_model_from_the_hub_is_downloaded_then_used_offline(tmp_path: Path, cache: Path) -> None:
-    """The first candidate is gone, the second is downloaded, named as a substitute, trained and evaluated by its name."""
+    """The first candidate is gone; the second is downloaded, named a substitute, trained and evaluated by its name."""
     (twin,) = (cache / "twins").iterdir()
     files = {path.name: path.read_bytes() for path in twin.iterdir() if path.is_file() and path.name != "twin.json"}
     text = (CLONE / "profiles" / "cpu.toml").read_text(encoding="utf-8").replace("twin = true", "twin = false")
