@@ -32,7 +32,7 @@ stay()
 # as torchrun does: each rank in a session of its own, the launcher waits for them
 TWO_RANKS = """
 import os, subprocess, sys
-code = "import os, time; print('rank', os.environ['RANK'], flush=True); time.sleep(600)"
+code = "import os, time; os.write(1, ('rank ' + os.environ['RANK'] + chr(10)).encode()); time.sleep(600)"
 ranks = [
     subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "RANK": str(rank)}, start_new_session=True)
     for rank in range(2)

@@ -102,7 +102,7 @@ def test_deadline_ends_the_whole_stubborn_tree(tmp_path: Path, mark: str) -> Non
 
 def test_deadline_ends_ranks_in_sessions_of_their_own(tmp_path: Path, mark: str) -> None:
     """Two ranks that torchrun would start in own sessions do not outlive their launcher."""
-    outcome = run_child(spec_of(tmp_path, TWO_RANKS, mark, deadline_seconds=3))
+    outcome = run_child(spec_of(tmp_path, TWO_RANKS, mark, deadline_seconds=5))
     assert outcome.ended_by is EndedBy.DEADLINE
     assert {"rank 0", "rank 1"} <= set(output.stdout_text(tmp_path / "attempt").splitlines())
     assert alive_with(mark) == []
