@@ -94,7 +94,7 @@ def test_child_that_cannot_start_says_so_in_its_log(tmp_path: Path) -> None:
 
 def test_deadline_ends_the_whole_stubborn_tree(tmp_path: Path, mark: str) -> None:
     """TERM-ignoring, setsid'd and double-forked processes are gone when a child has run into its deadline."""
-    outcome = run_child(spec_of(tmp_path, STUBBORN, mark, deadline_seconds=2))
+    outcome = run_child(spec_of(tmp_path, STUBBORN, mark, deadline_seconds=4))
     assert (outcome.returncode, outcome.ended_by) == (-signal.SIGKILL, EndedBy.DEADLINE)
     assert (outcome.killed_descendants, outcome.left_alive) == (2, 0)
     assert alive_with(mark) == []
