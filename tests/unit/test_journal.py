@@ -7,16 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+import record_factory as factory
 from hypothesis import given
 from hypothesis import strategies as st
 from steph.record import (
     Attempt,
-    Context,
     EndedBy,
-    Environment,
-    GitState,
     ModelChoice,
-    RecordKind,
     StageId,
     Verdict,
 )
@@ -35,17 +32,7 @@ from steph.run.events import (
 from steph.run.journal import EVENTS, Journal, JournalError, read_events, read_record, settle_crash
 
 T = "2026-01-01T00:00:00.000+00:00"
-CONTEXT = Context(
-    kind=RecordKind.ACCEPTANCE,
-    profile="rtx3080",
-    profile_sha256="0",
-    pipeline_root="/p",
-    pipeline_python="python",
-    pipeline_git=GitState(),
-    suite_git=GitState(),
-    environment=Environment(os="Linux", python="3.12", cpu="x", cpu_count=2, ram_bytes=1),
-)
-OPENED = RecordOpened(at=T, id="r1", context=CONTEXT)
+OPENED = RecordOpened(at=T, id="r1", context=factory.context())
 ATTEMPT = Attempt(stage=StageId.H2, number=1, label="512/b2/4bit", folder="H-2-1", started_at=T)
 
 

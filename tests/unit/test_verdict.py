@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import record_factory as factory
 from steph.judge.verdict import Overall, exit_status, overall, stage_verdict
 from steph.record import (
     Attempt,
     Cause,
     Check,
-    Context,
     Diagnosis,
     EndedBy,
-    Environment,
-    GitState,
     Record,
-    RecordKind,
     Session,
     Severity,
     StageId,
@@ -92,17 +89,6 @@ def test_a_condition_makes_a_pass_degraded_and_is_named() -> None:
 
 
 def _record(verdicts: dict[StageId, Verdict], *, stale: StageId | None = None) -> Record:
-    environment = Environment(os="Linux", python="3.12", cpu="x", cpu_count=2, ram_bytes=1)
-    context = Context(
-        kind=RecordKind.ACCEPTANCE,
-        profile="rtx3080",
-        profile_sha256="0",
-        pipeline_root="/p",
-        pipeline_python="python",
-        pipeline_git=GitState(),
-        suite_git=GitState(),
-        environment=environment,
-    )
     stages = {
         stage: StageResult(
             stage=stage, verdict=verdict, explanation="", started_at="t", ended_at="t", stale=stage is stale
@@ -110,7 +96,7 @@ def _record(verdicts: dict[StageId, Verdict], *, stale: StageId | None = None) -
         for stage, verdict in verdicts.items()
     }
     session = Session(started_at="t", command=("pytest",), stages=tuple(verdicts), verdicts=verdicts)
-    return Record(id="r", context=context, stages=stages, sessions=(session,))
+    return Record(id="r", context=factory.context(), stages=stages, sessions=(session,))
 
 
 GREEN = dict.fromkeys(StageId, Verdict.PASS)

@@ -33,11 +33,6 @@ class AnswerLoss:
     mean_tokens: float
     fitting_seq_length: int
 
-    @property
-    def lost_share(self) -> float:
-        """Lost rows over all rows, 0 to 1."""
-        return self.lost_rows / self.rows
-
 
 @dataclass(frozen=True, slots=True)
 class RowTokens:
