@@ -62,8 +62,6 @@ def model_checks(setup: Setup, model: ModelChoice) -> tuple[Check, ...]:
     in_range = None if count is None else limits.min_parameters <= count <= limits.max_parameters
     shown = "不明" if count is None else f"{count / 1e9:.2f}B"
     span = f"{limits.min_parameters / 1e9:.1f}B〜{limits.max_parameters / 1e9:.1f}B"
-    explicit = setup.options.model is not None
-    range_severity = Severity.WARN if explicit or count is None else Severity.FAIL
     checks = [
         Check(
             id="model_available",
@@ -73,7 +71,7 @@ def model_checks(setup: Setup, model: ModelChoice) -> tuple[Check, ...]:
         ),
         Check(
             id="parameters_in_range",
-            severity=range_severity,
+            severity=Severity.WARN if setup.options.model is not None else Severity.FAIL,
             holds=in_range,
             message=f"パラメータ数 {shown} がプロファイルの範囲 {span} にある",
         ),

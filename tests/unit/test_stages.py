@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.console import Console
+from steph.models import model_checks
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.preparation import Setup, prepare
-from steph.record import Record, StageId, Verdict
+from steph.record import Record, Severity, StageId, Verdict
 from steph.run import telemetry
 from steph.run.journal import Journal, opened_event
 from steph.stages import Conductor
@@ -54,3 +55,17 @@ def test_what_the_driver_says_reaches_the_record(tmp_path: Path, monkeypatch: py
     setup = _setup(None)
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
     assert prepare(options, setup.profile, [StageId.H1]).context.environment.device_error == BROKEN
+
+
+@pytest.mark.parametrize(("parameters", "holds"), [(1_800_000_000, True), (8_000_000_000, False), (None, None)])
+@pytest.mark.parametrize("asked_for", [None, "some/model"])
+def test_a_model_outside_the_range_or_of_unknown_size_passes_only_when_asked_for(
+    parameters: int | None, holds: bool | None, asked_for: str | None
+) -> None:
+    """A candidate must be known to be of the spec's size; a model that a person names is only warned about."""
+    setup = _setup(None)
+    setup = replace(setup, options=replace(setup.options, model=asked_for))
+    choice = factory.model_choice("some/model", snapshot_path=None).model_copy(update={"parameters": parameters})
+    found = next(check for check in model_checks(setup, choice) if check.id == "parameters_in_range")
+    assert found.holds is holds
+    assert found.severity is (Severity.WARN if asked_for else Severity.FAIL)
