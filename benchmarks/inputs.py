@@ -39,11 +39,12 @@ def build_train_file(root: Path) -> Path:
     return root / TRAIN_FILE
 
 
-def whole_batches(train_file: Path, folder: Path) -> Path:
-    """The real rows without the last few, so that every optimizer step of every row's settings is a whole one."""
+def some_rows(train_file: Path, folder: Path, count: int) -> Path:
+    """`count` of the real rows, evenly spaced, so that every optimizer step of the row's settings is a whole one."""
     lines = train_file.read_text(encoding="utf-8").splitlines(keepends=True)
-    target = folder / "real_rows.jsonl"
-    target.write_text("".join(lines[: len(lines) // WHOLE_BATCHES_OF * WHOLE_BATCHES_OF]), encoding="utf-8")
+    count = min(count, len(lines) // WHOLE_BATCHES_OF * WHOLE_BATCHES_OF)
+    target = folder / f"real_rows_{count}.jsonl"
+    target.write_text("".join(lines[at * len(lines) // count] for at in range(count)), encoding="utf-8")
     return target
 
 

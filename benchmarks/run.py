@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import evaluation, inputs
+from benchmarks.points import ROWS_USED
 from benchmarks.records import GIB, Machine, Note, TimeBox, append, read
 
 ALLOCATOR_CAP_BYTES = 8.8 * GIB
-ROWS = ("A-qv", "A-all7", "B", "D", "E", "C")
+ROWS = ("A-qv", "A-all7", "B", "D", "E", "C", "F")
 LEAST_SECONDS = 20.0
 GRACE_SECONDS = 5.0
 
@@ -65,7 +66,7 @@ class Session:
         options.out.mkdir(parents=True, exist_ok=True)
         self.root = inputs.make_root(options.work / "root", options.data.resolve())
         built = inputs.build_train_file(self.root)
-        self.real = inputs.whole_batches(built, options.work)
+        self.real = {row: inputs.some_rows(built, options.work, count) for row, count in ROWS_USED.items()}
         self.full = inputs.full_rows(options.work)
         self.total_bytes: int | None = None
 
@@ -90,7 +91,7 @@ class Session:
         """The row's model, made where it isn't there yet."""
         started = time.perf_counter()
         folder, log = self.options.work / "twins", self.options.work / "logs" / "twin.log"
-        made = inputs.make_twin(name, folder, self.options.tokenizer, self.real, log, tiny=self.options.tiny)
+        made = inputs.make_twin(name, folder, self.options.tokenizer, self.real["B"], log, tiny=self.options.tiny)
         self.note("twin", f"{made.name}: {time.perf_counter() - started:.1f} s to make or to find")
         return made
 
@@ -151,8 +152,8 @@ def row_runners(session: Session) -> dict[str, Callable[[], None]]:
         session.side("benchmarks.training", row, model, train_file, capped=capped)
 
     def both(row: str, model: str, *, capped: bool) -> None:
-        ours(row, model, session.real, capped=capped)
-        session.side("benchmarks.trl_side", row, model, session.real, capped=capped)
+        ours(row, model, session.real[row], capped=capped)
+        session.side("benchmarks.trl_side", row, model, session.real[row], capped=capped)
 
     return {
         "A-qv": lambda: ours("A-qv", inputs.LARGE, session.full, capped=True),
@@ -161,6 +162,7 @@ def row_runners(session: Session) -> dict[str, Callable[[], None]]:
         "C": lambda: both("C", inputs.LARGE, capped=False),
         "D": lambda: evaluation.row_d(session.place()),
         "E": lambda: evaluation.row_e(session.place()),
+        "F": lambda: session.side("benchmarks.launches", "F", inputs.SMALL, session.real["B"], capped=True),
     }
 
 

@@ -232,10 +232,10 @@ class Row:
 
 def measure_row(options: Options, row: Row, shared: Setting) -> None:
     """A row's points in the order of their worth."""
-    forced, *others = our_points(options.row, tiny=options.tiny)
-    row.point(forced, forced.steps)
+    first, *others = our_points(options.row, tiny=options.tiny)
+    row.point(first, first.steps)
     if shared.full:
-        row.largest_batch(forced, 5 if options.tiny else LARGEST_TRIED_BATCH)
+        row.largest_batch(first, 5 if options.tiny else LARGEST_TRIED_BATCH)
     for point in others:
         row.point(point, point.steps)
 
