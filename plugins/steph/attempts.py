@@ -15,6 +15,7 @@ from typing import Literal
 
 from steph.console import Console
 from steph.judge.diagnose import diagnose, first_traceback
+from steph.plan.vram import Forecast
 from steph.preparation import Setup
 from steph.record import Attempt, Cause, EndedBy, EvalSettings, StageId, TrainSettings
 from steph.run import inputs, output, telemetry
@@ -40,7 +41,7 @@ class Request:
     writes: tuple[Path, ...] = ()
     on_gpu: bool = True
     purpose: Literal["stage", "deep"] = "stage"
-    predicted_peak_bytes: int | None = None
+    predicted: Forecast | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
         argv=request.argv,
         cwd=str(setup.root),
         folder=folder.name,
-        predicted_peak_bytes=request.predicted_peak_bytes,
+        predicted_peak_bytes=request.predicted.total_bytes if request.predicted else None,
+        predicted_low_bytes=request.predicted.low_bytes if request.predicted else None,
+        predicted_high_bytes=request.predicted.high_bytes if request.predicted else None,
         started_at=now(),
     )
     journal.append(AttemptStarted(at=now(), attempt=attempt))

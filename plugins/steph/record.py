@@ -262,6 +262,8 @@ class Attempt(Value):
     peak_own_bytes: int | None = None  # peak_device_bytes less what was used before
     memory_returned: bool | None = None
     predicted_peak_bytes: int | None = None
+    predicted_low_bytes: int | None = None  # the prediction's interval
+    predicted_high_bytes: int | None = None
     checks: tuple[Check, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     training: TrainOutcome | None = None

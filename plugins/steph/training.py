@@ -197,7 +197,7 @@ class Training:
             deadline_seconds=min(left, self.setup.profile.limits.train_attempt_seconds),
             settings=settings,
             model_name=walk.model.name,
-            predicted_peak_bytes=expectation.likely.total_bytes if expectation else None,
+            predicted=expectation.likely if expectation else None,
             writes=(self.setup.root / paths.output_dir,),
         )
 
