@@ -15,9 +15,10 @@ from typing import Literal
 
 from steph.console import Console
 from steph.judge.diagnose import diagnose, first_traceback
+from steph.judge.evidence import CardMemory
 from steph.plan.vram import Forecast
 from steph.preparation import Setup
-from steph.record import Attempt, Cause, EndedBy, EvalSettings, StageId, TrainSettings
+from steph.record import Attempt, Cause, Device, EndedBy, EvalSettings, StageId, TrainSettings
 from steph.run import inputs, output, telemetry
 from steph.run.events import AttemptEnded, AttemptStarted
 from steph.run.journal import Journal, now
@@ -60,6 +61,13 @@ class Finished:
         """Whether its artifacts are worth judging: exit 0 and no cause of failure in the log."""
         diagnosis = self.attempt.diagnosis
         return self.attempt.returncode == 0 and diagnosis is not None and diagnosis.cause is Cause.NONE
+
+    def card_memory(self, device: Device | None) -> CardMemory | None:
+        """The card's memory over this attempt; None without a GPU."""
+        if device is None:
+            return None
+        reserved = [probe.peak_reserved_bytes for probe in self.outcome.probes if probe.peak_reserved_bytes]
+        return CardMemory(device.total_bytes, self.outcome.memory_samples, max(reserved, default=None))
 
 
 Judge = Callable[[Finished], Attempt]

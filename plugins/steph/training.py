@@ -251,6 +251,7 @@ class Training:
             attempt_started_unix=finished.started_unix,
             line_arrivals=finished.outcome.timed_lines,
             lost_answers=(loss.lost_rows, loss.rows) if loss else None,
+            card=finished.card_memory(self.setup.device),
             rehearsal=self.setup.is_rehearsal,
         )
         training, checks, artifacts = judge_training(evidence)

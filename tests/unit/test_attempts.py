@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import record_factory as factory
-from steph.attempts import Request, run_attempt
+from steph.attempts import Finished, Request, run_attempt
 from steph.console import Console
+from steph.judge.evidence import CardMemory
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
@@ -16,8 +17,9 @@ from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import predict
 from steph.plan.vram_terms import Workload
 from steph.preparation import Setup
-from steph.record import Attempt, StageId
+from steph.record import Attempt, EndedBy, Probe, StageId
 from steph.run.journal import Journal
+from steph.run.runner import ChildOutcome
 
 REPOSITORY = Path(__file__).parents[2]
 FORECAST = predict(BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], Workload("answer", 2, 512))
@@ -46,3 +48,13 @@ def test_an_attempt_that_nobody_predicted_has_no_figures_of_it(tmp_path: Path) -
     """Without a prediction all three stay empty."""
     attempt = attempted(tmp_path, REQUEST)
     assert (attempt.predicted_low_bytes, attempt.predicted_peak_bytes, attempt.predicted_high_bytes) == (None,) * 3
+
+
+def test_the_judge_is_given_the_cards_memory_over_the_attempt(tmp_path: Path) -> None:
+    """Its size, NVML's samples, and of several processes the one whose torch reserved most; nothing on the CPU."""
+    probes = (Probe(pid=1, peak_reserved_bytes=7), Probe(pid=2, peak_reserved_bytes=9), Probe(pid=3))
+    outcome = ChildOutcome(0, EndedBy.EXIT, 1.0, probes=probes, memory_samples=((0.2, 5), (0.4, 6)))
+    finished = Finished(factory.green_acceptance().stages[StageId.H2].attempts[0], outcome, tmp_path, 0.0, "", "")
+    card = factory.device()
+    assert finished.card_memory(card) == CardMemory(card.total_bytes, ((0.2, 5), (0.4, 6)), 9)
+    assert finished.card_memory(None) is None

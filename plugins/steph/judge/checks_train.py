@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 from steph.judge.artifacts import artifacts_under, is_fresh, sha256_of
 from steph.judge.catalog import finding
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, weight_checks
 from steph.judge.checks_loss import LossEvidence, loss_checks
 from steph.judge.checks_process import process_checks
+from steph.judge.checks_spill import spill_check, steps_before, steps_between
 from steph.judge.evidence import TrainEvidence
 from steph.judge.lines import Metrics, metrics_in, parse_metrics, split_lines
 from steph.judge.steps import steps_due, steps_in, steps_per_epoch
-from steph.judge.training_files import STATE_NAME, TrainerState, own_tokens_per_second, read_state
+from steph.judge.training_files import STATE_NAME, OwnFigures, TrainerState, read_own_figures, read_state
 from steph.record import Artifact, Check, Severity, TrainOutcome
 
 
@@ -22,8 +22,9 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
     metrics = metrics_in(split_lines(evidence.stdout))
     state = read_state(evidence.output_dir, evidence.attempt_started_unix)
     final = _final_line(metrics)
+    own = read_own_figures(evidence.output_dir, evidence.attempt_started_unix)
     artifacts = artifacts_under(evidence.output_dir, evidence.output_dir_name)
-    outcome = _outcome(evidence, metrics, state, final, _adapter_sha256(evidence, artifacts))
+    outcome = _outcome(evidence, metrics, state, own, _adapter_sha256(evidence, artifacts))
     tensors, weights = weight_checks(evidence.output_dir)
     checks = (
         *process_checks(evidence.returncode, evidence.output),
@@ -36,6 +37,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
         _steps_check(outcome),
         _epochs_check(evidence, outcome),
         *loss_checks(_loss_evidence(evidence, metrics, state, outcome)),
+        *_spill_checks(evidence, own),
         _answers_check(evidence.lost_answers),
     )
     return outcome, checks, artifacts
@@ -60,9 +62,10 @@ def _outcome(
     evidence: TrainEvidence,
     metrics: tuple[Metrics, ...],
     state: TrainerState,
-    final: Metrics | None,
+    own: OwnFigures,
     adapter_sha256: str | None,
 ) -> TrainOutcome:
+    final = _final_line(metrics)
     printed = tuple(value for m in metrics if (value := m.get("loss")) is not None)
     epochs = _finite(next((value for m in reversed(metrics) if (value := m.get("epoch")) is not None), None))
     runtime = _finite(final.get("train_runtime")) if final else None
@@ -76,25 +79,30 @@ def _outcome(
         train_loss=_finite(final.get("train_loss")) if final else None,
         train_runtime_seconds=runtime,
         losses=tuple(value for value in printed or state.losses if math.isfinite(value)),
-        step_seconds=_step_seconds(evidence),
-        tokens_per_second=_tokens_per_second(evidence, state, runtime),
+        step_seconds=tuple(step.seconds for step in steps_between(_loss_arrivals(evidence), settings.logging_steps)),
+        tokens_per_second=state.tokens_seen / runtime if state.tokens_seen and runtime else own.tokens_per_second,
         train_rows=rows,
         adapter_sha256=adapter_sha256,
         checkpoint=state.folder.name if state.folder and state.fresh else None,
     )
 
 
-def _tokens_per_second(evidence: TrainEvidence, state: TrainerState, runtime: float | None) -> float | None:
-    if state.tokens_seen and runtime:
-        return state.tokens_seen / runtime
-    return own_tokens_per_second(evidence.output_dir, evidence.attempt_started_unix)
-
-
-def _step_seconds(evidence: TrainEvidence) -> tuple[float, ...]:
-    arrivals = [
+def _loss_arrivals(evidence: TrainEvidence) -> tuple[float, ...]:
+    return tuple(
         seconds for seconds, line in evidence.line_arrivals if (m := parse_metrics(line)) and m.get("loss") is not None
-    ]
-    return tuple((later - earlier) / max(1, evidence.settings.logging_steps) for earlier, later in pairwise(arrivals))
+    )
+
+
+def _spill_checks(evidence: TrainEvidence, own: OwnFigures) -> tuple[Check, ...]:
+    if evidence.card is None:
+        return ()
+    arrivals = _loss_arrivals(evidence)
+    steps = (
+        steps_before(arrivals[-1], own.step_seconds, own.step_tokens)
+        if arrivals and own.step_seconds
+        else steps_between(arrivals, evidence.settings.logging_steps)
+    )
+    return (spill_check(evidence.card, steps),)
 
 
 def _final_line_check(final: Metrics | None) -> Check:

@@ -9,12 +9,23 @@ from steph.record import EvalSettings, TrainSettings
 
 
 @dataclass(frozen=True)
+class CardMemory:
+    """The card over an attempt: its size, samples of (seconds since the attempt's start, used bytes) in time's order,
+    and the most that one process's torch had reserved."""
+
+    total_bytes: int
+    samples: tuple[tuple[float, int], ...] = ()
+    peak_reserved_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class TrainEvidence:
     """A finished training attempt.
 
     `output_dir` is absolute, `output_dir_name` is the folder as the pipeline was given it. `train_rows` counts the rows
     of the file that this attempt really trained on. `attempt_started_unix` is wall-clock time, for file ages;
     `line_arrivals` are (seconds since the attempt's start, line). `lost_answers` is (rows without their answer, rows).
+    `card` is None where no GPU was used.
     """
 
     output_dir: Path
@@ -28,6 +39,7 @@ class TrainEvidence:
     train_rows: int | None = None
     line_arrivals: tuple[tuple[float, str], ...] = ()
     lost_answers: tuple[int, int] | None = None
+    card: CardMemory | None = None
     rehearsal: bool = False
     world_size: int = 1
 

@@ -73,6 +73,15 @@ TRAINING = (
     ),
     CheckKind("grad_norm_finite", "H-2", INFO, "勾配ノルムが有限", "stdout の grad_norm", optional=True),
     CheckKind(
+        "no_memory_spill",
+        "H-2",
+        WARN,
+        "カードのメモリからあふれて遅くなっていない",
+        "NVML のメモリの推移と、ステップ時間（train_metrics.json、なければ損失の行の時刻）、torch の予約ピーク",
+        optional=True,
+        note="GPU のみ。埋まる前より 8 倍（トークン数が分かれば 5 倍）以上遅いまま、または予約がカード超え",
+    ),
+    CheckKind(
         "answers_kept",
         "H-2",
         WARN,

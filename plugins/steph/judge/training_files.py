@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from steph.judge.artifacts import UnreadableError, is_fresh, read_json
 
@@ -69,12 +70,36 @@ def _history_losses(history: object) -> tuple[float, ...]:
     return tuple(float(value) for value in values if type(value) is float or value == 0)
 
 
-def own_tokens_per_second(output_dir: Path, started_unix: float) -> float | None:
-    """The rate without padding that a pipeline may write itself (`train_metrics.json`); None where there is none."""
+@dataclass(frozen=True)
+class OwnFigures:
+    """What a pipeline may measure and write itself (`train_metrics.json`); empty where it doesn't.
+
+    `tokens_per_second` is without padding; `step_seconds` and `step_tokens` have one figure for each step.
+    """
+
+    tokens_per_second: float | None = None
+    step_seconds: tuple[float, ...] = ()
+    step_tokens: tuple[int, ...] = ()
+
+
+def read_own_figures(output_dir: Path, started_unix: float) -> OwnFigures:
+    """Read `train_metrics.json`; a figure that is none, or a list with one, is left out."""
     path = output_dir / OWN_FIGURES_NAME
     try:
         raw = read_json(path) if is_fresh(path, started_unix) else None
     except UnreadableError:
-        return None
-    value = raw.get("tokens_per_second") if isinstance(raw, Mapping) else None
-    return value if type(value) is float and math.isfinite(value) and value > 0 else None
+        return OwnFigures()
+    if not isinstance(raw, Mapping):
+        return OwnFigures()
+    rate, seconds, tokens = (raw.get(key) for key in ("tokens_per_second", "step_seconds", "step_tokens"))
+    return OwnFigures(
+        rate if _is_positive(rate) else None,
+        tuple(seconds) if isinstance(seconds, list) and all(map(_is_positive, seconds)) else (),
+        tuple(tokens)
+        if isinstance(tokens, list) and all(type(n) is int and 0 < n < MOST_TOKENS for n in tokens)
+        else (),
+    )
+
+
+def _is_positive(value: object) -> TypeGuard[float]:
+    return type(value) is float and math.isfinite(value) and value > 0

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from steph.judge.evidence import EvalEvidence, TrainEvidence
+from steph.judge.evidence import CardMemory, EvalEvidence, TrainEvidence
 from steph.record import EvalSettings, TrainSettings
 
 TRAIN_SETTINGS = TrainSettings(max_seq_length=512)
 EVAL_SETTINGS = EvalSettings()
+_CARD_BYTES = 10 * 2**30
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,21 @@ def _eval(
 
 def _lost(lost: int, rows: int) -> Callable[[TrainEvidence], TrainEvidence]:
     return lambda evidence: replace(evidence, lost_answers=(lost, rows))
+
+
+def _on_card(
+    step_seconds: float, used_share: float = 0.98, reserved_share: float = 0.8
+) -> Callable[[TrainEvidence], TrainEvidence]:
+    """Four steps of half a second on a card of 10 GiB, six tenths used; then `used_share` and `step_seconds`."""
+
+    def change(evidence: TrainEvidence) -> TrainEvidence:
+        lines = [line for _, line in evidence.line_arrivals]
+        arrivals = ((0.5 * min(n, 4) + step_seconds * max(0, n - 4), line) for n, line in enumerate(lines))
+        samples = ((0.0, int(0.6 * _CARD_BYTES)), (2.01, int(used_share * _CARD_BYTES)))
+        card = CardMemory(_CARD_BYTES, samples, int(reserved_share * _CARD_BYTES))
+        return replace(evidence, line_arrivals=tuple(arrivals), card=card)
+
+    return change
 
 
 TRAINING = (
@@ -123,6 +139,10 @@ TRAINING = (
             train_change=_lost(30, 140)),
     replace(_train("", "140 行のうち 127 行の答えが切れる長さ", "answers_kept", trap=1), label="answers_gone",
             train_change=_lost(127, 140)),
+    replace(_train("", "カードが埋まってからステップが 10 倍遅い", "no_memory_spill"), label="slow_spill",
+            train_change=_on_card(step_seconds=5.0)),
+    replace(_train("", "torch の予約がカードの容量を超えた", "no_memory_spill"), label="reserved_over_card",
+            train_change=_on_card(step_seconds=0.5, reserved_share=1.1)),
 )  # fmt: skip
 
 _EIGHT = EVAL_SETTINGS.model_copy(update={"samples": 8})
@@ -230,6 +250,10 @@ SOUND = (
                 update={"num_epochs": 2, "batch_size": 3, "gradient_accumulation_steps": 4})),
     replace(_train("", "学習: 答えの行数を数えていない"), label="uncounted",
             train_change=lambda evidence: replace(evidence, lost_answers=None)),
+    replace(_train("", "学習: カードが埋まっても速さは同じ"), label="full_card",
+            train_change=_on_card(step_seconds=0.5)),
+    replace(_train("", "学習: 余裕のあるカードで 10 倍遅くなった"), label="slow_with_room",
+            train_change=_on_card(step_seconds=5.0, used_share=0.8)),
     _eval("", "評価: 欠陥なし"),
     _eval("extra_keys", "評価: 新しいキーつきの JSON"),
     _eval("no_backend_line", "評価: バックエンドの行がない"),

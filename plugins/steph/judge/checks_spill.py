@@ -1,0 +1,105 @@
+"""Finds a card that spilled into system memory: the driver swaps instead of an OOM, and steps become many times slower.
+
+Figures in, one check out. Windows and WSL2 do this by default (the driver's CUDA - Sysmem Fallback Policy), on Linux
+paged optimizers do. Only two things accuse: torch reserved more than the card has, or steps are slow for as long as
+the card is full and were fast before. A single slow step, or a slow run with room on the card, never does.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median, quantiles
+
+from steph.judge.catalog import finding
+from steph.judge.evidence import CardMemory
+from steph.record import Check
+
+FULL_SHARE = 0.93  # of the card: a Windows driver keeps some hundred MiB of it to itself
+SLOWDOWN = 8.0  # a spill makes steps some ten times slower; short and long rows alone can make them five times slower
+SLOWDOWN_PER_TOKEN = 5.0  # where the rows' lengths are known
+MEASURABLE_SECONDS = 0.01  # below this a line's arrival says more about the pipe than about the step
+LEAST_STEPS = 3  # on either side; fewer can be a checkpoint or a warm-up
+GIB = 2**30
+REMEDY = (
+    "対策: Windows・WSL2 では NVIDIA コントロールパネル → CUDA - Sysmem Fallback Policy → Prefer No Sysmem Fallback、"
+    "または max-seq-length・batch-size を下げる。"
+)
+
+
+@dataclass(frozen=True)
+class TimedStep:
+    """One step: when it ended, in seconds since the attempt's start, how long it took, and its tokens where known."""
+
+    ended_seconds: float
+    seconds: float
+    tokens: int | None = None
+
+
+def steps_between(arrivals: tuple[float, ...], logging_steps: int) -> tuple[TimedStep, ...]:
+    """The steps between loss lines by the lines' arrival, the average one where a line stands for several."""
+    every = max(1, logging_steps)
+    return tuple(TimedStep(later, (later - earlier) / every) for earlier, later in pairwise(arrivals))
+
+
+def steps_before(end_seconds: float, seconds: tuple[float, ...], tokens: tuple[int, ...]) -> tuple[TimedStep, ...]:
+    """A pipeline's own step times, the last of which ended at `end_seconds`, without the first: it warms up."""
+    counts: tuple[int | None, ...] = tokens if len(tokens) == len(seconds) else (None,) * len(seconds)
+    steps: list[TimedStep] = []
+    for taken, count in zip(reversed(seconds[1:]), reversed(counts[1:]), strict=True):
+        steps.append(TimedStep(end_seconds, taken, count))
+        end_seconds -= taken
+    return tuple(reversed(steps))
+
+
+def spill_check(card: CardMemory, steps: tuple[TimedStep, ...]) -> Check:
+    """Whether training stayed in the card's own memory; None where nothing can be compared."""
+    reserved = card.peak_reserved_bytes
+    if reserved is not None and reserved > card.total_bytes:
+        return _finding(
+            False,
+            f"torch が確保したピーク {reserved / GIB:.2f} GiB はカードの {card.total_bytes / GIB:.2f} GiB を超える: "
+            f"OOM にならずシステムメモリへ退避している。{REMEDY}",
+        )
+    if not card.samples:
+        return _finding(None, "カードのメモリの推移が記録されていない。")
+    share = max(used for _, used in card.samples) / card.total_bytes
+    if share < FULL_SHARE:
+        return _finding(True, f"カードのメモリの使用は最大 {share:.0%}。")
+    return _slowdown(card, steps, share)
+
+
+def _slowdown(card: CardMemory, steps: tuple[TimedStep, ...], share: float) -> Check:
+    full = [step for step in steps if _used_share(card, step.ended_seconds) >= FULL_SHARE]
+    roomy = [step for step in steps if _used_share(card, step.ended_seconds) < FULL_SHARE]
+    before = median(step.seconds for step in roomy) if roomy else 0.0
+    if min(len(full), len(roomy)) < LEAST_STEPS or before < MEASURABLE_SECONDS:
+        return _finding(
+            None,
+            f"カードのメモリが {share:.0%} まで埋まった。埋まる前のステップ {len(roomy)} 件と後の {len(full)} 件では、"
+            "遅くなったかを比べられない。",
+        )
+    by_token = all(step.tokens for step in steps)
+    # the quarter of the full card's steps that is fastest: a spill slows all, a checkpoint or a long row only some
+    ratio = quantiles((_cost(step, by_token) for step in full), n=4)[0] / median(_cost(s, by_token) for s in roomy)
+    after = median(step.seconds for step in full)
+    times = f"{'トークンあたり' if by_token else '速い方でも'} {ratio:.1f} 倍"
+    words = f"カードのメモリが {share:.0%} まで埋まる前と後で 1 ステップ {before:.2f} → {after:.2f} 秒（{times}）"
+    if ratio < (SLOWDOWN_PER_TOKEN if by_token else SLOWDOWN):
+        return _finding(True, f"{words}。")
+    return _finding(False, f"{words}: ドライバが OOM の代わりにシステムメモリへ退避した疑い。{REMEDY}")
+
+
+def _used_share(card: CardMemory, at_seconds: float) -> float:
+    """The share of the card in use at a moment, by the last sample until then."""
+    at = bisect.bisect_right(card.samples, at_seconds, key=lambda sample: sample[0])
+    return card.samples[max(0, at - 1)][1] / card.total_bytes
+
+
+def _cost(step: TimedStep, by_token: bool) -> float:
+    return step.seconds / step.tokens if by_token and step.tokens else step.seconds
+
+
+def _finding(holds: bool | None, message: str) -> Check:
+    return finding("no_memory_spill", holds, message)
