@@ -78,7 +78,7 @@ def _slowdown(card: CardMemory, steps: tuple[TimedStep, ...], share: float) -> C
         return _finding(
             None,
             f"カードのメモリが {share:.0%} まで埋まった。埋まる前のステップ {len(roomy)} 件と後の {len(full)} 件では、"
-            "遅くなったかを比べられない。",
+            "遅くなったかを比べられない（Windows・WSL2 では CUDA - Sysmem Fallback Policy も確かめる）。",
         )
     by_token = all(step.tokens for step in steps)
     # the quarter of the full card's steps that is fastest: a spill slows all, a checkpoint or a long row only some
