@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from steph.tell.keep import EVACUATED_TITLE, Part, blocks_in, merge
+from steph.tell.keep import EVACUATED_TITLE, Part, blocks_in, digest_of, merge
 
 PARTS = (Part("summary", "# 結果\n", "\n#### 感想\n\n"), Part("h1", "## H-1\n\n本文\n", "\n#### メモ\n\n"))
 NEWER = (Part("summary", "# 新しい結果\n", "\n#### 感想\n\n"), Part("h1", "## H-1\n\n新しい本文\n", "\n#### メモ\n\n"))
@@ -139,3 +139,63 @@ def test_no_line_of_a_person_is_ever_lost(lines: list[bytes]) -> None:
     for line in own.split(b"\n"):
         if b"steph:" not in line:
             assert line in merged
+
+
+def owned(raw: bytes) -> list[bytes]:
+    """Give what is a person's, in the file's order: the text between parts, and parts whose text was edited."""
+    lines = raw.decode("utf-8", "surrogateescape").split("\n")
+    pieces, begin = [], 0
+    for block in blocks_in(raw):
+        pieces.append("\n".join(lines[begin : block.begin]))
+        pieces += [block.text] if digest_of(block.text) != block.digest else []
+        begin = block.end + 1
+    pieces.append("\n".join(lines[begin:]))
+    return [piece.encode("utf-8", "surrogateescape") for piece in pieces if piece.strip()]
+
+
+NOTES = st.one_of(
+    st.binary(max_size=40),
+    st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.sampled_from(
+        [
+            "\r\nメモ\r\n".encode(),
+            "\ufeff先頭".encode(),
+            b"\xff\xfeu\x00t\x00f\x0016",
+            b"\xed\xa0\x80 a lone surrogate",
+            b"no newline at the end",
+            b"<!-- steph:end h1 1 -->",
+            b"\n<!-- steph:end h1 1 -->\n",
+            b"\n<!-- steph:begin h1 1 sha256=" + b"0" * 64 + b" -->\n",
+            b"\n<!-- steph:begin summary 2 sha256=" + b"0" * 64 + b" -->\nmine\n<!-- steph:end summary 2 -->\n",
+            b"    <!-- steph:begin h1 1 --> quoted in a note",
+            b"\n\n```\nan unclosed fence\n",
+            b"x" * 10_000,
+        ]
+    ),
+)
+EDITS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 0.2), NOTES), max_size=4)  # where, share cut away, put there
+
+
+def edited(raw: bytes, edits: list[tuple[float, float, bytes]]) -> bytes:
+    """Give the file after a person's edits anywhere in it: something cut away, something put there."""
+    for where, share, note in edits:
+        at = int(where * len(raw))
+        raw = raw[:at] + note + raw[at + int(share * len(raw)) :]
+    return raw
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=30), st.lists(EDITS, min_size=1, max_size=4))
+@example(b"", [[(0.5, 0.0, b"<!-- steph:end h1 1 -->\nmine\n")]])
+def test_a_persons_words_survive_every_renewal(own: bytes, rounds: list[list[tuple[float, float, bytes]]]) -> None:
+    """Whatever is cut and pasted between renewals, marks included, nothing of it is lost, changed or reordered."""
+    raw = merge(own, PARTS)
+    for number, edits in enumerate(rounds):
+        before = edited(raw, edits)
+        raw = merge(before, (PARTS, NEWER)[number % 2])
+        place = 0
+        for piece in owned(before):
+            found = raw.find(piece.rstrip(b"\n"), place)
+            assert found >= 0, piece
+            place = found + len(piece.rstrip(b"\n"))
+        assert merge(raw, (PARTS, NEWER)[number % 2]) == raw

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
@@ -101,14 +102,14 @@ def _text(raw: bytes) -> str:
 
 def _lines(text: str) -> list[str]:
     """Split at line feeds alone, each line with its end."""
-    return [line for line in re.split(r"(?<=\n)", text) if line]
+    *whole, rest = text.split("\n")
+    return [f"{line}\n" for line in whole] + ([rest] if rest else [])
 
 
 def _marks(lines: Sequence[str]) -> list[_Mark]:
     found = []
     for number, line in enumerate(lines):
-        match = _MARK.match(line.rstrip("\r\n"))
-        if match:
+        if "<!-- steph:" in line and (match := _MARK.match(line.rstrip("\r\n"))):
             found.append(_Mark(number, match["kind"], match["id"], int(match["copy"]), match["digest"]))
     return found
 
@@ -124,8 +125,8 @@ def _blocks(lines: Sequence[str]) -> tuple[Block, ...]:
 
 def _live_blocks(lines: Sequence[str]) -> dict[str, Block]:
     """Give the block to renew of each id: the last one whose marks stand in the file exactly once."""
-    marks = [(mark.id, mark.copy) for mark in _marks(lines)]
-    return {block.id: block for block in _blocks(lines) if marks.count((block.id, block.copy)) == 2}
+    times = Counter((mark.id, mark.copy) for mark in _marks(lines))
+    return {block.id: block for block in _blocks(lines) if times[block.id, block.copy] == 2}
 
 
 def _free_copy(marks: Sequence[_Mark], part_id: str) -> int:

@@ -1,23 +1,20 @@
 """The report: one Markdown page from a record, and its careful place on disk.
 
-`render` and `parts` are pure: a record and its history in, text out. `write_report` alone touches files: it renews the
-generated parts, keeps every byte that a person wrote, and replaces the file at once or not at all.
+`render` and `parts` are pure: a record and its history in, text out. `write_report` alone touches files: it draws the
+pictures, renews the generated parts and keeps every byte that a person wrote.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import stat
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steph.record import Record, RecordKind, StageId
-from steph.tell import advice, advice_views, commands, keep, pieces, summary, views, wording
+from steph.tell import advice, advice_views, commands, keep, pieces, place, summary, views, wording
 from steph.tell.figures import VramSample, write_figures
 from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, table
 
@@ -43,7 +40,6 @@ _SECTIONS = {
     "advice": _NOTES.format(title="StepH の感想"),
     HISTORY: _NOTES.format(title="履歴のメモ"),
 }
-_MOST_WRITES = 5
 
 
 def report_path(record: Record, reports_dir: Path) -> Path:
@@ -134,46 +130,14 @@ def write_report(
 
     Drawing takes a second or two: `with_figures` False leaves the pictures for a later call.
 
-    `figures_dir` is beside the report where not given. A file that changes while it is read is read again, so that a
-    note saved meanwhile is not lost. Raises OSError where the file can't be read or replaced.
+    `figures_dir` is beside the report where not given. Raises OSError where the file can't be read or replaced.
     """
     target = path.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
     figures = write_figures(record, samples, figures_dir or target.parent / "figures") if with_figures else {}
     relative = {name: os.path.relpath(file, target.parent) for name, file in figures.items()}
-    for _ in range(_MOST_WRITES):
-        before = _state_of(target)
-        existing = target.read_bytes() if before else None
+
+    def renewed(existing: bytes | None) -> bytes:
         rows = views.rows_in(existing or b"")
-        made = parts(record, history, figures=relative, old_rows=rows, predictions=predictions)
-        merged = keep.merge(existing, made)
-        if merged == existing or _replace(target, merged, before):
-            return target
-    raise OSError(f"{target}: keeps changing while the report is written")
+        return keep.merge(existing, parts(record, history, figures=relative, old_rows=rows, predictions=predictions))
 
-
-def _state_of(path: Path) -> tuple[int, int, int] | None:
-    try:
-        state = path.stat()
-    except FileNotFoundError:
-        return None
-    return state.st_mtime_ns, state.st_size, state.st_ino
-
-
-def _replace(target: Path, content: bytes, before: tuple[int, int, int] | None) -> bool:
-    """Replace the file at once, unless it changed since; its permissions stay."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(stat.S_IMODE(target.stat().st_mode) if before else 0o644)
-        if _state_of(target) != before:
-            return False
-        temporary.replace(target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-    return True
+    return place.renew(target, renewed)

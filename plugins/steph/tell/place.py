@@ -1,0 +1,91 @@
+"""The report's place on disk: one writer at a time, and the file is replaced at once or not at all.
+
+Takes a path and a function from the file's old bytes to its new ones. A writer that is killed leaves the old file whole
+and at most a hidden `.part` beside it, which the next one clears away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_MOST_WRITES = 5
+_PART = ".part"
+
+
+def renew(path: Path, renewed: Callable[[bytes | None], bytes]) -> Path:
+    """Replace the file by what `renewed` makes of its bytes (None: there is none); give the file's real path.
+
+    A file that changes meanwhile is read again, so that what an editor saved is not lost. A link stays one, and the
+    file behind it keeps mode and owner. Raises OSError where the file can't be read or replaced.
+    """
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _one_writer(target):
+        for _ in range(_MOST_WRITES):
+            before = _state_of(target)
+            existing = target.read_bytes() if before else None
+            content = renewed(existing)
+            if content == existing or _replace(target, content, before):
+                return target
+    raise OSError(f"{target}: keeps changing while the report is written")
+
+
+@contextlib.contextmanager
+def _one_writer(target: Path) -> Iterator[None]:
+    """Hold the folder's lock, where its file system has locks, and clear away what a killed writer left."""
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            for path in target.parent.iterdir():
+                if path.name.startswith(f".{target.name}.") and path.name.endswith(_PART):
+                    path.unlink()
+        yield
+        with contextlib.suppress(OSError):
+            os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _state_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_mtime_ns, state.st_size, state.st_ino
+
+
+def _replace(target: Path, content: bytes, before: tuple[int, int, int] | None) -> bool:
+    """Replace the file at once, unless it changed since."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_PART)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _dress(temporary, target if before else None)
+        if _state_of(target) != before:
+            return False
+        temporary.replace(target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    return True
+
+
+def _dress(temporary: Path, like: Path | None) -> None:
+    """Give the new file the old one's mode, and its owner where we may: root in a container writes people's files."""
+    if like is None:
+        temporary.chmod(0o644)
+        return
+    state = like.stat()
+    with contextlib.suppress(OSError):
+        os.chown(temporary, state.st_uid, state.st_gid)
+    temporary.chmod(stat.S_IMODE(state.st_mode))
