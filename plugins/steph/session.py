@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steph.console import Console
+from steph.interruption import Interruption
 from steph.judge.verdict import exit_status
 from steph.prediction import production_predictions
 from steph.preparation import Setup
@@ -62,6 +63,7 @@ class StageSession:
         self.journal.append(SessionStarted(at=now(), command=tuple(command), stages=self.stages, pipeline_dirty=dirty))
         self._conductor = Conductor(setup, self.journal, console, self._tell)
         self.report: Path | None = None
+        self._interruption = Interruption()
 
     def run(self, stage: StageId, budget_seconds: float) -> StageResult:
         """Run one stage; its result is in the journal and in the report when this returns."""
@@ -69,6 +71,7 @@ class StageSession:
 
     def finish(self, pytest_status: int) -> int:
         """End the session's part of the record; the exit status is never 0 where a selected stage is not green."""
+        self._interruption.begin_ending()
         status = exit_status(self.stages, self.journal.record(), pytest_status)
         try:
             self.journal.append(SessionEnded(at=now(), exit_status=status))
@@ -78,6 +81,7 @@ class StageSession:
         self.journal.close()
         self._held.close()
         self._tell(fold(self.journal.events))
+        self._interruption.restore()
         return status
 
     def _tell(self, record: Record) -> None:

@@ -42,7 +42,7 @@ class Conductor:
         except InputError as error:
             outcome = Outcome(Verdict.FAIL, str(error))
         except BaseException as error:
-            self._end(stage, Outcome(Verdict.CRASHED, f"実行が中断された: {type(error).__name__}"), started)
+            self._end(stage, Outcome(Verdict.CRASHED, f"実行が中断された: {_named(error)}"), started)
             raise
         self._end(stage, outcome, started)
         return self.journal.record().stages[stage]
@@ -117,6 +117,12 @@ class Conductor:
         self.journal.append(ended)
         self.console.line(f"{stage} {outcome.verdict}: {outcome.explanation}")
         self._tell(self.journal.record())
+
+
+def _named(error: BaseException) -> str:
+    """The error's class; for a signal its name, which is all that a KeyboardInterrupt can say."""
+    said = str(error) if isinstance(error, KeyboardInterrupt) else ""
+    return said or type(error).__name__
 
 
 def _conditions(model: ModelChoice) -> tuple[str, ...]:

@@ -133,11 +133,12 @@ def test_a_missing_adapter_blocks_the_evaluation_and_says_what_to_do(tmp_path: P
     assert "H-2を再実行" in result.explanation
 
 
-def _waiting_root(bench: Bench) -> None:
-    """Make the planted training hang after its first line."""
+def _waiting_root(bench: Bench, first: str = "pass") -> None:
+    """Make the planted training hang after its first line; `first` is a statement that it begins with."""
     script = bench.root / "scripts" / "train_qwen_law_ft.py"
     text = script.read_text(encoding="utf-8")
-    hang = "    print('{\\'loss\\': 2.0}', flush=True)\n    time.sleep(600)\n    run.train()\n"
+    lines = ("import signal", first, "print('{\\'loss\\': 2.0}', flush=True)", "time.sleep(600)", "run.train()")
+    hang = "".join(f"    {line}\n" for line in lines)
     assert "    run.train()\n" in text
     script.write_text(text.replace("    run.train()\n", hang), encoding="utf-8")
 
@@ -180,17 +181,37 @@ def test_kill_9_of_pytest_leaves_no_process_and_a_record_that_says_what_ran(tmp_
     assert "'loss': 2.0" in bench.report()
 
 
-def test_ctrl_c_ends_the_child_and_keeps_the_record(tmp_path: Path) -> None:
-    """SIGINT to pytest ends the training's whole tree, and the record says CRASHED."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_pytest_ends_the_child_and_closes_record_and_report(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C, kill and a closed terminal end the training's whole tree; record and report say CRASHED, nothing runs."""
     bench = make_bench(tmp_path)
     _waiting_root(bench)
     process = bench.start()
     _wait_for(lambda: _training_runs(bench))
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 2
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2, output
     _wait_for(lambda: not _alive(bench), 15)
-    assert _verdicts(bench)[1] is Verdict.CRASHED
+    assert _verdicts(bench) == [Verdict.PASS, Verdict.CRASHED, Verdict.NOT_RUN]
+    assert bench.record().sessions[-1].exit_status == 2
+    assert number.name in bench.record().stages[H2].explanation
+    assert "実行中" not in bench.report()
+
+
+def test_a_second_signal_does_not_cut_the_ending_short(tmp_path: Path) -> None:
+    """SIGINT and then SIGTERM, as a CI cancels: while a stubborn child is stopped the second one changes nothing."""
+    bench = make_bench(tmp_path)
+    _waiting_root(bench, "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    process = bench.start()
+    _wait_for(lambda: _training_runs(bench))
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2, output
+    _wait_for(lambda: not _alive(bench), 15)
+    assert bench.record().sessions[-1].exit_status == 2
+    assert "SIGINT" in bench.record().stages[H2].explanation
 
 
 def test_a_hanging_training_ends_at_its_deadline(tmp_path: Path) -> None:
