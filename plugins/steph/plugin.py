@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from steph.session import StageSession
 
 NO_GPU = "no NVIDIA GPU on this machine; rehearse on the CPU with --steph-profile cpu"
+EXPLANATION_CHARS = 120  # of a stage in the terminal's summary; the report has it whole
 MARGIN_SECONDS = 60.0  # what a stage keeps below its test's time-out: ending the child, waiting for memory, writing
 
 
@@ -99,6 +100,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[N
     stages = session.config.stash.get(SESSION, None)
     if stages is not None:
         session.exitstatus = stages.finish(int(exitstatus))
+        _append_step_summary(stages)
     return (yield)
 
 
@@ -115,29 +117,47 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.line(f"{overall(record)}  ({record.context.kind}, profile {record.context.profile})")
     for stage, result in sorted(record.stages.items()):
         seconds = f"{result.seconds:.1f} s" if result.seconds is not None else ""
-        terminalreporter.line(f"{stage}  {result.verdict:14} {seconds:>9}  {result.explanation[:200]}")
+        explanation = " ".join(result.explanation.split())[:EXPLANATION_CHARS]
+        terminalreporter.line(f"{stage}  {result.verdict:14} {seconds:>9}  {explanation}")
     if stages.report is not None:
         terminalreporter.line(f"report: {stages.report}")
     terminalreporter.line(f"record: {stages.journal.folder}")
 
 
+def _append_step_summary(stages: StageSession) -> None:
+    """The job's page on GitHub; a page that can't be written takes nothing with it."""
+    from steph.ci import STEP_SUMMARY_ENV, append_step_summary
+    from steph.run.events import fold
+
+    path = os.environ.get(STEP_SUMMARY_ENV)
+    if not path:
+        return
+    try:
+        append_step_summary(fold(stages.journal.events), stages.report, Path(path))
+    except Exception as error:  # the report and the record are written: this is a copy
+        stages.console.line(f"{STEP_SUMMARY_ENV} not written: {type(error).__name__}: {error}")
+
+
 class StageRunner:
     """What a stage's test works with: run the stage, get its result."""
 
-    def __init__(self, session: StageSession, stage: StageId, budget_seconds: float) -> None:
+    def __init__(self, session: StageSession, stage: StageId, item: pytest.Item) -> None:
         self._session = session
         self._stage = stage
-        self._budget_seconds = budget_seconds
+        self._item = item
 
     def run(self) -> StageResult:
         """Run this test's stage; fails the test where the verdict is not green."""
+        from steph.ci import stage_properties
         from steph.run.journal import JournalError
 
         try:
-            result = self._session.run(self._stage, self._budget_seconds)
+            result = self._session.run(self._stage, budget_seconds(self._item))
         except JournalError as error:
             said = f"{self._stage}: {error}; make room there and run this stage again"
             raise pytest.fail.Exception(said, pytrace=False) from None
+        # what the fixture `record_property` does, which is not there under `-p no:junitxml`
+        self._item.user_properties.extend(stage_properties(result, self._session.report))
         if not result.verdict.is_green:
             pytest.fail(f"{self._stage} {result.verdict}: {result.explanation}", pytrace=False)
         return result
@@ -153,7 +173,7 @@ def steph(request: pytest.FixtureRequest) -> StageRunner:
     session = request.config.stash.get(SESSION, None)
     if session is None:
         pytest.fail("this session opened no record (--setup-only?), so no stage can run in it", pytrace=False)
-    return StageRunner(session, stage, budget_seconds(request.node))
+    return StageRunner(session, stage, request.node)
 
 
 def _stage_of(item: pytest.Item) -> StageId:

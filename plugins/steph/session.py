@@ -47,7 +47,7 @@ class StageSession:
     def __init__(self, setup: Setup, stages: Sequence[StageId], command: Sequence[str], console: Console) -> None:
         self.stages = tuple(stages)
         self._setup = setup
-        self._console = console
+        self.console = console
         self.runs = setup.options.reports_dir / "runs"
         self._held = contextlib.ExitStack()
         if setup.device is not None:
@@ -76,7 +76,7 @@ class StageSession:
         try:
             self.journal.append(SessionEnded(at=now(), exit_status=status))
         except JournalError as error:  # what was written before holds; a record without its end is never green
-            self._console.line(f"the record's end could not be written: {error}")
+            self.console.line(f"the record's end could not be written: {error}")
             status = status or 1
         self.journal.close()
         self._held.close()
@@ -90,7 +90,7 @@ class StageSession:
             self.report = tell(self.runs, record, self._setup.options.report_file, with_figures=not record.live)
         except Exception as error:  # the record holds the result; the report can be made again
             folder, self.report = self.journal.folder, None
-            self._console.line(f"report not written: {type(error).__name__}: {error}; later: steph report {folder}")
+            self.console.line(f"report not written: {type(error).__name__}: {error}; later: steph report {folder}")
 
 
 def tell(runs: Path, record: Record, report_file: Path | None = None, *, with_figures: bool = True) -> Path:

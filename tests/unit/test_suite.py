@@ -302,11 +302,3 @@ def test_collecting_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], cwd=CLONE, env=clean_environment(), capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout.splitlines()[-1]) == [0, []]
-
-
-def test_the_stages_refuse_to_run_in_parallel_workers(tmp_path: Path) -> None:
-    """Under xdist the stages fail with the reason instead of sharing one GPU."""
-    bench = make_bench(tmp_path)
-    status, output = bench.run(options=("-n", "2"))
-    assert status == 1
-    assert "run them without -n" in output
