@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -82,6 +83,7 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=_unignore_signals,
         )
 
     def run(self, *stages: StageId, options: tuple[str, ...] = ()) -> tuple[int, str]:
@@ -124,6 +126,12 @@ def make_model(folder: Path) -> Path:
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     return folder
+
+
+def _unignore_signals() -> None:
+    """What `nohup` and a shell's background jobs ignore must reach a pytest that is to be signalled."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def clean_environment() -> dict[str, str]:
