@@ -11,6 +11,7 @@ from app.core.lawqa import Question, load_questions
 from app.core.model_source import require_adapter, require_model
 from app.core.startup import lean_imports
 from app.evaluation.settings import EvaluationSettings, parse_settings
+from app.retrieval.bm25 import load_retriever
 from app.retrieval.rag_pipeline import RAGPipeline
 
 
@@ -34,12 +35,18 @@ def load_samples(settings: EvaluationSettings) -> list[Question]:
     return questions
 
 
+def prepare_retrieval(settings: EvaluationSettings) -> RAGPipeline:
+    """The pipeline with its index, or without one where --no-rag says so."""
+    config = settings.rag_config
+    return RAGPipeline(config, load_retriever(settings.index_dir, settings.data) if config.rag_enabled else None)
+
+
 def main() -> int:
     """Check every input first, then import the large libraries and evaluate; 1 where any question failed."""
     settings = parse_settings()
     questions = load_samples(settings)
     print("Initializing RAG pipeline...", flush=True)
-    pipeline = RAGPipeline(settings.rag_config)
+    pipeline = prepare_retrieval(settings)
     model_name = require_hf_model(settings)
     require_writable_place(settings.output, "--output", folder=False)
     with lean_imports():

@@ -1,6 +1,9 @@
 """Settings of one question-answering run."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+INDEX_DIR = Path("results/retrieval_index")
 
 
 @dataclass(frozen=True)
@@ -11,7 +14,7 @@ class RAGConfig:
     """
 
     rag_enabled: bool = False
-    retriever_type: str = "hybrid"
+    retriever_type: str = "bm25"
     top_k: int = 3
     use_reranker: bool = False
     reranker_model: str | None = None

@@ -116,6 +116,8 @@ def _row(item: AnsweredQuestion) -> dict[str, Any]:
         "is_correct": item.is_correct,
         "response": failure_text(item.failures[0]) if item.failures else first.text,
         "retrieved_docs_count": len(item.prepared.passages),
+        "retrieved_sources": [passage.source for passage in item.prepared.passages],
+        "dropped_context_characters": item.prepared.dropped_characters,
         "file_name": question.file_name,
         "references": list(question.references),
         "prompt": item.prepared.prompt,

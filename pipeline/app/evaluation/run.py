@@ -51,7 +51,7 @@ def answer_questions(llm: HFLoRALLM, pipeline: RAGPipeline, questions: Sequence[
 
     Failures are kept in place of answers, and their tracebacks go to stderr.
     """
-    prepared = [pipeline.prepare(question) for question in questions]
+    prepared = [pipeline.prepare(question, llm.fits) for question in questions]
     prompts = [item.prompt for item in prepared]
     runs = pipeline.config.ensemble_runs
     with tqdm(total=runs * len(prompts), desc="Evaluating", unit="question", file=sys.stderr) as bar:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from app.core.rag_config import RAGConfig
+from app.core.rag_config import INDEX_DIR, RAGConfig
 
 _DIRECT_NEW_TOKENS, _COT_NEW_TOKENS = 16, 512
 
@@ -19,6 +19,7 @@ class EvaluationSettings:
     samples: int | None
     no_rag: bool
     top_k: int
+    index_dir: Path
     llm_model: str
     no_few_shot: bool
     use_reranker: bool
@@ -84,7 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=_positive, help="default: 16, with --use-cot 512")
     retrieval = parser.add_argument_group("retrieval")
     retrieval.add_argument("--no-rag", action="store_true", help="the model alone, without retrieved passages")
-    retrieval.add_argument("--top-k", type=_positive, default=3)
+    retrieval.add_argument("--top-k", type=_positive, default=3, help="passages in the prompt (default: %(default)s)")
+    retrieval.add_argument(
+        "--index-dir", type=Path, default=INDEX_DIR, help="made by scripts/build_index.py (default: %(default)s)"
+    )
     retrieval.add_argument("--use-reranker", action="store_true")
     retrieval.add_argument("--reranker-model")
     retrieval.add_argument("--rerank-top-n", type=_positive, default=3)

@@ -6,20 +6,37 @@ from pathlib import Path
 from typing import Any
 
 from app.core.lawqa import LETTERS, Question
-from app.core.prompts import Mode, answer_text, build_prompt
+from app.core.prompts import Mode, answer_text
+from app.core.rag_config import RAGConfig
+from app.retrieval.rag_pipeline import RAGPipeline, Retriever
 
 _QUOTE_LIMIT_CHARACTERS = 60
 _CHOICE_LIMIT_CHARACTERS = 40
 
 
 def finetune_rows(
-    questions: Sequence[Question], mode: Mode, *, few_shot: bool, holdout: int, source: Path, source_sha256: str
+    questions: Sequence[Question],
+    mode: Mode,
+    *,
+    few_shot: bool,
+    holdout: int,
+    source: Path,
+    source_sha256: str,
+    retriever: Retriever | None = None,
+    top_k: int = 3,
 ) -> list[dict[str, Any]]:
-    """One row a question, the first `holdout` questions left out; keys `input`, `output`, `meta`."""
+    """One row a question, the first `holdout` questions left out; keys `input`, `output`, `meta`.
+
+    With a retriever the prompts carry `top_k` passages, uncut: the training shortens what is too long.
+    """
+    pipeline = RAGPipeline(
+        RAGConfig(rag_enabled=retriever is not None, top_k=top_k, few_shot_enabled=few_shot, use_cot=mode == "cot"),
+        retriever,
+    )
     shared = {
         "dataset": dataset_name(source),
         "mode": mode,
-        "use_context": False,
+        "use_context": retriever is not None,
         "few_shot": few_shot,
         "source_file": str(source),
         "source_sha256": source_sha256,
@@ -27,7 +44,7 @@ def finetune_rows(
     }
     return [
         {
-            "input": build_prompt(question, mode, few_shot=few_shot),
+            "input": pipeline.prepare(question).prompt,
             "output": answer_text(mode, question.answer, reasoning(question) if mode == "cot" else ""),
             "meta": {
                 "id": question.file_name,

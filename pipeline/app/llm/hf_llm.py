@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from app.core.errors import PipelineError
 from app.llm.chat_tokens import encode_prompt, load_tokenizer, stop_token_ids
@@ -53,7 +53,15 @@ class HFLoRALLM:
         base = load_base_model(config.model_name, _dtype(), _quantization(config))
         self._model = _with_adapter(base, config.lora_path) if config.lora_path else base
         self._model.eval()
+        self._longest_text = _longest_text_tokens(self._tokenizer.model_max_length, base.config)
         self._stop_ids = stop_token_ids(self._tokenizer, base.generation_config.eos_token_id)
+
+    def fits(self, prompt: str) -> bool:
+        """Whether the prompt leaves room for a whole answer within the length that the model was made for."""
+        return self._has_room(len(encode_prompt(self._tokenizer, prompt).ids))
+
+    def _has_room(self, prompt_tokens: int) -> bool:
+        return self._longest_text is None or prompt_tokens + self.config.max_new_tokens <= self._longest_text
 
     def invoke(self, prompt: str) -> str:
         """Answer one prompt; whatever goes wrong is raised."""
@@ -97,6 +105,10 @@ class HFLoRALLM:
         return [generation for ids in batch for generation in self._answer([ids], sample_seed)]
 
     def _generate_batch(self, batch: list[list[int]], sample_seed: int | None) -> list[Generation]:
+        longest = max(map(len, batch))
+        if not self._has_room(longest):
+            asked = f"{longest} tokens of prompt and {self.config.max_new_tokens} new ones"
+            raise PipelineError(f"{asked} are more than the model's {self._longest_text}")
         started = time.perf_counter()
         inputs = self._tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(self._model.device)
         if sample_seed is not None:
@@ -129,6 +141,12 @@ class HFLoRALLM:
         kept = ids if end is None else ids[:end]
         text = str(self._tokenizer.decode(kept, skip_special_tokens=True)).strip()
         return Generation(text, len(kept), seconds, "length" if end is None else "stop")
+
+
+def _longest_text_tokens(tokenizer_limit: int, config: PretrainedConfig) -> int | None:
+    """The shorter of the tokenizer's and the model's limit; a tokenizer without one says 10^30."""
+    model_limit = getattr(config, "max_position_embeddings", None)
+    return min(tokenizer_limit, model_limit) if model_limit else None
 
 
 def _dtype() -> torch.dtype:

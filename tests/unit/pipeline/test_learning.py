@@ -87,7 +87,7 @@ def test_the_evaluation_prints_its_lines_in_order(trained: Trained, tiny_model: 
         "",
         "Initializing RAG pipeline...",
         "RAG Mode: Disabled (LLM only)",
-        "Retriever Type: hybrid",
+        "Retriever Type: bm25",
         f"LLM Model: {tiny_model}",
         "LLM Backend: hf",
         f"  HF Model: {tiny_model}",

@@ -114,15 +114,17 @@ def test_a_question_set_without_samples_is_named(run_script: RunScript, place: P
     assert not (place / "rows").exists()
 
 
-def test_retrieval_is_refused_until_it_exists(run_script: RunScript, place: Path) -> None:
-    """Without --no-rag evaluation and builder say so and end with 1."""
-    evaluated = run_script("evaluate_multiple_choice", *evaluate_flags(place)[1:])
-    built = run_script(
-        "build_finetune_dataset", "--lawqa-path", place / "questions.json", "--output-path", place / "rows"
-    )
+def test_retrieval_without_an_index_is_refused(run_script: RunScript, place: Path) -> None:
+    """Without --no-rag evaluation and builder name the index that is missing and the command that builds it."""
+    index = ("--index-dir", place / "index")
+    evaluated = run_script("evaluate_multiple_choice", *evaluate_flags(place)[1:], *index)
+    rows = ("--lawqa-path", place / "questions.json", "--output-path", place / "rows")
+    built = run_script("build_finetune_dataset", *rows, *index)
     for done in (evaluated, built):
         assert done.returncode == 1
-        assert done.stderr.splitlines() == ["Error: retrieval has no index in this pipeline yet; pass --no-rag"]
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"Error: --index-dir {place / 'index'} holds no index")
+        assert "scripts/build_index.py --data" in line
 
 
 @pytest.mark.parametrize("flags", [["--samples", 0], ["--samples", -1], ["--batch-size", 0], ["--ensemble", 0]])
