@@ -52,10 +52,7 @@ def measured_plan(
     options = candidates(
         settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
     )
-    largest = LargestRow(
-        tokens=max(len(row["input_ids"]) for row in rows),
-        labels=max(labelled_tokens(row["labels"]) for row in rows) + 1,
-    )
+    largest = largest_row(rows)
 
     @functools.cache
     def growth(recompute: bool) -> Growth:
@@ -70,6 +67,14 @@ def measured_plan(
             return _growth_of_worst_batch(model, recompute, largest, settings.batch_size * fused, autocast_dtype)
 
         return choose_plan(options, growth, room, largest, settings.batch_size, measured)
+
+
+def largest_row(rows: Rows) -> LargestRow:
+    """The most tokens and the most logit positions that any row has."""
+    return LargestRow(
+        tokens=max(len(row["input_ids"]) for row in rows),
+        labels=max(labelled_tokens(row["labels"]) for row in rows) + 1,
+    )
 
 
 def cuda_room(model: PeftModel) -> Room:
@@ -90,7 +95,7 @@ def _measure(model: PeftModel, recompute: bool, autocast_dtype: torch.dtype | No
     model.train()
     try:
         peaks = [
-            _peak_growth_bytes(model, _probe_batch(_vocabulary(model), *probe, _PROBE_ROWS), autocast_dtype)
+            _peak_growth_bytes(model, _probe_batch(model, *probe, _PROBE_ROWS, autocast_dtype), autocast_dtype)
             for probe in PROBES
         ]
     except torch.OutOfMemoryError:  # a card this full can't even run the probe this way: the answer is a no, not an end
@@ -104,7 +109,7 @@ def _growth_of_worst_batch(
 ) -> float:
     """What a batch of `row_count` longest rows takes, run once for real; infinite where memory runs out."""
     set_recompute(model, recompute)
-    batch = _probe_batch(_vocabulary(model), largest.tokens, largest.labels, row_count)
+    batch = _probe_batch(model, largest.tokens, largest.labels, row_count, autocast_dtype)
     try:
         return _peak_growth_bytes(model, batch, autocast_dtype)
     except torch.OutOfMemoryError:
@@ -112,10 +117,6 @@ def _growth_of_worst_batch(
         return math.inf
     finally:
         torch.cuda.empty_cache()
-
-
-def _vocabulary(model: PeftModel) -> int:
-    return int(model.get_base_model().get_input_embeddings().num_embeddings)
 
 
 def growth_from_probes(peaks: Sequence[float]) -> Growth:
@@ -128,12 +129,15 @@ def growth_from_probes(peaks: Sequence[float]) -> Growth:
     return Growth(max(0.0, peaks[0] - per_token * tokens_short - per_label * labels_few), per_token, per_label)
 
 
-def _probe_batch(vocabulary: int, width: int, kept: int, row_count: int) -> dict[str, Any]:
+def _probe_batch(
+    model: PeftModel, width: int, kept: int, row_count: int, autocast_dtype: torch.dtype | None
+) -> dict[str, Any]:
     """Rows of this width, every second a token shorter: padding leads attention down the same path as in training."""
+    vocabulary = int(model.get_base_model().get_input_embeddings().num_embeddings)
     ids = [index % vocabulary for index in range(width)]
     labels = [IGNORED] * (width - kept + 1) + ids[width - kept + 1 :]
     rows = [{"input_ids": ids[row % 2 :], "labels": labels[row % 2 :]} for row in range(row_count)]
-    return AnswerCollator(pad_token_id=0)(rows)
+    return AnswerCollator(0, autocast_dtype or torch.float32)(rows)
 
 
 def _peak_growth_bytes(model: PeftModel, batch: dict[str, Any], autocast_dtype: torch.dtype | None) -> float:

@@ -11,6 +11,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from app.core.errors import PipelineError
+from app.training.graphs import GraphedStep
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "safetensors")
 
@@ -113,9 +114,10 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
     layers that is 4 ms of Python each, in which a GPU waits for its next kernel.
     """
 
-    def __init__(self, recorder: StepRecorder, **options: object) -> None:
+    def __init__(self, recorder: StepRecorder, graphed: GraphedStep | None = None, **options: object) -> None:
         super().__init__(callbacks=[recorder], **options)
         self._recorder = recorder
+        self._graphed = graphed
         self._parameter_count: int = self.model.num_parameters(exclude_embeddings=True)
         self.model.train()  # the wrapper calls itself training while the base below it, as it was loaded, is not
         self.model.train = functools.partial(_switch_mode_once, self.model, self.model.train)
@@ -126,8 +128,11 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         inputs: dict[str, torch.Tensor],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """One micro-batch, recorded."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        """One micro-batch, recorded; where there is a graph it is the whole step, and its labels are all there are."""
+        if self._graphed is None:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            loss = self._graphed(functools.partial(super().training_step, model), self._prepare_inputs(inputs))
         self._recorder.add_micro_batch(loss, (inputs["position_ids"][:, -1] + 1).sum())
         return loss
 

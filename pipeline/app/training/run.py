@@ -14,11 +14,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import TrainingArguments, set_seed
 
+from app.core.errors import PipelineError
 from app.core.files import write_json_atomically
 from app.llm.chat_tokens import load_tokenizer
 from app.llm.loading import DTYPES, Quantization, load_base_model
 from app.training.collator import AnswerCollator
-from app.training.memory import plan_steps, set_recompute
+from app.training.graphs import BatchShape, FixedBatch, GraphedStep, optimizer_steps, why_not
+from app.training.memory import largest_row, plan_steps, set_recompute
 from app.training.metrics import RecordingTrainer, StepRecorder, memory_metrics, reset_peak_memory, versions
 from app.training.plan import StepPlan
 from app.training.rows import EncodedRows, TrainingRow, encode_rows
@@ -37,12 +39,15 @@ def train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
     set_recompute(model, plan.gradient_checkpointing)
     _tell(settings, encoded, plan)
     recorder = StepRecorder()
+    collator = AnswerCollator(tokenizer.pad_token_id, dtype)
+    graphed = _graphed_step(settings, model, encoded.rows, plan, collator)
     trainer = RecordingTrainer(
         recorder,
+        graphed,
         model=model,
         args=_arguments(settings, len(encoded.rows), plan, dtype),
         train_dataset=encoded.rows,
-        data_collator=AnswerCollator(tokenizer.pad_token_id),
+        data_collator=collator,
         processing_class=tokenizer,
     )
     reset_peak_memory()
@@ -59,10 +64,41 @@ def train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
                 "dropped_tokens": encoded.dropped_tokens,
                 "seed": settings.seed,
                 "step_plan": asdict(plan),
+                "cuda_graph": graphed.told if graphed else "not tried",
                 "settings": _as_json(settings),
                 "versions": versions(),
             },
         )
+
+
+def _graphed_step(
+    settings: TrainingSettings,
+    model: PeftModel,
+    rows: Sequence[dict[str, list[int]]],
+    plan: StepPlan,
+    collator: AnswerCollator,
+) -> GraphedStep | None:
+    """What tries CUDA graphs; None where unwanted or impossible, which raises PipelineError where they are demanded."""
+    if settings.cuda_graph == "off":
+        return None
+    rows_a_step = settings.batch_size * settings.gradient_accumulation_steps
+    forced = settings.cuda_graph == "on"
+    reason = why_not(
+        recompute=plan.gradient_checkpointing,
+        micro_batches=settings.gradient_accumulation_steps // plan.fused_micro_batches,
+        ranks=int(os.environ.get("WORLD_SIZE", "1")),
+        half=collator.mask_dtype == torch.float16,
+        steps=math.inf
+        if forced
+        else optimizer_steps(len(rows), rows_a_step, settings.num_epochs, settings.max_steps_override),
+    )
+    if reason and forced:
+        raise PipelineError(f"--cuda-graph on: {reason}")
+    if reason:
+        return None
+    shape = BatchShape.of(rows_a_step, largest_row(rows))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return GraphedStep(trained, FixedBatch(shape, collator, model.device), forced=forced)
 
 
 def _compute_dtype(settings: TrainingSettings) -> torch.dtype:

@@ -47,6 +47,7 @@ class TrainingSettings:
     resume_from_checkpoint: str | None
     gradient_checkpointing: Choice
     fuse_accumulation: Choice
+    cuda_graph: Choice
 
     @property
     def compute_dtype_name(self) -> Literal["bfloat16", "float16", "float32"]:
@@ -148,6 +149,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     for flag, meaning in (
         ("--gradient-checkpointing", "recompute activations in the backward pass; auto: only where memory demands it"),
         ("--fuse-accumulation", "run accumulated micro-batches as one; auto: as far as memory allows"),
+        ("--cuda-graph", "replay each step as one CUDA graph; auto: where the first steps show that it is faster"),
     ):
         parser.add_argument(flag, choices=("auto", "on", "off"), default="auto", help=meaning)
 

@@ -110,13 +110,16 @@ def _step_moments(shape: ModelShape, work: Workload) -> tuple[tuple[Term, ...], 
         every_layer = shape.num_hidden_layers * activations.layer_kept_bytes(shape, work)
         kept = _term("kept activations", every_layer + activations.half_adapter_bytes(shape, work))
         layer = _term("one layer's recompute", 0)
-    last_norm = terms.SINGLE * work.tokens * shape.hidden_size
+    number = work.activation_bytes if work.trainer == "answer" else terms.SINGLE
+    last_norm = number * work.tokens * shape.hidden_size
     at_head = _term("logits and loss", activations.head_bytes(shape, work) + last_norm)
     at_norm = _term("the last norm's backward", activations.norm_work_bytes(shape, work))
     at_layer = _term("one layer's backward", activations.layer_work_bytes(shape, work))
     last = _term("one layer's activations", activations.layer_kept_bytes(shape, work))
     gradients = _term("LoRA gradients", activations.fresh_gradient_bytes(shape, work))
-    return (kept, at_head), (kept, at_norm), (kept, layer, at_layer), (gradients, last, at_layer)
+    mask = _term("attention mask", activations.mask_bytes(work))
+    moments = (kept, at_head), (kept, at_norm), (kept, layer, at_layer), (gradients, last, at_layer)
+    return tuple((mask, *moment) for moment in moments)
 
 
 def _bounded(shape: ModelShape, work: Workload, lines: tuple[Term, ...], constants: Constants) -> Forecast:

@@ -23,31 +23,37 @@ def kept_per_token(shape: ModelShape, work: Workload) -> float:
 
 
 def _norms(shape: ModelShape, work: Workload) -> float:
-    """RMSNorm computes in fp32 and keeps its fp32 input and the fp32 inverse root; on q and k too for qwen3.
+    """RMSNorm keeps its input and the fp32 inverse root; on q and k too for qwen3.
 
-    Where activations are fp32 already, the input is the tensor itself: the first norm's is the layer's input, which
-    recompute has kept (counted with the checkpoints), q's and k's are new ones.
+    torch's kernel, which the reference trainer uses, keeps the input as it is; transformers' own code keeps an fp32
+    copy, which is the input itself where activations are fp32. The first norm's input is the layer's, which recompute
+    has kept (counted with the checkpoints), unless a copy is made; q's and k's are new ones.
     """
-    copies = 2 if not work.upcasts or not work.recompute else 1
-    kept = copies * SINGLE * shape.hidden_size + 2 * SINGLE
+    number = work.activation_bytes if work.trainer == "answer" else SINGLE
+    copied = number != work.activation_bytes
+    inputs = 1 if work.recompute and not copied else 2
+    kept = inputs * number * shape.hidden_size + 2 * SINGLE
     if shape.model_type == "qwen3":
         heads = shape.num_attention_heads + shape.num_key_value_heads
-        kept += heads * (shape.head_dim + 1) * SINGLE
+        kept += heads * (shape.head_dim * number + SINGLE)
     return kept
 
 
 def _attention(shape: ModelShape, work: Workload) -> float:
     """sdpa keeps q, k, v and its output after rope; under a mask k and v are repeated for all heads.
 
-    The reference trainer always has a mask, (rows, 1, width, width), which sdpa turns from bool into numbers of the
-    queries' kind: `width` of them a token, shared by the heads. The plain trainer's rows of full length have none.
+    The reference trainer always has a mask (`mask_bytes`); the plain trainer's rows of full length have none.
     """
     e = work.activation_bytes
     query = shape.num_attention_heads * shape.head_dim
     masked = work.trainer == "answer"
     key_value = query if masked else shape.num_key_value_heads * shape.head_dim
-    mask = e * work.width if masked else 0
-    return e * (2 * query + 2 * key_value) + mask + LOGSUMEXP_BYTES * shape.num_attention_heads
+    return e * (2 * query + 2 * key_value) + LOGSUMEXP_BYTES * shape.num_attention_heads
+
+
+def mask_bytes(work: Workload) -> float:
+    """The reference trainer's mask, (rows, 1, width, width) numbers of the queries' kind; one for all layers."""
+    return work.activation_bytes * work.tokens * work.width if work.trainer == "answer" else 0.0
 
 
 def _mlp(shape: ModelShape, work: Workload) -> float:
@@ -111,7 +117,12 @@ def fresh_gradient_bytes(shape: ModelShape, work: Workload) -> float:
 
 
 def norm_work_bytes(shape: ModelShape, work: Workload) -> float:
-    """The last norm's backward, while every layer's activations are still kept: five fp32 tensors and its input."""
+    """The last norm's backward, while every layer's activations are still kept.
+
+    torch's kernel: its input and the two gradients; transformers' code: five fp32 tensors and its input.
+    """
+    if work.trainer == "answer":
+        return 3 * work.activation_bytes * work.tokens * shape.hidden_size
     return 6 * SINGLE * work.tokens * shape.hidden_size
 
 

@@ -1,8 +1,8 @@
 """Count every tensor of one training step on the CPU, at a model's real sizes and without its memory.
 
-Tensors are fakes that have a shape and no numbers; the model, PEFT and the loss are the installed ones. Two things are
-put in the GPU's place: a 4-bit linear that allocates the dequantised weight as bitsandbytes does on CUDA, and CUDA's
-dropout, which keeps a mask of one byte.
+Tensors are fakes that have a shape and no numbers; the model, PEFT and the loss are the installed ones. Three things
+are put in the GPU's place: a 4-bit linear that allocates the dequantised weight as bitsandbytes does on CUDA, CUDA's
+dropout, which keeps a mask of one byte, and its RMSNorm kernel, which keeps its input and one number a row.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import bitsandbytes as bnb
 import peft.tuners.tuners_utils as tuners
 import pytest
 import torch
+from app.llm.loading import fuse_norms
 from peft import LoraConfig, get_peft_model
 from steph.plan.shapes import ModelShape, config_of
 from steph.plan.vram_terms import Workload
@@ -109,6 +110,18 @@ class _CudaDropout(torch.autograd.Function):  # type: ignore[misc]
         return torch.empty_like(gradients[0])
 
 
+class _CudaRmsNorm(torch.autograd.Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        ctx.save_for_backward(inputs, torch.empty(inputs.shape[:-1], dtype=torch.float32))
+        return torch.empty_like(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        assert ctx.saved_tensors[0].dtype == gradients[0].dtype
+        return torch.empty_like(gradients[0])
+
+
 @contextlib.contextmanager
 def as_on_a_gpu() -> Iterator[None]:
     """Fake tensors, CUDA's dropout, and autocast on the CPU taken for autocast on the GPU."""
@@ -116,6 +129,7 @@ def as_on_a_gpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode():
         patch.setattr(torch, "is_autocast_enabled", lambda *kind: enabled(*(kind or ("cpu",))))
         patch.setattr(torch.nn.functional, "dropout", lambda x, *_, **__: _CudaDropout.apply(x))
+        patch.setattr(torch.nn.functional, "rms_norm", lambda x, *_: _CudaRmsNorm.apply(x))
         patch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
         patch.setattr(tuners.BaseTunerLayer, "_move_adapter_to_device_of_base_layer", lambda *_, **__: None)
         patch.setattr(PreTrainedModel, "init_weights", lambda _: None)
@@ -128,9 +142,9 @@ def counted_peak_bytes(shape: ModelShape, work: Workload) -> int:
         model = _adapted(shape, work)
         count = LiveBytes()
         count.ignore([*model.parameters(), *model.buffers()])
-        batch = _batch(work)
         autocast = contextlib.nullcontext() if work.upcasts else torch.autocast("cpu", torch.bfloat16)
         with count:
+            batch = _batch(work)
             with autocast:
                 outputs = model(**batch)
             loss = outputs.loss
@@ -152,6 +166,8 @@ def _adapted(shape: ModelShape, work: Workload) -> Any:  # noqa: ANN401 - a Peft
             for name, plain in linears:
                 setattr(holder, name, _FourBit(plain))
     model.tie_weights()
+    if work.trainer == "answer":
+        fuse_norms(model)
     lora = LoraConfig(r=work.lora_r, lora_dropout=0.05, target_modules=list(work.target_modules), task_type="CAUSAL_LM")
     adapted = get_peft_model(model, lora)
     if work.recompute:
@@ -168,7 +184,7 @@ def _batch(work: Workload) -> dict[str, Any]:
     kept = work.label_positions
     return {
         "input_ids": ids,
-        "attention_mask": torch.zeros(rows, 1, width, width, dtype=torch.bool),
+        "attention_mask": torch.zeros(rows, 1, width, width, dtype=torch.bfloat16),
         "position_ids": ids.clone(),
         "labels": torch.zeros(rows, kept, dtype=torch.long),
         "logits_to_keep": kept,

@@ -46,6 +46,7 @@ def rows() -> Rows:
 def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Step]:
     """Run one optimizer step in fp32 without dropout, and catch its gradients before they are used."""
     import torch
+    from app.llm.loading import fuse_norms
     from app.training.memory import set_recompute
     from app.training.metrics import RecordingTrainer, StepRecorder
     from peft import LoraConfig, get_peft_model
@@ -68,6 +69,8 @@ def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFact
 
     def run(collator: Collator, batch: int, accumulation: int, *, recompute: bool = False, plain: bool = False) -> Step:
         base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+        if not plain:
+            fuse_norms(base)
         torch.manual_seed(0)
         model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
         for name, parameter in model.named_parameters():
@@ -110,9 +113,10 @@ def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def trimmed() -> Collator:
     """The pipeline's collator."""
+    import torch
     from app.training.collator import AnswerCollator
 
-    return AnswerCollator(pad_token_id=0)
+    return AnswerCollator(pad_token_id=0, mask_dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +158,18 @@ def test_one_position_less_would_lose_gradients(run_step: Callable[..., Step], t
     assert run_step(one_less, 2, 2).distance(full) > 0.1
 
 
+def test_every_norm_is_torchs_own_kernel(tiny_model: Path) -> None:
+    """Both norms of each layer and the last one are replaced: the comparison above runs with them."""
+    import torch
+    from app.llm.loading import fuse_norms
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    fuse_norms(model)
+    replaced = [name for name, module in model.named_modules() if "forward" in vars(module)]
+    assert len(replaced) == 2 * model.config.num_hidden_layers + 1
+
+
 def test_fused_micro_batches_give_the_same_step(run_step: Callable[..., Step], trimmed: Collator, full: Step) -> None:
     """Two micro-batches run as one see the same rows and give the same gradients to rounding."""
     accumulated, fused = run_step(trimmed, 2, 2), run_step(trimmed, 4, 1)
@@ -177,18 +193,18 @@ def test_the_head_sees_only_the_answers_positions(rows: Rows, trimmed: Collator)
 
 
 def test_rows_are_padded_to_their_batch_only(rows: Rows, trimmed: Collator) -> None:
-    """A batch is as wide as its longest row, and positions start at each row's first token."""
+    """A batch is as wide as its longest row, rounded up to eight, and positions start at each row's first token."""
     batch = trimmed(rows[1:3])
-    assert tuple(batch["input_ids"].shape) == (2, 31)
-    assert batch["position_ids"][0].tolist() == [0] * 8 + list(range(23))
+    assert tuple(batch["input_ids"].shape) == (2, 32)
+    assert batch["position_ids"][0].tolist() == [0] * 9 + list(range(23))
 
 
 def test_full_labels_keep_every_position(trimmed: Collator) -> None:
     """With the prompt as label nothing is trimmed."""
     ids = [5, 6, 7]
     batch = trimmed([{"input_ids": ids, "labels": ids}])
-    assert batch["labels"].tolist() == [ids]
-    assert batch["logits_to_keep"] == 3
+    assert batch["labels"].tolist() == [[-100, *ids]]
+    assert batch["logits_to_keep"] == 4
 
 
 def test_every_position_sees_itself_and_no_padding_but_its_own() -> None:

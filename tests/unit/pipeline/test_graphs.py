@@ -1,0 +1,204 @@
+"""Replayed steps: the fixed batch holds what the collator made, and a graph is only kept where it is faster."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+    from app.training.graphs import GraphedStep
+
+Batch = dict[str, Any]
+Make = Callable[..., "GraphedStep"]
+
+
+@dataclass
+class Recorded:
+    """A graph's stand-in: replaying runs the step again on what the fixed batch holds."""
+
+    step: Callable[[], "torch.Tensor"]
+    loss: "torch.Tensor"
+    replays: int = 0
+    gradients: list["torch.Tensor"] = field(default_factory=list)
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.loss.copy_(self.step())
+
+
+@pytest.fixture
+def collator() -> Any:  # noqa: ANN401 - imported late
+    """The pipeline's collator for fp32."""
+    import torch
+    from app.training.collator import AnswerCollator
+
+    return AnswerCollator(pad_token_id=0, mask_dtype=torch.float32)
+
+
+def rows(*sizes: tuple[int, int]) -> list[dict[str, list[int]]]:
+    """Rows of (tokens, answer tokens)."""
+    made = []
+    for tokens, answer in sizes:
+        ids = [(7 * at) % 250 + 3 for at in range(tokens)]
+        made.append({"input_ids": ids, "labels": [-100] * (tokens - answer) + ids[tokens - answer :]})
+    return made
+
+
+def test_a_smaller_batch_in_the_fixed_one_gives_the_same_loss_and_gradients(tiny_model: Path, collator: Any) -> None:  # noqa: ANN401
+    """Padding to the largest rows, width and answer changes nothing, after a larger batch has been there too."""
+    import torch
+    from app.training.graphs import BatchShape, FixedBatch
+    from app.training.plan import LargestRow
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    fixed = FixedBatch(BatchShape.of(4, LargestRow(41, 6)), collator, model.device)
+
+    def step(batch: Batch) -> tuple[float, torch.Tensor]:
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        return loss.item(), model.model.layers[0].self_attn.q_proj.weight.grad.clone()
+
+    fixed.write(collator(rows((41, 5), (33, 1), (40, 2), (12, 3))))
+    small = collator(rows((20, 2), (9, 1), (17, 1)))
+    fixed.write(small)
+    (expected_loss, expected), (loss, gradient) = step(small), step(fixed.tensors)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert float((gradient - expected).norm() / expected.norm()) < 1e-5
+    assert tuple(fixed.tensors["input_ids"].shape) == (4, 48)
+
+
+@pytest.fixture
+def parameter() -> "torch.nn.Parameter":
+    """The one weight that is trained: the loss is it times the sum of a batch's tokens."""
+    import torch
+
+    return torch.nn.Parameter(torch.tensor(1.0))
+
+
+@pytest.fixture
+def step(parameter: "torch.nn.Parameter") -> Callable[[Batch], "torch.Tensor"]:
+    """Forward and backward of that."""
+
+    def run(batch: Batch) -> Any:  # noqa: ANN401 - a tensor
+        parameter.grad = None
+        loss = parameter * batch["input_ids"].sum()
+        loss.backward()
+        return loss.detach()
+
+    return run
+
+
+@pytest.fixture
+def graphed(parameter: "torch.nn.Parameter", collator: Any) -> Make:  # noqa: ANN401
+    """A step whose clock and capture are made up; each pair of ticks is one timed step."""
+    import torch
+    from app.training.graphs import BatchShape, FixedBatch, GraphedStep
+    from app.training.plan import LargestRow
+
+    def make(seconds: list[float], capture: Callable[..., Any], *, forced: bool = False) -> GraphedStep:
+        def ticks() -> Iterator[float]:
+            for each in seconds:
+                yield 0.0
+                yield each
+
+        clock = ticks()
+        fixed = FixedBatch(BatchShape.of(2, LargestRow(8, 2)), collator, torch.device("cpu"))
+        return GraphedStep([parameter], fixed, forced=forced, capture=capture, clock=lambda: next(clock))
+
+    return make
+
+
+def recording(made: list[Recorded]) -> Callable[..., Any]:
+    """A capture that keeps what it captured."""
+
+    def capture(run: Callable[[], "torch.Tensor"]) -> tuple[Recorded, "torch.Tensor"]:
+        found = Recorded(run, run().clone())
+        made.append(found)
+        return found, found.loss
+
+    return capture
+
+
+def test_a_faster_graph_is_replayed_from_the_fourth_step_on(graphed: Make, step: Any, collator: Any) -> None:  # noqa: ANN401
+    """Three steps are run one by one; each later one is a replay on its own batch, with its own loss."""
+    made: list[Recorded] = []
+    graph = graphed([9.0, 1.0, 1.1, 0.5], recording(made))
+    batches = [collator(rows((count + 2, 1))) for count in range(6)]
+    losses = [float(graph(step, batch)) for batch in batches]
+    assert losses == [float(batch["input_ids"].sum()) for batch in batches]
+    assert [found.replays for found in made] == [3]
+    assert graph.told == "used: 0.500 s a step instead of 1.000 s"
+
+
+@pytest.mark.parametrize(("forced", "replays"), [(False, 1), (True, 3)])
+def test_a_graph_that_saves_little_is_dropped_unless_it_was_demanded(
+    graphed: Make,
+    step: Any,  # noqa: ANN401
+    collator: Any,  # noqa: ANN401
+    parameter: "torch.nn.Parameter",
+    forced: bool,
+    replays: int,
+) -> None:
+    """Its one step counts, gradients and all, and the run goes on as it was."""
+    made: list[Recorded] = []
+    graph = graphed([9.0, 1.0, 1.1, 0.9], recording(made), forced=forced)
+    batch = collator(rows((5, 1)))
+    for _ in range(6):
+        graph(step, batch)
+        assert parameter.grad is not None
+        assert float(parameter.grad) == float(batch["input_ids"].sum())
+    assert made[0].replays == replays
+    assert graph.told.startswith("used" if forced else "not used")
+
+
+def test_a_capture_that_fails_costs_nothing_but_itself(graphed: Make, step: Any, collator: Any) -> None:  # noqa: ANN401
+    """Out of memory while capturing: the step is run without, capturing is not tried again, and the reason is told."""
+    import torch
+
+    tries: list[int] = []
+
+    def capture(_: object) -> Any:  # noqa: ANN401
+        tries.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    graph = graphed([9.0, 1.0, 1.1], capture)
+    batch = collator(rows((5, 1)))
+    assert [float(graph(step, batch)) for _ in range(6)] == [float(batch["input_ids"].sum())] * 6
+    assert len(tries) == 1
+    assert graph.told == "not used: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+
+
+@pytest.mark.parametrize(
+    ("fact", "reason"),
+    [
+        ({"recompute": True}, "recompute draws its random numbers outside a graph"),
+        ({"micro_batches": 2}, "a step is several micro-batches"),
+        ({"ranks": 2}, "several GPUs"),
+        ({"half": True}, "float16's loss scale changes between steps"),
+        ({"steps": 9}, "less than 10 steps"),
+        ({}, None),
+    ],
+)
+def test_graphs_are_tried_only_where_a_step_can_be_one(
+    monkeypatch: pytest.MonkeyPatch, fact: dict[str, Any], reason: str | None
+) -> None:
+    """Each obstacle is named; without one there is no reason against."""
+    import torch
+    from app.training.graphs import why_not
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    free = {"recompute": False, "micro_batches": 1, "ranks": 1, "half": False, "steps": 50}
+    assert why_not(**{**free, **fact}) == reason
+
+
+def test_steps_are_counted_with_epochs_and_cap() -> None:
+    """Two epochs of 137 rows by four are 70 steps, less with a cap."""
+    from app.training.graphs import optimizer_steps
+
+    assert optimizer_steps(137, 4, 2.0, None) == 70
+    assert optimizer_steps(137, 4, 2.0, 50) == 50
