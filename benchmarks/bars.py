@@ -11,7 +11,6 @@ from benchmarks.points import AUTO, CONFIRM_LABEL, FORCED, RECOMPUTE, SEARCH_LAB
 from benchmarks.records import GIB, Measurement, ProcessRun, TrainingRun
 
 OURS, TRL = "ours", "TRL"
-CUDNN_OFF = "cuDNN attention off"
 LEAST_REPEATS = 3
 
 
@@ -28,12 +27,13 @@ class Bar:
 
 @dataclass(frozen=True)
 class Rate:
-    """Samples a second of one way to train: the whole first run, and the steps of the later ones (median of runs)."""
+    """Samples a second of one way to train, medians: whole first runs of a process, and the steps of later ones."""
 
     label: str
     first: float
+    first_runs: int
     steady: float
-    repeats: int
+    steady_runs: int
 
 
 def bars(measured: Sequence[Measurement]) -> list[Bar]:
@@ -62,14 +62,13 @@ def rate(runs: Iterable[TrainingRun], row: str, side: str, label: str) -> Rate |
     steady = [run.step_samples_per_second for run in found if run.repeat and run.step_samples_per_second]
     if not first or not steady:
         return None
-    return Rate(label, first[0], statistics.median(steady), len(steady))
+    return Rate(label, statistics.median(first), len(first), statistics.median(steady), len(steady))
 
 
-def best(runs: Sequence[TrainingRun], row: str, side: str, *, cudnn_off: bool = False) -> Rate | None:
-    """The label with the highest steady rate; those without cuDNN attention are a kind of their own."""
+def best(runs: Sequence[TrainingRun], row: str, side: str) -> Rate | None:
+    """The label with the highest steady rate."""
     labels = dict.fromkeys(run.label for run in runs if run.row == row and run.side == side)
-    wanted = [label for label in labels if (CUDNN_OFF in label) == cudnn_off]
-    rates = [found for label in wanted if (found := rate(runs, row, side, label))]
+    rates = [found for label in labels if (found := rate(runs, row, side, label))]
     return max(rates, key=lambda found: found.steady, default=None)
 
 
@@ -114,13 +113,7 @@ def _both_recompute(runs: Sequence[TrainingRun], row: str, what: str, least: flo
 
 
 def _both_best(runs: Sequence[TrainingRun], row: str, what: str, least: float) -> Bar:
-    found = _ratio(f"{what}: (b) each side's best", rate(runs, row, OURS, AUTO), best(runs, row, TRL), least)
-    ours, helped = rate(runs, row, OURS, AUTO), best(runs, row, TRL, cudnn_off=True)
-    if found.met is None or ours is None or helped is None:
-        return found
-    words = f"{found.found}; with cuDNN attention off as ours, TRL's is {helped.steady:.1f} steady: "
-    words += f"{ours.steady / helped.steady:.2f}×"
-    return Bar(found.what, found.against, found.bar, words, found.met)
+    return _ratio(f"{what}: (b) each side's best", rate(runs, row, OURS, AUTO), best(runs, row, TRL), least)
 
 
 def _ratio(what: str, ours: Rate | None, theirs: Rate | None, least: float) -> Bar:
@@ -129,12 +122,14 @@ def _ratio(what: str, ours: Rate | None, theirs: Rate | None, least: float) -> B
     if ours is None or theirs is None:
         return Bar(what, against, bar, "not measured", None)
     steady, first = ours.steady / theirs.steady, ours.first / theirs.first
-    enough = min(ours.repeats, theirs.repeats) >= LEAST_REPEATS
+    processes, later = min(ours.first_runs, theirs.first_runs), min(ours.steady_runs, theirs.steady_runs)
     words = (
-        f"steady {ours.steady:.1f} to {theirs.steady:.1f}: {steady:.2f}× ({ours.repeats} and {theirs.repeats} runs); "
-        f"first whole run {ours.first:.1f} to {theirs.first:.1f}: {first:.2f}×"
+        f"a process's first run {ours.first:.1f} to {theirs.first:.1f}: {first:.2f}× ({processes} processes each); "
+        f"steady {ours.steady:.1f} to {theirs.steady:.1f}: {steady:.2f}× ({later} runs each)"
     )
-    return Bar(what, against, bar, words, steady >= least and first >= least if enough else None)
+    if processes >= LEAST_REPEATS:
+        return Bar(what, against, bar, f"{words}; judged by the first", first >= least)
+    return Bar(what, against, bar, words, steady >= least if later >= LEAST_REPEATS else None)
 
 
 def _generation(processes: Sequence[ProcessRun]) -> Bar:

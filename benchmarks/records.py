@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -71,8 +72,8 @@ class TrainingRun:
 
     @property
     def step_samples_per_second(self) -> float | None:
-        """Rows over the sum of all step times: the run without what the Trainer does before and after its steps."""
-        return len(self.step_seconds) * self.effective_batch / sum(self.step_seconds) if self.step_seconds else None
+        """Rows of a step over the median step: what a long run tends to."""
+        return self.effective_batch / statistics.median(self.step_seconds) if self.step_seconds else None
 
 
 @dataclass(frozen=True)

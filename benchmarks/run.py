@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import evaluation, inputs
-from benchmarks.points import ROWS_USED
+from benchmarks.points import PROCESSES, ROWS_USED
 from benchmarks.records import GIB, Machine, Note, TimeBox, append, read
 
 ALLOCATOR_CAP_BYTES = 8.8 * GIB
@@ -95,16 +95,17 @@ class Session:
         self.note("twin", f"{made.name}: {time.perf_counter() - started:.1f} s to make or to find")
         return made
 
-    def side(self, module: str, row: str, model: str, train_file: Path, *, capped: bool) -> None:
+    def side(self, module: str, row: str, model: str, train_file: Path, *, capped: bool, process: int = 0) -> None:
         """One side of one row in a process of its own."""
         arguments = ["--row", row, "--model", str(self.twin(model)), "--train-file", str(train_file)]
         arguments += ["--results", str(self.results), "--work", str(self.options.work / "trained")]
+        arguments += ["--process", str(process)]
         arguments += ["--deadline", str(self.box.deadline_unix - GRACE_SECONDS), *self._tiny_flag()]
         environment = self.environment
         if capped and self.total_bytes:
             fraction = ALLOCATOR_CAP_BYTES / self.total_bytes
             environment["PYTORCH_CUDA_ALLOC_CONF"] = f"per_process_memory_fraction:{fraction:.8f}"
-        self._module(module, arguments, environment, f"{row}-{module.rpartition('.')[2]}")
+        self._module(module, arguments, environment, f"{row}-{module.rpartition('.')[2]}-{process}")
 
     def place(self) -> evaluation.Place:
         """Where rows D and E run."""
@@ -152,8 +153,9 @@ def row_runners(session: Session) -> dict[str, Callable[[], None]]:
         session.side("benchmarks.training", row, model, train_file, capped=capped)
 
     def both(row: str, model: str, *, capped: bool) -> None:
-        ours(row, model, session.real[row], capped=capped)
-        session.side("benchmarks.trl_side", row, model, session.real[row], capped=capped)
+        for process in range(1 if session.options.tiny else PROCESSES[row]):
+            for module in ("benchmarks.training", "benchmarks.trl_side"):
+                session.side(module, row, model, session.real[row], capped=capped, process=process)
 
     return {
         "A-qv": lambda: ours("A-qv", inputs.LARGE, session.full, capped=True),

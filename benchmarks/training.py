@@ -44,6 +44,7 @@ class Options:
     results: Path
     work: Path
     deadline: float
+    process: int
     tiny: bool
 
 
@@ -56,6 +57,7 @@ def parse_options(description: str | None) -> Options:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--deadline", type=float, required=True, help="seconds since the epoch")
+    parser.add_argument("--process", type=int, default=0, help="which of the row's processes this is")
     parser.add_argument("--tiny", action="store_true")
     return Options(**vars(parser.parse_args()))
 
@@ -146,7 +148,7 @@ class OurSide:
             peak_allocated_bytes=metrics["peak_allocated_bytes"],
             peak_reserved_bytes=metrics["peak_reserved_bytes"],
             model_flops_per_step=per_row * found.effective_batch,
-            remark=plan["reason"],
+            remark=f"{plan['reason']}; CUDA graph {metrics['cuda_graph']}",
         )
 
     def _flops_per_row(self, max_seq_length: int, *, recompute: bool) -> float:
@@ -232,7 +234,7 @@ class Row:
 
 def measure_row(options: Options, row: Row, shared: Setting) -> None:
     """A row's points in the order of their worth."""
-    first, *others = our_points(options.row, tiny=options.tiny)
+    first, *others = our_points(options.row, options.process, tiny=options.tiny)
     row.point(first, first.steps)
     if shared.full:
         row.largest_batch(first, 5 if options.tiny else LARGEST_TRIED_BATCH)

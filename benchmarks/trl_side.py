@@ -29,16 +29,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 
 from benchmarks.flops import flops_per_row, lora_parameters, row_sizes
-from benchmarks.points import Candidate, Setting, setting, trl_candidates, trl_counterpart
+from benchmarks.points import Candidate, Setting, setting, trl_points
 from benchmarks.records import Note, TimeBox, TrainingRun, append
 from benchmarks.shared_base import SharedBase, allocator_retries, allowed_bytes
 from benchmarks.training import Options, OutOfTimeError, model_shape, parse_options
 
 SIDE = "TRL"
 TINY_STEPS = 2
-REPEATS = 4
-# bf16 rounding moves hidden states by less than a percent, rows that see each other by a quarter
-LARGEST_PADDING_FREE_DIFFERENCE = 0.05
 
 
 class StepTimes(TrainerCallback):  # type: ignore[misc]
@@ -84,7 +81,7 @@ class TrlSide:
         started = time.perf_counter()
         retries_before = allocator_retries()
         try:
-            with _attention(candidate), _trl_adapter(self._base):
+            with _trl_adapter(self._base):
                 trained = self._train(candidate, steps)
         except torch.OutOfMemoryError as error:
             found = replace(found, outcome=f"oom: {str(error)[:300]}")
@@ -128,8 +125,7 @@ class TrlSide:
             "gradient_checkpointing": candidate.recompute,
             "learning_rate": 2e-4,
             "warmup_steps": 0.03,
-            "max_length": None if candidate.padding_free else self._shared.max_seq_length,
-            "padding_free": candidate.padding_free,
+            "max_length": self._shared.max_seq_length,
             "completion_only_loss": True,
             "bf16": True,
             "logging_steps": 10,
@@ -185,19 +181,6 @@ class TrlSide:
             model_flops_per_step=flops_per_row(shape, lora, sizes, recompute=found.recompute) * found.effective_batch,
         )
 
-    def padding_free_difference(self) -> float:
-        """How far two rows' last hidden states move when they are flattened into one, relative to their norm.
-
-        TRL documents padding-free for FlashAttention 2 and 3 only; with sdpa the rows must not see each other.
-        """
-        base = self._base.load(self._options.model)
-        rows = [torch.tensor(row["input_ids"], device=base.device) for row in self._rows[:2]]
-        positions = torch.cat([torch.arange(len(row), device=base.device) for row in rows])
-        with torch.inference_mode():
-            flat = base.model(input_ids=torch.cat(rows)[None], position_ids=positions[None], use_cache=False)[0][0]
-            alone = torch.cat([base.model(input_ids=row[None], use_cache=False)[0][0] for row in rows])
-        return float((flat - alone).float().norm() / alone.float().norm())
-
 
 def _load(name: str) -> Any:  # noqa: ANN401 - transformers has no types
     return AutoModelForCausalLM.from_pretrained(
@@ -226,16 +209,6 @@ def _trl_adapter(base: SharedBase) -> Iterator[None]:
         sft_trainer.get_peft_model = original
 
 
-@contextlib.contextmanager
-def _attention(candidate: Candidate) -> Iterator[None]:
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(candidate.cudnn_attention and before)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(before)
-
-
 class Row:
     """One row's runs in order, each written down as it ends, for as long as the time box lasts."""
 
@@ -245,10 +218,10 @@ class Row:
         self._box = TimeBox(options.deadline)
         self._seconds: list[float] = []
 
-    def repeat(self, candidate: Candidate, first: int, last: int, steps: int | None) -> list[TrainingRun]:
-        """Repeats `first` to `last`, up to the first that fails; what went well."""
+    def repeat(self, candidate: Candidate, runs: int, steps: int | None) -> list[TrainingRun]:
+        """So many runs, up to the first that fails; what went well."""
         done: list[TrainingRun] = []
-        for number in range(first, last + 1):
+        for number in range(runs):
             if not self._box.admits(max(self._seconds[-3:], default=0.0)):
                 raise OutOfTimeError(f"{SIDE}: stopped before {candidate.label}, repeat {number}: no time left")
             started = time.perf_counter()
@@ -266,32 +239,17 @@ class Row:
 
 
 def measure_row(options: Options, shared: Setting) -> None:
-    """The counterpart of ours with recompute, the best of the candidates, and that one without cuDNN attention."""
+    """The row's candidates in the order of their worth, and which one was the fastest."""
     side = TrlSide(options, shared)
     row = Row(options, side)
     epoch = TINY_STEPS if options.tiny else None
-    row.repeat(trl_counterpart(shared), 0, REPEATS - 1, epoch)
-    difference = side.padding_free_difference()
-    row.note(
-        f"{SIDE}: padding-free with sdpa moves the last hidden states by {difference:.2%} of their norm; "
-        f"{'tried' if difference <= LARGEST_PADDING_FREE_DIFFERENCE else 'not tried: the rows see each other'}"
-    )
-    tried: dict[Candidate, float] = {}
-    for candidate in trl_candidates(shared):
-        if candidate.padding_free and difference > LARGEST_PADDING_FREE_DIFFERENCE:
-            continue
-        if any(other.recompute == candidate.recompute and other.batch_size > candidate.batch_size for other in tried):
-            continue  # the same work in fewer, wider forwards has been run
-        for found in row.repeat(candidate, 0, 0, epoch):
+    tried: dict[str, float] = {}
+    for candidate, runs in trl_points(shared, options.row, options.process):
+        for found in row.repeat(candidate, runs, epoch):
             # a new width's first step pays for cuDNN's plan: the median tells candidates apart
-            tried[candidate] = statistics.median(found.step_seconds)
-    if not tried:
-        row.note(f"{SIDE}: no candidate fits")
-        return
-    best = min(tried, key=lambda candidate: tried[candidate])
-    row.note(f"{SIDE}: fastest of the candidates by median step: {best.label}")
-    row.repeat(best, 1, REPEATS - 1, epoch)
-    row.repeat(replace(best, cudnn_attention=False), 0, REPEATS - 2, epoch)
+            tried[candidate.label] = statistics.median(found.step_seconds)
+    if len(tried) > 1:
+        row.note(f"{SIDE}: fastest of the candidates by median step: {min(tried, key=tried.__getitem__)}")
 
 
 def main() -> None:

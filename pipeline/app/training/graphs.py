@@ -20,8 +20,8 @@ from app.training.plan import LargestRow
 from app.training.rows import IGNORED
 
 Batch = dict[str, Any]
-# the first step warms up; the others tell what a step takes without a graph
-EAGER_STEPS = 3
+# the first step warms up, the second tells what a step takes without a graph
+EAGER_STEPS = 2
 WORTH_SHARE = 0.8
 LEAST_STEPS = 10
 
