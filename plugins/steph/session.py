@@ -30,7 +30,7 @@ from steph.run.leftovers import end_leftovers
 from steph.run.memory_log import read_samples
 from steph.run.rootlock import root_lock
 from steph.stages import NEEDS, Conductor
-from steph.tell.figures import VramSample
+from steph.tell.drawings import VramSample
 from steph.tell.report import report_path, write_report
 
 LAST_LINES = 30

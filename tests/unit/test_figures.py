@@ -2,63 +2,156 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import warnings
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 import record_factory as factory
-from steph.tell import figures
-from steph.tell.figures import VramSample, loss_svg, vram_svg, write_figures
+from steph.record import Record, StageId
+from steph.run.memory_log import NAME, read_samples
+from steph.tell import canvas, drawings
+from steph.tell.advice import Prediction
+from steph.tell.drawings import VramSample, grid_svg, loss_svg, predicted_svg, vram_svg
+from steph.tell.figures import write_figures
+from steph.tell.pictures import grid_alternative, loss_table, predicted_alternative, vram_alternative
 
+GIB = 1024**3
 START = datetime.fromisoformat("2026-11-20T01:03:00+00:00").timestamp()
 SAMPLES = [VramSample(START + second, second * 1024**2) for second in range(300)]
+GRID = {
+    (1, 512): Prediction(11 * GIB, 10 * GIB, 12 * GIB, "fits"),
+    (2, 512): Prediction(19 * GIB, 18 * GIB, 20 * GIB, "too_close"),
+    (1, 1024): Prediction(19 * GIB, 18 * GIB, 20 * GIB, "too_close"),
+    (2, 1024): Prediction(28 * GIB, 27 * GIB, 29 * GIB, "does_not_fit"),
+}
 
 
-def test_the_loss_picture_is_svg_without_background_and_without_a_date() -> None:
-    """The same record gives the same bytes, with no white page behind and no font needed."""
-    first = loss_svg(factory.green_acceptance())
+def predicted(record: Record, **changes: object) -> Record:
+    """Give the record with a predicted peak and its interval on each training attempt, and `changes` to all of them."""
+    h2 = record.stages[StageId.H2]
+    figures = {"predicted_peak_bytes": 9 * GIB, "predicted_low_bytes": 8 * GIB, "predicted_high_bytes": 10 * GIB}
+    attempts = tuple(attempt.model_copy(update=figures | changes) for attempt in h2.attempts)
+    return record.model_copy(
+        update={"stages": record.stages | {StageId.H2: h2.model_copy(update={"attempts": attempts})}}
+    )
+
+
+DRAWERS: dict[str, Callable[[], str | None]] = {
+    "loss": lambda: loss_svg(factory.green_acceptance()),
+    "vram": lambda: vram_svg(factory.walked_down(), SAMPLES),
+    "predicted": lambda: predicted_svg(predicted(factory.walked_down())),
+    "grid": lambda: grid_svg(GRID),
+}
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_a_picture_is_svg_without_background_date_or_font(name: str) -> None:
+    """The same data give the same bytes, with no white page behind and letters as shapes."""
+    first = DRAWERS[name]()
     assert first is not None
-    assert first == loss_svg(factory.green_acceptance())
+    assert first == DRAWERS[name]()
     assert ElementTree.fromstring(first).tag.endswith("svg")  # noqa: S314 - made by this test
     assert "<text" not in first
-    assert "#ffffff" not in first
+    assert "<dc:date>" not in first
+    assert not re.search(r"fill: ?(#fff(fff)?\b|white)", first)
 
 
 def test_there_is_no_picture_without_data() -> None:
-    """A record without losses and a run without samples have nothing to draw."""
+    """Without losses, samples, predictions or a measured peak there is nothing to draw."""
     assert loss_svg(factory.crashed()) is None
     assert vram_svg(factory.green_acceptance(), []) is None
+    assert vram_svg(factory.green_acceptance(), [VramSample(START + 9e6 + n, GIB) for n in range(9)]) is None
+    assert predicted_svg(factory.walked_down()) is None
+    assert predicted_svg(predicted(factory.walked_down(), peak_own_bytes=None)) is None
+    assert grid_svg(None) is None
+    assert grid_svg({}) is None
 
 
-def test_the_memory_picture_grows_with_attempts_and_keeps_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def words_in(svg: str) -> str:
+    """Give all words that a picture draws, from the comments that matplotlib leaves beside the shapes."""
+    return " ".join(re.findall(r"<!-- (.*?) -->", svg, re.DOTALL))
+
+
+def test_the_grid_says_each_verdict_in_words_too() -> None:
+    """Colour alone carries nothing: each cell has its word and peak, and the alternative counts the verdicts."""
+    words = words_in(grid_svg(GRID) or "")
+    for said in ("fits", "tight", "no", "11.0 GiB", "28.0 GiB", "batch size", "max_seq_length"):
+        assert said in words
+    assert "載る 1、きわどい 2、載らない 1" in grid_alternative(GRID)
+
+
+def test_the_memory_picture_names_attempts_and_outcomes() -> None:
+    """Each attempt that is wide enough has stage, setting and outcome; the card's capacity is drawn."""
+    words = words_in(vram_svg(factory.walked_down(), SAMPLES) or "")
+    for said in ("H-2 #1", "512/b2/4bit", "OOM", "256/b1/4bit", "ok", "card: 10.11 GiB"):
+        assert said in words
+    assert "H-2 試行 1(512/b2/4bit) 9.33 GiB" in vram_alternative(factory.walked_down())
+
+
+def test_predicted_and_measured_stand_side_by_side() -> None:
+    """One row an attempt; an OOM's peak is marked as where it ran out, and the alternative has the same figures."""
+    record = predicted(factory.walked_down())
+    words = words_in(predicted_svg(record) or "")
+    for said in ("#1 512/b2/4bit", "predicted, with its interval", "measured when it ran out", "usable 9.70 GiB"):
+        assert said in words
+    assert "試行 1(512/b2/4bit) 予測 9.00 GiB、実測 8.92 GiB(OOM)" in predicted_alternative(record)
+
+
+def test_a_stage_run_again_next_day_does_not_stretch_the_axis() -> None:
+    """A pause of a day between two attempts takes seconds on the time axis, in order."""
+    clock = drawings._Clock([0.0, 1.0, 86_400.0, 86_401.0])
+    places = [clock.shown(moment) for moment in (-5.0, 0.0, 1.0, 40_000.0, 86_400.0, 86_401.0, 99_999.0)]
+    assert places == sorted(places)
+    assert clock.total_seconds == 7.0
+    assert places[-1] == 7.0
+
+
+def test_the_memory_picture_thins_samples_and_keeps_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many samples are thinned to their local maxima, so that a short peak stays."""
-    monkeypatch.setattr(figures, "MOST_POINTS", 10)
-    spike = [*SAMPLES[:150], VramSample(START + 150, 9 * 1024**3), *SAMPLES[151:]]
-    thinned = figures._thinned(spike)
+    monkeypatch.setattr(drawings, "MOST_POINTS", 10)
+    spike = [*SAMPLES[:150], VramSample(START + 150, 9 * GIB), *SAMPLES[151:]]
+    thinned = drawings._thinned(spike)
     assert len(thinned) == 10
-    assert max(sample.used_bytes for sample in thinned) == 9 * 1024**3
-    assert vram_svg(factory.walked_down(), spike) is not None
+    assert max(sample.used_bytes for sample in thinned) == 9 * GIB
 
 
-def test_names_with_math_and_markup_do_not_break_a_picture(tmp_path: Path) -> None:
-    """A record's odd id becomes a plain file name inside the folder."""
-    record = factory.green_acceptance("../$x^{ 記録")
-    written = write_figures(record, SAMPLES, tmp_path / "figures")
+def test_no_letter_becomes_an_empty_box(tmp_path: Path) -> None:
+    """Japanese, emoji and markup in a record's labels are replaced before a font without them is asked."""
+    odd = predicted(factory.walked_down(), label="設定 $x^{ 🟡\n\\frac")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        written = write_figures(odd, SAMPLES, tmp_path, GRID)
+    assert set(written) == {"loss", "vram", "predicted", "grid"}
+    assert canvas.plain("3問/4bit $é") == r"3?/4bit \$?"
+
+
+def test_an_odd_record_id_stays_inside_the_folder(tmp_path: Path) -> None:
+    """A record's id with a path in it becomes a plain file name."""
+    written = write_figures(factory.green_acceptance("../$x^{ 記録"), SAMPLES, tmp_path / "figures")
     assert set(written) == {"loss", "vram"}
-    assert all(path.parent == tmp_path / "figures" for path in written.values())
+    assert all(path.parent == (tmp_path / "figures").resolve() for path in written.values())
 
 
 def test_a_failing_picture_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When one drawing raises, the others are written and nothing is raised."""
+    """When one drawing raises, or matplotlib is not there, the others are written and nothing is raised."""
 
     def broken(*_: object) -> str:
-        raise RuntimeError("no font")
+        raise ImportError("no matplotlib")
 
-    monkeypatch.setattr(figures, "loss_svg", broken)
+    monkeypatch.setattr(drawings, "loss_svg", broken)
     assert set(write_figures(factory.green_acceptance(), SAMPLES, tmp_path)) == {"vram"}
+
+
+def test_few_losses_stand_in_a_table_too() -> None:
+    """The losses can be read as numbers, folded; a long run's are left to the picture and the record."""
+    assert loss_table(factory.green_acceptance()).count("\n| ") >= 35
+    assert loss_table(factory.crashed()) == ""
 
 
 def test_rendering_loads_no_matplotlib() -> None:
@@ -74,3 +167,11 @@ def test_rendering_loads_no_matplotlib() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "0"
+
+
+def test_samples_that_can_not_be_read_cost_no_report(tmp_path: Path) -> None:
+    """A folder in a sample file's place, broken lines and moments that are no numbers are passed over."""
+    (tmp_path / "H-2-1" / NAME).mkdir(parents=True)
+    (tmp_path / "H-2-2").mkdir()
+    (tmp_path / "H-2-2" / NAME).write_text("2.5 20\nnan 5\ninf 5\n1.5 10\nbroken\n3.5 x\n", encoding="ascii")
+    assert read_samples(tmp_path) == [(1.5, 10), (2.5, 20)]

@@ -14,7 +14,13 @@ from steph.tell import commands, keep, summary
 from steph.tell.report import parts, render, report_path, write_report
 from steph.tell.summary import headline, sentences
 
-SECTIONS = ("## タスクH-1", "## タスクH-2", "## タスクH-3", "## StepHまとめ", "## 実行履歴")
+SECTIONS = (
+    "## タスクH-1：デバッグ用の「小さい HF モデル」を決める\n",
+    "## タスクH-2：no-RAG direct 用 小モデル学習のスモールラン\n",
+    "## タスクH-3：HF バックエンド + 小モデルでの評価スモーク\n",
+    "## 実行履歴\n",
+    "## StepHまとめ\n",
+)
 
 
 def with_stage(record: Record, stage: StageId, **changes: object) -> Record:
@@ -39,7 +45,7 @@ def section(text: str, title: str) -> str:
 
 @pytest.mark.parametrize("sample", factory.ALL_SAMPLES)
 def test_every_record_has_the_spec_sections_in_order(sample: Callable[[], Record]) -> None:
-    """Green, failed, crashed, running or rehearsed: the sections are all there and in the spec's order."""
+    """Green, failed, crashed, running or rehearsed: the spec's tasks by its own titles, StepHまとめ at the end."""
     text = render(sample())
     places = [text.index(title) for title in SECTIONS]
     assert places == sorted(places)
@@ -107,12 +113,42 @@ def test_the_first_screen_has_few_sentences(sample: Callable[[], Record]) -> Non
     assert sum(line.startswith("- ") for line in first_screen.splitlines()) <= 5
 
 
+def test_the_first_screen_says_what_the_verdict_is_about() -> None:
+    """Card, model and profile stand above the stages; each stage has duration, peak of the card, attempts and time."""
+    first_screen = render(factory.walked_down()).split("## タスクH-1")[0]
+    assert "カード: **NVIDIA GeForce RTX 3080 10.11 GiB**" in first_screen
+    assert "`Qwen/Qwen1.5-1.8B-Chat`(1.8B)" in first_screen
+    row = next(line for line in first_screen.splitlines() if line.startswith("| H-2"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:] == ["🟡 条件付き合格(PASS_DEGRADED)", "4分46秒", "9.02 GiB", "3", "2026-11-20 01:03"]
+
+
+@pytest.mark.parametrize("sample", factory.ALL_SAMPLES)
+def test_every_table_is_one_and_every_fold_is_closed(sample: Callable[[], Record]) -> None:
+    """Each row has as many cells as its header, and each fold opens and closes as HTML of its own."""
+    markdown_it = pytest.importorskip("markdown_it")
+    tokens = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").parse(render(sample()))
+    widths: list[int] = []
+    for token in tokens:
+        if token.type == "table_open":
+            widths = []
+        elif token.type == "tr_open":
+            widths.append(0)
+        elif token.type in ("td_open", "th_open"):
+            widths[-1] += 1
+        elif token.type == "table_close":
+            assert len(set(widths)) == 1, widths
+    html = [token.content.strip() for token in tokens if token.type == "html_block"]
+    assert sum(block.startswith("<details>") for block in html) == html.count("</details>") > 0
+
+
 def test_h1_records_model_size_and_reason() -> None:
     """Model name, approximate size, reason, revision, licence and passed-over candidates are there."""
     text = section(render(factory.with_rejected_candidates()), "タスクH-1")
     for words in (
         "Qwen/Qwen2.5-1.5B-Instruct",
         "約 1.5B",
+        "| 代わりに使ったモデル名 | `Qwen/Qwen2.5-1.5B-Instruct` |",
         "次の候補を使いました",
         "e482ee3f",
         "404: no such repository",
@@ -141,6 +177,28 @@ def test_the_final_command_can_be_pasted() -> None:
     folder, command = commands.attempt_command(changed).split("\n", 1)
     assert folder == f"cd {factory.ROOT}"
     assert tuple(shlex.split(command.replace("\\\n", " "))) == changed.argv
+
+
+def test_an_error_of_one_line_can_be_read_without_scrolling() -> None:
+    """The message of a failed attempt is broken at spaces, no word of it lost; its traceback stays as it was."""
+    attempt = factory.walked_down().stages[StageId.H2].attempts[0]
+    message = f"{attempt.probes[0].exception_type}: {attempt.probes[0].exception_message}"
+    block = render(factory.walked_down()).split("のエラー: OOM")[1].split("```")[1]
+    assert max(map(len, block.splitlines())) <= 110
+    assert " ".join(block.split()) == f"text {' '.join(message.split())}"
+
+
+def test_predicted_and_measured_peaks_stand_in_one_row() -> None:
+    """Where attempts were predicted, each has its prediction with the interval beside the measured peaks."""
+    record = factory.walked_down()
+    h2 = record.stages[StageId.H2]
+    gib = 1024**3
+    figures = {"predicted_peak_bytes": 9 * gib, "predicted_low_bytes": 8 * gib, "predicted_high_bytes": 10 * gib}
+    attempts = (h2.attempts[0].model_copy(update=figures), *h2.attempts[1:])
+    text = section(render(with_stage(record, StageId.H2, attempts=attempts)), "タスクH-2")
+    assert "| 9.33 GiB | 8.92 GiB | 9.00 GiB<br>8.00 〜 10.00 |" in text
+    assert text.count("| 未予測 |") == 2
+    assert "未予測" not in section(render(record), "タスクH-2")
 
 
 def test_every_attempt_and_every_failure_is_shown() -> None:
@@ -236,7 +294,7 @@ def test_the_rerun_command_keeps_the_sessions_options(command: str, launcher: st
     record = factory.green_acceptance()
     only = record.sessions[0].model_copy(update={"command": tuple(shlex.split(command))})
     made = commands.rerun_command(record.model_copy(update={"sessions": (only,)}), StageId.H2)
-    assert made == f"{launcher} -m gpu {commands.TEST_IDS[StageId.H2]}{options}"
+    assert made.replace(" \\\n  ", " ") == f"{launcher} -m gpu {commands.TEST_IDS[StageId.H2]}{options}"
 
 
 def test_the_same_record_renders_to_the_same_text() -> None:
@@ -330,6 +388,21 @@ def test_history_has_a_row_for_each_run_of_its_kind_newest_first() -> None:
     assert "H-2 PASS_DEGRADED" in rows[0]
 
 
+def test_a_long_history_is_folded_and_no_row_of_it_is_lost(tmp_path: Path) -> None:
+    """Beyond twenty rows the older ones are in a fold, from which they are read again when their records are gone."""
+    green = undrawn(factory.green_acceptance())
+    often = [
+        green.sessions[0].model_copy(update={"started_at": f"2026-10-{day:02d}T00:00:00+00:00"}) for day in range(1, 31)
+    ]
+    path = write_report(green.model_copy(update={"sessions": tuple(often)}), [], tmp_path / "r.md")
+    write_report(undrawn(factory.walked_down()), [], path)
+    text = section(path.read_text(encoding="utf-8"), "実行履歴")
+    assert "<summary>それより前の 11 回</summary>" in text
+    assert [line[2:12] for line in text.splitlines() if line.startswith("| 2026-10")] == [
+        f"2026-10-{day:02d}" for day in range(30, 0, -1)
+    ]
+
+
 def test_history_rows_outlive_their_records(tmp_path: Path) -> None:
     """Rows of records that are no longer on disk are kept from the file."""
     path = write_report(undrawn(factory.green_acceptance()), [], tmp_path / "r.md")
@@ -373,7 +446,7 @@ def test_under_a_cap_the_process_is_held_against_it_not_the_card() -> None:
     capped = with_stage(green, StageId.H2, attempts=(measured,)).model_copy(
         update={"context": green.context.model_copy(update={"vram_cap_bytes": 3 << 30})}
     )
-    assert any("このプロセスで 2.00 GiB / 3.00 GiB(余り 1.00 GiB)" in sentence for sentence in sentences(capped))
+    assert any("このプロセスで 2.00 GiB / 3.00 GiB(余り 1.00 GiB、" in sentence for sentence in sentences(capped))
 
 
 def test_a_capped_cards_limit_lies_above_what_was_in_use_before() -> None:

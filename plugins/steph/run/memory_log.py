@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,11 +19,12 @@ def write_samples(folder: Path, started_unix: float, samples: Iterable[tuple[flo
 
 
 def read_samples(record_folder: Path) -> list[tuple[float, int]]:
-    """All samples of a record as (unix seconds, used bytes), in time's order; a broken line is passed over."""
+    """All samples of a record as (unix seconds, used bytes), in time's order; what can't be read is passed over."""
     found = []
     for path in record_folder.glob(f"*/{NAME}"):
-        for line in path.read_text(encoding="ascii", errors="replace").splitlines():
-            moment, _, used = line.partition(" ")
-            with contextlib.suppress(ValueError):
-                found.append((float(moment), int(used)))
-    return sorted(found)
+        with contextlib.suppress(OSError):
+            for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+                moment, _, used = line.partition(" ")
+                with contextlib.suppress(ValueError):
+                    found.append((float(moment), int(used)))
+    return sorted(sample for sample in found if math.isfinite(sample[0]))

@@ -41,7 +41,7 @@ def rerun_command(record: Record, stage: StageId) -> str:
     """Give the command that runs one stage again into this record, with the options of its latest session."""
     words = record.sessions[-1].command if record.sessions else ()
     launcher, rest = _launcher_and_rest(words)
-    return shlex.join([*launcher, "-m", "gpu", TEST_IDS[stage], *_kept_options(rest)])
+    return pasteable([*launcher, "-m", "gpu", TEST_IDS[stage], *_kept_options(rest)])
 
 
 def _launcher_and_rest(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

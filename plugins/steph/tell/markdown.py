@@ -7,6 +7,7 @@ Takes any text, gives `Markdown`; reads nothing. Written for GitHub's dialect an
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -103,12 +104,16 @@ def _between_codes(text: str, *, first: bool) -> str:
     return _BLOCK_START.sub(_defused, _escaped(text)) if first else _escaped(text)
 
 
-def fence(text: str, language: str = "text") -> Markdown:
+def fence(text: str, language: str = "text", width: int | None = None) -> Markdown:
     """Give the text as a fenced block that no line of it can close; head and tail of a long one.
+
+    With a `width` in characters, longer lines are broken at spaces, so that an error of one line can be read.
 
     Comment openers are taken apart, so that no line of it is ever read as one of the report's own marks.
     """
     lines = clean(text).replace("<!--", "<! --").rstrip().lstrip("\n").split("\n")
+    if width is not None:
+        lines = [part for line in lines for part in _wrapped(line, width)]
     if len(lines) > FENCE_LIMIT_LINES:
         head = FENCE_LIMIT_LINES // 3
         tail = FENCE_LIMIT_LINES - head
@@ -118,6 +123,10 @@ def fence(text: str, language: str = "text") -> Markdown:
     longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
     ticks = "`" * max(3, longest + 1)
     return Markdown(f"{ticks}{language}\n{body}\n{ticks}")
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=True) or [line]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> Markdown:

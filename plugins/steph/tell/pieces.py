@@ -12,7 +12,6 @@ from steph.record import (
     Check,
     Diagnosis,
     EndedBy,
-    EvalSettings,
     Probe,
     Record,
     StageId,
@@ -24,6 +23,7 @@ from steph.tell.markdown import Markdown, code, details, fence, inline, joined, 
 from steph.tell.wording import MISSING
 
 MOST_EVIDENCE_LINES = 8
+MESSAGE_WIDTH = 110
 
 
 def command_block(attempt: Attempt | None) -> Markdown:
@@ -34,8 +34,8 @@ def command_block(attempt: Attempt | None) -> Markdown:
 
 
 def rerun_block(record: Record, stage: StageId) -> Markdown:
-    """Give the command that runs this stage again."""
-    return fence(commands.rerun_command(record, stage), "bash")
+    """Give the command that runs this stage again, folded."""
+    return details("このステージだけのやり直し", fence(commands.rerun_command(record, stage), "bash"))
 
 
 def facts(rows: list[tuple[str, str]]) -> Markdown:
@@ -55,27 +55,44 @@ def stage_state(record: Record, stage: StageId) -> Markdown:
 
 
 def attempts_table(record: Record, stage: StageId, *, deep: bool = False) -> Markdown:
-    """Give every attempt of a stage with setting, cause, phase, seconds and peaks; `deep`: those of `--steph-deep`."""
+    """Give every attempt of a stage with setting, outcome, seconds and peaks; `deep`: those of `--steph-deep`.
+
+    A column that no attempt has anything for falls away.
+    """
     result = record.stages.get(stage)
     attempts = () if result is None else result.deep_attempts if deep else result.attempts
     if result is None or not attempts:
         return Markdown("試行はありません。")
-    header = ("試行", "モデル", "設定", "結果", "原因と段階", "秒", "ピーク(カード全体)", "torch の確保 / 予約", "予測")
-    rows = [
-        (
-            str(attempt.number),
-            code(attempt.model_name.rpartition("/")[2]) if attempt.model_name else MISSING,
-            settings_words(attempt),
-            "実行中" if _is_running(record, result, attempt) else wording.outcome_words(attempt),
-            cause_words(attempt.diagnosis),
-            f"{attempt.seconds:,.1f}" if attempt.seconds is not None else MISSING,
-            measured(attempt.peak_device_bytes, record),
-            torch_peaks(attempt.probes),
-            wording.gib(attempt.predicted_peak_bytes) if attempt.predicted_peak_bytes is not None else "未予測",
-        )
-        for attempt in attempts
+    with_model = len({attempt.model_name for attempt in attempts}) > 1
+    has_card = record.context.environment.device is not None
+    columns: list[tuple[str, str, list[str]]] = [
+        ("r", "試行", [str(attempt.number) for attempt in attempts]),
+        ("l", "設定", [settings_words(attempt, with_model=with_model) for attempt in attempts]),
+        ("l", "結果", [_result_words(record, result, attempt) for attempt in attempts]),
+        ("r", "秒", [MISSING if a.seconds is None else f"{a.seconds:,.1f}" for a in attempts]),
+        ("r", "カード全体のピーク", [measured(a.peak_device_bytes, record) for a in attempts] if has_card else []),
+        ("r", "プロセスのピーク", [measured(a.peak_own_bytes, record) for a in attempts] if has_card else []),
+        ("r", "予測ピーク", [_predicted(a) for a in attempts] if any(a.predicted_peak_bytes for a in attempts) else []),
+        ("r", "torch 確保 / 予約", [torch_peaks(a.probes) for a in attempts] if has_card else []),
     ]
-    return table(header, rows, align="rllllrrrr")
+    shown = [column for column in columns if any(cell != MISSING for cell in column[2])]
+    rows = zip(*(cells for _, _, cells in shown), strict=True)
+    return table([title for _, title, _ in shown], rows, align="".join(align for align, _, _ in shown))
+
+
+def _result_words(record: Record, result: StageResult, attempt: Attempt) -> Markdown:
+    if _is_running(record, result, attempt):
+        return Markdown("実行中")
+    phase = attempt.diagnosis.phase if attempt.diagnosis and wording.failed(attempt) else None
+    return Markdown(f"{inline(wording.outcome_words(attempt))}{f'<br>{wording.PHASES[phase]}' if phase else ''}")
+
+
+def _predicted(attempt: Attempt) -> Markdown:
+    peak, low, high = attempt.predicted_peak_bytes, attempt.predicted_low_bytes, attempt.predicted_high_bytes
+    if peak is None:
+        return Markdown("未予測")
+    interval = f"<br>{low / wording.GIB:,.2f} 〜 {high / wording.GIB:,.2f}" if low and high else ""
+    return Markdown(f"{wording.gib(peak)}{interval}")
 
 
 def _is_running(record: Record, result: StageResult, attempt: Attempt) -> bool:
@@ -83,15 +100,16 @@ def _is_running(record: Record, result: StageResult, attempt: Attempt) -> bool:
     return verdict.in_flight(record, result.stage) and is_last and attempt.ended_by is None
 
 
-def settings_words(attempt: Attempt) -> Markdown:
-    """Give an attempt's label, and for training the effective batch."""
+def settings_words(attempt: Attempt, *, with_model: bool = False) -> Markdown:
+    """Give an attempt's label, for training the effective batch, and on request the model."""
     settings = attempt.settings
+    lines: list[str] = [code(attempt.label) if settings else inline(attempt.label)]
     if isinstance(settings, TrainSettings):
         effective = settings.batch_size * settings.gradient_accumulation_steps
-        return Markdown(f"{code(attempt.label)} 累積 {settings.gradient_accumulation_steps}(実効バッチ {effective})")
-    if isinstance(settings, EvalSettings):
-        return code(attempt.label)
-    return inline(attempt.label)
+        lines.append(f"累積 {settings.gradient_accumulation_steps}(実効 {effective})")
+    if with_model and attempt.model_name:
+        lines.append(code(attempt.model_name.rpartition("/")[2]))
+    return Markdown("<br>".join(lines))
 
 
 def cause_words(diagnosis: Diagnosis | None) -> str:
@@ -187,7 +205,7 @@ def _message_words(attempt: Attempt) -> str:
 def _message(attempt: Attempt) -> Markdown:
     words = _message_words(attempt)
     if words:
-        return fence(words)
+        return fence(words, width=MESSAGE_WIDTH)
     return Markdown(f"エラーメッセージはありません({inline(_ending(attempt))})。")
 
 

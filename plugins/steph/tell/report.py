@@ -14,8 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steph.record import Record, RecordKind, StageId
-from steph.tell import advice, advice_views, commands, keep, pieces, place, summary, views, wording
-from steph.tell.figures import VramSample, write_figures
+from steph.tell import (
+    advice,
+    advice_views,
+    commands,
+    keep,
+    pictures,
+    pieces,
+    place,
+    summary,
+    surroundings,
+    views,
+    wording,
+)
+from steph.tell.drawings import VramSample
+from steph.tell.figures import write_figures
+from steph.tell.history import history_rows, rows_in
 from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, table
 
 if TYPE_CHECKING:
@@ -37,8 +51,8 @@ _SECTIONS = {
     "h2": _NOTES.format(title="H-2 の感想・原因メモ"),
     "h3": _NOTES.format(title="H-3 の感想・原因メモ"),
     "environment": _NOTES.format(title="環境のメモ"),
-    "advice": _NOTES.format(title="StepH の感想"),
     HISTORY: _NOTES.format(title="履歴のメモ"),
+    "advice": _NOTES.format(title="StepH の感想"),
 }
 
 
@@ -56,7 +70,7 @@ def _on_disk(name: str) -> str:
 
 
 def render(record: Record, history: Sequence[Record] = (), *, figures: Mapping[str, str] | None = None) -> str:
-    """Give the whole generated body; `figures` maps `loss` and `vram` to paths relative to the report."""
+    """Give the whole generated body; `figures` maps names of pictures to paths relative to the report."""
     return "\n\n".join(part.text for part in parts(record, history, figures=figures)) + "\n"
 
 
@@ -73,7 +87,7 @@ def parts(
         "record": record,
         "figures": dict(figures or {}),
         "advice": advice.advise(record, predictions),
-        "history_rows": views.history_rows(record, history, old_rows),
+        "history_rows": history_rows(record, history, old_rows),
     }
     templates = _templates()
     return tuple(
@@ -104,7 +118,9 @@ def _templates() -> Environment:
         **{function.__name__: function for function in (code, details, fence, inline, joined, prose, table)},
         **{
             "pieces": pieces,
+            "pictures": pictures,
             "summary": summary,
+            "surroundings": surroundings,
             "views": views,
             "wording": wording,
             "commands": commands,
@@ -133,11 +149,13 @@ def write_report(
     `figures_dir` is beside the report where not given. Raises OSError where the file can't be read or replaced.
     """
     target = path.resolve()
-    figures = write_figures(record, samples, figures_dir or target.parent / "figures") if with_figures else {}
+    figures = {}
+    if with_figures:
+        figures = write_figures(record, samples, figures_dir or target.parent / "figures", predictions)
     relative = {name: os.path.relpath(file, target.parent) for name, file in figures.items()}
 
     def renewed(existing: bytes | None) -> bytes:
-        rows = views.rows_in(existing or b"")
+        rows = rows_in(existing or b"")
         return keep.merge(existing, parts(record, history, figures=relative, old_rows=rows, predictions=predictions))
 
     return place.renew(target, renewed)

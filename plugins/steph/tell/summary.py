@@ -81,6 +81,22 @@ def ceiling_bytes(record: Record) -> int | None:
     return card.used_bytes + cap if card and cap is not None else capacity_bytes(record)
 
 
+def usable_bytes(record: Record) -> int | None:
+    """Give the memory that was left for a process: the cap, else what others did not hold before the run."""
+    card = record.context.environment.device
+    cap = record.context.vram_cap_bytes
+    return cap if cap is not None or card is None else card.total_bytes - card.used_bytes
+
+
+def card_words(record: Record) -> str:
+    """Name the card with its memory, and the cap where there is one."""
+    card = record.context.environment.device
+    if card is None:
+        return "GPU なし(CPU)"
+    cap = record.context.vram_cap_bytes
+    return f"{card.name} {wording.gib(card.total_bytes)}{f'({wording.gib(cap)} に制限)' if cap else ''}"
+
+
 def peak_bytes(result: StageResult | None) -> int | None:
     """Give the whole card's peak of the attempt that counts, used memory by NVML."""
     attempt = result.last_attempt if result else None
@@ -170,7 +186,9 @@ def _of_memory(record: Record) -> Iterator[str]:
     if h2 and h2.verdict.is_green and peak is not None and capacity:
         whose = "このプロセスで" if is_capped else "カード全体で"
         left = max(capacity - peak, 0)
-        share = f"{wording.gib(peak)} / {wording.gib(capacity)}(余り {wording.gib(left)})"
+        card = record.context.environment.device
+        before = f"、表のカード全体は開始前からの {wording.gib(card.used_bytes)} を含む" if card and is_capped else ""
+        share = f"{wording.gib(peak)} / {wording.gib(capacity)}(余り {wording.gib(left)}{before})"
         yield f"学習の VRAM ピークは{whose} {share}でした。"
 
 

@@ -1,40 +1,40 @@
-"""What single sections of the report show: the stage table, the model, training and evaluation facts, the history.
+"""What single sections of the report show: the stage table, the model, training and evaluation facts.
 
 Takes a record, gives Markdown rows and tables; the words around them are in `templates/`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from urllib.parse import quote
 
 from steph.judge import verdict
-from steph.record import (
-    Attempt,
-    EvalOutcome,
-    GitState,
-    ModelChoice,
-    Record,
-    RecordKind,
-    Session,
-    StageId,
-    TrainOutcome,
-)
-from steph.tell import keep, summary, wording
+from steph.record import Attempt, EvalOutcome, ModelChoice, Record, RecordKind, StageId, StageResult, TrainOutcome
+from steph.tell import summary, wording
 from steph.tell.commands import pasteable
-from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose, table
+from steph.tell.markdown import Markdown, code, fence, inline, joined, prose, table
 from steph.tell.pieces import facts, measured
 from steph.tell.wording import MISSING
 
-_HISTORY_HEADER = ("開始(UTC)", "記録", "実行したステージと判定", "所要時間", "終了コード", "コマンド")
-_ROW = re.compile(r"^\| (?P<start>[^|]+) \| (?P<record>[^|]+) \| .*\|$")
+
+def about(record: Record) -> Markdown:
+    """Say in one line what the verdict is about: card, model and profile."""
+    choice = summary.model_of(record)
+    model = f"{code(short_name(choice.name))}({wording.size_class(choice.parameters)})" if choice else "未決定"
+    return Markdown(
+        f"カード: **{inline(summary.card_words(record))}**、モデル: **{model}**、"
+        f"プロファイル: {code(record.context.profile)}"
+    )
+
+
+def short_name(model: str) -> str:
+    """Give a model's id on the Hub as it is, and of a folder the last part alone."""
+    return model.rstrip("/").rpartition("/")[2] if model.startswith(("/", "~", ".")) else model
 
 
 def stage_table(record: Record) -> Markdown:
     """Give the first screen's table of the three stages."""
     rows = [_stage_row(record, stage) for stage in StageId]
-    header = ("ステージ", "判定", "所要時間", "VRAM ピーク(カード全体)", "試行数", "日時(UTC)")
+    header = ("ステージ", "判定", "所要時間", "VRAM ピーク(カード)", "試行", "開始(UTC)")
     return table(header, rows, align="llrrrl")
 
 
@@ -56,10 +56,10 @@ def model_facts(choice: ModelChoice) -> Markdown:
     return facts(
         [
             ("選んだモデル名", code(choice.name)),
-            ("パラメータサイズ(おおよそ)", wording.parameters(choice.parameters)),
+            ("パラメータサイズ（おおよそ）", wording.parameters(choice.parameters)),
+            ("代わりに使ったモデル名", code(choice.name) if choice.automatic_substitute else "なし"),
             ("選定理由", prose(choice.reason)),
             ("取得元", wording.source_word(choice.source)),
-            ("代わりのモデルか", "はい(仕様の候補ではない)" if choice.automatic_substitute else "いいえ"),
             ("revision", code(choice.revision or "")),
             ("ライセンス", choice.licence or "不明(記録なし)"),
             ("取得量 / 空きディスク", disk),
@@ -84,12 +84,17 @@ def training_facts(record: Record, attempt: Attempt | None) -> Markdown:
     outcome = attempt.training
     rows = [
         ("学習完了の有無", _completion(record, StageId.H2, attempt)),
-        ("実行時間(この試行)", wording.duration(attempt.seconds)),
+        ("実行時間のおおよその目安", _time_words(record.stages[StageId.H2], attempt)),
         ("VRAM ピーク(カード全体 / このプロセス分)",
          f"{measured(attempt.peak_device_bytes, record)} / {measured(attempt.peak_own_bytes, record)}"),
         ("カードのメモリ(上限)", wording.gib(summary.capacity_bytes(record))),
     ]  # fmt: skip
     return facts(rows + (_training_rows(outcome) if outcome else []) + [("ログの置き場", log_folder(record, attempt))])
+
+
+def _time_words(result: StageResult, attempt: Attempt) -> str:
+    last = f"最後の試行 {wording.duration(attempt.seconds)}"
+    return f"{last}、ステージ全体 {wording.duration(result.seconds)}" if result.seconds is not None else last
 
 
 def _completion(record: Record, stage: StageId, attempt: Attempt) -> str:
@@ -112,7 +117,7 @@ def _training_rows(outcome: TrainOutcome) -> list[tuple[str, str]]:
         ("損失", loss_words(outcome)),
         ("速さ", rate),
         ("学習そのものの時間", wording.duration(outcome.train_runtime_seconds)),
-        ("出力先", code(outcome.output_dir)),
+        ("生成されたディレクトリ", code(outcome.output_dir)),
         ("LoRA 重みの sha256", code(outcome.adapter_sha256 or "")),
         ("チェックポイント", code(_inside(outcome.output_dir, outcome.checkpoint))),
     ]
@@ -172,144 +177,14 @@ def key_lines(attempt: Attempt | None) -> Markdown:
     return joined((Markdown("ログの要点:"), fence("\n".join(lines)))) if lines else Markdown()
 
 
-def picture(path: str | None, text: str) -> Markdown:
-    """Give a picture with its words; empty where there is no picture."""
-    if not path:
-        return Markdown()
-    return Markdown(f"![{inline(text)}]({quote(path, safe='/._-~')})\n\n{inline(text)}")
-
-
-def loss_alternative(record: Record) -> str:
-    """Say in words what the loss picture shows."""
-    result = record.stages.get(StageId.H2)
-    outcome = result.last_attempt.training if result and result.last_attempt else None
-    count = len(outcome.losses) if outcome else 0
-    return f"図: ステップごとの損失({count} 点)。{loss_words(outcome)}"
-
-
-def vram_alternative(record: Record) -> str:
-    """Say in words what the memory picture shows."""
-    attempts = [a for result in record.stages.values() for a in result.attempts if a.peak_device_bytes is not None]
-    peaks = "、".join(f"{a.stage} 試行 {a.number}({a.label}) {wording.gib(a.peak_device_bytes)}" for a in attempts[:8])
-    return (
-        f"図: カード全体の VRAM の推移(上限 {wording.gib(summary.ceiling_bytes(record))})。ピーク: {peaks or '未測定'}"
-    )
-
-
-def machine_facts(record: Record) -> Markdown:
-    """Give machine, card, driver and interpreter."""
-    machine, card = record.context.environment, record.context.environment.device
-    cap = record.context.vram_cap_bytes
-    rows = [
-        ("OS", f"{machine.os}{'(WSL)' if machine.is_wsl else ''}"),
-        ("CPU / メモリ", f"{machine.cpu}({machine.cpu_count} スレッド)/ {wording.gib(machine.ram_bytes)}"),
-        ("Python(スイート)", machine.python),
-        ("パイプラインの Python", code(record.context.pipeline_python)),
-        (
-            "プロファイル",
-            Markdown(f"{code(record.context.profile)}(sha256 {code(record.context.profile_sha256[:12])})"),
-        ),
-    ]
-    if card is None:
-        return facts([*rows, ("GPU", f"なし({machine.device_error})" if machine.device_error else "なし")])
-    capability = f"、compute capability {card.compute_capability}" if card.compute_capability else ""
-    return facts(
-        [
-            *rows,
-            ("GPU", f"{card.name}{'(MIG)' if card.is_mig else ''} {wording.gib(card.total_bytes)}{capability}"),
-            ("GPU UUID", code(card.uuid)),
-            ("開始前の使用量", wording.gib(card.used_bytes)),
-            ("VRAM の上限(模擬)", wording.gib(cap) if cap else ""),
-            ("ドライバ / CUDA", f"{card.driver_version} / CUDA {card.cuda_driver_version}"),
-        ]
-    )
-
-
-def packages_table(record: Record) -> Markdown:
-    """Give the package versions: those that the pipeline's processes loaded, and the suite's."""
-    loaded: dict[str, str] = {}
-    for result in record.stages.values():
-        for attempt in result.attempts:
-            for probe in attempt.probes:
-                loaded.update(probe.packages)
-    own = record.context.environment.packages
-    rows = [(code(name), loaded.get(name, ""), own.get(name, "")) for name in sorted(loaded.keys() | own.keys())]
-    if not rows:
-        return Markdown("パッケージの版は記録されていません。")
-    return details(
-        f"パッケージの版({len(rows)} 件)", table(("パッケージ", "パイプラインで読まれた版", "スイートの版"), rows)
-    )
-
-
-def git_table(record: Record) -> Markdown:
-    """Give branch, commit and cleanliness of suite and pipeline."""
-    states = (("パイプライン", record.context.pipeline_git), ("スイート", record.context.suite_git))
-    rows = [(name, code(s.branch or ""), code((s.commit or "")[:12]), _dirty(s)) for name, s in states]
-    return table(("対象", "ブランチ", "コミット", "未コミットの変更"), rows)
-
-
-def _dirty(state: GitState) -> str:
-    if state.dirty is None:
-        return "git の管理外" if state.commit is None else "不明"
-    return "あり" if state.dirty else "なし"
-
-
-def data_table(record: Record) -> Markdown:
-    """Give the data files with rows, sha256 and whether they are the bundled sample."""
-    roles = {"dataset": "評価の問題", "train_file": "学習データ"}
-    rows = [
-        (roles[f.role], code(f.path), f"{f.rows:,}", "付属の見本" if f.is_sample else "実データ", code(f.sha256))
-        for f in record.data
-    ]
-    return table(("役割", "パス", "行数", "種類", "sha256"), rows, align="llrll") if rows else Markdown("記録なし。")
-
-
-def history_rows(record: Record, history: Sequence[Record], old_rows: Sequence[str]) -> Markdown:
-    """Give 実行履歴, newest first: every session of this kind of record, and rows that only the old file still has."""
-    known = {item.id: item for item in (*history, record) if item.context.kind is record.context.kind}
-    rows = {
-        _row_key(line): line
-        for item in known.values()
-        for line in (_history_row(item, session) for session in item.sessions)
-    }
-    kept = {_row_key(line): line for line in old_rows if _row_key(line) not in rows}
-    ordered = sorted({**kept, **rows}.items(), reverse=True)
-    head = table(_HISTORY_HEADER, (), align="lllrrl")
-    return Markdown("\n".join([head, *(line for _, line in ordered)]))
-
-
-def rows_in(existing: bytes) -> tuple[str, ...]:
-    """Give the history rows of a report on disk as they stand there."""
-    return tuple(
-        line.rstrip()
-        for block in keep.blocks_in(existing)
-        if block.id == "history"
-        for line in block.text.split("\n")
-        if _ROW.match(line.rstrip()) and not line.startswith(f"| {_HISTORY_HEADER[0]} |")
-    )
-
-
-def _row_key(line: str) -> tuple[str, str]:
-    match = _ROW.match(line)
-    return (match["start"].strip(), match["record"].strip()) if match else (line, "")
-
-
-def _history_row(record: Record, session: Session) -> str:
-    verdicts = "、".join(f"{stage} {session.verdicts[stage].value}" for stage in sorted(session.verdicts))
-    cells = (
-        wording.moment_to_second(session.started_at),
-        code(record.id),
-        verdicts or ("実行中" if record.live else "判定なし(途絶)"),
-        wording.duration(wording.seconds_between(session.started_at, session.ended_at)),
-        "" if session.exit_status is None else str(session.exit_status),
-        code(" ".join(session.command)) if session.command else "",
-    )
-    return table(_HISTORY_HEADER, [cells]).split("\n")[-1]
-
-
 def reasons(items: Iterable[str]) -> Markdown:
     """Give reasons as a list."""
     return Markdown("\n".join(f"- {prose(item)}" for item in items))
+
+
+def listed(items: Sequence[str]) -> Markdown:
+    """Give reasons in one line, or that there are none on record."""
+    return joined((prose(item) for item in items), "、") or Markdown("記録なし")
 
 
 def kind_is_rehearsal(record: Record) -> bool:

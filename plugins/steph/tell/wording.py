@@ -12,7 +12,7 @@ from steph.record import Attempt, Cause, EndedBy, Phase, RecordKind, Severity, S
 GIB = 1024**3
 MISSING = "—"
 
-STAGE_TITLES = {StageId.H1: "モデルの決定", StageId.H2: "小モデルの学習", StageId.H3: "HF バックエンド評価"}
+STAGE_TITLES = {StageId.H1: "モデルの決定", StageId.H2: "学習", StageId.H3: "HF 評価"}
 
 CAUSES = {
     Cause.CUDA_OOM: "CUDA OOM(GPU メモリ不足)",
@@ -96,6 +96,15 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}時間{minutes}分" if hours else f"{minutes}分{rest}秒"
+
+
+def clock(seconds: float | None) -> str:
+    """Give seconds as `m:ss` or `h:mm:ss`, which no narrow column breaks; `—` where unknown."""
+    if seconds is None:
+        return MISSING
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def about_duration(seconds: float) -> str:

@@ -1,0 +1,57 @@
+"""An empty plot that reads on white and on dark, and the plot as SVG text; matplotlib is loaded only here.
+
+The background is left out and lines are a grey between the two. Colours are Okabe and Ito's, which colour-blind people
+can tell apart. Letters are drawn as shapes, so that no font is needed where a report is read; matplotlib brings one
+for ASCII alone, so `plain` takes everything else away before it would become an empty box.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#808080"
+BLUE, ORANGE, GREEN, YELLOW, SKY = "#3b8fd4", "#e07b39", "#1a9e77", "#f0e442", "#56b4e9"  # lines, then fills
+
+
+def plain(text: str, limit: int = 40) -> str:
+    """Give text that a plot can show: printable ASCII, `?` for everything else, no markup, at most `limit` long."""
+    shown = "".join(character if " " <= character <= "~" else "?" for character in text)
+    return shown[:limit].replace("$", r"\$")
+
+
+def new_figure(height_inches: float = 3.2) -> tuple[Figure, Axes]:
+    """Give an empty plot without background."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, height_inches), layout="constrained", facecolor="none")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot(facecolor="none")
+    axes.grid(color=INK, alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    for spine in axes.spines.values():
+        spine.set_color(INK)
+    return figure, axes
+
+
+def title(axes: Axes, words: str) -> None:
+    """Put a title over the plot, at its left."""
+    axes.set_title(words, color=INK, fontsize=10, loc="left")
+
+
+def svg(figure: Figure) -> str:
+    """Give a figure as SVG text, the same bytes for the same data."""
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "steph"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

@@ -1,0 +1,203 @@
+"""The report's four drawings: loss per step, the card's memory over time, predicted against measured, H-4's grid.
+
+Takes a record, samples and predictions, gives SVG text, or None where there is nothing to draw. Pure.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from steph.record import Attempt, EvalSettings, Record, StageId
+from steph.tell import summary, wording
+from steph.tell.advice import Prediction
+from steph.tell.canvas import BLUE, GREEN, INK, ORANGE, SKY, YELLOW, new_figure, plain, svg, title
+from steph.tell.wording import GIB
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_POINTS = 2000
+LONGEST_GAP_SECONDS = 5.0  # of the time axis: a stage that was run again next day stands beside the others
+_CELLS = {"fits": (SKY, "fits"), "too_close": (YELLOW, "tight"), "does_not_fit": (ORANGE, "no")}
+
+
+@dataclass(frozen=True)
+class VramSample:
+    """Used memory of the whole card at one moment, `at_seconds` since the epoch."""
+
+    at_seconds: float
+    used_bytes: int
+
+
+def loss_svg(record: Record) -> str | None:
+    """Draw the loss of the training that counts; None with fewer than two values."""
+    result = record.stages.get(StageId.H2)
+    attempt = result.last_attempt if result else None
+    if attempt is None or attempt.training is None or len(attempt.training.losses) < 2:
+        return None
+    losses = attempt.training.losses
+    every = getattr(attempt.settings, "logging_steps", 1)
+    figure, axes = new_figure()
+    steps = [every * (at + 1) for at in range(len(losses))]
+    axes.plot(steps, losses, color=BLUE, linewidth=1.6, marker="o" if len(losses) <= 100 else None, markersize=2.5)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("training loss")
+    title(axes, f"Loss per step, attempt {attempt.number} ({plain(attempt.label)})")
+    return svg(figure)
+
+
+def vram_svg(record: Record, samples: Sequence[VramSample]) -> str | None:
+    """Draw the card's used memory over the attempts of the record, with its capacity; None without samples.
+
+    Time between attempts is cut short. Of many samples the highest of each short span is kept, so no peak is lost.
+    """
+    spans = [(start, start + attempt.seconds, attempt) for start, attempt in _starts(record) if attempt.seconds]
+    inside = [s for s in samples if any(start - 1 <= s.at_seconds <= end + 1 for start, end, _ in spans)]
+    if len(inside) < 2:
+        return None
+    thinned = _thinned(sorted(inside, key=lambda sample: sample.at_seconds))
+    clock = _Clock([sample.at_seconds for sample in thinned])
+    figure, axes = new_figure()
+    used = [sample.used_bytes / GIB for sample in thinned]
+    axes.plot([clock.shown(s.at_seconds) for s in thinned], used, color=BLUE, linewidth=1.4)
+    top = _draw_capacity(axes, record, max(used))
+    for start, end, attempt in spans:
+        _draw_attempt(axes, attempt, clock.shown(start), clock.shown(end), clock.total_seconds)
+    axes.set_ylim(0, top)
+    axes.set_xlim(0, clock.total_seconds)
+    axes.set_xlabel("seconds, pauses between attempts cut short")
+    axes.set_ylabel("used VRAM of the card (GiB)")
+    title(axes, "VRAM over time, by attempt")
+    return svg(figure)
+
+
+class _Clock:
+    """Moments as places on a time axis whose long pauses are cut short."""
+
+    def __init__(self, moments: Sequence[float]) -> None:
+        self._moments = moments
+        self._places = [0.0]
+        for earlier, later in pairwise(moments):
+            self._places.append(self._places[-1] + min(later - earlier, LONGEST_GAP_SECONDS))
+        self.total_seconds = self._places[-1]
+
+    def shown(self, moment: float) -> float:
+        """The place of a moment, between the first sample's and the last one's."""
+        at = bisect_right(self._moments, moment) - 1
+        if at < 0:
+            return 0.0
+        return min(self._places[at] + min(moment - self._moments[at], LONGEST_GAP_SECONDS), self.total_seconds)
+
+
+def _starts(record: Record) -> list[tuple[float, Attempt]]:
+    attempts = (a for result in record.stages.values() for a in (*result.attempts, *result.deep_attempts))
+    starts = [(datetime.fromisoformat(attempt.started_at).timestamp(), attempt) for attempt in attempts]
+    return sorted(starts, key=lambda pair: pair[0])
+
+
+def _draw_capacity(axes: Axes, record: Record, peak_gib: float) -> float:
+    """Draw where the card ends, unless that is far above the peak; give the axis's upper end in GiB."""
+    ceiling = summary.ceiling_bytes(record)
+    if not ceiling:
+        return peak_gib * 1.3
+    limit = ceiling / GIB
+    what = "cap + in use before" if record.context.vram_cap_bytes else "card"
+    is_near = limit < 3 * peak_gib
+    if is_near:
+        axes.axhline(limit, color=ORANGE, linewidth=1.2, linestyle="--")
+    axes.annotate(f"{what}: {limit:.2f} GiB{'' if is_near else ' (above)'}",
+                  (1, limit if is_near else 1), xytext=(-3, 3 if is_near else -10), ha="right",
+                  xycoords=("axes fraction", "data" if is_near else "axes fraction"),
+                  textcoords="offset points", color=ORANGE, fontsize=8)  # fmt: skip
+    return max(limit if is_near else 0.0, peak_gib) * 1.3
+
+
+def _draw_attempt(axes: Axes, attempt: Attempt, start: float, end: float, total: float) -> None:
+    failed = wording.failed(attempt)
+    color = ORANGE if failed else GREEN
+    axes.axvspan(start, end, facecolor=color, edgecolor=color, alpha=0.12, linewidth=0, hatch="//" if failed else None)
+    if end - start < 0.06 * total:
+        return
+    words = f"{attempt.stage} #{attempt.number}\n{_setting(attempt)}\n{_outcome(attempt)}"
+    axes.annotate(words, (start, 1), xycoords=("data", "axes fraction"), xytext=(3, -4), textcoords="offset points",
+                  va="top", color=color, fontsize=7)  # fmt: skip
+
+
+def _setting(attempt: Attempt) -> str:
+    if isinstance(attempt.settings, EvalSettings):
+        return f"{attempt.settings.samples} questions"
+    return plain(attempt.label, 16)
+
+
+def _outcome(attempt: Attempt) -> str:
+    return {"成功": "ok", "OOM": "OOM"}.get(wording.outcome_words(attempt), "failed")
+
+
+def _thinned(samples: Sequence[VramSample]) -> list[VramSample]:
+    width = -(-len(samples) // MOST_POINTS)
+    spans = (samples[at : at + width] for at in range(0, len(samples), width))
+    return [max(span, key=lambda sample: sample.used_bytes) for span in spans]
+
+
+def predicted_svg(record: Record) -> str | None:
+    """Draw each training attempt's predicted peak with its interval beside the measured one; None without a pair."""
+    result = record.stages.get(StageId.H2)
+    pairs = [a for a in (result.attempts if result else ()) if a.predicted_peak_bytes and a.peak_own_bytes]
+    if not pairs:
+        return None
+    figure, axes = new_figure(1.4 + 0.45 * len(pairs))
+    for row, attempt in enumerate(pairs):
+        peak = (attempt.predicted_peak_bytes or 0) / GIB
+        low, high = ((bound or attempt.predicted_peak_bytes or 0) / GIB
+                     for bound in (attempt.predicted_low_bytes, attempt.predicted_high_bytes))  # fmt: skip
+        axes.plot([low, high], [row, row], color=BLUE, linewidth=6, alpha=0.35, solid_capstyle="butt",
+                  label=None if row else "predicted, with its interval")  # fmt: skip
+        axes.plot([peak], [row], color=BLUE, marker="|", markersize=14, markeredgewidth=2, linestyle="none")
+    for marker, color, words, ooms in (
+        ("o", GREEN, "measured", False),
+        ("X", ORANGE, "measured when it ran out", True),
+    ):
+        rows = [at for at, attempt in enumerate(pairs) if (_outcome(attempt) == "OOM") is ooms]
+        measured = [(pairs[at].peak_own_bytes or 0) / GIB for at in rows]
+        axes.plot(measured, rows, marker=marker, color=color, markersize=7, linestyle="none", label=words)
+    usable = summary.usable_bytes(record)
+    if usable:
+        axes.axvline(usable / GIB, color=INK, linewidth=1, linestyle="--", label=f"usable {usable / GIB:.2f} GiB")
+    axes.set_yticks(range(len(pairs)), [f"#{a.number} {plain(a.label, 24)}" for a in pairs])
+    axes.set_ylim(len(pairs) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("peak VRAM of the training process (GiB)")
+    axes.legend(fontsize=7, labelcolor=INK, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    return svg(figure)
+
+
+def grid_svg(predictions: Mapping[tuple[int, int], Prediction] | None) -> str | None:
+    """Draw H-4's grid: batch size by length, each cell with sign, word and peak; None without predictions."""
+    if not predictions:
+        return None
+    batches, lengths = (sorted({key[at] for key in predictions}) for at in (0, 1))
+    figure, axes = new_figure(1.1 + 0.5 * len(lengths))
+    axes.grid(visible=False)
+    for (batch, length), prediction in predictions.items():
+        x, y = batches.index(batch), lengths.index(length)
+        color, word = _CELLS[prediction.verdict]
+        hatch = "////" if prediction.verdict == "does_not_fit" else None
+        axes.fill([x - 0.48, x + 0.48, x + 0.48, x - 0.48], [y - 0.46, y - 0.46, y + 0.46, y + 0.46],
+                  facecolor=color, edgecolor="#11111133", hatch=hatch, linewidth=0)  # fmt: skip
+        axes.text(x, y, f"{word}\n{prediction.peak_bytes / GIB:.1f} GiB", ha="center", va="center", fontsize=8,
+                  color="#111111")  # fmt: skip
+    axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
+    axes.set_yticks(range(len(lengths)), [str(length) for length in lengths])
+    axes.set_xlim(-0.5, len(batches) - 0.5)
+    axes.set_ylim(len(lengths) - 0.5, -0.5)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_xlabel("batch size")
+    axes.set_ylabel("max_seq_length")
+    return svg(figure)

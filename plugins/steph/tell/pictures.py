@@ -1,0 +1,82 @@
+"""The report's pictures as Markdown, each with words that say what it shows.
+
+Takes a record and the path of a picture, gives Markdown. The tables beside hold the same figures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from steph.record import Attempt, Record, StageId
+from steph.tell import summary, wording
+from steph.tell.advice import Prediction
+from steph.tell.markdown import Markdown, details, inline, table
+from steph.tell.views import loss_words
+
+MOST_ATTEMPTS = 8
+MOST_LOSSES = 100
+
+
+def picture(path: str | None, text: str) -> Markdown:
+    """Give a picture with its words; empty where there is no picture."""
+    if not path:
+        return Markdown()
+    return Markdown(f"![{inline(text)}]({quote(path, safe='/._-~')})\n\n{inline(text)}")
+
+
+def loss_alternative(record: Record) -> str:
+    """Say in words what the loss picture shows."""
+    result = record.stages.get(StageId.H2)
+    outcome = result.last_attempt.training if result and result.last_attempt else None
+    count = len(outcome.losses) if outcome else 0
+    return f"図: ステップごとの損失({count} 点)。{loss_words(outcome)}"
+
+
+def loss_table(record: Record) -> Markdown:
+    """Give the losses of the training that counts, folded; empty where there are none or too many to read."""
+    result = record.stages.get(StageId.H2)
+    attempt = result.last_attempt if result else None
+    losses = attempt.training.losses if attempt and attempt.training else ()
+    if not 2 <= len(losses) <= MOST_LOSSES:
+        return Markdown()
+    every = getattr(attempt.settings, "logging_steps", 1) if attempt else 1
+    rows = [(str(every * (at + 1)), f"{loss:.4g}") for at, loss in enumerate(losses)]
+    return details(f"損失の数値({len(losses)} 点)", table(("ステップ", "損失"), rows, align="rr"))
+
+
+def vram_alternative(record: Record) -> str:
+    """Say in words what the memory picture shows."""
+    peaks = "、".join(
+        f"{attempt.stage} 試行 {attempt.number}({attempt.label}) {wording.gib(attempt.peak_device_bytes)}"
+        for attempt in _drawn(record)
+    )
+    limit = wording.gib(summary.ceiling_bytes(record))
+    return f"図: カード全体の VRAM の推移(上限 {limit})。ピーク: {peaks or '未測定'}"
+
+
+def _drawn(record: Record) -> list[Attempt]:
+    attempts = (a for result in record.stages.values() for a in result.attempts)
+    return [a for a in attempts if a.peak_device_bytes is not None and a.settings][:MOST_ATTEMPTS]
+
+
+def predicted_alternative(record: Record) -> str:
+    """Say in words what the picture of predicted and measured peaks shows."""
+    result = record.stages.get(StageId.H2)
+    pairs = (
+        f"試行 {a.number}({a.label}) 予測 {wording.gib(a.predicted_peak_bytes)}、実測 {wording.gib(a.peak_own_bytes)}"
+        f"{'(OOM)' if wording.outcome_words(a) == 'OOM' else ''}"
+        for a in (result.attempts if result else ())
+        if a.predicted_peak_bytes and a.peak_own_bytes
+    )
+    return f"図: 学習プロセスの VRAM ピーク、予測と実測。{'。'.join(pairs)}"
+
+
+def grid_alternative(predictions: Mapping[tuple[int, int], Prediction] | None) -> str:
+    """Say in words what the grid shows; its cells are in the table beside."""
+    found = Counter(prediction.verdict for prediction in (predictions or {}).values())
+    return (
+        f"図: batch と max-seq-length の格子。載る {found['fits']}、きわどい {found['too_close']}、"
+        f"載らない {found['does_not_fit']}。数値は上の表"
+    )
