@@ -51,19 +51,24 @@ def report(
 
 @app.command("list")
 def list_records(reports: Reports = Path("reports")) -> None:
-    """List the records, newest first."""
+    """List the records, newest first, with what each takes on the disk."""
     from steph.run.journal import readable_records
+    from steph.run.retention import folder_bytes
     from steph.tell.listing import as_text, rows
 
-    typer.echo(as_text(rows(record for _, record in readable_records(reports / "runs"))), nl=False)
+    found = readable_records(reports / "runs")
+    typer.echo(as_text(rows((record, folder_bytes(folder)) for folder, record in found)), nl=False)
 
 
 @app.command()
 def compare(
-    a: Annotated[str | None, typer.Argument(help="the record to hold against (default: the one before B)")] = None,
+    a: Annotated[
+        str | None,
+        typer.Argument(help="the record to hold against: an id or a folder (default: B's predecessor of its kind)"),
+    ] = None,
     b: Annotated[str | None, typer.Argument(help="the record to judge (default: the newest)")] = None,
     threshold: Annotated[
-        float, typer.Option(min=0, help="how much worse a figure may be, as a share: 0.1 is 10 %")
+        float, typer.Option(min=0, help="how much worse a figure may be, as a share; a duration also by more than 10 s")
     ] = 0.10,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown instead of columns")] = False,
     reports: Reports = Path("reports"),
@@ -148,17 +153,22 @@ def _constants(reports: Path, run: str | None) -> Constants:
 
 
 def find_pair(runs: Path, a: str | None, b: str | None) -> tuple[Path, Path]:
-    """The folders of two records to compare: B the newest, A the one before it, where they are not named.
+    """The folders of two records to compare: B the newest, A the one of its kind before it, where they are not named.
 
     Raises JournalError where one of them is not there or both are the same.
     """
-    from steph.run.journal import JournalError, record_folders
+    from steph.run.journal import JournalError, read_record, readable_records
 
     later = find_record(runs, b)
     if a is None:
-        earlier = [folder for folder in record_folders(later.parent) if folder.name < later.name]
+        kind = read_record(later).context.kind
+        earlier = [
+            folder
+            for folder, record in readable_records(later.parent)
+            if folder.name < later.name and record.context.kind is kind
+        ]
         if not earlier:
-            raise JournalError(f"{runs}: no record before {later.name} to compare with")
+            raise JournalError(f"{runs}: no {kind} before {later.name} to compare it with; name a record")
         return earlier[-1], later
     first = find_record(runs, a)
     if first.samefile(later):

@@ -28,6 +28,7 @@ from steph.run.journal import (
 )
 from steph.run.leftovers import end_leftovers
 from steph.run.memory_log import read_samples
+from steph.run.retention import prune_logs
 from steph.run.rootlock import root_lock
 from steph.stages import NEEDS, Conductor
 from steph.tell.drawings import VramSample
@@ -58,6 +59,7 @@ class StageSession:
             pids = ", ".join(map(str, survivors))
             raise JoinError(f"processes of a killed run below {self.runs} can't be ended: pids {pids}; end them")
         settle_lost_runs(self.runs)
+        prune_logs(self.runs)
         self.journal = open_journal(setup, self.stages, self.runs)
         dirty = setup.context.pipeline_git.dirty
         self.journal.append(SessionStarted(at=now(), command=tuple(command), stages=self.stages, pipeline_dirty=dirty))

@@ -66,6 +66,17 @@ def test_more_steps_than_an_epoch_are_seen_as_the_published_run_shows_them(tmp_p
     assert {check.id for check in checks if check.holds is False} >= {"steps_complete", "epochs_as_asked"}
 
 
+def test_a_flood_of_losses_does_not_swell_the_record(tmp_path: Path) -> None:
+    """Of a hundred thousand printed losses the record keeps the first ten thousand; all of them are judged."""
+    evidence = TrainEvidence(
+        output_dir=tmp_path, output_dir_name="runs/x", settings=TrainSettings(), model_name="m", returncode=0,
+        stdout="{'loss': 1.5}\n" * 99_999 + "{'loss': nan}\n", output="", attempt_started_unix=0.0,
+    )  # fmt: skip
+    outcome, checks, _ = judge_training(evidence)
+    assert len(outcome.losses) == 10_000
+    assert "loss_finite" in {check.id for check in checks if check.holds is False}
+
+
 def test_an_attempt_that_left_nothing_is_judged_without_an_exception(tmp_path: Path) -> None:
     """No folder, no output, no exit code: findings and unmeasured checks, and nothing green."""
     evidence = TrainEvidence(

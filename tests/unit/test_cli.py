@@ -80,6 +80,7 @@ def test_list_shows_every_record_newest_first(reports: Path) -> None:
     """One line for each record under a header; without records one sentence."""
     lines = steph("list", "--reports", reports).output.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["20261120-020000", "20261120-010000"]
+    assert lines[1].endswith(" KiB")
     empty = steph("list", "--reports", reports / "none")
     assert (empty.exit_code, len(empty.output.splitlines())) == (0, 1)
 
@@ -92,6 +93,24 @@ def test_compare_holds_the_newest_against_the_one_before_and_exits_1_where_it_is
     better = steph("compare", "20261120-020000", "20261120-010000", "--threshold", "100", "--reports", reports)
     assert better.exit_code == 0, better.output
     assert "悪化なし" in better.output
+
+
+def test_compare_takes_the_newest_with_its_predecessor_of_the_same_kind(reports: Path) -> None:
+    """A rehearsal in between is never held against an acceptance unless it is named."""
+    keep(reports, factory.rehearsal("20261120-015000"))
+    header = steph("compare", "--reports", reports).output.splitlines()[0]
+    assert header.split() == ["20261120-010000", "20261120-020000", "変化"]
+    named = steph("compare", "20261120-015000", "--reports", reports)
+    assert "種別" in named.output
+
+
+def test_compare_takes_folders_from_anywhere(reports: Path, tmp_path: Path) -> None:
+    """A record's folder that was copied from another machine can be named by its path."""
+    elsewhere = tmp_path / "other machine"
+    keep(elsewhere, factory.green_acceptance("20261119-010000"))
+    shown = steph("compare", elsewhere / "runs" / "20261119-010000", "20261120-010000", "--reports", reports)
+    assert shown.exit_code == 0, shown.output
+    assert "20261119-010000" in shown.output
 
 
 def test_compare_prints_markdown(reports: Path) -> None:
@@ -126,4 +145,4 @@ def test_comparing_without_two_records_is_status_2(tmp_path: Path) -> None:
     keep(tmp_path, factory.green_acceptance())
     ended = steph("compare", "--reports", tmp_path)
     assert ended.exit_code == 2
-    assert "no record before 20261120-010000" in ended.stderr
+    assert "no acceptance before 20261120-010000" in ended.stderr

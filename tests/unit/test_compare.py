@@ -41,6 +41,33 @@ def test_the_threshold_can_be_chosen() -> None:
     assert compare(green, slower(green, 0.85), threshold_ratio=0.2).exit_status == 0
 
 
+def changed(record: Record, **changes: object) -> Record:
+    """Give the record with its last training attempt changed."""
+    h2 = record.stages[StageId.H2]
+    stage = h2.model_copy(update={"attempts": (*h2.attempts[:-1], h2.attempts[-1].model_copy(update=changes))})
+    return record.model_copy(update={"stages": record.stages | {StageId.H2: stage}})
+
+
+@pytest.mark.parametrize(("a", "b", "is_worse"), [(7.0, 12.0, False), (188.4, 198.0, False), (60.0, 71.0, True)])
+def test_a_few_seconds_more_are_no_regression(a: float, b: float, is_worse: bool) -> None:
+    """A duration is worse only beyond the threshold and beyond what starting a process varies by."""
+    green = factory.green_acceptance()
+    found = compare(changed(green, seconds=a), changed(green, seconds=b))
+    assert [row.name for row in found.regressions] == (["H-2 最後の試行"] if is_worse else [])
+
+
+def test_a_figure_that_only_one_record_has_is_named() -> None:
+    """A pipeline that counts no tokens can't be slower, but its missing figure does not pass for an equal one."""
+    green = factory.green_acceptance()
+    last = green.stages[StageId.H2].attempts[-1].training
+    assert last is not None
+    found = compare(green, changed(green, training=last.model_copy(update={"tokens_per_second": None})))
+    assert (found.regressions, found.exit_status) == ((), 0)
+    for page in (as_text(found), as_markdown(found)):
+        assert "測定なし" in page
+        assert "片方にしか測定がない: H-2 tokens/s" in page
+
+
 def test_a_worse_verdict_is_always_a_regression() -> None:
     """From PASS to PASS_DEGRADED, and from green to red, without any threshold; back again is none."""
     green, degraded, red = factory.green_acceptance(), factory.walked_down(), factory.blocked()
@@ -85,9 +112,10 @@ def test_terminal_columns_count_wide_characters_twice() -> None:
 
 def test_the_listing_is_newest_first_and_never_calls_a_rehearsal_passed() -> None:
     """One row a record, in time's order, rehearsals with words of their own."""
-    rows = listing.rows(sample() for sample in factory.ALL_SAMPLES)
+    rows = listing.rows((sample(), 1536) for sample in factory.ALL_SAMPLES)
     assert len(rows) == len(factory.ALL_SAMPLES)
     assert [row.id for row in rows] == sorted((row.id for row in rows), reverse=True)
     rehearsed = next(row for row in rows if row.kind == "予行")
     assert "合格" not in rehearsed.overall
+    assert {row.size for row in rows} == {"1.5 KiB"}
     assert "記録はまだありません" in listing.as_text(())

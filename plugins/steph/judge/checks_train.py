@@ -16,6 +16,8 @@ from steph.judge.steps import steps_due, steps_in, steps_per_epoch
 from steph.judge.training_files import STATE_NAME, OwnFigures, TrainerState, read_own_figures, read_state
 from steph.record import Artifact, Check, Severity, TrainOutcome
 
+MOST_LOSSES = 10_000  # in the record, which stays small; a profile allows 500 steps
+
 
 def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
     """Read what the attempt left behind and check it; missing files are findings, never exceptions."""
@@ -78,7 +80,7 @@ def _outcome(
         epochs_done=epochs,
         train_loss=_finite(final.get("train_loss")) if final else None,
         train_runtime_seconds=runtime,
-        losses=tuple(value for value in printed or state.losses if math.isfinite(value)),
+        losses=tuple(value for value in printed or state.losses if math.isfinite(value))[:MOST_LOSSES],
         step_seconds=tuple(step.seconds for step in steps_between(_loss_arrivals(evidence), settings.logging_steps)),
         tokens_per_second=state.tokens_seen / runtime if state.tokens_seen and runtime else own.tokens_per_second,
         train_rows=rows,

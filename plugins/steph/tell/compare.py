@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from steph.judge import verdict
 from steph.record import Attempt, Record, StageId, StageResult, Verdict
@@ -17,6 +18,8 @@ from steph.tell.markdown import Markdown, clean, code, inline, joined, table
 from steph.tell.wording import MISSING
 
 DEFAULT_THRESHOLD_RATIO = 0.10
+NOISE_SECONDS = 10.0  # starting a process alone takes some seconds more or less, by what the disk cache holds
+UNMEASURED = "測定なし"
 _RANKS = {Verdict.PASS: 0, Verdict.PASS_DEGRADED: 1}  # everything else is red alike
 
 
@@ -40,6 +43,8 @@ class Row:
     @property
     def change(self) -> str:
         """The change in percent, with a mark where it is a regression over the threshold."""
+        if MISSING in (self.a, self.b) and self.a != self.b:
+            return UNMEASURED
         words = "" if self.change_ratio is None else f"{self.change_ratio:+.1%}"
         return f"⚠️ 悪化 {words}".rstrip() if self.is_regression else words or MISSING
 
@@ -67,9 +72,12 @@ class Comparison:
 
 
 def compare(a: Record, b: Record, threshold_ratio: float = DEFAULT_THRESHOLD_RATIO) -> Comparison:
-    """Compare two records; a worse verdict is always a regression, a worse figure when over the threshold."""
+    """Compare two records; a worse verdict is always a regression, a worse figure when over the threshold.
+
+    A duration must also be worse by more than `NOISE_SECONDS`. Only figures of green stages count.
+    """
     verdicts = [_overall_row(a, b), *(_verdict_row(stage, a, b) for stage in StageId)]
-    figures = [_figure_row(*figure, a, b, threshold_ratio) for figure in _FIGURES]
+    figures = [_figure_row(figure, a, b, threshold_ratio) for figure in _FIGURES]
     circumstances = [Row(name, read(a), read(b)) for name, read in _CIRCUMSTANCES]
     return Comparison(
         a=a.id,
@@ -99,25 +107,24 @@ def _verdict_words(record: Record, stage: StageId) -> str:
     return record.verdict_of(stage).value + ("(stale)" if result and result.stale else "")
 
 
-def _figure_row(
-    name: str,
-    read: Callable[[Record], float | None],
-    say: Callable[[float], str],
-    better: Better,
-    a: Record,
-    b: Record,
-    threshold_ratio: float,
-) -> Row:
-    left, right = read(a), read(b)
-    ratio = (right - left) / left if left and right is not None else None
-    worse_by = None if ratio is None else ratio if better is Better.LOWER else -ratio
-    return Row(
-        name,
-        MISSING if left is None else say(left),
-        MISSING if right is None else say(right),
-        ratio,
-        is_regression=worse_by is not None and worse_by > threshold_ratio,
-    )
+class Figure(NamedTuple):
+    """One compared figure; a difference of at most `noise`, in the figure's own unit, is none."""
+
+    name: str
+    read: Callable[[Record], float | None]
+    say: Callable[[float], str]
+    better: Better = Better.LOWER
+    noise: float = 0.0
+
+
+def _figure_row(figure: Figure, a: Record, b: Record, threshold_ratio: float) -> Row:
+    left, right = figure.read(a), figure.read(b)
+    was, now = (MISSING if value is None else figure.say(value) for value in (left, right))
+    if not left or right is None:
+        return Row(figure.name, was, now)
+    worse_by = left - right if figure.better is Better.HIGHER else right - left
+    is_worse = worse_by > max(threshold_ratio * abs(left), figure.noise)
+    return Row(figure.name, was, now, (right - left) / left, is_worse)
 
 
 def _stage(record: Record, stage: StageId) -> StageResult | None:
@@ -182,16 +189,16 @@ def _gib(size: float) -> str:
     return wording.gib(int(size))
 
 
-_FIGURES: tuple[tuple[str, Callable[[Record], float | None], Callable[[float], str], Better], ...] = (
-    ("H-2 所要時間", _seconds(StageId.H2), wording.duration, Better.LOWER),
-    ("H-2 試行数", _attempt_count, "{:.0f}".format, Better.LOWER),
-    ("H-2 学習の時間(最後の試行)", _attempt_seconds(StageId.H2), wording.duration, Better.LOWER),
-    ("H-2 tokens/s", _tokens_per_second, "{:,.0f}".format, Better.HIGHER),
-    ("H-2 VRAM ピーク(カード全体)", _peak(StageId.H2), _gib, Better.LOWER),
-    ("H-2 torch 予約ピーク", _torch_peak(StageId.H2), _gib, Better.LOWER),
-    ("H-2 平均損失", _train_loss, "{:.4f}".format, Better.LOWER),
-    ("H-3 所要時間", _seconds(StageId.H3), wording.duration, Better.LOWER),
-    ("H-3 VRAM ピーク(カード全体)", _peak(StageId.H3), _gib, Better.LOWER),
+_FIGURES = (
+    Figure("H-2 所要時間", _seconds(StageId.H2), wording.duration, noise=NOISE_SECONDS),
+    Figure("H-2 試行数", _attempt_count, "{:.0f}".format),
+    Figure("H-2 最後の試行", _attempt_seconds(StageId.H2), wording.duration, noise=NOISE_SECONDS),
+    Figure("H-2 tokens/s", _tokens_per_second, "{:,.0f}".format, Better.HIGHER),
+    Figure("H-2 VRAM ピーク(カード)", _peak(StageId.H2), _gib),
+    Figure("H-2 torch 予約ピーク", _torch_peak(StageId.H2), _gib),
+    Figure("H-2 平均損失", _train_loss, "{:.4f}".format),
+    Figure("H-3 所要時間", _seconds(StageId.H3), wording.duration, noise=NOISE_SECONDS),
+    Figure("H-3 VRAM ピーク(カード)", _peak(StageId.H3), _gib),
 )
 
 
@@ -251,10 +258,13 @@ def _changed_versions(a: Record, b: Record) -> tuple[Row, ...]:
 
 
 def _conclusion(comparison: Comparison) -> str:
+    unmeasured = [row.name for row in comparison.rows if row.change == UNMEASURED]
+    not_compared = f"。片方にしか測定がない: {'、'.join(unmeasured)}" if unmeasured else ""
+    threshold = f"しきい値 {comparison.threshold_ratio:.0%}、時間は {NOISE_SECONDS:.0f} 秒を超える差だけ"
     if not comparison.regressions:
-        return f"悪化なし(しきい値 {comparison.threshold_ratio:.0%})"
+        return f"悪化なし({threshold}){not_compared}"
     names = "、".join(row.name for row in comparison.regressions)
-    return f"悪化 {len(comparison.regressions)} 件(しきい値 {comparison.threshold_ratio:.0%}): {names}"
+    return f"悪化 {len(comparison.regressions)} 件({threshold}): {names}{not_compared}"
 
 
 def as_markdown(comparison: Comparison) -> str:

@@ -13,7 +13,7 @@ from steph.record import Record, RecordKind, StageId
 from steph.tell import summary, wording
 from steph.tell.compare import columns
 
-_HEADER = ("記録", "種別", "開始(UTC)", "結果", "H-1", "H-2", "H-3", "モデル", "カード", "設定")
+_HEADER = ("記録", "種別", "開始(UTC)", "結果", "H-1", "H-2", "H-3", "モデル", "カード", "設定", "容量")
 _OVERALL = {
     verdict.Overall.PASSED: "合格",
     verdict.Overall.DEGRADED: "条件付き合格",
@@ -36,18 +36,20 @@ class ListRow:
     model: str
     card: str
     settings: str
+    size: str
 
 
-def rows(records: Iterable[Record]) -> tuple[ListRow, ...]:
-    """Give a row for each record, newest first."""
-    return tuple(_row(record) for record in sorted(records, key=_started_at, reverse=True))
+def rows(records: Iterable[tuple[Record, int]]) -> tuple[ListRow, ...]:
+    """Give a row for each record with the bytes of its folder, newest first."""
+    newest_first = sorted(records, key=lambda pair: _started_at(pair[0]), reverse=True)
+    return tuple(_row(record, size_bytes) for record, size_bytes in newest_first)
 
 
 def _started_at(record: Record) -> tuple[str, str]:
     return (record.sessions[0].started_at if record.sessions else "", record.id)
 
 
-def _row(record: Record) -> ListRow:
+def _row(record: Record, size_bytes: int) -> ListRow:
     is_rehearsal = record.context.kind is RecordKind.REHEARSAL
     words = _OVERALL | (_REHEARSED if is_rehearsal else {})
     choice, card = summary.model_of(record), record.context.environment.device
@@ -61,6 +63,7 @@ def _row(record: Record) -> ListRow:
         model=choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else wording.MISSING,
         card=card.name if card else "GPU なし",
         settings=h2.last_attempt.label if h2 and h2.last_attempt else wording.MISSING,
+        size=wording.file_size(size_bytes),
     )
 
 
@@ -76,7 +79,7 @@ def as_text(listed: Sequence[ListRow]) -> str:
     if not listed:
         return "記録はまだありません。\n"
     cells = [
-        (row.id, row.kind, row.started_at, row.overall, *row.verdicts, row.model, row.card, row.settings)
+        (row.id, row.kind, row.started_at, row.overall, *row.verdicts, row.model, row.card, row.settings, row.size)
         for row in listed
     ]
     return "\n".join(columns(_HEADER, cells)) + "\n"
