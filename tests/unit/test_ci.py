@@ -83,7 +83,7 @@ def test_the_jobs_page_gets_the_reports_sections_below_what_is_there(tmp_path: P
     assert status == 0, output
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n")
-    for expected in ("予行・受入ではない", "| H-2 小モデルの学習 |", "## タスクH-3", "実行履歴"):
+    for expected in ("予行・受入ではない", "| H-2 学習 |", "## タスクH-3", "実行履歴"):
         assert expected in text
     assert "![" not in text
 

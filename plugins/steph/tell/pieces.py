@@ -70,7 +70,7 @@ def attempts_table(record: Record, stage: StageId, *, deep: bool = False) -> Mar
         ("l", "設定", [settings_words(attempt, with_model=with_model) for attempt in attempts]),
         ("l", "結果", [_result_words(record, result, attempt) for attempt in attempts]),
         ("r", "秒", [MISSING if a.seconds is None else f"{a.seconds:,.1f}" for a in attempts]),
-        ("r", "カード全体のピーク", [measured(a.peak_device_bytes, record) for a in attempts] if has_card else []),
+        ("r", "カードのピーク", [measured(a.peak_device_bytes, record) for a in attempts] if has_card else []),
         ("r", "プロセスのピーク", [measured(a.peak_own_bytes, record) for a in attempts] if has_card else []),
         ("r", "予測ピーク", [_predicted(a) for a in attempts] if any(a.predicted_peak_bytes for a in attempts) else []),
         ("r", "torch 確保 / 予約", [torch_peaks(a.probes) for a in attempts] if has_card else []),

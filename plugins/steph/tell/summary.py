@@ -187,7 +187,7 @@ def _of_memory(record: Record) -> Iterator[str]:
         whose = "このプロセスで" if is_capped else "カード全体で"
         left = max(capacity - peak, 0)
         card = record.context.environment.device
-        before = f"、表のカード全体は開始前からの {wording.gib(card.used_bytes)} を含む" if card and is_capped else ""
+        before = f"、表はカード全体で開始前の {wording.gib(card.used_bytes)} を含む" if card and is_capped else ""
         share = f"{wording.gib(peak)} / {wording.gib(capacity)}(余り {wording.gib(left)}{before})"
         yield f"学習の VRAM ピークは{whose} {share}でした。"
 

@@ -34,7 +34,7 @@ def short_name(model: str) -> str:
 def stage_table(record: Record) -> Markdown:
     """Give the first screen's table of the three stages."""
     rows = [_stage_row(record, stage) for stage in StageId]
-    header = ("ステージ", "判定", "所要時間", "VRAM ピーク(カード)", "試行", "開始(UTC)")
+    header = ("ステージ", "判定", "所要時間", "VRAM ピーク", "試行", "開始(UTC)")
     return table(header, rows, align="llrrrl")
 
 

@@ -12,7 +12,7 @@ from steph.record import Attempt, Cause, EndedBy, Phase, RecordKind, Severity, S
 GIB = 1024**3
 MISSING = "—"
 
-STAGE_TITLES = {StageId.H1: "モデルの決定", StageId.H2: "学習", StageId.H3: "HF 評価"}
+STAGE_TITLES = {StageId.H1: "モデル", StageId.H2: "学習", StageId.H3: "HF 評価"}
 
 CAUSES = {
     Cause.CUDA_OOM: "CUDA OOM(GPU メモリ不足)",
@@ -53,7 +53,7 @@ _VERDICTS = {
     Verdict.BLOCKED: "⛔ 前段が通らず未実行",
     Verdict.NOT_RUN: "⬜ 未実行",
 }
-_REHEARSED = {Verdict.PASS: "✅ 予行通過", Verdict.PASS_DEGRADED: "🟡 設定を下げて予行通過", Verdict.FAIL: "❌ 失敗"}
+_REHEARSED = {Verdict.PASS: "✅ 予行通過", Verdict.PASS_DEGRADED: "🟡 下げて予行通過", Verdict.FAIL: "❌ 失敗"}
 
 _SOURCES = {
     "hub": "Hugging Face Hub",
