@@ -124,7 +124,7 @@ def test_stopping_at_the_first_failure_leaves_the_rest_as_not_run(tmp_path: Path
     bench = make_bench(tmp_path, train="adapter_nan")
     assert run(bench, "-x")[0] == 1
     assert verdicts(bench) == [Verdict.PASS, Verdict.FAIL, Verdict.NOT_RUN]
-    assert "H-3(HF バックエンド評価)は実行していません" in bench.report()
+    assert "H-3(HF 評価)は実行していません" in bench.report()
 
 
 def test_last_failed_runs_the_red_stages_again_into_the_same_record(tmp_path: Path) -> None:
