@@ -27,13 +27,15 @@ class Bar:
 
 @dataclass(frozen=True)
 class Rate:
-    """Samples a second of one way to train, medians: whole first runs of a process, and the steps of later ones."""
+    """Samples a second of one way to train, medians: whole first runs of a process, steps of later ones, all runs."""
 
     label: str
     first: float
     first_runs: int
     steady: float
     steady_runs: int
+    whole: float
+    whole_runs: int
 
 
 def bars(measured: Sequence[Measurement]) -> list[Bar]:
@@ -62,7 +64,13 @@ def rate(runs: Iterable[TrainingRun], row: str, side: str, label: str) -> Rate |
     steady = [run.step_samples_per_second for run in found if run.repeat and run.step_samples_per_second]
     if not first or not steady:
         return None
-    return Rate(label, statistics.median(first), len(first), statistics.median(steady), len(steady))
+    whole = [run.samples_per_second for run in found if run.samples_per_second]
+    return Rate(
+        label,
+        *(statistics.median(first), len(first)),
+        *(statistics.median(steady), len(steady)),
+        *(statistics.median(whole), len(whole)),
+    )
 
 
 def best(runs: Sequence[TrainingRun], row: str, side: str) -> Rate | None:
@@ -124,12 +132,21 @@ def _ratio(what: str, ours: Rate | None, theirs: Rate | None, least: float) -> B
     steady, first = ours.steady / theirs.steady, ours.first / theirs.first
     processes, later = min(ours.first_runs, theirs.first_runs), min(ours.steady_runs, theirs.steady_runs)
     words = (
-        f"a process's first run {ours.first:.1f} to {theirs.first:.1f}: {first:.2f}× ({processes} processes each); "
-        f"steady {ours.steady:.1f} to {theirs.steady:.1f}: {steady:.2f}× ({later} runs each)"
+        f"a process's first run {ours.first:.1f} to {theirs.first:.1f}: {first:.2f}× ({_count(processes, 'process')} "
+        f"each); steady {ours.steady:.1f} to {theirs.steady:.1f}: {steady:.2f}× ({_count(later, 'run')} each)"
     )
     if processes >= LEAST_REPEATS:
         return Bar(what, against, bar, f"{words}; judged by the first", first >= least)
-    return Bar(what, against, bar, words, steady >= least if later >= LEAST_REPEATS else None)
+    if later >= LEAST_REPEATS:
+        return Bar(what, against, bar, words, steady >= least)
+    runs = min(ours.whole_runs, theirs.whole_runs)
+    words += f"; all whole runs {ours.whole:.1f} to {theirs.whole:.1f}: {ours.whole / theirs.whole:.2f}× ({runs} each)"
+    return Bar(what, against, bar, words, ours.whole / theirs.whole >= least if runs >= LEAST_REPEATS else None)
+
+
+def _count(number: int, name: str) -> str:
+    plural = "es" if name.endswith("s") else "s"
+    return f"{number} {name}{'' if number == 1 else plural}"
 
 
 def _generation(processes: Sequence[ProcessRun]) -> Bar:

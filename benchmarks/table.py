@@ -1,4 +1,8 @@
-"""`benchmarks/README.md` from the measurements: `python -m benchmarks.table RESULTS.jsonl --output README.md`."""
+"""`benchmarks/README.md` from the measurements.
+
+    PYTHONPATH=plugins python -m benchmarks.table benchmarks/results/*.jsonl --findings benchmarks/findings.md \\
+        --output benchmarks/README.md
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ _QUANTISED_BYTES_PER_PARAMETER = 4.127 / 8
 _MET = {True: "yes", False: "**no**", None: "–"}
 
 
-def document(measured: Sequence[Measurement]) -> str:
-    """The whole page."""
+def document(measured: Sequence[Measurement], findings: str = "") -> str:
+    """The whole page; `findings` is what people have to say about it."""
     machines = [item for item in measured if isinstance(item, Machine)]
     runs = [item for item in measured if isinstance(item, TrainingRun)]
     processes = [item for item in measured if isinstance(item, ProcessRun)]
@@ -29,9 +33,10 @@ def document(measured: Sequence[Measurement]) -> str:
     if any(machine.tiny for machine in machines):
         lines += ["**A dry run with tiny models: these figures say nothing about any promise.**", ""]
     lines += [*_machine_lines(machines), "", "## Promises", "", *_bar_lines(measured), "", *_method_lines(), ""]
+    lines += [findings.strip(), ""] if findings else []
     lines += ["## Training runs", "", *_run_lines(runs, machines), "", "## Whole processes", ""]
     lines += [*_process_lines(processes), "", *_limit_of_generation(processes, machines), "", "## Notes", ""]
-    lines += [f"- {note.row}: {note.text}" for note in notes] or ["- none"]
+    lines += [f"- {note.row}: {note.text}" for note in notes if note.row != "twin"] or ["- none"]
     lines += ["", "## Commands", "", *_command_lines(runs, processes), ""]
     return "\n".join(lines)
 
@@ -177,9 +182,11 @@ def main() -> None:
     """Write the page, or print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--findings", type=Path, help="Markdown that is put below the promises")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    text = document([item for path in options.results if path.is_file() for item in read(path)])
+    findings = options.findings.read_text(encoding="utf-8") if options.findings else ""
+    text = document([item for path in options.results if path.is_file() for item in read(path)], findings)
     if options.output:
         options.output.write_text(text, encoding="utf-8")
     else:
