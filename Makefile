@@ -1,11 +1,14 @@
 # Each target sets up what it needs. ARGS is handed to pytest: make accept ARGS="--steph-model Qwen/Qwen3-1.7B"
-.PHONY: setup accept test lint clean
+.PHONY: setup doctor accept test lint clean
 PYTHON ?= python3
 
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt tools/setup.sh
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash tools/setup.sh
+
+doctor: setup
+	@.venv/bin/python -m steph.cli doctor $(ARGS)
 
 accept: setup
 	@bash tools/accept.sh $(ARGS)

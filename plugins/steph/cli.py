@@ -137,6 +137,33 @@ def fit(
     typer.echo(fitting.as_json(found) if as_json else fitting.as_text(found))
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def doctor(
+    context: typer.Context,
+    profile: Annotated[str | None, typer.Option("--profile", "--steph-profile", help="as for pytest")] = None,
+    pipeline_root: Annotated[
+        str | None, typer.Option("--pipeline-root", "--steph-pipeline-root", help="as for pytest")
+    ] = None,
+    pipeline_python: Annotated[
+        str | None, typer.Option("--pipeline-python", "--steph-pipeline-python", help="as for pytest")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="without libraries and the 4-bit operation")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of lines")] = False,
+    gate: Annotated[bool, typer.Option("--gate", help="exit status 3 where a run is sure to fail, else 0")] = False,
+) -> None:
+    """Look at machine, pipeline and Hub before anything is downloaded: one line a check, with its remedy.
+
+    Takes every other option of a run, too. Exit status 1 where a check fails, 2 where an option can't be used.
+    """
+    from steph.doctor.command import Manner, doctor_status
+
+    named = {"profile": profile, "pipeline-root": pipeline_root, "pipeline-python": pipeline_python}
+    words = [f"--steph-{name}={value}" for name, value in named.items() if value is not None]
+    manners = {Manner.QUICK: quick, Manner.JSON: as_json, Manner.GATE: gate}
+    manner = Manner(sum(flag.value for flag, is_on in manners.items() if is_on))
+    raise typer.Exit(doctor_status([*words, *context.args], manner, typer.echo))
+
+
 def _constants(reports: Path, run: str | None) -> Constants:
     from steph.plan.vram_constants import MEASURED
 

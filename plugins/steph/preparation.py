@@ -53,6 +53,14 @@ def read_profile(options: Options, near: Path) -> Profile:
 
 def prepare(options: Options, profile: Profile, stages: Sequence[StageId]) -> Setup:
     """Check and collect all facts of a run; raises ProfileError or InputError with one line each."""
+    description, dataset = read_inputs(options, profile, stages)
+    device, device_error = _device(profile)
+    context = _context(options, profile, options.pipeline_root, device, device_error)
+    return Setup(options, profile, description, context.pipeline_python, device, dataset, context)
+
+
+def read_inputs(options: Options, profile: Profile, stages: Sequence[StageId]) -> tuple[Description, DataFile]:
+    """The root's description and its data set, every input file checked; raises ProfileError or InputError."""
     root = options.pipeline_root
     if not root.is_dir():
         raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
@@ -65,9 +73,7 @@ def prepare(options: Options, profile: Profile, stages: Sequence[StageId]) -> Se
             f"{root / dataset.path}: holds {dataset.rows} questions, fewer than evaluate.samples = "
             f"{profile.evaluate.samples} in {profile.path}; lower samples or give a larger data set"
         )
-    device, device_error = _device(profile)
-    context = _context(options, profile, root, device, device_error)
-    return Setup(options, profile, description, context.pipeline_python, device, dataset, context)
+    return description, dataset
 
 
 def cache_dir() -> Path:

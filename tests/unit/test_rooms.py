@@ -13,8 +13,9 @@ SUITE = Path(__file__).parents[2] / "plugins" / "steph"
 MODULES = sorted(SUITE.rglob("*.py"))
 VALUES = ("terms", "record", "record_schema", "redact")  # above all rooms
 ROOMS = ("plan", "run", "judge", "tell", "child")
+CONDUCTING = ("doctor",)  # folders that see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
-TWINS = {SUITE / "child" / "twin.py", SUITE / "child" / "twin_tokenizer.py"}
+OTHER_INTERPRETERS = {SUITE / "child" / name for name in ("twin.py", "twin_tokenizer.py", "checkup.py")}
 MODULE_LINES, FUNCTION_LINES = 350, 50
 
 
@@ -61,13 +62,13 @@ def test_a_module_imports_only_from_rooms_above_its_own(path: Path) -> None:
 
 def test_the_conductor_is_no_part_of_a_room() -> None:
     """Every folder of the suite is a room of the order above, so that none escapes it."""
-    assert {path.parent.name for path in SUITE.glob("*/__init__.py")} == set(ROOMS)
+    assert {path.parent.name for path in SUITE.glob("*/__init__.py")} == {*ROOMS, *CONDUCTING}
 
 
-def test_nothing_but_the_twin_maker_imports_the_pipelines_packages() -> None:
-    """torch and its company are imported by child/twin*.py alone, which run as a process of their own."""
+def test_only_what_runs_in_another_interpreter_imports_the_pipelines_packages() -> None:
+    """torch and its company are imported by the twin maker and the doctor's checkup alone, processes of their own."""
     found = {path for path in MODULES if HEAVY & {name.split(".")[0] for name in _imports(path)}}
-    assert found <= TWINS
+    assert found <= OTHER_INTERPRETERS
     assert SUITE / "child" / "twin.py" in found
 
 

@@ -70,7 +70,7 @@ def connect(*, endpoint: str | None, token: Token, cache_dir: Path | None, timeo
 
 def ask(hub: Hub, name: str) -> HubModel:
     """Ask the Hub for one model; raises HubError, within `timeout_seconds` whatever the network does."""
-    if _is_offline():
+    if is_offline():
         raise HubError(offline(hub.endpoint))
     from huggingface_hub import HfApi
 
@@ -163,7 +163,8 @@ def _licence(info: Any) -> str | None:  # noqa: ANN401
     return next(tags, None)
 
 
-def _is_offline() -> bool:
+def is_offline() -> bool:
+    """Whether the environment forbids to ask any Hub."""
     values = (os.environ.get("HF_HUB_OFFLINE"), os.environ.get("TRANSFORMERS_OFFLINE"))
     return any((value or "").upper() in ("1", "ON", "YES", "TRUE") for value in values)
 

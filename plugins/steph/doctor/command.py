@@ -1,0 +1,104 @@
+"""`steph doctor` as a command: lines or JSON on stdout, and the exit status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from enum import Flag, auto
+
+import pytest
+
+from steph.doctor.examination import examine
+from steph.doctor.lines import Level, Line
+from steph.plan.options import OptionError, Options
+from steph.plan.settings import Profile, ProfileError
+from steph.plugin import resolve_options
+from steph.preparation import read_profile
+
+UNUSABLE = 2  # exit status for options or a profile that can't be used
+CERTAIN_TO_FAIL = 3  # exit status with --gate
+
+
+class Manner(Flag):
+    """What is asked of the command; `--quick`, `--json` and `--gate` as one value."""
+
+    PLAIN = 0
+    QUICK = auto()
+    JSON = auto()
+    GATE = auto()
+
+
+class Doctor:
+    """A pytest plugin that examines instead of running: so the options are those of a run, whatever they come from.
+
+    `status` is the exit status, None where the options could not be used.
+    """
+
+    def __init__(self, manner: Manner, write: Callable[[str], None]) -> None:
+        self._manner = manner
+        self._write = write
+        self.status: int | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> int:
+        """In place of a session."""
+        try:
+            options = resolve_options(config)
+            self.status = run_doctor(options, read_profile(options, config.rootpath), self._manner, self._write)
+        except (OptionError, ProfileError) as error:
+            raise pytest.UsageError(*str(error).splitlines()) from error
+        return self.status
+
+
+def doctor_status(words: Sequence[str], manner: Manner, write: Callable[[str], None]) -> int:
+    """Examine under pytest's command line `words`; gives the exit status, 2 where they can't be used."""
+    doctor = Doctor(manner, write)
+    # no conftest: those of the folder may load torch, and what they would add is of no use here
+    pytest.main(["-p", "steph.plugin", "--noconftest", *words], plugins=[doctor])
+    return UNUSABLE if doctor.status is None else doctor.status
+
+
+def run_doctor(options: Options, profile: Profile, manner: Manner, write: Callable[[str], None]) -> int:
+    """Examine and tell; gives the exit status."""
+    examination = examine(options, profile, is_quick=Manner.QUICK in manner)
+    if Manner.JSON in manner:
+        lines = list(examination)
+        write(as_json(lines, options, profile))
+    else:
+        write(f"doctor: profile {profile.name}, pipeline {options.pipeline_root}")
+        lines = []
+        for line in examination:
+            write(as_text(line))
+            lines.append(line)
+        write(conclusion(lines))
+    return exit_status(lines, is_gate=Manner.GATE in manner)
+
+
+def exit_status(lines: Iterable[Line], *, is_gate: bool) -> int:
+    """0 where nothing fails, 1 where something does; at the gate 3 where a run is certain to fail, else 0."""
+    failed = [line for line in lines if line.level is Level.FAIL]
+    if is_gate:
+        return CERTAIN_TO_FAIL if any(line.is_certain for line in failed) else 0
+    return 1 if failed else 0
+
+
+def as_text(line: Line) -> str:
+    """A check's line, and its remedy below it where there is one."""
+    remedy = f"\n{'':19}remedy: {line.remedy}" if line.remedy else ""
+    return f"{line.level:4}  {line.check:11}  {line.message}{remedy}"
+
+
+def conclusion(lines: Iterable[Line]) -> str:
+    """How many lines of which level, and what makes a run certain to fail."""
+    every = list(lines)
+    counts = ", ".join(f"{sum(line.level is level for line in every)} {level}" for level in Level)
+    certain = ", ".join(line.check for line in every if line.level is Level.FAIL and line.is_certain)
+    return f"doctor: {counts}" + (f"; a run is certain to fail: {certain}" if certain else "")
+
+
+def as_json(lines: Iterable[Line], options: Options, profile: Profile) -> str:
+    """One object: what was examined, and the lines."""
+    found = [asdict(line) for line in lines]
+    examined = {"profile": profile.name, "pipeline_root": str(options.pipeline_root)}
+    return json.dumps({**examined, "lines": found}, ensure_ascii=False, indent=1)

@@ -1,0 +1,89 @@
+"""Runs `child/checkup.py` in the pipeline's Python: begun at once, read at its end or at its deadline."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from steph.doctor.facts import Checkup
+
+SCRIPT = Path(__file__).parents[1] / "child" / "checkup.py"
+NOT_STARTED = 126  # a shell's exit status for a program that can't be run
+_SAID_WORDS = 40
+_REAP_SECONDS = 2.0
+
+
+@contextmanager
+def begun_checkup(
+    python: str, words: Sequence[str], environment: Mapping[str, str], deadline_seconds: float
+) -> Iterator[Callable[[], Checkup]]:
+    """Start the script; the function waits for what it found. Leaves no process behind."""
+    ends_at = time.monotonic() + deadline_seconds
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                [python, str(SCRIPT), *words],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,
+            )
+        except OSError as error:
+            failed = Checkup(returncode=NOT_STARTED, said=str(error.strerror))
+            yield lambda: failed
+            return
+        try:
+            yield lambda: read_checkup(*_written(process, ends_at, output, errors))
+        finally:
+            _end(process)
+
+
+def read_checkup(output: str, errors: str, returncode: int | None) -> Checkup:
+    """The steps from the script's lines; a line that is no step is passed over. `returncode` None: out of time."""
+    steps = {}
+    for line in output.splitlines():
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            found = json.loads(line)
+            steps[found.pop("step")] = found
+    said = " ".join(errors.split()[-_SAID_WORDS:])
+    known = {name: facts for name, facts in steps.items() if name in Checkup.model_fields}
+    try:
+        return Checkup.model_validate({**known, "returncode": returncode, "said": said})
+    except ValidationError as error:
+        return Checkup(returncode=returncode, said=f"{SCRIPT.name} printed something else: {error}")
+
+
+def _written(
+    process: subprocess.Popen[bytes], ends_at: float, output: IO[bytes], errors: IO[bytes]
+) -> tuple[str, str, int | None]:
+    """What the script wrote and its exit status, once it has ended or is out of time."""
+    returncode = None
+    with suppress(subprocess.TimeoutExpired):
+        returncode = process.wait(max(0.0, ends_at - time.monotonic()))
+    _end(process)
+    return _text(output), _text(errors), returncode
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):  # hangs in the driver: nothing more can be done
+        process.wait(_REAP_SECONDS)
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")

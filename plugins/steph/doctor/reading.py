@@ -1,0 +1,160 @@
+"""Reads the facts: NVML, the pipeline root, locks, host, disks, the Hub. Judges nothing, downloads nothing.
+
+Each function may hang or crash where the machine does; `asking` runs them in processes of their own. Nothing here
+raises for what a user's machine may lack: that is a fact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import psutil
+
+from steph.doctor.facts import Busy, GpuFacts, HostFacts, HubFacts, MemoryUser, ModelFacts, Place, RootFacts
+from steph.plan.options import Options
+from steph.plan.settings import Profile, ProfileError
+from steph.preparation import cache_dir, pipeline_python, read_inputs
+from steph.record import Device, StageId
+from steph.run import hub, model_files, telemetry
+from steph.run.gpulock import GpuBusyError, gpu_lock
+from steph.run.hub_login import login
+from steph.run.hub_query import is_offline
+from steph.run.inputs import InputError
+from steph.run.machine import is_wsl
+from steph.run.rootlock import RootBusyError, root_lock
+
+HUB_SECONDS = 5.0  # for one question; an answer takes well under one
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def read_gpu() -> GpuFacts:
+    """What NVML says of the GPUs and of the one that a run would use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not telemetry.has_nvidia_nodes():
+        return GpuFacts(has_nodes=False, visible=visible)
+    try:
+        devices = telemetry.list_devices()
+        device = telemetry.first_visible(visible, devices)
+        return GpuFacts(True, len(devices), device, visible, users=_users(device) if device else ())
+    except telemetry.DeviceError as error:
+        return GpuFacts(has_nodes=True, visible=visible, error=str(error))
+
+
+def read_root(options: Options, profile: Profile) -> RootFacts:
+    """The pipeline root's inputs, checked as a run checks them, and the interpreter of its scripts."""
+    root = options.pipeline_root
+    facts = RootFacts(str(root))
+    try:
+        description, dataset = read_inputs(options, profile, tuple(StageId))
+        script = str(root / description.paths.train_script)
+        facts = RootFacts(str(root), dataset=dataset, train_script=script)
+    except (ProfileError, InputError) as error:
+        facts = RootFacts(str(root), error=str(error))
+    try:
+        python, python_error = pipeline_python(options, root), None
+    except InputError as error:
+        python, python_error = None, str(error)
+    return RootFacts(facts.root, facts.error, facts.dataset, facts.train_script, python, python_error)
+
+
+def read_busy(root: Path, device: Device | None) -> Busy:
+    """Whether another run holds the card or the root, by taking both locks for a moment."""
+    gpu = held_root = None
+    try:
+        with gpu_lock(device.uuid) if device else contextlib.nullcontext():
+            pass
+    except GpuBusyError as error:
+        gpu = str(error)
+    try:
+        with root_lock(root) if root.is_dir() else contextlib.nullcontext():
+            pass
+    except RootBusyError as error:
+        held_root = str(error)
+    return Busy(gpu, held_root)
+
+
+def read_host() -> HostFacts:
+    """RAM within the container's limit, WSL, and how file names are spelled."""
+    memory = psutil.virtual_memory()
+    limit_bytes, used_bytes = _cgroup_memory_bytes()
+    return HostFacts(
+        is_wsl=is_wsl(),
+        ram_bytes=min(memory.total, limit_bytes),
+        available_bytes=max(0, min(memory.available, limit_bytes - used_bytes)),
+        file_name_encoding=sys.getfilesystemencoding(),
+    )
+
+
+def read_places(options: Options, profile: Profile) -> tuple[Place, ...]:
+    """The folders that a run writes into: models, the root's outputs, reports."""
+    is_twin = options.twin or profile.model.twin
+    models = cache_dir() / "twins" if is_twin else model_files.default_cache_dir()
+    folders = {"models": models, "pipeline": options.pipeline_root, "reports": options.reports_dir}
+    return tuple(_place(role, folder) for role, folder in folders.items())
+
+
+def read_hub() -> HubFacts:
+    """Whether the Hub answers, and as whom."""
+    if is_offline():
+        from huggingface_hub import constants
+
+        return HubFacts(constants.ENDPOINT, is_offline=True)
+    found = login(HUB_SECONDS)
+    error = found.failure.message if found.failure else None
+    return HubFacts(found.endpoint, False, found.has_token, found.is_refused, found.user, error)
+
+
+def read_model(options: Options, profile: Profile) -> ModelFacts:
+    """The model that H-1 would choose now, by H-1's own choice; nothing is downloaded."""
+    said: list[str] = []
+    try:
+        choice = hub.choose(
+            (options.model,) if options.model else profile.model.candidates,
+            endpoint=os.environ.get("HF_ENDPOINT"),
+            primary_count=profile.model.preferred,
+            is_explicit=options.model is not None,
+            timeout_seconds=min(HUB_SECONDS, profile.limits.hub_request_seconds),
+            log=lambda line: said.append(line.removeprefix("H-1: ")),
+        )
+    except hub.NoModelError as error:
+        return ModelFacts(None, error.rejected, tuple(said))
+    return ModelFacts(choice, choice.rejected, tuple(said))
+
+
+def _users(device: Device) -> tuple[MemoryUser, ...]:
+    """The processes that hold this device's memory; none where the driver does not show them."""
+    try:
+        holders = telemetry.memory_holders(device.uuid)
+    except telemetry.DeviceError:
+        return ()
+    return tuple(MemoryUser(holder.pid, _process_name(holder.pid), holder.used_bytes) for holder in holders)
+
+
+def _process_name(pid: int) -> str:
+    try:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
+        return "?"  # of another user, or outside this container
+
+
+def _cgroup_memory_bytes(folder: Path = _CGROUP) -> tuple[int, int]:
+    """Limit and use of this control group (cgroup v2, as in a container); no limit: the largest number and 0.
+
+    Use is `memory.current` less the file cache that the kernel can drop, as container runtimes count it.
+    """
+    try:
+        limit_bytes = int((folder / "memory.max").read_text(encoding="ascii"))  # "max" where there is none
+        used_bytes = int((folder / "memory.current").read_text(encoding="ascii"))
+        statistics = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return sys.maxsize, 0
+    droppable = (int(line.split()[1]) for line in statistics if line.startswith("inactive_file "))
+    return limit_bytes, used_bytes - next(droppable, 0)
+
+
+def _place(role: str, folder: Path) -> Place:
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    return Place(role, str(folder), model_files.free_disk_bytes(folder), os.access(nearest, os.W_OK | os.X_OK))
