@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,21 +44,27 @@ def report(
         settle_lost_runs(folder.parent)
         record = read_record(folder)
         if not record.live:
-            write_record(folder, record)
+            with contextlib.suppress(OSError):  # made from the journal at any time; a folder may be read-only
+                write_record(folder, record)
         typer.echo(str(tell(folder.parent, record)))
-    except JournalError as error:
+    except (JournalError, OSError) as error:
         raise _failed(str(error)) from error
 
 
 @app.command("list")
 def list_records(reports: Reports = Path("reports")) -> None:
     """List the records, newest first, with what each takes on the disk."""
-    from steph.run.journal import readable_records
+    from steph.run.journal import JournalError, read_record, record_folders
     from steph.run.retention import folder_bytes
     from steph.tell.listing import as_text, rows
 
-    found = readable_records(reports / "runs")
-    typer.echo(as_text(rows((record, folder_bytes(folder)) for folder, record in found)), nl=False)
+    found = []
+    for folder in record_folders(reports / "runs"):
+        try:
+            found.append((read_record(folder), folder_bytes(folder)))
+        except JournalError as error:
+            typer.echo(f"steph: {error}", err=True)
+    typer.echo(as_text(rows(found)), nl=False)
 
 
 @app.command()

@@ -85,6 +85,26 @@ def test_list_shows_every_record_newest_first(reports: Path) -> None:
     assert (empty.exit_code, len(empty.output.splitlines())) == (0, 1)
 
 
+def test_list_names_a_record_that_can_not_be_read(reports: Path) -> None:
+    """A broken journal is a line on stderr and hides no other record."""
+    broken = reports / "runs" / "20261121-000000"
+    broken.mkdir()
+    (broken / "events.jsonl").write_text("garbage\n", encoding="ascii")
+    shown = steph("list", "--reports", reports)
+    assert shown.exit_code == 0
+    assert len(shown.stdout.splitlines()) == 3
+    assert "20261121-000000" in shown.stderr
+
+
+def test_a_report_that_can_not_be_written_is_one_line_and_status_2(reports: Path) -> None:
+    """A folder in the report's place is named, without a traceback."""
+    (reports / "StepH_結果まとめ.md").mkdir()
+    ended = steph("report", "--reports", reports)
+    assert ended.exit_code == 2
+    assert "StepH_結果まとめ.md" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_compare_holds_the_newest_against_the_one_before_and_exits_1_where_it_is_worse(reports: Path) -> None:
     """Stepping down after a PASS is a regression by default; the other way round there is none in the verdicts."""
     worse = steph("compare", "--reports", reports)

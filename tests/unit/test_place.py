@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -131,3 +132,14 @@ def test_another_reports_unfinished_file_is_not_cleared_away(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(b"")
     place.renew(tmp_path / "r.md", lambda _: b"new")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "r.md"])
+
+
+def test_a_writer_that_stands_still_holds_nobody_up_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another process keeps the folder's lock, the file is written all the same, and nothing cleared away."""
+    monkeypatch.setattr(place, "LOCK_SECONDS", 0.1)
+    (tmp_path / ".r.md.theirs.part").write_bytes(b"")
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    place.renew(tmp_path / "r.md", lambda _: b"new")
+    os.close(other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".r.md.theirs.part", "r.md"]

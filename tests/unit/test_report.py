@@ -231,6 +231,13 @@ def test_the_first_screen_of_a_failure_names_cause_and_next_step() -> None:
     assert "`pip install peft`" in first_screen
 
 
+def test_a_stale_evaluation_is_not_told_as_a_result() -> None:
+    """Where H-3's base was replaced, the first screen says so and gives no score."""
+    first_screen = render(with_stage(factory.green_acceptance(), StageId.H3, stale=True)).split("## タスクH-1")[0]
+    assert "やり直しが必要" in first_screen
+    assert "正解" not in first_screen
+
+
 def test_blocked_stages_say_so() -> None:
     """A stage that was not started is named as such, with the reason, and has no figures."""
     record = factory.blocked()

@@ -11,9 +11,11 @@ import fcntl
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+LOCK_SECONDS = 10.0  # a writer needs milliseconds
 _MOST_WRITES = 5
 _PART = ".part"
 
@@ -38,19 +40,33 @@ def renew(path: Path, renewed: Callable[[bytes | None], bytes]) -> Path:
 
 @contextlib.contextmanager
 def _one_writer(target: Path) -> Iterator[None]:
-    """Hold the folder's lock, where its file system has locks, and clear away what a killed writer left."""
+    """Hold the folder's lock, and clear away what a killed writer left; without the lock nothing is cleared."""
     folder = os.open(target.parent, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(folder, fcntl.LOCK_EX)
+        if _locked(folder):
             for path in target.parent.iterdir():
                 if path.name.startswith(f".{target.name}.") and path.name.endswith(_PART):
-                    path.unlink()
+                    path.unlink(missing_ok=True)
         yield
         with contextlib.suppress(OSError):
             os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _locked(folder: int) -> bool:
+    """Whether the lock was had: not on a file system without locks, nor where a stopped writer keeps it too long."""
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.02)
+        except OSError:
+            return False
 
 
 def _state_of(path: Path) -> tuple[int, int, int] | None:

@@ -216,7 +216,7 @@ def _of_data(record: Record) -> Iterator[str]:
 def _of_result(record: Record) -> Iterator[str]:
     h3 = record.stages.get(StageId.H3)
     attempt = h3.last_attempt if h3 else None
-    if h3 and h3.verdict.is_green and attempt and attempt.evaluation:
+    if h3 and h3.verdict.is_green and not h3.stale and attempt and attempt.evaluation:
         outcome = attempt.evaluation
         words = wording.accuracy_words(outcome.correct, outcome.total)
         meaning = (
