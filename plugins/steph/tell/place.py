@@ -44,14 +44,19 @@ def _one_writer(target: Path) -> Iterator[None]:
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         if _locked(folder):
-            for path in target.parent.iterdir():
-                if path.name.startswith(f".{target.name}.") and path.name.endswith(_PART):
-                    path.unlink(missing_ok=True)
+            _clear_away(target)
         yield
         with contextlib.suppress(OSError):
             os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _clear_away(target: Path) -> None:
+    with contextlib.suppress(OSError):  # another user's in a shared folder stays
+        for path in target.parent.iterdir():
+            if path.name.startswith(f".{target.name}.") and path.name.endswith(_PART):
+                path.unlink()
 
 
 def _locked(folder: int) -> bool:
