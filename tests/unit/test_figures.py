@@ -69,6 +69,9 @@ def test_there_is_no_picture_without_data() -> None:
     assert vram_svg(factory.green_acceptance(), [VramSample(START + 9e6 + n, GIB) for n in range(9)]) is None
     assert predicted_svg(factory.walked_down()) is None
     assert predicted_svg(predicted(factory.walked_down(), peak_own_bytes=None)) is None
+    assert predicted_svg(predicted(factory.blocked(), peak_own_bytes=GIB)) is None, (
+        "an import error tests no prediction"
+    )
     assert grid_svg(None) is None
     assert grid_svg({}) is None
 
@@ -104,12 +107,14 @@ def test_predicted_and_measured_stand_side_by_side() -> None:
 
 
 def test_a_stage_run_again_next_day_does_not_stretch_the_axis() -> None:
-    """A pause of a day between two attempts takes seconds on the time axis, in order."""
-    clock = drawings._Clock([0.0, 1.0, 86_400.0, 86_401.0])
-    places = [clock.shown(moment) for moment in (-5.0, 0.0, 1.0, 40_000.0, 86_400.0, 86_401.0, 99_999.0)]
+    """Attempts keep their length, a day between two takes seconds on the axis, and the order stays."""
+    clock = drawings._Clock([(0.0, 10.0), (86_400.0, 90_000.0), (89_990.0, 90_005.0)])
+    moments = (-5.0, 0.0, 4.0, 10.0, 11.0, 40_000.0, 86_400.0, 88_000.0, 90_000.0, 90_005.0, 99_999.0)
+    places = [clock.shown(moment) for moment in moments]
     assert places == sorted(places)
-    assert clock.total_seconds == 7.0
-    assert places[-1] == 7.0
+    assert places[2:5] == [4.0, 10.0, 11.0]
+    assert places[6:8] == [15.0, 1615.0]
+    assert places[-1] == clock.total_seconds == 10 + 5 + 3600 + 5
 
 
 def test_the_memory_picture_thins_samples_and_keeps_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from steph.record import Attempt, EvalSettings, Record, StageId
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_POINTS = 2000
-LONGEST_GAP_SECONDS = 5.0  # of the time axis: a stage that was run again next day stands beside the others
+PAUSE_SECONDS = 5.0  # at most, on the time axis: a stage that was run again next day stands beside the others
 _CELLS = {"fits": (SKY, "fits"), "too_close": (YELLOW, "tight"), "does_not_fit": (ORANGE, "no")}
 
 
@@ -60,11 +59,11 @@ def vram_svg(record: Record, samples: Sequence[VramSample]) -> str | None:
     inside = [s for s in samples if any(start - 1 <= s.at_seconds <= end + 1 for start, end, _ in spans)]
     if len(inside) < 2:
         return None
+    clock = _Clock([(start, end) for start, end, _ in spans])
     thinned = _thinned(sorted(inside, key=lambda sample: sample.at_seconds))
-    clock = _Clock([sample.at_seconds for sample in thinned])
     figure, axes = new_figure()
     used = [sample.used_bytes / GIB for sample in thinned]
-    axes.plot([clock.shown(s.at_seconds) for s in thinned], used, color=BLUE, linewidth=1.4)
+    axes.plot([clock.shown(sample.at_seconds) for sample in thinned], used, color=BLUE, linewidth=1.4)
     top = _draw_capacity(axes, record, max(used))
     for start, end, attempt in spans:
         _draw_attempt(axes, attempt, clock.shown(start), clock.shown(end), clock.total_seconds)
@@ -77,21 +76,23 @@ def vram_svg(record: Record, samples: Sequence[VramSample]) -> str | None:
 
 
 class _Clock:
-    """Moments as places on a time axis whose long pauses are cut short."""
+    """Moments as places on a time axis: attempts at their length, pauses between them cut short."""
 
-    def __init__(self, moments: Sequence[float]) -> None:
-        self._moments = moments
-        self._places = [0.0]
-        for earlier, later in pairwise(moments):
-            self._places.append(self._places[-1] + min(later - earlier, LONGEST_GAP_SECONDS))
-        self.total_seconds = self._places[-1]
+    def __init__(self, spans: Sequence[tuple[float, float]]) -> None:
+        self._spans: list[tuple[float, float, float]] = []  # start, end, and the start's place
+        self.total_seconds, before = 0.0, spans[0][0]
+        for start, end in spans:
+            begin, end = max(start, before), max(end, before)
+            place = self.total_seconds + min(begin - before, PAUSE_SECONDS)
+            self._spans.append((begin, end, place))
+            self.total_seconds, before = place + end - begin, end
 
     def shown(self, moment: float) -> float:
-        """The place of a moment, between the first sample's and the last one's."""
-        at = bisect_right(self._moments, moment) - 1
-        if at < 0:
-            return 0.0
-        return min(self._places[at] + min(moment - self._moments[at], LONGEST_GAP_SECONDS), self.total_seconds)
+        """The place of a moment; one in a pause is where the attempt before it ended, or soon after."""
+        at = bisect_right(self._spans, moment, key=lambda span: span[0]) - 1
+        start, end, place = self._spans[max(0, at)]
+        after = min(max(moment - end, 0.0), PAUSE_SECONDS)
+        return min(place + min(max(moment - start, 0.0), end - start) + after, self.total_seconds)
 
 
 def _starts(record: Record) -> list[tuple[float, Attempt]]:
@@ -118,9 +119,8 @@ def _draw_capacity(axes: Axes, record: Record, peak_gib: float) -> float:
 
 
 def _draw_attempt(axes: Axes, attempt: Attempt, start: float, end: float, total: float) -> None:
-    failed = wording.failed(attempt)
-    color = ORANGE if failed else GREEN
-    axes.axvspan(start, end, facecolor=color, edgecolor=color, alpha=0.12, linewidth=0, hatch="//" if failed else None)
+    color = ORANGE if wording.failed(attempt) else GREEN
+    axes.axvspan(start, end, facecolor=color, alpha=0.12, linewidth=0)
     if end - start < 0.06 * total:
         return
     words = f"{attempt.stage} #{attempt.number}\n{_setting(attempt)}\n{_outcome(attempt)}"
@@ -146,25 +146,24 @@ def _thinned(samples: Sequence[VramSample]) -> list[VramSample]:
 
 def predicted_svg(record: Record) -> str | None:
     """Draw each training attempt's predicted peak with its interval beside the measured one; None without a pair."""
-    result = record.stages.get(StageId.H2)
-    pairs = [a for a in (result.attempts if result else ()) if a.predicted_peak_bytes and a.peak_own_bytes]
+    pairs = predicted_attempts(record)
     if not pairs:
         return None
     figure, axes = new_figure(1.4 + 0.45 * len(pairs))
     for row, attempt in enumerate(pairs):
-        peak = (attempt.predicted_peak_bytes or 0) / GIB
-        low, high = ((bound or attempt.predicted_peak_bytes or 0) / GIB
-                     for bound in (attempt.predicted_low_bytes, attempt.predicted_high_bytes))  # fmt: skip
-        axes.plot([low, high], [row, row], color=BLUE, linewidth=6, alpha=0.35, solid_capstyle="butt",
+        peak = attempt.predicted_peak_bytes or 0
+        bounds = [(bound or peak) / GIB for bound in (attempt.predicted_low_bytes, attempt.predicted_high_bytes)]
+        axes.plot(bounds, [row, row], color=BLUE, linewidth=6, alpha=0.35, solid_capstyle="butt",
                   label=None if row else "predicted, with its interval")  # fmt: skip
-        axes.plot([peak], [row], color=BLUE, marker="|", markersize=14, markeredgewidth=2, linestyle="none")
-    for marker, color, words, ooms in (
-        ("o", GREEN, "measured", False),
-        ("X", ORANGE, "measured when it ran out", True),
+        axes.plot([peak / GIB], [row], color=BLUE, marker="|", markersize=14, markeredgewidth=2, linestyle="none")
+    for outcome, marker, color, words in (
+        ("ok", "o", GREEN, "measured"),
+        ("OOM", "X", ORANGE, "measured when it ran out"),
     ):
-        rows = [at for at, attempt in enumerate(pairs) if (_outcome(attempt) == "OOM") is ooms]
-        measured = [(pairs[at].peak_own_bytes or 0) / GIB for at in rows]
-        axes.plot(measured, rows, marker=marker, color=color, markersize=7, linestyle="none", label=words)
+        rows = [row for row, attempt in enumerate(pairs) if _outcome(attempt) == outcome]
+        measured = [(pairs[row].peak_own_bytes or 0) / GIB for row in rows]
+        if rows:
+            axes.plot(measured, rows, marker=marker, color=color, markersize=7, linestyle="none", label=words)
     usable = summary.usable_bytes(record)
     if usable:
         axes.axvline(usable / GIB, color=INK, linewidth=1, linestyle="--", label=f"usable {usable / GIB:.2f} GiB")
@@ -174,6 +173,16 @@ def predicted_svg(record: Record) -> str | None:
     axes.set_xlabel("peak VRAM of the training process (GiB)")
     axes.legend(fontsize=7, labelcolor=INK, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     return svg(figure)
+
+
+def predicted_attempts(record: Record) -> tuple[Attempt, ...]:
+    """Give the training attempts whose prediction was put to the test: they ended well, or ran out of memory."""
+    result = record.stages.get(StageId.H2)
+    return tuple(
+        attempt
+        for attempt in (result.attempts if result else ())
+        if attempt.predicted_peak_bytes and attempt.peak_own_bytes and _outcome(attempt) != "failed"
+    )
 
 
 def grid_svg(predictions: Mapping[tuple[int, int], Prediction] | None) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from steph.record import Attempt, Record, StageId
-from steph.tell import summary, wording
+from steph.tell import drawings, summary, wording
 from steph.tell.advice import Prediction
 from steph.tell.markdown import Markdown, details, inline, table
 from steph.tell.views import loss_words
@@ -63,12 +63,10 @@ def _drawn(record: Record) -> list[Attempt]:
 
 def predicted_alternative(record: Record) -> str:
     """Say in words what the picture of predicted and measured peaks shows."""
-    result = record.stages.get(StageId.H2)
     pairs = (
         f"試行 {a.number}({a.label}) 予測 {wording.gib(a.predicted_peak_bytes)}、実測 {wording.gib(a.peak_own_bytes)}"
         f"{'(OOM)' if wording.outcome_words(a) == 'OOM' else ''}"
-        for a in (result.attempts if result else ())
-        if a.predicted_peak_bytes and a.peak_own_bytes
+        for a in drawings.predicted_attempts(record)
     )
     return f"図: 学習プロセスの VRAM ピーク、予測と実測。{'。'.join(pairs)}"
 

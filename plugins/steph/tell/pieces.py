@@ -70,14 +70,15 @@ def attempts_table(record: Record, stage: StageId, *, deep: bool = False) -> Mar
         ("l", "設定", [settings_words(attempt, with_model=with_model) for attempt in attempts]),
         ("l", "結果", [_result_words(record, result, attempt) for attempt in attempts]),
         ("r", "秒", [MISSING if a.seconds is None else f"{a.seconds:,.1f}" for a in attempts]),
-        ("r", "カードのピーク", [measured(a.peak_device_bytes, record) for a in attempts] if has_card else []),
-        ("r", "プロセスのピーク", [measured(a.peak_own_bytes, record) for a in attempts] if has_card else []),
-        ("r", "予測ピーク", [_predicted(a) for a in attempts] if any(a.predicted_peak_bytes for a in attempts) else []),
-        ("r", "torch 確保 / 予約", [torch_peaks(a.probes) for a in attempts] if has_card else []),
+        ("r", "カード", [measured(a.peak_device_bytes, record) for a in attempts] if has_card else []),
+        ("r", "プロセス", [measured(a.peak_own_bytes, record) for a in attempts] if has_card else []),
+        ("r", "予測", [_predicted(a) for a in attempts] if any(a.predicted_peak_bytes for a in attempts) else []),
+        ("r", "torch 確保/予約", [torch_peaks(a.probes) for a in attempts] if has_card else []),
     ]
     shown = [column for column in columns if any(cell != MISSING for cell in column[2])]
     rows = zip(*(cells for _, _, cells in shown), strict=True)
-    return table([title for _, title, _ in shown], rows, align="".join(align for align, _, _ in shown))
+    made = table([title for _, title, _ in shown], rows, align="".join(align for align, _, _ in shown))
+    return joined((made, Markdown("秒より右は VRAM のピークです。") if has_card else ""))
 
 
 def _result_words(record: Record, result: StageResult, attempt: Attempt) -> Markdown:
