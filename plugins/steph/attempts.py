@@ -18,7 +18,7 @@ from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
 from steph.plan.vram import Forecast
 from steph.preparation import Setup
-from steph.record import Attempt, Cause, Device, EndedBy, EvalSettings, StageId, TrainSettings
+from steph.record import AnyStage, Attempt, Cause, Device, EndedBy, EvalSettings, TrainSettings
 from steph.run import inputs, output, telemetry
 from steph.run.events import AttemptEnded, AttemptStarted
 from steph.run.journal import Journal, now
@@ -33,7 +33,7 @@ OFFLINE_ENV = {"HF_HUB_OFFLINE": "1"}
 class Request:
     """What one attempt is to do; `writes` are the pipeline's outputs, moved aside before it starts."""
 
-    stage: StageId
+    stage: AnyStage
     label: str
     argv: tuple[str, ...]
     deadline_seconds: float
@@ -145,7 +145,7 @@ def _spec(setup: Setup, request: Request, folder: Path) -> ChildSpec:
     )
 
 
-def _next_folder(record_folder: Path, stage: StageId) -> tuple[int, Path]:
+def _next_folder(record_folder: Path, stage: AnyStage) -> tuple[int, Path]:
     taken = len(list(record_folder.glob(f"{stage}-*")))
     while True:
         taken += 1

@@ -1,98 +1,179 @@
-"""H-3: the evaluation script on the adapter of this record's H-2, at the 4-bit setting that H-2 ended on."""
+"""The evaluation script on an adapter of this record, at the 4-bit setting that its training ended on."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 from steph.attempts import Finished, Request, run_attempt
 from steph.console import Console
 from steph.judge.checks_eval import judge_evaluation
 from steph.judge.evidence import EvalEvidence
 from steph.judge.questions import frame_in, questions_in
+from steph.judge.results import Row
 from steph.outcome import Outcome
 from steph.plan.commands import evaluate_command
 from steph.preparation import Setup
-from steph.record import Attempt, EvalSettings, ModelChoice, StageId, StageResult, TrainSettings, Verdict
+from steph.record import (
+    AnyStage,
+    Attempt,
+    EvalSettings,
+    ModelChoice,
+    StageId,
+    StageResult,
+    TrainOutcome,
+    TrainSettings,
+    Verdict,
+)
 from steph.run import inputs
 from steph.run.journal import Journal
+from steph.side_commands import build_index
 from steph.training import machine_checks
 
 ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 
-def evaluate(
-    setup: Setup, journal: Journal, console: Console, model: ModelChoice, training: StageResult, deadline: float
-) -> Outcome:
-    """Evaluate the record's adapter once; BLOCKED where the adapter on disk is not the one that H-2 trained."""
-    paths = setup.description.paths
-    trained = training.last_attempt
-    if trained is None or trained.training is None or trained.training.adapter_sha256 is None:
-        return Outcome(Verdict.BLOCKED, "H-2の記録にアダプタのsha256がない。H-2を再実行する")
-    adapter = setup.root / paths.output_dir / ADAPTER
-    found = inputs.file_sha256(adapter)
-    if found is None:
-        return Outcome(Verdict.BLOCKED, f"アダプタがない: {adapter}。H-2を再実行する")
-    if found != trained.training.adapter_sha256:
-        return Outcome(Verdict.BLOCKED, f"アダプタがH-2の記録と違う(sha256不一致): {adapter}。H-2を再実行する")
-    if _config_changed(setup, trained):
-        return Outcome(Verdict.BLOCKED, f"{CONFIG} がH-2の記録と違う(sha256不一致): {adapter.parent}。H-2を再実行する")
-    settings = _settings(setup, trained)
-    argv = evaluate_command(
-        setup.python, setup.description, model.name, setup.dataset.path, settings, lora_path=paths.output_dir
-    )
-    request = Request(
-        stage=StageId.H3,
-        label=f"{settings.samples}問/{'4bit' if settings.load_in_4bit else '4bitなし'}",
-        argv=argv,
-        deadline_seconds=min(max(1.0, deadline - time.monotonic()), setup.profile.limits.evaluate_attempt_seconds),
-        settings=settings,
-        model_name=model.name,
-        writes=(setup.root / paths.evaluation_output,),
-    )
+@dataclass(frozen=True)
+class Variant:
+    """One way to evaluate; `name` tells its attempt's label and its JSON from H-3's own, whose name is empty."""
 
-    def judge(finished: Finished) -> Attempt:
-        return _judge(setup, finished, model, settings, found)
-
-    return Outcome.of_attempt(run_attempt(setup, journal, console, request, judge))
+    stage: AnyStage
+    name: str = ""
+    use_cot: bool = False
+    use_rag: bool = False
+    with_adapter: bool = True
 
 
-def _config_changed(setup: Setup, trained: Attempt) -> bool:
-    """Whether the adapter's configuration, which scales its weights, is not the one that H-2 recorded."""
-    name = f"{setup.description.paths.output_dir.rstrip('/')}/{CONFIG}"
-    recorded = next((artifact.sha256 for artifact in trained.artifacts if artifact.path == name), None)
-    return recorded is not None and inputs.file_sha256(setup.root / name) != recorded
+DIRECT = Variant(StageId.H3)
 
 
-def _settings(setup: Setup, trained: Attempt) -> EvalSettings:
-    settings = EvalSettings(**setup.profile.evaluate.model_dump())
-    used_4bit = trained.settings.use_4bit if isinstance(trained.settings, TrainSettings) else settings.load_in_4bit
-    return settings.model_copy(update={"load_in_4bit": settings.load_in_4bit and used_4bit})
+@dataclass(frozen=True)
+class _Plan:
+    """What one evaluation runs with; `beside` are H-3's rows, where the variant is held against them."""
+
+    variant: Variant
+    settings: EvalSettings
+    output_path: str
+    trained: TrainOutcome
+    beside: tuple[Row, ...] | None
+
+    @property
+    def lora_path(self) -> str | None:
+        return self.trained.output_dir if self.variant.with_adapter else None
+
+    @property
+    def label(self) -> str:
+        bits = "4bit" if self.settings.load_in_4bit else "4bitなし"
+        return "/".join(filter(None, (f"{self.settings.samples}問", bits, self.variant.name)))
 
 
-def _judge(
-    setup: Setup, finished: Finished, model: ModelChoice, settings: EvalSettings, adapter_sha256: str
-) -> Attempt:
-    paths = setup.description.paths
-    train_file = setup.root / paths.train_file
-    evidence = EvalEvidence(
-        root=setup.root,
-        dataset=setup.root / setup.dataset.path,
-        output_path=paths.evaluation_output,
-        settings=settings,
-        model_name=model.name,
-        lora_path=paths.output_dir,
-        stdout=finished.stdout,
-        output=finished.output,
-        returncode=finished.attempt.returncode,
-        attempt_started_unix=finished.started_unix,
-        seconds=finished.outcome.seconds,
-        adapter_sha256_expected=adapter_sha256,
-        adapter_sha256_actual=inputs.file_sha256(setup.root / paths.output_dir / ADAPTER),
-        train_questions=questions_in(train_file) if train_file.is_file() else None,
-        train_frame=frame_in(train_file) if train_file.is_file() else None,
-        rehearsal=setup.is_rehearsal,
-    )
-    evaluation, checks, artifacts = judge_evaluation(evidence)
-    checks = (*checks, *machine_checks(setup, finished))
-    return finished.attempt.model_copy(update={"evaluation": evaluation, "checks": checks, "artifacts": artifacts})
+@dataclass(frozen=True)
+class Evaluation:
+    """The record's model, evaluated with the adapter that `training`, a stage of this record, left."""
+
+    setup: Setup
+    journal: Journal
+    console: Console
+    model: ModelChoice
+    training: StageResult
+    deadline: float
+
+    def run(self, variant: Variant, beside: tuple[Row, ...] | None = None) -> Outcome:
+        """Evaluate once; BLOCKED where the adapter on disk is not the one that the training wrote."""
+        attempt = self.training.last_attempt
+        trained = attempt.training if attempt else None
+        if attempt is None or trained is None or trained.adapter_sha256 is None:
+            return self._blocked(f"{self.training.stage}の記録にアダプタのsha256がない")
+        trouble = self._adapter_trouble(attempt, trained) if variant.with_adapter else None
+        if trouble:
+            return self._blocked(trouble)
+        settings = self._settings(variant, attempt)
+        if settings.use_rag:
+            build_index(self.setup, self.journal, self.console, self.deadline)
+        plan = _Plan(variant, settings, self._output_path(variant), trained, beside)
+
+        def judge(finished: Finished) -> Attempt:
+            return self._judge(finished, plan)
+
+        return Outcome.of_attempt(run_attempt(self.setup, self.journal, self.console, self._request(plan), judge))
+
+    def _blocked(self, reason: str) -> Outcome:
+        return Outcome(Verdict.BLOCKED, f"{reason}。{self.training.stage}を再実行する")
+
+    def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> str | None:
+        """What of the adapter on disk is not as the training recorded it; its configuration scales its weights."""
+        stage, folder = self.training.stage, self.setup.root / trained.output_dir
+        found = inputs.file_sha256(folder / ADAPTER)
+        if found is None:
+            return f"アダプタがない: {folder / ADAPTER}"
+        if found != trained.adapter_sha256:
+            return f"アダプタが{stage}の記録と違う(sha256不一致): {folder / ADAPTER}"
+        name = f"{trained.output_dir.rstrip('/')}/{CONFIG}"
+        recorded = next((artifact.sha256 for artifact in attempt.artifacts if artifact.path == name), None)
+        if recorded is not None and inputs.file_sha256(self.setup.root / name) != recorded:
+            return f"{CONFIG} が{stage}の記録と違う(sha256不一致): {folder}"
+        return None
+
+    def _settings(self, variant: Variant, attempt: Attempt) -> EvalSettings:
+        asked = EvalSettings(**self.setup.profile.evaluate.model_dump())
+        used_4bit = attempt.settings.use_4bit if isinstance(attempt.settings, TrainSettings) else asked.load_in_4bit
+        return asked.model_copy(
+            update={
+                "load_in_4bit": asked.load_in_4bit and used_4bit,
+                "use_cot": asked.use_cot or variant.use_cot,
+                "use_rag": asked.use_rag or variant.use_rag,
+            }
+        )
+
+    def _output_path(self, variant: Variant) -> str:
+        path = Path(self.setup.description.paths.evaluation_output)
+        return str(path.with_stem(f"{path.stem}-{variant.name}") if variant.name else path)
+
+    def _request(self, plan: _Plan) -> Request:
+        limit_seconds = self.setup.profile.limits.evaluate_attempt_seconds
+        return Request(
+            stage=plan.variant.stage,
+            label=plan.label,
+            argv=evaluate_command(
+                self.setup.python,
+                self.setup.description,
+                self.model.name,
+                self.setup.dataset.path,
+                plan.settings,
+                lora_path=plan.lora_path,
+                output_path=plan.output_path,
+            ),
+            deadline_seconds=min(max(1.0, self.deadline - time.monotonic()), limit_seconds),
+            settings=plan.settings,
+            model_name=self.model.name,
+            writes=(self.setup.root / plan.output_path,),
+        )
+
+    def _judge(self, finished: Finished, plan: _Plan) -> Attempt:
+        root, paths = self.setup.root, self.setup.description.paths
+        train_file = root / (paths.train_file_cot if plan.variant.use_cot else paths.train_file)
+        has_rows = train_file.is_file()
+        evidence = EvalEvidence(
+            root=root,
+            dataset=root / self.setup.dataset.path,
+            output_path=plan.output_path,
+            settings=plan.settings,
+            model_name=self.model.name,
+            lora_path=plan.lora_path,
+            stdout=finished.stdout,
+            output=finished.output,
+            returncode=finished.attempt.returncode,
+            attempt_started_unix=finished.started_unix,
+            seconds=finished.outcome.seconds,
+            adapter_sha256_expected=plan.trained.adapter_sha256,
+            adapter_sha256_actual=inputs.file_sha256(root / plan.trained.output_dir / ADAPTER),
+            train_questions=questions_in(train_file) if has_rows else None,
+            train_frame=frame_in(train_file) if has_rows and not plan.settings.use_rag else None,
+            beside=plan.beside,
+            rehearsal=self.setup.is_rehearsal,
+        )
+        evaluation, checks, artifacts = judge_evaluation(evidence)
+        checks = (*checks, *machine_checks(self.setup, finished))
+        return finished.attempt.model_copy(update={"evaluation": evaluation, "checks": checks, "artifacts": artifacts})

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from steph.selection import leave_out_extended
+
 if TYPE_CHECKING:
     from steph.plan.options import Options
-    from steph.record import StageId, StageResult
+    from steph.record import AnyStage, StageResult
     from steph.session import StageSession
 
 NO_GPU = "no NVIDIA GPU on this machine; rehearse on the CPU with --steph-profile cpu"
@@ -62,7 +64,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Markers, so that strict projects accept the acceptance tests."""
     config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU, or --steph-profile cpu; runs the pipeline under test")
+    config.addinivalue_line("markers", "extended: a stage that runs only where -m or a node id asks for it")
     config.addinivalue_line("markers", "steph_stage(stage): one stage of the acceptance, as in steph_stage('H-1')")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`pytest -m gpu` means the three stages of the acceptance."""
+    leave_out_extended(config, items)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -115,10 +123,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     record = fold(stages.journal.events)
     terminalreporter.section("StepH")
     terminalreporter.line(f"{overall(record)}  ({record.context.kind}, profile {record.context.profile})")
-    for stage, result in sorted(record.stages.items()):
+    width = max(map(len, record.results), default=0)
+    for stage, result in sorted(record.results.items()):
         seconds = f"{result.seconds:.1f} s" if result.seconds is not None else ""
         explanation = " ".join(result.explanation.split())[:EXPLANATION_CHARS]
-        terminalreporter.line(f"{stage}  {result.verdict:14} {seconds:>9}  {explanation}")
+        terminalreporter.line(f"{stage:{width}}  {result.verdict:14} {seconds:>9}  {explanation}")
     if stages.report is not None:
         terminalreporter.line(f"report: {stages.report}")
     terminalreporter.line(f"record: {stages.journal.folder}")
@@ -141,7 +150,7 @@ def _append_step_summary(stages: StageSession) -> None:
 class StageRunner:
     """What a stage's test works with: run the stage, get its result."""
 
-    def __init__(self, session: StageSession, stage: StageId, item: pytest.Item) -> None:
+    def __init__(self, session: StageSession, stage: AnyStage, item: pytest.Item) -> None:
         self._session = session
         self._stage = stage
         self._item = item
@@ -176,14 +185,15 @@ def steph(request: pytest.FixtureRequest) -> StageRunner:
     return StageRunner(session, stage, request.node)
 
 
-def _stage_of(item: pytest.Item) -> StageId:
-    from steph.record import StageId
+def _stage_of(item: pytest.Item) -> AnyStage:
+    from steph.terms import NEEDS
 
     marker = item.get_closest_marker("steph_stage")
     named = marker.args[0] if marker and marker.args else None
-    if named not in list(StageId):
-        raise pytest.UsageError(f"{item.nodeid}: steph_stage({named!r}): mark it with one of {', '.join(StageId)}")
-    return StageId(named)
+    stage = next((stage for stage in NEEDS if stage == named), None)
+    if stage is None:
+        raise pytest.UsageError(f"{item.nodeid}: steph_stage({named!r}): mark it with one of {', '.join(NEEDS)}")
+    return stage
 
 
 def budget_seconds(item: pytest.Item) -> float:

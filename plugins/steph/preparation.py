@@ -15,7 +15,7 @@ from pathlib import Path
 from steph.plan.description import Description, load_description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
-from steph.record import Context, DataFile, Device, RecordKind, StageId
+from steph.record import AnyStage, Context, DataFile, Device, ExtendedId, RecordKind, StageId
 from steph.run import inputs, telemetry
 from steph.run.inputs import InputError
 from steph.run.machine import environment, git_state
@@ -51,7 +51,7 @@ def read_profile(options: Options, near: Path) -> Profile:
     return load_profile(profile_path(options.profile, near))
 
 
-def prepare(options: Options, profile: Profile, stages: Sequence[StageId]) -> Setup:
+def prepare(options: Options, profile: Profile, stages: Sequence[AnyStage]) -> Setup:
     """Check and collect all facts of a run; raises ProfileError or InputError with one line each."""
     description, dataset = read_inputs(options, profile, stages)
     device, device_error = _device(profile)
@@ -59,7 +59,7 @@ def prepare(options: Options, profile: Profile, stages: Sequence[StageId]) -> Se
     return Setup(options, profile, description, context.pipeline_python, device, dataset, context)
 
 
-def read_inputs(options: Options, profile: Profile, stages: Sequence[StageId]) -> tuple[Description, DataFile]:
+def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) -> tuple[Description, DataFile]:
     """The root's description and its data set, every input file checked; raises ProfileError or InputError."""
     root = options.pipeline_root
     if not root.is_dir():
@@ -109,13 +109,13 @@ def _device(profile: Profile) -> tuple[Device | None, str | None]:
     return device, None if device else hidden
 
 
-def _require_inputs(root: Path, description: Description, stages: Sequence[StageId]) -> None:
+def _require_inputs(root: Path, description: Description, stages: Sequence[AnyStage]) -> None:
     paths = description.paths
-    if StageId.H2 in stages:
+    if {StageId.H2, ExtendedId.COT_TRAINING} & {*stages}:
         inputs.require_script(root, paths.train_script, "train_script")
-        if description.build is None or (root / paths.train_file).is_file():
-            inputs.read_train_file(root, paths.train_file)
-    if StageId.H3 in stages:
+    if StageId.H2 in stages and (description.build is None or (root / paths.train_file).is_file()):
+        inputs.read_train_file(root, paths.train_file)
+    if {StageId.H3, ExtendedId.COT, ExtendedId.RAG, ExtendedId.BASE} & {*stages}:
         inputs.require_script(root, paths.evaluate_script, "evaluate_script")
 
 

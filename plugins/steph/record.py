@@ -1,33 +1,31 @@
 """The values that every room passes on, and the record that they add up to.
 
-Only frozen pydantic models; the enums of `terms` can be had from here too. Nothing here reads a file, starts a process
-or knows pytest. Times are ISO 8601 in UTC, sizes are bytes, durations are seconds; paths are strings as a person would
-paste them.
+Only frozen pydantic models; the enums of `terms` and the values of `environment` can be had from here too. Nothing here
+reads a file, starts a process or knows pytest. Times are ISO 8601 in UTC, sizes are bytes, durations are seconds; paths
+are strings as a person would paste them.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from steph.environment import Device as Device
+from steph.environment import Environment as Environment
+from steph.environment import GitState as GitState
+from steph.terms import AnyStage as AnyStage
 from steph.terms import Cause as Cause
 from steph.terms import EndedBy as EndedBy
+from steph.terms import ExtendedId as ExtendedId
 from steph.terms import Phase as Phase
 from steph.terms import RecordKind as RecordKind
 from steph.terms import Severity as Severity
 from steph.terms import StageId as StageId
 from steph.terms import Verdict as Verdict
+from steph.values import Value as Value
 
 RECORD_VERSION = 1
-
-
-class Value(BaseModel):
-    """A frozen value that refuses unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), json_schema_serialization_defaults_required=True
-    )
 
 
 class Check(Value):
@@ -121,46 +119,10 @@ class ModelChoice(Value):
     rejected: tuple[RejectedCandidate, ...] = ()
 
 
-class Device(Value):
-    """One GPU or MIG slice as NVML names it."""
-
-    uuid: str
-    name: str
-    index: int
-    total_bytes: int
-    used_bytes: int
-    driver_version: str
-    cuda_driver_version: str
-    compute_capability: str | None = None
-    is_mig: bool = False
-
-
-class Environment(Value):
-    """The machine and the suite's own packages."""
-
-    os: str
-    python: str
-    cpu: str
-    cpu_count: int
-    ram_bytes: int
-    is_wsl: bool = False
-    device: Device | None = None
-    device_error: str | None = None
-    packages: dict[str, str] = Field(default_factory=dict)
-
-
-class GitState(Value):
-    """Branch, commit and cleanliness of a folder; all None where it is no git checkout."""
-
-    branch: str | None = None
-    commit: str | None = None
-    dirty: bool | None = None
-
-
 class DataFile(Value):
     """One input file: its path under the pipeline root, bytes' sha256 and row count."""
 
-    role: Literal["dataset", "train_file"]
+    role: Literal["dataset", "train_file", "train_file_cot"]
     path: str
     sha256: str
     rows: int
@@ -224,6 +186,16 @@ class TrainOutcome(Value):
     checkpoint: str | None = None
 
 
+class AnswerComparison(Value):
+    """The same questions asked twice, without and with the adapter; the counts say what the adapter changed."""
+
+    questions: int
+    same_responses: int  # to the letter
+    changed_answers: int
+    right_to_wrong: int
+    wrong_to_right: int
+
+
 class EvalOutcome(Value):
     """What an evaluation attempt printed and wrote."""
 
@@ -236,12 +208,13 @@ class EvalOutcome(Value):
     lora_path: str | None = None
     key_lines: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    with_adapter: AnswerComparison | None = None  # of an evaluation without one: what H-3's adapter changes
 
 
 class Attempt(Value):
     """One child process of a stage at one setting, complete; no verdict ever stands on one of purpose `deep`."""
 
-    stage: StageId
+    stage: AnyStage
     number: int
     label: str
     purpose: Literal["stage", "deep"] = "stage"
@@ -280,7 +253,7 @@ class SkippedRung(Value):
 class StageResult(Value):
     """One stage's outcome; `attempts[-1]` is the one that counts."""
 
-    stage: StageId
+    stage: AnyStage
     verdict: Verdict
     explanation: str  # one Japanese sentence
     started_at: str
@@ -322,10 +295,10 @@ class Session(Value):
 
     started_at: str
     command: tuple[str, ...]
-    stages: tuple[StageId, ...]
+    stages: tuple[AnyStage, ...]
     ended_at: str | None = None
     exit_status: int | None = None
-    verdicts: dict[StageId, Verdict] = Field(default_factory=dict)
+    verdicts: dict[AnyStage, Verdict] = Field(default_factory=dict)
 
 
 class Record(Value):
@@ -336,10 +309,16 @@ class Record(Value):
     context: Context
     data: tuple[DataFile, ...] = ()
     stages: dict[StageId, StageResult] = Field(default_factory=dict)
+    extended: dict[ExtendedId, StageResult] = Field(default_factory=dict)  # beside them; never part of an acceptance
     sessions: tuple[Session, ...] = ()
     live: bool = False  # a conductor still writes into it
 
-    def verdict_of(self, stage: StageId) -> Verdict:
+    @property
+    def results(self) -> dict[AnyStage, StageResult]:
+        """Every stage that has run, the extended ones after the three."""
+        return {result.stage: result for result in (*self.stages.values(), *self.extended.values())}
+
+    def verdict_of(self, stage: AnyStage) -> Verdict:
         """The stage's verdict, NOT_RUN where the record has none."""
-        result = self.stages.get(stage)
+        result = self.results.get(stage)
         return result.verdict if result else Verdict.NOT_RUN

@@ -11,7 +11,7 @@ from steph.interruption import Interruption
 from steph.judge.verdict import exit_status
 from steph.prediction import production_predictions
 from steph.preparation import Setup
-from steph.record import Record, StageId, StageResult
+from steph.record import AnyStage, Record, StageId, StageResult
 from steph.run import output
 from steph.run.events import SessionEnded, SessionStarted, fold
 from steph.run.gpulock import gpu_lock
@@ -30,9 +30,10 @@ from steph.run.leftovers import end_leftovers
 from steph.run.memory_log import read_samples
 from steph.run.retention import prune_logs
 from steph.run.rootlock import root_lock
-from steph.stages import NEEDS, Conductor
+from steph.stages import Conductor
 from steph.tell.drawings import VramSample
 from steph.tell.report import report_path, write_report
+from steph.terms import NEEDS
 
 LAST_LINES = 30
 SUPERVISOR_SECONDS = 5.0  # beyond the grace of its child: until it has seen, killed and reaped everything
@@ -45,7 +46,7 @@ class JoinError(RuntimeError):
 class StageSession:
     """The stages of one pytest run and the record that they write into."""
 
-    def __init__(self, setup: Setup, stages: Sequence[StageId], command: Sequence[str], console: Console) -> None:
+    def __init__(self, setup: Setup, stages: Sequence[AnyStage], command: Sequence[str], console: Console) -> None:
         self.stages = tuple(stages)
         self._setup = setup
         self.console = console
@@ -67,7 +68,7 @@ class StageSession:
         self.report: Path | None = None
         self._interruption = Interruption()
 
-    def run(self, stage: StageId, budget_seconds: float) -> StageResult:
+    def run(self, stage: AnyStage, budget_seconds: float) -> StageResult:
         """Run one stage; its result is in the journal and in the report when this returns."""
         return self._conductor.run(stage, budget_seconds)
 
@@ -110,8 +111,8 @@ def tell(runs: Path, record: Record, report_file: Path | None = None, *, with_fi
     )
 
 
-def open_journal(setup: Setup, stages: Sequence[StageId], runs: Path) -> Journal:
-    """Join the newest record of this kind and profile where a stage is rerun, else open a new one.
+def open_journal(setup: Setup, stages: Sequence[AnyStage], runs: Path) -> Journal:
+    """Join the newest record of this kind and profile, or open a new one where all three stages run.
 
     Raises JoinError where the stages need results of a record that was made under other facts.
     """
@@ -120,7 +121,7 @@ def open_journal(setup: Setup, stages: Sequence[StageId], runs: Path) -> Journal
         for folder, record in readable_records(runs)
         if record.context.kind is setup.context.kind and record.context.profile == setup.context.profile
     ]
-    if found and set(stages) != set(StageId):
+    if found and not set(StageId) <= set(stages):
         folder, record = found[-1]
         different = differences(record, setup)
         if not different:
@@ -164,7 +165,7 @@ def settle_lost_runs(runs: Path) -> None:
             continue
         lines = {}
         for stage in stages_in_flight(record):
-            last = record.stages[stage].newest_attempt
+            last = record.results[stage].newest_attempt
             if last is not None and last.ended_by is None:
                 lines[stage] = tuple(output.tail_lines(folder / last.folder, LAST_LINES))
         with contextlib.suppress(JournalError):  # another run's affair, or a disk that can't take it now
@@ -173,7 +174,7 @@ def settle_lost_runs(runs: Path) -> None:
             journal.close()
 
 
-def _self_contained(stages: Sequence[StageId]) -> bool:
+def _self_contained(stages: Sequence[AnyStage]) -> bool:
     return all(needed in stages for stage in stages for needed in NEEDS[stage])
 
 

@@ -1,4 +1,4 @@
-"""The conductor: H-1, H-2 and H-3 through the rooms, one way, each ending in a journalled verdict."""
+"""The conductor: stages through the rooms, one way, each ending in a journalled verdict."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import replace
 
 from steph.console import Console
 from steph.deep import deep_checks
-from steph.evaluation import evaluate
+from steph.evaluation import DIRECT, Evaluation
+from steph.extended import run_extended
 from steph.models import choose_model, model_checks
 from steph.outcome import Outcome
 from steph.prediction import with_prediction
 from steph.preparation import Setup
-from steph.record import ModelChoice, Record, StageId, StageResult, TrainSettings, Verdict
+from steph.record import AnyStage, ExtendedId, ModelChoice, Record, StageId, StageResult, TrainSettings, Verdict
 from steph.run.events import ModelChosen, StageEnded, StageStarted
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, now
+from steph.terms import NEEDS
 from steph.training import Training
-
-NEEDS = {StageId.H1: (), StageId.H2: (StageId.H1,), StageId.H3: (StageId.H1, StageId.H2)}
 
 
 class Conductor:
@@ -31,7 +31,7 @@ class Conductor:
         self.console = console
         self._tell = tell
 
-    def run(self, stage: StageId, budget_seconds: float) -> StageResult:
+    def run(self, stage: AnyStage, budget_seconds: float) -> StageResult:
         """Run one stage within its budget and return its result; what it raises has been journalled first."""
         blocked = self._no_device() or self._blocked(stage)
         self.journal.append(StageStarted(at=now(), stage=stage))
@@ -45,9 +45,9 @@ class Conductor:
             self._end(stage, Outcome(Verdict.CRASHED, f"実行が中断された: {_named(error)}"), started)
             raise
         self._end(stage, outcome, started)
-        return self.journal.record().stages[stage]
+        return self.journal.record().results[stage]
 
-    def _stage(self, stage: StageId, deadline: float) -> Outcome:
+    def _stage(self, stage: AnyStage, deadline: float) -> Outcome:
         match stage:
             case StageId.H1:
                 return self._reach_model(deadline)
@@ -55,7 +55,10 @@ class Conductor:
                 return self._train(deadline)
             case StageId.H3:
                 training = self.journal.record().stages[StageId.H2]
-                return evaluate(self.setup, self.journal, self.console, self._model(), training, deadline)
+                asked = Evaluation(self.setup, self.journal, self.console, self._model(), training, deadline)
+                return asked.run(DIRECT)
+            case _:
+                return run_extended(self.setup, self.journal, self.console, stage, self._model(), deadline)
 
     def _train(self, deadline: float) -> Outcome:
         training = Training(self.setup, self.journal, self.console, deadline)
@@ -83,15 +86,15 @@ class Conductor:
                 return result.model
         raise InputError("the record names no model; run H-1 first")
 
-    def _blocked(self, stage: StageId) -> Outcome | None:
+    def _blocked(self, stage: AnyStage) -> Outcome | None:
         record = self.journal.record()
         for needed in NEEDS[stage]:
             verdict = record.verdict_of(needed)
             if not verdict.is_green:
                 return Outcome(Verdict.BLOCKED, f"{needed} が {verdict} のため実行しない")
-            if record.stages[needed].stale:
+            if record.results[needed].stale:
                 return Outcome(Verdict.BLOCKED, f"{needed} の結果が古い(前提が再実行された)ため実行しない")
-            last = record.stages[needed].newest_attempt
+            last = record.results[needed].newest_attempt
             if last is not None and last.memory_returned is False:
                 return Outcome(Verdict.BLOCKED, f"{needed} の終了後もGPUメモリが解放されていないため実行しない")
         return None
@@ -100,11 +103,17 @@ class Conductor:
         error = self.setup.context.environment.device_error
         return Outcome(Verdict.FAIL, f"GPUが使えない: {error}") if error else None
 
-    def _limit(self, stage: StageId) -> float:
+    def _limit(self, stage: AnyStage) -> float:
         limits = self.setup.profile.limits
-        return {StageId.H1: limits.h1_seconds, StageId.H2: limits.h2_seconds, StageId.H3: limits.h3_seconds}[stage]
+        match stage:
+            case StageId.H1:
+                return limits.h1_seconds
+            case StageId.H2 | ExtendedId.COT_TRAINING:
+                return limits.h2_seconds
+            case _:
+                return limits.h3_seconds
 
-    def _end(self, stage: StageId, outcome: Outcome, started: float) -> None:
+    def _end(self, stage: AnyStage, outcome: Outcome, started: float) -> None:
         ended = StageEnded(
             at=now(),
             stage=stage,

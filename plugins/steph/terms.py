@@ -13,6 +13,29 @@ class StageId(StrEnum):
     H3 = "H-3"
 
 
+class ExtendedId(StrEnum):
+    """Stages beyond the spec's three, run only where asked for; no acceptance stands on them."""
+
+    COT_TRAINING = "H-2cot"
+    COT = "H-3cot"
+    RAG = "H-3rag"
+    BASE = "H-3base"
+
+
+AnyStage = StageId | ExtendedId
+
+# What a stage is built on: it runs only where all of these are green, and is stale where one of them was replaced.
+NEEDS: dict[AnyStage, tuple[AnyStage, ...]] = {
+    StageId.H1: (),
+    StageId.H2: (StageId.H1,),
+    StageId.H3: (StageId.H1, StageId.H2),
+    ExtendedId.COT_TRAINING: (StageId.H1, StageId.H2),
+    ExtendedId.COT: (StageId.H1, StageId.H2, ExtendedId.COT_TRAINING),
+    ExtendedId.RAG: (StageId.H1, StageId.H2, StageId.H3),
+    ExtendedId.BASE: (StageId.H1, StageId.H2, StageId.H3),
+}
+
+
 class RecordKind(StrEnum):
     """What a record may be called; a rehearsal never counts as an acceptance."""
 

@@ -1,4 +1,4 @@
-"""H-2: the training script down the ladder, until an attempt stands or nothing is left to try."""
+"""A training stage: the script down the ladder, until an attempt stands or nothing is left to try."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from steph.attempts import Finished, Request, child_environment, run_attempt
+from steph.attempts import Finished, Request, run_attempt
 from steph.console import Console
 from steph.judge.catalog import finding
 from steph.judge.checks_train import judge_training
@@ -18,15 +18,15 @@ from steph.judge.evidence import TrainEvidence
 from steph.models import smaller_model
 from steph.outcome import Outcome
 from steph.plan.answers import AnswerLoss, count_lost_answers
-from steph.plan.commands import MAX_STEPS_FLAG, build_command, train_command
+from steph.plan.commands import MAX_STEPS_FLAG, train_command
 from steph.plan.ladder import MoveKind, epoch_steps, given_up, ladder_without_4bit, next_move, settings_at
 from steph.plan.settings import Rung
 from steph.prediction import Expectation, expected, with_prediction, worth_trying
 from steph.preparation import Setup
 from steph.record import (
+    AnyStage,
     Attempt,
     Check,
-    DataFile,
     Device,
     Diagnosis,
     ModelChoice,
@@ -38,18 +38,26 @@ from steph.record import (
 )
 from steph.run import inputs, output
 from steph.run.events import DataRead, ModelChosen, RungSkipped
-from steph.run.inputs import InputError
 from steph.run.journal import Journal, now
-from steph.run.runner import ChildSpec, run_child
+from steph.side_commands import run_side_command, side_folder, training_rows
 
-HELPER_SECONDS = 180.0  # for the short commands beside the attempts: building data, asking for --help
 MIN_ATTEMPT_SECONDS = 5.0
 BF16_SINCE = (8, 0)  # compute capability of the first cards with bf16 in hardware
 
 
 @dataclass(frozen=True)
+class Course:
+    """What a training stage trains on, and where its output goes; paths from the pipeline root."""
+
+    stage: AnyStage
+    mode: Literal["direct", "cot"]
+    train_file: str
+    output_dir: str
+
+
+@dataclass(frozen=True)
 class Walk:
-    """Where on the ladder H-2 stands; `half` is what the card trains in without 4-bit."""
+    """Where on the ladder a stage stands; `half` is what the card trains in without 4-bit."""
 
     model: ModelChoice
     base: TrainSettings
@@ -66,21 +74,29 @@ class Walk:
 
 
 class Training:
-    """One H-2: what stays the same over its attempts."""
+    """One training stage, H-2 where no other course is given: what stays the same over its attempts."""
 
-    def __init__(self, setup: Setup, journal: Journal, console: Console, deadline: float) -> None:
+    def __init__(
+        self, setup: Setup, journal: Journal, console: Console, deadline: float, course: Course | None = None
+    ) -> None:
+        paths = setup.description.paths
         self.setup = setup
         self.journal = journal
         self.console = console
         self.deadline = deadline
-        self.train_file = self._training_file()
-        journal.append(DataRead(at=now(), data=(setup.dataset, self.train_file)))
+        self.course = course or Course(StageId.H2, "direct", paths.train_file, paths.output_dir)
+        self.train_file = training_rows(setup, journal, console, deadline, self.course.train_file, self.course.mode)
+        read = (setup.dataset, self.train_file)
+        others = [file for file in journal.record().data if file.role not in {new.role for new in read}]
+        journal.append(DataRead(at=now(), data=(*read, *others)))
         self.can_cap_steps = self.knows_flag(MAX_STEPS_FLAG)
 
-    def run(self, model: ModelChoice) -> Outcome:
-        """Walk the ladder; the outcome is that of the last attempt, with what was given up on the way."""
-        profile = self.setup.profile
-        walk: Walk | None = Walk(model, profile.train, profile.ladder, half=self.half_precision())
+    def run(self, model: ModelChoice, start: TrainSettings | None = None) -> Outcome:
+        """Walk the ladder; the outcome is that of the last attempt, with what was given up on the way.
+
+        `start`: settings that are known to work, from which the walk goes on.
+        """
+        walk: Walk | None = self._first_walk(model, start)
         last: Attempt | None = None
         meaningless: list[tuple[AnswerLoss, TrainSettings]] = []
         too_large: Expectation | None = None
@@ -97,7 +113,9 @@ class Training:
                 continue
             left = self.deadline - time.monotonic()
             if left < MIN_ATTEMPT_SECONDS:
-                return Outcome(Verdict.TIMEOUT, "H-2の制限時間を使い切った", last.checks if last else ())
+                return Outcome(
+                    Verdict.TIMEOUT, f"{self.course.stage}の制限時間を使い切った", last.checks if last else ()
+                )
             last = self._attempt(walk, loss, left, expectation)
             if last.returncode == 0 or last.diagnosis is None:
                 return Outcome.of_attempt(last, (), self._conditions(walk))
@@ -108,37 +126,14 @@ class Training:
             return Outcome(Verdict.FAIL, f"載る設定がない: {too_large.words()}。--steph-no-predict で全段を試せる")
         return no_rung_keeps_the_answers(meaningless)
 
-    def _training_file(self) -> DataFile:
-        description, root = self.setup.description, self.setup.root
-        relative = description.paths.train_file
-        samples = self.setup.profile.evaluate.samples
-        if description.build and inputs.needs_build(root, relative, self.setup.dataset, samples):
-            values = {
-                "dataset": self.setup.dataset.path,
-                "train_file": relative,
-                "mode": "direct",
-                "samples": str(samples),
-            }
-            argv = build_command(self.setup.python, description.build.command, values)
-            self.console.line(f"H-2 building {relative} from {self.setup.dataset.path}")
-            folder = self._side_folder("build")
-            inputs.set_aside(root / relative, folder / "before")
-            try:
-                return self._built(argv, folder)
-            except BaseException:  # half a file must not pass for a whole one in the next run
-                inputs.set_aside(root / relative, folder / "failed")
-                inputs.put_back(root / relative, folder / "before")
-                raise
-        return inputs.read_train_file(root, relative)
-
-    def _built(self, argv: tuple[str, ...], folder: Path) -> DataFile:
-        root, relative = self.setup.root, self.setup.description.paths.train_file
-        status = self._side_command(argv, folder)
-        if status != 0:
-            last = " / ".join(output.tail_lines(folder, 3)) or f"no output within {HELPER_SECONDS:.0f} s"
-            command = " ".join(argv[1:])
-            raise InputError(f"{root / relative}: could not be built ({command}): exit status {status}: {last}")
-        return inputs.read_train_file(root, relative)
+    def _first_walk(self, model: ModelChoice, start: TrainSettings | None) -> Walk:
+        """The rung of these settings, or they alone where they are not on the profile's ladder."""
+        profile = self.setup.profile
+        top = Walk(model, profile.train, profile.ladder, half=self.half_precision())
+        if start is None:
+            return top
+        rungs = (replace(top, rung=rung) for rung in range(len(profile.ladder) + 1))
+        return next((walk for walk in rungs if walk.settings == start), replace(top, base=start, ladder=()))
 
     def knows_flag(self, flag: str) -> bool:
         """Whether the training script takes a flag beyond the spec's: its description says so, else its `--help`."""
@@ -147,26 +142,10 @@ class Training:
 
     @cached_property
     def _flags_in_help(self) -> frozenset[str]:
-        folder = self._side_folder("help")
+        folder = side_folder(self.journal, "help")
         script = self.setup.description.paths.train_script
-        self._side_command((self.setup.python, script, "--help"), folder)
+        run_side_command(self.setup, (self.setup.python, script, "--help"), folder, self.deadline)
         return frozenset(re.findall(r"--[\w-]+", output.stdout_text(folder)))
-
-    def _side_folder(self, name: str) -> Path:
-        taken = len(list(self.journal.folder.glob(f"{name}-*")))
-        folder = self.journal.folder / f"{name}-{taken + 1}"
-        folder.mkdir(parents=True)
-        return folder
-
-    def _side_command(self, argv: tuple[str, ...], folder: Path) -> int | None:
-        spec = ChildSpec(
-            argv=argv,
-            cwd=self.setup.root,
-            folder=folder,
-            env={**child_environment(self.setup, {}, on_gpu=False), "CUDA_VISIBLE_DEVICES": ""},
-            deadline_seconds=min(HELPER_SECONDS, max(1.0, self.deadline - time.monotonic())),
-        )
-        return run_child(spec).returncode
 
     def _answers_lost(self, walk: Walk) -> AnswerLoss | None:
         tokenizer = Path(walk.model.snapshot_path or walk.model.name) / "tokenizer.json"
@@ -177,7 +156,7 @@ class Training:
         try:
             return count_lost_answers(path, tokenizer, settings.max_seq_length, truncation, first_rows=rows)
         except ValueError as error:  # a tokenizer newer than this suite's library: not counted, as where there is none
-            self.console.line(f"H-2 answers not counted: {error}")
+            self.console.line(f"{self.course.stage} answers not counted: {error}")
             return None
 
     def _expected(self, walk: Walk, loss: AnswerLoss | None) -> Expectation | None:
@@ -188,17 +167,17 @@ class Training:
         return not worth_trying(expectation, last, gave_up_4bit=gave_up_4bit)
 
     def _attempt(self, walk: Walk, loss: AnswerLoss | None, left: float, expectation: Expectation | None) -> Attempt:
-        settings, paths = walk.settings, self.setup.description.paths
+        settings = walk.settings
         argv, rows = self.command(walk.model.name, settings)
         request = Request(
-            stage=StageId.H2,
+            stage=self.course.stage,
             label=settings.short(),
             argv=argv,
             deadline_seconds=min(left, self.setup.profile.limits.train_attempt_seconds),
             settings=settings,
             model_name=walk.model.name,
             predicted=expectation.likely if expectation else None,
-            writes=(self.setup.root / paths.output_dir,),
+            writes=(self.setup.root / self.course.output_dir,),
         )
 
         def judge(finished: Finished) -> Attempt:
@@ -213,7 +192,7 @@ class Training:
         train_file, rows = self.train_file.path, self.rows_trained(settings)
         too_long = self._is_too_long(settings)
         if too_long and not self.can_cap_steps:
-            subset = self._side_folder("subset") / Path(train_file).name
+            subset = side_folder(self.journal, "subset") / Path(train_file).name
             inputs.write_subset(self.setup.root, train_file, rows, subset)
             train_file = str(subset)
         argv = train_command(
@@ -223,7 +202,7 @@ class Training:
             train_file,
             settings,
             cap_steps=too_long and self.can_cap_steps,
-            output_dir=output_dir,
+            output_dir=output_dir or self.course.output_dir,
         )
         return argv, rows
 
@@ -238,7 +217,7 @@ class Training:
         return epoch_steps(self.train_file.rows, settings) * settings.num_epochs > settings.max_steps
 
     def _judge(self, finished: Finished, walk: Walk, rows: int, loss: AnswerLoss | None) -> Attempt:
-        output_dir = self.setup.description.paths.output_dir
+        output_dir = self.course.output_dir
         evidence = TrainEvidence(
             output_dir=self.setup.root / output_dir,
             output_dir_name=output_dir,
@@ -274,12 +253,12 @@ class Training:
 
     def _note_skip(self, walk: Walk, reason: str) -> None:
         skipped = SkippedRung(label=walk.settings.short(), reason=reason)
-        self.journal.append(RungSkipped(at=now(), stage=StageId.H2, skipped=skipped))
-        self.console.line(f"H-2 {skipped.label}: {reason}")
+        self.journal.append(RungSkipped(at=now(), stage=self.course.stage, skipped=skipped))
+        self.console.line(f"{self.course.stage} {skipped.label}: {reason}")
 
     def _step_down(self, walk: Walk, diagnosis: Diagnosis) -> Walk | None:
         move = next_move(diagnosis, walk.rung, walk.ladder)
-        self.console.line(f"H-2 {walk.settings.short()}: {move.reason}")
+        self.console.line(f"{self.course.stage} {walk.settings.short()}: {move.reason}")
         match move.kind:
             case MoveKind.NEXT_RUNG:
                 return replace(walk, rung=walk.rung + 1)
@@ -292,6 +271,8 @@ class Training:
                 return None
 
     def _with_smaller_model(self, walk: Walk) -> Walk | None:
+        if self.course.stage is not StageId.H2:  # the record's other stages stand on H-2's model
+            return None
         model = smaller_model(self.setup, self.journal, self.console, walk.model, self.deadline)
         if model is None:
             return None

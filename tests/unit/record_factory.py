@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steph.record import (
+    AnyStage,
     Artifact,
     Attempt,
     Cause,
@@ -373,7 +374,7 @@ def stage_h3(attempts: Sequence[Attempt] | None = None, **changes: object) -> St
 
 
 def session(
-    verdicts: dict[StageId, Verdict],
+    verdicts: dict[AnyStage, Verdict],
     command: tuple[str, ...] = ("pytest", "-m", "gpu"),
     started_at: str = "2026-11-20T01:00:00+00:00",
     ended_at: str | None = "2026-11-20T01:07:25+00:00",
@@ -523,7 +524,7 @@ def rehearsal(run_id: str = "20261120-070000") -> Record:
     without_card = {"peak_device_bytes": None, "peak_own_bytes": None, "memory_returned": None, "probes": ()}
     h2 = stage_h2((trained(1, TrainSettings()).model_copy(update=without_card),))
     h3 = stage_h3((evaluated().model_copy(update=without_card),))
-    verdicts = dict.fromkeys(StageId, Verdict.PASS)
+    verdicts: dict[AnyStage, Verdict] = dict.fromkeys(StageId, Verdict.PASS)
     only = session(verdicts, ("pytest", "-m", "gpu", "--steph-profile", "cpu"))
     return _record((stage_h1(tiny), h2, h3), made_under, run_id, data=data(is_sample=True), sessions=(only,))
 

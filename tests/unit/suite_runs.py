@@ -12,16 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planted import plant
-from steph.record import Record, StageId
+from steph.record import AnyStage, Record
 from steph.run.journal import read_record, record_folders
+from steph.tell.commands import TEST_IDS
 
 CLONE = Path(__file__).parents[2]
 PAGE = CLONE / "tests" / "acceptance" / "test_steph.py"
-TEST_IDS = {
-    StageId.H1: "test_h1_model_is_reachable",
-    StageId.H2: "test_h2_lora_training_completes",
-    StageId.H3: "test_h3_hf_evaluation_runs",
-}
 PROFILE = """
 [machine]
 title = "planted"
@@ -67,14 +63,14 @@ class Bench:
         """Change what is planted in the root."""
         (self.root / "defect.json").write_text(json.dumps(knobs), encoding="utf-8")
 
-    def arguments(self, *stages: StageId) -> list[str]:
+    def arguments(self, *stages: AnyStage) -> list[str]:
         """The pytest arguments that run these stages here; none named: all three."""
-        tests = [f"{PAGE}::{TEST_IDS[stage]}" for stage in stages] or [str(PAGE)]
+        tests = [str(CLONE / TEST_IDS[stage]) for stage in stages] or [str(PAGE)]
         places = {"profile": self.profile, "pipeline-root": self.root, "report": self.reports}
         options = [f"--steph-{name}={value}" for name, value in places.items()]
         return ["-m", "gpu", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *options, *tests]
 
-    def start(self, *stages: StageId, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    def start(self, *stages: AnyStage, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         """Start pytest on these stages and return at once."""
         return subprocess.Popen(
             [sys.executable, "-m", "pytest", *self.arguments(*stages), *options],
@@ -86,7 +82,7 @@ class Bench:
             preexec_fn=_unignore_signals,
         )
 
-    def run(self, *stages: StageId, options: tuple[str, ...] = ()) -> tuple[int, str]:
+    def run(self, *stages: AnyStage, options: tuple[str, ...] = ()) -> tuple[int, str]:
         """Run pytest on these stages to its end: exit status and output."""
         process = self.start(*stages, options=options)
         output, _ = process.communicate(timeout=60)

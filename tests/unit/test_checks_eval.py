@@ -68,9 +68,9 @@ def test_a_named_file_elsewhere_is_not_taken(tmp_path: Path, named: str) -> None
 def test_with_rag_asked_the_line_must_say_enabled(sound: EvalEvidence) -> None:
     """The check of the RAG line turns with the question: disabled where asked off, enabled where asked on."""
     asked_on = replace(sound, settings=EvalSettings(use_rag=True))
-    assert broken(asked_on) == {"line_rag_enabled", "config_as_asked"}
+    assert broken(asked_on) == {"line_rag_enabled", "config_as_asked", "rag_retrieved"}
     shown_on = sound.stdout.replace("Disabled (LLM only)", "Enabled")
-    assert broken(replace(asked_on, stdout=shown_on)) == {"config_as_asked"}
+    assert broken(replace(asked_on, stdout=shown_on)) == {"config_as_asked", "rag_retrieved"}
 
 
 def test_without_an_adapter_the_line_must_say_none(sound: EvalEvidence) -> None:

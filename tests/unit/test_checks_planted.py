@@ -63,10 +63,10 @@ def test_there_are_at_least_forty_defects_and_their_names_are_unique() -> None:
 def test_every_check_is_broken_by_a_planted_defect() -> None:
     """No check of the table goes without a defect that proves it can fail.
 
-    RAG runs need another fake, and the checks of --steph-deep pairs of runs (test_deep.py).
+    The checks of --steph-deep need pairs of runs (test_deep.py), that of the CoT rows no run at all (test_extended.py).
     """
     proven = {name for variant in DEFECTS for name in variant.caught | variant.unmeasured}
-    assert set(CATALOG) - proven == {"line_rag_enabled", *(kind.id for kind in DEEP)}
+    assert set(CATALOG) - proven == {"cot_rows_sound", *(kind.id for kind in DEEP)}
 
 
 def test_the_generated_tables_are_current() -> None:

@@ -95,7 +95,7 @@ def _record(verdicts: dict[StageId, Verdict], *, stale: StageId | None = None) -
         )
         for stage, verdict in verdicts.items()
     }
-    session = Session(started_at="t", command=("pytest",), stages=tuple(verdicts), verdicts=verdicts)
+    session = Session(started_at="t", command=("pytest",), stages=tuple(verdicts), verdicts=dict(verdicts.items()))
     return Record(id="r", context=factory.context(), stages=stages, sessions=(session,))
 
 

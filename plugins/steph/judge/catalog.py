@@ -1,4 +1,4 @@
-"""The table of all checks of H-2 and H-3: what each one reads, how hard it is, which trap it catches.
+"""The table of all checks of training and evaluation: what each one reads, how hard it is, which trap it catches.
 
 `python -m steph.judge.catalog` prints docs/checks.md; with a path it writes it there. Nothing here reads a pipeline's
 files. A check is made by `finding`, so that no check exists outside the table.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from steph.judge.kinds import INFO, SHARED, CheckKind
 from steph.judge.kinds_evaluation import ADAPTER, LINES, RESULTS, TEXT
+from steph.judge.kinds_extended import EXTENDED
 from steph.judge.kinds_training import DEEP, TRAINING
 from steph.record import Check, Severity
 
@@ -20,7 +21,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f\u2028\u2029\u2
 
 
 CATALOG: dict[str, CheckKind] = {
-    kind.id: kind for kind in (*SHARED, *TRAINING, *DEEP, *LINES, *ADAPTER, *RESULTS, *TEXT)
+    kind.id: kind for kind in (*SHARED, *TRAINING, *DEEP, *LINES, *ADAPTER, *RESULTS, *TEXT, *EXTENDED)
 }
 
 

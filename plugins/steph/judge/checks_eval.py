@@ -5,6 +5,7 @@ from __future__ import annotations
 from steph.judge.artifacts import MAX_HASHED_BYTES, artifact
 from steph.judge.catalog import bounded, finding
 from steph.judge.checks_adapter import base_check
+from steph.judge.checks_extended import compared, extended_checks
 from steph.judge.checks_lines import line_checks
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_results import content_checks, file_checks
@@ -33,6 +34,7 @@ def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, 
             content.results if content else None,
             cot=evidence.settings.use_cot, rehearsal=evidence.rehearsal, seconds=evidence.seconds,
         ),
+        *extended_checks(evidence, lines, content),
     )  # fmt: skip
     return _outcome(evidence, lines, file), checks, _artifacts(file)
 
@@ -64,6 +66,7 @@ def _outcome(evidence: EvalEvidence, lines: EvalLines, file: ResultsFile) -> Eva
         lora_path=_short(lines.lora_path),
         key_lines=tuple(bounded(line) for line in lines.key_lines),
         answers=tuple(row.predicted_answer for row in results.results[:MAX_ANSWERS]) if results else (),
+        with_adapter=compared(results.results, evidence.beside) if results and evidence.lora_path is None else None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.judge.results import Row
 from steph.record import EvalSettings, TrainSettings
 
 
@@ -50,7 +51,8 @@ class EvalEvidence:
 
     `root` is the folder that the script ran in, `output_path` and `lora_path` are as it was given them (`lora_path`
     None: evaluated without an adapter). `seconds` is the whole run. `train_questions` and `train_frame` come from
-    `questions.questions_in` and `questions.frame_in`; None means that no training file could be read.
+    `questions.questions_in` and `questions.frame_in`; None means that no training file could be read. `beside` are the
+    rows of the record's H-3, where this evaluation is held against them.
     """
 
     root: Path
@@ -68,4 +70,5 @@ class EvalEvidence:
     adapter_sha256_actual: str | None = None
     train_questions: frozenset[str] | None = None
     train_frame: tuple[str, str] | None = None
+    beside: tuple[Row, ...] | None = None
     rehearsal: bool = False

@@ -80,6 +80,7 @@ class EvalLines:
     backend: str | None = None
     hf_model: str | None = None
     lora_path: str | None = None
+    cot: str | None = None
     total: int | None = None
     correct: int | None = None
     incorrect: int | None = None
@@ -99,6 +100,7 @@ _SETUP = {
     "backend": re.compile(r"(?:^|\s)Backend:\s*(.*)$"),
     "hf_model": re.compile(r"(?:^|\s)HF Model:\s*(.*)$"),
     "lora_path": re.compile(r"(?:^|\s)LoRA Path:\s*(.*)$"),
+    "cot": re.compile(r"(?:^|\s)Chain-of-Thought:\s*(.*)$"),
 }
 _RESULT = {
     "results": re.compile(r"EVALUATION RESULTS\s*$"),
@@ -122,7 +124,7 @@ def parse_evaluation(stdout: str) -> EvalLines:
     count = {key: int(text[key]) for key in _COUNTS if key in text}
     return EvalLines(
         rag_mode=text.get("rag_mode"), llm_model=text.get("llm_model"), backend=text.get("backend"),
-        hf_model=text.get("hf_model"), lora_path=text.get("lora_path"),
+        hf_model=text.get("hf_model"), lora_path=text.get("lora_path"), cot=text.get("cot"),
         total=count.get("total"), correct=count.get("correct"), incorrect=count.get("incorrect"),
         accuracy=_accuracy(found["accuracy"][1]) if "accuracy" in found else None,
         timeout_errors=count.get("timeout_errors", 0), other_errors=count.get("other_errors", 0),

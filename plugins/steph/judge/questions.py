@@ -64,12 +64,12 @@ def questions_in(train_file: Path) -> frozenset[str]:
 
     Raises OSError where the file can't be read; rows that are no JSON objects are skipped.
     """
-    return frozenset(_row_key(row) for row in _rows(train_file))
+    return frozenset(_row_key(row) for row in rows_in(train_file))
 
 
 def frame_in(train_file: Path) -> tuple[str, str] | None:
     """The beginning and the end that all prompts of a training file share, cut at line ends; None below two rows."""
-    prompts = [str(row.get("input", "")) for row in _rows(train_file)]
+    prompts = [str(row.get("input", "")) for row in rows_in(train_file)]
     if len(prompts) < 2:
         return None
     head = _common_beginning(prompts)
@@ -109,7 +109,8 @@ def _row_key(row: Mapping[str, object]) -> str:
     return _squeeze(str(row.get("input", "")))
 
 
-def _rows(train_file: Path) -> Iterator[Mapping[str, object]]:
+def rows_in(train_file: Path) -> Iterator[Mapping[str, object]]:
+    """The JSON objects of a training file, one a line; raises OSError where it can't be read."""
     with train_file.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:

@@ -52,6 +52,7 @@ class Row(_Part):
     seconds: object = None
     finish_reason: object = None
     prompt: object = None
+    retrieved_docs_count: object = None
 
 
 class Results(_Part):
@@ -84,6 +85,11 @@ def find_results(root: Path, asked: str, saved_to: str | None, started_unix: flo
         return ResultsFile(path, name, fresh, content=_parse(path))
     except UnreadableError as error:
         return ResultsFile(path, name, fresh, problem=str(error))
+
+
+def read_results(path: Path) -> Results:
+    """Read one evaluation's JSON; raises UnreadableError with the reason (Japanese)."""
+    return _parse(path)
 
 
 def _named(root: Path, asked: str, saved_to: str | None) -> Path | None:

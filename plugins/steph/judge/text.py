@@ -24,6 +24,7 @@ _LED = re.compile(rf"\s*[#*\s]*{_LEAD}[\s*]*(?:は|が)?[\s:：]*(?:選択肢)?\
 _LED_TEXT = re.compile(
     rf"\s*[#*\s]*{_LEAD}[\s*]*(?:は|が)?[\s:：]*(?:選択肢)?\s*{_LETTER}[\s.、,:)]+(?=[^\sa-z])[^\n]*"
 )
+_REASONING_LABEL = re.compile(r"\s*[#*\s]*(?:reasoning|理由|根拠)[\s*]*:")
 _LEADING = re.compile(r"\s*([a-d])[\s.．、,:：)）。]+(?=[^\sa-z])")
 _OTHER_LETTER = re.compile(r"(?<![a-z0-9])[a-d](?![a-z0-9])")
 _DIGITS = re.compile(r"\d+")
@@ -97,6 +98,13 @@ def strict_letter(response: str, *, cot: bool) -> str | None:
     if led or cot:
         return led.pop() if len(led) == 1 else None
     return _leading_letter(text)
+
+
+def reasoning_of(response: str) -> str:
+    """What a response says beside its answer: its lines without those that only give a letter, without their label."""
+    text = unicodedata.normalize("NFKC", response[:_LOOKED_AT_CHARS]).lower()
+    lines = [line for line in text.splitlines() if strict_letter(line, cot=True) is None]
+    return "\n".join(_REASONING_LABEL.sub("", line, count=1).strip() for line in lines).strip()
 
 
 def _led_letter(sentence: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from steph.record import Attempt, Cause, Check, EndedBy, Record, Severity, StageId, StageResult, Verdict
+from steph.record import AnyStage, Attempt, Cause, Check, EndedBy, Record, Severity, StageId, StageResult, Verdict
 
 
 class Overall(StrEnum):
@@ -71,9 +71,9 @@ def passed(conditions: Sequence[str]) -> tuple[Verdict, str]:
     return Verdict.PASS, "問題なし"
 
 
-def in_flight(record: Record, stage: StageId) -> bool:
+def in_flight(record: Record, stage: AnyStage) -> bool:
     """Whether the stage is running right now."""
-    result = record.stages.get(stage)
+    result = record.results.get(stage)
     return record.live and result is not None and result.ended_at is None
 
 
@@ -97,7 +97,7 @@ def overall(record: Record) -> Overall:
     return Overall.DEGRADED if degraded else Overall.PASSED
 
 
-def exit_status(selected: Sequence[StageId], record: Record, pytest_status: int) -> int:
+def exit_status(selected: Sequence[AnyStage], record: Record, pytest_status: int) -> int:
     """The newest session's exit status: never 0 where a selected stage did not run in it to a fresh green.
 
     A green that an earlier session left counts for nothing, nor does one whose base was replaced after it.
@@ -108,8 +108,8 @@ def exit_status(selected: Sequence[StageId], record: Record, pytest_status: int)
     return pytest_status
 
 
-def _is_fresh_green(record: Record, stage: StageId) -> bool:
-    result = record.stages.get(stage)
+def _is_fresh_green(record: Record, stage: AnyStage) -> bool:
+    result = record.results.get(stage)
     return result is not None and result.verdict.is_green and not result.stale
 
 

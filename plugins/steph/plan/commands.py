@@ -54,11 +54,22 @@ def train_command(
 
 
 def evaluate_command(
-    python: str, description: Description, model: str, dataset: str, settings: EvalSettings, *, lora_path: str | None
+    python: str,
+    description: Description,
+    model: str,
+    dataset: str,
+    settings: EvalSettings,
+    *,
+    lora_path: str | None,
+    output_path: str | None = None,
 ) -> tuple[str, ...]:
-    """The spec's H-3 command; without `lora_path` the base model alone is evaluated."""
+    """The spec's H-3 command; without `lora_path` the base model alone is evaluated.
+
+    `output_path`: another file than the description's, from the pipeline root.
+    """
     paths = description.paths
-    argv: list[str] = [python, paths.evaluate_script, "--data", dataset, "--output", paths.evaluation_output]
+    output = output_path or paths.evaluation_output
+    argv: list[str] = [python, paths.evaluate_script, "--data", dataset, "--output", output]
     argv += ["--samples", str(settings.samples), "--top-k", str(settings.top_k)]
     argv += [] if settings.use_rag else ["--no-rag"]
     argv += ["--use-cot"] if settings.use_cot else []

@@ -29,7 +29,10 @@ class Paths(Value):
 
 
 class Build(Value):
-    """How the training file is made on demand; `{dataset}`, `{train_file}`, `{mode}`, `{samples}` are filled in."""
+    """How the training file is made on demand; `{dataset}`, `{train_file}`, `{mode}`, `{samples}` are filled in.
+
+    Of an index: made anew before each evaluation with retrieval, from `{dataset}`.
+    """
 
     command: tuple[str, ...]
 
@@ -49,6 +52,7 @@ class Description(Value):
     optional_flags: tuple[str, ...] | None = None
     paths: Paths = Paths()
     build: Build | None = None
+    index: Build | None = None
 
 
 class DescriptionError(ProfileError):

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from steph.record import (
     RECORD_VERSION,
+    AnyStage,
     Attempt,
     Check,
     Context,
@@ -26,10 +27,9 @@ from steph.record import (
     Value,
     Verdict,
 )
+from steph.terms import NEEDS
 
 V = TypeVar("V", bound=Value)
-
-BUILT_ON = {StageId.H1: (StageId.H2, StageId.H3), StageId.H2: (StageId.H3,), StageId.H3: ()}
 
 
 class RecordOpened(Value):
@@ -48,7 +48,7 @@ class SessionStarted(Value):
     event: Literal["session_started"] = "session_started"
     at: str
     command: tuple[str, ...]
-    stages: tuple[StageId, ...]
+    stages: tuple[AnyStage, ...]
     pipeline_dirty: bool | None = None
 
 
@@ -65,7 +65,7 @@ class StageStarted(Value):
 
     event: Literal["stage_started"] = "stage_started"
     at: str
-    stage: StageId
+    stage: AnyStage
 
 
 class ModelChosen(Value):
@@ -73,7 +73,7 @@ class ModelChosen(Value):
 
     event: Literal["model_chosen"] = "model_chosen"
     at: str
-    stage: StageId
+    stage: AnyStage
     model: ModelChoice
 
 
@@ -98,7 +98,7 @@ class RungSkipped(Value):
 
     event: Literal["rung_skipped"] = "rung_skipped"
     at: str
-    stage: StageId
+    stage: AnyStage
     skipped: SkippedRung
 
 
@@ -107,7 +107,7 @@ class StageEnded(Value):
 
     event: Literal["stage_ended"] = "stage_ended"
     at: str
-    stage: StageId
+    stage: AnyStage
     verdict: Verdict
     explanation: str
     seconds: float
@@ -120,7 +120,7 @@ class CrashFound(Value):
 
     event: Literal["crash_found"] = "crash_found"
     at: str
-    stage: StageId
+    stage: AnyStage
     last_lines: tuple[str, ...] = ()
 
 
@@ -199,7 +199,7 @@ def _context_of(record: Record, started: SessionStarted) -> Context:
 def _inside_stage(record: Record, event: Event) -> Record:
     assert isinstance(event, ModelChosen | AttemptStarted | AttemptEnded | RungSkipped | CrashFound)  # noqa: S101
     stage = event.attempt.stage if isinstance(event, AttemptStarted | AttemptEnded) else event.stage
-    result = record.stages.get(stage)
+    result = record.results.get(stage)
     if result is None:  # a torn journal lost the stage's beginning: what follows is still kept
         result = StageResult(stage=stage, verdict=Verdict.CRASHED, explanation=IN_FLIGHT, started_at=event.at)
     match event:
@@ -225,7 +225,7 @@ def _with_attempt(result: StageResult, attempt: Attempt) -> StageResult:
 
 
 def _ended(record: Record, event: StageEnded) -> Record:
-    result = record.stages.get(event.stage)
+    result = record.results.get(event.stage)
     if result is None:
         result = StageResult(stage=event.stage, verdict=event.verdict, explanation="", started_at=event.at)
     ended = _with(
@@ -240,16 +240,16 @@ def _ended(record: Record, event: StageEnded) -> Record:
     return _verdict_of_session(_stage(record, ended), event.stage, event.verdict)
 
 
-def _verdict_of_session(record: Record, stage: StageId, verdict: Verdict) -> Record:
+def _verdict_of_session(record: Record, stage: AnyStage, verdict: Verdict) -> Record:
     if not record.sessions:
         return record
     return _last_session(record, verdicts={**record.sessions[-1].verdicts, stage: verdict})
 
 
-def _marked_stale(record: Record, replaced: StageId) -> Record:
-    for stage in BUILT_ON[replaced]:
-        if stage in record.stages:
-            record = _stage(record, _with(record.stages[stage], stale=True))
+def _marked_stale(record: Record, replaced: AnyStage) -> Record:
+    for stage, result in record.results.items():
+        if replaced in NEEDS[stage]:
+            record = _stage(record, _with(result, stale=True))
     return record
 
 
@@ -260,7 +260,9 @@ def _last_session(record: Record, **update: object) -> Record:
 
 
 def _stage(record: Record, result: StageResult) -> Record:
-    return _with(record, stages={**record.stages, result.stage: result})
+    if isinstance(result.stage, StageId):
+        return _with(record, stages={**record.stages, result.stage: result})
+    return _with(record, extended={**record.extended, result.stage: result})
 
 
 def _with(value: V, **update: object) -> V:

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from steph.plan.description import Description
 from steph.record import DataFile
@@ -65,7 +65,7 @@ def read_dataset(root: Path, description: Description) -> DataFile:
     return DataFile(role="dataset", path=relative, sha256=digest, rows=len(samples), is_sample=relative != real)
 
 
-def read_train_file(root: Path, relative: str) -> DataFile:
+def read_train_file(root: Path, relative: str, mode: Literal["direct", "cot"] = "direct") -> DataFile:
     """The training rows; raises InputError for a missing file, a broken line or a row without `input` or `output`."""
     data = _read(root / relative, "paths.train_file", "build it with scripts/build_finetune_dataset.py (README)")
     rows = 0
@@ -78,7 +78,8 @@ def read_train_file(root: Path, relative: str) -> DataFile:
         rows += 1
     if rows == 0:
         raise InputError(f"{root / relative}: holds no rows; remedy: build the file again")
-    return DataFile(role="train_file", path=relative, sha256=hashlib.sha256(data).hexdigest(), rows=rows)
+    role: Literal["train_file", "train_file_cot"] = "train_file" if mode == "direct" else "train_file_cot"
+    return DataFile(role=role, path=relative, sha256=hashlib.sha256(data).hexdigest(), rows=rows)
 
 
 def _is_unicode(text: str) -> bool:

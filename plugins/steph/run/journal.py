@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from steph.record import Record, StageId, Verdict
+from steph.record import AnyStage, Record, Verdict
 from steph.redact import redact
 from steph.run.events import EVENT, CrashFound, Event, RecordOpened, fold
 
@@ -159,12 +159,12 @@ def readable_records(runs: Path) -> list[tuple[Path, Record]]:
     return found
 
 
-def stages_in_flight(record: Record) -> list[StageId]:
+def stages_in_flight(record: Record) -> list[AnyStage]:
     """Stages that were begun and never ended."""
-    return [stage for stage, result in record.stages.items() if result.ended_at is None]
+    return [stage for stage, result in record.results.items() if result.ended_at is None]
 
 
-def settle_crash(journal: Journal, last_lines: dict[StageId, tuple[str, ...]]) -> None:
+def settle_crash(journal: Journal, last_lines: dict[AnyStage, tuple[str, ...]]) -> None:
     """State in the journal which stages a killed run left in flight, with what they printed last."""
     record = fold(journal.events)
     for stage in stages_in_flight(record):

@@ -9,13 +9,18 @@ import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from steph.record import Attempt, Record, StageId
+from steph.record import AnyStage, Attempt, ExtendedId, Record, StageId
 
 ACCEPTANCE_TESTS = "tests/acceptance/test_steph.py"
-TEST_IDS = {
+EXTENDED_TESTS = "tests/acceptance/test_steph_extended.py"
+TEST_IDS: dict[AnyStage, str] = {
     StageId.H1: f"{ACCEPTANCE_TESTS}::test_h1_model_is_reachable",
     StageId.H2: f"{ACCEPTANCE_TESTS}::test_h2_lora_training_completes",
     StageId.H3: f"{ACCEPTANCE_TESTS}::test_h3_hf_evaluation_runs",
+    ExtendedId.COT_TRAINING: f"{EXTENDED_TESTS}::test_h2_trains_on_cot_rows",
+    ExtendedId.COT: f"{EXTENDED_TESTS}::test_h3_evaluates_with_cot",
+    ExtendedId.RAG: f"{EXTENDED_TESTS}::test_h3_evaluates_with_rag",
+    ExtendedId.BASE: f"{EXTENDED_TESTS}::test_h3_evaluates_the_base_model",
 }
 _SUITE_SWITCHES = frozenset({"--steph-twin", "--steph-deep", "--steph-calibrate", "--steph-no-predict"})
 _PYTEST_OPTIONS_WITH_VALUE = frozenset({"-c", "--config-file", "-o", "--override-ini", "-p", "--rootdir"})
@@ -37,11 +42,20 @@ def attempt_command(attempt: Attempt) -> str:
     return change_folder + pasteable(attempt.argv)
 
 
-def rerun_command(record: Record, stage: StageId) -> str:
+def rerun_command(record: Record, stage: AnyStage) -> str:
     """Give the command that runs one stage again into this record, with the options of its latest session."""
+    return _suite_command(record, "gpu", TEST_IDS[stage])
+
+
+def extended_command(record: Record) -> str:
+    """Give the command that runs the extended stages into this record, with the options of its latest session."""
+    return _suite_command(record, "extended", EXTENDED_TESTS)
+
+
+def _suite_command(record: Record, mark: str, tests: str) -> str:
     words = record.sessions[-1].command if record.sessions else ()
     launcher, rest = _launcher_and_rest(words)
-    return pasteable([*launcher, "-m", "gpu", TEST_IDS[stage], *_kept_options(rest)])
+    return pasteable([*launcher, "-m", mark, tests, *_kept_options(rest)])
 
 
 def _launcher_and_rest(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
 from steph.judge import verdict
-from steph.record import Attempt, Record, StageId, StageResult, Verdict
+from steph.record import AnyStage, Attempt, ExtendedId, Record, StageId, StageResult, Verdict
 from steph.tell import summary, wording
 from steph.tell.markdown import Markdown, clean, code, inline, joined, table
 from steph.tell.wording import MISSING
@@ -76,7 +76,8 @@ def compare(a: Record, b: Record, threshold_ratio: float = DEFAULT_THRESHOLD_RAT
 
     A duration must also be worse by more than `NOISE_SECONDS`. Only figures of green stages count.
     """
-    verdicts = [_overall_row(a, b), *(_verdict_row(stage, a, b) for stage in StageId)]
+    extended = [_extended_row(stage, a, b) for stage in ExtendedId if stage in (a.extended | b.extended)]
+    verdicts = [_overall_row(a, b), *(_verdict_row(stage, a, b) for stage in StageId), *extended]
     figures = [_figure_row(figure, a, b, threshold_ratio) for figure in _FIGURES]
     circumstances = [Row(name, read(a), read(b)) for name, read in _CIRCUMSTANCES]
     return Comparison(
@@ -96,14 +97,21 @@ def _overall_row(a: Record, b: Record) -> Row:
     return Row("全体", summary.headline(a), summary.headline(b), is_regression=is_worse)
 
 
-def _verdict_row(stage: StageId, a: Record, b: Record) -> Row:
+def _extended_row(stage: ExtendedId, a: Record, b: Record) -> Row:
+    """A stage that only one of the two was asked for is no worse there."""
+    both = stage in a.extended and stage in b.extended
+    row = _verdict_row(stage, a, b)
+    return row if both else replace(row, is_regression=False)
+
+
+def _verdict_row(stage: AnyStage, a: Record, b: Record) -> Row:
     left, right = a.verdict_of(stage), b.verdict_of(stage)
     is_worse = _RANKS.get(right, 2) > _RANKS.get(left, 2)
     return Row(f"{stage} 判定", _verdict_words(a, stage), _verdict_words(b, stage), is_regression=is_worse)
 
 
-def _verdict_words(record: Record, stage: StageId) -> str:
-    result = record.stages.get(stage)
+def _verdict_words(record: Record, stage: AnyStage) -> str:
+    result = record.results.get(stage)
     return record.verdict_of(stage).value + ("(stale)" if result and result.stale else "")
 
 

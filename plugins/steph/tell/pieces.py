@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from steph.judge import verdict
 from steph.record import (
+    AnyStage,
     Attempt,
     Cause,
     Check,
@@ -14,7 +15,6 @@ from steph.record import (
     EndedBy,
     Probe,
     Record,
-    StageId,
     StageResult,
     TrainSettings,
 )
@@ -33,7 +33,7 @@ def command_block(attempt: Attempt | None) -> Markdown:
     return fence(commands.attempt_command(attempt), "bash")
 
 
-def rerun_block(record: Record, stage: StageId) -> Markdown:
+def rerun_block(record: Record, stage: AnyStage) -> Markdown:
     """Give the command that runs this stage again, folded."""
     return details("このステージだけのやり直し", fence(commands.rerun_command(record, stage), "bash"))
 
@@ -43,9 +43,9 @@ def facts(rows: list[tuple[str, str]]) -> Markdown:
     return table(("項目", "値"), [(Markdown(name), value) for name, value in rows if value])
 
 
-def stage_state(record: Record, stage: StageId) -> Markdown:
+def stage_state(record: Record, stage: AnyStage) -> Markdown:
     """Say in one paragraph how a stage ended, plainly where it was not run, is stale or still runs."""
-    result = record.stages.get(stage)
+    result = record.results.get(stage)
     word = inline(summary.stage_word(record, stage))
     if result is None:
         return Markdown(f"**判定: {word}** — この記録では一度も実行していません。")
@@ -54,12 +54,12 @@ def stage_state(record: Record, stage: StageId) -> Markdown:
     return Markdown(f"**判定: {word}** — {prose(result.explanation)}")
 
 
-def attempts_table(record: Record, stage: StageId, *, deep: bool = False) -> Markdown:
+def attempts_table(record: Record, stage: AnyStage, *, deep: bool = False) -> Markdown:
     """Give every attempt of a stage with setting, outcome, seconds and peaks; `deep`: those of `--steph-deep`.
 
     A column that no attempt has anything for falls away.
     """
-    result = record.stages.get(stage)
+    result = record.results.get(stage)
     attempts = () if result is None else result.deep_attempts if deep else result.attempts
     if result is None or not attempts:
         return Markdown("試行はありません。")
@@ -256,9 +256,9 @@ def _logs(attempt: Attempt, *, is_last: bool) -> list[Markdown]:
     return folds
 
 
-def last_lines(record: Record, stage: StageId) -> Markdown:
+def last_lines(record: Record, stage: AnyStage) -> Markdown:
     """Give the last lines of a stage that runs or broke off; empty for one that ended."""
-    result = record.stages.get(stage)
+    result = record.results.get(stage)
     attempt = result.newest_attempt if result else None
     if result is None or attempt is None or not attempt.last_lines or not verdict.in_flight(record, stage):
         return Markdown()

@@ -18,6 +18,7 @@ from steph.tell import (
     advice,
     advice_views,
     commands,
+    extended_views,
     keep,
     pictures,
     pieces,
@@ -50,6 +51,7 @@ _SECTIONS = {
     "h1": _NOTES.format(title="H-1 のメモ"),
     "h2": _NOTES.format(title="H-2 の感想・原因メモ"),
     "h3": _NOTES.format(title="H-3 の感想・原因メモ"),
+    "extended": _NOTES.format(title="追加ステージのメモ"),
     "environment": _NOTES.format(title="環境のメモ"),
     HISTORY: _NOTES.format(title="履歴のメモ"),
     "advice": _NOTES.format(title="StepH の感想"),
@@ -125,6 +127,7 @@ def _templates() -> Environment:
             "wording": wording,
             "commands": commands,
             "advice_views": advice_views,
+            "extended_views": extended_views,
         },
         **{"H1": StageId.H1, "H2": StageId.H2, "H3": StageId.H3, "Markdown": Markdown},
     }

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from steph.judge.verdict import Overall, contradiction, in_flight, overall
 from steph.record import (
+    AnyStage,
     Attempt,
     Cause,
     GitState,
@@ -48,11 +49,11 @@ def headline(record: Record) -> str:
     return words[overall(record)]
 
 
-def stage_word(record: Record, stage: StageId) -> str:
+def stage_word(record: Record, stage: AnyStage) -> str:
     """Name a stage's state: running, its verdict, and whether it is stale."""
     if in_flight(record, stage):
         return "⏳ 実行中"
-    result = record.stages.get(stage)
+    result = record.results.get(stage)
     word = wording.verdict_word(record.verdict_of(stage), record.context.kind)
     if result and contradiction(result):
         return f"❌ 不合格(判定 {result.verdict.value} だが重大な検査が不成立)"
@@ -123,6 +124,7 @@ def _all_sentences(record: Record) -> Iterator[str]:
     yield from _of_broken_stages(record)
     yield from _of_next_step(record)
     yield from _of_findings(record, Severity.FAIL)
+    yield from _of_extended(record)
     yield from _of_memory(record)
     yield from _of_model(record)
     yield from _of_findings(record, Severity.WARN)
@@ -156,16 +158,23 @@ def _of_next_step(record: Record) -> Iterator[str]:
 
 
 def _of_findings(record: Record, severity: Severity) -> Iterator[str]:
+    asked = record.results if severity is Severity.WARN else record.stages  # red extended stages have their own words
     found = [
-        (stage, check) for stage, result in record.stages.items() for check in result.findings
-        if check.severity is severity
-    ]  # fmt: skip
+        (stage, check) for stage, result in asked.items() for check in result.findings if check.severity is severity
+    ]
     if not found:
         return
     stage, first = found[0]
     more = f"(ほか {len(found) - 1} 件は各節の所見)" if len(found) > 1 else ""
     word = "重大な所見" if severity is Severity.FAIL else "警告"
     yield f"{stage} に{word}があります: {first.message}{more}"
+
+
+def _of_extended(record: Record) -> Iterator[str]:
+    for result in record.extended.values():
+        if not result.verdict.is_green and not in_flight(record, result.stage):
+            name = f"{result.stage} {wording.STAGE_TITLES[result.stage]}"
+            yield f"追加の {name}は {result.verdict}: {result.explanation}"
 
 
 def _of_memory(record: Record) -> Iterator[str]:

@@ -84,7 +84,7 @@ def _dirty(state: GitState) -> str:
 
 def data_table(record: Record) -> Markdown:
     """Give the data files with rows, sha256 and whether they are the bundled sample."""
-    roles = {"dataset": "評価の問題", "train_file": "学習データ"}
+    roles = {"dataset": "評価の問題", "train_file": "学習データ", "train_file_cot": "学習データ(CoT)"}
     rows: list[tuple[str, str]] = []
     for file in record.data:
         kind = "付属の見本" if file.is_sample else "実データ"

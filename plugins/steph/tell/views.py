@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from steph.judge import verdict
-from steph.record import Attempt, EvalOutcome, ModelChoice, Record, RecordKind, StageId, StageResult, TrainOutcome
+from steph.record import (
+    AnyStage,
+    Attempt,
+    EvalOutcome,
+    ModelChoice,
+    Record,
+    RecordKind,
+    StageId,
+    StageResult,
+    TrainOutcome,
+)
 from steph.tell import summary, wording
 from steph.tell.commands import pasteable
 from steph.tell.markdown import Markdown, code, fence, inline, joined, prose, table
@@ -32,15 +42,15 @@ def short_name(model: str) -> str:
 
 
 def stage_table(record: Record) -> Markdown:
-    """Give the first screen's table of the three stages."""
-    rows = [_stage_row(record, stage) for stage in StageId]
+    """Give the first screen's table of the three stages, and of the extended ones that have run."""
+    rows = [_stage_row(record, stage) for stage in (*StageId, *sorted(record.extended))]
     header = ("ステージ", "判定", "所要時間", "VRAM ピーク", "試行", "開始(UTC)")
     return table(header, rows, align="llrrrl")
 
 
-def _stage_row(record: Record, stage: StageId) -> Sequence[str]:
-    result = record.stages.get(stage)
-    name = f"{stage} {wording.STAGE_TITLES[stage]}"
+def _stage_row(record: Record, stage: AnyStage) -> Sequence[str]:
+    result = record.results.get(stage)
+    name = f"{'' if isinstance(stage, StageId) else '(追加)'}{stage} {wording.STAGE_TITLES[stage]}"
     if result is None:
         return name, summary.stage_word(record, stage), "", "", "0", ""
     peak = measured(summary.peak_bytes(result), record) if result.attempts else MISSING
@@ -83,8 +93,8 @@ def training_facts(record: Record, attempt: Attempt | None) -> Markdown:
         return Markdown()
     outcome = attempt.training
     rows = [
-        ("学習完了の有無", _completion(record, StageId.H2, attempt)),
-        ("実行時間のおおよその目安", _time_words(record.stages[StageId.H2], attempt)),
+        ("学習完了の有無", _completion(record, attempt)),
+        ("実行時間のおおよその目安", _time_words(record.results[attempt.stage], attempt)),
         ("VRAM ピーク(カード全体 / このプロセス分)",
          f"{measured(attempt.peak_device_bytes, record)} / {measured(attempt.peak_own_bytes, record)}"),
         ("カードのメモリ(上限)", wording.gib(summary.capacity_bytes(record))),
@@ -97,7 +107,8 @@ def _time_words(result: StageResult, attempt: Attempt) -> str:
     return f"{last}、ステージ全体 {wording.duration(result.seconds)}" if result.seconds is not None else last
 
 
-def _completion(record: Record, stage: StageId, attempt: Attempt) -> str:
+def _completion(record: Record, attempt: Attempt) -> str:
+    stage = attempt.stage
     if verdict.in_flight(record, stage):
         return "実行中"
     words = wording.outcome_words(attempt)
@@ -151,7 +162,7 @@ def evaluation_facts(record: Record, attempt: Attempt | None) -> Markdown:
         return Markdown()
     outcome = attempt.evaluation
     rows = [
-        ("完走したか", _completion(record, StageId.H3, attempt)),
+        ("完走したか", _completion(record, attempt)),
         ("実行時間", wording.duration(attempt.seconds)),
         ("VRAM ピーク(カード全体)", measured(attempt.peak_device_bytes, record)),
     ]

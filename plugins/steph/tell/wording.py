@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from steph.record import Attempt, Cause, EndedBy, Phase, RecordKind, Severity, StageId, Verdict
+from steph.record import AnyStage, Attempt, Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
 
 GIB = 1024**3
 MISSING = "—"
 
-STAGE_TITLES = {StageId.H1: "モデル", StageId.H2: "学習", StageId.H3: "HF 評価"}
+STAGE_TITLES: dict[AnyStage, str] = {
+    StageId.H1: "モデル",
+    StageId.H2: "学習",
+    StageId.H3: "HF 評価",
+    ExtendedId.COT_TRAINING: "CoT 行での学習",
+    ExtendedId.COT: "CoT での評価",
+    ExtendedId.RAG: "RAG つきの評価",
+    ExtendedId.BASE: "アダプタなしの評価",
+}
 
 CAUSES = {
     Cause.CUDA_OOM: "CUDA OOM(GPU メモリ不足)",

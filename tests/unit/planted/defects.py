@@ -23,7 +23,7 @@ class Variant:
     """
 
     plant: str
-    stage: Literal["H-2", "H-3"]
+    stage: Literal["H-2", "H-3", "H-3cot", "H-3rag", "H-3base"]
     title: str
     caught: frozenset[str] = frozenset()
     unmeasured: frozenset[str] = frozenset()
@@ -227,6 +227,24 @@ EVALUATION = (
 )  # fmt: skip
 
 
+_RAG = EVAL_SETTINGS.model_copy(update={"use_rag": True})
+
+EXTENDED = (
+    Variant("cot_bare", "H-3cot", "理由のない CoT の応答", frozenset({"cot_reasoned"}), eval_settings=_COT),
+    Variant("no_cot_line", "H-3cot", "CoT の行がない", frozenset({"line_cot_enabled"}), eval_settings=_COT),
+    Variant("cot_off", "H-3cot", "CoT が無効のまま", frozenset({"line_cot_enabled"}), eval_settings=_COT),
+    Variant("rag_off", "H-3rag", "RAG が無効のまま", frozenset({"line_rag_enabled"}), eval_settings=_RAG),
+    Variant("rag_unused", "H-3rag", "検索結果がない", frozenset({"rag_retrieved"}), eval_settings=_RAG),
+    Variant("rag_uncounted", "H-3rag", "検索件数の記録がない", unmeasured=frozenset({"rag_retrieved"}),
+            eval_settings=_RAG),
+    Variant("same_prompt", "H-3rag", "検索した文がプロンプトに入っていない", frozenset({"rag_in_prompt"}),
+            eval_settings=_RAG),
+    Variant("adapter_ignored", "H-3base", "アダプタの有無で応答が変わらない", frozenset({"adapter_changes_responses"})),
+    Variant("lora_other", "H-3base", "アダプタなしの依頼でアダプタつきで評価した", frozenset({"lora_path_named"})),
+    Variant("other_rows", "H-3base", "H-3 と違う問題を解いた", frozenset({"base_same_questions", "first_rows"})),
+)  # fmt: skip
+
+
 def _asked_for(evidence: EvalEvidence, model: str) -> EvalEvidence:
     """The same run, had the model under test been another one that the script names."""
     named = evidence.stdout.replace(evidence.model_name, model)
@@ -263,9 +281,12 @@ SOUND = (
     _eval("full_width", "評価: 全角の応答"),
     _eval("same_prompt", "評価: 学習時と同じ枠のプロンプト"),
     replace(_eval("", "評価: CoT"), label="cot", eval_settings=_COT),
+    Variant("", "H-3rag", "RAG: プロンプトの記録なし", eval_settings=_RAG),
+    Variant("rag_prompt", "H-3rag", "RAG: 検索した文の入ったプロンプト", eval_settings=_RAG),
+    Variant("", "H-3base", "アダプタなし: 応答が変わる"),
     replace(_eval("", "評価: 8 問"), label="eight", eval_settings=_EIGHT),
     replace(_eval("", "評価: 学習データを読めない"), label="no_train_file",
             eval_change=lambda evidence: replace(evidence, train_questions=None, train_frame=None)),
 )  # fmt: skip
 
-DEFECTS = (*TRAINING, *EVALUATION)
+DEFECTS = (*TRAINING, *EVALUATION, *EXTENDED)

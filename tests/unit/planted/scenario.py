@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from steph.judge.checks_eval import judge_evaluation
 from steph.judge.checks_train import judge_training
 from steph.judge.evidence import EvalEvidence, TrainEvidence
 from steph.judge.questions import frame_in, questions_in
-from steph.record import Artifact, Check, EvalOutcome, TrainOutcome
+from steph.judge.results import Row, read_results
+from steph.record import Artifact, Check, EvalOutcome, EvalSettings, TrainOutcome
 
-from planted import DATASET, EVALUATE_SCRIPT, TRAIN_FILE, TRAIN_SCRIPT, plant, run_script
+from planted import DATASET, EVALUATE_SCRIPT, TRAIN_FILE, TRAIN_SCRIPT, Ran, plant, run_script
 from planted.defects import Variant
 
 MODEL = "Qwen/Qwen1.5-1.8B-Chat"
@@ -45,21 +47,36 @@ def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
 def evaluation_evidence(root: Path, variant: Variant) -> EvalEvidence:
     """Train without a defect, run the planted evaluation, and hand over what the suite would know about it."""
     training_evidence(root, Variant("sound", "H-2", ""))
-    settings = variant.eval_settings
+    beside = _answers_of_h3(root, variant) if variant.stage in ("H-3rag", "H-3base") else None
+    settings, lora_path = variant.eval_settings, None if variant.stage == "H-3base" else OUTPUT_DIR
     started_unix = time.time()
-    ran = run_script(
-        root, EVALUATE_SCRIPT, "--data", DATASET, "--output", OUTPUT, "--samples", str(settings.samples),
-        "--top-k", "1", "--no-rag", "--llm-backend", "hf", "--hf-model-name", MODEL, "--hf-lora-path", OUTPUT_DIR,
-        "--hf-load-in-4bit", "--ensemble", "1", *(("--use-cot",) if settings.use_cot else ()),
-    )  # fmt: skip
+    ran = _evaluate(root, settings, lora_path)
     sha256 = sha256_of(root / OUTPUT_DIR / WEIGHTS_NAME)
     evidence = EvalEvidence(
         root=root, dataset=root / DATASET, output_path=OUTPUT, settings=settings, model_name=MODEL,
-        lora_path=OUTPUT_DIR, stdout=ran.stdout, output=ran.output, returncode=ran.returncode,
+        lora_path=lora_path, beside=beside, stdout=ran.stdout, output=ran.output, returncode=ran.returncode,
         attempt_started_unix=started_unix, seconds=20.0, adapter_sha256_expected=sha256, adapter_sha256_actual=sha256,
         train_questions=questions_in(root / TRAIN_FILE), train_frame=frame_in(root / TRAIN_FILE),
     )  # fmt: skip
     return variant.eval_change(evidence)
+
+
+def _evaluate(root: Path, settings: EvalSettings, lora_path: str | None) -> Ran:
+    return run_script(
+        root, EVALUATE_SCRIPT, "--data", DATASET, "--output", OUTPUT, "--samples", str(settings.samples),
+        "--top-k", "1", *(() if settings.use_rag else ("--no-rag",)), "--llm-backend", "hf", "--hf-model-name", MODEL,
+        *(("--hf-lora-path", lora_path) if lora_path else ()),
+        "--hf-load-in-4bit", "--ensemble", "1", *(("--use-cot",) if settings.use_cot else ()),
+    )  # fmt: skip
+
+
+def _answers_of_h3(root: Path, variant: Variant) -> tuple[Row, ...]:
+    """What the root's H-3 answered before, prompts included; the variant's own defect is planted again after it."""
+    defect = root / "defect.json"
+    defect.write_text(json.dumps({"evaluate": "rag_prompt"}), encoding="utf-8")
+    _evaluate(root, EvalSettings(), OUTPUT_DIR)
+    defect.write_text(json.dumps({"evaluate": variant.plant}), encoding="utf-8")
+    return read_results(root / OUTPUT).results
 
 
 def judged(

@@ -71,14 +71,16 @@ class Run:
     def answer(self, n: int, sample: dict[str, Any]) -> dict[str, Any]:
         right = sample["output"]
         letter = right if n % 3 == 0 else "abcd"[(ord(right) - ord("a") + 1) % 4]
+        if self.args.hf_lora_path is None and planted() != "adapter_ignored":
+            letter = "abcd"[(ord(right) - ord("a") + n) % 4]
         response = f"Reasoning: 条文の要件に照らす。\nAnswer: {letter}" if self.args.use_cot else letter
         return self.row(sample, letter, response)
 
-    @staticmethod
-    def row(sample: dict[str, Any], letter: str, response: str) -> dict[str, Any]:
+    def row(self, sample: dict[str, Any], letter: str, response: str) -> dict[str, Any]:
         return {"question": sample["問題文"], "choices": sample["選択肢"], "correct_answer": sample["output"],
                 "predicted_answer": letter, "is_correct": letter == sample["output"], "response": response,
-                "retrieved_docs_count": 0, "file_name": sample["ファイル名"], "references": []}  # fmt: skip
+                "retrieved_docs_count": 0 if self.args.no_rag else self.args.top_k,
+                "file_name": sample["ファイル名"], "references": []}  # fmt: skip
 
     def result(self) -> dict[str, Any]:
         args, correct = self.args, sum(row["is_correct"] for row in self.rows)
@@ -190,6 +192,13 @@ def _extra_keys(run: Run) -> None:
                   "load_in_4bit": run.args.hf_load_in_4bit, "versions": {"torch": "2.13.0"}}  # fmt: skip
 
 
+def _passages(run: Run) -> None:
+    _prompts("次の問題に答えてください。前提となる条文に従います。")(run)
+    if not run.args.no_rag:
+        for row in run.rows:
+            row["prompt"] = "参考条文:\n見本法第1条 期間は、別に定める。\n" + row["prompt"]
+
+
 def _prompts(head: str) -> Callable[[Run], None]:
     def change(run: Run) -> None:
         for row in run.rows:
@@ -198,7 +207,7 @@ def _prompts(head: str) -> Callable[[Run], None]:
     return change
 
 
-BEFORE: dict[str, Callable[[Run], None]] = {
+BEFORE: dict[str, Callable[[Run], object]] = {
     "extra_keys": _extra_keys,
     "published_names": _set(llm_model=OTHER_MODEL, json_model=OTHER_MODEL),
     "json_names_other": _set(json_model=OTHER_MODEL),
@@ -242,6 +251,11 @@ BEFORE: dict[str, Callable[[Run], None]] = {
     "dated": _dated,
     "saved_elsewhere": lambda run: setattr(run, "output", run.output.with_name("elsewhere.json")),
     "same_prompt": _prompts("次の問題に答えてください。前提となる条文に従います。"),
+    "rag_prompt": _passages,
+    "rag_unused": _each(retrieved_docs_count=0),
+    "rag_uncounted": lambda run: [row.pop("retrieved_docs_count") for row in run.rows],
+    "cot_bare": _answers(_same, lambda n, a: f"Answer: {a}"),
+    "adapter_ignored": lambda run: None,
     "other_prompt": _prompts("You are a helpful assistant. Think before you answer."),
 }  # fmt: skip
 
@@ -262,6 +276,9 @@ def _results_first(lines: list[str]) -> list[str]:
 LINES: dict[str, Callable[[list[str]], list[str]]] = {
     "no_initializing": _without("Initializing RAG pipeline"),
     "no_rag_line": _without("RAG Mode:"),
+    "rag_off": _replaced("RAG Mode:", "RAG Mode: Disabled (LLM only)"),
+    "no_cot_line": _without("Chain-of-Thought:"),
+    "cot_off": _replaced("Chain-of-Thought:", "Chain-of-Thought: Disabled"),
     "no_backend_line": _without("LLM Backend:"),
     "no_lora_line": _without("LoRA Path:"),
     "no_results_line": _without("EVALUATION RESULTS"),

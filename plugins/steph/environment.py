@@ -1,0 +1,43 @@
+"""What a record knows of its machine: card, system, packages, and the state of a checkout. Frozen values only."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from steph.values import Value
+
+
+class Device(Value):
+    """One GPU or MIG slice as NVML names it."""
+
+    uuid: str
+    name: str
+    index: int
+    total_bytes: int
+    used_bytes: int
+    driver_version: str
+    cuda_driver_version: str
+    compute_capability: str | None = None
+    is_mig: bool = False
+
+
+class Environment(Value):
+    """The machine and the suite's own packages."""
+
+    os: str
+    python: str
+    cpu: str
+    cpu_count: int
+    ram_bytes: int
+    is_wsl: bool = False
+    device: Device | None = None
+    device_error: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+
+
+class GitState(Value):
+    """Branch, commit and cleanliness of a folder; all None where it is no git checkout."""
+
+    branch: str | None = None
+    commit: str | None = None
+    dirty: bool | None = None

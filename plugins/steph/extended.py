@@ -1,0 +1,79 @@
+"""The stages beyond the spec's three: CoT trained and asked, retrieval, and the base model beside the tuned one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from steph.console import Console
+from steph.evaluation import Evaluation, Variant
+from steph.judge.artifacts import UnreadableError
+from steph.judge.checks_extended import cot_rows_check
+from steph.judge.questions import rows_in
+from steph.judge.results import Row, read_results
+from steph.outcome import Outcome
+from steph.preparation import Setup
+from steph.record import (
+    AnyStage,
+    ExtendedId,
+    ModelChoice,
+    Record,
+    Severity,
+    StageId,
+    TrainSettings,
+    Verdict,
+)
+from steph.run import inputs
+from steph.run.journal import Journal
+from steph.training import Course, Training
+
+COT = Variant(ExtendedId.COT, "cot", use_cot=True)
+RAG = Variant(ExtendedId.RAG, "rag", use_rag=True)
+BASE = Variant(ExtendedId.BASE, "base", with_adapter=False)
+
+
+def run_extended(
+    setup: Setup, journal: Journal, console: Console, stage: AnyStage, model: ModelChoice, deadline: float
+) -> Outcome:
+    """Run one extended stage; what it needs is green in the record."""
+    record = journal.record()
+    if stage is ExtendedId.COT_TRAINING:
+        return _train_on_cot(setup, journal, console, model, deadline)
+    base = ExtendedId.COT_TRAINING if stage is ExtendedId.COT else StageId.H2
+    evaluation = Evaluation(setup, journal, console, model, record.results[base], deadline)
+    if stage is ExtendedId.COT:
+        return evaluation.run(COT)
+    beside = _answers_of_h3(setup, record)
+    if isinstance(beside, Outcome):
+        return beside
+    if stage is ExtendedId.BASE:
+        return evaluation.run(BASE, beside)
+    return evaluation.run(RAG, None if setup.profile.evaluate.use_rag else beside)  # else H-3 had passages itself
+
+
+def _train_on_cot(setup: Setup, journal: Journal, console: Console, model: ModelChoice, deadline: float) -> Outcome:
+    """H-2 on CoT rows, from the settings that it ended on; rows that mostly teach no reasoning are not trained on."""
+    paths = setup.description.paths
+    course = Course(ExtendedId.COT_TRAINING, "cot", paths.train_file_cot, f"{paths.output_dir.rstrip('/')}-cot")
+    training = Training(setup, journal, console, deadline, course)
+    check = cot_rows_check(rows_in(setup.root / paths.train_file_cot))
+    if check.severity is Severity.FAIL:
+        return Outcome(Verdict.FAIL, f"{paths.train_file_cot}: {check.message}学習は行っていない", (check,))
+    last = journal.record().stages[StageId.H2].last_attempt
+    start = last.settings if last and isinstance(last.settings, TrainSettings) else None
+    outcome = training.run(model, start)
+    return replace(outcome, checks=(*outcome.checks, check))
+
+
+def _answers_of_h3(setup: Setup, record: Record) -> tuple[Row, ...] | Outcome:
+    """The rows of H-3's JSON, as long as it is the file that H-3 recorded."""
+    attempt = record.stages[StageId.H3].last_attempt
+    written = attempt.artifacts[0] if attempt and attempt.artifacts else None
+    if written is None:
+        return Outcome(Verdict.BLOCKED, "H-3の記録に結果のJSONがない。H-3を再実行する")
+    path = setup.root / written.path
+    if inputs.file_sha256(path) != written.sha256:
+        return Outcome(Verdict.BLOCKED, f"H-3の結果のJSONが記録と違うか、ない: {path}。H-3を再実行する")
+    try:
+        return read_results(path).results
+    except UnreadableError as error:
+        return Outcome(Verdict.BLOCKED, f"H-3の結果のJSONを読めない: {path}: {error}。H-3を再実行する")

@@ -1,0 +1,44 @@
+"""What the report's section on the extended stages shows.
+
+Takes a record, gives Markdown rows and tables; the words around them are in `templates/extended.md.j2`.
+"""
+
+from __future__ import annotations
+
+from steph.record import AnswerComparison, AnyStage, Attempt, ExtendedId, Record, StageResult, TrainSettings
+from steph.tell import views, wording
+from steph.tell.markdown import Markdown
+from steph.tell.pieces import facts
+
+
+def extended_results(record: Record) -> list[tuple[ExtendedId, StageResult]]:
+    """Give the extended stages that have run, in their order."""
+    return [(stage, record.extended[stage]) for stage in ExtendedId if stage in record.extended]
+
+
+def title(stage: AnyStage) -> str:
+    """Give a stage's id and title."""
+    return f"{stage} {wording.STAGE_TITLES[stage]}"
+
+
+def attempt_facts(record: Record, attempt: Attempt | None) -> Markdown:
+    """Give what a stage's last attempt came to, by what it was: a training or an evaluation."""
+    if attempt is not None and isinstance(attempt.settings, TrainSettings):
+        return views.training_facts(record, attempt)
+    return views.evaluation_facts(record, attempt)
+
+
+def comparison_facts(attempt: Attempt | None) -> Markdown:
+    """Give what the adapter changes; empty for an evaluation that is not held against another."""
+    found = attempt.evaluation.with_adapter if attempt and attempt.evaluation else None
+    return facts(_comparison_rows(found)) if found else Markdown()
+
+
+def _comparison_rows(found: AnswerComparison) -> list[tuple[str, str]]:
+    return [
+        ("比べた問題", f"{found.questions:,}"),
+        ("応答が一字一句同じ", f"{found.same_responses:,}"),
+        ("答えが変わった", f"{found.changed_answers:,}"),
+        ("アダプタで 正→誤", f"{found.right_to_wrong:,}"),
+        ("アダプタで 誤→正", f"{found.wrong_to_right:,}"),
+    ]

@@ -1,0 +1,53 @@
+"""StepH beyond the smallest test: CoT, retrieval, and what the adapter changes; only where `-m extended` asks for them.
+
+They stand on the H-1 to H-3 of the same record, and no acceptance stands on them.
+"""
+
+from __future__ import annotations
+
+import pytest
+from steph.plugin import StageRunner
+
+pytestmark = [pytest.mark.gpu, pytest.mark.extended]
+
+
+@pytest.mark.steph_stage("H-2cot")
+@pytest.mark.order(4)
+@pytest.mark.timeout(3900)
+def test_h2_trains_on_cot_rows(steph: StageRunner) -> None:
+    """H-2 on CoT rows: rows that teach a reason and an answer are trained on, to the same standard as H-2."""
+    trained = steph.run()
+    assert {"cot_rows_sound", "adapter_weights", "adapter_config", "checkpoint_trainer_state"} <= trained.held
+    assert {"adapter_finite", "adapter_trained", "loss_finite", "steps_complete"} <= trained.held
+
+
+@pytest.mark.steph_stage("H-3cot")
+@pytest.mark.order(5)
+@pytest.mark.timeout(1500)
+def test_h3_evaluates_with_cot(steph: StageRunner) -> None:
+    """H-3 with `--use-cot` on the adapter of the CoT rows."""
+    asked = steph.run()
+    assert {"line_cot_enabled", "line_rag_disabled", "model_named", "total_samples"} <= asked.held
+    assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.held
+
+
+@pytest.mark.steph_stage("H-3rag")
+@pytest.mark.order(6)
+@pytest.mark.timeout(1500)
+def test_h3_evaluates_with_rag(steph: StageRunner) -> None:
+    """H-3 without `--no-rag`: every question was answered with passages of an index that was built just before."""
+    asked = steph.run()
+    assert {"line_rag_enabled", "rag_retrieved", "model_named", "total_samples"} <= asked.held
+    assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.held
+
+
+@pytest.mark.steph_stage("H-3base")
+@pytest.mark.order(7)
+@pytest.mark.timeout(1500)
+def test_h3_evaluates_the_base_model(steph: StageRunner) -> None:
+    """H-3's questions without the adapter: how many answers it changes, and which way, is in the record."""
+    asked = steph.run()
+    assert {"base_same_questions", "lora_path_named", "model_named", "total_samples"} <= asked.held
+    assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.held
+    assert asked.attempts[-1].evaluation is not None
+    assert asked.attempts[-1].evaluation.with_adapter is not None
