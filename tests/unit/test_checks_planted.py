@@ -17,6 +17,7 @@ from steph.judge.catalog import markdown as checks_markdown
 from steph.judge.kinds_training import DEEP
 from steph.judge.verdict import checks_verdict
 from steph.record import Check, Severity
+from steph.tell.causes_page import markdown as causes_markdown
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -70,8 +71,9 @@ def test_every_check_is_broken_by_a_planted_defect() -> None:
 
 
 def test_the_generated_tables_are_current() -> None:
-    """docs/checks.md and docs/planted-traps.md are what the tables generate."""
+    """docs/checks.md, docs/causes.md and docs/planted-traps.md are what the tables generate."""
     assert (DOCS / "checks.md").read_text(encoding="utf-8") == checks_markdown()
+    assert (DOCS / "causes.md").read_text(encoding="utf-8") == causes_markdown()
     assert (DOCS / "planted-traps.md").read_text(encoding="utf-8") == planted_markdown()
 
 
