@@ -150,7 +150,7 @@ def predicted_svg(record: Record) -> str | None:
     pairs = [a for a in (result.attempts if result else ()) if a.predicted_peak_bytes and a.peak_own_bytes]
     if not pairs:
         return None
-    figure, axes = new_figure(1.4 + 0.45 * len(pairs))
+    figure, axes = new_figure(1.4 + 0.45 * len(pairs), left_inches=1.9, top_inches=0.5)
     for row, attempt in enumerate(pairs):
         peak = (attempt.predicted_peak_bytes or 0) / GIB
         low, high = ((bound or attempt.predicted_peak_bytes or 0) / GIB
