@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from steph.attempts import Finished, Request, run_attempt
+from steph.child import twin
 from steph.console import Console
 from steph.judge.verdict import attempt_verdict
 from steph.outcome import Outcome
@@ -121,11 +122,13 @@ def _make_twin(setup: Setup, journal: Journal, console: Console, name: str, dead
         raise InputError(f"--steph-twin: no built-in shape for {name!r}; known: {known}")
     tokenizer = None if shape is TINY else find_qwen_tokenizer()
     folder = _twin_folder(name, shape, tokenizer, setup.dataset.sha256)
-    attempt = _run_twin_script(setup, journal, console, shape, folder, tokenizer, name, deadline)
-    failed = attempt_verdict(attempt)
-    if failed is not None:
-        verdict, explanation = failed
-        return Outcome(verdict, f"twinを作れない: {explanation}")
+    arguments = _twin_arguments(setup, journal, shape, folder, tokenizer, name)
+    console.line(f"H-1 random-weight twin of {name}: {folder}")
+    if not twin.is_kept(list(arguments)):
+        failed = attempt_verdict(_run_twin_script(setup, journal, console, arguments, name, deadline))
+        if failed is not None:
+            verdict, explanation = failed
+            return Outcome(verdict, f"twinを作れない: {explanation}")
     own = "Qwenトークナイザ" if tokenizer else "自前のBPEトークナイザ"
     return ModelChoice(
         name=str(folder),
@@ -142,21 +145,20 @@ def _twin_folder(name: str, shape: ModelShape, tokenizer: Path | None, dataset_s
     return cache_dir() / "twins" / f"{name.rpartition('/')[2]}-{digest}"
 
 
-def _run_twin_script(
-    setup: Setup,
-    journal: Journal,
-    console: Console,
-    shape: ModelShape,
-    folder: Path,
-    tokenizer: Path | None,
-    name: str,
-    deadline: float,
-) -> Attempt:
-    console.line(f"H-1 random-weight twin of {name}: {folder}")
-    source = ("--tokenizer", str(tokenizer)) if tokenizer else ("--train-tokenizer", setup.dataset.path)
+def _twin_arguments(
+    setup: Setup, journal: Journal, shape: ModelShape, folder: Path, tokenizer: Path | None, name: str
+) -> tuple[str, ...]:
+    dataset = str(setup.root / setup.dataset.path)
+    source = ("--tokenizer", str(tokenizer)) if tokenizer else ("--train-tokenizer", dataset)
     config = journal.folder / "twin-config.json"
     config.write_text(json.dumps(config_of(shape, name)), encoding="utf-8")
-    argv = (setup.python, str(TWIN_SCRIPT), "--config", str(config), "--output", str(folder), *source)
+    return "--config", str(config), "--output", str(folder), *source
+
+
+def _run_twin_script(
+    setup: Setup, journal: Journal, console: Console, arguments: tuple[str, ...], name: str, deadline: float
+) -> Attempt:
+    argv = (setup.python, str(TWIN_SCRIPT), *arguments)
     request = Request(StageId.H1, f"twin {name}", argv, max(1.0, deadline - time.monotonic()))
 
     def judge(finished: Finished) -> Attempt:

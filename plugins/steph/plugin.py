@@ -222,6 +222,10 @@ def _open(session: pytest.Session, items: list[pytest.Item]) -> None:
         for item in items:
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
         return
+    if profile.machine.device == "gpu":
+        held = contextlib.ExitStack()
+        held.enter_context(telemetry.kept_loaded())
+        config.add_cleanup(held.close)
     stages = tuple(_stage_of(item) for item in items)
     setup = prepare(options, profile, stages)
     console = Console(_writer(config), sys.stdout.isatty())

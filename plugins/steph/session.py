@@ -31,6 +31,7 @@ from steph.run.memory_log import read_samples
 from steph.run.retention import prune_logs
 from steph.run.rootlock import root_lock
 from steph.stages import Conductor
+from steph.tell.ahead import Warming
 from steph.tell.drawings import VramSample
 from steph.tell.report import report_path, write_report
 from steph.terms import NEEDS
@@ -64,12 +65,15 @@ class StageSession:
         self.journal = open_journal(setup, self.stages, self.runs)
         dirty = setup.context.pipeline_git.dirty
         self.journal.append(SessionStarted(at=now(), command=tuple(command), stages=self.stages, pipeline_dirty=dirty))
+        self._warming = Warming()
         self._conductor = Conductor(setup, self.journal, console, self._tell)
         self.report: Path | None = None
         self._interruption = Interruption()
 
     def run(self, stage: AnyStage, budget_seconds: float) -> StageResult:
         """Run one stage; its result is in the journal and in the report when this returns."""
+        if stage is not StageId.H1:  # which may end at once
+            self._warming.begin()
         return self._conductor.run(stage, budget_seconds)
 
     def finish(self, pytest_status: int) -> int:
@@ -83,6 +87,7 @@ class StageSession:
             status = status or 1
         self.journal.close()
         self._held.close()
+        self._warming.settle()
         self._tell(fold(self.journal.events))
         self._interruption.restore()
         return status

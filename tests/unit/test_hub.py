@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fake_hub import FIRST_SHA, SECOND_SHA, Breakage, FakeHub, FakeModel, answer, cut_after, hang, safetensors_bytes
 from steph.record import Cause, ModelChoice
+from steph.run import hub_download
 from steph.run.hub import HubError, NoModelError, choose, download
 from steph.run.hub_failure import classify
 from steph.run.model_files import IncompleteModelError, check_whole, find_qwen_tokenizer
@@ -424,6 +425,31 @@ def test_files_that_are_refused_after_all_are_told(hub: FakeHub, asker: Asker) -
     with pytest.raises(HubError, match="is gated: accept its terms") as caught:
         asker.download(choice)
     assert caught.value.failure.cause is Cause.HUB_GATED
+
+
+def test_what_is_whole_in_the_cache_needs_no_download(
+    hub: FakeHub, asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run starts no downloading process, unless a file of the snapshot is gone or cut."""
+    snapshot = asker.download(asker.choose(A)).snapshot_path
+    assert snapshot is not None
+    started: list[object] = []
+
+    def refused(*request: object) -> None:
+        started.append(request)
+        raise OSError("no process")
+
+    monkeypatch.setattr(hub_download, "_start", refused)
+    again = asker.download(asker.choose(A))
+    assert (again.snapshot_path, started) == (snapshot, [])
+    weights = (Path(snapshot) / "model.safetensors").resolve()
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(OSError, match="no process"):
+        asker.download(asker.choose(A))
+    (Path(snapshot) / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="no process"):
+        asker.download(asker.choose(A))
+    assert len(started) == 2
 
 
 def test_weights_that_are_no_safetensors_fail_the_download(hub: FakeHub, asker: Asker) -> None:

@@ -227,3 +227,15 @@ def test_a_record_of_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / EVENTS).write_text(newer.model_dump_json() + "\n", encoding="utf-8")
     with pytest.raises(JournalError, match="newer steph"):
         read_record(tmp_path)
+
+
+def test_an_old_record_is_read_from_its_journal_once(tmp_path: Path) -> None:
+    """A journal that did not change gives the record that is known already; one line more, and it is read again."""
+    journal = _opened(tmp_path)
+    journal.close()
+    known = read_record(tmp_path)
+    assert read_record(tmp_path) is known
+    journal = Journal(tmp_path)
+    journal.append(StageStarted(at=T, stage=StageId.H1))
+    journal.close()
+    assert read_record(tmp_path).verdict_of(StageId.H1) is Verdict.CRASHED

@@ -132,3 +132,21 @@ def test_cap_below_the_context_is_refused_and_one_above_the_card_is_the_card() -
 def test_fraction_joins_what_is_set(existing: str | None, expected: str) -> None:
     """The user's other settings stay, lists in brackets whole; an older fraction is replaced."""
     assert telemetry.merge_alloc_conf(existing, 0.11) == expected
+
+
+def test_nvml_is_started_once_for_all_questions_of_a_session() -> None:
+    """Kept loaded, NVML has a user from the first question to the last, and none afterwards."""
+    nvml = FakeNvml(Gpu("GPU-1"))
+    with telemetry.kept_loaded(nvml):
+        assert nvml.open == 1
+        telemetry.list_devices(nvml)
+        assert nvml.open == 1
+    assert nvml.open == 0
+
+
+def test_an_nvml_that_does_not_start_is_the_first_questions_affair() -> None:
+    """Keeping it loaded neither fails nor ends what was never started."""
+    nvml = FakeNvml(failure=9)
+    with telemetry.kept_loaded(nvml), pytest.raises(DeviceError, match="driver is not loaded"):
+        telemetry.list_devices(nvml)
+    assert nvml.open == 0

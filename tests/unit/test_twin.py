@@ -113,6 +113,20 @@ def test_a_cut_twin_is_not_kept(tmp_path: Path) -> None:
     assert not twin.is_twin(tmp_path, "d")
 
 
+def test_a_twin_that_is_there_needs_no_process(tmp_path: Path) -> None:
+    """The same arguments say beforehand whether the script would keep what it finds."""
+    asked = arguments(tmp_path)
+    options = twin.parse(asked)
+    assert not twin.is_kept(asked)
+    options.output.mkdir(parents=True)
+    marker = {"digest": twin.read_request(options).digest(), "files": {}}
+    (options.output / "twin.json").write_text(json.dumps(marker))
+    assert twin.is_kept(asked)
+    assert not twin.is_kept([*asked, "--seed", "1"])
+    options.config.unlink()
+    assert not twin.is_kept(asked)
+
+
 def test_a_folder_that_is_no_twin_is_left_alone(tmp_path: Path) -> None:
     """A person's own folder in the output's place is refused and keeps its files."""
     mine = tmp_path / "mine"

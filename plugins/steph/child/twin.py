@@ -138,6 +138,15 @@ def read_request(options: argparse.Namespace) -> Request:
     return Request(config, options.seed, options.dtype, tokenizer, options.train_tokenizer)
 
 
+def is_kept(arguments: list[str]) -> bool:
+    """Whether the script would find its twin already made and keep it; takes no time and no package beyond Python's."""
+    try:
+        options = parse(arguments)
+        return is_twin(options.output.absolute(), read_request(options).digest())
+    except (TwinError, OSError):
+        return False
+
+
 def is_twin(folder: Path, digest: str) -> bool:
     """Whether a whole twin of this digest is there."""
     try:

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -66,13 +67,17 @@ def artifact(path: Path, name: str) -> Artifact:
 
 def artifacts_under(folder: Path, name: str) -> tuple[Artifact, ...]:
     """Describe the regular files under a folder in name order, at most `MAX_ARTIFACTS`, without links and giants."""
-    found = []
-    for path in sorted(_regular_files(folder))[:MAX_ARTIFACTS]:
-        try:
-            found.append(artifact(path, f"{name.rstrip('/')}/{path.relative_to(folder).as_posix()}"))
-        except OSError:
-            continue  # a file that vanishes or can't be read is no artifact
-    return tuple(found)
+    paths = sorted(_regular_files(folder))[:MAX_ARTIFACTS]
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
+        found = pool.map(lambda path: _artifact_under(folder, path, name), paths)
+    return tuple(item for item in found if item is not None)
+
+
+def _artifact_under(folder: Path, path: Path, name: str) -> Artifact | None:
+    try:
+        return artifact(path, f"{name.rstrip('/')}/{path.relative_to(folder).as_posix()}")
+    except OSError:
+        return None  # a file that vanishes or can't be read is no artifact
 
 
 def _regular_files(folder: Path) -> Iterable[Path]:

@@ -59,7 +59,7 @@ def download(
         log(f"H-1: main of {choice.name} has moved since it was chosen ({moved}): taking the new one")
         reason += f"取得の直前に main が動いたため読み直した({moved})。"
     free_bytes = check_disk(hub, model, spare_disk_bytes)
-    snapshot = _fetch(hub, model, ends_at, stall_seconds, progress)
+    snapshot = _whole_snapshot(hub, model) or _fetch(hub, model, ends_at, stall_seconds, progress)
     _verify(snapshot)
     _point_main_at(model_files.repo_folder(hub.cache_dir, model.name), model.revision)
     return choice.model_copy(
@@ -73,6 +73,18 @@ def download(
             "snapshot_path": str(snapshot),
         }
     )
+
+
+def _whole_snapshot(hub: Hub, model: HubModel) -> Path | None:
+    """The commit's folder in the cache where nothing is left to download, else None."""
+    snapshot = model_files.repo_folder(hub.cache_dir, model.name) / "snapshots" / model.revision
+    if not all((snapshot / file).is_file() for file in model.files):
+        return None
+    try:
+        model_files.check_whole(snapshot)
+    except IncompleteModelError:
+        return None
+    return snapshot
 
 
 def _fetch(

@@ -14,6 +14,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -117,9 +118,18 @@ def read_events(folder: Path) -> Iterator[Event]:
 def read_record(folder: Path) -> Record:
     """The record of a folder, from its events alone; raises JournalError where they do not tell one."""
     try:
-        return fold(read_events(folder), live=is_live(folder))
+        state = (folder / EVENTS).stat()
+        return _record_of(folder, state.st_size, state.st_mtime_ns, is_live(folder))
+    except OSError as error:
+        raise JournalError(f"{folder / EVENTS}: {error.strerror}") from error
     except ValueError as error:
         raise JournalError(f"{folder / EVENTS}: {error}") from error
+
+
+@lru_cache(maxsize=1024)
+def _record_of(folder: Path, _size_bytes: int, _mtime_ns: int, live: bool) -> Record:
+    """The record at this state of its journal: a session reads the history of old records at each of its reports."""
+    return fold(read_events(folder), live=live)
 
 
 def is_live(folder: Path) -> bool:

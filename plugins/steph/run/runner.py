@@ -27,6 +27,7 @@ from steph.run.tree import ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
 _POLL_SECONDS = 0.2
+_MEMORY_POLL_SECONDS = 0.05
 _MEMORY_SLACK_BYTES = 256 << 20
 _SAMPLES_KEPT = 2000
 # a pipeline runs offline on what was downloaded before; it gets a Hub token only where its spec says so
@@ -159,7 +160,7 @@ class _Memory:
                 return True
             if time.monotonic() >= end:
                 return False
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_MEMORY_POLL_SECONDS)
 
     def _read(self) -> int | None:
         if self._gauge is None:

@@ -108,6 +108,21 @@ def list_devices(nvml: Nvml | None = None) -> tuple[Device, ...]:
     return _asked(nvml, ask)
 
 
+@contextlib.contextmanager
+def kept_loaded(nvml: Nvml | None = None) -> Iterator[None]:
+    """Keep NVML started for the time of the block, so that no question in it has to start NVML anew.
+
+    Where it can't be started, nothing is kept, and the first question says why.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(DeviceError):
+            library = _load() if nvml is None else nvml
+            with _one_line_errors(library):
+                library.nvmlInit()
+            stack.callback(library.nvmlShutdown)
+        yield
+
+
 class MemoryGauge:
     """Reads one device's used memory again and again over one NVML session; a context manager, raises DeviceError."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import time
@@ -33,8 +34,11 @@ class ProcessTree:
         self.left_alive = 0
 
     def wait(self, seconds: float) -> bool:
-        """Whether the supervisor has ended, waiting for it this long."""
+        """Whether the supervisor has ended, waiting for it this long and no longer than it runs."""
         self._remember()
+        with contextlib.suppress(OSError):  # a kernel older than 5.3: Popen's own waiting asks every 50 ms
+            _wait_for_end(self._process.pid, seconds)
+            seconds = 0
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -105,3 +109,14 @@ class ProcessTree:
         if at_once or now >= self._snapshot_at:
             self._snapshot_at = now + _SNAPSHOT_SECONDS
             self._known.update({stat.pid: stat.start_ticks for stat in processes.descendants(self._process.pid)})
+
+
+def _wait_for_end(pid: int, seconds: float) -> None:
+    """Sleep until this process has ended, at most so long; raises OSError where the kernel can't tell."""
+    fd = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll(seconds * 1000)
+    finally:
+        os.close(fd)

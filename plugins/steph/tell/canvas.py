@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+WIDTH_INCHES, RIGHT_INCHES, BOTTOM_INCHES = 7.2, 0.15, 0.5
 INK = "#808080"
 BLUE, ORANGE, GREEN, YELLOW, SKY = "#3b8fd4", "#e07b39", "#1a9e77", "#f0e442", "#56b4e9"  # lines, then fills
 
@@ -24,13 +25,24 @@ def plain(text: str, limit: int = 40) -> str:
     return shown[:limit].replace("$", r"\$")
 
 
-def new_figure(height_inches: float = 3.2) -> tuple[Figure, Axes]:
-    """Give an empty plot without background."""
+def new_figure(
+    height_inches: float = 3.2, *, left_inches: float = 0.7, top_inches: float = 0.35
+) -> tuple[Figure, Axes]:
+    """Give an empty plot without background, with this room for the words at its left and above.
+
+    Room that matplotlib's constrained layout finds by itself would take longer than all the drawing.
+    """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, height_inches), layout="constrained", facecolor="none")
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches), facecolor="none")
     FigureCanvasSVG(figure)
+    figure.subplots_adjust(
+        left=left_inches / WIDTH_INCHES,
+        right=1 - RIGHT_INCHES / WIDTH_INCHES,
+        bottom=BOTTOM_INCHES / height_inches,
+        top=1 - top_inches / height_inches,
+    )
     axes = figure.add_subplot(facecolor="none")
     axes.grid(color=INK, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)

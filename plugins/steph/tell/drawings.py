@@ -149,7 +149,7 @@ def predicted_svg(record: Record) -> str | None:
     pairs = predicted_attempts(record)
     if not pairs:
         return None
-    figure, axes = new_figure(1.4 + 0.45 * len(pairs))
+    figure, axes = new_figure(1.4 + 0.45 * len(pairs), left_inches=1.9, top_inches=0.5)
     for row, attempt in enumerate(pairs):
         peak = attempt.predicted_peak_bytes or 0
         bounds = [(bound or peak) / GIB for bound in (attempt.predicted_low_bytes, attempt.predicted_high_bytes)]

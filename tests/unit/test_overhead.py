@@ -1,0 +1,132 @@
+"""What a whole run may not spend on itself: imports, renders, reads of a model's size, waiting past an end."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from steph.run.hub import choose
+from steph.run.tree import ProcessTree
+from steph.tell import ahead
+from suite_runs import CLONE, clean_environment, make_bench
+
+MODEL_BYTES = 64 << 30
+SPY = """
+import json, os, sys
+renders = []
+
+def pytest_collection_finish():
+    import steph.session
+    real = steph.session.write_report
+
+    def spied(*values, with_figures=True, **named):
+        renders.append(with_figures)
+        return real(*values, with_figures=with_figures, **named)
+
+    steph.session.write_report = spied
+
+def pytest_unconfigure():
+    with open(os.environ["SPY_FILE"], "w") as file:
+        json.dump({"renders": renders, "modules": list(sys.modules)}, file)
+"""
+
+
+def test_a_whole_run_renders_four_times_draws_once_and_loads_nothing_needless(tmp_path: Path) -> None:
+    """A report after each stage, one with pictures at the end; no torch, no Hub client, no other package's plugin."""
+    bench = make_bench(tmp_path)
+    (tmp_path / "spy.py").write_text(SPY)
+    places = {"PYTHONPATH": str(tmp_path), "SPY_FILE": str(tmp_path / "seen.json")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "spy", *bench.arguments()],
+        cwd=CLONE,
+        env=clean_environment() | places,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen["renders"] == [False, False, False, True]
+    needless = {"torch", "transformers", "huggingface_hub.hf_api", "httpx", "hypothesis", "anyio"}
+    assert not needless & set(seen["modules"])
+
+
+def test_a_model_is_looked_through_by_its_headers_alone(tmp_path: Path) -> None:
+    """Choosing a local model of 64 GiB reads less than a megabyte."""
+    header = {"w": {"dtype": "BF16", "shape": [MODEL_BYTES // 2], "data_offsets": [0, MODEL_BYTES]}}
+    encoded = json.dumps(header).encode()
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        file.truncate(8 + len(encoded) + MODEL_BYTES)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    choose(["/nowhere", str(tmp_path)])  # what is imported on the way is read before the counting
+    before = _bytes_read()
+    assert choose([str(tmp_path)]).parameters == MODEL_BYTES // 2
+    assert _bytes_read() - before < 1 << 20
+
+
+def _bytes_read() -> int:
+    """Bytes that this process asked of files so far (proc_pid_io(5))."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("rchar:"))
+
+
+@pytest.mark.parametrize("kernel_is_old", [False, True])
+def test_an_end_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch, kernel_is_old: bool) -> None:
+    """The kernel wakes who waits for a process; only where it can't does Popen ask for it again and again."""
+
+    def refused(pid: int) -> int:
+        raise OSError("no such call")
+
+    if kernel_is_old:
+        monkeypatch.setattr(os, "pidfd_open", refused)
+    process = subprocess.Popen(["sleep", "0.2"])
+    timeouts: list[float] = []
+    waits = process.wait
+
+    def noted(timeout: float) -> int:
+        timeouts.append(timeout)
+        return waits(timeout)
+
+    monkeypatch.setattr(process, "wait", noted)
+    assert ProcessTree(process, "NAME=value", 1.0).wait(30.0)
+    assert timeouts == [30.0 if kernel_is_old else 0]
+
+
+def test_the_plotting_library_is_loaded_ahead_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begun twice, it runs once, in a thread that has ended when `settle` returns."""
+    drawn: list[str] = []
+    done = threading.Event()
+
+    def draw() -> None:
+        drawn.append(threading.current_thread().name)
+        done.set()
+
+    monkeypatch.setattr(ahead, "AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(ahead, "draw_nothing", draw)
+    warming = ahead.Warming()
+    warming.begin()
+    assert done.wait(30)
+    warming.begin()
+    warming.settle()
+    assert len(drawn) == 1
+    assert drawn[0] not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_short_session_waits_for_no_plotting_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settled before its time has come, or before it began, nothing is loaded."""
+    drawn: list[int] = []
+    monkeypatch.setattr(ahead, "draw_nothing", lambda: drawn.append(1))
+    ahead.Warming().settle()
+    warming = ahead.Warming()
+    warming.begin()
+    warming.settle()
+    assert drawn == []
