@@ -12,6 +12,7 @@ from steph.attempts import Finished, Request, run_attempt
 from steph.judge.checks_train import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.training_files import read_state
+from steph.plan.vram import Forecast
 from steph.record import Attempt, ModelChoice, StageId, TrainSettings
 from steph.run import inputs
 from steph.training import Training
@@ -26,7 +27,7 @@ def train_beside(
     label: str,
     left_seconds: float,
     flags: tuple[str, ...] = (),
-    predicted_peak_bytes: int | None = None,
+    predicted: Forecast | None = None,
     longest_row_tokens: int | None = None,
 ) -> Attempt:
     """Run one such training, `flags` at its command's end; raises InputError, OSError or RunnerError where it can't."""
@@ -42,7 +43,7 @@ def train_beside(
         model_name=model.name,
         writes=(setup.root / output_dir,),
         purpose=purpose,
-        predicted_peak_bytes=predicted_peak_bytes,
+        predicted=predicted,
         longest_row_tokens=longest_row_tokens,
     )
 

@@ -54,7 +54,7 @@ def calibrate(training: Training, model: ModelChoice, settings: TrainSettings) -
             purpose="calibrate",
             label=label,
             left_seconds=left,
-            predicted_peak_bytes=expectation.likely.total_bytes if expectation else None,
+            predicted=expectation.likely if expectation else None,
             longest_row_tokens=rows.longest if rows else None,
         )
     except (InputError, OSError, RunnerError) as error:
