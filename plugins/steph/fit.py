@@ -216,7 +216,7 @@ def _headline(result: Fit) -> str:
     return (
         f"{result.model}, trainer {work.trainer}, {bits}, LoRA r {work.lora_r} on {targets}; "
         f"card {result.vram_bytes / GIB:.2f} GiB; figures in GiB, the whole process"
-        f"{f'; {result.basis}' if result.basis else ''}"
+        + (f"\n{result.basis}" if result.basis else "")
     )
 
 

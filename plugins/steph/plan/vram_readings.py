@@ -11,9 +11,11 @@ from itertools import product
 
 from steph.plan.shapes import ModelShape
 from steph.plan.vram import Forecast, predict
-from steph.plan.vram_calibration import CalibrationError, MeasuredPoint, is_usable, through_two_lengths
+from steph.plan.vram_calibration import USABLE_ERROR, CalibrationError, MeasuredPoint, is_usable, through_two_lengths
 from steph.plan.vram_constants import MEASURED, Constants
 from steph.plan.vram_terms import Trainer, Workload
+
+MARGIN = USABLE_ERROR / 2  # how much the formulas themselves may be off, which must not decide between two kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,10 @@ def explanations(short: MeasuredPoint, long: MeasuredPoint) -> tuple[Reading, ..
     """Every kind of trainer, with and without recompute and 4-bit, whose formulas hold for both points; best first.
 
     Two lengths tell most kinds apart, which one length can't: what a trainer lacks in slope, another has in weights.
+    A kind that is worse than the best by more than MARGIN is none.
     """
-    return tuple(reading for _, reading in sorted(_explanations(short, long), key=lambda pair: pair[0]))
+    found = sorted(_explanations(short, long), key=lambda pair: pair[0])
+    return tuple(reading for error, reading in found if error <= found[0][0] + MARGIN)
 
 
 def _explanations(short: MeasuredPoint, long: MeasuredPoint) -> Iterator[tuple[float, Reading]]:

@@ -105,7 +105,8 @@ def _basis(outlook: Outlook) -> str:
     kind = f"学習の型 `{outlook.trainer}`"
     if outlook.line is not None:
         kinds = kind if outlook.is_described else f"二つの長さの実測に合う型 {_kinds(outlook.readings)}"
-        return f"計算: {kinds}、傾きと切片は実測に合わせています。"
+        narrow = "幅はそのすべてを含みます。steph.toml に `trainer` を書けば一つに決まります。"
+        return f"計算: {kinds}、傾きと切片は実測に合わせています。{narrow if len(outlook.readings) > 1 else ''}"
     if not outlook.is_described:
         kind += "(steph.toml に `trainer` がないための仮定)"
     if outlook.unexplained_error is not None:
