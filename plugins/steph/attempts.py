@@ -41,8 +41,10 @@ class Request:
     model_name: str | None = None
     writes: tuple[Path, ...] = ()
     on_gpu: bool = True
-    purpose: Literal["stage", "deep"] = "stage"
     predicted: Forecast | None = None
+    purpose: Literal["stage", "deep", "calibrate"] = "stage"
+    longest_row_tokens: int | None = None
+    mean_row_tokens: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
         predicted_peak_bytes=request.predicted.total_bytes if request.predicted else None,
         predicted_low_bytes=request.predicted.low_bytes if request.predicted else None,
         predicted_high_bytes=request.predicted.high_bytes if request.predicted else None,
+        longest_row_tokens=request.longest_row_tokens,
+        mean_row_tokens=request.mean_row_tokens,
         started_at=now(),
     )
     journal.append(AttemptStarted(at=now(), attempt=attempt))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from steph.prediction import production_predictions
+from steph.outlook import production_outlook
 from steph.record import Record, StageResult
 from steph.tell import summary
 from steph.tell.report import parts
@@ -37,7 +37,7 @@ def stage_properties(result: StageResult, report: Path | None) -> tuple[tuple[st
 def append_step_summary(record: Record, report: Path | None, path: Path) -> None:
     """Add the report's sections to a job's summary, as many whole ones as have room; raises OSError."""
     room_bytes = STEP_SUMMARY_BYTES - (path.stat().st_size if path.exists() else 0)
-    made = parts(record, predictions=production_predictions(record))
+    made = parts(record, outlook=production_outlook(record))
     with path.open("a", encoding="utf-8") as page:
         page.write(fitting([part.text for part in made], room_bytes, report))
 

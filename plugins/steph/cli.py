@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from steph.plan.vram_constants import Constants
+    from steph.measured import Calibration
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Reports = Annotated[Path, typer.Option("--reports", help="folder that holds runs/")]
+Trainer = Annotated[
+    str | None,
+    typer.Option(
+        help="full: fp32 upcast, all logits, padded to the maximum; or answer (default: the record's, else full)"
+    ),
+]
+FromRecord = Annotated[
+    str | None, typer.Option(help="a record whose measured peaks correct it, best one of pytest --steph-calibrate")
+]
 
 
 @app.command()
@@ -95,19 +104,17 @@ def compare(
 
 @app.command()
 def fit(
-    model: Annotated[str, typer.Option(help="a built-in name, a model folder or a config.json")],
+    model: Annotated[str, typer.Option(help="a built-in name, a model folder, a config.json, or a name in the cache")],
     vram: Annotated[str, typer.Option(help="the card's memory, as in 20GiB")],
-    trainer: Annotated[
-        str, typer.Option(help="full: fp32 upcast, all logits, padded to the maximum; or answer")
-    ] = "full",
+    trainer: Trainer = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="rows of a micro-batch (default: a grid)")] = None,
     max_seq_length: Annotated[int | None, typer.Option(min=1, help="tokens of a row (default: a grid)")] = None,
-    accumulation: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1)] = 4,
+    accumulation: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1, max=4096)] = 4,
     lora_r: Annotated[int, typer.Option(min=1)] = 16,
     target_modules: Annotated[str, typer.Option(help="names with commas between, or all")] = "q_proj,v_proj",
     use_4bit: Annotated[bool, typer.Option("--use-4bit/--no-4bit")] = True,
     double_quant: Annotated[bool, typer.Option("--double-quant/--no-double-quant")] = True,
-    recompute: Annotated[str, typer.Option(help="gradient checkpointing: auto, on or off")] = "auto",
+    recompute: Annotated[str, typer.Option(help="gradient checkpointing: on or off")] = "on",
     optimizer: Annotated[str, typer.Option(help="transformers' name of it")] = "adamw_torch",
     data: Annotated[
         str | None, typer.Option(help="a training file: its longest row counts, for trainer answer")
@@ -115,19 +122,20 @@ def fit(
     tokenizer: Annotated[
         str | None, typer.Option(help="tokenizer.json for --data (default: the model folder's)")
     ] = None,
-    from_record: Annotated[
-        str | None, typer.Option(help="a record whose measured peaks correct the prediction")
-    ] = None,
+    from_record: FromRecord = None,
     reports: Reports = Path("reports"),
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:
     """Predict a training run's GPU memory and say whether it fits a card; nothing is loaded or downloaded."""
     from steph import fit as fitting
     from steph.plan.options import OptionError, parse_size
+    from steph.plan.vram_readings import Reading
 
+    record = _calibration(reports, from_record, model) if from_record is not None else None
+    kind = trainer or (record.trainer if record else "full")
     try:
         asked = fitting.asked_workload(
-            trainer, target_modules, recompute, lora_r, accumulation, optimizer, use_4bit, double_quant
+            kind, target_modules, recompute, lora_r, accumulation, optimizer, use_4bit, double_quant
         )
         found = fitting.fit(
             model,
@@ -136,8 +144,8 @@ def fit(
             batches=(batch_size,) if batch_size else fitting.GRID_BATCHES,
             lengths=(max_seq_length,) if max_seq_length else fitting.GRID_LENGTHS,
             longest_row=fitting.longest_row_tokens(data, tokenizer, model) if data else None,
-            way=recompute,
-            constants=_constants(reports, from_record),
+            readings=record.readings_for(kind) if record else (Reading(),),
+            basis=record.basis(kind) if record else "",
         )
     except (fitting.FitError, OptionError) as error:
         raise _failed(str(error)) from error
@@ -171,19 +179,19 @@ def doctor(
     raise typer.Exit(doctor_status([*words, *context.args], manner, typer.echo))
 
 
-def _constants(reports: Path, run: str | None) -> Constants:
-    from steph.plan.vram_constants import MEASURED
-
-    if run is None:
-        return MEASURED
-    from steph.fit import FitError
-    from steph.measured import record_constants
+def _calibration(reports: Path, run: str, model: str) -> Calibration:
+    from steph.fit import FitError, model_shape
+    from steph.measured import calibration_of
     from steph.run.journal import JournalError, read_record
 
     try:
-        return record_constants(read_record(find_record(reports / "runs", run)))
+        found = calibration_of(read_record(find_record(reports / "runs", run)))
+        if found.is_for(model_shape(model)):
+            return found
     except (JournalError, FitError, OSError) as error:
         raise _failed(str(error)) from error
+    cure = "name its trainer in steph.toml, or run pytest --steph-calibrate"
+    raise _failed(f"--from-record {run}: no formula holds for its pipeline, so it says nothing of {model}; {cure}")
 
 
 def find_pair(runs: Path, a: str | None, b: str | None) -> tuple[Path, Path]:

@@ -1,8 +1,7 @@
 """`--steph-deep`: what only runs of their own can show about H-2's pipeline, after its training passed.
 
 Pairs of short trainings differ in one flag: `--loss-on-output-only` (trap 9), `--use-4bit` (trap 5), the length (trap
-11). They write to a folder of their own, which ends up in the attempt's; no verdict stands on them, and what goes wrong
-here is a finding of severity `warn`.
+11). No verdict stands on them, and what goes wrong here is a finding of severity `warn`.
 """
 
 from __future__ import annotations
@@ -11,14 +10,10 @@ import time
 from functools import cached_property
 from pathlib import Path
 
-from steph.attempts import Finished, Request, run_attempt
+from steph.beside import train_beside
 from steph.judge.checks_deep import deep_runs_check, four_bit_check, loss_flag_check, padding_check
-from steph.judge.checks_train import judge_training
-from steph.judge.evidence import TrainEvidence
-from steph.judge.training_files import read_state
 from steph.plan.answers import row_tokens
-from steph.record import Attempt, Cause, Check, ModelChoice, StageId, TrainSettings
-from steph.run import inputs
+from steph.record import Attempt, Cause, Check, ModelChoice, TrainSettings
 from steph.run.inputs import InputError
 from steph.run.runner import RunnerError
 from steph.training import MIN_ATTEMPT_SECONDS, Training
@@ -42,7 +37,6 @@ class _DeepRuns:
         self.setup = training.setup
         self.model = model
         self.settings = settings
-        self.output_dir = f"{self.setup.description.paths.output_dir.rstrip('/')}-deep"
         self.ran = 0
         self.trouble: list[str] = []
 
@@ -89,7 +83,9 @@ class _DeepRuns:
             self.trouble.append(f"{label}(制限時間)")
             return None
         try:
-            attempt = self._run(label, settings, flags, left)
+            attempt = train_beside(
+                self.training, self.model, settings, purpose="deep", label=label, left_seconds=left, flags=flags
+            )
         except (InputError, OSError, RunnerError) as error:
             self.trouble.append(f"{label}({error})")
             return None
@@ -101,46 +97,6 @@ class _DeepRuns:
             return attempt
         self.trouble.append(f"{label}(原因: {cause or '不明'})")
         return None
-
-    def _run(self, label: str, settings: TrainSettings, flags: tuple[str, ...], left: float) -> Attempt:
-        training, root = self.training, self.setup.root
-        argv, rows = training.command(self.model.name, settings, self.output_dir)
-        request = Request(
-            stage=StageId.H2,
-            label=label,
-            argv=(*argv, *flags),
-            deadline_seconds=min(left, self.setup.profile.limits.train_attempt_seconds),
-            settings=settings,
-            model_name=self.model.name,
-            writes=(root / self.output_dir,),
-            purpose="deep",
-        )
-
-        def judge(finished: Finished) -> Attempt:
-            return self._judged(finished, settings, rows)
-
-        attempt = run_attempt(self.setup, training.journal, training.console, request, judge)
-        inputs.set_aside(root / self.output_dir, training.journal.folder / attempt.folder)
-        return attempt
-
-    def _judged(self, finished: Finished, settings: TrainSettings, rows: int) -> Attempt:
-        """The attempt with its figures, losses as exact as the Trainer kept them; no checks of its own."""
-        folder = self.setup.root / self.output_dir
-        evidence = TrainEvidence(
-            output_dir=folder,
-            output_dir_name=self.output_dir,
-            settings=settings,
-            model_name=self.model.name,
-            stdout=finished.stdout,
-            output=finished.output,
-            returncode=finished.attempt.returncode,
-            attempt_started_unix=finished.started_unix,
-            train_rows=rows,
-            line_arrivals=finished.outcome.timed_lines,
-        )
-        outcome, _, _ = judge_training(evidence)
-        exact = read_state(folder, finished.started_unix).losses or outcome.losses
-        return finished.attempt.model_copy(update={"training": outcome.model_copy(update={"losses": exact})})
 
     def _row_growth(self, seq_length: int) -> float | None:
         tokenizer = Path(self.model.snapshot_path or self.model.name) / "tokenizer.json"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from steph.plan.shapes import BUILT_IN, TINY, ModelShape, linear_shapes, shape_from_config
-from steph.plan.vram import Forecast, Verdict, automatic, largest_fitting, predict
-from steph.plan.vram_constants import GIB, MEASURED, Constants
+from steph.plan.vram import Forecast, Verdict, largest_fitting
+from steph.plan.vram_constants import GIB
+from steph.plan.vram_readings import Reading, predict_by
 from steph.plan.vram_terms import Workload
 
 ALL_LINEAR = tuple(linear_shapes(TINY))
@@ -25,14 +26,22 @@ class FitError(ValueError):
     """The question can't be answered; the message is one line that names the option and the value."""
 
 
+class UnknownShapeError(FitError):
+    """No model of this name is known here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Forecasts by (batch size, max_seq_length) on one card, and the largest of them that surely fits."""
+    """Forecasts by (batch size, max_seq_length) on one card, and the largest of them that surely fits.
+
+    `basis` says where the constants come from if not from here.
+    """
 
     model: str
     vram_bytes: int
     forecasts: tuple[tuple[int, int, Forecast], ...]
     largest: tuple[int, int] | None
+    basis: str = ""
 
     def verdict(self, forecast: Forecast) -> Verdict:
         """Whether this forecast fits the card."""
@@ -40,18 +49,43 @@ class Fit:
 
 
 def model_shape(name_or_path: str) -> ModelShape:
-    """The shape of a built-in name, of a model folder or of a config.json; raises FitError."""
+    """The shape of a built-in name, of a model folder or config.json, or of a model in the Hub's cache.
+
+    Raises FitError, UnknownShapeError where nothing of that name is found.
+    """
     if name_or_path in BUILT_IN:
         return BUILT_IN[name_or_path]
-    path = Path(name_or_path).expanduser()
-    config = path / "config.json" if path.is_dir() else path
-    if not config.is_file():
+    config = _config_file(name_or_path)
+    if config is None:
         known = ", ".join(sorted(BUILT_IN))
-        raise FitError(f"--model {name_or_path}: no folder with a config.json, and not built in; built in are: {known}")
+        raise UnknownShapeError(
+            f"--model {name_or_path}: no folder with a config.json, not in the Hub's cache and not built in; "
+            f"built in are: {known}"
+        )
     try:
         return shape_from_config(json.loads(config.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FitError(f"--model {name_or_path}: {error}") from error
+
+
+def _config_file(name_or_path: str) -> Path | None:
+    path = _path(name_or_path)
+    config = path / "config.json" if path.is_dir() else path
+    if config.is_file():
+        return config
+    from steph.run.model_files import cached_config
+
+    return cached_config(name_or_path)
+
+
+def _path(text: str) -> Path:
+    """The path with ~ as a home folder; raises FitError where it can't be one."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FitError(f"{text}: {error}") from error
+    return path
 
 
 def asked_workload(
@@ -65,8 +99,8 @@ def asked_workload(
     double_quant: bool,
 ) -> Workload:
     """The options as a workload of one row; raises FitError naming an option whose value is not allowed."""
-    if recompute not in ("auto", "on", "off"):
-        raise FitError(f"--recompute {recompute}: allowed are auto, on, off")
+    if recompute not in ("on", "off"):
+        raise FitError(f"--recompute {recompute}: allowed are on, off")
     if trainer not in ("full", "answer"):
         raise FitError(f"--trainer {trainer}: allowed are full, answer")
     names = ALL_LINEAR if target_modules == "all" else tuple(name.strip() for name in target_modules.split(","))
@@ -79,6 +113,7 @@ def asked_workload(
         target_modules=names,
         use_4bit=use_4bit,
         double_quant=double_quant,
+        recompute=recompute == "on",
         optimizer=optimizer,
     )
 
@@ -104,25 +139,21 @@ def fit(
     batches: Sequence[int] = GRID_BATCHES,
     lengths: Sequence[int] = GRID_LENGTHS,
     longest_row: int | None = None,
-    way: str = "auto",
-    constants: Constants = MEASURED,
+    readings: Sequence[Reading] = (Reading(),),
+    basis: str = "",
 ) -> Fit:
     """Forecast every batch size and length; `work` gives the other settings.
 
     Rows are as long as the length, or where `longest_row` is given and the trainer pads to the longest row only, no
-    longer than that. `way`: "on" or "off" for recompute, "auto" as the trainer itself decides. Raises FitError.
+    longer than that. Micro-batches are not fused. `readings`: how a record's measurements can be
+    read. Raises FitError.
     """
     shape = model_shape(model)
 
     def forecast(batch: int, length: int) -> Forecast:
         pads_to_longest = work.trainer == "answer" and longest_row is not None
         width = min(length, longest_row) if pads_to_longest and longest_row is not None else length
-        asked = replace(work, batch_size=batch, width=width)
-        if way == "auto":
-            asked = automatic(shape, asked, vram_bytes, constants)
-        else:
-            asked = replace(asked, recompute=way == "on")
-        return predict(shape, asked, constants)
+        return predict_by(readings, shape, replace(work, batch_size=batch, width=width))
 
     points = [(batch, length) for length in lengths for batch in batches]
     try:
@@ -130,24 +161,23 @@ def fit(
     except ValueError as error:
         raise FitError(str(error)) from error
     largest = largest_fitting(lambda batch, length: forecasts[batch, length], tuple(points), vram_bytes)
-    return Fit(model, vram_bytes, tuple((*point, found) for point, found in forecasts.items()), largest)
+    return Fit(model, vram_bytes, tuple((*point, found) for point, found in forecasts.items()), largest, basis)
 
 
 def as_json(result: Fit) -> str:
-    """One object for one setting; for several `grid` with one object each and `largest`."""
-    rows = [_values(result, *row) for row in result.forecasts]
-    if len(rows) == 1:
-        return json.dumps(rows[0], ensure_ascii=False, indent=1)
-    largest = next((row for row in rows if (row["batch_size"], row["max_seq_length"]) == result.largest), None)
-    return json.dumps({"grid": rows, "largest": largest}, ensure_ascii=False, indent=1)
+    """One object for one setting; for several `grid` with one object each, named by its setting, and `largest`."""
+    if len(result.forecasts) == 1:
+        return json.dumps(_values(result, result.forecasts[0][2]), ensure_ascii=False, indent=1)
+    rows = {
+        (batch, length): {"batch_size": batch, "max_seq_length": length, **_values(result, forecast)}
+        for batch, length, forecast in result.forecasts
+    }
+    largest = rows[result.largest] if result.largest else None
+    return json.dumps({"grid": list(rows.values()), "largest": largest}, ensure_ascii=False, indent=1)
 
 
-def _values(result: Fit, batch: int, length: int, forecast: Forecast) -> dict[str, Any]:
+def _values(result: Fit, forecast: Forecast) -> dict[str, Any]:
     return {
-        "batch_size": batch,
-        "max_seq_length": length,
-        "recompute": forecast.workload.recompute,
-        "fused_micro_batches": forecast.workload.fused_micro_batches,
         "peak_allocated_gib": _gib(forecast.peak_allocated_bytes),
         "peak_reserved_gib": _gib(forecast.peak_reserved_bytes),
         "total_gib": _gib(forecast.total_bytes),
@@ -186,6 +216,7 @@ def _headline(result: Fit) -> str:
     return (
         f"{result.model}, trainer {work.trainer}, {bits}, LoRA r {work.lora_r} on {targets}; "
         f"card {result.vram_bytes / GIB:.2f} GiB; figures in GiB, the whole process"
+        + (f"\n{result.basis}" if result.basis else "")
     )
 
 

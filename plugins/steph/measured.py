@@ -1,18 +1,88 @@
-"""What a record's attempts measured, as points that correct the memory model on their card."""
+"""What a record's attempts measured, as points that correct the memory model on their card.
+
+Comes in: a record. Goes out: a `Calibration`: constants, and where two lengths were measured the line through them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steph.fit import model_shape
+from steph.fit import FitError, model_shape
 from steph.plan.description import load_description
+from steph.plan.settings import ProfileError
 from steph.plan.shapes import ModelShape
-from steph.plan.vram import predict
-from steph.plan.vram_calibration import MeasuredPoint, calibrated
+from steph.plan.vram import predict, ways
+from steph.plan.vram_calibration import (
+    CalibrationError,
+    Line,
+    MeasuredPoint,
+    calibrated,
+    line_through,
+    through_two_lengths,
+    without_explanation,
+)
 from steph.plan.vram_constants import MEASURED, Constants
+from steph.plan.vram_readings import Reading, explanations
 from steph.plan.vram_terms import DEFAULT_TARGETS, Trainer, Workload
-from steph.record import Attempt, Record, StageId, TrainSettings
+from steph.record import Attempt, ModelChoice, Record, StageId, StageResult, TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a record says of the memory model's constants, from `points` measured attempts.
+
+    `readings`: how they can be read, likeliest first; a prediction spans them. `trainer`: the kind that is described or
+    assumed.
+    `is_described`: whether the pipeline says how its trainer uses memory; `is_explained`: whether the formulas hold for
+    what was measured of it. `line`: allocated peak by tokens of a forward, where two lengths gave one that carries
+    over; `shortfall` says why two that were measured did not (Japanese). `carries_over`: whether anything can be said
+    of another model than `shape`.
+    """
+
+    trainer: Trainer
+    is_described: bool
+    readings: tuple[Reading, ...] = (Reading(),)
+    points: int = 0
+    is_explained: bool = True
+    carries_over: bool = True
+    shape: ModelShape | None = None
+    line: Line | None = None
+    shortfall: str = ""
+
+    @property
+    def constants(self) -> Constants:
+        """The likeliest reading's constants."""
+        return self.readings[0].constants
+
+    def readings_for(self, trainer: str) -> tuple[Reading, ...]:
+        """The readings for a trainer of that kind: of another kind than the record's, the card's figures alone."""
+        if trainer == self.trainer:
+            return self.readings
+        return (Reading(replace(MEASURED, context_bytes=self.constants.context_bytes)),)
+
+    def is_for(self, shape: ModelShape) -> bool:
+        """Whether the readings say anything of a model of this shape."""
+        return self.carries_over or shape == self.shape
+
+    def basis(self, trainer: str) -> str:
+        """What the record gave to a prediction for a trainer of that kind, in English."""
+        if not self.points:
+            return "the record has no measured peaks that can be used: built-in constants"
+        if trainer != self.trainer:
+            return f"the record's trainer is {self.trainer}: only what the card holds beside the allocator is its own"
+        if self.line is not None:
+            return "slope and intercept by two measured lengths of the record"
+        if not self.is_explained:
+            error = self.constants.relative_error
+            return f"the record's measured peaks are off by {error:.0%}, which the interval therefore allows for"
+        return f"constants corrected by {self.points} measured attempt{'s' if self.points > 1 else ''} of the record"
+
+    @property
+    def pads_to_maximum(self) -> bool:
+        """Whether every row is as long as the setting allows; where nobody said so, rows may be shorter."""
+        return self.is_described and self.trainer == "full"
 
 
 def workload_of(settings: TrainSettings, trainer: Trainer) -> Workload:
@@ -29,15 +99,107 @@ def workload_of(settings: TrainSettings, trainer: Trainer) -> Workload:
     )
 
 
-def constants_of(record: Record, shape: ModelShape, trainer: Trainer) -> Constants:
-    """The constants that H-2's whole attempts on `shape` speak for; the measured defaults where there are none."""
-    result = record.stages.get(StageId.H2)
-    points = [_point(attempt, shape, trainer) for attempt in (result.attempts if result else ())]
-    return calibrated([point for point in points if point is not None])
+def shape_of(choice: ModelChoice) -> ModelShape:
+    """The shape of a model under test, from its own files, else by its name; raises FitError."""
+    try:
+        return model_shape(choice.snapshot_path or choice.name)
+    except FitError:
+        return model_shape(choice.name)
 
 
-def _point(attempt: Attempt, shape: ModelShape, trainer: Trainer) -> MeasuredPoint | None:
-    """An attempt that ended well and wrote its peaks; the way it ran is the one that predicts its peak best."""
+def calibration_of(record: Record) -> Calibration:
+    """What the record's own measurements correct; the defaults where it has none that can be used.
+
+    Raises FitError where the record's model has no shape that can be read.
+    """
+    described = _described_trainer(record)
+    found = Calibration(described or "full", described is not None)
+    h2, choice = record.stages.get(StageId.H2), _model_of(record)
+    if h2 is None or choice is None:
+        return found
+    shape = shape_of(choice)
+    points = _points(h2.attempts, choice, shape, found)
+    cautious = without_explanation(points)
+    is_explained = cautious == MEASURED
+    one_length = replace(
+        found,
+        readings=(Reading(calibrated(points, cautious)),),
+        points=len(points),
+        is_explained=is_explained,
+        carries_over=found.is_described or is_explained,
+        shape=shape,
+    )
+    return _with_second_length(one_length, h2, choice, shape) if h2.calibration_attempts else one_length
+
+
+def _described_trainer(record: Record) -> Trainer | None:
+    """What the pipeline said of its trainer when the record was made; older records: what it says today."""
+    known = record.context.trainer
+    if known is not None:
+        return None if known == "undescribed" else known
+    try:
+        return load_description(Path(record.context.pipeline_root)).trainer
+    except ProfileError:
+        return None
+
+
+def _model_of(record: Record) -> ModelChoice | None:
+    """The model that H-2 trained last: its own choice where it had to go to a smaller one, else H-1's."""
+    stages = (record.stages.get(stage) for stage in (StageId.H2, StageId.H1))
+    return next((result.model for result in stages if result and result.model), None)
+
+
+def _with_second_length(
+    one_length: Calibration, h2: StageResult, choice: ModelChoice, shape: ModelShape
+) -> Calibration:
+    newest = (h2.attempts[-1:], h2.calibration_attempts[-1:])
+    pair = [point for attempts in newest for point in _points(attempts, choice, shape, one_length)]
+    if len(pair) < 2:
+        return replace(one_length, shortfall=_missing_peak(h2.calibration_attempts[-1]))
+    if not _knows_its_width(h2.attempts[-1], one_length):
+        return replace(one_length, shortfall="学習した最も長い行の長さが分からない")
+    long, short = pair
+    try:
+        readings = explanations(short, long) if not one_length.is_described else ()
+        own = readings or (Reading(through_two_lengths(short, long)),)
+    except CalibrationError as error:
+        return replace(one_length, shortfall=str(error))
+    return replace(
+        one_length,
+        readings=own,
+        points=2,
+        is_explained=True,
+        carries_over=one_length.is_described or bool(readings),
+        line=line_through([(point.work.tokens, point.peak_allocated_bytes) for point in pair]),
+    )
+
+
+def _missing_peak(attempt: Attempt) -> str:
+    if attempt.returncode != 0:
+        return "別の長さでの試行が最後まで終わらなかった"
+    return "torch のピークが二つの試行に揃っていない(GPU を使わない実行では測れない)"
+
+
+def _knows_its_width(attempt: Attempt, calibration: Calibration) -> bool:
+    """Whether the widest batch's tokens are known: padded to the maximum, or its rows counted and all of them seen."""
+    epochs = attempt.training.epochs_done if attempt.training else None
+    saw_all = epochs is not None and epochs >= 1
+    return calibration.pads_to_maximum or (attempt.longest_row_tokens is not None and saw_all)
+
+
+def _points(
+    attempts: Sequence[Attempt], choice: ModelChoice, shape: ModelShape, calibration: Calibration
+) -> list[MeasuredPoint]:
+    own = [attempt for attempt in attempts if attempt.model_name in (None, choice.name)]
+    found = (_point(attempt, shape, calibration) for attempt in own)
+    return [point for point in found if point is not None]
+
+
+def _point(attempt: Attempt, shape: ModelShape, calibration: Calibration) -> MeasuredPoint | None:
+    """An attempt that ended well and wrote its peaks; the way it ran is the one that predicts its peak best.
+
+    Rows are as long as the longest where the trainer pads to that, or may do so: a slope by fewer tokens is steeper.
+    """
     peaks = [probe for probe in attempt.probes if probe.peak_allocated_bytes and probe.peak_reserved_bytes]
     if attempt.returncode != 0 or not isinstance(attempt.settings, TrainSettings) or not peaks:
         return None
@@ -45,27 +207,17 @@ def _point(attempt: Attempt, shape: ModelShape, trainer: Trainer) -> MeasuredPoi
     allocated, reserved = probe.peak_allocated_bytes or 0, probe.peak_reserved_bytes or 0
     own = attempt.peak_own_bytes
     context = own - reserved if own is not None and own > reserved and len(peaks) == 1 else None
-    asked = workload_of(attempt.settings, trainer)
-    ways = [asked]
-    if trainer == "answer":
-        steps = asked.accumulation_steps
-        fused = [count for count in range(1, steps + 1) if steps % count == 0]
-        ways = [replace(asked, recompute=on, fused_micro_batches=count) for on in (True, False) for count in fused]
-    way = min(ways, key=lambda work: abs(predict(shape, work, MEASURED).peak_allocated_bytes - allocated))
+    asked = workload_of(attempt.settings, calibration.trainer)
+    if attempt.longest_row_tokens is not None and not calibration.pads_to_maximum:
+        asked = replace(asked, width=min(asked.width, attempt.longest_row_tokens))
+    way = min(ways(asked), key=lambda work: abs(predict(shape, work).peak_allocated_bytes - allocated))
     return MeasuredPoint(shape, way, allocated, reserved, context)
 
 
-def record_constants(record: Record) -> Constants:
-    """The constants that a record's own measurements give; the defaults where its model or trainer can't be known.
-
-    Raises FitError where the record's model has no shape that can be read.
-    """
-    choice = next((record.stages[stage].model for stage in reversed(StageId) if _has_model(record, stage)), None)
-    if choice is None:
-        return MEASURED
-    trainer = load_description(Path(record.context.pipeline_root)).trainer or "full"
-    return constants_of(record, model_shape(choice.snapshot_path or choice.name), trainer)
-
-
-def _has_model(record: Record, stage: StageId) -> bool:
-    return stage in record.stages and record.stages[stage].model is not None
+def calibration_or_default(record: Record) -> Calibration:
+    """What the record's measurements correct, the defaults where its model's shape can't be read any more."""
+    try:
+        return calibration_of(record)
+    except FitError:
+        described = _described_trainer(record)
+        return Calibration(described or "full", described is not None, shortfall="モデルの形が分からない")

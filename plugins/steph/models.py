@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from steph.attempts import Finished, Request, run_attempt
@@ -16,7 +16,7 @@ from steph.judge.verdict import attempt_verdict
 from steph.outcome import Outcome
 from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
 from steph.preparation import Setup, cache_dir
-from steph.record import Attempt, Check, ModelChoice, Severity, StageId, Verdict
+from steph.record import Attempt, Check, ModelChoice, RejectedCandidate, Severity, StageId, Verdict
 from steph.run import hub, hub_download
 from steph.run.hub_query import HubError
 from steph.run.inputs import InputError
@@ -27,7 +27,15 @@ TINY_NAME = "steph/tiny-qwen2"
 TWIN_SCRIPT = Path(__file__).parent / "child" / "twin.py"
 
 
-def choose_model(setup: Setup, journal: Journal, console: Console, deadline: float) -> ModelChoice | Outcome:
+@dataclass(frozen=True)
+class NoModel:
+    """No model can be had: the stage's outcome, and the candidates that were tried."""
+
+    outcome: Outcome
+    rejected: tuple[RejectedCandidate, ...] = ()
+
+
+def choose_model(setup: Setup, journal: Journal, console: Console, deadline: float) -> ModelChoice | NoModel:
     """Choose and fetch the model of this record, or say why there is none."""
     if setup.context.twin:
         name = setup.options.model or setup.profile.model.candidates[0]
@@ -86,7 +94,7 @@ def model_checks(setup: Setup, model: ModelChoice) -> tuple[Check, ...]:
 
 def _from_hub(
     setup: Setup, console: Console, candidates: tuple[str, ...], deadline: float, *, is_explicit: bool
-) -> ModelChoice | Outcome:
+) -> ModelChoice | NoModel:
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
         choice = hub.choose(
@@ -97,6 +105,11 @@ def _from_hub(
             timeout_seconds=setup.profile.limits.hub_request_seconds,
             log=console.line,
         )
+    except hub.NoModelError as error:
+        reasons = "; ".join(f"{item.name}: {item.message}" for item in error.rejected)
+        outcome = Outcome(Verdict.FAIL, f"使えるモデルがない: {reasons}", checks=_no_model_checks(reasons))
+        return NoModel(outcome, error.rejected)
+    try:
         return hub_download.download(
             choice,
             endpoint=endpoint,
@@ -104,18 +117,17 @@ def _from_hub(
             progress=lambda done_bytes, due_bytes: console.transfer(f"H-1 {choice.name}", done_bytes, due_bytes),
             log=console.line,
         )
-    except hub.NoModelError as error:
-        reasons = "; ".join(f"{item.name}: {item.message}" for item in error.rejected)
-        return Outcome(Verdict.FAIL, f"使えるモデルがない: {reasons}", checks=_no_model_checks(reasons))
     except HubError as error:
-        return Outcome(Verdict.FAIL, f"ダウンロードできない: {error}", checks=_no_model_checks(str(error)))
+        outcome = Outcome(Verdict.FAIL, f"ダウンロードできない: {error}", checks=_no_model_checks(str(error)))
+        failed = RejectedCandidate(name=choice.name, cause=error.failure.cause, message=str(error))
+        return NoModel(outcome, (*choice.rejected, failed))
 
 
 def _no_model_checks(message: str) -> tuple[Check, ...]:
     return (Check(id="model_available", severity=Severity.FAIL, holds=False, message=message),)
 
 
-def _make_twin(setup: Setup, journal: Journal, console: Console, name: str, deadline: float) -> ModelChoice | Outcome:
+def _make_twin(setup: Setup, journal: Journal, console: Console, name: str, deadline: float) -> ModelChoice | NoModel:
     shape = TINY if name == TINY_NAME else BUILT_IN.get(name)
     if shape is None:
         known = ", ".join(sorted(BUILT_IN))
@@ -128,7 +140,7 @@ def _make_twin(setup: Setup, journal: Journal, console: Console, name: str, dead
         failed = attempt_verdict(_run_twin_script(setup, journal, console, arguments, name, deadline))
         if failed is not None:
             verdict, explanation = failed
-            return Outcome(verdict, f"twinを作れない: {explanation}")
+            return NoModel(Outcome(verdict, f"twinを作れない: {explanation}"))
     own = "Qwenトークナイザ" if tokenizer else "自前のBPEトークナイザ"
     return ModelChoice(
         name=str(folder),

@@ -43,6 +43,7 @@ OPTIONS = (
     _Option("twin", "use a random-weight twin of the model, no download; makes the run a rehearsal", is_flag=True),
     _Option("vram-cap", "make this card behave like a smaller one, as in 9.64GiB; makes the run a rehearsal"),
     _Option("deep", "after H-2 passed, up to six short trainings more for traps 5, 9 and 11", is_flag=True),
+    _Option("calibrate", "after H-2 passed, five steps more at another length; correct H-4's memory", is_flag=True),
     _Option("no-predict", "try every rung of the ladder, also those that are predicted not to fit", is_flag=True),
     _Option("report", "folder for the report and runs/, or the Markdown file itself", "reports"),
 )
@@ -247,6 +248,7 @@ def resolve_options(config: pytest.Config) -> Options:
         vram_cap_bytes=parse_size(cap, "--steph-vram-cap") if cap else None,
         report=Path(value["report"]),
         deep=_is_on(value["deep"]),
+        calibrate=_is_on(value["calibrate"]),
         no_predict=_is_on(value["no-predict"]),
     )
 

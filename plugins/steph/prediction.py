@@ -1,30 +1,20 @@
-"""What the suite predicts before it runs: a candidate's peak, a rung's, and the production model's for H-4.
+"""What the suite predicts before it runs: the peak of a candidate and of a rung.
 
-Comes in: a run's setup or a record. Goes out: peaks of the whole process in bytes, or None where the model's shape is
-not known or no GPU is used. A prediction never stops a run by an error of its own.
+Comes in: a run's setup. Goes out: peaks of the whole process in bytes, or None where the model's shape is not known or
+no GPU is used. A prediction never stops a run by an error of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from steph.fit import FitError, model_shape
-from steph.measured import record_constants, workload_of
-from steph.plan.description import load_description
-from steph.plan.settings import ProfileError
-from steph.plan.shapes import BUILT_IN, ModelShape
+from steph.measured import shape_of, workload_of
+from steph.plan.shapes import ModelShape
 from steph.plan.vram import Forecast, automatic, leanest, predict
-from steph.plan.vram_constants import GIB, MEASURED, Constants
-from steph.plan.vram_terms import Trainer
+from steph.plan.vram import Verdict as FitVerdict
+from steph.plan.vram_constants import GIB
 from steph.preparation import Setup
-from steph.record import Attempt, Cause, ModelChoice, Record, StageId, TrainSettings
-from steph.tell import advice, production
-
-PRODUCTION_CARD_BYTES = round(19.5 * GIB)  # what an A100's 20 GB slice shows
-GRID_BATCHES = (1, 2, 4, 8)
-GRID_LENGTHS = (512, 1024, 1536, 2048)
+from steph.record import Attempt, Cause, Device, ModelChoice, TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +29,11 @@ class Expectation:
     least: Forecast
     card_bytes: int
     is_binding: bool
+
+    @property
+    def verdict(self) -> FitVerdict:
+        """Whether it fits this card, the trainer falling back on the least where it can't have the likely."""
+        return "fits" if self.likely.verdict(self.card_bytes) == "fits" else self.least.verdict(self.card_bytes)
 
     @property
     def cannot_fit(self) -> bool:
@@ -60,19 +55,25 @@ def expected(
     setup: Setup, model: ModelChoice, settings: TrainSettings, longest_row_tokens: int | None = None
 ) -> Expectation | None:
     """What a training attempt will need; rows as long as they can be where `longest_row_tokens` is not known."""
+    try:
+        return expected_of_shape(setup, shape_of(model), settings, longest_row_tokens)
+    except ValueError:  # FitError too: a shape or module that the model doesn't know
+        return None
+
+
+def expected_of_shape(
+    setup: Setup, shape: ModelShape, settings: TrainSettings, longest_row_tokens: int | None = None
+) -> Expectation | None:
+    """What training a model of this shape will need, None without a GPU; raises ValueError for an unknown module."""
     card_bytes = usable_bytes(setup)
     if card_bytes is None:
         return None
-    try:
-        shape = model_shape(model.snapshot_path or model.name)
-        work = workload_of(settings, setup.description.trainer or "full")
-        if longest_row_tokens is not None and work.trainer == "answer":
-            work = replace(work, width=min(work.width, longest_row_tokens))
-        likely = predict(shape, automatic(shape, work, card_bytes))
-        is_binding = setup.description.trainer is not None and not setup.options.no_predict
-        return Expectation(likely, predict(shape, leanest(work)), card_bytes, is_binding)
-    except ValueError:  # FitError too: a shape or module that the model doesn't know
-        return None
+    work = workload_of(settings, setup.description.trainer or "full")
+    if longest_row_tokens is not None and work.trainer == "answer":
+        work = replace(work, width=min(work.width, longest_row_tokens))
+    likely = predict(shape, automatic(shape, work, card_bytes))
+    is_binding = setup.description.trainer is not None and not setup.options.no_predict
+    return Expectation(likely, predict(shape, leanest(work)), card_bytes, is_binding)
 
 
 def worth_trying(expectation: Expectation, last: Attempt | None, *, gave_up_4bit: bool) -> bool:
@@ -87,54 +88,17 @@ def worth_trying(expectation: Expectation, last: Attempt | None, *, gave_up_4bit
 
 
 def usable_bytes(setup: Setup) -> int | None:
-    """What a child may take of the card: the cap, else what others leave; None without a GPU."""
-    if setup.device is None:
-        return None
-    free = setup.device.total_bytes - setup.device.used_bytes
-    return free if setup.options.vram_cap_bytes is None else min(free, setup.options.vram_cap_bytes)
+    """What a child may take of this run's card, None without a GPU."""
+    return None if setup.device is None else free_bytes(setup.device, setup.options.vram_cap_bytes)
+
+
+def free_bytes(device: Device, cap_bytes: int | None) -> int:
+    """What others leave of a card, and no more than the cap where there is one."""
+    free = device.total_bytes - device.used_bytes
+    return free if cap_bytes is None else min(free, cap_bytes)
 
 
 def with_prediction(setup: Setup, model: ModelChoice) -> ModelChoice:
     """The choice with its predicted peak at the profile's settings, as it is where there is none."""
     found = expected(setup, model, setup.profile.train)
     return model.model_copy(update={"predicted_peak_bytes": found.likely.total_bytes}) if found else model
-
-
-def production_predictions(record: Record) -> Mapping[tuple[int, int], advice.Prediction] | None:
-    """The production model's peaks on the rented card by (batch size, max_seq_length), None before H-2 has settings.
-
-    The record's own measured peaks correct the constants.
-    """
-    settings = production.final_settings(record.stages.get(StageId.H2))
-    if settings is None or record.context.environment.device is None:
-        return None
-    target = production.target_settings(settings)
-    try:
-        trainer = load_description(Path(record.context.pipeline_root)).trainer or "full"
-        shape, constants = BUILT_IN[production.PRODUCTION_MODEL], _constants(record)
-        batches = sorted({*GRID_BATCHES, target.batch_size})
-        lengths = sorted({*GRID_LENGTHS, target.max_seq_length})
-        return {
-            (batch, length): _production(shape, target, trainer, batch, length, constants)
-            for batch in batches
-            for length in lengths
-        }
-    except (ProfileError, ValueError, OSError):
-        return None
-
-
-def _constants(record: Record) -> Constants:
-    try:
-        return record_constants(record)
-    except FitError:  # a model whose shape can't be read any more
-        return MEASURED
-
-
-def _production(
-    shape: ModelShape, target: TrainSettings, trainer: Trainer, batch: int, length: int, constants: Constants
-) -> advice.Prediction:
-    settings = target.model_copy(update={"batch_size": batch, "max_seq_length": length})
-    work = automatic(shape, workload_of(settings, trainer), PRODUCTION_CARD_BYTES, constants)
-    found = predict(shape, work, constants)
-    verdict = found.verdict(PRODUCTION_CARD_BYTES)
-    return advice.Prediction(found.total_bytes, found.low_bytes, found.high_bytes, verdict)

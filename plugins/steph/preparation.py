@@ -55,7 +55,7 @@ def prepare(options: Options, profile: Profile, stages: Sequence[AnyStage]) -> S
     """Check and collect all facts of a run; raises ProfileError or InputError with one line each."""
     description, dataset = read_inputs(options, profile, stages)
     device, device_error = _device(profile)
-    context = _context(options, profile, options.pipeline_root, device, device_error)
+    context = _context(options, profile, description, device, device_error)
     return Setup(options, profile, description, context.pipeline_python, device, dataset, context)
 
 
@@ -120,9 +120,9 @@ def _require_inputs(root: Path, description: Description, stages: Sequence[AnySt
 
 
 def _context(
-    options: Options, profile: Profile, root: Path, device: Device | None, device_error: str | None
+    options: Options, profile: Profile, description: Description, device: Device | None, device_error: str | None
 ) -> Context:
-    reasons = []
+    root, reasons = options.pipeline_root, []
     if profile.machine.device == "cpu":
         reasons.append("CPUでの実行")
     if options.twin or profile.model.twin:
@@ -137,6 +137,7 @@ def _context(
         pipeline_python=pipeline_python(options, root),
         pipeline_git=git_state(root),
         suite_git=git_state(Path(__file__).resolve().parent),
+        trainer=description.trainer or "undescribed",
         environment=environment(device, device_error),
         vram_cap_bytes=options.vram_cap_bytes,
         twin=options.twin or profile.model.twin,

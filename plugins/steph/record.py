@@ -14,6 +14,9 @@ from pydantic import Field
 from steph.environment import Device as Device
 from steph.environment import Environment as Environment
 from steph.environment import GitState as GitState
+from steph.model_choice import Candidate as Candidate
+from steph.model_choice import ModelChoice as ModelChoice
+from steph.model_choice import RejectedCandidate as RejectedCandidate
 from steph.terms import AnyStage as AnyStage
 from steph.terms import Cause as Cause
 from steph.terms import EndedBy as EndedBy
@@ -94,31 +97,6 @@ class EvalSettings(Value):
     load_in_4bit: bool = True
 
 
-class RejectedCandidate(Value):
-    """A model candidate that was passed over, and why (one line)."""
-
-    name: str
-    cause: Cause
-    message: str
-
-
-class ModelChoice(Value):
-    """The model under test; `name` is what the pipeline gets as its model name (an id on the Hub or a folder)."""
-
-    name: str
-    source: Literal["hub", "cache", "local", "twin"]
-    reason: str  # 選定理由, Japanese
-    automatic_substitute: bool = False
-    parameters: int | None = None
-    revision: str | None = None
-    licence: str | None = None
-    download_bytes: int | None = None
-    free_disk_bytes: int | None = None
-    predicted_peak_bytes: int | None = None
-    snapshot_path: str | None = None
-    rejected: tuple[RejectedCandidate, ...] = ()
-
-
 class DataFile(Value):
     """One input file: its path under the pipeline root, bytes' sha256 and row count."""
 
@@ -140,6 +118,7 @@ class Context(Value):
     pipeline_git: GitState
     suite_git: GitState
     environment: Environment
+    trainer: Literal["full", "answer", "undescribed"] | None = None  # as steph.toml says; None in older records
     vram_cap_bytes: int | None = None
     twin: bool = False
     rehearsal_reasons: tuple[str, ...] = ()
@@ -212,12 +191,12 @@ class EvalOutcome(Value):
 
 
 class Attempt(Value):
-    """One child process of a stage at one setting, complete; no verdict ever stands on one of purpose `deep`."""
+    """One child process of a stage at one setting, complete; verdicts stand on those of purpose `stage` alone."""
 
     stage: AnyStage
     number: int
     label: str
-    purpose: Literal["stage", "deep"] = "stage"
+    purpose: Literal["stage", "deep", "calibrate"] = "stage"
     model_name: str | None = None  # as the pipeline was given it
     settings: TrainSettings | EvalSettings | None = None
     argv: tuple[str, ...] = ()
@@ -237,6 +216,8 @@ class Attempt(Value):
     predicted_peak_bytes: int | None = None
     predicted_low_bytes: int | None = None  # the prediction's interval
     predicted_high_bytes: int | None = None
+    longest_row_tokens: int | None = None  # of the rows that it may train on, before they are cut; None: not known
+    mean_row_tokens: float | None = None  # of the same
     checks: tuple[Check, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     training: TrainOutcome | None = None
@@ -261,10 +242,12 @@ class StageResult(Value):
     seconds: float | None = None
     attempts: tuple[Attempt, ...] = ()
     deep_attempts: tuple[Attempt, ...] = ()  # beside the stage's own: what `--steph-deep` ran after them
+    calibration_attempts: tuple[Attempt, ...] = ()  # beside them too: what `--steph-calibrate` ran at another length
     skipped_rungs: tuple[SkippedRung, ...] = ()
     given_up: tuple[str, ...] = ()  # settings that a degraded pass gave up, Japanese
     checks: tuple[Check, ...] = ()  # those of the last attempt and of the stage itself
     model: ModelChoice | None = None
+    candidates: tuple[Candidate, ...] = ()
     stale: bool = False  # a stage it was built on has been replaced since
 
     @property
@@ -286,7 +269,7 @@ class StageResult(Value):
     @property
     def newest_attempt(self) -> Attempt | None:
         """The attempt that was begun last, whatever its purpose."""
-        newest = (*self.attempts[-1:], *self.deep_attempts[-1:])
+        newest = (*self.attempts[-1:], *self.deep_attempts[-1:], *self.calibration_attempts[-1:])
         return max(newest, key=lambda attempt: attempt.number, default=None)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from steph.console import Console
 from steph.interruption import Interruption
 from steph.judge.verdict import exit_status
-from steph.prediction import production_predictions
+from steph.outlook import production_outlook
 from steph.preparation import Setup
 from steph.record import AnyStage, Record, StageId, StageResult
 from steph.run import output
@@ -112,7 +112,7 @@ def tell(runs: Path, record: Record, report_file: Path | None = None, *, with_fi
         path,
         samples=samples,
         with_figures=with_figures,
-        predictions=production_predictions(record),
+        outlook=production_outlook(record),
     )
 
 

@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from steph.calibrate import calibrate
+from steph.candidates import predicted_candidates
 from steph.console import Console
 from steph.deep import deep_checks
 from steph.evaluation import DIRECT, Evaluation
 from steph.extended import run_extended
-from steph.models import choose_model, model_checks
+from steph.models import NoModel, choose_model, model_checks
 from steph.outcome import Outcome
 from steph.prediction import with_prediction
 from steph.preparation import Setup
 from steph.record import AnyStage, ExtendedId, ModelChoice, Record, StageId, StageResult, TrainSettings, Verdict
-from steph.run.events import ModelChosen, StageEnded, StageStarted
+from steph.run.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, now
 from steph.terms import NEEDS
@@ -30,6 +32,7 @@ class Conductor:
         self.journal = journal
         self.console = console
         self._tell = tell
+        self._training: Training | None = None
 
     def run(self, stage: AnyStage, budget_seconds: float) -> StageResult:
         """Run one stage within its budget and return its result; what it raises has been journalled first."""
@@ -45,6 +48,8 @@ class Conductor:
             self._end(stage, Outcome(Verdict.CRASHED, f"実行が中断された: {_named(error)}"), started)
             raise
         self._end(stage, outcome, started)
+        if stage is StageId.H2 and outcome.verdict.is_green and self.setup.options.calibrate:
+            self._calibrate()
         return self.journal.record().results[stage]
 
     def _stage(self, stage: AnyStage, deadline: float) -> Outcome:
@@ -61,7 +66,7 @@ class Conductor:
                 return run_extended(self.setup, self.journal, self.console, stage, self._model(), deadline)
 
     def _train(self, deadline: float) -> Outcome:
-        training = Training(self.setup, self.journal, self.console, deadline)
+        training = self._training = Training(self.setup, self.journal, self.console, deadline)
         outcome = training.run(self._model())
         last = self.journal.record().stages[StageId.H2].last_attempt
         if not (self.setup.options.deep and outcome.verdict.is_green and last and last.settings):
@@ -69,10 +74,20 @@ class Conductor:
         assert isinstance(last.settings, TrainSettings)  # noqa: S101 - H-2 makes no others
         return replace(outcome, checks=(*outcome.checks, *deep_checks(training, self._model(), last.settings)))
 
+    def _calibrate(self) -> None:
+        """What a further length measures; H-2 has ended, and its verdict stands whatever happens here."""
+        last = self.journal.record().stages[StageId.H2].last_attempt
+        if self._training is None or last is None or not isinstance(last.settings, TrainSettings):
+            return
+        calibrate(self._training, self._model(), last.settings)
+        self._tell(self.journal.record())
+
     def _reach_model(self, deadline: float) -> Outcome:
         found = choose_model(self.setup, self.journal, self.console, deadline)
-        if isinstance(found, Outcome):
-            return found
+        candidates = predicted_candidates(self.setup, found)
+        self.journal.append(CandidatesPredicted(at=now(), stage=StageId.H1, candidates=candidates))
+        if isinstance(found, NoModel):
+            return found.outcome
         found = with_prediction(self.setup, found)
         self.journal.append(ModelChosen(at=now(), stage=StageId.H1, model=found))
         return Outcome.of_checks(model_checks(self.setup, found), _conditions(found))

@@ -177,6 +177,8 @@ class Training:
             settings=settings,
             model_name=walk.model.name,
             predicted=expectation.likely if expectation else None,
+            longest_row_tokens=loss.longest_tokens if loss else None,
+            mean_row_tokens=loss.mean_tokens if loss else None,
             writes=(self.setup.root / self.course.output_dir,),
         )
 

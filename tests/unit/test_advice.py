@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import record_factory as factory
 from steph.record import Cause, Diagnosis, EvalSettings, Record, StageId, TrainSettings, Verdict
 from steph.tell import production
-from steph.tell.advice import Prediction, Reach, advise
+from steph.tell.advice import Reach, advise
 from steph.tell.advice_views import go_sentence
+from steph.tell.cards import CardOutlook, Outlook, Prediction
 from steph.tell.report import parts, render
 
 GIB = 1024**3
@@ -147,15 +150,90 @@ def test_nothing_is_predicted_without_a_prediction() -> None:
     assert "載る" not in text.replace("載るかどうか", "").replace("20 GB に載せる", "")
 
 
+def _outlook(there: CardOutlook | None, **changes: Any) -> Outlook:  # noqa: ANN401 - any field
+    return replace(Outlook("answer", True, (), there), **changes)
+
+
+def _card(verdict: str, card_gib: int, *, is_assumed: bool = True) -> CardOutlook:
+    """A card with the same verdict everywhere."""
+    sizes = {"fits": 8, "too_close": card_gib, "does_not_fit": card_gib + 5}
+    peak = sizes[verdict] * GIB
+    found = Prediction(peak, peak - GIB, peak + GIB, verdict)  # type: ignore[arg-type]
+    points = ((2, 512), (2, 1024), (1, 256))
+    return CardOutlook(
+        card_gib * GIB, is_assumed, dict.fromkeys(points, found), (2, 1024) if verdict == "fits" else None
+    )
+
+
+def _advice_of(record: Record, outlook: Outlook) -> str:
+    return {part.id: part.text for part in parts(record, outlook=outlook)}["advice"]
+
+
 def test_a_prediction_is_shown_with_interval_and_grid() -> None:
-    """Given predictions, the target's peak and the whole grid are in the page."""
+    """Given predictions, the target's peak, its headroom, the largest that fits and the whole grid are in the page."""
     grid = {
+        (2, 512): Prediction(11 * GIB, 10 * GIB, 12 * GIB, "fits"),
         (2, 1024): Prediction(14 * GIB, 13 * GIB, 15 * GIB, "fits"),
         (4, 1024): Prediction(21 * GIB, 20 * GIB, 22 * GIB, "does_not_fit"),
     }
-    made = {part.id: part.text for part in parts(factory.green_acceptance(), predictions=grid)}["advice"]
+    there = CardOutlook(19 * GIB, True, grid, (2, 1024))
+    made = _advice_of(factory.green_acceptance(), _outlook(there))
     assert "✅ 載る 14.00 GiB(13.00 GiB 〜 15.00 GiB)" in made
+    assert "| 変更後の設定 | `1024/b2` | 14.00 GiB(13.00 GiB 〜 15.00 GiB) | ✅ 載る | 5.00 GiB |" in made
+    assert "| モデルだけ変える | `512/b2` |" in made
+    assert "| 確実に載る最大(下の表の中で) | `1024/b2` |" in made
     assert "❌ 載らない 21.00 GiB" in made
+
+
+def test_the_rented_card_is_an_assumption_until_it_is_measured() -> None:
+    """From another card its size is assumed and said to be; on the card itself the measured one is used."""
+    record = factory.green_acceptance()
+    assumed = _advice_of(record, _outlook(_card("fits", 19)))
+    assert "19.00 GiB と**仮定**しています" in assumed
+    measured = _advice_of(record, _outlook(_card("fits", 18, is_assumed=False)))
+    assert "実測で 18.00 GiB です" in measured
+    assert "仮定" not in measured
+    advice = advise(_without_findings(record), _outlook(_card("fits", 18, is_assumed=False)))
+    assert go_sentence(advice) == "この A100 20GB での本番の設定とコマンドは「StepHまとめ」にあります。"
+
+
+def _without_findings(record: Record) -> Record:
+    return with_stage(record, StageId.H2, checks=record.stages[StageId.H2].checks[:1])
+
+
+def test_it_is_said_plainly_that_the_production_model_fits_here_too() -> None:
+    """Bold in H-4 and on the first screen, with setting, peak and headroom; not a word of it where it does not fit."""
+    record, there = _without_findings(factory.green_acceptance()), _card("fits", 19)
+    fits = _outlook(there, here=_card("fits", 9, is_assumed=False))
+    text = _advice_of(record, fits)
+    assert "**Qwen/Qwen3-8B の学習は、このカード(NVIDIA GeForce RTX 3080(10.11 GiB)、使える VRAM 9.00 GiB)に" in text
+    assert "変更後の設定 `1024/b2/4bit`(再計算あり): 8.00 GiB(7.00 GiB 〜 9.00 GiB)、余り 1.00 GiB。" in text
+    assert "このカードにも載る予測です" in go_sentence(advise(record, fits))
+    tight = _outlook(there, here=_card("too_close", 9, is_assumed=False))
+    assert "載るとは言えません" in _advice_of(record, tight)
+    assert "このカード" not in go_sentence(advise(record, tight))
+
+
+def test_a_wasteful_trainer_is_told_what_a_lean_one_would_need() -> None:
+    """Where the pipeline's own way does not fit this card and the reference pipeline's does, both are said."""
+    outlook = _outlook(_card("fits", 19), trainer="full", here=_card("does_not_fit", 9), lean=_card("fits", 9))
+    text = _advice_of(factory.green_acceptance(), outlook)
+    assert "載るとは言えません(変更後の設定で 14.00 GiB" in text
+    assert '無駄を省いた学習(付属の参照パイプライン、`trainer = "answer"`)なら、ここにも載る予測です' in text
+
+
+@pytest.mark.parametrize(("verdict", "words"), [("too_close", "きわどい予測"), ("does_not_fit", "載らない予測")])
+def test_the_first_screen_warns_of_a_run_that_does_not_surely_fit(verdict: str, words: str) -> None:
+    """Settings and commands are not handed over without saying that the memory may not do."""
+    advice = advise(_without_findings(factory.green_acceptance()), _outlook(_card(verdict, 19)))
+    assert words in go_sentence(advice)
+
+
+def test_a_pipeline_that_no_formula_explains_has_no_prediction() -> None:
+    """The reason stands where the prediction would."""
+    text = _advice_of(factory.green_acceptance(), _outlook(None, unpredicted="式に合わない"))
+    assert "**未予測**" in text
+    assert "式に合わない。" in text
 
 
 def test_time_is_scaled_from_what_was_measured() -> None:
@@ -173,6 +251,20 @@ def test_time_is_scaled_from_what_was_measured() -> None:
     assert slower is not None
     assert slower.training_seconds is not None
     assert slower.training_seconds / 2 == pytest.approx(time.training_seconds)
+
+
+@pytest.mark.parametrize(("trainer", "tokens_per_row"), [("answer", 460.0), ("full", 1024.0)])
+def test_time_counts_the_production_rows_tokens(trainer: str, tokens_per_row: float) -> None:
+    """At the measured tokens per second: whole rows for a trainer that pads to the longest, 1024 for one that pads."""
+    record = factory.green_acceptance()
+    last = record.stages[StageId.H2].attempts[-1].model_copy(update={"mean_row_tokens": 460.0})
+    record = with_stage(record, StageId.H2, attempts=(last,))
+    record = record.model_copy(update={"context": record.context.model_copy(update={"trainer": trainer})})
+    time = advise(record).time
+    assert time is not None
+    ratio = production.PRODUCTION_PARAMETERS / 1_836_828_672
+    assert time.training_seconds == pytest.approx(140 * 3 * tokens_per_row / 426.0 * ratio)
+    assert f"426 tokens/s、1 行 {tokens_per_row:,.0f} トークン" in render(record)
 
 
 def test_a_cpu_rehearsal_gives_no_time_and_no_go() -> None:

@@ -10,14 +10,7 @@ from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
 from steph.plan.vram_constants import GIB
-from steph.prediction import (
-    PRODUCTION_CARD_BYTES,
-    expected,
-    production_predictions,
-    usable_bytes,
-    with_prediction,
-    worth_trying,
-)
+from steph.prediction import expected, usable_bytes, with_prediction, worth_trying
 from steph.preparation import Setup
 from steph.record import Device, Phase, TrainSettings
 
@@ -108,25 +101,6 @@ def test_a_chosen_model_carries_its_predicted_peak() -> None:
     assert expectation is not None
     assert found.predicted_peak_bytes == expectation.likely.total_bytes
     assert f"{expectation.card_bytes / GIB:.2f} GiB" in expectation.words()
-
-
-def test_h4_has_the_production_model_on_the_rented_card() -> None:
-    """A green record gives a grid for Qwen3-8B with the target's own point, each with an interval and a verdict."""
-    record = factory.green_acceptance()
-    found = production_predictions(record)
-    assert found is not None
-    target = found[2, 1024]
-    assert target.low_bytes < target.peak_bytes < target.high_bytes
-    assert target.verdict == "fits"
-    assert found[8, 2048].peak_bytes > PRODUCTION_CARD_BYTES
-    assert found[8, 2048].verdict == "does_not_fit"
-
-
-def test_h4_predicts_nothing_before_a_training_or_without_a_gpu() -> None:
-    """No H-2 settings, or a rehearsal on the CPU: no grid."""
-    assert production_predictions(factory.rehearsal()) is None
-    record = factory.green_acceptance()
-    assert production_predictions(record.model_copy(update={"stages": {}})) is None
 
 
 @pytest.mark.parametrize("trainer", ["full", "answer"])

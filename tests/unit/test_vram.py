@@ -12,7 +12,7 @@ from steph.plan import vram_activations as activations
 from steph.plan import vram_terms as terms
 from steph.plan.shapes import BUILT_IN, linear_shapes
 from steph.plan.vram import KEPT_FREE_BYTES, Forecast, automatic, largest_fitting, leanest, predict
-from steph.plan.vram_constants import GIB
+from steph.plan.vram_constants import GIB, Constants
 from steph.plan.vram_terms import Workload
 
 SMALL, LARGE = BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], BUILT_IN["Qwen/Qwen3-8B"]
@@ -138,6 +138,64 @@ def test_more_work_never_needs_less_memory(work: Workload, name: str, more: int)
         assert after.peak_allocated_bytes >= before.peak_allocated_bytes
         assert after.low_bytes >= before.low_bytes
         assert after.high_bytes >= before.high_bytes
+
+
+CONSTANTS = st.builds(
+    Constants,
+    workspace_bytes=st.floats(0, GIB),
+    context_bytes=st.floats(0, 2 * GIB),
+    slack_fixed_bytes=st.floats(0, GIB),
+    slack_share=st.floats(0, 0.5),
+    slack_upcast_bytes=st.floats(0, 2 * GIB),
+    slack_logits_share=st.floats(0, 0.5),
+    relative_error=st.floats(0, 2),
+    slack_error=st.floats(0, 1),
+    logits_scale=st.floats(0, 64),
+    activation_scale=st.floats(0.25, 64),
+    offset_bytes=st.floats(-2 * GIB, 10 * GIB),
+)
+
+
+@given(work=WORKLOADS, name=st.sampled_from(sorted(BUILT_IN)), constants=CONSTANTS)
+def test_the_interval_contains_the_point(work: Workload, name: str, constants: Constants) -> None:
+    """Whatever the constants: low is not above the predicted total, high not below it."""
+    found = predict(BUILT_IN[name], work, constants)
+    assert found.low_bytes <= found.total_bytes <= found.high_bytes
+
+
+@given(work=WORKLOADS, name=st.sampled_from(sorted(BUILT_IN)), constants=CONSTANTS, card_gib=st.floats(0.1, 1000))
+def test_nothing_above_the_card_is_said_to_fit(
+    work: Workload, name: str, constants: Constants, card_gib: float
+) -> None:
+    """`fits` only where peak and interval are below the card, `does_not_fit` only where the interval's low is above."""
+    found = predict(BUILT_IN[name], work, constants)
+    verdict = found.verdict(card_gib * GIB)
+    if verdict == "fits":
+        assert found.total_bytes <= found.high_bytes < card_gib * GIB
+    if found.total_bytes > card_gib * GIB:
+        assert verdict != "fits"
+    if verdict == "does_not_fit":
+        assert found.low_bytes > card_gib * GIB
+
+
+ORDER = ("fits", "too_close", "does_not_fit")
+
+
+@given(work=WORKLOADS, name=st.sampled_from(sorted(BUILT_IN)), more=st.integers(1, 64), card_gib=st.floats(1, 100))
+def test_a_larger_setting_never_fits_where_a_smaller_one_does_not(
+    work: Workload, name: str, more: int, card_gib: float
+) -> None:
+    """Verdicts go one way with rows, length and rank, also for the leanest way that a trainer falls back on."""
+    shape, card_bytes = BUILT_IN[name], card_gib * GIB
+    grown: tuple[dict[str, Any], ...] = (
+        {"batch_size": work.batch_size + more},
+        {"width": work.width + more},
+        {"lora_r": work.lora_r + more},
+    )
+    for asked in (work, leanest(work)):
+        before = ORDER.index(predict(shape, asked).verdict(card_bytes))
+        for change in grown:
+            assert ORDER.index(predict(shape, replace(asked, **change)).verdict(card_bytes)) >= before
 
 
 @given(work=WORKLOADS, name=st.sampled_from(sorted(BUILT_IN)))

@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import predict
-from steph.plan.vram_calibration import MeasuredPoint, calibrated, line_through
+from steph.plan.vram_calibration import (
+    CalibrationError,
+    MeasuredPoint,
+    calibrated,
+    line_through,
+    through_two_lengths,
+)
 from steph.plan.vram_constants import GIB, MEASURED, Constants
 from steph.plan.vram_terms import Trainer, Workload
 
@@ -65,6 +73,58 @@ def test_two_lengths_give_slope_and_intercept() -> None:
     line = line_through([(1024, 5_000_000_000), (2048, 7_000_000_000)])
     assert (line.bytes_per_token, line.fixed_bytes) == pytest.approx((2_000_000_000 / 1024, 3_000_000_000))
     assert line.at(4096) == pytest.approx(11_000_000_000)
+
+
+def _pair(
+    truth: Constants, work: Workload, widths: tuple[int, int] = (256, 512)
+) -> tuple[MeasuredPoint, MeasuredPoint]:
+    short, long = (_as_measured(truth, replace(work, width=width)) for width in widths)
+    return short, long
+
+
+def _as_measured(truth: Constants, work: Workload) -> MeasuredPoint:
+    found = predict(SHAPE, work, truth)
+    return MeasuredPoint(SHAPE, work, found.peak_allocated_bytes, found.peak_reserved_bytes, round(truth.context_bytes))
+
+
+LARGE = BUILT_IN["Qwen/Qwen3-8B"]
+
+
+@settings(deadline=None)
+@given(
+    trainer=st.sampled_from(["full", "answer"]),
+    scale=st.floats(0.5, 2),
+    offset_gib=st.floats(-0.2, 1),
+    length=st.sampled_from([512, 1024, 2048]),
+)
+def test_two_lengths_are_met_and_carry_over(trainer: Trainer, scale: float, offset_gib: float, length: int) -> None:
+    """Slope and intercept that differ from the formulas' are found again, for a third length and for Qwen3-8B.
+
+    What differs in the plain trainer's slope is its logits' cost, in the other's its activations'.
+    """
+    scaled = {"logits_scale": scale} if trainer == "full" else {"activation_scale": scale}
+    truth = replace(MEASURED, offset_bytes=offset_gib * GIB, **scaled)
+    work = Workload(trainer, 2, 512, accumulation_steps=2)
+    found = through_two_lengths(*_pair(truth, work))
+    for shape in (SHAPE, LARGE):
+        due, given_ = (predict(shape, replace(work, width=length), constants) for constants in (truth, found))
+        assert given_.peak_allocated_bytes == pytest.approx(due.peak_allocated_bytes, rel=0.01)
+        assert given_.low_bytes <= due.total_bytes <= given_.high_bytes
+
+
+def test_a_correction_is_no_small_error() -> None:
+    """Where the formulas were off by more than a tenth, the interval says so; where they hold, it stays."""
+    work = Workload("full", 2, 512, accumulation_steps=2)
+    assert through_two_lengths(*_pair(MEASURED, work)).relative_error == MEASURED.relative_error
+    far = replace(MEASURED, offset_bytes=2 * GIB)
+    assert through_two_lengths(*_pair(far, work)).relative_error > 0.2
+
+
+@pytest.mark.parametrize("widths", [(512, 512), (1024, 512)])
+def test_points_that_are_no_two_lengths_are_refused(widths: tuple[int, int]) -> None:
+    """Equal lengths, or the long one first."""
+    with pytest.raises(CalibrationError, match="長さが同じ"):
+        through_two_lengths(*_pair(MEASURED, Workload("answer", 2, 512), widths))
 
 
 def test_one_length_gives_no_line() -> None:

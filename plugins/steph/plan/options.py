@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+SIZE_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 class OptionError(ValueError):
@@ -25,6 +25,7 @@ class Options:
     vram_cap_bytes: int | None
     report: Path
     deep: bool = False
+    calibrate: bool = False
     no_predict: bool = False
 
     @property
@@ -40,7 +41,7 @@ class Options:
 
 def parse_size(text: str, option: str) -> int:
     """A size such as `9.64GiB` or `8GB` in bytes; raises OptionError naming `option`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B|)\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*([KMG]i?B)\s*", text, re.IGNORECASE)
     if match is None or float(match[1]) <= 0:
         raise OptionError(f"{option}: {text!r} is not a size; allowed: a number with GiB, GB, MiB or MB, as in 9.64GiB")
     return int(float(match[1]) * SIZE_UNITS[match[2].upper()])

@@ -90,11 +90,13 @@ def parameter_count(shape: ModelShape) -> int:
     return parameter_parts(shape).total
 
 
-def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
+def shape_from_config(config: object) -> ModelShape:
     """Read a shape from a published `config.json`; a key that transformers leaves out at its default may be missing.
 
     Raises ValueError naming the key that is missing, of a wrong type, or of a kind that the counts don't cover.
     """
+    if not isinstance(config, Mapping):
+        raise ValueError("config.json: holds no JSON object")
     model_type = config.get("model_type")
     if model_type not in SUPPORTED_MODEL_TYPES:
         raise ValueError(f"config.json: model_type is {model_type!r}, known are {', '.join(SUPPORTED_MODEL_TYPES)}")

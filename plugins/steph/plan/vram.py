@@ -60,7 +60,7 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = MEASURED) 
     Raises ValueError naming a target module or optimizer that is not known.
     """
     weights, beside = _staying_terms(shape, work, constants)
-    originals, step = _originals(shape, work), _highest_moment(shape, work)
+    originals, step = _originals(shape, work), _highest_moment(shape, work, constants)
     preparing = originals.size_bytes > _sum_bytes((*beside, *step))
     lines = (
         *weights,
@@ -70,13 +70,13 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = MEASURED) 
     return _bounded(shape, work, lines, constants)
 
 
-def moving_bytes(shape: ModelShape, work: Workload) -> int:
+def moving_bytes(shape: ModelShape, work: Workload, constants: Constants = MEASURED) -> int:
     """What a step allocates and frees again at its highest, in bytes."""
-    return _sum_bytes(_highest_moment(shape, work))
+    return _sum_bytes(_highest_moment(shape, work, constants))
 
 
-def _highest_moment(shape: ModelShape, work: Workload) -> tuple[Term, ...]:
-    return max(_step_moments(shape, work), key=_sum_bytes)
+def _highest_moment(shape: ModelShape, work: Workload, constants: Constants) -> tuple[Term, ...]:
+    return max(_step_moments(shape, work, constants), key=_sum_bytes)
 
 
 def _originals(shape: ModelShape, work: Workload) -> Term:
@@ -89,7 +89,7 @@ def _sum_bytes(parts: Sequence[Term]) -> int:
 
 def _staying_terms(shape: ModelShape, work: Workload, constants: Constants) -> tuple[tuple[Term, ...], ...]:
     """What is there in every step: the base model's weights, and what comes after they are prepared."""
-    weights = (
+    weights: tuple[Term, ...] = (
         _term("4-bit linears" if work.use_4bit else "linears", terms.linear_bytes(shape, work)),
         _term("embedding and head", terms.embedding_bytes(shape, work)),
         _term("norms and biases", terms.norm_bytes(shape, work)),
@@ -98,24 +98,27 @@ def _staying_terms(shape: ModelShape, work: Workload, constants: Constants) -> t
         _term("LoRA weights and optimizer", terms.lora_bytes(shape, work)),
         _term("library workspaces", constants.workspace_bytes),
     )
+    if constants.offset_bytes:
+        weights = (*weights, _term("measured beyond the formulas", constants.offset_bytes))
     return weights, beside
 
 
-def _step_moments(shape: ModelShape, work: Workload) -> tuple[tuple[Term, ...], ...]:
+def _step_moments(shape: ModelShape, work: Workload, constants: Constants) -> tuple[tuple[Term, ...], ...]:
     """The moments of a step that can be its highest, each as terms beside what stays."""
+    scale = constants.activation_scale
     if work.recompute:
-        kept = _term("checkpointed layer inputs", activations.checkpoint_bytes(shape, work))
-        layer = _term("one layer's recompute", activations.layer_kept_bytes(shape, work))
+        kept = _term("checkpointed layer inputs", scale * activations.checkpoint_bytes(shape, work))
+        layer = _term("one layer's recompute", scale * activations.layer_kept_bytes(shape, work))
     else:
         every_layer = shape.num_hidden_layers * activations.layer_kept_bytes(shape, work)
-        kept = _term("kept activations", every_layer + activations.half_adapter_bytes(shape, work))
+        kept = _term("kept activations", scale * every_layer + activations.half_adapter_bytes(shape, work))
         layer = _term("one layer's recompute", 0)
     number = work.activation_bytes if work.trainer == "answer" else terms.SINGLE
-    last_norm = number * work.tokens * shape.hidden_size
-    at_head = _term("logits and loss", activations.head_bytes(shape, work) + last_norm)
-    at_norm = _term("the last norm's backward", activations.norm_work_bytes(shape, work))
-    at_layer = _term("one layer's backward", activations.layer_work_bytes(shape, work))
-    last = _term("one layer's activations", activations.layer_kept_bytes(shape, work))
+    last_norm = scale * number * work.tokens * shape.hidden_size
+    at_head = _term("logits and loss", constants.logits_scale * activations.head_bytes(shape, work) + last_norm)
+    at_norm = _term("the last norm's backward", scale * activations.norm_work_bytes(shape, work))
+    at_layer = _term("one layer's backward", scale * activations.layer_work_bytes(shape, work))
+    last = _term("one layer's activations", scale * activations.layer_kept_bytes(shape, work))
     gradients = _term("LoRA gradients", activations.fresh_gradient_bytes(shape, work))
     mask = _term("attention mask", activations.mask_bytes(work))
     moments = (kept, at_head), (kept, at_norm), (kept, layer, at_layer), (gradients, last, at_layer)
@@ -124,7 +127,8 @@ def _step_moments(shape: ModelShape, work: Workload) -> tuple[tuple[Term, ...], 
 
 def _bounded(shape: ModelShape, work: Workload, lines: tuple[Term, ...], constants: Constants) -> Forecast:
     allocated = _sum_bytes([term for term in lines if term.at_peak])
-    slack = constants.slack_bytes(work.upcasts, moving_bytes(shape, work), activations.head_bytes(shape, work))
+    logits = constants.logits_scale * activations.head_bytes(shape, work)
+    slack = constants.slack_bytes(work.upcasts, moving_bytes(shape, work, constants), logits)
     context = round(constants.context_bytes)
     error = constants.relative_error
     reserved = allocated + round(slack)
@@ -136,7 +140,7 @@ def _bounded(shape: ModelShape, work: Workload, lines: tuple[Term, ...], constan
         peak_allocated_bytes=allocated,
         peak_reserved_bytes=reserved,
         total_bytes=reserved + context,
-        low_bytes=round(allocated * (1 - error)) + context,
+        low_bytes=max(0, round(allocated * (1 - error))) + context,
         high_bytes=round(high),
     )
 
@@ -151,21 +155,30 @@ def automatic(shape: ModelShape, work: Workload, vram_bytes: float, constants: C
     The fastest way whose allocated peak leaves a tenth of what the allocator may use; where none does, the smallest.
     Source: pipeline/app/training/plan.py.
     """
-    if work.trainer != "answer":
-        return work
     allowed = (vram_bytes - constants.context_bytes - KEPT_FREE_BYTES) * (1 - AUTOMATIC_HEADROOM_SHARE)
-    ways = [
+    possible = ways(work)
+    fitting = (way for way in possible if predict(shape, way, constants).peak_allocated_bytes <= allowed)
+    return next(fitting, possible[-1])
+
+
+def ways(work: Workload) -> tuple[Workload, ...]:
+    """How the trainer may run these settings by itself, fastest first and leanest last; the plain one has no choice."""
+    if work.trainer != "answer":
+        return (work,)
+    steps = work.accumulation_steps
+    divisors = [count for count in range(steps, 0, -1) if steps % count == 0]
+    return tuple(
         replace(work, recompute=recompute, fused_micro_batches=count)
         for recompute in (False, True)
-        for count in range(work.accumulation_steps, 0, -1)
-        if work.accumulation_steps % count == 0
-    ]
-    fitting = (way for way in ways if predict(shape, way, constants).peak_allocated_bytes <= allowed)
-    return next(fitting, ways[-1])
+        for count in divisors
+    )
 
 
 def leanest(work: Workload) -> Workload:
-    """The same settings in as little memory as the trainer can do them: recompute on, nothing fused."""
+    """The same settings in as little memory as the trainer can do them: recompute on, nothing fused.
+
+    What "will it fit?" is asked of: a trainer that decides by itself falls back on this where a faster way doesn't fit.
+    """
     return replace(work, recompute=True, fused_micro_batches=1)
 
 

@@ -1,11 +1,11 @@
-"""Measured peaks correct the constants; two lengths give a line for a trainer whose terms nobody knows.
+"""Measured peaks correct the constants; two lengths give slope and intercept, also for a trainer that nobody described.
 
 Comes in: points measured on one card. Goes out: `Constants` for that card, or a `Line`. Pure arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -16,6 +16,15 @@ from steph.plan.vram_constants import MEASURED, Constants
 from steph.plan.vram_terms import Workload
 
 USABLE_ERROR = 0.10  # a point further off is another trainer, or has rows shorter than it says
+LARGEST_SCALE = 64.0
+# half-precision activations in place of fp32 ones are half, and fewer of them kept half of that again; a peak that
+# grows less with the length is not set by the training step
+SMALLEST_SCALE = 0.25
+_HALVINGS = 40
+
+
+class CalibrationError(ValueError):
+    """Two points give no slope and intercept that carry over; the message says why (Japanese)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +67,81 @@ def line_through(points: Sequence[tuple[int, int]]) -> Line:
 
 def calibrated(points: Sequence[MeasuredPoint], start: Constants = MEASURED) -> Constants:
     """The constants under which the points are predicted best; what no point speaks of stays as it was."""
-    usable = [point for point in points if _is_usable(point, start)]
+    usable = [point for point in points if is_usable(point, start)]
     if not usable:
         return start
-    off = median(point.peak_allocated_bytes - _forecast(point, start).peak_allocated_bytes for point in usable)
-    found = replace(start, workspace_bytes=max(0.0, start.workspace_bytes + off))
-    contexts = [point.context_bytes for point in usable if point.context_bytes is not None]
-    if contexts:
-        found = replace(found, context_bytes=float(median(contexts)))
-    plain = [(moving_bytes(point.shape, point.work), _slack(point)) for point in usable if not point.work.upcasts]
-    upcast = [(round(head_bytes(point.shape, point.work)), _slack(point)) for point in usable if point.work.upcasts]
-    fixed, share = _line_or_shift(plain, start.slack_fixed_bytes, start.slack_share)
-    upcast_fixed, upcast_share = _line_or_shift(upcast, start.slack_upcast_bytes, start.slack_logits_share)
+    off = median(_excess(point, start) for point in usable)
+    return _with_slack(replace(start, workspace_bytes=max(0.0, start.workspace_bytes + off)), usable)
+
+
+def through_two_lengths(short: MeasuredPoint, long: MeasuredPoint, start: Constants = MEASURED) -> Constants:
+    """The constants that meet both points: slope by a scale, intercept by an offset.
+
+    Where every position has logits, what the slope differs by is theirs: their cost a token depends on the vocabulary
+    alone and carries over to another model, while the rest grows with its shape. Without any, where even the formulas'
+    rest is too steep, the rest is scaled, as it is for a trainer of answer positions. Where the formulas were off by
+    more than USABLE_ERROR, the error becomes that large, or as large as the offset.
+
+    Raises CalibrationError where the points are no two lengths of one setting, or no scale explains them.
+    """
+    if short.shape != long.shape or replace(short.work, width=long.work.width) != long.work:
+        raise CalibrationError("二つの試行で長さ以外の条件が違う(再計算や、まとめて流す行数)")
+    if short.work.width >= long.work.width:
+        raise CalibrationError("二つの試行の長さが同じ")
+    found = _with_slope(short, long, start)
+    found = replace(found, offset_bytes=(_excess(short, found) + _excess(long, found)) / 2)
+    if not (is_usable(short, start) and is_usable(long, start)):
+        error = max(start.relative_error, USABLE_ERROR, abs(found.offset_bytes) / long.peak_allocated_bytes)
+        found = replace(found, relative_error=error)
+    return _with_slack(found, (short, long))
+
+
+def _with_slope(short: MeasuredPoint, long: MeasuredPoint, start: Constants) -> Constants:
+    base = start
+    if long.work.trainer == "full":
+        base = replace(start, logits_scale=0.0)
+        if _growth(short, long, base) <= _due(short, long):
+            return _solved(short, long, lambda scale: replace(start, logits_scale=scale), 0.0)
+    return _solved(short, long, lambda scale: replace(base, activation_scale=scale), SMALLEST_SCALE)
+
+
+def _solved(
+    short: MeasuredPoint, long: MeasuredPoint, scaled: Callable[[float], Constants], lowest: float
+) -> Constants:
+    """The scale, by halving, at which the prediction grows from the short to the long point as the measured peak."""
+    low, high, due = lowest, LARGEST_SCALE, _due(short, long)
+    if due <= 0 or _growth(short, long, scaled(low)) > due:
+        raise CalibrationError("長さを変えてもピークがほとんど変わらない(学習の 1 歩がピークを決めていない)")
+    if _growth(short, long, scaled(high)) < due:
+        raise CalibrationError("長さによるピークの増え方が、どの式よりも大きい")
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _growth(short, long, scaled(middle)) < due else (low, middle)
+    return scaled(high)
+
+
+def _due(short: MeasuredPoint, long: MeasuredPoint) -> int:
+    return long.peak_allocated_bytes - short.peak_allocated_bytes
+
+
+def _growth(short: MeasuredPoint, long: MeasuredPoint, constants: Constants) -> int:
+    return _forecast(long, constants).peak_allocated_bytes - _forecast(short, constants).peak_allocated_bytes
+
+
+def _with_slack(constants: Constants, points: Sequence[MeasuredPoint]) -> Constants:
+    """The constants with the points' own context and allocator slack."""
+    contexts = [point.context_bytes for point in points if point.context_bytes is not None]
+    found = replace(constants, context_bytes=float(median(contexts))) if contexts else constants
+    plain = [
+        (moving_bytes(point.shape, point.work, found), _slack(point)) for point in points if not point.work.upcasts
+    ]
+    upcast = [
+        (round(found.logits_scale * head_bytes(point.shape, point.work)), _slack(point))
+        for point in points
+        if point.work.upcasts
+    ]
+    fixed, share = _line_or_shift(plain, found.slack_fixed_bytes, found.slack_share)
+    upcast_fixed, upcast_share = _line_or_shift(upcast, found.slack_upcast_bytes, found.slack_logits_share)
     return replace(
         found,
         slack_fixed_bytes=fixed,
@@ -79,11 +151,25 @@ def calibrated(points: Sequence[MeasuredPoint], start: Constants = MEASURED) -> 
     )
 
 
+def without_explanation(points: Sequence[MeasuredPoint], start: Constants = MEASURED) -> Constants:
+    """The constants with an error as large as the formulas were off, where no point is one that they explain."""
+    if not points or any(is_usable(point, start) for point in points):
+        return start
+    off = max(abs(point.peak_allocated_bytes / _forecast(point, start).peak_allocated_bytes - 1) for point in points)
+    return replace(start, relative_error=max(start.relative_error, off))
+
+
 def _forecast(point: MeasuredPoint, constants: Constants) -> Forecast:
     return predict(point.shape, point.work, constants)
 
 
-def _is_usable(point: MeasuredPoint, constants: Constants) -> bool:
+def _excess(point: MeasuredPoint, constants: Constants) -> int:
+    """Measured less predicted."""
+    return point.peak_allocated_bytes - _forecast(point, constants).peak_allocated_bytes
+
+
+def is_usable(point: MeasuredPoint, constants: Constants = MEASURED) -> bool:
+    """Whether the formulas predict the point nearly enough to be the right ones."""
     predicted = _forecast(point, constants).peak_allocated_bytes
     return abs(predicted / point.peak_allocated_bytes - 1) <= USABLE_ERROR
 

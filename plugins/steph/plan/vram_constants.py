@@ -1,6 +1,6 @@
 """What no formula gives: library workspaces, the allocator's slack and the CUDA context, measured once.
 
-`MEASURED` holds where nothing has been measured on the card at hand; `calibrated` takes a card's own measurements.
+`MEASURED` holds where nothing has been measured on the card at hand; `vram_calibration` takes a card's own figures.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ class Constants:
     allocations, inside the allocator. `context_bytes`: driver, kernels and libraries, outside it. Slack is reserved
     less allocated: a fixed part and a share of what comes and goes in a step; after an upcast, which leaves holes, a
     part and a share of their own.
+
+    Two measured lengths set the last three: what a pipeline's logits and its other activations take for each of the
+    formulas' bytes, and what it holds at any length beyond (or below) them.
     """
 
     workspace_bytes: float = 0.1 * GIB
@@ -28,6 +31,9 @@ class Constants:
     slack_logits_share: float = 0.0
     relative_error: float = 0.03
     slack_error: float = 0.5
+    logits_scale: float = 1.0
+    activation_scale: float = 1.0
+    offset_bytes: float = 0.0
 
     def slack_bytes(self, upcasts: bool, moving_bytes: float, logits_bytes: float) -> float:
         """Reserved less allocated at the peak; `moving_bytes` is what the step allocates beside the weights."""

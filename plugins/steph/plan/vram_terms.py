@@ -112,7 +112,7 @@ def lora_parameters(shape: ModelShape, work: Workload) -> int:
     linear = linear_shapes(shape)
     unknown = [name for name in work.target_modules if name not in linear]
     if unknown:
-        raise ValueError(f"target module {', '.join(unknown)}: not known; allowed: {', '.join(linear)}")
+        raise ValueError(f"target module {', '.join(map(repr, unknown))}: not known; allowed: {', '.join(linear)}")
     per_layer = sum(sum(linear[name]) for name in set(work.target_modules))
     return work.lora_r * per_layer * shape.num_hidden_layers
 

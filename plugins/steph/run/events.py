@@ -15,6 +15,7 @@ from steph.record import (
     RECORD_VERSION,
     AnyStage,
     Attempt,
+    Candidate,
     Check,
     Context,
     DataFile,
@@ -30,6 +31,8 @@ from steph.record import (
 from steph.terms import NEEDS
 
 V = TypeVar("V", bound=Value)
+
+_ATTEMPTS = {"stage": "attempts", "deep": "deep_attempts", "calibrate": "calibration_attempts"}
 
 
 class RecordOpened(Value):
@@ -75,6 +78,15 @@ class ModelChosen(Value):
     at: str
     stage: AnyStage
     model: ModelChoice
+
+
+class CandidatesPredicted(Value):
+    """The models that H-1 could choose, each with its predicted peak."""
+
+    event: Literal["candidates_predicted"] = "candidates_predicted"
+    at: str
+    stage: StageId
+    candidates: tuple[Candidate, ...]
 
 
 class AttemptStarted(Value):
@@ -132,19 +144,8 @@ class SessionEnded(Value):
     exit_status: int
 
 
-Event = (
-    RecordOpened
-    | SessionStarted
-    | DataRead
-    | StageStarted
-    | ModelChosen
-    | AttemptStarted
-    | AttemptEnded
-    | RungSkipped
-    | StageEnded
-    | CrashFound
-    | SessionEnded
-)
+InsideStage = ModelChosen | CandidatesPredicted | AttemptStarted | AttemptEnded | RungSkipped | CrashFound
+Event = RecordOpened | SessionStarted | DataRead | StageStarted | InsideStage | StageEnded | SessionEnded
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 IN_FLIGHT = "実行中、または途中で失われた"
@@ -196,8 +197,7 @@ def _context_of(record: Record, started: SessionStarted) -> Context:
     return _with(record.context, pipeline_git=_with(record.context.pipeline_git, dirty=True))
 
 
-def _inside_stage(record: Record, event: Event) -> Record:
-    assert isinstance(event, ModelChosen | AttemptStarted | AttemptEnded | RungSkipped | CrashFound)  # noqa: S101
+def _inside_stage(record: Record, event: InsideStage) -> Record:
     stage = event.attempt.stage if isinstance(event, AttemptStarted | AttemptEnded) else event.stage
     result = record.results.get(stage)
     if result is None:  # a torn journal lost the stage's beginning: what follows is still kept
@@ -205,6 +205,8 @@ def _inside_stage(record: Record, event: Event) -> Record:
     match event:
         case ModelChosen(model=model):
             return _stage(record, _with(result, model=model))
+        case CandidatesPredicted(candidates=candidates):
+            return _stage(record, _with(result, candidates=candidates))
         case AttemptStarted(attempt=attempt) | AttemptEnded(attempt=attempt):
             return _stage(record, _with_attempt(result, attempt))
         case RungSkipped(skipped=skipped):
@@ -218,10 +220,9 @@ def _inside_stage(record: Record, event: Event) -> Record:
 
 def _with_attempt(result: StageResult, attempt: Attempt) -> StageResult:
     """The stage with this attempt in place of what was known of it, as its newest."""
-    deep = attempt.purpose == "deep"
-    known = result.deep_attempts if deep else result.attempts
-    kept = (*(other for other in known if other.folder != attempt.folder), attempt)
-    return _with(result, deep_attempts=kept) if deep else _with(result, attempts=kept)
+    place = _ATTEMPTS[attempt.purpose]
+    known: tuple[Attempt, ...] = getattr(result, place)
+    return _with(result, **{place: (*(other for other in known if other.folder != attempt.folder), attempt)})
 
 
 def _ended(record: Record, event: StageEnded) -> Record:

@@ -1,6 +1,6 @@
 """H-4: what the three stages say about the production run on the rented card, computed from the record.
 
-Takes a record and, where there are some, memory predictions; gives an `Advice`. Nothing in it is a fixed text where the
+Takes a record and, where there is one, an outlook on memory; gives an `Advice`. Nothing in it is a fixed text where the
 record has a measured value, and without green H-2 and H-3 it says what is missing instead of advising.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
 
 from steph.judge import verdict
 from steph.record import (
@@ -24,6 +23,7 @@ from steph.record import (
     TrainSettings,
 )
 from steph.tell import production, summary, wording
+from steph.tell.cards import Outlook, Prediction
 
 
 class Reach(StrEnum):
@@ -38,20 +38,11 @@ class Reach(StrEnum):
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Predicted peak of the production model at one batch and length, with its interval."""
-
-    peak_bytes: int
-    low_bytes: int
-    high_bytes: int
-    verdict: Literal["fits", "does_not_fit", "too_close"]
-
-
-@dataclass(frozen=True)
 class Advice:
     """H-4 as values; `blockers` is empty exactly where it advises."""
 
     is_rehearsal: bool
+    card: str
     model: str
     size: str
     reach: Reach
@@ -62,11 +53,11 @@ class Advice:
     mend_first: tuple[str, ...]
     carry_over: tuple[production.Setting, ...] = ()
     change: tuple[production.Change, ...] = ()
+    here: TrainSettings | None = None
     target: TrainSettings | None = None
     train_command: tuple[str, ...] = ()
     eval_command: tuple[str, ...] = ()
-    prediction: Prediction | None = None
-    predictions: Mapping[tuple[int, int], Prediction] | None = None  # by (batch size, max_seq_length)
+    outlook: Outlook | None = None
     time: production.TimeEstimate | None = None
 
     @property
@@ -74,14 +65,33 @@ class Advice:
         """Whether H-2 and H-3 are green and fresh, so that there is something to carry over."""
         return not self.blockers
 
+    @property
+    def prediction(self) -> Prediction | None:
+        """The production run's peak on the rented card, at the settings that are advised."""
+        if self.target is None or self.outlook is None or self.outlook.there is None:
+            return None
+        return self.outlook.there.grid.get((self.target.batch_size, self.target.max_seq_length))
 
-def advise(record: Record, predictions: Mapping[tuple[int, int], Prediction] | None = None) -> Advice:
-    """Compute H-4; `predictions` are peaks on the production card by (batch size, max_seq_length)."""
+    @property
+    def grid(self) -> Mapping[tuple[int, int], Prediction] | None:
+        """The production run's peaks on the rented card by (batch size, max_seq_length)."""
+        return self.outlook.there.grid if self.outlook and self.outlook.there else None
+
+    @property
+    def is_production_card(self) -> bool:
+        """Whether the record was made on the card of the production run itself."""
+        there = self.outlook.there if self.outlook else None
+        return there is not None and not there.is_assumed
+
+
+def advise(record: Record, outlook: Outlook | None = None) -> Advice:
+    """Compute H-4; `outlook` says what the production model needs of memory."""
     h2, h3 = record.stages.get(StageId.H2), record.stages.get(StageId.H3)
     choice = summary.model_of(record)
     reach = _reach(h2)
     found = Advice(
         is_rehearsal=record.context.kind is RecordKind.REHEARSAL,
+        card=_card_words(record),
         model=choice.name if choice else "未決定",
         size=wording.parameters(choice.parameters) if choice else wording.MISSING,
         reach=reach,
@@ -90,30 +100,24 @@ def advise(record: Record, predictions: Mapping[tuple[int, int], Prediction] | N
         evaluation_sentence=_evaluation_sentence(h3),
         blockers=_blockers(record),
         mend_first=_mend_first(record),
+        outlook=outlook,
     )
     settings, evaluation = production.final_settings(h2), production.final_evaluation(h3)
     if found.blockers or settings is None or evaluation is None:
         return found
-    return _with_settings(found, record, settings, evaluation, predictions)
+    return _with_settings(found, record, settings, evaluation)
 
 
-def _with_settings(
-    found: Advice,
-    record: Record,
-    settings: TrainSettings,
-    evaluation: EvalSettings,
-    predictions: Mapping[tuple[int, int], Prediction] | None,
-) -> Advice:
+def _with_settings(found: Advice, record: Record, settings: TrainSettings, evaluation: EvalSettings) -> Advice:
     target = production.target_settings(settings)
     return replace(
         found,
         carry_over=production.carry_over(record, settings, target, evaluation),
         change=production.changes(record, settings, target, evaluation),
+        here=settings,
         target=target,
         train_command=production.train_command(record, target),
         eval_command=production.eval_command(record),
-        prediction=(predictions or {}).get((target.batch_size, target.max_seq_length)),
-        predictions=predictions,
         time=production.time_estimate(record, target),
     )
 

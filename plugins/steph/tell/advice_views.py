@@ -6,11 +6,9 @@ Takes an `Advice`, gives Markdown; computes nothing.
 from __future__ import annotations
 
 from steph.tell import wording
-from steph.tell.advice import Advice, Prediction
-from steph.tell.markdown import Markdown, code, inline, joined, table
-from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
-
-VERDICTS = {"fits": "✅ 載る", "does_not_fit": "❌ 載らない", "too_close": "⚠️ きわどい"}
+from steph.tell.advice import Advice
+from steph.tell.markdown import Markdown, code, inline, table
+from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL, TimeEstimate
 
 
 def go_sentence(advice: Advice) -> str:
@@ -21,8 +19,25 @@ def go_sentence(advice: Advice) -> str:
         return f"{PRODUCTION_CARD} へはまだ進めません。H-2 と H-3 が通ってからです。"
     if advice.mend_first:
         return f"{PRODUCTION_CARD} へ進む前に、所見 {len(advice.mend_first)} 件を見直してください(StepHまとめ)。"
-    memory = "" if advice.prediction else "。ただし VRAM は未予測"
-    return f"{PRODUCTION_CARD} へ持っていける設定とコマンドは「StepHまとめ」にあります{memory}。"
+    return f"{_ready_sentence(advice)}{_memory_sentence(advice)}"
+
+
+def _ready_sentence(advice: Advice) -> str:
+    if advice.is_production_card:
+        return f"この {PRODUCTION_CARD} での本番の設定とコマンドは「StepHまとめ」にあります。"
+    return f"{PRODUCTION_CARD} へ持っていける設定とコマンドは「StepHまとめ」にあります。"
+
+
+def _memory_sentence(advice: Advice) -> str:
+    """What of memory belongs on the first screen: a run that does not surely fit, or that fits here already."""
+    if advice.prediction is None or advice.outlook is None or advice.target is None:
+        return "ただし VRAM は未予測です。"
+    if advice.prediction.verdict != "fits":
+        word = "載らない" if advice.prediction.verdict == "does_not_fit" else "載るかどうかきわどい"
+        return f"ただし変更後の設定は{word}予測です。"
+    here, wanted = advice.outlook.here, (advice.target.batch_size, advice.target.max_seq_length)
+    fits_here = here is not None and here.grid[wanted].verdict == "fits"
+    return f"{PRODUCTION_MODEL} の学習は、このカードにも載る予測です。" if fits_here else ""
 
 
 def carry_over_table(advice: Advice) -> Markdown:
@@ -36,30 +51,6 @@ def change_table(advice: Advice) -> Markdown:
     return table(("設定", "この記録", PRODUCTION_CARD, "理由"), rows)
 
 
-def prediction_words(advice: Advice) -> Markdown:
-    """Say the predicted peak of the production run and its grid, or that there is no prediction."""
-    if advice.target is None or not advice.predictions:
-        return Markdown(
-            f"{inline(PRODUCTION_MODEL)} のピークは**未予測**です。載るかどうかはこの記録からは言えません。"
-        )
-    sentence = Markdown(f"変更後の設定({code(advice.target.short())}): {_peak(advice.prediction)}")
-    batches = sorted({batch for batch, _ in advice.predictions})
-    lengths = sorted({length for _, length in advice.predictions})
-    rows = [(f"{length}", *(_peak(advice.predictions.get((batch, length))) for batch in batches)) for length in lengths]
-    caveat = Markdown(
-        "予測式は GPU での格子測定による検証がまだです(docs/memory-model.md)。"
-        "余裕の小さい設定は実機で確かめてください。"
-    )
-    return joined((sentence, table(("seq \\ batch", *map(str, batches)), rows), caveat))
-
-
-def _peak(prediction: Prediction | None) -> str:
-    if prediction is None:
-        return "未予測"
-    span = f"{wording.gib(prediction.low_bytes)} 〜 {wording.gib(prediction.high_bytes)}"
-    return f"{VERDICTS[prediction.verdict]} {wording.gib(prediction.peak_bytes)}({span})"
-
-
 def time_words(advice: Advice) -> Markdown:
     """Say the extrapolated durations with their caveat, or why there are none."""
     time = advice.time
@@ -67,17 +58,27 @@ def time_words(advice: Advice) -> Markdown:
         return Markdown("速さが GPU で測れていないので、目安は出せません。")
     lines = []
     if time.training_seconds is not None:
-        rate = time.tokens_per_second_here
-        speed = f"{rate:,.0f} tokens/s" if rate is not None else "1 行あたりの時間"
         lines.append(
             f"- 学習: {wording.about_duration(time.training_seconds)}"
-            f"(このカードで測った {speed}と、パラメータ数の比 {time.parameter_ratio:.1f} 倍から)"
+            f"(このカードで測った{_speed(time)}と、パラメータ数の比 {time.parameter_ratio:.1f} 倍から)"
         )
     if time.evaluation_seconds is not None:
         seconds = wording.about_duration(time.evaluation_seconds)
         lines.append(f"- 全問の評価: {seconds}(読み込みも含む 1 問の時間から。多めに出ます)")
-    lines.append(
-        f"\n**注意**: {PRODUCTION_CARD} の速さは測っていません。このカードのままの速さとみなした目安で、"
+    lines.append(f"\n**注意**: {_time_caveat(advice)}")
+    return Markdown("\n".join(lines))
+
+
+def _speed(time: TimeEstimate) -> str:
+    if time.tokens_per_second_here is None or time.tokens_per_row is None:
+        return " 1 行あたりの時間"
+    return f" {time.tokens_per_second_here:,.0f} tokens/s、1 行 {time.tokens_per_row:,.0f} トークン"
+
+
+def _time_caveat(advice: Advice) -> str:
+    if advice.is_production_card:
+        return "短い学習から延ばした目安です。行の長さと答えの長さでずれ得ます。"
+    return (
+        f"{PRODUCTION_CARD} の速さは測っていません。このカードのままの速さとみなした目安で、"
         "行の長さ、答えの長さ、カードの差で数倍ずれ得ます。"
     )
-    return Markdown("\n".join(lines))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from steph.record import Attempt, EvalSettings, Record, StageId
 from steph.tell import summary, wording
-from steph.tell.advice import Prediction
 from steph.tell.canvas import BLUE, GREEN, INK, ORANGE, SKY, YELLOW, new_figure, plain, svg, title
+from steph.tell.cards import Prediction
 from steph.tell.wording import GIB
 
 if TYPE_CHECKING:

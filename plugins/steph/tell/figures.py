@@ -12,7 +12,7 @@ from pathlib import Path
 
 from steph.record import Record
 from steph.tell import drawings, place
-from steph.tell.advice import Prediction
+from steph.tell.cards import Prediction
 from steph.tell.drawings import VramSample
 
 _log = logging.getLogger(__name__)

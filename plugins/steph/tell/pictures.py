@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from steph.record import Attempt, Record, StageId
 from steph.tell import drawings, summary, wording
-from steph.tell.advice import Prediction
+from steph.tell.cards import Prediction
 from steph.tell.markdown import Markdown, details, inline, table
 from steph.tell.views import loss_words
 

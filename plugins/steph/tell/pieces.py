@@ -5,6 +5,8 @@ Takes values of a record, gives Markdown; a section's order and its own words ar
 
 from __future__ import annotations
 
+from typing import Literal
+
 from steph.judge import verdict
 from steph.record import (
     AnyStage,
@@ -22,6 +24,7 @@ from steph.tell import commands, summary, wording
 from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose, table
 from steph.tell.wording import MISSING
 
+Purpose = Literal["stage", "deep", "calibrate"]
 MOST_EVIDENCE_LINES = 8
 MESSAGE_WIDTH = 110
 
@@ -54,13 +57,13 @@ def stage_state(record: Record, stage: AnyStage) -> Markdown:
     return Markdown(f"**判定: {word}** — {prose(result.explanation)}")
 
 
-def attempts_table(record: Record, stage: AnyStage, *, deep: bool = False) -> Markdown:
-    """Give every attempt of a stage with setting, outcome, seconds and peaks; `deep`: those of `--steph-deep`.
+def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = "stage") -> Markdown:
+    """Give every attempt of a stage, of one purpose, with setting, outcome, seconds and peaks.
 
     A column that no attempt has anything for falls away.
     """
     result = record.results.get(stage)
-    attempts = () if result is None else result.deep_attempts if deep else result.attempts
+    attempts = _of_purpose(result, purpose) if result else ()
     if result is None or not attempts:
         return Markdown("試行はありません。")
     with_model = len({attempt.model_name for attempt in attempts}) > 1
@@ -96,9 +99,22 @@ def _predicted(attempt: Attempt) -> Markdown:
     return Markdown(f"{wording.gib(peak)}{interval}")
 
 
+def _of_purpose(result: StageResult, purpose: Purpose) -> tuple[Attempt, ...]:
+    match purpose:
+        case "stage":
+            return result.attempts
+        case "deep":
+            return result.deep_attempts
+        case "calibrate":
+            return result.calibration_attempts
+
+
 def _is_running(record: Record, result: StageResult, attempt: Attempt) -> bool:
     is_last = attempt is result.newest_attempt
-    return verdict.in_flight(record, result.stage) and is_last and attempt.ended_by is None
+    running = [stage for stage in record.stages if verdict.in_flight(record, stage)]
+    # a calibration runs after its stage has ended and before the next one begins
+    may_run = record.live and not running if attempt.purpose == "calibrate" else result.stage in running
+    return may_run and is_last and attempt.ended_by is None
 
 
 def settings_words(attempt: Attempt, *, with_model: bool = False) -> Markdown:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steph.record import EvalSettings, Record, StageId, StageResult, TrainSettings
+from steph.record import Attempt, EvalSettings, Record, StageId, StageResult, TrainOutcome, TrainSettings
 from steph.tell import summary, wording
 
 PRODUCTION_MODEL = "Qwen/Qwen3-8B"
@@ -44,12 +44,17 @@ class Change:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """Durations of the production run at this card's speed, scaled by the parameter count alone."""
+    """Durations of the production run at this card's speed, scaled by the parameter count alone.
+
+    `tokens_per_second_here`: the measured rate that training's figure comes from, None where it comes from the time a
+    row took, for lack of a rate or of the rows' lengths; `tokens_per_row` is what a row of the production run has.
+    """
 
     training_seconds: float | None
     evaluation_seconds: float | None
     tokens_per_second_here: float | None
     parameter_ratio: float
+    tokens_per_row: float | None = None
 
 
 def target_settings(here: TrainSettings) -> TrainSettings:
@@ -215,28 +220,56 @@ def _rewritten(
 
 def time_estimate(record: Record, target: TrainSettings) -> TimeEstimate | None:
     """Scale measured tokens per second and seconds per question to the production model; None on the CPU."""
-    choice, h2, h3 = summary.model_of(record), record.stages[StageId.H2], record.stages[StageId.H3]
+    choice, h3 = summary.model_of(record), record.stages[StageId.H3]
     if record.context.environment.device is None or choice is None or not choice.parameters:
         return None
     ratio = PRODUCTION_PARAMETERS / choice.parameters
-    training, evaluation = h2.last_attempt and h2.last_attempt.training, h3.last_attempt
-    settings = final_settings(h2)
-    training_seconds = tokens_per_second = None
-    if training and settings and training.train_runtime_seconds and training.steps_done:
-        tokens_per_second = training.tokens_per_second
-        rows_done = training.steps_done * settings.batch_size * settings.gradient_accumulation_steps
-        seconds_per_row = training.train_runtime_seconds / min(rows_done, _rows_seen(record, rows_done))
-        training_seconds = seconds_per_row * _questions(record) * target.num_epochs * ratio
+    trained, evaluation = record.stages[StageId.H2].last_attempt, h3.last_attempt
+    rate, tokens_per_row = _rate_and_row(record, trained, target)
+    seconds_per_row = tokens_per_row / rate if rate and tokens_per_row else _seconds_per_row(record, trained, target)
+    rows = _rows_to_train(record) * target.num_epochs
+    training_seconds = None if seconds_per_row is None else seconds_per_row * rows * ratio
     evaluation_seconds = None
     if evaluation and evaluation.seconds and evaluation.evaluation and evaluation.evaluation.total:
         evaluation_seconds = evaluation.seconds / evaluation.evaluation.total * _questions(record) * ratio
-    return TimeEstimate(training_seconds, evaluation_seconds, tokens_per_second, ratio)
+    return TimeEstimate(training_seconds, evaluation_seconds, rate, ratio, tokens_per_row)
 
 
-def _rows_seen(record: Record, rows_done: int) -> int:
+def _rate_and_row(
+    record: Record, trained: Attempt | None, target: TrainSettings
+) -> tuple[float, float] | tuple[None, None]:
+    """Give the measured tokens per second, and the tokens of a production row as that rate counts them.
+
+    Where rows are padded to the maximum the padding is counted, else the rows' own tokens; both None where the rate or
+    the rows' lengths are not known.
+    """
+    rate = trained.training.tokens_per_second if trained and trained.training else None
+    pads = record.context.trainer == "full"
+    tokens = target.max_seq_length if pads else trained.mean_row_tokens if trained else None
+    return (rate, min(tokens, target.max_seq_length)) if rate and tokens else (None, None)
+
+
+def _seconds_per_row(record: Record, trained: Attempt | None, target: TrainSettings) -> float | None:
+    """Give the time that a row took here; as much longer as the row where all are padded to the maximum."""
+    training, settings = (trained.training, trained.settings) if trained else (None, None)
+    if not isinstance(settings, TrainSettings) or not training:
+        return None
+    if not training.train_runtime_seconds or not training.steps_done:
+        return None
+    rows_done = training.steps_done * settings.batch_size * settings.gradient_accumulation_steps
+    growth = target.max_seq_length / settings.max_seq_length if record.context.trainer == "full" else 1.0
+    return growth * training.train_runtime_seconds / min(rows_done, _rows_seen(training, rows_done))
+
+
+def _rows_to_train(record: Record) -> int:
+    """Give the training file's rows where the data are the real ones, else one for each question."""
+    rows = [file.rows for file in record.data if file.role == "train_file"]
+    is_real = not any(file.is_sample for file in record.data)
+    return rows[0] if rows and is_real else _questions(record)
+
+
+def _rows_seen(training: TrainOutcome, rows_done: int) -> int:
     """Give the rows that training went over: no more than its epochs hold."""
-    attempt = record.stages[StageId.H2].last_attempt
-    training = attempt.training if attempt else None
-    if training and training.train_rows and training.epochs_done:
+    if training.train_rows and training.epochs_done:
         return max(1, round(training.train_rows * training.epochs_done))
     return rows_done

@@ -20,6 +20,7 @@ from steph.tell import (
     commands,
     extended_views,
     keep,
+    memory_views,
     pictures,
     pieces,
     place,
@@ -28,6 +29,7 @@ from steph.tell import (
     views,
     wording,
 )
+from steph.tell.cards import Outlook
 from steph.tell.drawings import VramSample
 from steph.tell.figures import write_figures
 from steph.tell.history import history_rows, rows_in
@@ -82,13 +84,13 @@ def parts(
     *,
     figures: Mapping[str, str] | None = None,
     old_rows: Sequence[str] = (),
-    predictions: Mapping[tuple[int, int], advice.Prediction] | None = None,
+    outlook: Outlook | None = None,
 ) -> tuple[keep.Part, ...]:
     """Give the generated parts in the page's order; `old_rows` are a file's history rows, kept where not known here."""
     values = {
         "record": record,
         "figures": dict(figures or {}),
-        "advice": advice.advise(record, predictions),
+        "advice": advice.advise(record, outlook),
         "history_rows": history_rows(record, history, old_rows),
     }
     templates = _templates()
@@ -128,6 +130,7 @@ def _templates() -> Environment:
             "commands": commands,
             "advice_views": advice_views,
             "extended_views": extended_views,
+            "memory_views": memory_views,
         },
         **{"H1": StageId.H1, "H2": StageId.H2, "H3": StageId.H3, "Markdown": Markdown},
     }
@@ -143,7 +146,7 @@ def write_report(
     figures_dir: Path | None = None,
     samples: Sequence[VramSample] = (),
     with_figures: bool = True,
-    predictions: Mapping[tuple[int, int], advice.Prediction] | None = None,
+    outlook: Outlook | None = None,
 ) -> Path:
     """Write or renew the report and its pictures, keeping what people wrote; give the file's real path.
 
@@ -154,11 +157,12 @@ def write_report(
     target = path.resolve()
     figures = {}
     if with_figures:
-        figures = write_figures(record, samples, figures_dir or target.parent / "figures", predictions)
+        grid = outlook.there.grid if outlook and outlook.there else None
+        figures = write_figures(record, samples, figures_dir or target.parent / "figures", grid)
     relative = {name: os.path.relpath(file, target.parent) for name, file in figures.items()}
 
     def renewed(existing: bytes | None) -> bytes:
         rows = rows_in(existing or b"")
-        return keep.merge(existing, parts(record, history, figures=relative, old_rows=rows, predictions=predictions))
+        return keep.merge(existing, parts(record, history, figures=relative, old_rows=rows, outlook=outlook))
 
     return place.renew(target, renewed)

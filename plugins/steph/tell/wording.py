@@ -50,6 +50,8 @@ PHASES = {
     Phase.EVAL: "評価中",
 }
 
+CANDIDATES = {"chosen": "選んだ", "rejected": "見送った", "not_tried": "試していない"}
+FITS = {"fits": "✅ 載る", "does_not_fit": "❌ 載らない", "too_close": "⚠️ きわどい"}
 SEVERITIES = {Severity.FAIL: "❌ 重大", Severity.WARN: "⚠️ 警告", Severity.INFO: "ℹ️ 情報"}
 
 _VERDICTS = {

@@ -1,0 +1,100 @@
+"""`--steph-calibrate`: a second, short training at another length, so that two measured peaks give slope and intercept.
+
+It runs after H-2's verdict is written, which it can't change: whatever it ends in is recorded beside H-2's attempts.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from steph.beside import train_beside
+from steph.plan.answers import CHATML_OVERHEAD_TOKENS, row_tokens
+from steph.prediction import expected
+from steph.record import ModelChoice, SkippedRung, StageId, TrainSettings
+from steph.run.events import RungSkipped
+from steph.run.inputs import InputError
+from steph.run.journal import JournalError, now
+from steph.run.runner import RunnerError
+from steph.training import MIN_ATTEMPT_SECONDS, Training
+
+STEPS = 5
+SHORTEST_LENGTH = 16  # what a profile may ask for
+LENGTH_STEP = 8  # tokens; multiples of it are what matrix units like
+
+
+@dataclass(frozen=True)
+class RowLengths:
+    """Tokens of the longest and of the middle row of a training file, the chat template's included."""
+
+    longest: int
+    middle: int
+
+
+def calibrate(training: Training, model: ModelChoice, settings: TrainSettings) -> None:
+    """Train five steps at another length than H-2's last attempt; never raises for what the run does."""
+    rows = _row_lengths(training, model)
+    length = other_length(settings.max_seq_length, rows)
+    changed = {"max_seq_length": length or settings.max_seq_length, "max_steps": STEPS, "logging_steps": 1}
+    asked = settings.model_copy(update=changed)
+    label = f"calibrate {asked.short()} {STEPS}ステップ"
+    left = training.deadline - time.monotonic()
+    if length is None:
+        return _skip(training, label, "これより短くできる長さがない")
+    if left < MIN_ATTEMPT_SECONDS:
+        return _skip(training, label, "H-2の制限時間の残りがない")
+    expectation = expected(training.setup, model, asked)
+    try:
+        train_beside(
+            training,
+            model,
+            asked,
+            purpose="calibrate",
+            label=label,
+            left_seconds=left,
+            predicted=expectation.likely if expectation else None,
+            longest_row_tokens=rows.longest if rows else None,
+        )
+    except (InputError, OSError, RunnerError) as error:
+        _skip(training, label, f"動かせない: {error}")
+    except JournalError as error:
+        _tell_lost(training, label, error)
+    return None
+
+
+def other_length(max_seq_length: int, rows: RowLengths | None) -> int | None:
+    """Half of what the longest row really has, and no more than most rows fill; None where that is too short.
+
+    Shorter rather than longer: where H-2 passed it hardly runs out of memory, and rows cut to it are equally long.
+    """
+    longest = min(max_seq_length, rows.longest) if rows else max_seq_length
+    wanted = min(longest // 2, rows.middle) if rows else longest // 2
+    length = wanted // LENGTH_STEP * LENGTH_STEP
+    return length if length >= SHORTEST_LENGTH else None
+
+
+def _row_lengths(training: Training, model: ModelChoice) -> RowLengths | None:
+    tokenizer = Path(model.snapshot_path or model.name) / "tokenizer.json"
+    if not tokenizer.is_file():
+        return None
+    try:
+        tokens = [row.text for row in row_tokens(training.setup.root / training.train_file.path, tokenizer)]
+    except (ValueError, OSError):  # a tokenizer newer than this suite's library
+        return None
+    return RowLengths(max(tokens) + CHATML_OVERHEAD_TOKENS, int(median(tokens)) + CHATML_OVERHEAD_TOKENS)
+
+
+def _skip(training: Training, label: str, reason: str) -> None:
+    training.console.line(f"H-2 {label}: {reason}")
+    skipped = SkippedRung(label=label, reason=reason)
+    try:
+        training.journal.append(RungSkipped(at=now(), stage=StageId.H2, skipped=skipped))
+    except JournalError as error:
+        _tell_lost(training, label, error)
+
+
+def _tell_lost(training: Training, label: str, error: JournalError) -> None:
+    """A disk that takes no more: H-2's verdict is on it already, and the next stage will say what is wrong."""
+    training.console.line(f"H-2 {label}: {error}")

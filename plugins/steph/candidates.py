@@ -1,0 +1,54 @@
+"""What H-1's candidates would need of this card: each with its predicted peak, or the reason why there is none."""
+
+from __future__ import annotations
+
+from steph.fit import UnknownShapeError, model_shape
+from steph.measured import shape_of
+from steph.models import NoModel
+from steph.plan.shapes import parameter_count
+from steph.prediction import expected_of_shape
+from steph.preparation import Setup
+from steph.record import Candidate, ModelChoice
+
+UNKNOWN_SHAPE = "形が分からない(config.json が手元になく、組み込みの形でもない)"
+
+
+def predicted_candidates(setup: Setup, found: ModelChoice | NoModel) -> tuple[Candidate, ...]:
+    """The model asked for and the profile's, in order; the one chosen is the first that was not passed over."""
+    asked = (setup.options.model,) if setup.options.model else ()
+    names = tuple(dict.fromkeys((*asked, *setup.profile.model.candidates)))
+    passed_over = {item.name for item in found.rejected}
+    chosen = next((name for name in names if name not in passed_over), None) if isinstance(found, ModelChoice) else None
+    settings = setup.profile.train.short()
+    candidates = []
+    for name in names:
+        if name == chosen and isinstance(found, ModelChoice):
+            candidate = Candidate(name=name, outcome="chosen", settings=settings, parameters=found.parameters)
+            candidates.append(_predicted(setup, candidate, found))
+            continue
+        candidate = Candidate(name=name, outcome="rejected" if name in passed_over else "not_tried", settings=settings)
+        candidates.append(_predicted(setup, candidate, None))
+    return tuple(candidates)
+
+
+def _predicted(setup: Setup, candidate: Candidate, choice: ModelChoice | None) -> Candidate:
+    """The candidate with its forecast; the shape is the chosen model's own, else the one known by the name."""
+    try:
+        shape = shape_of(choice) if choice else model_shape(candidate.name)
+        candidate = candidate.model_copy(update={"parameters": candidate.parameters or parameter_count(shape)})
+        expectation = expected_of_shape(setup, shape, setup.profile.train)
+    except UnknownShapeError:
+        return candidate.model_copy(update={"unpredicted_reason": UNKNOWN_SHAPE})
+    except ValueError as error:  # a kind of model or a target module that the formulas don't know
+        return candidate.model_copy(update={"unpredicted_reason": f"計算できない: {error}"})
+    if expectation is None:
+        return candidate.model_copy(update={"unpredicted_reason": "GPU を使わないため"})
+    likely = expectation.likely
+    return candidate.model_copy(
+        update={
+            "predicted_peak_bytes": likely.total_bytes,
+            "predicted_low_bytes": likely.low_bytes,
+            "predicted_high_bytes": likely.high_bytes,
+            "verdict": expectation.verdict,
+        }
+    )

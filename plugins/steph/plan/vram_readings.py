@@ -1,0 +1,74 @@
+"""How measured peaks may be read: what a trainer does of which only the peaks are known, with the constants it needs.
+
+Comes in: two measured lengths. Goes out: every way of training that explains both. Pure arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from steph.plan.shapes import ModelShape
+from steph.plan.vram import Forecast, predict
+from steph.plan.vram_calibration import USABLE_ERROR, CalibrationError, MeasuredPoint, is_usable, through_two_lengths
+from steph.plan.vram_constants import MEASURED, Constants
+from steph.plan.vram_terms import Trainer, Workload
+
+MARGIN = USABLE_ERROR / 2  # how much the formulas themselves may be off, which must not decide between two kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Constants, and what the trainer does whatever it is asked for; None where it does as the workload says."""
+
+    constants: Constants = MEASURED
+    trainer: Trainer | None = None
+    recompute: bool | None = None
+    use_4bit: bool | None = None
+
+    def applied(self, work: Workload) -> Workload:
+        """The workload as this trainer does it."""
+        return replace(
+            work,
+            trainer=self.trainer or work.trainer,
+            recompute=work.recompute if self.recompute is None else self.recompute,
+            use_4bit=work.use_4bit if self.use_4bit is None else self.use_4bit,
+        )
+
+
+def predict_by(readings: Sequence[Reading], shape: ModelShape, work: Workload) -> Forecast:
+    """The first reading's forecast, with an interval that holds those of all."""
+    found = [predict(shape, reading.applied(work), reading.constants) for reading in readings]
+    low, high = min(forecast.low_bytes for forecast in found), max(forecast.high_bytes for forecast in found)
+    return replace(found[0], low_bytes=low, high_bytes=high)
+
+
+def explanations(short: MeasuredPoint, long: MeasuredPoint) -> tuple[Reading, ...]:
+    """Every kind of trainer, with and without recompute and 4-bit, whose formulas hold for both points; best first.
+
+    Two lengths tell most kinds apart, which one length can't: what a trainer lacks in slope, another has in weights.
+    A kind that is worse than the best by more than MARGIN is none.
+    """
+    found = sorted(_explanations(short, long), key=lambda pair: pair[0])
+    return tuple(reading for error, reading in found if error <= found[0][0] + MARGIN)
+
+
+def _explanations(short: MeasuredPoint, long: MeasuredPoint) -> Iterator[tuple[float, Reading]]:
+    kinds: tuple[Trainer, ...] = ("full", "answer")
+    for trainer, recompute, use_4bit in product(kinds, (True, False), (True, False)):
+        kind = Reading(trainer=trainer, recompute=recompute, use_4bit=use_4bit)
+        low, high = (replace(point, work=kind.applied(point.work)) for point in (short, long))
+        if not (is_usable(low) and is_usable(high)):
+            continue
+        try:
+            constants = through_two_lengths(low, high)
+        except CalibrationError:
+            continue
+        as_asked = use_4bit == long.work.use_4bit
+        found = replace(kind, constants=constants, use_4bit=None if as_asked else use_4bit)
+        yield max(_error(low), _error(high)), found
+
+
+def _error(point: MeasuredPoint) -> float:
+    return abs(predict(point.shape, point.work).peak_allocated_bytes / point.peak_allocated_bytes - 1)

@@ -1,0 +1,52 @@
+"""Records whose H-2 measured what given constants predict: one length, or two."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import record_factory as factory
+from steph.measured import workload_of
+from steph.plan.shapes import BUILT_IN
+from steph.plan.vram import predict
+from steph.plan.vram_constants import Constants
+from steph.plan.vram_terms import Workload
+from steph.record import Attempt, Probe, Record, StageId, TrainSettings
+
+SHAPE = BUILT_IN[factory.MODEL]
+OWN, OTHER = TrainSettings(), TrainSettings(max_seq_length=256, max_steps=5)
+
+
+def attempt(settings: TrainSettings, work: Workload, truth: Constants, number: int = 1) -> Attempt:
+    """An attempt that measured what `truth` predicts for `work`."""
+    found = predict(SHAPE, work, truth)
+    probe = Probe(pid=1, peak_allocated_bytes=found.peak_allocated_bytes, peak_reserved_bytes=found.peak_reserved_bytes)
+    update = {
+        "probes": (probe,),
+        "peak_own_bytes": found.peak_reserved_bytes + round(truth.context_bytes),
+        "longest_row_tokens": 707,
+        "folder": f"H-2-{number}",
+    }
+    return factory.trained(number, settings).model_copy(update=update)
+
+
+def record_of(
+    trainer: Literal["full", "answer", "undescribed"],
+    attempts: tuple[Attempt, ...],
+    calibration: tuple[Attempt, ...] = (),
+) -> Record:
+    """A green record of a pipeline of that kind with these attempts in H-2."""
+    record = factory.green_acceptance()
+    h2 = record.stages[StageId.H2].model_copy(update={"attempts": attempts, "calibration_attempts": calibration})
+    context = record.context.model_copy(update={"trainer": trainer})
+    return record.model_copy(update={"context": context, "stages": record.stages | {StageId.H2: h2}})
+
+
+def pair(truth: Constants, kind: Literal["full", "answer"] = "full") -> tuple[Attempt, Attempt]:
+    """H-2's own attempt and one at half of its length, by a trainer of that kind."""
+    return attempt(OWN, workload_of(OWN, kind), truth), attempt(OTHER, workload_of(OTHER, kind), truth, 2)
+
+
+def two_lengths(trainer: Literal["full", "answer", "undescribed"], truth: Constants) -> Record:
+    """A record with H-2 at 512 tokens and a calibration at 256, of the plain kind."""
+    own, other = pair(truth)
+    return record_of(trainer, (own,), (other.model_copy(update={"purpose": "calibrate"}),))

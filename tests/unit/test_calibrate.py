@@ -1,0 +1,165 @@
+"""`--steph-calibrate`: a short training at another length, recorded apart and never able to change a verdict."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import record_factory as factory
+from steph.calibrate import RowLengths, other_length
+from steph.record import Attempt, Cause, EndedBy, StageId, StageResult, TrainSettings, Verdict
+from steph.run.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted, fold
+from steph.tell import wording
+from suite_runs import Bench, make_bench
+
+H1, H2, H3 = StageId
+CALIBRATE = ("--steph-calibrate",)
+WRAPPER = """
+import os, runpy, signal, sys, time
+if "-calibrate" in sys.argv[sys.argv.index("--output-dir") + 1]:
+    {then}
+runpy.run_path("scripts/original.py", run_name="__main__")
+"""
+
+
+def _bench(folder: Path, then: str = "pass", *, train_seconds: float = 20) -> Bench:
+    """A sound planted pipeline whose training does something else first where it calibrates."""
+    bench = make_bench(folder, train_seconds=train_seconds)
+    script = bench.root / "scripts" / "train_qwen_law_ft.py"
+    script.rename(script.with_name("original.py"))
+    script.write_text(WRAPPER.format(then=then), encoding="utf-8")
+    (bench.root / "steph.toml").write_text('optional_flags = ["--max-steps-override"]\n', encoding="utf-8")
+    return bench
+
+
+def test_another_length_is_trained_and_leaves_the_adapter_alone(tmp_path: Path) -> None:
+    """Five steps at another length beside H-2's own attempt; H-3 evaluates what H-2 trained; the report shows both."""
+    bench = _bench(tmp_path)
+    status, output = bench.run(options=CALIBRATE)
+    assert status == 0, output
+    record = bench.record()
+    h2 = record.stages[H2]
+    assert [record.verdict_of(stage) for stage in StageId] == [Verdict.PASS] * 3
+    assert [attempt.purpose for attempt in h2.attempts] == ["stage"]
+    (extra,) = h2.calibration_attempts
+    assert extra.purpose == "calibrate"
+    assert extra.diagnosis is not None
+    assert extra.diagnosis.cause is Cause.NONE
+    own = h2.attempts[0].settings
+    assert own is not None
+    assert extra.settings == own.model_copy(
+        update={"max_steps": 5, "max_seq_length": _settings(extra).max_seq_length, "logging_steps": 1}
+    )
+    assert 0 < _settings(extra).max_seq_length < _settings(h2.attempts[0]).max_seq_length
+    assert not list(bench.root.glob("runs/*/*-calibrate"))
+    assert "--steph-calibrate" in bench.report()
+    assert extra.label in bench.report()
+
+
+def _settings(attempt: Attempt) -> TrainSettings:
+    assert isinstance(attempt.settings, TrainSettings)
+    return attempt.settings
+
+
+@dataclass(frozen=True)
+class _Ending:
+    then: str
+    cause: Cause
+    ended_by: EndedBy = EndedBy.EXIT
+
+
+OUT_OF_MEMORY = "sys.exit('torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB.')"
+ENDINGS = {
+    "out of memory": _Ending(OUT_OF_MEMORY, Cause.CUDA_OOM),
+    "time-out": _Ending("time.sleep(60)", Cause.TIMEOUT, EndedBy.DEADLINE),
+    "crash": _Ending("os.kill(os.getpid(), signal.SIGKILL)", Cause.HOST_OOM),
+    "error": _Ending("raise RuntimeError('planted')", Cause.OTHER),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
+def test_whatever_it_ends_in_is_recorded_and_no_verdict_changes(tmp_path: Path, ending: _Ending) -> None:
+    """OOM, time-out, a kill or an exception of the extra attempt: H-2 keeps its PASS, H-3 runs, the report says so."""
+    bench = _bench(tmp_path, ending.then, train_seconds=4)
+    status, output = bench.run(options=CALIBRATE)
+    assert status == 0, output
+    record = bench.record()
+    assert [record.verdict_of(stage) for stage in StageId] == [Verdict.PASS] * 3
+    (extra,) = record.stages[H2].calibration_attempts
+    assert extra.ended_by is ending.ended_by
+    assert extra.diagnosis is not None
+    assert extra.diagnosis.cause is ending.cause
+    row = next(line for line in bench.report().splitlines() if extra.label in line)
+    assert wording.CAUSES[ending.cause] in row
+
+
+def test_a_red_stage_is_not_calibrated(tmp_path: Path) -> None:
+    """Where H-2 failed there is nothing to calibrate, and nothing that could make it green."""
+    bench = make_bench(tmp_path, train="adapter_nan")
+    assert bench.run(H1, H2, options=CALIBRATE)[0] == 1
+    h2 = bench.record().stages[H2]
+    assert h2.verdict is Verdict.FAIL
+    assert h2.calibration_attempts == ()
+
+
+def test_without_the_option_no_other_length_is_trained(tmp_path: Path) -> None:
+    """A plain run has H-2's own attempts alone."""
+    bench = make_bench(tmp_path)
+    assert bench.run(H1, H2)[0] == 0
+    assert bench.record().stages[H2].calibration_attempts == ()
+
+
+def test_kill_9_of_pytest_while_calibrating_keeps_the_verdict(tmp_path: Path) -> None:
+    """H-2's PASS is written before the extra attempt begins; a rerun of H-3 can stand on it."""
+    bench = _bench(tmp_path, "time.sleep(60)")
+    process = bench.start(H1, H2, options=CALIBRATE)
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline and not list(bench.reports.glob("runs/*/H-2-2")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    h2 = bench.record().stages[H2]
+    assert h2.verdict is Verdict.PASS
+    assert [attempt.ended_by for attempt in h2.calibration_attempts] == [None]
+    status, output = bench.run(H3, options=CALIBRATE)
+    assert status == 0, output
+
+
+@pytest.mark.parametrize(
+    ("max_seq_length", "rows", "length"),
+    [
+        (512, None, 256),
+        (512, RowLengths(707, 460), 256),
+        (1024, RowLengths(707, 460), 352),
+        (512, RowLengths(2000, 100), 96),
+        (16, None, None),
+        (512, RowLengths(20, 18), None),
+    ],
+)
+def test_the_other_length_is_one_that_most_rows_fill(
+    max_seq_length: int, rows: RowLengths | None, length: int | None
+) -> None:
+    """Half of the longest row as it is trained, never more than the middle row has; None where that says nothing."""
+    assert other_length(max_seq_length, rows) == length
+
+
+def test_an_attempt_after_the_verdict_changes_nothing_but_itself() -> None:
+    """The fold keeps verdict, end and H-2's last attempt, also while the extra attempt is in flight."""
+    own = Attempt(stage=H2, number=1, label="x", folder="H-2-1", started_at="", returncode=0)
+    extra = Attempt(stage=H2, number=2, label="y", folder="H-2-2", started_at="", purpose="calibrate")
+    events = (
+        RecordOpened(at="", id="r", context=factory.context()),
+        StageStarted(at="", stage=H2),
+        AttemptStarted(at="", attempt=own),
+        AttemptEnded(at="", attempt=own),
+        StageEnded(at="1", stage=H2, verdict=Verdict.PASS, explanation="", seconds=1),
+        AttemptStarted(at="2", attempt=extra),
+    )
+    for live in (False, True):
+        h2: StageResult = fold(events, live=live).stages[H2]
+        assert (h2.verdict, h2.ended_at, h2.last_attempt) == (Verdict.PASS, "1", own)
+        assert h2.calibration_attempts == (extra,)
+        assert h2.newest_attempt == extra

@@ -1,0 +1,122 @@
+"""H-4's memory: the production model on the rented card and on this one, corrected by what the record measured."""
+
+from __future__ import annotations
+
+import pytest
+import record_factory as factory
+from steph.outlook import ASSUMED_CARD_BYTES, is_production_card, production_outlook
+from steph.plan.vram_constants import GIB
+from steph.record import Device, Record, StageId, TrainSettings
+
+SLICE = "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
+
+
+def _record(trainer: str | None = "answer", device: Device | None = None, cap_bytes: int | None = None) -> Record:
+    record = factory.green_acceptance()
+    environment = record.context.environment
+    if device is not None:
+        environment = environment.model_copy(update={"device": device})
+    update = {"trainer": trainer, "environment": environment, "vram_cap_bytes": cap_bytes}
+    record = record.model_copy(update={"context": record.context.model_copy(update=update)})
+    h2 = record.stages[StageId.H2]
+    unmeasured = h2.attempts[-1].model_copy(update={"probes": ()})
+    return record.model_copy(
+        update={"stages": record.stages | {StageId.H2: h2.model_copy(update={"attempts": (unmeasured,)})}}
+    )
+
+
+def test_the_production_run_is_predicted_on_the_rented_card() -> None:
+    """Both trainers' target fits the assumed 19.5 GiB; the plain one's largest batch at the largest length does not."""
+    for trainer in ("full", "answer"):
+        found = production_outlook(_record(trainer))
+        assert found is not None
+        assert found.there is not None
+        assert (found.there.usable_bytes, found.there.is_assumed) == (ASSUMED_CARD_BYTES, True)
+        target = found.there.grid[2, 1024]
+        assert target.low_bytes < target.peak_bytes < target.high_bytes
+        assert target.verdict == "fits"
+        assert found.there.largest is not None
+        assert found.there.grid[found.there.largest].verdict == "fits"
+        assert (found.there.grid[8, 2048].verdict == "does_not_fit") is (trainer == "full")
+
+
+def test_the_production_model_fits_the_small_card_without_the_upcast() -> None:
+    """An RTX 3080: sure with the lean trainer; with the plain one not, and the lean one is shown beside it."""
+    lean, plain = production_outlook(_record("answer")), production_outlook(_record("full"))
+    assert lean is not None
+    assert plain is not None
+    assert lean.here is not None
+    assert lean.here.grid[2, 1024].verdict == "fits"
+    assert lean.lean is None
+    assert plain.here is not None
+    assert plain.here.grid[2, 1024].verdict == "does_not_fit"
+    assert plain.lean is not None
+    assert plain.lean.grid[2, 1024] == lean.here.grid[2, 1024]
+
+
+def test_this_card_is_as_large_as_others_leave_it() -> None:
+    """What was free before the run, and no more than the cap."""
+    card = factory.device(total_bytes=80 * GIB).model_copy(update={"used_bytes": 3 * GIB})
+    for cap_bytes, usable in ((None, 77 * GIB), (9 * GIB, 9 * GIB)):
+        found = production_outlook(_record(device=card, cap_bytes=cap_bytes))
+        assert found is not None
+        assert found.here is not None
+        assert found.here.usable_bytes == usable
+
+
+def test_on_the_rented_card_its_own_size_counts() -> None:
+    """A MIG slice of 19,968 MiB with 400 used: measured, no assumption, and no second card."""
+    card = factory.device(SLICE, 19_968 * 2**20).model_copy(update={"is_mig": True, "used_bytes": 400 * 2**20})
+    found = production_outlook(_record(device=card))
+    assert found is not None
+    assert found.there is not None
+    assert (found.there.usable_bytes, found.there.is_assumed) == (19_568 * 2**20, False)
+    assert found.here is None
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "is_one"),
+    [(SLICE, 19.5, True), ("GRID A100D-20C", 20.0, True), ("NVIDIA A100-PCIE-40GB", 40.0, False),
+     ("NVIDIA GeForce RTX 3090", 20.0, False)],
+)  # fmt: skip
+def test_a_slice_of_an_a100_is_known_by_name_and_size(name: str, gib: float, is_one: bool) -> None:
+    """A whole A100 and another card of that size are not the rented one."""
+    assert is_production_card(factory.device(name, round(gib * GIB))) is is_one
+
+
+def test_without_a_card_only_the_rented_one_is_predicted() -> None:
+    """A rehearsal on the CPU: the formulas need no card, and nothing is said of this machine."""
+    found = production_outlook(factory.rehearsal())
+    assert found is not None
+    assert found.there is not None
+    assert found.there.is_assumed
+    assert (found.here, found.lean) == (None, None)
+
+
+def test_nothing_is_predicted_before_a_training() -> None:
+    """No H-2 settings: no outlook."""
+    assert production_outlook(factory.green_acceptance().model_copy(update={"stages": {}})) is None
+
+
+def test_what_the_production_model_lacks_is_named() -> None:
+    """LoRA on a module that no formula knows gives a reason instead of an error."""
+    record = _record()
+    h2 = record.stages[StageId.H2]
+    odd = h2.attempts[-1].model_copy(update={"settings": TrainSettings(target_modules=("qkv",))})
+    stages = record.stages | {StageId.H2: h2.model_copy(update={"attempts": (odd,)})}
+    found = production_outlook(record.model_copy(update={"stages": stages}))
+    assert found is not None
+    assert found.there is None
+    assert "qkv" in found.unpredicted
+
+
+def test_peaks_of_an_undescribed_pipeline_that_no_formula_explains_promise_nothing() -> None:
+    """2.0 GiB where the plain trainer would take 4.9: no prediction for another model, and how to get one."""
+    record = _record("undescribed")
+    h2 = record.stages[StageId.H2]
+    light = h2.attempts[-1].model_copy(update={"probes": (factory.probe(2.0),)})
+    stages = record.stages | {StageId.H2: h2.model_copy(update={"attempts": (light,)})}
+    found = production_outlook(record.model_copy(update={"stages": stages}))
+    assert found is not None
+    assert found.there is None
+    assert "--steph-calibrate" in found.unpredicted
