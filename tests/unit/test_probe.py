@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -116,6 +117,16 @@ def test_probe_works_in_the_pipelines_own_python(place: Path, minor: int) -> Non
     plain, probed = seen(place, "fails.py", probed=False, python=python), seen(place, "fails.py", python=python)
     assert probed.stderr == plain.stderr
     assert [probe.exception_type for probe in probed.probes] == ["torch.OutOfMemoryError"]
+
+
+@pytest.mark.parametrize(
+    ("name", "minor"),
+    [("child/inject/sitecustomize.py", 9), ("redact.py", 9), ("child/twin.py", 10), ("child/twin_tokenizer.py", 10)],
+)
+def test_what_runs_in_the_pipelines_python_is_written_for_older_ones(name: str, minor: int) -> None:
+    """What the suite runs in another project's interpreter has no syntax that this interpreter would refuse."""
+    path = INJECT.parents[1] / name
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, minor))
 
 
 def test_uncaught_exception_is_told_by_type_and_message(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from steph.record import Record, StageId
 from steph.run.journal import read_record, record_folders
 from suite_runs import CLONE, PAGE, clean_environment
 
+GUEST = Path(__file__).parent / "guest_pipeline"
+SAMPLE = CLONE / "pipeline" / "datasets" / "sample" / "selection.json"
+
 
 @dataclass(frozen=True)
 class Rehearsed:
@@ -25,9 +29,12 @@ class Rehearsed:
     report: str
 
 
-def _rehearse(folder: Path, profile: str, environment: Mapping[str, str]) -> Rehearsed:
+def _rehearse(
+    folder: Path, profile: str, environment: Mapping[str, str], pipeline: Path = CLONE / "pipeline"
+) -> Rehearsed:
     # a copy: the pipeline's own folders hold what a person's last acceptance left there
-    root = shutil.copytree(CLONE / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("runs", "results"))
+    ignored = shutil.ignore_patterns("runs", "results", "__pycache__")
+    root = shutil.copytree(pipeline, folder / "pipeline", ignore=ignored, dirs_exist_ok=True)
     places = (f"--steph-pipeline-root={root}", f"--steph-report={folder / 'reports'}", f"--steph-profile={profile}")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-m", "gpu", str(PAGE), *places, "-p", "no:cacheprovider"],
@@ -79,3 +86,36 @@ def test_a_model_from_the_hub_is_downloaded_then_used_offline(tmp_path: Path, ca
     assert (choice.name, choice.source, choice.automatic_substitute) == ("ok/tiny", "hub", True)
     assert [candidate.name for candidate in choice.rejected] == ["gone/model"]
     assert "--model-name ok/tiny" in found.report
+
+
+def _shorter_profile(folder: Path) -> Path:
+    """The CPU profile, with two steps and two questions."""
+    text = (CLONE / "profiles" / "cpu.toml").read_text(encoding="utf-8")
+    profile = folder / "short.toml"
+    profile.write_text(text.replace("max_steps = 10", "max_steps = 2").replace("samples = 3", "samples = 2"), "utf-8")
+    return profile
+
+
+def _write_guest_data(root: Path) -> None:
+    """The data set and training rows that a pipeline without a description has at the published places."""
+    dataset = root / "datasets/lawqa_jp/data/selection.json"
+    rows = root / "results/finetune/ft_direct_full_norag.jsonl"
+    for path in (dataset, rows):
+        path.parent.mkdir(parents=True)
+    shutil.copy(SAMPLE, dataset)
+    samples = json.loads(SAMPLE.read_text(encoding="utf-8"))["samples"]
+    lines = (json.dumps({"input": s["問題文"] + s["選択肢"], "output": s["output"], "meta": {}}) for s in samples)
+    rows.write_text("\n".join(lines), encoding="utf-8")
+
+
+@pytest.mark.usefixtures("rehearsed")
+def test_a_pipeline_without_a_description_rehearses_green(tmp_path: Path, cache: Path) -> None:
+    """Another pipeline with the published one's habits passes, its flags read off `--help`, its traps named."""
+    _write_guest_data(tmp_path / "pipeline")
+    found = _rehearse(tmp_path, str(_shorter_profile(tmp_path)), {"STEPH_CACHE": str(cache)}, GUEST)
+    assert overall(found.record) is Overall.PASSED
+    training, evaluation = (found.record.stages[stage] for stage in (StageId.H2, StageId.H3))
+    assert "--max-steps-override" in training.attempts[-1].argv
+    assert {check.id for check in evaluation.findings} >= {"model_names_agree"}
+    assert {check.id for check in evaluation.checks if check.holds} >= {"no_error_answers", "json_consistent"}
+    assert evaluation.attempts[-1].artifacts[0].path.endswith("_small_model_debug_direct.json")

@@ -68,6 +68,8 @@ def test_a_tiny_twin_is_whole_and_kept(tmp_path: Path) -> None:
     assert tokenizer.get_vocab_size() <= TINY.vocab_size
     assert find_qwen_tokenizer([folder], cache_dir=tmp_path / "nowhere") == folder
 
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings["model_input_names"] == ["input_ids", "attention_mask"]  # transformers 4 adds token types otherwise
     config = json.loads((folder / "config.json").read_text())
     assert (config["architectures"], config["dtype"]) == (["Qwen2ForCausalLM"], "bfloat16")
     generation = json.loads((folder / "generation_config.json").read_text())

@@ -51,7 +51,7 @@ else:  # as a script, in an interpreter that need not know the suite
     )
 
 MARKER = "twin.json"
-FORMAT = 1  # counted up when the same request would give another twin
+FORMAT = 2  # counted up when the same request would give another twin
 SHARD_BYTES = 2 << 30
 WRITERS = 2
 STANDARD_DEVIATION = 0.02  # initializer_range of the published configurations

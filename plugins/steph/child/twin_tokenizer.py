@@ -98,6 +98,8 @@ def tokenizer_settings() -> dict[str, Any]:
         "eos_token": END,
         "pad_token": END_OF_TEXT,
         "model_max_length": 32768,
+        # as Qwen2Tokenizer: transformers 4 would add token_type_ids, which `generate` refuses
+        "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
     }
 
