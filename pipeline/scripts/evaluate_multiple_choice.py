@@ -9,6 +9,7 @@ from app.core.errors import PipelineError, exit_code_of
 from app.core.files import require_writable_place, write_json_atomically
 from app.core.lawqa import Question, load_questions
 from app.core.model_source import require_adapter, require_model
+from app.core.ranks import is_first, joined_ranks
 from app.core.startup import lean_imports
 from app.evaluation.settings import EvaluationSettings, parse_settings
 from app.retrieval.bm25 import load_retriever
@@ -51,11 +52,13 @@ def main() -> int:
     require_writable_place(settings.output, "--output", folder=False)
     with lean_imports():
         from app.evaluation import report, run
-    llm = run.load_model(settings, model_name)
-    print("\n".join(report.configuration_lines(settings, model_name)), flush=True)
-    answered = run.answer_questions(llm, pipeline, questions)
+    with joined_ranks():
+        llm = run.load_model(settings, model_name)
+        print("\n".join(report.configuration_lines(settings, model_name)), flush=True)
+        answered = run.answer_questions(llm, pipeline, questions)
     print("\n".join(report.result_lines(answered)))
-    write_json_atomically(settings.output, report.evaluation_json(settings, model_name, answered))
+    if is_first():
+        write_json_atomically(settings.output, report.evaluation_json(settings, model_name, answered))
     print(f"Detailed results saved to: {settings.output}")
     return 1 if any(item.failures for item in answered) else 0
 

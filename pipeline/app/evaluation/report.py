@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from app.core.rag_config import RAGConfig
+from app.core.ranks import rank_count
 from app.evaluation.answers import ERROR, UNKNOWN
 from app.evaluation.run import AnsweredQuestion
 from app.evaluation.settings import EvaluationSettings
@@ -100,6 +101,7 @@ def _model_keys(settings: EvaluationSettings, model_name: str) -> dict[str, Any]
         "max_new_tokens": settings.new_token_limit,
         "batch_size": settings.batch_size,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "ranks": rank_count(),
         "peak_allocated_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
         "peak_reserved_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft")},

@@ -1,13 +1,13 @@
 """One evaluation: ask every question, parse, vote."""
 
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from app.core.lawqa import Question
+from app.core.ranks import is_first
 from app.evaluation.answers import ERROR, majority, parse_answer
 from app.evaluation.settings import EvaluationSettings
 from app.llm.hf_llm import Generation, HFLLMConfig, HFLoRALLM
@@ -49,12 +49,14 @@ def load_model(settings: EvaluationSettings, model_name: str) -> HFLoRALLM:
 def answer_questions(llm: HFLoRALLM, pipeline: RAGPipeline, questions: Sequence[Question]) -> list[AnsweredQuestion]:
     """Ask every question in every run of the ensemble, the first of which is greedy.
 
-    Failures are kept in place of answers, and their tracebacks go to stderr.
+    Failures are kept in place of answers. Of several ranks each answers its share and gets the others' answers.
     """
     prepared = [pipeline.prepare(question, llm.fits) for question in questions]
     prompts = [item.prompt for item in prepared]
     runs = pipeline.config.ensemble_runs
-    with tqdm(total=runs * len(prompts), desc="Evaluating", unit="question", file=sys.stderr) as bar:
+    with tqdm(
+        total=runs * len(prompts), desc="Evaluating", unit="question", file=sys.stderr, disable=not is_first()
+    ) as bar:
         by_run = [llm.generate(prompts, sample_seed=run or None, progress=bar.update) for run in range(runs)]
     return [
         _answered(item, generations, reasoned=pipeline.config.use_cot)
@@ -63,9 +65,6 @@ def answer_questions(llm: HFLoRALLM, pipeline: RAGPipeline, questions: Sequence[
 
 
 def _answered(prepared: PreparedQuestion, generations: Sequence[Generation], *, reasoned: bool) -> AnsweredQuestion:
-    for generation in generations:
-        if generation.failure:
-            traceback.print_exception(generation.failure)
     votes = [ERROR if item.failure else parse_answer(item.text, reasoned=reasoned) for item in generations]
     predicted = ERROR if ERROR in votes else majority(votes)
     return AnsweredQuestion(prepared, tuple(generations), predicted)

@@ -1,8 +1,11 @@
 """A Hugging Face causal model with an optional LoRA adapter, asked in batches."""
 
 import json
+import math
+import pickle
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from safetensors import safe_open
 from transformers import PretrainedConfig, PreTrainedModel
 
 from app.core.errors import PipelineError
+from app.core.ranks import gathered, note, rank, rank_count
 from app.llm.chat_tokens import encode_prompt, load_tokenizer, stop_token_ids
 from app.llm.loading import Quantization, load_base_model
 
@@ -75,28 +79,31 @@ class HFLoRALLM:
     ) -> list[Generation]:
         """Answer each prompt, in the order given: greedily, or sampled with `sample_seed`.
 
-        Prompts of like length share a batch. After running out of memory the rest goes one by one; a batch that fails
-        otherwise is asked again one by one, so that a failure belongs to the prompt that caused it.
+        Prompts of like length share a batch, and several ranks share the batches; each rank gets all answers. After
+        running out of memory the rest goes one by one; a batch that fails otherwise is asked again one by one, so that
+        a failure belongs to the prompt that caused it, and its traceback is printed where it happened.
         """
         encoded = [encode_prompt(self._tokenizer, prompt).ids for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
         answers: dict[int, Generation] = {}
-        position = 0
-        while position < len(order):
-            indices = order[position : position + self._batch_size]
-            batch = self._answer([encoded[index] for index in indices], sample_seed)
-            answers.update(zip(indices, batch, strict=True))
-            position += len(indices)
-            if progress:
-                progress(len(indices))
-        return [answers[index] for index in range(len(prompts))]
+        for share in _batches(order, self._batch_size)[rank() :: rank_count()]:
+            for indices in _chunks(share, self._batch_size):
+                batch = self._answer([encoded[index] for index in indices], sample_seed)
+                answers.update(zip(indices, batch, strict=True))
+                if progress:
+                    progress(len(indices))
+        everyone = {index: answer for part in gathered(answers) for index, answer in part.items()}
+        if progress:
+            progress(len(everyone) - len(answers))
+        return [everyone[index] for index in range(len(prompts))]
 
     def _answer(self, batch: list[list[int]], sample_seed: int | None) -> list[Generation]:
         try:
             return self._generate_batch(batch, sample_seed)
         except Exception as error:
             if len(batch) == 1:
-                return [Generation("", 0, 0.0, "error", error)]
+                traceback.print_exc()
+                return [Generation("", 0, 0.0, "error", _sendable(error))]
             if isinstance(error, torch.OutOfMemoryError):
                 print(f"Out of memory with {len(batch)} prompts at once; going on one by one", file=sys.stderr)
                 self._batch_size = 1
@@ -149,6 +156,26 @@ def _longest_text_tokens(tokenizer_limit: int, config: PretrainedConfig) -> int 
     return min(tokenizer_limit, model_limit) if model_limit else None
 
 
+def _batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
+    """The batches that one rank alone would ask, cut smaller where a rank's share is less than one of them."""
+    return _chunks(order, max(1, min(batch_size, math.ceil(len(order) / rank_count()))))
+
+
+def _chunks(indices: Sequence[int], size: int) -> list[list[int]]:
+    return [list(indices[start : start + size]) for start in range(0, len(indices), size)]
+
+
+def _sendable(error: Exception) -> Exception:
+    """The exception as other ranks can take it: itself, or its type and text where it can't be pickled."""
+    if rank_count() == 1:
+        return error
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - what this very process wrote
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
 def _dtype() -> torch.dtype:
     """Half precision on a GPU, the widest that it computes; on the CPU fp32, which is exact and no slower."""
     if not torch.cuda.is_available():
@@ -187,5 +214,5 @@ def _with_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
             "train it again on this base"
         )
     if not any(bool(tensor.any()) for name, tensor in loaded.items() if "lora_B" in name):
-        print(f"The adapter in {folder} is untrained: every lora_B is zero, so it changes nothing", file=sys.stderr)
+        note(f"The adapter in {folder} is untrained: every lora_B is zero, so it changes nothing")
     return model

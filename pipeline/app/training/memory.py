@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from app.core.ranks import gathered, rank_count
 from app.training.collator import AnswerCollator, labelled_tokens
 from app.training.plan import Growth, LargestRow, Room, StepPlan, candidates, choose_plan, plan_without_measuring
 from app.training.rows import IGNORED
@@ -17,6 +18,7 @@ from app.training.settings import TrainingSettings
 Rows = Sequence[dict[str, list[int]]]
 # an fp32 gradient, which stays while micro-batches accumulate, and Adam's two moments
 _BYTES_BESIDE_A_TRAINED_PARAMETER = 12
+_BUCKET_BYTES_OF_A_TRAINED_PARAMETER = 4  # the copy of its gradient that ranks exchange
 _PROBE_ROWS = 2
 # width of the batch, logit positions of each row
 PROBES = ((32, 2), (96, 2), (96, 96))
@@ -36,7 +38,18 @@ def set_recompute(model: PeftModel, enabled: bool) -> None:
 def plan_steps(
     settings: TrainingSettings, model: PeftModel, rows: Rows, autocast_dtype: torch.dtype | None
 ) -> StepPlan:
-    """Decide recompute and fusing: as the flags say, or by measuring on the GPU where a flag is `auto`."""
+    """Decide recompute and fusing: as the flags say, or by measuring on the GPU where a flag is `auto`.
+
+    All ranks take the same plan, the most careful one that any of them needs.
+    """
+    plans = gathered(_own_plan(settings, model, rows, autocast_dtype))
+    order = candidates(
+        settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
+    )
+    return max(plans, key=lambda plan: order.index((plan.gradient_checkpointing, plan.fused_micro_batches)))
+
+
+def _own_plan(settings: TrainingSettings, model: PeftModel, rows: Rows, autocast_dtype: torch.dtype | None) -> StepPlan:
     flags = settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
     if len(candidates(*flags)) == 1:
         return plan_without_measuring(*flags, reason="as the flags say")
@@ -83,9 +96,10 @@ def cuda_room(model: PeftModel) -> Room:
     free_bytes, total_bytes = torch.cuda.mem_get_info()
     reserved_bytes = torch.cuda.memory_reserved()
     capped_bytes = total_bytes * torch.cuda.get_per_process_memory_fraction()
+    beside = _BYTES_BESIDE_A_TRAINED_PARAMETER + (_BUCKET_BYTES_OF_A_TRAINED_PARAMETER if rank_count() > 1 else 0)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Room(
-        used_bytes=torch.cuda.memory_allocated() + trainable * _BYTES_BESIDE_A_TRAINED_PARAMETER,
+        used_bytes=torch.cuda.memory_allocated() + trainable * beside,
         allowed_bytes=min(free_bytes + reserved_bytes, capped_bytes),
     )
 

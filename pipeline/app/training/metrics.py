@@ -8,10 +8,15 @@ from importlib import metadata
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from app.core.errors import PipelineError
+from app.core.ranks import gathered
+from app.training.collator import labelled_tokens
 from app.training.graphs import GraphedStep
+from app.training.rows import IGNORED
+from app.training.sampler import LengthGroupedRows
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "safetensors")
 
@@ -89,16 +94,18 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
                 "lower --learning-rate, or train in bfloat16 instead of float16"
             )
 
-    def metrics(self) -> dict[str, Any]:
-        """Losses, seconds and tokens of each step, and tokens a second; padding is not counted.
+    def metrics(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Losses, seconds and tokens of each step over all ranks, and tokens a second; padding is not counted.
 
         The first step warms up and is not in the rate, which is null where there is no other.
         """
         seconds = self._clock.seconds()
-        tokens = [int(count) for count in self._tokens]
+        tokens = [int(count) for count in accelerator.reduce(torch.stack(self._tokens), "sum")]
+        # the Trainer scales each rank's loss so that the ranks' mean is the step's loss
+        losses = [float(loss) for loss in accelerator.reduce(torch.stack(self._losses), "mean")]
         later_seconds = sum(seconds[1:])
         return {
-            "losses": [float(loss) for loss in self._losses],
+            "losses": losses,
             "step_seconds": seconds,
             "step_tokens": tokens,
             "tokens_per_second": sum(tokens[1:]) / later_seconds if later_seconds else None,
@@ -133,8 +140,21 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
             loss = super().training_step(model, inputs, num_items_in_batch)
         else:
             loss = self._graphed(functools.partial(super().training_step, model), self._prepare_inputs(inputs))
-        self._recorder.add_micro_batch(loss, (inputs["position_ids"][:, -1] + 1).sum())
+        is_row = (inputs["labels"] != IGNORED).any(-1)  # what fills up a batch has no label
+        tokens = ((inputs["position_ids"][:, -1] + 1) * is_row).sum()
+        self._recorder.add_micro_batch(loss, tokens.to(loss.device))
         return loss
+
+    def _get_train_sampler(self, train_dataset: object = None) -> LengthGroupedRows:
+        """The same order of rows for one rank and for several with the same effective batch."""
+        args = self.args
+        batch_rows = args.train_batch_size * args.world_size
+        return LengthGroupedRows(
+            [len(row["input_ids"]) for row in self.train_dataset if labelled_tokens(row["labels"])],
+            step_rows=batch_rows * args.gradient_accumulation_steps,
+            multiple=batch_rows if args.world_size > 1 else 1,
+            seed=args.seed,
+        )
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
         """Six operations a parameter and token, as the Trainer estimates them."""
@@ -153,13 +173,16 @@ def reset_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def memory_metrics() -> dict[str, int | None]:
-    """Peak bytes of the CUDA caching allocator; null without a GPU."""
+def memory_metrics() -> dict[str, Any]:
+    """Peak bytes of the CUDA caching allocator: the largest rank's, and each rank's in order; null without a GPU."""
     on_gpu = torch.cuda.is_available()
-    return {
-        "peak_allocated_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
-        "peak_reserved_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
-    }
+    ranks = gathered(
+        {
+            "peak_allocated_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+            "peak_reserved_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
+        }
+    )
+    return {**max(ranks, key=lambda peaks: peaks["peak_reserved_bytes"] or 0), "ranks": ranks}
 
 
 def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:

@@ -1,9 +1,7 @@
 """One training run, from checked rows to a saved adapter."""
 
 import math
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,6 +14,7 @@ from transformers import TrainingArguments, set_seed
 
 from app.core.errors import PipelineError
 from app.core.files import write_json_atomically
+from app.core.ranks import is_first, joined_ranks, note, rank_count
 from app.llm.chat_tokens import load_tokenizer
 from app.llm.loading import DTYPES, Quantization, load_base_model
 from app.training.collator import AnswerCollator
@@ -24,11 +23,20 @@ from app.training.memory import largest_row, plan_steps, set_recompute
 from app.training.metrics import RecordingTrainer, StepRecorder, memory_metrics, reset_peak_memory, versions
 from app.training.plan import StepPlan
 from app.training.rows import EncodedRows, TrainingRow, encode_rows
+from app.training.sampler import with_filler
 from app.training.settings import TrainingSettings
 
 
 def train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
-    """Train, then write adapter, tokenizer, arguments and `train_metrics.json` to the output folder."""
+    """Train, then write adapter, tokenizer, arguments and `train_metrics.json` to the output folder.
+
+    Under a launcher each rank trains on its share of every step's rows, and the first one writes.
+    """
+    with joined_ranks():
+        _train(settings, rows)
+
+
+def _train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
     tokenizer = load_tokenizer(settings.model_name)
     encoded = encode_rows(
         tokenizer, rows, max_seq_length=settings.max_seq_length, loss_on_output_only=settings.loss_on_output_only
@@ -46,19 +54,20 @@ def train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
         graphed,
         model=model,
         args=_arguments(settings, len(encoded.rows), plan, dtype),
-        train_dataset=encoded.rows,
+        train_dataset=with_filler(encoded.rows),
         data_collator=collator,
         processing_class=tokenizer,
     )
     reset_peak_memory()
     trainer.train(resume_from_checkpoint=_resume(settings))
-    if trainer.is_world_process_zero():
+    steps, memory = recorder.metrics(trainer.accelerator), memory_metrics()
+    if is_first():
         _save(trainer, settings.output_dir)
         write_json_atomically(
             settings.output_dir / "train_metrics.json",
             {
-                **recorder.metrics(),
-                **memory_metrics(),
+                **steps,
+                **memory,
                 "rows": len(encoded.rows),
                 "shortened_rows": encoded.shortened_rows,
                 "dropped_tokens": encoded.dropped_tokens,
@@ -86,7 +95,7 @@ def _graphed_step(
     reason = why_not(
         recompute=plan.gradient_checkpointing,
         micro_batches=settings.gradient_accumulation_steps // plan.fused_micro_batches,
-        ranks=int(os.environ.get("WORLD_SIZE", "1")),
+        ranks=rank_count(),
         half=collator.mask_dtype == torch.float16,
         steps=math.inf
         if forced
@@ -104,7 +113,7 @@ def _graphed_step(
 def _compute_dtype(settings: TrainingSettings) -> torch.dtype:
     name = settings.compute_dtype_name
     if name == "float16" and not torch.cuda.is_available():
-        print("float16 training needs a GPU for its loss scaling; computing in bfloat16", file=sys.stderr)
+        note("float16 training needs a GPU for its loss scaling; computing in bfloat16")
         name = "bfloat16"
     return DTYPES[name]
 
@@ -147,7 +156,6 @@ def _arguments(settings: TrainingSettings, row_count: int, plan: StepPlan, dtype
         weight_decay=settings.weight_decay,
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
-        train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         logging_steps=settings.logging_steps,
         # the filter would hide a NaN, and reading each micro-batch's loss makes the CPU wait for the GPU
@@ -155,7 +163,9 @@ def _arguments(settings: TrainingSettings, row_count: int, plan: StepPlan, dtype
         save_steps=settings.save_steps,
         seed=settings.seed,
         report_to=[],
+        # every trained parameter is used in every step, and no buffer changes: nothing to look for, nothing to send
         ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
         use_cpu=not torch.cuda.is_available(),
         **optional,
     )
@@ -165,8 +175,7 @@ def capped_steps(settings: TrainingSettings, row_count: int) -> int:
     """`max_steps` for the Trainer: the cap where the epochs are longer than it, else -1 (the epochs decide)."""
     if settings.max_steps_override is None:
         return -1
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    micro_batches = math.ceil(row_count / (settings.batch_size * ranks))
+    micro_batches = math.ceil(row_count / (settings.batch_size * rank_count()))
     steps = math.ceil(settings.num_epochs * math.ceil(micro_batches / settings.gradient_accumulation_steps))
     return settings.max_steps_override if settings.max_steps_override < steps else -1
 
@@ -177,16 +186,12 @@ def _resume(settings: TrainingSettings) -> str | bool | None:
 
 def _tell(settings: TrainingSettings, encoded: EncodedRows, plan: StepPlan) -> None:
     if encoded.shortened_rows:
-        print(
+        note(
             f"Shortened {encoded.shortened_rows} of {len(encoded.rows)} prompts from the left to fit "
-            f"--max-seq-length {settings.max_seq_length} ({encoded.dropped_tokens} tokens dropped; answers are whole)",
-            file=sys.stderr,
+            f"--max-seq-length {settings.max_seq_length} ({encoded.dropped_tokens} tokens dropped; answers are whole)"
         )
     recompute = "on" if plan.gradient_checkpointing else "off"
-    print(
-        f"Gradient checkpointing: {recompute}; fused micro-batches: {plan.fused_micro_batches} ({plan.reason})",
-        file=sys.stderr,
-    )
+    note(f"Gradient checkpointing: {recompute}; fused micro-batches: {plan.fused_micro_batches} ({plan.reason})")
 
 
 def _save(trainer: RecordingTrainer, output_dir: Path) -> None:
