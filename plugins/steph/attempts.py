@@ -118,13 +118,17 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
     return complete
 
 
-def child_environment(setup: Setup, existing: Mapping[str, str], *, on_gpu: bool) -> dict[str, str | None]:
-    """What a child's environment has beyond ours: offline, one device by UUID, the cap; None takes a variable away."""
+def child_environment(
+    setup: Setup, existing: Mapping[str, str], *, on_gpu: bool, num_processes: int = 1
+) -> dict[str, str | None]:
+    """What a child's environment has beyond ours: offline, a GPU a process by UUID, the cap; None takes one away."""
     changes: dict[str, str | None] = dict(OFFLINE_ENV)
-    if setup.device is not None and on_gpu:
-        changes["CUDA_VISIBLE_DEVICES"] = setup.device.uuid
+    devices = setup.devices(num_processes)
+    if devices and on_gpu:
+        changes["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in devices)
         if setup.options.vram_cap_bytes is not None:
-            fraction = telemetry.memory_fraction_for_cap(setup.options.vram_cap_bytes, setup.device.total_bytes)
+            largest_bytes = max(device.total_bytes for device in devices)
+            fraction = telemetry.memory_fraction_for_cap(setup.options.vram_cap_bytes, largest_bytes)
             changes["PYTORCH_CUDA_ALLOC_CONF"] = telemetry.merge_alloc_conf(
                 existing.get("PYTORCH_CUDA_ALLOC_CONF"), fraction
             )
@@ -136,15 +140,15 @@ def child_environment(setup: Setup, existing: Mapping[str, str], *, on_gpu: bool
 
 
 def _spec(setup: Setup, request: Request, folder: Path) -> ChildSpec:
-    limits = setup.profile.limits
+    limits, ranks = setup.profile.limits, request.settings.num_processes if request.settings else 1
     return ChildSpec(
         argv=request.argv,
         cwd=setup.root,
         folder=folder,
-        env=child_environment(setup, os.environ, on_gpu=request.on_gpu),
+        env=child_environment(setup, os.environ, on_gpu=request.on_gpu, num_processes=ranks),
         deadline_seconds=request.deadline_seconds,
         grace_seconds=limits.terminate_grace_seconds,
-        device_uuid=setup.device.uuid if setup.device else None,
+        device_uuids=tuple(device.uuid for device in setup.devices(ranks)),
         memory_wait_seconds=limits.memory_return_seconds,
     )
 
@@ -175,6 +179,7 @@ def _finished(attempt: Attempt, outcome: ChildOutcome, folder: Path, started_uni
             "probes": outcome.probes,
             "peak_device_bytes": outcome.peak_device_bytes,
             "peak_own_bytes": outcome.peak_own_bytes,
+            "device_peaks": outcome.device_peaks if len(outcome.device_peaks) > 1 else (),
             "memory_returned": outcome.memory_returned,
         }
     )

@@ -32,6 +32,7 @@ class Environment(Value):
     is_wsl: bool = False
     device: Device | None = None
     device_error: str | None = None
+    further_devices: tuple[Device, ...] = ()  # beside `device`, where a stage runs in several processes
     packages: dict[str, str] = Field(default_factory=dict)
 
 

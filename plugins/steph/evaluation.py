@@ -12,6 +12,7 @@ from steph.judge.checks_eval import judge_evaluation
 from steph.judge.evidence import EvalEvidence
 from steph.judge.questions import frame_in, questions_in
 from steph.judge.results import Row
+from steph.machine_checks import machine_checks
 from steph.outcome import Outcome
 from steph.plan.commands import evaluate_command
 from steph.preparation import Setup
@@ -29,7 +30,6 @@ from steph.record import (
 from steph.run import inputs
 from steph.run.journal import Journal
 from steph.side_commands import build_index
-from steph.training import machine_checks
 
 ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

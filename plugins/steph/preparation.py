@@ -35,6 +35,11 @@ class Setup:
     dataset: DataFile
     context: Context
 
+    def devices(self, num_processes: int) -> tuple[Device, ...]:
+        """The GPUs of so many processes, one each; empty on the CPU."""
+        every = (self.device, *self.context.environment.further_devices) if self.device else ()
+        return every[:num_processes]
+
     @property
     def root(self) -> Path:
         """The pipeline root, absolute."""
@@ -54,8 +59,9 @@ def read_profile(options: Options, near: Path) -> Profile:
 def prepare(options: Options, profile: Profile, stages: Sequence[AnyStage]) -> Setup:
     """Check and collect all facts of a run; raises ProfileError or InputError with one line each."""
     description, dataset = read_inputs(options, profile, stages)
-    device, device_error = _device(profile)
-    context = _context(options, profile, description, device, device_error)
+    devices, device_error = _devices(profile)
+    context = _context(options, profile, description, devices, device_error)
+    device = context.environment.device
     return Setup(options, profile, description, context.pipeline_python, device, dataset, context)
 
 
@@ -97,16 +103,26 @@ def pipeline_python(options: Options, root: Path) -> str:
     return str(own) if own.is_file() else sys.executable
 
 
-def _device(profile: Profile) -> tuple[Device | None, str | None]:
-    """The GPU that a child would use, or one line that says why there is none to be used."""
+def _devices(profile: Profile) -> tuple[tuple[Device, ...], str | None]:
+    """The GPUs that the profile's processes would use, or one line that says why there is none to be used.
+
+    Raises InputError where there are some, but not one for each process.
+    """
     if profile.machine.device == "cpu":
-        return None, None
+        return (), None
     try:
-        device = telemetry.visible_device(os.environ)
+        visible = telemetry.visible_devices(os.environ)
     except telemetry.DeviceError as error:
-        return None, str(error)
-    hidden = f"no GPU is visible (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r})"
-    return device, None if device else hidden
+        return (), str(error)
+    shown = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r}"
+    if not visible:
+        return (), f"no GPU is visible ({shown})"
+    asked = f"profile {profile.path}: num_processes = {profile.num_processes} needs a GPU for each process"
+    if len(visible) < profile.num_processes:
+        raise InputError(f"{asked}; visible: {len(visible)} ({shown}); lower it")
+    if profile.num_processes > 1 and any(device.is_mig for device in visible[: profile.num_processes]):
+        raise InputError(f"{asked}; CUDA shows a program one MIG slice only; set it to 1")
+    return visible[: profile.num_processes], None
 
 
 def _require_inputs(root: Path, description: Description, stages: Sequence[AnyStage]) -> None:
@@ -120,7 +136,7 @@ def _require_inputs(root: Path, description: Description, stages: Sequence[AnySt
 
 
 def _context(
-    options: Options, profile: Profile, description: Description, device: Device | None, device_error: str | None
+    options: Options, profile: Profile, description: Description, devices: Sequence[Device], device_error: str | None
 ) -> Context:
     root, reasons = options.pipeline_root, []
     if profile.machine.device == "cpu":
@@ -138,7 +154,7 @@ def _context(
         pipeline_git=git_state(root),
         suite_git=git_state(Path(__file__).resolve().parent),
         trainer=description.trainer or "undescribed",
-        environment=environment(device, device_error),
+        environment=environment(devices, device_error),
         vram_cap_bytes=options.vram_cap_bytes,
         twin=options.twin or profile.model.twin,
         rehearsal_reasons=tuple(reasons),

@@ -17,6 +17,9 @@ from steph.environment import GitState as GitState
 from steph.model_choice import Candidate as Candidate
 from steph.model_choice import ModelChoice as ModelChoice
 from steph.model_choice import RejectedCandidate as RejectedCandidate
+from steph.stage_settings import EvalSettings as EvalSettings
+from steph.stage_settings import Launcher as Launcher
+from steph.stage_settings import TrainSettings as TrainSettings
 from steph.terms import AnyStage as AnyStage
 from steph.terms import Cause as Cause
 from steph.terms import EndedBy as EndedBy
@@ -56,45 +59,10 @@ class Diagnosis(Value):
 
     cause: Cause
     phase: Phase | None = None
+    rank: int | None = None  # the process that failed, where several ran
     evidence: tuple[str, ...] = ()
     oom: OomNumbers | None = None
     advice: tuple[str, ...] = ()
-
-
-class TrainSettings(Value):
-    """What one training attempt asks for; `batch_size` is per device, `max_seq_length` in tokens."""
-
-    num_epochs: int = 1
-    max_steps: int = 50
-    batch_size: int = 2
-    learning_rate: float = 2e-4
-    max_seq_length: int = 512
-    gradient_accumulation_steps: int = 2
-    warmup_ratio: float = 0.03
-    lora_r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.05
-    target_modules: tuple[str, ...] = ()
-    use_4bit: bool = True
-    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
-    mixed_precision: Literal["bf16", "fp16"] | None = None
-    logging_steps: int = 1
-
-    def short(self) -> str:
-        """The setting in one word, as in `512/b2/4bit`."""
-        return f"{self.max_seq_length}/b{self.batch_size}/{'4bit' if self.use_4bit else self.mixed_precision or 'full'}"
-
-
-class EvalSettings(Value):
-    """What one evaluation attempt asks for."""
-
-    samples: int = 3
-    top_k: int = 1
-    use_rag: bool = False
-    use_cot: bool = False
-    ensemble: int = 1
-    load_in_4bit: bool = True
 
 
 class DataFile(Value):
@@ -190,6 +158,14 @@ class EvalOutcome(Value):
     with_adapter: AnswerComparison | None = None  # of an evaluation without one: what H-3's adapter changes
 
 
+class DevicePeak(Value):
+    """One card's highest used memory over an attempt, of all processes and less what was used before; NVML."""
+
+    uuid: str
+    peak_device_bytes: int | None = None
+    peak_own_bytes: int | None = None
+
+
 class Attempt(Value):
     """One child process of a stage at one setting, complete; verdicts stand on those of purpose `stage` alone."""
 
@@ -212,6 +188,7 @@ class Attempt(Value):
     probes: tuple[Probe, ...] = ()
     peak_device_bytes: int | None = None  # used memory of the whole card, NVML
     peak_own_bytes: int | None = None  # peak_device_bytes less what was used before
+    device_peaks: tuple[DevicePeak, ...] = ()  # each card's own, where several were used; the two above are the highest
     memory_returned: bool | None = None
     predicted_peak_bytes: int | None = None
     predicted_low_bytes: int | None = None  # the prediction's interval

@@ -11,7 +11,7 @@ from steph.interruption import Interruption
 from steph.judge.verdict import exit_status
 from steph.outlook import production_outlook
 from steph.preparation import Setup
-from steph.record import AnyStage, Record, StageId, StageResult
+from steph.record import AnyStage, Environment, Record, StageId, StageResult
 from steph.run import output
 from steph.run.events import SessionEnded, SessionStarted, fold
 from steph.run.gpulock import gpu_lock
@@ -53,8 +53,8 @@ class StageSession:
         self.console = console
         self.runs = setup.options.reports_dir / "runs"
         self._held = contextlib.ExitStack()
-        if setup.device is not None:
-            self._held.enter_context(gpu_lock(setup.device.uuid))
+        for device in setup.devices(setup.profile.num_processes):
+            self._held.enter_context(gpu_lock(device.uuid))
         self._held.enter_context(root_lock(setup.root))
         patience_seconds = setup.profile.limits.terminate_grace_seconds + SUPERVISOR_SECONDS
         if survivors := end_leftovers(self.runs, patience_seconds):
@@ -150,7 +150,7 @@ def differences(record: Record, setup: Setup) -> list[str]:
         "pipeline root": (then.pipeline_root, current.pipeline_root),
         "pipeline python": (then.pipeline_python, current.pipeline_python),
         "pipeline commit": (then.pipeline_git.commit, current.pipeline_git.commit),
-        "device": (_uuid(then.environment.device), _uuid(current.environment.device)),
+        "device": (_uuids(then.environment), _uuids(current.environment)),
         "VRAM cap": (then.vram_cap_bytes, current.vram_cap_bytes),
         "twin": (then.twin, current.twin),
     }
@@ -183,5 +183,6 @@ def _self_contained(stages: Sequence[AnyStage]) -> bool:
     return all(needed in stages for stage in stages for needed in NEEDS[stage])
 
 
-def _uuid(device: object) -> str | None:
-    return getattr(device, "uuid", None)
+def _uuids(environment: Environment) -> str | None:
+    devices = (environment.device, *environment.further_devices) if environment.device else ()
+    return ", ".join(device.uuid for device in devices) or None

@@ -15,6 +15,7 @@ from steph.console import Console
 from steph.judge.catalog import finding
 from steph.judge.checks_train import judge_training
 from steph.judge.evidence import TrainEvidence
+from steph.machine_checks import machine_checks
 from steph.models import smaller_model
 from steph.outcome import Outcome
 from steph.plan.answers import AnswerLoss, count_lost_answers
@@ -26,7 +27,6 @@ from steph.preparation import Setup
 from steph.record import (
     AnyStage,
     Attempt,
-    Check,
     Device,
     Diagnosis,
     ModelChoice,
@@ -212,8 +212,7 @@ class Training:
         """All rows, or the first ones where only fewer rows keep the script within `max_steps`."""
         if self.can_cap_steps or not self._is_too_long(settings):
             return self.train_file.rows
-        effective_batch = settings.batch_size * settings.gradient_accumulation_steps
-        return max(1, settings.max_steps * effective_batch // settings.num_epochs)
+        return max(1, settings.max_steps * settings.effective_batch_size // settings.num_epochs)
 
     def _is_too_long(self, settings: TrainSettings) -> bool:
         return epoch_steps(self.train_file.rows, settings) * settings.num_epochs > settings.max_steps
@@ -310,20 +309,3 @@ def no_rung_keeps_the_answers(skipped: Sequence[tuple[AnswerLoss, TrainSettings]
         f"{reason}。学習は行っていない",
         (finding("answers_kept", False, f"{reason}。", severity=Severity.FAIL),),
     )
-
-
-def machine_checks(setup: Setup, finished: Finished) -> tuple[Check, ...]:
-    """What the machine itself says of an attempt: the cap was honoured, the memory came back."""
-    checks = []
-    attempt = finished.attempt
-    if setup.options.vram_cap_bytes is not None and setup.device is not None:
-        fractions = [probe.memory_fraction for probe in attempt.probes]
-        seen = next((fraction for fraction in fractions if fraction is not None), None)
-        holds = None if seen is None else seen < 1.0
-        shown = "不明" if seen is None else f"{seen:.4f}"
-        text = f"模擬したVRAM上限が子プロセスで有効(メモリ割合 {shown})"
-        checks.append(Check(id="vram_cap_honoured", severity=Severity.FAIL, holds=holds, message=text))
-    if setup.device is not None:
-        text = "終了後にGPUメモリが解放された"
-        checks.append(Check(id="memory_returned", severity=Severity.WARN, holds=attempt.memory_returned, message=text))
-    return tuple(checks)

@@ -25,23 +25,29 @@ from steph.record import Check, Severity, TrainSettings
 SOUND = Variant("", "H-2", "")
 
 
-def settings(batch: int, accumulation: int, *, epochs: int = 1, cap: int = 500) -> TrainSettings:
+def settings(batch: int, accumulation: int, *, epochs: int = 1, cap: int = 500, ranks: int = 1) -> TrainSettings:
     """Training settings that differ only in what counts steps."""
-    return TrainSettings(batch_size=batch, gradient_accumulation_steps=accumulation, num_epochs=epochs, max_steps=cap)
+    return TrainSettings(
+        batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        num_epochs=epochs,
+        max_steps=cap,
+        num_processes=ranks,
+    )
 
 
 @pytest.mark.parametrize(
-    ("rows", "batch", "accumulation", "epochs", "cap", "world", "due"),
+    ("rows", "batch", "accumulation", "epochs", "cap", "ranks", "due"),
     [
         (140, 2, 2, 1, 50, 1, 35), (45, 2, 2, 1, 50, 1, 12), (140, 1, 4, 1, 50, 1, 35), (140, 2, 4, 3, 500, 1, 54),
         (140, 2, 2, 3, 50, 1, 50), (1, 8, 8, 1, 50, 1, 1), (140, 2, 2, 1, 50, 2, 18), (137, 2, 2, 1, 50, 1, 35),
     ],
 )  # fmt: skip
 def test_steps_due_follow_the_trainers_arithmetic(
-    rows: int, batch: int, accumulation: int, epochs: int, cap: int, world: int, due: int
+    rows: int, batch: int, accumulation: int, epochs: int, cap: int, ranks: int, due: int
 ) -> None:
     """Batches round up, an incomplete accumulation is a step, and the cap ends it; 45 rows gave 12 in a real run."""
-    assert steps_due(rows, settings(batch, accumulation, epochs=epochs, cap=cap), world) == due
+    assert steps_due(rows, settings(batch, accumulation, epochs=epochs, cap=cap, ranks=ranks)) == due
 
 
 @given(rows=st.integers(1, 300), batch=st.integers(1, 8), accumulation=st.integers(1, 8), data=st.data())

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steph.judge.diagnose import diagnose, first_traceback, normalise, run_diagnose
+from steph.judge.diagnose import diagnose, first_traceback, normalise
+from steph.judge.diagnose_command import run_diagnose
 from steph.record import Cause, Phase, Probe
 
 SAMPLES = Path(__file__).parent / "samples" / "failures"
@@ -203,6 +204,53 @@ def test_normalise_gives_one_statement_a_line() -> None:
     """Carriage returns, glued bars, colours and prefixes are gone."""
     raw = "\x1b[31m[rank1]: Load:  50%|##  | 1/2 [00:01<00:01,  1.0it/s]Killed\x1b[0m\rnext\r\n"
     assert normalise(raw).splitlines() == ["Load:  50%|##  | 1/2 [00:01<00:01,  1.0it/s]", "Killed", "next"]
+
+
+def report_of_ranks(*ends: tuple[int, int], root: int) -> str:
+    """What torchrun prints at its end: (rank, exit code) of each rank that failed, that of rank `root` last."""
+    entries = {
+        rank: f"[{n}]:\n  time      : 2026-11-22_20:35:17\n  host      : localhost\n"
+        f"  rank      : {rank} (local_rank: {rank})\n  exitcode  : {code} (pid: {100 + rank})\n  error_file: <N/A>\n"
+        for n, (rank, code) in enumerate(ends)
+    }
+    others = "".join(text for rank, text in entries.items() if rank != root) or "  <NO_OTHER_FAILURES>\n"
+    return (
+        'Traceback (most recent call last):\n  File "run.py", line 1032, in <module>\n'
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====\ntrain.py FAILED\n----\n"
+        f"Failures:\n{others}----\nRoot Cause (first observed failure):\n{entries[root]}====\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ends", "root", "cause", "rank", "words"),
+    [
+        (((1, -9),), 1, Cause.HOST_OOM, 1, "rank 1 (pid 101): ended by signal 9"),
+        (((0, -15), (1, -9)), 1, Cause.HOST_OOM, 1, "rank 1 (pid 101): ended by signal 9"),
+        (((0, 1), (1, -9)), 0, Cause.HOST_OOM, 1, "rank 1 (pid 101): ended by signal 9"),
+        (((0, -15), (2, -11)), 2, Cause.OTHER, 2, "rank 2 (pid 102): ended by signal 11"),
+        (((0, -15), (3, 3)), 3, Cause.OTHER, 3, "rank 3 (pid 103): exit status 3"),
+    ],
+)
+def test_a_dead_rank_is_named(
+    ends: tuple[tuple[int, int], ...], root: int, cause: Cause, rank: int, words: str
+) -> None:
+    """Without any probe the launcher's report names the rank; one that was killed comes before one that noticed it."""
+    found = diagnose("{'loss': 2.5}\n" + report_of_ranks(*ends, root=root), 1)
+    assert (found.cause, found.rank, found.evidence[0]) == (cause, rank, words)
+
+
+def test_a_rank_that_ran_out_of_memory_is_named_with_its_cause() -> None:
+    """A rank's traceback, its probe and the launcher's report together give one cause and one rank."""
+    probes = [
+        Probe(pid=9, exception_type="torch.distributed.elastic.multiprocessing.errors.ChildFailedError"),
+        Probe(pid=101, rank=1, exception_type="torch.OutOfMemoryError", exception_message="CUDA out of memory."),
+    ]
+    log = OOM_TRACEBACK + report_of_ranks((0, -15), (1, 1), root=1)
+    found = diagnose(log, 1, probes)
+    assert (found.cause, found.rank) == (Cause.CUDA_OOM, 1)
+    assert found.evidence[0] == "rank 1 (pid 101): exit status 1"
+    assert diagnose(log, 1).rank == 1
+    assert diagnose(OOM_TRACEBACK, 1).rank is None
 
 
 def test_run_diagnose_prints_json_with_five_keys(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 SUITE = Path(__file__).parents[2] / "plugins" / "steph"
 MODULES = sorted(SUITE.rglob("*.py"))
-VALUES = ("terms", "values", "environment", "model_choice", "record", "record_schema", "redact")  # above all rooms
+# above all rooms
+VALUES = ("terms", "values", "environment", "model_choice", "stage_settings", "record", "record_schema", "redact")
 ROOMS = ("plan", "run", "judge", "tell", "child")
 CONDUCTING = ("doctor",)  # folders that see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}

@@ -45,6 +45,12 @@ def test_default_profile_holds_the_specs_settings() -> None:
         ('[train]\nbnb_4bit_quant_type = "int4"\n', "'nf4' or 'fp4'"),
         ("[[ladder]]\nmax_seq_length = 0\n", "ladder[0].max_seq_length: 0 is not allowed"),
         ("[[ladder]]\n", "a rung must change at least one setting"),
+        (
+            "[train]\nnum_processes = 2\n",
+            "train.num_processes: 2 is not allowed: several processes need train.launcher",
+        ),
+        ("[evaluate]\nnum_processes = 0\nlauncher = 'torchrun'\n", "evaluate.num_processes: 0 is not allowed"),
+        ("[train]\nlauncher = 'mpirun'\n", "'none', 'torchrun' or 'accelerate'"),
         ("[train]\nlearning_rate = 'fast'\n", "train.learning_rate: 'fast' is not allowed"),
         ("sha256 = 'x'\n", "unknown key"),
     ],
@@ -55,6 +61,13 @@ def test_a_bad_key_or_value_is_named(tmp_path: Path, addition: str, said: str) -
     with pytest.raises(ProfileError, match=r"p\.toml") as caught:
         _load(tmp_path, text)
     assert said in str(caught.value)
+
+
+def test_accelerate_on_the_cpu_is_refused(tmp_path: Path) -> None:
+    """`accelerate launch --cpu` starts one process whatever it is asked for: said before anything runs."""
+    two = '[train]\nlauncher = "accelerate"\nnum_processes = 2\n'
+    with pytest.raises(ProfileError, match=r"p\.toml: train\.num_processes: 2 .* set train\.launcher to \"torchrun\""):
+        _load(tmp_path, MINIMAL.replace('title = "x"', 'title = "x"\ndevice = "cpu"') + two)
 
 
 def test_every_bad_key_has_its_own_line(tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.attempts import child_environment
 from steph.console import Console
 from steph.models import model_checks
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.preparation import Setup, prepare
-from steph.record import Record, Severity, StageId, Verdict
+from steph.record import Device, Record, Severity, StageId, Verdict
 from steph.run import telemetry
+from steph.run.inputs import InputError
 from steph.run.journal import Journal, opened_event
 from steph.stages import Conductor
 
@@ -51,7 +53,7 @@ def test_what_the_driver_says_reaches_the_record(tmp_path: Path, monkeypatch: py
     def broken(environ: object) -> None:
         raise telemetry.DeviceError(BROKEN, 18)
 
-    monkeypatch.setattr(telemetry, "visible_device", broken)
+    monkeypatch.setattr(telemetry, "visible_devices", broken)
     setup = _setup(None)
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
     assert prepare(options, setup.profile, [StageId.H1]).context.environment.device_error == BROKEN
@@ -69,3 +71,37 @@ def test_a_model_outside_the_range_or_of_unknown_size_passes_only_when_asked_for
     found = next(check for check in model_checks(setup, choice) if check.id == "parameters_in_range")
     assert found.holds is holds
     assert found.severity is (Severity.WARN if asked_for else Severity.FAIL)
+
+
+@pytest.mark.parametrize(
+    ("visible", "said"),
+    [
+        ((factory.device(),), "needs a GPU for each process; visible: 1"),
+        ((factory.device(), factory.device().model_copy(update={"is_mig": True})), "one MIG slice only"),
+    ],
+)
+def test_several_processes_need_a_whole_gpu_each(
+    visible: tuple[Device, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer cards than processes, or slices of one, are one line with profile and key before anything is written."""
+    monkeypatch.setattr(telemetry, "visible_devices", lambda environ: visible)
+    setup = _setup(None)
+    train = setup.profile.train.model_copy(update={"launcher": "torchrun", "num_processes": 2})
+    options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
+    with pytest.raises(InputError, match=f"num_processes = 2 .*{said}"):
+        prepare(options, setup.profile.model_copy(update={"train": train}), [StageId.H1])
+
+
+def test_a_stage_uses_a_gpu_for_each_of_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three visible cards two are the run's; one process is shown the first, two are shown both."""
+    cards = tuple(factory.device().model_copy(update={"uuid": f"GPU-{n}"}) for n in range(3))
+    monkeypatch.setattr(telemetry, "visible_devices", lambda environ: cards)
+    setup = _setup(None)
+    train = setup.profile.train.model_copy(update={"launcher": "torchrun", "num_processes": 2})
+    options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path, vram_cap_bytes=8 << 30)
+    ready = prepare(options, setup.profile.model_copy(update={"train": train}), [StageId.H1])
+    assert [card.uuid for card in ready.context.environment.further_devices] == ["GPU-1"]
+    for count, shown in ((1, "GPU-0"), (2, "GPU-0,GPU-1")):
+        environment = child_environment(ready, {}, on_gpu=True, num_processes=count)
+        assert environment["CUDA_VISIBLE_DEVICES"] == shown
+        assert "per_process_memory_fraction" in (environment["PYTORCH_CUDA_ALLOC_CONF"] or "")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 from fake_nvml import FakeNvml, Gpu, Running
 from steph.run import telemetry
+from steph.run.memory_watch import SLACK_BYTES, MemoryWatch
 from steph.run.telemetry import GIB, DeviceError
 
 TWO_CARDS = FakeNvml(Gpu("GPU-aaaa-1"), Gpu("GPU-aabb-2"))
@@ -66,30 +68,32 @@ def test_hidden_process_memory_is_none_not_zero() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (None, "GPU-aaaa-1"),
-        ("", None),
+        (None, "GPU-aaaa-1 GPU-aabb-2"),
+        ("", ""),
         ("1", "GPU-aabb-2"),
-        ("1,0", "GPU-aabb-2"),
-        ("2", None),
-        ("-1", None),
-        ("-1,0", None),
+        ("1,0", "GPU-aabb-2 GPU-aaaa-1"),
+        ("2", ""),
+        ("1,2,0", "GPU-aabb-2"),
+        ("-1", ""),
+        ("-1,0", ""),
+        ("1,1", "GPU-aabb-2"),
         ("GPU-aabb-2", "GPU-aabb-2"),
         ("GPU-aab", "GPU-aabb-2"),
-        ("GPU-aa", None),
-        ("all", None),
+        ("GPU-aa", ""),
+        ("all", ""),
     ],
 )
-def test_visible_devices_are_read_as_cuda_reads_them(value: str | None, expected: str | None) -> None:
-    """Indices, whole and shortened UUIDs choose a card; an ambiguous or invalid first entry hides all."""
+def test_visible_devices_are_read_as_cuda_reads_them(value: str | None, expected: str) -> None:
+    """Indices, whole and shortened UUIDs choose cards in their order; an ambiguous or invalid entry ends the list."""
     environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
-    device = telemetry.visible_device(environ, TWO_CARDS)
-    assert (device.uuid if device else None) == expected
+    devices = telemetry.visible_devices(environ, TWO_CARDS)
+    assert " ".join(device.uuid for device in devices) == expected
+    assert telemetry.first_visible(value, telemetry.list_devices(TWO_CARDS)) == next(iter(devices), None)
 
 
 def test_slice_is_chosen_by_its_own_uuid() -> None:
     """CUDA_VISIBLE_DEVICES=MIG-… names one slice of a card."""
-    device = telemetry.visible_device({"CUDA_VISIBLE_DEVICES": "MIG-2"}, MIG_CARD)
-    assert device is not None
+    (device,) = telemetry.visible_devices({"CUDA_VISIBLE_DEVICES": "MIG-2"}, MIG_CARD)
     assert device.uuid == "MIG-2"
 
 
@@ -150,3 +154,30 @@ def test_an_nvml_that_does_not_start_is_the_first_questions_affair() -> None:
     with telemetry.kept_loaded(nvml), pytest.raises(DeviceError, match="driver is not loaded"):
         telemetry.list_devices(nvml)
     assert nvml.open == 0
+
+
+def test_several_cards_are_watched_together() -> None:
+    """The fullest card gives the figures over time, each card keeps its own peaks, and all must give memory back."""
+    first, second = Gpu("GPU-a", used=GIB), Gpu("GPU-b", used=2 * GIB)
+    nvml = FakeNvml(first, second)
+    with contextlib.ExitStack() as stack:
+        watch = MemoryWatch(("GPU-a", "GPU-b"), nvml, stack)
+        first.used = 6 * GIB
+        watch.sample(1.0)
+        first.used, second.used = GIB, 4 * GIB
+        watch.sample(2.0)
+        assert watch.samples == [(1.0, 6 * GIB), (2.0, 4 * GIB)]
+        assert (watch.now, watch.peak, watch.peak_own) == (4 * GIB, 6 * GIB, 5 * GIB)
+        assert [peaks.peak_own_bytes for peaks in watch.device_peaks] == [5 * GIB, 2 * GIB]
+        assert watch.returned(0.0) is False
+        second.used = 2 * GIB + SLACK_BYTES
+        assert watch.returned(0.0) is True
+    assert nvml.open == 0
+
+
+def test_a_card_that_cannot_be_read_is_not_said_to_be_back() -> None:
+    """Without figures there are no samples and no peaks, and whether memory came back is unknown."""
+    with contextlib.ExitStack() as stack:
+        watch = MemoryWatch(("GPU-gone",), FakeNvml(Gpu("GPU-a")), stack)
+        watch.sample(1.0)
+        assert (watch.samples, watch.peak, watch.returned(0.0)) == ([], None, None)

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from steph.judge.kinds import INFO, SHARED, CheckKind
+from steph.judge.kinds import INFO, RANKS, SHARED, CheckKind
 from steph.judge.kinds_evaluation import ADAPTER, LINES, RESULTS, TEXT
 from steph.judge.kinds_extended import EXTENDED
 from steph.judge.kinds_training import DEEP, TRAINING
@@ -21,7 +21,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f\u2028\u2029\u2
 
 
 CATALOG: dict[str, CheckKind] = {
-    kind.id: kind for kind in (*SHARED, *TRAINING, *DEEP, *LINES, *ADAPTER, *RESULTS, *TEXT, *EXTENDED)
+    kind.id: kind for kind in (*SHARED, *RANKS, *TRAINING, *DEEP, *LINES, *ADAPTER, *RESULTS, *TEXT, *EXTENDED)
 }
 
 

@@ -71,12 +71,12 @@ def _outcome(
     printed = tuple(value for m in metrics if (value := m.get("loss")) is not None)
     epochs = _finite(next((value for m in reversed(metrics) if (value := m.get("epoch")) is not None), None))
     runtime = _finite(final.get("train_runtime")) if final else None
-    rows, settings, world = evidence.train_rows, evidence.settings, evidence.world_size
-    estimated = steps_in(epochs, rows, settings, world) if epochs is not None and rows and 0 <= epochs < 1e6 else None
+    rows, settings = evidence.train_rows, evidence.settings
+    estimated = steps_in(epochs, rows, settings) if epochs is not None and rows and 0 <= epochs < 1e6 else None
     return TrainOutcome(
         output_dir=evidence.output_dir_name,
         steps_done=state.global_step if state.fresh and state.problem is None else estimated,
-        steps_due=steps_due(rows, settings, world) if rows else None,
+        steps_due=steps_due(rows, settings) if rows else None,
         epochs_done=epochs,
         train_loss=_finite(final.get("train_loss")) if final else None,
         train_runtime_seconds=runtime,
@@ -154,7 +154,7 @@ def _epochs_check(evidence: TrainEvidence, outcome: TrainOutcome) -> Check:
     if epochs is None:
         return finding("epochs_as_asked", None, "最終行に epoch がない。")
     rows = evidence.train_rows
-    half_a_step = 0.5 / steps_per_epoch(rows, evidence.settings, evidence.world_size) if rows else 0.005
+    half_a_step = 0.5 / steps_per_epoch(rows, evidence.settings) if rows else 0.005
     message = f"{asked} エポックの依頼に対して {epochs:g} エポック。"
     return finding("epochs_as_asked", epochs <= asked + half_a_step, message)
 

@@ -1,19 +1,14 @@
 """Why an attempt ended as it did: its log, its exit status and its probes become one `Diagnosis`.
 
-Pure but for `run_diagnose`, which reads one file. Candidates come from exception chains, single lines, losses, the
-exit status and the probes; the one that says most counts, and among equals the one printed first, since later ones
-are mostly its consequences.
+Pure. Candidates come from exception chains, single lines, losses, the exit status and the probes; the one that says
+most counts, and among equals the one printed first, since later ones are mostly its consequences.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from dataclasses import dataclass, replace
 
 from steph.judge.diagnose_advice import advice_for
 from steph.judge.diagnose_lines import is_final_metric, line_finding, shows_progress
@@ -22,15 +17,13 @@ from steph.judge.diagnose_machine import MACHINE
 from steph.judge.diagnose_oom import oom_numbers
 from steph.judge.diagnose_phase import phase_of
 from steph.judge.diagnose_raised import Chain, Raised, bounded, chains_of
+from steph.judge.diagnose_ranks import failed_rank
 from steph.judge.diagnose_rules import Finding, Weight, first_match
 from steph.judge.diagnose_software import SOFTWARE
 from steph.judge.diagnose_text import Line, lines_of
 from steph.judge.diagnose_text import normalise as normalise
 from steph.record import Cause, Diagnosis, OomNumbers, Phase, Probe
 from steph.redact import redact
-
-HEAD_BYTES = 1 << 20
-TAIL_BYTES = 4 << 20
 
 _EVIDENCE_CHARACTERS = 600
 _EVIDENCE_LINES = 5
@@ -50,6 +43,7 @@ class _Candidate:
     evidence: tuple[str, ...]
     chain: Chain = ()
     root: Raised | None = None
+    rank: int | None = None
 
     @property
     def weight(self) -> Weight:
@@ -77,11 +71,13 @@ def diagnose(
     if chosen is None:
         return Diagnosis(cause=Cause.NONE)
     cause = chosen.finding.cause
+    rank, rank_words = failed_rank(read.lines, chosen.rank)
     phase = phase_of(read.lines, chosen.index, chosen.chain) or _PHASE_OF_CAUSE.get(cause)
     return Diagnosis(
         cause=cause,
         phase=phase,
-        evidence=_shown(chosen.evidence),
+        rank=rank,
+        evidence=_shown((*rank_words, *chosen.evidence)),
         oom=_oom(read, chosen) if cause in (Cause.CUDA_OOM, Cause.HOST_OOM) else None,
         advice=advice_for(cause, phase),
     )
@@ -95,22 +91,6 @@ def first_traceback(log: str) -> str | None:
     if root is None or not root.frames:
         return None
     return redact(bounded("\n".join(root.printed)))
-
-
-def run_diagnose(path: Path, returncode: int | None, as_json: bool) -> str:
-    """What `steph diagnose` prints for a log file (`-`: standard input); of a huge log, its head and its tail.
-
-    The JSON has the keys cause, phase, evidence, oom, advice. Raises OSError where the file can't be read.
-    """
-    if str(path) == "-":
-        data = _ends_of(sys.stdin.buffer)
-    else:
-        with path.open("rb") as file:
-            data = _ends_of(file)
-    found = diagnose(data.decode("utf-8", "replace"), returncode)
-    if as_json:
-        return json.dumps(found.model_dump(mode="json"), ensure_ascii=False, indent=2)
-    return "\n".join(_as_text(found))
 
 
 def _read(log: str) -> _Log:
@@ -256,7 +236,8 @@ def _from_probes(read: _Log, probes: tuple[Probe, ...], found: Sequence[_Candida
         label = f"rank {probe.rank}: {own.line}" if probe.rank is not None else own.line
         evidence = (label, *(printed.evidence if printed else ()))
         chain, root = (printed.chain, printed.root) if printed else ((own,), own)
-        candidates.append(_Candidate(finding, printed.index if printed else -1, evidence, chain, root))
+        index = printed.index if printed else -1
+        candidates.append(_Candidate(finding, index, evidence, chain, root, probe.rank))
     return [_lifted(one) for one in candidates if one.weight is not Weight.ECHO]
 
 
@@ -268,7 +249,7 @@ def _same(own: Raised, chain: Chain) -> bool:
 def _lifted(one: _Candidate) -> _Candidate:
     """An unknown exception that a rank itself reported still beats another rank's symptoms."""
     weight = max(one.weight, Weight.SYMPTOM)
-    return _Candidate(Finding(one.finding.cause, weight), one.index, one.evidence, one.chain, one.root)
+    return replace(one, finding=Finding(one.finding.cause, weight))
 
 
 def _at_deadline(read: _Log, raised: list[_Candidate]) -> _Candidate:
@@ -318,29 +299,3 @@ def _near(read: _Log, chosen: _Candidate) -> list[Line]:
 def _shown(evidence: tuple[str, ...]) -> tuple[str, ...]:
     unique = dict.fromkeys(redact(text.strip())[:_EVIDENCE_CHARACTERS] for text in evidence if text.strip())
     return tuple(unique)[:_EVIDENCE_LINES]
-
-
-def _ends_of(stream: BinaryIO) -> bytes:
-    """The stream's bytes, or where there are more than fit, its first and its last."""
-    head = stream.read(HEAD_BYTES)
-    if stream.seekable():
-        size = stream.seek(0, 2)
-        start = max(HEAD_BYTES, size - TAIL_BYTES)
-        stream.seek(start)
-        return head + (b"\n" if start > HEAD_BYTES else b"") + stream.read(TAIL_BYTES)
-    tail, dropped = b"", False
-    while block := stream.read(1 << 20):
-        tail += block
-        if len(tail) > 2 * TAIL_BYTES:
-            tail, dropped = tail[-TAIL_BYTES:], True
-    return head + (b"\n" if dropped else b"") + tail
-
-
-def _as_text(found: Diagnosis) -> list[str]:
-    phase: Phase | None = found.phase
-    out = [f"cause: {found.cause.value}", f"phase: {phase.value if phase else '-'}"]
-    out += [f"evidence: {line}" for line in found.evidence]
-    if found.oom:
-        figures = {key: value for key, value in found.oom.model_dump().items() if value is not None}
-        out += [f"{key}: {value} ({value / (1 << 30):.2f} GiB)" for key, value in figures.items()]
-    return out + [f"advice: {line}" for line in found.advice]

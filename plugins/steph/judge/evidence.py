@@ -42,7 +42,6 @@ class TrainEvidence:
     lost_answers: tuple[int, int] | None = None
     card: CardMemory | None = None
     rehearsal: bool = False
-    world_size: int = 1
 
 
 @dataclass(frozen=True)

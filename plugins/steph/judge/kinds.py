@@ -36,3 +36,21 @@ SHARED = (
         trap=14,
     ),
 )
+RANKS = (
+    CheckKind(
+        "ranks_as_asked",
+        "H-2・H-3",
+        FAIL,
+        "依頼した数のプロセスが、それぞれのGPUで走った",
+        "各プロセスの probe（rank と GPU の UUID）",
+        note="複数プロセスのとき",
+    ),
+    CheckKind(
+        "results_printed_once",
+        "H-2・H-3",
+        WARN,
+        "結果を表示したのは1プロセスだけ",
+        "stdout の train_runtime の行、EVALUATION RESULTS の行",
+        note="複数プロセスのとき",
+    ),
+)

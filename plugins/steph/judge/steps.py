@@ -10,25 +10,23 @@ import math
 from steph.record import TrainSettings
 
 
-def batches_per_epoch(rows: int, settings: TrainSettings, world_size: int = 1) -> int:
+def batches_per_epoch(rows: int, settings: TrainSettings) -> int:
     """Batches that each process sees in one epoch; the last one may be smaller."""
-    return math.ceil(math.ceil(rows / settings.batch_size) / world_size)
+    return math.ceil(math.ceil(rows / settings.batch_size) / settings.num_processes)
 
 
-def steps_per_epoch(rows: int, settings: TrainSettings, world_size: int = 1) -> int:
+def steps_per_epoch(rows: int, settings: TrainSettings) -> int:
     """Optimiser steps in one epoch, at least one; an incomplete accumulation counts as a step."""
-    return max(1, math.ceil(batches_per_epoch(rows, settings, world_size) / settings.gradient_accumulation_steps))
+    return max(1, math.ceil(batches_per_epoch(rows, settings) / settings.gradient_accumulation_steps))
 
 
-def steps_due(rows: int, settings: TrainSettings, world_size: int = 1) -> int:
+def steps_due(rows: int, settings: TrainSettings) -> int:
     """Steps of the asked epochs, capped at `max_steps`."""
-    return min(settings.num_epochs * steps_per_epoch(rows, settings, world_size), settings.max_steps)
+    return min(settings.num_epochs * steps_per_epoch(rows, settings), settings.max_steps)
 
 
-def steps_in(epochs: float, rows: int, settings: TrainSettings, world_size: int = 1) -> int:
+def steps_in(epochs: float, rows: int, settings: TrainSettings) -> int:
     """Optimiser steps that a printed epoch figure (four digits) stands for."""
     whole, part = divmod(epochs, 1)
-    batches = round(part * batches_per_epoch(rows, settings, world_size))
-    return int(whole) * steps_per_epoch(rows, settings, world_size) + math.ceil(
-        batches / settings.gradient_accumulation_steps
-    )
+    batches = round(part * batches_per_epoch(rows, settings))
+    return int(whole) * steps_per_epoch(rows, settings) + math.ceil(batches / settings.gradient_accumulation_steps)

@@ -36,7 +36,9 @@ def attempt_verdict(attempt: Attempt) -> tuple[Verdict, str] | None:
     if attempt.returncode < 0:
         return Verdict.CRASHED, f"シグナル {-attempt.returncode} で終了(原因: {cause or '不明'})"
     if attempt.returncode > 0:
-        return Verdict.FAIL, f"終了コード {attempt.returncode}(原因: {cause or '不明'})"
+        rank = attempt.diagnosis.rank if attempt.diagnosis else None
+        who = f"、rank {rank}" if rank is not None else ""
+        return Verdict.FAIL, f"終了コード {attempt.returncode}(原因: {cause or '不明'}{who})"
     if cause is None:
         return Verdict.FAIL, "ログの診断が行われていない"
     if cause is not Cause.NONE:

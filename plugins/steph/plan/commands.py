@@ -5,9 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from steph.plan.description import Description
-from steph.record import EvalSettings, TrainSettings
+from steph.record import EvalSettings, Launcher, TrainSettings
 
 MAX_STEPS_FLAG = "--max-steps-override"
+# what a person's own `accelerate config` would decide otherwise is spelled out
+ACCELERATE_FLAGS = ("--num_machines", "1", "--gpu_ids", "all", "--mixed_precision", "no", "--dynamo_backend", "no")
+
+
+def launched(python: str, launcher: Launcher, num_processes: int) -> tuple[str, ...]:
+    """What stands before a script: the interpreter alone, or its own torchrun or accelerate with a free port."""
+    count = str(num_processes)
+    match launcher:
+        case "none":
+            return (python,)
+        case "torchrun":
+            return (python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count)
+        case "accelerate":
+            several = ("--multi_gpu", "--main_process_port", "0") if num_processes > 1 else ()
+            return (python, "-m", "accelerate.commands.launch", *several, "--num_processes", count, *ACCELERATE_FLAGS)
+
+
+def without_launcher(argv: Sequence[str], settings: TrainSettings | EvalSettings) -> tuple[str, ...]:
+    """The command of these settings as one process would run it."""
+    start = launched(argv[0], settings.launcher, settings.num_processes)
+    return (argv[0], *argv[len(start) :])
 
 
 def train_command(
@@ -50,7 +71,8 @@ def train_command(
     values += ["--logging-steps", settings.logging_steps]
     if cap_steps:
         values += [MAX_STEPS_FLAG, settings.max_steps]
-    return (python, paths.train_script, *map(str, values), "--do-train")
+    start = launched(python, settings.launcher, settings.num_processes)
+    return (*start, paths.train_script, *map(str, values), "--do-train")
 
 
 def evaluate_command(
@@ -69,7 +91,8 @@ def evaluate_command(
     """
     paths = description.paths
     output = output_path or paths.evaluation_output
-    argv: list[str] = [python, paths.evaluate_script, "--data", dataset, "--output", output]
+    argv = [*launched(python, settings.launcher, settings.num_processes), paths.evaluate_script]
+    argv += ["--data", dataset, "--output", output]
     argv += ["--samples", str(settings.samples), "--top-k", str(settings.top_k)]
     argv += [] if settings.use_rag else ["--no-rag"]
     argv += ["--use-cot"] if settings.use_cot else []

@@ -86,8 +86,8 @@ def ladder_without_4bit(
 
 
 def epoch_steps(rows: int, settings: TrainSettings) -> int:
-    """Optimizer steps of one epoch over `rows` rows, as transformers' Trainer counts them (both divisions round up)."""
-    batches = -(-rows // settings.batch_size)
+    """Optimizer steps of one epoch over `rows` rows, as transformers' Trainer counts them (all divisions round up)."""
+    batches = -(-rows // (settings.batch_size * settings.num_processes))
     return -(-batches // settings.gradient_accumulation_steps)
 
 

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from steph.record import EvalSettings, TrainSettings, Value
 
 MAX_STEPS = 500  # the spec: "several hundred steps" at most, no long training in this step
+MAX_PROCESSES = 64  # of one host
 MAX_SAMPLES = 10  # the spec: two or three questions, no full evaluation in this step
 
 
@@ -42,6 +43,9 @@ class Models(Value):
     twin: bool = False
 
 
+ProcessCount = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
+
+
 class ProfileTrain(TrainSettings):
     """The training settings of the first rung, within the spec's ban on heavy experiments."""
 
@@ -56,6 +60,7 @@ class ProfileTrain(TrainSettings):
     lora_alpha: Annotated[int, Field(ge=1)] = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     logging_steps: Annotated[int, Field(ge=1)] = 1
+    num_processes: ProcessCount = 1
 
 
 class ProfileEvaluate(EvalSettings):
@@ -64,6 +69,7 @@ class ProfileEvaluate(EvalSettings):
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 3
     top_k: Annotated[int, Field(ge=1)] = 1
     ensemble: Annotated[int, Field(ge=1)] = 1
+    num_processes: ProcessCount = 1
 
 
 class Rung(Value):
@@ -106,10 +112,25 @@ class Profile(Value):
     path: str = ""
     sha256: str = ""
 
+    @model_validator(mode="after")
+    def _launchers_are_possible(self) -> Profile:
+        for section, asked in (("train", self.train), ("evaluate", self.evaluate)):
+            where = f"{section}.num_processes: {asked.num_processes} is not allowed"
+            if asked.num_processes > 1 and asked.launcher == "none":
+                raise ValueError(f'{where}: several processes need {section}.launcher, "torchrun" or "accelerate"')
+            if asked.num_processes > 1 and asked.launcher == "accelerate" and self.machine.device == "cpu":
+                raise ValueError(f'{where}: accelerate starts one on the CPU; set {section}.launcher to "torchrun"')
+        return self
+
     @property
     def name(self) -> str:
         """The profile's name: the file's name without its ending."""
         return Path(self.path).stem
+
+    @property
+    def num_processes(self) -> int:
+        """The most processes that a stage runs in at once, and so the GPUs that the profile needs."""
+        return max(self.train.num_processes, self.evaluate.num_processes)
 
 
 def profile_path(name_or_path: str, near: Path) -> Path:
@@ -156,7 +177,8 @@ def load_profile(path: Path) -> Profile:
 
 def validation_lines(where: str, error: ValidationError) -> list[str]:
     """One line per bad key of a pydantic error: place, dotted key, value and what is allowed."""
-    return [f"{where}: {_dotted(item['loc'])}: {_reason(item)}" for item in error.errors(include_url=False)]
+    items = error.errors(include_url=False)
+    return [": ".join(filter(None, (where, _dotted(item["loc"]), _reason(item)))) for item in items]
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from steph.record import Device, Environment, GitState
 SUITE_PACKAGES = ("steph", "pytest", "pytest-timeout", "pytest-order", "huggingface-hub", "pydantic", "nvidia-ml-py")
 
 
-def environment(device: Device | None, device_error: str | None = None) -> Environment:
-    """This machine: operating system, processor, memory, GPU and the suite's own packages."""
+def environment(devices: Sequence[Device], device_error: str | None = None) -> Environment:
+    """This machine: operating system, processor, memory, the GPUs in use and the suite's own packages."""
     return Environment(
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
@@ -23,7 +24,8 @@ def environment(device: Device | None, device_error: str | None = None) -> Envir
         cpu_count=psutil.cpu_count() or 1,
         ram_bytes=psutil.virtual_memory().total,
         is_wsl=is_wsl(),
-        device=device,
+        device=devices[0] if devices else None,
+        further_devices=tuple(devices[1:]),
         device_error=device_error,
         packages={name: version for name in SUITE_PACKAGES if (version := _version(name))},
     )

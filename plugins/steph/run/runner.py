@@ -20,16 +20,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from steph.record import EndedBy, Probe
+from steph.record import DevicePeak, EndedBy, Probe
 from steph.run import output, processes, progress
-from steph.run.telemetry import DeviceError, MemoryGauge, Nvml
+from steph.run.memory_watch import MemoryWatch
+from steph.run.telemetry import Nvml
 from steph.run.tree import ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
 _POLL_SECONDS = 0.2
-_MEMORY_POLL_SECONDS = 0.05
-_MEMORY_SLACK_BYTES = 256 << 20
-_SAMPLES_KEPT = 2000
 # a pipeline runs offline on what was downloaded before; it gets a Hub token only where its spec says so
 _HUB_TOKENS = (
     "HF_TOKEN",
@@ -46,8 +44,8 @@ class ChildSpec:
     """What to run: `argv` in `cwd`; logs and probes go to `folder`, which holds no earlier child's.
 
     `env` is laid over our own environment, None takes a variable away. After `deadline_seconds` the whole tree gets
-    SIGTERM and `grace_seconds` later SIGKILL. `device_uuid` names the GPU to sample; up to `memory_wait_seconds` are
-    spent on waiting for its memory to come back.
+    SIGTERM and `grace_seconds` later SIGKILL. `device_uuids` name the GPUs to sample; up to `memory_wait_seconds` are
+    spent on waiting for their memory to come back.
     """
 
     argv: tuple[str, ...]
@@ -56,7 +54,7 @@ class ChildSpec:
     deadline_seconds: float
     env: Mapping[str, str | None] = field(default_factory=dict)
     grace_seconds: float = 10.0
-    device_uuid: str | None = None
+    device_uuids: tuple[str, ...] = ()
     memory_wait_seconds: float = 30.0
 
 
@@ -78,10 +76,11 @@ class ChildOutcome:
     """How a child ended and what was seen of it.
 
     `returncode` is negative for a signal (127 or 126: it could not be started). `peak_own_bytes` is the device's peak
-    less what was used before. `memory_returned` is None where no device was watched. `memory_samples` are (seconds,
-    used bytes), `timed_lines` (seconds, line) of stdout lines that look like a Trainer's dict; seconds count from the
-    child's start. `killed_descendants` counts processes that were left over and had to be ended, `left_alive` those
-    that could not be.
+    less what was used before; of several devices the highest counts, and `device_peaks` has each one's.
+    `memory_returned` is None where no device was watched. `memory_samples` are (seconds, used bytes of the fullest
+    device), `timed_lines` (seconds, line) of stdout lines that look like a Trainer's dict; seconds count from the
+    child's start.
+    `killed_descendants` counts processes that were left over and had to be ended, `left_alive` those that could not be.
     """
 
     returncode: int
@@ -90,6 +89,7 @@ class ChildOutcome:
     probes: tuple[Probe, ...] = ()
     peak_device_bytes: int | None = None
     peak_own_bytes: int | None = None
+    device_peaks: tuple[DevicePeak, ...] = ()
     memory_returned: bool | None = None
     memory_samples: tuple[tuple[float, int], ...] = ()
     timed_lines: tuple[tuple[float, str], ...] = ()
@@ -114,7 +114,7 @@ def run_child(
     _refuse_misuse(spec)
     spec.folder.mkdir(parents=True, exist_ok=True)
     with _adopting_orphans(), contextlib.ExitStack() as stack:
-        memory = _Memory(_gauge(spec, nvml, stack))
+        memory = MemoryWatch(spec.device_uuids, nvml, stack)
         tree = ProcessTree(_start_supervisor(spec), _mark(spec), spec.grace_seconds)
         ended_by = _watch(spec, tree, memory, on_poll)
         return _outcome(spec, tree, memory, ended_by)
@@ -129,49 +129,9 @@ def read_probes(folder: Path) -> tuple[Probe, ...]:
     return tuple(sorted(found, key=lambda probe: (probe.rank is not None, probe.rank or 0, probe.pid)))
 
 
-class _Memory:
-    """Used memory of one device over the time of a child."""
-
-    def __init__(self, gauge: MemoryGauge | None) -> None:
-        self._gauge = gauge
-        self.before = self.now = self.peak = self._read()
-        self.samples: list[tuple[float, int]] = []
-
-    def sample(self, seconds: float) -> None:
-        """Note the used bytes of this moment."""
-        used = self._read()
-        if used is None:
-            return
-        self.now = used
-        self.peak = used if self.peak is None else max(self.peak, used)
-        self.samples.append((round(seconds, 2), used))
-        if len(self.samples) > _SAMPLES_KEPT:
-            # halved by keeping the higher one of each pair: a peak must not be thinned away
-            self.samples = [max(self.samples[i : i + 2], key=lambda s: s[1]) for i in range(0, len(self.samples), 2)]
-
-    def returned(self, wait_seconds: float) -> bool | None:
-        """Whether used memory comes back to what it was within 256 MiB; None where it can't be read."""
-        end = time.monotonic() + wait_seconds
-        while True:
-            used = self._read()
-            if used is None or self.before is None:
-                return None
-            if used <= self.before + _MEMORY_SLACK_BYTES:
-                return True
-            if time.monotonic() >= end:
-                return False
-            time.sleep(_MEMORY_POLL_SECONDS)
-
-    def _read(self) -> int | None:
-        if self._gauge is None:
-            return None
-        try:
-            return self._gauge.used_bytes()
-        except DeviceError:
-            return None
-
-
-def _watch(spec: ChildSpec, tree: ProcessTree, memory: _Memory, on_poll: Callable[[Progress], None] | None) -> EndedBy:
+def _watch(
+    spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, on_poll: Callable[[Progress], None] | None
+) -> EndedBy:
     ended_by = EndedBy.EXIT
     try:
         while not tree.wait(_POLL_SECONDS):
@@ -192,7 +152,7 @@ def _watch(spec: ChildSpec, tree: ProcessTree, memory: _Memory, on_poll: Callabl
     return ended_by
 
 
-def _progress(folder: Path, elapsed: float, memory: _Memory) -> Progress:
+def _progress(folder: Path, elapsed: float, memory: MemoryWatch) -> Progress:
     lines = output.tail_lines(folder, 20)
     bar = progress.last_bar(lines)
     return Progress(
@@ -206,7 +166,7 @@ def _progress(folder: Path, elapsed: float, memory: _Memory) -> Progress:
     )
 
 
-def _outcome(spec: ChildSpec, tree: ProcessTree, memory: _Memory, ended_by: EndedBy) -> ChildOutcome:
+def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: EndedBy) -> ChildOutcome:
     seconds = time.monotonic() - tree.started
     report = _exit_report(spec.folder)
     returncode: int | None = report.get("returncode")
@@ -218,7 +178,7 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: _Memory, ended_by: Ende
         seconds = report["ended_monotonic"] - report["started_monotonic"]
     left_alive = report.get("left_alive", 0) or tree.left_alive
     returned = memory.returned(spec.memory_wait_seconds)
-    if returned is None and spec.device_uuid is not None:
+    if returned is None and spec.device_uuids:
         returned = left_alive == 0
     return ChildOutcome(
         returncode=tree.returncode if returncode is None else returncode,
@@ -226,7 +186,8 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: _Memory, ended_by: Ende
         seconds=seconds,
         probes=read_probes(spec.folder),
         peak_device_bytes=memory.peak,
-        peak_own_bytes=None if memory.peak is None or memory.before is None else memory.peak - memory.before,
+        peak_own_bytes=memory.peak_own,
+        device_peaks=memory.device_peaks,
         memory_returned=returned,
         memory_samples=tuple(memory.samples),
         timed_lines=tuple(output.timed_lines(spec.folder, progress.is_dict_line)),
@@ -291,15 +252,6 @@ def child_environment(own: Mapping[str, str], spec: ChildSpec) -> dict[str, str]
 def _mark(spec: ChildSpec) -> str:
     """The one environment entry that no other child has; its own processes carry it wherever they move."""
     return f"STEPH_PROBE_DIR={spec.folder.resolve()}"
-
-
-def _gauge(spec: ChildSpec, nvml: Nvml | None, stack: contextlib.ExitStack) -> MemoryGauge | None:
-    if spec.device_uuid is None:
-        return None
-    try:
-        return stack.enter_context(MemoryGauge(spec.device_uuid, nvml))
-    except DeviceError:
-        return None
 
 
 @contextlib.contextmanager

@@ -161,24 +161,38 @@ def memory_holders(uuid: str, nvml: Nvml | None = None) -> tuple[MemoryHolder, .
     return _asked(nvml, ask)
 
 
-def visible_device(environ: Mapping[str, str] | None = None, nvml: Nvml | None = None) -> Device | None:
-    """The GPU that a CUDA program started with this environment (ours if None) would call `cuda:0`.
+def visible_devices(environ: Mapping[str, str] | None = None, nvml: Nvml | None = None) -> tuple[Device, ...]:
+    """The GPUs that a CUDA program started with this environment (ours if None) would see, `cuda:0` first.
 
-    None where it would see none; raises DeviceError. See `first_visible` for how the choice is made.
+    Raises DeviceError. See `visible_among` for how the choice is made.
     """
     found = list_devices(nvml)
-    return first_visible((os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES"), found)
+    return visible_among((os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES"), found)
 
 
 def first_visible(value: str | None, devices: tuple[Device, ...]) -> Device | None:
-    """The first device that CUDA_VISIBLE_DEVICES = `value` leaves visible (CUDA C++ Programming Guide, section on it).
+    """What `cuda:0` is under CUDA_VISIBLE_DEVICES = `value`, None where nothing is visible."""
+    return next(iter(visible_among(value, devices)), None)
+
+
+def visible_among(value: str | None, devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """The devices that CUDA_VISIBLE_DEVICES = `value` leaves visible, in its order (CUDA C++ Programming Guide).
 
     Entries are indices, (shortened) GPU UUIDs or MIG UUIDs; CUDA stops at the first invalid one. An index counts in
     NVML's PCI order: CUDA counts so under CUDA_DEVICE_ORDER=PCI_BUS_ID, and by default only where all GPUs are alike.
     """
     if value is None:
-        return devices[0] if devices else None
-    entry = value.split(",")[0].strip()
+        return devices
+    found: list[Device] = []
+    for entry in value.split(","):
+        device = _named_by(entry.strip(), devices)
+        if device is None or device in found:
+            break
+        found.append(device)
+    return tuple(found)
+
+
+def _named_by(entry: str, devices: tuple[Device, ...]) -> Device | None:
     if entry.isdigit():
         matches = [device for device in devices if device.index == int(entry)]
         return matches[0] if matches else None

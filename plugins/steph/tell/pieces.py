@@ -122,19 +122,19 @@ def settings_words(attempt: Attempt, *, with_model: bool = False) -> Markdown:
     settings = attempt.settings
     lines: list[str] = [code(attempt.label) if settings else inline(attempt.label)]
     if isinstance(settings, TrainSettings):
-        effective = settings.batch_size * settings.gradient_accumulation_steps
-        lines.append(f"累積 {settings.gradient_accumulation_steps}(実効 {effective})")
+        lines.append(f"累積 {settings.gradient_accumulation_steps}(実効 {settings.effective_batch_size})")
     if with_model and attempt.model_name:
         lines.append(code(attempt.model_name.rpartition("/")[2]))
     return Markdown("<br>".join(lines))
 
 
 def cause_words(diagnosis: Diagnosis | None) -> str:
-    """Name a cause and how far the script had come; `—` where nothing failed."""
+    """Name a cause, how far the script had come and which rank failed; `—` where nothing failed."""
     if diagnosis is None or diagnosis.cause is Cause.NONE:
         return MISSING
     phase = f"、{wording.PHASES[diagnosis.phase]}" if diagnosis.phase else ""
-    return f"{wording.CAUSES[diagnosis.cause]}{phase}"
+    rank = f"、rank {diagnosis.rank}" if diagnosis.rank is not None else ""
+    return f"{wording.CAUSES[diagnosis.cause]}{phase}{rank}"
 
 
 def measured(size_bytes: int | None, record: Record) -> str:
@@ -152,6 +152,26 @@ def torch_peaks(probes: tuple[Probe, ...]) -> str:
     most = max(known, key=lambda probe: probe.peak_allocated_bytes or 0)
     reserved = most.peak_reserved_bytes
     return f"{(most.peak_allocated_bytes or 0) / wording.GIB:,.2f} / {wording.gib(reserved)}"
+
+
+def rank_peaks(attempt: Attempt | None) -> Markdown:
+    """Give each process's peaks where several ran: its card's by NVML, its own by torch; empty where only one did."""
+    ranks = [probe for probe in attempt.probes if probe.rank is not None] if attempt else []
+    if attempt is None or attempt.settings is None or attempt.settings.num_processes == 1 or not ranks:
+        return Markdown()
+    cards = {peaks.uuid: peaks for peaks in attempt.device_peaks}
+    rows = [
+        (
+            str(probe.rank),
+            code(probe.device_uuid or ""),
+            torch_peaks((probe,)),
+            wording.gib(cards[probe.device_uuid].peak_device_bytes) if probe.device_uuid in cards else MISSING,
+            wording.gib(probe.peak_rss_bytes),
+        )
+        for probe in ranks
+    ]
+    header = ("rank", "GPU", "torch の確保 / 予約", "カード全体(NVML)", "プロセスの RAM")
+    return joined((Markdown("プロセスごとのピーク:"), table(header, rows, align="rlrrr")))
 
 
 def skipped_rungs(result: StageResult | None) -> Markdown:
@@ -213,10 +233,19 @@ def _failure(attempt: Attempt, *, is_last: bool) -> Markdown:
 
 def _message_words(attempt: Attempt) -> str:
     """Give the error's own words: the uncaught exception, else the evidence; empty where there is neither."""
-    raised = next((probe for probe in attempt.probes if probe.exception_type), None)
+    raised = _raised_probe(attempt)
     if raised:
         return f"{raised.exception_type}: {raised.exception_message or ''}"
     return "\n".join(attempt.diagnosis.evidence[:MOST_EVIDENCE_LINES]) if attempt.diagnosis else ""
+
+
+def _raised_probe(attempt: Attempt) -> Probe | None:
+    """Give the process whose exception counts; a launcher's own only says that a process of it failed."""
+    raised = [probe for probe in attempt.probes if probe.exception_type]
+    if attempt.settings is not None and attempt.settings.launcher != "none":
+        rank = attempt.diagnosis.rank if attempt.diagnosis else None
+        raised = [probe for probe in raised if probe.rank is not None and probe.rank == rank]
+    return next(iter(raised), None)
 
 
 def _message(attempt: Attempt) -> Markdown:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from steph.plan.commands import without_launcher
 from steph.record import Attempt, EvalSettings, Record, StageId, StageResult, TrainOutcome, TrainSettings
 from steph.tell import summary, wording
 
@@ -69,6 +70,8 @@ def target_settings(here: TrainSettings) -> TrainSettings:
             "use_4bit": True,
             "logging_steps": max(here.logging_steps, least.logging_steps),
             "max_steps": 0,
+            "launcher": "none",
+            "num_processes": 1,
         }
     )
 
@@ -111,7 +114,7 @@ def carry_over(
 
 def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str, str, str], ...]:
     """Give the settings that may differ: flag, value here, value there, reason for a difference."""
-    effective = there.batch_size * there.gradient_accumulation_steps
+    effective = there.effective_batch_size
     return (
         ("--max-seq-length", str(here.max_seq_length), str(there.max_seq_length), "長い問題でも答えを切らない"),
         ("--batch-size", str(here.batch_size), str(there.batch_size), "この記録で下げた分を戻す"),
@@ -148,7 +151,10 @@ def _questions(record: Record) -> int:
 
 def _argv(record: Record, stage: StageId) -> tuple[str, ...]:
     result = record.stages.get(stage)
-    return result.last_attempt.argv if result and result.last_attempt else ()
+    attempt = result.last_attempt if result else None
+    if attempt is None or attempt.settings is None or not attempt.argv:
+        return attempt.argv if attempt else ()
+    return without_launcher(attempt.argv, attempt.settings)
 
 
 def _value_of(argv: Sequence[str], flag: str) -> str | None:
@@ -231,19 +237,22 @@ def time_estimate(record: Record, target: TrainSettings) -> TimeEstimate | None:
     training_seconds = None if seconds_per_row is None else seconds_per_row * rows * ratio
     evaluation_seconds = None
     if evaluation and evaluation.seconds and evaluation.evaluation and evaluation.evaluation.total:
-        evaluation_seconds = evaluation.seconds / evaluation.evaluation.total * _questions(record) * ratio
+        cards = evaluation.settings.num_processes if evaluation.settings else 1
+        evaluation_seconds = cards * evaluation.seconds / evaluation.evaluation.total * _questions(record) * ratio
     return TimeEstimate(training_seconds, evaluation_seconds, rate, ratio, tokens_per_row)
 
 
 def _rate_and_row(
     record: Record, trained: Attempt | None, target: TrainSettings
 ) -> tuple[float, float] | tuple[None, None]:
-    """Give the measured tokens per second, and the tokens of a production row as that rate counts them.
+    """Give the tokens per second measured on one card, and the tokens of a production row as that rate counts them.
 
     Where rows are padded to the maximum the padding is counted, else the rows' own tokens; both None where the rate or
     the rows' lengths are not known.
     """
     rate = trained.training.tokens_per_second if trained and trained.training else None
+    if rate and trained and trained.settings:
+        rate /= trained.settings.num_processes
     pads = record.context.trainer == "full"
     tokens = target.max_seq_length if pads else trained.mean_row_tokens if trained else None
     return (rate, min(tokens, target.max_seq_length)) if rate and tokens else (None, None)
@@ -256,9 +265,14 @@ def _seconds_per_row(record: Record, trained: Attempt | None, target: TrainSetti
         return None
     if not training.train_runtime_seconds or not training.steps_done:
         return None
-    rows_done = training.steps_done * settings.batch_size * settings.gradient_accumulation_steps
+    rows_done = training.steps_done * settings.effective_batch_size
     growth = target.max_seq_length / settings.max_seq_length if record.context.trainer == "full" else 1.0
-    return growth * training.train_runtime_seconds / min(rows_done, _rows_seen(training, rows_done))
+    return (
+        growth
+        * settings.num_processes
+        * training.train_runtime_seconds
+        / min(rows_done, _rows_seen(training, rows_done))
+    )
 
 
 def _rows_to_train(record: Record) -> int:

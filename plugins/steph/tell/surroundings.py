@@ -5,7 +5,7 @@ Takes a record, gives Markdown.
 
 from __future__ import annotations
 
-from steph.record import GitState, Record
+from steph.record import Device, GitState, Record
 from steph.tell import summary, wording
 from steph.tell.markdown import Markdown, code, inline, table
 from steph.tell.pieces import facts
@@ -43,11 +43,16 @@ def machine_facts(record: Record) -> Markdown:
             *rows,
             ("GPU", f"{card.name}{'(MIG)' if card.is_mig else ''} {wording.gib(card.total_bytes)}{capability}"),
             ("GPU UUID", code(card.uuid)),
+            *(("並行して使う GPU", _further_words(further)) for further in machine.further_devices),
             ("開始前の使用量", wording.gib(card.used_bytes)),
             ("VRAM の上限(模擬)", wording.gib(cap) if cap else ""),
             ("ドライバ / CUDA", f"{card.driver_version} / CUDA {card.cuda_driver_version}"),
         ]
     )
+
+
+def _further_words(card: Device) -> Markdown:
+    return Markdown(f"{inline(card.name)} {wording.gib(card.total_bytes)} {code(card.uuid)}")
 
 
 def packages_table(record: Record) -> Markdown:

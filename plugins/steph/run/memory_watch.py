@@ -1,0 +1,110 @@
+"""Used memory of the GPUs of one child, from before its start until it is back.
+
+Comes in: UUIDs and the moments at which to look. Goes out: the fullest device's figures over time, each device's peak,
+and whether the memory came back. A device that can't be read is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+
+from steph.record import DevicePeak
+from steph.run.telemetry import DeviceError, MemoryGauge, Nvml
+
+SLACK_BYTES = 256 << 20
+_SAMPLES_KEPT = 2000
+_POLL_SECONDS = 0.05
+
+
+class _Device:
+    """One device: what was used before, what is now, and the most in between; None where it can't be read."""
+
+    def __init__(self, uuid: str, gauge: MemoryGauge) -> None:
+        self.uuid = uuid
+        self._gauge = gauge
+        self.before = self.now = self.peak = self._read()
+
+    def sample(self) -> int | None:
+        """The used bytes of this moment."""
+        used = self._read()
+        if used is not None:
+            self.now = used
+            self.peak = used if self.peak is None else max(self.peak, used)
+        return used
+
+    def has_returned(self) -> bool | None:
+        """Whether used memory is what it was within the slack; None where it can't be read."""
+        used = self._read()
+        return None if used is None or self.before is None else used <= self.before + SLACK_BYTES
+
+    @property
+    def peaks(self) -> DevicePeak:
+        """The highest figures so far."""
+        own = None if self.peak is None or self.before is None else self.peak - self.before
+        return DevicePeak(uuid=self.uuid, peak_device_bytes=self.peak, peak_own_bytes=own)
+
+    def _read(self) -> int | None:
+        try:
+            return self._gauge.used_bytes()
+        except DeviceError:
+            return None
+
+
+class MemoryWatch:
+    """Used memory of some devices over the time of a child; `stack` keeps NVML open as long as it is itself."""
+
+    def __init__(self, uuids: Sequence[str], nvml: Nvml | None, stack: contextlib.ExitStack) -> None:
+        self._devices: list[_Device] = []
+        self.samples: list[tuple[float, int]] = []
+        for uuid in uuids:
+            with contextlib.suppress(DeviceError):
+                self._devices.append(_Device(uuid, stack.enter_context(MemoryGauge(uuid, nvml))))
+
+    @property
+    def now(self) -> int | None:
+        """Used bytes of the fullest device as last seen."""
+        return _highest(device.now for device in self._devices)
+
+    @property
+    def peak(self) -> int | None:
+        """The highest used bytes of any device."""
+        return _highest(device.peak for device in self._devices)
+
+    @property
+    def peak_own(self) -> int | None:
+        """The most that any device's use rose above what it was before."""
+        return _highest(peaks.peak_own_bytes for peaks in self.device_peaks)
+
+    @property
+    def device_peaks(self) -> tuple[DevicePeak, ...]:
+        """Each device's own peaks."""
+        return tuple(device.peaks for device in self._devices)
+
+    def sample(self, seconds: float) -> None:
+        """Note the used bytes of this moment."""
+        used = _highest([device.sample() for device in self._devices])
+        if used is None:
+            return
+        self.samples.append((round(seconds, 2), used))
+        if len(self.samples) > _SAMPLES_KEPT:
+            # halved by keeping the higher one of each pair: a peak must not be thinned away
+            self.samples = [max(self.samples[i : i + 2], key=lambda s: s[1]) for i in range(0, len(self.samples), 2)]
+
+    def returned(self, wait_seconds: float) -> bool | None:
+        """Whether every device's memory comes back to what it was within the slack; None where one can't be read."""
+        end = time.monotonic() + wait_seconds
+        while True:
+            answers = [device.has_returned() for device in self._devices]
+            if not answers or None in answers:
+                return None
+            if all(answers):
+                return True
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_POLL_SECONDS)
+
+
+def _highest(figures: Iterable[int | None]) -> int | None:
+    return max((figure for figure in figures if figure is not None), default=None)
