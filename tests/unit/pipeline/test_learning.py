@@ -27,7 +27,7 @@ def test_eight_rows_are_learned_by_heart_in_4_bits(trained: Trained) -> None:
     assert trained.evaluate_process.returncode == 0, trained.evaluate_process.stderr
     losses = metrics(trained.adapter)["losses"]
     assert losses[0] > 3
-    assert max(losses[-4:]) < 0.05
+    assert max(losses[-4:]) < 0.2
     assert evaluation(trained.evaluation)["summary"] == {"accuracy": 1.0, "correct_count": 8, "total_count": 8}
 
 
