@@ -172,6 +172,7 @@ class Evaluation:
             train_questions=questions_in(train_file) if has_rows else None,
             train_frame=frame_in(train_file) if has_rows and not plan.settings.use_rag else None,
             beside=plan.beside,
+            output_pattern=paths.evaluation_output_pattern,
             rehearsal=self.setup.is_rehearsal,
         )
         evaluation, checks, artifacts = judge_evaluation(evidence)

@@ -175,3 +175,26 @@ def test_all_questions_of_the_real_data_set_are_told_apart() -> None:
     questions = questions_of(Path(root) / "lawqa_jp/data/selection.json")
     assert len({question.key for question in questions}) == len(questions) == 140
     assert {question.answer for question in questions} == set("abcd")
+
+
+@pytest.mark.parametrize(
+    ("written", "pattern", "found"),
+    [
+        ("results_7.json", "results_*.json", True),
+        ("results_7.json", None, False),
+        ("20260131-1200_small.json", "results_*.json", True),
+        ("results_7.txt", "results_*.json", False),
+    ],
+)
+def test_a_file_of_another_name_is_taken_where_the_description_says_so(
+    written: str, pattern: str | None, found: bool, tmp_path: Path
+) -> None:
+    """The pattern adds names to the asked one and its dated form; the newest of this attempt counts."""
+    (tmp_path / "out").mkdir()
+    old = tmp_path / "out" / "results_1.json"
+    old.write_text("{}", encoding="utf-8")
+    os.utime(old, (1, 1))
+    (tmp_path / "out" / written).write_text("{}", encoding="utf-8")
+    file = find_results(tmp_path, "out/small.json", None, time.time() - 60, pattern=pattern)
+    assert (file.path is not None and file.fresh) is found
+    assert not found or file.name == f"out/{written}"

@@ -71,7 +71,8 @@ def measured_plan(
     def growth(recompute: bool) -> Growth:
         return _measure(model, recompute, autocast_dtype)
 
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         # the first probes make the libraries allocate their workspaces, which the room then counts as used
         growth(options[0][0])
         room = cuda_room(model)

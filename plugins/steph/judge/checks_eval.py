@@ -22,7 +22,13 @@ MAX_ANSWERS = 1000
 def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
     """Read what the attempt printed and wrote and check it; missing files are findings, never exceptions."""
     lines = parse_evaluation(evidence.stdout)
-    file = find_results(evidence.root, evidence.output_path, lines.saved_to, evidence.attempt_started_unix)
+    file = find_results(
+        evidence.root,
+        evidence.output_path,
+        lines.saved_to,
+        evidence.attempt_started_unix,
+        pattern=evidence.output_pattern,
+    )
     content = file.content
     checks = (
         *process_checks(evidence.returncode, evidence.output),

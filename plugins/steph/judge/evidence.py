@@ -49,7 +49,8 @@ class EvalEvidence:
     """A finished evaluation attempt.
 
     `root` is the folder that the script ran in, `output_path` and `lora_path` are as it was given them (`lora_path`
-    None: evaluated without an adapter). `seconds` is the whole run. `train_questions` and `train_frame` come from
+    None: evaluated without an adapter), `output_pattern` names files that may stand in for `output_path` (None: its own
+    name only, also behind a date). `seconds` is the whole run. `train_questions` and `train_frame` come from
     `questions.questions_in` and `questions.frame_in`; None means that no training file could be read. `beside` are the
     rows of the record's H-3, where this evaluation is held against them.
     """
@@ -70,4 +71,5 @@ class EvalEvidence:
     train_questions: frozenset[str] | None = None
     train_frame: tuple[str, str] | None = None
     beside: tuple[Row, ...] | None = None
+    output_pattern: str | None = None
     rehearsal: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,15 @@ class ResultsFile:
     problem: str | None = None
 
 
-def find_results(root: Path, asked: str, saved_to: str | None, started_unix: float) -> ResultsFile:
-    """Find and read one attempt's JSON: the file that the script named, else the newest that fits the asked path."""
-    path = _locate(root / asked, _named(root, asked, saved_to), started_unix)
+def find_results(
+    root: Path, asked: str, saved_to: str | None, started_unix: float, *, pattern: str | None = None
+) -> ResultsFile:
+    """Find and read one attempt's JSON: the file that the script named, else the newest that fits the asked path.
+
+    A file fits by its name, alone or behind a date, or by `pattern`, a name with `*`.
+    """
+    names = _names(root / asked, pattern)
+    path = _locate(root / asked, _named(root, asked, saved_to, names), names, started_unix)
     if path is None:
         return ResultsFile(None, asked)
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
@@ -92,21 +99,24 @@ def read_results(path: Path) -> Results:
     return _parse(path)
 
 
-def _named(root: Path, asked: str, saved_to: str | None) -> Path | None:
-    """The file that the script says it wrote, where that is the asked one or its dated form in the same folder."""
+def _names(target: Path, pattern: str | None) -> re.Pattern[str]:
+    alternatives = [f"(?:{_DATED})?{re.escape(target.name)}", *([fnmatch.translate(pattern)] if pattern else [])]
+    return re.compile("|".join(alternatives))
+
+
+def _named(root: Path, asked: str, saved_to: str | None, names: re.Pattern[str]) -> Path | None:
+    """The file that the script says it wrote, where it has one of the names and lies in the asked folder."""
     if not saved_to or "\0" in saved_to or len(saved_to) > 1000:
         return None
     path, target = root / saved_to, root / asked
-    fits = re.fullmatch(f"(?:{_DATED})?{re.escape(target.name)}", path.name)
-    return path if fits and path.parent.resolve() == target.parent.resolve() else None
+    return path if names.fullmatch(path.name) and path.parent.resolve() == target.parent.resolve() else None
 
 
-def _locate(target: Path, named: Path | None, started_unix: float) -> Path | None:
+def _locate(target: Path, named: Path | None, names: re.Pattern[str], started_unix: float) -> Path | None:
     if named and named.is_file():
         return named
-    pattern = re.compile(f"(?:{_DATED})?{re.escape(target.name)}")
     folder = target.parent
-    found = [p for p in folder.iterdir() if pattern.fullmatch(p.name) and p.is_file()] if folder.is_dir() else []
+    found = [p for p in folder.iterdir() if names.fullmatch(p.name) and p.is_file()] if folder.is_dir() else []
     return max(found, key=lambda p: (is_fresh(p, started_unix), p.stat().st_mtime), default=None)
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from steph.plan.settings import ProfileError, validation_lines
 from steph.record import Value
@@ -19,40 +19,51 @@ class Paths(Value):
     """The spec's relative paths, from the pipeline root."""
 
     train_script: str = "scripts/train_qwen_law_ft.py"
+    """The training script."""
     evaluate_script: str = "scripts/evaluate_multiple_choice.py"
+    """The evaluation script."""
     train_file: str = "results/finetune/ft_direct_full_norag.jsonl"
+    """The training rows, JSON Lines with `input`, `output` and `meta`; H-2 trains on it."""
     train_file_cot: str = "results/finetune/ft_cot_full_norag.jsonl"
+    """The same with reasoned answers."""
     dataset: str = "datasets/lawqa_jp/data/selection.json"
+    """The questions, JSON with a list `samples`; H-3 asks its first ones."""
     dataset_fallback: str | None = None
+    """Used where `dataset` is not there; the record then says that it was a sample."""
     output_dir: str = "runs/debug_small_model/direct_norag_small_4bit"
+    """What H-2 passes as `--output-dir`; what lies there is moved into the record before each attempt."""
     evaluation_output: str = "results/evaluations/small_model_debug_direct.json"
+    """What H-3 passes as `--output`; moved away likewise."""
+    evaluation_output_pattern: Annotated[str, Field(pattern=r"^[^/]+$")] | None = None
+    """A file name with `*` that the script may write beside `evaluation_output` in its place, such as
+    `"results_*.json"`; a date before the asked name (`20260131-1200_NAME`) is understood without it."""
 
 
 class Build(Value):
-    """How the training file is made on demand; `{dataset}`, `{train_file}`, `{mode}`, `{samples}` are filled in.
-
-    Of an index: made anew before each evaluation with retrieval, from `{dataset}`.
-    """
+    """A command that makes an input on demand, with the pipeline's Python and from its root."""
 
     command: tuple[str, ...]
 
 
 class Description(Value):
-    """What the suite may assume of one pipeline beyond its command line.
-
-    `truncation` is "right" where the trainer cuts rows at the end (the answer goes first) and "keeps_answer" where the
-    prompt is shortened instead. `trainer` is what its memory follows: "full" casts what is not 4-bit to fp32, computes
-    all logits and pads to the maximum; "answer" casts nothing, computes the answers' logits, pads to the longest row.
-    None: predicted as "full", but no setting is passed over because of a prediction.
-    `optional_flags` lists training flags beyond the spec's; None: ask `--help`.
-    """
+    """What the suite may assume of one pipeline beyond its command line."""
 
     truncation: Literal["right", "keeps_answer"] = "right"
+    """Where a row that is too long is cut: `"right"` (its answer goes first) or `"keeps_answer"` (its prompt is
+    shortened). Where most answers would be lost, a length is skipped."""
     trainer: Literal["full", "answer"] | None = None
+    """What the trainer's memory follows: `"full"` casts what is not 4-bit to fp32, computes all logits and pads to the
+    maximum; `"answer"` casts nothing, computes the answers' logits only and pads to the longest row. Not given:
+    predicted as `"full"`, and no setting is passed over because of a prediction."""
     optional_flags: tuple[str, ...] | None = None
+    """What the training script takes beyond the flags that every such script has, `--max-steps-override` above all.
+    Not given: read off its `--help`."""
     paths: Paths = Paths()
     build: Build | None = None
+    """The builder of the training rows and its arguments, run where `paths.train_file` is missing or was built from
+    other data. `{dataset}`, `{train_file}`, `{mode}` and `{samples}` are filled in."""
     index: Build | None = None
+    """The builder of the index, run before each evaluation with retrieval. `{dataset}` is filled in."""
 
 
 class DescriptionError(ProfileError):

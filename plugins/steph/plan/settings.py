@@ -30,17 +30,24 @@ class Machine(Value):
     """What the profile expects to run on; `device = "cpu"` makes every run a rehearsal."""
 
     title: str
+    """What the report calls this machine."""
     device: Literal["gpu", "cpu"] = "gpu"
+    """`"cpu"` makes every run a rehearsal."""
 
 
 class Models(Value):
     """The model candidates in order of preference; the first `preferred` ones pass without being a substitute."""
 
     candidates: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Models in order of preference, as ids on the Hub."""
     preferred: Annotated[int, Field(ge=1)] = 2
+    """So many of the first candidates pass as they are; a later one is a substitute (PASS_DEGRADED)."""
     min_parameters: Annotated[int, Field(ge=0)] = 1_500_000_000
+    """A smaller model fails H-1, unless `--steph-model` named it."""
     max_parameters: Annotated[int, Field(gt=0)] = 4_100_000_000
+    """A larger model likewise."""
     twin: bool = False
+    """Use a random-weight twin of the first candidate, as `--steph-twin` does."""
 
 
 ProcessCount = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
@@ -76,9 +83,13 @@ class Rung(Value):
     """One step down the ladder: the settings that it changes, each None where it leaves them."""
 
     max_seq_length: Annotated[int, Field(ge=16)] | None = None
+    """The length from here on."""
     batch_size: Annotated[int, Field(ge=1)] | None = None
+    """The batch size from here on."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] | None = None
+    """The accumulation from here on."""
     use_4bit: bool | None = None
+    """`false`: without 4-bit from here on, in bf16, or fp16 where the card has no bf16."""
 
     @model_validator(mode="after")
     def _changes_something(self) -> Rung:
@@ -91,13 +102,21 @@ class Limits(Value):
     """How long things may take, in seconds, and when an answer counts as slow."""
 
     h1_seconds: Annotated[float, Field(gt=0)] = 3600
+    """All of H-1, the download included."""
     h2_seconds: Annotated[float, Field(gt=0)] = 3600
+    """All attempts of H-2."""
     h3_seconds: Annotated[float, Field(gt=0)] = 1200
+    """All attempts of H-3."""
     train_attempt_seconds: Annotated[float, Field(gt=0)] = 1800
+    """One training; then it is ended and counts as TIMEOUT."""
     evaluate_attempt_seconds: Annotated[float, Field(gt=0)] = 900
+    """One evaluation; likewise."""
     hub_request_seconds: Annotated[float, Field(gt=0)] = 20
+    """One request to the Hub."""
     terminate_grace_seconds: Annotated[float, Field(gt=0)] = 10
+    """Between SIGTERM and SIGKILL."""
     memory_return_seconds: Annotated[float, Field(gt=0)] = 30
+    """How long the GPU's memory may take to come back after an attempt."""
 
 
 class Profile(Value):

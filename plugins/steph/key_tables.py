@@ -1,0 +1,144 @@
+"""The keys of `steph.toml` and of profiles as Markdown tables, read off the models that validate them.
+
+`python -m steph.key_tables` rewrites the tables between their marks in docs/bring-your-pipeline.md and in
+docs/profiles.md; the text around them stays. A key's meaning is the string below it in its model.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from steph.plan.description import Description
+from steph.plan.settings import Profile
+
+TABLES: Mapping[str, type[BaseModel]] = {"steph.toml": Description, "profile": Profile}
+PAGES = ("docs/bring-your-pipeline.md", "docs/profiles.md")
+_BLOCK = re.compile(r"(<!-- keys: (?P<name>[\w.]+) -->\n).*?(<!-- keys end -->)", re.S)
+_HIDDEN = {("path",), ("sha256",)}  # of a profile: which file it was
+
+
+class MeaningError(ValueError):
+    """A key has no string below it that says what it means; the message names it."""
+
+
+def page(text: str) -> str:
+    """A page with all its tables as the models have them now; KeyError for a table that nobody knows."""
+    return _BLOCK.sub(lambda match: f"{match[1]}\n{table(TABLES[match['name']])}\n{match[3]}", text)
+
+
+def table(model: type[BaseModel]) -> str:
+    """One row a key, dotted from the file's top, with what is allowed, the default and the meaning."""
+    head = "| key | allowed | default | meaning |\n|---|---|---|---|\n"
+    return head + "".join(_row(way) for way in _ways(model) if tuple(step.name for step in way) not in _HIDDEN)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One name on the way from a file's top to a key, and the model that has it."""
+
+    model: type[BaseModel]
+    name: str
+
+    @property
+    def field(self) -> FieldInfo:
+        """What the model says of it."""
+        return self.model.model_fields[self.name]
+
+    @property
+    def shown(self) -> str:
+        """As in a dotted key; the name of an array of tables in brackets."""
+        return f"[{self.name}]" if _inner_model(self.field) and "tuple" in str(self.field.annotation) else self.name
+
+
+Way = tuple[Step, ...]
+
+
+def _ways(model: type[BaseModel], before: Way = ()) -> Iterator[Way]:
+    for name in model.model_fields:
+        step = Step(model, name)
+        inner = _inner_model(step.field)
+        if inner is None:
+            yield (*before, step)
+        else:
+            yield from _ways(inner, (*before, step))
+
+
+def _inner_model(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a table or of an array of tables; None where the key has a plain value."""
+    candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+    return next((c for c in candidates if inspect.isclass(c) and issubclass(c, BaseModel)), None)
+
+
+def _row(way: Way) -> str:
+    step = way[-1]
+    default = "required" if step.field.is_required() else _value(step.field.default)
+    schema = step.model.model_json_schema()["properties"][step.name]
+    cells = (f"`{'.'.join(step.shown for step in way)}`", _allowed(schema), default, meaning(way))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _value(default: object) -> str:
+    if default is None:
+        return "—"
+    if isinstance(default, float):
+        return f"`{default:g}`"
+    return f"`{json.dumps(default, ensure_ascii=False)}`"
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return _allowed(next(option for option in schema["anyOf"] if option.get("type") != "null"))
+    if "enum" in schema:
+        return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
+    words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
+    if schema["type"] == "array":
+        return f"list of {words[schema['items']['type']]}s"
+    return words[schema["type"]] + _bounds(schema)
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    return f" {', '.join(bounds)}" if bounds else ""
+
+
+def meaning(way: Way) -> str:
+    """The string below a key, else below its table, in a model or in the one that it refines; raises MeaningError."""
+    for step in reversed(way):
+        for model in step.model.__mro__:
+            if (
+                issubclass(model, BaseModel)
+                and model is not BaseModel
+                and (text := _strings_below(model).get(step.name))
+            ):
+                return text
+    raise MeaningError(f"{way[-1].model.__name__}.{way[-1].name}: no string below this key says what it means")
+
+
+def _strings_below(model: type[BaseModel]) -> dict[str, str]:
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    body = definition.body if isinstance(definition, ast.ClassDef) else []
+    found = {}
+    for field, below in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            found[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
+    return found
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or PAGES:
+        path = Path(name)
+        path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")
