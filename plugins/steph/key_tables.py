@@ -118,17 +118,14 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 def meaning(way: Way) -> str:
     """The string below a key, else below its table, in a model or in the one that it refines; raises MeaningError."""
     for step in reversed(way):
-        for model in step.model.__mro__:
-            if (
-                issubclass(model, BaseModel)
-                and model is not BaseModel
-                and (text := _strings_below(model).get(step.name))
-            ):
-                return text
+        models = step.model.__mro__[: step.model.__mro__.index(BaseModel)]
+        texts = (_strings_below(model).get(step.name) for model in models)
+        if text := next(filter(None, texts), None):
+            return text
     raise MeaningError(f"{way[-1].model.__name__}.{way[-1].name}: no string below this key says what it means")
 
 
-def _strings_below(model: type[BaseModel]) -> dict[str, str]:
+def _strings_below(model: type) -> dict[str, str]:
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     body = definition.body if isinstance(definition, ast.ClassDef) else []
     found = {}

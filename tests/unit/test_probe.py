@@ -121,7 +121,13 @@ def test_probe_works_in_the_pipelines_own_python(place: Path, minor: int) -> Non
 
 @pytest.mark.parametrize(
     ("name", "minor"),
-    [("child/inject/sitecustomize.py", 9), ("redact.py", 9), ("child/twin.py", 10), ("child/twin_tokenizer.py", 10)],
+    [
+        ("child/inject/sitecustomize.py", 9),
+        ("redact.py", 9),
+        ("child/checkup.py", 9),
+        ("child/twin.py", 10),
+        ("child/twin_tokenizer.py", 10),
+    ],
 )
 def test_what_runs_in_the_pipelines_python_is_written_for_older_ones(name: str, minor: int) -> None:
     """What the suite runs in another project's interpreter has no syntax that this interpreter would refuse."""
