@@ -117,7 +117,7 @@ def calibration_of(record: Record) -> Calibration:
     h2, choice = record.stages.get(StageId.H2), _model_of(record)
     if h2 is None or choice is None:
         return found
-    shape = shape_of(choice)
+    shape = _shape(record, choice)
     points = _points(h2.attempts, choice, shape, found)
     cautious = without_explanation(points)
     is_explained = cautious == MEASURED
@@ -147,6 +147,19 @@ def _model_of(record: Record) -> ModelChoice | None:
     """The model that H-2 trained last: its own choice where it had to go to a smaller one, else H-1's."""
     stages = (record.stages.get(stage) for stage in (StageId.H2, StageId.H1))
     return next((result.model for result in stages if result and result.model), None)
+
+
+def _shape(record: Record, choice: ModelChoice) -> ModelShape:
+    """The shape of the record's model; a twin whose folder is gone has that of the candidate it was made after."""
+    try:
+        return shape_of(choice)
+    except FitError:
+        h1 = record.stages.get(StageId.H1)
+        is_of_h1 = h1 is not None and h1.model is not None and h1.model.name == choice.name
+        names = [candidate.name for candidate in h1.candidates if candidate.outcome == "chosen"] if h1 else []
+        if not (is_of_h1 and names):
+            raise
+        return model_shape(names[0])
 
 
 def _with_second_length(

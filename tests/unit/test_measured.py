@@ -14,6 +14,7 @@ from steph.plan.vram import predict
 from steph.plan.vram_constants import GIB, MEASURED
 from steph.plan.vram_readings import predict_by
 from steph.plan.vram_terms import Workload
+from steph.record import Candidate, StageId
 
 # a pipeline of the plain kind whose logits cost 16 bytes where the formulas say 12, with 0.3 GiB more at any length
 TRUTH = replace(MEASURED, logits_scale=16 / 12, offset_bytes=0.3 * GIB, context_bytes=0.6 * GIB)
@@ -146,6 +147,23 @@ def test_attempts_on_another_model_are_no_points() -> None:
     own, _ = pair(MEASURED)
     larger = own.model_copy(update={"model_name": "Qwen/Qwen1.5-4B-Chat"})
     assert calibration_of(record_of("full", (larger,))).points == 0
+
+
+def test_a_twin_that_is_gone_has_its_originals_shape() -> None:
+    """The candidate that H-1 chose names the shape, when the twin's folder was cleared away."""
+    own, other = pair(TRUTH)
+    record = record_of("full", (own,), (other,))
+    gone = "/cache/twins/Qwen1.5-1.8B-Chat-0123"
+    h1, h2 = record.stages[StageId.H1], record.stages[StageId.H2]
+    twin = factory.model_choice(gone, source="twin", snapshot_path=gone)
+    named = h1.model_copy(update={"model": twin, "candidates": (Candidate(name=factory.MODEL, outcome="chosen"),)})
+    trained = tuple(attempt.model_copy(update={"model_name": gone}) for attempt in (own, other))
+    h2 = h2.model_copy(update={"attempts": trained[:1], "calibration_attempts": trained[1:]})
+    found = calibration_of(record.model_copy(update={"stages": {StageId.H1: named, StageId.H2: h2}}))
+    assert found.line is not None
+    unnamed = {StageId.H1: named.model_copy(update={"candidates": ()}), StageId.H2: h2}
+    with pytest.raises(FitError):
+        calibration_of(record.model_copy(update={"stages": unnamed}))
 
 
 def test_a_model_that_is_gone_leaves_the_defaults() -> None:
