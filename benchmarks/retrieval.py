@@ -18,9 +18,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import bm25s
-import rank_bm25
-import sudachipy
 from app.core.lawqa import Question, load_questions
 from app.retrieval.bm25 import BM25Retriever, grams, load_retriever
 from app.retrieval.passages import Passage, corpus_of, passages_of
@@ -138,14 +135,20 @@ class Bench:
 
 def by_bm25s(corpus: list[list[str]]) -> Scores:
     """As the pipeline does."""
+    import bm25s
+
     index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
     index.index(corpus, show_progress=False)
-    return index.get_scores
+    scores: Scores = index.get_scores
+    return scores
 
 
 def by_rank_bm25(corpus: list[list[str]]) -> Scores:
     """rank-bm25's Okapi with the same k1 and b; it keeps its own inverse document frequency."""
-    return rank_bm25.BM25Okapi(corpus, k1=1.5, b=0.75).get_scores
+    import rank_bm25
+
+    scores: Scores = rank_bm25.BM25Okapi(corpus, k1=1.5, b=0.75).get_scores
+    return scores
 
 
 def characters(*sizes: int) -> Tokenise:
@@ -160,6 +163,8 @@ def characters(*sizes: int) -> Tokenise:
 
 def words(mode: str) -> Tokenise:
     """SudachiPy's content words in their normalised form; mode A is the shortest unit, C the longest."""
+    import sudachipy
+
     split = getattr(sudachipy.SplitMode, mode)
     dictionary = sudachipy.Dictionary().tokenizer(split)
 

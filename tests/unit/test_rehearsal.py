@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from fake_hub import FakeHub, FakeModel
 from steph.judge.verdict import Overall, overall
-from steph.record import Record, StageId
+from steph.record import ExtendedId, Record, StageId, Verdict
 from steph.run.journal import read_record, record_folders
+from steph.tell.commands import TEST_IDS
 from suite_runs import CLONE, PAGE, clean_environment
 
 GUEST = Path(__file__).parent / "guest_pipeline"
@@ -30,14 +31,18 @@ class Rehearsed:
 
 
 def _rehearse(
-    folder: Path, profile: str, environment: Mapping[str, str], pipeline: Path = CLONE / "pipeline"
+    folder: Path,
+    profile: str,
+    environment: Mapping[str, str],
+    pipeline: Path = CLONE / "pipeline",
+    more_tests: tuple[str, ...] = (),
 ) -> Rehearsed:
     # a copy: the pipeline's own folders hold what a person's last acceptance left there
     ignored = shutil.ignore_patterns("runs", "results", "__pycache__")
     root = shutil.copytree(pipeline, folder / "pipeline", ignore=ignored, dirs_exist_ok=True)
     places = (f"--steph-pipeline-root={root}", f"--steph-report={folder / 'reports'}", f"--steph-profile={profile}")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "gpu", str(PAGE), *places, "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-m", "gpu", str(PAGE), *more_tests, *places, "-p", "no:cacheprovider"],
         cwd=CLONE,
         env=clean_environment() | dict(environment),
         capture_output=True,
@@ -57,8 +62,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Rehearsed:
-    """The CPU profile as it is shipped."""
-    return _rehearse(tmp_path_factory.mktemp("cpu"), "cpu", {"STEPH_CACHE": str(cache)})
+    """The CPU profile as it is shipped, and the stage with retrieval."""
+    with_rag = (str(CLONE / TEST_IDS[ExtendedId.RAG]),)
+    return _rehearse(tmp_path_factory.mktemp("cpu"), "cpu", {"STEPH_CACHE": str(cache)}, more_tests=with_rag)
 
 
 def test_the_reference_pipeline_rehearses_green_on_the_cpu(rehearsed: Rehearsed) -> None:
@@ -67,6 +73,13 @@ def test_the_reference_pipeline_rehearses_green_on_the_cpu(rehearsed: Rehearsed)
     training = rehearsed.record.stages[StageId.H2].attempts[-1]
     assert "bitsandbytes" in training.probes[0].packages
     assert "予行・受入ではない" in rehearsed.report
+
+
+def test_the_reference_pipeline_answers_with_passages_of_an_index_built_for_it(rehearsed: Rehearsed) -> None:
+    """H-3rag has the pipeline build its index, and the prompts carry what was found in it."""
+    result = rehearsed.record.extended[ExtendedId.RAG]
+    assert result.verdict is Verdict.PASS
+    assert {"line_rag_enabled", "rag_retrieved", "rag_in_prompt", "config_as_asked"} <= result.held
 
 
 @pytest.mark.usefixtures("rehearsed")

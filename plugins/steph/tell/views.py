@@ -12,6 +12,7 @@ from steph.record import (
     AnyStage,
     Attempt,
     EvalOutcome,
+    ExtendedId,
     ModelChoice,
     Record,
     RecordKind,
@@ -43,7 +44,8 @@ def short_name(model: str) -> str:
 
 def stage_table(record: Record) -> Markdown:
     """Give the first screen's table of the three stages, and of the extended ones that have run."""
-    rows = [_stage_row(record, stage) for stage in (*StageId, *sorted(record.extended))]
+    extended = [stage for stage in ExtendedId if stage in record.extended]
+    rows = [_stage_row(record, stage) for stage in (*StageId, *extended)]
     header = ("ステージ", "判定", "所要時間", "VRAM ピーク", "試行", "開始(UTC)")
     return table(header, rows, align="llrrrl")
 
