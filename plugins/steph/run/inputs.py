@@ -67,7 +67,8 @@ def read_dataset(root: Path, description: Description) -> DataFile:
 
 def read_train_file(root: Path, relative: str, mode: Literal["direct", "cot"] = "direct") -> DataFile:
     """The training rows; raises InputError for a missing file, a broken line or a row without `input` or `output`."""
-    data = _read(root / relative, "paths.train_file", "build it with scripts/build_finetune_dataset.py (README)")
+    role: Literal["train_file", "train_file_cot"] = "train_file" if mode == "direct" else "train_file_cot"
+    data = _read(root / relative, f"paths.{role}", "build it with scripts/build_finetune_dataset.py (README)")
     rows = 0
     for number, row in _json_lines(data, root / relative):
         for key in ("input", "output"):
@@ -78,7 +79,6 @@ def read_train_file(root: Path, relative: str, mode: Literal["direct", "cot"] = 
         rows += 1
     if rows == 0:
         raise InputError(f"{root / relative}: holds no rows; remedy: build the file again")
-    role: Literal["train_file", "train_file_cot"] = "train_file" if mode == "direct" else "train_file_cot"
     return DataFile(role=role, path=relative, sha256=hashlib.sha256(data).hexdigest(), rows=rows)
 
 
