@@ -14,7 +14,7 @@ accept: setup
 	@bash tools/accept.sh $(ARGS)
 
 test: setup
-	.venv/bin/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	.venv/bin/python -m pytest -m "not gpu" -n 2 --dist loadfile $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check .
