@@ -17,7 +17,7 @@ TRAIN_FILE = "results/finetune/ft_direct_full_norag.jsonl"
 DATASET = "datasets/lawqa_jp/data/selection.json"
 HELD_OUT = 3
 FULL_ROWS = 160
-_FILLER = "law and order " * 500
+_FILLER = "law and order " * 1000
 WHOLE_BATCHES_OF = 8
 
 

@@ -1,261 +1,220 @@
-"""Measure the memory of training steps on one GPU, one process a model, one JSON line a point.
+"""Measure the memory of training runs, each in a process of its own on one of the visible GPUs; a JSON line a point.
 
-    python -m benchmarks.vram_grid --twins FOLDER --output points.jsonl --seconds 900
-    python -m benchmarks.vram_grid --twins FOLDER --output points.jsonl --dry       (CPU, tiny model)
+    PYTHONPATH=.:plugins python -m benchmarks.vram_grid --work DIR --tokenizer DIR --output points.jsonl --seconds 500
+    PYTHONPATH=.:plugins python -m benchmarks.vram_grid --work DIR --output points.jsonl --dry   (CPU, tiny model)
 
-`FOLDER` holds one model folder a shape, named by the last part of its name (steph's twins). Points that the output
-already has are left out, so that a run that was cut off goes on. Every row is exactly as long as its point says.
+`answer` points run the reference pipeline's training script, `full` points `benchmarks.plain_trainer`. Every row is
+exactly as long as its point says. Several runs share a card, for as long as their predicted peaks fit; their own
+peaks come from their allocators. The points at the interval's ends come last, since they need the constants that the
+calibration points give. Points that the output already has are left out, so that a run that was cut off goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from benchmarks.shared_base import SharedBase
-from benchmarks.vram_points import ACCUMULATION_STEPS, DRY_MODEL, LABELS, MODELS, Point, points_of
+from steph.plan.vram_constants import GIB, MEASURED
+from steph.record import Device
+from steph.run import telemetry
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS = 2  # the optimizer's state is there from the second step on
-IGNORED = -100
+from benchmarks.inputs import REPOSITORY, full_rows, make_twin
+from benchmarks.vram_points import DRY_MODEL, MODELS, Point, bounds, points_of
+from benchmarks.vram_report import constants_from, read_points
+
+STEPS = 3  # the optimizer's state is there from the second step on
+GRAPHED_STEPS = 6  # a graph is captured in the third
+CARD_SHARE = 0.9
+INJECT = REPOSITORY / "plugins" / "steph" / "child" / "inject"
+
+
+@dataclass
+class Running:
+    """A measurement under way."""
+
+    point: Point
+    card: Device | None
+    process: subprocess.Popen[bytes]
+    folder: Path
+    log: IO[bytes]
+    started: float
+    most_used_bytes: int = 0
+
+    @property
+    def due_bytes(self) -> int:
+        """What it will take of the card, as far as is known."""
+        return self.point.forecast(MEASURED).total_bytes
+
+
+class Grid:
+    """Runs points side by side and writes each down as it ends."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._work: Path = options.work.resolve()
+        self._output: Path = options.output.resolve()
+        self._jobs: int = options.jobs
+        self._deadline = time.monotonic() + options.seconds
+        self._cards: tuple[Device | None, ...] = (None,) if options.dry else telemetry.visible_devices(os.environ)
+        self._total_bytes = None if options.dry else _torch_total_bytes()
+        self._running: list[Running] = []
+        self._work.mkdir(parents=True, exist_ok=True)
+        self._rows = full_rows(self._work)
+        self._twins = self._make_twins(options)
+
+    def _make_twins(self, options: argparse.Namespace) -> dict[str, Path]:
+        log = self._work / "twins.log"
+        names = (DRY_MODEL,) if options.dry else MODELS
+        return {
+            name: make_twin(name, self._work / "twins", options.tokenizer, self._rows, log, tiny=options.dry)
+            for name in names
+        }
+
+    def measure(self, points: Sequence[Point]) -> None:
+        """Every point that the output lacks, the largest first, within the time."""
+        done = {json.loads(line)["key"] for line in self._lines()}
+        waiting = [point for point in points if point.key not in done]
+        waiting.sort(key=lambda point: point.forecast(MEASURED).total_bytes, reverse=True)
+        while waiting or self._running:
+            for card in self._cards:
+                while waiting and self._has_room(waiting[0], card):
+                    self._running.append(self._start(waiting.pop(0), card))
+            if waiting and time.monotonic() > self._deadline:
+                print(f"the time is used up: {len(waiting)} points are not measured", file=sys.stderr)
+                waiting.clear()
+            time.sleep(0.1)
+            self._watch_memory()
+            for found in [running for running in self._running if running.process.poll() is not None]:
+                self._running.remove(found)
+                self._write(found)
+
+    def _lines(self) -> list[str]:
+        return self._output.read_text(encoding="utf-8").splitlines() if self._output.is_file() else []
+
+    def _has_room(self, point: Point, card: Device | None) -> bool:
+        there = [running for running in self._running if running.card == card]
+        if time.monotonic() > self._deadline or len(there) >= self._jobs:
+            return False
+        due = sum(running.due_bytes for running in there) + point.forecast(MEASURED).total_bytes
+        return card is None or not there or due <= CARD_SHARE * card.total_bytes
+
+    def _start(self, point: Point, card: Device | None) -> Running:
+        folder = self._work / "points" / f"{time.monotonic_ns()}"
+        folder.mkdir(parents=True)
+        log = (folder / "log").open("wb")
+        command = [sys.executable, *_script(point), *self._flags(point, folder / "output")]
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY / "pipeline" if point.trainer == "answer" else REPOSITORY,
+            env=self._environment(point, card, folder),
+            stdout=log,
+            stderr=log,
+        )
+        return Running(point, card, process, folder, log, time.monotonic())
+
+    def _environment(self, point: Point, card: Device | None, folder: Path) -> dict[str, str]:
+        """The suite's own probe tells the peaks at the end, its cap limits the allocator."""
+        found = {**os.environ, "STEPH_PROBE_DIR": str(folder), "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+        found["PYTHONPATH"] = os.pathsep.join([str(INJECT), found.get("PYTHONPATH", "")])
+        if card is not None:
+            found["CUDA_VISIBLE_DEVICES"] = card.uuid
+        if point.allowed_gib is not None and self._total_bytes is not None:
+            fraction = point.allowed_gib * GIB / self._total_bytes
+            found["PYTORCH_CUDA_ALLOC_CONF"] = telemetry.merge_alloc_conf(None, fraction)
+        return found
+
+    def _flags(self, point: Point, output: Path) -> list[str]:
+        values = {
+            "--model-name": self._twins[point.model],
+            "--output-dir": output,
+            "--batch-size": point.batch,
+            "--max-seq-length": point.seq,
+            "--gradient-accumulation-steps": point.accumulation,
+            "--max-steps-override": GRAPHED_STEPS if point.cuda_graph else STEPS,
+            "--lora-r": point.r,
+            "--target-modules": ",".join(point.targets),
+        }
+        if point.trainer == "answer":
+            values |= {
+                "--train-file": self._rows,
+                "--gradient-checkpointing": "on" if point.recompute else "off",
+                "--fuse-accumulation": "off",
+                "--cuda-graph": "on" if point.cuda_graph else "off",
+            }
+        more = ["--use-4bit", "--do-train"] if point.trainer == "answer" else []
+        return [*(str(word) for pair in values.items() for word in pair), *more]
+
+    def _watch_memory(self) -> None:
+        cards = [card for card in self._cards if card is not None]
+        held = {holder.pid: holder.used_bytes or 0 for card in cards for holder in telemetry.memory_holders(card.uuid)}
+        for running in self._running:
+            running.most_used_bytes = max(running.most_used_bytes, held.get(running.process.pid, 0))
+
+    def _write(self, found: Running) -> None:
+        found.log.close()
+        line = {**asdict(found.point), "key": found.point.key, "use": found.point.use, **self._measured(found)}
+        with self._output.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        shown = {name: line[name] for name in ("model", "trainer", "batch", "seq", "peak_reserved", "oom", "error")}
+        print(json.dumps(shown), file=sys.stderr)
+        if line["error"] is None:
+            shutil.rmtree(found.folder)
+
+    def _measured(self, found: Running) -> dict[str, Any]:
+        probes = [json.loads(path.read_text(encoding="utf-8")) for path in found.folder.glob("probe-*.json")]
+        probe: dict[str, Any] = next((probe for probe in probes if probe["pid"] == found.process.pid), {})
+        oom = probe.get("exception_message") if "OutOfMemory" in probe.get("exception_type", "") else None
+        failed = found.process.returncode != 0 and oom is None
+        reserved = probe.get("peak_reserved_bytes")
+        used = found.most_used_bytes
+        return {
+            "peak_allocated": probe.get("peak_allocated_bytes"),
+            "peak_reserved": reserved,
+            "allocator_retries": probe.get("allocator_retries"),
+            "memory_fraction": probe.get("memory_fraction"),
+            "context": used - reserved if used and reserved and oom is None else None,
+            "oom": oom,
+            "error": (found.folder / "log").read_text(errors="replace")[-2000:] if failed else None,
+            "seconds": round(time.monotonic() - found.started, 1),
+            "device": found.card.name if found.card else None,
+            "versions": probe.get("packages"),
+        }
+
+
+def _torch_total_bytes() -> int:
+    """What a memory fraction is a fraction of, which is a little less than the driver's figure."""
+    ask = "import torch; print(torch.cuda.get_device_properties(0).total_memory)"
+    return int(subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True).stdout)
+
+
+def _script(point: Point) -> list[str]:
+    return ["scripts/train_qwen_law_ft.py"] if point.trainer == "answer" else ["-m", "benchmarks.plain_trainer"]
 
 
 def main() -> int:
-    """Run the driver, or with --model one model's points."""
-    options = _options()
-    if options.model:
-        ModelRun(options).run()
-        return 0
-    deadline = time.monotonic() + options.seconds
-    for model in (DRY_MODEL,) if options.dry else MODELS:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            print(f"{model}: not started, the time is used up", file=sys.stderr)
-            continue
-        again = ["--twins", str(options.twins), "--output", str(options.output), "--seconds", str(left)]
-        command = [sys.executable, "-m", "benchmarks.vram_grid", "--model", model, *again]
-        status = subprocess.run([*command, *(["--dry"] if options.dry else [])], cwd=REPOSITORY).returncode
-        print(f"{model}: exit status {status}", file=sys.stderr)
-    return 0
-
-
-def _options() -> argparse.Namespace:
+    """Measure the grid, then the ends of the intervals that its calibration points give."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--twins", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for twins and runs; twins are kept")
+    parser.add_argument("--tokenizer", type=Path, help="folder of a Qwen tokenizer")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=900.0)
-    parser.add_argument("--model")
+    parser.add_argument("--seconds", type=float, default=900.0, help="no point is started later than this")
+    parser.add_argument("--jobs", type=int, default=6, help="processes side by side on a card")
     parser.add_argument("--dry", action="store_true")
     options = parser.parse_args()
-    options.twins, options.output = options.twins.resolve(), options.output.resolve()
-    return options
-
-
-class ModelRun:
-    """One model in one process: loaded once in 4 bits, an adapter of its own for each point."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.output: Path = options.output
-        self.deadline = time.monotonic() + options.seconds
-        self.model_name: str = options.model
-        self.folder = options.twins / options.model.rpartition("/")[2]
-        self.used_before = _device_used_bytes()
-        sys.path[:0] = [str(REPOSITORY / "pipeline"), str(REPOSITORY / "plugins")]
-        sys.modules["datasets"] = None  # type: ignore[assignment]  # the rows are lists; pipeline/datasets/ is no package
-        import torch
-        from app.llm.loading import Quantization, load_base_model
-        from peft import get_peft_model
-
-        self.torch = torch
-        self.on_gpu = torch.cuda.is_available()
-        self.shared = SharedBase(load_base_model, get_peft_model)
-        self.base = self.shared.load(str(self.folder), torch.bfloat16, Quantization())
-        self.base.config.use_cache = False
-        self.loaded = self._peaks()
-        self.prepared: dict[str, int | None] | None = None
-
-    def run(self) -> None:
-        """Measure every point that is still missing, within the time."""
-        done = set(_keys(self.output))
-        for point in points_of(self.model_name):
-            if point.key in done:
-                continue
-            if time.monotonic() > self.deadline:
-                print(f"{self.model_name}: stopped before {point}, the time is used up", file=sys.stderr)
-                return
-            if point.trainer == "full":
-                peaks = self._prepare()
-                self.prepared = self.prepared or peaks
-            self._write(point, self._measure(point))
-
-    def _write(self, point: Point, measured: dict[str, Any]) -> None:
-        line = {**asdict(point), "key": point.key, "use": point.use, **measured, "versions": _versions()}
-        with self.output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-        print(json.dumps(line), file=sys.stderr)
-
-    def _peaks(self) -> dict[str, int | None]:
-        if not self.on_gpu:
-            return {"peak_allocated": None, "peak_reserved": None}
-        cuda = self.torch.cuda
-        return {"peak_allocated": cuda.max_memory_allocated(), "peak_reserved": cuda.max_memory_reserved()}
-
-    def _reset(self) -> None:
-        gc.collect()
-        if self.on_gpu:
-            self.torch.cuda.empty_cache()
-            self.torch.cuda.reset_peak_memory_stats()
-
-    def _prepare(self) -> dict[str, int | None]:
-        """The plain trainer's preparation and its peaks; only the first one casts, each switches recompute on."""
-        from peft import prepare_model_for_kbit_training
-
-        self._reset()
-        prepare_model_for_kbit_training(self.base)
-        return self._peaks()
-
-    def _measure(self, point: Point) -> dict[str, Any]:
-        self._reset()
-        started = time.monotonic()
-        self._cap(point.allowed_gib)
-        oom = None
-        try:
-            self._train(point)
-        except self.torch.OutOfMemoryError as error:
-            oom = str(error)[:300]
-        peaks, context = self._peaks(), self._context_bytes()
-        self._cap(None)
-        self.shared.release()
-        prepared = {f"prepare_{name}": value for name, value in (self.prepared or {}).items()}
-        loaded = {f"load_{name}": value for name, value in self.loaded.items()}
-        seconds = round(time.monotonic() - started, 2)
-        return {**peaks, **prepared, **loaded, "context": context, "oom": oom, "seconds": seconds}
-
-    def _cap(self, allowed_gib: float | None) -> None:
-        if self.on_gpu:
-            total = self.torch.cuda.get_device_properties(0).total_memory
-            share = 1.0 if allowed_gib is None else min(1.0, allowed_gib * 2**30 / total)
-            self.torch.cuda.set_per_process_memory_fraction(share)
-
-    def _context_bytes(self) -> int | None:
-        """What the process holds on the card beside its allocator; None where the card shows no figures."""
-        used = _device_used_bytes()
-        if used is None or self.used_before is None:
-            return None
-        return int(used - self.used_before - self.torch.cuda.memory_reserved())
-
-    def _adapted(self, point: Point) -> Any:  # noqa: ANN401 - a PeftModel, whose package is loaded late
-        from peft import LoraConfig
-
-        config = LoraConfig(
-            r=point.r, lora_alpha=32, lora_dropout=0.05, target_modules=list(point.targets), task_type="CAUSAL_LM"
-        )
-        return self.shared.adapt(self.base, config)
-
-    def _train(self, point: Point) -> None:
-        rows = _rows(point, self.base.config.vocab_size)
-        if point.trainer == "answer":
-            self._answer_trainer(point, rows).train()
-        else:
-            self._plain_trainer(point, rows).train()
-
-    def _answer_trainer(self, point: Point, rows: list[dict[str, list[int]]]) -> Any:  # noqa: ANN401
-        """The reference pipeline's own trainer, arguments and collator."""
-        from app.training import run
-        from app.training.collator import AnswerCollator
-        from app.training.memory import set_recompute
-        from app.training.metrics import RecordingTrainer, StepRecorder
-        from app.training.plan import StepPlan
-        from app.training.settings import parse_settings
-
-        flags = {
-            "--model-name": self.folder,
-            "--train-file": "unused",
-            "--output-dir": self.output.parent / "vram-runs",
-            "--batch-size": point.batch,
-            "--gradient-accumulation-steps": ACCUMULATION_STEPS,
-            "--max-steps-override": STEPS,
-            "--logging-steps": 1,
-        }
-        settings = parse_settings([str(word) for pair in flags.items() for word in pair])
-        model = self._adapted(point)
-        set_recompute(model, point.recompute)
-        plan = StepPlan(point.recompute, 1, "as the point says")
-        return RecordingTrainer(
-            StepRecorder(),
-            model=model,
-            args=_without_saving(run._arguments(settings, len(rows), plan, self.torch.bfloat16)),
-            train_dataset=rows,
-            data_collator=AnswerCollator(0),
-        )
-
-    def _plain_trainer(self, point: Point, rows: list[dict[str, list[int]]]) -> Any:  # noqa: ANN401
-        """The Trainer as a plain script uses it: no autocast, logits everywhere, transformers' own collator."""
-        from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer, TrainingArguments
-
-        tokenizer = AutoTokenizer.from_pretrained(self.folder)
-        arguments = TrainingArguments(
-            output_dir=str(self.output.parent / "vram-runs"),
-            per_device_train_batch_size=point.batch,
-            gradient_accumulation_steps=ACCUMULATION_STEPS,
-            max_steps=STEPS,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=not self.on_gpu,
-        )
-        texts = [{"input_ids": row["input_ids"], "attention_mask": [1] * len(row["input_ids"])} for row in rows]
-        return Trainer(
-            model=self._adapted(point),
-            args=arguments,
-            train_dataset=texts,
-            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
-        )
-
-
-def _without_saving(arguments: Any) -> Any:  # noqa: ANN401 - TrainingArguments
-    arguments.save_strategy = "no"
-    return arguments
-
-
-def _rows(point: Point, vocabulary: int) -> list[dict[str, list[int]]]:
-    """Rows of exactly the point's length, their last tokens labelled."""
-    ids = [[(7 * row + at) % (vocabulary - 1) + 1 for at in range(point.seq)] for row in range(_row_count(point))]
-    return [{"input_ids": row, "labels": [IGNORED] * (len(row) - LABELS) + row[-LABELS:]} for row in ids]
-
-
-def _row_count(point: Point) -> int:
-    return point.batch * ACCUMULATION_STEPS * STEPS
-
-
-def _keys(output: Path) -> Iterator[str]:
-    if output.is_file():
-        for line in output.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)["key"]
-
-
-def _device_used_bytes() -> int | None:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
-    except Exception:  # no card, no library, or figures hidden: not measured
-        return None
-
-
-def _versions() -> dict[str, str]:
-    from app.training.metrics import versions
-
-    return versions()
+    with telemetry.kept_loaded():
+        grid = Grid(options)
+        grid.measure([point for model in ((DRY_MODEL,) if options.dry else MODELS) for point in points_of(model)])
+        if not options.dry:
+            grid.measure(tuple(bounds(constants_from(read_points(options.output)))))
+    return 0
 
 
 if __name__ == "__main__":

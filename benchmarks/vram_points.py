@@ -1,30 +1,41 @@
 """The grid of the memory model's validation: which points set its constants and which judge it, fixed beforehand.
 
-Points of the small model with a head of its own set the constants; those of four other shapes judge the prediction.
+Points of the small model with a head of its own set the constants. Those of four other shapes were looked at while the
+allocator's part of the model was written (`seen`). Those of the second series, on three shapes more and at settings of
+their own, were drawn up after it and judge it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from steph.plan.shapes import BUILT_IN, TINY, linear_shapes
-from steph.plan.vram_constants import GIB
+from steph.plan.vram import KEPT_FREE_BYTES, Forecast, predict
+from steph.plan.vram_constants import GIB, Constants
 from steph.plan.vram_terms import DEFAULT_TARGETS, Trainer, Workload
 
 CALIBRATES = "Qwen/Qwen1.5-1.8B-Chat"
-JUDGED = ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B")
-MODELS = (CALIBRATES, *JUDGED)
+SEEN = ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B")
+NEW = ("Qwen/Qwen3-0.6B", "Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen1.5-4B-Chat")
+MODELS = (CALIBRATES, *SEEN, *NEW)
 DRY_MODEL = "tiny"
-ACCUMULATION_STEPS = 2
 LABELS = 3  # a letter, the end of the turn, a line break
 ALL_LINEAR = tuple(linear_shapes(TINY))
+SHAPES = {**BUILT_IN, DRY_MODEL: TINY}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+Bound = Literal["fits", "does_not_fit"]
+Use = Literal["calibrate", "seen", "judge"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement; `allowed_gib` caps the allocator, None leaves it the whole card."""
+    """One measurement; `allowed_gib` caps the allocator, None leaves it the whole card.
+
+    `cuda_graph`: the reference trainer replays its steps, which it does for a step of one micro-batch without
+    recompute. `bound`: the cap was chosen so that the prediction is only just this verdict.
+    """
 
     model: str
     trainer: Trainer
@@ -33,12 +44,18 @@ class Point:
     r: int = 16
     targets: tuple[str, ...] = DEFAULT_TARGETS
     recompute: bool = True
+    accumulation: int = 2
+    cuda_graph: bool = False
     allowed_gib: float | None = None
+    bound: Bound | None = None
+    series: int = 1
 
     @property
-    def use(self) -> Literal["calibrate", "judge"]:
-        """Whether this point sets constants or judges them; never both."""
-        return "calibrate" if self.model == CALIBRATES and self.allowed_gib is None else "judge"
+    def use(self) -> Use:
+        """Whether this point sets constants, was seen while the model was made, or judges it; never two of them."""
+        if self.model == CALIBRATES and self.allowed_gib is None:
+            return "calibrate"
+        return "judge" if self.series == 2 or self.bound else "seen"
 
     @property
     def work(self) -> Workload:
@@ -47,12 +64,16 @@ class Point:
             trainer=self.trainer,
             batch_size=self.batch,
             width=self.seq,
-            accumulation_steps=ACCUMULATION_STEPS,
+            accumulation_steps=self.accumulation,
             lora_r=self.r,
             target_modules=self.targets,
             recompute=self.recompute,
             label_positions=LABELS + 1,
         )
+
+    def forecast(self, constants: Constants) -> Forecast:
+        """The prediction for this point."""
+        return predict(SHAPES[self.model], self.work, constants)
 
     @property
     def key(self) -> str:
@@ -78,6 +99,21 @@ _FULL: Sequence[tuple[int, int, int, tuple[str, ...], bool]] = (
     (1, 2048, 64, DEFAULT_TARGETS, True),
     (8, 512, 16, DEFAULT_TARGETS, True),
 )
+_SECOND_ANSWER: Sequence[tuple[int, int, int, tuple[str, ...], bool]] = (
+    (3, 640, 32, ATTENTION, True),
+    (1, 1536, 8, ALL_LINEAR, True),
+    (6, 384, 16, DEFAULT_TARGETS, True),
+    (2, 896, 16, ALL_LINEAR, False),
+    (4, 320, 16, DEFAULT_TARGETS, False),
+)
+_SECOND_FULL: Sequence[tuple[int, int, int, tuple[str, ...], bool]] = (
+    (3, 384, 16, DEFAULT_TARGETS, True),
+    (1, 1536, 16, ALL_LINEAR, True),
+    (4, 640, 8, DEFAULT_TARGETS, True),
+    (2, 256, 64, ATTENTION, True),
+)
+# batch, seq, targets of the reference trainer's one-graph steps, as H-2 runs them on a large card
+_GRAPHS: Sequence[tuple[int, int, tuple[str, ...]]] = ((4, 512, DEFAULT_TARGETS), (2, 768, ALL_LINEAR))
 # under the 8.8 GiB that an RTX 3080 leaves the allocator: some run out of memory, none of those may be said to fit
 _CAPPED_GIB = 8.8
 _CAPPED: Sequence[tuple[str, Trainer, int, int]] = (
@@ -92,18 +128,48 @@ _CAPPED: Sequence[tuple[str, Trainer, int, int]] = (
 
 
 def points_of(model: str) -> tuple[Point, ...]:
-    """A model's points: the answer trainer's first, since the plain one's upcast can't be undone."""
+    """A model's points whose settings do not depend on a prediction."""
     if model == DRY_MODEL:
         tiny: tuple[Trainer, ...] = ("answer", "full")
-        return tuple(Point(DRY_MODEL, trainer, 2, 32, 4) for trainer in tiny)
+        return tuple(Point(DRY_MODEL, trainer, 2, 128, 4) for trainer in tiny)
+    if model in NEW:
+        return _second(model, every=1)
     free = [Point(model, "answer", *values) for values in _ANSWER] + [Point(model, "full", *values) for values in _FULL]
+    graphs = [
+        Point(model, "answer", batch, seq, targets=targets, recompute=False, accumulation=1, cuda_graph=True)
+        for batch, seq, targets in _GRAPHS
+    ]
     capped = [Point(*values, allowed_gib=_CAPPED_GIB) for values in _CAPPED if values[0] == model]
-    return tuple(sorted([*free, *capped], key=lambda point: (point.trainer == "full", point.allowed_gib is not None)))
+    return (*free, *graphs, *capped, *(_second(model, every=2) if model in SEEN else ()))
 
 
-def card_bytes(point: Point, context_bytes: float, kept_free_bytes: int) -> float | None:
+def _second(model: str, every: int) -> tuple[Point, ...]:
+    answer = [Point(model, "answer", *values, series=2) for values in _SECOND_ANSWER[::every]]
+    full = [Point(model, "full", *values, series=2) for values in _SECOND_FULL[::every]]
+    return (*answer, *full)
+
+
+def bounds(constants: Constants) -> Iterator[Point]:
+    """Points at the interval's two ends: a cap under which a run is only just said to fit, or not to fit.
+
+    The first must train and the second must run out of memory, or the interval is too narrow.
+    """
+    settings: tuple[Callable[[str], Point], ...] = (
+        lambda model: Point(model, "answer", 4, 1024, targets=ALL_LINEAR),
+        lambda model: Point(model, "answer", 2, 512, recompute=False),
+        lambda model: Point(model, "full", 2, 512),
+    )
+    for model in (*NEW, "Qwen/Qwen3-8B"):
+        for point in (made(model) for made in settings):
+            found = point.forecast(constants)
+            ends: dict[Bound, float] = {
+                "fits": found.high_bytes - constants.context_bytes,
+                "does_not_fit": found.low_bytes - constants.context_bytes - KEPT_FREE_BYTES,
+            }
+            for bound, allowed_bytes in ends.items():
+                yield replace(point, allowed_gib=round(allowed_bytes / GIB, 3), bound=bound)
+
+
+def card_bytes(point: Point, constants: Constants) -> float | None:
     """The size of the card that a capped point stands for, None for the others."""
-    return None if point.allowed_gib is None else point.allowed_gib * GIB + context_bytes + kept_free_bytes
-
-
-SHAPES = {**BUILT_IN, DRY_MODEL: TINY}
+    return None if point.allowed_gib is None else point.allowed_gib * GIB + constants.context_bytes + KEPT_FREE_BYTES

@@ -9,22 +9,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from steph.plan.vram import KEPT_FREE_BYTES, Forecast, predict
+from steph.plan.vram import Forecast
 from steph.plan.vram_calibration import MeasuredPoint, calibrated
 from steph.plan.vram_constants import GIB, MEASURED, Constants
 
-from benchmarks.vram_points import SHAPES, Point, card_bytes
+from benchmarks.vram_points import SHAPES, Point, Use, card_bytes
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One line of the grid: the point, and its peaks as a process of its own would show them."""
+    """One line of the grid: the point and its process's peaks."""
 
     point: Point
     allocated_bytes: int
@@ -52,18 +52,16 @@ class Judged:
 
 
 def read_points(path: Path) -> list[Measured]:
-    """Every measured point; those of the dry run, which have no peaks, are left out."""
+    """Every measured point; those that failed otherwise than for memory, or have no peaks (dry run), are left out."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [_measured(line) for line in lines if line["peak_allocated"] is not None]
+    return [_measured(line) for line in lines if line["peak_allocated"] is not None and line["error"] is None]
 
 
 def _measured(line: dict[str, Any]) -> Measured:
-    values = {field.name: line[field.name] for field in fields(Point)}
+    values = {field.name: line[field.name] for field in fields(Point) if field.name in line}
     point = Point(**{**values, "targets": tuple(values["targets"])})
-    # each point's peak was counted anew; a process of its own also has the peak of its preparation
-    allocated = max(line["peak_allocated"], line.get("prepare_peak_allocated") or 0)
-    reserved = max(line["peak_reserved"], line.get("prepare_peak_reserved") or 0)
-    return Measured(point, allocated, reserved, line["context"], line["oom"] is not None)
+    oom = line["oom"] is not None
+    return Measured(point, line["peak_allocated"], line["peak_reserved"], line["context"], oom)
 
 
 def constants_from(points: Sequence[Measured]) -> Constants:
@@ -77,10 +75,10 @@ def _as_point(found: Measured) -> MeasuredPoint:
     return MeasuredPoint(shape, found.point.work, found.allocated_bytes, found.reserved_bytes, found.context_bytes)
 
 
-def judge(points: Sequence[Measured], constants: Constants) -> list[Judged]:
-    """Predictions for the points that set nothing."""
-    chosen = [found for found in points if found.point.use == "judge"]
-    return [Judged(found, predict(SHAPES[found.point.model], found.point.work, constants)) for found in chosen]
+def judge(points: Sequence[Measured], constants: Constants, uses: Collection[Use]) -> list[Judged]:
+    """Predictions for points that set nothing."""
+    chosen = [found for found in points if found.point.use in uses]
+    return [Judged(found, found.point.forecast(constants)) for found in chosen]
 
 
 def table(judged: Sequence[Judged], constants: Constants) -> str:
@@ -88,10 +86,11 @@ def table(judged: Sequence[Judged], constants: Constants) -> str:
     free = [found for found in judged if found.measured.point.allowed_gib is None and not found.measured.oom]
     capped = [found for found in judged if found.measured.point.allowed_gib is not None]
     lines = [
-        "| model | trainer | batch x seq | LoRA | recompute | allocated: measured, predicted | reserved: measured, "
+        "| model | trainer | batch x seq | LoRA | steps | allocated: measured, predicted | error "
+        "| reserved: measured, predicted | error |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *map(_free_row, free),
     ]
-    lines[0] += "predicted | error |"
-    lines += ["|---|---|---|---|---|---|---|---|", *map(_free_row, free)]
     if free:
         errors = [abs(found.reserved_error) for found in free]
         lines += ["", f"Reserved: median error {median(errors):.1%}, largest {max(errors):.1%} ({len(free)} points)."]
@@ -99,36 +98,40 @@ def table(judged: Sequence[Judged], constants: Constants) -> str:
         lines += [f"Allocated: median error {median(allocated):.1%}, largest {max(allocated):.1%}."]
     lines += [
         "",
-        "| model | trainer | batch x seq | allocator | ran out of memory | verdict |",
-        "|---|---|---|---|---|---|",
+        "| model | trainer | batch x seq | LoRA | steps | allocator | verdict | ran out of memory |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [_capped_row(found, constants) for found in capped]
-    wrong = sum(found.measured.oom and _verdict(found, constants) == "fits" for found in capped)
-    return "\n".join([*lines, "", f"`fits` for a point that ran out of memory: {wrong} of {len(capped)}.", ""])
+    ended = [(_verdict(found, constants), found.measured.oom) for found in capped]
+    lines += ["", f"Said to fit and out of memory: {ended.count(('fits', True))} of {len(capped)}."]
+    lines += [f"Said not to fit and trained: {ended.count(('does_not_fit', False))} of {len(capped)}.", ""]
+    return "\n".join(lines)
 
 
 def _setting(point: Point) -> str:
-    return f"| {point.model.rpartition('/')[2]} | {point.trainer} | {point.batch} x {point.seq} "
+    targets = "all linear" if len(point.targets) > 2 else "q, v"
+    steps = ["recompute" if point.recompute else "kept activations", "CUDA graph" if point.cuda_graph else ""]
+    model = point.model.rpartition("/")[2]
+    size = f"{point.batch} x {point.seq}, {point.accumulation} at a step"
+    return f"| {model} | {point.trainer} | {size} | r {point.r}, {targets} | {', '.join(filter(None, steps))} "
 
 
 def _free_row(found: Judged) -> str:
-    point, measured, forecast = found.measured.point, found.measured, found.forecast
-    targets = "all linear" if len(point.targets) > 2 else "q, v"
-    peaks = (measured.allocated_bytes, forecast.peak_allocated_bytes)
-    reserved = (measured.reserved_bytes, forecast.peak_reserved_bytes)
-    shown = " | ".join(f"{before / GIB:.2f}, {after / GIB:.2f}" for before, after in (peaks, reserved))
-    recompute = "on" if point.recompute else "off"
-    return f"{_setting(point)}| r {point.r}, {targets} | {recompute} | {shown} | {found.reserved_error:+.1%} |"
+    measured, forecast = found.measured, found.forecast
+    allocated = f"{measured.allocated_bytes / GIB:.2f}, {forecast.peak_allocated_bytes / GIB:.2f}"
+    reserved = f"{measured.reserved_bytes / GIB:.2f}, {forecast.peak_reserved_bytes / GIB:.2f}"
+    errors = f"{found.allocated_error:+.1%}", f"{found.reserved_error:+.1%}"
+    return f"{_setting(measured.point)}| {allocated} | {errors[0]} | {reserved} | {errors[1]} |"
 
 
 def _capped_row(found: Judged, constants: Constants) -> str:
     point = found.measured.point
     oom = "yes" if found.measured.oom else "no"
-    return f"{_setting(point)}| {point.allowed_gib} GiB | {oom} | {_verdict(found, constants)} |"
+    return f"{_setting(point)}| {point.allowed_gib} GiB | {_verdict(found, constants)} | {oom} |"
 
 
 def _verdict(found: Judged, constants: Constants) -> str:
-    card = card_bytes(found.measured.point, constants.context_bytes, KEPT_FREE_BYTES)
+    card = card_bytes(found.measured.point, constants)
     return found.forecast.verdict(card) if card is not None else ""
 
 
@@ -165,10 +168,12 @@ def main() -> int:
     options = parser.parse_args()
     points = read_points(options.points)
     constants = MEASURED if options.uncalibrated else constants_from(points)
-    judged = judge(points, constants)
-    print(f"constants: {constants}\n\n{table(judged, constants)}")
+    print(f"constants: {constants}\n")
+    headings: dict[Use, str] = {"judge": "Points that judge", "seen": "Points seen while the model was made"}
+    for use, heading in headings.items():
+        print(f"## {heading}\n\n{table(judge(points, constants, (use,)), constants)}")
     if options.plot:
-        plot(judged, options.plot)
+        plot(judge(points, constants, tuple(headings)), options.plot)
     return 0
 
 

@@ -29,34 +29,23 @@ def _measured(truth: Constants, trainer: Trainer, width: int, context_bytes: int
 
 
 def test_constants_are_found_again_from_what_they_predict() -> None:
-    """Points made with other workspaces, slack and context give these back, each trainer's slack from its own."""
-    truth = Constants(
-        workspace_bytes=0.06 * GIB,
-        context_bytes=0.5 * GIB,
-        slack_fixed_bytes=0.02 * GIB,
-        slack_share=0.1,
-        slack_upcast_bytes=0.3 * GIB,
-        slack_logits_share=0.25,
-    )
+    """Points made with other workspaces, slack and context give these back."""
+    truth = Constants(workspace_bytes=0.06 * GIB, context_bytes=0.5 * GIB, slack_extra_bytes=0.02 * GIB)
     points = [
         _measured(truth, trainer, width, round(0.5 * GIB))
         for trainer in ("full", "answer")
         for width in (512, 1024, 2048)
     ]
     found = calibrated(points)
-    for name in ("workspace_bytes", "context_bytes", "slack_fixed_bytes", "slack_upcast_bytes"):
+    for name in ("workspace_bytes", "context_bytes", "slack_extra_bytes"):
         assert getattr(found, name) == pytest.approx(getattr(truth, name), abs=1000)
-    assert found.slack_share == pytest.approx(0.1, abs=1e-4)
-    assert found.slack_logits_share == pytest.approx(0.25, abs=1e-4)
 
 
-def test_one_point_moves_the_fixed_parts_alone() -> None:
-    """One measurement can't give a share; it is met exactly by the fixed part."""
-    truth = replace(MEASURED, slack_fixed_bytes=0.2 * GIB, workspace_bytes=0.2 * GIB)
+def test_one_point_is_met_exactly() -> None:
+    """One measurement sets workspaces and slack to its own."""
+    truth = replace(MEASURED, slack_extra_bytes=0.2 * GIB, workspace_bytes=0.2 * GIB)
     point = _measured(truth, "answer", 512)
     found = calibrated([point])
-    assert found.slack_share == MEASURED.slack_share
-    assert found.slack_upcast_bytes == MEASURED.slack_upcast_bytes
     assert predict(SHAPE, point.work, found).peak_reserved_bytes == pytest.approx(point.peak_reserved_bytes, abs=10)
 
 

@@ -1,6 +1,6 @@
 """Will it fit? The predicted peak of a training run's GPU memory, term by term, with an interval.
 
-Comes in: a model's shape, a workload, and constants for what no formula gives (workspaces, allocator slack, context).
+Comes in: a model's shape, a workload, and constants for what no formula gives (workspaces, context).
 Goes out: a `Forecast` and, against a card's size, a verdict. Pure arithmetic; docs/memory-model.md has the derivation.
 """
 
@@ -14,6 +14,7 @@ from steph.plan import vram_activations as activations
 from steph.plan import vram_terms as terms
 from steph.plan.shapes import ModelShape
 from steph.plan.vram_constants import GIB, MEASURED, Constants
+from steph.plan.vram_tape import play
 from steph.plan.vram_terms import Workload
 
 Verdict = Literal["fits", "does_not_fit", "too_close"]
@@ -127,8 +128,7 @@ def _step_moments(shape: ModelShape, work: Workload, constants: Constants) -> tu
 
 def _bounded(shape: ModelShape, work: Workload, lines: tuple[Term, ...], constants: Constants) -> Forecast:
     allocated = _sum_bytes([term for term in lines if term.at_peak])
-    logits = constants.logits_scale * activations.head_bytes(shape, work)
-    slack = constants.slack_bytes(work.upcasts, moving_bytes(shape, work, constants), logits)
+    slack = max(0.0, play(shape, work).slack_bytes + constants.slack_extra_bytes)
     context = round(constants.context_bytes)
     error = constants.relative_error
     reserved = allocated + round(slack)

@@ -10,8 +10,7 @@ from steph.plan.shapes import ModelShape, linear_shapes
 from steph.plan.vram_terms import HALF, SINGLE, Workload, lora_parameters
 
 LOGSUMEXP_BYTES = SINGLE  # sdpa keeps one fp32 per head and token
-POSITION_BYTES_PER_HALF_LOGIT = 14  # see head_bytes
-POSITION_BYTES_PER_SINGLE_LOGIT = 12
+POSITION_BYTES_PER_LOGIT = 12  # see head_bytes
 
 
 def kept_per_token(shape: ModelShape, work: Workload) -> float:
@@ -134,12 +133,11 @@ def head_positions(work: Workload) -> int:
 def head_bytes(shape: ModelShape, work: Workload) -> float:
     """Logits and loss at their peak, in the loss's backward.
 
-    log_softmax's output, nll_loss' gradient and log_softmax's gradient in fp32: 12·V bytes a position; with
-    half-precision logits their gradient is a tensor of its own: 14·V. The logits are gone by then (the Trainer keeps
-    the loss alone). Source: transformers ForCausalLMLoss, torch.nn.functional.cross_entropy.
+    log_softmax's output, nll_loss' gradient and log_softmax's gradient in fp32: 12·V bytes a position. The logits are
+    gone by then (the Trainer keeps the loss alone), and where they are in half precision, their gradient comes after.
+    Source: transformers ForCausalLMLoss, torch.nn.functional.cross_entropy.
     """
-    per_position = POSITION_BYTES_PER_SINGLE_LOGIT if work.upcasts else POSITION_BYTES_PER_HALF_LOGIT
-    return per_position * head_positions(work) * shape.vocab_size
+    return POSITION_BYTES_PER_LOGIT * head_positions(work) * shape.vocab_size
 
 
 def half_adapter_bytes(shape: ModelShape, work: Workload) -> float:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from steph.plan.shapes import ModelShape
-from steph.plan.vram import Forecast, moving_bytes, predict
-from steph.plan.vram_activations import head_bytes
+from steph.plan.vram import Forecast, predict
 from steph.plan.vram_constants import MEASURED, Constants
+from steph.plan.vram_tape import play
 from steph.plan.vram_terms import Workload
 
 USABLE_ERROR = 0.10  # a point further off is another trainer, or has rows shorter than it says
@@ -132,23 +132,8 @@ def _with_slack(constants: Constants, points: Sequence[MeasuredPoint]) -> Consta
     """The constants with the points' own context and allocator slack."""
     contexts = [point.context_bytes for point in points if point.context_bytes is not None]
     found = replace(constants, context_bytes=float(median(contexts))) if contexts else constants
-    plain = [
-        (moving_bytes(point.shape, point.work, found), _slack(point)) for point in points if not point.work.upcasts
-    ]
-    upcast = [
-        (round(found.logits_scale * head_bytes(point.shape, point.work)), _slack(point))
-        for point in points
-        if point.work.upcasts
-    ]
-    fixed, share = _line_or_shift(plain, found.slack_fixed_bytes, found.slack_share)
-    upcast_fixed, upcast_share = _line_or_shift(upcast, found.slack_upcast_bytes, found.slack_logits_share)
-    return replace(
-        found,
-        slack_fixed_bytes=fixed,
-        slack_share=share,
-        slack_upcast_bytes=upcast_fixed,
-        slack_logits_share=upcast_share,
-    )
+    extra = median(_slack(point) - play(point.shape, point.work).slack_bytes for point in points)
+    return replace(found, slack_extra_bytes=float(extra))
 
 
 def without_explanation(points: Sequence[MeasuredPoint], start: Constants = MEASURED) -> Constants:
@@ -176,14 +161,3 @@ def is_usable(point: MeasuredPoint, constants: Constants = MEASURED) -> bool:
 
 def _slack(point: MeasuredPoint) -> int:
     return max(0, point.peak_reserved_bytes - point.peak_allocated_bytes)
-
-
-def _line_or_shift(pairs: Sequence[tuple[int, int]], fixed: float, share: float) -> tuple[float, float]:
-    """Fixed part and share of the slack: a line where the points allow one, else the old share and a new fixed part."""
-    if not pairs:
-        return fixed, share
-    if len({size for size, _ in pairs}) >= 3:
-        line = line_through(pairs)
-        if line.fixed_bytes >= 0:
-            return line.fixed_bytes, line.bytes_per_token
-    return max(0.0, median(slack - share * size for size, slack in pairs)), share

@@ -19,22 +19,24 @@ import torch
 from app.llm.loading import fuse_norms
 from peft import LoraConfig, get_peft_model
 from steph.plan.shapes import ModelShape, config_of
+from steph.plan.vram_allocator import CachingAllocator
 from steph.plan.vram_terms import Workload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.qwen2 import modeling_qwen2
+from transformers.models.qwen3 import modeling_qwen3
 
-ALLOCATION_BYTES = 512  # the CUDA allocator's granularity
+_ATTENTION = torch.nn.functional.scaled_dot_product_attention
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[misc]
-    """Bytes of all living storages that operations have made, and the most there ever were."""
+    """All living storages that operations have made, as requests to the caching allocator."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live_bytes = 0
-        self.peak_bytes = 0
+        self.memory = CachingAllocator()
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def ignore(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -54,15 +56,13 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[misc]
         key = storage._cdata
         if key in self._known:
             return
-        size = -(-storage.nbytes() // ALLOCATION_BYTES) * ALLOCATION_BYTES
+        block = self.memory.allocate(storage.nbytes())
 
         def gone(_: object) -> None:
-            self.live_bytes -= size
+            self.memory.release(block)
             self._known.pop(key, None)
 
         self._known[key] = weakref.ref(storage, gone)
-        self.live_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
 
 class _DequantisedProduct(torch.autograd.Function):  # type: ignore[misc]
@@ -122,22 +122,34 @@ class _CudaRmsNorm(torch.autograd.Function):  # type: ignore[misc]
         return torch.empty_like(gradients[0])
 
 
+def _cuda_attention(query: torch.Tensor, *others: Any, enable_gqa: bool = False, **more: Any) -> torch.Tensor:  # noqa: ANN401
+    """CUDA has no kernel for grouped heads in fp32: it takes the way of plain products."""
+    if enable_gqa and query.dtype == torch.float32:
+        attend = torch._scaled_dot_product_attention_math
+        mask, dropout, is_causal, scale = (more.get(key) for key in ("attn_mask", "dropout_p", "is_causal", "scale"))
+        return attend(query, *others, mask, dropout or 0.0, bool(is_causal), scale=scale, enable_gqa=True)[0]
+    return _ATTENTION(query, *others, enable_gqa=enable_gqa, **more)
+
+
 @contextlib.contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """Fake tensors, CUDA's dropout, and autocast on the CPU taken for autocast on the GPU."""
+    """Fake tensors, CUDA's dropout and attention, and autocast on the CPU taken for autocast on the GPU."""
     enabled = torch.is_autocast_enabled
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode():
         patch.setattr(torch, "is_autocast_enabled", lambda *kind: enabled(*(kind or ("cpu",))))
         patch.setattr(torch.nn.functional, "dropout", lambda x, *_, **__: _CudaDropout.apply(x))
         patch.setattr(torch.nn.functional, "rms_norm", lambda x, *_: _CudaRmsNorm.apply(x))
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", _cuda_attention)
+        for family in (modeling_qwen2, modeling_qwen3):  # whether a mask hides anything can't be read from a fake one
+            patch.setattr(family, "create_causal_mask", lambda *_, attention_mask=None, **__: attention_mask)
         patch.setattr(torch.nn.Module, "to", lambda self, *_, **__: self)
         patch.setattr(tuners.BaseTunerLayer, "_move_adapter_to_device_of_base_layer", lambda *_, **__: None)
         patch.setattr(PreTrainedModel, "init_weights", lambda _: None)
         yield
 
 
-def counted_peak_bytes(shape: ModelShape, work: Workload) -> int:
-    """The most bytes that live at once in one forward and backward, beside the weights; LoRA gradients included."""
+def counted(shape: ModelShape, work: Workload) -> CachingAllocator:
+    """What one forward and backward takes beside the weights; LoRA's gradients included."""
     with as_on_a_gpu():
         model = _adapted(shape, work)
         count = LiveBytes()
@@ -150,7 +162,7 @@ def counted_peak_bytes(shape: ModelShape, work: Workload) -> int:
             loss = outputs.loss
             del outputs
             loss.backward()
-        return count.peak_bytes
+        return count.memory
 
 
 def _adapted(shape: ModelShape, work: Workload) -> Any:  # noqa: ANN401 - a PeftModel
