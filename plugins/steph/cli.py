@@ -220,6 +220,7 @@ def find_pair(runs: Path, a: str | None, b: str | None) -> tuple[Path, Path]:
 
 def find_record(runs: Path, run: str | None) -> Path:
     """The folder of a record by id, by folder, or the newest; raises JournalError where there is none."""
+    from steph.installed import suite_command
     from steph.run.journal import JournalError, record_folders
 
     if run is not None:
@@ -229,7 +230,7 @@ def find_record(runs: Path, run: str | None) -> Path:
         raise JournalError(f"{run}: no record of this name under {runs}")
     folders = record_folders(runs)
     if not folders:
-        raise JournalError(f"{runs}: no records yet; run pytest -m gpu")
+        raise JournalError(f"{runs}: no records yet; run {suite_command()}")
     return folders[-1]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from steph import installed
 from steph.selection import leave_out_extended
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class _Option(NamedTuple):
 # One line each, for the command line (--steph-x), the ini file (steph_x) and the environment (STEPH_X), in this order.
 OPTIONS = (
     _Option("profile", "profile: a name in profiles/ or a path to a .toml file", "rtx3080"),
-    _Option("pipeline-root", "folder of the pipeline under test: scripts/ and maybe steph.toml", "pipeline"),
+    _Option("pipeline-root", "folder of the pipeline under test; installed: a copy in steph-pipeline", "pipeline"),
     _Option("pipeline-python", "interpreter of the pipeline's scripts (default: the root's .venv, else this one)"),
     _Option("model", "the one model to use: an id on the Hub or a local folder (default: the profile's candidates)"),
     _Option("twin", "use a random-weight twin of the model, no download; makes the run a rehearsal", is_flag=True),
@@ -215,7 +216,7 @@ def _open(session: pytest.Session, items: list[pytest.Item]) -> None:
 
     config = session.config
     options = resolve_options(config)
-    profile = read_profile(options, config.rootpath)
+    profile = read_profile(options, installed.defaults_folder(config))
     if profile.machine.device == "gpu" and not telemetry.has_nvidia_nodes():
         others = [item for item in session.items if item not in items]
         if all(item.get_closest_marker("gpu") for item in others):
@@ -228,8 +229,9 @@ def _open(session: pytest.Session, items: list[pytest.Item]) -> None:
         held.enter_context(telemetry.kept_loaded())
         config.add_cleanup(held.close)
     stages = tuple(_stage_of(item) for item in items)
-    setup = prepare(options, profile, stages)
     console = Console(_writer(config), sys.stdout.isatty())
+    installed.furnish(config, options.pipeline_root, console.line)
+    setup = prepare(options, profile, stages)
     config.stash[SESSION] = StageSession(setup, stages, _command(config), console)
 
 
@@ -253,10 +255,6 @@ def resolve_options(config: pytest.Config) -> Options:
     )
 
 
-def _value(config: pytest.Config, option: _Option) -> str:
-    return _found(config, option)[0]
-
-
 def _found(config: pytest.Config, option: _Option) -> tuple[str, Path]:
     """An option's value, and the folder that a relative path in it starts from."""
     typed_in = config.invocation_params.dir
@@ -268,7 +266,7 @@ def _found(config: pytest.Config, option: _Option) -> tuple[str, Path]:
     ):
         if found:
             return str(found), near
-    return option.default, config.rootpath
+    return installed.default(config, option.name, option.default), installed.defaults_folder(config)
 
 
 def _place(config: pytest.Config, option: _Option) -> str:
@@ -301,10 +299,12 @@ def _command(config: pytest.Config) -> tuple[str, ...]:
     """The session's command as it works from pytest's root folder.
 
     What came from an ini file or the environment, PYTEST_ADDOPTS too, is spelled out, and so is a path that was typed
-    in another folder: the last mention counts.
+    in another folder: the last mention counts. `--pyargs` says that the tests are those of an installed suite.
     """
     arguments = tuple(map(str, config.invocation_params.args))
-    return ("pytest", *arguments, *(word for option in OPTIONS if (word := _unsaid(config, option, arguments))))
+    pyargs = ("--pyargs",) if installed.is_in_use(config) and "--pyargs" not in arguments else ()
+    unsaid = (word for option in OPTIONS if (word := _unsaid(config, option, arguments)))
+    return ("pytest", *arguments, *pyargs, *unsaid)
 
 
 def _unsaid(config: pytest.Config, option: _Option, arguments: tuple[str, ...]) -> str:
@@ -315,7 +315,7 @@ def _unsaid(config: pytest.Config, option: _Option, arguments: tuple[str, ...]) 
         return name if _is_on(value) and not is_said else ""
     if near != config.rootpath and _place(config, option) != value:
         return f"{name}={_place(config, option)}"
-    return "" if is_said or value == option.default else f"{name}={value}"
+    return "" if is_said or value == installed.default(config, option.name, option.default) else f"{name}={value}"
 
 
 def _is_on(value: str) -> bool:

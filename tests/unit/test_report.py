@@ -304,6 +304,16 @@ def test_the_rerun_command_keeps_the_sessions_options(command: str, launcher: st
     assert made.replace(" \\\n  ", " ") == f"{launcher} -m gpu {commands.TEST_IDS[StageId.H2]}{options}"
 
 
+def test_the_rerun_command_of_an_installed_suite_names_its_module() -> None:
+    """Where `--pyargs` was said there is no path to a test, so the stage is named by module and function."""
+    record = factory.green_acceptance()
+    session = record.sessions[0].model_copy(update={"command": ("pytest", "--pyargs", "steph.acceptance", "-x")})
+    installed = record.model_copy(update={"sessions": (session,)})
+    page, test = "steph.acceptance.test_steph", "test_h3_hf_evaluation_runs"
+    assert commands.rerun_command(installed, StageId.H3).split() == f"pytest -m gpu \\ --pyargs {page}::{test}".split()
+    assert commands.extended_command(installed).endswith(f"--pyargs {page}_extended")
+
+
 def test_the_same_record_renders_to_the_same_text() -> None:
     """Rendering is a pure function of the record."""
     assert render(factory.walked_down()) == render(factory.walked_down())

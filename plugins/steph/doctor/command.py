@@ -9,12 +9,14 @@ from enum import Flag, auto
 
 import pytest
 
+from steph import installed
 from steph.doctor.examination import examine
 from steph.doctor.lines import Level, Line
 from steph.plan.options import OptionError, Options
 from steph.plan.settings import Profile, ProfileError
 from steph.plugin import resolve_options
 from steph.preparation import read_profile
+from steph.run.inputs import InputError
 
 UNUSABLE = 2  # exit status for options or a profile that can't be used
 CERTAIN_TO_FAIL = 3  # exit status with --gate
@@ -45,10 +47,16 @@ class Doctor:
         """In place of a session."""
         try:
             options = resolve_options(config)
-            self.status = run_doctor(options, read_profile(options, config.rootpath), self._manner, self._write)
-        except (OptionError, ProfileError) as error:
+            profile = read_profile(options, installed.defaults_folder(config))
+            installed.furnish(config, options.pipeline_root, self._tell)
+            self.status = run_doctor(options, profile, self._manner, self._write)
+        except (OptionError, ProfileError, InputError) as error:
             raise pytest.UsageError(*str(error).splitlines()) from error
         return self.status
+
+    def _tell(self, line: str) -> None:
+        if Manner.JSON not in self._manner:
+            self._write(f"doctor: {line}")
 
 
 def doctor_status(words: Sequence[str], manner: Manner, write: Callable[[str], None]) -> int:

@@ -104,8 +104,8 @@ PACKAGES = CheckKind(
             "missing",
             FAIL,
             "transformers, peft, accelerate or bitsandbytes is not installed there",
-            "install them into that Python (`make setup` for the reference pipeline), or give another with "
-            "--steph-pipeline-python",
+            "install them into that Python (for the reference pipeline: `make setup`, or steph's extra `pipeline`), or "
+            "give another with --steph-pipeline-python",
         ),
         Trouble(
             "conflict",

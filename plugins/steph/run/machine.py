@@ -37,9 +37,12 @@ def is_wsl() -> bool:
 
 
 def git_state(folder: Path) -> GitState:
-    """Branch, commit and cleanliness of the checkout that holds `folder`; empty where there is none."""
+    """Branch, commit and cleanliness of the checkout that `folder` is a part of; empty where there is none.
+
+    A folder that only lies in one, as a `.venv` does, is no part of it.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
+    if commit is None or not _git(folder, "ls-files", "--", "."):
         return GitState()
     branch = _git(folder, "symbolic-ref", "--short", "-q", "HEAD")
     status = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")

@@ -13,6 +13,7 @@ from steph.record import AnyStage, Attempt, ExtendedId, Record, StageId
 
 ACCEPTANCE_TESTS = "tests/acceptance/test_steph.py"
 EXTENDED_TESTS = "tests/acceptance/test_steph_extended.py"
+INSTALLED_TESTS = "steph.acceptance"
 TEST_IDS: dict[AnyStage, str] = {
     StageId.H1: f"{ACCEPTANCE_TESTS}::test_h1_model_is_reachable",
     StageId.H2: f"{ACCEPTANCE_TESTS}::test_h2_lora_training_completes",
@@ -55,7 +56,14 @@ def extended_command(record: Record) -> str:
 def _suite_command(record: Record, mark: str, tests: str) -> str:
     words = record.sessions[-1].command if record.sessions else ()
     launcher, rest = _launcher_and_rest(words)
-    return pasteable([*launcher, "-m", mark, tests, *_kept_options(rest)])
+    asked = ("--pyargs", _module_id(tests)) if "--pyargs" in rest else (tests,)
+    return pasteable([*launcher, "-m", mark, *asked, *_kept_options(rest)])
+
+
+def _module_id(tests: str) -> str:
+    """How `pytest --pyargs` finds in an installed suite what `tests` names in a clone."""
+    file, separator, test = tests.partition("::")
+    return f"{INSTALLED_TESTS}.{PurePath(file).stem}{separator}{test}"
 
 
 def _launcher_and_rest(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

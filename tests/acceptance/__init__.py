@@ -1,0 +1,1 @@
+"""The acceptance tests: `tests/acceptance` in a clone, `pytest --pyargs steph.acceptance` where StepH is installed."""
