@@ -24,7 +24,7 @@ from steph.plan.vram_calibration import (
     without_explanation,
 )
 from steph.plan.vram_constants import MEASURED, Constants
-from steph.plan.vram_readings import Reading, explanations
+from steph.plan.vram_readings import Reading, explanations, possible_kinds
 from steph.plan.vram_terms import DEFAULT_TARGETS, Trainer, Workload
 from steph.record import Attempt, ModelChoice, Record, StageId, StageResult, TrainSettings
 
@@ -120,10 +120,12 @@ def calibration_of(record: Record) -> Calibration:
     shape = _shape(record, choice)
     points = _points(h2.attempts, choice, shape, found)
     cautious = without_explanation(points)
+    own = Reading(calibrated(points, cautious))
+    kinds = possible_kinds(points[-1]) if points and not found.is_described else ()
     is_explained = cautious == MEASURED
     one_length = replace(
         found,
-        readings=(Reading(calibrated(points, cautious)),),
+        readings=kinds or (own,),
         points=len(points),
         is_explained=is_explained,
         carries_over=found.is_described or is_explained,

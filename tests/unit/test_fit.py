@@ -145,8 +145,8 @@ def test_a_record_of_two_lengths_sets_slope_and_intercept(tmp_path: Path) -> Non
 
 
 def test_a_record_that_no_formula_explains_says_nothing_of_another_model(tmp_path: Path) -> None:
-    """An undescribed pipeline with 1.5 GiB too much: its own model is predicted, another one is refused in a line."""
-    folder = _written(tmp_path, two_lengths("undescribed", replace(MEASURED, offset_bytes=1.5 * GIB)))
+    """An undescribed pipeline with 2.5 GiB too much: its own model is predicted, another one is refused in a line."""
+    folder = _written(tmp_path, two_lengths("undescribed", replace(MEASURED, offset_bytes=2.5 * GIB)))
     own = ("fit", "--model", "Qwen/Qwen1.5-1.8B-Chat", "--vram", "20GiB", "--from-record", str(folder))
     assert _ask(*own)[0] == 0
     status, text = _ask(*QUESTION, "--from-record", str(folder))

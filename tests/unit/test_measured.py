@@ -68,7 +68,7 @@ def test_two_lengths_tell_what_a_pipeline_that_nobody_described_does(truth: Work
 
 def test_two_lengths_that_no_kind_explains_predict_their_own_model_alone() -> None:
     """Slope and intercept need no description: the same model's third length is met, another model is not promised."""
-    truth = replace(MEASURED, offset_bytes=1.5 * GIB)
+    truth = replace(MEASURED, offset_bytes=2.5 * GIB)
     own, other = pair(truth)
     found = calibration_of(record_of("undescribed", (own,), (other,)))
     assert found.line is not None

@@ -1,6 +1,6 @@
 """How measured peaks may be read: what a trainer does of which only the peaks are known, with the constants it needs.
 
-Comes in: two measured lengths. Goes out: every way of training that explains both. Pure arithmetic.
+Comes in: one measured length, or two. Goes out: every way of training that explains them. Pure arithmetic.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from itertools import product
 
 from steph.plan.shapes import ModelShape
 from steph.plan.vram import Forecast, predict
-from steph.plan.vram_calibration import USABLE_ERROR, CalibrationError, MeasuredPoint, is_usable, through_two_lengths
+from steph.plan.vram_calibration import (
+    USABLE_ERROR,
+    CalibrationError,
+    MeasuredPoint,
+    calibrated,
+    is_usable,
+    through_two_lengths,
+)
 from steph.plan.vram_constants import MEASURED, Constants
 from steph.plan.vram_terms import Trainer, Workload
 
@@ -44,6 +51,16 @@ def predict_by(readings: Sequence[Reading], shape: ModelShape, work: Workload) -
     return replace(found[0], low_bytes=low, high_bytes=high)
 
 
+def possible_kinds(point: MeasuredPoint) -> tuple[Reading, ...]:
+    """Every kind of trainer, with and without recompute and 4-bit, whose formulas hold for one point; best first."""
+    found = []
+    for kind in _kinds(point):
+        seen = replace(point, work=kind.applied(point.work))
+        if is_usable(seen):
+            found.append((_error(seen), replace(kind, constants=calibrated([seen]))))
+    return tuple(reading for _, reading in sorted(found, key=lambda pair: pair[0]))
+
+
 def explanations(short: MeasuredPoint, long: MeasuredPoint) -> tuple[Reading, ...]:
     """Every kind of trainer, with and without recompute and 4-bit, whose formulas hold for both points; best first.
 
@@ -55,9 +72,7 @@ def explanations(short: MeasuredPoint, long: MeasuredPoint) -> tuple[Reading, ..
 
 
 def _explanations(short: MeasuredPoint, long: MeasuredPoint) -> Iterator[tuple[float, Reading]]:
-    kinds: tuple[Trainer, ...] = ("full", "answer")
-    for trainer, recompute, use_4bit in product(kinds, (True, False), (True, False)):
-        kind = Reading(trainer=trainer, recompute=recompute, use_4bit=use_4bit)
+    for kind in _kinds(long):
         low, high = (replace(point, work=kind.applied(point.work)) for point in (short, long))
         if not (is_usable(low) and is_usable(high)):
             continue
@@ -65,9 +80,15 @@ def _explanations(short: MeasuredPoint, long: MeasuredPoint) -> Iterator[tuple[f
             constants = through_two_lengths(low, high)
         except CalibrationError:
             continue
-        as_asked = use_4bit == long.work.use_4bit
-        found = replace(kind, constants=constants, use_4bit=None if as_asked else use_4bit)
-        yield max(_error(low), _error(high)), found
+        yield max(_error(low), _error(high)), replace(kind, constants=constants)
+
+
+def _kinds(point: MeasuredPoint) -> Iterator[Reading]:
+    """All of them; where 4-bit is as it was asked for, it goes on being as asked."""
+    trainers: tuple[Trainer, ...] = ("full", "answer")
+    for trainer, recompute, use_4bit in product(trainers, (True, False), (True, False)):
+        as_asked = use_4bit == point.work.use_4bit
+        yield Reading(trainer=trainer, recompute=recompute, use_4bit=None if as_asked else use_4bit)
 
 
 def _error(point: MeasuredPoint) -> float:
