@@ -18,7 +18,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -68,20 +69,23 @@ class Grid:
         self._running: list[Running] = []
         self._work.mkdir(parents=True, exist_ok=True)
         self._rows = full_rows(self._work)
-        self._twins = self._make_twins(options)
+        self._tokenizer: Path = options.tokenizer
+        self._twins: dict[str, Path] = {}
 
-    def _make_twins(self, options: argparse.Namespace) -> dict[str, Path]:
-        log = self._work / "twins.log"
-        names = (DRY_MODEL,) if options.dry else MODELS
-        return {
-            name: make_twin(name, self._work / "twins", options.tokenizer, self._rows, log, tiny=options.dry)
-            for name in names
-        }
+    def _make_twins(self, names: Iterable[str]) -> None:
+        def made(name: str) -> Path:
+            folder, log = self._work / "twins", self._work / "twins.log"
+            return make_twin(name, folder, self._tokenizer, self._rows, log, tiny=name == DRY_MODEL)
+
+        missing = sorted(set(names) - set(self._twins))
+        with ThreadPoolExecutor(4) as pool:
+            self._twins |= dict(zip(missing, pool.map(made, missing), strict=True))
 
     def measure(self, points: Sequence[Point]) -> None:
         """Every point that the output lacks, the largest first, within the time."""
         done = {json.loads(line)["key"] for line in self._lines()}
         waiting = [point for point in points if point.key not in done]
+        self._make_twins(point.model for point in waiting)
         waiting.sort(key=lambda point: point.forecast(MEASURED).total_bytes, reverse=True)
         while waiting or self._running:
             for card in self._cards:
