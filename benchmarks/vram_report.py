@@ -102,7 +102,7 @@ def table(judged: Sequence[Judged], constants: Constants) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [_capped_row(found, constants) for found in capped]
-    ended = [(_verdict(found, constants), found.measured.oom) for found in capped]
+    ended = [(verdict(found, constants), found.measured.oom) for found in capped]
     lines += ["", f"Said to fit and out of memory: {ended.count(('fits', True))} of {len(capped)}."]
     lines += [f"Said not to fit and trained: {ended.count(('does_not_fit', False))} of {len(capped)}.", ""]
     return "\n".join(lines)
@@ -127,10 +127,11 @@ def _free_row(found: Judged) -> str:
 def _capped_row(found: Judged, constants: Constants) -> str:
     point = found.measured.point
     oom = "yes" if found.measured.oom else "no"
-    return f"{_setting(point)}| {point.allowed_gib} GiB | {_verdict(found, constants)} | {oom} |"
+    return f"{_setting(point)}| {point.allowed_gib} GiB | {verdict(found, constants)} | {oom} |"
 
 
-def _verdict(found: Judged, constants: Constants) -> str:
+def verdict(found: Judged, constants: Constants) -> str:
+    """What is said of a capped point's card; empty for the others."""
     card = card_bytes(found.measured.point, constants)
     return found.forecast.verdict(card) if card is not None else ""
 

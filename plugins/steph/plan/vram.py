@@ -37,7 +37,8 @@ class Forecast:
     """A predicted peak; `total_bytes` is the process's: allocator and context together.
 
     `low_bytes` and `high_bytes` bound the total: low without slack, since a full allocator gives its cached blocks back
-    before it fails; high with slack; both widened by the model's error.
+    before it fails; high with slack, and where every position has logits, with one such tensor more: whether it finds
+    a hole or takes a segment can turn on a few kilobytes. Both are widened by the model's error.
     """
 
     workload: Workload
@@ -133,7 +134,8 @@ def _bounded(shape: ModelShape, work: Workload, lines: tuple[Term, ...], constan
     error = constants.relative_error
     reserved = allocated + round(slack)
     more = (_term("allocator slack", slack), _term("CUDA context beside the allocator", context))
-    high = reserved * (1 + error) + slack * constants.slack_error + context
+    luck = constants.logits_scale * activations.logits_bytes(shape, work) if work.trainer == "full" else 0.0
+    high = reserved * (1 + error) + slack * constants.slack_error + luck + context
     return Forecast(
         workload=work,
         terms=(*lines, *more),

@@ -10,7 +10,7 @@ from steph.plan.shapes import ModelShape, linear_shapes
 from steph.plan.vram_terms import HALF, SINGLE, Workload, lora_parameters
 
 LOGSUMEXP_BYTES = SINGLE  # sdpa keeps one fp32 per head and token
-POSITION_BYTES_PER_LOGIT = 12  # see head_bytes
+LOGITS_AT_ONCE = 3  # see head_bytes
 
 
 def kept_per_token(shape: ModelShape, work: Workload) -> float:
@@ -130,14 +130,19 @@ def head_positions(work: Workload) -> int:
     return work.tokens if work.trainer == "full" else work.rows * min(work.width, work.label_positions)
 
 
+def logits_bytes(shape: ModelShape, work: Workload) -> float:
+    """One fp32 number for each position that has logits, and each word."""
+    return SINGLE * head_positions(work) * shape.vocab_size
+
+
 def head_bytes(shape: ModelShape, work: Workload) -> float:
     """Logits and loss at their peak, in the loss's backward.
 
-    log_softmax's output, nll_loss' gradient and log_softmax's gradient in fp32: 12·V bytes a position. The logits are
+    log_softmax's output, nll_loss' gradient and log_softmax's gradient, all fp32: 12·V bytes a position. The logits are
     gone by then (the Trainer keeps the loss alone), and where they are in half precision, their gradient comes after.
     Source: transformers ForCausalLMLoss, torch.nn.functional.cross_entropy.
     """
-    return POSITION_BYTES_PER_LOGIT * head_positions(work) * shape.vocab_size
+    return LOGITS_AT_ONCE * logits_bytes(shape, work)
 
 
 def half_adapter_bytes(shape: ModelShape, work: Workload) -> float:
