@@ -1,0 +1,112 @@
+"""What the documents promise: their links lead somewhere, and their commands can be typed as they stand."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import typer
+from steph.cli import app
+from steph.plugin import OPTIONS
+from typer.testing import CliRunner
+
+CLONE = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "pipeline/**/*.md", "reports/examples/README.md")
+    for path in CLONE.glob(pattern)
+    if not {"runs", "results", ".venv"} & set(path.relative_to(CLONE).parts)
+)
+NAMES = [str(path.relative_to(CLONE)) for path in DOCUMENTS]
+OWN_OPTIONS = {f"--steph-{option.name}" for option in OPTIONS}
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+_LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]+)?\)")
+
+
+def anchors(text: str) -> set[str]:
+    """A heading's anchor as GitHub makes it."""
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(word: str) -> Iterator[tuple[str, list[str]]]:
+    """Every line of a shell block that begins with this word: its document and its words, without the remark."""
+    for name, path in zip(NAMES, DOCUMENTS, strict=True):
+        for block in re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                    words = words[1:]
+                if words and words[0] == word:
+                    yield name, words[1:]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_links_lead_to_files_and_headings_that_exist(path: Path) -> None:
+    """Of every relative link of a document: the file is there, and the heading is in it."""
+    for target, anchor in _LINK.findall(path.read_text(encoding="utf-8")):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        found = (path.parent / target).resolve() if target else path
+        assert found.exists(), f"{path.name}: {target}"
+        if anchor:
+            assert anchor[1:] in anchors(found.read_text(encoding="utf-8")), f"{path.name}: {target}{anchor}"
+
+
+def test_pytest_commands_name_options_markers_and_tests_that_exist() -> None:
+    """`pytest` in a shell block: StepH's options, marker expressions and test ids are all real."""
+    seen = list(commands("pytest"))
+    assert len(seen) > 5
+    for name, words in seen:
+        own = {word.partition("=")[0] for word in words if word.startswith("--steph-")}
+        assert own <= OWN_OPTIONS, (name, own - OWN_OPTIONS)
+        for before, word in pairwise(words):
+            if before == "-m":
+                assert set(re.findall(r"\w+", word)) <= {"gpu", "extended", "not", "or", "and"}, (name, word)
+        for module, test in re.findall(r"(\S+?)::(\w+)", " ".join(words)):
+            file = (
+                CLONE / module
+                if module.endswith(".py")
+                else CLONE / "tests/acceptance" / f"{module.removeprefix('steph.acceptance.')}.py"
+            )
+            assert f"def {test}(" in file.read_text(encoding="utf-8"), (name, module, test)
+
+
+def test_steph_commands_and_their_options_exist() -> None:
+    """`steph` in a shell block: the command is one of the program's, and so is each of its options."""
+    seen = list(commands("steph"))
+    assert {words[0] for _, words in seen} >= {"doctor", "report", "list", "compare", "diagnose", "fit"}
+    for name, words in seen:
+        known = {option for parameter in COMMANDS[words[0]].params for option in parameter.opts}
+        given = {word.partition("=")[0] for word in words[1:] if word.startswith("--")}
+        assert given <= known | OWN_OPTIONS, (name, words[0], given - known)
+
+
+def test_questions_of_fit_that_need_no_record_are_answered() -> None:
+    """Each `steph fit` of the documents whose words are all real ends with 0."""
+    asked = {tuple(words) for _, words in commands("steph") if words[0] == "fit" and not set(words) & {"RUN", "DIR"}}
+    assert asked
+    for words in asked:
+        assert CliRunner().invoke(app, list(words)).exit_code == 0, words
+
+
+def test_make_targets_exist() -> None:
+    """`make` in a shell block names a target of the Makefile."""
+    targets = set(re.findall(r"^(\w+):", (CLONE / "Makefile").read_text(encoding="utf-8"), re.M))
+    for name, words in commands("make"):
+        asked = {word for word in words if "=" not in word}
+        assert asked <= targets, (name, asked - targets)
+
+
+def test_python_modules_that_documents_run_exist() -> None:
+    """`python -m …` of this project in a shell block can be imported."""
+    for name, words in [*commands("python"), *commands("python3")]:
+        if "-m" in words:
+            module = words[words.index("-m") + 1]
+            if module.startswith(("steph.", "benchmarks.")):
+                assert importlib.util.find_spec(module), (name, module)
