@@ -58,6 +58,7 @@ def _row(raw: dict[str, object]) -> Row:
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
+    """The questions that come with the reference pipeline."""
     return [_row(raw) for raw in _raw_rows(SAMPLE_PATH)]
 
 

@@ -21,11 +21,13 @@ SAMPLE = {
 
 
 def write(path: Path, content: object) -> Path:
+    """`content` as a JSON file."""
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return path
 
 
 def load(tmp_path: Path, **changes: object) -> Question:
+    """The sample as the pipeline reads it, with some of its fields changed."""
     return load_questions(write(tmp_path / "q.json", {"samples": [{**SAMPLE, **changes}]}), "--data")[0]
 
 

@@ -27,12 +27,14 @@ def as_predicted(recompute: bool, fused: int) -> float:
 def plan_for(
     allowed_gib: float, measured: Callable[[bool, int], float] = as_predicted, accumulation_steps: int = 4
 ) -> StepPlan:
+    """What is chosen where the process already holds 1.6 GiB."""
     room = Room(used_bytes=1.6 * GIB, allowed_bytes=allowed_gib * GIB)
     options = candidates("auto", "auto", accumulation_steps)
     return choose_plan(options, GROWTH.__getitem__, room, ROW, 2, measured)
 
 
 def choose(allowed_gib: float, measured: Callable[[bool, int], float] = as_predicted) -> tuple[bool, int]:
+    """The chosen recompute and fusion."""
     plan = plan_for(allowed_gib, measured)
     return plan.gradient_checkpointing, plan.fused_micro_batches
 

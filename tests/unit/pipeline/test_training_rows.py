@@ -27,6 +27,7 @@ def prompt(questions_file: Path) -> str:
 
 
 def encoded(tokenizer: "PreTrainedTokenizerFast", prompt: str, limit: int, **options: bool) -> dict[str, list[int]]:
+    """One row with a short answer, cut at `limit` tokens."""
     row = TrainingRow(prompt, "b", "direct", "rows.jsonl line 1")
     options = {"loss_on_output_only": True, **options}
     return encode_rows(tokenizer, [row], max_seq_length=limit, **options).rows[0]
