@@ -150,7 +150,7 @@ class Capture:
         self._last_fd = -1
         self._mid_line = False
         self.stdout_fd, self.stdout_end = self._pipe()
-        self.stderr_fd, self.stderr_end = self._pipe()
+        _, self.stderr_end = self._pipe()
 
     @property
     def dropped_bytes(self) -> int:

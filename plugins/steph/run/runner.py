@@ -63,7 +63,6 @@ class Progress:
     """Where a running child is; `step` of `total_steps` is its last progress bar, `label` that bar's name if any."""
 
     elapsed_seconds: float
-    last_line: str = ""
     step: int | None = None
     total_steps: int | None = None
     label: str = ""
@@ -153,11 +152,9 @@ def _watch(
 
 
 def _progress(folder: Path, elapsed: float, memory: MemoryWatch) -> Progress:
-    lines = output.tail_lines(folder, 20)
-    bar = progress.last_bar(lines)
+    bar = progress.last_bar(output.tail_lines(folder, 20))
     return Progress(
         elapsed_seconds=elapsed,
-        last_line=lines[-1] if lines else "",
         step=bar.step if bar else None,
         total_steps=bar.total if bar else None,
         label=bar.label if bar else "",
