@@ -42,7 +42,7 @@ from steph.run.journal import Journal, now
 from steph.side_commands import run_side_command, side_folder, training_rows
 
 MIN_ATTEMPT_SECONDS = 5.0
-BF16_SINCE = (8, 0)  # compute capability of the first cards with bf16 in hardware
+BF16_SINCE = 8  # major compute capability of the first cards with bf16 in hardware
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Walk:
     ladder: tuple[Rung, ...]
     rung: int = 0
     skipped: frozenset[int] = frozenset()
-    smaller_models: tuple[str, ...] = ()
+    smaller_model: str | None = None  # taken in the place of the record's
     half: Literal["bf16", "fp16"] = "bf16"
 
     @property
@@ -279,15 +279,14 @@ class Training:
             return None
         model = with_prediction(self.setup, model)
         self.journal.append(ModelChosen(at=now(), stage=StageId.H2, model=model))
-        tried = (*walk.smaller_models, model.name)
-        return replace(walk, model=model, rung=0, skipped=frozenset(), smaller_models=tried)
+        return replace(walk, model=model, rung=0, skipped=frozenset(), smaller_model=model.name)
 
     def half_precision(self) -> Literal["bf16", "fp16"]:
         """What this card can train in without 4-bit."""
         return half_precision_of(self.setup.device)
 
     def _conditions(self, walk: Walk) -> tuple[str, ...]:
-        smaller = tuple(f"より小さいモデル {name} に変更" for name in walk.smaller_models[-1:])
+        smaller = (f"より小さいモデル {walk.smaller_model} に変更",) if walk.smaller_model else ()
         return (*given_up(self.setup.profile.train, walk.settings), *smaller)
 
 
@@ -295,8 +294,7 @@ def half_precision_of(device: Device | None) -> Literal["bf16", "fp16"]:
     """The half precision of a card: fp16 where its compute capability is known and too low for bf16."""
     if device is None or device.compute_capability is None:
         return "bf16"
-    major, _, minor = device.compute_capability.partition(".")
-    return "bf16" if (int(major), int(minor or 0)) >= BF16_SINCE else "fp16"
+    return "bf16" if int(device.compute_capability.partition(".")[0]) >= BF16_SINCE else "fp16"
 
 
 def no_rung_keeps_the_answers(skipped: Sequence[tuple[AnswerLoss, TrainSettings]]) -> Outcome:

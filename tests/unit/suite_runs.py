@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from planted import plant
+from planted import TRAIN_FILE, plant
 from steph.record import AnyStage, Record
 from steph.run.journal import read_record, record_folders
 from steph.tell.commands import TEST_IDS
@@ -122,6 +122,16 @@ def make_model(folder: Path) -> Path:
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     return folder
+
+
+def lengthen_rows(root: Path, tokens: int, *, longer: int = 0) -> None:
+    """Pad every training row to `tokens` tokens with its answer at the end, `longer` rows of them to 600."""
+    path = root / TRAIN_FILE
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for number, row in enumerate(rows):
+        wanted = 600 if number < longer else tokens
+        row["input"] = " ".join(["語"] * (wanted - 2))  # a line break and the answer's one letter follow
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def _unignore_signals() -> None:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import pytest
 from planted import TRAIN_FILE
-from steph.plan.answers import count_lost_answers
-from steph.record import Check, Severity, StageId, StageResult, Verdict
-from suite_runs import Bench, make_bench
+from scripted_training import BASE, LADDER, LARGE, NO_BNB, OOM, OOM_LOADING, SMALL, ScriptedTraining
+from steph import training
+from steph.plan.answers import AnswerLoss, count_lost_answers
+from steph.plan.ladder import settings_at
+from steph.record import Check, Diagnosis, ModelChoice, Severity, StageId, StageResult, Verdict
+from steph.training import no_rung_keeps_the_answers
+from suite_runs import lengthen_rows, make_bench, make_model
 
 H1, H2, H3 = StageId
 ROWS = 40
 HALF_BATCH = "[[ladder]]\nbatch_size = 1\ngradient_accumulation_steps = 4\n[[ladder]]\nuse_4bit = false"
 
 
-def make_rows_long(bench: Bench, tokens: int, *, longer: int = 0) -> None:
-    """Pad every row's input to `tokens` tokens with its answer at the end, `longer` rows of them to 600."""
-    path = bench.root / TRAIN_FILE
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == ROWS
-    for number, row in enumerate(rows):
-        wanted = 600 if number < longer else tokens
-        row["input"] = " ".join(["語"] * (wanted - 2))  # a line break and the answer's one letter follow
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def _model(folder: Path) -> ModelChoice:
+    return SMALL.model_copy(update={"snapshot_path": str(make_model(folder / "model"))})
 
 
 def _answers(result: StageResult) -> Check:
@@ -33,7 +30,7 @@ def _answers(result: StageResult) -> Check:
 def test_the_benchs_tokenizer_counts_as_the_rows_were_made(tmp_path: Path) -> None:
     """The planted model's tokenizer gives a row the length that these tests ask for, so that they can't pass idly."""
     bench = make_bench(tmp_path)
-    make_rows_long(bench, 450, longer=4)
+    lengthen_rows(bench.root, 450, longer=4)
     train_file, tokenizer = bench.root / TRAIN_FILE, tmp_path / "model" / "tokenizer.json"
     lost = {length: count_lost_answers(train_file, tokenizer, length, "right") for length in (600, 512, 450, 449)}
     assert [found.lost_rows for found in lost.values()] == [0, 4, 4, 40]
@@ -45,7 +42,7 @@ def test_rungs_that_would_lose_the_answers_are_skipped_and_give_their_change_bac
     bench = make_bench(tmp_path, train="cuda_oom", until_batch=1)
     profile = bench.profile.read_text(encoding="utf-8").replace("[[ladder]]\nuse_4bit = false", HALF_BATCH)
     bench.profile.write_text(profile, encoding="utf-8")
-    make_rows_long(bench, 450, longer=4)
+    lengthen_rows(bench.root, 450, longer=4)
     status, output = bench.run()
     assert status == 0, output
     h2 = bench.record().stages[H2]
@@ -62,7 +59,7 @@ def test_rungs_that_would_lose_the_answers_are_skipped_and_give_their_change_bac
 def test_a_length_that_loses_some_answers_is_trained_with_a_warning(tmp_path: Path) -> None:
     """At 512 tokens 9 of 40 rows lose their answer: PASS, with the count as a warning on the report's first screen."""
     bench = make_bench(tmp_path)
-    make_rows_long(bench, 300, longer=9)
+    lengthen_rows(bench.root, 300, longer=9)
     assert bench.run(H1, H2)[0] == 0
     h2 = bench.record().stages[H2]
     assert h2.verdict is Verdict.PASS
@@ -73,21 +70,29 @@ def test_a_length_that_loses_some_answers_is_trained_with_a_warning(tmp_path: Pa
     assert "40 行のうち 9 行" in first_screen
 
 
-def test_losing_half_of_the_answers_is_a_warning_and_one_row_more_is_meaningless(tmp_path: Path) -> None:
-    """Exactly half is still trained; above half the rung is skipped, and with every rung like it H-2 fails untried."""
+def test_losing_half_of_the_answers_is_a_warning(tmp_path: Path) -> None:
+    """Exactly half is still trained, and told."""
     bench = make_bench(tmp_path)
-    make_rows_long(bench, 300, longer=20)
+    lengthen_rows(bench.root, 300, longer=20)
     assert bench.run(H1, H2)[0] == 0
     assert _answers(bench.record().stages[H2]).severity is Severity.WARN
-    make_rows_long(bench, 300, longer=21)
-    assert bench.run(H1, H2)[0] == 1
-    assert bench.record().stages[H2].attempts == ()
+
+
+def test_more_than_half_of_the_answers_lost_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly half is still tried; one row more, and the rung is skipped, and with every rung like it H-2 fails."""
+    model = _model(tmp_path)
+    for longer, tried in ((20, ["512/b2/4bit"]), (21, [])):
+        stage = ScriptedTraining(tmp_path / str(longer))
+        lengthen_rows(stage.setup.root, 300, longer=longer)
+        outcome = stage.walk(monkeypatch, model)
+        assert (stage.tried, outcome.verdict) == (tried, Verdict.PASS if tried else Verdict.FAIL)
+        assert len(stage.recorded.skipped_rungs) == (0 if tried else len(LADDER) + 1)
 
 
 def test_where_every_rung_would_lose_most_answers_nothing_is_trained(tmp_path: Path) -> None:
     """All rows are longer than the longest rung: H-2 fails with one sentence, no attempt, every rung with its count."""
     bench = make_bench(tmp_path)
-    make_rows_long(bench, 600)
+    lengthen_rows(bench.root, 600)
     status, output = bench.run()
     assert status == 1
     record = bench.record()
@@ -103,12 +108,55 @@ def test_where_every_rung_would_lose_most_answers_nothing_is_trained(tmp_path: P
     assert h2.explanation in bench.report()
 
 
-def test_a_pipeline_that_keeps_the_answers_may_cut_its_prompts(tmp_path: Path) -> None:
+def test_a_pipeline_that_keeps_the_answers_may_cut_its_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the description says that prompts are shortened instead, long rows are no finding."""
-    bench = make_bench(tmp_path)
-    (bench.root / "steph.toml").write_text('truncation = "keeps_answer"\n', encoding="utf-8")
-    make_rows_long(bench, 600)
-    assert bench.run(H1, H2)[0] == 0
-    h2 = bench.record().stages[H2]
-    assert _answers(h2).holds is True
-    assert h2.skipped_rungs == ()
+    stage = ScriptedTraining(tmp_path, truncation="keeps_answer")
+    lengthen_rows(stage.setup.root, 600)
+    outcome = stage.walk(monkeypatch, _model(tmp_path))
+    assert (outcome.verdict, stage.tried, stage.recorded.skipped_rungs) == (Verdict.PASS, ["512/b2/4bit"], ())
+
+
+def test_answers_are_counted_on_the_rows_that_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline without a step limit trains the first rows alone: all of those too long is a FAIL."""
+    train = BASE.model_copy(update={"max_steps": 2})
+    stage = ScriptedTraining(tmp_path, flags=(), train=train)
+    lengthen_rows(stage.setup.root, 100, longer=8)
+    outcome = stage.walk(monkeypatch, _model(tmp_path))
+    assert (outcome.verdict, stage.tried) == (Verdict.FAIL, [])
+    assert "8行中8行" in stage.recorded.skipped_rungs[0].reason
+
+
+@pytest.mark.parametrize(
+    ("cause", "tried"),
+    [
+        (NO_BNB, ["512/b2/4bit", "512/b1/4bit", "512/b2/bf16", "512/b1/bf16"]),
+        (OOM_LOADING, ["512/b2/4bit", "512/b1/4bit", "512/b2/4bit", "512/b1/4bit"]),
+    ],
+)
+def test_a_new_walk_down_counts_the_answers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Diagnosis, tried: list[str]
+) -> None:
+    """After 384 and 256 were skipped, going without 4-bit or to a smaller model begins with nothing skipped."""
+    small = _model(tmp_path)
+    monkeypatch.setattr(training, "smaller_model", lambda *arguments: small)
+    stage = ScriptedTraining(tmp_path, [OOM, cause, OOM])
+    lengthen_rows(stage.setup.root, 450)
+    outcome = stage.walk(monkeypatch, LARGE.model_copy(update={"snapshot_path": small.snapshot_path}))
+    assert stage.tried == tried
+    assert outcome.verdict is Verdict.PASS_DEGRADED
+    assert [rung.label[:3] for rung in stage.recorded.skipped_rungs] == ["384", "256"] * 2
+
+
+def test_what_is_not_trained_names_the_longest_rung_and_the_length_that_would_do() -> None:
+    """Of all rungs that lose most answers the longest one's counts are told, whatever their order."""
+    skipped = [
+        (AnswerLoss(rows=40, lost_rows=lost, longest_tokens=600, mean_tokens=500.0, fitting_seq_length=600), settings)
+        for lost, settings in ((30, settings_at(BASE, LADDER, 1)), (21, BASE), (40, settings_at(BASE, LADDER, 2)))
+    ]
+    outcome = no_rung_keeps_the_answers(skipped)
+    assert outcome.verdict is Verdict.FAIL
+    assert "max-seq-length 512 で 40 行中 21 行" in outcome.explanation
+    assert "全行の答えが残る長さは 600" in outcome.explanation
+    assert [(check.id, check.severity, check.holds) for check in outcome.checks] == [
+        ("answers_kept", Severity.FAIL, False)
+    ]

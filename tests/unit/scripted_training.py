@@ -1,0 +1,154 @@
+"""A training stage whose attempts end as scripted; what they run, are predicted and leave in the journal is real."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import record_factory as factory
+from planted import plant
+from steph import training
+from steph.attempts import Judge, Request
+from steph.console import Console
+from steph.outcome import Outcome
+from steph.plan.commands import MAX_STEPS_FLAG
+from steph.plan.description import Description
+from steph.plan.ladder import settings_at
+from steph.plan.options import Options
+from steph.plan.settings import load_profile, profile_path
+from steph.plan.shapes import BUILT_IN, parameter_count
+from steph.prediction import expected
+from steph.preparation import Setup
+from steph.record import (
+    Attempt,
+    Cause,
+    Check,
+    Device,
+    Diagnosis,
+    EndedBy,
+    ModelChoice,
+    Phase,
+    RejectedCandidate,
+    Severity,
+    StageId,
+    StageResult,
+    TrainSettings,
+)
+from steph.run import hub, hub_download, inputs
+from steph.run.events import StageStarted
+from steph.run.journal import Journal, opened_event
+from steph.training import MIN_ATTEMPT_SECONDS, Course, Training
+
+PROFILE = load_profile(profile_path("rtx3080", Path(__file__).parents[2]))
+BASE, LADDER = PROFILE.train, PROFILE.ladder
+OK = Check(id="ok", severity=Severity.FAIL, holds=True, message="よい")
+
+OOM = Diagnosis(cause=Cause.CUDA_OOM, phase=Phase.FIRST_STEP)
+OOM_LOADING = Diagnosis(cause=Cause.CUDA_OOM, phase=Phase.LOAD)
+NO_BNB = Diagnosis(cause=Cause.BNB_SETUP)
+DRIFT = Diagnosis(cause=Cause.API_DRIFT)
+
+
+def choice(name: str) -> ModelChoice:
+    """A published model by its name, of which nothing is on the disk."""
+    return factory.model_choice(name, snapshot_path=None, parameters=parameter_count(BUILT_IN[name]))
+
+
+SMALL, LARGE = choice("Qwen/Qwen1.5-1.8B-Chat"), choice("Qwen/Qwen1.5-4B-Chat")
+THREE = "Qwen/Qwen2.5-3B-Instruct"
+
+
+@dataclass
+class ScriptedTraining:
+    """One training stage; attempt after attempt ends as `ends` says, and well where it says nothing more.
+
+    `spends_all`: an attempt leaves the stage too little time for another one. `flags`: what the script takes beyond the
+    spec's; None: its `--help` is asked.
+    """
+
+    folder: Path
+    ends: Sequence[Diagnosis] = ()
+    spends_all: bool = False
+    card: Device | None = None
+    trainer: str | None = None
+    no_predict: bool = False
+    flags: tuple[str, ...] | None = (MAX_STEPS_FLAG,)
+    truncation: str = "right"
+    train: TrainSettings = BASE
+    course: Course | None = None
+    requests: list[Request] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        root = plant(self.folder / "root")
+        description = Description.model_validate(
+            {"trainer": self.trainer, "optional_flags": self.flags, "truncation": self.truncation}
+        )
+        options = Options("rtx3080", root, None, None, False, None, self.folder, no_predict=self.no_predict)
+        profile = PROFILE.model_copy(update={"train": self.train})
+        dataset, context = inputs.read_dataset(root, description), factory.context(gpu=self.card)
+        self.setup = Setup(options, profile, description, sys.executable, self.card, dataset, context)
+        self.journal = Journal(self.folder / "record")
+        self.journal.append(opened_event("r", context))
+        self.journal.append(StageStarted(at="2026-01-01T00:00:00+00:00", stage=StageId.H2))
+        deadline, console = time.monotonic() + 3600, Console(self.said.append, False)
+        self.training = Training(self.setup, self.journal, console, deadline, self.course)
+
+    def attempt(self, setup: Setup, journal: Journal, console: Console, request: Request, judge: Judge) -> Attempt:
+        """In place of `run_attempt`: note the request and end as scripted."""
+        assert isinstance(request.settings, TrainSettings)
+        self.requests.append(request)
+        number = len(self.requests)
+        if self.spends_all:
+            self.training.deadline = time.monotonic() + MIN_ATTEMPT_SECONDS - 0.01
+        ended: dict[str, object] = {"label": request.label, "checks": (OK,)}
+        if number <= len(self.ends):
+            ended |= {"returncode": 1, "ended_by": EndedBy.EXIT, "diagnosis": self.ends[number - 1]}
+        return factory.trained(number, request.settings).model_copy(update=ended)
+
+    def walk(self, monkeypatch: pytest.MonkeyPatch, model: ModelChoice, start: TrainSettings | None = None) -> Outcome:
+        """Run the stage on these scripted attempts."""
+        monkeypatch.setattr(training, "run_attempt", self.attempt)
+        return self.training.run(model, start)
+
+    @property
+    def tried(self) -> list[str]:
+        """The attempts' labels in their order."""
+        return [request.label for request in self.requests]
+
+    @property
+    def recorded(self) -> StageResult:
+        """What the journal says of H-2."""
+        return self.journal.record().stages[StageId.H2]
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """A Hub that has these models alone; the list grows by every name that it is asked for."""
+    asked: list[str] = []
+
+    def choose(candidates: tuple[str, ...], **options: object) -> ModelChoice:
+        (name,) = candidates
+        assert options["is_explicit"] is False
+        asked.append(name)
+        if name not in names:
+            raise hub.NoModelError((RejectedCandidate(name=name, cause=Cause.HUB_NOT_FOUND, message="404"),))
+        return choice(name)
+
+    monkeypatch.setattr(hub, "choose", choose)
+    monkeypatch.setattr(hub_download, "download", lambda choice, **options: choice)
+    return asked
+
+
+def card_for(model: ModelChoice, trainer: str, rung: int, base: TrainSettings = BASE) -> Device:
+    """A card with just as much free memory as this rung needs in its least case."""
+    card, context = factory.device(total_bytes=80 << 30), factory.context()
+    options = Options("rtx3080", Path(), None, None, False, None, Path())
+    description = Description.model_validate({"trainer": trainer})
+    setup = Setup(options, PROFILE, description, "python", card, factory.data()[0], context)
+    found = expected(setup, model, settings_at(base, LADDER, rung))
+    assert found is not None
+    return card.model_copy(update={"total_bytes": card.used_bytes + found.least.low_bytes})
