@@ -36,6 +36,13 @@ def test_a_card_without_bf16_drops_4bit_in_fp16() -> None:
     assert settings_at(BASE, LADDER, 4, half="fp16").mixed_precision == "fp16"
 
 
+def test_a_precision_that_was_asked_for_is_kept_without_4bit() -> None:
+    """A profile that trains in fp16 goes on in fp16, on the ladder's own rung and where bitsandbytes can't be used."""
+    asked = BASE.model_copy(update={"mixed_precision": "fp16"})
+    assert settings_at(asked, LADDER, 4).mixed_precision == "fp16"
+    assert ladder_without_4bit(asked, LADDER)[0].mixed_precision == "fp16"
+
+
 def test_smaller_batches_keep_the_effective_batch() -> None:
     """Accumulation doubles where the batch is halved."""
     for rung in range(len(LADDER) + 1):
@@ -81,7 +88,13 @@ def test_what_was_given_up_is_named() -> None:
     """A degraded pass lists each setting with its value before and after."""
     assert given_up(BASE, settings_at(BASE, LADDER, 2)) == ("max-seq-length 512 → 256",)
     assert given_up(BASE, BASE) == ()
-    assert "4bit あり → なし" in given_up(BASE, settings_at(BASE, LADDER, 4))
+    assert given_up(BASE, settings_at(BASE, LADDER, 4)) == (
+        "max-seq-length 512 → 256",
+        "batch-size 2 → 1",
+        "gradient-accumulation-steps 2 → 4",
+        "4bit あり → なし",
+        "mixed precision なし → bf16",
+    )
 
 
 @pytest.mark.parametrize(("rows", "batch", "accumulation", "steps"), [(140, 2, 2, 35), (141, 2, 2, 36), (1, 2, 2, 1)])
@@ -89,3 +102,9 @@ def test_epoch_steps_round_up_twice(rows: int, batch: int, accumulation: int, st
     """Steps per epoch are the Trainer's: batches rounded up, then accumulation rounded up."""
     settings = BASE.model_copy(update={"batch_size": batch, "gradient_accumulation_steps": accumulation})
     assert epoch_steps(rows, settings) == steps
+
+
+def test_several_processes_share_an_epoch() -> None:
+    """Two processes take two batches at a time, so an epoch has half the steps."""
+    settings = BASE.model_copy(update={"num_processes": 2})
+    assert (epoch_steps(140, BASE), epoch_steps(140, settings)) == (35, 18)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 import record_factory as factory
-from steph.judge.verdict import Overall, exit_status, overall, stage_verdict
+from steph.judge.verdict import (
+    Overall,
+    attempt_verdict,
+    checks_verdict,
+    contradiction,
+    exit_status,
+    in_flight,
+    overall,
+    passed,
+    stage_verdict,
+)
 from steph.record import (
     Attempt,
     Cause,
@@ -36,8 +46,8 @@ def _attempt(**change: object) -> Attempt:
     return Attempt.model_validate(base | change)
 
 
-def _check(severity: Severity, holds: bool | None) -> Check:
-    return Check(id="c", severity=severity, holds=holds, message="測った")
+def _check(severity: Severity, holds: bool | None, message: str = "測った") -> Check:
+    return Check(id="c", severity=severity, holds=holds, message=message)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +56,7 @@ def _check(severity: Severity, holds: bool | None) -> Check:
         ({}, Verdict.PASS),
         ({"returncode": 1}, Verdict.FAIL),
         ({"returncode": 2}, Verdict.FAIL),
+        ({"returncode": -1}, Verdict.CRASHED),
         ({"returncode": -9}, Verdict.CRASHED),
         ({"returncode": -11}, Verdict.CRASHED),
         ({"returncode": None}, Verdict.CRASHED),
@@ -62,6 +73,63 @@ def _check(severity: Severity, holds: bool | None) -> Check:
 def test_how_an_attempt_ended_decides_first(change: dict[str, object], verdict: Verdict) -> None:
     """Only an exit 0 with a clean diagnosis lets the checks speak."""
     assert stage_verdict(_attempt(**change), [OK], [])[0] is verdict
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"ended_by": EndedBy.DEADLINE}, "制限時間で打ち切り(10秒)"),
+        ({"ended_by": EndedBy.DEADLINE, "seconds": None}, "制限時間で打ち切り(時間不明)"),
+        ({"ended_by": EndedBy.INTERRUPTED}, "実行が中断された"),
+        ({"ended_by": EndedBy.SUPERVISOR_LOST}, "監視プロセスが失われた"),
+        ({"ended_by": None}, "終了状態が記録されていない"),
+        ({"returncode": None}, "終了状態が記録されていない"),
+        ({"returncode": -9, "diagnosis": Diagnosis(cause=Cause.HOST_OOM)}, "シグナル 9 で終了(原因: host_oom)"),
+        ({"returncode": -9, "diagnosis": None}, "シグナル 9 で終了(原因: 不明)"),
+        ({"returncode": 2, "diagnosis": Diagnosis(cause=Cause.CUDA_OOM)}, "終了コード 2(原因: cuda_oom)"),
+        ({"returncode": 1, "diagnosis": Diagnosis(cause=Cause.OTHER, rank=0)}, "終了コード 1(原因: other、rank 0)"),
+        ({"returncode": 1, "diagnosis": None}, "終了コード 1(原因: 不明)"),
+        ({"diagnosis": None}, "ログの診断が行われていない"),
+        ({"diagnosis": Diagnosis(cause=Cause.NAN_LOSS)}, "終了コード 0 だが nan_loss"),
+    ],
+)
+def test_an_attempts_end_is_told_in_one_sentence(change: dict[str, object], sentence: str) -> None:
+    """The explanation names what ended it, with its number, and the diagnosis where there is one."""
+    decided = attempt_verdict(_attempt(**change))
+    assert decided is not None
+    assert decided[1] == sentence
+
+
+def test_an_attempt_that_ended_well_decides_nothing() -> None:
+    """Then the checks speak; and where they hold as well, nothing is wrong."""
+    assert attempt_verdict(_attempt()) is None
+    assert checks_verdict([OK]) is None
+    assert passed([]) == (Verdict.PASS, "問題なし")
+    assert stage_verdict(_attempt(), [OK], []) == (Verdict.PASS, "問題なし")
+
+
+@pytest.mark.parametrize(
+    ("checks", "sentence"),
+    [
+        ([_check(Severity.WARN, False)], "検査が一つも行われていない"),
+        ([OK, _check(Severity.FAIL, False, "甲")], "甲"),
+        ([_check(Severity.FAIL, False, "甲"), OK, _check(Severity.FAIL, False, "乙")], "甲(ほか1件)"),
+        ([_check(Severity.FAIL, False, text) for text in "甲乙丙"], "甲(ほか2件)"),
+        ([_check(Severity.FAIL, None, "丁"), _check(Severity.FAIL, False, "甲")], "甲"),
+        (
+            [
+                OK,
+                _check(Severity.FAIL, None, "丁"),
+                OK,
+                _check(Severity.FAIL, None, "戊").model_copy(update={"id": "d"}),
+            ],
+            "測定できない必須検査がある: c(丁)",
+        ),
+    ],
+)
+def test_the_first_broken_check_is_told_and_the_others_counted(checks: list[Check], sentence: str) -> None:
+    """A broken check goes before an unmeasured one; soft ones are not counted."""
+    assert checks_verdict(checks) == (Verdict.FAIL, sentence)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +200,49 @@ def test_a_running_record_has_not_passed() -> None:
     assert overall(failed) is Overall.FAILED
 
 
+@pytest.mark.parametrize(
+    ("live", "ended_at", "expected"),
+    [(True, None, True), (False, None, False), (True, "t", False), (False, "t", False)],
+)
+def test_a_stage_is_in_flight_while_its_conductor_lives_and_it_has_no_end(
+    live: bool, ended_at: str | None, expected: bool
+) -> None:
+    """A killed run's stage is not in flight, nor is one that ended, nor one that was never begun."""
+    begun = StageResult(stage=StageId.H1, verdict=Verdict.NOT_RUN, explanation="", started_at="t", ended_at=ended_at)
+    record = _record({}).model_copy(update={"live": live, "stages": {StageId.H1: begun}})
+    assert in_flight(record, StageId.H1) is expected
+    assert in_flight(record, StageId.H2) is False
+
+
+def test_a_stage_in_flight_has_not_failed_yet() -> None:
+    """Whatever a torn journal says of a stage that is running right now, the record is still running."""
+    stages = {
+        stage: result.model_copy(update={"ended_at": None}) if stage is StageId.H3 else result
+        for stage, result in _record(GREEN | {StageId.H3: Verdict.CRASHED}).stages.items()
+    }
+    assert overall(_record(GREEN).model_copy(update={"live": True, "stages": stages})) is Overall.RUNNING
+    assert overall(_record(GREEN).model_copy(update={"stages": stages})) is Overall.FAILED
+
+
+@pytest.mark.parametrize(
+    ("verdict", "severity", "contradicts"),
+    [
+        (Verdict.PASS, Severity.FAIL, True),
+        (Verdict.PASS_DEGRADED, Severity.FAIL, True),
+        (Verdict.PASS, Severity.WARN, False),
+        (Verdict.PASS, Severity.INFO, False),
+        (Verdict.FAIL, Severity.FAIL, False),
+    ],
+)
+def test_only_a_green_verdict_over_a_broken_hard_check_contradicts_itself(
+    verdict: Verdict, severity: Severity, contradicts: bool
+) -> None:
+    """A warning beside a pass is none, and a failed stage agrees with its broken check."""
+    check = _check(severity, False)
+    result = _record({StageId.H2: verdict}).stages[StageId.H2].model_copy(update={"checks": (OK, check)})
+    assert contradiction(result) == (check if contradicts else None)
+
+
 def test_a_green_stage_with_a_broken_hard_check_has_failed() -> None:
     """A verdict that contradicts its own checks is not believed."""
     record = _record(GREEN)
@@ -154,6 +265,14 @@ def test_exit_status_counts_no_green_of_an_earlier_session() -> None:
     later = Session(started_at="u", command=("pytest",), stages=(StageId.H2,))
     assert exit_status([StageId.H2], record, 0) == 0
     assert exit_status([StageId.H2], record.model_copy(update={"sessions": (*record.sessions, later)}), 0) == 1
+
+
+def test_exit_status_without_a_session_or_a_result_is_1() -> None:
+    """A record that knows of no run, or of a verdict without its stage, has no selected stage that is green."""
+    record = _record(GREEN)
+    assert exit_status([StageId.H1], record.model_copy(update={"sessions": ()}), 0) == 1
+    assert exit_status([StageId.H1], record.model_copy(update={"stages": {}}), 0) == 1
+    assert exit_status([], record.model_copy(update={"sessions": ()}), 0) == 0
 
 
 def test_exit_status_counts_no_stale_green() -> None:
