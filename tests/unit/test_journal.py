@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,24 +13,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steph.record import (
     Attempt,
-    EndedBy,
-    ModelChoice,
+    Record,
     StageId,
     Verdict,
 )
 from steph.run.events import (
     AttemptEnded,
     AttemptStarted,
-    Event,
-    ModelChosen,
     RecordOpened,
-    SessionEnded,
-    SessionStarted,
     StageEnded,
     StageStarted,
     fold,
 )
-from steph.run.journal import EVENTS, Journal, JournalError, read_events, read_record, settle_crash
+from steph.run.journal import (
+    EVENTS,
+    Journal,
+    JournalError,
+    is_live,
+    new_record_id,
+    opened_event,
+    read_events,
+    read_record,
+    readable_records,
+    record_folders,
+    settle_crash,
+    stages_in_flight,
+    write_record,
+)
 
 T = "2026-01-01T00:00:00.000+00:00"
 OPENED = RecordOpened(at=T, id="r1", context=factory.context())
@@ -97,6 +107,8 @@ def test_a_full_disk_gives_up_the_spare_room_before_an_event(tmp_path: Path, mon
     journal.append(StageStarted(at=T, stage=StageId.H1))
     monkeypatch.undo()
     assert [event.event for event in read_events(tmp_path)] == ["record_opened", "stage_started"]
+    journal.close()
+    assert (tmp_path / "record.json").exists()
 
 
 def test_a_disk_that_stays_full_is_an_error_that_names_the_file(
@@ -111,6 +123,136 @@ def test_a_disk_that_stays_full_is_an_error_that_names_the_file(
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(JournalError, match=r"events\.jsonl: No space left"):
         journal.append(StageStarted(at=T, stage=StageId.H1))
+
+
+def test_an_event_is_flushed_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut after append costs nothing: the line is synced, whole."""
+    journal = _opened(tmp_path)
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((tmp_path / EVENTS).read_bytes()))
+    journal.append(StageStarted(at=T, stage=StageId.H1))
+    assert synced == [(tmp_path / EVENTS).read_bytes()]
+    assert synced[0].count(b"\n") == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_and_full_quota_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Both give up the spare room; where it is gone already, the next event is the same error again."""
+    journal = _opened(tmp_path)
+
+    def full(file: int, data: bytes) -> int:
+        raise OSError(number, "full")
+
+    monkeypatch.setattr(os, "write", full)
+    for _ in range(2):
+        with pytest.raises(JournalError, match=r"events\.jsonl: full"):
+            journal.append(StageStarted(at=T, stage=StageId.H1))
+        assert not (tmp_path / "spare").exists()
+
+
+def test_a_broken_disk_keeps_the_spare_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that room does not cure names the journal and is tried once."""
+    journal = _opened(tmp_path)
+    tried: list[int] = []
+
+    def broken(file: int, data: bytes) -> int:
+        tried.append(file)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "write", broken)
+    with pytest.raises(JournalError, match=r"events\.jsonl: Input/output error"):
+        journal.append(StageStarted(at=T, stage=StageId.H1))
+    assert len(tried) == 1
+    assert (tmp_path / "spare").exists()
+
+
+def test_closing_gives_everything_back(tmp_path: Path) -> None:
+    """After the end there is `record.json` and no spare file, no file is open, and nobody holds the record."""
+    folder = tmp_path / "runs" / "r1"
+    journal = _opened(folder)
+    assert journal.record() == fold([OPENED], live=True)
+    assert is_live(folder)
+    journal.close()
+    assert not is_live(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["events.jsonl", "lock", "record.json"]
+    assert Record.model_validate_json((folder / "record.json").read_bytes()) == fold([OPENED])
+    held = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [path for path in held if path.is_relative_to(folder)]
+
+
+def test_a_record_that_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    """`record.json` is replaced whole or not at all, and no half of it stays beside it."""
+    record = fold([OPENED])
+    write_record(tmp_path, record)
+    write_record(tmp_path, record)
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    (tmp_path / "taken" / "record.json").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        write_record(tmp_path / "taken", record)
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["record.json"]
+
+
+def test_taking_a_sound_journal_changes_no_byte_of_it(tmp_path: Path) -> None:
+    """Only a line that a crash has cut is ended."""
+    _opened(tmp_path).close()
+    before = (tmp_path / EVENTS).read_bytes()
+    journal = Journal(tmp_path)
+    assert journal.events == [OPENED]
+    journal.close()
+    assert (tmp_path / EVENTS).read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path) -> None:
+    """A file stands where the folder should be made."""
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(JournalError, match=r"runs/r1: a record can't be written here: .*--steph-report"):
+        Journal(tmp_path / "runs" / "r1")
+
+
+def test_a_record_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """No journal: one line with its path, from the events and from the record, and nobody holds it."""
+    for read in (read_record, lambda folder: list(read_events(folder))):
+        with pytest.raises(JournalError, match=r"none/events\.jsonl: No such file"):
+            read(tmp_path / "none")
+    assert not is_live(tmp_path / "none")
+
+
+def test_half_a_character_is_written_as_a_question_mark(tmp_path: Path) -> None:
+    """What is no text can't stop the journal."""
+    journal = _opened(tmp_path)
+    journal.append(AttemptStarted(at=T, attempt=ATTEMPT.model_copy(update={"label": "\ud83d"})))
+    journal.close()
+    (event,) = (event for event in read_events(tmp_path) if isinstance(event, AttemptStarted))
+    assert event.attempt.label == "?"
+
+
+def test_a_new_records_first_event_has_its_id_and_context() -> None:
+    """Ids sort by time, two of one second differ, and the times are UTC to the millisecond."""
+    first, second = new_record_id(), new_record_id()
+    assert first != second
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", first)
+    opened = opened_event(first, OPENED.context)
+    assert (opened.id, opened.context) == (first, OPENED.context)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", opened.at)
+
+
+def test_records_are_found_oldest_first_and_those_that_cannot_be_read_left_out(tmp_path: Path) -> None:
+    """A folder without a journal is no record, one with a broken journal is found and not read."""
+    for name in ("b", "a", "broken"):
+        _opened(tmp_path / name).close()
+    (tmp_path / "broken" / EVENTS).write_text("garbage")
+    (tmp_path / "c" / EVENTS).mkdir(parents=True)
+    (tmp_path / "d").mkdir()
+    assert record_folders(tmp_path) == [tmp_path / name for name in ("a", "b", "broken")]
+    assert readable_records(tmp_path) == [(tmp_path / name, fold([OPENED])) for name in ("a", "b")]
+
+
+def test_only_a_stage_without_an_end_is_in_flight() -> None:
+    """A crash is stated of what was running, not of what had ended."""
+    record = fold(
+        [OPENED, StageStarted(at=T, stage=StageId.H1), _ended(StageId.H1), StageStarted(at=T, stage=StageId.H2)]
+    )
+    assert stages_in_flight(record) == [StageId.H2]
 
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:
@@ -129,77 +271,6 @@ def test_secrets_are_masked_in_every_string(tmp_path: Path) -> None:
     journal.append(AttemptEnded(at=T, attempt=lost))
     journal.close()
     assert token.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
-
-
-def test_a_rerun_replaces_its_stage_and_marks_what_was_built_on_it() -> None:
-    """A second H-2 replaces the first, keeps H-1, and H-3 is stale until it runs again."""
-    events: list[Event] = [OPENED]
-    for stage in StageId:
-        events += [StageStarted(at=T, stage=stage), _ended(stage)]
-    rerun: list[Event] = [StageStarted(at=T, stage=StageId.H2), _ended(StageId.H2, Verdict.FAIL)]
-    record = fold([*events, *rerun])
-    assert record.verdict_of(StageId.H2) is Verdict.FAIL
-    assert (record.stages[StageId.H1].stale, record.stages[StageId.H3].stale) == (False, True)
-    again = fold([*events, *rerun, StageStarted(at=T, stage=StageId.H3), _ended(StageId.H3)])
-    assert again.stages[StageId.H3].stale is False
-
-
-def test_an_attempts_end_replaces_its_start() -> None:
-    """An attempt is in the record once, complete where it ended."""
-    ended = ATTEMPT.model_copy(update={"ended_by": EndedBy.EXIT, "returncode": 0})
-    events: list[Event] = [
-        OPENED,
-        StageStarted(at=T, stage=StageId.H2),
-        ModelChosen(at=T, stage=StageId.H2, model=ModelChoice(name="m", source="local", reason="r")),
-        AttemptStarted(at=T, attempt=ATTEMPT),
-        AttemptEnded(at=T, attempt=ended),
-    ]
-    result = fold(events).stages[StageId.H2]
-    assert result.attempts == (ended,)
-    assert result.model is not None
-
-
-def test_sessions_keep_their_own_verdicts() -> None:
-    """Each session's row in the history says what it found, also after a later rerun."""
-    first: list[Event] = [
-        SessionStarted(at=T, command=("pytest",), stages=(StageId.H1,)),
-        StageStarted(at=T, stage=StageId.H1),
-    ]
-    record = fold([OPENED, *first, _ended(StageId.H1, Verdict.FAIL), SessionEnded(at=T, exit_status=1)])
-    record = fold(
-        [
-            OPENED,
-            *first,
-            _ended(StageId.H1, Verdict.FAIL),
-            SessionEnded(at=T, exit_status=1),
-            *first,
-            _ended(StageId.H1),
-        ]
-    )
-    assert [session.verdicts for session in record.sessions] == [
-        {StageId.H1: Verdict.FAIL},
-        {StageId.H1: Verdict.PASS},
-    ]
-
-
-EVENTS_ANY = st.one_of(
-    st.builds(StageStarted, at=st.just(T), stage=st.sampled_from(StageId)),
-    st.builds(_ended, st.sampled_from(StageId), st.sampled_from(Verdict)),
-    st.just(AttemptStarted(at=T, attempt=ATTEMPT)),
-    st.just(AttemptEnded(at=T, attempt=ATTEMPT)),
-    st.just(SessionEnded(at=T, exit_status=0)),
-    st.just(SessionStarted(at=T, command=(), stages=())),
-)
-
-
-@given(st.lists(EVENTS_ANY, max_size=12))
-def test_any_order_of_events_folds_and_an_open_stage_is_never_green(events: list[Event]) -> None:
-    """No sequence of events breaks the fold, and a stage whose last word is its start is not green."""
-    record = fold([OPENED, *events])
-    for stage in StageId:
-        marks = [e for e in events if isinstance(e, StageStarted | StageEnded) and e.stage is stage]
-        if marks and isinstance(marks[-1], StageStarted):
-            assert not record.verdict_of(stage).is_green
 
 
 @given(st.binary(max_size=200))

@@ -17,6 +17,8 @@ from steph.child.capture import CappedLog
 from steph.run import output
 
 SUPERVISOR = Path(supervisor.__file__)
+# nothing of the surrounding environment gets into a supervisor, also not what would measure its coverage
+ISOLATED = () if "COVERAGE_PROCESS_CONFIG" in os.environ else ("-I", "-S")
 
 
 def start(folder: Path, code: str, parent: int | None = None, grace_seconds: float = 5) -> subprocess.Popen[bytes]:
@@ -28,7 +30,7 @@ def start(folder: Path, code: str, parent: int | None = None, grace_seconds: flo
         "argv": [sys.executable, "-u", "-c", code],
         "grace_seconds": grace_seconds,
     }
-    argv = [sys.executable, "-I", "-S", str(SUPERVISOR), json.dumps(order)]
+    argv = [sys.executable, *ISOLATED, str(SUPERVISOR), json.dumps(order)]
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
 
 

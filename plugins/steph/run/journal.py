@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from steph.record import AnyStage, Record, Verdict
+from steph.record import AnyStage, Record
 from steph.redact import redact
 from steph.run.events import EVENT, CrashFound, Event, RecordOpened, fold
 
@@ -71,7 +71,7 @@ class Journal:
         """Write one event to the disk before returning; raises JournalError where even the spare room is used up."""
         plain = _redacted(event.model_dump(mode="json"))
         line = json.dumps(plain, ensure_ascii=False).encode(errors="replace") + b"\n"
-        self.events.append(EVENT.validate_python(plain, strict=False))
+        self.events.append(EVENT.validate_python(plain))
         try:
             _write_all(self._file, line)
         except OSError as error:
@@ -111,8 +111,7 @@ def read_events(folder: Path) -> Iterator[Event]:
         raise JournalError(f"{folder / EVENTS}: {error.strerror}") from error
     for line in data.split(b"\n"):
         with contextlib.suppress(ValidationError):
-            if line.strip():
-                yield EVENT.validate_json(line)
+            yield EVENT.validate_json(line)
 
 
 def read_record(folder: Path) -> Record:
@@ -176,10 +175,8 @@ def stages_in_flight(record: Record) -> list[AnyStage]:
 
 def settle_crash(journal: Journal, last_lines: dict[AnyStage, tuple[str, ...]]) -> None:
     """State in the journal which stages a killed run left in flight, with what they printed last."""
-    record = fold(journal.events)
-    for stage in stages_in_flight(record):
-        if record.verdict_of(stage) is Verdict.CRASHED:
-            journal.append(CrashFound(at=now(), stage=stage, last_lines=last_lines.get(stage, ())))
+    for stage in stages_in_flight(fold(journal.events)):
+        journal.append(CrashFound(at=now(), stage=stage, last_lines=last_lines.get(stage, ())))
 
 
 def opened_event(record_id: str, context: object) -> RecordOpened:
