@@ -102,7 +102,10 @@ class _DeepRuns:
         tokenizer = Path(self.model.snapshot_path or self.model.name) / "tokenizer.json"
         if not tokenizer.is_file():
             return None
-        rows = row_tokens(self.setup.root / self.training.train_file.path, tokenizer)
+        try:
+            rows = row_tokens(self.setup.root / self.training.train_file.path, tokenizer)
+        except (ValueError, OSError):  # a tokenizer newer than this suite's library
+            return None
         short, long = (sum(min(row.text, length) for row in rows) for length in (seq_length, 2 * seq_length))
         return long / short if short else None
 
