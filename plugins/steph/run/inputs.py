@@ -98,13 +98,13 @@ def needs_build(root: Path, relative: str, dataset: DataFile, samples: int) -> b
     with path.open("rb") as lines:
         first = lines.readline()
     try:
-        meta = json.loads(first).get("meta") or {}
-    except (ValueError, AttributeError):
+        meta = json.loads(first)["meta"]
+        source, holdout = meta["source_sha256"], meta["holdout"]
+    except (ValueError, KeyError, TypeError):
         return False
-    source, holdout = meta.get("source_sha256"), meta.get("holdout")
-    if source is None or holdout is None:
+    if not isinstance(source, str) or not isinstance(holdout, int):
         return False
-    return bool(source != dataset.sha256 or holdout < samples)
+    return source != dataset.sha256 or holdout < samples
 
 
 def write_subset(root: Path, relative: str, rows: int, target: Path) -> None:

@@ -1,0 +1,142 @@
+"""A run's input files: what is wrong with one is a line with its path and remedy, before anything is started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from steph.plan.description import Description
+from steph.record import DataFile
+from steph.run.inputs import (
+    InputError,
+    file_sha256,
+    needs_build,
+    put_back,
+    read_dataset,
+    read_train_file,
+    require_script,
+    set_aside,
+)
+
+DATASET = DataFile(role="dataset", path="q.json", sha256="a" * 64, rows=140)
+ROW = {"input": "問", "output": "a"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"samples": []}', "key 'samples' holds no questions"),
+        ('{"samples": {}}', "key 'samples' holds no questions"),
+        ("[1]", "has no key 'samples'"),
+        ("{", "is not valid JSON"),
+    ],
+)
+def test_a_data_set_without_questions_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    """Whatever stands there instead of a list is one line with the file and the remedy."""
+    path = tmp_path / Description().paths.dataset
+    path.parent.mkdir(parents=True)
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=f"{said}.*remedy: restore the file"):
+        read_dataset(tmp_path, Description())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "holds no rows"),
+        ("\n\n", "holds no rows"),
+        (json.dumps(ROW) + "\n[1]\n", "line 2 has no text 'input'"),
+        (json.dumps({"input": "問", "output": 1}), "line 1 has no text 'output'"),
+        (json.dumps(ROW) + "\n\n{\n", "line 3 is not valid JSON"),
+        ('{"input": "\\ud83d", "output": "a"}', "line 1: 'input' holds half a character"),
+    ],
+)
+def test_a_training_file_with_a_broken_row_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    """The line's number counts empty lines, as an editor does."""
+    (tmp_path / "rows.jsonl").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=f"rows.jsonl: {said}.*build"):
+        read_train_file(tmp_path, "rows.jsonl")
+
+
+def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
+    """Only what is trained on is counted, and the digest is that of the file's bytes."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"\n{json.dumps(ROW)}\n\n{json.dumps(ROW)}\n", encoding="utf-8")
+    found = read_train_file(tmp_path, "rows.jsonl", "cot")
+    assert (found.rows, found.role, found.sha256) == (2, "train_file_cot", file_sha256(path))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A folder in its place: the reason, the path and the key of the description."""
+    (tmp_path / "rows.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"rows\.jsonl: can't be read: Is a directory \(paths\.train_file\)"):
+        read_train_file(tmp_path, "rows.jsonl")
+    assert file_sha256(tmp_path / "rows.jsonl") is None
+
+
+def test_a_root_that_is_not_there_is_told_before_its_scripts(tmp_path: Path) -> None:
+    """Not the script is missing but the folder."""
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        require_script(tmp_path / "nowhere", "scripts/x.py", "train_script")
+
+
+@pytest.mark.parametrize(
+    ("first_line", "is_due"),
+    [
+        ({"meta": {"source_sha256": "a" * 64, "holdout": 3}}, False),
+        ({"meta": {"source_sha256": "a" * 64, "holdout": 2}}, True),
+        ({"meta": {"source_sha256": "b" * 64, "holdout": 3}}, True),
+        ({"meta": {"source_sha256": None, "holdout": 3}}, False),
+        ({"meta": {"source_sha256": "b" * 64}}, False),
+        ({"meta": {"source_sha256": "b" * 64, "holdout": "3"}}, False),
+        ({"meta": None}, False),
+        ({"meta": "mine"}, False),
+        ({}, False),
+        ([1], False),
+    ],
+)
+def test_only_a_file_that_says_what_it_was_built_from_is_built_again(
+    tmp_path: Path, first_line: object, is_due: bool
+) -> None:
+    """Built of other data, or with fewer questions held out than are asked now; a person's own file is left alone."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps(first_line) + "\n{", encoding="utf-8")
+    assert needs_build(tmp_path, "rows.jsonl", DATASET, samples=3) is is_due
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_a_missing_file_is_built_and_an_empty_one_is_not(tmp_path: Path, content: str | None) -> None:
+    """An empty file says nothing of where it comes from."""
+    if content is not None:
+        (tmp_path / "rows.jsonl").write_text(content)
+    assert needs_build(tmp_path, "rows.jsonl", DATASET, samples=3) is (content is None)
+
+
+def _file(path: Path) -> None:
+    path.write_text("old")
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+    (path / "file").write_text("old")
+
+
+@pytest.mark.parametrize("make", [_file, _folder])
+def test_what_was_set_aside_comes_back_unless_something_new_is_there(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """Undone where the place is empty; a new output is never overwritten by an old one."""
+    path, aside = tmp_path / "out", tmp_path / "aside"
+    make(path)
+    set_aside(path, aside)
+    assert not path.exists()
+    put_back(path, aside)
+    assert path.exists()
+    assert not (aside / "out").exists()
+    set_aside(path, aside)
+    path.write_text("new")
+    put_back(path, aside)
+    assert path.read_text() == "new"
+    put_back(tmp_path / "never", aside)
+    assert not (tmp_path / "never").exists()
