@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -245,3 +246,12 @@ def describe(name: str, model: FakeModel) -> dict[str, object]:
     if model.parameters:
         description["safetensors"] = {"parameters": {"BF16": model.parameters}, "total": model.parameters}
     return description
+
+
+def write_model(folder: Path, weights: bytes | None = None) -> Path:
+    """A whole model folder, or one with these weights."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    (folder / "tokenizer.json").write_text('{"added_tokens": [{"content": "<|im_start|>"}]}')
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(64) if weights is None else weights)
+    return folder

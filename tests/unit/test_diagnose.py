@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steph.judge.diagnose import diagnose, first_traceback, normalise
-from steph.judge.diagnose_command import run_diagnose
+from steph.judge.diagnose_command import HEAD_BYTES, TAIL_BYTES, _ends_of, run_diagnose
 from steph.record import Cause, Phase, Probe
 
 SAMPLES = Path(__file__).parent / "samples" / "failures"
@@ -273,6 +275,27 @@ def test_run_diagnose_reads_only_the_ends_of_a_huge_log(tmp_path: Path) -> None:
         file.seek(0, 2)
         file.write(b"\n" + OOM_TRACEBACK.encode())
     assert run_diagnose(log, None, False).startswith("cause: cuda_oom")
+
+
+@pytest.mark.parametrize("before", [0, TAIL_BYTES, 5 * TAIL_BYTES])
+def test_a_log_from_a_pipe_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch, before: int) -> None:
+    """`-` reads what can't be sought in, keeps no more than its ends, and finds what stands last."""
+    stream = io.BytesIO(b"x\n" * (before // 2) + OOM_TRACEBACK.encode())
+    monkeypatch.setattr(stream, "seekable", lambda: False)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stream))
+    assert run_diagnose(Path("-"), None, False).startswith("cause: cuda_oom")
+
+
+def test_the_ends_of_a_pipe_are_those_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes are kept of both, with a line end where the middle is missing."""
+    for size in (10, HEAD_BYTES, HEAD_BYTES + TAIL_BYTES, HEAD_BYTES + 4 * TAIL_BYTES):
+        data = bytes(range(256)) * (size // 256) + b"z" * (size % 256)
+        stream = io.BytesIO(data)
+        monkeypatch.setattr(stream, "seekable", lambda: False)
+        kept = _ends_of(stream)
+        assert kept[:HEAD_BYTES] == data[:HEAD_BYTES]
+        assert kept[-TAIL_BYTES:] == data[-TAIL_BYTES:]
+        assert len(kept) <= HEAD_BYTES + 1 + 3 * TAIL_BYTES
 
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=300) | st.lists(

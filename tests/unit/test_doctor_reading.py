@@ -12,14 +12,18 @@ from pathlib import Path
 
 import pytest
 from fake_hub import FakeHub, FakeModel, answer, hang
+from fake_nvml import FakeNvml, Gpu, Running
+from planted import plant
 from process_tree import becomes_true
 from steph.doctor import reading
 from steph.doctor.asking import Question
-from steph.doctor.facts import Checkup, HubFacts, Unread
+from steph.doctor.facts import Checkup, GpuFacts, HubFacts, Unread
 from steph.doctor.interpreter import NOT_STARTED, SCRIPT, begun_checkup, read_checkup
 from steph.plan.options import Options
 from steph.plan.settings import Profile, builtin_profiles, load_profile
+from steph.run import telemetry
 from steph.run.gpulock import gpu_lock, lock_folder
+from steph.run.telemetry import GIB
 
 WRONG_SCRIPT = """
 from transformers import Trainer, TrainingArguments
@@ -264,6 +268,46 @@ def test_the_root_is_judged_as_a_run_would(tmp_path: Path) -> None:
     found = reading.read_root(options(tmp_path / "nowhere", "/no/such/python"), profile())
     assert "no such folder" in (found.error or "")
     assert "no such interpreter" in (found.python_error or "")
+
+
+def test_a_sound_root_has_its_data_and_its_script(tmp_path: Path) -> None:
+    """What a run would read is named with its path and its rows."""
+    found = reading.read_root(options(plant(tmp_path / "root")), profile())
+    assert (found.error, found.python_error) == (None, None)
+    assert found.dataset is not None
+    assert found.dataset.rows > 0
+    assert found.train_script == str(tmp_path / "root" / "scripts/train_qwen_law_ft.py")
+
+
+def _with_cards(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, visible: str | None = None) -> GpuFacts:
+    monkeypatch.setattr(telemetry, "has_nvidia_nodes", lambda: True)
+    monkeypatch.setattr(telemetry, "_load", lambda: nvml)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    return reading.read_gpu()
+
+
+def test_the_card_that_a_run_would_use_is_told_with_who_holds_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By CUDA_VISIBLE_DEVICES the second of two; a process that is gone or hidden has no name, and no figure either."""
+    users = (Running(os.getpid(), 3 * GIB), Running(2**22 + 1, None))
+    found = _with_cards(monkeypatch, FakeNvml(Gpu("GPU-a"), Gpu("GPU-b", processes=users)), visible="GPU-b")
+    assert (found.has_nodes, found.count, found.error) == (True, 2, None)
+    assert found.device is not None
+    assert found.device.uuid == "GPU-b"
+    assert [(user.pid, user.used_bytes) for user in found.users] == [(os.getpid(), 3 * GIB), (2**22 + 1, None)]
+    assert "python" in found.users[0].name or "pytest" in found.users[0].name
+    assert found.users[1].name == "?"
+
+
+def test_no_visible_card_and_a_broken_driver_are_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither raises: the one leaves no device, the other its line."""
+    hidden = _with_cards(monkeypatch, FakeNvml(Gpu("GPU-a")), visible="")
+    assert (hidden.count, hidden.device, hidden.users) == (1, None, ())
+    broken = _with_cards(monkeypatch, FakeNvml(failure=18))
+    assert broken.has_nodes
+    assert "reboot" in (broken.error or "")
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has an NVIDIA card")

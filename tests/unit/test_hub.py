@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import socket
 import time
@@ -12,12 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from fake_hub import FIRST_SHA, SECOND_SHA, Breakage, FakeHub, FakeModel, answer, cut_after, hang, safetensors_bytes
+from fake_hub import (
+    FIRST_SHA,
+    SECOND_SHA,
+    Breakage,
+    FakeHub,
+    FakeModel,
+    answer,
+    cut_after,
+    hang,
+    safetensors_bytes,
+    write_model,
+)
 from steph.record import Cause, ModelChoice
 from steph.run import hub_download
 from steph.run.hub import HubError, NoModelError, choose, download
-from steph.run.hub_failure import classify
-from steph.run.model_files import IncompleteModelError, check_whole, find_qwen_tokenizer
+from steph.run.model_files import find_qwen_tokenizer
 
 A = "Qwen/Qwen1.5-1.8B-Chat"
 B = "Qwen/Qwen1.5-4B-Chat"
@@ -84,15 +92,6 @@ class Asker:
 def asker(hub: FakeHub, tmp_path: Path) -> Asker:
     """Asks the fake Hub, with an empty cache."""
     return Asker(hub.url, tmp_path / "cache")
-
-
-def write_model(folder: Path, weights: bytes | None = None) -> Path:
-    """A whole model folder, or one with these weights."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"model_type": "qwen2"}')
-    (folder / "tokenizer.json").write_text('{"added_tokens": [{"content": "<|im_start|>"}]}')
-    (folder / "model.safetensors").write_bytes(safetensors_bytes(64) if weights is None else weights)
-    return folder
 
 
 def write_cached(cache_dir: Path, name: str, weights: bytes | None = None) -> Path:
@@ -318,16 +317,6 @@ def test_a_cut_cached_copy_is_not_used(hub: FakeHub, asker: Asker) -> None:
     assert asker.why_not()[0] is Cause.HUB_UNREACHABLE
 
 
-def test_a_missing_shard_is_named(tmp_path: Path) -> None:
-    """A sharded model with a shard missing is not whole."""
-    folder = write_model(tmp_path / "model")
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    with pytest.raises(IncompleteModelError, match=r"model-00002-of-00002.safetensors: is missing"):
-        check_whole(folder)
-
-
 def test_a_folder_below_a_root_is_the_last_resort(hub: FakeHub, asker: Asker, tmp_path: Path) -> None:
     """Without Hub and cache, a folder of the model's name below a given root is used, as an absolute path."""
     hub.break_on("/api/models/", answer(503))
@@ -459,29 +448,6 @@ def test_weights_that_are_no_safetensors_fail_the_download(hub: FakeHub, asker: 
     with pytest.raises(HubError, match="not whole") as caught:
         asker.download(choice)
     assert "model.safetensors" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("error", "cause", "words"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device", "/c/blobs/x"), Cause.DISK_FULL, "the disk is full"),
-        (PermissionError(errno.EACCES, "Permission denied", "/c"), Cause.OTHER, "can't be written"),
-        (OSError("Consistency check failed: file should be of size 9"), Cause.HUB_UNREACHABLE, "arrived cut"),
-        (RuntimeError("odd\nhf_abcdefgh"), Cause.OTHER, "a/b: RuntimeError: odd ***"),
-    ],
-)
-def test_errors_of_the_machine_have_their_lines(error: Exception, cause: Cause, words: str) -> None:
-    """A full disk, a cache without write access, a cut file and the unforeseen each have a line."""
-    failure = classify(error, name="a/b", endpoint="http://hub", timeout_seconds=1)
-    assert failure.cause is cause
-    assert words in failure.message
-
-
-def test_a_wrapped_error_is_told_by_its_root() -> None:
-    """What huggingface_hub wraps into "cannot find the requested files" is told as the full disk that it was."""
-    wrapped = FileNotFoundError("cannot find the requested files")
-    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-    assert classify(wrapped, name="a/b", endpoint="http://hub", timeout_seconds=1).cause is Cause.DISK_FULL
 
 
 def test_a_qwen_tokenizer_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

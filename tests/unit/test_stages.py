@@ -14,10 +14,22 @@ from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.preparation import Setup, prepare
-from steph.record import Device, Record, Severity, StageId, Verdict
-from steph.run import telemetry
+from steph.record import (
+    Attempt,
+    Cause,
+    Device,
+    Record,
+    RejectedCandidate,
+    Severity,
+    StageId,
+    StageResult,
+    TrainSettings,
+    Verdict,
+)
+from steph.run import hub, telemetry
+from steph.run.events import AttemptEnded, Event, StageEnded, StageStarted
 from steph.run.inputs import InputError
-from steph.run.journal import Journal, opened_event
+from steph.run.journal import Journal, opened_event, read_record
 from steph.stages import Conductor
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +69,77 @@ def test_what_the_driver_says_reaches_the_record(tmp_path: Path, monkeypatch: py
     setup = _setup(None)
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
     assert prepare(options, setup.profile, [StageId.H1]).context.environment.device_error == BROKEN
+
+
+def _conducted(folder: Path, stage: StageId, *before: Event) -> StageResult:
+    """A stage run after these events, and what the record says of it then."""
+    setup = _setup(None)
+    journal = Journal(folder / "run")
+    journal.append(opened_event("r", setup.context))
+    for event in before:
+        journal.append(event)
+    return Conductor(setup, journal, Console(lambda text: None, False), lambda record: None).run(stage, 60)
+
+
+def _green(stage: StageId, *attempts: Attempt) -> list[Event]:
+    return [
+        StageStarted(at="t", stage=stage),
+        *(AttemptEnded(at="t", attempt=attempt) for attempt in attempts),
+        StageEnded(at="t", stage=stage, verdict=Verdict.PASS, explanation="", seconds=1),
+    ]
+
+
+def test_a_stage_on_a_replaced_base_is_blocked(tmp_path: Path) -> None:
+    """H-1 anew makes H-2 stale: H-3 does not evaluate what was trained on another model."""
+    events = [*_green(StageId.H1), *_green(StageId.H2), *_green(StageId.H1)]
+    result = _conducted(tmp_path, StageId.H3, *events)
+    assert result.verdict is Verdict.BLOCKED
+    assert "H-2 の結果が古い" in result.explanation
+
+
+@pytest.mark.parametrize("purpose", ["stage", "deep", "calibrate"])
+def test_memory_that_did_not_come_back_blocks_the_next_stage(tmp_path: Path, purpose: str) -> None:
+    """What still lies on the card would be taken from the next stage, whichever attempt left it there."""
+    trained = factory.trained(1, TrainSettings())
+    left = trained.model_copy(update={"number": 2, "folder": "2", "purpose": purpose, "memory_returned": False})
+    result = _conducted(tmp_path, StageId.H3, *_green(StageId.H1), *_green(StageId.H2, trained, left))
+    assert result.verdict is Verdict.BLOCKED
+    assert "GPUメモリが解放されていない" in result.explanation
+
+
+def test_a_record_that_names_no_model_fails_with_the_remedy(tmp_path: Path) -> None:
+    """A green H-1 without its model, as a torn journal may leave it, starts nothing."""
+    result = _conducted(tmp_path, StageId.H3, *_green(StageId.H1), *_green(StageId.H2))
+    assert (result.verdict, result.explanation) == (Verdict.FAIL, "the record names no model; run H-1 first")
+
+
+def test_h1_without_a_model_fails_with_its_candidates_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each candidate is on record as rejected, and the stage ends with what was wrong with it."""
+
+    def none(candidates: tuple[str, ...], **options: object) -> None:
+        raise hub.NoModelError([RejectedCandidate(name=candidates[0], cause=Cause.HUB_NOT_FOUND, message="404")])
+
+    monkeypatch.setattr(hub, "choose", none)
+    result = _conducted(tmp_path, StageId.H1)
+    first = _setup(None).profile.model.candidates[0]
+    assert (result.verdict, result.explanation) == (Verdict.FAIL, f"使えるモデルがない: {first}: 404")
+    assert [candidate.name for candidate in result.candidates if candidate.outcome == "rejected"] == [first]
+    assert result.model is None
+
+
+def test_what_a_stage_raises_is_journalled_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the suite's own leaves the stage CRASHED with its name, and goes on."""
+
+    def broken(candidates: tuple[str, ...], **options: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(hub, "choose", broken)
+    with pytest.raises(ZeroDivisionError):
+        _conducted(tmp_path, StageId.H1)
+    result = read_record(tmp_path / "run").stages[StageId.H1]
+    assert (result.verdict, result.explanation) == (Verdict.CRASHED, "実行が中断された: ZeroDivisionError")
 
 
 @pytest.mark.parametrize(("parameters", "holds"), [(1_800_000_000, True), (8_000_000_000, False), (None, None)])
