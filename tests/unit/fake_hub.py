@@ -48,6 +48,7 @@ class FakeModel:
     sha: str = FIRST_SHA
     parameters: int | None = 1_836_828_672
     gated: str | bool = False
+    described: dict[str, object] = field(default_factory=dict)  # what the description says in other words
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def describe(name: str, model: FakeModel) -> dict[str, object]:
     }
     if model.parameters:
         description["safetensors"] = {"parameters": {"BF16": model.parameters}, "total": model.parameters}
-    return description
+    return description | model.described
 
 
 def write_model(folder: Path, weights: bytes | None = None) -> Path:

@@ -18,6 +18,7 @@ from steph.judge.checks_eval import judge_evaluation
 from steph.judge.evidence import EvalEvidence
 from steph.judge.questions import frame_agrees, frame_in, is_among, question_key, questions_in, questions_of
 from steph.judge.results import find_results
+from steph.judge.verdict import checks_verdict
 from steph.record import Check, EvalSettings, Severity
 
 
@@ -118,6 +119,28 @@ def test_hostile_content_ends_in_bounded_findings(sound: EvalEvidence) -> None:
     assert max(len(check.message) for check in checks) <= MESSAGE_CHARS
     assert [Check.model_validate_json(check.model_dump_json()) for check in checks] == list(checks)
     assert type(outcome).model_validate_json(outcome.model_dump_json()) == outcome
+
+
+def _unmeasured(evidence: EvalEvidence) -> set[str]:
+    return {check.id for check in judge_evaluation(evidence)[1] if check.holds is None}
+
+
+def test_a_json_that_says_nothing_of_its_settings_leaves_them_unmeasured(sound: EvalEvidence) -> None:
+    """No config, no claim: neither as asked nor otherwise."""
+    assert "config_as_asked" not in _unmeasured(sound)
+    assert "config_as_asked" in _unmeasured(rewritten(sound, lambda found: found | {"config": {}}))
+
+
+def test_a_data_set_that_is_gone_leaves_its_questions_unmeasured_and_nothing_green(sound: EvalEvidence) -> None:
+    """Answers to questions that nobody can look up do not pass."""
+    gone = replace(sound, dataset=sound.root / "gone.json")
+    assert _unmeasured(gone) >= {"rows_distinct", "questions_of_dataset", "first_rows"}
+    assert checks_verdict(judge_evaluation(gone)[1]) is not None
+
+
+def test_without_any_time_the_speed_is_unmeasured(sound: EvalEvidence) -> None:
+    """Neither the rows nor the attempt say how long it took."""
+    assert "answers_fast" in _unmeasured(replace(sound, seconds=None))
 
 
 def test_an_attempt_that_left_nothing_is_judged_without_an_exception(tmp_path: Path) -> None:

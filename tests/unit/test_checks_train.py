@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +181,41 @@ def test_hostile_files_end_in_findings(tmp_path: Path) -> None:
     broken = {check.id for check in checks if check.holds is False}
     assert broken >= {"adapter_weights", "adapter_config", "adapter_base"}
     assert [Check.model_validate_json(check.model_dump_json()) for check in checks] == list(checks)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "holds"),
+    [
+        (("q_proj", "v_proj"), ["v_proj", "q_proj"], True),
+        (("q_proj", "v_proj"), ["q_proj"], False),
+        (("q_proj",), "q_proj", False),
+        (("q_proj",), None, False),
+        ((), ["k_proj"], True),
+    ],
+)
+def test_an_adapter_on_other_modules_is_not_the_one_that_was_asked_for(
+    tmp_path: Path, asked: tuple[str, ...], found: object, holds: bool
+) -> None:
+    """In any order, and only where the profile names some; the message has both."""
+    evidence = training_evidence(plant(tmp_path / "root"), SOUND)
+    path = evidence.output_dir / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": found}))
+    judged = replace(evidence, settings=evidence.settings.model_copy(update={"target_modules": asked}))
+    check = next(check for check in judge_training(judged)[1] if check.id == "adapter_as_asked")
+    assert check.holds is holds
+    assert ("target_modules=" in check.message) is not holds
+
+
+def test_weights_in_a_type_that_is_not_decoded_are_unmeasured_and_never_green(tmp_path: Path) -> None:
+    """Float8 may hold anything: whether it is finite and was trained is not known."""
+    evidence = training_evidence(plant(tmp_path / "root"), SOUND)
+    name = "base_model.model.layers.0.q_proj.lora_B.weight"
+    header = json.dumps({name: {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    weights = struct.pack("<Q", len(header)) + header + b"\x7f\x7f"
+    (evidence.output_dir / "adapter_model.safetensors").write_bytes(weights)
+    checks = judge_training(evidence)[1]
+    assert {check.id for check in checks if check.holds is None} >= {"adapter_finite", "adapter_trained"}
+    assert checks_verdict(checks) is not None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -22,6 +23,7 @@ from fake_hub import (
     safetensors_bytes,
     write_model,
 )
+from steph.plan.shapes import TINY, config_of, parameter_count
 from steph.record import Cause, ModelChoice
 from steph.run import hub_download
 from steph.run.hub import HubError, NoModelError, choose, download
@@ -146,6 +148,41 @@ def test_without_safetensors_metadata_the_shape_counts(hub: FakeHub, asker: Aske
     """Where the Hub gives no count, a built-in shape does."""
     hub.models[A].parameters = None
     assert asker.choose(A).parameters == 1_836_828_672
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"), [(config_of(TINY, "t"), parameter_count(TINY)), ({}, None), (None, None)]
+)
+def test_an_unknown_model_is_counted_by_the_config_that_the_hub_shows(
+    hub: FakeHub, asker: Asker, config: dict[str, object] | None, parameters: int | None
+) -> None:
+    """Without metadata and a built-in shape its config tells the size, or nothing does."""
+    hub.models["a/b"] = FakeModel(parameters=None, described={"config": config})
+    assert asker.choose("a/b").parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("described", "licence"),
+    [
+        ({"cardData": None, "tags": ["license:mit", "license:other"]}, "mit"),
+        ({"cardData": None, "tags": ["text-generation"]}, None),
+        ({"cardData": {}, "tags": None}, None),
+    ],
+)
+def test_a_licence_is_read_off_the_tags_where_the_card_names_none(
+    hub: FakeHub, asker: Asker, described: dict[str, object], licence: str | None
+) -> None:
+    """And where neither does, none is made up."""
+    hub.models[A].described = described
+    assert asker.choose(A).licence == licence
+
+
+def test_a_hub_that_names_no_revision_can_pin_none(hub: FakeHub, asker: Asker) -> None:
+    """What can't be had again byte for byte is not taken."""
+    hub.models[A].described = {"sha": None}
+    cause, message = asker.why_not()
+    assert cause is Cause.HUB_UNREACHABLE
+    assert "names no revision" in message
 
 
 @pytest.mark.parametrize(
@@ -348,6 +385,22 @@ def test_a_download_is_whole_pinned_and_usable_offline(hub: FakeHub, asker: Aske
     files = {path.name for path in Path(done.snapshot_path).rglob("*") if path.is_file()}
     assert files == {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"}
     assert steps[-1] == (choice.download_bytes, choice.download_bytes)
+    assert asker.choose(A).download_bytes == 0
+
+
+def test_a_model_in_shards_comes_with_its_index_and_all_of_them(hub: FakeHub, asker: Asker) -> None:
+    """Both shards and the index are downloaded and counted, and no file that only looks like one."""
+    names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    files = hub.models[A].files
+    shard = files.pop("model.safetensors")
+    index = json.dumps({"weight_map": dict(zip("ab", names, strict=True))}).encode()
+    files |= dict.fromkeys(names, shard) | {"model.safetensors.index.json": index, "model-x.safetensors": shard}
+    choice = asker.choose(A)
+    done = asker.download(choice)
+    assert done.parameters == 2 * 64
+    assert done.snapshot_path is not None
+    weights = {path.name for path in Path(done.snapshot_path).glob("model*")}
+    assert weights == {*names, "model.safetensors.index.json"}
     assert asker.choose(A).download_bytes == 0
 
 

@@ -27,7 +27,7 @@ from steph.record import (
     Verdict,
 )
 from steph.run import hub, telemetry
-from steph.run.events import AttemptEnded, Event, StageEnded, StageStarted
+from steph.run.events import AttemptEnded, Event, ModelChosen, StageEnded, StageStarted
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, opened_event, read_record
 from steph.stages import Conductor
@@ -111,6 +111,19 @@ def test_a_record_that_names_no_model_fails_with_the_remedy(tmp_path: Path) -> N
     """A green H-1 without its model, as a torn journal may leave it, starts nothing."""
     result = _conducted(tmp_path, StageId.H3, *_green(StageId.H1), *_green(StageId.H2))
     assert (result.verdict, result.explanation) == (Verdict.FAIL, "the record names no model; run H-1 first")
+
+
+def test_an_adapter_whose_digest_nobody_recorded_is_not_evaluated(tmp_path: Path) -> None:
+    """A green H-2 without its adapter's sha256 can't be told from another adapter."""
+    trained = factory.trained(1, TrainSettings())
+    assert trained.training is not None
+    nameless = trained.model_copy(update={"training": trained.training.model_copy(update={"adapter_sha256": None})})
+    chosen = ModelChosen(at="t", stage=StageId.H1, model=factory.model_choice())
+    for attempt in (nameless, trained.model_copy(update={"training": None})):
+        events = [*_green(StageId.H1), chosen, *_green(StageId.H2, attempt)]
+        result = _conducted(tmp_path / attempt.label / str(attempt.training is None), StageId.H3, *events)
+        assert (result.verdict, result.attempts) == (Verdict.BLOCKED, ())
+        assert result.explanation == "H-2の記録にアダプタのsha256がない。H-2を再実行する"
 
 
 def test_h1_without_a_model_fails_with_its_candidates_on_record(
