@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,21 +34,13 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture
-def bench(asked: Bench) -> Iterator[Bench]:
-    """The same, for a test to break and to mend; whatever is planted is taken out again."""
+def bench(asked: Bench, tmp_path: Path) -> Iterator[Bench]:
+    """The same, for a test to break: root, record and report are put back as they were, and none depends on another."""
+    kept = tmp_path / "kept"
+    shutil.copytree(asked.folder, kept)
     yield asked
-    asked.plant(train="cuda_oom", until_seq=384, evaluate="rag_prompt")
-
-
-@contextlib.contextmanager
-def changed(path: Path, content: bytes) -> Iterator[None]:
-    """The file with another content for a while, or there for a while."""
-    kept = path.read_bytes() if path.is_file() else None
-    path.write_bytes(content)
-    yield
-    path.unlink()
-    if kept is not None:
-        path.write_bytes(kept)
+    shutil.rmtree(asked.folder)
+    shutil.copytree(kept, asked.folder)
 
 
 def test_all_of_them_are_green_beside_the_three(bench: Bench) -> None:
@@ -122,12 +114,10 @@ def test_each_defect_is_told_by_its_own_stage(bench: Bench) -> None:
     bare = [json.loads(line) | {"output": "Answer: a"} for line in rows.read_text(encoding="utf-8").splitlines()]
     build = "import sys\nsys.exit(f'no index of {sys.argv[1]}')\n"
     bench.plant(evaluate="adapter_ignored")
-    with (
-        changed(rows, "\n".join(map(json.dumps, bare)).encode()),
-        changed(bench.root / "steph.toml", b'[index]\ncommand = ["scripts/build.py", "{dataset}"]\n'),
-        changed(bench.root / "scripts/build.py", build.encode()),
-    ):
-        status, output = bench.run(*ExtendedId)
+    rows.write_text("\n".join(map(json.dumps, bare)), encoding="utf-8")
+    (bench.root / "steph.toml").write_text('[index]\ncommand = ["scripts/build.py", "{dataset}"]\n', encoding="utf-8")
+    (bench.root / "scripts/build.py").write_text(build, encoding="utf-8")
+    status, output = bench.run(*ExtendedId)
     assert status == 1, output
     results = bench.record().extended
     assert [results[stage].verdict for stage in (COT_TRAINING, COT, RAG)] == [
@@ -147,8 +137,8 @@ def test_each_defect_is_told_by_its_own_stage(bench: Bench) -> None:
 def test_answers_of_h3_that_changed_block_what_is_held_against_them(bench: Bench) -> None:
     """Another file in the place of H-3's JSON is no measure for anything."""
     path = bench.root / "results/evaluations/small_model_debug_direct.json"
-    with changed(path, path.read_bytes() + b"\n"):
-        assert bench.run(RAG, BASE)[0] == 1
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert bench.run(RAG, BASE)[0] == 1
     for stage in (RAG, BASE):
         result = bench.record().extended[stage]
         assert result.verdict is Verdict.BLOCKED
