@@ -201,11 +201,12 @@ def test_a_signal_to_pytest_ends_the_child_and_closes_record_and_report(tmp_path
 def test_a_second_signal_does_not_cut_the_ending_short(tmp_path: Path) -> None:
     """SIGINT and then SIGTERM, as a CI cancels: while a stubborn child is stopped the second one changes nothing."""
     bench = make_bench(tmp_path)
-    _waiting_root(bench, "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    asked = tmp_path / "asked"
+    _waiting_root(bench, f"signal.signal(signal.SIGTERM, lambda *_: open({str(asked)!r}, 'w').close())")
     process = bench.start()
     _wait_for(lambda: _training_runs(bench))
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    _wait_for(asked.exists)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 2, output
