@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -50,11 +51,27 @@ def properties(junit: Path) -> list[dict[str, str]]:
     return [{p.attrib["name"]: p.attrib["value"] for p in case.iter("property")} for case in cases]
 
 
-def test_a_stages_facts_are_in_the_junit_file_also_where_it_fails(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Red:
+    """A run whose H-2 ran out of memory on every rung: its output and its JUnit file."""
+
+    output: str
+    junit: Path
+
+
+@pytest.fixture(scope="module")
+def red(tmp_path_factory: pytest.TempPathFactory) -> Red:
+    """One such run for all who only read of it."""
+    bench = make_bench(tmp_path_factory.mktemp("red"), train="cuda_oom")
+    junit = bench.folder / "junit.xml"
+    status, output = run(bench, f"--junitxml={junit}")
+    assert status == 1, output
+    return Red(output, junit)
+
+
+def test_a_stages_facts_are_in_the_junit_file_also_where_it_fails(red: Red) -> None:
     """Each test has its stage's verdict, cause, seconds, attempts and the report's path, green or not."""
-    bench = make_bench(tmp_path, train="cuda_oom")
-    assert run(bench, f"--junitxml={tmp_path / 'junit.xml'}")[0] == 1
-    h1, h2, h3 = properties(tmp_path / "junit.xml")
+    h1, h2, h3 = properties(red.junit)
     assert (h1["steph_verdict"], h2["steph_verdict"], h3["steph_verdict"]) == ("PASS", "FAIL", "BLOCKED")
     assert (h2["steph_cause"], h2["steph_attempts"]) == ("cuda_oom", "4")
     assert float(h2["steph_seconds"]) > 0
@@ -155,11 +172,9 @@ def test_parallel_workers_refuse_the_stages_and_write_nothing(tmp_path: Path) ->
     assert not bench.reports.exists()
 
 
-def test_the_last_lines_are_ten_at_most_and_name_the_report(tmp_path: Path) -> None:
+def test_the_last_lines_are_ten_at_most_and_name_the_report(red: Red) -> None:
     """The section StepH has one line a stage, whatever a stage has to say, then the report's and the record's path."""
-    bench = make_bench(tmp_path, train="cuda_oom")
-    _, output = run(bench)
-    lines = output.splitlines()
+    lines = red.output.splitlines()
     start = next(at for at, line in enumerate(lines) if line.strip("= ") == "StepH")
     end = next(at for at, line in enumerate(lines) if line.startswith("record: "))
     assert end - start < 10

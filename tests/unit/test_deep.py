@@ -73,12 +73,12 @@ def test_a_planted_trap_is_found_and_never_turns_a_pass_into_a_failure(
     assert broken in bench.report()
 
 
-def test_without_the_option_nothing_deep_is_run(tmp_path: Path) -> None:
-    """A plain run has no deep attempts and none of their checks."""
+def test_without_the_options_h2_has_its_own_attempts_alone(tmp_path: Path) -> None:
+    """A plain run has no deep attempts, none of their checks, and trains at no other length."""
     bench = make_bench(tmp_path, train="output_only_ignored")
     assert bench.run(H1, H2)[0] == 0
     h2 = bench.record().stages[H2]
-    assert h2.deep_attempts == ()
+    assert (h2.deep_attempts, h2.calibration_attempts) == ((), ())
     assert "loss_flag_works" not in _checks(h2)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -30,15 +31,13 @@ def mark() -> str:
     return uuid.uuid4().hex
 
 
-def spec_of(
-    folder: Path, code: str, mark: str = "", deadline_seconds: float = 60, grace_seconds: float = 0.3
-) -> ChildSpec:
+def spec_of(folder: Path, code: str, mark: str = "", grace_seconds: float = 0.3) -> ChildSpec:
     """A child that runs `code` and writes into a new folder below the given one."""
     return ChildSpec(
         argv=(sys.executable, "-c", code),
         cwd=folder,
         folder=folder / "attempt",
-        deadline_seconds=deadline_seconds,
+        deadline_seconds=60,
         env={"STEPH_TEST_MARK": mark},
         grace_seconds=grace_seconds,
     )
@@ -92,17 +91,26 @@ def test_child_that_cannot_start_says_so_in_its_log(tmp_path: Path) -> None:
     assert "cannot start /nowhere/python" in output.read_output(tmp_path / "attempt")
 
 
-def test_deadline_ends_the_whole_stubborn_tree(tmp_path: Path, mark: str) -> None:
+@pytest.fixture
+def let_an_hour_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Sets this process's clock on, so that no test waits for a deadline."""
+    clock = time.monotonic
+    return lambda: monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600)
+
+
+def test_deadline_ends_the_whole_stubborn_tree(tmp_path: Path, mark: str, let_an_hour_pass: Callable[[], None]) -> None:
     """TERM-ignoring, setsid'd and double-forked processes are gone when a child has run into its deadline."""
-    outcome = run_child(spec_of(tmp_path, STUBBORN, mark, deadline_seconds=4))
+    outcome = run_child(spec_of(tmp_path, STUBBORN, mark), on_poll=once_ready(tmp_path, let_an_hour_pass))
     assert (outcome.returncode, outcome.ended_by) == (-signal.SIGKILL, EndedBy.DEADLINE)
     assert (outcome.killed_descendants, outcome.left_alive) == (2, 0)
     assert alive_with(mark) == []
 
 
-def test_deadline_ends_ranks_in_sessions_of_their_own(tmp_path: Path, mark: str) -> None:
+def test_deadline_ends_ranks_in_sessions_of_their_own(
+    tmp_path: Path, mark: str, let_an_hour_pass: Callable[[], None]
+) -> None:
     """Two ranks that torchrun would start in own sessions do not outlive their launcher."""
-    outcome = run_child(spec_of(tmp_path, TWO_RANKS, mark, deadline_seconds=5))
+    outcome = run_child(spec_of(tmp_path, TWO_RANKS, mark), on_poll=once_ready(tmp_path, let_an_hour_pass, lines=3))
     assert outcome.ended_by is EndedBy.DEADLINE
     assert {"rank 0", "rank 1"} <= set(output.stdout_text(tmp_path / "attempt").splitlines())
     assert alive_with(mark) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,28 +110,48 @@ def test_a_rerun_under_other_facts_stops_and_names_the_difference(tmp_path: Path
     assert H2 not in bench.record().stages
 
 
-def test_an_adapter_changed_after_training_blocks_the_evaluation(tmp_path: Path) -> None:
-    """H-3 refuses an adapter whose sha256 is not the one that H-2 recorded."""
-    bench = make_bench(tmp_path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A bench whose H-1 and H-2 have passed."""
+    bench = make_bench(tmp_path_factory.mktemp("trained"))
     assert bench.run(H1, H2)[0] == 0
-    adapter = bench.root / "runs/debug_small_model/direct_norag_small_4bit/adapter_model.safetensors"
-    adapter.write_bytes(adapter.read_bytes()[:-1] + b"\1")
-    assert bench.run(H3)[0] == 1
-    result = bench.record().stages[H3]
-    assert result.verdict is Verdict.BLOCKED
-    assert "sha256" in result.explanation
+    return bench
 
 
-def test_a_missing_adapter_blocks_the_evaluation_and_says_what_to_do(tmp_path: Path) -> None:
-    """H-3 alone after its adapter was deleted: BLOCKED, with the file and the remedy in one line."""
-    bench = make_bench(tmp_path)
-    assert bench.run(H1, H2)[0] == 0
-    (bench.root / "runs/debug_small_model/direct_norag_small_4bit/adapter_model.safetensors").unlink()
-    assert bench.run(H3)[0] == 1
-    result = bench.record().stages[H3]
+def _weights_changed(adapter: Path) -> None:
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+
+
+def _weights_deleted(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+
+
+def _scale_changed(adapter: Path) -> None:
+    config = adapter / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 4096}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_weights_changed, ("sha256",)),
+        (_weights_deleted, ("adapter_model.safetensors", "H-2を再実行")),
+        (_scale_changed, ("adapter_config.json",)),
+    ],
+)
+def test_an_adapter_that_is_not_what_h2_wrote_is_not_evaluated(
+    trained: Bench, tmp_path: Path, spoil: Callable[[Path], None], said: tuple[str, ...]
+) -> None:
+    """Other weights, none, or a configuration that scales them otherwise: H-3 is BLOCKED and names file and remedy."""
+    adapter = trained.root / "runs/debug_small_model/direct_norag_small_4bit"
+    shutil.copytree(adapter, tmp_path / "kept")
+    spoil(adapter)
+    assert trained.run(H3)[0] == 1
+    shutil.copytree(tmp_path / "kept", adapter, dirs_exist_ok=True)
+    result = trained.record().stages[H3]
     assert result.verdict is Verdict.BLOCKED
-    assert "adapter_model.safetensors" in result.explanation
-    assert "H-2を再実行" in result.explanation
+    assert all(words in result.explanation for words in said)
 
 
 def _waiting_root(bench: Bench, first: str = "pass") -> None:
