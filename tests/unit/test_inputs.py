@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from steph.plan.description import Description
+from steph.plan.description import Description, Paths
 from steph.record import DataFile
 from steph.run.inputs import (
     InputError,
@@ -40,6 +40,21 @@ def test_a_data_set_without_questions_is_refused(tmp_path: Path, content: str, s
     path.write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=f"{said}.*remedy: restore the file"):
         read_dataset(tmp_path, Description())
+
+
+def test_the_real_questions_go_before_the_sample_that_comes_with_the_root(tmp_path: Path) -> None:
+    """Where both are there the real ones are read; else the sample, and the record says that it was one."""
+    paths = Paths(dataset="real.json", dataset_fallback="sample.json")
+    description = Description(paths=paths)
+    for name, rows in (("sample.json", 2), ("real.json", 3)):
+        (tmp_path / name).write_text(json.dumps({"samples": [{}] * rows}))
+        found = read_dataset(tmp_path, description)
+        assert (found.path, found.rows, found.is_sample) == (name, rows, name == "sample.json")
+        assert (found.role, found.sha256) == ("dataset", file_sha256(tmp_path / name))
+    (tmp_path / "real.json").unlink()
+    without = Description(paths=Paths(dataset="real.json"))
+    with pytest.raises(InputError, match=r"real\.json: no such file"):
+        read_dataset(tmp_path, without)
 
 
 @pytest.mark.parametrize(

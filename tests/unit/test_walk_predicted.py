@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scripted_training import BASE, LADDER, LARGE, OOM, SMALL, ScriptedTraining, card_for, offer
+from scripted_training import BASE, LADDER, LARGE, NO_BNB, OOM, SMALL, ScriptedTraining, card_for, offer
 from steph.record import Verdict
 from suite_runs import lengthen_rows, make_model
 
@@ -79,6 +79,17 @@ def test_giving_up_4bit_is_no_cure_of_an_oom(tmp_path: Path, monkeypatch: pytest
     assert [rung.label for rung in stage.recorded.skipped_rungs] == ["256/b1/bf16"]
     assert (asked, outcome.verdict) == ([], Verdict.FAIL)
     assert "原因: cuda_oom" in outcome.explanation
+
+
+def test_without_bitsandbytes_a_setting_that_may_just_fit_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No OOM was seen, so that nothing speaks against larger weights but a prediction that they can't fit."""
+    plain = BASE.model_copy(update={"use_4bit": False, "mixed_precision": "bf16"})
+    card = card_for(LARGE, "answer", rung=0, base=plain)
+    stage = ScriptedTraining(tmp_path, [NO_BNB], trainer="answer", card=card)
+    stage.walk(monkeypatch, LARGE)
+    assert stage.tried == ["512/b2/4bit", "512/b2/bf16"]
 
 
 @pytest.mark.parametrize(("use_4bit", "bits"), [(True, "4bit"), (False, "bf16")])
