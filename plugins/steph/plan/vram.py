@@ -128,7 +128,8 @@ def _step_moments(shape: ModelShape, work: Workload, constants: Constants) -> tu
 
 
 def _bounded(shape: ModelShape, work: Workload, lines: tuple[Term, ...], constants: Constants) -> Forecast:
-    allocated = _sum_bytes([term for term in lines if term.at_peak])
+    # an offset below zero can't take more than there is
+    allocated = max(0, _sum_bytes([term for term in lines if term.at_peak]))
     slack = max(0.0, play(shape, work).slack_bytes + constants.slack_extra_bytes)
     context = round(constants.context_bytes)
     error = constants.relative_error

@@ -74,9 +74,8 @@ class MicroBatches(Projections):
         """torch's kernel makes its output alone; transformers' own code computes in fp32 beside it."""
         if self._is_answer:
             return self._numbers(width)
-        single_bytes = self._work.tokens * width * SINGLE
+        single_bytes = self._tokens * width * SINGLE
         copies = [] if self._is_single else [self._new(single_bytes)]
-        self._free(self._new(single_bytes))
         scaled = self._new(single_bytes)
         out = self._numbers(width)
         self._free(scaled)
@@ -267,9 +266,9 @@ class MicroBatches(Projections):
             found = self._numbers(width)
             self._free(gradient)
             return found
-        single_bytes = self._work.tokens * width * SINGLE
-        scaled, summed, direct = (self._new(single_bytes) for _ in range(3))
-        self._free(summed, scaled, gradient)
-        divided, squared, doubled, through = (self._new(single_bytes) for _ in range(4))
-        self._free(doubled, squared, divided)
+        single_bytes = self._tokens * width * SINGLE
+        scaled, direct = self._new(single_bytes), self._new(single_bytes)
+        self._free(scaled, gradient)
+        cubed, through = self._new(single_bytes), self._new(single_bytes)
+        self._free(cubed)
         return self._sum(direct, through, width)

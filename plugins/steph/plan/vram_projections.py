@@ -23,6 +23,7 @@ class Projections:
         self._shape = shape
         self._work = work
         self._linear = linear_shapes(shape)
+        self._tokens = work.tokens
         self._token_bytes = work.activation_bytes * work.tokens
         self._is_single = work.activation_bytes == SINGLE
         self._autocasts = not self._is_single
@@ -81,10 +82,10 @@ class Projections:
     def _product(self, wide: int, narrow: int) -> Block:
         """Cast, dequantise, multiply, cast back."""
         work = self._work
-        halves = [self._new(HALF * work.tokens * wide)] if self._is_single else []
+        halves = [self._new(HALF * self._tokens * wide)] if self._is_single else []
         if work.use_4bit:
             halves.append(self._new(HALF * wide * narrow))
-        out = self._new(HALF * work.tokens * narrow)
+        out = self._new(HALF * self._tokens * narrow)
         self._multiplies(FORWARD)
         self._free(*reversed(halves))
         if not self._is_single:
@@ -96,7 +97,7 @@ class Projections:
     def _lora_input(self, name: str, kept: Kept | None) -> Block:
         """Dropout and A: what B multiplies."""
         work, (wide, narrow) = self._work, self._linear[name]
-        dropped = [self._new(work.tokens * wide), self._numbers(wide)] if work.lora_dropout else []
+        dropped = [self._new(self._tokens * wide), self._numbers(wide)] if work.lora_dropout else []
         if self._autocasts:
             weights = [self._new(HALF * work.lora_r * side) for side in (wide, narrow)]
             if kept is None:
