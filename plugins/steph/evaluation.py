@@ -117,7 +117,7 @@ class Evaluation:
         return None
 
     def _settings(self, variant: Variant, attempt: Attempt) -> EvalSettings:
-        asked = EvalSettings(**self.setup.profile.evaluate.model_dump())
+        asked = self.setup.profile.evaluate
         used_4bit = attempt.settings.use_4bit if isinstance(attempt.settings, TrainSettings) else asked.load_in_4bit
         return asked.model_copy(
             update={

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from steph.plan.description import Description
-from steph.plan.settings import Profile
+from steph.plan.settings import Profile, Within
 
 TABLES: Mapping[str, type[BaseModel]] = {"steph.toml": Description, "profile": Profile}
 PAGES = ("docs/bring-your-pipeline.md", "docs/profiles.md")
@@ -77,8 +77,9 @@ def _ways(model: type[BaseModel], before: Way = ()) -> Iterator[Way]:
 
 
 def _inner_model(field: FieldInfo) -> type[BaseModel] | None:
-    """The model of a table or of an array of tables; None where the key has a plain value."""
-    candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+    """The model that validates a table or an array of tables; None where the key has a plain value."""
+    bounds = [item.bounds for item in field.metadata if isinstance(item, Within)]
+    candidates = [*bounds, field.annotation, *getattr(field.annotation, "__args__", ())]
     return next((c for c in candidates if inspect.isclass(c) and issubclass(c, BaseModel)), None)
 
 

@@ -127,12 +127,17 @@ class Training:
         return no_rung_keeps_the_answers(meaningless)
 
     def _first_walk(self, model: ModelChoice, start: TrainSettings | None) -> Walk:
-        """The rung of these settings, or they alone where they are not on the profile's ladder."""
+        """The rung of these settings, or they alone where they are on no rung, also not on one without 4-bit."""
         profile = self.setup.profile
         top = Walk(model, profile.train, profile.ladder, half=self.half_precision())
         if start is None:
             return top
-        rungs = (replace(top, rung=rung) for rung in range(len(profile.ladder) + 1))
+        ladders = ((top.base, top.ladder), ladder_without_4bit(top.base, top.ladder, top.half))
+        rungs = (
+            replace(top, base=base, ladder=ladder, rung=rung)
+            for base, ladder in ladders
+            for rung in range(len(ladder) + 1)
+        )
         return next((walk for walk in rungs if walk.settings == start), replace(top, base=start, ladder=()))
 
     def knows_flag(self, flag: str) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from steph.plan.settings import ProfileError, load_profile, profile_path
+from steph.plan.ladder import ladder_without_4bit, settings_at
+from steph.plan.settings import ProfileError, ProfileEvaluate, ProfileTrain, load_profile, profile_path
+from steph.record import EvalSettings, TrainSettings
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = '[machine]\ntitle = "x"\n[model]\ncandidates = ["a/b"]\n'
@@ -33,6 +35,27 @@ def test_default_profile_holds_the_specs_settings() -> None:
     assert (train.lora_r, train.lora_alpha, train.lora_dropout) == (16, 32, 0.05)
     assert (train.use_4bit, train.bnb_4bit_quant_type, train.bnb_4bit_compute_dtype) == (True, "nf4", "bfloat16")
     assert (evaluate.samples, evaluate.top_k, evaluate.use_rag, evaluate.ensemble) == (3, 1, False, 1)
+
+
+@pytest.mark.parametrize("name", ["rtx3080", "cpu", "a100-20gb"])
+def test_settings_of_every_rung_are_the_same_again_from_the_journal(name: str) -> None:
+    """What a later session reads from the record equals what a profile and its ladder ask for, at each rung."""
+    profile = load_profile(profile_path(name, ROOT))
+    for base, ladder in ((profile.train, profile.ladder), ladder_without_4bit(profile.train, profile.ladder)):
+        for rung in range(len(ladder) + 1):
+            settings = settings_at(base, ladder, rung)
+            assert TrainSettings.model_validate_json(settings.model_dump_json()) == settings
+    assert EvalSettings.model_validate_json(profile.evaluate.model_dump_json()) == profile.evaluate
+
+
+def test_a_profile_without_a_table_has_the_defaults_of_that_table(tmp_path: Path) -> None:
+    """The bounds of a profile's keys have the settings' own defaults."""
+    path = tmp_path / "p.toml"
+    path.write_text(MINIMAL, encoding="utf-8")
+    profile = load_profile(path)
+    assert (profile.train, profile.evaluate) == (TrainSettings(), EvalSettings())
+    assert ProfileTrain().model_dump() == TrainSettings().model_dump()
+    assert ProfileEvaluate().model_dump() == EvalSettings().model_dump()
 
 
 @pytest.mark.parametrize(

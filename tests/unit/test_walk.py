@@ -277,3 +277,25 @@ def test_a_card_without_bf16_walks_without_4bit_in_fp16(tmp_path: Path, monkeypa
     stage = ScriptedTraining(tmp_path, [NO_BNB], card=card)
     stage.walk(monkeypatch, SMALL)
     assert stage.tried == ["512/b2/4bit", "512/b2/fp16"]
+
+
+@pytest.mark.parametrize(
+    ("ended_on", "cause", "tried"),
+    [
+        ({}, OOM, ["512/b2/4bit", "384/b2/4bit"]),
+        ({"max_seq_length": 384}, OOM, ["384/b2/4bit", "256/b2/4bit"]),
+        ({"max_seq_length": 384}, NO_BNB, ["384/b2/4bit", "512/b2/bf16"]),
+        ({"use_4bit": False, "mixed_precision": "bf16"}, OOM, ["512/b2/bf16", "384/b2/bf16"]),
+        ({"max_seq_length": 100}, OOM, ["100/b2/4bit"]),
+    ],
+)
+def test_the_cot_training_walks_on_from_where_h2_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_on: dict[str, object], cause: Diagnosis, tried: list[str]
+) -> None:
+    """Settings as the record gives them are found on the profile's ladder; only those on no rung are tried alone."""
+    course = Course(ExtendedId.COT_TRAINING, "direct", TRAIN_FILE, "runs/cot")
+    stage = ScriptedTraining(tmp_path, [cause], course=course)
+    start = TrainSettings.model_validate_json(BASE.model_copy(update=ended_on).model_dump_json())
+    outcome = stage.walk(monkeypatch, SMALL, start)
+    assert stage.tried == tried
+    assert outcome.verdict is (Verdict.PASS_DEGRADED if len(tried) > 1 else Verdict.FAIL)

@@ -1,19 +1,20 @@
 """Profiles: one TOML file that says what is run, on which machine, with which ladder and limits.
 
 A profile is read and validated whole before anything starts; what is wrong is one line each: file, key, value, what is
-allowed. Nothing here looks at the machine.
+allowed. What comes out are the settings that the record knows, without the bounds. Nothing here looks at the machine.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tomllib
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from steph.record import EvalSettings, TrainSettings, Value
 
@@ -119,13 +120,28 @@ class Limits(Value):
     """How long the GPU's memory may take to come back after an attempt."""
 
 
+@dataclass(frozen=True)
+class Within:
+    """A table that is validated by `bounds` and kept as the plain settings that it refines.
+
+    Pydantic calls values of two classes unequal, and the record reads the plain ones back.
+    """
+
+    bounds: type[Value]
+
+    def __get_pydantic_core_schema__(self, plain: type[Value], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Errors are those of `bounds`, key by key."""
+        bounded = handler.generate_schema(self.bounds)
+        return core_schema.no_info_after_validator_function(lambda value: plain(**value.model_dump()), bounded)
+
+
 class Profile(Value):
     """One validated profile; `path` and `sha256` say which file it was."""
 
     machine: Machine
     model: Models
-    train: ProfileTrain = ProfileTrain()
-    evaluate: ProfileEvaluate = ProfileEvaluate()
+    train: Annotated[TrainSettings, Within(ProfileTrain)] = TrainSettings()
+    evaluate: Annotated[EvalSettings, Within(ProfileEvaluate)] = EvalSettings()
     ladder: tuple[Rung, ...] = ()
     limits: Limits = Limits()
     path: str = ""
