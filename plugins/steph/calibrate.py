@@ -6,12 +6,9 @@ It runs after H-2's verdict is written, which it can't change: whatever it ends 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
 
 from steph.beside import train_beside
-from steph.plan.answers import CHATML_OVERHEAD_TOKENS, row_tokens
+from steph.plan.answers import RowLengths
 from steph.prediction import expected
 from steph.record import ModelChoice, SkippedRung, StageId, TrainSettings
 from steph.run.events import RungSkipped
@@ -25,20 +22,12 @@ SHORTEST_LENGTH = 16  # what a profile may ask for
 LENGTH_STEP = 8  # tokens; multiples of it are what matrix units like
 
 
-@dataclass(frozen=True)
-class RowLengths:
-    """Tokens of the longest and of the middle row of a training file, the chat template's included."""
-
-    longest: int
-    middle: int
-
-
 def calibrate(training: Training, model: ModelChoice, settings: TrainSettings) -> None:
     """Train five steps at another length than H-2's last attempt; never raises for what the run does."""
-    rows = _row_lengths(training, model)
+    short = settings.model_copy(update={"max_steps": STEPS, "logging_steps": 1})
+    rows = training.row_lengths(model, short)
     length = other_length(settings.max_seq_length, rows)
-    changed = {"max_seq_length": length or settings.max_seq_length, "max_steps": STEPS, "logging_steps": 1}
-    asked = settings.model_copy(update=changed)
+    asked = short.model_copy(update={"max_seq_length": length or settings.max_seq_length})
     label = f"calibrate {asked.short()} {STEPS}ステップ"
     left = training.deadline - time.monotonic()
     if length is None:
@@ -73,17 +62,6 @@ def other_length(max_seq_length: int, rows: RowLengths | None) -> int | None:
     wanted = min(longest // 2, rows.middle) if rows else longest // 2
     length = wanted // LENGTH_STEP * LENGTH_STEP
     return length if length >= SHORTEST_LENGTH else None
-
-
-def _row_lengths(training: Training, model: ModelChoice) -> RowLengths | None:
-    tokenizer = Path(model.snapshot_path or model.name) / "tokenizer.json"
-    if not tokenizer.is_file():
-        return None
-    try:
-        tokens = [row.text for row in row_tokens(training.setup.root / training.train_file.path, tokenizer)]
-    except (ValueError, OSError):  # a tokenizer newer than this suite's library
-        return None
-    return RowLengths(max(tokens) + CHATML_OVERHEAD_TOKENS, int(median(tokens)) + CHATML_OVERHEAD_TOKENS)
 
 
 def _skip(training: Training, label: str, reason: str) -> None:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
-from pathlib import Path
 
 from steph.beside import train_beside
 from steph.judge.checks_deep import deep_runs_check, four_bit_check, loss_flag_check, padding_check
-from steph.plan.answers import row_tokens
 from steph.record import Attempt, Cause, Check, ModelChoice, TrainSettings
 from steph.run.inputs import InputError
 from steph.run.runner import RunnerError
@@ -99,15 +97,8 @@ class _DeepRuns:
         return None
 
     def _row_growth(self, seq_length: int) -> float | None:
-        tokenizer = Path(self.model.snapshot_path or self.model.name) / "tokenizer.json"
-        if not tokenizer.is_file():
-            return None
-        try:
-            rows = row_tokens(self.setup.root / self.training.train_file.path, tokenizer)
-        except (ValueError, OSError):  # a tokenizer newer than this suite's library
-            return None
-        short, long = (sum(min(row.text, length) for row in rows) for length in (seq_length, 2 * seq_length))
-        return long / short if short else None
+        rows = self.training.row_lengths(self.model, self._steps(PADDING_STEPS))
+        return rows.tokens_at(2 * seq_length) / rows.tokens_at(seq_length) if rows else None
 
 
 def _cause(attempt: Attempt) -> Cause | None:

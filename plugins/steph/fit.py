@@ -120,13 +120,13 @@ def asked_workload(
 
 def longest_row_tokens(data: str, tokenizer: str | None, model: str) -> int:
     """Tokens of a training file's longest row, the chat template's included; raises FitError."""
-    from steph.plan.answers import CHATML_OVERHEAD_TOKENS, row_tokens
+    from steph.plan.answers import row_lengths
 
     found = Path(tokenizer) if tokenizer else Path(model).expanduser() / "tokenizer.json"
     if not found.is_file():
         raise FitError(f"--data needs the model's tokenizer: {found} is not there; name one with --tokenizer")
     try:
-        return CHATML_OVERHEAD_TOKENS + max(row.text for row in row_tokens(Path(data), found))
+        return row_lengths(Path(data), found, "keeps_answer").longest  # the template that a trainer `answer` goes with
     except (OSError, ValueError) as error:
         raise FitError(f"--data {data}: {error}") from error
 

@@ -193,7 +193,7 @@ class Attempt(Value):
     predicted_peak_bytes: int | None = None
     predicted_low_bytes: int | None = None  # the prediction's interval
     predicted_high_bytes: int | None = None
-    longest_row_tokens: int | None = None  # of the rows that it may train on, before they are cut; None: not known
+    longest_row_tokens: int | None = None  # of the rows that it may train on, not cut, with the template; None: unknown
     mean_row_tokens: float | None = None  # of the same
     checks: tuple[Check, ...] = ()
     artifacts: tuple[Artifact, ...] = ()

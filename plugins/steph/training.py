@@ -18,7 +18,7 @@ from steph.judge.evidence import TrainEvidence
 from steph.machine_checks import machine_checks
 from steph.models import smaller_model
 from steph.outcome import Outcome
-from steph.plan.answers import AnswerLoss, count_lost_answers
+from steph.plan.answers import AnswerLoss, RowLengths, row_lengths
 from steph.plan.commands import MAX_STEPS_FLAG, train_command
 from steph.plan.ladder import MoveKind, epoch_steps, given_up, ladder_without_4bit, next_move, settings_at
 from steph.plan.settings import Rung
@@ -90,6 +90,7 @@ class Training:
         others = [file for file in journal.record().data if file.role not in {new.role for new in read}]
         journal.append(DataRead(at=now(), data=(*read, *others)))
         self.can_cap_steps = self.knows_flag(MAX_STEPS_FLAG)
+        self._uncounted = ""  # the last line about rows that can't be counted
 
     def run(self, model: ModelChoice, start: TrainSettings | None = None) -> Outcome:
         """Walk the ladder; the outcome is that of the last attempt, with what was given up on the way.
@@ -152,17 +153,26 @@ class Training:
         run_side_command(self.setup, (self.setup.python, script, "--help"), folder, self.deadline)
         return frozenset(re.findall(r"--[\w-]+", output.stdout_text(folder)))
 
-    def _answers_lost(self, walk: Walk) -> AnswerLoss | None:
-        tokenizer = Path(walk.model.snapshot_path or walk.model.name) / "tokenizer.json"
+    def row_lengths(self, model: ModelChoice, settings: TrainSettings) -> RowLengths | None:
+        """How long the rows are that these settings train on; None, and said once, where they can't be counted."""
+        tokenizer = Path(model.snapshot_path or model.name) / "tokenizer.json"
         if not tokenizer.is_file():
             return None
-        path, settings = self.setup.root / self.train_file.path, walk.settings
-        truncation, rows = self.setup.description.truncation, self.rows_trained(settings)
+        path, rows = self.setup.root / self.train_file.path, self.rows_trained(settings)
         try:
-            return count_lost_answers(path, tokenizer, settings.max_seq_length, truncation, first_rows=rows)
-        except ValueError as error:  # a tokenizer newer than this suite's library: not counted, as where there is none
-            self.console.line(f"{self.course.stage} answers not counted: {error}")
+            return row_lengths(path, tokenizer, self.setup.description.truncation, first_rows=rows)
+        except (ValueError, OSError) as error:  # a tokenizer newer than this suite's library: as where there is none
+            self._say_uncounted(f"{self.course.stage} answers not counted: {error}")
             return None
+
+    def _say_uncounted(self, line: str) -> None:
+        if line != self._uncounted:
+            self.console.line(line)
+        self._uncounted = line
+
+    def _answers_lost(self, walk: Walk) -> AnswerLoss | None:
+        rows = self.row_lengths(walk.model, walk.settings)
+        return rows.lost_at(walk.settings.max_seq_length) if rows else None
 
     def _expected(self, walk: Walk, loss: AnswerLoss | None) -> Expectation | None:
         return expected(self.setup, walk.model, walk.settings, loss.longest_tokens if loss else None)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from steph.plan.answers import CHATML_OVERHEAD_TOKENS, count_lost_answers, row_tokens
+from steph.plan.answers import CHATML_OVERHEAD_TOKENS, count_lost_answers, row_lengths, row_tokens
 
 # The published pipeline's rows begin with a few-shot preamble of this size: their mean is 460 tokens, 227 without it
 PREAMBLE_TOKENS = 233
@@ -64,6 +64,17 @@ def test_overhead_counts_against_the_length(tmp_path: Path, character_tokenizer:
     train_file = write_rows(tmp_path / "rows.jsonl", [("abc", "a")])
     loss = count_lost_answers(train_file, character_tokenizer, 8, "right", overhead_tokens=4)
     assert (loss.lost_rows, loss.longest_tokens, loss.fitting_seq_length) == (1, 9, 9)
+
+
+def test_rows_are_counted_once_by_one_rule(tmp_path: Path, character_tokenizer: Path) -> None:
+    """The template counts for a pipeline that keeps its answers alone, in every figure; only rows trained on count."""
+    train_file = write_rows(tmp_path / "rows.jsonl", [("abc", "a"), ("abcdef", "a"), ("a" * 20, "a"), ("a" * 90, "a")])
+    plain = row_lengths(train_file, character_tokenizer, "right", first_rows=3)
+    assert (plain.whole, plain.needed) == ((5, 8, 22), (5, 8, 22))
+    assert (plain.longest, plain.middle, plain.mean, plain.tokens_at(8)) == (22, 8, 35 / 3, 21)
+    templated = row_lengths(train_file, character_tokenizer, "keeps_answer", first_rows=3)
+    assert templated.whole == tuple(tokens + CHATML_OVERHEAD_TOKENS for tokens in plain.whole)
+    assert templated.needed == (1 + CHATML_OVERHEAD_TOKENS,) * 3
 
 
 def test_a_changed_file_is_counted_again(tmp_path: Path, character_tokenizer: Path) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
-from steph.calibrate import RowLengths, other_length
+from scripted_training import LARGE, PROFILE, ScriptedTraining
+from steph import calibrate, deep
+from steph.calibrate import other_length
+from steph.plan.answers import RowLengths
 from steph.record import Attempt, Cause, EndedBy, StageId, StageResult, TrainSettings, Verdict
 from steph.run.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted, fold
 from steph.tell import wording
-from suite_runs import Bench, make_bench
+from suite_runs import Bench, lengthen_rows, make_bench, make_model
 
 H1, H2, H3 = StageId
 CALIBRATE = ("--steph-calibrate",)
@@ -122,15 +125,19 @@ def test_kill_9_of_pytest_while_calibrating_keeps_the_verdict(tmp_path: Path) ->
     assert status == 0, output
 
 
+def _rows(longest: int, middle: int) -> RowLengths:
+    return RowLengths((longest, middle, middle), (0, 0, 0))
+
+
 @pytest.mark.parametrize(
     ("max_seq_length", "rows", "length"),
     [
         (512, None, 256),
-        (512, RowLengths(707, 460), 256),
-        (1024, RowLengths(707, 460), 352),
-        (512, RowLengths(2000, 100), 96),
+        (512, _rows(707, 460), 256),
+        (1024, _rows(707, 460), 352),
+        (512, _rows(2000, 100), 96),
         (16, None, None),
-        (512, RowLengths(20, 18), None),
+        (512, _rows(20, 18), None),
     ],
 )
 def test_the_other_length_is_one_that_most_rows_fill(
@@ -157,3 +164,37 @@ def test_an_attempt_after_the_verdict_changes_nothing_but_itself() -> None:
         assert (h2.verdict, h2.ended_at, h2.last_attempt) == (Verdict.PASS, "1", own)
         assert h2.calibration_attempts == (extra,)
         assert h2.newest_attempt == extra
+
+
+@pytest.mark.parametrize(("truncation", "longest"), [("right", 300), ("keeps_answer", 308)])
+def test_both_lengths_of_a_slope_count_the_rows_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, truncation: str, longest: int
+) -> None:
+    """Rows of 300 tokens are as long for H-2's attempt as for the one at another length, with a template or without."""
+    counted: list[object] = []
+    monkeypatch.setattr(calibrate, "train_beside", lambda *_, **told: counted.append(told["longest_row_tokens"]))
+    stage = ScriptedTraining(tmp_path, truncation=truncation)
+    lengthen_rows(stage.setup.root, 300)
+    model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
+    stage.walk(monkeypatch, model)
+    calibrate.calibrate(stage.training, model, PROFILE.train)
+    assert [stage.requests[0].longest_row_tokens, *counted] == [longest, longest]
+
+
+@pytest.mark.parametrize("broken", ["a newer tokenizer", "no training file"])
+def test_rows_that_cannot_be_counted_are_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """H-2, its calibration and its deep attempts go on without the rows' lengths, and nothing raises."""
+    stage = ScriptedTraining(tmp_path)
+    model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
+    if broken == "no training file":
+        (stage.setup.root / stage.training.train_file.path).unlink()
+    else:
+        (tmp_path / "model" / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
+    outcome = stage.walk(monkeypatch, model)
+    assert (outcome.verdict, stage.requests[0].longest_row_tokens) == (Verdict.PASS, None)
+    monkeypatch.setattr(deep, "train_beside", lambda *_, **told: factory.trained(2, PROFILE.train))
+    (padding,) = (check for check in deep.deep_checks(stage.training, model, PROFILE.train) if check.trap == 11)
+    assert padding.holds is True
+    assert [line.startswith("H-2 answers not counted: ") for line in stage.said] == [True]

@@ -1,4 +1,4 @@
-"""How many training rows lose their answer when they are cut to a length: known before a step is trained.
+"""How long training rows are and how many lose their answer when they are cut: known before a step is trained.
 
 Comes in: a training file (JSON lines with `input` and `output`) and the model's `tokenizer.json`. Goes out: counts.
 Needs `tokenizers` when it is asked, never torch.
@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any, Literal
 
 Truncation = Literal["right", "keeps_answer"]
@@ -42,15 +43,54 @@ class RowTokens:
     output: int
 
 
-def count_lost_answers(
+@dataclass(frozen=True, slots=True)
+class RowLengths:
+    """Tokens of the rows that are trained on, in file order, the template's overhead included; never empty.
+
+    `whole`: each row's. `needed`: what a length must leave of each, so that its answer is not lost.
+    """
+
+    whole: tuple[int, ...]
+    needed: tuple[int, ...]
+
+    @property
+    def longest(self) -> int:
+        """The longest row."""
+        return max(self.whole)
+
+    @property
+    def middle(self) -> int:
+        """The row that half of them do not exceed."""
+        return int(median(self.whole))
+
+    @property
+    def mean(self) -> float:
+        """The average row."""
+        return fmean(self.whole)
+
+    def tokens_at(self, max_seq_length: int) -> int:
+        """All rows together, each cut to this length."""
+        return sum(min(length, max_seq_length) for length in self.whole)
+
+    def lost_at(self, max_seq_length: int) -> AnswerLoss:
+        """What cutting to this length does to the answers."""
+        return AnswerLoss(
+            rows=len(self.whole),
+            lost_rows=sum(length > max_seq_length for length in self.needed),
+            longest_tokens=self.longest,
+            mean_tokens=self.mean,
+            fitting_seq_length=max(self.needed),
+        )
+
+
+def row_lengths(
     train_file: Path,
     tokenizer_json: Path,
-    max_seq_length: int,
     truncation: Truncation,
     overhead_tokens: int | None = None,
     first_rows: int | None = None,
-) -> AnswerLoss:
-    """Count the rows that lose their answer at `max_seq_length`.
+) -> RowLengths:
+    """Count the rows' tokens as this pipeline trains on them.
 
     The published pipeline's exact template can't be seen from outside, so a row's text is taken as input, a line
     break and output. With "right" the text is cut at its end, and the answer is lost where the text doesn't fit whole;
@@ -59,21 +99,26 @@ def count_lost_answers(
     `overhead_tokens`: what the template adds around a row; default 0 for "right" (plain text) and ChatML's for
     "keeps_answer". `first_rows`: how many rows are trained on, None: all.
 
-    Tokens are counted once for each state of the two files, however many lengths are asked.
+    Tokens are counted once for each state of the two files, however often they are asked.
     Raises ValueError naming file and line of a row that can't be read, OSError where a file can't be opened.
     """
     if overhead_tokens is None:
         overhead_tokens = 0 if truncation == "right" else CHATML_OVERHEAD_TOKENS
     rows = row_tokens(train_file, tokenizer_json)[:first_rows]
-    needed = [overhead_tokens + (row.text if truncation == "right" else row.output) for row in rows]
-    lengths = [overhead_tokens + row.text for row in rows]
-    return AnswerLoss(
-        rows=len(rows),
-        lost_rows=sum(length > max_seq_length for length in needed),
-        longest_tokens=max(lengths),
-        mean_tokens=sum(lengths) / len(lengths),
-        fitting_seq_length=max(needed),
-    )
+    whole = tuple(overhead_tokens + row.text for row in rows)
+    return RowLengths(whole, whole if truncation == "right" else tuple(overhead_tokens + row.output for row in rows))
+
+
+def count_lost_answers(
+    train_file: Path,
+    tokenizer_json: Path,
+    max_seq_length: int,
+    truncation: Truncation,
+    overhead_tokens: int | None = None,
+    first_rows: int | None = None,
+) -> AnswerLoss:
+    """Count the rows that lose their answer at `max_seq_length`; the rest is as for `row_lengths`."""
+    return row_lengths(train_file, tokenizer_json, truncation, overhead_tokens, first_rows).lost_at(max_seq_length)
 
 
 def row_tokens(train_file: Path, tokenizer_json: Path) -> tuple[RowTokens, ...]:
