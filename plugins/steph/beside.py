@@ -1,11 +1,13 @@
-"""A training beside H-2's own, after that one passed: for `--steph-deep` and `--steph-calibrate`.
+"""A training beside H-2's own, after that one's verdict was written: for `--steph-deep` and `--steph-calibrate`.
 
 It writes to a folder of its own, which ends up in the attempt's, so that H-3 finds what H-2 trained. No verdict stands
-on it.
+on it, and none is lost by it.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Literal
 
 from steph.attempts import Finished, Request, run_attempt
@@ -15,7 +17,12 @@ from steph.judge.training_files import read_state
 from steph.plan.vram import Forecast
 from steph.record import Attempt, ModelChoice, StageId, TrainSettings
 from steph.run import inputs
+from steph.run.inputs import InputError
+from steph.run.journal import JournalError
+from steph.run.runner import RunnerError
 from steph.training import Training
+
+CANNOT_RUN = (InputError, OSError, RunnerError)  # what keeps such a training from being run
 
 
 def train_beside(
@@ -30,7 +37,7 @@ def train_beside(
     predicted: Forecast | None = None,
     longest_row_tokens: int | None = None,
 ) -> Attempt:
-    """Run one such training, `flags` at its command's end; raises InputError, OSError or RunnerError where it can't."""
+    """Run one such training, `flags` at its command's end; raises one of `CANNOT_RUN` where it can't."""
     setup = training.setup
     output_dir = f"{setup.description.paths.output_dir.rstrip('/')}-{purpose}"
     argv, rows = training.command(model.name, settings, output_dir)
@@ -65,6 +72,15 @@ def train_beside(
     attempt = run_attempt(setup, training.journal, training.console, request, judge)
     inputs.set_aside(setup.root / output_dir, training.journal.folder / attempt.folder)
     return attempt
+
+
+@contextlib.contextmanager
+def behind_the_verdict(training: Training, purpose: Literal["deep", "calibrate"]) -> Iterator[None]:
+    """End the block with a line where the disk takes no more events: the next stage will say what is wrong."""
+    try:
+        yield
+    except JournalError as error:
+        training.console.line(f"{StageId.H2} {purpose}: {error}")
 
 
 def _with_figures(attempt: Attempt, evidence: TrainEvidence) -> Attempt:

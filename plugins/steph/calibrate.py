@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import time
 
-from steph.beside import train_beside
+from steph.beside import CANNOT_RUN, behind_the_verdict, train_beside
 from steph.plan.answers import RowLengths
 from steph.prediction import expected
 from steph.record import ModelChoice, SkippedRung, StageId, TrainSettings
 from steph.run.events import RungSkipped
-from steph.run.inputs import InputError
-from steph.run.journal import JournalError, now
-from steph.run.runner import RunnerError
+from steph.run.journal import now
 from steph.training import MIN_ATTEMPT_SECONDS, Training
 
 STEPS = 5
@@ -24,6 +22,11 @@ LENGTH_STEP = 8  # tokens; multiples of it are what matrix units like
 
 def calibrate(training: Training, model: ModelChoice, settings: TrainSettings) -> None:
     """Train five steps at another length than H-2's last attempt; never raises for what the run does."""
+    with behind_the_verdict(training, "calibrate"):
+        _calibrate(training, model, settings)
+
+
+def _calibrate(training: Training, model: ModelChoice, settings: TrainSettings) -> None:
     short = settings.model_copy(update={"max_steps": STEPS, "logging_steps": 1})
     rows = training.row_lengths(model, short)
     length = other_length(settings.max_seq_length, rows)
@@ -46,10 +49,8 @@ def calibrate(training: Training, model: ModelChoice, settings: TrainSettings) -
             predicted=expectation.likely if expectation else None,
             longest_row_tokens=rows.longest if rows else None,
         )
-    except (InputError, OSError, RunnerError) as error:
+    except CANNOT_RUN as error:
         _skip(training, label, f"動かせない: {error}")
-    except JournalError as error:
-        _tell_lost(training, label, error)
     return None
 
 
@@ -67,12 +68,4 @@ def other_length(max_seq_length: int, rows: RowLengths | None) -> int | None:
 def _skip(training: Training, label: str, reason: str) -> None:
     training.console.line(f"H-2 {label}: {reason}")
     skipped = SkippedRung(label=label, reason=reason)
-    try:
-        training.journal.append(RungSkipped(at=now(), stage=StageId.H2, skipped=skipped))
-    except JournalError as error:
-        _tell_lost(training, label, error)
-
-
-def _tell_lost(training: Training, label: str, error: JournalError) -> None:
-    """A disk that takes no more: H-2's verdict is on it already, and the next stage will say what is wrong."""
-    training.console.line(f"H-2 {label}: {error}")
+    training.journal.append(RungSkipped(at=now(), stage=StageId.H2, skipped=skipped))

@@ -1,30 +1,40 @@
 """`--steph-deep`: what only runs of their own can show about H-2's pipeline, after its training passed.
 
 Pairs of short trainings differ in one flag: `--loss-on-output-only` (trap 9), `--use-4bit` (trap 5), the length (trap
-11). No verdict stands on them, and what goes wrong here is a finding of severity `warn`.
+11). They run after H-2's verdict is written, which they can't change: what goes wrong is a finding of severity `warn`.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from functools import cached_property
 
-from steph.beside import train_beside
+from steph.beside import CANNOT_RUN, behind_the_verdict, train_beside
 from steph.judge.checks_deep import deep_runs_check, four_bit_check, loss_flag_check, padding_check
-from steph.record import Attempt, Cause, Check, ModelChoice, TrainSettings
-from steph.run.inputs import InputError
-from steph.run.runner import RunnerError
+from steph.record import Attempt, Cause, Check, ModelChoice, StageId, TrainSettings
+from steph.run.events import ChecksAdded
+from steph.run.journal import now
 from steph.training import MIN_ATTEMPT_SECONDS, Training
 
 LOSS_FLAG, NO_LOSS_FLAG = "--loss-on-output-only", "--no-loss-on-output-only"
 PADDING_STEPS = 5  # the first is warm-up
 
 
-def deep_checks(training: Training, model: ModelChoice, settings: TrainSettings) -> tuple[Check, ...]:
-    """Run the pairs at the settings that H-2 passed at, and give the findings; never raises for what a run does."""
+def deep(training: Training, model: ModelChoice, settings: TrainSettings) -> None:
+    """Put what the pairs show on record, each check as soon as it is known; never raises for what a run does."""
+    with behind_the_verdict(training, "deep"):
+        for check in deep_checks(training, model, settings):
+            training.journal.append(ChecksAdded(at=now(), stage=StageId.H2, checks=(check,)))
+
+
+def deep_checks(training: Training, model: ModelChoice, settings: TrainSettings) -> Iterator[Check]:
+    """Run the pairs at the settings that H-2 passed at, one after the other; raises JournalError alone."""
     runs = _DeepRuns(training, model, settings.model_copy(update={"logging_steps": 1}))
-    checks = (runs.loss_flag(), runs.four_bit(), runs.padding())
-    return (*checks, deep_runs_check(runs.ran, runs.trouble))
+    yield runs.loss_flag()
+    yield runs.four_bit()
+    yield runs.padding()
+    yield deep_runs_check(runs.ran, runs.trouble)
 
 
 class _DeepRuns:
@@ -84,7 +94,7 @@ class _DeepRuns:
             attempt = train_beside(
                 self.training, self.model, settings, purpose="deep", label=label, left_seconds=left, flags=flags
             )
-        except (InputError, OSError, RunnerError) as error:
+        except CANNOT_RUN as error:
             self.trouble.append(f"{label}({error})")
             return None
         if _ended_well(attempt):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from steph.calibrate import calibrate
 from steph.candidates import predicted_candidates
 from steph.console import Console
-from steph.deep import deep_checks
+from steph.deep import deep
 from steph.evaluation import DIRECT, Evaluation
 from steph.extended import run_extended
 from steph.models import NoModel, choose_model, model_checks
@@ -48,8 +47,8 @@ class Conductor:
             self._end(stage, Outcome(Verdict.CRASHED, f"実行が中断された: {_named(error)}"), started)
             raise
         self._end(stage, outcome, started)
-        if stage is StageId.H2 and outcome.verdict.is_green and self.setup.options.calibrate:
-            self._calibrate()
+        if stage is StageId.H2 and outcome.verdict.is_green:
+            self._train_beside()
         return self.journal.record().results[stage]
 
     def _stage(self, stage: AnyStage, deadline: float) -> Outcome:
@@ -66,21 +65,18 @@ class Conductor:
                 return run_extended(self.setup, self.journal, self.console, stage, self._model(), deadline)
 
     def _train(self, deadline: float) -> Outcome:
-        training = self._training = Training(self.setup, self.journal, self.console, deadline)
-        outcome = training.run(self._model())
-        last = self.journal.record().stages[StageId.H2].last_attempt
-        if not (self.setup.options.deep and outcome.verdict.is_green and last and last.settings):
-            return outcome
-        assert isinstance(last.settings, TrainSettings)  # noqa: S101 - H-2 makes no others
-        return replace(outcome, checks=(*outcome.checks, *deep_checks(training, self._model(), last.settings)))
+        self._training = Training(self.setup, self.journal, self.console, deadline)
+        return self._training.run(self._model())
 
-    def _calibrate(self) -> None:
-        """What a further length measures; H-2 has ended, and its verdict stands whatever happens here."""
-        last = self.journal.record().stages[StageId.H2].last_attempt
+    def _train_beside(self) -> None:
+        """What the options ask for after H-2; it has ended, and its verdict stands whatever happens here."""
+        options, last = self.setup.options, self.journal.record().stages[StageId.H2].last_attempt
         if self._training is None or last is None or not isinstance(last.settings, TrainSettings):
             return
-        calibrate(self._training, self._model(), last.settings)
-        self._tell(self.journal.record())
+        for is_asked, run in ((options.deep, deep), (options.calibrate, calibrate)):
+            if is_asked:
+                run(self._training, self._model(), last.settings)
+                self._tell(self.journal.record())
 
     def _reach_model(self, deadline: float) -> Outcome:
         found = choose_model(self.setup, self.journal, self.console, deadline)

@@ -107,7 +107,7 @@ def test_deep_attempts_end_with_the_stages_time(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(deep, "train_beside", beside)
     stage = ScriptedTraining(tmp_path, flags=LOSS_FLAGS)
     stage.training.deadline = time.monotonic() + MIN_ATTEMPT_SECONDS - 0.1
-    complete = deep_checks(stage.training, SMALL, BASE)[-1]
+    complete = list(deep_checks(stage.training, SMALL, BASE))[-1]
     assert (beside.labels, complete.holds) == ([], False)
     assert complete.message.count("(制限時間)") == 4
 

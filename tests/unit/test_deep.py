@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import record_factory as factory
+from scripted_training import SMALL, ScriptedTraining
+from steph import calibrate, deep, training
 from steph.judge.checks_deep import four_bit_check, loss_flag_check, padding_check
 from steph.judge.verdict import checks_verdict
-from steph.record import Attempt, Check, Probe, Severity, StageId, StageResult, TrainOutcome, Verdict
-from steph.run.events import AttemptEnded, AttemptStarted, CrashFound, RecordOpened, StageStarted, fold
+from steph.record import Attempt, Check, Probe, Severity, StageId, StageResult, TrainOutcome, TrainSettings, Verdict
+from steph.run.events import (
+    AttemptEnded,
+    AttemptStarted,
+    ChecksAdded,
+    ModelChosen,
+    RecordOpened,
+    StageEnded,
+    StageStarted,
+    fold,
+)
+from steph.run.journal import JournalError, stages_in_flight
+from steph.stages import Conductor
+from steph.training import Training
 from suite_runs import make_bench
 
 H1, H2, H3 = StageId
@@ -163,20 +178,91 @@ def test_no_deep_finding_can_fail_a_stage() -> None:
     assert checks_verdict((Check(id="x", severity=Severity.FAIL, holds=True, message=""), *found)) is None
 
 
-def test_a_run_that_was_killed_in_a_deep_attempt_keeps_the_stages_own() -> None:
-    """The last lines go to the deep attempt that was in flight; the attempt before it stays as it ended."""
-    own, deep = _attempt(1, returncode=0), _attempt(2, purpose="deep")
+class Kill(KeyboardInterrupt):
+    """What ends a run in the middle."""
+
+
+@dataclass
+class Beside:
+    """In place of `train_beside`: the first `soundly` trainings end well, then comes `then`."""
+
+    soundly: int
+    then: BaseException
+    ran: int = 0
+
+    def __call__(self, training: Training, model: object, settings: TrainSettings, **options: object) -> Attempt:
+        self.ran += 1
+        if self.ran > self.soundly:
+            raise self.then
+        return factory.trained(1 + self.ran, settings)
+
+
+def _conducted(folder: Path, monkeypatch: pytest.MonkeyPatch, beside: Beside) -> tuple[ScriptedTraining, Conductor]:
+    """H-1 has passed; H-2's own attempt will end well, and both options ask for more beside it."""
+    stage = ScriptedTraining(folder)
+    journal, options = stage.journal, replace(stage.setup.options, deep=True, calibrate=True)
+
+    def attempt(*request: Any) -> Attempt:  # noqa: ANN401 - those of run_attempt
+        ended = stage.attempt(*request)
+        journal.append(AttemptEnded(at="", attempt=ended))
+        return ended
+
+    monkeypatch.setattr(training, "run_attempt", attempt)
+    monkeypatch.setattr(deep, "train_beside", beside)
+    monkeypatch.setattr(calibrate, "train_beside", beside)
+    journal.append(StageStarted(at="", stage=H1))
+    journal.append(ModelChosen(at="", stage=H1, model=SMALL))
+    journal.append(StageEnded(at="", stage=H1, verdict=Verdict.PASS, explanation="", seconds=1))
+    return stage, Conductor(replace(stage.setup, options=options), journal, stage.training.console, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("soundly", "known"),
+    [
+        (0, {"loss_flag_works", "four_bit_as_asked"}),
+        (1, {"loss_flag_works", "four_bit_as_asked"}),
+        (2, {"loss_flag_works", "four_bit_as_asked", "no_max_padding", "deep_runs_complete"}),
+    ],
+    ids=["in the first deep attempt", "in the second one", "while calibrating"],
+)
+def test_an_interrupt_beside_h2_costs_neither_its_verdict_nor_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soundly: int, known: set[str]
+) -> None:
+    """H-2 has ended before the first of them begins, and each check is on record as soon as it is known."""
+    stage, conductor = _conducted(tmp_path, monkeypatch, Beside(soundly, Kill()))
+    with pytest.raises(Kill):
+        conductor.run(H2, 60)
+    h2 = stage.recorded
+    assert (h2.verdict, h2.ended_at is None) == (Verdict.PASS, False)
+    assert sorted(check.id for check in h2.checks) == sorted({"ok", *known})
+
+
+def test_a_disk_that_takes_no_more_ends_both_with_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """H-2 keeps the PASS that is on the disk, and its test does not fail."""
+    beside = Beside(0, JournalError("events.jsonl: No space left on device"))
+    stage, conductor = _conducted(tmp_path, monkeypatch, beside)
+    assert conductor.run(H2, 60).verdict is Verdict.PASS
+    assert beside.ran == 2
+    assert [line.split(":")[0] for line in stage.said if "No space" in line] == ["H-2 deep", "H-2 calibrate"]
+
+
+def test_a_run_that_was_killed_in_a_deep_attempt_keeps_verdict_and_checks() -> None:
+    """Nothing is in flight any more: the stage is as it ended, with what was found since."""
+    own, extra = _attempt(1, returncode=0), _attempt(2, purpose="deep")
+    found = Check(id="loss_flag_works", severity=Severity.WARN, holds=False, message="")
+    ended = Check(id="ok", severity=Severity.FAIL, holds=True, message="")
     record = fold(
         (
             RecordOpened(at="", id="r", context=factory.context()),
             StageStarted(at="", stage=H2),
             AttemptStarted(at="", attempt=own),
             AttemptEnded(at="", attempt=own),
-            AttemptStarted(at="", attempt=deep),
-            CrashFound(at="", stage=H2, last_lines=("step 1",)),
+            StageEnded(at="", stage=H2, verdict=Verdict.PASS, explanation="", seconds=1, checks=(ended,)),
+            ChecksAdded(at="", stage=H2, checks=(found,)),
+            AttemptStarted(at="", attempt=extra),
         )
     )
     h2 = record.stages[H2]
-    assert h2.verdict is Verdict.CRASHED
-    assert h2.last_attempt == own
-    assert [attempt.last_lines for attempt in h2.deep_attempts] == [("step 1",)]
+    assert (h2.verdict, h2.last_attempt, h2.checks) == (Verdict.PASS, own, (ended, found))
+    assert h2.deep_attempts == (extra,)
+    assert stages_in_flight(record) == []

@@ -127,6 +127,15 @@ class StageEnded(Value):
     given_up: tuple[str, ...] = ()
 
 
+class ChecksAdded(Value):
+    """What was found of a stage beside the checks that its verdict stands on, also after its end."""
+
+    event: Literal["checks_added"] = "checks_added"
+    at: str
+    stage: AnyStage
+    checks: tuple[Check, ...]
+
+
 class CrashFound(Value):
     """A stage in flight was found with nobody running it; `last_lines` are what its child printed last."""
 
@@ -144,7 +153,7 @@ class SessionEnded(Value):
     exit_status: int
 
 
-InsideStage = ModelChosen | CandidatesPredicted | AttemptStarted | AttemptEnded | RungSkipped | CrashFound
+InsideStage = ModelChosen | CandidatesPredicted | AttemptStarted | AttemptEnded | RungSkipped | ChecksAdded | CrashFound
 Event = RecordOpened | SessionStarted | DataRead | StageStarted | InsideStage | StageEnded | SessionEnded
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
@@ -211,6 +220,8 @@ def _inside_stage(record: Record, event: InsideStage) -> Record:
             return _stage(record, _with_attempt(result, attempt))
         case RungSkipped(skipped=skipped):
             return _stage(record, _with(result, skipped_rungs=(*result.skipped_rungs, skipped)))
+        case ChecksAdded(checks=checks):
+            return _stage(record, _with(result, checks=(*result.checks, *checks)))
         case CrashFound(at=at, last_lines=lines):
             newest = result.newest_attempt
             told = _with_attempt(result, _with(newest, last_lines=lines)) if newest else result
