@@ -39,7 +39,7 @@ def read_rows(path: Path, train_mode: str) -> list[TrainingRow]:
     """Every row of a JSON Lines file; raises `PipelineError` naming file, line and key of the first bad one."""
     require_file(path, "--train-file", REMEDY)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 and the like end no JSON line
     except UnicodeDecodeError as error:
         raise PipelineError(f"--train-file {path} is not UTF-8 text ({error}); {REMEDY}") from error
     rows = [_row(line, f"{path} line {number}") for number, line in enumerate(lines, start=1) if line.strip()]

@@ -1,5 +1,6 @@
 """Training rows as token ids: whole answers, valid templates, labels where the loss should be."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,3 +117,15 @@ def test_a_broken_row_is_named_with_file_line_key_and_remedy(tmp_path: Path, con
     path.write_text(content, encoding="utf-8")
     with pytest.raises(PipelineError, match=message + r".*build_finetune_dataset\.py"):
         read_rows(path, "direct")
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085"])
+def test_a_line_separator_inside_a_row_is_text(tmp_path: Path, separator: str) -> None:
+    """Statutes hold characters that Python calls the end of a line and JSON Lines does not."""
+    path = tmp_path / "rows.jsonl"
+    rows = [{"input": f"第一条{separator}第二条", "output": "a"}, {"input": "q", "output": "b"}]
+    path.write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    assert [(row.prompt, row.answer) for row in read_rows(path, "direct")] == [
+        (f"第一条{separator}第二条", "a"),
+        ("q", "b"),
+    ]
