@@ -60,6 +60,7 @@ def prepare(options: Options, profile: Profile, stages: Sequence[AnyStage]) -> S
     """Check and collect all facts of a run; raises ProfileError or InputError with one line each."""
     description, dataset = read_inputs(options, profile, stages)
     devices, device_error = _devices(profile)
+    _require_possible_cap(options.vram_cap_bytes, devices)
     context = _context(options, profile, description, devices, device_error)
     device = context.environment.device
     return Setup(options, profile, description, context.pipeline_python, device, dataset, context)
@@ -123,6 +124,20 @@ def _devices(profile: Profile) -> tuple[tuple[Device, ...], str | None]:
     if profile.num_processes > 1 and any(device.is_mig for device in visible[: profile.num_processes]):
         raise InputError(f"{asked}; CUDA shows a program one MIG slice only; set it to 1")
     return visible[: profile.num_processes], None
+
+
+def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> None:
+    """Raise InputError where no child could honour the cap: more than the card has, or nothing for its allocator."""
+    if cap_bytes is None or not devices:
+        return
+    total_bytes = max(device.total_bytes for device in devices)
+    if cap_bytes > total_bytes:
+        asked, there = (f"{size / 2**30:.2f} GiB" for size in (cap_bytes, total_bytes))
+        raise InputError(f"--steph-vram-cap: {asked} is more than this card's {there}; give less, or leave it out")
+    try:
+        telemetry.memory_fraction_for_cap(cap_bytes, total_bytes)
+    except ValueError as error:
+        raise InputError(f"--steph-vram-cap: {error}; give more") from error
 
 
 def _require_inputs(root: Path, description: Description, stages: Sequence[AnyStage]) -> None:

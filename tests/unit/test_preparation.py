@@ -1,0 +1,42 @@
+"""What is refused before anything starts: one line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import record_factory as factory
+from steph.plan.options import Options
+from steph.plan.settings import load_profile, profile_path
+from steph.preparation import prepare
+from steph.record import StageId
+from steph.run import telemetry
+from steph.run.inputs import InputError
+
+CLONE = Path(__file__).parents[2]
+CARD = factory.device()
+
+
+@pytest.mark.parametrize(
+    ("cap_bytes", "said"),
+    [
+        (CARD.total_bytes + 1, "10.11 GiB is more than this card's 10.11 GiB; give less, or leave it out"),
+        (24 << 30, "24.00 GiB is more than this card's 10.11 GiB; give less, or leave it out"),
+        (1 << 29, "a cap of 0.50 GiB leaves nothing for the allocator: a process holds 0.84 GiB beside it; give more"),
+        (CARD.total_bytes, None),
+        (1 << 30, None),
+    ],
+)
+def test_a_cap_that_no_child_can_honour_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap_bytes: int, said: str | None
+) -> None:
+    """More than the card, or less than a process holds beside its allocator: one line that names the option."""
+    monkeypatch.setattr(telemetry, "visible_devices", lambda environ: (CARD,))
+    options = Options("rtx3080", CLONE / "pipeline", None, None, False, cap_bytes, tmp_path)
+    profile = load_profile(profile_path("rtx3080", CLONE))
+    if said is None:
+        assert prepare(options, profile, [StageId.H1]).context.vram_cap_bytes == cap_bytes
+        return
+    with pytest.raises(InputError) as refused:
+        prepare(options, profile, [StageId.H1])
+    assert str(refused.value) == f"--steph-vram-cap: {said}"
