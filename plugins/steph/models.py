@@ -114,6 +114,7 @@ def _from_hub(
             choice,
             endpoint=endpoint,
             deadline_seconds=max(1.0, deadline - time.monotonic()),
+            request_timeout_seconds=setup.profile.limits.hub_request_seconds,
             progress=lambda done_bytes, due_bytes: console.transfer(f"H-1 {choice.name}", done_bytes, due_bytes),
             log=console.line,
         )

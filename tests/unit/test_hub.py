@@ -404,6 +404,28 @@ def test_a_model_in_shards_comes_with_its_index_and_all_of_them(hub: FakeHub, as
     assert asker.choose(A).download_bytes == 0
 
 
+def test_a_model_that_is_here_is_not_asked_for_twice(hub: FakeHub, asker: Asker) -> None:
+    """Where nothing is left to download, a Hub that falls silent after the choice costs nothing."""
+    asker.download(asker.choose(A))
+    choice = asker.choose(A)
+    main = asker.cache_dir / "models--Qwen--Qwen1.5-1.8B-Chat/refs/main"
+    main.unlink()
+    hub.break_on("/api/models/", answer(503))
+    done = asker.download(choice)
+    assert (done.revision, done.parameters, done.licence, done.download_bytes) == (FIRST_SHA, 64, "apache-2.0", 0)
+    assert (Path(done.snapshot_path or "") / "config.json").is_file()
+    assert main.read_text() == FIRST_SHA
+
+
+def test_a_copy_that_was_emptied_since_is_downloaded(hub: FakeHub, asker: Asker) -> None:
+    """What the choice found in the cache is looked at again before it is used."""
+    done = asker.download(asker.choose(A))
+    choice = asker.choose(A)
+    (Path(done.snapshot_path or "") / "model.safetensors").unlink()
+    again = asker.download(choice)
+    assert (Path(again.snapshot_path or "") / "model.safetensors").is_file()
+
+
 def test_a_cut_download_resumes(hub: FakeHub, asker: Asker) -> None:
     """A download that breaks off goes on from the last whole chunk instead of from the start."""
     hub.models[A].files["model.safetensors"] = safetensors_bytes(6 << 20)

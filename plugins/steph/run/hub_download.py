@@ -45,13 +45,16 @@ def download(
 
     The commit is pinned, and `refs/main` in the cache names it afterwards, so that `from_pretrained(name)` finds it
     with HF_HUB_OFFLINE=1. If the branch has moved since the choice, the new commit is taken and `reason` says so.
-    `deadline_seconds` bounds the whole; `stall_seconds` without a new byte end it sooner. `progress` gets (bytes so
-    far, bytes due). Raises HubError; files that are whole stay in the cache for the next try.
+    The Hub is not asked again where the choice says that nothing is left to download. `request_timeout_seconds` bounds
+    one question, `deadline_seconds` the whole; `stall_seconds` without a new byte end it sooner. `progress` gets (bytes
+    so far, bytes due). Raises HubError; files that are whole stay in the cache for the next try.
     """
     if choice.source != "hub":
         return choice
     hub = connect(endpoint=endpoint, token=token, cache_dir=cache_dir, timeout_seconds=request_timeout_seconds)
     ends_at = time.monotonic() + deadline_seconds
+    if (here := _already_here(hub, choice)) is not None:
+        return here
     model = ask(hub, choice.name)
     reason = choice.reason
     if model.revision != choice.revision:
@@ -75,11 +78,26 @@ def download(
     )
 
 
+def _already_here(hub: Hub, choice: ModelChoice) -> ModelChoice | None:
+    """The choice with its folder in the cache where that was whole when the Hub was asked, and still is."""
+    if choice.revision is None or choice.download_bytes != 0:
+        return None
+    repo_folder = model_files.repo_folder(hub.cache_dir, choice.name)
+    snapshot = _if_whole(repo_folder / "snapshots" / choice.revision)
+    if snapshot is None:
+        return None
+    _point_main_at(repo_folder, choice.revision)
+    found = {"parameters": model_files.folder_parameters(snapshot), "snapshot_path": str(snapshot)}
+    return choice.model_copy(update=found)
+
+
 def _whole_snapshot(hub: Hub, model: HubModel) -> Path | None:
     """The commit's folder in the cache where nothing is left to download, else None."""
     snapshot = model_files.repo_folder(hub.cache_dir, model.name) / "snapshots" / model.revision
-    if not all((snapshot / file).is_file() for file in model.files):
-        return None
+    return _if_whole(snapshot) if all((snapshot / file).is_file() for file in model.files) else None
+
+
+def _if_whole(snapshot: Path) -> Path | None:
     try:
         model_files.check_whole(snapshot)
     except IncompleteModelError:

@@ -1,0 +1,39 @@
+"""H-1 asks the Hub within the profile's limits."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import record_factory as factory
+from scripted_training import PROFILE, SMALL
+from steph.console import Console
+from steph.models import choose_model
+from steph.plan.description import Description
+from steph.plan.options import Options
+from steph.preparation import Setup
+from steph.record import ModelChoice
+from steph.run import hub, hub_download
+from steph.run.journal import Journal
+
+
+def test_the_profiles_limit_holds_for_both_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a slow proxy the download waits for the Hub as long as the choice did."""
+    waits: list[object] = []
+
+    def choose(candidates: object, **options: object) -> ModelChoice:
+        waits.append(options["timeout_seconds"])
+        return SMALL
+
+    def download(choice: ModelChoice, **options: object) -> ModelChoice:
+        waits.append(options.get("request_timeout_seconds"))
+        return choice
+
+    monkeypatch.setattr(hub, "choose", choose)
+    monkeypatch.setattr(hub_download, "download", download)
+    profile = PROFILE.model_copy(update={"limits": PROFILE.limits.model_copy(update={"hub_request_seconds": 120})})
+    options = Options("rtx3080", tmp_path, None, None, False, None, tmp_path)
+    setup = Setup(options, profile, Description(), "python", None, factory.data()[0], factory.context())
+    choose_model(setup, Journal(tmp_path / "record"), Console(lambda _: None, False), time.monotonic() + 60)
+    assert waits == [120, 120]
