@@ -287,7 +287,9 @@ def _place(config: pytest.Config, option: _Option) -> str:
     except UnicodeEncodeError as error:
         remedy = "rename it, or set PYTHONUTF8=1 where the locale is not a UTF-8 one"
         raise pytest.UsageError(f"--steph-{option.name}: {text!a} is not spelled in UTF-8; {remedy}") from error
-    # links stay: the interpreter of a virtual environment is one, and a person's name for a folder may be
+    if option.name == "model":  # what a link leads to, as the record names it: it may lead elsewhere tomorrow
+        return str(path.resolve())
+    # other links stay: the interpreter of a virtual environment is one, and a person's name for a folder may be
     return os.path.abspath(path)  # noqa: PTH100
 
 

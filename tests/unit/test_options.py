@@ -1,0 +1,46 @@
+"""What the suite makes of the options that a person typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from steph.plan.options import Options
+from steph.plugin import resolve_options
+from steph.run.hub import choose
+from suite_runs import make_model
+
+
+class _Reader:
+    """Reads the options instead of running."""
+
+    def __init__(self) -> None:
+        self.options: list[Options] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> int:
+        self.options.append(resolve_options(config))
+        return 0
+
+
+def _options(*words: str) -> Options:
+    reader = _Reader()
+    pytest.main(["-p", "steph.plugin", "--noconftest", *words], plugins=[reader])
+    (options,) = reader.options
+    return options
+
+
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_a_link_to_a_model_is_the_folder_that_the_record_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_relative: bool
+) -> None:
+    """A rerun with the same words joins the record, and one whose link leads elsewhere by now does not."""
+    link = tmp_path / "link"
+    link.symlink_to(make_model(tmp_path / "real"))
+    monkeypatch.chdir(tmp_path)
+    recorded = choose([str(link)], is_explicit=True).name
+    asked = f"--steph-model={link.name if is_relative else link}"
+    assert _options(asked).model == recorded == str(tmp_path.resolve() / "real")
+    link.unlink()
+    link.symlink_to(make_model(tmp_path / "another"))
+    assert _options(asked).model != recorded
