@@ -256,6 +256,9 @@ class Session(Value):
     started_at: str
     command: tuple[str, ...]
     stages: tuple[AnyStage, ...]
+    report_name: str | None = (
+        None  # of the Markdown file beside `runs/`; None: the one that goes with the record's kind
+    )
     ended_at: str | None = None
     exit_status: int | None = None
     verdicts: dict[AnyStage, Verdict] = Field(default_factory=dict)

@@ -49,7 +49,6 @@ class StageSession:
 
     def __init__(self, setup: Setup, stages: Sequence[AnyStage], command: Sequence[str], console: Console) -> None:
         self.stages = tuple(stages)
-        self._setup = setup
         self.console = console
         self.runs = setup.options.reports_dir / "runs"
         self._held = contextlib.ExitStack()
@@ -63,8 +62,7 @@ class StageSession:
         settle_lost_runs(self.runs)
         prune_logs(self.runs)
         self.journal = open_journal(setup, self.stages, self.runs)
-        dirty = setup.context.pipeline_git.dirty
-        self.journal.append(SessionStarted(at=now(), command=tuple(command), stages=self.stages, pipeline_dirty=dirty))
+        self.journal.append(_started(setup, self.stages, command))
         self._warming = Warming()
         self._conductor = Conductor(setup, self.journal, console, self._tell)
         self.report: Path | None = None
@@ -95,21 +93,31 @@ class StageSession:
     def _tell(self, record: Record) -> None:
         """Write the report; a failing report never takes a stage's result with it."""
         try:
-            self.report = tell(self.runs, record, self._setup.options.report_file, with_figures=not record.live)
+            self.report = tell(self.runs, record, with_figures=not record.live)
         except Exception as error:  # the record holds the result; the report can be made again
             folder, self.report = self.journal.folder, None
             self.console.line(f"report not written: {type(error).__name__}: {error}; later: steph report {folder}")
 
 
-def tell(runs: Path, record: Record, report_file: Path | None = None, *, with_figures: bool = True) -> Path:
+def _started(setup: Setup, stages: Sequence[AnyStage], command: Sequence[str]) -> SessionStarted:
+    report_file = setup.options.report_file
+    return SessionStarted(
+        at=now(),
+        command=tuple(command),
+        stages=tuple(stages),
+        pipeline_dirty=setup.context.pipeline_git.dirty,
+        report_name=report_file.name if report_file else None,
+    )
+
+
+def tell(runs: Path, record: Record, *, with_figures: bool = True) -> Path:
     """Write a record's Markdown, its history included."""
     history = [known for _, known in readable_records(runs) if known.id != record.id]
-    path = report_file or report_path(record, runs.parent)
     samples = [VramSample(moment, used) for moment, used in read_samples(runs / record.id)]
     return write_report(
         record,
         history,
-        path,
+        report_path(record, runs.parent),
         samples=samples,
         with_figures=with_figures,
         outlook=production_outlook(record),

@@ -10,7 +10,8 @@ import record_factory as factory
 from steph.cli import app
 from steph.record import Record
 from steph.run.events import AttemptEnded, ModelChosen, SessionEnded, SessionStarted, StageEnded, StageStarted
-from steph.run.journal import Journal, opened_event
+from steph.run.journal import Journal, opened_event, read_record
+from steph.session import tell
 from typer.testing import CliRunner, Result
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB. GPU 0 has a total capacity of 9.64 GiB"
@@ -27,7 +28,8 @@ def keep(reports: Path, record: Record) -> None:
     at = "2026-11-20T01:00:00.000+00:00"
     journal.append(opened_event(record.id, record.context))
     for session in record.sessions:
-        journal.append(SessionStarted(at=session.started_at, command=session.command, stages=session.stages))
+        shared = session.model_dump(include={"command", "stages", "report_name"})
+        journal.append(SessionStarted(at=session.started_at, **shared))
     for result in record.stages.values():
         journal.append(StageStarted(at=result.started_at, stage=result.stage))
         if result.model:
@@ -103,6 +105,21 @@ def test_a_report_that_can_not_be_written_is_one_line_and_status_2(reports: Path
     assert ended.exit_code == 2
     assert "StepH_結果まとめ.md" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_report_that_was_named_is_written_again_under_its_name(tmp_path: Path) -> None:
+    """`--steph-report out/my.md`: the notes in it stay, also where the folder has moved, and no second file appears."""
+    record = factory.green_acceptance()
+    named = record.sessions[0].model_copy(update={"report_name": "my.md"})
+    keep(tmp_path / "out", record.model_copy(update={"sessions": (named,)}))
+    told = tell(tmp_path / "out" / "runs", read_record(tmp_path / "out" / "runs" / record.id))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    mine = tmp_path / "moved" / told.name
+    mine.write_text(f"{mine.read_text(encoding='utf-8')}\nmy note\n", encoding="utf-8")
+    result = steph("report", "--reports", tmp_path / "moved")
+    assert (result.exit_code, result.output.strip()) == (0, str(mine))
+    assert "my note" in mine.read_text(encoding="utf-8")
+    assert [path.name for path in (tmp_path / "moved").glob("*.md")] == ["my.md"]
 
 
 def test_compare_holds_the_newest_against_the_one_before_and_exits_1_where_it_is_worse(reports: Path) -> None:

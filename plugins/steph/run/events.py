@@ -53,6 +53,7 @@ class SessionStarted(Value):
     command: tuple[str, ...]
     stages: tuple[AnyStage, ...]
     pipeline_dirty: bool | None = None
+    report_name: str | None = None
 
 
 class DataRead(Value):
@@ -183,8 +184,8 @@ def _apply(record: Record, event: Event, in_flight: Verdict) -> Record:
     match event:
         case RecordOpened():
             return record
-        case SessionStarted(at=at, command=command, stages=stages):
-            session = Session(started_at=at, command=command, stages=stages)
+        case SessionStarted(at=at, command=command, stages=stages, report_name=name):
+            session = Session(started_at=at, command=command, stages=stages, report_name=name)
             return _with(record, sessions=(*record.sessions, session), context=_context_of(record, event))
         case DataRead(data=data):
             return _with(record, data=data)

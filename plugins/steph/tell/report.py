@@ -61,7 +61,13 @@ _SECTIONS = {
 
 
 def report_path(record: Record, reports_dir: Path) -> Path:
-    """Give where the record's report goes: rehearsals apart, acceptances in the spec's folder where it is there."""
+    """Give where the record's report goes: to the file that its last session named in the folder of the reports.
+
+    Else rehearsals go apart, and acceptances to the spec's folder where it is there.
+    """
+    named = record.sessions[-1].report_name if record.sessions else None
+    if named is not None:
+        return reports_dir / _on_disk(named)
     if record.context.kind is RecordKind.REHEARSAL:
         return reports_dir / _on_disk(REHEARSAL_REPORT)
     folder = Path(record.context.pipeline_root) / _on_disk(SPEC_FOLDER)
