@@ -15,9 +15,13 @@ PRINTED_TOLERANCE = 0.01  # transformers prints four significant digits
 
 @dataclass(frozen=True)
 class LossEvidence:
-    """Losses as printed and as logged on disk, in order; values may be NaN or infinite."""
+    """Losses as printed and as logged on disk, in order; values may be NaN or infinite.
+
+    `printed_norms`: the gradient norm that was printed with each loss, None where there was none.
+    """
 
     printed: tuple[float, ...]
+    printed_norms: tuple[float | None, ...]
     logged: tuple[float, ...]
     has_state: bool
     train_loss: float | None
@@ -30,6 +34,7 @@ def loss_checks(evidence: LossEvidence) -> tuple[Check, ...]:
     """All checks of the losses."""
     return (
         _finite_check(evidence),
+        _rounded_check(evidence),
         _lower_check(evidence),
         _logged_check(evidence),
         _agreement_check(evidence),
@@ -38,7 +43,8 @@ def loss_checks(evidence: LossEvidence) -> tuple[Check, ...]:
 
 
 def _finite_check(evidence: LossEvidence) -> Check:
-    values = [*evidence.printed, *evidence.logged]
+    rounded = _rounded_to_zero(evidence)
+    values = [value for losses in (evidence.printed, evidence.logged) for value in _without(losses, rounded)]
     if evidence.train_loss is not None:
         values.append(evidence.train_loss)
     if not values:
@@ -48,6 +54,24 @@ def _finite_check(evidence: LossEvidence) -> Check:
         message = f"損失 {len(values)} 件のうち {len(bad)} 件が有限でないかゼロ（例 {bad[0]}）。"
         return finding("loss_finite", False, message)
     return finding("loss_finite", True, f"損失 {len(values)} 件はすべて有限でゼロでない（最小 {min(values):.4g}）。")
+
+
+def _rounded_check(evidence: LossEvidence) -> Check:
+    if not evidence.printed:
+        return finding("loss_rounded", None, "損失が表示されていない。")
+    rounded = len(_rounded_to_zero(evidence))
+    message = f"表示された損失 {len(evidence.printed)} 件のうち、勾配はあるのにゼロと表示されたものが {rounded} 件。"
+    return finding("loss_rounded", rounded == 0, message)
+
+
+def _rounded_to_zero(evidence: LossEvidence) -> frozenset[int]:
+    """Places of losses too small for the digits that transformers prints: zero, with a gradient that is there."""
+    pairs = enumerate(zip(evidence.printed, evidence.printed_norms, strict=True))
+    return frozenset(at for at, (loss, norm) in pairs if loss == 0 and norm and math.isfinite(norm))
+
+
+def _without(losses: tuple[float, ...], rounded: frozenset[int]) -> list[float]:
+    return [value for at, value in enumerate(losses) if value != 0 or at not in rounded]
 
 
 def _lower_check(evidence: LossEvidence) -> Check:

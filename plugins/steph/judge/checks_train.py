@@ -163,8 +163,10 @@ def _loss_evidence(
     evidence: TrainEvidence, metrics: tuple[Metrics, ...], state: TrainerState, outcome: TrainOutcome
 ) -> LossEvidence:
     final = _final_line(metrics)
+    printed = [(value, m.get("grad_norm")) for m in metrics if (value := m.get("loss")) is not None]
     return LossEvidence(
-        printed=tuple(value for m in metrics if (value := m.get("loss")) is not None),
+        printed=tuple(loss for loss, _ in printed),
+        printed_norms=tuple(norm for _, norm in printed),
         logged=state.losses if state.fresh else (),
         has_state=state.fresh and state.problem is None,
         train_loss=final.get("train_loss") if final else None,

@@ -44,7 +44,22 @@ TRAINING = (
     CheckKind(
         "epochs_as_asked", "H-2", WARN, "依頼より多くのエポックを回していない", "最終行の epoch", trap=12, optional=True
     ),
-    CheckKind("loss_finite", "H-2", FAIL, "損失が有限でゼロでない", "stdout の loss・train_loss と log_history"),
+    CheckKind(
+        "loss_finite",
+        "H-2",
+        FAIL,
+        "損失が有限でゼロでない",
+        "stdout の loss・train_loss と log_history",
+        note="勾配のあるゼロは `loss_rounded` が警告する",
+    ),
+    CheckKind(
+        "loss_rounded",
+        "H-2",
+        WARN,
+        "損失が小さすぎてゼロと表示されていない",
+        "stdout の loss と、同じ行の有限でゼロでない grad_norm",
+        optional=True,
+    ),
     CheckKind(
         "loss_lower",
         "H-2",

@@ -127,6 +127,7 @@ TRAINING = (
     _train("loss_nan", "損失が途中から NaN", "loss_finite"),
     _train("loss_inf", "損失が一度 Inf", "loss_finite"),
     _train("loss_zero", "損失がゼロ、勾配が NaN", "loss_finite", "grad_norm_finite"),
+    _train("loss_rounded", "損失が小さくゼロと表示され、勾配はある", "loss_rounded"),
     _train("train_loss_zero", "最終行の train_loss がゼロ", "loss_finite", "losses_agree"),
     _train("train_loss_nan", "最終行の train_loss が NaN", "loss_finite"),
     _train("train_loss_flattered", "最終行の train_loss が各行の平均と違う", "losses_agree"),

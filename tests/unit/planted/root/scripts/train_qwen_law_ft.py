@@ -192,6 +192,7 @@ BEFORE: dict[str, dict[str, object]] = {
     "loss_inf": {"loss": lambda step: math.inf if step == 3 else 2.0 / step},
     "loss_zero": {"loss": lambda step: 0.0 if step > 3 else 2.0 / step,
                   "grad_norm": lambda step: math.nan if step > 3 else 1.0},
+    "loss_rounded": {"loss": lambda step: 0.0 if step > 7 else 2.0 / step, "grad_norm": lambda step: 0.5 / step},
     "train_loss_zero": {"train_loss": 0.0},
     "train_loss_nan": {"train_loss": math.nan},
     "train_loss_flattered": {"train_loss": 0.4},
