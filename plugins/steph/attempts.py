@@ -49,7 +49,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Finished:
-    """A child that ended: the attempt so far, what the runner saw, and what the child printed."""
+    """A child that ended: the attempt so far, what the runner saw, and what the child printed.
+
+    `started_unix`: by the clock that stamps the files that it wrote.
+    """
 
     attempt: Attempt
     outcome: ChildOutcome
@@ -99,7 +102,7 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
     )
     journal.append(AttemptStarted(at=now(), attempt=attempt))
     title = f"{request.stage} {request.label}"
-    started_unix = time.time()
+    started_unix, files_unix = time.time(), inputs.file_clock_unix(request.writes)
     try:
         outcome = run_child(_spec(setup, request, folder), on_poll=lambda progress: console.progress(title, progress))
     except BaseException:
@@ -107,7 +110,7 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
         journal.append(AttemptEnded(at=now(), attempt=lost))
         raise
     write_samples(folder, started_unix, outcome.memory_samples)
-    finished = _finished(attempt, outcome, folder, started_unix)
+    finished = _finished(attempt, outcome, folder, files_unix)
     complete = finished.attempt
     try:
         complete = judge(finished) if finished.ended_well else complete

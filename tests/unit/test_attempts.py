@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import record_factory as factory
-from steph.attempts import Finished, Request, run_attempt
+from steph.attempts import Finished, Judge, Request, run_attempt
 from steph.console import Console
+from steph.judge.artifacts import is_fresh
 from steph.judge.evidence import CardMemory
 from steph.plan.description import Description
 from steph.plan.options import Options
@@ -18,6 +22,7 @@ from steph.plan.vram import predict
 from steph.plan.vram_terms import Workload
 from steph.preparation import Setup
 from steph.record import Attempt, EndedBy, Probe, StageId
+from steph.run.inputs import file_clock_unix
 from steph.run.journal import Journal
 from steph.run.runner import ChildOutcome
 
@@ -26,14 +31,19 @@ FORECAST = predict(BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], Workload("answer", 2, 512
 REQUEST = Request(StageId.H2, "512/b2/4bit", (sys.executable, "-c", ""), deadline_seconds=60, on_gpu=False)
 
 
-def attempted(folder: Path, request: Request) -> Attempt:
+def as_it_is(finished: Finished) -> Attempt:
+    """No artifacts to judge."""
+    return finished.attempt
+
+
+def attempted(folder: Path, request: Request, judge: Judge = as_it_is) -> Attempt:
     """Run one child below `folder`, on no card."""
     record = factory.rehearsal()
     options = Options("rtx3080", folder, None, None, False, None, folder)
     profile = load_profile(profile_path("rtx3080", REPOSITORY))
     setup = Setup(options, profile, Description(), sys.executable, None, record.data[0], record.context)
     journal = Journal(folder / "record")
-    return run_attempt(setup, journal, Console(lambda _: None, False), request, lambda finished: finished.attempt)
+    return run_attempt(setup, journal, Console(lambda _: None, False), request, judge)
 
 
 def test_an_attempt_carries_its_prediction_with_the_interval(tmp_path: Path) -> None:
@@ -58,3 +68,36 @@ def test_the_judge_is_given_the_cards_memory_over_the_attempt(tmp_path: Path) ->
     card = factory.device()
     assert finished.card_memory(card) == CardMemory(card.total_bytes, ((0.2, 5), (0.4, 6)), 9)
     assert finished.card_memory(None) is None
+
+
+@pytest.mark.parametrize("ahead_seconds", [-30.0, 0.0, 30.0])
+def test_a_file_is_as_old_as_its_own_drives_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_seconds: float
+) -> None:
+    """Where our clock and the one that stamps files differ, what an attempt wrote is fresh, and nothing older is."""
+    written = tmp_path / "out" / "new.txt"
+    old = file_clock_unix([tmp_path]) - 1
+    script = f"import os; os.mkdir({str(written.parent)!r}); open({str(written)!r}, 'w')"
+    argv = (sys.executable, "-c", script)
+    seen: list[bool] = []
+
+    def judge(finished: Finished) -> Attempt:
+        seen.extend([is_fresh(written, finished.started_unix), old >= finished.started_unix])
+        return finished.attempt
+
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead_seconds)
+    attempted(tmp_path, replace(REQUEST, argv=argv, writes=(written.parent,)), judge)
+    assert seen == [True, False]
+    assert not list(tmp_path.rglob(".steph-clock-*"))
+
+
+def test_where_no_file_can_be_made_our_clock_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that can't be written, and an attempt that writes nothing, cost nothing but the comparison."""
+
+    def refuse(**options: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    for paths in ([tmp_path / "not" / "there"], []):
+        assert abs(file_clock_unix(paths) - time.time()) < 5

@@ -24,7 +24,7 @@ class TrainEvidence:
     """A finished training attempt.
 
     `output_dir` is absolute, `output_dir_name` is the folder as the pipeline was given it. `train_rows` counts the rows
-    of the file that this attempt really trained on. `attempt_started_unix` is wall-clock time, for file ages;
+    of the file that this attempt really trained on. `attempt_started_unix` is by the files' clock, for their ages;
     `line_arrivals` are (seconds since the attempt's start, line). `lost_answers` is (rows without their answer, rows).
     `card` is None where no GPU was used.
     """

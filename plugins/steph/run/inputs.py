@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -135,6 +138,24 @@ def put_back(path: Path, folder: Path) -> None:
     """Undo `set_aside` where something was moved and nothing lies at `path` now."""
     if (folder / path.name).exists() and not path.exists():
         shutil.move(folder / path.name, path)
+
+
+def file_clock_unix(paths: Iterable[Path]) -> float:
+    """What time it is by the clock that stamps files written at these paths, the earliest of several.
+
+    A drive of the Windows host or a file server has a clock of its own. Where no file can be made there: our clock.
+    """
+    return min(map(_file_clock_unix, paths), default=time.time())
+
+
+def _file_clock_unix(path: Path) -> float:
+    while not path.is_dir() and path != path.parent:
+        path = path.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".steph-clock-") as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 def file_sha256(path: Path) -> str | None:
