@@ -105,8 +105,8 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
     started_unix, files_unix = time.time(), inputs.file_clock_unix(request.writes)
     try:
         outcome = run_child(_spec(setup, request, folder), on_poll=lambda progress: console.progress(title, progress))
-    except BaseException:
-        lost = attempt.model_copy(update=_interrupted(folder, time.time() - started_unix))
+    except BaseException as error:
+        lost = attempt.model_copy(update=_cut_short(error, folder, time.time() - started_unix))
         journal.append(AttemptEnded(at=now(), attempt=lost))
         raise
     write_samples(folder, started_unix, outcome.memory_samples)
@@ -189,9 +189,9 @@ def _finished(attempt: Attempt, outcome: ChildOutcome, folder: Path, started_uni
     return Finished(attempt, outcome, folder, started_unix, output.stdout_text(folder), text)
 
 
-def _interrupted(folder: Path, seconds: float) -> dict[str, object]:
+def _cut_short(error: BaseException, folder: Path, seconds: float) -> dict[str, object]:
     return {
         "seconds": seconds,
-        "ended_by": EndedBy.INTERRUPTED,
+        "ended_by": EndedBy.SUITE_ERROR if isinstance(error, Exception) else EndedBy.INTERRUPTED,
         "last_lines": tuple(output.tail_lines(folder, LAST_LINES)),
     }

@@ -16,11 +16,15 @@ from steph.outcome import Outcome
 from steph.prediction import with_prediction
 from steph.preparation import Setup
 from steph.record import AnyStage, ExtendedId, ModelChoice, Record, StageId, StageResult, TrainSettings, Verdict
+from steph.redact import redact
 from steph.run.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, now
+from steph.run.runner import RunnerError
 from steph.terms import NEEDS
 from steph.training import Training
+
+MESSAGE_CHARS = 300  # of an error that nobody expected
 
 
 class Conductor:
@@ -41,7 +45,7 @@ class Conductor:
         limit = min(budget_seconds, self._limit(stage))
         try:
             outcome = blocked or self._stage(stage, started + limit)
-        except InputError as error:
+        except (InputError, RunnerError) as error:
             outcome = Outcome(Verdict.FAIL, str(error))
         except BaseException as error:
             self._end(stage, Outcome(Verdict.CRASHED, f"実行が中断された: {_named(error)}"), started)
@@ -140,9 +144,11 @@ class Conductor:
 
 
 def _named(error: BaseException) -> str:
-    """The error's class; for a signal its name, which is all that a KeyboardInterrupt can say."""
-    said = str(error) if isinstance(error, KeyboardInterrupt) else ""
-    return said or type(error).__name__
+    """The error's class and message in one line without secrets; for Ctrl-C or a signal its name alone."""
+    said, name = " ".join(redact(str(error)).split())[:MESSAGE_CHARS], type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        return said or name
+    return f"{name}: {said}" if said else name
 
 
 def _conditions(model: ModelChoice) -> tuple[str, ...]:

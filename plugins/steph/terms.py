@@ -110,3 +110,4 @@ class EndedBy(StrEnum):
     DEADLINE = "deadline"  # the suite ended it at its limit
     INTERRUPTED = "interrupted"  # Ctrl-C or a signal to pytest
     SUPERVISOR_LOST = "supervisor_lost"  # the supervisor died before its child
+    SUITE_ERROR = "suite_error"  # the suite could not start it, or not watch it any longer

@@ -65,6 +65,7 @@ def _check(severity: Severity, holds: bool | None, message: str = "測った") -
         ({"ended_by": EndedBy.DEADLINE, "returncode": 0}, Verdict.TIMEOUT),
         ({"ended_by": EndedBy.INTERRUPTED}, Verdict.CRASHED),
         ({"ended_by": EndedBy.SUPERVISOR_LOST}, Verdict.CRASHED),
+        ({"ended_by": EndedBy.SUITE_ERROR}, Verdict.CRASHED),
         ({"diagnosis": None}, Verdict.FAIL),
         ({"diagnosis": Diagnosis(cause=Cause.NAN_LOSS)}, Verdict.FAIL),
         ({"diagnosis": Diagnosis(cause=Cause.CUDA_OOM)}, Verdict.FAIL),

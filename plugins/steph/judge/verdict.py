@@ -31,6 +31,8 @@ def attempt_verdict(attempt: Attempt) -> tuple[Verdict, str] | None:
         return Verdict.CRASHED, "実行が中断された"
     if attempt.ended_by is EndedBy.SUPERVISOR_LOST:
         return Verdict.CRASHED, "監視プロセスが失われた"
+    if attempt.ended_by is EndedBy.SUITE_ERROR:
+        return Verdict.CRASHED, "スイート側のエラーで続けられなかった"
     if attempt.ended_by is None or attempt.returncode is None:
         return Verdict.CRASHED, "終了状態が記録されていない"
     if attempt.returncode < 0:

@@ -260,6 +260,7 @@ def _ending(attempt: Attempt) -> str:
         EndedBy.DEADLINE: "制限時間でスイートが終わらせた",
         EndedBy.INTERRUPTED: "中断された",
         EndedBy.SUPERVISOR_LOST: "見張りのプロセスが先に消えた",
+        EndedBy.SUITE_ERROR: "スイート側のエラーで続けられなかった",
     }
     if attempt.ended_by in ended:
         return ended[attempt.ended_by]

@@ -185,6 +185,8 @@ def outcome_words(attempt: Attempt) -> str:
         return "その他エラー(時間切れ)"
     if attempt.ended_by is EndedBy.INTERRUPTED:
         return "その他エラー(中断)"
+    if attempt.ended_by is EndedBy.SUITE_ERROR:
+        return "その他エラー(スイート側)"
     if attempt.ended_by is None and attempt.returncode is None:
         return "終わりの記録なし"
     if attempt.returncode == 0:
