@@ -180,16 +180,21 @@ def doctor(
 
 
 def _calibration(reports: Path, run: str, model: str) -> Calibration:
-    from steph.fit import FitError, model_shape
     from steph.measured import calibration_of
     from steph.run.journal import JournalError, read_record
+    from steph.shape_lookup import ShapeError, model_shape
 
     try:
         found = calibration_of(read_record(find_record(reports / "runs", run)))
+    except ShapeError as error:  # of the model that the record is about
+        raise _failed(f"--from-record {run}: {error}") from error
+    except (JournalError, OSError) as error:
+        raise _failed(str(error)) from error
+    try:
         if found.is_for(model_shape(model)):
             return found
-    except (JournalError, FitError, OSError) as error:
-        raise _failed(str(error)) from error
+    except ShapeError as error:
+        raise _failed(f"--model {error}") from error
     cure = "name its trainer in steph.toml, or run pytest --steph-calibrate"
     raise _failed(f"--from-record {run}: no formula holds for its pipeline, so it says nothing of {model}; {cure}")
 

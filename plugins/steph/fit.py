@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steph.plan.shapes import BUILT_IN, TINY, ModelShape, linear_shapes, shape_from_config
+from steph.plan.shapes import TINY, linear_shapes
 from steph.plan.vram import Forecast, Verdict, largest_fitting
 from steph.plan.vram_constants import GIB
 from steph.plan.vram_readings import Reading, predict_by
 from steph.plan.vram_terms import Workload
+from steph.shape_lookup import ShapeError, model_shape
 
 ALL_LINEAR = tuple(linear_shapes(TINY))
 GRID_BATCHES = (1, 2, 4, 8)
@@ -24,10 +25,6 @@ GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
 
 class FitError(ValueError):
     """The question can't be answered; the message is one line that names the option and the value."""
-
-
-class UnknownShapeError(FitError):
-    """No model of this name is known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,46 +43,6 @@ class Fit:
     def verdict(self, forecast: Forecast) -> Verdict:
         """Whether this forecast fits the card."""
         return forecast.verdict(self.vram_bytes)
-
-
-def model_shape(name_or_path: str) -> ModelShape:
-    """The shape of a built-in name, of a model folder or config.json, or of a model in the Hub's cache.
-
-    Raises FitError, UnknownShapeError where nothing of that name is found.
-    """
-    if name_or_path in BUILT_IN:
-        return BUILT_IN[name_or_path]
-    config = _config_file(name_or_path)
-    if config is None:
-        known = ", ".join(sorted(BUILT_IN))
-        raise UnknownShapeError(
-            f"--model {name_or_path}: no folder with a config.json, not in the Hub's cache and not built in; "
-            f"built in are: {known}"
-        )
-    try:
-        return shape_from_config(json.loads(config.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FitError(f"--model {name_or_path}: {error}") from error
-
-
-def _config_file(name_or_path: str) -> Path | None:
-    path = _path(name_or_path)
-    config = path / "config.json" if path.is_dir() else path
-    if config.is_file():
-        return config
-    from steph.run.model_files import cached_config
-
-    return cached_config(name_or_path)
-
-
-def _path(text: str) -> Path:
-    """The path with ~ as a home folder; raises FitError where it can't be one."""
-    try:
-        path = Path(text).expanduser()
-        path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FitError(f"{text}: {error}") from error
-    return path
 
 
 def asked_workload(
@@ -148,7 +105,10 @@ def fit(
     longer than that. Micro-batches are not fused. `readings`: how a record's measurements can be
     read. Raises FitError.
     """
-    shape = model_shape(model)
+    try:
+        shape = model_shape(model)
+    except ShapeError as error:
+        raise FitError(f"--model {error}") from error
 
     def forecast(batch: int, length: int) -> Forecast:
         pads_to_longest = work.trainer == "answer" and longest_row is not None

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steph.fit import FitError, model_shape
 from steph.plan.description import load_description
 from steph.plan.settings import ProfileError
 from steph.plan.shapes import ModelShape
@@ -27,6 +26,7 @@ from steph.plan.vram_constants import MEASURED, Constants
 from steph.plan.vram_readings import Reading, explanations, possible_kinds
 from steph.plan.vram_terms import DEFAULT_TARGETS, Trainer, Workload
 from steph.record import Attempt, ModelChoice, Record, StageId, StageResult, TrainSettings
+from steph.shape_lookup import ShapeError, model_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +100,17 @@ def workload_of(settings: TrainSettings, trainer: Trainer) -> Workload:
 
 
 def shape_of(choice: ModelChoice) -> ModelShape:
-    """The shape of a model under test, from its own files, else by its name; raises FitError."""
+    """The shape of a model under test, from its own files, else by its name; raises ShapeError."""
     try:
         return model_shape(choice.snapshot_path or choice.name)
-    except FitError:
+    except ShapeError:
         return model_shape(choice.name)
 
 
 def calibration_of(record: Record) -> Calibration:
     """What the record's own measurements correct; the defaults where it has none that can be used.
 
-    Raises FitError where the record's model has no shape that can be read.
+    Raises ShapeError where the record's model has no shape that can be read.
     """
     described = _described_trainer(record)
     found = Calibration(described or "full", described is not None)
@@ -155,7 +155,7 @@ def _shape(record: Record, choice: ModelChoice) -> ModelShape:
     """The shape of the record's model; a twin whose folder is gone has that of the candidate it was made after."""
     try:
         return shape_of(choice)
-    except FitError:
+    except ShapeError:
         h1 = record.stages.get(StageId.H1)
         is_of_h1 = h1 is not None and h1.model is not None and h1.model.name == choice.name
         names = [candidate.name for candidate in h1.candidates if candidate.outcome == "chosen"] if h1 else []
@@ -233,6 +233,6 @@ def calibration_or_default(record: Record) -> Calibration:
     """What the record's measurements correct, the defaults where its model's shape can't be read any more."""
     try:
         return calibration_of(record)
-    except FitError:
+    except ShapeError:
         described = _described_trainer(record)
         return Calibration(described or "full", described is not None, shortfall="モデルの形が分からない")

@@ -57,7 +57,7 @@ def expected(
     """What a training attempt will need; rows as long as they can be where `longest_row_tokens` is not known."""
     try:
         return expected_of_shape(setup, shape_of(model), settings, longest_row_tokens)
-    except ValueError:  # FitError too: a shape or module that the model doesn't know
+    except ValueError:  # ShapeError too: a shape or module that the model doesn't know
         return None
 
 

@@ -98,12 +98,14 @@ def test_a_config_in_the_hubs_cache_gives_the_shape(tmp_path: Path, monkeypatch:
 
 
 def test_a_config_of_another_kind_is_a_reason_too(tmp_path: Path) -> None:
-    """A model type that the formulas don't know is named, not predicted."""
+    """A model type that the formulas don't know is named, not predicted, and no option that nobody typed."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "mamba"}')
     setup = _setup(factory.device(), names=(str(folder),))
     (found,) = predicted_candidates(setup, factory.model_choice(str(folder), snapshot_path=str(folder)))
+    assert found.unpredicted_reason is not None
+    assert found.unpredicted_reason.startswith(f"計算できない: {folder}: ")
     assert "mamba" in found.unpredicted_reason
 
 

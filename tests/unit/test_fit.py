@@ -79,7 +79,7 @@ def test_lora_on_all_projections_and_other_settings_count() -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--model", "nobody/none", "--vram", "8GiB"), "nobody/none"),
+        (("--model", "nobody/none", "--vram", "8GiB"), "steph: --model nobody/none: no folder"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "much"), "--vram"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--trainer", "best"), "--trainer best"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--target-modules", "q_porj"), "q_porj"),
@@ -89,7 +89,7 @@ def test_lora_on_all_projections_and_other_settings_count() -> None:
         (("--model", "Qwen/Qwen3-8B", "--vram", "-3GiB"), "--vram"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--recompute", "auto"), "on, off"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--target-modules", "q_proj,,v_proj"), "''"),
-        (("--model", "~nobody-at-all/x", "--vram", "8GiB"), "~nobody-at-all"),
+        (("--model", "~nobody-at-all/x", "--vram", "8GiB"), "steph: --model ~nobody-at-all"),
         (("--model", "x" * 5000, "--vram", "8GiB"), "name too long"),
     ],
 )
@@ -153,6 +153,18 @@ def test_a_record_that_no_formula_explains_says_nothing_of_another_model(tmp_pat
     assert status == 2
     assert "no formula holds" in text
     assert len(text.splitlines()) == 1
+
+
+def test_a_records_model_of_unknown_shape_is_the_records_and_not_the_options(tmp_path: Path) -> None:
+    """The line names the record and its model; the model that was asked about is none of it."""
+    record = two_lengths("full", MEASURED)
+    h1 = record.stages[StageId.H1]
+    assert h1.model is not None
+    unknown = h1.model_copy(update={"model": h1.model.model_copy(update={"name": "no/body", "snapshot_path": None})})
+    folder = _written(tmp_path, record.model_copy(update={"stages": {**record.stages, StageId.H1: unknown}}))
+    status, text = _ask(*QUESTION, "--from-record", str(folder))
+    assert status == 2
+    assert text.startswith(f"steph: --from-record {folder}: no/body: no folder with a config.json")
 
 
 def test_it_answers_within_a_second_and_without_torch() -> None:

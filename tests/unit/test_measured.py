@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import record_factory as factory
 from measured_records import OTHER, OWN, SHAPE, attempt, pair, record_of
-from steph.fit import FitError
 from steph.measured import calibration_of, calibration_or_default, workload_of
 from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import predict
@@ -15,6 +14,7 @@ from steph.plan.vram_constants import GIB, MEASURED
 from steph.plan.vram_readings import predict_by
 from steph.plan.vram_terms import Workload
 from steph.record import Candidate, StageId
+from steph.shape_lookup import ShapeError
 
 # a pipeline of the plain kind whose logits cost 16 bytes where the formulas say 12, with 0.3 GiB more at any length
 TRUTH = replace(MEASURED, logits_scale=16 / 12, offset_bytes=0.3 * GIB, context_bytes=0.6 * GIB)
@@ -162,14 +162,14 @@ def test_a_twin_that_is_gone_has_its_originals_shape() -> None:
     found = calibration_of(record.model_copy(update={"stages": {StageId.H1: named, StageId.H2: h2}}))
     assert found.line is not None
     unnamed = {StageId.H1: named.model_copy(update={"candidates": ()}), StageId.H2: h2}
-    with pytest.raises(FitError):
+    with pytest.raises(ShapeError):
         calibration_of(record.model_copy(update={"stages": unnamed}))
 
 
 def test_a_model_that_is_gone_leaves_the_defaults() -> None:
     """A twin's folder that was cleared away: an error for a command, built-in constants for a report."""
     record = factory.rehearsal()
-    with pytest.raises(FitError):
+    with pytest.raises(ShapeError):
         calibration_of(record)
     found = calibration_or_default(record)
     assert (found.constants, found.points) == (MEASURED, 0)
