@@ -133,7 +133,7 @@ def _make_twin(setup: Setup, journal: Journal, console: Console, name: str, dead
     if shape is None:
         known = ", ".join(sorted(BUILT_IN))
         raise InputError(f"--steph-twin: no built-in shape for {name!r}; known: {known}")
-    tokenizer = None if shape is TINY else find_qwen_tokenizer()
+    tokenizer = None if shape is TINY else _tokenizer_of_twins()
     folder = _twin_folder(name, shape, tokenizer, setup.dataset.sha256)
     arguments = _twin_arguments(setup, journal, shape, folder, tokenizer, name)
     console.line(f"H-1 random-weight twin of {name}: {folder}")
@@ -150,6 +150,13 @@ def _make_twin(setup: Setup, journal: Journal, console: Console, name: str, dead
         parameters=parameter_count(shape),
         snapshot_path=str(folder),
     )
+
+
+def _tokenizer_of_twins() -> Path | None:
+    try:
+        return find_qwen_tokenizer()
+    except ValueError as error:  # of the environment variable that names one
+        raise InputError(str(error)) from error
 
 
 def _twin_folder(name: str, shape: ModelShape, tokenizer: Path | None, dataset_sha256: str) -> Path:

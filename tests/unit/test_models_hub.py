@@ -1,4 +1,4 @@
-"""H-1 asks the Hub within the profile's limits."""
+"""H-1 asks the Hub within the profile's limits, and says in one line what is set wrongly."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from steph.models import choose_model
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.preparation import Setup
-from steph.record import ModelChoice
+from steph.record import ModelChoice, StageId, Verdict
 from steph.run import hub, hub_download
-from steph.run.journal import Journal
+from steph.run.journal import Journal, opened_event
+from steph.stages import Conductor
 
 
 def test_the_profiles_limit_holds_for_both_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +38,21 @@ def test_the_profiles_limit_holds_for_both_questions(tmp_path: Path, monkeypatch
     setup = Setup(options, profile, Description(), "python", None, factory.data()[0], factory.context())
     choose_model(setup, Journal(tmp_path / "record"), Console(lambda _: None, False), time.monotonic() + 60)
     assert waits == [120, 120]
+
+
+@pytest.mark.parametrize("place", ["nowhere", ""])
+def test_a_tokenizer_that_is_none_fails_h1_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """STEPH_TOKENIZER set wrongly: FAIL with the variable, its value and the remedy, and nothing is raised."""
+    named = tmp_path / place
+    monkeypatch.setenv("STEPH_TOKENIZER", str(named))
+    context = factory.context().model_copy(update={"twin": True})
+    options = Options("rtx3080", tmp_path, None, None, True, None, tmp_path)
+    setup = Setup(options, PROFILE, Description(), "python", None, factory.data()[0], context)
+    journal = Journal(tmp_path / "record")
+    journal.append(opened_event("r", context))
+    found = Conductor(setup, journal, Console(lambda _: None, False), lambda _: None).run(StageId.H1, 60)
+    assert found.verdict is Verdict.FAIL
+    remedy = "name a Qwen model's folder or its tokenizer.json, or unset it"
+    assert found.explanation == f"STEPH_TOKENIZER={named}: no tokenizer.json with <|im_start|> there; {remedy}"

@@ -31,6 +31,7 @@ TOKENIZER_FILES = (
 )
 _CHATML_MARK = b"<|im_start|>"
 _MODEL_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_TOKENIZER_REMEDY = "name a Qwen model's folder or its tokenizer.json, or unset it"
 _LONGEST_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
@@ -179,7 +180,7 @@ def find_qwen_tokenizer(extra: Sequence[Path] = (), cache_dir: Path | None = Non
     if named:
         folder = _tokenizer_folder(Path(named).expanduser())
         if folder is None:
-            raise ValueError(f"STEPH_TOKENIZER={named}: no tokenizer.json with <|im_start|> there")
+            raise ValueError(f"STEPH_TOKENIZER={named}: no tokenizer.json with <|im_start|> there; {_TOKENIZER_REMEDY}")
         return folder
     for path in (*extra, *_cached_snapshots(cache_dir or default_cache_dir())):
         folder = _tokenizer_folder(path)
