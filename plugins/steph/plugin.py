@@ -92,7 +92,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         return
     from steph.plan.options import OptionError
     from steph.plan.settings import ProfileError
-    from steph.run.gpulock import GpuBusyError
+    from steph.run.gpulock import GpuLockError
     from steph.run.inputs import InputError
     from steph.run.journal import JournalError
     from steph.run.rootlock import RootBusyError
@@ -100,7 +100,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
     try:
         _open(session, items)
-    except (OptionError, ProfileError, InputError, JoinError, JournalError, GpuBusyError, RootBusyError) as error:
+    except (OptionError, ProfileError, InputError, JoinError, JournalError, GpuLockError, RootBusyError) as error:
         raise pytest.UsageError(*str(error).splitlines()) from error
 
 

@@ -84,10 +84,13 @@ def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) 
 
 
 def cache_dir() -> Path:
-    """Where twins are kept: `STEPH_CACHE`, else the user's cache folder."""
+    """Where twins are kept: `STEPH_CACHE`, else the user's cache folder; raises InputError where there is none."""
     if CACHE_ENV in os.environ:
         return Path(os.environ[CACHE_ENV])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steph"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steph"
+    except RuntimeError as error:
+        raise InputError(f"no place for twins: {error}; set {CACHE_ENV} or XDG_CACHE_HOME") from error
 
 
 def pipeline_python(options: Options, root: Path) -> str:

@@ -145,6 +145,7 @@ WRONG = FourBitStep(dequantised_error=1.0, forward_error=0.0, backward_error=0.0
 CASES: dict[str, Callable[[], Line]] = {
     "pipeline.refused": lambda: software.check_pipeline(RootFacts("/r", error="/r: missing script")),
     "busy.gpu": lambda: machine.check_busy(Busy(gpu="GPU-1 is in use by pid 7")),
+    "busy.place": lambda: machine.check_busy(Busy(place="/ro/steph/locks: no place for the card's lock")),
     "busy.root": lambda: machine.check_busy(Busy(root="pipeline root /r is in use by pid 7")),
     "driver.absent": lambda: machine.check_driver(GpuFacts(has_nodes=False)),
     "driver.refuses": lambda: machine.check_driver(GpuFacts(has_nodes=True, error="NVML error 18: versions differ")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from steph.run import gpulock
-from steph.run.gpulock import GpuBusyError, gpu_lock, lock_folder
+from steph.run.gpulock import GpuBusyError, GpuLockError, gpu_lock, lock_folder
 
 UUID = "GPU-8f1e6f0a-0000-0000-0000-000000000001"
 
@@ -70,3 +72,31 @@ def test_locks_lie_in_the_cache_folder(tmp_path: Path) -> None:
     """The place follows XDG_CACHE_HOME, so that all runs of a user meet there."""
     assert lock_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "steph" / "locks"
     assert lock_folder({}) == Path.home() / ".cache" / "steph" / "locks"
+
+
+def test_a_place_that_cannot_hold_a_lock_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only cache folder, one that is a file, or no home at all: the line names the variable that mends it."""
+    remedy = "set XDG_CACHE_HOME to a folder that can be written"
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "steph" / "locks"
+    with pytest.raises(GpuLockError) as caught, gpu_lock(UUID, place):
+        pass
+    assert str(caught.value) == f"{place}: no place for the card's lock: Not a directory; {remedy}"
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(GpuLockError, match=f"home directory.; {remedy}"):
+        lock_folder({})
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some servers' drives know none: no run goes on unlocked, and none ends in a traceback."""
+
+    def refuse(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(GpuLockError, match="No locks available; set XDG_CACHE_HOME"), gpu_lock(UUID, tmp_path):
+        pass

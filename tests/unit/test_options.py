@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from steph import plugin
 from steph.plan.options import Options
 from steph.plugin import resolve_options
+from steph.run.gpulock import GpuBusyError, GpuLockError
 from steph.run.hub import choose
 from suite_runs import make_model
 
@@ -44,3 +48,21 @@ def test_a_link_to_a_model_is_the_folder_that_the_record_names(
     link.unlink()
     link.symlink_to(make_model(tmp_path / "another"))
     assert _options(asked).model != recorded
+
+
+@pytest.mark.parametrize("error", [GpuLockError("/ro/steph/locks: no place"), GpuBusyError("GPU-1", None)])
+def test_a_card_that_cannot_be_held_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: GpuLockError
+) -> None:
+    """Exit status 4 with the lock's own sentence, and no traceback of the plugin's."""
+
+    def refuse(session: pytest.Session, items: list[pytest.Item]) -> None:
+        raise error
+
+    monkeypatch.setattr(plugin, "_open", refuse)
+    flags = dict.fromkeys(("collectonly", "setuponly", "setupplan", "continue_on_collection_errors"), False)
+    item = SimpleNamespace(get_closest_marker=lambda name: name == "steph_stage")
+    session = SimpleNamespace(config=SimpleNamespace(option=SimpleNamespace(**flags)), items=[item], testsfailed=0)
+    with pytest.raises(pytest.UsageError) as refused:
+        plugin.pytest_runtestloop(cast("pytest.Session", session))
+    assert str(refused.value) == str(error)

@@ -54,9 +54,10 @@ class RootFacts:
 
 @dataclass(frozen=True)
 class Busy:
-    """Who holds the card and the root, in one line each; None where nobody does."""
+    """Who holds the card and the root, in one line each; None where nobody does. `place`: why no lock can be kept."""
 
     gpu: str | None = None
+    place: str | None = None
     root: str | None = None
 
 

@@ -12,6 +12,13 @@ BUSY = CheckKind(
     "the locks that a run takes on its card and on its pipeline root",
     (
         Trouble("gpu", FAIL, "another run holds the card", _BUSY_REMEDY, is_certain=True),
+        Trouble(
+            "place",
+            FAIL,
+            "the card's lock can't be kept",
+            "set XDG_CACHE_HOME to a folder that can be written",
+            is_certain=True,
+        ),
         Trouble("root", FAIL, "another run works in the pipeline root", _BUSY_REMEDY, is_certain=True),
     ),
 )

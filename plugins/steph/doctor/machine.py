@@ -20,6 +20,8 @@ def check_busy(busy: Busy) -> Line:
     """Whether another run is in the way."""
     if busy.gpu:
         return kinds.BUSY.trouble("gpu", busy.gpu)
+    if busy.place:
+        return kinds.BUSY.trouble("place", busy.place)
     if busy.root:
         return kinds.BUSY.trouble("root", busy.root)
     return kinds.BUSY.ok("no other run is in the way")

@@ -19,7 +19,7 @@ from steph.plan.settings import Profile, ProfileError
 from steph.preparation import cache_dir, pipeline_python, read_inputs
 from steph.record import Device, StageId
 from steph.run import hub, model_files, telemetry
-from steph.run.gpulock import GpuBusyError, gpu_lock
+from steph.run.gpulock import GpuBusyError, GpuLockError, gpu_lock
 from steph.run.hub_login import login
 from steph.run.hub_query import is_offline
 from steph.run.inputs import InputError
@@ -62,18 +62,20 @@ def read_root(options: Options, profile: Profile) -> RootFacts:
 
 def read_busy(root: Path, device: Device | None) -> Busy:
     """Whether another run holds the card or the root, by taking both locks for a moment."""
-    gpu = held_root = None
+    gpu = place = held_root = None
     try:
         with gpu_lock(device.uuid) if device else contextlib.nullcontext():
             pass
     except GpuBusyError as error:
         gpu = str(error)
+    except GpuLockError as error:
+        place = str(error)
     try:
         with root_lock(root) if root.is_dir() else contextlib.nullcontext():
             pass
     except RootBusyError as error:
         held_root = str(error)
-    return Busy(gpu, held_root)
+    return Busy(gpu, place, held_root)
 
 
 def read_host() -> HostFacts:

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+_REMEDY = "set XDG_CACHE_HOME to a folder that can be written"
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -28,7 +30,11 @@ class Holder:
     since: str
 
 
-class GpuBusyError(Exception):
+class GpuLockError(Exception):
+    """This GPU can't be held for a run; the message is one line."""
+
+
+class GpuBusyError(GpuLockError):
     """Another run holds this GPU; the message is one line, `holder` is None where it could not be read."""
 
     def __init__(self, uuid: str, holder: Holder | None) -> None:
@@ -42,17 +48,18 @@ class GpuBusyError(Exception):
 def gpu_lock(uuid: str, folder: Path | None = None) -> Iterator[None]:
     """Hold this GPU or slice for the time of the block; raises GpuBusyError at once where another run holds it.
 
-    `folder` defaults to `lock_folder()`. Children do not inherit the lock.
+    `folder` defaults to `lock_folder()`. Children do not inherit the lock. Raises GpuLockError where no lock can be
+    kept there.
     """
     place = lock_folder() if folder is None else folder
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / f"{re.sub(r'[^A-Za-z0-9-]', '_', uuid)}.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _open(place, uuid)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise GpuBusyError(uuid, _read_holder(fd)) from error
+        except OSError as error:
+            raise _no_place(place, error) from error
         _write_holder(fd)
         yield
     finally:
@@ -61,10 +68,26 @@ def gpu_lock(uuid: str, folder: Path | None = None) -> Iterator[None]:
 
 
 def lock_folder(environ: Mapping[str, str] | None = None) -> Path:
-    """Where locks lie: `steph/locks` below `$XDG_CACHE_HOME`, else below `~/.cache`."""
+    """Where locks lie: `steph/locks` below `$XDG_CACHE_HOME`, else below `~/.cache`; GpuLockError without a home."""
     # not below XDG_RUNTIME_DIR: cron jobs and containers lack it, and two folders would be two locks
     cache = (os.environ if environ is None else environ).get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "steph" / "locks"
+    try:
+        return (Path(cache) if cache else Path.home() / ".cache") / "steph" / "locks"
+    except RuntimeError as error:
+        raise GpuLockError(f"no place for the card's lock: {error}; {_REMEDY}") from error
+
+
+def _open(place: Path, uuid: str) -> int:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / f"{re.sub(r'[^A-Za-z0-9-]', '_', uuid)}.lock"
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _no_place(place, error) from error
+
+
+def _no_place(place: Path, error: OSError) -> GpuLockError:
+    return GpuLockError(f"{place}: no place for the card's lock: {error.strerror}; {_REMEDY}")
 
 
 def _write_holder(fd: int) -> None:
