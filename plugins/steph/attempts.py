@@ -18,7 +18,7 @@ from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
 from steph.plan.vram import Forecast
 from steph.preparation import Setup
-from steph.record import AnyStage, Attempt, Cause, Device, EndedBy, EvalSettings, TrainSettings
+from steph.record import AnyStage, Attempt, Device, EndedBy, EvalSettings, TrainSettings
 from steph.run import inputs, output, telemetry
 from steph.run.events import AttemptEnded, AttemptStarted
 from steph.run.journal import Journal, now
@@ -60,12 +60,6 @@ class Finished:
     started_unix: float
     stdout: str
     output: str
-
-    @property
-    def ended_well(self) -> bool:
-        """Whether its artifacts are worth judging: exit 0 and no cause of failure in the log."""
-        diagnosis = self.attempt.diagnosis
-        return self.attempt.returncode == 0 and diagnosis is not None and diagnosis.cause is Cause.NONE
 
     def card_memory(self, device: Device | None) -> CardMemory | None:
         """The card's memory over this attempt; None without a GPU."""
@@ -113,7 +107,7 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
     finished = _finished(attempt, outcome, folder, files_unix)
     complete = finished.attempt
     try:
-        complete = judge(finished) if finished.ended_well else complete
+        complete = judge(finished) if complete.ended_well else complete
     except BaseException:
         journal.append(AttemptEnded(at=now(), attempt=complete))  # what was measured stays, unjudged and never green
         raise
@@ -170,15 +164,12 @@ def _finished(attempt: Attempt, outcome: ChildOutcome, folder: Path, started_uni
     text = output.read_output(folder)
     timed_out = outcome.ended_by is EndedBy.DEADLINE
     diagnosis = diagnose(text, outcome.returncode, outcome.probes, timed_out)
-    failed = outcome.returncode != 0 or diagnosis.cause is not Cause.NONE
     attempt = attempt.model_copy(
         update={
             "seconds": outcome.seconds,
             "returncode": outcome.returncode,
             "ended_by": outcome.ended_by,
             "diagnosis": diagnosis,
-            "traceback": first_traceback(text) if failed else None,
-            "last_lines": tuple(output.tail_lines(folder, LAST_LINES)) if failed else (),
             "probes": outcome.probes,
             "peak_device_bytes": outcome.peak_device_bytes,
             "peak_own_bytes": outcome.peak_own_bytes,
@@ -186,6 +177,9 @@ def _finished(attempt: Attempt, outcome: ChildOutcome, folder: Path, started_uni
             "memory_returned": outcome.memory_returned,
         }
     )
+    if not attempt.ended_well:
+        last_lines = tuple(output.tail_lines(folder, LAST_LINES))
+        attempt = attempt.model_copy(update={"traceback": first_traceback(text), "last_lines": last_lines})
     return Finished(attempt, outcome, folder, started_unix, output.stdout_text(folder), text)
 
 

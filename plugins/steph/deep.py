@@ -12,7 +12,7 @@ from functools import cached_property
 
 from steph.beside import CANNOT_RUN, behind_the_verdict, train_beside
 from steph.judge.checks_deep import deep_runs_check, four_bit_check, loss_flag_check, padding_check
-from steph.record import Attempt, Cause, Check, ModelChoice, StageId, TrainSettings
+from steph.record import Attempt, Check, ModelChoice, StageId, TrainSettings
 from steph.run.events import ChecksAdded
 from steph.run.journal import now
 from steph.training import MIN_ATTEMPT_SECONDS, Training
@@ -63,8 +63,8 @@ class _DeepRuns:
         half = {"use_4bit": False, "mixed_precision": self.settings.mixed_precision or self.training.half_precision()}
         with_4bit = self._base
         without = self._attempt(self._steps(1).model_copy(update=half), may_run_out=True)
-        ran_out = without is not None and _cause(without) is Cause.CUDA_OOM and _ended_well(with_4bit)
-        return four_bit_check(with_4bit, without if _ended_well(without) else None, ran_out=ran_out)
+        ran_out = without is not None and without.ran_out_of_memory and with_4bit is not None
+        return four_bit_check(with_4bit, None if ran_out else without, ran_out=ran_out)
 
     def padding(self) -> Check:
         """Trap 11."""
@@ -97,26 +97,18 @@ class _DeepRuns:
         except CANNOT_RUN as error:
             self.trouble.append(f"{label}({error})")
             return None
-        if _ended_well(attempt):
+        if attempt.ended_well:
             self.ran += 1
             return attempt
-        cause = _cause(attempt)
-        if may_run_out and cause is Cause.CUDA_OOM:
+        if may_run_out and attempt.ran_out_of_memory:
             return attempt
-        self.trouble.append(f"{label}(原因: {cause or '不明'})")
+        cause = attempt.diagnosis.cause if attempt.diagnosis else "不明"
+        self.trouble.append(f"{label}(原因: {cause})")
         return None
 
     def _row_growth(self, seq_length: int) -> float | None:
         rows = self.training.row_lengths(self.model, self._steps(PADDING_STEPS))
         return rows.tokens_at(2 * seq_length) / rows.tokens_at(seq_length) if rows else None
-
-
-def _cause(attempt: Attempt) -> Cause | None:
-    return attempt.diagnosis.cause if attempt.diagnosis else None
-
-
-def _ended_well(attempt: Attempt | None) -> bool:
-    return attempt is not None and attempt.returncode == 0 and _cause(attempt) is Cause.NONE
 
 
 def _loss(attempt: Attempt | None) -> float | None:

@@ -190,7 +190,7 @@ def _with_second_length(
 
 
 def _missing_peak(attempt: Attempt) -> str:
-    if attempt.returncode != 0:
+    if not attempt.ended_well:
         return "別の長さでの試行が最後まで終わらなかった"
     return "torch のピークが二つの試行に揃っていない(GPU を使わない実行では測れない)"
 
@@ -216,7 +216,7 @@ def _point(attempt: Attempt, shape: ModelShape, calibration: Calibration) -> Mea
     Rows are as long as the longest where the trainer pads to that, or may do so: a slope by fewer tokens is steeper.
     """
     peaks = [probe for probe in attempt.probes if probe.peak_allocated_bytes and probe.peak_reserved_bytes]
-    if attempt.returncode != 0 or not isinstance(attempt.settings, TrainSettings) or not peaks:
+    if not attempt.ended_well or not isinstance(attempt.settings, TrainSettings) or not peaks:
         return None
     probe = max(peaks, key=lambda found: found.peak_allocated_bytes or 0)
     allocated, reserved = probe.peak_allocated_bytes or 0, probe.peak_reserved_bytes or 0

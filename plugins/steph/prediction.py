@@ -14,7 +14,7 @@ from steph.plan.vram import Forecast, automatic, leanest, predict
 from steph.plan.vram import Verdict as FitVerdict
 from steph.plan.vram_constants import GIB
 from steph.preparation import Setup
-from steph.record import Attempt, Cause, Device, ModelChoice, TrainSettings
+from steph.record import Attempt, Device, ModelChoice, TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def worth_trying(expectation: Expectation, last: Attempt | None, *, gave_up_4bit
     """
     if not expectation.is_binding:
         return True
-    ran_out = last is not None and last.diagnosis is not None and last.diagnosis.cause is Cause.CUDA_OOM
+    ran_out = last is not None and last.ran_out_of_memory
     return expectation.surely_fits if ran_out and gave_up_4bit else not expectation.cannot_fit
 
 

@@ -200,6 +200,17 @@ class Attempt(Value):
     training: TrainOutcome | None = None
     evaluation: EvalOutcome | None = None
 
+    @property
+    def ended_well(self) -> bool:
+        """Whether it ended by itself with exit status 0 and no cause of failure in its log; its checks say the rest."""
+        is_clean = self.diagnosis is not None and self.diagnosis.cause is Cause.NONE
+        return self.ended_by is EndedBy.EXIT and self.returncode == 0 and is_clean
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether the card's memory was what it failed by."""
+        return self.diagnosis is not None and self.diagnosis.cause is Cause.CUDA_OOM
+
 
 class SkippedRung(Value):
     """A rung that was not tried, and why (Japanese)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import record_factory as factory
 from steph.judge.verdict import (
@@ -28,6 +30,7 @@ from steph.record import (
     StageResult,
     Verdict,
 )
+from steph.tell import wording
 
 OK = Check(id="ok", severity=Severity.FAIL, holds=True, message="よい")
 
@@ -76,6 +79,16 @@ def test_how_an_attempt_ended_decides_first(change: dict[str, object], verdict: 
     assert stage_verdict(_attempt(**change), [OK], [])[0] is verdict
 
 
+def test_verdict_and_report_agree_on_which_attempt_ended_well() -> None:
+    """Whatever ended it, with which status and cause: the judge passes it on exactly where the report says 成功."""
+    for ended_by, returncode, cause in itertools.product((None, *EndedBy), (None, -9, 0, 1), (None, *Cause)):
+        diagnosis = Diagnosis(cause=cause) if cause else None
+        attempt = _attempt(ended_by=ended_by, returncode=returncode, diagnosis=diagnosis)
+        assert attempt.ended_well == ((ended_by, returncode, cause) == (EndedBy.EXIT, 0, Cause.NONE))
+        assert (attempt_verdict(attempt) is None) == attempt.ended_well
+        assert (wording.outcome_words(attempt) == "成功") == attempt.ended_well
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -83,6 +96,7 @@ def test_how_an_attempt_ended_decides_first(change: dict[str, object], verdict: 
         ({"ended_by": EndedBy.DEADLINE, "seconds": None}, "制限時間で打ち切り(時間不明)"),
         ({"ended_by": EndedBy.INTERRUPTED}, "実行が中断された"),
         ({"ended_by": EndedBy.SUPERVISOR_LOST}, "監視プロセスが失われた"),
+        ({"ended_by": EndedBy.SUITE_ERROR}, "スイート側のエラーで続けられなかった"),
         ({"ended_by": None}, "終了状態が記録されていない"),
         ({"returncode": None}, "終了状態が記録されていない"),
         ({"returncode": -9, "diagnosis": Diagnosis(cause=Cause.HOST_OOM)}, "シグナル 9 で終了(原因: host_oom)"),

@@ -15,8 +15,9 @@ def _attempt(**fields: object) -> Attempt:
 @pytest.mark.parametrize(
     ("attempt", "words"),
     [
-        (_attempt(returncode=0, ended_by=EndedBy.EXIT), "成功"),
-        (_attempt(returncode=0, diagnosis=Diagnosis(cause=Cause.NONE)), "成功"),
+        (_attempt(returncode=0, ended_by=EndedBy.EXIT, diagnosis=Diagnosis(cause=Cause.NONE)), "成功"),
+        (_attempt(returncode=0, ended_by=EndedBy.EXIT), "その他エラー(ログの診断なし)"),
+        (_attempt(returncode=0, diagnosis=Diagnosis(cause=Cause.NONE)), "終わりの記録なし"),
         (_attempt(returncode=1, diagnosis=Diagnosis(cause=Cause.CUDA_OOM)), "OOM"),
         (
             _attempt(returncode=0, diagnosis=Diagnosis(cause=Cause.NAN_LOSS)),
@@ -27,13 +28,14 @@ def _attempt(**fields: object) -> Attempt:
         (_attempt(), "終わりの記録なし"),
         (_attempt(returncode=3, ended_by=EndedBy.EXIT), "その他エラー(終了コード 3)"),
         (_attempt(returncode=-9, ended_by=EndedBy.EXIT), "その他エラー(シグナル 9 で終了)"),
-        (_attempt(ended_by=EndedBy.SUPERVISOR_LOST), "その他エラー(終了コード不明)"),
+        (_attempt(returncode=0, ended_by=EndedBy.SUPERVISOR_LOST), "その他エラー(監視プロセスが失われた)"),
+        (_attempt(ended_by=EndedBy.SUITE_ERROR), "その他エラー(スイート側)"),
     ],
 )
 def test_an_attempts_end_is_said_in_the_specs_words(attempt: Attempt, words: str) -> None:
     """成功, OOM or その他エラー with its reason; only the first has not failed."""
     assert wording.outcome_words(attempt) == words
-    assert wording.failed(attempt) is (words != "成功")
+    assert attempt.ended_well is (words == "成功")
 
 
 @pytest.mark.parametrize(

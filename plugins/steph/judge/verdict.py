@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from steph.record import AnyStage, Attempt, Cause, Check, EndedBy, Record, Severity, StageId, StageResult, Verdict
+from steph.record import AnyStage, Attempt, Check, EndedBy, Record, Severity, StageId, StageResult, Verdict
 
 
 class Overall(StrEnum):
@@ -24,6 +24,8 @@ class Overall(StrEnum):
 
 def attempt_verdict(attempt: Attempt) -> tuple[Verdict, str] | None:
     """The verdict that an attempt's end alone decides, with one Japanese sentence; None where it ended well."""
+    if attempt.ended_well:
+        return None
     cause = attempt.diagnosis.cause if attempt.diagnosis else None
     if attempt.ended_by is EndedBy.DEADLINE:
         return Verdict.TIMEOUT, f"制限時間で打ち切り({_seconds(attempt)})"
@@ -43,9 +45,7 @@ def attempt_verdict(attempt: Attempt) -> tuple[Verdict, str] | None:
         return Verdict.FAIL, f"終了コード {attempt.returncode}(原因: {cause or '不明'}{who})"
     if cause is None:
         return Verdict.FAIL, "ログの診断が行われていない"
-    if cause is not Cause.NONE:
-        return Verdict.FAIL, f"終了コード 0 だが {cause}"
-    return None
+    return Verdict.FAIL, f"終了コード 0 だが {cause}"
 
 
 def checks_verdict(checks: Sequence[Check]) -> tuple[Verdict, str] | None:

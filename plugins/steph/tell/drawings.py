@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from steph.record import Attempt, EvalSettings, Record, StageId
-from steph.tell import summary, wording
+from steph.tell import summary
 from steph.tell.canvas import BLUE, GREEN, INK, ORANGE, SKY, YELLOW, new_figure, plain, svg, title
 from steph.tell.cards import Prediction
 from steph.tell.wording import GIB
@@ -119,7 +119,7 @@ def _draw_capacity(axes: Axes, record: Record, peak_gib: float) -> float:
 
 
 def _draw_attempt(axes: Axes, attempt: Attempt, start: float, end: float, total: float) -> None:
-    color = ORANGE if wording.failed(attempt) else GREEN
+    color = GREEN if attempt.ended_well else ORANGE
     axes.axvspan(start, end, facecolor=color, alpha=0.12, linewidth=0)
     if end - start < 0.06 * total:
         return
@@ -135,7 +135,9 @@ def _setting(attempt: Attempt) -> str:
 
 
 def _outcome(attempt: Attempt) -> str:
-    return {"成功": "ok", "OOM": "OOM"}.get(wording.outcome_words(attempt), "failed")
+    if attempt.ended_well:
+        return "ok"
+    return "OOM" if attempt.ran_out_of_memory else "failed"
 
 
 def _thinned(samples: Sequence[VramSample]) -> list[VramSample]:

@@ -65,7 +65,7 @@ def predicted_alternative(record: Record) -> str:
     """Say in words what the picture of predicted and measured peaks shows."""
     pairs = (
         f"試行 {a.number}({a.label}) 予測 {wording.gib(a.predicted_peak_bytes)}、実測 {wording.gib(a.peak_own_bytes)}"
-        f"{'(OOM)' if wording.outcome_words(a) == 'OOM' else ''}"
+        f"{'(OOM)' if a.ran_out_of_memory else ''}"
         for a in drawings.predicted_attempts(record)
     )
     return f"図: 学習プロセスの VRAM ピーク、予測と実測。{'。'.join(pairs)}"

@@ -87,7 +87,7 @@ def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = "stage
 def _result_words(record: Record, result: StageResult, attempt: Attempt) -> Markdown:
     if _is_running(record, result, attempt):
         return Markdown("実行中")
-    phase = attempt.diagnosis.phase if attempt.diagnosis and wording.failed(attempt) else None
+    phase = attempt.diagnosis.phase if attempt.diagnosis and not attempt.ended_well else None
     return Markdown(f"{inline(wording.outcome_words(attempt))}{f'<br>{wording.PHASES[phase]}' if phase else ''}")
 
 
@@ -214,7 +214,7 @@ def held_checks(result: StageResult | None) -> Markdown:
 
 def failures(record: Record, result: StageResult | None) -> Markdown:
     """Give every failed attempt with message, evidence, advice (原因メモ) and traceback."""
-    attempts = [a for a in (result.attempts if result else ()) if wording.failed(a) and not _runs(record, result, a)]
+    attempts = [a for a in (result.attempts if result else ()) if not a.ended_well and not _runs(record, result, a)]
     return joined(
         _failure(attempt, is_last=result is not None and attempt is result.last_attempt) for attempt in attempts
     )

@@ -11,7 +11,6 @@ from steph.judge.verdict import Overall, contradiction, in_flight, overall
 from steph.record import (
     AnyStage,
     Attempt,
-    Cause,
     GitState,
     ModelChoice,
     Record,
@@ -107,7 +106,7 @@ def peak_bytes(result: StageResult | None) -> int | None:
 def ran_out_of_memory(result: StageResult | None) -> tuple[Attempt, ...]:
     """Give the attempts of a stage that ended in a CUDA OOM."""
     attempts = result.attempts if result else ()
-    return tuple(a for a in attempts if a.diagnosis and a.diagnosis.cause is Cause.CUDA_OOM)
+    return tuple(a for a in attempts if a.ran_out_of_memory)
 
 
 def is_dirty_on_main(state: GitState) -> bool:

@@ -113,10 +113,9 @@ def _completion(record: Record, attempt: Attempt) -> str:
     stage = attempt.stage
     if verdict.in_flight(record, stage):
         return "実行中"
-    words = wording.outcome_words(attempt)
-    if words == "成功" and not record.verdict_of(stage).is_green:
+    if attempt.ended_well and not record.verdict_of(stage).is_green:
         return f"プロセスは正常終了したが、判定は {record.verdict_of(stage).value}"
-    return words
+    return wording.outcome_words(attempt)
 
 
 def _training_rows(outcome: TrainOutcome) -> list[tuple[str, str]]:

@@ -50,6 +50,13 @@ PHASES = {
     Phase.EVAL: "評価中",
 }
 
+_ENDS = {
+    EndedBy.DEADLINE: "時間切れ",
+    EndedBy.INTERRUPTED: "中断",
+    EndedBy.SUPERVISOR_LOST: "監視プロセスが失われた",
+    EndedBy.SUITE_ERROR: "スイート側",
+}
+
 CANDIDATES = {"chosen": "選んだ", "rejected": "見送った", "not_tried": "試していない"}
 FITS = {"fits": "✅ 載る", "does_not_fit": "❌ 載らない", "too_close": "⚠️ きわどい"}
 SEVERITIES = {Severity.FAIL: "❌ 重大", Severity.WARN: "⚠️ 警告", Severity.INFO: "ℹ️ 情報"}
@@ -178,20 +185,17 @@ def accuracy_words(correct: int | None, total: int | None) -> str:
 
 def outcome_words(attempt: Attempt) -> str:
     """Say how an attempt ended in the spec's words: 成功, OOM or その他エラー."""
-    diagnosis = attempt.diagnosis
-    if diagnosis and diagnosis.cause is not Cause.NONE:
-        return "OOM" if diagnosis.cause is Cause.CUDA_OOM else f"その他エラー({CAUSES[diagnosis.cause]})"
-    if attempt.ended_by is EndedBy.DEADLINE:
-        return "その他エラー(時間切れ)"
-    if attempt.ended_by is EndedBy.INTERRUPTED:
-        return "その他エラー(中断)"
-    if attempt.ended_by is EndedBy.SUITE_ERROR:
-        return "その他エラー(スイート側)"
-    if attempt.ended_by is None and attempt.returncode is None:
-        return "終わりの記録なし"
-    if attempt.returncode == 0:
+    if attempt.ended_well:
         return "成功"
-    return f"その他エラー({exit_words(attempt.returncode)})"
+    if attempt.ran_out_of_memory:
+        return "OOM"
+    cause = attempt.diagnosis.cause if attempt.diagnosis else Cause.NONE
+    if cause is not Cause.NONE:
+        return f"その他エラー({CAUSES[cause]})"
+    if attempt.ended_by is None:
+        return "終わりの記録なし"
+    ended = _ENDS.get(attempt.ended_by, "ログの診断なし" if attempt.returncode == 0 else exit_words(attempt.returncode))
+    return f"その他エラー({ended})"
 
 
 def exit_words(returncode: int | None) -> str:
@@ -199,8 +203,3 @@ def exit_words(returncode: int | None) -> str:
     if returncode is None:
         return "終了コード不明"
     return f"シグナル {-returncode} で終了" if returncode < 0 else f"終了コード {returncode}"
-
-
-def failed(attempt: Attempt) -> bool:
-    """Whether an attempt ended otherwise than well, or left no end at all."""
-    return outcome_words(attempt) != "成功"
