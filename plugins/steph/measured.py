@@ -114,7 +114,7 @@ def calibration_of(record: Record) -> Calibration:
     """
     described = _described_trainer(record)
     found = Calibration(described or "full", described is not None)
-    h2, choice = record.stages.get(StageId.H2), _model_of(record)
+    h2, choice = record.stages.get(StageId.H2), record.model
     if h2 is None or choice is None:
         return found
     shape = _shape(record, choice)
@@ -143,12 +143,6 @@ def _described_trainer(record: Record) -> Trainer | None:
         return load_description(Path(record.context.pipeline_root)).trainer
     except ProfileError:
         return None
-
-
-def _model_of(record: Record) -> ModelChoice | None:
-    """The model that H-2 trained last: its own choice where it had to go to a smaller one, else H-1's."""
-    stages = (record.stages.get(stage) for stage in (StageId.H2, StageId.H1))
-    return next((result.model for result in stages if result and result.model), None)
 
 
 def _shape(record: Record, choice: ModelChoice) -> ModelShape:

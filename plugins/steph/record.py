@@ -292,6 +292,12 @@ class Record(Value):
         """Every stage that has run, the extended ones after the three."""
         return {result.stage: result for result in (*self.stages.values(), *self.extended.values())}
 
+    @property
+    def model(self) -> ModelChoice | None:
+        """The model under test: the one that training went to where H-1's was too large, else H-1's."""
+        chosen = (self.stages[stage].model for stage in (StageId.H2, StageId.H1) if stage in self.stages)
+        return next((model for model in chosen if model is not None), None)
+
     def verdict_of(self, stage: AnyStage) -> Verdict:
         """The stage's verdict, NOT_RUN where the record has none."""
         result = self.results.get(stage)

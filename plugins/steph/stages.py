@@ -93,13 +93,11 @@ class Conductor:
         return Outcome.of_checks(model_checks(self.setup, found), _conditions(found))
 
     def _model(self) -> ModelChoice:
-        """The model of the record: H-2's where it had to go to a smaller one, else H-1's."""
-        record = self.journal.record()
-        for stage in (StageId.H2, StageId.H1):
-            result = record.stages.get(stage)
-            if result is not None and result.model is not None:
-                return result.model
-        raise InputError("the record names no model; run H-1 first")
+        """The model of the record; raises InputError where it names none."""
+        model = self.journal.record().model
+        if model is None:
+            raise InputError("the record names no model; run H-1 first")
+        return model
 
     def _blocked(self, stage: AnyStage) -> Outcome | None:
         record = self.journal.record()

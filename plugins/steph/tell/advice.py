@@ -87,7 +87,7 @@ class Advice:
 def advise(record: Record, outlook: Outlook | None = None) -> Advice:
     """Compute H-4; `outlook` says what the production model needs of memory."""
     h2, h3 = record.stages.get(StageId.H2), record.stages.get(StageId.H3)
-    choice = summary.model_of(record)
+    choice = record.model
     reach = _reach(h2)
     found = Advice(
         is_rehearsal=record.context.kind is RecordKind.REHEARSAL,

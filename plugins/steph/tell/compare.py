@@ -211,7 +211,7 @@ _FIGURES = (
 
 
 def _model(record: Record) -> str:
-    choice = summary.model_of(record)
+    choice = record.model
     return f"{choice.name}@{(choice.revision or MISSING)[:12]}" if choice else MISSING
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from steph.judge import verdict
 from steph.record import Record, RecordKind, StageId
-from steph.tell import summary, wording
+from steph.tell import wording
 from steph.tell.compare import columns
 
 _HEADER = ("記録", "種別", "開始(UTC)", "結果", "H-1", "H-2", "H-3", "モデル", "カード", "設定", "容量")
@@ -52,7 +52,7 @@ def _started_at(record: Record) -> tuple[str, str]:
 def _row(record: Record, size_bytes: int) -> ListRow:
     is_rehearsal = record.context.kind is RecordKind.REHEARSAL
     words = _OVERALL | (_REHEARSED if is_rehearsal else {})
-    choice, card = summary.model_of(record), record.context.environment.device
+    choice, card = record.model, record.context.environment.device
     h2 = record.stages.get(StageId.H2)
     return ListRow(
         id=record.id,

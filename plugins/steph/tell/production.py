@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from steph.plan.commands import without_launcher
 from steph.record import Attempt, EvalSettings, Record, StageId, StageResult, TrainOutcome, TrainSettings
-from steph.tell import summary, wording
+from steph.tell import wording
 
 PRODUCTION_MODEL = "Qwen/Qwen3-8B"
 PRODUCTION_PARAMETERS = 8_190_735_360  # safetensors metadata of Qwen/Qwen3-8B
@@ -130,7 +130,7 @@ def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str,
 
 def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Change, ...]:
     """Give the settings that the production run changes, measured value and new value side by side."""
-    choice = summary.model_of(record)
+    choice = record.model
     rows = [Change("--model-name", choice.name if choice else wording.MISSING, PRODUCTION_MODEL, "本番のモデル")]
     rows += [Change(*number) for number in _numbers(here, there)]
     if not here.use_4bit:
@@ -226,7 +226,7 @@ def _rewritten(
 
 def time_estimate(record: Record, target: TrainSettings) -> TimeEstimate | None:
     """Scale measured tokens per second and seconds per question to the production model; None on the CPU."""
-    choice, h3 = summary.model_of(record), record.stages[StageId.H3]
+    choice, h3 = record.model, record.stages[StageId.H3]
     if record.context.environment.device is None or choice is None or not choice.parameters:
         return None
     ratio = PRODUCTION_PARAMETERS / choice.parameters

@@ -12,7 +12,6 @@ from steph.record import (
     AnyStage,
     Attempt,
     GitState,
-    ModelChoice,
     Record,
     RecordKind,
     Severity,
@@ -57,15 +56,6 @@ def stage_word(record: Record, stage: AnyStage) -> str:
     if result and contradiction(result):
         return f"❌ 不合格(判定 {result.verdict.value} だが重大な検査が不成立)"
     return f"{word}・古い結果(stale)" if result and result.stale else word
-
-
-def model_of(record: Record) -> ModelChoice | None:
-    """Give the model under test: the one that training ended on, else the one chosen."""
-    for stage in (StageId.H2, StageId.H1, StageId.H3):
-        result = record.stages.get(stage)
-        if result and result.model:
-            return result.model
-    return None
 
 
 def capacity_bytes(record: Record) -> int | None:
@@ -201,7 +191,7 @@ def _of_memory(record: Record) -> Iterator[str]:
 
 
 def _of_model(record: Record) -> Iterator[str]:
-    choice = model_of(record)
+    choice = record.model
     if choice and choice.automatic_substitute:
         yield f"仕様の候補ではなく `{choice.name}` を代わりに使いました: {choice.reason}"
     elif choice and choice.source == "cache":

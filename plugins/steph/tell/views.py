@@ -29,7 +29,7 @@ from steph.tell.wording import MISSING
 
 def about(record: Record) -> Markdown:
     """Say in one line what the verdict is about: card, model and profile."""
-    choice = summary.model_of(record)
+    choice = record.model
     model = f"{code(short_name(choice.name))}({wording.size_class(choice.parameters)})" if choice else "未決定"
     return Markdown(
         f"カード: **{inline(summary.card_words(record))}**、モデル: **{model}**、"
