@@ -20,6 +20,11 @@ class Device(Value):
     compute_capability: str | None = None
     is_mig: bool = False
 
+    def usable_bytes(self, cap_bytes: int | None) -> int:
+        """What others left of it before the run, and no more than the cap where there is one."""
+        free_bytes = self.total_bytes - self.used_bytes
+        return free_bytes if cap_bytes is None else min(free_bytes, cap_bytes)
+
 
 class Environment(Value):
     """The machine and the suite's own packages."""

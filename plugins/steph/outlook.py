@@ -15,7 +15,6 @@ from steph.plan.vram import Forecast, automatic, largest_fitting, leanest, predi
 from steph.plan.vram_constants import GIB
 from steph.plan.vram_readings import Reading, predict_by
 from steph.plan.vram_terms import Trainer
-from steph.prediction import free_bytes
 from steph.record import Device, Record, StageId, TrainSettings
 from steph.tell import production
 from steph.tell.cards import CardOutlook, Outlook, Prediction
@@ -56,7 +55,7 @@ def production_outlook(record: Record) -> Outlook | None:
 def _with_cards(outlook: Outlook, record: Record, here: TrainSettings, found: Calibration) -> Outlook:
     target, device = production.target_settings(here), record.context.environment.device
     is_there = device is not None and is_production_card(device)
-    usable = free_bytes(device, record.context.vram_cap_bytes) if device else None
+    usable = record.context.usable_bytes
     points = _points(GRID_BATCHES, GRID_LENGTHS, target, here)
     small_points = _points(GRID_BATCHES, SMALL_GRID_LENGTHS, target, here)
     if usable is not None and not is_there and found.trainer != "answer":

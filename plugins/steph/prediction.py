@@ -14,7 +14,7 @@ from steph.plan.vram import Forecast, automatic, leanest, predict
 from steph.plan.vram import Verdict as FitVerdict
 from steph.plan.vram_constants import GIB
 from steph.preparation import Setup
-from steph.record import Attempt, Device, ModelChoice, TrainSettings
+from steph.record import Attempt, ModelChoice, TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +89,7 @@ def worth_trying(expectation: Expectation, last: Attempt | None, *, gave_up_4bit
 
 def usable_bytes(setup: Setup) -> int | None:
     """What a child may take of this run's card, None without a GPU."""
-    return None if setup.device is None else free_bytes(setup.device, setup.options.vram_cap_bytes)
-
-
-def free_bytes(device: Device, cap_bytes: int | None) -> int:
-    """What others leave of a card, and no more than the cap where there is one."""
-    free = device.total_bytes - device.used_bytes
-    return free if cap_bytes is None else min(free, cap_bytes)
+    return None if setup.device is None else setup.device.usable_bytes(setup.options.vram_cap_bytes)
 
 
 def with_prediction(setup: Setup, model: ModelChoice) -> ModelChoice:

@@ -91,6 +91,12 @@ class Context(Value):
     twin: bool = False
     rehearsal_reasons: tuple[str, ...] = ()
 
+    @property
+    def usable_bytes(self) -> int | None:
+        """What a process of the run could take of its card; None without one."""
+        device = self.environment.device
+        return None if device is None else device.usable_bytes(self.vram_cap_bytes)
+
 
 class Probe(Value):
     """What one process that loaded torch wrote at its exit."""

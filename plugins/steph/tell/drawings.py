@@ -166,7 +166,7 @@ def predicted_svg(record: Record) -> str | None:
         measured = [(pairs[row].peak_own_bytes or 0) / GIB for row in rows]
         if rows:
             axes.plot(measured, rows, marker=marker, color=color, markersize=7, linestyle="none", label=words)
-    usable = summary.usable_bytes(record)
+    usable = record.context.usable_bytes
     if usable:
         axes.axvline(usable / GIB, color=INK, linewidth=1, linestyle="--", label=f"usable {usable / GIB:.2f} GiB")
     axes.set_yticks(range(len(pairs)), [f"#{a.number} {plain(a.label, 24)}" for a in pairs])

@@ -71,13 +71,6 @@ def ceiling_bytes(record: Record) -> int | None:
     return card.used_bytes + cap if card and cap is not None else capacity_bytes(record)
 
 
-def usable_bytes(record: Record) -> int | None:
-    """Give the memory that was left for a process: the cap, else what others did not hold before the run."""
-    card = record.context.environment.device
-    cap = record.context.vram_cap_bytes
-    return cap if cap is not None or card is None else card.total_bytes - card.used_bytes
-
-
 def card_words(record: Record) -> str:
     """Name the card with its memory, and the cap where there is one."""
     card = record.context.environment.device
