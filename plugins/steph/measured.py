@@ -12,7 +12,7 @@ from pathlib import Path
 from steph.plan.description import load_description
 from steph.plan.settings import ProfileError
 from steph.plan.shapes import ModelShape
-from steph.plan.vram import predict, ways
+from steph.plan.vram import allocated_peak_bytes, ways
 from steph.plan.vram_calibration import (
     CalibrationError,
     Line,
@@ -219,7 +219,7 @@ def _point(attempt: Attempt, shape: ModelShape, calibration: Calibration) -> Mea
     asked = workload_of(attempt.settings, calibration.trainer)
     if attempt.longest_row_tokens is not None and not calibration.pads_to_maximum:
         asked = replace(asked, width=min(asked.width, attempt.longest_row_tokens))
-    way = min(ways(asked), key=lambda work: abs(predict(shape, work).peak_allocated_bytes - allocated))
+    way = min(ways(asked), key=lambda work: abs(allocated_peak_bytes(shape, work) - allocated))
     return MeasuredPoint(shape, way, allocated, reserved, context)
 
 

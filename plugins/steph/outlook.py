@@ -14,6 +14,7 @@ from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import Forecast, automatic, largest_fitting, leanest, predict
 from steph.plan.vram_constants import GIB
 from steph.plan.vram_readings import Reading, predict_by
+from steph.plan.vram_tape import play
 from steph.plan.vram_terms import Trainer
 from steph.record import Device, Record, StageId, TrainSettings
 from steph.tell import production
@@ -70,6 +71,14 @@ def _with_cards(outlook: Outlook, record: Record, here: TrainSettings, found: Ca
     if usable is None or is_there:
         return outlook
     return replace(outlook, here=_card(target, found.trainer, small_points, usable, found.readings))
+
+
+def play_ahead(trainer: Trainer, settings: TrainSettings) -> None:
+    """Play the runs that `production_outlook` will ask for where H-2 ends with these settings; they are remembered."""
+    target = production.target_settings(settings)
+    least = leanest(workload_of(target, trainer))
+    for batch, length in _points(GRID_BATCHES, SMALL_GRID_LENGTHS, target, settings):
+        play(BUILT_IN[production.PRODUCTION_MODEL], replace(least, batch_size=batch, width=length))
 
 
 def is_production_card(device: Device) -> bool:

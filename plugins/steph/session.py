@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from steph.console import Console
 from steph.interruption import Interruption
 from steph.judge.verdict import exit_status
-from steph.outlook import production_outlook
+from steph.outlook import play_ahead, production_outlook
 from steph.preparation import Setup
 from steph.record import AnyStage, Environment, Record, StageId, StageResult
 from steph.run import output
@@ -31,7 +32,7 @@ from steph.run.memory_log import read_samples
 from steph.run.retention import prune_logs
 from steph.run.rootlock import root_lock
 from steph.stages import Conductor
-from steph.tell.ahead import Warming
+from steph.tell.ahead import Warming, draw_nothing
 from steph.tell.drawings import VramSample
 from steph.tell.report import report_path, write_report
 from steph.terms import NEEDS
@@ -63,7 +64,8 @@ class StageSession:
         prune_logs(self.runs)
         self.journal = open_journal(setup, self.stages, self.runs)
         self.journal.append(_started(setup, self.stages, command))
-        self._warming = Warming()
+        trainer = setup.description.trainer or "full"
+        self._warming = Warming(draw_nothing, partial(play_ahead, trainer, setup.profile.train))
         self._conductor = Conductor(setup, self.journal, console, self._tell)
         self.report: Path | None = None
         self._interruption = Interruption()

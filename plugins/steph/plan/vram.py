@@ -61,15 +61,29 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = MEASURED) 
 
     Raises ValueError naming a target module or optimizer that is not known.
     """
+    return _bounded(shape, work, _lines(shape, work, constants), constants)
+
+
+def allocated_peak_bytes(shape: ModelShape, work: Workload, constants: Constants = MEASURED) -> int:
+    """The forecast's `peak_allocated_bytes` alone, for which no run must be played."""
+    return _allocated_bytes(_lines(shape, work, constants))
+
+
+def _allocated_bytes(lines: Sequence[Term]) -> int:
+    # an offset below zero can't take more than there is
+    return max(0, _sum_bytes([term for term in lines if term.at_peak]))
+
+
+def _lines(shape: ModelShape, work: Workload, constants: Constants) -> tuple[Term, ...]:
+    """Every term inside the allocator, those at the peak marked."""
     weights, beside = _staying_terms(shape, work, constants)
     originals, step = _originals(shape, work), _highest_moment(shape, work, constants)
     preparing = originals.size_bytes > _sum_bytes((*beside, *step))
-    lines = (
+    return (
         *weights,
         *(replace(term, at_peak=not preparing) for term in (*beside, *step)),
         replace(originals, at_peak=preparing),
     )
-    return _bounded(shape, work, lines, constants)
 
 
 def moving_bytes(shape: ModelShape, work: Workload, constants: Constants = MEASURED) -> int:
@@ -128,8 +142,7 @@ def _step_moments(shape: ModelShape, work: Workload, constants: Constants) -> tu
 
 
 def _bounded(shape: ModelShape, work: Workload, lines: tuple[Term, ...], constants: Constants) -> Forecast:
-    # an offset below zero can't take more than there is
-    allocated = max(0, _sum_bytes([term for term in lines if term.at_peak]))
+    allocated = _allocated_bytes(lines)
     slack = max(0.0, play(shape, work).slack_bytes + constants.slack_extra_bytes)
     context = round(constants.context_bytes)
     error = constants.relative_error
@@ -160,7 +173,7 @@ def automatic(shape: ModelShape, work: Workload, vram_bytes: float, constants: C
     """
     allowed = (vram_bytes - constants.context_bytes - KEPT_FREE_BYTES) * (1 - AUTOMATIC_HEADROOM_SHARE)
     possible = ways(work)
-    fitting = (way for way in possible if predict(shape, way, constants).peak_allocated_bytes <= allowed)
+    fitting = (way for way in possible if allocated_peak_bytes(shape, way, constants) <= allowed)
     return next(fitting, possible[-1])
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from steph.plan.shapes import ModelShape
-from steph.plan.vram import Forecast, predict
+from steph.plan.vram import allocated_peak_bytes
 from steph.plan.vram_constants import MEASURED, Constants
 from steph.plan.vram_tape import play
 from steph.plan.vram_terms import Workload
@@ -125,7 +125,7 @@ def _due(short: MeasuredPoint, long: MeasuredPoint) -> int:
 
 
 def _growth(short: MeasuredPoint, long: MeasuredPoint, constants: Constants) -> int:
-    return _forecast(long, constants).peak_allocated_bytes - _forecast(short, constants).peak_allocated_bytes
+    return _predicted(long, constants) - _predicted(short, constants)
 
 
 def _with_slack(constants: Constants, points: Sequence[MeasuredPoint]) -> Constants:
@@ -140,22 +140,22 @@ def without_explanation(points: Sequence[MeasuredPoint], start: Constants = MEAS
     """The constants with an error as large as the formulas were off, where no point is one that they explain."""
     if not points or any(is_usable(point, start) for point in points):
         return start
-    off = max(abs(point.peak_allocated_bytes / _forecast(point, start).peak_allocated_bytes - 1) for point in points)
+    off = max(abs(point.peak_allocated_bytes / _predicted(point, start) - 1) for point in points)
     return replace(start, relative_error=max(start.relative_error, off))
 
 
-def _forecast(point: MeasuredPoint, constants: Constants) -> Forecast:
-    return predict(point.shape, point.work, constants)
+def _predicted(point: MeasuredPoint, constants: Constants) -> int:
+    return allocated_peak_bytes(point.shape, point.work, constants)
 
 
 def _excess(point: MeasuredPoint, constants: Constants) -> int:
     """Measured less predicted."""
-    return point.peak_allocated_bytes - _forecast(point, constants).peak_allocated_bytes
+    return point.peak_allocated_bytes - _predicted(point, constants)
 
 
 def is_usable(point: MeasuredPoint, constants: Constants = MEASURED) -> bool:
     """Whether the formulas predict the point nearly enough to be the right ones."""
-    predicted = _forecast(point, constants).peak_allocated_bytes
+    predicted = _predicted(point, constants)
     return abs(predicted / point.peak_allocated_bytes - 1) <= USABLE_ERROR
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from steph.plan.shapes import ModelShape
-from steph.plan.vram import Forecast, predict
+from steph.plan.vram import Forecast, allocated_peak_bytes, predict
 from steph.plan.vram_calibration import (
     USABLE_ERROR,
     CalibrationError,
@@ -92,4 +92,4 @@ def _kinds(point: MeasuredPoint) -> Iterator[Reading]:
 
 
 def _error(point: MeasuredPoint) -> float:
-    return abs(predict(point.shape, point.work).peak_allocated_bytes / point.peak_allocated_bytes - 1)
+    return abs(allocated_peak_bytes(point.shape, point.work) / point.peak_allocated_bytes - 1)
