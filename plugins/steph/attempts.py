@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from steph.console import Console
+from steph.judge.checks_process import ProcessEvidence
 from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
 from steph.plan.vram import Forecast
@@ -68,6 +69,13 @@ class Finished:
         reserved = [probe.peak_reserved_bytes for probe in self.outcome.probes if probe.peak_reserved_bytes]
         return CardMemory(device.total_bytes, self.outcome.memory_samples, max(reserved, default=None))
 
+    def processes(self, setup: Setup) -> ProcessEvidence:
+        """What its processes left beside their files, and what was asked of them."""
+        attempt = self.attempt
+        ranks = attempt.settings.num_processes if attempt.settings else 1
+        fraction, on_gpu = asked_fraction(setup, ranks), setup.device is not None
+        return ProcessEvidence(ranks, attempt.probes, fraction, attempt.memory_returned, on_gpu)
+
 
 Judge = Callable[[Finished], Attempt]
 
@@ -115,6 +123,16 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
     return complete
 
 
+def asked_fraction(setup: Setup, num_processes: int) -> float | None:
+    """The share of its card that torch's allocator gets in each process under the cap; None without cap or GPU."""
+    devices = setup.devices(num_processes)
+    if setup.options.vram_cap_bytes is None or not devices:
+        return None
+    return telemetry.memory_fraction_for_cap(
+        setup.options.vram_cap_bytes, max(device.total_bytes for device in devices)
+    )
+
+
 def child_environment(
     setup: Setup, existing: Mapping[str, str], *, on_gpu: bool, num_processes: int = 1
 ) -> dict[str, str | None]:
@@ -123,9 +141,8 @@ def child_environment(
     devices = setup.devices(num_processes)
     if devices and on_gpu:
         changes["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in devices)
-        if setup.options.vram_cap_bytes is not None:
-            largest_bytes = max(device.total_bytes for device in devices)
-            fraction = telemetry.memory_fraction_for_cap(setup.options.vram_cap_bytes, largest_bytes)
+        fraction = asked_fraction(setup, num_processes)
+        if fraction is not None:
             changes["PYTORCH_CUDA_ALLOC_CONF"] = telemetry.merge_alloc_conf(
                 existing.get("PYTORCH_CUDA_ALLOC_CONF"), fraction
             )

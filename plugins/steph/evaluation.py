@@ -9,10 +9,10 @@ from pathlib import Path
 from steph.attempts import Finished, Request, run_attempt
 from steph.console import Console
 from steph.judge.checks_eval import judge_evaluation
+from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.questions import frame_in, questions_in
 from steph.judge.results import Row
-from steph.machine_checks import machine_checks
 from steph.outcome import Outcome
 from steph.plan.commands import evaluate_command
 from steph.preparation import Setup
@@ -176,5 +176,5 @@ class Evaluation:
             rehearsal=self.setup.is_rehearsal,
         )
         evaluation, checks, artifacts = judge_evaluation(evidence)
-        checks = (*checks, *machine_checks(self.setup, finished))
+        checks = (*checks, *machine_checks(finished.processes(self.setup), finished.stdout))
         return finished.attempt.model_copy(update={"evaluation": evaluation, "checks": checks, "artifacts": artifacts})

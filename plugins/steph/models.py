@@ -12,11 +12,12 @@ from pathlib import Path
 from steph.attempts import Finished, Request, run_attempt
 from steph.child import twin
 from steph.console import Console
+from steph.judge.checks_model import ModelEvidence, judge_model, no_model
 from steph.judge.verdict import attempt_verdict
 from steph.outcome import Outcome
 from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
 from steph.preparation import Setup, cache_dir
-from steph.record import Attempt, Check, ModelChoice, RejectedCandidate, Severity, StageId, Verdict
+from steph.record import Attempt, Check, ModelChoice, RejectedCandidate, StageId, Verdict
 from steph.run import hub, hub_download
 from steph.run.hub_query import HubError
 from steph.run.inputs import InputError
@@ -67,29 +68,8 @@ def model_checks(setup: Setup, model: ModelChoice) -> tuple[Check, ...]:
     """What H-1 stands on: the model is there whole, its size is known and within the profile's range."""
     limits = setup.profile.model
     is_there = model.snapshot_path is not None and (Path(model.snapshot_path) / "config.json").is_file()
-    count = model.parameters
-    in_range = None if count is None else limits.min_parameters <= count <= limits.max_parameters
-    shown = "不明" if count is None else f"{count / 1e9:.2f}B"
-    span = f"{limits.min_parameters / 1e9:.1f}B〜{limits.max_parameters / 1e9:.1f}B"
-    checks = [
-        Check(
-            id="model_available",
-            severity=Severity.FAIL,
-            holds=is_there,
-            message=f"モデル {model.name} が手元に揃っている({model.source})",
-        ),
-        Check(
-            id="parameters_in_range",
-            severity=Severity.WARN if setup.options.model is not None else Severity.FAIL,
-            holds=in_range,
-            message=f"パラメータ数 {shown} がプロファイルの範囲 {span} にある",
-        ),
-    ]
-    if model.source == "cache":
-        checks.append(
-            Check(id="hub_confirmed", severity=Severity.WARN, holds=False, message="Hub 未確認: キャッシュの複製を使用")
-        )
-    return tuple(checks)
+    is_explicit = setup.options.model is not None
+    return judge_model(ModelEvidence(model, is_there, limits.min_parameters, limits.max_parameters, is_explicit))
 
 
 def _from_hub(
@@ -107,7 +87,7 @@ def _from_hub(
         )
     except hub.NoModelError as error:
         reasons = "; ".join(f"{item.name}: {item.message}" for item in error.rejected)
-        outcome = Outcome(Verdict.FAIL, f"使えるモデルがない: {reasons}", checks=_no_model_checks(reasons))
+        outcome = Outcome(Verdict.FAIL, f"使えるモデルがない: {reasons}", checks=no_model(reasons))
         return NoModel(outcome, error.rejected)
     try:
         return hub_download.download(
@@ -119,13 +99,9 @@ def _from_hub(
             log=console.line,
         )
     except HubError as error:
-        outcome = Outcome(Verdict.FAIL, f"ダウンロードできない: {error}", checks=_no_model_checks(str(error)))
+        outcome = Outcome(Verdict.FAIL, f"ダウンロードできない: {error}", checks=no_model(str(error)))
         failed = RejectedCandidate(name=choice.name, cause=error.failure.cause, message=str(error))
         return NoModel(outcome, (*choice.rejected, failed))
-
-
-def _no_model_checks(message: str) -> tuple[Check, ...]:
-    return (Check(id="model_available", severity=Severity.FAIL, holds=False, message=message),)
 
 
 def _make_twin(setup: Setup, journal: Journal, console: Console, name: str, deadline: float) -> ModelChoice | NoModel:

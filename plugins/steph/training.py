@@ -13,9 +13,9 @@ from typing import Literal
 from steph.attempts import Finished, Request, run_attempt
 from steph.console import Console
 from steph.judge.catalog import finding
+from steph.judge.checks_process import machine_checks
 from steph.judge.checks_train import judge_training
 from steph.judge.evidence import TrainEvidence
-from steph.machine_checks import machine_checks
 from steph.models import smaller_model
 from steph.outcome import Outcome
 from steph.plan.answers import AnswerLoss, RowLengths, row_lengths
@@ -250,7 +250,7 @@ class Training:
             rehearsal=self.setup.is_rehearsal,
         )
         training, checks, artifacts = judge_training(evidence)
-        checks = (*checks, *machine_checks(self.setup, finished))
+        checks = (*checks, *machine_checks(finished.processes(self.setup), finished.stdout))
         return finished.attempt.model_copy(update={"training": training, "checks": checks, "artifacts": artifacts})
 
     def _skip(self, walk: Walk, loss: AnswerLoss) -> Walk | None:

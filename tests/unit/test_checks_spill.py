@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
-from steph.judge.catalog import MESSAGE_CHARS
 from steph.judge.checks_spill import TimedStep, spill_check, steps_before, steps_between
 from steph.judge.checks_train import judge_training
 from steph.judge.evidence import CardMemory
+from steph.judge.kinds import MESSAGE_CHARS
 from steph.judge.verdict import checks_verdict
 from steph.record import Check, Severity
 

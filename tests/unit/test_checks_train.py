@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
-from steph.judge.catalog import CATALOG, MESSAGE_CHARS, bounded, finding
+from steph.judge.catalog import CATALOG, finding
 from steph.judge.checks_train import judge_training
 from steph.judge.evidence import TrainEvidence
+from steph.judge.kinds import MESSAGE_CHARS, bounded
 from steph.judge.names import names_model, same_model, same_path
 from steph.judge.steps import steps_due, steps_in
 from steph.judge.verdict import checks_verdict

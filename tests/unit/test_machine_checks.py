@@ -1,4 +1,4 @@
-"""What the machine says of an attempt: the cap was in force, the memory came back."""
+"""What a run asks the machine of an attempt: what was passed to its processes is what they are held against."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.attempts import Finished
+from steph.judge.checks_process import machine_checks
 from steph.judge.verdict import checks_verdict
-from steph.machine_checks import machine_checks
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.preparation import Setup
 from steph.record import Attempt, Check, Device, EndedBy, Probe, Severity, TrainSettings
+from steph.run import telemetry
 from steph.run.runner import ChildOutcome
 
 REPOSITORY = Path(__file__).parents[2]
+ASKED = telemetry.memory_fraction_for_cap(9 << 30, factory.device().total_bytes)
 
 
 def _checks(card: Device | None, cap_bytes: int | None, **change: object) -> dict[str, Check]:
@@ -25,12 +27,12 @@ def _checks(card: Device | None, cap_bytes: int | None, **change: object) -> dic
     setup = Setup(options, profile, Description(), "python", card, factory.data()[0], factory.context(gpu=card))
     attempt: Attempt = factory.trained(1, TrainSettings()).model_copy(update=change)
     finished = Finished(attempt, ChildOutcome(0, EndedBy.EXIT, 1.0), REPOSITORY, 0.0, "", "")
-    return {check.id: check for check in machine_checks(setup, finished)}
+    return {check.id: check for check in machine_checks(finished.processes(setup), "")}
 
 
 @pytest.mark.parametrize(
     ("fractions", "holds"),
-    [((0.91,), True), ((None, 0.5), True), ((1.0,), False), ((0.91, 1.0), False), ((None,), None), ((), None)],
+    [((ASKED,), True), ((None, 0.5), True), ((0.91,), False), ((ASKED, 1.0), False), ((None,), None), ((), None)],
 )
 def test_a_cap_that_was_not_in_force_is_never_green(fractions: tuple[float | None, ...], holds: bool | None) -> None:
     """Every process's allocator was limited; one that was not, or none that says so, fails the attempt."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from process_tree import alive_with
-from steph.judge.checks_ranks import rank_checks
+from steph.judge.checks_process import ProcessEvidence, machine_checks
 from steph.plan.commands import evaluate_command, launched, train_command, without_launcher
 from steph.plan.description import Description
 from steph.plan.ladder import epoch_steps
@@ -85,20 +85,21 @@ def test_every_rank_must_have_run_on_a_gpu_of_its_own() -> None:
     printed = "{'train_runtime': '1', 'train_loss': '2'}\n"
 
     def holds(probes: tuple[Probe, ...], *, on_gpu: bool = True) -> bool | None:
-        return rank_checks(2, probes, printed, on_gpu=on_gpu)[0].holds
+        return machine_checks(ProcessEvidence(2, probes, on_gpu=on_gpu), printed)[0].holds
 
     assert holds(ranks(cards=2)) is True
     assert holds(ranks(cards=1)) is False
     assert holds(ranks(cards=1), on_gpu=False) is True
     assert holds(ranks(cards=2)[:2]) is False
     assert holds(ranks(cards=2)[:1]) is None
-    assert rank_checks(1, (), "", on_gpu=True) == ()
+    assert machine_checks(ProcessEvidence(1, (), on_gpu=False), "") == ()
 
 
 def test_results_of_every_rank_are_a_finding() -> None:
     """A script whose ranks each print the results is told from one where the first alone does."""
     for text in ("{'train_runtime': '1'}\n", "EVALUATION RESULTS\n"):
-        once, twice = (rank_checks(2, ranks(cards=2), text * count, on_gpu=True)[1].holds for count in (1, 2))
+        asked = ProcessEvidence(2, ranks(cards=2))
+        once, twice = (machine_checks(asked, text * count)[1].holds for count in (1, 2))
         assert (once, twice) == (True, False)
 
 

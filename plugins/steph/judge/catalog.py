@@ -6,40 +6,31 @@ files. A check is made by `finding`, so that no check exists outside the table.
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
-from steph.judge.kinds import INFO, RANKS, SHARED, CheckKind
+from steph.judge.checks_model import MODEL
+from steph.judge.checks_process import MACHINE, RANKS
+from steph.judge.kinds import SHARED, CheckKind
 from steph.judge.kinds_evaluation import ADAPTER, LINES, RESULTS, TEXT
 from steph.judge.kinds_extended import EXTENDED
 from steph.judge.kinds_training import DEEP, TRAINING
 from steph.record import Check, Severity
 
-MESSAGE_CHARS = 300
-_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-
-
 CATALOG: dict[str, CheckKind] = {
-    kind.id: kind for kind in (*SHARED, *RANKS, *TRAINING, *DEEP, *LINES, *ADAPTER, *RESULTS, *TEXT, *EXTENDED)
+    kind.id: kind
+    for kind in (
+        *(*MODEL, *SHARED, *RANKS, *MACHINE),
+        *(*TRAINING, *DEEP, *LINES, *ADAPTER, *RESULTS, *TEXT, *EXTENDED),
+    )
 }
-
-
-def bounded(text: object, limit: int = MESSAGE_CHARS) -> str:
-    """Give text from a child as one line of at most `limit` characters without control or bidi characters."""
-    line = _CONTROL.sub(" ", str(text)[: 4 * limit]).strip().encode("utf-8", "replace").decode()
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def finding(
     check_id: str, holds: bool | None, message: str, *, rehearsal: bool = False, severity: Severity | None = None
 ) -> Check:
     """Make the check `check_id` of the table, its severity lowered as the table says; KeyError for an unknown id."""
-    kind = CATALOG[check_id]
-    hardness = severity or kind.severity
-    if (kind.quality and rehearsal) or (kind.optional and holds is None):
-        hardness = INFO
-    return Check(id=check_id, severity=hardness, holds=holds, message=bounded(message), trap=kind.trap)
+    return CATALOG[check_id].check(holds, message, rehearsal=rehearsal, severity=severity)
 
 
 def markdown() -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.judge.artifacts import UnreadableError, read_json
-from steph.judge.catalog import bounded, finding
+from steph.judge.catalog import finding
+from steph.judge.kinds import bounded
 from steph.judge.names import same_model
 from steph.judge.tensors import Scan, Tensor, TensorFileError, read_header, scan
 from steph.record import Check, TrainSettings

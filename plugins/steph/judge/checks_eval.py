@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steph.judge.artifacts import MAX_HASHED_BYTES, artifact
-from steph.judge.catalog import bounded, finding
+from steph.judge.catalog import finding
 from steph.judge.checks_adapter import base_check
 from steph.judge.checks_extended import compared, extended_checks
 from steph.judge.checks_lines import line_checks
@@ -11,6 +11,7 @@ from steph.judge.checks_process import process_checks
 from steph.judge.checks_results import content_checks, file_checks
 from steph.judge.checks_text import response_checks
 from steph.judge.evidence import EvalEvidence
+from steph.judge.kinds import bounded
 from steph.judge.lines import EvalLines, adapter_trouble_in, parse_evaluation
 from steph.judge.names import names_model
 from steph.judge.results import Results, ResultsFile, find_results

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from steph.judge.catalog import bounded, finding
+from steph.judge.catalog import finding
 from steph.judge.evidence import EvalEvidence
+from steph.judge.kinds import bounded
 from steph.judge.lines import EvalLines
 from steph.judge.questions import question_key
 from steph.judge.results import Results, Row

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from steph.judge.catalog import bounded, finding
+from steph.judge.catalog import finding
 from steph.judge.evidence import EvalEvidence
+from steph.judge.kinds import bounded
 from steph.judge.lines import EvalLines
 from steph.judge.names import names_model, same_path
 from steph.judge.results import Results

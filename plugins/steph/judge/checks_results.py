@@ -6,8 +6,9 @@ import math
 from collections import Counter
 
 from steph.judge.artifacts import UnreadableError
-from steph.judge.catalog import bounded, finding
+from steph.judge.catalog import finding
 from steph.judge.evidence import EvalEvidence
+from steph.judge.kinds import bounded
 from steph.judge.lines import EvalLines
 from steph.judge.questions import Question, frame_agrees, is_among, question_key, questions_of
 from steph.judge.results import Results, ResultsFile, Row

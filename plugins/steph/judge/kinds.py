@@ -1,12 +1,21 @@
-"""What one row of the table of checks says, and the rows that both stages share. Values only."""
+"""What one row of the table of checks says and how a check is made of it, and the rows that both stages share."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from steph.record import Severity
+from steph.record import Check, Severity
 
 FAIL, WARN, INFO = Severity.FAIL, Severity.WARN, Severity.INFO
+MESSAGE_CHARS = 300
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+
+
+def bounded(text: object, limit: int = MESSAGE_CHARS) -> str:
+    """Give text from a child as one line of at most `limit` characters without control or bidi characters."""
+    line = _CONTROL.sub(" ", str(text)[: 4 * limit]).strip().encode("utf-8", "replace").decode()
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,15 @@ class CheckKind:
     optional: bool = False
     note: str = ""
 
+    def check(
+        self, holds: bool | None, message: str, *, rehearsal: bool = False, severity: Severity | None = None
+    ) -> Check:
+        """Make this row's check, its severity lowered as the table says; `holds` None: it could not be measured."""
+        hardness = severity or self.severity
+        if (self.quality and rehearsal) or (self.optional and holds is None):
+            hardness = INFO
+        return Check(id=self.id, severity=hardness, holds=holds, message=bounded(message), trap=self.trap)
+
 
 SHARED = (
     CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード"),
@@ -34,23 +52,5 @@ SHARED = (
         "アダプターのベースが対象モデル",
         "adapter_config.json の base_model_name_or_path",
         trap=14,
-    ),
-)
-RANKS = (
-    CheckKind(
-        "ranks_as_asked",
-        "H-2・H-3",
-        FAIL,
-        "依頼した数のプロセスが、それぞれのGPUで走った",
-        "各プロセスの probe（rank と GPU の UUID）",
-        note="複数プロセスのとき",
-    ),
-    CheckKind(
-        "results_printed_once",
-        "H-2・H-3",
-        WARN,
-        "結果を表示したのは1プロセスだけ",
-        "stdout の train_runtime の行、EVALUATION RESULTS の行",
-        note="複数プロセスのとき",
     ),
 )

@@ -1,0 +1,68 @@
+"""Checks of the model that H-1 chose: it is there whole, of the asked size, and the Hub knows it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steph.judge.kinds import FAIL, WARN, CheckKind
+from steph.record import Check, ModelChoice
+
+MODEL_AVAILABLE = CheckKind(
+    "model_available",
+    "H-1",
+    FAIL,
+    "モデルが手元に揃っている",
+    "Hub またはキャッシュの応答、モデルのフォルダの config.json",
+)
+PARAMETERS_IN_RANGE = CheckKind(
+    "parameters_in_range",
+    "H-1",
+    FAIL,
+    "パラメータ数がプロファイルの範囲にある",
+    "safetensors のヘッダ（なければ形から数えた値）と、プロファイルの min_parameters・max_parameters",
+    note="--steph-model で指定したモデルでは warn",
+)
+HUB_CONFIRMED = CheckKind(
+    "hub_confirmed",
+    "H-1",
+    WARN,
+    "モデルを Hub で確認した",
+    "Hub の応答",
+    note="キャッシュの複製を使ったときだけ",
+)
+MODEL = (MODEL_AVAILABLE, PARAMETERS_IN_RANGE, HUB_CONFIRMED)
+
+
+@dataclass(frozen=True)
+class ModelEvidence:
+    """The chosen model, whether its folder is there, the profile's range, and whether a person named the model."""
+
+    model: ModelChoice
+    is_there: bool
+    min_parameters: int
+    max_parameters: int
+    is_explicit: bool
+
+
+def judge_model(evidence: ModelEvidence) -> tuple[Check, ...]:
+    """What H-1 stands on; a size that is not known is not within the range."""
+    model, count = evidence.model, evidence.model.parameters
+    in_range = None if count is None else evidence.min_parameters <= count <= evidence.max_parameters
+    shown = "不明" if count is None else f"{count / 1e9:.2f}B"
+    span = f"{evidence.min_parameters / 1e9:.1f}B〜{evidence.max_parameters / 1e9:.1f}B"
+    checks = [
+        MODEL_AVAILABLE.check(evidence.is_there, f"モデル {model.name} が手元に揃っている({model.source})"),
+        PARAMETERS_IN_RANGE.check(
+            in_range,
+            f"パラメータ数 {shown} がプロファイルの範囲 {span} にある",
+            severity=WARN if evidence.is_explicit else None,
+        ),
+    ]
+    if model.source == "cache":
+        checks.append(HUB_CONFIRMED.check(False, "Hub 未確認: キャッシュの複製を使用"))
+    return tuple(checks)
+
+
+def no_model(reason: str) -> tuple[Check, ...]:
+    """The check where no model can be had, with the reason."""
+    return (MODEL_AVAILABLE.check(False, reason),)
