@@ -12,9 +12,8 @@ from typing import Literal
 
 from steph.attempts import Finished, Request, run_attempt
 from steph.console import Console
-from steph.judge.catalog import finding
 from steph.judge.checks_process import machine_checks
-from steph.judge.checks_train import judge_training
+from steph.judge.checks_train import ANSWERS_KEPT, judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.models import smaller_model
 from steph.outcome import Outcome
@@ -320,5 +319,5 @@ def no_rung_keeps_the_answers(skipped: Sequence[tuple[AnswerLoss, TrainSettings]
     return Outcome(
         Verdict.FAIL,
         f"{reason}。学習は行っていない",
-        (finding("answers_kept", False, f"{reason}。", severity=Severity.FAIL),),
+        (ANSWERS_KEPT.check(False, f"{reason}。", severity=Severity.FAIL),),
     )

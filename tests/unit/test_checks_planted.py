@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +14,13 @@ from planted import EVALUATE_SCRIPT, TRAIN_SCRIPT, plant
 from planted.__main__ import markdown as planted_markdown
 from planted.defects import DEFECTS, SOUND, Variant
 from planted.scenario import judged
+from steph import judge
 from steph.judge.catalog import CATALOG
 from steph.judge.catalog import markdown as checks_markdown
+from steph.judge.checks_deep import DEEP
 from steph.judge.checks_model import MODEL
 from steph.judge.checks_process import MACHINE, RANKS
-from steph.judge.kinds_training import DEEP
+from steph.judge.kinds import CheckKind
 from steph.judge.verdict import checks_verdict
 from steph.record import Check, Severity
 from steph.tell.causes_page import markdown as causes_markdown
@@ -72,6 +76,16 @@ def test_every_check_is_broken_by_a_planted_defect() -> None:
     """
     proven = {name for variant in DEFECTS for name in variant.caught | variant.unmeasured}
     assert set(CATALOG) - proven == {"cot_rows_sound", *(kind.id for kind in (*DEEP, *RANKS, *MACHINE, *MODEL))}
+
+
+def test_the_table_has_every_row_that_stands_beside_a_check() -> None:
+    """A row that a module of the judge defines is collected, under the name of its id and once."""
+    names = [f"steph.judge.{module.name}" for module in pkgutil.iter_modules(judge.__path__)]
+    modules = [vars(importlib.import_module(name)) for name in names if name.rpartition(".")[2].startswith("checks_")]
+    rows = {name: value for module in modules for name, value in module.items() if isinstance(value, CheckKind)}
+    assert {row.id for row in rows.values()} == set(CATALOG)
+    assert [row.id.upper() for row in rows.values()] == list(rows)
+    assert [CATALOG[row.id] for row in rows.values()] == list(rows.values())
 
 
 def test_the_generated_tables_are_current() -> None:

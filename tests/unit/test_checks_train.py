@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
-from steph.judge.catalog import CATALOG, finding
+from steph.judge.catalog import CATALOG
+from steph.judge.checks_adapter import ADAPTER_FINITE
+from steph.judge.checks_lines import LINE_BACKEND
+from steph.judge.checks_process import EXIT_ZERO
 from steph.judge.checks_train import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import MESSAGE_CHARS, bounded
@@ -147,15 +150,15 @@ def test_only_quality_checks_are_lowered() -> None:
 
 def test_an_unmeasured_optional_check_is_information() -> None:
     """What can't be asked of every pipeline becomes INFO where it can't be measured; the others keep their severity."""
-    assert finding("line_backend", None, "x").severity is Severity.INFO
-    assert finding("line_backend", False, "x").severity is Severity.FAIL
-    assert finding("adapter_finite", None, "x").severity is Severity.FAIL
+    assert LINE_BACKEND.check(None, "x").severity is Severity.INFO
+    assert LINE_BACKEND.check(False, "x").severity is Severity.FAIL
+    assert ADAPTER_FINITE.check(None, "x").severity is Severity.FAIL
 
 
 @given(st.text(max_size=2000))
 def test_text_from_a_child_is_bounded_in_messages(text: str) -> None:
     """Messages are one printable, encodable line of limited length, whatever they quote."""
-    message = finding("exit_zero", False, text * 3).message
+    message = EXIT_ZERO.check(False, text * 3).message
     assert len(message) <= MESSAGE_CHARS
     assert message.encode("utf-8").decode() == message
     assert not {unicodedata.category(character) for character in message} & {"Cc", "Zl", "Zp"}

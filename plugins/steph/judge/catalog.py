@@ -1,7 +1,7 @@
-"""The table of all checks of training and evaluation: what each one reads, how hard it is, which trap it catches.
+"""The table of all checks: what each one reads, how hard it is, which trap it catches.
 
-`python -m steph.judge.catalog` prints docs/checks.md; with a path it writes it there. Nothing here reads a pipeline's
-files. A check is made by `finding`, so that no check exists outside the table.
+`python -m steph.judge.catalog` prints docs/checks.md; with a path it writes it there. The rows stand beside their
+checks and are collected here in the page's order. Nothing here reads a pipeline's files.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from steph.judge.checks_adapter import ADAPTER_BASE, ADAPTER_FILES
+from steph.judge.checks_deep import DEEP
+from steph.judge.checks_eval import ADAPTER_IN_USE
+from steph.judge.checks_extended import EXTENDED
+from steph.judge.checks_lines import LINES
+from steph.judge.checks_loss import LOSS
 from steph.judge.checks_model import MODEL
-from steph.judge.checks_process import MACHINE, RANKS
-from steph.judge.kinds import SHARED, CheckKind
-from steph.judge.kinds_evaluation import ADAPTER, LINES, RESULTS, TEXT
-from steph.judge.kinds_extended import EXTENDED
-from steph.judge.kinds_training import DEEP, TRAINING
-from steph.record import Check, Severity
+from steph.judge.checks_process import EXIT_ZERO, MACHINE, NO_TRACEBACK, RANKS
+from steph.judge.checks_results import RESULTS
+from steph.judge.checks_spill import NO_MEMORY_SPILL
+from steph.judge.checks_text import TEXT
+from steph.judge.checks_train import ANSWERS_KEPT, LINE_TRAIN_RESULT, TRAINING_FILES
+from steph.judge.kinds import CheckKind
 
 CATALOG: dict[str, CheckKind] = {
     kind.id: kind
     for kind in (
-        *(*MODEL, *SHARED, *RANKS, *MACHINE),
-        *(*TRAINING, *DEEP, *LINES, *ADAPTER, *RESULTS, *TEXT, *EXTENDED),
+        *(*MODEL, EXIT_ZERO, NO_TRACEBACK, ADAPTER_BASE, *RANKS, *MACHINE),
+        *(LINE_TRAIN_RESULT, *ADAPTER_FILES, *TRAINING_FILES, *LOSS, NO_MEMORY_SPILL, ANSWERS_KEPT, *DEEP),
+        *(*LINES, *ADAPTER_IN_USE, *RESULTS, *TEXT, *EXTENDED),
     )
 }
-
-
-def finding(
-    check_id: str, holds: bool | None, message: str, *, rehearsal: bool = False, severity: Severity | None = None
-) -> Check:
-    """Make the check `check_id` of the table, its severity lowered as the table says; KeyError for an unknown id."""
-    return CATALOG[check_id].check(holds, message, rehearsal=rehearsal, severity=severity)
 
 
 def markdown() -> str:

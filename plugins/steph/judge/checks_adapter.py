@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.judge.artifacts import UnreadableError, read_json
-from steph.judge.catalog import finding
-from steph.judge.kinds import bounded
+from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
 from steph.judge.names import same_model
 from steph.judge.tensors import Scan, Tensor, TensorFileError, read_header, scan
 from steph.record import Check, TrainSettings
@@ -17,6 +16,33 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 MAX_CONFIG_BYTES = 4 << 20
 _LORA_B = ("lora_B", "lora_embedding_B")
+
+ADAPTER_BASE = CheckKind(
+    "adapter_base",
+    "H-2・H-3",
+    FAIL,
+    "アダプターのベースが対象モデル",
+    "adapter_config.json の base_model_name_or_path",
+    trap=14,
+)
+ADAPTER_WEIGHTS = CheckKind(
+    "adapter_weights", "H-2", FAIL, "LoRA 重みが読める形で書かれた", "adapter_model.safetensors のヘッダと長さ"
+)
+ADAPTER_CONFIG = CheckKind("adapter_config", "H-2", FAIL, "LoRA 設定が読める形で書かれた", "adapter_config.json")
+ADAPTER_FINITE = CheckKind(
+    "adapter_finite", "H-2", FAIL, "LoRA 重みに NaN・Inf がない", "adapter_model.safetensors の全要素"
+)
+ADAPTER_TRAINED = CheckKind(
+    "adapter_trained", "H-2", FAIL, "LoRA の B 行列がゼロのままでない", "lora_B テンソルの全要素"
+)
+ADAPTER_AS_ASKED = CheckKind(
+    "adapter_as_asked",
+    "H-2",
+    WARN,
+    "LoRA の設定が依頼どおり",
+    "adapter_config.json の r・alpha・dropout・target_modules、lora_A の形",
+)
+ADAPTER_FILES = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_FINITE, ADAPTER_TRAINED, ADAPTER_AS_ASKED)
 
 
 @dataclass(frozen=True)
@@ -47,10 +73,10 @@ def base_check(folder: Path, model_name: str) -> Check:
     try:
         base = read_adapter_config(folder).base_model
     except UnreadableError as error:
-        return finding("adapter_base", None, f"{CONFIG_NAME} から読めない: {error}")
+        return ADAPTER_BASE.check(None, f"{CONFIG_NAME} から読めない: {error}")
     holds = isinstance(base, str) and same_model(model_name, base)
     named = bounded(base, 100) if base else "記録なし"
-    return finding("adapter_base", holds, f"アダプターのベースは {named}、対象モデルは {bounded(model_name, 100)}。")
+    return ADAPTER_BASE.check(holds, f"アダプターのベースは {named}、対象モデルは {bounded(model_name, 100)}。")
 
 
 def config_checks(folder: Path, settings: TrainSettings, tensors: tuple[Tensor, ...]) -> tuple[Check, ...]:
@@ -59,19 +85,18 @@ def config_checks(folder: Path, settings: TrainSettings, tensors: tuple[Tensor, 
         config = read_adapter_config(folder)
     except UnreadableError as error:
         return (
-            finding("adapter_config", False, f"{CONFIG_NAME} が使えない: {error}。"),
-            finding("adapter_as_asked", None, "adapter_config.json がないので測れない。"),
+            ADAPTER_CONFIG.check(False, f"{CONFIG_NAME} が使えない: {error}。"),
+            ADAPTER_AS_ASKED.check(None, "adapter_config.json がないので測れない。"),
         )
     is_lora = config.peft_type == "LORA"
     kind = bounded(config.peft_type, 40)
     wrong = _differences(config, settings, tensors)
     return (
-        finding("adapter_config", is_lora, f"{CONFIG_NAME} は読め、種類は {kind}。"),
-        finding(
-            "adapter_as_asked", not wrong,
-            f"依頼と違う設定: {'、'.join(wrong)}。" if wrong else f"r={settings.lora_r} などが依頼どおり。",
+        ADAPTER_CONFIG.check(is_lora, f"{CONFIG_NAME} は読め、種類は {kind}。"),
+        ADAPTER_AS_ASKED.check(
+            not wrong, f"依頼と違う設定: {'、'.join(wrong)}。" if wrong else f"r={settings.lora_r} などが依頼どおり。"
         ),
-    )  # fmt: skip
+    )
 
 
 def _differences(config: AdapterConfig, settings: TrainSettings, tensors: tuple[Tensor, ...]) -> list[str]:
@@ -104,7 +129,7 @@ def weight_checks(folder: Path) -> tuple[tuple[Tensor, ...], tuple[Check, ...]]:
         scans = tuple(scan(path, tensors))
     except (OSError, TensorFileError) as error:
         return (), _unreadable(folder, error)
-    written = finding("adapter_weights", True, f"{WEIGHTS_NAME} に {len(tensors)} テンソル、{values:,} 要素がある。")
+    written = ADAPTER_WEIGHTS.check(True, f"{WEIGHTS_NAME} に {len(tensors)} テンソル、{values:,} 要素がある。")
     return tensors, (written, _finite_check(scans), _trained_check(scans))
 
 
@@ -123,30 +148,30 @@ def _unreadable(folder: Path, error: Exception) -> tuple[Check, ...]:
     else:
         why = "ない"
     return (
-        finding("adapter_weights", False, f"{WEIGHTS_NAME} が{why}。"),
-        finding("adapter_finite", None, "重みを読めないので測れない。"),
-        finding("adapter_trained", None, "重みを読めないので測れない。"),
+        ADAPTER_WEIGHTS.check(False, f"{WEIGHTS_NAME} が{why}。"),
+        ADAPTER_FINITE.check(None, "重みを読めないので測れない。"),
+        ADAPTER_TRAINED.check(None, "重みを読めないので測れない。"),
     )
 
 
 def _finite_check(scans: tuple[Scan, ...]) -> Check:
     unread = [s.tensor.dtype for s in scans if s.nonfinite_values is None]
     if unread:
-        return finding("adapter_finite", None, f"{len(unread)} テンソルの型 {unread[0]} は復号できない。")
+        return ADAPTER_FINITE.check(None, f"{len(unread)} テンソルの型 {unread[0]} は復号できない。")
     bad = [s for s in scans if s.nonfinite_values]
     if not bad:
-        return finding("adapter_finite", True, f"{len(scans)} テンソルの全要素が有限。")
+        return ADAPTER_FINITE.check(True, f"{len(scans)} テンソルの全要素が有限。")
     count = sum(s.nonfinite_values or 0 for s in bad)
     first = bounded(bad[0].tensor.name, 120)
     message = f"{len(bad)} テンソルに NaN または Inf が {count:,} 要素ある（最初は {first}）。"
-    return finding("adapter_finite", False, message)
+    return ADAPTER_FINITE.check(False, message)
 
 
 def _trained_check(scans: tuple[Scan, ...]) -> Check:
     matrices = [s for s in scans if any(part in s.tensor.name for part in _LORA_B)]
     if not matrices:
-        return finding("adapter_trained", False, f"{len(scans)} テンソルの中に LoRA の B 行列がない。")
+        return ADAPTER_TRAINED.check(False, f"{len(scans)} テンソルの中に LoRA の B 行列がない。")
     if all(s.any_nonzero is None for s in matrices):
-        return finding("adapter_trained", None, f"B 行列の型 {matrices[0].tensor.dtype} は復号できない。")
+        return ADAPTER_TRAINED.check(None, f"B 行列の型 {matrices[0].tensor.dtype} は復号できない。")
     moved = sum(bool(s.any_nonzero) for s in matrices)
-    return finding("adapter_trained", moved > 0, f"B 行列 {len(matrices)} 個のうち {moved} 個がゼロでない。")
+    return ADAPTER_TRAINED.check(moved > 0, f"B 行列 {len(matrices)} 個のうち {moved} 個がゼロでない。")

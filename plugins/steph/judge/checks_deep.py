@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from steph.judge.catalog import finding
+from steph.judge.kinds import INFO, WARN, CheckKind
 from steph.record import Attempt, Check
 
 SAME_LOSS = 1e-4  # relative: the Trainer of transformers 4 logs a loss with four digits
@@ -15,30 +15,71 @@ MEASURABLE_STEP_SECONDS = 0.01  # below this a line's arrival says more about th
 TELLING_GROWTH = 1.5  # where the rows themselves grow more than this, padding can't be told from them
 GIB = 2**30
 
+LOSS_FLAG_WORKS = CheckKind(
+    "loss_flag_works",
+    "H-2",
+    WARN,
+    "--loss-on-output-only が損失を変える",
+    "1 ステップの試行 2 回の損失",
+    trap=9,
+    optional=True,
+    note="--steph-deep のみ",
+)
+FOUR_BIT_AS_ASKED = CheckKind(
+    "four_bit_as_asked",
+    "H-2",
+    WARN,
+    "--use-4bit がメモリを減らす",
+    "1 ステップの試行 2 回のピーク（torch の確保、なければ NVML）",
+    trap=5,
+    optional=True,
+    note="--steph-deep のみ",
+)
+NO_MAX_PADDING = CheckKind(
+    "no_max_padding",
+    "H-2",
+    INFO,
+    "行を最大長までパディングしていない",
+    "長さ S と 2S の 5 ステップの試行のステップ時間と、行のトークン数",
+    trap=11,
+    optional=True,
+    note="--steph-deep のみ",
+)
+DEEP_RUNS_COMPLETE = CheckKind(
+    "deep_runs_complete",
+    "H-2",
+    WARN,
+    "詳しい検査の試行がすべて終わった",
+    "--steph-deep の試行の終了コードと原因",
+    optional=True,
+    note="--steph-deep のみ",
+)
+DEEP = (LOSS_FLAG_WORKS, FOUR_BIT_AS_ASKED, NO_MAX_PADDING, DEEP_RUNS_COMPLETE)
+
 
 def loss_flag_check(with_flag: float | None, without_flag: float | None) -> Check:
     """Trap 9: the first step's loss on the outputs alone must differ from that on all tokens."""
     if with_flag is None or without_flag is None or not (math.isfinite(with_flag) and math.isfinite(without_flag)):
-        return finding("loss_flag_works", None, "--loss-on-output-only の有無で損失を比べられない。")
+        return LOSS_FLAG_WORKS.check(None, "--loss-on-output-only の有無で損失を比べられない。")
     differs = not math.isclose(with_flag, without_flag, rel_tol=SAME_LOSS)
-    return finding(
-        "loss_flag_works", differs,
+    return LOSS_FLAG_WORKS.check(
+        differs,
         f"1 ステップ目の損失: --loss-on-output-only あり {with_flag:.6g}、なし {without_flag:.6g}。",
-    )  # fmt: skip
+    )
 
 
 def four_bit_check(with_4bit: Attempt | None, without_4bit: Attempt | None, *, ran_out: bool = False) -> Check:
     """Trap 5: training without 4-bit must take more memory; `ran_out`: it took more than there is."""
     peaks = peaks_bytes(with_4bit, without_4bit)
     if ran_out:
-        return finding("four_bit_as_asked", True, "4bit なしでは CUDA OOM になり、4bit ありでは収まる。")
+        return FOUR_BIT_AS_ASKED.check(True, "4bit なしでは CUDA OOM になり、4bit ありでは収まる。")
     if peaks is None:
-        return finding("four_bit_as_asked", None, "4bit の有無でメモリのピークを比べられない。")
+        return FOUR_BIT_AS_ASKED.check(None, "4bit の有無でメモリのピークを比べられない。")
     used, full = peaks
-    return finding(
-        "four_bit_as_asked", used < full * (1 - LEAST_SAVING),
+    return FOUR_BIT_AS_ASKED.check(
+        used < full * (1 - LEAST_SAVING),
         f"メモリのピーク: 4bit あり {used / GIB:.2f} GiB、なし {full / GIB:.2f} GiB。",
-    )  # fmt: skip
+    )
 
 
 def padding_check(
@@ -52,24 +93,24 @@ def padding_check(
     growth = 1.0 if row_growth is None else row_growth
     times = _step_seconds(short), _step_seconds(long)
     if times[0] is None or times[1] is None:
-        return finding("no_max_padding", None, "長さを変えた 2 つの試行でステップ時間を測れない。")
+        return NO_MAX_PADDING.check(None, "長さを変えた 2 つの試行でステップ時間を測れない。")
     if growth > TELLING_GROWTH:
-        return finding("no_max_padding", None, f"行そのものが {growth:.2f} 倍に伸び、パディングと区別できない。")
+        return NO_MAX_PADDING.check(None, f"行そのものが {growth:.2f} 倍に伸び、パディングと区別できない。")
     ratio = times[1] / times[0]
     peaks = peaks_bytes(short, long)
     memory = f"、メモリのピーク {peaks[0] / GIB:.2f} → {peaks[1] / GIB:.2f} GiB" if peaks else ""
-    return finding(
-        "no_max_padding", ratio < (growth + 2) / 2,
+    return NO_MAX_PADDING.check(
+        ratio < (growth + 2) / 2,
         f"max-seq-length {seq_length} → {2 * seq_length}: 1 ステップ {times[0]:.3f} → {times[1]:.3f} 秒"
         f"({ratio:.2f} 倍、行の長さは {growth:.2f} 倍){memory}。",
-    )  # fmt: skip
+    )
 
 
 def deep_runs_check(ran: int, trouble: Sequence[str]) -> Check:
     """Whether every deep attempt could be run to its end; `trouble` says in words which could not."""
     if trouble:
-        return finding("deep_runs_complete", False, f"--steph-deep の試行が終わらなかった: {'、'.join(trouble)}。")
-    return finding("deep_runs_complete", True if ran else None, f"--steph-deep の試行 {ran} 回が正常終了した。")
+        return DEEP_RUNS_COMPLETE.check(False, f"--steph-deep の試行が終わらなかった: {'、'.join(trouble)}。")
+    return DEEP_RUNS_COMPLETE.check(True if ran else None, f"--steph-deep の試行 {ran} 回が正常終了した。")
 
 
 def peaks_bytes(one: Attempt | None, other: Attempt | None) -> tuple[int, int] | None:

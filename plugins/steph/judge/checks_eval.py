@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from steph.judge.artifacts import MAX_HASHED_BYTES, artifact
-from steph.judge.catalog import finding
 from steph.judge.checks_adapter import base_check
 from steph.judge.checks_extended import compared, extended_checks
 from steph.judge.checks_lines import line_checks
@@ -11,13 +10,21 @@ from steph.judge.checks_process import process_checks
 from steph.judge.checks_results import content_checks, file_checks
 from steph.judge.checks_text import response_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import bounded
+from steph.judge.kinds import FAIL, CheckKind, bounded
 from steph.judge.lines import EvalLines, adapter_trouble_in, parse_evaluation
 from steph.judge.names import names_model
 from steph.judge.results import Results, ResultsFile, find_results
 from steph.record import Artifact, Check, EvalOutcome
 
 MAX_ANSWERS = 1000
+
+ADAPTER_UNCHANGED = CheckKind(
+    "adapter_unchanged", "H-3", FAIL, "H-2 の記録と同じアダプター", "adapter_model.safetensors の sha256"
+)
+ADAPTER_LOADED = CheckKind(
+    "adapter_loaded", "H-3", FAIL, "アダプターの読み込みに失敗の表示がない", "stdout と stderr の PEFT の警告"
+)
+ADAPTER_IN_USE = (ADAPTER_UNCHANGED, ADAPTER_LOADED)
 
 
 def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
@@ -56,8 +63,8 @@ def _adapter_checks(evidence: EvalEvidence) -> tuple[Check, ...]:
     shown = f"読み込みの失敗の表示: {bounded(trouble, 200) if trouble else 'なし'}。"
     return (
         base_check(evidence.root / evidence.lora_path, evidence.model_name),
-        finding("adapter_unchanged", same, hashes),
-        finding("adapter_loaded", trouble is None, shown),
+        ADAPTER_UNCHANGED.check(same, hashes),
+        ADAPTER_LOADED.check(trouble is None, shown),
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from steph.judge.catalog import finding
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import bounded
+from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
 from steph.judge.lines import EvalLines
 from steph.judge.questions import question_key
 from steph.judge.results import Results, Row
@@ -15,6 +14,50 @@ from steph.record import AnswerComparison, Check, Severity
 
 REASONING_CHARS = 10  # fewer are no reason: "Reasoning: なし" has two
 PASSAGE_CHARS = 10
+
+COT_ROWS_SOUND = CheckKind(
+    "cot_rows_sound",
+    "H-2cot",
+    WARN,
+    "CoT の学習データに理由と答えの行がある",
+    "学習データの output と meta.correct",
+    note="半数を超える行で欠けると fail（学習しない）",
+)
+LINE_COT_ENABLED = CheckKind("line_cot_enabled", "H-3cot", FAIL, "CoT が有効と表示された", "Chain-of-Thought: Enabled")
+COT_REASONED = CheckKind(
+    "cot_reasoned", "H-3cot", WARN, "応答に答えの前の理由がある", "response の答えの行を除いた文字数", quality=True
+)
+RAG_RETRIEVED = CheckKind(
+    "rag_retrieved", "H-3rag", FAIL, "すべての問題で文書が検索された", "JSON の retrieved_docs_count"
+)
+RAG_IN_PROMPT = CheckKind(
+    "rag_in_prompt",
+    "H-3rag",
+    FAIL,
+    "検索した文がプロンプトに入った",
+    "JSON の prompt を、同じ問題の H-3 の prompt と比べて",
+    optional=True,
+)
+BASE_SAME_QUESTIONS = CheckKind(
+    "base_same_questions", "H-3base", FAIL, "H-3 と同じ問題を同じ順に解いた", "results と H-3 の results"
+)
+ADAPTER_CHANGES_RESPONSES = CheckKind(
+    "adapter_changes_responses",
+    "H-3base",
+    WARN,
+    "アダプタの有無で応答が変わる",
+    "response と H-3 の response",
+    quality=True,
+)
+EXTENDED = (
+    COT_ROWS_SOUND,
+    LINE_COT_ENABLED,
+    COT_REASONED,
+    RAG_RETRIEVED,
+    RAG_IN_PROMPT,
+    BASE_SAME_QUESTIONS,
+    ADAPTER_CHANGES_RESPONSES,
+)
 
 
 def extended_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> tuple[Check, ...]:
@@ -50,8 +93,7 @@ def cot_rows_check(rows: Iterable[Mapping[str, object]]) -> Check:
     bare = [_is_bare(str(row.get("output", ""))) for row in kept]
     astray = [_is_astray(row) for row in kept]
     unsound = sum(without_reason or elsewhere for without_reason, elsewhere in zip(bare, astray, strict=True))
-    return finding(
-        "cot_rows_sound",
+    return COT_ROWS_SOUND.check(
         unsound == 0 if kept else None,
         f"{len(kept)} 行のうち、理由のない行 {sum(bare)}、答えの行がないか正解と違う行 {sum(astray)}。",
         severity=Severity.FAIL if 2 * unsound > len(kept) else None,
@@ -73,26 +115,24 @@ def _is_astray(row: Mapping[str, object]) -> bool:
 
 def _cot_line_check(lines: EvalLines) -> Check:
     shown = bounded(lines.cot, 80) if lines.cot is not None else "なし"
-    return finding("line_cot_enabled", (lines.cot or "").startswith("Enabled"), f"Chain-of-Thought の表示は {shown}。")
+    return LINE_COT_ENABLED.check((lines.cot or "").startswith("Enabled"), f"Chain-of-Thought の表示は {shown}。")
 
 
 def _reasoned_check(rows: tuple[Row, ...] | None, *, rehearsal: bool) -> Check:
     if not rows:
-        return finding("cot_reasoned", None, "回答がないので測れない。", rehearsal=rehearsal)
+        return COT_REASONED.check(None, "回答がないので測れない。", rehearsal=rehearsal)
     bare = sum(_is_bare(row.response or "") for row in rows)
     message = f"{len(rows)} 問のうち {bare} 問の応答に理由がない。"
-    return finding("cot_reasoned", bare == 0, message, rehearsal=rehearsal)
+    return COT_REASONED.check(bare == 0, message, rehearsal=rehearsal)
 
 
 def _retrieved_check(rows: tuple[Row, ...] | None, top_k: int) -> Check:
     counts = [row.retrieved_docs_count for row in rows or () if type(row.retrieved_docs_count) is int]
     if not rows or len(counts) < len(rows):
-        return finding(
-            "rag_retrieved", None, f"{len(rows or ())} 問のうち {len(counts)} 問にしか検索件数の記録がない。"
-        )
+        return RAG_RETRIEVED.check(None, f"{len(rows or ())} 問のうち {len(counts)} 問にしか検索件数の記録がない。")
     without = sum(count < 1 for count in counts)
     message = f"{len(rows)} 問のうち {without} 問で検索結果がない（最少 {min(counts)} 件、依頼した top-k は {top_k}）。"
-    return finding("rag_retrieved", without == 0, message)
+    return RAG_RETRIEVED.check(without == 0, message)
 
 
 def _prompt_check(rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None) -> Check:
@@ -105,12 +145,12 @@ def _prompt_check(rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None) 
     ]
     measured = [_added_chars(here, there) for here, there in pairs if isinstance(here, str) and isinstance(there, str)]
     if not measured:
-        return finding("rag_in_prompt", None, "JSON にプロンプトが見えない。")
+        return RAG_IN_PROMPT.check(None, "JSON にプロンプトが見えない。")
     bare = sum(added < PASSAGE_CHARS for added in measured)
     message = (
         f"{len(measured)} 問のうち {bare} 問のプロンプトに、検索なしのときにない文がない（最少 {min(measured)} 文字）。"
     )
-    return finding("rag_in_prompt", bare == 0, message)
+    return RAG_IN_PROMPT.check(bare == 0, message)
 
 
 def _added_chars(prompt: str, without: str) -> int:
@@ -124,21 +164,19 @@ def _base_checks(
     if not rows or not beside:
         why = "比べる回答がない。"
         return (
-            finding("base_same_questions", None, why),
-            finding("adapter_changes_responses", None, why, rehearsal=rehearsal),
+            BASE_SAME_QUESTIONS.check(None, why),
+            ADAPTER_CHANGES_RESPONSES.check(None, why, rehearsal=rehearsal),
         )
     found = compared(rows, beside)
     count = f"アダプタなし {len(rows)} 問、H-3 は {len(beside)} 問"
     if found is None:
         return (
-            finding("base_same_questions", False, f"{count}で、問題か順序が違う。"),
-            finding("adapter_changes_responses", None, "問題が違うので比べられない。", rehearsal=rehearsal),
+            BASE_SAME_QUESTIONS.check(False, f"{count}で、問題か順序が違う。"),
+            ADAPTER_CHANGES_RESPONSES.check(None, "問題が違うので比べられない。", rehearsal=rehearsal),
         )
     return (
-        finding("base_same_questions", True, f"{count}で、同じ問題を同じ順に解いた。"),
-        finding(
-            "adapter_changes_responses", found.same_responses < found.questions, _effect(found), rehearsal=rehearsal
-        ),
+        BASE_SAME_QUESTIONS.check(True, f"{count}で、同じ問題を同じ順に解いた。"),
+        ADAPTER_CHANGES_RESPONSES.check(found.same_responses < found.questions, _effect(found), rehearsal=rehearsal),
     )
 
 

@@ -5,24 +5,79 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from steph.judge.catalog import finding
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import bounded
+from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
 from steph.judge.lines import EvalLines
 from steph.judge.names import names_model, same_path
 from steph.judge.results import Results
 from steph.record import Check
 
+LINE_INITIALIZING = CheckKind("line_initializing", "H-3", FAIL, "初期化の行がある", "Initializing RAG pipeline...")
+LINE_RAG_DISABLED = CheckKind(
+    "line_rag_disabled",
+    "H-3",
+    FAIL,
+    "RAG が無効と表示された",
+    "RAG Mode: Disabled (LLM only)",
+    note="--no-rag のとき",
+)
+LINE_RAG_ENABLED = CheckKind(
+    "line_rag_enabled", "H-3", FAIL, "RAG が有効と表示された", "RAG Mode: Enabled", note="RAG を使うとき"
+)
+MODEL_NAMED = CheckKind(
+    "model_named", "H-3", FAIL, "対象モデルの名前が表示された", "HF Model: または LLM Model:", trap=4
+)
+MODEL_NAMES_AGREE = CheckKind(
+    "model_names_agree",
+    "H-3",
+    WARN,
+    "別のモデル名が表示・記録されていない",
+    "HF Model:、LLM Model:、JSON の llm_model・hf_model_name",
+    trap=4,
+)
+LINE_BACKEND = CheckKind(
+    "line_backend",
+    "H-3",
+    FAIL,
+    "バックエンドが hf",
+    "LLM Backend: または Backend:（表示されていれば）",
+    optional=True,
+)
+LORA_PATH_NAMED = CheckKind(
+    "lora_path_named", "H-3", FAIL, "評価に使った LoRA が H-2 のもの", "LoRA Path: と JSON の lora_path"
+)
+LINE_RESULTS = CheckKind("line_results", "H-3", FAIL, "評価結果が表示された", "EVALUATION RESULTS")
+TOTAL_SAMPLES = CheckKind("total_samples", "H-3", FAIL, "依頼した問題数を評価した", "Total Samples: と JSON の件数")
+LINE_ACCURACY = CheckKind("line_accuracy", "H-3", FAIL, "正解率が表示された", "Accuracy:")
+LINES_IN_ORDER = CheckKind("lines_in_order", "H-3", FAIL, "必要な行が決まった順に並ぶ", "上の各行の位置", optional=True)
+NO_INVOCATION_ERROR = CheckKind(
+    "no_invocation_error", "H-3", FAIL, "推論の例外が表示されていない", "Error during LLM invocation", trap=2
+)
+LINES = (
+    LINE_INITIALIZING,
+    LINE_RAG_DISABLED,
+    LINE_RAG_ENABLED,
+    MODEL_NAMED,
+    MODEL_NAMES_AGREE,
+    LINE_BACKEND,
+    LORA_PATH_NAMED,
+    LINE_RESULTS,
+    TOTAL_SAMPLES,
+    LINE_ACCURACY,
+    LINES_IN_ORDER,
+    NO_INVOCATION_ERROR,
+)
+
 
 def line_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> tuple[Check, ...]:
     """All checks of the printed lines; the JSON is asked where it names the same thing."""
     return (
-        _presence("line_initializing", "initializing", "Initializing RAG pipeline...", lines),
+        _presence(LINE_INITIALIZING, "initializing", "Initializing RAG pipeline...", lines),
         _rag_check(evidence, lines),
         *_model_checks(evidence, lines, results),
         _backend_check(lines, results),
         *_lora_checks(evidence, lines, results),
-        _presence("line_results", "results", "EVALUATION RESULTS", lines),
+        _presence(LINE_RESULTS, "results", "EVALUATION RESULTS", lines),
         _total_check(evidence, lines, results),
         _accuracy_check(lines),
         _order_check(lines),
@@ -30,9 +85,9 @@ def line_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | Non
     )
 
 
-def _presence(check_id: str, key: str, text: str, lines: EvalLines) -> Check:
+def _presence(kind: CheckKind, key: str, text: str, lines: EvalLines) -> Check:
     there = key in lines.order
-    return finding(check_id, there, f"「{text}」の行が{'ある' if there else 'ない'}。")
+    return kind.check(there, f"「{text}」の行が{'ある' if there else 'ない'}。")
 
 
 def _rag_check(evidence: EvalEvidence, lines: EvalLines) -> Check:
@@ -40,8 +95,8 @@ def _rag_check(evidence: EvalEvidence, lines: EvalLines) -> Check:
     mode = lines.rag_mode
     shown = f"RAG Mode の表示は {bounded(mode, 80) if mode is not None else 'なし'}。"
     if use_rag:
-        return finding("line_rag_enabled", (mode or "").startswith("Enabled"), shown)
-    return finding("line_rag_disabled", mode == "Disabled (LLM only)", shown)
+        return LINE_RAG_ENABLED.check((mode or "").startswith("Enabled"), shown)
+    return LINE_RAG_DISABLED.check(mode == "Disabled (LLM only)", shown)
 
 
 def _model_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> tuple[Check, Check]:
@@ -57,8 +112,8 @@ def _model_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | N
     others = [f"{label} が {bounded(value, 60)}" for label, value in shown.items() if not names_model(value, asked)]
     listing = "、".join(f"{label} {bounded(value, 60)}" for label, value in shown.items()) or "なし"
     return (
-        finding("model_named", named, f"対象は {bounded(asked, 80)}、表示は {listing}。"),
-        finding("model_names_agree", not others, f"別のモデル名: {'、'.join(others) or 'なし'}。"),
+        MODEL_NAMED.check(named, f"対象は {bounded(asked, 80)}、表示は {listing}。"),
+        MODEL_NAMES_AGREE.check(not others, f"別のモデル名: {'、'.join(others) or 'なし'}。"),
     )
 
 
@@ -66,10 +121,8 @@ def _backend_check(lines: EvalLines, results: Results | None) -> Check:
     written = results.config.backend if results else None
     shown = [str(value).strip().lower() for value in (lines.backend, written) if value]
     if not shown:
-        return finding("line_backend", None, "バックエンドは表示も記録もされていない。")
-    return finding(
-        "line_backend", set(shown) == {"hf"}, f"バックエンドは {bounded('、'.join(dict.fromkeys(shown)), 80)}。"
-    )
+        return LINE_BACKEND.check(None, "バックエンドは表示も記録もされていない。")
+    return LINE_BACKEND.check(set(shown) == {"hf"}, f"バックエンドは {bounded('、'.join(dict.fromkeys(shown)), 80)}。")
 
 
 def _lora_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> tuple[Check, ...]:
@@ -78,12 +131,12 @@ def _lora_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | No
     shown = [str(value).strip() for value in (lines.lora_path, written) if value is not None]
     if asked is None:
         used = [value for value in shown if value not in ("", "None")]
-        return (finding("lora_path_named", not used, f"LoRA なしの評価で、表示は {bounded(used or 'なし', 120)}。"),)
+        return (LORA_PATH_NAMED.check(not used, f"LoRA なしの評価で、表示は {bounded(used or 'なし', 120)}。"),)
     if not shown:
-        return (finding("lora_path_named", None, "LoRA Path は表示も記録もされていない。"),)
+        return (LORA_PATH_NAMED.check(None, "LoRA Path は表示も記録もされていない。"),)
     holds = all(same_path(asked, value) for value in shown)
     listing = bounded("、".join(dict.fromkeys(shown)), 120)
-    return (finding("lora_path_named", holds, f"指定した LoRA は {bounded(asked, 120)}、表示は {listing}。"),)
+    return (LORA_PATH_NAMED.check(holds, f"指定した LoRA は {bounded(asked, 120)}、表示は {listing}。"),)
 
 
 def _total_check(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> Check:
@@ -92,14 +145,14 @@ def _total_check(evidence: EvalEvidence, lines: EvalLines, results: Results | No
     if results:
         counts |= {"JSON の total_count": results.summary.total_count, "JSON の件数": len(results.results)}
     shown = "、".join(f"{label} {count if count is not None else 'なし'}" for label, count in counts.items())
-    return finding("total_samples", set(counts.values()) == {asked}, f"依頼した {asked} 問に対して {shown}。")
+    return TOTAL_SAMPLES.check(set(counts.values()) == {asked}, f"依頼した {asked} 問に対して {shown}。")
 
 
 def _accuracy_check(lines: EvalLines) -> Check:
     if lines.accuracy is None:
-        return finding("line_accuracy", False, "「Accuracy:」の行がない。")
+        return LINE_ACCURACY.check(False, "「Accuracy:」の行がない。")
     holds = math.isfinite(lines.accuracy) and 0 <= lines.accuracy <= 1
-    return finding("line_accuracy", holds, f"表示された正解率は {100 * lines.accuracy:.2f} %。")
+    return LINE_ACCURACY.check(holds, f"表示された正解率は {100 * lines.accuracy:.2f} %。")
 
 
 def _order_check(lines: EvalLines) -> Check:
@@ -115,12 +168,12 @@ def _order_check(lines: EvalLines) -> Check:
     places = [[lines.order[key] for key in group if key in lines.order] for group in groups]
     there = [place for place in places if place]
     if len(there) < 2:
-        return finding("lines_in_order", None, "並びを比べられる行がない。")
+        return LINES_IN_ORDER.check(None, "並びを比べられる行がない。")
     holds = all(max(earlier) < min(later) for earlier, later in pairwise(there))
-    return finding("lines_in_order", holds, f"必要な行は決まった順に{'並ぶ' if holds else '並んでいない'}。")
+    return LINES_IN_ORDER.check(holds, f"必要な行は決まった順に{'並ぶ' if holds else '並んでいない'}。")
 
 
 def _invocation_check(lines: EvalLines) -> Check:
     errors = lines.invocation_errors
     example = f"（最初は {bounded(errors[0], 160)}）" if errors else ""
-    return finding("no_invocation_error", not errors, f"推論中の例外の表示は {len(errors)} 件{example}。")
+    return NO_INVOCATION_ERROR.check(not errors, f"推論中の例外の表示は {len(errors)} 件{example}。")

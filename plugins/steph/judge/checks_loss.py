@@ -6,11 +6,56 @@ import math
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from steph.judge.catalog import finding
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.record import Check
 
 TREND_LOSSES = 6  # fewer say nothing about a trend
 PRINTED_TOLERANCE = 0.01  # transformers prints four significant digits
+
+LOSS_FINITE = CheckKind(
+    "loss_finite",
+    "H-2",
+    FAIL,
+    "損失が有限でゼロでない",
+    "stdout の loss・train_loss と log_history",
+    note="勾配のあるゼロは `loss_rounded` が警告する",
+)
+LOSS_ROUNDED = CheckKind(
+    "loss_rounded",
+    "H-2",
+    WARN,
+    "損失が小さすぎてゼロと表示されていない",
+    "stdout の loss と、同じ行の有限でゼロでない grad_norm",
+    optional=True,
+)
+LOSS_LOWER = CheckKind(
+    "loss_lower",
+    "H-2",
+    WARN,
+    "損失が下がった",
+    "最後の 1/3 と最初の 1/3 の中央値（6 件から）",
+    quality=True,
+    optional=True,
+)
+LOSS_LOGGED = CheckKind(
+    "loss_logged",
+    "H-2",
+    INFO,
+    "損失がディスクに残った",
+    "trainer_state.json の log_history",
+    trap=13,
+    optional=True,
+)
+LOSSES_AGREE = CheckKind(
+    "losses_agree",
+    "H-2",
+    WARN,
+    "表示された損失と記録された損失が一致する",
+    "stdout の行、log_history、train_loss",
+    optional=True,
+)
+GRAD_NORM_FINITE = CheckKind("grad_norm_finite", "H-2", INFO, "勾配ノルムが有限", "stdout の grad_norm", optional=True)
+LOSS = (LOSS_FINITE, LOSS_ROUNDED, LOSS_LOWER, LOSS_LOGGED, LOSSES_AGREE, GRAD_NORM_FINITE)
 
 
 @dataclass(frozen=True)
@@ -48,20 +93,20 @@ def _finite_check(evidence: LossEvidence) -> Check:
     if evidence.train_loss is not None:
         values.append(evidence.train_loss)
     if not values:
-        return finding("loss_finite", None, "損失がどこにも表示・記録されていない。")
+        return LOSS_FINITE.check(None, "損失がどこにも表示・記録されていない。")
     bad = [value for value in values if not math.isfinite(value) or value == 0]
     if bad:
         message = f"損失 {len(values)} 件のうち {len(bad)} 件が有限でないかゼロ（例 {bad[0]}）。"
-        return finding("loss_finite", False, message)
-    return finding("loss_finite", True, f"損失 {len(values)} 件はすべて有限でゼロでない（最小 {min(values):.4g}）。")
+        return LOSS_FINITE.check(False, message)
+    return LOSS_FINITE.check(True, f"損失 {len(values)} 件はすべて有限でゼロでない（最小 {min(values):.4g}）。")
 
 
 def _rounded_check(evidence: LossEvidence) -> Check:
     if not evidence.printed:
-        return finding("loss_rounded", None, "損失が表示されていない。")
+        return LOSS_ROUNDED.check(None, "損失が表示されていない。")
     rounded = len(_rounded_to_zero(evidence))
     message = f"表示された損失 {len(evidence.printed)} 件のうち、勾配はあるのにゼロと表示されたものが {rounded} 件。"
-    return finding("loss_rounded", rounded == 0, message)
+    return LOSS_ROUNDED.check(rounded == 0, message)
 
 
 def _rounded_to_zero(evidence: LossEvidence) -> frozenset[int]:
@@ -77,19 +122,20 @@ def _without(losses: tuple[float, ...], rounded: frozenset[int]) -> list[float]:
 def _lower_check(evidence: LossEvidence) -> Check:
     losses = [value for value in evidence.printed or evidence.logged if math.isfinite(value)]
     if len(losses) < TREND_LOSSES:
-        return finding("loss_lower", None, f"損失が {len(losses)} 件しかなく、傾向を測れない。")
+        return LOSS_LOWER.check(None, f"損失が {len(losses)} 件しかなく、傾向を測れない。")
     third = len(losses) // 3
     first, last = median(losses[:third]), median(losses[-third:])
-    return finding(
-        "loss_lower", last < first, f"損失の中央値は最初の 1/3 で {first:.4g}、最後の 1/3 で {last:.4g}。",
+    return LOSS_LOWER.check(
+        last < first,
+        f"損失の中央値は最初の 1/3 で {first:.4g}、最後の 1/3 で {last:.4g}。",
         rehearsal=evidence.rehearsal,
-    )  # fmt: skip
+    )
 
 
 def _logged_check(evidence: LossEvidence) -> Check:
     if not evidence.has_state:
-        return finding("loss_logged", None, "trainer_state.json を使えないので測れない。")
-    return finding("loss_logged", bool(evidence.logged), f"log_history に損失が {len(evidence.logged)} 件ある。")
+        return LOSS_LOGGED.check(None, "trainer_state.json を使えないので測れない。")
+    return LOSS_LOGGED.check(bool(evidence.logged), f"log_history に損失が {len(evidence.logged)} 件ある。")
 
 
 def _agreement_check(evidence: LossEvidence) -> Check:
@@ -99,15 +145,15 @@ def _agreement_check(evidence: LossEvidence) -> Check:
         pairs.append((evidence.train_loss, fmean(evidence.printed)))
     finite = [(one, other) for one, other in pairs if math.isfinite(one) and math.isfinite(other)]
     if not finite:
-        return finding("losses_agree", None, "比べられる損失がない。")
+        return LOSSES_AGREE.check(None, "比べられる損失がない。")
     apart = [(a, b) for a, b in finite if not math.isclose(a, b, rel_tol=PRINTED_TOLERANCE, abs_tol=1e-3)]
     example = f"（例 {apart[0][0]:.4g} と {apart[0][1]:.4g}）" if apart else ""
-    return finding("losses_agree", not apart, f"損失 {len(finite)} 組のうち {len(apart)} 組が食い違う{example}。")
+    return LOSSES_AGREE.check(not apart, f"損失 {len(finite)} 組のうち {len(apart)} 組が食い違う{example}。")
 
 
 def _grad_norm_check(evidence: LossEvidence) -> Check:
     norms = evidence.grad_norms
     if not norms:
-        return finding("grad_norm_finite", None, "勾配ノルムが表示されていない。")
+        return GRAD_NORM_FINITE.check(None, "勾配ノルムが表示されていない。")
     bad = sum(not math.isfinite(value) for value in norms)
-    return finding("grad_norm_finite", bad == 0, f"勾配ノルム {len(norms)} 件のうち {bad} 件が有限でない。")
+    return GRAD_NORM_FINITE.check(bad == 0, f"勾配ノルム {len(norms)} 件のうち {bad} 件が有限でない。")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steph.judge.kinds import FAIL, SHARED, WARN, CheckKind
+from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.lines import split_lines, tracebacks_in
 from steph.record import Check, Probe
 
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
 _RESULT_MARKS = ("'train_runtime'", "EVALUATION RESULTS")
 
-EXIT_ZERO, NO_TRACEBACK = SHARED[:2]
+EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード")
+NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN, "トレースバックが表示されていない", "stdout と stderr")
 RANKS_AS_ASKED = CheckKind(
     "ranks_as_asked",
     "H-2・H-3",
@@ -47,6 +48,9 @@ MEMORY_RETURNED = CheckKind(
     note="GPU のみ。同じ実行の次の段は、戻るまで BLOCKED",
 )
 MACHINE = (VRAM_CAP_HONOURED, MEMORY_RETURNED)
+
+EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード")
+NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN, "トレースバックが表示されていない", "stdout と stderr")
 
 
 @dataclass(frozen=True)

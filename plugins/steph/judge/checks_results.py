@@ -6,9 +6,8 @@ import math
 from collections import Counter
 
 from steph.judge.artifacts import UnreadableError
-from steph.judge.catalog import finding
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
 from steph.judge.lines import EvalLines
 from steph.judge.questions import Question, frame_agrees, is_among, question_key, questions_of
 from steph.judge.results import Results, ResultsFile, Row
@@ -16,33 +15,102 @@ from steph.judge.text import is_exception_text
 from steph.record import Check
 
 ACCURACY_TOLERANCE = 6e-5  # two digits of a percentage, rounded
+
+JSON_WRITTEN = CheckKind(
+    "json_written", "H-3", FAIL, "結果の JSON がある", "依頼したパス、Detailed results saved to:、日時つきの名前"
+)
+JSON_FRESH = CheckKind(
+    "json_fresh", "H-3", FAIL, "結果の JSON がこの試行で書かれた", "更新時刻と試行の開始時刻", trap=15
+)
+JSON_VALID = CheckKind("json_valid", "H-3", FAIL, "結果の JSON が決まった形", "config・summary・results の型と値")
+JSON_CONSISTENT = CheckKind(
+    "json_consistent", "H-3", FAIL, "表示・JSON・数え直しの正解率が一致する", "表示行、summary、results"
+)
+CONFIG_AS_ASKED = CheckKind(
+    "config_as_asked",
+    "H-3",
+    WARN,
+    "評価の設定が依頼どおり",
+    "JSON の config（rag_enabled・cot_enabled・ensemble_runs・top_k・load_in_4bit）",
+    optional=True,
+)
+NO_ERROR_ANSWERS = CheckKind(
+    "no_error_answers",
+    "H-3",
+    FAIL,
+    "例外が回答として数えられていない",
+    "predicted_answer、response、Error Analysis",
+    trap=2,
+)
+FLAGS_CONSISTENT = CheckKind(
+    "flags_consistent", "H-3", FAIL, "正誤の印が回答と一致する", "is_correct と predicted_answer・correct_answer"
+)
+ROWS_DISTINCT = CheckKind("rows_distinct", "H-3", FAIL, "同じ問題を二度数えていない", "results の問題文と選択肢")
+QUESTIONS_OF_DATASET = CheckKind(
+    "questions_of_dataset", "H-3", FAIL, "評価した問題と正解がデータセットのもの", "results とデータセット"
+)
+FIRST_ROWS = CheckKind(
+    "first_rows", "H-3", INFO, "データセットの先頭から順に評価した", "results とデータセット", optional=True
+)
+TRAIN_OVERLAP = CheckKind(
+    "train_overlap", "H-3", WARN, "評価した問題が学習データにない", "学習データの問題文", trap=7, optional=True
+)
+PROMPTS_AGREE = CheckKind(
+    "prompts_agree",
+    "H-3",
+    INFO,
+    "学習と評価のプロンプトの枠が同じ",
+    "学習データの input と JSON の prompt",
+    trap=6,
+    optional=True,
+)
+RESULTS = (
+    JSON_WRITTEN,
+    JSON_FRESH,
+    JSON_VALID,
+    JSON_CONSISTENT,
+    CONFIG_AS_ASKED,
+    NO_ERROR_ANSWERS,
+    FLAGS_CONSISTENT,
+    ROWS_DISTINCT,
+    QUESTIONS_OF_DATASET,
+    FIRST_ROWS,
+    TRAIN_OVERLAP,
+    PROMPTS_AGREE,
+)
 _NEEDS_JSON = (
-    "config_as_asked", "no_error_answers", "flags_consistent", "rows_distinct", "questions_of_dataset", "first_rows",
-    "train_overlap", "prompts_agree",
-)  # fmt: skip
+    CONFIG_AS_ASKED,
+    NO_ERROR_ANSWERS,
+    FLAGS_CONSISTENT,
+    ROWS_DISTINCT,
+    QUESTIONS_OF_DATASET,
+    FIRST_ROWS,
+    TRAIN_OVERLAP,
+    PROMPTS_AGREE,
+)
 
 
 def file_checks(file: ResultsFile, lines: EvalLines) -> tuple[Check, ...]:
     """Check that the file is there, young and well-formed, and that all figures of accuracy agree."""
     if file.path is None:
         return (
-            finding("json_written", False, f"{bounded(file.name, 150)} がない。"),
-            finding("json_fresh", None, "JSON がないので測れない。"),
-            finding("json_valid", None, "JSON がないので測れない。"),
-            finding("json_consistent", None, "JSON がないので測れない。"),
+            JSON_WRITTEN.check(False, f"{bounded(file.name, 150)} がない。"),
+            JSON_FRESH.check(None, "JSON がないので測れない。"),
+            JSON_VALID.check(None, "JSON がないので測れない。"),
+            JSON_CONSISTENT.check(None, "JSON がないので測れない。"),
         )
     age = "試行の開始より後" if file.fresh else "試行の開始より前"
     return (
-        finding("json_written", True, f"{bounded(file.name, 150)} がある。"),
-        finding("json_fresh", file.fresh, f"JSON の更新は{age}。"),
-        finding("json_valid", file.content is not None, f"JSON は{file.problem or '決まった形'}。"),
+        JSON_WRITTEN.check(True, f"{bounded(file.name, 150)} がある。"),
+        JSON_FRESH.check(file.fresh, f"JSON の更新は{age}。"),
+        JSON_VALID.check(file.content is not None, f"JSON は{file.problem or '決まった形'}。"),
         _consistency_check(file.content, lines),
     )
 
 
 def _consistency_check(results: Results | None, lines: EvalLines) -> Check:
     if results is None:
-        return finding("json_consistent", None, "JSON を使えないので測れない。")
+        return JSON_CONSISTENT.check(None, "JSON を使えないので測れない。")
     total, correct = len(results.results), sum(row.is_correct for row in results.results)
     recount, summary = (correct / total if total else 0.0), results.summary
     incorrect = total - correct
@@ -61,13 +129,13 @@ def _consistency_check(results: Results | None, lines: EvalLines) -> Check:
         if shown is not None and not math.isclose(shown, recount, abs_tol=ACCURACY_TOLERANCE)
     ]
     agreed = f"表示・JSON・数え直しとも {total} 問中 {correct} 問正解"
-    return finding("json_consistent", not wrong, f"食い違い: {'、'.join(wrong)}。" if wrong else f"{agreed}。")
+    return JSON_CONSISTENT.check(not wrong, f"食い違い: {'、'.join(wrong)}。" if wrong else f"{agreed}。")
 
 
 def content_checks(evidence: EvalEvidence, results: Results | None, lines: EvalLines) -> tuple[Check, ...]:
     """Check what the file says row by row."""
     if results is None:
-        return tuple(finding(check_id, None, "JSON を使えないので測れない。") for check_id in _NEEDS_JSON)
+        return tuple(kind.check(None, "JSON を使えないので測れない。") for kind in _NEEDS_JSON)
     keys = tuple(question_key(row.question, row.choices) for row in results.results)
     return (
         _config_check(evidence, results),
@@ -88,9 +156,9 @@ def _config_check(evidence: EvalEvidence, results: Results) -> Check:
     )  # fmt: skip
     shown = [pair for pair in pairs if pair[1] is not None]
     if not shown:
-        return finding("config_as_asked", None, "JSON の config に設定がない。")
+        return CONFIG_AS_ASKED.check(None, "JSON の config に設定がない。")
     wrong = [f"{name}={bounded(found, 30)}（依頼 {want}）" for name, found, want in shown if found != want]
-    return finding("config_as_asked", not wrong, f"依頼と違う設定: {'、'.join(wrong) or 'なし'}。")
+    return CONFIG_AS_ASKED.check(not wrong, f"依頼と違う設定: {'、'.join(wrong) or 'なし'}。")
 
 
 def _error_check(rows: tuple[Row, ...], lines: EvalLines) -> Check:
@@ -98,12 +166,12 @@ def _error_check(rows: tuple[Row, ...], lines: EvalLines) -> Check:
     printed = lines.timeout_errors + lines.other_errors
     example = f"（例 {bounded(errors[0].response, 120)}）" if errors else ""
     message = f"{len(rows)} 問のうち {len(errors)} 問が例外{example}、表示された例外は {printed} 件。"
-    return finding("no_error_answers", not errors and not printed, message)
+    return NO_ERROR_ANSWERS.check(not errors and not printed, message)
 
 
 def _flags_check(rows: tuple[Row, ...]) -> Check:
     wrong = sum(row.is_correct != (row.predicted_answer == row.correct_answer.strip().lower()) for row in rows)
-    return finding("flags_consistent", wrong == 0, f"{len(rows)} 問のうち {wrong} 問で is_correct が回答と食い違う。")
+    return FLAGS_CONSISTENT.check(wrong == 0, f"{len(rows)} 問のうち {wrong} 問で is_correct が回答と食い違う。")
 
 
 def _dataset_checks(evidence: EvalEvidence, rows: tuple[Row, ...], keys: tuple[str, ...]) -> tuple[Check, ...]:
@@ -111,16 +179,16 @@ def _dataset_checks(evidence: EvalEvidence, rows: tuple[Row, ...], keys: tuple[s
         dataset = questions_of(evidence.dataset)
     except UnreadableError as error:
         why = f"データセットを読めない: {error}。"
-        return tuple(finding(name, None, why) for name in ("rows_distinct", "questions_of_dataset", "first_rows"))
+        return tuple(kind.check(None, why) for kind in (ROWS_DISTINCT, QUESTIONS_OF_DATASET, FIRST_ROWS))
     known = Counter(question.key for question in dataset)
     repeated = sum((Counter(keys) - Counter({key: known.get(key, 1) for key in keys})).values())
     first = tuple(question.key for question in dataset[: len(keys)])
     in_order = first == keys
     return (
-        finding("rows_distinct", repeated == 0, f"{len(keys)} 問のうち {repeated} 問が重複。"),
+        ROWS_DISTINCT.check(repeated == 0, f"{len(keys)} 問のうち {repeated} 問が重複。"),
         _origin_check(dataset, rows, keys),
-        finding(
-            "first_rows", in_order, f"評価した {len(keys)} 問はデータセットの先頭{'から順' if in_order else 'と違う'}。"
+        FIRST_ROWS.check(
+            in_order, f"評価した {len(keys)} 問はデータセットの先頭{'から順' if in_order else 'と違う'}。"
         ),
     )
 
@@ -135,14 +203,14 @@ def _origin_check(dataset: tuple[Question, ...], rows: tuple[Row, ...], keys: tu
         for key, row in zip(keys, rows, strict=True)
     )
     message = f"{len(keys)} 問のうち、データセットにない問題が {foreign} 問、正解が違う問題が {changed} 問。"
-    return finding("questions_of_dataset", not foreign and not changed, message)
+    return QUESTIONS_OF_DATASET.check(not foreign and not changed, message)
 
 
 def _overlap_check(evidence: EvalEvidence, keys: tuple[str, ...]) -> Check:
     if evidence.train_questions is None:
-        return finding("train_overlap", None, "学習データを読めないので測れない。")
+        return TRAIN_OVERLAP.check(None, "学習データを読めないので測れない。")
     seen = sum(is_among(key, evidence.train_questions) for key in keys)
-    return finding("train_overlap", seen == 0, f"評価した {len(keys)} 問のうち {seen} 問が学習データにある。")
+    return TRAIN_OVERLAP.check(seen == 0, f"評価した {len(keys)} 問のうち {seen} 問が学習データにある。")
 
 
 def _prompt_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
@@ -151,6 +219,6 @@ def _prompt_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
     verdicts = [frame_agrees(frame, prompt) for prompt in prompts] if frame else []
     measured = [verdict for verdict in verdicts if verdict is not None]
     if not measured:
-        return finding("prompts_agree", None, "JSON か学習データにプロンプトが見えない。")
+        return PROMPTS_AGREE.check(None, "JSON か学習データにプロンプトが見えない。")
     apart = measured.count(False)
-    return finding("prompts_agree", apart == 0, f"{len(measured)} 問のうち {apart} 問でプロンプトの枠が学習時と違う。")
+    return PROMPTS_AGREE.check(apart == 0, f"{len(measured)} 問のうち {apart} 問でプロンプトの枠が学習時と違う。")

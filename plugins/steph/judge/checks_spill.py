@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median, quantiles
 
-from steph.judge.catalog import finding
 from steph.judge.evidence import CardMemory
+from steph.judge.kinds import WARN, CheckKind
 from steph.record import Check
 
 FULL_SHARE = 0.93  # of the card: a Windows driver keeps some hundred MiB of it to itself
@@ -25,6 +25,16 @@ GIB = 2**30
 REMEDY = (
     "対策: Windows・WSL2 では NVIDIA コントロールパネル → CUDA - Sysmem Fallback Policy → Prefer No Sysmem Fallback、"
     "または max-seq-length・batch-size を下げる。"
+)
+
+NO_MEMORY_SPILL = CheckKind(
+    "no_memory_spill",
+    "H-2",
+    WARN,
+    "カードのメモリからあふれて遅くなっていない",
+    "NVML のメモリの推移と、ステップ時間（train_metrics.json、なければ損失の行の時刻）、torch の予約ピーク",
+    optional=True,
+    note="GPU のみ。埋まる前より 8 倍（トークン数が分かれば 5 倍）以上遅いまま、または予約がカード超え",
 )
 
 
@@ -57,16 +67,16 @@ def spill_check(card: CardMemory, steps: tuple[TimedStep, ...]) -> Check:
     """Whether training stayed in the card's own memory; None where nothing can be compared."""
     reserved = card.peak_reserved_bytes
     if reserved is not None and reserved > card.total_bytes:
-        return _finding(
+        return NO_MEMORY_SPILL.check(
             False,
             f"torch が確保したピーク {reserved / GIB:.2f} GiB はカードの {card.total_bytes / GIB:.2f} GiB を超える: "
             f"OOM にならずシステムメモリへ退避している。{REMEDY}",
         )
     if not card.samples:
-        return _finding(None, "カードのメモリの推移が記録されていない。")
+        return NO_MEMORY_SPILL.check(None, "カードのメモリの推移が記録されていない。")
     share = max(used for _, used in card.samples) / card.total_bytes
     if share < FULL_SHARE:
-        return _finding(True, f"カードのメモリの使用は最大 {share:.0%}。")
+        return NO_MEMORY_SPILL.check(True, f"カードのメモリの使用は最大 {share:.0%}。")
     return _slowdown(card, steps, share)
 
 
@@ -75,7 +85,7 @@ def _slowdown(card: CardMemory, steps: tuple[TimedStep, ...], share: float) -> C
     roomy = [step for step in steps if _used_share(card, step.ended_seconds) < FULL_SHARE]
     before = median(step.seconds for step in roomy) if roomy else 0.0
     if min(len(full), len(roomy)) < LEAST_STEPS or before < MEASURABLE_SECONDS:
-        return _finding(
+        return NO_MEMORY_SPILL.check(
             None,
             f"カードのメモリが {share:.0%} まで埋まった。埋まる前のステップ {len(roomy)} 件と後の {len(full)} 件では、"
             "遅くなったかを比べられない（Windows・WSL2 では CUDA - Sysmem Fallback Policy も確かめる）。",
@@ -87,8 +97,8 @@ def _slowdown(card: CardMemory, steps: tuple[TimedStep, ...], share: float) -> C
     times = f"{'トークンあたり' if by_token else '速い方でも'} {ratio:.1f} 倍"
     words = f"カードのメモリが {share:.0%} まで埋まる前と後で 1 ステップ {before:.2f} → {after:.2f} 秒（{times}）"
     if ratio < (SLOWDOWN_PER_TOKEN if by_token else SLOWDOWN):
-        return _finding(True, f"{words}。")
-    return _finding(False, f"{words}: ドライバが OOM の代わりにシステムメモリへ退避した疑い。{REMEDY}")
+        return NO_MEMORY_SPILL.check(True, f"{words}。")
+    return NO_MEMORY_SPILL.check(False, f"{words}: ドライバが OOM の代わりにシステムメモリへ退避した疑い。{REMEDY}")
 
 
 def _used_share(card: CardMemory, at_seconds: float) -> float:
@@ -99,7 +109,3 @@ def _used_share(card: CardMemory, at_seconds: float) -> float:
 
 def _cost(step: TimedStep, by_token: bool) -> float:
     return step.seconds / step.tokens if by_token and step.tokens else step.seconds
-
-
-def _finding(holds: bool | None, message: str) -> Check:
-    return finding("no_memory_spill", holds, message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from steph.judge.catalog import finding
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.results import Row
 from steph.judge.text import looping, overlong, strict_letter
 from steph.record import Check, Severity
@@ -14,15 +14,81 @@ DIRECT_SECONDS, COT_SECONDS = 30.0, 90.0  # per question, generation alone
 MOST_SECONDS = 1e9
 LOADING_SECONDS = 120.0  # what starting Python and loading a model may take of a whole run
 
+RESPONSES_BOUNDED = CheckKind(
+    "responses_bounded",
+    "H-3",
+    FAIL,
+    "応答が暴走・反復していない",
+    "response の長さ、行と文字列の反復",
+    trap=3,
+    quality=True,
+)
+RESPONSES_ENDED = CheckKind(
+    "responses_ended",
+    "H-3",
+    WARN,
+    "応答が上限で打ち切られていない",
+    "finish_reason",
+    trap=3,
+    quality=True,
+    optional=True,
+)
+RESPONSES_PRESENT = CheckKind("responses_present", "H-3", FAIL, "答えの元になる応答がある", "response が空の行")
+ANSWERS_PARSED = CheckKind(
+    "answers_parsed",
+    "H-3",
+    INFO,
+    "回答を読み取れた",
+    "predicted_answer = unknown の数",
+    quality=True,
+    note="全問なら warn",
+)
+STRICT_PARSE_AGREES = CheckKind(
+    "strict_parse_agrees",
+    "H-3",
+    WARN,
+    "厳密に読み直した回答と一致する",
+    "response と predicted_answer",
+    trap=8,
+    quality=True,
+)
+LETTERS_VARY = CheckKind(
+    "letters_vary",
+    "H-3",
+    WARN,
+    "回答が一つの記号に偏っていない",
+    "predicted_answer（8 問から）",
+    trap=17,
+    quality=True,
+    optional=True,
+)
+ANSWERS_FAST = CheckKind(
+    "answers_fast",
+    "H-3",
+    WARN,
+    "1 問あたりの時間が長すぎない",
+    "JSON の seconds、なければ実行時間を問題数で割った値",
+    trap=3,
+    quality=True,
+    optional=True,
+)
+TEXT = (
+    RESPONSES_BOUNDED,
+    RESPONSES_ENDED,
+    RESPONSES_PRESENT,
+    ANSWERS_PARSED,
+    STRICT_PARSE_AGREES,
+    LETTERS_VARY,
+    ANSWERS_FAST,
+)
+
 
 def response_checks(
     rows: tuple[Row, ...] | None, *, cot: bool, rehearsal: bool, seconds: float | None
 ) -> tuple[Check, ...]:
     """All checks of the responses; `seconds` is the whole run's, used where the rows have none of their own."""
     if not rows:
-        names = ("responses_bounded", "responses_ended", "responses_present", "answers_parsed", "strict_parse_agrees",
-                 "letters_vary", "answers_fast")  # fmt: skip
-        return tuple(finding(name, None, "回答がないので測れない。", rehearsal=rehearsal) for name in names)
+        return tuple(kind.check(None, "回答がないので測れない。", rehearsal=rehearsal) for kind in TEXT)
     return (
         _bounded_check(rows, cot, rehearsal),
         _ended_check(rows, rehearsal),
@@ -41,44 +107,44 @@ def _bounded_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool) -> Check:
     lengths = f"応答は {min(map(len, texts)):,}〜{max(map(len, texts)):,} 文字"
     example = f"（{loops[0]}）" if loops else ""
     message = f"{lengths}、{len(rows)} 問のうち長すぎる応答 {long} 件、反復する応答 {len(loops)} 件{example}。"
-    return finding("responses_bounded", not loops and not long, message, rehearsal=rehearsal)
+    return RESPONSES_BOUNDED.check(not loops and not long, message, rehearsal=rehearsal)
 
 
 def _ended_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     reasons = [row.finish_reason for row in rows if isinstance(row.finish_reason, str)]
     if not reasons:
-        return finding("responses_ended", None, "finish_reason が記録されていない。")
+        return RESPONSES_ENDED.check(None, "finish_reason が記録されていない。")
     cut = sum(reason.lower() in ("length", "max_tokens", "max_new_tokens") for reason in reasons)
     message = f"{len(reasons)} 問のうち {cut} 問の応答が上限で打ち切られた。"
-    return finding("responses_ended", cut == 0, message, rehearsal=rehearsal)
+    return RESPONSES_ENDED.check(cut == 0, message, rehearsal=rehearsal)
 
 
 def _present_check(rows: tuple[Row, ...]) -> Check:
     empty = sum(row.predicted_answer in "abcd" and not (row.response or "").strip() for row in rows)
-    return finding("responses_present", empty == 0, f"{len(rows)} 問のうち {empty} 問は応答が空なのに回答がある。")
+    return RESPONSES_PRESENT.check(empty == 0, f"{len(rows)} 問のうち {empty} 問は応答が空なのに回答がある。")
 
 
 def _parsed_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     unknown = sum(row.predicted_answer == "unknown" for row in rows)
     message = f"{len(rows)} 問のうち {unknown} 問の回答を読み取れない。"
     severity = Severity.WARN if unknown == len(rows) else None
-    return finding("answers_parsed", unknown == 0, message, rehearsal=rehearsal, severity=severity)
+    return ANSWERS_PARSED.check(unknown == 0, message, rehearsal=rehearsal, severity=severity)
 
 
 def _strict_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool) -> Check:
     answered = [row for row in rows if row.predicted_answer != "error"]
     apart = sum((strict_letter(row.response or "", cot=cot) or "unknown") != row.predicted_answer for row in answered)
     message = f"{len(answered)} 問のうち {apart} 問で、厳密に読み直した回答が記録と違う。"
-    return finding("strict_parse_agrees", apart == 0, message, rehearsal=rehearsal)
+    return STRICT_PARSE_AGREES.check(apart == 0, message, rehearsal=rehearsal)
 
 
 def _letters_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     counts = Counter(row.predicted_answer for row in rows)
     shown = "、".join(f"{letter} {count}" for letter, count in sorted(counts.items()))
     if len(rows) < LETTERS_ROWS:
-        return finding("letters_vary", None, f"{len(rows)} 問では偏りを測れない（{shown}）。")
+        return LETTERS_VARY.check(None, f"{len(rows)} 問では偏りを測れない（{shown}）。")
     only = len(counts) == 1 and next(iter(counts)) in "abcd"
-    return finding("letters_vary", not only, f"{len(rows)} 問の回答は {shown}。", rehearsal=rehearsal)
+    return LETTERS_VARY.check(not only, f"{len(rows)} 問の回答は {shown}。", rehearsal=rehearsal)
 
 
 def _speed_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, seconds: float | None) -> Check:
@@ -86,10 +152,10 @@ def _speed_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, seconds: flo
     own = [row.seconds for row in rows if isinstance(row.seconds, int | float) and 0 <= row.seconds < MOST_SECONDS]
     if len(own) == len(rows):
         message = f"1 問あたり最長 {max(own):.1f} 秒（目安 {limit:.0f} 秒）。"
-        return finding("answers_fast", max(own) <= limit, message, rehearsal=rehearsal)
+        return ANSWERS_FAST.check(max(own) <= limit, message, rehearsal=rehearsal)
     if seconds is None:
-        return finding("answers_fast", None, "時間が記録されていない。")
+        return ANSWERS_FAST.check(None, "時間が記録されていない。")
     each = seconds / len(rows)
     holds = seconds <= LOADING_SECONDS + limit * len(rows)
     message = f"読み込みを含めて 1 問あたり {each:.1f} 秒（全体 {seconds:.0f} 秒、{len(rows)} 問）。"
-    return finding("answers_fast", holds, message, rehearsal=rehearsal)
+    return ANSWERS_FAST.check(holds, message, rehearsal=rehearsal)

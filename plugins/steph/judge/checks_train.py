@@ -5,18 +5,56 @@ from __future__ import annotations
 import math
 
 from steph.judge.artifacts import artifacts_under, is_fresh, sha256_of
-from steph.judge.catalog import finding
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, weight_checks
 from steph.judge.checks_loss import LossEvidence, loss_checks
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_spill import spill_check, steps_before, steps_between
 from steph.judge.evidence import TrainEvidence
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.lines import Metrics, metrics_in, parse_metrics, split_lines
 from steph.judge.steps import steps_due, steps_in, steps_per_epoch
 from steph.judge.training_files import STATE_NAME, OwnFigures, TrainerState, read_own_figures, read_state
 from steph.record import Artifact, Check, Severity, TrainOutcome
 
 MOST_LOSSES = 10_000  # in the record, which stays small; a profile allows 500 steps
+
+LINE_TRAIN_RESULT = CheckKind(
+    "line_train_result", "H-2", FAIL, "学習の最終結果が表示された", "stdout の train_runtime・train_loss の行"
+)
+CHECKPOINT_TRAINER_STATE = CheckKind(
+    "checkpoint_trainer_state",
+    "H-2",
+    FAIL,
+    "チェックポイントに Trainer の状態がある",
+    "checkpoint-N/trainer_state.json の global_step",
+)
+ARTIFACTS_FRESH = CheckKind(
+    "artifacts_fresh", "H-2", FAIL, "成果物がこの試行で書かれた", "ファイルの更新時刻と試行の開始時刻", trap=15
+)
+NO_LEFTOVERS = CheckKind(
+    "no_leftovers", "H-2", INFO, "以前の試行のチェックポイントが混ざっていない", "checkpoint-* の更新時刻", trap=15
+)
+STEPS_COMPLETE = CheckKind(
+    "steps_complete",
+    "H-2",
+    FAIL,
+    "予定のステップ数だけ学習した",
+    "global_step（なければ最終行の epoch）と、行数・バッチ・累積・上限から求めた予定",
+)
+EPOCHS_AS_ASKED = CheckKind(
+    "epochs_as_asked", "H-2", WARN, "依頼より多くのエポックを回していない", "最終行の epoch", trap=12, optional=True
+)
+ANSWERS_KEPT = CheckKind(
+    "answers_kept",
+    "H-2",
+    WARN,
+    "学習データの答えが切り捨てられていない",
+    "モデルのトークナイザで数えた、答えを失う行数",
+    trap=1,
+    optional=True,
+    note="半数を超えると fail",
+)
+TRAINING_FILES = (CHECKPOINT_TRAINER_STATE, ARTIFACTS_FRESH, NO_LEFTOVERS, STEPS_COMPLETE, EPOCHS_AS_ASKED)
 
 
 def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
@@ -110,17 +148,17 @@ def _spill_checks(evidence: TrainEvidence, own: OwnFigures) -> tuple[Check, ...]
 def _final_line_check(final: Metrics | None) -> Check:
     loss = final.get("train_loss") if final else None
     if final is None or loss is None:
-        return finding("line_train_result", False, "train_runtime と train_loss の最終行が stdout にない。")
-    return finding("line_train_result", True, f"最終行: {final.get('train_runtime')} 秒、train_loss {loss}。")
+        return LINE_TRAIN_RESULT.check(False, "train_runtime と train_loss の最終行が stdout にない。")
+    return LINE_TRAIN_RESULT.check(True, f"最終行: {final.get('train_runtime')} 秒、train_loss {loss}。")
 
 
 def _state_check(state: TrainerState) -> Check:
     if state.problem or state.folder is None:
-        return finding("checkpoint_trainer_state", False, f"{state.problem}。")
-    return finding(
-        "checkpoint_trainer_state", True,
+        return CHECKPOINT_TRAINER_STATE.check(False, f"{state.problem}。")
+    return CHECKPOINT_TRAINER_STATE.check(
+        True,
         f"{state.folder.name}/{STATE_NAME}: {state.global_step} ステップ、損失の記録 {len(state.losses)} 件。",
-    )  # fmt: skip
+    )
 
 
 def _freshness_checks(evidence: TrainEvidence, state: TrainerState) -> tuple[Check, ...]:
@@ -137,26 +175,26 @@ def _freshness_checks(evidence: TrainEvidence, state: TrainerState) -> tuple[Che
     stale = "、".join(old) or "なし"
     leftovers = "、".join(state.stale_folders) or "なし"
     return (
-        finding("artifacts_fresh", fresh, f"試行の開始より古いファイル: {stale}（{len(present)} 件を確認）。"),
-        finding("no_leftovers", not state.stale_folders, f"以前からあるチェックポイント: {leftovers}。"),
+        ARTIFACTS_FRESH.check(fresh, f"試行の開始より古いファイル: {stale}（{len(present)} 件を確認）。"),
+        NO_LEFTOVERS.check(not state.stale_folders, f"以前からあるチェックポイント: {leftovers}。"),
     )
 
 
 def _steps_check(outcome: TrainOutcome) -> Check:
     done, due = outcome.steps_done, outcome.steps_due
     if done is None or due is None:
-        return finding("steps_complete", None, f"ステップ数を測れない（実行 {done}、予定 {due}）。")
-    return finding("steps_complete", done == due, f"{due} ステップの予定に対して {done} ステップ。")
+        return STEPS_COMPLETE.check(None, f"ステップ数を測れない（実行 {done}、予定 {due}）。")
+    return STEPS_COMPLETE.check(done == due, f"{due} ステップの予定に対して {done} ステップ。")
 
 
 def _epochs_check(evidence: TrainEvidence, outcome: TrainOutcome) -> Check:
     epochs, asked = outcome.epochs_done, evidence.settings.num_epochs
     if epochs is None:
-        return finding("epochs_as_asked", None, "最終行に epoch がない。")
+        return EPOCHS_AS_ASKED.check(None, "最終行に epoch がない。")
     rows = evidence.train_rows
     half_a_step = 0.5 / steps_per_epoch(rows, evidence.settings) if rows else 0.005
     message = f"{asked} エポックの依頼に対して {epochs:g} エポック。"
-    return finding("epochs_as_asked", epochs <= asked + half_a_step, message)
+    return EPOCHS_AS_ASKED.check(epochs <= asked + half_a_step, message)
 
 
 def _loss_evidence(
@@ -178,10 +216,11 @@ def _loss_evidence(
 
 def _answers_check(lost_answers: tuple[int, int] | None) -> Check:
     if lost_answers is None:
-        return finding("answers_kept", None, "答えが切り捨てられる行数を数えていない。")
+        return ANSWERS_KEPT.check(None, "答えが切り捨てられる行数を数えていない。")
     lost, rows = lost_answers
     over_half = 2 * lost > rows
-    return finding(
-        "answers_kept", lost == 0, f"{rows} 行のうち {lost} 行で答えが切り捨てられる。",
+    return ANSWERS_KEPT.check(
+        lost == 0,
+        f"{rows} 行のうち {lost} 行で答えが切り捨てられる。",
         severity=Severity.FAIL if over_half else None,
-    )  # fmt: skip
+    )

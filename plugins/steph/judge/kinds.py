@@ -1,4 +1,4 @@
-"""What one row of the table of checks says and how a check is made of it, and the rows that both stages share."""
+"""What one row of the table of checks says, and how a check is made of it; the rows stand beside their checks."""
 
 from __future__ import annotations
 
@@ -40,17 +40,3 @@ class CheckKind:
         if (self.quality and rehearsal) or (self.optional and holds is None):
             hardness = INFO
         return Check(id=self.id, severity=hardness, holds=holds, message=bounded(message), trap=self.trap)
-
-
-SHARED = (
-    CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード"),
-    CheckKind("no_traceback", "H-2・H-3", WARN, "トレースバックが表示されていない", "stdout と stderr"),
-    CheckKind(
-        "adapter_base",
-        "H-2・H-3",
-        FAIL,
-        "アダプターのベースが対象モデル",
-        "adapter_config.json の base_model_name_or_path",
-        trap=14,
-    ),
-)
