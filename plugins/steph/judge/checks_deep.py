@@ -1,4 +1,4 @@
-"""Judges pairs of short trainings that differ in one flag (`--steph-deep`): figures in, findings out. Pure."""
+"""Judges pairs of short trainings that differ in one flag (`--steph-deep`): figures in, checks out. Pure."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from steph.judge.diagnose_advice import advice_for
-from steph.judge.diagnose_lines import is_final_metric, line_finding, shows_progress
+from steph.judge.diagnose_lines import is_final_metric, line_clue, shows_progress
 from steph.judge.diagnose_loss import nan_loss_lines
 from steph.judge.diagnose_machine import MACHINE
 from steph.judge.diagnose_oom import oom_numbers
 from steph.judge.diagnose_phase import phase_of
 from steph.judge.diagnose_raised import Chain, Raised, bounded, chains_of
 from steph.judge.diagnose_ranks import failed_rank
-from steph.judge.diagnose_rules import Finding, Weight, first_match
+from steph.judge.diagnose_rules import Clue, Weight, first_match
 from steph.judge.diagnose_software import SOFTWARE
 from steph.judge.diagnose_text import Line, lines_of
 from steph.judge.diagnose_text import normalise as normalise
@@ -38,7 +38,7 @@ _ALLOCATION_MESSAGE = re.compile(r"out of memory|[Tt]ried to allocate|would exce
 
 @dataclass(frozen=True)
 class _Candidate:
-    finding: Finding
+    clue: Clue
     index: int
     evidence: tuple[str, ...]
     chain: Chain = ()
@@ -47,7 +47,7 @@ class _Candidate:
 
     @property
     def weight(self) -> Weight:
-        return self.finding.weight
+        return self.clue.weight
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def diagnose(
     chosen = _choose(read, returncode, tuple(probes), deadline_hit)
     if chosen is None:
         return Diagnosis(cause=Cause.NONE)
-    cause = chosen.finding.cause
+    cause = chosen.clue.cause
     rank, rank_words = failed_rank(read.lines, chosen.rank)
     phase = phase_of(read.lines, chosen.index, chosen.chain) or _PHASE_OF_CAUSE.get(cause)
     return Diagnosis(
@@ -140,20 +140,20 @@ def _from_chains(read: _Log) -> list[_Candidate]:
 
 
 def _from_chain(chain: Chain) -> _Candidate:
-    findings = [(raised, finding_of(raised)) for raised in chain]
-    root, finding = min(findings, key=lambda pair: -max(pair[1].weight, Weight.UNKNOWN))
-    if all(found.weight is Weight.ECHO for _, found in findings):
-        root, finding = findings[0]
-    elif finding.weight is Weight.ECHO:
-        root, finding = next(pair for pair in findings if pair[1].weight is not Weight.ECHO)
+    clues = [(raised, clue_of(raised)) for raised in chain]
+    root, clue = min(clues, key=lambda pair: -max(pair[1].weight, Weight.UNKNOWN))
+    if all(found.weight is Weight.ECHO for _, found in clues):
+        root, clue = clues[0]
+    elif clue.weight is Weight.ECHO:
+        root, clue = next(pair for pair in clues if pair[1].weight is not Weight.ECHO)
     others = tuple(raised.line for raised in chain if raised is not root)
-    return _Candidate(finding, root.index, (*_last_frame(root), root.line, *others), chain, root)
+    return _Candidate(clue, root.index, (*_last_frame(root), root.line, *others), chain, root)
 
 
-def finding_of(raised: Raised) -> Finding:
+def clue_of(raised: Raised) -> Clue:
     """What one exception says by itself; `other` with weight UNKNOWN where no row knows it."""
     frames = "\n".join(raised.frames)
-    best = Finding(Cause.OTHER, Weight.UNKNOWN)
+    best = Clue(Cause.OTHER, Weight.UNKNOWN)
     for text in raised.texts:
         found = first_match(MACHINE, text[:8000], frames) or first_match(SOFTWARE, text[:8000], frames)
         if found is not None and (found.weight >= Weight.CERTAIN or found.weight is Weight.ECHO):
@@ -171,9 +171,9 @@ def _last_frame(raised: Raised) -> tuple[str, ...]:
 def _from_lines(read: _Log) -> list[_Candidate]:
     found = []
     for position, line in enumerate(read.lines):
-        finding = line_finding(line, read.lines[position + 1 : position + 3])
-        if finding is not None:
-            found.append(_Candidate(finding, line.index, (line.text,)))
+        clue = line_clue(line, read.lines[position + 1 : position + 3])
+        if clue is not None:
+            found.append(_Candidate(clue, line.index, (line.text,)))
     return found or _from_wrapped(read) or _from_reports(read)
 
 
@@ -186,11 +186,11 @@ def _from_reports(read: _Log) -> list[_Candidate]:
         match = _REPORTED.match(line.text) if ": " in line.text[:2000] and not line.is_mild else None
         if match is not None:
             raised = Raised(line.index, match["type"], (match["message"],), (), ())
-            found.append((finding_of(raised), line))
+            found.append((clue_of(raised), line))
     return [
-        _Candidate(Finding(finding.cause, Weight.LIKELY), line.index, (line.text,))
-        for finding, line in found
-        if finding.weight >= Weight.LIKELY
+        _Candidate(Clue(clue.cause, Weight.LIKELY), line.index, (line.text,))
+        for clue, line in found
+        if clue.weight >= Weight.LIKELY
     ]
 
 
@@ -200,9 +200,9 @@ def _from_wrapped(read: _Log) -> list[_Candidate]:
         return []
     for first, second in zip(read.lines, read.lines[1:], strict=False):
         if len(first.text) >= 40 and not first.is_mild and not first.is_bar:
-            finding = line_finding(Line(first.index, first.text + second.text))
-            if finding is not None and finding.weight >= Weight.CERTAIN:
-                return [_Candidate(finding, first.index, (first.text, second.text))]
+            clue = line_clue(Line(first.index, first.text + second.text))
+            if clue is not None and clue.weight >= Weight.CERTAIN:
+                return [_Candidate(clue, first.index, (first.text, second.text))]
     return []
 
 
@@ -210,7 +210,7 @@ def _from_losses(read: _Log) -> _Candidate | None:
     bad = nan_loss_lines(read.lines)
     if not bad:
         return None
-    return _Candidate(Finding(Cause.NAN_LOSS, Weight.SYMPTOM), bad[0].index, tuple(line.text for line in bad[:3]))
+    return _Candidate(Clue(Cause.NAN_LOSS, Weight.SYMPTOM), bad[0].index, tuple(line.text for line in bad[:3]))
 
 
 def _from_status(returncode: int, read: _Log) -> list[_Candidate]:
@@ -219,7 +219,7 @@ def _from_status(returncode: int, read: _Log) -> list[_Candidate]:
         cause = Cause.TIMEOUT
     if cause is Cause.OTHER:
         return []
-    return [_Candidate(Finding(cause, Weight.SIGNAL), len(read.lines), (_status(returncode), *_last_lines(read)))]
+    return [_Candidate(Clue(cause, Weight.SIGNAL), len(read.lines), (_status(returncode), *_last_lines(read)))]
 
 
 def _from_probes(read: _Log, probes: tuple[Probe, ...], found: Sequence[_Candidate]) -> list[_Candidate]:
@@ -232,12 +232,12 @@ def _from_probes(read: _Log, probes: tuple[Probe, ...], found: Sequence[_Candida
         message = tuple((probe.exception_message or "").splitlines())
         own = Raised(-1, probe.exception_type or "", message or ("",), (), (), rank=str(probe.rank))
         printed = next((one for one in found if one.root and _same(own, one.chain)), None)
-        finding = printed.finding if printed else finding_of(own)
+        clue = printed.clue if printed else clue_of(own)
         label = f"rank {probe.rank}: {own.line}" if probe.rank is not None else own.line
         evidence = (label, *(printed.evidence if printed else ()))
         chain, root = (printed.chain, printed.root) if printed else ((own,), own)
         index = printed.index if printed else -1
-        candidates.append(_Candidate(finding, index, evidence, chain, root, probe.rank))
+        candidates.append(_Candidate(clue, index, evidence, chain, root, probe.rank))
     return [_lifted(one) for one in candidates if one.weight is not Weight.ECHO]
 
 
@@ -249,7 +249,7 @@ def _same(own: Raised, chain: Chain) -> bool:
 def _lifted(one: _Candidate) -> _Candidate:
     """An unknown exception that a rank itself reported still beats another rank's symptoms."""
     weight = max(one.weight, Weight.SYMPTOM)
-    return replace(one, finding=Finding(one.finding.cause, weight))
+    return replace(one, clue=Clue(one.clue.cause, weight))
 
 
 def _at_deadline(read: _Log, raised: list[_Candidate]) -> _Candidate:
@@ -259,12 +259,12 @@ def _at_deadline(read: _Log, raised: list[_Candidate]) -> _Candidate:
         for one in raised
         if one.weight >= Weight.CERTAIN and one.index > read.last_progress and one.root and one.root.has_header
     ]
-    hung = _Candidate(Finding(Cause.TIMEOUT, Weight.SIGNAL), len(read.lines), ("deadline reached", *_last_lines(read)))
+    hung = _Candidate(Clue(Cause.TIMEOUT, Weight.SIGNAL), len(read.lines), ("deadline reached", *_last_lines(read)))
     return _best(late) or hung
 
 
 def _unexplained(read: _Log, returncode: int) -> _Candidate:
-    return _Candidate(Finding(Cause.OTHER, Weight.SIGNAL), len(read.lines), (_status(returncode), *_last_lines(read)))
+    return _Candidate(Clue(Cause.OTHER, Weight.SIGNAL), len(read.lines), (_status(returncode), *_last_lines(read)))
 
 
 def _signal(returncode: int) -> int | None:

@@ -1,6 +1,6 @@
 """Single lines that tell a cause without any exception: C aborts, the kernel, launchers, drivers, the shell.
 
-In: lines. Out: a finding for a line, and whether a line shows that the run went on in good health. Lines of help
+In: lines. Out: a clue for a line, and whether a line shows that the run went on in good health. Lines of help
 texts, of a log level below error, and of messages that say "skipped" or "retried" never count.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 
-from steph.judge.diagnose_rules import Finding, Rule, Weight, first_match, rule
+from steph.judge.diagnose_rules import Clue, Rule, Weight, first_match, rule
 from steph.judge.diagnose_text import Line
 from steph.record import Cause
 
@@ -197,7 +197,7 @@ _GOES_ON = re.compile(
 )
 
 
-def line_finding(line: Line, following: tuple[Line, ...] = ()) -> Finding | None:
+def line_clue(line: Line, following: tuple[Line, ...] = ()) -> Clue | None:
     """What a single line says; None where it is a help text, a mild message or one that was dealt with."""
     text = line.text
     if len(text) < 4 or len(text) > 20_000 or _is_code(text):
@@ -212,7 +212,7 @@ def line_finding(line: Line, following: tuple[Line, ...] = ()) -> Finding | None
 
 
 @functools.lru_cache(maxsize=1024)
-def _row_of(text: str) -> Finding | None:
+def _row_of(text: str) -> Clue | None:
     return first_match(LINES, text)
 
 

@@ -1,6 +1,6 @@
 """The shape of a table of causes: ordered rows, the first that matches counts, each with how much it says.
 
-In: `type: message` and the frames above it. Out: a `Finding`. The rows themselves are in `diagnose_machine` and
+In: `type: message` and the frames above it. Out: a `Clue`. The rows themselves are in `diagnose_machine` and
 `diagnose_software`.
 """
 
@@ -27,7 +27,7 @@ class Weight(IntEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Clue:
     """A cause that some text speaks for."""
 
     cause: Cause
@@ -50,9 +50,9 @@ def rule(cause: Cause, weight: Weight, *alternatives: str, frames: str | None = 
     return Rule(cause, weight, compiled, re.compile(frames) if frames else None)
 
 
-def first_match(rules: tuple[Rule, ...], text: str, frames: str = "") -> Finding | None:
-    """The finding of the first row whose pattern is in the text and whose `frames`, if any, are in the frames."""
+def first_match(rules: tuple[Rule, ...], text: str, frames: str = "") -> Clue | None:
+    """The clue of the first row whose pattern is in the text and whose `frames`, if any, are in the frames."""
     for row in rules:
         if row.pattern.search(text) and (row.frames is None or row.frames.search(frames)):
-            return Finding(row.cause, row.weight)
+            return Clue(row.cause, row.weight)
     return None
