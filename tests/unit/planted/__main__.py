@@ -27,7 +27,9 @@ def markdown() -> str:
 
 
 def _row(number: int, variant: Variant) -> str:
-    caught = "、".join(f"`{name}`（{CATALOG[name].severity.value}）" for name in sorted(variant.caught))
+    caught = "、".join(
+        f"`{name}`（{(variant.hardness or CATALOG[name].severity).value}）" for name in sorted(variant.caught)
+    )
     unmeasured = f"{len(variant.unmeasured)} 件" if variant.unmeasured else ""
     return f"| {number} | {variant.stage} | {variant.trap or ''} | {variant.title} | {caught} | {unmeasured} |\n"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from steph.judge.evidence import CardMemory, EvalEvidence, TrainEvidence
-from steph.record import EvalSettings, TrainSettings
+from steph.record import EvalSettings, Severity, TrainSettings
 
 TRAIN_SETTINGS = TrainSettings(max_seq_length=512)
 EVAL_SETTINGS = EvalSettings()
@@ -19,7 +19,8 @@ class Variant:
     """One planted pipeline.
 
     `plant` is the fake script's defect ("" for none), `caught` the ids of exactly those checks that must not hold,
-    `unmeasured` the `fail` checks that can then not be measured; the changes alter what the suite knows.
+    `unmeasured` the `fail` checks that can then not be measured; the changes alter what the suite knows. `hardness` is
+    that of the checks where it is not their row's.
     """
 
     plant: str
@@ -29,6 +30,7 @@ class Variant:
     unmeasured: frozenset[str] = frozenset()
     trap: int | None = None
     label: str = ""
+    hardness: Severity | None = None
     style: int = 5
     train_settings: TrainSettings = TRAIN_SETTINGS
     eval_settings: EvalSettings = EVAL_SETTINGS
@@ -100,6 +102,9 @@ TRAINING = (
     _train("adapter_inf_f64", "LoRA 重みに Inf（F64）", "adapter_finite"),
     _train("b_zero", "B 行列がすべてゼロ", "adapter_trained"),
     _train("b_minus_zero_bf16", "B 行列がすべて -0（BF16）", "adapter_trained"),
+    _train("b_last_layer_only", "最後の層の B 行列だけが動いた", "adapter_trained"),
+    replace(_train("b_one_still", "8 個のうち 1 個の B 行列がゼロのまま", "adapter_trained"), hardness=Severity.WARN),
+    _train("embedding_untrained", "埋め込みの LoRA で、ゼロから始まる A 行列がゼロのまま", "adapter_trained"),
     _train("no_b", "B 行列がない", "adapter_trained"),
     _train("no_config", "LoRA 設定がない", "adapter_config", unmeasured=frozenset({"adapter_base"})),
     _train("config_no_json", "LoRA 設定が途中で切れている", "adapter_config", unmeasured=frozenset({"adapter_base"})),
@@ -139,7 +144,7 @@ TRAINING = (
     replace(_train("", "140 行のうち 30 行の答えが切れる長さ", "answers_kept", trap=1), label="answers_cut",
             train_change=_lost(30, 140)),
     replace(_train("", "140 行のうち 127 行の答えが切れる長さ", "answers_kept", trap=1), label="answers_gone",
-            train_change=_lost(127, 140)),
+            hardness=Severity.FAIL, train_change=_lost(127, 140)),
     replace(_train("", "カードが埋まってからステップが 10 倍遅い", "no_memory_spill"), label="slow_spill",
             train_change=_on_card(step_seconds=5.0)),
     replace(_train("", "torch の予約がカードの容量を超えた", "no_memory_spill"), label="reserved_over_card",

@@ -9,6 +9,7 @@ of up to n steps only.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -75,7 +76,8 @@ class Run:
         self.logged = True
         self.logged_offset = 0.0
         self.final_line = True
-        self.value: Callable[[str, int], float] = lambda name, n: 0.001 * (n % 7 + 1)
+        self.value: Callable[[str, int], float] = learned
+        self.layers = 1
         self.parts = ("lora_A", "lora_B")
         self.output_only = bool(args.loss_on_output_only)
         self.step_seconds = 0.0
@@ -135,12 +137,11 @@ class Run:
 
     def adapter(self) -> bytes:
         tensors: dict[str, tuple[list[int], bytes]] = {}
-        for module in self.modules():
-            for part in self.parts:
-                shape = [self.rank, HIDDEN] if part == "lora_A" else [HIDDEN, self.rank]
-                values = [self.value(part, n) for n in range(self.rank * HIDDEN)]
-                name = f"base_model.model.model.layers.0.self_attn.{module}.{part}.weight"
-                tensors[name] = (shape, encode(self.dtype, values))
+        for layer, module, part in itertools.product(range(self.layers), self.modules(), self.parts):
+            shape = [self.rank, HIDDEN] if part == "lora_A" else [HIDDEN, self.rank]
+            name = f"base_model.model.model.layers.{layer}.self_attn.{module}.{part}.weight"
+            values = [self.value(name, n) for n in range(self.rank * HIDDEN)]
+            tensors[name] = (shape, encode(self.dtype, values))
         return safetensors(self.dtype, tensors)
 
 
@@ -164,8 +165,16 @@ def age(path: Path) -> None:
     os.utime(path, (time.time() - HOUR_SECONDS,) * 2)
 
 
+def learned(name: str, n: int) -> float:
+    return 0.001 * (n % 7 + 1)
+
+
 def only_at(value: float, part: str = "lora_A") -> Callable[[str, int], float]:
-    return lambda name, n: value if name == part and n == 5 else 0.001 * (n % 7 + 1)
+    return lambda name, n: value if part in name and n == 5 else learned(name, n)
+
+
+def still_at(*parts: str, zero: float = 0.0) -> Callable[[str, int], float]:
+    return lambda name, n: zero if any(part in name for part in parts) else learned(name, n)
 
 
 BEFORE: dict[str, dict[str, object]] = {
@@ -177,8 +186,12 @@ BEFORE: dict[str, dict[str, object]] = {
     "adapter_nan_f16": {"value": only_at(math.nan, "lora_B"), "dtype": "F16"},
     "adapter_inf_bf16": {"value": only_at(-math.inf), "dtype": "BF16"},
     "adapter_inf_f64": {"value": only_at(math.inf), "dtype": "F64"},
-    "b_zero": {"value": lambda name, n: 0.0 if name == "lora_B" else 0.01},
-    "b_minus_zero_bf16": {"value": lambda name, n: -0.0 if name == "lora_B" else 0.01, "dtype": "BF16"},
+    "b_zero": {"value": still_at("lora_B")},
+    "b_minus_zero_bf16": {"value": still_at("lora_B", zero=-0.0), "dtype": "BF16"},
+    "b_last_layer_only": {"value": still_at(*(f"layers.{n}.self_attn.{m}.lora_B" for n in range(3) for m in MODULES)),
+                          "layers": 4},
+    "b_one_still": {"value": still_at("layers.2.self_attn.v_proj.lora_B"), "layers": 4},
+    "embedding_untrained": {"value": still_at("lora_embedding_A"), "parts": ("lora_embedding_A", "lora_embedding_B")},
     "no_b": {"parts": ("lora_A",)},
     "no_tensors": {"parts": ()},
     "foreign_base": {"base": "Qwen/Qwen2.5-1.5B-Instruct"},
