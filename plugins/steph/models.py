@@ -18,11 +18,11 @@ from steph.outcome import Outcome
 from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
 from steph.preparation import Setup, cache_dir
 from steph.record import Attempt, Check, ModelChoice, RejectedCandidate, StageId, Verdict
-from steph.run import hub, hub_download
+from steph.run import hub, hub_download, model_files
 from steph.run.hub_query import HubError
 from steph.run.inputs import InputError
 from steph.run.journal import Journal
-from steph.run.model_files import find_qwen_tokenizer
+from steph.run.model_files import IncompleteModelError, find_qwen_tokenizer
 
 TINY_NAME = "steph/tiny-qwen2"
 TWIN_SCRIPT = Path(__file__).parent / "child" / "twin.py"
@@ -70,6 +70,22 @@ def model_checks(setup: Setup, model: ModelChoice) -> tuple[Check, ...]:
     is_there = model.snapshot_path is not None and (Path(model.snapshot_path) / "config.json").is_file()
     is_explicit = setup.options.model is not None
     return judge_model(ModelEvidence(model, is_there, limits.min_parameters, limits.max_parameters, is_explicit))
+
+
+def model_trouble(model: ModelChoice) -> str | None:
+    """Why what the pipeline would load now is not the record's model, in one line; None where it is (Japanese)."""
+    published = model.revision is not None and model.source in ("hub", "cache")
+    try:
+        if not published:
+            model_files.check_whole(Path(model.snapshot_path or model.name))
+            return None
+        revision = model_files.cached_model(model_files.default_cache_dir(), model.name).revision
+    except IncompleteModelError as error:
+        return f"記録のモデルが手元に揃っていない: {error}。H-1から実行し直す"
+    if revision == model.revision:
+        return None
+    moved = f"記録 {(model.revision or '')[:12]}、キャッシュ {revision[:12]}"
+    return f"{model.name} の版が記録と違う({moved})。H-1から実行し直す"
 
 
 def _from_hub(

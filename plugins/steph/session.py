@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from steph.basis import differences
 from steph.console import Console
 from steph.interruption import Interruption
 from steph.judge.verdict import exit_status
 from steph.outlook import play_ahead, production_outlook
 from steph.preparation import Setup
-from steph.record import AnyStage, Environment, Record, StageId, StageResult
+from steph.record import AnyStage, Record, StageId, StageResult
 from steph.run import output
 from steph.run.events import SessionEnded, SessionStarted, fold
 from steph.run.gpulock import gpu_lock
@@ -152,27 +153,6 @@ def open_journal(setup: Setup, stages: Sequence[AnyStage], runs: Path) -> Journa
     return journal
 
 
-def differences(record: Record, setup: Setup) -> list[str]:
-    """What disagrees between a record and the run that wants to join it, one phrase each."""
-    then, current = record.context, setup.context
-    pairs = {
-        "profile content": (then.profile_sha256[:12], current.profile_sha256[:12]),
-        "pipeline root": (then.pipeline_root, current.pipeline_root),
-        "pipeline python": (then.pipeline_python, current.pipeline_python),
-        "pipeline commit": (then.pipeline_git.commit, current.pipeline_git.commit),
-        "device": (_uuids(then.environment), _uuids(current.environment)),
-        "VRAM cap": (then.vram_cap_bytes, current.vram_cap_bytes),
-        "twin": (then.twin, current.twin),
-    }
-    dataset = next((data.sha256 for data in record.data if data.role == "dataset"), None)
-    if dataset is not None:
-        pairs["dataset sha256"] = (dataset[:12], setup.dataset.sha256[:12])
-    chosen = record.stages.get(StageId.H1)
-    if setup.options.model and not setup.context.twin and chosen is not None and chosen.model is not None:
-        pairs["model"] = (chosen.model.name, setup.options.model)
-    return [f"{name} was {before}, is {after}" for name, (before, after) in pairs.items() if before != after]
-
-
 def settle_lost_runs(runs: Path) -> None:
     """State in every journal that a killed run left open which stage was in flight, with its child's last lines."""
     for folder, record in readable_records(runs):
@@ -191,8 +171,3 @@ def settle_lost_runs(runs: Path) -> None:
 
 def _self_contained(stages: Sequence[AnyStage]) -> bool:
     return all(needed in stages for stage in stages for needed in NEEDS[stage])
-
-
-def _uuids(environment: Environment) -> str | None:
-    devices = (environment.device, *environment.further_devices) if environment.device else ()
-    return ", ".join(device.uuid for device in devices) or None

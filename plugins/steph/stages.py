@@ -11,7 +11,7 @@ from steph.console import Console
 from steph.deep import deep
 from steph.evaluation import DIRECT, Evaluation
 from steph.extended import run_extended
-from steph.models import NoModel, choose_model, model_checks
+from steph.models import NoModel, choose_model, model_checks, model_trouble
 from steph.outcome import Outcome
 from steph.prediction import with_prediction
 from steph.preparation import Setup
@@ -56,6 +56,9 @@ class Conductor:
         return self.journal.record().results[stage]
 
     def _stage(self, stage: AnyStage, deadline: float) -> Outcome:
+        trouble = model_trouble(self._model()) if stage is not StageId.H1 else None
+        if trouble:
+            return Outcome(Verdict.BLOCKED, trouble)
         match stage:
             case StageId.H1:
                 return self._reach_model(deadline)

@@ -42,6 +42,7 @@ from steph.run import hub, hub_download, inputs
 from steph.run.events import StageStarted
 from steph.run.journal import Journal, opened_event
 from steph.training import MIN_ATTEMPT_SECONDS, Course, Training
+from suite_runs import make_model
 
 PROFILE = load_profile(profile_path("rtx3080", Path(__file__).parents[2]))
 BASE, LADDER = PROFILE.train, PROFILE.ladder
@@ -56,6 +57,12 @@ DRIFT = Diagnosis(cause=Cause.API_DRIFT)
 def choice(name: str) -> ModelChoice:
     """A published model by its name, of which nothing is on the disk."""
     return factory.model_choice(name, snapshot_path=None, parameters=parameter_count(BUILT_IN[name]))
+
+
+def on_disk(folder: Path) -> ModelChoice:
+    """A model of the smallest kind that is there whole, as a stage after H-1 needs it."""
+    place = str(make_model(folder))
+    return factory.model_choice(place, source="local", revision=None, snapshot_path=place)
 
 
 SMALL, LARGE = choice("Qwen/Qwen1.5-1.8B-Chat"), choice("Qwen/Qwen1.5-4B-Chat")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import record_factory as factory
-from scripted_training import SMALL, ScriptedTraining
+from scripted_training import ScriptedTraining, on_disk
 from steph import calibrate, deep, training
 from steph.judge.checks_deep import four_bit_check, loss_flag_check, padding_check
 from steph.judge.verdict import checks_verdict
@@ -211,7 +211,7 @@ def _conducted(folder: Path, monkeypatch: pytest.MonkeyPatch, beside: Beside) ->
     monkeypatch.setattr(deep, "train_beside", beside)
     monkeypatch.setattr(calibrate, "train_beside", beside)
     journal.append(StageStarted(at="", stage=H1))
-    journal.append(ModelChosen(at="", stage=H1, model=SMALL))
+    journal.append(ModelChosen(at="", stage=H1, model=on_disk(folder / "model")))
     journal.append(StageEnded(at="", stage=H1, verdict=Verdict.PASS, explanation="", seconds=1))
     return stage, Conductor(replace(stage.setup, options=options), journal, stage.training.console, lambda _: None)
 

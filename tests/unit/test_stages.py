@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from scripted_training import on_disk
 from steph.attempts import child_environment
 from steph.console import Console
 from steph.models import model_checks
@@ -118,7 +119,7 @@ def test_an_adapter_whose_digest_nobody_recorded_is_not_evaluated(tmp_path: Path
     trained = factory.trained(1, TrainSettings())
     assert trained.training is not None
     nameless = trained.model_copy(update={"training": trained.training.model_copy(update={"adapter_sha256": None})})
-    chosen = ModelChosen(at="t", stage=StageId.H1, model=factory.model_choice())
+    chosen = ModelChosen(at="t", stage=StageId.H1, model=on_disk(tmp_path / "model"))
     for attempt in (nameless, trained.model_copy(update={"training": None})):
         events = [*_green(StageId.H1), chosen, *_green(StageId.H2, attempt)]
         result = _conducted(tmp_path / attempt.label / str(attempt.training is None), StageId.H3, *events)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scripted_training import SMALL, ScriptedTraining
+from scripted_training import ScriptedTraining, on_disk
 from steph import attempts
 from steph.record import EndedBy, StageId, StageResult, Verdict
 from steph.run.events import ModelChosen, StageEnded, StageStarted
@@ -27,7 +27,7 @@ def _conducted(folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseExcepti
     monkeypatch.setattr(attempts, "run_child", refuse)
     stage = ScriptedTraining(folder)
     stage.journal.append(StageStarted(at="", stage=H1))
-    stage.journal.append(ModelChosen(at="", stage=H1, model=SMALL))
+    stage.journal.append(ModelChosen(at="", stage=H1, model=on_disk(folder / "model")))
     stage.journal.append(StageEnded(at="", stage=H1, verdict=Verdict.PASS, explanation="", seconds=1))
     conductor = Conductor(stage.setup, stage.journal, stage.training.console, lambda _: None)
     try:
