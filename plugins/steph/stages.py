@@ -15,11 +15,23 @@ from steph.models import NoModel, choose_model, model_checks, model_trouble
 from steph.outcome import Outcome
 from steph.prediction import with_prediction
 from steph.preparation import Setup
-from steph.record import AnyStage, ExtendedId, ModelChoice, Record, StageId, StageResult, TrainSettings, Verdict
+from steph.record import (
+    AnyStage,
+    Attempt,
+    DevicePeak,
+    ExtendedId,
+    ModelChoice,
+    Record,
+    StageId,
+    StageResult,
+    TrainSettings,
+    Verdict,
+)
 from steph.redact import redact
 from steph.run.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, now
+from steph.run.memory_watch import is_back
 from steph.run.runner import RunnerError
 from steph.terms import NEEDS
 from steph.training import Training
@@ -110,10 +122,14 @@ class Conductor:
                 return Outcome(Verdict.BLOCKED, f"{needed} が {verdict} のため実行しない")
             if record.results[needed].stale:
                 return Outcome(Verdict.BLOCKED, f"{needed} の結果が古い(前提が再実行された)ため実行しない")
-            last = record.results[needed].newest_attempt
-            if last is not None and last.memory_returned is False:
-                return Outcome(Verdict.BLOCKED, f"{needed} の終了後もGPUメモリが解放されていないため実行しない")
-        return None
+        return self._memory_kept(record)
+
+    def _memory_kept(self, record: Record) -> Outcome | None:
+        """BLOCKED while the card still holds memory of what this session ran last, whatever stage that was."""
+        last = newest_of_session(record)
+        if last is None or last.memory_returned is not False or is_back(_peaks(last, self.setup)):
+            return None
+        return Outcome(Verdict.BLOCKED, f"{last.stage} の終了後もGPUメモリが解放されていないため実行しない")
 
     def _no_device(self) -> Outcome | None:
         error = self.setup.context.environment.device_error
@@ -142,6 +158,22 @@ class Conductor:
         self.journal.append(ended)
         self.console.line(f"{stage} {outcome.verdict}: {outcome.explanation}")
         self._tell(self.journal.record())
+
+
+def newest_of_session(record: Record) -> Attempt | None:
+    """The attempt that the record's newest session began last."""
+    since = record.sessions[-1].started_at if record.sessions else ""
+    newest = (result.newest_attempt for result in record.results.values())
+    own = (attempt for attempt in newest if attempt is not None and attempt.started_at >= since)
+    return max(own, key=lambda attempt: attempt.started_at, default=None)
+
+
+def _peaks(attempt: Attempt, setup: Setup) -> tuple[DevicePeak, ...]:
+    """What the attempt used of each of its cards; one card's figures stand in the attempt itself."""
+    if attempt.device_peaks or setup.device is None:
+        return attempt.device_peaks
+    peak, own = attempt.peak_device_bytes, attempt.peak_own_bytes
+    return (DevicePeak(uuid=setup.device.uuid, peak_device_bytes=peak, peak_own_bytes=own),)
 
 
 def _named(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from fake_nvml import FakeNvml, Gpu
 from scripted_training import on_disk
 from steph.attempts import child_environment
 from steph.console import Console
@@ -16,9 +17,11 @@ from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.preparation import Setup, prepare
 from steph.record import (
+    AnyStage,
     Attempt,
     Cause,
     Device,
+    ExtendedId,
     Record,
     RejectedCandidate,
     Severity,
@@ -28,7 +31,7 @@ from steph.record import (
     Verdict,
 )
 from steph.run import hub, telemetry
-from steph.run.events import AttemptEnded, Event, ModelChosen, StageEnded, StageStarted
+from steph.run.events import AttemptEnded, Event, ModelChosen, SessionStarted, StageEnded, StageStarted
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, opened_event, read_record
 from steph.stages import Conductor
@@ -202,3 +205,58 @@ def test_a_stage_uses_a_gpu_for_each_of_its_processes(tmp_path: Path, monkeypatc
         environment = child_environment(ready, {}, on_gpu=True, num_processes=count)
         assert environment["CUDA_VISIBLE_DEVICES"] == shown
         assert "per_process_memory_fraction" in (environment["PYTORCH_CUDA_ALLOC_CONF"] or "")
+
+
+EARLIER, SESSION, LATER = (f"2026-11-20T0{hour}:00:00.000+00:00" for hour in (1, 2, 3))
+
+
+def _after(folder: Path, last: AnyStage, started_at: str, *, returned: bool | None) -> Journal:
+    """A record of three green stages and perhaps an extended one; of these `last` has an attempt, 5 GiB on the card."""
+    record = factory.green_acceptance()
+    journal = Journal(folder)
+    journal.append(opened_event("r", record.context))
+    journal.append(SessionStarted(at=SESSION, command=(), stages=(last,)))
+    for stage in dict.fromkeys((*StageId, last)):
+        journal.append(StageStarted(at=SESSION, stage=stage))
+        if stage is last:
+            attempt = record.stages[StageId.H3].attempts[-1]
+            figures = {"peak_device_bytes": 6 << 30, "peak_own_bytes": 5 << 30, "memory_returned": returned}
+            attempt = attempt.model_copy(update={"stage": last, "started_at": started_at, **figures})
+            journal.append(AttemptEnded(at=SESSION, attempt=attempt))
+        journal.append(StageEnded(at=SESSION, stage=stage, verdict=Verdict.PASS, explanation="", seconds=1.0))
+    return journal
+
+
+@pytest.mark.parametrize(
+    ("last", "started_at", "returned", "used_gib", "is_blocked"),
+    [
+        (StageId.H3, LATER, False, 2, True),
+        (ExtendedId.RAG, LATER, False, 2, True),
+        (ExtendedId.COT, LATER, False, 2, True),
+        (StageId.H3, LATER, False, 1, False),
+        (StageId.H3, EARLIER, False, 2, False),
+        (StageId.H3, LATER, True, 2, False),
+        (StageId.H3, LATER, None, 2, False),
+    ],
+)
+def test_a_stage_waits_for_the_memory_of_whatever_this_session_ran_before_it(
+    last: AnyStage,
+    started_at: str,
+    returned: bool | None,
+    used_gib: int,
+    is_blocked: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Memory that is still held blocks whatever comes next; what has come back, or an earlier session left, does not."""
+    journal = _after(tmp_path / "run", last, started_at, returned=returned)
+    card = factory.device()
+    monkeypatch.setattr(telemetry, "_load", lambda: FakeNvml(Gpu(card.uuid, used=used_gib << 30)))
+    conductor = Conductor(
+        replace(_setup(None), device=card), journal, Console(lambda text: None, False), lambda r: None
+    )
+    result = conductor.run(ExtendedId.BASE, 60)
+    journal.close()
+    said = f"{last} の終了後もGPUメモリが解放されていない"
+    assert (said in result.explanation) is is_blocked, result.explanation
+    assert not result.verdict.is_green

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from fake_nvml import FakeNvml, Gpu, Running
+from steph.record import DevicePeak
 from steph.run import telemetry
-from steph.run.memory_watch import SLACK_BYTES, MemoryWatch
+from steph.run.memory_watch import SLACK_BYTES, MemoryWatch, is_back
 from steph.run.telemetry import GIB, DeviceError
 
 TWO_CARDS = FakeNvml(Gpu("GPU-aaaa-1"), Gpu("GPU-aabb-2"))
@@ -181,3 +182,14 @@ def test_a_card_that_cannot_be_read_is_not_said_to_be_back() -> None:
         watch = MemoryWatch(("GPU-gone",), FakeNvml(Gpu("GPU-a")), stack)
         watch.sample(1.0)
         assert (watch.samples, watch.peak, watch.returned(0.0)) == ([], None, None)
+
+
+def test_memory_that_comes_back_later_is_seen() -> None:
+    """What a child took is back when every card's use is at most what it was before, and unknown for a card unseen."""
+    peaks = [DevicePeak(uuid=f"GPU-{name}", peak_device_bytes=6 * GIB, peak_own_bytes=5 * GIB) for name in "ab"]
+    card, other = Gpu("GPU-a", used=GIB + SLACK_BYTES), Gpu("GPU-b", used=GIB + SLACK_BYTES + 1)
+    assert is_back(peaks[:1], FakeNvml(card)) is True
+    assert is_back(peaks, FakeNvml(card, other)) is False
+    assert is_back(peaks, FakeNvml(card)) is None
+    assert is_back([DevicePeak(uuid="GPU-a")], FakeNvml(card)) is None
+    assert is_back([], FakeNvml(card)) is None

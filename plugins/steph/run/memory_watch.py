@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from steph.record import DevicePeak
-from steph.run.telemetry import DeviceError, MemoryGauge, Nvml
+from steph.run.telemetry import DeviceError, MemoryGauge, Nvml, used_bytes
 
 SLACK_BYTES = 256 << 20
 _SAMPLES_KEPT = 2000
@@ -104,6 +104,25 @@ class MemoryWatch:
             if time.monotonic() >= end:
                 return False
             time.sleep(_POLL_SECONDS)
+
+
+def is_back(peaks: Iterable[DevicePeak], nvml: Nvml | None = None) -> bool | None:
+    """Whether these devices' use is now what it was before the child that left these peaks, within the slack.
+
+    None where a device can't be read or its use was not seen then.
+    """
+    answers = [_is_back(peak, nvml) for peak in peaks]
+    return None if not answers or None in answers else all(answers)
+
+
+def _is_back(peak: DevicePeak, nvml: Nvml | None) -> bool | None:
+    if peak.peak_device_bytes is None or peak.peak_own_bytes is None:
+        return None
+    before = peak.peak_device_bytes - peak.peak_own_bytes
+    try:
+        return used_bytes(peak.uuid, nvml) <= before + SLACK_BYTES
+    except DeviceError:
+        return None
 
 
 def _highest(figures: Iterable[int | None]) -> int | None:
