@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from steph.console import Console
 from steph.evaluation import Evaluation, Variant
@@ -42,7 +43,7 @@ def run_extended(
     evaluation = Evaluation(setup, journal, console, model, record.results[base], deadline)
     if stage is ExtendedId.COT:
         return evaluation.run(COT)
-    beside = _answers_of_h3(setup, record)
+    beside = answers_of_h3(setup.root, record)
     if isinstance(beside, Outcome):
         return beside
     if stage is ExtendedId.BASE:
@@ -64,13 +65,14 @@ def _train_on_cot(setup: Setup, journal: Journal, console: Console, model: Model
     return replace(outcome, checks=(*outcome.checks, check))
 
 
-def _answers_of_h3(setup: Setup, record: Record) -> tuple[Row, ...] | Outcome:
+def answers_of_h3(root: Path, record: Record) -> tuple[Row, ...] | Outcome:
     """The rows of H-3's JSON, as long as it is the file that H-3 recorded."""
     attempt = record.stages[StageId.H3].last_attempt
-    written = attempt.artifacts[0] if attempt and attempt.artifacts else None
+    named = attempt.evaluation.output_path if attempt and attempt.evaluation else None
+    written = next((artifact for artifact in attempt.artifacts if artifact.path == named), None) if attempt else None
     if written is None:
         return Outcome(Verdict.BLOCKED, "H-3の記録に結果のJSONがない。H-3を再実行する")
-    path = setup.root / written.path
+    path = root / written.path
     if inputs.file_sha256(path) != written.sha256:
         return Outcome(Verdict.BLOCKED, f"H-3の結果のJSONが記録と違うか、ない: {path}。H-3を再実行する")
     try:

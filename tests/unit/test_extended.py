@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.extended import answers_of_h3
 from steph.judge.checks_extended import cot_rows_check
 from steph.judge.verdict import Overall, overall
-from steph.record import AnyStage, ExtendedId, Severity, StageId, Verdict
+from steph.outcome import Outcome
+from steph.record import AnyStage, Artifact, ExtendedId, Severity, StageId, Verdict
 from steph.run.events import StageEnded, StageStarted, fold
 from steph.run.journal import opened_event
 from steph.tell.commands import EXTENDED_TESTS, TEST_IDS
@@ -226,3 +228,21 @@ def test_a_cot_row_needs_a_reason_and_its_own_letter(output: str, holds: bool) -
     assert once.holds is twice.holds is holds
     assert once.severity is Severity.WARN
     assert twice.severity is (Severity.WARN if holds else Severity.FAIL)
+
+
+def test_the_answers_of_h3_are_read_from_its_json_wherever_that_stands_among_its_files(bench: Bench) -> None:
+    """What an evaluation writes beside its JSON, named before it, is not taken for the answers."""
+    record = bench.record()
+    h3 = record.stages[StageId.H3]
+    other = Artifact(path="datasets/lawqa_jp/data/selection.json", size_bytes=1, sha256="0" * 64)
+    attempt = h3.attempts[-1]
+    beside = attempt.model_copy(update={"artifacts": (other, *attempt.artifacts)})
+    told = record.model_copy(
+        update={"stages": {**record.stages, StageId.H3: h3.model_copy(update={"attempts": (beside,)})}}
+    )
+    rows = answers_of_h3(bench.root, told)
+    assert isinstance(rows, tuple)
+    assert len(rows) == 3
+    blocked = answers_of_h3(bench.root, factory.green_acceptance())
+    assert isinstance(blocked, Outcome)
+    assert blocked.verdict is Verdict.BLOCKED

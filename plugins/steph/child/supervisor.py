@@ -1,23 +1,21 @@
 """Keeps one child: captures its output, ends everything that descends from it, and tells how it ended.
 
-Started as `python -I -S supervisor.py ORDER` (ORDER: one JSON object, see Order); standard library only. It is the
-subreaper of all that the child starts, whatever sessions and groups they move to, and leaves none of them behind: not
-when the child exits, not on SIGTERM, not when the process that started it is gone. The outcome goes to `exit.json` in
-the order's folder.
+Started as `python -I -S supervisor.py ORDER` (ORDER as `run.exit_file` has it in JSON); standard library only. It is
+the subreaper of all that the child starts, whatever sessions and groups they move to, and leaves none of them behind:
+not when the child exits, not on SIGTERM, not when the process that started it is gone. The outcome goes to `exit.json`
+in the order's folder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import resource
 import select
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,69 +25,15 @@ if __name__ == "__main__":
 
 from steph.child.capture import Capture
 from steph.run import processes
+from steph.run.exit_file import Exit, ExitFile, ExitReason, Order
 
 _SETTLE_SECONDS = 0.3  # resource trackers and the like end by themselves when their parent has
 _GRACE_AFTER_EXIT_SECONDS = 2.0
 _KILL_SECONDS = 4.0  # who is still there then sits in the kernel and dies when it leaves it
 _QUIET_MILLISECONDS = 5
-_EXIT_FILE_BYTES = 2048
 _OOM_SCORE = 300  # where the host runs out of memory, the script goes before those who record it
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _RESET_SIGNALS = (*_STOP_SIGNALS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGQUIT)
-
-
-@dataclass(frozen=True)
-class Order:
-    """What to run: `argv` in `cwd`, logs into `folder`; `parent` is the pid whose death ends it all."""
-
-    parent: int
-    folder: str
-    cwd: str
-    argv: tuple[str, ...]
-    grace_seconds: float
-
-
-@dataclass
-class Exit:
-    """How the child ended, as `exit.json` says it; times are CLOCK_MONOTONIC seconds, comparable across processes.
-
-    `reason`: `exit` (by itself), `terminated` (the supervisor was told to stop) or `parent_lost`. `returncode` is
-    negative for a signal and None where the child could not be ended. `killed_descendants` counts what was left beside
-    the child and had to be signalled, `left_alive` what survived SIGKILL for seconds.
-    """
-
-    child_pid: int
-    started_monotonic: float
-    reason: str = "exit"
-    returncode: int | None = None
-    ended_monotonic: float | None = None
-    killed_descendants: int = 0
-    left_alive: int = 0
-    dropped_bytes: int = 0
-    start_error: str | None = None
-
-
-class ExitFile:
-    """`exit.json`, whose room on the disk is taken while there still is some."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "exit.json"
-        self._reserved = folder / ".exit.json"
-        with contextlib.suppress(OSError):
-            self._reserved.write_bytes(b" " * _EXIT_FILE_BYTES)
-
-    def write(self, outcome: Exit) -> None:
-        """Put the outcome in place, whole or not at all."""
-        data = json.dumps(asdict(outcome)).encode().ljust(_EXIT_FILE_BYTES)
-        with contextlib.suppress(OSError):
-            fd = os.open(self._reserved, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                complete = os.pwrite(fd, data, 0) == len(data)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            if complete:
-                self._reserved.rename(self._path)
 
 
 class Supervisor:
@@ -156,7 +100,7 @@ class Supervisor:
             self._decide(now)
             if self._term_at is None:
                 return False
-        elif self._stopped and self._exit.reason == "exit":
+        elif self._stopped and self._exit.reason is ExitReason.EXIT:
             self._term_at = now
         left = processes.descendants(os.getpid())
         if not left:
@@ -177,7 +121,7 @@ class Supervisor:
             self._term_at = now + _SETTLE_SECONDS
             self._kill_at = self._term_at + min(self._order.grace_seconds, _GRACE_AFTER_EXIT_SECONDS)
         elif self._stopped or parent_lost:
-            self._exit.reason = "parent_lost" if parent_lost else "terminated"
+            self._exit.reason = ExitReason.PARENT_LOST if parent_lost else ExitReason.TERMINATED
             self._term_at = now
             self._kill_at = now + self._order.grace_seconds
 
@@ -250,7 +194,7 @@ def _exit_like(outcome: Exit) -> NoReturn:
 
 def main() -> NoReturn:
     """Carry out the order in argv."""
-    order = Order(**json.loads(sys.argv[1]))
+    order = Order.from_json(sys.argv[1])
     processes.set_subreaper(True)
     supervisor = Supervisor(order)
     processes.set_parent_death_signal(signal.SIGTERM)

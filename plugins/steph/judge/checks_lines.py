@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
-from steph.judge.lines import EvalLines
+from steph.judge.lines import EvalLines, KeyLine
 from steph.judge.names import names_model, same_path
 from steph.judge.results import Results
 from steph.record import Check
@@ -72,12 +72,12 @@ LINES = (
 def line_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> tuple[Check, ...]:
     """All checks of the printed lines; the JSON is asked where it names the same thing."""
     return (
-        _presence(LINE_INITIALIZING, "initializing", "Initializing RAG pipeline...", lines),
+        _presence(LINE_INITIALIZING, KeyLine.INITIALIZING, "Initializing RAG pipeline...", lines),
         _rag_check(evidence, lines),
         *_model_checks(evidence, lines, results),
         _backend_check(lines, results),
         *_lora_checks(evidence, lines, results),
-        _presence(LINE_RESULTS, "results", "EVALUATION RESULTS", lines),
+        _presence(LINE_RESULTS, KeyLine.RESULTS, "EVALUATION RESULTS", lines),
         _total_check(evidence, lines, results),
         _accuracy_check(lines),
         _order_check(lines),
@@ -85,7 +85,7 @@ def line_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | Non
     )
 
 
-def _presence(kind: CheckKind, key: str, text: str, lines: EvalLines) -> Check:
+def _presence(kind: CheckKind, key: KeyLine, text: str, lines: EvalLines) -> Check:
     there = key in lines.order
     return kind.check(there, f"「{text}」の行が{'ある' if there else 'ない'}。")
 
@@ -158,12 +158,12 @@ def _accuracy_check(lines: EvalLines) -> Check:
 def _order_check(lines: EvalLines) -> Check:
     # the published script prints its wrong model line before the backend and the right one after: any order will do
     groups = [
-        ("initializing",),
-        ("rag_mode",),
-        ("llm_model", "hf_model", "backend"),
-        ("results",),
-        ("total",),
-        ("accuracy",),
+        (KeyLine.INITIALIZING,),
+        (KeyLine.RAG_MODE,),
+        (KeyLine.LLM_MODEL, KeyLine.HF_MODEL, KeyLine.BACKEND),
+        (KeyLine.RESULTS,),
+        (KeyLine.TOTAL,),
+        (KeyLine.ACCURACY,),
     ]
     places = [[lines.order[key] for key in group if key in lines.order] for group in groups]
     there = [place for place in places if place]

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PAIR = re.compile(r"'([A-Za-z_][\w/.-]{0,60})':\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
@@ -71,6 +72,26 @@ def adapter_trouble_in(text: str) -> str | None:
     return next((line for line in split_lines(text) if _ADAPTER_TROUBLE.search(line)), None)
 
 
+class KeyLine(Enum):
+    """A line of an evaluation that is looked for."""
+
+    INITIALIZING = auto()
+    RAG_MODE = auto()
+    LLM_MODEL = auto()
+    BACKEND = auto()
+    HF_MODEL = auto()
+    LORA_PATH = auto()
+    COT = auto()
+    RESULTS = auto()
+    TOTAL = auto()
+    CORRECT = auto()
+    INCORRECT = auto()
+    ACCURACY = auto()
+    TIMEOUT_ERRORS = auto()
+    OTHER_ERRORS = auto()
+    SAVED_TO = auto()
+
+
 @dataclass(frozen=True)
 class EvalLines:
     """What an evaluation printed; None where a line is missing, `order` gives the line number of each one found."""
@@ -89,28 +110,28 @@ class EvalLines:
     other_errors: int = 0
     invocation_errors: tuple[str, ...] = ()
     saved_to: str | None = None
-    order: dict[str, int] = field(default_factory=dict)
+    order: dict[KeyLine, int] = field(default_factory=dict)
     key_lines: tuple[str, ...] = ()
 
 
 _SETUP = {
-    "initializing": re.compile(r"Initializing RAG pipeline\.\.\."),
-    "rag_mode": re.compile(r"(?:^|\s)RAG Mode:\s*(.*)$"),
-    "llm_model": re.compile(r"(?:^|\s)LLM Model:\s*(.*)$"),
-    "backend": re.compile(r"(?:^|\s)Backend:\s*(.*)$"),
-    "hf_model": re.compile(r"(?:^|\s)HF Model:\s*(.*)$"),
-    "lora_path": re.compile(r"(?:^|\s)LoRA Path:\s*(.*)$"),
-    "cot": re.compile(r"(?:^|\s)Chain-of-Thought:\s*(.*)$"),
+    KeyLine.INITIALIZING: re.compile(r"Initializing RAG pipeline\.\.\."),
+    KeyLine.RAG_MODE: re.compile(r"(?:^|\s)RAG Mode:\s*(.*)$"),
+    KeyLine.LLM_MODEL: re.compile(r"(?:^|\s)LLM Model:\s*(.*)$"),
+    KeyLine.BACKEND: re.compile(r"(?:^|\s)Backend:\s*(.*)$"),
+    KeyLine.HF_MODEL: re.compile(r"(?:^|\s)HF Model:\s*(.*)$"),
+    KeyLine.LORA_PATH: re.compile(r"(?:^|\s)LoRA Path:\s*(.*)$"),
+    KeyLine.COT: re.compile(r"(?:^|\s)Chain-of-Thought:\s*(.*)$"),
 }
 _RESULT = {
-    "results": re.compile(r"EVALUATION RESULTS\s*$"),
-    "total": re.compile(r"(?:^|\s)Total Samples:\s*(-?\d{1,18})\s*$"),
-    "correct": re.compile(r"(?:^|\s)Correct:\s*(-?\d{1,18})\s*$"),
-    "incorrect": re.compile(r"(?:^|\s)Incorrect:\s*(-?\d{1,18})\s*$"),
-    "accuracy": re.compile(r"(?:^|\s)Accuracy:\s*(\S{1,40}?)\s*(%?)(?:\s|$)"),
-    "timeout_errors": re.compile(r"(?:^|\s)Timeout Errors:\s*(\d{1,18})\s*$"),
-    "other_errors": re.compile(r"(?:^|\s)Other Errors:\s*(\d{1,18})\s*$"),
-    "saved_to": re.compile(r"Detailed results saved to:\s*(.+)$"),
+    KeyLine.RESULTS: re.compile(r"EVALUATION RESULTS\s*$"),
+    KeyLine.TOTAL: re.compile(r"(?:^|\s)Total Samples:\s*(-?\d{1,18})\s*$"),
+    KeyLine.CORRECT: re.compile(r"(?:^|\s)Correct:\s*(-?\d{1,18})\s*$"),
+    KeyLine.INCORRECT: re.compile(r"(?:^|\s)Incorrect:\s*(-?\d{1,18})\s*$"),
+    KeyLine.ACCURACY: re.compile(r"(?:^|\s)Accuracy:\s*(\S{1,40}?)\s*(%?)(?:\s|$)"),
+    KeyLine.TIMEOUT_ERRORS: re.compile(r"(?:^|\s)Timeout Errors:\s*(\d{1,18})\s*$"),
+    KeyLine.OTHER_ERRORS: re.compile(r"(?:^|\s)Other Errors:\s*(\d{1,18})\s*$"),
+    KeyLine.SAVED_TO: re.compile(r"Detailed results saved to:\s*(.+)$"),
 }
 _INVOCATION_ERROR = re.compile(r"Error during LLM invocation:?\s*(.*)$")
 
@@ -118,30 +139,30 @@ _INVOCATION_ERROR = re.compile(r"Error during LLM invocation:?\s*(.*)$")
 def parse_evaluation(stdout: str) -> EvalLines:
     """Read an evaluation's lines: the first of each set-up line, and the last block of results."""
     lines = split_lines(stdout)
-    last_block = max((n for n, line in enumerate(lines) if _RESULT["results"].search(line)), default=0)
+    last_block = max((n for n, line in enumerate(lines) if _RESULT[KeyLine.RESULTS].search(line)), default=0)
     found = _first_matches(lines, 0, _SETUP) | _first_matches(lines, last_block, _RESULT)
     text = {key: match[1].strip() for key, (_, match) in found.items() if match.re.groups}
     count = {key: int(text[key]) for key in _COUNTS if key in text}
     return EvalLines(
-        rag_mode=text.get("rag_mode"), llm_model=text.get("llm_model"), backend=text.get("backend"),
-        hf_model=text.get("hf_model"), lora_path=text.get("lora_path"), cot=text.get("cot"),
-        total=count.get("total"), correct=count.get("correct"), incorrect=count.get("incorrect"),
-        accuracy=_accuracy(found["accuracy"][1]) if "accuracy" in found else None,
-        timeout_errors=count.get("timeout_errors", 0), other_errors=count.get("other_errors", 0),
+        rag_mode=text.get(KeyLine.RAG_MODE), llm_model=text.get(KeyLine.LLM_MODEL), backend=text.get(KeyLine.BACKEND),
+        hf_model=text.get(KeyLine.HF_MODEL), lora_path=text.get(KeyLine.LORA_PATH), cot=text.get(KeyLine.COT),
+        total=count.get(KeyLine.TOTAL), correct=count.get(KeyLine.CORRECT), incorrect=count.get(KeyLine.INCORRECT),
+        accuracy=_accuracy(found[KeyLine.ACCURACY][1]) if KeyLine.ACCURACY in found else None,
+        timeout_errors=count.get(KeyLine.TIMEOUT_ERRORS, 0), other_errors=count.get(KeyLine.OTHER_ERRORS, 0),
         invocation_errors=tuple(m[1] for line in lines if (m := _INVOCATION_ERROR.search(line)))[:1000],
-        saved_to=text.get("saved_to"),
+        saved_to=text.get(KeyLine.SAVED_TO),
         order={key: number for key, (number, _) in found.items()},
         key_lines=tuple(lines[n].strip()[:300] for n in sorted({number for number, _ in found.values()})),
     )  # fmt: skip
 
 
-_COUNTS = ("total", "correct", "incorrect", "timeout_errors", "other_errors")
+_COUNTS = (KeyLine.TOTAL, KeyLine.CORRECT, KeyLine.INCORRECT, KeyLine.TIMEOUT_ERRORS, KeyLine.OTHER_ERRORS)
 
 
 def _first_matches(
-    lines: tuple[str, ...], start: int, patterns: dict[str, re.Pattern[str]]
-) -> dict[str, tuple[int, re.Match[str]]]:
-    found: dict[str, tuple[int, re.Match[str]]] = {}
+    lines: tuple[str, ...], start: int, patterns: dict[KeyLine, re.Pattern[str]]
+) -> dict[KeyLine, tuple[int, re.Match[str]]]:
+    found: dict[KeyLine, tuple[int, re.Match[str]]] = {}
     for number in range(start, len(lines)):
         for key, pattern in patterns.items():
             if key not in found and (match := pattern.search(lines[number])):

@@ -7,7 +7,6 @@ memory, keeps the deadline and reads back what was written. It judges nothing an
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -16,12 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from steph.record import DevicePeak, EndedBy, Probe
 from steph.run import output, processes, progress
+from steph.run.exit_file import ExitReason, Order, is_written, read_exit
 from steph.run.memory_watch import MemoryWatch
 from steph.run.telemetry import Nvml
 from steph.run.tree import ProcessTree
@@ -142,7 +141,7 @@ def _watch(
                 ended_by = EndedBy.DEADLINE
                 tree.stop()
                 break
-        if not (spec.folder / "exit.json").exists():
+        if not is_written(spec.folder):
             tree.sweep()
     except BaseException:
         tree.stop()
@@ -165,15 +164,15 @@ def _progress(folder: Path, elapsed: float, memory: MemoryWatch) -> Progress:
 
 def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: EndedBy) -> ChildOutcome:
     seconds = time.monotonic() - tree.started
-    report = _exit_report(spec.folder)
-    returncode: int | None = report.get("returncode")
-    if not report and ended_by is EndedBy.EXIT:
+    found = read_exit(spec.folder)
+    if found is None and ended_by is EndedBy.EXIT:
         ended_by = EndedBy.SUPERVISOR_LOST
-    elif report.get("reason") == "exit":
+    elif found is not None and found.reason is ExitReason.EXIT:
         ended_by = EndedBy.EXIT  # it ended by itself in the moment of its deadline
-    if report.get("ended_monotonic"):
-        seconds = report["ended_monotonic"] - report["started_monotonic"]
-    left_alive = report.get("left_alive", 0) or tree.left_alive
+    if found is not None and found.ended_monotonic is not None:
+        seconds = found.ended_monotonic - found.started_monotonic
+    returncode = found.returncode if found else None
+    left_alive = (found.left_alive if found else 0) or tree.left_alive
     returned = memory.returned(spec.memory_wait_seconds)
     if returned is None and spec.device_uuids:
         returned = left_alive == 0
@@ -188,18 +187,10 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
         memory_returned=returned,
         memory_samples=tuple(memory.samples),
         timed_lines=tuple(output.timed_lines(spec.folder, progress.is_dict_line)),
-        dropped_bytes=report.get("dropped_bytes", 0),
-        killed_descendants=report.get("killed_descendants", 0) + tree.swept,
+        dropped_bytes=found.dropped_bytes if found else 0,
+        killed_descendants=(found.killed_descendants if found else 0) + tree.swept,
         left_alive=left_alive,
     )
-
-
-def _exit_report(folder: Path) -> dict[str, Any]:
-    try:
-        report = json.loads((folder / "exit.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}
 
 
 def _refuse_misuse(spec: ChildSpec) -> None:
@@ -207,21 +198,21 @@ def _refuse_misuse(spec: ChildSpec) -> None:
         raise RunnerError("a pipeline can be run on Linux and WSL2 only")
     if threading.current_thread() is not threading.main_thread():
         raise RunnerError("run_child must be called from the main thread")
-    if output.head_path(spec.folder, "output").exists() or (spec.folder / "exit.json").exists():
+    if output.head_path(spec.folder, "output").exists() or is_written(spec.folder):
         raise RunnerError(f"{spec.folder} already holds a child's output")
 
 
 def _start_supervisor(spec: ChildSpec) -> subprocess.Popen[bytes]:
-    order = {
-        "parent": os.getpid(),
-        "folder": str(spec.folder.resolve()),
-        "cwd": str(spec.cwd),
-        "argv": [str(part) for part in spec.argv],
-        "grace_seconds": spec.grace_seconds,
-    }
+    order = Order(
+        parent=os.getpid(),
+        folder=str(spec.folder.resolve()),
+        cwd=str(spec.cwd),
+        argv=tuple(str(part) for part in spec.argv),
+        grace_seconds=spec.grace_seconds,
+    )
     with (spec.folder / "supervisor.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_CHILD / "supervisor.py"), json.dumps(order)],
+            [sys.executable, "-I", "-S", str(_CHILD / "supervisor.py"), order.to_json()],
             env=child_environment(os.environ, spec),
             stdin=subprocess.DEVNULL,
             stdout=log,

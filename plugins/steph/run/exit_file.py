@@ -1,0 +1,101 @@
+"""What the runner and its supervisor hand each other: the order for a child, and `exit.json`, how it ended.
+
+Standard library only, because the supervisor that takes the one and writes the other runs without any site packages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+_NAME = "exit.json"
+_BYTES = 2048
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run: `argv` in `cwd`, logs into `folder`; `parent` is the pid whose death ends it all."""
+
+    parent: int
+    folder: str
+    cwd: str
+    argv: tuple[str, ...]
+    grace_seconds: float
+
+    def to_json(self) -> str:
+        """The order as one argument of a command line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Order:
+        """The order that `to_json` wrote."""
+        found = json.loads(text)
+        return cls(**{**found, "argv": tuple(found["argv"])})
+
+
+class ExitReason(StrEnum):
+    """Why a child's end began."""
+
+    EXIT = "exit"  # it ended by itself
+    TERMINATED = "terminated"  # the supervisor was told to stop
+    PARENT_LOST = "parent_lost"
+
+
+@dataclass
+class Exit:
+    """How the child ended; times are CLOCK_MONOTONIC seconds, comparable across processes.
+
+    `returncode` is negative for a signal and None where the child could not be ended. `killed_descendants` counts what
+    was left beside the child and had to be signalled, `left_alive` what survived SIGKILL for seconds.
+    """
+
+    child_pid: int
+    started_monotonic: float
+    reason: ExitReason = ExitReason.EXIT
+    returncode: int | None = None
+    ended_monotonic: float | None = None
+    killed_descendants: int = 0
+    left_alive: int = 0
+    dropped_bytes: int = 0
+    start_error: str | None = None
+
+
+def is_written(folder: Path) -> bool:
+    """Whether the folder's child has ended and its supervisor said how."""
+    return (folder / _NAME).exists()
+
+
+def read_exit(folder: Path) -> Exit | None:
+    """How the folder's child ended; None where no supervisor lived to say it, or the file is none of its."""
+    try:
+        found = json.loads((folder / _NAME).read_bytes())
+        return Exit(**{**found, "reason": ExitReason(found["reason"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+class ExitFile:
+    """`exit.json`, whose room on the disk is taken while there still is some."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _NAME
+        self._reserved = folder / f".{_NAME}"
+        with contextlib.suppress(OSError):
+            self._reserved.write_bytes(b" " * _BYTES)
+
+    def write(self, outcome: Exit) -> None:
+        """Put the outcome in place, whole or not at all."""
+        data = json.dumps(asdict(outcome)).encode().ljust(_BYTES)
+        with contextlib.suppress(OSError):
+            fd = os.open(self._reserved, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                complete = os.pwrite(fd, data, 0) == len(data)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            if complete:
+                self._reserved.rename(self._path)
