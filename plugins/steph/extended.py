@@ -9,9 +9,9 @@ from steph.console import Console
 from steph.evaluation import Evaluation, Variant
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_extended import cot_rows_check
-from steph.judge.questions import rows_in
 from steph.judge.results import Row, read_results
 from steph.outcome import Outcome
+from steph.plan.rows import rows_in
 from steph.preparation import Setup
 from steph.record import (
     AnyStage,

@@ -248,7 +248,7 @@ def test_a_stage_waits_for_the_memory_of_whatever_this_session_ran_before_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Memory that is still held blocks whatever comes next; what has come back, or an earlier session left, does not."""
+    """Memory that is still held blocks what comes next; what has come back, or an earlier session left, does not."""
     journal = _after(tmp_path / "run", last, started_at, returned=returned)
     card = factory.device()
     monkeypatch.setattr(telemetry, "_load", lambda: FakeNvml(Gpu(card.uuid, used=used_gib << 30)))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from steph.judge.artifacts import UnreadableError, read_json
+from steph.plan.rows import rows_in
 
 MAX_DATASET_BYTES = 512 << 20
 FRAME_CHARS = 12  # a shorter common beginning or end of all prompts says nothing
@@ -107,15 +107,3 @@ def _row_key(row: Mapping[str, object]) -> str:
     if isinstance(meta, Mapping) and meta.get("question"):
         return question_key(str(meta["question"]), meta.get("choices"))
     return _squeeze(str(row.get("input", "")))
-
-
-def rows_in(train_file: Path) -> Iterator[Mapping[str, object]]:
-    """The JSON objects of a training file, one a line; raises OSError where it can't be read."""
-    with train_file.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, Mapping):
-                yield row

@@ -6,12 +6,13 @@ Needs `tokenizers` when it is asked, never torch.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
+
+from steph.plan.rows import JsonLine, json_lines
 
 Truncation = Literal["right", "keeps_answer"]
 
@@ -156,20 +157,18 @@ def _load_tokenizer(tokenizer_json: Path) -> Any:  # noqa: ANN401 - tokenizers i
 
 
 def _read_rows(train_file: Path) -> list[tuple[str, str]]:
-    # not splitlines: statutes hold U+2028 and the like, which end no JSON line
-    lines = train_file.read_text(encoding="utf-8-sig").split("\n")
-    rows = [_parse_row(line, f"{train_file}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    rows = [_texts(line, f"{train_file}:{line.number}") for line in json_lines(train_file.read_bytes())]
     if not rows:
         raise ValueError(f"{train_file}: no rows")
     return rows
 
 
-def _parse_row(line: str, where: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON: {error}") from error
-    for key in ("input", "output"):
-        if not isinstance(row, dict) or not isinstance(row.get(key), str):
+def _texts(line: JsonLine, where: str) -> tuple[str, str]:
+    """A row's input and output; raises ValueError."""
+    if line.row is None:
+        raise ValueError(f"{where}: {line.trouble}")
+    text, answer = line.row.get("input"), line.row.get("output")
+    for key, value in (("input", text), ("output", answer)):
+        if not isinstance(value, str):
             raise ValueError(f"{where}: key {key!r} is missing or no text")
-    return row["input"], row["output"].rstrip()
+    return str(text), str(answer).rstrip()

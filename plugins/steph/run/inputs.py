@@ -11,12 +11,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from steph.plan.description import Description
+from steph.plan.rows import json_lines
 from steph.record import DataFile
 
 LAWQA_REMEDY = "clone the data set into the pipeline root (README: real data) or set paths.dataset in steph.toml"
@@ -73,12 +74,15 @@ def read_train_file(root: Path, relative: str, mode: Literal["direct", "cot"] = 
     role: Literal["train_file", "train_file_cot"] = "train_file" if mode == "direct" else "train_file_cot"
     data = _read(root / relative, f"paths.{role}", "build it with scripts/build_finetune_dataset.py (README)")
     rows = 0
-    for number, row in _json_lines(data, root / relative):
+    for line in json_lines(data):
+        if line.row is None:
+            raise InputError(f"{root / relative}: line {line.number} is {line.trouble}; remedy: build the file again")
         for key in ("input", "output"):
-            if not isinstance(row, dict) or not isinstance(row.get(key), str):
-                raise InputError(f"{root / relative}: line {number} has no text {key!r}; remedy: build the file again")
-            if not _is_unicode(row[key]):
-                raise InputError(f"{root / relative}: line {number}: {key!r} holds half a character; build it again")
+            text, where = line.row.get(key), f"{root / relative}: line {line.number}"
+            if not isinstance(text, str):
+                raise InputError(f"{where} has no text {key!r}; remedy: build the file again")
+            if not _is_unicode(text):
+                raise InputError(f"{where}: {key!r} holds half a character; build it again")
         rows += 1
     if rows == 0:
         raise InputError(f"{root / relative}: holds no rows; remedy: build the file again")
@@ -99,12 +103,9 @@ def needs_build(root: Path, relative: str, dataset: DataFile, samples: int) -> b
     if not path.is_file():
         return True
     with path.open("rb") as lines:
-        first = lines.readline()
-    try:
-        meta = json.loads(first)["meta"]
-        source, holdout = meta["source_sha256"], meta["holdout"]
-    except (ValueError, KeyError, TypeError):
-        return False
+        first = next(json_lines(lines.readline()), None)
+    meta = first.row.get("meta") if first and first.row else None
+    source, holdout = (meta.get("source_sha256"), meta.get("holdout")) if isinstance(meta, Mapping) else (None, None)
     if not isinstance(source, str) or not isinstance(holdout, int):
         return False
     return source != dataset.sha256 or holdout < samples
@@ -174,12 +175,3 @@ def _read(path: Path, key: str, remedy: str) -> bytes:
         raise InputError(f"{path}: no such file ({key}); remedy: {remedy}") from error
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror} ({key})") from error
-
-
-def _json_lines(data: bytes, path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(data.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}: line {number} is not valid JSON; remedy: build the file again") from error
