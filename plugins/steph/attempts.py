@@ -17,6 +17,7 @@ from steph.console import Console
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
+from steph.plan.commands import needed_libraries
 from steph.plan.vram import Forecast
 from steph.preparation import Setup
 from steph.record import AnyStage, Attempt, Device, EndedBy, EvalSettings, TrainSettings
@@ -73,8 +74,16 @@ class Finished:
         """What its processes left beside their files, and what was asked of them."""
         attempt = self.attempt
         ranks = attempt.settings.num_processes if attempt.settings else 1
-        fraction, on_gpu = asked_fraction(setup, ranks), setup.device is not None
-        return ProcessEvidence(ranks, attempt.probes, fraction, attempt.memory_returned, on_gpu)
+        return ProcessEvidence(
+            ranks=ranks,
+            probes=attempt.probes,
+            asked_fraction=asked_fraction(setup, ranks),
+            memory_returned=attempt.memory_returned,
+            on_gpu=setup.device is not None,
+            device_uuids=tuple(device.uuid for device in setup.devices(ranks)),
+            peak_own_bytes=attempt.peak_own_bytes,
+            libraries=needed_libraries(attempt.argv),
+        )
 
 
 Judge = Callable[[Finished], Attempt]

@@ -1,10 +1,12 @@
-"""What the machine says of an attempt: an emulated card's limit as it was asked for, and memory that came back."""
+"""What the machine says of an attempt: libraries and card, an emulated card's limit, and memory that came back."""
 
 from __future__ import annotations
 
 import pytest
 from steph.judge.checks_process import ProcessEvidence, machine_checks
-from steph.record import Check, Probe, Severity
+from steph.plan.commands import evaluate_command, needed_libraries, train_command
+from steph.plan.description import Description
+from steph.record import Check, EvalSettings, Probe, Severity, TrainSettings
 
 ASKED = 0.1105  # 9.64 GiB emulated on a card of 80 GB
 LAUNCHER = Probe(pid=1)  # imports torch and never touches a card
@@ -59,4 +61,76 @@ def test_memory_that_did_not_come_back_is_a_warning(returned: bool | None) -> No
 def test_without_a_card_and_without_a_cap_there_is_nothing_to_check() -> None:
     """On the CPU no check of the machine is made; on a card without a cap none of the cap."""
     assert machine_checks(ProcessEvidence(1, (), asked_fraction=ASKED, on_gpu=False), "") == ()
-    assert [check.id for check in machine_checks(ProcessEvidence(1, ()), "")] == ["memory_returned"]
+    assert [check.id for check in machine_checks(ProcessEvidence(1, ()), "")] == ["gpu_used", "memory_returned"]
+
+
+@pytest.mark.parametrize(
+    ("probes", "taken_gib", "holds"),
+    [
+        ((on_card(None),), 2.0, True),
+        ((on_card(None),), None, True),
+        ((LAUNCHER, on_card(None, rank=0)), 2.0, True),
+        ((LAUNCHER,), 0.1, False),
+        ((LAUNCHER,), None, False),
+        ((), 0.1, False),
+        ((LAUNCHER,), 2.0, True),
+        ((), 2.0, True),
+        ((), None, None),
+        ((on_card(None).model_copy(update={"device_uuid": "GPU-9"}),), 2.0, False),
+        ((on_card(None), on_card(None).model_copy(update={"device_uuid": "GPU-9"})), 2.0, False),
+    ],
+)
+def test_a_stage_must_have_computed_on_the_card_that_it_was_given(
+    probes: tuple[Probe, ...], taken_gib: float | None, holds: bool | None
+) -> None:
+    """A script that fell back to the CPU, or chose a larger card itself, says nothing of this one."""
+    taken = None if taken_gib is None else int(taken_gib * 2**30)
+    check = found("gpu_used", ProcessEvidence(1, probes, device_uuids=("GPU-0",), peak_own_bytes=taken))
+    assert check.holds is holds
+    assert check.severity is (Severity.INFO if holds is None else Severity.FAIL)
+
+
+def test_a_slice_is_not_told_by_the_uuid_that_torch_gives() -> None:
+    """Of a MIG slice torch may name the whole card; that is no other card."""
+    evidence = ProcessEvidence(1, (on_card(None),), device_uuids=("MIG-1",))
+    assert found("gpu_used", evidence).holds is True
+
+
+@pytest.mark.parametrize(
+    ("packages", "holds"),
+    [
+        (({"torch", "peft", "bitsandbytes"},), True),
+        (({"torch", "peft"}, {"torch", "bitsandbytes"}), True),
+        (({"torch", "transformers"},), False),
+        (({"torch", "peft"},), False),
+        ((), None),
+    ],
+)
+def test_what_was_asked_needs_its_library_in_a_process(packages: tuple[set[str], ...], holds: bool | None) -> None:
+    """Without peft no adapter was applied, without bitsandbytes nothing was loaded in 4 bits, whatever was printed."""
+    probes = tuple(Probe(pid=n, packages=dict.fromkeys(names, "1")) for n, names in enumerate(packages))
+    check = found("libraries_loaded", ProcessEvidence(1, probes, on_gpu=False, libraries=("peft", "bitsandbytes")))
+    assert check.holds is holds
+    assert check.severity is (Severity.INFO if holds is None else Severity.WARN)
+
+
+def test_a_launchers_probe_does_not_speak_for_its_ranks() -> None:
+    """torchrun imports torch and nothing else: where its ranks left no probe, their libraries are not known."""
+    evidence = ProcessEvidence(2, (Probe(pid=1, packages={"torch": "1"}),), on_gpu=False, libraries=("peft",))
+    assert found("libraries_loaded", evidence).holds is None
+
+
+def test_the_commands_say_which_libraries_they_need() -> None:
+    """Training needs peft, evaluation only with an adapter; 4-bit needs bitsandbytes."""
+    described, train, evaluate = Description(), TrainSettings(), EvalSettings()
+    half = train.model_copy(update={"use_4bit": False})
+    commands = [
+        train_command("python", described, "m", "rows.jsonl", train, cap_steps=False),
+        train_command("python", described, "m", "rows.jsonl", half, cap_steps=False),
+        evaluate_command("python", described, "m", "d.json", evaluate, lora_path="runs/x"),
+        evaluate_command("python", described, "m", "d.json", evaluate, lora_path=None),
+        ("python", "-c", ""),
+    ]
+    assert [needed_libraries(argv) for argv in commands] == [
+        ("peft", "bitsandbytes"), ("peft",), ("peft", "bitsandbytes"), ("bitsandbytes",), ()
+    ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Checks of an attempt's processes: how they ended, which ranks ran, and what they and the card say of memory. Pure."""
+"""Checks of an attempt's processes: how they ended, what ran where and with what, and the card's memory. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.lines import split_lines, tracebacks_in
 from steph.record import Check, Probe
 
+LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop's windows come and go with less
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
 _RESULT_MARKS = ("'train_runtime'", "EVALUATION RESULTS")
 
@@ -31,6 +32,23 @@ RESULTS_PRINTED_ONCE = CheckKind(
     note="複数プロセスのとき",
 )
 RANKS = (RANKS_AS_ASKED, RESULTS_PRINTED_ONCE)
+LIBRARIES_LOADED = CheckKind(
+    "libraries_loaded",
+    "H-2・H-3",
+    WARN,
+    "依頼に要るライブラリが読み込まれた",
+    "各プロセスの probe（LoRA には peft、4bit には bitsandbytes）",
+    optional=True,
+)
+GPU_USED = CheckKind(
+    "gpu_used",
+    "H-2・H-3",
+    FAIL,
+    "依頼した GPU で計算した",
+    "各プロセスの probe（GPU の UUID）、なければ NVML のピーク",
+    optional=True,
+    note="GPU のみ",
+)
 VRAM_CAP_HONOURED = CheckKind(
     "vram_cap_honoured",
     "H-2・H-3",
@@ -47,7 +65,7 @@ MEMORY_RETURNED = CheckKind(
     "NVML のメモリの推移（見えなければ、残ったプロセス）",
     note="GPU のみ。同じ実行の次の段は、戻るまで BLOCKED",
 )
-MACHINE = (VRAM_CAP_HONOURED, MEMORY_RETURNED)
+MACHINE = (LIBRARIES_LOADED, GPU_USED, VRAM_CAP_HONOURED, MEMORY_RETURNED)
 
 EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード")
 NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN, "トレースバックが表示されていない", "stdout と stderr")
@@ -59,6 +77,8 @@ class ProcessEvidence:
 
     `ranks` is how many were asked for. `asked_fraction` is the share of its card that torch's allocator was given in
     each of them, None where no cap was emulated. `memory_returned` is None where it could not be seen.
+    `device_uuids` are the GPUs that the processes were given, `peak_own_bytes` is what NVML saw them take, and
+    `libraries` are those without which nobody can do what was asked.
     """
 
     ranks: int
@@ -66,6 +86,9 @@ class ProcessEvidence:
     asked_fraction: float | None = None
     memory_returned: bool | None = None
     on_gpu: bool = True
+    device_uuids: tuple[str, ...] = ()
+    peak_own_bytes: int | None = None
+    libraries: tuple[str, ...] = ()
 
 
 def process_checks(returncode: int | None, output: str) -> tuple[Check, ...]:
@@ -81,6 +104,10 @@ def process_checks(returncode: int | None, output: str) -> tuple[Check, ...]:
 def machine_checks(evidence: ProcessEvidence, stdout: str) -> tuple[Check, ...]:
     """What the machine says of an attempt that ended well: ranks, cap and memory, each where it was asked for."""
     checks = [*_rank_checks(evidence, stdout)]
+    if evidence.libraries:
+        checks.append(_libraries_check(evidence))
+    if evidence.on_gpu:
+        checks.append(_gpu_check(evidence))
     if evidence.on_gpu and evidence.asked_fraction is not None:
         checks.append(_cap_check(evidence.asked_fraction, evidence.probes))
     if evidence.on_gpu:
@@ -109,6 +136,38 @@ def _ranks_check(evidence: ProcessEvidence) -> Check:
     return RANKS_AS_ASKED.check(all_ran and len(cards) == evidence.ranks, f"{text}、使われた GPU は {len(cards)} 枚。")
 
 
+def _libraries_check(evidence: ProcessEvidence) -> Check:
+    """A process without peft can't have applied an adapter; peft itself loads bitsandbytes wherever it is installed."""
+    probes = [probe for probe in evidence.probes if evidence.ranks == 1 or probe.rank is not None]
+    if not probes:
+        return LIBRARIES_LOADED.check(None, "どのプロセスも記録（probe）を残していない。")
+    loaded = {name for probe in probes for name in probe.packages}
+    missing = [name for name in evidence.libraries if name not in loaded]
+    needed, lacking = "、".join(evidence.libraries), "、".join(missing) or "なし"
+    return LIBRARIES_LOADED.check(not missing, f"要るのは {needed}、読み込まれていないのは {lacking}。")
+
+
+def _gpu_check(evidence: ProcessEvidence) -> Check:
+    """By the probes of those that used CUDA; a process that left none is seen by the memory it took."""
+    used = {probe.device_uuid for probe in evidence.probes if probe.device_uuid is not None}
+    strangers = sorted(used - {*evidence.device_uuids}) if _are_whole_cards(evidence.device_uuids) else []
+    if strangers:
+        return GPU_USED.check(False, f"依頼していない GPU を使った: {'、'.join(strangers)}。")
+    if any(map(_has_figures, evidence.probes)):
+        return GPU_USED.check(True, f"GPU を使ったプロセスは {sum(map(_has_figures, evidence.probes))} 個。")
+    taken = evidence.peak_own_bytes
+    if taken is None and not evidence.probes:
+        return GPU_USED.check(None, "プロセスの記録（probe）も NVML の値もない。")
+    shown = "不明" if taken is None else f"{taken / 2**30:.2f} GiB"
+    message = f"CUDA を使ったという記録がなく、増えた GPU メモリは {shown}。"
+    return GPU_USED.check(taken is not None and taken >= LEAST_GPU_BYTES, message)
+
+
+def _are_whole_cards(uuids: tuple[str, ...]) -> bool:
+    """Whether torch names what was given by the same UUIDs; of a MIG slice it may give the card's."""
+    return bool(uuids) and not any(uuid.startswith("MIG-") for uuid in uuids)
+
+
 def _cap_check(asked: float, probes: Sequence[Probe]) -> Check:
     """Every process on the card must be held to the fraction; one that shows none may have taken the whole card."""
     fractions = [probe.memory_fraction for probe in probes if _is_on_card(probe)]
@@ -122,5 +181,9 @@ def _cap_check(asked: float, probes: Sequence[Probe]) -> Check:
 
 def _is_on_card(probe: Probe) -> bool:
     """Whether a process worked on a GPU: a rank always does, a launcher that only imports torch never."""
+    return probe.rank is not None or _has_figures(probe)
+
+
+def _has_figures(probe: Probe) -> bool:
     figures = (probe.device_uuid, probe.peak_allocated_bytes, probe.peak_reserved_bytes, probe.memory_fraction)
-    return probe.rank is not None or any(figure is not None for figure in figures)
+    return any(figure is not None for figure in figures)

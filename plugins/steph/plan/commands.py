@@ -102,6 +102,13 @@ def evaluate_command(
     return (*argv, "--ensemble", str(settings.ensemble))
 
 
+def needed_libraries(argv: Sequence[str]) -> tuple[str, ...]:
+    """The libraries without which a command of this module can't do what it asks: the contract's LoRA and 4-bit."""
+    has_adapter = any(flag in argv for flag in ("--lora-r", "--hf-lora-path"))
+    in_4bit = any(flag in argv for flag in ("--use-4bit", "--hf-load-in-4bit"))
+    return (*(("peft",) if has_adapter else ()), *(("bitsandbytes",) if in_4bit else ()))
+
+
 def build_command(python: str, template: Sequence[str], values: Mapping[str, str]) -> tuple[str, ...]:
     """The description's build command with its placeholders filled; an unknown placeholder stays as it is."""
     argv = list(template)
