@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from steph.judge.checks_adapter import ADAPTER_BASE, ADAPTER_FILES
+from steph.judge.checks_asked import ASKED
 from steph.judge.checks_deep import DEEP
 from steph.judge.checks_eval import ADAPTER_IN_USE
 from steph.judge.checks_extended import EXTENDED
@@ -27,7 +28,7 @@ CATALOG: dict[str, CheckKind] = {
     kind.id: kind
     for kind in (
         *(*MODEL, EXIT_ZERO, NO_TRACEBACK, ADAPTER_BASE, *RANKS, *MACHINE),
-        *(LINE_TRAIN_RESULT, *ADAPTER_FILES, *TRAINING_FILES, *LOSS, NO_MEMORY_SPILL, ANSWERS_KEPT, *DEEP),
+        *(LINE_TRAIN_RESULT, *ADAPTER_FILES, *TRAINING_FILES, *ASKED, *LOSS, NO_MEMORY_SPILL, ANSWERS_KEPT, *DEEP),
         *(*LINES, *ADAPTER_IN_USE, *RESULTS, *TEXT, *EXTENDED),
     )
 }

@@ -6,6 +6,7 @@ import math
 
 from steph.judge.artifacts import artifacts_under, is_fresh, sha256_of
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, weight_checks
+from steph.judge.checks_asked import Asked, asked_checks
 from steph.judge.checks_loss import LossEvidence, loss_checks
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_spill import spill_check, steps_before, steps_between
@@ -76,6 +77,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
         *_freshness_checks(evidence, state),
         _steps_check(outcome),
         _epochs_check(evidence, outcome),
+        *asked_checks(Asked(evidence.settings, metrics, state, outcome.epochs_done, evidence.train_rows)),
         *loss_checks(_loss_evidence(evidence, metrics, state, outcome)),
         *_spill_checks(evidence, own),
         _answers_check(evidence.lost_answers),

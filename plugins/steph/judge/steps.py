@@ -25,6 +25,13 @@ def steps_due(rows: int, settings: TrainSettings) -> int:
     return min(settings.num_epochs * steps_per_epoch(rows, settings), settings.max_steps)
 
 
+def epochs_in(steps: int, rows: int, settings: TrainSettings) -> float:
+    """The epoch figure that the Trainer gives after so many optimiser steps."""
+    whole, part = divmod(steps, steps_per_epoch(rows, settings))
+    batches = part * settings.gradient_accumulation_steps
+    return whole + min(1.0, batches / batches_per_epoch(rows, settings))
+
+
 def steps_in(epochs: float, rows: int, settings: TrainSettings) -> int:
     """Optimiser steps that a printed epoch figure (four digits) stands for."""
     whole, part = divmod(epochs, 1)

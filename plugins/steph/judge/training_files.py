@@ -14,6 +14,7 @@ from steph.judge.artifacts import UnreadableError, is_fresh, read_json
 STATE_NAME = "trainer_state.json"
 OWN_FIGURES_NAME = "train_metrics.json"
 MOST_TOKENS = 10**15  # more is no count but a broken file
+MOST_EPOCHS = 10**6
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,9})")
 
 
@@ -26,6 +27,9 @@ class TrainerState:
     global_step: int | None = None
     losses: tuple[float, ...] = ()
     tokens_seen: int | None = None
+    epoch: float | None = None
+    train_batch_size: int | None = None
+    best_folder: str | None = None  # the name of the checkpoint that the Trainer calls its best
     fresh: bool = False
     stale_folders: tuple[str, ...] = ()
 
@@ -60,8 +64,19 @@ def _read_state(folder: Path, step: int, fresh: bool, stale: tuple[str, ...]) ->
     done = int(raw["global_step"])
     problem = None if done == step else f"{folder.name}/{STATE_NAME} の global_step が {done}"
     seen = raw.get("num_input_tokens_seen")
-    tokens = seen if type(seen) is int and 0 < seen < MOST_TOKENS else None
-    return TrainerState(folder, problem, done, _history_losses(raw.get("log_history")), tokens, fresh, stale)
+    epoch, batch, best = (raw.get(key) for key in ("epoch", "train_batch_size", "best_model_checkpoint"))
+    return TrainerState(
+        folder=folder,
+        problem=problem,
+        global_step=done,
+        losses=_history_losses(raw.get("log_history")),
+        tokens_seen=seen if type(seen) is int and 0 < seen < MOST_TOKENS else None,
+        epoch=float(epoch) if isinstance(epoch, int | float) and 0 <= epoch < MOST_EPOCHS else None,
+        train_batch_size=batch if type(batch) is int else None,
+        best_folder=Path(best).name if isinstance(best, str) else None,
+        fresh=fresh,
+        stale_folders=stale,
+    )
 
 
 def _history_losses(history: object) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from steph.record import EvalSettings, Severity, TrainSettings
 
 TRAIN_SETTINGS = TrainSettings(max_seq_length=512)
 EVAL_SETTINGS = EvalSettings()
+_CAPPED = TRAIN_SETTINGS.model_copy(update={"max_steps": 6})
 _CARD_BYTES = 10 * 2**30
 
 
@@ -126,9 +127,16 @@ TRAINING = (
     _train("steps_short", "予定の途中で学習をやめた", "steps_complete"),
     _train("epochs_ignored", "1 エポックの依頼で 2 エポック回した", "steps_complete", "epochs_as_asked", trap=12),
     replace(
-        _train("rows_dropped", "行を半分捨て、同じステップ数で余計に回した", "epochs_as_asked", trap=12),
-        train_settings=TRAIN_SETTINGS.model_copy(update={"max_steps": 6}),
+        _train("rows_dropped", "行を半分捨て、余計に回した", "epochs_as_asked", "batch_as_asked", trap=12),
+        train_settings=_CAPPED, hardness=Severity.WARN,
     ),
+    replace(_train("batch_shrunk", "OOM のあと黙ってバッチを半分にした", "batch_as_asked"), train_settings=_CAPPED),
+    replace(_train("accumulation_ignored", "--gradient-accumulation-steps が効かない", "batch_as_asked"),
+            train_settings=_CAPPED, hardness=Severity.WARN),
+    _train("learning_rate_ignored", "--learning-rate が効かない", "learning_rate_as_asked"),
+    _train("resumed", "以前の学習の途中から再開した", "trained_from_start", "losses_agree",
+           "learning_rate_as_asked", trap=15),
+    _train("state_of_another", "別の学習の trainer_state.json", "state_of_this_run", "loss_logged", trap=15),
     _train("loss_nan", "損失が途中から NaN", "loss_finite"),
     _train("loss_inf", "損失が一度 Inf", "loss_finite"),
     _train("loss_zero", "損失がゼロ、勾配が NaN", "loss_finite", "grad_norm_finite"),

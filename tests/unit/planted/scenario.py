@@ -33,6 +33,7 @@ def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
         "--num-epochs", str(settings.num_epochs), "--batch-size", str(settings.batch_size),
         "--gradient-accumulation-steps", str(settings.gradient_accumulation_steps), "--logging-steps", "1",
         "--max-seq-length", str(settings.max_seq_length), "--use-4bit", "--do-train",
+        *(("--target-modules", ",".join(settings.target_modules)) if settings.target_modules else ()),
         *(("--max-steps-override", str(settings.max_steps)) if settings.max_steps < TRAIN_ROWS // 4 else ()),
     )  # fmt: skip
     evidence = TrainEvidence(

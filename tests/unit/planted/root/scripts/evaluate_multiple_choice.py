@@ -24,6 +24,10 @@ PROSE = (
 )
 ENDLESS = "".join(chr(0x4E00 + n) + chr(0x5E00 + 7 * n % 999) for n in range(1600))
 COUNTED = "".join(f"{n}番目の条文を確認する。\n" for n in range(30))
+NEWLY_INITIALIZED = (
+    "Some weights of Qwen2ForCausalLM were not initialized from the model checkpoint at Qwen/Qwen1.5-1.8B-Chat and are "
+    "newly initialized: ['lm_head.weight']"
+)
 MISSING_KEYS = (
     "UserWarning: Found missing adapter keys while loading the checkpoint: ['base_model.model.lm_head.lora_A']."
 )
@@ -157,6 +161,32 @@ def _flags_flattered(run: Run) -> None:
         row["is_correct"] = True
 
 
+def _from_key(run: Run) -> None:
+    for row in run.rows:
+        row.update(predicted_answer=row["correct_answer"], is_correct=True)
+
+
+def _echoed(run: Run) -> None:
+    for row in run.rows:
+        row["response"] = f"問題: {row['question']}\n{row['choices']}\n回答: {row['predicted_answer']}"
+
+
+def _answer_in_prompt(run: Run) -> None:
+    _prompts("次の問題に答えてください。前提となる条文に従います。")(run)
+    for row in run.rows:
+        row["prompt"] += row["correct_answer"]
+
+
+def _shuffled_questions(run: Run) -> None:
+    asked = [(row["question"], row["choices"]) for row in run.rows]
+    for row, (question, choices) in zip(run.rows, asked[1:] + asked[:1], strict=True):
+        row.update(question=question, choices=choices)
+
+
+def _merged(run: Run) -> None:
+    run.rows += [run.answer(n, sample) for n, sample in enumerate(run.samples[4:7])]
+
+
 def _each(**values: object) -> Callable[[Run], None]:
     def change(run: Run) -> None:
         for row in run.rows:
@@ -240,6 +270,20 @@ BEFORE: dict[str, Callable[[Run], object]] = {
     "looping_one_of_three": lambda run: run.rows[2].update(response=run.rows[2]["response"] + "\n同じ話" * 60),
     "cut_off": _each(finish_reason="length"),
     "empty_responses": _each(response=""),
+    "predicted_from_key": _from_key,
+    "prompt_echoed": _echoed,
+    "answer_in_prompt": _answer_in_prompt,
+    "same_response": _answers(lambda n, row: "a", lambda n, a: f"正解はaです。{PROSE}"),
+    "nan_logits": _answers(lambda n, row: "unknown", lambda n, a: "!" * 16),
+    "all_empty": _answers(lambda n, row: "unknown", lambda n, a: ""),
+    "no_new_tokens": _each(new_tokens=0),
+    "shuffled_questions": _shuffled_questions,
+    "shuffled_rows": lambda run: run.rows.reverse(),
+    "merged_rows": _merged,
+    "config_total": lambda run: run.config.update(total_samples=140),
+    "docs_without_rag": _each(retrieved_docs_count=1),
+    "lora_other_root": lambda run: setattr(run, "lora", f"/srv/another/{run.lora}"),
+    "unknown_is_correct": lambda run: run.rows[1].update(predicted_answer="unknown", is_correct=True, response="…"),
     "unreadable": _answers(lambda n, row: "unknown", lambda n, a: "法律の問題は難しい。"),
     "rambling": _answers(_same, lambda n, a: "選択肢 a と b と c を比べると、d も捨てがたい。"),
     "parser_artefact": _answers(lambda n, row: "a", lambda n, a: "An attorney may answer this."),
@@ -303,6 +347,7 @@ def _first_row(**values: object) -> Callable[[dict[str, Any]], Any]:
 
 JSON: dict[str, Callable[[dict[str, Any]], Any]] = {
     "summary_flattered": _summary(accuracy=1.0, correct_count=3),
+    "total_count_other": _summary(total_count=140),
     "summary_percent": _summary(accuracy=33.33),
     "json_nan": _summary(accuracy=float("nan")),
     "json_is_list": lambda result: result["results"],
@@ -332,6 +377,8 @@ AFTER: dict[str, Callable[[Run], object]] = {
     "exit_one": lambda run: sys.exit(1),
     "traceback": lambda run: print("Traceback (most recent call last):\n  …\nValueError: planted", file=sys.stderr),
     "missing_keys": lambda run: print(MISSING_KEYS, file=sys.stderr),
+    "newly_initialized": lambda run: print(NEWLY_INITIALIZED, file=sys.stderr),
+    "adapter_fallback": lambda run: print("LoRAを読み込めないため、ベースモデルで評価します", file=sys.stderr),
     "adapter_skipped": lambda run: print("WARNING: LoRA adapter not found, using the base model", file=sys.stderr),
 }  # fmt: skip
 

@@ -21,6 +21,11 @@ from pathlib import Path
 
 MODULES = ("q_proj", "v_proj")
 HIDDEN = 8
+TOKENIZER = {"model": {"vocab": {"question": 0, "answer": 1}}, "added_tokens": [{"id": 2, "content": "<|im_end|>"}]}
+NEWLY_INITIALIZED = (
+    "Some weights of Qwen2ForCausalLM were not initialized from the model checkpoint at Qwen/Qwen1.5-1.8B-Chat and are "
+    "newly initialized: ['lm_head.weight']"
+)
 HOUR_SECONDS = 3600
 OUT_OF_MEMORY = """Traceback (most recent call last):
   File "scripts/train_qwen_law_ft.py", line 300, in <module>
@@ -62,11 +67,17 @@ class Run:
     def __init__(self, args: argparse.Namespace, style: object) -> None:
         self.args, self.style = args, style
         self.folder = Path(args.output_dir)
+        self.batch_size, self.accumulation = int(args.batch_size), int(args.gradient_accumulation_steps)
         lines = Path(args.train_file).read_text(encoding="utf-8").splitlines()
         self.rows = sum(bool(line.strip()) for line in lines)
         self.steps = self.per_epoch() * args.num_epochs
         if args.max_steps_override:
             self.steps = args.max_steps_override
+        self.start = 0  # the step that a resumed training goes on from
+        self.learning_rate = float(args.learning_rate)
+        self.config: dict[str, object] = {}
+        self.trained_modules: list[str] | None = None  # None: those of the configuration
+        self.left_out = ""
         self.dtype = "F32"
         self.rank = args.lora_r
         self.base: object = args.model_name
@@ -83,14 +94,14 @@ class Run:
         self.step_seconds = 0.0
 
     def per_epoch(self) -> int:
-        return max(1, math.ceil(self.batches() / int(self.args.gradient_accumulation_steps)))
+        return max(1, math.ceil(self.batches() / self.accumulation))
 
     def batches(self) -> int:
-        return math.ceil(self.rows / int(self.args.batch_size))
+        return math.ceil(self.rows / self.batch_size)
 
     def epoch(self, step: int) -> float:
         whole, part = divmod(step, self.per_epoch())
-        return whole + min(1.0, part * int(self.args.gradient_accumulation_steps) / self.batches())
+        return whole + min(1.0, part * self.accumulation / self.batches())
 
     def show(self, values: dict[str, float]) -> None:
         print({k: (v if self.style == 4 else f"{v:.4g}") for k, v in values.items()})
@@ -104,9 +115,10 @@ class Run:
             time.sleep(self.step_seconds)
             if step % self.args.logging_steps == 0:
                 entry = {"loss": self.loss(step), "grad_norm": self.grad_norm(step),
-                         "learning_rate": self.args.learning_rate * (1 - step / (self.steps + 1)),
+                         "learning_rate": self.learning_rate * (1 - step / (self.steps + 1)),
                          "epoch": self.epoch(step)}  # fmt: skip
-                self.show(entry)
+                if step > self.start:
+                    self.show(entry)
                 history.append(entry | {"step": step, "loss": entry["loss"] + self.logged_offset})
             print(f"\r{step}/{self.steps}", end="", file=sys.stderr)  # a bar that a traceback may follow on its line
         self.history = history if self.logged else []
@@ -120,16 +132,19 @@ class Run:
         checkpoint = self.folder / f"checkpoint-{self.steps}"
         checkpoint.mkdir(parents=True, exist_ok=True)
         state = {"epoch": self.epoch(self.steps), "global_step": self.steps, "max_steps": self.steps,
-                 "log_history": self.history, "num_input_tokens_seen": 0, "stateful_callbacks": {}}  # fmt: skip
+                 "train_batch_size": self.batch_size, "log_history": self.history, "num_input_tokens_seen": 0,
+                 "stateful_callbacks": {}}  # fmt: skip
         (checkpoint / "trainer_state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
             (checkpoint / name).write_bytes(b"stand-in")
         config = {"peft_type": "LORA", "base_model_name_or_path": self.base, "r": self.rank, "bias": "none",
                   "lora_alpha": self.args.lora_alpha, "lora_dropout": self.args.lora_dropout,
-                  "target_modules": self.modules(), "task_type": "CAUSAL_LM"}  # fmt: skip
+                  "target_modules": self.modules(), "task_type": "CAUSAL_LM"} | self.config  # fmt: skip
         (self.folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        (self.folder / "adapter_model.safetensors").write_bytes(self.adapter())
-        for name in ("training_args.bin", "README.md", "tokenizer.json", "tokenizer_config.json"):
+        for folder in (checkpoint, self.folder):
+            (folder / "adapter_model.safetensors").write_bytes(self.adapter())
+        (self.folder / "tokenizer.json").write_text(json.dumps(TOKENIZER), encoding="utf-8")
+        for name in ("training_args.bin", "README.md", "tokenizer_config.json"):
             (self.folder / name).write_bytes(b"{}")
 
     def modules(self) -> list[str]:
@@ -137,7 +152,10 @@ class Run:
 
     def adapter(self) -> bytes:
         tensors: dict[str, tuple[list[int], bytes]] = {}
-        for layer, module, part in itertools.product(range(self.layers), self.modules(), self.parts):
+        modules = self.trained_modules or self.modules()
+        for layer, module, part in itertools.product(range(self.layers), modules, self.parts):
+            if f"{module}.{part}" == self.left_out:
+                continue
             shape = [self.rank, HIDDEN] if part == "lora_A" else [HIDDEN, self.rank]
             name = f"base_model.model.model.layers.{layer}.self_attn.{module}.{part}.weight"
             values = [self.value(name, n) for n in range(self.rank * HIDDEN)]
@@ -201,6 +219,17 @@ BEFORE: dict[str, dict[str, object]] = {
     "steps_short": {"steps": 7},
     "epochs_ignored": {"steps": 20},
     "rows_dropped": {"rows": 20},
+    "batch_shrunk": {"batch_size": 1},
+    "accumulation_ignored": {"accumulation": 1},
+    "learning_rate_ignored": {"learning_rate": 5e-6},
+    "resumed": {"start": 5},
+    "pair_incomplete": {"left_out": "v_proj.lora_B"},
+    "other_modules": {"trained_modules": ["k_proj"]},
+    "one_layer_asked": {"config": {"layers_to_transform": [3]}},
+    "alpha_pattern": {"config": {"alpha_pattern": {"v_proj": 1}}},
+    "other_alpha": {"config": {"lora_alpha": 64}},
+    "drawn_from_weights": {"config": {"init_lora_weights": "pissa"}},
+    "nan_in_last_layer": {"value": only_at(math.nan, "layers.3.self_attn.v_proj.lora_B"), "layers": 4},
     "loss_nan": {"loss": lambda step: math.nan if step > 5 else 2.0 / step},
     "loss_inf": {"loss": lambda step: math.inf if step == 3 else 2.0 / step},
     "loss_zero": {"loss": lambda step: 0.0 if step > 3 else 2.0 / step,
@@ -266,6 +295,11 @@ def _state(change: Callable[[dict[str, object]], object]) -> Callable[[Run], Non
     return damage
 
 
+def early(run: Run) -> bytes:
+    run.value = lambda name, n: 0.5 * learned(name, n)
+    return run.adapter()
+
+
 WEIGHTS = "adapter_model.safetensors"
 AFTER: dict[str, Callable[[Run], object]] = {
     "no_adapter": lambda run: (run.folder / WEIGHTS).unlink(),
@@ -277,6 +311,11 @@ AFTER: dict[str, Callable[[Run], object]] = {
     "header_no_json": _rewrite(WEIGHTS, lambda raw: raw[:8] + b"#" * 40 + raw[48:]),
     "header_wrong_shape": _rewrite(WEIGHTS, lambda raw: _header(raw, b'"shape": [16, 8]', b'"shape": [16, 9]')),
     "header_overlap": _rewrite(WEIGHTS, lambda raw: _header(raw, b"[512, 1024]", b"[0, 512]")),
+    "saved_early": lambda run: (run.folder / WEIGHTS).write_bytes(early(run)),
+    "state_of_another": _state(lambda state: state | {"epoch": 3.3, "log_history": []}),
+    "empty_optimizer": lambda run: (_checkpoint(run) / "optimizer.pt").write_bytes(b""),
+    "other_tokenizer": _rewrite("tokenizer.json", lambda raw: raw.replace(b"answer", b"another")),
+    "newly_initialized": lambda run: print(NEWLY_INITIALIZED, file=sys.stderr),
     "no_config": lambda run: (run.folder / "adapter_config.json").unlink(),
     "config_no_json": _rewrite("adapter_config.json", lambda raw: raw[: len(raw) // 2]),
     "config_other_kind": _rewrite("adapter_config.json", lambda raw: raw.replace(b"LORA", b"IA3")),

@@ -1,0 +1,114 @@
+"""Checks that a training did what its flags asked, by its own figures: batch, rate, all steps, its state. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from steph.judge.kinds import FAIL, WARN, CheckKind
+from steph.judge.lines import Metrics
+from steph.judge.steps import epochs_in
+from steph.judge.training_files import TrainerState
+from steph.record import Check, TrainSettings
+
+LEAST_RATES = 3  # printed; fewer may all be of the warm-up
+LEAST_RATE_SHARE, MOST_RATE_SHARE = 0.5, 1.01  # of the asked one: the peak stands between two printed lines
+LEAST_PROGRESS, MOST_PROGRESS = 0.8, 1.25  # of the epochs that so many steps make; some rows may be dropped
+EPOCH_TOLERANCE = 0.02  # transformers 4 prints two decimals
+
+BATCH_AS_ASKED = CheckKind(
+    "batch_as_asked",
+    "H-2",
+    FAIL,
+    "依頼したバッチサイズと勾配累積で学習した",
+    "trainer_state.json の train_batch_size、最終行の epoch と global_step",
+    optional=True,
+    note="epoch の進みだけが合わないときは warn",
+)
+LEARNING_RATE_AS_ASKED = CheckKind(
+    "learning_rate_as_asked",
+    "H-2",
+    WARN,
+    "学習率が依頼どおり",
+    "stdout の learning_rate の最大（3 行から）",
+    optional=True,
+)
+TRAINED_FROM_START = CheckKind(
+    "trained_from_start",
+    "H-2",
+    FAIL,
+    "以前の学習の途中から再開していない",
+    "損失の行の epoch の最初と間隔",
+    trap=15,
+    optional=True,
+)
+STATE_OF_THIS_RUN = CheckKind(
+    "state_of_this_run",
+    "H-2",
+    FAIL,
+    "チェックポイントの状態がこの学習のもの",
+    "trainer_state.json の epoch と最終行の epoch",
+    trap=15,
+    optional=True,
+)
+ASKED = (BATCH_AS_ASKED, LEARNING_RATE_AS_ASKED, TRAINED_FROM_START, STATE_OF_THIS_RUN)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked, and what the training printed and left: `epochs` of its last line, `rows` that it was given."""
+
+    settings: TrainSettings
+    metrics: tuple[Metrics, ...]
+    state: TrainerState
+    epochs: float | None
+    rows: int | None
+
+
+def asked_checks(asked: Asked) -> tuple[Check, ...]:
+    """All checks of the flags that leave a trace in every Trainer's own figures."""
+    return (_batch_check(asked), _rate_check(asked), _start_check(asked.metrics), _state_check(asked))
+
+
+def _batch_check(asked: Asked) -> Check:
+    """A batch that was halved in silence after an OOM, or a flag that is not read, shows in state and epoch."""
+    size, state = asked.settings.batch_size, asked.state
+    if state.fresh and state.train_batch_size not in (None, size):
+        message = f"バッチサイズ {size} の依頼に対して、trainer_state.json では {state.train_batch_size}。"
+        return BATCH_AS_ASKED.check(False, message)
+    if not state.fresh or state.problem or not state.global_step or asked.epochs is None or not asked.rows:
+        return BATCH_AS_ASKED.check(None, "ステップ数と epoch を比べられない。")
+    due = epochs_in(state.global_step, asked.rows, asked.settings)
+    apart = abs(asked.epochs - due) > EPOCH_TOLERANCE and not (LEAST_PROGRESS <= asked.epochs / due <= MOST_PROGRESS)
+    progress = f"{state.global_step} ステップで {asked.epochs:g} エポック（依頼どおりなら {due:.4g}）"
+    why = "バッチサイズ、勾配累積、行数のどれかが依頼と違う" if apart else "依頼どおり"
+    return BATCH_AS_ASKED.check(not apart, f"{progress}: {why}。", severity=WARN if apart else None)
+
+
+def _rate_check(asked: Asked) -> Check:
+    rates = [rate for m in asked.metrics if (rate := m.get("learning_rate")) is not None and math.isfinite(rate)]
+    if len(rates) < LEAST_RATES:
+        return LEARNING_RATE_AS_ASKED.check(None, f"学習率の表示が {len(rates)} 件しかない。")
+    share = max(rates) / asked.settings.learning_rate
+    message = f"学習率 {asked.settings.learning_rate:g} の依頼に対して、表示の最大は {max(rates):g}。"
+    return LEARNING_RATE_AS_ASKED.check(LEAST_RATE_SHARE <= share <= MOST_RATE_SHARE, message)
+
+
+def _start_check(metrics: tuple[Metrics, ...]) -> Check:
+    """The first loss is as far from the start as losses are from each other, unless earlier ones are missing."""
+    epochs = [epoch for m in metrics if m.get("loss") is not None and (epoch := m.get("epoch")) is not None]
+    gaps = [later - earlier for earlier, later in pairwise(epochs) if later > earlier]
+    if not gaps:
+        return TRAINED_FROM_START.check(None, "epoch つきの損失が 2 件ない。")
+    late = epochs[0] > 2.5 * median(gaps) + EPOCH_TOLERANCE
+    return TRAINED_FROM_START.check(not late, f"最初の損失は {epochs[0]:.4g} エポック、間隔は {median(gaps):.4g}。")
+
+
+def _state_check(asked: Asked) -> Check:
+    written, printed = asked.state.epoch if asked.state.fresh else None, asked.epochs
+    if written is None or printed is None:
+        return STATE_OF_THIS_RUN.check(None, "比べられる epoch がない。")
+    message = f"trainer_state.json では {written:.4g} エポック、表示では {printed:.4g} エポック。"
+    return STATE_OF_THIS_RUN.check(abs(written - printed) <= EPOCH_TOLERANCE, message)
