@@ -246,6 +246,7 @@ class Training:
             line_arrivals=finished.outcome.timed_lines,
             lost_answers=(loss.lost_rows, loss.rows) if loss else None,
             card=finished.card_memory(self.setup.device),
+            base_tokenizer=Path(walk.model.snapshot_path or walk.model.name) / "tokenizer.json",
             rehearsal=self.setup.is_rehearsal,
         )
         training, checks, artifacts = judge_training(evidence)

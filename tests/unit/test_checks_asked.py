@@ -79,7 +79,7 @@ def test_the_epoch_figure_of_every_step_is_the_trainers_own(rows: int, batch: in
     ],
 )
 def test_the_highest_printed_learning_rate_is_the_asked_one(rates: tuple[float, ...], holds: bool | None) -> None:
-    """Warm-up and decay leave it near the asked rate once; an ignored flag, or a warm-up longer than the run, doesn't."""
+    """Warm-up and decay leave it near the asked rate once; an ignored flag or an endless warm-up does not."""
     check = found("learning_rate_as_asked", *(line(0.1 * (n + 1), rate) for n, rate in enumerate(rates)))
     assert check.holds is holds
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from steph.judge.lines import (
     adapter_trouble_in,
     metrics_in,
+    missing_weights_in,
     parse_evaluation,
     parse_metrics,
     split_lines,
@@ -126,3 +127,30 @@ def test_what_the_trainer_prints_is_read_back(values: dict[str, float]) -> None:
     for key, value in values.items():
         assert four.get(key) == value
         assert five.get(key) == pytest.approx(value, rel=1e-3)
+
+
+V4_MADE_UP = (
+    "Some weights of Qwen2ForCausalLM were not initialized from the model checkpoint at m and are newly initialized: "
+    "['lm_head.weight']"
+)
+V5_MADE_UP = (
+    "\x1b[1mQwen2ForCausalLM LOAD REPORT\x1b[0m from: m\nKey            | Status  |\n"
+    "---------------+---------+-\nlm_head.weight | MISSING |\n\nNotes:\n- MISSING:\tthose params were newly initialized"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (V4_MADE_UP, V4_MADE_UP),
+        (V5_MADE_UP, "lm_head.weight | MISSING |"),
+        (V5_MADE_UP.replace("MISSING |", "MISMATCH | Reinit"), "lm_head.weight | MISMATCH | Reinit"),
+        (V4_MADE_UP.replace("Qwen2ForCausalLM", "BertModel"), None),
+        (V5_MADE_UP.replace("Qwen2ForCausalLM", "XLMRobertaForSequenceClassification"), None),
+        (V5_MADE_UP.replace("| MISSING |", "| UNEXPECTED |"), None),
+        ("You should probably TRAIN this model\nMISSING: nothing", None),
+    ],
+)
+def test_weights_that_were_made_up_are_seen_in_what_either_transformers_prints(text: str, line: str | None) -> None:
+    """Of the model that generates alone: a retriever's pooler is always new, and unexpected weights do no harm."""
+    assert missing_weights_in(f"Loading…\n{text}\nRAG Mode: Enabled\n") == line

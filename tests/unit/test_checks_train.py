@@ -97,7 +97,7 @@ def test_an_attempt_that_left_nothing_is_judged_without_an_exception(tmp_path: P
     outcome, checks, artifacts = judge_training(evidence)
     assert (outcome.steps_done, outcome.adapter_sha256, artifacts) == (None, None, ())
     assert checks_verdict(checks) is not None
-    assert {check.id for check in checks if check.holds} <= {"no_traceback", "no_leftovers"}
+    assert {check.id for check in checks if check.holds} <= {"no_traceback", "no_leftovers", "base_weights_loaded"}
 
 
 def test_the_outcome_carries_the_measured_figures(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_hostile_files_end_in_findings(tmp_path: Path) -> None:
         (("q_proj", "v_proj"), ["q_proj"], False),
         (("q_proj",), "q_proj", False),
         (("q_proj",), None, False),
-        ((), ["k_proj"], True),
+        ((), ["v_proj", "q_proj"], True),
     ],
 )
 def test_an_adapter_on_other_modules_is_not_the_one_that_was_asked_for(

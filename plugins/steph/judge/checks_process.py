@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steph.judge.kinds import FAIL, WARN, CheckKind
-from steph.judge.lines import split_lines, tracebacks_in
+from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
+from steph.judge.lines import missing_weights_in, split_lines, tracebacks_in
 from steph.record import Check, Probe
 
 LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop's windows come and go with less
@@ -15,6 +15,13 @@ _RESULT_MARKS = ("'train_runtime'", "EVALUATION RESULTS")
 
 EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード")
 NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN, "トレースバックが表示されていない", "stdout と stderr")
+BASE_WEIGHTS_LOADED = CheckKind(
+    "base_weights_loaded",
+    "H-2・H-3",
+    WARN,
+    "ベースモデルの重みがすべて読み込まれた",
+    "stdout と stderr の newly initialized・LOAD REPORT（CausalLM のもの）",
+)
 RANKS_AS_ASKED = CheckKind(
     "ranks_as_asked",
     "H-2・H-3",
@@ -92,12 +99,13 @@ class ProcessEvidence:
 
 
 def process_checks(returncode: int | None, output: str) -> tuple[Check, ...]:
-    """Check the exit code and count the tracebacks that were printed."""
+    """Check the exit code, count the tracebacks that were printed, and look for weights that were not read."""
     ended = "不明" if returncode is None else str(returncode)
-    count = tracebacks_in(output)
+    count, made_up = tracebacks_in(output), missing_weights_in(output)
     return (
         EXIT_ZERO.check(None if returncode is None else returncode == 0, f"終了コードは {ended}。"),
         NO_TRACEBACK.check(count == 0, f"表示されたトレースバックは {count} 件。"),
+        BASE_WEIGHTS_LOADED.check(made_up is None, f"初期値のままの重みの表示: {bounded(made_up or 'なし', 200)}。"),
     )
 
 

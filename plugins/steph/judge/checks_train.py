@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 
 from steph.judge.artifacts import artifacts_under, is_fresh, sha256_of
-from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, weight_checks
+from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, last_check, weight_checks
 from steph.judge.checks_asked import Asked, asked_checks
 from steph.judge.checks_loss import LossEvidence, loss_checks
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_spill import spill_check, steps_before, steps_between
+from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
 from steph.judge.lines import Metrics, metrics_in, parse_metrics, split_lines
 from steph.judge.steps import steps_due, steps_in, steps_per_epoch
 from steph.judge.training_files import STATE_NAME, OwnFigures, TrainerState, read_own_figures, read_state
 from steph.record import Artifact, Check, Severity, TrainOutcome
 
+_NEVER_EMPTY = (".safetensors", ".bin", ".pt", ".pth", ".json")
 MOST_LOSSES = 10_000  # in the record, which stays small; a profile allows 500 steps
 
 LINE_TRAIN_RESULT = CheckKind(
@@ -34,6 +36,14 @@ ARTIFACTS_FRESH = CheckKind(
 )
 NO_LEFTOVERS = CheckKind(
     "no_leftovers", "H-2", INFO, "以前の試行のチェックポイントが混ざっていない", "checkpoint-* の更新時刻", trap=15
+)
+NO_EMPTY_FILES = CheckKind(
+    "no_empty_files",
+    "H-2",
+    WARN,
+    "空のまま残されたファイルがない",
+    "出力先の .safetensors・.bin・.pt・.pth・.json の大きさ",
+    optional=True,
 )
 STEPS_COMPLETE = CheckKind(
     "steps_complete",
@@ -55,7 +65,14 @@ ANSWERS_KEPT = CheckKind(
     optional=True,
     note="半数を超えると fail",
 )
-TRAINING_FILES = (CHECKPOINT_TRAINER_STATE, ARTIFACTS_FRESH, NO_LEFTOVERS, STEPS_COMPLETE, EPOCHS_AS_ASKED)
+TRAINING_FILES = (
+    CHECKPOINT_TRAINER_STATE,
+    ARTIFACTS_FRESH,
+    NO_LEFTOVERS,
+    NO_EMPTY_FILES,
+    STEPS_COMPLETE,
+    EPOCHS_AS_ASKED,
+)
 
 
 def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
@@ -72,9 +89,12 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
         _final_line_check(final),
         *weights,
         *config_checks(evidence.output_dir, evidence.settings, tensors),
+        last_check(evidence.output_dir, state),
+        tokenizer_check(evidence.output_dir / TOKENIZER_NAME, evidence.base_tokenizer),
         base_check(evidence.output_dir, evidence.model_name),
         _state_check(state),
         *_freshness_checks(evidence, state),
+        _empty_files_check(artifacts),
         _steps_check(outcome),
         _epochs_check(evidence, outcome),
         *asked_checks(Asked(evidence.settings, metrics, state, outcome.epochs_done, evidence.train_rows)),
@@ -179,6 +199,13 @@ def _freshness_checks(evidence: TrainEvidence, state: TrainerState) -> tuple[Che
     return (
         ARTIFACTS_FRESH.check(fresh, f"試行の開始より古いファイル: {stale}（{len(present)} 件を確認）。"),
         NO_LEFTOVERS.check(not state.stale_folders, f"以前からあるチェックポイント: {leftovers}。"),
+    )
+
+
+def _empty_files_check(artifacts: tuple[Artifact, ...]) -> Check:
+    empty = [file.path for file in artifacts if file.size_bytes == 0 and file.path.endswith(_NEVER_EMPTY)]
+    return NO_EMPTY_FILES.check(
+        not empty if artifacts else None, f"空のファイル: {bounded('、'.join(empty) or 'なし', 200)}。"
     )
 
 

@@ -26,7 +26,7 @@ class TrainEvidence:
     `output_dir` is absolute, `output_dir_name` is the folder as the pipeline was given it. `train_rows` counts the rows
     of the file that this attempt really trained on. `attempt_started_unix` is by the files' clock, for their ages;
     `line_arrivals` are (seconds since the attempt's start, line). `lost_answers` is (rows without their answer, rows).
-    `card` is None where no GPU was used.
+    `card` is None where no GPU was used. `base_tokenizer` is the model's own `tokenizer.json`, None where it has none.
     """
 
     output_dir: Path
@@ -41,6 +41,7 @@ class TrainEvidence:
     line_arrivals: tuple[tuple[float, str], ...] = ()
     lost_answers: tuple[int, int] | None = None
     card: CardMemory | None = None
+    base_tokenizer: Path | None = None
     rehearsal: bool = False
 
 

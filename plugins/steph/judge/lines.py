@@ -20,6 +20,10 @@ _ADAPTER_TROUBLE = re.compile(
     r"|(?:failed to load|could not load|can't load|unable to load).{0,80}\b(?:lora|adapter)\b"
     r"|can't find '?adapter_config\.json"
 )
+_GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_REINITIALISED = re.compile(rf"Some weights of \w+(?:{'|'.join(_GENERATING)}) were not initialized from")
+_LOAD_REPORT = re.compile(r"(\w+) LOAD REPORT from:")
+_MADE_UP = re.compile(r"\|\s*(?:MISSING|MISMATCH)\s*\|")
 _LINE_CHARS = 2000
 
 
@@ -70,6 +74,23 @@ def tracebacks_in(text: str) -> int:
 def adapter_trouble_in(text: str) -> str | None:
     """The first line in which PEFT, transformers or the script says that an adapter was not loaded whole."""
     return next((line for line in split_lines(text) if _ADAPTER_TROUBLE.search(line)), None)
+
+
+def missing_weights_in(text: str) -> str | None:
+    """The line in which transformers says that it made up weights of a generating model; None where there is none.
+
+    Formats: `Some weights of Qwen2ForCausalLM were not initialized from …` (transformers 4), and below
+    `Qwen2ForCausalLM LOAD REPORT from: …` the rows `name | MISSING |` and `name | MISMATCH |` (transformers 5).
+    """
+    is_generating = False
+    for line in split_lines(text):
+        if found := _REINITIALISED.search(line):
+            return line
+        if found := _LOAD_REPORT.search(line):
+            is_generating = found[1].endswith(_GENERATING)
+        elif is_generating and _MADE_UP.search(line):
+            return line
+    return None
 
 
 class KeyLine(Enum):

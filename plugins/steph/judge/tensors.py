@@ -72,6 +72,19 @@ def scan(path: Path, tensors: tuple[Tensor, ...]) -> Iterator[Scan]:
             yield _scan_one(file, tensor)
 
 
+def same_values(one: Path, other: Path) -> bool | None:
+    """Whether two files hold the same tensors; None where names, shapes or dtypes differ. Raises as `read_header`."""
+    here, there = ({tensor.name: tensor for tensor in read_header(path)} for path in (one, other))
+    if {(t.name, t.dtype, t.shape) for t in here.values()} != {(t.name, t.dtype, t.shape) for t in there.values()}:
+        return None
+    with one.open("rb") as left, other.open("rb") as right:
+        return all(
+            mine == theirs
+            for name, tensor in here.items()
+            for mine, theirs in zip(_chunks(left, tensor), _chunks(right, there[name]), strict=True)
+        )
+
+
 def _entries(raw: bytes, data_begin: int) -> Iterator[Tensor]:
     try:
         header = json.loads(raw)

@@ -39,7 +39,7 @@ def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
     evidence = TrainEvidence(
         output_dir=root / OUTPUT_DIR, output_dir_name=OUTPUT_DIR, settings=settings, model_name=MODEL,
         stdout=ran.stdout, output=ran.output, returncode=ran.returncode, attempt_started_unix=started_unix,
-        train_rows=TRAIN_ROWS, lost_answers=(0, TRAIN_ROWS),
+        base_tokenizer=root / "tokenizer.json", train_rows=TRAIN_ROWS, lost_answers=(0, TRAIN_ROWS),
         line_arrivals=tuple((0.5 * n, line) for n, line in enumerate(ran.stdout.splitlines())),
     )  # fmt: skip
     return variant.train_change(evidence)

@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import struct
 import sys
 import time
@@ -21,7 +22,6 @@ from pathlib import Path
 
 MODULES = ("q_proj", "v_proj")
 HIDDEN = 8
-TOKENIZER = {"model": {"vocab": {"question": 0, "answer": 1}}, "added_tokens": [{"id": 2, "content": "<|im_end|>"}]}
 NEWLY_INITIALIZED = (
     "Some weights of Qwen2ForCausalLM were not initialized from the model checkpoint at Qwen/Qwen1.5-1.8B-Chat and are "
     "newly initialized: ['lm_head.weight']"
@@ -143,7 +143,8 @@ class Run:
         (self.folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         for folder in (checkpoint, self.folder):
             (folder / "adapter_model.safetensors").write_bytes(self.adapter())
-        (self.folder / "tokenizer.json").write_text(json.dumps(TOKENIZER), encoding="utf-8")
+        own = Path(self.args.model_name) / "tokenizer.json"
+        shutil.copyfile(own if own.is_file() else "tokenizer.json", self.folder / "tokenizer.json")
         for name in ("training_args.bin", "README.md", "tokenizer_config.json"):
             (self.folder / name).write_bytes(b"{}")
 

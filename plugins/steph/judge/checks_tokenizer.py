@@ -1,0 +1,57 @@
+"""Checks that the tokenizer beside an adapter is the model's: the same words, the same numbers. Reads files only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from steph.judge.artifacts import UnreadableError, read_json
+from steph.judge.kinds import WARN, CheckKind, bounded
+from steph.record import Check
+
+TOKENIZER_NAME = "tokenizer.json"
+
+TOKENIZER_KEPT = CheckKind(
+    "tokenizer_kept",
+    "H-2",
+    WARN,
+    "保存されたトークナイザの語彙がモデルのもの",
+    "tokenizer.json の語彙と、モデルの tokenizer.json",
+    optional=True,
+    note="足された語は咎めない",
+)
+
+
+def tokenizer_check(saved: Path, base: Path | None) -> Check:
+    """Compare two `tokenizer.json` by their words: a word may be added, but none may change its number."""
+    known = _readable(base) if base is not None else None
+    if known is None or not saved.is_file():
+        return TOKENIZER_KEPT.check(None, "比べられる tokenizer.json がない。")
+    words = _readable(saved)
+    if words is None:
+        return TOKENIZER_KEPT.check(False, f"{TOKENIZER_NAME} が読めない。")
+    changed = [word for word, number in known.items() if words.get(word) != number]
+    example = f"（例 {bounded(changed[0], 40)}）" if changed else ""
+    added = len(words.keys() - known.keys())
+    message = f"{len(known):,} 語のうち番号が違うかない語 {len(changed):,}{example}、足された語 {added:,}。"
+    return TOKENIZER_KEPT.check(not changed, message)
+
+
+def _readable(path: Path) -> dict[str, int] | None:
+    try:
+        return _words(read_json(path))
+    except UnreadableError:
+        return None
+
+
+def _words(raw: object) -> dict[str, int] | None:
+    """All words of a tokenizer with their numbers: BPE and WordPiece have a table, Unigram a list; None for others."""
+    model = raw.get("model") if isinstance(raw, Mapping) else None
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    if isinstance(vocabulary, list):
+        vocabulary = {str(entry[0]): number for number, entry in enumerate(vocabulary) if isinstance(entry, list)}
+    if not isinstance(raw, Mapping) or not isinstance(vocabulary, Mapping):
+        return None
+    entries = raw.get("added_tokens")
+    added = [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+    return {**vocabulary, **{str(entry.get("content")): entry.get("id") for entry in added}}
