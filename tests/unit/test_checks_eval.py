@@ -221,3 +221,35 @@ def test_a_file_of_another_name_is_taken_where_the_description_says_so(
     file = find_results(tmp_path, "out/small.json", None, time.time() - 60, pattern=pattern)
     assert (file.path is not None and file.fresh) is found
     assert not found or file.name == f"out/{written}"
+
+
+@pytest.mark.parametrize(
+    ("tail", "holds"), [("{}", False), ("回答: {}\n", False), ("（{}）。", False), ("", None), ("答えよ", True)]
+)
+def test_a_prompt_that_ends_with_the_answer_gives_it_away(sound: EvalEvidence, tail: str, holds: bool | None) -> None:
+    """A text made as for training ends with the right letter, which changes; a frame ends alike for every question."""
+
+    def with_prompts(result: dict[str, object]) -> dict[str, object]:
+        rows = result["results"]
+        assert isinstance(rows, list)
+        for row in rows:
+            row.update({"prompt": f"{row['question']}\n{tail.format(row['correct_answer'])}"} if tail else {})
+        return result
+
+    checks = {check.id: check for check in judge_evaluation(rewritten(sound, with_prompts))[1]}
+    assert checks["prompts_hide_answers"].holds is holds
+
+
+def test_a_whole_lora_path_must_lie_in_this_root(sound: EvalEvidence, tmp_path: Path) -> None:
+    """The same folder in another checkout is another adapter; the own one may be printed whole, also through a link."""
+    assert sound.lora_path is not None
+    (tmp_path / "link").symlink_to(sound.root)
+    (tmp_path / "other" / sound.lora_path).mkdir(parents=True)
+    for root, broken_checks in (
+        (sound.root, set()),
+        (tmp_path / "link", set()),
+        (tmp_path / "other", {"lora_path_named"}),
+        (Path("/workspace/in/a/container"), set()),
+    ):
+        shown = sound.stdout.replace(f"LoRA Path: {sound.lora_path}", f"LoRA Path: {root / sound.lora_path}")
+        assert broken(replace(sound, stdout=shown)) == broken_checks

@@ -82,6 +82,13 @@ def test_the_total_before_the_evaluation_is_not_the_result() -> None:
         "WARNING LoRA weights could not be loaded, continuing with the base model",
         "Failed to load LoRA adapter from runs/x",
         "ValueError: Can't find 'adapter_config.json' at 'runs/x'",
+        "WARNING: falling back to base model",
+        "adapter_config.json broken, continuing without LoRA",
+        "Skipping the adapter: version mismatch",
+        "no adapter was found in runs/x",
+        "LoRAアダプターの読み込みに失敗しました",
+        "LoRA を読み込めないため、ベースモデルで評価します",
+        "アダプタが見つかりません: runs/x",
     ],
 )
 def test_a_line_that_says_that_the_adapter_was_not_loaded_is_found(text: str) -> None:
@@ -96,6 +103,10 @@ def test_a_line_that_says_that_the_adapter_was_not_loaded_is_found(text: str) ->
         "Failed to load CPU gemm_4bit_forward: No module named 'kernels'",
         "Loading adapter weights from runs/x",
         "README.md not found",
+        "Using base model: Qwen/Qwen1.5-1.8B-Chat",
+        "Loading base model, then the LoRA adapter",
+        "LoRA アダプターを読み込みました",
+        "Merging the LoRA adapter into the base model",
     ],
 )
 def test_harmless_lines_say_nothing_about_the_adapter(text: str) -> None:

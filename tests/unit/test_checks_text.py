@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from steph.judge.checks_text import response_checks
+from steph.judge.questions import repeats_question
+from steph.judge.results import Row
 from steph.judge.text import is_exception_text, looping, overlong, strict_letter
 
 
@@ -52,6 +55,8 @@ def test_a_reasoned_answer_needs_one_line_that_gives_it(response: str, letter: s
         "c 正しい理由を述べる。まず条文を読む。" + "次に例外を検討する。" * 10,
         "".join(f"{n}. 株主総会の決議が必要である。\n" for n in range(30)),
         "a" * 100,
+        "!" * 16,
+        "！\n！\n！\n！\n！",
         "\n".join(["株主総会の決議を要する", "取締役会の決議を要する", "監査役の同意を要する"] * 12),
     ],
 )
@@ -63,7 +68,7 @@ def test_loops_are_found(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "c", "c\nc", "c\n\n理由: 条文は書面による通知を求める。口頭の通知では足りない。",
+        "", "c", "c\nc", "...", "!!!!", "c\n\n理由: 条文は書面による通知を求める。口頭の通知では足りない。",
         "a 甲は乙に通知する\nb 甲は丙に通知する\nc 乙は甲に通知する\nd 丙は甲に通知する",
         "Reasoning: 第1項は原則、第2項は例外を定める。\nAnswer: c",
     ],
@@ -121,3 +126,103 @@ def test_no_response_breaks_the_reading(text: str) -> None:
 def test_any_short_text_repeated_many_times_is_a_loop(unit: str, times: int) -> None:
     """Whatever is repeated, the loop is seen."""
     assert looping((unit.strip() and unit * times) or "あ" * 60)
+
+
+QUESTION = "権利を行使しないことによる消滅時効について、正しいものはどれですか。"
+CHOICES = "a 五年で消滅する\nb 十年で消滅する\nc 一年で消滅する\nd 消滅しない"
+
+
+def row(response: str, answer: str = "b", question: str = QUESTION, **more: object) -> Row:
+    """One answered question."""
+    known = {"question": question, "choices": CHOICES, "correct_answer": "b", "is_correct": answer == "b"}
+    return Row.model_validate({**known, "predicted_answer": answer, "response": response, **more})
+
+
+def verdicts(*rows: Row, cot: bool = False, ensemble: int = 1) -> dict[str, bool | None]:
+    """What each check of these responses says."""
+    checks = response_checks(rows, cot=cot, ensemble=ensemble, rehearsal=False, seconds=1.0)
+    return {check.id: check.holds for check in checks}
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "cot", "holds"),
+    [
+        ("b", "b", False, True),
+        ("b", "a", False, False),
+        ("正解はbです。理由は条文にある。", "c", False, False),
+        ("Reasoning: aではない。\nAnswer: b", "a", True, False),
+        ("aは誤り、bが正しい", "a", False, True),
+        ("b", "unknown", False, True),
+        ("", "a", False, True),
+    ],
+)
+def test_an_answer_must_not_contradict_a_response_that_is_beyond_doubt(
+    response: str, answer: str, cot: bool, holds: bool
+) -> None:
+    """An answer that was copied from the key, or read by a wrong parser, is a failure; rambling is another check's."""
+    assert verdicts(row(response, answer), cot=cot)["answers_as_responded"] is holds
+
+
+def test_a_majority_may_answer_otherwise_than_the_response_that_was_kept() -> None:
+    """Of several runs one response is recorded; it contradicts nothing."""
+    assert verdicts(row("a", "b"), ensemble=3)["answers_as_responded"] is None
+
+
+@pytest.mark.parametrize(
+    ("response", "holds"),
+    [
+        (f"user\n{QUESTION}\n{CHOICES}\nassistant\nb", False),
+        (f"{QUESTION} {CHOICES}".replace(" ", "\u3000"), False),
+        ("b 十年で消滅する", True),
+        ("五年でも一年でもなく、十年で消滅する。正解はbです。", True),
+        (CHOICES, True),
+        (QUESTION, True),
+    ],
+)
+def test_a_response_that_has_the_whole_prompt_is_an_echo(response: str, holds: bool) -> None:
+    """Question and every choice in order, whatever spacing a template leaves; a quoted choice or question is none."""
+    assert verdicts(row(response))["prompt_not_echoed"] is holds
+    assert verdicts(row(response), row("b"))["prompt_not_echoed"] is True
+
+
+@pytest.mark.parametrize(
+    ("rows", "holds"),
+    [
+        ((row("b" * 19), row("b" * 19, question="別の問題")), None),
+        ((row("理由は条文の第一項にあるからです。正解はbです。"),) * 2, None),
+        (tuple(row("理由は条文の第一項にあるからです。正解はbです。", question=f"問{n}") for n in range(3)), False),
+        ((row("理由は条文の第一項にあるからです。正解はbです。"), row("正解はcです。", question="別の問題")), True),
+        (tuple(row("RuntimeError: CUDA error: device-side assert", "error", f"問{n}") for n in range(3)), None),
+    ],
+)
+def test_one_long_response_to_different_questions_is_told(rows: tuple[Row, ...], holds: bool | None) -> None:
+    """A loop that asks the same thing again and again; letters alone, one question and exceptions are left out."""
+    assert verdicts(*rows)["responses_differ"] is holds
+
+
+@pytest.mark.parametrize(
+    ("rows", "holds"),
+    [
+        ((row("b"), row("")), False),
+        ((row("b"), row("", "unknown")), True),
+        ((row("", "unknown"), row(" \n", "unknown")), False),
+        ((row("b", new_tokens=2),), True),
+        ((row("b", new_tokens=0),), False),
+        ((row("", "unknown", new_tokens=0), row("b", new_tokens=1)), True),
+    ],
+)
+def test_an_answer_needs_a_response_that_was_generated(rows: tuple[Row, ...], holds: bool) -> None:
+    """No answer without text, no text without tokens, and not all of them empty."""
+    assert verdicts(*rows)["responses_present"] is holds
+
+
+def test_no_context_of_the_real_data_set_repeats_its_question() -> None:
+    """A response that quotes the statute a question is about has not the question and its choices."""
+    root = os.environ.get("STEPH_TEST_DATA")
+    if not root:
+        pytest.skip("STEPH_TEST_DATA is not set")
+    samples = json.loads((Path(root) / "lawqa_jp/data/selection.json").read_text(encoding="utf-8"))["samples"]
+    for sample in samples:
+        question, choices = str(sample["問題文"]), sample["選択肢"]
+        assert not repeats_question(str(sample["コンテキスト"]), question, choices)
+        assert repeats_question(f"{question}\n{choices}\n回答:", question, choices)

@@ -46,7 +46,8 @@ def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, 
         *content_checks(evidence, content, lines),
         *response_checks(
             content.results if content else None,
-            cot=evidence.settings.use_cot, rehearsal=evidence.rehearsal, seconds=evidence.seconds,
+            cot=evidence.settings.use_cot, ensemble=evidence.settings.ensemble, rehearsal=evidence.rehearsal,
+            seconds=evidence.seconds,
         ),
         *extended_checks(evidence, lines, content),
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
@@ -134,9 +135,17 @@ def _lora_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | No
         return (LORA_PATH_NAMED.check(not used, f"LoRA なしの評価で、表示は {bounded(used or 'なし', 120)}。"),)
     if not shown:
         return (LORA_PATH_NAMED.check(None, "LoRA Path は表示も記録もされていない。"),)
-    holds = all(same_path(asked, value) for value in shown)
+    holds = all(_is_asked(evidence.root, asked, value) for value in shown)
     listing = bounded("、".join(dict.fromkeys(shown)), 120)
     return (LORA_PATH_NAMED.check(holds, f"指定した LoRA は {bounded(asked, 120)}、表示は {listing}。"),)
+
+
+def _is_asked(root: Path, asked: str, shown: str) -> bool:
+    """Whether a shown path is the asked one; a whole path that is there must lie in this root and no other."""
+    if not same_path(asked, shown):
+        return False
+    path = Path(shown)
+    return not path.is_absolute() or not path.exists() or path.resolve() == (root / asked).resolve()
 
 
 def _total_check(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> Check:

@@ -14,6 +14,7 @@ from steph.judge.results import Results, ResultsFile, Row
 from steph.judge.text import is_exception_text
 from steph.record import Check
 
+_AFTER_A_LETTER = " \t\r\n\u3000.。．)）」』"
 ACCURACY_TOLERANCE = 6e-5  # two digits of a percentage, rounded
 
 JSON_WRITTEN = CheckKind(
@@ -31,7 +32,7 @@ CONFIG_AS_ASKED = CheckKind(
     "H-3",
     WARN,
     "評価の設定が依頼どおり",
-    "JSON の config（rag_enabled・cot_enabled・ensemble_runs・top_k・load_in_4bit）",
+    "JSON の config（rag_enabled・cot_enabled・ensemble_runs・top_k・load_in_4bit・total_samples）、検索件数",
     optional=True,
 )
 NO_ERROR_ANSWERS = CheckKind(
@@ -64,6 +65,14 @@ PROMPTS_AGREE = CheckKind(
     trap=6,
     optional=True,
 )
+PROMPTS_HIDE_ANSWERS = CheckKind(
+    "prompts_hide_answers",
+    "H-3",
+    FAIL,
+    "プロンプトに正解が書かれていない",
+    "JSON の prompt の末尾と正解の記号（2 種類から）",
+    optional=True,
+)
 RESULTS = (
     JSON_WRITTEN,
     JSON_FRESH,
@@ -77,6 +86,7 @@ RESULTS = (
     FIRST_ROWS,
     TRAIN_OVERLAP,
     PROMPTS_AGREE,
+    PROMPTS_HIDE_ANSWERS,
 )
 _NEEDS_JSON = (
     CONFIG_AS_ASKED,
@@ -87,6 +97,7 @@ _NEEDS_JSON = (
     FIRST_ROWS,
     TRAIN_OVERLAP,
     PROMPTS_AGREE,
+    PROMPTS_HIDE_ANSWERS,
 )
 
 
@@ -144,21 +155,32 @@ def content_checks(evidence: EvalEvidence, results: Results | None, lines: EvalL
         *_dataset_checks(evidence, results.results, keys),
         _overlap_check(evidence, keys),
         _prompt_check(evidence, results.results),
+        _leak_check(results.results),
     )
 
 
 def _config_check(evidence: EvalEvidence, results: Results) -> Check:
     asked, config = evidence.settings, results.config
-    pairs = (
-        ("rag_enabled", config.rag_enabled, asked.use_rag), ("cot_enabled", config.cot_enabled, asked.use_cot),
-        ("ensemble_runs", config.ensemble_runs, asked.ensemble), ("top_k", config.top_k, asked.top_k),
+    pairs: list[tuple[str, object, object]] = [
+        ("rag_enabled", config.rag_enabled, asked.use_rag),
+        ("cot_enabled", config.cot_enabled, asked.use_cot),
+        ("ensemble_runs", config.ensemble_runs, asked.ensemble),
+        ("top_k", config.top_k, asked.top_k),
         ("load_in_4bit", config.load_in_4bit, asked.load_in_4bit),
-    )  # fmt: skip
+        ("total_samples", config.total_samples, len(results.results)),
+    ]
+    if not asked.use_rag and (retrieved := _most_retrieved(results.results)):
+        pairs.append(("retrieved_docs_count", retrieved, 0))
     shown = [pair for pair in pairs if pair[1] is not None]
     if not shown:
         return CONFIG_AS_ASKED.check(None, "JSON の config に設定がない。")
-    wrong = [f"{name}={bounded(found, 30)}（依頼 {want}）" for name, found, want in shown if found != want]
+    wrong = [f"{name}={bounded(found, 30)}（依頼では {want}）" for name, found, want in shown if found != want]
     return CONFIG_AS_ASKED.check(not wrong, f"依頼と違う設定: {'、'.join(wrong) or 'なし'}。")
+
+
+def _most_retrieved(rows: tuple[Row, ...]) -> int:
+    """The most passages that any question was answered with, as far as the rows say it."""
+    return max((row.retrieved_docs_count for row in rows if type(row.retrieved_docs_count) is int), default=0)
 
 
 def _error_check(rows: tuple[Row, ...], lines: EvalLines) -> Check:
@@ -222,3 +244,14 @@ def _prompt_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
         return PROMPTS_AGREE.check(None, "JSON か学習データにプロンプトが見えない。")
     apart = measured.count(False)
     return PROMPTS_AGREE.check(apart == 0, f"{len(measured)} 問のうち {apart} 問でプロンプトの枠が学習時と違う。")
+
+
+def _leak_check(rows: tuple[Row, ...]) -> Check:
+    """A prompt that was made as training texts are ends with the answer: the letter changes, the frame does not."""
+    prompts = [row.prompt.rstrip(_AFTER_A_LETTER) for row in rows if isinstance(row.prompt, str)]
+    letters = [row.correct_answer.strip().lower() for row in rows]
+    if len(prompts) < len(rows) or len(set(letters)) < 2:
+        return PROMPTS_HIDE_ANSWERS.check(None, "JSON にプロンプトが見えないか、正解の記号が 1 種類しかない。")
+    told = sum(prompt.lower().endswith(letter) for prompt, letter in zip(prompts, letters, strict=True))
+    message = f"{len(rows)} 問のうち {told} 問のプロンプトが正解の記号で終わる。"
+    return PROMPTS_HIDE_ANSWERS.check(told < len(rows), message)

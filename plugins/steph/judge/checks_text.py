@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
+from steph.judge.questions import question_key, repeats_question
 from steph.judge.results import Row
-from steph.judge.text import looping, overlong, strict_letter
+from steph.judge.text import is_exception_text, looping, overlong, strict_letter
 from steph.record import Check, Severity
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
+TELLING_CHARS = 20  # shorter responses to different questions may well be the same
 DIRECT_SECONDS, COT_SECONDS = 30.0, 90.0  # per question, generation alone
 MOST_SECONDS = 1e9
 LOADING_SECONDS = 120.0  # what starting Python and loading a model may take of a whole run
@@ -33,7 +35,9 @@ RESPONSES_ENDED = CheckKind(
     quality=True,
     optional=True,
 )
-RESPONSES_PRESENT = CheckKind("responses_present", "H-3", FAIL, "答えの元になる応答がある", "response が空の行")
+RESPONSES_PRESENT = CheckKind(
+    "responses_present", "H-3", FAIL, "答えの元になる応答がある", "response が空の行、new_tokens が 0 の行"
+)
 ANSWERS_PARSED = CheckKind(
     "answers_parsed",
     "H-3",
@@ -72,19 +76,49 @@ ANSWERS_FAST = CheckKind(
     quality=True,
     optional=True,
 )
+ANSWERS_AS_RESPONDED = CheckKind(
+    "answers_as_responded",
+    "H-3",
+    FAIL,
+    "記録された回答が応答の記号と食い違わない",
+    "response を厳密に読んだ記号と predicted_answer（多数決なしのとき）",
+    trap=8,
+    optional=True,
+)
+PROMPT_NOT_ECHOED = CheckKind(
+    "prompt_not_echoed",
+    "H-3",
+    WARN,
+    "応答がプロンプトの写しでない",
+    "response と question・choices（過半数の問題で）",
+    trap=8,
+    optional=True,
+)
+RESPONSES_DIFFER = CheckKind(
+    "responses_differ",
+    "H-3",
+    WARN,
+    "違う問題に違う応答がある",
+    "response（20 文字から）",
+    quality=True,
+    optional=True,
+)
 TEXT = (
     RESPONSES_BOUNDED,
     RESPONSES_ENDED,
     RESPONSES_PRESENT,
     ANSWERS_PARSED,
     STRICT_PARSE_AGREES,
+    ANSWERS_AS_RESPONDED,
+    PROMPT_NOT_ECHOED,
+    RESPONSES_DIFFER,
     LETTERS_VARY,
     ANSWERS_FAST,
 )
 
 
 def response_checks(
-    rows: tuple[Row, ...] | None, *, cot: bool, rehearsal: bool, seconds: float | None
+    rows: tuple[Row, ...] | None, *, cot: bool, ensemble: int, rehearsal: bool, seconds: float | None
 ) -> tuple[Check, ...]:
     """All checks of the responses; `seconds` is the whole run's, used where the rows have none of their own."""
     if not rows:
@@ -95,6 +129,9 @@ def response_checks(
         _present_check(rows),
         _parsed_check(rows, rehearsal),
         _strict_check(rows, cot, rehearsal),
+        _contradiction_check(rows, cot, ensemble),
+        _echo_check(rows),
+        _sameness_check(rows, rehearsal),
         _letters_check(rows, rehearsal),
         _speed_check(rows, cot, rehearsal, seconds),
     )
@@ -120,8 +157,12 @@ def _ended_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
 
 
 def _present_check(rows: tuple[Row, ...]) -> Check:
-    empty = sum(row.predicted_answer in "abcd" and not (row.response or "").strip() for row in rows)
-    return RESPONSES_PRESENT.check(empty == 0, f"{len(rows)} 問のうち {empty} 問は応答が空なのに回答がある。")
+    texts = [(row.response or "").strip() for row in rows]
+    baseless = sum(row.predicted_answer in "abcd" and not text for row, text in zip(rows, texts, strict=True))
+    unmade = sum(row.new_tokens == 0 and bool(text) for row, text in zip(rows, texts, strict=True))
+    counts = f"応答が空なのに回答がある {baseless} 問、生成トークンが 0 なのに応答がある {unmade} 問"
+    message = f"{len(rows)} 問のうち、応答が空 {texts.count('')} 問、{counts}。"
+    return RESPONSES_PRESENT.check(not baseless and not unmade and any(texts), message)
 
 
 def _parsed_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
@@ -136,6 +177,34 @@ def _strict_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool) -> Check:
     apart = sum((strict_letter(row.response or "", cot=cot) or "unknown") != row.predicted_answer for row in answered)
     message = f"{len(answered)} 問のうち {apart} 問で、厳密に読み直した回答が記録と違う。"
     return STRICT_PARSE_AGREES.check(apart == 0, message, rehearsal=rehearsal)
+
+
+def _contradiction_check(rows: tuple[Row, ...], cot: bool, ensemble: int) -> Check:
+    """Of several runs the response is one and the answer the majority's; of one run they must say the same letter."""
+    if ensemble > 1:
+        return ANSWERS_AS_RESPONDED.check(None, f"{ensemble} 回の多数決では、応答と回答が違ってよい。")
+    said = [(strict_letter(row.response or "", cot=cot), row.predicted_answer) for row in rows]
+    apart = [pair for pair in said if pair[0] is not None and pair[1] in "abcd" and pair[0] != pair[1]]
+    example = f"（例 応答 {apart[0][0]}、記録 {apart[0][1]}）" if apart else ""
+    message = f"{len(rows)} 問のうち {len(apart)} 問で応答と記録の記号が違う{example}。"
+    return ANSWERS_AS_RESPONDED.check(not apart, message)
+
+
+def _echo_check(rows: tuple[Row, ...]) -> Check:
+    """Generated tokens that were not cut from the prompt's bring the whole prompt, and a parser its letters."""
+    echoes = sum(repeats_question(row.response or "", row.question, row.choices) for row in rows)
+    message = f"{len(rows)} 問のうち {echoes} 問の応答に問題文と選択肢がそのまま入っている。"
+    return PROMPT_NOT_ECHOED.check(2 * echoes <= len(rows), message)
+
+
+def _sameness_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
+    """One long text for every question comes from a loop that asks one of them; exceptions are another check's."""
+    told = [row for row in rows if row.response and not is_exception_text(row.response)]
+    asked = {question_key(row.question, row.choices) for row in told if row.predicted_answer != "error"}
+    texts = {row.response or "" for row in told}
+    if len(asked) < 2 or max(map(len, texts)) < TELLING_CHARS:
+        return RESPONSES_DIFFER.check(None, "応答が短いか 1 問だけなので、同じでも何も言えない。")
+    return RESPONSES_DIFFER.check(len(texts) > 1, f"{len(told)} 問の応答は {len(texts)} 通り。", rehearsal=rehearsal)
 
 
 def _letters_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:

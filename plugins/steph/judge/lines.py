@@ -19,6 +19,10 @@ _ADAPTER_TROUBLE = re.compile(
     r"|\b(?:lora|adapter)\b.{0,200}(?:failed to load|could not be loaded|not found|does not exist)"
     r"|(?:failed to load|could not load|can't load|unable to load).{0,80}\b(?:lora|adapter)\b"
     r"|can't find '?adapter_config\.json"
+    r"|\b(?:falling|fell) back to (?:the )?base model|\busing (?:the )?base model (?:only|instead|without)"
+    r"|\b(?:continuing|running|evaluating) without (?:the |a |any )?(?:lora|adapter)"
+    r"|\bskipp(?:ed|ing) (?:the )?(?:lora|adapter)|\bno (?:lora )?adapter (?:was )?(?:found|loaded|applied)"
+    r"|(?:lora|アダプタ).{0,60}(?:読み込め|読込め|読めな|ロードでき|見つから|見つかりま|存在しな|存在しま|適用でき|適用せず|失敗|使わず)"
 )
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _REINITIALISED = re.compile(rf"Some weights of \w+(?:{'|'.join(_GENERATING)}) were not initialized from")

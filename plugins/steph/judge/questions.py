@@ -12,6 +12,7 @@ from steph.judge.artifacts import UnreadableError, read_json
 from steph.plan.rows import rows_in
 
 MAX_DATASET_BYTES = 512 << 20
+REPEATED_CHARS = 40  # a shorter question and its choices may well stand in an answer
 FRAME_CHARS = 12  # a shorter common beginning or end of all prompts says nothing
 _LABEL = re.compile(r"^\s*[a-d](?:[\s.、:)]+)", re.IGNORECASE)
 _PART = "\x1f"
@@ -42,6 +43,20 @@ def _choices(choices: object) -> list[str]:
 
 def _squeeze(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).split())
+
+
+def repeats_question(text: str, question: str, choices: object) -> bool:
+    """Whether a text has the question and then every choice in order, word for word, as a prompt has them."""
+    parts = [_squeeze(question), *_choices(choices)]
+    if sum(map(len, parts)) < REPEATED_CHARS or not all(parts):
+        return False
+    squeezed, at = _squeeze(text), 0
+    for part in parts:
+        found = squeezed.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
 
 
 def questions_of(dataset: Path) -> tuple[Question, ...]:

@@ -31,6 +31,7 @@ class Config(_Part):
     backend: object = None
     lora_path: object = None
     load_in_4bit: object = None
+    total_samples: object = None
 
 
 class Summary(_Part):
@@ -42,7 +43,7 @@ class Summary(_Part):
 
 
 class Row(_Part):
-    """One answered question; `seconds`, `finish_reason` and `prompt` are there in newer pipelines only."""
+    """One answered question; newer pipelines alone have `seconds`, `new_tokens`, `finish_reason` and `prompt`."""
 
     question: str
     choices: object = None
@@ -54,6 +55,7 @@ class Row(_Part):
     finish_reason: object = None
     prompt: object = None
     retrieved_docs_count: object = None
+    new_tokens: object = None
 
 
 class Results(_Part):

@@ -9,6 +9,7 @@ from collections import Counter
 DIRECT_CHARS = 1000  # a direct answer is one letter; a chatty one explains itself in some hundred characters
 COT_CHARS = 4000
 LOOPED_LINES, LOOPED_SHARE = 5, 0.3
+ONE_CHARACTER_CHARS = 5  # "!!!!!": what a model whose figures became NaN says
 LOOP_MIN_CHARS, LOOP_TURNS = 48, 4
 NGRAM_CHARS, NGRAM_MIN_TEXT, NGRAM_DISTINCT = 8, 300, 0.4
 _LOOKED_AT_CHARS = 20_000
@@ -37,6 +38,9 @@ _EXCEPTION = re.compile(
 
 def looping(text: str) -> str | None:
     """How the text repeats itself, in Japanese; None where it does not."""
+    bare = "".join(text.split())
+    if len(bare) >= ONE_CHARACTER_CHARS and len(set(bare)) == 1:
+        return f"「{bare[0]}」だけが {len(bare)} 文字"
     text = _DIGITS.sub("0", text)  # a loop that counts its turns is a loop
     looked_at = text[:_LOOKED_AT_CHARS]
     if repeats := _repeated_lines(looked_at):

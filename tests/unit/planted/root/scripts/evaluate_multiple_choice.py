@@ -183,6 +183,11 @@ def _shuffled_questions(run: Run) -> None:
         row.update(question=question, choices=choices)
 
 
+def _other_root(run: Run) -> None:
+    run.lora = str(Path("another-root", run.lora or "").resolve())
+    Path(run.lora).mkdir(parents=True)
+
+
 def _merged(run: Run) -> None:
     run.rows += [run.answer(n, sample) for n, sample in enumerate(run.samples[4:7])]
 
@@ -282,7 +287,7 @@ BEFORE: dict[str, Callable[[Run], object]] = {
     "merged_rows": _merged,
     "config_total": lambda run: run.config.update(total_samples=140),
     "docs_without_rag": _each(retrieved_docs_count=1),
-    "lora_other_root": lambda run: setattr(run, "lora", f"/srv/another/{run.lora}"),
+    "lora_other_root": _other_root,
     "unknown_is_correct": lambda run: run.rows[1].update(predicted_answer="unknown", is_correct=True, response="…"),
     "unreadable": _answers(lambda n, row: "unknown", lambda n, a: "法律の問題は難しい。"),
     "rambling": _answers(_same, lambda n, a: "選択肢 a と b と c を比べると、d も捨てがたい。"),
