@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from steph.judge.checks_process import ProcessEvidence, machine_checks
 from steph.plan.commands import evaluate_command, needed_libraries, train_command
 from steph.plan.description import Description
-from steph.record import Check, EvalSettings, Probe, Severity, TrainSettings
+from steph.record import Check, EvalSettings, Probe, Severity, StageId, TrainSettings
+from steph.run.journal import read_record
+from steph.run.telemetry import memory_fraction_for_cap
 
+EXAMPLES = Path(__file__).parents[2] / "reports" / "examples"
 ASKED = 0.1105  # 9.64 GiB emulated on a card of 80 GB
 LAUNCHER = Probe(pid=1)  # imports torch and never touches a card
 
@@ -134,3 +139,25 @@ def test_the_commands_say_which_libraries_they_need() -> None:
     assert [needed_libraries(argv) for argv in commands] == [
         ("peft", "bitsandbytes"), ("peft",), ("peft", "bitsandbytes"), ("bitsandbytes",), ()
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", sorted(EXAMPLES.glob("*/runs/*")), ids=lambda folder: folder.parents[1].name)
+def test_runs_of_a_real_card_hold(folder: Path) -> None:
+    """The probes that torch left on a capped card are the given card's, at the asked share, with what was needed."""
+    record = read_record(folder)
+    device, cap_bytes = record.context.environment.device, record.context.vram_cap_bytes
+    assert device is not None
+    assert cap_bytes is not None
+    for stage in (StageId.H2, StageId.H3):
+        for attempt in record.stages[stage].attempts:
+            evidence = ProcessEvidence(
+                ranks=1,
+                probes=attempt.probes,
+                asked_fraction=memory_fraction_for_cap(cap_bytes, device.total_bytes),
+                memory_returned=attempt.memory_returned,
+                device_uuids=(device.uuid,),
+                peak_own_bytes=attempt.peak_own_bytes,
+                libraries=needed_libraries(attempt.argv),
+            )
+            held = {check.id: check.holds for check in machine_checks(evidence, "")}
+            assert held == dict.fromkeys(("libraries_loaded", "gpu_used", "vram_cap_honoured", "memory_returned"), True)
