@@ -21,6 +21,8 @@ class Shown(Protocol):
     @property
     def total_steps(self) -> int | None: ...
     @property
+    def label(self) -> str: ...
+    @property
     def used_bytes(self) -> int | None: ...
     @property
     def peak_bytes(self) -> int | None: ...
@@ -69,7 +71,7 @@ def progress_text(shown: Shown) -> str:
     minutes, seconds = divmod(int(shown.elapsed_seconds), 60)
     parts = [f"{minutes}:{seconds:02d}"]
     if shown.step is not None and shown.total_steps is not None:
-        parts.append(f"step {shown.step}/{shown.total_steps}")
+        parts.append(f"{shown.label or 'step'} {shown.step}/{shown.total_steps}")
     if shown.used_bytes is not None and shown.peak_bytes is not None:
         parts.append(f"VRAM {shown.used_bytes / 2**30:.1f} GiB (peak {shown.peak_bytes / 2**30:.1f})")
     return "  ".join(parts)

@@ -38,6 +38,11 @@ def found(
         (50, 1.6, 2, True, None),  # a tenth of the rows held out
         (50, 0.714, 1, False, Severity.FAIL),
         (50, 1.43, 1, False, Severity.FAIL),
+        (50, 1.43, 4, True, None),  # two accumulated micro-batches as one
+        (50, 2.857, 4, False, Severity.FAIL),  # twice the rows a step
+        (50, 1.43, 3, False, Severity.FAIL),
+        (50, 1.43, 8, False, Severity.FAIL),
+        (50, None, 4, None, Severity.INFO),
         (50, 0.714, None, False, Severity.WARN),
         (50, 2.857, 2, False, Severity.WARN),
         (50, None, 2, None, Severity.INFO),
@@ -47,7 +52,7 @@ def found(
 def test_the_batch_is_told_by_the_state_and_by_how_far_so_many_steps_went(
     steps: int | None, epochs: float | None, batch: int | None, holds: bool | None, severity: Severity | None
 ) -> None:
-    """Another batch size in the state is a failure; an epoch figure that so many steps can't make is a warning."""
+    """Another batch in the state is a failure, unless it is the accumulation as one; an epoch out of place a warning."""
     check = found("batch_as_asked", epochs=epochs, global_step=steps, train_batch_size=batch)
     assert check.holds is holds
     assert severity is None or check.severity is severity

@@ -27,12 +27,13 @@ class Clock:
         (Progress(61.9), "1:01"),
         (Progress(3700, step=3, total_steps=50), "61:40  step 3/50"),
         (Progress(5, step=3), "0:05"),
+        (Progress(5, step=290, total_steps=291, label="Loading weights"), "0:05  Loading weights 290/291"),
         (Progress(5, used_bytes=GIB, peak_bytes=round(2.25 * GIB)), "0:05  VRAM 1.0 GiB (peak 2.2)"),
         (Progress(5, used_bytes=GIB), "0:05"),
     ],
 )
 def test_only_what_is_known_is_shown(shown: Progress, text: str) -> None:
-    """Elapsed time always, steps and memory each as a pair."""
+    """Elapsed time always, steps and memory each as a pair; a bar that isn't the training's has its own name."""
     assert progress_text(shown) == text
 
 

@@ -73,16 +73,23 @@ def asked_checks(asked: Asked) -> tuple[Check, ...]:
 
 
 def _batch_check(asked: Asked) -> Check:
-    """A batch that was halved in silence after an OOM, or a flag that is not read, shows in state and epoch."""
+    """A batch that was halved in silence after an OOM, or a flag that is not read, shows in state and epoch.
+
+    Accumulated micro-batches may go through the model as one: a larger batch, and the same rows a step.
+    """
     size, state = asked.settings.batch_size, asked.state
-    if state.fresh and state.train_batch_size not in (None, size):
-        message = f"バッチサイズ {size} の依頼に対して、trainer_state.json では {state.train_batch_size}。"
-        return BATCH_AS_ASKED.check(False, message)
+    ran = state.train_batch_size if state.fresh and state.train_batch_size is not None else size
+    message = f"バッチサイズ {size} の依頼に対して、trainer_state.json では {ran}"
+    fused, rest = divmod(ran, size)
+    if rest or asked.settings.gradient_accumulation_steps % max(fused, 1) or not fused:
+        return BATCH_AS_ASKED.check(False, f"{message}。")
     if not state.fresh or state.problem or not state.global_step or asked.epochs is None or not asked.rows:
         return BATCH_AS_ASKED.check(None, "ステップ数と epoch を比べられない。")
     due = epochs_in(state.global_step, asked.rows, asked.settings)
     apart = abs(asked.epochs - due) > EPOCH_TOLERANCE and not (LEAST_PROGRESS <= asked.epochs / due <= MOST_PROGRESS)
     progress = f"{state.global_step} ステップで {asked.epochs:g} エポック（依頼どおりなら {due:.4g}）"
+    if fused > 1:
+        return BATCH_AS_ASKED.check(not apart, f"{message}（勾配累積をまとめた大きさ）。{progress}。")
     why = "バッチサイズ、勾配累積、行数のどれかが依頼と違う" if apart else "依頼どおり"
     return BATCH_AS_ASKED.check(not apart, f"{progress}: {why}。", severity=WARN if apart else None)
 
