@@ -1,5 +1,5 @@
 # Each target sets up what it needs. ARGS is handed to pytest: make accept ARGS="--steph-model Qwen/Qwen3-1.7B"
-.PHONY: setup doctor accept test coverage lint clean
+.PHONY: setup doctor accept test coverage lint clean docs
 PYTHON ?= python3
 
 setup: .venv/.ready
@@ -23,6 +23,15 @@ coverage: setup
 	.venv/bin/coverage combine --quiet
 	rm -f .coverage.*  # of processes that were killed while they wrote them
 	.venv/bin/coverage report
+
+# the pages that tests hold to the code
+docs: setup
+	.venv/bin/python -m steph.judge.catalog docs/checks.md
+	.venv/bin/python -m steph.tell.causes_page docs/causes.md
+	.venv/bin/python -m steph.doctor.catalog docs/doctor.md
+	.venv/bin/python -m steph.record_schema docs/record.schema.json
+	.venv/bin/python -m steph.key_tables
+	PYTHONPATH=tests/unit .venv/bin/python -m planted docs/planted-traps.md
 
 lint: setup
 	.venv/bin/ruff check .

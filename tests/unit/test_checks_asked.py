@@ -52,7 +52,7 @@ def found(
 def test_the_batch_is_told_by_the_state_and_by_how_far_so_many_steps_went(
     steps: int | None, epochs: float | None, batch: int | None, holds: bool | None, severity: Severity | None
 ) -> None:
-    """Another batch in the state is a failure, unless it is the accumulation as one; an epoch out of place a warning."""
+    """Another batch in the state is a failure, unless it is the accumulation as one; an odd epoch is a warning."""
     check = found("batch_as_asked", epochs=epochs, global_step=steps, train_batch_size=batch)
     assert check.holds is holds
     assert severity is None or check.severity is severity

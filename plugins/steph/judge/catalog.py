@@ -40,7 +40,7 @@ def markdown() -> str:
     """The table as docs/checks.md."""
     head = (
         "# 検査の一覧\n\n"
-        "`PYTHONPATH=plugins python -m steph.judge.catalog docs/checks.md` が生成する。\n\n"
+        "`make docs` が生成する。\n\n"
         "- **fail** が成り立たない段は緑にならない。測定できなかった fail も同じ\n"
         "  （「任意」の検査だけは、測定できなければ info に下がる）。\n"
         "- 「品質」の検査は予行では info になる。\n"

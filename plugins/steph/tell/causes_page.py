@@ -14,7 +14,7 @@ from steph.tell.wording import CAUSES, PHASES
 
 _HEAD = """# 原因と対処
 
-`PYTHONPATH=plugins python -m steph.tell.causes_page docs/causes.md` が生成する。
+`make docs` が生成する。
 
 試行が失敗すると、ログ、トレースバック、終了のしかたから原因を一つ選ぶ。根拠の行はレポートに載る。手元のログは
 `steph diagnose LOGFILE` で同じように調べられる。

@@ -15,7 +15,7 @@ def markdown() -> str:
     traps = sorted({variant.trap for variant in DEFECTS if variant.trap})
     return (
         "# 植え込んだ欠陥\n\n"
-        "`PYTHONPATH=plugins:tests/unit python -m planted docs/planted-traps.md` が生成する。\n\n"
+        "`make docs` が生成する。\n\n"
         f"にせのパイプラインに {len(DEFECTS)} 通りの欠陥を一つずつ植え、下の検査だけが成り立たないことを\n"
         f"`tests/unit/test_checks_planted.py` が確かめる。欠陥のない {len(SOUND)} 通りでは、どの検査も鳴らない。\n"
         f"ここで植えた罠の番号: {'、'.join(map(str, traps))}。\n\n"

@@ -221,6 +221,8 @@ BEFORE: dict[str, dict[str, object]] = {
     "epochs_ignored": {"steps": 20},
     "rows_dropped": {"rows": 20},
     "batch_shrunk": {"batch_size": 1},
+    "batch_doubled": {"batch_size": 4},
+    "micro_batches_fused": {"batch_size": 4, "accumulation": 1},
     "accumulation_ignored": {"accumulation": 1},
     "learning_rate_ignored": {"learning_rate": 5e-6},
     "resumed": {"start": 5},
