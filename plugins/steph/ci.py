@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from steph.outlook import production_outlook
+from steph.forecast.outlook import production_outlook
 from steph.record import Record, StageResult
 from steph.tell import summary
 from steph.tell.report import parts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from steph.measured import Calibration
+    from steph.forecast.measured import Calibration
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Reports = Annotated[Path, typer.Option("--reports", help="folder that holds runs/")]
@@ -45,8 +45,8 @@ def report(
     reports: Reports = Path("reports"),
 ) -> None:
     """Write a record's Markdown again from its journal."""
+    from steph.conduct.session import settle_lost_runs, tell
     from steph.run.journal import JournalError, read_record, write_record
-    from steph.session import settle_lost_runs, tell
 
     try:
         folder = find_record(reports / "runs", run)
@@ -127,7 +127,7 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:
     """Predict a training run's GPU memory and say whether it fits a card; nothing is loaded or downloaded."""
-    from steph import fit as fitting
+    from steph.forecast import fit as fitting
     from steph.plan.options import OptionError, parse_size
     from steph.plan.vram_readings import Reading
 
@@ -180,9 +180,9 @@ def doctor(
 
 
 def _calibration(reports: Path, run: str, model: str) -> Calibration:
-    from steph.measured import calibration_of
+    from steph.forecast.measured import calibration_of
+    from steph.forecast.shape_lookup import ShapeError, model_shape
     from steph.run.journal import JournalError, read_record
-    from steph.shape_lookup import ShapeError, model_shape
 
     try:
         found = calibration_of(read_record(find_record(reports / "runs", run)))

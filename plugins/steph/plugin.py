@@ -19,9 +19,9 @@ from steph import installed
 from steph.selection import leave_out_extended
 
 if TYPE_CHECKING:
+    from steph.conduct.session import StageSession
     from steph.plan.options import Options
     from steph.record import AnyStage, StageResult
-    from steph.session import StageSession
 
 NO_GPU = "no NVIDIA GPU on this machine; rehearse on the CPU with --steph-profile cpu"
 EXPLANATION_CHARS = 120  # of a stage in the terminal's summary; the report has it whole
@@ -90,13 +90,13 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if hasattr(config, "workerinput"):
         config.stash[REFUSED] = "the stages share one GPU and one record: run them without -n"
         return
+    from steph.conduct.session import JoinError
     from steph.plan.options import OptionError
     from steph.plan.settings import ProfileError
     from steph.run.gpulock import GpuLockError
     from steph.run.inputs import InputError
     from steph.run.journal import JournalError
     from steph.run.rootlock import RootBusyError
-    from steph.session import JoinError
 
     try:
         _open(session, items)
@@ -209,10 +209,10 @@ def budget_seconds(item: pytest.Item) -> float:
 
 
 def _open(session: pytest.Session, items: list[pytest.Item]) -> None:
-    from steph.console import Console
-    from steph.preparation import prepare, read_profile
+    from steph.conduct.console import Console
+    from steph.conduct.preparation import prepare, read_profile
+    from steph.conduct.session import StageSession
     from steph.run import telemetry
-    from steph.session import StageSession
 
     config = session.config
     options = resolve_options(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import record_factory as factory
-from steph.measured import workload_of
+from steph.forecast.measured import workload_of
 from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import predict
 from steph.plan.vram_constants import Constants

@@ -11,18 +11,19 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from planted import plant
-from steph import training
-from steph.attempts import Judge, Request
-from steph.console import Console
-from steph.outcome import Outcome
+from steph.conduct import training
+from steph.conduct.attempts import Judge, Request
+from steph.conduct.console import Console
+from steph.conduct.prediction import expected
+from steph.conduct.preparation import Setup
+from steph.conduct.training import MIN_ATTEMPT_SECONDS, Course, Training
+from steph.judge.outcome import Outcome
 from steph.plan.commands import MAX_STEPS_FLAG
 from steph.plan.description import Description
 from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.plan.shapes import BUILT_IN, parameter_count
-from steph.prediction import expected
-from steph.preparation import Setup
 from steph.record import (
     Attempt,
     Cause,
@@ -41,7 +42,6 @@ from steph.record import (
 from steph.run import hub, hub_download, inputs
 from steph.run.events import StageStarted
 from steph.run.journal import Journal, opened_event
-from steph.training import MIN_ATTEMPT_SECONDS, Course, Training
 from suite_runs import make_model
 
 PROFILE = load_profile(profile_path("rtx3080", Path(__file__).parents[2]))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
-from steph.attempts import Finished, Judge, Request, run_attempt
-from steph.console import Console
+from steph.conduct.attempts import Finished, Judge, Request, run_attempt
+from steph.conduct.console import Console
+from steph.conduct.preparation import Setup
 from steph.judge.artifacts import is_fresh
 from steph.judge.evidence import CardMemory
 from steph.plan.description import Description
@@ -20,7 +21,6 @@ from steph.plan.settings import load_profile, profile_path
 from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import predict
 from steph.plan.vram_terms import Workload
-from steph.preparation import Setup
 from steph.record import Attempt, EndedBy, Probe, StageId
 from steph.run.inputs import file_clock_unix
 from steph.run.journal import Journal

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from huggingface_hub import constants
-from steph.basis import differences
-from steph.console import Console
-from steph.models import model_trouble
+from steph.conduct.basis import differences
+from steph.conduct.console import Console
+from steph.conduct.models import model_trouble
+from steph.conduct.preparation import Setup
+from steph.conduct.stages import Conductor
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.preparation import Setup
 from steph.record import GitState, ModelChoice, Record, StageId, Verdict
 from steph.run.events import AttemptEnded, ModelChosen, StageEnded, StageStarted
 from steph.run.journal import Journal, now, opened_event
 from steph.run.model_files import repo_folder
-from steph.stages import Conductor
 from suite_runs import make_model
 
 ROOT = Path(__file__).parents[2]

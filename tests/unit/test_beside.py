@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import record_factory as factory
 from scripted_training import BASE, DRIFT, LARGE, OOM, SMALL, ScriptedTraining
-from steph import calibrate, deep
-from steph.calibrate import calibrate as run_calibration
-from steph.deep import deep_checks
+from steph.conduct import calibrate, deep
+from steph.conduct.calibrate import calibrate as run_calibration
+from steph.conduct.deep import deep_checks
+from steph.conduct.training import MIN_ATTEMPT_SECONDS, Training
 from steph.record import Attempt, Check, Device, Diagnosis, ModelChoice, Probe, StageId, TrainSettings
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, JournalError
 from steph.run.runner import RunnerError
-from steph.training import MIN_ATTEMPT_SECONDS, Training
 from suite_runs import lengthen_rows, make_model
 
 GIB = 2**30

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from scripted_training import LARGE, PROFILE, ScriptedTraining
-from steph import calibrate, deep
-from steph.calibrate import other_length
+from steph.conduct import calibrate, deep
+from steph.conduct.calibrate import other_length
 from steph.plan.answers import RowLengths
 from steph.record import Attempt, Cause, EndedBy, StageId, StageResult, TrainSettings, Verdict
 from steph.run.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted, fold

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
-from steph.candidates import predicted_candidates
-from steph.models import NoModel
-from steph.outcome import Outcome
+from steph.conduct.candidates import predicted_candidates
+from steph.conduct.models import NoModel
+from steph.conduct.preparation import Setup
+from steph.judge.outcome import Outcome
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.plan.shapes import BUILT_IN, config_of
 from steph.plan.vram_constants import GIB
-from steph.preparation import Setup
 from steph.record import Candidate, Cause, Device, RejectedCandidate, StageId, Verdict
 from steph.run.events import CandidatesPredicted, RecordOpened, StageStarted, fold
 from steph.tell.report import parts

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.cli import app
+from steph.conduct.session import tell
 from steph.record import Record
 from steph.run.events import AttemptEnded, ModelChosen, SessionEnded, SessionStarted, StageEnded, StageStarted
 from steph.run.journal import Journal, opened_event, read_record
-from steph.session import tell
 from typer.testing import CliRunner, Result
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB. GPU 0 has a total capacity of 9.64 GiB"

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import record_factory as factory
 from scripted_training import ScriptedTraining, on_disk
-from steph import calibrate, deep, training
+from steph.conduct import calibrate, deep, training
+from steph.conduct.stages import Conductor
+from steph.conduct.training import Training
 from steph.judge.checks_deep import four_bit_check, loss_flag_check, padding_check
 from steph.judge.verdict import checks_verdict
 from steph.record import Attempt, Check, Probe, Severity, StageId, StageResult, TrainOutcome, TrainSettings, Verdict
@@ -24,8 +26,6 @@ from steph.run.events import (
     fold,
 )
 from steph.run.journal import JournalError, stages_in_flight
-from steph.stages import Conductor
-from steph.training import Training
 from suite_runs import make_bench
 
 H1, H2, H3 = StageId

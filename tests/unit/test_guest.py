@@ -19,7 +19,7 @@ import pytest
 
 @pytest.mark.gpu
 def test_theirs():
-    heavy = {"pydantic", "huggingface_hub", "jinja2", "matplotlib", "steph.session"}
+    heavy = {"pydantic", "huggingface_hub", "jinja2", "matplotlib", "steph.conduct.session"}
     assert not heavy & set(sys.modules)
 """
 

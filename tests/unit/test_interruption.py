@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from steph import interruption
-from steph.interruption import Interruption
+from steph.conduct import interruption
+from steph.conduct.interruption import Interruption
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

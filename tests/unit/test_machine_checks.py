@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
-from steph.attempts import Finished
+from steph.conduct.attempts import Finished
+from steph.conduct.preparation import Setup
 from steph.judge.checks_process import machine_checks
 from steph.judge.verdict import checks_verdict
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.preparation import Setup
 from steph.record import Attempt, Check, Device, EndedBy, Probe, Severity, TrainSettings
 from steph.run import telemetry
 from steph.run.runner import ChildOutcome

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from scripted_training import LARGE, PROFILE, SMALL, THREE
-from steph import models
-from steph.attempts import Request
 from steph.child import twin
-from steph.console import Console
-from steph.models import TINY_NAME, NoModel, choose_model, model_checks, smaller_model
+from steph.conduct import models
+from steph.conduct.attempts import Request
+from steph.conduct.console import Console
+from steph.conduct.models import TINY_NAME, NoModel, choose_model, model_checks, smaller_model
+from steph.conduct.preparation import Setup
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.shapes import BUILT_IN, parameter_count
-from steph.preparation import Setup
 from steph.record import Attempt, Cause, EndedBy, ModelChoice, RejectedCandidate, Severity, StageId, Verdict
 from steph.run import hub, hub_download
 from steph.run.hub_failure import HubFailure

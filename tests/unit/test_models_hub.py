@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from scripted_training import PROFILE, SMALL
-from steph.console import Console
-from steph.models import choose_model
+from steph.conduct.console import Console
+from steph.conduct.models import choose_model
+from steph.conduct.preparation import Setup
+from steph.conduct.stages import Conductor
 from steph.plan.description import Description
 from steph.plan.options import Options
-from steph.preparation import Setup
 from steph.record import ModelChoice, StageId, Verdict
 from steph.run import hub, hub_download
 from steph.run.journal import Journal, opened_event
-from steph.stages import Conductor
 
 
 def test_the_profiles_limit_holds_for_both_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import record_factory as factory
-from steph.outlook import ASSUMED_CARD_BYTES, is_production_card, production_outlook
+from steph.forecast.outlook import ASSUMED_CARD_BYTES, is_production_card, production_outlook
 from steph.plan.vram_constants import GIB
 from steph.record import Device, Record, StageId, TrainSettings
 

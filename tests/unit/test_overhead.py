@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from measured_records import attempt, record_of
-from steph.measured import workload_of
-from steph.outlook import play_ahead, production_outlook
+from steph.forecast.measured import workload_of
+from steph.forecast.outlook import play_ahead, production_outlook
 from steph.plan.vram_constants import MEASURED
 from steph.plan.vram_tape import play
 from steph.record import TrainSettings
@@ -29,14 +29,14 @@ import json, os, sys
 renders = []
 
 def pytest_collection_finish():
-    import steph.session
-    real = steph.session.write_report
+    import steph.conduct.session
+    real = steph.conduct.session.write_report
 
     def spied(*values, with_figures=True, **named):
         renders.append(with_figures)
         return real(*values, with_figures=with_figures, **named)
 
-    steph.session.write_report = spied
+    steph.conduct.session.write_report = spied
 
 def pytest_unconfigure():
     with open(os.environ["SPY_FILE"], "w") as file:

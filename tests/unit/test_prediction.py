@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.conduct.prediction import expected, usable_bytes, with_prediction, worth_trying
+from steph.conduct.preparation import Setup
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
 from steph.plan.vram_constants import GIB
-from steph.prediction import expected, usable_bytes, with_prediction, worth_trying
-from steph.preparation import Setup
 from steph.record import Device, Phase, TrainSettings
 
 SETTINGS = TrainSettings()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import record_factory as factory
-from steph.measured import calibration_of
-from steph.outlook import production_outlook
+from steph.forecast.measured import calibration_of
+from steph.forecast.outlook import production_outlook
 from steph.plan.shapes import BUILT_IN
 from steph.record import Record, StageId
 from steph.tell import listing

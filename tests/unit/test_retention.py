@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
-from steph.console import Console
+from steph.conduct.console import Console
+from steph.conduct.preparation import Setup
+from steph.conduct.session import JoinError, StageSession
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.preparation import Setup
 from steph.record import StageId
 from steph.run.journal import Journal, opened_event, read_record
 from steph.run.memory_log import NAME
 from steph.run.retention import LOGS_KEPT, folder_bytes, prune_logs
-from steph.session import JoinError, StageSession
 
 LOGS = {"output.log", "output.tail-000008388608.log", "stdout.log", "stdout.times", "supervisor.log"}
 KEPT = {NAME, "exit.json", "probe-none-1.json"}
@@ -102,7 +102,7 @@ def test_every_run_begins_by_pruning(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> Journal:
         raise JoinError("enough seen")
 
-    monkeypatch.setattr("steph.session.open_journal", refuse)
+    monkeypatch.setattr("steph.conduct.session.open_journal", refuse)
     options = Options("rtx3080", tmp_path, None, None, False, None, tmp_path)
     profile = load_profile(profile_path("rtx3080", Path(__file__).parents[2]))
     context = factory.rehearsal().context

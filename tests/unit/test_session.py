@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from planted import plant
-from steph.console import Console
+from steph.conduct.console import Console
+from steph.conduct.preparation import prepare
+from steph.conduct.session import StageSession, tell
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.preparation import prepare
 from steph.record import StageId
 from steph.run.journal import read_record
-from steph.session import StageSession, tell
 
 CLONE = Path(__file__).parents[2]
 

@@ -9,13 +9,14 @@ import pytest
 import record_factory as factory
 from fake_nvml import FakeNvml, Gpu
 from scripted_training import on_disk
-from steph.attempts import child_environment
-from steph.console import Console
-from steph.models import model_checks
+from steph.conduct.attempts import child_environment
+from steph.conduct.console import Console
+from steph.conduct.models import model_checks
+from steph.conduct.preparation import Setup, prepare
+from steph.conduct.stages import Conductor
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.preparation import Setup, prepare
 from steph.record import (
     AnyStage,
     Attempt,
@@ -34,7 +35,6 @@ from steph.run import hub, telemetry
 from steph.run.events import AttemptEnded, Event, ModelChosen, SessionStarted, StageEnded, StageStarted
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, opened_event, read_record
-from steph.stages import Conductor
 
 ROOT = Path(__file__).parents[2]
 BROKEN = "driver and library versions differ; reboot or reload the driver"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from scripted_training import ScriptedTraining, on_disk
-from steph import attempts
+from steph.conduct import attempts
+from steph.conduct.stages import Conductor
 from steph.record import EndedBy, StageId, StageResult, Verdict
 from steph.run.events import ModelChosen, StageEnded, StageStarted
 from steph.run.runner import ChildOutcome, RunnerError
-from steph.stages import Conductor
 from steph.tell import wording
 
 H1, H2, _ = StageId

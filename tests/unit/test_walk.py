@@ -23,10 +23,10 @@ from scripted_training import (
     ScriptedTraining,
     offer,
 )
+from steph.conduct.training import Course, Walk, half_precision_of
 from steph.plan.commands import MAX_STEPS_FLAG
 from steph.plan.settings import Rung
 from steph.record import Diagnosis, ExtendedId, StageId, TrainSettings, Verdict
-from steph.training import Course, Walk, half_precision_of
 from suite_runs import lengthen_rows, make_model
 
 

@@ -63,7 +63,7 @@ import pytest
 
 @pytest.mark.gpu
 def test_theirs(ours):
-    heavy = {"pydantic", "huggingface_hub", "jinja2", "matplotlib", "steph.session", "torch"}
+    heavy = {"pydantic", "huggingface_hub", "jinja2", "matplotlib", "steph.conduct.session", "torch"}
     assert not heavy & set(sys.modules)
     assert ours == 1
 """

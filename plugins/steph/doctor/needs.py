@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steph.models import TINY_NAME
+from steph.conduct.models import TINY_NAME
 from steph.plan.options import Options
 from steph.plan.settings import Profile
 from steph.plan.shapes import BUILT_IN, TINY, ModelShape, parameter_count

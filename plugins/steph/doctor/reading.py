@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
+from steph.conduct.preparation import cache_dir, pipeline_python, read_inputs
 from steph.doctor.facts import Busy, GpuFacts, HostFacts, HubFacts, MemoryUser, ModelFacts, Place, RootFacts
 from steph.plan.options import Options
 from steph.plan.settings import Profile, ProfileError
-from steph.preparation import cache_dir, pipeline_python, read_inputs
 from steph.record import Device, StageId
 from steph.run import hub, model_files, telemetry
 from steph.run.gpulock import GpuBusyError, GpuLockError, gpu_lock

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from steph.console import Console
+from steph.conduct.console import Console
+from steph.conduct.preparation import Setup
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
 from steph.plan.commands import needed_libraries
 from steph.plan.vram import Forecast
-from steph.preparation import Setup
 from steph.record import AnyStage, Attempt, Device, EndedBy, EvalSettings, TrainSettings
 from steph.run import inputs, output, telemetry
 from steph.run.events import AttemptEnded, AttemptStarted

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from steph.measured import Calibration, calibration_or_default, workload_of
+from steph.forecast.measured import Calibration, calibration_or_default, workload_of
 from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import Forecast, automatic, largest_fitting, leanest, predict
 from steph.plan.vram_constants import GIB

@@ -9,14 +9,14 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from steph.attempts import Finished, Request, run_attempt
 from steph.child import twin
-from steph.console import Console
+from steph.conduct.attempts import Finished, Request, run_attempt
+from steph.conduct.console import Console
+from steph.conduct.preparation import Setup, cache_dir
 from steph.judge.checks_model import ModelEvidence, judge_model, no_model
+from steph.judge.outcome import Outcome
 from steph.judge.verdict import attempt_verdict
-from steph.outcome import Outcome
 from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
-from steph.preparation import Setup, cache_dir
 from steph.record import Attempt, Check, ModelChoice, RejectedCandidate, StageId, Verdict
 from steph.run import hub, hub_download, model_files
 from steph.run.hub_query import HubError
@@ -25,7 +25,7 @@ from steph.run.journal import Journal
 from steph.run.model_files import IncompleteModelError, find_qwen_tokenizer
 
 TINY_NAME = "steph/tiny-qwen2"
-TWIN_SCRIPT = Path(__file__).parent / "child" / "twin.py"
+TWIN_SCRIPT = Path(__file__).parents[1] / "child" / "twin.py"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from steph.preparation import Setup
+from steph.conduct.preparation import Setup
 from steph.record import Context, DataFile, Environment, ModelChoice, Record, StageId
 from steph.run import model_files
 from steph.run.model_files import IncompleteModelError

@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Literal
 
-from steph.attempts import Finished, Request, run_attempt
+from steph.conduct.attempts import Finished, Request, run_attempt
+from steph.conduct.training import Training
 from steph.judge.checks_train import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.training_files import read_state
@@ -20,7 +21,6 @@ from steph.run import inputs
 from steph.run.inputs import InputError
 from steph.run.journal import JournalError
 from steph.run.runner import RunnerError
-from steph.training import Training
 
 CANNOT_RUN = (InputError, OSError, RunnerError)  # what keeps such a training from being run
 

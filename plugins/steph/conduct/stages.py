@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from steph.calibrate import calibrate
-from steph.candidates import predicted_candidates
-from steph.console import Console
-from steph.deep import deep
-from steph.evaluation import DIRECT, Evaluation
-from steph.extended import run_extended
-from steph.models import NoModel, choose_model, model_checks, model_trouble
-from steph.outcome import Outcome
-from steph.prediction import with_prediction
-from steph.preparation import Setup
+from steph.conduct.calibrate import calibrate
+from steph.conduct.candidates import predicted_candidates
+from steph.conduct.console import Console
+from steph.conduct.deep import deep
+from steph.conduct.evaluation import DIRECT, Evaluation
+from steph.conduct.extended import run_extended
+from steph.conduct.models import NoModel, choose_model, model_checks, model_trouble
+from steph.conduct.prediction import with_prediction
+from steph.conduct.preparation import Setup
+from steph.conduct.training import Training
+from steph.judge.outcome import Outcome
 from steph.record import (
     AnyStage,
     Attempt,
@@ -34,7 +35,6 @@ from steph.run.journal import Journal, now
 from steph.run.memory_watch import is_back
 from steph.run.runner import RunnerError
 from steph.terms import NEEDS
-from steph.training import Training
 
 MESSAGE_CHARS = 300  # of an error that nobody expected
 

@@ -6,16 +6,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from steph.attempts import Finished, Request, run_attempt
-from steph.console import Console
+from steph.conduct.attempts import Finished, Request, run_attempt
+from steph.conduct.console import Console
+from steph.conduct.preparation import Setup
+from steph.conduct.side_commands import build_index
 from steph.judge.checks_eval import judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
+from steph.judge.outcome import Outcome
 from steph.judge.questions import frame_in, questions_in
 from steph.judge.results import Row
-from steph.outcome import Outcome
 from steph.plan.commands import evaluate_command
-from steph.preparation import Setup
 from steph.record import (
     AnyStage,
     Attempt,
@@ -29,7 +30,6 @@ from steph.record import (
 )
 from steph.run import inputs
 from steph.run.journal import Journal
-from steph.side_commands import build_index
 
 ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

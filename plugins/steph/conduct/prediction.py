@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from steph.measured import shape_of, workload_of
+from steph.conduct.preparation import Setup
+from steph.forecast.measured import shape_of, workload_of
 from steph.plan.shapes import ModelShape
 from steph.plan.vram import Forecast, automatic, leanest, predict
 from steph.plan.vram import Verdict as FitVerdict
 from steph.plan.vram_constants import GIB
-from steph.preparation import Setup
 from steph.record import Attempt, ModelChoice, TrainSettings
 
 

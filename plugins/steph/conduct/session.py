@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from steph.basis import differences
-from steph.console import Console
-from steph.interruption import Interruption
+from steph.conduct.basis import differences
+from steph.conduct.console import Console
+from steph.conduct.interruption import Interruption
+from steph.conduct.preparation import Setup
+from steph.conduct.stages import Conductor
+from steph.forecast.outlook import play_ahead, production_outlook
 from steph.judge.verdict import exit_status
-from steph.outlook import play_ahead, production_outlook
-from steph.preparation import Setup
 from steph.record import AnyStage, Record, StageId, StageResult
 from steph.run import output
 from steph.run.events import SessionEnded, SessionStarted, fold
@@ -32,7 +33,6 @@ from steph.run.leftovers import end_leftovers
 from steph.run.memory_log import read_samples
 from steph.run.retention import prune_logs
 from steph.run.rootlock import root_lock
-from steph.stages import Conductor
 from steph.tell.ahead import Warming, draw_nothing
 from steph.tell.drawings import VramSample
 from steph.tell.report import report_path, write_report

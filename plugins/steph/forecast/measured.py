@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from steph.forecast.shape_lookup import ShapeError, model_shape
 from steph.plan.description import load_description
 from steph.plan.settings import ProfileError
 from steph.plan.shapes import ModelShape
@@ -26,7 +27,6 @@ from steph.plan.vram_constants import MEASURED, Constants
 from steph.plan.vram_readings import Reading, explanations, possible_kinds
 from steph.plan.vram_terms import DEFAULT_TARGETS, Trainer, Workload
 from steph.record import Attempt, ModelChoice, Record, StageId, StageResult, TrainSettings
-from steph.shape_lookup import ShapeError, model_shape
 
 
 @dataclass(frozen=True, slots=True)

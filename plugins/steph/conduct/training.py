@@ -10,19 +10,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from steph.attempts import Finished, Request, run_attempt
-from steph.console import Console
+from steph.conduct.attempts import Finished, Request, run_attempt
+from steph.conduct.console import Console
+from steph.conduct.models import smaller_model
+from steph.conduct.prediction import Expectation, expected, with_prediction, worth_trying
+from steph.conduct.preparation import Setup
+from steph.conduct.side_commands import run_side_command, side_folder, training_rows
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_train import ANSWERS_KEPT, judge_training
 from steph.judge.evidence import TrainEvidence
-from steph.models import smaller_model
-from steph.outcome import Outcome
+from steph.judge.outcome import Outcome
 from steph.plan.answers import AnswerLoss, RowLengths, row_lengths
 from steph.plan.commands import MAX_STEPS_FLAG, train_command
 from steph.plan.ladder import MoveKind, epoch_steps, given_up, ladder_without_4bit, next_move, settings_at
 from steph.plan.settings import Rung
-from steph.prediction import Expectation, expected, with_prediction, worth_trying
-from steph.preparation import Setup
 from steph.record import (
     AnyStage,
     Attempt,
@@ -38,7 +39,6 @@ from steph.record import (
 from steph.run import inputs, output
 from steph.run.events import DataRead, ModelChosen, RungSkipped
 from steph.run.journal import Journal, now
-from steph.side_commands import run_side_command, side_folder, training_rows
 
 MIN_ATTEMPT_SECONDS = 5.0
 BF16_SINCE = 8  # major compute capability of the first cards with bf16 in hardware

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from functools import cached_property
 
-from steph.beside import CANNOT_RUN, behind_the_verdict, train_beside
+from steph.conduct.beside import CANNOT_RUN, behind_the_verdict, train_beside
+from steph.conduct.training import MIN_ATTEMPT_SECONDS, Training
 from steph.judge.checks_deep import deep_runs_check, four_bit_check, loss_flag_check, padding_check
 from steph.record import Attempt, Check, ModelChoice, StageId, TrainSettings
 from steph.run.events import ChecksAdded
 from steph.run.journal import now
-from steph.training import MIN_ATTEMPT_SECONDS, Training
 
 LOSS_FLAG, NO_LOSS_FLAG = "--loss-on-output-only", "--no-loss-on-output-only"
 PADDING_STEPS = 5  # the first is warm-up

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from steph.console import Console
-from steph.evaluation import Evaluation, Variant
+from steph.conduct.console import Console
+from steph.conduct.evaluation import Evaluation, Variant
+from steph.conduct.preparation import Setup
+from steph.conduct.training import Course, Training
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_extended import cot_rows_check
+from steph.judge.outcome import Outcome
 from steph.judge.results import Row, read_results
-from steph.outcome import Outcome
 from steph.plan.rows import rows_in
-from steph.preparation import Setup
 from steph.record import (
     AnyStage,
     ExtendedId,
@@ -25,7 +26,6 @@ from steph.record import (
 )
 from steph.run import inputs
 from steph.run.journal import Journal
-from steph.training import Course, Training
 
 COT = Variant(ExtendedId.COT, "cot", use_cot=True)
 RAG = Variant(ExtendedId.RAG, "rag", use_rag=True)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 
-from steph.beside import CANNOT_RUN, behind_the_verdict, train_beside
+from steph.conduct.beside import CANNOT_RUN, behind_the_verdict, train_beside
+from steph.conduct.prediction import expected
+from steph.conduct.training import MIN_ATTEMPT_SECONDS, Training
 from steph.plan.answers import RowLengths
-from steph.prediction import expected
 from steph.record import ModelChoice, SkippedRung, StageId, TrainSettings
 from steph.run.events import RungSkipped
 from steph.run.journal import now
-from steph.training import MIN_ATTEMPT_SECONDS, Training
 
 STEPS = 5
 SHORTEST_LENGTH = 16  # what a profile may ask for

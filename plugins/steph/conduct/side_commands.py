@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from steph.attempts import child_environment
-from steph.console import Console
+from steph.conduct.attempts import child_environment
+from steph.conduct.console import Console
+from steph.conduct.preparation import Setup
 from steph.plan.commands import build_command
-from steph.preparation import Setup
 from steph.record import DataFile
 from steph.run import inputs, output
 from steph.run.inputs import InputError

@@ -1,0 +1,1 @@
+"""The conductor: sessions, stages, attempts; takes each stage through the rooms, one way. Sees all of them."""
