@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import record_factory as factory
 from steph.forecast.measured import calibration_of
 from steph.forecast.outlook import production_outlook
 from steph.plan.shapes import BUILT_IN
-from steph.record import Record, StageId
+from steph.record import Record, StageId, TrainSettings
 from steph.tell import listing
 from steph.tell.drawings import predicted_svg
 
@@ -24,6 +25,17 @@ def _record(**models: str) -> Record:
         for stage, result in record.stages.items()
     }
     return record.model_copy(update={"stages": named})
+
+
+def test_a_value_is_changed_in_fields_that_it_has() -> None:
+    """The others stay, the original too; a field that there is not is refused by its name instead of being kept."""
+    settings = TrainSettings(max_steps=5)
+    changed = settings.changed(batch_size=1, use_4bit=False)
+    assert changed == TrainSettings(max_steps=5, batch_size=1, use_4bit=False)
+    assert (type(changed), settings) == (TrainSettings, TrainSettings(max_steps=5))
+    for unknown in ("batchsize", "effective_batch_size", "short"):
+        with pytest.raises(TypeError, match=f"TrainSettings has no field {unknown}"):
+            settings.changed(max_steps=1, **{unknown: 1})
 
 
 def test_the_model_is_the_one_that_training_ended_on() -> None:

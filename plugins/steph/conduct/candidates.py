@@ -35,20 +35,18 @@ def _predicted(setup: Setup, candidate: Candidate, choice: ModelChoice | None) -
     """The candidate with its forecast; the shape is the chosen model's own, else the one known by the name."""
     try:
         shape = shape_of(choice) if choice else model_shape(candidate.name)
-        candidate = candidate.model_copy(update={"parameters": candidate.parameters or parameter_count(shape)})
+        candidate = candidate.changed(parameters=candidate.parameters or parameter_count(shape))
         expectation = expected_of_shape(setup, shape, setup.profile.train)
     except UnknownShapeError:
-        return candidate.model_copy(update={"unpredicted_reason": UNKNOWN_SHAPE})
+        return candidate.changed(unpredicted_reason=UNKNOWN_SHAPE)
     except ValueError as error:  # a kind of model or a target module that the formulas don't know
-        return candidate.model_copy(update={"unpredicted_reason": f"計算できない: {error}"})
+        return candidate.changed(unpredicted_reason=f"計算できない: {error}")
     if expectation is None:
-        return candidate.model_copy(update={"unpredicted_reason": "GPU を使わないため"})
+        return candidate.changed(unpredicted_reason="GPU を使わないため")
     likely = expectation.likely
-    return candidate.model_copy(
-        update={
-            "predicted_peak_bytes": likely.total_bytes,
-            "predicted_low_bytes": likely.low_bytes,
-            "predicted_high_bytes": likely.high_bytes,
-            "verdict": expectation.verdict,
-        }
+    return candidate.changed(
+        predicted_peak_bytes=likely.total_bytes,
+        predicted_low_bytes=likely.low_bytes,
+        predicted_high_bytes=likely.high_bytes,
+        verdict=expectation.verdict,
     )

@@ -95,4 +95,4 @@ def usable_bytes(setup: Setup) -> int | None:
 def with_prediction(setup: Setup, model: ModelChoice) -> ModelChoice:
     """The choice with its predicted peak at the profile's settings, as it is where there is none."""
     found = expected(setup, model, setup.profile.train)
-    return model.model_copy(update={"predicted_peak_bytes": found.likely.total_bytes}) if found else model
+    return model.changed(predicted_peak_bytes=found.likely.total_bytes) if found else model

@@ -52,7 +52,7 @@ def settings_at(
             changes |= step.model_dump(exclude_none=True)
     if changes.get("use_4bit") is False and base.mixed_precision is None:
         changes["mixed_precision"] = half
-    return base.model_copy(update=changes)
+    return base.changed(**changes)
 
 
 def drops_4bit(step: Rung) -> bool:
@@ -81,7 +81,7 @@ def ladder_without_4bit(
     base: TrainSettings, ladder: Sequence[Rung], half: Literal["bf16", "fp16"] = "bf16"
 ) -> tuple[TrainSettings, tuple[Rung, ...]]:
     """The ladder where bitsandbytes can't be used: the first rung's batch and length in `half`, then as before."""
-    top = base.model_copy(update={"use_4bit": False, "mixed_precision": base.mixed_precision or half})
+    top = base.changed(use_4bit=False, mixed_precision=base.mixed_precision or half)
     return top, tuple(step for step in ladder if not drops_4bit(step))
 
 

@@ -7,7 +7,7 @@ after the process that wrote them was killed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -29,8 +29,6 @@ from steph.record import (
     Verdict,
 )
 from steph.terms import NEEDS
-
-V = TypeVar("V", bound=Value)
 
 _ATTEMPTS = {"stage": "attempts", "deep": "deep_attempts", "calibrate": "calibration_attempts"}
 
@@ -186,9 +184,9 @@ def _apply(record: Record, event: Event, in_flight: Verdict) -> Record:
             return record
         case SessionStarted(at=at, command=command, stages=stages, report_name=name):
             session = Session(started_at=at, command=command, stages=stages, report_name=name)
-            return _with(record, sessions=(*record.sessions, session), context=_context_of(record, event))
+            return record.changed(sessions=(*record.sessions, session), context=_context_of(record, event))
         case DataRead(data=data):
-            return _with(record, data=data)
+            return record.changed(data=data)
         case SessionEnded(at=at, exit_status=status):
             return _last_session(record, ended_at=at, exit_status=status)
         case StageStarted(stage=stage, at=at):
@@ -204,7 +202,7 @@ def _context_of(record: Record, started: SessionStarted) -> Context:
     """The record's context; its pipeline is dirty as soon as one of its sessions found it so."""
     if not started.pipeline_dirty:
         return record.context
-    return _with(record.context, pipeline_git=_with(record.context.pipeline_git, dirty=True))
+    return record.context.changed(pipeline_git=record.context.pipeline_git.changed(dirty=True))
 
 
 def _inside_stage(record: Record, event: InsideStage) -> Record:
@@ -214,19 +212,19 @@ def _inside_stage(record: Record, event: InsideStage) -> Record:
         result = StageResult(stage=stage, verdict=Verdict.CRASHED, explanation=IN_FLIGHT, started_at=event.at)
     match event:
         case ModelChosen(model=model):
-            return _stage(record, _with(result, model=model))
+            return _stage(record, result.changed(model=model))
         case CandidatesPredicted(candidates=candidates):
-            return _stage(record, _with(result, candidates=candidates))
+            return _stage(record, result.changed(candidates=candidates))
         case AttemptStarted(attempt=attempt) | AttemptEnded(attempt=attempt):
             return _stage(record, _with_attempt(result, attempt))
         case RungSkipped(skipped=skipped):
-            return _stage(record, _with(result, skipped_rungs=(*result.skipped_rungs, skipped)))
+            return _stage(record, result.changed(skipped_rungs=(*result.skipped_rungs, skipped)))
         case ChecksAdded(checks=checks):
-            return _stage(record, _with(result, checks=(*result.checks, *checks)))
+            return _stage(record, result.changed(checks=(*result.checks, *checks)))
         case CrashFound(at=at, last_lines=lines):
             newest = result.newest_attempt
-            told = _with_attempt(result, _with(newest, last_lines=lines)) if newest else result
-            crashed = _with(told, verdict=Verdict.CRASHED, explanation=LOST, ended_at=at)
+            told = _with_attempt(result, newest.changed(last_lines=lines)) if newest else result
+            crashed = told.changed(verdict=Verdict.CRASHED, explanation=LOST, ended_at=at)
             return _verdict_of_session(_stage(record, crashed), stage, Verdict.CRASHED)
 
 
@@ -234,15 +232,14 @@ def _with_attempt(result: StageResult, attempt: Attempt) -> StageResult:
     """The stage with this attempt in place of what was known of it, as its newest."""
     place = _ATTEMPTS[attempt.purpose]
     known: tuple[Attempt, ...] = getattr(result, place)
-    return _with(result, **{place: (*(other for other in known if other.folder != attempt.folder), attempt)})
+    return result.changed(**{place: (*(other for other in known if other.folder != attempt.folder), attempt)})
 
 
 def _ended(record: Record, event: StageEnded) -> Record:
     result = record.results.get(event.stage)
     if result is None:
         result = StageResult(stage=event.stage, verdict=event.verdict, explanation="", started_at=event.at)
-    ended = _with(
-        result,
+    ended = result.changed(
         verdict=event.verdict,
         explanation=event.explanation,
         ended_at=event.at,
@@ -262,21 +259,17 @@ def _verdict_of_session(record: Record, stage: AnyStage, verdict: Verdict) -> Re
 def _marked_stale(record: Record, replaced: AnyStage) -> Record:
     for stage, result in record.results.items():
         if replaced in NEEDS[stage]:
-            record = _stage(record, _with(result, stale=True))
+            record = _stage(record, result.changed(stale=True))
     return record
 
 
 def _last_session(record: Record, **update: object) -> Record:
     if not record.sessions:
         return record
-    return _with(record, sessions=(*record.sessions[:-1], _with(record.sessions[-1], **update)))
+    return record.changed(sessions=(*record.sessions[:-1], record.sessions[-1].changed(**update)))
 
 
 def _stage(record: Record, result: StageResult) -> Record:
     if isinstance(result.stage, StageId):
-        return _with(record, stages={**record.stages, result.stage: result})
-    return _with(record, extended={**record.extended, result.stage: result})
-
-
-def _with(value: V, **update: object) -> V:
-    return value.model_copy(update=update)
+        return record.changed(stages={**record.stages, result.stage: result})
+    return record.changed(extended={**record.extended, result.stage: result})
