@@ -7,16 +7,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import record_factory as factory
-from planted import plant
-from steph.conduct import training
+from planted import TRAIN_FILE, plant
+from steph.conduct import stage_run, training
 from steph.conduct.attempts import Judge, Request
 from steph.conduct.console import Console
+from steph.conduct.course import open_course
 from steph.conduct.prediction import expected
 from steph.conduct.preparation import Setup
-from steph.conduct.training import MIN_ATTEMPT_SECONDS, Course, Training
+from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
+from steph.conduct.training import Training
 from steph.judge.outcome import Outcome
 from steph.plan.commands import MAX_STEPS_FLAG
 from steph.plan.description import Description
@@ -25,6 +28,7 @@ from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.plan.shapes import BUILT_IN, parameter_count
 from steph.record import (
+    AnyStage,
     Attempt,
     Cause,
     Check,
@@ -74,7 +78,7 @@ class ScriptedTraining:
     """One training stage; attempt after attempt ends as `ends` says, and well where it says nothing more.
 
     `spends_all`: an attempt leaves the stage too little time for another one. `flags`: what the script takes beyond the
-    spec's; None: its `--help` is asked.
+    spec's; None: its `--help` is asked. `of`: whose stage it is; each trains on H-2's rows.
     """
 
     folder: Path
@@ -86,14 +90,19 @@ class ScriptedTraining:
     flags: tuple[str, ...] | None = (MAX_STEPS_FLAG,)
     truncation: str = "right"
     train: TrainSettings = BASE
-    course: Course | None = None
+    of: AnyStage = StageId.H2
     requests: list[Request] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         root = plant(self.folder / "root")
         description = Description.model_validate(
-            {"trainer": self.trainer, "optional_flags": self.flags, "truncation": self.truncation}
+            {
+                "trainer": self.trainer,
+                "optional_flags": self.flags,
+                "truncation": self.truncation,
+                "paths": {"train_file_cot": TRAIN_FILE},
+            }
         )
         options = Options("rtx3080", root, None, None, False, None, self.folder, no_predict=self.no_predict)
         profile = PROFILE.model_copy(update={"train": self.train})
@@ -102,16 +111,14 @@ class ScriptedTraining:
         self.journal = Journal(self.folder / "record")
         self.journal.append(opened_event("r", context))
         self.journal.append(StageStarted(at="2026-01-01T00:00:00+00:00", stage=StageId.H2))
-        deadline, console = time.monotonic() + 3600, Console(self.said.append, False)
-        self.training = Training(self.setup, self.journal, console, deadline, self.course)
+        self.run = Run(self.setup, self.journal, Console(self.said.append, False), time.monotonic() + 3600)
+        self.course = open_course(self.run, self.of)
 
-    def attempt(self, setup: Setup, journal: Journal, console: Console, request: Request, judge: Judge) -> Attempt:
+    def attempt(self, run: Run, request: Request, judge: Judge) -> Attempt:
         """In place of `run_attempt`: note the request and end as scripted."""
         assert isinstance(request.settings, TrainSettings)
         self.requests.append(request)
         number = len(self.requests)
-        if self.spends_all:
-            self.training.deadline = time.monotonic() + MIN_ATTEMPT_SECONDS - 0.01
         ended: dict[str, object] = {"label": request.label, "checks": (OK,)}
         if number <= len(self.ends):
             ended |= {"returncode": 1, "ended_by": EndedBy.EXIT, "diagnosis": self.ends[number - 1]}
@@ -119,8 +126,19 @@ class ScriptedTraining:
 
     def walk(self, monkeypatch: pytest.MonkeyPatch, model: ModelChoice, start: TrainSettings | None = None) -> Outcome:
         """Run the stage on these scripted attempts."""
-        monkeypatch.setattr(training, "run_attempt", self.attempt)
-        return self.training.run(model, start)
+
+        def attempt(run: Run, request: Request, judge: Judge) -> Attempt:
+            if self.spends_all:
+                self.leave(monkeypatch, MIN_ATTEMPT_SECONDS - 0.01)
+            return self.attempt(run, request, judge)
+
+        monkeypatch.setattr(training, "run_attempt", attempt)
+        return Training(self.course).walk(model, start)
+
+    def leave(self, monkeypatch: pytest.MonkeyPatch, left_seconds: float) -> None:
+        """Set the clock on until the stage has only so much time left."""
+        moment = self.run.ends_at - left_seconds
+        monkeypatch.setattr(stage_run, "time", SimpleNamespace(monotonic=lambda: moment))
 
     @property
     def tried(self) -> list[str]:

@@ -13,6 +13,7 @@ import record_factory as factory
 from steph.conduct.attempts import Finished, Judge, Request, run_attempt
 from steph.conduct.console import Console
 from steph.conduct.preparation import Setup
+from steph.conduct.stage_run import Run
 from steph.judge.artifacts import is_fresh
 from steph.judge.evidence import CardMemory
 from steph.plan.description import Description
@@ -28,7 +29,7 @@ from steph.run.runner import ChildOutcome
 
 REPOSITORY = Path(__file__).parents[2]
 FORECAST = predict(BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], Workload("answer", 2, 512))
-REQUEST = Request(StageId.H2, "512/b2/4bit", (sys.executable, "-c", ""), deadline_seconds=60, on_gpu=False)
+REQUEST = Request(StageId.H2, "512/b2/4bit", (sys.executable, "-c", ""), limit_seconds=60)
 
 
 def as_it_is(finished: Finished) -> Attempt:
@@ -42,8 +43,8 @@ def attempted(folder: Path, request: Request, judge: Judge = as_it_is) -> Attemp
     options = Options("rtx3080", folder, None, None, False, None, folder)
     profile = load_profile(profile_path("rtx3080", REPOSITORY))
     setup = Setup(options, profile, Description(), sys.executable, None, record.data[0], record.context)
-    journal = Journal(folder / "record")
-    return run_attempt(setup, journal, Console(lambda _: None, False), request, judge)
+    run = Run(setup, Journal(folder / "record"), Console(lambda _: None, False), time.monotonic() + 60)
+    return run_attempt(run, request, judge)
 
 
 def test_an_attempt_carries_its_prediction_with_the_interval(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,9 @@ import record_factory as factory
 from scripted_training import BASE, DRIFT, LARGE, OOM, SMALL, ScriptedTraining
 from steph.conduct import calibrate, deep
 from steph.conduct.calibrate import calibrate as run_calibration
+from steph.conduct.course import Course
 from steph.conduct.deep import deep_checks
-from steph.conduct.training import MIN_ATTEMPT_SECONDS, Training
+from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS
 from steph.record import Attempt, Check, Device, Diagnosis, ModelChoice, Probe, StageId, TrainSettings
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, JournalError
@@ -34,7 +34,7 @@ class Beside:
     options: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(
-        self, training: Training, model: ModelChoice, settings: TrainSettings, *, label: str, **options: object
+        self, course: Course, model: ModelChoice, settings: TrainSettings, *, label: str, **options: object
     ) -> Attempt:
         self.labels.append(label)
         self.options.append(options)
@@ -53,7 +53,7 @@ def _deep(
     """The deep checks of a script without a flag for the loss, so that the pair of trap 5 comes first."""
     monkeypatch.setattr(deep, "train_beside", beside)
     stage = ScriptedTraining(folder, card=card)
-    return {check.id: check for check in deep_checks(stage.training, SMALL, BASE)}
+    return {check.id: check for check in deep_checks(stage.course, SMALL, BASE)}
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_deep_attempts_end_with_the_stages_time(tmp_path: Path, monkeypatch: pyt
     beside = Beside()
     monkeypatch.setattr(deep, "train_beside", beside)
     stage = ScriptedTraining(tmp_path, flags=LOSS_FLAGS)
-    stage.training.deadline = time.monotonic() + MIN_ATTEMPT_SECONDS - 0.1
-    complete = list(deep_checks(stage.training, SMALL, BASE))[-1]
+    stage.leave(monkeypatch, MIN_ATTEMPT_SECONDS - 0.1)
+    complete = list(deep_checks(stage.course, SMALL, BASE))[-1]
     assert (beside.labels, complete.holds) == ([], False)
     assert complete.message.count("(制限時間)") == 4
 
@@ -124,7 +124,7 @@ def test_rows_that_cannot_be_counted_leave_padding_to_the_clock(
     stage = ScriptedTraining(tmp_path)
     lengthen_rows(stage.setup.root, 2000)
     model = SMALL.model_copy(update={"snapshot_path": str(folder)})
-    padding = next(check for check in deep_checks(stage.training, model, BASE) if check.id == "no_max_padding")
+    padding = next(check for check in deep_checks(stage.course, model, BASE) if check.id == "no_max_padding")
     assert padding.holds is (True if broken else None)
     assert ("1.00 倍" in padding.message) is broken
     assert ("2.00 倍に伸び" in padding.message) is not broken
@@ -140,7 +140,7 @@ def _calibrated(
     monkeypatch.setattr(calibrate, "train_beside", beside)
     stage = ScriptedTraining(folder)
     prepare(stage)
-    run_calibration(stage.training, LARGE, settings)
+    run_calibration(stage.course, LARGE, settings)
     return stage
 
 
@@ -157,7 +157,7 @@ def test_no_time_left_is_not_calibrated(tmp_path: Path, monkeypatch: pytest.Monk
     """H-2's budget is what it runs in."""
 
     def spend(stage: ScriptedTraining) -> None:
-        stage.training.deadline = time.monotonic() + MIN_ATTEMPT_SECONDS - 0.1
+        stage.leave(monkeypatch, MIN_ATTEMPT_SECONDS - 0.1)
 
     beside = Beside()
     stage = _calibrated(tmp_path, monkeypatch, beside, prepare=spend)
@@ -206,6 +206,6 @@ def test_rows_that_cannot_be_read_leave_the_length_to_the_setting(
     beside = Beside()
     monkeypatch.setattr(calibrate, "train_beside", beside)
     stage = ScriptedTraining(tmp_path)
-    run_calibration(stage.training, LARGE.model_copy(update={"snapshot_path": str(folder)}), BASE)
+    run_calibration(stage.course, LARGE.model_copy(update={"snapshot_path": str(folder)}), BASE)
     assert beside.labels == ["calibrate 256/b2/4bit 5ステップ"]
     assert beside.options[0]["longest_row_tokens"] is None

@@ -177,7 +177,7 @@ def test_both_lengths_of_a_slope_count_the_rows_alike(
     lengthen_rows(stage.setup.root, 300)
     model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
     stage.walk(monkeypatch, model)
-    calibrate.calibrate(stage.training, model, PROFILE.train)
+    calibrate.calibrate(stage.course, model, PROFILE.train)
     assert [stage.requests[0].longest_row_tokens, *counted] == [longest, longest]
 
 
@@ -189,12 +189,12 @@ def test_rows_that_cannot_be_counted_are_said_once(
     stage = ScriptedTraining(tmp_path)
     model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
     if broken == "no training file":
-        (stage.setup.root / stage.training.train_file.path).unlink()
+        (stage.setup.root / stage.course.train_file.path).unlink()
     else:
         (tmp_path / "model" / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
     outcome = stage.walk(monkeypatch, model)
     assert (outcome.verdict, stage.requests[0].longest_row_tokens) == (Verdict.PASS, None)
     monkeypatch.setattr(deep, "train_beside", lambda *_, **told: factory.trained(2, PROFILE.train))
-    (padding,) = (check for check in deep.deep_checks(stage.training, model, PROFILE.train) if check.trap == 11)
+    (padding,) = (check for check in deep.deep_checks(stage.course, model, PROFILE.train) if check.trap == 11)
     assert padding.holds is True
     assert [line.startswith("H-2 answers not counted: ") for line in stage.said] == [True]

@@ -37,6 +37,15 @@ def test_only_what_is_known_is_shown(shown: Progress, text: str) -> None:
     assert progress_text(shown) == text
 
 
+def test_a_line_can_be_said_once_and_no_more() -> None:
+    """What several steps come upon alike is told by the first of them."""
+    said: list[str] = []
+    console = Console(said.append, False)
+    for text in ("a", "b", "a"):
+        console.line_once(text)
+    assert said == ["a\n", "b\n"]
+
+
 def test_a_terminal_has_one_line_that_is_written_over() -> None:
     """The live line is rewritten twice a second at most, and a whole line that follows leaves nothing of it."""
     said: list[str] = []

@@ -10,8 +10,8 @@ import pytest
 import record_factory as factory
 from scripted_training import ScriptedTraining, on_disk
 from steph.conduct import calibrate, deep, training
+from steph.conduct.course import Course
 from steph.conduct.stages import Conductor
-from steph.conduct.training import Training
 from steph.judge.checks_deep import four_bit_check, loss_flag_check, padding_check
 from steph.judge.verdict import checks_verdict
 from steph.record import Attempt, Check, Probe, Severity, StageId, StageResult, TrainOutcome, TrainSettings, Verdict
@@ -190,7 +190,7 @@ class Beside:
     then: BaseException
     ran: int = 0
 
-    def __call__(self, training: Training, model: object, settings: TrainSettings, **options: object) -> Attempt:
+    def __call__(self, course: Course, model: object, settings: TrainSettings, **options: object) -> Attempt:
         self.ran += 1
         if self.ran > self.soundly:
             raise self.then
@@ -213,7 +213,7 @@ def _conducted(folder: Path, monkeypatch: pytest.MonkeyPatch, beside: Beside) ->
     journal.append(StageStarted(at="", stage=H1))
     journal.append(ModelChosen(at="", stage=H1, model=on_disk(folder / "model")))
     journal.append(StageEnded(at="", stage=H1, verdict=Verdict.PASS, explanation="", seconds=1))
-    return stage, Conductor(replace(stage.setup, options=options), journal, stage.training.console, lambda _: None)
+    return stage, Conductor(replace(stage.setup, options=options), journal, stage.run.console, lambda _: None)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from steph.conduct.attempts import Request
 from steph.conduct.console import Console
 from steph.conduct.models import TINY_NAME, NoModel, choose_model, model_checks, smaller_model
 from steph.conduct.preparation import Setup
+from steph.conduct.stage_run import Run
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.shapes import BUILT_IN, parameter_count
@@ -35,8 +36,12 @@ def _setup(folder: Path, *, model: str | None = None, is_twin: bool = False) -> 
     return Setup(options, PROFILE, Description(), "python", None, factory.data()[0], context)
 
 
+def _run(setup: Setup, folder: Path) -> Run:
+    return Run(setup, Journal(folder / "record"), Console(lambda _: None, False), time.monotonic() + 60)
+
+
 def _chosen(setup: Setup, folder: Path) -> ModelChoice | NoModel:
-    return choose_model(setup, Journal(folder / "record"), Console(lambda _: None, False), time.monotonic() + 60)
+    return choose_model(_run(setup, folder))
 
 
 def _choose(monkeypatch: pytest.MonkeyPatch, found: ModelChoice | Exception) -> list[tuple[tuple[str, ...], object]]:
@@ -133,14 +138,14 @@ def test_a_smaller_model_is_smaller_and_of_known_shape(tmp_path: Path, monkeypat
     names = (LARGE.name, "nobody/none", SMALL.name, THREE)
     profile = PROFILE.model_copy(update={"model": PROFILE.model.model_copy(update={"candidates": names})})
     asked = _choose(monkeypatch, hub.NoModelError((GONE,)))
-    journal, console = Journal(tmp_path / "record"), Console(lambda _: None, False)
+    run = _run(replace(setup, profile=profile), tmp_path)
     three = SMALL.model_copy(update={"name": THREE, "parameters": parameter_count(BUILT_IN[THREE])})
     for model, expected in ((LARGE, [THREE, SMALL.name]), (three, [SMALL.name]), (SMALL, [])):
         asked.clear()
-        assert smaller_model(replace(setup, profile=profile), journal, console, model, time.monotonic() + 60) is None
+        assert smaller_model(run, model) is None
         assert asked == [((name,), False) for name in expected]
     unknown = SMALL.model_copy(update={"parameters": None})
-    assert smaller_model(replace(setup, profile=profile), journal, console, unknown, time.monotonic() + 60) is None
+    assert smaller_model(run, unknown) is None
     assert asked == []
 
 
@@ -148,8 +153,7 @@ def test_a_rehearsal_goes_to_a_smaller_twin(tmp_path: Path, monkeypatch: pytest.
     """With `--steph-twin` the next smaller shape is made, not downloaded."""
     monkeypatch.setenv("STEPH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(twin, "is_kept", lambda arguments: True)
-    setup, journal = _setup(tmp_path, is_twin=True), Journal(tmp_path / "record")
-    found = smaller_model(setup, journal, Console(lambda _: None, False), LARGE, time.monotonic() + 60)
+    found = smaller_model(_run(_setup(tmp_path, is_twin=True), tmp_path), LARGE)
     assert found is not None
     assert (found.source, found.automatic_substitute) == ("twin", True)
     assert found.parameters == parameter_count(BUILT_IN[THREE])
@@ -159,7 +163,7 @@ def test_a_twin_that_cannot_be_made_says_how_its_making_ended(tmp_path: Path, mo
     """The script's end is H-1's verdict."""
     monkeypatch.setenv("STEPH_CACHE", str(tmp_path / "cache"))
 
-    def killed(setup: Setup, journal: Journal, console: Console, request: Request, judge: object) -> Attempt:
+    def killed(run: Run, request: Request, judge: object) -> Attempt:
         return Attempt(
             stage=StageId.H1, number=1, label=request.label, started_at="", returncode=-9, ended_by=EndedBy.EXIT
         )

@@ -37,7 +37,7 @@ def spec_of(folder: Path, code: str, mark: str = "", grace_seconds: float = 0.3)
         argv=(sys.executable, "-c", code),
         cwd=folder,
         folder=folder / "attempt",
-        deadline_seconds=60,
+        limit_seconds=60,
         env={"STEPH_TEST_MARK": mark},
         grace_seconds=grace_seconds,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from steph.conduct.attempts import child_environment
 from steph.conduct.console import Console
 from steph.conduct.models import model_checks
 from steph.conduct.preparation import Setup, prepare
+from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
 from steph.conduct.stages import Conductor
 from steph.plan.description import Description
 from steph.plan.options import Options
@@ -73,6 +75,25 @@ def test_what_the_driver_says_reaches_the_record(tmp_path: Path, monkeypatch: py
     setup = _setup(None)
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
     assert prepare(options, setup.profile, [StageId.H1]).context.environment.device_error == BROKEN
+
+
+@pytest.mark.parametrize(
+    ("left", "whole", "within_60", "is_over"),
+    [
+        (90, 90, 60, False),
+        (MIN_ATTEMPT_SECONDS + 1, 6, 6, False),
+        (MIN_ATTEMPT_SECONDS - 1, 4, 4, True),
+        (-9, 1, 1, True),
+    ],
+)
+def test_a_child_may_take_what_is_left_of_its_stage(
+    tmp_path: Path, left: float, whole: float, within_60: float, is_over: bool
+) -> None:
+    """Its own limit is the most, a second the least; with less than an attempt takes, none is begun."""
+    run = Run(_setup(None), Journal(tmp_path / "run"), Console(lambda text: None, False), time.monotonic() + left)
+    assert whole - 0.5 < run.left_seconds() <= whole
+    assert within_60 - 0.5 < run.left_seconds(60) <= within_60
+    assert run.is_out_of_time is is_over
 
 
 def _conducted(folder: Path, stage: StageId, *before: Event) -> StageResult:

@@ -29,7 +29,7 @@ def _conducted(folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseExcepti
     stage.journal.append(StageStarted(at="", stage=H1))
     stage.journal.append(ModelChosen(at="", stage=H1, model=on_disk(folder / "model")))
     stage.journal.append(StageEnded(at="", stage=H1, verdict=Verdict.PASS, explanation="", seconds=1))
-    conductor = Conductor(stage.setup, stage.journal, stage.training.console, lambda _: None)
+    conductor = Conductor(stage.setup, stage.journal, stage.run.console, lambda _: None)
     try:
         conductor.run(H2, 60)
     except BaseException as raised:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,8 @@ from scripted_training import (
     ScriptedTraining,
     offer,
 )
-from steph.conduct.training import Course, Walk, half_precision_of
+from steph.conduct.course import half_precision_of
+from steph.conduct.training import Walk
 from steph.plan.commands import MAX_STEPS_FLAG
 from steph.plan.settings import Rung
 from steph.record import Diagnosis, ExtendedId, StageId, TrainSettings, Verdict
@@ -128,9 +129,7 @@ def test_an_oom_while_loading_without_a_smaller_model_fails(tmp_path: Path, monk
 def test_a_stagebeside_the_three_keeps_the_records_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CoT training never changes the model that H-2 and H-3 stand on."""
     asked = offer(monkeypatch, SMALL.name)
-    stage = ScriptedTraining(
-        tmp_path, [OOM_LOADING], course=Course(ExtendedId.COT_TRAINING, "direct", TRAIN_FILE, "runs/cot")
-    )
+    stage = ScriptedTraining(tmp_path, [OOM_LOADING], of=ExtendedId.COT_TRAINING)
     assert stage.walk(monkeypatch, LARGE).verdict is Verdict.FAIL
     assert (asked, len(stage.requests)) == ([], 1)
 
@@ -153,12 +152,12 @@ def test_a_stageout_of_time_ends_before_its_next_attempt(tmp_path: Path, monkeyp
 def test_an_attempt_may_take_its_own_limit_or_what_is_left_of_the_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each child's deadline is the smaller of the two."""
+    """Each child's limit is the smaller of the two."""
     stage = ScriptedTraining(tmp_path)
     stage.walk(monkeypatch, SMALL)
-    stage.training.deadline = time.monotonic() + 60
+    stage.leave(monkeypatch, 60)
     stage.walk(monkeypatch, SMALL)
-    whole, rest = (request.deadline_seconds for request in stage.requests)
+    whole, rest = (request.limit_seconds for request in stage.requests)
     assert whole == PROFILE.limits.train_attempt_seconds
     assert 50 < rest <= 60
 
@@ -205,7 +204,7 @@ def test_a_long_training_is_cut_by_its_flag_or_by_its_rows(
     """40 rows, 5 steps of 4 at most: by --max-steps-override, else on the first rows, fewer for more epochs."""
     train = BASE.model_copy(update={"max_steps": 5, "num_epochs": epochs})
     stage = ScriptedTraining(tmp_path, flags=flags, train=train)
-    argv, rows = stage.training.command(SMALL.name, train)
+    argv, rows = stage.course.command(SMALL.name, train), stage.course.rows_trained(train)
     assert (rows, MAX_STEPS_FLAG in argv, TRAIN_FILE in argv) == (due_rows, is_capped, is_capped)
     train_file = stage.setup.root / argv[argv.index("--train-file") + 1]
     lines = train_file.read_text(encoding="utf-8").splitlines()
@@ -218,16 +217,17 @@ def test_a_training_that_is_short_enough_is_left_whole(tmp_path: Path, flags: tu
     """40 rows take 10 steps of 4: all rows, the root's own file, no flag, whatever more steps are allowed."""
     stage = ScriptedTraining(tmp_path, flags=flags)
     for allowed in (10, 50):
-        argv, rows = stage.training.command(SMALL.name, BASE.model_copy(update={"max_steps": allowed}))
+        train = BASE.model_copy(update={"max_steps": allowed})
+        argv, rows = stage.course.command(SMALL.name, train), stage.course.rows_trained(train)
         assert (rows, MAX_STEPS_FLAG in argv, TRAIN_FILE in argv) == (40, False, True)
 
 
 def test_the_output_goes_to_the_courses_folder_or_to_the_one_asked_for(tmp_path: Path) -> None:
     """A deep attempt writes beside H-2's output, which therefore stays."""
-    course = Course(ExtendedId.COT_TRAINING, "direct", TRAIN_FILE, "runs/cot")
-    stage = ScriptedTraining(tmp_path, course=course)
-    for asked, place in ((None, "runs/cot"), ("elsewhere", "elsewhere")):
-        argv, _ = stage.training.command(SMALL.name, BASE, asked)
+    course = ScriptedTraining(tmp_path, of=ExtendedId.COT_TRAINING).course
+    own = "runs/debug_small_model/direct_norag_small_4bit-cot"
+    for asked, place in ((course, own), (replace(course, output_dir="elsewhere"), "elsewhere")):
+        argv = asked.command(SMALL.name, BASE)
         assert argv[argv.index("--output-dir") + 1] == place
 
 
@@ -237,7 +237,7 @@ def test_a_flag_is_known_by_the_description_else_by_the_scripts_help(
 ) -> None:
     """What `steph.toml` says of the script's flags is the last word, also that there are none."""
     stage = ScriptedTraining(tmp_path, flags=flags)
-    assert (stage.training.knows_flag(MAX_STEPS_FLAG), stage.training.can_cap_steps) == (is_known, is_known)
+    assert (MAX_STEPS_FLAG in stage.course.flags) is is_known
 
 
 def test_an_attempt_is_asked_for_with_all_that_is_known_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,8 +293,7 @@ def test_the_cot_training_walks_on_from_where_h2_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_on: dict[str, object], cause: Diagnosis, tried: list[str]
 ) -> None:
     """Settings as the record gives them are found on the profile's ladder; only those on no rung are tried alone."""
-    course = Course(ExtendedId.COT_TRAINING, "direct", TRAIN_FILE, "runs/cot")
-    stage = ScriptedTraining(tmp_path, [cause], course=course)
+    stage = ScriptedTraining(tmp_path, [cause], of=ExtendedId.COT_TRAINING)
     start = TrainSettings.model_validate_json(BASE.model_copy(update=ended_on).model_dump_json())
     outcome = stage.walk(monkeypatch, SMALL, start)
     assert stage.tried == tried

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from steph.conduct.console import Console
 from steph.conduct.preparation import Setup
+from steph.conduct.stage_run import Run
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
@@ -23,7 +23,7 @@ from steph.plan.vram import Forecast
 from steph.record import AnyStage, Attempt, Device, EndedBy, EvalSettings, TrainSettings
 from steph.run import inputs, output, telemetry
 from steph.run.events import AttemptEnded, AttemptStarted
-from steph.run.journal import Journal, now
+from steph.run.journal import now
 from steph.run.memory_log import write_samples
 from steph.run.runner import ChildOutcome, ChildSpec, run_child
 
@@ -33,16 +33,15 @@ OFFLINE_ENV = {"HF_HUB_OFFLINE": "1"}
 
 @dataclass(frozen=True)
 class Request:
-    """What one attempt is to do; `writes` are the pipeline's outputs, moved aside before it starts."""
+    """What one attempt is to do within `limit_seconds`; `writes` are the outputs that are moved aside before it."""
 
     stage: AnyStage
     label: str
     argv: tuple[str, ...]
-    deadline_seconds: float
+    limit_seconds: float
     settings: TrainSettings | EvalSettings | None = None
     model_name: str | None = None
     writes: tuple[Path, ...] = ()
-    on_gpu: bool = True
     predicted: Forecast | None = None
     purpose: Literal["stage", "deep", "calibrate"] = "stage"
     longest_row_tokens: int | None = None
@@ -89,8 +88,9 @@ class Finished:
 Judge = Callable[[Finished], Attempt]
 
 
-def run_attempt(setup: Setup, journal: Journal, console: Console, request: Request, judge: Judge) -> Attempt:
+def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
     """Run one child and journal its end; `judge` completes the attempt with what its artifacts say."""
+    setup, journal, console = run.setup, run.journal, run.console
     number, folder = _next_folder(journal.folder, request.stage)
     for path in request.writes:
         inputs.set_aside(path, folder / "before")
@@ -117,18 +117,21 @@ def run_attempt(setup: Setup, journal: Journal, console: Console, request: Reque
     try:
         outcome = run_child(_spec(setup, request, folder), on_poll=lambda progress: console.progress(title, progress))
     except BaseException as error:
-        lost = attempt.model_copy(update=_cut_short(error, folder, time.time() - started_unix))
+        lost = attempt.changed(
+            seconds=time.time() - started_unix,
+            ended_by=EndedBy.SUITE_ERROR if isinstance(error, Exception) else EndedBy.INTERRUPTED,
+            last_lines=_last_lines(folder),
+        )
         journal.append(AttemptEnded(at=now(), attempt=lost))
         raise
     write_samples(folder, started_unix, outcome.memory_samples)
     finished = _finished(attempt, outcome, folder, files_unix)
     complete = finished.attempt
     try:
-        complete = judge(finished) if complete.ended_well else complete
-    except BaseException:
-        journal.append(AttemptEnded(at=now(), attempt=complete))  # what was measured stays, unjudged and never green
-        raise
-    journal.append(AttemptEnded(at=now(), attempt=complete))
+        if complete.ended_well:
+            complete = judge(finished)
+    finally:  # where judging breaks, what was measured stays, unjudged and never green
+        journal.append(AttemptEnded(at=now(), attempt=complete))
     return complete
 
 
@@ -168,8 +171,8 @@ def _spec(setup: Setup, request: Request, folder: Path) -> ChildSpec:
         argv=request.argv,
         cwd=setup.root,
         folder=folder,
-        env=child_environment(setup, os.environ, on_gpu=request.on_gpu, num_processes=ranks),
-        deadline_seconds=request.deadline_seconds,
+        env=child_environment(setup, os.environ, on_gpu=True, num_processes=ranks),
+        limit_seconds=request.limit_seconds,
         grace_seconds=limits.terminate_grace_seconds,
         device_uuids=tuple(device.uuid for device in setup.devices(ranks)),
         memory_wait_seconds=limits.memory_return_seconds,
@@ -188,30 +191,21 @@ def _next_folder(record_folder: Path, stage: AnyStage) -> tuple[int, Path]:
 
 def _finished(attempt: Attempt, outcome: ChildOutcome, folder: Path, started_unix: float) -> Finished:
     text = output.read_output(folder)
-    timed_out = outcome.ended_by is EndedBy.DEADLINE
-    diagnosis = diagnose(text, outcome.returncode, outcome.probes, timed_out)
-    attempt = attempt.model_copy(
-        update={
-            "seconds": outcome.seconds,
-            "returncode": outcome.returncode,
-            "ended_by": outcome.ended_by,
-            "diagnosis": diagnosis,
-            "probes": outcome.probes,
-            "peak_device_bytes": outcome.peak_device_bytes,
-            "peak_own_bytes": outcome.peak_own_bytes,
-            "device_peaks": outcome.device_peaks if len(outcome.device_peaks) > 1 else (),
-            "memory_returned": outcome.memory_returned,
-        }
+    attempt = attempt.changed(
+        seconds=outcome.seconds,
+        returncode=outcome.returncode,
+        ended_by=outcome.ended_by,
+        diagnosis=diagnose(text, outcome.returncode, outcome.probes, outcome.ended_by is EndedBy.DEADLINE),
+        probes=outcome.probes,
+        peak_device_bytes=outcome.peak_device_bytes,
+        peak_own_bytes=outcome.peak_own_bytes,
+        device_peaks=outcome.device_peaks if len(outcome.device_peaks) > 1 else (),
+        memory_returned=outcome.memory_returned,
     )
     if not attempt.ended_well:
-        last_lines = tuple(output.tail_lines(folder, LAST_LINES))
-        attempt = attempt.model_copy(update={"traceback": first_traceback(text), "last_lines": last_lines})
+        attempt = attempt.changed(traceback=first_traceback(text), last_lines=_last_lines(folder))
     return Finished(attempt, outcome, folder, started_unix, output.stdout_text(folder), text)
 
 
-def _cut_short(error: BaseException, folder: Path, seconds: float) -> dict[str, object]:
-    return {
-        "seconds": seconds,
-        "ended_by": EndedBy.SUITE_ERROR if isinstance(error, Exception) else EndedBy.INTERRUPTED,
-        "last_lines": tuple(output.tail_lines(folder, LAST_LINES)),
-    }
+def _last_lines(folder: Path) -> tuple[str, ...]:
+    return tuple(output.tail_lines(folder, LAST_LINES))

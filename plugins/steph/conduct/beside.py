@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
-from steph.conduct.attempts import Finished, Request, run_attempt
-from steph.conduct.training import Training
+from steph.conduct.attempts import Finished, run_attempt
+from steph.conduct.course import Course, folder_beside
 from steph.judge.checks_train import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.training_files import read_state
@@ -26,65 +27,47 @@ CANNOT_RUN = (InputError, OSError, RunnerError)  # what keeps such a training fr
 
 
 def train_beside(
-    training: Training,
+    course: Course,
     model: ModelChoice,
     settings: TrainSettings,
     *,
     purpose: Literal["deep", "calibrate"],
     label: str,
-    left_seconds: float,
     flags: tuple[str, ...] = (),
     predicted: Forecast | None = None,
     longest_row_tokens: int | None = None,
 ) -> Attempt:
     """Run one such training, `flags` at its command's end; raises one of `CANNOT_RUN` where it can't."""
-    setup = training.setup
-    output_dir = f"{setup.description.paths.output_dir.rstrip('/')}-{purpose}"
-    argv, rows = training.command(model.name, settings, output_dir)
-    request = Request(
-        stage=StageId.H2,
+    course = replace(course, output_dir=folder_beside(course.output_dir, purpose))
+    plain = course.request(model, settings)
+    request = replace(
+        plain,
         label=label,
-        argv=(*argv, *flags),
-        deadline_seconds=min(left_seconds, setup.profile.limits.train_attempt_seconds),
-        settings=settings,
-        model_name=model.name,
-        writes=(setup.root / output_dir,),
+        argv=(*plain.argv, *flags),
         purpose=purpose,
         predicted=predicted,
         longest_row_tokens=longest_row_tokens,
     )
 
     def judge(finished: Finished) -> Attempt:
-        evidence = TrainEvidence(
-            output_dir=setup.root / output_dir,
-            output_dir_name=output_dir,
-            settings=settings,
-            model_name=model.name,
-            stdout=finished.stdout,
-            output=finished.output,
-            returncode=finished.attempt.returncode,
-            attempt_started_unix=finished.started_unix,
-            train_rows=rows,
-            line_arrivals=finished.outcome.timed_lines,
-        )
-        return _with_figures(finished.attempt, evidence)
+        return _with_figures(finished.attempt, course.evidence(finished, model, settings))
 
-    attempt = run_attempt(setup, training.journal, training.console, request, judge)
-    inputs.set_aside(setup.root / output_dir, training.journal.folder / attempt.folder)
+    attempt = run_attempt(course.run, request, judge)
+    inputs.set_aside(course.setup.root / course.output_dir, course.run.journal.folder / attempt.folder)
     return attempt
 
 
 @contextlib.contextmanager
-def behind_the_verdict(training: Training, purpose: Literal["deep", "calibrate"]) -> Iterator[None]:
+def behind_the_verdict(course: Course, purpose: Literal["deep", "calibrate"]) -> Iterator[None]:
     """End the block with a line where the disk takes no more events: the next stage will say what is wrong."""
     try:
         yield
     except JournalError as error:
-        training.console.line(f"{StageId.H2} {purpose}: {error}")
+        course.run.console.line(f"{StageId.H2} {purpose}: {error}")
 
 
 def _with_figures(attempt: Attempt, evidence: TrainEvidence) -> Attempt:
     """The attempt with its figures, losses as exact as the Trainer kept them; no checks of its own."""
     outcome, _, _ = judge_training(evidence)
     exact = read_state(evidence.output_dir, evidence.attempt_started_unix).losses or outcome.losses
-    return attempt.model_copy(update={"training": outcome.model_copy(update={"losses": exact})})
+    return attempt.changed(training=outcome.changed(losses=exact))

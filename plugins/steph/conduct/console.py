@@ -37,11 +37,18 @@ class Console:
     clock: Callable[[], float] = time.monotonic
     _last_shown: float = field(default=-HEARTBEAT_SECONDS, init=False)
     _live_width: int = field(default=0, init=False)
+    _said_once: set[str] = field(default_factory=set, init=False)
 
     def line(self, text: str) -> None:
         """Write one whole line, over the live line where there is one."""
         self.write(f"\r{text.ljust(self._live_width)}\n" if self._live_width else f"{text}\n")
         self._live_width = 0
+
+    def line_once(self, text: str) -> None:
+        """Write a line that has not been written so before."""
+        if text not in self._said_once:
+            self._said_once.add(text)
+            self.line(text)
 
     def progress(self, title: str, shown: Shown) -> None:
         """Show how far a child has come, no oftener than a person can read."""

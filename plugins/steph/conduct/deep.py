@@ -6,12 +6,11 @@ Pairs of short trainings differ in one flag: `--loss-on-output-only` (trap 9), `
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from functools import cached_property
 
 from steph.conduct.beside import CANNOT_RUN, behind_the_verdict, train_beside
-from steph.conduct.training import MIN_ATTEMPT_SECONDS, Training
+from steph.conduct.course import Course, half_precision_of
 from steph.judge.checks_deep import deep_runs_check, four_bit_check, loss_flag_check, padding_check
 from steph.record import Attempt, Check, ModelChoice, StageId, TrainSettings
 from steph.run.events import ChecksAdded
@@ -21,16 +20,16 @@ LOSS_FLAG, NO_LOSS_FLAG = "--loss-on-output-only", "--no-loss-on-output-only"
 PADDING_STEPS = 5  # the first is warm-up
 
 
-def deep(training: Training, model: ModelChoice, settings: TrainSettings) -> None:
+def deep(course: Course, model: ModelChoice, settings: TrainSettings) -> None:
     """Put what the pairs show on record, each check as soon as it is known; never raises for what a run does."""
-    with behind_the_verdict(training, "deep"):
-        for check in deep_checks(training, model, settings):
-            training.journal.append(ChecksAdded(at=now(), stage=StageId.H2, checks=(check,)))
+    with behind_the_verdict(course, "deep"):
+        for check in deep_checks(course, model, settings):
+            course.run.journal.append(ChecksAdded(at=now(), stage=StageId.H2, checks=(check,)))
 
 
-def deep_checks(training: Training, model: ModelChoice, settings: TrainSettings) -> Iterator[Check]:
+def deep_checks(course: Course, model: ModelChoice, settings: TrainSettings) -> Iterator[Check]:
     """Run the pairs at the settings that H-2 passed at, one after the other; raises JournalError alone."""
-    runs = _DeepRuns(training, model, settings.model_copy(update={"logging_steps": 1}))
+    runs = _DeepRuns(course, model, settings.changed(logging_steps=1))
     yield runs.loss_flag()
     yield runs.four_bit()
     yield runs.padding()
@@ -40,9 +39,8 @@ def deep_checks(training: Training, model: ModelChoice, settings: TrainSettings)
 class _DeepRuns:
     """The deep attempts of one H-2; what they share runs once."""
 
-    def __init__(self, training: Training, model: ModelChoice, settings: TrainSettings) -> None:
-        self.training = training
-        self.setup = training.setup
+    def __init__(self, course: Course, model: ModelChoice, settings: TrainSettings) -> None:
+        self.course = course
         self.model = model
         self.settings = settings
         self.ran = 0
@@ -50,28 +48,28 @@ class _DeepRuns:
 
     def loss_flag(self) -> Check:
         """Trap 9; a script whose flag is on by default is asked without it by its negation."""
-        if not self.training.knows_flag(LOSS_FLAG):
+        if LOSS_FLAG not in self.course.flags:
             return loss_flag_check(None, None)
-        negated = self.training.knows_flag(NO_LOSS_FLAG)
-        without = self._attempt(self._steps(1), NO_LOSS_FLAG) if negated else self._base
+        has_negation = NO_LOSS_FLAG in self.course.flags
+        without = self._attempt(self._steps(1), NO_LOSS_FLAG) if has_negation else self._base
         return loss_flag_check(_loss(self._attempt(self._steps(1), LOSS_FLAG)), _loss(without))
 
     def four_bit(self) -> Check:
         """Trap 5; without a GPU there is no peak to compare."""
-        if self.setup.device is None or not self.settings.use_4bit:
+        device = self.course.setup.device
+        if device is None or not self.settings.use_4bit:
             return four_bit_check(None, None)
-        half = {"use_4bit": False, "mixed_precision": self.settings.mixed_precision or self.training.half_precision()}
+        half = self.settings.mixed_precision or half_precision_of(device)
         with_4bit = self._base
-        without = self._attempt(self._steps(1).model_copy(update=half), may_run_out=True)
+        without = self._attempt(self._steps(1).changed(use_4bit=False, mixed_precision=half), may_run_out=True)
         ran_out = without is not None and without.ran_out_of_memory and with_4bit is not None
-        return four_bit_check(with_4bit, None if ran_out else without, ran_out=ran_out)
+        return four_bit_check(with_4bit, without, ran_out=ran_out)
 
     def padding(self) -> Check:
         """Trap 11."""
         length = self.settings.max_seq_length
         short, long = (
-            self._attempt(self._steps(PADDING_STEPS).model_copy(update={"max_seq_length": asked}))
-            for asked in (length, 2 * length)
+            self._attempt(self._steps(PADDING_STEPS).changed(max_seq_length=asked)) for asked in (length, 2 * length)
         )
         return padding_check(short, long, length, self._row_growth(length))
 
@@ -81,19 +79,16 @@ class _DeepRuns:
         return self._attempt(self._steps(1))
 
     def _steps(self, steps: int) -> TrainSettings:
-        return self.settings.model_copy(update={"max_steps": steps})
+        return self.settings.changed(max_steps=steps)
 
     def _attempt(self, settings: TrainSettings, *flags: str, may_run_out: bool = False) -> Attempt | None:
         """Run one deep attempt; None where it could not be run to its end, with the reason among `trouble`."""
         label = " ".join((f"deep {settings.short()} {settings.max_steps}ステップ", *flags))
-        left = self.training.deadline - time.monotonic()
-        if left < MIN_ATTEMPT_SECONDS:
+        if self.course.run.is_out_of_time:
             self.trouble.append(f"{label}(制限時間)")
             return None
         try:
-            attempt = train_beside(
-                self.training, self.model, settings, purpose="deep", label=label, left_seconds=left, flags=flags
-            )
+            attempt = train_beside(self.course, self.model, settings, purpose="deep", label=label, flags=flags)
         except CANNOT_RUN as error:
             self.trouble.append(f"{label}({error})")
             return None
@@ -107,7 +102,7 @@ class _DeepRuns:
         return None
 
     def _row_growth(self, seq_length: int) -> float | None:
-        rows = self.training.row_lengths(self.model, self._steps(PADDING_STEPS))
+        rows = self.course.row_lengths(self.model, self._steps(PADDING_STEPS))
         return rows.tokens_at(2 * seq_length) / rows.tokens_at(seq_length) if rows else None
 
 

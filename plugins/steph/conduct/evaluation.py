@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from steph.conduct.attempts import Finished, Request, run_attempt
-from steph.conduct.console import Console
-from steph.conduct.preparation import Setup
 from steph.conduct.side_commands import build_index
+from steph.conduct.stage_run import Run
 from steph.judge.checks_eval import judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
@@ -29,7 +27,6 @@ from steph.record import (
     Verdict,
 )
 from steph.run import inputs
-from steph.run.journal import Journal
 
 ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -73,14 +70,11 @@ class _Plan:
 class Evaluation:
     """The record's model, evaluated with the adapter that `training`, a stage of this record, left."""
 
-    setup: Setup
-    journal: Journal
-    console: Console
+    run: Run
     model: ModelChoice
     training: StageResult
-    deadline: float
 
-    def run(self, variant: Variant, beside: tuple[Row, ...] | None = None) -> Outcome:
+    def evaluate(self, variant: Variant, beside: tuple[Row, ...] | None = None) -> Outcome:
         """Evaluate once; BLOCKED where the adapter on disk is not the one that the training wrote."""
         attempt = self.training.last_attempt
         trained = attempt.training if attempt else None
@@ -91,20 +85,20 @@ class Evaluation:
             return self._blocked(trouble)
         settings = self._settings(variant, attempt)
         if settings.use_rag:
-            build_index(self.setup, self.journal, self.console, self.deadline)
+            build_index(self.run)
         plan = _Plan(variant, settings, self._output_path(variant), trained, beside)
 
         def judge(finished: Finished) -> Attempt:
             return self._judge(finished, plan)
 
-        return Outcome.of_attempt(run_attempt(self.setup, self.journal, self.console, self._request(plan), judge))
+        return Outcome.of_attempt(run_attempt(self.run, self._request(plan), judge))
 
     def _blocked(self, reason: str) -> Outcome:
         return Outcome(Verdict.BLOCKED, f"{reason}。{self.training.stage}を再実行する")
 
     def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> str | None:
         """What of the adapter on disk is not as the training recorded it; its configuration scales its weights."""
-        stage, folder = self.training.stage, self.setup.root / trained.output_dir
+        stage, folder = self.training.stage, self.run.setup.root / trained.output_dir
         found = inputs.file_sha256(folder / ADAPTER)
         if found is None:
             return f"アダプタがない: {folder / ADAPTER}"
@@ -112,52 +106,51 @@ class Evaluation:
             return f"アダプタが{stage}の記録と違う(sha256不一致): {folder / ADAPTER}"
         name = f"{trained.output_dir.rstrip('/')}/{CONFIG}"
         recorded = next((artifact.sha256 for artifact in attempt.artifacts if artifact.path == name), None)
-        if recorded is not None and inputs.file_sha256(self.setup.root / name) != recorded:
+        if recorded is not None and inputs.file_sha256(self.run.setup.root / name) != recorded:
             return f"{CONFIG} が{stage}の記録と違う(sha256不一致): {folder}"
         return None
 
     def _settings(self, variant: Variant, attempt: Attempt) -> EvalSettings:
-        asked = self.setup.profile.evaluate
+        asked = self.run.setup.profile.evaluate
         used_4bit = attempt.settings.use_4bit if isinstance(attempt.settings, TrainSettings) else asked.load_in_4bit
-        return asked.model_copy(
-            update={
-                "load_in_4bit": asked.load_in_4bit and used_4bit,
-                "use_cot": asked.use_cot or variant.use_cot,
-                "use_rag": asked.use_rag or variant.use_rag,
-            }
+        return asked.changed(
+            load_in_4bit=asked.load_in_4bit and used_4bit,
+            use_cot=asked.use_cot or variant.use_cot,
+            use_rag=asked.use_rag or variant.use_rag,
         )
 
     def _output_path(self, variant: Variant) -> str:
-        path = Path(self.setup.description.paths.evaluation_output)
+        path = Path(self.run.setup.description.paths.evaluation_output)
         return str(path.with_stem(f"{path.stem}-{variant.name}") if variant.name else path)
 
     def _request(self, plan: _Plan) -> Request:
-        limit_seconds = self.setup.profile.limits.evaluate_attempt_seconds
+        setup = self.run.setup
         return Request(
             stage=plan.variant.stage,
             label=plan.label,
             argv=evaluate_command(
-                self.setup.python,
-                self.setup.description,
+                setup.python,
+                setup.description,
                 self.model.name,
-                self.setup.dataset.path,
+                setup.dataset.path,
                 plan.settings,
                 lora_path=plan.lora_path,
                 output_path=plan.output_path,
             ),
-            deadline_seconds=min(max(1.0, self.deadline - time.monotonic()), limit_seconds),
+            limit_seconds=self.run.left_seconds(setup.profile.limits.evaluate_attempt_seconds),
             settings=plan.settings,
             model_name=self.model.name,
-            writes=(self.setup.root / plan.output_path,),
+            writes=(setup.root / plan.output_path,),
         )
 
     def _judge(self, finished: Finished, plan: _Plan) -> Attempt:
-        root, paths = self.setup.root, self.setup.description.paths
+        setup = self.run.setup
+        root, paths = setup.root, setup.description.paths
         train_file = root / (paths.train_file_cot if plan.variant.use_cot else paths.train_file)
         has_rows = train_file.is_file()
         evidence = EvalEvidence(
             root=root,
-            dataset=root / self.setup.dataset.path,
+            dataset=root / setup.dataset.path,
             output_path=plan.output_path,
             settings=plan.settings,
             model_name=self.model.name,
@@ -173,8 +166,8 @@ class Evaluation:
             train_frame=frame_in(train_file) if has_rows and not plan.settings.use_rag else None,
             beside=plan.beside,
             output_pattern=paths.evaluation_output_pattern,
-            rehearsal=self.setup.is_rehearsal,
+            rehearsal=setup.is_rehearsal,
         )
         evaluation, checks, artifacts = judge_evaluation(evidence)
-        checks = (*checks, *machine_checks(finished.processes(self.setup), finished.stdout))
-        return finished.attempt.model_copy(update={"evaluation": evaluation, "checks": checks, "artifacts": artifacts})
+        checks = (*checks, *machine_checks(finished.processes(setup), finished.stdout))
+        return finished.attempt.changed(evaluation=evaluation, checks=checks, artifacts=artifacts)

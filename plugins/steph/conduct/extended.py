@@ -5,63 +5,50 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from steph.conduct.console import Console
+from steph.conduct.course import open_course
 from steph.conduct.evaluation import Evaluation, Variant
-from steph.conduct.preparation import Setup
-from steph.conduct.training import Course, Training
+from steph.conduct.stage_run import Run
+from steph.conduct.training import Training
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_extended import cot_rows_check
 from steph.judge.outcome import Outcome
 from steph.judge.results import Row, read_results
 from steph.plan.rows import rows_in
-from steph.record import (
-    AnyStage,
-    ExtendedId,
-    ModelChoice,
-    Record,
-    Severity,
-    StageId,
-    TrainSettings,
-    Verdict,
-)
+from steph.record import AnyStage, ExtendedId, ModelChoice, Record, Severity, StageId, TrainSettings, Verdict
 from steph.run import inputs
-from steph.run.journal import Journal
 
 COT = Variant(ExtendedId.COT, "cot", use_cot=True)
 RAG = Variant(ExtendedId.RAG, "rag", use_rag=True)
 BASE = Variant(ExtendedId.BASE, "base", with_adapter=False)
 
 
-def run_extended(
-    setup: Setup, journal: Journal, console: Console, stage: AnyStage, model: ModelChoice, deadline: float
-) -> Outcome:
+def run_extended(run: Run, stage: AnyStage, model: ModelChoice) -> Outcome:
     """Run one extended stage; what it needs is green in the record."""
-    record = journal.record()
+    record = run.journal.record()
     if stage is ExtendedId.COT_TRAINING:
-        return _train_on_cot(setup, journal, console, model, deadline)
+        return _train_on_cot(run, model)
     base = ExtendedId.COT_TRAINING if stage is ExtendedId.COT else StageId.H2
-    evaluation = Evaluation(setup, journal, console, model, record.results[base], deadline)
+    evaluation = Evaluation(run, model, record.results[base])
     if stage is ExtendedId.COT:
-        return evaluation.run(COT)
+        return evaluation.evaluate(COT)
+    setup = run.setup
     beside = answers_of_h3(setup.root, record)
     if isinstance(beside, Outcome):
         return beside
     if stage is ExtendedId.BASE:
-        return evaluation.run(BASE, beside)
-    return evaluation.run(RAG, None if setup.profile.evaluate.use_rag else beside)  # else H-3 had passages itself
+        return evaluation.evaluate(BASE, beside)
+    return evaluation.evaluate(RAG, None if setup.profile.evaluate.use_rag else beside)  # else H-3 had passages itself
 
 
-def _train_on_cot(setup: Setup, journal: Journal, console: Console, model: ModelChoice, deadline: float) -> Outcome:
+def _train_on_cot(run: Run, model: ModelChoice) -> Outcome:
     """H-2 on CoT rows, from the settings that it ended on; rows that mostly teach no reasoning are not trained on."""
-    paths = setup.description.paths
-    course = Course(ExtendedId.COT_TRAINING, "cot", paths.train_file_cot, f"{paths.output_dir.rstrip('/')}-cot")
-    training = Training(setup, journal, console, deadline, course)
-    check = cot_rows_check(rows_in(setup.root / paths.train_file_cot))
+    course = open_course(run, ExtendedId.COT_TRAINING)
+    check = cot_rows_check(rows_in(run.setup.root / course.train_file.path))
     if check.severity is Severity.FAIL:
-        return Outcome(Verdict.FAIL, f"{paths.train_file_cot}: {check.message}学習は行っていない", (check,))
-    last = journal.record().stages[StageId.H2].last_attempt
+        return Outcome(Verdict.FAIL, f"{course.train_file.path}: {check.message}学習は行っていない", (check,))
+    last = run.journal.record().stages[StageId.H2].last_attempt
     start = last.settings if last and isinstance(last.settings, TrainSettings) else None
-    outcome = training.run(model, start)
+    outcome = Training(course).walk(model, start)
     return replace(outcome, checks=(*outcome.checks, check))
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from steph.child import twin
 from steph.conduct.attempts import Finished, Request, run_attempt
-from steph.conduct.console import Console
 from steph.conduct.preparation import Setup, cache_dir
+from steph.conduct.stage_run import Run
 from steph.judge.checks_model import ModelEvidence, judge_model, no_model
 from steph.judge.outcome import Outcome
 from steph.judge.verdict import attempt_verdict
@@ -21,7 +20,6 @@ from steph.record import Attempt, Check, ModelChoice, RejectedCandidate, StageId
 from steph.run import hub, hub_download, model_files
 from steph.run.hub_query import HubError
 from steph.run.inputs import InputError
-from steph.run.journal import Journal
 from steph.run.model_files import IncompleteModelError, find_qwen_tokenizer
 
 TINY_NAME = "steph/tiny-qwen2"
@@ -36,31 +34,24 @@ class NoModel:
     rejected: tuple[RejectedCandidate, ...] = ()
 
 
-def choose_model(setup: Setup, journal: Journal, console: Console, deadline: float) -> ModelChoice | NoModel:
+def choose_model(run: Run) -> ModelChoice | NoModel:
     """Choose and fetch the model of this record, or say why there is none."""
-    if setup.context.twin:
-        name = setup.options.model or setup.profile.model.candidates[0]
-        return _make_twin(setup, journal, console, name, deadline)
-    explicit = setup.options.model
-    candidates = (explicit,) if explicit else setup.profile.model.candidates
-    return _from_hub(setup, console, candidates, deadline, is_explicit=explicit is not None)
+    explicit, candidates = run.setup.options.model, run.setup.profile.model.candidates
+    if run.setup.context.twin:
+        return _make_twin(run, explicit or candidates[0])
+    return _from_hub(run, (explicit,) if explicit else candidates, is_explicit=explicit is not None)
 
 
-def smaller_model(
-    setup: Setup, journal: Journal, console: Console, model: ModelChoice, deadline: float
-) -> ModelChoice | None:
+def smaller_model(run: Run, model: ModelChoice) -> ModelChoice | None:
     """The largest candidate that is smaller than `model` and can be had, None where there is none."""
     sizes = {name: parameter_count(shape) for name, shape in BUILT_IN.items()}
-    known = [name for name in setup.profile.model.candidates if sizes.get(name, 0) < (model.parameters or 0)]
+    known = [name for name in run.setup.profile.model.candidates if sizes.get(name, 0) < (model.parameters or 0)]
     names = sorted((name for name in known if name in sizes), key=lambda name: -sizes[name])
     for name in names:
-        if setup.context.twin:
-            found = _make_twin(setup, journal, console, name, deadline)
-        else:
-            found = _from_hub(setup, console, (name,), deadline, is_explicit=False)
+        found = _make_twin(run, name) if run.setup.context.twin else _from_hub(run, (name,), is_explicit=False)
         if isinstance(found, ModelChoice):
             reason = f"{model.name} は読み込み・準備中にOOMとなったため、より小さい候補を使用"
-            return found.model_copy(update={"automatic_substitute": True, "reason": reason})
+            return found.changed(automatic_substitute=True, reason=reason)
     return None
 
 
@@ -88,17 +79,15 @@ def model_trouble(model: ModelChoice) -> str | None:
     return f"{model.name} の版が記録と違う({moved})。H-1から実行し直す"
 
 
-def _from_hub(
-    setup: Setup, console: Console, candidates: tuple[str, ...], deadline: float, *, is_explicit: bool
-) -> ModelChoice | NoModel:
-    endpoint = os.environ.get("HF_ENDPOINT")
+def _from_hub(run: Run, candidates: tuple[str, ...], *, is_explicit: bool) -> ModelChoice | NoModel:
+    endpoint, console, profile = os.environ.get("HF_ENDPOINT"), run.console, run.setup.profile
     try:
         choice = hub.choose(
             candidates,
             endpoint=endpoint,
-            primary_count=setup.profile.model.preferred,
+            primary_count=profile.model.preferred,
             is_explicit=is_explicit,
-            timeout_seconds=setup.profile.limits.hub_request_seconds,
+            timeout_seconds=profile.limits.hub_request_seconds,
             log=console.line,
         )
     except hub.NoModelError as error:
@@ -109,8 +98,8 @@ def _from_hub(
         return hub_download.download(
             choice,
             endpoint=endpoint,
-            deadline_seconds=max(1.0, deadline - time.monotonic()),
-            request_timeout_seconds=setup.profile.limits.hub_request_seconds,
+            deadline_seconds=run.left_seconds(),
+            request_timeout_seconds=profile.limits.hub_request_seconds,
             progress=lambda done_bytes, due_bytes: console.transfer(f"H-1 {choice.name}", done_bytes, due_bytes),
             log=console.line,
         )
@@ -120,17 +109,17 @@ def _from_hub(
         return NoModel(outcome, (*choice.rejected, failed))
 
 
-def _make_twin(setup: Setup, journal: Journal, console: Console, name: str, deadline: float) -> ModelChoice | NoModel:
+def _make_twin(run: Run, name: str) -> ModelChoice | NoModel:
     shape = TINY if name == TINY_NAME else BUILT_IN.get(name)
     if shape is None:
         known = ", ".join(sorted(BUILT_IN))
         raise InputError(f"--steph-twin: no built-in shape for {name!r}; known: {known}")
     tokenizer = None if shape is TINY else _tokenizer_of_twins()
-    folder = _twin_folder(name, shape, tokenizer, setup.dataset.sha256)
-    arguments = _twin_arguments(setup, journal, shape, folder, tokenizer, name)
-    console.line(f"H-1 random-weight twin of {name}: {folder}")
+    folder = _twin_folder(name, shape, tokenizer, run.setup.dataset.sha256)
+    arguments = _twin_arguments(run, shape, folder, tokenizer, name)
+    run.console.line(f"H-1 random-weight twin of {name}: {folder}")
     if not twin.is_kept(list(arguments)):
-        failed = attempt_verdict(_run_twin_script(setup, journal, console, arguments, name, deadline))
+        failed = attempt_verdict(_run_twin_script(run, arguments, name))
         if failed is not None:
             verdict, explanation = failed
             return NoModel(Outcome(verdict, f"twinを作れない: {explanation}"))
@@ -157,23 +146,19 @@ def _twin_folder(name: str, shape: ModelShape, tokenizer: Path | None, dataset_s
     return cache_dir() / "twins" / f"{name.rpartition('/')[2]}-{digest}"
 
 
-def _twin_arguments(
-    setup: Setup, journal: Journal, shape: ModelShape, folder: Path, tokenizer: Path | None, name: str
-) -> tuple[str, ...]:
-    dataset = str(setup.root / setup.dataset.path)
+def _twin_arguments(run: Run, shape: ModelShape, folder: Path, tokenizer: Path | None, name: str) -> tuple[str, ...]:
+    dataset = str(run.setup.root / run.setup.dataset.path)
     source = ("--tokenizer", str(tokenizer)) if tokenizer else ("--train-tokenizer", dataset)
-    config = journal.folder / "twin-config.json"
+    config = run.journal.folder / "twin-config.json"
     config.write_text(json.dumps(config_of(shape, name)), encoding="utf-8")
     return "--config", str(config), "--output", str(folder), *source
 
 
-def _run_twin_script(
-    setup: Setup, journal: Journal, console: Console, arguments: tuple[str, ...], name: str, deadline: float
-) -> Attempt:
-    argv = (setup.python, str(TWIN_SCRIPT), *arguments)
-    request = Request(StageId.H1, f"twin {name}", argv, max(1.0, deadline - time.monotonic()))
+def _run_twin_script(run: Run, arguments: tuple[str, ...], name: str) -> Attempt:
+    argv = (run.setup.python, str(TWIN_SCRIPT), *arguments)
+    request = Request(StageId.H1, f"twin {name}", argv, run.left_seconds())
 
     def judge(finished: Finished) -> Attempt:
         return finished.attempt
 
-    return run_attempt(setup, journal, console, request, judge)
+    return run_attempt(run, request, judge)

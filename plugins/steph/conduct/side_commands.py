@@ -2,65 +2,72 @@
 
 from __future__ import annotations
 
-import time
+import re
 from pathlib import Path
 from typing import Literal
 
 from steph.conduct.attempts import child_environment
-from steph.conduct.console import Console
-from steph.conduct.preparation import Setup
+from steph.conduct.stage_run import Run
 from steph.plan.commands import build_command
 from steph.record import DataFile
 from steph.run import inputs, output
 from steph.run.inputs import InputError
-from steph.run.journal import Journal
 from steph.run.runner import ChildSpec, run_child
 
 HELPER_SECONDS = 180.0
 
 
-def side_folder(journal: Journal, name: str) -> Path:
+def side_folder(run: Run, name: str) -> Path:
     """A new folder in the record for one side command."""
-    taken = len(list(journal.folder.glob(f"{name}-*")))
-    folder = journal.folder / f"{name}-{taken + 1}"
+    record_folder = run.journal.folder
+    taken = len(list(record_folder.glob(f"{name}-*")))
+    folder = record_folder / f"{name}-{taken + 1}"
     folder.mkdir(parents=True)
     return folder
 
 
-def run_side_command(setup: Setup, argv: tuple[str, ...], folder: Path, deadline: float) -> int | None:
+def run_side_command(run: Run, argv: tuple[str, ...], folder: Path) -> int | None:
     """Run a command from the pipeline root without the GPU; its exit status, None where it had none."""
     spec = ChildSpec(
         argv=argv,
-        cwd=setup.root,
+        cwd=run.setup.root,
         folder=folder,
-        env={**child_environment(setup, {}, on_gpu=False), "CUDA_VISIBLE_DEVICES": ""},
-        deadline_seconds=min(HELPER_SECONDS, max(1.0, deadline - time.monotonic())),
+        env={**child_environment(run.setup, {}, on_gpu=False), "CUDA_VISIBLE_DEVICES": ""},
+        limit_seconds=run.left_seconds(HELPER_SECONDS),
     )
     return run_child(spec).returncode
 
 
-def require_built(setup: Setup, argv: tuple[str, ...], folder: Path, deadline: float, what: str) -> None:
+def script_flags(run: Run) -> frozenset[str]:
+    """What the training script takes beyond the spec's flags: its description says so, else its `--help`."""
+    known = run.setup.description.optional_flags
+    if known is not None:
+        return frozenset(known)
+    folder = side_folder(run, "help")
+    run_side_command(run, (run.setup.python, run.setup.description.paths.train_script, "--help"), folder)
+    return frozenset(re.findall(r"--[\w-]+", output.stdout_text(folder)))
+
+
+def require_built(run: Run, argv: tuple[str, ...], folder: Path, what: str) -> None:
     """Run a builder; raises InputError with its last lines where it fails."""
-    status = run_side_command(setup, argv, folder, deadline)
+    status = run_side_command(run, argv, folder)
     if status != 0:
         last = " / ".join(output.tail_lines(folder, 3)) or f"no output within {HELPER_SECONDS:.0f} s"
         raise InputError(f"{what}: could not be built ({' '.join(argv[1:])}): exit status {status}: {last}")
 
 
-def training_rows(
-    setup: Setup, journal: Journal, console: Console, deadline: float, relative: str, mode: Literal["direct", "cot"]
-) -> DataFile:
+def training_rows(run: Run, relative: str, mode: Literal["direct", "cot"]) -> DataFile:
     """The training file, built first where it is missing or of other data and the description says how."""
-    description, root = setup.description, setup.root
+    setup, description, root = run.setup, run.setup.description, run.setup.root
     samples = setup.profile.evaluate.samples
     if description.build and inputs.needs_build(root, relative, setup.dataset, samples):
         values = {"dataset": setup.dataset.path, "train_file": relative, "mode": mode, "samples": str(samples)}
         argv = build_command(setup.python, description.build.command, values)
-        console.line(f"building {relative} from {setup.dataset.path}")
-        folder = side_folder(journal, "build")
+        run.console.line(f"building {relative} from {setup.dataset.path}")
+        folder = side_folder(run, "build")
         inputs.set_aside(root / relative, folder / "before")
         try:
-            require_built(setup, argv, folder, deadline, str(root / relative))
+            require_built(run, argv, folder, str(root / relative))
             return inputs.read_train_file(root, relative, mode)
         except BaseException:  # half a file must not pass for a whole one in the next run
             inputs.set_aside(root / relative, folder / "failed")
@@ -69,11 +76,11 @@ def training_rows(
     return inputs.read_train_file(root, relative, mode)
 
 
-def build_index(setup: Setup, journal: Journal, console: Console, deadline: float) -> None:
+def build_index(run: Run) -> None:
     """Have the pipeline build its retrieval index anew, where its description says how; raises InputError."""
-    index = setup.description.index
+    setup, index = run.setup, run.setup.description.index
     if index is None:
         return
     argv = build_command(setup.python, index.command, {"dataset": setup.dataset.path})
-    console.line(f"building the retrieval index from {setup.dataset.path}")
-    require_built(setup, argv, side_folder(journal, "index"), deadline, f"retrieval index of {setup.root}")
+    run.console.line(f"building the retrieval index from {setup.dataset.path}")
+    require_built(run, argv, side_folder(run, "index"), f"retrieval index of {setup.root}")

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from steph.conduct.calibrate import calibrate
 from steph.conduct.candidates import predicted_candidates
 from steph.conduct.console import Console
+from steph.conduct.course import Course, open_course
 from steph.conduct.deep import deep
 from steph.conduct.evaluation import DIRECT, Evaluation
 from steph.conduct.extended import run_extended
 from steph.conduct.models import NoModel, choose_model, model_checks, model_trouble
 from steph.conduct.prediction import with_prediction
 from steph.conduct.preparation import Setup
+from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
 from steph.judge.outcome import Outcome
 from steph.record import (
@@ -47,16 +49,16 @@ class Conductor:
         self.journal = journal
         self.console = console
         self._tell = tell
-        self._training: Training | None = None
+        self._course: Course | None = None  # of H-2
 
     def run(self, stage: AnyStage, budget_seconds: float) -> StageResult:
         """Run one stage within its budget and return its result; what it raises has been journalled first."""
         blocked = self._no_device() or self._blocked(stage)
         self.journal.append(StageStarted(at=now(), stage=stage))
         started = time.monotonic()
-        limit = min(budget_seconds, self._limit(stage))
+        run = Run(self.setup, self.journal, self.console, started + min(budget_seconds, self._limit_seconds(stage)))
         try:
-            outcome = blocked or self._stage(stage, started + limit)
+            outcome = blocked or self._stage(stage, run)
         except (InputError, RunnerError) as error:
             outcome = Outcome(Verdict.FAIL, str(error))
         except BaseException as error:
@@ -67,38 +69,37 @@ class Conductor:
             self._train_beside()
         return self.journal.record().results[stage]
 
-    def _stage(self, stage: AnyStage, deadline: float) -> Outcome:
+    def _stage(self, stage: AnyStage, run: Run) -> Outcome:
         trouble = model_trouble(self._model()) if stage is not StageId.H1 else None
         if trouble:
             return Outcome(Verdict.BLOCKED, trouble)
         match stage:
             case StageId.H1:
-                return self._reach_model(deadline)
+                return self._reach_model(run)
             case StageId.H2:
-                return self._train(deadline)
+                return self._train(run)
             case StageId.H3:
                 training = self.journal.record().stages[StageId.H2]
-                asked = Evaluation(self.setup, self.journal, self.console, self._model(), training, deadline)
-                return asked.run(DIRECT)
+                return Evaluation(run, self._model(), training).evaluate(DIRECT)
             case _:
-                return run_extended(self.setup, self.journal, self.console, stage, self._model(), deadline)
+                return run_extended(run, stage, self._model())
 
-    def _train(self, deadline: float) -> Outcome:
-        self._training = Training(self.setup, self.journal, self.console, deadline)
-        return self._training.run(self._model())
+    def _train(self, run: Run) -> Outcome:
+        self._course = open_course(run)
+        return Training(self._course).walk(self._model())
 
     def _train_beside(self) -> None:
         """What the options ask for after H-2; it has ended, and its verdict stands whatever happens here."""
         options, last = self.setup.options, self.journal.record().stages[StageId.H2].last_attempt
-        if self._training is None or last is None or not isinstance(last.settings, TrainSettings):
+        if self._course is None or last is None or not isinstance(last.settings, TrainSettings):
             return
-        for is_asked, run in ((options.deep, deep), (options.calibrate, calibrate)):
+        for is_asked, train in ((options.deep, deep), (options.calibrate, calibrate)):
             if is_asked:
-                run(self._training, self._model(), last.settings)
+                train(self._course, self._model(), last.settings)
                 self._tell(self.journal.record())
 
-    def _reach_model(self, deadline: float) -> Outcome:
-        found = choose_model(self.setup, self.journal, self.console, deadline)
+    def _reach_model(self, run: Run) -> Outcome:
+        found = choose_model(run)
         candidates = predicted_candidates(self.setup, found)
         self.journal.append(CandidatesPredicted(at=now(), stage=StageId.H1, candidates=candidates))
         if isinstance(found, NoModel):
@@ -135,7 +136,7 @@ class Conductor:
         error = self.setup.context.environment.device_error
         return Outcome(Verdict.FAIL, f"GPUが使えない: {error}") if error else None
 
-    def _limit(self, stage: AnyStage) -> float:
+    def _limit_seconds(self, stage: AnyStage) -> float:
         limits = self.setup.profile.limits
         match stage:
             case StageId.H1:

@@ -25,8 +25,7 @@ class Outcome:
         return cls(verdict, explanation, tuple(checks))
 
     @classmethod
-    def of_attempt(cls, attempt: Attempt, checks: Sequence[Check] = (), given_up: Sequence[str] = ()) -> Outcome:
-        """The outcome that a stage's last attempt decides; `checks` are the stage's own beside the attempt's."""
-        every = (*attempt.checks, *checks)
-        verdict, explanation = stage_verdict(attempt, every, given_up)
-        return cls(verdict, explanation, every, tuple(given_up))
+    def of_attempt(cls, attempt: Attempt, given_up: Sequence[str] = ()) -> Outcome:
+        """The outcome that a stage's last attempt decides."""
+        verdict, explanation = stage_verdict(attempt, attempt.checks, given_up)
+        return cls(verdict, explanation, attempt.checks, tuple(given_up))

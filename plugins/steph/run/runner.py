@@ -1,7 +1,7 @@
 """One child process from start to the last trace of it: a ChildSpec goes in, a ChildOutcome comes out.
 
 The child runs under `child/supervisor.py`; this module starts that, watches it from the main thread, samples the GPU's
-memory, keeps the deadline and reads back what was written. It judges nothing and prints nothing.
+memory, keeps its time limit and reads back what was written. It judges nothing and prints nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _HUB_TOKENS = (
 class ChildSpec:
     """What to run: `argv` in `cwd`; logs and probes go to `folder`, which holds no earlier child's.
 
-    `env` is laid over our own environment, None takes a variable away. After `deadline_seconds` the whole tree gets
+    `env` is laid over our own environment, None takes a variable away. After `limit_seconds` the whole tree gets
     SIGTERM and `grace_seconds` later SIGKILL. `device_uuids` name the GPUs to sample; up to `memory_wait_seconds` are
     spent on waiting for their memory to come back.
     """
@@ -50,7 +50,7 @@ class ChildSpec:
     argv: tuple[str, ...]
     cwd: Path
     folder: Path
-    deadline_seconds: float
+    limit_seconds: float
     env: Mapping[str, str | None] = field(default_factory=dict)
     grace_seconds: float = 10.0
     device_uuids: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ def _watch(
             memory.sample(elapsed)
             if on_poll is not None:
                 on_poll(_progress(spec.folder, elapsed, memory))
-            if elapsed >= spec.deadline_seconds:
+            if elapsed >= spec.limit_seconds:
                 ended_by = EndedBy.DEADLINE
                 tree.stop()
                 break
@@ -168,7 +168,7 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
     if found is None and ended_by is EndedBy.EXIT:
         ended_by = EndedBy.SUPERVISOR_LOST
     elif found is not None and found.reason is ExitReason.EXIT:
-        ended_by = EndedBy.EXIT  # it ended by itself in the moment of its deadline
+        ended_by = EndedBy.EXIT  # it ended by itself in the moment when its time was up
     if found is not None and found.ended_monotonic is not None:
         seconds = found.ended_monotonic - found.started_monotonic
     returncode = found.returncode if found else None
