@@ -196,16 +196,17 @@ def test_a_walk_goes_on_from_settings_that_are_known_to_work(
 
 @pytest.mark.parametrize(
     ("flags", "epochs", "due_rows", "is_capped"),
-    [((MAX_STEPS_FLAG,), 1, 40, True), ((), 1, 20, False), ((), 2, 10, False), ((), 21, 1, False)],
+    [((MAX_STEPS_FLAG,), 1, 40, True), ((), 1, 20, False), ((), 2, 8, False), ((), 5, 4, False), ((), 9, 4, False)],
 )
 def test_a_long_training_is_cut_by_its_flag_or_by_its_rows(
     tmp_path: Path, flags: tuple[str, ...], epochs: int, due_rows: int, is_capped: bool
 ) -> None:
-    """40 rows, 5 steps of 4 at most: by --max-steps-override, else on the first rows, fewer for more epochs."""
+    """40 rows, 5 steps of 4 at most: by --max-steps-override, else on whole steps of the first rows in each epoch."""
     train = BASE.model_copy(update={"max_steps": 5, "num_epochs": epochs})
     stage = ScriptedTraining(tmp_path, flags=flags, train=train)
     argv, rows = stage.course.command(SMALL.name, train), stage.course.rows_trained(train)
     assert (rows, MAX_STEPS_FLAG in argv, TRAIN_FILE in argv) == (due_rows, is_capped, is_capped)
+    assert is_capped or epochs * rows // 4 <= 5 or rows == 4  # which is one step an epoch
     train_file = stage.setup.root / argv[argv.index("--train-file") + 1]
     lines = train_file.read_text(encoding="utf-8").splitlines()
     whole = (stage.setup.root / TRAIN_FILE).read_text(encoding="utf-8").splitlines()

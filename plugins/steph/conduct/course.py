@@ -99,7 +99,8 @@ class Course:
         """All rows, or the first ones where only fewer rows keep the script within `max_steps`."""
         if MAX_STEPS_FLAG in self.flags or not self._is_too_long(settings):
             return self.train_file.rows
-        return max(1, settings.max_steps * settings.effective_batch_size // settings.num_epochs)
+        steps_an_epoch = max(1, settings.max_steps // settings.num_epochs)
+        return min(self.train_file.rows, steps_an_epoch * settings.effective_batch_size)
 
     def row_lengths(self, model: ModelChoice, settings: TrainSettings) -> RowLengths | None:
         """How long the rows are that these settings train on; None, and said once, where they can't be counted."""
