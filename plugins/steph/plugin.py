@@ -8,71 +8,62 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
 from steph import installed
-from steph.selection import leave_out_extended
+from steph.asked import add_options, resolve_options, session_command
 
 if TYPE_CHECKING:
     from steph.conduct.session import StageSession
-    from steph.plan.options import Options
     from steph.record import AnyStage, StageResult
 
 NO_GPU = "no NVIDIA GPU on this machine; rehearse on the CPU with --steph-profile cpu"
 EXPLANATION_CHARS = 120  # of a stage in the terminal's summary; the report has it whole
+EXTENDED = "extended"
 MARGIN_SECONDS = 60.0  # what a stage keeps below its test's time-out: ending the child, waiting for memory, writing
 
 
-class _Option(NamedTuple):
-    name: str
-    help: str
-    default: str = ""
-    is_flag: bool = False
-
-
-# One line each, for the command line (--steph-x), the ini file (steph_x) and the environment (STEPH_X), in this order.
-OPTIONS = (
-    _Option("profile", "profile: a name in profiles/ or a path to a .toml file", "rtx3080"),
-    _Option("pipeline-root", "folder of the pipeline under test; installed: a copy in steph-pipeline", "pipeline"),
-    _Option("pipeline-python", "interpreter of the pipeline's scripts (default: the root's .venv, else this one)"),
-    _Option("model", "the one model to use: an id on the Hub or a local folder (default: the profile's candidates)"),
-    _Option("twin", "use a random-weight twin of the model, no download; makes the run a rehearsal", is_flag=True),
-    _Option("vram-cap", "make this card behave like a smaller one, as in 9.64GiB; makes the run a rehearsal"),
-    _Option("deep", "after H-2 passed, up to six short trainings more for traps 5, 9 and 11", is_flag=True),
-    _Option("calibrate", "after H-2 passed, five steps more at another length; correct H-4's memory", is_flag=True),
-    _Option("no-predict", "try every rung of the ladder, also those that are predicted not to fit", is_flag=True),
-    _Option("report", "folder for the report and runs/, or the Markdown file itself", "reports"),
-)
 SESSION = pytest.StashKey["StageSession"]()
 REFUSED = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Every option is --steph-…, every ini key steph_…, with one help text."""
-    group = parser.getgroup("steph", "StepH: hardware acceptance of a fine-tuning pipeline")
-    for option in OPTIONS:
-        default = f" (default: {option.default})" if option.default else ""
-        text = f"{option.help}{default}"
-        action: dict[str, Any] = {"action": "store_const", "const": "true"} if option.is_flag else {"metavar": "VALUE"}
-        group.addoption(f"--steph-{option.name}", dest=_dest(option), default=None, help=text, **action)
-        parser.addini(_dest(option), text, default="")
+    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Markers, so that strict projects accept the acceptance tests."""
     config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU, or --steph-profile cpu; runs the pipeline under test")
-    config.addinivalue_line("markers", "extended: a stage that runs only where -m or a node id asks for it")
+    config.addinivalue_line("markers", f"{EXTENDED}: a stage that runs only where -m or a node id asks for it")
     config.addinivalue_line("markers", "steph_stage(stage): one stage of the acceptance, as in steph_stage('H-1')")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`pytest -m gpu` means the three stages of the acceptance."""
-    leave_out_extended(config, items)
+    """`pytest -m gpu` means the three stages; the extended ones run only where `-m` or an argument names them."""
+    if re.search(rf"\b{EXTENDED}\b", config.option.markexpr or ""):
+        return
+    named = {argument.partition("::")[0] for argument in config.args}
+    asked = {(config.invocation_params.dir / name).resolve() for name in named}
+    extended = [item for item in items if _is_extended_stage(item) and item.path.resolve() not in asked]
+    left_out = [item for item in extended if not (config.option.pyargs and _module_name(item) in named)]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def _module_name(item: pytest.Item) -> str | None:
+    return item.module.__name__ if isinstance(item, pytest.Function) else None
+
+
+def _is_extended_stage(item: pytest.Item) -> bool:
+    return item.get_closest_marker("steph_stage") is not None and item.get_closest_marker(EXTENDED) is not None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -232,96 +223,7 @@ def _open(session: pytest.Session, items: list[pytest.Item]) -> None:
     console = Console(_writer(config), sys.stdout.isatty())
     installed.furnish(config, options.pipeline_root, console.line)
     setup = prepare(options, profile, stages)
-    config.stash[SESSION] = StageSession(setup, stages, _command(config), console)
-
-
-def resolve_options(config: pytest.Config) -> Options:
-    """Command line before ini file before environment before default; raises OptionError."""
-    from steph.plan.options import Options, parse_size
-
-    value = {option.name: _place(config, option) for option in OPTIONS}
-    cap = value["vram-cap"]
-    return Options(
-        profile=value["profile"],
-        pipeline_root=Path(value["pipeline-root"]),
-        pipeline_python=value["pipeline-python"] or None,
-        model=value["model"] or None,
-        twin=_is_on(value["twin"]),
-        vram_cap_bytes=parse_size(cap, "--steph-vram-cap") if cap else None,
-        report=Path(value["report"]),
-        deep=_is_on(value["deep"]),
-        calibrate=_is_on(value["calibrate"]),
-        no_predict=_is_on(value["no-predict"]),
-    )
-
-
-def _found(config: pytest.Config, option: _Option) -> tuple[str, Path]:
-    """An option's value, and the folder that a relative path in it starts from."""
-    typed_in = config.invocation_params.dir
-    environment = os.environ.get(f"STEPH_{option.name.replace('-', '_').upper()}")
-    for found, near in (
-        (config.getoption(_dest(option)), typed_in),
-        (config.getini(_dest(option)), config.rootpath),
-        (environment, typed_in),
-    ):
-        if found:
-            return str(found), near
-    return installed.default(config, option.name, option.default), installed.defaults_folder(config)
-
-
-def _place(config: pytest.Config, option: _Option) -> str:
-    """An option's value, absolute where it is a path; a name of a profile, a program or a model stays a name."""
-    text, near = _found(config, option)
-    path = near / Path(text).expanduser()
-    is_path = {
-        "profile": text.endswith(".toml"),
-        "pipeline-root": True,
-        "pipeline-python": "/" in text,
-        "model": path.is_dir(),
-        "report": True,
-    }
-    if not (text and is_path.get(option.name)):
-        return text
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        remedy = "rename it, or set PYTHONUTF8=1 where the locale is not a UTF-8 one"
-        raise pytest.UsageError(f"--steph-{option.name}: {text!a} is not spelled in UTF-8; {remedy}") from error
-    if option.name == "model":  # what a link leads to, as the record names it: it may lead elsewhere tomorrow
-        return str(path.resolve())
-    # other links stay: the interpreter of a virtual environment is one, and a person's name for a folder may be
-    return os.path.abspath(path)  # noqa: PTH100
-
-
-def _dest(option: _Option) -> str:
-    return f"steph_{option.name.replace('-', '_')}"
-
-
-def _command(config: pytest.Config) -> tuple[str, ...]:
-    """The session's command as it works from pytest's root folder.
-
-    What came from an ini file or the environment, PYTEST_ADDOPTS too, is spelled out, and so is a path that was typed
-    in another folder: the last mention counts. `--pyargs` says that the tests are those of an installed suite.
-    """
-    arguments = tuple(map(str, config.invocation_params.args))
-    pyargs = ("--pyargs",) if installed.is_in_use(config) and "--pyargs" not in arguments else ()
-    unsaid = (word for option in OPTIONS if (word := _unsaid(config, option, arguments)))
-    return ("pytest", *arguments, *pyargs, *unsaid)
-
-
-def _unsaid(config: pytest.Config, option: _Option, arguments: tuple[str, ...]) -> str:
-    """The option as a word for the command line where the arguments do not say it, or not from everywhere."""
-    (value, near), name = _found(config, option), f"--steph-{option.name}"
-    is_said = any(word == name or word.startswith(f"{name}=") for word in arguments)
-    if option.is_flag:
-        return name if _is_on(value) and not is_said else ""
-    if near != config.rootpath and _place(config, option) != value:
-        return f"{name}={_place(config, option)}"
-    return "" if is_said or value == installed.default(config, option.name, option.default) else f"{name}={value}"
-
-
-def _is_on(value: str) -> bool:
-    return value.lower() in ("1", "true", "yes", "on")
+    config.stash[SESSION] = StageSession(setup, stages, session_command(config), console)
 
 
 def _writer(config: pytest.Config) -> Callable[[str], None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 from steph.cli import app
-from steph.plugin import OPTIONS
+from steph.plan.options import OPTIONS
 from typer.testing import CliRunner
 
 CLONE = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ DOCUMENTS = sorted(
     if not {"runs", "results", ".venv"} & set(path.relative_to(CLONE).parts)
 )
 NAMES = [str(path.relative_to(CLONE)) for path in DOCUMENTS]
-OWN_OPTIONS = {f"--steph-{option.name}" for option in OPTIONS}
+OWN_OPTIONS = {option.flag for option in OPTIONS}
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 _LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]+)?\)")
 
@@ -75,6 +75,16 @@ def test_pytest_commands_name_options_markers_and_tests_that_exist() -> None:
                 else CLONE / "tests/acceptance" / f"{module.removeprefix('steph.acceptance.')}.py"
             )
             assert f"def {test}(" in file.read_text(encoding="utf-8"), (name, module, test)
+
+
+def test_the_readmes_table_is_the_table_of_options() -> None:
+    """README names each option in its order, with a value where it takes one, and its default."""
+    text = (CLONE / "README.md").read_text(encoding="utf-8")
+    rows = [re.findall(r"`([^`]+)`", line) for line in text.splitlines() if line.startswith("| `--steph-")]
+    assert [words[0].partition(" ")[0] for words in rows] == [option.flag for option in OPTIONS]
+    for words, option in zip(rows, OPTIONS, strict=True):
+        assert (" " in words[0]) is not option.is_flag
+        assert option.default in (word.removesuffix("/") for word in ("", *words))
 
 
 def test_steph_commands_and_their_options_exist() -> None:

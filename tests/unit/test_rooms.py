@@ -14,7 +14,7 @@ MODULES = sorted(SUITE.rglob("*.py"))
 # above all rooms
 VALUES = ("terms", "values", "environment", "model_choice", "stage_settings", "record", "record_schema", "redact")
 ROOMS = ("plan", "run", "judge", "tell", "forecast", "child", "conduct")
-ENTRIES = ("__init__", "doctor", "plugin", "cli", "ci", "selection", "key_tables", "installed")  # these see all rooms
+ENTRIES = ("__init__", "doctor", "plugin", "cli", "ci", "asked", "key_tables", "installed")  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 OTHER_INTERPRETERS = {SUITE / "child" / name for name in ("twin.py", "twin_tokenizer.py", "checkup.py")}
 MODULE_LINES, FUNCTION_LINES = 350, 50

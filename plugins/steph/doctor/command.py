@@ -10,12 +10,12 @@ from enum import Flag, auto
 import pytest
 
 from steph import installed
+from steph.asked import resolve_options
 from steph.conduct.preparation import read_profile
 from steph.doctor.examination import examine
 from steph.doctor.lines import Level, Line
 from steph.plan.options import OptionError, Options
 from steph.plan.settings import Profile, ProfileError
-from steph.plugin import resolve_options
 from steph.run.inputs import InputError
 
 UNUSABLE = 2  # exit status for options or a profile that can't be used

@@ -1,8 +1,9 @@
-"""What a person asked for on the command line, in the ini file or in the environment."""
+"""What a person may ask for on the command line, in the ini file or in the environment, and what was asked for."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,79 @@ SIZE_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20,
 
 class OptionError(ValueError):
     """An option's value can't be used; the message names the option, the value and what is allowed."""
+
+
+def _never(text: str, path: Path) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Option:
+    """One line of the table; `is_path` says of a value, as typed and as the path it would be, whether it is one."""
+
+    name: str
+    help: str
+    default: str = ""
+    is_flag: bool = False
+    is_path: Callable[[str, Path], bool] = _never
+
+    @property
+    def flag(self) -> str:
+        """As on the command line."""
+        return f"--steph-{self.name}"
+
+    @property
+    def key(self) -> str:
+        """As in the ini file; in capitals as in the environment."""
+        return f"steph_{self.name.replace('-', '_')}"
+
+
+PROFILE = Option(
+    "profile",
+    "profile: a name in profiles/ or a path to a .toml file",
+    "rtx3080",
+    is_path=lambda text, _: text.endswith(".toml"),
+)
+PIPELINE_ROOT = Option(
+    "pipeline-root",
+    "folder of the pipeline under test; installed: a copy in steph-pipeline",
+    "pipeline",
+    is_path=lambda *_: True,
+)
+PIPELINE_PYTHON = Option(
+    "pipeline-python",
+    "interpreter of the pipeline's scripts (default: the root's .venv, else this one)",
+    is_path=lambda text, _: "/" in text,
+)
+MODEL = Option(
+    "model",
+    "the one model to use: an id on the Hub or a local folder (default: the profile's candidates)",
+    is_path=lambda _, path: path.is_dir(),
+)
+TWIN = Option("twin", "use a random-weight twin of the model, no download; makes the run a rehearsal", is_flag=True)
+VRAM_CAP = Option("vram-cap", "make this card behave like a smaller one, as in 9.64GiB; makes the run a rehearsal")
+DEEP = Option("deep", "after H-2 passed, up to six short trainings more for traps 5, 9 and 11", is_flag=True)
+CALIBRATE = Option(
+    "calibrate", "after H-2 passed, five steps more at another length; correct H-4's memory", is_flag=True
+)
+NO_PREDICT = Option(
+    "no-predict", "try every rung of the ladder, also those that are predicted not to fit", is_flag=True
+)
+REPORT = Option(
+    "report", "folder for the report and runs/, or the Markdown file itself", "reports", is_path=lambda *_: True
+)
+OPTIONS = (
+    PROFILE,
+    PIPELINE_ROOT,
+    PIPELINE_PYTHON,
+    MODEL,
+    TWIN,
+    VRAM_CAP,
+    DEEP,
+    CALIBRATE,
+    NO_PREDICT,
+    REPORT,
+)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from steph.plan.options import OPTIONS
 from steph.record import AnyStage, Attempt, ExtendedId, Record, StageId
 
 ACCEPTANCE_TESTS = "tests/acceptance/test_steph.py"
@@ -23,7 +24,7 @@ TEST_IDS: dict[AnyStage, str] = {
     ExtendedId.RAG: f"{EXTENDED_TESTS}::test_h3_evaluates_with_rag",
     ExtendedId.BASE: f"{EXTENDED_TESTS}::test_h3_evaluates_the_base_model",
 }
-_SUITE_SWITCHES = frozenset({"--steph-twin", "--steph-deep", "--steph-calibrate", "--steph-no-predict"})
+_SUITE_FLAGS = frozenset(option.flag for option in OPTIONS if option.is_flag)
 _PYTEST_OPTIONS_WITH_VALUE = frozenset({"-c", "--config-file", "-o", "--override-ini", "-p", "--rootdir"})
 
 
@@ -86,7 +87,7 @@ def _kept_options(words: Sequence[str]) -> list[str]:
             takes_value = False
         elif word.startswith("--steph-"):
             kept.append(word)
-            takes_value = "=" not in word and word not in _SUITE_SWITCHES
+            takes_value = "=" not in word and word not in _SUITE_FLAGS
         elif word in _PYTEST_OPTIONS_WITH_VALUE or word.split("=")[0] in _PYTEST_OPTIONS_WITH_VALUE:
             kept.append(word)
             takes_value = "=" not in word

@@ -1,0 +1,108 @@
+"""The options as a run gets them: command line before ini file before environment before default.
+
+In: pytest's configuration. Out: `Options`, and the session's command with all that the command line left unsaid.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steph import installed
+from steph.plan import options as rows
+from steph.plan.options import OPTIONS, Option, Options, parse_size
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Each row of the table as an option and as an ini key."""
+    group = parser.getgroup("steph", "StepH: hardware acceptance of a fine-tuning pipeline")
+    for option in OPTIONS:
+        default = f" (default: {option.default})" if option.default else ""
+        text = f"{option.help}{default}"
+        action: dict[str, Any] = {"action": "store_const", "const": "true"} if option.is_flag else {"metavar": "VALUE"}
+        group.addoption(option.flag, dest=option.key, default=None, help=text, **action)
+        parser.addini(option.key, text, default="")
+
+
+def resolve_options(config: pytest.Config) -> Options:
+    """Command line before ini file before environment before default; raises OptionError."""
+
+    def text(option: Option) -> str:
+        return _place(config, option)
+
+    def is_given(option: Option) -> bool:
+        return _is_on(text(option))
+
+    cap = text(rows.VRAM_CAP)
+    return Options(
+        profile=text(rows.PROFILE),
+        pipeline_root=Path(text(rows.PIPELINE_ROOT)),
+        pipeline_python=text(rows.PIPELINE_PYTHON) or None,
+        model=text(rows.MODEL) or None,
+        twin=is_given(rows.TWIN),
+        vram_cap_bytes=parse_size(cap, rows.VRAM_CAP.flag) if cap else None,
+        report=Path(text(rows.REPORT)),
+        deep=is_given(rows.DEEP),
+        calibrate=is_given(rows.CALIBRATE),
+        no_predict=is_given(rows.NO_PREDICT),
+    )
+
+
+def _found(config: pytest.Config, option: Option) -> tuple[str, Path]:
+    """An option's value, and the folder that a relative path in it starts from."""
+    typed_in = config.invocation_params.dir
+    for found, near in (
+        (config.getoption(option.key), typed_in),
+        (config.getini(option.key), config.rootpath),
+        (os.environ.get(option.key.upper()), typed_in),
+    ):
+        if found:
+            return str(found), near
+    return installed.default(config, option.name, option.default), installed.defaults_folder(config)
+
+
+def _place(config: pytest.Config, option: Option) -> str:
+    """An option's value, absolute where it is a path; a name of a profile, a program or a model stays a name."""
+    text, near = _found(config, option)
+    path = near / Path(text).expanduser()
+    if not text or not option.is_path(text, path):
+        return text
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        remedy = "rename it, or set PYTHONUTF8=1 where the locale is not a UTF-8 one"
+        raise pytest.UsageError(f"{option.flag}: {text!a} is not spelled in UTF-8; {remedy}") from error
+    if option is rows.MODEL:  # what a link leads to, as the record names it: it may lead elsewhere tomorrow
+        return str(path.resolve())
+    # other links stay: the interpreter of a virtual environment is one, and a person's name for a folder may be
+    return os.path.abspath(path)  # noqa: PTH100
+
+
+def session_command(config: pytest.Config) -> tuple[str, ...]:
+    """The session's command as it works from pytest's root folder.
+
+    What came from an ini file or the environment, PYTEST_ADDOPTS too, is spelled out, and so is a path that was typed
+    in another folder: the last mention counts. `--pyargs` says that the tests are those of an installed suite.
+    """
+    arguments = tuple(map(str, config.invocation_params.args))
+    pyargs = ("--pyargs",) if installed.is_in_use(config) and "--pyargs" not in arguments else ()
+    unsaid = (word for option in OPTIONS if (word := _unsaid(config, option, arguments)))
+    return ("pytest", *arguments, *pyargs, *unsaid)
+
+
+def _unsaid(config: pytest.Config, option: Option, arguments: tuple[str, ...]) -> str:
+    """The option as a word for the command line where the arguments do not say it, or not from everywhere."""
+    (value, near), name = _found(config, option), option.flag
+    is_said = any(word == name or word.startswith(f"{name}=") for word in arguments)
+    if option.is_flag:
+        return name if _is_on(value) and not is_said else ""
+    if near != config.rootpath and _place(config, option) != value:
+        return f"{name}={_place(config, option)}"
+    return "" if is_said or value == installed.default(config, option.name, option.default) else f"{name}={value}"
+
+
+def _is_on(value: str) -> bool:
+    return value.lower() in ("1", "true", "yes", "on")
