@@ -24,9 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from steph.plan.vram_constants import GIB, MEASURED
+from steph.plan.vram_constants import MEASURED
 from steph.record import Device
 from steph.run import telemetry
+from steph.units import GIB
 
 from benchmarks.inputs import REPOSITORY, full_rows, make_twin
 from benchmarks.vram_points import DRY_MODEL, MODELS, Point, bounds, points_of
@@ -158,7 +159,7 @@ class Grid:
 
     def _watch_memory(self) -> None:
         cards = [card for card in self._cards if card is not None]
-        held = {holder.pid: holder.used_bytes or 0 for card in cards for holder in telemetry.memory_holders(card.uuid)}
+        held = {pid: found or 0 for card in cards for pid, found in telemetry.held_bytes_by_pid(card.uuid).items()}
         for running in self._running:
             running.most_used_bytes = max(running.most_used_bytes, held.get(running.process.pid, 0))
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from steph.plan.vram import Forecast
 from steph.plan.vram_calibration import MeasuredPoint, calibrated
-from steph.plan.vram_constants import GIB, MEASURED, Constants
+from steph.plan.vram_constants import MEASURED, Constants
+from steph.units import GIB
 
 from benchmarks.vram_points import SHAPES, Point, Use, card_bytes
 

@@ -130,9 +130,10 @@ def fit(
     from steph.forecast import fit as fitting
     from steph.plan.options import OptionError, parse_size
     from steph.plan.vram_readings import Reading
+    from steph.plan.vram_terms import ASSUMED_TRAINER
 
     record = _calibration(reports, from_record, model) if from_record is not None else None
-    kind = trainer or (record.trainer if record else "full")
+    kind = trainer or (record.trainer if record else ASSUMED_TRAINER)
     try:
         asked = fitting.asked_workload(
             kind, target_modules, recompute, lora_r, accumulation, optimizer, use_4bit, double_quant

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from steph.values import Value
 
+# major compute capability of the first cards with bf16 (CUDA C++ Programming Guide, table of arithmetic instructions)
+BF16_SINCE = 8
+
 
 class Device(Value):
     """One GPU or MIG slice as NVML names it."""
@@ -19,6 +22,19 @@ class Device(Value):
     cuda_driver_version: str
     compute_capability: str | None = None
     is_mig: bool = False
+
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """`8.6` as (8, 6); None where it is not known."""
+        if self.compute_capability is None:
+            return None
+        major, _, minor = self.compute_capability.partition(".")
+        return int(major), int(minor or 0)
+
+    @property
+    def has_bf16(self) -> bool | None:
+        """Whether it computes in bf16; None where its compute capability is not known."""
+        return None if self.capability is None else self.capability[0] >= BF16_SINCE
 
     def usable_bytes(self, cap_bytes: int | None) -> int:
         """What others left of it before the run, and no more than the cap where there is one."""

@@ -16,10 +16,10 @@ from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.plan.shapes import BUILT_IN, config_of
-from steph.plan.vram_constants import GIB
 from steph.record import Candidate, Cause, Device, RejectedCandidate, StageId, Verdict
 from steph.run.events import CandidatesPredicted, RecordOpened, StageStarted, fold
 from steph.tell.report import parts
+from steph.units import GIB
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = ("Qwen/Qwen1.5-1.8B-Chat", "Qwen/Qwen1.5-4B-Chat", "nobody/none", "Qwen/Qwen3-8B")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from steph.judge.checks_asked import Asked, asked_checks
 from steph.judge.lines import Metrics
-from steph.judge.steps import epochs_in, steps_in
 from steph.judge.training_files import TrainerState
+from steph.plan.steps import epochs_in, steps_in
 from steph.record import Check, Severity, TrainSettings
 
 SETTINGS = TrainSettings(batch_size=2, gradient_accumulation_steps=2, learning_rate=2e-4)

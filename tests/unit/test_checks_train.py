@@ -23,8 +23,8 @@ from steph.judge.checks_train import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import MESSAGE_CHARS, bounded
 from steph.judge.names import names_model, same_model, same_path
-from steph.judge.steps import steps_due, steps_in
 from steph.judge.verdict import checks_verdict
+from steph.plan.steps import steps_due, steps_in
 from steph.record import Check, Severity, TrainSettings
 
 SOUND = Variant("", "H-2", "")

@@ -15,15 +15,17 @@ from fake_hub import FakeHub, FakeModel, answer, hang
 from fake_nvml import FakeNvml, Gpu, Running
 from planted import plant
 from process_tree import becomes_true
+from steph.doctor import hub as doctor_hub
 from steph.doctor import reading
 from steph.doctor.asking import Question
 from steph.doctor.facts import Checkup, GpuFacts, HubFacts, Unread
+from steph.doctor.hub import read_hub
 from steph.doctor.interpreter import NOT_STARTED, SCRIPT, begun_checkup, read_checkup
 from steph.plan.options import Options
 from steph.plan.settings import Profile, builtin_profiles, load_profile
 from steph.run import telemetry
 from steph.run.gpulock import gpu_lock, lock_folder
-from steph.run.telemetry import GIB
+from steph.units import GIB
 
 WRONG_SCRIPT = """
 from transformers import Trainer, TrainingArguments
@@ -200,28 +202,28 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
 def test_the_hub_is_asked_who_we_are(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """No token, a good one and a refused one are told apart; none of them is in a message."""
     hub.break_on("whoami", answer(401), times=1)
-    assert reading.read_hub() == HubFacts(hub.url)
+    assert read_hub() == HubFacts(hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_planted0000000000")
     hub.break_on("whoami", answer(200, b'{"name": "somebody"}'), times=1)
-    assert reading.read_hub() == HubFacts(hub.url, has_token=True, user="somebody")
+    assert read_hub() == HubFacts(hub.url, has_token=True, user="somebody")
     hub.break_on("whoami", answer(401))
-    assert reading.read_hub() == HubFacts(hub.url, has_token=True, is_refused=True)
+    assert read_hub() == HubFacts(hub.url, has_token=True, is_refused=True)
     assert [request.authorization for request in hub.asked("whoami")] == [None, *["Bearer hf_planted0000000000"] * 2]
 
 
 def test_a_broken_or_silent_hub_is_a_fact(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of order, silence and an address where nobody listens are each one line."""
-    monkeypatch.setattr(reading, "HUB_SECONDS", 0.5)
+    monkeypatch.setattr(doctor_hub, "HUB_SECONDS", 0.5)
     hub.break_on("whoami", answer(503), times=1)
-    assert "out of order (503)" in (reading.read_hub().error or "")
+    assert "out of order (503)" in (read_hub().error or "")
     hub.break_on("whoami", hang)
-    assert "did not answer within 0.5 s" in (reading.read_hub().error or "")
+    assert "did not answer within 0.5 s" in (read_hub().error or "")
 
 
 def test_offline_variables_are_respected(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """With HF_HUB_OFFLINE nothing is asked, neither for the login nor for a model."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert reading.read_hub().is_offline
+    assert read_hub().is_offline
     assert reading.read_model(options(Path("/r")), profile()).choice is None
     assert hub.requests == []
 

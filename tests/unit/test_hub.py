@@ -354,15 +354,6 @@ def test_a_cut_cached_copy_is_not_used(hub: FakeHub, asker: Asker) -> None:
     assert asker.why_not()[0] is Cause.HUB_UNREACHABLE
 
 
-def test_a_folder_below_a_root_is_the_last_resort(hub: FakeHub, asker: Asker, tmp_path: Path) -> None:
-    """Without Hub and cache, a folder of the model's name below a given root is used, as an absolute path."""
-    hub.break_on("/api/models/", answer(503))
-    folder = write_model(tmp_path / "models" / "Qwen1.5-1.8B-Chat")
-    choice = asker.choose(A, local_roots=[tmp_path / "models"])
-    assert (choice.name, choice.source) == (str(folder), "local")
-    assert "Hub 未確認" in choice.reason
-
-
 def test_a_path_is_taken_as_it_is(hub: FakeHub, asker: Asker, tmp_path: Path) -> None:
     """A candidate that is a folder needs no Hub."""
     folder = write_model(tmp_path / "mine")

@@ -8,13 +8,13 @@ import pytest
 from steph.plan.ladder import (
     Move,
     MoveKind,
-    epoch_steps,
     given_up,
     ladder_without_4bit,
     next_move,
     settings_at,
 )
 from steph.plan.settings import load_profile, profile_path
+from steph.plan.steps import steps_per_epoch
 from steph.record import Cause, Diagnosis, Phase
 
 PROFILE = load_profile(profile_path("rtx3080", Path(__file__).parents[2]))
@@ -98,13 +98,13 @@ def test_what_was_given_up_is_named() -> None:
 
 
 @pytest.mark.parametrize(("rows", "batch", "accumulation", "steps"), [(140, 2, 2, 35), (141, 2, 2, 36), (1, 2, 2, 1)])
-def test_epoch_steps_round_up_twice(rows: int, batch: int, accumulation: int, steps: int) -> None:
+def test_steps_per_epoch_round_up_twice(rows: int, batch: int, accumulation: int, steps: int) -> None:
     """Steps per epoch are the Trainer's: batches rounded up, then accumulation rounded up."""
     settings = BASE.model_copy(update={"batch_size": batch, "gradient_accumulation_steps": accumulation})
-    assert epoch_steps(rows, settings) == steps
+    assert steps_per_epoch(rows, settings) == steps
 
 
 def test_several_processes_share_an_epoch() -> None:
     """Two processes take two batches at a time, so an epoch has half the steps."""
     settings = BASE.model_copy(update={"num_processes": 2})
-    assert (epoch_steps(140, BASE), epoch_steps(140, settings)) == (35, 18)
+    assert (steps_per_epoch(140, BASE), steps_per_epoch(140, settings)) == (35, 18)

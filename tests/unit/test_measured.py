@@ -11,10 +11,11 @@ from steph.forecast.measured import calibration_of, calibration_or_default, work
 from steph.forecast.shape_lookup import ShapeError
 from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import predict
-from steph.plan.vram_constants import GIB, MEASURED
+from steph.plan.vram_constants import MEASURED
 from steph.plan.vram_readings import predict_by
 from steph.plan.vram_terms import Workload
 from steph.record import Candidate, StageId
+from steph.units import GIB
 
 # a pipeline of the plain kind whose logits cost 16 bytes where the formulas say 12, with 0.3 GiB more at any length
 TRUTH = replace(MEASURED, logits_scale=16 / 12, offset_bytes=0.3 * GIB, context_bytes=0.6 * GIB)

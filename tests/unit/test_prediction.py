@@ -11,8 +11,8 @@ from steph.conduct.preparation import Setup
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
-from steph.plan.vram_constants import GIB
 from steph.record import Device, Phase, TrainSettings
+from steph.units import GIB
 
 SETTINGS = TrainSettings()
 EIGHT = factory.model_choice("Qwen/Qwen3-8B", snapshot_path=None)

@@ -12,7 +12,7 @@ from process_tree import alive_with
 from steph.judge.checks_process import ProcessEvidence, machine_checks
 from steph.plan.commands import evaluate_command, launched, train_command, without_launcher
 from steph.plan.description import Description
-from steph.plan.ladder import epoch_steps
+from steph.plan.steps import steps_per_epoch
 from steph.record import Attempt, Cause, EvalSettings, Launcher, Probe, StageId, TrainSettings, Verdict
 from steph.tell.pieces import failures, rank_peaks
 from suite_runs import make_bench
@@ -77,7 +77,7 @@ def test_one_process_under_accelerate_is_no_multi_gpu_run() -> None:
 def test_ranks_share_an_epochs_steps() -> None:
     """Two ranks of batch 2 take 140 rows in half the steps, and a step has the rows of both."""
     asked = TrainSettings(batch_size=2, gradient_accumulation_steps=2, num_processes=2, launcher="torchrun")
-    assert (epoch_steps(140, asked), asked.effective_batch_size) == (18, 8)
+    assert (steps_per_epoch(140, asked), asked.effective_batch_size) == (18, 8)
 
 
 def test_every_rank_must_have_run_on_a_gpu_of_its_own() -> None:

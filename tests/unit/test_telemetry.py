@@ -10,7 +10,8 @@ from fake_nvml import FakeNvml, Gpu, Running
 from steph.record import DevicePeak
 from steph.run import telemetry
 from steph.run.memory_watch import SLACK_BYTES, MemoryWatch, is_back
-from steph.run.telemetry import GIB, DeviceError
+from steph.run.telemetry import DeviceError
+from steph.units import GIB
 
 TWO_CARDS = FakeNvml(Gpu("GPU-aaaa-1"), Gpu("GPU-aabb-2"))
 MIG_CARD = FakeNvml(Gpu("GPU-cc", slices=(None, Gpu("MIG-1", "A100 MIG 3g.20gb"), Gpu("MIG-2"), None)))
@@ -62,8 +63,7 @@ def test_used_memory_is_read_by_uuid() -> None:
 def test_hidden_process_memory_is_none_not_zero() -> None:
     """Where the driver hides a process's memory the holder is still shown."""
     nvml = FakeNvml(Gpu("GPU-a", processes=(Running(41, 5 * GIB), Running(42, None))))
-    holders = telemetry.memory_holders("GPU-a", nvml)
-    assert [(holder.pid, holder.used_bytes) for holder in holders] == [(41, 5 * GIB), (42, None)]
+    assert telemetry.held_bytes_by_pid("GPU-a", nvml) == {41: 5 * GIB, 42: None}
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from steph.plan.vram_calibration import (
     line_through,
     through_two_lengths,
 )
-from steph.plan.vram_constants import GIB, MEASURED, Constants
+from steph.plan.vram_constants import MEASURED, Constants
 from steph.plan.vram_terms import Trainer, Workload
+from steph.units import GIB
 
 SHAPE = BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"]
 

@@ -17,13 +17,11 @@ from steph.conduct.stage_run import Run
 from steph.judge.evidence import TrainEvidence
 from steph.plan.answers import AnswerLoss, RowLengths, row_lengths
 from steph.plan.commands import MAX_STEPS_FLAG, train_command
-from steph.plan.ladder import epoch_steps
+from steph.plan.steps import steps_per_epoch
 from steph.record import AnyStage, DataFile, Device, ExtendedId, ModelChoice, SkippedRung, StageId, TrainSettings
 from steph.run import inputs
 from steph.run.events import DataRead, RungSkipped
 from steph.run.journal import now
-
-BF16_SINCE = 8  # major compute capability of the first cards with bf16 in hardware
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class Course:
         self.run.journal.append(RungSkipped(at=now(), stage=self.stage, skipped=skipped))
 
     def _is_too_long(self, settings: TrainSettings) -> bool:
-        return epoch_steps(self.train_file.rows, settings) * settings.num_epochs > settings.max_steps
+        return steps_per_epoch(self.train_file.rows, settings) * settings.num_epochs > settings.max_steps
 
 
 def open_course(run: Run, stage: AnyStage = StageId.H2) -> Course:
@@ -147,9 +145,7 @@ def folder_beside(output_dir: str, name: str) -> str:
 
 def half_precision_of(device: Device | None) -> Literal["bf16", "fp16"]:
     """The half precision of a card: fp16 where its compute capability is known and too low for bf16."""
-    if device is None or device.compute_capability is None:
-        return "bf16"
-    return "bf16" if int(device.compute_capability.partition(".")[0]) >= BF16_SINCE else "fp16"
+    return "fp16" if device is not None and device.has_bf16 is False else "bf16"
 
 
 def _tokenizer_of(model: ModelChoice) -> Path:

@@ -15,14 +15,13 @@ from steph.conduct.stage_run import Run
 from steph.judge.checks_model import ModelEvidence, judge_model, no_model
 from steph.judge.outcome import Outcome
 from steph.judge.verdict import attempt_verdict
-from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
+from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, config_of, parameter_count
 from steph.record import Attempt, Check, ModelChoice, RejectedCandidate, StageId, Verdict
 from steph.run import hub, hub_download, model_files
 from steph.run.hub_query import HubError
 from steph.run.inputs import InputError
 from steph.run.model_files import IncompleteModelError, find_qwen_tokenizer
 
-TINY_NAME = "steph/tiny-qwen2"
 TWIN_SCRIPT = Path(__file__).parents[1] / "child" / "twin.py"
 
 

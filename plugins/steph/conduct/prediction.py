@@ -13,8 +13,8 @@ from steph.forecast.measured import shape_of, workload_of
 from steph.plan.shapes import ModelShape
 from steph.plan.vram import Forecast, automatic, leanest, predict
 from steph.plan.vram import Verdict as FitVerdict
-from steph.plan.vram_constants import GIB
 from steph.record import Attempt, ModelChoice, TrainSettings
+from steph.units import GIB
 
 
 @dataclass(frozen=True, slots=True)

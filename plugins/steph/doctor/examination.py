@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TypeVar
 
-from steph.doctor import kinds_machine, kinds_software, machine, reading, software
+from steph.doctor import hub, kinds_machine, kinds_software, machine, reading, software
 from steph.doctor.asking import Question
 from steph.doctor.facts import Busy, Checkup, GpuFacts, HostFacts, HubFacts, ModelFacts, Place, RootFacts, Unread
 from steph.doctor.interpreter import begun_checkup
@@ -32,7 +32,7 @@ def examine(options: Options, profile: Profile, *, is_quick: bool) -> Iterator[L
     needs, host = needs_of(options, profile), reading.read_host()
     asked_root = Question(lambda: reading.read_root(options, profile), LOCAL_SECONDS)
     asked_places = Question(lambda: reading.read_places(options, profile), LOCAL_SECONDS)
-    asked_hub = None if needs.is_twin else Question(reading.read_hub, 2 * reading.HUB_SECONDS)
+    asked_hub = None if needs.is_twin else Question(hub.read_hub, 2 * hub.HUB_SECONDS)
     asked_model = None if needs.is_twin else Question(lambda: reading.read_model(options, profile), MODEL_SECONDS)
     gpu = Question(reading.read_gpu, LOCAL_SECONDS).answer() if needs.is_gpu else None
     device = gpu.device if isinstance(gpu, GpuFacts) else None

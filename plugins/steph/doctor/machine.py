@@ -9,11 +9,10 @@ from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts
 from steph.doctor.lines import Line
 from steph.doctor.needs import Needs
 from steph.record import Cause, Device
-from steph.run.hub_query import size_words
+from steph.run.hub_query import SPARE_DISK_BYTES
+from steph.units import size_words
 
-BF16_CAPABILITY = (8, 0)  # CUDA C++ Programming Guide, table of arithmetic instructions
 HELD_SHARE = 0.1
-WEIGHTS_SPARE_BYTES = 2 << 30  # what H-1 leaves free beside its download
 
 
 def check_busy(busy: Busy) -> Line:
@@ -68,10 +67,9 @@ def check_bf16(device: Device, needs: Needs) -> Line:
     """Whether the card computes in the profile's type."""
     if needs.compute_dtype != "bfloat16":
         return kinds.BF16.ok(f"not needed: the profile computes in {needs.compute_dtype}")
-    capability = parsed_capability(device.compute_capability)
-    if capability is None:
+    if device.capability is None:
         return kinds.BF16.trouble("unknown", "the driver does not tell the compute capability")
-    if capability < BF16_CAPABILITY:
+    if not device.has_bf16:
         return kinds.BF16.trouble("emulated", f"compute capability {device.compute_capability} has no bf16")
     return kinds.BF16.ok(f"compute capability {device.compute_capability} has it")
 
@@ -115,8 +113,8 @@ def check_disk_model(place: Place, model: ModelFacts | None, needs: Needs) -> Li
     said = f"{size_words(due_bytes)} to fetch, {free}"
     if not place.is_writable:
         return kind.trouble("readonly", f"{place.folder} can't be written")
-    if place.free_bytes < due_bytes + WEIGHTS_SPARE_BYTES:
-        return kind.trouble("short", f"{said}, of which {size_words(WEIGHTS_SPARE_BYTES)} are to stay free")
+    if place.free_bytes < due_bytes + SPARE_DISK_BYTES:
+        return kind.trouble("short", f"{said}, of which {size_words(SPARE_DISK_BYTES)} are to stay free")
     return kind.ok(said)
 
 
@@ -131,14 +129,6 @@ def check_disk_output(places: Sequence[Place], needs: Needs) -> Line:
     if tightest.free_bytes < needs.output_bytes:
         return kind.trouble("short", f"{said}; up to {size_words(needs.output_bytes)} may be written")
     return kind.ok(said)
-
-
-def parsed_capability(text: str | None) -> tuple[int, int] | None:
-    """`8.6` as (8, 6); None where it is not known."""
-    if text is None:
-        return None
-    major, _, minor = text.partition(".")
-    return int(major), int(minor or 0)
 
 
 def _cards(count: int) -> str:

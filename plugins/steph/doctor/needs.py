@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steph.conduct.models import TINY_NAME
 from steph.plan.options import Options
 from steph.plan.settings import Profile
-from steph.plan.shapes import BUILT_IN, TINY, ModelShape, parameter_count
+from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, parameter_count
 from steph.plan.vram_terms import (
     DEFAULT_TARGETS,
     Workload,
@@ -56,7 +55,7 @@ def needs_of(options: Options, profile: Profile) -> Needs:
     loaded = [_loaded_bytes(shape, work) for shape in shapes]
     return Needs(
         is_gpu=profile.machine.device == "gpu",
-        is_twin=options.twin or profile.model.twin,
+        is_twin=profile.uses_twin(options),
         first=names[0],
         loaded_bytes=min(loaded, default=None),
         weights_bytes=parameter_count(first) * HALF_BYTES if first else None,

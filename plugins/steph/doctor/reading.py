@@ -14,19 +14,17 @@ from pathlib import Path
 import psutil
 
 from steph.conduct.preparation import cache_dir, pipeline_python, read_inputs
-from steph.doctor.facts import Busy, GpuFacts, HostFacts, HubFacts, MemoryUser, ModelFacts, Place, RootFacts
+from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts, Place, RootFacts
+from steph.doctor.hub import HUB_SECONDS
 from steph.plan.options import Options
 from steph.plan.settings import Profile, ProfileError
 from steph.record import Device, StageId
 from steph.run import hub, model_files, telemetry
 from steph.run.gpulock import GpuBusyError, GpuLockError, gpu_lock
-from steph.run.hub_login import login
-from steph.run.hub_query import is_offline
 from steph.run.inputs import InputError
 from steph.run.machine import is_wsl
 from steph.run.rootlock import RootBusyError, root_lock
 
-HUB_SECONDS = 5.0  # for one question; an answer takes well under one
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -92,21 +90,9 @@ def read_host() -> HostFacts:
 
 def read_places(options: Options, profile: Profile) -> tuple[Place, ...]:
     """The folders that a run writes into: models, the root's outputs, reports."""
-    is_twin = options.twin or profile.model.twin
-    models = cache_dir() / "twins" if is_twin else model_files.default_cache_dir()
+    models = cache_dir() / "twins" if profile.uses_twin(options) else model_files.default_cache_dir()
     folders = {"models": models, "pipeline": options.pipeline_root, "reports": options.reports_dir}
     return tuple(_place(role, folder) for role, folder in folders.items())
-
-
-def read_hub() -> HubFacts:
-    """Whether the Hub answers, and as whom."""
-    if is_offline():
-        from huggingface_hub import constants
-
-        return HubFacts(constants.ENDPOINT, is_offline=True)
-    found = login(HUB_SECONDS)
-    error = found.failure.message if found.failure else None
-    return HubFacts(found.endpoint, False, found.has_token, found.is_refused, found.user, error)
 
 
 def read_model(options: Options, profile: Profile) -> ModelFacts:
@@ -129,10 +115,10 @@ def read_model(options: Options, profile: Profile) -> ModelFacts:
 def _users(device: Device) -> tuple[MemoryUser, ...]:
     """The processes that hold this device's memory; none where the driver does not show them."""
     try:
-        holders = telemetry.memory_holders(device.uuid)
+        held = telemetry.held_bytes_by_pid(device.uuid)
     except telemetry.DeviceError:
         return ()
-    return tuple(MemoryUser(holder.pid, _process_name(holder.pid), holder.used_bytes) for holder in holders)
+    return tuple(MemoryUser(pid, _process_name(pid), used_bytes) for pid, used_bytes in held.items())
 
 
 def _process_name(pid: int) -> str:

@@ -8,10 +8,9 @@ from steph.doctor import kinds_software as kinds
 from steph.doctor.facts import Checkup, FourBitStep, HubFacts, LibrariesStep, ModelFacts, RootFacts, Step, TorchStep
 from steph.doctor.interpreter import NOT_STARTED
 from steph.doctor.lines import CheckKind, Line
-from steph.doctor.machine import parsed_capability
 from steph.doctor.needs import Needs
 from steph.record import Device, RejectedCandidate
-from steph.run.hub_query import size_words
+from steph.units import size_words
 
 REQUIRED = ("transformers", "peft", "accelerate", "bitsandbytes")
 CAP_TORCH = (2, 10)  # the first that knows per_process_memory_fraction in PYTORCH_CUDA_ALLOC_CONF
@@ -146,7 +145,7 @@ def _product(checkup: Checkup, torch: TorchStep, device: Device | None) -> Line:
     if product is None:
         return _unreached(kind, checkup) or kind.trouble("crashed", _ending(checkup))
     if product.error is not None:
-        capability = parsed_capability(device.compute_capability) if device else None
+        capability = device.capability if device else None
         if capability and not has_kernels(torch.architectures, capability):
             made_for = f"made for {' '.join(torch.architectures)}, the card is {capability[0]}.{capability[1]}"
             return kind.trouble("kernels", f"{_build(torch)}, {made_for}: {product.error}")

@@ -14,9 +14,9 @@ from typing import Any
 from steph.forecast.shape_lookup import ShapeError, model_shape
 from steph.plan.shapes import TINY, linear_shapes
 from steph.plan.vram import Forecast, Verdict, largest_fitting
-from steph.plan.vram_constants import GIB
 from steph.plan.vram_readings import Reading, predict_by
 from steph.plan.vram_terms import Workload
+from steph.units import GIB
 
 ALL_LINEAR = tuple(linear_shapes(TINY))
 GRID_BATCHES = (1, 2, 4, 8)

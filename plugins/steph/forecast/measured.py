@@ -25,7 +25,7 @@ from steph.plan.vram_calibration import (
 )
 from steph.plan.vram_constants import MEASURED, Constants
 from steph.plan.vram_readings import Reading, explanations, possible_kinds
-from steph.plan.vram_terms import DEFAULT_TARGETS, Trainer, Workload
+from steph.plan.vram_terms import ASSUMED_TRAINER, DEFAULT_TARGETS, Trainer, Workload
 from steph.record import Attempt, ModelChoice, Record, StageId, StageResult, TrainSettings
 
 
@@ -112,8 +112,7 @@ def calibration_of(record: Record) -> Calibration:
 
     Raises ShapeError where the record's model has no shape that can be read.
     """
-    described = _described_trainer(record)
-    found = Calibration(described or "full", described is not None)
+    found = _uncorrected(record)
     h2, choice = record.stages.get(StageId.H2), record.model
     if h2 is None or choice is None:
         return found
@@ -132,6 +131,11 @@ def calibration_of(record: Record) -> Calibration:
         shape=shape,
     )
     return _with_second_length(one_length, h2, choice, shape) if h2.calibration_attempts else one_length
+
+
+def _uncorrected(record: Record) -> Calibration:
+    described = _described_trainer(record)
+    return Calibration(described or ASSUMED_TRAINER, described is not None)
 
 
 def _described_trainer(record: Record) -> Trainer | None:
@@ -228,5 +232,4 @@ def calibration_or_default(record: Record) -> Calibration:
     try:
         return calibration_of(record)
     except ShapeError:
-        described = _described_trainer(record)
-        return Calibration(described or "full", described is not None, shortfall="モデルの形が分からない")
+        return replace(_uncorrected(record), shortfall="モデルの形が分からない")

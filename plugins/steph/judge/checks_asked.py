@@ -9,8 +9,8 @@ from statistics import median
 
 from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.lines import Metrics
-from steph.judge.steps import epochs_in
 from steph.judge.training_files import TrainerState
+from steph.plan.steps import epochs_in
 from steph.record import Check, TrainSettings
 
 LEAST_RATES = 3  # printed; fewer may all be of the warm-up

@@ -8,12 +8,12 @@ from statistics import median
 
 from steph.judge.kinds import INFO, WARN, CheckKind
 from steph.record import Attempt, Check
+from steph.units import GIB
 
 SAME_LOSS = 1e-4  # relative: the Trainer of transformers 4 logs a loss with four digits
 LEAST_SAVING = 0.05  # of the peak without 4-bit; NVML's peaks of two equal runs differ by less
 MEASURABLE_STEP_SECONDS = 0.01  # below this a line's arrival says more about the pipe than about the step
 TELLING_GROWTH = 1.5  # where the rows themselves grow more than this, padding can't be told from them
-GIB = 2**30
 
 LOSS_FLAG_WORKS = CheckKind(
     "loss_flag_works",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
 from steph.judge.lines import missing_weights_in, split_lines, tracebacks_in
 from steph.record import Check, Probe
+from steph.units import GIB
 
 LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop's windows come and go with less
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
@@ -166,7 +167,7 @@ def _gpu_check(evidence: ProcessEvidence) -> Check:
     taken = evidence.peak_own_bytes
     if taken is None and not evidence.probes:
         return GPU_USED.check(None, "プロセスの記録（probe）も NVML の値もない。")
-    shown = "不明" if taken is None else f"{taken / 2**30:.2f} GiB"
+    shown = "不明" if taken is None else f"{taken / GIB:.2f} GiB"
     message = f"CUDA を使ったという記録がなく、増えた GPU メモリは {shown}。"
     return GPU_USED.check(taken is not None and taken >= LEAST_GPU_BYTES, message)
 

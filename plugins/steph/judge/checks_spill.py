@@ -15,13 +15,13 @@ from statistics import median, quantiles
 from steph.judge.evidence import CardMemory
 from steph.judge.kinds import WARN, CheckKind
 from steph.record import Check
+from steph.units import GIB
 
 FULL_SHARE = 0.93  # of the card: a Windows driver keeps some hundred MiB of it to itself
 SLOWDOWN = 8.0  # a spill makes steps some ten times slower; short and long rows alone can make them five times slower
 SLOWDOWN_PER_TOKEN = 5.0  # where the rows' lengths are known
 MEASURABLE_SECONDS = 0.01  # below this a line's arrival says more about the pipe than about the step
 LEAST_STEPS = 3  # on either side; fewer can be a checkpoint or a warm-up
-GIB = 2**30
 REMEDY = (
     "対策: Windows・WSL2 では NVIDIA コントロールパネル → CUDA - Sysmem Fallback Policy → Prefer No Sysmem Fallback、"
     "または max-seq-length・batch-size を下げる。"

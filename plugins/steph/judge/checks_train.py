@@ -14,8 +14,8 @@ from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
 from steph.judge.lines import Metrics, metrics_in, parse_metrics, split_lines
-from steph.judge.steps import steps_due, steps_in, steps_per_epoch
 from steph.judge.training_files import STATE_NAME, OwnFigures, TrainerState, read_own_figures, read_state
+from steph.plan.steps import steps_due, steps_in, steps_per_epoch
 from steph.record import Artifact, Check, Severity, TrainOutcome
 
 _NEVER_EMPTY = (".safetensors", ".bin", ".pt", ".pth", ".json")

@@ -85,12 +85,6 @@ def ladder_without_4bit(
     return top, tuple(step for step in ladder if not drops_4bit(step))
 
 
-def epoch_steps(rows: int, settings: TrainSettings) -> int:
-    """Optimizer steps of one epoch over `rows` rows, as transformers' Trainer counts them (all divisions round up)."""
-    batches = -(-rows // (settings.batch_size * settings.num_processes))
-    return -(-batches // settings.gradient_accumulation_steps)
-
-
 _TITLES: Mapping[str, str] = {
     "max_seq_length": "max-seq-length",
     "batch_size": "batch-size",

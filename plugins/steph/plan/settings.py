@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
+from steph.plan.options import Options
 from steph.record import EvalSettings, TrainSettings, Value
 
 MAX_STEPS = 500  # the spec: "several hundred steps" at most, no long training in this step
@@ -161,6 +162,10 @@ class Profile(Value):
     def name(self) -> str:
         """The profile's name: the file's name without its ending."""
         return Path(self.path).stem
+
+    def uses_twin(self, options: Options) -> bool:
+        """Whether a run under these options makes its model itself."""
+        return options.twin or self.model.twin
 
     @property
     def num_processes(self) -> int:

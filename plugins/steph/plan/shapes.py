@@ -197,4 +197,5 @@ BUILT_IN: Mapping[str, ModelShape] = MappingProxyType(
 )
 
 # Small enough to train on a CPU in a second, with everything that its big sisters have: grouped heads, biases, a head
+TINY_NAME = "steph/tiny-qwen2"
 TINY = _qwen2(64, 128, 2, 4, 2, tied=False, vocab=2048)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GIB = 2**30
+from steph.units import GIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Literal
 from steph.plan.shapes import ModelShape, linear_shapes, parameter_parts
 
 Trainer = Literal["full", "answer"]
+ASSUMED_TRAINER: Trainer = "full"  # of a pipeline that does not say
 DEFAULT_TARGETS = ("q_proj", "v_proj")  # PEFT's own choice for Qwen, Llama and Mistral
 HALF, SINGLE = 2, 4  # bytes of a bf16 or fp16 number, and of an fp32 one
 ABSMAX_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes.functional.quantize_4bit: weights per scale, scales per fp32 scale

@@ -6,7 +6,7 @@ when it is needed; every wait has an end, and no token reaches a message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from steph.record import Cause, ModelChoice, RejectedCandidate
 from steph.run import model_files
 from steph.run.hub_download import download
 from steph.run.hub_failure import HubFailure, one_line
-from steph.run.hub_query import Hub, HubError, HubModel, Token, ask, check_disk, connect
+from steph.run.hub_query import SPARE_DISK_BYTES, Hub, HubError, HubModel, Token, ask, check_disk, connect
 from steph.run.model_files import IncompleteModelError
 
 __all__ = ["HubError", "NoModelError", "choose", "download"]
@@ -45,13 +45,12 @@ def choose(
     primary_count: int = 2,
     is_explicit: bool = False,
     timeout_seconds: float = 30.0,
-    spare_disk_bytes: int = 2 << 30,
-    local_roots: Sequence[Path] = (),
+    spare_disk_bytes: int = SPARE_DISK_BYTES,
     log: Callable[[str], None] = lambda line: None,
 ) -> ModelChoice:
     """Choose the first candidate that can be had.
 
-    For each: a folder of that path, else the Hub, else a whole copy in the Hub's cache, else below `local_roots`.
+    For each: a folder of that path, else the Hub, else a whole copy in the Hub's cache.
     The first `primary_count` candidates, and any where `is_explicit` (the user named it), are no substitutes.
     `spare_disk_bytes` must stay free after the download. One candidate takes at most `timeout_seconds` on the network.
     Raises NoModelError with every candidate's cause and message.
@@ -60,7 +59,7 @@ def choose(
     rejected: list[RejectedCandidate] = []
     silence: HubFailure | None = None
     for index, name in enumerate(candidates):
-        found, failure = _find(name, hub, silence, spare_disk_bytes, local_roots)
+        found, failure = _find(name, hub, silence, spare_disk_bytes)
         if failure is not None and failure.is_endpoint_wide:
             silence = failure
         if found is not None:
@@ -87,13 +86,13 @@ def _placed(
 
 
 def _find(
-    name: str, hub: Hub, silence: HubFailure | None, spare_disk_bytes: int, local_roots: Sequence[Path]
+    name: str, hub: Hub, silence: HubFailure | None, spare_disk_bytes: int
 ) -> tuple[ModelChoice | None, HubFailure | None]:
     """A candidate's choice, or why there is none; both where only a copy on this disk could be had."""
     path = Path(name).expanduser()
     if (name and path.is_dir()) or name.startswith(("/", "./", "../", "~")):
         try:
-            return _local(path, "ローカルフォルダ。"), None
+            return _local(path), None
         except IncompleteModelError as error:
             return None, HubFailure(Cause.HUB_NOT_FOUND, one_line(error))
     try:
@@ -102,7 +101,7 @@ def _find(
         model = ask(hub, name)
         free_bytes = check_disk(hub, model, spare_disk_bytes)
     except HubError as error:
-        return _on_disk(name, hub, error.failure, local_roots), error.failure
+        return _on_disk(name, hub, error.failure), error.failure
     return _from_hub(model, free_bytes), None
 
 
@@ -119,33 +118,20 @@ def _from_hub(model: HubModel, free_bytes: int) -> ModelChoice:
     )
 
 
-def _on_disk(name: str, hub: Hub, failure: HubFailure, local_roots: Sequence[Path]) -> ModelChoice | None:
-    """A whole copy in the Hub's cache, else a whole folder below one of the roots, else None."""
-    unchecked = f"Hub 未確認({_words(failure.cause)}: {failure.message})。"
+def _on_disk(name: str, hub: Hub, failure: HubFailure) -> ModelChoice | None:
+    """A whole copy in the Hub's cache, else None."""
     try:
         cached = model_files.cached_model(hub.cache_dir, name)
     except IncompleteModelError:
-        pass
-    else:
-        reason = unchecked + "ローカルキャッシュにある完全なコピーを使う。"
-        return _copy_on_disk(cached.folder, name, "cache", reason, cached.revision)
-    for path in _local_paths(name, local_roots):
-        try:
-            return _local(path, unchecked + "ローカルフォルダを使う。")
-        except IncompleteModelError:
-            continue
-    return None
+        return None
+    unchecked = f"Hub 未確認({_words(failure.cause)}: {failure.message})。"
+    reason = unchecked + "ローカルキャッシュにある完全なコピーを使う。"
+    return _copy_on_disk(cached.folder, name, "cache", reason, cached.revision)
 
 
-def _local_paths(name: str, roots: Sequence[Path]) -> Iterator[Path]:
-    for root in roots:
-        yield root / name
-        yield root / name.rsplit("/", 1)[-1]
-
-
-def _local(path: Path, reason: str) -> ModelChoice:
+def _local(path: Path) -> ModelChoice:
     model_files.check_whole(path)
-    return _copy_on_disk(path.resolve(), str(path.resolve()), "local", reason, None)
+    return _copy_on_disk(path.resolve(), str(path.resolve()), "local", "ローカルフォルダ。", None)
 
 
 def _copy_on_disk(

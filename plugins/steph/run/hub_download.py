@@ -21,8 +21,19 @@ from steph.record import Cause, ModelChoice
 from steph.run import model_files
 from steph.run.fetch import FetchRequest
 from steph.run.hub_failure import HubFailure, one_line
-from steph.run.hub_query import Hub, HubError, HubModel, Token, ask, check_disk, connect, size_words, without_token
+from steph.run.hub_query import (
+    SPARE_DISK_BYTES,
+    Hub,
+    HubError,
+    HubModel,
+    Token,
+    ask,
+    check_disk,
+    connect,
+    without_token,
+)
 from steph.run.model_files import IncompleteModelError
+from steph.units import size_words
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0
@@ -37,7 +48,7 @@ def download(
     deadline_seconds: float = 3600.0,
     request_timeout_seconds: float = 30.0,
     stall_seconds: float = 180.0,
-    spare_disk_bytes: int = 2 << 30,
+    spare_disk_bytes: int = SPARE_DISK_BYTES,
     progress: Callable[[int, int], None] = lambda done_bytes, due_bytes: None,
     log: Callable[[str], None] = lambda line: None,
 ) -> ModelChoice:

@@ -16,8 +16,10 @@ from steph.plan.shapes import BUILT_IN, parameter_count, shape_from_config
 from steph.record import Cause
 from steph.run import model_files
 from steph.run.hub_failure import HubFailure, classify, no_answer, offline
+from steph.units import GIB, size_words
 
 Token = str | bool | None
+SPARE_DISK_BYTES = 2 * GIB  # what stays free beside a download
 
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _SIDE_FILES = ("config.json", "generation_config.json", "README.md", *model_files.TOKENIZER_FILES)
@@ -174,8 +176,3 @@ def without_token(failure: HubFailure, token: Token) -> HubFailure:
     if not isinstance(token, str) or not token:
         return failure
     return HubFailure(failure.cause, failure.message.replace(token, "***"), failure.is_endpoint_wide)
-
-
-def size_words(size_bytes: int) -> str:
-    """Bytes in words, as in `3.42 GiB` or, below one of these, `12.5 MiB`."""
-    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 1 << 30 else f"{size_bytes / 2**20:.1f} MiB"

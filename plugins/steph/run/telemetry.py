@@ -10,13 +10,12 @@ import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
 from steph.record import Device
+from steph.units import GIB
 
-GIB = 1 << 30
 # a training process's memory beside its allocator (context, cuBLAS, bitsandbytes: 0.74 GiB measured) and 0.1 kept free
 OUTSIDE_ALLOCATOR_BYTES = int(0.84 * GIB)
 _FRACTION_KEY = "per_process_memory_fraction"
@@ -83,14 +82,6 @@ class DeviceError(Exception):
         self.code = code
 
 
-@dataclass(frozen=True)
-class MemoryHolder:
-    """A process that holds GPU memory; `used_bytes` is None where the driver hides the figure (as on WSL2)."""
-
-    pid: int
-    used_bytes: int | None
-
-
 def list_devices(nvml: Nvml | None = None) -> tuple[Device, ...]:
     """All GPUs in NVML's order (PCI bus), a GPU in MIG mode as its slices; raises DeviceError."""
 
@@ -151,12 +142,15 @@ def used_bytes(uuid: str, nvml: Nvml | None = None) -> int:
         return gauge.used_bytes()
 
 
-def memory_holders(uuid: str, nvml: Nvml | None = None) -> tuple[MemoryHolder, ...]:
-    """Processes that compute on this GPU as far as the driver shows them (often none in a container)."""
+def held_bytes_by_pid(uuid: str, nvml: Nvml | None = None) -> dict[int, int | None]:
+    """What each process that computes on this GPU holds, None where the driver hides the figure (as on WSL2).
 
-    def ask(library: Nvml) -> tuple[MemoryHolder, ...]:
+    As far as the driver shows them: often none in a container. Raises DeviceError.
+    """
+
+    def ask(library: Nvml) -> dict[int, int | None]:
         running = library.nvmlDeviceGetComputeRunningProcesses(_handle(library, uuid))
-        return tuple(MemoryHolder(int(process.pid), process.usedGpuMemory) for process in running)
+        return {int(process.pid): process.usedGpuMemory for process in running}
 
     return _asked(nvml, ask)
 

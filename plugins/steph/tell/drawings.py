@@ -15,7 +15,7 @@ from steph.record import Attempt, EvalSettings, Record, StageId
 from steph.tell import summary
 from steph.tell.canvas import BLUE, GREEN, INK, ORANGE, SKY, YELLOW, new_figure, plain, svg, title
 from steph.tell.cards import Prediction
-from steph.tell.wording import GIB
+from steph.units import GIB
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,6 +14,7 @@ from steph.tell.advice import Advice
 from steph.tell.cards import CardOutlook, Outlook, Prediction
 from steph.tell.markdown import Markdown, code, inline, joined, prose, table
 from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
+from steph.units import GIB
 
 CAVEAT = (
     "予測式は GPU での格子測定による検証がまだです(docs/memory-model.md)。余裕の小さい設定は実機で確かめてください。"
@@ -55,7 +56,7 @@ def calibration_words(outlook: Outlook | None) -> Markdown:
     if outlook is None or outlook.line is None:
         reason = (outlook.shortfall if outlook else "") or "予測がない"
         return prose(f"傾きと切片は求められませんでした: {reason}。H-4 の予測はこの試行では変わりません。")
-    per_token, fixed = outlook.line.bytes_per_token / 2**20, outlook.line.fixed_bytes / wording.GIB
+    per_token, fixed = outlook.line.bytes_per_token / 2**20, outlook.line.fixed_bytes / GIB
     return prose(
         f"二つの長さの実測から: torch の確保ピーク = {fixed:.2f} GiB + {per_token:.3f} MiB × トークン数"
         "(1 回の forward、パディング込み)。H-4 の予測はこの傾きと切片に合わせてあります。"

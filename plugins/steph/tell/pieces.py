@@ -23,6 +23,7 @@ from steph.record import (
 from steph.tell import commands, summary, wording
 from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose, table
 from steph.tell.wording import MISSING
+from steph.units import GIB
 
 Purpose = Literal["stage", "deep", "calibrate"]
 MOST_EVIDENCE_LINES = 8
@@ -95,7 +96,7 @@ def _predicted(attempt: Attempt) -> Markdown:
     peak, low, high = attempt.predicted_peak_bytes, attempt.predicted_low_bytes, attempt.predicted_high_bytes
     if peak is None:
         return Markdown("未予測")
-    interval = f"<br>{low / wording.GIB:,.2f} 〜 {high / wording.GIB:,.2f}" if low and high else ""
+    interval = f"<br>{low / GIB:,.2f} 〜 {high / GIB:,.2f}" if low and high else ""
     return Markdown(f"{wording.gib(peak)}{interval}")
 
 
@@ -151,7 +152,7 @@ def torch_peaks(probes: tuple[Probe, ...]) -> str:
         return MISSING
     most = max(known, key=lambda probe: probe.peak_allocated_bytes or 0)
     reserved = most.peak_reserved_bytes
-    return f"{(most.peak_allocated_bytes or 0) / wording.GIB:,.2f} / {wording.gib(reserved)}"
+    return f"{(most.peak_allocated_bytes or 0) / GIB:,.2f} / {wording.gib(reserved)}"
 
 
 def rank_peaks(attempt: Attempt | None) -> Markdown:

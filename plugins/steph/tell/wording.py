@@ -8,8 +8,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from steph.record import AnyStage, Attempt, Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
+from steph.units import GIB
 
-GIB = 1024**3
 MISSING = "—"
 
 STAGE_TITLES: dict[AnyStage, str] = {
