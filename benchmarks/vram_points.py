@@ -65,7 +65,7 @@ class Point:
             trainer=self.trainer,
             batch_size=self.batch,
             width=self.seq,
-            accumulation_steps=self.accumulation,
+            gradient_accumulation_steps=self.accumulation,
             lora_r=self.r,
             target_modules=self.targets,
             recompute=self.recompute,

@@ -46,7 +46,7 @@ def table(model: type[BaseModel]) -> str:
 
 
 @dataclass(frozen=True)
-class Step:
+class Part:
     """One name on the way from a file's top to a key, and the model that has it."""
 
     model: type[BaseModel]
@@ -63,12 +63,12 @@ class Step:
         return f"[{self.name}]" if _inner_model(self.field) and "tuple" in str(self.field.annotation) else self.name
 
 
-Way = tuple[Step, ...]
+Way = tuple[Part, ...]
 
 
 def _ways(model: type[BaseModel], before: Way = ()) -> Iterator[Way]:
     for name in model.model_fields:
-        step = Step(model, name)
+        step = Part(model, name)
         inner = _inner_model(step.field)
         if inner is None:
             yield (*before, step)

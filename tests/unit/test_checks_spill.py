@@ -15,7 +15,7 @@ from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
 from steph.judge.checks_spill import TimedStep, spill_check, steps_before, steps_between
-from steph.judge.checks_train import judge_training
+from steph.judge.checks_training import judge_training
 from steph.judge.evidence import CardMemory
 from steph.judge.kinds import MESSAGE_CHARS
 from steph.judge.verdict import checks_verdict

@@ -17,7 +17,7 @@ from planted import plant
 from process_tree import becomes_true
 from steph.doctor import hub as doctor_hub
 from steph.doctor import reading
-from steph.doctor.asking import Question
+from steph.doctor.asking import Asked
 from steph.doctor.facts import Checkup, GpuFacts, HubFacts, Unread
 from steph.doctor.hub import read_hub
 from steph.doctor.interpreter import NOT_STARTED, SCRIPT, begun_checkup, read_checkup
@@ -69,7 +69,7 @@ def speaks() -> int:
 def test_a_question_without_an_answer_says_why_and_leaves_no_process(ask: Callable[[], int], reason: str) -> None:
     """A hang ends at the deadline, an error and a crash are told, and no child is left."""
     started = time.monotonic()
-    found = Question(ask, 0.3 if ask is unignorable else 20).answer()
+    found = Asked(ask, 0.3 if ask is unignorable else 20).answer()
     assert isinstance(found, Unread)
     assert reason in found.reason
     assert time.monotonic() - started < 5
@@ -79,15 +79,15 @@ def test_a_question_without_an_answer_says_why_and_leaves_no_process(ask: Callab
 
 def test_an_answer_of_any_size_comes_back_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     """Megabytes pass the pipe whole; what the child prints stays with it."""
-    assert Question(lambda: "x" * 3_000_000, 20).answer() == "x" * 3_000_000
-    assert Question(speaks, 20).answer() == 7
+    assert Asked(lambda: "x" * 3_000_000, 20).answer() == "x" * 3_000_000
+    assert Asked(speaks, 20).answer() == 7
     assert capfd.readouterr() == ("", "")
 
 
 def test_questions_are_asked_at_the_same_time() -> None:
     """Four that take half a second each are answered in less than two together."""
     started = time.monotonic()
-    asked = [Question(lambda: time.sleep(0.5), 20) for _ in range(4)]
+    asked = [Asked(lambda: time.sleep(0.5), 20) for _ in range(4)]
     assert [question.answer() for question in asked] == [None] * 4
     assert time.monotonic() - started < 1.9
 

@@ -135,7 +135,7 @@ def test_a_record_of_two_lengths_sets_slope_and_intercept(tmp_path: Path) -> Non
     truth = replace(MEASURED, logits_scale=1.5, offset_bytes=0.2 * GIB)
     record = two_lengths("full", truth)
     folder = _written(tmp_path, record)
-    due = predict(BUILT_IN["Qwen/Qwen3-8B"], Workload("full", 2, 1024, accumulation_steps=4), truth)
+    due = predict(BUILT_IN["Qwen/Qwen3-8B"], Workload("full", 2, 1024, gradient_accumulation_steps=4), truth)
     for named in ((str(folder),), (record.id, "--reports", str(tmp_path))):
         found = json.loads(_ask(*QUESTION, *ONE, "--json", "--from-record", *named)[1])
         assert found["peak_allocated_gib"] == pytest.approx(due.peak_allocated_bytes / GIB, rel=0.001)

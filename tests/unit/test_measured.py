@@ -28,18 +28,18 @@ def test_two_lengths_predict_a_third_and_another_model() -> None:
     assert found.line is not None
     assert found.shortfall == ""
     for shape in (SHAPE, BUILT_IN["Qwen/Qwen3-8B"]):
-        work = Workload("full", 2, 1024, accumulation_steps=2)
+        work = Workload("full", 2, 1024, gradient_accumulation_steps=2)
         due, given = predict(shape, work, TRUTH), predict(shape, work, found.constants)
         assert given.peak_allocated_bytes == pytest.approx(due.peak_allocated_bytes, abs=2000)
         assert given.low_bytes <= due.total_bytes <= given.high_bytes
     assert found.constants.context_bytes == pytest.approx(0.6 * GIB, abs=1000)
     tokens = 2 * 1024
     assert found.line.at(tokens) == pytest.approx(
-        predict(SHAPE, Workload("full", 2, 1024, accumulation_steps=2), TRUTH).peak_allocated_bytes, rel=0.01
+        predict(SHAPE, Workload("full", 2, 1024, gradient_accumulation_steps=2), TRUTH).peak_allocated_bytes, rel=0.01
     )
 
 
-LEAN = Workload("answer", 2, 512, accumulation_steps=2)
+LEAN = Workload("answer", 2, 512, gradient_accumulation_steps=2)
 UNKNOWN_TRAINERS = {
     "plain": replace(LEAN, trainer="full"),
     "lean": LEAN,
@@ -56,7 +56,7 @@ def test_two_lengths_tell_what_a_pipeline_that_nobody_described_does(truth: Work
         attempt(settings, replace(truth, width=settings.max_seq_length), MEASURED, number)
         for number, settings in enumerate((OWN, OTHER), start=1)
     ]
-    shape, asked = BUILT_IN["Qwen/Qwen3-8B"], Workload("full", 2, 1024, accumulation_steps=2)
+    shape, asked = BUILT_IN["Qwen/Qwen3-8B"], Workload("full", 2, 1024, gradient_accumulation_steps=2)
     due = predict(shape, replace(truth, width=1024))
     found = calibration_of(record_of("undescribed", (pair[0],), (pair[1],)))
     given = predict_by(found.readings, shape, asked)
@@ -73,8 +73,8 @@ def test_two_lengths_that_no_kind_explains_predict_their_own_model_alone() -> No
     own, other = pair(truth)
     found = calibration_of(record_of("undescribed", (own,), (other,)))
     assert found.line is not None
-    due = predict(SHAPE, Workload("full", 2, 1024, accumulation_steps=2), truth).peak_allocated_bytes
-    given = predict_by(found.readings, SHAPE, Workload("full", 2, 1024, accumulation_steps=2))
+    due = predict(SHAPE, Workload("full", 2, 1024, gradient_accumulation_steps=2), truth).peak_allocated_bytes
+    given = predict_by(found.readings, SHAPE, Workload("full", 2, 1024, gradient_accumulation_steps=2))
     assert given.peak_allocated_bytes == pytest.approx(due, rel=0.001)
     assert found.line.at(2 * 1024) == pytest.approx(due, rel=0.02)
     assert found.is_for(SHAPE)
@@ -93,7 +93,7 @@ def test_one_length_alone_corrects_the_fixed_parts() -> None:
     """Without a second length there is no line; the point itself is met."""
     own, _ = pair(replace(MEASURED, workspace_bytes=0.2 * GIB))
     found = calibration_of(record_of("full", (own,)))
-    assert (found.points, found.line, found.shortfall) == (1, None, "")
+    assert (found.point_count, found.line, found.shortfall) == (1, None, "")
     assert found.constants.workspace_bytes == pytest.approx(0.2 * GIB, abs=1000)
 
 
@@ -113,7 +113,7 @@ def test_a_second_length_that_says_nothing_is_named(change: dict[str, object], w
     found = calibration_of(record_of("full", (own,), (other.model_copy(update=change),)))
     assert found.line is None
     assert words in found.shortfall
-    assert found.points == 1
+    assert found.point_count == 1
 
 
 def test_a_peak_that_does_not_grow_with_the_length_gives_no_slope() -> None:
@@ -147,7 +147,7 @@ def test_attempts_on_another_model_are_no_points() -> None:
     """What a larger model needed before H-2 went to a smaller one says nothing of the smaller one's formulas."""
     own, _ = pair(MEASURED)
     larger = own.model_copy(update={"model_name": "Qwen/Qwen1.5-4B-Chat"})
-    assert calibration_of(record_of("full", (larger,))).points == 0
+    assert calibration_of(record_of("full", (larger,))).point_count == 0
 
 
 def test_a_twin_that_is_gone_has_its_originals_shape() -> None:
@@ -173,5 +173,5 @@ def test_a_model_that_is_gone_leaves_the_defaults() -> None:
     with pytest.raises(ShapeError):
         calibration_of(record)
     found = calibration_or_default(record)
-    assert (found.constants, found.points) == (MEASURED, 0)
+    assert (found.constants, found.point_count) == (MEASURED, 0)
     assert found.shortfall

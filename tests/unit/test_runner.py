@@ -18,7 +18,7 @@ from process_tree import STUBBORN, TWO_RANKS, alive_with, becomes_true, children
 from steph.record import EndedBy
 from steph.run import output, processes
 from steph.run.progress import last_bar
-from steph.run.runner import ChildOutcome, ChildSpec, Progress, RunnerError, child_environment, run_child
+from steph.run.runner import ChildOutcome, ChildSpec, Progress, RunnerError, environment_of, run_child
 
 
 class Interrupted(BaseException):
@@ -314,7 +314,7 @@ def test_environment_is_ours_without_hub_tokens_plus_the_changes(tmp_path: Path)
     """Hub tokens stay here unless asked for, PYTHONPATH is prefixed and not replaced, None takes a variable away."""
     own = {"HF_TOKEN": "hf_x", "PYTHONPATH": "/a", "LANG": "C", "WANDB_MODE": "offline"}
     spec = ChildSpec(("x",), tmp_path, tmp_path, 1, env={"LANG": None, "HF_HUB_OFFLINE": "1"})
-    environment = child_environment(own, spec)
+    environment = environment_of(own, spec)
     assert "HF_TOKEN" not in environment
     assert "LANG" not in environment
     assert environment["HF_HUB_OFFLINE"] == environment["PYTHONUNBUFFERED"] == "1"
@@ -323,7 +323,7 @@ def test_environment_is_ours_without_hub_tokens_plus_the_changes(tmp_path: Path)
     assert (Path(inject) / "sitecustomize.py").exists()
     assert rest == "/a"
     with_token = ChildSpec(("x",), tmp_path, tmp_path, 1, env={"HF_TOKEN": "hf_y"})
-    assert child_environment(own, with_token)["HF_TOKEN"] == "hf_y"
+    assert environment_of(own, with_token)["HF_TOKEN"] == "hf_y"
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_lora_costs_sixteen_bytes_a_parameter_where_gradients_accumulate() -> No
     count = 24 * 16 * (2 * (2048 + 2048))
     assert terms.lora_parameters(SMALL, ANSWER) == count
     assert terms.lora_bytes(SMALL, ANSWER) == count * 12
-    assert terms.lora_bytes(SMALL, replace(ANSWER, accumulation_steps=4)) == count * 16
+    assert terms.lora_bytes(SMALL, replace(ANSWER, gradient_accumulation_steps=4)) == count * 16
     assert terms.lora_bytes(SMALL, replace(ANSWER, optimizer="adamw_bnb_8bit")) == count * 6
 
 
@@ -120,7 +120,7 @@ WORKLOADS = st.builds(
     trainer=st.sampled_from(["full", "answer"]),
     batch_size=st.integers(1, 16),
     width=st.integers(16, 4096),
-    accumulation_steps=st.sampled_from([1, 2, 4]),
+    gradient_accumulation_steps=st.sampled_from([1, 2, 4]),
     lora_r=st.integers(1, 128),
     target_modules=st.sampled_from([("q_proj", "v_proj"), ALL_LINEAR, ("down_proj",)]),
     lora_dropout=st.booleans(),
@@ -222,7 +222,7 @@ def test_a_verdict_is_never_fits_where_the_interval_reaches_the_limit() -> None:
 
 def test_the_automatic_way_is_the_fastest_with_room() -> None:
     """On a large card no recompute and all fused; on a small one recompute, and the leanest where nothing fits."""
-    work = replace(ANSWER, width=1024, accumulation_steps=4)
+    work = replace(ANSWER, width=1024, gradient_accumulation_steps=4)
     assert (automatic(LARGE, work, 140 * GIB).recompute, automatic(LARGE, work, 140 * GIB).fused_micro_batches) == (
         False,
         4,

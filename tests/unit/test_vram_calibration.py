@@ -94,7 +94,7 @@ def test_two_lengths_are_met_and_carry_over(trainer: Trainer, scale: float, offs
     """
     scaled = {"logits_scale": scale} if trainer == "full" else {"activation_scale": scale}
     truth = replace(MEASURED, offset_bytes=offset_gib * GIB, **scaled)
-    work = Workload(trainer, 2, 512, accumulation_steps=2)
+    work = Workload(trainer, 2, 512, gradient_accumulation_steps=2)
     found = through_two_lengths(*_pair(truth, work))
     for shape in (SHAPE, LARGE):
         due, given_ = (predict(shape, replace(work, width=length), constants) for constants in (truth, found))
@@ -104,7 +104,7 @@ def test_two_lengths_are_met_and_carry_over(trainer: Trainer, scale: float, offs
 
 def test_a_correction_is_no_small_error() -> None:
     """Where the formulas were off by more than a tenth, the interval says so; where they hold, it stays."""
-    work = Workload("full", 2, 512, accumulation_steps=2)
+    work = Workload("full", 2, 512, gradient_accumulation_steps=2)
     assert through_two_lengths(*_pair(MEASURED, work)).relative_error == MEASURED.relative_error
     far = replace(MEASURED, offset_bytes=2 * GIB)
     assert through_two_lengths(*_pair(far, work)).relative_error > 0.2

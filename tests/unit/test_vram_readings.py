@@ -28,7 +28,7 @@ ALL_LINEAR = tuple(linear_shapes(LARGE))
         trainer=st.sampled_from(["full", "answer"]),
         batch_size=st.sampled_from([1, 2, 4]),
         width=st.sampled_from([256, 512, 1024]),
-        accumulation_steps=st.just(2),
+        gradient_accumulation_steps=st.just(2),
         recompute=st.booleans(),
         use_4bit=st.booleans(),
         target_modules=st.sampled_from([("q_proj", "v_proj"), ALL_LINEAR]),
@@ -80,7 +80,7 @@ def test_peaks_of_no_known_kind_have_no_explanation() -> None:
 @pytest.mark.parametrize("use_4bit", [True, False])
 def test_a_flag_that_does_nothing_is_seen(use_4bit: bool) -> None:
     """Asked with 4-bit and measured without it, or the other way round, the best reading says which it was."""
-    shape, asked = BUILT_IN[SMALL[0]], Workload("answer", 2, 512, accumulation_steps=2, use_4bit=use_4bit)
+    shape, asked = BUILT_IN[SMALL[0]], Workload("answer", 2, 512, gradient_accumulation_steps=2, use_4bit=use_4bit)
     points = []
     for width in (256, 512):
         found = predict(shape, replace(asked, width=width, use_4bit=not use_4bit))

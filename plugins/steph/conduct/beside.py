@@ -13,7 +13,7 @@ from typing import Literal
 
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course, folder_beside
-from steph.judge.checks_train import judge_training
+from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.training_files import read_state
 from steph.plan.vram import Forecast

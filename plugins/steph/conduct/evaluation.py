@@ -8,7 +8,7 @@ from pathlib import Path
 from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.side_commands import build_index
 from steph.conduct.stage_run import Run
-from steph.judge.checks_eval import judge_evaluation
+from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.outcome import Outcome

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from steph.conduct.preparation import Setup
 from steph.forecast.measured import shape_of, workload_of
 from steph.plan.shapes import ModelShape
-from steph.plan.vram import Forecast, automatic, leanest, predict
-from steph.plan.vram import Verdict as FitVerdict
+from steph.plan.vram import FitVerdict, Forecast, automatic, leanest, predict
 from steph.record import Attempt, ModelChoice, TrainSettings
 from steph.units import GIB
 

@@ -23,7 +23,7 @@ _CHUNK_BYTES = 1 << 16
 _REAP_SECONDS = 0.5
 
 
-class Question(Generic[Answer]):
+class Asked(Generic[Answer]):
     """Asks at once; `answer` waits until `deadline_seconds` after that. Fork before any thread is started."""
 
     def __init__(self, ask: Callable[[], Answer], deadline_seconds: float) -> None:

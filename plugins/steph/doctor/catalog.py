@@ -10,9 +10,9 @@ from pathlib import Path
 
 from steph.doctor import kinds_machine as machine
 from steph.doctor import kinds_software as software
-from steph.doctor.lines import CheckKind, Trouble
+from steph.doctor.lines import DoctorCheck, Trouble
 
-CATALOG: tuple[CheckKind, ...] = (
+CATALOG: tuple[DoctorCheck, ...] = (
     software.PIPELINE,
     machine.BUSY,
     machine.DRIVER,
@@ -56,7 +56,7 @@ def markdown() -> str:
     return _HEAD + "".join(_section(kind) for kind in CATALOG)
 
 
-def _section(kind: CheckKind) -> str:
+def _section(kind: DoctorCheck) -> str:
     only = " (on a GPU only)" if kind.gpu_only else ""
     head = f"\n## {kind.id}\n\nLooks at {kind.looks_at}{only}.\n\n| | when | remedy |\n|---|---|---|\n"
     return head + "".join(_row(trouble) for trouble in kind.troubles)

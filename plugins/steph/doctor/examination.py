@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 from steph.doctor import hub, kinds_machine, kinds_software, machine, reading, software
-from steph.doctor.asking import Question
+from steph.doctor.asking import Asked
 from steph.doctor.facts import Busy, Checkup, GpuFacts, HostFacts, HubFacts, ModelFacts, Place, RootFacts, Unread
 from steph.doctor.interpreter import begun_checkup
-from steph.doctor.lines import CheckKind, Level, Line
+from steph.doctor.lines import DoctorCheck, Level, Line
 from steph.doctor.needs import Needs, needs_of
 from steph.plan.options import Options
 from steph.plan.settings import Profile
@@ -30,13 +30,13 @@ Known = TypeVar("Known")
 def examine(options: Options, profile: Profile, *, is_quick: bool) -> Iterator[Line]:
     """The lines of all checks in the table's order."""
     needs, host = needs_of(options, profile), reading.read_host()
-    asked_root = Question(lambda: reading.read_root(options, profile), LOCAL_SECONDS)
-    asked_places = Question(lambda: reading.read_places(options, profile), LOCAL_SECONDS)
-    asked_hub = None if needs.is_twin else Question(hub.read_hub, 2 * hub.HUB_SECONDS)
-    asked_model = None if needs.is_twin else Question(lambda: reading.read_model(options, profile), MODEL_SECONDS)
-    gpu = Question(reading.read_gpu, LOCAL_SECONDS).answer() if needs.is_gpu else None
+    asked_root = Asked(lambda: reading.read_root(options, profile), LOCAL_SECONDS)
+    asked_places = Asked(lambda: reading.read_places(options, profile), LOCAL_SECONDS)
+    asked_hub = None if needs.is_twin else Asked(hub.read_hub, 2 * hub.HUB_SECONDS)
+    asked_model = None if needs.is_twin else Asked(lambda: reading.read_model(options, profile), MODEL_SECONDS)
+    gpu = Asked(reading.read_gpu, LOCAL_SECONDS).answer() if needs.is_gpu else None
     device = gpu.device if isinstance(gpu, GpuFacts) else None
-    busy = Question(lambda: reading.read_busy(options.pipeline_root, device), LOCAL_SECONDS).answer()
+    busy = Asked(lambda: reading.read_busy(options.pipeline_root, device), LOCAL_SECONDS).answer()
     root = asked_root.answer()
     no_operation = _no_operation(needs, device, busy, is_quick)
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def _begun(
     return stack.enter_context(begun_checkup(root.python, words, environment, CHECKUP_SECONDS))
 
 
-def _judged(kind: CheckKind, check: Callable[[Known], Line], facts: Known | Unread) -> Line:
+def _judged(kind: DoctorCheck, check: Callable[[Known], Line], facts: Known | Unread) -> Line:
     return kind.trouble("unread", facts.reason) if isinstance(facts, Unread) else check(facts)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from steph.doctor.lines import CheckKind, Level, Trouble
+from steph.doctor.lines import DoctorCheck, Level, Trouble
 
 FAIL, WARN = Level.FAIL, Level.WARN
 _BUSY_REMEDY = "wait for that run to end, or end it"
 
-BUSY = CheckKind(
+BUSY = DoctorCheck(
     "busy",
     "the locks that a run takes on its card and on its pipeline root",
     (
@@ -22,7 +22,7 @@ BUSY = CheckKind(
         Trouble("root", FAIL, "another run works in the pipeline root", _BUSY_REMEDY, is_certain=True),
     ),
 )
-DRIVER = CheckKind(
+DRIVER = DoctorCheck(
     "driver",
     "/dev/nvidia* (on WSL2 /dev/dxg), NVML's driver version and the CUDA version that it can run",
     (
@@ -45,7 +45,7 @@ DRIVER = CheckKind(
     ),
     gpu_only=True,
 )
-CARD = CheckKind(
+CARD = DoctorCheck(
     "card",
     "the card or MIG slice that a run would use: name, real size, compute capability",
     (
@@ -59,7 +59,7 @@ CARD = CheckKind(
     ),
     gpu_only=True,
 )
-MEMORY = CheckKind(
+MEMORY = DoctorCheck(
     "memory",
     "free memory of the card, and which processes hold the rest",
     (
@@ -79,7 +79,7 @@ MEMORY = CheckKind(
     ),
     gpu_only=True,
 )
-BF16 = CheckKind(
+BF16 = DoctorCheck(
     "bf16",
     "whether the card computes in bf16 (compute capability 8.0 and above)",
     (
@@ -93,7 +93,7 @@ BF16 = CheckKind(
     ),
     gpu_only=True,
 )
-WSL = CheckKind(
+WSL = DoctorCheck(
     "wsl",
     "WSL2, whose driver may move GPU memory into system RAM where it runs out, instead of an out-of-memory error",
     (
@@ -107,7 +107,7 @@ WSL = CheckKind(
     ),
     gpu_only=True,
 )
-RAM = CheckKind(
+RAM = DoctorCheck(
     "ram",
     "RAM that is available, within a container's limit",
     (
@@ -119,7 +119,7 @@ RAM = CheckKind(
         ),
     ),
 )
-LOCALE = CheckKind(
+LOCALE = DoctorCheck(
     "locale",
     "how file names are spelled here, and how the pipeline's Python prints into a pipe",
     (
@@ -131,7 +131,7 @@ LOCALE = CheckKind(
         ),
     ),
 )
-DISK_MODEL = CheckKind(
+DISK_MODEL = DoctorCheck(
     "disk-model",
     "free disk where models go (the Hub's cache: HF_HUB_CACHE, HF_HOME; a twin's: STEPH_CACHE)",
     (
@@ -145,7 +145,7 @@ DISK_MODEL = CheckKind(
         Trouble("unread", WARN, "the disk does not answer", "is it a network disk that is away?"),
     ),
 )
-DISK_OUTPUT = CheckKind(
+DISK_OUTPUT = DoctorCheck(
     "disk-output",
     "free disk where checkpoints, adapters and logs of every attempt go: the pipeline root and the reports",
     (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from steph.doctor.lines import CheckKind, Level, Trouble
+from steph.doctor.lines import DoctorCheck, Level, Trouble
 
 FAIL, WARN = Level.FAIL, Level.WARN
 _SLOW = "run it again: the first import from a cold disk takes long; if it stays, start the named Python by hand"
 
 _KERNELS = "pip install -U bitsandbytes: its kernels do not fit this card"
 
-PIPELINE = CheckKind(
+PIPELINE = DoctorCheck(
     "pipeline",
     "the pipeline root as a run checks it before it starts: steph.toml, scripts, data set, training file",
     (
@@ -23,7 +23,7 @@ PIPELINE = CheckKind(
         Trouble("unread", WARN, "its files do not answer", "is it on a network disk that is away?"),
     ),
 )
-HUB = CheckKind(
+HUB = DoctorCheck(
     "hub",
     "the Hub (HF_ENDPOINT): whether it answers, and whether it knows the token (HF_TOKEN, `hf auth login`)",
     (
@@ -43,7 +43,7 @@ HUB = CheckKind(
         Trouble("unread", WARN, "there was no answer in time", "check network and proxy (HTTPS_PROXY)"),
     ),
 )
-MODEL = CheckKind(
+MODEL = DoctorCheck(
     "model",
     "which candidate H-1 would take now, by H-1's own choice; nothing is downloaded",
     (
@@ -68,7 +68,7 @@ MODEL = CheckKind(
         Trouble("unread", WARN, "there was no answer in time", "see the line hub"),
     ),
 )
-PYTHON = CheckKind(
+PYTHON = DoctorCheck(
     "python",
     "the interpreter of the pipeline's scripts",
     (
@@ -95,7 +95,7 @@ PYTHON = CheckKind(
         Trouble("unread", WARN, "it gave no answer in time", _SLOW),
     ),
 )
-PACKAGES = CheckKind(
+PACKAGES = DoctorCheck(
     "packages",
     "the packages of that interpreter: their requirements on each other, whether transformers and peft import, and "
     "whether the train script's calls of Trainer and TrainingArguments fit this transformers",
@@ -154,7 +154,7 @@ PACKAGES = CheckKind(
         Trouble("crashed", FAIL, "importing them ended the process", "install versions that fit together"),
     ),
 )
-TORCH = CheckKind(
+TORCH = DoctorCheck(
     "torch",
     "torch in that interpreter: its CUDA build against the driver, kernels for the card, a small product on the device",
     (
@@ -200,7 +200,7 @@ TORCH = CheckKind(
         Trouble("crashed", FAIL, "it ended the process", "install torch again"),
     ),
 )
-FOUR_BIT = CheckKind(
+FOUR_BIT = DoctorCheck(
     "4-bit",
     "bitsandbytes on the device: quantise, multiply forward and backward, and for one row, against the dequantised "
     "reference",

@@ -42,7 +42,7 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class CheckKind:
+class DoctorCheck:
     """One row of the table; `gpu_only` rows do not apply to a profile with device = "cpu"."""
 
     id: str

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from steph.doctor import kinds_software as kinds
 from steph.doctor.facts import Checkup, FourBitStep, HubFacts, LibrariesStep, ModelFacts, RootFacts, Step, TorchStep
 from steph.doctor.interpreter import NOT_STARTED
-from steph.doctor.lines import CheckKind, Line
+from steph.doctor.lines import DoctorCheck, Line
 from steph.doctor.needs import Needs
 from steph.record import Device, RejectedCandidate
 from steph.units import size_words
@@ -189,14 +189,14 @@ def _library_troubles(checkup: Checkup) -> Iterator[Line]:
         yield from _answered(kind, libraries)
 
 
-def _answered(kind: CheckKind, libraries: LibrariesStep) -> Iterator[Line]:
+def _answered(kind: DoctorCheck, libraries: LibrariesStep) -> Iterator[Line]:
     if libraries.unavailable:
         yield kind.trouble("unavailable", f"transformers does not use {', '.join(libraries.unavailable)}")
     if libraries.unknown_arguments:
         yield kind.trouble("arguments", f"unknown: {', '.join(libraries.unknown_arguments)}")
 
 
-def _unreached(kind: CheckKind, checkup: Checkup) -> Line | None:
+def _unreached(kind: DoctorCheck, checkup: Checkup) -> Line | None:
     """The line of a step that the deadline kept from an answer; None where the process ended by itself."""
     return kind.trouble("unread", "no answer before the deadline") if checkup.returncode is None else None
 

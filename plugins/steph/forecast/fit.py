@@ -13,7 +13,7 @@ from typing import Any
 
 from steph.forecast.shape_lookup import ShapeError, model_shape
 from steph.plan.shapes import TINY, linear_shapes
-from steph.plan.vram import Forecast, Verdict, largest_fitting
+from steph.plan.vram import FitVerdict, Forecast, largest_fitting
 from steph.plan.vram_readings import Reading, predict_by
 from steph.plan.vram_terms import Workload
 from steph.units import GIB
@@ -40,7 +40,7 @@ class Fit:
     largest: tuple[int, int] | None
     basis: str = ""
 
-    def verdict(self, forecast: Forecast) -> Verdict:
+    def verdict(self, forecast: Forecast) -> FitVerdict:
         """Whether this forecast fits the card."""
         return forecast.verdict(self.vram_bytes)
 
@@ -50,7 +50,7 @@ def asked_workload(
     target_modules: str,
     recompute: str,
     lora_r: int,
-    accumulation_steps: int,
+    gradient_accumulation_steps: int,
     optimizer: str,
     use_4bit: bool,
     double_quant: bool,
@@ -65,7 +65,7 @@ def asked_workload(
         trainer="answer" if trainer == "answer" else "full",
         batch_size=1,
         width=1,
-        accumulation_steps=accumulation_steps,
+        gradient_accumulation_steps=gradient_accumulation_steps,
         lora_r=lora_r,
         target_modules=names,
         use_4bit=use_4bit,

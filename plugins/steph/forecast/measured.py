@@ -16,8 +16,8 @@ from steph.plan.shapes import ModelShape
 from steph.plan.vram import allocated_peak_bytes, ways
 from steph.plan.vram_calibration import (
     CalibrationError,
-    Line,
     MeasuredPoint,
+    PeakLine,
     calibrated,
     line_through,
     through_two_lengths,
@@ -44,11 +44,11 @@ class Calibration:
     trainer: Trainer
     is_described: bool
     readings: tuple[Reading, ...] = (Reading(),)
-    points: int = 0
+    point_count: int = 0
     is_explained: bool = True
     carries_over: bool = True
     shape: ModelShape | None = None
-    line: Line | None = None
+    line: PeakLine | None = None
     shortfall: str = ""
 
     @property
@@ -68,7 +68,7 @@ class Calibration:
 
     def basis(self, trainer: str) -> str:
         """What the record gave to a prediction for a trainer of that kind, in English."""
-        if not self.points:
+        if not self.point_count:
             return "the record has no measured peaks that can be used: built-in constants"
         if trainer != self.trainer:
             return f"the record's trainer is {self.trainer}: only what the card holds beside the allocator is its own"
@@ -77,7 +77,8 @@ class Calibration:
         if not self.is_explained:
             error = self.constants.relative_error
             return f"the record's measured peaks are off by {error:.0%}, which the interval therefore allows for"
-        return f"constants corrected by {self.points} measured attempt{'s' if self.points > 1 else ''} of the record"
+        attempts = f"{self.point_count} measured attempt{'s' if self.point_count > 1 else ''}"
+        return f"constants corrected by {attempts} of the record"
 
     @property
     def pads_to_maximum(self) -> bool:
@@ -91,7 +92,7 @@ def workload_of(settings: TrainSettings, trainer: Trainer) -> Workload:
         trainer=trainer,
         batch_size=settings.batch_size,
         width=settings.max_seq_length,
-        accumulation_steps=settings.gradient_accumulation_steps,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
         lora_r=settings.lora_r,
         target_modules=settings.target_modules or DEFAULT_TARGETS,
         lora_dropout=settings.lora_dropout > 0,
@@ -125,7 +126,7 @@ def calibration_of(record: Record) -> Calibration:
     one_length = replace(
         found,
         readings=kinds or (own,),
-        points=len(points),
+        point_count=len(points),
         is_explained=is_explained,
         carries_over=found.is_described or is_explained,
         shape=shape,
@@ -180,7 +181,7 @@ def _with_second_length(
     return replace(
         one_length,
         readings=own,
-        points=2,
+        point_count=2,
         is_explained=True,
         carries_over=one_length.is_described or bool(readings),
         line=line_through([(point.work.tokens, point.peak_allocated_bytes) for point in pair]),

@@ -42,7 +42,7 @@ def production_outlook(record: Record) -> Outlook | None:
         is_described=found.is_described,
         readings=found.readings,
         there=None,
-        points=found.points,
+        point_count=found.point_count,
         line=found.line,
         shortfall=found.shortfall,
         unexplained_error=None if found.is_explained else found.constants.relative_error,

@@ -12,7 +12,7 @@ from pathlib import Path
 from steph.judge.checks_adapter import ADAPTER_BASE, ADAPTER_FILES
 from steph.judge.checks_asked import ASKED
 from steph.judge.checks_deep import DEEP
-from steph.judge.checks_eval import ADAPTER_IN_USE
+from steph.judge.checks_evaluation import ADAPTER_IN_USE
 from steph.judge.checks_extended import EXTENDED
 from steph.judge.checks_lines import LINES
 from steph.judge.checks_loss import LOSS
@@ -22,7 +22,7 @@ from steph.judge.checks_results import RESULTS
 from steph.judge.checks_spill import NO_MEMORY_SPILL
 from steph.judge.checks_text import TEXT
 from steph.judge.checks_tokenizer import TOKENIZER_KEPT
-from steph.judge.checks_train import ANSWERS_KEPT, LINE_TRAIN_RESULT, TRAINING_FILES
+from steph.judge.checks_training import ANSWERS_KEPT, LINE_TRAIN_RESULT, TRAINING_FILES
 from steph.judge.kinds import CheckKind
 
 CATALOG: dict[str, CheckKind] = {

@@ -16,11 +16,11 @@ from steph.judge.diagnose_loss import nan_loss_lines
 from steph.judge.diagnose_machine import MACHINE
 from steph.judge.diagnose_oom import oom_numbers
 from steph.judge.diagnose_phase import phase_of
-from steph.judge.diagnose_raised import Chain, Raised, bounded, chains_of
+from steph.judge.diagnose_raised import Chain, Raised, chains_of, shortened
 from steph.judge.diagnose_ranks import failed_rank
 from steph.judge.diagnose_rules import Clue, Weight, first_match
 from steph.judge.diagnose_software import SOFTWARE
-from steph.judge.diagnose_text import Line, lines_of
+from steph.judge.diagnose_text import PrintedLine, lines_of
 from steph.judge.diagnose_text import normalise as normalise
 from steph.record import Cause, Diagnosis, OomNumbers, Phase, Probe
 from steph.redact import redact
@@ -52,7 +52,7 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Log:
-    lines: tuple[Line, ...]
+    lines: tuple[PrintedLine, ...]
     chains: tuple[Chain, ...]
     last_progress: int  # index of the last line that shows progress, -1 where none does
     has_metrics: bool
@@ -90,7 +90,7 @@ def first_traceback(log: str) -> str | None:
     root = chosen.root if chosen and chosen.root else next((c[0] for c in read.chains if c[0].frames), None)
     if root is None or not root.frames:
         return None
-    return redact(bounded("\n".join(root.printed)))
+    return redact(shortened("\n".join(root.printed)))
 
 
 def _read(log: str) -> _Log:
@@ -200,7 +200,7 @@ def _from_wrapped(read: _Log) -> list[_Candidate]:
         return []
     for first, second in zip(read.lines, read.lines[1:], strict=False):
         if len(first.text) >= 40 and not first.is_mild and not first.is_bar:
-            clue = line_clue(Line(first.index, first.text + second.text))
+            clue = line_clue(PrintedLine(first.index, first.text + second.text))
             if clue is not None and clue.weight >= Weight.CERTAIN:
                 return [_Candidate(clue, first.index, (first.text, second.text))]
     return []
@@ -288,7 +288,7 @@ def _oom(read: _Log, chosen: _Candidate) -> OomNumbers | None:
     return next((numbers for text in texts if (numbers := oom_numbers(text))), None)
 
 
-def _near(read: _Log, chosen: _Candidate) -> list[Line]:
+def _near(read: _Log, chosen: _Candidate) -> list[PrintedLine]:
     """The chosen line itself, then every other line that speaks of an allocation."""
     own = [line for line in read.lines if line.index == chosen.index]
     return own + [

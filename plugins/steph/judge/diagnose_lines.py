@@ -10,7 +10,7 @@ import functools
 import re
 
 from steph.judge.diagnose_rules import Clue, Rule, Weight, first_match, rule
-from steph.judge.diagnose_text import Line
+from steph.judge.diagnose_text import PrintedLine
 from steph.record import Cause
 
 _C, _W = Cause, Weight
@@ -197,7 +197,7 @@ _GOES_ON = re.compile(
 )
 
 
-def line_clue(line: Line, following: tuple[Line, ...] = ()) -> Clue | None:
+def line_clue(line: PrintedLine, following: tuple[PrintedLine, ...] = ()) -> Clue | None:
     """What a single line says; None where it is a help text, a mild message or one that was dealt with."""
     text = line.text
     if len(text) < 4 or len(text) > 20_000 or _is_code(text):
@@ -216,13 +216,13 @@ def _row_of(text: str) -> Clue | None:
     return first_match(LINES, text)
 
 
-def is_final_metric(line: Line) -> bool:
+def is_final_metric(line: PrintedLine) -> bool:
     """Whether the line reports the end of a training or an evaluation that ran through."""
     lowered = line.text.lower()
     return any(word in lowered for word in _METRIC_WORDS) and bool(_METRICS.search(line.text))
 
 
-def shows_progress(line: Line) -> bool:
+def shows_progress(line: PrintedLine) -> bool:
     """Whether the line proves that work went on here; progress bars don't, they are drawn again at a crash."""
     goes_on = ("loss" in line.text or "epoch" in line.text) and bool(_GOES_ON.search(line.text))
     return (goes_on or is_final_metric(line)) and not line.is_bar

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 
-from steph.judge.diagnose_text import Line
+from steph.judge.diagnose_text import PrintedLine
 
 _PAIR = re.compile(
     r"['\"](\w+)['\"]:\s*(?:np\.float\d+\()?['\"]?(-?(?:nan|inf(?:inity)?|\d[\d.]*(?:e[-+]?\d+)?))\b", re.I
@@ -22,7 +22,7 @@ _LOSSES = ("loss", "train_loss", "eval_loss")
 _DROP_FROM = 0.05  # a loss above this that is exactly 0.0 in the next two lines did not get there by learning
 
 
-def nan_loss_lines(lines: tuple[Line, ...]) -> tuple[Line, ...]:
+def nan_loss_lines(lines: tuple[PrintedLine, ...]) -> tuple[PrintedLine, ...]:
     """The lines that show a loss that is NaN or infinite, or 0.0 with a NaN gradient norm; empty where all is well."""
     rows = [(line, _pairs(line.text)) for line in lines if "loss" in line.text.lower() and len(line.text) < 4000]
     printed = [(line, pairs) for line, pairs in rows if pairs]
@@ -42,7 +42,7 @@ def _is_bad(pairs: dict[str, float]) -> bool:
     return any(not math.isfinite(loss) or (loss == 0.0 and broken_gradient) for loss in losses)
 
 
-def _fell_to_zero(printed: list[tuple[Line, dict[str, float]]]) -> list[Line]:
+def _fell_to_zero(printed: list[tuple[PrintedLine, dict[str, float]]]) -> list[PrintedLine]:
     steps = [(line, pairs["loss"]) for line, pairs in printed if "loss" in pairs and "grad_norm" not in pairs]
     for (_, before), (line, loss), (_, after) in zip(steps, steps[1:], steps[2:], strict=False):
         if before > _DROP_FROM and loss == 0.0 and after == 0.0:
@@ -50,7 +50,7 @@ def _fell_to_zero(printed: list[tuple[Line, dict[str, float]]]) -> list[Line]:
     return []
 
 
-def _in_words(lines: list[Line]) -> list[Line]:
+def _in_words(lines: list[PrintedLine]) -> list[PrintedLine]:
     bad = [line for line in lines if _FREE.search(line.text)]
     if not bad or any(line.index > bad[-1].index and _FINITE.search(line.text) for line in lines):
         return []

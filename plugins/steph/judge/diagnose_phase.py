@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from steph.judge.diagnose_raised import Chain
-from steph.judge.diagnose_text import Line
+from steph.judge.diagnose_text import PrintedLine
 from steph.record import Phase
 
 _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
@@ -80,7 +80,7 @@ _OTHER_BAR = re.compile(
 _NEARBY_LINES = 5
 
 
-def phase_of(lines: tuple[Line, ...], index: int, chain: Chain = ()) -> Phase | None:
+def phase_of(lines: tuple[PrintedLine, ...], index: int, chain: Chain = ()) -> Phase | None:
     """The phase at line `index`, None where the log has no sign of it.
 
     `chain` is the exception's; its frames speak first, since they name the call that failed.
@@ -98,15 +98,15 @@ def phase_of(lines: tuple[Line, ...], index: int, chain: Chain = ()) -> Phase | 
     )
 
 
-def _last_printed(lines: list[Line]) -> Phase | None:
+def _last_printed(lines: list[PrintedLine]) -> Phase | None:
     return next((phase for line in reversed(lines) if (phase := _printed_phase(line))), None)
 
 
-def _first_printed(lines: list[Line]) -> Phase | None:
+def _first_printed(lines: list[PrintedLine]) -> Phase | None:
     return next((phase for line in lines if (phase := _printed_phase(line))), None)
 
 
-def _printed_phase(line: Line) -> Phase | None:
+def _printed_phase(line: PrintedLine) -> Phase | None:
     if line.is_bar:
         return _bar_phase(line.text)
     return next((phase for phase, pattern in _PRINTED if pattern.search(line.text[:2000])), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from steph.judge.diagnose_text import Line, streams_of
+from steph.judge.diagnose_text import PrintedLine, streams_of
 
 TRACEBACK_BYTES = 12_000
 _MESSAGE_LINES = 30
@@ -101,7 +101,7 @@ class Raised:
 Chain = tuple[Raised, ...]
 
 
-def chains_of(lines: tuple[Line, ...]) -> tuple[Chain, ...]:
+def chains_of(lines: tuple[PrintedLine, ...]) -> tuple[Chain, ...]:
     """All chains of all ranks, ordered by where their root was printed."""
     chains: list[list[Raised]] = []
     for stream in streams_of(lines):
@@ -114,7 +114,7 @@ def chains_of(lines: tuple[Line, ...]) -> tuple[Chain, ...]:
     return tuple(ordered if len(ordered) <= 2 * _KEPT_CHAINS else ordered[:_KEPT_CHAINS] + ordered[-_KEPT_CHAINS:])
 
 
-def bounded(text: str, limit_bytes: int = TRACEBACK_BYTES) -> str:
+def shortened(text: str, limit_bytes: int = TRACEBACK_BYTES) -> str:
     """The text, its middle left out where it is longer than the limit; whole lines at the cuts where there are any."""
     data = text.encode("utf-8", "replace")
     if len(data) <= limit_bytes:
@@ -124,7 +124,7 @@ def bounded(text: str, limit_bytes: int = TRACEBACK_BYTES) -> str:
     return f"{head[0] or head[2]}\n  ...\n{tail.partition(chr(10))[2] or tail}"
 
 
-def _raised_in(stream: tuple[Line, ...]) -> list[Raised]:
+def _raised_in(stream: tuple[PrintedLine, ...]) -> list[Raised]:
     found: list[Raised] = []
     start = at = 0  # `start`: first line that may belong to the next exception
     while at < len(stream):
@@ -138,7 +138,7 @@ def _raised_in(stream: tuple[Line, ...]) -> list[Raised]:
     return found
 
 
-def _match(stream: tuple[Line, ...], at: int) -> re.Match[str] | None:
+def _match(stream: tuple[PrintedLine, ...], at: int) -> re.Match[str] | None:
     text = stream[at].text
     if not text or text[0] in "{[(<$#-+'\"" or len(text) > 20_000:
         return None
@@ -161,7 +161,7 @@ def _is_frame(text: str) -> bool:
     return bool(_FRAME.match(text)) or text.startswith(("    ", "╰"))
 
 
-def _message_end(stream: tuple[Line, ...], at: int) -> int:
+def _message_end(stream: tuple[PrintedLine, ...], at: int) -> int:
     takes_blank = bool(_LONG_MESSAGE.search(stream[at].text.partition(":")[2]))
     end = at + 1
     while end < min(len(stream), at + _MESSAGE_LINES):
@@ -174,7 +174,7 @@ def _message_end(stream: tuple[Line, ...], at: int) -> int:
     return end
 
 
-def _build(stream: tuple[Line, ...], start: int, at: int, end: int, match: re.Match[str]) -> Raised:
+def _build(stream: tuple[PrintedLine, ...], start: int, at: int, end: int, match: re.Match[str]) -> Raised:
     above = stream[start:at]
     headers = [n for n, line in enumerate(above) if _HEADER.search(line.text)]
     links = [n for n, line in enumerate(above) if _LINK.match(line.text)]
@@ -197,7 +197,7 @@ def _build(stream: tuple[Line, ...], start: int, at: int, end: int, match: re.Ma
     )
 
 
-def _first_frame(above: tuple[Line, ...]) -> int:
+def _first_frame(above: tuple[PrintedLine, ...]) -> int:
     first = len(above)
     while first > 0 and above[first - 1].text and _is_frame(above[first - 1].text):
         first -= 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from steph.judge.diagnose_text import Line
+from steph.judge.diagnose_text import PrintedLine
 
 _ENTRY = re.compile(r"^\s*rank +: (\d+) \(local_rank: \d+\)\n\s*exitcode +: (-?\d+) \(pid: (\d+)\)", re.M)
 _FIRST = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)\) of binary")
@@ -30,7 +30,7 @@ class RankEnd:
         return f"rank {self.rank} (pid {self.pid}): {ended}"
 
 
-def failed_rank(lines: tuple[Line, ...], probed: int | None) -> tuple[int | None, tuple[str, ...]]:
+def failed_rank(lines: tuple[PrintedLine, ...], probed: int | None) -> tuple[int | None, tuple[str, ...]]:
     """The rank whose failure ended the others, and the words for it; None where only one process ran.
 
     `probed` is the rank whose own exception was chosen as the cause, None where no probe told one.

@@ -1,7 +1,7 @@
 """A child's output as lines: terminal noise and rank prefixes taken off, each line with the rank that printed it.
 
-In: raw text. Out: `Line` values. Knows what terminals, torchrun, mpirun, srun, Ray and tqdm add to a line; knows no
-failure.
+In: raw text. Out: `PrintedLine` values. Knows what terminals, torchrun, mpirun, srun, Ray and tqdm add to a line; knows
+no failure.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WARNING = re.compile(r"\b\w*Warning: |^\s*warnings\.warn\(|^\s*logger\.warning"
 
 
 @dataclass(frozen=True)
-class Line:
+class PrintedLine:
     """One printed line without prefix or colour; `index` is its place in the whole output."""
 
     index: int
@@ -63,19 +63,19 @@ def normalise(log: str) -> str:
     return "\n".join(line.text for line in lines_of(log))
 
 
-def lines_of(log: str) -> tuple[Line, ...]:
+def lines_of(log: str) -> tuple[PrintedLine, ...]:
     """Every line of the log, in print order, with its rank where a launcher wrote one."""
-    found: list[Line] = []
+    found: list[PrintedLine] = []
     for raw in _BREAK.split(_ANSI.sub("", clip(log)).replace("\0", "")):
         text, rank = _without_prefix(raw)
         parts = _BAR_END.sub(r"\1\n", text).split("\n") if "<" in text else [text]
-        found.extend(Line(len(found) + offset, part.rstrip(), rank) for offset, part in enumerate(parts))
+        found.extend(PrintedLine(len(found) + offset, part.rstrip(), rank) for offset, part in enumerate(parts))
     return tuple(found)
 
 
-def streams_of(lines: tuple[Line, ...]) -> tuple[tuple[Line, ...], ...]:
+def streams_of(lines: tuple[PrintedLine, ...]) -> tuple[tuple[PrintedLine, ...], ...]:
     """The lines of each rank for itself, the unprefixed ones as one more stream, in order of appearance."""
-    streams: dict[str | None, list[Line]] = {}
+    streams: dict[str | None, list[PrintedLine]] = {}
     for line in lines:
         streams.setdefault(line.rank, []).append(line)
     return tuple(tuple(stream) for stream in streams.values())

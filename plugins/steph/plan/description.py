@@ -39,7 +39,7 @@ class Paths(Value):
     `"results_*.json"`; a date before the asked name (`20260131-1200_NAME`) is understood without it."""
 
 
-class Build(Value):
+class Builder(Value):
     """A command that makes an input on demand, with the pipeline's Python and from its root."""
 
     command: tuple[str, ...]
@@ -59,10 +59,10 @@ class Description(Value):
     """What the training script takes beyond the flags that every such script has, `--max-steps-override` above all.
     Not given: read off its `--help`."""
     paths: Paths = Paths()
-    build: Build | None = None
+    build: Builder | None = None
     """The builder of the training rows and its arguments, run where `paths.train_file` is missing or was built from
     other data. `{dataset}`, `{train_file}`, `{mode}` and `{samples}` are filled in."""
-    index: Build | None = None
+    index: Builder | None = None
     """The builder of the index, run before each evaluation with retrieval. `{dataset}` is filled in."""
 
 

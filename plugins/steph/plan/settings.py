@@ -106,9 +106,9 @@ class Limits(Value):
     h1_seconds: Annotated[float, Field(gt=0)] = 3600
     """All of H-1, the download included."""
     h2_seconds: Annotated[float, Field(gt=0)] = 3600
-    """All attempts of H-2."""
+    """All attempts of H-2; as much again for those of H-2cot."""
     h3_seconds: Annotated[float, Field(gt=0)] = 1200
-    """All attempts of H-3."""
+    """All attempts of H-3; as much again for each extended evaluation."""
     train_attempt_seconds: Annotated[float, Field(gt=0)] = 1800
     """One training; then it is ended and counts as TIMEOUT."""
     evaluate_attempt_seconds: Annotated[float, Field(gt=0)] = 900

@@ -18,7 +18,7 @@ from steph.plan.vram_tape import play
 from steph.plan.vram_terms import Workload
 from steph.units import GIB
 
-Verdict = Literal["fits", "does_not_fit", "too_close"]
+FitVerdict = Literal["fits", "does_not_fit", "too_close"]
 # The reference pipeline leaves this share of what it may use free when it decides on recompute and fusing
 AUTOMATIC_HEADROOM_SHARE = 0.10
 KEPT_FREE_BYTES = round(0.1 * GIB)  # of a card, beside context and allocator; a cap leaves as much
@@ -50,7 +50,7 @@ class Forecast:
     low_bytes: int
     high_bytes: int
 
-    def verdict(self, vram_bytes: float) -> Verdict:
+    def verdict(self, vram_bytes: float) -> FitVerdict:
         """Whether the process fits into this much memory: `fits` only where the interval's upper end does."""
         if self.high_bytes + KEPT_FREE_BYTES <= vram_bytes:
             return "fits"
@@ -182,7 +182,7 @@ def ways(work: Workload) -> tuple[Workload, ...]:
     """How the trainer may run these settings by itself, fastest first and leanest last; the plain one has no choice."""
     if work.trainer != "answer":
         return (work,)
-    steps = work.accumulation_steps
+    steps = work.gradient_accumulation_steps
     divisors = [count for count in range(steps, 0, -1) if steps % count == 0]
     return tuple(
         replace(work, recompute=recompute, fused_micro_batches=count)

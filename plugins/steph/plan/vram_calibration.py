@@ -1,6 +1,6 @@
 """Measured peaks correct the constants; two lengths give slope and intercept, also for a trainer that nobody described.
 
-Comes in: points measured on one card. Goes out: `Constants` for that card, or a `Line`. Pure arithmetic.
+Comes in: points measured on one card. Goes out: `Constants` for that card, or a `PeakLine`. Pure arithmetic.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class MeasuredPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PeakLine:
     """A peak that is linear in the tokens of a forward: bytes a token, and bytes without any."""
 
     bytes_per_token: float
@@ -50,7 +50,7 @@ class Line:
         return self.fixed_bytes + self.bytes_per_token * tokens
 
 
-def line_through(points: Sequence[tuple[int, int]]) -> Line:
+def line_through(points: Sequence[tuple[int, int]]) -> PeakLine:
     """The least-squares line through (tokens, peak bytes); a slope is never below zero.
 
     Raises ValueError where the points have fewer than two different token counts.
@@ -62,7 +62,7 @@ def line_through(points: Sequence[tuple[int, int]]) -> Line:
     spread = sum((tokens - mean_tokens) ** 2 for tokens, _ in points)
     slope = sum((tokens - mean_tokens) * (peak - mean_peak) for tokens, peak in points) / spread
     slope = max(0.0, slope)
-    return Line(slope, mean_peak - slope * mean_tokens)
+    return PeakLine(slope, mean_peak - slope * mean_tokens)
 
 
 def calibrated(points: Sequence[MeasuredPoint], start: Constants = MEASURED) -> Constants:

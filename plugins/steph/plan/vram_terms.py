@@ -38,15 +38,15 @@ OPTIMIZER_BYTES: Mapping[str, float] = MappingProxyType(
 class Workload:
     """What one training step does, as far as memory goes.
 
-    `batch_size` is the rows of one micro-batch, `width` their tokens, `accumulation_steps` the micro-batches of an
-    optimizer step, of which `fused_micro_batches` go through the model as one. `label_positions`: logits of one row
-    that the `answer` trainer computes; a direct answer has three labels or less, and one more is kept.
+    `batch_size` is the rows of one micro-batch, `width` their tokens, `gradient_accumulation_steps` the micro-batches
+    of an optimizer step, of which `fused_micro_batches` go through the model as one. `label_positions`: logits of one
+    row that the `answer` trainer computes; a direct answer has three labels or less, and one more is kept.
     """
 
     trainer: Trainer
     batch_size: int
     width: int
-    accumulation_steps: int = 1
+    gradient_accumulation_steps: int = 1
     lora_r: int = 16
     target_modules: tuple[str, ...] = DEFAULT_TARGETS
     lora_dropout: bool = True
@@ -80,7 +80,7 @@ class Workload:
     @property
     def keeps_gradients(self) -> bool:
         """Whether gradients of earlier micro-batches are there while activations are at their peak."""
-        return self.accumulation_steps > self.fused_micro_batches
+        return self.gradient_accumulation_steps > self.fused_micro_batches
 
 
 def linear_bytes(shape: ModelShape, work: Workload) -> float:

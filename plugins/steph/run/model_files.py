@@ -91,7 +91,7 @@ def check_whole(folder: Path) -> None:
     """Raise IncompleteModelError unless `folder` holds config, tokenizer and every weight file in full length."""
     if not folder.is_dir():
         raise IncompleteModelError(f"{folder}: no such folder")
-    read_json(folder / "config.json")
+    read_object(folder / "config.json")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise IncompleteModelError(f"{folder}: no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
     for path in weight_files(folder):
@@ -119,7 +119,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         return (folder / WEIGHTS,)
     if not (folder / WEIGHTS_INDEX).is_file():
         raise IncompleteModelError(f"{folder}: no {WEIGHTS} and no {WEIGHTS_INDEX} (only safetensors are loaded)")
-    weight_map = read_json(folder / WEIGHTS_INDEX).get("weight_map")
+    weight_map = read_object(folder / WEIGHTS_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise IncompleteModelError(f"{folder / WEIGHTS_INDEX}: no weight_map")
     return tuple(folder / str(shard) for shard in sorted(set(weight_map.values())))
@@ -150,7 +150,7 @@ def safetensors_parameters(path: Path) -> int:
     return elements
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; raises IncompleteModelError naming the file where it isn't one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

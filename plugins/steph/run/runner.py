@@ -213,7 +213,7 @@ def _start_supervisor(spec: ChildSpec) -> subprocess.Popen[bytes]:
     with (spec.folder / "supervisor.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(_CHILD / "supervisor.py"), order.to_json()],
-            env=child_environment(os.environ, spec),
+            env=environment_of(os.environ, spec),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -221,7 +221,7 @@ def _start_supervisor(spec: ChildSpec) -> subprocess.Popen[bytes]:
         )
 
 
-def child_environment(own: Mapping[str, str], spec: ChildSpec) -> dict[str, str]:
+def environment_of(own: Mapping[str, str], spec: ChildSpec) -> dict[str, str]:
     """The child's environment: `own` without Hub tokens, the spec's changes, unbuffered output, the injected probe."""
     environment = {name: value for name, value in own.items() if name not in _HUB_TOKENS}
     environment["PYTHONUNBUFFERED"] = "1"

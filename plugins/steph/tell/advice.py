@@ -116,8 +116,8 @@ def _with_settings(found: Advice, record: Record, settings: TrainSettings, evalu
         change=production.changes(record, settings, target, evaluation),
         here=settings,
         target=target,
-        train_command=production.train_command(record, target),
-        eval_command=production.eval_command(record),
+        train_command=production.train_argv(record, target),
+        eval_command=production.eval_argv(record),
         time=production.time_estimate(record, target),
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from steph.plan.vram_calibration import Line
+from steph.plan.vram_calibration import PeakLine
 from steph.plan.vram_readings import Reading
 from steph.plan.vram_terms import Trainer
 
@@ -61,8 +61,8 @@ class Outlook:
     there: CardOutlook | None
     here: CardOutlook | None = None
     lean: CardOutlook | None = None
-    points: int = 0
-    line: Line | None = None
+    point_count: int = 0
+    line: PeakLine | None = None
     shortfall: str = ""
     unexplained_error: float | None = None
     unpredicted: str = ""

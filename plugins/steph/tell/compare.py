@@ -31,7 +31,7 @@ class Better(Enum):
 
 
 @dataclass(frozen=True)
-class Row:
+class Compared:
     """One compared figure, as words; `change_ratio` is (b - a) / a, None where either is missing or a is zero."""
 
     name: str
@@ -56,12 +56,12 @@ class Comparison:
     a: str
     b: str
     threshold_ratio: float
-    rows: tuple[Row, ...]
-    versions: tuple[Row, ...]
-    differences: tuple[Row, ...]
+    rows: tuple[Compared, ...]
+    versions: tuple[Compared, ...]
+    differences: tuple[Compared, ...]
 
     @property
-    def regressions(self) -> tuple[Row, ...]:
+    def regressions(self) -> tuple[Compared, ...]:
         """The rows in which `b` is worse than `a` by more than the threshold."""
         return tuple(row for row in self.rows if row.is_regression)
 
@@ -79,7 +79,7 @@ def compare(a: Record, b: Record, threshold_ratio: float = DEFAULT_THRESHOLD_RAT
     extended = [_extended_row(stage, a, b) for stage in ExtendedId if stage in (a.extended | b.extended)]
     verdicts = [_overall_row(a, b), *(_verdict_row(stage, a, b) for stage in StageId), *extended]
     figures = [_figure_row(figure, a, b, threshold_ratio) for figure in _FIGURES]
-    circumstances = [Row(name, read(a), read(b)) for name, read in _CIRCUMSTANCES]
+    circumstances = [Compared(name, read(a), read(b)) for name, read in _CIRCUMSTANCES]
     return Comparison(
         a=a.id,
         b=b.id,
@@ -90,24 +90,24 @@ def compare(a: Record, b: Record, threshold_ratio: float = DEFAULT_THRESHOLD_RAT
     )
 
 
-def _overall_row(a: Record, b: Record) -> Row:
+def _overall_row(a: Record, b: Record) -> Compared:
     order = list(verdict.Overall)
     left, right = verdict.overall(a), verdict.overall(b)
     is_worse = left in order[:2] and order.index(right) > order.index(left)
-    return Row("全体", summary.headline(a), summary.headline(b), is_regression=is_worse)
+    return Compared("全体", summary.headline(a), summary.headline(b), is_regression=is_worse)
 
 
-def _extended_row(stage: ExtendedId, a: Record, b: Record) -> Row:
+def _extended_row(stage: ExtendedId, a: Record, b: Record) -> Compared:
     """A stage that only one of the two was asked for is no worse there."""
     both = stage in a.extended and stage in b.extended
     row = _verdict_row(stage, a, b)
     return row if both else replace(row, is_regression=False)
 
 
-def _verdict_row(stage: AnyStage, a: Record, b: Record) -> Row:
+def _verdict_row(stage: AnyStage, a: Record, b: Record) -> Compared:
     left, right = a.verdict_of(stage), b.verdict_of(stage)
     is_worse = _RANKS.get(right, 2) > _RANKS.get(left, 2)
-    return Row(f"{stage} 判定", _verdict_words(a, stage), _verdict_words(b, stage), is_regression=is_worse)
+    return Compared(f"{stage} 判定", _verdict_words(a, stage), _verdict_words(b, stage), is_regression=is_worse)
 
 
 def _verdict_words(record: Record, stage: AnyStage) -> str:
@@ -125,14 +125,14 @@ class Figure(NamedTuple):
     noise: float = 0.0
 
 
-def _figure_row(figure: Figure, a: Record, b: Record, threshold_ratio: float) -> Row:
+def _figure_row(figure: Figure, a: Record, b: Record, threshold_ratio: float) -> Compared:
     left, right = figure.read(a), figure.read(b)
     was, now = (MISSING if value is None else figure.say(value) for value in (left, right))
     if not left or right is None:
-        return Row(figure.name, was, now)
+        return Compared(figure.name, was, now)
     worse_by = left - right if figure.better is Better.HIGHER else right - left
     is_worse = worse_by > max(threshold_ratio * abs(left), figure.noise)
-    return Row(figure.name, was, now, (right - left) / left, is_worse)
+    return Compared(figure.name, was, now, (right - left) / left, is_worse)
 
 
 def _stage(record: Record, stage: StageId) -> StageResult | None:
@@ -259,9 +259,11 @@ def _versions(record: Record) -> dict[str, str]:
     return found | {"Python": machine.python, "OS": machine.os}
 
 
-def _changed_versions(a: Record, b: Record) -> tuple[Row, ...]:
+def _changed_versions(a: Record, b: Record) -> tuple[Compared, ...]:
     left, right = _versions(a), _versions(b)
-    rows = [Row(name, left.get(name, MISSING), right.get(name, MISSING)) for name in sorted(left.keys() | right.keys())]
+    rows = [
+        Compared(name, left.get(name, MISSING), right.get(name, MISSING)) for name in sorted(left.keys() | right.keys())
+    ]
     return tuple(row for row in rows if row.a != row.b)
 
 

@@ -35,7 +35,7 @@ def _table_of(lines: Sequence[str]) -> Markdown:
     return Markdown("\n".join([table(_HEADER, (), align="lllrrl"), *lines]))
 
 
-def rows_in(existing: bytes) -> tuple[str, ...]:
+def kept_rows(existing: bytes) -> tuple[str, ...]:
     """Give the history rows of a report on disk as they stand there."""
     return tuple(
         line.rstrip()

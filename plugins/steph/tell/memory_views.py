@@ -115,7 +115,11 @@ def _basis(outlook: Outlook) -> str:
         return (
             f"計算: {kind}。ただしこの記録の実測はどれもこの式から {off} まで外れているため、幅をその分広げています。"
         )
-    points = f"この記録の実測 {outlook.points} 点で補正した定数" if outlook.points else "組み込みの定数(使える実測なし)"
+    points = (
+        f"この記録の実測 {outlook.point_count} 点で補正した定数"
+        if outlook.point_count
+        else "組み込みの定数(使える実測なし)"
+    )
     return f"計算: {kind}、{points}。"
 
 

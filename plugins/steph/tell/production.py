@@ -166,7 +166,7 @@ def _value_of(argv: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def train_command(record: Record, target: TrainSettings) -> tuple[str, ...]:
+def train_argv(record: Record, target: TrainSettings) -> tuple[str, ...]:
     train_file = next((file.path for file in record.data if file.role == "train_file"), None)
     return _rewritten(
         _argv(record, StageId.H2),
@@ -187,7 +187,7 @@ def train_command(record: Record, target: TrainSettings) -> tuple[str, ...]:
     )
 
 
-def eval_command(record: Record) -> tuple[str, ...]:
+def eval_argv(record: Record) -> tuple[str, ...]:
     return _rewritten(
         _argv(record, StageId.H3),
         {

@@ -32,7 +32,7 @@ from steph.tell import (
 from steph.tell.cards import Outlook
 from steph.tell.drawings import VramSample
 from steph.tell.figures import write_figures
-from steph.tell.history import history_rows, rows_in
+from steph.tell.history import history_rows, kept_rows
 from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, table
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def write_report(
     relative = {name: os.path.relpath(file, target.parent) for name, file in figures.items()}
 
     def renewed(existing: bytes | None) -> bytes:
-        rows = rows_in(existing or b"")
+        rows = kept_rows(existing or b"")
         return keep.merge(existing, parts(record, history, figures=relative, old_rows=rows, outlook=outlook))
 
     return place.renew(target, renewed)

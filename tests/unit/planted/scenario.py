@@ -8,8 +8,8 @@ from pathlib import Path
 
 from steph.judge.artifacts import sha256_of
 from steph.judge.checks_adapter import WEIGHTS_NAME
-from steph.judge.checks_eval import judge_evaluation
-from steph.judge.checks_train import judge_training
+from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.checks_training import judge_training
 from steph.judge.evidence import EvalEvidence, TrainEvidence
 from steph.judge.questions import frame_in, questions_in
 from steph.judge.results import Row, read_results

@@ -19,7 +19,7 @@ from steph.judge.catalog import CATALOG
 from steph.judge.checks_adapter import ADAPTER_FINITE
 from steph.judge.checks_lines import LINE_BACKEND
 from steph.judge.checks_process import EXIT_ZERO
-from steph.judge.checks_train import judge_training
+from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import MESSAGE_CHARS, bounded
 from steph.judge.names import names_model, same_model, same_path

@@ -13,7 +13,7 @@ import pytest
 from planted import DATASET, TRAIN_FILE, plant
 from planted.defects import Variant
 from planted.scenario import OUTPUT, evaluation_evidence
-from steph.judge.checks_eval import judge_evaluation
+from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import MESSAGE_CHARS
 from steph.judge.questions import frame_agrees, frame_in, is_among, question_key, questions_in, questions_of
