@@ -20,7 +20,7 @@ from steph.conduct.prediction import expected
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
 from steph.conduct.training import Training
-from steph.judge.outcome import Outcome
+from steph.judge.verdict import Outcome
 from steph.plan.commands import MAX_STEPS_FLAG
 from steph.plan.description import Description
 from steph.plan.ladder import settings_at

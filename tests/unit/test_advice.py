@@ -12,7 +12,7 @@ from steph.record import Cause, Diagnosis, EvalSettings, Record, StageId, TrainS
 from steph.tell import production
 from steph.tell.advice import Reach, advise
 from steph.tell.advice_views import go_sentence
-from steph.tell.cards import CardOutlook, Outlook, Prediction
+from steph.tell.outlook_values import CardOutlook, Outlook, Prediction
 from steph.tell.report import parts, render
 
 GIB = 1024**3

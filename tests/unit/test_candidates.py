@@ -11,7 +11,7 @@ import record_factory as factory
 from steph.conduct.candidates import predicted_candidates
 from steph.conduct.models import NoModel
 from steph.conduct.preparation import Setup
-from steph.judge.outcome import Outcome
+from steph.judge.verdict import Outcome
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path

@@ -10,7 +10,7 @@ from steph.plan.commands import evaluate_command, needed_libraries, train_comman
 from steph.plan.description import Description
 from steph.record import Check, EvalSettings, Probe, Severity, StageId, TrainSettings
 from steph.run.journal import read_record
-from steph.run.telemetry import memory_fraction_for_cap
+from steph.run.visible import memory_fraction_for_cap
 
 EXAMPLES = Path(__file__).parents[2] / "reports" / "examples"
 ASKED = 0.1105  # 9.64 GiB emulated on a card of 80 GB

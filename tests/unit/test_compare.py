@@ -6,7 +6,8 @@ import pytest
 import record_factory as factory
 from steph.record import Record, StageId, Verdict
 from steph.tell import listing
-from steph.tell.compare import as_markdown, as_text, columns, compare, width
+from steph.tell.columns import columns, width
+from steph.tell.compare import as_markdown, as_text, compare
 
 
 def slower(record: Record, ratio: float) -> Record:

@@ -14,8 +14,7 @@ import pytest
 import record_factory as factory
 from steph.conduct.extended import answers_of_h3
 from steph.judge.checks_extended import cot_rows_check
-from steph.judge.outcome import Outcome
-from steph.judge.verdict import Overall, overall
+from steph.judge.verdict import Outcome, Overall, overall
 from steph.record import AnyStage, Artifact, ExtendedId, Severity, StageId, Verdict
 from steph.run.events import StageEnded, StageStarted, fold
 from steph.run.journal import opened_event

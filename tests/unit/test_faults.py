@@ -16,7 +16,8 @@ from steph.plan.answers import count_lost_answers
 from steph.plan.description import load_description
 from steph.record import StageId, Verdict
 from steph.run import processes
-from steph.run.inputs import InputError, read_train_file, require_outputs_apart, set_aside, write_subset
+from steph.run.aside import set_aside
+from steph.run.inputs import InputError, read_train_file, require_outputs_apart, write_subset
 from steph.run.journal import read_record, record_folders
 from suite_runs import CLONE, Bench, clean_environment, make_bench
 

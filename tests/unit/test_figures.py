@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.record import Record, StageId
-from steph.run.memory_log import NAME, read_samples
+from steph.run.memory_watch import NAME, read_samples
 from steph.tell import canvas, drawings
-from steph.tell.cards import Prediction
 from steph.tell.drawings import VramSample, grid_svg, loss_svg, predicted_svg, vram_svg
 from steph.tell.figures import write_figures
+from steph.tell.outlook_values import Prediction
 from steph.tell.pictures import grid_alternative, loss_table, predicted_alternative, vram_alternative
 
 GIB = 1024**3

@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 from steph.plan.description import Description, Paths
 from steph.record import DataFile
+from steph.run.aside import put_back, set_aside
 from steph.run.inputs import (
     InputError,
     file_sha256,
     needs_build,
-    put_back,
     read_dataset,
     read_train_file,
     require_script,
-    set_aside,
 )
 
 DATASET = DataFile(role="dataset", path="q.json", sha256="a" * 64, rows=140)

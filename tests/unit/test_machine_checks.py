@@ -14,11 +14,11 @@ from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record import Attempt, Check, Device, EndedBy, Probe, Severity, TrainSettings
-from steph.run import telemetry
 from steph.run.runner import ChildOutcome
+from steph.run.visible import memory_fraction_for_cap
 
 REPOSITORY = Path(__file__).parents[2]
-ASKED = telemetry.memory_fraction_for_cap(9 << 30, factory.device().total_bytes)
+ASKED = memory_fraction_for_cap(9 << 30, factory.device().total_bytes)
 
 
 def _checks(card: Device | None, cap_bytes: int | None, **change: object) -> dict[str, Check]:

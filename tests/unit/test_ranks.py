@@ -14,7 +14,8 @@ from steph.plan.commands import evaluate_command, launched, train_command, witho
 from steph.plan.description import Description
 from steph.plan.steps import steps_per_epoch
 from steph.record import Attempt, Cause, EvalSettings, Launcher, Probe, StageId, TrainSettings, Verdict
-from steph.tell.pieces import failures, rank_peaks
+from steph.tell.failure_views import failures
+from steph.tell.pieces import rank_peaks
 from suite_runs import make_bench
 
 # stands in front of the planted script: rank 1 dies as a process does that the kernel's OOM killer chose

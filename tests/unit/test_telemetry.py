@@ -11,6 +11,7 @@ from steph.record import DevicePeak
 from steph.run import telemetry
 from steph.run.memory_watch import SLACK_BYTES, MemoryWatch, is_back
 from steph.run.telemetry import DeviceError
+from steph.run.visible import first_visible, memory_fraction_for_cap, merge_alloc_conf
 from steph.units import GIB
 
 TWO_CARDS = FakeNvml(Gpu("GPU-aaaa-1"), Gpu("GPU-aabb-2"))
@@ -89,7 +90,7 @@ def test_visible_devices_are_read_as_cuda_reads_them(value: str | None, expected
     environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
     devices = telemetry.visible_devices(environ, TWO_CARDS)
     assert " ".join(device.uuid for device in devices) == expected
-    assert telemetry.first_visible(value, telemetry.list_devices(TWO_CARDS)) == next(iter(devices), None)
+    assert first_visible(value, telemetry.list_devices(TWO_CARDS)) == next(iter(devices), None)
 
 
 def test_slice_is_chosen_by_its_own_uuid() -> None:
@@ -110,15 +111,15 @@ def test_gpu_nodes_are_seen_without_any_library(tmp_path: Path, node: str, expec
 def test_cap_of_a_3080_leaves_its_allocator_8_8_gib() -> None:
     """9.64 GiB less the 0.84 GiB outside the allocator are 8.8 GiB, as a share of whatever card there is."""
     total = 80 * GIB
-    fraction = telemetry.memory_fraction_for_cap(int(9.64 * GIB), total)
+    fraction = memory_fraction_for_cap(int(9.64 * GIB), total)
     assert fraction * total / GIB == pytest.approx(8.8, abs=0.001)
 
 
 def test_cap_below_the_context_is_refused_and_one_above_the_card_is_the_card() -> None:
     """A cap that leaves nothing is an error with the figures; more than the card can't be asked of the allocator."""
     with pytest.raises(ValueError, match=r"0\.50 GiB leaves nothing"):
-        telemetry.memory_fraction_for_cap(GIB // 2, 80 * GIB)
-    assert telemetry.memory_fraction_for_cap(90 * GIB, 80 * GIB) == 1.0
+        memory_fraction_for_cap(GIB // 2, 80 * GIB)
+    assert memory_fraction_for_cap(90 * GIB, 80 * GIB) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_cap_below_the_context_is_refused_and_one_above_the_card_is_the_card() -
 )
 def test_fraction_joins_what_is_set(existing: str | None, expected: str) -> None:
     """The user's other settings stay, lists in brackets whole; an older fraction is replaced."""
-    assert telemetry.merge_alloc_conf(existing, 0.11) == expected
+    assert merge_alloc_conf(existing, 0.11) == expected
 
 
 def test_nvml_is_started_once_for_all_questions_of_a_session() -> None:

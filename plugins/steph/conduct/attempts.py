@@ -21,11 +21,13 @@ from steph.judge.evidence import CardMemory
 from steph.plan.commands import needed_libraries
 from steph.plan.vram import Forecast
 from steph.record import AnyStage, Attempt, Device, EndedBy, EvalSettings, TrainSettings
-from steph.run import inputs, output, telemetry
+from steph.run import inputs, output
+from steph.run.aside import set_aside
 from steph.run.events import AttemptEnded, AttemptStarted
 from steph.run.journal import now
-from steph.run.memory_log import write_samples
+from steph.run.memory_watch import write_samples
 from steph.run.runner import ChildOutcome, ChildSpec, run_child
+from steph.run.visible import memory_fraction_for_cap, merge_alloc_conf
 
 LAST_LINES = 30
 OFFLINE_ENV = {"HF_HUB_OFFLINE": "1"}
@@ -93,7 +95,7 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
     setup, journal, console = run.setup, run.journal, run.console
     number, folder = _next_folder(journal.folder, request.stage)
     for path in request.writes:
-        inputs.set_aside(path, folder / "before")
+        set_aside(path, folder / "before")
     attempt = Attempt(
         stage=request.stage,
         number=number,
@@ -140,9 +142,7 @@ def asked_fraction(setup: Setup, num_processes: int) -> float | None:
     devices = setup.devices(num_processes)
     if setup.options.vram_cap_bytes is None or not devices:
         return None
-    return telemetry.memory_fraction_for_cap(
-        setup.options.vram_cap_bytes, max(device.total_bytes for device in devices)
-    )
+    return memory_fraction_for_cap(setup.options.vram_cap_bytes, max(device.total_bytes for device in devices))
 
 
 def child_environment(
@@ -155,9 +155,7 @@ def child_environment(
         changes["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in devices)
         fraction = asked_fraction(setup, num_processes)
         if fraction is not None:
-            changes["PYTORCH_CUDA_ALLOC_CONF"] = telemetry.merge_alloc_conf(
-                existing.get("PYTORCH_CUDA_ALLOC_CONF"), fraction
-            )
+            changes["PYTORCH_CUDA_ALLOC_CONF"] = merge_alloc_conf(existing.get("PYTORCH_CUDA_ALLOC_CONF"), fraction)
     elif setup.profile.machine.device == "cpu":
         changes["CUDA_VISIBLE_DEVICES"] = ""
         if "OMP_NUM_THREADS" not in existing:

@@ -18,7 +18,7 @@ from steph.judge.evidence import TrainEvidence
 from steph.judge.training_files import read_state
 from steph.plan.vram import Forecast
 from steph.record import Attempt, ModelChoice, StageId, TrainSettings
-from steph.run import inputs
+from steph.run.aside import set_aside
 from steph.run.inputs import InputError
 from steph.run.journal import JournalError
 from steph.run.runner import RunnerError
@@ -53,7 +53,7 @@ def train_beside(
         return _with_figures(finished.attempt, course.evidence(finished, model, settings))
 
     attempt = run_attempt(course.run, request, judge)
-    inputs.set_aside(course.setup.root / course.output_dir, course.run.journal.folder / attempt.folder)
+    set_aside(course.setup.root / course.output_dir, course.run.journal.folder / attempt.folder)
     return attempt
 
 

@@ -11,9 +11,9 @@ from steph.conduct.stage_run import Run
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.outcome import Outcome
 from steph.judge.questions import frame_in, questions_in
 from steph.judge.results import Row
+from steph.judge.verdict import Outcome
 from steph.plan.commands import evaluate_command
 from steph.record import (
     AnyStage,

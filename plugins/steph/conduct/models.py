@@ -13,8 +13,7 @@ from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.preparation import Setup, cache_dir
 from steph.conduct.stage_run import Run
 from steph.judge.checks_model import ModelEvidence, judge_model, no_model
-from steph.judge.outcome import Outcome
-from steph.judge.verdict import attempt_verdict
+from steph.judge.verdict import Outcome, attempt_verdict
 from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, config_of, parameter_count
 from steph.record import Attempt, Check, ModelChoice, RejectedCandidate, StageId, Verdict
 from steph.run import hub, hub_download, model_files

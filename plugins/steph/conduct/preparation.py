@@ -19,6 +19,7 @@ from steph.record import AnyStage, Context, DataFile, Device, ExtendedId, Record
 from steph.run import inputs, telemetry
 from steph.run.inputs import InputError
 from steph.run.machine import environment, git_state
+from steph.run.visible import memory_fraction_for_cap
 
 CACHE_ENV = "STEPH_CACHE"
 
@@ -138,7 +139,7 @@ def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> N
         asked, there = (f"{size / 2**30:.2f} GiB" for size in (cap_bytes, total_bytes))
         raise InputError(f"--steph-vram-cap: {asked} is more than this card's {there}; give less, or leave it out")
     try:
-        telemetry.memory_fraction_for_cap(cap_bytes, total_bytes)
+        memory_fraction_for_cap(cap_bytes, total_bytes)
     except ValueError as error:
         raise InputError(f"--steph-vram-cap: {error}; give more") from error
 

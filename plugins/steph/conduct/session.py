@@ -30,7 +30,7 @@ from steph.run.journal import (
     stages_in_flight,
 )
 from steph.run.leftovers import end_leftovers
-from steph.run.memory_log import read_samples
+from steph.run.memory_watch import read_samples
 from steph.run.retention import prune_logs
 from steph.run.rootlock import root_lock
 from steph.tell.ahead import Warming, draw_nothing

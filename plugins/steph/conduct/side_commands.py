@@ -11,6 +11,7 @@ from steph.conduct.stage_run import Run
 from steph.plan.commands import build_command
 from steph.record import DataFile
 from steph.run import inputs, output
+from steph.run.aside import put_back, set_aside
 from steph.run.inputs import InputError
 from steph.run.runner import ChildSpec, run_child
 
@@ -65,13 +66,13 @@ def training_rows(run: Run, relative: str, mode: Literal["direct", "cot"]) -> Da
         argv = build_command(setup.python, description.build.command, values)
         run.console.line(f"building {relative} from {setup.dataset.path}")
         folder = side_folder(run, "build")
-        inputs.set_aside(root / relative, folder / "before")
+        set_aside(root / relative, folder / "before")
         try:
             require_built(run, argv, folder, str(root / relative))
             return inputs.read_train_file(root, relative, mode)
         except BaseException:  # half a file must not pass for a whole one in the next run
-            inputs.set_aside(root / relative, folder / "failed")
-            inputs.put_back(root / relative, folder / "before")
+            set_aside(root / relative, folder / "failed")
+            put_back(root / relative, folder / "before")
             raise
     return inputs.read_train_file(root, relative, mode)
 

@@ -17,7 +17,7 @@ from steph.conduct.prediction import with_prediction
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
-from steph.judge.outcome import Outcome
+from steph.judge.verdict import Outcome
 from steph.record import (
     AnyStage,
     Attempt,

@@ -12,7 +12,7 @@ from steph.conduct.models import smaller_model
 from steph.conduct.prediction import Expectation, expected, with_prediction, worth_trying
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_training import ANSWERS_KEPT, judge_training
-from steph.judge.outcome import Outcome
+from steph.judge.verdict import Outcome
 from steph.plan.answers import AnswerLoss
 from steph.plan.ladder import MoveKind, given_up, ladder_without_4bit, next_move, settings_at
 from steph.plan.settings import Rung

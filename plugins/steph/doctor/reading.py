@@ -24,6 +24,7 @@ from steph.run.gpulock import GpuBusyError, GpuLockError, gpu_lock
 from steph.run.inputs import InputError
 from steph.run.machine import is_wsl
 from steph.run.rootlock import RootBusyError, root_lock
+from steph.run.visible import first_visible
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -35,7 +36,7 @@ def read_gpu() -> GpuFacts:
         return GpuFacts(has_nodes=False, visible=visible)
     try:
         devices = telemetry.list_devices()
-        device = telemetry.first_visible(visible, devices)
+        device = first_visible(visible, devices)
         return GpuFacts(True, len(devices), device, visible, users=_users(device) if device else ())
     except telemetry.DeviceError as error:
         return GpuFacts(has_nodes=True, visible=visible, error=str(error))

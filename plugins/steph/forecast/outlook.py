@@ -17,7 +17,7 @@ from steph.plan.vram_tape import play
 from steph.plan.vram_terms import Trainer
 from steph.record import Device, Record, StageId, TrainSettings
 from steph.tell import production
-from steph.tell.cards import CardOutlook, Outlook, Prediction
+from steph.tell.outlook_values import CardOutlook, Outlook, Prediction
 from steph.units import GIB
 
 ASSUMED_CARD_BYTES = round(19.5 * GIB)  # what NVML shows of the slices 3g.20gb (A100 40GB) and 2g.20gb (A100 80GB)

@@ -7,6 +7,7 @@ blocked or stale is never green.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from steph.record import AnyStage, Attempt, Check, EndedBy, Record, Severity, StageId, StageResult, Verdict
@@ -123,3 +124,28 @@ def _is_red(result: StageResult) -> bool:
 
 def _seconds(attempt: Attempt) -> str:
     return f"{attempt.seconds:.0f}秒" if attempt.seconds is not None else "時間不明"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage came to, before it is journalled.
+
+    A verdict with its one sentence (Japanese), the checks it stands on and the settings it gave up.
+    """
+
+    verdict: Verdict
+    explanation: str
+    checks: tuple[Check, ...] = ()
+    given_up: tuple[str, ...] = ()
+
+    @classmethod
+    def of_checks(cls, checks: Sequence[Check], conditions: Sequence[str] = ()) -> Outcome:
+        """The outcome of a stage that has no attempt of its own."""
+        verdict, explanation = checks_verdict(checks) or passed(conditions)
+        return cls(verdict, explanation, tuple(checks))
+
+    @classmethod
+    def of_attempt(cls, attempt: Attempt, given_up: Sequence[str] = ()) -> Outcome:
+        """The outcome that a stage's last attempt decides."""
+        verdict, explanation = stage_verdict(attempt, attempt.checks, given_up)
+        return cls(verdict, explanation, attempt.checks, tuple(given_up))

@@ -1,4 +1,4 @@
-"""The files that go into a run: scripts, data set, training file; and what is moved out of an attempt's way.
+"""The files that go into a run: scripts, data set, training file; and the clock that stamps what it writes.
 
 Every complaint is an InputError of one line that names the file, the key and the remedy.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -115,30 +114,6 @@ def write_subset(root: Path, relative: str, rows: int, target: Path) -> None:
     """Write the first `rows` training rows to `target`: how a pipeline without a step limit is kept short."""
     with (root / relative).open("rb") as source, target.open("wb") as subset:
         subset.writelines(islice((line for line in source if line.strip()), rows))
-
-
-def set_aside(path: Path, folder: Path) -> None:
-    """Move what lies at `path` into `folder`, so that no attempt lends its files to another; nothing is deleted.
-
-    A link to a folder stays: what it leads to is moved and made anew, empty. Raises InputError where it can't be moved.
-    """
-    if not (path.exists() or path.is_symlink()):
-        return
-    is_linked_folder = path.is_symlink() and path.is_dir()
-    place = path.resolve() if is_linked_folder else path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.move(place, folder / path.name)
-        if is_linked_folder:
-            place.mkdir()
-    except OSError as error:  # shutil.Error is one
-        raise InputError(f"{path}: can't be moved to {folder}: {error}; make room there or move it yourself") from error
-
-
-def put_back(path: Path, folder: Path) -> None:
-    """Undo `set_aside` where something was moved and nothing lies at `path` now."""
-    if (folder / path.name).exists() and not path.exists():
-        shutil.move(folder / path.name, path)
 
 
 def file_clock_unix(paths: Iterable[Path]) -> float:

@@ -1,4 +1,4 @@
-"""Used memory of the GPUs of one child, from before its start until it is back.
+"""Used memory of the GPUs of one child, from before its start until it is back, and its samples beside the logs.
 
 Comes in: UUIDs and the moments at which to look. Goes out: the fullest device's figures over time, each device's peak,
 and whether the memory came back. A device that can't be read is left out.
@@ -7,12 +7,15 @@ and whether the memory came back. A device that can't be read is left out.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from steph.record import DevicePeak
 from steph.run.telemetry import DeviceError, MemoryGauge, Nvml, used_bytes
 
+NAME = "vram.txt"  # one `unix_seconds used_bytes` line a sample
 SLACK_BYTES = 256 << 20
 _SAMPLES_KEPT = 2000
 _POLL_SECONDS = 0.05
@@ -127,3 +130,23 @@ def _is_back(peak: DevicePeak, nvml: Nvml | None) -> bool | None:
 
 def _highest(figures: Iterable[int | None]) -> int | None:
     return max((figure for figure in figures if figure is not None), default=None)
+
+
+def write_samples(folder: Path, started_unix: float, samples: Iterable[tuple[float, int]]) -> None:
+    """Keep samples of (seconds since the start, used bytes); a full disk costs the picture, not the attempt."""
+    lines = [f"{started_unix + seconds:.2f} {used}\n" for seconds, used in samples]
+    if lines:
+        with contextlib.suppress(OSError):
+            (folder / NAME).write_text("".join(lines), encoding="ascii")
+
+
+def read_samples(record_folder: Path) -> list[tuple[float, int]]:
+    """All samples of a record as (unix seconds, used bytes), in time's order; what can't be read is passed over."""
+    found = []
+    for path in record_folder.glob(f"*/{NAME}"):
+        with contextlib.suppress(OSError):
+            for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+                moment, _, used = line.partition(" ")
+                with contextlib.suppress(ValueError):
+                    found.append((float(moment), int(used)))
+    return sorted(sample for sample in found if math.isfinite(sample[0]))

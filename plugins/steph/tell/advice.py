@@ -23,7 +23,7 @@ from steph.record import (
     TrainSettings,
 )
 from steph.tell import production, summary, wording
-from steph.tell.cards import Outlook, Prediction
+from steph.tell.outlook_values import Outlook, Prediction
 
 
 class Reach(StrEnum):

@@ -5,8 +5,7 @@ Takes two records, gives a `Comparison`, as Markdown or for a terminal. `a` is t
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
@@ -14,7 +13,8 @@ from typing import NamedTuple
 from steph.judge import verdict
 from steph.record import AnyStage, Attempt, ExtendedId, Record, StageId, StageResult, Verdict
 from steph.tell import summary, wording
-from steph.tell.markdown import Markdown, clean, code, inline, joined, table
+from steph.tell.columns import columns
+from steph.tell.markdown import Markdown, code, inline, joined, table
 from steph.tell.wording import MISSING
 
 DEFAULT_THRESHOLD_RATIO = 0.10
@@ -301,19 +301,3 @@ def as_text(comparison: Comparison) -> str:
             body = columns((title, comparison.a, comparison.b), [(row.name, row.a, row.b) for row in rows])
             lines += ["", *body]
     return "\n".join([*lines, "", _conclusion(comparison)]) + "\n"
-
-
-def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay out rows for a terminal, two blanks between columns, wide characters counted as two."""
-    cells = [[" ".join(clean(value).split()) for value in row] for row in (header, *rows)]
-    widths = [max(width(row[at]) for row in cells) for at in range(len(header))]
-    return ["  ".join(_padded(value, widths[at]) for at, value in enumerate(row)).rstrip() for row in cells]
-
-
-def width(text: str) -> int:
-    """Give how many terminal cells a text takes."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text) - text.count("\ufe0f")
-
-
-def _padded(text: str, cells: int) -> str:
-    return text + " " * (cells - width(text))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from steph.record import Attempt, EvalSettings, Record, StageId
 from steph.tell import summary
 from steph.tell.canvas import BLUE, GREEN, INK, ORANGE, SKY, YELLOW, new_figure, plain, svg, title
-from steph.tell.cards import Prediction
+from steph.tell.outlook_values import Prediction
 from steph.units import GIB
 
 if TYPE_CHECKING:

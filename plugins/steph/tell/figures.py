@@ -12,8 +12,8 @@ from pathlib import Path
 
 from steph.record import Record
 from steph.tell import drawings, place
-from steph.tell.cards import Prediction
 from steph.tell.drawings import VramSample
+from steph.tell.outlook_values import Prediction
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from steph.judge import verdict
 from steph.record import Record, RecordKind, StageId
 from steph.tell import wording
-from steph.tell.compare import columns
+from steph.tell.columns import columns
 
 _HEADER = ("記録", "種別", "開始(UTC)", "結果", "H-1", "H-2", "H-3", "モデル", "カード", "設定", "容量")
 _OVERALL = {

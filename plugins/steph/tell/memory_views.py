@@ -11,8 +11,8 @@ from steph.plan.vram_readings import Reading
 from steph.record import Candidate, StageResult
 from steph.tell import wording
 from steph.tell.advice import Advice
-from steph.tell.cards import CardOutlook, Outlook, Prediction
 from steph.tell.markdown import Markdown, code, inline, joined, prose, table
+from steph.tell.outlook_values import CardOutlook, Outlook, Prediction
 from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
 from steph.units import GIB
 

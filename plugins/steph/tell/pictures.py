@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from steph.record import Attempt, Record, StageId
 from steph.tell import drawings, summary, wording
-from steph.tell.cards import Prediction
 from steph.tell.markdown import Markdown, details, inline, table
+from steph.tell.outlook_values import Prediction
 from steph.tell.views import loss_words
 
 MOST_ATTEMPTS = 8

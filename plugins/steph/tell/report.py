@@ -19,6 +19,7 @@ from steph.tell import (
     advice_views,
     commands,
     extended_views,
+    failure_views,
     keep,
     memory_views,
     pictures,
@@ -29,11 +30,11 @@ from steph.tell import (
     views,
     wording,
 )
-from steph.tell.cards import Outlook
 from steph.tell.drawings import VramSample
 from steph.tell.figures import write_figures
 from steph.tell.history import history_rows, kept_rows
 from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, table
+from steph.tell.outlook_values import Outlook
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -127,6 +128,7 @@ def _templates() -> Environment:
     words: dict[str, Any] = {
         **{function.__name__: function for function in (code, details, fence, inline, joined, prose, table)},
         **{
+            "failure_views": failure_views,
             "pieces": pieces,
             "pictures": pictures,
             "summary": summary,

@@ -1,0 +1,121 @@
+"""What the report shows of an attempt that failed, and of one that is still running: cause, message, last lines.
+
+Takes values of a record, gives Markdown.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from steph.judge import verdict
+from steph.record import (
+    AnyStage,
+    Attempt,
+    Cause,
+    EndedBy,
+    Probe,
+    Record,
+    StageResult,
+)
+from steph.tell import wording
+from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose
+from steph.tell.pieces import cause_words, command_block, is_running
+
+Purpose = Literal["stage", "deep", "calibrate"]
+MOST_EVIDENCE_LINES = 8
+MESSAGE_WIDTH = 110
+
+
+def failures(record: Record, result: StageResult | None) -> Markdown:
+    """Give every failed attempt with message, evidence, advice (原因メモ) and traceback."""
+    if result is None:
+        return joined(())
+    failed = [a for a in result.attempts if not a.ended_well and not is_running(record, result, a)]
+    return joined(_failure(attempt, is_last=attempt is result.last_attempt) for attempt in failed)
+
+
+def _failure(attempt: Attempt, *, is_last: bool) -> Markdown:
+    title = Markdown(
+        f"#### 試行 {attempt.number}({code(attempt.label)})のエラー: {inline(wording.outcome_words(attempt))}"
+    )
+    return joined((title, _message(attempt), _cause_memo(attempt), *_logs(attempt, is_last=is_last)))
+
+
+def _message_words(attempt: Attempt) -> str:
+    """Give the error's own words: the uncaught exception, else the evidence; empty where there is neither."""
+    raised = _raised_probe(attempt)
+    if raised:
+        return f"{raised.exception_type}: {raised.exception_message or ''}"
+    return "\n".join(attempt.diagnosis.evidence[:MOST_EVIDENCE_LINES]) if attempt.diagnosis else ""
+
+
+def _raised_probe(attempt: Attempt) -> Probe | None:
+    """Give the process whose exception counts; a launcher's own only says that a process of it failed."""
+    raised = [probe for probe in attempt.probes if probe.exception_type]
+    if attempt.settings is not None and attempt.settings.launcher != "none":
+        rank = attempt.diagnosis.rank if attempt.diagnosis else None
+        raised = [probe for probe in raised if probe.rank is not None and probe.rank == rank]
+    return next(iter(raised), None)
+
+
+def _message(attempt: Attempt) -> Markdown:
+    words = _message_words(attempt)
+    if words:
+        return fence(words, width=MESSAGE_WIDTH)
+    return Markdown(f"エラーメッセージはありません({inline(_ending(attempt))})。")
+
+
+def _ending(attempt: Attempt) -> str:
+    ended = {
+        EndedBy.DEADLINE: "制限時間でスイートが終わらせた",
+        EndedBy.INTERRUPTED: "中断された",
+        EndedBy.SUPERVISOR_LOST: "見張りのプロセスが先に消えた",
+        EndedBy.SUITE_ERROR: "スイート側のエラーで続けられなかった",
+    }
+    if attempt.ended_by in ended:
+        return ended[attempt.ended_by]
+    return "終わりが記録される前に途絶えた" if attempt.returncode is None else wording.exit_words(attempt.returncode)
+
+
+def _cause_memo(attempt: Attempt) -> Markdown:
+    diagnosis = attempt.diagnosis
+    if diagnosis is None or diagnosis.cause is Cause.NONE:
+        return Markdown("**原因メモ(自動)**: 原因は特定できていません。下の最後の行を見てください。")
+    lines = [Markdown(f"**原因メモ(自動)**: {inline(cause_words(diagnosis))}"), Markdown()]
+    if diagnosis.oom:
+        oom = diagnosis.oom
+        lines.append(
+            Markdown(
+                f"- メモリ: 要求 {wording.gib(oom.requested_bytes)}、空き {wording.gib(oom.free_bytes)}、"
+                f"全体 {wording.gib(oom.total_bytes)}、torch の確保 {wording.gib(oom.allocated_bytes)}"
+                f"(予約 {wording.gib(oom.reserved_bytes)})"
+            )
+        )
+    shown = _message_words(attempt)
+    evidence = [line for line in diagnosis.evidence[:MOST_EVIDENCE_LINES] if line.strip() not in shown]
+    lines += [Markdown(f"- 根拠: {code(line, 240)}") for line in evidence]
+    lines += [Markdown(f"- 次の一手: {prose(step)}") for step in diagnosis.advice]
+    return Markdown("\n".join(lines))
+
+
+def _logs(attempt: Attempt, *, is_last: bool) -> list[Markdown]:
+    """Give the longer texts of a failed attempt, folded; the last lines are open where there is no message."""
+    folds: list[Markdown] = []
+    if attempt.traceback:
+        folds.append(details("traceback", fence(attempt.traceback)))
+    if attempt.last_lines and _message_words(attempt):
+        folds.append(details("出力の最後の行", fence("\n".join(attempt.last_lines))))
+    elif attempt.last_lines:
+        folds += [Markdown("出力の最後の行:"), fence("\n".join(attempt.last_lines))]
+    if attempt.argv and not is_last:
+        folds.append(details("この試行のコマンド", command_block(attempt)))
+    return folds
+
+
+def last_lines(record: Record, stage: AnyStage) -> Markdown:
+    """Give the last lines of a stage that runs or broke off; empty for one that ended."""
+    result = record.results.get(stage)
+    attempt = result.newest_attempt if result else None
+    if result is None or attempt is None or not attempt.last_lines or not verdict.in_flight(record, stage):
+        return Markdown()
+    return joined((Markdown("いまの出力の最後の行:"), fence("\n".join(attempt.last_lines))))
