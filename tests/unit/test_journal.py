@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steph.record import (
     Attempt,
+    Probe,
     Record,
     StageId,
     Verdict,
@@ -270,6 +271,18 @@ def test_secrets_are_masked_in_every_string(tmp_path: Path) -> None:
     lost = ATTEMPT.model_copy(update={"last_lines": (f"Authorization: Bearer {token}",)})
     journal.append(AttemptEnded(at=T, attempt=lost))
     journal.close()
+    assert token.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+
+
+def test_keys_are_cleaned_as_values_are(tmp_path: Path) -> None:
+    """Half a character or a token that a probe's keys bring costs no record and is not told."""
+    token = "hf_" + "a1B2" * 9
+    journal = _opened(tmp_path)
+    told = Probe(pid=1, packages={"torch\ud800": "2.13.0", token: "1.0"})
+    journal.append(AttemptEnded(at=T, attempt=ATTEMPT.model_copy(update={"probes": (told,)})))
+    known = list(journal.events)
+    journal.close()
+    assert list(read_events(tmp_path)) == known
     assert token.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
 
 

@@ -70,7 +70,7 @@ class Journal:
     def append(self, event: Event) -> None:
         """Write one event to the disk before returning; raises JournalError where even the spare room is used up."""
         plain = _redacted(event.model_dump(mode="json"))
-        line = json.dumps(plain, ensure_ascii=False).encode(errors="replace") + b"\n"
+        line = json.dumps(plain, ensure_ascii=False).encode() + b"\n"
         self.events.append(EVENT.validate_python(plain))
         try:
             _write_all(self._file, line)
@@ -185,11 +185,11 @@ def opened_event(record_id: str, context: object) -> RecordOpened:
 
 
 def _redacted(value: object) -> object:
-    """The same value with secrets masked in every string; masking whole lines of JSON could break their quoting."""
+    """The same value with secrets masked in every string, keys too; masking whole lines of JSON could break quotes."""
     if isinstance(value, str):
         return redact(value).encode(errors="replace").decode()  # half a character can't be written anywhere
     if isinstance(value, dict):
-        return {key: _redacted(item) for key, item in value.items()}
+        return {_redacted(key): _redacted(item) for key, item in value.items()}
     return [_redacted(item) for item in value] if isinstance(value, list) else value
 
 
