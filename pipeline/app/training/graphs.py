@@ -6,7 +6,6 @@ step: each batch is written into the corner of the largest one. Whether that pay
 run itself, which count as any others.
 """
 
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -190,12 +189,6 @@ def why_not(*, recompute: bool, micro_batches: int, ranks: int, half: bool, step
         f"less than {LEAST_STEPS} steps": steps < LEAST_STEPS,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def optimizer_steps(rows: int, rows_a_step: int, epochs: float, cap: int | None) -> float:
-    """How many optimizer steps a run has."""
-    whole = math.ceil(rows / rows_a_step) * epochs
-    return whole if cap is None else min(cap, whole)
 
 
 def cuda_capture(run: Callable[[], torch.Tensor]) -> tuple[Replay, torch.Tensor]:

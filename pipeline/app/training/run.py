@@ -18,7 +18,7 @@ from app.core.ranks import is_first, joined_ranks, note, rank_count
 from app.llm.chat_tokens import load_tokenizer
 from app.llm.loading import DTYPES, Quantization, load_base_model
 from app.training.collator import AnswerCollator
-from app.training.graphs import BatchShape, FixedBatch, GraphedStep, optimizer_steps, why_not
+from app.training.graphs import BatchShape, FixedBatch, GraphedStep, why_not
 from app.training.memory import largest_row, plan_steps, set_recompute
 from app.training.metrics import RecordingTrainer, StepRecorder, memory_metrics, reset_peak_memory, versions
 from app.training.plan import StepPlan
@@ -97,9 +97,7 @@ def _graphed_step(
         micro_batches=settings.gradient_accumulation_steps // plan.fused_micro_batches,
         ranks=rank_count(),
         half=collator.mask_dtype == torch.float16,
-        steps=math.inf
-        if forced
-        else optimizer_steps(len(rows), rows_a_step, settings.num_epochs, settings.max_steps_override),
+        steps=math.inf if forced else steps_due(settings, len(rows)),
     )
     if reason and forced:
         raise PipelineError(f"--cuda-graph on: {reason}")
@@ -173,11 +171,20 @@ def _arguments(settings: TrainingSettings, row_count: int, plan: StepPlan, dtype
 
 def capped_steps(settings: TrainingSettings, row_count: int) -> int:
     """`max_steps` for the Trainer: the cap where the epochs are longer than it, else -1 (the epochs decide)."""
-    if settings.max_steps_override is None:
-        return -1
+    cap = settings.max_steps_override
+    return cap if cap is not None and cap < epoch_steps(settings, row_count) else -1
+
+
+def epoch_steps(settings: TrainingSettings, row_count: int) -> int:
+    """Optimizer steps of all epochs, whatever the cap."""
     micro_batches = math.ceil(row_count / (settings.batch_size * rank_count()))
-    steps = math.ceil(settings.num_epochs * math.ceil(micro_batches / settings.gradient_accumulation_steps))
-    return settings.max_steps_override if settings.max_steps_override < steps else -1
+    return math.ceil(settings.num_epochs * math.ceil(micro_batches / settings.gradient_accumulation_steps))
+
+
+def steps_due(settings: TrainingSettings, row_count: int) -> int:
+    """Optimizer steps of the run."""
+    cap, steps = settings.max_steps_override, epoch_steps(settings, row_count)
+    return steps if cap is None else min(cap, steps)
 
 
 def _resume(settings: TrainingSettings) -> str | bool | None:

@@ -1,7 +1,7 @@
 """Replayed steps: the fixed batch holds what the collator made, and a graph is only kept where it is faster."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +198,10 @@ def test_graphs_are_tried_only_where_a_step_can_be_one(
 
 def test_steps_are_counted_with_epochs_and_cap() -> None:
     """Two epochs of 137 rows by four are 70 steps, less with a cap."""
-    from app.training.graphs import optimizer_steps
+    from app.training.run import capped_steps, steps_due
+    from app.training.settings import parse_settings
 
-    assert optimizer_steps(137, 4, 2.0, None) == 70
-    assert optimizer_steps(137, 4, 2.0, 50) == 50
+    words = "--model-name m --train-file f --output-dir o --batch-size 2 --gradient-accumulation-steps 2 --num-epochs 2"
+    for cap, (steps, for_trainer) in {None: (70, -1), 50: (50, 50), 70: (70, -1)}.items():
+        settings = replace(parse_settings(words.split()), max_steps_override=cap)
+        assert (steps_due(settings, 137), capped_steps(settings, 137)) == (steps, for_trainer)
