@@ -20,7 +20,7 @@ from steph.judge.diagnose_raised import Chain, Raised, chains_of, shortened
 from steph.judge.diagnose_ranks import failed_rank
 from steph.judge.diagnose_rules import Clue, Weight, first_match
 from steph.judge.diagnose_software import SOFTWARE
-from steph.judge.diagnose_text import PrintedLine, lines_of
+from steph.judge.diagnose_text import TELLING_CHARACTERS, PrintedLine, lines_of
 from steph.judge.diagnose_text import normalise as normalise
 from steph.record import Cause, Diagnosis, OomNumbers, Phase, Probe
 from steph.redact import redact
@@ -95,12 +95,12 @@ def first_traceback(log: str) -> str | None:
 
 def _read(log: str) -> _Log:
     lines = lines_of(log)
-    progress = [line.index for line in lines if shows_progress(line)]
+    telling = [line for line in lines if len(line.text) >= TELLING_CHARACTERS]
     return _Log(
         lines=lines,
         chains=chains_of(lines),
-        last_progress=progress[-1] if progress else -1,
-        has_metrics=any(is_final_metric(line) for line in lines),
+        last_progress=next((line.index for line in reversed(telling) if shows_progress(line)), -1),
+        has_metrics=any(map(is_final_metric, telling)),
     )
 
 
@@ -171,6 +171,8 @@ def _last_frame(raised: Raised) -> tuple[str, ...]:
 def _from_lines(read: _Log) -> list[_Candidate]:
     found = []
     for position, line in enumerate(read.lines):
+        if len(line.text) < TELLING_CHARACTERS:
+            continue
         clue = line_clue(line, read.lines[position + 1 : position + 3])
         if clue is not None:
             found.append(_Candidate(clue, line.index, (line.text,)))

@@ -10,7 +10,7 @@ import functools
 import re
 
 from steph.judge.diagnose_rules import Clue, Rule, Weight, first_match, rule
-from steph.judge.diagnose_text import PrintedLine
+from steph.judge.diagnose_text import TELLING_CHARACTERS, PrintedLine
 from steph.record import Cause
 
 _C, _W = Cause, Weight
@@ -60,7 +60,8 @@ LINES: tuple[Rule, ...] = (
     ),
     rule(
         _C.BNB_SETUP, _W.CERTAIN,
-        r"Error .+ at line \d+ in file .*(?:bitsandbytes|csrc|\.cu|\.cpp|\.hip)\b", r"^CUDA Setup failed despite",
+        r"Error .{1,120} at line \d+ in file .{0,200}(?:bitsandbytes|csrc|\.cu|\.cpp|\.hip)\b",
+        r"^CUDA Setup failed despite",
     ),
     rule(
         _C.BNB_SETUP, _W.HINT,
@@ -176,6 +177,7 @@ TRIGGERS = (
     ),
 )
 
+_TRIGGER = re.compile("|".join(map(re.escape, TRIGGERS)))
 _HANDLED = re.compile(
     r"retry|retried|try(?:ing)? again|skipp(?:ing|ed)|falling back|fall(?:s)? back|reduc(?:e|ed|ing) (?:the "
     r")?batch|batch size (?:to|was)"
@@ -189,21 +191,17 @@ _METRICS = re.compile(
     r"^Accuracy: [\d.]+",
     re.I,
 )
-_METRIC_WORDS = ("train_runtime", "metrics", "results", "complete", "finished", "done", "accuracy:")
-_GOES_ON = re.compile(
-    r"^\{.*['\"](?:\w+_)?loss['\"]: ['\"]?[\d.]|(?:iter|step|epoch|batch)\w*\b.*\bloss\s*[:=]\s*[\d.]+|^train_l"
-    r"oss|^  ?epoch +=",
-    re.I,
-)
+_METRIC_WORD = re.compile("train_runtime|metrics|results|complete|finished|done|accuracy:")
+_GOES_ON = re.compile(r"^\{.*['\"](?:\w+_)?loss['\"]: ['\"]?[\d.]|^train_loss|^  ?epoch +=", re.I)
+_STEP_WORD, _LOSS_IS = re.compile(r"(?:iter|step|epoch|batch)\w*", re.I), re.compile(r"\bloss\s*[:=]\s*[\d.]", re.I)
 
 
 def line_clue(line: PrintedLine, following: tuple[PrintedLine, ...] = ()) -> Clue | None:
     """What a single line says; None where it is a help text, a mild message or one that was dealt with."""
     text = line.text
-    if len(text) < 4 or len(text) > 20_000 or _is_code(text):
+    if len(text) < TELLING_CHARACTERS or len(text) > 20_000 or _is_code(text):
         return None
-    lowered = text.lower()
-    found = _row_of(text) if any(trigger in lowered for trigger in TRIGGERS) else None
+    found = _row_of(text) if _TRIGGER.search(text.lower()) else None
     if found is None or _HELP.match(text) or (line.is_mild and found.weight not in (Weight.HINT, Weight.SYMPTOM)):
         return None
     if found.weight is Weight.CERTAIN and any(_HANDLED.search(near.text) for near in (line, *following[:2])):
@@ -218,14 +216,18 @@ def _row_of(text: str) -> Clue | None:
 
 def is_final_metric(line: PrintedLine) -> bool:
     """Whether the line reports the end of a training or an evaluation that ran through."""
-    lowered = line.text.lower()
-    return any(word in lowered for word in _METRIC_WORDS) and bool(_METRICS.search(line.text))
+    return bool(_METRIC_WORD.search(line.text.lower()) and _METRICS.search(line.text))
 
 
 def shows_progress(line: PrintedLine) -> bool:
     """Whether the line proves that work went on here; progress bars don't, they are drawn again at a crash."""
-    goes_on = ("loss" in line.text or "epoch" in line.text) and bool(_GOES_ON.search(line.text))
+    goes_on = ("loss" in line.text or "epoch" in line.text) and _tells_loss(line.text)
     return (goes_on or is_final_metric(line)) and not line.is_bar
+
+
+def _tells_loss(text: str) -> bool:
+    word = _STEP_WORD.search(text)
+    return bool((word and _LOSS_IS.search(text, word.end())) or _GOES_ON.search(text))
 
 
 def _is_code(text: str) -> bool:

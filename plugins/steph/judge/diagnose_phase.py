@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from steph.judge.diagnose_raised import Chain
-from steph.judge.diagnose_text import PrintedLine
+from steph.judge.diagnose_text import TELLING_CHARACTERS, PrintedLine
 from steph.record import Phase
 
 _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
@@ -53,7 +53,7 @@ _PRINTED: tuple[tuple[Phase, re.Pattern[str]], ...] = (
             re.I,
         ),
     ),
-    (Phase.STEP, re.compile(r"^\{.*'(?:loss|grad_norm)'|\b(?:step|iter\w*)\s*[:=#]?\s*[1-9]\d*.*\bloss\b", re.I)),
+    (Phase.STEP, re.compile(r"^\{.*'(?:loss|grad_norm)'|\b(?:step|iter\w*)\s*[:=#]?\s*[1-9]\d*.{0,400}\bloss\b", re.I)),
     (
         Phase.EVAL,
         re.compile(
@@ -72,7 +72,7 @@ _PRINTED: tuple[tuple[Phase, re.Pattern[str]], ...] = (
         ),
     ),
 )
-_COUNT = re.compile(r"^(?P<label>[^|]*?)\d+%\|.*\|\s*(?P<done>\d+)/(?P<due>\d+) \[")
+_COUNT = re.compile(r"^(?P<label>[^|]*?)(?<!\d)\d+%\|.*\|\s*(?P<done>\d+)/(?P<due>\d+) \[")
 _OTHER_BAR = re.compile(
     r"load|download|map|token|fetch|shard|generat|filter|saving|upload|process|pack|\.safetensors|\.bin|\.json|weight",
     re.I,
@@ -107,6 +107,8 @@ def _first_printed(lines: list[PrintedLine]) -> Phase | None:
 
 
 def _printed_phase(line: PrintedLine) -> Phase | None:
+    if len(line.text) < TELLING_CHARACTERS:
+        return None
     if line.is_bar:
         return _bar_phase(line.text)
     return next((phase for phase, pattern in _PRINTED if pattern.search(line.text[:2000])), None)

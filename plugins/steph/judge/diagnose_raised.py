@@ -30,33 +30,9 @@ _RAISED = re.compile(
     rf"^(?:E {{2,7}}|\s*(?:\|\s*)+)?(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Za-z_]\w*?)?(?:{_NAMES})(?:Group)?)"
     r"(?:(?:: ?|:$)(?P<message>.*)| \[(?P<note>[^\]]*)\])?$"
 )
-_WORDS = (
-    *(
-        "Error",
-        "Exception",
-        "Exit",
-        "Interrupt",
-        "Warning",
-        "Timeout",
-        "timeout",
-        "OutOf",
-        "Enabled",
-        "Invalid",
-        "Failure",
-    ),
-    *(
-        "NotFound",
-        "StopIteration",
-        "gaierror",
-        "herror",
-        "BadZip",
-        "BrokenProcess",
-        "Incomplete",
-        "Disconnected",
-        "what()",
-        "CompilerFailed",
-        "NVMLError",
-    ),
+_WORD = re.compile(
+    r"Error|Exception|Exit|Interrupt|Warning|[Tt]imeout|OutOf|Enabled|Invalid|Failure|NotFound|StopIteration|gaierror"
+    r"|herror|BadZip|BrokenProcess|Incomplete|Disconnected|what\(\)|CompilerFailed|NVMLError"
 )
 _WHAT = re.compile(r"^\s*(?P<type>what\(\)): +(?P<message>(?P<note>).*)$")
 _BARE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?$")
@@ -152,7 +128,7 @@ def _match(stream: tuple[PrintedLine, ...], at: int) -> re.Match[str] | None:
 
 
 def _match_of(text: str) -> re.Match[str] | None:
-    if not any(word in text for word in _WORDS):
+    if not _WORD.search(text):
         return None
     return _RAISED.match(text) or _WHAT.match(text)
 

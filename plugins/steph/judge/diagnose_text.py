@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 HEAD_CHARACTERS = 1 << 20
 TAIL_CHARACTERS = 4 << 20
+TELLING_CHARACTERS = 4  # no prefix, bar, metric, loss or phase is shorter; a log may be millions of such lines
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _BREAK = re.compile(r"\r\n|\n|\r")
 _BAR_END = re.compile(r"(\[(?:\d+:)?\d+:\d\d<[^\[\]]{1,200}\])[ \t]*(?=\S)")
-_BAR = re.compile(r"\d+%\|.*\|\s*[\d.]+\w?\s*/\s*[\d.?]+\w?|\[(?:\d+:)?\d+:\d\d<[^\[\]]*\]\s*$|^\d+it \[")
+# a bar's parts are looked for one after the other: joined by `.*`, each start would read the rest of the line anew
+_BAR_HEAD, _BAR_COUNT = re.compile(r"\d%\|"), re.compile(r"\|\s*[\d.]+\w?\s*/\s*[\d.?]")
+_BAR_CLOCK = re.compile(r"\[(?:\d+:)?\d+:\d\d<[^\[\]]*\]\s*$|^\d+it \[")
 _PREFIX = re.compile(
     r"\[(?:rank|default)(?P<torchrun>\d+)\]: ?"
     r"|\[\d+,(?P<mpirun>\d+)\]<std(?:err|out)>: ?"
@@ -43,7 +46,10 @@ class PrintedLine:
     @property
     def is_bar(self) -> bool:
         """Whether a progress bar drew this line."""
-        return "|" in self.text and bool(_BAR.search(self.text))
+        if "|" not in self.text or len(self.text) < TELLING_CHARACTERS:
+            return False
+        head = _BAR_HEAD.search(self.text)
+        return bool((head and _BAR_COUNT.search(self.text, head.end())) or _BAR_CLOCK.search(self.text))
 
     @property
     def is_mild(self) -> bool:
@@ -67,9 +73,9 @@ def lines_of(log: str) -> tuple[PrintedLine, ...]:
     """Every line of the log, in print order, with its rank where a launcher wrote one."""
     found: list[PrintedLine] = []
     for raw in _BREAK.split(_ANSI.sub("", clip(log)).replace("\0", "")):
-        text, rank = _without_prefix(raw)
-        parts = _BAR_END.sub(r"\1\n", text).split("\n") if "<" in text else [text]
-        found.extend(PrintedLine(len(found) + offset, part.rstrip(), rank) for offset, part in enumerate(parts))
+        text, rank = _without_prefix(raw) if len(raw) >= TELLING_CHARACTERS else (raw, None)
+        for part in _BAR_END.sub(r"\1\n", text).split("\n") if "<" in text else (text,):
+            found.append(PrintedLine(len(found), part.rstrip(), rank))
     return tuple(found)
 
 
