@@ -56,4 +56,5 @@ def test_a_tokenizer_that_is_none_fails_h1_in_one_line(
     found = Conductor(setup, journal, Console(lambda _: None, False), lambda _: None).run(StageId.H1, 60)
     assert found.verdict is Verdict.FAIL
     remedy = "name a Qwen model's folder or its tokenizer.json, or unset it"
-    assert found.explanation == f"STEPH_TOKENIZER={named}: no tokenizer.json with <|im_start|> there; {remedy}"
+    said = f"STEPH_TOKENIZER={named}: no tokenizer.json with <|im_start|> there; {remedy}"
+    assert found.explanation == f"実行に必要なものが揃わない: {said}"

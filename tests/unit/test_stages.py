@@ -135,7 +135,10 @@ def test_memory_that_did_not_come_back_blocks_the_next_stage(tmp_path: Path, pur
 def test_a_record_that_names_no_model_fails_with_the_remedy(tmp_path: Path) -> None:
     """A green H-1 without its model, as a torn journal may leave it, starts nothing."""
     result = _conducted(tmp_path, StageId.H3, *_green(StageId.H1), *_green(StageId.H2))
-    assert (result.verdict, result.explanation) == (Verdict.FAIL, "the record names no model; run H-1 first")
+    assert (result.verdict, result.explanation) == (
+        Verdict.FAIL,
+        "実行に必要なものが揃わない: the record names no model; run H-1 first",
+    )
 
 
 def test_an_adapter_whose_digest_nobody_recorded_is_not_evaluated(tmp_path: Path) -> None:

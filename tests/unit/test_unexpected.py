@@ -53,7 +53,10 @@ def test_an_error_of_the_system_keeps_its_message(tmp_path: Path, monkeypatch: p
 def test_a_child_that_cannot_be_run_from_here_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runner knows why: FAIL with its sentence, and nothing is raised."""
     h2 = _conducted(tmp_path, monkeypatch, RunnerError("a pipeline can be run on Linux and WSL2 only"))
-    assert (h2.verdict, h2.explanation) == (Verdict.FAIL, "a pipeline can be run on Linux and WSL2 only")
+    assert (h2.verdict, h2.explanation) == (
+        Verdict.FAIL,
+        "実行に必要なものが揃わない: a pipeline can be run on Linux and WSL2 only",
+    )
 
 
 @pytest.mark.parametrize(("said", "told"), [("SIGTERM", "SIGTERM"), ("", "KeyboardInterrupt")])

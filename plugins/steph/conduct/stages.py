@@ -60,7 +60,7 @@ class Conductor:
         try:
             outcome = blocked or self._stage(stage, run)
         except (InputError, RunnerError) as error:
-            outcome = Outcome(Verdict.FAIL, str(error))
+            outcome = Outcome(Verdict.FAIL, f"実行に必要なものが揃わない: {error}")
         except BaseException as error:
             self._end(stage, Outcome(Verdict.CRASHED, f"実行が中断された: {_named(error)}"), started)
             raise
