@@ -9,6 +9,7 @@ from steph.conduct.preparation import Setup
 from steph.record import Context, DataFile, Environment, ModelChoice, Record, StageId
 from steph.run import model_files
 from steph.run.model_files import IncompleteModelError
+from steph.units import GIB
 
 SHA_CHARS = 12
 
@@ -59,7 +60,7 @@ def _basis(context: Context, dataset: DataFile | None, model: str | None) -> Bas
         pipeline_python=context.pipeline_python,
         pipeline_commit=context.pipeline_git.commit or "none",
         device=_uuids(context.environment),
-        vram_cap="none" if cap_bytes is None else f"{cap_bytes / 2**30:.2f} GiB",
+        vram_cap="none" if cap_bytes is None else f"{cap_bytes / GIB:.2f} GiB",
         twin="yes" if context.twin else "no",
         dataset_sha256=dataset.sha256[:SHA_CHARS] if dataset else None,
         model=None if context.twin else model,

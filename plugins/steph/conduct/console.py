@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from steph.units import GIB
+
 HEARTBEAT_SECONDS = 30.0
 LIVE_SECONDS = 0.5
 
@@ -57,7 +59,7 @@ class Console:
 
     def transfer(self, title: str, done_bytes: int, due_bytes: int) -> None:
         """Show how far a download has come."""
-        self._show(f"{title}  {done_bytes / 2**30:.2f} of {due_bytes / 2**30:.2f} GiB")
+        self._show(f"{title}  {done_bytes / GIB:.2f} of {due_bytes / GIB:.2f} GiB")
 
     def _wait_seconds(self) -> float:
         return LIVE_SECONDS if self.is_terminal else HEARTBEAT_SECONDS
@@ -80,5 +82,5 @@ def progress_text(shown: Shown) -> str:
     if shown.step is not None and shown.total_steps is not None:
         parts.append(f"{shown.label or 'step'} {shown.step}/{shown.total_steps}")
     if shown.used_bytes is not None and shown.peak_bytes is not None:
-        parts.append(f"VRAM {shown.used_bytes / 2**30:.1f} GiB (peak {shown.peak_bytes / 2**30:.1f})")
+        parts.append(f"VRAM {shown.used_bytes / GIB:.1f} GiB (peak {shown.peak_bytes / GIB:.1f})")
     return "  ".join(parts)

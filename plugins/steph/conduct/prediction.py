@@ -12,6 +12,7 @@ from steph.conduct.preparation import Setup
 from steph.forecast.measured import shape_of, workload_of
 from steph.plan.shapes import ModelShape
 from steph.plan.vram import FitVerdict, Forecast, automatic, leanest, predict
+from steph.plan.vram_terms import ASSUMED_TRAINER
 from steph.record import Attempt, ModelChoice, TrainSettings
 from steph.units import GIB
 
@@ -67,7 +68,7 @@ def expected_of_shape(
     card_bytes = usable_bytes(setup)
     if card_bytes is None:
         return None
-    work = workload_of(settings, setup.description.trainer or "full")
+    work = workload_of(settings, setup.description.trainer or ASSUMED_TRAINER)
     if longest_row_tokens is not None and work.trainer == "answer":
         work = replace(work, width=min(work.width, longest_row_tokens))
     likely = predict(shape, automatic(shape, work, card_bytes))

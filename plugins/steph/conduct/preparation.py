@@ -20,6 +20,7 @@ from steph.run import inputs, telemetry
 from steph.run.inputs import InputError
 from steph.run.machine import environment, git_state
 from steph.run.visible import memory_fraction_for_cap
+from steph.units import GIB
 
 CACHE_ENV = "STEPH_CACHE"
 
@@ -136,7 +137,7 @@ def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> N
         return
     total_bytes = max(device.total_bytes for device in devices)
     if cap_bytes > total_bytes:
-        asked, there = (f"{size / 2**30:.2f} GiB" for size in (cap_bytes, total_bytes))
+        asked, there = (f"{size / GIB:.2f} GiB" for size in (cap_bytes, total_bytes))
         raise InputError(f"--steph-vram-cap: {asked} is more than this card's {there}; give less, or leave it out")
     try:
         memory_fraction_for_cap(cap_bytes, total_bytes)
@@ -160,10 +161,10 @@ def _context(
     root, reasons = options.pipeline_root, []
     if profile.machine.device == "cpu":
         reasons.append("CPUでの実行")
-    if options.twin or profile.model.twin:
+    if profile.uses_twin(options):
         reasons.append("乱数重みのモデル(twin)")
     if options.vram_cap_bytes is not None:
-        reasons.append(f"VRAM上限 {options.vram_cap_bytes / 2**30:.2f} GiB を模擬")
+        reasons.append(f"VRAM上限 {options.vram_cap_bytes / GIB:.2f} GiB を模擬")
     return Context(
         kind=RecordKind.REHEARSAL if reasons else RecordKind.ACCEPTANCE,
         profile=profile.name,
@@ -175,6 +176,6 @@ def _context(
         trainer=description.trainer or "undescribed",
         environment=environment(devices, device_error),
         vram_cap_bytes=options.vram_cap_bytes,
-        twin=options.twin or profile.model.twin,
+        twin=profile.uses_twin(options),
         rehearsal_reasons=tuple(reasons),
     )

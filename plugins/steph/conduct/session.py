@@ -14,6 +14,7 @@ from steph.conduct.preparation import Setup
 from steph.conduct.stages import Conductor
 from steph.forecast.outlook import play_ahead, production_outlook
 from steph.judge.verdict import exit_status
+from steph.plan.vram_terms import ASSUMED_TRAINER
 from steph.record import AnyStage, Record, StageId, StageResult
 from steph.run import output
 from steph.run.events import SessionEnded, SessionStarted, fold
@@ -65,7 +66,7 @@ class StageSession:
         prune_logs(self.runs)
         self.journal = open_journal(setup, self.stages, self.runs)
         self.journal.append(_started(setup, self.stages, command))
-        trainer = setup.description.trainer or "full"
+        trainer = setup.description.trainer or ASSUMED_TRAINER
         self._warming = Warming(draw_nothing, partial(play_ahead, trainer, setup.profile.train))
         self._conductor = Conductor(setup, self.journal, console, self._tell)
         self.report: Path | None = None
