@@ -11,6 +11,7 @@ from steph.plan.description import Description
 from steph.record import Check, EvalSettings, Probe, Severity, StageId, TrainSettings
 from steph.run.journal import read_record
 from steph.run.visible import memory_fraction_for_cap
+from steph.units import GIB
 
 EXAMPLES = Path(__file__).parents[2] / "reports" / "examples"
 ASKED = 0.1105  # 9.64 GiB emulated on a card of 80 GB
@@ -49,6 +50,14 @@ def test_the_cap_is_honoured_where_every_process_kept_to_the_fraction_that_was_a
     """A share above the asked one, in any process, breaks the check; one that shows none leaves it unmeasured, red."""
     check = found("vram_cap_honoured", ProcessEvidence(1, probes, asked_fraction=ASKED))
     assert (check.holds, check.severity) == (holds, Severity.FAIL)
+
+
+@pytest.mark.parametrize(("taken_gib", "holds"), [(None, True), (10.0, True), (10.2, False), (63.0, False)])
+def test_a_cap_does_not_hold_what_other_libraries_take(taken_gib: float | None, holds: bool) -> None:
+    """torch keeps to its fraction while JAX in the same process claims the rest of the card: no emulation at all."""
+    taken = None if taken_gib is None else round(taken_gib * GIB)
+    evidence = ProcessEvidence(1, (on_card(ASKED),), ASKED, round(9.64 * GIB), peak_own_bytes=taken)
+    assert found("vram_cap_honoured", evidence).holds is holds
 
 
 def test_a_cap_that_the_card_can_not_be_held_to_is_not_honoured() -> None:

@@ -13,6 +13,7 @@ from steph.judge.checks_text import response_checks
 from steph.judge.questions import repeats_question
 from steph.judge.results import Row
 from steph.judge.text import is_exception_text, looping, overlong, strict_letter
+from steph.record import Severity
 
 
 @pytest.mark.parametrize(
@@ -214,6 +215,35 @@ def test_one_long_response_to_different_questions_is_told(rows: tuple[Row, ...],
 def test_an_answer_needs_a_response_that_was_generated(rows: tuple[Row, ...], holds: bool) -> None:
     """No answer without text, no text without tokens, and not all of them empty."""
     assert verdicts(*rows)["responses_present"] is holds
+
+
+@pytest.mark.parametrize(
+    ("rows", "severity", "holds"),
+    [
+        ((row("", "unknown", new_tokens=0, finish_reason="stop"),), Severity.INFO, None),
+        ((row("", "unknown", new_tokens=0, finish_reason="stop"), row("b", new_tokens=1)), Severity.FAIL, True),
+        ((row("", "unknown", new_tokens=5, finish_reason="stop"),), Severity.FAIL, False),
+        ((row("", "unknown", new_tokens=0, finish_reason="length"),), Severity.FAIL, False),
+        ((row("", "b", new_tokens=0, finish_reason="stop"),), Severity.FAIL, False),
+        ((row("", "unknown"),), Severity.FAIL, False),
+    ],
+)
+def test_a_model_of_random_weights_may_end_at_once(
+    rows: tuple[Row, ...], severity: Severity, holds: bool | None
+) -> None:
+    """Silence is the weights' own only where the pipeline says that nothing was generated and why; else it is lost."""
+    made_up, real = (
+        next(
+            check
+            for check in response_checks(
+                rows, cot=False, ensemble=1, rehearsal=True, seconds=1.0, random_weights=random_weights
+            )
+            if check.id == "responses_present"
+        )
+        for random_weights in (True, False)
+    )
+    assert (made_up.severity, made_up.holds) == (severity, holds)
+    assert (real.severity, real.holds) == (Severity.FAIL, holds is True)
 
 
 def test_no_context_of_the_real_data_set_repeats_its_question() -> None:

@@ -5,6 +5,7 @@ and need no dictionary of 77 MB (benchmarks/retrieval.md).
 """
 
 import json
+import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -104,6 +105,8 @@ def _sha256_or_none(path: Path) -> str | None:
 
 
 def _bm25s() -> ModuleType:
+    """The package; where JAX is installed too it starts JAX, which would claim three quarters of the GPU for itself."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
         return import_module("bm25s")
     except ImportError as error:

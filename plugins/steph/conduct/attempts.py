@@ -79,6 +79,7 @@ class Finished:
             ranks=ranks,
             probes=attempt.probes,
             asked_fraction=asked_fraction(setup, ranks),
+            cap_bytes=setup.options.vram_cap_bytes,
             memory_returned=attempt.memory_returned,
             on_gpu=setup.device is not None,
             device_uuids=tuple(device.uuid for device in setup.devices(ranks)),

@@ -167,6 +167,7 @@ class Evaluation:
             beside=plan.beside,
             output_pattern=paths.evaluation_output_pattern,
             rehearsal=setup.is_rehearsal,
+            random_weights=setup.context.twin,
         )
         evaluation, checks, artifacts = judge_evaluation(evidence)
         checks = (*checks, *machine_checks(finished.processes(setup), finished.stdout))

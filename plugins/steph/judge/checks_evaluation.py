@@ -47,7 +47,7 @@ def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, 
         *response_checks(
             content.results if content else None,
             cot=evidence.settings.use_cot, ensemble=evidence.settings.ensemble, rehearsal=evidence.rehearsal,
-            seconds=evidence.seconds,
+            seconds=evidence.seconds, random_weights=evidence.random_weights,
         ),
         *extended_checks(evidence, lines, content),
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
@@ -11,6 +10,7 @@ from steph.record import Check, Probe
 from steph.units import GIB
 
 LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop's windows come and go with less
+CAP_SLACK_BYTES = LEAST_GPU_BYTES
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
 _RESULT_MARKS = ("'train_runtime'", "EVALUATION RESULTS")
 
@@ -62,7 +62,7 @@ VRAM_CAP_HONOURED = CheckKind(
     "H-2・H-3",
     FAIL,
     "模擬した VRAM 上限がどのプロセスでも守られた",
-    "GPU を使った各プロセスの probe（torch のメモリ割合）と、依頼した割合",
+    "GPU を使った各プロセスの probe（torch のメモリ割合）と依頼した割合、NVML で見た使用の増え方",
     note="--steph-vram-cap のとき",
 )
 MEMORY_RETURNED = CheckKind(
@@ -84,14 +84,15 @@ class ProcessEvidence:
     """What an attempt's processes left beside their files.
 
     `ranks` is how many were asked for. `asked_fraction` is the share of its card that torch's allocator was given in
-    each of them, None where no cap was emulated. `memory_returned` is None where it could not be seen.
-    `device_uuids` are the GPUs that the processes were given, `peak_own_bytes` is what NVML saw them take, and
-    `libraries` are those without which nobody can do what was asked.
+    each of them so that all its use stays below `cap_bytes`, both None where no cap was emulated. `memory_returned` is
+    None where it could not be seen. `device_uuids` are the GPUs that the processes were given, `peak_own_bytes` is what
+    NVML saw them take, and `libraries` are those without which nobody can do what was asked.
     """
 
     ranks: int
     probes: tuple[Probe, ...]
     asked_fraction: float | None = None
+    cap_bytes: int | None = None
     memory_returned: bool | None = None
     on_gpu: bool = True
     device_uuids: tuple[str, ...] = ()
@@ -118,7 +119,7 @@ def machine_checks(evidence: ProcessEvidence, stdout: str) -> tuple[Check, ...]:
     if evidence.on_gpu:
         checks.append(_gpu_check(evidence))
     if evidence.on_gpu and evidence.asked_fraction is not None:
-        checks.append(_cap_check(evidence.asked_fraction, evidence.probes))
+        checks.append(_cap_check(evidence.asked_fraction, evidence))
     if evidence.on_gpu:
         shown = {True: "戻った", False: "戻らない", None: "分からない"}[evidence.memory_returned]
         checks.append(MEMORY_RETURNED.check(evidence.memory_returned, f"終了後、GPU メモリは開始前の水準に{shown}。"))
@@ -177,9 +178,16 @@ def _are_whole_cards(uuids: tuple[str, ...]) -> bool:
     return bool(uuids) and not any(uuid.startswith("MIG-") for uuid in uuids)
 
 
-def _cap_check(asked: float, probes: Sequence[Probe]) -> Check:
-    """Every process on the card must be held to the fraction; one that shows none may have taken the whole card."""
-    fractions = [probe.memory_fraction for probe in probes if _is_on_card(probe)]
+def _cap_check(asked: float, evidence: ProcessEvidence) -> Check:
+    """Every process on the card must be held to the fraction; one that shows none may have taken the whole card.
+
+    The fraction binds torch alone: what another library takes (JAX claims three quarters of a card) is seen by NVML.
+    """
+    cap, taken = evidence.cap_bytes, evidence.peak_own_bytes
+    if cap is not None and taken is not None and taken > cap + CAP_SLACK_BYTES:
+        beyond = f"上限 {cap / GIB:.2f} GiB に対して、カードの使用は {taken / GIB:.2f} GiB 増えた"
+        return VRAM_CAP_HONOURED.check(False, f"{beyond}。torch の外で取られたメモリには上限が効かない。")
+    fractions = [probe.memory_fraction for probe in evidence.probes if _is_on_card(probe)]
     known = [fraction for fraction in fractions if fraction is not None]
     shown = "、".join("不明" if fraction is None else f"{fraction:.4f}" for fraction in fractions) or "なし"
     message = f"依頼したメモリ割合 {asked:.4f} に対して、GPU を使ったプロセスの割合は {shown}。"

@@ -74,3 +74,4 @@ class EvalEvidence:
     beside: tuple[Row, ...] | None = None
     output_pattern: str | None = None
     rehearsal: bool = False
+    random_weights: bool = False

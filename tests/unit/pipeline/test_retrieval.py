@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -233,6 +234,17 @@ def test_only_retrieval_needs_its_package(
     assert call_script("build_finetune_dataset", *flags, "--no-rag") == 0
     assert call_script("build_finetune_dataset", *flags) == 1
     assert "pip install bm25s, or pass --no-rag" in capfd.readouterr().err
+
+
+def test_retrieval_leaves_the_gpu_alone(tmp_path: Path) -> None:
+    """bm25s starts JAX where it is installed, and JAX claims most of the card: it is told to stay on the CPU."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax/__init__.py").write_text("import os\nprint(os.environ.get('JAX_PLATFORMS'))")
+    (tmp_path / "jax/lax.py").write_text("top_k = print")
+    code = "from app.retrieval.bm25 import BM25Retriever, Passage; BM25Retriever.build([Passage('a', '第一条')])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(PIPELINE)))}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split()[0] == "cpu"
 
 
 def test_training_rows_carry_passages_too(
