@@ -117,7 +117,7 @@ def fit(
     recompute: Annotated[str, typer.Option(help="gradient checkpointing: on or off")] = "on",
     optimizer: Annotated[str, typer.Option(help="transformers' name of it")] = "adamw_torch",
     data: Annotated[
-        str | None, typer.Option(help="a training file: its longest row counts, for trainer answer")
+        str | None, typer.Option(help="a training file: its longest row and answer count, for trainer answer")
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="tokenizer.json for --data (default: the model folder's)")
@@ -144,7 +144,7 @@ def fit(
             parse_size(vram, "--vram"),
             batches=(batch_size,) if batch_size else fitting.GRID_BATCHES,
             lengths=(max_seq_length,) if max_seq_length else fitting.GRID_LENGTHS,
-            longest_row=fitting.longest_row_tokens(data, tokenizer, model) if data else None,
+            rows=fitting.rows_of(data, tokenizer, model) if data else None,
             readings=record.readings_for(kind) if record else (Reading(),),
             basis=record.basis(kind) if record else "",
         )

@@ -201,6 +201,7 @@ class Attempt(Value):
     predicted_high_bytes: int | None = None
     longest_row_tokens: int | None = None  # of the rows that it may train on, not cut, with the template; None: unknown
     mean_row_tokens: float | None = None  # of the same
+    longest_answer_tokens: int | None = None  # of the same; with the tokens that close it
     checks: tuple[Check, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     training: TrainOutcome | None = None

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from steph.plan.answers import CHATML_OVERHEAD_TOKENS, count_lost_answers, row_lengths, row_tokens
+from steph.plan.answers import CHATML_OVERHEAD_TOKENS, row_lengths, row_tokens
 
 # The published pipeline's rows begin with a few-shot preamble of this size: their mean is 460 tokens, 227 without it
 PREAMBLE_TOKENS = 233
@@ -45,8 +45,8 @@ def qwen_data() -> tuple[Path, Path]:
 def test_right_truncation_loses_the_answer_one_token_too_short(tmp_path: Path, character_tokenizer: Path) -> None:
     """A row of ten tokens keeps its answer at ten and loses it at nine."""
     train_file = write_rows(tmp_path / "rows.jsonl", [("abcdefgh", "a")])
-    assert count_lost_answers(train_file, character_tokenizer, 10, "right").lost_rows == 0
-    assert count_lost_answers(train_file, character_tokenizer, 9, "right").lost_rows == 1
+    assert row_lengths(train_file, character_tokenizer, "right").lost_at(10).lost_rows == 0
+    assert row_lengths(train_file, character_tokenizer, "right").lost_at(9).lost_rows == 1
 
 
 def test_a_pipeline_that_keeps_answers_loses_only_what_alone_is_too_long(
@@ -54,16 +54,16 @@ def test_a_pipeline_that_keeps_answers_loses_only_what_alone_is_too_long(
 ) -> None:
     """Where the prompt is shortened instead, only an answer that alone is too long is lost."""
     train_file = write_rows(tmp_path / "rows.jsonl", [("a" * 50, "b"), ("a", "b" * 20)])
-    loss = count_lost_answers(train_file, character_tokenizer, 19, "keeps_answer", overhead_tokens=0)
-    assert (loss.rows, loss.lost_rows, loss.longest_tokens) == (2, 1, 52)
-    assert count_lost_answers(train_file, character_tokenizer, 20, "keeps_answer", overhead_tokens=0).lost_rows == 0
+    loss = row_lengths(train_file, character_tokenizer, "keeps_answer", overhead_tokens=0).lost_at(19)
+    assert (loss.rows, loss.lost_rows, loss.fitting_seq_length) == (2, 1, 20)
+    assert row_lengths(train_file, character_tokenizer, "keeps_answer", overhead_tokens=0).lost_at(20).lost_rows == 0
 
 
 def test_overhead_counts_against_the_length(tmp_path: Path, character_tokenizer: Path) -> None:
     """The template's tokens are part of every row's length."""
     train_file = write_rows(tmp_path / "rows.jsonl", [("abc", "a")])
-    loss = count_lost_answers(train_file, character_tokenizer, 8, "right", overhead_tokens=4)
-    assert (loss.lost_rows, loss.longest_tokens, loss.fitting_seq_length) == (1, 9, 9)
+    loss = row_lengths(train_file, character_tokenizer, "right", overhead_tokens=4).lost_at(8)
+    assert (loss.lost_rows, loss.fitting_seq_length) == (1, 9)
 
 
 def test_rows_are_counted_once_by_one_rule(tmp_path: Path, character_tokenizer: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_changed_file_is_counted_again(tmp_path: Path, character_tokenizer: Pa
 def test_a_line_separator_inside_a_row_is_text(tmp_path: Path, character_tokenizer: Path) -> None:
     """U+2028 inside a string doesn't end a JSON line."""
     train_file = write_rows(tmp_path / "rows.jsonl", [("abc\u2028def", "a")])
-    assert count_lost_answers(train_file, character_tokenizer, 100, "right").rows == 1
+    assert row_lengths(train_file, character_tokenizer, "right").lost_at(100).rows == 1
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_bad_row_is_named_by_file_and_line(
     train_file = tmp_path / "rows.jsonl"
     train_file.write_text(content)
     with pytest.raises(ValueError, match=message):
-        count_lost_answers(train_file, character_tokenizer, 10, "right")
+        row_lengths(train_file, character_tokenizer, "right").lost_at(10)
 
 
 def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
     train_file = write_rows(tmp_path / "rows.jsonl", [("abc", "a")])
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer.json: no tokenizer"):
-        count_lost_answers(train_file, tmp_path / "tokenizer.json", 10, "right")
+        row_lengths(train_file, tmp_path / "tokenizer.json", "right").lost_at(10)
 
 
 def test_chatml_overhead_is_what_the_qwen_tokenizer_says() -> None:
@@ -137,12 +137,12 @@ def test_the_spec_s_own_ladder_cuts_the_answers_of_the_real_questions(tmp_path: 
     rows = [(f"{preamble}{s['指示']}\n{s['問題文']}\n{s['選択肢']}", s["output"]) for s in samples]
     train_file = write_rows(tmp_path / "direct.jsonl", rows)
     losses = {
-        length: count_lost_answers(train_file, tokenizer_json, length, "right") for length in (1024, 512, 384, 256)
+        length: row_lengths(train_file, tokenizer_json, "right").lost_at(length) for length in (1024, 512, 384, 256)
     }
-    assert 450 < losses[512].mean_tokens < 470
+    assert 450 < row_lengths(train_file, tokenizer_json, "right").mean < 470
     assert losses[1024].lost_rows == 0
     assert 15 <= losses[512].lost_rows <= 45
     assert 110 <= losses[384].lost_rows < 140
     assert losses[256].lost_rows == 140
-    kept = [count_lost_answers(train_file, tokenizer_json, length, "keeps_answer").lost_rows for length in (512, 256)]
+    kept = [row_lengths(train_file, tokenizer_json, "keeps_answer").lost_at(length).lost_rows for length in (512, 256)]
     assert kept == [0, 0]

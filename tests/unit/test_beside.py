@@ -208,4 +208,4 @@ def test_rows_that_cannot_be_read_leave_the_length_to_the_setting(
     stage = ScriptedTraining(tmp_path)
     run_calibration(stage.course, LARGE.model_copy(update={"snapshot_path": str(folder)}), BASE)
     assert beside.labels == ["calibrate 256/b2/4bit 5ステップ"]
-    assert beside.options[0]["longest_row_tokens"] is None
+    assert beside.options[0]["rows"] is None

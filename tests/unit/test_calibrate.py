@@ -126,7 +126,7 @@ def test_kill_9_of_pytest_while_calibrating_keeps_the_verdict(tmp_path: Path) ->
 
 
 def _rows(longest: int, middle: int) -> RowLengths:
-    return RowLengths((longest, middle, middle), (0, 0, 0))
+    return RowLengths((longest, middle, middle), (0, 0, 0), (3, 3, 3))
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,16 @@ def test_both_lengths_of_a_slope_count_the_rows_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, truncation: str, longest: int
 ) -> None:
     """Rows of 300 tokens are as long for H-2's attempt as for the one at another length, with a template or without."""
-    counted: list[object] = []
-    monkeypatch.setattr(calibrate, "train_beside", lambda *_, **told: counted.append(told["longest_row_tokens"]))
+    counted: list[RowLengths] = []
+    monkeypatch.setattr(calibrate, "train_beside", lambda *_, **told: counted.append(told["rows"]))
     stage = ScriptedTraining(tmp_path, truncation=truncation)
     lengthen_rows(stage.setup.root, 300)
     model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
     stage.walk(monkeypatch, model)
     calibrate.calibrate(stage.course, model, PROFILE.train)
-    assert [stage.requests[0].longest_row_tokens, *counted] == [longest, longest]
+    first = stage.requests[0].rows
+    assert first is not None
+    assert [rows.longest for rows in (first, *counted)] == [longest, longest]
 
 
 @pytest.mark.parametrize("broken", ["a newer tokenizer", "no training file"])
@@ -193,7 +195,7 @@ def test_rows_that_cannot_be_counted_are_said_once(
     else:
         (tmp_path / "model" / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
     outcome = stage.walk(monkeypatch, model)
-    assert (outcome.verdict, stage.requests[0].longest_row_tokens) == (Verdict.PASS, None)
+    assert (outcome.verdict, stage.requests[0].rows) == (Verdict.PASS, None)
     monkeypatch.setattr(deep, "train_beside", lambda *_, **told: factory.trained(2, PROFILE.train))
     (padding,) = (check for check in deep.deep_checks(stage.course, model, PROFILE.train) if check.trap == 11)
     assert padding.holds is True

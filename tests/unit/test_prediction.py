@@ -8,6 +8,7 @@ import pytest
 import record_factory as factory
 from steph.conduct.prediction import expected, usable_bytes, with_prediction, worth_trying
 from steph.conduct.preparation import Setup
+from steph.plan.answers import RowLengths
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
@@ -63,10 +64,21 @@ def test_real_rows_shorter_than_the_limit_lower_the_prediction() -> None:
     """The answer trainer pads to the longest row, the plain one to the maximum."""
     for trainer, is_lower in (("answer", True), ("full", False)):
         setup = _setup(trainer, factory.device())
-        whole, real = expected(setup, SMALL, SETTINGS), expected(setup, SMALL, SETTINGS, longest_row_tokens=200)
+        rows = RowLengths((200, 150), (200, 150), (3, 3))
+        whole, real = expected(setup, SMALL, SETTINGS), expected(setup, SMALL, SETTINGS, rows)
         assert whole is not None
         assert real is not None
         assert (real.least.total_bytes < whole.least.total_bytes) is is_lower
+
+
+def test_long_answers_raise_the_prediction_of_the_trainer_that_makes_their_logits() -> None:
+    """A reasoning of 240 tokens has 81 times the logits of a letter; the plain trainer makes all of them anyway."""
+    for trainer, is_higher in (("answer", True), ("full", False)):
+        setup = _setup(trainer, factory.device())
+        short, long = (expected(setup, SMALL, SETTINGS, RowLengths((512,), (512,), (answer,))) for answer in (3, 243))
+        assert short is not None
+        assert long is not None
+        assert (long.least.total_bytes - short.least.total_bytes > 0.5 * GIB) is is_higher
 
 
 def test_giving_up_4bit_after_an_oom_needs_a_sure_fit() -> None:

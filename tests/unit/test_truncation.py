@@ -9,7 +9,7 @@ from planted import TRAIN_FILE
 from scripted_training import BASE, LADDER, LARGE, NO_BNB, OOM, OOM_LOADING, SMALL, ScriptedTraining
 from steph.conduct import training
 from steph.conduct.training import no_rung_keeps_the_answers
-from steph.plan.answers import AnswerLoss, count_lost_answers
+from steph.plan.answers import AnswerLoss, row_lengths
 from steph.plan.ladder import settings_at
 from steph.record import Check, Diagnosis, ModelChoice, Severity, StageId, StageResult, Verdict
 from suite_runs import lengthen_rows, make_bench, make_model
@@ -32,9 +32,9 @@ def test_the_benchs_tokenizer_counts_as_the_rows_were_made(tmp_path: Path) -> No
     bench = make_bench(tmp_path)
     lengthen_rows(bench.root, 450, longer=4)
     train_file, tokenizer = bench.root / TRAIN_FILE, tmp_path / "model" / "tokenizer.json"
-    lost = {length: count_lost_answers(train_file, tokenizer, length, "right") for length in (600, 512, 450, 449)}
+    lost = {length: row_lengths(train_file, tokenizer, "right").lost_at(length) for length in (600, 512, 450, 449)}
     assert [found.lost_rows for found in lost.values()] == [0, 4, 4, 40]
-    assert lost[512].longest_tokens == 600
+    assert lost[512].fitting_seq_length == 600
 
 
 def test_rungs_that_would_lose_the_answers_are_skipped_and_give_their_change_back(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_new_walk_down_counts_the_answers_again(
 def test_what_is_not_trained_names_the_longest_rung_and_the_length_that_would_do() -> None:
     """Of all rungs that lose most answers the longest one's counts are told, whatever their order."""
     skipped = [
-        (AnswerLoss(rows=40, lost_rows=lost, longest_tokens=600, mean_tokens=500.0, fitting_seq_length=600), settings)
+        (AnswerLoss(rows=40, lost_rows=lost, fitting_seq_length=600), settings)
         for lost, settings in ((30, settings_at(BASE, LADDER, 1)), (21, BASE), (40, settings_at(BASE, LADDER, 2)))
     ]
     outcome = no_rung_keeps_the_answers(skipped)

@@ -84,11 +84,13 @@ def test_a_breakdown_adds_up() -> None:
     assert found.low_bytes < found.total_bytes < found.high_bytes
 
 
+COT = replace(ANSWER, recompute=False, gradient_accumulation_steps=2, fused_micro_batches=2, label_positions=249)
 MEASURED_PEAKS = (
     ("Qwen/Qwen1.5-1.8B-Chat", FULL, 4.97, 5.88),
     ("Qwen/Qwen3-8B", replace(FULL, width=1024), 12.81, 13.92),
     ("Qwen/Qwen1.5-1.8B-Chat", ANSWER, 2.10, 2.18),
     ("Qwen/Qwen3-8B", replace(ANSWER, width=1024), 6.98, 7.16),
+    ("Qwen/Qwen1.5-1.8B-Chat", COT, 6.82, 7.44),
     ("Qwen/Qwen2.5-1.5B-Instruct", replace(ANSWER, batch_size=4), 1.734e9 / GIB, 1.799e9 / GIB),
 )
 

@@ -250,8 +250,8 @@ def test_an_attempt_is_asked_for_with_all_that_is_known_of_it(tmp_path: Path, mo
     (request,) = stage.requests
     assert (request.stage, request.settings, request.model_name) == (StageId.H2, BASE, SMALL.name)
     assert request.writes == (stage.setup.root / stage.setup.description.paths.output_dir,)
-    assert request.longest_row_tokens == 600
-    assert request.mean_row_tokens == (39 * 100 + 600) / 40
+    assert request.rows is not None
+    assert (request.rows.longest, request.rows.mean) == (600, (39 * 100 + 600) / 40)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from steph.conduct.stage_run import Run
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
+from steph.plan.answers import RowLengths
 from steph.plan.commands import needed_libraries
 from steph.plan.vram import Forecast
 from steph.record import AnyStage, Attempt, Device, EndedBy, EvalSettings, TrainSettings
@@ -46,8 +47,7 @@ class Request:
     writes: tuple[Path, ...] = ()
     predicted: Forecast | None = None
     purpose: Literal["stage", "deep", "calibrate"] = "stage"
-    longest_row_tokens: int | None = None
-    mean_row_tokens: float | None = None
+    rows: RowLengths | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,9 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
         predicted_peak_bytes=request.predicted.total_bytes if request.predicted else None,
         predicted_low_bytes=request.predicted.low_bytes if request.predicted else None,
         predicted_high_bytes=request.predicted.high_bytes if request.predicted else None,
-        longest_row_tokens=request.longest_row_tokens,
-        mean_row_tokens=request.mean_row_tokens,
+        longest_row_tokens=request.rows.longest if request.rows else None,
+        mean_row_tokens=request.rows.mean if request.rows else None,
+        longest_answer_tokens=request.rows.longest_answer if request.rows else None,
         started_at=now(),
     )
     journal.append(AttemptStarted(at=now(), attempt=attempt))

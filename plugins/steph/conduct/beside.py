@@ -16,6 +16,7 @@ from steph.conduct.course import Course, folder_beside
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.training_files import read_state
+from steph.plan.answers import RowLengths
 from steph.plan.vram import Forecast
 from steph.record import Attempt, ModelChoice, StageId, TrainSettings
 from steph.run.aside import set_aside
@@ -35,7 +36,7 @@ def train_beside(
     label: str,
     flags: tuple[str, ...] = (),
     predicted: Forecast | None = None,
-    longest_row_tokens: int | None = None,
+    rows: RowLengths | None = None,
 ) -> Attempt:
     """Run one such training, `flags` at its command's end; raises one of `CANNOT_RUN` where it can't."""
     course = replace(course, output_dir=folder_beside(course.output_dir, purpose))
@@ -46,7 +47,7 @@ def train_beside(
         argv=(*plain.argv, *flags),
         purpose=purpose,
         predicted=predicted,
-        longest_row_tokens=longest_row_tokens,
+        rows=rows,
     )
 
     def judge(finished: Finished) -> Attempt:

@@ -32,7 +32,7 @@ def _calibrate(course: Course, model: ModelChoice, settings: TrainSettings) -> N
         return course.note_skipped(label, "これより短くできる長さがない")
     if course.run.is_out_of_time:
         return course.note_skipped(label, "H-2の制限時間の残りがない")
-    expectation = expected(course.setup, model, asked)
+    expectation = expected(course.setup, model, asked, rows)
     try:
         train_beside(
             course,
@@ -41,7 +41,7 @@ def _calibrate(course: Course, model: ModelChoice, settings: TrainSettings) -> N
             purpose="calibrate",
             label=label,
             predicted=expectation.likely if expectation else None,
-            longest_row_tokens=rows.longest if rows else None,
+            rows=rows,
         )
     except CANNOT_RUN as error:
         course.note_skipped(label, f"動かせない: {error}")

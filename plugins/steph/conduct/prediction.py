@@ -6,10 +6,11 @@ no GPU is used. A prediction never stops a run by an error of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from steph.conduct.preparation import Setup
 from steph.forecast.measured import shape_of, workload_of
+from steph.plan.answers import RowLengths
 from steph.plan.shapes import ModelShape
 from steph.plan.vram import FitVerdict, Forecast, automatic, leanest, predict
 from steph.plan.vram_terms import ASSUMED_TRAINER
@@ -52,25 +53,25 @@ class Expectation:
 
 
 def expected(
-    setup: Setup, model: ModelChoice, settings: TrainSettings, longest_row_tokens: int | None = None
+    setup: Setup, model: ModelChoice, settings: TrainSettings, rows: RowLengths | None = None
 ) -> Expectation | None:
-    """What a training attempt will need; rows as long as they can be where `longest_row_tokens` is not known."""
+    """What a training attempt will need; rows as long as they can be where they are not known."""
     try:
-        return expected_of_shape(setup, shape_of(model), settings, longest_row_tokens)
+        return expected_of_shape(setup, shape_of(model), settings, rows)
     except ValueError:  # ShapeError too: a shape or module that the model doesn't know
         return None
 
 
 def expected_of_shape(
-    setup: Setup, shape: ModelShape, settings: TrainSettings, longest_row_tokens: int | None = None
+    setup: Setup, shape: ModelShape, settings: TrainSettings, rows: RowLengths | None = None
 ) -> Expectation | None:
     """What training a model of this shape will need, None without a GPU; raises ValueError for an unknown module."""
     card_bytes = usable_bytes(setup)
     if card_bytes is None:
         return None
     work = workload_of(settings, setup.description.trainer or ASSUMED_TRAINER)
-    if longest_row_tokens is not None and work.trainer == "answer":
-        work = replace(work, width=min(work.width, longest_row_tokens))
+    if rows is not None and work.trainer == "answer":
+        work = work.of_rows(rows.longest, rows.longest_answer)
     likely = predict(shape, automatic(shape, work, card_bytes))
     is_binding = setup.description.trainer is not None and not setup.options.no_predict
     return Expectation(likely, predict(shape, leanest(work)), card_bytes, is_binding)

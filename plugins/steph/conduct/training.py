@@ -13,7 +13,7 @@ from steph.conduct.prediction import Expectation, expected, with_prediction, wor
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_training import ANSWERS_KEPT, judge_training
 from steph.judge.verdict import Outcome
-from steph.plan.answers import AnswerLoss
+from steph.plan.answers import AnswerLoss, RowLengths
 from steph.plan.ladder import MoveKind, given_up, ladder_without_4bit, next_move, settings_at
 from steph.plan.settings import Rung
 from steph.record import Attempt, Diagnosis, ModelChoice, Severity, StageId, TrainSettings, Verdict
@@ -58,20 +58,20 @@ class Training:
         meaningless: list[tuple[AnswerLoss, TrainSettings]] = []
         too_large: Expectation | None = None
         while walk is not None:
-            loss = self._answers_lost(walk)
+            rows = self.course.row_lengths(walk.model, walk.settings)
+            loss = rows.lost_at(walk.settings.max_seq_length) if rows else None
             if loss is not None and loss.lost_rows * 2 > loss.rows:
                 meaningless.append((loss, walk.settings))
                 walk = self._skip(walk, loss)
                 continue
-            longest_row_tokens = loss.longest_tokens if loss else None
-            expectation = expected(self.setup, walk.model, walk.settings, longest_row_tokens)
+            expectation = expected(self.setup, walk.model, walk.settings, rows)
             if expectation and self._is_hopeless(expectation, walk.settings, last):
                 walk = self._skip_predicted(walk, expectation, last)
                 too_large = expectation
                 continue
             if self.run.is_out_of_time:
                 return Outcome(Verdict.TIMEOUT, f"{self.stage}の制限時間を使い切った", last.checks if last else ())
-            last = self._attempt(walk, loss, expectation)
+            last = self._attempt(walk, rows, expectation)
             if last.returncode == 0 or last.diagnosis is None:
                 return Outcome.of_attempt(last, self._conditions(walk))
             walk = self._step_down(walk, last.diagnosis)
@@ -95,21 +95,17 @@ class Training:
         )
         return next((walk for walk in rungs if walk.settings == start), replace(top, base=start, ladder=()))
 
-    def _answers_lost(self, walk: Walk) -> AnswerLoss | None:
-        rows = self.course.row_lengths(walk.model, walk.settings)
-        return rows.lost_at(walk.settings.max_seq_length) if rows else None
-
     def _is_hopeless(self, expectation: Expectation, settings: TrainSettings, last: Attempt | None) -> bool:
         gave_up_4bit = self.setup.profile.train.use_4bit and not settings.use_4bit
         return not worth_trying(expectation, last, gave_up_4bit=gave_up_4bit)
 
-    def _attempt(self, walk: Walk, loss: AnswerLoss | None, expectation: Expectation | None) -> Attempt:
+    def _attempt(self, walk: Walk, rows: RowLengths | None, expectation: Expectation | None) -> Attempt:
         request = replace(
             self.course.request(walk.model, walk.settings),
             predicted=expectation.likely if expectation else None,
-            longest_row_tokens=loss.longest_tokens if loss else None,
-            mean_row_tokens=loss.mean_tokens if loss else None,
+            rows=rows,
         )
+        loss = rows.lost_at(walk.settings.max_seq_length) if rows else None
 
         def judge(finished: Finished) -> Attempt:
             evidence = self.course.evidence(finished, walk.model, walk.settings, loss)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steph.forecast.shape_lookup import ShapeError, model_shape
+from steph.plan.answers import RowLengths, row_lengths
 from steph.plan.shapes import TINY, linear_shapes
 from steph.plan.vram import FitVerdict, Forecast, largest_fitting
 from steph.plan.vram_readings import Reading, predict_by
@@ -75,15 +76,13 @@ def asked_workload(
     )
 
 
-def longest_row_tokens(data: str, tokenizer: str | None, model: str) -> int:
-    """Tokens of a training file's longest row, the chat template's included; raises FitError."""
-    from steph.plan.answers import row_lengths
-
+def rows_of(data: str, tokenizer: str | None, model: str) -> RowLengths:
+    """How long a training file's rows and answers are, the chat template included; raises FitError."""
     found = Path(tokenizer) if tokenizer else Path(model).expanduser() / "tokenizer.json"
     if not found.is_file():
         raise FitError(f"--data needs the model's tokenizer: {found} is not there; name one with --tokenizer")
     try:
-        return row_lengths(Path(data), found, "keeps_answer").longest  # the template that a trainer `answer` goes with
+        return row_lengths(Path(data), found, "keeps_answer")  # the template that a trainer `answer` goes with
     except (OSError, ValueError) as error:
         raise FitError(f"--data {data}: {error}") from error
 
@@ -95,15 +94,14 @@ def fit(
     *,
     batches: Sequence[int] = GRID_BATCHES,
     lengths: Sequence[int] = GRID_LENGTHS,
-    longest_row: int | None = None,
+    rows: RowLengths | None = None,
     readings: Sequence[Reading] = (Reading(),),
     basis: str = "",
 ) -> Fit:
     """Forecast every batch size and length; `work` gives the other settings.
 
-    Rows are as long as the length, or where `longest_row` is given and the trainer pads to the longest row only, no
-    longer than that. Micro-batches are not fused. `readings`: how a record's measurements can be
-    read. Raises FitError.
+    Rows are as long as the length and answers direct ones, except where `rows` is given and the trainer pads to the
+    longest row only. Micro-batches are not fused. `readings`: how a record's measurements can be read. Raises FitError.
     """
     try:
         shape = model_shape(model)
@@ -111,9 +109,10 @@ def fit(
         raise FitError(f"--model {error}") from error
 
     def forecast(batch: int, length: int) -> Forecast:
-        pads_to_longest = work.trainer == "answer" and longest_row is not None
-        width = min(length, longest_row) if pads_to_longest and longest_row is not None else length
-        return predict_by(readings, shape, replace(work, batch_size=batch, width=width))
+        point = replace(work, batch_size=batch, width=length)
+        if rows is not None and work.trainer == "answer":
+            point = point.of_rows(rows.longest, rows.longest_answer)
+        return predict_by(readings, shape, point)
 
     points = [(batch, length) for length in lengths for batch in batches]
     try:

@@ -223,7 +223,8 @@ def _point(attempt: Attempt, shape: ModelShape, calibration: Calibration) -> Mea
     context = own - reserved if own is not None and own > reserved and len(peaks) == 1 else None
     asked = workload_of(attempt.settings, calibration.trainer)
     if attempt.longest_row_tokens is not None and not calibration.pads_to_maximum:
-        asked = replace(asked, width=min(asked.width, attempt.longest_row_tokens))
+        answer_tokens = attempt.longest_answer_tokens or asked.label_positions - 1
+        asked = asked.of_rows(attempt.longest_row_tokens, answer_tokens)
     way = min(ways(asked), key=lambda work: abs(allocated_peak_bytes(shape, work) - allocated))
     return MeasuredPoint(shape, way, allocated, reserved, context)
 

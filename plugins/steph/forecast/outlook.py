@@ -14,7 +14,7 @@ from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import Forecast, automatic, largest_fitting, leanest, predict
 from steph.plan.vram_readings import Reading, predict_by
 from steph.plan.vram_tape import play
-from steph.plan.vram_terms import Trainer
+from steph.plan.vram_terms import Trainer, Workload
 from steph.record import Device, Record, StageId, TrainSettings
 from steph.tell import production
 from steph.tell.outlook_values import CardOutlook, Outlook, Prediction
@@ -60,17 +60,19 @@ def _with_cards(outlook: Outlook, record: Record, here: TrainSettings, found: Ca
     points = _points(GRID_BATCHES, GRID_LENGTHS, target, here)
     small_points = _points(GRID_BATCHES, SMALL_GRID_LENGTHS, target, here)
     if usable is not None and not is_there and found.trainer != "answer":
-        outlook = replace(outlook, lean=_card(target, "answer", small_points, usable, found.readings_for("answer")))
+        lean = _work(target, "answer", record)
+        outlook = replace(outlook, lean=_card(lean, small_points, usable, found.readings_for("answer")))
     if not found.carries_over:
         return replace(outlook, unpredicted=NO_FORMULA)
+    work = _work(target, found.trainer, record)
     if usable is None or not is_there:
-        there = _card(target, found.trainer, points, ASSUMED_CARD_BYTES, found.readings, is_assumed=True)
+        there = _card(work, points, ASSUMED_CARD_BYTES, found.readings, is_assumed=True)
     else:
-        there = _card(target, found.trainer, points, usable, found.readings)
+        there = _card(work, points, usable, found.readings)
     outlook = replace(outlook, there=there)
     if usable is None or is_there:
         return outlook
-    return replace(outlook, here=_card(target, found.trainer, small_points, usable, found.readings))
+    return replace(outlook, here=_card(work, small_points, usable, found.readings))
 
 
 def play_ahead(trainer: Trainer, settings: TrainSettings) -> None:
@@ -79,6 +81,13 @@ def play_ahead(trainer: Trainer, settings: TrainSettings) -> None:
     least = leanest(workload_of(target, trainer))
     for batch, length in _points(GRID_BATCHES, SMALL_GRID_LENGTHS, target, settings):
         play(BUILT_IN[production.PRODUCTION_MODEL], replace(least, batch_size=batch, width=length))
+
+
+def _work(target: TrainSettings, trainer: Trainer, record: Record) -> Workload:
+    """The production run in the least memory, its answers as long as those that H-2 was trained on."""
+    least, trained = leanest(workload_of(target, trainer)), record.stages[StageId.H2].last_attempt
+    answer_tokens = trained.longest_answer_tokens if trained else None
+    return least if answer_tokens is None else replace(least, label_positions=answer_tokens + 1)
 
 
 def is_production_card(device: Device) -> bool:
@@ -93,15 +102,14 @@ def _points(batches: Iterable[int], lengths: Iterable[int], *also: TrainSettings
 
 
 def _card(
-    target: TrainSettings,
-    trainer: Trainer,
+    least: Workload,
     points: tuple[tuple[int, int], ...],
     card_bytes: int,
     readings: tuple[Reading, ...],
     *,
     is_assumed: bool = False,
 ) -> CardOutlook:
-    shape, least = BUILT_IN[production.PRODUCTION_MODEL], leanest(workload_of(target, trainer))
+    shape = BUILT_IN[production.PRODUCTION_MODEL]
     forecasts = {
         (batch, length): predict_by(readings, shape, replace(least, batch_size=batch, width=length))
         for batch, length in points

@@ -19,20 +19,19 @@ Truncation = Literal["right", "keeps_answer"]
 # <|im_start|>user\n, <|im_end|>\n<|im_start|>assistant\n and the closing <|im_end|>, less the "\n" that is counted
 # between input and output: 3 + 5 + 1 - 1, measured with the Qwen tokenizer; a system message comes on top
 CHATML_OVERHEAD_TOKENS = 8
+CHATML_CLOSING_TOKENS = 2  # <|im_end|>\n: learnt with the answer
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerLoss:
-    """What one length does to a training file; lengths in tokens, the template's overhead included.
+    """What one length does to a training file.
 
-    `lost_rows`: rows whose last answer token is cut off.
-    `longest_tokens`: the longest row's length; `fitting_seq_length` is the shortest length that loses no answer.
+    `lost_rows`: rows whose last answer token is cut off. `fitting_seq_length`: the shortest length in tokens, the
+    template's overhead included, that loses no answer.
     """
 
     rows: int
     lost_rows: int
-    longest_tokens: int
-    mean_tokens: float
     fitting_seq_length: int
 
 
@@ -48,16 +47,23 @@ class RowTokens:
 class RowLengths:
     """Tokens of the rows that are trained on, in file order, the template's overhead included; never empty.
 
-    `whole`: each row's. `needed`: what a length must leave of each, so that its answer is not lost.
+    `whole`: each row's. `needed`: what a length must leave of each, so that its answer is not lost. `answers`: what is
+    learnt of each where the loss is taken of answers alone.
     """
 
     whole: tuple[int, ...]
     needed: tuple[int, ...]
+    answers: tuple[int, ...]
 
     @property
     def longest(self) -> int:
         """The longest row."""
         return max(self.whole)
+
+    @property
+    def longest_answer(self) -> int:
+        """The longest answer with what closes it."""
+        return max(self.answers)
 
     @property
     def middle(self) -> int:
@@ -78,8 +84,6 @@ class RowLengths:
         return AnswerLoss(
             rows=len(self.whole),
             lost_rows=sum(length > max_seq_length for length in self.needed),
-            longest_tokens=self.longest,
-            mean_tokens=self.mean,
             fitting_seq_length=max(self.needed),
         )
 
@@ -107,19 +111,8 @@ def row_lengths(
         overhead_tokens = 0 if truncation == "right" else CHATML_OVERHEAD_TOKENS
     rows = row_tokens(train_file, tokenizer_json)[:first_rows]
     whole = tuple(overhead_tokens + row.text for row in rows)
-    return RowLengths(whole, whole if truncation == "right" else tuple(overhead_tokens + row.output for row in rows))
-
-
-def count_lost_answers(
-    train_file: Path,
-    tokenizer_json: Path,
-    max_seq_length: int,
-    truncation: Truncation,
-    overhead_tokens: int | None = None,
-    first_rows: int | None = None,
-) -> AnswerLoss:
-    """Count the rows that lose their answer at `max_seq_length`; the rest is as for `row_lengths`."""
-    return row_lengths(train_file, tokenizer_json, truncation, overhead_tokens, first_rows).lost_at(max_seq_length)
+    needed = whole if truncation == "right" else tuple(overhead_tokens + row.output for row in rows)
+    return RowLengths(whole, needed, tuple(row.output + CHATML_CLOSING_TOKENS for row in rows))
 
 
 def row_tokens(train_file: Path, tokenizer_json: Path) -> tuple[RowTokens, ...]:

@@ -7,6 +7,7 @@ transformers' decoder layers under torch's autograd, with or without recompute (
 from __future__ import annotations
 
 from steph.plan.shapes import ModelShape
+from steph.plan.vram_activations import logits_bytes
 from steph.plan.vram_allocator import Block, CachingAllocator
 from steph.plan.vram_projections import AUTOGRAD, Kept, Projections
 from steph.plan.vram_terms import SINGLE, Workload
@@ -150,14 +151,12 @@ class MicroBatches(Projections):
 
     def _head(self) -> Block:
         """Last norm, logits and loss, and back to the last layer's output."""
-        work = self._work
-        positions = work.rows * work.label_positions if self._is_answer else work.tokens
-        logits_bytes = SINGLE * positions * self._shape.vocab_size
+        size = logits_bytes(self._shape, self._work)
         normed = self._norm(self._hidden, None, "")
-        halves = [] if self._is_single else [self._new(logits_bytes / 2)]
-        logits, losses = self._new(logits_bytes), self._new(logits_bytes)
+        halves = [] if self._is_single else [self._new(size / 2)]
+        logits, losses = self._new(size), self._new(size)
         self._free(logits, normed, *halves)
-        of_losses, of_logits = self._new(logits_bytes), self._new(logits_bytes)
+        of_losses, of_logits = self._new(size), self._new(size)
         self._free(of_losses, losses)
         gradient = self._numbers(self._hidden)
         self._multiplies(AUTOGRAD)

@@ -8,7 +8,7 @@ PEFT and bitsandbytes allocate follows from their code, and counting every tenso
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -40,7 +40,7 @@ class Workload:
 
     `batch_size` is the rows of one micro-batch, `width` their tokens, `gradient_accumulation_steps` the micro-batches
     of an optimizer step, of which `fused_micro_batches` go through the model as one. `label_positions`: logits of one
-    row that the `answer` trainer computes; a direct answer has three labels or less, and one more is kept.
+    row that the `answer` trainer computes; a direct answer has three labels, and the position before them is kept.
     """
 
     trainer: Trainer
@@ -56,6 +56,11 @@ class Workload:
     optimizer: str = "adamw_torch"
     fused_micro_batches: int = 1
     label_positions: int = 4
+
+    def of_rows(self, longest_tokens: int, longest_answer_tokens: int) -> Workload:
+        """The same with the real rows of the `answer` trainer, which pads to the longest and learns the answers."""
+        width = min(self.width, longest_tokens)
+        return replace(self, width=width, label_positions=min(width, longest_answer_tokens + 1))
 
     @property
     def rows(self) -> int:
