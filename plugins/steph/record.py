@@ -161,6 +161,7 @@ class EvalOutcome(Value):
     lora_path: str | None = None
     key_lines: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    answering_seconds: float | None = None  # of all questions together, without loading; None: not recorded
     with_adapter: AnswerComparison | None = None  # of an evaluation without one: what H-3's adapter changes
 
 

@@ -169,6 +169,14 @@ def _advice_of(record: Record, outlook: Outlook) -> str:
     return {part.id: part.text for part in parts(record, outlook=outlook)}["advice"]
 
 
+def _at_production_length() -> Record:
+    record = factory.green_acceptance()
+    last = record.stages[StageId.H2].attempts[-1]
+    assert last.settings is not None
+    longer = last.model_copy(update={"settings": last.settings.model_copy(update={"max_seq_length": 1024})})
+    return with_stage(record, StageId.H2, attempts=(longer,))
+
+
 def test_a_prediction_is_shown_with_interval_and_grid() -> None:
     """Given predictions, the target's peak, its headroom, the largest that fits and the whole grid are in the page."""
     grid = {
@@ -183,6 +191,9 @@ def test_a_prediction_is_shown_with_interval_and_grid() -> None:
     assert "| モデルだけ変える | `512/b2` |" in made
     assert "| 確実に載る最大(下の表の中で) | `1024/b2` |" in made
     assert "❌ 載らない 21.00 GiB" in made
+    same = _advice_of(_at_production_length(), _outlook(there))
+    assert "変更後の設定" in same
+    assert "モデルだけ変える" not in same
 
 
 def test_the_rented_card_is_an_assumption_until_it_is_measured() -> None:
@@ -265,6 +276,35 @@ def test_time_counts_the_production_rows_tokens(trainer: str, tokens_per_row: fl
     ratio = production.PRODUCTION_PARAMETERS / 1_836_828_672
     assert time.training_seconds == pytest.approx(140 * 3 * tokens_per_row / 426.0 * ratio)
     assert f"426 tokens/s、1 行 {tokens_per_row:,.0f} トークン" in render(record)
+
+
+@pytest.mark.parametrize(
+    ("answering", "processes", "seconds", "words"),
+    [
+        (None, 1, 140 * 40 / 3, "読み込みも含む 1 問の時間から"),
+        (None, 2, 140 * 2 * 40 / 3, "読み込みも含む 1 問の時間から"),
+        (4.5, 1, 35.5 + 140 * 1.5, "読み込み 35.5 秒と 1 問 1.50 秒"),
+        (4.5, 2, 37.75 + 140 * 1.5, "読み込み 37.8 秒と 1 問 1.50 秒"),
+    ],
+)
+def test_loading_is_counted_once_where_the_questions_have_times_of_their_own(
+    answering: float | None, processes: int, seconds: float, words: str
+) -> None:
+    """Three questions in 40 s: 140 times a third of it, or the loading once and 140 times a question's own time."""
+    record = factory.green_acceptance()
+    last = record.stages[StageId.H3].attempts[-1]
+    assert last.evaluation is not None
+    assert last.settings is not None
+    changes = {
+        "seconds": 40.0,
+        "evaluation": last.evaluation.changed(answering_seconds=answering),
+        "settings": last.settings.changed(num_processes=processes),
+    }
+    record = with_stage(record, StageId.H3, attempts=(last.model_copy(update=changes),))
+    time = advise(record).time
+    assert time is not None
+    assert time.evaluation_seconds == pytest.approx(seconds * production.PRODUCTION_PARAMETERS / 1_836_828_672)
+    assert words in render(record)
 
 
 def test_a_cpu_rehearsal_gives_no_time_and_no_go() -> None:

@@ -50,6 +50,23 @@ def test_the_outcome_carries_what_was_printed_and_written(sound: EvalEvidence) -
     assert [artifact.path for artifact in artifacts] == [outcome.output_path] == [OUTPUT]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "answering"),
+    [((0.5, 1, 2.5), 4.0), ((0.5, None, 2.5), None), ((0.5, -1, 2.5), None), ((1, "2", 3), None)],
+)
+def test_the_time_of_answering_is_known_where_every_question_has_one(
+    sound: EvalEvidence, seconds: tuple[object, ...], answering: float | None
+) -> None:
+    """The questions' own seconds add up; one without a time, or with garbage, and the sum would be of fewer."""
+
+    def timed(content: dict[str, object]) -> object:
+        rows = content["results"]
+        assert isinstance(rows, list)
+        return content | {"results": [row | {"seconds": one} for row, one in zip(rows, seconds, strict=True)]}
+
+    assert judge_evaluation(rewritten(sound, timed))[0].answering_seconds == answering
+
+
 def test_without_a_named_file_the_newest_match_is_taken(tmp_path: Path) -> None:
     """A dated file of this attempt beats an old file at the asked path, and an old dated one."""
     started_unix = time.time() - 100

@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from steph.conduct.beside import CANNOT_RUN, behind_the_verdict, train_beside
+from steph.conduct.calibrate import LENGTH_STEP
 from steph.conduct.course import Course, half_precision_of
 from steph.judge.checks_deep import deep_runs_check, four_bit_check, loss_flag_check, padding_check
+from steph.plan.answers import RowLengths
 from steph.record import Attempt, Check, ModelChoice, StageId, TrainSettings
 from steph.run.events import ChecksAdded
 from steph.run.journal import now
 
 LOSS_FLAG, NO_LOSS_FLAG = "--loss-on-output-only", "--no-loss-on-output-only"
 PADDING_STEPS = 5  # the first is warm-up
+TEMPLATE_ROOM_TOKENS = 64
 
 
 def deep(course: Course, model: ModelChoice, settings: TrainSettings) -> None:
@@ -66,12 +69,14 @@ class _DeepRuns:
         return four_bit_check(with_4bit, without, ran_out=ran_out)
 
     def padding(self) -> Check:
-        """Trap 11."""
-        length = self.settings.max_seq_length
-        short, long = (
-            self._attempt(self._steps(PADDING_STEPS).changed(max_seq_length=asked)) for asked in (length, 2 * length)
-        )
-        return padding_check(short, long, length, self._row_growth(length))
+        """Trap 11, at a length that cuts no row."""
+        steps = self._steps(PADDING_STEPS)
+        rows = self.course.row_lengths(self.model, steps)
+        length = max(steps.max_seq_length, uncut_length(rows)) if rows else steps.max_seq_length
+        short = self._attempt(steps.changed(max_seq_length=length))
+        long = self._attempt(steps.changed(max_seq_length=2 * length), may_run_out=short is not None)
+        ran_out = long is not None and long.ran_out_of_memory
+        return padding_check(short, long, length, rows_fit=rows is not None, ran_out=ran_out)
 
     @cached_property
     def _base(self) -> Attempt | None:
@@ -101,9 +106,10 @@ class _DeepRuns:
         self.trouble.append(f"{label}(原因: {cause})")
         return None
 
-    def _row_growth(self, seq_length: int) -> float | None:
-        rows = self.course.row_lengths(self.model, self._steps(PADDING_STEPS))
-        return rows.tokens_at(2 * seq_length) / rows.tokens_at(seq_length) if rows else None
+
+def uncut_length(rows: RowLengths) -> int:
+    """A length that no row reaches, with room for a template that can't be seen from outside."""
+    return (rows.longest + TEMPLATE_ROOM_TOKENS) // LENGTH_STEP * LENGTH_STEP
 
 
 def _loss(attempt: Attempt | None) -> float | None:

@@ -13,7 +13,8 @@ from steph.units import GIB
 SAME_LOSS = 1e-4  # relative: the Trainer of transformers 4 logs a loss with four digits
 LEAST_SAVING = 0.05  # of the peak without 4-bit; NVML's peaks of two equal runs differ by less
 MEASURABLE_STEP_SECONDS = 0.01  # below this a line's arrival says more about the pipe than about the step
-TELLING_GROWTH = 1.5  # where the rows themselves grow more than this, padding can't be told from them
+MOST_PADDING = 0.05  # of the peak: the same rows of the same seed take the same memory
+SLOWER_BY_PADDING = 1.5  # half of what twice the tokens cost at most
 
 LOSS_FLAG_WORKS = CheckKind(
     "loss_flag_works",
@@ -40,7 +41,7 @@ NO_MAX_PADDING = CheckKind(
     "H-2",
     INFO,
     "行を最大長までパディングしていない",
-    "長さ S と 2S の 5 ステップの試行のステップ時間と、行のトークン数",
+    "どの行も収まる長さ S と 2S の 5 ステップの試行のピーク（torch の確保）、なければステップ時間",
     trap=11,
     optional=True,
     note="--steph-deep のみ",
@@ -83,26 +84,28 @@ def four_bit_check(with_4bit: Attempt | None, without_4bit: Attempt | None, *, r
 
 
 def padding_check(
-    short: Attempt | None, long: Attempt | None, seq_length: int, row_growth: float | None = None
+    short: Attempt | None, long: Attempt | None, seq_length: int, *, rows_fit: bool, ran_out: bool = False
 ) -> Check:
-    """Trap 11: at twice the length a step must not take twice the time where the rows are short.
+    """Trap 11: rows that fit `seq_length` take no more memory or time at twice the length, unless they are padded.
 
-    `row_growth`: how much longer the rows become when they are cut at twice `seq_length`, 1 where none was cut; None:
-    unknown, taken as 1.
+    `rows_fit`: whether they are known to; else time alone tells, and that the rows are short is assumed. `ran_out`: the
+    longer one took more memory than there is.
     """
-    growth = 1.0 if row_growth is None else row_growth
+    asked = f"max-seq-length {seq_length} → {2 * seq_length}"
+    if ran_out and rows_fit:
+        return NO_MAX_PADDING.check(False, f"{asked}: 行はどれも収まるのに、長い方だけ CUDA OOM になる。")
+    peaks = _torch_peak(short), _torch_peak(long)
+    if rows_fit and peaks[0] and peaks[1]:
+        holds = peaks[1] < peaks[0] * (1 + MOST_PADDING)
+        shown = f"{peaks[0] / GIB:.2f} → {peaks[1] / GIB:.2f} GiB"
+        return NO_MAX_PADDING.check(holds, f"{asked}: 行はどれも収まり、メモリのピークは {shown}。")
     times = _step_seconds(short), _step_seconds(long)
     if times[0] is None or times[1] is None:
         return NO_MAX_PADDING.check(None, "長さを変えた 2 つの試行でステップ時間を測れない。")
-    if growth > TELLING_GROWTH:
-        return NO_MAX_PADDING.check(None, f"行そのものが {growth:.2f} 倍に伸び、パディングと区別できない。")
     ratio = times[1] / times[0]
-    peaks = peaks_bytes(short, long)
-    memory = f"、メモリのピーク {peaks[0] / GIB:.2f} → {peaks[1] / GIB:.2f} GiB" if peaks else ""
     return NO_MAX_PADDING.check(
-        ratio < (growth + 2) / 2,
-        f"max-seq-length {seq_length} → {2 * seq_length}: 1 ステップ {times[0]:.3f} → {times[1]:.3f} 秒"
-        f"({ratio:.2f} 倍、行の長さは {growth:.2f} 倍){memory}。",
+        ratio < SLOWER_BY_PADDING,
+        f"{asked}: 1 ステップ {times[0]:.3f} → {times[1]:.3f} 秒（{ratio:.2f} 倍）。",
     )
 
 
@@ -123,8 +126,9 @@ def peaks_bytes(one: Attempt | None, other: Attempt | None) -> tuple[int, int] |
     return None
 
 
-def _torch_peak(attempt: Attempt) -> int | None:
-    return max((probe.peak_allocated_bytes or 0 for probe in attempt.probes), default=0) or None
+def _torch_peak(attempt: Attempt | None) -> int | None:
+    probes = attempt.probes if attempt else ()
+    return max((probe.peak_allocated_bytes or 0 for probe in probes), default=0) or None
 
 
 def _step_seconds(attempt: Attempt | None) -> float | None:

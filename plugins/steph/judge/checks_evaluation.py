@@ -13,7 +13,7 @@ from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, CheckKind, bounded
 from steph.judge.lines import EvalLines, adapter_trouble_in, parse_evaluation
 from steph.judge.names import names_model
-from steph.judge.results import Results, ResultsFile, find_results
+from steph.judge.results import Results, ResultsFile, Row, find_results
 from steph.record import Artifact, Check, EvalOutcome
 
 MAX_ANSWERS = 1000
@@ -81,8 +81,14 @@ def _outcome(evidence: EvalEvidence, lines: EvalLines, file: ResultsFile) -> Eva
         lora_path=_short(lines.lora_path),
         key_lines=tuple(bounded(line) for line in lines.key_lines),
         answers=tuple(row.predicted_answer for row in results.results[:MAX_ANSWERS]) if results else (),
+        answering_seconds=_answering_seconds(results.results) if results else None,
         with_adapter=compared(results.results, evidence.beside) if results and evidence.lora_path is None else None,
     )
+
+
+def _answering_seconds(rows: tuple[Row, ...]) -> float | None:
+    own = [row.own_seconds for row in rows if row.own_seconds is not None]
+    return sum(own) if len(own) == len(rows) else None
 
 
 def _accuracy(lines: EvalLines, results: Results | None) -> float | None:

@@ -13,7 +13,6 @@ from steph.record import Check, Severity
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
 TELLING_CHARS = 20  # shorter responses to different questions may well be the same
 DIRECT_SECONDS, COT_SECONDS = 30.0, 90.0  # per question, generation alone
-MOST_SECONDS = 1e9
 LOADING_SECONDS = 120.0  # what starting Python and loading a model may take of a whole run
 
 RESPONSES_BOUNDED = CheckKind(
@@ -238,7 +237,7 @@ def _letters_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
 
 def _speed_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, seconds: float | None) -> Check:
     limit = COT_SECONDS if cot else DIRECT_SECONDS
-    own = [row.seconds for row in rows if isinstance(row.seconds, int | float) and 0 <= row.seconds < MOST_SECONDS]
+    own = [row.own_seconds for row in rows if row.own_seconds is not None]
     if len(own) == len(rows):
         message = f"1 問あたり最長 {max(own):.1f} 秒（目安 {limit:.0f} 秒）。"
         return ANSWERS_FAST.check(max(own) <= limit, message, rehearsal=rehearsal)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from steph.judge.artifacts import UnreadableError, is_fresh, read_json
 
+MOST_SECONDS = 1e9
 _DATED = r"\d{8}-\d{4}(?:\d{2})?_"
 
 
@@ -56,6 +57,13 @@ class Row(_Part):
     prompt: object = None
     retrieved_docs_count: object = None
     new_tokens: object = None
+
+    @property
+    def own_seconds(self) -> float | None:
+        """The seconds that it took; None where what is written is no such time."""
+        if isinstance(self.seconds, int | float) and 0 <= self.seconds < MOST_SECONDS:
+            return float(self.seconds)
+        return None
 
 
 class Results(_Part):

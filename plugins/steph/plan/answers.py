@@ -75,10 +75,6 @@ class RowLengths:
         """The average row."""
         return fmean(self.whole)
 
-    def tokens_at(self, max_seq_length: int) -> int:
-        """All rows together, each cut to this length."""
-        return sum(min(length, max_seq_length) for length in self.whole)
-
     def lost_at(self, max_seq_length: int) -> AnswerLoss:
         """What cutting to this length does to the answers."""
         return AnswerLoss(

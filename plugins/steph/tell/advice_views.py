@@ -8,7 +8,7 @@ from __future__ import annotations
 from steph.tell import wording
 from steph.tell.advice import Advice
 from steph.tell.markdown import Markdown, code, inline, table
-from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL, TimeEstimate
+from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL, Answering, TimeEstimate
 
 
 def go_sentence(advice: Advice) -> str:
@@ -64,9 +64,15 @@ def time_words(advice: Advice) -> Markdown:
         )
     if time.evaluation_seconds is not None:
         seconds = wording.about_duration(time.evaluation_seconds)
-        lines.append(f"- 全問の評価: {seconds}(読み込みも含む 1 問の時間から。多めに出ます)")
+        lines.append(f"- 全問の評価: {seconds}({_answering(time.answering_here)})")
     lines.append(f"\n**注意**: {_time_caveat(advice)}")
     return Markdown("\n".join(lines))
+
+
+def _answering(here: Answering | None) -> str:
+    if here is None or not here.loading_seconds:
+        return "読み込みも含む 1 問の時間から。多めに出ます"
+    return f"このカードでの読み込み {here.loading_seconds:.1f} 秒と 1 問 {here.seconds_per_question:.2f} 秒、同じ比から"
 
 
 def _speed(time: TimeEstimate) -> str:

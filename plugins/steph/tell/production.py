@@ -44,6 +44,18 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Answering:
+    """An evaluation's time on one card: a question's, and that of imports and loading, 0 where it is in the former."""
+
+    loading_seconds: float
+    seconds_per_question: float
+
+    def seconds_for(self, questions: int) -> float:
+        """So many questions in one go."""
+        return self.loading_seconds + self.seconds_per_question * questions
+
+
+@dataclass(frozen=True)
 class TimeEstimate:
     """Durations of the production run at this card's speed, scaled by the parameter count alone.
 
@@ -56,6 +68,7 @@ class TimeEstimate:
     tokens_per_second_here: float | None
     parameter_ratio: float
     tokens_per_row: float | None = None
+    answering_here: Answering | None = None
 
 
 def target_settings(here: TrainSettings) -> TrainSettings:
@@ -230,16 +243,26 @@ def time_estimate(record: Record, target: TrainSettings) -> TimeEstimate | None:
     if record.context.environment.device is None or choice is None or not choice.parameters:
         return None
     ratio = PRODUCTION_PARAMETERS / choice.parameters
-    trained, evaluation = record.stages[StageId.H2].last_attempt, h3.last_attempt
+    trained = record.stages[StageId.H2].last_attempt
     rate, tokens_per_row = _rate_and_row(record, trained, target)
     seconds_per_row = tokens_per_row / rate if rate and tokens_per_row else _seconds_per_row(record, trained, target)
     rows = _rows_to_train(record) * target.num_epochs
     training_seconds = None if seconds_per_row is None else seconds_per_row * rows * ratio
-    evaluation_seconds = None
-    if evaluation and evaluation.seconds and evaluation.evaluation and evaluation.evaluation.total:
-        cards = evaluation.settings.num_processes if evaluation.settings else 1
-        evaluation_seconds = cards * evaluation.seconds / evaluation.evaluation.total * _questions(record) * ratio
-    return TimeEstimate(training_seconds, evaluation_seconds, rate, ratio, tokens_per_row)
+    answering = _answering(h3.last_attempt)
+    evaluation_seconds = answering.seconds_for(_questions(record)) * ratio if answering else None
+    return TimeEstimate(training_seconds, evaluation_seconds, rate, ratio, tokens_per_row, answering)
+
+
+def _answering(evaluation: Attempt | None) -> Answering | None:
+    """How long the evaluation took a question; all of its time where the questions have no time of their own."""
+    found = evaluation.evaluation if evaluation else None
+    if not evaluation or not evaluation.seconds or not found or not found.total:
+        return None
+    cards = evaluation.settings.num_processes if evaluation.settings else 1
+    if not found.answering_seconds:
+        return Answering(0.0, cards * evaluation.seconds / found.total)
+    loading_seconds = max(0.0, evaluation.seconds - found.answering_seconds / cards)
+    return Answering(loading_seconds, found.answering_seconds / found.total)
 
 
 def _rate_and_row(
