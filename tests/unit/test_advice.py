@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import record_factory as factory
 from steph.record import Cause, Diagnosis, EvalSettings, Record, StageId, TrainSettings, Verdict
-from steph.tell import production
+from steph.tell import production, wording
 from steph.tell.advice import Reach, advise
 from steph.tell.advice_views import go_sentence
 from steph.tell.outlook_values import CardOutlook, Outlook, Prediction
@@ -223,6 +223,21 @@ def test_it_is_said_plainly_that_the_production_model_fits_here_too() -> None:
     tight = _outlook(there, here=_card("too_close", 9, is_assumed=False))
     assert "載るとは言えません" in _advice_of(record, tight)
     assert "このカード" not in go_sentence(advise(record, tight))
+
+
+def test_what_was_trained_here_is_said_to_have_been_trained() -> None:
+    """A record of the production model, or of a twin in its shape, is proof and no prediction."""
+    record = _without_findings(factory.green_acceptance())
+    model = record.stages[StageId.H1].model
+    assert model is not None
+    eight = model.model_copy(update={"parameters": production.PRODUCTION_PARAMETERS})
+    fits = _outlook(_card("fits", 19), here=_card("fits", 9, is_assumed=False))
+    record = with_stage(record, StageId.H1, model=eight)
+    text = _advice_of(record, fits)
+    peak = wording.gib(record.stages[StageId.H2].attempts[-1].peak_own_bytes)
+    assert f"で実際に完走しました(`512/b2/4bit`、VRAM ピーク {peak})。**" in text
+    assert "にも載る予測です" not in text
+    assert "このカードで完走しました" in go_sentence(advise(record, fits))
 
 
 def test_a_wasteful_trainer_is_told_what_a_lean_one_would_need() -> None:

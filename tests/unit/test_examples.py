@@ -32,5 +32,5 @@ def test_an_example_is_its_records_report(folder: Path) -> None:
 
 
 def test_there_are_examples() -> None:
-    """A green run and one with an OOM walked down."""
-    assert [folder.name for folder in FOLDERS] == ["emulated-rtx3080", "oom-walked-down"]
+    """A green run, one with an OOM walked down, and the production model on a small card."""
+    assert [folder.name for folder in FOLDERS] == ["emulated-rtx3080", "oom-walked-down", "qwen3-8b-on-10gb"]

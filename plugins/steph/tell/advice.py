@@ -39,7 +39,10 @@ class Reach(StrEnum):
 
 @dataclass(frozen=True)
 class Advice:
-    """H-4 as values; `blockers` is empty exactly where it advises."""
+    """H-4 as values; `blockers` is empty exactly where it advises.
+
+    `trained_here`: H-2's training where it was of the production model, or of a twin in its shape.
+    """
 
     is_rehearsal: bool
     card: str
@@ -57,6 +60,7 @@ class Advice:
     target: TrainSettings | None = None
     train_command: tuple[str, ...] = ()
     eval_command: tuple[str, ...] = ()
+    trained_here: Attempt | None = None
     outlook: Outlook | None = None
     time: production.TimeEstimate | None = None
 
@@ -118,6 +122,7 @@ def _with_settings(found: Advice, record: Record, settings: TrainSettings, evalu
         target=target,
         train_command=production.train_argv(record, target),
         eval_command=production.eval_argv(record),
+        trained_here=record.stages[StageId.H2].last_attempt if production.is_production_model(record.model) else None,
         time=production.time_estimate(record, target),
     )
 

@@ -37,6 +37,8 @@ def _memory_sentence(advice: Advice) -> str:
         return f"ただし変更後の設定は{word}予測です。"
     here, wanted = advice.outlook.here, (advice.target.batch_size, advice.target.max_seq_length)
     fits_here = here is not None and here.grid[wanted].verdict == "fits"
+    if advice.trained_here:
+        return f"{PRODUCTION_MODEL} の形の学習が、このカードで完走しました。"
     return f"{PRODUCTION_MODEL} の学習は、このカードにも載る予測です。" if fits_here else ""
 
 

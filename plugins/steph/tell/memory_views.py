@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steph.plan.vram_readings import Reading
-from steph.record import Candidate, StageResult
+from steph.record import Attempt, Candidate, StageResult
 from steph.tell import wording
 from steph.tell.advice import Advice
 from steph.tell.markdown import Markdown, code, inline, joined, prose, table
@@ -175,6 +175,8 @@ def here_words(advice: Advice) -> Markdown:
     own = _fit_words(outlook.here, wanted)
     if own:
         headline = _bold(f"{PRODUCTION_MODEL} の学習は、{card}にも載る予測です。")
+        if advice.trained_here:
+            headline = _bold(f"{PRODUCTION_MODEL} の形の学習が、{card}で{_proof(advice.trained_here)}。")
         return Markdown("\n".join([headline, "", *own, *_how(outlook)]))
     peak = f"変更後の設定で {_peak_words(outlook.here.grid[wanted])}" if outlook.here else "未予測"
     refused = f"このパイプラインの学習のしかたで {PRODUCTION_MODEL} が{card}に載るとは言えません({peak})。"
@@ -184,6 +186,11 @@ def here_words(advice: Advice) -> Markdown:
     better = _bold('無駄を省いた学習(付属の参照パイプライン、`trainer = "answer"`)なら、ここにも載る予測です。')
     why = _item("埋め込みと出力層を fp32 に変えず、logits は答えの位置だけ計算し、行は必要な長さだけにします。")
     return Markdown("\n".join([f"{inline(refused)}{better}", "", *lean, why]))
+
+
+def _proof(trained: Attempt) -> str:
+    peak = f"、VRAM ピーク {wording.gib(trained.peak_own_bytes)}" if trained.peak_own_bytes else ""
+    return f"実際に完走しました(`{trained.label}`{peak})"
 
 
 def _bold(text: str) -> Markdown:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steph.plan.commands import without_launcher
-from steph.record import Attempt, EvalSettings, Record, StageId, StageResult, TrainOutcome, TrainSettings
+from steph.record import Attempt, EvalSettings, ModelChoice, Record, StageId, StageResult, TrainOutcome, TrainSettings
 from steph.tell import wording
 
 PRODUCTION_MODEL = "Qwen/Qwen3-8B"
@@ -69,6 +69,11 @@ class TimeEstimate:
     parameter_ratio: float
     tokens_per_row: float | None = None
     answering_here: Answering | None = None
+
+
+def is_production_model(choice: ModelChoice | None) -> bool:
+    """Whether this is the production model, or a twin in its shape."""
+    return choice is not None and choice.parameters == PRODUCTION_PARAMETERS
 
 
 def target_settings(here: TrainSettings) -> TrainSettings:
