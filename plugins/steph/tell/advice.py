@@ -23,6 +23,7 @@ from steph.record import (
     TrainSettings,
 )
 from steph.tell import production, summary, wording
+from steph.tell.durations import TimeEstimate, time_estimate
 from steph.tell.outlook_values import Outlook, Prediction
 
 
@@ -62,7 +63,7 @@ class Advice:
     eval_command: tuple[str, ...] = ()
     trained_here: Attempt | None = None
     outlook: Outlook | None = None
-    time: production.TimeEstimate | None = None
+    time: TimeEstimate | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -123,7 +124,7 @@ def _with_settings(found: Advice, record: Record, settings: TrainSettings, evalu
         train_command=production.train_argv(record, target),
         eval_command=production.eval_argv(record),
         trained_here=record.stages[StageId.H2].last_attempt if production.is_production_model(record.model) else None,
-        time=production.time_estimate(record, target),
+        time=time_estimate(record, target),
     )
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from steph.tell import wording
 from steph.tell.advice import Advice
+from steph.tell.durations import Answering, TimeEstimate
 from steph.tell.markdown import Markdown, code, inline, table
-from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL, Answering, TimeEstimate
+from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
 
 
 def go_sentence(advice: Advice) -> str:
