@@ -55,7 +55,7 @@ def test_every_cause_has_a_sample() -> None:
     assert {row[1] for row in OWN} == {cause.value for cause in Cause}
 
 
-@pytest.mark.skipif(SHARED is None, reason="STEPH_TEST_DATA is not set: the development samples are not here")
+@pytest.mark.skipif(not SHARED, reason="STEPH_TEST_DATA is not set: the development samples are not here")
 @pytest.mark.parametrize("status", [None, 1])
 def test_development_samples(status: int | None) -> None:
     """All labelled development samples are right, with and without a failing exit status."""

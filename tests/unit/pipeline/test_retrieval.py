@@ -284,7 +284,7 @@ def test_a_question_set_without_statute_text_gives_no_index(run_script: RunScrip
 def real_questions() -> list[Question]:
     """The 140 real questions."""
     folder = os.environ.get("STEPH_TEST_DATA")
-    if folder is None:
+    if not folder:
         pytest.skip("STEPH_TEST_DATA is not set: no real question set")
     return load_questions(Path(folder) / "lawqa_jp/data/selection.json", "--data")
 
