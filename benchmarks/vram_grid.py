@@ -27,7 +27,7 @@ from typing import IO, Any
 from steph.plan.vram_constants import MEASURED
 from steph.record import Device
 from steph.run import telemetry
-from steph.run.visible import merge_alloc_conf
+from steph.run.visible import capped_alloc_conf
 from steph.units import GIB
 
 from benchmarks.inputs import REPOSITORY, full_rows, make_twin
@@ -134,7 +134,7 @@ class Grid:
             found["CUDA_VISIBLE_DEVICES"] = card.uuid
         if point.allowed_gib is not None and self._total_bytes is not None:
             fraction = point.allowed_gib * GIB / self._total_bytes
-            found["PYTORCH_CUDA_ALLOC_CONF"] = merge_alloc_conf(None, fraction)
+            found |= capped_alloc_conf(found, fraction)
         return found
 
     def _flags(self, point: Point, output: Path) -> list[str]:

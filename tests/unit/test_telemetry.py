@@ -11,7 +11,7 @@ from steph.record import DevicePeak
 from steph.run import telemetry
 from steph.run.memory_watch import SLACK_BYTES, MemoryWatch, is_back
 from steph.run.telemetry import DeviceError
-from steph.run.visible import first_visible, memory_fraction_for_cap, merge_alloc_conf
+from steph.run.visible import capped_alloc_conf, first_visible, memory_fraction_for_cap
 from steph.units import GIB
 
 TWO_CARDS = FakeNvml(Gpu("GPU-aaaa-1"), Gpu("GPU-aabb-2"))
@@ -137,7 +137,18 @@ def test_cap_below_the_context_is_refused_and_one_above_the_card_is_the_card() -
 )
 def test_fraction_joins_what_is_set(existing: str | None, expected: str) -> None:
     """The user's other settings stay, lists in brackets whole; an older fraction is replaced."""
-    assert merge_alloc_conf(existing, 0.11) == expected
+    environ = {} if existing is None else {"PYTORCH_CUDA_ALLOC_CONF": existing}
+    assert capped_alloc_conf(environ, 0.11) == {"PYTORCH_CUDA_ALLOC_CONF": expected}
+
+
+def test_the_cap_is_under_every_name_that_torch_may_read() -> None:
+    """What is set under the newer name keeps its place, and neither name leaves the cap out."""
+    newer = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    capped = "per_process_memory_fraction:0.110000"
+    assert capped_alloc_conf(newer, 0.11) == {
+        "PYTORCH_ALLOC_CONF": f"expandable_segments:True,{capped}",
+        "PYTORCH_CUDA_ALLOC_CONF": capped,
+    }
 
 
 def test_nvml_is_started_once_for_all_questions_of_a_session() -> None:

@@ -28,7 +28,7 @@ from steph.run.events import AttemptEnded, AttemptStarted
 from steph.run.journal import now
 from steph.run.memory_watch import write_samples
 from steph.run.runner import ChildOutcome, ChildSpec, run_child
-from steph.run.visible import memory_fraction_for_cap, merge_alloc_conf
+from steph.run.visible import capped_alloc_conf, memory_fraction_for_cap
 
 LAST_LINES = 30
 OFFLINE_ENV = {"HF_HUB_OFFLINE": "1"}
@@ -157,7 +157,7 @@ def child_environment(
         changes["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in devices)
         fraction = asked_fraction(setup, num_processes)
         if fraction is not None:
-            changes["PYTORCH_CUDA_ALLOC_CONF"] = merge_alloc_conf(existing.get("PYTORCH_CUDA_ALLOC_CONF"), fraction)
+            changes |= capped_alloc_conf(existing, fraction)
     elif setup.profile.machine.device == "cpu":
         changes["CUDA_VISIBLE_DEVICES"] = ""
         if "OMP_NUM_THREADS" not in existing:

@@ -5,11 +5,15 @@ In: devices and the environment's variables. Out: devices, and values for these 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from steph.record import Device
 from steph.units import GIB
 
 # a training process's memory beside its allocator (context, cuBLAS, bitsandbytes: 0.74 GiB measured) and 0.1 kept free
 OUTSIDE_ALLOCATOR_BYTES = int(0.84 * GIB)
+OLD_ALLOC_CONF = "PYTORCH_CUDA_ALLOC_CONF"
+ALLOC_CONF = ("PYTORCH_ALLOC_CONF", OLD_ALLOC_CONF)
 _FRACTION_KEY = "per_process_memory_fraction"
 
 
@@ -59,9 +63,18 @@ def memory_fraction_for_cap(cap_bytes: int, device_total_bytes: int) -> float:
     return min(1.0, allocator_bytes / device_total_bytes)
 
 
-def merge_alloc_conf(existing: str | None, fraction: float) -> str:
-    """`existing` (PYTORCH_CUDA_ALLOC_CONF, `key:value,…`, values may hold `[…,…]`) with the memory fraction put in."""
-    kept = [entry for entry in _conf_entries(existing or "") if entry.partition(":")[0].strip() != _FRACTION_KEY]
+def capped_alloc_conf(existing: Mapping[str, str], fraction: float) -> dict[str, str]:
+    """The variables that configure torch's allocator, with the memory fraction put in.
+
+    torch since 2.9 reads PYTORCH_ALLOC_CONF before the older name where it is set; what is set under one stays there.
+    """
+    asked = {name: existing.get(name, "") for name in ALLOC_CONF if name == OLD_ALLOC_CONF or name in existing}
+    return {name: _with_fraction(conf, fraction) for name, conf in asked.items()}
+
+
+def _with_fraction(conf: str, fraction: float) -> str:
+    """`conf` (`key:value,…`, values may hold `[…,…]`) with this fraction in place of its own."""
+    kept = [entry for entry in _conf_entries(conf) if entry.partition(":")[0].strip() != _FRACTION_KEY]
     return ",".join([*kept, f"{_FRACTION_KEY}:{fraction:.6f}"])
 
 
