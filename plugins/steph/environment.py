@@ -56,6 +56,11 @@ class Environment(Value):
     further_devices: tuple[Device, ...] = ()  # beside `device`, where a stage runs in several processes
     packages: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The run's GPUs, `device` first; empty on the CPU."""
+        return (self.device, *self.further_devices) if self.device else ()
+
 
 class GitState(Value):
     """Branch, commit and cleanliness of a folder; all None where it is no git checkout."""

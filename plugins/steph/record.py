@@ -93,9 +93,8 @@ class Context(Value):
 
     @property
     def usable_bytes(self) -> int | None:
-        """What a process of the run could take of its card; None without one."""
-        device = self.environment.device
-        return None if device is None else device.usable_bytes(self.vram_cap_bytes)
+        """What a process of the run could take of the smallest of its cards; None without one."""
+        return min((device.usable_bytes(self.vram_cap_bytes) for device in self.environment.devices), default=None)
 
 
 class Probe(Value):

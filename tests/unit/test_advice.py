@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import record_factory as factory
+from steph.plan.vram_readings import Reading
 from steph.record import Cause, Diagnosis, EvalSettings, Record, StageId, TrainSettings, Verdict
 from steph.tell import production, wording
 from steph.tell.advice import Reach, advise
@@ -57,6 +58,9 @@ def test_training_without_4bit_is_not_called_qlora() -> None:
     assert "--use-4bit" in found.train_command
     assert "--use-4bit" in {change.name for change in found.change}
     assert not any(setting.name.startswith("--use-4bit") for setting in found.carry_over)
+    assert "4bit では通らず" in found.reach_sentence
+    never = advise(with_stage(record, StageId.H2, attempts=(last,)))
+    assert "4bit では試していません" in never.reach_sentence
 
 
 @pytest.mark.parametrize("sample", [factory.out_of_memory_everywhere, factory.blocked, factory.crashed, factory.live])
@@ -238,6 +242,10 @@ def test_what_was_trained_here_is_said_to_have_been_trained() -> None:
     assert f"で実際に完走しました(`512/b2/4bit`、VRAM ピーク {peak})。**" in text
     assert "にも載る予測です" not in text
     assert "このカードで完走しました" in go_sentence(advise(record, fits))
+    tight = _advice_of(record, _outlook(_card("fits", 19), here=_card("too_close", 9, is_assumed=False)))
+    assert f"で実際に完走しました(`512/b2/4bit`、VRAM ピーク {peak})。**変更後の設定でも載るとは言えません" in tight
+    plain = replace(fits, readings=(Reading(trainer="answer", recompute=False),))
+    assert "`1024/b2/4bit`(再計算なし)" in _advice_of(record, plain)
 
 
 def test_a_wasteful_trainer_is_told_what_a_lean_one_would_need() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import tempfile
 import time
@@ -23,8 +24,10 @@ from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import predict
 from steph.plan.vram_terms import Workload
 from steph.record import Attempt, EndedBy, Probe, StageId
+from steph.run import output
+from steph.run.events import AttemptEnded
 from steph.run.inputs import file_clock_unix
-from steph.run.journal import Journal
+from steph.run.journal import Journal, read_events
 from steph.run.runner import ChildOutcome
 
 REPOSITORY = Path(__file__).parents[2]
@@ -59,6 +62,23 @@ def test_an_attempt_that_nobody_predicted_has_no_figures_of_it(tmp_path: Path) -
     """Without a prediction all three stay empty."""
     attempt = attempted(tmp_path, REQUEST)
     assert (attempt.predicted_low_bytes, attempt.predicted_peak_bytes, attempt.predicted_high_bytes) == (None,) * 3
+
+
+def test_output_that_cannot_be_read_costs_no_figure_of_the_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child ended: its status and its time are on record, without a diagnosis and so never green."""
+
+    def unreadable(folder: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(output, "read_output", unreadable)
+    with pytest.raises(OSError, match="Input/output error"):
+        attempted(tmp_path, REQUEST)
+    (ended,) = (event for event in read_events(tmp_path / "record") if isinstance(event, AttemptEnded))
+    assert (ended.attempt.returncode, ended.attempt.ended_by, ended.attempt.diagnosis) == (0, EndedBy.EXIT, None)
+    assert ended.attempt.seconds
+    assert not ended.attempt.ended_well
 
 
 def test_the_judge_is_given_the_cards_memory_over_the_attempt(tmp_path: Path) -> None:

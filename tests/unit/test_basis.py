@@ -105,6 +105,9 @@ def test_every_fact_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert found[-1].endswith("is some/other")
     twin = replace(setup, context=record.context.model_copy(update={"twin": True}))
     assert differences(record, twin) == ["twin was no, is yes"]
+    described = replace(setup, context=record.context.model_copy(update={"trainer": "answer"}))
+    plain = record.model_copy(update={"context": record.context.model_copy(update={"trainer": "undescribed"})})
+    assert "trainer was undescribed, is answer" in differences(plain, described)
 
 
 def test_a_folder_given_through_a_link_is_the_folder_that_was_recorded(tmp_path: Path) -> None:

@@ -73,6 +73,17 @@ def test_4bit_is_held_against_the_same_step_without_it(
         assert "deep 512/b2/bf16 1ステップ" in complete.message
 
 
+def test_a_trainer_that_chooses_how_it_runs_is_held_to_one_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What 4-bit saves may be spent on speed: both of the pair recompute and fuse nothing, where that can be asked."""
+    beside = Beside()
+    monkeypatch.setattr(deep, "train_beside", beside)
+    flags = ("--max-steps-override", "--gradient-checkpointing", "--fuse-accumulation")
+    stage = ScriptedTraining(tmp_path, card=factory.device(), flags=flags)
+    list(deep_checks(stage.course, SMALL, BASE))
+    asked = ("--gradient-checkpointing", "on", "--fuse-accumulation", "off")
+    assert [options["flags"] for options in beside.options[:2]] == [asked, asked]
+
+
 def test_running_out_without_4bit_shows_nothing_where_4bit_failed_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

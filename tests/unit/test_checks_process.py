@@ -20,7 +20,7 @@ LAUNCHER = Probe(pid=1)  # imports torch and never touches a card
 
 def on_card(fraction: float | None, rank: int | None = None) -> Probe:
     """A process that worked on a card, held to this share of it; None: its torch can't say."""
-    return Probe(pid=2, rank=rank, device_uuid="GPU-0", peak_reserved_bytes=1, memory_fraction=fraction)
+    return Probe(pid=2, rank=rank, device_uuid="GPU-0", peak_reserved_bytes=1 << 30, memory_fraction=fraction)
 
 
 def found(check_id: str, evidence: ProcessEvidence) -> Check:
@@ -52,7 +52,7 @@ def test_the_cap_is_honoured_where_every_process_kept_to_the_fraction_that_was_a
     assert (check.holds, check.severity) == (holds, Severity.FAIL)
 
 
-@pytest.mark.parametrize(("taken_gib", "holds"), [(None, True), (10.0, True), (10.2, False), (63.0, False)])
+@pytest.mark.parametrize(("taken_gib", "holds"), [(None, True), (9.8, True), (9.9, False), (63.0, False)])
 def test_a_cap_does_not_hold_what_other_libraries_take(taken_gib: float | None, holds: bool) -> None:
     """torch keeps to its fraction while JAX in the same process claims the rest of the card: no emulation at all."""
     taken = None if taken_gib is None else round(taken_gib * GIB)
@@ -78,12 +78,20 @@ def test_without_a_card_and_without_a_cap_there_is_nothing_to_check() -> None:
     assert [check.id for check in machine_checks(ProcessEvidence(1, ()), "")] == ["gpu_used", "memory_returned"]
 
 
+# what a process leaves that asked for the card's name, or for its free memory, and then computed on the CPU
+ASKED_ITS_NAME = Probe(
+    pid=4, device_uuid="GPU-0", peak_allocated_bytes=0, peak_reserved_bytes=2 << 20, memory_fraction=1.0
+)
+
+
 @pytest.mark.parametrize(
     ("probes", "taken_gib", "holds"),
     [
         ((on_card(None),), 2.0, True),
         ((on_card(None),), None, True),
         ((LAUNCHER, on_card(None, rank=0)), 2.0, True),
+        ((ASKED_ITS_NAME,), 63.0, False),
+        ((ASKED_ITS_NAME, on_card(None)), 2.0, True),
         ((LAUNCHER,), 0.1, False),
         ((LAUNCHER,), None, False),
         ((), 0.1, False),

@@ -126,6 +126,44 @@ def test_a_disk_that_stays_full_is_an_error_that_names_the_file(
         journal.append(StageStarted(at=T, stage=StageId.H1))
 
 
+def test_what_never_reached_the_disk_is_no_part_of_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PASS whose line could not be written is green neither here, nor in record.json, nor in the journal."""
+    journal = _opened(tmp_path)
+    journal.append(StageStarted(at=T, stage=StageId.H1))
+
+    def broken(file: int, data: bytes) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", broken)
+        with pytest.raises(JournalError):
+            journal.append(_ended(StageId.H1))
+    assert not journal.record().stages[StageId.H1].verdict.is_green
+    journal.close()
+    kept = Record.model_validate_json((tmp_path / "record.json").read_bytes())
+    assert kept == read_record(tmp_path)
+    assert not kept.stages[StageId.H1].verdict.is_green
+
+
+def test_what_comes_after_a_torn_line_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a line stayed on the full disk; once there is room again, the next event begins a line of its own."""
+    journal = _opened(tmp_path)
+    write = os.write
+
+    def half(file: int, data: bytes) -> int:
+        if len(data) > 20:
+            write(file, bytes(data)[:20])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", half)
+        with pytest.raises(JournalError):
+            journal.append(_ended(StageId.H1))
+    journal.append(StageStarted(at=T, stage=StageId.H2))
+    assert [event.event for event in read_events(tmp_path)] == ["record_opened", "stage_started"]
+    assert list(read_events(tmp_path)) == journal.events
+
+
 def test_an_event_is_flushed_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power cut after append costs nothing: the line is synced, whole."""
     journal = _opened(tmp_path)

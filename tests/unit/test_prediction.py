@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,22 @@ def test_a_cap_and_other_programs_make_the_card_smaller() -> None:
     assert usable_bytes(_setup("full", card)) == 79 * GIB
     assert usable_bytes(_setup("full", card, 9 * GIB)) == 9 * GIB
     assert usable_bytes(_setup("full", card, 100 * GIB)) == 79 * GIB
+
+
+def test_of_several_cards_the_smallest_counts() -> None:
+    """Every process holds the model: a training over two cards fits where it fits the smaller one."""
+    large, small = (factory.device(total_bytes=size * GIB) for size in (80, 10))
+    one = _setup("full", large)
+    environment = one.context.environment.model_copy(update={"device": large, "further_devices": (small,)})
+    train = one.profile.train.model_copy(update={"launcher": "torchrun", "num_processes": 2})
+    both = replace(
+        one,
+        context=one.context.model_copy(update={"environment": environment}),
+        profile=one.profile.model_copy(update={"train": train}),
+    )
+    assert usable_bytes(both) == small.usable_bytes(None)
+    assert both.context.usable_bytes == small.usable_bytes(None)
+    assert usable_bytes(replace(both, profile=one.profile)) == large.usable_bytes(None)
 
 
 def test_real_rows_shorter_than_the_limit_lower_the_prediction() -> None:

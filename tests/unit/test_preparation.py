@@ -40,3 +40,14 @@ def test_a_cap_that_no_child_can_honour_is_refused(
     with pytest.raises(InputError) as refused:
         prepare(options, profile, [StageId.H1])
     assert str(refused.value) == f"--steph-vram-cap: {said}"
+
+
+def test_one_cap_for_cards_of_two_sizes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch is given a share of each card, and the same share of two sizes can't be the same card."""
+    cards = tuple(CARD.model_copy(update={"uuid": f"GPU-{gib}", "total_bytes": gib << 30}) for gib in (80, 24))
+    monkeypatch.setattr(telemetry, "visible_devices", lambda environ: cards)
+    profile = load_profile(profile_path("rtx3080", CLONE))
+    train = profile.train.model_copy(update={"launcher": "torchrun", "num_processes": 2})
+    options = Options("rtx3080", CLONE / "pipeline", None, None, False, 8 << 30, tmp_path)
+    with pytest.raises(InputError, match="--steph-vram-cap: the cards differ in size"):
+        prepare(options, profile.model_copy(update={"train": train}), [StageId.H1])

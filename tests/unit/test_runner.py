@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from process_tree import STUBBORN, TWO_RANKS, alive_with, becomes_true, children_of, supervisor_pid
+from steph.child.capture import ArrivalTimes
 from steph.record import EndedBy
 from steph.run import output, processes
 from steph.run.progress import last_bar
@@ -340,3 +341,19 @@ def test_progress_bars_are_read_as_tqdm_writes_them(line: str, expected: tuple[i
     """Step, total and label come from tqdm's own form of a bar and from nothing else."""
     bar = last_bar([line])
     assert (None if bar is None else (bar.step, bar.total, bar.label)) == expected
+
+
+def test_a_torn_line_of_arrival_times_costs_those_after_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last bytes of a full disk take half a line without an error: no later one is glued to it, none is misread."""
+    (tmp_path / "stdout.log").write_text("{'loss': 1}\n{'loss': 2}\n{'loss': 3}\n")
+    times, write = ArrivalTimes(tmp_path, "stdout"), os.write
+    times.add(1.0, 12)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda file, data: write(file, data[:7]))
+        times.add(2.0, 24)
+    times.add(3.0, 36)
+    assert (tmp_path / "stdout.times").read_bytes() == b"1.000 12\n2.000 2"
+    (tmp_path / "stdout.times").write_bytes(b"1.000 12\n2.0003.000 36\n")
+    assert [seconds for seconds, _ in output.timed_lines(tmp_path, lambda line: True)][:1] == [1.0]

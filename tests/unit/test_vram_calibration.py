@@ -117,6 +117,19 @@ def test_points_that_are_no_two_lengths_are_refused(widths: tuple[int, int]) -> 
         through_two_lengths(*_pair(MEASURED, Workload("answer", 2, 512), widths))
 
 
+def test_answers_longer_than_the_short_length_are_cut_with_it() -> None:
+    """A reasoning of 250 tokens has fewer logits at 224 tokens: that is the length's doing and no other setting."""
+    long = Workload("answer", 2, 512, recompute=False).of_rows(460, 250)
+    short = replace(long, width=512).of_rows(224, 250)
+    assert (long.label_positions, short.label_positions) == (251, 224)
+    points = [
+        MeasuredPoint(SHAPE, work, found.peak_allocated_bytes, found.peak_reserved_bytes)
+        for work in (short, long)
+        for found in (predict(SHAPE, work),)
+    ]
+    assert through_two_lengths(points[0], points[1]).activation_scale == pytest.approx(1, abs=1e-3)
+
+
 def test_one_length_gives_no_line() -> None:
     """Two measurements at the same number of tokens say nothing of the slope."""
     with pytest.raises(ValueError, match="two different"):

@@ -112,8 +112,10 @@ class ArrivalTimes:
         if self._fd is None or not self._left:
             return
         self._left -= 1
+        line = b"%.3f %d\n" % (seconds, position)
         try:
-            os.write(self._fd, b"%.3f %d\n" % (seconds, position))
+            if os.write(self._fd, line) < len(line):  # the disk is full: what follows would be one line with it
+                self._left = 0
         except OSError:
             self._left = 0
 

@@ -129,12 +129,13 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
         journal.append(AttemptEnded(at=now(), attempt=lost))
         raise
     write_samples(folder, started_unix, outcome.memory_samples)
-    finished = _finished(attempt, outcome, folder, files_unix)
-    complete = finished.attempt
+    complete = _measured(attempt, outcome)
     try:
+        finished = _finished(complete, outcome, folder, files_unix)
+        complete = finished.attempt
         if complete.ended_well:
             complete = judge(finished)
-    finally:  # where judging breaks, what was measured stays, unjudged and never green
+    finally:  # where reading or judging breaks, what was measured stays, unjudged and never green
         journal.append(AttemptEnded(at=now(), attempt=complete))
     return complete
 
@@ -144,7 +145,7 @@ def asked_fraction(setup: Setup, num_processes: int) -> float | None:
     devices = setup.devices(num_processes)
     if setup.options.vram_cap_bytes is None or not devices:
         return None
-    return memory_fraction_for_cap(setup.options.vram_cap_bytes, max(device.total_bytes for device in devices))
+    return memory_fraction_for_cap(setup.options.vram_cap_bytes, devices[0].total_bytes)
 
 
 def child_environment(
@@ -189,19 +190,23 @@ def _next_folder(record_folder: Path, stage: AnyStage) -> tuple[int, Path]:
             return taken, folder
 
 
-def _finished(attempt: Attempt, outcome: ChildOutcome, folder: Path, started_unix: float) -> Finished:
-    text = output.read_output(folder)
-    attempt = attempt.changed(
+def _measured(attempt: Attempt, outcome: ChildOutcome) -> Attempt:
+    return attempt.changed(
         seconds=outcome.seconds,
         returncode=outcome.returncode,
         ended_by=outcome.ended_by,
-        diagnosis=diagnose(text, outcome.returncode, outcome.probes, outcome.ended_by is EndedBy.DEADLINE),
         probes=outcome.probes,
         peak_device_bytes=outcome.peak_device_bytes,
         peak_own_bytes=outcome.peak_own_bytes,
         device_peaks=outcome.device_peaks if len(outcome.device_peaks) > 1 else (),
         memory_returned=outcome.memory_returned,
     )
+
+
+def _finished(attempt: Attempt, outcome: ChildOutcome, folder: Path, started_unix: float) -> Finished:
+    text = output.read_output(folder)
+    timed_out = outcome.ended_by is EndedBy.DEADLINE
+    attempt = attempt.changed(diagnosis=diagnose(text, outcome.returncode, outcome.probes, timed_out))
     if not attempt.ended_well:
         attempt = attempt.changed(traceback=first_traceback(text), last_lines=_last_lines(folder))
     return Finished(attempt, outcome, folder, started_unix, output.stdout_text(folder), text)

@@ -25,6 +25,7 @@ class Basis:
     device: str
     vram_cap: str
     twin: str
+    trainer: str | None
     dataset_sha256: str | None
     model: str | None
 
@@ -62,6 +63,7 @@ def _basis(context: Context, dataset: DataFile | None, model: str | None) -> Bas
         device=_uuids(context.environment),
         vram_cap="none" if cap_bytes is None else f"{cap_bytes / GIB:.2f} GiB",
         twin="yes" if context.twin else "no",
+        trainer=context.trainer,
         dataset_sha256=dataset.sha256[:SHA_CHARS] if dataset else None,
         model=None if context.twin else model,
     )
@@ -88,5 +90,4 @@ def _named(name: str, revision: str | None) -> str:
 
 
 def _uuids(environment: Environment) -> str:
-    devices = (environment.device, *environment.further_devices) if environment.device else ()
-    return ", ".join(device.uuid for device in devices) or "none"
+    return ", ".join(device.uuid for device in environment.devices) or "none"

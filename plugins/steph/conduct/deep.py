@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
 
 from steph.conduct.beside import CANNOT_RUN, behind_the_verdict, train_beside
 from steph.conduct.calibrate import LENGTH_STEP
@@ -19,6 +20,8 @@ from steph.run.events import ChecksAdded
 from steph.run.journal import now
 
 LOSS_FLAG, NO_LOSS_FLAG = "--loss-on-output-only", "--no-loss-on-output-only"
+# a trainer that spends what 4-bit saves on faster ways of running is asked for one of them
+ONE_WAY = {"--gradient-checkpointing": "on", "--fuse-accumulation": "off"}
 PADDING_STEPS = 5  # the first is warm-up
 TEMPLATE_ROOM_TOKENS = 64
 
@@ -63,8 +66,10 @@ class _DeepRuns:
         if device is None or not self.settings.use_4bit:
             return four_bit_check(None, None)
         half = self.settings.mixed_precision or half_precision_of(device)
-        with_4bit = self._base
-        without = self._attempt(self._steps(1).changed(use_4bit=False, mixed_precision=half), may_run_out=True)
+        alike = tuple(chain.from_iterable(ONE_WAY.items())) if self.course.flags >= ONE_WAY.keys() else ()
+        with_4bit = self._attempt(self._steps(1), *alike) if alike else self._base
+        plain = self._steps(1).changed(use_4bit=False, mixed_precision=half)
+        without = self._attempt(plain, *alike, may_run_out=True)
         ran_out = without is not None and without.ran_out_of_memory and with_4bit is not None
         return four_bit_check(with_4bit, without, ran_out=ran_out)
 

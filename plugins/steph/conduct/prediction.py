@@ -89,8 +89,9 @@ def worth_trying(expectation: Expectation, last: Attempt | None, *, gave_up_4bit
 
 
 def usable_bytes(setup: Setup) -> int | None:
-    """What a child may take of this run's card, None without a GPU."""
-    return None if setup.device is None else setup.device.usable_bytes(setup.options.vram_cap_bytes)
+    """What a training process may take of the smallest of its cards, None without a GPU."""
+    cards = setup.devices(setup.profile.train.num_processes)
+    return min((card.usable_bytes(setup.options.vram_cap_bytes) for card in cards), default=None)
 
 
 def with_prediction(setup: Setup, model: ModelChoice) -> ModelChoice:

@@ -135,7 +135,10 @@ def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> N
     """Raise InputError where no child could honour the cap: more than the card has, or nothing for its allocator."""
     if cap_bytes is None or not devices:
         return
-    total_bytes = max(device.total_bytes for device in devices)
+    sizes = {device.total_bytes for device in devices}
+    if len(sizes) > 1:
+        raise InputError("--steph-vram-cap: the cards differ in size, and one share of them can't stand for one size")
+    (total_bytes,) = sizes
     if cap_bytes > total_bytes:
         asked, there = (f"{size / GIB:.2f} GiB" for size in (cap_bytes, total_bytes))
         raise InputError(f"--steph-vram-cap: {asked} is more than this card's {there}; give less, or leave it out")

@@ -31,7 +31,7 @@ from steph.record import Attempt, ModelChoice, Record, StageId, StageResult, Tra
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a record says of the memory model's constants, from `points` measured attempts.
+    """What a record says of the memory model's constants, from `point_count` measured attempts.
 
     `readings`: how they can be read, likeliest first; a prediction spans them. `trainer`: the kind that is described or
     assumed.

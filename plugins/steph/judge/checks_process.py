@@ -10,7 +10,8 @@ from steph.record import Check, Probe
 from steph.units import GIB
 
 LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop's windows come and go with less
-CAP_SLACK_BYTES = LEAST_GPU_BYTES
+LEAST_COMPUTED_BYTES = 64 << 20  # of torch's allocator; what asks for the card's name leaves a probe with 0
+CAP_SLACK_BYTES = 256 << 20  # what other programs may take meanwhile
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
 _RESULT_MARKS = ("'train_runtime'", "EVALUATION RESULTS")
 
@@ -74,9 +75,6 @@ MEMORY_RETURNED = CheckKind(
     note="GPU のみ。同じ実行の次の段は、戻るまで BLOCKED",
 )
 MACHINE = (LIBRARIES_LOADED, GPU_USED, VRAM_CAP_HONOURED, MEMORY_RETURNED)
-
-EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード")
-NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN, "トレースバックが表示されていない", "stdout と stderr")
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def _ranks_check(evidence: ProcessEvidence) -> Check:
     all_ran = numbers == list(range(evidence.ranks))
     if not evidence.on_gpu:
         return RANKS_AS_ASKED.check(all_ran, f"{text}。")
-    cards = {probe.device_uuid for probe in ranks if probe.device_uuid is not None}
+    cards = {probe.device_uuid for probe in ranks if _has_computed(probe)}
     return RANKS_AS_ASKED.check(all_ran and len(cards) == evidence.ranks, f"{text}、使われた GPU は {len(cards)} 枚。")
 
 
@@ -164,7 +162,8 @@ def _gpu_check(evidence: ProcessEvidence) -> Check:
     if strangers:
         return GPU_USED.check(False, f"依頼していない GPU を使った: {'、'.join(strangers)}。")
     if any(map(_has_figures, evidence.probes)):
-        return GPU_USED.check(True, f"GPU を使ったプロセスは {sum(map(_has_figures, evidence.probes))} 個。")
+        workers = sum(map(_has_computed, evidence.probes))
+        return GPU_USED.check(workers > 0, f"GPU で計算したプロセスは {workers} 個。")
     taken = evidence.peak_own_bytes
     if taken is None and not evidence.probes:
         return GPU_USED.check(None, "プロセスの記録（probe）も NVML の値もない。")
@@ -199,6 +198,10 @@ def _cap_check(asked: float, evidence: ProcessEvidence) -> Check:
 def _is_on_card(probe: Probe) -> bool:
     """Whether a process worked on a GPU: a rank always does, a launcher that only imports torch never."""
     return probe.rank is not None or _has_figures(probe)
+
+
+def _has_computed(probe: Probe) -> bool:
+    return (probe.peak_reserved_bytes or 0) >= LEAST_COMPUTED_BYTES
 
 
 def _has_figures(probe: Probe) -> bool:

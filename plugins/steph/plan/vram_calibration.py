@@ -84,7 +84,8 @@ def through_two_lengths(short: MeasuredPoint, long: MeasuredPoint, start: Consta
 
     Raises CalibrationError where the points are no two lengths of one setting, or no scale explains them.
     """
-    if short.shape != long.shape or replace(short.work, width=long.work.width) != long.work:
+    as_long = replace(short.work, width=long.work.width, label_positions=long.work.label_positions)
+    if short.shape != long.shape or as_long != long.work:
         raise CalibrationError("二つの試行で長さ以外の条件が違う(再計算や、まとめて流す行数)")
     if short.work.width >= long.work.width:
         raise CalibrationError("二つの試行の長さが同じ")

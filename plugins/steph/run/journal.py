@@ -70,8 +70,8 @@ class Journal:
     def append(self, event: Event) -> None:
         """Write one event to the disk before returning; raises JournalError where even the spare room is used up."""
         plain = _redacted(event.model_dump(mode="json"))
-        line = json.dumps(plain, ensure_ascii=False).encode() + b"\n"
-        self.events.append(EVENT.validate_python(plain))
+        line, told = json.dumps(plain, ensure_ascii=False).encode() + b"\n", EVENT.validate_python(plain)
+        self._end_torn_line()
         try:
             _write_all(self._file, line)
         except OSError as error:
@@ -83,6 +83,7 @@ class Journal:
                 _write_all(self._file, line)
             except OSError as again:
                 raise JournalError(f"{self.folder / EVENTS}: {again.strerror}") from again
+        self.events.append(told)
 
     def record(self) -> Record:
         """The record as the events so far tell it."""

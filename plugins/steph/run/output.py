@@ -134,6 +134,10 @@ def _times(folder: Path, name: str) -> tuple[list[int], list[float]]:
         return offsets, seconds
     for line in text.split("\n")[:-1]:
         second, _, offset = line.partition(" ")
-        offsets.append(int(offset))
-        seconds.append(float(second))
+        try:
+            entry = int(offset), float(second)
+        except ValueError:  # a full disk cut the line
+            break
+        offsets.append(entry[0])
+        seconds.append(entry[1])
     return offsets, seconds

@@ -165,9 +165,15 @@ def _reach_sentence(reach: Reach, h2: StageResult | None, card: str) -> str:
         return f"設定調整で回避可能: {card} で `{first}` は OOM({ooms} 回)、`{last}` で完走しました。"
     if reach is Reach.ALWAYS_OOM:
         return f"どうしても OOM: {card} で {count} 回試し、最後の `{last}` も OOM でした。"
+    if reach is Reach.WITHOUT_4BIT and not any(_used_4bit(attempt) for attempt in h2.attempts):
+        return f"4bit なしの `{last}` で完走しました({count} 回試行、うち OOM {ooms} 回)。4bit では試していません。"
     if reach is Reach.WITHOUT_4BIT:
         return f"4bit では通らず、4bit なしの `{last}` で完走しました({count} 回試行、うち OOM {ooms} 回)。"
     return f"OOM 以外で失敗: {card} で `{last}` が「{wording.outcome_words(h2.attempts[-1])}」で終わりました。"
+
+
+def _used_4bit(attempt: Attempt) -> bool:
+    return isinstance(attempt.settings, TrainSettings) and attempt.settings.use_4bit
 
 
 def _evaluation_sentence(h3: StageResult | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steph.plan.vram_readings import Reading
-from steph.record import Attempt, Candidate, StageResult
+from steph.record import Candidate, StageResult
 from steph.tell import wording
 from steph.tell.advice import Advice
 from steph.tell.markdown import Markdown, code, inline, joined, prose, table
@@ -172,13 +172,14 @@ def here_words(advice: Advice) -> Markdown:
         return Markdown()
     wanted = (target.batch_size, target.max_seq_length)
     card = f"このカード({advice.card}、使える VRAM {wording.gib(any_trainer.usable_bytes)})"
-    own = _fit_words(outlook.here, wanted)
+    own = _fit_words(outlook.here, wanted, recompute=_recomputes(outlook))
+    trained = _trained_words(advice, card)
     if own:
-        headline = _bold(f"{PRODUCTION_MODEL} の学習は、{card}にも載る予測です。")
-        if advice.trained_here:
-            headline = _bold(f"{PRODUCTION_MODEL} の形の学習が、{card}で{_proof(advice.trained_here)}。")
+        headline = trained or _bold(f"{PRODUCTION_MODEL} の学習は、{card}にも載る予測です。")
         return Markdown("\n".join([headline, "", *own, *_how(outlook)]))
     peak = f"変更後の設定で {_peak_words(outlook.here.grid[wanted])}" if outlook.here else "未予測"
+    if trained:
+        return Markdown(f"{trained}{inline(f'変更後の設定でも載るとは言えません({peak})。')}")
     refused = f"このパイプラインの学習のしかたで {PRODUCTION_MODEL} が{card}に載るとは言えません({peak})。"
     lean = _fit_words(outlook.lean, wanted)
     if not lean:
@@ -188,9 +189,16 @@ def here_words(advice: Advice) -> Markdown:
     return Markdown("\n".join([f"{inline(refused)}{better}", "", *lean, why]))
 
 
-def _proof(trained: Attempt) -> str:
+def _recomputes(outlook: Outlook) -> bool:
+    return not outlook.readings or outlook.readings[0].recompute is not False
+
+
+def _trained_words(advice: Advice, card: str) -> Markdown:
+    trained = advice.trained_here
+    if trained is None:
+        return Markdown()
     peak = f"、VRAM ピーク {wording.gib(trained.peak_own_bytes)}" if trained.peak_own_bytes else ""
-    return f"実際に完走しました(`{trained.label}`{peak})"
+    return _bold(f"{PRODUCTION_MODEL} の形の学習が、{card}で実際に完走しました(`{trained.label}`{peak})。")
 
 
 def _bold(text: str) -> Markdown:
@@ -208,18 +216,18 @@ def _how(outlook: Outlook) -> list[Markdown]:
     return lines
 
 
-def _fit_words(card: CardOutlook | None, wanted: Point) -> list[Markdown]:
+def _fit_words(card: CardOutlook | None, wanted: Point, *, recompute: bool = True) -> list[Markdown]:
     """The wanted setting where it surely fits, and the largest that does; empty where none does."""
     if card is None or card.largest is None:
         return []
     fits = card.grid[wanted].verdict == "fits"
-    lines = [_setting_line("変更後の設定", card, wanted)] if fits else []
+    lines = [_setting_line("変更後の設定", card, wanted, recompute)] if fits else []
     if not fits or card.largest != wanted:
-        lines.append(_setting_line("確実に載る最大", card, card.largest))
+        lines.append(_setting_line("確実に載る最大", card, card.largest, recompute))
     return lines
 
 
-def _setting_line(name: str, card: CardOutlook, point: Point) -> Markdown:
-    prediction = card.grid[point]
+def _setting_line(name: str, card: CardOutlook, point: Point, recompute: bool) -> Markdown:
+    prediction, way = card.grid[point], "再計算あり" if recompute else "再計算なし"
     left = _headroom(card, prediction)
-    return _item(f"{name} `{_short(point)}/4bit`(再計算あり): {_peak_words(prediction)}、余り {left}。")
+    return _item(f"{name} `{_short(point)}/4bit`({way}): {_peak_words(prediction)}、余り {left}。")

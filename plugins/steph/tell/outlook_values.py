@@ -51,7 +51,7 @@ class Outlook:
     `there` is the rented card, None with the reason in `unpredicted` (Japanese) where the record's own peaks say that
     no formula holds; `here` is this record's card, None without one or where it is the rented one; `lean` is
     this card with a trainer that wastes no memory, where the pipeline's own does.
-    `readings`, `points`, `line`, `shortfall`: see `Calibration`.
+    `readings`, `point_count`, `line`, `shortfall`: see `Calibration`.
     `unexplained_error`: how far off the formulas were, as a share, where they explain none of the record's peaks.
     """
 
