@@ -13,7 +13,9 @@ import pytest
 
 from steph import installed
 from steph.plan import options as rows
-from steph.plan.options import OPTIONS, Option, Options, parse_size
+from steph.plan.options import OPTIONS, Option, OptionError, Options, parse_size
+
+_ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -34,7 +36,11 @@ def resolve_options(config: pytest.Config) -> Options:
         return _place(config, option)
 
     def is_given(option: Option) -> bool:
-        return _is_on(text(option))
+        word = text(option)
+        if word.lower() not in (*_ON, *_OFF):
+            allowed = ", ".join((*_ON, *filter(None, _OFF)))
+            raise OptionError(f"{option.flag}: {word!r} is neither on nor off; allowed: {allowed}")
+        return _is_on(word)
 
     cap = text(rows.VRAM_CAP)
     return Options(
@@ -105,4 +111,4 @@ def _unsaid(config: pytest.Config, option: Option, arguments: tuple[str, ...]) -
 
 
 def _is_on(value: str) -> bool:
-    return value.lower() in ("1", "true", "yes", "on")
+    return value.lower() in _ON

@@ -34,9 +34,10 @@ def diagnose(
     from steph.judge.diagnose_command import run_diagnose
 
     try:
-        typer.echo(run_diagnose(Path(logfile), returncode, as_json))
+        found = run_diagnose(Path(logfile), returncode, as_json)
     except OSError as error:
         raise _failed(f"{logfile}: {error.strerror}") from error
+    typer.echo(found)
 
 
 @app.command()
@@ -110,7 +111,7 @@ def fit(
     batch_size: Annotated[int | None, typer.Option(min=1, help="rows of a micro-batch (default: a grid)")] = None,
     max_seq_length: Annotated[int | None, typer.Option(min=1, help="tokens of a row (default: a grid)")] = None,
     accumulation: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1, max=4096)] = 4,
-    lora_r: Annotated[int, typer.Option(min=1)] = 16,
+    lora_r: Annotated[int, typer.Option(min=1, max=65536)] = 16,
     target_modules: Annotated[str, typer.Option(help="names with commas between, or all")] = "q_proj,v_proj",
     use_4bit: Annotated[bool, typer.Option("--use-4bit/--no-4bit")] = True,
     double_quant: Annotated[bool, typer.Option("--double-quant/--no-double-quant")] = True,

@@ -67,6 +67,14 @@ def test_the_time_of_answering_is_known_where_every_question_has_one(
     assert judge_evaluation(rewritten(sound, timed))[0].answering_seconds == answering
 
 
+def test_the_results_need_no_settings(sound: EvalEvidence) -> None:
+    """Who writes answers and a summary alone is judged by these; what was asked for is then not held against a word."""
+    _, checks, _ = judge_evaluation(rewritten(sound, lambda content: {k: content[k] for k in ("summary", "results")}))
+    held = {check.id: check.holds for check in checks}
+    assert (held["json_valid"], held["config_as_asked"]) == (True, None)
+    assert not [check for check in checks if check.holds is False]
+
+
 def test_without_a_named_file_the_newest_match_is_taken(tmp_path: Path) -> None:
     """A dated file of this attempt beats an old file at the asked path, and an old dated one."""
     started_unix = time.time() - 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from pathlib import Path
@@ -348,6 +349,22 @@ def test_a_record_of_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
     newer = OPENED.model_copy(update={"version": 99})
     (tmp_path / EVENTS).write_text(newer.model_dump_json() + "\n", encoding="utf-8")
     with pytest.raises(JournalError, match="newer steph"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": 2, "weather": "fine"}, "written by a newer steph (record version 2, this one knows 1)"),
+        ({"context": None}, "its first line does not fit this steph: context: "),
+    ],
+)
+def test_a_first_line_that_is_not_understood_is_no_missing_one(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    """New keys of a newer version and lost ones of a damaged record are told as what they are."""
+    (tmp_path / EVENTS).write_text(json.dumps(OPENED.model_dump(mode="json") | change) + "\n")
+    with pytest.raises(JournalError, match=re.escape(f"{EVENTS}: {said}")):
         read_record(tmp_path)
 
 

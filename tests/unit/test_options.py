@@ -50,6 +50,22 @@ def test_a_link_to_a_model_is_the_folder_that_the_record_names(
     assert _options(asked).model != recorded
 
 
+@pytest.mark.parametrize(("word", "is_on"), [("1", True), ("YES", True), ("off", False), ("0", False), ("", False)])
+def test_a_switch_of_the_environment_is_on_or_off(monkeypatch: pytest.MonkeyPatch, word: str, is_on: bool) -> None:
+    """The usual words in any case; an empty one is none."""
+    monkeypatch.setenv("STEPH_DEEP", word)
+    assert _options().deep is is_on
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was meant to be on must not run as if it were off."""
+    monkeypatch.setenv("STEPH_TWIN", "y")
+    assert pytest.main(["-p", "steph.plugin", "--noconftest", "-m", "gpu", "tests/acceptance"]) == 4
+    assert "--steph-twin: 'y' is neither on nor off; allowed: 1, true, yes, on" in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("error", [GpuLockError("/ro/steph/locks: no place"), GpuBusyError("GPU-1", None)])
 def test_a_card_that_cannot_be_held_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, error: GpuLockError

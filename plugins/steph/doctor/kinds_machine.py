@@ -156,7 +156,10 @@ DISK_OUTPUT = DoctorCheck(
             "make room, or write the reports elsewhere with --steph-report",
         ),
         Trouble(
-            "readonly", FAIL, "it can't be written", "mend the folder's rights, or give another with --steph-report"
+            "readonly",
+            FAIL,
+            "it can't be written",
+            "mend the folder's rights, or give another with --steph-report or --steph-pipeline-root",
         ),
         Trouble("unread", WARN, "the disk does not answer", "is it a network disk that is away?"),
     ),

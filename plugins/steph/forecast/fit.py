@@ -78,7 +78,8 @@ def asked_workload(
 
 def rows_of(data: str, tokenizer: str | None, model: str) -> RowLengths:
     """How long a training file's rows and answers are, the chat template included; raises FitError."""
-    found = Path(tokenizer) if tokenizer else Path(model).expanduser() / "tokenizer.json"
+    found = Path(tokenizer or model).expanduser()
+    found = found / "tokenizer.json" if found.is_dir() or not tokenizer else found
     if not found.is_file():
         raise FitError(f"--data needs the model's tokenizer: {found} is not there; name one with --tokenizer")
     try:

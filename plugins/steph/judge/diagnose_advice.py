@@ -74,7 +74,7 @@ _FOR_CAUSE: dict[Cause, tuple[str, ...]] = {
     ),
     Cause.BAD_DATA: (
         "入力データを確認してください。エラーに出たファイルが存在し、各行が正しい JSON で、input と output "
-        "の列があり、空でないことが必要です。",
+        "の列があり、空でないことが必要です。出力先のエラーなら、そのフォルダーをスクリプトが作る必要があります。",
         "トークナイザに pad_token がない場合は、eos_token を pad_token に設定してください。",
     ),
     Cause.HUB_UNREACHABLE: (

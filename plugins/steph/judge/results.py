@@ -69,7 +69,7 @@ class Row(_Part):
 class Results(_Part):
     """The whole file."""
 
-    config: Config
+    config: Config = Config()
     summary: Summary
     results: tuple[Row, ...]
 

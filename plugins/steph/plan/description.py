@@ -23,7 +23,7 @@ class Paths(Value):
     evaluate_script: str = "scripts/evaluate_multiple_choice.py"
     """The evaluation script."""
     train_file: str = "results/finetune/ft_direct_full_norag.jsonl"
-    """The training rows, JSON Lines with `input`, `output` and `meta`; H-2 trains on it."""
+    """The training rows, JSON Lines with `input` and `output`; H-2 trains on it."""
     train_file_cot: str = "results/finetune/ft_cot_full_norag.jsonl"
     """The same with reasoned answers."""
     dataset: str = "datasets/lawqa_jp/data/selection.json"

@@ -171,11 +171,16 @@ def fold(events: Iterable[Event], *, live: bool = False) -> Record:
     if not isinstance(opened, RecordOpened):
         raise ValueError("the journal does not begin with record_opened")
     if opened.version > RECORD_VERSION:
-        raise ValueError(f"written by a newer steph (record version {opened.version}, this one knows {RECORD_VERSION})")
+        raise ValueError(newer_version(opened.version))
     record = Record(id=opened.id, context=opened.context, live=live)
     for event in stream:
         record = _apply(record, event, Verdict.NOT_RUN if live else Verdict.CRASHED)
     return record
+
+
+def newer_version(version: int) -> str:
+    """What is said of a record that this steph is too old for."""
+    return f"written by a newer steph (record version {version}, this one knows {RECORD_VERSION})"
 
 
 def _apply(record: Record, event: Event, in_flight: Verdict) -> Record:

@@ -71,7 +71,11 @@ def read_dataset(root: Path, description: Description) -> DataFile:
 def read_train_file(root: Path, relative: str, mode: Literal["direct", "cot"] = "direct") -> DataFile:
     """The training rows; raises InputError for a missing file, a broken line or a row without `input` or `output`."""
     role: Literal["train_file", "train_file_cot"] = "train_file" if mode == "direct" else "train_file_cot"
-    data = _read(root / relative, f"paths.{role}", "build it with scripts/build_finetune_dataset.py (README)")
+    data = _read(
+        root / relative,
+        f"paths.{role}",
+        f"put it there, name another as paths.{role} in steph.toml, or say there under [build] how it is made",
+    )
     rows = 0
     for line in json_lines(data):
         if line.row is None:

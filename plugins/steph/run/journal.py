@@ -19,9 +19,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from steph.record import AnyStage, Record
+from steph.record import RECORD_VERSION, AnyStage, Record
 from steph.redact import redact
-from steph.run.events import EVENT, CrashFound, Event, RecordOpened, fold
+from steph.run.events import EVENT, CrashFound, Event, RecordOpened, fold, newer_version
 
 EVENTS = "events.jsonl"
 RECORD = "record.json"
@@ -110,9 +110,24 @@ def read_events(folder: Path) -> Iterator[Event]:
         data = (folder / EVENTS).read_bytes()
     except OSError as error:
         raise JournalError(f"{folder / EVENTS}: {error.strerror}") from error
-    for line in data.split(b"\n"):
-        with contextlib.suppress(ValidationError):
+    for number, line in enumerate(data.split(b"\n")):
+        try:
             yield EVENT.validate_json(line)
+        except ValidationError as error:
+            if number == 0 and (reason := _foreign_beginning(line, error)):
+                raise JournalError(f"{folder / EVENTS}: {reason}") from error
+
+
+def _foreign_beginning(line: bytes, error: ValidationError) -> str:
+    """Why another version's first line is not understood; empty where it is no first line at all."""
+    with contextlib.suppress(ValueError, RecursionError):
+        told = json.loads(line)
+        if isinstance(told, dict) and told.get("event") == "record_opened":
+            version, first = told.get("version"), error.errors()[0]
+            if isinstance(version, int) and version > RECORD_VERSION:
+                return newer_version(version)
+            return f"its first line does not fit this steph: {'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"
+    return ""
 
 
 def read_record(folder: Path) -> Record:
