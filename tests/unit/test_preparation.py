@@ -51,3 +51,15 @@ def test_one_cap_for_cards_of_two_sizes_is_refused(tmp_path: Path, monkeypatch: 
     options = Options("rtx3080", CLONE / "pipeline", None, None, False, 8 << 30, tmp_path)
     with pytest.raises(InputError, match="--steph-vram-cap: the cards differ in size"):
         prepare(options, profile.model_copy(update={"train": train}), [StageId.H1])
+
+
+def test_a_twin_that_cannot_be_made_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose shape the suite doesn't carry: no record is opened; the later stages need none."""
+    monkeypatch.setattr(telemetry, "visible_devices", lambda environ: (CARD,))
+    options = Options("rtx3080", CLONE / "pipeline", None, "nope/none", True, None, tmp_path)
+    profile = load_profile(profile_path("rtx3080", CLONE))
+    with pytest.raises(InputError, match="--steph-twin: no built-in shape for 'nope/none'"):
+        prepare(options, profile, [StageId.H1])
+    assert prepare(options, profile, [StageId.H3]).context.twin

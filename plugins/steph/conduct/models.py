@@ -10,11 +10,11 @@ from pathlib import Path
 
 from steph.child import twin
 from steph.conduct.attempts import Finished, Request, run_attempt
-from steph.conduct.preparation import Setup, cache_dir
+from steph.conduct.preparation import Setup, cache_dir, twin_shape
 from steph.conduct.stage_run import Run
 from steph.judge.checks_model import ModelEvidence, judge_model, no_model
 from steph.judge.verdict import Outcome, attempt_verdict
-from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, config_of, parameter_count
+from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
 from steph.record import Attempt, Check, ModelChoice, RejectedCandidate, StageId, Verdict
 from steph.run import hub, hub_download, model_files
 from steph.run.hub_query import HubError
@@ -108,10 +108,7 @@ def _from_hub(run: Run, candidates: tuple[str, ...], *, is_explicit: bool) -> Mo
 
 
 def _make_twin(run: Run, name: str) -> ModelChoice | NoModel:
-    shape = TINY if name == TINY_NAME else BUILT_IN.get(name)
-    if shape is None:
-        known = ", ".join(sorted(BUILT_IN))
-        raise InputError(f"--steph-twin: no built-in shape for {name!r}; known: {known}")
+    shape = twin_shape(name)
     tokenizer = None if shape is TINY else _tokenizer_of_twins()
     folder = _twin_folder(name, shape, tokenizer, run.setup.dataset.sha256)
     arguments = _twin_arguments(run, shape, folder, tokenizer, name)

@@ -15,6 +15,7 @@ from pathlib import Path
 from steph.plan.description import Description, load_description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
+from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
 from steph.record import AnyStage, Context, DataFile, Device, ExtendedId, RecordKind, StageId
 from steph.run import inputs, telemetry
 from steph.run.inputs import InputError
@@ -73,6 +74,8 @@ def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) 
     root = options.pipeline_root
     if not root.is_dir():
         raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
+    if StageId.H1 in stages and profile.uses_twin(options):
+        twin_shape(options.model or profile.model.candidates[0])
     description = load_description(root)
     _require_inputs(root, description, stages)
     inputs.require_outputs_apart(root, description, options.reports_dir)
@@ -83,6 +86,14 @@ def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) 
             f"{profile.evaluate.samples} in {profile.path}; lower samples or give a larger data set"
         )
     return description, dataset
+
+
+def twin_shape(name: str) -> ModelShape:
+    """The shape in which a twin of this model is made; raises InputError where it is not known."""
+    shape = TINY if name == TINY_NAME else BUILT_IN.get(name)
+    if shape is None:
+        raise InputError(f"--steph-twin: no built-in shape for {name!r}; known: {', '.join(sorted(BUILT_IN))}")
+    return shape
 
 
 def cache_dir() -> Path:
