@@ -122,6 +122,15 @@ def test_a_stage_on_a_replaced_base_is_blocked(tmp_path: Path) -> None:
     assert "H-2 の結果が古い" in result.explanation
 
 
+def test_a_stage_alone_says_what_must_run_before_it(tmp_path: Path) -> None:
+    """In an empty record the first stage that is missing is named, and that it comes first."""
+    result = _conducted(tmp_path, StageId.H3)
+    assert (result.verdict, result.explanation) == (
+        Verdict.BLOCKED,
+        "H-1 が NOT_RUN のため実行しない。先に H-1 を実行する",
+    )
+
+
 @pytest.mark.parametrize("purpose", ["stage", "deep", "calibrate"])
 def test_memory_that_did_not_come_back_blocks_the_next_stage(tmp_path: Path, purpose: str) -> None:
     """What still lies on the card would be taken from the next stage, whichever attempt left it there."""

@@ -120,7 +120,8 @@ class Conductor:
         for needed in NEEDS[stage]:
             verdict = record.verdict_of(needed)
             if not verdict.is_green:
-                return Outcome(Verdict.BLOCKED, f"{needed} が {verdict} のため実行しない")
+                remedy = f"。先に {needed} を実行する" if verdict is Verdict.NOT_RUN else ""
+                return Outcome(Verdict.BLOCKED, f"{needed} が {verdict} のため実行しない{remedy}")
             if record.results[needed].stale:
                 return Outcome(Verdict.BLOCKED, f"{needed} の結果が古い(前提が再実行された)ため実行しない")
         return self._memory_kept(record)
