@@ -179,7 +179,7 @@ def here_words(advice: Advice) -> Markdown:
         return Markdown("\n".join([headline, "", *own, *_how(outlook)]))
     peak = f"変更後の設定で {_peak_words(outlook.here.grid[wanted])}" if outlook.here else "未予測"
     if trained:
-        return Markdown(f"{trained}{inline(f'変更後の設定でも載るとは言えません({peak})。')}")
+        return Markdown(f"{trained}{inline(f'変更後の設定が載るとは言えません({peak})。')}")
     refused = f"このパイプラインの学習のしかたで {PRODUCTION_MODEL} が{card}に載るとは言えません({peak})。"
     lean = _fit_words(outlook.lean, wanted)
     if not lean:
