@@ -48,6 +48,14 @@ def test_how_far_training_went_comes_from_the_attempts(sample: Callable[[], Reco
     assert len(found.attempts) == len(sample().stages[StageId.H2].attempts)
 
 
+def test_a_training_that_ended_and_was_not_believed_is_no_success() -> None:
+    """The process ended well and a check did not hold: neither 「成功」 nor an OOM is the word for it."""
+    record = with_stage(factory.green_acceptance(), StageId.H2, verdict=Verdict.FAIL)
+    found = advise(record)
+    assert found.reach is Reach.OTHER_FAILURE
+    assert found.reach_sentence.startswith("検査で不合格: ")
+
+
 def test_training_without_4bit_is_not_called_qlora() -> None:
     """Where 4-bit could not be set up and training passed without it, H-4 says that 4-bit did not go through."""
     first = factory.out_of_memory(1, TrainSettings()).model_copy(update={"diagnosis": Diagnosis(cause=Cause.BNB_SETUP)})

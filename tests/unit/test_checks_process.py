@@ -92,6 +92,7 @@ ASKED_ITS_NAME = Probe(
         ((LAUNCHER, on_card(None, rank=0)), 2.0, True),
         ((ASKED_ITS_NAME,), 63.0, False),
         ((ASKED_ITS_NAME, on_card(None)), 2.0, True),
+        ((ASKED_ITS_NAME.model_copy(update={"peak_reserved_bytes": 39_845_888}),), 0.7, True),
         ((LAUNCHER,), 0.1, False),
         ((LAUNCHER,), None, False),
         ((), 0.1, False),

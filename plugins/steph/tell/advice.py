@@ -169,6 +169,8 @@ def _reach_sentence(reach: Reach, h2: StageResult | None, card: str) -> str:
         return f"4bit なしの `{last}` で完走しました({count} 回試行、うち OOM {ooms} 回)。4bit では試していません。"
     if reach is Reach.WITHOUT_4BIT:
         return f"4bit では通らず、4bit なしの `{last}` で完走しました({count} 回試行、うち OOM {ooms} 回)。"
+    if h2.attempts[-1].ended_well:
+        return f"検査で不合格: {card} で `{last}` は最後まで動きましたが、学習できたとは言えません。"
     return f"OOM 以外で失敗: {card} で `{last}` が「{wording.outcome_words(h2.attempts[-1])}」で終わりました。"
 
 
