@@ -37,7 +37,7 @@ ranks = [
     subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "RANK": str(rank)}, start_new_session=True)
     for rank in range(2)
 ]
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 for rank in ranks:
     rank.wait()
 """
