@@ -20,9 +20,12 @@ from suite_runs import make_bench
 
 # stands in front of the planted script: rank 1 dies as a process does that the kernel's OOM killer chose
 KILLED = """
-import os, signal, time
+import os, pathlib, signal, time
 print("rank", os.environ["RANK"], flush=True)
-time.sleep(0.5)
+begun = pathlib.Path(os.environ["STEPH_PROBE_DIR"])
+(begun / os.environ["RANK"]).touch()
+while not (begun / "0").exists():
+    time.sleep(0.01)
 if os.environ["RANK"] == "1":
     os.kill(os.getpid(), signal.SIGKILL)
 time.sleep(600)

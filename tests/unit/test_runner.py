@@ -128,10 +128,24 @@ def test_what_a_child_leaves_behind_is_ended_after_its_exit(tmp_path: Path, mark
 
 def test_child_that_closes_its_streams_is_waited_for(tmp_path: Path) -> None:
     """The end of stdout and stderr is not the end of the child."""
-    code = "import os, time; print('last', flush=True); os.close(1); os.close(2); time.sleep(0.5); os._exit(4)"
-    outcome = run(tmp_path, code)
-    assert outcome.returncode == 4
-    assert outcome.seconds >= 0.5
+    code = """if True:
+        import os, time
+        print("last", flush=True)
+        os.close(1), os.close(2), open("closed", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        os._exit(4)
+    """
+    looks: list[Progress] = []
+
+    def let_it_go_later(progress: Progress) -> None:
+        if (tmp_path / "closed").exists():
+            looks.append(progress)
+        if len(looks) == 5:
+            (tmp_path / "go").touch()
+
+    assert run(tmp_path, code, on_poll=let_it_go_later).returncode == 4
+    assert len(looks) >= 5
     assert output.stdout_text(tmp_path / "attempt") == "last\n"
 
 

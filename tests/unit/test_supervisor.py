@@ -149,7 +149,8 @@ def test_secrets_do_not_reach_any_file(tmp_path: Path) -> None:
     """A token on stdout or stderr, whole or in pieces, is in none of the files, and what stands around it is."""
     token = "hf_" + "aB3" * 11
     code = (
-        f"import os, time; os.write(1, b'using {token} now\\n'); os.write(2, b'with {token[:9]}'); time.sleep(0.5)\n"
+        f"import fcntl, os, termios, time; os.write(1, b'using {token} now\\n'); os.write(2, b'with {token[:9]}')\n"
+        "while any(fcntl.ioctl(2, termios.FIONREAD, bytes(4))): time.sleep(0.01)  # until the first piece was read\n"
         f"os.write(2, b'{token[9:]} then\\n')"
     )
     assert start(tmp_path, code).wait() == 0
