@@ -27,6 +27,29 @@ NEWLY_INITIALIZED = (
     "newly initialized: ['lm_head.weight']"
 )
 HOUR_SECONDS = 3600
+SAID_BEFORE: dict[str, tuple[int, str]] = {  # defect: how often a line is printed to stderr before training
+    "response_key_missing": (
+        30,
+        "UserWarning: Could not find response key `<|im_start|>assistant` in the following instance: … This instance "
+        "will be ignored in loss calculation. Note, if this happens often, consider increasing the `max_seq_length`.",
+    ),
+    "tokens_too_long": (
+        1,
+        "Token indices sequence length is longer than the specified maximum sequence length for this model (3100 > "
+        "2048). Running this sequence through the model will result in indexing errors",
+    ),
+    "batches_skipped": (6, "[rank0]: CUDA out of memory, skipping batch"),
+    "offloaded": (1, "Some parameters are on the meta device because they were offloaded to the cpu."),
+    "usual_warnings": (
+        1,
+        "UserWarning: Could not find a config file in Qwen - will assume that the vocabulary was not modified.\n"
+        "`use_cache=True` is incompatible with gradient checkpointing. Setting `use_cache=False`.\n"
+        "INFO: set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid torch.OutOfMemoryError: CUDA out of "
+        "memory\nINFO skipping of batches with nan loss is enabled\n"
+        "OVERFLOW! Rank 0 Skipping step. Attempted loss scale: 65536, reducing to 32768\n"
+        "Retrying in 1s [Retry 1/5].\nLoRAの追加設定ファイルが見つからないので既定値を使います",
+    ),
+}
 OUT_OF_MEMORY = """Traceback (most recent call last):
   File "scripts/train_qwen_law_ft.py", line 300, in <module>
     main()
@@ -341,7 +364,7 @@ def main() -> None:
     args, knobs = arguments(), planted()
     defect = str(knobs.get("train") or "")
     run = Run(args, knobs.get("style"))
-    if defect and defect not in BEFORE and defect not in AFTER and defect not in ("cuda_oom", "pads_to_max"):
+    if defect and not any(defect in known for known in (BEFORE, SAID_BEFORE, AFTER, ("cuda_oom", "pads_to_max"))):
         sys.exit(f"unknown defect {defect!r}")
     if not args.do_train:
         print("--do-train が指定されていないため、学習は行いません。")
@@ -359,6 +382,9 @@ def main() -> None:
         setattr(run, name, value)
     if defect == "rows_dropped":
         run.steps = args.max_steps_override or run.steps
+    times, line = SAID_BEFORE.get(defect, (0, ""))
+    for _ in range(times):
+        print(line, file=sys.stderr)
     run.train()
     run.write()
     if defect in AFTER:
