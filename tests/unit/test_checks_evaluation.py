@@ -177,7 +177,8 @@ def test_an_attempt_that_left_nothing_is_judged_without_an_exception(tmp_path: P
     outcome, checks, artifacts = judge_evaluation(evidence)
     assert (outcome.total, outcome.accuracy, artifacts) == (None, None, ())
     assert {check.id for check in checks if check.holds} == {
-        "no_traceback", "base_weights_loaded", "model_names_agree", "no_invocation_error", "adapter_loaded",
+        "no_traceback", "base_weights_loaded", "library_warnings", "model_names_agree",
+        "no_invocation_error", "adapter_loaded",
     }  # fmt: skip
 
 

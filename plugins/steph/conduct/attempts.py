@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +54,8 @@ class Request:
 class Finished:
     """A child that ended: the attempt so far, what the runner saw, and what the child printed.
 
-    `started_unix`: by the clock that stamps the files that it wrote.
+    `started_unix` and `ended_unix`: by the clock that stamps the files that it wrote. `places`: where its outputs
+    really were before it, in the request's order.
     """
 
     attempt: Attempt
@@ -63,6 +64,8 @@ class Finished:
     started_unix: float
     stdout: str
     output: str
+    ended_unix: float | None = None
+    places: tuple[Path, ...] = ()
 
     def card_memory(self, device: Device | None) -> CardMemory | None:
         """The card's memory over this attempt; None without a GPU."""
@@ -118,6 +121,7 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
     journal.append(AttemptStarted(at=now(), attempt=attempt))
     title = f"{request.stage} {request.label}"
     started_unix, files_unix = time.time(), inputs.file_clock_unix(request.writes)
+    places = tuple(path.resolve() for path in request.writes)
     try:
         outcome = run_child(_spec(setup, request, folder), on_poll=lambda progress: console.progress(title, progress))
     except BaseException as error:
@@ -128,10 +132,11 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
         )
         journal.append(AttemptEnded(at=now(), attempt=lost))
         raise
+    ended_unix = inputs.file_clock_unix(request.writes)
     write_samples(folder, started_unix, outcome.memory_samples)
     complete = _measured(attempt, outcome)
     try:
-        finished = _finished(complete, outcome, folder, files_unix)
+        finished = replace(_finished(complete, outcome, folder, files_unix), ended_unix=ended_unix, places=places)
         complete = finished.attempt
         if complete.ended_well:
             complete = judge(finished)

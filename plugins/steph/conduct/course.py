@@ -14,6 +14,7 @@ from steph.conduct.attempts import Finished, Request
 from steph.conduct.preparation import Setup
 from steph.conduct.side_commands import script_flags, side_folder, training_rows
 from steph.conduct.stage_run import Run
+from steph.judge.base_model import has_random_weights
 from steph.judge.evidence import TrainEvidence
 from steph.plan.answers import AnswerLoss, RowLengths, row_lengths
 from steph.plan.commands import MAX_STEPS_FLAG, train_command
@@ -72,6 +73,12 @@ class Course:
             lost_answers=(loss.lost_rows, loss.rows) if loss else None,
             card=finished.card_memory(self.setup.device),
             base_tokenizer=_tokenizer_of(model),
+            base_folder=_tokenizer_of(model).parent,
+            seconds=finished.attempt.seconds,
+            attempt_ended_unix=finished.ended_unix,
+            output_place=next(iter(finished.places), None),
+            inputs=tuple((self.setup.root / file.path, file.sha256) for file in (self.setup.dataset, self.train_file)),
+            random_weights=self.setup.context.twin or has_random_weights(model.name, _tokenizer_of(model).parent),
             rehearsal=self.setup.is_rehearsal,
         )
 

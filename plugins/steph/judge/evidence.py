@@ -26,7 +26,10 @@ class TrainEvidence:
     `output_dir` is absolute, `output_dir_name` is the folder as the pipeline was given it. `train_rows` counts the rows
     of the file that this attempt really trained on. `attempt_started_unix` is by the files' clock, for their ages;
     `line_arrivals` are (seconds since the attempt's start, line). `lost_answers` is (rows without their answer, rows).
-    `card` is None where no GPU was used. `base_tokenizer` is the model's own `tokenizer.json`, None where it has none.
+    `card` is None where no GPU was used. `base_tokenizer` is the model's own `tokenizer.json`, None where it has none,
+    `base_folder` the folder of its files. `seconds` is how long the process lived, `attempt_ended_unix` its end by the
+    files' clock. `output_place` is where the output folder really was before it, `inputs` are the files that it was
+    given, each with the sha256 that it had then.
     """
 
     output_dir: Path
@@ -42,6 +45,12 @@ class TrainEvidence:
     lost_answers: tuple[int, int] | None = None
     card: CardMemory | None = None
     base_tokenizer: Path | None = None
+    base_folder: Path | None = None
+    seconds: float | None = None
+    attempt_ended_unix: float | None = None
+    output_place: Path | None = None
+    inputs: tuple[tuple[Path, str], ...] = ()
+    random_weights: bool = False
     rehearsal: bool = False
 
 

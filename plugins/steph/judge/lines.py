@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_PAIR = re.compile(r"'([A-Za-z_][\w/.-]{0,60})':\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
+_PAIR = re.compile(r"['\"]([A-Za-z_][\w/.-]{0,60})['\"]:\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
+# what loggers, launchers and progress bars put before a line ends like a tag or with a level; a bar may follow
+_BEFORE = r"(?:[^{}]{0,200}?(?:[\]:)>|\-–—]|\b(?:DEBUG|INFO|NOTICE|WARN|WARNING))\s*|\s*)"
+_DICT = re.compile(rf"^{_BEFORE}(\{{\s*['\"][A-Za-z_].*\}})\s*(?:\d{{1,3}}%\|.*)?$")
+_WRAPPED = re.compile(r"^(?:(?:np|numpy)\.float\d+|tensor)\(([^()]+)\)?$")
 _ADAPTER_TROUBLE = re.compile(
     r"(?i)missing adapter keys|loading adapter weights from .{0,300} led to (?:unexpected|missing) keys"
     r"|\b(?:lora|adapter)\b.{0,200}(?:failed to load|could not be loaded|not found|does not exist)"
@@ -49,11 +53,11 @@ class Metrics:
 
 
 def parse_metrics(line: str) -> Metrics | None:
-    """Read one dict line; None for any other text."""
-    text = line.strip()
-    if not (text.startswith("{'") and text.endswith("}")):
+    """Read one dict line, also behind the prefix of a logger or launcher; None for any other text."""
+    found = _DICT.match(line) if "{" in line else None
+    if found is None:
         return None
-    pairs = ((m[1], _number(next(v for v in m.groups()[1:] if v is not None))) for m in _PAIR.finditer(text))
+    pairs = ((m[1], _number(next(v for v in m.groups()[1:] if v is not None))) for m in _PAIR.finditer(found[1]))
     values = tuple((key, value) for key, value in pairs if value is not None)
     return Metrics(values) if values else None
 
@@ -64,8 +68,9 @@ def metrics_in(lines: Iterable[str]) -> tuple[Metrics, ...]:
 
 
 def _number(text: str) -> float | None:
+    wrapped = _WRAPPED.match(text.strip())
     try:
-        return float(text)
+        return float(wrapped[1] if wrapped else text)
     except ValueError:
         return None
 

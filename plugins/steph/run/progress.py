@@ -10,7 +10,7 @@ from dataclasses import dataclass
 _BAR = re.compile(
     r"(?:^|[\r\n])(?:(?P<label>[^\r\n|]{1,80}?):\s*)?\s*\d{1,3}%\|[^|\r\n]*\|\s*(?P<step>\d+)/(?P<total>\d+)\s*\["
 )
-_DICT_LINE = re.compile(r"^\s*\{.*['\"]\w+['\"]\s*:.*\}\s*$")
+_DICT_LINE = re.compile(r"^[^{}]{0,200}\{.*['\"]\w+['\"]\s*:.*\}")
 
 
 @dataclass(frozen=True)
@@ -31,5 +31,5 @@ def last_bar(lines: Sequence[str]) -> Bar | None:
 
 
 def is_dict_line(line: str) -> bool:
-    """Whether a line looks like the dict that transformers' Trainer prints at each logging step."""
+    """Whether a line looks like the dict that transformers' Trainer prints, alone or behind a logger's prefix."""
     return bool(_DICT_LINE.match(line))

@@ -22,12 +22,15 @@ MODEL = "Qwen/Qwen1.5-1.8B-Chat"
 OUTPUT_DIR = "runs/debug_small_model/direct_norag_small_4bit"
 OUTPUT = "results/evaluations/small_model_debug_direct.json"
 TRAIN_ROWS = 40
+TRAIN_SECONDS = 5.0
 
 
 def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
-    """Run the planted training and hand over what the suite would know about it."""
+    """Run the planted training and hand over what the suite would know, had each of its lines taken half a second."""
     settings = variant.train_settings
-    started_unix = time.time()
+    _let_last(root, TRAIN_SECONDS)
+    inputs = tuple((root / name, sha256_of(root / name)) for name in (DATASET, TRAIN_FILE))
+    place, began_unix = (root / OUTPUT_DIR).resolve(), time.time()
     ran = run_script(
         root, TRAIN_SCRIPT, "--model-name", MODEL, "--train-file", TRAIN_FILE, "--output-dir", OUTPUT_DIR,
         "--num-epochs", str(settings.num_epochs), "--batch-size", str(settings.batch_size),
@@ -36,13 +39,23 @@ def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
         *(("--target-modules", ",".join(settings.target_modules)) if settings.target_modules else ()),
         *(("--max-steps-override", str(settings.max_steps)) if settings.max_steps < TRAIN_ROWS // 4 else ()),
     )  # fmt: skip
+    arrivals = tuple((0.5 * n, line) for n, line in enumerate(ran.stdout.splitlines()))
+    seconds = max(TRAIN_SECONDS, 0.5 * len(arrivals))
     evidence = TrainEvidence(
         output_dir=root / OUTPUT_DIR, output_dir_name=OUTPUT_DIR, settings=settings, model_name=MODEL,
-        stdout=ran.stdout, output=ran.output, returncode=ran.returncode, attempt_started_unix=started_unix,
-        base_tokenizer=root / "tokenizer.json", train_rows=TRAIN_ROWS, lost_answers=(0, TRAIN_ROWS),
-        line_arrivals=tuple((0.5 * n, line) for n, line in enumerate(ran.stdout.splitlines())),
+        stdout=ran.stdout, output=ran.output, returncode=ran.returncode, train_rows=TRAIN_ROWS,
+        attempt_started_unix=began_unix - seconds, attempt_ended_unix=time.time(), seconds=seconds,
+        base_tokenizer=root / "tokenizer.json", base_folder=root / "model", lost_answers=(0, TRAIN_ROWS),
+        line_arrivals=arrivals, output_place=place, inputs=inputs,
     )  # fmt: skip
     return variant.train_change(evidence)
+
+
+def _let_last(root: Path, seconds: float) -> None:
+    """Have the stand-in say that its training took so long: it fits the lines' arrivals and not this process."""
+    path = root / "defect.json"
+    knobs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps({"train_seconds": seconds} | knobs), encoding="utf-8")
 
 
 def evaluation_evidence(root: Path, variant: Variant) -> EvalEvidence:

@@ -1,9 +1,9 @@
 """A stand-in for a training script: prints and writes what a real one does, in milliseconds and without torch.
 
 `defect.json` in the pipeline root, or the variable STEPH_PLANTED_TRAIN, plants one defect: {"train": "adapter_nan"}.
-"style": 4 prints as transformers 4 does; "until_seq": n limits the out-of-memory defects to longer sequences,
-"until_batch": n to larger batches; "step_seconds": s makes each step last; "fails_within": n plants the defect in runs
-of up to n steps only.
+"style": 4 prints as transformers 4 does; "train_seconds": s says that the training took so long; "until_seq": n limits
+the out-of-memory defects to longer sequences, "until_batch": n to larger batches; "step_seconds": s makes each step
+last; "fails_within": n plants the defect in runs of up to n steps only.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from pathlib import Path
 
 MODULES = ("q_proj", "v_proj")
 HIDDEN = 8
+LAYERS = 4
 NEWLY_INITIALIZED = (
     "Some weights of Qwen2ForCausalLM were not initialized from the model checkpoint at Qwen/Qwen1.5-1.8B-Chat and are "
     "newly initialized: ['lm_head.weight']"
 )
+STARTED = time.monotonic()
 HOUR_SECONDS = 3600
 SAID_BEFORE: dict[str, tuple[int, str]] = {  # defect: how often a line is printed to stderr before training
     "response_key_missing": (
@@ -40,6 +42,8 @@ SAID_BEFORE: dict[str, tuple[int, str]] = {  # defect: how often a line is print
     ),
     "batches_skipped": (6, "[rank0]: CUDA out of memory, skipping batch"),
     "offloaded": (1, "Some parameters are on the meta device because they were offloaded to the cpu."),
+    "updates_skipped": (6, "WARNING: loss is nan at this step, skipping optimizer update"),
+    "rows_packed": (1, "Packing train dataset: 100%"),
     "usual_warnings": (
         1,
         "UserWarning: Could not find a config file in Qwen - will assume that the vocabulary was not modified.\n"
@@ -87,10 +91,11 @@ def planted() -> dict[str, object]:
 class Run:
     """Everything that the run will print and write; defects change it before or after it is written."""
 
-    def __init__(self, args: argparse.Namespace, style: object) -> None:
-        self.args, self.style = args, style
+    def __init__(self, args: argparse.Namespace, knobs: dict[str, object]) -> None:
+        self.args, self.style, self.seconds = args, knobs.get("style"), knobs.get("train_seconds")
         self.folder = Path(args.output_dir)
         self.batch_size, self.accumulation = int(args.batch_size), int(args.gradient_accumulation_steps)
+        self.drop_last = False
         lines = Path(args.train_file).read_text(encoding="utf-8").splitlines()
         self.rows = sum(bool(line.strip()) for line in lines)
         self.steps = self.per_epoch() * args.num_epochs
@@ -98,9 +103,13 @@ class Run:
             self.steps = args.max_steps_override
         self.start = 0  # the step that a resumed training goes on from
         self.learning_rate = float(args.learning_rate)
+        self.rate: Callable[[float], float] = lambda done: 1 - done * self.steps / (self.steps + 1)  # by share of steps
+        self.every = int(args.logging_steps)
+        self.seen: tuple[str, ...] = ()  # what is printed of each line, as a format with `line`
         self.config: dict[str, object] = {}
         self.trained_modules: list[str] | None = None  # None: those of the configuration
-        self.left_out = ""
+        self.left_out = self.left_out_layer = ""
+        self.speed_factor = 1.0
         self.dtype = "F32"
         self.rank = args.lora_r
         self.base: object = args.model_name
@@ -111,8 +120,12 @@ class Run:
         self.logged_offset = 0.0
         self.final_line = True
         self.value: Callable[[str, int], float] = learned
-        self.layers = 1
+        self.layers = range(LAYERS)
         self.parts = ("lora_A", "lora_B")
+        self.key: Callable[[str], str] = lambda name: name
+        self.shapes: dict[str, list[int]] = {}  # of tensors, by the end of their names
+        self.further: dict[str, list[int]] = {}  # tensors beside LoRA's, and their shapes
+        self.checkpoint_files: tuple[str, ...] = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
         self.output_only = bool(args.loss_on_output_only)
         self.step_seconds = 0.0
 
@@ -120,14 +133,16 @@ class Run:
         return max(1, math.ceil(self.batches() / self.accumulation))
 
     def batches(self) -> int:
-        return math.ceil(self.rows / self.batch_size)
+        return self.rows // self.batch_size if self.drop_last else math.ceil(self.rows / self.batch_size)
 
     def epoch(self, step: int) -> float:
         whole, part = divmod(step, self.per_epoch())
         return whole + min(1.0, part * self.accumulation / self.batches())
 
     def show(self, values: dict[str, float]) -> None:
-        print({k: (v if self.style == 4 else f"{v:.4g}") for k, v in values.items()})
+        line = str({k: (v if self.style == 4 else f"{v:.4g}") for k, v in values.items()})
+        for form in self.seen or ("{line}",):
+            print(form.replace("{line}", line).replace("{json}", json.dumps(values)))
 
     def train(self) -> None:
         history = []
@@ -136,9 +151,10 @@ class Run:
             self.loss = lambda step: 0.4 * on_all_tokens(step)
         for step in range(1, self.steps + 1):
             time.sleep(self.step_seconds)
-            if step % self.args.logging_steps == 0:
-                entry = {"loss": self.loss(step), "grad_norm": self.grad_norm(step),
-                         "learning_rate": self.learning_rate * (1 - step / (self.steps + 1)),
+            if step % self.every == 0:
+                mean = sum(self.loss(n) for n in range(step - self.every + 1, step + 1)) / self.every
+                entry = {"loss": mean, "grad_norm": self.grad_norm(step),
+                         "learning_rate": self.learning_rate * self.rate(step / self.steps),
                          "epoch": self.epoch(step)}  # fmt: skip
                 if step > self.start:
                     self.show(entry)
@@ -148,8 +164,15 @@ class Run:
         mean = sum(self.loss(step) for step in range(1, self.steps + 1)) / self.steps
         loss = mean if self.train_loss is None else self.train_loss
         if self.final_line:
-            self.show({"train_runtime": 1.25, "train_samples_per_second": 32.0, "train_steps_per_second": 8.0,
-                       "train_loss": loss, "epoch": self.epoch(self.steps)})  # fmt: skip
+            self.show(self.speed() | {"train_loss": loss, "epoch": self.epoch(self.steps)})
+
+    def speed(self) -> dict[str, float]:
+        """What the Trainer says of its speed: a cap of steps counts whole batches, else the epochs' rows count."""
+        seconds = self.seconds if isinstance(self.seconds, float) else time.monotonic() - STARTED
+        capped = self.args.max_steps_override is not None
+        samples = self.steps * self.batch_size * self.accumulation if capped else self.rows * self.args.num_epochs
+        return {"train_runtime": seconds, "train_samples_per_second": self.speed_factor * samples / seconds,
+                "train_steps_per_second": self.steps / seconds}  # fmt: skip
 
     def write(self) -> None:
         checkpoint = self.folder / f"checkpoint-{self.steps}"
@@ -158,7 +181,7 @@ class Run:
                  "train_batch_size": self.batch_size, "log_history": self.history, "num_input_tokens_seen": 0,
                  "stateful_callbacks": {}}  # fmt: skip
         (checkpoint / "trainer_state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        for name in self.checkpoint_files:
             (checkpoint / name).write_bytes(b"stand-in")
         config = {"peft_type": "LORA", "base_model_name_or_path": self.base, "r": self.rank, "bias": "none",
                   "lora_alpha": self.args.lora_alpha, "lora_dropout": self.args.lora_dropout,
@@ -177,19 +200,24 @@ class Run:
     def adapter(self) -> bytes:
         tensors: dict[str, tuple[list[int], bytes]] = {}
         modules = self.trained_modules or self.modules()
-        for layer, module, part in itertools.product(range(self.layers), modules, self.parts):
-            if f"{module}.{part}" == self.left_out:
+        for layer, module, part in itertools.product(self.layers, modules, self.parts):
+            if f"{module}.{part}" == self.left_out or self.left_out_layer == f"layers.{layer}.self_attn.{module}":
                 continue
-            shape = [self.rank, HIDDEN] if part == "lora_A" else [HIDDEN, self.rank]
+            shape = [self.rank, HIDDEN] if part.endswith("A") else [HIDDEN, self.rank]
             name = f"base_model.model.model.layers.{layer}.self_attn.{module}.{part}.weight"
-            values = [self.value(name, n) for n in range(self.rank * HIDDEN)]
-            tensors[name] = (shape, encode(self.dtype, values))
+            shape = next((other for end, other in self.shapes.items() if name.endswith(end)), shape)
+            values = [self.value(name, n) for n in range(math.prod(shape))]
+            tensors[self.key(name)] = (shape, encode(self.dtype, values))
+        for name, shape in self.further.items():
+            tensors[name] = (shape, encode(self.dtype, [0.01] * math.prod(shape)))
         return safetensors(self.dtype, tensors)
 
 
 def encode(dtype: str, values: list[float]) -> bytes:
     if dtype == "BF16":
         return b"".join(struct.pack("<f", value)[2:] for value in values)
+    if dtype == "I32":
+        return struct.pack(f"<{len(values)}i", *(int(1000 * value) for value in values))
     return struct.pack(f"<{len(values)}{ {'F64': 'd', 'F32': 'f', 'F16': 'e'}[dtype] }", *values)
 
 
@@ -208,11 +236,16 @@ def age(path: Path) -> None:
 
 
 def learned(name: str, n: int) -> float:
-    return 0.001 * (n % 7 + 1)
+    layer = int(name.partition("layers.")[2].partition(".")[0])
+    return 0.001 * (n % 7 + 1 + layer)
 
 
 def only_at(value: float, part: str = "lora_A") -> Callable[[str, int], float]:
     return lambda name, n: value if part in name and n == 5 else learned(name, n)
+
+
+def sized(value: float) -> Callable[[str, int], float]:
+    return lambda name, n: value if "lora_B" in name else learned(name, n)
 
 
 def still_at(*parts: str, zero: float = 0.0) -> Callable[[str, int], float]:
@@ -231,8 +264,8 @@ BEFORE: dict[str, dict[str, object]] = {
     "b_zero": {"value": still_at("lora_B")},
     "b_minus_zero_bf16": {"value": still_at("lora_B", zero=-0.0), "dtype": "BF16"},
     "b_last_layer_only": {"value": still_at(*(f"layers.{n}.self_attn.{m}.lora_B" for n in range(3) for m in MODULES)),
-                          "layers": 4},
-    "b_one_still": {"value": still_at("layers.2.self_attn.v_proj.lora_B"), "layers": 4},
+},
+    "b_one_still": {"value": still_at("layers.2.self_attn.v_proj.lora_B")},
     "embedding_untrained": {"value": still_at("lora_embedding_A"), "parts": ("lora_embedding_A", "lora_embedding_B")},
     "no_b": {"parts": ("lora_A",)},
     "no_tensors": {"parts": ()},
@@ -255,7 +288,7 @@ BEFORE: dict[str, dict[str, object]] = {
     "alpha_pattern": {"config": {"alpha_pattern": {"v_proj": 1}}},
     "other_alpha": {"config": {"lora_alpha": 64}},
     "drawn_from_weights": {"config": {"init_lora_weights": "pissa"}},
-    "nan_in_last_layer": {"value": only_at(math.nan, "layers.3.self_attn.v_proj.lora_B"), "layers": 4},
+    "nan_in_last_layer": {"value": only_at(math.nan, "layers.3.self_attn.v_proj.lora_B")},
     "loss_nan": {"loss": lambda step: math.nan if step > 5 else 2.0 / step},
     "loss_inf": {"loss": lambda step: math.inf if step == 3 else 2.0 / step},
     "loss_zero": {"loss": lambda step: 0.0 if step > 3 else 2.0 / step,
@@ -269,7 +302,78 @@ BEFORE: dict[str, dict[str, object]] = {
     "no_history": {"logged": False},
     "history_differs": {"logged_offset": 0.5},
     "output_only_ignored": {"output_only": False},
-    "grad_norm_nan": {"grad_norm": lambda step: math.nan if step == 1 else 1.0},
+    "grad_norm_nan": {"grad_norm": lambda step: math.nan if step == 5 else 1.0},
+    # every step
+    "warmup_endless": {"rate": lambda done: done},
+    "rate_zero_at_once": {"rate": lambda done: 1.0 if done <= 0.1 else 0.0},
+    "rate_zero_early": {"rate": lambda done: 1.0 if done <= 0.2 else 0.0},
+    "nothing_trained": {"grad_norm": lambda step: 0.0, "loss": lambda step: 1.5 - 0.01 * (step % 3) - 0.001 * step},
+    "grad_norms_nan": {"grad_norm": lambda step: math.nan if step > 1 else 1.0},
+    "grad_norms_all_nan": {"grad_norm": lambda step: math.nan},
+    "grad_norm_explodes": {"grad_norm": lambda step: 10.0 ** (step + 1)},
+    "loss_tiny": {"loss": lambda step: 1e-5 / step + 1e-6},
+    "loss_negative": {"loss": lambda step: 0.5 - 0.2 * step},
+    "loss_exploded": {"loss": lambda step: 40.0 if step == 5 else 2.0 - step / 50},
+    "loss_summed": {"loss": lambda step: 8 * (2.4 + 1.5 / step)},
+    "loss_of_chance": {"loss": lambda step: 11.93 - 0.02 * step},
+    "fp16_start": {"grad_norm": lambda step: math.inf if step <= 3 else 1.5 / step,
+                   "rate": lambda done: 0.0 if done <= 0.1 else 1.0},
+    "cosine": {"rate": lambda done: 0.5 * (1 + math.cos(math.pi * done))},
+    "linear_to_zero": {"rate": lambda done: min(10 * done, 1 - done)},
+    # the adapter's own shape
+    "upper_layers_only": {"layers": range(2, LAYERS)},
+    "one_module_lacks_a_layer": {"left_out_layer": "layers.0.self_attn.v_proj"},
+    "layers_of_a_bigger_model": {"layers": range(LAYERS + 2)},
+    "a_zero": {"value": still_at("lora_A")},
+    "b_tiny": {"value": sized(1e-12)},
+    "b_huge": {"value": sized(1e38)},
+    "b_same": {"value": lambda name, n: 0.001 * (n % 7 + 1) if "lora_B" in name else learned(name, n)},
+    "whole_numbers": {"dtype": "I32"},
+    "orig_mod_prefix": {"key": lambda name: f"_orig_mod.{name}"},
+    "orig_mod_inside": {"key": lambda name: name.replace("base_model.model.", "base_model.model._orig_mod.")},
+    "names_in_memory": {"key": lambda name: name.replace(".weight", ".default.weight")},
+    "ddp_prefix": {"key": lambda name: name.replace("base_model.model.", "base_model.model.module.")},
+    "no_prefix": {"key": lambda name: name.removeprefix("base_model.model.")},
+    "a_empty": {"shapes": {"layers.2.self_attn.v_proj.lora_A.weight": [0]}},
+    "ranks_differ": {"shapes": {"layers.2.self_attn.v_proj.lora_B.weight": [HIDDEN, 8]}},
+    "task_type_other": {"config": {"task_type": "SEQ_CLS"}},
+    "dropout_off": {"config": {"lora_dropout": 0.0}},
+    "rslora_saved_modules": {"config": {"use_rslora": True, "modules_to_save": ["embed_tokens", "lm_head"]},
+                             "further": {f"base_model.model.{name}.weight": [4, HIDDEN]
+                                         for name in ("model.embed_tokens", "lm_head")}},
+    "dora": {"config": {"use_dora": True},
+             "further": {f"base_model.model.model.layers.{n}.self_attn.{module}.lora_magnitude_vector": [HIDDEN]
+                         for n in range(LAYERS) for module in MODULES}},
+    "lora_bias": {"config": {"lora_bias": True},
+                  "further": {f"base_model.model.model.layers.{n}.self_attn.{module}.lora_B.bias": [HIDDEN]
+                              for n in range(LAYERS) for module in MODULES}},
+    "targets_as_expression": {"config": {"target_modules": r".*\.(q_proj|v_proj)"}},
+    "only_model_saved": {"checkpoint_files": ()},
+    "base_by_snapshot": {"base": "/home/u/.cache/huggingface/hub/models--Qwen--Qwen1.5-1.8B-Chat/snapshots/e482ee3f"},
+    # rows and figures
+    "speed_of_another": {"speed_factor": 10.0},
+    "runtime_of_another": {"seconds": 1250.0},
+    "runtime_far_too_short": {"seconds": 0.004},
+    "rows_held_out": {"rows": 36, "steps": 9},
+    "quarter_held_out": {"rows": 30, "steps": 8},
+    "rows_lost": {"rows": 8, "steps": 2},
+    "rows_packed": {"rows": 10, "steps": 3},
+    "last_rows_dropped": {"drop_last": True},
+    "logged_each_fifth": {"every": 5},
+    # how lines may look
+    "rank_prefix": {"seen": ("[default0]:{line}",)},
+    "torchrun_prefix": {"seen": ("[rank0]: {line}",)},
+    "logger_prefix": {"seen": ("2026-01-01 12:00:00,123 - __main__ - INFO - {line}",)},
+    "level_prefix": {"seen": ("INFO:trainer:{line}",)},
+    "json_lines": {"seen": ("{json}",)},
+    "printed_twice": {"seen": ("{line}", "{line}")},
+    "printed_twice_in_full": {"seen": ("{line}", "INFO: {json}")},
+    "coloured": {"seen": ("\x1b[32m{line}\x1b[0m",)},
+    "crlf": {"seen": ("{line}\r",)},
+    "bars_between": {"seen": ("\r 40%|████      | 4/10 [00:03<00:05]\r" + " " * 40 + "\r{line}",)},
+    "bar_glued": {"seen": (" 40%|████      | 4/10 [00:03<00:05,  1.2it/s]{line}",)},
+    "evaluated_between": {"seen": ("{line}", "{'eval_loss': '1.2', 'eval_runtime': '0.5', 'epoch': '0.5'}")},
+    "debug_between": {"seen": ("DEBUG \ufffd\ufffd" + "x" * 90, "{line}")},
 }  # fmt: skip
 
 
@@ -321,6 +425,114 @@ def _state(change: Callable[[dict[str, object]], object]) -> Callable[[Run], Non
     return damage
 
 
+def _retried(run: Run, *, steps: int, told: str) -> None:
+    """A run of so many steps before the one that is written, and what was printed between them."""
+    for step in range(1, steps + 1):
+        run.show({"loss": run.loss(step), "grad_norm": run.grad_norm(step), "epoch": run.epoch(step)})
+    print(told)
+
+
+def _final_line_first(run: Run) -> None:
+    run.show(run.speed() | {"train_loss": 1.2947, "epoch": 1.0})
+    run.final_line = False
+
+
+def _rewrite_input(name: str) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        path = Path(name)
+        path.write_bytes(path.read_bytes() + b"\n")
+
+    return change
+
+
+FIRST: dict[str, Callable[[Run], object]] = {  # done before training
+    "retried": lambda run: _retried(run, steps=5, told="Attempt 1 failed: CUDA error: illegal address. Retrying (2/3)"),
+    "retried_at_the_end": lambda run: _retried(run, steps=10, told="Attempt 1 failed: OSError while saving. Retrying"),
+    "final_line_first": _final_line_first,
+    "train_file_rewritten": lambda run: _rewrite_input(run.args.train_file)(run),
+    "dataset_rewritten": _rewrite_input("datasets/lawqa_jp/data/selection.json"),
+}
+
+
+def _history_again(run: Run) -> None:
+    """`print(trainer.state.log_history)`, an entry a line, and the final line once more."""
+    for entry in run.history:
+        print(entry)
+    run.show(run.speed() | {"train_loss": sum(entry["loss"] for entry in run.history) / len(run.history), "epoch": 1.0})
+
+
+def _metrics(**changed: object) -> Callable[[Run], None]:
+    """The pipeline's own figures, with these in the place of this run's."""
+
+    def write(run: Run) -> None:
+        own = {"tokens_per_second": 91234.5, "steps": run.steps, "epochs": run.epoch(run.steps),
+               "losses": [entry["loss"] for entry in run.history], "step_seconds": [0.3] * run.steps,
+               "step_tokens": [900] * run.steps}  # fmt: skip
+        (run.folder / "train_metrics.json").write_text(json.dumps(own | changed), encoding="utf-8")
+
+    return write
+
+
+def _at(path: Path, seconds: float) -> None:
+    os.utime(path, (time.time() + seconds,) * 2)
+
+
+def _written_tomorrow(run: Run) -> None:
+    for path in run.folder.rglob("*"):
+        _at(path, 24 * HOUR_SECONDS)
+
+
+def _without_copy(run: Run, seconds: float) -> None:
+    """No weights in the checkpoint to compare, and the final ones of an earlier or later moment."""
+    (_checkpoint(run) / WEIGHTS).unlink()
+    _at(run.folder / WEIGHTS, seconds)
+
+
+def _linked_to_old(run: Run, *, touched: bool) -> None:
+    old = Path("old_run").resolve()
+    shutil.move(str(run.folder), old)
+    for path in old.rglob("*"):
+        if touched:
+            os.utime(path)
+        else:
+            age(path)
+    run.folder.symlink_to(old)
+
+
+def _best_loaded(run: Run) -> None:
+    """`load_best_model_at_end`: the weights of step 5 are the best ones and are saved at the end."""
+    best, last = run.folder / "checkpoint-5", _checkpoint(run)
+    shutil.copytree(last, best)
+    for folder, change in ((best, {"global_step": 5, "epoch": 0.5}), (last, {"best_model_checkpoint": str(best)})):
+        path = folder / "trainer_state.json"
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    weights = early(run)
+    for folder in (best, run.folder):
+        (folder / WEIGHTS).write_bytes(weights)
+
+
+def _bf16_at_the_end(run: Run) -> None:
+    run.dtype = "BF16"
+    (run.folder / WEIGHTS).write_bytes(run.adapter())
+
+
+def _copied_from_checkpoint(run: Run) -> None:
+    """`cp -p`: the same weights, older than the checkpoint's state."""
+    _at(_checkpoint(run) / WEIGHTS, -3)
+    shutil.copy2(_checkpoint(run) / WEIGHTS, run.folder / WEIGHTS)
+
+
+def _side_files(run: Run) -> None:
+    for name in (".lock", "events.out.tfevents.1"):
+        (run.folder / name).write_bytes(b"")
+
+
+THREAD_DIED = """Exception in thread Thread-1 (save):
+Traceback (most recent call last):
+  File "scripts/train_qwen_law_ft.py", line 300, in save
+OSError: [Errno 28] No space left on device"""
+
+
 def early(run: Run) -> bytes:
     run.value = lambda name, n: 0.5 * learned(name, n)
     return run.adapter()
@@ -356,6 +568,21 @@ AFTER: dict[str, Callable[[Run], object]] = {
     "linked_adapter": _link_to_old,
     "leftover_checkpoint": _leftover,
     "exit_one": lambda run: sys.exit(1),
+    "saved_by_a_thread": lambda run: print(THREAD_DIED, file=sys.stderr),
+    "history_printed_again": _history_again,
+    "metrics_of_another": _metrics(epochs=3.0, steps=400, losses=[9.9] * 400, step_seconds=[1.5] * 400),
+    "seconds_of_another": _metrics(step_seconds=[1500.0] * 10),
+    "losses_of_another": _metrics(losses=[0.7] * 10),
+    "own_metrics": _metrics(),
+    "written_tomorrow": _written_tomorrow,
+    "saved_before_the_end": lambda run: _without_copy(run, -3),
+    "saved_after_the_end": lambda run: _without_copy(run, 0),
+    "output_linked_to_old": lambda run: _linked_to_old(run, touched=False),
+    "output_linked_and_touched": lambda run: _linked_to_old(run, touched=True),
+    "best_loaded": _best_loaded,
+    "bf16_at_the_end": _bf16_at_the_end,
+    "copied_from_checkpoint": _copied_from_checkpoint,
+    "side_files": _side_files,
     "traceback": lambda run: print("Traceback (most recent call last):\n  …\nValueError: planted", file=sys.stderr),
 }
 
@@ -363,8 +590,10 @@ AFTER: dict[str, Callable[[Run], object]] = {
 def main() -> None:
     args, knobs = arguments(), planted()
     defect = str(knobs.get("train") or "")
-    run = Run(args, knobs.get("style"))
-    if defect and not any(defect in known for known in (BEFORE, SAID_BEFORE, AFTER, ("cuda_oom", "pads_to_max"))):
+    run = Run(args, knobs)
+    if defect and not any(
+        defect in known for known in (BEFORE, SAID_BEFORE, FIRST, AFTER, ("cuda_oom", "pads_to_max"))
+    ):
         sys.exit(f"unknown defect {defect!r}")
     if not args.do_train:
         print("--do-train が指定されていないため、学習は行いません。")
@@ -385,6 +614,8 @@ def main() -> None:
     times, line = SAID_BEFORE.get(defect, (0, ""))
     for _ in range(times):
         print(line, file=sys.stderr)
+    if defect in FIRST:
+        FIRST[defect](run)
     run.train()
     run.write()
     if defect in AFTER:
