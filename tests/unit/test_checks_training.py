@@ -115,6 +115,49 @@ def test_the_outcome_carries_the_measured_figures(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["学習 [1] の根", "a b'c"])
+def test_a_root_of_any_name_behind_a_link_is_judged_alike(name: str, tmp_path: Path) -> None:
+    """Spaces, brackets, Japanese, and `runs/` on another disk: nothing is accused."""
+    root = plant(tmp_path / name)
+    (tmp_path / "disk").mkdir()
+    (root / "runs").symlink_to(tmp_path / "disk")
+    _, checks, _ = judge_training(training_evidence(root, SOUND))
+    assert [check for check in checks if check.holds is False] == []
+
+
+def test_an_output_folder_that_was_a_link_before_accuses_nobody(tmp_path: Path) -> None:
+    """A person may have put the adapter's place elsewhere; it is the same place afterwards."""
+    root = plant(tmp_path / "root")
+    place = root / "runs/debug_small_model/direct_norag_small_4bit"
+    place.parent.mkdir(parents=True)
+    (tmp_path / "disk").mkdir()
+    place.symlink_to(tmp_path / "disk")
+    _, checks, _ = judge_training(training_evidence(root, SOUND))
+    assert [check for check in checks if check.holds is False] == []
+
+
+def test_a_log_whose_middle_was_cut_agrees_with_the_disk(tmp_path: Path) -> None:
+    """30 MiB between the losses leave the first and the last of them; the others are in log_history."""
+    evidence = training_evidence(plant(tmp_path / "root"), SOUND)
+    lines = evidence.stdout.splitlines()
+    cut = "\n".join([*lines[:3], "[... 30000000 bytes cut ...]", *lines[7:]])
+    outcome, checks, _ = judge_training(replace(evidence, stdout=cut, output=cut))
+    assert [check for check in checks if check.holds is False] == []
+    assert len(outcome.losses) == 10
+
+
+def test_checks_of_the_work_keep_their_weight_in_a_rehearsal(tmp_path: Path) -> None:
+    """What a run did is no question of how good its model is: the findings of a rehearsal are as hard."""
+    for plant_name in ("nothing_trained", "orig_mod_prefix", "loss_tiny", "response_key_missing", "runtime_of_another"):
+        evidence = training_evidence(plant(tmp_path / plant_name, train=plant_name), SOUND)
+        found = [
+            {(check.id, check.severity) for check in judge_training(replace(evidence, rehearsal=rehearsal))[1]
+             if check.holds is False}
+            for rehearsal in (False, True)
+        ]  # fmt: skip
+        assert found[0] == found[1] != set()
+
+
 def test_a_pipelines_own_token_rate_is_taken_only_where_it_is_a_number(tmp_path: Path) -> None:
     """`train_metrics.json` may give tokens per second; text in its place is left out."""
     evidence = training_evidence(plant(tmp_path / "root"), SOUND)

@@ -99,6 +99,8 @@ class AdapterConfig:
     init_lora_weights: object
     task_type: object
     exclude_modules: object
+    use_dora: object
+    modules_to_save: object
 
     @property
     def names_layers(self) -> bool:
@@ -169,10 +171,20 @@ def _differences(config: AdapterConfig, settings: TrainSettings, tensors: tuple[
         )
         if value
     ]
+    wrong += _left_out(config, [t.name for t in tensors])
     wrong += _astray(config, settings, [t.name for t in tensors if "lora_A" in t.name])
     ranks = {t.shape[0] for t in tensors if "lora_A" in t.name and t.name.endswith("weight") and t.shape}
     if ranks - {settings.lora_r}:
         wrong.append(f"lora_A の階数 {sorted(ranks)[:5]}（依頼 {settings.lora_r}）")
+    return wrong
+
+
+def _left_out(config: AdapterConfig, names: Sequence[str]) -> list[str]:
+    """What the configuration promises beside A and B and the weights don't have."""
+    saved = config.modules_to_save if isinstance(config.modules_to_save, list) else []
+    wrong = ["use_dora なのに magnitude がない"] if config.use_dora and names and "magnitude" not in str(names) else []
+    if saved and names and not any(f".{module}." in name for module in saved for name in names):
+        wrong.append(f"modules_to_save の {bounded('、'.join(map(str, saved)), 80)} の重みがない")
     return wrong
 
 

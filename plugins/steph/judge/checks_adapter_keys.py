@@ -16,7 +16,7 @@ from steph.record import Check
 
 PREFIX = "base_model.model."
 LARGEST_WEIGHT = 100.0  # of a LoRA matrix; a trained one stays below 10
-SMALLEST_WEIGHT = 1e-8  # the largest of all B: below that B·A vanishes beside the base's own rounding
+SMALLEST_WEIGHT = 1e-8  # the largest value of a B: below that B·A vanishes beside the base's own rounding
 LEAST_TWINS = 2
 # wrappers of torch.compile, FSDP, DDP and checkpointing, a second PEFT model, and PEFT's own names in memory
 _FOREIGN = re.compile(
@@ -140,8 +140,9 @@ def _values_check(scans: tuple[Scan, ...]) -> Check:
     name, largest = max(sizes.items(), key=lambda item: item[1])
     same = _same_in_layers(lora)
     wrong = []
-    if ends and max(ends) < SMALLEST_WEIGHT:
-        wrong.append(f"B 行列の最大が {max(ends):.2g}: ほとんど学習していない")
+    tiny = [size for size in ends if size < SMALLEST_WEIGHT]
+    if tiny:
+        wrong.append(f"B 行列 {len(ends)} 個のうち {len(tiny)} 個の最大が {max(tiny):.2g} 以下: ほとんど学習していない")
     if largest > LARGEST_WEIGHT:
         wrong.append(f"{bounded(name, 120)} の最大が {largest:.2g}")
     if same:

@@ -1,7 +1,7 @@
 """Checks of every step that a training printed or logged: gradient norms, learning rates, losses, and one run. Pure.
 
-Each is asked of the printed lines and of `log_history` alike, and holds only where both are sound: what was filtered on
-the way to one of them shows in the other.
+What is too large or no number is asked of the printed lines and of `log_history` alike: what was filtered on the way to
+one of them shows in the other. What is zero is asked of `log_history` where it has all of it: a line may be rounded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from steph.record import Check, Severity
 LEAST_STEPS = 4  # fewer show no schedule
 SCALING_STEPS = 3  # in which fp16 finds its loss scale, with norms that are infinite
 LARGEST_NORM = 1e4  # a sound step of a LoRA training is below 100, of one with a bad start below 1000
-SMALLEST_FIRST_LOSS = 1e-3  # in the first third: of text that the model has never seen
+SMALLEST_EARLY_LOSS = 1e-3  # in the first half: of text that the model has never seen
 UNKNOWN_CHANCE = 12.0  # nats: ln of 150,000 tokens, where the model's own vocabulary isn't known
 LEAST_VOCABULARY = 10_000  # below that a good model's first loss may lie near chance
 CHANCE_BELOW, CHANCE_ABOVE = 0.75, 1.0  # nats around ln(vocabulary) that are a model without knowledge
@@ -119,11 +119,16 @@ class StepEvidence:
         sources = (tuple(v for m in lines if (v := m.get(key)) is not None) for lines in (self.printed, self.logged))
         return tuple(values for values in sources if values)
 
+    def unrounded(self, key: str) -> tuple[tuple[float, ...], ...]:
+        """This figure of all steps, from `log_history` alone where it has as many as were printed."""
+        found = self.values(key)
+        return found[-1:] if found and len(found[-1]) >= len(found[0]) else found
+
 
 def step_checks(evidence: StepEvidence) -> tuple[Check, ...]:
     """All checks of the steps."""
     return (
-        _flow_check(evidence.values("grad_norm")),
+        _flow_check(evidence.unrounded("grad_norm")),
         _finite_check(evidence.values("grad_norm")),
         _bounded_check(evidence.values("grad_norm")),
         _rate_check(evidence),
@@ -184,7 +189,7 @@ def _bounded_check(sources: tuple[tuple[float, ...], ...]) -> Check:
 
 def _rate_check(evidence: StepEvidence) -> Check:
     may_climb = evidence.warmup_ratio > LONGEST_WARMUP
-    sources = [rates for rates in evidence.values("learning_rate") if len(rates) >= LEAST_STEPS]
+    sources = [rates for rates in evidence.unrounded("learning_rate") if len(rates) >= LEAST_STEPS]
     judged = [_rate(rates, may_climb=may_climb) for rates in sources]
     return _worst(LEARNING_RATE_RUNS, judged, f"学習率の表示が {LEAST_STEPS} 件に足りない。")
 
@@ -221,7 +226,7 @@ def _plausible(losses: list[float], chance: float) -> tuple[bool, str, Severity 
     message = f"損失は最初 {first:.4g}、{lowest:.4g} から {highest:.4g} まで"
     if lowest < 0:
         return False, f"{message}: 負の損失がある。", WARN
-    if 0 < median(losses[: max(1, len(losses) // 3)]) < SMALLEST_FIRST_LOSS:
+    if 0 < median(losses[: (len(losses) + 1) // 2]) < SMALLEST_EARLY_LOSS:
         return False, f"{message}: 最初から小さすぎる。答えのほとんどが損失に入っていない疑い。", WARN
     if highest > EXPLODED_OVER_CHANCE * chance or (highest > chance and highest > EXPLODED_OVER_FIRST * first):
         return (

@@ -155,20 +155,23 @@ def _outcome(
 
 
 def _loss_arrivals(evidence: TrainEvidence) -> tuple[float, ...]:
-    return tuple(
-        seconds for seconds, line in evidence.line_arrivals if (m := parse_metrics(line)) and m.get("loss") is not None
-    )
+    """When each loss came, in seconds from the start; what is printed again is no step."""
+    arrivals = [(seconds, line) for seconds, line in evidence.line_arrivals if parse_metrics(line)]
+    log = read_log("\n".join(line for _, line in arrivals))
+    return tuple(arrivals[place][0] for place in log.places)
 
 
 def _last_loss_unix(evidence: TrainEvidence) -> float | None:
-    """When the loss with the highest epoch came first, by the files' clock; what is printed again later is no step."""
-    reached, at = -math.inf, None
-    for seconds, line in evidence.line_arrivals:
-        metrics = parse_metrics(line)
-        epoch = metrics.get("epoch") if metrics and metrics.get("loss") is not None else None
-        if epoch is not None and epoch > reached:
-            reached, at = epoch, evidence.attempt_started_unix + seconds
-    return at
+    """When the last loss came, by the files' clock."""
+    arrivals = _loss_arrivals(evidence)
+    return evidence.attempt_started_unix + arrivals[-1] if arrivals else None
+
+
+def _lived(evidence: TrainEvidence) -> float | None:
+    """How long the process lived by the clock on the wall, which goes on while a machine sleeps."""
+    if evidence.seconds is None or evidence.attempt_ended_unix is None:
+        return evidence.seconds
+    return max(evidence.seconds, evidence.attempt_ended_unix - evidence.attempt_started_unix)
 
 
 def _spill_checks(evidence: TrainEvidence, own: OwnFigures) -> tuple[Check, ...]:
@@ -290,7 +293,7 @@ def _time_evidence(
         steps_done=outcome.steps_done,
         epochs=outcome.epochs_done,
         rows=evidence.train_rows,
-        seconds=evidence.seconds,
+        seconds=_lived(evidence),
         loss_arrivals=_loss_arrivals(evidence),
         output_dir=evidence.output_dir,
         output_place=evidence.output_place,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from steph.judge.lines import Metrics, parse_metrics, split_lines
 
+MOST_COMPARED = 1_000_000  # pairs of lines
 _ALIKE = 2e-3  # four digits printed beside all of them
 _EPOCH_ALIKE = 6e-3  # transformers 4 prints two decimals
 _TROUBLE = re.compile(
@@ -24,11 +25,13 @@ class TrainingLog:
     """The Trainer's lines of one output.
 
     `metrics` are those of the last run without repetitions, `final` its line with `train_runtime`, None where none
-    stands behind its last loss. `earlier` counts the loss lines of runs that were begun before it in the same output.
+    stands behind its last loss. `places` are the numbers of the lines with its losses. `earlier` counts the loss lines
+    of runs that were begun before it in the same output.
     """
 
     metrics: tuple[Metrics, ...] = ()
     final: Metrics | None = None
+    places: tuple[int, ...] = ()
     earlier: int = 0
 
     @property
@@ -47,7 +50,7 @@ def read_log(text: str) -> TrainingLog:
     """Read a training's stdout."""
     lines = split_lines(text)
     placed = [_Placed(n, found) for n, line in enumerate(lines) if (found := parse_metrics(line))]
-    losses = _without_repetitions([one for one in placed if one.metrics.get("loss") is not None])
+    losses = _without_repetitions(_of_the_trainer([one for one in placed if one.metrics.get("loss") is not None]))
     runs = _without_reprints(_runs(losses), lines)
     last = runs[-1] if runs else []
     begin = last[0].place if len(runs) > 1 else 0
@@ -62,8 +65,15 @@ def read_log(text: str) -> TrainingLog:
         final=next(
             (m.metrics for m in reversed(placed) if m.metrics.get("train_runtime") is not None and m.place > end), None
         ),
+        places=tuple(one.place for one in last),
         earlier=sum(map(len, runs[:-1])),
     )
+
+
+def _of_the_trainer(losses: list[_Placed]) -> list[_Placed]:
+    """The Trainer's own lines, which have a learning rate; without any, all: a loop of one's own prints as it likes."""
+    own = [one for one in losses if one.metrics.get("learning_rate") is not None]
+    return own or losses
 
 
 def _without_repetitions(losses: list[_Placed]) -> list[_Placed]:
@@ -107,8 +117,14 @@ def _without_reprints(runs: list[list[_Placed]], lines: tuple[str, ...]) -> list
         if kept:
             before = kept[-1]
             between = lines[before[-1].place + 1 : run[0].place]
-            known = all(any(_is_same(one.metrics, old.metrics) for old in before) for one in run)
-            if known and not any(_TROUBLE.search(line) for line in between):
+            if _is_known(run, before) and not any(_TROUBLE.search(line) for line in between):
                 continue
         kept.append(run)
     return kept
+
+
+def _is_known(run: list[_Placed], before: list[_Placed]) -> bool:
+    """Whether every line of a run was printed before, of long ones each at its own place."""
+    if len(run) * len(before) > MOST_COMPARED:
+        return len(run) == len(before) and all(map(_is_same, (r.metrics for r in run), (b.metrics for b in before)))
+    return all(any(_is_same(one.metrics, old.metrics) for old in before) for one in run)

@@ -202,6 +202,9 @@ TRAINING = (
     _train("a_empty", "A 行列の一つが空（ZeRO-3）", "adapter_weights", "adapter_as_asked", "adapter_trained"),
     _train("ranks_differ", "対の A と B の階数が違う", "adapter_weights"),
     _train("task_type_other", "task_type が SEQ_CLS", "adapter_as_asked"),
+    _train("dora_without_magnitudes", "DoRA の設定で、magnitude が保存されていない", "adapter_as_asked"),
+    _train("saved_modules_missing", "modules_to_save の重みが保存されていない", "adapter_as_asked"),
+    _train("b_tiny_in_one_layer", "B 行列の一つだけが 1e-10", "adapter_values"),
     _train("dropout_off", "依頼した lora_dropout が効いていない", "adapter_as_asked"),
     _train("saved_before_the_end", "最後の損失より前に保存したアダプター", "adapter_is_last"),
     _train("written_tomorrow", "成果物の時刻が明日", "artifacts_fresh", trap=15),
@@ -396,6 +399,7 @@ SOUND = (
     replace(_train("last_rows_dropped", "学習: drop_last"), train_settings=TRAIN_SETTINGS.model_copy(
         update={"batch_size": 3})),
     _train("logged_each_fifth", "学習: 5 ステップごとに平均の損失を表示"),
+    _train("epochs_summed_up", "学習: スクリプト自身の loss の行が間にある"),
     _train("rank_prefix", "学習: [default0]: の後の行"),
     _train("torchrun_prefix", "学習: [rank0]: の後の行"),
     _train("logger_prefix", "学習: ロガーの時刻と名前の後の行"),

@@ -337,6 +337,10 @@ BEFORE: dict[str, dict[str, object]] = {
     "a_empty": {"shapes": {"layers.2.self_attn.v_proj.lora_A.weight": [0]}},
     "ranks_differ": {"shapes": {"layers.2.self_attn.v_proj.lora_B.weight": [HIDDEN, 8]}},
     "task_type_other": {"config": {"task_type": "SEQ_CLS"}},
+    "dora_without_magnitudes": {"config": {"use_dora": True}},
+    "saved_modules_missing": {"config": {"modules_to_save": ["lm_head"]}},
+    "b_tiny_in_one_layer": {"value": lambda name, n: 1e-10 if "layers.1.self_attn.v_proj.lora_B" in name
+                            else learned(name, n)},
     "dropout_off": {"config": {"lora_dropout": 0.0}},
     "rslora_saved_modules": {"config": {"use_rslora": True, "modules_to_save": ["embed_tokens", "lm_head"]},
                              "further": {f"base_model.model.{name}.weight": [4, HIDDEN]
@@ -361,6 +365,7 @@ BEFORE: dict[str, dict[str, object]] = {
     "last_rows_dropped": {"drop_last": True},
     "logged_each_fifth": {"every": 5},
     # how lines may look
+    "epochs_summed_up": {"seen": ("{line}", "{'loss': '1.9', 'val_loss': '1.8', 'epoch': '1'}")},
     "rank_prefix": {"seen": ("[default0]:{line}",)},
     "torchrun_prefix": {"seen": ("[rank0]: {line}",)},
     "logger_prefix": {"seen": ("2026-01-01 12:00:00,123 - __main__ - INFO - {line}",)},
@@ -428,7 +433,8 @@ def _state(change: Callable[[dict[str, object]], object]) -> Callable[[Run], Non
 def _retried(run: Run, *, steps: int, told: str) -> None:
     """A run of so many steps before the one that is written, and what was printed between them."""
     for step in range(1, steps + 1):
-        run.show({"loss": run.loss(step), "grad_norm": run.grad_norm(step), "epoch": run.epoch(step)})
+        run.show({"loss": run.loss(step), "grad_norm": run.grad_norm(step), "epoch": run.epoch(step),
+                  "learning_rate": run.learning_rate * run.rate(step / run.steps)})  # fmt: skip
     print(told)
 
 
