@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.judge.results import Row
+from steph.judge.witness import Witness
 from steph.record import EvalSettings, TrainSettings
 
 
@@ -27,6 +28,7 @@ class TrainEvidence:
     of the file that this attempt really trained on. `attempt_started_unix` is by the files' clock, for their ages;
     `line_arrivals` are (seconds since the attempt's start, line). `lost_answers` is (rows without their answer, rows).
     `card` is None where no GPU was used. `base_tokenizer` is the model's own `tokenizer.json`, None where it has none.
+    `witness` is what was seen in its processes, None where nobody looked.
     """
 
     output_dir: Path
@@ -43,6 +45,7 @@ class TrainEvidence:
     card: CardMemory | None = None
     base_tokenizer: Path | None = None
     rehearsal: bool = False
+    witness: Witness | None = None
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,4 @@ class EvalEvidence:
     output_pattern: str | None = None
     rehearsal: bool = False
     random_weights: bool = False
+    witness: Witness | None = None
