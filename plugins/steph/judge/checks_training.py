@@ -15,6 +15,7 @@ from steph.judge.checks_spill import spill_check, steps_before, steps_between
 from steph.judge.checks_steps import StepEvidence, step_checks
 from steph.judge.checks_times import TimeEvidence, time_checks
 from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
+from steph.judge.checks_witness import witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
 from steph.judge.lines import Metrics, parse_metrics
@@ -105,6 +106,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
         *loss_checks(_loss_evidence(evidence, log, state, outcome)),
         *step_checks(_step_evidence(evidence, log, state, base)),
         *time_checks(_time_evidence(evidence, log, state, own, outcome)),
+        *witnessed_training_checks(evidence, outcome.adapter_sha256),
         *_spill_checks(evidence, own),
         _answers_check(evidence.lost_answers),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.judge.results import Row
+from steph.judge.witness import Witness
 from steph.record import EvalSettings, TrainSettings
 
 
@@ -30,6 +31,7 @@ class TrainEvidence:
     `base_folder` the folder of its files. `seconds` is how long the process lived, `attempt_ended_unix` its end by the
     files' clock. `output_place` is where the output folder really was before it, `inputs` are the files that it was
     given, each with the sha256 that it had then.
+    `witness` is what was seen in its processes, None where nobody looked; `train_file` is what it was given.
     """
 
     output_dir: Path
@@ -52,6 +54,8 @@ class TrainEvidence:
     inputs: tuple[tuple[Path, str], ...] = ()
     random_weights: bool = False
     rehearsal: bool = False
+    witness: Witness | None = None
+    train_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class EvalEvidence:
     None: evaluated without an adapter), `output_pattern` names files that may stand in for `output_path` (None: its own
     name only, also behind a date). `seconds` is the whole run. `train_questions` and `train_frame` come from
     `questions.questions_in` and `questions.frame_in`; None means that no training file could be read. `beside` are the
-    rows of the record's H-3, where this evaluation is held against them.
+    rows of the record's H-3, where this evaluation is held against them. `witness` is what was seen in its processes,
+    `training_witness` in those that trained the adapter; None where nobody looked.
     """
 
     root: Path
@@ -84,3 +89,6 @@ class EvalEvidence:
     output_pattern: str | None = None
     rehearsal: bool = False
     random_weights: bool = False
+    on_gpu: bool = False
+    witness: Witness | None = None
+    training_witness: Witness | None = None

@@ -1,0 +1,407 @@
+"""Reads what the witness in an attempt's processes saw: one value for each fact. Reads files, judges nothing.
+
+`witness-<rank or none>-<pid>.jsonl` has one JSON object a line, written as things happened. A line that is torn, or
+that is no fact of this form, is passed over and counted. Numbers may be "nan" or "inf"; what a fact does not say is
+None or empty.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+MAX_FILE_BYTES = 64 << 20
+_NAME = re.compile(r"witness-(none|\d+)-(\d+)\.jsonl")
+
+
+def _tuple_of(value: object) -> object:
+    """One value, a list of values or nothing, as a tuple; None among the values is nothing."""
+    if value is None:
+        return ()
+    return tuple(one for one in value if one is not None) if isinstance(value, list | tuple) else (value,)
+
+
+def _empty_if_none(value: object) -> object:
+    return {} if value is None else value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_tuple_of)]
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_tuple_of)]
+Counts = Annotated[dict[str, int], BeforeValidator(_empty_if_none)]
+TextLists = Annotated[tuple[Texts, ...], BeforeValidator(lambda value: [] if value is None else value)]
+
+
+class _Seen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), populate_by_name=True)
+
+
+class Quantised(_Seen):
+    """Linear layers of the base model that are quantised alike."""
+
+    kind: str | None = Field(None, alias="class")  # "Linear4bit", "Linear8bitLt"
+    quant_type: str | None = None
+    compute_dtype: str | None = None
+    double_quant: bool | None = None
+    layers: int = 0
+
+
+class Lora(_Seen):
+    """The LoRA layers of a model, by name, and how they are set."""
+
+    layers: int = 0
+    modules: Counts = Field(default_factory=dict)
+    layer_indexes: tuple[int, ...] | None = None
+    rank: Numbers = ()
+    scaling: Numbers = ()
+    dropout: Numbers = ()
+    dora: bool | None = None
+    trained_parameters: int | None = None
+    adapters: Texts = ()
+    active: Texts = ()
+    all_a_zero: int | None = None
+    all_b_zero: int | None = None
+
+
+class Fact(_Seen):
+    """Something that was seen in a process, and when (unix seconds)."""
+
+    at: float
+    pid: int = 0
+    rank_of_process: int | None = None
+
+
+class ModelFact(Fact):
+    """A fact that shows a model: its name, quantised layers, and where its parameters are."""
+
+    name_or_path: str | None = None
+    kind: str | None = Field(None, alias="class")
+    quantised: Annotated[tuple[Quantised, ...], BeforeValidator(lambda value: value or ())] = ()
+    unquantised_linears: int | None = None
+    lora: Lora | None = None
+    trained_parameters: int | None = None
+    parameters: int | None = None
+    dtypes: Counts = Field(default_factory=dict)
+    devices: Counts = Field(default_factory=dict)
+    eos: Annotated[tuple[int, ...], BeforeValidator(_tuple_of)] = ()
+    bos: int | None = None
+
+
+class StateFact(ModelFact):
+    """A fact that shows in which state the adapter was."""
+
+    adapters: Texts = ()
+    layers: int = 0
+    disabled: int = 0
+    merged: int = 0
+    scaling: Numbers = ()
+    sha256: Texts = ()  # of the adapters that were active
+    merged_sha256: Texts = ()  # of those that are part of the weights
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """What tells one state of the adapter from another."""
+        return (self.adapters, self.layers, self.disabled, self.merged, self.scaling, self.sha256, self.merged_sha256)
+
+
+class Hooked(Fact):
+    """A hook was set on a module."""
+
+    module: str = ""
+    version: str | None = None
+
+
+class Blind(Fact):
+    """A hook failed and took itself off."""
+
+    where: str = ""
+    error: str = ""
+
+
+class ModelLoaded(ModelFact):
+    """A model was loaded or built; `how` is "from_pretrained" or "from_config"."""
+
+    how: str | None = None
+    path: str | None = None
+    missing: int | None = None
+    mismatched: int | None = None
+    generates: bool | None = None
+
+
+class AdapterLoaded(Fact):
+    """An adapter's weights were loaded."""
+
+    path: str | None = None
+    sha256: str | None = None
+    missing: int | None = None
+    unexpected: int | None = None
+    adapter: str | None = None
+    layers: int | None = None
+    scaling: Numbers = ()
+    is_trainable: bool | None = None
+    merged: bool | None = None
+
+
+class AdapterChanged(Fact):
+    """An adapter was merged, unloaded, disabled or enabled; `change` says which."""
+
+    change: str = ""
+    adapter: Texts = ()
+    sha256: Texts = ()
+
+
+class ModelSaved(Fact):
+    """A model or an adapter was saved; `step` is that of the training in progress or of the last one."""
+
+    path: str | None = None
+    adapter: bool | None = None
+    sha256: str | None = None
+    merged_sha256: Texts = ()
+    step: int | None = None
+    in_training: bool | None = None
+
+
+class TrainingBegins(ModelFact):
+    """A training began; `source` is "trainer" or "loop"."""
+
+    source: str | None = None
+    trainer: str | None = None
+    rows: int | None = None
+    row_hashes: tuple[str, ...] | None = None
+    row_fingerprints: tuple[Texts, ...] | None = None
+    batch_size: int | None = None
+    accumulation: int | None = None
+    world_size: int | None = None
+    steps_due: int | None = None
+    epochs_due: float | None = None
+    learning_rate: float | None = None
+    schedule: str | None = None
+    warmup_steps: float | None = None
+    weight_decay: float | None = None
+    precision: str | None = None
+    optimizer: str | None = None
+    recompute: bool | None = None
+    max_length: int | None = None
+    packing: bool | None = None
+    collator: str | None = None
+    resumed: bool | None = None
+
+
+class Batch(Fact):
+    """One of the first batches that the model received; lists have a value for each row."""
+
+    shape: tuple[int, ...] = ()
+    supervised: tuple[int, ...] | None = None
+    ends_with_end_token: tuple[bool | None, ...] | None = None
+    unsupervised_tail: tuple[int | None, ...] | None = None
+    first_supervised: tuple[int | None, ...] | None = None
+    aligned: bool | None = None
+    shifted: bool | None = None
+    double_bos: int | None = None
+    padding: float | None = None
+    padding_side: str | None = None
+    packed: bool | None = None
+    row_hashes: tuple[str, ...] | None = None
+    row_fingerprints: tuple[Texts, ...] | None = None
+    answer_hashes: tuple[str | None, ...] | None = None
+    training: bool | None = None
+    grad: bool | None = None
+
+
+class Logged(Fact):
+    """One line of figures that the Trainer logged; `eval` where they are of an evaluation."""
+
+    step: int | None = None
+    loss: float | None = None
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+    epoch: float | None = None
+    eval: bool | None = None
+
+
+class Moved(_Seen):
+    """How many LoRA matrices of one kind there are, moved during the training, and are zero at its end."""
+
+    total: int = 0
+    moved: int = 0
+    zero: int = 0
+    max_abs: float | None = None
+
+
+class Ratio(_Seen):
+    """B·A's norm over that of the base's weights."""
+
+    median: float | None = None
+    max: float | None = None
+
+
+class TrainingEnds(Fact):
+    """A training ended; `raised` is the exception's type, `optimizer_steps` counts real calls of `step`."""
+
+    source: str | None = None
+    steps: int | None = None
+    due: int | None = None
+    optimizer_steps: int | None = None
+    epoch: float | None = None
+    seconds: float | None = None
+    lora_a: Moved | None = None
+    lora_b: Moved | None = None
+    delta_ratio: Ratio | None = None
+    raised: str | None = None
+    hook_seconds: float | None = None
+
+
+class Generation(StateFact):
+    """One call of `generate`; lists have a value for each row."""
+
+    rows: int = 0
+    prompt_tokens: tuple[int, ...] | None = None
+    prompt_hashes: Texts = ()
+    prompt_fingerprints: TextLists = ()
+    new_tokens: tuple[int, ...] | None = None
+    stopped: tuple[bool | None, ...] | None = None
+    limit: int | None = None
+    response_hashes: TextLists = ()  # of the whole, of what follows </think>, of the first and of the last line
+    response_fingerprints: TextLists = ()
+    do_sample: bool | None = None
+    temperature: float | None = None
+    num_beams: int | None = None
+    seconds: float | None = None
+    device: str | None = None
+
+
+class Scoring(StateFact):
+    """One forward of a model in evaluation mode, outside `generate`."""
+
+    rows: int = 0
+    tokens: tuple[int, ...] | None = None
+    prompt_hashes: Texts = ()
+    prompt_fingerprints: TextLists = ()
+    device: str | None = None
+
+
+class Raised(StateFact):
+    """A call of `generate`, or a scoring forward, raised."""
+
+    error: str = ""
+    message_hash: str | None = None
+
+
+class Tally(Fact):
+    """How many calls there were in each state so far; `raised` are those that raised."""
+
+    generations: Counts = Field(default_factory=dict)
+    scorings: Counts = Field(default_factory=dict)
+    raised: Counts = Field(default_factory=dict)
+    new_tokens: int | Counts | None = None
+
+
+class Ended(Tally):
+    """The process came to its end."""
+
+    hook_seconds: float | None = None
+    optimizer_steps: int | None = None
+
+
+KINDS: dict[str, type[Fact]] = {
+    "hooked": Hooked,
+    "blind": Blind,
+    "model_loaded": ModelLoaded,
+    "adapter_loaded": AdapterLoaded,
+    "adapter_merged": AdapterChanged,
+    "adapter_unloaded": AdapterChanged,
+    "adapter_disabled": AdapterChanged,
+    "adapter_enabled": AdapterChanged,
+    "model_saved": ModelSaved,
+    "training_begins": TrainingBegins,
+    "batch": Batch,
+    "logged": Logged,
+    "training_ends": TrainingEnds,
+    "generation": Generation,
+    "scoring": Scoring,
+    "generation_raised": Raised,
+    "counts": Tally,
+    "ended": Ended,
+}
+_Kind = TypeVar("_Kind", bound=Fact)
+
+
+@dataclass(frozen=True)
+class Process:
+    """What was seen in one process, in its order; `rank` is None where it had none."""
+
+    pid: int
+    rank: int | None
+    facts: tuple[Fact, ...] = ()
+
+    def of(self, kind: type[_Kind]) -> tuple[_Kind, ...]:
+        """Its facts of one kind."""
+        return tuple(fact for fact in self.facts if isinstance(fact, kind))
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What was seen in all processes of an attempt; `unread_lines` were torn or are no facts of this form."""
+
+    processes: tuple[Process, ...] = ()
+    unread_lines: int = 0
+
+    def of(self, kind: type[_Kind]) -> tuple[_Kind, ...]:
+        """The facts of one kind in all processes, in time's order."""
+        return tuple(sorted((fact for process in self.processes for fact in process.of(kind)), key=lambda f: f.at))
+
+    @cached_property
+    def answering(self) -> tuple[Generation | Scoring, ...]:
+        """All calls that may have answered a question."""
+        return tuple(sorted((*self.of(Generation), *self.of(Scoring)), key=lambda fact: fact.at))
+
+    def totals(self, name: str) -> int:
+        """All calls of one sort (`generations`, `scorings`, `raised`) by the last count of each process."""
+        last = (process.of(Tally)[-1:] for process in self.processes)
+        return sum(sum(getattr(tally, name).values()) for tallies in last for tally in tallies)
+
+
+def read_witness(folder: Path) -> Witness:
+    """Read all witness files of an attempt's folder; no file gives a witness without processes."""
+    processes, unread = [], 0
+    for path in sorted(folder.glob("witness-*.jsonl")):
+        match = _NAME.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        rank = None if match[1] == "none" else int(match[1])
+        read = [_fact(line, int(match[2]), rank) for line in _lines(path)]
+        facts = tuple(fact for fact in read if fact is not None)
+        unread += len(read) - len(facts)
+        processes.append(Process(int(match[2]), rank, facts))
+    return Witness(tuple(processes), unread)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from (line for line in file.read(MAX_FILE_BYTES).splitlines() if line.strip())
+
+
+def _fact(line: bytes, pid: int, rank: int | None) -> Fact | None:
+    """The fact of one line; the parts `state` and `model` may be nested in it or stand beside its other keys."""
+    try:
+        raw = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(raw, dict) or (kind := KINDS.get(str(raw.get("fact")))) is None:
+        return None
+    for part in ("model", "state"):
+        if isinstance(raw.get(part), dict):
+            raw = {**raw[part], **raw}
+    if kind is AdapterChanged:
+        raw["change"] = str(raw["fact"]).removeprefix("adapter_")
+    known = {key: value for key, value in raw.items() if value is not None}
+    try:
+        return kind.model_validate(known | {"pid": pid, "rank_of_process": rank})
+    except ValidationError:
+        return None
