@@ -195,17 +195,36 @@ def _definition(target: types.FunctionType) -> ast.FunctionDef:
     try:
         with open(code.co_filename, encoding="utf-8") as file:
             lines = file.readlines()
-        block = inspect.getblock(lines[code.co_firstlineno - 1 :])
-        is_indented = block[0][:1].isspace()
-        # not dedented: columns and texts over several lines must stay what they are
-        tree = ast.parse(("if 1:\n" if is_indented else "") + "".join(block))
+        tree = _block(lines[code.co_firstlineno - 1 :])
     except (OSError, SyntaxError, IndexError, ValueError) as error:
         raise CannotSpliceError(f"{target.__qualname__}: no source ({error})") from error
+    is_indented = isinstance(tree.body[0], ast.If)
     found = tree.body[0].body[0] if isinstance(tree.body[0], ast.If) else tree.body[0]
     if not isinstance(found, ast.FunctionDef) or found.name != code.co_name:
         raise CannotSpliceError(f"{target.__qualname__}: other source")
     ast.increment_lineno(tree, code.co_firstlineno - (2 if is_indented else 1))
     return found
+
+
+def _block(lines: list[str]) -> ast.Module:
+    """What stands from the first line to the end of its block; `inspect` would take every token apart for it."""
+    depth = len(lines[0]) - len(lines[0].lstrip())
+    # not dedented: columns and texts over several lines must stay what they are
+    opened = "if 1:\n" if depth else ""
+    for end in range(1, len(lines) + 1):
+        # a block ends before a line that is indented as little; where that cuts a text or a bracket, further down
+        if end < len(lines) and not _begins_elsewhere(lines[end], depth):
+            continue
+        try:
+            return ast.parse(opened + "".join(lines[:end]))
+        except SyntaxError:
+            continue
+    raise SyntaxError("no end of the block")
+
+
+def _begins_elsewhere(line: str, depth: int) -> bool:
+    text = line.lstrip()
+    return bool(text) and len(line) - len(text) <= depth and text[0] not in ")]}#"
 
 
 def _compiled(target: types.FunctionType, definition: ast.FunctionDef) -> types.CodeType:

@@ -20,7 +20,7 @@ class _Training:
         self.source = source
         self.model = weakref.ref(models.unwrapped(model))
         self.state = None if state is None else weakref.ref(state)
-        self.began = time.time()
+        self.began, self.hook_seconds = time.time(), facts.hook_seconds()
         self.steps_before = _Steps.done
         self.due: int | None = None
         self.has_row_texts = False
@@ -207,8 +207,8 @@ def _close(training: _Training, raised: str | None) -> None:
     facts.write(
         "training_ends", source=training.source, steps=_Now.last_step, due=training.due,
         optimizer_steps=_Steps.done - training.steps_before, seconds=round(time.time() - training.began, 3),
-        epoch=training.epoch if state is None else state.epoch, raised=raised, hook_seconds=facts.hook_seconds(),
-        **training.moved,
+        epoch=training.epoch if state is None else state.epoch, raised=raised,
+        hook_seconds=round(facts.hook_seconds() - training.hook_seconds, 6), **training.moved,
     )  # fmt: skip
 
 
