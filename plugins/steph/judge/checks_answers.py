@@ -445,4 +445,6 @@ def _stopped_check(seen: _Seen) -> Check:
     limits = sorted({call.limit for call in calls if isinstance(call, Generation) and call.limit is not None})
     shown = f"（{'・'.join(map(str, limits))} トークン）" if limits else ""
     message = f"答えた {len(known)} 行のうち {cut} 行が、上限{shown}まで終わらなかった。"
-    return ANSWERS_STOPPED.check(cut <= MOST_UNSTOPPED * len(known), message)
+    return ANSWERS_STOPPED.check(
+        cut <= MOST_UNSTOPPED * len(known), message, rehearsal=seen.evidence.rehearsal or seen.evidence.random_weights
+    )

@@ -92,7 +92,7 @@ def _origin_check(
     given = rows_given or file.rows
     if begins.rows is not None and not begins.packing:
         measured.append(f"{begins.rows} 行（ファイルは {given} 行）")
-        if not FEW_ROWS * given <= begins.rows <= MANY_ROWS * given + 1:
+        if not FEW_ROWS * given < begins.rows <= MANY_ROWS * given + 1:
             troubles.append(f"{given} 行のファイルに対して {begins.rows} 行を学習した")
     if begins.row_hashes and not begins.packing:
         repeated = len(begins.row_hashes) - len(set(begins.row_hashes))

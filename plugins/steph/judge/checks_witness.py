@@ -220,7 +220,9 @@ def training_in(witness: Witness | None) -> Seen | None:
             )  # fmt: skip
             earlier += [ends[-1].raised] if ends and ends[-1].raised else []
             found.append(seen)
-    return max(found, key=lambda seen: (-(seen.process.rank or 0), seen.begins.at), default=None)
+    first = min((seen.process.rank or 0 for seen in found), default=0)
+    of_first = [seen for seen in found if (seen.process.rank or 0) == first]
+    return sorted(of_first, key=lambda seen: seen.begins.at)[-1] if found else None
 
 
 def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | None) -> tuple[Check, ...]:
@@ -421,6 +423,10 @@ def quantised_check(asked: bool, worked: Sequence[ModelFact]) -> Check:
     message = f"4bit の依頼に対して、量子化された層: {shown}。"
     if not all(four) and foreign:
         return QUANTISED_AS_ASKED.check(None, f"{message}4bit かどうか分からない。")
+    few = any(count < (fact.unquantised_linears or 0) for count, fact in zip(four, worked, strict=True))
+    if all(four) and few:
+        plain = max(fact.unquantised_linears or 0 for fact in worked)
+        return QUANTISED_AS_ASKED.check(False, f"{message}量子化されていない層が {plain} 層。", severity=WARN)
     return QUANTISED_AS_ASKED.check(all(four), message)
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from steph.fingerprint import fingerprints
@@ -18,7 +19,6 @@ from steph.judge.artifacts import UnreadableError, read_json
 from steph.judge.questions import MAX_DATASET_BYTES
 from steph.judge.results import Row
 
-PARTLY = 0.25  # of the choices joined in one style: that style is the prompt's, and what is missing is cut
 COMMON_SHARE = 0.5  # of the prompts; what more of them have is the template or the few-shot examples
 FOREIGN_RUN = 8  # fingerprints in a row that nothing of the data set has: about 64 characters
 LEAST_FIELD, FIELD_SHARE = 8, 0.5  # fingerprints of a field that no question has, and how many of them are in a prompt
@@ -47,8 +47,8 @@ class Beside:
 def asked_share(prompt: Collection[str], row: Row) -> float | None:
     """The least share of a row's question and of its choices that a prompt has; None where they are too short.
 
-    Choices too short to be told one by one are compared as they are usually joined: where a style fits in part, the
-    rest of them is missing.
+    Choices too short to be told one by one are told by where they meet: in the style of labels that fits some of these
+    places, it must fit all.
     """
     choices = [text for text in _choices(row.choices) if text.strip()]
     there = set(prompt)
@@ -58,9 +58,8 @@ def asked_share(prompt: Collection[str], row: Row) -> float | None:
     alone = [share for text in map(_unlabelled, choices) if (share := _share(there, text)) is not None]
     question = _share(there, row.question)
     shares = alone if question is None else [question, *alone]
-    if not alone:
-        joined = max((share for text in _joined(choices) if (share := _share(there, text)) is not None), default=0.0)
-        shares = [*shares, joined] if joined >= PARTLY else shares
+    if not alone and (joined := max((_joined_share(there, texts) for texts in _styled(choices)), default=0.0)):
+        shares = [*shares, joined]
     return min(shares) if shares else None
 
 
@@ -86,12 +85,22 @@ def _unlabelled(choice: str) -> str:
     return _LABEL.sub("", choice, count=1)
 
 
-def _joined(choices: Sequence[str]) -> Iterator[str]:
-    yield "".join(choices)
-    texts = [_unlabelled(choice) for choice in choices]
+def _joined_share(there: set[str], texts: Sequence[str]) -> float:
+    """Of the places where one choice meets the next, the share that a prompt has; 0 where none is there to see."""
+    meetings = [
+        {*_fingerprints(one + next_one)} - {*_fingerprints(one)} - {*_fingerprints(next_one)}
+        for one, next_one in pairwise(texts)
+    ]
+    held = [prints <= there for prints in meetings if prints]
+    return sum(held) / len(held) if held else 0.0
+
+
+def _styled(choices: Sequence[str]) -> Iterator[list[str]]:
+    """The choices with their labels, as they are and in the usual styles."""
+    yield list(choices)
+    texts = [(chr(ord("a") + n), chr(ord("A") + n), n + 1, _unlabelled(text)) for n, text in enumerate(choices[:26])]
     for style in _STYLES:
-        letters = [(chr(ord("a") + n), chr(ord("A") + n), n + 1, text) for n, text in enumerate(texts[:26])]
-        yield "".join(style.format(l=small, L=large, n=n, text=text) for small, large, n, text in letters)
+        yield [style.format(l=small, L=large, n=n, text=text) for small, large, n, text in texts]
 
 
 def text_beside(prompts: Sequence[Sequence[str]], dataset: Path) -> Beside | None:

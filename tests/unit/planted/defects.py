@@ -151,7 +151,7 @@ TRAINING = (
     _train("epochs_ignored", "1 エポックの依頼で 2 エポック回した",
            "steps_complete", "epochs_as_asked", "steps_seen", trap=12),
     replace(
-        _train("rows_dropped", "行を半分捨て、余計に回した", "epochs_as_asked", "batch_as_asked", trap=12),
+        _train("rows_dropped", "行を半分捨て、余計に回した", "epochs_as_asked", "batch_as_asked", "rows_seen", trap=12),
         train_settings=_CAPPED, hardness=Severity.WARN,
     ),
     replace(_train("batch_shrunk", "OOM のあと黙ってバッチを半分にした",

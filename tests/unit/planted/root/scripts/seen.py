@@ -8,6 +8,7 @@ each of its rows, and None in the place of the keys leaves the whole fact out.
 from __future__ import annotations
 
 # ruff: noqa: ANN401  the scripts' own `Run` can't be imported
+import contextlib
 import hashlib
 import json
 import os
@@ -63,7 +64,8 @@ class Facts:
             if isinstance(old, list) and value is not None and not isinstance(value, list):
                 value = [value] * len(old)
             values[key] = value
-        with self.path.open("a", encoding="utf-8") as file:
+        # a full disk costs facts and nothing else
+        with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"fact": fact, "at": time.time(), **values}) + "\n")
 
     def call(self, fact: str, **values: Any) -> None:
