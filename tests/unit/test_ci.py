@@ -28,7 +28,6 @@ def run(bench: Bench, *options: str, environment: Mapping[str, str] | None = Non
         env=clean_environment() | dict(environment or {}),
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr

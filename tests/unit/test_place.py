@@ -59,7 +59,7 @@ def noted(tmp_path: Path) -> Iterator[Path]:
 def test_two_writers_at_a_time_lose_nothing(noted: Path) -> None:
     """Two processes that renew the file at once leave each part once, whole, and every word of a person."""
     both = [writer(noted, name, 15) for name in ("one", "two")]
-    assert [process.wait(60) for process in both] == [0, 0]
+    assert [process.wait() for process in both] == [0, 0]
     assert sorted(block.id for block in blocks_in(noted.read_bytes())) == ["h1", "one", "summary", "two"]
     assert [path.name for path in noted.parent.iterdir()] == ["r.md"]
 
@@ -73,7 +73,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(noted: Path) -> None:
         process.stdout.readline()
         time.sleep(chance.uniform(0.0, 0.05))
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait()
         assert not any(block.is_edited for block in blocks_in(noted.read_bytes()))
         assert noted.read_bytes().count(NOTE) == 3
     place.renew(noted, lambda existing: merge(existing, (Part("summary", "end\n"),)))
