@@ -409,3 +409,34 @@ def test_a_tokenizer_that_cannot_be_read_here_costs_the_count_alone(tmp_path: Pa
     assert status == 0, output
     assert "answers not counted" in output
     assert [c.holds for c in bench.record().stages[H2].checks if c.id == "answers_kept"] == [None]
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o077])
+def test_everything_that_a_run_writes_has_the_modes_of_the_umask(tmp_path: Path, umask: int) -> None:
+    """Record, logs, report and figures can be read by a group that shares the folder, or by nobody else."""
+    bench = make_bench(tmp_path)
+    before = os.umask(umask)
+    try:
+        status, output = run(bench)
+    finally:
+        os.umask(before)
+    assert status == 0, output
+    written = [path for path in bench.reports.rglob("*") if path.is_file()]
+    assert {"events.jsonl", "record.json", "stdout.log", "exit.json"} <= {path.name for path in written}
+    assert {
+        (path.name, oct(path.stat().st_mode & 0o777))
+        for path in written
+        if path.stat().st_mode & 0o777 != 0o666 & ~umask
+    } == set()
+
+
+@pytest.mark.parametrize("name", ["StepH_予行.md", "mine.md"])
+def test_a_report_that_cannot_be_written_is_not_exit_0(tmp_path: Path, name: str) -> None:
+    """A folder in the report's place: every stage is green, the record is kept, and the run says what was lost."""
+    bench = make_bench(tmp_path)
+    (bench.reports / name).mkdir(parents=True)
+    status, output = run(bench, options=() if name != "mine.md" else (f"--steph-report={bench.reports / name}",))
+    assert status == 1, output
+    assert "report not written: IsADirectoryError" in output
+    assert str(bench.reports / name) in output
+    assert verdicts(bench) == [Verdict.PASS] * 3

@@ -143,3 +143,17 @@ def test_a_writer_that_stands_still_holds_nobody_up_for_long(tmp_path: Path, mon
     place.renew(tmp_path / "r.md", lambda _: b"new")
     os.close(other)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".r.md.theirs.part", "r.md"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_new_report_is_for_whom_the_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    """A new file has the modes that any other program's would have; a later one keeps what a person gave it since."""
+    before = os.umask(umask)
+    try:
+        path = place.renew(tmp_path / "r.md", lambda _: b"new\n")
+        assert path.stat().st_mode & 0o777 == mode
+        path.chmod(0o640)
+        place.renew(path, lambda _: b"newer\n")
+        assert path.stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
