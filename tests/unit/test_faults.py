@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from process_tree import STUBBORN, becomes_true, command_line
+from process_tree import STUBBORN, command_line, wait_until
 from steph.plan.answers import row_lengths
 from steph.plan.description import load_description
 from steph.record import StageId, Verdict
@@ -49,7 +49,6 @@ def run(bench: Bench, *stages: StageId, options: tuple[str, ...] = (), **environ
         env=clean_environment() | environment,
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
@@ -119,7 +118,7 @@ def test_two_runs_in_one_pipeline_root_do_not_meet(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(bench.root)
     first = bench.start()
     try:
-        assert becomes_true(in_training(bench), 30)
+        wait_until(in_training(bench))
         elsewhere = (f"--steph-pipeline-root={tmp_path / 'link'}", f"--steph-report={tmp_path / 'other'}")
         status, output = run(bench, options=elsewhere)
         assert status == 4, output
@@ -127,7 +126,7 @@ def test_two_runs_in_one_pipeline_root_do_not_meet(tmp_path: Path) -> None:
         assert not (tmp_path / "other").exists()
     finally:
         first.send_signal(signal.SIGINT)
-        first.communicate(timeout=30)
+        first.communicate()
 
 
 def test_the_next_run_waits_until_a_killed_runs_child_has_ended(tmp_path: Path) -> None:
@@ -136,7 +135,7 @@ def test_the_next_run_waits_until_a_killed_runs_child_has_ended(tmp_path: Path) 
     bench.profile.write_text(bench.profile.read_text().replace("grace_seconds = 1", "grace_seconds = 2"))
     before_training(bench, STUBBORN)
     process = bench.start()
-    assert becomes_true(in_training(bench, lambda text: "ready" in text), 30)
+    wait_until(in_training(bench, lambda text: "ready" in text))
     process.kill()
     process.communicate()
     assert processes_of(bench)
@@ -152,7 +151,7 @@ def test_orphans_of_a_run_whose_supervisor_was_killed_too_are_ended_by_the_next(
     bench = make_bench(tmp_path)
     before_training(bench, STUBBORN)
     process = bench.start()
-    assert becomes_true(in_training(bench, lambda text: "ready" in text), 30)
+    wait_until(in_training(bench, lambda text: "ready" in text))
     supervisor = next(pid for pid in processes_of(bench) if "supervisor.py" in command_line(pid))
     os.kill(process.pid, signal.SIGSTOP)
     os.kill(supervisor, signal.SIGKILL)
@@ -320,7 +319,6 @@ def on_a_small_disk(bench: Bench, size: str) -> tuple[int, str]:
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     bench.reports.rmdir()
@@ -392,11 +390,11 @@ def test_kill_9_of_anything_below_pytest_is_red_and_leaves_nothing(tmp_path: Pat
     code = f"import subprocess\nchild = {worker}\nprint('begun', flush=True)\nsys.exit(child.wait() != 0)"
     before_training(bench, code)
     process = bench.start()
-    assert becomes_true(in_training(bench), 30)
+    wait_until(in_training(bench))
     named = {pid: command_line(pid) for pid in processes_of(bench)}
     hidden = {"supervisor.py": "nothing", "train_qwen": "supervisor.py", "worker = ": "train_qwen"}[victim]
     os.kill(next(pid for pid, line in named.items() if victim in line and hidden not in line), signal.SIGKILL)
-    process.communicate(timeout=30)
+    process.communicate()
     assert process.returncode == 1
     assert processes_of(bench) == []
     red = Verdict.FAIL if victim == "worker = " else Verdict.CRASHED
@@ -411,3 +409,34 @@ def test_a_tokenizer_that_cannot_be_read_here_costs_the_count_alone(tmp_path: Pa
     assert status == 0, output
     assert "answers not counted" in output
     assert [c.holds for c in bench.record().stages[H2].checks if c.id == "answers_kept"] == [None]
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o077])
+def test_everything_that_a_run_writes_has_the_modes_of_the_umask(tmp_path: Path, umask: int) -> None:
+    """Record, logs, report and figures can be read by a group that shares the folder, or by nobody else."""
+    bench = make_bench(tmp_path)
+    before = os.umask(umask)
+    try:
+        status, output = run(bench)
+    finally:
+        os.umask(before)
+    assert status == 0, output
+    written = [path for path in bench.reports.rglob("*") if path.is_file()]
+    assert {"events.jsonl", "record.json", "stdout.log", "exit.json"} <= {path.name for path in written}
+    assert {
+        (path.name, oct(path.stat().st_mode & 0o777))
+        for path in written
+        if path.stat().st_mode & 0o777 != 0o666 & ~umask
+    } == set()
+
+
+@pytest.mark.parametrize("name", ["StepH_予行.md", "mine.md"])
+def test_a_report_that_cannot_be_written_is_not_exit_0(tmp_path: Path, name: str) -> None:
+    """A folder in the report's place: every stage is green, the record is kept, and the run says what was lost."""
+    bench = make_bench(tmp_path)
+    (bench.reports / name).mkdir(parents=True)
+    status, output = run(bench, options=() if name != "mine.md" else (f"--steph-report={bench.reports / name}",))
+    assert status == 1, output
+    assert "report not written: IsADirectoryError" in output
+    assert str(bench.reports / name) in output
+    assert verdicts(bench) == [Verdict.PASS] * 3

@@ -164,8 +164,12 @@ class Profile(Value):
         return Path(self.path).stem
 
     def uses_twin(self, options: Options) -> bool:
-        """Whether a run under these options makes its model itself."""
-        return options.twin or self.model.twin
+        """Whether a run under these options makes its model itself.
+
+        The profile's own twin stands for its candidates; a model folder that was named instead is used as it is.
+        """
+        names_folder = options.model is not None and Path(options.model).is_absolute()
+        return options.twin or (self.model.twin and not names_folder)
 
     @property
     def num_processes(self) -> int:

@@ -91,7 +91,7 @@ class ExitFile:
         """Put the outcome in place, whole or not at all."""
         data = json.dumps(asdict(outcome)).encode().ljust(_BYTES)
         with contextlib.suppress(OSError):
-            fd = os.open(self._reserved, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._reserved, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 complete = os.pwrite(fd, data, 0) == len(data)
                 os.fsync(fd)
