@@ -57,7 +57,8 @@ def check(
         (on_layers(2, 3), BASE, r"model\.layers\.[23]\..*_proj|nothing", True, False),  # down_proj is named too
         (on_layers(2, 3), BASE, r"model\.layers\.[23]\.self_attn\..*", True, True),
         (on_layers(2, 3), BASE, None, False, None),  # layers_to_transform, exclude_modules
-        (on_layers(2, 3), BaseModel(), None, True, None),
+        (on_layers(2, 3), BaseModel(), None, True, False),
+        (on_layers(0, 1), BaseModel(), None, True, True),
         (on_layers(3), BaseModel(layers=4, is_mixed=True), None, True, None),  # attention in each fourth layer
         (("lm_head",), BASE, None, True, None),
     ],
@@ -151,5 +152,10 @@ def test_a_model_may_say_that_its_weights_are_random(tmp_path: Path) -> None:
     """A twin has a marker, others say it in their name; a word that has it within says nothing."""
     assert has_random_weights("hf-internal-testing/tiny-random-LlamaForCausalLM", tmp_path)
     assert not has_random_weights("someone/randomness-1b", tmp_path)
+    (tmp_path / "config.json").write_text('{"hidden_size": 576}')
+    assert not has_random_weights("SmolLM2-135M", tmp_path)
+    (tmp_path / "config.json").write_text('{"hidden_size": 16}')
+    assert has_random_weights("local", tmp_path)
+    (tmp_path / "config.json").unlink()
     (tmp_path / "twin.json").write_text("{}")
     assert has_random_weights("local", tmp_path)

@@ -93,10 +93,11 @@ def test_gradient_norms_of_all_steps(norms: tuple[float, ...], broken: dict[str,
         ((5.5, 5.0), 256, set()),  # bytes
         ((2.0, 40.0, 1.9), 151936, {"loss_plausible"}),
         ((2.0, 4e7, 1.9), None, {"loss_plausible"}),
+        ((11.9, 11.8), None, {"loss_below_chance"}),
         ((-0.2, -0.4), None, {"loss_plausible"}),
         ((1e-6, 1e-6, 1e-6), None, {"loss_plausible"}),
         ((2.0, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6), None, {"loss_plausible"}),
-        ((19.2, 18.9), 151936, {"loss_plausible"}),
+        ((19.2, 18.9), 151936, {"loss_plausible", "loss_below_chance"}),
     ],
 )
 def test_losses_that_no_language_model_has(losses: tuple[float, ...], vocabulary: int | None, broken: set[str]) -> None:

@@ -14,6 +14,7 @@ from steph.judge.tensors import Tensor, TensorFileError, read_header
 MAX_CONFIG_BYTES = 4 << 20
 MOST_SHARDS = 400
 TWIN_MARKER = "twin.json"
+LEAST_WIDTH = 64  # of the narrowest language models that ever learned something
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d{1,4})\.")
 
 
@@ -37,28 +38,41 @@ def layer_of(name: str) -> tuple[int, str] | None:
 
 
 def has_random_weights(name: str, folder: Path) -> bool:
-    """Whether a model says of itself that nothing was ever learned: a twin, or one that is named so."""
-    return (folder / TWIN_MARKER).is_file() or re.search(r"(?i)(?<![a-z])random(?![a-z])", name) is not None
+    """Whether nothing was ever learned: a twin, a model that is named so, or one too narrow for anything but tests."""
+    width = read_config(folder, "hidden_size", "n_embd")
+    is_toy = width is not None and width < LEAST_WIDTH
+    return is_toy or (folder / TWIN_MARKER).is_file() or bool(re.search(r"(?i)(?<![a-z])random(?![a-z])", name))
+
+
+def read_config(folder: Path, *keys: str) -> int | None:
+    """The first of these counts that the folder's `config.json` has; None where it has none or can't be read."""
+    return _count(_configs(folder), *keys)
 
 
 def read_base(folder: Path | None) -> BaseModel:
     """Read a model's folder; what is not there or not readable is left empty."""
     if folder is None:
         return BaseModel()
-    try:
-        raw = read_json(folder / "config.json", MAX_CONFIG_BYTES)
-    except UnreadableError:
-        return BaseModel(matrices=_matrices(folder))
-    config = raw if isinstance(raw, Mapping) else {}
-    text = config.get("text_config")
-    texts = (text, config) if isinstance(text, Mapping) else (config,)
-    kinds = next((found for part in texts if isinstance(found := part.get("layer_types"), list)), [])
+    parts = _configs(folder)
+    kinds = next((found for part in parts if isinstance(found := part.get("layer_types"), list)), [])
     return BaseModel(
-        layers=_count(texts, "num_hidden_layers", "n_layer"),
-        vocabulary=_count(texts, "vocab_size"),
+        layers=_count(parts, "num_hidden_layers", "n_layer"),
+        vocabulary=_count(parts, "vocab_size"),
         is_mixed=len({str(kind) for kind in kinds}) > 1,
         matrices=_matrices(folder),
     )
+
+
+def _configs(folder: Path) -> tuple[Mapping[str, object], ...]:
+    """The configuration of the text model, which stands one level down beside other towers, and the whole."""
+    try:
+        raw = read_json(folder / "config.json", MAX_CONFIG_BYTES)
+    except UnreadableError:
+        return ()
+    if not isinstance(raw, Mapping):
+        return ()
+    text = raw.get("text_config")
+    return (text, raw) if isinstance(text, Mapping) else (raw,)
 
 
 def _count(parts: tuple[Mapping[str, object], ...], *keys: str) -> int | None:

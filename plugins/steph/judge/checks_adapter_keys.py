@@ -103,13 +103,14 @@ def _layers_check(tensors: Sequence[Tensor], base: BaseModel, targets: object, *
     if not whole or not had:
         return ADAPTER_LAYERS.check(None, "層を選んだ設定か、層のない LoRA なので測らない。")
     wanted = _wanted(base, targets)
-    if not wanted and base.layers is not None and not base.is_mixed:
-        wanted = {(layer, module) for layer in range(base.layers) for _, module in had}
+    if not wanted and not base.is_mixed:  # of an unknown base the layers go as far as LoRA's
+        layers = base.layers if base.layers is not None else 1 + max(layer for layer, _ in had)
+        wanted = {(layer, module) for layer in range(layers) for _, module in had}
     if not wanted:
         return ADAPTER_LAYERS.check(None, "モデルの層の数が分からない。")
     lacking = sorted(wanted - had)
-    layers = sorted({layer for layer, _ in lacking})
-    listing = "、".join(map(str, layers[:8])) + ("…" if len(layers) > 8 else "")
+    where = sorted({layer for layer, _ in lacking})
+    listing = "、".join(map(str, where[:8])) + ("…" if len(where) > 8 else "")
     message = f"{len(wanted)} 個の行列のうち {len(lacking)} 個に LoRA がない"
     return ADAPTER_LAYERS.check(not lacking, f"{message}（層 {listing}）。" if lacking else "LoRA はすべての層にある。")
 

@@ -20,9 +20,10 @@ LEAST_STEPS = 4  # fewer show no schedule
 SCALING_STEPS = 3  # in which fp16 finds its loss scale, with norms that are infinite
 LARGEST_NORM = 1e4  # a sound step of a LoRA training is below 100, of one with a bad start below 1000
 SMALLEST_EARLY_LOSS = 1e-3  # in the first half: of text that the model has never seen
-UNKNOWN_CHANCE = 12.0  # nats: ln of 150,000 tokens, where the model's own vocabulary isn't known
+UNKNOWN_VOCABULARY = 32_000  # where the model's own isn't known: the smallest of those in use
 LEAST_VOCABULARY = 10_000  # below that a good model's first loss may lie near chance
-CHANCE_BELOW, CHANCE_ABOVE = 0.75, 1.0  # nats around ln(vocabulary) that are a model without knowledge
+CHANCE_SLACK = 0.75  # nats below ln(vocabulary) that are still a model without knowledge
+MOST_VOCABULARY = 150_000  # a loss is called exploded by the chance of no smaller one
 EXPLODED_OVER_CHANCE = 1.5
 EXPLODED_OVER_FIRST = 5.0
 LONGEST_WARMUP = 0.5  # of the steps; a schedule that was asked for longer may climb to the end
@@ -75,7 +76,7 @@ LOSS_BELOW_CHANCE = CheckKind(
     "loss_below_chance",
     "H-2",
     WARN,
-    "最初の損失が、何も知らないモデルの ln(語彙数) ではない",
+    "最初の損失が、何も知らないモデルの ln(語彙数) より小さい",
     "最初の loss と、モデルの config.json の vocab_size",
     optional=True,
     note="乱数の重み（双子）では測らない",
@@ -215,7 +216,7 @@ def _rate(rates: tuple[float, ...], *, may_climb: bool) -> tuple[bool, str, Seve
 
 
 def _plausible_check(evidence: StepEvidence) -> Check:
-    chance = math.log(evidence.vocabulary) if evidence.vocabulary else UNKNOWN_CHANCE
+    chance = math.log(max(evidence.vocabulary or 0, MOST_VOCABULARY))
     found = [[loss for loss in losses if math.isfinite(loss)] for losses in evidence.values("loss")]
     judged = [_plausible(losses, chance) for losses in found if losses]
     return _worst(LOSS_PLAUSIBLE, judged, "有限な損失がない。")
@@ -241,9 +242,10 @@ def _chance_check(evidence: StepEvidence) -> Check:
     first = next((values[0] for values in evidence.values("loss")), None)
     if evidence.random_weights:
         return LOSS_BELOW_CHANCE.check(None, "乱数の重みなので測らない。")
-    if first is None or not math.isfinite(first) or (evidence.vocabulary or 0) < LEAST_VOCABULARY:
-        return LOSS_BELOW_CHANCE.check(None, "最初の損失か語彙数が分からない。")
-    chance = math.log(evidence.vocabulary or 1)
-    holds = not chance - CHANCE_BELOW <= first <= chance + CHANCE_ABOVE
+    vocabulary = evidence.vocabulary or UNKNOWN_VOCABULARY
+    if first is None or not math.isfinite(first) or vocabulary < LEAST_VOCABULARY:
+        return LOSS_BELOW_CHANCE.check(None, "最初の損失が分からないか、語彙が小さい。")
+    chance = math.log(vocabulary)
+    holds = first < chance - CHANCE_SLACK
     words = f"最初の損失は {first:.4g}、何も知らないモデルなら {chance:.2f}。"
     return LOSS_BELOW_CHANCE.check(holds, words if holds else f"{words}重みが読み込まれていない疑い。")

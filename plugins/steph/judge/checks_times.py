@@ -16,7 +16,7 @@ from steph.judge.lines import Metrics
 from steph.judge.training_files import OwnFigures, TrainerState
 from steph.record import Check, TrainSettings
 
-LIVED_SLACK_SECONDS, LIVED_SLACK_SHARE = 1.0, 0.02  # clocks, and seconds that a machine slept
+LIVED_SLACK_SECONDS, LIVED_SLACK_SHARE = 2.0, 0.02  # clocks, and seconds that a machine slept
 TOO_SHORT_SHARE = 0.1  # of the time between the first and the last loss line
 MEASURABLE_SPAN_SECONDS = 1.0
 ROUNDED_RATE = 5e-4  # the Trainer rounds rates to three decimals

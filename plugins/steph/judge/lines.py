@@ -93,9 +93,9 @@ def missing_weights_in(text: str) -> str | None:
     """
     is_generating = False
     for line in split_lines(text):
-        if found := _REINITIALISED.search(line):
+        if "Some weights of" in line and _REINITIALISED.search(line):
             return line
-        if found := _LOAD_REPORT.search(line):
+        if "LOAD REPORT" in line and (found := _LOAD_REPORT.search(line)):
             is_generating = found[1].endswith(_GENERATING)
         elif is_generating and _MADE_UP.search(line):
             return line

@@ -199,7 +199,7 @@ TRAINING = (
     _train("loss_tiny", "損失が最初から 1e-5", "loss_plausible"),
     _train("loss_negative", "損失が負になった", "loss_plausible"),
     _train("loss_exploded", "損失が 2 → 40 → 1.9", "loss_plausible"),
-    _train("loss_summed", "損失が平均でなく累積の合計", "loss_plausible"),
+    _train("loss_summed", "損失が平均でなく累積の合計", "loss_plausible", "loss_below_chance"),
     _train("loss_of_chance", "ベースが乱数のまま（損失が ln(語彙数)）", "loss_below_chance"),
     _train("retried", "5 ステップで失敗し、スクリプトが自分でやり直した", "trained_once"),
     _train("retried_at_the_end", "保存に失敗し、同じ学習をもう一度した", "trained_once"),
