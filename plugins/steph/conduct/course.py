@@ -16,7 +16,7 @@ from steph.conduct.side_commands import script_flags, side_folder, training_rows
 from steph.conduct.stage_run import Run
 from steph.judge.evidence import TrainEvidence
 from steph.plan.answers import AnswerLoss, RowLengths, row_lengths
-from steph.plan.commands import MAX_STEPS_FLAG, train_command
+from steph.plan.commands import MAX_STEPS_FLAG, folder_beside, train_command
 from steph.plan.steps import steps_per_epoch
 from steph.record import AnyStage, DataFile, Device, ExtendedId, ModelChoice, SkippedRung, StageId, TrainSettings
 from steph.run import inputs
@@ -136,11 +136,6 @@ def open_course(run: Run, stage: AnyStage = StageId.H2) -> Course:
     others = [file for file in run.journal.record().data if file.role not in {new.role for new in read}]
     run.journal.append(DataRead(at=now(), data=(*read, *others)))
     return Course(run, stage, train_file, output_dir, script_flags(run))
-
-
-def folder_beside(output_dir: str, name: str) -> str:
-    """The folder next to another one that a further training writes to."""
-    return f"{output_dir.rstrip('/')}-{name}"
 
 
 def half_precision_of(device: Device | None) -> Literal["bf16", "fp16"]:

@@ -57,7 +57,8 @@ class Description(Value):
     predicted as `"full"`, and no setting is passed over because of a prediction."""
     optional_flags: tuple[str, ...] | None = None
     """What the training script takes beyond the flags that every such script has, `--max-steps-override` above all.
-    Not given: read off its `--help`."""
+    Not given: read off its `--help`, where the script's own text shows a command line (argparse, click, typer, fire,
+    tyro, absl, docopt or the like); a script without one is never started to be asked."""
     paths: Paths = Paths()
     build: Builder | None = None
     """The builder of the training rows and its arguments, run where `paths.train_file` is missing or was built from
