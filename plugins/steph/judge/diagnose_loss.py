@@ -12,10 +12,12 @@ import re
 from steph.judge.diagnose_text import PrintedLine
 
 _PAIR = re.compile(
-    r"['\"](\w+)['\"]:\s*(?:np\.float\d+\()?['\"]?(-?(?:nan|inf(?:inity)?|\d[\d.]*(?:e[-+]?\d+)?))\b", re.I
+    r"['\"](\w+)['\"]:\s*(?:np\.float\d+\()?['\"]?(-?(?:nan|inf(?:inity)?|\d[\d.]{0,40}(?:e[-+]?\d{1,9})?))\b", re.I
 )
 _FREE = re.compile(
-    r"(?<!best )(?<!best_)\b(\w*loss)(?:['\"]?\s*[:=]\s*['\"]?|\s+(?:is|was|became)\s+)(?:tensor\()?(-?nan)\b", re.I
+    r"(?<!best )(?<!best_)\b(\w{0,60}loss)(?:['\"]?\s{0,9}[:=]\s{0,9}['\"]?|\s{1,9}(?:is|was|became)\s{1,9})"
+    r"(?:tensor\()?(-?nan)\b",
+    re.I,
 )
 _FINITE = re.compile(r"\bloss\s*[:=]\s*\d")
 _LOSSES = ("loss", "train_loss", "eval_loss")
