@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from process_tree import STUBBORN, command_line, wait_until
 from steph.plan.answers import row_lengths
-from steph.plan.description import load_description
+from steph.plan.description import DescriptionError, load_description
 from steph.record import StageId, Verdict
 from steph.run import processes
 from steph.run.aside import set_aside
@@ -162,7 +162,7 @@ def test_orphans_of_a_run_whose_supervisor_was_killed_too_are_ended_by_the_next(
     assert processes_of(bench) == []
 
 
-@pytest.mark.parametrize("output_dir", [".", "", "..", "scripts", "datasets/lawqa_jp", "results", "../reports"])
+@pytest.mark.parametrize("output_dir", [".", "", "scripts", "datasets/lawqa_jp", "results", "scripts/../results"])
 def test_an_output_path_that_holds_anything_else_is_refused(tmp_path: Path, output_dir: str) -> None:
     """What lies at an output's path is moved away: one that holds the root, an input or the reports is one line."""
     bench = make_bench(tmp_path)
@@ -172,11 +172,26 @@ def test_an_output_path_that_holds_anything_else_is_refused(tmp_path: Path, outp
 
 
 def test_outputs_of_their_own_are_fine_wherever_they_lie(tmp_path: Path) -> None:
-    """The spec's paths, and one beside the root, hold nothing else."""
+    """The spec's paths, and a link to a folder beside the root, hold nothing else."""
     bench = make_bench(tmp_path)
     require_outputs_apart(bench.root, load_description(bench.root), bench.root / "reports")
-    (bench.root / "steph.toml").write_text('[paths]\noutput_dir = "../big-disk/adapter"\n')
+    (tmp_path / "big-disk").mkdir()
+    (bench.root / "runs").symlink_to("../big-disk")
+    (bench.root / "steph.toml").write_text('[paths]\noutput_dir = "runs/adapter"\n')
     require_outputs_apart(bench.root, load_description(bench.root), bench.reports)
+
+
+@pytest.mark.parametrize("key", ["output_dir", "evaluation_output"])
+@pytest.mark.parametrize("path", ["/big-disk/adapter", "..", "../reports", "a/../../b"])
+def test_an_output_path_that_leads_out_of_the_root_by_its_text_is_refused(tmp_path: Path, key: str, path: str) -> None:
+    """What the suite moves lies below the root, as far as a person can read it off steph.toml."""
+    (tmp_path / "steph.toml").write_text(f'[paths]\n{key} = "{path}"\n')
+    with pytest.raises(
+        DescriptionError, match=rf"steph\.toml: paths\.{key}: '.*' is not allowed: an output lies below"
+    ):
+        load_description(tmp_path)
+    (tmp_path / "steph.toml").write_text(f'[paths]\n{key} = "a/../b"\n')
+    load_description(tmp_path)
 
 
 def test_a_data_set_smaller_than_the_sample_is_refused_before_training(tmp_path: Path) -> None:

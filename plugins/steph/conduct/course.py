@@ -19,7 +19,7 @@ from steph.judge.base_model import has_random_weights
 from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import read_witness
 from steph.plan.answers import AnswerLoss, RowLengths, row_lengths
-from steph.plan.commands import MAX_STEPS_FLAG, TRAIN_FILE_FLAG, train_command
+from steph.plan.commands import MAX_STEPS_FLAG, TRAIN_FILE_FLAG, folder_beside, train_command
 from steph.plan.steps import steps_per_epoch
 from steph.record import AnyStage, DataFile, Device, ExtendedId, ModelChoice, SkippedRung, StageId, TrainSettings
 from steph.run import inputs
@@ -147,11 +147,6 @@ def open_course(run: Run, stage: AnyStage = StageId.H2) -> Course:
     others = [file for file in run.journal.record().data if file.role not in {new.role for new in read}]
     run.journal.append(DataRead(at=now(), data=(*read, *others)))
     return Course(run, stage, train_file, output_dir, script_flags(run))
-
-
-def folder_beside(output_dir: str, name: str) -> str:
-    """The folder next to another one that a further training writes to."""
-    return f"{output_dir.rstrip('/')}-{name}"
 
 
 def half_precision_of(device: Device | None) -> Literal["bf16", "fp16"]:

@@ -12,14 +12,14 @@ import re
 from steph.judge.diagnose_text import PrintedLine
 
 _PAIR = re.compile(
-    r"['\"](\w+)['\"]:\s*(?:np\.float\d+\()?['\"]?(-?(?:nan|inf(?:inity)?|\d[\d.]*(?:e[-+]?\d+)?))\b", re.I
+    r"['\"](\w+)['\"]:\s*(?:np\.float\d+\()?['\"]?(-?(?:nan|inf(?:inity)?|\d[\d.]{0,40}(?:e[-+]?\d{1,9})?))\b", re.I
 )
 # a value beside a name is shown; a sentence must end or go on as one that tells of an event, not of a setting
 _FREE = re.compile(
-    r"(?<!best )(?<!best_)\b(?P<name>\w*loss)(?:"
-    r"['\"]?\s*[:=]\s*['\"]?(?:tensor\()?-?nan\b"
-    r"|\s+(?:is|was|became|turned)\s+(?:now\s+|a\s+)?(?:tensor\()?-?nan\b(?:\s*(?:or|/)\s*inf\w*)?"
-    r"(?=\s*(?:$|[.,;:!?)\]}(]|(?:at|in|on|for|after|since|from|again|now|here|skipp|stopp|abort|detect|and|-)))"
+    r"(?<!best )(?<!best_)\b(?P<name>\w{0,60}loss)(?:"
+    r"['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:tensor\()?-?nan\b"
+    r"|\s{1,9}(?:is|was|became|turned)\s{1,9}(?:now\s{1,9}|a\s{1,9})?(?:tensor\()?-?nan\b(?:\s{0,9}(?:or|/)\s{0,9}inf\w*)?"
+    r"(?=\s{0,9}(?:$|[.,;:!?)\]}(]|(?:at|in|on|for|after|since|from|again|now|here|skipp|stopp|abort|detect|and|-)))"
     r")(?![-_ ]?(?:guard|check|filter|safe|handl|monitor|policy|watch|protect|tolera)\w*)",
     re.I,
 )

@@ -103,6 +103,11 @@ def evaluate_command(
     return (*argv, "--ensemble", str(settings.ensemble))
 
 
+def folder_beside(output_dir: str, name: str) -> str:
+    """The folder next to another one that a further training writes to."""
+    return f"{output_dir.rstrip('/')}-{name}"
+
+
 def needed_libraries(argv: Sequence[str]) -> tuple[str, ...]:
     """The libraries without which a command of this module can't do what it asks: the contract's LoRA and 4-bit."""
     has_adapter = any(flag in argv for flag in ("--lora-r", "--hf-lora-path"))
