@@ -390,8 +390,14 @@ def _bare_check(seen: _Seen) -> Check:
 
 
 def _frame_check(seen: _Seen) -> Check:
-    """What all trained rows have before their question stands in the prompts as well."""
+    """What all trained rows have before their question stands in the prompts as well, a template's tokens too."""
     trained = seen.evidence.training_witness
+    calls = {id(answer.call): answer.call for answer in seen.counting}.values()
+    in_rows = [count for fact in (trained.of(Batch) if trained else ()) for count in fact.special_tokens or ()]
+    in_prompts = [count for call in calls for count in call.special_tokens or ()]
+    if seen.wants_adapter and in_rows and in_prompts and min(in_rows) > 0 and not any(in_prompts):
+        message = "学習した行にはチャットのテンプレートのトークンがあり、評価のプロンプトには一つもない。"
+        return FRAME_AS_TRAINED.check(False, message)
     rows: list[tuple[str, ...]] = []
     for fact in trained.of(TrainingBegins)[-1:] if trained else ():
         rows += fact.row_fingerprints or ()
