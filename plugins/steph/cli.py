@@ -66,15 +66,16 @@ def list_records(reports: Reports = Path("reports")) -> None:
     """List the records, newest first, with what each takes on the disk."""
     from steph.run.journal import JournalError, read_record, record_folders
     from steph.run.retention import folder_bytes
-    from steph.tell.listing import as_text, rows
+    from steph.tell.listing import as_text, damaged_rows, rows
 
-    found = []
+    found, damaged = [], []
     for folder in record_folders(reports / "runs"):
         try:
             found.append((read_record(folder), folder_bytes(folder)))
         except JournalError as error:
             typer.echo(f"steph: {error}", err=True)
-    typer.echo(as_text(rows(found)), nl=False)
+            damaged.append((folder.name, folder_bytes(folder)))
+    typer.echo(as_text((*rows(found), *damaged_rows(damaged))), nl=False)
 
 
 @app.command()
@@ -232,7 +233,7 @@ def find_record(runs: Path, run: str | None) -> Path:
 
     if run is not None:
         for folder in (Path(run), runs / run):
-            if (folder / "events.jsonl").is_file():
+            if folder.is_dir() and (folder in record_folders(folder.parent) or (folder / "events.jsonl").is_file()):
                 return folder
         raise JournalError(f"{run}: no record of this name under {runs}")
     folders = record_folders(runs)

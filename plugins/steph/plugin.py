@@ -123,7 +123,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.line(f"{stage:{width}}  {result.verdict:14} {seconds:>9}  {explanation}")
     if stages.report is not None:
         terminalreporter.line(f"report: {stages.report}")
-    terminalreporter.line(f"record: {stages.journal.folder}")
+    gone = "" if stages.journal.folder.is_dir() else "  (deleted during the run)"
+    terminalreporter.line(f"record: {stages.journal.folder}{gone}")
 
 
 def _append_step_summary(stages: StageSession) -> None:
@@ -156,8 +157,7 @@ class StageRunner:
         try:
             result = self._session.run(self._stage, budget_seconds(self._item))
         except JournalError as error:
-            said = f"{self._stage}: {error}; make room there and run this stage again"
-            raise pytest.fail.Exception(said, pytrace=False) from None
+            raise pytest.fail.Exception(f"{self._stage}: {error}", pytrace=False) from None
         # what the fixture `record_property` does, which is not there under `-p no:junitxml`
         self._item.user_properties.extend(stage_properties(result, self._session.report))
         if not result.verdict.is_green:
