@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -249,7 +250,14 @@ def _failed(message: str) -> typer.Exit:
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    from steph.encoding import speak
+
+    speak(sys.stdout, sys.stderr)
+    try:
+        app()
+    except OSError as error:  # a name too long for any disk, a folder that may not be read
+        typer.echo(f"steph: {error.filename or ''}: {error.strerror}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

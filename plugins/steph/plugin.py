@@ -18,6 +18,7 @@ import pytest
 
 from steph import installed
 from steph.asked import add_options, resolve_options, session_command
+from steph.encoding import speak
 
 if TYPE_CHECKING:
     from steph.conduct.session import StageSession
@@ -73,6 +74,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     Not when the collection ends: that comes also where it failed, and a record that nobody runs hides the last one.
     """
     config = session.config
+    if any(item.get_closest_marker("steph_stage") for item in session.items):
+        speak(sys.stdout, sys.stderr)
     if session.testsfailed and not config.option.continue_on_collection_errors:
         return
     items = [item for item in session.items if item.get_closest_marker("steph_stage")]
@@ -91,6 +94,10 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
     try:
         _open(session, items)
+    except OSError as error:
+        if not error.filename:
+            raise
+        raise pytest.UsageError(f"{error.filename}: {error.strerror}") from error
     except (OptionError, ProfileError, InputError, JoinError, JournalError, GpuLockError, RootBusyError) as error:
         raise pytest.UsageError(*str(error).splitlines()) from error
 
@@ -100,8 +107,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[N
     """Close the record and make sure that nothing unmeasured ends with exit status 0."""
     stages = session.config.stash.get(SESSION, None)
     if stages is not None:
-        session.exitstatus = stages.finish(int(exitstatus))
-        _append_step_summary(stages)
+        try:
+            session.exitstatus = stages.finish(int(exitstatus))
+            _append_step_summary(stages)
+        except KeyboardInterrupt:  # pytest would end with a traceback and status 1
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+            stages.console.line(
+                f"interrupted at its end; the report can be written later: steph report {stages.journal.folder}"
+            )
     return (yield)
 
 
@@ -110,6 +123,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     stages = config.stash.get(SESSION, None)
     if stages is None:
         return
+    try:
+        _summarize(terminalreporter, stages)
+    except KeyboardInterrupt:
+        terminalreporter.line(f"interrupted; record: {stages.journal.folder}")
+
+
+def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) -> None:
     from steph.judge.verdict import overall
     from steph.run.events import fold
 
@@ -120,7 +140,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for stage, result in sorted(record.results.items()):
         seconds = f"{result.seconds:.1f} s" if result.seconds is not None else ""
         explanation = " ".join(result.explanation.split())[:EXPLANATION_CHARS]
-        terminalreporter.line(f"{stage:{width}}  {result.verdict:14} {seconds:>9}  {explanation}")
+        stale = "(stale) " if result.stale else ""
+        terminalreporter.line(f"{stage:{width}}  {result.verdict:14} {seconds:>9}  {stale}{explanation}")
     if stages.report is not None:
         terminalreporter.line(f"report: {stages.report}")
     gone = "" if stages.journal.folder.is_dir() else "  (deleted during the run)"

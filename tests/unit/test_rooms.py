@@ -14,7 +14,17 @@ MODULES = sorted(SUITE.rglob("*.py"))
 # above all rooms, each knowing those before it; and beside them `redact`, which knows none
 VALUES = ("units", "terms", "values", "environment", "model_choice", "stage_settings", "record", "record_schema")
 ROOMS = ("plan", "run", "judge", "tell", "forecast", "child", "conduct")
-ENTRIES = ("__init__", "doctor", "plugin", "cli", "ci", "asked", "key_tables", "installed")  # these see all rooms
+ENTRIES = (
+    "__init__",
+    "doctor",
+    "plugin",
+    "cli",
+    "ci",
+    "asked",
+    "key_tables",
+    "installed",
+    "encoding",
+)  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 OTHER_INTERPRETERS = {SUITE / "child" / name for name in ("twin.py", "twin_tokenizer.py", "checkup.py")}
 MODULE_LINES, FUNCTION_LINES = 350, 50
