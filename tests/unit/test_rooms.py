@@ -25,6 +25,7 @@ ENTRIES = (
     "key_tables",
     "installed",
     "rootdir",
+    "encoding",
 )  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 OTHER_INTERPRETERS = {SUITE / "child" / name for name in ("twin.py", "twin_tokenizer.py", "checkup.py")}
