@@ -158,7 +158,7 @@ def test_a_json_that_says_nothing_of_its_settings_leaves_them_unmeasured(sound: 
 
 def test_a_data_set_that_is_gone_leaves_its_questions_unmeasured_and_nothing_green(sound: EvalEvidence) -> None:
     """Answers to questions that nobody can look up do not pass."""
-    gone = replace(sound, dataset=sound.root / "gone.json")
+    gone = replace(sound, dataset=sound.root / "gone.json", questions=None)
     assert _unmeasured(gone) >= {"rows_distinct", "questions_of_dataset", "first_rows"}
     assert checks_verdict(judge_evaluation(gone)[1]) is not None
 
@@ -177,7 +177,8 @@ def test_an_attempt_that_left_nothing_is_judged_without_an_exception(tmp_path: P
     outcome, checks, artifacts = judge_evaluation(evidence)
     assert (outcome.total, outcome.accuracy, artifacts) == (None, None, ())
     assert {check.id for check in checks if check.holds} == {
-        "no_traceback", "base_weights_loaded", "model_names_agree", "no_invocation_error", "adapter_loaded",
+        "no_traceback", "base_weights_loaded", "library_warnings", "model_names_agree", "no_invocation_error",
+        "adapter_loaded", "results_agree",
     }  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
     outcome = _outcome(evidence, metrics, state, own, _adapter_sha256(evidence, artifacts))
     tensors, weights = weight_checks(evidence.output_dir)
     checks = (
-        *process_checks(evidence.returncode, evidence.output),
+        *process_checks(evidence.returncode, evidence.output, on_gpu=evidence.card is not None),
         _final_line_check(final),
         *weights,
         *config_checks(evidence.output_dir, evidence.settings, tensors),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.judge.questions import Question
 from steph.judge.results import Row
 from steph.record import EvalSettings, TrainSettings
 
@@ -53,7 +55,8 @@ class EvalEvidence:
     None: evaluated without an adapter), `output_pattern` names files that may stand in for `output_path` (None: its own
     name only, also behind a date). `seconds` is the whole run. `train_questions` and `train_frame` come from
     `questions.questions_in` and `questions.frame_in`; None means that no training file could be read. `beside` are the
-    rows of the record's H-3, where this evaluation is held against them.
+    rows of the record's H-3, where this evaluation is held against them. `questions` and `dataset_sha256` are the data
+    set as it was before the script could write to it, `adapter_files` the hashes of the adapter's files then.
     """
 
     root: Path
@@ -75,3 +78,7 @@ class EvalEvidence:
     output_pattern: str | None = None
     rehearsal: bool = False
     random_weights: bool = False
+    on_gpu: bool = False
+    questions: tuple[Question, ...] | None = None
+    dataset_sha256: str | None = None
+    adapter_files: Mapping[str, str] | None = None

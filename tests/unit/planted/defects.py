@@ -266,13 +266,15 @@ EVALUATION = (
     _eval("looping_counted", "番号だけ変えて繰り返す応答", "responses_bounded", "strict_parse_agrees", trap=3),
     _eval("looping_one_of_three", "1 問だけ繰り返す応答", "responses_bounded", "strict_parse_agrees", trap=3),
     _eval("cut_off", "上限で打ち切られた応答", "responses_ended", trap=3),
-    _eval("slow", "1 問に 97 秒", "answers_fast", trap=3),
+    replace(_eval("slow", "1 問に 97 秒", "answers_fast", trap=3),
+            eval_change=lambda evidence: replace(evidence, seconds=300.0)),
     replace(_eval("", "全体で 3 問に 290 秒", "answers_fast", trap=3), label="slow_run",
             eval_change=lambda evidence: replace(evidence, seconds=290.0)),
     _eval("empty_responses", "応答が空なのに回答がある", "responses_present", "strict_parse_agrees"),
     _eval("unreadable", "回答を読み取れない", "answers_parsed"),
     _eval("rambling", "すべての記号に触れる応答から拾った", "strict_parse_agrees", "responses_differ", trap=8),
-    _eval("parser_artefact", "英語の文から記号を拾った", "strict_parse_agrees", "responses_differ", trap=8),
+    _eval("parser_artefact", "英語の文から記号を拾った", "strict_parse_agrees", "responses_differ",
+          "answers_grounded", trap=8),
     replace(_eval("one_letter", "8 問すべて同じ記号", "letters_vary", trap=17), eval_settings=_EIGHT),
 )  # fmt: skip
 
@@ -303,7 +305,7 @@ def _asked_for(evidence: EvalEvidence, model: str) -> EvalEvidence:
     return replace(evidence, model_name=model, stdout=named)
 
 
-SOUND = (
+SOUND: tuple[Variant, ...] = (
     _train("", "学習: 欠陥なし（transformers 5 の表示）"),
     replace(_train("", "学習: transformers 4 の表示"), label="style_4", style=4),
     _train("bf16", "学習: BF16 の重み"),
@@ -342,4 +344,131 @@ SOUND = (
             eval_change=lambda evidence: replace(evidence, train_questions=None, train_frame=None)),
 )  # fmt: skip
 
-DEFECTS = (*TRAINING, *EVALUATION, *EXTENDED)
+_WORDS = (
+    "LoRA を無効化してベースモデルを使います", "PEFT unavailable", "LoRA disabled: rank mismatch", "適用をスキップ",
+    "重みが空", "not a valid PEFT checkpoint", "Ignoring LoRA adapter", "形が合わない", "Reverting to base model",
+    "no LoRA weights were applied",
+)  # fmt: skip
+
+
+def _softer(variant: Variant) -> Variant:
+    """The same, where the one check that does not hold is a warning this time."""
+    return replace(variant, hardness=Severity.WARN)
+
+
+# what an evaluation says and writes of its prompts, responses, figures, set-up and files
+ANSWERING = (
+    _eval("backend_switched", "hf をあきらめ、あとから ollama に切り替えた", "line_backend", "model_names_agree"),
+    _eval("remote_api", "外の API に聞いた（表示と JSON の base_url・api_model）", "line_backend", "model_in_use"),
+    _eval("http_requests", "ログに ollama への要求がある", "line_backend"),
+    _eval("model_in_config", "JSON の config に別のモデルのパス", "model_in_use", trap=4),
+    _eval("checkpoint_loaded", "別のチェックポイントを読み込んだと表示", "model_in_use", trap=4),
+    _eval("model_loaded", "Loaded model: gpt2 と表示", "model_in_use", trap=4),
+    _eval("lora_none_later", "あとから LoRA Path: None と表示", "lora_path_named", trap=19),
+    _eval("lora_checkpoint", "途中のチェックポイントの LoRA で評価した", "lora_path_named"),
+    _eval("rag_enabled_later", "あとから RAG Mode: Enabled と表示", "line_rag_disabled"),
+    *(_eval(f"adapter_words_{n}", f"アダプターが使われなかったという表示: {words}", "adapter_loaded", trap=19)
+      for n, words in enumerate(_WORDS)),
+    _eval("offloaded", "モデルの一部が CPU に置かれた（transformers の警告）", "library_warnings", trap=26),
+    _eval("right_padding", "右詰めのまま生成した（transformers の警告）", "library_warnings"),
+    _eval("cpu_fallback", "CPU に切り替わったという表示", "library_warnings"),
+    _eval("thread_raised", "結果のあと、スレッドで例外", "no_traceback"),
+    _eval("traceback_each", "どの質問でも例外が表示され、回答は a", "no_traceback", "no_invocation_error", trap=2),
+    _softer(_eval("generation_failed", "生成に失敗した問題に既定の回答を使ったという表示", "no_invocation_error",
+                  trap=2)),
+    _softer(_eval("failed_ja", "推論に失敗した問題に既定の回答を使ったという表示（日本語）", "no_invocation_error",
+                  trap=2)),
+    _eval("cuda_text_as_answer", "型名のない CUDA の例外文が応答", "no_error_answers", "strict_parse_agrees", trap=2),
+    _eval("failed_text_ja", "「推論に失敗しました」が応答", "no_error_answers", "answers_parsed", trap=2),
+    _eval("http_error_page", "HTTP のエラーページから記号を拾った", "no_error_answers", "strict_parse_agrees", trap=2),
+    _eval("rate_limited", "API の 429 から記号を拾った", "no_error_answers", "strict_parse_agrees", trap=2),
+    _eval("attribute_error", "1 問だけ Python の例外文が応答", "no_error_answers", "strict_parse_agrees", trap=2),
+    _eval("two_empty", "3 問のうち 2 問の応答が空", "responses_present", "answers_parsed"),
+    _eval("none_as_text", "3 問のうち 2 問の応答が None という文字", "responses_present", "answers_parsed"),
+    _softer(_eval("one_empty", "3 問のうち 1 問の応答が空", "responses_present", "answers_parsed")),
+    _softer(_eval("never_answers", "どの問題にも答えない", "answers_parsed")),
+    _eval("default_letter", "読めない応答を a と数えた", "answers_grounded", "strict_parse_agrees", trap=8),
+    _eval("digit_off_by_one", "1 から数えた番号を 0 からと読んだ", "answers_grounded", "strict_parse_agrees", trap=8),
+    _eval("numbers_misread", "選択肢の番号と違う記号を記録した", "answers_as_responded", "strict_parse_agrees", trap=8),
+    _eval("thought_unclosed", "閉じていない思考から記号を拾った", "answers_grounded", "strict_parse_agrees",
+          "responses_ended", trap=28),
+    _eval("channel_unclosed", "閉じていない思考から記号を拾った（gpt-oss の形）", "answers_grounded",
+          "strict_parse_agrees", "responses_ended", trap=28),
+    _eval("one_token", "どの応答も 1 トークンで上限", "responses_ended", trap=28),
+    _eval("tokens_too_few", "1 トークンで 40 文字の応答", "row_figures_fit"),
+    _eval("cached_seconds", "以前の実行の回答（1 問 29 秒、実行は 20 秒）", "row_figures_fit", trap=23),
+    _eval("seconds_add_up", "行の秒数の合計が実行時間を超える", "row_figures_fit", trap=23),
+    _eval("gold_in_response", "正解が応答に写っている（生成トークン 0）", "responses_present"),
+    _eval("prompts_shifted", "別の問題のプロンプトで尋ねた", "prompts_ask_questions", trap=27),
+    _eval("prompt_repeated", "どの問題も最初のプロンプトで尋ねた", "prompts_ask_questions", trap=27),
+    _eval("chat_of_another", "別の問題のプロンプトで尋ねた（チャットの形）", "prompts_ask_questions", trap=27),
+    _eval("prompt_tail_only", "プロンプトが末尾の 24 文字だけ", "prompts_ask_questions", "prompts_agree", trap=27),
+    _eval("choices_cut", "プロンプトの選択肢が二つだけ", "prompts_ask_questions", trap=27),
+    _eval("choices_reordered", "プロンプトの選択肢の順序が違う", "prompts_ask_questions", trap=27),
+    _softer(_eval("question_edited", "プロンプトの問題文から言葉が消えた", "prompts_ask_questions", trap=27)),
+    _eval("example_is_question", "例題がその問題と正解", "prompts_hide_answers"),
+    _eval("hint_in_prompt", "選択肢の後ろに正解のヒント", "prompts_hide_answers"),
+    _eval("hint_before", "問題の前に正解のヒント（英語）", "prompts_hide_answers"),
+    _eval("gold_text_behind", "選択肢の後ろに正解の文", "prompts_hide_answers"),
+    _eval("gold_marked", "正解の選択肢にだけ印", "prompts_hide_answers"),
+    _eval("context_in_prompt", "RAG なしなのにプロンプトに条文", "prompts_without_context"),
+    _softer(_eval("refilled", "落ちた問題を 4 問目で埋めた", "first_rows")),
+    _softer(_eval("refilled_in_place", "落ちた問題を、その場所で 4 問目で埋めた", "first_rows")),
+    _eval("unknown_left_out", "読めない回答を分母から除いた", "json_consistent", "answers_parsed"),
+    _eval("second_block", "正解を写した二つ目の結果", "results_agree"),
+    _eval("two_files", "違う結果の JSON が二つ", "results_agree"),
+    _eval("dataset_repaired", "データセットの正解を回答に合わせて書き換えた", "dataset_unchanged",
+          "questions_of_dataset"),
+    _eval("dataset_gone", "データセットを消した", "dataset_unchanged"),
+    _eval("second_weights", "評価が別の重みファイルを書き足した", "adapter_left_alone"),
+    _eval("config_saved", "評価が LoRA 設定を書き換えた", "adapter_left_alone"),
+)  # fmt: skip
+
+SOUND_ANSWERING = (
+    *(_eval(f"said_{name}", f"評価: 応答の書き方（{title}）") for name, title in (
+        ("boxed", "boxed"), ("en_error", "Error で始まる英語の文"), ("en_because", "理由つきの英語の文"),
+        ("en_sentence", "英語の文"), ("error_word", "エラーという語を含む文"), ("explain_others", "他の選択肢の説明"),
+        ("end_token", "終了トークンつき"), ("ja_ga", "〜が正解です"), ("ja_no_ha", "正しいのは〜です"),
+        ("ja_kaitou", "解答："), ("ja_long", "選択肢〜が正しいです。別の選択肢は…"),
+        ("letter_text", "記号と選択肢の文"),
+        ("bold", "太字"), ("heading", "見出しと太字"), ("bracketed", "括弧つき"), ("quoted", "かぎ括弧"),
+        ("thought_closed", "閉じた思考"), ("json", "JSON"), ("answer_tag", "answer タグ"), ("capital", "大文字"),
+        ("option", "Option"), ("therefore", "よって〜が正解です"), ("role", "役割の名前つき"), ("number", "番号"),
+        ("padded", "詰めもののトークンつき"), ("choice_text", "選択肢の文だけ"), ("latex", "LaTeX"),
+        ("thought_long", "長い、閉じた思考"),
+    )),
+    _eval("upper_case", "評価: 全角と大文字の記号"),
+    _eval("choices_mapping", "評価: 選択肢が辞書の JSON"),
+    _eval("choices_capital", "評価: 「A.」の選択肢"),
+    _eval("choices_numbered", "評価: 「1.」の選択肢"),
+    _eval("choices_kana", "評価: 「ア」の選択肢"),
+    _eval("choices_one_line", "評価: 一行の選択肢"),
+    _eval("choices_records", "評価: 選択肢が辞書の配列"),
+    _eval("bom_and_indent", "評価: BOM と字下げのある JSON"),
+    _eval("prompts_with_examples", "評価: 問題ごとに別の例題"),
+    _eval("prompts_as_chat", "評価: チャットの形のプロンプト"),
+    _eval("prompts_restyled", "評価: 選択肢を書き直したプロンプト"),
+    _eval("batch_seconds", "評価: どの行もバッチ全体の秒数"),
+    _eval("lora_path_forms", "評価: ./ と末尾の / のある LoRA Path"),
+    _eval("model_snapshot", "評価: Hub のキャッシュのパスがモデル名"),
+    _eval("more_config", "評価: config にほかのモデルと接続先のキー"),
+    _eval("bars", "評価: どの行も進捗バーの後ろ"),
+    _eval("logger_prefix", "評価: どの行もロガーの後ろ"),
+    _eval("root_logger", "評価: どの行も INFO:root: の後ろ"),
+    _eval("rank_prefix", "評価: どの行も [rank0]: の後ろ"),
+    _eval("table", "評価: 罫線の中の行"),
+    _eval("colours", "評価: 色つきの行"),
+    _eval("crlf", "評価: CRLF の行"),
+    _eval("accuracy_fraction", "評価: Accuracy: 0.3333 (1/3)"),
+    _eval("accuracy_rounded", "評価: Accuracy: 33.3%"),
+    _eval("rag_lower", "評価: RAG Mode: disabled"),
+    _eval("base_first", "評価: 先にベース、次に LoRA つきの結果"),
+    _eval("base_last", "評価: 先に LoRA つき、次にベースの結果"),
+    _eval("partial_block", "評価: 途中経過の結果"),
+    _eval("harmless_words", "評価: アダプターや失敗という語のある、無害な表示"),
+    _eval("says_lora_twice", "評価: LoRA Path を二度表示"),
+    _eval("copied_file", "評価: 同じ内容の JSON が二つ"),
+)  # fmt: skip
+
+SOUND = (*SOUND, *SOUND_ANSWERING)
+DEFECTS = (*TRAINING, *EVALUATION, *EXTENDED, *ANSWERING)
