@@ -1,19 +1,15 @@
-"""Checks of the responses themselves: bounded, finished, read as they say, varied, quick. Pure."""
+"""Checks of the responses themselves: bounded, finished, there, varied, quick. Pure."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections import Counter
-
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
-from steph.judge.questions import choices_of, question_key, repeats_question
+from steph.judge.checks_reading import READINGS, reading_checks
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
+from steph.judge.questions import question_key, repeats_question
 from steph.judge.reading import (
-    LETTERS,
+    bare,
     is_blank,
     is_exception_text,
-    names_label,
     spoken,
-    strict_letter,
     thought_is_open,
     without_special,
 )
@@ -21,10 +17,8 @@ from steph.judge.results import Row
 from steph.judge.text import COT_CHARS, looping, overlong
 from steph.record import Check
 
-LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
 TELLING_CHARS = 20  # shorter responses to different questions may well be the same
 TOKEN_CHARS, TOKEN_SLACK_CHARS = 16, 16  # no tokenizer has words that long in a row
-_NUMBERS = ("1", "2", "3", "4")
 SECONDS_SLACK, SECONDS_SLACK_SHARE = 1.0, 0.05
 DIRECT_SECONDS, COT_SECONDS = 30.0, 90.0  # per question, generation alone
 LOADING_SECONDS = 120.0  # what starting Python and loading a model may take of a whole run
@@ -57,34 +51,6 @@ RESPONSES_PRESENT = CheckKind(
     "response が空の行、new_tokens が 0 の行",
     note="空の応答が半数までなら warn、乱数の重みのモデルがすぐ終えた（new_tokens 0、finish_reason stop）なら info",
 )
-ANSWERS_PARSED = CheckKind(
-    "answers_parsed",
-    "H-3",
-    INFO,
-    "回答を読み取れた",
-    "predicted_answer = unknown の数",
-    quality=True,
-    note="全問なら、重みが乱数でないかぎり予行でも warn",
-)
-STRICT_PARSE_AGREES = CheckKind(
-    "strict_parse_agrees",
-    "H-3",
-    WARN,
-    "厳密に読み直した回答と一致する",
-    "response と predicted_answer",
-    trap=8,
-    quality=True,
-)
-LETTERS_VARY = CheckKind(
-    "letters_vary",
-    "H-3",
-    WARN,
-    "回答が一つの記号に偏っていない",
-    "predicted_answer（8 問から）",
-    trap=17,
-    quality=True,
-    optional=True,
-)
 ANSWERS_FAST = CheckKind(
     "answers_fast",
     "H-3",
@@ -93,24 +59,6 @@ ANSWERS_FAST = CheckKind(
     "JSON の seconds、なければ実行時間を問題数で割った値",
     trap=3,
     quality=True,
-    optional=True,
-)
-ANSWERS_AS_RESPONDED = CheckKind(
-    "answers_as_responded",
-    "H-3",
-    FAIL,
-    "記録された回答が応答の記号と食い違わない",
-    "response を厳密に読んだ記号と predicted_answer（多数決なしのとき）",
-    trap=8,
-    optional=True,
-)
-ANSWERS_GROUNDED = CheckKind(
-    "answers_grounded",
-    "H-3",
-    WARN,
-    "記録された回答のもとが応答にある",
-    "response（思考の外）にある記号・番号・選択肢の文と predicted_answer（多数決なしのとき）",
-    trap=28,
     optional=True,
 )
 ROW_FIGURES_FIT = CheckKind(
@@ -143,14 +91,10 @@ TEXT = (
     RESPONSES_BOUNDED,
     RESPONSES_ENDED,
     RESPONSES_PRESENT,
-    ANSWERS_PARSED,
-    STRICT_PARSE_AGREES,
-    ANSWERS_AS_RESPONDED,
-    ANSWERS_GROUNDED,
+    *READINGS,
     ROW_FIGURES_FIT,
     PROMPT_NOT_ECHOED,
     RESPONSES_DIFFER,
-    LETTERS_VARY,
     ANSWERS_FAST,
 )
 
@@ -172,14 +116,10 @@ def response_checks(
         _bounded_check(rows, cot, rehearsal),
         _ended_check(rows, rehearsal),
         _present_check(rows, random_weights),
-        _parsed_check(rows, rehearsal, random_weights),
-        _strict_check(rows, cot, rehearsal),
-        _contradiction_check(rows, cot, ensemble),
-        _grounded_check(rows, cot, ensemble),
+        *reading_checks(rows, cot=cot, ensemble=ensemble, rehearsal=rehearsal, random_weights=random_weights),
         _figures_check(rows, seconds, ranks),
         _echo_check(rows),
         _sameness_check(rows, rehearsal),
-        _letters_check(rows, rehearsal),
         _speed_check(rows, cot, rehearsal, seconds),
     )
 
@@ -237,96 +177,12 @@ def _ended_at_once(row: Row) -> bool:
     return is_silent and row.new_tokens == 0 and row.finish_reason == "stop"
 
 
-def _parsed_check(rows: tuple[Row, ...], rehearsal: bool, random_weights: bool) -> Check:
-    """That not one answer can be read is about the programs, unless the weights are random."""
-    unknown = sum(row.predicted_answer == "unknown" for row in rows)
-    message = f"{len(rows)} 問のうち {unknown} 問の回答を読み取れない。"
-    if unknown == len(rows):
-        return ANSWERS_PARSED.check(False, message, rehearsal=rehearsal and random_weights, severity=WARN)
-    return ANSWERS_PARSED.check(unknown == 0, message, rehearsal=rehearsal)
-
-
-def _read(row: Row, cot: bool) -> str | None:
-    """The answer that a response gives beyond doubt: by letter, by its choice's own label, or as its choice's text."""
-    response = row.response or ""
-    if letter := strict_letter(response, cot=cot):
-        return letter
-    choices = choices_of(row.choices)
-    labels = choices.labels if len(choices.labels) == len(LETTERS) else ()
-    if labels and labels != LETTERS and (label := strict_letter(response, cot=cot, labels=labels)):
-        return LETTERS[labels.index(label)]
-    said = _bare(spoken(response))
-    held = [n for n, text in enumerate(choices.texts[: len(LETTERS)]) if _bare(text) == said]
-    return LETTERS[held[0]] if said and len(held) == 1 else None
-
-
-def _read_number(row: Row, cot: bool) -> str | None:
-    """The letter of the choice whose number a response gives, where nothing numbers the choices otherwise."""
-    number = strict_letter(row.response or "", cot=cot, labels=_NUMBERS)
-    return LETTERS[_NUMBERS.index(number)] if number else None
-
-
-def _strict_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool) -> Check:
-    answered = [row for row in rows if row.predicted_answer != "error"]
-    said = [_read(row, cot) or _read_number(row, cot) or "unknown" for row in answered]
-    apart = sum(letter != row.predicted_answer for letter, row in zip(said, answered, strict=True))
-    message = f"{len(answered)} 問のうち {apart} 問で、厳密に読み直した回答が記録と違う。"
-    return STRICT_PARSE_AGREES.check(apart == 0, message, rehearsal=rehearsal)
-
-
-def _contradiction_check(rows: tuple[Row, ...], cot: bool, ensemble: int) -> Check:
-    """Of several runs the response is one and the answer the majority's; of one run they must say the same letter."""
-    if ensemble > 1:
-        return ANSWERS_AS_RESPONDED.check(None, f"{ensemble} 回の多数決では、応答と回答が違ってよい。")
-    said = [(_read(row, cot), row.predicted_answer) for row in rows if row.is_answered]
-    apart = [pair for pair in said if pair[0] is not None and pair[0] != pair[1]]
-    example = f"（例 応答 {apart[0][0]}、記録 {apart[0][1]}）" if apart else ""
-    message = f"{len(rows)} 問のうち {len(apart)} 問で応答と記録の記号が違う{example}。"
-    return ANSWERS_AS_RESPONDED.check(not apart, message)
-
-
-def _grounded_check(rows: tuple[Row, ...], cot: bool, ensemble: int) -> Check:
-    """A default letter, a letter out of unfinished thoughts, a digit counted from zero: nothing said leads to them.
-
-    A response that plainly gives another letter is the check above's, and an exception's text is another's.
-    """
-    if ensemble > 1:
-        return ANSWERS_GROUNDED.check(None, f"{ensemble} 回の多数決では、記録された応答は一つだけ。")
-    told = [row for row in rows if row.is_answered and not is_blank(row.response)]
-    told = [row for row in told if _read(row, cot) is None and not is_exception_text(row.response or "")]
-    baseless = [row for row in told if not _is_grounded(row)]
-    example = (
-        f"（例 記録 {baseless[0].predicted_answer}、応答 {bounded(baseless[0].response, 60)}）" if baseless else ""
-    )
-    message = f"{len(rows)} 問のうち {len(baseless)} 問で、記録された回答が応答のどこにもない{example}。"
-    return ANSWERS_GROUNDED.check(not baseless, message)
-
-
-def _is_grounded(row: Row) -> bool:
-    said, place, choices = spoken(row.response or ""), LETTERS.index(row.predicted_answer), choices_of(row.choices)
-    own = choices.labels[place] if place < len(choices.labels) else None
-    numbered = own if own and own.isdigit() else str(place + 1)
-    if any(names_label(said, label) for label in {row.predicted_answer, numbered, own} if label):
-        return True
-    shared = [len(_pieces(said) & _pieces(text)) for text in choices.texts]
-    return place < len(shared) and shared[place] > max((n for at, n in enumerate(shared) if at != place), default=0)
-
-
-def _pieces(text: str) -> set[str]:
-    bare = _bare(text)
-    return {bare[at : at + 3] for at in range(len(bare) - 2)} or {bare} - {""}
-
-
-def _bare(text: str) -> str:
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text))).casefold()
-
-
 def _figures_check(rows: tuple[Row, ...], seconds: float | None, ranks: int) -> Check:
     """What a row says of itself must have fitted into the process: answers of an earlier run bring their own figures.
 
     Rows that were answered as a batch may each have the whole batch's time, so that equal times count once.
     """
-    tokens = [(row.new_tokens, len(_bare(spoken(row.response or "")))) for row in rows if type(row.new_tokens) is int]
+    tokens = [(row.new_tokens, len(bare(spoken(row.response or "")))) for row in rows if type(row.new_tokens) is int]
     short = [pair for pair in tokens if pair[0] > 0 and pair[1] > TOKEN_CHARS * pair[0] + TOKEN_SLACK_CHARS]
     own = {row.own_seconds for row in rows if row.own_seconds is not None}
     if not tokens and not (own and seconds is not None):
@@ -357,15 +213,6 @@ def _sameness_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     if len(asked) < 2 or max(map(len, texts)) < TELLING_CHARS:
         return RESPONSES_DIFFER.check(None, "応答が短いか 1 問だけなので、同じでも何も言えない。")
     return RESPONSES_DIFFER.check(len(texts) > 1, f"{len(told)} 問の応答は {len(texts)} 通り。", rehearsal=rehearsal)
-
-
-def _letters_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
-    counts = Counter(row.predicted_answer for row in rows)
-    shown = "、".join(f"{letter} {count}" for letter, count in sorted(counts.items()))
-    if len(rows) < LETTERS_ROWS:
-        return LETTERS_VARY.check(None, f"{len(rows)} 問では偏りを測れない（{shown}）。")
-    only = len(counts) == 1 and rows[0].is_answered
-    return LETTERS_VARY.check(not only, f"{len(rows)} 問の回答は {shown}。", rehearsal=rehearsal)
 
 
 def _speed_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, seconds: float | None) -> Check:

@@ -179,6 +179,11 @@ def is_exception_text(response: str) -> bool:
     return any(hits)
 
 
+def bare(text: str) -> str:
+    """A text's letters and digits alone, without width and case."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text))).casefold()
+
+
 def _plain(response: str) -> str:
     """What is said, in NFKC and without markup; boxes and answer tags become lines that say `Answer:`."""
     text = spoken(response[-LOOKED_AT_CHARS:] if _THOUGHT_ENDS.search(response) else response[:LOOKED_AT_CHARS])

@@ -575,6 +575,15 @@ def _saved_config(run: Run) -> None:
     )
 
 
+def _daemonised(run: Run) -> None:
+    """Say everything and end, while a process in the background has yet to write the results."""
+    if os.fork():
+        print("\n".join(run.lines(run.result())), flush=True)
+        os._exit(0)
+    os.setsid()
+    time.sleep(60)
+
+
 TRACEBACK = (
     'Traceback (most recent call last):\n  File "eval.py", line 88, in ask\n    out = model.generate(**inputs)\n'
     "RuntimeError: CUDA error: device-side assert triggered"
@@ -593,6 +602,7 @@ BEFORE |= {
     "http_error_page": _predicted("b", "<html><head><title>502 Bad Gateway</title></head><body>b</body></html>"),
     "rate_limited": _predicted("a", "Error code: 429 - {{'error': {{'message': 'slow down', 'type': 'requests'}}}}"),
     "attribute_error": _predicted("a", "'NoneType' object has no attribute 'generate'", slice(1, 2)),
+    "daemonised": _daemonised,
     "prompts_shifted": _shifted_prompts,
     "prompt_repeated": _same_prompt_for_all,
     "chat_of_another": _chat_of_another,
