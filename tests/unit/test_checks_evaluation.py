@@ -279,3 +279,24 @@ def test_a_whole_lora_path_must_lie_in_this_root(sound: EvalEvidence, tmp_path: 
     ):
         shown = sound.stdout.replace(f"LoRA Path: {sound.lora_path}", f"LoRA Path: {root / sound.lora_path}")
         assert broken(replace(sound, stdout=shown)) == broken_checks
+
+
+def test_a_root_with_spaces_and_runs_on_another_disk_is_judged_alike(tmp_path: Path) -> None:
+    """Japanese, brackets and spaces in its path, and a link in the place of its runs, break no check."""
+    root = plant(tmp_path / "根 (1) [x]")
+    (tmp_path / "another disk").mkdir()
+    (root / "runs").symlink_to(tmp_path / "another disk")
+    assert broken(evaluation_evidence(root, Variant("", "H-3", ""))) == set()
+
+
+def test_gold_letters_are_those_from_before_the_evaluation(sound: EvalEvidence) -> None:
+    """A data set that is rewritten meanwhile, and then put back, hides no answer that was changed."""
+    answers = [replace(question, answer="b" if question.answer == "a" else "a") for question in sound.questions or ()]
+    assert broken(replace(sound, questions=tuple(answers))) == {"questions_of_dataset"}
+
+
+def test_without_a_hash_from_before_the_data_set_is_unmeasured(sound: EvalEvidence) -> None:
+    """Nothing is claimed of what nobody saw; the adapter's files likewise."""
+    assert _unmeasured(replace(sound, dataset_sha256=None, adapter_files=None)) >= {
+        "dataset_unchanged", "adapter_left_alone",
+    }  # fmt: skip

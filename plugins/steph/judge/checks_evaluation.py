@@ -57,7 +57,7 @@ def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, 
     checks = (
         *process_checks(evidence.returncode, evidence.output, on_gpu=evidence.on_gpu),
         *line_checks(evidence, lines, content),
-        *_adapter_checks(evidence),
+        *_adapter_checks(evidence, lines),
         *file_checks(file, lines),
         dataset_check(evidence),
         *content_checks(evidence, content, lines),
@@ -71,13 +71,13 @@ def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, 
     return _outcome(evidence, lines, file), checks, _artifacts(file)
 
 
-def _adapter_checks(evidence: EvalEvidence) -> tuple[Check, ...]:
+def _adapter_checks(evidence: EvalEvidence, lines: EvalLines) -> tuple[Check, ...]:
     if evidence.lora_path is None:
         return ()
     expected, actual = evidence.adapter_sha256_expected, evidence.adapter_sha256_actual
     same = None if expected is None or actual is None else expected == actual
     hashes = f"記録の sha256 は {(expected or 'なし')[:12]}、評価時は {(actual or 'なし')[:12]}。"
-    trouble = adapter_trouble_in(evidence.output)
+    trouble = adapter_trouble_in(evidence.output, besides=lines.of_other_blocks)
     shown = f"読み込みの失敗の表示: {bounded(trouble, 200) if trouble else 'なし'}。"
     return (
         base_check(evidence.root / evidence.lora_path, evidence.model_name),

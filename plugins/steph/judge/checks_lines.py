@@ -26,6 +26,10 @@ _KNOWN_KEYS = ("llm_model", "hf_model_name")  # what `model_names_agree` looks a
 _SERVER_KEY = re.compile(
     r"(?!hf_|ollama_)(?:[a-z]+_)*(?:base_url|api_base|api_url|endpoint|endpoint_url|server_url|llm_url)", re.IGNORECASE
 )
+_ADAPTER_FLAG = re.compile(
+    r"use_(?:lora|adapter|peft)|(?:lora|adapter|peft)_(?:loaded|enabled|active|applied|used)", re.IGNORECASE
+)
+_LOCAL = re.compile(r"(?:hf|hugging ?face|transformers)\b")
 _CLASS_NAME = re.compile(r"[A-Z]\w*(?:ForCausalLM|LMHeadModel|ForConditionalGeneration|Model)")
 
 LINE_INITIALIZING = CheckKind("line_initializing", "H-3", FAIL, "初期化の行がある", "Initializing RAG pipeline...")
@@ -200,7 +204,9 @@ def _backend_check(lines: EvalLines, results: Results | None) -> Check:
         return LINE_BACKEND.check(False, f"サーバーに聞いている: {bounded('、'.join(map(str, asked)), 120)}。")
     if not shown:
         return LINE_BACKEND.check(None, "バックエンドは表示も記録もされていない。")
-    return LINE_BACKEND.check(set(shown) == {"hf"}, f"バックエンドは {bounded('、'.join(dict.fromkeys(shown)), 80)}。")
+    return LINE_BACKEND.check(
+        all(map(_LOCAL.match, shown)), f"バックエンドは {bounded('、'.join(dict.fromkeys(shown)), 80)}。"
+    )
 
 
 def _is_address(value: object) -> bool:
@@ -211,6 +217,15 @@ def _lora_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | No
     asked = evidence.lora_path
     written = results.config.lora_path if results else None
     shown = [str(value).strip() for value in (lines.lora_path, written) if value is not None]
+    if results and "lora_path" in results.config.model_fields_set and written is None:
+        shown.append("None")
+    unused = [key for key, value in _more_keys(results).items() if value is False and _ADAPTER_FLAG.fullmatch(key)]
+    if asked is not None and unused:
+        return (
+            LORA_PATH_NAMED.check(
+                False, f"JSON の config では LoRA を使っていない: {bounded('、'.join(unused), 80)}。"
+            ),
+        )
     if asked is None:
         used = [value for value in shown if value not in ("", "None")]
         return (LORA_PATH_NAMED.check(not used, f"LoRA なしの評価で、表示は {bounded(used or 'なし', 120)}。"),)

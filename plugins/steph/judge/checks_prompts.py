@@ -21,8 +21,10 @@ from steph.record import Check
 EDITED_SHARE = 0.5  # of a text's pieces: below it is not the same text any more
 PIECE_CHARS, CONTEXT_PIECE_CHARS = 4, 8
 CONTEXT_SHARE, CONTEXT_PIECES = 0.3, 5  # of the law text, beyond what question and choices have of it
+LEAST_TOLD = 3  # rows: one example each names the right letter by chance in one of 64 runs
 EXAMPLE_CHARS = 80  # behind a worked example's choices stands its answer
 _AFTER_A_LETTER = " \t\r\n\u3000.。．)）」』"
+_NUMBERS = tuple("123456789")
 _HINT = re.compile(r"(?i)ヒント|hint|gold|ground[ _]truth|正解|正答|correct")
 
 PROMPTS_ASK_QUESTIONS = CheckKind(
@@ -228,6 +230,7 @@ def _leak_check(asked: list[_Asked], rows: tuple[Row, ...]) -> Check:
     reasons = Counter({
         "プロンプトが正解の記号で終わる": _told_at_the_end(asked) if varied and len(asked) == len(rows) else 0,
         "問題のそばに正解が書かれている": sum(_told_beside(one, common, varied) for one in asked),
+        "問題の前に正解が書かれている": _told_before(asked, common) if varied else 0,
         "例題として、その問題と正解が入っている": sum(_told_as_example(one) for one in asked),
         "正解の選択肢にだけ印がある": _told_by_marks(asked) if varied else 0,
     })  # fmt: skip
@@ -262,9 +265,18 @@ def _told_beside(one: _Asked, common: frozenset[str], varied: bool) -> bool:
     hints = "\n".join(line for line in f"{before}\n{inside}".splitlines() if _HINT.search(line))
     if varied and stated_labels(inside) == {one.gold}:
         return True
+    if varied and one.gold_place is not None and stated_labels(inside, _NUMBERS) == {_NUMBERS[one.gold_place]}:
+        return True
     if stated_labels(hints) == {one.gold} and (varied or "ヒント" in hints or "hint" in hints.lower()):
         return True
     return _gold_text_alone(one, _Text.of(inside).plain)
+
+
+def _told_before(asked: list[_Asked], common: frozenset[str]) -> int:
+    """Rows before whose question the gold and no other letter is named: examples do that by chance, but not for all."""
+    befores = [inner[1] for one in asked if (inner := _apart_from(one, common))]
+    told = sum(stated_labels(before) == {one.gold} for one, before in zip(asked, befores, strict=False))
+    return told if told == len(asked) >= LEAST_TOLD else 0
 
 
 def _apart_from(one: _Asked, common: frozenset[str]) -> tuple[str, str] | None:

@@ -79,9 +79,10 @@ TABLE: tuple[LibraryWarning, ...] = (
     _row("right-padding", r"right-padding was detected", "右詰めのまま生成した（padding_side='left' でない）"),
     _row("meta device", r"parameters (?:are|were) (?:still )?on the meta device", "モデルの一部に重みがない（meta）"),
     _row("CPU", rf"{_TO_CPU}", "GPU ではなく CPU に切り替わった"),
+    _row("CPU", r"cpu\s?(?:に|へ)\s?(?:フォールバック|切り替え|切替)", "GPU ではなく CPU に切り替わった"),
     _row(
         "CPU",
-        r"(?:cuda|gpu)\b.{0,40}\b(?:not|un)\s?(?:available|found|detected).{0,40}\busing (?:the )?cpu",
+        r"(?:cuda|gpu)\b.{0,40}\b(?:not|un)\s?(?:available|found|detected).{0,40}\b(?:using|running on) (?:the )?cpu",
         "CPU で走った",
         gpu_only=True,
     ),

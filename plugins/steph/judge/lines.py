@@ -75,9 +75,9 @@ def raised_while_answering(text: str) -> int:
     return sum(_RAISED_THERE.search(block[:8000]) is not None for block in blocks)
 
 
-def adapter_trouble_in(text: str) -> str | None:
-    """The first line in which PEFT, transformers or the script says that an adapter was not loaded whole."""
-    return next((line for line in split_lines(text) if says_not_applied(line)), None)
+def adapter_trouble_in(text: str, besides: frozenset[str] = frozenset()) -> str | None:
+    """The first line that says that an adapter was not loaded whole, those `besides` left out."""
+    return next((line for line in split_lines(text) if line not in besides and says_not_applied(line)), None)
 
 
 def missing_weights_in(text: str) -> str | None:
@@ -123,7 +123,8 @@ class EvalLines:
 
     Of several blocks of results one counts, and what was printed above it, last of all, is its set-up.
     `contradictions` are blocks of as many questions with other figures and no set-up of their own, `loaded_models` what
-    the lines above say was loaded, `endpoints` the servers that were asked.
+    the lines above say was loaded, `endpoints` the servers that were asked. `of_other_blocks` are lines that
+    were printed for another block alone: a base model that was evaluated first has no adapter.
     """
 
     rag_mode: str | None = None
@@ -144,6 +145,7 @@ class EvalLines:
     contradictions: tuple[str, ...] = ()
     loaded_models: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
+    of_other_blocks: frozenset[str] = frozenset()
     order: dict[KeyLine, int] = field(default_factory=dict)
     key_lines: tuple[str, ...] = ()
 
@@ -238,6 +240,7 @@ def parse_evaluation(stdout: str, counted: tuple[int, int] | None = None) -> Eva
         contradictions=_contradictions(lines, blocks, block),
         loaded_models=_values(_LOADED, above),
         endpoints=tuple(url for url in _values(_ENDPOINT, above) if not _OTHER_SERVICE.search(url)),
+        of_other_blocks=frozenset(lines[:before]) - frozenset(lines[before:]),
         order={key: number for key, (number, _) in places.items()},
         key_lines=tuple(lines[n].strip()[:300] for n in sorted({number for number, _ in found.values()})),
     )  # fmt: skip

@@ -57,7 +57,7 @@ _TYPED_EXCEPTION = re.compile(
 _ERROR_WORD = re.compile(
     r"[\s\[(<【*]*(?:(?:an?\s+)?(?:unexpected\s+|internal\s+)?(?:error|exception)\b"
     r"(?:\s*[:：\]>】)]|\s+(?:while|during|occurred|code|calling|generating|loading|processing|\d{3}\b))"
-    r"|(?:推論|生成|内部|予期しない|API)?(?:エラー|例外)(?:\s*[:：\]】)]|が(?:発生|起)|\s*\d{3}))",
+    r"|(?:推論|生成|内部|予期しない|API)?(?:エラー|例外)(?:\s*[:：\]】)]|が(?:発生|起)|\s*\d{3}|\s*\Z|(?:により|のため)[^。]{0,20}(?:でき|失敗)))",
     re.I,
 )
 _MESSAGE = re.compile(
@@ -86,7 +86,9 @@ _FAILED_JA = re.compile(
     r"|でき(?:ませんでした|なかった))"
 )
 _EXCUSE = re.compile(
-    r"[\s\[(<【*]*(?:time[d -]*out|cuda oom|oom|error|failed|exception|失敗|例外)[\s.。!\])>】*]*", re.I
+    r"[\s\[(<【*]*(?:time[d -]*out|cuda oom|oom|error|failed|exception|失敗|例外"
+    r"|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests)[\s.。!\])>】*]*",
+    re.I,
 )
 
 
@@ -190,7 +192,7 @@ def _plain(response: str) -> str:
     text = unicodedata.normalize("NFKC", text)
     text = _ANSWER_TAG.sub(r"\nAnswer: \1\n", text)
     text = _BOXED.sub(r"\nAnswer: \1\n", text)
-    text = _LATEX.sub(r"\1", text)
+    text = re.sub(r":[*\s]*\n\s*", ": ", _LATEX.sub(r"\1", text))
     return _MARKUP.sub("", text).strip()
 
 
@@ -224,6 +226,8 @@ class _Reader:
                 re.I,
             ),
             re.compile(rf"{letter}\s*を(?:選び|選択し|回答とし|答えとし)", re.I),
+            re.compile(rf"{letter}\s*(?:だ|である)?と(?:思い|思う|考え|判断)", re.I),
+            re.compile(rf"\b(?:it is|it's|i think|it must be)\s+{_NOUN}{letter}{end}\Z", re.I),
             re.compile(rf"{letter}\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b", re.I),
             re.compile(rf"\b(?:choose|select|pick|go with)\s+{_NOUN}{letter}{one_of}", re.I),
             re.compile(rf"{_CONCLUDES}{_NOUN}{letter}{end}\Z", re.I),

@@ -14,6 +14,7 @@ from steph.judge.artifacts import UnreadableError, is_fresh, read_json
 from steph.judge.questions import plain_label
 
 MOST_SECONDS = 1e9
+MOST_PATH_CHARS = 1000
 _DATED = r"\d{8}-\d{4}(?:\d{2})?_"
 
 
@@ -129,15 +130,20 @@ def find_results(
     except UnreadableError as error:
         return ResultsFile(path, name, fresh, problem=str(error))
     others = _others(path, content, _names(root / asked, None), started_unix)
+    said = root / saved_to if saved_to and "\0" not in saved_to and len(saved_to) <= MOST_PATH_CHARS else path
+    if said.suffix == ".json" and said.name not in (path.name, *others) and _is_another(said, content, started_unix):
+        others = (*others, said.name)
     return ResultsFile(path, name, fresh, content=content, others=others)
 
 
 def _others(taken: Path, content: Results, names: re.Pattern[str], started_unix: float) -> tuple[str, ...]:
     """Young files of the asked name, alone or behind a date, that do not tell what the taken one does."""
     beside = [path for path in sorted(taken.parent.iterdir()) if names.fullmatch(path.name) and path != taken]
-    return tuple(
-        path.name for path in beside if path.is_file() and is_fresh(path, started_unix) and not _tells(path, content)
-    )
+    return tuple(path.name for path in beside if _is_another(path, content, started_unix))
+
+
+def _is_another(path: Path, content: Results, started_unix: float) -> bool:
+    return path.is_file() and is_fresh(path, started_unix) and not _tells(path, content)
 
 
 def _tells(path: Path, content: Results) -> bool:
@@ -165,7 +171,7 @@ def _names(target: Path, pattern: str | None) -> re.Pattern[str]:
 
 def _named(root: Path, asked: str, saved_to: str | None, names: re.Pattern[str]) -> Path | None:
     """The file that the script says it wrote, where it has one of the names and lies in the asked folder."""
-    if not saved_to or "\0" in saved_to or len(saved_to) > 1000:
+    if not saved_to or "\0" in saved_to or len(saved_to) > MOST_PATH_CHARS:
         return None
     path, target = root / saved_to, root / asked
     return path if names.fullmatch(path.name) and path.parent.resolve() == target.parent.resolve() else None

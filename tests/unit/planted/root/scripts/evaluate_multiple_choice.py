@@ -617,6 +617,12 @@ BEFORE |= {
         lambda row, sample: _behind_choices(row, f"ヒント: 正解は {row['correct_answer']} です")
     ),
     "hint_before": _prompted(lambda row, sample: f"Hint: the answer is {row['correct_answer']}.\n{row['prompt']}"),
+    "answer_before": _prompted(lambda row, sample: f"The answer is {row['correct_answer']}.\n{row['prompt']}"),
+    "number_behind": _prompted(
+        lambda row, sample: _behind_choices(row, f"正解は {'abcd'.index(row['correct_answer']) + 1} 番")
+    ),
+    "json_lora_null": _config(lora_path=None),
+    "json_lora_unused": _config(use_lora=False),
     "gold_text_behind": _prompted(lambda row, sample: _behind_choices(row, f"参考: {_gold_text(row)}")),
     "gold_marked": _prompted(lambda row, sample: _marked(row)),
     "context_in_prompt": _prompted(lambda row, sample: f"{sample['コンテキスト']}\n{row['prompt']}"),
@@ -744,6 +750,11 @@ def _base_first(lines: list[str]) -> list[str]:
     return base[:-1] + lines
 
 
+def _base_first_said_so(lines: list[str]) -> list[str]:
+    at = lines.index(RULE)
+    return [*lines[:at], "LoRA: disabled", *_base_first(lines)[at:]]
+
+
 def _base_last(lines: list[str]) -> list[str]:
     return lines + _base_first(lines)[: len(lines) - 1]
 
@@ -812,6 +823,8 @@ LINES |= {
     "rag_lower": _replaced("RAG Mode:", "RAG Mode: disabled"),
     "base_first": _base_first,
     "base_last": _base_last,
+    "base_first_said_so": _base_first_said_so,
+    "backend_transformers": _replaced("LLM Backend:", "LLM Backend: transformers (4bit)"),
     "partial_block": _partial_block,
     "harmless_words": _above(*HARMLESS),
     "says_lora_twice": lambda lines: _above(next(line for line in lines if "LoRA Path" in line))(lines),
