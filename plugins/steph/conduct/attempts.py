@@ -46,7 +46,7 @@ class Request:
     model_name: str | None = None
     writes: tuple[Path, ...] = ()
     predicted: Forecast | None = None
-    purpose: Literal["stage", "deep", "calibrate"] = "stage"
+    purpose: Literal["stage", "calibrate"] = "stage"
     rows: RowLengths | None = None
 
 

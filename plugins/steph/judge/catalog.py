@@ -11,7 +11,6 @@ from pathlib import Path
 
 from steph.judge.checks_adapter import ADAPTER_BASE, ADAPTER_FILES
 from steph.judge.checks_asked import ASKED
-from steph.judge.checks_deep import DEEP
 from steph.judge.checks_evaluation import ADAPTER_IN_USE
 from steph.judge.checks_extended import EXTENDED
 from steph.judge.checks_lines import LINES
@@ -30,7 +29,7 @@ CATALOG: dict[str, CheckKind] = {
     for kind in (
         *(*MODEL, EXIT_ZERO, NO_TRACEBACK, BASE_WEIGHTS_LOADED, ADAPTER_BASE, *RANKS, *MACHINE),
         *(LINE_TRAIN_RESULT, *ADAPTER_FILES, TOKENIZER_KEPT, *TRAINING_FILES, *ASKED, *LOSS),
-        *(NO_MEMORY_SPILL, ANSWERS_KEPT, *DEEP),
+        *(NO_MEMORY_SPILL, ANSWERS_KEPT),
         *(*LINES, *ADAPTER_IN_USE, *RESULTS, *TEXT, *EXTENDED),
     )
 }
