@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 from steph.fingerprint import fingerprints, holds, text_hash
 
-QUESTION = (
-    "次のうち、売買契約の解除についての記述として正しくないものはどれか。民法第541条の規定を前提とする。"
-)
+QUESTION = "次のうち、売買契約の解除についての記述として正しくないものはどれか。民法第541条の規定を前提とする。"
 
 
 def test_width_and_whitespace_make_no_difference() -> None:

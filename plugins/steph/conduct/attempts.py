@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +54,8 @@ class Request:
 class Finished:
     """A child that ended: the attempt so far, what the runner saw, and what the child printed.
 
-    `started_unix`: by the clock that stamps the files that it wrote.
+    `started_unix`: by the clock that stamps the files that it wrote. `written_late`: outputs that were written when the
+    program itself had ended.
     """
 
     attempt: Attempt
@@ -63,6 +64,7 @@ class Finished:
     started_unix: float
     stdout: str
     output: str
+    written_late: tuple[str, ...] = ()
 
     def card_memory(self, device: Device | None) -> CardMemory | None:
         """The card's memory over this attempt; None without a GPU."""
@@ -85,6 +87,9 @@ class Finished:
             device_uuids=tuple(device.uuid for device in setup.devices(ranks)),
             peak_own_bytes=attempt.peak_own_bytes,
             libraries=needed_libraries(attempt.argv),
+            left_behind=self.outcome.left_behind,
+            left_alive=self.outcome.left_alive,
+            written_late=self.written_late,
         )
 
 
@@ -131,7 +136,9 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
     write_samples(folder, started_unix, outcome.memory_samples)
     complete = _measured(attempt, outcome)
     try:
-        finished = _finished(complete, outcome, folder, files_unix)
+        ended_unix = files_unix + outcome.seconds
+        late = inputs.written_after(request.writes, ended_unix) if outcome.left_behind else ()
+        finished = replace(_finished(complete, outcome, folder, files_unix), written_late=late)
         complete = finished.attempt
         if complete.ended_well:
             complete = judge(finished)
