@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steph import __version__
+
 if TYPE_CHECKING:
     from steph.forecast.measured import Calibration
 
@@ -22,6 +24,21 @@ Trainer = Annotated[
 FromRecord = Annotated[
     str | None, typer.Option(help="a record whose measured peaks correct it, best one of pytest --steph-calibrate")
 ]
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"steph {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", is_eager=True, callback=_show_version, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 @app.command()

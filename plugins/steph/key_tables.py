@@ -107,7 +107,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
     if schema["type"] == "array":
         return f"list of {words[schema['items']['type']]}s"
-    return words[schema["type"]] + _bounds(schema)
+    return words[schema["type"]] + (", not empty" if "minLength" in schema else "") + _bounds(schema)
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:

@@ -18,9 +18,12 @@ import pytest
 
 from steph import installed
 from steph.asked import add_options, resolve_options, session_command
+from steph.rootdir import keep_values_out
 
 if TYPE_CHECKING:
     from steph.conduct.session import StageSession
+    from steph.plan.options import Options
+    from steph.plan.settings import Profile
     from steph.record import AnyStage, StageResult
 
 NO_GPU = "no NVIDIA GPU on this machine; rehearse on the CPU with --steph-profile cpu"
@@ -33,16 +36,24 @@ SESSION = pytest.StashKey["StageSession"]()
 REFUSED = pytest.StashKey[str]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Every option is --steph-…, every ini key steph_…, with one help text."""
     add_options(parser)
+    config = pluginmanager.getplugin("pytestconfig")
+    if config is not None:
+        keep_values_out(config, parser)
 
 
+@pytest.hookimpl(trylast=True)  # after the plugins that register the last two themselves
 def pytest_configure(config: pytest.Config) -> None:
     """Markers, so that strict projects accept the acceptance tests."""
     config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU, or --steph-profile cpu; runs the pipeline under test")
     config.addinivalue_line("markers", f"{EXTENDED}: a stage that runs only where -m or a node id asks for it")
     config.addinivalue_line("markers", "steph_stage(stage): one stage of the acceptance, as in steph_stage('H-1')")
+    # the stages are marked for these plugins too, and strict projects may go without them (-p no:timeout)
+    known = {re.split(r"\W", line, maxsplit=1)[0] for line in config.getini("markers")}
+    for marker in sorted({"order", "timeout"} - known):
+        config.addinivalue_line("markers", f"{marker}: for pytest-{marker}, which is not loaded")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -76,13 +87,22 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if session.testsfailed and not config.option.continue_on_collection_errors:
         return
     items = [item for item in session.items if item.get_closest_marker("steph_stage")]
-    if not items or config.option.collectonly or config.option.setuponly or config.option.setupplan:
+    if not items:
+        return
+    options, profile = _asked(config)
+    if config.option.collectonly or config.option.setuponly or config.option.setupplan:
         return
     if hasattr(config, "workerinput"):
         config.stash[REFUSED] = "the stages share one GPU and one record: run them without -n"
         return
+    if profile.machine.device == "gpu" and not _has_gpu():
+        others = [item for item in session.items if item not in items]
+        if all(item.get_closest_marker("gpu") for item in others):
+            raise pytest.UsageError(NO_GPU)
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=NO_GPU))
+        return
     from steph.conduct.session import JoinError
-    from steph.plan.options import OptionError
     from steph.plan.settings import ProfileError
     from steph.run.gpulock import GpuLockError
     from steph.run.inputs import InputError
@@ -90,8 +110,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     from steph.run.rootlock import RootBusyError
 
     try:
-        _open(session, items)
-    except (OptionError, ProfileError, InputError, JoinError, JournalError, GpuLockError, RootBusyError) as error:
+        _open(config, options, profile, tuple(_stage_of(item) for item in items))
+    except (ProfileError, InputError, JoinError, JournalError, GpuLockError, RootBusyError) as error:
         raise pytest.UsageError(*str(error).splitlines()) from error
 
 
@@ -199,27 +219,34 @@ def budget_seconds(item: pytest.Item) -> float:
     return max(seconds - MARGIN_SECONDS, seconds / 2) if seconds > 0 else float("inf")
 
 
-def _open(session: pytest.Session, items: list[pytest.Item]) -> None:
+def _asked(config: pytest.Config) -> tuple[Options, Profile]:
+    """The options and the profile that they name, with as few imports as that takes; raises UsageError."""
+    from steph.plan.options import OptionError
+    from steph.plan.settings import ProfileError, load_profile, profile_path
+
+    try:
+        options = resolve_options(config)
+        return options, load_profile(profile_path(options.profile, installed.defaults_folder(config)))
+    except (OptionError, ProfileError) as error:
+        raise pytest.UsageError(*str(error).splitlines()) from error
+
+
+def _has_gpu() -> bool:
+    from steph.run import telemetry
+
+    return telemetry.has_nvidia_nodes()
+
+
+def _open(config: pytest.Config, options: Options, profile: Profile, stages: tuple[AnyStage, ...]) -> None:
     from steph.conduct.console import Console
-    from steph.conduct.preparation import prepare, read_profile
+    from steph.conduct.preparation import prepare
     from steph.conduct.session import StageSession
     from steph.run import telemetry
 
-    config = session.config
-    options = resolve_options(config)
-    profile = read_profile(options, installed.defaults_folder(config))
-    if profile.machine.device == "gpu" and not telemetry.has_nvidia_nodes():
-        others = [item for item in session.items if item not in items]
-        if all(item.get_closest_marker("gpu") for item in others):
-            raise pytest.UsageError(NO_GPU)
-        for item in items:
-            item.add_marker(pytest.mark.skip(reason=NO_GPU))
-        return
     if profile.machine.device == "gpu":
         held = contextlib.ExitStack()
         held.enter_context(telemetry.kept_loaded())
         config.add_cleanup(held.close)
-    stages = tuple(_stage_of(item) for item in items)
     console = Console(_writer(config), sys.stdout.isatty())
     installed.furnish(config, options.pipeline_root, console.line)
     setup = prepare(options, profile, stages)

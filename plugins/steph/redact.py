@@ -14,14 +14,17 @@ MASK = b"***"
 
 # Without a line end a stream is held back to this size; a secret longer than that is masked piece by piece.
 HOLD_BYTES = 16_384
+_LONGEST_NAME_BYTES = 64  # of a keyword with its separator
 _MARGIN_BYTES = 1024  # longest name and separator before a value, and the shortest value that tells
 
 _SEPARATOR = rb"""(?P<sep>\\?["']?\]?[ \t]{0,8}(?:=>|:=|[=:,]|[ \t])[ \t]{0,8}b?)"""
 _KEYED = re.compile(
     rb"""(?P<word>(?i:token|secret|api[-_]?key|passw(?:or)?d|(?:access|secret|private)[-_]key))"""
     + _SEPARATOR
-    + rb"""(?:\\?["'](?P<quoted>[^"'\\\r\n]*)|(?P<bare>[^\s"',;&(){}\[\]<>|]+))"""
+    + rb"""(?:\\?["'](?P<quoted>[^"'\\\r\n]{0,256})|(?P<bare>[^\s"',;&(){}\[\]<>|]{1,256}))"""
 )
+# what follows the first 256 bytes of such a value, which tell whether it is a secret
+_REST_OF = {"quoted": re.compile(rb"""[^"'\\\r\n]*"""), "bare": re.compile(rb"""[^\s"',;&(){}\[\]<>|]*""")}
 _HEADER = re.compile(
     rb"""(?i:authorization)\\?["']?[ \t]{0,8}[=:,][ \t]{0,8}b?(?:\\?["'])?(?:(?i:bearer|basic|token|digest)[ \t]+)?"""
     rb"""(?P<value>[^\s"',;&)}\]]+)"""
@@ -57,7 +60,7 @@ def _keyed(data: bytes, at: int) -> _Span | None:
     value = match[group]
     if not value or _PLAIN_VALUE.match(value) or not _names_a_secret(match, value):
         return None
-    return match.span(group)
+    return match.start(group), _REST_OF[group].match(data, match.end(group)).end()  # type: ignore[union-attr]
 
 
 def _word_at(data: bytes, at: int) -> re.Match[bytes] | None:
@@ -197,15 +200,31 @@ class StreamRedactor:
 def _secrets(data: bytes) -> list[_Span]:
     """Where the secrets are, in order, none overlapping another."""
     lowered = data.lower()
-    found = [
-        span
-        for literal, find in _ROWS
-        for hit in literal.finditer(lowered)
-        if (span := find(data, hit.start())) is not None
-    ]
+    found = [span for literal, find in _ROWS for span in _found_by(literal, find, data, lowered)]
     if b"@" in data:
         found += [span for hit in _USERINFO.finditer(data) if (span := _url(data, hit.start())) is not None]
     return _merged(found)
+
+
+def _found_by(
+    literal: re.Pattern[bytes], find: Callable[[bytes, int], _Span | None], data: bytes, lowered: bytes
+) -> list[_Span]:
+    """One row's secrets.
+
+    A name well inside a value without quotes leads to the end of that same value: it is passed over, or each of
+    `token=token=token=…` would read all that follows.
+    """
+    found: list[_Span] = []
+    passed_to = 0
+    for hit in literal.finditer(lowered):
+        if hit.start() < passed_to:
+            continue
+        span = find(data, hit.start())
+        if span is not None:
+            found.append(span)
+            if data[span[0] - 1 : span[0]] not in (b'"', b"'"):
+                passed_to = span[1] - _LONGEST_NAME_BYTES
+    return found
 
 
 def _merged(spans: list[_Span]) -> list[_Span]:

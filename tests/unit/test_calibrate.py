@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import record_factory as factory
+from process_tree import wait_until
 from scripted_training import LARGE, PROFILE, ScriptedTraining
 from steph.conduct import calibrate
 from steph.conduct.calibrate import other_length
@@ -28,7 +28,7 @@ runpy.run_path("scripts/original.py", run_name="__main__")
 """
 
 
-def _bench(folder: Path, then: str = "pass", *, train_seconds: float = 20) -> Bench:
+def _bench(folder: Path, then: str = "pass", *, train_seconds: float = 250) -> Bench:
     """A sound planted pipeline whose training does something else first where it calibrates."""
     bench = make_bench(folder, train_seconds=train_seconds)
     script = bench.root / "scripts" / "train_qwen_law_ft.py"
@@ -72,13 +72,13 @@ class _Ending:
     then: str
     cause: Cause
     ended_by: EndedBy = EndedBy.EXIT
-    train_seconds: float = 20
+    train_seconds: float = 250
 
 
 OUT_OF_MEMORY = "sys.exit('torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB.')"
 ENDINGS = {
     "out of memory": _Ending(OUT_OF_MEMORY, Cause.CUDA_OOM),
-    "time-out": _Ending("time.sleep(60)", Cause.TIMEOUT, EndedBy.DEADLINE, train_seconds=2),
+    "time-out": _Ending("time.sleep(600)", Cause.TIMEOUT, EndedBy.DEADLINE, train_seconds=6),
     "crash": _Ending("os.kill(os.getpid(), signal.SIGKILL)", Cause.HOST_OOM),
     "error": _Ending("raise RuntimeError('planted')", Cause.OTHER),
 }
@@ -111,11 +111,9 @@ def test_a_red_stage_is_not_calibrated(tmp_path: Path) -> None:
 
 def test_kill_9_of_pytest_while_calibrating_keeps_the_verdict(tmp_path: Path) -> None:
     """H-2's PASS is written before the extra attempt begins; a rerun of H-3 can stand on it."""
-    bench = _bench(tmp_path, "time.sleep(60)")
+    bench = _bench(tmp_path, "time.sleep(600)")
     process = bench.start(H1, H2, options=CALIBRATE)
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline and not list(bench.reports.glob("runs/*/H-2-2")):
-        time.sleep(0.1)
+    wait_until(lambda: any(bench.reports.glob("runs/*/H-2-2")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     h2 = bench.record().stages[H2]

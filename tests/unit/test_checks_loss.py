@@ -13,7 +13,7 @@ from steph.record import Check, Severity
 def _checks(norm: float | None, *, logged: tuple[float, ...] = (), train_loss: float = 0.4) -> dict[str, Check]:
     evidence = LossEvidence(
         printed=(1.2, 0.0), printed_norms=(2.0, norm), logged=logged, has_state=True, train_loss=train_loss,
-        grad_norms=(2.0,), steps_done=2, rehearsal=False,
+        steps_done=2, rehearsal=False,
     )  # fmt: skip
     return {check.id: check for check in loss_checks(evidence)}
 

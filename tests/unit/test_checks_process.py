@@ -203,6 +203,4 @@ def test_runs_of_a_real_card_hold(folder: Path) -> None:
             )
             held = {check.id: check.holds for check in machine_checks(evidence, "")}
             assert held.pop("no_process_left")  # nobody counted them then
-                assert held == dict.fromkeys(
-                    ("libraries_loaded", "gpu_used", "vram_cap_honoured", "memory_returned"), True
-                )
+            assert held == dict.fromkeys(("libraries_loaded", "gpu_used", "vram_cap_honoured", "memory_returned"), True)

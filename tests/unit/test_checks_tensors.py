@@ -42,6 +42,11 @@ def test_every_value_is_seen_as_the_decoder_sees_it(dtype: str, values: list[flo
     assert found.nonfinite_values == sum(not math.isfinite(value) for value in values)
     kept = values if dtype != "BF16" else [v for v in values if math.isnan(v) or encoded("BF16", [abs(v)]) != b"\0\0"]
     assert found.any_nonzero == any(value != 0 for value in kept)
+    finite = [abs(value) for value in values]
+    if all(map(math.isfinite, values)):
+        assert found.largest is not None
+        assert found.largest <= max(finite)
+        assert found.largest >= max(finite) * 0.9 - 1e-4  # two leading bytes
 
 
 def test_one_nan_in_the_last_value_of_a_file_of_several_chunks_is_found(tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ def run(bench: Bench, *options: str, environment: Mapping[str, str] | None = Non
         env=clean_environment() | dict(environment or {}),
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
@@ -134,6 +133,26 @@ def test_looking_at_the_tests_opens_no_record(tmp_path: Path, option: str) -> No
     status, output = run(bench, option)
     assert not bench.reports.exists(), output
     assert status == 0 or option == "--setup-only", output
+
+
+@pytest.mark.parametrize("text", ["[machine\n", "[train]\nmax_steps = -1\n", None])
+def test_collecting_names_a_profile_that_cannot_be_used(tmp_path: Path, text: str | None) -> None:
+    """`--co` ends with 4 and the profile's line, as the run itself would, and opens no record."""
+    bench = make_bench(tmp_path)
+    bench.profile.unlink() if text is None else bench.profile.write_text(text, encoding="utf-8")
+    status, output = run(bench, "--co")
+    assert status == 4, output
+    assert str(bench.profile) in output
+    assert not bench.reports.exists()
+
+
+def test_without_a_terminal_reporter_the_stages_run_as_ever(tmp_path: Path) -> None:
+    """`-p no:terminal` is silent, not an error: record and report are written."""
+    bench = make_bench(tmp_path)
+    status, output = run(bench, "-p", "no:terminal")
+    assert status == 0, output
+    assert verdicts(bench) == [Verdict.PASS] * 3
+    assert "H-2" in bench.report()
 
 
 def test_stopping_at_the_first_failure_leaves_the_rest_as_not_run(tmp_path: Path) -> None:

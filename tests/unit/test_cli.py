@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,10 @@ def test_comparing_without_two_records_is_status_2(tmp_path: Path) -> None:
     ended = steph("compare", "--reports", tmp_path)
     assert ended.exit_code == 2
     assert "no acceptance before 20261120-010000" in ended.stderr
+
+
+@pytest.mark.parametrize("word", ["--version", "-V"])
+def test_the_version_is_that_of_the_package(word: str) -> None:
+    """One line with name and version, as in the installed package's metadata."""
+    said = steph(word)
+    assert (said.exit_code, said.output) == (0, f"steph {version('steph')}\n")

@@ -41,7 +41,6 @@ def doctor(*words: object, folder: Path = CLONE, **environment: str) -> subproce
         env=clean_environment() | path | environment,
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
         check=False,
     )
 
@@ -161,7 +160,7 @@ def test_a_driver_that_hangs_is_a_line_after_its_deadline(tmp_path: Path, monkey
     monkeypatch.setattr(examination, "LOCAL_SECONDS", 1.0)
 
     def hang() -> GpuFacts:
-        time.sleep(60)
+        time.sleep(600)
         return GpuFacts(has_nodes=True)
 
     told = examined(make_bench(tmp_path), monkeypatch, hang)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import unicodedata
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,8 @@ DOCUMENTS = sorted(
     if not {"runs", "results", ".venv"} & set(path.relative_to(CLONE).parts)
 )
 NAMES = [str(path.relative_to(CLONE)) for path in DOCUMENTS]
+PAGE_COLUMNS = 90  # what GitHub's narrower page shows without scrolling
+FOR_CONTRIBUTORS = ("CONTRIBUTING.md", "CHANGELOG.md")  # read in an editor
 OWN_OPTIONS = {option.flag for option in OPTIONS}
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 _LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]+)?\)")
@@ -87,11 +90,73 @@ def test_the_readmes_table_is_the_table_of_options() -> None:
         assert option.default in (word.removesuffix("/") for word in ("", *words))
 
 
+def test_every_option_that_a_document_names_exists() -> None:
+    """Also in prose and in the workflows: each `--steph-…` is one of the table."""
+    for name, path in zip(NAMES, DOCUMENTS, strict=True):
+        named = set(re.findall(r"--steph-[a-z-]*[a-z]", path.read_text(encoding="utf-8")))
+        assert named <= OWN_OPTIONS, name
+
+
+def code_blocks(text: str) -> list[str]:
+    """What stands in each code block of a document."""
+    return re.findall(r"```[a-z]*\n(.*?)```", text, re.S)
+
+
+def columns(line: str) -> int:
+    """How wide a line is in a fixed-width font, where Japanese takes two columns."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in line)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in FOR_CONTRIBUTORS])
+def test_code_blocks_fit_the_width_of_a_page_on_github(name: str) -> None:
+    """No line of a block has to be scrolled to be read."""
+    blocks = code_blocks((CLONE / name).read_text(encoding="utf-8"))
+    assert [line for block in blocks for line in block.splitlines() if columns(line) > PAGE_COLUMNS] == []
+
+
+READMES = [(CLONE / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md")]
+
+
+def test_the_japanese_readme_has_the_same_commands() -> None:
+    """Block for block and line for line, remarks apart."""
+    english, japanese = ([shell_lines(block) for block in code_blocks(text)] for text in READMES)
+    assert japanese == english
+
+
+def test_the_japanese_readme_has_the_same_facts() -> None:
+    """The same sections, tables and questions, every name in code font, every figure and every link."""
+    english, japanese = map(shape, READMES)
+    assert japanese == english
+
+
+def shell_lines(block: str) -> list[list[str]]:
+    """The words of each command of a block, without remarks."""
+    return [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def shape(text: str) -> dict[str, object]:
+    """What a translation leaves as it is."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    questions = [line for line in prose.splitlines() if re.match(r"\*\*.*[?？]\*\*", line)]
+    first_cells = [line.split("|")[1].strip() for line in prose.splitlines() if line.startswith("| ")]
+    return {
+        "headings": [len(marks) for marks in re.findall(r"^(#+) ", prose, re.M)],
+        "tables": [len(row) for row in re.findall(r"(?:^\|.*\n)+", prose, re.M) for row in [row.splitlines()]],
+        "named rows": [cell for cell in first_cells if re.fullmatch(r"`[^`]+`|\d", cell)],
+        "questions": len(questions),
+        "code": set(re.findall(r"`([^`\n]+)`", prose)),
+        "links": {link for link in re.findall(r"\]\(([^)]*)\)", prose) if not link.startswith(("#", "README"))},
+        "figures": set(re.findall(r"(?<![\w.-])\d+\.\d+(?![\w.])", prose)),
+    }
+
+
 def test_steph_commands_and_their_options_exist() -> None:
     """`steph` in a shell block: the command is one of the program's, and so is each of its options."""
     seen = list(commands("steph"))
     assert {words[0] for _, words in seen} >= {"doctor", "report", "list", "compare", "diagnose", "fit"}
     for name, words in seen:
+        if words == ["--version"]:
+            continue
         known = {option for parameter in COMMANDS[words[0]].params for option in parameter.opts}
         given = {word.partition("=")[0] for word in words[1:] if word.startswith("--")}
         assert given <= known | OWN_OPTIONS, (name, words[0], given - known)

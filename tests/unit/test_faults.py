@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from process_tree import STUBBORN, becomes_true, command_line
+from process_tree import STUBBORN, command_line, wait_until
 from steph.plan.answers import row_lengths
-from steph.plan.description import load_description
+from steph.plan.description import DescriptionError, load_description
 from steph.record import StageId, Verdict
 from steph.run import processes
 from steph.run.aside import set_aside
@@ -49,7 +49,6 @@ def run(bench: Bench, *stages: StageId, options: tuple[str, ...] = (), **environ
         env=clean_environment() | environment,
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
@@ -119,7 +118,7 @@ def test_two_runs_in_one_pipeline_root_do_not_meet(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(bench.root)
     first = bench.start()
     try:
-        assert becomes_true(in_training(bench), 30)
+        wait_until(in_training(bench))
         elsewhere = (f"--steph-pipeline-root={tmp_path / 'link'}", f"--steph-report={tmp_path / 'other'}")
         status, output = run(bench, options=elsewhere)
         assert status == 4, output
@@ -127,7 +126,7 @@ def test_two_runs_in_one_pipeline_root_do_not_meet(tmp_path: Path) -> None:
         assert not (tmp_path / "other").exists()
     finally:
         first.send_signal(signal.SIGINT)
-        first.communicate(timeout=30)
+        first.communicate()
 
 
 def test_the_next_run_waits_until_a_killed_runs_child_has_ended(tmp_path: Path) -> None:
@@ -136,7 +135,7 @@ def test_the_next_run_waits_until_a_killed_runs_child_has_ended(tmp_path: Path) 
     bench.profile.write_text(bench.profile.read_text().replace("grace_seconds = 1", "grace_seconds = 2"))
     before_training(bench, STUBBORN)
     process = bench.start()
-    assert becomes_true(in_training(bench, lambda text: "ready" in text), 30)
+    wait_until(in_training(bench, lambda text: "ready" in text))
     process.kill()
     process.communicate()
     assert processes_of(bench)
@@ -152,7 +151,7 @@ def test_orphans_of_a_run_whose_supervisor_was_killed_too_are_ended_by_the_next(
     bench = make_bench(tmp_path)
     before_training(bench, STUBBORN)
     process = bench.start()
-    assert becomes_true(in_training(bench, lambda text: "ready" in text), 30)
+    wait_until(in_training(bench, lambda text: "ready" in text))
     supervisor = next(pid for pid in processes_of(bench) if "supervisor.py" in command_line(pid))
     os.kill(process.pid, signal.SIGSTOP)
     os.kill(supervisor, signal.SIGKILL)
@@ -163,7 +162,7 @@ def test_orphans_of_a_run_whose_supervisor_was_killed_too_are_ended_by_the_next(
     assert processes_of(bench) == []
 
 
-@pytest.mark.parametrize("output_dir", [".", "", "..", "scripts", "datasets/lawqa_jp", "results", "../reports"])
+@pytest.mark.parametrize("output_dir", [".", "", "scripts", "datasets/lawqa_jp", "results", "scripts/../results"])
 def test_an_output_path_that_holds_anything_else_is_refused(tmp_path: Path, output_dir: str) -> None:
     """What lies at an output's path is moved away: one that holds the root, an input or the reports is one line."""
     bench = make_bench(tmp_path)
@@ -173,11 +172,26 @@ def test_an_output_path_that_holds_anything_else_is_refused(tmp_path: Path, outp
 
 
 def test_outputs_of_their_own_are_fine_wherever_they_lie(tmp_path: Path) -> None:
-    """The spec's paths, and one beside the root, hold nothing else."""
+    """The spec's paths, and a link to a folder beside the root, hold nothing else."""
     bench = make_bench(tmp_path)
     require_outputs_apart(bench.root, load_description(bench.root), bench.root / "reports")
-    (bench.root / "steph.toml").write_text('[paths]\noutput_dir = "../big-disk/adapter"\n')
+    (tmp_path / "big-disk").mkdir()
+    (bench.root / "runs").symlink_to("../big-disk")
+    (bench.root / "steph.toml").write_text('[paths]\noutput_dir = "runs/adapter"\n')
     require_outputs_apart(bench.root, load_description(bench.root), bench.reports)
+
+
+@pytest.mark.parametrize("key", ["output_dir", "evaluation_output"])
+@pytest.mark.parametrize("path", ["/big-disk/adapter", "..", "../reports", "a/../../b"])
+def test_an_output_path_that_leads_out_of_the_root_by_its_text_is_refused(tmp_path: Path, key: str, path: str) -> None:
+    """What the suite moves lies below the root, as far as a person can read it off steph.toml."""
+    (tmp_path / "steph.toml").write_text(f'[paths]\n{key} = "{path}"\n')
+    with pytest.raises(
+        DescriptionError, match=rf"steph\.toml: paths\.{key}: '.*' is not allowed: an output lies below"
+    ):
+        load_description(tmp_path)
+    (tmp_path / "steph.toml").write_text(f'[paths]\n{key} = "a/../b"\n')
+    load_description(tmp_path)
 
 
 def test_a_data_set_smaller_than_the_sample_is_refused_before_training(tmp_path: Path) -> None:
@@ -320,7 +334,6 @@ def on_a_small_disk(bench: Bench, size: str) -> tuple[int, str]:
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     bench.reports.rmdir()
@@ -392,11 +405,11 @@ def test_kill_9_of_anything_below_pytest_is_red_and_leaves_nothing(tmp_path: Pat
     code = f"import subprocess\nchild = {worker}\nprint('begun', flush=True)\nsys.exit(child.wait() != 0)"
     before_training(bench, code)
     process = bench.start()
-    assert becomes_true(in_training(bench), 30)
+    wait_until(in_training(bench))
     named = {pid: command_line(pid) for pid in processes_of(bench)}
     hidden = {"supervisor.py": "nothing", "train_qwen": "supervisor.py", "worker = ": "train_qwen"}[victim]
     os.kill(next(pid for pid, line in named.items() if victim in line and hidden not in line), signal.SIGKILL)
-    process.communicate(timeout=30)
+    process.communicate()
     assert process.returncode == 1
     assert processes_of(bench) == []
     red = Verdict.FAIL if victim == "worker = " else Verdict.CRASHED
@@ -411,3 +424,34 @@ def test_a_tokenizer_that_cannot_be_read_here_costs_the_count_alone(tmp_path: Pa
     assert status == 0, output
     assert "answers not counted" in output
     assert [c.holds for c in bench.record().stages[H2].checks if c.id == "answers_kept"] == [None]
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o077])
+def test_everything_that_a_run_writes_has_the_modes_of_the_umask(tmp_path: Path, umask: int) -> None:
+    """Record, logs, report and figures can be read by a group that shares the folder, or by nobody else."""
+    bench = make_bench(tmp_path)
+    before = os.umask(umask)
+    try:
+        status, output = run(bench)
+    finally:
+        os.umask(before)
+    assert status == 0, output
+    written = [path for path in bench.reports.rglob("*") if path.is_file()]
+    assert {"events.jsonl", "record.json", "stdout.log", "exit.json"} <= {path.name for path in written}
+    assert {
+        (path.name, oct(path.stat().st_mode & 0o777))
+        for path in written
+        if path.stat().st_mode & 0o777 != 0o666 & ~umask
+    } == set()
+
+
+@pytest.mark.parametrize("name", ["StepH_予行.md", "mine.md"])
+def test_a_report_that_cannot_be_written_is_not_exit_0(tmp_path: Path, name: str) -> None:
+    """A folder in the report's place: every stage is green, the record is kept, and the run says what was lost."""
+    bench = make_bench(tmp_path)
+    (bench.reports / name).mkdir(parents=True)
+    status, output = run(bench, options=() if name != "mine.md" else (f"--steph-report={bench.reports / name}",))
+    assert status == 1, output
+    assert "report not written: IsADirectoryError" in output
+    assert str(bench.reports / name) in output
+    assert verdicts(bench) == [Verdict.PASS] * 3

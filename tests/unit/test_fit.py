@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -168,24 +167,15 @@ def test_a_records_model_of_unknown_shape_is_the_records_and_not_the_options(tmp
     assert text.startswith(f"steph: --from-record {folder}: no/body: no folder with a config.json")
 
 
-def test_it_answers_within_a_second_and_without_torch() -> None:
-    """A fresh process: the whole command, imports included; torch never comes in.
-
-    The processor's seconds count, so that a busy machine fails nothing.
-    """
+def test_it_answers_without_torch() -> None:
+    """A fresh process: the whole command, imports included; nothing heavy comes in. Its seconds: benchmarks.starts."""
     code = (
         "import sys; from steph.cli import app\n"
         "try: app(sys.argv[1:])\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
     )
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", code, *QUESTION], check=True, env={"PYTHONPATH": str(PLUGINS)})
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 1.0
+    subprocess.run([sys.executable, "-c", code, *QUESTION], check=True, env={"PYTHONPATH": str(PLUGINS)})
 
 
 def test_real_rows_count_where_the_trainer_pads_to_them(tmp_path: Path) -> None:

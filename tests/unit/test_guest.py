@@ -34,7 +34,6 @@ def run_in(folder: Path, *arguments: str, **environment: str) -> subprocess.Comp
         text=True,
         encoding="utf-8",
         errors="replace",
-        timeout=60,
         check=False,
     )
 

@@ -56,7 +56,6 @@ def test_a_whole_run_renders_four_times_draws_once_and_loads_nothing_needless(tm
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads((tmp_path / "seen.json").read_text())
@@ -120,7 +119,7 @@ def test_the_plotting_library_is_loaded_ahead_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ahead, "AFTER_SECONDS", 0.0)
     warming = ahead.Warming(draw)
     warming.begin()
-    assert done.wait(30)
+    assert done.wait()
     warming.begin()
     warming.settle()
     assert len(drawn) == 1
@@ -133,7 +132,7 @@ def test_one_failed_task_ahead_leaves_the_others(monkeypatch: pytest.MonkeyPatch
     done = threading.Event()
     warming = ahead.Warming(lambda: 1 / 0, done.set)
     warming.begin()
-    assert done.wait(30)
+    assert done.wait()
     warming.settle()
 
 

@@ -59,7 +59,7 @@ def noted(tmp_path: Path) -> Iterator[Path]:
 def test_two_writers_at_a_time_lose_nothing(noted: Path) -> None:
     """Two processes that renew the file at once leave each part once, whole, and every word of a person."""
     both = [writer(noted, name, 15) for name in ("one", "two")]
-    assert [process.wait(60) for process in both] == [0, 0]
+    assert [process.wait() for process in both] == [0, 0]
     assert sorted(block.id for block in blocks_in(noted.read_bytes())) == ["h1", "one", "summary", "two"]
     assert [path.name for path in noted.parent.iterdir()] == ["r.md"]
 
@@ -73,7 +73,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(noted: Path) -> None:
         process.stdout.readline()
         time.sleep(chance.uniform(0.0, 0.05))
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait()
         assert not any(block.is_edited for block in blocks_in(noted.read_bytes()))
         assert noted.read_bytes().count(NOTE) == 3
     place.renew(noted, lambda existing: merge(existing, (Part("summary", "end\n"),)))
@@ -143,3 +143,17 @@ def test_a_writer_that_stands_still_holds_nobody_up_for_long(tmp_path: Path, mon
     place.renew(tmp_path / "r.md", lambda _: b"new")
     os.close(other)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".r.md.theirs.part", "r.md"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_new_report_is_for_whom_the_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    """A new file has the modes that any other program's would have; a later one keeps what a person gave it since."""
+    before = os.umask(umask)
+    try:
+        path = place.renew(tmp_path / "r.md", lambda _: b"new\n")
+        assert path.stat().st_mode & 0o777 == mode
+        path.chmod(0o640)
+        place.renew(path, lambda _: b"newer\n")
+        assert path.stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)

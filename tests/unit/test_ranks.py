@@ -13,7 +13,7 @@ from steph.judge.checks_process import ProcessEvidence, machine_checks
 from steph.plan.commands import evaluate_command, launched, train_command, without_launcher
 from steph.plan.description import Description
 from steph.plan.steps import steps_per_epoch
-from steph.record import Attempt, Cause, EvalSettings, Launcher, Probe, StageId, TrainSettings, Verdict
+from steph.record import Attempt, Cause, EndedBy, EvalSettings, Launcher, Probe, StageId, TrainSettings, Verdict
 from steph.tell.failure_views import failures
 from steph.tell.pieces import rank_peaks
 from suite_runs import make_bench
@@ -124,10 +124,10 @@ def test_the_report_shows_every_ranks_peak() -> None:
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torchrun comes with torch")
 def test_a_killed_rank_ends_the_stage_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under the real torchrun: long before its limit H-2 fails with rank 1 and its signal, and no process is left."""
+    """Under the real torchrun: H-2 fails before its limit with rank 1 and its signal, and no process is left."""
     mark = uuid.uuid4().hex
     monkeypatch.setenv("STEPH_TEST_MARK", mark)
-    bench = make_bench(tmp_path, train_seconds=60)
+    bench = make_bench(tmp_path, train_seconds=250)
     profile = bench.profile.read_text(encoding="utf-8")
     two = '[train]\nlauncher = "torchrun"\nnum_processes = 2\n'
     bench.profile.write_text(profile.replace("[train]\n", two), encoding="utf-8")
@@ -142,7 +142,6 @@ def test_a_killed_rank_ends_the_stage_and_is_named(tmp_path: Path, monkeypatch: 
     assert attempt.diagnosis is not None
     assert (attempt.diagnosis.cause, attempt.diagnosis.rank) == (Cause.HOST_OOM, 1)
     assert attempt.diagnosis.evidence[0].endswith("ended by signal 9")
-    assert attempt.seconds is not None
-    assert attempt.seconds < 45
+    assert attempt.ended_by is EndedBy.EXIT
     assert alive_with(mark) == []
     assert "rank 1 (pid" in failures(record, record.stages[StageId.H2])

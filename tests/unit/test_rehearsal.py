@@ -35,14 +35,14 @@ def _rehearse(
     profile: str,
     environment: Mapping[str, str],
     pipeline: Path = CLONE / "pipeline",
-    more_tests: tuple[str, ...] = (),
+    more: tuple[str, ...] = (),
 ) -> Rehearsed:
     # a copy: the pipeline's own folders hold what a person's last acceptance left there
     ignored = shutil.ignore_patterns("runs", "results", "__pycache__")
     root = shutil.copytree(pipeline, folder / "pipeline", ignore=ignored, dirs_exist_ok=True)
     places = (f"--steph-pipeline-root={root}", f"--steph-report={folder / 'reports'}", f"--steph-profile={profile}")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "gpu", str(PAGE), *more_tests, *places, "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-m", "gpu", str(PAGE), *more, *places, "-p", "no:cacheprovider"],
         cwd=CLONE,
         env=clean_environment() | dict(environment),
         capture_output=True,
@@ -64,7 +64,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rehearsed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Rehearsed:
     """The CPU profile as it is shipped, and the stage with retrieval."""
     with_rag = (str(CLONE / TEST_IDS[ExtendedId.RAG]),)
-    return _rehearse(tmp_path_factory.mktemp("cpu"), "cpu", {"STEPH_CACHE": str(cache)}, more_tests=with_rag)
+    return _rehearse(tmp_path_factory.mktemp("cpu"), "cpu", {"STEPH_CACHE": str(cache)}, more=with_rag)
 
 
 def test_the_reference_pipeline_rehearses_green_on_the_cpu(rehearsed: Rehearsed) -> None:
@@ -99,6 +99,22 @@ def test_a_model_from_the_hub_is_downloaded_then_used_offline(tmp_path: Path, ca
     assert (choice.name, choice.source, choice.automatic_substitute) == ("ok/tiny", "hub", True)
     assert [candidate.name for candidate in choice.rejected] == ["gone/model"]
     assert "--model-name ok/tiny" in found.report
+
+
+@pytest.mark.usefixtures("rehearsed")
+def test_a_model_folder_takes_the_place_of_the_profiles_twin(tmp_path: Path, cache: Path) -> None:
+    """`--steph-profile cpu` with a folder that transformers wrote: that model is trained and evaluated, a rehearsal."""
+    (twin,) = (cache / "twins").iterdir()
+    mine = shutil.copytree(twin, tmp_path / "my model", ignore=shutil.ignore_patterns("twin.json"))
+    unused = tmp_path / "unused"
+    found = _rehearse(tmp_path, "cpu", {"STEPH_CACHE": str(unused)}, more=("--steph-model", str(mine)))
+    assert overall(found.record) is Overall.PASSED
+    choice = found.record.stages[StageId.H1].model
+    assert choice is not None
+    assert (choice.name, choice.source) == (str(mine), "local")
+    assert not found.record.context.twin
+    assert "予行・受入ではない" in found.report
+    assert not unused.exists()
 
 
 def _shorter_profile(folder: Path) -> Path:

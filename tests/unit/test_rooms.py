@@ -15,7 +15,17 @@ MODULES = sorted(SUITE.rglob("*.py"))
 VALUES = ("units", "terms", "values", "environment", "model_choice", "stage_settings", "record", "record_schema")
 ALONE = ("redact", "fingerprint")
 ROOMS = ("plan", "run", "judge", "tell", "forecast", "child", "conduct")
-ENTRIES = ("__init__", "doctor", "plugin", "cli", "ci", "asked", "key_tables", "installed")  # these see all rooms
+ENTRIES = (
+    "__init__",
+    "doctor",
+    "plugin",
+    "cli",
+    "ci",
+    "asked",
+    "key_tables",
+    "installed",
+    "rootdir",
+)  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 OTHER_INTERPRETERS = {SUITE / "child" / name for name in ("twin.py", "twin_tokenizer.py", "checkup.py")}
 

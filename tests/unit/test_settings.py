@@ -76,6 +76,19 @@ def test_a_profile_without_a_table_has_the_defaults_of_that_table(tmp_path: Path
         ("[train]\nlauncher = 'mpirun'\n", "'none', 'torchrun' or 'accelerate'"),
         ("[train]\nlearning_rate = 'fast'\n", "train.learning_rate: 'fast' is not allowed"),
         ("sha256 = 'x'\n", "unknown key"),
+        ('[train]\nuse_4bit = "yes"\n', "train.use_4bit: 'yes' is not allowed: Input should be a valid boolean"),
+        ('[train]\nmax_steps = "10"\n', "train.max_steps: '10' is not allowed: Input should be a valid integer"),
+        ("[train]\nmax_steps = true\n", "train.max_steps: true is not allowed"),
+        ("[train]\nmax_steps = 10.0\n", "train.max_steps: 10.0 is not allowed"),
+        ("[train]\nlora_dropout = false\n", "train.lora_dropout: false is not allowed"),
+        ("[train]\nmax_seq_length = 9223372036854775808\n", "train.max_seq_length: 9223372036854775808 is not allowed"),
+        ("[train]\nbatch_size = 5000\n", "less than or equal to 4096"),
+        ("[[ladder]]\nmax_seq_length = 9223372036854775807\n", "ladder[0].max_seq_length"),
+        ("[limits]\nh1_seconds = inf\n", "limits.h1_seconds: inf is not allowed: Input should be a finite number"),
+        ("[limits]\nh1_seconds = nan\n", "limits.h1_seconds: nan is not allowed"),
+        ("[limits]\nh1_seconds = 1e9\n", "less than or equal to 604800"),
+        ("[ladder]\nbatch_size = 1\n", "ladder: a table is not allowed: write `[[ladder]]`, once for each"),
+        ("[[train]]\nmax_steps = 1\n", "train: a list is not allowed: write `[train]`, once"),
     ],
 )
 def test_a_bad_key_or_value_is_named(tmp_path: Path, addition: str, said: str) -> None:
@@ -118,3 +131,36 @@ def test_a_persons_profile_beside_the_project_comes_first(tmp_path: Path) -> Non
     own.parent.mkdir()
     own.write_text(MINIMAL, encoding="utf-8")
     assert profile_path("rtx3080", tmp_path) == own
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MINIMAL.replace('"x"', '""'), "machine.title: '' is not allowed: must not be empty"),
+        (MINIMAL.replace('"x"', '"  "'), "machine.title: '  ' is not allowed: must not be empty"),
+        (MINIMAL.replace('"a/b"', '" "'), "model.candidates[0]: ' ' is not allowed: must not be empty"),
+        (MINIMAL.replace('["a/b"]', '"a/b"'), "model.candidates: 'a/b' is not allowed"),
+        ("a = " + "[" * 100_000 + "]" * 100_000, "not valid TOML"),
+    ],
+)
+def test_what_is_empty_or_nested_without_end_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """A title and a candidate say something; nothing that a file can hold ends in a traceback."""
+    with pytest.raises(ProfileError) as caught:
+        _load(tmp_path, text)
+    assert said in str(caught.value)
+
+
+def test_a_profile_may_begin_with_a_mark_and_is_else_utf8(tmp_path: Path) -> None:
+    """A byte order mark does no harm; another encoding is named with its remedy."""
+    _load(tmp_path, "\ufeff" + MINIMAL)
+    (tmp_path / "sjis.toml").write_bytes(MINIMAL.replace("x", "機械").encode("shift_jis"))
+    with pytest.raises(ProfileError, match=r"sjis\.toml: not UTF-8 .*; save it as UTF-8"):
+        load_profile(tmp_path / "sjis.toml")
+
+
+def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
+    """`30` is a fine number of seconds, and an array is a list."""
+    path = tmp_path / "p.toml"
+    path.write_text(MINIMAL + '[train]\ntarget_modules = ["q_proj"]\n[limits]\nh1_seconds = 30\n', encoding="utf-8")
+    assert load_profile(path).limits.h1_seconds == 30
+    assert load_profile(path).train.target_modules == ("q_proj",)

@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from process_tree import wait_until
 from steph.record import StageId, Verdict
 from steph.run.journal import record_folders
 from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench
@@ -164,13 +164,6 @@ def _waiting_root(bench: Bench, first: str = "pass") -> None:
     script.write_text(text.replace("    run.train()\n", hang), encoding="utf-8")
 
 
-def _wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-
-
 def _training_runs(bench: Bench) -> bool:
     return any(path.stat().st_size for path in bench.reports.glob("runs/*/H-2-1/stdout.log"))
 
@@ -185,10 +178,10 @@ def test_kill_9_of_pytest_leaves_no_process_and_a_record_that_says_what_ran(tmp_
     bench = make_bench(tmp_path)
     _waiting_root(bench)
     process = bench.start()
-    _wait_for(lambda: _training_runs(bench))
+    wait_until(lambda: _training_runs(bench))
     process.kill()
     process.wait()
-    _wait_for(lambda: not _alive(bench), 15)
+    wait_until(lambda: not _alive(bench))
     done = subprocess.run(
         [sys.executable, "-m", "steph.cli", "report", "--reports", str(bench.reports)],
         cwd=CLONE / "plugins",
@@ -208,11 +201,11 @@ def test_a_signal_to_pytest_ends_the_child_and_closes_record_and_report(tmp_path
     bench = make_bench(tmp_path)
     _waiting_root(bench)
     process = bench.start()
-    _wait_for(lambda: _training_runs(bench))
+    wait_until(lambda: _training_runs(bench))
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate()
     assert process.returncode == 2, output
-    _wait_for(lambda: not _alive(bench), 15)
+    wait_until(lambda: not _alive(bench))
     assert _verdicts(bench) == [Verdict.PASS, Verdict.CRASHED, Verdict.NOT_RUN]
     assert bench.record().sessions[-1].exit_status == 2
     assert number.name in bench.record().stages[H2].explanation
@@ -225,13 +218,13 @@ def test_a_second_signal_does_not_cut_the_ending_short(tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     _waiting_root(bench, f"signal.signal(signal.SIGTERM, lambda *_: open({str(asked)!r}, 'w').close())")
     process = bench.start()
-    _wait_for(lambda: _training_runs(bench))
+    wait_until(lambda: _training_runs(bench))
     process.send_signal(signal.SIGINT)
-    _wait_for(asked.exists)
+    wait_until(asked.exists)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate()
     assert process.returncode == 2, output
-    _wait_for(lambda: not _alive(bench), 15)
+    wait_until(lambda: not _alive(bench))
     assert bench.record().sessions[-1].exit_status == 2
     assert "SIGINT" in bench.record().stages[H2].explanation
 
@@ -313,8 +306,8 @@ def test_without_a_gpu_a_mixed_selection_skips_the_stages(tmp_path: Path) -> Non
 
 
 def test_collecting_imports_nothing_heavy() -> None:
-    """`--collect-only` of the acceptance tests loads no torch, pydantic, huggingface_hub, jinja2 or matplotlib."""
-    heavy = ["torch", "pydantic", "huggingface_hub", "jinja2", "matplotlib", "pynvml", "tokenizers"]
+    """`--collect-only` of the acceptance tests loads no torch, huggingface_hub, jinja2 or matplotlib."""
+    heavy = ["torch", "transformers", "huggingface_hub", "jinja2", "matplotlib", "pynvml", "tokenizers"]
     code = (
         "import sys, json, pytest\n"
         f"status = pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider', {str(PAGE)!r}])\n"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from process_tree import becomes_true
+from process_tree import wait_until
 from steph.child import supervisor
 from steph.child.capture import CappedLog
 from steph.run import output
@@ -64,7 +64,7 @@ def test_sigterm_gives_the_child_its_grace(tmp_path: Path) -> None:
         "print('ready'); time.sleep(600)"
     )
     process = start(tmp_path, code)
-    assert becomes_true(lambda: output.stdout_text(tmp_path) == "ready\n")
+    wait_until(lambda: output.stdout_text(tmp_path) == "ready\n")
     process.terminate()
     assert process.wait() == 5
     assert output.stdout_text(tmp_path) == "ready\nsaved\n"
@@ -177,7 +177,7 @@ def test_secrets_do_not_reach_any_file_in_a_flood(tmp_path: Path) -> None:
 def test_a_bar_that_stands_still_can_be_read(tmp_path: Path) -> None:
     """A progress bar has no line end until its next state; it is in the log long before that."""
     process = start(tmp_path, "import os, time; os.write(2, b'\\r 33%|#  | 1/3 [00:01<00:02]'); time.sleep(600)")
-    assert becomes_true(lambda: "1/3" in output.read_output(tmp_path))
+    wait_until(lambda: "1/3" in output.read_output(tmp_path))
     process.terminate()
     process.wait()
 

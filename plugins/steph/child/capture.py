@@ -77,7 +77,7 @@ class CappedLog:
 
     def _open(self) -> int:
         if self._fd is None:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         return self._fd
 
     def _start_tail(self) -> None:
@@ -105,7 +105,7 @@ class ArrivalTimes:
         self._fd: int | None = None
         with contextlib.suppress(OSError):
             path = output.times_path(folder, name)
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
     def add(self, seconds: float, position: int) -> None:
         """Note that the log reached `position` bytes at this second after the child's start."""

@@ -54,8 +54,8 @@ class Request:
 class Finished:
     """A child that ended: the attempt so far, what the runner saw, and what the child printed.
 
-    `started_unix`: by the clock that stamps the files that it wrote. `written_late`: outputs that were written when the
-    program itself had ended.
+    `started_unix` and `ended_unix`: by the clock that stamps the files that it wrote. `places`: where its outputs
+    really were before it, in the request's order. `written_late`: outputs written when the program itself had ended.
     """
 
     attempt: Attempt
@@ -64,6 +64,8 @@ class Finished:
     started_unix: float
     stdout: str
     output: str
+    ended_unix: float | None = None
+    places: tuple[Path, ...] = ()
     written_late: tuple[str, ...] = ()
 
     def card_memory(self, device: Device | None) -> CardMemory | None:
@@ -123,6 +125,7 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
     journal.append(AttemptStarted(at=now(), attempt=attempt))
     title = f"{request.stage} {request.label}"
     started_unix, files_unix = time.time(), inputs.file_clock_unix(request.writes)
+    places = tuple(path.resolve() for path in request.writes)
     try:
         outcome = run_child(_spec(setup, request, folder), on_poll=lambda progress: console.progress(title, progress))
     except BaseException as error:
@@ -133,12 +136,14 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
         )
         journal.append(AttemptEnded(at=now(), attempt=lost))
         raise
+    ended_unix = inputs.file_clock_unix(request.writes)
     write_samples(folder, started_unix, outcome.memory_samples)
     complete = _measured(attempt, outcome)
     try:
-        ended_unix = files_unix + outcome.seconds
-        late = inputs.written_after(request.writes, ended_unix) if outcome.left_behind else ()
-        finished = replace(_finished(complete, outcome, folder, files_unix), written_late=late)
+        late = inputs.written_after(request.writes, files_unix + outcome.seconds) if outcome.left_behind else ()
+        finished = replace(
+            _finished(complete, outcome, folder, files_unix), ended_unix=ended_unix, places=places, written_late=late
+        )
         complete = finished.attempt
         if complete.ended_well:
             complete = judge(finished)

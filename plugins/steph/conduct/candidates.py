@@ -39,7 +39,7 @@ def _predicted(setup: Setup, candidate: Candidate, choice: ModelChoice | None) -
         expectation = expected_of_shape(setup, shape, setup.profile.train)
     except UnknownShapeError:
         return candidate.changed(unpredicted_reason=UNKNOWN_SHAPE)
-    except ValueError as error:  # a kind of model or a target module that the formulas don't know
+    except Exception as error:  # a kind of model or a target module that the formulas don't know, or absurd sizes
         return candidate.changed(unpredicted_reason=f"計算できない: {error}")
     if expectation is None:
         return candidate.changed(unpredicted_reason="GPU を使わないため")

@@ -6,6 +6,7 @@ its end leads to, is for `training` and the trainings beside H-2 to say.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,9 +15,11 @@ from steph.conduct.attempts import Finished, Request
 from steph.conduct.preparation import Setup
 from steph.conduct.side_commands import script_flags, side_folder, training_rows
 from steph.conduct.stage_run import Run
+from steph.judge.base_model import has_random_weights
 from steph.judge.evidence import TrainEvidence
+from steph.judge.witness import read_witness
 from steph.plan.answers import AnswerLoss, RowLengths, row_lengths
-from steph.plan.commands import MAX_STEPS_FLAG, train_command
+from steph.plan.commands import MAX_STEPS_FLAG, TRAIN_FILE_FLAG, folder_beside, train_command
 from steph.plan.steps import steps_per_epoch
 from steph.record import AnyStage, DataFile, Device, ExtendedId, ModelChoice, SkippedRung, StageId, TrainSettings
 from steph.run import inputs
@@ -72,7 +75,15 @@ class Course:
             lost_answers=(loss.lost_rows, loss.rows) if loss else None,
             card=finished.card_memory(self.setup.device),
             base_tokenizer=_tokenizer_of(model),
+            base_folder=_tokenizer_of(model).parent,
+            seconds=finished.attempt.seconds,
+            attempt_ended_unix=finished.ended_unix,
+            output_place=next(iter(finished.places), None),
+            inputs=tuple((self.setup.root / file.path, file.sha256) for file in (self.setup.dataset, self.train_file)),
+            random_weights=self.setup.context.twin or has_random_weights(model.name, _tokenizer_of(model).parent),
             rehearsal=self.setup.is_rehearsal,
+            witness=read_witness(finished.folder),
+            train_file=_train_file_in(finished.attempt.argv, self.setup.root),
         )
 
     def command(self, model_name: str, settings: TrainSettings) -> tuple[str, ...]:
@@ -138,11 +149,6 @@ def open_course(run: Run, stage: AnyStage = StageId.H2) -> Course:
     return Course(run, stage, train_file, output_dir, script_flags(run))
 
 
-def folder_beside(output_dir: str, name: str) -> str:
-    """The folder next to another one that a further training writes to."""
-    return f"{output_dir.rstrip('/')}-{name}"
-
-
 def half_precision_of(device: Device | None) -> Literal["bf16", "fp16"]:
     """The half precision of a card: fp16 where its compute capability is known and too low for bf16."""
     return "fp16" if device is not None and device.has_bf16 is False else "bf16"
@@ -150,3 +156,9 @@ def half_precision_of(device: Device | None) -> Literal["bf16", "fp16"]:
 
 def _tokenizer_of(model: ModelChoice) -> Path:
     return Path(model.snapshot_path or model.name) / "tokenizer.json"
+
+
+def _train_file_in(argv: Sequence[str], root: Path) -> Path | None:
+    """The rows that a command trains on: the stage's own, or the fewer ones that were written for it."""
+    at = argv.index(TRAIN_FILE_FLAG) + 1 if TRAIN_FILE_FLAG in argv else len(argv)
+    return root / argv[at] if at < len(argv) else None

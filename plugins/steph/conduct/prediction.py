@@ -58,7 +58,7 @@ def expected(
     """What a training attempt will need; rows as long as they can be where they are not known."""
     try:
         return expected_of_shape(setup, shape_of(model), settings, rows)
-    except ValueError:  # ShapeError too: a shape or module that the model doesn't know
+    except Exception:  # a shape or module that the model doesn't know, or sizes that nothing can be computed of
         return None
 
 

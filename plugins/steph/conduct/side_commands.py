@@ -8,10 +8,11 @@ from typing import Literal
 
 from steph.conduct.attempts import child_environment
 from steph.conduct.stage_run import Run
-from steph.plan.commands import build_command
+from steph.plan.command_line import answers_help
+from steph.plan.commands import build_command, folder_beside
 from steph.record import DataFile
 from steph.run import inputs, output
-from steph.run.aside import put_back, set_aside
+from steph.run.aside import kept_safe, put_back, set_aside
 from steph.run.inputs import InputError
 from steph.run.runner import ChildSpec, run_child
 
@@ -28,7 +29,10 @@ def side_folder(run: Run, name: str) -> Path:
 
 
 def run_side_command(run: Run, argv: tuple[str, ...], folder: Path) -> int | None:
-    """Run a command from the pipeline root without the GPU; its exit status, None where it had none."""
+    """Run a command from the pipeline root without the GPU; its exit status, None where it had none.
+
+    Whatever the command does, the outputs of the stages are what they were: what it writes there goes to `folder`.
+    """
     spec = ChildSpec(
         argv=argv,
         cwd=run.setup.root,
@@ -36,16 +40,27 @@ def run_side_command(run: Run, argv: tuple[str, ...], folder: Path) -> int | Non
         env={**child_environment(run.setup, {}, on_gpu=False), "CUDA_VISIBLE_DEVICES": ""},
         limit_seconds=run.left_seconds(HELPER_SECONDS),
     )
-    return run_child(spec).returncode
+    with kept_safe(_stage_outputs(run), folder):
+        return run_child(spec).returncode
+
+
+def _stage_outputs(run: Run) -> tuple[Path, ...]:
+    root, paths = run.setup.root, run.setup.description.paths
+    return (root / paths.output_dir, root / folder_beside(paths.output_dir, "cot"), root / paths.evaluation_output)
 
 
 def script_flags(run: Run) -> frozenset[str]:
-    """What the training script takes beyond the spec's flags: its description says so, else its `--help`."""
-    known = run.setup.description.optional_flags
+    """What the training script takes beyond the spec's flags: its description says so, else its `--help`.
+
+    A script whose text shows no command line is not asked: it would not print its flags, it would train.
+    """
+    known, script = run.setup.description.optional_flags, run.setup.description.paths.train_script
     if known is not None:
         return frozenset(known)
+    if not answers_help(inputs.read_script(run.setup.root / script)):
+        return frozenset()
     folder = side_folder(run, "help")
-    run_side_command(run, (run.setup.python, run.setup.description.paths.train_script, "--help"), folder)
+    run_side_command(run, (run.setup.python, script, "--help"), folder)
     return frozenset(re.findall(r"--[\w-]+", output.stdout_text(folder)))
 
 
@@ -66,13 +81,13 @@ def training_rows(run: Run, relative: str, mode: Literal["direct", "cot"]) -> Da
         argv = build_command(setup.python, description.build.command, values)
         run.console.line(f"building {relative} from {setup.dataset.path}")
         folder = side_folder(run, "build")
-        set_aside(root / relative, folder / "before")
+        before = set_aside(root / relative, folder / "before")
         try:
             require_built(run, argv, folder, str(root / relative))
             return inputs.read_train_file(root, relative, mode)
         except BaseException:  # half a file must not pass for a whole one in the next run
             set_aside(root / relative, folder / "failed")
-            put_back(root / relative, folder / "before")
+            put_back(root / relative, before)
             raise
     return inputs.read_train_file(root, relative, mode)
 

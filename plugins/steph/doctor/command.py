@@ -16,6 +16,7 @@ from steph.doctor.examination import examine
 from steph.doctor.lines import Level, Line
 from steph.plan.options import OptionError, Options
 from steph.plan.settings import Profile, ProfileError
+from steph.rootdir import join_environment, join_values
 from steph.run.inputs import InputError
 
 UNUSABLE = 2  # exit status for options or a profile that can't be used
@@ -63,7 +64,8 @@ def doctor_status(words: Sequence[str], manner: Manner, write: Callable[[str], N
     """Examine under pytest's command line `words`; gives the exit status, 2 where they can't be used."""
     doctor = Doctor(manner, write)
     # no conftest: those of the folder may load torch, and what they would add is of no use here
-    pytest.main(["-p", "steph.plugin", "--noconftest", *words], plugins=[doctor])
+    join_environment()
+    pytest.main(["-p", "steph.plugin", "--noconftest", *join_values(words)], plugins=[doctor])
     return UNUSABLE if doctor.status is None else doctor.status
 
 

@@ -14,7 +14,7 @@ from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import Forecast, automatic, largest_fitting, leanest, predict
 from steph.plan.vram_readings import Reading, predict_by
 from steph.plan.vram_tape import play
-from steph.plan.vram_terms import Trainer, Workload
+from steph.plan.vram_terms import ASSUMED_TRAINER, Trainer, Workload
 from steph.record import Device, Record, StageId, TrainSettings
 from steph.tell import production
 from steph.tell.outlook_values import CardOutlook, Outlook, Prediction
@@ -32,10 +32,18 @@ SMALL_GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
 
 
 def production_outlook(record: Record) -> Outlook | None:
-    """The production model's peaks on both cards; None before H-2 has settings."""
+    """The production model's peaks on both cards, or why there are none; None before H-2 has settings."""
     here = production.final_settings(record.stages.get(StageId.H2))
     if here is None:
         return None
+    try:
+        return _outlook(record, here)
+    except Exception as error:  # whatever it is, it costs the prediction alone
+        why = f"計算できない: {type(error).__name__}: {error}"
+        return Outlook(ASSUMED_TRAINER, is_described=False, readings=(Reading(),), there=None, unpredicted=why)
+
+
+def _outlook(record: Record, here: TrainSettings) -> Outlook:
     found = calibration_or_default(record)
     outlook = Outlook(
         trainer=found.trainer,

@@ -18,6 +18,8 @@ MAX_ARTIFACTS = 200
 MAX_HASHED_BYTES = 8 << 30  # hashing more would hold up the run for minutes
 CLOCK_SLACK_SECONDS = 0.05  # the kernel stamps files with a clock that lags by up to one tick of 10 ms
 
+LATER_SLACK_SECONDS = 2.0  # FAT stamps every second second only
+
 
 class UnreadableError(ValueError):
     """A file can't be used; the text says why (Japanese)."""
@@ -49,6 +51,14 @@ def is_fresh(path: Path, started_unix: float) -> bool:
     """Whether the file (a link's target) was written since the attempt started."""
     try:
         return path.stat().st_mtime >= started_unix - CLOCK_SLACK_SECONDS
+    except OSError:
+        return False
+
+
+def is_later(path: Path, ended_unix: float) -> bool:
+    """Whether the file (a link's target) says that it was written after the attempt's end."""
+    try:
+        return path.stat().st_mtime > ended_unix + LATER_SLACK_SECONDS
     except OSError:
         return False
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from steph.judge.artifacts import UnreadableError, read_json
+from steph.judge.base_model import BaseModel
+from steph.judge.checks_adapter_keys import key_checks
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
+from steph.judge.lora_pairs import MATRIX, pairs_of, unfit
 from steph.judge.names import same_model
 from steph.judge.tensors import Scan, Tensor, TensorFileError, read_header, same_values, scan
-from steph.judge.training_files import TrainerState
+from steph.judge.training_files import STATE_NAME, TrainerState
 from steph.record import Check, TrainSettings
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 MAX_CONFIG_BYTES = 4 << 20
+TIMES_SLACK_SECONDS = 1.0  # between the clocks of lines and files
+LARGEST_HALF = 65504.0  # what fp16 can hold; a larger weight is infinite in the model
 # PEFT fills these with zeros: of a linear layer's pair the second, of an embedding's the first
 _BEGINS_AT_ZERO = ("lora_B", "lora_embedding_A")
 # no token may ever reach these: experts that the router never chose, the tower of another kind of input
-_MATRIX = re.compile(r"\blora_(embedding_)?[AB]\b")
 _MAY_STAY_IDLE = re.compile(r"\.(?:experts|visual|vision_\w+|audio_\w+)\.")
 
 ADAPTER_BASE = CheckKind(
@@ -37,18 +41,23 @@ ADAPTER_WEIGHTS = CheckKind(
     "H-2",
     FAIL,
     "LoRA 重みが読める形で書かれた",
-    "adapter_model.safetensors のヘッダと長さ、A と B の対",
+    "adapter_model.safetensors のヘッダと長さ、A と B の対とその形",
 )
 ADAPTER_CONFIG = CheckKind("adapter_config", "H-2", FAIL, "LoRA 設定が読める形で書かれた", "adapter_config.json")
 ADAPTER_FINITE = CheckKind(
-    "adapter_finite", "H-2", FAIL, "LoRA 重みに NaN・Inf がない", "adapter_model.safetensors の全要素"
+    "adapter_finite",
+    "H-2",
+    FAIL,
+    "LoRA 重みが小数で、NaN・Inf がない",
+    "adapter_model.safetensors の型と全要素",
+    note="半精度で Inf になる大きさも",
 )
 ADAPTER_TRAINED = CheckKind(
     "adapter_trained",
     "H-2",
     FAIL,
-    "LoRA の B 行列がゼロのままでない",
-    "lora_B テンソル（埋め込みでは lora_embedding_A）の全要素",
+    "LoRA の B 行列がゼロのままでなく、掛ける A 行列もゼロでない",
+    "lora_B テンソル（埋め込みでは lora_embedding_A）と、対のもう片方の全要素",
     note="半数以上が動いていれば、またはゼロから始まらない初期化（PiSSA など）なら warn",
 )
 ADAPTER_AS_ASKED = CheckKind(
@@ -56,7 +65,7 @@ ADAPTER_AS_ASKED = CheckKind(
     "H-2",
     WARN,
     "LoRA の設定が依頼どおり",
-    "adapter_config.json の r・alpha・dropout・target_modules・bias・層ごとの指定、重みの名前と形",
+    "adapter_config.json の r・alpha・dropout・target_modules・bias・task_type・層ごとの指定、重みの名前と形",
 )
 ADAPTER_IS_LAST = CheckKind(
     "adapter_is_last",
@@ -65,7 +74,10 @@ ADAPTER_IS_LAST = CheckKind(
     "保存されたアダプターが最後のチェックポイントのもの",
     "adapter_model.safetensors と、checkpoint-N の中のもの（best_model_checkpoint があればそれも）",
     optional=True,
+    note="比べられなければ、更新時刻が最後の損失と trainer_state.json より後か",
 )
+INTEGERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
+NO_BASE = BaseModel()
 ADAPTER_FILES = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_FINITE, ADAPTER_TRAINED, ADAPTER_AS_ASKED, ADAPTER_IS_LAST)
 
 
@@ -85,6 +97,15 @@ class AdapterConfig:
     rank_pattern: object
     alpha_pattern: object
     init_lora_weights: object
+    task_type: object
+    exclude_modules: object
+    use_dora: object
+    modules_to_save: object
+
+    @property
+    def names_layers(self) -> bool:
+        """Whether it says itself that some layers have no LoRA."""
+        return bool(self.layers_to_transform or self.exclude_modules or self.target_parameters)
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
@@ -146,13 +167,24 @@ def _differences(config: AdapterConfig, settings: TrainSettings, tensors: tuple[
             ("rank_pattern", config.rank_pattern),
             ("alpha_pattern", config.alpha_pattern),
             ("bias", None if config.bias == "none" else config.bias),
+            ("task_type", None if config.task_type == "CAUSAL_LM" else config.task_type),
         )
         if value
     ]
+    wrong += _left_out(config, [t.name for t in tensors])
     wrong += _astray(config, settings, [t.name for t in tensors if "lora_A" in t.name])
     ranks = {t.shape[0] for t in tensors if "lora_A" in t.name and t.name.endswith("weight") and t.shape}
     if ranks - {settings.lora_r}:
         wrong.append(f"lora_A の階数 {sorted(ranks)[:5]}（依頼 {settings.lora_r}）")
+    return wrong
+
+
+def _left_out(config: AdapterConfig, names: Sequence[str]) -> list[str]:
+    """What the configuration promises beside A and B and the weights don't have."""
+    saved = config.modules_to_save if isinstance(config.modules_to_save, list) else []
+    wrong = ["use_dora なのに magnitude がない"] if config.use_dora and names and "magnitude" not in str(names) else []
+    if saved and names and not any(f".{module}." in name for module in saved for name in names):
+        wrong.append(f"modules_to_save の {bounded('、'.join(map(str, saved)), 80)} の重みがない")
     return wrong
 
 
@@ -167,8 +199,12 @@ def _astray(config: AdapterConfig, settings: TrainSettings, names: Sequence[str]
     return wrong
 
 
-def last_check(folder: Path, state: TrainerState) -> Check:
-    """What was saved at the end must be what the last checkpoint has, or the one that the Trainer calls its best."""
+def last_check(folder: Path, state: TrainerState, last_loss_unix: float | None = None) -> Check:
+    """What was saved at the end must be what the last checkpoint has, or the one that the Trainer calls its best.
+
+    Where no checkpoint has weights to compare: it must have been written after the last loss, told at `last_loss_unix`
+    by the files' clock.
+    """
     if not state.fresh or state.problem or state.folder is None:
         return ADAPTER_IS_LAST.check(None, "この試行のチェックポイントがない。")
     kept = [folder / name / WEIGHTS_NAME for name in (state.folder.name, state.best_folder) if name]
@@ -180,50 +216,64 @@ def last_check(folder: Path, state: TrainerState) -> Check:
         return ADAPTER_IS_LAST.check(True, f"{state.folder.name} の LoRA 重みと同じ。")
     if False in answers:
         return ADAPTER_IS_LAST.check(False, f"{state.folder.name} の LoRA 重みと値が違う。")
+    early = None if state.best_folder else _seconds_early(folder, state.folder, last_loss_unix)
+    if early is not None and early > TIMES_SLACK_SECONDS:
+        return ADAPTER_IS_LAST.check(False, f"LoRA 重みは学習の終わりより {early:.1f} 秒前に書かれた。")
     return ADAPTER_IS_LAST.check(None, f"{state.folder.name} に比べられる LoRA 重みがない。")
 
 
-def weight_checks(folder: Path) -> tuple[tuple[Tensor, ...], tuple[Check, ...]]:
+def _seconds_early(folder: Path, checkpoint: Path, last_loss_unix: float | None) -> float | None:
+    """By how much the weights are older than the last checkpoint's state or the last loss, whichever came later."""
+    try:
+        written = (folder / WEIGHTS_NAME).stat().st_mtime
+        ended = (checkpoint / STATE_NAME).stat().st_mtime
+    except OSError:
+        return None
+    return max(ended, last_loss_unix if last_loss_unix is not None else ended) - written
+
+
+def weight_checks(folder: Path, base: BaseModel = NO_BASE) -> tuple[tuple[Tensor, ...], tuple[Check, ...]]:
     """Check the weights' file and every value in it; the tensors are empty where the file can't be read."""
     path = folder / WEIGHTS_NAME
+    config = _config_or_none(folder)
+    targets, whole = (config.target_modules, not config.names_layers) if config else (None, True)
     try:
         tensors = read_header(path)
-        values = sum(_count(tensor) for tensor in tensors)
+        values = sum(math.prod(tensor.shape) for tensor in tensors)
         if not values:
             raise TensorFileError("テンソルが 1 つもない")
         scans = tuple(scan(path, tensors))
     except (OSError, TensorFileError) as error:
-        return (), _unreadable(folder, error)
-    alone = _unpaired([tensor.name for tensor in tensors])
-    example = f"、対の片方しかない行列 {len(alone)} 個（例 {bounded(alone[0], 120)}）" if alone else ""
-    written = f"{WEIGHTS_NAME} に {len(tensors)} テンソル、{values:,} 要素がある{example}。"
+        return (), (*_unreadable(folder, error), *key_checks((), (), base, targets, whole=whole))
     return tensors, (
-        ADAPTER_WEIGHTS.check(not alone, written),
+        _written_check(tensors, values),
         _finite_check(scans),
-        _trained_check(scans, begins_at_zero=_begins_at_zero(folder)),
+        _trained_check(scans, begins_at_zero=_begins_at_zero(config)),
+        *key_checks(tensors, scans, base, targets, whole=whole),
     )
 
 
-def _unpaired(names: Sequence[str]) -> list[str]:
-    """Matrices of LoRA without the other one of their pair: nobody can load them, or half of them at random."""
-    matrices = [name for name in names if _MATRIX.search(name) and not name.endswith(".bias")]
-    pairs = Counter(_MATRIX.sub(r"lora_\1*", name) for name in matrices)
-    return [name for name in matrices if pairs[_MATRIX.sub(r"lora_\1*", name)] == 1]
+def _written_check(tensors: tuple[Tensor, ...], values: int) -> Check:
+    """Half a pair is loaded with the other half at random, and a pair that can't be multiplied not at all."""
+    pairs = pairs_of(tensors)
+    alone = [tensor.name for pair in pairs if len(pair) == 1 for tensor in pair.values()]
+    odd = [f"{pair['A'].name} {list(pair['A'].shape)} と {list(pair['B'].shape)}" for pair in pairs if unfit(pair)]
+    example = f"、対の片方しかない行列 {len(alone)} 個（例 {bounded(alone[0], 120)}）" if alone else ""
+    example += f"、A と B の形が合わない対 {len(odd)} 個（例 {bounded(odd[0], 160)}）" if odd else ""
+    written = f"{WEIGHTS_NAME} に {len(tensors)} テンソル、{values:,} 要素がある{example}。"
+    return ADAPTER_WEIGHTS.check(not alone and not odd, written)
 
 
-def _begins_at_zero(folder: Path) -> bool:
-    """Whether PEFT filled B with zeros; PiSSA and its like draw it from the model's weights."""
+def _config_or_none(folder: Path) -> AdapterConfig | None:
     try:
-        return read_adapter_config(folder).init_lora_weights in (None, True, "gaussian", "eva")
+        return read_adapter_config(folder)
     except UnreadableError:
-        return True
+        return None
 
 
-def _count(tensor: Tensor) -> int:
-    count = 1
-    for length in tensor.shape:
-        count *= length
-    return count
+def _begins_at_zero(config: AdapterConfig | None) -> bool:
+    """Whether PEFT filled B with zeros; PiSSA and its like draw it from the model's weights."""
+    return config is None or config.init_lora_weights in (None, True, "gaussian", "eva")
 
 
 def _unreadable(folder: Path, error: Exception) -> tuple[Check, ...]:
@@ -241,20 +291,32 @@ def _unreadable(folder: Path, error: Exception) -> tuple[Check, ...]:
 
 
 def _finite_check(scans: tuple[Scan, ...]) -> Check:
+    whole = [s.tensor for s in scans if s.tensor.dtype in INTEGERS]
+    if whole:
+        first = bounded(whole[0].name, 120)
+        return ADAPTER_FINITE.check(False, f"{len(whole)} テンソルの型が整数（{first} は {whole[0].dtype}）。")
     unread = [s.tensor.dtype for s in scans if s.nonfinite_values is None]
     if unread:
         return ADAPTER_FINITE.check(None, f"{len(unread)} テンソルの型 {unread[0]} は復号できない。")
     bad = [s for s in scans if s.nonfinite_values]
-    if not bad:
-        return ADAPTER_FINITE.check(True, f"{len(scans)} テンソルの全要素が有限。")
-    count = sum(s.nonfinite_values or 0 for s in bad)
-    first = bounded(bad[0].tensor.name, 120)
-    message = f"{len(bad)} テンソルに NaN または Inf が {count:,} 要素ある（最初は {first}）。"
-    return ADAPTER_FINITE.check(False, message)
+    if bad:
+        count = sum(s.nonfinite_values or 0 for s in bad)
+        first = bounded(bad[0].tensor.name, 120)
+        return ADAPTER_FINITE.check(
+            False, f"{len(bad)} テンソルに NaN または Inf が {count:,} 要素ある（最初は {first}）。"
+        )
+    huge = [s for s in scans if MATRIX.search(s.tensor.name) and (s.largest or 0) > LARGEST_HALF]
+    if huge:
+        first = bounded(huge[0].tensor.name, 120)
+        return ADAPTER_FINITE.check(False, f"{first} に {huge[0].largest:.2g} がある: 半精度では Inf になる。")
+    return ADAPTER_FINITE.check(True, f"{len(scans)} テンソルの全要素が有限。")
 
 
 def _trained_check(scans: tuple[Scan, ...], *, begins_at_zero: bool) -> Check:
-    """A sound training moves every matrix that begins at zero within its first steps, in any precision."""
+    """A sound training moves every matrix that begins at zero within its first steps, in any precision.
+
+    The other one of its pair is drawn at random: where that is zero, the product is nothing for ever.
+    """
     begun = [s for s in scans if any(part in s.tensor.name for part in _BEGINS_AT_ZERO)]
     matrices = [s for s in begun if not _MAY_STAY_IDLE.search(s.tensor.name)] or begun
     if not matrices:
@@ -262,13 +324,24 @@ def _trained_check(scans: tuple[Scan, ...], *, begins_at_zero: bool) -> Check:
     unread = [s for s in matrices if s.any_nonzero is None]
     if unread:
         return ADAPTER_TRAINED.check(None, f"B 行列の型 {unread[0].tensor.dtype} は復号できない。")
-    still = [s.tensor.name for s in matrices if not s.any_nonzero]
+    zero = {s.tensor.name for s in scans if s.any_nonzero is False}
+    pairs = {
+        name: names
+        for pair in pairs_of(s.tensor for s in scans)
+        if (names := [t.name for t in pair.values()])
+        for name in names
+    }
+    still = [
+        found
+        for s in matrices
+        if (found := next((n for n in pairs.get(s.tensor.name, [s.tensor.name]) if n in zero), None))
+    ]
     if not begins_at_zero and not still:
         return ADAPTER_TRAINED.check(None, "B 行列がゼロから始まらない初期化なので測れない。", severity=WARN)
     moved = len(matrices) - len(still)
     example = f"（ゼロのまま: {bounded(still[0], 120)} など）" if still else ""
     return ADAPTER_TRAINED.check(
         not still,
-        f"B 行列 {len(matrices)} 個のうち {moved} 個がゼロでない{example}。",
+        f"B 行列 {len(matrices)} 個のうち {moved} 個が、A とともにゼロでない{example}。",
         severity=WARN if 2 * moved >= len(matrices) else None,
     )

@@ -15,7 +15,7 @@ from steph.record import Check, TrainSettings
 
 LEAST_RATES = 3  # printed; fewer may all be of the warm-up
 LEAST_RATE_SHARE, MOST_RATE_SHARE = 0.5, 1.01  # of the asked one: the peak stands between two printed lines
-LEAST_PROGRESS, MOST_PROGRESS = 0.8, 1.25  # of the epochs that so many steps make; some rows may be dropped
+LEAST_PROGRESS, MOST_PROGRESS = 0.8, 1.45  # of the epochs that so many steps make; some rows may be held out
 EPOCH_TOLERANCE = 0.02  # transformers 4 prints two decimals
 
 BATCH_AS_ASKED = CheckKind(
@@ -58,13 +58,17 @@ ASKED = (BATCH_AS_ASKED, LEARNING_RATE_AS_ASKED, TRAINED_FROM_START, STATE_OF_TH
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked, and what the training printed and left: `epochs` of its last line, `rows` that it was given."""
+    """What was asked, and what the training printed and left: `epochs` of its last line, `rows` that it was given.
+
+    `packed`: several of them may have become one.
+    """
 
     settings: TrainSettings
     metrics: tuple[Metrics, ...]
     state: TrainerState
     epochs: float | None
     rows: int | None
+    packed: bool = False
 
 
 def asked_checks(asked: Asked) -> tuple[Check, ...]:
@@ -83,11 +87,12 @@ def _batch_check(asked: Asked) -> Check:
     fused, rest = divmod(ran, size)
     if rest or asked.settings.gradient_accumulation_steps % max(fused, 1) or not fused:
         return BATCH_AS_ASKED.check(False, f"{message}。")
-    if not state.fresh or state.problem or not state.global_step or asked.epochs is None or not asked.rows:
+    steps = state.global_step if state.fresh and not state.problem else None
+    if not steps or asked.epochs is None or not asked.rows or asked.packed:
         return BATCH_AS_ASKED.check(None, "ステップ数と epoch を比べられない。")
-    due = epochs_in(state.global_step, asked.rows, asked.settings)
+    due = epochs_in(steps, asked.rows, asked.settings)
     apart = abs(asked.epochs - due) > EPOCH_TOLERANCE and not (LEAST_PROGRESS <= asked.epochs / due <= MOST_PROGRESS)
-    progress = f"{state.global_step} ステップで {asked.epochs:g} エポック（依頼どおりなら {due:.4g}）"
+    progress = f"{steps} ステップで {asked.epochs:g} エポック（依頼どおりなら {due:.4g}）"
     if fused > 1:
         return BATCH_AS_ASKED.check(not apart, f"{message}（勾配累積をまとめた大きさ）。{progress}。")
     why = "バッチサイズ、勾配累積、行数のどれかが依頼と違う" if apart else "依頼どおり"
@@ -95,7 +100,8 @@ def _batch_check(asked: Asked) -> Check:
 
 
 def _rate_check(asked: Asked) -> Check:
-    rates = [rate for m in asked.metrics if (rate := m.get("learning_rate")) is not None and math.isfinite(rate)]
+    steps = [m for m in asked.metrics if m.get("loss") is not None]
+    rates = [rate for m in steps if (rate := m.get("learning_rate")) is not None and math.isfinite(rate)]
     if len(rates) < LEAST_RATES:
         return LEARNING_RATE_AS_ASKED.check(None, f"学習率の表示が {len(rates)} 件しかない。")
     share = max(rates) / asked.settings.learning_rate

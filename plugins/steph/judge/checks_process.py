@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
+from steph.judge.library_warnings import warnings_in
 from steph.judge.lines import missing_weights_in, split_lines, tracebacks_in
-from steph.record import Check, Probe
+from steph.record import Check, Probe, Severity
 from steph.units import GIB
 
 LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop's windows come and go with less
@@ -23,6 +24,14 @@ BASE_WEIGHTS_LOADED = CheckKind(
     WARN,
     "ベースモデルの重みがすべて読み込まれた",
     "stdout と stderr の newly initialized・LOAD REPORT（CausalLM のもの）",
+)
+LIBRARY_WARNINGS = CheckKind(
+    "library_warnings",
+    "H-2・H-3",
+    WARN,
+    "ライブラリが結果に関わる警告を出していない",
+    "stdout と stderr（transformers・TRL・PEFT・accelerate などの決まった文）",
+    note="重さは警告による",
 )
 RANKS_AS_ASKED = CheckKind(
     "ranks_as_asked",
@@ -119,6 +128,7 @@ def process_checks(returncode: int | None, output: str) -> tuple[Check, ...]:
         EXIT_ZERO.check(None if returncode is None else returncode == 0, f"終了コードは {ended}。"),
         NO_TRACEBACK.check(count == 0, f"表示されたトレースバックは {count} 件。"),
         BASE_WEIGHTS_LOADED.check(made_up is None, f"初期値のままの重みの表示: {bounded(made_up or 'なし', 200)}。"),
+        _library_check(output),
     )
 
 
@@ -168,6 +178,17 @@ def _left_check(evidence: ProcessEvidence) -> Check:
     if evidence.left_alive:
         return NO_PROCESS_LEFT.check(False, f"{message}{evidence.left_alive} 個は終わらせられない。", severity=WARN)
     return NO_PROCESS_LEFT.check(False, f"{message}すべて終わらせた。")
+
+
+def _library_check(output: str) -> Check:
+    """As hard as the hardest of what the libraries said."""
+    found = warnings_in(output)
+    if not found:
+        return LIBRARY_WARNINGS.check(True, "結果に関わる警告はない。")
+    severity = next(s for s in Severity if any(said.warning.severity is s for said in found))
+    listing = "、".join(f"{said.warning.message} {len(said.lines)} 行" for said in found[:3])
+    example = bounded(found[0].lines[0], 160)
+    return LIBRARY_WARNINGS.check(False, f"{listing}（例 {example}）。", severity=severity)
 
 
 def _libraries_check(evidence: ProcessEvidence) -> Check:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 
-from steph.judge.artifacts import artifacts_under, is_fresh, sha256_of
+from steph.judge.artifacts import artifacts_under, is_fresh, is_later, sha256_of
+from steph.judge.base_model import BaseModel, read_base
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, last_check, weight_checks
 from steph.judge.checks_asked import Asked, asked_checks
+from steph.judge.checks_complete import STEPS_COMPLETE, StepsEvidence, says_packing, steps_check
 from steph.judge.checks_loss import LossEvidence, loss_checks
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_spill import spill_check, steps_before, steps_between
+from steph.judge.checks_steps import StepEvidence, step_checks
+from steph.judge.checks_times import TimeEvidence, time_checks
 from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
+from steph.judge.checks_witness import witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
-from steph.judge.lines import Metrics, metrics_in, parse_metrics, split_lines
+from steph.judge.lines import Metrics, parse_metrics
 from steph.judge.training_files import STATE_NAME, OwnFigures, TrainerState, read_own_figures, read_state
+from steph.judge.training_log import TrainingLog, read_log
 from steph.plan.steps import steps_due, steps_in, steps_per_epoch
 from steph.record import Artifact, Check, Severity, TrainOutcome
 
@@ -32,7 +38,12 @@ CHECKPOINT_TRAINER_STATE = CheckKind(
     "checkpoint-N/trainer_state.json の global_step",
 )
 ARTIFACTS_FRESH = CheckKind(
-    "artifacts_fresh", "H-2", FAIL, "成果物がこの試行で書かれた", "ファイルの更新時刻と試行の開始時刻", trap=15
+    "artifacts_fresh",
+    "H-2",
+    FAIL,
+    "成果物がこの試行の間に書かれた",
+    "ファイルの更新時刻と、試行の開始・終了の時刻",
+    trap=15,
 )
 NO_LEFTOVERS = CheckKind(
     "no_leftovers", "H-2", INFO, "以前の試行のチェックポイントが混ざっていない", "checkpoint-* の更新時刻", trap=15
@@ -44,13 +55,6 @@ NO_EMPTY_FILES = CheckKind(
     "空のまま残されたファイルがない",
     "出力先の .safetensors・.bin・.pt・.pth・.json の大きさ",
     optional=True,
-)
-STEPS_COMPLETE = CheckKind(
-    "steps_complete",
-    "H-2",
-    FAIL,
-    "予定のステップ数だけ学習した",
-    "global_step（なければ最終行の epoch）と、行数・バッチ・累積・上限から求めた予定",
 )
 EPOCHS_AS_ASKED = CheckKind(
     "epochs_as_asked", "H-2", WARN, "依頼より多くのエポックを回していない", "最終行の epoch", trap=12, optional=True
@@ -77,28 +81,32 @@ TRAINING_FILES = (
 
 def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
     """Read what the attempt left behind and check it; missing files are findings, never exceptions."""
-    metrics = metrics_in(split_lines(evidence.stdout))
+    log = read_log(evidence.stdout)
     state = read_state(evidence.output_dir, evidence.attempt_started_unix)
-    final = _final_line(metrics)
     own = read_own_figures(evidence.output_dir, evidence.attempt_started_unix)
+    base = read_base(evidence.base_folder)
     artifacts = artifacts_under(evidence.output_dir, evidence.output_dir_name)
-    outcome = _outcome(evidence, metrics, state, own, _adapter_sha256(evidence, artifacts))
-    tensors, weights = weight_checks(evidence.output_dir)
+    outcome = _outcome(evidence, log, state, own, _adapter_sha256(evidence, artifacts))
+    tensors, weights = weight_checks(evidence.output_dir, base)
+    packed = says_packing(evidence.output)
     checks = (
         *process_checks(evidence.returncode, evidence.output),
-        _final_line_check(final),
+        _final_line_check(log.final),
         *weights,
         *config_checks(evidence.output_dir, evidence.settings, tensors),
-        last_check(evidence.output_dir, state),
+        last_check(evidence.output_dir, state, _last_loss_unix(evidence)),
         tokenizer_check(evidence.output_dir / TOKENIZER_NAME, evidence.base_tokenizer),
         base_check(evidence.output_dir, evidence.model_name),
         _state_check(state),
         *_freshness_checks(evidence, state),
         _empty_files_check(artifacts),
-        _steps_check(outcome),
+        steps_check(_steps_evidence(evidence, outcome, state, packed)),
         _epochs_check(evidence, outcome),
-        *asked_checks(Asked(evidence.settings, metrics, state, outcome.epochs_done, evidence.train_rows)),
-        *loss_checks(_loss_evidence(evidence, metrics, state, outcome)),
+        *asked_checks(Asked(evidence.settings, log.metrics, state, outcome.epochs_done, evidence.train_rows, packed)),
+        *loss_checks(_loss_evidence(evidence, log, state, outcome)),
+        *step_checks(_step_evidence(evidence, log, state, base)),
+        *time_checks(_time_evidence(evidence, log, state, own, outcome)),
+        *witnessed_training_checks(evidence, outcome.adapter_sha256),
         *_spill_checks(evidence, own),
         _answers_check(evidence.lost_answers),
     )
@@ -112,24 +120,23 @@ def _adapter_sha256(evidence: TrainEvidence, artifacts: tuple[Artifact, ...]) ->
     return known or (sha256_of(weights) if weights.is_file() else None)  # a link is no artifact
 
 
-def _final_line(metrics: tuple[Metrics, ...]) -> Metrics | None:
-    return next((m for m in reversed(metrics) if m.get("train_runtime") is not None), None)
-
-
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
 def _outcome(
     evidence: TrainEvidence,
-    metrics: tuple[Metrics, ...],
+    log: TrainingLog,
     state: TrainerState,
     own: OwnFigures,
     adapter_sha256: str | None,
 ) -> TrainOutcome:
-    final = _final_line(metrics)
-    printed = tuple(value for m in metrics if (value := m.get("loss")) is not None)
-    epochs = _finite(next((value for m in reversed(metrics) if (value := m.get("epoch")) is not None), None))
+    final = log.final
+    printed = tuple(value for m in log.losses if (value := m.get("loss")) is not None)
+    # a long output is cut in its middle: where the disk has more losses than were read, it has all of them
+    losses = state.losses if state.fresh and len(state.losses) > len(printed) else printed
+    ends = (final, *reversed(log.losses))
+    epochs = _finite(next((value for m in ends if m and (value := m.get("epoch")) is not None), None))
     runtime = _finite(final.get("train_runtime")) if final else None
     rows, settings = evidence.train_rows, evidence.settings
     estimated = steps_in(epochs, rows, settings) if epochs is not None and rows and 0 <= epochs < 1e6 else None
@@ -140,7 +147,7 @@ def _outcome(
         epochs_done=epochs,
         train_loss=_finite(final.get("train_loss")) if final else None,
         train_runtime_seconds=runtime,
-        losses=tuple(value for value in printed or state.losses if math.isfinite(value))[:MOST_LOSSES],
+        losses=tuple(value for value in losses or state.losses if math.isfinite(value))[:MOST_LOSSES],
         step_seconds=tuple(step.seconds for step in steps_between(_loss_arrivals(evidence), settings.logging_steps)),
         tokens_per_second=state.tokens_seen / runtime if state.tokens_seen and runtime else own.tokens_per_second,
         train_rows=rows,
@@ -150,9 +157,23 @@ def _outcome(
 
 
 def _loss_arrivals(evidence: TrainEvidence) -> tuple[float, ...]:
-    return tuple(
-        seconds for seconds, line in evidence.line_arrivals if (m := parse_metrics(line)) and m.get("loss") is not None
-    )
+    """When each loss came, in seconds from the start; what is printed again is no step."""
+    arrivals = [(seconds, line) for seconds, line in evidence.line_arrivals if parse_metrics(line)]
+    log = read_log("\n".join(line for _, line in arrivals))
+    return tuple(arrivals[place][0] for place in log.places)
+
+
+def _last_loss_unix(evidence: TrainEvidence) -> float | None:
+    """When the last loss came, by the files' clock."""
+    arrivals = _loss_arrivals(evidence)
+    return evidence.attempt_started_unix + arrivals[-1] if arrivals else None
+
+
+def _lived(evidence: TrainEvidence) -> float | None:
+    """How long the process lived by the clock on the wall, which goes on while a machine sleeps."""
+    if evidence.seconds is None or evidence.attempt_ended_unix is None:
+        return evidence.seconds
+    return max(evidence.seconds, evidence.attempt_ended_unix - evidence.attempt_started_unix)
 
 
 def _spill_checks(evidence: TrainEvidence, own: OwnFigures) -> tuple[Check, ...]:
@@ -170,7 +191,8 @@ def _spill_checks(evidence: TrainEvidence, own: OwnFigures) -> tuple[Check, ...]
 def _final_line_check(final: Metrics | None) -> Check:
     loss = final.get("train_loss") if final else None
     if final is None or loss is None:
-        return LINE_TRAIN_RESULT.check(False, "train_runtime と train_loss の最終行が stdout にない。")
+        missing = "train_runtime と train_loss の最終行が、最後の損失の後の stdout にない。"
+        return LINE_TRAIN_RESULT.check(False, missing)
     return LINE_TRAIN_RESULT.check(True, f"最終行: {final.get('train_runtime')} 秒、train_loss {loss}。")
 
 
@@ -193,11 +215,14 @@ def _freshness_checks(evidence: TrainEvidence, state: TrainerState) -> tuple[Che
         for path in present
         if not is_fresh(path, evidence.attempt_started_unix)
     ]
-    fresh = not old if present else None
+    ended = evidence.attempt_ended_unix
+    later = [path.relative_to(evidence.output_dir).as_posix() for path in present if ended and is_later(path, ended)]
+    fresh = not old and not later if present else None
     stale = "、".join(old) or "なし"
+    ahead = f"、終了より後の時刻のファイル: {'、'.join(later)}" if later else ""
     leftovers = "、".join(state.stale_folders) or "なし"
     return (
-        ARTIFACTS_FRESH.check(fresh, f"試行の開始より古いファイル: {stale}（{len(present)} 件を確認）。"),
+        ARTIFACTS_FRESH.check(fresh, f"試行の開始より古いファイル: {stale}{ahead}（{len(present)} 件を確認）。"),
         NO_LEFTOVERS.check(not state.stale_folders, f"以前からあるチェックポイント: {leftovers}。"),
     )
 
@@ -209,11 +234,15 @@ def _empty_files_check(artifacts: tuple[Artifact, ...]) -> Check:
     )
 
 
-def _steps_check(outcome: TrainOutcome) -> Check:
-    done, due = outcome.steps_done, outcome.steps_due
-    if done is None or due is None:
-        return STEPS_COMPLETE.check(None, f"ステップ数を測れない（実行 {done}、予定 {due}）。")
-    return STEPS_COMPLETE.check(done == due, f"{due} ステップの予定に対して {done} ステップ。")
+def _steps_evidence(evidence: TrainEvidence, outcome: TrainOutcome, state: TrainerState, packed: bool) -> StepsEvidence:
+    return StepsEvidence(
+        done=outcome.steps_done,
+        due=outcome.steps_due,
+        counted=state.max_steps if state.fresh and state.problem is None else None,
+        epochs=outcome.epochs_done,
+        settings=evidence.settings,
+        says_packing=packed,
+    )
 
 
 def _epochs_check(evidence: TrainEvidence, outcome: TrainOutcome) -> Check:
@@ -227,19 +256,50 @@ def _epochs_check(evidence: TrainEvidence, outcome: TrainOutcome) -> Check:
 
 
 def _loss_evidence(
-    evidence: TrainEvidence, metrics: tuple[Metrics, ...], state: TrainerState, outcome: TrainOutcome
+    evidence: TrainEvidence, log: TrainingLog, state: TrainerState, outcome: TrainOutcome
 ) -> LossEvidence:
-    final = _final_line(metrics)
-    printed = [(value, m.get("grad_norm")) for m in metrics if (value := m.get("loss")) is not None]
+    final, printed = log.final, [(value, m) for m in log.losses if (value := m.get("loss")) is not None]
     return LossEvidence(
         printed=tuple(loss for loss, _ in printed),
-        printed_norms=tuple(norm for _, norm in printed),
+        printed_norms=tuple(m.get("grad_norm") for _, m in printed),
+        printed_epochs=tuple(m.get("epoch") for _, m in printed),
         logged=state.losses if state.fresh else (),
+        logged_epochs=tuple(m.get("epoch") for m in state.history) if state.fresh else (),
         has_state=state.fresh and state.problem is None,
         train_loss=final.get("train_loss") if final else None,
-        grad_norms=tuple(value for m in metrics if (value := m.get("grad_norm")) is not None),
         steps_done=outcome.steps_done,
         rehearsal=evidence.rehearsal,
+    )
+
+
+def _step_evidence(evidence: TrainEvidence, log: TrainingLog, state: TrainerState, base: BaseModel) -> StepEvidence:
+    return StepEvidence(
+        printed=log.losses,
+        logged=state.history if state.fresh else (),
+        earlier=log.earlier,
+        warmup_ratio=evidence.settings.warmup_ratio,
+        vocabulary=base.vocabulary,
+        random_weights=evidence.random_weights,
+    )
+
+
+def _time_evidence(
+    evidence: TrainEvidence, log: TrainingLog, state: TrainerState, own: OwnFigures, outcome: TrainOutcome
+) -> TimeEvidence:
+    return TimeEvidence(
+        final=log.final,
+        settings=evidence.settings,
+        state=state,
+        own=own,
+        losses=outcome.losses,
+        steps_done=outcome.steps_done,
+        epochs=outcome.epochs_done,
+        rows=evidence.train_rows,
+        seconds=_lived(evidence),
+        loss_arrivals=_loss_arrivals(evidence),
+        output_dir=evidence.output_dir,
+        output_place=evidence.output_place,
+        inputs=evidence.inputs,
     )
 
 

@@ -27,6 +27,8 @@ from steph.redact import redact
 
 _EVIDENCE_CHARACTERS = 600
 _EVIDENCE_LINES = 5
+_REPORT_CHARACTERS = 3000
+_FRAMES_LOOKED_AT, _FRAME_CHARACTERS = 200, 500
 _SIGKILL, _SIGTERM, _TIMEOUT_STATUS = 9, 15, 124
 _REPORTED = re.compile(
     r"^(?=.{0,200}?\b(?:ERROR|CRITICAL|FATAL|[Ee]rror|[Ff]ailed|[Ff]ailure)\b|.{0,200}?失敗)(?!\s*['\"(])(?!.*[Rr]etry)"
@@ -152,7 +154,7 @@ def _from_chain(chain: Chain) -> _Candidate:
 
 def clue_of(raised: Raised) -> Clue:
     """What one exception says by itself; `other` with weight UNKNOWN where no row knows it."""
-    frames = "\n".join(raised.frames)
+    frames = "\n".join(frame[:_FRAME_CHARACTERS] for frame in raised.frames[-_FRAMES_LOOKED_AT:])
     best = Clue(Cause.OTHER, Weight.UNKNOWN)
     for text in raised.texts:
         found = first_match(MACHINE, text[:8000], frames) or first_match(SOFTWARE, text[:8000], frames)
@@ -185,7 +187,8 @@ def _from_reports(read: _Log) -> list[_Candidate]:
         return []
     found = []
     for line in read.lines:
-        match = _REPORTED.match(line.text) if ": " in line.text[:2000] and not line.is_mild else None
+        text = line.text[:_REPORT_CHARACTERS]
+        match = _REPORTED.match(text) if ": " in text and not line.is_mild else None
         if match is not None:
             raised = Raised(line.index, match["type"], (match["message"],), (), ())
             found.append((clue_of(raised), line))

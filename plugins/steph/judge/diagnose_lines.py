@@ -49,7 +49,7 @@ LINES: tuple[Rule, ...] = (
     ),
     rule(
         _C.HOST_OOM, _W.SYMPTOM,
-        r"(?:return|exit)s?(?:ed)?(?: with)?(?: (?:return|exit|non-zero|exit))*(?: (?:code|status))[ =:]*(?:-9|137)\b",
+        r"(?:return|exit)s?(?:ed)?(?: with)?(?: (?:return|exit|non-zero)){0,3}(?: (?:code|status))[ =:]*(?:-9|137)\b",
         r"exitcode *: *-9\b", r"Signal 9 \(SIGKILL\) received", r"\bError 137\b", r"interrupted by signal 9",
         r"died with <Signals\.SIGKILL", r"terminated with signal SIGKILL",
     ),

@@ -12,11 +12,19 @@ import re
 from steph.judge.diagnose_text import PrintedLine
 
 _PAIR = re.compile(
-    r"['\"](\w+)['\"]:\s*(?:np\.float\d+\()?['\"]?(-?(?:nan|inf(?:inity)?|\d[\d.]*(?:e[-+]?\d+)?))\b", re.I
+    r"['\"](\w+)['\"]:\s*(?:np\.float\d+\()?['\"]?(-?(?:nan|inf(?:inity)?|\d[\d.]{0,40}(?:e[-+]?\d{1,9})?))\b", re.I
 )
+# a value beside a name is shown; a sentence must end or go on as one that tells of an event, not of a setting
 _FREE = re.compile(
-    r"(?<!best )(?<!best_)\b(\w*loss)(?:['\"]?\s*[:=]\s*['\"]?|\s+(?:is|was|became)\s+)(?:tensor\()?(-?nan)\b", re.I
+    r"(?<!best )(?<!best_)\b(?P<name>\w{0,60}loss)(?:"
+    r"['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:tensor\()?-?nan\b"
+    r"|\s{1,9}(?:is|was|became|turned)\s{1,9}(?:now\s{1,9}|a\s{1,9})?(?:tensor\()?-?nan\b(?:\s{0,9}(?:or|/)\s{0,9}inf\w*)?"
+    r"(?=\s{0,9}(?:$|[.,;:!?)\]}(]|(?:at|in|on|for|after|since|from|again|now|here|skipp|stopp|abort|detect|and|-)))"
+    r")(?![-_ ]?(?:guard|check|filter|safe|handl|monitor|policy|watch|protect|tolera)\w*)",
+    re.I,
 )
+_CONDITION = re.compile(r"\b(?:if|when|whenever|whether|unless|until|in case|should|stops? on)\b[^.;:!?]{0,80}$", re.I)
+_OF_VALIDATION = re.compile(r"(?:val|valid\w*|eval|test|dev)_", re.I)
 _FINITE = re.compile(r"\bloss\s*[:=]\s*\d")
 _LOSSES = ("loss", "train_loss", "eval_loss")
 _DROP_FROM = 0.05  # a loss above this that is exactly 0.0 in the next two lines did not get there by learning
@@ -51,7 +59,15 @@ def _fell_to_zero(printed: list[tuple[PrintedLine, dict[str, float]]]) -> list[P
 
 
 def _in_words(lines: list[PrintedLine]) -> list[PrintedLine]:
-    bad = [line for line in lines if _FREE.search(line.text)]
+    bad = [line for line in lines if _says_nan(line)]
     if not bad or any(line.index > bad[-1].index and _FINITE.search(line.text) for line in lines):
         return []
     return bad
+
+
+def _says_nan(line: PrintedLine) -> bool:
+    """Whether a line tells of a NaN that was there; a bar shows one for a validation that has not been yet."""
+    return any(
+        not _CONDITION.search(line.text, 0, match.start()) and not (line.is_bar and _OF_VALIDATION.match(match["name"]))
+        for match in _FREE.finditer(line.text)
+    )

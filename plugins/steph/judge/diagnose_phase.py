@@ -12,7 +12,7 @@ _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         Phase.SAVE,
         re.compile(
-            r"\bsave_pretrained\b|_save_checkpoint|\bsave_model\b|in save_file|serialization\.py.*in save\b|"
+            r"\bsave_pretrained\b|_save_checkpoint|\bsave_model\b|in save_file|serialization\.py.{0,300}in save\b|"
             r"torch\.save\(|_save_optimizer"
         ),
     ),
@@ -32,7 +32,7 @@ _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
         Phase.EVAL,
         re.compile(
             r"\bin (?:generate|_sample|evaluate|evaluation_loop|prediction_step|predict)\b|\.generate\(|"
-            r"\.evaluate\(|evaluate_\w+\.py"
+            r"\.evaluate\(|evaluate_\w{1,100}\.py"
         ),
     ),
     (
@@ -49,11 +49,14 @@ _PRINTED: tuple[tuple[Phase, re.Pattern[str]], ...] = (
         Phase.SAVE,
         re.compile(
             r"'train_runtime'|Saving model checkpoint|Configuration saved in|tokenizer config file saved|"
-            r"checkpoint-\d+ .*sav",
+            r"checkpoint-\d+ .{0,300}sav",
             re.I,
         ),
     ),
-    (Phase.STEP, re.compile(r"^\{.*'(?:loss|grad_norm)'|\b(?:step|iter\w*)\s*[:=#]?\s*[1-9]\d*.{0,400}\bloss\b", re.I)),
+    (
+        Phase.STEP,
+        re.compile(r"^\{.*'(?:loss|grad_norm)'|\b(?:step|iter\w{0,20})\s{0,9}[:=#]?\s{0,9}[1-9].{0,400}\bloss\b", re.I),
+    ),
     (
         Phase.EVAL,
         re.compile(
@@ -61,7 +64,7 @@ _PRINTED: tuple[tuple[Phase, re.Pattern[str]], ...] = (
             r"Mode:|LoRA Path:"
         ),
     ),
-    (Phase.FIRST_STEP, re.compile(r"\*+ Running training|Num (?:examples|Epochs) =|trainable params:", re.I)),
+    (Phase.FIRST_STEP, re.compile(r"\* Running training|Num (?:examples|Epochs) =|trainable params:", re.I)),
     (
         Phase.LOAD,
         re.compile(

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from steph.judge.diagnose_text import PrintedLine
 
-_ENTRY = re.compile(r"^\s*rank +: (\d+) \(local_rank: \d+\)\n\s*exitcode +: (-?\d+) \(pid: (\d+)\)", re.M)
+_ENTRY = re.compile(
+    r"^[ \t]{0,40}rank +: (\d+) \(local_rank: \d+\)\n[ \t]{0,40}exitcode +: (-?\d+) \(pid: (\d+)\)", re.M
+)
 _FIRST = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)\) of binary")
 _SIGTERM = 15  # how the launcher ends the others
 

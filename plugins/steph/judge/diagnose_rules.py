@@ -44,10 +44,28 @@ class Rule:
     frames: re.Pattern[str] | None = None
 
 
+# one atom of a pattern (an escape, a class, any character), and the sign behind it of a repeat that has no end
+_ATOM = re.compile(r"(\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\.)([*+])?", re.S)
+_REACH = 300  # characters between two parts of a wording
+
+
 def rule(cause: Cause, weight: Weight, *alternatives: str, frames: str | None = None) -> Rule:
-    """A row from alternatives that are tried without regard to case."""
-    compiled = re.compile("|".join(alternatives), re.I)
+    """A row from alternatives that are tried without regard to case.
+
+    `.*` and its like reach 300 characters, except in an alternative that begins with `^`: where a wording may begin
+    anywhere in a line, each beginning would otherwise read the rest of the line anew.
+    """
+    compiled = re.compile("|".join(map(_within_reach, alternatives)), re.I)
     return Rule(cause, weight, compiled, re.compile(frames) if frames else None)
+
+
+def _within_reach(alternative: str) -> str:
+    return alternative if alternative.startswith("^") else _ATOM.sub(_bounded, alternative)
+
+
+def _bounded(repeat: re.Match[str]) -> str:
+    atom, sign = repeat[1], repeat[2]
+    return repeat[0] if sign is None else f"{atom}{{{'0' if sign == '*' else '1'},{_REACH}}}"
 
 
 def first_match(rules: tuple[Rule, ...], text: str, frames: str = "") -> Clue | None:

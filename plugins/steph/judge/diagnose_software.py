@@ -15,7 +15,7 @@ _DATA_FILE = r"\.(?:jsonl|json|csv|tsv|parquet|arrow|txt|xml|ya?ml)(?:\.gz)?\b"
 _MODEL_FILE = (
     r"(?:\.(?:safetensors|bin|pt|pth|gguf|ckpt|msgpack)\b|(?:adapter_|generation_|tokenizer_|special_tokens_|"
     r"trainer_)?"
-    r"(?:config|tokenizer|vocab|tokens_map|state|index)\.json|merges\.txt|tokenizer\.model|vocab\.txt|models--[\w.-]+)"
+    r"(?:config|tokenizer|vocab|tokens_map|state|index)\.json|merges\.txt|tokenizer\.model|vocab\.txt|models--[\w.-])"
 )
 
 # fmt: off

@@ -32,6 +32,7 @@ _LEVEL = re.compile(
     r"[\W\d_TZ]*(?:[\w./]+(?::\d+)?[\s:|\-\]\[,>]+){0,3}?[\[(<|]?(?:DEBUG|TRACE|INFO|NOTICE|WARN|WARNING)\b"
     r"|\[?[WI]\d{3,4} [\d:.]+ )"
 )
+_LEVEL_WORD = re.compile(r"DEBUG|TRACE|INFO|NOTICE|WARN|[WI]\d{3,4} ")
 _WARNING = re.compile(r"\b\w*Warning: |^\s*warnings\.warn\(|^\s*logger\.warning", re.M)
 
 
@@ -54,7 +55,9 @@ class PrintedLine:
     @property
     def is_mild(self) -> bool:
         """Whether the program itself says that this line is below an error: a log level or a Python warning."""
-        return bool(_LEVEL.match(self.text[:200]) or _WARNING.search(self.text[:600]))
+        start = self.text[:200]
+        has_level = _LEVEL_WORD.search(start) is not None and _LEVEL.match(start) is not None
+        return has_level or _WARNING.search(self.text[:600]) is not None
 
 
 def clip(text: str, head: int = HEAD_CHARACTERS, tail: int = TAIL_CHARACTERS) -> str:

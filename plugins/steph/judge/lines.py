@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_PAIR = re.compile(r"'([A-Za-z_][\w/.-]{0,60})':\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
+_PAIR = re.compile(r"['\"]([A-Za-z_][\w/.-]{0,60})['\"]:\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
+# what loggers, launchers and progress bars put before a line ends like a tag or with a level; a bar may follow
+_BEFORE = r"(?:[^{}]{0,200}?(?:[\]:)>|\-–—]|\b(?:DEBUG|INFO|NOTICE|WARN|WARNING))\s*|\s*)"
+_DICT = re.compile(rf"^{_BEFORE}(\{{\s*['\"][A-Za-z_].*\}})\s*(?:\d{{1,3}}%\|.*)?$")
+_WRAPPED = re.compile(r"^(?:(?:np|numpy)\.float\d+|tensor)\(([^()]+)\)?$")
 _ADAPTER_TROUBLE = re.compile(
     r"(?i)missing adapter keys|loading adapter weights from .{0,300} led to (?:unexpected|missing) keys"
     r"|\b(?:lora|adapter)\b.{0,200}(?:failed to load|could not be loaded|not found|does not exist)"
@@ -24,16 +28,19 @@ _ADAPTER_TROUBLE = re.compile(
     r"|\bskipp(?:ed|ing) (?:the )?(?:lora|adapter)|\bno (?:lora )?adapter (?:was )?(?:found|loaded|applied)"
     r"|(?:lora|アダプタ).{0,60}(?:読み込め|読込め|読めな|ロードでき|見つから|見つかりま|存在しな|存在しま|適用でき|適用せず|失敗|使わず)"
 )
+_OF_ADAPTER = re.compile(r"lora|adapter|base model|アダプタ", re.I)  # in each line that the pattern above finds
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_REINITIALISED = re.compile(rf"Some weights of \w+(?:{'|'.join(_GENERATING)}) were not initialized from")
-_LOAD_REPORT = re.compile(r"(\w+) LOAD REPORT from:")
+_REINITIALISED = re.compile(rf"Some weights of \w{{1,200}}(?:{'|'.join(_GENERATING)}) were not initialized from")
+_LOAD_REPORT = re.compile(r"\b(\w{1,200}) LOAD REPORT from:")
+_OF_WEIGHTS = re.compile(r"Some weights of |LOAD REPORT")
 _MADE_UP = re.compile(r"\|\s*(?:MISSING|MISMATCH)\s*\|")
 _LINE_CHARS = 2000
 
 
 def split_lines(text: str) -> tuple[str, ...]:
     """Split text at newlines and carriage returns, without ANSI codes and without empty lines."""
-    lines = (_ANSI.sub("", line).rstrip() for line in re.split(r"[\r\n]+", text))
+    plain = _ANSI.sub("", text) if "\x1b" in text else text
+    lines = (line.rstrip() for line in re.split(r"[\r\n]+", plain))
     return tuple(line[:_LINE_CHARS] for line in lines if line.strip())
 
 
@@ -49,11 +56,11 @@ class Metrics:
 
 
 def parse_metrics(line: str) -> Metrics | None:
-    """Read one dict line; None for any other text."""
-    text = line.strip()
-    if not (text.startswith("{'") and text.endswith("}")):
+    """Read one dict line, also behind the prefix of a logger or launcher; None for any other text."""
+    found = _DICT.match(line) if "{" in line else None
+    if found is None:
         return None
-    pairs = ((m[1], _number(next(v for v in m.groups()[1:] if v is not None))) for m in _PAIR.finditer(text))
+    pairs = ((m[1], _number(next(v for v in m.groups()[1:] if v is not None))) for m in _PAIR.finditer(found[1]))
     values = tuple((key, value) for key, value in pairs if value is not None)
     return Metrics(values) if values else None
 
@@ -64,8 +71,9 @@ def metrics_in(lines: Iterable[str]) -> tuple[Metrics, ...]:
 
 
 def _number(text: str) -> float | None:
+    wrapped = _WRAPPED.match(text.strip())
     try:
-        return float(text)
+        return float(wrapped[1] if wrapped else text)
     except ValueError:
         return None
 
@@ -77,7 +85,8 @@ def tracebacks_in(text: str) -> int:
 
 def adapter_trouble_in(text: str) -> str | None:
     """The first line in which PEFT, transformers or the script says that an adapter was not loaded whole."""
-    return next((line for line in split_lines(text) if _ADAPTER_TROUBLE.search(line)), None)
+    lines = split_lines(text) if _OF_ADAPTER.search(text) else ()
+    return next((line for line in lines if _OF_ADAPTER.search(line) and _ADAPTER_TROUBLE.search(line)), None)
 
 
 def missing_weights_in(text: str) -> str | None:
@@ -87,10 +96,10 @@ def missing_weights_in(text: str) -> str | None:
     `Qwen2ForCausalLM LOAD REPORT from: …` the rows `name | MISSING |` and `name | MISMATCH |` (transformers 5).
     """
     is_generating = False
-    for line in split_lines(text):
-        if found := _REINITIALISED.search(line):
+    for line in split_lines(text) if _OF_WEIGHTS.search(text) else ():
+        if "Some weights of" in line and _REINITIALISED.search(line):
             return line
-        if found := _LOAD_REPORT.search(line):
+        if "LOAD REPORT" in line and (found := _LOAD_REPORT.search(line)):
             is_generating = found[1].endswith(_GENERATING)
         elif is_generating and _MADE_UP.search(line):
             return line
@@ -158,6 +167,11 @@ _RESULT = {
     KeyLine.OTHER_ERRORS: re.compile(r"(?:^|\s)Other Errors:\s*(\d{1,18})\s*$"),
     KeyLine.SAVED_TO: re.compile(r"Detailed results saved to:\s*(.+)$"),
 }
+# in each line that a pattern above finds
+_KEY_WORD = re.compile(
+    r"Initializing RAG|RAG Mode:|LLM Model:|Backend:|HF Model:|LoRA Path:|Chain-of-Thought:|EVALUATION RESULTS"
+    r"|Total Samples:|orrect:|Accuracy:|Timeout Errors:|Other Errors:|Detailed results saved to:"
+)
 _INVOCATION_ERROR = re.compile(r"Error during LLM invocation:?\s*(.*)$")
 
 
@@ -189,6 +203,10 @@ def _first_matches(
 ) -> dict[KeyLine, tuple[int, re.Match[str]]]:
     found: dict[KeyLine, tuple[int, re.Match[str]]] = {}
     for number in range(start, len(lines)):
+        if len(found) == len(patterns):
+            break
+        if _KEY_WORD.search(lines[number]) is None:
+            continue
         for key, pattern in patterns.items():
             if key not in found and (match := pattern.search(lines[number])):
                 found[key] = (number, match)

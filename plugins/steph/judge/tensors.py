@@ -6,8 +6,10 @@ F64, F32, F16 and BF16 values are looked at bytewise, so that a 1 GB file needs 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +25,8 @@ _ITEM_BYTES = {
 }  # fmt: skip
 # (mask of the exponent bits in the top byte, mask of those in the next byte): all set means Inf or NaN
 _EXPONENT = {"F64": (0x7F, 0xF0), "F32": (0x7F, 0x80), "BF16": (0x7F, 0x80), "F16": (0x7C, 0x00)}
+
+_DECODED = {"F64": (8, "d"), "F32": (4, "f"), "BF16": (4, "f"), "F16": (2, "e")}
 
 
 class TensorFileError(ValueError):
@@ -42,11 +46,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Scan:
-    """What the values of one tensor are; both None for a dtype that is not decoded."""
+    """What the values of one tensor are; the figures are None for a dtype that is not decoded.
+
+    `largest` is the largest absolute value, rounded towards zero to some two digits; NaN and infinity count as such.
+    `digest` is of the tensor's bytes.
+    """
 
     tensor: Tensor
     nonfinite_values: int | None
     any_nonzero: bool | None
+    largest: float | None = None
+    digest: bytes = b""
 
 
 def read_header(path: Path) -> tuple[Tensor, ...]:
@@ -120,11 +130,31 @@ def _scan_one(file: BinaryIO, tensor: Tensor) -> Scan:
     masks = _EXPONENT.get(tensor.dtype)
     if masks is None:
         return Scan(tensor, None, None)
-    nonfinite, nonzero = 0, False
+    nonfinite, nonzero, largest, digest = 0, False, b"\0\0", hashlib.blake2b(digest_size=16)
     for chunk in _chunks(file, tensor):
+        digest.update(chunk)
         nonfinite += _nonfinite(chunk, _ITEM_BYTES[tensor.dtype], *masks)
         nonzero = nonzero or _nonzero(chunk, _ITEM_BYTES[tensor.dtype])
-    return Scan(tensor, nonfinite, nonzero)
+        largest = max(largest, _largest(chunk, _ITEM_BYTES[tensor.dtype]))
+    return Scan(tensor, nonfinite, nonzero, _decoded(largest, tensor.dtype), digest.digest())
+
+
+def _largest(chunk: bytes, item_bytes: int) -> bytes:
+    """The two leading bytes, without the sign, of the value that is largest in them: their order is that of numbers."""
+    top = chunk[item_bytes - 1 :: item_bytes].translate(_WITHOUT_SIGN)
+    if not top:
+        return b"\0\0"
+    highest = max(top)
+    among = int.from_bytes(top.translate(bytes(255 * (byte == highest) for byte in range(256))), "little")
+    below = int.from_bytes(chunk[item_bytes - 2 :: item_bytes], "little") & among
+    return bytes((highest, max(below.to_bytes(len(top), "little"))))
+
+
+def _decoded(leading: bytes, dtype: str) -> float:
+    """The number that begins with these two bytes."""
+    size, code = _DECODED[dtype]
+    value: float = struct.unpack(f">{code}", leading + bytes(size - 2))[0]
+    return value
 
 
 def _chunks(file: BinaryIO, tensor: Tensor) -> Iterator[bytes]:

@@ -15,21 +15,21 @@ NGRAM_CHARS, NGRAM_MIN_TEXT, NGRAM_DISTINCT = 8, 300, 0.4
 _LOOKED_AT_CHARS = 20_000
 _TAIL_CHARS = 4000
 
-_LETTER = r"[「『(（\[【*]*([a-d])[」』)）\]】*]*"
+_LETTER = r"[「『(（\[【*]*+([a-d])[」』)）\]】*]*+"
 _LEAD = (
     r"(?:(?:the )?(?:correct )?(?:answer|option)(?: is)?|最終回答|回答|解答|答え|答|正解|選択肢|正しい(?:もの|選択肢))"
 )
-_END = r"[\s。．.、,:：]*(?:です|である|だ|となります|になります)?[\s。．.]*"
-_ALONE = re.compile(rf"\s*{_LETTER}{_END}")
-_LED = re.compile(rf"\s*[#*\s]*{_LEAD}[\s*]*(?:は|が)?[\s:：]*(?:選択肢)?\s*{_LETTER}{_END}[*\s]*")
+_END = r"[\s。．.、,:：]*+(?:です|である|だ|となります|になります)?[\s。．.]*+"
+_ALONE = re.compile(rf"\s*+{_LETTER}{_END}")
+_LEADING_WORDS = rf"[#*\s]*+{_LEAD}[\s*]*+(?:は|が)?[\s:：]*+(?:選択肢)?\s*+"
+_LED = re.compile(rf"{_LEADING_WORDS}{_LETTER}{_END}[*\s]*+")
 _LED_TEXT = re.compile(
-    rf"\s*[#*\s]*{_LEAD}[\s*]*(?:は|が)?[\s:：]*(?:選択肢)?\s*{_LETTER}[\s.、,:)]+(?=[^\sa-z])[^\n]*"
+    rf"{_LEADING_WORDS}[「『(（\[【*]*+([a-d])[」』)）\]】*]{{0,9}}[\s.、,:)]{{1,40}}(?=[^\sa-z])[^\n]*+"
 )
-_REASONING_LABEL = re.compile(r"\s*[#*\s]*(?:reasoning|理由|根拠)[\s*]*:")
-_LEADING = re.compile(r"\s*([a-d])[\s.．、,:：)）。]+(?=[^\sa-z])")
+_REASONING_LABEL = re.compile(r"[#*\s]{0,40}(?:reasoning|理由|根拠)[\s*]{0,40}:")
+_LEADING = re.compile(r"\s*+([a-d])[\s.．、,:：)）。]{1,40}(?=[^\sa-z])")
 _OTHER_LETTER = re.compile(r"(?<![a-z0-9])[a-d](?![a-z0-9])")
 _DIGITS = re.compile(r"\d+")
-_THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
 _EXCEPTION = re.compile(
     r"\s*(?:Error\b|エラー|Traceback \(most recent|CUDA out of memory"
     r"|(?:\w{1,60}\.){0,6}[A-Z]\w{0,60}(?:Error|Exception)\b[:(])"
@@ -94,7 +94,7 @@ def overlong(text: str, *, cot: bool) -> bool:
 
 def strict_letter(response: str, *, cot: bool) -> str | None:
     """The letter that a response gives as its answer beyond doubt; None where it gives none or several."""
-    text = unicodedata.normalize("NFKC", _THINK.sub("", response[:_LOOKED_AT_CHARS])).strip().lower()
+    text = unicodedata.normalize("NFKC", _without_thought(response[:_LOOKED_AT_CHARS])).strip().lower()
     if whole := _ALONE.fullmatch(text) or _LED.fullmatch(text):
         return whole[1]
     sentences = [part for part in re.split(r"[\n。]", text) if part.strip()]
@@ -104,10 +104,20 @@ def strict_letter(response: str, *, cot: bool) -> str | None:
     return _leading_letter(text)
 
 
+def _without_thought(text: str) -> str:
+    """The text without what stands between `<think>` and `</think>`; an unclosed one stays."""
+    opening, closing = "<think>", "</think>"
+    kept, at = [], 0
+    while (start := text.find(opening, at)) >= 0 and (end := text.find(closing, start)) >= 0:
+        kept.append(text[at:start])
+        at = end + len(closing)
+    return "".join([*kept, text[at:]])
+
+
 def reasoning_of(response: str) -> str:
     """What a response says beside its answer: its lines without those that only give a letter, without their label."""
     text = unicodedata.normalize("NFKC", response[:_LOOKED_AT_CHARS]).lower()
-    lines = [line for line in text.splitlines() if strict_letter(line, cot=True) is None]
+    lines = [line for line in text.splitlines() if line.strip() and strict_letter(line, cot=True) is None]
     return "\n".join(_REASONING_LABEL.sub("", line, count=1).strip() for line in lines).strip()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from steph.judge.artifacts import UnreadableError, is_fresh, read_json
+from steph.judge.lines import Metrics
 
 STATE_NAME = "trainer_state.json"
 OWN_FIGURES_NAME = "train_metrics.json"
@@ -26,6 +27,8 @@ class TrainerState:
     problem: str | None = None
     global_step: int | None = None
     losses: tuple[float, ...] = ()
+    history: tuple[Metrics, ...] = ()  # the entries of `log_history` that have a training loss
+    max_steps: int | None = None
     tokens_seen: int | None = None
     epoch: float | None = None
     train_batch_size: int | None = None
@@ -63,13 +66,15 @@ def _read_state(folder: Path, step: int, fresh: bool, stale: tuple[str, ...]) ->
         return TrainerState(folder, f"{folder.name}/{STATE_NAME} に global_step がない", stale_folders=stale)
     done = int(raw["global_step"])
     problem = None if done == step else f"{folder.name}/{STATE_NAME} の global_step が {done}"
-    seen = raw.get("num_input_tokens_seen")
+    seen, steps = raw.get("num_input_tokens_seen"), raw.get("max_steps")
     epoch, batch, best = (raw.get(key) for key in ("epoch", "train_batch_size", "best_model_checkpoint"))
     return TrainerState(
         folder=folder,
         problem=problem,
         global_step=done,
         losses=_history_losses(raw.get("log_history")),
+        history=_history(raw.get("log_history")),
+        max_steps=steps if type(steps) is int and steps > 0 else None,
         tokens_seen=seen if type(seen) is int and 0 < seen < MOST_TOKENS else None,
         epoch=float(epoch) if isinstance(epoch, int | float) and 0 <= epoch < MOST_EPOCHS else None,
         train_batch_size=batch if type(batch) is int else None,
@@ -85,14 +90,33 @@ def _history_losses(history: object) -> tuple[float, ...]:
     return tuple(float(value) for value in values if type(value) is float or value == 0)
 
 
+def _history(history: object) -> tuple[Metrics, ...]:
+    entries = history if isinstance(history, list) else []
+    return tuple(
+        Metrics(tuple((str(key), _as_float(value)) for key, value in entry.items() if type(value) in (int, float)))
+        for entry in entries
+        if isinstance(entry, Mapping) and type(entry.get("loss")) in (int, float)
+    )
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 @dataclass(frozen=True)
 class OwnFigures:
     """What a pipeline may measure and write itself (`train_metrics.json`); empty where it doesn't.
 
-    `tokens_per_second` is without padding; `step_seconds` and `step_tokens` have one figure for each step.
+    `tokens_per_second` is without padding; `step_seconds`, `step_tokens` and `losses` have one figure for each step.
     """
 
     tokens_per_second: float | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    losses: tuple[float, ...] = ()
     step_seconds: tuple[float, ...] = ()
     step_tokens: tuple[int, ...] = ()
 
@@ -107,10 +131,14 @@ def read_own_figures(output_dir: Path, started_unix: float) -> OwnFigures:
     if not isinstance(raw, Mapping):
         return OwnFigures()
     rate, seconds, tokens = (raw.get(key) for key in ("tokens_per_second", "step_seconds", "step_tokens"))
+    steps, epochs, losses = (raw.get(key) for key in ("steps", "epochs", "losses"))
     return OwnFigures(
-        rate if _is_positive(rate) else None,
-        tuple(seconds) if isinstance(seconds, list) and all(map(_is_positive, seconds)) else (),
-        tuple(tokens)
+        tokens_per_second=rate if _is_positive(rate) else None,
+        steps=steps if type(steps) is int and 0 < steps < MOST_TOKENS else None,
+        epochs=epochs if _is_positive(epochs) else None,
+        losses=tuple(losses) if isinstance(losses, list) and all(type(n) is float for n in losses) else (),
+        step_seconds=tuple(seconds) if isinstance(seconds, list) and all(map(_is_positive, seconds)) else (),
+        step_tokens=tuple(tokens)
         if isinstance(tokens, list) and all(type(n) is int and 0 < n < MOST_TOKENS for n in tokens)
         else (),
     )

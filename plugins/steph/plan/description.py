@@ -5,14 +5,26 @@ Without a `steph.toml` the published pipeline's facts hold, which are the defaul
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
-from steph.plan.settings import ProfileError, validation_lines
+from steph.plan.settings import ProfileError, strictly, validation_lines
 from steph.record import Value
+
+
+def _inside(path: str) -> str:
+    """The path of an output; a link in it may lead anywhere, its text may not."""
+    lexical = Path(os.path.normpath(path))
+    if lexical.is_absolute() or lexical.parts[:1] == (os.pardir,):
+        raise ValueError("an output lies below the pipeline root; a symbolic link in it may lead elsewhere")
+    return path
+
+
+Output = Annotated[str, AfterValidator(_inside)]
 
 
 class Paths(Value):
@@ -30,10 +42,11 @@ class Paths(Value):
     """The questions, JSON with a list `samples`; H-3 asks its first ones."""
     dataset_fallback: str | None = None
     """Used where `dataset` is not there; the record then says that it was a sample."""
-    output_dir: str = "runs/debug_small_model/direct_norag_small_4bit"
-    """What H-2 passes as `--output-dir`; what lies there is moved into the record before each attempt."""
-    evaluation_output: str = "results/evaluations/small_model_debug_direct.json"
-    """What H-3 passes as `--output`; moved away likewise."""
+    output_dir: Output = "runs/debug_small_model/direct_norag_small_4bit"
+    """What H-2 passes as `--output-dir`, below the root; what lies there is moved into the record before each attempt.
+    A symbolic link in it may lead elsewhere."""
+    evaluation_output: Output = "results/evaluations/small_model_debug_direct.json"
+    """What H-3 passes as `--output`, below the root; moved away likewise."""
     evaluation_output_pattern: Annotated[str, Field(pattern=r"^[^/]+$")] | None = None
     """A file name with `*` that the script may write beside `evaluation_output` in its place, such as
     `"results_*.json"`; a date before the asked name (`20260131-1200_NAME`) is understood without it."""
@@ -57,7 +70,8 @@ class Description(Value):
     predicted as `"full"`, and no setting is passed over because of a prediction."""
     optional_flags: tuple[str, ...] | None = None
     """What the training script takes beyond the flags that every such script has, `--max-steps-override` above all.
-    Not given: read off its `--help`."""
+    Not given: read off its `--help`, where the script's own text shows a command line (argparse, click, typer, fire,
+    tyro, absl, docopt or the like); a script without one is never started to be asked."""
     paths: Paths = Paths()
     build: Builder | None = None
     """The builder of the training rows and its arguments, run where `paths.train_file` is missing or was built from
@@ -76,8 +90,10 @@ def load_description(root: Path) -> Description:
     if not path.is_file():
         return Description()
     try:
-        return Description(**tomllib.loads(path.read_text(encoding="utf-8")))
+        return strictly(Description, tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:
         raise DescriptionError("\n".join(validation_lines(str(path), error))) from error
-    except (OSError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        raise DescriptionError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise DescriptionError(f"{path}: can't be read: {error}") from error

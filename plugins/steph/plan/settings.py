@@ -7,11 +7,12 @@ allowed. What comes out are the settings that the record knows, without the boun
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
@@ -24,14 +25,29 @@ MAX_PROCESSES = 64  # of one host
 MAX_SAMPLES = 10  # the spec: two or three questions, no full evaluation in this step
 
 
+_Model = TypeVar("_Model", bound=Value)
+
+
 class ProfileError(ValueError):
     """A profile can't be used; the message names file, key, value and what is allowed."""
+
+
+MAX_SECONDS = 7 * 24 * 3600  # a week
+MAX_TOKENS = 1 << 20
+MAX_ROWS = 4096  # of a batch, and of what is accumulated
+MAX_RANK = 65_536
+MAX_PARAMETERS = 10**13
+Filled = Annotated[str, Field(min_length=1, pattern=r"\S")]
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
+Tokens = Annotated[int, Field(ge=16, le=MAX_TOKENS)]
+Rows = Annotated[int, Field(ge=1, le=MAX_ROWS)]
+Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
 
 
 class Machine(Value):
     """What the profile expects to run on; `device = "cpu"` makes every run a rehearsal."""
 
-    title: str
+    title: Filled
     """What the report calls this machine."""
     device: Literal["gpu", "cpu"] = "gpu"
     """`"cpu"` makes every run a rehearsal."""
@@ -40,13 +56,13 @@ class Machine(Value):
 class Models(Value):
     """The model candidates in order of preference; the first `preferred` ones pass without being a substitute."""
 
-    candidates: Annotated[tuple[str, ...], Field(min_length=1)]
+    candidates: Annotated[tuple[Filled, ...], Field(min_length=1)]
     """Models in order of preference, as ids on the Hub."""
-    preferred: Annotated[int, Field(ge=1)] = 2
+    preferred: Annotated[int, Field(ge=1, le=1000)] = 2
     """So many of the first candidates pass as they are; a later one is a substitute (PASS_DEGRADED)."""
-    min_parameters: Annotated[int, Field(ge=0)] = 1_500_000_000
+    min_parameters: Annotated[int, Field(ge=0, le=MAX_PARAMETERS)] = 1_500_000_000
     """A smaller model fails H-1, unless `--steph-model` named it."""
-    max_parameters: Annotated[int, Field(gt=0)] = 4_100_000_000
+    max_parameters: Annotated[int, Field(gt=0, le=MAX_PARAMETERS)] = 4_100_000_000
     """A larger model likewise."""
     twin: bool = False
     """Use a random-weight twin of the first candidate, as `--steph-twin` does."""
@@ -60,15 +76,15 @@ class ProfileTrain(TrainSettings):
 
     num_epochs: Annotated[int, Field(ge=1, le=10)] = 1
     max_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 50
-    batch_size: Annotated[int, Field(ge=1)] = 2
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
-    max_seq_length: Annotated[int, Field(ge=16)] = 512
-    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 2
-    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
-    lora_r: Annotated[int, Field(ge=1)] = 16
-    lora_alpha: Annotated[int, Field(ge=1)] = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    logging_steps: Annotated[int, Field(ge=1)] = 1
+    batch_size: Rows = 2
+    learning_rate: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 2e-4
+    max_seq_length: Tokens = 512
+    gradient_accumulation_steps: Rows = 2
+    warmup_ratio: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.03
+    lora_r: Rank = 16
+    lora_alpha: Rank = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.05
+    logging_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 1
     num_processes: ProcessCount = 1
 
 
@@ -76,19 +92,19 @@ class ProfileEvaluate(EvalSettings):
     """The evaluation settings, within the spec's ban on heavy experiments."""
 
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 3
-    top_k: Annotated[int, Field(ge=1)] = 1
-    ensemble: Annotated[int, Field(ge=1)] = 1
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 1
+    ensemble: Annotated[int, Field(ge=1, le=100)] = 1
     num_processes: ProcessCount = 1
 
 
 class Rung(Value):
     """One step down the ladder: the settings that it changes, each None where it leaves them."""
 
-    max_seq_length: Annotated[int, Field(ge=16)] | None = None
+    max_seq_length: Tokens | None = None
     """The length from here on."""
-    batch_size: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Rows | None = None
     """The batch size from here on."""
-    gradient_accumulation_steps: Annotated[int, Field(ge=1)] | None = None
+    gradient_accumulation_steps: Rows | None = None
     """The accumulation from here on."""
     use_4bit: bool | None = None
     """`false`: without 4-bit from here on, in bf16, or fp16 where the card has no bf16."""
@@ -103,21 +119,21 @@ class Rung(Value):
 class Limits(Value):
     """How long things may take, in seconds, and when an answer counts as slow."""
 
-    h1_seconds: Annotated[float, Field(gt=0)] = 3600
+    h1_seconds: Seconds = 3600
     """All of H-1, the download included."""
-    h2_seconds: Annotated[float, Field(gt=0)] = 3600
+    h2_seconds: Seconds = 3600
     """All attempts of H-2; as much again for those of H-2cot."""
-    h3_seconds: Annotated[float, Field(gt=0)] = 1200
+    h3_seconds: Seconds = 1200
     """All attempts of H-3; as much again for each extended evaluation."""
-    train_attempt_seconds: Annotated[float, Field(gt=0)] = 1800
+    train_attempt_seconds: Seconds = 1800
     """One training; then it is ended and counts as TIMEOUT."""
-    evaluate_attempt_seconds: Annotated[float, Field(gt=0)] = 900
+    evaluate_attempt_seconds: Seconds = 900
     """One evaluation; likewise."""
-    hub_request_seconds: Annotated[float, Field(gt=0)] = 20
+    hub_request_seconds: Seconds = 20
     """One request to the Hub."""
-    terminate_grace_seconds: Annotated[float, Field(gt=0)] = 10
+    terminate_grace_seconds: Seconds = 10
     """Between SIGTERM and SIGKILL."""
-    memory_return_seconds: Annotated[float, Field(gt=0)] = 30
+    memory_return_seconds: Seconds = 30
     """How long the GPU's memory may take to come back after an attempt."""
 
 
@@ -164,8 +180,12 @@ class Profile(Value):
         return Path(self.path).stem
 
     def uses_twin(self, options: Options) -> bool:
-        """Whether a run under these options makes its model itself."""
-        return options.twin or self.model.twin
+        """Whether a run under these options makes its model itself.
+
+        The profile's own twin stands for its candidates; a model folder that was named instead is used as it is.
+        """
+        names_folder = options.model is not None and Path(options.model).is_absolute()
+        return options.twin or (self.model.twin and not names_folder)
 
     @property
     def num_processes(self) -> int:
@@ -201,18 +221,28 @@ def load_profile(path: Path) -> Profile:
     """Read and validate a profile whole; raises ProfileError with one line per bad key."""
     try:
         data = path.read_bytes()
-        table = tomllib.loads(data.decode())
+        table = tomllib.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise ProfileError(f"profile {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ProfileError(f"profile {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ProfileError(f"profile {path}: not valid TOML: {error}") from error
     for reserved in ("path", "sha256"):
         if reserved in table:
             raise ProfileError(f"profile {path}: {reserved}: unknown key")
     try:
-        return Profile(**table, path=str(path), sha256=hashlib.sha256(data).hexdigest())
+        return strictly(Profile, {**table, "path": str(path), "sha256": hashlib.sha256(data).hexdigest()})
     except ValidationError as error:
         raise ProfileError("\n".join(validation_lines(f"profile {path}", error))) from error
+
+
+def strictly(model: type[_Model], table: dict[str, object]) -> _Model:
+    """The table as this model, each value of the type that is asked for: `"10"` is no number and `true` is not 1.
+
+    Raises ValidationError.
+    """
+    return model.model_validate_json(json.dumps(table, default=str), strict=True)
 
 
 def validation_lines(where: str, error: ValidationError) -> list[str]:
@@ -241,4 +271,16 @@ def _reason(item: ErrorDetails) -> str:
     if item["loc"][-1:] == ("samples",) and item["type"] == "less_than_equal":
         note = " (no full evaluation in this step)"
     value = item["input"]
-    return f"{message}{note}" if isinstance(value, dict) else f"{value!r} is not allowed: {message}{note}"
+    if item["type"] == "tuple_type" and isinstance(value, dict):
+        return f"a table is not allowed: write `[[{_dotted(item['loc'])}]]`, once for each"
+    if item["type"] in ("model_type", "model_attributes_type", "dict_type") and isinstance(value, list):
+        return f"a list is not allowed: write `[{_dotted(item['loc'])}]`, once"
+    if item["type"] in ("string_too_short", "string_pattern_mismatch"):
+        message = "must not be empty"
+    message = message.replace("valid tuple", "list").replace("Tuple should", "List should")
+    return f"{message}{note}" if isinstance(value, dict) else f"{_shown(value)} is not allowed: {message}{note}"
+
+
+def _shown(value: object) -> str:
+    """As it is written in TOML, where Python has another word for it."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,32 +1,126 @@
-"""What lies where an attempt will write is moved out of its way, and back. Nothing is ever deleted."""
+"""Moves files that a program of the pipeline would overwrite into the record's folder, and back. Deletes nothing."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
+import os
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from steph.run.inputs import InputError
 
+UNFINISHED = ".unfinished"  # ending of a copy to another disk that is not whole yet
 
-def set_aside(path: Path, folder: Path) -> None:
-    """Move what lies at `path` into `folder`, so that no attempt lends its files to another; nothing is deleted.
 
-    A link to a folder stays: what it leads to is moved and made anew, empty. Raises InputError where it can't be moved.
+def set_aside(path: Path, folder: Path) -> Path | None:
+    """Move what lies at `path` into `folder` and return its new place; None where nothing was there.
+
+    A link to a folder stays: what it leads to is moved and made anew, empty. Raises InputError where it can't be moved;
+    then all of it is still at `path`, and `folder` holds no part of it.
     """
     if not (path.exists() or path.is_symlink()):
-        return
+        return None
     is_linked_folder = path.is_symlink() and path.is_dir()
-    place = path.resolve() if is_linked_folder else path
+    source, is_new = path.resolve() if is_linked_folder else path, not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.move(place, folder / path.name)
+        place = _free_place(folder, path.name)
+        _move_whole(source, place)
         if is_linked_folder:
-            place.mkdir()
+            source.mkdir()
     except OSError as error:  # shutil.Error is one
-        raise InputError(f"{path}: can't be moved to {folder}: {error}; make room there or move it yourself") from error
+        if is_new:
+            _remove_if_empty(folder)
+        raise InputError(
+            f"{path}: can't be moved to {folder}: {_plain(error)}; make room there or move it yourself"
+        ) from error
+    return place
 
 
-def put_back(path: Path, folder: Path) -> None:
-    """Undo `set_aside` where something was moved and nothing lies at `path` now."""
-    if (folder / path.name).exists() and not path.exists():
-        shutil.move(folder / path.name, path)
+def put_back(path: Path, place: Path | None) -> None:
+    """Undo `set_aside`, which returned `place`, where nothing lies at `path` now; raises InputError if it can't."""
+    if place is None:
+        return
+    target = path.resolve() if path.is_symlink() and path.is_dir() else path
+    try:
+        if target != path and _is_empty_folder(target):
+            target.rmdir()
+        if not os.path.lexists(target):
+            _move_whole(place, target)
+    except OSError as error:
+        raise InputError(f"{path}: can't be put back from {place}: {_plain(error)}; move it yourself") from error
+
+
+@contextlib.contextmanager
+def kept_safe(paths: Iterable[Path], folder: Path) -> Iterator[None]:
+    """Keep these outputs out of reach of what runs in the block, and put them back after it.
+
+    What the block itself wrote at their paths ends up in `folder / "written"`. If the suite is killed meanwhile, the
+    outputs lie whole in `folder / "before"`. Raises InputError where they can't be moved.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_if_empty, folder / "before")
+        for path in paths:
+            place = set_aside(path, folder / "before")
+            stack.callback(put_back, path, place)
+            stack.callback(_take_written, path, folder / "written")
+        yield
+
+
+def _take_written(path: Path, folder: Path) -> None:
+    if not (path.is_symlink() and _is_empty_folder(path)):  # such a one was made by `set_aside`
+        set_aside(path, folder)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _free_place(folder: Path, name: str) -> Path:
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(folder / name for name in names if not os.path.lexists(folder / name))
+
+
+def _move_whole(source: Path, place: Path) -> None:
+    """Rename, or to another disk: copy, and remove the source once the copy is whole. Raises OSError."""
+    try:
+        source.rename(place)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    else:
+        return
+    unfinished = _free_place(place.parent, place.name + UNFINISHED)
+    try:
+        if source.is_dir() and not source.is_symlink():
+            shutil.copytree(source, unfinished, symlinks=True)
+        else:
+            shutil.copy2(source, unfinished, follow_symlinks=False)
+        unfinished.rename(place)
+    except BaseException:
+        _remove(unfinished)
+        raise
+    _remove(source)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _plain(error: OSError) -> str:
+    """Why, in few words: `copytree` lists each file that it could not copy, mostly for one and the same reason."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        reasons = [str(failure[-1]).partition(": '")[0] for failure in error.args[0]]
+        return reasons[0] if len({*reasons}) == 1 else f"{reasons[0]} (and {len(reasons) - 1} more)"
+    return error.strerror or str(error)

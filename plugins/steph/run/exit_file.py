@@ -50,8 +50,8 @@ class Exit:
     """How the child ended; times are CLOCK_MONOTONIC seconds, comparable across processes.
 
     `returncode` is negative for a signal and None where the child could not be ended. `killed_descendants` counts what
-    was left beside the child and had to be signalled, `left_alive` what survived SIGKILL for seconds. `left_behind` names
-    the first of those that a child which ended by itself left running ("sleep (pid 7)").
+    was left beside the child and had to be signalled, `left_alive` what survived SIGKILL for seconds. `left_behind`
+    names the first of those that a child which ended by itself left running ("sleep (pid 7)").
     """
 
     child_pid: int
@@ -75,8 +75,9 @@ def read_exit(folder: Path) -> Exit | None:
     """How the folder's child ended; None where no supervisor lived to say it, or the file is none of its."""
     try:
         found = json.loads((folder / _NAME).read_bytes())
-        names = tuple(map(str, found.get("left_behind", ())))
-        return Exit(**{**found, "reason": ExitReason(found["reason"]), "left_behind": names})
+        end = Exit(**{**found, "reason": ExitReason(found["reason"])})
+        end.left_behind = tuple(map(str, end.left_behind))
+        return end
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -94,7 +95,7 @@ class ExitFile:
         """Put the outcome in place, whole or not at all."""
         data = json.dumps(asdict(outcome)).encode().ljust(_BYTES)
         with contextlib.suppress(OSError):
-            fd = os.open(self._reserved, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._reserved, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 complete = os.pwrite(fd, data, 0) == len(data)
                 os.fsync(fd)

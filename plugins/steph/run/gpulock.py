@@ -81,7 +81,7 @@ def _open(place: Path, uuid: str) -> int:
     try:
         place.mkdir(parents=True, exist_ok=True)
         path = place / f"{re.sub(r'[^A-Za-z0-9-]', '_', uuid)}.lock"
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise _no_place(place, error) from error
 

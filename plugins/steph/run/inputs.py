@@ -6,10 +6,12 @@ Every complaint is an InputError of one line that names the file, the key and th
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import tempfile
 import time
+import tokenize
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -34,6 +36,18 @@ def require_script(root: Path, relative: str, key: str) -> None:
         raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
     if not (root / relative).is_file():
         raise InputError(f"{root / relative}: missing script; check --steph-pipeline-root or paths.{key} in steph.toml")
+
+
+def read_script(path: Path) -> str:
+    """The text of a Python script as Python decodes it; empty where the file can't be read."""
+    try:
+        data = path.read_bytes()
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    except OSError:
+        return ""
+    except SyntaxError:  # it names an encoding that there is not
+        encoding = "utf-8"
+    return data.decode(encoding, errors="replace")
 
 
 def require_outputs_apart(root: Path, description: Description, reports: Path) -> None:

@@ -56,7 +56,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / "lock").open("a")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file = os.open(folder / EVENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = os.open(folder / EVENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except BlockingIOError as error:
             raise JournalError(f"{folder}: another run is writing into this record") from error
         except OSError as error:

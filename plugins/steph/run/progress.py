@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 # tqdm's default bar_format: `{desc}: {percentage}%|{bar}| {n}/{total} [{elapsed}<{remaining}, {rate}]`
 _BAR = re.compile(
-    r"(?:^|[\r\n])(?:(?P<label>[^\r\n|]{1,80}?):\s*)?\s*\d{1,3}%\|[^|\r\n]*\|\s*(?P<step>\d+)/(?P<total>\d+)\s*\["
+    r"(?:^|[\r\n])(?:(?P<label>[^\r\n|]{1,80}?):)?[ \t]{0,9}\d{1,3}%\|[^|\r\n]{0,400}\|"
+    r"[ \t]{0,9}(?P<step>\d{1,18})/(?P<total>\d{1,18})[ \t]{0,9}\["
 )
-_DICT_LINE = re.compile(r"^\s*\{.*['\"]\w+['\"]\s*:.*\}\s*$")
+_DICT_KEY = re.compile(r"['\"]\w{1,100}['\"]\s{0,9}:")
 
 
 @dataclass(frozen=True)
@@ -31,5 +32,6 @@ def last_bar(lines: Sequence[str]) -> Bar | None:
 
 
 def is_dict_line(line: str) -> bool:
-    """Whether a line looks like the dict that transformers' Trainer prints at each logging step."""
-    return bool(_DICT_LINE.match(line))
+    """Whether a line looks like the dict that transformers' Trainer prints, alone or behind a logger's prefix."""
+    begin = line.find("{", 0, 201)
+    return begin >= 0 and "}" in line[begin:] and _DICT_KEY.search(line, begin) is not None

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,14 +84,16 @@ def _state_of(path: Path) -> tuple[int, int, int] | None:
 
 def _replace(target: Path, content: bytes, before: tuple[int, int, int] | None) -> bool:
     """Replace the file at once, unless it changed since."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_PART)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_PART}")
+    # a new report is for whom the umask says; what replaces a closed one must not be open for a moment
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if before else 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        _dress(temporary, target if before else None)
+        if before:
+            _dress(temporary, target)
         if _state_of(target) != before:
             return False
         temporary.replace(target)
@@ -101,11 +103,8 @@ def _replace(target: Path, content: bytes, before: tuple[int, int, int] | None) 
     return True
 
 
-def _dress(temporary: Path, like: Path | None) -> None:
+def _dress(temporary: Path, like: Path) -> None:
     """Give the new file the old one's mode, and its owner where we may: root in a container writes people's files."""
-    if like is None:
-        temporary.chmod(0o644)
-        return
     state = like.stat()
     with contextlib.suppress(OSError):
         os.chown(temporary, state.st_uid, state.st_gid)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from steph.record import Record, RecordKind, StageId
@@ -49,6 +50,16 @@ _NOTES = """
 #### {title}
 
 """
+_TITLES = {  # of a section that can't be computed at all
+    "summary": "# StepH",
+    "h1": "## タスクH-1",
+    "h2": "## タスクH-2",
+    "h3": "## タスクH-3",
+    "extended": "## 追加ステージ",
+    "environment": "## 環境とデータ",
+    HISTORY: "## 実行履歴",
+    "advice": "## StepHまとめ",
+}
 _SECTIONS = {
     "summary": _NOTES.format(title="感想・メモ"),
     "h1": _NOTES.format(title="H-1 のメモ"),
@@ -97,14 +108,61 @@ def parts(
     values = {
         "record": record,
         "figures": dict(figures or {}),
-        "advice": advice.advise(record, outlook),
-        "history_rows": history_rows(record, history, old_rows),
+        "advice": _or_trouble(lambda: advice.advise(record, outlook)),
+        "history_rows": _or_trouble(lambda: history_rows(record, history, old_rows)),
     }
+    return tuple(keep.Part(name, _tidy(_section(name, values)), notes) for name, notes in _SECTIONS.items())
+
+
+def _section(name: str, values: Mapping[str, object]) -> str:
+    """One section's text, or its title and why it can't be computed: no other section is lost by it."""
     templates = _templates()
-    return tuple(
-        keep.Part(name, _tidy(templates.get_template(f"{name}.md.j2").render(values)), notes)
-        for name, notes in _SECTIONS.items()
-    )
+    try:
+        return templates.get_template(f"{name}.md.j2").render(values)
+    except Exception as error:
+        return f"{_TITLES[name]}\n\n{not_computed(error)}\n"
+
+
+def _or_trouble(compute: Callable[[], object]) -> object:
+    """What this computes, else a value that tells why not wherever a template uses it."""
+    try:
+        return compute()
+    except Exception as error:
+        return _templates().undefined(hint=f"{type(error).__name__}: {error}")
+
+
+def not_computed(error: Exception) -> Markdown:
+    """What stands in a part's place where it could not be computed."""
+    name = "" if type(error).__name__ == "UndefinedError" else f"{type(error).__name__}: "
+    return Markdown(f"> ⚠️ ここは計算できませんでした: {inline(' '.join(f'{name}{error}'.split()))}")
+
+
+class _Guarded:
+    """A module for templates: a function of it that gives text, and fails, gives the reason in that text's place."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> object:
+        found = getattr(self._module, name)
+        if getattr(found, "__annotations__", {}).get("return") not in ("Markdown", "str"):
+            return found
+
+        def guarded(*arguments: object, **named: object) -> object:
+            try:
+                return found(*arguments, **named)
+            except Exception as error:
+                return not_computed(error)
+
+        return guarded
+
+
+def _safely(function: Callable[..., object], *arguments: object) -> object:
+    """What the function gives to a template that goes through it, or one line that says why it can't be computed."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return (not_computed(error),)
 
 
 def _tidy(text: str) -> str:
@@ -140,8 +198,9 @@ def _templates() -> Environment:
             "extended_views": extended_views,
             "memory_views": memory_views,
         },
-        **{"H1": StageId.H1, "H2": StageId.H2, "H3": StageId.H3, "Markdown": Markdown},
+        **{"safely": _safely, "H1": StageId.H1, "H2": StageId.H2, "H3": StageId.H3, "Markdown": Markdown},
     }
+    words = {name: _Guarded(value) if isinstance(value, ModuleType) else value for name, value in words.items()}
     environment.globals.update(words)
     return environment
 

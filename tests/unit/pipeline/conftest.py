@@ -97,9 +97,7 @@ def run_script() -> RunScript:
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, f"scripts/{name}.py", *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.run(
-            command, cwd=PIPELINE, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        return subprocess.run(command, cwd=PIPELINE, env=environment, capture_output=True, text=True, check=False)
 
     return run
 

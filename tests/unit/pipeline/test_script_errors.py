@@ -1,7 +1,6 @@
 """What the scripts say and return when an input is missing or broken; none of these reaches a large import."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -153,14 +152,17 @@ def test_holding_everything_out_is_refused(run_script: RunScript, place: Path) -
     assert "--holdout 1 leaves no row" in done.stderr
 
 
-def test_without_do_train_the_inputs_are_checked_in_a_moment(run_script: RunScript, place: Path) -> None:
-    """Checks and help come before the large imports: both answer within a second, and nothing is written."""
-    started = time.monotonic()
+def test_without_do_train_the_inputs_are_checked_without_the_large_imports(
+    run_script: RunScript, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checks and help need neither torch nor transformers, and write nothing."""
+    for name in ("torch", "transformers", "peft", "bitsandbytes"):
+        (tmp_path / "broken").mkdir(exist_ok=True)
+        (tmp_path / "broken" / f"{name}.py").write_text("raise SystemExit('imported')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
     checked = run_script("train_qwen_law_ft", *train_flags(place))
     helped = run_script("train_qwen_law_ft", "--help")
-    seconds = time.monotonic() - started
     assert (checked.returncode, helped.returncode) == (0, 0)
     assert checked.stdout == "1 行の入力を確認しました。--do-train がないため、学習は行いません。\n"
     assert "--max-steps-override" in helped.stdout
     assert not (place / "out").exists()
-    assert seconds < 2

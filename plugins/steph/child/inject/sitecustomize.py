@@ -1,9 +1,9 @@
-"""Runs at the start of each Python process of an attempt: has it leave a probe when it ends, then steps aside.
+"""Runs at the start of each Python process of an attempt: sets the witness up, has it leave a probe, steps aside.
 
 Found through PYTHONPATH; runs in the pipeline's own interpreter (3.9 and later), whatever that has installed. It never
 imports torch, starts no thread, writes to no stream, and any failure of its own is silent: the process must behave as
 without it. The probe `probe-<rank>-<pid>.json` (see Probe in record.py) goes to STEPH_PROBE_DIR, only where torch was
-loaded.
+loaded. The witness beside this file (`_steph_witness`) tells what the process did with its model.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import atexit
 import os
 import sys
 from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
+from importlib.util import module_from_spec, spec_from_file_location
 
-_HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  pathlib would stay loaded in every process
+_HERE = os.path.dirname(os.path.abspath(__file__))
 _PACKAGES = (
     "torch",
     "transformers",
@@ -43,10 +43,10 @@ def _write_probe(folder: str | None = os.environ.get("STEPH_PROBE_DIR")) -> None
             probe.update(read(torch))
         except Exception:  # noqa: S112  what one of them can't tell must not cost the others
             continue
-    path = os.path.join(folder, f"probe-{rank if rank.isdigit() else 'none'}-{os.getpid()}.json")  # noqa: PTH118
-    with open(path + ".part", "w", encoding="utf-8") as file:  # noqa: PTH123
+    path = os.path.join(folder, f"probe-{rank if rank.isdigit() else 'none'}-{os.getpid()}.json")
+    with open(path + ".part", "w", encoding="utf-8") as file:
         json.dump(probe, file)
-    os.replace(path + ".part", path)  # noqa: PTH105
+    os.replace(path + ".part", path)
 
 
 def _versions(torch: object) -> dict[str, object]:
@@ -55,7 +55,7 @@ def _versions(torch: object) -> dict[str, object]:
 
 
 def _peak_rss(torch: object) -> dict[str, object]:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         kib = next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
     return {"peak_rss_bytes": kib * 1024}
 
@@ -94,7 +94,7 @@ def _without_secrets(text: str) -> str | None:
     """The message cut and redacted by the suite's own rules; None where those can't be loaded here."""
     import importlib.util
 
-    place = os.path.join(os.path.dirname(os.path.dirname(_HERE)), "redact.py")  # noqa: PTH118, PTH120
+    place = os.path.join(os.path.dirname(os.path.dirname(_HERE)), "redact.py")
     spec = importlib.util.spec_from_file_location("_steph_redact", place)
     if spec is None or spec.loader is None:
         return None
@@ -117,7 +117,7 @@ def _at_exit() -> None:
 
 def _step_aside() -> None:
     """Leave no trace on the path and run the sitecustomize that would have run without this one, as site would."""
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != _HERE]  # noqa: PTH100
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != _HERE]
     spec = PathFinder.find_spec("sitecustomize", sys.path)
     if spec is None or spec.loader is None:
         return
@@ -126,5 +126,26 @@ def _step_aside() -> None:
     spec.loader.exec_module(module)
 
 
+def _start_witness(folder: str | None = os.environ.get("STEPH_PROBE_DIR")) -> None:
+    """Load the witness under its own name; it is on no path, so that no name of the process's own is in its way."""
+    if not folder:
+        return
+    place = os.path.join(_HERE, "_steph_witness")
+    spec = spec_from_file_location(
+        "_steph_witness",
+        os.path.join(place, "__init__.py"),
+        submodule_search_locations=[place],
+    )
+    if spec is None or spec.loader is None:
+        return
+    module = sys.modules["_steph_witness"] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        module.start(folder)
+    except Exception:
+        sys.modules.pop("_steph_witness", None)
+
+
 atexit.register(_at_exit)
+_start_witness()
 _step_aside()

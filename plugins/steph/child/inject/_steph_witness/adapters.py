@@ -1,0 +1,153 @@
+"""Adapters as they are loaded, merged, unloaded, switched off and on."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from types import ModuleType
+from typing import Any
+
+from . import facts, forwards, models, splice
+
+_open = threading.local()
+
+
+class _Switch:
+    """Whether adapters were last switched on or off; each layer is switched for itself."""
+
+    enabled: bool | None = True
+
+
+def hook_peft_model(module: ModuleType) -> None:
+    """Loading an adapter from a folder, saving it, and calls of a model that has one."""
+    splice.around(module.PeftModel.load_adapter, before=_loading, after=_loaded, failed=_stopped)
+    splice.around(module.PeftModel.save_pretrained, before=_saving, after=_saved)
+    forwards.hook_class(module.PeftModel)
+
+
+def hook_transformers(module: ModuleType) -> None:
+    """A model's own `load_adapter`."""
+    splice.around(module.PeftAdapterMixin.load_adapter, before=_loading, after=_loaded, failed=_stopped)
+
+
+def hook_state_dicts(module: ModuleType) -> None:
+    """Setting an adapter's weights, whoever read them."""
+    splice.around(module.set_peft_model_state_dict, before=_setting, after=_set)
+
+
+def hook_tuners(module: ModuleType) -> None:
+    """What changes adapter layers."""
+    splice.around(module.BaseTuner.inject_adapter, before=lambda given: None, after=_injected)
+    splice.first(module.BaseTunerLayer.enable_adapters, _switched)
+    splice.around(module.BaseTuner.merge_adapter, before=lambda given: given["self"], after=_merged)
+    _hook_unloading(module.BaseTuner)
+
+
+def hook_lora(module: ModuleType) -> None:
+    """Where PEFT's older versions keep it."""
+    _hook_unloading(module.LoraModel)
+
+
+def _hook_unloading(cls: type) -> None:
+    unload = vars(cls).get("_unload_and_optionally_merge")
+    if unload is not None:
+        splice.around(unload, before=_unloading, after=_unloaded)
+
+
+def _depth(change: int) -> int:
+    _open.depth = getattr(_open, "depth", 0) + change
+    return int(_open.depth)
+
+
+def _loading(given: dict[str, Any]) -> dict[str, Any]:
+    _depth(1)
+    _open.result = None
+    kwargs = given.get("kwargs") or {}
+    path = given.get("model_id", given.get("peft_model_id"))
+    return {
+        "model": weakref.ref(given["self"]), "path": None if path is None else str(path),
+        "adapter": given.get("adapter_name") or "default", "is_trainable": given.get("is_trainable"),
+        "subfolder": kwargs.get("subfolder") or (given.get("adapter_kwargs") or {}).get("subfolder"),
+    }  # fmt: skip
+
+
+def _loaded(token: dict[str, Any] | None, result: Any) -> None:
+    _depth(-1)
+    if token is None:
+        return
+    model = token.pop("model")()
+    path, subfolder = token["path"], token.pop("subfolder")
+    sha256 = models.sha256_of_adapter(path, subfolder) if path else None
+    _write_loaded(model, sha256, result if hasattr(result, "missing_keys") else _open.result, **token)
+
+
+def _stopped(token: object, error: BaseException) -> None:
+    _depth(-1)
+
+
+def _setting(given: dict[str, Any]) -> dict[str, Any]:
+    return {"model": weakref.ref(given["model"]), "adapter": given.get("adapter_name") or "default"}
+
+
+def _set(token: dict[str, Any], result: Any) -> None:
+    if _depth(0):
+        _open.result = result
+        return
+    model = token.pop("model")()
+    _write_loaded(model, None, result, path=None, is_trainable=None, **token)
+
+
+def _write_loaded(model: Any, sha256: str | None, result: Any, **values: Any) -> None:
+    models.layers_changed()
+    adapter = values["adapter"]
+    models.remember(model, adapter, sha256)
+    layers = [
+        one for one in models.lora_layers(model) if any(adapter in getattr(one, k, ()) for k in one.adapter_layer_names)
+    ]
+    scaling = {round(float(one.scaling[adapter]), 8) for one in layers if adapter in getattr(one, "scaling", {})}
+    missing = [key for key in getattr(result, "missing_keys", ()) if "lora_" in key or adapter in key]
+    facts.write(
+        "adapter_loaded", sha256=sha256, missing=None if result is None else len(missing),
+        unexpected=None if result is None else len(getattr(result, "unexpected_keys", ())),
+        layers=len(layers), scaling=sorted(scaling), merged=any(getattr(one, "merged", False) for one in layers),
+        **values,
+    )  # fmt: skip
+
+
+def _saving(given: dict[str, Any]) -> tuple[Any, Any]:
+    return weakref.ref(given["self"]), given.get("save_directory")
+
+
+def _saved(token: tuple[Any, Any], result: object) -> None:
+    models.saved(token[0](), token[1], adapter=True)
+
+
+def _injected(token: object, result: object) -> None:
+    models.layers_changed()
+    _Switch.enabled = True
+
+
+def _switched(given: dict[str, Any]) -> None:
+    enabled = bool(given["enabled"])
+    if enabled != _Switch.enabled:
+        _Switch.enabled = enabled
+        names = models.active_adapters(given["self"])
+        facts.write(f"adapter_{'enabled' if enabled else 'disabled'}", adapter=names)
+
+
+def _merged(tuner: Any, result: object) -> None:
+    state = models.state(tuner.model)
+    facts.write("adapter_merged", adapter=state["adapters"], sha256=state["merged_sha256"])
+
+
+def _unloading(given: dict[str, Any]) -> tuple[Any, bool, dict[str, Any]]:
+    return given["self"], bool(given.get("merge", True)), models.state(given["self"].model)
+
+
+def _unloaded(token: tuple[Any, bool, dict[str, Any]], result: Any) -> None:
+    tuner, is_merge, state = token
+    models.layers_changed()
+    files = sorted({*state["sha256"], *state["merged_sha256"]}) if is_merge else state["sha256"]
+    if is_merge:
+        models.merge_into(getattr(tuner, "model", result), files)
+    facts.write(f"adapter_{'merged' if is_merge else 'unloaded'}", adapter=state["adapters"], sha256=files)

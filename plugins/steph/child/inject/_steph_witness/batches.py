@@ -1,0 +1,180 @@
+"""What stands in a batch: labels against tokens, ends, padding. Read without making the GPU wait."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from . import facts, models, tokens
+
+_IGNORED = -100
+_LAST_SUPERVISED = 3
+_READ = ("input_ids", "labels", "attention_mask", "position_ids")
+_PACKED = ("cu_seq_lens_q", "cu_seqlens", "seq_idx", "cu_seq_lens", "seq_lengths")
+
+_on_their_way: list[tuple[Any, dict[str, Any]]] = []
+
+
+def taken(model: Any, arguments: dict[str, Any], *, with_texts: bool) -> dict[str, Any] | None:
+    """What is needed of a batch, copied to the CPU or on its way there; None where nothing can be read now."""
+    torch: Any = sys.modules["torch"]
+    # subclasses stand in for tensors while something traces or shards
+    given = {name: arguments[name] for name in _READ if type(arguments.get(name)) is torch.Tensor}
+    ids = given.get("input_ids")
+    if ids is None or ids.dim() != 2 or str(ids.device) == "meta":
+        return None
+    given = {name: tensor.detach() for name, tensor in given.items() if tensor.dim() == 2}
+    batch: dict[str, Any] = {
+        "at": time.time(), "training": bool(model.training), "grad": bool(torch.is_grad_enabled()),
+        "packed": any(arguments.get(name) is not None for name in _PACKED),
+        "ends": tokens.end_ids(models.base_of(model)),
+        "bos": models.bos_of(model), "pad": _pad(model), "with_texts": with_texts,
+    }  # fmt: skip
+    if ids.is_cuda:
+        if torch.cuda.is_current_stream_capturing():
+            return None
+        batch["tensors"] = {name: tensor.to("cpu", non_blocking=True) for name, tensor in given.items()}
+        batch["event"] = torch.cuda.current_stream(ids.device).record_event()
+    else:
+        batch["tensors"] = {name: tensor.tolist() for name, tensor in given.items()}
+    return batch
+
+
+def write(batch: dict[str, Any]) -> None:
+    """Write the batch as a fact, as soon as it has arrived."""
+    _on_their_way.append((batch.pop("event", None), batch))
+    write_ready()
+
+
+def write_ready(*, wait: bool = False) -> None:
+    """Write what has arrived, in order; `wait` for the rest."""
+    while _on_their_way:
+        event, batch = _on_their_way[0]
+        if event is not None:
+            if wait:
+                event.synchronize()
+            elif _is_capturing() or not event.query():
+                return
+        _on_their_way.pop(0)
+        read = {n: t if isinstance(t, list) else t.tolist() for n, t in batch.pop("tensors").items()}
+        facts.write("batch", **_described(batch, read))
+
+
+def _is_capturing() -> bool:
+    torch: Any = sys.modules["torch"]
+    return bool(torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+@facts.forgets
+def _forget() -> None:
+    _on_their_way.clear()
+
+
+def _pad(model: Any) -> int | None:
+    for holder in (tokens.tokenizer(), getattr(models.base_of(model), "config", None)):
+        found = tokens.ids_of(getattr(holder, "pad_token_id", None))
+        if found:
+            return found[0]
+    return None
+
+
+def _described(batch: dict[str, Any], read: dict[str, list[list[int]]]) -> dict[str, Any]:
+    ids, labels = read["input_ids"], read.get("labels")
+    width = len(ids[0]) if ids else 0
+    is_packed = batch["packed"] or any(map(_begins_again, read.get("position_ids", ())))
+    spans = [_real(row, n, batch, read, is_packed=is_packed) for n, row in enumerate(ids)]
+    rows = [row[first:last] for row, (first, last) in zip(ids, spans)]
+    found: dict[str, Any] = {
+        "at": batch["at"], "shape": [len(ids), width], "training": batch["training"], "grad": batch["grad"],
+        "packed": is_packed, "padding": round(1 - sum(map(len, rows)) / max(1, len(ids) * width), 4),
+        "padding_side": _side(spans, width), "row_hashes": [tokens.row_hash(row) for row in rows],
+        "double_bos": sum(_twice(row, batch["bos"]) for row in rows),
+    }  # fmt: skip
+    if is_packed:
+        places = read.get("position_ids", [])
+        found["segment_hashes"] = [tokens.row_hash(s) for row, place in zip(ids, places) for s in _segments(row, place)]
+    if batch["with_texts"]:
+        texts = [tokens.fingerprints_of(row) for row in rows]
+        found["row_fingerprints"] = None if None in texts else texts
+    if labels and len(labels) == len(ids) and len(labels[0]) <= width:
+        found.update(_labelled(ids, labels, spans, batch["ends"]))
+    return found
+
+
+def _real(
+    row: Sequence[int], n: int, batch: dict[str, Any], read: dict[str, list[list[int]]], *, is_packed: bool
+) -> tuple[int, int]:
+    """The half-open range of a row that is no padding: by its mask, its positions, or its runs of the pad token."""
+    mask, places = read.get("attention_mask"), read.get("position_ids")
+    if is_packed:
+        return 0, len(row)
+    if mask is not None and n < len(mask) and len(mask[n]) == len(row):
+        seen = [place for place, value in enumerate(mask[n]) if value]
+        return (seen[0], seen[-1] + 1) if seen else (0, 0)
+    if places is not None and n < len(places) and len(places[n]) == len(row) and places[n][:2] == [0, 0]:
+        return next((place - 1 for place, value in enumerate(places[n]) if value), len(row) - 1), len(row)
+    pad, first, last = batch["pad"], 0, len(row)
+    if pad is None or mask is not None or places is not None:
+        return first, last
+    while first < last and row[first] == pad and row[first + 1 : first + 2] == [pad]:
+        first += 1
+    while last > first and row[last - 1] == pad and row[last - 2] == pad:
+        last -= 1
+    is_end = pad in batch["ends"]
+    return first + (row[first] == pad and first > 0), last - (row[last - 1] == pad and not is_end and last < len(row))
+
+
+def _side(spans: Sequence[tuple[int, int]], width: int) -> str | None:
+    left, right = any(first for first, _ in spans), any(last < width for _, last in spans)
+    return "left" if left else "right" if right else None
+
+
+def _twice(row: Sequence[int], token: int | None) -> bool:
+    return token is not None and any(one == other == token for one, other in zip(row, row[1:]))
+
+
+def _begins_again(places: Sequence[int]) -> bool:
+    return any(place == 0 and before > 0 for before, place in zip(places, places[1:]))
+
+
+def _segments(row: Sequence[int], places: Sequence[int]) -> list[Sequence[int]]:
+    starts = [n for n, place in enumerate(places) if place == 0 and (n == 0 or places[n - 1] != 0)]
+    return [row[start:end] for start, end in zip(starts, [*starts[1:], len(row)])]
+
+
+def _labelled(
+    ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], ends: set[int]
+) -> dict[str, Any]:
+    """Where the labels stand; a tensor of labels narrower than the tokens stands at their right edge."""
+    supervised, closing, tails, firsts, answers = [], [], [], [], []
+    own = following = 0
+    for row, marks, (begin, end) in zip(ids, labels, spans):
+        offset = len(row) - len(marks)
+        places = [offset + n for n, label in enumerate(marks) if label != _IGNORED]
+        values = [marks[place - offset] for place in places]
+        supervised.append(len(places))
+        closing.append(any(value in ends for value in values[-_LAST_SUPERVISED:]))
+        tails.append(end - 1 - places[-1] if places else None)
+        firsts.append(places[0] - begin if places else None)
+        own += sum(row[place] == value for place, value in zip(places, values))
+        following += sum(place + 1 < len(row) and row[place + 1] == value for place, value in zip(places, values))
+        answers.append(_answer(values))
+    total = sum(supervised)
+    is_aligned = own == total
+    return {
+        "supervised": supervised, "ends_with_end_token": closing, "unsupervised_tail": tails,
+        "first_supervised": firsts, "aligned": is_aligned if total else None,
+        # the last token has none that follows it
+        "shifted": not is_aligned and following >= total - len(ids) if total else None,
+        "answer_hashes": answers,
+    }  # fmt: skip
+
+
+def _answer(values: Sequence[int]) -> str | None:
+    try:
+        text = tokens.text_of([value for value in values if value >= 0])
+    except (OverflowError, ValueError):
+        return None
+    return None if text is None else tokens.text_hash(text)

@@ -1,0 +1,155 @@
+"""Writing facts as they happen, and running hooks so that a failing one costs nothing but itself."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TextIO, TypeVar
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_MESSAGE_LIMIT = 200
+
+
+class _Output:
+    """Where this process's facts go; a forked child begins its own file."""
+
+    folder: str | None = None
+    is_open = False
+    file: TextIO | None = None
+    pid = 0
+
+
+class _Spent:
+    """Seconds inside hooks, all threads together; a hook inside a hook counts once."""
+
+    seconds = 0.0
+    setting_up = 0.0
+
+
+_off: set[str] = set()
+_inside = threading.local()
+_forgetters: list[Callable[[], None]] = []
+_closers: list[Callable[[], dict[str, Any]]] = []
+
+
+def open_in(folder: str) -> None:
+    """Facts go to this folder from now on; said again it changes nothing."""
+    if _Output.folder is not None or _Output.is_open:
+        return
+    _Output.folder, _Output.is_open = folder, True
+    os.register_at_fork(after_in_child=_begin_anew)
+    atexit.register(_end)
+
+
+def write(fact: str, **values: Any) -> None:
+    """One fact, one line; a folder that is gone or full must not be noticed by the process."""
+    if _Output.folder is None:
+        return
+    line = json.dumps({"fact": fact, "at": round(values.pop("at", time.time()), 6), **_plain(values)}, default=str)
+    try:
+        file = _Output.file
+        if file is None:
+            rank = os.environ.get("RANK", "")
+            name = f"witness-{rank if rank.isdigit() else 'none'}-{os.getpid()}.jsonl"
+            # kept open: a line at a time is what survives a SIGKILL
+            file = _Output.file = open(os.path.join(_Output.folder, name), "a", encoding="utf-8", errors="replace")  # noqa: SIM115
+        file.write(line + "\n")
+        file.flush()
+    except (OSError, ValueError):
+        _Output.folder = None
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON has no form for, as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def guarded(where: str) -> Callable[[_Function], _Function]:
+    """Decorate a hook: it never raises, its time is counted, and after a failure it is not called again."""
+
+    def decorate(function: _Function) -> _Function:
+        @functools.wraps(function)
+        def run(*arguments: Any, **named: Any) -> Any:
+            if where in _off:
+                return None
+            outermost = not getattr(_inside, "hook", False)
+            _inside.hook, began = True, time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            except Exception as error:
+                blind(where, error)
+            finally:
+                if outermost:
+                    _inside.hook = False
+                    _Spent.seconds += time.perf_counter() - began
+            return None
+
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+def blind(where: str, error: BaseException) -> None:
+    """Say that from here on nothing is seen there."""
+    _off.add(where)
+    write("blind", where=where, error=f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT])
+
+
+def hook_seconds() -> float:
+    """Seconds that all hooks of this process took."""
+    return round(_Spent.seconds, 6)
+
+
+def set_up_in(seconds: float) -> None:
+    """Of these, seconds in which hooks were set."""
+    _Spent.setting_up += seconds
+
+
+def setup_seconds() -> float:
+    """Seconds in which hooks were set, at the imports."""
+    return round(_Spent.setting_up, 6)
+
+
+def forgets(function: Callable[[], None]) -> Callable[[], None]:
+    """Decorate what a forked child calls first: what its parent saw is the parent's."""
+    _forgetters.append(function)
+    return function
+
+
+def at_end(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Decorate what is called at the process's end; what it returns goes into the last fact."""
+    _closers.append(function)
+    return function
+
+
+def _begin_anew() -> None:
+    _Output.file = None  # the parent's descriptor; nothing is left unwritten in it
+    _Spent.seconds = 0.0
+    for forget in _forgetters:
+        forget()
+
+
+def _end() -> None:
+    if _Output.file is None:
+        return
+    values: dict[str, Any] = {}
+    for close in _closers:
+        values.update(guarded(f"end of {close.__module__.rpartition('.')[2]}")(close)() or {})
+    write("ended", hook_seconds=hook_seconds(), setup_seconds=setup_seconds(), **values)
+
+
+def uncaught() -> str | None:
+    """The type of the exception that ends this process, as far as the interpreter knows it."""
+    kind = getattr(sys, "last_type", None)
+    return None if kind is None else kind.__qualname__

@@ -1,0 +1,56 @@
+"""Calls of a model from outside: its first training batches, and what it scored."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+from . import splice
+
+_MOST_FRAMES = 48
+_own_code: set[types.CodeType] = set()
+
+
+def hook_class(cls: Any) -> None:
+    """See the calls of this class's models.
+
+    `__call__` becomes a copy of torch's own, with a call of ours in it; the other modules keep theirs, and a copy
+    leaves no other traceback than the original. While something compiles the model there is no such call.
+    """
+    torch: Any = sys.modules["torch"]
+    call = torch.nn.Module.__call__
+    copy = splice.copy_with_first(call, _called, unless=torch.compiler.is_compiling)
+    _own_code.add(copy.__code__)
+    cls.__call__ = copy
+
+
+def hook_compiled(module: Any) -> None:
+    """A compiled model is called through its wrapper."""
+    hook_class(module.OptimizedModule)
+
+
+def _called(given: dict[str, Any]) -> None:
+    from . import generation, training
+
+    model = given["self"]
+    if generation.in_progress() or not _is_outermost():
+        return
+    torch: Any = sys.modules["torch"]
+    arguments = {**dict(zip(("input_ids", "attention_mask"), given["args"])), **given["kwargs"]}
+    if model.training and torch.is_grad_enabled():
+        training.received(model, arguments)
+    else:
+        generation.scored(model, arguments)
+
+
+def _is_outermost() -> bool:
+    """Whether no other call of a model stands above this one; such calls stand close above each other."""
+    frame = sys._getframe(3).f_back  # past this, `_called`, its guard and the call itself
+    for _ in range(_MOST_FRAMES):
+        if frame is None:
+            return True
+        if frame.f_code in _own_code:
+            return False
+        frame = frame.f_back
+    return True

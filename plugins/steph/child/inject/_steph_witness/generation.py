@@ -1,0 +1,226 @@
+"""What a model was asked and said: calls of `generate`, and forwards that score; by the state of its adapters."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import ModuleType
+from typing import Any
+
+from . import facts, models, splice, tokens
+
+_FIRST_CALLS = 16
+_open = threading.local()
+
+
+class _Counts:
+    """Calls in each state of the adapters."""
+
+    generations: dict[str, int] = {}  # noqa: RUF012 - one process, one of these
+    scorings: dict[str, int] = {}  # noqa: RUF012
+    raised: dict[str, int] = {}  # noqa: RUF012
+    new_tokens = 0
+    calls = 0
+
+
+def hook_generation(module: ModuleType) -> None:
+    """All generation comes through here, whatever is wrapped around the model."""
+    splice.around(module.GenerationMixin.generate, before=_asked, after=_answered, failed=_raised)
+
+
+def in_progress() -> bool:
+    """Whether this thread is inside `generate`."""
+    return getattr(_open, "depth", 0) > 0
+
+
+def _asked(given: dict[str, Any]) -> dict[str, Any]:
+    _open.depth = getattr(_open, "depth", 0) + 1
+    model, kwargs = given["self"], given.get("kwargs") or {}
+    state = models.state(model)
+    key = _key(state)
+    count = _Counts.generations[key] = _Counts.generations.get(key, 0) + 1
+    call: dict[str, Any] = {"key": key, "state": state, "count": count, "began": time.perf_counter(), "width": 0}
+    inputs: Any = given.get("inputs") if given.get("inputs") is not None else kwargs.get("input_ids")
+    if not _is_plain(inputs):
+        return call
+    call["width"] = int(inputs.shape[1])
+    if count > _FIRST_CALLS or _open.depth > 1:
+        return call
+    call["prompts"] = _rows(inputs, kwargs.get("attention_mask"), models_pad(model))
+    call["device"] = str(inputs.device)
+    call["ends"] = _ends(model, given.get("generation_config"), kwargs)
+    call["options"] = _options(model, given.get("generation_config"), kwargs, call["width"])
+    call["model"] = {
+        "name_or_path": models.name_of(model), "class": models.class_of(model), "quantised": models._linears(model)[0],
+        "devices": models.brief(model)["devices"] if count == 1 else {},
+    }  # fmt: skip
+    return call
+
+
+def models_pad(model: Any) -> int | None:
+    """The id that fills up prompts."""
+    from . import batches
+
+    return batches._pad(model)
+
+
+def _is_plain(value: Any) -> bool:
+    torch: Any = sys.modules["torch"]
+    if type(value) is not torch.Tensor or value.dim() != 2 or str(value.device) == "meta" or value.is_floating_point():
+        return False
+    return not (value.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _rows(ids: Any, mask: Any, pad: int | None) -> list[list[int]]:
+    """Each row's tokens without its padding."""
+    rows: list[list[int]] = ids.tolist()
+    if _is_plain(mask) and tuple(mask.shape) == tuple(ids.shape):
+        return [[token for token, seen in zip(row, marks) if seen] for row, marks in zip(rows, mask.tolist())]
+    return rows
+
+
+def _ends(model: Any, config: Any, kwargs: dict[str, Any]) -> set[int]:
+    for holder in (kwargs.get("eos_token_id"), getattr(config, "eos_token_id", None)):
+        if tokens.ids_of(holder):
+            return set(tokens.ids_of(holder))
+    own = getattr(model, "generation_config", None)
+    return set(tokens.ids_of(getattr(own, "eos_token_id", None))) or tokens.end_ids(model)
+
+
+def _options(model: Any, config: Any, kwargs: dict[str, Any], width: int) -> dict[str, Any]:
+    """What decides how it answers: the call's own words, then its configuration, then the model's."""
+
+    def value(name: str) -> Any:
+        if name in kwargs:
+            return kwargs[name]
+        for holder in (config, getattr(model, "generation_config", None)):
+            found = getattr(holder, name, None)
+            if found is not None:
+                return found
+        return None
+
+    limit, longest = value("max_new_tokens"), value("max_length")
+    limit = limit if limit is not None else longest - width if isinstance(longest, int) else None
+    return {
+        "limit": limit if isinstance(limit, int) else None, "do_sample": bool(value("do_sample")),
+        "temperature": value("temperature"), "num_beams": value("num_beams"),
+    }  # fmt: skip
+
+
+def _answered(call: dict[str, Any] | None, result: Any) -> None:
+    _open.depth -= 1
+    if call is None:
+        return
+    sequences = getattr(result, "sequences", result)
+    if _is_plain(sequences):
+        _Counts.new_tokens += max(0, int(sequences.shape[1]) - call["width"]) * int(sequences.shape[0])
+        if "prompts" in call:
+            _write_generation(call, sequences)
+    _count()
+
+
+def _write_generation(call: dict[str, Any], sequences: Any) -> None:
+    ends, prompts = call["ends"], call["prompts"]
+    said, stopped = [], []
+    for row in sequences.tolist():
+        new = row[call["width"] :]
+        end = next((place for place, token in enumerate(new) if token in ends), None)
+        said.append(new if end is None else new[:end])
+        stopped.append(end is not None)
+    texts = [tokens.text_of(row) for row in said]
+    responses = [text for text in texts if text is not None]
+    known = len(responses) == len(said)
+    fingerprints = [tokens.fingerprints_of(row) for row in prompts]
+    each = max(1, len(said) // max(1, len(prompts)))  # several answers to a prompt
+    prompts = [row for row in prompts for _ in range(each)]
+    facts.write(
+        "generation", rows=len(said), prompt_tokens=[len(row) for row in prompts],
+        prompt_hashes=[tokens.row_hash(row) for row in prompts],
+        prompt_fingerprints=None if None in fingerprints else [one for one in fingerprints for _ in range(each)],
+        new_tokens=[len(row) for row in said], stopped=stopped, **call["options"],
+        response_hashes=[_hashes(text) for text in responses] if known else None,
+        response_fingerprints=[tokens.fingerprints_of(row) for row in said] if known else None,
+        seconds=round(time.perf_counter() - call["began"], 4), device=call["device"],
+        in_training=_in_training(), **call["state"], **call["model"],
+    )  # fmt: skip
+
+
+def _hashes(text: str) -> list[str]:
+    """Of the whole, of what follows the thinking, of the first and of the last line."""
+    lines = text.strip().splitlines() or [""]
+    return [tokens.text_hash(part) for part in (text, text.rpartition("</think>")[2], lines[0], lines[-1])]
+
+
+def _raised(call: dict[str, Any] | None, error: BaseException) -> None:
+    _open.depth -= 1
+    if call is None or isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        return
+    key = call["key"]
+    _Counts.generations[key] -= 1
+    count = _Counts.raised[key] = _Counts.raised.get(key, 0) + 1
+    if count <= _FIRST_CALLS:
+        facts.write(
+            "generation_raised", error=type(error).__name__, message_hash=tokens.text_hash(str(error)),
+            rows=len(call.get("prompts", ())), in_training=_in_training(), **call["state"],
+        )  # fmt: skip
+    _count()
+
+
+@facts.guarded("scoring")
+def scored(model: Any, arguments: dict[str, Any]) -> None:
+    """The model was called for its logits, outside `generate`."""
+    ids: Any = arguments.get("input_ids")
+    if not _is_plain(ids):
+        return
+    state = models.state(models.unwrapped(model))
+    key = _key(state)
+    count = _Counts.scorings[key] = _Counts.scorings.get(key, 0) + 1
+    if count <= _FIRST_CALLS:
+        rows = _rows(ids, arguments.get("attention_mask"), models_pad(model))
+        fingerprints = [tokens.fingerprints_of(row) for row in rows]
+        facts.write(
+            "scoring", rows=len(rows), tokens=[len(row) for row in rows], device=str(ids.device),
+            prompt_hashes=[tokens.row_hash(row) for row in rows], in_training=_in_training(),
+            prompt_fingerprints=None if None in fingerprints else fingerprints,
+            name_or_path=models.name_of(model), quantised=models._linears(model)[0], **state,
+            **{"class": models.class_of(model)},
+        )  # fmt: skip
+    _count()
+
+
+def _in_training() -> bool:
+    from . import training
+
+    return training.in_progress()
+
+
+def _key(state: dict[str, Any]) -> str:
+    """A state in one short text."""
+    files = ",".join(one[:8] for one in state["sha256"]) or "-"
+    merged = ",".join(one[:8] for one in state["merged_sha256"]) or "-"
+    names = ",".join(state["adapters"]) or "-"
+    numbers = f"{state['layers']}/{state['disabled']}/{state['merged']}"
+    return f"{names} {numbers} {','.join(map(str, state['scaling'])) or '-'} {files} {merged}"
+
+
+def _count() -> None:
+    _Counts.calls += 1
+    calls = _Counts.calls
+    if calls >= _FIRST_CALLS and calls & (calls - 1) == 0:  # 16, 32, 64, ...
+        facts.write("counts", **_counted())
+
+
+@facts.at_end
+def _counted() -> dict[str, Any]:
+    return {
+        "generations": dict(_Counts.generations), "scorings": dict(_Counts.scorings), "raised": dict(_Counts.raised),
+        "new_tokens": _Counts.new_tokens,
+    }  # fmt: skip
+
+
+@facts.forgets
+def _forget() -> None:
+    _Counts.generations, _Counts.scorings, _Counts.raised = {}, {}, {}
+    _Counts.new_tokens = _Counts.calls = 0
+    _open.depth = 0

@@ -1,0 +1,394 @@
+"""What a model is made of: quantised layers, LoRA layers, where its parameters are; and that it was loaded or saved."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import weakref
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from . import facts, forwards, splice, tokens
+
+_QUANTISED = re.compile(r"Linear(4bit|8bitLt|NF4|FP4)|(Quant|WQ|HQQ|AQLM|Eetq|FP8|Q)Linear\w*")
+_LAYER_INDEX = re.compile(r"\.(?:layers|layer|h|blocks|block)\.(\d+)\.")
+_GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+# what is known of adapters by the layers that hold them, whatever is wrapped around
+_adapter_sha256: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
+_merged_sha256: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
+_lora_layers: weakref.WeakKeyDictionary[Any, tuple[int, list[Any]]] = weakref.WeakKeyDictionary()
+_changes = [0]  # counted up whenever layers may have come or gone
+
+
+def hook_models(module: ModuleType) -> None:
+    """Loading and saving."""
+    cls = module.PreTrainedModel
+    splice.around(cls.from_pretrained, before=_loading, after=_loaded)
+    splice.around(cls.save_pretrained, before=_saving_model, after=_saved_model)
+    if hasattr(cls, "_from_config"):
+        splice.around(cls._from_config, before=lambda given: None, after=lambda token, model: _built(model))
+    for name in ("_load_pretrained_model",):
+        if hasattr(cls, name):
+            splice.around(getattr(cls, name), before=lambda given: None, after=_note_loading_info)
+    forwards.hook_class(cls)
+
+
+def hook_auto_classes(module: ModuleType) -> None:
+    """Models built without weights of their own; `_from_config`, where there is one, has seen most of them."""
+    splice.around(
+        module._BaseAutoModelClass.from_config, before=lambda given: None, after=lambda token, model: _built(model)
+    )
+
+
+_info: list[tuple[int | None, int | None]] = [(None, None)]
+_built_already: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _note_loading_info(token: object, result: Any) -> None:
+    """How many keys were missing or of another shape: an object in transformers 5, places in a tuple in 4."""
+    info = result[0] if isinstance(result, tuple) else result
+    if hasattr(info, "missing_keys"):
+        _info[0] = (len(info.missing_keys), len(getattr(info, "mismatched_keys", ()) or ()))
+    elif isinstance(result, tuple) and len(result) >= 4 and isinstance(result[1], (list, set)):
+        mismatched = result[3] if isinstance(result[3], (list, set)) else ()
+        _info[0] = (len(result[1]), len(mismatched))
+
+
+def _loading(given: dict[str, Any]) -> object:
+    _info[0] = (None, None)
+    return given.get("pretrained_model_name_or_path")
+
+
+def _loaded(path: object, result: Any) -> None:
+    model = result[0] if isinstance(result, tuple) else result
+    if not hasattr(model, "named_parameters"):
+        return
+    (missing, mismatched), _info[0] = _info[0], (None, None)
+    facts.write(
+        "model_loaded", how="from_pretrained", path=None if path is None else str(path), missing=missing,
+        mismatched=mismatched, generates=_generates(model), **brief(model),
+    )  # fmt: skip
+
+
+def _built(model: Any) -> None:
+    if not hasattr(model, "named_parameters") or model in _built_already:
+        return
+    _built_already.add(model)
+    facts.write("model_loaded", how="from_config", path=None, generates=_generates(model), **brief(model))
+
+
+def _generates(model: object) -> bool:
+    return type(model).__name__.endswith(_GENERATES)
+
+
+def _saving_model(given: dict[str, Any]) -> tuple[Any, Any]:
+    return weakref.ref(given["self"]), given.get("save_directory")
+
+
+def _saved_model(token: tuple[Any, Any], result: object) -> None:
+    model = token[0]()
+    # transformers saves the adapters of its own `add_adapter` here, and no model
+    adapter = bool(getattr(model, "_hf_peft_config_loaded", False)) and not merged_into(model)
+    saved(model, token[1], adapter=adapter)
+
+
+def saved(model: Any, folder: object, *, adapter: bool) -> None:
+    """Write that a model or its adapter lies in this folder now."""
+    from . import training
+
+    if folder is None or model is None:
+        return
+    path = os.path.abspath(str(folder))
+    sha256 = sha256_of_adapter(path) if adapter else None
+    active = {name for layer in lora_layers(model) for name in active_adapters(layer)}
+    if sha256 is not None and len(active) == 1:
+        remember(model, next(iter(active)), sha256)
+    training.saved(model)
+    facts.write(
+        "model_saved", path=path, adapter=adapter, sha256=sha256, merged_sha256=merged_into(model),
+        step=training.step(), in_training=training.in_progress(),
+    )  # fmt: skip
+
+
+def sha256_of_adapter(folder: str, subfolder: str | None = None) -> str | None:
+    """The hash of the adapter's weights in a folder, or in the local cache of a repository of that name."""
+    for name in _ADAPTER_FILES:
+        path = os.path.join(folder, subfolder or "", name)
+        if not os.path.isfile(path):
+            path = _cached(folder, name, subfolder) or ""
+        if path:
+            digest = hashlib.sha256()
+            with open(path, "rb") as file:
+                for block in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(block)
+            return digest.hexdigest()
+    return None
+
+
+def _cached(repository: str, name: str, subfolder: str | None) -> str | None:
+    import sys
+
+    hub = sys.modules.get("huggingface_hub")
+    if hub is None or os.path.isdir(repository) or repository.count("/") != 1:
+        return None
+    found = hub.try_to_load_from_cache(repository, f"{subfolder}/{name}" if subfolder else name)
+    return found if isinstance(found, str) else None
+
+
+def unwrapped(model: Any) -> Any:
+    """The model itself, out of DistributedDataParallel and `torch.compile`."""
+    while True:
+        inner = getattr(model, "_orig_mod", None) or (
+            model.module if type(model).__name__ in ("DistributedDataParallel", "DataParallel") else None
+        )
+        if inner is None:
+            return model
+        model = inner
+
+
+def brief(model: Any) -> dict[str, Any]:
+    """A model's name, quantised layers, parameters and places."""
+    parameters, trained, dtypes, devices = 0, 0, {}, {}  # type: ignore[var-annotated]
+    places = getattr(model, "hf_device_map", None)
+    for name, parameter in model.named_parameters():
+        count = _count(parameter)
+        parameters += count
+        trained += count if parameter.requires_grad else 0
+        dtypes[str(parameter.dtype)] = dtypes.get(str(parameter.dtype), 0) + count
+        place = _place(name, parameter, places)
+        devices[place] = devices.get(place, 0) + count
+    quantised, unquantised = _linears(model)
+    return {
+        "name_or_path": name_of(model), "class": class_of(model), "quantised": quantised,
+        "unquantised_linears": unquantised, "parameters": parameters, "trained_parameters": trained,
+        "dtypes": dtypes, "devices": devices,
+    }  # fmt: skip
+
+
+def described(model: Any) -> dict[str, Any]:
+    """All of a model: `brief`, its end tokens and its LoRA layers."""
+    base = base_of(model)
+    ends: list[int] = []
+    for holder in (getattr(base, "generation_config", None), getattr(base, "config", None)):
+        ends += tokens.ids_of(getattr(holder, "eos_token_id", None))
+    return {
+        **brief(model),
+        "eos": sorted(set(ends)),
+        "bos": bos_of(model),
+        "lora": _lora(model),
+    }
+
+
+def bos_of(model: Any) -> int | None:
+    """The id that begins a row: the tokenizer's, which puts it there, else the model's."""
+    own = tokens.tokenizer()
+    holder = own if own is not None else getattr(base_of(model), "config", None)
+    found = tokens.ids_of(getattr(holder, "bos_token_id", None))
+    return found[0] if found else None
+
+
+def base_of(model: Any) -> Any:
+    """The model under PEFT's wrapper."""
+    model = unwrapped(model)
+    base = getattr(model, "base_model", None)
+    return getattr(base, "model", model) if hasattr(model, "peft_config") and base is not None else model
+
+
+def name_of(model: Any) -> str | None:
+    """The name or path that the model was loaded from."""
+    config = getattr(base_of(model), "config", None)
+    name = getattr(config, "_name_or_path", None) or getattr(base_of(model), "name_or_path", None)
+    return str(name) if name else None
+
+
+def class_of(model: Any) -> str:
+    """The base's class."""
+    return type(base_of(model)).__name__
+
+
+def lora_layers(model: Any) -> list[Any]:
+    """The layers that hold adapters; looked for again only after something may have changed."""
+    base = base_of(model)
+    try:
+        known = _lora_layers.get(base)
+    except TypeError:
+        known = None
+    if known is None or known[0] != _changes[0]:
+        found = [layer for layer in base.modules() if _is_adapter_layer(layer)] if hasattr(base, "modules") else []
+        known = _lora_layers[base] = (_changes[0], found)
+    return known[1]
+
+
+def layers_changed() -> None:
+    """Adapter layers may have come or gone."""
+    _changes[0] += 1
+
+
+def _is_adapter_layer(module: Any) -> bool:
+    names = getattr(module, "adapter_layer_names", None)
+    return isinstance(names, tuple) and hasattr(module, "active_adapters") and hasattr(module, "base_layer")
+
+
+def active_adapters(layer: Any) -> list[str]:
+    """The adapters that take part in what this layer computes, as far as it has them."""
+    active = layer.active_adapters
+    names = [active] if isinstance(active, str) else list(active)
+    held = {name for kind in layer.adapter_layer_names for name in getattr(layer, kind, ())}
+    return [name for name in names if name in held]
+
+
+def remember(model: Any, adapter: str, sha256: str | None) -> None:
+    """The file that an adapter's weights were read from, or just written to."""
+    for layer in lora_layers(model):
+        known = _adapter_sha256.setdefault(layer, {})
+        if sha256 is None:
+            known.pop(adapter, None)
+        else:
+            known[adapter] = sha256
+
+
+def forget_files(model: Any) -> None:
+    """A training changes the weights: they are no file's any more."""
+    for layer in lora_layers(model):
+        _adapter_sha256.pop(layer, None)
+
+
+def merge_into(model: Any, sha256: list[str]) -> None:
+    """These adapters are part of the model's own weights now."""
+    if sha256:
+        _merged_sha256[base_of(model)] = sorted({*merged_into(model), *sha256})
+
+
+def merged_into(model: Any) -> list[str]:
+    """The adapters that are part of the model's weights, unloaded or still there."""
+    base = base_of(model)
+    known = set(_merged_sha256.get(base, ()))
+    for layer in lora_layers(model):
+        files = _adapter_sha256.get(layer, {})
+        known.update(files[name] for name in getattr(layer, "merged_adapters", ()) if name in files)
+    return sorted(known)
+
+
+def state(model: Any) -> dict[str, Any]:
+    """In which state the model's adapters are."""
+    adapters: dict[str, None] = {}
+    scaling, sha256 = set(), set()
+    disabled = merged = 0
+    layers = lora_layers(model)
+    for layer in layers:
+        disabled += bool(getattr(layer, "disable_adapters", False))
+        merged += bool(getattr(layer, "merged", False))
+        files = _adapter_sha256.get(layer, {})
+        for name in active_adapters(layer):
+            adapters[name] = None
+            scaling.update(_numbers(getattr(layer, "scaling", None), name))
+            if name in files:
+                sha256.add(files[name])
+    return {
+        "adapters": list(adapters), "layers": len(layers), "disabled": disabled, "merged": merged,
+        "scaling": sorted(scaling), "sha256": sorted(sha256), "merged_sha256": merged_into(model),
+    }  # fmt: skip
+
+
+def _numbers(values: Any, name: str) -> list[float]:
+    value = values.get(name) if hasattr(values, "get") else None
+    return [round(float(value), 8)] if isinstance(value, (int, float)) else []
+
+
+def _linears(model: Any) -> tuple[list[dict[str, Any]], int]:
+    """Quantised linear layers by kind, and how many are not; LoRA's own matrices and wrappers are neither."""
+    kinds: dict[tuple[Any, ...], int] = {}
+    plain = 0
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if _is_adapter_layer(module) or re.search(r"\.lora_\w+\.", f".{name}."):
+            continue
+        if _QUANTISED.fullmatch(kind):
+            weight = getattr(module, "weight", None)
+            compute, double = getattr(module, "compute_dtype", None), getattr(weight, "compress_statistics", None)
+            key = (kind, getattr(weight, "quant_type", None), None if compute is None else str(compute), double)
+            kinds[key] = kinds.get(key, 0) + 1
+        elif kind in ("Linear", "Conv1D"):
+            plain += 1
+    names = ("class", "quant_type", "compute_dtype", "double_quant")
+    return [{**dict(zip(names, key)), "layers": count} for key, count in kinds.items()], plain
+
+
+def _count(parameter: Any) -> int:
+    """Its numbers, those of packed 4-bit weights unpacked."""
+    shape: Any = getattr(getattr(parameter, "quant_state", None), "shape", None)
+    return int(shape.numel()) if hasattr(shape, "numel") else int(parameter.numel())
+
+
+def _place(name: str, parameter: Any, places: Any) -> str:
+    place = str(parameter.device)
+    if place != "meta" or not isinstance(places, dict):
+        return place
+    owners = [owner for owner in places if owner == "" or name == owner or f".{name}".find(f".{owner}.") >= 0]
+    found = str(places[max(owners, key=len)]) if owners else "meta"
+    return found if found in ("cpu", "disk") else "meta"
+
+
+def _lora(model: Any) -> dict[str, Any] | None:
+    layers = set(map(id, lora_layers(model)))
+    if not layers:
+        return None
+    modules: dict[str, int] = {}
+    indexes: set[int] = set()
+    rank: set[float] = set()
+    scaling: set[float] = set()
+    dropout: set[float] = set()
+    adapters: set[str] = set()
+    active: set[str] = set()
+    dora, trained = False, 0
+    for name, layer in base_of(model).named_modules():
+        if id(layer) not in layers:
+            continue
+        short = name.rpartition(".")[2]
+        modules[short] = modules.get(short, 0) + 1
+        indexes.update(int(match) for match in _LAYER_INDEX.findall(f".{name}."))
+        adapters.update(one for kind in layer.adapter_layer_names for one in getattr(layer, kind, ()))
+        for adapter in active_adapters(layer):
+            active.add(adapter)
+            rank.update(_numbers(getattr(layer, "r", None), adapter))
+            scaling.update(_numbers(getattr(layer, "scaling", None), adapter))
+            drops = getattr(layer, "lora_dropout", None)
+            if drops is not None and adapter in drops:
+                dropout.add(float(getattr(drops[adapter], "p", 0.0)))
+            dora = dora or bool((getattr(layer, "use_dora", None) or {}).get(adapter, False))
+        trained += sum(_count(p) for n, p in layer.named_parameters() if p.requires_grad and "lora_" in n)
+    return {
+        "layers": len(layers), "modules": modules, "layer_indexes": sorted(indexes), "rank": sorted(rank),
+        "scaling": sorted(scaling), "dropout": sorted(dropout), "dora": dora, "trained_parameters": trained,
+        "adapters": sorted(adapters), "active": sorted(active), **_zeros(model),
+    }  # fmt: skip
+
+
+def _zeros(model: Any) -> dict[str, int]:
+    peaks = {kind: [peak for _, _, peak in matrices(model, kind)] for kind in ("lora_A", "lora_B")}
+    return {f"all_{kind[-1].lower()}_zero": sum(peak == 0 for peak in values) for kind, values in peaks.items()}
+
+
+def matrices(model: Any, kind: str) -> Iterator[tuple[str, Any, float]]:
+    """Each trained matrix of this kind with its name and its largest absolute value, read from the device once."""
+    import sys
+
+    torch: Any = sys.modules["torch"]
+    found = [
+        (f"{index}.{adapter}", module.weight if hasattr(module, "weight") else module)
+        for index, layer in enumerate(lora_layers(model))
+        for held in (kind, kind.replace("lora_", "lora_embedding_"))
+        for adapter, module in dict(getattr(layer, held, None) or {}).items()
+        if adapter in active_adapters(layer)
+    ]
+    usable = [(name, tensor) for name, tensor in found if tensor.numel() and str(tensor.device) != "meta"]
+    with torch.no_grad():
+        # a norm needs no room beside its result, and one transfer fetches them all
+        peaks = [torch.linalg.vector_norm(tensor.detach().flatten(), float("inf")).float() for _, tensor in usable]
+        values = torch.stack([peak.to(peaks[0].device) for peak in peaks]).tolist() if peaks else []
+    for (name, tensor), value in zip(usable, values):
+        yield name, tensor, value

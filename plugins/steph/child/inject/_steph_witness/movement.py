@@ -1,0 +1,98 @@
+"""By how much a training moved the LoRA matrices, and what that is against the weights they are added to."""
+
+from __future__ import annotations
+
+import math
+import sys
+from statistics import median
+from typing import Any
+
+from . import models
+
+_SLICE = 64  # numbers of a matrix that are kept from the beginning
+_COMPARED_LAYERS = 8
+_BASE_BYTES = 16384  # of a weight, for its norm
+_KINDS = ("lora_A", "lora_B")
+
+
+def snapshot(model: Any) -> dict[str, Any]:
+    """Each matrix's largest value and first numbers. Copies go to the CPU; nothing stays on the device."""
+    return {
+        kind: {name: (peak, _first(tensor)) for name, tensor, peak in models.matrices(model, kind)} for kind in _KINDS
+    }
+
+
+def _first(tensor: Any) -> list[float]:
+    flat = tensor.detach().reshape(-1)[:_SLICE]
+    values: list[float] = flat.cpu().float().tolist()
+    return values
+
+
+def since(start: dict[str, Any], model: Any) -> dict[str, Any]:
+    """What became of the matrices since the snapshot."""
+    found: dict[str, Any] = {}
+    for kind in _KINDS:
+        total = moved = zero = 0
+        largest = 0.0
+        for name, tensor, peak in models.matrices(model, kind):
+            total += 1
+            zero += peak == 0
+            largest = max(largest, peak) if peak == peak else peak
+            before = start.get(kind, {}).get(name)
+            moved += before is None or before[0] != peak or before[1] != _first(tensor)
+        found[kind.lower()] = {"total": total, "moved": moved, "zero": zero, "max_abs": largest}
+    return {**found, "delta_ratio": _ratios(model)}
+
+
+def _ratios(model: Any) -> dict[str, float] | None:
+    layers = [layer for layer in models.lora_layers(model) if getattr(layer, "lora_A", None)]
+    chosen = layers[:: max(1, len(layers) // _COMPARED_LAYERS)][:_COMPARED_LAYERS]
+    ratios = [ratio for layer in chosen if (ratio := _ratio(layer)) is not None and ratio == ratio]
+    return {"median": median(ratios), "max": max(ratios)} if ratios else None
+
+
+def _ratio(layer: Any) -> float | None:
+    """The norm of scaling times B·A over that of the layer's weight, worked out on the CPU."""
+    names = [name for name in models.active_adapters(layer) if name in layer.lora_A]
+    weight = getattr(layer.base_layer, "weight", None)
+    if not names or weight is None:
+        return None
+    a, b = (getattr(layer, kind)[names[0]].weight.detach() for kind in _KINDS)
+    if not a.numel() or not b.numel() or a.dim() != 2 or b.dim() != 2:
+        return None
+    base = _base_norm(weight)
+    if not base:
+        return None
+    a, b = a.cpu().double(), b.cpu().double()
+    # the norm of B·A by the small square matrices alone
+    square = float(((b.T @ b) * (a @ a.T)).sum())
+    return abs(float(layer.scaling[names[0]])) * math.sqrt(max(square, 0.0)) / base
+
+
+def _base_norm(weight: Any) -> float | None:
+    """The norm of a weight, by its first numbers; 4-bit ones are unpacked here."""
+    state = getattr(weight, "quant_state", None)
+    count = models._count(weight)
+    if state is None:
+        if not weight.is_floating_point():
+            return None
+        part = weight.detach().reshape(-1)[: _BASE_BYTES // 4].cpu().double()
+        return math.sqrt(float((part * part).mean()) * count)
+    values = _unpacked(weight.detach().reshape(-1)[: _BASE_BYTES // 4].cpu(), state)
+    return None if values is None else math.sqrt(float((values * values).mean()) * count)
+
+
+def _unpacked(packed: Any, state: Any) -> Any:
+    torch: Any = sys.modules["torch"]
+    if getattr(packed, "dtype", None) != torch.uint8:
+        return None
+    blocks = packed.numel() * 2 // int(state.blocksize)
+    scales = state.absmax[:blocks].cpu()
+    if getattr(state, "nested", False):
+        inner = state.state2
+        outer = inner.absmax[: -(-blocks // int(inner.blocksize))].cpu().float()
+        codes = inner.code.cpu().float()[scales.long()]
+        scales = codes * outer.repeat_interleave(int(inner.blocksize))[:blocks] + float(state.offset)
+    codes = state.code.cpu().float()
+    values = torch.stack([codes[(packed >> 4).long()], codes[(packed & 15).long()]], 1).reshape(blocks, -1)
+    return (values * scales.float()[:, None]).double()

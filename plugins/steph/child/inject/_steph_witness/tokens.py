@@ -1,0 +1,110 @@
+"""Token ids as hashes, and as text where the process has a tokenizer for them."""
+
+from __future__ import annotations
+
+import array
+import hashlib
+import importlib.util
+import os
+import sys
+import weakref
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from . import splice
+
+# what ends an answer in one chat format or another; a model's own end tokens come on top
+_ENDS = (
+    *("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<|end|>", "<|return|>"),
+    *("</s>", "<eos>", "<|eom_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>", "[EOS]", "<turn|>"),
+)
+_MAX_TEXT_TOKENS = 32768
+
+_last_tokenizer: list[Any] = [None]  # a weak reference to the one that was loaded last
+
+
+def hook_tokenizers(module: ModuleType) -> None:
+    """Know the tokenizer that was loaded last: it is the one that prompts are made with."""
+    loads = module.PreTrainedTokenizerBase.from_pretrained
+    splice.around(loads, before=lambda given: None, after=lambda token, tokenizer: use(tokenizer))
+
+
+def use(tokenizer: Any) -> None:
+    """From here on texts are read with this one."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor's
+    if tokenizer is not None and hasattr(tokenizer, "decode"):
+        _last_tokenizer[0] = weakref.ref(tokenizer)
+
+
+def tokenizer() -> Any:
+    """The tokenizer in use; None where there is none any more."""
+    reference = _last_tokenizer[0]
+    return None if reference is None else reference()
+
+
+def described() -> dict[str, Any] | None:
+    """The tokenizer's size and special ids."""
+    own = tokenizer()
+    if own is None:
+        return None
+    names = {"eos": "eos_token_id", "pad": "pad_token_id", "bos": "bos_token_id"}
+    return {"vocab": len(own), **{key: getattr(own, name, None) for key, name in names.items()}}
+
+
+def end_ids(model: Any) -> set[int]:
+    """Every id that ends an answer: the model's, the tokenizer's, and those of the chat formats that it has."""
+    found: set[int] = set()
+    for holder in (getattr(model, "generation_config", None), getattr(model, "config", None), tokenizer()):
+        found.update(ids_of(getattr(holder, "eos_token_id", None)))
+    own = tokenizer()
+    if own is not None and hasattr(own, "convert_tokens_to_ids"):
+        unknown = getattr(own, "unk_token_id", None)
+        found.update(one for one in own.convert_tokens_to_ids(list(_ENDS)) if isinstance(one, int) and one != unknown)
+    return found
+
+
+def ids_of(value: object) -> list[int]:
+    """One id, several or none, as a list."""
+    values = value if isinstance(value, (list, tuple, set)) else [value]
+    return [one for one in values if isinstance(one, int)]
+
+
+def row_hash(ids: Sequence[int]) -> str:
+    """8 hex digits for a row of token ids."""
+    return hashlib.blake2b(array.array("q", ids).tobytes(), digest_size=4).hexdigest()
+
+
+def text_of(ids: Sequence[int]) -> str | None:
+    """The text of these ids without special tokens; None without a tokenizer."""
+    own = tokenizer()
+    if own is None or len(ids) > _MAX_TEXT_TOKENS:
+        return None
+    text = own.decode(list(ids), skip_special_tokens=True)
+    return text if isinstance(text, str) else None
+
+
+def fingerprints_of(ids: Sequence[int]) -> list[str] | None:
+    """The fingerprints of these ids' text; None without a tokenizer."""
+    text = text_of(ids)
+    return None if text is None else list(_fingerprint().fingerprints(text))
+
+
+def text_hash(text: str) -> str:
+    """The hash of a text by the suite's own rule."""
+    hashed: str = _fingerprint().text_hash(text)
+    return hashed
+
+
+def _fingerprint() -> ModuleType:
+    """The suite's own module, which knows how texts are compared; loaded by path, under a name of our own."""
+    name = f"{__package__}.fingerprint"
+    if name not in sys.modules:
+        here = os.path.abspath(__file__)
+        suite = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(here))))
+        spec = importlib.util.spec_from_file_location(name, os.path.join(suite, "fingerprint.py"))
+        assert spec is not None and spec.loader is not None  # noqa: S101, PT018
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]

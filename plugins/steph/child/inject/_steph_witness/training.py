@@ -1,0 +1,316 @@
+"""A training, by the Trainer or by a loop of one's own: how it begins, its first batches, its steps, how it ends."""
+
+from __future__ import annotations
+
+import sys
+import time
+import weakref
+from types import ModuleType
+from typing import Any
+
+from . import batches, facts, models, movement, rows, tokens
+
+_FIRST_BATCHES = 8
+
+
+class _Training:
+    """One training from its beginning to its end; nothing of it is kept alive."""
+
+    def __init__(self, source: str, model: Any, state: Any = None) -> None:
+        self.source = source
+        self.model = weakref.ref(models.unwrapped(model))
+        self.state = None if state is None else weakref.ref(state)
+        self.began, self.hook_seconds = time.time(), facts.hook_seconds()
+        self.steps_before = _Steps.done
+        self.due: int | None = None
+        self.has_row_texts = False
+        self.batches = 0
+        self.last_step = 0
+        self.epoch: float | None = None
+        self.moved: dict[str, Any] = {}
+        self.start = movement.snapshot(models.unwrapped(model))
+
+
+class _Steps:
+    """Real calls of an optimizer's `step`."""
+
+    done = 0
+
+
+class _Now:
+    """The training in progress, the last step of the one before, and what may be a loop's first batches."""
+
+    training: _Training | None = None
+    last_step: int | None = None
+    waiting: list[dict[str, Any]] = []  # noqa: RUF012 - one process, one of these
+    waiting_model: Any = None
+    waiting_start: dict[str, Any] | None = None
+    waiting_since = 0.0
+
+
+def hook_optimizers(module: ModuleType) -> None:
+    """Count real steps, by torch's own points for it; the first one of a loop says that a training began."""
+    from . import splice
+
+    module.register_optimizer_step_pre_hook(_step_comes)
+    module.register_optimizer_step_post_hook(_step_done)
+    splice.first(module.Optimizer.__init__, lambda given: _forget_waiting())
+
+
+def hook_callbacks(module: ModuleType) -> None:
+    """Every Trainer has this callback, which leaves these events to its base: methods that do nothing."""
+    cls = module.DefaultFlowCallback
+    for name, own in (("on_train_begin", _begins), ("on_log", _logs), ("on_train_end", _ends)):
+        if name in vars(cls):
+            raise RuntimeError(f"DefaultFlowCallback has its own {name}")
+        setattr(cls, name, own)
+
+
+def in_progress() -> bool:
+    """Whether a training is going on."""
+    return _Now.training is not None
+
+
+def step() -> int | None:
+    """The step that the training in progress has done, or the last one did; None where there was none."""
+    training = _Now.training
+    if training is None:
+        return _Now.last_step
+    return _step_of(training)
+
+
+def _step_of(training: _Training) -> int:
+    state = training.state() if training.state else None
+    if state is not None:
+        training.last_step = int(state.global_step)
+    elif training.state is None:
+        training.last_step = _Steps.done - training.steps_before
+    return training.last_step
+
+
+def _begins(callback: object, args: Any, state: Any, control: object, **given: Any) -> None:
+    _trainer_begins(args, state, given)
+
+
+@facts.guarded("training begins")
+def _trainer_begins(args: Any, state: Any, given: dict[str, Any]) -> None:
+    if _Now.training is not None:
+        _close(_Now.training, raised=_why_again(_Now.training))
+    _forget_waiting()
+    model = given["model"]
+    tokens.use(given.get("processing_class") or given.get("tokenizer"))
+    training = _Now.training = _Training("trainer", model, state)
+    training.due = int(state.max_steps)
+    models.forget_files(model)
+    trainer = _trainer()
+    loader = given.get("train_dataloader")
+    seen = rows.described(getattr(loader, "dataset", None))
+    training.has_row_texts = seen.get("row_fingerprints") is not None
+    facts.write(
+        "training_begins", source="trainer", trainer=None if trainer is None else type(trainer).__name__,
+        **_asked(args, state), **seen, **_optimizer(given.get("optimizer"), args),
+        collator=_name(getattr(trainer, "data_collator", None)), resumed=bool(state.global_step),
+        recompute=_recomputes(model), tokenizer=tokens.described(), **models.described(model),
+    )  # fmt: skip
+
+
+def _asked(args: Any, state: Any) -> dict[str, Any]:
+    """What the Trainer was told, or decided on its way."""
+    cards = max(1, int(getattr(args, "n_gpu", 1) or 1))
+    batch = getattr(state, "train_batch_size", None)
+    schedule = getattr(args, "lr_scheduler_type", None)
+    precision = "bf16" if getattr(args, "bf16", False) else "fp16" if getattr(args, "fp16", False) else "fp32"
+    return {
+        "batch_size": int(batch) // cards if batch else int(args.per_device_train_batch_size),
+        "accumulation": int(args.gradient_accumulation_steps), "world_size": int(args.world_size) * cards,
+        "steps_due": int(state.max_steps), "epochs_due": float(args.num_train_epochs),
+        "schedule": None if schedule is None else str(getattr(schedule, "value", schedule)),
+        "warmup_steps": float(args.get_warmup_steps(int(state.max_steps))),
+        "weight_decay": float(args.weight_decay), "precision": precision,
+        "max_length": next((int(value) for name in ("max_length", "max_seq_length", "max_seq_len", "cutoff_len")
+                            if isinstance(value := getattr(args, name, None), int)), None),
+        "packing": getattr(args, "packing", None),
+    }  # fmt: skip
+
+
+def _optimizer(optimizer: Any, args: Any) -> dict[str, Any]:
+    """The optimizer's class, and the rate that it starts from, which may be another than the arguments say."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    rates = [group.get("initial_lr", group.get("lr")) for group in getattr(inner, "param_groups", ())]
+    known = [float(rate) for rate in rates if isinstance(rate, (int, float))]
+    rate = max(known) if known else getattr(args, "learning_rate", None)
+    return {"optimizer": _name(inner), "learning_rate": rate}
+
+
+def _name(value: object) -> str | None:
+    return None if value is None else getattr(value, "__name__", None) or type(value).__name__
+
+
+def _recomputes(model: Any) -> bool:
+    names = ("gradient_checkpointing", "activation_checkpointing")
+    return any(getattr(module, name, False) is True for module in model.modules() for name in names)
+
+
+def _trainer() -> Any:
+    """The Trainer whose loop calls back; callbacks are not told which one it is."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if "training_loop" in frame.f_code.co_name:
+            owner = frame.f_locals.get("self")
+            if hasattr(owner, "callback_handler"):
+                return owner
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return None
+
+
+def _logs(callback: object, args: object, state: Any, control: object, **given: Any) -> None:
+    _logged(state, given.get("logs") or {})
+
+
+@facts.guarded("logged")
+def _logged(state: Any, logs: dict[str, Any]) -> None:
+    batches.write_ready()
+    known = {key: number for key in ("loss", "grad_norm", "learning_rate", "epoch")
+             if (number := _number(logs.get(key))) is not None}  # fmt: skip
+    if _Now.training is not None:
+        _Now.training.epoch = known.get("epoch", _Now.training.epoch)
+    facts.write("logged", step=int(state.global_step), eval=any(key.startswith("eval_") for key in logs), **known)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, (int, float)):
+        return float(value)
+    # on a GPU it would be waited for
+    return float(value) if str(getattr(value, "device", "")) == "cpu" and value.numel() == 1 else None
+
+
+def _ends(callback: object, args: object, state: Any, control: object, **given: Any) -> None:
+    _trainer_ends()
+
+
+@facts.guarded("training ends")
+def _trainer_ends() -> None:
+    if _Now.training is not None:
+        _close(_Now.training, raised=None)
+
+
+def _close(training: _Training, raised: str | None) -> None:
+    batches.write_ready(wait=True)
+    model = training.model()
+    if model is not None:
+        training.moved = movement.since(training.start, model)
+    _Now.last_step = _step_of(training)
+    _Now.training = None
+    state = training.state() if training.state else None
+    facts.write(
+        "training_ends", source=training.source, steps=_Now.last_step, due=training.due,
+        optimizer_steps=_Steps.done - training.steps_before, seconds=round(time.time() - training.began, 3),
+        epoch=training.epoch if state is None else state.epoch, raised=raised,
+        hook_seconds=round(facts.hook_seconds() - training.hook_seconds, 6), **training.moved,
+    )  # fmt: skip
+
+
+def _why_again(training: _Training) -> str | None:
+    """A training that another one follows did not end, unless it was a loop, whose end nothing tells."""
+    return "begun again before its end" if training.source == "trainer" else None
+
+
+@facts.guarded("steps")
+def _step_comes(optimizer: Any, args: object, kwargs: object) -> None:
+    if _is_compiling():
+        return
+    batches.write_ready()
+    model = _Now.waiting_model() if _Now.waiting_model is not None else None
+    if _Now.training is not None or not _Now.waiting or model is None:
+        return
+    training = _Now.training = _Training("loop", model)
+    training.start = _Now.waiting_start or training.start
+    training.began = _Now.waiting_since
+    models.forget_files(model)
+    waiting, _Now.waiting = _Now.waiting, []
+    facts.write(
+        "training_begins", at=training.began, source="loop", **_optimizer(optimizer, None), resumed=False,
+        rows=None, recompute=_recomputes(model), precision=_precision(), world_size=_world_size(),
+        tokenizer=tokens.described(), **models.described(model),
+    )  # fmt: skip
+    for batch in waiting:
+        batches.write(batch)
+    training.batches = len(waiting)
+
+
+def _precision() -> str:
+    torch: Any = sys.modules["torch"]
+    return "fp32" if not torch.is_autocast_enabled() else "bf16"
+
+
+def _world_size() -> int:
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    return int(distributed.get_world_size()) if distributed and distributed.is_initialized() else 1
+
+
+def _is_compiling() -> bool:
+    torch: Any = sys.modules["torch"]
+    return bool(torch.compiler.is_compiling())
+
+
+def _step_done(optimizer: object, args: object, kwargs: object) -> None:
+    _Steps.done += 1
+
+
+@facts.guarded("batches")
+def received(model: Any, arguments: dict[str, Any]) -> None:
+    """The model was given a batch to train on; before a loop's first step it may be the first one, or a probe."""
+    training = _Now.training
+    if training is not None:
+        if training.batches < _FIRST_BATCHES:
+            batch = batches.taken(model, arguments, with_texts=not training.has_row_texts)
+            if batch is not None:
+                training.batches += 1
+                batches.write(batch)
+        return
+    model = models.unwrapped(model)
+    known = _Now.waiting_model() if _Now.waiting_model is not None else None
+    if known is not model:
+        _forget_waiting()
+        _Now.waiting_model = weakref.ref(model)
+        _Now.waiting_start = movement.snapshot(model)
+    if not _Now.waiting:
+        _Now.waiting_since = time.time()
+    if len(_Now.waiting) < _FIRST_BATCHES:
+        batch = batches.taken(model, arguments, with_texts=True)
+        if batch is not None:
+            _Now.waiting.append(batch)
+
+
+def saved(model: Any) -> None:
+    """A loop saves at its end; afterwards its model may be gone."""
+    training = _Now.training
+    if training is not None and training.source == "loop":
+        own = training.model()
+        if own is not None and models.base_of(own) is models.base_of(model):
+            training.moved = movement.since(training.start, own)
+
+
+@facts.forgets
+def _forget() -> None:
+    _Now.training, _Now.last_step = None, None
+    _Steps.done = 0
+    _forget_waiting()
+
+
+@facts.guarded("optimizers")
+def _forget_waiting() -> None:
+    """An optimizer is made after the probes and before the training."""
+    _Now.waiting, _Now.waiting_model, _Now.waiting_start = [], None, None
+
+
+@facts.at_end
+def _at_end() -> dict[str, Any]:
+    batches.write_ready(wait=True)
+    training = _Now.training
+    if training is not None:
+        interrupted = facts.uncaught() or ("process ended" if training.source == "trainer" else None)
+        _close(training, raised=interrupted)
+    return {"optimizer_steps": _Steps.done}

@@ -1,0 +1,61 @@
+"""Checks that a training did the steps that were due, as the Trainer itself counted them. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from steph.judge.kinds import FAIL, WARN, CheckKind
+from steph.record import Check, TrainSettings
+
+LEAST_SHARE = 0.7  # of the steps that the file's rows make: a validation split, and some rows that are too long
+EPOCH_SLACK = 0.02
+# a pattern that begins with its own letters is looked for fast, in megabytes of log
+_PACKING = re.compile(r"[Pp]ack(?:ing|ed)\b(?!['\"]?\s*(?:[=:]|is)?\s*(?i:false|off|no|none|0|disabled)\b)")
+_NOT_PACKING = re.compile(r"(?:[a-z]|\b(?:no|not|without) )$", re.I)
+
+STEPS_COMPLETE = CheckKind(
+    "steps_complete",
+    "H-2",
+    FAIL,
+    "予定のステップ数だけ学習した",
+    "global_step（なければ最終行の epoch）と、行数・バッチ・累積・上限から求めた予定、Trainer の max_steps",
+    note="Trainer が数えた行が少なく（取り置き・除外・packing）、それを回し終えていれば成り立つ。7 割未満は warn",
+)
+
+
+@dataclass(frozen=True)
+class StepsEvidence:
+    """Steps done, due by the rows of the file, and counted by the Trainer (`max_steps`); None where unknown."""
+
+    done: int | None
+    due: int | None
+    counted: int | None
+    epochs: float | None
+    settings: TrainSettings
+    says_packing: bool = False
+
+
+def says_packing(output: str) -> bool:
+    """Whether the program says that it packs several rows into one."""
+    return any(not _NOT_PACKING.search(output[max(0, m.start() - 10) : m.start()]) for m in _PACKING.finditer(output))
+
+
+def steps_check(evidence: StepsEvidence) -> Check:
+    """All steps of the file's rows, or all that the Trainer counted over the rows that it was left with."""
+    done, due, counted = evidence.done, evidence.due, evidence.counted
+    if done is None or due is None:
+        return STEPS_COMPLETE.check(None, f"ステップ数を測れない（実行 {done}、予定 {due}）。")
+    message = f"{due} ステップの予定に対して {done} ステップ"
+    if done == due or done != counted or done > due or not _is_through(evidence):
+        return STEPS_COMPLETE.check(done == due, f"{message}。")
+    share = done / due
+    fewer = f"{message}: Trainer が数えた行で {evidence.epochs:g} エポックを終えた"
+    if share >= LEAST_SHARE or evidence.says_packing:
+        return STEPS_COMPLETE.check(True, f"{fewer}（検証用の取り置きか packing）。")
+    return STEPS_COMPLETE.check(False, f"{fewer}が、ファイルの行の {share:.0%} にすぎない。", severity=WARN)
+
+
+def _is_through(evidence: StepsEvidence) -> bool:
+    """Whether the asked epochs are done, over whatever rows; a cap of steps ends them earlier, and is due as it is."""
+    return evidence.epochs is not None and evidence.epochs >= evidence.settings.num_epochs - EPOCH_SLACK

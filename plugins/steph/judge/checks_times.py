@@ -1,0 +1,195 @@
+"""Checks that a training's own figures fit the process that printed them: its life, its steps, its inputs, its folder.
+
+A log that is replayed, metrics of another run and copied artifacts have figures that agree with each other, and not
+with how long the process lived. Reads the files that it is given the paths of, changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from steph.judge.artifacts import sha256_of
+from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
+from steph.judge.lines import Metrics
+from steph.judge.training_files import OwnFigures, TrainerState
+from steph.record import Check, TrainSettings
+
+LIVED_SLACK_SECONDS, LIVED_SLACK_SHARE = 2.0, 0.02  # clocks, and seconds that a machine slept
+TOO_SHORT_SHARE = 0.1  # of the time between the first and the last loss line
+MEASURABLE_SPAN_SECONDS = 1.0
+ROUNDED_RATE = 5e-4  # the Trainer rounds rates to three decimals
+MOST_ROWS_SHARE, LEAST_ROWS_SHARE = 1.1, 0.5
+LOSS_TOLERANCE = 0.01
+
+RUNTIME_LIVED = CheckKind(
+    "runtime_lived",
+    "H-2",
+    FAIL,
+    "学習時間がプロセスの生きた時間に収まる",
+    "最終行の train_runtime、試行の秒数、損失の行の時刻",
+    optional=True,
+    note="損失の行の間隔の 1/10 より短ければ warn",
+)
+SPEED_AGREES = CheckKind(
+    "speed_agrees",
+    "H-2",
+    WARN,
+    "表示された速さが行数とステップ数に合う",
+    "最終行の train_samples_per_second・train_steps_per_second × train_runtime",
+    optional=True,
+)
+OWN_FIGURES_AGREE = CheckKind(
+    "own_figures_agree",
+    "H-2",
+    WARN,
+    "train_metrics.json がこの学習のもの",
+    "train_metrics.json の steps・epochs・losses・step_seconds と、表示・trainer_state.json・試行の秒数",
+    optional=True,
+)
+INPUTS_UNCHANGED = CheckKind(
+    "inputs_unchanged",
+    "H-2",
+    WARN,
+    "学習が入力のファイルを書き換えていない",
+    "データセットと学習ファイルの sha256（段の前と後）",
+    optional=True,
+)
+OUTPUT_IN_PLACE = CheckKind(
+    "output_in_place",
+    "H-2",
+    WARN,
+    "出力先が別のフォルダへのリンクに替わっていない",
+    "出力先の実際の場所（試行の前と後）",
+    optional=True,
+)
+TIMES = (RUNTIME_LIVED, SPEED_AGREES, OWN_FIGURES_AGREE, INPUTS_UNCHANGED, OUTPUT_IN_PLACE)
+
+
+@dataclass(frozen=True)
+class TimeEvidence:
+    """A training's figures beside what is known of its process.
+
+    `seconds` is how long it lived, `loss_arrivals` when its loss lines came, in seconds from its start. `rows` are
+    those of the file that it was given. `output_place` is where the output folder really was before it, `inputs` are
+    files with the sha256 that they had before.
+    """
+
+    final: Metrics | None
+    settings: TrainSettings
+    state: TrainerState
+    own: OwnFigures
+    losses: tuple[float, ...]
+    steps_done: int | None
+    epochs: float | None
+    rows: int | None
+    seconds: float | None
+    loss_arrivals: tuple[float, ...]
+    output_dir: Path
+    output_place: Path | None = None
+    inputs: tuple[tuple[Path, str], ...] = ()
+
+
+def time_checks(evidence: TimeEvidence) -> tuple[Check, ...]:
+    """All checks of figures against process, inputs and folder."""
+    return (
+        _runtime_check(evidence),
+        _speed_check(evidence),
+        _own_check(evidence),
+        _inputs_check(evidence.inputs),
+        _place_check(evidence.output_dir, evidence.output_place),
+    )
+
+
+def _figure(evidence: TimeEvidence, key: str) -> float | None:
+    value = evidence.final.get(key) if evidence.final else None
+    return value if value is not None and math.isfinite(value) and value >= 0 else None
+
+
+def _longest(seconds: float) -> float:
+    return seconds * (1 + LIVED_SLACK_SHARE) + LIVED_SLACK_SECONDS
+
+
+def _runtime_check(evidence: TimeEvidence) -> Check:
+    runtime, lived = _figure(evidence, "train_runtime"), evidence.seconds
+    if runtime is None or lived is None:
+        return RUNTIME_LIVED.check(None, "train_runtime か試行の秒数が分からない。")
+    message = f"train_runtime は {runtime:g} 秒、プロセスは {lived:.1f} 秒生きた"
+    if runtime > _longest(lived):
+        return RUNTIME_LIVED.check(False, f"{message}: 別の学習のログか、測り方が違う。")
+    arrivals = evidence.loss_arrivals
+    span = arrivals[-1] - arrivals[0] if arrivals else 0.0
+    if span > MEASURABLE_SPAN_SECONDS and runtime < TOO_SHORT_SHARE * span:
+        return RUNTIME_LIVED.check(False, f"{message}。最初と最後の損失の間だけで {span:.1f} 秒ある。", severity=WARN)
+    return RUNTIME_LIVED.check(True, f"{message}。")
+
+
+def _speed_check(evidence: TimeEvidence) -> Check:
+    """Samples and steps a second stand for all of the run; fewer rows than the file's are held out or packed."""
+    runtime, samples, steps = (
+        _figure(evidence, f"train_{key}") for key in ("runtime", "samples_per_second", "steps_per_second")
+    )
+    done, rows = evidence.steps_done, evidence.rows
+    if not runtime or done is None or not rows or (samples is None and steps is None):
+        return SPEED_AGREES.check(None, "速さか行数が分からない。")
+    rounding, settings = ROUNDED_RATE * runtime, evidence.settings
+    apart: list[str] = []
+    if samples is not None:
+        batch = evidence.state.train_batch_size or settings.batch_size
+        most = max(rows * math.ceil(evidence.epochs or settings.num_epochs), done * settings.effective_batch_size)
+        shown, least = samples * runtime, min(rows, done * min(batch, settings.batch_size)) * LEAST_ROWS_SHARE
+        if not least - rounding <= shown <= most * MOST_ROWS_SHARE + rounding + 1:
+            apart.append(
+                f"{samples:g} 行/秒 × {runtime:g} 秒は {shown:.0f} 行（ファイルは {rows} 行、{done} ステップ）"
+            )
+    if steps is not None and abs(steps * runtime - done) > max(1.0, 0.05 * done) + rounding:
+        apart.append(f"{steps:g} ステップ/秒 × {runtime:g} 秒は {steps * runtime:.0f} ステップ（実行は {done}）")
+    return SPEED_AGREES.check(not apart, f"{'、'.join(apart)}。" if apart else "速さは行数とステップ数に合う。")
+
+
+def _own_check(evidence: TimeEvidence) -> Check:
+    own, done = evidence.own, evidence.steps_done
+    apart = [
+        f"{name} が {count}（実行は {done} ステップ）"
+        for name, count in (
+            ("steps", own.steps),
+            ("losses", len(own.losses) or None),
+            ("step_seconds", len(own.step_seconds) or None),
+        )
+        if count is not None and done is not None and count != done
+    ]
+    if own.epochs is not None and evidence.epochs is not None and abs(own.epochs - evidence.epochs) > 0.02:
+        apart.append(f"epochs が {own.epochs:g}（表示は {evidence.epochs:g}）")
+    if evidence.seconds is not None and sum(own.step_seconds) > _longest(evidence.seconds):
+        apart.append(f"step_seconds の合計が {sum(own.step_seconds):.0f} 秒（プロセスは {evidence.seconds:.0f} 秒）")
+    pairs = zip(own.losses, evidence.losses, strict=False) if len(own.losses) == len(evidence.losses) else ()
+    finite = [(one, other) for one, other in pairs if math.isfinite(one) and math.isfinite(other)]
+    if any(not math.isclose(one, other, rel_tol=LOSS_TOLERANCE, abs_tol=1e-3) for one, other in finite):
+        apart.append("losses が表示された損失と違う")
+    if own == OwnFigures():
+        return OWN_FIGURES_AGREE.check(None, "train_metrics.json がない。")
+    return OWN_FIGURES_AGREE.check(not apart, f"{'、'.join(apart) or 'この学習の値と合う'}。")
+
+
+def _inputs_check(inputs: tuple[tuple[Path, str], ...]) -> Check:
+    if not inputs:
+        return INPUTS_UNCHANGED.check(None, "入力のファイルの sha256 が分からない。")
+    changed = [path.name for path, before in inputs if _sha256(path) != before]
+    return INPUTS_UNCHANGED.check(not changed, f"書き換えられた入力: {bounded('、'.join(changed) or 'なし', 200)}。")
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
+
+
+def _place_check(output_dir: Path, before: Path | None) -> Check:
+    """A link that the attempt itself made leads to what somebody else may have written."""
+    if before is None:
+        return OUTPUT_IN_PLACE.check(None, "試行の前の場所が分からない。")
+    now = output_dir.resolve()
+    moved = f"出力先は {bounded(now, 160)} へのリンクに替わった。"
+    return OUTPUT_IN_PLACE.check(now == before, "出力先は試行の前と同じ場所。" if now == before else moved)

@@ -1,0 +1,87 @@
+"""What libraries say of themselves and nobody reads: one table of their warnings, and which of them an output has.
+
+A row is a warning that a person would act on. What the same libraries print in every sound run (`use_cache`, pad
+tokens, an unmodified vocabulary) is in no row. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from steph.judge.kinds import INFO, WARN
+from steph.record import Severity
+
+_LINE_CHARS = 4000
+
+
+@dataclass(frozen=True)
+class LibraryWarning:
+    """One warning: `literal` stands in every line of it (a quick look), `pattern` decides; `message` is Japanese.
+
+    `at_least`: so many lines; fewer are how a sound run begins.
+    """
+
+    literal: str
+    pattern: re.Pattern[str]
+    message: str
+    severity: Severity = WARN
+    at_least: int = 1
+
+
+def _row(literal: str, pattern: str, message: str, severity: Severity = WARN, *, at_least: int = 1) -> LibraryWarning:
+    return LibraryWarning(literal, re.compile(pattern, re.I), message, severity, at_least)
+
+
+_WHY = r"(?:\bnan\b|\binf\b|non-?finite|out of memory|\boom\b|exception|\berrors?\b|too long|empty label|no labels)"
+_WHAT = r"\b(?:batch(?:es)?|(?:optimi[sz]er |training )?(?:steps?|updates?)|samples?|examples?|instances?|rows?)"
+# what is done, not what would be done: "will skip batches with NaN" and "skipping of NaN batches: enabled" say nothing
+_NOT_DONE = (
+    rf"\b(?:will|would|if|when|whether|unless|enabled?|disabled?|policy|option|(?:no|0|zero) {_WHAT})\b"
+    r"|(?<!rank )\b0 skipped|skipped \w+\s*[:=]\s*0\b"
+)
+_DONE = rf"^(?!.*(?:{_NOT_DONE})).*"
+
+TABLE: tuple[LibraryWarning, ...] = (
+    _row("ignored in loss", r"ignored in (?:the )?loss calculation", "損失の計算から外された行がある（TRL）"),
+    _row("labels", r"all (?:the )?labels .{0,60}(?:are|were) -100", "ラベルがすべて -100 の行がある"),
+    _row(
+        "sequence length is longer",
+        r"token indices sequence length is longer than the specified maximum",
+        "モデルの最大長を超える行がある（transformers）",
+    ),
+    _row("skip", rf"{_DONE}{_WHY}.{{0,100}}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}", "飛ばされたバッチやステップがある"),
+    _row("kipp", rf"{_DONE}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}.{{0,60}}{_WHY}", "飛ばされたバッチや行がある"),
+    _row("kipping step", r"overflow.{0,60}skipping step", "fp16 のオーバーフローでステップを飛ばし続けた", at_least=5),
+    _row("Dropped ", r"dropped (?:lengthy|invalid) example", "長すぎるか形の合わない行が捨てられた（LLaMA-Factory）"),
+    _row("offload", r"are on the meta device.{0,40}because they were offloaded", "モデルの一部が GPU の外にある"),
+    _row("dispatched on the", r"modules are dispatched on the (?:cpu|disk)", "モデルの一部が GPU の外にある"),
+    _row("requires_grad", r"none of the inputs have requires_grad=true", "勾配が LoRA に届かない（checkpoint の警告）"),
+    _row("lora_", r"size mismatch for .{0,300}lora_", "LoRA の形が合わない"),
+    _row("not used when", r"were not used when initializing.{0,300}(?:lora_|_orig_mod)", "LoRA の重みが使われなかった"),
+    _row("peft_config", r"already found a `?peft_config`? attribute", "アダプターが二重についている（PEFT）"),
+    _row("a second time", r"modify a model with peft for a second time", "アダプターが二重についている（PEFT）"),
+    _row("best model", r"could not locate the best model", "最良のチェックポイントを読み戻せなかった（Trainer）"),
+    _row("accumulation", r"gradient accumulation steps mismatch", "勾配累積の指定が食い違う（accelerate・DeepSpeed）"),
+    _row("contamination", r"(?:packing|padding-free).{0,300}cross-contamination", "詰めた行どうしが混ざる（packing）"),
+    _row("tokenized prompt", r"mismatch between tokenized prompt and", "プロンプトの区切りが動いた（TRL）", INFO),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Said:
+    """A warning that was printed, and the lines that it was printed in."""
+
+    warning: LibraryWarning
+    lines: tuple[str, ...]
+
+
+def warnings_in(output: str) -> tuple[Said, ...]:
+    """The warnings of the table that this output has, in the table's order."""
+    found = (Said(row, _lines_of(row, output)) for row in TABLE if row.literal in output)
+    return tuple(said for said in found if len(said.lines) >= said.warning.at_least)
+
+
+def _lines_of(row: LibraryWarning, output: str) -> tuple[str, ...]:
+    lines = (line[:_LINE_CHARS] for line in re.split(r"[\r\n]+", output) if row.literal in line)
+    return tuple(line for line in lines if row.pattern.search(line))

@@ -1,0 +1,156 @@
+"""All steps of a training: schedules, norms and losses that are sound, and those that are not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from steph.judge.checks_complete import StepsEvidence, says_packing, steps_check
+from steph.judge.checks_steps import StepEvidence, step_checks
+from steph.judge.lines import Metrics
+from steph.record import Check, Severity, TrainSettings
+
+WARN, FAIL, INFO = Severity.WARN, Severity.FAIL, Severity.INFO
+
+
+def lines(key: str, values: tuple[float, ...]) -> tuple[Metrics, ...]:
+    """A line a step, with this figure beside a loss that says nothing."""
+    pairs = ((("loss", 2.0),) if key != "loss" else ()) + ((key, math.nan),)
+    return tuple(Metrics((*pairs[:-1], (key, value))) for value in values)
+
+
+def check(check_id: str, evidence: StepEvidence) -> Check:
+    """One check of these steps."""
+    return next(found for found in step_checks(evidence) if found.id == check_id)
+
+
+@pytest.mark.parametrize(
+    ("rates", "holds", "severity"),
+    [
+        ((2e-4,) * 8, True, None),
+        ((0.0, *(2e-4,) * 7), True, None),
+        ((0.0, 2e-4, 1.5e-4, 1e-4, 5e-5, 0.0), True, None),
+        (tuple(1e-4 * (1 + math.cos(math.pi * n / 8)) for n in range(9)), True, None),
+        ((1e-4, 2e-4, 1e-4, 2e-4, 1e-4, 2e-4), True, None),  # cyclic
+        ((1e-4, 2e-4, 2e-4, 2e-4, 2e-4), True, None),  # constant with warm-up
+        ((0.0,) * 6, False, FAIL),
+        ((2e-4, 0.0, 0.0, 0.0, 0.0), False, FAIL),
+        ((0.0, 2e-4, 0.0, 0.0, 0.0, 0.0), False, WARN),
+        ((*(2e-4,) * 7, 0.0, 0.0, 0.0), False, WARN),
+        ((2e-5, 4e-5, 6e-5, 8e-5, 1e-4), False, WARN),
+        ((2e-4, 0.0), None, INFO),
+    ],
+)
+def test_a_learning_rate_must_work_to_the_end(
+    rates: tuple[float, ...], holds: bool | None, severity: Severity | None
+) -> None:
+    """Every usual schedule is sound; zero from the second step on trains nothing, and a warm-up must end."""
+    for evidence in (
+        StepEvidence(lines("learning_rate", rates), ()),
+        StepEvidence(lines("learning_rate", (2e-4,) * len(rates)), lines("learning_rate", rates)),
+    ):
+        found = check("learning_rate_runs", evidence)
+        assert found.holds is holds
+        assert severity is None or found.severity is severity
+
+
+def test_a_warmup_that_was_asked_for_may_last() -> None:
+    """Where the settings ask for a warm-up of nearly all steps, a rate that climbs to the end is as asked."""
+    evidence = StepEvidence(lines("learning_rate", (1e-5, 2e-5, 3e-5, 4e-5)), (), warmup_ratio=0.9)
+    assert check("learning_rate_runs", evidence).holds is True
+
+
+@pytest.mark.parametrize(
+    ("norms", "broken"),
+    [
+        ((1.0,) * 8, {}),
+        ((math.inf, 1.0, 0.9, 0.8), {}),
+        ((math.inf, math.inf, math.nan, 1.0, 0.9, 0.8, 0.7), {}),
+        ((1.0, 1.0, math.nan, 1.0, 1.0, 1.0), {"grad_norm_finite": INFO}),
+        ((1.0, *(math.nan,) * 9), {"grad_norm_finite": WARN}),
+        ((math.nan,) * 5, {"grad_norm_finite": WARN, "gradient_flows": FAIL}),
+        ((0.0,) * 5, {"gradient_flows": FAIL}),
+        ((1.0, 0.0, 0.0, 0.0), {"gradient_flows": WARN}),
+        ((0.0, math.nan, 0.0), {"gradient_flows": FAIL, "grad_norm_finite": WARN}),
+        ((1.0, 1e9, 1.0, 1.0), {"grad_norm_bounded": WARN}),
+        ((900.0, 300.0, 20.0, 5.0), {}),
+    ],
+)
+def test_gradient_norms_of_all_steps(norms: tuple[float, ...], broken: dict[str, Severity]) -> None:
+    """Zero or NaN at every step trained nothing; fp16 may begin with a few, and one on the way is a note."""
+    found = step_checks(StepEvidence(lines("grad_norm", norms), ()))
+    assert {one.id: one.severity for one in found if one.holds is False} == broken
+
+
+@pytest.mark.parametrize(
+    ("losses", "vocabulary", "broken"),
+    [
+        ((2.4, 2.0, 1.6), 151936, set()),
+        ((2.0, 6.5, 1.9, 0.4, 3.3, 1.0), 151936, set()),  # single rows are short or long
+        ((2.5, 0.6, 0.05, 1e-4, 1e-5, 1e-5), 151936, set()),  # learnt by heart
+        ((11.9, 11.8, 11.7), 151936, {"loss_below_chance"}),
+        ((9.5, 8.0, 6.0), 151936, set()),
+        ((5.5, 5.0), 256, set()),  # bytes
+        ((2.0, 40.0, 1.9), 151936, {"loss_plausible"}),
+        ((2.0, 4e7, 1.9), None, {"loss_plausible"}),
+        ((11.9, 11.8), None, {"loss_below_chance"}),
+        ((-0.2, -0.4), None, {"loss_plausible"}),
+        ((1e-6, 1e-6, 1e-6), None, {"loss_plausible"}),
+        ((2.0, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6), None, {"loss_plausible"}),
+        ((19.2, 18.9), 151936, {"loss_plausible", "loss_below_chance"}),
+    ],
+)
+def test_losses_that_no_language_model_has(losses: tuple[float, ...], vocabulary: int | None, broken: set[str]) -> None:
+    """Negative, tiny from the start, far over chance; and a first loss of ln(vocabulary) knows nothing."""
+    found = step_checks(StepEvidence(lines("loss", losses), (), vocabulary=vocabulary))
+    assert {one.id for one in found if one.holds is False} == broken
+
+
+def test_random_weights_may_begin_at_chance() -> None:
+    """A twin's first loss is ln(vocabulary), and says nothing."""
+    evidence = StepEvidence(lines("loss", (11.9, 11.8)), (), vocabulary=151936, random_weights=True)
+    assert check("loss_below_chance", evidence).holds is None
+
+
+@pytest.mark.parametrize(
+    ("done", "counted", "epochs", "packed", "holds", "severity"),
+    [
+        (35, 35, 1.0, False, True, None),
+        (32, 32, 1.0, False, True, None),
+        (25, 25, 1.0, False, True, None),
+        (24, 24, 1.0, False, False, WARN),
+        (6, 6, 1.0, True, True, None),
+        (6, 6, 1.0, False, False, WARN),
+        (24, 24, 0.686, False, False, FAIL),  # stopped on the way
+        (24, 35, 0.686, False, False, FAIL),
+        (24, 35, 1.0, False, False, FAIL),
+        (24, None, 1.0, False, False, FAIL),
+        (70, 70, 2.0, False, False, FAIL),
+        (None, 35, 1.0, False, None, FAIL),
+    ],
+)
+def test_the_steps_due_are_those_that_the_trainer_counted(
+    done: int | None, counted: int | None, epochs: float, packed: bool, holds: bool | None, severity: Severity | None
+) -> None:
+    """Rows held out, dropped or packed leave fewer; a run that was stopped has not done its epochs."""
+    found = steps_check(StepsEvidence(done, 35, counted, epochs, TrainSettings(), packed))
+    assert found.holds is holds
+    assert severity is None or found.severity is severity
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Packing train dataset: 100%", True),
+        ("sample_packing: true", True),
+        ("packed 140 rows into 23", True),
+        ("packing=False", False),
+        ('"packing": false', False),
+        ("no packing", False),
+        ("packing is disabled", False),
+        ("unpacking archive", False),
+    ],
+)
+def test_a_program_that_packs_says_so(text: str, said: bool) -> None:
+    """A switch that is off and another word are no packing."""
+    assert says_packing(text) is said

@@ -1,0 +1,48 @@
+"""Words around a loss that is NaN: which of them tell of one, and which only speak of the possibility."""
+
+from __future__ import annotations
+
+import pytest
+from steph.judge.diagnose import diagnose
+from steph.record import Cause
+
+METRICS = "{'train_runtime': '1.0', 'train_loss': '1.2', 'epoch': '1.0'}\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WARNING: loss is nan at this step, skipping optimizer update",
+        "step 7: loss is nan",
+        "[rank0]: loss=nan",
+        "loss: nan, stopping",
+        "train_loss became NaN after 3 steps",
+        "loss: tensor(nan, device='cuda:0')",
+        "the loss was nan or inf in 6 of 10 steps",
+        "val_loss: nan",
+        "Epoch 0:  50%|#####     | 5/10 [00:03<00:03, train_loss=nan, val_loss=1.2]",
+    ],
+)
+def test_a_nan_that_was_there_is_the_cause(line: str) -> None:
+    """Told in a sentence or as a value, behind a prefix or in a bar, also where all ends with 0."""
+    assert diagnose(f"{line}\n{METRICS}", 0).cause is Cause.NAN_LOSS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO loss is nan guard enabled",
+        "INFO loss: nan-guard on",
+        "INFO stop the training if the loss is nan, else go on",
+        "INFO when loss is NaN the batch is skipped",
+        "INFO check whether loss is nan: on",
+        "Epoch 0:  50%|#####     | 5/10 [00:03<00:03, train_loss=1.23, val_loss=nan]",
+        "Epoch 0:   0%|          | 0/10 [00:00<?, ?it/s, eval_loss=nan]",
+        "INFO loss is nan-safe",
+        "INFO best loss: nan",
+        "INFO nan checks of the loss: enabled",
+    ],
+)
+def test_words_about_nan_are_no_nan(line: str) -> None:
+    """A guard's name, a condition, and a bar before its first validation are harmless."""
+    assert diagnose(f"{line}\n{METRICS}", 0).cause is Cause.NONE

@@ -1,0 +1,113 @@
+"""Which tests pytest collects in a clone: the stages alone where `-m` can select no unit test."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from suite_runs import CLONE, clean_environment
+
+UNIT_TESTS = CLONE / "tests" / "unit"
+NO_GPU = "no NVIDIA GPU on this machine"
+
+
+def conftest() -> ModuleType:
+    """The clone's conftest, under a name of its own."""
+    spec = importlib.util.spec_from_file_location("conftest_of_the_clone", CLONE / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("expression", "can"),
+    [
+        ("gpu", False),
+        ("extended", False),
+        ("gpu or extended", False),
+        ("(gpu and not extended) or steph_stage", False),
+        ("gpu and slow", False),
+        ("gpu and not slow", False),
+        ("extended or (slow and not slow)", False),
+        ("steph_stage(stage='H-1')", False),
+        ("not gpu", True),
+        ("not (gpu or extended)", True),
+        ("gpu or slow", True),
+        ("parametrize", True),
+        ("not gpu and not slow", True),
+        ("gpu and (", True),
+    ],
+)
+def test_an_expression_selects_unit_tests_or_can_not(expression: str, can: bool) -> None:
+    """Whatever other marks a test has, without the stages' marks it matches or can't; a wrong expression may."""
+    assert conftest().can_select_a_unit_test(expression) is can
+
+
+def test_no_unit_test_has_a_mark_of_the_stages() -> None:
+    """What conftest.py takes for granted of every file that it leaves out."""
+    marked = set()
+    for path in UNIT_TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("pytest.mark."):
+                marked |= {(path.name, node.attr)} & {(path.name, mark) for mark in conftest().STAGE_MARKS}
+    assert marked == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "collected"),
+    [
+        (("-m", "gpu"), 7),
+        (("-m", "extended"), 7),
+        (("-m", "gpu or extended"), 7),
+        (("-m", "gpu", "-k", "h2"), 7),
+        (("-m", "gpu", "--lf"), 7),
+        (("-m", "gpu", "tests"), 7),
+        (("-m", "gpu", "--steph-profile", "rtx3080", "-p", "no:order", "-p", "no:timeout", "-p", "no:xdist"), 7),
+        (("tests/acceptance/test_steph.py::test_h2_lora_training_completes",), 1),
+    ],
+)
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has an NVIDIA card")
+def test_no_gpu_is_said_before_a_unit_test_is_imported(words: tuple[str, ...], collected: int) -> None:
+    """Only the stages are collected, and neither their session nor torch is loaded to say that there is no card."""
+    code = (
+        "import sys, pytest\n"
+        "status = pytest.main(sys.argv[1:])\n"
+        "print('loaded', sorted({'torch', 'steph.conduct.session', 'jinja2', 'huggingface_hub'} & set(sys.modules)))\n"
+        "sys.exit(status)\n"
+    )
+    words = ("-p", "no:cacheprovider", *words) if "--lf" not in words else words
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=CLONE, env=clean_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert re.search(rf"collected {collected} items?\b", done.stdout)
+    assert NO_GPU in done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded []"
+
+
+def test_a_unit_test_that_is_named_is_collected() -> None:
+    """`-m gpu` and a path into the unit tests: pytest collects what was named, and deselects it itself."""
+    words = ("-m", "gpu", "--co", "-q", "-p", "no:cacheprovider", "tests/unit/test_rooms.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words], cwd=CLONE, env=clean_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "deselected" in done.stdout
+
+
+@pytest.mark.parametrize("plugin", ["terminal", "timeout", "order", "xdist", "cacheprovider", "skipping", "junitxml"])
+def test_the_clone_needs_no_plugin_that_can_be_switched_off(plugin: str) -> None:
+    """`-p no:PLUGIN` of any of them: the stages are still collected under the clone's strict configuration."""
+    words = ("-m", "gpu", "--co", "-p", f"no:{plugin}", "-p", "no:cacheprovider")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words], cwd=CLONE, env=clean_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
