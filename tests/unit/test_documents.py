@@ -91,7 +91,7 @@ def test_the_readmes_table_is_the_table_of_options() -> None:
 
 
 def test_every_option_that_a_document_names_exists() -> None:
-    """Also in prose and in the workflows; what tells of earlier versions and their records may name one that is gone."""
+    """Also in prose and in the workflows; what tells of earlier versions may name one that is gone."""
     gone = {option.flag for option in REPLACED}
     for name, path in zip(NAMES, DOCUMENTS, strict=True):
         named = set(re.findall(r"--steph-[a-z-]*[a-z]", path.read_text(encoding="utf-8")))
