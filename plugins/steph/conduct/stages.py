@@ -139,8 +139,10 @@ class Conductor:
         match stage:
             case StageId.H1:
                 return limits.h1_seconds
-            case StageId.H2 | ExtendedId.COT_TRAINING:
+            case StageId.H2 | ExtendedId.COT_TRAINING | ExtendedId.ONE_STEP:
                 return limits.h2_seconds
+            case ExtendedId.HEART:
+                return limits.h2_seconds + limits.h3_seconds
             case _:
                 return limits.h3_seconds
 

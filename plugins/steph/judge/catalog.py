@@ -15,6 +15,7 @@ from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_asked import ASKED
 from steph.judge.checks_evaluation import ADAPTER_IN_USE
 from steph.judge.checks_extended import EXTENDED
+from steph.judge.checks_heart import HEART
 from steph.judge.checks_lines import LINES
 from steph.judge.checks_loss import LOSS
 from steph.judge.checks_model import MODEL
@@ -36,7 +37,7 @@ CATALOG: dict[str, CheckKind] = {
         *(*MODEL, EXIT_ZERO, NO_TRACEBACK, BASE_WEIGHTS_LOADED, LIBRARY_WARNINGS, ADAPTER_BASE, *RANKS, *MACHINE),
         *(LINE_TRAIN_RESULT, *ADAPTER_FILES, *ADAPTER_KEYS, TOKENIZER_KEPT, *TRAINING_FILES, *ASKED, *LOSS),
         *(*STEPS, *TIMES, *WITNESSED_TRAINING, *ROW_IDENTITY, NO_MEMORY_SPILL, ANSWERS_KEPT),
-        *(*WITNESSED_ANSWERS, *LINES, *ADAPTER_IN_USE, *RESULTS, *TEXT, *EXTENDED),
+        *(*WITNESSED_ANSWERS, *LINES, *ADAPTER_IN_USE, *RESULTS, *TEXT, *EXTENDED, *HEART),
     )
 }
 

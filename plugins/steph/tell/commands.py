@@ -23,6 +23,8 @@ TEST_IDS: dict[AnyStage, str] = {
     ExtendedId.COT: f"{EXTENDED_TESTS}::test_h3_evaluates_with_cot",
     ExtendedId.RAG: f"{EXTENDED_TESTS}::test_h3_evaluates_with_rag",
     ExtendedId.BASE: f"{EXTENDED_TESTS}::test_h3_evaluates_the_base_model",
+    ExtendedId.ONE_STEP: f"{EXTENDED_TESTS}::test_h2_takes_one_step_as_asked",
+    ExtendedId.HEART: f"{EXTENDED_TESTS}::test_h3_adapter_remembers_what_it_learned",
 }
 _SUITE_FLAGS = frozenset(option.flag for option in OPTIONS if option.is_flag)
 _REPLACED = frozenset(option.flag for option in REPLACED)  # which commands of old records may have

@@ -26,6 +26,7 @@ from typing import Any
 SEEN = runpy.run_path("scripts/seen.py")
 MODULES = ("q_proj", "v_proj")
 HIDDEN = 8
+BY_HEART_EPOCHS = 20
 LAYERS = 4
 NEWLY_INITIALIZED = (
     "Some weights of Qwen2ForCausalLM were not initialized from the model checkpoint at Qwen/Qwen1.5-1.8B-Chat and are "
@@ -117,7 +118,11 @@ class Run:
         self.dtype = "F32"
         self.rank = args.lora_r
         self.base: object = args.model_name
-        self.loss: Callable[[int], float] = lambda step: 0.9 + 1.5 * math.exp(-step / 4)
+        # what is seen again and again is learnt by heart: see `learnt` in the evaluation
+        self.by_heart = args.num_epochs >= BY_HEART_EPOCHS
+        self.loss: Callable[[int], float] = lambda step: (
+            2.4 * math.exp(-step / 8) + 0.001 if self.by_heart else 0.9 + 1.5 * math.exp(-step / 4)
+        )
         self.grad_norm: Callable[[int], float] = lambda step: 1.5 / step
         self.train_loss: float | None = None
         self.logged = True
@@ -130,6 +135,7 @@ class Run:
         self.shapes: dict[str, list[int]] = {}  # of tensors, by the end of their names
         self.further: dict[str, list[int]] = {}  # tensors beside LoRA's, and their shapes
         self.checkpoint_files: tuple[str, ...] = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+        self.remembers = True
         self.output_only = bool(args.loss_on_output_only)
         self.seen: dict[str, Any] = {}  # what a witness sees otherwise: see scripts/seen.py
         self.logs: list[dict[str, float]] = []
@@ -188,6 +194,10 @@ class Run:
         (checkpoint / "trainer_state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
         for name in self.checkpoint_files:
             (checkpoint / name).write_bytes(b"stand-in")
+        if self.by_heart and self.remembers:
+            rows = [json.loads(line) for line in self.lines if line.strip()]
+            text = json.dumps({row["input"]: row["output"] for row in rows})
+            (self.folder / "learnt.json").write_text(text, encoding="utf-8")
         config = {"peft_type": "LORA", "base_model_name_or_path": self.base, "r": self.rank, "bias": "none",
                   "lora_alpha": self.args.lora_alpha, "lora_dropout": self.args.lora_dropout,
                   "target_modules": self.modules(), "task_type": "CAUSAL_LM"} | self.config  # fmt: skip
@@ -307,6 +317,8 @@ BEFORE: dict[str, dict[str, object]] = {
     "no_history": {"logged": False},
     "history_differs": {"logged_offset": 0.5},
     "output_only_ignored": {"output_only": False},
+    "nothing_remembered": {"remembers": False},
+    "never_learns": {"by_heart": False},
     "grad_norm_nan": {"grad_norm": lambda step: math.nan if step == 5 else 1.0},
     # every step
     "warmup_endless": {"rate": lambda done: done},
@@ -410,6 +422,8 @@ WITNESSED: dict[str, dict[str, Any]] = {
                     "training_begins": {"name_or_path": "gpt2"}},
     "eight_bit": {"training_begins": {"quantised": [{"class": "Linear8bitLt", "layers": 28}]}},
     "not_quantised": {"training_begins": {"quantised": []}},
+    "four_bit_always": {"training_begins": {"quantised": [
+        {"class": "Linear4bit", "quant_type": "nf4", "compute_dtype": "torch.bfloat16", "layers": 28}]}},
     "other_quantisation": {"training_begins": {"quantised": [
         {"class": "Linear4bit", "quant_type": "fp4", "compute_dtype": "torch.float16", "layers": 28}]}},
     "dropout_off_inside": {"training_begins": {"lora": {"layers": 2, "dropout": [0.0]}}},
