@@ -5,6 +5,7 @@ In: pytest's configuration. Out: `Options`, and the session's command with all t
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from steph import installed
 from steph.plan import options as rows
-from steph.plan.options import OPTIONS, Option, OptionError, Options, parse_size
+from steph.plan.options import OPTIONS, REPLACED, Option, OptionError, Options, parse_size
 
 _SHOWN_CHARS = 60  # of a value that is too long for any disk
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -28,10 +29,18 @@ def add_options(parser: pytest.Parser) -> None:
         action: dict[str, Any] = {"action": "store_const", "const": "true"} if option.is_flag else {"metavar": "VALUE"}
         group.addoption(option.flag, dest=option.key, default=None, help=text, **action)
         parser.addini(option.key, text, default="")
+    for option in REPLACED:
+        flag = {"action": "store_const", "const": "true"} if option.is_flag else {}
+        group.addoption(option.flag, dest=option.key, default=None, help=argparse.SUPPRESS, **flag)
+        parser.addini(option.key, "(gone)", default="")
 
 
 def resolve_options(config: pytest.Config) -> Options:
     """Command line before ini file before environment before default; raises OptionError."""
+    for option, instead in REPLACED.items():
+        value, name = _said(config, option)
+        if value.lower() not in _OFF:
+            raise OptionError(f"{name}: {instead}")
 
     def text(option: Option) -> str:
         return _place(config, option)
@@ -52,10 +61,16 @@ def resolve_options(config: pytest.Config) -> Options:
         twin=is_given(rows.TWIN),
         vram_cap_bytes=parse_size(cap, rows.VRAM_CAP.flag) if cap else None,
         report=Path(text(rows.REPORT)),
-        deep=is_given(rows.DEEP),
         calibrate=is_given(rows.CALIBRATE),
         no_predict=is_given(rows.NO_PREDICT),
     )
+
+
+def _said(config: pytest.Config, option: Option) -> tuple[str, str]:
+    """An option's value, empty where nobody gives it, and where it was given: the flag, ini key or variable."""
+    given = ((config.getoption(option.key), option.flag), (config.getini(option.key), f"ini key {option.key}"))
+    name = option.key.upper()
+    return next(((str(value), where) for value, where in given if value), (os.environ.get(name, ""), name))
 
 
 def _found(config: pytest.Config, option: Option) -> tuple[str, Path]:

@@ -178,7 +178,7 @@ class Attempt(Value):
     stage: AnyStage
     number: int
     label: str
-    purpose: Literal["stage", "deep", "calibrate"] = "stage"
+    purpose: Literal["stage", "deep", "calibrate"] = "stage"  # "deep" is in records of 0.1.0 alone
     model_name: str | None = None  # as the pipeline was given it
     settings: TrainSettings | EvalSettings | None = None
     argv: tuple[str, ...] = ()
@@ -237,7 +237,7 @@ class StageResult(Value):
     ended_at: str | None = None
     seconds: float | None = None
     attempts: tuple[Attempt, ...] = ()
-    deep_attempts: tuple[Attempt, ...] = ()  # beside the stage's own: what `--steph-deep` ran after them
+    deep_attempts: tuple[Attempt, ...] = ()  # of records of 0.1.0: what its option `--steph-deep` ran after them
     calibration_attempts: tuple[Attempt, ...] = ()  # beside them too: what `--steph-calibrate` ran at another length
     skipped_rungs: tuple[SkippedRung, ...] = ()
     given_up: tuple[str, ...] = ()  # settings that a degraded pass gave up, Japanese

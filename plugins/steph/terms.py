@@ -20,6 +20,8 @@ class ExtendedId(StrEnum):
     COT = "H-3cot"
     RAG = "H-3rag"
     BASE = "H-3base"
+    ONE_STEP = "H-2step"
+    HEART = "H-3heart"
 
 
 AnyStage = StageId | ExtendedId
@@ -33,6 +35,8 @@ NEEDS: dict[AnyStage, tuple[AnyStage, ...]] = {
     ExtendedId.COT: (StageId.H1, StageId.H2, ExtendedId.COT_TRAINING),
     ExtendedId.RAG: (StageId.H1, StageId.H2, StageId.H3),
     ExtendedId.BASE: (StageId.H1, StageId.H2, StageId.H3),
+    ExtendedId.ONE_STEP: (StageId.H1, StageId.H2),
+    ExtendedId.HEART: (StageId.H1, StageId.H2, StageId.H3),
 }
 
 

@@ -1,4 +1,4 @@
-"""StepH beyond the smallest test: CoT, retrieval, and what the adapter changes; only where `-m extended` asks for them.
+"""StepH beyond the smallest test, only where `-m extended` asks for it: CoT, retrieval, the adapter, what it remembers.
 
 They stand on the H-1 to H-3 of the same record, and no acceptance stands on them.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 from steph.plugin import StageRunner
+from steph.record import Verdict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.extended]
 
@@ -55,3 +56,26 @@ def test_h3_evaluates_the_base_model(steph: StageRunner) -> None:
     assert {"answers_generated", "adapter_active", "model_loaded"} <= asked.held
     assert asked.attempts[-1].evaluation is not None
     assert asked.attempts[-1].evaluation.with_adapter is not None
+
+
+@pytest.mark.steph_stage("H-2step")
+@pytest.mark.order(8)
+@pytest.mark.timeout(3900)
+def test_h2_takes_one_step_as_asked(steph: StageRunner) -> None:
+    """One step without 4-bit and with `--loss-on-output-only`: nothing is quantised, only the answer carries labels."""
+    step = steph.run()
+    unseen = {check.id for check in step.checks if check.holds is None}
+    assert {"step_unquantised"} <= step.held | unseen
+    assert step.attempts[-1].settings is not None
+    assert "--use-4bit" not in step.attempts[-1].argv
+
+
+@pytest.mark.steph_stage("H-3heart")
+@pytest.mark.order(9)
+@pytest.mark.timeout(5100)
+def test_h3_adapter_remembers_what_it_learned(steph: StageRunner) -> None:
+    """Eight answers that nobody can know are learnt: with the adapter 7 are given at least, without it 4 at most."""
+    asked = steph.run()
+    assert {"adapter_weights", "adapter_finite", "steps_complete"} <= asked.held
+    if asked.verdict is Verdict.PASS:  # else the loss did not get low, or the questions could not be asked: it says so
+        assert {"heart_loss_low", "heart_remembered", "heart_unknown"} <= asked.held

@@ -1,28 +1,28 @@
-"""What runs beside H-2, where it can't run or ends badly: a finding or a line, and never an exception."""
+"""A calibration that can't run or ends badly: a line or an event of the record, and H-2's verdict stays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import record_factory as factory
-from scripted_training import BASE, DRIFT, LARGE, OOM, SMALL, ScriptedTraining
-from steph.conduct import calibrate, deep
+from scripted_training import BASE, LARGE, ScriptedTraining, on_disk
+from steph.conduct import calibrate, training
 from steph.conduct.calibrate import calibrate as run_calibration
 from steph.conduct.course import Course
-from steph.conduct.deep import deep_checks
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS
-from steph.record import Attempt, Check, Device, Diagnosis, ModelChoice, Probe, StageId, TrainSettings
+from steph.conduct.stages import Conductor
+from steph.record import Attempt, Diagnosis, ModelChoice, Probe, StageId, TrainSettings, Verdict
+from steph.run.events import AttemptEnded, ModelChosen, StageEnded, StageStarted
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, JournalError
 from steph.run.runner import RunnerError
-from suite_runs import lengthen_rows, make_model
+from suite_runs import make_model
 
 GIB = 2**30
-LOSS_FLAGS = ("--max-steps-override", "--loss-on-output-only")
 
 
 @dataclass
@@ -45,99 +45,6 @@ class Beside:
         if isinstance(end, Diagnosis):
             return attempt.model_copy(update={"returncode": 1, "diagnosis": end, "probes": ()})
         return attempt.model_copy(update={"probes": (Probe(pid=1, peak_allocated_bytes=end),)})
-
-
-def _deep(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, beside: Beside, card: Device | None = None
-) -> dict[str, Check]:
-    """The deep checks of a script without a flag for the loss, so that the pair of trap 5 comes first."""
-    monkeypatch.setattr(deep, "train_beside", beside)
-    stage = ScriptedTraining(folder, card=card)
-    return {check.id: check for check in deep_checks(stage.course, SMALL, BASE)}
-
-
-@pytest.mark.parametrize(
-    ("without", "holds"), [(6 * GIB, True), (4 * GIB, False), (OOM, True), (DRIFT, None), (RunnerError("gone"), None)]
-)
-def test_4bit_is_held_against_the_same_step_without_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: Exception | Diagnosis | int, holds: bool | None
-) -> None:
-    """On a card: more memory without it, or no room for that at all, shows that 4-bit is on; else nothing is shown."""
-    beside = Beside({"deep 512/b2/bf16 1ステップ": without})
-    found = _deep(tmp_path, monkeypatch, beside, card=factory.device())
-    assert beside.labels[:2] == ["deep 512/b2/4bit 1ステップ", "deep 512/b2/bf16 1ステップ"]
-    assert found["four_bit_as_asked"].holds is holds
-    complete = found["deep_runs_complete"]
-    assert complete.holds is (holds is not None)
-    if holds is None:
-        assert "deep 512/b2/bf16 1ステップ" in complete.message
-
-
-def test_a_trainer_that_chooses_how_it_runs_is_held_to_one_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What 4-bit saves may be spent on speed: both of the pair recompute and fuse nothing, where that can be asked."""
-    beside = Beside()
-    monkeypatch.setattr(deep, "train_beside", beside)
-    flags = ("--max-steps-override", "--gradient-checkpointing", "--fuse-accumulation")
-    stage = ScriptedTraining(tmp_path, card=factory.device(), flags=flags)
-    list(deep_checks(stage.course, SMALL, BASE))
-    asked = ("--gradient-checkpointing", "on", "--fuse-accumulation", "off")
-    assert [options["flags"] for options in beside.options[:2]] == [asked, asked]
-
-
-def test_running_out_without_4bit_shows_nothing_where_4bit_failed_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An OOM on both sides is no sign that 4-bit saves anything."""
-    beside = Beside({"deep 512/b2/bf16 1ステップ": OOM, "deep 512/b2/4bit 1ステップ": DRIFT})
-    found = _deep(tmp_path, monkeypatch, beside, card=factory.device())
-    assert found["four_bit_as_asked"].holds is None
-
-
-def test_a_script_without_the_flag_is_not_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trap 9 can't be measured there, and no attempt carries the flag."""
-    beside = Beside()
-    assert _deep(tmp_path, monkeypatch, beside)["loss_flag_works"].holds is None
-    assert not any(options.get("flags") for options in beside.options)
-
-
-@pytest.mark.parametrize("error", [InputError("no rows"), OSError("no disk"), RunnerError("no child")])
-def test_a_deep_attempt_that_cannot_run_is_a_finding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    """Whatever keeps it from running is told with the attempt's label, and the others still run."""
-    beside = Beside({"deep 512/b2/4bit 5ステップ": error})
-    complete = _deep(tmp_path, monkeypatch, beside)["deep_runs_complete"]
-    assert complete.holds is False
-    assert f"deep 512/b2/4bit 5ステップ({error})" in complete.message
-    assert beside.labels[-1] == "deep 1024/b2/4bit 5ステップ"
-
-
-def test_deep_attempts_end_with_the_stages_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With too little left none is begun, and each is named as missing."""
-    beside = Beside()
-    monkeypatch.setattr(deep, "train_beside", beside)
-    stage = ScriptedTraining(tmp_path, flags=LOSS_FLAGS)
-    stage.leave(monkeypatch, MIN_ATTEMPT_SECONDS - 0.1)
-    complete = list(deep_checks(stage.course, SMALL, BASE))[-1]
-    assert (beside.labels, complete.holds) == ([], False)
-    assert complete.message.count("(制限時間)") == 4
-
-
-@pytest.mark.parametrize("broken", [False, True])
-def test_rows_that_cannot_be_counted_leave_padding_to_the_clock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
-) -> None:
-    """A tokenizer newer than the suite's library, or none: the length is H-2's own; else one that cuts no row."""
-    folder = make_model(tmp_path / "model")
-    if broken:
-        (folder / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
-    monkeypatch.setattr(deep, "train_beside", Beside())
-    stage = ScriptedTraining(tmp_path)
-    lengthen_rows(stage.setup.root, 2000)
-    model = SMALL.model_copy(update={"snapshot_path": str(folder)})
-    padding = next(check for check in deep_checks(stage.course, model, BASE) if check.id == "no_max_padding")
-    assert padding.holds is True
-    assert padding.message.startswith("max-seq-length 512 → 1024" if broken else "max-seq-length 2064 → 4128")
 
 
 def _calibrated(
@@ -219,3 +126,49 @@ def test_rows_that_cannot_be_read_leave_the_length_to_the_setting(
     run_calibration(stage.course, LARGE.model_copy(update={"snapshot_path": str(folder)}), BASE)
     assert beside.labels == ["calibrate 256/b2/4bit 5ステップ"]
     assert beside.options[0]["rows"] is None
+
+
+class Kill(KeyboardInterrupt):
+    """What ends a run in the middle."""
+
+
+def _conducted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, then: BaseException
+) -> tuple[ScriptedTraining, Conductor]:
+    """H-1 has passed; H-2's own attempt will end well, and the calibration after it ends with `then`."""
+    stage = ScriptedTraining(folder)
+    journal, options = stage.journal, replace(stage.setup.options, calibrate=True)
+
+    def attempt(*request: Any) -> Attempt:  # noqa: ANN401 - those of run_attempt
+        ended = stage.attempt(*request)
+        journal.append(AttemptEnded(at="", attempt=ended))
+        return ended
+
+    def calibration(*asked: object, **options: object) -> Attempt:
+        raise then
+
+    monkeypatch.setattr(training, "run_attempt", attempt)
+    monkeypatch.setattr(calibrate, "train_beside", calibration)
+    journal.append(StageStarted(at="", stage=StageId.H1))
+    journal.append(ModelChosen(at="", stage=StageId.H1, model=on_disk(folder / "model")))
+    journal.append(StageEnded(at="", stage=StageId.H1, verdict=Verdict.PASS, explanation="", seconds=1))
+    return stage, Conductor(replace(stage.setup, options=options), journal, stage.run.console, lambda _: None)
+
+
+def test_an_interrupt_while_calibrating_costs_h2_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """H-2 has ended before the calibration begins."""
+    stage, conductor = _conducted(tmp_path, monkeypatch, Kill())
+    with pytest.raises(Kill):
+        conductor.run(StageId.H2, 60)
+    h2 = stage.recorded
+    assert (h2.verdict, h2.ended_at is None) == (Verdict.PASS, False)
+    assert [check.id for check in h2.checks] == ["ok"]
+
+
+def test_a_disk_that_takes_no_more_ends_the_calibration_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H-2 keeps the PASS that is on the disk, and its test does not fail."""
+    stage, conductor = _conducted(tmp_path, monkeypatch, JournalError("events.jsonl: No space left on device"))
+    assert conductor.run(StageId.H2, 60).verdict is Verdict.PASS
+    assert [line.split(":")[0] for line in stage.said if "No space" in line] == ["H-2 calibrate"]

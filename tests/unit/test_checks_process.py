@@ -73,9 +73,33 @@ def test_memory_that_did_not_come_back_is_a_warning(returned: bool | None) -> No
 
 
 def test_without_a_card_and_without_a_cap_there_is_nothing_to_check() -> None:
-    """On the CPU no check of the machine is made; on a card without a cap none of the cap."""
-    assert machine_checks(ProcessEvidence(1, (), asked_fraction=ASKED, on_gpu=False), "") == ()
-    assert [check.id for check in machine_checks(ProcessEvidence(1, ()), "")] == ["gpu_used", "memory_returned"]
+    """On the CPU no check of the card is made; on a card without a cap none of the cap."""
+    on_cpu = machine_checks(ProcessEvidence(1, (), asked_fraction=ASKED, on_gpu=False), "")
+    assert [check.id for check in on_cpu] == ["no_process_left"]
+    on_a_card = [check.id for check in machine_checks(ProcessEvidence(1, ()), "")]
+    assert on_a_card == ["no_process_left", "gpu_used", "memory_returned"]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "severity", "said"),
+    [
+        (ProcessEvidence(1, (), left_behind=("sleep (pid 7)",)), Severity.INFO, "sleep (pid 7)。すべて終わらせた"),
+        (ProcessEvidence(1, (), left_behind=("x (pid 7)",), left_alive=1), Severity.WARN, "1 個は終わらせられない"),
+        (ProcessEvidence(1, (), left_alive=1), Severity.WARN, "1 個は終わらせられない"),
+        (
+            ProcessEvidence(1, (), left_behind=("x (pid 7)",), written_late=("adapter_model.safetensors",)),
+            Severity.FAIL,
+            "プログラムの終了後に書かれたファイル: adapter_model.safetensors",
+        ),
+    ],
+)
+def test_a_process_that_is_left_behind_is_named_and_weighs_as_much_as_it_did(
+    evidence: ProcessEvidence, severity: Severity, said: str
+) -> None:
+    """A note where it was ended, a warning where it lives on, a failure where it wrote the result after the end."""
+    check = found("no_process_left", evidence)
+    assert (check.holds, check.severity) == (False, severity)
+    assert said in check.message
 
 
 # what a process leaves that asked for the card's name, or for its free memory, and then computed on the CPU
@@ -178,4 +202,5 @@ def test_runs_of_a_real_card_hold(folder: Path) -> None:
                 libraries=needed_libraries(attempt.argv),
             )
             held = {check.id: check.holds for check in machine_checks(evidence, "")}
+            assert held.pop("no_process_left")  # nobody counted them then
             assert held == dict.fromkeys(("libraries_loaded", "gpu_used", "vram_cap_honoured", "memory_returned"), True)

@@ -29,6 +29,7 @@ from steph.run.events import (
     AttemptEnded,
     AttemptStarted,
     CandidatesPredicted,
+    ChecksAdded,
     CrashFound,
     DataRead,
     Event,
@@ -41,7 +42,7 @@ from steph.run.events import (
     StageStarted,
     fold,
 )
-from steph.run.journal import Journal, read_events
+from steph.run.journal import Journal, read_events, stages_in_flight
 
 T = "2026-01-01T00:00:00.000+00:00"
 LATER = "2026-01-01T01:00:00.000+00:00"
@@ -184,6 +185,27 @@ def test_attempts_stand_in_the_list_of_their_purpose() -> None:
     complete = first.model_copy(update={"returncode": 0})
     ended = fold([OPENED, StageStarted(at=T, stage=H2), *started, AttemptEnded(at=LATER, attempt=complete)]).stages[H2]
     assert ended.attempts == (second, complete)
+
+
+def test_a_deep_attempt_of_an_older_record_is_read_as_it_was() -> None:
+    """What version 0.1.0 added to an H-2 that had ended: its checks count, its last attempt was not in flight."""
+    own, extra = _attempt(1).model_copy(update={"returncode": 0}), _attempt(2, purpose="deep")
+    found = Check(id="loss_flag_works", severity=Severity.WARN, holds=False, message="")
+    ended = Check(id="ok", severity=Severity.FAIL, holds=True, message="")
+    record = fold(
+        [
+            OPENED,
+            StageStarted(at=T, stage=H2),
+            AttemptEnded(at=T, attempt=own),
+            StageEnded(at=T, stage=H2, verdict=Verdict.PASS, explanation="", seconds=1, checks=(ended,)),
+            ChecksAdded(at=T, stage=H2, checks=(found,)),
+            AttemptStarted(at=T, attempt=extra),
+        ]
+    )
+    h2 = record.stages[H2]
+    assert (h2.verdict, h2.last_attempt, h2.checks) == (Verdict.PASS, own, (ended, found))
+    assert h2.deep_attempts == (extra,)
+    assert stages_in_flight(record) == []
 
 
 def test_a_stage_without_an_end_is_crashed_or_running() -> None:

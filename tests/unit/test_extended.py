@@ -21,13 +21,13 @@ from steph.run.journal import opened_event
 from steph.tell.commands import EXTENDED_TESTS, TEST_IDS
 from suite_runs import CLONE, Bench, clean_environment, make_bench
 
-COT_TRAINING, COT, RAG, BASE = ExtendedId
+COT_TRAINING, COT, RAG, BASE, ONE_STEP, HEART = ExtendedId
 PAGE = CLONE / EXTENDED_TESTS
 
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """All seven stages in one run, on a pipeline that runs out of memory at 512 tokens and shows its prompts."""
+    """All nine stages in one run, on a pipeline that runs out of memory at 512 tokens and shows its prompts."""
     bench = make_bench(tmp_path_factory.mktemp("bench"), train="cuda_oom", until_seq=384, evaluate="rag_prompt")
     status, output = bench.run(options=("-m", "gpu or extended", str(PAGE)))
     assert status == 0, output
@@ -45,7 +45,7 @@ def bench(asked: Bench, tmp_path: Path) -> Iterator[Bench]:
 
 
 def test_all_of_them_are_green_beside_the_three(bench: Bench) -> None:
-    """One record holds all seven; the headline is that of the three, and the report has a section for the others."""
+    """One record holds all nine; the headline is that of the three, and the report has a section for the others."""
     record = bench.record()
     assert overall(record) is Overall.DEGRADED
     assert {stage: result.verdict for stage, result in record.extended.items()} == {
@@ -53,6 +53,8 @@ def test_all_of_them_are_green_beside_the_three(bench: Bench) -> None:
         COT: Verdict.PASS,
         RAG: Verdict.PASS,
         BASE: Verdict.PASS,
+        ONE_STEP: Verdict.PASS,
+        HEART: Verdict.PASS,
     }
     assert [file.role for file in record.data] == ["dataset", "train_file_cot", "train_file"]
     report = bench.report()
@@ -160,12 +162,12 @@ def test_only_who_asks_gets_them() -> None:
     asked = {
         f"{page}": 3,
         f"-m gpu {page}": 3,
-        f"-m extended {page}": 4,
-        f"-m 'gpu and extended' {page}": 4,
-        f"-m 'gpu or extended' {page}": 7,
+        f"-m extended {page}": 6,
+        f"-m 'gpu and extended' {page}": 6,
+        f"-m 'gpu or extended' {page}": 9,
         f"-m 'gpu and not extended' {page}": 3,
         f"-m 'not gpu' {page}": 0,
-        f"-m gpu {file}": 4,
+        f"-m gpu {file}": 6,
         f"{TEST_IDS[RAG]}": 1,
         f"{TEST_IDS[RAG]} {TEST_IDS[StageId.H1]}": 2,
     }
@@ -189,9 +191,9 @@ def test_only_who_asks_gets_them() -> None:
 @pytest.mark.parametrize(
     ("replaced", "stale"),
     [
-        (StageId.H1, {StageId.H2, StageId.H3, COT_TRAINING, COT, RAG, BASE}),
-        (StageId.H2, {StageId.H3, COT_TRAINING, COT, RAG, BASE}),
-        (StageId.H3, {RAG, BASE}),
+        (StageId.H1, {StageId.H2, StageId.H3, COT_TRAINING, COT, RAG, BASE, ONE_STEP, HEART}),
+        (StageId.H2, {StageId.H3, COT_TRAINING, COT, RAG, BASE, ONE_STEP, HEART}),
+        (StageId.H3, {RAG, BASE, HEART}),
         (COT_TRAINING, {COT}),
         (RAG, set()),
     ],

@@ -53,8 +53,38 @@ def test_a_link_to_a_model_is_the_folder_that_the_record_names(
 @pytest.mark.parametrize(("word", "is_on"), [("1", True), ("YES", True), ("off", False), ("0", False), ("", False)])
 def test_a_switch_of_the_environment_is_on_or_off(monkeypatch: pytest.MonkeyPatch, word: str, is_on: bool) -> None:
     """The usual words in any case; an empty one is none."""
+    monkeypatch.setenv("STEPH_TWIN", word)
+    assert _options().twin is is_on
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "named"),
+    [
+        (("--steph-deep",), "", "--steph-deep"),
+        (("-o", "steph_deep=true"), "", "ini key steph_deep"),
+        ((), "1", "STEPH_DEEP"),
+        ((), "maybe", "STEPH_DEEP"),
+    ],
+)
+def test_an_option_that_is_gone_says_in_one_line_what_replaced_it(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    variable: str,
+    named: str,
+) -> None:
+    """As an option, an ini key or a variable it ends the run with exit status 4 before anything is started."""
+    monkeypatch.setenv("STEPH_DEEP", variable)
+    assert pytest.main(["-p", "steph.plugin", "--noconftest", "-m", "gpu", "tests/acceptance", *words]) == 4
+    (line,) = (line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("ERROR"))
+    assert line.startswith(f"ERROR: {named}: gone: `pytest -m extended` ")
+
+
+@pytest.mark.parametrize("word", ["0", "false", "off", ""])
+def test_an_option_that_is_gone_may_be_off(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """A CI that had it switched off runs on, and no help page mentions it."""
     monkeypatch.setenv("STEPH_DEEP", word)
-    assert _options().deep is is_on
+    assert _options().calibrate is False
 
 
 def test_a_switch_that_is_neither_on_nor_off_is_refused(

@@ -294,6 +294,7 @@ def test_environment_and_data_are_recorded() -> None:
         ("python -m pytest -m gpu --steph-vram-cap=9GiB", "python -m pytest", " --steph-vram-cap=9GiB"),
         ("pytest -p no:randomly --steph-twin tests/acceptance", "pytest", " -p no:randomly --steph-twin"),
         ("pytest --steph-pipeline-root '/a b'", "pytest", " --steph-pipeline-root '/a b'"),
+        ("pytest --steph-deep --steph-twin", "pytest", " --steph-twin"),
     ],
 )
 def test_the_rerun_command_keeps_the_sessions_options(command: str, launcher: str, options: str) -> None:

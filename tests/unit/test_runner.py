@@ -123,6 +123,22 @@ def test_what_a_child_leaves_behind_is_ended_after_its_exit(tmp_path: Path, mark
     outcome = run_child(spec_of(tmp_path, code, mark))
     assert (outcome.returncode, outcome.ended_by, outcome.killed_descendants) == (0, EndedBy.EXIT, 2)
     assert alive_with(mark) == []
+    assert len(outcome.left_behind) == 2
+
+
+def test_what_a_child_leaves_behind_is_named_without_its_arguments(tmp_path: Path) -> None:
+    """A program by its name, an interpreter by its script, module or `-c` too; a token among the words stays unsaid."""
+    (tmp_path / "logger.py").write_text("import time; time.sleep(600)")
+    code = """if True:
+        import subprocess, sys
+        for words in (["sleep", "600"], [sys.executable, "logger.py", "--token", "hf_secret"],
+                      [sys.executable, "-c", "import time; time.sleep(600)", "hf_secret"]):
+            subprocess.Popen(words)
+    """
+    outcome = run(tmp_path, code)
+    python = Path(sys.executable).name
+    named = sorted(name.partition(" (pid ")[0] for name in outcome.left_behind)
+    assert named == sorted(["sleep", f"{python} logger.py", f"{python} -c"])
 
 
 def test_child_that_closes_its_streams_is_waited_for(tmp_path: Path) -> None:

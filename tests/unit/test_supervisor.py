@@ -186,7 +186,7 @@ def test_the_order_and_the_end_are_read_as_they_were_written(tmp_path: Path) -> 
     """Runner and supervisor share both values, also where the child could not be started."""
     order = Order(7, "/folder", "/root", ("python", "-c", ""), 1.5)
     assert Order.from_json(order.to_json()) == order
-    for end in (Exit(8, 1.0), Exit(8, 1.0, ExitReason.PARENT_LOST, -9, 2.5, 3, 1, 4096, "cannot start")):
+    for end in (Exit(8, 1.0), Exit(8, 1.0, ExitReason.PARENT_LOST, -9, 2.5, 3, 1, 4096, "no", ("sh (pid 5)",))):
         ExitFile(tmp_path).write(end)
         assert read_exit(tmp_path) == end
 

@@ -224,7 +224,7 @@ def test_a_training_that_is_short_enough_is_left_whole(tmp_path: Path, flags: tu
 
 
 def test_the_output_goes_to_the_courses_folder_or_to_the_one_asked_for(tmp_path: Path) -> None:
-    """A deep attempt writes beside H-2's output, which therefore stays."""
+    """A further training writes beside H-2's output, which therefore stays."""
     course = ScriptedTraining(tmp_path, of=ExtendedId.COT_TRAINING).course
     own = "runs/debug_small_model/direct_norag_small_4bit-cot"
     for asked, place in ((course, own), (replace(course, output_dir="elsewhere"), "elsewhere")):

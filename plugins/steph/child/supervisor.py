@@ -31,6 +31,7 @@ _SETTLE_SECONDS = 0.3  # resource trackers and the like end by themselves when t
 _GRACE_AFTER_EXIT_SECONDS = 2.0
 _KILL_SECONDS = 4.0  # who is still there then sits in the kernel and dies when it leaves it
 _QUIET_MILLISECONDS = 5
+_MOST_NAMES = 12  # of processes that were left behind
 _OOM_SCORE = 300  # where the host runs out of memory, the script goes before those who record it
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _RESET_SIGNALS = (*_STOP_SIGNALS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGQUIT)
@@ -129,8 +130,14 @@ class Supervisor:
         for stat in found:
             if stat.pid != self._exit.child_pid and (stat.pid, stat.start_ticks) not in self._signalled:
                 self._exit.killed_descendants += 1
+                self._name(stat)
             self._signalled.add((stat.pid, stat.start_ticks))
             processes.send_signal(stat, number)
+
+    def _name(self, stat: processes.ProcessStat) -> None:
+        """Note what a child that ended by itself left running; how many there were is counted apart."""
+        if self._exit.reason is ExitReason.EXIT and len(self._exit.left_behind) < _MOST_NAMES:
+            self._exit.left_behind += (f"{processes.command_of(stat.pid)} (pid {stat.pid})",)
 
 
 def _wakeup_pipe(poll: select.poll) -> int:

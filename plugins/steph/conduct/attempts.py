@@ -46,7 +46,7 @@ class Request:
     model_name: str | None = None
     writes: tuple[Path, ...] = ()
     predicted: Forecast | None = None
-    purpose: Literal["stage", "deep", "calibrate"] = "stage"
+    purpose: Literal["stage", "calibrate"] = "stage"
     rows: RowLengths | None = None
 
 
@@ -55,7 +55,7 @@ class Finished:
     """A child that ended: the attempt so far, what the runner saw, and what the child printed.
 
     `started_unix` and `ended_unix`: by the clock that stamps the files that it wrote. `places`: where its outputs
-    really were before it, in the request's order.
+    really were before it, in the request's order. `written_late`: outputs written when the program itself had ended.
     """
 
     attempt: Attempt
@@ -66,6 +66,7 @@ class Finished:
     output: str
     ended_unix: float | None = None
     places: tuple[Path, ...] = ()
+    written_late: tuple[str, ...] = ()
 
     def card_memory(self, device: Device | None) -> CardMemory | None:
         """The card's memory over this attempt; None without a GPU."""
@@ -88,6 +89,9 @@ class Finished:
             device_uuids=tuple(device.uuid for device in setup.devices(ranks)),
             peak_own_bytes=attempt.peak_own_bytes,
             libraries=needed_libraries(attempt.argv),
+            left_behind=self.outcome.left_behind,
+            left_alive=self.outcome.left_alive,
+            written_late=self.written_late,
         )
 
 
@@ -137,7 +141,10 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
     write_samples(folder, started_unix, outcome.memory_samples)
     complete = _measured(attempt, outcome)
     try:
-        finished = replace(_finished(complete, outcome, folder, files_unix), ended_unix=ended_unix, places=places)
+        late = inputs.written_after(request.writes, files_unix + outcome.seconds) if outcome.left_behind else ()
+        finished = replace(
+            _finished(complete, outcome, folder, files_unix), ended_unix=ended_unix, places=places, written_late=late
+        )
         complete = finished.attempt
         if complete.ended_well:
             complete = judge(finished)

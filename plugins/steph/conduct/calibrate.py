@@ -1,25 +1,40 @@
 """`--steph-calibrate`: a second, short training at another length, so that two measured peaks give slope and intercept.
 
 It runs after H-2's verdict is written, which it can't change: whatever it ends in is recorded beside H-2's attempts.
+Its output goes to a folder of its own, which ends up in the attempt's, so that H-3 finds what H-2 trained.
 """
 
 from __future__ import annotations
 
-from steph.conduct.beside import CANNOT_RUN, behind_the_verdict, train_beside
+from dataclasses import replace
+
+from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
 from steph.conduct.prediction import expected
+from steph.judge.checks_training import judge_training
+from steph.judge.evidence import TrainEvidence
+from steph.judge.training_files import read_state
 from steph.plan.answers import RowLengths
-from steph.record import ModelChoice, TrainSettings
+from steph.plan.commands import folder_beside
+from steph.plan.vram import Forecast
+from steph.record import Attempt, ModelChoice, StageId, TrainSettings
+from steph.run.aside import set_aside
+from steph.run.inputs import InputError
+from steph.run.journal import JournalError
+from steph.run.runner import RunnerError
 
 STEPS = 5
 SHORTEST_LENGTH = 16  # what a profile may ask for
 LENGTH_STEP = 8  # tokens; multiples of it are what matrix units like
+CANNOT_RUN = (InputError, OSError, RunnerError)  # what keeps such a training from being run
 
 
 def calibrate(course: Course, model: ModelChoice, settings: TrainSettings) -> None:
     """Train five steps at another length than H-2's last attempt; never raises for what the run does."""
-    with behind_the_verdict(course, "calibrate"):
+    try:
         _calibrate(course, model, settings)
+    except JournalError as error:  # the disk takes no more events: the next stage will say what is wrong
+        course.run.console.line(f"{StageId.H2} calibrate: {error}")
 
 
 def _calibrate(course: Course, model: ModelChoice, settings: TrainSettings) -> None:
@@ -33,19 +48,41 @@ def _calibrate(course: Course, model: ModelChoice, settings: TrainSettings) -> N
     if course.run.is_out_of_time:
         return course.note_skipped(label, "H-2の制限時間の残りがない")
     expectation = expected(course.setup, model, asked, rows)
+    predicted = expectation.likely if expectation else None
     try:
-        train_beside(
-            course,
-            model,
-            asked,
-            purpose="calibrate",
-            label=label,
-            predicted=expectation.likely if expectation else None,
-            rows=rows,
-        )
+        train_beside(course, model, asked, label=label, predicted=predicted, rows=rows)
     except CANNOT_RUN as error:
         course.note_skipped(label, f"動かせない: {error}")
     return None
+
+
+def train_beside(
+    course: Course,
+    model: ModelChoice,
+    settings: TrainSettings,
+    *,
+    label: str,
+    predicted: Forecast | None = None,
+    rows: RowLengths | None = None,
+) -> Attempt:
+    """Run one training on which no verdict stands; raises one of `CANNOT_RUN` where it can't."""
+    course = replace(course, output_dir=folder_beside(course.output_dir, "calibrate"))
+    plain = course.request(model, settings)
+    request = replace(plain, label=label, purpose="calibrate", predicted=predicted, rows=rows)
+
+    def judge(finished: Finished) -> Attempt:
+        return _with_figures(finished.attempt, course.evidence(finished, model, settings))
+
+    attempt = run_attempt(course.run, request, judge)
+    set_aside(course.setup.root / course.output_dir, course.run.journal.folder / attempt.folder)
+    return attempt
+
+
+def _with_figures(attempt: Attempt, evidence: TrainEvidence) -> Attempt:
+    """The attempt with its figures, losses as exact as the Trainer kept them; no checks of its own."""
+    outcome, _, _ = judge_training(evidence)
+    exact = read_state(evidence.output_dir, evidence.attempt_started_unix).losses or outcome.losses
+    return attempt.changed(training=outcome.changed(losses=exact))
 
 
 def other_length(max_seq_length: int, rows: RowLengths | None) -> int | None:

@@ -1,12 +1,14 @@
-"""The stages beyond the spec's three: CoT trained and asked, retrieval, and the base model beside the tuned one."""
+"""The stages beyond the spec's three: CoT, retrieval, the base model, a step without 4-bit, answers learnt by heart."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+from steph.conduct.by_heart import learn_by_heart
 from steph.conduct.course import open_course
 from steph.conduct.evaluation import Evaluation, Variant
+from steph.conduct.one_step import take_one_step
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
 from steph.judge.artifacts import UnreadableError
@@ -25,8 +27,13 @@ BASE = Variant(ExtendedId.BASE, "base", with_adapter=False)
 def run_extended(run: Run, stage: AnyStage, model: ModelChoice) -> Outcome:
     """Run one extended stage; what it needs is green in the record."""
     record = run.journal.record()
-    if stage is ExtendedId.COT_TRAINING:
-        return _train_on_cot(run, model)
+    match stage:
+        case ExtendedId.COT_TRAINING:
+            return _train_on_cot(run, model)
+        case ExtendedId.ONE_STEP:
+            return take_one_step(run, model)
+        case ExtendedId.HEART:
+            return learn_by_heart(run, model)
     base = ExtendedId.COT_TRAINING if stage is ExtendedId.COT else StageId.H2
     evaluation = Evaluation(run, model, record.results[base])
     if stage is ExtendedId.COT:

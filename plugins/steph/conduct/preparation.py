@@ -161,11 +161,11 @@ def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> N
 
 def _require_inputs(root: Path, description: Description, stages: Sequence[AnyStage]) -> None:
     paths = description.paths
-    if {StageId.H2, ExtendedId.COT_TRAINING} & {*stages}:
+    if {StageId.H2, ExtendedId.COT_TRAINING, ExtendedId.ONE_STEP, ExtendedId.HEART} & {*stages}:
         inputs.require_script(root, paths.train_script, "train_script")
     if StageId.H2 in stages and (description.build is None or (root / paths.train_file).is_file()):
         inputs.read_train_file(root, paths.train_file)
-    if {StageId.H3, ExtendedId.COT, ExtendedId.RAG, ExtendedId.BASE} & {*stages}:
+    if {StageId.H3, ExtendedId.COT, ExtendedId.RAG, ExtendedId.BASE, ExtendedId.HEART} & {*stages}:
         inputs.require_script(root, paths.evaluate_script, "evaluate_script")
 
 

@@ -9,7 +9,6 @@ from steph.conduct.calibrate import calibrate
 from steph.conduct.candidates import predicted_candidates
 from steph.conduct.console import Console
 from steph.conduct.course import Course, open_course
-from steph.conduct.deep import deep
 from steph.conduct.evaluation import DIRECT, Evaluation
 from steph.conduct.extended import run_extended
 from steph.conduct.models import NoModel, choose_model, model_checks, model_trouble
@@ -65,8 +64,8 @@ class Conductor:
             self._end(stage, Outcome(Verdict.CRASHED, f"実行が中断された: {_named(error)}"), started)
             raise
         self._end(stage, outcome, started)
-        if stage is StageId.H2 and outcome.verdict.is_green:
-            self._train_beside()
+        if stage is StageId.H2 and outcome.verdict.is_green and self.setup.options.calibrate:
+            self._calibrate()
         return self.journal.record().results[stage]
 
     def _stage(self, stage: AnyStage, run: Run) -> Outcome:
@@ -88,15 +87,13 @@ class Conductor:
         self._course = open_course(run)
         return Training(self._course).walk(self._model())
 
-    def _train_beside(self) -> None:
-        """What the options ask for after H-2; it has ended, and its verdict stands whatever happens here."""
-        options, last = self.setup.options, self.journal.record().stages[StageId.H2].last_attempt
+    def _calibrate(self) -> None:
+        """Train at another length after H-2, which has ended; its verdict stands whatever happens here."""
+        last = self.journal.record().stages[StageId.H2].last_attempt
         if self._course is None or last is None or not isinstance(last.settings, TrainSettings):
             return
-        for is_asked, train in ((options.deep, deep), (options.calibrate, calibrate)):
-            if is_asked:
-                train(self._course, self._model(), last.settings)
-                self._tell(self.journal.record())
+        calibrate(self._course, self._model(), last.settings)
+        self._tell(self.journal.record())
 
     def _reach_model(self, run: Run) -> Outcome:
         found = choose_model(run)
@@ -142,8 +139,10 @@ class Conductor:
         match stage:
             case StageId.H1:
                 return limits.h1_seconds
-            case StageId.H2 | ExtendedId.COT_TRAINING:
+            case StageId.H2 | ExtendedId.COT_TRAINING | ExtendedId.ONE_STEP:
                 return limits.h2_seconds
+            case ExtendedId.HEART:
+                return limits.h2_seconds + limits.h3_seconds
             case _:
                 return limits.h3_seconds
 

@@ -13,9 +13,9 @@ from steph.judge.checks_adapter import ADAPTER_BASE, ADAPTER_FILES
 from steph.judge.checks_adapter_keys import ADAPTER_KEYS
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_asked import ASKED
-from steph.judge.checks_deep import DEEP
 from steph.judge.checks_evaluation import ADAPTER_IN_USE
 from steph.judge.checks_extended import EXTENDED
+from steph.judge.checks_heart import HEART
 from steph.judge.checks_lines import LINES
 from steph.judge.checks_loss import LOSS
 from steph.judge.checks_model import MODEL
@@ -37,8 +37,8 @@ CATALOG: dict[str, CheckKind] = {
     for kind in (
         *(*MODEL, EXIT_ZERO, NO_TRACEBACK, BASE_WEIGHTS_LOADED, LIBRARY_WARNINGS, ADAPTER_BASE, *RANKS, *MACHINE),
         *(LINE_TRAIN_RESULT, *ADAPTER_FILES, *ADAPTER_KEYS, TOKENIZER_KEPT, *TRAINING_FILES, *ASKED, *LOSS),
-        *(*STEPS, *TIMES, *WITNESSED_TRAINING, *ROW_IDENTITY, NO_MEMORY_SPILL, ANSWERS_KEPT, *DEEP),
-        *(*WITNESSED_ANSWERS, *LINES, *ADAPTER_IN_USE, *RESULTS, *PROMPTS, *TEXT, *EXTENDED),
+        *(*STEPS, *TIMES, *WITNESSED_TRAINING, *ROW_IDENTITY, NO_MEMORY_SPILL, ANSWERS_KEPT),
+        *(*WITNESSED_ANSWERS, *LINES, *ADAPTER_IN_USE, *RESULTS, *PROMPTS, *TEXT, *EXTENDED, *HEART),
     )
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
 from steph.judge.library_warnings import warnings_in
 from steph.judge.lines import missing_weights_in, split_lines, tracebacks_in
 from steph.record import Check, Probe, Severity
@@ -83,7 +83,15 @@ MEMORY_RETURNED = CheckKind(
     "NVML のメモリの推移（見えなければ、残ったプロセス）",
     note="GPU のみ。同じ実行の次の段は、戻るまで BLOCKED",
 )
-MACHINE = (LIBRARIES_LOADED, GPU_USED, VRAM_CAP_HONOURED, MEMORY_RETURNED)
+NO_PROCESS_LEFT = CheckKind(
+    "no_process_left",
+    "H-2・H-3",
+    INFO,
+    "終了後に動き続けるプロセスを残していない",
+    "子孫のプロセス（/proc）、出力のファイルの更新時刻",
+    note="残ったものは終わらせる。終わらせられなければ warn、終了後に出力を書いていれば fail",
+)
+MACHINE = (LIBRARIES_LOADED, GPU_USED, VRAM_CAP_HONOURED, MEMORY_RETURNED, NO_PROCESS_LEFT)
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,9 @@ class ProcessEvidence:
     `ranks` is how many were asked for. `asked_fraction` is the share of its card that torch's allocator was given in
     each of them so that all its use stays below `cap_bytes`, both None where no cap was emulated. `memory_returned` is
     None where it could not be seen. `device_uuids` are the GPUs that the processes were given, `peak_own_bytes` is what
-    NVML saw them take, and `libraries` are those without which nobody can do what was asked.
+    NVML saw them take, and `libraries` are those without which nobody can do what was asked. `left_behind` names what
+    still ran when the program had ended by itself, `left_alive` counts what could not be ended, and `written_late` are
+    files of its output that were written in between.
     """
 
     ranks: int
@@ -105,6 +115,9 @@ class ProcessEvidence:
     device_uuids: tuple[str, ...] = ()
     peak_own_bytes: int | None = None
     libraries: tuple[str, ...] = ()
+    left_behind: tuple[str, ...] = ()
+    left_alive: int = 0
+    written_late: tuple[str, ...] = ()
 
 
 def process_checks(returncode: int | None, output: str, *, on_gpu: bool = True) -> tuple[Check, ...]:
@@ -121,7 +134,7 @@ def process_checks(returncode: int | None, output: str, *, on_gpu: bool = True) 
 
 def machine_checks(evidence: ProcessEvidence, stdout: str) -> tuple[Check, ...]:
     """What the machine says of an attempt that ended well: ranks, cap and memory, each where it was asked for."""
-    checks = [*_rank_checks(evidence, stdout)]
+    checks = [*_rank_checks(evidence, stdout), _left_check(evidence)]
     if evidence.libraries:
         checks.append(_libraries_check(evidence))
     if evidence.on_gpu:
@@ -152,6 +165,19 @@ def _ranks_check(evidence: ProcessEvidence) -> Check:
         return RANKS_AS_ASKED.check(all_ran, f"{text}。")
     cards = {probe.device_uuid for probe in ranks if _has_computed(probe)}
     return RANKS_AS_ASKED.check(all_ran and len(cards) == evidence.ranks, f"{text}、使われた GPU は {len(cards)} 枚。")
+
+
+def _left_check(evidence: ProcessEvidence) -> Check:
+    """What still wrote when the program had ended leaves files that nobody vouches for: cut off, or another's."""
+    if not evidence.left_behind and not evidence.left_alive:
+        return NO_PROCESS_LEFT.check(True, "終了後に残ったプロセスはない。")
+    message = f"終了後に残っていたプロセス: {'、'.join(evidence.left_behind) or '不明'}。"
+    if evidence.written_late:
+        late = f"プログラムの終了後に書かれたファイル: {'、'.join(evidence.written_late)}。"
+        return NO_PROCESS_LEFT.check(False, f"{late}{message}", severity=FAIL)
+    if evidence.left_alive:
+        return NO_PROCESS_LEFT.check(False, f"{message}{evidence.left_alive} 個は終わらせられない。", severity=WARN)
+    return NO_PROCESS_LEFT.check(False, f"{message}すべて終わらせた。")
 
 
 def _library_check(output: str, on_gpu: bool) -> Check:

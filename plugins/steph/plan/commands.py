@@ -9,6 +9,7 @@ from steph.record import EvalSettings, Launcher, TrainSettings
 
 TRAIN_FILE_FLAG = "--train-file"
 MAX_STEPS_FLAG = "--max-steps-override"
+LOSS_FLAG = "--loss-on-output-only"
 # what a person's own `accelerate config` would decide otherwise is spelled out
 ACCELERATE_FLAGS = ("--num_machines", "1", "--gpu_ids", "all", "--mixed_precision", "no", "--dynamo_backend", "no")
 

@@ -22,6 +22,7 @@ from steph.record import EvalSettings, TrainSettings, Value
 
 MAX_STEPS = 500  # the spec: "several hundred steps" at most, no long training in this step
 MAX_PROCESSES = 64  # of one host
+MAX_STEPS_BY_HEART = 60
 MAX_SAMPLES = 10  # the spec: two or three questions, no full evaluation in this step
 
 
@@ -116,13 +117,22 @@ class Rung(Value):
         return self
 
 
+class ByHeart(Value):
+    """How the eight answers of H-3heart are learnt; the other settings are those that H-2 ended on."""
+
+    learning_rate: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 1e-3
+    """Higher than a real training's, so that eight rows are known after some fifty steps; tiny models need more."""
+    max_steps: Annotated[int, Field(ge=1, le=MAX_STEPS_BY_HEART)] = MAX_STEPS_BY_HEART
+    """Steps on all eight rows; a loss that is not near zero by then leaves the stage unmeasured."""
+
+
 class Limits(Value):
     """How long things may take, in seconds, and when an answer counts as slow."""
 
     h1_seconds: Seconds = 3600
     """All of H-1, the download included."""
     h2_seconds: Seconds = 3600
-    """All attempts of H-2; as much again for those of H-2cot."""
+    """All attempts of H-2; as much again for those of H-2cot, H-2step and H-3heart."""
     h3_seconds: Seconds = 1200
     """All attempts of H-3; as much again for each extended evaluation."""
     train_attempt_seconds: Seconds = 1800
@@ -159,6 +169,7 @@ class Profile(Value):
     model: Models
     train: Annotated[TrainSettings, Within(ProfileTrain)] = TrainSettings()
     evaluate: Annotated[EvalSettings, Within(ProfileEvaluate)] = EvalSettings()
+    by_heart: ByHeart = ByHeart()
     ladder: tuple[Rung, ...] = ()
     limits: Limits = Limits()
     path: str = ""

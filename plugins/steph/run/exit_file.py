@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 _NAME = "exit.json"
-_BYTES = 2048
+_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Exit:
     """How the child ended; times are CLOCK_MONOTONIC seconds, comparable across processes.
 
     `returncode` is negative for a signal and None where the child could not be ended. `killed_descendants` counts what
-    was left beside the child and had to be signalled, `left_alive` what survived SIGKILL for seconds.
+    was left beside the child and had to be signalled, `left_alive` what survived SIGKILL for seconds. `left_behind`
+    names the first of those that a child which ended by itself left running ("sleep (pid 7)").
     """
 
     child_pid: int
@@ -62,6 +63,7 @@ class Exit:
     left_alive: int = 0
     dropped_bytes: int = 0
     start_error: str | None = None
+    left_behind: tuple[str, ...] = ()
 
 
 def is_written(folder: Path) -> bool:
@@ -73,7 +75,9 @@ def read_exit(folder: Path) -> Exit | None:
     """How the folder's child ended; None where no supervisor lived to say it, or the file is none of its."""
     try:
         found = json.loads((folder / _NAME).read_bytes())
-        return Exit(**{**found, "reason": ExitReason(found["reason"])})
+        end = Exit(**{**found, "reason": ExitReason(found["reason"])})
+        end.left_behind = tuple(map(str, end.left_behind))
+        return end
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

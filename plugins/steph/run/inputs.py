@@ -23,6 +23,8 @@ from steph.record import DataFile
 
 LAWQA_REMEDY = "clone the data set into the pipeline root (README: real data) or set paths.dataset in steph.toml"
 
+WRITTEN_SLACK_SECONDS = 0.2  # two clocks are compared: the files' and the one that timed the program
+
 
 class InputError(RuntimeError):
     """An input is missing or broken; the message is one line with file, key and remedy."""
@@ -152,6 +154,12 @@ def _file_clock_unix(path: Path) -> float:
             return os.fstat(probe.fileno()).st_mtime
     except OSError:
         return time.time()
+
+
+def written_after(paths: Iterable[Path], unix: float) -> tuple[str, ...]:
+    """The names of files at or below these paths that were written after this moment of the files' clock."""
+    files = (file for path in paths for file in (path, *path.rglob("*")) if file.is_file())
+    return tuple(sorted({file.name for file in files if file.stat().st_mtime > unix + WRITTEN_SLACK_SECONDS}))
 
 
 def file_sha256(path: Path) -> str | None:

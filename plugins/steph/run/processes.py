@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+_NAME_CHARS = 60
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
@@ -82,6 +83,21 @@ def send_signal(stat: ProcessStat, number: signal.Signals) -> None:
         os.kill(stat.pid, number)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def command_of(pid: int) -> str:
+    """The program that a process runs, and of an interpreter its script or module too; arguments may hold secrets."""
+    try:
+        words = (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        name = Path(words[0]).name or (_PROC / str(pid) / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return "?"
+    if not name.startswith(("python", "pypy", "bash", "sh", "node", "perl", "ruby")):
+        return name[:_NAME_CHARS]
+    script = next((word for word in words[1:] if word and not word.startswith("-")), "")
+    if "-c" in words[1 : words.index(script) if script else None]:
+        script = "-c"
+    return f"{name} {Path(script).name}".strip()[:_NAME_CHARS]
 
 
 def environment_of(pid: int) -> frozenset[bytes]:

@@ -78,7 +78,8 @@ class ChildOutcome:
     `memory_returned` is None where no device was watched. `memory_samples` are (seconds, used bytes of the fullest
     device), `timed_lines` (seconds, line) of stdout lines that look like a Trainer's dict; seconds count from the
     child's start.
-    `killed_descendants` counts processes that were left over and had to be ended, `left_alive` those that could not be.
+    `killed_descendants` counts processes that were left over and had to be ended, `left_alive` those that could not be;
+    `left_behind` names those that a child which ended by itself left running, the first ones where they are many.
     """
 
     returncode: int
@@ -94,6 +95,7 @@ class ChildOutcome:
     dropped_bytes: int = 0
     killed_descendants: int = 0
     left_alive: int = 0
+    left_behind: tuple[str, ...] = ()
 
 
 class RunnerError(Exception):
@@ -190,6 +192,7 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
         dropped_bytes=found.dropped_bytes if found else 0,
         killed_descendants=(found.killed_descendants if found else 0) + tree.swept,
         left_alive=left_alive,
+        left_behind=found.left_behind if found else (),
     )
 
 

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from steph.plan.options import OPTIONS
+from steph.plan.options import OPTIONS, REPLACED
 from steph.record import AnyStage, Attempt, ExtendedId, Record, StageId
 
 ACCEPTANCE_TESTS = "tests/acceptance/test_steph.py"
@@ -23,8 +23,11 @@ TEST_IDS: dict[AnyStage, str] = {
     ExtendedId.COT: f"{EXTENDED_TESTS}::test_h3_evaluates_with_cot",
     ExtendedId.RAG: f"{EXTENDED_TESTS}::test_h3_evaluates_with_rag",
     ExtendedId.BASE: f"{EXTENDED_TESTS}::test_h3_evaluates_the_base_model",
+    ExtendedId.ONE_STEP: f"{EXTENDED_TESTS}::test_h2_takes_one_step_as_asked",
+    ExtendedId.HEART: f"{EXTENDED_TESTS}::test_h3_adapter_remembers_what_it_learned",
 }
 _SUITE_FLAGS = frozenset(option.flag for option in OPTIONS if option.is_flag)
+_REPLACED = frozenset(option.flag for option in REPLACED)  # which commands of old records may have
 _PYTEST_OPTIONS_WITH_VALUE = frozenset({"-c", "--config-file", "-o", "--override-ini", "-p", "--rootdir"})
 
 
@@ -85,6 +88,8 @@ def _kept_options(words: Sequence[str]) -> list[str]:
         if takes_value:
             kept.append(word)
             takes_value = False
+        elif word.partition("=")[0] in _REPLACED:
+            continue
         elif word.startswith("--steph-"):
             kept.append(word)
             takes_value = "=" not in word and word not in _SUITE_FLAGS

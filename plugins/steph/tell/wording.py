@@ -20,6 +20,8 @@ STAGE_TITLES: dict[AnyStage, str] = {
     ExtendedId.COT: "CoT での評価",
     ExtendedId.RAG: "RAG つきの評価",
     ExtendedId.BASE: "アダプタなしの評価",
+    ExtendedId.ONE_STEP: "4bit なしの 1 ステップ",
+    ExtendedId.HEART: "暗記",
 }
 
 CAUSES = {

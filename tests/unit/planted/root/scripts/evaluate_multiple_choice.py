@@ -59,7 +59,11 @@ class Run:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.samples = json.loads(Path(args.data).read_text(encoding="utf-8"))["samples"]
+        own = Path("datasets/lawqa_jp/data/selection.json")  # of a program that takes no other
+        data = own if planted() == "own_questions" else Path(args.data)
+        if planted() == "refuses_other_data" and data != own:
+            sys.exit(2)
+        self.samples = json.loads(data.read_text(encoding="utf-8"))["samples"]
         chosen = self.samples[: args.samples] if args.samples > 0 else self.samples
         self.rows = [self.answer(n, sample) for n, sample in enumerate(chosen)]
         self.output = Path(args.output)
@@ -84,8 +88,19 @@ class Run:
         letter = right if n % 3 == 0 else "abcd"[(ord(right) - ord("a") + 1) % 4]
         if self.args.hf_lora_path is None and planted() != "adapter_ignored":
             letter = "abcd"[(ord(right) - ord("a") + n) % 4]
+        letter = self.learnt(sample) or letter
         response = f"Reasoning: 条文の要件に照らす。\nAnswer: {letter}" if self.args.use_cot else letter
         return self.row(sample, letter, response)
+
+    def learnt(self, sample: dict[str, Any]) -> str | None:
+        """What the training saw often enough: it answers where the adapter is in use."""
+        if planted() == "knows_every_answer":
+            return str(sample["output"])
+        file = Path(self.args.hf_lora_path or "", "learnt.json")
+        if self.args.hf_lora_path is None or planted() == "adapter_ignored" or not file.is_file():
+            return None
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        return next((answer for prompt, answer in rows.items() if sample["問題文"] in prompt), None)
 
     def row(self, sample: dict[str, Any], letter: str, response: str) -> dict[str, Any]:
         return {"question": sample["問題文"], "choices": sample["選択肢"], "correct_answer": sample["output"],
@@ -312,7 +327,7 @@ BEFORE: dict[str, Callable[[Run], object]] = {
     "rag_unused": _each(retrieved_docs_count=0),
     "rag_uncounted": lambda run: [row.pop("retrieved_docs_count") for row in run.rows],
     "cot_bare": _answers(_same, lambda n, a: f"Answer: {a}"),
-    "adapter_ignored": lambda run: None,
+    **dict.fromkeys(("adapter_ignored", "knows_every_answer", "own_questions", "refuses_other_data"), lambda run: None),
     "other_prompt": _prompts("You are a helpful assistant. Think before you answer."),
 }  # fmt: skip
 

@@ -2,8 +2,7 @@
 
 `defect.json` in the pipeline root, or the variable STEPH_PLANTED_TRAIN, plants one defect: {"train": "adapter_nan"}.
 "style": 4 prints as transformers 4 does; "train_seconds": s says that the training took so long; "until_seq": n limits
-the out-of-memory defects to longer sequences, "until_batch": n to larger batches; "step_seconds": s makes each step
-last; "fails_within": n plants the defect in runs of up to n steps only.
+the out-of-memory defects to longer sequences, "until_batch": n to larger batches.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ import math
 import os
 import runpy
 import shutil
+import signal
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from typing import Any
 SEEN = runpy.run_path("scripts/seen.py")
 MODULES = ("q_proj", "v_proj")
 HIDDEN = 8
+BY_HEART_EPOCHS = 20
 LAYERS = 4
 NEWLY_INITIALIZED = (
     "Some weights of Qwen2ForCausalLM were not initialized from the model checkpoint at Qwen/Qwen1.5-1.8B-Chat and are "
@@ -116,7 +118,11 @@ class Run:
         self.dtype = "F32"
         self.rank = args.lora_r
         self.base: object = args.model_name
-        self.loss: Callable[[int], float] = lambda step: 0.9 + 1.5 * math.exp(-step / 4)
+        # what is seen again and again is learnt by heart: see `learnt` in the evaluation
+        self.by_heart = args.num_epochs >= BY_HEART_EPOCHS
+        self.loss: Callable[[int], float] = lambda step: (
+            2.4 * math.exp(-step / 8) + 0.001 if self.by_heart else 0.9 + 1.5 * math.exp(-step / 4)
+        )
         self.grad_norm: Callable[[int], float] = lambda step: 1.5 / step
         self.train_loss: float | None = None
         self.logged = True
@@ -129,8 +135,8 @@ class Run:
         self.shapes: dict[str, list[int]] = {}  # of tensors, by the end of their names
         self.further: dict[str, list[int]] = {}  # tensors beside LoRA's, and their shapes
         self.checkpoint_files: tuple[str, ...] = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+        self.remembers = True
         self.output_only = bool(args.loss_on_output_only)
-        self.step_seconds = 0.0
         self.seen: dict[str, Any] = {}  # what a witness sees otherwise: see scripts/seen.py
         self.logs: list[dict[str, float]] = []
 
@@ -155,7 +161,6 @@ class Run:
             on_all_tokens = self.loss
             self.loss = lambda step: 0.4 * on_all_tokens(step)
         for step in range(1, self.steps + 1):
-            time.sleep(self.step_seconds)
             if step % self.every == 0:
                 mean = sum(self.loss(n) for n in range(step - self.every + 1, step + 1)) / self.every
                 entry = {"loss": mean, "grad_norm": self.grad_norm(step),
@@ -189,6 +194,10 @@ class Run:
         (checkpoint / "trainer_state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
         for name in self.checkpoint_files:
             (checkpoint / name).write_bytes(b"stand-in")
+        if self.by_heart and self.remembers:
+            rows = [json.loads(line) for line in self.lines if line.strip()]
+            text = json.dumps({row["input"]: row["output"] for row in rows})
+            (self.folder / "learnt.json").write_text(text, encoding="utf-8")
         config = {"peft_type": "LORA", "base_model_name_or_path": self.base, "r": self.rank, "bias": "none",
                   "lora_alpha": self.args.lora_alpha, "lora_dropout": self.args.lora_dropout,
                   "target_modules": self.modules(), "task_type": "CAUSAL_LM"} | self.config  # fmt: skip
@@ -308,6 +317,8 @@ BEFORE: dict[str, dict[str, object]] = {
     "no_history": {"logged": False},
     "history_differs": {"logged_offset": 0.5},
     "output_only_ignored": {"output_only": False},
+    "nothing_remembered": {"remembers": False},
+    "never_learns": {"by_heart": False},
     "grad_norm_nan": {"grad_norm": lambda step: math.nan if step == 5 else 1.0},
     # every step
     "warmup_endless": {"rate": lambda done: done},
@@ -411,6 +422,8 @@ WITNESSED: dict[str, dict[str, Any]] = {
                     "training_begins": {"name_or_path": "gpt2"}},
     "eight_bit": {"training_begins": {"quantised": [{"class": "Linear8bitLt", "layers": 28}]}},
     "not_quantised": {"training_begins": {"quantised": []}},
+    "four_bit_always": {"training_begins": {"quantised": [
+        {"class": "Linear4bit", "quant_type": "nf4", "compute_dtype": "torch.bfloat16", "layers": 28}]}},
     "other_quantisation": {"training_begins": {"quantised": [
         {"class": "Linear4bit", "quant_type": "fp4", "compute_dtype": "torch.float16", "layers": 28}]}},
     "dropout_off_inside": {"training_begins": {"lora": {"layers": 2, "dropout": [0.0]}}},
@@ -657,25 +670,50 @@ AFTER: dict[str, Callable[[Run], object]] = {
 }
 
 
+# what goes on in the background when the program has ended; each starts a process of its own and returns
+def _daemon(run: Run, *, stubborn: bool = False) -> None:
+    """A double-forked process in a session of its own, all streams closed, that rewrites the adapter later."""
+    sys.stdout.flush()
+    if os.fork():
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.closerange(0, 100)
+    if stubborn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(0.8 if stubborn else 3)
+    (run.folder / WEIGHTS).write_bytes(early(run))
+    time.sleep(60)
+    os._exit(0)
+
+
+def _in_session_of_its_own(run: Run) -> None:
+    subprocess.Popen(["sleep", "61"], start_new_session=True, stdin=-3, stdout=-3, stderr=-3)
+
+
+LEFT_BEHIND: dict[str, Callable[[Run], object]] = {
+    "background_left": _in_session_of_its_own,
+    "child_holds_stdout": lambda run: subprocess.Popen(["sleep", "40"]),
+    "daemon_rewrites": _daemon,
+    "daemon_rewrites_at_once": lambda run: _daemon(run, stubborn=True),
+}
+
+
 def main() -> None:
     args, knobs = arguments(), planted()
     defect = str(knobs.get("train") or "")
     run = Run(args, knobs)
-    known = (BEFORE, SAID_BEFORE, FIRST, LINES, WITNESSED, AFTER, ("cuda_oom", "pads_to_max"))
+    known = (BEFORE, SAID_BEFORE, FIRST, LINES, WITNESSED, AFTER, LEFT_BEHIND, ("cuda_oom",))
     if defect and not any(defect in table for table in known):
         sys.exit(f"unknown defect {defect!r}")
     if not args.do_train:
         print("--do-train が指定されていないため、学習は行いません。")
         return
-    within = knobs.get("fails_within")
-    if isinstance(within, int) and run.steps > within:
-        defect = ""
     asked = {"until_seq": args.max_seq_length, "until_batch": args.batch_size}
     limits = {name: limit for name in asked if isinstance(limit := knobs.get(name), int)}
     if defect == "cuda_oom" and (not limits or any(asked[name] > limit for name, limit in limits.items())):
         sys.exit(OUT_OF_MEMORY)
-    if isinstance(seconds := knobs.get("step_seconds"), float):
-        run.step_seconds = seconds * (args.max_seq_length / 512 if defect == "pads_to_max" else 1)
     for name, value in BEFORE.get(defect, {}).items():
         setattr(run, name, value)
     if defect in LINES:
@@ -697,6 +735,8 @@ def main() -> None:
     SEEN["save_adapter"](facts, _checkpoint(run), run.steps, in_training=True)
     SEEN["save_adapter"](facts, run.folder, run.steps, in_training=False)
     facts.end()
+    if defect in LEFT_BEHIND:
+        LEFT_BEHIND[defect](run)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""One training step without 4-bit and with the loss on the output only: what was asked for is what was done, or not.
+
+A pipeline may quantise whether asked or not, and its flag for the loss may do nothing; both pass any other stage. The
+witness says which layers were quantised and which tokens carried a label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from steph.conduct.attempts import Finished, run_attempt
+from steph.conduct.course import Course, half_precision_of, open_course
+from steph.conduct.stage_run import Run
+from steph.judge.checks_heart import output_only_check, unquantised_check
+from steph.judge.checks_process import process_checks
+from steph.judge.checks_training import judge_training
+from steph.judge.checks_witness import training_in
+from steph.judge.verdict import Outcome, checks_verdict, passed
+from steph.judge.witness import read_witness
+from steph.plan.commands import LOSS_FLAG, folder_beside
+from steph.record import Attempt, Check, ExtendedId, ModelChoice, Severity, StageId, TrainSettings
+
+STAGE = ExtendedId.ONE_STEP
+
+
+def take_one_step(run: Run, model: ModelChoice) -> Outcome:
+    """Train a single step as H-2 ended, but without 4-bit; what nobody could see is said and is no failure."""
+    opened = open_course(run)
+    course = replace(opened, stage=STAGE, output_dir=folder_beside(opened.output_dir, "step"))
+    settings = _settings(course)
+    rows = course.row_lengths(model, settings)
+    has_flag = LOSS_FLAG in course.flags
+    plain = course.request(model, settings)
+    argv = (*plain.argv, LOSS_FLAG) if has_flag else plain.argv
+
+    def judge(finished: Finished) -> Attempt:
+        training, _, artifacts = judge_training(course.evidence(finished, model, settings))
+        return finished.attempt.changed(training=training, artifacts=artifacts)
+
+    attempt = run_attempt(run, replace(plain, label=f"1ステップ {plain.label}", argv=argv, rows=rows), judge)
+    if not attempt.ended_well and not attempt.ran_out_of_memory:
+        return Outcome.of_attempt(attempt)
+    witness = read_witness(run.journal.folder / attempt.folder)
+    seen = training_in(witness)
+    found = [unquantised_check(witness, seen)]
+    if has_flag:
+        found.append(output_only_check(seen, rows.longest_answer if rows else None))
+    return _outcome(attempt, tuple(found))
+
+
+def _outcome(attempt: Attempt, found: tuple[Check, ...]) -> Outcome:
+    """Red where something was not as asked; with conditions where it did not fit on the card or was not seen."""
+    ended = () if attempt.ran_out_of_memory else process_checks(attempt.returncode, "")[:1]
+    checks = (*ended, *found)
+    conditions = [f"未測定: {check.message.rstrip('。')}" for check in found if check.holds is None]
+    if attempt.ran_out_of_memory:
+        conditions.insert(0, "4bit なしの 1 ステップは CUDA OOM")
+    hard = any(check.severity is Severity.FAIL for check in checks)
+    verdict, explanation = (checks_verdict(checks) if hard else None) or passed(conditions)
+    return Outcome(verdict, explanation, checks)
+
+
+def _settings(course: Course) -> TrainSettings:
+    setup = course.setup
+    ended = course.run.journal.record().stages[StageId.H2].last_attempt
+    base = ended.settings if ended and isinstance(ended.settings, TrainSettings) else setup.profile.train
+    half = base.mixed_precision or (half_precision_of(setup.device) if setup.device else None)
+    return base.changed(use_4bit=False, mixed_precision=half, max_steps=1, num_epochs=1, logging_steps=1)

@@ -1,0 +1,154 @@
+"""Judges answers learnt by heart, and a single step without 4-bit: what only trainings of their own can show. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from steph.judge.checks_witness import Seen, why_unseen
+from steph.judge.kinds import FAIL, INFO, CheckKind, bounded
+from steph.judge.questions import question_key
+from steph.judge.results import Row
+from steph.judge.witness import ModelFact, Witness
+from steph.plan.by_heart import Secret
+from steph.record import Check
+
+LEAST_REMEMBERED = 7  # of 8; by chance 4 runs in 10,000 have as many
+MOST_GUESSED = 4  # by chance 97 runs in 100 have no more
+LOW_LOSS = 0.1  # mean of the last steps
+LAST_STEPS = 3
+CERTAIN_NATS = 0.7  # a row's whole loss below which its letter is the likeliest one
+TEMPLATE_TOKENS = 8  # what may close an answer
+MOST_SUPERVISED_SHARE = 0.5  # of a row whose answer is a letter, where its tokens could not be counted
+
+HEART_LOSS_LOW = CheckKind(
+    "heart_loss_low",
+    "H-3heart",
+    INFO,
+    "暗記の学習で損失がほぼゼロになった",
+    "最後の 3 ステップの損失",
+    note="ならなければ暗記は未測定",
+)
+HEART_REMEMBERED = CheckKind(
+    "heart_remembered",
+    "H-3heart",
+    FAIL,
+    "学習した 8 問のうち 7 問以上に、アダプタつきで正しく答えた",
+    "results の predicted_answer と、引いた記号",
+    optional=True,
+)
+HEART_UNKNOWN = CheckKind(
+    "heart_unknown",
+    "H-3heart",
+    FAIL,
+    "アダプタなしで正しく答えたのは 4 問まで",
+    "アダプタなしの results の predicted_answer と、引いた記号",
+    optional=True,
+)
+STEP_UNQUANTISED = CheckKind(
+    "step_unquantised",
+    "H-2step",
+    FAIL,
+    "--use-4bit なしでは 4bit にならない",
+    "目撃記録の量子化された層",
+    trap=5,
+    optional=True,
+)
+STEP_OUTPUT_ONLY = CheckKind(
+    "step_output_only",
+    "H-2step",
+    FAIL,
+    "--loss-on-output-only で答えだけを学習する",
+    "目撃記録のバッチの、ラベルのあるトークンの数と、行の答えのトークン数",
+    trap=9,
+    optional=True,
+    note="スクリプトにこの引数があるとき",
+)
+HEART = (HEART_LOSS_LOW, HEART_REMEMBERED, HEART_UNKNOWN, STEP_UNQUANTISED, STEP_OUTPUT_ONLY)
+
+
+def loss_low_check(losses: Sequence[float], steps: int, learning_rate: float, seed: int) -> Check:
+    """Whether the loss got near zero; None, with the figures, where it did not or where nobody wrote it down."""
+    how = f"学習率 {learning_rate:g}、{steps} ステップ、記号の乱数の種 {seed}"
+    if not losses:
+        return HEART_LOSS_LOW.check(None, f"損失の記録がない（{how}）。")
+    last = _last(losses)
+    message = f"損失は {losses[0]:.4g} から {last:.4g} になった（{how}）。"
+    return HEART_LOSS_LOW.check(True if last <= LOW_LOSS else None, message)
+
+
+def remembered_check(
+    rows: Sequence[Row] | None, secrets: Sequence[Secret], losses: Sequence[float], supervised: int | None
+) -> Check:
+    """At least seven of eight with the adapter, after a loss that got low.
+
+    `supervised`: most tokens of a row that carried a label, None where nobody saw it. A low mean over hundreds of
+    tokens says little of one letter: where the letters are wrong then, nothing is proven.
+    """
+    right = right_answers(rows, secrets)
+    if right is None:
+        return HEART_REMEMBERED.check(None, _not_asked("アダプタつきの"))
+    message = f"アダプタつきで {len(secrets)} 問中 {right} 問に正しく答えた。"
+    is_certain = supervised is None or _last(losses) * supervised <= CERTAIN_NATS
+    if right < LEAST_REMEMBERED and not is_certain:
+        why = f"損失は答え以外のトークンも含む平均（1 行 {supervised} トークン）で、記号を覚えたとは言えない。"
+        return HEART_REMEMBERED.check(None, message + why)
+    return HEART_REMEMBERED.check(right >= LEAST_REMEMBERED, message)
+
+
+def unknown_check(rows: Sequence[Row] | None, secrets: Sequence[Secret]) -> Check:
+    """At most four of eight without the adapter: nobody can know more."""
+    right = right_answers(rows, secrets)
+    if right is None:
+        return HEART_UNKNOWN.check(None, _not_asked("アダプタなしの"))
+    message = f"アダプタなしで {len(secrets)} 問中 {right} 問に正しく答えた。"
+    if right > MOST_GUESSED:
+        message += "知りようのない答えを、学習以外から得ている（5 問なら 100 回に 2、3 回は偶然でも起きる）。"
+    return HEART_UNKNOWN.check(right <= MOST_GUESSED, message)
+
+
+def right_answers(rows: Sequence[Row] | None, secrets: Sequence[Secret]) -> int | None:
+    """How many of the drawn letters were given; None where other questions were answered than those."""
+    if rows is None:
+        return None
+    given = {question_key(row.question, ""): row.predicted_answer for row in rows}
+    keys = [question_key(secret.question, "") for secret in secrets]
+    if len(rows) != len(secrets) or set(given) != set(keys):
+        return None
+    return sum(given[key] == secret.letter for key, secret in zip(keys, secrets, strict=True))
+
+
+def _not_asked(which: str) -> str:
+    return f"{which}評価に問題を渡せない: 結果にあるのは別の問題。"
+
+
+def _last(losses: Sequence[float]) -> float:
+    last = losses[-LAST_STEPS:]
+    return sum(last) / len(last) if last else math.inf
+
+
+def unquantised_check(witness: Witness, seen: Seen | None) -> Check:
+    """Trap 5: no layer was quantised where nobody asked for it; by the training, else by the model that was loaded."""
+    facts = [seen.begins] if seen else [fact for fact in witness.of(ModelFact) if fact.parameters]
+    if not facts:
+        holds, why = why_unseen(witness, "学習")
+        return STEP_UNQUANTISED.check(None if holds is False else holds, why)
+    layers = sum(kind.layers for kind in facts[-1].quantised)
+    kinds = "、".join(sorted({bounded(kind.kind or "?", 40) for kind in facts[-1].quantised})) or "なし"
+    return STEP_UNQUANTISED.check(layers == 0, f"4bit なしの依頼で、量子化された層は {layers}（{kinds}）。")
+
+
+def output_only_check(seen: Seen | None, longest_answer: int | None) -> Check:
+    """Trap 9: with the flag only the answer carries labels; `longest_answer` in tokens, None where not counted."""
+    batches = [batch for batch in seen.batches if batch.supervised and batch.shape] if seen else []
+    if not batches:
+        return STEP_OUTPUT_ONLY.check(None, "ラベルの付いたバッチを目撃していない。")
+    most = max(count for batch in batches for count in batch.supervised or ())
+    if longest_answer is not None:
+        message = f"--loss-on-output-only で、ラベルは 1 行に最大 {most} トークン（答えは最大 {longest_answer}）。"
+        return STEP_OUTPUT_ONLY.check(0 < most <= longest_answer + TEMPLATE_TOKENS, message)
+    supervised = sum(count for batch in batches for count in batch.supervised or ())
+    tokens = sum(batch.shape[0] * batch.shape[-1] * (1 - (batch.padding or 0)) for batch in batches)
+    share = supervised / max(tokens, 1)
+    message = f"--loss-on-output-only で、ラベルは全トークンの {100 * share:.0f} %。"
+    return STEP_OUTPUT_ONLY.check(0 < share <= MOST_SUPERVISED_SHARE, message)
