@@ -27,6 +27,7 @@ def test_h2_lora_training_completes(steph: StageRunner) -> None:
     h2 = steph.run()
     assert {"adapter_weights", "adapter_config", "checkpoint_trainer_state"} <= h2.held
     assert {"adapter_finite", "adapter_trained", "loss_finite", "steps_complete"} <= h2.held
+    assert {"training_seen", "steps_seen", "tokens_supervised", "model_loaded", "adapter_moved"} <= h2.held
 
 
 @pytest.mark.steph_stage("H-3")
@@ -38,3 +39,4 @@ def test_h3_hf_evaluation_runs(steph: StageRunner) -> None:
     assert {"line_initializing", "line_rag_disabled", "model_named", "line_results"} <= h3.held
     assert {"total_samples", "line_accuracy"} <= h3.held
     assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= h3.held
+    assert {"answers_generated", "adapter_active", "model_loaded"} <= h3.held

@@ -19,6 +19,7 @@ def test_h2_trains_on_cot_rows(steph: StageRunner) -> None:
     trained = steph.run()
     assert {"adapter_weights", "adapter_config", "checkpoint_trainer_state"} <= trained.held
     assert {"adapter_finite", "adapter_trained", "loss_finite", "steps_complete"} <= trained.held
+    assert {"training_seen", "steps_seen", "tokens_supervised", "model_loaded", "adapter_moved"} <= trained.held
 
 
 @pytest.mark.steph_stage("H-3cot")
@@ -29,6 +30,7 @@ def test_h3_evaluates_with_cot(steph: StageRunner) -> None:
     asked = steph.run()
     assert {"line_cot_enabled", "line_rag_disabled", "model_named", "total_samples"} <= asked.held
     assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.held
+    assert {"answers_generated", "adapter_active", "model_loaded"} <= asked.held
 
 
 @pytest.mark.steph_stage("H-3rag")
@@ -39,6 +41,7 @@ def test_h3_evaluates_with_rag(steph: StageRunner) -> None:
     asked = steph.run()
     assert {"line_rag_enabled", "rag_retrieved", "model_named", "total_samples"} <= asked.held
     assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.held
+    assert {"answers_generated", "adapter_active", "model_loaded"} <= asked.held
 
 
 @pytest.mark.steph_stage("H-3base")
@@ -49,5 +52,6 @@ def test_h3_evaluates_the_base_model(steph: StageRunner) -> None:
     asked = steph.run()
     assert {"base_same_questions", "lora_path_named", "model_named", "total_samples"} <= asked.held
     assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.held
+    assert {"answers_generated", "adapter_active", "model_loaded"} <= asked.held
     assert asked.attempts[-1].evaluation is not None
     assert asked.attempts[-1].evaluation.with_adapter is not None

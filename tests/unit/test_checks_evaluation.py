@@ -100,11 +100,12 @@ def test_with_rag_asked_the_line_must_say_enabled(sound: EvalEvidence) -> None:
 
 
 def test_without_an_adapter_the_line_must_say_none(sound: EvalEvidence) -> None:
-    """An evaluation of the base model has no adapter checks, but a LoRA path printed there is a finding."""
+    """An evaluation of the base model must have no adapter: neither one that is printed nor one that was seen."""
     base = replace(sound, lora_path=None)
-    assert broken(base) == {"lora_path_named"}
+    assert broken(base) == {"lora_path_named", "adapter_active"}
     shown = base.stdout.replace(f"LoRA Path: {sound.lora_path}", "LoRA Path: None")
-    assert broken(replace(base, stdout=shown)) == set()
+    assert broken(replace(base, stdout=shown)) == {"adapter_active"}
+    assert broken(replace(base, stdout=shown, witness=None)) == set()
 
 
 def test_a_rehearsal_lowers_the_quality_of_answers_to_info(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_planted_defect_breaks_exactly_its_checks(variant: Variant, tmp_path: 
     assert set(found) == variant.caught, found
     assert unmeasured(checks) == variant.unmeasured
     assert variant.caught or variant.unmeasured
-    hard = {name for name in variant.caught if (variant.hardness or CATALOG[name].severity) is Severity.FAIL}
+    hard = {name for name in variant.caught if variant.hardness_of(name) is Severity.FAIL}
     hard |= variant.unmeasured
     assert (checks_verdict(checks) is not None) == bool(hard)
 

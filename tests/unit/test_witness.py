@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
+import pytest
+from steph.judge.checks_witness import witnessed_training_checks
+from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import (
     AdapterChanged,
     Batch,
     Ended,
     Generation,
     Logged,
+    ModelLoaded,
+    ModelSaved,
     TrainingBegins,
     read_witness,
 )
+from steph.record import TrainSettings
 
 
 def _write(folder: Path, name: str, *facts: object) -> None:
@@ -76,3 +83,35 @@ def test_no_file_and_no_folder_are_a_witness_that_saw_nothing(tmp_path: Path) ->
     (tmp_path / "witness-other.jsonl").write_text("{}")
     assert read_witness(tmp_path).processes == ()
     assert read_witness(tmp_path / "nowhere").processes == ()
+
+
+SAMPLES = Path(__file__).parent / "samples" / "witness"
+
+
+@pytest.mark.parametrize("name", ["reference_train", "reference_eval", "trl_sft"])
+def test_what_real_programs_showed_is_read_whole(tmp_path: Path, name: str) -> None:
+    """Every line that the witness wrote of the reference pipeline and of TRL is a fact that the reader knows."""
+    shutil.copy(SAMPLES / f"{name}.jsonl", tmp_path / "witness-none-5.jsonl")
+    witness = read_witness(tmp_path)
+    assert witness.unread_lines == 0
+    assert witness.of(ModelLoaded)[0].quantised[0].layers == 14
+    assert witness.of(Ended)[0].hook_seconds
+
+
+@pytest.mark.parametrize(("name", "rank"), [("reference_train", 16), ("trl_sft", 8)])
+def test_the_core_of_a_real_training_holds(tmp_path: Path, name: str, rank: int) -> None:
+    """By what was seen of them alone, the trainings of the reference pipeline and of TRL are green."""
+    shutil.copy(SAMPLES / f"{name}.jsonl", tmp_path / "witness-none-5.jsonl")
+    dtype = "bfloat16" if name == "reference_train" else "float32"
+    settings = TrainSettings(num_epochs=2, learning_rate=0.01, lora_r=rank, max_seq_length=80).model_copy(
+        update={"bnb_4bit_compute_dtype": dtype}
+    )
+    witness = read_witness(tmp_path)
+    evidence = TrainEvidence(
+        output_dir=Path("/runs/out"), output_dir_name="out", settings=settings, model_name="/models/tiny", stdout="",
+        output="", returncode=0, attempt_started_unix=0.0, train_rows=8, witness=witness,
+    )  # fmt: skip
+    checks = witnessed_training_checks(evidence, witness.of(ModelSaved)[-1].sha256)
+    assert {check.id: check.message for check in checks if check.holds is False} == {}
+    unmeasured = {check.id for check in checks if check.holds is None}
+    assert unmeasured <= {"rows_seen", "rows_whole"}  # no file to compare with

@@ -6,6 +6,7 @@ its end leads to, is for `training` and the trainings beside H-2 to say.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,9 @@ from steph.conduct.preparation import Setup
 from steph.conduct.side_commands import script_flags, side_folder, training_rows
 from steph.conduct.stage_run import Run
 from steph.judge.evidence import TrainEvidence
+from steph.judge.witness import read_witness
 from steph.plan.answers import AnswerLoss, RowLengths, row_lengths
-from steph.plan.commands import MAX_STEPS_FLAG, train_command
+from steph.plan.commands import MAX_STEPS_FLAG, TRAIN_FILE_FLAG, train_command
 from steph.plan.steps import steps_per_epoch
 from steph.record import AnyStage, DataFile, Device, ExtendedId, ModelChoice, SkippedRung, StageId, TrainSettings
 from steph.run import inputs
@@ -73,6 +75,8 @@ class Course:
             card=finished.card_memory(self.setup.device),
             base_tokenizer=_tokenizer_of(model),
             rehearsal=self.setup.is_rehearsal,
+            witness=read_witness(finished.folder),
+            train_file=_train_file_in(finished.attempt.argv, self.setup.root),
         )
 
     def command(self, model_name: str, settings: TrainSettings) -> tuple[str, ...]:
@@ -150,3 +154,9 @@ def half_precision_of(device: Device | None) -> Literal["bf16", "fp16"]:
 
 def _tokenizer_of(model: ModelChoice) -> Path:
     return Path(model.snapshot_path or model.name) / "tokenizer.json"
+
+
+def _train_file_in(argv: Sequence[str], root: Path) -> Path | None:
+    """The rows that a command trains on: the stage's own, or the fewer ones that were written for it."""
+    at = argv.index(TRAIN_FILE_FLAG) + 1 if TRAIN_FILE_FLAG in argv else len(argv)
+    return root / argv[at] if at < len(argv) else None

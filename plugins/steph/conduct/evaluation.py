@@ -14,6 +14,7 @@ from steph.judge.evidence import EvalEvidence
 from steph.judge.questions import frame_in, questions_in
 from steph.judge.results import Row
 from steph.judge.verdict import Outcome
+from steph.judge.witness import Witness, read_witness
 from steph.plan.commands import evaluate_command
 from steph.record import (
     AnyStage,
@@ -168,7 +169,16 @@ class Evaluation:
             output_pattern=paths.evaluation_output_pattern,
             rehearsal=setup.is_rehearsal,
             random_weights=setup.context.twin,
+            on_gpu=setup.device is not None,
+            witness=read_witness(finished.folder),
+            training_witness=self._training_witness(),
         )
         evaluation, checks, artifacts = judge_evaluation(evidence)
         checks = (*checks, *machine_checks(finished.processes(setup), finished.stdout))
         return finished.attempt.changed(evaluation=evaluation, checks=checks, artifacts=artifacts)
+
+    def _training_witness(self) -> Witness | None:
+        """What was seen of the training that left the adapter; None where its folder is not in the record any more."""
+        attempt = self.training.last_attempt
+        folder = self.run.journal.folder / attempt.folder if attempt and attempt.folder else None
+        return read_witness(folder) if folder else None

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from steph.judge.checks_adapter import ADAPTER_BASE, ADAPTER_FILES
+from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_asked import ASKED
 from steph.judge.checks_deep import DEEP
 from steph.judge.checks_evaluation import ADAPTER_IN_USE
@@ -19,10 +20,12 @@ from steph.judge.checks_loss import LOSS
 from steph.judge.checks_model import MODEL
 from steph.judge.checks_process import BASE_WEIGHTS_LOADED, EXIT_ZERO, MACHINE, NO_TRACEBACK, RANKS
 from steph.judge.checks_results import RESULTS
+from steph.judge.checks_rows import ROW_IDENTITY
 from steph.judge.checks_spill import NO_MEMORY_SPILL
 from steph.judge.checks_text import TEXT
 from steph.judge.checks_tokenizer import TOKENIZER_KEPT
 from steph.judge.checks_training import ANSWERS_KEPT, LINE_TRAIN_RESULT, TRAINING_FILES
+from steph.judge.checks_witness import WITNESSED_TRAINING
 from steph.judge.kinds import CheckKind
 
 CATALOG: dict[str, CheckKind] = {
@@ -30,8 +33,8 @@ CATALOG: dict[str, CheckKind] = {
     for kind in (
         *(*MODEL, EXIT_ZERO, NO_TRACEBACK, BASE_WEIGHTS_LOADED, ADAPTER_BASE, *RANKS, *MACHINE),
         *(LINE_TRAIN_RESULT, *ADAPTER_FILES, TOKENIZER_KEPT, *TRAINING_FILES, *ASKED, *LOSS),
-        *(NO_MEMORY_SPILL, ANSWERS_KEPT, *DEEP),
-        *(*LINES, *ADAPTER_IN_USE, *RESULTS, *TEXT, *EXTENDED),
+        *(*WITNESSED_TRAINING, *ROW_IDENTITY, NO_MEMORY_SPILL, ANSWERS_KEPT, *DEEP),
+        *(*WITNESSED_ANSWERS, *LINES, *ADAPTER_IN_USE, *RESULTS, *TEXT, *EXTENDED),
     )
 }
 

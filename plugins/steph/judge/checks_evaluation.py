@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steph.judge.artifacts import MAX_HASHED_BYTES, artifact
 from steph.judge.checks_adapter import base_check
+from steph.judge.checks_answers import witnessed_answer_checks
 from steph.judge.checks_extended import compared, extended_checks
 from steph.judge.checks_lines import line_checks
 from steph.judge.checks_process import process_checks
@@ -42,6 +43,7 @@ def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, 
         *process_checks(evidence.returncode, evidence.output),
         *line_checks(evidence, lines, content),
         *_adapter_checks(evidence),
+        *witnessed_answer_checks(evidence, content),
         *file_checks(file, lines),
         *content_checks(evidence, content, lines),
         *response_checks(

@@ -11,6 +11,7 @@ from steph.judge.checks_loss import LossEvidence, loss_checks
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_spill import spill_check, steps_before, steps_between
 from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
+from steph.judge.checks_witness import witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
 from steph.judge.lines import Metrics, metrics_in, parse_metrics, split_lines
@@ -99,6 +100,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
         _epochs_check(evidence, outcome),
         *asked_checks(Asked(evidence.settings, metrics, state, outcome.epochs_done, evidence.train_rows)),
         *loss_checks(_loss_evidence(evidence, metrics, state, outcome)),
+        *witnessed_training_checks(evidence, outcome.adapter_sha256),
         *_spill_checks(evidence, own),
         _answers_check(evidence.lost_answers),
     )

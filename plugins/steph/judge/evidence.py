@@ -28,7 +28,7 @@ class TrainEvidence:
     of the file that this attempt really trained on. `attempt_started_unix` is by the files' clock, for their ages;
     `line_arrivals` are (seconds since the attempt's start, line). `lost_answers` is (rows without their answer, rows).
     `card` is None where no GPU was used. `base_tokenizer` is the model's own `tokenizer.json`, None where it has none.
-    `witness` is what was seen in its processes, None where nobody looked.
+    `witness` is what was seen in its processes, None where nobody looked; `train_file` is what it was given.
     """
 
     output_dir: Path
@@ -46,6 +46,7 @@ class TrainEvidence:
     base_tokenizer: Path | None = None
     rehearsal: bool = False
     witness: Witness | None = None
+    train_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class EvalEvidence:
     None: evaluated without an adapter), `output_pattern` names files that may stand in for `output_path` (None: its own
     name only, also behind a date). `seconds` is the whole run. `train_questions` and `train_frame` come from
     `questions.questions_in` and `questions.frame_in`; None means that no training file could be read. `beside` are the
-    rows of the record's H-3, where this evaluation is held against them.
+    rows of the record's H-3, where this evaluation is held against them. `witness` is what was seen in its processes,
+    `training_witness` in those that trained the adapter; None where nobody looked.
     """
 
     root: Path
@@ -78,4 +80,6 @@ class EvalEvidence:
     output_pattern: str | None = None
     rehearsal: bool = False
     random_weights: bool = False
+    on_gpu: bool = False
     witness: Witness | None = None
+    training_witness: Witness | None = None

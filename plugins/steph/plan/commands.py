@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from steph.plan.description import Description
 from steph.record import EvalSettings, Launcher, TrainSettings
 
+TRAIN_FILE_FLAG = "--train-file"
 MAX_STEPS_FLAG = "--max-steps-override"
 # what a person's own `accelerate config` would decide otherwise is spelled out
 ACCELERATE_FLAGS = ("--num_machines", "1", "--gpu_ids", "all", "--mixed_precision", "no", "--dynamo_backend", "no")
@@ -48,7 +49,7 @@ def train_command(
     paths = description.paths
     values: list[object] = [
         *("--model-name", model),
-        *("--train-file", train_file),
+        *(TRAIN_FILE_FLAG, train_file),
         *("--output-dir", output_dir or paths.output_dir),
         *("--num-epochs", settings.num_epochs),
         *("--batch-size", settings.batch_size),

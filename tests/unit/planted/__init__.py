@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 import sys
 import traceback
@@ -41,10 +42,16 @@ def plant(target: Path, **knobs: object) -> Path:
     return target
 
 
-def run_script(root: Path, script: str, *arguments: str) -> Ran:
-    """Run a script of the root as `python script arguments…` would, with the root as working directory."""
+def run_script(root: Path, script: str, *arguments: str, probe_dir: Path | None = None) -> Ran:
+    """Run a script of the root as `python script arguments…` would, with the root as working directory.
+
+    `probe_dir`: the folder, made where it is not there, that what a witness would see is written to.
+    """
     stdout, stderr = io.StringIO(), io.StringIO()
     argv = sys.argv
+    if probe_dir is not None:
+        probe_dir.mkdir(exist_ok=True)
+        os.environ["STEPH_PROBE_DIR"] = str(probe_dir)
     with contextlib.chdir(root), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         sys.argv = [script, *arguments]
         try:
@@ -57,6 +64,7 @@ def run_script(root: Path, script: str, *arguments: str) -> Ran:
             code = 1
         finally:
             sys.argv = argv
+            os.environ.pop("STEPH_PROBE_DIR", None)
     if isinstance(code, str):
         stderr.write(code + "\n")
     returncode = code if isinstance(code, int) else int(code is not None)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from steph.judge.catalog import CATALOG
-
 from planted.defects import DEFECTS, SOUND, Variant
 
 
@@ -27,9 +25,7 @@ def markdown() -> str:
 
 
 def _row(number: int, variant: Variant) -> str:
-    caught = "、".join(
-        f"`{name}`（{(variant.hardness or CATALOG[name].severity).value}）" for name in sorted(variant.caught)
-    )
+    caught = "、".join(f"`{name}`（{variant.hardness_of(name).value}）" for name in sorted(variant.caught))
     unmeasured = f"{len(variant.unmeasured)} 件" if variant.unmeasured else ""
     return f"| {number} | {variant.stage} | {variant.trap or ''} | {variant.title} | {caught} | {unmeasured} |\n"
 

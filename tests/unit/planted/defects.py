@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from steph.judge.catalog import CATALOG
 from steph.judge.evidence import CardMemory, EvalEvidence, TrainEvidence
+from steph.judge.witness import read_witness
 from steph.record import EvalSettings, Severity, TrainSettings
 
+SEEN = "seen-evaluation"  # the folder of what a witness sees of the evaluation
 TRAIN_SETTINGS = TrainSettings(max_seq_length=512)
 EVAL_SETTINGS = EvalSettings()
 _CAPPED = TRAIN_SETTINGS.model_copy(update={"max_steps": 6})
@@ -21,7 +24,7 @@ class Variant:
 
     `plant` is the fake script's defect ("" for none), `caught` the ids of exactly those checks that must not hold,
     `unmeasured` the `fail` checks that can then not be measured; the changes alter what the suite knows. `hardness` is
-    that of the checks where it is not their row's.
+    that of the checks where it is not their row's, of all of them or by their ids.
     """
 
     plant: str
@@ -31,7 +34,7 @@ class Variant:
     unmeasured: frozenset[str] = frozenset()
     trap: int | None = None
     label: str = ""
-    hardness: Severity | None = None
+    hardness: Severity | Mapping[str, Severity] | None = None
     style: int = 5
     train_settings: TrainSettings = TRAIN_SETTINGS
     eval_settings: EvalSettings = EVAL_SETTINGS
@@ -43,12 +46,19 @@ class Variant:
         """The variant's name in the tests and in the generated table."""
         return f"{self.stage}-{self.label or self.plant}"
 
+    def hardness_of(self, check: str) -> Severity:
+        """How hard a check is that this defect breaks."""
+        if isinstance(self.hardness, Mapping):
+            return self.hardness.get(check, CATALOG[check].severity)
+        return self.hardness or CATALOG[check].severity
+
 
 _NO_WEIGHTS = frozenset({"adapter_finite", "adapter_trained"})
 _NO_JSON = frozenset({
     "json_fresh", "json_valid", "json_consistent", "no_error_answers", "flags_consistent", "rows_distinct",
     "questions_of_dataset", "responses_bounded", "responses_present",
 })  # fmt: skip
+_NO_ANSWERS = frozenset({"adapter_active"})
 _BAD_JSON = _NO_JSON - {"json_fresh", "json_valid"}
 
 
@@ -101,9 +111,9 @@ TRAINING = (
     _train("adapter_nan_f16", "LoRA 重みに NaN（F16、B 行列）", "adapter_finite"),
     _train("adapter_inf_bf16", "LoRA 重みに -Inf（BF16）", "adapter_finite"),
     _train("adapter_inf_f64", "LoRA 重みに Inf（F64）", "adapter_finite"),
-    _train("b_zero", "B 行列がすべてゼロ", "adapter_trained"),
-    _train("b_minus_zero_bf16", "B 行列がすべて -0（BF16）", "adapter_trained"),
-    _train("b_last_layer_only", "最後の層の B 行列だけが動いた", "adapter_trained"),
+    _train("b_zero", "B 行列がすべてゼロ", "adapter_trained", "adapter_moved"),
+    _train("b_minus_zero_bf16", "B 行列がすべて -0（BF16）", "adapter_trained", "adapter_moved"),
+    _train("b_last_layer_only", "最後の層の B 行列だけが動いた", "adapter_trained", "adapter_moved"),
     replace(_train("b_one_still", "8 個のうち 1 個の B 行列がゼロのまま", "adapter_trained"), hardness=Severity.WARN),
     _train("pair_incomplete", "LoRA の対の B 行列だけがない", "adapter_weights"),
     _train("nan_in_last_layer", "最後の層の B 行列だけに NaN", "adapter_finite"),
@@ -136,24 +146,27 @@ TRAINING = (
     _train("stale_checkpoint", "古いチェックポイントだけがある", "artifacts_fresh", "no_leftovers", trap=15),
     _train("linked_adapter", "LoRA 重みが古いファイルへのリンク", "artifacts_fresh", trap=15),
     _train("leftover_checkpoint", "以前の試行のチェックポイントが混ざっている", "no_leftovers", trap=15),
-    _train("steps_short", "予定の途中で学習をやめた", "steps_complete"),
-    _train("epochs_ignored", "1 エポックの依頼で 2 エポック回した", "steps_complete", "epochs_as_asked", trap=12),
+    _train("steps_short", "予定の途中で学習をやめた", "steps_complete", "steps_seen"),
+    _train("epochs_ignored", "1 エポックの依頼で 2 エポック回した",
+           "steps_complete", "epochs_as_asked", "steps_seen", trap=12),
     replace(
-        _train("rows_dropped", "行を半分捨て、余計に回した", "epochs_as_asked", "batch_as_asked", trap=12),
+        _train("rows_dropped", "行を半分捨て、余計に回した", "epochs_as_asked", "batch_as_asked", "rows_seen", trap=12),
         train_settings=_CAPPED, hardness=Severity.WARN,
     ),
-    replace(_train("batch_shrunk", "OOM のあと黙ってバッチを半分にした", "batch_as_asked"), train_settings=_CAPPED),
-    replace(_train("batch_doubled", "バッチだけを倍にした", "batch_as_asked", "epochs_as_asked"),
+    replace(_train("batch_shrunk", "OOM のあと黙ってバッチを半分にした",
+                  "batch_as_asked", "batch_seen"), train_settings=_CAPPED),
+    replace(_train("batch_doubled", "バッチだけを倍にした", "batch_as_asked", "epochs_as_asked", "batch_seen"),
             train_settings=_CAPPED),
-    replace(_train("accumulation_ignored", "--gradient-accumulation-steps が効かない", "batch_as_asked"),
-            train_settings=_CAPPED, hardness=Severity.WARN),
-    _train("learning_rate_ignored", "--learning-rate が効かない", "learning_rate_as_asked"),
+    replace(_train("accumulation_ignored", "--gradient-accumulation-steps が効かない", "batch_as_asked", "batch_seen"),
+            train_settings=_CAPPED, hardness={"batch_as_asked": Severity.WARN}),
+    _train("learning_rate_ignored", "--learning-rate が効かない", "learning_rate_as_asked", "setup_seen"),
     _train("resumed", "以前の学習の途中から再開した", "trained_from_start", "losses_agree",
            "learning_rate_as_asked", trap=15),
     _train("state_of_another", "別の学習の trainer_state.json", "state_of_this_run", "loss_logged", trap=15),
     _train("loss_nan", "損失が途中から NaN", "loss_finite"),
     _train("loss_inf", "損失が一度 Inf", "loss_finite"),
-    _train("loss_zero", "損失がゼロ、勾配が NaN", "loss_finite", "grad_norm_finite"),
+    replace(_train("loss_zero", "損失がゼロ、勾配が NaN",
+                  "loss_finite", "grad_norm_finite", "updates_seen"), hardness={"updates_seen": Severity.WARN}),
     _train("loss_rounded", "損失が小さくゼロと表示され、勾配はある", "loss_rounded"),
     _train("train_loss_zero", "最終行の train_loss がゼロ", "loss_finite", "losses_agree"),
     _train("train_loss_nan", "最終行の train_loss が NaN", "loss_finite"),
@@ -184,19 +197,19 @@ EVALUATION = (
     _eval("no_rag_line", "RAG の行がない", "line_rag_disabled"),
     _eval("rag_enabled", "RAG が有効のまま", "line_rag_disabled"),
     _eval("model_unnamed", "対象モデルがどこにも表示されない", "model_named", "model_names_agree", trap=4),
-    _eval("model_near", "名前の一部だけ同じモデル", "model_named", "model_names_agree", trap=4),
+    _eval("model_near", "名前の一部だけ同じモデル", "model_named", "model_names_agree", "model_loaded", trap=4),
     _eval("published_names", "LLM Model と JSON が別のモデルを名乗る", "model_names_agree", trap=4),
     _eval("json_names_other", "JSON だけが別のモデルを名乗る", "model_names_agree", trap=4),
     _eval("backend_ollama", "バックエンドが ollama のまま", "line_backend"),
-    _eval("lora_none", "LoRA が読み込まれていない", "lora_path_named"),
-    _eval("lora_other", "別の LoRA で評価した", "lora_path_named"),
-    _eval("lora_other_root", "同じ名前の、別のルートの LoRA で評価した", "lora_path_named"),
+    _eval("lora_none", "LoRA が読み込まれていない", "lora_path_named", "adapter_active"),
+    _eval("lora_other", "別の LoRA で評価した", "lora_path_named", "adapter_active"),
+    _eval("lora_other_root", "同じ名前の、別のルートの LoRA で評価した", "lora_path_named", "adapter_active"),
     _eval("json_lora_none", "JSON の lora_path が空", "lora_path_named"),
     _eval("no_lora_line", "LoRA がどこにも表示されない", unmeasured=frozenset({"lora_path_named"})),
-    _eval("missing_keys", "PEFT がキーの不足を警告した", "adapter_loaded"),
-    _eval("adapter_fallback", "LoRA を読み込めずベースで評価した", "adapter_loaded"),
-    _eval("newly_initialized", "ベースモデルの重みが読み込まれていない", "base_weights_loaded"),
-    _eval("adapter_skipped", "LoRA を見つけられずベースで評価した", "adapter_loaded"),
+    _eval("missing_keys", "PEFT がキーの不足を警告した", "adapter_loaded", "adapter_active"),
+    _eval("adapter_fallback", "LoRA を読み込めずベースで評価した", "adapter_loaded", "adapter_active"),
+    _eval("newly_initialized", "ベースモデルの重みが読み込まれていない", "base_weights_loaded", "model_loaded"),
+    _eval("adapter_skipped", "LoRA を見つけられずベースで評価した", "adapter_loaded", "adapter_active"),
     replace(_eval("", "評価の前に LoRA 重みが変わった", "adapter_unchanged"), label="adapter_changed",
             eval_change=lambda evidence: replace(evidence, adapter_sha256_actual="0" * 64)),
     replace(_eval("", "別のモデルの LoRA を読み込んだ", "adapter_base", trap=14), label="adapter_foreign",
@@ -206,14 +219,16 @@ EVALUATION = (
     _eval("no_accuracy_line", "Accuracy の行がない", "line_accuracy"),
     _eval("accuracy_nan", "正解率が nan%", "line_accuracy", "json_consistent"),
     _eval("results_first", "結果が設定より先に表示される", "lines_in_order"),
-    _eval("swallowed_errors", "例外を飲み込み、error の回答にした", "no_invocation_error", "no_error_answers", trap=2),
-    _eval("silent_errors", "黙って 1 問を error の回答にした", "no_error_answers", trap=2),
+    _eval("swallowed_errors", "例外を飲み込み、error の回答にした",
+           "no_invocation_error", "no_error_answers", "answers_generated", trap=2, unmeasured=_NO_ANSWERS),
+    _eval("silent_errors", "黙って 1 問を error の回答にした", "no_error_answers", "answers_generated", trap=2),
     _eval("counted_errors", "Other Errors が 1 件", "no_error_answers", trap=2),
-    _eval("exception_as_answer", "例外の文から記号を拾った", "no_error_answers", "strict_parse_agrees", trap=2),
+    _eval("exception_as_answer", "例外の文から記号を拾った",
+           "no_error_answers", "strict_parse_agrees", "answers_generated", trap=2, unmeasured=_NO_ANSWERS),
     _eval("two_of_three", "3 問の依頼で 2 問だけ評価した", "total_samples"),
     _eval("all_rows", "3 問の依頼で全問を評価した", "total_samples", "train_overlap"),
-    _eval("no_rows", "1 問も評価していない", "total_samples",
-          unmeasured=frozenset({"responses_bounded", "responses_present"})),
+    _eval("no_rows", "1 問も評価していない", "total_samples", "answers_generated",
+          unmeasured=frozenset({"adapter_active", "responses_bounded", "responses_present"})),
     _eval("total_flattered", "表示の問題数だけが違う", "total_samples", "json_consistent"),
     _eval("no_json", "JSON がない", "json_written", unmeasured=_NO_JSON),
     _eval("saved_elsewhere", "JSON を別の名前で書いた", "json_written", unmeasured=_NO_JSON),
@@ -247,20 +262,21 @@ EVALUATION = (
     _eval("config_total", "JSON の config の問題数が違う", "config_as_asked"),
     _eval("docs_without_rag", "RAG なしなのに文書を検索した", "config_as_asked"),
     _eval("config_16bit", "JSON では 4bit でない", "config_as_asked", trap=5),
-    _eval("other_prompt", "学習時と違うプロンプト", "prompts_agree", trap=6),
+    _eval("other_prompt", "学習時と違うプロンプト", "prompts_agree", "frame_as_trained", trap=6),
     _eval("answer_in_prompt", "プロンプトの末尾に正解がある", "prompts_hide_answers"),
     _eval("predicted_from_key", "回答を正解から写した", "answers_as_responded", "strict_parse_agrees", trap=8),
     _eval("prompt_echoed", "応答にプロンプトが丸ごと入っている", "prompt_not_echoed", trap=8),
     _eval("same_response", "どの問題にも同じ長い応答", "responses_differ"),
     _eval("nan_logits", "NaN になったモデルの「!!!!!」", "responses_bounded", "answers_parsed", trap=3),
     _eval("all_empty", "すべての応答が空", "responses_present", "answers_parsed"),
-    _eval("no_new_tokens", "何も生成していないのに応答がある", "responses_present"),
-    _eval("runaway", "数千文字の応答", "responses_bounded", "strict_parse_agrees", trap=3),
+    replace(_eval("no_new_tokens", "何も生成していないのに応答がある",
+                  "responses_present", "responses_generated"), hardness={"responses_generated": Severity.WARN}),
+    _eval("runaway", "数千文字の応答", "responses_bounded", "strict_parse_agrees", "answers_stopped", trap=3),
     _eval("looping_lines", "同じ行を繰り返す応答", "responses_bounded", "strict_parse_agrees", trap=3),
     _eval("looping_tail", "末尾で同じ文を繰り返す応答", "responses_bounded", "strict_parse_agrees", trap=3),
     _eval("looping_counted", "番号だけ変えて繰り返す応答", "responses_bounded", "strict_parse_agrees", trap=3),
     _eval("looping_one_of_three", "1 問だけ繰り返す応答", "responses_bounded", "strict_parse_agrees", trap=3),
-    _eval("cut_off", "上限で打ち切られた応答", "responses_ended", trap=3),
+    _eval("cut_off", "上限で打ち切られた応答", "responses_ended", "answers_stopped", trap=3),
     _eval("slow", "1 問に 97 秒", "answers_fast", trap=3),
     replace(_eval("", "全体で 3 問に 290 秒", "answers_fast", trap=3), label="slow_run",
             eval_change=lambda evidence: replace(evidence, seconds=290.0)),
@@ -285,8 +301,89 @@ EXTENDED = (
     Variant("same_prompt", "H-3rag", "検索した文がプロンプトに入っていない", frozenset({"rag_in_prompt"}),
             eval_settings=_RAG),
     Variant("adapter_ignored", "H-3base", "アダプタの有無で応答が変わらない", frozenset({"adapter_changes_responses"})),
-    Variant("lora_other", "H-3base", "アダプタなしの依頼でアダプタつきで評価した", frozenset({"lora_path_named"})),
+    Variant("lora_other", "H-3base", "アダプタなしの依頼でアダプタつきで評価した",
+           frozenset({"lora_path_named", "adapter_active"})),
     Variant("other_rows", "H-3base", "H-3 と違う問題を解いた", frozenset({"base_same_questions", "first_rows"})),
+)  # fmt: skip
+
+
+# what only the witness sees
+
+_NOT_SEEN = frozenset({"steps_seen", "tokens_supervised", "model_loaded", "quantised_as_asked", "adapter_moved"})
+_UNSEEN_ANSWERS = frozenset({"answers_generated", "adapter_active", "model_loaded", "quantised_as_asked"})
+_CARD = _on_card(step_seconds=0.5)
+
+
+def _warn(variant: Variant, *checks: str) -> Variant:
+    return replace(variant, hardness=dict.fromkeys(checks, Severity.WARN))
+
+
+WITNESSED = (
+    _train("replayed", "以前の学習のログと成果物を写しただけで、学習していない", "training_seen",
+           unmeasured=_NOT_SEEN, trap=23),
+    replace(_train("", "目撃できない学習（python -I など）", unmeasured=_NOT_SEEN | {"training_seen"}),
+            label="unseen", train_change=lambda evidence: replace(evidence, witness=None)),
+    _train("raised_inside", "学習が例外で終わり、それを飲み込んだ", "training_seen", trap=23),
+    _train("stopped_early", "Trainer の予定の途中で学習が終わった", "steps_seen"),
+    _train("labels_masked", "ラベルがすべて隠されている", "tokens_supervised", trap=21),
+    _train("labels_shifted", "ラベルが二重にずれている", "tokens_supervised", trap=21),
+    _warn(_train("labels_astray", "ラベルが別の位置のトークン", "tokens_supervised", trap=21), "tokens_supervised"),
+    _warn(_train("half_unlabelled", "半分の行にラベルがない", "tokens_supervised", trap=21), "tokens_supervised"),
+    _train("prompt_supervised", "プロンプトだけを学習する", "answer_supervised", "end_supervised"),
+    _train("end_masked", "終わりのトークンのラベルが隠されている", "end_supervised", trap=20),
+    _train("two_bos", "BOS が二つ続く", "one_bos"),
+    _train("padded_to_max", "どの行も最大長までパディング", "padding_bounded", trap=11),
+    _train("built_from_config", "ベースモデルを設定だけから作った", "model_loaded"),
+    _train("rebuilt", "ベースモデルの一部の重みの形が合わない", "model_loaded"),
+    _train("other_model", "別のモデルを学習した", "model_loaded"),
+    _train("eight_bit", "4bit の依頼で 8bit", "quantised_as_asked", trap=5),
+    _train("not_quantised", "4bit の依頼で量子化されていない", "quantised_as_asked", trap=5),
+    replace(_warn(_train("", "4bit なしの依頼で 4bit", "quantised_as_asked", trap=5), "quantised_as_asked"),
+            label="quantised_unasked", train_settings=TRAIN_SETTINGS.model_copy(update={"use_4bit": False})),
+    _train("other_quantisation", "依頼と違う量子化の型と計算の型", "setup_seen", trap=26),
+    _train("dropout_off_inside", "設定は依頼どおり、学習中は dropout なし", "setup_seen", trap=26),
+    replace(_train("on_the_cpu", "GPU があるのに CPU で学習した", "parameters_on_gpu", trap=26), train_change=_CARD),
+    replace(_warn(_train("offloaded", "重みの一部が CPU にある", "parameters_on_gpu", trap=26), "parameters_on_gpu"),
+            train_change=_CARD),
+    _train("frozen", "以前のアダプターを凍結したまま学習した", "adapter_moved", "updates_seen"),
+    _train("never_stepped", "最適化が一度も実行されていない", "adapter_moved"),
+    _train("rate_zero", "どのステップも学習率が 0", "updates_seen", trap=25),
+    _warn(_train("updates_skipped", "10 ステップのうち 6 回の更新が飛ばされた", "updates_seen", trap=25),
+          "updates_seen"),
+    _train("saved_halfway", "アダプターを学習の途中に保存した", "saved_at_end", trap=23),
+    replace(_train("rewritten_after", "保存のあとでアダプターを書き換えた", "saved_at_end", trap=23),
+            hardness=Severity.FAIL),
+    _train("copied_in", "別のアダプターを写してきた", "saved_at_end", trap=23),
+    _train("other_file", "渡したのと違うファイルを学習した", "rows_seen", trap=22),
+    _train("first_rows_twice", "前半の行を 2 度ずつ学習した", "rows_seen", trap=22),
+    _train("rows_cut_short", "依頼した長さより短く行を切った", "rows_whole", trap=1),
+    _eval("adapter_only_said", "LoRA のパスを表示しただけで読み込まない", "adapter_active", trap=19),
+    _eval("adapter_loaded_aside", "LoRA を読み込み、使わずに答えた", "adapter_active", trap=19),
+    _eval("adapter_disabled", "LoRA を無効にして答えた", "adapter_active", trap=19),
+    _eval("scaled_to_zero", "LoRA の倍率が 0", "adapter_active", trap=19),
+    _eval("other_scaling", "LoRA の倍率が学習時と違う", "scaling_as_trained", trap=19),
+    _eval("answers_of_base", "ベースモデルの応答を LoRA の結果に書いた", "adapter_active", trap=19),
+    _eval("all_raised", "generate がすべて例外になり、a と答えた", "answers_generated",
+          unmeasured=_NO_ANSWERS, trap=2),
+    _warn(_eval("asked_again", "例外のあとでやり直した", "answers_generated", trap=2), "answers_generated"),
+    _eval("answers_of_cache", "以前の応答を読み出し、何も生成していない", "answers_generated",
+          unmeasured=_NO_ANSWERS, trap=23),
+    replace(_eval("", "目撃できない評価（python -I など）", unmeasured=_UNSEEN_ANSWERS), label="unseen",
+            eval_change=lambda evidence: replace(evidence, witness=None)),
+    _eval("responses_of_cache", "生成したのとは別の、長い応答を書いた", "responses_generated", trap=23),
+    _warn(_eval("letters_of_key", "生成したのとは別の記号を書いた", "responses_generated", trap=23),
+          "responses_generated"),
+    _warn(_eval("next_question", "次の問題を聞いて、この問題の答えにした", "prompts_hold_questions",
+                "responses_generated", trap=27), "responses_generated"),
+    _eval("end_of_prompt", "プロンプトの末尾だけを渡した", "prompts_hold_questions", "frame_as_trained", trap=27),
+    _eval("two_choices", "選択肢を二つだけ渡した", "prompts_hold_questions", trap=27),
+    _eval("question_edited", "問題文の語を落として渡した", "prompts_hold_questions", trap=27),
+    _eval("law_in_prompt", "RAG なしなのに条文を渡した", "prompts_bare"),
+    _eval("passages_in_prompt", "RAG なしなのに検索した文を渡した", "prompts_bare"),
+    _eval("sampled", "依頼していないサンプリング", "answers_greedy"),
+    _eval("one_token", "どの応答も 1 トークンで打ち切られた", "answers_stopped", trap=28),
+    _eval("eight_bit", "4bit の依頼で 8bit の評価", "quantised_as_asked", trap=5),
+    _eval("other_model_answers", "別のモデルが答えた", "model_loaded"),
 )  # fmt: skip
 
 
@@ -295,7 +392,9 @@ def _asked_for(evidence: EvalEvidence, model: str) -> EvalEvidence:
     named = evidence.stdout.replace(evidence.model_name, model)
     content = (evidence.root / evidence.output_path).read_text(encoding="utf-8")
     (evidence.root / evidence.output_path).write_text(content.replace(evidence.model_name, model), encoding="utf-8")
-    return replace(evidence, model_name=model, stdout=named)
+    for path in (evidence.root / SEEN).iterdir():
+        path.write_text(path.read_text(encoding="utf-8").replace(evidence.model_name, model), encoding="utf-8")
+    return replace(evidence, model_name=model, stdout=named, witness=read_witness(evidence.root / SEEN))
 
 
 SOUND = (
@@ -319,7 +418,13 @@ SOUND = (
             train_change=_on_card(step_seconds=0.5)),
     replace(_train("", "学習: 余裕のあるカードで 10 倍遅くなった"), label="slow_with_room",
             train_change=_on_card(step_seconds=5.0, used_share=0.8)),
+    _train("no_trainer", "学習: Trainer を使わない自前のループ"),
+    _train("streamed", "学習: 行を流し読みするデータセット"),
+    _train("packed", "学習: 行の詰め合わせ"),
     _eval("", "評価: 欠陥なし"),
+    _eval("base_first", "評価: 先にアダプタなしでも答えた"),
+    _eval("merged_in_memory", "評価: アダプターを重みにマージして答えた"),
+    _eval("no_tokenizer", "評価: 目撃記録に文がない"),
     _eval("extra_keys", "評価: 新しいキーつきの JSON"),
     _eval("no_backend_line", "評価: バックエンドの行がない"),
     _eval("dated", "評価: 日時つきの名前の JSON"),
@@ -336,4 +441,4 @@ SOUND = (
             eval_change=lambda evidence: replace(evidence, train_questions=None, train_frame=None)),
 )  # fmt: skip
 
-DEFECTS = (*TRAINING, *EVALUATION, *EXTENDED)
+DEFECTS = (*TRAINING, *EVALUATION, *EXTENDED, *WITNESSED)

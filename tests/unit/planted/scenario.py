@@ -13,10 +13,11 @@ from steph.judge.checks_training import judge_training
 from steph.judge.evidence import EvalEvidence, TrainEvidence
 from steph.judge.questions import frame_in, questions_in
 from steph.judge.results import Row, read_results
+from steph.judge.witness import read_witness
 from steph.record import Artifact, Check, EvalOutcome, EvalSettings, TrainOutcome
 
 from planted import DATASET, EVALUATE_SCRIPT, TRAIN_FILE, TRAIN_SCRIPT, Ran, plant, run_script
-from planted.defects import Variant
+from planted.defects import SEEN, Variant
 
 MODEL = "Qwen/Qwen1.5-1.8B-Chat"
 OUTPUT_DIR = "runs/debug_small_model/direct_norag_small_4bit"
@@ -35,12 +36,14 @@ def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
         "--max-seq-length", str(settings.max_seq_length), "--use-4bit", "--do-train",
         *(("--target-modules", ",".join(settings.target_modules)) if settings.target_modules else ()),
         *(("--max-steps-override", str(settings.max_steps)) if settings.max_steps < TRAIN_ROWS // 4 else ()),
+        probe_dir=root / "seen-training",
     )  # fmt: skip
     evidence = TrainEvidence(
         output_dir=root / OUTPUT_DIR, output_dir_name=OUTPUT_DIR, settings=settings, model_name=MODEL,
         stdout=ran.stdout, output=ran.output, returncode=ran.returncode, attempt_started_unix=started_unix,
         base_tokenizer=root / "tokenizer.json", train_rows=TRAIN_ROWS, lost_answers=(0, TRAIN_ROWS),
         line_arrivals=tuple((0.5 * n, line) for n, line in enumerate(ran.stdout.splitlines())),
+        witness=read_witness(root / "seen-training"), train_file=root / TRAIN_FILE,
     )  # fmt: skip
     return variant.train_change(evidence)
 
@@ -51,23 +54,25 @@ def evaluation_evidence(root: Path, variant: Variant) -> EvalEvidence:
     beside = _answers_of_h3(root, variant) if variant.stage in ("H-3rag", "H-3base") else None
     settings, lora_path = variant.eval_settings, None if variant.stage == "H-3base" else OUTPUT_DIR
     started_unix = time.time()
-    ran = _evaluate(root, settings, lora_path)
+    ran = _evaluate(root, settings, lora_path, root / SEEN)
     sha256 = sha256_of(root / OUTPUT_DIR / WEIGHTS_NAME)
     evidence = EvalEvidence(
         root=root, dataset=root / DATASET, output_path=OUTPUT, settings=settings, model_name=MODEL,
         lora_path=lora_path, beside=beside, stdout=ran.stdout, output=ran.output, returncode=ran.returncode,
         attempt_started_unix=started_unix, seconds=20.0, adapter_sha256_expected=sha256, adapter_sha256_actual=sha256,
         train_questions=questions_in(root / TRAIN_FILE), train_frame=frame_in(root / TRAIN_FILE),
+        witness=read_witness(root / SEEN), training_witness=read_witness(root / "seen-training"),
     )  # fmt: skip
     return variant.eval_change(evidence)
 
 
-def _evaluate(root: Path, settings: EvalSettings, lora_path: str | None) -> Ran:
+def _evaluate(root: Path, settings: EvalSettings, lora_path: str | None, probe_dir: Path | None = None) -> Ran:
     return run_script(
         root, EVALUATE_SCRIPT, "--data", DATASET, "--output", OUTPUT, "--samples", str(settings.samples),
         "--top-k", "1", *(() if settings.use_rag else ("--no-rag",)), "--llm-backend", "hf", "--hf-model-name", MODEL,
         *(("--hf-lora-path", lora_path) if lora_path else ()),
         "--hf-load-in-4bit", "--ensemble", "1", *(("--use-cot",) if settings.use_cot else ()),
+        probe_dir=probe_dir,
     )  # fmt: skip
 
 

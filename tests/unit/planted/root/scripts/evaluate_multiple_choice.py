@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+SEEN = runpy.run_path("scripts/seen.py")
 HOUR_SECONDS = 3600
 OTHER_MODEL = "qwen3:8b"
 RULE = "=" * 50
@@ -71,6 +73,10 @@ class Run:
         self.errors: list[str] = []
         self.other_errors = 0
         self.text: Callable[[dict[str, Any]], str] | None = None
+        # what a witness sees: the prompts, the responses, and what was answered before without the adapter
+        self.asked: Callable[[dict[str, Any]], str] = lambda row: row.get("prompt") or _framed(row)
+        self.said: Callable[[int, dict[str, Any]], str] = lambda n, row: str(row["response"] or "")
+        self.also_said: Callable[[int, dict[str, Any]], str] | None = None
 
     def answer(self, n: int, sample: dict[str, Any]) -> dict[str, Any]:
         right = sample["output"]
@@ -363,6 +369,100 @@ JSON: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+def _framed(row: dict[str, Any]) -> str:
+    head = "次の問題に答えてください。前提となる条文に従います。"
+    return f"{head}\n{row['question']}\n{row['choices']}\n回答は記号を一つだけ書いてください。\n"
+
+
+def _next_letter(n: int, row: dict[str, Any]) -> str:
+    return "abcd"[("abcd".find(str(row["predicted_answer"])) + 1 + n) % 4]
+
+
+def _of_base(run: Run) -> None:
+    """The rows have what the base model answered, though the adapter was asked as well."""
+    run.said, run.also_said = _next_letter, lambda n, row: str(row["response"])
+
+
+def _asked_otherwise(change: Callable[[Run, dict[str, Any]], str]) -> Callable[[Run], None]:
+    def plant(run: Run) -> None:
+        run.asked = lambda row: change(run, row)
+
+    return plant
+
+
+def _next_question(run: Run, row: dict[str, Any]) -> str:
+    after = run.samples[run.rows.index(row) + 1]
+    return _framed({"question": after["問題文"], "choices": after["選択肢"]})
+
+
+def _with_law(run: Run, row: dict[str, Any]) -> str:
+    return f"{run.samples[run.rows.index(row)]['コンテキスト']}\n{_framed(row)}"
+
+
+def _with_passage(run: Run, row: dict[str, Any]) -> str:
+    at = 150 * run.rows.index(row)
+    return f"参考: {ENDLESS[at : at + 120]}\n{_framed(row)}"
+
+
+def _with_two_choices(run: Run, row: dict[str, Any]) -> str:
+    return _framed(row | {"choices": "\n".join(row["choices"].splitlines()[:2])})
+
+
+def _all_a(run: Run) -> None:
+    _answers(lambda n, row: "a", lambda n, letter: letter)(run)
+
+
+def _long_cached(run: Run) -> None:
+    _answers(_same, lambda n, letter: f"正解は{letter}です。{PROSE}")(run)
+    run.said = lambda n, row: "条文の文言からは明らかでないが、趣旨に照らせば期間の定めは任意規定と解される。"
+
+
+SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
+    "answers_of_base": _of_base,
+    "base_first": lambda run: setattr(run, "also_said", _next_letter),
+    "next_question": _asked_otherwise(_next_question),
+    "end_of_prompt": _asked_otherwise(lambda run, row: _framed(row)[-24:]),
+    "two_choices": _asked_otherwise(_with_two_choices),
+    "question_edited": _asked_otherwise(lambda run, row: _framed(row).replace("が定める", "").replace("のうち", "")),
+    "law_in_prompt": _asked_otherwise(_with_law),
+    "passages_in_prompt": _asked_otherwise(_with_passage),
+    "all_raised": _all_a,
+    "responses_of_cache": _long_cached,
+    "letters_of_key": lambda run: setattr(run, "said", lambda n, row: "d" if row["response"] == "c" else "c"),
+}
+NO_ADAPTER: dict[str, Any] = {"adapters": [], "layers": 0, "scaling": [], "sha256": None}
+NO_TEXT: dict[str, Any] = {"prompt_fingerprints": [], "response_hashes": [], "response_fingerprints": []}
+ALL = range(100)
+MERGED = "of what was asked for"
+# what a witness sees of a defect, and the rows whose calls raise
+WITNESSED: dict[str, tuple[dict[str, Any], Iterable[int]]] = {
+    "swallowed_errors": ({}, ALL),
+    "silent_errors": ({}, [1]),
+    "exception_as_answer": ({}, ALL),
+    "missing_keys": ({"adapter_loaded": {"missing": 1}}, ()),
+    "newly_initialized": ({"model_loaded": {"missing": 1}}, ()),
+    "adapter_fallback": ({"adapter_loaded": None, "generation": NO_ADAPTER}, ()),
+    "adapter_skipped": ({"adapter_loaded": None, "generation": NO_ADAPTER}, ()),
+    "adapter_only_said": ({"adapter_loaded": None, "generation": NO_ADAPTER}, ()),
+    "adapter_loaded_aside": ({"generation": NO_ADAPTER}, ()),
+    "adapter_disabled": ({"generation": {"disabled": 2}}, ()),
+    "other_scaling": ({"generation": {"scaling": [1.0]}}, ()),
+    "scaled_to_zero": ({"generation": {"scaling": [0.0]}}, ()),
+    "all_raised": ({}, ALL),
+    "answers_of_cache": ({"generation": None}, ()),
+    "asked_again": ({"ended": {"raised": {"all": 1}}}, ()),
+    "sampled": ({"generation": {"do_sample": True}}, ()),
+    "one_token": ({"generation": {"new_tokens": 1, "stopped": False, "limit": 1}}, ()),
+    "eight_bit": ({"generation": {"quantised": [{"class": "Linear8bitLt", "layers": 28}]}}, ()),
+    "other_model_answers": ({"generation": {"name_or_path": "gpt2"}}, ()),
+    "merged_in_memory": ({"generation": NO_ADAPTER | {"merged_sha256": MERGED}}, ()),
+    "no_tokenizer": (
+        {"generation": {"prompt_fingerprints": [], "response_hashes": [], "response_fingerprints": []}},
+        (),
+    ),
+}
+
+
 def _stale(run: Run) -> None:
     os.utime(run.output, (time.time() - HOUR_SECONDS,) * 2)
 
@@ -390,17 +490,22 @@ AFTER: dict[str, Callable[[Run], object]] = {
 
 def main() -> None:
     args, defect = arguments(), planted()
-    if defect and not any(defect in table for table in (BEFORE, LINES, JSON, AFTER)):
+    if defect and not any(defect in table for table in (BEFORE, LINES, JSON, AFTER, SEEN_OTHERWISE, WITNESSED)):
         sys.exit(f"unknown defect {defect!r}")
     run = Run(args)
-    if defect in BEFORE:
-        BEFORE[defect](run)
+    for table in (BEFORE, SEEN_OTHERWISE):
+        if defect in table:
+            table[defect](run)
     result = run.result()
     lines = run.lines(result)
     run.output.parent.mkdir(parents=True, exist_ok=True)
     written = JSON[defect](result) if defect in JSON else result
     run.output.write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
     print("\n".join(LINES[defect](lines) if defect in LINES else lines))
+    changes, raised = WITNESSED.get(defect, ({}, ()))
+    facts = SEEN["Facts"](changes)
+    SEEN["evaluate"](facts, run, {*raised})
+    facts.end()
     if defect in AFTER:
         AFTER[defect](run)
 

@@ -13,13 +13,16 @@ import itertools
 import json
 import math
 import os
+import runpy
 import shutil
 import struct
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+SEEN = runpy.run_path("scripts/seen.py")
 MODULES = ("q_proj", "v_proj")
 HIDDEN = 8
 NEWLY_INITIALIZED = (
@@ -68,8 +71,8 @@ class Run:
         self.args, self.style = args, style
         self.folder = Path(args.output_dir)
         self.batch_size, self.accumulation = int(args.batch_size), int(args.gradient_accumulation_steps)
-        lines = Path(args.train_file).read_text(encoding="utf-8").splitlines()
-        self.rows = sum(bool(line.strip()) for line in lines)
+        self.lines = Path(args.train_file).read_text(encoding="utf-8").splitlines()
+        self.rows = sum(bool(line.strip()) for line in self.lines)
         self.steps = self.per_epoch() * args.num_epochs
         if args.max_steps_override:
             self.steps = args.max_steps_override
@@ -92,6 +95,8 @@ class Run:
         self.parts = ("lora_A", "lora_B")
         self.output_only = bool(args.loss_on_output_only)
         self.step_seconds = 0.0
+        self.seen: dict[str, Any] = {}  # what a witness sees otherwise: see scripts/seen.py
+        self.logs: list[dict[str, float]] = []
 
     def per_epoch(self) -> int:
         return max(1, math.ceil(self.batches() / self.accumulation))
@@ -119,6 +124,7 @@ class Run:
                          "epoch": self.epoch(step)}  # fmt: skip
                 if step > self.start:
                     self.show(entry)
+                self.logs.append(entry | {"step": step})
                 history.append(entry | {"step": step, "loss": entry["loss"] + self.logged_offset})
             print(f"\r{step}/{self.steps}", end="", file=sys.stderr)  # a bar that a traceback may follow on its line
         self.history = history if self.logged else []
@@ -250,6 +256,63 @@ BEFORE: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
+UNSEEN: dict[str, Any] = dict.fromkeys(
+    ("model_loaded", "training_begins", "batch", "logged", "training_ends", "model_saved")
+)
+# defects that only a witness can see, by what it sees in place of the sound facts
+WITNESSED: dict[str, dict[str, Any]] = {
+    "replayed": UNSEEN,
+    "raised_inside": {"training_ends": {"raised": "RuntimeError"}},
+    "stopped_early": {"training_ends": {"steps": 6}},
+    "labels_masked": {"batch": {"supervised": 0, "ends_with_end_token": None}},
+    "labels_shifted": {"batch": {"shifted": True, "aligned": False}},
+    "labels_astray": {"batch": {"aligned": False}},
+    "half_unlabelled": {"batch": {"supervised": [40, 0], "ends_with_end_token": [True, None]}},
+    "prompt_supervised": {"batch": {"first_supervised": 0, "unsupervised_tail": 3, "ends_with_end_token": False}},
+    "end_masked": {"batch": {"unsupervised_tail": 1, "ends_with_end_token": False}},
+    "two_bos": {"batch": {"double_bos": 2}},
+    "padded_to_max": {"batch": {"padding": 0.78}},
+    "built_from_config": {"model_loaded": {"how": "from_config"}},
+    "rebuilt": {"model_loaded": {"mismatched": 4}},
+    "other_model": {"model_loaded": {"path": "gpt2", "name_or_path": "gpt2"},
+                    "training_begins": {"name_or_path": "gpt2"}},
+    "eight_bit": {"training_begins": {"quantised": [{"class": "Linear8bitLt", "layers": 28}]}},
+    "not_quantised": {"training_begins": {"quantised": []}},
+    "other_quantisation": {"training_begins": {"quantised": [
+        {"class": "Linear4bit", "quant_type": "fp4", "compute_dtype": "torch.float16", "layers": 28}]}},
+    "dropout_off_inside": {"training_begins": {"lora": {"layers": 2, "dropout": [0.0]}}},
+    "on_the_cpu": {"training_begins": {"devices": {"cpu": 1_836_828_672}}},
+    "offloaded": {"training_begins": {"devices": {"cuda:0": 1_500_000_000, "cpu": 336_828_672}}},
+    "frozen": {"logged": {"grad_norm": 0.0}, "training_ends": {"lora_b": {"total": 2, "moved": 0, "zero": 0}}},
+    "rate_zero": {"logged": {"learning_rate": 0.0}},
+    "updates_skipped": {"training_ends": {"optimizer_steps": 4}},
+    "never_stepped": {"training_ends": {"optimizer_steps": 0, "lora_b": {"total": 2, "moved": 0, "zero": 2}}},
+    "saved_halfway": {"model_saved": {"step": 5, "in_training": True}},
+    "rewritten_after": {"model_saved": {"sha256": "0" * 64}},
+    "copied_in": {"model_saved": {"sha256": "0" * 64, "path": "elsewhere"}},
+    "rows_cut_short": {"batch": {"shape": [2, 100]}},
+    "no_trainer": {"training_begins": {"source": "loop", "trainer": None, "steps_due": None, "rows": None},
+                   "training_ends": {"source": "loop", "due": None, "steps": None}, "logged": None},
+    "streamed": {"training_begins": {"rows": None, "row_hashes": None, "row_fingerprints": None}},
+    "packed": {"training_begins": {"rows": 9, "packing": True},
+               "batch": {"packed": True, "ends_with_end_token": False}},
+}  # fmt: skip
+
+
+def _other_file(run: Run) -> None:
+    run.lines = Path("results/finetune/ft_cot_full_norag.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+def _first_rows_twice(run: Run) -> None:
+    run.lines = run.lines[: len(run.lines) // 2] * 2
+
+
+LINES: dict[str, Callable[[Run], None]] = {
+    "other_file": _other_file,
+    "first_rows_twice": _first_rows_twice,
+}
+
+
 def _rewrite(name: str, change: Callable[[bytes], bytes]) -> Callable[[Run], None]:
     def damage(run: Run) -> None:
         path = run.folder / name
@@ -341,7 +404,8 @@ def main() -> None:
     args, knobs = arguments(), planted()
     defect = str(knobs.get("train") or "")
     run = Run(args, knobs.get("style"))
-    if defect and defect not in BEFORE and defect not in AFTER and defect not in ("cuda_oom", "pads_to_max"):
+    known = (BEFORE, LINES, WITNESSED, AFTER, ("cuda_oom", "pads_to_max"))
+    if defect and not any(defect in table for table in known):
         sys.exit(f"unknown defect {defect!r}")
     if not args.do_train:
         print("--do-train が指定されていないため、学習は行いません。")
@@ -357,12 +421,20 @@ def main() -> None:
         run.step_seconds = seconds * (args.max_seq_length / 512 if defect == "pads_to_max" else 1)
     for name, value in BEFORE.get(defect, {}).items():
         setattr(run, name, value)
+    if defect in LINES:
+        LINES[defect](run)
+    run.seen = WITNESSED.get(defect, {})
     if defect == "rows_dropped":
         run.steps = args.max_steps_override or run.steps
     run.train()
     run.write()
+    facts = SEEN["Facts"](run.seen)
+    SEEN["train"](facts, run)
     if defect in AFTER:
         AFTER[defect](run)
+    SEEN["save_adapter"](facts, _checkpoint(run), run.steps, in_training=True)
+    SEEN["save_adapter"](facts, run.folder, run.steps, in_training=False)
+    facts.end()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,450 @@
+"""Checks of an evaluation by what was seen in its own process: the core of H-3. Reads the data set, changes nothing.
+
+A call of `generate`, or a scoring forward, has the adapter where H-2's file is active in it, or was merged into the
+weights that answered. A row of the results is held against the calls by hashes: of its response, and of its question in
+the prompt. Base and tuned answers to the same questions may come from one process; those that count are in the results.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from steph.fingerprint import fingerprints, holds, normal_form, text_hash
+from steph.judge.checks_witness import model_check, place_checks, quantised_check, why_unseen
+from steph.judge.evidence import EvalEvidence
+from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
+from steph.judge.names import same_path
+from steph.judge.prompts import LEAST_LOST, asked_share, frame_lost, text_beside
+from steph.judge.results import Results, Row
+from steph.judge.witness import (
+    AdapterLoaded,
+    Batch,
+    Generation,
+    ModelLoaded,
+    ModelSaved,
+    Raised,
+    Scoring,
+    StateFact,
+    TrainingBegins,
+    Witness,
+)
+from steph.record import Check
+
+Call = Generation | Scoring
+Value = TypeVar("Value")
+
+SAME_TEXT = 0.9  # of the fingerprints: the rest may be lost where a response was cut or joined
+LEAST_PRINTS = 2  # of a response; of a shorter one only the hash of the whole tells
+WHOLE_QUESTION, PART_OF_QUESTION = 0.999, 0.5
+MOST_UNSTOPPED = 0.5
+SCALING_TOLERANCE = 1e-4
+_SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<eos>|<pad>|<end_of_turn>")
+
+ANSWERS_GENERATED = CheckKind(
+    "answers_generated",
+    "H-3",
+    FAIL,
+    "この試行のプロセスの中で、どの問題にもモデルが答えた",
+    "目撃記録の generate と採点の呼び出し、例外の数",
+    trap=2,
+    note="例外のあとでやり直していれば warn",
+)
+ADAPTER_ACTIVE = CheckKind(
+    "adapter_active",
+    "H-3",
+    FAIL,
+    "H-2 のアダプターが有効な間に答えた",
+    "目撃記録の回答時のアダプター（sha256、無効化、マージ）、PEFT のキーの不足、結果の応答",
+    trap=19,
+    note="アダプターなしの評価では、どれも有効でないこと",
+)
+SCALING_AS_TRAINED = CheckKind(
+    "scaling_as_trained",
+    "H-3",
+    WARN,
+    "アダプターの倍率が学習時と同じ",
+    "目撃記録の学習時と回答時の scaling",
+    trap=19,
+    optional=True,
+)
+PROMPTS_HOLD_QUESTIONS = CheckKind(
+    "prompts_hold_questions",
+    "H-3",
+    FAIL,
+    "結果のどの問題も、選択肢まで欠けずにモデルに渡された",
+    "目撃記録のプロンプトの指紋と、結果の問題文・選択肢",
+    trap=27,
+    optional=True,
+    note="文の一部が違うだけなら warn",
+)
+PROMPTS_BARE = CheckKind(
+    "prompts_bare",
+    "H-3",
+    WARN,
+    "RAG なしのプロンプトに、問題のほかの文がない",
+    "目撃記録のプロンプトの指紋と、データセットの各項目",
+    optional=True,
+    note="--no-rag のとき",
+)
+FRAME_AS_TRAINED = CheckKind(
+    "frame_as_trained",
+    "H-3",
+    WARN,
+    "学習時のプロンプトの枠が評価にもある",
+    "目撃記録の学習の行とプロンプトの指紋",
+    trap=6,
+    optional=True,
+)
+RESPONSES_GENERATED = CheckKind(
+    "responses_generated",
+    "H-3",
+    FAIL,
+    "結果の応答が、モデルの生成したもの",
+    "目撃記録の応答のハッシュと指紋、結果の response",
+    trap=23,
+    optional=True,
+    note="一部だけ、または短い応答だけなら warn",
+)
+ANSWERS_GREEDY = CheckKind(
+    "answers_greedy",
+    "H-3",
+    WARN,
+    "依頼していないサンプリングで答えていない",
+    "目撃記録の do_sample",
+    optional=True,
+    note="アンサンブルでは問わない",
+)
+ANSWERS_STOPPED = CheckKind(
+    "answers_stopped",
+    "H-3",
+    WARN,
+    "応答が上限まで続かず、自分で終わった",
+    "目撃記録の新しいトークンの数と終わりのトークン",
+    trap=28,
+    quality=True,
+    optional=True,
+)
+WITNESSED_ANSWERS = (
+    ANSWERS_GENERATED,
+    ADAPTER_ACTIVE,
+    SCALING_AS_TRAINED,
+    PROMPTS_HOLD_QUESTIONS,
+    PROMPTS_BARE,
+    FRAME_AS_TRAINED,
+    RESPONSES_GENERATED,
+    ANSWERS_GREEDY,
+    ANSWERS_STOPPED,
+)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One row of one call; hashes and fingerprints are None where the witness had no tokenizer."""
+
+    call: Call
+    has_adapter: bool
+    prompt: tuple[str, ...] | None
+    hashes: tuple[str, ...] | None = None
+    response: tuple[str, ...] | None = None
+    new_tokens: int | None = None
+    stopped: bool | None = None
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen of an evaluation."""
+
+    evidence: EvalEvidence
+    witness: Witness
+
+    @cached_property
+    def calls(self) -> tuple[Call, ...]:
+        """Generations, or scorings where nothing was generated."""
+        return self.witness.of(Generation) or self.witness.of(Scoring)
+
+    @cached_property
+    def unseen_calls(self) -> int:
+        """Calls that were only counted."""
+        name = "generations" if self.witness.of(Generation) else "scorings"
+        return max(0, self.witness.totals(name) - len(self.calls))
+
+    @cached_property
+    def merged_folders(self) -> frozenset[str]:
+        """Folders of models that H-2's adapter was merged into while the witness looked on."""
+        wanted = self.evidence.adapter_sha256_expected
+        witnesses = (self.evidence.training_witness, self.witness)
+        saves = (save for witness in witnesses if witness for save in witness.of(ModelSaved))
+        return frozenset(
+            save.path for save in saves if save.path and wanted is not None and wanted in save.merged_sha256
+        )
+
+    @cached_property
+    def answers(self) -> tuple[_Answer, ...]:
+        return tuple(answer for call in self.calls for answer in self._rows_of(call))
+
+    @cached_property
+    def counting(self) -> tuple[_Answer, ...]:
+        """The answers in the state that was asked for, or all where none is."""
+        return tuple(answer for answer in self.answers if answer.has_adapter == self.wants_adapter) or self.answers
+
+    @property
+    def wants_adapter(self) -> bool:
+        return self.evidence.lora_path is not None
+
+    def has_adapter(self, call: StateFact) -> bool:
+        """Whether H-2's adapter had a part in what this call computed."""
+        wanted = self.evidence.adapter_sha256_expected
+        if call.name_or_path and any(same_path(folder, call.name_or_path) for folder in self.merged_folders):
+            return True
+        if not self.wants_adapter:  # any adapter is one too many
+            return bool(call.merged or call.merged_sha256 or (call.layers and call.adapters and not _is_off(call)))
+        return wanted is not None and (wanted in call.merged_sha256 or (wanted in call.sha256 and not _is_off(call)))
+
+    def _rows_of(self, call: Call) -> list[_Answer]:
+        has_adapter = self.has_adapter(call)
+        if isinstance(call, Scoring):
+            return [_Answer(call, has_adapter, _at(call.prompt_fingerprints, n)) for n in range(call.rows)]
+        return [
+            _Answer(
+                call, has_adapter, _at(call.prompt_fingerprints, n), _at(call.response_hashes, n),
+                _at(call.response_fingerprints, n), _at(call.new_tokens or (), n), _at(call.stopped or (), n),
+            )
+            for n in range(call.rows)
+        ]  # fmt: skip
+
+
+def _is_off(call: StateFact) -> bool:
+    return 0 < call.layers <= call.disabled or (bool(call.scaling) and not any(call.scaling))
+
+
+def _at(values: Sequence[Value], n: int) -> Value | None:
+    return values[n] if n < len(values) else None
+
+
+def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> tuple[Check, ...]:
+    """All checks of what was seen of an evaluation; where nothing was seen, they say why."""
+    seen = _Seen(evidence, evidence.witness or Witness())
+    generated = _generated_check(seen, len(results.results) if results else evidence.settings.samples)
+    # a row that is an error by its own word has no answer that could have been seen
+    rows = tuple(row for row in results.results if row.predicted_answer != "error") if results else ()
+    if not seen.calls:
+        why = "回答を目撃していないので測れない。"
+        loaded = [fact for fact in seen.witness.of(ModelLoaded) if fact.generates]
+        return (
+            generated,
+            *(kind.check(None, why) for kind in WITNESSED_ANSWERS[1:]),
+            model_check(seen.witness, evidence.model_name, ()),
+            quantised_check(evidence.settings.load_in_4bit, loaded[-1:]),
+        )
+    worked = tuple({id(answer.call): answer.call for answer in seen.counting}.values())
+    return (
+        generated,
+        _active_check(seen, rows),
+        _scaling_check(seen),
+        _questions_check(seen, rows),
+        _bare_check(seen),
+        _frame_check(seen),
+        _responses_check(seen, rows),
+        _greedy_check(seen),
+        _stopped_check(seen),
+        model_check(seen.witness, evidence.model_name, worked, seen.merged_folders),
+        quantised_check(evidence.settings.load_in_4bit, worked),
+        *place_checks(worked, on_gpu=evidence.on_gpu),
+    )
+
+
+def _generated_check(seen: _Seen, wanted: int) -> Check:
+    raised = max(len(seen.witness.of(Raised)), seen.witness.totals("raised"))
+    wanted = min(wanted, seen.evidence.settings.samples)
+    answered = sum(call.rows for call in seen.calls) + seen.unseen_calls
+    if not seen.calls and not raised:
+        holds_, why = why_unseen(seen.evidence.witness, "回答の生成")
+        return ANSWERS_GENERATED.check(holds_, why)
+    message = f"{wanted} 問に対して、モデルが答えたのは {answered} 行、例外で終わった呼び出しは {raised} 回。"
+    if raised:
+        first = next((fact.error for fact in seen.witness.of(Raised)), "")
+        message += f"例外: {bounded(first, 80)}。" if first else ""
+    enough = answered >= wanted
+    return ANSWERS_GENERATED.check(enough and not raised, message, severity=WARN if enough and raised else None)
+
+
+def _active_check(seen: _Seen, rows: Sequence[Row]) -> Check:
+    wanted = seen.evidence.adapter_sha256_expected
+    if not seen.wants_adapter:
+        return _inactive_check(seen, rows)
+    if wanted is None:
+        return ADAPTER_ACTIVE.check(None, "H-2 の記録にアダプターの sha256 がない。")
+    lost = [load for load in seen.witness.of(AdapterLoaded) if load.sha256 == wanted and load.missing]
+    if lost:
+        return ADAPTER_ACTIVE.check(False, f"アダプターの読み込みで {lost[0].missing} 個の重みが見つからなかった。")
+    good = [answer for answer in seen.answers if answer.has_adapter]
+    if not good:
+        return ADAPTER_ACTIVE.check(*_why_inactive(seen))
+    count = f"答えた {len(seen.answers)} 行のうち、H-2 のアダプターが有効だったのは {len(good)} 行"
+    if not seen.unseen_calls and len(good) < min(len(rows), len(seen.answers)):
+        return ADAPTER_ACTIVE.check(False, f"{count}（結果は {len(rows)} 問）。")
+    return _of_wanted_state(seen, rows, count)
+
+
+def _inactive_check(seen: _Seen, rows: Sequence[Row]) -> Check:
+    bare = sum(not answer.has_adapter for answer in seen.answers)
+    count = f"答えた {len(seen.answers)} 行のうち、アダプターなしだったのは {bare} 行"
+    if not bare or (not seen.unseen_calls and bare < min(len(rows), len(seen.answers))):
+        return ADAPTER_ACTIVE.check(False, f"{count}（アダプターなしの依頼）。")
+    return _of_wanted_state(seen, rows, count)
+
+
+def _of_wanted_state(seen: _Seen, rows: Sequence[Row], count: str) -> Check:
+    """A response in the results that only another state gave is another state's answer."""
+    foreign = 0
+    for row in rows:
+        states = {answer.has_adapter for answer in _given_by(seen, row)}
+        foreign += bool(states) and seen.wants_adapter not in states
+    other = "アダプターなしで" if seen.wants_adapter else "アダプターつきで"
+    message = f"{count}、結果のうち{other}だけ生成された応答は {foreign} 問。"
+    return ADAPTER_ACTIVE.check(not foreign, message)
+
+
+def _given_by(seen: _Seen, row: Row) -> list[_Answer]:
+    """The answers that a row's response may be, to this row's question where prompts are known."""
+    text = _SPECIAL.sub("", row.response or "")
+    if not normal_form(text):
+        return []
+    own, prints = text_hash(text), fingerprints(text)
+    return [
+        answer
+        for answer in _asked(seen.answers, row)
+        if (answer.hashes and own in answer.hashes)
+        or (len(prints) >= LEAST_PRINTS and (holds(answer.response or (), text) or 0) >= SAME_TEXT)
+    ]
+
+
+def _asked(answers: Sequence[_Answer], row: Row) -> list[_Answer]:
+    """The answers to a row's question; all where no prompt tells."""
+    shares = [(answer, None if not answer.prompt else asked_share(answer.prompt, row)) for answer in answers]
+    fitting = [answer for answer, share in shares if share is not None and share >= PART_OF_QUESTION]
+    return fitting or list(answers)
+
+
+def _why_inactive(seen: _Seen) -> tuple[bool | None, str]:
+    wanted = seen.evidence.adapter_sha256_expected or ""
+    loads = seen.witness.of(AdapterLoaded)
+    nameless = [load for load in loads if load.sha256 is None]
+    calls = seen.calls
+    if any(call.layers and not call.sha256 and not _is_off(call) for call in calls) and nameless:
+        return None, "有効なアダプターの重みのファイルを確かめられない。"
+    others = sorted({sha256[:12] for call in calls for sha256 in (*call.sha256, *call.merged_sha256)} - {wanted[:12]})
+    if any(wanted in call.sha256 for call in calls):
+        return False, f"答えた {len(seen.answers)} 行のどれでも、H-2 のアダプターは無効にされていた。"
+    if others:
+        return False, f"有効だったのは別のアダプター（sha256 {others[0]}、H-2 の記録は {wanted[:12]}）。"
+    if loads:
+        return False, f"アダプターは読み込まれたが、答えた {len(seen.answers)} 行のどれでも有効でなかった。"
+    return False, f"どのプロセスもアダプターを読み込まずに {len(seen.answers)} 行に答えた。"
+
+
+def _scaling_check(seen: _Seen) -> Check:
+    begins = seen.evidence.training_witness.of(TrainingBegins) if seen.evidence.training_witness else ()
+    trained = {value for fact in begins[-1:] if fact.lora for value in fact.lora.scaling}
+    answered = {value for answer in seen.counting if answer.has_adapter for value in answer.call.scaling}
+    if not trained or not answered or not seen.wants_adapter:
+        return SCALING_AS_TRAINED.check(None, "学習時か回答時の倍率を目撃していない。")
+    same = all(any(abs(one - other) <= SCALING_TOLERANCE * max(abs(one), 1) for other in trained) for one in answered)
+    shown = ["・".join(f"{value:g}" for value in sorted(values)) for values in (trained, answered)]
+    return SCALING_AS_TRAINED.check(same, f"アダプターの倍率は学習時 {shown[0]}、回答時 {shown[1]}。")
+
+
+def _questions_check(seen: _Seen, rows: Sequence[Row]) -> Check:
+    """Every question of the results, with all its choices, was in a prompt."""
+    prompts = list(dict.fromkeys(answer.prompt for answer in seen.counting if answer.prompt))
+    best = [
+        max((share for prompt in prompts if (share := asked_share(prompt, row)) is not None), default=None)
+        for row in rows
+    ]
+    known = [share for share in best if share is not None]
+    if not known or seen.unseen_calls:
+        return PROMPTS_HOLD_QUESTIONS.check(None, "プロンプトの文を比べられない。")
+    lost = sum(share < PART_OF_QUESTION for share in known)
+    edited = sum(share < WHOLE_QUESTION for share in known) - lost
+    message = f"比べた {len(known)} 問のうち、プロンプトにない問題は {lost} 問、一部が違う問題は {edited} 問。"
+    return PROMPTS_HOLD_QUESTIONS.check(
+        not lost and not edited, message, severity=WARN if edited and not lost else None
+    )
+
+
+def _bare_check(seen: _Seen) -> Check:
+    """Without retrieval there is nothing in a prompt that the others have not too, but its question."""
+    if seen.evidence.settings.use_rag:
+        return PROMPTS_BARE.check(None, "RAG ありの評価。")
+    prompts = [answer.prompt for answer in seen.counting if answer.prompt]
+    beside = text_beside(prompts, seen.evidence.dataset)
+    if beside is None:
+        return PROMPTS_BARE.check(None, "プロンプトの文を比べられない。")
+    message = f"比べた {len(prompts)} 件のプロンプトのうち {beside.prompts} 件に、問題のほかの文がある"
+    what = f"（データセットの{bounded(beside.field, 40)}）" if beside.field else ""
+    return PROMPTS_BARE.check(beside.prompts * 2 <= len(prompts), f"{message}{what}。")
+
+
+def _frame_check(seen: _Seen) -> Check:
+    """What all trained rows have before their question stands in the prompts as well."""
+    trained = seen.evidence.training_witness
+    rows: list[tuple[str, ...]] = []
+    for fact in trained.of(TrainingBegins)[-1:] if trained else ():
+        rows += fact.row_fingerprints or ()
+    if not rows:
+        rows += [row for fact in (trained.of(Batch) if trained else ()) for row in fact.row_fingerprints or ()]
+    prompts = [answer.prompt for answer in seen.counting if answer.prompt]
+    lost = frame_lost(rows, prompts)
+    if lost is None or not seen.wants_adapter or seen.evidence.settings.use_rag:
+        return FRAME_AS_TRAINED.check(None, "学習の行とプロンプトの枠を比べられない。")
+    there = "がある" if lost < LEAST_LOST else f"がない（指紋 {lost} 個分）"
+    return FRAME_AS_TRAINED.check(lost < LEAST_LOST, f"評価のプロンプトに、学習した行に共通の文{there}。")
+
+
+def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
+    """A response that no call gave, though all that could have given it are known, was not generated here."""
+    compared = made_up = made_up_long = 0
+    for row in rows:
+        text = _SPECIAL.sub("", row.response or "")
+        candidates = _asked(seen.answers, row)
+        if not normal_form(text) or not candidates or any(not answer.hashes for answer in candidates):
+            continue
+        is_long = len(fingerprints(text)) >= LEAST_PRINTS
+        # a short text may be taken out of a long answer
+        if not is_long and any((answer.new_tokens or 0) > 2 * len(text) + 4 for answer in candidates):
+            continue
+        compared += 1
+        if not _given_by(seen, row):
+            made_up, made_up_long = made_up + 1, made_up_long + is_long
+    if not compared or seen.unseen_calls:
+        return RESPONSES_GENERATED.check(None, "応答の文を比べられない。")
+    message = f"比べた {compared} 問のうち、どの生成とも違う応答は {made_up} 問。"
+    is_all = made_up == compared and made_up_long == made_up
+    return RESPONSES_GENERATED.check(not made_up, message, severity=WARN if made_up and not is_all else None)
+
+
+def _greedy_check(seen: _Seen) -> Check:
+    calls = [answer.call for answer in seen.counting]
+    known = [call for call in calls if isinstance(call, Generation) and call.do_sample is not None]
+    if not known or seen.evidence.settings.ensemble > 1:
+        return ANSWERS_GREEDY.check(None, "サンプリングの有無を問わないか、目撃していない。")
+    drawn = sum(bool(call.do_sample) for call in known)
+    return ANSWERS_GREEDY.check(not drawn, f"答えた {len(known)} 行のうち {drawn} 行がサンプリングによる。")
+
+
+def _stopped_check(seen: _Seen) -> Check:
+    known = [answer.stopped for answer in seen.counting if answer.stopped is not None]
+    if not known:
+        return ANSWERS_STOPPED.check(None, "応答の終わり方を目撃していない。")
+    cut = known.count(False)
+    calls = (answer.call for answer in seen.counting)
+    limits = sorted({call.limit for call in calls if isinstance(call, Generation) and call.limit is not None})
+    shown = f"（{'・'.join(map(str, limits))} トークン）" if limits else ""
+    message = f"答えた {len(known)} 行のうち {cut} 行が、上限{shown}まで終わらなかった。"
+    return ANSWERS_STOPPED.check(
+        cut <= MOST_UNSTOPPED * len(known), message, rehearsal=seen.evidence.rehearsal or seen.evidence.random_weights
+    )

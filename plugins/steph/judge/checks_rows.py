@@ -1,0 +1,191 @@
+"""Holds the rows that a training was seen to get against the rows of the file that it was given. Reads that file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from steph.fingerprint import fingerprints, normal_form
+from steph.judge.evidence import TrainEvidence
+from steph.judge.kinds import WARN, CheckKind
+from steph.judge.witness import Batch, TrainingBegins
+from steph.plan.rows import rows_in
+from steph.record import Check
+
+MOST_READ_CHARS = 2_000_000  # of a file's texts; of a longer one only the number of rows is compared
+LEAST_ROWS = 4  # with fingerprints; of fewer nothing is common
+COMMON_SHARE = 0.25  # of the rows; what more of them have is a template
+LEAST_OWN = 3  # fingerprints that a row has to itself; fewer say nothing
+LEAST_FROM_FILE = 0.5  # of a row's own fingerprints, the median row
+FOREIGN_RUN = 8  # own fingerprints in a row that the file has not: about 64 characters, more than a template's seams
+EDGE_CHARS = 11  # next to a template's text, where pieces are half the file's and half the template's
+MOST_EDGES = 12  # different beginnings or ends of a field; more, and each row has seams of its own
+FEW_ROWS, MANY_ROWS = 0.5, 1.05  # of the file's: dropped, held out and packed rows are no finding, half of them is
+MOST_REPEATED = 0.05  # of the rows, beyond those that the file itself repeats
+WHOLE_SHARE = 0.8  # of a file row's fingerprints that a row holds which is not cut
+NARROW_SHARE = 0.9  # of the length that was asked for
+
+ROWS_SEEN = CheckKind(
+    "rows_seen",
+    "H-2",
+    WARN,
+    "渡した学習ファイルの行を学習した",
+    "目撃記録の行数・行のハッシュ・文の指紋と、学習ファイル",
+    trap=22,
+    optional=True,
+)
+ROWS_WHOLE = CheckKind(
+    "rows_whole",
+    "H-2",
+    WARN,
+    "依頼した長さより短く行を切っていない",
+    "目撃記録のバッチの幅と文の指紋、学習ファイル",
+    trap=1,
+    optional=True,
+)
+ROW_IDENTITY = (ROWS_SEEN, ROWS_WHOLE)
+
+
+@dataclass(frozen=True)
+class _FileRows:
+    """The texts of a training file: how many rows, how many different ones, each row's fields as fingerprints."""
+
+    rows: int
+    distinct: int
+    fields: tuple[tuple[tuple[str, ...], ...], ...]
+    has_plain_edges: bool  # its fields begin and end alike in all rows, so that a template leaves no seams
+
+    @property
+    def known(self) -> frozenset[str]:
+        return frozenset(one for row in self.fields for field in row for one in field)
+
+
+def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: Sequence[Batch]) -> tuple[Check, ...]:
+    """Whether the rows are the file's, each once, and whole."""
+    file = _file_rows(evidence.train_file)
+    if begins is None or file is None:
+        why = "学習を目撃していないので測れない。" if begins is None else "学習ファイルと比べられない。"
+        return (ROWS_SEEN.check(None, why), ROWS_WHOLE.check(None, why))
+    seen = begins.row_fingerprints or tuple(
+        row for batch in batches if not batch.packed for row in batch.row_fingerprints or ()
+    )
+    widths = [batch.shape[1] for batch in batches if len(batch.shape) > 1]
+    is_narrow = bool(widths) and max(widths) < NARROW_SHARE * evidence.settings.max_seq_length
+    return (
+        _origin_check(begins, file, () if begins.packing else seen, evidence.train_rows, is_narrow=is_narrow),
+        _whole_check(file, () if begins.packing else seen, evidence, max(widths, default=0), is_narrow=is_narrow),
+    )
+
+
+def _origin_check(
+    begins: TrainingBegins,
+    file: _FileRows,
+    seen: Sequence[tuple[str, ...]],
+    rows_given: int | None,
+    *,
+    is_narrow: bool,
+) -> Check:
+    troubles, measured = [], []
+    given = rows_given or file.rows
+    if begins.rows is not None and not begins.packing:
+        measured.append(f"{begins.rows} 行（ファイルは {given} 行）")
+        if not FEW_ROWS * given < begins.rows <= MANY_ROWS * given + 1:
+            troubles.append(f"{given} 行のファイルに対して {begins.rows} 行を学習した")
+    if begins.row_hashes and not begins.packing:
+        repeated = len(begins.row_hashes) - len(set(begins.row_hashes))
+        own = 1 - file.distinct / max(file.rows, 1)
+        measured.append(f"重複 {repeated} 行")
+        if repeated > 1 and repeated / len(begins.row_hashes) > own + MOST_REPEATED:
+            troubles.append(f"{len(begins.row_hashes)} 行のうち {repeated} 行が、ファイルにはない重複")
+    foreign = _foreign_share(file, seen, exact=file.has_plain_edges and is_narrow)
+    if foreign is not None:
+        measured.append(f"文を比べた {len(seen)} 行")
+        if foreign > 0.5:
+            troubles.append(f"{len(seen)} 行のうち {100 * foreign:.0f} % に、ファイルにない文がある")
+    if not measured:
+        return ROWS_SEEN.check(None, "行を数えることも比べることもできない。")
+    text = "、".join(troubles) if troubles else f"学習ファイルの行を学習した: {'、'.join(measured)}"
+    return ROWS_SEEN.check(not troubles, f"{text}。")
+
+
+def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: bool) -> float | None:
+    """The share of rows that say what the file does not; `exact`: no seams and no cuts can look like that."""
+    rows = _own(seen)
+    if len(rows) < LEAST_ROWS or not file.fields:
+        return None
+    known = file.known
+    foreign = [[one not in known for one in own] for own in rows]
+    elsewhere = median(1 - sum(flags) / len(flags) for flags in foreign) < LEAST_FROM_FILE
+    longest = FOREIGN_RUN if not exact else 1
+    return 1.0 if elsewhere else sum(_longest_run(flags) >= longest for flags in foreign) / len(foreign)
+
+
+def _own(seen: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    """What each row has to itself: no template, which most rows have."""
+    counts = Counter(one for row in seen for one in set(row))
+    rows = [[one for one in row if counts[one] <= max(1, COMMON_SHARE * len(seen))] for row in seen]
+    return [own for own in rows if len(own) >= LEAST_OWN]
+
+
+def _longest_run(flags: Sequence[bool]) -> int:
+    longest = run = 0
+    for flag in flags:
+        run = run + 1 if flag else 0
+        longest = max(longest, run)
+    return longest
+
+
+def _whole_check(
+    file: _FileRows, seen: Sequence[tuple[str, ...]], evidence: TrainEvidence, width: int, *, is_narrow: bool
+) -> Check:
+    asked = evidence.settings.max_seq_length
+    if len(seen) < LEAST_ROWS or not width or not file.fields:
+        return ROWS_WHOLE.check(None, "行の文を比べられない。")
+    texts = [frozenset(one for field in row for one in field) for row in file.fields]
+    texts = [text for text in texts if len(text) >= LEAST_OWN]
+    cut = compared = 0
+    for row in map(frozenset, seen):
+        held = max(((len(row & text), len(text)) for text in texts), default=(0, 1))
+        if held[0] < LEAST_OWN:
+            continue
+        compared += 1
+        cut += held[0] < WHOLE_SHARE * held[1]
+    if not compared:
+        return ROWS_WHOLE.check(None, "行の文を比べられない。")
+    message = f"比べた {compared} 行のうち {cut} 行が切られ、最も長い行は {width} トークン（依頼は {asked}）。"
+    return ROWS_WHOLE.check(not (is_narrow and cut * 2 > compared), message)
+
+
+def _file_rows(path: Path | None) -> _FileRows | None:
+    if path is None:
+        return None
+    try:
+        rows = [tuple(_texts(row)) for row in rows_in(path)]
+    except OSError:
+        return None
+    if not rows:
+        return None
+    distinct = len({tuple(map(normal_form, row)) for row in rows})
+    if sum(len(text) for row in rows for text in row) > MOST_READ_CHARS:
+        return _FileRows(len(rows), distinct, (), has_plain_edges=False)
+    # the fields as they stand, and joined, as most templates do
+    fields = tuple(tuple(map(fingerprints, (*row, "".join(row)))) for row in rows)
+    edges = [{normal_form(row[n])[part] for row in rows if n < len(row)} for n in range(max(map(len, rows)))
+             for part in (slice(EDGE_CHARS), slice(-EDGE_CHARS, None))]  # fmt: skip
+    return _FileRows(len(rows), distinct, fields, all(len(edge) <= MOST_EDGES for edge in edges[:-1]))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The texts of a row in their order, but for what describes it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            if key not in ("meta", "metadata", "role", "id"):
+                yield from _texts(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part)

@@ -1,0 +1,226 @@
+"""What was seen of an evaluation decides whose answers the results are; other sound programs are left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted import plant
+from planted.defects import SEEN, Variant
+from planted.scenario import evaluation_evidence
+from seen_facts import Change, Facts, each, facts_in, witness_of
+from steph.fingerprint import fingerprints, text_hash
+from steph.judge.checks_answers import WITNESSED_ANSWERS
+from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.evidence import EvalEvidence
+from steph.record import Check, EvalSettings, Severity
+
+OURS = {kind.id for kind in WITNESSED_ANSWERS} | {"model_loaded", "quantised_as_asked", "parameters_on_gpu"}
+CORE = {"answers_generated", "adapter_active", "model_loaded", "quantised_as_asked"}
+NO_ADAPTER: dict[str, Any] = {"adapters": [], "layers": 0, "scaling": [], "sha256": None}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> EvalEvidence:
+    """A sound planted evaluation with what was seen of it and of its training."""
+    return evaluation_evidence(plant(tmp_path_factory.mktemp("sound") / "root"), Variant("", "H-3", ""))
+
+
+def judged(evidence: EvalEvidence, folder: Path, *changes: Change) -> dict[str, Check]:
+    """Our checks of the same run, had these facts been seen."""
+    facts = facts_in(evidence.root / SEEN)
+    for change in changes:
+        facts = change(facts)
+    seen = replace(evidence, witness=witness_of(folder / "seen", facts))
+    return {check.id: check for check in judge_evaluation(seen)[1] if check.id in OURS}
+
+
+def broken(checks: dict[str, Check]) -> dict[str, Severity]:
+    """What does not hold, and how hard it is."""
+    return {name: check.severity for name, check in checks.items() if check.holds is False}
+
+
+def answers(change: Callable[[int, dict[str, Any]], list[dict[str, Any]]]) -> Change:
+    """Put other facts in the place of each answer; they are numbered from 0."""
+
+    def changed(facts: Facts) -> Facts:
+        generations = [fact for fact in facts if fact["fact"] == "generation"]
+        at = facts.index(generations[0])
+        new = [one for n, fact in enumerate(generations) for one in change(n, fact)]
+        return [*facts[:at], *new, *facts[at + len(generations) :]]
+
+    return changed
+
+
+def uncounted(facts: Facts) -> Facts:
+    """The process was killed before it could count its calls."""
+    return [fact for fact in facts if fact["fact"] != "ended"]
+
+
+def joined(facts: Facts) -> Facts:
+    """All answers in one call, as a batch."""
+    generations = [fact for fact in facts if fact["fact"] == "generation"]
+    per_row = [key for key, value in generations[0].items() if isinstance(value, list) and key not in
+               ("adapters", "scaling", "quantised", "eos")]  # fmt: skip
+    whole = generations[0] | {key: [value for fact in generations for value in fact[key]] for key in per_row}
+    return answers(lambda n, fact: [whole | {"rows": len(generations)}] if n == 0 else [])(facts)
+
+
+def saying(fact: dict[str, Any], text: str) -> dict[str, Any]:
+    """The same call with another response."""
+    lines = text.strip().splitlines() or [""]
+    hashes = [text_hash(part) for part in (text, text.rpartition("</think>")[2], lines[0], lines[-1])]
+    tokens = [len(text) + 1]
+    return fact | {"response_hashes": [hashes], "response_fingerprints": [fingerprints(text)], "new_tokens": tokens}
+
+
+def test_a_sound_evaluation_shows_the_whole_core(sound: EvalEvidence, tmp_path: Path) -> None:
+    """All core checks are measured and hold by what the stand-in shows."""
+    checks = judged(sound, tmp_path)
+    assert broken(checks) == {}
+    assert {name for name, check in checks.items() if check.holds} >= CORE | {"prompts_hold_questions"}
+
+
+@pytest.mark.parametrize("change", [joined, uncounted, answers(lambda n, fact: [fact] * 5)],
+                         ids=["one_batch", "killed_uncounted", "several_runs"])  # fmt: skip
+def test_however_the_calls_are_made(sound: EvalEvidence, tmp_path: Path, change: Change) -> None:
+    """A batch, calls without a count at the end, and several calls for each question are all sound."""
+    assert broken(judged(sound, tmp_path, change)) == {}
+
+
+def test_a_batch_that_was_tried_again_smaller_is_told_of(sound: EvalEvidence, tmp_path: Path) -> None:
+    """A call that raised is a finding, and no more where every question was answered after it."""
+    raised = {"fact": "generation_raised", "at": 1.0, "error": "OutOfMemoryError"}
+    change = answers(lambda n, fact: [raised, fact] if n == 0 else [fact])
+    assert broken(judged(sound, tmp_path, change)) == {"answers_generated": Severity.WARN}
+
+
+def test_one_question_without_an_answer_fails(sound: EvalEvidence, tmp_path: Path) -> None:
+    """Where a call raised and no other answered in its place, the results have an answer that nobody gave."""
+    raised = {"fact": "generation_raised", "at": 1.0, "error": "RuntimeError"}
+    found = broken(judged(sound, tmp_path, uncounted, answers(lambda n, fact: [raised] if n == 1 else [fact])))
+    assert found["answers_generated"] is Severity.FAIL
+
+
+def test_a_model_that_the_adapter_was_merged_into_is_sound(sound: EvalEvidence, tmp_path: Path) -> None:
+    """The training's process merged the adapter into a folder; the evaluation loads that folder, without PEFT."""
+    sha256, folder = sound.adapter_sha256_expected, "/runs/merged"
+    merge = {"fact": "model_saved", "at": 1.0, "path": folder, "adapter": False, "merged_sha256": [sha256]}
+    load = each("model_loaded", path=folder, name_or_path=folder)
+    generate = each("generation", name_or_path=folder, **NO_ADAPTER)
+    trained = replace(sound, training_witness=witness_of(tmp_path / "trained", [merge]))
+    assert broken(judged(trained, tmp_path / "a", load, generate)) == {}
+    other = replace(sound, training_witness=witness_of(tmp_path / "other", [merge | {"merged_sha256": ["0" * 64]}]))
+    found = broken(judged(other, tmp_path / "b", load, generate))
+    assert found == {"adapter_active": Severity.FAIL, "model_loaded": Severity.FAIL}
+
+
+def test_an_adapter_that_answered_only_the_first_question_fails(sound: EvalEvidence, tmp_path: Path) -> None:
+    """Every answer must have had it."""
+    found = broken(judged(sound, tmp_path, answers(lambda n, fact: [fact | ({} if n == 0 else NO_ADAPTER)])))
+    assert found["adapter_active"] is Severity.FAIL
+
+
+def test_an_adapter_from_another_file_format_is_not_called_missing(sound: EvalEvidence, tmp_path: Path) -> None:
+    """Active, but its weights file could not be hashed: unmeasured, which is not green either."""
+    check = judged(sound, tmp_path, each("adapter_loaded", sha256=None), each("generation", sha256=None))
+    assert (check["adapter_active"].holds, check["adapter_active"].severity) == (None, Severity.FAIL)
+
+
+def test_a_short_answer_taken_out_of_a_long_one_is_no_finding(sound: EvalEvidence, tmp_path: Path) -> None:
+    """The model explained itself at length, and the program wrote down the letter alone."""
+    long = "条文の文言に照らすと、期間の定めは強行規定であるから、正しい選択肢は次のとおりと考えられる。"
+    assert broken(judged(sound, tmp_path, answers(lambda n, fact: [saying(fact, long)]))) == {}
+
+
+def _relabelled(style: str) -> Callable[[str], str]:
+    def relabel(choices: str) -> str:
+        texts = [line[2:] for line in choices.splitlines()]
+        return "\n".join(style.format(l="abcd"[n], L="ABCD"[n], n=n + 1, text=text) for n, text in enumerate(texts))
+
+    return relabel
+
+
+@pytest.mark.parametrize(
+    "style", ["{L}. {text}", "({l}) {text}", "{n}) {text}", "選択肢{L}：{text}", "- {text}", "{text}"]
+)
+def test_choices_may_be_labelled_in_any_way(sound: EvalEvidence, tmp_path: Path, style: str) -> None:
+    """The prompt has other labels than the data set: the question is the same."""
+    content = json.loads((sound.root / sound.output_path).read_text(encoding="utf-8"))
+    rows = content["results"]
+
+    def ask(n: int, fact: dict[str, Any]) -> list[dict[str, Any]]:
+        prompt = f"質問: {rows[n]['question']}\n{_relabelled(style)(rows[n]['choices'])}\n答え:"
+        return [fact | {"prompt_fingerprints": [fingerprints(prompt)]}]
+
+    found = broken(judged(sound, tmp_path, answers(ask)))
+    assert set(found) <= {"frame_as_trained"}  # this frame is another one, and that is said
+
+
+def test_more_questions_than_are_written_down_are_counted(sound: EvalEvidence, tmp_path: Path) -> None:
+    """Of calls beyond the first ones only the number is known; that is enough for the answers, not for their texts."""
+    ended = each("ended", generations={"a": 20})
+    kept = answers(lambda n, fact: [fact] if n == 0 else [])
+    checks = judged(sound, tmp_path, kept, ended)
+    assert broken(checks) == {}
+    assert checks["answers_generated"].holds
+    assert checks["prompts_hold_questions"].holds is None
+
+
+def test_scores_without_generation_are_answers(sound: EvalEvidence, tmp_path: Path) -> None:
+    """An evaluation by likelihood generates nothing; its forwards show adapter, model and prompts."""
+
+    def score(n: int, fact: dict[str, Any]) -> list[dict[str, Any]]:
+        dropped = ("new_tokens", "stopped", "limit", "response_hashes", "response_fingerprints", "do_sample")
+        kept = {key: value for key, value in fact.items() if key not in dropped}
+        return [kept | {"fact": "scoring"}] * 4
+
+    ended = each("ended", generations={}, scorings={"a": 12})
+    checks = judged(sound, tmp_path, answers(score), ended)
+    assert broken(checks) == {}
+    assert {name for name, check in checks.items() if check.holds} >= CORE
+
+
+def test_an_ensemble_may_sample(sound: EvalEvidence, tmp_path: Path) -> None:
+    """Several runs that are to differ need sampling; one run does not."""
+    drawn = each("generation", do_sample=True)
+    assert broken(judged(sound, tmp_path / "a", drawn)) == {"answers_greedy": Severity.WARN}
+    ensemble = replace(sound, settings=EvalSettings(ensemble=3))
+    assert broken(judged(ensemble, tmp_path / "b", drawn, answers(lambda n, fact: [fact] * 3))) == {}
+
+
+def test_answers_to_the_limit_are_a_note_in_a_rehearsal(sound: EvalEvidence, tmp_path: Path) -> None:
+    """A model of random weights runs to the limit; that is about the quality of its answers."""
+    cut = each("generation", stopped=[False])
+    assert broken(judged(sound, tmp_path / "a", cut)) == {"answers_stopped": Severity.WARN}
+    rehearsal = replace(sound, rehearsal=True)
+    assert broken(judged(rehearsal, tmp_path / "b", cut)) == {"answers_stopped": Severity.INFO}
+
+
+@pytest.mark.parametrize(
+    ("devices", "hardness"),
+    [({"cuda:0": 100}, None), ({"cpu": 100}, Severity.FAIL), ({"cuda:0": 90, "meta": 10}, Severity.WARN), ({}, None)],
+)
+def test_parameters_belong_on_the_gpu(
+    sound: EvalEvidence, tmp_path: Path, devices: dict[str, int], hardness: Severity | None
+) -> None:
+    """All of them beside the GPU that was given fail, some of them warn; without a GPU nobody asks."""
+    moved = each("generation", devices=devices)
+    expected = {} if hardness is None else {"parameters_on_gpu": hardness}
+    assert broken(judged(replace(sound, on_gpu=True), tmp_path / "a", moved)) == expected
+    assert broken(judged(sound, tmp_path / "b", moved)) == {}
+
+
+def test_retrieval_may_put_passages_into_the_prompt(sound: EvalEvidence, tmp_path: Path) -> None:
+    """With retrieval the prompt has more than the question, and that is what was asked for."""
+    passage = fingerprints("参考条文: " + "".join(chr(0x4E00 + 3 * n) for n in range(200)))
+
+    def longer(n: int, fact: dict[str, Any]) -> list[dict[str, Any]]:
+        return [fact | {"prompt_fingerprints": [[*passage[5 * n :], *fact["prompt_fingerprints"][0]]]}]
+
+    rag = replace(sound, settings=EvalSettings(use_rag=True))
+    assert set(broken(judged(rag, tmp_path, answers(longer)))) & {"prompts_bare", "prompts_hold_questions"} == set()

@@ -1,0 +1,247 @@
+"""What was seen of a training decides: defects that no printed line shows, and sound programs of other kinds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted import plant
+from planted.defects import Variant
+from planted.scenario import training_evidence
+from seen_facts import Change, Facts, each, facts_in, without, witness_of
+from steph.fingerprint import fingerprints
+from steph.judge.checks_rows import ROW_IDENTITY
+from steph.judge.checks_training import judge_training
+from steph.judge.checks_witness import WITNESSED_TRAINING
+from steph.judge.evidence import TrainEvidence
+from steph.record import Check, Severity
+
+OURS = {kind.id for kind in (*WITNESSED_TRAINING, *ROW_IDENTITY)}
+CORE = {"training_seen", "steps_seen", "tokens_supervised", "model_loaded", "quantised_as_asked", "adapter_moved"}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> TrainEvidence:
+    """A sound planted training with what was seen of it."""
+    return training_evidence(plant(tmp_path_factory.mktemp("sound") / "root"), Variant("", "H-2", ""))
+
+
+def facts_of(evidence: TrainEvidence) -> Facts:
+    """The facts of the planted training."""
+    return facts_in(evidence.output_dir.parents[2] / "seen-training")
+
+
+def judged(evidence: TrainEvidence, folder: Path, *changes: Change) -> dict[str, Check]:
+    """Our checks of the same run, had these facts been seen."""
+    facts = facts_of(evidence)
+    for change in changes:
+        facts = change(facts)
+    seen = replace(evidence, witness=witness_of(folder / "seen", facts))
+    return {check.id: check for check in judge_training(seen)[1] if check.id in OURS}
+
+
+def broken(checks: dict[str, Check]) -> dict[str, Severity]:
+    """What does not hold, and how hard it is."""
+    return {name: check.severity for name, check in checks.items() if check.holds is False}
+
+
+def logged(**series: list[Any]) -> Change:
+    """The first steps' logged figures in place of the planted ones."""
+
+    def change(facts: Facts) -> Facts:
+        kept = [fact for fact in facts if fact["fact"] != "logged"]
+        steps = [
+            {
+                "fact": "logged",
+                "at": 5.0,
+                "step": n + 1,
+                "loss": 1.0,
+                **{name: values[n] for name, values in series.items()},
+            }
+            for n in range(len(next(iter(series.values()))))
+        ]
+        at = next(n for n, fact in enumerate(kept) if fact["fact"] == "training_ends")
+        return [*kept[:at], *steps, *kept[at:]]
+
+    return change
+
+
+def test_a_sound_training_shows_the_whole_core(sound: TrainEvidence, tmp_path: Path) -> None:
+    """All core checks are measured and hold by what the stand-in shows."""
+    checks = judged(sound, tmp_path)
+    assert broken(checks) == {}
+    assert {name for name, check in checks.items() if check.holds} >= CORE
+
+
+@pytest.mark.parametrize(
+    ("rates", "norms", "hardness"),
+    [
+        ([2e-4, 1e-4, 5e-5, 0.0], [1.0, 0.8, 0.7, 0.6], None),  # linear, logged after the step
+        ([0.0, 2e-4, 1e-4, 5e-5], ["inf", 0.8, 0.7, 0.6], None),  # warm-up, and fp16 looking for its scale
+        ([2e-4] * 4, [1.0, "nan", 0.7, 0.6], None),
+        ([2e-4, 0.0, 0.0, 0.0], [1.0, 0.8, 0.7, 0.6], Severity.FAIL),
+        ([0.0, 2e-4, 0.0, 0.0, 0.0, 0.0], [1.0] * 6, Severity.WARN),
+        ([2e-4] * 4, [0.0] * 4, Severity.FAIL),
+        ([2e-4] * 4, [1.0, "nan", "nan", "nan"], Severity.WARN),
+        ([2e-4, 0.0], [1.0, 0.5], None),  # two steps say nothing
+    ],
+)
+def test_steps_that_teach_nothing_are_found(
+    sound: TrainEvidence, tmp_path: Path, rates: list[float], norms: list[object], hardness: Severity | None
+) -> None:
+    """A rate or gradient of zero from the second step on fails, for most steps it warns, and once it is no finding."""
+    found = broken(judged(sound, tmp_path, logged(learning_rate=rates, grad_norm=norms)))
+    assert found == ({} if hardness is None else {"updates_seen": hardness})
+
+
+def test_a_hook_that_failed_makes_unmeasured_what_it_would_have_seen(sound: TrainEvidence, tmp_path: Path) -> None:
+    """No training was seen, but the hook had taken itself off: that is no proof that there was none."""
+    blind = {"fact": "blind", "at": 1.0, "where": "Trainer.train", "error": "AttributeError: state"}
+    checks = judged(sound, tmp_path, lambda facts: [*facts[:3], blind])
+    assert checks["training_seen"].holds is None
+    assert "AttributeError" in checks["training_seen"].message
+    assert broken(checks) == {}
+
+
+def test_an_engine_that_no_hook_sees_into_is_named(sound: TrainEvidence, tmp_path: Path) -> None:
+    """A process that loaded another engine may have worked there; the reason says so."""
+    other = {"fact": "hooked", "at": 1.0, "module": "mlx_lm"}
+    check = judged(sound, tmp_path, lambda facts: [*facts[:3], other])["training_seen"]
+    assert check.holds is None
+    assert "mlx_lm" in check.message
+
+
+def test_a_hidden_retry_is_a_finding(sound: TrainEvidence, tmp_path: Path) -> None:
+    """A training that raised before the one that ended well is told of; one that ended well is not."""
+
+    def twice(**end: object) -> Change:
+        def change(facts: Facts) -> Facts:
+            first = [fact | (end if fact["fact"] == "training_ends" else {}) for fact in facts]
+            at = next(n for n, fact in enumerate(facts) if fact["fact"] == "training_begins")
+            return [*first, *facts[at:]]
+
+        return change
+
+    assert broken(judged(sound, tmp_path / "a", twice(raised="RuntimeError", steps=3))) == {
+        "training_seen": Severity.WARN
+    }
+    assert broken(judged(sound, tmp_path / "b", twice())) == {}
+
+
+def test_the_first_rank_speaks_for_all(sound: TrainEvidence, tmp_path: Path) -> None:
+    """With two ranks only the first logs and saves; the effective batch is that of both."""
+    begins = each("training_begins", world_size=2, batch_size=2, accumulation=1)
+    facts = begins(facts_of(sound))
+    other = without("logged", "model_saved")(facts)
+    settings = sound.settings.model_copy(update={"num_processes": 2, "gradient_accumulation_steps": 1})
+    seen = replace(sound, settings=settings, witness=witness_of(tmp_path / "seen", facts, other))
+    checks = {check.id: check for check in judge_training(seen)[1] if check.id in OURS}
+    assert broken(checks) == {}
+    assert checks["batch_seen"].holds
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps"), [(36, 9), (39, 9), (40, 10), (37, 10)], ids=["held_out", "last_batch_dropped", "all", "uneven"]
+)
+def test_rows_that_were_held_out_or_dropped_are_no_finding(
+    sound: TrainEvidence, tmp_path: Path, rows: int, steps: int
+) -> None:
+    """The steps due are those of the rows that the Trainer got."""
+    begins = each("training_begins", rows=rows, steps_due=steps, row_hashes=None)
+    ends = each("training_ends", steps=steps, due=steps, optimizer_steps=steps)
+    saves = each("model_saved", step=steps)
+    assert broken(judged(sound, tmp_path, begins, ends, saves)) == {}
+
+
+def test_half_of_the_rows_are_missed(sound: TrainEvidence, tmp_path: Path) -> None:
+    """Where the Trainer got half of the file's rows or fewer it is said, whatever the steps."""
+    begins = each("training_begins", rows=20, steps_due=5, row_hashes=None)
+    ends = each("training_ends", steps=5, due=5, optimizer_steps=5)
+    found = broken(judged(sound, tmp_path, begins, ends, each("model_saved", step=5)))
+    assert found == {"rows_seen": Severity.WARN}
+
+
+def test_the_best_checkpoint_loaded_at_the_end_is_sound(sound: TrainEvidence, tmp_path: Path) -> None:
+    """The file is that of step 5, and it was saved again after the training's end."""
+
+    def change(facts: Facts) -> Facts:
+        saves = [fact for fact in facts if fact["fact"] == "model_saved"]
+        at = next(n for n, fact in enumerate(facts) if fact["fact"] == "training_ends")
+        best = saves[0] | {"step": 5, "in_training": True}
+        last = best | {"step": 10, "sha256": "0" * 64}
+        return [*facts[:at], best, last, facts[at], saves[-1]]
+
+    assert broken(judged(sound, tmp_path, change)) == {}
+
+
+def test_layers_without_a_compute_type_yet_are_no_finding(sound: TrainEvidence, tmp_path: Path) -> None:
+    """What is not known of the quantisation contradicts nothing."""
+    quantised = [{"class": "Linear4bit", "quant_type": "nf4", "compute_dtype": None, "layers": 28}]
+    checks = judged(sound, tmp_path, each("training_begins", quantised=quantised))
+    assert broken(checks) == {}
+
+
+def test_another_4bit_format_is_not_called_wrong(sound: TrainEvidence, tmp_path: Path) -> None:
+    """A quantised class that is not known is unmeasured, which is not green, but no contradiction."""
+    quantised = [{"class": "HQQLinear", "layers": 28}]
+    check = judged(sound, tmp_path, each("training_begins", quantised=quantised))["quantised_as_asked"]
+    assert (check.holds, check.severity) == (None, Severity.FAIL)
+
+
+def _rows(evidence: TrainEvidence) -> list[dict[str, str]]:
+    assert evidence.train_file is not None
+    return [json.loads(line) for line in evidence.train_file.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{input}{output}",
+        "<s>[INST] {input} [/INST] {output} </s>",
+        "Below is an instruction that describes a task.\n\n### Instruction:\n{input}\n\n### Response:\n{output}",
+        "{output}\n\n質問は次のとおりです。{input}",
+    ],
+)
+def test_rows_behind_any_template_are_the_files(sound: TrainEvidence, tmp_path: Path, template: str) -> None:
+    """What a template puts around a row's fields makes no other file of it."""
+    seen = [fingerprints(template.format(**row)) for row in _rows(sound)[:32]]
+    assert broken(judged(sound, tmp_path, each("training_begins", row_fingerprints=seen))) == {}
+
+
+def test_rows_shortened_to_the_asked_length_are_no_finding(sound: TrainEvidence, tmp_path: Path) -> None:
+    """Prompts cut from the left, as wide as was asked for, are the program's way to keep the answers."""
+    seen = [fingerprints((row["input"] + row["output"])[-90:]) for row in _rows(sound)[:32]]
+    settings = sound.settings.model_copy(update={"max_seq_length": 100})
+    narrow = each("batch", shape=[2, 98])
+    evidence = replace(sound, settings=settings)
+    assert broken(judged(evidence, tmp_path, narrow, each("training_begins", row_fingerprints=seen))) == {}
+
+
+def test_rows_of_another_text_are_found(sound: TrainEvidence, tmp_path: Path) -> None:
+    """A file of the same size with other questions is not the one that was given."""
+    seen = [
+        fingerprints(row["input"].replace("期間", "当事者の責任の及ぶ範囲") + row["output"]) for row in _rows(sound)
+    ]
+    found = broken(judged(sound, tmp_path, each("training_begins", row_fingerprints=seen[:32])))
+    assert found["rows_seen"] is Severity.WARN
+
+
+def test_a_loop_that_passes_no_labels_is_not_green(sound: TrainEvidence, tmp_path: Path) -> None:
+    """Where the loss is computed outside of the model nobody saw the labels: unmeasured, and not passed."""
+    check = judged(sound, tmp_path, each("batch", supervised=None))["tokens_supervised"]
+    assert (check.holds, check.severity) == (None, Severity.FAIL)
+
+
+def test_rows_that_the_file_repeats_may_be_repeated(sound: TrainEvidence, tmp_path: Path) -> None:
+    """What the file has twice is trained on twice."""
+    assert sound.train_file is not None
+    lines = sound.train_file.read_text(encoding="utf-8").splitlines()
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text("\n".join(lines[:20] * 2), encoding="utf-8")
+    hashes = [f"{n % 20:08x}" for n in range(40)]
+    changed = each("training_begins", row_hashes=hashes)
+    assert broken(judged(replace(sound, train_file=twice), tmp_path / "a", changed)) == {}
+    assert broken(judged(sound, tmp_path / "b", changed)) == {"rows_seen": Severity.WARN}
