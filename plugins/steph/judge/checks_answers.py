@@ -246,7 +246,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         _active_check(seen, rows),
         _scaling_check(seen),
         _questions_check(seen, rows),
-        _bare_check(seen),
+        _bare_check(seen, rows),
         _frame_check(seen),
         _responses_check(seen, rows),
         _greedy_check(seen),
@@ -376,12 +376,12 @@ def _questions_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     )
 
 
-def _bare_check(seen: _Seen) -> Check:
+def _bare_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     """Without retrieval there is nothing in a prompt that the others have not too, but its question."""
     if seen.evidence.settings.use_rag:
         return PROMPTS_BARE.check(None, "RAG ありの評価。")
     prompts = [answer.prompt for answer in seen.counting if answer.prompt]
-    beside = text_beside(prompts, seen.evidence.dataset)
+    beside = text_beside(prompts, rows, seen.evidence.dataset)
     if beside is None:
         return PROMPTS_BARE.check(None, "プロンプトの文を比べられない。")
     message = f"比べた {len(prompts)} 件のプロンプトのうち {beside.prompts} 件に、問題のほかの文がある"
