@@ -92,11 +92,11 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     items = [item for item in session.items if item.get_closest_marker("steph_stage")]
     if not items:
         return
-    options, profile = _asked(config)
-    if config.option.collectonly or config.option.setuponly or config.option.setupplan:
-        return
     if hasattr(config, "workerinput"):
         config.stash[REFUSED] = "the stages share one GPU and one record: run them without -n"
+        return
+    options, profile = _asked(config)
+    if config.option.collectonly or config.option.setuponly or config.option.setupplan:
         return
     if profile.machine.device == "gpu" and not _has_gpu():
         others = [item for item in session.items if item not in items]
