@@ -17,11 +17,11 @@ from steph.judge.adapter_words import says_not_applied
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PAIR = re.compile(r"'([A-Za-z_][\w/.-]{0,60})':\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
-_RAISED_THERE = re.compile(r"\.generate\(|, in (?:generate|_?generate_\w+|forward|_sample|invoke|ask|answer)\b")
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _REINITIALISED = re.compile(rf"Some weights of \w+(?:{'|'.join(_GENERATING)}) were not initialized from")
 _LOAD_REPORT = re.compile(r"(\w+) LOAD REPORT from:")
 _MADE_UP = re.compile(r"\|\s*(?:MISSING|MISMATCH)\s*\|")
+_RAISED_THERE = re.compile(r"\.generate\(|, in (?:generate|_?generate_\w+|forward|_sample|invoke|ask|answer)\b")
 _LINE_CHARS = 2000
 
 
@@ -150,25 +150,25 @@ class EvalLines:
     key_lines: tuple[str, ...] = ()
 
 
-_BEFORE = r"(?:^|[\s\]:|>│┃])"  # a logger's prefix or a table's border may stand before a label
-_AFTER = r"\s*[|│┃]?\s*$"
+_LABEL_BEFORE = r"(?:^|[\s\]:|>│┃])"  # a logger's prefix or a table's border may stand before a label
+_LABEL_AFTER = r"\s*[|│┃]?\s*$"
 _SETUP = {
     KeyLine.INITIALIZING: re.compile(r"Initializing RAG pipeline\.\.\."),
-    KeyLine.RAG_MODE: re.compile(rf"{_BEFORE}RAG Mode:\s*(.*)$"),
-    KeyLine.LLM_MODEL: re.compile(rf"{_BEFORE}LLM Model:\s*(.*)$"),
-    KeyLine.BACKEND: re.compile(rf"{_BEFORE}Backend:\s*(.*)$"),
-    KeyLine.HF_MODEL: re.compile(rf"{_BEFORE}HF Model:\s*(.*)$"),
-    KeyLine.LORA_PATH: re.compile(rf"{_BEFORE}LoRA Path:\s*(.*)$"),
-    KeyLine.COT: re.compile(rf"{_BEFORE}Chain-of-Thought:\s*(.*)$"),
+    KeyLine.RAG_MODE: re.compile(rf"{_LABEL_BEFORE}RAG Mode:\s*(.*)$"),
+    KeyLine.LLM_MODEL: re.compile(rf"{_LABEL_BEFORE}LLM Model:\s*(.*)$"),
+    KeyLine.BACKEND: re.compile(rf"{_LABEL_BEFORE}Backend:\s*(.*)$"),
+    KeyLine.HF_MODEL: re.compile(rf"{_LABEL_BEFORE}HF Model:\s*(.*)$"),
+    KeyLine.LORA_PATH: re.compile(rf"{_LABEL_BEFORE}LoRA Path:\s*(.*)$"),
+    KeyLine.COT: re.compile(rf"{_LABEL_BEFORE}Chain-of-Thought:\s*(.*)$"),
 }
 _RESULT = {
-    KeyLine.RESULTS: re.compile(rf"EVALUATION RESULTS{_AFTER}"),
-    KeyLine.TOTAL: re.compile(rf"{_BEFORE}Total Samples:\s*(-?\d{{1,18}}){_AFTER}"),
-    KeyLine.CORRECT: re.compile(rf"{_BEFORE}Correct:\s*(-?\d{{1,18}}){_AFTER}"),
-    KeyLine.INCORRECT: re.compile(rf"{_BEFORE}Incorrect:\s*(-?\d{{1,18}}){_AFTER}"),
-    KeyLine.ACCURACY: re.compile(rf"{_BEFORE}Accuracy:\s*(\S{{1,40}}?)\s*(%?)(?:\s|$)"),
-    KeyLine.TIMEOUT_ERRORS: re.compile(rf"{_BEFORE}Timeout Errors:\s*(\d{{1,18}}){_AFTER}"),
-    KeyLine.OTHER_ERRORS: re.compile(rf"{_BEFORE}Other Errors:\s*(\d{{1,18}}){_AFTER}"),
+    KeyLine.RESULTS: re.compile(rf"EVALUATION RESULTS{_LABEL_AFTER}"),
+    KeyLine.TOTAL: re.compile(rf"{_LABEL_BEFORE}Total Samples:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.CORRECT: re.compile(rf"{_LABEL_BEFORE}Correct:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.INCORRECT: re.compile(rf"{_LABEL_BEFORE}Incorrect:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.ACCURACY: re.compile(rf"{_LABEL_BEFORE}Accuracy:\s*(\S{{1,40}}?)\s*(%?)(?:\s|$)"),
+    KeyLine.TIMEOUT_ERRORS: re.compile(rf"{_LABEL_BEFORE}Timeout Errors:\s*(\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.OTHER_ERRORS: re.compile(rf"{_LABEL_BEFORE}Other Errors:\s*(\d{{1,18}}){_LABEL_AFTER}"),
     KeyLine.SAVED_TO: re.compile(r"Detailed results saved to:\s*(.+)$"),
 }
 _INVOCATION_ERROR = re.compile(r"Error during LLM invocation:?\s*(.*)$")
