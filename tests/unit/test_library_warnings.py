@@ -33,6 +33,7 @@ WARNINGS = (
     "UserWarning: 12 parameters are on the meta device after loading",
     "WARNING: CUDA not available, falling back to CPU",
     "GPU not found, using CPU",
+    "警告: GPU がないため CPU にフォールバックします",
     "OVERFLOW! Rank 0 Skipping step. Attempted loss scale: 1, reducing to 1\n" * 6,
 )  # fmt: skip
 HARMLESS = (

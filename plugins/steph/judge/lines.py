@@ -21,12 +21,12 @@ _PAIR = re.compile(r"['\"]([A-Za-z_][\w/.-]{0,60})['\"]:\s*(?:'([^']{0,60})'|\"(
 _BEFORE_DICT = r"(?:[^{}]{0,200}?(?:[\]:)>|\-–—]|\b(?:DEBUG|INFO|NOTICE|WARN|WARNING))\s*|\s*)"
 _DICT = re.compile(rf"^{_BEFORE_DICT}(\{{\s*['\"][A-Za-z_].*\}})\s*(?:\d{{1,3}}%\|.*)?$")
 _WRAPPED = re.compile(r"^(?:(?:np|numpy)\.float\d+|tensor)\(([^()]+)\)?$")
-_RAISED_THERE = re.compile(r"\.generate\(|, in (?:generate|_?generate_\w+|forward|_sample|invoke|ask|answer)\b")
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _REINITIALISED = re.compile(rf"Some weights of \w{{1,200}}(?:{'|'.join(_GENERATING)}) were not initialized from")
 _LOAD_REPORT = re.compile(r"\b(\w{1,200}) LOAD REPORT from:")
 _OF_WEIGHTS = re.compile(r"Some weights of |LOAD REPORT")
 _MADE_UP = re.compile(r"\|\s*(?:MISSING|MISMATCH)\s*\|")
+_RAISED_THERE = re.compile(r"\.generate\(|, in (?:generate|_?generate_\w+|forward|_sample|invoke|ask|answer)\b")
 _LINE_CHARS = 2000
 
 
@@ -157,25 +157,25 @@ class EvalLines:
     key_lines: tuple[str, ...] = ()
 
 
-_BEFORE = r"(?:^|[\s\]:|>│┃])"  # a logger's prefix or a table's border may stand before a label
-_AFTER = r"\s*[|│┃]?\s*$"
+_LABEL_BEFORE = r"(?:^|[\s\]:|>│┃])"  # a logger's prefix or a table's border may stand before a label
+_LABEL_AFTER = r"\s*[|│┃]?\s*$"
 _SETUP = {
     KeyLine.INITIALIZING: re.compile(r"Initializing RAG pipeline\.\.\."),
-    KeyLine.RAG_MODE: re.compile(rf"{_BEFORE}RAG Mode:\s*(.*)$"),
-    KeyLine.LLM_MODEL: re.compile(rf"{_BEFORE}LLM Model:\s*(.*)$"),
-    KeyLine.BACKEND: re.compile(rf"{_BEFORE}Backend:\s*(.*)$"),
-    KeyLine.HF_MODEL: re.compile(rf"{_BEFORE}HF Model:\s*(.*)$"),
-    KeyLine.LORA_PATH: re.compile(rf"{_BEFORE}LoRA Path:\s*(.*)$"),
-    KeyLine.COT: re.compile(rf"{_BEFORE}Chain-of-Thought:\s*(.*)$"),
+    KeyLine.RAG_MODE: re.compile(rf"{_LABEL_BEFORE}RAG Mode:\s*(.*)$"),
+    KeyLine.LLM_MODEL: re.compile(rf"{_LABEL_BEFORE}LLM Model:\s*(.*)$"),
+    KeyLine.BACKEND: re.compile(rf"{_LABEL_BEFORE}Backend:\s*(.*)$"),
+    KeyLine.HF_MODEL: re.compile(rf"{_LABEL_BEFORE}HF Model:\s*(.*)$"),
+    KeyLine.LORA_PATH: re.compile(rf"{_LABEL_BEFORE}LoRA Path:\s*(.*)$"),
+    KeyLine.COT: re.compile(rf"{_LABEL_BEFORE}Chain-of-Thought:\s*(.*)$"),
 }
 _RESULT = {
-    KeyLine.RESULTS: re.compile(rf"EVALUATION RESULTS{_AFTER}"),
-    KeyLine.TOTAL: re.compile(rf"{_BEFORE}Total Samples:\s*(-?\d{{1,18}}){_AFTER}"),
-    KeyLine.CORRECT: re.compile(rf"{_BEFORE}Correct:\s*(-?\d{{1,18}}){_AFTER}"),
-    KeyLine.INCORRECT: re.compile(rf"{_BEFORE}Incorrect:\s*(-?\d{{1,18}}){_AFTER}"),
-    KeyLine.ACCURACY: re.compile(rf"{_BEFORE}Accuracy:\s*(\S{{1,40}}?)\s*(%?)(?:\s|$)"),
-    KeyLine.TIMEOUT_ERRORS: re.compile(rf"{_BEFORE}Timeout Errors:\s*(\d{{1,18}}){_AFTER}"),
-    KeyLine.OTHER_ERRORS: re.compile(rf"{_BEFORE}Other Errors:\s*(\d{{1,18}}){_AFTER}"),
+    KeyLine.RESULTS: re.compile(rf"EVALUATION RESULTS{_LABEL_AFTER}"),
+    KeyLine.TOTAL: re.compile(rf"{_LABEL_BEFORE}Total Samples:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.CORRECT: re.compile(rf"{_LABEL_BEFORE}Correct:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.INCORRECT: re.compile(rf"{_LABEL_BEFORE}Incorrect:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.ACCURACY: re.compile(rf"{_LABEL_BEFORE}Accuracy:\s*(\S{{1,40}}?)\s*(%?)(?:\s|$)"),
+    KeyLine.TIMEOUT_ERRORS: re.compile(rf"{_LABEL_BEFORE}Timeout Errors:\s*(\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.OTHER_ERRORS: re.compile(rf"{_LABEL_BEFORE}Other Errors:\s*(\d{{1,18}}){_LABEL_AFTER}"),
     KeyLine.SAVED_TO: re.compile(r"Detailed results saved to:\s*(.+)$"),
 }
 # in each line that a pattern above finds
