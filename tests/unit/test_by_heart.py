@@ -70,11 +70,11 @@ def test_choices_are_written_as_the_example_has_them(choices: object, second: st
     """Lines with other labels, a list with or without them, a table."""
     (secret, *_) = draw(1)
     written = questions_like(SAMPLES[0] | {"選択肢": choices}, [secret])[0]["選択肢"]
-    parts = (
-        written.splitlines()
-        if isinstance(written, str)
-        else list(written.values() if isinstance(written, dict) else written)
-    )
+    if isinstance(written, str):
+        parts: list[object] = [*written.splitlines()]
+    else:
+        assert isinstance(written, dict | list)
+        parts = [*written.values()] if isinstance(written, dict) else written
     assert parts[1] == second.format(secret.choices[1])
 
 

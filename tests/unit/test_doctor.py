@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fake_nvml import FakeNvml, Gpu, Running
-from process_tree import becomes_true
+from process_tree import wait_until
 from steph.doctor import examination, reading
 from steph.doctor.catalog import CATALOG
 from steph.doctor.command import Manner, as_text, conclusion, doctor_status, exit_status
@@ -286,7 +286,7 @@ def test_an_interpreter_that_hangs_fails_after_a_deadline_and_leaves_nothing(
     assert doctor_status(words, Manner.PLAIN, said.append) == 1
     assert any(line.startswith(f"doctor: waiting for {tmp_path / 'python'}") and "at most" in line for line in said)
     assert any(line.startswith("fail  python") and "no answer" in line for line in said)
-    assert becomes_true(lambda: _is_gone(tmp_path), 10)
+    wait_until(lambda: _is_gone(tmp_path))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
@@ -305,7 +305,7 @@ def test_a_doctor_that_is_ended_leaves_no_process(tmp_path: Path, number: signal
         stdout=subprocess.DEVNULL,
         preexec_fn=unignore_signals,
     )
-    assert becomes_true(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text() != "", 30)
+    wait_until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text() != "")
     process.send_signal(number)
     assert process.wait(20) != 0
-    assert becomes_true(lambda: _is_gone(tmp_path), 10)
+    wait_until(lambda: _is_gone(tmp_path))
