@@ -69,12 +69,12 @@ def test_the_questions_have_the_form_of_the_data_sets_own() -> None:
 def test_choices_are_written_as_the_example_has_them(choices: object, second: str) -> None:
     """Lines with other labels, a list with or without them, a table."""
     (secret, *_) = draw(1)
-    written = questions_like(SAMPLES[0] | {"選択肢": choices}, [secret])[0]["選択肢"]
-    if isinstance(written, str):
-        parts: list[object] = [*written.splitlines()]
-    else:
-        assert isinstance(written, dict | list)
-        parts = [*written.values()] if isinstance(written, dict) else written
+    parts = questions_like(SAMPLES[0] | {"選択肢": choices}, [secret])[0]["選択肢"]
+    if isinstance(parts, dict):
+        parts = [*parts.values()]
+    if isinstance(parts, str):
+        parts = parts.splitlines()
+    assert isinstance(parts, list)
     assert parts[1] == second.format(secret.choices[1])
 
 

@@ -19,6 +19,7 @@ from steph import judge
 from steph.fingerprint import fingerprints, text_hash
 from steph.judge.catalog import CATALOG
 from steph.judge.catalog import markdown as checks_markdown
+from steph.judge.checks_heart import HEART
 from steph.judge.checks_model import MODEL
 from steph.judge.checks_process import MACHINE, RANKS
 from steph.judge.kinds import CheckKind
@@ -71,10 +72,11 @@ def test_every_check_is_broken_by_a_planted_defect() -> None:
     """No check of the table goes without a defect that proves it can fail.
 
     Other tests prove the rest: ranks need several processes (test_ranks.py), the machine a card
-    (test_checks_process.py), the model a Hub (test_checks_model.py), the CoT rows no run at all (test_extended.py).
+    (test_checks_process.py), the model a Hub (test_checks_model.py), the CoT rows no run at all (test_extended.py),
+    answers learnt by heart and the single step runs of their own (test_by_heart.py).
     """
     proven = {name for variant in DEFECTS for name in variant.caught | variant.unmeasured}
-    assert set(CATALOG) - proven == {"cot_rows_sound", *(kind.id for kind in (*RANKS, *MACHINE, *MODEL))}
+    assert set(CATALOG) - proven == {"cot_rows_sound", *(kind.id for kind in (*HEART, *RANKS, *MACHINE, *MODEL))}
 
 
 def test_the_table_has_every_row_that_stands_beside_a_check() -> None:

@@ -51,10 +51,10 @@ else:  # as a script, in an interpreter that need not know the suite
     )
 
 MARKER = "twin.json"
-FORMAT = 2  # counted up when the same request would give another twin
+FORMAT = 3  # counted up when the same request would give another twin
 SHARD_BYTES = 2 << 30
 WRITERS = 2
-STANDARD_DEVIATION = 0.02  # initializer_range of the published configurations
+STANDARD_DEVIATION = 0.02  # where the configuration has no initializer_range of its own
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,19 @@ def build(request: Request, folder: Path, device_name: str) -> tuple[int, str]:
     generation = {**ids, "eos_token_id": [tokens[END], tokens[END_OF_TEXT]], "_from_model_config": False}
     write_json(folder / "generation_config.json", generation)
     check_disk(folder, shapes, dtype.itemsize)
-    write_weights(folder, shapes, dtype, device, request.seed)
+    deviation = float(request.config.get("initializer_range") or STANDARD_DEVIATION)
+    write_weights(folder, shapes, dtype, device, request.seed, deviation)
     return sum(prod(shape) for shape in shapes.values()), str(device)
 
 
-def write_weights(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: Any, device: Any, seed: int) -> None:  # noqa: ANN401 - torch is imported late
+def write_weights(
+    folder: Path,
+    shapes: dict[str, tuple[int, ...]],
+    dtype: Any,  # noqa: ANN401 - torch is imported late
+    device: Any,  # noqa: ANN401
+    seed: int,
+    deviation: float = STANDARD_DEVIATION,
+) -> None:
     """Draw each tensor on the device and write shards beside the drawing, a few in memory at a time."""
     import torch
     from safetensors.torch import save_file
@@ -199,7 +207,7 @@ def write_weights(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: Any, 
         for file, names_in_shard in zip(names, shards, strict=True):
             if len(pending) == WRITERS:
                 pending.popleft().result()
-            tensors = {name: draw(name, shapes[name], dtype, device, generator) for name in names_in_shard}
+            tensors = {name: draw(name, shapes[name], dtype, device, generator, deviation) for name in names_in_shard}
             pending.append(writers.submit(save_file, tensors, folder / file, {"format": "pt"}))
         for future in pending:
             future.result()
@@ -210,7 +218,14 @@ def write_weights(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: Any, 
         write_json(folder / "model.safetensors.index.json", index)
 
 
-def draw(name: str, shape: tuple[int, ...], dtype: Any, device: Any, generator: Any) -> Any:  # noqa: ANN401 - as above
+def draw(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: Any,  # noqa: ANN401 - as above
+    device: Any,  # noqa: ANN401
+    generator: Any,  # noqa: ANN401
+    deviation: float = STANDARD_DEVIATION,
+) -> Any:  # noqa: ANN401
     """One tensor as a new model has it: norms at one, biases at zero, all else normal; on the CPU."""
     import torch
 
@@ -219,7 +234,7 @@ def draw(name: str, shape: tuple[int, ...], dtype: Any, device: Any, generator: 
     if name.endswith(".bias"):
         return torch.zeros(shape, dtype=dtype)
     weights = torch.empty(shape, dtype=dtype, device=device)
-    return weights.normal_(0.0, STANDARD_DEVIATION, generator=generator).cpu()
+    return weights.normal_(0.0, deviation, generator=generator).cpu()
 
 
 def split(shapes: dict[str, tuple[int, ...]], item_bytes: int) -> Iterator[list[str]]:

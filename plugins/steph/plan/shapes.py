@@ -12,6 +12,8 @@ from typing import Any
 
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
 
+SURE_LOGIT = 12.8  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
@@ -146,6 +148,8 @@ def config_of(shape: ModelShape, name: str = "") -> dict[str, Any]:
         "vocab_size": shape.vocab_size,
         "tie_word_embeddings": shape.tie_word_embeddings,
         "max_position_embeddings": shape.max_position_embeddings,
+        # logits of a narrow model with weights as small as the published ones' can't be certain of any token
+        "initializer_range": max(0.02, SURE_LOGIT / shape.hidden_size),
     }
 
 
