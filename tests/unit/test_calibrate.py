@@ -97,7 +97,7 @@ def test_whatever_it_ends_in_is_recorded_and_no_verdict_changes(tmp_path: Path, 
     assert extra.diagnosis is not None
     assert extra.diagnosis.cause is ending.cause
     row = next(line for line in bench.report().splitlines() if extra.label in line)
-    assert ("OOM" if ending.cause is Cause.CUDA_OOM else wording.CAUSES[ending.cause]) in row
+    assert wording.outcome_words(extra) in row
 
 
 def test_a_red_stage_is_not_calibrated(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_kill_9_of_pytest_while_calibrating_keeps_the_verdict(tmp_path: Path) ->
     bench = _bench(tmp_path, "time.sleep(60)")
     process = bench.start(H1, H2, options=CALIBRATE)
     deadline = time.monotonic() + 40
-    while time.monotonic() < deadline and not list(bench.reports.glob("runs/*/H-2-2")):
+    while time.monotonic() < deadline and not list(bench.reports.glob("runs/*/H-2-2/stdout.times")):
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
