@@ -14,12 +14,12 @@ accept: setup
 	@bash tools/accept.sh $(ARGS)
 
 test: setup
-	.venv/bin/python -m pytest -m "not gpu" -ra -n 2 --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -m "not gpu" -ra -n 2 --dist loadfile --timeout 600 $(ARGS)
 
 # the same tests half as fast, and which branches of plugins/steph none of them takes; fails under 95 %
 coverage: setup
 	rm -f .coverage .coverage.*
-	.venv/bin/coverage run -m pytest -m "not gpu" -ra -n 2 --dist loadfile $(ARGS)
+	.venv/bin/coverage run -m pytest -m "not gpu" -ra -n 2 --dist loadfile --timeout 600 $(ARGS)
 	.venv/bin/coverage combine --quiet
 	rm -f .coverage.*  # of processes that were killed while they wrote them
 	.venv/bin/coverage report

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from steph.child.capture import Capture
-from steph.judge import text as answers
+from steph.judge import reading
 from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.lines import (
     adapter_trouble_in,
@@ -27,6 +27,7 @@ from steph.judge.lines import (
     split_lines,
     tracebacks_in,
 )
+from steph.judge.text import looping
 from steph.redact import StreamRedactor, redact_bytes
 from steph.run.progress import is_dict_line, last_bar
 
@@ -71,11 +72,11 @@ def _read_lines(text: str) -> None:
 def _read_answers(text: str) -> None:
     for at in range(0, len(text), RESPONSE_CHARS):
         answer = text[at : at + RESPONSE_CHARS]
-        answers.looping(answer)
-        answers.is_exception_text(answer)
-        answers.reasoning_of(answer)
+        looping(answer)
+        reading.is_exception_text(answer)
+        reading.reasoning_of(answer)
         for cot in (False, True):
-            answers.strict_letter(answer, cot=cot)
+            reading.strict_letter(answer, cot=cot)
 
 
 def _read_failure(text: str) -> None:

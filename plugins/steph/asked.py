@@ -16,6 +16,7 @@ from steph import installed
 from steph.plan import options as rows
 from steph.plan.options import OPTIONS, REPLACED, Option, OptionError, Options, parse_size
 
+_SHOWN_CHARS = 60  # of a value that is too long for any disk
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -88,7 +89,13 @@ def _found(config: pytest.Config, option: Option) -> tuple[str, Path]:
 def _place(config: pytest.Config, option: Option) -> str:
     """An option's value, absolute where it is a path; a name of a profile, a program or a model stays a name."""
     text, near = _found(config, option)
-    path = near / Path(text).expanduser()
+    try:
+        path = near / Path(text).expanduser()
+        path.is_file()  # a name that no disk can hold can't be asked for
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        shown = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+        raise OptionError(f"{option.flag}: {shown!a}: {reason}") from error
     if not text or not option.is_path(text, path):
         return text
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,15 +84,16 @@ def list_records(reports: Reports = Path("reports")) -> None:
     """List the records, newest first, with what each takes on the disk."""
     from steph.run.journal import JournalError, read_record, record_folders
     from steph.run.retention import folder_bytes
-    from steph.tell.listing import as_text, rows
+    from steph.tell.listing import as_text, damaged_rows, rows
 
-    found = []
+    found, damaged = [], []
     for folder in record_folders(reports / "runs"):
         try:
             found.append((read_record(folder), folder_bytes(folder)))
         except JournalError as error:
             typer.echo(f"steph: {error}", err=True)
-    typer.echo(as_text(rows(found)), nl=False)
+            damaged.append((folder.name, folder_bytes(folder)))
+    typer.echo(as_text((*rows(found), *damaged_rows(damaged))), nl=False)
 
 
 @app.command()
@@ -249,7 +251,7 @@ def find_record(runs: Path, run: str | None) -> Path:
 
     if run is not None:
         for folder in (Path(run), runs / run):
-            if (folder / "events.jsonl").is_file():
+            if folder.is_dir() and (folder in record_folders(folder.parent) or (folder / "events.jsonl").is_file()):
                 return folder
         raise JournalError(f"{run}: no record of this name under {runs}")
     folders = record_folders(runs)
@@ -265,7 +267,14 @@ def _failed(message: str) -> typer.Exit:
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    from steph.encoding import speak
+
+    speak(sys.stdout, sys.stderr)
+    try:
+        app()
+    except OSError as error:  # a name too long for any disk, a folder that may not be read
+        typer.echo(f"steph: {error.filename or ''}: {error.strerror}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -112,8 +112,12 @@ def _allowed(schema: Mapping[str, Any]) -> str:
 
 def _bounds(schema: Mapping[str, Any]) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    bounds = [f"{sign} {_number(schema[key])}" for key, sign in signs.items() if key in schema]
     return f" {', '.join(bounds)}" if bounds else ""
+
+
+def _number(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) and bound < 10**9 else f"{bound:g}"
 
 
 def meaning(way: Way) -> str:

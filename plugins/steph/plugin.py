@@ -18,6 +18,7 @@ import pytest
 
 from steph import installed
 from steph.asked import add_options, resolve_options, session_command
+from steph.encoding import speak
 from steph.rootdir import keep_values_out
 
 if TYPE_CHECKING:
@@ -84,16 +85,18 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     Not when the collection ends: that comes also where it failed, and a record that nobody runs hides the last one.
     """
     config = session.config
+    if any(item.get_closest_marker("steph_stage") for item in session.items):
+        speak(sys.stdout, sys.stderr)
     if session.testsfailed and not config.option.continue_on_collection_errors:
         return
     items = [item for item in session.items if item.get_closest_marker("steph_stage")]
     if not items:
         return
-    options, profile = _asked(config)
-    if config.option.collectonly or config.option.setuponly or config.option.setupplan:
-        return
     if hasattr(config, "workerinput"):
         config.stash[REFUSED] = "the stages share one GPU and one record: run them without -n"
+        return
+    options, profile = _asked(config)
+    if config.option.collectonly or config.option.setuponly or config.option.setupplan:
         return
     if profile.machine.device == "gpu" and not _has_gpu():
         others = [item for item in session.items if item not in items]
@@ -111,6 +114,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
     try:
         _open(config, options, profile, tuple(_stage_of(item) for item in items))
+    except OSError as error:
+        raise _refused(error) from error
     except (ProfileError, InputError, JoinError, JournalError, GpuLockError, RootBusyError) as error:
         raise pytest.UsageError(*str(error).splitlines()) from error
 
@@ -120,8 +125,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[N
     """Close the record and make sure that nothing unmeasured ends with exit status 0."""
     stages = session.config.stash.get(SESSION, None)
     if stages is not None:
-        session.exitstatus = stages.finish(int(exitstatus))
-        _append_step_summary(stages)
+        try:
+            session.exitstatus = stages.finish(int(exitstatus))
+            _append_step_summary(stages)
+        except KeyboardInterrupt:  # pytest would end with a traceback and status 1
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+            stages.console.line(
+                f"interrupted at its end; the report can be written later: steph report {stages.journal.folder}"
+            )
     return (yield)
 
 
@@ -130,6 +141,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     stages = config.stash.get(SESSION, None)
     if stages is None:
         return
+    try:
+        _summarize(terminalreporter, stages)
+    except KeyboardInterrupt:
+        terminalreporter.line(f"interrupted; record: {stages.journal.folder}")
+
+
+def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) -> None:
     from steph.judge.verdict import overall
     from steph.run.events import fold
 
@@ -140,10 +158,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for stage, result in sorted(record.results.items()):
         seconds = f"{result.seconds:.1f} s" if result.seconds is not None else ""
         explanation = " ".join(result.explanation.split())[:EXPLANATION_CHARS]
-        terminalreporter.line(f"{stage:{width}}  {result.verdict:14} {seconds:>9}  {explanation}")
+        stale = "(stale) " if result.stale else ""
+        terminalreporter.line(f"{stage:{width}}  {result.verdict:14} {seconds:>9}  {stale}{explanation}")
     if stages.report is not None:
         terminalreporter.line(f"report: {stages.report}")
-    terminalreporter.line(f"record: {stages.journal.folder}")
+    gone = "" if stages.journal.folder.is_dir() else "  (deleted during the run)"
+    terminalreporter.line(f"record: {stages.journal.folder}{gone}")
 
 
 def _append_step_summary(stages: StageSession) -> None:
@@ -176,8 +196,7 @@ class StageRunner:
         try:
             result = self._session.run(self._stage, budget_seconds(self._item))
         except JournalError as error:
-            said = f"{self._stage}: {error}; make room there and run this stage again"
-            raise pytest.fail.Exception(said, pytrace=False) from None
+            raise pytest.fail.Exception(f"{self._stage}: {error}", pytrace=False) from None
         # what the fixture `record_property` does, which is not there under `-p no:junitxml`
         self._item.user_properties.extend(stage_properties(result, self._session.report))
         if not result.verdict.is_green:
@@ -227,8 +246,15 @@ def _asked(config: pytest.Config) -> tuple[Options, Profile]:
     try:
         options = resolve_options(config)
         return options, load_profile(profile_path(options.profile, installed.defaults_folder(config)))
+    except OSError as error:
+        raise _refused(error) from error
     except (OptionError, ProfileError) as error:
         raise pytest.UsageError(*str(error).splitlines()) from error
+
+
+def _refused(error: OSError) -> Exception:
+    """A path that an option names and the system does not take; any other error as it is."""
+    return pytest.UsageError(f"{error.filename}: {error.strerror}") if error.filename else error
 
 
 def _has_gpu() -> bool:

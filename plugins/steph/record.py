@@ -196,6 +196,7 @@ class Attempt(Value):
     peak_own_bytes: int | None = None  # peak_device_bytes less what was used before
     device_peaks: tuple[DevicePeak, ...] = ()  # each card's own, where several were used; the two above are the highest
     memory_returned: bool | None = None
+    limit_seconds: float | None = None  # after which it is ended; None: an older record
     predicted_peak_bytes: int | None = None
     predicted_low_bytes: int | None = None  # the prediction's interval
     predicted_high_bytes: int | None = None

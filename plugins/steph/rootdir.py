@@ -59,10 +59,10 @@ def keep_values_out(config: pytest.Config, parser: pytest.Parser) -> None:
     added = shlex.split(os.environ.get(ADDOPTS_ENV, ""))
     if joined == spread and join_values(added) == added:
         return
-    if not _is_misled(config, parser, [*added, *given]):
+    values = [word for word in [*join_values(added), *joined] if word not in [*added, *spread]]
+    if not _loads_conftest_of(config, values) and not _is_misled(config, parser, [*added, *given]):
         return
     if sys.orig_argv[-len(given) :] != given:
-        values = [word for word in [*join_values(added), *joined] if word not in [*added, *spread]]
         raise pytest.UsageError(
             f"pytest took the folder of an option's value for its own ({config.rootpath}); write {shlex.join(values)}"
         )
@@ -73,6 +73,16 @@ def keep_values_out(config: pytest.Config, parser: pytest.Parser) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1 : -len(given)], *joined])  # noqa: S606 - no shell wanted
+
+
+def _loads_conftest_of(config: pytest.Config, values: Iterable[str]) -> bool:
+    """Whether pytest is about to load a conftest from where one of these values leads.
+
+    So it is where this plugin comes by a conftest, without an entry point: the first may be the clone's, the next one
+    somebody else's. `confcutdir` is set just before pytest looks for them.
+    """
+    here, is_late = config.invocation_params.dir, config.known_args_namespace.confcutdir is not None
+    return is_late and any((here / value.partition("=")[2]).exists() for value in values)
 
 
 def _is_misled(config: pytest.Config, parser: pytest.Parser, words: Sequence[str]) -> bool:

@@ -79,7 +79,7 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=_unignore_signals,
+            preexec_fn=unignore_signals,
         )
 
     def run(self, *stages: AnyStage, options: tuple[str, ...] = ()) -> tuple[int, str]:
@@ -134,7 +134,7 @@ def lengthen_rows(root: Path, tokens: int, *, longer: int = 0) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def _unignore_signals() -> None:
+def unignore_signals() -> None:
     """What `nohup` and a shell's background jobs ignore must reach a pytest that is to be signalled."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -159,7 +159,7 @@ def test_a_json_that_says_nothing_of_its_settings_leaves_them_unmeasured(sound: 
 
 def test_a_data_set_that_is_gone_leaves_its_questions_unmeasured_and_nothing_green(sound: EvalEvidence) -> None:
     """Answers to questions that nobody can look up do not pass."""
-    gone = replace(sound, dataset=sound.root / "gone.json")
+    gone = replace(sound, dataset=sound.root / "gone.json", questions=None)
     assert _unmeasured(gone) >= {"rows_distinct", "questions_of_dataset", "first_rows"}
     assert checks_verdict(judge_evaluation(gone)[1]) is not None
 
@@ -178,8 +178,8 @@ def test_an_attempt_that_left_nothing_is_judged_without_an_exception(tmp_path: P
     outcome, checks, artifacts = judge_evaluation(evidence)
     assert (outcome.total, outcome.accuracy, artifacts) == (None, None, ())
     assert {check.id for check in checks if check.holds} == {
-        "no_traceback", "base_weights_loaded", "library_warnings", "model_names_agree",
-        "no_invocation_error", "adapter_loaded",
+        "no_traceback", "base_weights_loaded", "library_warnings", "model_names_agree", "no_invocation_error",
+        "adapter_loaded", "results_agree",
     }  # fmt: skip
 
 
@@ -280,3 +280,24 @@ def test_a_whole_lora_path_must_lie_in_this_root(sound: EvalEvidence, tmp_path: 
     ):
         shown = sound.stdout.replace(f"LoRA Path: {sound.lora_path}", f"LoRA Path: {root / sound.lora_path}")
         assert broken(replace(sound, stdout=shown)) == broken_checks
+
+
+def test_a_root_with_spaces_and_runs_on_another_disk_is_judged_alike(tmp_path: Path) -> None:
+    """Japanese, brackets and spaces in its path, and a link in the place of its runs, break no check."""
+    root = plant(tmp_path / "根 (1) [x]")
+    (tmp_path / "another disk").mkdir()
+    (root / "runs").symlink_to(tmp_path / "another disk")
+    assert broken(evaluation_evidence(root, Variant("", "H-3", ""))) == set()
+
+
+def test_gold_letters_are_those_from_before_the_evaluation(sound: EvalEvidence) -> None:
+    """A data set that is rewritten meanwhile, and then put back, hides no answer that was changed."""
+    answers = [replace(question, answer="b" if question.answer == "a" else "a") for question in sound.questions or ()]
+    assert broken(replace(sound, questions=tuple(answers))) == {"questions_of_dataset"}
+
+
+def test_without_a_hash_from_before_the_data_set_is_unmeasured(sound: EvalEvidence) -> None:
+    """Nothing is claimed of what nobody saw; the adapter's files likewise."""
+    assert _unmeasured(replace(sound, dataset_sha256=None, adapter_files=None)) >= {
+        "dataset_unchanged", "adapter_left_alone",
+    }  # fmt: skip

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steph.judge.lines import (
     adapter_trouble_in,
+    answer_troubles_in,
     metrics_in,
     missing_weights_in,
     parse_evaluation,
     parse_metrics,
+    raised_while_answering,
     split_lines,
     tracebacks_in,
 )
@@ -61,9 +63,109 @@ def test_the_last_block_of_results_counts() -> None:
     assert (lines.total, lines.accuracy) == (5, 0.4)
 
 
+SETUP = "Initializing RAG pipeline...\nHF Model: m\n  LoRA Path: {lora}\n"
+RESULT = "EVALUATION RESULTS\nTotal Samples: 3\nCorrect: {n}\nAccuracy: {a}%\n"
+
+
+@pytest.mark.parametrize(
+    ("printed", "counted", "lora", "contradictions"),
+    [
+        (
+            SETUP.format(lora=None) + RESULT.format(n=0, a=0) + SETUP.format(lora="x") + RESULT.format(n=1, a=33),
+            1,
+            "x",
+            0,
+        ),
+        (
+            SETUP.format(lora="x") + RESULT.format(n=1, a=33) + SETUP.format(lora=None) + RESULT.format(n=0, a=0),
+            1,
+            "x",
+            0,
+        ),
+        (SETUP.format(lora="x") + RESULT.format(n=1, a=33) + RESULT.format(n=3, a=100), 3, "x", 1),
+        (SETUP.format(lora="x") + RESULT.format(n=1, a=33) + RESULT.format(n=1, a=33), 1, "x", 0),
+        (SETUP.format(lora="x") + "LoRA Path: None\n" + RESULT.format(n=1, a=33), 1, "None", 0),
+        (SETUP.format(lora=None) + "LoRA Path: x\n" + RESULT.format(n=1, a=33), 1, "x", 0),
+        (SETUP.format(lora="x") + RESULT.format(n=1, a=33) + "LoRA Path: None\n", 1, "x", 0),
+    ],
+)
+def test_what_was_printed_last_above_the_counted_results_speaks(
+    printed: str, counted: int, lora: str, contradictions: int
+) -> None:
+    """Of several blocks the one that the file counts; a block with no set-up of its own contradicts it."""
+    lines = parse_evaluation(printed, (3, counted))
+    assert (lines.correct, lines.lora_path, len(lines.contradictions)) == (counted, lora, contradictions)
+
+
+@pytest.mark.parametrize(
+    ("line", "models"),
+    [
+        ("Loaded model: gpt2", ("gpt2",)),
+        ("Loading checkpoint from '/models/gpt2'...", ("/models/gpt2",)),
+        ("INFO: Using model=Qwen/Qwen3-8B", ("Qwen/Qwen3-8B",)),
+        ("使用モデル: gpt2", ("gpt2",)),
+        ("Loading embedding model: e5", ()),
+        ("Loading checkpoint shards: 100%", ()),
+        ("Using model parallelism", ()),
+    ],
+)
+def test_what_a_program_says_it_loaded_is_read(line: str, models: tuple[str, ...]) -> None:
+    """The main model's name or path, not an embedding's, a shard's or a manner."""
+    assert parse_evaluation(line).loaded_models == models
+
+
+@pytest.mark.parametrize(
+    ("line", "count"),
+    [
+        ("Using OpenAI-compatible endpoint http://10.0.0.5:8000/v1 (model x)", 1),
+        ('HTTP Request: POST http://127.0.0.1:11434/api/chat "HTTP/1.1 200 OK"', 1),
+        ("base_url=https://api.openai.com/v1", 1),
+        ("接続先: http://10.0.0.5:8000", 1),
+        ("HTTP Request: HEAD https://huggingface.co/x/resolve/main/config.json", 0),
+        ("TensorBoard at http://localhost:6006", 0),
+        ("wandb: View run at https://wandb.ai/x", 0),
+    ],
+)
+def test_a_server_that_was_asked_is_seen(line: str, count: int) -> None:
+    """An address that answers questions; the Hub's and a dashboard's do not."""
+    assert len(parse_evaluation(line).endpoints) == count
+
+
+@pytest.mark.parametrize(
+    ("line", "is_trouble"),
+    [
+        ("Generation failed for question 2, using default answer a", True),
+        ("ERROR while generating: CUDA error", True),
+        ("2 問目の推論に失敗したため、既定の回答を使います", True),
+        ("Generation errors: 0", False),
+        ("推論の失敗: 0 件", False),
+        ("generation failed once, retrying", False),
+        ("if generation failed, unknown is recorded", False),
+    ],
+)
+def test_a_question_that_could_not_be_asked_is_told(line: str, is_trouble: bool) -> None:
+    """A program's own words for it; none of them, or one that was tried again, is no trouble."""
+    assert bool(answer_troubles_in(line)) is is_trouble
+
+
+def test_tracebacks_out_of_generation_are_told_from_others() -> None:
+    """An upload that failed afterwards says nothing about the answers."""
+    block = "Traceback (most recent call last):\n  File x, line 1, in run\n    {}\nRuntimeError: x\n"
+    text = block.format("out = model.generate(**inputs)") + block.format("upload(path)")
+    assert raised_while_answering(text) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "accuracy"),
-    [("33.33%", 0.3333), ("33.33 %", 0.3333), ("0.5", 0.5), ("66.67", 0.6667), ("100.00%", 1.0), ("0.00%", 0.0)],
+    [
+        ("33.33%", 0.3333),
+        ("33.33 %", 0.3333),
+        ("0.5", 0.5),
+        ("1/4", 0.25),
+        ("66.67", 0.6667),
+        ("100.00%", 1.0),
+        ("0.00%", 0.0),
+    ],
 )
 def test_accuracy_is_read_as_percentage_or_fraction(text: str, accuracy: float) -> None:
     """Both forms give a figure from 0 to 1."""
@@ -75,43 +177,12 @@ def test_the_total_before_the_evaluation_is_not_the_result() -> None:
     assert parse_evaluation("Total samples to evaluate: 3\n").total is None
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "UserWarning: Found missing adapter keys while loading the checkpoint: ['x'].",
-        "WARNING LoRA weights could not be loaded, continuing with the base model",
-        "Failed to load LoRA adapter from runs/x",
-        "ValueError: Can't find 'adapter_config.json' at 'runs/x'",
-        "WARNING: falling back to base model",
-        "adapter_config.json broken, continuing without LoRA",
-        "Skipping the adapter: version mismatch",
-        "no adapter was found in runs/x",
-        "LoRAアダプターの読み込みに失敗しました",
-        "LoRA を読み込めないため、ベースモデルで評価します",
-        "アダプタが見つかりません: runs/x",
-    ],
-)
-def test_a_line_that_says_that_the_adapter_was_not_loaded_is_found(text: str) -> None:
-    """The wordings of PEFT and of hand-written scripts are known."""
-    assert adapter_trouble_in(f"before\n{text}\nafter") == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "  LoRA Path: runs/debug_small_model/direct_norag_small_4bit",
-        "Failed to load CPU gemm_4bit_forward: No module named 'kernels'",
-        "Loading adapter weights from runs/x",
-        "README.md not found",
-        "Using base model: Qwen/Qwen1.5-1.8B-Chat",
-        "Loading base model, then the LoRA adapter",
-        "LoRA アダプターを読み込みました",
-        "Merging the LoRA adapter into the base model",
-    ],
-)
-def test_harmless_lines_say_nothing_about_the_adapter(text: str) -> None:
-    """Neither the adapter's path nor another library's warning is a failure to load it."""
-    assert adapter_trouble_in(text) is None
+def test_the_line_that_says_that_the_adapter_was_not_loaded_is_quoted() -> None:
+    """The first such line of an output, whatever stands around it."""
+    assert (
+        adapter_trouble_in("LoRA Path: x\nLoRA disabled: rank mismatch\nAccuracy: 5%") == "LoRA disabled: rank mismatch"
+    )
+    assert adapter_trouble_in("LoRA Path: x\nAccuracy: 5%") is None
 
 
 def test_tracebacks_are_counted_behind_prefixes_and_bars() -> None:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steph.judge.checks_text import response_checks
 from steph.judge.questions import repeats_question
+from steph.judge.reading import is_exception_text, strict_letter
 from steph.judge.results import Row
-from steph.judge.text import is_exception_text, looping, overlong, strict_letter
+from steph.judge.text import looping, overlong
 from steph.record import Severity
 
 
@@ -205,15 +206,17 @@ def test_one_long_response_to_different_questions_is_told(rows: tuple[Row, ...],
     ("rows", "holds"),
     [
         ((row("b"), row("")), False),
-        ((row("b"), row("", "unknown")), True),
+        ((row("b"), row("", "unknown")), False),
+        ((row("b"), row("None", "unknown"), row("null", "unknown")), False),
+        ((row("b"), row("<|im_end|>", "unknown")), False),
         ((row("", "unknown"), row(" \n", "unknown")), False),
         ((row("b", new_tokens=2),), True),
         ((row("b", new_tokens=0),), False),
-        ((row("", "unknown", new_tokens=0), row("b", new_tokens=1)), True),
+        ((row("", "unknown", new_tokens=0), row("b", new_tokens=1)), False),
     ],
 )
 def test_an_answer_needs_a_response_that_was_generated(rows: tuple[Row, ...], holds: bool) -> None:
-    """No answer without text, no text without tokens, and not all of them empty."""
+    """No answer without text, no text without tokens, and none of them empty; a program's word for nothing is empty."""
     assert verdicts(*rows)["responses_present"] is holds
 
 
@@ -243,7 +246,10 @@ def test_a_model_of_random_weights_may_end_at_once(
         for random_weights in (True, False)
     )
     assert (made_up.severity, made_up.holds) == (severity, holds)
-    assert (real.severity, real.holds) == (Severity.FAIL, holds is True)
+    assert real.holds is False
+    assert real.severity is (
+        Severity.WARN if len(rows) > 1 else Severity.FAIL
+    )  # half of them empty is the most for a warning
 
 
 def test_no_context_of_the_real_data_set_repeats_its_question() -> None:

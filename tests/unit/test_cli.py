@@ -95,7 +95,7 @@ def test_list_names_a_record_that_can_not_be_read(reports: Path) -> None:
     (broken / "events.jsonl").write_text("garbage\n", encoding="ascii")
     shown = steph("list", "--reports", reports)
     assert shown.exit_code == 0
-    assert len(shown.stdout.splitlines()) == 3
+    assert len(shown.stdout.splitlines()) == 4
     assert "20261121-000000" in shown.stderr
 
 

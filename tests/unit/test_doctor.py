@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,16 +14,17 @@ from pathlib import Path
 
 import pytest
 from fake_nvml import FakeNvml, Gpu, Running
+from process_tree import wait_until
 from steph.doctor import examination, reading
 from steph.doctor.catalog import CATALOG
-from steph.doctor.command import as_text, conclusion, exit_status
+from steph.doctor.command import Manner, as_text, conclusion, doctor_status, exit_status
 from steph.doctor.facts import GpuFacts
 from steph.doctor.lines import Level, Line
 from steph.plan.options import Options
 from steph.plan.settings import builtin_profiles, load_profile
 from steph.run import telemetry
 from steph.run.gpulock import gpu_lock
-from suite_runs import CLONE, Bench, clean_environment, make_bench
+from suite_runs import CLONE, Bench, clean_environment, make_bench, unignore_signals
 
 GIB = 1 << 30
 OK = Line("driver", Level.OK, "580")
@@ -254,3 +256,56 @@ def test_a_doctor_who_is_wrong_can_be_left_out(tmp_path: Path) -> None:
     status, _, calls = accept(tmp_path, 3, STEPH_SKIP_DOCTOR="1")
     assert status == 7
     assert [call.split()[0] for call in calls] == ["pytest"]
+
+
+def _hanging(folder: Path) -> Path:
+    """An interpreter that answers nothing and starts another process, whose pid it writes down."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\nsleep 600 & echo $! > {folder}/pid\nwait\n")
+    path.chmod(0o755)
+    return path
+
+
+def _is_gone(folder: Path) -> bool:
+    pid = (folder / "pid").read_text().strip()
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_an_interpreter_that_hangs_fails_after_a_deadline_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor says what it waits for, ends it with what it started, and exits with 1."""
+    monkeypatch.setattr(examination, "FIRST_SECONDS", 1.0)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    bench, said = make_bench(tmp_path), list[str]()
+    words = [option.replace("--p", "--steph-p") for option in of(bench)]
+    words.append(f"--steph-pipeline-python={_hanging(tmp_path)}")
+    assert doctor_status(words, Manner.PLAIN, said.append) == 1
+    assert any(line.startswith(f"doctor: waiting for {tmp_path / 'python'}") and "at most" in line for line in said)
+    assert any(line.startswith("fail  python") and "no answer" in line for line in said)
+    wait_until(lambda: _is_gone(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_a_doctor_that_is_ended_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    """Whatever signal ends it while it waits, what it started ends with it."""
+    bench = make_bench(tmp_path)
+    python = _hanging(tmp_path) if number != signal.SIGKILL else tmp_path / "python"
+    if number == signal.SIGKILL:  # only the process itself can be ended then
+        python.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
+        python.chmod(0o755)
+    words = [sys.executable, "-m", "steph.cli", "doctor", *map(str, of(bench)), f"--steph-pipeline-python={python}"]
+    process = subprocess.Popen(
+        words,
+        cwd=CLONE,
+        env={**clean_environment(), "PYTHONPATH": "plugins"},
+        stdout=subprocess.DEVNULL,
+        preexec_fn=unignore_signals,
+    )
+    wait_until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text() != "")
+    process.send_signal(number)
+    assert process.wait(20) != 0
+    wait_until(lambda: _is_gone(tmp_path))

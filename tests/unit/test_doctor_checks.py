@@ -160,6 +160,8 @@ CASES: dict[str, Callable[[], Line]] = {
     "disk-model.short": lambda: machine.check_disk_model(
         place(free_gib=4), ModelFacts(factory.model_choice()), needs()
     ),
+    "disk-model.twin short": lambda: machine.check_disk_model(place(free_gib=1), None, needs(twin=True)),
+    "disk-model.twin readonly": lambda: machine.check_disk_model(place(is_writable=False), None, needs(twin=True)),
     "disk-model.readonly": lambda: machine.check_disk_model(place(is_writable=False), None, needs()),
     "disk-output.short": lambda: machine.check_disk_output(FULL_PLACES, needs()),
     "disk-output.readonly": lambda: machine.check_disk_output(LOCKED_PLACES, needs()),

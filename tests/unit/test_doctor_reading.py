@@ -93,7 +93,7 @@ def test_questions_are_asked_at_the_same_time() -> None:
 def run_checkup(python: str, *words: str, deadline_seconds: float = 250, **environment: str) -> Checkup:
     """The checkup of a Python, on the CPU."""
     words = ("--device", "cpu", *words)
-    with begun_checkup(python, words, {**os.environ, **environment}, deadline_seconds) as found:
+    with begun_checkup(python, words, {**os.environ, **environment}, deadline_seconds, deadline_seconds) as found:
         return found()
 
 

@@ -56,7 +56,7 @@ class Asker:
     cache_dir: Path
     lines: list[str] = field(default_factory=list)
 
-    def choose(self, *candidates: str, timeout_seconds: float = 5.0, **options: object) -> ModelChoice:
+    def choose(self, *candidates: str, timeout_seconds: float = 250.0, **options: object) -> ModelChoice:
         """Choose among candidates."""
         settings: dict[str, object] = {"token": False, "spare_disk_bytes": 0, **options}
         return choose(

@@ -143,14 +143,14 @@ def test_what_was_set_aside_comes_back_unless_something_new_is_there(
     """Undone where the place is empty; a new output is never overwritten by an old one."""
     path, aside = tmp_path / "out", tmp_path / "aside"
     make(path)
-    set_aside(path, aside)
+    place = set_aside(path, aside)
     assert not path.exists()
-    put_back(path, aside)
+    put_back(path, place)
     assert path.exists()
     assert not (aside / "out").exists()
-    set_aside(path, aside)
+    place = set_aside(path, aside)
     path.write_text("new")
-    put_back(path, aside)
+    put_back(path, place)
     assert path.read_text() == "new"
-    put_back(tmp_path / "never", aside)
+    put_back(tmp_path / "never", set_aside(tmp_path / "never", aside))
     assert not (tmp_path / "never").exists()

@@ -29,6 +29,11 @@ WARNINGS = (
     "Gradient accumulation steps mismatch: GradientAccumulationPlugin has 1, DeepSpeed config has 8.",
     "You are using packing, but the attention implementation is not flash: this may cause cross-contamination",
     "Mismatch between tokenized prompt and the start of tokenized prompt+completion. This may be due to whitespace",
+    "A decoder-only architecture is being used, but right-padding was detected! For correct generation results, please",
+    "UserWarning: 12 parameters are on the meta device after loading",
+    "WARNING: CUDA not available, falling back to CPU",
+    "GPU not found, using CPU",
+    "警告: GPU がないため CPU にフォールバックします",
     "OVERFLOW! Rank 0 Skipping step. Attempted loss scale: 1, reducing to 1\n" * 6,
 )  # fmt: skip
 HARMLESS = (
@@ -69,3 +74,10 @@ def test_every_row_of_the_table_is_proven_by_a_line() -> None:
 def test_what_sound_runs_print_is_no_finding(line: str) -> None:
     """Usual chatter, what would be done, what was done zero times, and the first overflows of fp16 accuse nobody."""
     assert _check(line + "\n").holds is True
+
+
+def test_a_run_that_was_asked_to_use_the_cpu_may_say_so() -> None:
+    """`using CPU` is as asked where no GPU was given; a fall back is told all the same."""
+    for line, holds in (("CUDA not available, using CPU", True), ("CUDA is lost, falling back to CPU", False)):
+        checks = process_checks(0, line, on_gpu=False)
+        assert [check.holds for check in checks if check.id == "library_warnings"] == [holds]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import steph
 from steph import redact
-from steph.judge import text
+from steph.judge import reading
 from steph.judge.diagnose_lines import LINES
 from steph.judge.diagnose_machine import MACHINE
 from steph.judge.diagnose_rules import Rule, Weight, rule
@@ -158,7 +158,7 @@ def test_a_long_word_before_a_load_report_is_no_model() -> None:
 )
 def test_an_answer_is_read_as_before(said: str, letter: str | None) -> None:
     """Reading in one pass changes no answer."""
-    assert text.strict_letter(said, cot=False) == letter
+    assert reading.strict_letter(said, cot=False) == letter
 
 
 def test_secrets_in_a_row_of_names_are_masked_whole() -> None:

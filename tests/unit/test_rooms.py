@@ -25,8 +25,10 @@ ENTRIES = (
     "key_tables",
     "installed",
     "rootdir",
+    "encoding",
 )  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
+INJECTED = SUITE / "child" / "inject"
 OTHER_INTERPRETERS = {SUITE / "child" / name for name in ("twin.py", "twin_tokenizer.py", "checkup.py")}
 
 
@@ -44,6 +46,8 @@ def _imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            if INJECTED in path.parents and node.level:  # found by its path in another process: it has no other way
+                continue
             assert node.level == 0, f"{_name(path)}: relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 

@@ -46,7 +46,8 @@ def test_a_line_that_is_no_row_is_told_and_passed_over_by_who_judges(tmp_path: P
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
     told = {line.number: line.trouble for line in json_lines(b"\n".join(lines)) if line.row is None}
     assert [(number, text.partition(":")[0]) for number, text in told.items()] == [
-        (2, "not valid JSON"), (3, "not valid JSON"), (4, "no JSON object"), (5, "not valid JSON")
+        (2, "not valid JSON"), (3, "not valid JSON"), (4, "no JSON object"),
+        (5, "not UTF-8 (byte 11 of it); save the file as UTF-8"),
     ]  # fmt: skip
     assert [found["input"] for found in rows_in(tmp_path / "rows.jsonl")] == ["\ufffd", "b"]
 

@@ -111,3 +111,10 @@ def test_the_clone_needs_no_plugin_that_can_be_switched_off(plugin: str) -> None
         [sys.executable, "-m", "pytest", *words], cwd=CLONE, env=clean_environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_unit_test_holds_a_limit_on_seconds() -> None:
+    """None measures how long the code under test takes: what hangs is pytest-timeout's, speed is benchmarks/'s."""
+    clocks = r"perf_counter|process_time|thread_time|getrusage|cpu_times|monotonic\(\) -|\btimeout=\d|\.seconds <"
+    found = {path.name for path in UNIT_TESTS.rglob("*.py") if re.search(clocks, path.read_text(encoding="utf-8"))}
+    assert found == {Path(__file__).name}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from process_tree import wait_until
-from steph.record import StageId, Verdict
+from steph.record import Severity, StageId, Verdict
 from steph.run.journal import record_folders
 from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench
 
@@ -43,6 +43,9 @@ def test_a_sound_pipeline_is_green_and_reported(tmp_path: Path) -> None:
     [
         ({"train": "adapter_nan"}, [Verdict.PASS, Verdict.FAIL, Verdict.BLOCKED]),
         ({"evaluate": "swallowed_errors"}, [Verdict.PASS, Verdict.PASS, Verdict.FAIL]),
+        ({"evaluate": "dataset_repaired"}, [Verdict.PASS, Verdict.PASS, Verdict.FAIL]),
+        ({"evaluate": "prompts_shifted"}, [Verdict.PASS, Verdict.PASS, Verdict.FAIL]),
+        ({"evaluate": "daemonised"}, [Verdict.PASS, Verdict.PASS, Verdict.FAIL]),
     ],
 )
 def test_a_planted_defect_is_never_green(tmp_path: Path, knobs: dict[str, Any], verdicts: list[Verdict]) -> None:
@@ -51,6 +54,15 @@ def test_a_planted_defect_is_never_green(tmp_path: Path, knobs: dict[str, Any], 
     status, output = bench.run()
     assert status == 1, output
     assert _verdicts(bench) == verdicts
+
+
+def test_an_evaluation_that_rewrites_the_adapters_configuration_is_named(tmp_path: Path) -> None:
+    """The files are hashed before it starts: what it left changed is a finding, in a rehearsal too."""
+    bench = make_bench(tmp_path, evaluate="config_saved")
+    assert bench.run()[0] == 0
+    assert [check.id for check in bench.record().stages[H3].findings if check.severity is Severity.WARN] == [
+        "adapter_left_alone"
+    ]
 
 
 def test_an_oom_walks_down_the_ladder_and_passes_with_conditions(tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def test_verdict_and_report_agree_on_which_attempt_ended_well() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"ended_by": EndedBy.DEADLINE}, "制限時間で打ち切り(10秒)"),
-        ({"ended_by": EndedBy.DEADLINE, "seconds": None}, "制限時間で打ち切り(時間不明)"),
+        ({"ended_by": EndedBy.DEADLINE}, "制限時間で打ち切り(終了まで 10秒)"),
+        ({"ended_by": EndedBy.DEADLINE, "seconds": None}, "制限時間で打ち切り(終了まで 時間不明)"),
         ({"ended_by": EndedBy.INTERRUPTED}, "実行が中断された"),
         ({"ended_by": EndedBy.SUPERVISOR_LOST}, "監視プロセスが失われた"),
         ({"ended_by": EndedBy.SUITE_ERROR}, "スイート側のエラーで続けられなかった"),

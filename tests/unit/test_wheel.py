@@ -12,11 +12,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from planted import plant
 from steph import installed
 from steph.record import StageId, Verdict
 from steph.run.inputs import InputError
 from steph.run.journal import read_record, record_folders
 from suite_runs import CLONE, clean_environment, make_bench
+from typed_commands import (
+    CONFIGURATIONS,
+    NO_GPU,
+    Desk,
+    commands_of_the_readmes,
+    desk,
+    home_with_a_pipeline,
+    with_spaces,
+    without_card,
+)
 
 CARRIED = {"plugins/steph": "steph", **{folder: f"steph/{Path(folder).name}" for folder in ("profiles", "pipeline")}}
 CARRIED |= {"tests/acceptance": "steph/acceptance"}
@@ -67,6 +78,16 @@ def test_theirs(ours):
     assert not heavy & set(sys.modules)
     assert ours == 1
 """
+
+
+# the READMEs' commands for an installed suite: the exit status on a machine without a card, and a word that is printed
+TYPED = {
+    "pytest --pyargs steph.acceptance -m gpu": (4, NO_GPU),
+    "pytest --pyargs steph.acceptance -m gpu --steph-profile=cpu": (0, "(rehearsal, profile cpu)"),
+    "pytest --pyargs steph.acceptance -m gpu --steph-pipeline-root=~/my-pipeline": (4, NO_GPU),
+    "pytest --pyargs steph.acceptance -m extended": (4, NO_GPU),
+    "pytest --pyargs steph.acceptance.test_steph::test_h3_hf_evaluation_runs": (4, NO_GPU),
+}
 
 
 def python(*words: str, folder: Path, site: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -206,6 +227,52 @@ def test_a_foreign_project_beside_the_wheel_is_untouched(site: Path, tmp_path: P
     assert "1 passed" in done.stdout
     assert "StepH" not in done.stdout
     assert files(tmp_path) == {"pytest.ini", "conftest.py", "test_theirs.py"}
+
+
+@pytest.fixture(scope="module")
+def installed_desk(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """A folder of one's own where the wheel is installed; its pipeline/ is one that needs no torch."""
+    folder = tmp_path_factory.mktemp("project")
+    plant(folder / "pipeline")
+    (folder / "pipeline" / "steph.toml").write_text('optional_flags = ["--max-steps-override"]\n', encoding="utf-8")
+    return desk(folder, home_with_a_pipeline(tmp_path_factory.mktemp("home")), PYTHONPATH=str(site))
+
+
+def test_every_command_for_an_installed_suite_is_typed() -> None:
+    """The table above has each of them, of both READMEs."""
+    assert {command for command in commands_of_the_readmes() if "--pyargs" in command} == TYPED.keys()
+
+
+@without_card
+@pytest.mark.parametrize("command", TYPED)
+def test_a_command_for_an_installed_suite_works_as_it_stands(installed_desk: Desk, command: str) -> None:
+    """Typed in a folder without a clone, with a pipeline that has a pytest of its own: status, and what is printed."""
+    for typed in dict.fromkeys((command, with_spaces(command))):
+        status, output = installed_desk.type(typed)
+        assert status == TYPED[command][0], output
+        assert TYPED[command][1] in output
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("form", ["{} {}", "{}={}"])
+def test_no_value_leads_an_installed_suite_elsewhere(
+    installed_desk: Desk, site: Path, tmp_path: Path, name: str, form: str
+) -> None:
+    """Pipeline, interpreter and reports in a clone with any configuration: the wheel's tests are collected."""
+    home = home_with_a_pipeline(tmp_path, [name])
+    root = home / "my-pipeline"
+    (root / "plugins").symlink_to(CLONE / "plugins")
+    if name == "pyproject.toml":
+        (root / name).write_text('[tool.pytest.ini_options]\npythonpath = ["plugins"]\nminversion = "8"\n', "utf-8")
+    (root / "reports").mkdir()
+    places = {"pipeline-root": "", "pipeline-python": "/.venv/bin/python", "report": "/reports"}
+    words = [form.format(f"--steph-{option}", f"{root}{place}") for option, place in places.items()]
+    here = desk(installed_desk.folder, home, PYTHONPATH=str(site))
+    for chosen in (words, [words[1]]):
+        status, output = here.type(f"pytest --pyargs steph.acceptance -m gpu --co {' '.join(chosen)}")
+        assert status == 0, output
+        assert f"rootdir: {installed_desk.folder}\n" in output
+        assert "3/7 tests collected" in output
 
 
 @pytest.fixture

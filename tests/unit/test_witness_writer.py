@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -174,7 +175,8 @@ def test_what_a_call_was_given_and_gave_is_seen(library: ModuleType) -> None:
 
 def test_a_first_call_changes_nothing_else(library: ModuleType) -> None:
     """A copy that calls a hook first has the original's name, lines and traceback; the original has no hook."""
-    original, seen = library.Model.generate.__wrapped__, []
+    seen: list[Any] = []
+    original = library.Model.generate.__wrapped__
     copy = splice.copy_with_first(original, seen.append, unless=lambda: len(seen) > 1)
     model = library.Model()
     assert told(lambda: copy(model, "x")) == told(lambda: original(model, "x"))
@@ -228,11 +230,14 @@ def test_numbers_without_a_json_form_are_written_as_words(written: Path) -> None
 def test_hook_time_counts_once(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hook inside a hook adds nothing of its own to the seconds that hooks took."""
     ticks = iter(range(100))
-    monkeypatch.setattr(facts.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
     before = facts.hook_seconds()
-    inner = facts.guarded("inner")(lambda: None)
-    facts.guarded("outer")(inner)()
-    assert facts.hook_seconds() - before == 2.0
+
+    def hook() -> None:
+        """See nothing."""
+
+    facts.guarded("outer")(facts.guarded("inner")(hook))()
+    assert facts.hook_seconds() - before == pytest.approx(2.0)
 
 
 # what a process is like with the hooks and without

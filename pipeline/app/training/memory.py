@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,52 +25,87 @@ _PROBE_ROWS = 2
 PROBES = ((32, 2), (96, 2), (96, 96))
 
 
-def set_recompute(model: PeftModel, enabled: bool) -> None:
-    """Switch activation recompute of a PEFT model's base on or off (transformers 5 renamed the methods on its way)."""
+def set_recompute(model: PeftModel, enabled: bool, *, on_host: bool = False) -> None:
+    """Switch activation recompute of a PEFT model's base on or off (transformers 5 renamed the methods on its way).
+
+    With `on_host` the hidden states that recompute begins from wait in host memory for the backward.
+    """
     base = model.get_base_model()
     if enabled:
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
         enable()
+        for module in base.modules() if on_host else ():
+            if hasattr(module, "_gradient_checkpointing_func"):
+                kept_on_card = module._gradient_checkpointing_func
+                module._gradient_checkpointing_func = functools.partial(_with_inputs_on_host, kept_on_card)
     else:
         disable = getattr(base, "activation_checkpointing_disable", None) or base.gradient_checkpointing_disable
         disable()
 
 
+def _with_inputs_on_host(checkpoint: Callable[..., Any], run: Callable[..., Any], *inputs: Any) -> Any:  # noqa: ANN401 - as torch's
+    with torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available()):
+        return checkpoint(run, *inputs)
+
+
 def plan_steps(
-    settings: TrainingSettings, model: PeftModel, rows: Rows, autocast_dtype: torch.dtype | None
+    settings: TrainingSettings,
+    model: PeftModel,
+    rows: Rows,
+    autocast_dtype: torch.dtype | None,
+    labels_at_once: float = math.inf,
 ) -> StepPlan:
     """Decide recompute and fusing: as the flags say, or by measuring on the GPU where a flag is `auto`.
 
-    All ranks take the same plan, the most careful one that any of them needs.
+    All ranks take the same plan, the most careful one that any of them needs. `labels_at_once` are the most positions
+    whose logits the model holds together.
     """
-    plans = gathered(_own_plan(settings, model, rows, autocast_dtype))
+    plans = gathered(_own_plan(settings, model, rows, autocast_dtype, labels_at_once))
     order = candidates(
         settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
     )
-    return max(plans, key=lambda plan: order.index((plan.gradient_checkpointing, plan.fused_micro_batches)))
+
+    def care(plan: StepPlan) -> tuple[int, bool]:
+        return order.index((plan.gradient_checkpointing, plan.fused_micro_batches)), plan.checkpoints_on_host
+
+    plan = max(plans, key=care)
+    is_demanded = settings.checkpoints_on_host == "on" and plan.gradient_checkpointing
+    return replace(plan, checkpoints_on_host=True) if is_demanded else plan
 
 
-def _own_plan(settings: TrainingSettings, model: PeftModel, rows: Rows, autocast_dtype: torch.dtype | None) -> StepPlan:
+def _own_plan(
+    settings: TrainingSettings,
+    model: PeftModel,
+    rows: Rows,
+    autocast_dtype: torch.dtype | None,
+    labels_at_once: float,
+) -> StepPlan:
     flags = settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
     if len(candidates(*flags)) == 1:
         return plan_without_measuring(*flags, reason="as the flags say")
     if not torch.cuda.is_available():
         return plan_without_measuring(*flags, reason="no GPU memory to measure: auto is off")
-    return measured_plan(settings, model, rows, autocast_dtype)
+    return measured_plan(settings, model, rows, autocast_dtype, labels_at_once)
 
 
 def measured_plan(
-    settings: TrainingSettings, model: PeftModel, rows: Rows, autocast_dtype: torch.dtype | None
+    settings: TrainingSettings,
+    model: PeftModel,
+    rows: Rows,
+    autocast_dtype: torch.dtype | None,
+    labels_at_once: float = math.inf,
 ) -> StepPlan:
     """Run the probes that the flags leave open and choose; weights, gradients and random state stay as they were."""
     options = candidates(
         settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
     )
     largest = largest_row(rows)
+    on_host = settings.checkpoints_on_host == "on"
 
     @functools.cache
     def growth(recompute: bool) -> Growth:
-        return _measure(model, recompute, autocast_dtype)
+        set_recompute(model, recompute, on_host=on_host)
+        return _measure(model, autocast_dtype)
 
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -78,9 +114,19 @@ def measured_plan(
         room = cuda_room(model)
 
         def measured(recompute: bool, fused: int) -> float:
-            return _growth_of_worst_batch(model, recompute, largest, settings.batch_size * fused, autocast_dtype)
+            set_recompute(model, recompute, on_host=on_host)
+            return _growth_of_worst_batch(model, largest, settings.batch_size * fused, autocast_dtype)
 
-        return choose_plan(options, growth, room, largest, settings.batch_size, measured)
+        return choose_plan(
+            options,
+            growth,
+            room,
+            largest,
+            settings.batch_size,
+            measured,
+            labels_at_once=labels_at_once,
+            may_use_host=settings.checkpoints_on_host != "off",
+        )
 
 
 def largest_row(rows: Rows) -> LargestRow:
@@ -105,8 +151,7 @@ def cuda_room(model: PeftModel) -> Room:
     )
 
 
-def _measure(model: PeftModel, recompute: bool, autocast_dtype: torch.dtype | None) -> Growth:
-    set_recompute(model, recompute)
+def _measure(model: PeftModel, autocast_dtype: torch.dtype | None) -> Growth:
     model.train()
     try:
         peaks = [
@@ -120,10 +165,9 @@ def _measure(model: PeftModel, recompute: bool, autocast_dtype: torch.dtype | No
 
 
 def _growth_of_worst_batch(
-    model: PeftModel, recompute: bool, largest: LargestRow, row_count: int, autocast_dtype: torch.dtype | None
+    model: PeftModel, largest: LargestRow, row_count: int, autocast_dtype: torch.dtype | None
 ) -> float:
     """What a batch of `row_count` longest rows takes, run once for real; infinite where memory runs out."""
-    set_recompute(model, recompute)
     batch = _probe_batch(model, largest.tokens, largest.labels, row_count, autocast_dtype)
     try:
         return _peak_growth_bytes(model, batch, autocast_dtype)
@@ -163,7 +207,7 @@ def _peak_growth_bytes(model: PeftModel, batch: dict[str, Any], autocast_dtype: 
     with torch.autocast(device.type, autocast_dtype) if autocast_dtype else contextlib.nullcontext():
         outputs = model(**on_device)
     # accelerate's autocast wrapper hands the Trainer fp32 logits, which live beside the half-precision ones
-    fp32_logits = outputs.logits.float()
+    fp32_logits = None if outputs.logits is None else outputs.logits.float()
     outputs.loss.backward()
     peak = torch.cuda.max_memory_allocated()
     model.zero_grad(set_to_none=True)

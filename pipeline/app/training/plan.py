@@ -25,7 +25,7 @@ class Growth:
     bytes_per_token: float
     bytes_per_label: float
 
-    def peak_bytes(self, tokens: int, labels: int) -> float:
+    def peak_bytes(self, tokens: int, labels: float) -> float:
         """The predicted growth for a batch of so many tokens (padding counted) and logit positions."""
         return self.fixed_bytes + self.bytes_per_token * tokens + self.bytes_per_label * labels
 
@@ -49,6 +49,7 @@ class StepPlan:
     gradient_checkpointing: bool
     fused_micro_batches: int
     reason: str
+    checkpoints_on_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,14 @@ def choose_plan(
     largest_row: LargestRow,
     batch_size: int,
     measured: Callable[[bool, int], float],
+    *,
+    labels_at_once: float = math.inf,
+    may_use_host: bool = False,
 ) -> StepPlan:
     """The first option whose worst batch fits; where none does the last one, which may run or fail truthfully.
+
+    That last one keeps its checkpoints in host memory where it recomputes and `may_use_host`. The logits of more than
+    `labels_at_once` positions are never there together.
 
     The prediction only saves trying what can't fit: an option is taken once `measured` has run its worst batch whole
     and given its growth in bytes (infinite where memory ran out), because other layers may set the peak of a big batch
@@ -90,7 +97,8 @@ def choose_plan(
     refused: list[str] = []
     for recompute, fused in options:
         rows = batch_size * fused
-        predicted = growth(recompute).peak_bytes(rows * largest_row.tokens, rows * largest_row.labels)
+        labels = min(rows * largest_row.labels, labels_at_once)
+        predicted = growth(recompute).peak_bytes(rows * largest_row.tokens, labels)
         wording = f"{_named(recompute, fused)} needs {(room.used_bytes + predicted) / GIB:.2f} GiB"
         if not room.fits(predicted, PREDICTED_HEADROOM_SHARE):
             refused.append(f"{wording}: too much")
@@ -102,8 +110,10 @@ def choose_plan(
             return StepPlan(recompute, fused, "; ".join([*refused, f"{tried}, {limit}"]))
         refused.append("ran out of memory when tried" if needed == math.inf else f"{tried}: too much")
     recompute, fused = options[-1]
+    on_host = recompute and may_use_host
+    tried = f"the smallest that the flags leave is tried{', its checkpoints in host memory' if on_host else ''}"
     limit = f"{room.allowed_bytes / GIB:.2f} GiB allowed"
-    return StepPlan(recompute, fused, "; ".join([*refused, f"the smallest that the flags leave is tried ({limit})"]))
+    return StepPlan(recompute, fused, "; ".join([*refused, f"{tried} ({limit})"]), on_host)
 
 
 def _named(recompute: bool, fused: int) -> str:

@@ -17,6 +17,7 @@ from app.core.files import write_json_atomically
 from app.core.ranks import is_first, joined_ranks, note, rank_count
 from app.llm.chat_tokens import load_tokenizer
 from app.llm.loading import DTYPES, Quantization, load_base_model
+from app.training.answer_loss import CHUNK_POSITIONS, chunk_long_answers
 from app.training.collator import AnswerCollator
 from app.training.graphs import BatchShape, FixedBatch, GraphedStep, why_not
 from app.training.memory import largest_row, plan_steps, set_recompute
@@ -43,8 +44,10 @@ def _train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
     )
     dtype = _compute_dtype(settings)
     model = _lora_model(settings, dtype)
-    plan = plan_steps(settings, model, encoded.rows, _autocast_dtype(dtype))
-    set_recompute(model, plan.gradient_checkpointing)
+    is_chunked = _chunk_where_long(settings, model, encoded.rows)
+    labels_at_once = CHUNK_POSITIONS if is_chunked else math.inf
+    plan = plan_steps(settings, model, encoded.rows, _autocast_dtype(dtype), labels_at_once)
+    set_recompute(model, plan.gradient_checkpointing, on_host=plan.checkpoints_on_host)
     _tell(settings, encoded, plan)
     recorder = StepRecorder()
     collator = AnswerCollator(tokenizer.pad_token_id, dtype)
@@ -73,11 +76,22 @@ def _train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
                 "dropped_tokens": encoded.dropped_tokens,
                 "seed": settings.seed,
                 "step_plan": asdict(plan),
+                "loss_chunk_positions": CHUNK_POSITIONS if is_chunked else None,
                 "cuda_graph": graphed.told if graphed else "not tried",
                 "settings": _as_json(settings),
                 "versions": versions(),
             },
         )
+
+
+def _chunk_where_long(settings: TrainingSettings, model: PeftModel, rows: Sequence[dict[str, list[int]]]) -> bool:
+    """Whether the loss runs in chunks; it needn't where a whole step's answers are shorter than one."""
+    if settings.batch_size * settings.gradient_accumulation_steps * largest_row(rows).labels <= CHUNK_POSITIONS:
+        return False
+    if chunk_long_answers(model.get_base_model()):
+        return True
+    note("The logits of long answers are kept whole: this model's forward does more than its head")
+    return False
 
 
 def _graphed_step(
@@ -198,6 +212,7 @@ def _tell(settings: TrainingSettings, encoded: EncodedRows, plan: StepPlan) -> N
             f"--max-seq-length {settings.max_seq_length} ({encoded.dropped_tokens} tokens dropped; answers are whole)"
         )
     recompute = "on" if plan.gradient_checkpointing else "off"
+    recompute += ", from host memory" if plan.checkpoints_on_host else ""
     note(f"Gradient checkpointing: {recompute}; fused micro-batches: {plan.fused_micro_batches} ({plan.reason})")
 
 

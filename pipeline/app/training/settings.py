@@ -48,6 +48,7 @@ class TrainingSettings:
     gradient_checkpointing: Choice
     fuse_accumulation: Choice
     cuda_graph: Choice
+    checkpoints_on_host: Choice
 
     @property
     def compute_dtype_name(self) -> Literal["bfloat16", "float16", "float32"]:
@@ -150,6 +151,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         ("--gradient-checkpointing", "recompute activations in the backward pass; auto: only where memory demands it"),
         ("--fuse-accumulation", "run accumulated micro-batches as one; auto: as far as memory allows"),
         ("--cuda-graph", "replay each step as one CUDA graph; auto: where the first steps show that it is faster"),
+        ("--checkpoints-on-host", "keep what recompute begins from in host memory; auto: only where nothing else fits"),
     ):
         parser.add_argument(flag, choices=("auto", "on", "off"), default="auto", help=meaning)
 

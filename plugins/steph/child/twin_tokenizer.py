@@ -106,11 +106,14 @@ def tokenizer_settings() -> dict[str, Any]:
 
 def texts_of(file: Path) -> list[str]:
     """Every text in a JSON file, or in the lines of a JSON-lines file."""
-    content = file.read_text(encoding="utf-8")
+    try:
+        content = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TwinError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
     parts = [line for line in content.split("\n") if line.strip()] if file.suffix == ".jsonl" else [content]
     try:
         texts = [text for part in parts for text in strings_in(json.loads(part))]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TwinError(f"{file}: not JSON: {error}") from error
     if not texts:
         raise TwinError(f"{file}: no text to train a tokenizer on")
@@ -129,8 +132,8 @@ def strings_in(value: Any) -> Iterator[str]:  # noqa: ANN401 - whatever JSON hol
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; TwinError where the file holds something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise TwinError(f"{path}: not JSON: {error}") from error
     if not isinstance(content, dict):
         raise TwinError(f"{path}: no JSON object")

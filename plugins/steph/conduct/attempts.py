@@ -114,6 +114,7 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
         argv=request.argv,
         cwd=str(setup.root),
         folder=folder.name,
+        limit_seconds=request.limit_seconds,
         predicted_peak_bytes=request.predicted.total_bytes if request.predicted else None,
         predicted_low_bytes=request.predicted.low_bytes if request.predicted else None,
         predicted_high_bytes=request.predicted.high_bytes if request.predicted else None,

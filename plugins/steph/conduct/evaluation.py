@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.side_commands import build_index
 from steph.conduct.stage_run import Run
-from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.artifacts import UnreadableError
+from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.questions import frame_in, questions_in
+from steph.judge.questions import Question, frame_in, questions_in, questions_of
 from steph.judge.results import Row
 from steph.judge.verdict import Outcome
 from steph.judge.witness import Witness, read_witness
@@ -49,13 +51,18 @@ DIRECT = Variant(StageId.H3)
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one evaluation runs with; `beside` are H-3's rows, where the variant is held against them."""
+    """What one evaluation runs with; `beside` are H-3's rows, where the variant is held against them.
+
+    `questions` and `adapter_files` are as they were before the script ran, which may write to either.
+    """
 
     variant: Variant
     settings: EvalSettings
     output_path: str
     trained: TrainOutcome
     beside: tuple[Row, ...] | None
+    questions: tuple[Question, ...] | None = None
+    adapter_files: Mapping[str, str] | None = None
 
     @property
     def lora_path(self) -> str | None:
@@ -87,7 +94,8 @@ class Evaluation:
         settings = self._settings(variant, attempt)
         if settings.use_rag:
             build_index(self.run)
-        plan = _Plan(variant, settings, self._output_path(variant), trained, beside)
+        files = adapter_files(self.run.setup.root / trained.output_dir)
+        plan = _Plan(variant, settings, self._output_path(variant), trained, beside, self._questions(), files)
 
         def judge(finished: Finished) -> Attempt:
             return self._judge(finished, plan)
@@ -110,6 +118,12 @@ class Evaluation:
         if recorded is not None and inputs.file_sha256(self.run.setup.root / name) != recorded:
             return f"{CONFIG} が{stage}の記録と違う(sha256不一致): {folder}"
         return None
+
+    def _questions(self) -> tuple[Question, ...] | None:
+        try:
+            return questions_of(self.run.setup.root / self.run.setup.dataset.path)
+        except UnreadableError:
+            return None
 
     def _settings(self, variant: Variant, attempt: Attempt) -> EvalSettings:
         asked = self.run.setup.profile.evaluate
@@ -172,6 +186,9 @@ class Evaluation:
             on_gpu=setup.device is not None,
             witness=read_witness(finished.folder),
             training_witness=self._training_witness(),
+            questions=plan.questions,
+            dataset_sha256=setup.dataset.sha256,
+            adapter_files=plan.adapter_files,
         )
         evaluation, checks, artifacts = judge_evaluation(evidence)
         checks = (*checks, *machine_checks(finished.processes(setup), finished.stdout))

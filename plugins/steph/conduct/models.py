@@ -114,10 +114,12 @@ def _make_twin(run: Run, name: str) -> ModelChoice | NoModel:
     arguments = _twin_arguments(run, shape, folder, tokenizer, name)
     run.console.line(f"H-1 random-weight twin of {name}: {folder}")
     if not twin.is_kept(list(arguments)):
-        failed = attempt_verdict(_run_twin_script(run, arguments, name))
+        attempt = _run_twin_script(run, arguments, name)
+        failed = attempt_verdict(attempt)
         if failed is not None:
             verdict, explanation = failed
-            return NoModel(Outcome(verdict, f"twinを作れない: {explanation}"))
+            said = attempt.last_lines[-1] if attempt.last_lines else ""
+            return NoModel(Outcome(verdict, f"twinを作れない: {explanation}" + (f": {said}" if said else "")))
     own = "Qwenトークナイザ" if tokenizer else "自前のBPEトークナイザ"
     return ModelChoice(
         name=str(folder),

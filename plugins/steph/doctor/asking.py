@@ -12,15 +12,31 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, NoReturn, TypeVar
 
 from steph.doctor.facts import Unread
+from steph.run.processes import set_parent_death_signal
 
 Answer = TypeVar("Answer")
 
 _CHUNK_BYTES = 1 << 16
 _REAP_SECONDS = 0.5
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def signals_held() -> Iterator[set[signal.Signals]]:
+    """Let signals wait while a process is started; gives the mask that the new process is to have.
+
+    What a handler raises in the middle of a fork, Python's own hooks around it would swallow.
+    """
+    mask = {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)}
+    try:
+        yield mask
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class Asked(Generic[Answer]):
@@ -30,9 +46,11 @@ class Asked(Generic[Answer]):
         self._deadline_seconds = deadline_seconds
         self._ends_at = time.monotonic() + deadline_seconds
         self._pipe, writing = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            _answer(ask, writing)
+        with signals_held() as mask:
+            self._pid = os.fork()
+            if self._pid == 0:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                _answer(ask, writing)
         os.close(writing)
 
     def answer(self) -> Answer | Unread:
@@ -59,6 +77,7 @@ class Asked(Generic[Answer]):
 def _answer(ask: Callable[[], object], writing: int) -> NoReturn:
     """The child: says nothing on the terminal, and never returns into the parent's code."""
     try:
+        set_parent_death_signal(signal.SIGKILL)
         silence = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(silence, number)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from enum import Flag, auto
+from typing import NoReturn
 
 import pytest
 
@@ -21,6 +23,7 @@ from steph.run.inputs import InputError
 
 UNUSABLE = 2  # exit status for options or a profile that can't be used
 CERTAIN_TO_FAIL = 3  # exit status with --gate
+LEAVE_SECONDS = 5
 
 
 class Manner(Flag):
@@ -62,6 +65,9 @@ class Doctor:
 
 def doctor_status(words: Sequence[str], manner: Manner, write: Callable[[str], None]) -> int:
     """Examine under pytest's command line `words`; gives the exit status, 2 where they can't be used."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _leave)
     doctor = Doctor(manner, write)
     # no conftest: those of the folder may load torch, and what they would add is of no use here
     join_environment()
@@ -69,16 +75,23 @@ def doctor_status(words: Sequence[str], manner: Manner, write: Callable[[str], N
     return UNUSABLE if doctor.status is None else doctor.status
 
 
+def _leave(number: int, _: object) -> NoReturn:
+    """End in order, so that no process stays behind; at the latest after some seconds."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LEAVE_SECONDS)
+    raise SystemExit(128 + number)
+
+
 def run_doctor(options: Options, profile: Profile, manner: Manner, write: Callable[[str], None]) -> int:
     """Examine and tell; gives the exit status."""
-    examination = examine(options, profile, is_quick=Manner.QUICK in manner)
+    is_quick = Manner.QUICK in manner
     if Manner.JSON in manner:
-        lines = list(examination)
+        lines = list(examine(options, profile, is_quick=is_quick))
         write(as_json(lines, options, profile))
     else:
         write(f"doctor: profile {profile.name}, pipeline {options.pipeline_root}")
         lines = []
-        for line in examination:
+        for line in examine(options, profile, is_quick=is_quick, waits_for=lambda text: write(f"doctor: {text}")):
             write(as_text(line))
             lines.append(line)
         write(conclusion(lines))

@@ -19,7 +19,8 @@ from steph.record import Device
 
 LOCAL_SECONDS = 20.0  # the first NVML call on a machine with many cards and no persistence mode takes ten
 MODEL_SECONDS = 20.0
-CHECKUP_SECONDS = 180.0  # importing torch with CUDA from a cold disk takes a minute and more
+CHECKUP_SECONDS = 90.0  # importing torch with CUDA from a cold disk takes a minute
+FIRST_SECONDS = 20.0  # until an interpreter says its version, which takes it a tenth of a second
 ON_CPU = 'the profile says device = "cpu"'
 NO_CARD = "there is no card to look at"
 TWIN = "a random-weight twin is made, nothing is downloaded"
@@ -27,8 +28,10 @@ TWIN = "a random-weight twin is made, nothing is downloaded"
 Known = TypeVar("Known")
 
 
-def examine(options: Options, profile: Profile, *, is_quick: bool) -> Iterator[Line]:
-    """The lines of all checks in the table's order."""
+def examine(
+    options: Options, profile: Profile, *, is_quick: bool, waits_for: Callable[[str], None] = lambda _: None
+) -> Iterator[Line]:
+    """The lines of all checks in the table's order; `waits_for` is told what it waits for, and how long at most."""
     needs, host = needs_of(options, profile), reading.read_host()
     asked_root = Asked(lambda: reading.read_root(options, profile), LOCAL_SECONDS)
     asked_places = Asked(lambda: reading.read_places(options, profile), LOCAL_SECONDS)
@@ -45,9 +48,13 @@ def examine(options: Options, profile: Profile, *, is_quick: bool) -> Iterator[L
         yield _judged(kinds_machine.BUSY, machine.check_busy, busy)
         yield from _gpu_lines(gpu, host, needs)
         yield machine.check_ram(host, needs)
+        if asked_model:
+            waits_for(f"waiting for the Hub, {MODEL_SECONDS:.0f} s at most")
         model = asked_model.answer() if asked_model else None
         yield from _hub_lines(asked_hub.answer() if asked_hub else None, model)
         yield from _disk_lines(asked_places.answer(), model, needs)
+        if isinstance(root, RootFacts) and root.python is not None:
+            waits_for(f"waiting for {root.python} to import its libraries, {CHECKUP_SECONDS:.0f} s at most")
         yield from _interpreter_lines(root, checkup(), host, needs, device, no_operation)
 
 
@@ -76,7 +83,7 @@ def _begun(
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     if device is not None or not is_gpu:
         environment["CUDA_VISIBLE_DEVICES"] = device.uuid if device else ""
-    return stack.enter_context(begun_checkup(root.python, words, environment, CHECKUP_SECONDS))
+    return stack.enter_context(begun_checkup(root.python, words, environment, CHECKUP_SECONDS, FIRST_SECONDS))
 
 
 def _judged(kind: DoctorCheck, check: Callable[[Known], Line], facts: Known | Unread) -> Line:

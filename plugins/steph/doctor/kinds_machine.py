@@ -142,6 +142,18 @@ DISK_MODEL = DoctorCheck(
             "make room (`hf cache ls`, `hf cache rm`), or move the cache: export HF_HOME=/a/larger/disk",
         ),
         Trouble("readonly", FAIL, "it can't be written", "mend the folder's rights, or export HF_HOME=/another/folder"),
+        Trouble(
+            "twin readonly",
+            FAIL,
+            "a twin's place can't be written",
+            "mend the folder's rights, or export STEPH_CACHE=/another/folder",
+        ),
+        Trouble(
+            "twin short",
+            FAIL,
+            "the twin that is to be made does not fit",
+            "make room, or move the twins: export STEPH_CACHE=/a/larger/disk",
+        ),
         Trouble("unread", WARN, "the disk does not answer", "is it a network disk that is away?"),
     ),
 )

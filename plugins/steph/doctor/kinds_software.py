@@ -92,7 +92,7 @@ PYTHON = DoctorCheck(
             "it ran a script of the suite's and gave no answer",
             "make its environment again; where it is a wrapper, let it see the suite's folder",
         ),
-        Trouble("unread", WARN, "it gave no answer in time", _SLOW),
+        Trouble("unread", FAIL, "it gave no answer in time", _SLOW),
     ),
 )
 PACKAGES = DoctorCheck(
@@ -150,7 +150,7 @@ PACKAGES = DoctorCheck(
             "--steph-vram-cap was given and torch is older than 2.10, which knows no per_process_memory_fraction",
             "pip install -U torch, or leave the cap out",
         ),
-        Trouble("unread", WARN, "there was no answer in time", _SLOW),
+        Trouble("unread", FAIL, "there was no answer in time", _SLOW),
         Trouble("crashed", FAIL, "importing them ended the process", "install versions that fit together"),
     ),
 )
@@ -196,7 +196,7 @@ TORCH = DoctorCheck(
         ),
         Trouble("product", FAIL, "a small product on the device fails", "the line has torch's own words"),
         Trouble("wrong", FAIL, "a small product on the device comes out wrong", "install torch again; check the card"),
-        Trouble("unread", WARN, "there was no answer in time", _SLOW),
+        Trouble("unread", FAIL, "there was no answer in time", _SLOW),
         Trouble("crashed", FAIL, "it ended the process", "install torch again"),
     ),
 )
@@ -213,7 +213,7 @@ FOUR_BIT = DoctorCheck(
         ),
         Trouble("wrong", FAIL, "the numbers are wrong", _KERNELS),
         Trouble("crashed", FAIL, "it ended the process", _KERNELS),
-        Trouble("unread", WARN, "there was no answer in time", _SLOW),
+        Trouble("unread", FAIL, "there was no answer in time", _SLOW),
     ),
 )
 SOFTWARE = (PIPELINE, HUB, MODEL, PYTHON, PACKAGES, TORCH, FOUR_BIT)

@@ -106,15 +106,16 @@ def check_disk_model(place: Place, model: ModelFacts | None, needs: Needs) -> Li
     if full is not None:
         return kind.trouble("short", f"{full.name}: {full.message}")
     choice = model.choice if model else None
+    twins = "twin " if needs.is_twin else ""
     due_bytes = choice.download_bytes if choice else needs.weights_bytes
     free = f"{size_words(place.free_bytes)} free at {place.folder}"
     if not due_bytes:
         return kind.ok(f"{free}; {'nothing is to be fetched' if choice else 'how much is needed is not known here'}")
     said = f"{size_words(due_bytes)} to fetch, {free}"
     if not place.is_writable:
-        return kind.trouble("readonly", f"{place.folder} can't be written")
+        return kind.trouble(f"{twins}readonly", f"{place.folder} can't be written")
     if place.free_bytes < due_bytes + SPARE_DISK_BYTES:
-        return kind.trouble("short", f"{said}, of which {size_words(SPARE_DISK_BYTES)} are to stay free")
+        return kind.trouble(f"{twins}short", f"{said}, of which {size_words(SPARE_DISK_BYTES)} are to stay free")
     return kind.ok(said)
 
 

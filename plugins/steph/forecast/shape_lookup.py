@@ -34,7 +34,7 @@ def model_shape(name_or_path: str) -> ModelShape:
             f"built in are: {known}"
         )
     try:
-        return shape_from_config(json.loads(config.read_text(encoding="utf-8")))
+        return shape_from_config(json.loads(config.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, RecursionError) as error:
         raise ShapeError(f"{name_or_path}: {error}") from error
 

@@ -20,6 +20,7 @@ from steph.judge.checks_lines import LINES
 from steph.judge.checks_loss import LOSS
 from steph.judge.checks_model import MODEL
 from steph.judge.checks_process import BASE_WEIGHTS_LOADED, EXIT_ZERO, LIBRARY_WARNINGS, MACHINE, NO_TRACEBACK, RANKS
+from steph.judge.checks_prompts import PROMPTS
 from steph.judge.checks_results import RESULTS
 from steph.judge.checks_rows import ROW_IDENTITY
 from steph.judge.checks_spill import NO_MEMORY_SPILL
@@ -37,7 +38,7 @@ CATALOG: dict[str, CheckKind] = {
         *(*MODEL, EXIT_ZERO, NO_TRACEBACK, BASE_WEIGHTS_LOADED, LIBRARY_WARNINGS, ADAPTER_BASE, *RANKS, *MACHINE),
         *(LINE_TRAIN_RESULT, *ADAPTER_FILES, *ADAPTER_KEYS, TOKENIZER_KEPT, *TRAINING_FILES, *ASKED, *LOSS),
         *(*STEPS, *TIMES, *WITNESSED_TRAINING, *ROW_IDENTITY, NO_MEMORY_SPILL, ANSWERS_KEPT),
-        *(*WITNESSED_ANSWERS, *LINES, *ADAPTER_IN_USE, *RESULTS, *TEXT, *EXTENDED, *HEART),
+        *(*WITNESSED_ANSWERS, *LINES, *ADAPTER_IN_USE, *RESULTS, *PROMPTS, *TEXT, *EXTENDED, *HEART),
     )
 }
 

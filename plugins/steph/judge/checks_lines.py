@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
-from steph.judge.lines import EvalLines, KeyLine
+from steph.judge.lines import EvalLines, KeyLine, answer_troubles_in, raised_while_answering
 from steph.judge.names import names_model, same_path
 from steph.judge.results import Results
 from steph.record import Check
+
+_ON, _OFF = ("enabled", "on", "true", "有効"), ("disabled", "off", "false", "none", "無効")
+_MODEL_KEY = re.compile(
+    r"(?:[a-z]+_)*(?:model|checkpoint|engine)(?:_(?:name|path|id|dir|name_or_path))?", re.IGNORECASE
+)
+_OTHER_MODELS = re.compile(
+    r"embed|rerank|retriev|tokeniz|judge|lora|adapter|peft|draft|teacher|vision|class|type|cache|max_", re.IGNORECASE
+)
+_KNOWN_KEYS = ("llm_model", "hf_model_name")  # what `model_names_agree` looks at: the published script's are wrong
+_SERVER_KEY = re.compile(
+    r"(?!hf_|ollama_)(?:[a-z]+_)*(?:base_url|api_base|api_url|endpoint|endpoint_url|server_url|llm_url)", re.IGNORECASE
+)
+_ADAPTER_FLAG = re.compile(
+    r"use_(?:lora|adapter|peft)|(?:lora|adapter|peft)_(?:loaded|enabled|active|applied|used)", re.IGNORECASE
+)
+_LOCAL = re.compile(r"(?:hf|hugging ?face|transformers)\b")
+_CLASS_NAME = re.compile(r"[A-Z]\w*(?:ForCausalLM|LMHeadModel|ForConditionalGeneration|Model)")
 
 LINE_INITIALIZING = CheckKind("line_initializing", "H-3", FAIL, "初期化の行がある", "Initializing RAG pipeline...")
 LINE_RAG_DISABLED = CheckKind(
@@ -19,7 +38,7 @@ LINE_RAG_DISABLED = CheckKind(
     "H-3",
     FAIL,
     "RAG が無効と表示された",
-    "RAG Mode: Disabled (LLM only)",
+    "RAG Mode: Disabled",
     note="--no-rag のとき",
 )
 LINE_RAG_ENABLED = CheckKind(
@@ -36,12 +55,21 @@ MODEL_NAMES_AGREE = CheckKind(
     "HF Model:、LLM Model:、JSON の llm_model・hf_model_name",
     trap=4,
 )
+MODEL_IN_USE = CheckKind(
+    "model_in_use",
+    "H-3",
+    FAIL,
+    "読み込んだと表示・記録されたモデルが対象のもの",
+    "Loaded model: などの行、JSON の config の model_path・api_model など（表示されていれば）",
+    trap=4,
+    optional=True,
+)
 LINE_BACKEND = CheckKind(
     "line_backend",
     "H-3",
     FAIL,
-    "バックエンドが hf",
-    "LLM Backend: または Backend:（表示されていれば）",
+    "バックエンドが hf で、外のサーバーに聞いていない",
+    "LLM Backend: または Backend:、接続先の表示、JSON の base_url など（表示されていれば）",
     optional=True,
 )
 LORA_PATH_NAMED = CheckKind(
@@ -52,7 +80,13 @@ TOTAL_SAMPLES = CheckKind("total_samples", "H-3", FAIL, "依頼した問題数�
 LINE_ACCURACY = CheckKind("line_accuracy", "H-3", FAIL, "正解率が表示された", "Accuracy:")
 LINES_IN_ORDER = CheckKind("lines_in_order", "H-3", FAIL, "必要な行が決まった順に並ぶ", "上の各行の位置", optional=True)
 NO_INVOCATION_ERROR = CheckKind(
-    "no_invocation_error", "H-3", FAIL, "推論の例外が表示されていない", "Error during LLM invocation", trap=2
+    "no_invocation_error",
+    "H-3",
+    FAIL,
+    "推論の例外が表示されていない",
+    "Error during LLM invocation、質問ごとのトレースバック、推論に失敗したという行",
+    trap=2,
+    note="失敗したという行だけなら warn",
 )
 LINES = (
     LINE_INITIALIZING,
@@ -60,6 +94,7 @@ LINES = (
     LINE_RAG_ENABLED,
     MODEL_NAMED,
     MODEL_NAMES_AGREE,
+    MODEL_IN_USE,
     LINE_BACKEND,
     LORA_PATH_NAMED,
     LINE_RESULTS,
@@ -76,13 +111,14 @@ def line_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | Non
         _presence(LINE_INITIALIZING, KeyLine.INITIALIZING, "Initializing RAG pipeline...", lines),
         _rag_check(evidence, lines),
         *_model_checks(evidence, lines, results),
+        _in_use_check(evidence, lines, results),
         _backend_check(lines, results),
         *_lora_checks(evidence, lines, results),
         _presence(LINE_RESULTS, KeyLine.RESULTS, "EVALUATION RESULTS", lines),
         _total_check(evidence, lines, results),
         _accuracy_check(lines),
         _order_check(lines),
-        _invocation_check(lines),
+        _invocation_check(evidence, lines, results),
     )
 
 
@@ -95,9 +131,10 @@ def _rag_check(evidence: EvalEvidence, lines: EvalLines) -> Check:
     use_rag = evidence.settings.use_rag
     mode = lines.rag_mode
     shown = f"RAG Mode の表示は {bounded(mode, 80) if mode is not None else 'なし'}。"
+    said = (mode or "").strip().lower()
     if use_rag:
-        return LINE_RAG_ENABLED.check((mode or "").startswith("Enabled"), shown)
-    return LINE_RAG_DISABLED.check(mode == "Disabled (LLM only)", shown)
+        return LINE_RAG_ENABLED.check(said.startswith(_ON), shown)
+    return LINE_RAG_DISABLED.check(said.startswith(_OFF), shown)
 
 
 def _model_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> tuple[Check, Check]:
@@ -118,18 +155,77 @@ def _model_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | N
     )
 
 
+def _in_use_check(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> Check:
+    """What a program says it loaded; a folder inside of the root may be the asked model, merged with its adapter."""
+    written = {
+        f"JSON {key}": value.strip()
+        for key, value in _more_keys(results).items()
+        if isinstance(value, str) and value.strip() and _is_model_key(key)
+    }
+    shown = [*((f"表示 {value}", value) for value in lines.loaded_models), *written.items()]
+    told = [(label, value) for label, value in shown if re.search(r"[\d/]", value) and not _CLASS_NAME.fullmatch(value)]
+    told = [
+        pair for pair in told if pair[0].startswith("JSON") or "/" in pair[1] or not pair[1].replace(".", "").isdigit()
+    ]
+    if not told:
+        return MODEL_IN_USE.check(None, "読み込んだモデルは表示も記録もされていない。")
+    others = [f"{label}: {bounded(value, 60)}" for label, value in told if not _may_be_asked(evidence, value)]
+    return MODEL_IN_USE.check(
+        not others, f"対象は {bounded(evidence.model_name, 80)}、別のモデルは {'、'.join(others) or 'なし'}。"
+    )
+
+
+def _more_keys(results: Results | None) -> Mapping[str, object]:
+    return (results.config.model_extra or {}) if results else {}
+
+
+def _is_model_key(key: str) -> bool:
+    return key not in _KNOWN_KEYS and _MODEL_KEY.fullmatch(key) is not None and _OTHER_MODELS.search(key) is None
+
+
+def _may_be_asked(evidence: EvalEvidence, value: str) -> bool:
+    asked, root = evidence.model_name, evidence.root
+    if names_model(value, asked) or PurePosixPath(value.rstrip("/")).name == PurePosixPath(asked.rstrip("/")).name:
+        return True
+    try:
+        return (root / value).exists() and (root / value).resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError):
+        return False
+
+
 def _backend_check(lines: EvalLines, results: Results | None) -> Check:
     written = results.config.backend if results else None
     shown = [str(value).strip().lower() for value in (lines.backend, written) if value]
+    asked = [
+        *lines.endpoints,
+        *(value for key, value in _more_keys(results).items() if _SERVER_KEY.fullmatch(key) and _is_address(value)),
+    ]
+    if asked:
+        return LINE_BACKEND.check(False, f"サーバーに聞いている: {bounded('、'.join(map(str, asked)), 120)}。")
     if not shown:
         return LINE_BACKEND.check(None, "バックエンドは表示も記録もされていない。")
-    return LINE_BACKEND.check(set(shown) == {"hf"}, f"バックエンドは {bounded('、'.join(dict.fromkeys(shown)), 80)}。")
+    return LINE_BACKEND.check(
+        all(map(_LOCAL.match, shown)), f"バックエンドは {bounded('、'.join(dict.fromkeys(shown)), 80)}。"
+    )
+
+
+def _is_address(value: object) -> bool:
+    return isinstance(value, str) and re.match(r"(?:https?|grpc|wss?)://", value.strip()) is not None
 
 
 def _lora_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> tuple[Check, ...]:
     asked = evidence.lora_path
     written = results.config.lora_path if results else None
     shown = [str(value).strip() for value in (lines.lora_path, written) if value is not None]
+    if results and "lora_path" in results.config.model_fields_set and written is None:
+        shown.append("None")
+    unused = [key for key, value in _more_keys(results).items() if value is False and _ADAPTER_FLAG.fullmatch(key)]
+    if asked is not None and unused:
+        return (
+            LORA_PATH_NAMED.check(
+                False, f"JSON の config では LoRA を使っていない: {bounded('、'.join(unused), 80)}。"
+            ),
+        )
     if asked is None:
         used = [value for value in shown if value not in ("", "None")]
         return (LORA_PATH_NAMED.check(not used, f"LoRA なしの評価で、表示は {bounded(used or 'なし', 120)}。"),)
@@ -182,7 +278,13 @@ def _order_check(lines: EvalLines) -> Check:
     return LINES_IN_ORDER.check(holds, f"必要な行は決まった順に{'並ぶ' if holds else '並んでいない'}。")
 
 
-def _invocation_check(lines: EvalLines) -> Check:
-    errors = lines.invocation_errors
-    example = f"（最初は {bounded(errors[0], 160)}）" if errors else ""
-    return NO_INVOCATION_ERROR.check(not errors, f"推論中の例外の表示は {len(errors)} 件{example}。")
+def _invocation_check(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> Check:
+    """Printed exceptions of single questions; as many tracebacks as questions are no accident beside the work."""
+    errors, troubles = lines.invocation_errors, answer_troubles_in(evidence.output)
+    raised, asked = raised_while_answering(evidence.output), len(results.results) if results else 0
+    if raised >= max(asked, 2) and not errors:
+        return NO_INVOCATION_ERROR.check(False, f"{asked} 問に対して、推論中のトレースバックが {raised} 件。")
+    told = errors or troubles
+    example = f"（最初は {bounded(told[0], 160)}）" if told else ""
+    message = f"推論中の例外の表示は {len(errors)} 件、失敗したという行は {len(troubles)} 件{example}。"
+    return NO_INVOCATION_ERROR.check(not told, message, severity=WARN if troubles and not errors else None)

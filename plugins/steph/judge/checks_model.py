@@ -44,12 +44,20 @@ class ModelEvidence:
     is_explicit: bool
 
 
+def _count_words(parameters: int, decimals: int = 2) -> str:
+    """A count that shows more than zeros: 1.84B, 0.49B, 3.20M, 0."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if parameters >= size / 10 or (unit == "K" and parameters):
+            return f"{parameters / size:.{decimals}f}{unit}"
+    return "0"
+
+
 def judge_model(evidence: ModelEvidence) -> tuple[Check, ...]:
     """What H-1 stands on; a size that is not known is not within the range."""
     model, count = evidence.model, evidence.model.parameters
     in_range = None if count is None else evidence.min_parameters <= count <= evidence.max_parameters
-    shown = "不明" if count is None else f"{count / 1e9:.2f}B"
-    span = f"{evidence.min_parameters / 1e9:.1f}B〜{evidence.max_parameters / 1e9:.1f}B"
+    shown = "不明" if count is None else _count_words(count)
+    span = f"{_count_words(evidence.min_parameters, 1)}〜{_count_words(evidence.max_parameters, 1)}"
     checks = [
         MODEL_AVAILABLE.check(evidence.is_there, f"モデル {model.name} が手元に揃っている({model.source})"),
         PARAMETERS_IN_RANGE.check(

@@ -120,7 +120,7 @@ class ProcessEvidence:
     written_late: tuple[str, ...] = ()
 
 
-def process_checks(returncode: int | None, output: str) -> tuple[Check, ...]:
+def process_checks(returncode: int | None, output: str, *, on_gpu: bool = True) -> tuple[Check, ...]:
     """Check the exit code, count the tracebacks that were printed, and look for weights that were not read."""
     ended = "不明" if returncode is None else str(returncode)
     count, made_up = tracebacks_in(output), missing_weights_in(output)
@@ -128,7 +128,7 @@ def process_checks(returncode: int | None, output: str) -> tuple[Check, ...]:
         EXIT_ZERO.check(None if returncode is None else returncode == 0, f"終了コードは {ended}。"),
         NO_TRACEBACK.check(count == 0, f"表示されたトレースバックは {count} 件。"),
         BASE_WEIGHTS_LOADED.check(made_up is None, f"初期値のままの重みの表示: {bounded(made_up or 'なし', 200)}。"),
-        _library_check(output),
+        _library_check(output, on_gpu),
     )
 
 
@@ -180,9 +180,9 @@ def _left_check(evidence: ProcessEvidence) -> Check:
     return NO_PROCESS_LEFT.check(False, f"{message}すべて終わらせた。")
 
 
-def _library_check(output: str) -> Check:
+def _library_check(output: str, on_gpu: bool) -> Check:
     """As hard as the hardest of what the libraries said."""
-    found = warnings_in(output)
+    found = warnings_in(output, on_gpu=on_gpu)
     if not found:
         return LIBRARY_WARNINGS.check(True, "結果に関わる警告はない。")
     severity = next(s for s in Severity if any(said.warning.severity is s for said in found))

@@ -1,17 +1,25 @@
-"""Checks of the responses themselves: bounded, finished, read as they say, varied, quick. Pure."""
+"""Checks of the responses themselves: bounded, finished, there, varied, quick. Pure."""
 
 from __future__ import annotations
 
-from collections import Counter
-
+from steph.judge.checks_reading import READINGS, reading_checks
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.questions import question_key, repeats_question
+from steph.judge.reading import (
+    bare,
+    is_blank,
+    is_exception_text,
+    spoken,
+    thought_is_open,
+    without_special,
+)
 from steph.judge.results import Row
-from steph.judge.text import is_exception_text, looping, overlong, strict_letter
-from steph.record import Check, Severity
+from steph.judge.text import COT_CHARS, looping, overlong
+from steph.record import Check
 
-LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
 TELLING_CHARS = 20  # shorter responses to different questions may well be the same
+TOKEN_CHARS, TOKEN_SLACK_CHARS = 16, 16  # no tokenizer has words that long in a row
+SECONDS_SLACK, SECONDS_SLACK_SHARE = 1.0, 0.05
 DIRECT_SECONDS, COT_SECONDS = 30.0, 90.0  # per question, generation alone
 LOADING_SECONDS = 120.0  # what starting Python and loading a model may take of a whole run
 
@@ -29,10 +37,11 @@ RESPONSES_ENDED = CheckKind(
     "H-3",
     WARN,
     "応答が上限で打ち切られていない",
-    "finish_reason",
+    "finish_reason、new_tokens、閉じていない <think>",
     trap=3,
     quality=True,
     optional=True,
+    note="どの応答も 1 トークンで上限なら、予行でも warn",
 )
 RESPONSES_PRESENT = CheckKind(
     "responses_present",
@@ -40,35 +49,7 @@ RESPONSES_PRESENT = CheckKind(
     FAIL,
     "答えの元になる応答がある",
     "response が空の行、new_tokens が 0 の行",
-    note="乱数の重みのモデルがすぐ終えた（new_tokens 0、finish_reason stop）なら info",
-)
-ANSWERS_PARSED = CheckKind(
-    "answers_parsed",
-    "H-3",
-    INFO,
-    "回答を読み取れた",
-    "predicted_answer = unknown の数",
-    quality=True,
-    note="全問なら warn",
-)
-STRICT_PARSE_AGREES = CheckKind(
-    "strict_parse_agrees",
-    "H-3",
-    WARN,
-    "厳密に読み直した回答と一致する",
-    "response と predicted_answer",
-    trap=8,
-    quality=True,
-)
-LETTERS_VARY = CheckKind(
-    "letters_vary",
-    "H-3",
-    WARN,
-    "回答が一つの記号に偏っていない",
-    "predicted_answer（8 問から）",
-    trap=17,
-    quality=True,
-    optional=True,
+    note="空の応答が半数までなら warn、乱数の重みのモデルがすぐ終えた（new_tokens 0、finish_reason stop）なら info",
 )
 ANSWERS_FAST = CheckKind(
     "answers_fast",
@@ -80,13 +61,12 @@ ANSWERS_FAST = CheckKind(
     quality=True,
     optional=True,
 )
-ANSWERS_AS_RESPONDED = CheckKind(
-    "answers_as_responded",
+ROW_FIGURES_FIT = CheckKind(
+    "row_figures_fit",
     "H-3",
-    FAIL,
-    "記録された回答が応答の記号と食い違わない",
-    "response を厳密に読んだ記号と predicted_answer（多数決なしのとき）",
-    trap=8,
+    WARN,
+    "行の秒数とトークン数が、実行時間と応答に合う",
+    "JSON の seconds・new_tokens、応答の長さ、プロセスの実行時間",
     optional=True,
 )
 PROMPT_NOT_ECHOED = CheckKind(
@@ -111,12 +91,10 @@ TEXT = (
     RESPONSES_BOUNDED,
     RESPONSES_ENDED,
     RESPONSES_PRESENT,
-    ANSWERS_PARSED,
-    STRICT_PARSE_AGREES,
-    ANSWERS_AS_RESPONDED,
+    *READINGS,
+    ROW_FIGURES_FIT,
     PROMPT_NOT_ECHOED,
     RESPONSES_DIFFER,
-    LETTERS_VARY,
     ANSWERS_FAST,
 )
 
@@ -129,84 +107,95 @@ def response_checks(
     rehearsal: bool,
     seconds: float | None,
     random_weights: bool = False,
+    ranks: int = 1,
 ) -> tuple[Check, ...]:
-    """All checks of the responses; `seconds` is the whole run's, used where the rows have none of their own."""
+    """All checks of the responses; `seconds` is the whole run's, `ranks` how many processes answered at a time."""
     if not rows:
         return tuple(kind.check(None, "回答がないので測れない。", rehearsal=rehearsal) for kind in TEXT)
     return (
         _bounded_check(rows, cot, rehearsal),
         _ended_check(rows, rehearsal),
         _present_check(rows, random_weights),
-        _parsed_check(rows, rehearsal),
-        _strict_check(rows, cot, rehearsal),
-        _contradiction_check(rows, cot, ensemble),
+        *reading_checks(rows, cot=cot, ensemble=ensemble, rehearsal=rehearsal, random_weights=random_weights),
+        _figures_check(rows, seconds, ranks),
         _echo_check(rows),
         _sameness_check(rows, rehearsal),
-        _letters_check(rows, rehearsal),
         _speed_check(rows, cot, rehearsal, seconds),
     )
 
 
 def _bounded_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool) -> Check:
-    texts = [row.response or "" for row in rows]
+    texts = [without_special(row.response or "") for row in rows]
     loops = [loop for text in texts if (loop := looping(text))]
-    long = sum(overlong(text, cot=cot) for text in texts)
+    long = sum(_is_overlong(text, cot) for text in texts)
     lengths = f"応答は {min(map(len, texts)):,}〜{max(map(len, texts)):,} 文字"
     example = f"（{loops[0]}）" if loops else ""
     message = f"{lengths}、{len(rows)} 問のうち長すぎる応答 {long} 件、反復する応答 {len(loops)} 件{example}。"
     return RESPONSES_BOUNDED.check(not loops and not long, message, rehearsal=rehearsal)
 
 
+def _is_overlong(text: str, cot: bool) -> bool:
+    """Thoughts that were closed may be as long as a reasoning; what is said after them may not."""
+    said = spoken(text)
+    return overlong(said, cot=cot) or (
+        len(text) > COT_CHARS if said and said != text.strip() else overlong(text, cot=cot)
+    )
+
+
 def _ended_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
-    reasons = [row.finish_reason for row in rows if isinstance(row.finish_reason, str)]
-    if not reasons:
+    open_thoughts = [thought_is_open(row.response or "") for row in rows]
+    reasons = [row.finish_reason.lower() for row in rows if isinstance(row.finish_reason, str)]
+    if not reasons and not any(open_thoughts):
         return RESPONSES_ENDED.check(None, "finish_reason が記録されていない。")
-    cut = sum(reason.lower() in ("length", "max_tokens", "max_new_tokens") for reason in reasons)
-    message = f"{len(reasons)} 問のうち {cut} 問の応答が上限で打ち切られた。"
-    return RESPONSES_ENDED.check(cut == 0, message, rehearsal=rehearsal)
+    at_limit = [reason in ("length", "max_tokens", "max_new_tokens") for reason in reasons]
+    counts = f"{sum(at_limit)} 問の応答が上限で打ち切られ、{sum(open_thoughts)} 問の思考が閉じていない"
+    message = f"{len(rows)} 問のうち {counts}。"
+    if len(reasons) == len(rows) and all(at_limit) and all(row.new_tokens == 1 for row in rows):
+        # not a matter of the model's words: with one token nothing can end
+        return RESPONSES_ENDED.check(False, f"{len(rows)} 問とも 1 トークンで上限に達した。")
+    return RESPONSES_ENDED.check(not any(at_limit) and not any(open_thoughts), message, rehearsal=rehearsal)
 
 
 def _present_check(rows: tuple[Row, ...], random_weights: bool) -> Check:
     """A model of random weights may learn first of all to end; a pipeline that says so has lost nothing."""
-    if random_weights and all(_ended_at_once(row) for row in rows):
+    at_once = [random_weights and _ended_at_once(row) for row in rows]
+    if all(at_once):
         message = f"{len(rows)} 問とも、乱数の重みのモデルが何も書かずに終えた。"
         return RESPONSES_PRESENT.check(None, message, severity=INFO)
-    texts = [(row.response or "").strip() for row in rows]
-    baseless = sum(row.predicted_answer in "abcd" and not text for row, text in zip(rows, texts, strict=True))
-    unmade = sum(row.new_tokens == 0 and bool(text) for row, text in zip(rows, texts, strict=True))
+    blank = [is_blank(row.response) for row in rows]
+    baseless = sum(row.is_answered and empty for row, empty in zip(rows, blank, strict=True))
+    unmade = sum(row.new_tokens == 0 and not empty for row, empty in zip(rows, blank, strict=True))
+    lost = sum(empty and not silent for empty, silent in zip(blank, at_once, strict=True))
     counts = f"応答が空なのに回答がある {baseless} 問、生成トークンが 0 なのに応答がある {unmade} 問"
-    message = f"{len(rows)} 問のうち、応答が空 {texts.count('')} 問、{counts}。"
-    return RESPONSES_PRESENT.check(not baseless and not unmade and any(texts), message)
+    message = f"{len(rows)} 問のうち、応答が空 {sum(blank)} 問、{counts}。"
+    is_hard = baseless or unmade or 2 * lost > len(rows)
+    return RESPONSES_PRESENT.check(not is_hard and not lost, message, severity=FAIL if is_hard or not lost else WARN)
 
 
 def _ended_at_once(row: Row) -> bool:
-    is_silent = not (row.response or "").strip() and row.predicted_answer == "unknown"
+    is_silent = is_blank(row.response) and row.predicted_answer == "unknown"
     return is_silent and row.new_tokens == 0 and row.finish_reason == "stop"
 
 
-def _parsed_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
-    unknown = sum(row.predicted_answer == "unknown" for row in rows)
-    message = f"{len(rows)} 問のうち {unknown} 問の回答を読み取れない。"
-    severity = Severity.WARN if unknown == len(rows) else None
-    return ANSWERS_PARSED.check(unknown == 0, message, rehearsal=rehearsal, severity=severity)
+def _figures_check(rows: tuple[Row, ...], seconds: float | None, ranks: int) -> Check:
+    """What a row says of itself must have fitted into the process: answers of an earlier run bring their own figures.
 
-
-def _strict_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool) -> Check:
-    answered = [row for row in rows if row.predicted_answer != "error"]
-    apart = sum((strict_letter(row.response or "", cot=cot) or "unknown") != row.predicted_answer for row in answered)
-    message = f"{len(answered)} 問のうち {apart} 問で、厳密に読み直した回答が記録と違う。"
-    return STRICT_PARSE_AGREES.check(apart == 0, message, rehearsal=rehearsal)
-
-
-def _contradiction_check(rows: tuple[Row, ...], cot: bool, ensemble: int) -> Check:
-    """Of several runs the response is one and the answer the majority's; of one run they must say the same letter."""
-    if ensemble > 1:
-        return ANSWERS_AS_RESPONDED.check(None, f"{ensemble} 回の多数決では、応答と回答が違ってよい。")
-    said = [(strict_letter(row.response or "", cot=cot), row.predicted_answer) for row in rows]
-    apart = [pair for pair in said if pair[0] is not None and pair[1] in "abcd" and pair[0] != pair[1]]
-    example = f"（例 応答 {apart[0][0]}、記録 {apart[0][1]}）" if apart else ""
-    message = f"{len(rows)} 問のうち {len(apart)} 問で応答と記録の記号が違う{example}。"
-    return ANSWERS_AS_RESPONDED.check(not apart, message)
+    Rows that were answered as a batch may each have the whole batch's time, so that equal times count once.
+    """
+    tokens = [(row.new_tokens, len(bare(spoken(row.response or "")))) for row in rows if type(row.new_tokens) is int]
+    short = [pair for pair in tokens if pair[0] > 0 and pair[1] > TOKEN_CHARS * pair[0] + TOKEN_SLACK_CHARS]
+    own = {row.own_seconds for row in rows if row.own_seconds is not None}
+    if not tokens and not (own and seconds is not None):
+        return ROW_FIGURES_FIT.check(None, "JSON に秒数もトークン数もない。")
+    spent = max(max(own, default=0.0), sum(own) / ranks)
+    late = seconds is not None and spent > seconds * (1 + SECONDS_SLACK_SHARE) + SECONDS_SLACK
+    message = f"{len(rows)} 問のうち、トークン数に対して長すぎる応答 {len(short)} 件"
+    times = (
+        f"行の秒数は合わせて {spent:.1f} 秒、実行は {seconds:.1f} 秒"
+        if own and seconds is not None
+        else "秒数は測れない"
+    )
+    return ROW_FIGURES_FIT.check(not short and not late, f"{message}、{times}。")
 
 
 def _echo_check(rows: tuple[Row, ...]) -> Check:
@@ -224,15 +213,6 @@ def _sameness_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     if len(asked) < 2 or max(map(len, texts)) < TELLING_CHARS:
         return RESPONSES_DIFFER.check(None, "応答が短いか 1 問だけなので、同じでも何も言えない。")
     return RESPONSES_DIFFER.check(len(texts) > 1, f"{len(told)} 問の応答は {len(texts)} 通り。", rehearsal=rehearsal)
-
-
-def _letters_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
-    counts = Counter(row.predicted_answer for row in rows)
-    shown = "、".join(f"{letter} {count}" for letter, count in sorted(counts.items()))
-    if len(rows) < LETTERS_ROWS:
-        return LETTERS_VARY.check(None, f"{len(rows)} 問では偏りを測れない（{shown}）。")
-    only = len(counts) == 1 and next(iter(counts)) in "abcd"
-    return LETTERS_VARY.check(not only, f"{len(rows)} 問の回答は {shown}。", rehearsal=rehearsal)
 
 
 def _speed_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, seconds: float | None) -> Check:

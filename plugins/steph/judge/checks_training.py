@@ -90,7 +90,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
     tensors, weights = weight_checks(evidence.output_dir, base)
     packed = says_packing(evidence.output)
     checks = (
-        *process_checks(evidence.returncode, evidence.output),
+        *process_checks(evidence.returncode, evidence.output, on_gpu=evidence.card is not None),
         _final_line_check(log.final),
         *weights,
         *config_checks(evidence.output_dir, evidence.settings, tensors),

@@ -81,7 +81,7 @@ def diagnose(
         rank=rank,
         evidence=_shown((*rank_words, *chosen.evidence)),
         oom=_oom(read, chosen) if cause in (Cause.CUDA_OOM, Cause.HOST_OOM) else None,
-        advice=advice_for(cause, phase),
+        advice=advice_for(cause, phase, chosen.evidence),
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from steph.record import Cause, Phase
 
 _FOR_PHASE: dict[tuple[Cause, Phase], tuple[str, ...]] = {
@@ -121,6 +124,38 @@ _FOR_CAUSE: dict[Cause, tuple[str, ...]] = {
 }
 
 
-def advice_for(cause: Cause, phase: Phase | None) -> tuple[str, ...]:
-    """One or two next steps; empty only where nothing failed."""
+# a form of a cause whose fix is known, by the words that stand in its evidence
+_FOR_WORDS: tuple[tuple[Cause, re.Pattern[str], tuple[str, ...]], ...] = (
+    (
+        Cause.OTHER,
+        re.compile(r"EOFError: EOF when reading a line"),
+        (
+            "スクリプトが input() などでキーボード入力を待っていますが、実行中は標準入力が閉じています。"
+            "入力を求めない形(引数や設定ファイル)に直してください。",
+        ),
+    ),
+    (
+        Cause.OTHER,
+        re.compile(r"\b(?:Syntax|Indentation|Tab)Error: "),
+        (
+            "スクリプトに文法エラーがあります。エラーに出ているファイルと行を直してください。"
+            "その Python の版では使えない書き方のこともあります(--steph-pipeline-python で別の Python を選べます)。",
+        ),
+    ),
+    (
+        Cause.API_DRIFT,
+        re.compile(r"support bf16", re.I),
+        (
+            "この実行先は bf16 に対応していません。--bf16 を外すか、GPU なら --fp16 にしてください。",
+            "CPU で動かすときは、スクリプトの TrainingArguments に use_cpu=True が必要です。",
+        ),
+    ),
+)
+
+
+def advice_for(cause: Cause, phase: Phase | None, evidence: Sequence[str] = ()) -> tuple[str, ...]:
+    """One or two next steps; empty only where nothing failed. `evidence`: the lines that told the cause."""
+    for of_cause, words, steps in _FOR_WORDS:
+        if of_cause is cause and any(map(words.search, evidence)):
+            return steps
     return _FOR_PHASE.get((cause, phase), _FOR_CAUSE[cause]) if phase else _FOR_CAUSE[cause]

@@ -126,7 +126,7 @@ MACHINE: tuple[Rule, ...] = (
         r"libcuda\.so", r"libnvidia-ml", r"nvcuda\.dll", r"cudaGetDeviceCount", r"CUDNN_STATUS_VERSION_MISMATCH",
         r"CUDA_ERROR_(?:NO_DEVICE|UNKNOWN|SYSTEM|NOT_INIT)", r"Driver Error|driver is not (?:loaded|installed)",
         r"0 active drivers", r"DeferredCudaCallError", r"requires a GPU\b", r"only be used on CUDA devices",
-        r"support bf16/gpu", r"CUDA is not available", r"CUDA-capable device\(s\) is/are",
+        r"CUDA is not available", r"CUDA-capable device\(s\) is/are",
     ),
     rule(
         _C.NAN_LOSS, _W.CERTAIN,

@@ -129,7 +129,7 @@ SOFTWARE: tuple[Rule, ...] = (
         r"requires? (?:transformers|torch|peft|accelerate|trl|PyTorch) ?[><=]", r"argument 'tokenizer'",
         r"missing required keys", r"not a supported .*(?:argument|option|backend|optimizer)",
         r"unsupported optimizer", r"Could not find the transformer layer class",
-        r"does not support .*(?:attention|sdpa|flash)", r"is not a valid auto class",
+        r"setup doesn't support bf16", r"does not support .*(?:attention|sdpa|flash)", r"is not a valid auto class",
     ),
     rule(
         _C.API_DRIFT, _W.CERTAIN,
@@ -144,6 +144,8 @@ SOFTWARE: tuple[Rule, ...] = (
         _C.API_DRIFT, _W.LIKELY,
         r"^AttributeError: '(?!NoneType)\w+' object has no", frames=r"(?:site|dist)-packages",
     ),
+    # the script itself
+    rule(_C.OTHER, _W.CERTAIN, r"^EOFError: EOF when reading a line", r"^(?:Syntax|Indentation|Tab)Error: "),
     # the data
     rule(
         _C.BAD_DATA, _W.CERTAIN,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.judge.questions import Question
 from steph.judge.results import Row
 from steph.judge.witness import Witness
 from steph.record import EvalSettings, TrainSettings
@@ -66,8 +68,9 @@ class EvalEvidence:
     None: evaluated without an adapter), `output_pattern` names files that may stand in for `output_path` (None: its own
     name only, also behind a date). `seconds` is the whole run. `train_questions` and `train_frame` come from
     `questions.questions_in` and `questions.frame_in`; None means that no training file could be read. `beside` are the
-    rows of the record's H-3, where this evaluation is held against them. `witness` is what was seen in its processes,
-    `training_witness` in those that trained the adapter; None where nobody looked.
+    rows of the record's H-3, where this evaluation is held against them. `questions` and `dataset_sha256` are the data
+    set as it was before the script could write to it, `adapter_files` the hashes of the adapter's files then. `witness`
+    is what was seen in its processes, `training_witness` in those that trained the adapter; None where nobody looked.
     """
 
     root: Path
@@ -92,3 +95,6 @@ class EvalEvidence:
     on_gpu: bool = False
     witness: Witness | None = None
     training_witness: Witness | None = None
+    questions: tuple[Question, ...] | None = None
+    dataset_sha256: str | None = None
+    adapter_files: Mapping[str, str] | None = None

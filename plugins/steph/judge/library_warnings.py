@@ -19,7 +19,7 @@ _LINE_CHARS = 4000
 class LibraryWarning:
     """One warning: `literal` stands in every line of it (a quick look), `pattern` decides; `message` is Japanese.
 
-    `at_least`: so many lines; fewer are how a sound run begins.
+    `at_least`: so many lines; fewer are how a sound run begins. `gpu_only`: on the CPU it says what was asked for.
     """
 
     literal: str
@@ -27,10 +27,22 @@ class LibraryWarning:
     message: str
     severity: Severity = WARN
     at_least: int = 1
+    gpu_only: bool = False
 
 
-def _row(literal: str, pattern: str, message: str, severity: Severity = WARN, *, at_least: int = 1) -> LibraryWarning:
-    return LibraryWarning(literal, re.compile(pattern, re.I), message, severity, at_least)
+def _row(
+    literal: str,
+    pattern: str,
+    message: str,
+    severity: Severity = WARN,
+    *,
+    at_least: int = 1,
+    gpu_only: bool = False,
+) -> LibraryWarning:
+    return LibraryWarning(literal, re.compile(pattern, re.I), message, severity, at_least, gpu_only)
+
+
+_TO_CPU = r"\b(?:fall(?:s|ing)? ?back|fell back|switch(?:ing|ed)|defaulting|revert(?:ing|ed)?) (?:on)?to (?:the )?cpu\b"
 
 
 _WHY = r"(?:\bnan\b|\binf\b|non-?finite|out of memory|\boom\b|exception|\berrors?\b|too long|empty label|no labels)"
@@ -64,6 +76,16 @@ TABLE: tuple[LibraryWarning, ...] = (
     _row("best model", r"could not locate the best model", "最良のチェックポイントを読み戻せなかった（Trainer）"),
     _row("accumulation", r"gradient accumulation steps mismatch", "勾配累積の指定が食い違う（accelerate・DeepSpeed）"),
     _row("contamination", r"(?:packing|padding-free).{0,300}cross-contamination", "詰めた行どうしが混ざる（packing）"),
+    _row("right-padding", r"right-padding was detected", "右詰めのまま生成した（padding_side='left' でない）"),
+    _row("meta device", r"parameters (?:are|were) (?:still )?on the meta device", "モデルの一部に重みがない（meta）"),
+    _row("CPU", rf"{_TO_CPU}", "GPU ではなく CPU に切り替わった"),
+    _row("CPU", r"cpu\s?(?:に|へ)\s?(?:フォールバック|切り替え|切替)", "GPU ではなく CPU に切り替わった"),
+    _row(
+        "CPU",
+        r"(?:cuda|gpu)\b.{0,40}\b(?:not|un)\s?(?:available|found|detected).{0,40}\b(?:using|running on) (?:the )?cpu",
+        "CPU で走った",
+        gpu_only=True,
+    ),
     _row("tokenized prompt", r"mismatch between tokenized prompt and", "プロンプトの区切りが動いた（TRL）", INFO),
 )  # fmt: skip
 
@@ -76,9 +98,10 @@ class Said:
     lines: tuple[str, ...]
 
 
-def warnings_in(output: str) -> tuple[Said, ...]:
+def warnings_in(output: str, *, on_gpu: bool = True) -> tuple[Said, ...]:
     """The warnings of the table that this output has, in the table's order."""
-    found = (Said(row, _lines_of(row, output)) for row in TABLE if row.literal in output)
+    rows = (row for row in TABLE if on_gpu or not row.gpu_only)
+    found = (Said(row, _lines_of(row, output)) for row in rows if row.literal in output)
     return tuple(said for said in found if len(said.lines) >= said.warning.at_least)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,31 +14,99 @@ from steph.plan.rows import rows_in
 MAX_DATASET_BYTES = 512 << 20
 REPEATED_CHARS = 40  # a shorter question and its choices may well stand in an answer
 FRAME_CHARS = 12  # a shorter common beginning or end of all prompts says nothing
-_LABEL = re.compile(r"^\s*[a-d](?:[\s.、:)]+)", re.IGNORECASE)
 _PART = "\x1f"
+# what may number choices; a choice has a label only where all of them have one, in this order
+_SEQUENCES = (
+    tuple("abcdefghij"), tuple("123456789"), tuple("0123456789"), tuple("アイウエオカキクケコ"),
+    tuple("イロハニホヘト"), ("i", "ii", "iii", "iv", "v", "vi"), tuple("甲乙丙丁戊"), tuple("一二三四五"),
+)  # fmt: skip
+_LABEL = re.compile(
+    r"^[\s(\[【「<]*(?:選択肢|option|choice|肢)?\s*([a-z]{1,3}|\d{1,2}|[ア-コイロハニホヘト甲乙丙丁戊一二三四五])[\s.、,::)\]】」>]+(?=\S)",
+    re.IGNORECASE,
+)
+_TEXT_KEYS, _LABEL_KEYS = ("text", "content", "value", "choice", "選択肢"), ("label", "key", "id", "symbol", "記号")
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question of the data set: its comparable key and its right letter."""
+    """One question of the data set: its comparable key, its right letter, and the law text that it comes with."""
 
     key: str
     answer: str
+    context: str = ""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A question's choices in their order; `labels` are what numbers them, empty where nothing does."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
 
 
 def question_key(question: str, choices: object) -> str:
     """Reduce question and choices to text without spacing, width and labels; many questions differ in choices only."""
-    return _squeeze(question) + _PART + _PART.join(_choices(choices))
+    return _squeeze(question) + _PART + _PART.join(map(_squeeze, choices_of(choices).texts))
 
 
-def _choices(choices: object) -> list[str]:
+def choices_of(choices: object) -> Choices:
+    """Read choices as results write them: lines, a list, a mapping of labels, or a list of mappings."""
     if isinstance(choices, Mapping):
-        parts = [str(value) for _, value in sorted(choices.items(), key=lambda item: str(item[0]))]
-    elif isinstance(choices, list):
-        parts = [str(choice) for choice in choices]
-    else:
-        parts = [line for line in str(choices or "").splitlines() if line.strip()]
-    return [_squeeze(_LABEL.sub("", unicodedata.normalize("NFKC", part), count=1)) for part in parts]
+        return _choices_of_mapping(choices)
+    if isinstance(choices, list | tuple):
+        if choices and all(isinstance(one, Mapping) for one in choices):
+            return _choices_of_mappings(choices)
+        return _without_labels([str(choice) for choice in choices])
+    lines = [line for line in str(choices or "").splitlines() if line.strip()]
+    return _without_labels(_split(lines[0]) if len(lines) == 1 else lines)
+
+
+def _choices_of_mapping(choices: Mapping[object, object]) -> Choices:
+    text, label = _first_of(choices, _TEXT_KEYS), _first_of(choices, _LABEL_KEYS)
+    if isinstance(text, list) and isinstance(label, list) and len(text) == len(label):  # as ARC has them
+        return Choices(tuple(map(str, text)), tuple(str(one).strip().lower() for one in label))
+    pairs = sorted(choices.items(), key=lambda item: str(item[0]))
+    found = _without_labels([str(value) for _, value in pairs])
+    return Choices(found.texts, tuple(str(key).strip().lower() for key, _ in pairs))
+
+
+def _choices_of_mappings(choices: Sequence[Mapping[object, object]]) -> Choices:
+    texts = [str(_first_of(one, _TEXT_KEYS) or next(iter(one.values()), "")) for one in choices]
+    labels = [_first_of(one, _LABEL_KEYS) for one in choices]
+    found = _without_labels(texts)
+    has_labels = all(label is not None for label in labels)
+    return Choices(found.texts, tuple(str(label).strip().lower() for label in labels) if has_labels else found.labels)
+
+
+def _first_of(values: Mapping[object, object], keys: tuple[str, ...]) -> object:
+    return next((values[key] for key in keys if key in values), None)
+
+
+def _without_labels(parts: list[str]) -> Choices:
+    """The parts without what numbers them; a number that begins one choice alone is part of its text."""
+    plain = [unicodedata.normalize("NFKC", part).strip() for part in parts]
+    found = [_LABEL.match(part) for part in plain]
+    labels = tuple(hit[1].lower() for hit in found if hit)
+    if not plain or len(labels) < len(plain) or not any(labels == known[: len(labels)] for known in _SEQUENCES):
+        return Choices(tuple(plain))
+    return Choices(tuple(part[hit.end() :] for part, hit in zip(plain, found, strict=True) if hit), labels)
+
+
+def _split(line: str) -> list[str]:
+    """Choices that stand in one line, taken apart before each label of a sequence; the whole line where it has none."""
+    text = unicodedata.normalize("NFKC", line)
+    for known in _SEQUENCES[:4]:
+        places: list[int] = []
+        at = 0
+        for label in known:
+            hit = re.compile(rf"(?:^|(?<=[\s、,/|。]))[(\[]?{label}[\s.、::)\]]+(?=\S)", re.IGNORECASE).search(text, at)
+            if hit is None or (not places and hit.start() > 0):
+                break
+            places.append(hit.start())
+            at = hit.end()
+        if len(places) > 1:
+            return [text[start:end] for start, end in zip(places, [*places[1:], len(text)], strict=True)]
+    return [line]
 
 
 def _squeeze(text: str) -> str:
@@ -47,7 +115,7 @@ def _squeeze(text: str) -> str:
 
 def repeats_question(text: str, question: str, choices: object) -> bool:
     """Whether a text has the question and then every choice in order, word for word, as a prompt has them."""
-    parts = [_squeeze(question), *_choices(choices)]
+    parts = [_squeeze(question), *map(_squeeze, choices_of(choices).texts)]
     if sum(map(len, parts)) < REPEATED_CHARS or not all(parts):
         return False
     squeezed, at = _squeeze(text), 0
@@ -67,11 +135,18 @@ def questions_of(dataset: Path) -> tuple[Question, ...]:
         raise UnreadableError("samples がない")
     return tuple(
         Question(
-            question_key(str(row.get("問題文", "")), row.get("選択肢")), str(row.get("output", "")).strip().lower()
+            question_key(str(row.get("問題文", "")), row.get("選択肢")),
+            plain_label(row.get("output", "")),
+            str(row.get("コンテキスト") or ""),
         )
         for row in samples
         if isinstance(row, Mapping)
     )
+
+
+def plain_label(value: object) -> str:
+    """A label as it is compared: without width, case, spacing and brackets."""
+    return unicodedata.normalize("NFKC", str(value)).strip(" \t\r\n()[].。").lower()
 
 
 def questions_in(train_file: Path) -> frozenset[str]:

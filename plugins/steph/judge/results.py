@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from steph.judge.artifacts import UnreadableError, is_fresh, read_json
+from steph.judge.questions import plain_label
 
 MOST_SECONDS = 1e9
+MOST_PATH_CHARS = 1000
 _DATED = r"\d{8}-\d{4}(?:\d{2})?_"
 
 
@@ -21,7 +23,9 @@ class _Part(BaseModel):
 
 
 class Config(_Part):
-    """What the evaluation says it ran with; later versions may add keys or leave some out."""
+    """What the evaluation says it ran with; later versions may add keys, which are kept, or leave some out."""
+
+    model_config = ConfigDict(extra="allow")
 
     rag_enabled: object = None
     cot_enabled: object = None
@@ -43,13 +47,17 @@ class Summary(_Part):
     total_count: Annotated[int, Field(ge=0)]
 
 
+def _lowered(value: object) -> object:
+    return plain_label(value) if isinstance(value, str) else value
+
+
 class Row(_Part):
     """One answered question; newer pipelines alone have `seconds`, `new_tokens`, `finish_reason` and `prompt`."""
 
     question: str
     choices: object = None
     correct_answer: Annotated[str, StringConstraints(min_length=1, max_length=20)]
-    predicted_answer: Literal["a", "b", "c", "d", "unknown", "error"]
+    predicted_answer: Annotated[Literal["a", "b", "c", "d", "unknown", "error"], BeforeValidator(_lowered)]
     is_correct: bool
     response: str | None
     seconds: object = None
@@ -57,6 +65,21 @@ class Row(_Part):
     prompt: object = None
     retrieved_docs_count: object = None
     new_tokens: object = None
+
+    @property
+    def asked(self) -> str | None:
+        """The prompt as one text, also where it is a list of a chat's messages; None where the row has none."""
+        if isinstance(self.prompt, str):
+            return self.prompt or None
+        if isinstance(self.prompt, list):
+            said = [turn.get("content") if isinstance(turn, dict) else turn for turn in self.prompt]
+            return "\n".join(text for text in said if isinstance(text, str)) or None
+        return None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a label was read, right or wrong."""
+        return self.predicted_answer not in ("unknown", "error")
 
     @property
     def own_seconds(self) -> float | None:
@@ -76,13 +99,17 @@ class Results(_Part):
 
 @dataclass(frozen=True)
 class ResultsFile:
-    """The file that was found (None: none), the name the pipeline has for it, and its content or what is wrong."""
+    """The file that was found (None: none), the name the pipeline has for it, and its content or what is wrong.
+
+    `others` are names of files beside it that this attempt wrote under the asked name and that tell other results.
+    """
 
     path: Path | None
     name: str
     fresh: bool = False
     content: Results | None = None
     problem: str | None = None
+    others: tuple[str, ...] = ()
 
 
 def find_results(
@@ -99,9 +126,37 @@ def find_results(
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
     fresh = is_fresh(path, started_unix)
     try:
-        return ResultsFile(path, name, fresh, content=_parse(path))
+        content = _parse(path)
     except UnreadableError as error:
         return ResultsFile(path, name, fresh, problem=str(error))
+    others = _others(path, content, _names(root / asked, None), started_unix)
+    said = root / saved_to if saved_to and "\0" not in saved_to and len(saved_to) <= MOST_PATH_CHARS else path
+    if said.suffix == ".json" and said.name not in (path.name, *others) and _is_another(said, content, started_unix):
+        others = (*others, said.name)
+    return ResultsFile(path, name, fresh, content=content, others=others)
+
+
+def _others(taken: Path, content: Results, names: re.Pattern[str], started_unix: float) -> tuple[str, ...]:
+    """Young files of the asked name, alone or behind a date, that do not tell what the taken one does."""
+    beside = [path for path in sorted(taken.parent.iterdir()) if names.fullmatch(path.name) and path != taken]
+    return tuple(path.name for path in beside if _is_another(path, content, started_unix))
+
+
+def _is_another(path: Path, content: Results, started_unix: float) -> bool:
+    return path.is_file() and is_fresh(path, started_unix) and not _tells(path, content)
+
+
+def _tells(path: Path, content: Results) -> bool:
+    try:
+        other = _parse(path)
+    except UnreadableError:
+        return False
+    if content.config.lora_path and "lora_path" in other.config.model_fields_set and not other.config.lora_path:
+        return True  # of the base model, evaluated beside the tuned one
+    answers = [
+        [(row.question, row.predicted_answer, row.is_correct) for row in one.results] for one in (other, content)
+    ]
+    return other.summary == content.summary and answers[0] == answers[1]
 
 
 def read_results(path: Path) -> Results:
@@ -116,7 +171,7 @@ def _names(target: Path, pattern: str | None) -> re.Pattern[str]:
 
 def _named(root: Path, asked: str, saved_to: str | None, names: re.Pattern[str]) -> Path | None:
     """The file that the script says it wrote, where it has one of the names and lies in the asked folder."""
-    if not saved_to or "\0" in saved_to or len(saved_to) > 1000:
+    if not saved_to or "\0" in saved_to or len(saved_to) > MOST_PATH_CHARS:
         return None
     path, target = root / saved_to, root / asked
     return path if names.fullmatch(path.name) and path.parent.resolve() == target.parent.resolve() else None

@@ -144,10 +144,15 @@ def _largest(chunk: bytes, item_bytes: int) -> bytes:
     top = chunk[item_bytes - 1 :: item_bytes].translate(_WITHOUT_SIGN)
     if not top:
         return b"\0\0"
-    highest = max(top)
+    highest = _highest(top)
     among = int.from_bytes(top.translate(bytes(255 * (byte == highest) for byte in range(256))), "little")
     below = int.from_bytes(chunk[item_bytes - 2 :: item_bytes], "little") & among
-    return bytes((highest, max(below.to_bytes(len(top), "little"))))
+    return bytes((highest, _highest(below.to_bytes(len(top), "little"))))
+
+
+def _highest(data: bytes) -> int:
+    """The largest byte: looking for one after the other is many times faster than comparing them all."""
+    return next(byte for byte in range(255, -1, -1) if byte in data)
 
 
 def _decoded(leading: bytes, dtype: str) -> float:

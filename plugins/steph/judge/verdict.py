@@ -29,7 +29,8 @@ def attempt_verdict(attempt: Attempt) -> tuple[Verdict, str] | None:
         return None
     cause = attempt.diagnosis.cause if attempt.diagnosis else None
     if attempt.ended_by is EndedBy.DEADLINE:
-        return Verdict.TIMEOUT, f"制限時間で打ち切り({_seconds(attempt)})"
+        limit = f" {attempt.limit_seconds:.0f} 秒" if attempt.limit_seconds is not None else ""
+        return Verdict.TIMEOUT, f"制限時間{limit}で打ち切り(終了まで {_seconds(attempt)})"
     if attempt.ended_by is EndedBy.INTERRUPTED:
         return Verdict.CRASHED, "実行が中断された"
     if attempt.ended_by is EndedBy.SUPERVISOR_LOST:
@@ -66,14 +67,17 @@ def checks_verdict(checks: Sequence[Check]) -> tuple[Verdict, str] | None:
 
 def stage_verdict(attempt: Attempt, checks: Sequence[Check], conditions: Sequence[str]) -> tuple[Verdict, str]:
     """A stage's verdict from its last attempt, its checks and the conditions that it passed under (Japanese)."""
-    return attempt_verdict(attempt) or checks_verdict(checks) or passed(conditions)
+    return attempt_verdict(attempt) or checks_verdict(checks) or passed(conditions, checks)
 
 
-def passed(conditions: Sequence[str]) -> tuple[Verdict, str]:
-    """PASS, or PASS_DEGRADED where there are conditions."""
+def passed(conditions: Sequence[str], checks: Sequence[Check] = ()) -> tuple[Verdict, str]:
+    """PASS, or PASS_DEGRADED where there are conditions; the words count the warnings among the checks."""
+    warnings = sum(check.severity is Severity.WARN and check.holds is False for check in checks)
+    counted = f"警告 {warnings} 件" if warnings else ""
     if conditions:
-        return Verdict.PASS_DEGRADED, "条件付きで通過: " + "、".join(conditions)
-    return Verdict.PASS, "問題なし"
+        words = "条件付きで通過: " + "、".join(conditions)
+        return Verdict.PASS_DEGRADED, f"{words}({counted})" if counted else words
+    return Verdict.PASS, counted or "問題なし"
 
 
 def in_flight(record: Record, stage: AnyStage) -> bool:
@@ -141,7 +145,7 @@ class Outcome:
     @classmethod
     def of_checks(cls, checks: Sequence[Check], conditions: Sequence[str] = ()) -> Outcome:
         """The outcome of a stage that has no attempt of its own."""
-        verdict, explanation = checks_verdict(checks) or passed(conditions)
+        verdict, explanation = checks_verdict(checks) or passed(conditions, checks)
         return cls(verdict, explanation, tuple(checks))
 
     @classmethod

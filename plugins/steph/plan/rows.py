@@ -38,6 +38,8 @@ def rows_in(path: Path) -> Iterator[Mapping[str, object]]:
 def _json_line(number: int, line: bytes, errors: str) -> JsonLine:
     try:
         row = json.loads(line.decode("utf-8", errors))
+    except UnicodeDecodeError as error:
+        return JsonLine(number, None, f"not UTF-8 (byte {error.start} of it); save the file as UTF-8")
     except (ValueError, RecursionError) as error:
         return JsonLine(number, None, f"not valid JSON: {error}")
     return JsonLine(number, row) if isinstance(row, Mapping) else JsonLine(number, None, "no JSON object")

@@ -66,7 +66,7 @@ class Models(Value):
     max_parameters: Annotated[int, Field(gt=0, le=MAX_PARAMETERS)] = 4_100_000_000
     """A larger model likewise."""
     twin: bool = False
-    """Use a random-weight twin of the first candidate, as `--steph-twin` does."""
+    """Use a random-weight twin of the first candidate, as `--steph-twin`, but not if `--steph-model` is a folder."""
 
 
 ProcessCount = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]

@@ -74,8 +74,10 @@ def read_dataset(root: Path, description: Description) -> DataFile:
     relative = real if sample is None or (root / real).is_file() else sample
     data = _read(root / relative, "paths.dataset", LAWQA_REMEDY)
     try:
-        samples = json.loads(data)["samples"]
-    except (ValueError, KeyError, TypeError) as error:
+        samples = json.loads(data.decode("utf-8-sig"))["samples"]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{root / relative}: not UTF-8 (byte {error.start}); remedy: save it as UTF-8") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = "has no key 'samples'" if isinstance(error, KeyError | TypeError) else f"is not valid JSON: {error}"
         raise InputError(f"{root / relative}: {reason}; remedy: restore the file as it was published") from error
     if not isinstance(samples, list) or not samples:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from steph.run.events import EVENT, CrashFound, Event, RecordOpened, fold, newer
 EVENTS = "events.jsonl"
 RECORD = "record.json"
 SPARE_BYTES = 1 << 20
+_RECORD_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # as `new_record_id` makes it
 
 
 class JournalError(RuntimeError):
@@ -60,7 +62,8 @@ class Journal:
         except BlockingIOError as error:
             raise JournalError(f"{folder}: another run is writing into this record") from error
         except OSError as error:
-            remedy = "give a writable folder with --steph-report"
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = "make room there" if is_full else "give a writable folder with --steph-report"
             raise JournalError(f"{folder}: a record can't be written here: {error.strerror}; {remedy}") from error
         with contextlib.suppress(OSError):
             self._spare.write_bytes(b"\0" * SPARE_BYTES)
@@ -68,7 +71,11 @@ class Journal:
         self.events = list(read_events(folder))
 
     def append(self, event: Event) -> None:
-        """Write one event to the disk before returning; raises JournalError where even the spare room is used up."""
+        """Write one event to the disk before returning.
+
+        Raises JournalError where even the spare room is used up, or where the record was deleted meanwhile.
+        """
+        self._require_still_there()
         plain = _redacted(event.model_dump(mode="json"))
         line, told = json.dumps(plain, ensure_ascii=False).encode() + b"\n", EVENT.validate_python(plain)
         self._end_torn_line()
@@ -82,8 +89,19 @@ class Journal:
             try:
                 _write_all(self._file, line)
             except OSError as again:
-                raise JournalError(f"{self.folder / EVENTS}: {again.strerror}") from again
+                raise JournalError(
+                    f"{self.folder / EVENTS}: {again.strerror}; make room there and run this stage again"
+                ) from again
         self.events.append(told)
+
+    def _require_still_there(self) -> None:
+        """Raise JournalError where the file that is written is no longer the one at its path."""
+        try:
+            is_there = os.path.samestat((self.folder / EVENTS).stat(), os.fstat(self._file))
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise JournalError(f"{self.folder}: this record was deleted or moved during the run; run all stages again")
 
     def record(self) -> Record:
         """The record as the events so far tell it."""
@@ -136,8 +154,10 @@ def read_record(folder: Path) -> Record:
         state = (folder / EVENTS).stat()
         return _record_of(folder, state.st_size, state.st_mtime_ns, is_live(folder))
     except OSError as error:
-        raise JournalError(f"{folder / EVENTS}: {error.strerror}") from error
+        raise JournalError(f"{folder / EVENTS}: {error.strerror}; this record is damaged") from error
     except ValueError as error:
+        if state.st_size == 0:
+            raise JournalError(f"{folder / EVENTS}: is empty; this record is damaged") from error
         raise JournalError(f"{folder / EVENTS}: {error}") from error
 
 
@@ -171,8 +191,12 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def record_folders(runs: Path) -> list[Path]:
-    """All folders of records, oldest first."""
-    return sorted(path.parent for path in runs.glob(f"*/{EVENTS}") if path.is_file())
+    """All folders of records, oldest first; one that is called like a record is one, however damaged."""
+    return sorted(path for path in runs.glob("*") if _is_record(path))
+
+
+def _is_record(folder: Path) -> bool:
+    return folder.is_dir() and (_RECORD_NAME.fullmatch(folder.name) is not None or (folder / EVENTS).is_file())
 
 
 def readable_records(runs: Path) -> list[tuple[Path, Record]]:

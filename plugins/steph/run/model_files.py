@@ -143,7 +143,16 @@ def safetensors_parameters(path: Path) -> int:
         elements = sum(int(prod(tensor["shape"])) for tensor in tensors)
     except FileNotFoundError as error:
         raise IncompleteModelError(f"{path}: is missing") from error
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (
+        OSError,
+        struct.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ) as error:
         raise IncompleteModelError(f"{path}: can't be read as a safetensors file") from error
     if size_bytes < due_bytes:
         raise IncompleteModelError(f"{path}: is cut: {size_bytes} of {due_bytes} bytes")
@@ -153,10 +162,12 @@ def safetensors_parameters(path: Path) -> int:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; raises IncompleteModelError naming the file where it isn't one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise IncompleteModelError(f"{path}: is missing") from error
-    except (OSError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        raise IncompleteModelError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise IncompleteModelError(f"{path}: can't be read: {error}") from error
     if not isinstance(content, dict):
         raise IncompleteModelError(f"{path}: holds no JSON object")

@@ -45,6 +45,17 @@ def rows(records: Iterable[tuple[Record, int]]) -> tuple[ListRow, ...]:
     return tuple(_row(record, size_bytes) for record, size_bytes in newest_first)
 
 
+def damaged_rows(folders: Iterable[tuple[str, int]]) -> tuple[ListRow, ...]:
+    """Give a row for each record that can't be read, by its name with the bytes of its folder, newest first."""
+    nothing = wording.MISSING
+    return tuple(
+        ListRow(
+            name, nothing, nothing, "壊れている", (nothing,) * 3, nothing, nothing, nothing, wording.file_size(size)
+        )
+        for name, size in sorted(folders, reverse=True)
+    )
+
+
 def _started_at(record: Record) -> tuple[str, str]:
     return (record.sessions[0].started_at if record.sessions else "", record.id)
 

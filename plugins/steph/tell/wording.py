@@ -193,7 +193,7 @@ def outcome_words(attempt: Attempt) -> str:
         return "OOM"
     cause = attempt.diagnosis.cause if attempt.diagnosis else Cause.NONE
     if cause is not Cause.NONE:
-        return f"その他エラー({CAUSES[cause]})"
+        return "その他エラー" if cause is Cause.OTHER else f"その他エラー({CAUSES[cause]})"
     if attempt.ended_by is None:
         return "終わりの記録なし"
     ended = _ENDS.get(attempt.ended_by, "ログの診断なし" if attempt.returncode == 0 else exit_words(attempt.returncode))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import bitsandbytes as bnb
@@ -17,6 +18,7 @@ import peft.tuners.tuners_utils as tuners
 import pytest
 import torch
 from app.llm.loading import fuse_norms
+from app.training.answer_loss import chunk_long_answers
 from peft import LoraConfig, get_peft_model
 from steph.plan.shapes import ModelShape, config_of
 from steph.plan.vram_allocator import CachingAllocator
@@ -162,6 +164,27 @@ def counted(shape: ModelShape, work: Workload) -> CachingAllocator:
             loss = outputs.loss
             del outputs
             loss.backward()
+        return count.memory
+
+
+def counted_long_answers(
+    shape: ModelShape, work: Workload, sizes: Sequence[tuple[int, int]], *, chunked: bool
+) -> CachingAllocator:
+    """The same for one forward and backward after the other, each of one row of (tokens, label positions)."""
+    with as_on_a_gpu():
+        model = _adapted(shape, work)
+        if chunked:
+            chunk_long_answers(model.get_base_model())
+        count = LiveBytes()
+        count.ignore([*model.parameters(), *model.buffers()])
+        with count:
+            for width, kept in sizes:
+                batch = _batch(replace(work, width=width))
+                batch |= {"labels": batch["input_ids"][:, -kept:].clone(), "logits_to_keep": kept}
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = model(**batch).loss
+                loss.backward()
+                del batch, loss
         return count.memory
 
 

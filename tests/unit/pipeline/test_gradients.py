@@ -1,4 +1,4 @@
-"""One optimizer step's gradients, however it is run: trimmed logits, fused micro-batches, recompute."""
+"""One optimizer step's gradients, however it is run: trimmed logits, fused micro-batches, recompute, chunks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +47,7 @@ def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFact
     """Run one optimizer step in fp32 without dropout, and catch its gradients before they are used."""
     import torch
     from app.llm.loading import fuse_norms
+    from app.training.answer_loss import chunk_long_answers
     from app.training.memory import set_recompute
     from app.training.metrics import RecordingTrainer, StepRecorder
     from peft import LoraConfig, get_peft_model
@@ -67,16 +68,25 @@ def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFact
             still = [name for name, module in model.named_modules() if not module.training]
             assert not still, f"dropout and recompute are off in {still}"
 
-    def run(collator: Collator, batch: int, accumulation: int, *, recompute: bool = False, plain: bool = False) -> Step:
+    def run(
+        collator: Collator,
+        batch: int,
+        accumulation: int,
+        *,
+        recompute: bool = False,
+        plain: bool = False,
+        chunked: bool = False,
+    ) -> Step:
         base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
         if not plain:
             fuse_norms(base)
+        assert not chunked or chunk_long_answers(base)
         torch.manual_seed(0)
         model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05)
-        set_recompute(model, recompute)
+        set_recompute(model, recompute, on_host=chunked)
         seen: set[int] = set()
 
         def collate(batch_rows: Rows) -> dict[str, Any]:
@@ -181,6 +191,22 @@ def test_fused_micro_batches_give_the_same_step(run_step: Callable[..., Step], t
 def test_recompute_gives_the_same_step(run_step: Callable[..., Step], trimmed: Collator, full: Step) -> None:
     """Gradient checkpointing changes memory and time only."""
     assert run_step(trimmed, 2, 2, recompute=True).distance(full) <= 1e-5
+
+
+@pytest.mark.parametrize(("batch", "recompute"), [(2, False), (2, True), (4, True)])
+def test_a_loss_in_chunks_gives_the_same_step(
+    run_step: Callable[..., Step],
+    trimmed: Collator,
+    full: Step,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+    recompute: bool,
+) -> None:
+    """Through the Trainer, whose micro-batches share one count of labels; with checkpoints in host memory too."""
+    monkeypatch.setattr("app.training.answer_loss.CHUNK_POSITIONS", 3)
+    step = run_step(trimmed, batch, 4 // batch, recompute=recompute, chunked=True)
+    assert step.distance(full) <= 1e-5
+    assert step.loss == pytest.approx(full.loss, rel=1e-5)
 
 
 def test_the_head_sees_only_the_answers_positions(rows: Rows, trimmed: Collator) -> None:

@@ -25,12 +25,16 @@ def as_predicted(recompute: bool, fused: int) -> float:
 
 
 def plan_for(
-    allowed_gib: float, measured: Callable[[bool, int], float] = as_predicted, accumulation_steps: int = 4
+    allowed_gib: float,
+    measured: Callable[[bool, int], float] = as_predicted,
+    accumulation_steps: int = 4,
+    *,
+    may_use_host: bool = False,
 ) -> StepPlan:
     """What is chosen where the process already holds 1.6 GiB."""
     room = Room(used_bytes=1.6 * GIB, allowed_bytes=allowed_gib * GIB)
     options = candidates("auto", "auto", accumulation_steps)
-    return choose_plan(options, GROWTH.__getitem__, room, ROW, 2, measured)
+    return choose_plan(options, GROWTH.__getitem__, room, ROW, 2, measured, may_use_host=may_use_host)
 
 
 def choose(allowed_gib: float, measured: Callable[[bool, int], float] = as_predicted) -> tuple[bool, int]:
@@ -60,6 +64,31 @@ def test_where_nothing_fits_the_smallest_is_tried() -> None:
     plan = plan_for(1.7)
     assert (plan.gradient_checkpointing, plan.fused_micro_batches) == (True, 1)
     assert "1.70 GiB allowed" in plan.reason
+
+
+def test_host_memory_comes_last() -> None:
+    """Only where nothing fits and recompute is on does the last option keep its checkpoints in host memory."""
+    for allowed_gib, is_allowed, expected in ((3.0, True, False), (1.7, True, True), (1.7, False, False)):
+        plan = plan_for(allowed_gib, may_use_host=is_allowed)
+        assert plan.gradient_checkpointing is True
+        assert plan.checkpoints_on_host is expected
+        assert ("in host memory" in plan.reason) is expected
+    room = Room(used_bytes=1.6 * GIB, allowed_bytes=1.7 * GIB)
+    kept = choose_plan(candidates("off", "off", 4), GROWTH.__getitem__, room, ROW, 2, as_predicted, may_use_host=True)
+    assert kept.checkpoints_on_host is False
+
+
+def test_a_loss_in_chunks_is_predicted_by_one_chunk() -> None:
+    """Logits that are never there together don't rule out what fits."""
+    long_answers = LargestRow(tokens=2000, labels=1500)
+
+    def chosen(labels_at_once: float) -> int:
+        room, options = Room(used_bytes=1.6 * GIB, allowed_bytes=10 * GIB), candidates("on", "auto", 4)
+        growth = GROWTH.__getitem__
+        plan = choose_plan(options, growth, room, long_answers, 2, lambda *_: 0.0, labels_at_once=labels_at_once)
+        return plan.fused_micro_batches
+
+    assert (chosen(math.inf), chosen(128)) == (1, 4)
 
 
 def test_an_option_that_takes_more_than_predicted_when_tried_is_passed_over() -> None:

@@ -77,6 +77,25 @@ def test_recompute_is_as_asked(train: TrainRun) -> None:
     assert recomputed["losses"] == pytest.approx(kept["losses"], rel=1e-3)
 
 
+def test_long_answers_and_checkpoints_in_host_memory_are_told(
+    train: TrainRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A long answer's loss runs in chunks, a letter's doesn't; both train alike wherever the checkpoints are."""
+    rows = tmp_path / "long.jsonl"
+    rows.write_text("\n".join(json.dumps({"input": f"質問{n}", "output": "答" * (60 + n)}) for n in range(8)))
+    flags = ("--max-steps-override", 1, "--lora-dropout", 0, "--gradient-checkpointing", "on")
+    _, short = train(*flags, output="short")
+    _, on_card = train(*flags, rows=rows, output="on_card")
+    capfd.readouterr()
+    _, on_host = train(*flags, "--checkpoints-on-host", "on", rows=rows, output="on_host")
+    assert "Gradient checkpointing: on, from host memory;" in capfd.readouterr().err
+    found = [
+        (run["loss_chunk_positions"], run["step_plan"]["checkpoints_on_host"]) for run in (short, on_card, on_host)
+    ]
+    assert found == [(None, False), (128, False), (128, True)]
+    assert on_host["losses"] == on_card["losses"]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(
     train: TrainRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

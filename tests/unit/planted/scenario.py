@@ -8,10 +8,10 @@ from pathlib import Path
 
 from steph.judge.artifacts import sha256_of
 from steph.judge.checks_adapter import WEIGHTS_NAME
-from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import EvalEvidence, TrainEvidence
-from steph.judge.questions import frame_in, questions_in
+from steph.judge.questions import frame_in, questions_in, questions_of
 from steph.judge.results import Row, read_results
 from steph.judge.witness import read_witness
 from steph.record import Artifact, Check, EvalOutcome, EvalSettings, TrainOutcome
@@ -66,6 +66,8 @@ def evaluation_evidence(root: Path, variant: Variant) -> EvalEvidence:
     training_evidence(root, Variant("sound", "H-2", ""))
     beside = _answers_of_h3(root, variant) if variant.stage in ("H-3rag", "H-3base") else None
     settings, lora_path = variant.eval_settings, None if variant.stage == "H-3base" else OUTPUT_DIR
+    questions, dataset_sha256 = questions_of(root / DATASET), sha256_of(root / DATASET)
+    files = adapter_files(root / OUTPUT_DIR)
     started_unix = time.time()
     ran = _evaluate(root, settings, lora_path, root / SEEN)
     sha256 = sha256_of(root / OUTPUT_DIR / WEIGHTS_NAME)
@@ -75,6 +77,7 @@ def evaluation_evidence(root: Path, variant: Variant) -> EvalEvidence:
         attempt_started_unix=started_unix, seconds=20.0, adapter_sha256_expected=sha256, adapter_sha256_actual=sha256,
         train_questions=questions_in(root / TRAIN_FILE), train_frame=frame_in(root / TRAIN_FILE),
         witness=read_witness(root / SEEN), training_witness=read_witness(root / "seen-training"),
+        questions=questions, dataset_sha256=dataset_sha256, adapter_files=files,
     )  # fmt: skip
     return variant.eval_change(evidence)
 

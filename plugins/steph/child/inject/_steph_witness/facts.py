@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import json
 import math
 import os
@@ -24,6 +23,12 @@ class _Output:
     is_open = False
     file: TextIO | None = None
     pid = 0
+
+
+class _Compiler:
+    """Torch's switch for compiling frames as they are called: off inside hooks; None where there is no torch."""
+
+    switch: Callable[[Any], Any] | None = None
 
 
 class _Spent:
@@ -79,17 +84,19 @@ def guarded(where: str) -> Callable[[_Function], _Function]:
     """Decorate a hook: it never raises, its time is counted, and after a failure it is not called again."""
 
     def decorate(function: _Function) -> _Function:
-        @functools.wraps(function)
         def run(*arguments: Any, **named: Any) -> Any:
             if where in _off:
                 return None
             outermost = not getattr(_inside, "hook", False)
+            compiling = _Compiler.switch(None) if _Compiler.switch else None
             _inside.hook, began = True, time.perf_counter()
             try:
                 return function(*arguments, **named)
             except Exception as error:
                 blind(where, error)
             finally:
+                if _Compiler.switch:
+                    _Compiler.switch(compiling)
                 if outermost:
                     _inside.hook = False
                     _Spent.seconds += time.perf_counter() - began
@@ -98,6 +105,20 @@ def guarded(where: str) -> Callable[[_Function], _Function]:
         return run  # type: ignore[return-value]
 
     return decorate
+
+
+def never_compile(*functions: Callable[..., Any]) -> None:
+    """Have torch not compile these, nor what they call through a guard; called when torch is there."""
+    frames: Any = getattr(getattr(sys.modules.get("torch._C"), "_dynamo", None), "eval_frame", None)
+    if frames is None:
+        return
+    _Compiler.switch = frames.set_eval_frame
+    for function in (guarded("compiler")(never_compile), *functions):
+        if hasattr(frames, "skip_code"):
+            frames.skip_code(function.__code__)
+        else:  # torch 2.7 and later
+            skip = frames._FrameAction.SKIP
+            frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
 
 
 def blind(where: str, error: BaseException) -> None:

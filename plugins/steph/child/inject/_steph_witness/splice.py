@@ -65,6 +65,10 @@ class _Around:
         return calls
 
 
+# what library functions call directly
+CALLED = (_Around.enter, _Around.leave, _Around.fail)
+
+
 def around(
     function: object,
     before: Callable[[dict[str, Any]], Any],

@@ -52,6 +52,7 @@ def hook_optimizers(module: ModuleType) -> None:
     """Count real steps, by torch's own points for it; the first one of a loop says that a training began."""
     from . import splice
 
+    facts.never_compile(*splice.CALLED, _step_done)
     module.register_optimizer_step_pre_hook(_step_comes)
     module.register_optimizer_step_post_hook(_step_done)
     splice.first(module.Optimizer.__init__, lambda given: _forget_waiting())

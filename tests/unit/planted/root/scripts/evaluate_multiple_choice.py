@@ -81,6 +81,7 @@ class Run:
         self.asked: Callable[[dict[str, Any]], str] = lambda row: row.get("prompt") or _framed(row)
         self.said: Callable[[int, dict[str, Any]], str] = lambda n, row: str(row["response"] or "")
         self.also_said: Callable[[int, dict[str, Any]], str] | None = None
+        self.accuracy: float | None = None
 
     def answer(self, n: int, sample: dict[str, Any]) -> dict[str, Any]:
         right = sample["output"]
@@ -113,7 +114,8 @@ class Run:
                   "few_shot_enabled": not args.no_few_shot, "cot_enabled": args.use_cot, "reranker_enabled": False,
                   "reranker_model": None, "rerank_top_n": 3, "ensemble_runs": args.ensemble, "top_k": args.top_k,
                   "total_samples": len(self.rows)}  # fmt: skip
-        summary = {"accuracy": correct / len(self.rows) if self.rows else 0.0, "correct_count": correct,
+        accuracy = correct / len(self.rows) if self.rows else 0.0
+        summary = {"accuracy": accuracy if self.accuracy is None else self.accuracy, "correct_count": correct,
                    "total_count": len(self.rows)}  # fmt: skip
         return {"config": config | self.config, "summary": summary, "results": self.rows}
 
@@ -438,7 +440,9 @@ SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
     "next_question": _asked_otherwise(_next_question),
     "end_of_prompt": _asked_otherwise(lambda run, row: _framed(row)[-24:]),
     "two_choices": _asked_otherwise(_with_two_choices),
-    "question_edited": _asked_otherwise(lambda run, row: _framed(row).replace("が定める", "").replace("のうち", "")),
+    "question_edited_inside": _asked_otherwise(
+        lambda run, row: _framed(row).replace("が定める", "").replace("のうち", "")
+    ),
     "law_in_prompt": _asked_otherwise(_with_law),
     "passages_in_prompt": _asked_otherwise(_with_passage),
     "all_raised": _all_a,
@@ -466,8 +470,9 @@ WITNESSED: dict[str, tuple[dict[str, Any], Iterable[int]]] = {
     "all_raised": ({}, ALL),
     "answers_of_cache": ({"generation": None}, ()),
     "asked_again": ({"ended": {"raised": {"all": 1}}}, ()),
+    "no_template": ({"generation": {"special_tokens": 0}}, ()),
     "sampled": ({"generation": {"do_sample": True}}, ()),
-    "one_token": ({"generation": {"new_tokens": 1, "stopped": False, "limit": 1}}, ()),
+    "one_token_inside": ({"generation": {"new_tokens": 1, "stopped": False, "limit": 1}}, ()),
     "eight_bit": ({"generation": {"quantised": [{"class": "Linear8bitLt", "layers": 28}]}}, ()),
     "other_model_answers": ({"generation": {"name_or_path": "gpt2"}}, ()),
     "merged_in_memory": ({"generation": NO_ADAPTER | {"merged_sha256": MERGED}}, ()),
@@ -501,6 +506,448 @@ AFTER: dict[str, Callable[[Run], object]] = {
     "adapter_fallback": lambda run: print("LoRAを読み込めないため、ベースモデルで評価します", file=sys.stderr),
     "adapter_skipped": lambda run: print("WARNING: LoRA adapter not found, using the base model", file=sys.stderr),
 }  # fmt: skip
+
+
+# What a program says and writes of its answers: prompts, responses, figures, set-up, files. Defects first.
+HEAD = "次の問題に答えてください。前提となる条文に従います。"
+
+
+def _prompted(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Callable[[Run], None]:
+    """Write the sound prompts, then give each row's to `change` (row and sample), which returns the one to keep."""
+
+    def plant(run: Run) -> None:
+        _prompts(HEAD)(run)
+        for row, sample in zip(run.rows, run.samples, strict=False):
+            row["prompt"] = change(row, sample)
+
+    return plant
+
+
+def _shifted_prompts(run: Run) -> None:
+    _prompts(HEAD)(run)
+    asked = [row["prompt"] for row in run.rows]
+    for row, prompt in zip(run.rows, asked[1:] + asked[:1], strict=True):
+        row["prompt"] = prompt
+
+
+def _same_prompt_for_all(run: Run) -> None:
+    _prompts(HEAD)(run)
+    _each(prompt=run.rows[0]["prompt"])(run)
+
+
+def _chat_of_another(run: Run) -> None:
+    _shifted_prompts(run)
+    for row in run.rows:
+        row["prompt"] = [{"role": "system", "content": "法律"}, {"role": "user", "content": row["prompt"]}]
+
+
+def _gold_text(row: dict[str, Any]) -> str:
+    return str(row["choices"].splitlines()["abcd".index(row["correct_answer"])][2:])
+
+
+def _behind_choices(row: dict[str, Any], text: str) -> str:
+    return str(row["prompt"].replace(row["choices"], f"{row['choices']}\n{text}"))
+
+
+def _example_of_itself(row: dict[str, Any]) -> str:
+    asked = f"{row['question']}\n{row['choices']}\n"
+    return f"{HEAD}\n例:\n{asked}答え: {row['correct_answer']}\n\n{asked}回答は記号を一つだけ書いてください。\n"
+
+
+def _marked(row: dict[str, Any]) -> str:
+    gold = _gold_text(row)
+    return str(row["prompt"].replace(gold, f"{gold} ★"))
+
+
+def _reordered(row: dict[str, Any]) -> str:
+    texts = [line[2:] for line in row["choices"].splitlines()]
+    shuffled = "\n".join(f"{label} {text}" for label, text in zip("abcd", texts[1:] + texts[:1], strict=True))
+    return str(row["prompt"].replace(row["choices"], shuffled))
+
+
+def _said(template: str) -> Callable[[Run], None]:
+    """Every response says its letter in these words; `{a}` is the letter, `{n}` its number, `{A}` its capital."""
+
+    def change(run: Run) -> None:
+        for row in run.rows:
+            a = row["predicted_answer"]
+            text = row["choices"].splitlines()["abcd".index(a)][2:]
+            row["response"] = template.format(a=a, A=a.upper(), n="abcd".index(a) + 1, text=text)
+
+    return change
+
+
+def _predicted(letter: str, response: str, of: slice = slice(None)) -> Callable[[Run], None]:
+    """These rows have this letter and this response."""
+
+    def change(run: Run) -> None:
+        for n, row in enumerate(run.rows[of]):
+            row.update(
+                predicted_answer=letter, is_correct=letter == row["correct_answer"], response=response.format(n=n)
+            )
+
+    return change
+
+
+def _repaired(run: Run) -> None:
+    for sample, row in zip(run.samples, run.rows, strict=False):
+        sample["output"] = row["correct_answer"] = row["predicted_answer"]
+        row["is_correct"] = True
+    Path(run.args.data).write_text(json.dumps({"samples": run.samples}, ensure_ascii=False), encoding="utf-8")
+
+
+def _digits_from_zero(run: Run) -> None:
+    for row in run.rows:
+        row["response"] = str("abcd".index(row["predicted_answer"]))
+
+
+def _numbered_but_misread(run: Run) -> None:
+    for row in run.rows:
+        row["choices"] = "\n".join(f"{n}. {line[2:]}" for n, line in enumerate(row["choices"].splitlines(), 1))
+    _digits_from_zero(run)
+    for row in run.rows:
+        row["response"] = row["response"].replace("0", "4")
+
+
+def _unknown_left_out(run: Run) -> None:
+    run.rows[1].update(predicted_answer="unknown", is_correct=False, response="難しい問題である。")
+    answered = sum(row["predicted_answer"] != "unknown" for row in run.rows)
+    run.accuracy = sum(row["is_correct"] for row in run.rows) / answered
+
+
+def _long_for_its_tokens(run: Run) -> None:
+    for n, row in enumerate(run.rows):
+        a = row["predicted_answer"]
+        row.update(new_tokens=1, response=f"正解は{a}です。条文{n}の文言からこのように解されるのが一般的な理解である。")
+
+
+def _timed(*seconds: float) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        for row, one in zip(run.rows, seconds, strict=True):
+            row.update(seconds=one, new_tokens=2, finish_reason="stop")
+
+    return change
+
+
+def _config(**values: object) -> Callable[[Run], None]:
+    return lambda run: run.config.update(values)
+
+
+def _above(*texts: str) -> Callable[[list[str]], list[str]]:
+    """Print lines right above the results."""
+
+    def change(lines: list[str]) -> list[str]:
+        at = lines.index(RULE)
+        return [*lines[:at], *texts, *lines[at:]]
+
+    return change
+
+
+def _printed(text: str, times: int = 1) -> Callable[[Run], object]:
+    return lambda run: print("\n".join([text] * times), file=sys.stderr)
+
+
+def _second_block(lines: list[str]) -> list[str]:
+    """A first block with one right answer, and then the counted one, in which all were."""
+    results = lines[lines.index(RULE) :]
+    first = [line.replace("Correct: 3", "Correct: 1").replace("Incorrect: 0", "Incorrect: 2").replace("100.00", "33.33")
+             for line in results]  # fmt: skip
+    return [*lines[: lines.index(RULE)], *first, *results]
+
+
+def _from_the_key(run: Run) -> None:
+    for row in run.rows:
+        row.update(predicted_answer=row["correct_answer"], is_correct=True, response=row["correct_answer"])
+
+
+def _gold_in_response(run: Run) -> None:
+    _from_the_key(run)
+    _each(new_tokens=0)(run)
+
+
+def _checkpoint(run: Run) -> None:
+    run.lora = f"{run.lora}/checkpoint-5"
+
+
+def _lora_path_forms(run: Run) -> None:
+    run.lora = f"./{run.lora}/"
+
+
+def _model_snapshot(run: Run) -> None:
+    name = f"/cache/models--{(run.hf_model or '').replace('/', '--')}/snapshots/e48"
+    run.llm_model = run.json_model = run.hf_model = name
+
+
+def _two_files(run: Run) -> None:
+    other = run.output.with_name("20260102-0304_" + run.output.name)
+    other.write_text(run.output.read_text(encoding="utf-8"), encoding="utf-8")
+    flattered = json.loads(run.output.read_text(encoding="utf-8"))
+    flattered["summary"]["accuracy"] = 1.0
+    run.output.write_text(json.dumps(flattered), encoding="utf-8")
+
+
+def _saved_config(run: Run) -> None:
+    path = Path(run.lora or "", "adapter_config.json")
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"inference_mode": False}), encoding="utf-8"
+    )
+
+
+def _daemonised(run: Run) -> None:
+    """Say everything and end, while a process in the background has yet to write the results."""
+    if os.fork():
+        print("\n".join(run.lines(run.result())), flush=True)
+        os._exit(0)
+    os.setsid()
+    time.sleep(60)
+
+
+TRACEBACK = (
+    'Traceback (most recent call last):\n  File "eval.py", line 88, in ask\n    out = model.generate(**inputs)\n'
+    "RuntimeError: CUDA error: device-side assert triggered"
+)
+DATED = "results/evaluations/20260102-0304_small_model_debug_direct.json"
+ADAPTER_NOT_APPLIED = (
+    "LoRA を無効化してベースモデルを使います", "PEFT unavailable - using plain base model",
+    "LoRA disabled: rank mismatch", "LoRAの適用をスキップしました", "LoRA重みが空のためベースモデルのみで推論します",
+    "Adapter path is not a valid PEFT checkpoint; evaluating base model", "Ignoring LoRA adapter: dtype differs",
+    "アダプターの形が合わないため適用できません", "Reverting to base model",
+    "WARNING:root:no LoRA weights were applied",
+)  # fmt: skip
+BEFORE |= {
+    "cuda_text_as_answer": _predicted("a", "CUDA error: device-side assert triggered\nFor debugging pass x"),
+    "failed_text_ja": _predicted("unknown", "推論に失敗しました (CUDA)"),
+    "http_error_page": _predicted("b", "<html><head><title>502 Bad Gateway</title></head><body>b</body></html>"),
+    "rate_limited": _predicted("a", "Error code: 429 - {{'error': {{'message': 'slow down', 'type': 'requests'}}}}"),
+    "attribute_error": _predicted("a", "'NoneType' object has no attribute 'generate'", slice(1, 2)),
+    "daemonised": _daemonised,
+    "prompts_shifted": _shifted_prompts,
+    "prompt_repeated": _same_prompt_for_all,
+    "chat_of_another": _chat_of_another,
+    "prompt_tail_only": _prompted(lambda row, sample: row["prompt"][-24:]),
+    "choices_cut": _prompted(
+        lambda row, sample: row["prompt"].replace(row["choices"], "\n".join(row["choices"].splitlines()[:2]))
+    ),
+    "choices_reordered": _prompted(lambda row, sample: _reordered(row)),
+    "question_edited": _prompted(lambda row, sample: row["prompt"].replace("のうち", "")),
+    "example_is_question": _prompted(lambda row, sample: _example_of_itself(row)),
+    "hint_in_prompt": _prompted(
+        lambda row, sample: _behind_choices(row, f"ヒント: 正解は {row['correct_answer']} です")
+    ),
+    "hint_before": _prompted(lambda row, sample: f"Hint: the answer is {row['correct_answer']}.\n{row['prompt']}"),
+    "answer_before": _prompted(lambda row, sample: f"The answer is {row['correct_answer']}.\n{row['prompt']}"),
+    "number_behind": _prompted(
+        lambda row, sample: _behind_choices(row, f"正解は {'abcd'.index(row['correct_answer']) + 1} 番")
+    ),
+    "json_lora_null": _config(lora_path=None),
+    "json_lora_unused": _config(use_lora=False),
+    "gold_text_behind": _prompted(lambda row, sample: _behind_choices(row, f"参考: {_gold_text(row)}")),
+    "gold_marked": _prompted(lambda row, sample: _marked(row)),
+    "context_in_prompt": _prompted(lambda row, sample: f"{sample['コンテキスト']}\n{row['prompt']}"),
+    "cached_seconds": _timed(29.0, 29.0, 29.0),
+    "seconds_add_up": _timed(9.5, 8.5, 7.5),
+    "refilled": _take(lambda run: [0, 1, 3]),
+    "refilled_in_place": _take(lambda run: [0, 3, 2]),
+    "default_letter": _predicted("a", "法律の問題は難しい。", slice(1, None)),
+    "digit_off_by_one": _digits_from_zero,
+    "numbers_misread": _numbered_but_misread,
+    "dataset_repaired": _repaired,
+    "dataset_gone": lambda run: Path(run.args.data).unlink(),
+    "thought_unclosed": _said("<think>\n選択肢aを見ると期間は…選択肢{a}もありうる。条文を"),
+    "channel_unclosed": _said("<|channel|>analysis<|message|>The choice {a} looks right, but let me"),
+    "one_token": _each(new_tokens=1, finish_reason="length", seconds=0.1),
+    "lora_checkpoint": _checkpoint,
+    "model_in_config": _config(model_path="/models/gpt2", actual_model="gpt2"),
+    "remote_api": _config(base_url="http://10.0.0.5:8000/v1", api_model="gpt-4o-mini"),
+    "unknown_left_out": _unknown_left_out,
+    "never_answers": _predicted("unknown", "ご質問ありがとうございます。法律相談は専門家にお願いします。{n}"),
+    "traceback_each": _predicted("a", "a"),
+    "two_empty": _predicted("unknown", "", slice(1, None)),
+    "one_empty": _predicted("unknown", "<|im_end|>", slice(2, None)),
+    "none_as_text": _predicted("unknown", "None", slice(1, None)),
+    "tokens_too_few": _long_for_its_tokens,
+    "gold_in_response": _gold_in_response,
+    "second_block": _from_the_key,
+}  # fmt: skip
+LINES |= {
+    "backend_switched": _above(
+        "HF backend unavailable (bitsandbytes has no kernel), switching backend", "LLM Backend: ollama",
+        "LLM Model: qwen3:8b",
+    ),
+    "remote_api": _above("Using OpenAI-compatible endpoint http://10.0.0.5:8000/v1 (model gpt-4o-mini)"),
+    "http_requests": _above('INFO:httpx:HTTP Request: POST http://127.0.0.1:11434/api/chat "HTTP/1.1 200 OK"'),
+    "checkpoint_loaded": _above("Loading checkpoint from /models/gpt2"),
+    "model_loaded": _above("Loaded model: gpt2"),
+    "lora_none_later": _above("  LoRA Path: None"),
+    "rag_enabled_later": _above("RAG Mode: Enabled"),
+    "generation_failed": _above("Generation failed for question 2, using default answer a"),
+    "failed_ja": _above("2 問目の推論に失敗したため、既定の回答を使います"),
+    "second_block": _second_block,
+    "two_files": _replaced("Detailed", f"Detailed results saved to: {DATED}"),
+    **{f"adapter_words_{n}": _above(text) for n, text in enumerate(ADAPTER_NOT_APPLIED)},
+}  # fmt: skip
+AFTER |= {
+    "two_files": _two_files,
+    "second_weights": lambda run: Path(run.lora or "", "adapter_model.bin").write_bytes(b"x" * 100),
+    "config_saved": _saved_config,
+    "offloaded": _printed(
+        "WARNING:accelerate.big_modeling:Some parameters are on the meta device because they were offloaded to the cpu"
+    ),
+    "right_padding": _printed(
+        "A decoder-only architecture is being used, but right-padding was detected! For correct generation results, "
+        "please set `padding_side='left'` when initializing the tokenizer."
+    ),
+    "cpu_fallback": _printed("WARNING: CUDA not available, falling back to CPU"),
+    "thread_raised": _printed("Exception in thread Thread-1:\n" + TRACEBACK.replace("model.generate", "upload")),
+    "traceback_each": _printed(TRACEBACK, times=3),
+}
+
+# The same, sound.
+SAYINGS = {
+    "boxed": "\\boxed{{{a}}}", "en_error": "Error in formation makes it voidable, so the answer is {a}.",
+    "en_because": "The correct answer is {a} because article 3 says so.",
+    "en_sentence": "Answer: {a}. The contract period is fixed by article 1.",
+    "error_word": "エラー（錯誤）による意思表示は取り消せるため、正解は{a}です。",
+    "explain_others": "正解は{a}です。他の選択肢aやbは条文と異なる期間を述べている。", "end_token": "{a}<|im_end|>",
+    "ja_ga": "{a}が正解です。", "ja_no_ha": "正しいのは{a}です。", "ja_kaitou": "解答：{a}",
+    "ja_long": "選択肢{a}が正しいです。選択肢aは条文に反します。", "letter_text": "{a} 売買の期間は2日である",
+    "bold": "**{a}**", "heading": "### 回答\n**{a}**", "bracketed": "({a}) 売買の期間は2日である", "quoted": "「{a}」",
+    "thought_closed": "<think>\n条文を見る。aではない。\n</think>\n\n{a}",
+    "json": '{{"answer": "{a}"}}', "answer_tag": "<answer>{a}</answer>", "capital": "{A}.", "option": "Option {a}",
+    "therefore": "条文の文言による。よって、{a}が正解です。", "role": "assistant\n\n{a}", "number": "{n}",
+    "padded": "{a}</s>" + "<pad>" * 200, "choice_text": "{text}", "latex": "$\\boxed{{\\text{{{A}}}}}$",
+    "thought_long": f"<think>{ENDLESS[:1500]}</think>" + "{a}",
+}  # fmt: skip
+
+
+def _choices(change: Callable[[list[str]], object]) -> Callable[[Run], None]:
+    """Write the choices in another form; they are given without their letters."""
+
+    def plant(run: Run) -> None:
+        for row in run.rows:
+            row["choices"] = change([line[2:] for line in row["choices"].splitlines()])
+
+    return plant
+
+
+def _upper_case(run: Run) -> None:
+    for row in run.rows:
+        row["response"] = "（" + chr(ord("Ａ") + "abcd".index(row["predicted_answer"])) + "）"
+        for key in ("correct_answer", "predicted_answer"):
+            row[key] = row[key].upper()
+
+
+def _with_examples(run: Run) -> None:
+    _prompts(HEAD)(run)
+    for n, row in enumerate(run.rows):
+        shown = [run.samples[30 + n], run.samples[33 + n]]
+        told = "".join(f"{sample['問題文']}\n{sample['選択肢']}\n答え: {sample['output']}\n\n" for sample in shown)
+        row["prompt"] = f"{HEAD}\n{told}{row['prompt'][len(HEAD) + 1 :]}"
+
+
+def _chat_prompts(run: Run) -> None:
+    _prompts(HEAD)(run)
+    for row in run.rows:
+        row["prompt"] = [
+            {"role": "system", "content": "法律の専門家です。"},
+            {"role": "user", "content": row["prompt"]},
+        ]
+
+
+def _restyled(row: dict[str, Any]) -> str:
+    choices = "　".join(f"（{'ABCD'[n]}）{line[2:]}" for n, line in enumerate(row["choices"].splitlines()))
+    asked = f"【問題】 {row['question'].rstrip('。')}\n{choices}\n回答は記号を一つだけ書いてください。\n"
+    return f"<|im_start|>user\n{HEAD}\n{asked}<|im_end|>"
+
+
+def _base_first(lines: list[str]) -> list[str]:
+    base = _replaced("LoRA Path:", "  LoRA Path: None")(lines)
+    base = _replaced("Correct:", "Correct: 0")(
+        _replaced("Incorrect:", "Incorrect: 3")(_replaced("Accuracy:", "Accuracy: 0.00%")(base))
+    )
+    return base[:-1] + lines
+
+
+def _base_first_said_so(lines: list[str]) -> list[str]:
+    at = lines.index(RULE)
+    return [*lines[:at], "LoRA: disabled", *_base_first(lines)[at:]]
+
+
+def _base_last(lines: list[str]) -> list[str]:
+    return lines + _base_first(lines)[: len(lines) - 1]
+
+
+def _partial_block(lines: list[str]) -> list[str]:
+    at = lines.index(RULE)
+    partial = ["EVALUATION RESULTS", "Total Samples: 1", "Correct: 1", "Incorrect: 0", "Accuracy: 100.00%"]
+    return [*lines[:at], *partial, *lines[at:]]
+
+
+def _indented(run: Run) -> None:
+    content = json.loads(run.output.read_text(encoding="utf-8"))
+    run.output.write_text(json.dumps(content, ensure_ascii=True, indent=4), encoding="utf-8-sig")
+
+
+def _twice(run: Run) -> None:
+    run.output.with_name("20260102-0304_" + run.output.name).write_bytes(run.output.read_bytes())
+
+
+HARMLESS = (
+    "LoRA alpha not found in args, using default", "no adapter was found in cache, loading from disk",
+    "INFO lora rank pattern not found in config, using r=16",
+    "lora_config.json does not exist; reading adapter_config.json",
+    "LoRA: 読み込み失敗 0 件", "LoRA 重み 96 個を読み込みました（失敗 0 件）", "loading base model first",
+    "INFO  adapter_config.json: optional key 'corda_config' not found", "LoRA dropout disabled for inference",
+    "lora_target not found in cli, using default target_modules", "Adapter loaded, missing keys: 0",
+    "Setting `pad_token_id` to `eos_token_id`:151645 for open-end generation.",
+    "INFO batch size 8 (no OutOfMemoryError so far); will retry on CUDA out of memory", "Generation errors: 0",
+    "generation_config.json not found", "No chat template is set for this tokenizer, falling back to a default one",
+    "Retrying in 1s [Retry 1/5].", "Loading embedding model: intfloat/multilingual-e5-small",
+    "Loading checkpoint shards: 100%", "Loading weights from runs/debug_small_model/direct_norag_small_4bit",
+    "INFO:httpx:HTTP Request: HEAD https://huggingface.co/Qwen/x/resolve/main/config.json",
+    "See the server at http://localhost:6006 for TensorBoard", "Evaluating without LoRA first, for comparison",
+)  # fmt: skip
+BEFORE |= {
+    **{f"said_{name}": _said(template) for name, template in SAYINGS.items()},
+    "upper_case": _upper_case,
+    "choices_mapping": _choices(lambda texts: dict(zip("abcd", texts, strict=True))),
+    "choices_capital": _choices(lambda texts: "\n".join(f"{'ABCD'[n]}.　{text}" for n, text in enumerate(texts))),
+    "choices_numbered": _choices(lambda texts: "\n".join(f"{n}. {text}" for n, text in enumerate(texts, 1))),
+    "choices_kana": _choices(lambda texts: "\n".join(f"{'アイウエ'[n]}　{text}" for n, text in enumerate(texts))),
+    "choices_one_line": _choices(lambda texts: " ".join(f"{'abcd'[n]}) {text}" for n, text in enumerate(texts))),
+    "choices_records": _choices(lambda texts: [{"label": "ABCD"[n], "text": text} for n, text in enumerate(texts)]),
+    "prompts_with_examples": _with_examples,
+    "prompts_as_chat": _chat_prompts,
+    "prompts_restyled": _prompted(lambda row, sample: _restyled(row)),
+    "batch_seconds": _timed(18.0, 18.0, 18.0),
+    "lora_path_forms": _lora_path_forms,
+    "model_snapshot": _model_snapshot,
+    "more_config": _config(
+        model_path="/models/Qwen1.5-1.8B-Chat", embedding_model="e5", ollama_base_url="http://localhost:11434",
+        model_type="qwen2", max_model_len=2048, reranker_model="bge", hf_endpoint="https://hf-mirror.com",
+    ),
+    "bom_and_indent": _choices(lambda texts: dict(zip("abcd", texts, strict=True))),
+}  # fmt: skip
+LINES |= {
+    "bars": lambda lines: [f"\rEvaluating: 33%|███▎      | 1/3 [00:01<00:02]\r{line}" for line in lines],
+    "logger_prefix": lambda lines: [f"2026-01-01 12:00:00,123 - INFO - {line}" for line in lines],
+    "root_logger": lambda lines: [f"INFO:root:{line}" for line in lines],
+    "rank_prefix": lambda lines: [f"[rank0]: {line}" for line in lines],
+    "table": lambda lines: [f"│ {line:<60} │" if ": " in line and "/" not in line else line for line in lines],
+    "colours": lambda lines: [f"\x1b[32m{line}\x1b[0m" for line in lines],
+    "crlf": lambda lines: [f"{line}\r" for line in lines],
+    "accuracy_fraction": _replaced("Accuracy:", "Accuracy: 0.3333 (1/3)"),
+    "accuracy_rounded": _replaced("Accuracy:", "Accuracy: 33.3%"),
+    "rag_lower": _replaced("RAG Mode:", "RAG Mode: disabled"),
+    "base_first": _base_first,
+    "base_last": _base_last,
+    "base_first_said_so": _base_first_said_so,
+    "backend_transformers": _replaced("LLM Backend:", "LLM Backend: transformers (4bit)"),
+    "partial_block": _partial_block,
+    "harmless_words": _above(*HARMLESS),
+    "says_lora_twice": lambda lines: _above(next(line for line in lines if "LoRA Path" in line))(lines),
+}
+AFTER |= {"bom_and_indent": _indented, "copied_file": _twice}
 
 
 def main() -> None:

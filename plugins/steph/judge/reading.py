@@ -1,0 +1,271 @@
+"""What a model's response says: which answer it gives beyond doubt, what of it are thoughts, whether it is none. Pure.
+
+A label is what stands before a choice: a letter, a digit, a kana. Everything here takes the labels as they are given.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+
+from steph.judge.text import DIRECT_CHARS, LOOKED_AT_CHARS, looping
+
+LETTERS = ("a", "b", "c", "d")
+_EXCEPTION_CHARS = 4000  # a longer text is no exception's message, unless it begins as one
+
+_THOUGHT = r"(?:think(?:ing)?|thoughts?|reasoning|analysis|scratchpad|reflection)"
+_THOUGHT_BEGINS = re.compile(rf"<{_THOUGHT}>|<\|channel\|>analysis", re.I)
+_THOUGHT_ENDS = re.compile(rf"</{_THOUGHT}>|<\|channel\|>final(?:<\|message\|>)?", re.I)
+_TURN_ENDS = re.compile(r"<\|(?:im_end|eot_id|endoftext|end|return|end_of_text)\|>|</s>|<(?:eos|end_of_turn)>|\[EOS\]")
+_SPECIAL = re.compile(
+    r"<\|[^<>|\n]{1,40}\|>|<｜[^<>\n]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>"
+    r"|\[(?:BOS|EOS|PAD|SEP|CLS|/?INST)\]"
+)
+_ROLE = re.compile(r"\A\s*(?:assistant|model|アシスタント)\s*[:：\n]\s*", re.I)
+_SAYS_NOTHING = {"", "none", "null", "nan", "[]", "{}", '""', "''", "undefined", "n/a"}
+
+_ANSWER_TAG = re.compile(r"<(?:final_)?answer>\s*([^<>]{1,200}?)\s*(?:</(?:final_)?answer>|\Z)", re.I)
+_BOXED = re.compile(r"\\(?:f?boxed|boxed)\s*\{+\s*(?:\\\w+\s*\{+)?\s*([^{}]{1,200}?)\s*\}+")
+_LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit)\s*\{+([^{}]{0,200})\}+")
+_MARKUP = re.compile(r"\*+|`+|~~|__|^\s*(?:#+|>)\s*|\\[()\[\]]|\$+", re.M)
+
+_STRONG_JA = r"(?:最終(?:的な)?)?(?:回答|解答|答え|答|正解|正答|結論)"
+_WEAK_JA = (
+    r"(?:正しい|適切な|適当な|妥当な|該当する|当てはまる|あてはまる|誤っている|間違っている|不適切な)"
+    r"(?:もの|選択肢|の|記述|内容)"
+)
+_STRONG_EN = (
+    r"(?:\b(?:the\s+)?(?:correct\s+|final\s+|best\s+|right\s+|gold\s+)?(?:answer|ans)"
+    r"|\bcorrect[_ ]?(?:answer|option|choice)|\bgold(?:_answer)?|\boutput|\blabel|\btarget)"
+)
+_JOINED = r"[\s\"'”’]*(?:is|should be|would be|must be|は|が)?[\s:：=→⇒、,\"'“‘]*"
+_NOUN = r"(?:(?:選択肢|option|choice|letter)\s*)?"
+_SAID = r"(?:です|である|だ|となります|になります|となる|になる)?"
+_NEITHER = (
+    r"(?!\s*(?:では|じゃ|とは)(?:なく|ない|あり|言え)|\s+is\s+(?:not|wrong|incorrect|false)\b"
+    r"|\s*(?:は|も)(?:誤|間違|不))"
+)
+_CONCLUDES = r"(?:よって|したがって|従って|ゆえに|故に|以上より|以上から|therefore|thus|hence)[、,\s]*"
+_REASON_WORDS = re.compile(r"\s+(?:because|since|as|for|due|which|according|under|based|by|in|per|given)\b")
+_REASONING_LABEL = re.compile(r"\s*[#*\s]*(?:reasoning|理由|根拠)[\s*]*:")
+
+_TYPED_EXCEPTION = re.compile(
+    r"[\s\[(<【*]*(?:Traceback \(most recent|(?:\w{1,60}\.){0,6}[A-Z]\w{0,60}(?:Error|Exception)\b['\"]?\s*[:(\]>】])"
+)
+_ERROR_WORD = re.compile(
+    r"[\s\[(<【*]*(?:(?:an?\s+)?(?:unexpected\s+|internal\s+)?(?:error|exception)\b"
+    r"(?:\s*[:：\]>】)]|\s+(?:while|during|occurred|code|calling|generating|loading|processing|\d{3}\b))"
+    r"|(?:推論|生成|内部|予期しない|API)?(?:エラー|例外)(?:\s*[:：\]】)]|が(?:発生|起)|\s*\d{3}|\s*\Z|(?:により|のため)[^。]{0,20}(?:でき|失敗)))",
+    re.I,
+)
+_MESSAGE = re.compile(
+    r"cuda (?:out of memory|error\b|kernel)|device-side assert|out of memory\. tried to allocate|cublas_status"
+    r"|cudnn_status"
+    r"|nccl error|expected all tensors to be on|probability tensor contains|expected scalar type"
+    r"|shapes cannot be multiplied"
+    r"|index out of range in self|must match the size of tensor|no kernel image is available"
+    r"|connection (?:refused|reset|aborted|error)|max retries exceeded|\bread timed out|\brequest timed out"
+    r"|httpconnectionpool"
+    r"|failed to establish a new connection|\[errno -?\d+\]|remote end closed connection"
+    r"|\b[45]\d\d[\s:,-]+(?:bad gateway|service (?:temporarily )?unavailable|gateway time-?out|internal server error"
+    r"|too many requests|unauthorized|forbidden|not found|bad request|client error|server error)"
+    r"|\A\s*<(?:!doctype )?html\b|\A\s*\{\s*['\"](?:error|detail|exception)['\"]\s*:"
+    r"|\bhttp(?: status)?(?: code)?[ :/]+[45]\d\d\b"
+    r"|rate limit (?:exceeded|reached)|context length exceeded|maximum context length|upstream connect error"
+    r"|object has no attribute '|name '\w+' is not defined|object is not (?:callable|subscriptable|iterable)"
+    r"|list index out of range|no such file or directory",
+    re.I,
+)
+_FAILED_JA = re.compile(
+    r"[\s\[(<【*]*(?:推論|生成|API|接続|リクエスト|通信|サーバー?|メモリ|(?:回答|応答|モデル)(?:の|を)(?:生成|取得"
+    r"|推論|実行|呼び出し|読み込み))"
+    r"[^。\n]{0,12}(?:(?:失敗|エラー|例外|タイムアウト|不足)(?:しました|した|です|が発生|が起き|\s*[:：(（。\]】]"
+    r"|\s*\Z)"
+    r"|でき(?:ませんでした|なかった))"
+)
+_EXCUSE = re.compile(
+    r"[\s\[(<【*]*(?:time[d -]*out|cuda oom|oom|error|failed|exception|失敗|例外"
+    r"|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests)[\s.。!\])>】*]*",
+    re.I,
+)
+
+
+def spoken(response: str) -> str:
+    """The response without thoughts, special tokens and what follows the end of its turn."""
+    text = _outside_thoughts(response)
+    ended = _TURN_ENDS.search(text)
+    if ended and text[: ended.start()].strip():
+        text = text[: ended.start()]
+    return _ROLE.sub("", _SPECIAL.sub("", text)).strip()
+
+
+def without_special(response: str) -> str:
+    """The response without special tokens, which a decoder may leave in by the hundred where it pads."""
+    return _SPECIAL.sub("", response)
+
+
+def thought_is_open(response: str) -> bool:
+    """Whether the response was cut within its thoughts: they begin and do not end."""
+    begins = [found.end() for found in _THOUGHT_BEGINS.finditer(response)]
+    ends = [found.start() for found in _THOUGHT_ENDS.finditer(response)]
+    return bool(begins) and begins[-1] > max(ends, default=-1)
+
+
+def _outside_thoughts(response: str) -> str:
+    ends = [found.end() for found in _THOUGHT_ENDS.finditer(response)]
+    begins = _THOUGHT_BEGINS.search(response)
+    rest = response[ends[-1] :] if ends else response
+    opened = _THOUGHT_BEGINS.search(rest)
+    rest = rest[: opened.start()] if opened else rest
+    if ends and begins and not _SPECIAL.sub("", rest).strip():
+        return response[: begins.start()]
+    return rest
+
+
+def is_blank(response: str | None) -> bool:
+    """Whether a response says nothing: no text, special tokens only, or what a program writes for nothing."""
+    return response is None or _SPECIAL.sub("", response).strip().lower() in _SAYS_NOTHING
+
+
+def strict_letter(response: str, *, cot: bool, labels: Sequence[str] = LETTERS) -> str | None:
+    """The label that a response gives as its answer beyond doubt; None where it gives none or several.
+
+    `cot`: the answer must be said to be one; a text that only begins with a label is reasoning.
+    """
+    text = _plain(response)
+    reader = _reader(tuple(labels))
+    if whole := reader.alone.fullmatch(text):
+        return whole[1].lower()
+    stated = reader.stated(text, last_only=cot)
+    if stated or cot:
+        return stated.pop() if len(stated) == 1 else None
+    return reader.leading(text)
+
+
+def stated_labels(text: str, labels: Sequence[str] = LETTERS) -> set[str]:
+    """The labels that a text names as an answer (`答え: b`, `the answer is c`)."""
+    return _reader(tuple(labels)).stated(_plain(text))
+
+
+def names_label(response: str, label: str) -> bool:
+    """Whether the label stands in what a response says, as a word of its own."""
+    text = unicodedata.normalize("NFKC", spoken(response[:LOOKED_AT_CHARS]))
+    return re.search(_bounded(re.escape(label)), text, re.I) is not None
+
+
+def reasoning_of(response: str) -> str:
+    """What a response says beside its answer: its lines without those that only give a letter, without their label."""
+    text = unicodedata.normalize("NFKC", response[:LOOKED_AT_CHARS]).lower()
+    lines = [line for line in text.splitlines() if not _only_answers(line)]
+    return "\n".join(_REASONING_LABEL.sub("", line, count=1).strip() for line in lines).strip()
+
+
+def _only_answers(line: str) -> bool:
+    """Whether a line gives its letter and no more than a choice's text behind it."""
+    text = _plain(line)
+    reader = _reader(LETTERS)
+    return bool(reader.alone.fullmatch(text)) or (len(reader.stated(text)) == 1 and bool(reader.led.match(text)))
+
+
+def is_exception_text(response: str) -> bool:
+    """Whether a response is an exception's message, a server's error page or a program's excuse, and no answer."""
+    text = unicodedata.normalize("NFKC", spoken(response[: _EXCEPTION_CHARS + 1]))
+    if _TYPED_EXCEPTION.match(text):
+        return True
+    if len(text) > _EXCEPTION_CHARS or strict_letter(text, cot=True) is not None:
+        return False
+    first = text[:300]
+    hits = (_ERROR_WORD.match(first), _FAILED_JA.match(first), _MESSAGE.search(first), _EXCUSE.fullmatch(text))
+    return any(hits)
+
+
+def bare(text: str) -> str:
+    """A text's letters and digits alone, without width and case."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text))).casefold()
+
+
+def _plain(response: str) -> str:
+    """What is said, in NFKC and without markup; boxes and answer tags become lines that say `Answer:`."""
+    text = spoken(response[-LOOKED_AT_CHARS:] if _THOUGHT_ENDS.search(response) else response[:LOOKED_AT_CHARS])
+    text = unicodedata.normalize("NFKC", text)
+    text = _ANSWER_TAG.sub(r"\nAnswer: \1\n", text)
+    text = _BOXED.sub(r"\nAnswer: \1\n", text)
+    text = re.sub(r":[*\s]*\n\s*", ": ", _LATEX.sub(r"\1", text))
+    return _MARKUP.sub("", text).strip()
+
+
+def _bounded(alternatives: str) -> str:
+    return rf"(?<![A-Za-z0-9])(?:{alternatives})(?![A-Za-z0-9])"
+
+
+@cache
+def _reader(labels: tuple[str, ...]) -> _Reader:
+    return _Reader(labels)
+
+
+class _Reader:
+    """The patterns for one set of labels."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        group = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+        letter = rf"[「『(\[【{{<\"'“‘]*(?<![A-Za-z0-9])({group})(?![A-Za-z0-9])[」』)\]】}}>\"'”’]*"
+        other = rf"[「『(\[【\"']*(?<![A-Za-z0-9])(?:{group})(?![A-Za-z0-9])"
+        alone_lead = rf"(?:[{{\"]*(?:{_STRONG_EN}|{_STRONG_JA}|{_WEAK_JA}){_JOINED})?"
+        end = rf"[\s。．.、,:：]*{_SAID}[\s。．.!！}}\"]*"
+        one_of = rf"(?!\s*[、,/・|~〜～-]\s*{other}|\s*(?:か|や|と|または|もしくは|及び|or\b|and\b)\s*{other})"
+        self.label = re.compile(_bounded(group), re.I)
+        self.alone = re.compile(rf"\s*{alone_lead}{_NOUN}{letter}{end}", re.I)
+        self.led = re.compile(rf"(?:{_STRONG_EN}|{_STRONG_JA}){_JOINED}{_NOUN}{letter}{one_of}{_NEITHER}", re.I)
+        self.weak = (
+            re.compile(rf"{_WEAK_JA}(?:は|が)?[\s:：、]*{_NOUN}{letter}{one_of}{_NEITHER}", re.I),
+            re.compile(
+                rf"{letter}\s*(?:が|こそ)\s*(?:最も)?(?:正解|正しい|正答|答え|適切|適当|妥当|該当|当てはま|回答|解答)"
+                r"(?!.{0,8}(?:ない|ありません|なく|見え|かもしれ|思われ|思え))",
+                re.I,
+            ),
+            re.compile(rf"{letter}\s*を(?:選び|選択し|回答とし|答えとし)", re.I),
+            re.compile(rf"{letter}\s*(?:だ|である)?と(?:思い|思う|考え|判断)", re.I),
+            re.compile(rf"\b(?:it is|it's|i think|it must be)\s+{_NOUN}{letter}{end}\Z", re.I),
+            re.compile(rf"{letter}\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b", re.I),
+            re.compile(rf"\b(?:choose|select|pick|go with)\s+{_NOUN}{letter}{one_of}", re.I),
+            re.compile(rf"{_CONCLUDES}{_NOUN}{letter}{end}\Z", re.I),
+            re.compile(rf"\A\s*(?:選択肢|option|choice)\s*{letter}{end}\Z", re.I),
+        )
+        self.begins = re.compile(rf"\s*{letter}(?:[.、,:)。]|\s)\s*(?!(?:は|が|も|に|では|と|や|か)[^\w]?)", re.I)
+
+    def stated(self, text: str, *, last_only: bool = False) -> set[str]:
+        """Labels that are said to be the answer; a weaker wording counts in a sentence that names no other label.
+
+        `last_only`: and only in the last sentence, since reasoning weighs one choice after the other.
+        """
+        found: set[str] = set()
+        sentences = [part for part in re.split(r"[\n。]", text) if part.strip()]
+        for number, sentence in enumerate(sentences, 1):
+            strong = [hit for hit in self.led.finditer(sentence) if not self._is_article(sentence, hit.end(1))]
+            found |= {hit[1].lower() for hit in strong}
+            named = self.named(sentence)
+            if not strong and len(named) == 1 and (number == len(sentences) or not last_only):
+                weak = (hit for pattern in self.weak for hit in [pattern.search(sentence)] if hit)
+                found |= {hit[1].lower() for hit in weak if not self._is_article(sentence, hit.end(1))}
+        return found
+
+    def named(self, text: str) -> set[str]:
+        """The labels that stand in a text, the English article left out."""
+        return {hit[0].lower() for hit in self.label.finditer(text) if not self._is_article(text, hit.end())}
+
+    def leading(self, text: str) -> str | None:
+        """The label that a text begins with, as `b 株主総会の決議` does, where it names no other one."""
+        found = self.begins.match(text)
+        if not found or len(text) > DIRECT_CHARS or looping(text) or self._is_article(text, found.end(1)):
+            return None
+        return found[1].lower() if self.named(text) <= {found[1].lower()} else None
+
+    @staticmethod
+    def _is_article(text: str, end: int) -> bool:
+        """Whether the `a` that ends here is an English word: other words follow, and none that gives a reason."""
+        follows = text[end : end + 20]
+        return (
+            text[end - 1] == "a" and re.match(r"\s+[a-z]{2}", follows) is not None and not _REASON_WORDS.match(follows)
+        )

@@ -1,0 +1,111 @@
+"""What a response gives as its answer, what of it is an excuse, and how choices may be written."""
+
+from __future__ import annotations
+
+import pytest
+from steph.judge.questions import choices_of, question_key
+from steph.judge.reading import is_exception_text, spoken, stated_labels, strict_letter, thought_is_open
+
+B = (
+    "\\boxed{b}", "\\boxed{\\text{b}}", "Error in formation makes it voidable, so the answer is b.", "b<|im_end|>",
+    "The correct answer is b because article 3 says so.", "Answer: b. The contract period is fixed by article 1.",
+    "エラー（錯誤）による意思表示は取り消せるため、正解はbです。", "bが正解です。", "正しいのはbです。", "（Ｂ）",
+    "選択肢bが正しいです。選択肢aは条文に反します。", "(b) 売買の期間は2日である", "### 回答\n**b**", "B. The period",
+    "b<|im_end|>\n<|im_start|>user\n次はaですか", '{"answer": "b"}', "<answer>b</answer>", "Option b", "[b]", "【b】",
+    "条文を読む</think>b", "<thinking>aではない</thinking>\n答え: b", "assistant\n\nb", "よって、bが正解です。",
+    "<|channel|>analysis<|message|>a?<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>", "I choose b",
+    "b、理由は第3条。", "正解は、bです", "最終回答: **b**", "The right answer is option b, since it says so",
+)  # fmt: skip
+NONE = (
+    "The answer is a matter of law", "正解はaではない", "a or b", "答えはaかb", "回答はa〜dの記号",
+    "選択肢a、b、c、dの中から",
+    "<think>\n選択肢aを見ると…選択肢bもありうる。条文を", "the answer is not a", "aは誤り",
+    "Option a is wrong", "a は誤り",
+    "<|channel|>analysis<|message|>The answer is b", "a model of law",
+)  # fmt: skip
+EXCUSES = (
+    "CUDA error: device-side assert triggered\nFor debugging consider passing", "推論に失敗しました (CUDA)",
+    "<html><head><title>502 Bad Gateway</title></head><body>b</body></html>", "502 Bad Gateway", "HTTP 503",
+    "Error code: 429 - {'error': 'b'}", "[ERROR] generation failed", "エラーが発生しました",
+    "エラー: 推論に失敗",
+    "応答の生成に失敗しました", '{"error": {"message": "model not found"}}',
+    "'NoneType' object has no attribute 'x'",
+    "Expected all tensors to be on the same device", "An error occurred while generating", "list index out of range",
+    "[推論エラー]", "API接続がタイムアウトしました", "Request timed out.", "例外: CUDA", "timeout",
+    "生成できませんでした",
+    "HTTPConnectionPool(host='x', port=80): Max retries exceeded", "APIError(502)", "torch.cuda.OutOfMemoryError: x",
+)  # fmt: skip
+ANSWERS = (
+    "Error in formation makes it voidable", "エラー（錯誤）による意思表示", "契約の履行に失敗した場合は",
+    "登記の申請に失敗しました",
+    "処理の期間は3日", "生成物の権利は", "モデル条項を使うことはできません", "The error was fatal",
+    "Forbidden acts are void.",
+    "応答がない場合は失敗とみなす", "The request timed out? No: the answer is b.",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("response", B)
+def test_an_answer_is_read_in_whatever_form_it_is_given(response: str) -> None:
+    """A box, a tag, an end token, a closed thought, a sentence of either language: the letter is beyond doubt."""
+    assert strict_letter(response, cot=False) == "b"
+    assert not is_exception_text(response)
+
+
+@pytest.mark.parametrize("response", NONE)
+def test_what_is_denied_listed_or_only_thought_is_no_answer(response: str) -> None:
+    """A letter that is refused, one of several, an English article, or within a thought that never ended."""
+    assert strict_letter(response, cot=False) is None
+
+
+@pytest.mark.parametrize("response", EXCUSES)
+def test_an_excuse_is_told_from_an_answer_without_a_type_name(response: str) -> None:
+    """CUDA's, Python's and a server's own texts, and a program's words for them."""
+    assert is_exception_text(response)
+
+
+@pytest.mark.parametrize("response", ANSWERS)
+def test_words_about_errors_are_no_excuse(response: str) -> None:
+    """Law knows errors, failures and what is forbidden."""
+    assert not is_exception_text(response)
+
+
+def test_labels_may_be_other_than_letters() -> None:
+    """Digits and kana are read by the same rules, as whole words."""
+    assert strict_letter("正解は２です。", cot=False, labels=("1", "2", "3", "4")) == "2"
+    assert strict_letter("答え：イ", cot=False, labels=("ア", "イ", "ウ", "エ")) == "イ"
+    assert strict_letter("12", cot=False, labels=("1", "2")) is None
+    assert stated_labels("ヒント: 正解は c です\n回答: a、b、c、d のいずれか") == {"c"}
+
+
+def test_a_thought_is_open_until_it_ends() -> None:
+    """What is said begins behind the last end of a thought, and before one that is cut."""
+    assert thought_is_open("<think>aか")
+    assert not thought_is_open("<think>aか</think>b")
+    assert spoken("<think>aか</think>b<|im_end|>c") == "b"
+    assert spoken("b <think>なぜなら</think>") == "b"
+
+
+TEXTS = ("売買の期間は2日", "売買の期間は5日", "売買の期間は8日", "3 日である")
+
+
+@pytest.mark.parametrize(
+    ("choices", "labels"),
+    [
+        ("\n".join(f"{'abcd'[n]} {text}" for n, text in enumerate(TEXTS)), tuple("abcd")),
+        ("\n".join(f"{'ABCD'[n]}.　{text}" for n, text in enumerate(TEXTS)), tuple("abcd")),
+        ("\n".join(f"{n}. {text}" for n, text in enumerate(TEXTS, 1)), tuple("1234")),
+        ("\n".join(f"{'①②③④'[n]} {text}" for n, text in enumerate(TEXTS)), tuple("1234")),
+        ("\n".join(f"{'アイウエ'[n]}　{text}" for n, text in enumerate(TEXTS)), tuple("アイウエ")),
+        (" ".join(f"{'abcd'[n]}) {text}" for n, text in enumerate(TEXTS)), tuple("abcd")),
+        ([f"({'ABCD'[n]}) {text}" for n, text in enumerate(TEXTS)], tuple("abcd")),
+        (list(TEXTS), ()),
+        (dict(zip("abcd", TEXTS, strict=True)), tuple("abcd")),
+        ([{"label": "ABCD"[n], "text": text} for n, text in enumerate(TEXTS)], tuple("abcd")),
+        ({"text": list(TEXTS), "label": ["A", "B", "C", "D"]}, tuple("abcd")),
+    ],
+)
+def test_choices_are_the_same_in_every_form(choices: object, labels: tuple[str, ...]) -> None:
+    """Lines, one line, lists, mappings and records, numbered by anything; a number within one choice is its own."""
+    found = choices_of(choices)
+    assert found.labels == labels
+    assert question_key("問", choices) == question_key("問", list(TEXTS))
