@@ -62,9 +62,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Rehearsed:
-    """The CPU profile as it is shipped, and the stage with retrieval."""
-    with_rag = (str(CLONE / TEST_IDS[ExtendedId.RAG]),)
-    return _rehearse(tmp_path_factory.mktemp("cpu"), "cpu", {"STEPH_CACHE": str(cache)}, more=with_rag)
+    """The CPU profile as it is shipped, with three of the extended stages."""
+    more = tuple(str(CLONE / TEST_IDS[stage]) for stage in (ExtendedId.RAG, ExtendedId.ONE_STEP, ExtendedId.HEART))
+    return _rehearse(tmp_path_factory.mktemp("cpu"), "cpu", {"STEPH_CACHE": str(cache)}, more=more)
 
 
 def test_the_reference_pipeline_rehearses_green_on_the_cpu(rehearsed: Rehearsed) -> None:
@@ -80,6 +80,26 @@ def test_the_reference_pipeline_answers_with_passages_of_an_index_built_for_it(r
     result = rehearsed.record.extended[ExtendedId.RAG]
     assert result.verdict is Verdict.PASS
     assert {"line_rag_enabled", "rag_retrieved", "rag_in_prompt", "config_as_asked"} <= result.held
+
+
+def test_the_tiny_model_learns_eight_answers_by_heart(rehearsed: Rehearsed) -> None:
+    """Random weights, 4-bit and the profile's rate: the adapter remembers what nobody can know, the base does not."""
+    result = rehearsed.record.extended[ExtendedId.HEART]
+    assert result.verdict is Verdict.PASS, result.explanation
+    assert {"heart_loss_low", "heart_remembered", "heart_unknown"} <= result.held
+    _, with_adapter, without = result.attempts
+    assert with_adapter.evaluation is not None
+    assert without.evaluation is not None
+    assert (with_adapter.evaluation.correct or 0) >= 7
+    assert (without.evaluation.correct or 0) <= 4
+    assert not list((Path(result.attempts[0].cwd)).rglob("rows.jsonl"))
+
+
+def test_one_step_of_the_reference_pipeline_does_what_its_flags_say(rehearsed: Rehearsed) -> None:
+    """By what the witness saw in it: nothing was quantised, and two tokens of each row carried a label."""
+    result = rehearsed.record.extended[ExtendedId.ONE_STEP]
+    assert result.verdict is Verdict.PASS, result.explanation
+    assert {"step_unquantised", "step_output_only"} <= result.held
 
 
 @pytest.mark.usefixtures("rehearsed")

@@ -12,7 +12,7 @@ from typing import Any
 
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
 
-SURE_LOGIT = 12.8  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
+SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
 
 
 @dataclass(frozen=True, slots=True)
