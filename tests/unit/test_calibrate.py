@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import record_factory as factory
+from process_tree import wait_until
 from scripted_training import LARGE, PROFILE, ScriptedTraining
 from steph.conduct import calibrate, deep
 from steph.conduct.calibrate import other_length
@@ -78,7 +78,7 @@ class _Ending:
 OUT_OF_MEMORY = "sys.exit('torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB.')"
 ENDINGS = {
     "out of memory": _Ending(OUT_OF_MEMORY, Cause.CUDA_OOM),
-    "time-out": _Ending("time.sleep(60)", Cause.TIMEOUT, EndedBy.DEADLINE, train_seconds=2),
+    "time-out": _Ending("time.sleep(600)", Cause.TIMEOUT, EndedBy.DEADLINE, train_seconds=2),
     "crash": _Ending("os.kill(os.getpid(), signal.SIGKILL)", Cause.HOST_OOM),
     "error": _Ending("raise RuntimeError('planted')", Cause.OTHER),
 }
@@ -111,7 +111,7 @@ def test_a_red_stage_is_not_calibrated(tmp_path: Path) -> None:
 
 def test_kill_9_of_pytest_while_calibrating_keeps_the_verdict(tmp_path: Path) -> None:
     """H-2's PASS is written before the extra attempt begins; a rerun of H-3 can stand on it."""
-    bench = _bench(tmp_path, "time.sleep(60)")
+    bench = _bench(tmp_path, "time.sleep(600)")
     process = bench.start(H1, H2, options=CALIBRATE)
     wait_until(lambda: any(bench.reports.glob("runs/*/H-2-2/stdout.times")))
     process.send_signal(signal.SIGKILL)
