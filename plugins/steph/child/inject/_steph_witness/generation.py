@@ -48,7 +48,7 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
     if count > _FIRST_CALLS or _open.depth > 1:
         return call
     call["prompts"] = _rows(inputs, kwargs.get("attention_mask"), models_pad(model))
-    call["device"] = str(inputs.device)
+    call["device"], call["training"] = str(inputs.device), bool(model.training)
     call["ends"] = _ends(model, given.get("generation_config"), kwargs)
     call["options"] = _options(model, given.get("generation_config"), kwargs, call["width"])
     call["model"] = {
@@ -137,6 +137,8 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
     facts.write(
         "generation", rows=len(said), prompt_tokens=[len(row) for row in prompts],
         prompt_hashes=[tokens.row_hash(row) for row in prompts],
+        prompt_starts=[tokens.edge_hash(row[: tokens.EDGE_TOKENS]) for row in prompts],
+        prompt_ends=[tokens.edge_hash(row[-tokens.EDGE_TOKENS :]) for row in prompts], training=call["training"],
         prompt_fingerprints=None if None in fingerprints else [one for one in fingerprints for _ in range(each)],
         new_tokens=[len(row) for row in said], stopped=stopped, **call["options"],
         response_hashes=[_hashes(text) for text in responses] if known else None,

@@ -20,6 +20,7 @@ _ENDS = (
     *("</s>", "<eos>", "<|eom_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>", "[EOS]", "<turn|>"),
 )
 _MAX_TEXT_TOKENS = 32768
+EDGE_TOKENS = 3
 
 _last_tokenizer: list[Any] = [None]  # a weak reference to the one that was loaded last
 
@@ -73,6 +74,11 @@ def ids_of(value: object) -> list[int]:
 def row_hash(ids: Sequence[int]) -> str:
     """8 hex digits for a row of token ids."""
     return hashlib.blake2b(array.array("q", ids).tobytes(), digest_size=4).hexdigest()
+
+
+def edge_hash(ids: Sequence[int]) -> str | None:
+    """The hash of a few ids: a template's first or last ones, special tokens too, which no text shows."""
+    return row_hash(ids) if len(ids) == EDGE_TOKENS else None
 
 
 def text_of(ids: Sequence[int]) -> str | None:

@@ -1,0 +1,200 @@
+"""Defects planted in the real reference pipeline: the real witness sees each of them, and none in sound variants.
+
+All variants are run by one process that has loaded the libraries and forks for each (`fork_host.py`). One sound training
+serves all evaluations.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from planted_reference import (
+    EVALUATIONS,
+    SCRIPT_EVALUATE,
+    SCRIPT_TRAIN,
+    SOUND_EVALUATIONS,
+    SOUND_TRAININGS,
+    TRAININGS,
+    Planted,
+    copy_of,
+)
+from small_run import LETTERS, TOPICS, RunScript
+from steph.child import supervisor
+from steph.judge.artifacts import sha256_of
+from steph.judge.checks_answers import WITNESSED_ANSWERS
+from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.checks_rows import ROW_IDENTITY
+from steph.judge.checks_training import judge_training
+from steph.judge.checks_witness import WITNESSED_TRAINING
+from steph.judge.evidence import EvalEvidence, TrainEvidence
+from steph.judge.witness import Blind, read_witness
+from steph.record import Check, EvalSettings, TrainSettings
+
+INJECT = Path(supervisor.__file__).parent / "inject"
+QUESTIONS = 12
+OUTPUT, RESULTS = "out", "results.json"
+SEEN = {kind.id for kind in (*WITNESSED_TRAINING, *WITNESSED_ANSWERS, *ROW_IDENTITY)}
+SETTINGS = TrainSettings(
+    num_epochs=2, max_steps=50, batch_size=2, gradient_accumulation_steps=2, learning_rate=5e-3, warmup_ratio=0.03,
+    target_modules=("q_proj", "v_proj"),
+)  # fmt: skip
+ASKED = EvalSettings(samples=4)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A script that ended: its exit status, what it printed, where its facts are, and when it began."""
+
+    returncode: int
+    output: str
+    facts: Path
+    began_unix: float
+
+
+class Host:
+    """The process that forks for each script; what a fork saw is moved to a folder of the script's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV"))}
+        quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("fork_host.py")],
+            env={**own, **quiet, "PYTHONPATH": str(INJECT), "STEPH_PROBE_DIR": str(folder)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, root: Path, script: str, *argv: object) -> Ended:
+        """Run a script of this pipeline and wait for it."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        began_unix = time.time()
+        output = root / f"{Path(script).stem}.log"
+        job = {"root": str(root), "script": script, "argv": list(map(str, argv)), "output": str(output)}
+        print(json.dumps(job), file=self.process.stdin, flush=True)
+        done = json.loads(self.process.stdout.readline())
+        facts = root / f"seen-{Path(script).stem}"
+        facts.mkdir(exist_ok=True)
+        name = f"witness-none-{done['pid']}.jsonl"
+        (self.folder / name).rename(facts / name)
+        return Ended(done["returncode"], output.read_text(encoding="utf-8", errors="replace"), facts, began_unix)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """One for all variants."""
+    one = Host(tmp_path_factory.mktemp("host"))
+    yield one
+    assert one.process.stdin is not None
+    one.process.stdin.close()
+    one.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions long enough to be told from each other."""
+    path = tmp_path_factory.mktemp("long") / "selection.json"
+    samples = [
+        {
+            "ファイル名": f"架空法_問題番号{n}",
+            "コンテキスト": f"## 架空法\n### 第{n}条\n#### 第1項\n別に定める。",
+            "指示": "次の問いに答えてください。",
+            "問題文": f"{TOPICS[n % 8]}法第{n + 31}条で、{TOPICS[(n + 3) % 8]}の{n}種の許可のあとの届出は何日前までですか。",
+            "選択肢": "\n".join(
+                f"{letter} {TOPICS[(n + 5) % 8]}を{n * 7 + 3 * k + 11}日前" for k, letter in enumerate(LETTERS)
+            ),
+            "output": LETTERS[(n * 3) % 4],
+            "references": ["https://example.com/law"],
+        }
+        for n in range(QUESTIONS)
+    ]
+    path.write_text(json.dumps({"samples": samples}, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def long_rows(questions: Path, run_script: RunScript) -> Path:
+    """Their training rows."""
+    path = questions.with_name("rows.jsonl")
+    flags = ("--lawqa-path", questions, "--output-path", path, "--mode", "direct", "--no-rag")
+    assert run_script("build_finetune_dataset", *flags).returncode == 0
+    return path
+
+
+def train(host: Host, root: Path, variant: Planted, model: Path, rows: Path) -> TrainEvidence:
+    """Train in this folder, and what the suite would know of it."""
+    done = host.run(
+        root, SCRIPT_TRAIN, "--model-name", model, "--train-file", rows, "--output-dir", root / OUTPUT, "--do-train",
+        "--num-epochs", SETTINGS.num_epochs, "--batch-size", SETTINGS.batch_size, "--gradient-accumulation-steps",
+        SETTINGS.gradient_accumulation_steps, "--learning-rate", SETTINGS.learning_rate, "--warmup-ratio", "0.03",
+        "--max-seq-length", SETTINGS.max_seq_length, "--logging-steps", 1, "--use-4bit", "--target-modules",
+        ",".join(SETTINGS.target_modules), *variant.flags,
+    )  # fmt: skip
+    return TrainEvidence(
+        output_dir=root / OUTPUT, output_dir_name=OUTPUT, settings=SETTINGS, model_name=str(model), stdout=done.output,
+        output=done.output, returncode=done.returncode, attempt_started_unix=done.began_unix, train_rows=QUESTIONS,
+        rehearsal=True, witness=read_witness(done.facts), train_file=rows,
+    )  # fmt: skip
+
+
+def broken(checks: tuple[Check, ...]) -> dict[str, str]:
+    """The checks of what was seen that do not hold, and what they say."""
+    return {check.id: check.message for check in checks if check.id in SEEN and check.holds is False}
+
+
+@pytest.fixture(scope="module")
+def trained(
+    host: Host, tiny_model: Path, long_rows: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainEvidence, Path]:
+    """One sound training, and its folder."""
+    root = copy_of(Planted("sound", ()), tmp_path_factory.mktemp("variants") / "sound")
+    evidence = train(host, root, Planted("sound", ()), tiny_model, long_rows)
+    assert evidence.returncode == 0, evidence.output[-2000:]
+    return evidence, root
+
+
+@pytest.mark.parametrize("variant", [*SOUND_TRAININGS, *TRAININGS], ids=lambda variant: variant.what)
+def test_a_training_is_seen_as_it_was(
+    variant: Planted, host: Host, tiny_model: Path, long_rows: Path, trained: tuple[TrainEvidence, Path]
+) -> None:
+    """A defect breaks exactly the checks of what it did; a sound variant breaks none; no hook fails."""
+    root = copy_of(variant, trained[1].with_name(f"train-{abs(hash(variant.what))}"))
+    evidence = train(host, root, variant, tiny_model, long_rows)
+    assert evidence.witness is not None
+    assert not evidence.witness.of(Blind)
+    found = broken(judge_training(evidence)[1])
+    assert set(found) == variant.broken, f"{found}\n{evidence.output[-3000:]}"
+
+
+@pytest.mark.parametrize("variant", [*SOUND_EVALUATIONS, *EVALUATIONS], ids=lambda variant: variant.what)
+def test_an_evaluation_is_seen_as_it_was(
+    variant: Planted, host: Host, tiny_model: Path, questions: Path, trained: tuple[TrainEvidence, Path]
+) -> None:
+    """A defect breaks exactly the checks of what it did; a sound variant breaks none; no hook fails."""
+    training, sound = trained
+    root, adapter = copy_of(variant, sound.with_name(f"evaluate-{abs(hash(variant.what))}")), sound / OUTPUT
+    done = host.run(
+        root, SCRIPT_EVALUATE, "--data", questions, "--output", root / RESULTS, "--samples", ASKED.samples, "--no-rag",
+        "--no-few-shot", "--top-k", 1, "--llm-backend", "hf", "--hf-model-name", tiny_model,
+        "--hf-lora-path", adapter, "--hf-load-in-4bit",
+    )  # fmt: skip
+    sha256 = sha256_of(adapter / "adapter_model.safetensors")
+    evidence = EvalEvidence(
+        root=root, dataset=questions, output_path=RESULTS, settings=ASKED, model_name=str(tiny_model),
+        lora_path=str(adapter), stdout=done.output, output=done.output, returncode=done.returncode,
+        attempt_started_unix=done.began_unix, seconds=10.0, adapter_sha256_expected=sha256,
+        adapter_sha256_actual=sha256, rehearsal=True, random_weights=True, witness=read_witness(done.facts),
+        training_witness=training.witness,
+    )  # fmt: skip
+    assert evidence.witness is not None
+    assert not evidence.witness.of(Blind)
+    found = broken(judge_evaluation(evidence)[1])
+    assert set(found) == variant.broken, f"{found}\n{done.output[-3000:]}"
