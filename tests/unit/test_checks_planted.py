@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from planted import EVALUATE_SCRIPT, TRAIN_SCRIPT, plant
+from planted import EVALUATE_SCRIPT, ROOT, TRAIN_SCRIPT, plant
 from planted.__main__ import markdown as planted_markdown
 from planted.defects import DEFECTS, SOUND, Variant
 from planted.scenario import judged
 from steph import judge
+from steph.fingerprint import fingerprints, text_hash
 from steph.judge.catalog import CATALOG
 from steph.judge.catalog import markdown as checks_markdown
 from steph.judge.checks_deep import DEEP
@@ -92,6 +94,14 @@ def test_the_generated_tables_are_current() -> None:
     assert (DOCS / "checks.md").read_text(encoding="utf-8") == checks_markdown()
     assert (DOCS / "causes.md").read_text(encoding="utf-8") == causes_markdown()
     assert (DOCS / "planted-traps.md").read_text(encoding="utf-8") == planted_markdown()
+
+
+def test_the_stand_in_knows_text_by_the_same_digits() -> None:
+    """What the fake scripts write as a text's hash and fingerprints is what the judge finds for that text."""
+    seen = runpy.run_path(str(ROOT / "scripts" / "seen.py"))
+    text = "見本法第１条が定める 売買の期間は\n２日である。The quick brown fox jumps over the lazy dog."
+    assert seen["text_hash"](text) == text_hash(text)
+    assert tuple(seen["fingerprints"](text)) == fingerprints(text) != ()
 
 
 def test_the_fake_scripts_run_as_programs(tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         _active_check(seen, rows),
         _scaling_check(seen),
         _questions_check(seen, rows),
-        _bare_check(seen),
+        _bare_check(seen, rows),
         _frame_check(seen),
         _responses_check(seen, rows),
         _greedy_check(seen),
@@ -376,12 +376,12 @@ def _questions_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     )
 
 
-def _bare_check(seen: _Seen) -> Check:
+def _bare_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     """Without retrieval there is nothing in a prompt that the others have not too, but its question."""
     if seen.evidence.settings.use_rag:
         return PROMPTS_BARE.check(None, "RAG ありの評価。")
     prompts = [answer.prompt for answer in seen.counting if answer.prompt]
-    beside = text_beside(prompts, seen.evidence.dataset)
+    beside = text_beside(prompts, rows, seen.evidence.dataset)
     if beside is None:
         return PROMPTS_BARE.check(None, "プロンプトの文を比べられない。")
     message = f"比べた {len(prompts)} 件のプロンプトのうち {beside.prompts} 件に、問題のほかの文がある"
@@ -390,8 +390,14 @@ def _bare_check(seen: _Seen) -> Check:
 
 
 def _frame_check(seen: _Seen) -> Check:
-    """What all trained rows have before their question stands in the prompts as well."""
+    """What all trained rows have before their question stands in the prompts as well, a template's tokens too."""
     trained = seen.evidence.training_witness
+    calls = {id(answer.call): answer.call for answer in seen.counting}.values()
+    in_rows = [count for fact in (trained.of(Batch) if trained else ()) for count in fact.special_tokens or ()]
+    in_prompts = [count for call in calls for count in call.special_tokens or ()]
+    if seen.wants_adapter and in_rows and in_prompts and min(in_rows) > 0 and not any(in_prompts):
+        message = "学習した行にはチャットのテンプレートのトークンがあり、評価のプロンプトには一つもない。"
+        return FRAME_AS_TRAINED.check(False, message)
     rows: list[tuple[str, ...]] = []
     for fact in trained.of(TrainingBegins)[-1:] if trained else ():
         rows += fact.row_fingerprints or ()

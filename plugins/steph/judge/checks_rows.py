@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +16,7 @@ from steph.judge.witness import Batch, TrainingBegins
 from steph.plan.rows import rows_in
 from steph.record import Check
 
-MOST_READ_CHARS = 2_000_000  # of a file's texts; of a longer one only the number of rows is compared
+MOST_READ_CHARS = 300_000  # of a file's texts; of a longer one the first rows are compared, and can only confirm
 LEAST_ROWS = 4  # with fingerprints; of fewer nothing is common
 COMMON_SHARE = 0.25  # of the rows; what more of them have is a template
 LEAST_OWN = 3  # fingerprints that a row has to itself; fewer say nothing
@@ -51,11 +52,12 @@ ROW_IDENTITY = (ROWS_SEEN, ROWS_WHOLE)
 
 @dataclass(frozen=True)
 class _FileRows:
-    """The texts of a training file: how many rows, how many different ones, each row's fields as fingerprints."""
+    """The texts of a training file: how many rows, how many different ones, its rows' fields as fingerprints."""
 
     rows: int
     distinct: int
-    fields: tuple[tuple[tuple[str, ...], ...], ...]
+    fields: tuple[tuple[tuple[str, ...], ...], ...]  # of the first rows only where `is_part`
+    is_part: bool
     has_plain_edges: bool  # its fields begin and end alike in all rows, so that a template leaves no seams
 
     @property
@@ -120,7 +122,8 @@ def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: b
     foreign = [[one not in known for one in own] for own in rows]
     elsewhere = median(1 - sum(flags) / len(flags) for flags in foreign) < LEAST_FROM_FILE
     longest = FOREIGN_RUN if not exact else 1
-    return 1.0 if elsewhere else sum(_longest_run(flags) >= longest for flags in foreign) / len(foreign)
+    share = 1.0 if elsewhere else sum(_longest_run(flags) >= longest for flags in foreign) / len(foreign)
+    return None if file.is_part and share else share
 
 
 def _own(seen: Sequence[tuple[str, ...]]) -> list[list[str]]:
@@ -142,7 +145,7 @@ def _whole_check(
     file: _FileRows, seen: Sequence[tuple[str, ...]], evidence: TrainEvidence, width: int, *, is_narrow: bool
 ) -> Check:
     asked = evidence.settings.max_seq_length
-    if len(seen) < LEAST_ROWS or not width or not file.fields:
+    if len(seen) < LEAST_ROWS or not width or not file.fields or file.is_part:
         return ROWS_WHOLE.check(None, "行の文を比べられない。")
     texts = [frozenset(one for field in row for one in field) for row in file.fields]
     texts = [text for text in texts if len(text) >= LEAST_OWN]
@@ -169,13 +172,22 @@ def _file_rows(path: Path | None) -> _FileRows | None:
     if not rows:
         return None
     distinct = len({tuple(map(normal_form, row)) for row in rows})
-    if sum(len(text) for row in rows for text in row) > MOST_READ_CHARS:
-        return _FileRows(len(rows), distinct, (), has_plain_edges=False)
-    # the fields as they stand, and joined, as most templates do
-    fields = tuple(tuple(map(fingerprints, (*row, "".join(row)))) for row in rows)
-    edges = [{normal_form(row[n])[part] for row in rows if n < len(row)} for n in range(max(map(len, rows)))
-             for part in (slice(EDGE_CHARS), slice(-EDGE_CHARS, None))]  # fmt: skip
-    return _FileRows(len(rows), distinct, fields, all(len(edge) <= MOST_EDGES for edge in edges[:-1]))
+    sizes = accumulate(sum(map(len, row)) for row in rows)
+    first = rows[: max(1, sum(size <= MOST_READ_CHARS for size in sizes))]
+    fields = tuple(tuple(map(fingerprints, (*row, *_seams(row)))) for row in first)
+    edges = [
+        {normal_form(row[n])[part] for row in first if n < len(row)}
+        for n in range(max(map(len, first)))
+        for part in (slice(EDGE_CHARS), slice(-EDGE_CHARS, None))
+    ]
+    has_plain_edges = all(len(edge) <= MOST_EDGES for edge in edges[:-1])
+    return _FileRows(len(rows), distinct, fields, len(first) < len(rows), has_plain_edges)
+
+
+def _seams(row: Sequence[str]) -> Iterator[str]:
+    """Where one field meets the next, as in a template that joins them."""
+    plain = [normal_form(text) for text in row]
+    yield from (one[-EDGE_CHARS:] + next_one[:EDGE_CHARS] for one, next_one in pairwise(plain))
 
 
 def _texts(value: object) -> Iterator[str]:

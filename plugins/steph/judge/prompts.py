@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-from steph.fingerprint import fingerprints
+from steph.fingerprint import fingerprints, normal_form
 from steph.judge.artifacts import UnreadableError, read_json
 from steph.judge.questions import MAX_DATASET_BYTES
 from steph.judge.results import Row
@@ -28,7 +28,7 @@ _CONTEXT = re.compile(  # by their names these fields are what an answer is look
 FRAME_SHARE = 0.9  # of the trained rows: a template
 LEAST_ROWS, LEAST_FRAME = 4, 5
 LEAST_LOST = 3  # fingerprints of a frame, about 24 characters
-MOST_READ_CHARS = 2_000_000
+MOST_SAMPLES, MOST_FIELD_CHARS = 32, 4000
 _LABEL = re.compile(r"^\s*(?:[(\[【「]?[a-zA-Z0-9①-⑳ア-オア-オ][)\]】」.、．:：\s]+)")
 _STYLES = ("{text}", "{l} {text}", "{l}.{text}", "{l}){text}", "({l}){text}", "{l}:{text}", "{L}.{text}", "{L}){text}",
            "({L}){text}", "{L}:{text}", "{L}{text}", "{n}.{text}", "{n}){text}", "({n}){text}", "{n}:{text}",
@@ -103,9 +103,9 @@ def _styled(choices: Sequence[str]) -> Iterator[list[str]]:
         yield [style.format(l=small, L=large, n=n, text=text) for small, large, n, text in texts]
 
 
-def text_beside(prompts: Sequence[Sequence[str]], dataset: Path) -> Beside | None:
+def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: Path) -> Beside | None:
     """Text that is in single prompts and is no question: a field of the data set, or of nothing that was given."""
-    samples = _samples(dataset)
+    samples = _samples(dataset, {normal_form(row.question) for row in rows})
     if len(prompts) < 2 or not samples:
         return None
     counts = Counter(one for prompt in prompts for one in set(prompt))
@@ -136,15 +136,20 @@ def _longest_foreign(prompt: Sequence[str], known: Collection[str]) -> int:
     return longest
 
 
-def _samples(dataset: Path) -> list[Mapping[str, object]]:
+def _samples(dataset: Path, asked: Collection[str]) -> list[Mapping[str, object]]:
+    """The data set's samples that were asked; a long text is looked at from its beginning only."""
     try:
         raw = read_json(dataset, MAX_DATASET_BYTES)
     except UnreadableError:
         return []
     samples = raw.get("samples") if isinstance(raw, Mapping) else raw
     rows = [row for row in samples if isinstance(row, Mapping)] if isinstance(samples, list) else []
-    size = sum(len(str(value)) for row in rows for value in row.values())
-    return rows if size <= MOST_READ_CHARS else []
+    texts = [
+        {key: value[:MOST_FIELD_CHARS] for key, value in row.items() if isinstance(value, str)}
+        for row in rows
+        if any(isinstance(value, str) and normal_form(value) in asked for value in row.values())
+    ]
+    return list(texts[:MOST_SAMPLES])
 
 
 def _own_texts(sample: Mapping[str, object]) -> Iterator[str]:

@@ -209,6 +209,7 @@ class Batch(Fact):
     packed: bool | None = None
     row_hashes: tuple[str, ...] | None = None
     row_fingerprints: tuple[Texts, ...] | None = None
+    special_tokens: tuple[int, ...] | None = None  # but for padding, BOS and the row's end
     answer_hashes: tuple[str | None, ...] | None = None
     training: bool | None = None
     grad: bool | None = None
@@ -264,6 +265,7 @@ class Generation(StateFact):
     prompt_tokens: tuple[int, ...] | None = None
     prompt_hashes: Texts = ()
     prompt_fingerprints: TextLists = ()
+    special_tokens: tuple[int, ...] | None = None  # of the prompt, but for padding and BOS
     new_tokens: tuple[int, ...] | None = None
     stopped: tuple[bool | None, ...] | None = None
     limit: int | None = None
@@ -283,6 +285,7 @@ class Scoring(StateFact):
     tokens: tuple[int, ...] | None = None
     prompt_hashes: Texts = ()
     prompt_fingerprints: TextLists = ()
+    special_tokens: tuple[int, ...] | None = None
     device: str | None = None
 
 

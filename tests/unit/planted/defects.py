@@ -380,6 +380,7 @@ WITNESSED = (
     _eval("question_edited", "問題文の語を落として渡した", "prompts_hold_questions", trap=27),
     _eval("law_in_prompt", "RAG なしなのに条文を渡した", "prompts_bare"),
     _eval("passages_in_prompt", "RAG なしなのに検索した文を渡した", "prompts_bare"),
+    _eval("no_template", "評価のプロンプトにチャットのテンプレートがない", "frame_as_trained", trap=6),
     _eval("sampled", "依頼していないサンプリング", "answers_greedy"),
     _eval("one_token", "どの応答も 1 トークンで打ち切られた", "answers_stopped", trap=28),
     _eval("eight_bit", "4bit の依頼で 8bit の評価", "quantised_as_asked", trap=5),

@@ -451,6 +451,7 @@ WITNESSED: dict[str, tuple[dict[str, Any], Iterable[int]]] = {
     "all_raised": ({}, ALL),
     "answers_of_cache": ({"generation": None}, ()),
     "asked_again": ({"ended": {"raised": {"all": 1}}}, ()),
+    "no_template": ({"generation": {"special_tokens": 0}}, ()),
     "sampled": ({"generation": {"do_sample": True}}, ()),
     "one_token": ({"generation": {"new_tokens": 1, "stopped": False, "limit": 1}}, ()),
     "eight_bit": ({"generation": {"quantised": [{"class": "Linear8bitLt", "layers": 28}]}}, ()),

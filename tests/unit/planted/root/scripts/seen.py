@@ -134,7 +134,7 @@ def _batch(facts: Facts, run: Any, rows: list[dict[str, Any]]) -> None:
         "batch", shape=[n, width], supervised=answers, ends_with_end_token=[True] * n, unsupervised_tail=[0] * n,
         first_supervised=[length - answer for length, answer in zip(lengths, answers, strict=True)], aligned=True,
         shifted=False, double_bos=0, padding=1 - sum(lengths) / (n * width), padding_side="right", packed=False,
-        training=True, grad=True,
+        training=True, grad=True, special_tokens=[5] * n,
     )  # fmt: skip
 
 
@@ -182,6 +182,7 @@ def _generation(run: Any, row: dict[str, Any], said: str) -> dict[str, Any]:
     hashes = [text_hash(text) for text in (said, said.rpartition("</think>")[2], lines[0], lines[-1])]
     stopped = len(said) < limit and row.get("finish_reason") != "length"
     return {"rows": 1, "prompt_tokens": [len(prompt)], "prompt_hashes": [text_hash(prompt)[:8]],
-            "prompt_fingerprints": [fingerprints(prompt)], "new_tokens": [len(said) + 1 if tokens is None else tokens],
+            "prompt_fingerprints": [fingerprints(prompt)], "special_tokens": [5],
+            "new_tokens": [len(said) + 1 if tokens is None else tokens],
             "stopped": [stopped], "limit": limit, "response_hashes": [hashes],
             "response_fingerprints": [fingerprints(said)], "do_sample": False, "device": "cuda:0"}  # fmt: skip
