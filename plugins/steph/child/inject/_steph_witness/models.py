@@ -121,12 +121,17 @@ def sha256_of_adapter(folder: str, subfolder: str | None = None) -> str | None:
         if not os.path.isfile(path):
             path = _cached(folder, name, subfolder) or ""
         if path:
-            digest = hashlib.sha256()
-            with open(path, "rb") as file:
-                for block in iter(lambda: file.read(1 << 20), b""):
-                    digest.update(block)
-            return digest.hexdigest()
+            return sha256_of(path)
     return None
+
+
+def sha256_of(path: str) -> str:
+    """The hash of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _cached(repository: str, name: str, subfolder: str | None) -> str | None:

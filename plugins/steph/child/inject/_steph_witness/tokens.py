@@ -20,7 +20,6 @@ _ENDS = (
     *("</s>", "<eos>", "<|eom_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>", "[EOS]", "<turn|>"),
 )
 _MAX_TEXT_TOKENS = 32768
-EDGE_TOKENS = 3
 
 _last_tokenizer: list[Any] = [None]  # a weak reference to the one that was loaded last
 
@@ -76,9 +75,16 @@ def row_hash(ids: Sequence[int]) -> str:
     return hashlib.blake2b(array.array("q", ids).tobytes(), digest_size=4).hexdigest()
 
 
-def edge_hash(ids: Sequence[int]) -> str | None:
-    """The hash of a few ids: a template's first or last ones, special tokens too, which no text shows."""
-    return row_hash(ids) if len(ids) == EDGE_TOKENS else None
+def special_tokens(row: Sequence[int]) -> int | None:
+    """How many of a row's ids are a template's: special ones but for BOS, padding and the row's end."""
+    own = tokenizer()
+    if own is None:
+        return None
+    special = {*getattr(own, "all_special_ids", ()), *getattr(own, "added_tokens_decoder", ())}
+    # the end is the last token or stands before a last line break
+    inner = list(row[:-2]) + [one for one in row[-2:] if one not in end_ids(None)]
+    plain = {getattr(own, "bos_token_id", None), getattr(own, "pad_token_id", None)}
+    return sum(one in special and one not in plain for one in inner)
 
 
 def text_of(ids: Sequence[int]) -> str | None:
