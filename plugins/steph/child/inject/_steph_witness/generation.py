@@ -181,9 +181,11 @@ def scored(model: Any, arguments: dict[str, Any]) -> None:
     if count <= _FIRST_CALLS:
         rows = _rows(ids, arguments.get("attention_mask"), models_pad(model))
         fingerprints = [tokens.fingerprints_of(row) for row in rows]
+        special = [tokens.special_tokens(row) for row in rows]
         facts.write(
             "scoring", rows=len(rows), tokens=[len(row) for row in rows], device=str(ids.device),
             prompt_hashes=[tokens.row_hash(row) for row in rows], in_training=_in_training(),
+            special_tokens=None if None in special else special,
             prompt_fingerprints=None if None in fingerprints else fingerprints,
             name_or_path=models.name_of(model), quantised=models._linears(model)[0], **state,
             **{"class": models.class_of(model)},
