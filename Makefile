@@ -1,5 +1,5 @@
 # Each target sets up what it needs. ARGS is handed to pytest: make accept ARGS="--steph-model Qwen/Qwen3-1.7B"
-.PHONY: setup doctor accept test coverage lint clean docs
+.PHONY: setup doctor accept test test-planted coverage lint clean docs
 PYTHON ?= python3
 
 setup: .venv/.ready
@@ -15,6 +15,10 @@ accept: setup
 
 test: setup
 	.venv/bin/python -m pytest -m "not gpu" -n 2 --dist loadfile $(ARGS)
+
+# defects planted in the reference pipeline, each through a whole rehearsal on the CPU: half an hour on 2 cores
+test-planted: setup
+	STEPH_TEST_PLANTED=1 .venv/bin/python -m pytest tests/unit/pipeline/test_witness_rehearsed.py -n 2 $(ARGS)
 
 # the same tests half as fast, and which branches of plugins/steph none of them takes; fails under 95 %
 coverage: setup

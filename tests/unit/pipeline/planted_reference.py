@@ -38,9 +38,13 @@ def planted(what: str, *changes: Change, broken: str = "") -> Planted:
     return Planted(what, changes, frozenset(broken.split()))
 
 
-def copy_of(variant: Planted, target: Path) -> Path:
-    """The pipeline with this variant in it; a text that is not there once has moved on, and so must the variant."""
-    shutil.copytree(PIPELINE, target, ignore=shutil.ignore_patterns("__pycache__", "runs", "results", "datasets"))
+def copy_of(variant: Planted, target: Path, *, whole: bool = False) -> Path:
+    """The pipeline with this variant in it, and where `whole` with its data set.
+
+    A text that is not there once has moved on, and so must the variant.
+    """
+    left = ("__pycache__", "runs", "results", *(() if whole else ("datasets",)))
+    shutil.copytree(PIPELINE, target, ignore=shutil.ignore_patterns(*left))
     for name, old, new in variant.changes:
         path = target / name
         text = path.read_text(encoding="utf-8")

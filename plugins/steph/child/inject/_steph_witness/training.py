@@ -61,6 +61,7 @@ def hook_optimizers(module: ModuleType) -> None:
 def hook_callbacks(module: ModuleType) -> None:
     """Every Trainer has this callback, which leaves these events to its base: methods that do nothing."""
     cls = module.DefaultFlowCallback
+    tokens.load()
     for name, own in (("on_train_begin", _begins), ("on_log", _logs), ("on_train_end", _ends)):
         if name in vars(cls):
             raise RuntimeError(f"DefaultFlowCallback has its own {name}")
