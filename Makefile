@@ -1,5 +1,5 @@
 # Each target sets up what it needs. ARGS is handed to pytest: make accept ARGS="--steph-model Qwen/Qwen3-1.7B"
-.PHONY: setup doctor accept test coverage lint clean docs
+.PHONY: setup doctor accept test test-planted coverage lint clean docs
 PYTHON ?= python3
 
 setup: .venv/.ready
@@ -14,12 +14,16 @@ accept: setup
 	@bash tools/accept.sh $(ARGS)
 
 test: setup
-	.venv/bin/python -m pytest -m "not gpu" -ra -n 2 --dist loadfile --timeout 600 $(ARGS)
+	.venv/bin/python -m pytest -m "not gpu" -ra -n 2 --dist loadfile $(ARGS)
+
+# defects planted in the reference pipeline, each through a whole rehearsal on the CPU: half an hour on 2 cores
+test-planted: setup
+	STEPH_TEST_PLANTED=1 .venv/bin/python -m pytest tests/unit/pipeline/test_witness_rehearsed.py -n 2 $(ARGS)
 
 # the same tests half as fast, and which branches of plugins/steph none of them takes; fails under 95 %
 coverage: setup
 	rm -f .coverage .coverage.*
-	.venv/bin/coverage run -m pytest -m "not gpu" -ra -n 2 --dist loadfile --timeout 600 $(ARGS)
+	.venv/bin/coverage run -m pytest -m "not gpu" -ra -n 2 --dist loadfile $(ARGS)
 	.venv/bin/coverage combine --quiet
 	rm -f .coverage.*  # of processes that were killed while they wrote them
 	.venv/bin/coverage report

@@ -1,17 +1,22 @@
 """Identifies text without keeping it: a hash of the whole, and fingerprints that show whether one text holds another.
 
 Standard library only, Python 3.9 and later, and no import from the suite: the hooks in a pipeline's process load it by
-path, the judge imports it, and both must come to the same digits.
+path, the judge imports it, and both must come to the same digits. Where numpy is loaded anyway, it does the sums.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 SHINGLE_CHARS = 12
 KEPT_OF = 8  # one shingle in so many is kept, chosen by its hash, so that both sides choose the same ones
+# a piece's hash is its characters as digits to this base in 32 bits, which the next piece's follows from, then mixed
+_BASE, _BITS = 0x01000193, (1 << 32) - 1
+_MIX = 0x2C1B3C6D
 
 
 def normal_form(text: str) -> str:
@@ -21,7 +26,7 @@ def normal_form(text: str) -> str:
 
 def text_hash(text: str) -> str:
     """Return 16 hex digits for a text's normal form; special tokens are the caller's to remove."""
-    return hashlib.blake2b(_bytes(normal_form(text)), digest_size=8).hexdigest()
+    return hashlib.blake2b(normal_form(text).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def fingerprints(text: str) -> tuple[str, ...]:
@@ -30,9 +35,11 @@ def fingerprints(text: str) -> tuple[str, ...]:
     A text that contains another has all of the other's fingerprints, whatever stands around it.
     """
     plain = normal_form(text)
-    pieces = (plain[at : at + SHINGLE_CHARS] for at in range(len(plain) - SHINGLE_CHARS + 1))
-    hashes = (hashlib.blake2b(_bytes(piece), digest_size=4).digest() for piece in pieces)
-    return tuple(dict.fromkeys(kept.hex() for kept in hashes if int.from_bytes(kept, "big") % KEPT_OF == 0))
+    if len(plain) < SHINGLE_CHARS:
+        return ()
+    numpy = sys.modules.get("numpy")
+    kept = _kept(plain) if numpy is None else _kept_by(numpy, plain)
+    return tuple(f"{one:08x}" for one in dict.fromkeys(kept))
 
 
 def holds(container: Iterable[str], text: str) -> float | None:
@@ -44,5 +51,28 @@ def holds(container: Iterable[str], text: str) -> float | None:
     return sum(one in present for one in wanted) / len(wanted)
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+def _kept(plain: str) -> list[int]:
+    codes = list(map(ord, plain))
+    oldest = pow(_BASE, SHINGLE_CHARS, 1 << 32)
+    rolling, kept = 0, []
+    for place, code in enumerate(codes):
+        gone = codes[place - SHINGLE_CHARS] if place >= SHINGLE_CHARS else 0
+        rolling = (rolling * _BASE + code - gone * oldest) & _BITS
+        if place >= SHINGLE_CHARS - 1:
+            mixed = ((rolling ^ (rolling >> 15)) * _MIX) & _BITS
+            mixed ^= mixed >> 12
+            if mixed % KEPT_OF == 0:
+                kept.append(mixed)
+    return kept
+
+
+def _kept_by(numpy: Any, plain: str) -> list[int]:  # noqa: ANN401 - a module that need not be there
+    codes = numpy.frombuffer(plain.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(numpy.uint32)
+    pieces = len(codes) - SHINGLE_CHARS + 1
+    hashes = numpy.zeros(pieces, dtype=numpy.uint32)
+    for offset in range(SHINGLE_CHARS):
+        hashes = hashes * numpy.uint32(_BASE) + codes[offset : offset + pieces]
+    mixed = (hashes ^ (hashes >> numpy.uint32(15))) * numpy.uint32(_MIX)
+    mixed ^= mixed >> numpy.uint32(12)
+    kept: list[int] = mixed[mixed % numpy.uint32(KEPT_OF) == 0].tolist()
+    return kept

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from steph.fingerprint import fingerprints, holds, text_hash
 
@@ -35,4 +37,13 @@ def test_a_text_too_short_has_no_fingerprints(text: str) -> None:
 def test_the_digits_are_fixed() -> None:
     """The writer in another process and Python comes to these same digits."""
     assert text_hash("ａ b\n") == text_hash("ab") == "0e52b5f187de1088"
-    assert fingerprints("abcdefghijklmnopqrstuvwxyz") == ("3316cc90", "cd583640")
+    assert fingerprints("abcdefghijklmnopqrstuvwxyz") == ("c2f70e70", "af454328", "9c889478", "56da8230", "fd3e9ef0")
+
+
+@pytest.mark.parametrize("text", [QUESTION, "日本の法令 " * 40, "𠮷野家 \ud800 ok " * 9, "a" * 12])
+def test_numpy_does_not_change_the_digits(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has numpy loaded comes to the same fingerprints as one that has not."""
+    pytest.importorskip("numpy")
+    with_numpy = fingerprints(text)
+    monkeypatch.delitem(sys.modules, "numpy")
+    assert fingerprints(text) == with_numpy

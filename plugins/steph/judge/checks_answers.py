@@ -278,7 +278,7 @@ def _active_check(seen: _Seen, rows: Sequence[Row]) -> Check:
         return _inactive_check(seen, rows)
     if wanted is None:
         return ADAPTER_ACTIVE.check(None, "H-2 の記録にアダプターの sha256 がない。")
-    lost = [load for load in seen.witness.of(AdapterLoaded) if load.sha256 == wanted and load.missing]
+    lost = [load for load in seen.witness.of(AdapterLoaded) if load.sha256 in (wanted, None) and load.missing]
     if lost:
         return ADAPTER_ACTIVE.check(False, f"アダプターの読み込みで {lost[0].missing} 個の重みが見つからなかった。")
     good = [answer for answer in seen.answers if answer.has_adapter]
@@ -353,9 +353,16 @@ def _scaling_check(seen: _Seen) -> Check:
     answered = {value for answer in seen.counting if answer.has_adapter for value in answer.call.scaling}
     if not trained or not answered or not seen.wants_adapter:
         return SCALING_AS_TRAINED.check(None, "学習時か回答時の倍率を目撃していない。")
+    if any(_is_on_twice(answer.call) for answer in seen.counting if answer.has_adapter):
+        return SCALING_AS_TRAINED.check(False, "アダプターは重みにマージされ、その上にもう一度付いていた。")
     same = all(any(abs(one - other) <= SCALING_TOLERANCE * max(abs(one), 1) for other in trained) for one in answered)
     shown = ["・".join(f"{value:g}" for value in sorted(values)) for values in (trained, answered)]
     return SCALING_AS_TRAINED.check(same, f"アダプターの倍率は学習時 {shown[0]}、回答時 {shown[1]}。")
+
+
+def _is_on_twice(call: StateFact) -> bool:
+    """Whether an adapter is part of the weights and active on top; merged layers do not compute it again."""
+    return bool(set(call.sha256) & set(call.merged_sha256)) and call.merged < call.layers and not _is_off(call)
 
 
 def _questions_check(seen: _Seen, rows: Sequence[Row]) -> Check:

@@ -527,6 +527,8 @@ def _saved_check(evidence: TrainEvidence, witness: Witness, seen: Seen, sha256: 
         what = "保存されたあとで書き換えられている" if overwritten else "この試行で保存されたどれとも違う"
         message = f"アダプターのファイル（{sha256[:12]}）は、{what}。"
         return SAVED_AT_END.check(False, message, severity=FAIL if overwritten else None)
+    if all(save.at < seen.begins.at for save in same):
+        return SAVED_AT_END.check(False, "アダプターのファイルは、学習が始まる前に保存されたもの。")
     steps = [save.step for save in same if save.step is not None]
     if done is None or not steps or any(not save.in_training for save in same if save.at >= _end_of(seen)):
         return SAVED_AT_END.check(True, "アダプターのファイルは、この試行で保存されたもの。")

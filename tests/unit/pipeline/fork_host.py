@@ -1,8 +1,9 @@
 """Runs a pipeline's scripts, each in a process of its own that begins with the large libraries loaded.
 
-`python fork_host.py` reads jobs from stdin, a JSON object a line: `root` (a pipeline folder), `script`, `argv`, `output`
-(a file for stdout and stderr). It forks for each and answers with a line: `pid` and `returncode`. Importing torch,
-transformers and PEFT takes ten times as long as training a tiny model; hooks that are set here are in each child too.
+`python fork_host.py` reads jobs from stdin, a JSON object a line: `root` (a pipeline folder), `script`, `argv`,
+`output` (a file for stdout and stderr). It forks for each and answers with a line: `pid` and `returncode`.
+Importing torch, transformers and PEFT takes ten times as long as training a tiny model; hooks that are set here are in
+each child too.
 """
 
 from __future__ import annotations

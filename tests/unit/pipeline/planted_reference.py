@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from small_run import PIPELINE
@@ -31,17 +31,20 @@ class Planted:
     what: str
     changes: tuple[Change, ...]
     broken: frozenset[str] = frozenset()
-    flags: tuple[str, ...] = field(default=())
 
 
-def planted(what: str, *changes: Change, broken: str = "", flags: tuple[str, ...] = ()) -> Planted:
+def planted(what: str, *changes: Change, broken: str = "") -> Planted:
     """A variant; `broken` has the checks' ids, separated by spaces."""
-    return Planted(what, changes, frozenset(broken.split()), flags)
+    return Planted(what, changes, frozenset(broken.split()))
 
 
-def copy_of(variant: Planted, target: Path) -> Path:
-    """The pipeline with this variant in it; a text that is not there once has moved on, and so must the variant."""
-    shutil.copytree(PIPELINE, target, ignore=shutil.ignore_patterns("__pycache__", "runs", "results", "datasets"))
+def copy_of(variant: Planted, target: Path, *, whole: bool = False) -> Path:
+    """The pipeline with this variant in it, and where `whole` with its data set.
+
+    A text that is not there once has moved on, and so must the variant.
+    """
+    left = ("__pycache__", "runs", "results", *(() if whole else ("datasets",)))
+    shutil.copytree(PIPELINE, target, ignore=shutil.ignore_patterns(*left))
     for name, old, new in variant.changes:
         path = target / name
         text = path.read_text(encoding="utf-8")
@@ -56,135 +59,277 @@ def _scheduler(steps: int) -> Change:
 
 
 TRAININGS = (
-    planted("labels on the prompt, none on the answer",
-            (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer", "prompt.ids + [IGNORED] * len(answer)")),
-            broken="answer_supervised end_supervised"),
-    planted("the end of every answer has no label",
-            (ROWS, ENCODED, ENCODED.replace("+ answer}", "+ answer[:-1] + [IGNORED]}")), broken="end_supervised"),
-    planted("labels already shifted",
-            (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer", "(prompt_labels + answer)[1:] + [IGNORED]")),
-            broken="tokens_supervised"),
-    planted("no row has a label but the first",
-            (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer",
-             "prompt_labels + (answer if not encoded else [IGNORED] * (len(answer) - 1) + answer[-1:]) if not encoded "
-             "else [IGNORED] * len(ids)")), broken="tokens_supervised"),
-    planted("a scheduler of one step: no rate from the second on", _scheduler(1), broken="updates_seen"),
+    planted(
+        "labels on the prompt, none on the answer",
+        (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer", "prompt.ids + [IGNORED] * len(answer)")),
+        broken="answer_supervised end_supervised",
+    ),
+    planted(
+        "the end of every answer has no label",
+        (ROWS, ENCODED, ENCODED.replace("+ answer}", "+ answer[:-1] + [IGNORED]}")),
+        broken="end_supervised",
+    ),
+    planted(
+        "labels already shifted",
+        (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer", "(prompt_labels + answer)[1:] + [IGNORED]")),
+        broken="tokens_supervised",
+    ),
+    planted("a scheduler of one step: no rate from the second on", _scheduler(1), broken="updates_seen adapter_moved"),
     planted("a scheduler of two steps: no rate from the third on", _scheduler(2), broken="updates_seen"),
-    planted("an old adapter goes on, frozen",
-            (RUN, BASE, BASE + "    base.enable_input_require_grads()\n"
-             "    return PeftModel.from_pretrained(base, str(Path(settings.output_dir).parent / 'sound'))\n"),
-            broken="adapter_moved updates_seen setup_seen"),
-    planted("an optimizer that does nothing",
-            (METRICS, STEPS, "\n    def create_optimizer(self, *model):\n        made = super().create_optimizer(*model)\n"
-             f"        type(made).step = lambda self, closure=None: None\n        return made\n{STEPS}"),
-            broken="adapter_moved updates_seen"),
-    planted("every row cut to 48 tokens", (RUN, "max_seq_length=settings.max_seq_length", "max_seq_length=48"),
-            broken="rows_whole"),
-    planted("8 bits in place of 4", (LOADING, "load_in_4bit=True", "load_in_8bit=True"),
-            (LOADING, '== "Linear4bit"', '== "Linear8bitLt"'), broken="quantised_as_asked"),
-    planted("no quantisation", (LOADING, "    if quantization is None:\n        return None\n", "    return None\n"),
-            (LOADING, "    if quantised != (quantization is not None):", "    if False:"), broken="quantised_as_asked"),
-    planted("fp4 in place of nf4", (LOADING, "bnb_4bit_quant_type=quantization.quant_type", 'bnb_4bit_quant_type="fp4"'),
-            broken="setup_seen"),
-    planted("4-bit layers that compute in float32",
-            (LOADING, "bnb_4bit_compute_dtype=dtype", "bnb_4bit_compute_dtype=torch.float32"), broken="setup_seen"),
+    planted(
+        "an old adapter goes on, frozen",
+        (
+            RUN,
+            BASE,
+            BASE + "    base.enable_input_require_grads()\n"
+            "    return PeftModel.from_pretrained(base, str(settings.output_dir.parents[1] / 'sound' / 'out'))\n",
+        ),
+        broken="adapter_moved updates_seen",
+    ),
+    planted(
+        "an optimizer that does nothing",
+        (
+            METRICS,
+            STEPS,
+            "\n    def create_optimizer(self, *model):\n        made = super().create_optimizer(*model)\n"
+            f"        type(made).step = lambda self, closure=None: None\n        return made\n{STEPS}",
+        ),
+        broken="adapter_moved",
+    ),
+    planted(
+        "every row cut to 48 tokens",
+        (RUN, "max_seq_length=settings.max_seq_length", "max_seq_length=48"),
+        broken="rows_whole",
+    ),
+    planted(
+        "8 bits in place of 4",
+        (LOADING, "load_in_4bit=True", "load_in_8bit=True"),
+        (LOADING, '== "Linear4bit"', '== "Linear8bitLt"'),
+        broken="quantised_as_asked",
+    ),
+    planted(
+        "no quantisation",
+        (LOADING, "    if quantization is None:\n        return None\n", "    return None\n"),
+        (LOADING, "    if quantised != (quantization is not None):", "    if False:"),
+        broken="quantised_as_asked",
+    ),
+    planted(
+        "fp4 in place of nf4",
+        (LOADING, "bnb_4bit_quant_type=quantization.quant_type", 'bnb_4bit_quant_type="fp4"'),
+        broken="setup_seen",
+    ),
+    planted(
+        "4-bit layers that compute in float32",
+        (LOADING, "bnb_4bit_compute_dtype=dtype", "bnb_4bit_compute_dtype=torch.float32"),
+        broken="setup_seen",
+    ),
     planted("dropout off", (RUN, "lora_dropout=settings.lora_dropout", "lora_dropout=0.0"), broken="setup_seen"),
-    planted("another learning rate", (RUN, "learning_rate=settings.learning_rate", "learning_rate=5e-5"),
-            broken="setup_seen"),
-    planted("batches halved in silence when memory runs out",
-            (RUN, "        report_to=[],\n", "        report_to=[], auto_find_batch_size=True,\n"),
-            (METRICS, '        if self._graphed is None:\n            loss =',
-             '        if len(inputs["input_ids"]) > 1:\n            raise torch.OutOfMemoryError("CUDA out of memory.")\n'
-             '        if self._graphed is None:\n            loss ='), broken="training_seen batch_seen"),
-    planted("one step in place of all", (RUN, "max_steps=capped_steps(settings, row_count)", "max_steps=1"),
-            broken="steps_seen"),
-    planted("three quarters of the rows dropped", (SCRIPT_TRAIN, READ, READ + "[: 4]"), broken="rows_seen steps_seen"),
+    planted(
+        "another learning rate",
+        (RUN, "learning_rate=settings.learning_rate", "learning_rate=5e-5"),
+        broken="setup_seen",
+    ),
+    planted(
+        "batches halved in silence when memory runs out",
+        (RUN, "        report_to=[],\n", "        report_to=[], auto_find_batch_size=True,\n"),
+        (
+            METRICS,
+            "        if self._graphed is None:\n            loss =",
+            '        if len(inputs["input_ids"]) > 1:\n'
+            '            raise torch.OutOfMemoryError("CUDA out of memory.")\n'
+            "        if self._graphed is None:\n            loss =",
+        ),
+        broken="training_seen batch_seen steps_seen",
+    ),
+    planted(
+        "one step in place of all",
+        (RUN, "max_steps=capped_steps(settings, row_count)", "max_steps=1"),
+        broken="steps_seen adapter_moved",
+    ),
+    planted("three quarters of the rows dropped", (SCRIPT_TRAIN, READ, READ + "[: 4]"), broken="rows_seen"),
     planted("the first rows four times", (SCRIPT_TRAIN, READ, READ + "[: 4] * 4"), broken="rows_seen"),
-    planted("other rows than those of the file",
-            (ROWS, 'TrainingRow(content["input"].strip(), content["output"].strip()',
-             'TrainingRow("海外の鉄道の話で、この質問とはかかわりのない長い文です。" + str(content["meta"]["id"]) * 9, "b"'),
-            broken="rows_seen"),
-    planted("the adapter saved before it was trained",
-            (RUN, "    trainer.train(", "    _save(trainer, settings.output_dir)\n    trainer.train("),
-            (RUN, "        _save(trainer, settings.output_dir)\n        write", "        write"), broken="saved_at_end"),
-    planted("random weights in place of the model's",
-            (LOADING, "    quantised = any(", "    if quantization is None: model = type(model)(model.config).to(dtype)\n"
-             "    quantised = any("), broken="", flags=("no-4bit",)),
-)  # fmt: skip
+    planted(
+        "other rows than those of the file",
+        (
+            ROWS,
+            'TrainingRow(content["input"].strip(), content["output"].strip()',
+            'TrainingRow("海外の鉄道の話で、質問とかかわりのない長い文。" + str(content["meta"]["id"]) * 9, "b"',
+        ),
+        broken="rows_seen",
+    ),
+    planted(
+        "the adapter saved before it was trained",
+        (RUN, "    trainer.train(", "    _save(trainer, settings.output_dir)\n    trainer.train("),
+        (RUN, "        _save(trainer, settings.output_dir)\n        write", "        write"),
+        broken="saved_at_end",
+    ),
+)
 
 OUR_STEP = "        with torch.inference_mode():\n            output = self._model.generate("
 EVALUATIONS = (
     planted("the adapter is never loaded", (LLM, ON, "self._model = base"), broken="adapter_active"),
-    planted("every call raises, and the answer is a",
-            (LLM, ANSWERED, '            self._model.generate(input_ids=torch.tensor([[10**6]]))\n' + ANSWERED),
-            (LLM, "        except Exception as error:\n            if len(batch) == 1:",
-             '        except Exception as error:\n            return [Generation("a", 1, 0.1, "stop") for _ in batch]\n'
-             "            if len(batch) == 1:"), broken="answers_generated adapter_active"),
-    planted("nothing is generated, and the answer is a",
-            (LLM, ANSWERED, '            return [Generation("a", 1, 0.1, "stop") for _ in batch]\n'),
-            broken="answers_generated"),
-    planted("the adapter is switched off while it answers",
-            (LLM, OUR_STEP, "        with torch.inference_mode(), self._model.disable_adapter():\n"
-             "            output = self._model.generate("), broken="adapter_active"),
-    planted("the base under the adapter answers, layer by layer switched off",
-            (LLM, "        self._model.eval()\n", "        self._model.eval()\n        for layer in self._model.modules():\n"
-             "            if hasattr(layer, 'enable_adapters'): layer.enable_adapters(False)\n"), broken="adapter_active"),
-    planted("a fresh adapter answers in its place",
-            (LLM, ON, ON + "\n        self._model.add_adapter('other', self._model.peft_config['default'])\n"
-             "        self._model.set_adapter('other')"), broken="adapter_active"),
-    planted("an adapter of another step answers",
-            (LLM, "config.lora_path) if config.lora_path else base",
-             "sorted(config.lora_path.glob('checkpoint-*'))[0]) if config.lora_path else base"), broken="adapter_active"),
-    planted("keys with a compiler's prefix, and nobody looks",
-            (LLM, "    model = PeftModel.from_pretrained(base, str(folder))\n",
-             "    from safetensors.torch import load_file\n    from peft import PeftConfig, get_peft_model\n"
-             "    from peft import set_peft_model_state_dict\n"
-             "    model = get_peft_model(base, PeftConfig.from_pretrained(str(folder)))\n"
-             "    weights = load_file(folder / 'adapter_model.safetensors')\n"
-             "    set_peft_model_state_dict(model, {'_orig_mod.' + k: v for k, v in weights.items()})\n    return model\n"),
-            broken="adapter_active"),
-    planted("another scaling",
-            (LLM, ON, ON + "\n        for layer in self._model.modules():\n"
-             "            if hasattr(layer, 'scale_layer'): layer.scale_layer(0.25)"), broken="scaling_as_trained"),
+    planted(
+        "every call raises, and the answer is a",
+        (LLM, ANSWERED, "            self._model.generate(input_ids=torch.tensor([[10**6]]))\n" + ANSWERED),
+        (
+            LLM,
+            "        except Exception as error:\n            if len(batch) == 1:",
+            '        except Exception as error:\n            return [Generation("a", 1, 0.1, "stop") for _ in batch]\n'
+            "            if len(batch) == 1:",
+        ),
+        broken="answers_generated",
+    ),
+    planted(
+        "nothing is generated, and the answer is a",
+        (LLM, ANSWERED, '            return [Generation("a", 1, 0.1, "stop") for _ in batch]\n'),
+        broken="answers_generated",
+    ),
+    planted(
+        "the adapter is switched off while it answers",
+        (
+            LLM,
+            OUR_STEP,
+            "        with torch.inference_mode(), self._model.disable_adapter():\n"
+            "            output = self._model.generate(",
+        ),
+        broken="adapter_active",
+    ),
+    planted(
+        "the base under the adapter answers, layer by layer switched off",
+        (
+            LLM,
+            "        self._model.eval()\n",
+            "        self._model.eval()\n        for layer in self._model.modules():\n"
+            "            if hasattr(layer, 'base_layer'): layer.enable_adapters(False)\n",
+        ),
+        broken="adapter_active",
+    ),
+    planted(
+        "a fresh adapter answers in its place",
+        (
+            LLM,
+            ON,
+            ON + "\n        self._model.add_adapter('other', self._model.peft_config['default'])\n"
+            "        self._model.set_adapter('other')",
+        ),
+        broken="adapter_active",
+    ),
+    planted(
+        "an adapter of another step answers",
+        (
+            LLM,
+            "config.lora_path) if config.lora_path else base",
+            "sorted(config.lora_path.glob('checkpoint-*'))[0]) if config.lora_path else base",
+        ),
+        broken="adapter_active",
+    ),
+    planted(
+        "keys with a compiler's prefix, and nobody looks",
+        (
+            LLM,
+            "    model = PeftModel.from_pretrained(base, str(folder))\n",
+            "    from safetensors.torch import load_file\n    from peft import PeftConfig, get_peft_model\n"
+            "    from peft import set_peft_model_state_dict\n"
+            "    model = get_peft_model(base, PeftConfig.from_pretrained(str(folder)))\n"
+            "    weights = load_file(folder / 'adapter_model.safetensors')\n"
+            "    set_peft_model_state_dict(model, {'_orig_mod.' + k: v for k, v in weights.items()})\n"
+            "    return model\n",
+        ),
+        broken="adapter_active",
+    ),
+    planted(
+        "another scaling",
+        (
+            LLM,
+            ON,
+            ON + "\n        for layer in self._model.modules():\n"
+            "            if hasattr(layer, 'scale_layer'): layer.scale_layer(0.25)",
+        ),
+        broken="scaling_as_trained",
+    ),
     planted("sampling on", (LLM, '"do_sample": sampled', '"do_sample": True'), broken="answers_greedy"),
-    planted("the question's end is cut off",
-            (LLM, ENCODE, "prompts = [prompt[: -len(prompt) // 3] for prompt in prompts]\n        " + ENCODE),
-            broken="prompts_hold_questions"),
-    planted("every question is the first",
-            (LLM, ENCODE, "prompts = [prompts[0]] * len(prompts)\n        " + ENCODE), broken="prompts_hold_questions"),
-    planted("no chat template", (LLM, ENCODE, "encoded = [self._tokenizer(prompt)['input_ids'] for prompt in prompts]"),
-            broken="frame_as_trained"),
-    planted("what was said is thrown away",
-            (LLM, 'text = str(self._tokenizer.decode(kept, skip_special_tokens=True)).strip()', 'text = "d"'),
-            broken="responses_generated"),
-    planted("8 bits in place of 4", (LOADING, "load_in_4bit=True", "load_in_8bit=True"),
-            (LOADING, '== "Linear4bit"', '== "Linear8bitLt"'), broken="quantised_as_asked"),
-    planted("merged, and put on once more",
-            (LLM, ON, "merged = _with_adapter(base, config.lora_path).merge_and_unload()\n"
-             "        self._model = _with_adapter(merged, config.lora_path)"), broken="scaling_as_trained"),
-    planted("fewer questions asked than counted",
-            (LLM, "        everyone = {", "        answers.update({n: answers[0] for n in range(1, len(prompts))})\n"
-             "        everyone = {"),
-            (LLM, "_batches(order, self._batch_size)[rank() :: rank_count()]", "[[0]]"),
-            broken="answers_generated prompts_hold_questions"),
-)  # fmt: skip
+    planted(
+        "the question's end is cut off",
+        (LLM, ENCODE, "prompts = [prompt[: -len(prompt) // 3] for prompt in prompts]\n        " + ENCODE),
+        broken="prompts_hold_questions",
+    ),
+    planted(
+        "every question is the first",
+        (LLM, ENCODE, "prompts = [prompts[0]] * len(prompts)\n        " + ENCODE),
+        broken="prompts_hold_questions",
+    ),
+    planted(
+        "no chat template",
+        (LLM, ENCODE, "encoded = [self._tokenizer(prompt)['input_ids'] for prompt in prompts]"),
+        broken="frame_as_trained",
+    ),
+    planted(
+        "what was said is thrown away",
+        (
+            LLM,
+            "text = str(self._tokenizer.decode(kept, skip_special_tokens=True)).strip()",
+            'text = "正解は四つのうちの最後のものであると考えられます。" * 2',
+        ),
+        broken="responses_generated",
+    ),
+    planted(
+        "8 bits in place of 4",
+        (LOADING, "load_in_4bit=True", "load_in_8bit=True"),
+        (LOADING, '== "Linear4bit"', '== "Linear8bitLt"'),
+        broken="quantised_as_asked",
+    ),
+    planted(
+        "merged, and put on once more",
+        (
+            LLM,
+            ON,
+            "merged = _with_adapter(base, config.lora_path).merge_and_unload()\n"
+            "        self._model = _with_adapter(merged, config.lora_path)",
+        ),
+        broken="scaling_as_trained",
+    ),
+    planted(
+        "fewer questions asked than counted",
+        (
+            LLM,
+            "        everyone = {",
+            "        answers.update({n: answers[0] for n in range(1, len(prompts))})\n        everyone = {",
+        ),
+        (LLM, "_batches(order, self._batch_size)[rank() :: rank_count()]", "[[0]]"),
+        broken="answers_generated prompts_hold_questions",
+    ),
+)
 
 SOUND_TRAININGS = (
     planted("as it is"),
-    planted("rank-stabilised, on every linear layer",
-            (RUN, "target_modules=list(settings.target_modules) if settings.target_modules else None",
-             'target_modules="all-linear", use_rslora=True')),
+    planted(
+        "rank-stabilised, on every linear layer",
+        (
+            RUN,
+            "target_modules=list(settings.target_modules) if settings.target_modules else None",
+            'target_modules="all-linear", use_rslora=True',
+        ),
+    ),
     planted("DoRA", (RUN, RANK, RANK + "            use_dora=True,\n")),
     planted("the head is trained too", (RUN, RANK, RANK + '            modules_to_save=["lm_head"],\n')),
-    planted("cosine, a checkpoint every second step, one kept",
-            (RUN, "save_steps=settings.save_steps", "save_steps=2, save_total_limit=1, lr_scheduler_type='cosine'")),
-)  # fmt: skip
+    planted(
+        "cosine, a checkpoint every second step, one kept",
+        (RUN, "save_steps=settings.save_steps", "save_steps=2, save_total_limit=1, lr_scheduler_type='cosine'"),
+    ),
+)
 SOUND_EVALUATIONS = (
     planted("as it is"),
-    planted("merged before it answers",
-            (LLM, ON, "self._model = _with_adapter(base, config.lora_path).merge_and_unload()")),
+    planted(
+        "merged before it answers", (LLM, ON, "self._model = _with_adapter(base, config.lora_path).merge_and_unload()")
+    ),
     planted("one question at a time", (LLM, "    batch_size: int = 8", "    batch_size: int = 1")),
-    planted("base first, then with the adapter",
-            (LLM, OUR_STEP, "        with torch.inference_mode(), self._model.disable_adapter():\n"
-             "            self._model.generate(**inputs, **self._generation_options(False))\n" + OUR_STEP)),
-)  # fmt: skip
+    planted(
+        "base first, then with the adapter",
+        (
+            LLM,
+            OUR_STEP,
+            "        with torch.inference_mode(), self._model.disable_adapter():\n"
+            "            self._model.generate(**inputs, **self._generation_options(False))\n" + OUR_STEP,
+        ),
+    ),
+)

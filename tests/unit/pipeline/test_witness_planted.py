@@ -1,7 +1,7 @@
 """Defects planted in the real reference pipeline: the real witness sees each of them, and none in sound variants.
 
-All variants are run by one process that has loaded the libraries and forks for each (`fork_host.py`). One sound training
-serves all evaluations.
+All variants are run by one process that has loaded the libraries and forks for each (`fork_host.py`). One sound
+training serves all evaluations.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ from steph.record import Check, EvalSettings, TrainSettings
 INJECT = Path(supervisor.__file__).parent / "inject"
 QUESTIONS = 12
 OUTPUT, RESULTS = "out", "results.json"
-SEEN = {kind.id for kind in (*WITNESSED_TRAINING, *WITNESSED_ANSWERS, *ROW_IDENTITY)}
+# but for how good the answers are, of which a tiny model's say nothing
+SEEN = {kind.id for kind in (*WITNESSED_TRAINING, *WITNESSED_ANSWERS, *ROW_IDENTITY) if not kind.quality}
 SETTINGS = TrainSettings(
     num_epochs=2, max_steps=50, batch_size=2, gradient_accumulation_steps=2, learning_rate=5e-3, warmup_ratio=0.03,
-    target_modules=("q_proj", "v_proj"),
+    target_modules=("q_proj", "v_proj"), max_seq_length=1024,
 )  # fmt: skip
 ASKED = EvalSettings(samples=4)
 
@@ -107,9 +108,12 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "ファイル名": f"架空法_問題番号{n}",
             "コンテキスト": f"## 架空法\n### 第{n}条\n#### 第1項\n別に定める。",
             "指示": "次の問いに答えてください。",
-            "問題文": f"{TOPICS[n % 8]}法第{n + 31}条で、{TOPICS[(n + 3) % 8]}の{n}種の許可のあとの届出は何日前までですか。",
+            "問題文": (
+                f"{TOPICS[n % 8]}法第{n + 31}条の{TOPICS[(n + 3) % 8]}の{n}種の許可を受けた者の届出はいつまでですか。"
+            ),
             "選択肢": "\n".join(
-                f"{letter} {TOPICS[(n + 5) % 8]}を{n * 7 + 3 * k + 11}日前" for k, letter in enumerate(LETTERS)
+                f"{letter} {TOPICS[(n + k) % 8]}を始める日の{n * 7 + 3 * k + 11}日前までに届け出る"
+                for k, letter in enumerate(LETTERS)
             ),
             "output": LETTERS[(n * 3) % 4],
             "references": ["https://example.com/law"],
@@ -129,14 +133,15 @@ def long_rows(questions: Path, run_script: RunScript) -> Path:
     return path
 
 
-def train(host: Host, root: Path, variant: Planted, model: Path, rows: Path) -> TrainEvidence:
+def train(host: Host, root: Path, model: Path, rows: Path) -> TrainEvidence:
     """Train in this folder, and what the suite would know of it."""
     done = host.run(
         root, SCRIPT_TRAIN, "--model-name", model, "--train-file", rows, "--output-dir", root / OUTPUT, "--do-train",
         "--num-epochs", SETTINGS.num_epochs, "--batch-size", SETTINGS.batch_size, "--gradient-accumulation-steps",
         SETTINGS.gradient_accumulation_steps, "--learning-rate", SETTINGS.learning_rate, "--warmup-ratio", "0.03",
-        "--max-seq-length", SETTINGS.max_seq_length, "--logging-steps", 1, "--use-4bit", "--target-modules",
-        ",".join(SETTINGS.target_modules), *variant.flags,
+        "--max-seq-length", SETTINGS.max_seq_length, "--logging-steps", 1, "--save-steps", 2, "--use-4bit",
+        "--target-modules",
+        ",".join(SETTINGS.target_modules),
     )  # fmt: skip
     return TrainEvidence(
         output_dir=root / OUTPUT, output_dir_name=OUTPUT, settings=SETTINGS, model_name=str(model), stdout=done.output,
@@ -156,7 +161,7 @@ def trained(
 ) -> tuple[TrainEvidence, Path]:
     """One sound training, and its folder."""
     root = copy_of(Planted("sound", ()), tmp_path_factory.mktemp("variants") / "sound")
-    evidence = train(host, root, Planted("sound", ()), tiny_model, long_rows)
+    evidence = train(host, root, tiny_model, long_rows)
     assert evidence.returncode == 0, evidence.output[-2000:]
     return evidence, root
 
@@ -167,7 +172,7 @@ def test_a_training_is_seen_as_it_was(
 ) -> None:
     """A defect breaks exactly the checks of what it did; a sound variant breaks none; no hook fails."""
     root = copy_of(variant, trained[1].with_name(f"train-{abs(hash(variant.what))}"))
-    evidence = train(host, root, variant, tiny_model, long_rows)
+    evidence = train(host, root, tiny_model, long_rows)
     assert evidence.witness is not None
     assert not evidence.witness.of(Blind)
     found = broken(judge_training(evidence)[1])

@@ -10,6 +10,9 @@ from typing import Any
 from . import facts, forwards, models, splice
 
 _open = threading.local()
+_MOST_TENSORS = 20000
+# tensors that were read from a file, by identity: comparing them would compare their numbers
+_files: dict[int, tuple[Any, str]] = {}
 
 
 class _Switch:
@@ -28,6 +31,23 @@ def hook_peft_model(module: ModuleType) -> None:
 def hook_transformers(module: ModuleType) -> None:
     """A model's own `load_adapter`."""
     splice.around(module.PeftAdapterMixin.load_adapter, before=_loading, after=_loaded, failed=_stopped)
+
+
+def hook_safetensors(module: ModuleType) -> None:
+    """Know which file a tensor was read from, whatever it is called afterwards."""
+    splice.around(module.load_file, before=lambda given: str(given["filename"]), after=_read)
+
+
+def _read(path: str, tensors: Any) -> None:
+    if isinstance(tensors, dict) and len(tensors) <= _MOST_TENSORS:
+        if len(_files) > _MOST_TENSORS:
+            _files.clear()
+        _files.update({id(tensor): (weakref.ref(tensor), path) for tensor in tensors.values()})
+
+
+def _file_of(tensor: Any) -> str | None:
+    known = _files.get(id(tensor))
+    return known[1] if known is not None and known[0]() is tensor else None
 
 
 def hook_state_dicts(module: ModuleType) -> None:
@@ -86,15 +106,20 @@ def _stopped(token: object, error: BaseException) -> None:
 
 
 def _setting(given: dict[str, Any]) -> dict[str, Any]:
-    return {"model": weakref.ref(given["model"]), "adapter": given.get("adapter_name") or "default"}
+    state = given.get("peft_model_state_dict") or {}
+    files = {path for tensor in state.values() if (path := _file_of(tensor)) is not None}
+    return {
+        "model": weakref.ref(given["model"]), "adapter": given.get("adapter_name") or "default",
+        "path": files.pop() if len(files) == 1 else None,
+    }  # fmt: skip
 
 
 def _set(token: dict[str, Any], result: Any) -> None:
     if _depth(0):
         _open.result = result
         return
-    model = token.pop("model")()
-    _write_loaded(model, None, result, path=None, is_trainable=None, **token)
+    model, path = token.pop("model")(), token["path"]
+    _write_loaded(model, models.sha256_of(path) if path else None, result, is_trainable=None, **token)
 
 
 def _write_loaded(model: Any, sha256: str | None, result: Any, **values: Any) -> None:

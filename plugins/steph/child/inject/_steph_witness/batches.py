@@ -90,7 +90,7 @@ def _described(batch: dict[str, Any], read: dict[str, list[list[int]]]) -> dict[
         "at": batch["at"], "shape": [len(ids), width], "training": batch["training"], "grad": batch["grad"],
         "packed": is_packed, "padding": round(1 - sum(map(len, rows)) / max(1, len(ids) * width), 4),
         "padding_side": _side(spans, width), "row_hashes": [tokens.row_hash(row) for row in rows],
-        "row_starts": [tokens.edge_hash(row[: tokens.EDGE_TOKENS]) for row in rows],
+        "special_tokens": _special(rows),
         "double_bos": sum(_twice(row, batch["bos"]) for row in rows),
     }  # fmt: skip
     if is_packed:
@@ -102,6 +102,11 @@ def _described(batch: dict[str, Any], read: dict[str, list[list[int]]]) -> dict[
     if labels and len(labels) == len(ids) and len(labels[0]) <= width:
         found.update(_labelled(ids, labels, spans, batch["ends"]))
     return found
+
+
+def _special(rows: Sequence[Sequence[int]]) -> list[int] | None:
+    counts = [count for row in rows if (count := tokens.special_tokens(row)) is not None]
+    return counts if len(counts) == len(rows) else None
 
 
 def _real(
@@ -149,7 +154,7 @@ def _labelled(
     ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], ends: set[int]
 ) -> dict[str, Any]:
     """Where the labels stand; a tensor of labels narrower than the tokens stands at their right edge."""
-    supervised, closing, tails, firsts, befores, answers = [], [], [], [], [], []
+    supervised, closing, tails, firsts, answers = [], [], [], [], []
     own = following = 0
     for row, marks, (begin, end) in zip(ids, labels, spans):
         offset = len(row) - len(marks)
@@ -159,8 +164,6 @@ def _labelled(
         closing.append(any(value in ends for value in values[-_LAST_SUPERVISED:]))
         tails.append(end - 1 - places[-1] if places else None)
         firsts.append(places[0] - begin if places else None)
-        before = row[max(begin, places[0] - tokens.EDGE_TOKENS) : places[0]] if places else []
-        befores.append(tokens.edge_hash(before))
         own += sum(row[place] == value for place, value in zip(places, values))
         following += sum(place + 1 < len(row) and row[place + 1] == value for place, value in zip(places, values))
         answers.append(_answer(values))
@@ -171,7 +174,7 @@ def _labelled(
         "first_supervised": firsts, "aligned": is_aligned if total else None,
         # the last token has none that follows it
         "shifted": not is_aligned and following >= total - len(ids) if total else None,
-        "before_answer": befores, "answer_hashes": answers,
+        "answer_hashes": answers,
     }  # fmt: skip
 
 

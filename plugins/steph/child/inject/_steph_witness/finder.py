@@ -22,6 +22,7 @@ HOOKS = {
     "transformers.tokenization_utils_base": ("tokens", "hook_tokenizers"),
     "transformers.generation.utils": ("generation", "hook_generation"),
     "transformers.integrations.peft": ("adapters", "hook_transformers"),
+    "safetensors.torch": ("adapters", "hook_safetensors"),
     "peft.peft_model": ("adapters", "hook_peft_model"),
     "peft.utils.save_and_load": ("adapters", "hook_state_dicts"),
     "peft.tuners.tuners_utils": ("adapters", "hook_tuners"),

@@ -134,11 +134,11 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
     fingerprints = [tokens.fingerprints_of(row) for row in prompts]
     each = max(1, len(said) // max(1, len(prompts)))  # several answers to a prompt
     prompts = [row for row in prompts for _ in range(each)]
+    special = [tokens.special_tokens(row) for row in prompts]
     facts.write(
         "generation", rows=len(said), prompt_tokens=[len(row) for row in prompts],
         prompt_hashes=[tokens.row_hash(row) for row in prompts],
-        prompt_starts=[tokens.edge_hash(row[: tokens.EDGE_TOKENS]) for row in prompts],
-        prompt_ends=[tokens.edge_hash(row[-tokens.EDGE_TOKENS :]) for row in prompts], training=call["training"],
+        special_tokens=None if None in special else special, training=call["training"],
         prompt_fingerprints=None if None in fingerprints else [one for one in fingerprints for _ in range(each)],
         new_tokens=[len(row) for row in said], stopped=stopped, **call["options"],
         response_hashes=[_hashes(text) for text in responses] if known else None,
@@ -181,9 +181,11 @@ def scored(model: Any, arguments: dict[str, Any]) -> None:
     if count <= _FIRST_CALLS:
         rows = _rows(ids, arguments.get("attention_mask"), models_pad(model))
         fingerprints = [tokens.fingerprints_of(row) for row in rows]
+        special = [tokens.special_tokens(row) for row in rows]
         facts.write(
             "scoring", rows=len(rows), tokens=[len(row) for row in rows], device=str(ids.device),
             prompt_hashes=[tokens.row_hash(row) for row in rows], in_training=_in_training(),
+            special_tokens=None if None in special else special,
             prompt_fingerprints=None if None in fingerprints else fingerprints,
             name_or_path=models.name_of(model), quantised=models._linears(model)[0], **state,
             **{"class": models.class_of(model)},

@@ -133,12 +133,17 @@ def sha256_of_adapter(folder: str, subfolder: str | None = None) -> str | None:
         if not os.path.isfile(path):
             path = _cached(folder, name, subfolder) or ""
         if path:
-            digest = hashlib.sha256()
-            with open(path, "rb") as file:
-                for block in iter(lambda: file.read(1 << 20), b""):
-                    digest.update(block)
-            return digest.hexdigest()
+            return sha256_of(path)
     return None
+
+
+def sha256_of(path: str) -> str:
+    """The hash of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _cached(repository: str, name: str, subfolder: str | None) -> str | None:
@@ -241,8 +246,8 @@ def layers_changed() -> None:
 
 
 def _is_adapter_layer(module: Any) -> bool:
-    names = getattr(module, "adapter_layer_names", None)
-    return isinstance(names, tuple) and hasattr(module, "active_adapters") and hasattr(module, "base_layer")
+    # asked of the class: a module takes long to say that it has no such attribute
+    return isinstance(getattr(type(module), "adapter_layer_names", None), tuple) and "base_layer" in module._modules
 
 
 def active_adapters(layer: Any) -> list[str]:
@@ -376,13 +381,8 @@ def _lora(model: Any) -> dict[str, Any] | None:
     return {
         "layers": len(layers), "modules": modules, "layer_indexes": sorted(indexes), "rank": sorted(rank),
         "scaling": sorted(scaling), "dropout": sorted(dropout), "dora": dora, "trained_parameters": trained,
-        "adapters": sorted(adapters), "active": sorted(active), **_zeros(model),
+        "adapters": sorted(adapters), "active": sorted(active),
     }  # fmt: skip
-
-
-def _zeros(model: Any) -> dict[str, int]:
-    peaks = {kind: [peak for _, _, peak in matrices(model, kind)] for kind in ("lora_A", "lora_B")}
-    return {f"all_{kind[-1].lower()}_zero": sum(peak == 0 for peak in values) for kind, values in peaks.items()}
 
 
 def matrices(model: Any, kind: str) -> Iterator[tuple[str, Any, float]]:

@@ -16,15 +16,27 @@ _KINDS = ("lora_A", "lora_B")
 
 
 def snapshot(model: Any) -> dict[str, Any]:
-    """Each matrix's largest value and first numbers. Copies go to the CPU; nothing stays on the device."""
-    return {
-        kind: {name: (peak, _first(tensor)) for name, tensor, peak in models.matrices(model, kind)} for kind in _KINDS
-    }
+    """Each matrix's largest value and first numbers, on the CPU."""
+    return {kind: _numbers(list(models.matrices(model, kind))) for kind in _KINDS}
 
 
-def _first(tensor: Any) -> list[float]:
-    flat = tensor.detach().reshape(-1)[:_SLICE]
-    values: list[float] = flat.cpu().float().tolist()
+def zeros(start: dict[str, Any]) -> dict[str, int]:
+    """How many of a snapshot's matrices are zero throughout."""
+    return {f"all_{kind[-1].lower()}_zero": sum(peak == 0 for peak, _ in start[kind].values()) for kind in _KINDS}
+
+
+def _numbers(found: list[tuple[str, Any, float]]) -> dict[str, tuple[float, list[float]]]:
+    """By name; what lies on one device comes in one transfer."""
+    alike: dict[tuple[str, str], list[tuple[str, Any, float]]] = {}
+    for one in found:
+        alike.setdefault((str(one[1].device), str(one[1].dtype)), []).append(one)
+    values: dict[str, tuple[float, list[float]]] = {}
+    torch: Any = sys.modules["torch"]
+    with torch.no_grad():
+        for several in alike.values():
+            firsts = [tensor.detach().reshape(-1)[:_SLICE] for _, tensor, _ in several]
+            parts = torch.cat(firsts).cpu().float().split([len(first) for first in firsts])
+            values.update({name: (peak, part.tolist()) for (name, _, peak), part in zip(several, parts)})
     return values
 
 
@@ -32,15 +44,12 @@ def since(start: dict[str, Any], model: Any) -> dict[str, Any]:
     """What became of the matrices since the snapshot."""
     found: dict[str, Any] = {}
     for kind in _KINDS:
-        total = moved = zero = 0
-        largest = 0.0
-        for name, tensor, peak in models.matrices(model, kind):
-            total += 1
-            zero += peak == 0
-            largest = max(largest, peak) if peak == peak else peak
-            before = start.get(kind, {}).get(name)
-            moved += before is None or before[0] != peak or before[1] != _first(tensor)
-        found[kind.lower()] = {"total": total, "moved": moved, "zero": zero, "max_abs": largest}
+        now, before = _numbers(list(models.matrices(model, kind))), start.get(kind, {})
+        peaks = [peak for peak, _ in now.values()]
+        found[kind.lower()] = {
+            "total": len(now), "moved": sum(before.get(name) != values for name, values in now.items()),
+            "zero": peaks.count(0.0), "max_abs": next((one for one in peaks if one != one), max(peaks, default=0.0)),
+        }  # fmt: skip
     return {**found, "delta_ratio": _ratios(model)}
 
 

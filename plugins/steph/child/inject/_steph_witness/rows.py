@@ -8,7 +8,7 @@ from typing import Any
 from . import tokens
 
 _MOST_HASHED = 5000
-_MOST_READ = 32
+_MOST_READ = 16
 
 
 def described(dataset: Any) -> dict[str, Any]:

@@ -20,8 +20,9 @@ _ENDS = (
     *("</s>", "<eos>", "<|eom_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>", "[EOS]", "<turn|>"),
 )
 _MAX_TEXT_TOKENS = 32768
-EDGE_TOKENS = 3
 
+# of the tokenizer in use: every special id, and those that end an answer
+_known_ids: dict[int, tuple[Any, set[int], set[int]]] = {}
 _last_tokenizer: list[Any] = [None]  # a weak reference to the one that was loaded last
 
 
@@ -56,13 +57,25 @@ def described() -> dict[str, Any] | None:
 def end_ids(model: Any) -> set[int]:
     """Every id that ends an answer: the model's, the tokenizer's, and those of the chat formats that it has."""
     found: set[int] = set()
-    for holder in (getattr(model, "generation_config", None), getattr(model, "config", None), tokenizer()):
+    for holder in (getattr(model, "generation_config", None), getattr(model, "config", None)):
         found.update(ids_of(getattr(holder, "eos_token_id", None)))
+    return found | _ids_of_tokenizer()[1]
+
+
+def _ids_of_tokenizer() -> tuple[set[int], set[int]]:
     own = tokenizer()
-    if own is not None and hasattr(own, "convert_tokens_to_ids"):
+    if own is None:
+        return set(), set()
+    known = _known_ids.get(id(own))
+    if known is None or known[0]() is not own:
+        special = {*getattr(own, "all_special_ids", ()), *getattr(own, "added_tokens_decoder", ())}
         unknown = getattr(own, "unk_token_id", None)
-        found.update(one for one in own.convert_tokens_to_ids(list(_ENDS)) if isinstance(one, int) and one != unknown)
-    return found
+        named = own.convert_tokens_to_ids(list(_ENDS)) if hasattr(own, "convert_tokens_to_ids") else []
+        ends = {one for one in named if isinstance(one, int) and one != unknown}
+        ends.update(ids_of(getattr(own, "eos_token_id", None)))
+        _known_ids.clear()
+        known = _known_ids[id(own)] = (weakref.ref(own), special, ends)
+    return known[1], known[2]
 
 
 def ids_of(value: object) -> list[int]:
@@ -76,9 +89,16 @@ def row_hash(ids: Sequence[int]) -> str:
     return hashlib.blake2b(array.array("q", ids).tobytes(), digest_size=4).hexdigest()
 
 
-def edge_hash(ids: Sequence[int]) -> str | None:
-    """The hash of a few ids: a template's first or last ones, special tokens too, which no text shows."""
-    return row_hash(ids) if len(ids) == EDGE_TOKENS else None
+def special_tokens(row: Sequence[int]) -> int | None:
+    """How many of a row's ids are a template's: special ones but for BOS, padding and the row's end."""
+    own = tokenizer()
+    if own is None:
+        return None
+    special, ends = _ids_of_tokenizer()
+    # the end is the last token or stands before a last line break
+    inner = [*row[:-2], *(one for one in row[-2:] if one not in ends)]
+    plain = {getattr(own, "bos_token_id", None), getattr(own, "pad_token_id", None)}
+    return sum(one in special and one not in plain for one in inner)
 
 
 def text_of(ids: Sequence[int]) -> str | None:
@@ -100,6 +120,11 @@ def text_hash(text: str) -> str:
     """The hash of a text by the suite's own rule."""
     hashed: str = _fingerprint().text_hash(text)
     return hashed
+
+
+def load() -> None:
+    """Load what the first row would load in the middle of a training."""
+    _fingerprint()
 
 
 def _fingerprint() -> ModuleType:

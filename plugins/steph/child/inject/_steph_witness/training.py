@@ -61,6 +61,7 @@ def hook_optimizers(module: ModuleType) -> None:
 def hook_callbacks(module: ModuleType) -> None:
     """Every Trainer has this callback, which leaves these events to its base: methods that do nothing."""
     cls = module.DefaultFlowCallback
+    tokens.load()
     for name, own in (("on_train_begin", _begins), ("on_log", _logs), ("on_train_end", _ends)):
         if name in vars(cls):
             raise RuntimeError(f"DefaultFlowCallback has its own {name}")
@@ -111,8 +112,16 @@ def _trainer_begins(args: Any, state: Any, given: dict[str, Any]) -> None:
         "training_begins", source="trainer", trainer=None if trainer is None else type(trainer).__name__,
         **_asked(args, state), **seen, **_optimizer(given.get("optimizer"), args),
         collator=_name(getattr(trainer, "data_collator", None)), resumed=bool(state.global_step),
-        recompute=_recomputes(model), tokenizer=tokens.described(), **models.described(model),
+        recompute=_recomputes(model), tokenizer=tokens.described(), **_model_at(training, model),
     )  # fmt: skip
+
+
+def _model_at(training: _Training, model: Any) -> dict[str, Any]:
+    """The model, and how many of its LoRA matrices are zero before the first step."""
+    known = models.described(model)
+    if known["lora"] is not None:
+        known["lora"].update(movement.zeros(training.start))
+    return known
 
 
 def _asked(args: Any, state: Any) -> dict[str, Any]:
@@ -149,7 +158,7 @@ def _name(value: object) -> str | None:
 
 def _recomputes(model: Any) -> bool:
     names = ("gradient_checkpointing", "activation_checkpointing")
-    return any(getattr(module, name, False) is True for module in model.modules() for name in names)
+    return any(module.__dict__.get(name) is True for module in model.modules() for name in names)
 
 
 def _trainer() -> Any:
@@ -234,7 +243,7 @@ def _step_comes(optimizer: Any, args: object, kwargs: object) -> None:
     facts.write(
         "training_begins", at=training.began, source="loop", **_optimizer(optimizer, None), resumed=False,
         rows=None, recompute=_recomputes(model), precision=_precision(), world_size=_world_size(),
-        tokenizer=tokens.described(), **models.described(model),
+        tokenizer=tokens.described(), **_model_at(training, model),
     )  # fmt: skip
     for batch in waiting:
         batches.write(batch)

@@ -27,8 +27,16 @@ def text_hash(text: str) -> str:
 
 def fingerprints(text: str) -> list[str]:
     plain = _squeezed(text)
-    hashes = (hashlib.blake2b(plain[n : n + 12].encode(), digest_size=4).digest() for n in range(len(plain) - 11))
-    return list(dict.fromkeys(kept.hex() for kept in hashes if int.from_bytes(kept, "big") % 8 == 0))
+    hashes = (_hash(plain[n : n + 12]) for n in range(len(plain) - 11))
+    return list(dict.fromkeys(f"{one:08x}" for one in hashes if one % 8 == 0))
+
+
+def _hash(piece: str) -> int:
+    value, bits = 0, (1 << 32) - 1
+    for character in piece:
+        value = (value * 0x01000193 + ord(character)) & bits
+    mixed = ((value ^ (value >> 15)) * 0x2C1B3C6D) & bits
+    return mixed ^ (mixed >> 12)
 
 
 def _squeezed(text: str) -> str:
