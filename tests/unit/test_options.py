@@ -10,6 +10,7 @@ import pytest
 from steph import plugin
 from steph.asked import resolve_options
 from steph.plan.options import Options
+from steph.record import StageId
 from steph.run.gpulock import GpuBusyError, GpuLockError
 from steph.run.hub import choose
 from suite_runs import make_model
@@ -102,9 +103,12 @@ def test_a_card_that_cannot_be_held_is_refused_in_one_line(
 ) -> None:
     """Exit status 4 with the lock's own sentence, and no traceback of the plugin's."""
 
-    def refuse(session: pytest.Session, items: list[pytest.Item]) -> None:
+    def refuse(*facts: object) -> None:
         raise error
 
+    profile = SimpleNamespace(machine=SimpleNamespace(device="cpu"))
+    monkeypatch.setattr(plugin, "_asked", lambda config: (None, profile))
+    monkeypatch.setattr(plugin, "_stage_of", lambda item: StageId.H1)
     monkeypatch.setattr(plugin, "_open", refuse)
     flags = dict.fromkeys(("collectonly", "setuponly", "setupplan", "continue_on_collection_errors"), False)
     item = SimpleNamespace(get_closest_marker=lambda name: name == "steph_stage")
