@@ -6,6 +6,12 @@ import pytest
 from steph.judge.adapter_words import says_not_applied
 
 NOT_APPLIED = (
+    "PeftModel not loaded",
+    "Running in base-only mode",
+    "skip lora",
+    "ModuleNotFoundError: No module named 'peft'; continuing with the plain model",
+    "アダプターを読み込まずに評価します",
+    "Could not find adapter weights; proceeding with base",
     "LoRA を無効化してベースモデルを使います",
     "PEFT unavailable - using plain base model",
     "LoRA disabled: rank mismatch",
@@ -52,6 +58,12 @@ NOT_APPLIED = (
     "LoRA skipped",
 )
 HARMLESS = (
+    "LoRA weights not merged, using them unmerged",
+    "adapter: loaded 96/96",
+    "LoRAは適用済みです",
+    "LoRAを適用しました（スキップ 0 件）",
+    "--skip-lora is not set",
+    "disable_adapters: available",
     "LoRA alpha not found in args, using default",
     "no adapter was found in cache, loading from disk",
     "LoRA: 読み込み失敗 0 件",

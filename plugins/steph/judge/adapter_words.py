@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 
 _MOST_PARTS = 12  # words between an adapter and its verb
-_THING = r"(?<![A-Za-z_-])(?:q?lora|peft|adapters?|adapter_config\.json|adapter_model\.\w+)(?![A-Za-z_])|アダプター?"
+_THING = (
+    r"(?<![A-Za-z_-])(?:q?lora|peft(?:model\w*)?|adapters?|"
+    r"adapter_config\.json|adapter_model\.\w+)(?![A-Za-z_])|アダプター?"
+)
 _PART = re.compile(  # what may stand between an adapter and what befell it, one word at a time
     r"(?:[:：=(「『)」』-]|(?:weights?|adapters?|lora|peft|modules?|layers?|path|folder|director(?:y|ies)|checkpoint"
     r"|file|model"
@@ -36,10 +39,9 @@ _SETTING = (
 _NAMED = re.compile(rf"(?:{_THING})(?!{_SETTING})\s*", re.I)
 _ENGLISH = (
     re.compile(
-        r"\b(?:failed to (?:load|apply|attach|find|read|open)|(?:could not|couldn't|can't|cannot|unable to) (?:load"
-        r"|apply"
-        rf"|attach|find|read|open)|errors? (?:loading|applying|while loading|reading)|(?:ignor|skipp|disabl|bypass"
-        rf"|dropp)(?:ing|ed))"
+        r"\b(?:failed to (?:load|apply|attach|find|read|open)|(?:could not|couldn't|can't|cannot|unable to) "
+        r"(?:load|apply|attach|find|read|open)|errors? (?:loading|applying|while loading|reading)"
+        r"|(?<!-)(?:skip|ignore|disable|(?:ignor|skipp|disabl|bypass|dropp)(?:ing|ed)))"
         rf"\b[^.,;:\n]{{0,60}}?(?:{_THING})(?!{_SETTING})",
         re.I,
     ),
@@ -60,7 +62,9 @@ _BASE_INSTEAD = re.compile(
     r"|untuned )+base[ -]model"
     r"|\b(?:us(?:e|ing|ed)|evaluating|serving|answering (?:with|by)|running) (?:the )?base[ -]model (?:only|instead"
     r"|alone|without)"
-    r"|\bbase[ -]model only\s*(?:$|[.,;:)!])|\bonly (?:the )?base[ -]model (?:is|was|will be) (?:used|loaded"
+    r"|\b(?:continu|proceed|go)\w*(?: on)? with (?:the |a )?(?:plain|bare|base|vanilla|untuned|original) model\b"
+    r"|\bbase[ -]only mode|\bbase[ -]model only\s*(?:$|[.,;:)!])|\bonly (?:the )?base[ -]model (?:is|was"
+    r"|will be) (?:used|loaded"
     r"|evaluated)",
     re.I,
 )
@@ -72,7 +76,7 @@ _BASE_INSTEAD_JA = re.compile(
 _JAPANESE = re.compile(
     rf"(?:{_THING})(?P<between>[^。\n]{{0,60}}?)"
     r"(?P<undone>読み込め|読込め|読めな|読めませ|ロードでき|見つから|見つかりませ|存在しな|存在しませ|適用でき"
-    r"|適用せず|適用されな|適用されませ|適用しません"
+    r"|適用せず|読み込まず|読み込まない|読み込みません|ロードせず|適用されな|適用されませ|適用しません"
     r"|適用しない|スキップ|失敗|使わず|使わない|使用せず|使用しない|使えな|使えませ|無効|無視|が空|は空|空です"
     r"|空だった|不一致|一致しな|一致しませ|合わな|合いませ|合わず"
     r"|壊れ|破損|外し|なしで|無しで|抜きで|エラー)",
@@ -85,7 +89,8 @@ _SETTING_JA = re.compile(
 _LIBRARY = re.compile(
     r"(?i)missing adapter keys(?!\W{0,4}(?:\[\]|0\b|none))"
     r"|loading adapter weights from .{0,300} led to (?:unexpected|missing) keys"
-    r"|can't find '?adapter_config\.json|already has no adapter|no adapter.{0,20}loaded\. please"
+    r"|no module named '?peft\b|can't find '?adapter_config\.json|already has no adapter"
+    r"|no adapter.{0,20}loaded\. please"
 )
 
 _NONE_OF_IT = re.compile(
@@ -104,7 +109,7 @@ _SUPPOSED = re.compile(
     r"(?i)\b(?:if|when|unless|whether|should|would|may|might|in case)\b[^;\n]*|場合|とき(?:は|に)|なければ|と表示され"
 )
 _COMPARED = re.compile(
-    r"(?i)\bbaseline|\bcompar\w+|\bfirst\b|\bfor reference|before (?:the )?(?:lora|adapter|tuned)|比較|まず|先に"
+    r"(?i)\bbaseline|\bcompar\w+|\bfirst\b|\bfor reference|before (?:the )?(?:lora|adapter|tuned)|比較|(?<!込)まず|先に"
     r"|最初に|ベースライン|対照"
 )
 

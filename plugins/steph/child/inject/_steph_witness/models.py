@@ -44,18 +44,18 @@ def hook_auto_classes(module: ModuleType) -> None:
     )
 
 
-_info: list[tuple[int | None, int | None]] = [(None, None)]
+_info: list[tuple[list[str] | None, int | None]] = [(None, None)]
 _built_already: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _note_loading_info(token: object, result: Any) -> None:
-    """How many keys were missing or of another shape: an object in transformers 5, places in a tuple in 4."""
+    """Keys that were missing, and how many had another shape: an object in transformers 5, places in a tuple in 4."""
     info = result[0] if isinstance(result, tuple) else result
     if hasattr(info, "missing_keys"):
-        _info[0] = (len(info.missing_keys), len(getattr(info, "mismatched_keys", ()) or ()))
+        _info[0] = (list(info.missing_keys), len(getattr(info, "mismatched_keys", ()) or ()))
     elif isinstance(result, tuple) and len(result) >= 4 and isinstance(result[1], (list, set)):
         mismatched = result[3] if isinstance(result[3], (list, set)) else ()
-        _info[0] = (len(result[1]), len(mismatched))
+        _info[0] = (list(result[1]), len(mismatched))
 
 
 def _loading(given: dict[str, Any]) -> object:
@@ -69,9 +69,21 @@ def _loaded(path: object, result: Any) -> None:
         return
     (missing, mismatched), _info[0] = _info[0], (None, None)
     facts.write(
-        "model_loaded", how="from_pretrained", path=None if path is None else str(path), missing=missing,
+        "model_loaded", how="from_pretrained", path=None if path is None else str(path),
+        missing=None if missing is None else _really_missing(model, missing),
         mismatched=mismatched, generates=_generates(model), **brief(model),
     )  # fmt: skip
+
+
+def _really_missing(model: Any, keys: list[str]) -> int:
+    """How many of these keys no file had: a head that is tied to the embeddings is in none, and shares their tensor."""
+    if not keys:
+        return 0
+    owners: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), set()).add(name)
+    shared = {name for names in owners.values() if len(names) > 1 and names - set(keys) for name in names}
+    return len(set(keys) - shared)
 
 
 def _built(model: Any) -> None:
