@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from steph.conduct.attempts import Finished, run_attempt
-from steph.conduct.course import Course, half_precision_of, open_course
+from steph.conduct.course import Course, half_precision_of
+from steph.conduct.side_commands import script_flags
 from steph.conduct.stage_run import Run
 from steph.judge.checks_heart import output_only_check, unquantised_check
 from steph.judge.checks_process import process_checks
@@ -19,14 +20,17 @@ from steph.judge.verdict import Outcome, checks_verdict, passed
 from steph.judge.witness import read_witness
 from steph.plan.commands import LOSS_FLAG, folder_beside
 from steph.record import Attempt, Check, ExtendedId, ModelChoice, Severity, StageId, TrainSettings
+from steph.run import inputs
 
 STAGE = ExtendedId.ONE_STEP
 
 
 def take_one_step(run: Run, model: ModelChoice) -> Outcome:
     """Train a single step as H-2 ended, but without 4-bit; what nobody could see is said and is no failure."""
-    opened = open_course(run)
-    course = replace(opened, stage=STAGE, output_dir=folder_beside(opened.output_dir, "step"))
+    paths, root = run.setup.description.paths, run.setup.root
+    # not journalled: what H-2 trained on stays as the record has it
+    rows_file = inputs.read_train_file(root, paths.train_file)
+    course = Course(run, STAGE, rows_file, folder_beside(paths.output_dir, "step"), script_flags(run))
     settings = _settings(course)
     rows = course.row_lengths(model, settings)
     has_flag = LOSS_FLAG in course.flags
