@@ -10,7 +10,7 @@ import pytest
 import record_factory as factory
 from process_tree import wait_until
 from scripted_training import LARGE, PROFILE, ScriptedTraining
-from steph.conduct import calibrate, deep
+from steph.conduct import calibrate
 from steph.conduct.calibrate import other_length
 from steph.plan.answers import RowLengths
 from steph.record import Attempt, Cause, EndedBy, StageId, StageResult, TrainSettings, Verdict
@@ -28,7 +28,7 @@ runpy.run_path("scripts/original.py", run_name="__main__")
 """
 
 
-def _bench(folder: Path, then: str = "pass", *, train_seconds: float = 20) -> Bench:
+def _bench(folder: Path, then: str = "pass", *, train_seconds: float = 250) -> Bench:
     """A sound planted pipeline whose training does something else first where it calibrates."""
     bench = make_bench(folder, train_seconds=train_seconds)
     script = bench.root / "scripts" / "train_qwen_law_ft.py"
@@ -72,13 +72,13 @@ class _Ending:
     then: str
     cause: Cause
     ended_by: EndedBy = EndedBy.EXIT
-    train_seconds: float = 20
+    train_seconds: float = 250
 
 
 OUT_OF_MEMORY = "sys.exit('torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB.')"
 ENDINGS = {
     "out of memory": _Ending(OUT_OF_MEMORY, Cause.CUDA_OOM),
-    "time-out": _Ending("time.sleep(600)", Cause.TIMEOUT, EndedBy.DEADLINE, train_seconds=2),
+    "time-out": _Ending("time.sleep(600)", Cause.TIMEOUT, EndedBy.DEADLINE, train_seconds=6),
     "crash": _Ending("os.kill(os.getpid(), signal.SIGKILL)", Cause.HOST_OOM),
     "error": _Ending("raise RuntimeError('planted')", Cause.OTHER),
 }
@@ -185,7 +185,7 @@ def test_both_lengths_of_a_slope_count_the_rows_alike(
 def test_rows_that_cannot_be_counted_are_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    """H-2, its calibration and its deep attempts go on without the rows' lengths, and nothing raises."""
+    """H-2 and its calibration go on without the rows' lengths, and nothing raises."""
     stage = ScriptedTraining(tmp_path)
     model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
     if broken == "no training file":
@@ -194,7 +194,6 @@ def test_rows_that_cannot_be_counted_are_said_once(
         (tmp_path / "model" / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
     outcome = stage.walk(monkeypatch, model)
     assert (outcome.verdict, stage.requests[0].rows) == (Verdict.PASS, None)
-    monkeypatch.setattr(deep, "train_beside", lambda *_, **told: factory.trained(2, PROFILE.train))
-    (padding,) = (check for check in deep.deep_checks(stage.course, model, PROFILE.train) if check.trap == 11)
-    assert padding.holds is True
+    monkeypatch.setattr(calibrate, "train_beside", lambda *_, **told: factory.trained(2, PROFILE.train))
+    calibrate.calibrate(stage.course, model, PROFILE.train)
     assert [line.startswith("H-2 answers not counted: ") for line in stage.said] == [True]
