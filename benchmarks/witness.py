@@ -1,0 +1,143 @@
+"""What the witness costs: the reference pipeline's training with and without it, in pairs, one process each.
+
+    PYTHONPATH=.:plugins python -m benchmarks.witness --model FOLDER --root PIPELINE [--pairs 3] [--out FILE]
+
+`--root` is a copy of the pipeline that holds its training rows (`benchmarks.inputs` makes one), `--model` a model or a
+twin. Both sides run `scripts/train_qwen_law_ft.py` at H-2's settings, alternating which goes first; "without" is an
+environment without the injected folder. Compared: every loss to the last digit, both peaks of the allocator to 1 MiB,
+the median step, the process's seconds, and the seconds that the witness counted inside its own hooks. Prints a table
+and ends with 1 where a loss or a peak differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+INJECT = REPOSITORY / "plugins" / "steph" / "child" / "inject"
+ROWS = "results/finetune/ft_direct_full_norag.jsonl"
+MIB = 1 << 20
+H2_FLAGS = (
+    *("--num-epochs", "1", "--max-steps-override", "50", "--batch-size", "2", "--gradient-accumulation-steps", "2"),
+    *("--learning-rate", "2e-4", "--max-seq-length", "512", "--lora-dropout", "0.05", "--logging-steps", "1"),
+    *("--use-4bit", "--bf16", "--do-train"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its losses, peaks (None without a GPU), seconds, and what the witness says that it took."""
+
+    witnessed: bool
+    losses: tuple[float, ...]
+    peak_allocated_bytes: int | None
+    peak_reserved_bytes: int | None
+    median_step_seconds: float
+    process_seconds: float
+    training_seconds: float
+    hook_seconds: float | None
+    cuda_graph: str
+
+
+def train(root: Path, model: str, folder: Path, *, witnessed: bool) -> Run:
+    """Train once in a process of its own; raises CalledProcessError where it fails."""
+    environment = {name: value for name, value in os.environ.items() if name != "STEPH_PROBE_DIR"}
+    facts = folder / "facts"
+    facts.mkdir(parents=True)
+    if witnessed:
+        environment["STEPH_PROBE_DIR"] = str(facts)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(INJECT), environment.get("PYTHONPATH"))))
+    command = [sys.executable, "scripts/train_qwen_law_ft.py", "--model-name", model, "--train-file", ROWS]
+    started = time.perf_counter()
+    with (folder / "log.txt").open("wb") as log:
+        output = str(folder / "out")
+        subprocess.run(
+            [*command, "--output-dir", output, *H2_FLAGS], cwd=root, env=environment, stdout=log, stderr=log, check=True
+        )
+    seconds = time.perf_counter() - started
+    told: dict[str, Any] = json.loads((folder / "out" / "train_metrics.json").read_text(encoding="utf-8"))
+    return Run(
+        witnessed=witnessed,
+        losses=tuple(told["losses"]),
+        peak_allocated_bytes=told["peak_allocated_bytes"],
+        peak_reserved_bytes=told["peak_reserved_bytes"],
+        median_step_seconds=statistics.median(told["step_seconds"][1:]),
+        process_seconds=seconds,
+        training_seconds=sum(told["step_seconds"]),
+        hook_seconds=_hook_seconds(facts),
+        cuda_graph=str(told.get("cuda_graph")),
+    )
+
+
+def _hook_seconds(facts: Path) -> float | None:
+    lines = [json.loads(line) for path in facts.glob("witness-*.jsonl") for line in path.read_text().splitlines()]
+    found = [line["hook_seconds"] for line in lines if line["fact"] == "training_ends"]
+    return max(found, default=None)
+
+
+def table(runs: list[Run]) -> str:
+    """A Markdown row a run."""
+    names = ("witness", "step s (median)", "process s", "hooks s", "of the training", "allocated MiB", "reserved MiB")
+    head = "| " + " | ".join((*names, "CUDA graph")) + " |\n"
+    lines = [
+        f"| {'with' if run.witnessed else 'without'} | {run.median_step_seconds:.4f} | {run.process_seconds:.1f} | "
+        f"{'' if run.hook_seconds is None else f'{run.hook_seconds:.3f}'} | "
+        f"{'' if run.hook_seconds is None else f'{100 * run.hook_seconds / run.training_seconds:.2f} %'} | "
+        f"{_mib(run.peak_allocated_bytes)} | {_mib(run.peak_reserved_bytes)} | {run.cuda_graph} |\n"
+        for run in runs
+    ]
+    return head + "|---|---|---|---|---|---|---|---|\n" + "".join(lines)
+
+
+def _mib(size: int | None) -> str:
+    return "" if size is None else f"{size / MIB:.1f}"
+
+
+def differences(runs: list[Run]) -> list[str]:
+    """Whatever the witness changed: losses at all, peaks by 1 MiB or more."""
+    first, found = runs[0], []
+    for run in runs[1:]:
+        if run.losses != first.losses:
+            apart = max(abs(a - b) for a, b in zip(run.losses, first.losses, strict=False))
+            found.append(f"losses differ by up to {apart:.3g} ({len(run.losses)} and {len(first.losses)} of them)")
+        for name in ("peak_allocated_bytes", "peak_reserved_bytes"):
+            one, other = getattr(run, name), getattr(first, name)
+            if one is not None and other is not None and abs(one - other) >= MIB:
+                found.append(f"{name} differs by {(one - other) / MIB:.1f} MiB")
+    return found
+
+
+def main() -> int:
+    """Run the pairs; the first run of all warms the disk and is not counted."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    runs: list[Run] = []
+    with tempfile.TemporaryDirectory() as folder:
+        train(options.root, options.model, Path(folder, "warm"), witnessed=False)
+        for pair in range(options.pairs):
+            for witnessed in (False, True) if pair % 2 == 0 else (True, False):
+                runs.append(train(options.root, options.model, Path(folder, f"{len(runs)}"), witnessed=witnessed))
+    sys.stdout.write(table(runs))
+    found = differences(runs)
+    sys.stdout.write("".join(f"differs: {line}\n" for line in found) or "losses and peaks are the same\n")
+    if options.out:
+        options.out.write_text(json.dumps([asdict(run) for run in runs]), encoding="utf-8")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
