@@ -84,7 +84,14 @@ def test_a_breakdown_adds_up() -> None:
     assert found.low_bytes < found.total_bytes < found.high_bytes
 
 
-COT = replace(ANSWER, recompute=False, gradient_accumulation_steps=2, fused_micro_batches=2, label_positions=249)
+COT = replace(
+    ANSWER,
+    recompute=False,
+    gradient_accumulation_steps=2,
+    fused_micro_batches=2,
+    label_positions=249,
+    held_positions=None,
+)
 MEASURED_PEAKS = (
     ("Qwen/Qwen1.5-1.8B-Chat", FULL, 4.97, 5.88),
     ("Qwen/Qwen3-8B", replace(FULL, width=1024), 12.81, 13.92),

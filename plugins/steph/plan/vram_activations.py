@@ -126,8 +126,11 @@ def norm_work_bytes(shape: ModelShape, work: Workload) -> float:
 
 
 def head_positions(work: Workload) -> int:
-    """Positions that get logits: all of them, or each row's labels and the one before."""
-    return work.tokens if work.trainer == "full" else work.rows * min(work.width, work.label_positions)
+    """Positions whose logits are held at once: all of them, or each row's labels and the one before, up to a chunk."""
+    if work.trainer == "full":
+        return work.tokens
+    positions = work.rows * min(work.width, work.label_positions)
+    return positions if work.held_positions is None else min(positions, work.held_positions)
 
 
 def logits_bytes(shape: ModelShape, work: Workload) -> float:

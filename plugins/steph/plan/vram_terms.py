@@ -41,6 +41,8 @@ class Workload:
     `batch_size` is the rows of one micro-batch, `width` their tokens, `gradient_accumulation_steps` the micro-batches
     of an optimizer step, of which `fused_micro_batches` go through the model as one. `label_positions`: logits of one
     row that the `answer` trainer computes; a direct answer has three labels, and the position before them is kept.
+    `held_positions`: logits that it holds at once, of all rows together; None: all, as it did before its loss ran in
+    chunks.
     """
 
     trainer: Trainer
@@ -56,6 +58,7 @@ class Workload:
     optimizer: str = "adamw_torch"
     fused_micro_batches: int = 1
     label_positions: int = 4
+    held_positions: int | None = 128
 
     def of_rows(self, longest_tokens: int, longest_answer_tokens: int) -> Workload:
         """The same with the real rows of the `answer` trainer, which pads to the longest and learns the answers."""
