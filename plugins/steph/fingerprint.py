@@ -38,7 +38,9 @@ def fingerprints(text: str) -> tuple[str, ...]:
     if len(plain) < SHINGLE_CHARS:
         return ()
     numpy = sys.modules.get("numpy")
-    kept = _kept(plain) if numpy is None else _kept_by(numpy, plain)
+    # another thread may be in the middle of importing it
+    is_there = numpy is not None and not getattr(numpy.__spec__, "_initializing", False)
+    kept = _kept_by(numpy, plain) if is_there else _kept(plain)
     return tuple(f"{one:08x}" for one in dict.fromkeys(kept))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 from steph.fingerprint import fingerprints, holds, text_hash
@@ -47,3 +49,13 @@ def test_numpy_does_not_change_the_digits(text: str, monkeypatch: pytest.MonkeyP
     with_numpy = fingerprints(text)
     monkeypatch.delitem(sys.modules, "numpy")
     assert fingerprints(text) == with_numpy
+
+
+def test_a_numpy_that_is_still_loading_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another thread imports it, numpy is there without its functions."""
+    wanted = fingerprints(QUESTION)
+    loading = ModuleType("numpy")
+    loading.__spec__ = ModuleSpec("numpy", None)
+    loading.__spec__._initializing = True  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "numpy", loading)
+    assert fingerprints(QUESTION) == wanted

@@ -146,7 +146,7 @@ TRAININGS = (
         (RUN, "max_steps=capped_steps(settings, row_count)", "max_steps=1"),
         broken="steps_seen adapter_moved",
     ),
-    planted("three quarters of the rows dropped", (SCRIPT_TRAIN, READ, READ + "[: 4]"), broken="rows_seen"),
+    planted("three quarters of the rows dropped", (SCRIPT_TRAIN, READ, READ + "[: 2]"), broken="rows_seen"),
     planted("the first rows four times", (SCRIPT_TRAIN, READ, READ + "[: 4] * 4"), broken="rows_seen"),
     planted(
         "other rows than those of the file",

@@ -39,12 +39,12 @@ from steph.judge.witness import Blind, read_witness
 from steph.record import Check, EvalSettings, TrainSettings
 
 INJECT = Path(supervisor.__file__).parent / "inject"
-QUESTIONS = 12
+QUESTIONS = 8
 OUTPUT, RESULTS = "out", "results.json"
 # but for how good the answers are, of which a tiny model's say nothing
 SEEN = {kind.id for kind in (*WITNESSED_TRAINING, *WITNESSED_ANSWERS, *ROW_IDENTITY) if not kind.quality}
 SETTINGS = TrainSettings(
-    num_epochs=2, max_steps=50, batch_size=2, gradient_accumulation_steps=2, learning_rate=5e-3, warmup_ratio=0.03,
+    num_epochs=2, max_steps=50, batch_size=2, gradient_accumulation_steps=1, learning_rate=5e-3, warmup_ratio=0.03,
     target_modules=("q_proj", "v_proj"), max_seq_length=1024,
 )  # fmt: skip
 ASKED = EvalSettings(samples=4)
