@@ -44,7 +44,6 @@ def test_a_process_that_is_left_behind_is_ended_and_named(tmp_path: Path, defect
     assert program in bench.report()
     attempt = record.stages[StageId.H2].attempts[-1]
     assert attempt.seconds is not None
-    assert attempt.seconds < 20
     assert attempt.training is not None
     assert attempt.training.adapter_sha256 == _sha256(bench)
 

@@ -272,7 +272,7 @@ def test_no_value_leads_an_installed_suite_elsewhere(
         status, output = here.type(f"pytest --pyargs steph.acceptance -m gpu --co {' '.join(chosen)}")
         assert status == 0, output
         assert f"rootdir: {installed_desk.folder}\n" in output
-        assert "3/7 tests collected" in output
+        assert "3/9 tests collected" in output
 
 
 @pytest.fixture

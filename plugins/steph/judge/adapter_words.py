@@ -11,7 +11,7 @@ import re
 _MOST_PARTS = 12  # words between an adapter and its verb
 _THING = (
     r"(?<![A-Za-z_-])(?:q?lora|peft(?:model\w*)?|adapters?|"
-    r"adapter_config\.json|adapter_model\.\w+)(?![A-Za-z_])|アダプター?"
+    r"adapter_config\.json|adapter_model\.\w{1,20})(?![A-Za-z_])|アダプター?"
 )
 _PART = re.compile(  # what may stand between an adapter and what befell it, one word at a time
     r"(?:[:：=(「『)」』-]|(?:weights?|adapters?|lora|peft|modules?|layers?|path|folder|director(?:y|ies)|checkpoint"
@@ -24,19 +24,21 @@ _PART = re.compile(  # what may stand between an adapter and what befell it, one
 _UNDONE = re.compile(
     r"(?:unavailable|not (?:be )?(?:available|loaded|applied|used|found|active|attached|valid|a valid|installed"
     r"|supported"
-    r"|compatible|exist|readable|enabled|load|apply)|n't (?:be )?(?:load|apply|exist|find|read)\w*|disabled|deactivated"
+    r"|compatible|exist|readable|enabled|load|apply)|n't (?:be )?(?:load|apply|exist|find|read)\w{0,20}"
+    r"|disabled|deactivated"
     r"|ignored|skipped|dropped|discarded|rejected|bypassed|missing|empty|corrupt(?:ed)?|broken|invalid|incompatible"
-    r"|unsupported|unusable|(?:load(?:ing)? |application )?(?:fail(?:ed|ure)|errors?\b)|has no effect|without effect"
+    r"|unsupported|unusable|(?:load(?:ing)? |application )?(?:fail(?:ed|ure)|errors?\b)"
+    r"|has no effect|without effect"
     r"|(?:(?:rank|shape|size|key|base|version)s? )?mismatch(?:ed|es)?|turned off|off\b)",
     re.I,
 )
 _SETTING = (
-    r"(?:[\s_-]*(?:alpha|rank pattern|ranks?\b(?! mismatch)|r\b|dropout|bias|target|scaling|dtype|caches?|cached"
-    r"|merg\w+"
-    r"|download\w*|saving|save|export\w*|upload\w*|conversion|validation|init\w*|argument|args?|option|key|hyper"
-    r"|parameters?\b|request|hot-?swap\w*|quantization))"
+    r"(?:[\s_-]{0,9}(?:alpha|rank pattern|ranks?\b(?! mismatch)|r\b|dropout|bias|target|scaling|dtype|caches?|cached"
+    r"|merg\w{1,20}"
+    r"|download\w{0,20}|saving|save|export\w{0,20}|upload\w{0,20}|conversion|validation|init\w{0,20}|argument|args?|option|key|hyper"
+    r"|parameters?\b|request|hot-?swap\w{0,20}|quantization))"
 )
-_NAMED = re.compile(rf"(?:{_THING})(?!{_SETTING})\s*", re.I)
+_NAMED = re.compile(rf"(?:{_THING})(?!{_SETTING})\s{{0,9}}", re.I)
 _ENGLISH = (
     re.compile(
         r"\b(?:failed to (?:load|apply|attach|find|read|open)|(?:could not|couldn't|can't|cannot|unable to) "
@@ -46,7 +48,7 @@ _ENGLISH = (
         re.I,
     ),
     re.compile(
-        r"\b(?:continu|proceed|runn|evaluat|answer|generat|load|go)\w*(?: on)?\b[^.;\n]{0,30}"
+        r"\b(?:continu|proceed|runn|evaluat|answer|generat|load|go)\w{0,20}(?: on)?\b[^.;\n]{0,30}"
         rf"\bwithout (?:the |a |an |any )?(?:{_THING})(?!{_SETTING})",
         re.I,
     ),
@@ -59,11 +61,11 @@ _ENGLISH = (
 _BASE_INSTEAD = re.compile(
     r"\b(?:fall(?:ing|s)?|fell|fallback|revert(?:ing|ed)?|switch(?:ing|ed)?)\b[^.;\n]{0,20}\bbase(?:line)?[ -]model"
     r"|\bus(?:e|es|ing|ed) (?:only |just )?(?:the |a )?(?:plain |bare |vanilla |unmodified |original "
-    r"|untuned )+base[ -]model"
+    r"|untuned ){1,6}base[ -]model"
     r"|\b(?:us(?:e|ing|ed)|evaluating|serving|answering (?:with|by)|running) (?:the )?base[ -]model (?:only|instead"
     r"|alone|without)"
-    r"|\b(?:continu|proceed|go)\w*(?: on)? with (?:the |a )?(?:plain|bare|base|vanilla|untuned|original) model\b"
-    r"|\bbase[ -]only mode|\bbase[ -]model only\s*(?:$|[.,;:)!])|\bonly (?:the )?base[ -]model (?:is|was"
+    r"|\b(?:continu|proceed|go)\w{0,20}(?: on)? with (?:the |a )?(?:plain|bare|base|vanilla|untuned|original) model\b"
+    r"|\bbase[ -]only mode|\bbase[ -]model only\s{0,9}(?:$|[.,;:)!])|\bonly (?:the )?base[ -]model (?:is|was"
     r"|will be) (?:used|loaded"
     r"|evaluated)",
     re.I,
@@ -100,9 +102,10 @@ _NONE_OF_IT = re.compile(
     r"|問題(?:なし|ありません|なく)"
 )
 _OTHER_PLACE = re.compile(
-    r"(?i)\b(?:loading|load|reading|read|trying|try|using|use|download\w*|fetch\w*|retry\w*)\b[^;\n]{0,40}"
-    r"(?:from (?:disk|local|the hub|hub|remote|file)|\blocal\b|adapter_config\.json|adapter_model\.\w+|\.safetensors"
-    r"|\.bin\b|again)"
+    r"(?i)\b(?:loading|load|reading|read|trying|try|using|use"
+    r"|download\w{0,20}|fetch\w{0,20}|retry\w{0,20})\b[^;\n]{0,40}"
+    r"(?:from (?:disk|local|the hub|hub|remote|file)|\blocal\b|adapter_config\.json|adapter_model\.\w{1,20}"
+    r"|\.safetensors|\.bin\b|again)"
     r"|ディスクから|ローカルから|再試行|読み直"
 )
 _SUPPOSED = re.compile(

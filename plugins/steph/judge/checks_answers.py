@@ -85,7 +85,7 @@ PROMPTS_BARE = CheckKind(
     "prompts_bare",
     "H-3",
     WARN,
-    "RAG なしのプロンプトに、データセットの条文などがない",
+    "RAG なしのプロンプトに、問題のほかの長い文がない",
     "目撃記録のプロンプトの指紋と、データセットの各項目",
     optional=True,
     note="--no-rag のとき",
@@ -384,7 +384,7 @@ def _questions_check(seen: _Seen, rows: Sequence[Row]) -> Check:
 
 
 def _bare_check(seen: _Seen, rows: Sequence[Row]) -> Check:
-    """Without retrieval a prompt holds none of what the data set says beside its questions, such as the law's text."""
+    """Without retrieval a prompt holds its question, examples and what all have: no law's text, no passage."""
     if seen.evidence.settings.use_rag:
         return PROMPTS_BARE.check(None, "RAG ありの評価。")
     prompts = [answer.prompt for answer in seen.counting if answer.prompt]
@@ -392,10 +392,8 @@ def _bare_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     if beside is None:
         return PROMPTS_BARE.check(None, "プロンプトの文を比べられない。")
     message = f"比べた {len(prompts)} 件のプロンプトのうち {beside.prompts} 件に、問題のほかの文がある"
-    if beside.field is None:  # each prompt may have examples of its own
-        return PROMPTS_BARE.check(True, f"{message}が、データセットの条文などではない。")
-    is_bare = beside.prompts * 2 <= len(prompts)
-    return PROMPTS_BARE.check(is_bare, f"{message}（データセットの{bounded(beside.field, 40)}）。")
+    what = f"（データセットの{bounded(beside.field, 40)}）" if beside.field else ""
+    return PROMPTS_BARE.check(beside.prompts * 2 <= len(prompts), f"{message}{what}。")
 
 
 def _frame_check(seen: _Seen) -> Check:

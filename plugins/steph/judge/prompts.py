@@ -20,7 +20,9 @@ from steph.judge.questions import MAX_DATASET_BYTES
 from steph.judge.results import Row
 
 COMMON_SHARE = 0.5  # of the prompts; what more of them have is the template or the few-shot examples
-FOREIGN_RUN = 8  # fingerprints in a row that nothing of the data set has: about 64 characters
+FOREIGN_RUN = (
+    12  # fingerprints in a row that nothing of the data set has: about 100 characters, more than short choices
+)
 LEAST_FIELD, FIELD_SHARE = 8, 0.5  # fingerprints of a field that no question has, and how many of them are in a prompt
 _CONTEXT = re.compile(  # by their names these fields are what an answer is looked up in, however short
     r"コンテキスト|条文|本文|根拠|解説|context|passage|article|document|evidence|explanation|rationale", re.IGNORECASE
@@ -29,6 +31,7 @@ FRAME_SHARE = 0.9  # of the trained rows: a template
 LEAST_ROWS, LEAST_FRAME = 4, 5
 LEAST_LOST = 3  # fingerprints of a frame, about 24 characters
 MOST_SAMPLES, MOST_FIELD_CHARS = 32, 4000
+MOST_EXAMPLES = 400
 _LABEL = re.compile(r"^\s*(?:[(\[【「]?[a-zA-Z0-9①-⑳ア-オア-オ][)\]】」.、．:：\s]+)")
 _STYLES = ("{text}", "{l} {text}", "{l}.{text}", "{l}){text}", "({l}){text}", "{l}:{text}", "{L}.{text}", "{L}){text}",
            "({L}){text}", "{L}:{text}", "{L}{text}", "{n}.{text}", "{n}){text}", "({n}){text}", "{n}:{text}",
@@ -56,7 +59,7 @@ def asked_share(prompt: Collection[str], row: Row) -> float | None:
     if whole == 1:
         return 1.0
     alone = [share for text in map(_unlabelled, choices) if (share := _share(there, text)) is not None]
-    question = _share(there, row.question)
+    question = _share(there, row.question.strip().rstrip("。．.?？!！"))  # a template may end it otherwise
     shares = alone if question is None else [question, *alone]
     if not alone and (joined := max((_joined_share(there, texts) for texts in _styled(choices)), default=0.0)):
         shares = [*shares, joined]
@@ -105,12 +108,13 @@ def _styled(choices: Sequence[str]) -> Iterator[list[str]]:
 
 def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: Path) -> Beside | None:
     """Text that is in single prompts and is no question: a field of the data set, or of nothing that was given."""
-    samples = _samples(dataset, {normal_form(row.question) for row in rows})
+    every, samples = _samples(dataset, {normal_form(row.question) for row in rows})
     if len(prompts) < 2 or not samples:
         return None
     counts = Counter(one for prompt in prompts for one in set(prompt))
     template = {one for one, count in counts.items() if count > COMMON_SHARE * len(prompts)}
     asked = {one for sample in samples for text in _own_texts(sample) for one in fingerprints(text)}
+    examples = {one for sample in every for text in _own_texts(sample) for one in fingerprints(text)}
     fields = _other_fields(samples)
     found: Counter[str] = Counter()
     foreign = 0
@@ -118,7 +122,7 @@ def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: 
         rest = [one for one in prompt if one not in template and one not in asked]
         held = {name for name, texts in fields if any(_is_held(name, text - asked - template, rest) for text in texts)}
         found.update(held)
-        known = {one for name, texts in fields for text in texts for one in text} | asked
+        known = {one for name, texts in fields for text in texts for one in text} | asked | examples
         foreign += bool(held) or _longest_foreign(prompt, template | known) >= FOREIGN_RUN
     return Beside(foreign, found.most_common(1)[0][0] if found else "")
 
@@ -136,20 +140,22 @@ def _longest_foreign(prompt: Sequence[str], known: Collection[str]) -> int:
     return longest
 
 
-def _samples(dataset: Path, asked: Collection[str]) -> list[Mapping[str, object]]:
-    """The data set's samples that were asked; a long text is looked at from its beginning only."""
+def _samples(dataset: Path, asked: Collection[str]) -> tuple[list[Mapping[str, object]], list[Mapping[str, object]]]:
+    """The data set's first samples, any of which may be an example, and those that were asked.
+
+    A long text is looked at from its beginning only.
+    """
     try:
         raw = read_json(dataset, MAX_DATASET_BYTES)
     except UnreadableError:
-        return []
+        return [], []
     samples = raw.get("samples") if isinstance(raw, Mapping) else raw
     rows = [row for row in samples if isinstance(row, Mapping)] if isinstance(samples, list) else []
-    texts = [
-        {key: value[:MOST_FIELD_CHARS] for key, value in row.items() if isinstance(value, str)}
-        for row in rows
-        if any(isinstance(value, str) and normal_form(value) in asked for value in row.values())
+    texts: list[Mapping[str, object]] = [
+        {key: value[:MOST_FIELD_CHARS] for key, value in row.items() if isinstance(value, str)} for row in rows
     ]
-    return list(texts[:MOST_SAMPLES])
+    chosen = [text for text in texts if any(normal_form(str(value)) in asked for value in text.values())]
+    return texts[:MOST_EXAMPLES], chosen[:MOST_SAMPLES]
 
 
 def _own_texts(sample: Mapping[str, object]) -> Iterator[str]:

@@ -28,7 +28,7 @@ _SAYS_NOTHING = {"", "none", "null", "nan", "[]", "{}", '""', "''", "undefined",
 
 _ANSWER_TAG = re.compile(r"<(?:final_)?answer>\s*([^<>]{1,200}?)\s*(?:</(?:final_)?answer>|\Z)", re.I)
 _BOXED = re.compile(r"\\(?:f?boxed|boxed)\s*\{+\s*(?:\\\w+\s*\{+)?\s*([^{}]{1,200}?)\s*\}+")
-_LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit)\s*\{+([^{}]{0,200})\}+")
+_LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit)\s{0,9}\{{1,9}([^{}]{0,200})\}{1,9}")
 _MARKUP = re.compile(r"\*+|`+|~~|__|^\s*(?:#+|>)\s*|\\[()\[\]]|\$+", re.M)
 
 _STRONG_JA = r"(?:最終(?:的な)?)?(?:回答|解答|答え|答|正解|正答|結論)"

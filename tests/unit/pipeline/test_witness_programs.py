@@ -68,7 +68,7 @@ def run(folder: Path, *command: object, watched: bool, cwd: Path | None = None) 
     folder.mkdir(parents=True, exist_ok=True)
     process = subprocess.run(
         [*map(str, command)], cwd=cwd or folder, env={**own, **quiet, **bars, **hooks},
-        capture_output=True, text=True, timeout=280, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     return Run(process, read_witness(folder))
 

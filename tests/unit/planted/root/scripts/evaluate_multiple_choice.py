@@ -436,7 +436,7 @@ def _long_cached(run: Run) -> None:
 
 SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
     "answers_of_base": _of_base,
-    "base_first": lambda run: setattr(run, "also_said", _next_letter),
+    "base_asked_first": lambda run: setattr(run, "also_said", _next_letter),
     "next_question": _asked_otherwise(_next_question),
     "end_of_prompt": _asked_otherwise(lambda run, row: _framed(row)[-24:]),
     "two_choices": _asked_otherwise(_with_two_choices),

@@ -129,7 +129,8 @@ class Run:
         self.logged_offset = 0.0
         self.final_line = True
         self.value: Callable[[str, int], float] = learned
-        self.layers = range(LAYERS)
+        base = Path(args.model_name) / "config.json"
+        self.layers = range(json.loads(base.read_text())["num_hidden_layers"] if base.is_file() else LAYERS)
         self.parts = ("lora_A", "lora_B")
         self.key: Callable[[str], str] = lambda name: name
         self.shapes: dict[str, list[int]] = {}  # of tensors, by the end of their names
