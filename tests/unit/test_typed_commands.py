@@ -117,7 +117,7 @@ def test_no_value_of_an_option_leads_pytest_elsewhere(clone: Desk, tmp_path: Pat
     """All options at once and each alone: with any configuration beside the named path, pytest stays in the clone."""
     home = home_with_a_pipeline(tmp_path, [name] if name else [])
     for folder in ("reports", "model"):
-        (home / "my-pipeline" / folder).mkdir()
+        (home / "my-pipeline" / folder).mkdir(exist_ok=True)
     shutil.copyfile(clone.folder / "profiles" / "rtx3080.toml", home / "my-pipeline" / "mine.toml")
     here = desk(clone.folder, home)
     words = [form.format(*item) for item in OPTIONS.items()]

@@ -129,8 +129,13 @@ class Run:
         self.logged_offset = 0.0
         self.final_line = True
         self.value: Callable[[str, int], float] = learned
-        base = Path(args.model_name) / "config.json"
-        self.layers = range(json.loads(base.read_text())["num_hidden_layers"] if base.is_file() else LAYERS)
+        path = Path(args.model_name) / "config.json"
+        base = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.layers = range(base.get("num_hidden_layers", LAYERS))
+        self.width = base.get("hidden_size", HIDDEN)
+        head = base.get("head_dim") or self.width // base.get("num_attention_heads", 1)
+        self.heads = head * base.get("num_attention_heads", 1) if base else HIDDEN
+        self.value_heads = head * base.get("num_key_value_heads", 1) if base else HIDDEN
         self.parts = ("lora_A", "lora_B")
         self.key: Callable[[str], str] = lambda name: name
         self.shapes: dict[str, list[int]] = {}  # of tensors, by the end of their names
@@ -219,7 +224,8 @@ class Run:
         for layer, module, part in itertools.product(self.layers, modules, self.parts):
             if f"{module}.{part}" == self.left_out or self.left_out_layer == f"layers.{layer}.self_attn.{module}":
                 continue
-            shape = [self.rank, HIDDEN] if part.endswith("A") else [HIDDEN, self.rank]
+            rows = self.heads if module in ("q_proj", "o_proj") else self.value_heads
+            shape = [self.rank, self.width] if part.endswith("A") else [rows, self.rank]
             name = f"base_model.model.model.layers.{layer}.self_attn.{module}.{part}.weight"
             shape = next((other for end, other in self.shapes.items() if name.endswith(end)), shape)
             values = [self.value(name, n) for n in range(math.prod(shape))]
