@@ -85,7 +85,10 @@ def test_ranks_share_an_epochs_steps() -> None:
 
 
 def test_every_rank_must_have_run_on_a_gpu_of_its_own() -> None:
-    """A rank that is missing, or two on one card, fail the check; without any probe nothing was measured."""
+    """A rank that is missing, or two on one card, fail the check; without any probe nothing was measured.
+
+    One process without a card is asked only whether it left another behind.
+    """
     printed = "{'train_runtime': '1', 'train_loss': '2'}\n"
 
     def holds(probes: tuple[Probe, ...], *, on_gpu: bool = True) -> bool | None:
@@ -96,7 +99,8 @@ def test_every_rank_must_have_run_on_a_gpu_of_its_own() -> None:
     assert holds(ranks(cards=1), on_gpu=False) is True
     assert holds(ranks(cards=2)[:2]) is False
     assert holds(ranks(cards=2)[:1]) is None
-    assert machine_checks(ProcessEvidence(1, (), on_gpu=False), "") == ()
+    (left,) = machine_checks(ProcessEvidence(1, (), on_gpu=False), "")
+    assert (left.id, left.holds) == ("no_process_left", True)
 
 
 def test_results_of_every_rank_are_a_finding() -> None:

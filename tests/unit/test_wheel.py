@@ -158,7 +158,7 @@ def test_the_stages_are_collected_from_anywhere(site: Path, tmp_path: Path) -> N
     """By `--pyargs` the three stages come in their order; the extended ones by marker, module or test id alone."""
     page, more = "steph.acceptance", "steph.acceptance.test_steph_extended"
     h1, h2, h3 = ("test_h1_model_is_reachable", "test_h2_lora_training_completes", "test_h3_hf_evaluation_runs")
-    cot, extended = "test_h3_evaluates_with_cot", 4
+    cot, extended = "test_h3_evaluates_with_cot", 6
     found = ask(
         site,
         *(
