@@ -26,6 +26,7 @@ from steph.judge.witness import (
     Generation,
     ModelLoaded,
     ModelSaved,
+    Quantised,
     Raised,
     Scoring,
     StateFact,
@@ -71,6 +72,16 @@ SCALING_AS_TRAINED = CheckKind(
     trap=19,
     optional=True,
 )
+BASE_AS_TRAINED = CheckKind(
+    "base_as_trained",
+    "H-3",
+    WARN,
+    "ベースモデルの量子化の型が学習時と同じ",
+    "目撃記録の学習時と回答時の量子化された層",
+    trap=26,
+    optional=True,
+    note="どちらも量子化されているとき",
+)
 PROMPTS_HOLD_QUESTIONS = CheckKind(
     "prompts_hold_questions",
     "H-3",
@@ -113,8 +124,8 @@ ANSWERS_GREEDY = CheckKind(
     "answers_greedy",
     "H-3",
     WARN,
-    "依頼していないサンプリングで答えていない",
-    "目撃記録の do_sample",
+    "依頼していないサンプリングや dropout、いくつもの応答からの選択で答えていない",
+    "目撃記録の do_sample、学習モード、一つのプロンプトへの応答の数",
     optional=True,
     note="アンサンブルでは問わない",
 )
@@ -132,6 +143,7 @@ WITNESSED_ANSWERS = (
     ANSWERS_GENERATED,
     ADAPTER_ACTIVE,
     SCALING_AS_TRAINED,
+    BASE_AS_TRAINED,
     PROMPTS_HOLD_QUESTIONS,
     PROMPTS_BARE,
     FRAME_AS_TRAINED,
@@ -245,6 +257,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         generated,
         _active_check(seen, rows),
         _scaling_check(seen),
+        _base_check(seen),
         _questions_check(seen, rows),
         _bare_check(seen, rows),
         _frame_check(seen),
@@ -306,6 +319,12 @@ def _of_wanted_state(seen: _Seen, rows: Sequence[Row], count: str) -> Check:
         foreign += bool(states) and seen.wants_adapter not in states
     other = "アダプターなしで" if seen.wants_adapter else "アダプターつきで"
     message = f"{count}、結果のうち{other}だけ生成された応答は {foreign} 問。"
+    good = [answer.call for answer in seen.answers if answer.has_adapter]
+    further = {one for call in good for one in (*call.sha256, *call.merged_sha256)}
+    further -= {seen.evidence.adapter_sha256_expected}
+    if further and seen.wants_adapter and not foreign:
+        told = f"{message}ほかのアダプターも有効だった（sha256 {min(further)[:12]}）。"
+        return ADAPTER_ACTIVE.check(False, told, severity=WARN)
     return ADAPTER_ACTIVE.check(not foreign, message)
 
 
@@ -358,6 +377,26 @@ def _scaling_check(seen: _Seen) -> Check:
     same = all(any(abs(one - other) <= SCALING_TOLERANCE * max(abs(one), 1) for other in trained) for one in answered)
     shown = ["・".join(f"{value:g}" for value in sorted(values)) for values in (trained, answered)]
     return SCALING_AS_TRAINED.check(same, f"アダプターの倍率は学習時 {shown[0]}、回答時 {shown[1]}。")
+
+
+def _base_check(seen: _Seen) -> Check:
+    """An adapter answers for the base that it was trained on; another rounding of it is another base."""
+    begins = seen.evidence.training_witness.of(TrainingBegins) if seen.evidence.training_witness else ()
+    trained = {_type(layers) for fact in begins[-1:] for layers in fact.quantised}
+    answered = {
+        _type(layers)
+        for answer in seen.counting
+        if isinstance(answer.call, Generation)
+        for layers in answer.call.quantised
+    }
+    if not trained or not answered or not seen.wants_adapter:
+        return BASE_AS_TRAINED.check(None, "学習時か回答時に量子化された層を目撃していない。")
+    shown = ["、".join(sorted(types)) for types in (trained, answered)]
+    return BASE_AS_TRAINED.check(trained == answered, f"量子化は学習時 {shown[0]}、回答時 {shown[1]}。")
+
+
+def _type(layers: Quantised) -> str:
+    return f"{layers.kind}/{layers.quant_type or '不明'}"
 
 
 def _is_on_twice(call: StateFact) -> bool:
@@ -445,8 +484,15 @@ def _greedy_check(seen: _Seen) -> Check:
     known = [call for call in calls if isinstance(call, Generation) and call.do_sample is not None]
     if not known or seen.evidence.settings.ensemble > 1:
         return ANSWERS_GREEDY.check(None, "サンプリングの有無を問わないか、目撃していない。")
-    drawn = sum(bool(call.do_sample) for call in known)
-    return ANSWERS_GREEDY.check(not drawn, f"答えた {len(known)} 行のうち {drawn} 行がサンプリングによる。")
+    troubles = {
+        "サンプリングによる": sum(bool(call.do_sample) for call in known),
+        "学習モード（dropout が有効）での生成": sum(bool(call.training) for call in known),
+        "一つのプロンプトへのいくつもの応答の一つ": sum(
+            call.rows > len(call.prompt_tokens or ()) > 0 for call in known
+        ),
+    }
+    told = "、".join(f"{count} 行が{what}" for what, count in troubles.items() if count)
+    return ANSWERS_GREEDY.check(not told, f"答えた {len(known)} 行のうち、{told or 'そのようなものは 0 行'}。")
 
 
 def _stopped_check(seen: _Seen) -> Check:

@@ -9,9 +9,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 
-from steph.fingerprint import fingerprints, normal_form
+from steph.fingerprint import fingerprints, normal_form, text_hash
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import WARN, CheckKind
+from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.witness import Batch, TrainingBegins
 from steph.plan.rows import rows_in
 from steph.record import Check
@@ -47,17 +47,31 @@ ROWS_WHOLE = CheckKind(
     trap=1,
     optional=True,
 )
-ROW_IDENTITY = (ROWS_SEEN, ROWS_WHOLE)
+ANSWERS_OF_FILE = CheckKind(
+    "answers_of_file",
+    "H-2",
+    FAIL,
+    "ラベルが、学習ファイルのその行の答えである",
+    "目撃記録のバッチの、ラベルの文のハッシュと行の指紋、学習ファイル",
+    trap=22,
+    optional=True,
+    note="半数以下なら warn",
+)
+ROW_IDENTITY = (ROWS_SEEN, ROWS_WHOLE, ANSWERS_OF_FILE)
 
 
 @dataclass(frozen=True)
 class _FileRows:
-    """The texts of a training file: how many rows, how many different ones, its rows' fields as fingerprints."""
+    """The texts of a training file: how many rows, how many different ones, its rows' fields as fingerprints.
+
+    `answers`: the hash of each row's last text.
+    """
 
     rows: int
     distinct: int
     fields: tuple[tuple[tuple[str, ...], ...], ...]  # of the first rows only where `is_part`
     is_part: bool
+    answers: tuple[str, ...]  # of the same rows as `fields`
     has_plain_edges: bool  # its fields begin and end alike in all rows, so that a template leaves no seams
 
     @property
@@ -70,7 +84,7 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
     file = _file_rows(evidence.train_file)
     if begins is None or file is None:
         why = "学習を目撃していないので測れない。" if begins is None else "学習ファイルと比べられない。"
-        return (ROWS_SEEN.check(None, why), ROWS_WHOLE.check(None, why))
+        return tuple(kind.check(None, why) for kind in ROW_IDENTITY)
     seen = begins.row_fingerprints or tuple(
         row for batch in batches if not batch.packed for row in batch.row_fingerprints or ()
     )
@@ -79,7 +93,38 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
     return (
         _origin_check(begins, file, () if begins.packing else seen, evidence.train_rows, is_narrow=is_narrow),
         _whole_check(file, () if begins.packing else seen, evidence, max(widths, default=0), is_narrow=is_narrow),
+        _answers_check(file, begins, batches),
     )
+
+
+def _answers_check(file: _FileRows, begins: TrainingBegins, batches: Sequence[Batch]) -> Check:
+    """Labels that are another row's answer, or nothing but an end token; what is unlike any answer says nothing."""
+    rows = dict(zip(begins.row_hashes or (), begins.row_fingerprints or (), strict=False))
+    nothing, known = text_hash(""), {*file.answers}
+    compared = wrong = 0
+    for batch in batches:
+        hashes, answers = batch.row_hashes or (), batch.answer_hashes or ()
+        for row, answer, first in zip(hashes, answers, batch.first_supervised or (), strict=False):
+            own = _answers_at(file, rows.get(row, ())) if first else frozenset()
+            if own and answer in known | {nothing}:
+                compared += 1
+                wrong += answer not in own
+    if compared < LEAST_ROWS:
+        return ANSWERS_OF_FILE.check(None, f"ラベルを答えと比べられる行が {LEAST_ROWS} 行ない。")
+    message = f"比べた {compared} 行のうち、ラベルがその行の答えでないのは {wrong} 行。"
+    return ANSWERS_OF_FILE.check(not wrong, message, severity=WARN if 0 < wrong * 2 <= compared else None)
+
+
+def _answers_at(file: _FileRows, row: tuple[str, ...]) -> frozenset[str]:
+    """The answers of the file's rows that a trained row may be, by what stands before the answer; none if none fits."""
+    there = set(row)
+    shares = []
+    for fields, answer in zip(file.fields, file.answers, strict=True):
+        asked = {one for field in fields[: (len(fields) - 1) // 2] for one in field}  # fields, then their seams
+        if len(asked) >= LEAST_OWN:
+            shares.append((len(asked & there) / len(asked), answer))
+    best = max((share for share, _ in shares), default=0.0)
+    return frozenset(answer for share, answer in shares if share == best >= WHOLE_SHARE)
 
 
 def _origin_check(
@@ -166,7 +211,7 @@ def _file_rows(path: Path | None) -> _FileRows | None:
     if path is None:
         return None
     try:
-        rows = [tuple(_texts(row)) for row in rows_in(path)]
+        rows = [texts for row in rows_in(path) if (texts := tuple(_texts(row)))]
     except OSError:
         return None
     if not rows:
@@ -181,7 +226,8 @@ def _file_rows(path: Path | None) -> _FileRows | None:
         for part in (slice(EDGE_CHARS), slice(-EDGE_CHARS, None))
     ]
     has_plain_edges = all(len(edge) <= MOST_EDGES for edge in edges[:-1])
-    return _FileRows(len(rows), distinct, fields, len(first) < len(rows), has_plain_edges)
+    answers = tuple(text_hash(row[-1]) for row in first)
+    return _FileRows(len(rows), distinct, fields, len(first) < len(rows), answers, has_plain_edges)
 
 
 def _seams(row: Sequence[str]) -> Iterator[str]:

@@ -28,6 +28,7 @@ EXPLODED_OVER_CHANCE = 1.5
 EXPLODED_OVER_FIRST = 5.0
 LONGEST_WARMUP = 0.5  # of the steps; a schedule that was asked for longer may climb to the end
 
+LEAST_NORM = 1e-6  # of all steps; a loss near zero still has more
 GRADIENT_FLOWS = CheckKind(
     "gradient_flows",
     "H-2",
@@ -162,6 +163,9 @@ def _flow(norms: tuple[float, ...]) -> tuple[bool, str, Severity | None]:
     message = f"勾配ノルム {len(norms)} 件のうち、ゼロが {zero} 件、有限でないものが {broken} 件。"
     if zero + broken == len(norms):
         return False, f"{message}一度も学習していない。", FAIL
+    finite = [norm for norm in norms if math.isfinite(norm)]
+    if max(finite) < LEAST_NORM:
+        return False, f"{message}最大でも {max(finite):.2g}。", WARN
     return 2 * zero < len(norms), message, WARN
 
 

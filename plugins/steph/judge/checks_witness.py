@@ -36,6 +36,7 @@ from steph.record import Check
 
 OTHER_ENGINES = ("vllm", "llama_cpp", "sglang", "ctransformers", "openai", "ollama", "mlx", "mlx_lm", "tensorrt_llm")
 FOUR_BIT, EIGHT_BIT = ("Linear4bit", "LinearNF4", "LinearFP4"), ("Linear8bitLt",)
+LEAST_PATH_SHARE = 0.02  # of the summed learning rates: an adaptive optimizer moves a weight by up to one rate a step
 LEAST_LOGGED = 3  # steps; of fewer, the one rate that is zero may be the warm-up's or the last one's
 MOST_LOST_SHARE = 0.5  # of the steps after the first, without a rate or with a gradient that is no number
 MOST_SKIPPED_SHARE = 0.2  # of the optimizer's steps; fp16 skips one or two while it looks for its scale
@@ -135,7 +136,8 @@ ADAPTER_MOVED = CheckKind(
     "H-2",
     FAIL,
     "学習の間に LoRA の A と B が動いた",
-    "目撃記録の学習の終了（動いた行列の数）、最適化の実行回数",
+    "目撃記録の学習の終了（動いた行列の数と大きさ）、最適化の実行回数、学習率",
+    note="動きが学習率の合計の 2 % に満たなければ warn",
 )
 UPDATES_SEEN = CheckKind(
     "updates_seen",
@@ -483,7 +485,15 @@ def _moved_check(seen: Seen) -> Check:
     message = f"LoRA の B は {b.total} 個のうち {b.moved} 個、A は {a.total} 個のうち {a.moved} 個が動いた。"
     if ends.optimizer_steps == 0 and not b.moved:
         return ADAPTER_MOVED.check(False, f"{message}最適化は一度も実行されていない。")
-    return ADAPTER_MOVED.check(b.moved * 2 > b.total and b.zero < b.total, message)
+    if b.moved * 2 <= b.total or b.zero >= b.total:
+        return ADAPTER_MOVED.check(False, message)
+    rates = [line.learning_rate for line in seen.logged if line.learning_rate]
+    if b.max_abs is not None and len(rates) >= LEAST_LOGGED and ends.steps:
+        path = ends.steps * sum(rates) / len(rates)
+        if b.max_abs < LEAST_PATH_SHARE * path:
+            told = f"{message}B は最も大きく動いた所でも {b.max_abs:.2g}（学習率の合計は {path:.2g}）。"
+            return ADAPTER_MOVED.check(False, told, severity=WARN)
+    return ADAPTER_MOVED.check(True, message)
 
 
 def _updates_check(seen: Seen) -> Check:

@@ -274,6 +274,7 @@ class Generation(StateFact):
     do_sample: bool | None = None
     temperature: float | None = None
     num_beams: int | None = None
+    training: bool | None = None  # whether the model was in training mode: its dropout was on
     seconds: float | None = None
     device: str | None = None
 

@@ -136,13 +136,16 @@ def _batch(facts: Facts, run: Any, rows: list[dict[str, Any]]) -> None:
     """One character is one token, an end token more is at each row's end."""
     whole = [len(rendered(row["input"], row["output"])) + 1 for row in rows]
     lengths = [min(length, run.args.max_seq_length) for length in whole]
-    answers = [len(row["output"]) + 1 for row in rows] if run.output_only else lengths
+    taught = run.taught(rows) if run.taught else [row["output"] for row in rows]
+    answers = [len(text) + 1 for text in taught] if run.output_only or run.taught else lengths
     width, n = max(lengths), len(rows)
     facts.write(
         "batch", shape=[n, width], supervised=answers, ends_with_end_token=[True] * n, unsupervised_tail=[0] * n,
         first_supervised=[length - answer for length, answer in zip(lengths, answers, strict=True)], aligned=True,
         shifted=False, double_bos=0, padding=1 - sum(lengths) / (n * width), padding_side="right", packed=False,
         training=True, grad=True, special_tokens=[5] * n,
+        row_hashes=[text_hash(rendered(row["input"], row["output"]))[:8] for row in rows],
+        answer_hashes=[text_hash(text) for text in taught],
     )  # fmt: skip
 
 
@@ -170,7 +173,7 @@ def evaluate(facts: Facts, run: Any, raised: set[int]) -> None:
         sha256 = sha256_of(Path(run.lora) / "adapter_model.safetensors") or 4 * text_hash(run.lora)
         state |= {"adapters": ["default"], "layers": 2, "scaling": [2.0], "sha256": sha256}
         merged = facts.changes.get("generation")
-        if merged and "merged_sha256" in merged:
+        if merged and isinstance(merged.get("merged_sha256"), str):
             merged["merged_sha256"] = [sha256]
         facts.write("adapter_loaded", path=run.lora, sha256=sha256, missing=0, unexpected=0, layers=2, scaling=[2.0])
     for n, row in enumerate(run.rows):

@@ -145,6 +145,7 @@ class Run:
         self.output_only = bool(args.loss_on_output_only)
         self.seen: dict[str, Any] = {}  # what a witness sees otherwise: see scripts/seen.py
         self.logs: list[dict[str, float]] = []
+        self.taught: Callable[[list[dict[str, Any]]], list[str]] | None = None  # which labels rows have, in a batch
 
     def per_epoch(self) -> int:
         return max(1, math.ceil(self.batches() / self.accumulation))
@@ -275,6 +276,12 @@ def still_at(*parts: str, zero: float = 0.0) -> Callable[[str, int], float]:
 
 
 BEFORE: dict[str, dict[str, object]] = {
+    "answers_rotated": {"taught": lambda rows: [row["output"] for row in (*rows[1:], rows[0])]},
+    "answers_all_alike": {"taught": lambda rows: ["a"] * len(rows)},
+    "only_the_end_taught": {"taught": lambda rows: [""] * len(rows)},
+    "answers_taught": {"taught": lambda rows: [row["output"] for row in rows]},
+    "answers_rewritten": {"taught": lambda rows: [f"回答: {row['output']}" for row in rows]},
+    "norms_tiny": {"grad_norm": lambda step: 1e-9 / step},
     "bf16": {"dtype": "BF16"},
     "f16": {"dtype": "F16"},
     "f64": {"dtype": "F64"},
@@ -438,6 +445,7 @@ WITNESSED: dict[str, dict[str, Any]] = {
     "partly_on_cpu": {"training_begins": {"devices": {"cuda:0": 1_500_000_000, "cpu": 336_828_672}}},
     "frozen": {"logged": {"grad_norm": 0.0}, "training_ends": {"lora_b": {"total": 2, "moved": 0, "zero": 0}}},
     "rate_zero": {"logged": {"learning_rate": 0.0}},
+    "hardly_moved": {"training_ends": {"lora_b": {"total": 2, "moved": 2, "zero": 0, "max_abs": 1e-6}}},
     "few_updates": {"training_ends": {"optimizer_steps": 4}},
     "never_stepped": {"training_ends": {"optimizer_steps": 0, "lora_b": {"total": 2, "moved": 0, "zero": 2}}},
     "saved_halfway": {"model_saved": {"step": 5, "in_training": True}},
