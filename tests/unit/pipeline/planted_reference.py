@@ -65,6 +65,16 @@ TRAININGS = (
         broken="answer_supervised end_supervised",
     ),
     planted(
+        "the end alone has a label",
+        (ROWS, ENCODED, ENCODED.replace("+ answer}", "+ [IGNORED] * (len(answer) - 1) + answer[-1:]}")),
+        broken="answers_of_file",
+    ),
+    planted(
+        "every row teaches the answer a",
+        (ROWS, 'content["output"].strip()', '("a" if content["output"] else "")'),
+        broken="answers_of_file",
+    ),
+    planted(
         "the end of every answer has no label",
         (ROWS, ENCODED, ENCODED.replace("+ answer}", "+ answer[:-1] + [IGNORED]}")),
         broken="end_supervised",
@@ -247,6 +257,7 @@ EVALUATIONS = (
         ),
         broken="scaling_as_trained",
     ),
+    planted("dropout on", (LLM, "self._model.eval()", "self._model.train()"), broken="answers_greedy"),
     planted("sampling on", (LLM, '"do_sample": sampled', '"do_sample": True'), broken="answers_greedy"),
     planted(
         "the question's end is cut off",
@@ -276,7 +287,7 @@ EVALUATIONS = (
         "8 bits in place of 4",
         (LOADING, "load_in_4bit=True", "load_in_8bit=True"),
         (LOADING, '== "Linear4bit"', '== "Linear8bitLt"'),
-        broken="quantised_as_asked",
+        broken="quantised_as_asked base_as_trained",
     ),
     planted(
         "merged, and put on once more",
