@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from steph.plan.description import Description
+from steph.contract.description import Description
 from steph.plan.settings import Profile, Within
 
 TABLES: Mapping[str, type[BaseModel]] = {"steph.toml": Description, "profile": Profile}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from steph.contract.commands import evaluate_command, needed_libraries, train_command
+from steph.contract.description import Description
 from steph.judge.checks_process import ProcessEvidence, machine_checks
-from steph.plan.commands import evaluate_command, needed_libraries, train_command
-from steph.plan.description import Description
 from steph.record import Check, EvalSettings, Probe, Severity, StageId, TrainSettings
 from steph.run.journal import read_record
 from steph.run.visible import memory_fraction_for_cap

@@ -10,7 +10,7 @@ import record_factory as factory
 from steph.conduct.console import Console
 from steph.conduct.preparation import Setup
 from steph.conduct.session import JoinError, StageSession
-from steph.plan.description import Description
+from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record import StageId

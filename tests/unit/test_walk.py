@@ -25,7 +25,7 @@ from scripted_training import (
 )
 from steph.conduct.course import half_precision_of
 from steph.conduct.training import Walk
-from steph.plan.commands import MAX_STEPS_FLAG
+from steph.contract.commands import MAX_STEPS_FLAG
 from steph.plan.settings import Rung
 from steph.record import Diagnosis, ExtendedId, StageId, TrainSettings, Verdict
 from suite_runs import lengthen_rows, make_model

@@ -16,6 +16,7 @@ from steph.conduct.course import Course
 from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.side_commands import require_built, script_flags, side_folder
 from steph.conduct.stage_run import Run
+from steph.contract.commands import LOSS_FLAG, build_command, folder_beside
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_heart import loss_low_check, remembered_check, unknown_check
 from steph.judge.checks_loss import LOSS
@@ -35,7 +36,6 @@ from steph.plan.by_heart import (
     settings_by_heart,
     teaches,
 )
-from steph.plan.commands import LOSS_FLAG, build_command, folder_beside
 from steph.plan.rows import rows_in
 from steph.record import (
     Attempt,

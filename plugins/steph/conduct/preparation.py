@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steph.plan.description import Description, load_description
+from steph.contract.description import Description, load_description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
 from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from steph.plan.description import Description
+from steph.contract.description import Description
 from steph.plan.rows import json_lines
 from steph.record import DataFile
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steph.plan.commands import without_launcher
+from steph.contract.commands import without_launcher
 from steph.record import EvalSettings, ModelChoice, Record, StageId, StageResult, TrainSettings
 from steph.tell import wording
 
