@@ -12,7 +12,7 @@ from process_tree import wait_until
 from scripted_training import LARGE, PROFILE, ScriptedTraining
 from steph.conduct import calibrate
 from steph.conduct.calibrate import other_length
-from steph.plan.answers import RowLengths
+from steph.contract.answers import RowLengths
 from steph.record import Attempt, Cause, EndedBy, StageId, StageResult, TrainSettings, Verdict
 from steph.run.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted, fold
 from steph.tell import wording

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from steph.contract.training_files import TrainerState
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, last_check, weight_checks
-from steph.judge.training_files import TrainerState
 from steph.record import Check, Severity
 
 LAYER = "base_model.model.model.layers.{}.self_attn.q_proj.lora_B.weight"

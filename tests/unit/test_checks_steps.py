@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+from steph.contract.lines import Metrics
 from steph.judge.checks_complete import StepsEvidence, says_packing, steps_check
 from steph.judge.checks_steps import StepEvidence, step_checks
-from steph.judge.lines import Metrics
 from steph.record import Check, Severity, TrainSettings
 
 WARN, FAIL, INFO = Severity.WARN, Severity.FAIL, Severity.INFO

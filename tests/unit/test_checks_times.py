@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from steph.contract.lines import Metrics
+from steph.contract.training_files import OwnFigures, TrainerState
 from steph.judge.artifacts import sha256_of
 from steph.judge.checks_times import TimeEvidence, time_checks
-from steph.judge.lines import Metrics
-from steph.judge.training_files import OwnFigures, TrainerState
 from steph.record import Check, Severity, TrainSettings
 
 SETTINGS = TrainSettings(batch_size=2, gradient_accumulation_steps=2)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from process_tree import STUBBORN, command_line, wait_until
+from steph.contract.answers import row_lengths
 from steph.contract.description import DescriptionError, load_description
-from steph.plan.answers import row_lengths
 from steph.record import StageId, Verdict
 from steph.run import processes
 from steph.run.aside import set_aside

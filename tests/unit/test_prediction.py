@@ -9,8 +9,8 @@ import pytest
 import record_factory as factory
 from steph.conduct.prediction import expected, usable_bytes, with_prediction, worth_trying
 from steph.conduct.preparation import Setup
+from steph.contract.answers import RowLengths
 from steph.contract.description import Description
-from steph.plan.answers import RowLengths
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
 from steph.record import Device, Phase, TrainSettings

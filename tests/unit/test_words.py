@@ -12,11 +12,11 @@ import pytest
 import record_factory as factory
 from scripted_training import choice
 from steph.contract.description import Description
+from steph.contract.rows import json_lines
 from steph.encoding import speak
 from steph.judge.checks_model import ModelEvidence, judge_model
 from steph.judge.diagnose import diagnose
 from steph.judge.verdict import attempt_verdict, passed, stage_verdict
-from steph.plan.rows import json_lines
 from steph.record import Cause, Check, Diagnosis, EndedBy, Severity, StageId, TrainSettings, Verdict
 from steph.run.inputs import InputError, read_dataset
 from steph.run.model_files import IncompleteModelError, read_object

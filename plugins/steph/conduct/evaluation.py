@@ -10,12 +10,12 @@ from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.side_commands import build_index
 from steph.conduct.stage_run import Run
 from steph.contract.commands import evaluate_command
+from steph.contract.questions import Question, frame_in, questions_in, questions_of
+from steph.contract.results import Row
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.questions import Question, frame_in, questions_in, questions_of
-from steph.judge.results import Row
 from steph.judge.verdict import Outcome
 from steph.judge.witness import Witness, read_witness
 from steph.record import (

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steph.conduct.preparation import Setup
+from steph.contract.answers import RowLengths
 from steph.forecast.measured import shape_of, workload_of
-from steph.plan.answers import RowLengths
 from steph.plan.shapes import ModelShape
 from steph.plan.vram import FitVerdict, Forecast, automatic, leanest, predict
 from steph.plan.vram_terms import ASSUMED_TRAINER

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.contract.lines import missing_weights_in, split_lines, tracebacks_in
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
 from steph.judge.library_warnings import warnings_in
-from steph.judge.lines import missing_weights_in, split_lines, tracebacks_in
 from steph.record import Check, Probe, Severity
 from steph.units import GIB
 

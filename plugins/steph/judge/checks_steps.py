@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from steph.contract.lines import Metrics
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
-from steph.judge.lines import Metrics
 from steph.record import Check, Severity
 
 LEAST_STEPS = 4  # fewer show no schedule

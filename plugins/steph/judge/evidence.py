@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from steph.judge.questions import Question
-from steph.judge.results import Row
+from steph.contract.questions import Question
+from steph.contract.results import Row
 from steph.judge.witness import Witness
 from steph.record import EvalSettings, TrainSettings
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from steph.contract.description import Description
-from steph.plan.rows import json_lines
+from steph.contract.rows import json_lines
 from steph.record import DataFile
 
 LAWQA_REMEDY = "clone the data set into the pipeline root (README: real data) or set paths.dataset in steph.toml"

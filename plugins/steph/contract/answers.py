@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
 
-from steph.plan.rows import JsonLine, json_lines
+from steph.contract.rows import JsonLine, json_lines
 
 Truncation = Literal["right", "keeps_answer"]
 

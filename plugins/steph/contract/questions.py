@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.contract.rows import rows_in
 from steph.judge.artifacts import UnreadableError, read_json
-from steph.plan.rows import rows_in
 
 MAX_DATASET_BYTES = 512 << 20
 REPEATED_CHARS = 40  # a shorter question and its choices may well stand in an answer
