@@ -8,6 +8,7 @@ from pathlib import Path
 
 from steph.contract.questions import Question
 from steph.contract.results import Row
+from steph.contract.rows import RowFormat
 from steph.judge.witness import Witness
 from steph.record import EvalSettings, TrainSettings
 
@@ -33,7 +34,8 @@ class TrainEvidence:
     `base_folder` the folder of its files. `seconds` is how long the process lived, `attempt_ended_unix` its end by the
     files' clock. `output_place` is where the output folder really was before it, `inputs` are the files that it was
     given, each with the sha256 that it had then.
-    `witness` is what was seen in its processes, None where nobody looked; `train_file` is what it was given.
+    `witness` is what was seen in its processes, None where nobody looked; `train_file` is what it was given, in rows of
+    `row_format`.
     """
 
     output_dir: Path
@@ -58,6 +60,7 @@ class TrainEvidence:
     rehearsal: bool = False
     witness: Witness | None = None
     train_file: Path | None = None
+    row_format: RowFormat = "input_output"
 
 
 @dataclass(frozen=True)
