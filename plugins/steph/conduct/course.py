@@ -84,6 +84,7 @@ class Course:
             rehearsal=self.setup.is_rehearsal,
             witness=read_witness(finished.folder),
             train_file=_train_file_in(finished.attempt.argv, self.setup.root),
+            description=self.setup.description,
         )
 
     def command(self, model_name: str, settings: TrainSettings) -> tuple[str, ...]:

@@ -189,6 +189,7 @@ class Evaluation:
             questions=plan.questions,
             dataset_sha256=setup.dataset.sha256,
             adapter_files=plan.adapter_files,
+            description=setup.description,
         )
         evaluation, checks, artifacts = judge_evaluation(evidence)
         checks = (*checks, *machine_checks(finished.processes(setup), finished.stdout))
