@@ -182,6 +182,9 @@ class Attempt(Value):
     model_name: str | None = None  # as the pipeline was given it
     settings: TrainSettings | EvalSettings | None = None
     argv: tuple[str, ...] = ()
+    before: tuple[tuple[str, ...], ...] = ()  # commands that ran before it in the same attempt
+    after: tuple[tuple[str, ...], ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)  # what the description sets for them
     cwd: str = ""
     folder: str = ""
     started_at: str

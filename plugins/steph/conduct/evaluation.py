@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.conduct.attempts import Finished, Request, run_attempt
-from steph.conduct.side_commands import build_index
+from steph.conduct.preparation import config_template
+from steph.conduct.side_commands import build_index, side_folder
 from steph.conduct.stage_run import Run
-from steph.contract.commands import evaluate_command
+from steph.contract.commands import Place, evaluate_call
 from steph.contract.questions import Question, frame_in, questions_in, questions_of
 from steph.contract.results import Row
 from steph.judge.artifacts import UnreadableError
@@ -120,8 +121,9 @@ class Evaluation:
         return None
 
     def _questions(self) -> tuple[Question, ...] | None:
+        dataset = self.run.setup.dataset
         try:
-            return questions_of(self.run.setup.root / self.run.setup.dataset.path)
+            return questions_of(self.run.setup.root / dataset.path) if dataset else None
         except UnreadableError:
             return None
 
@@ -135,23 +137,36 @@ class Evaluation:
         )
 
     def _output_path(self, variant: Variant) -> str:
-        path = Path(self.run.setup.description.paths.evaluation_output)
+        path = Path(self.run.setup.description.output)
         return str(path.with_stem(f"{path.stem}-{variant.name}") if variant.name else path)
 
     def _request(self, plan: _Plan) -> Request:
         setup = self.run.setup
+        evaluate = setup.description.evaluate
+        config = str(side_folder(self.run, "given") / evaluate.config.file) if evaluate.config else None
+        call = evaluate_call(
+            setup.description,
+            Place(
+                root=setup.root,
+                python=setup.python,
+                on_gpu=setup.device is not None,
+                train_file=setup.description.train_file,
+                dataset=setup.dataset.path if setup.dataset else None,
+                config=config,
+                template=config_template(setup.root, evaluate),
+            ),
+            self.model.name,
+            plan.settings,
+            adapter=plan.lora_path,
+            output=plan.output_path,
+        )
+        if config is not None and call.config is not None:
+            Path(config).write_text(call.config, encoding="utf-8")
         return Request(
             stage=plan.variant.stage,
             label=plan.label,
-            argv=evaluate_command(
-                setup.python,
-                setup.description,
-                self.model.name,
-                setup.dataset.path,
-                plan.settings,
-                lora_path=plan.lora_path,
-                output_path=plan.output_path,
-            ),
+            argv=call.argv,
+            call=call,
             limit_seconds=self.run.left_seconds(setup.profile.limits.evaluate_attempt_seconds),
             settings=plan.settings,
             model_name=self.model.name,
@@ -161,11 +176,13 @@ class Evaluation:
     def _judge(self, finished: Finished, plan: _Plan) -> Attempt:
         setup = self.run.setup
         root, paths = setup.root, setup.description.paths
-        train_file = root / (paths.train_file_cot if plan.variant.use_cot else paths.train_file)
+        rows = paths.train_file_cot if plan.variant.use_cot else setup.description.train_file
+        row_format = setup.description.train.rows.format
+        train_file = root / (rows or "")
         has_rows = train_file.is_file()
         evidence = EvalEvidence(
             root=root,
-            dataset=root / setup.dataset.path,
+            dataset=root / (setup.dataset.path if setup.dataset else ""),
             output_path=plan.output_path,
             settings=plan.settings,
             model_name=self.model.name,
@@ -177,8 +194,8 @@ class Evaluation:
             seconds=finished.outcome.seconds,
             adapter_sha256_expected=plan.trained.adapter_sha256,
             adapter_sha256_actual=inputs.file_sha256(root / plan.trained.output_dir / ADAPTER),
-            train_questions=questions_in(train_file) if has_rows else None,
-            train_frame=frame_in(train_file) if has_rows and not plan.settings.use_rag else None,
+            train_questions=questions_in(train_file, row_format) if has_rows else None,
+            train_frame=frame_in(train_file, row_format) if has_rows and not plan.settings.use_rag else None,
             beside=plan.beside,
             output_pattern=paths.evaluation_output_pattern,
             rehearsal=setup.is_rehearsal,
@@ -187,7 +204,7 @@ class Evaluation:
             witness=read_witness(finished.folder),
             training_witness=self._training_witness(),
             questions=plan.questions,
-            dataset_sha256=setup.dataset.sha256,
+            dataset_sha256=setup.dataset.sha256 if setup.dataset else None,
             adapter_files=plan.adapter_files,
             description=setup.description,
         )

@@ -18,6 +18,7 @@ from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES, WHEN, unkno
 from steph.contract.presets import preset_table
 from steph.contract.rows import RowFormat
 from steph.plan.settings import (
+    MAX_SAMPLES,
     MAX_STEPS,
     Filled,
     ProfileError,
@@ -252,6 +253,18 @@ class EvaluateResults(Value):
     row: ResultsRow = ResultsRow()
 
 
+class EvaluateFixed(Value):
+    """Settings that an evaluation has inside."""
+
+    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
+    load_in_4bit: bool | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are given, by the profile's names."""
+        return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+
+
 EvaluationKind = Literal["generate", "choice", "loglikelihood", "metric"]
 
 
@@ -274,6 +287,8 @@ class Evaluate(Value):
     cwd: str = "."
     """The folder that they run in, from the root."""
     config: ConfigFile | None = None
+    fixed: EvaluateFixed = EvaluateFixed()
+    """The value that the program has inside, where the command does not pass the profile's."""
     output: Output | None = None
     """`paths.evaluation_output` by another name."""
     kind: EvaluationKind = "generate"
