@@ -176,7 +176,13 @@ class Course:
             return None
         path, rows = self.setup.root / self.train_file.path, self.rows_trained(settings)
         try:
-            return row_lengths(path, tokenizer, self.setup.description.truncation, first_rows=rows)
+            return row_lengths(
+                path,
+                tokenizer,
+                self.setup.description.truncation,
+                first_rows=rows,
+                row_format=self.setup.description.train.rows.format,
+            )
         except (ValueError, OSError) as error:  # a tokenizer newer than this suite's library: as where there is none
             self.run.console.line_once(f"{self.stage} answers not counted: {error}")
             return None
