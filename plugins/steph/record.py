@@ -35,13 +35,14 @@ RECORD_VERSION = 1
 
 
 class Check(Value):
-    """One verified fact about a stage's output; `holds` is None where it could not be measured."""
+    """One verified fact about a stage's output; `holds` is None where it could not be measured, or does not apply."""
 
     id: str
     severity: Severity
     holds: bool | None
     message: str  # one Japanese sentence for the report, with the measured values
     trap: int | None = None  # number in the published pipeline's list of traps
+    applies: bool = True  # False: the description rules it out, `message` says why
 
 
 class OomNumbers(Value):
@@ -155,6 +156,8 @@ class EvalOutcome(Value):
     total: int | None = None
     correct: int | None = None
     accuracy: float | None = None  # 0 to 1
+    score: float | None = None  # as the results give it, of `metric`; of a format that has no accuracy
+    metric: str | None = None
     backend: str | None = None
     model_name: str | None = None
     lora_path: str | None = None

@@ -114,6 +114,22 @@ def _squeeze(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).split())
 
 
+def answer_labels(golds: Sequence[str], choices: Sequence[Choices]) -> tuple[str, ...]:
+    """The labels that answers are, in order: a sequence that has every right answer, as long as the most choices.
+
+    Choices may be numbered otherwise than answers are. Right answers of no known sequence are labels themselves.
+    """
+    wanted = {plain_label(gold) for gold in golds} or {"a"}
+    most = max((len(one.texts) for one in choices), default=0)
+    own = max((one.labels for one in choices), key=len, default=())
+    if own and wanted <= set(own):
+        return own
+    for known in _SEQUENCES:
+        if wanted <= set(known):
+            return known[: max(most or 4, max(map(known.index, wanted)) + 1)]
+    return tuple(sorted(wanted))
+
+
 def repeats_question(text: str, question: str, choices: object) -> bool:
     """Whether a text has the question and then every choice in order, word for word, as a prompt has them."""
     parts = [_squeeze(question), *map(_squeeze, choices_of(choices).texts)]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from steph.judge.checks_adapter import ADAPTER_BASE, ADAPTER_FILES
 from steph.judge.checks_adapter_keys import ADAPTER_KEYS
+from steph.judge.checks_adapter_use import ADAPTER_IN_USE
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_asked import ASKED
-from steph.judge.checks_evaluation import ADAPTER_IN_USE
 from steph.judge.checks_extended import EXTENDED
 from steph.judge.checks_heart import HEART
 from steph.judge.checks_lines import LINES

@@ -17,7 +17,7 @@ from steph.contract.results import Results, Row
 from steph.fingerprint import fingerprints, holds, normal_form, text_hash
 from steph.judge.checks_witness import model_check, place_checks, quantised_check, why_unseen
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, WARN, CheckKind, Needs, bounded
 from steph.judge.names import same_path
 from steph.judge.prompts import LEAST_LOST, asked_share, frame_lost, text_beside
 from steph.judge.witness import (
@@ -25,7 +25,6 @@ from steph.judge.witness import (
     Batch,
     Generation,
     ModelLoaded,
-    ModelSaved,
     Quantised,
     Raised,
     Scoring,
@@ -53,6 +52,7 @@ ANSWERS_GENERATED = CheckKind(
     "目撃記録の generate と採点の呼び出し、例外の数",
     trap=2,
     note="例外のあとでやり直していれば warn",
+    core=True,
 )
 ADAPTER_ACTIVE = CheckKind(
     "adapter_active",
@@ -62,6 +62,7 @@ ADAPTER_ACTIVE = CheckKind(
     "目撃記録の回答時のアダプター（sha256、無効化、マージ）、PEFT のキーの不足、結果の応答",
     trap=19,
     note="アダプターなしの評価では、どれも有効でないこと",
+    core=True,
 )
 SCALING_AS_TRAINED = CheckKind(
     "scaling_as_trained",
@@ -91,6 +92,7 @@ PROMPTS_HOLD_QUESTIONS = CheckKind(
     trap=27,
     optional=True,
     note="文の一部が違うだけなら warn",
+    needs=(Needs.QUESTIONS,),
 )
 PROMPTS_BARE = CheckKind(
     "prompts_bare",
@@ -100,6 +102,7 @@ PROMPTS_BARE = CheckKind(
     "目撃記録のプロンプトの指紋と、データセットの各項目",
     optional=True,
     note="--no-rag のとき",
+    needs=(Needs.DATASET, Needs.QUESTIONS),
 )
 FRAME_AS_TRAINED = CheckKind(
     "frame_as_trained",
@@ -119,6 +122,7 @@ RESPONSES_GENERATED = CheckKind(
     trap=23,
     optional=True,
     note="一部だけ、または短い応答だけなら warn",
+    needs=(Needs.RESPONSES,),
 )
 ANSWERS_GREEDY = CheckKind(
     "answers_greedy",
@@ -128,6 +132,7 @@ ANSWERS_GREEDY = CheckKind(
     "目撃記録の do_sample、学習モード、一つのプロンプトへの応答の数",
     optional=True,
     note="アンサンブルでは問わない",
+    needs=(Needs.RESPONSES,),
 )
 ANSWERS_STOPPED = CheckKind(
     "answers_stopped",
@@ -138,6 +143,7 @@ ANSWERS_STOPPED = CheckKind(
     trap=28,
     quality=True,
     optional=True,
+    needs=(Needs.RESPONSES,),
 )
 WITNESSED_ANSWERS = (
     ANSWERS_GENERATED,
@@ -185,16 +191,6 @@ class _Seen:
         return max(0, self.witness.totals(name) - len(self.calls))
 
     @cached_property
-    def merged_folders(self) -> frozenset[str]:
-        """Folders of models that H-2's adapter was merged into while the witness looked on."""
-        wanted = self.evidence.adapter_sha256_expected
-        witnesses = (self.evidence.training_witness, self.witness)
-        saves = (save for witness in witnesses if witness for save in witness.of(ModelSaved))
-        return frozenset(
-            save.path for save in saves if save.path and wanted is not None and wanted in save.merged_sha256
-        )
-
-    @cached_property
     def answers(self) -> tuple[_Answer, ...]:
         return tuple(answer for call in self.calls for answer in self._rows_of(call))
 
@@ -210,7 +206,7 @@ class _Seen:
     def has_adapter(self, call: StateFact) -> bool:
         """Whether H-2's adapter had a part in what this call computed."""
         wanted = self.evidence.adapter_sha256_expected
-        if call.name_or_path and any(same_path(folder, call.name_or_path) for folder in self.merged_folders):
+        if call.name_or_path and any(same_path(folder, call.name_or_path) for folder in self.evidence.merged_folders):
             return True
         if not self.wants_adapter:  # any adapter is one too many
             return bool(call.merged or call.merged_sha256 or (call.layers and call.adapters and not _is_off(call)))
@@ -264,7 +260,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         _responses_check(seen, rows),
         _greedy_check(seen),
         _stopped_check(seen),
-        model_check(seen.witness, evidence.model_name, worked, seen.merged_folders),
+        model_check(seen.witness, evidence.model_name, worked, seen.evidence.merged_folders),
         quantised_check(evidence.settings.load_in_4bit, worked),
         *place_checks(worked, on_gpu=evidence.on_gpu),
     )
@@ -342,6 +338,11 @@ def _given_by(seen: _Seen, row: Row) -> list[_Answer]:
     ]
 
 
+def _asked_alone(evidence: EvalEvidence, row: Row) -> Row:
+    """The row as one prompt asks it: of scored choices each has a prompt of its own."""
+    return row.model_copy(update={"choices": None}) if evidence.form.kind == "loglikelihood" else row
+
+
 def _asked(answers: Sequence[_Answer], row: Row) -> list[_Answer]:
     """The answers to a row's question; all where no prompt tells."""
     shares = [(answer, None if not answer.prompt else asked_share(answer.prompt, row)) for answer in answers]
@@ -409,7 +410,7 @@ def _questions_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     prompts = list(dict.fromkeys(answer.prompt for answer in seen.counting if answer.prompt))
     best = [
         max((share for prompt in prompts if (share := asked_share(prompt, row)) is not None), default=None)
-        for row in rows
+        for row in (_asked_alone(seen.evidence, row) for row in rows if row.question)
     ]
     known = [share for share in best if share is not None]
     if not known or seen.unseen_calls:

@@ -20,7 +20,7 @@ from steph.judge.checks_times import TimeEvidence, time_checks
 from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
 from steph.judge.checks_witness import witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
 from steph.plan.steps import steps_due, steps_in, steps_per_epoch
 from steph.record import Artifact, Check, Severity, TrainOutcome
 
@@ -28,7 +28,12 @@ _NEVER_EMPTY = (".safetensors", ".bin", ".pt", ".pth", ".json")
 MOST_LOSSES = 10_000  # in the record, which stays small; a profile allows 500 steps
 
 LINE_TRAIN_RESULT = CheckKind(
-    "line_train_result", "H-2", FAIL, "学習の最終結果が表示された", "stdout の train_runtime・train_loss の行"
+    "line_train_result",
+    "H-2",
+    FAIL,
+    "学習の最終結果が表示された",
+    "stdout の train_runtime・train_loss の行",
+    needs=(Needs.FINAL_LINE,),
 )
 CHECKPOINT_TRAINER_STATE = CheckKind(
     "checkpoint_trainer_state",
@@ -36,6 +41,7 @@ CHECKPOINT_TRAINER_STATE = CheckKind(
     FAIL,
     "チェックポイントに Trainer の状態がある",
     "checkpoint-N/trainer_state.json の global_step",
+    needs=(Needs.TRAINER_STATE,),
 )
 ARTIFACTS_FRESH = CheckKind(
     "artifacts_fresh",
@@ -44,6 +50,7 @@ ARTIFACTS_FRESH = CheckKind(
     "成果物がこの試行の間に書かれた",
     "ファイルの更新時刻と、試行の開始・終了の時刻",
     trap=15,
+    core=True,
 )
 NO_LEFTOVERS = CheckKind(
     "no_leftovers", "H-2", INFO, "以前の試行のチェックポイントが混ざっていない", "checkpoint-* の更新時刻", trap=15
@@ -68,6 +75,7 @@ ANSWERS_KEPT = CheckKind(
     trap=1,
     optional=True,
     note="半数を超えると fail",
+    needs=(Needs.TRAIN_ROWS,),
 )
 TRAINING_FILES = (
     CHECKPOINT_TRAINER_STATE,

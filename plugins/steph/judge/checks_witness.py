@@ -51,6 +51,7 @@ TRAINING_SEEN = CheckKind(
     "目撃記録の学習の開始と終了",
     trap=23,
     note="やり直しが隠れていれば warn",
+    core=True,
 )
 STEPS_SEEN = CheckKind(
     "steps_seen",
@@ -58,6 +59,7 @@ STEPS_SEEN = CheckKind(
     FAIL,
     "学習が予定した全ステップが実際に行われた",
     "目撃記録のステップ数、Trainer 自身の予定、行数とバッチから求めた予定",
+    core=True,
 )
 BATCH_SEEN = CheckKind(
     "batch_seen",
@@ -75,6 +77,7 @@ TOKENS_SUPERVISED = CheckKind(
     "目撃記録のバッチのラベルと入力",
     trap=21,
     note="一部の行だけなら warn",
+    core=True,
 )
 ANSWER_SUPERVISED = CheckKind(
     "answer_supervised",
@@ -103,6 +106,7 @@ MODEL_LOADED = CheckKind(
     FAIL,
     "対象モデルの重みが読み込まれ、それが働いた",
     "目撃記録のモデルの読み込み、学習・回答したモデルの名前",
+    core=True,
 )
 QUANTISED_AS_ASKED = CheckKind(
     "quantised_as_asked",
@@ -112,6 +116,7 @@ QUANTISED_AS_ASKED = CheckKind(
     "目撃記録の量子化された層",
     trap=5,
     note="4bit なしの依頼で 4bit なら warn",
+    core=True,
 )
 SETUP_SEEN = CheckKind(
     "setup_seen",
@@ -130,6 +135,7 @@ PARAMETERS_ON_GPU = CheckKind(
     "目撃記録のパラメータの置き場所",
     trap=26,
     note="GPU のみ。一部だけが外にあれば warn",
+    core=True,
 )
 ADAPTER_MOVED = CheckKind(
     "adapter_moved",
@@ -138,6 +144,7 @@ ADAPTER_MOVED = CheckKind(
     "学習の間に LoRA の A と B が動いた",
     "目撃記録の学習の終了（動いた行列の数と大きさ）、最適化の実行回数、学習率",
     note="動きが学習率の合計の 2 % に満たなければ warn",
+    core=True,
 )
 UPDATES_SEEN = CheckKind(
     "updates_seen",
