@@ -19,10 +19,6 @@ from steph.conduct.stage_run import Run
 from steph.contract.commands import build_command, folder_beside
 from steph.contract.results import Row
 from steph.contract.results_lawqa import read_results
-||||||| parent of 5a67072 (Results of lm_eval and of any JSON are read beside lawqa's; checks that a description rules out are not applicable)
-from steph.contract.commands import LOSS_FLAG, build_command, folder_beside
-from steph.contract.results import Row
-from steph.contract.results_lawqa import read_results
 from steph.contract.rows import rows_in
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_heart import loss_low_check, remembered_check, unknown_check

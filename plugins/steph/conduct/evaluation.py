@@ -183,7 +183,7 @@ class Evaluation:
         has_rows = train_file.is_file()
         evidence = EvalEvidence(
             root=root,
-            dataset=root / (setup.dataset.path if setup.dataset else ""),
+            dataset=root / setup.dataset.path if setup.dataset else None,
             output_path=plan.output_path,
             settings=plan.settings,
             model_name=self.model.name,

@@ -138,7 +138,8 @@ class Results(_Part):
     """What the files of one evaluation say.
 
     `summary` is of the format `lawqa`, `scores` are of the others. `contradictions` are what its files say against
-    each other (Japanese), `begun_unix` is when they say that the evaluation began.
+    each other (Japanese), `begun_unix` is when they say that the evaluation began. `kind` is what
+    the program itself says that it asked, None where only the description tells.
     """
 
     config: Config = Config()
@@ -147,6 +148,7 @@ class Results(_Part):
     scores: tuple[Score, ...] = ()
     contradictions: tuple[str, ...] = ()
     begun_unix: float | None = None
+    kind: EvaluationKind | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -16,16 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from steph.contract.dotted import value_at
-from steph.contract.questions import plain_label
-from steph.contract.results import Config, Results, ResultsForm, Row, Score
+from steph.contract.questions import QUESTION_KEYS, plain_label
+from steph.contract.results import Config, EvaluationKind, Results, ResultsForm, Row, Score
 from steph.contract.rows import json_lines
 from steph.judge.artifacts import UnreadableError, read_json
 
 MOST_ROWS_BYTES = 512 << 20
 MOST_ANSWER_CHARS = 2000
-_QUESTION_KEYS = (
-    "question", "query", "problem", "prompt", "instruction", "input", "text", "sentence", "goal", "ctx", "問題文",
-)  # fmt: skip
 _REMOTE = re.compile(r"completions|openai|anthropic|api|gguf|textsynth|watsonx", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?")
 _HASHES = ("doc_hash", "prompt_hash", "target_hash")
@@ -55,11 +52,16 @@ def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> t
             contradictions.append(f"{file.name} は、この結果の行ではない（task_hash が違う）")
         kept = [row for row in told if row.get("filter", filter_name) == filter_name]
         rows += [_row(row, task, score.metric, value_at(raw, f"configs.{task}"), form) for row in kept]
-    return _results(raw, rows, scores, contradictions), tuple(used)
+    kind: EvaluationKind = "generate" if any(row.response is not None for row in rows) else "loglikelihood"
+    return _results(raw, rows, scores, contradictions, kind if rows else None), tuple(used)
 
 
 def _results(
-    raw: Mapping[str, Any], rows: Sequence[Row], scores: Sequence[Score], contradictions: Sequence[str]
+    raw: Mapping[str, Any],
+    rows: Sequence[Row],
+    scores: Sequence[Score],
+    contradictions: Sequence[str],
+    kind: EvaluationKind | None,
 ) -> Results:
     arguments = _arguments(value_at(raw, "config.model_args"))
     engine = str(value_at(raw, "config.model") or "")
@@ -75,6 +77,7 @@ def _results(
         results=tuple(rows),
         scores=tuple(scores),
         contradictions=tuple(contradictions),
+        kind=kind,
         begun_unix=float(date) if isinstance(date, int | float) and math.isfinite(date) else None,
     )
 
@@ -157,12 +160,15 @@ def _row(raw: Mapping[str, Any], task: str, metric: str, config: object, form: R
     if likelihoods:
         choices = _choices(doc, config) or [text.strip() for text in continuations]
         if len(likelihoods) > 1:
-            predicted, expected = str(max(range(len(likelihoods)), key=likelihoods.__getitem__)), _index(raw, choices)
+            predicted = str(max(range(len(likelihoods)), key=likelihoods.__getitem__))
+            # only `acc` is right where the likeliest choice is; others weigh likelihoods by length or otherwise
+            expected = _index(raw, choices) if metric.partition(",")[0] == "acc" else ""
     elif texts:
         predicted, expected = plain_label(texts[0]), plain_label(_first(raw.get("target")))
-    question = value_at(raw, form.row["question"]) if "question" in form.row else _question(doc)
+    prompt = next(iter(prompts), "")
+    question = value_at(raw, form.row["question"]) if "question" in form.row else _question(doc, prompt)
     return Row(
-        question=question if isinstance(question, str) else next(iter(prompts), ""),
+        question=question if isinstance(question, str) else prompt,
         choices=choices,
         correct_answer=expected[:MOST_ANSWER_CHARS],
         predicted_answer=predicted,
@@ -170,7 +176,7 @@ def _row(raw: Mapping[str, Any], task: str, metric: str, config: object, form: R
         score=score,
         response=None if likelihoods else _response(raw, texts),
         task=task,
-        prompt=next(iter(prompts), None),
+        prompt=prompt or None,
     )
 
 
@@ -212,12 +218,10 @@ def _index(raw: Mapping[str, Any], choices: object) -> str:
     return str(texts.index(target.strip())) if texts.count(target.strip()) == 1 else ""
 
 
-def _question(doc: object) -> object:
-    return (
-        next((doc[key] for key in _QUESTION_KEYS if isinstance(doc.get(key), str)), None)
-        if isinstance(doc, Mapping)
-        else None
-    )
+def _question(doc: object, prompt: str) -> str:
+    """The document's question where the prompt holds it as it is; else the prompt itself."""
+    texts = [doc[key] for key in QUESTION_KEYS if isinstance(doc.get(key), str)] if isinstance(doc, Mapping) else []
+    return next((text for text in texts if text.strip() and text.strip() in prompt), prompt)
 
 
 def _response(raw: Mapping[str, Any], texts: Sequence[str]) -> str:

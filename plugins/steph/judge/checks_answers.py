@@ -340,7 +340,8 @@ def _given_by(seen: _Seen, row: Row) -> list[_Answer]:
 
 def _asked_alone(evidence: EvalEvidence, row: Row) -> Row:
     """The row as one prompt asks it: of scored choices each has a prompt of its own."""
-    return row.model_copy(update={"choices": None}) if evidence.form.kind == "loglikelihood" else row
+    is_scored = row.response is None and evidence.form.kind in ("loglikelihood", "metric")
+    return row.model_copy(update={"choices": None}) if is_scored or evidence.form.format == "lm_eval" else row
 
 
 def _asked(answers: Sequence[_Answer], row: Row) -> list[_Answer]:

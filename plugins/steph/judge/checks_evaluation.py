@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from steph.contract.lines import EvalLines, parse_evaluation
-from steph.contract.results import Results, ResultsFile, Row
+from steph.contract.results import Results, ResultsFile, ResultsForm, Row
 from steph.contract.results_files import find_results
 from steph.judge.applicability import lacking_in_evaluation, without_inapplicable
 from steph.judge.artifacts import MAX_HASHED_BYTES, artifact
@@ -35,6 +37,7 @@ def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, 
         pattern=evidence.output_pattern,
     )
     content = file.content
+    form = replace(evidence.form, kind=content.kind) if content and content.kind else evidence.form
     if content and evidence.form.format == "lawqa":  # of several blocks the one that the file counts
         lines = parse_evaluation(
             evidence.stdout, (len(content.results), sum(row.is_correct for row in content.results))
@@ -48,9 +51,9 @@ def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, 
         dataset_check(evidence),
         *content_checks(evidence, content, lines),
         *response_checks(
-            content.results if content else None,
+            _with_responses(content.results, form) if content else None,
             labels=content.labels if content else (),
-            kind=evidence.form.kind,
+            kind=form.kind,
             cot=evidence.settings.use_cot,
             ensemble=evidence.settings.ensemble,
             rehearsal=evidence.rehearsal,
@@ -60,7 +63,8 @@ def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, 
         ),
         *extended_checks(evidence, lines, content),
     )
-    lacks = lacking_in_evaluation(evidence.form, has_dataset=evidence.dataset is not None)
+    has_dataset = evidence.dataset is not None and (evidence.questions is not None or form.format == "lawqa")
+    lacks = lacking_in_evaluation(form, has_dataset=has_dataset)
     return _outcome(evidence, lines, file), without_inapplicable(checks, lacks), _artifacts(file)
 
 
@@ -88,6 +92,11 @@ def _outcome(evidence: EvalEvidence, lines: EvalLines, file: ResultsFile) -> Eva
 def _answering_seconds(rows: tuple[Row, ...]) -> float | None:
     own = [row.own_seconds for row in rows if row.own_seconds is not None]
     return sum(own) if len(own) == len(rows) else None
+
+
+def _with_responses(rows: tuple[Row, ...], form: ResultsForm) -> tuple[Row, ...]:
+    """The rows that an answer was written for, where other tasks of the same evaluation only score texts."""
+    return tuple(row for row in rows if row.response is not None) if form.kind == "generate" else rows
 
 
 def _correct(lines: EvalLines, results: Results | None) -> int | None:

@@ -6,14 +6,14 @@ import math
 from collections import Counter
 
 from steph.contract.lines import EvalLines
-from steph.contract.questions import Question, is_among, plain_label, question_key, questions_of
+from steph.contract.questions import Question, as_in_dataset, is_among, plain_label, question_key, questions_of
 from steph.contract.results import Results, ResultsFile, Row
 from steph.judge.artifacts import UnreadableError, sha256_of
 from steph.judge.checks_prompts import PROMPTS, prompt_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
 from steph.judge.reading import is_exception_text
-from steph.record import Check
+from steph.record import Check, Severity
 
 BEGUN_SLACK_SECONDS = 2.0  # the files' clock and the program's may differ
 ROUNDED_DIGITS = 5  # a share with so many decimals is not taken for a rounded one
@@ -248,7 +248,7 @@ def content_checks(evidence: EvalEvidence, results: Results | None, lines: EvalL
         _config_check(evidence, results),
         _error_check(results.results, lines),
         _flags_check(results.results),
-        *_dataset_checks(dataset, trouble, results.results, keys, has_none=evidence.dataset is None),
+        *_dataset_checks(evidence, dataset, trouble, results.results, keys),
         _overlap_check(evidence, results.results),
         *prompt_checks(evidence, results.results, dataset),
     )
@@ -299,28 +299,35 @@ def _error_check(rows: tuple[Row, ...], lines: EvalLines) -> Check:
 
 
 def _flags_check(rows: tuple[Row, ...]) -> Check:
-    told = [row for row in rows if row.correct_answer or row.predicted_answer]
+    told = [row for row in rows if row.correct_answer]
     wrong = sum(row.is_correct != (row.predicted_answer == plain_label(row.correct_answer)) for row in told)
     if rows and not told:
-        return FLAGS_CONSISTENT.check(None, "結果に回答と正解がない。")
+        return FLAGS_CONSISTENT.check(None, "正誤が回答の一致だけでは決まらない指標である。", severity=INFO)
     return FLAGS_CONSISTENT.check(wrong == 0, f"{len(rows)} 問のうち {wrong} 問で is_correct が回答と食い違う。")
 
 
 def _dataset_checks(
-    dataset: tuple[Question, ...] | None, trouble: str, rows: tuple[Row, ...], keys: tuple[str, ...], *, has_none: bool
+    evidence: EvalEvidence,
+    dataset: tuple[Question, ...] | None,
+    trouble: str,
+    rows: tuple[Row, ...],
+    keys: tuple[str, ...],
 ) -> tuple[Check, ...]:
-    if dataset is None and has_none:  # rows alone: a data set may itself have a question twice
+    is_exact = evidence.form.format == "lawqa"
+    if dataset is None and not is_exact:  # rows alone: a data set may itself have a question twice
         again = len(keys) - len(set(keys))
         told = ROWS_DISTINCT.check(again == 0, f"{len(keys)} 問のうち {again} 問が重複。", severity=WARN)
         return (told, *(kind.check(None, "データセットの指定がない。") for kind in (QUESTIONS_OF_DATASET, FIRST_ROWS)))
     if dataset is None:
         why = f"データセットを読めない: {trouble}。"
         return tuple(kind.check(None, why) for kind in (ROWS_DISTINCT, QUESTIONS_OF_DATASET, FIRST_ROWS))
+    if not is_exact:
+        keys = as_in_dataset(keys, dataset)
     known = Counter(question.key for question in dataset)
     repeated = sum((Counter(keys) - Counter({key: known.get(key, 1) for key in keys})).values())
     return (
         ROWS_DISTINCT.check(repeated == 0, f"{len(keys)} 問のうち {repeated} 問が重複。"),
-        _origin_check(dataset, rows, keys),
+        _origin_check(dataset, rows, keys, severity=None if is_exact else WARN),
         _order_check(dataset, keys),
     )
 
@@ -337,24 +344,29 @@ def _order_check(dataset: tuple[Question, ...], keys: tuple[str, ...]) -> Check:
     return FIRST_ROWS.check(in_order, f"{message}。", severity=WARN if was_refilled else None)
 
 
-def _origin_check(dataset: tuple[Question, ...], rows: tuple[Row, ...], keys: tuple[str, ...]) -> Check:
+def _origin_check(
+    dataset: tuple[Question, ...], rows: tuple[Row, ...], keys: tuple[str, ...], *, severity: Severity | None
+) -> Check:
     answers: dict[str, set[str]] = {}
     for question in dataset:
         answers.setdefault(question.key, set()).add(question.answer)
     foreign = sum(key not in answers for key in keys)
     changed = sum(
-        key in answers and plain_label(row.correct_answer) not in answers[key]
+        bool(row.correct_answer)
+        and plain_label(row.correct_answer) not in answers.get(key, ())
+        and key in answers
+        and answers[key] != {""}
         for key, row in zip(keys, rows, strict=True)
     )
     message = f"{len(keys)} 問のうち、データセットにない問題が {foreign} 問、正解が違う問題が {changed} 問。"
-    return QUESTIONS_OF_DATASET.check(not foreign and not changed, message)
+    return QUESTIONS_OF_DATASET.check(not foreign and not changed, message, severity=severity)
 
 
 def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
     """Questions with their choices; scored choices are the answer's texts, so that there the question alone tells."""
     if evidence.train_questions is None:
         return TRAIN_OVERLAP.check(None, "学習データを読めないので測れない。")
-    is_scored = evidence.form.kind == "loglikelihood"
+    is_scored = evidence.form.kind == "loglikelihood" or evidence.form.format == "lm_eval"
     keys = [question_key(row.question, None if is_scored else row.choices) for row in rows]
     seen = sum(is_among(key, evidence.train_questions) for key in keys)
     return TRAIN_OVERLAP.check(seen == 0, f"評価した {len(keys)} 問のうち {seen} 問が学習データにある。")
