@@ -136,7 +136,13 @@ class TrainOutcome(Value):
     tokens_per_second: float | None = None
     train_rows: int | None = None
     adapter_sha256: str | None = None
+    adapter_dir: str | None = None  # where it is not the output folder itself
     checkpoint: str | None = None
+
+    @property
+    def adapter_folder(self) -> str:
+        """The folder of the adapter's two files, from the pipeline root."""
+        return self.adapter_dir or self.output_dir
 
 
 class AnswerComparison(Value):

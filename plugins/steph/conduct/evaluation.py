@@ -68,7 +68,7 @@ class _Plan:
 
     @property
     def lora_path(self) -> str | None:
-        return self.trained.output_dir if self.variant.with_adapter else None
+        return self.trained.adapter_folder if self.variant.with_adapter else None
 
     @property
     def label(self) -> str:
@@ -96,7 +96,7 @@ class Evaluation:
         settings = self._settings(variant, attempt)
         if settings.use_rag:
             build_index(self.run)
-        files = adapter_files(self.run.setup.root / trained.output_dir)
+        files = adapter_files(self.run.setup.root / trained.adapter_folder)
         plan = _Plan(variant, settings, self._output_path(variant), trained, beside, self._questions(), files)
 
         def judge(finished: Finished) -> Attempt:
@@ -109,13 +109,13 @@ class Evaluation:
 
     def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> str | None:
         """What of the adapter on disk is not as the training recorded it; its configuration scales its weights."""
-        stage, folder = self.training.stage, self.run.setup.root / trained.output_dir
+        stage, folder = self.training.stage, self.run.setup.root / trained.adapter_folder
         found = inputs.file_sha256(folder / ADAPTER)
         if found is None:
             return f"アダプタがない: {folder / ADAPTER}"
         if found != trained.adapter_sha256:
             return f"アダプタが{stage}の記録と違う(sha256不一致): {folder / ADAPTER}"
-        name = f"{trained.output_dir.rstrip('/')}/{CONFIG}"
+        name = f"{trained.adapter_folder.rstrip('/')}/{CONFIG}"
         recorded = next((artifact.sha256 for artifact in attempt.artifacts if artifact.path == name), None)
         if recorded is not None and inputs.file_sha256(self.run.setup.root / name) != recorded:
             return f"{CONFIG} が{stage}の記録と違う(sha256不一致): {folder}"
@@ -194,7 +194,7 @@ class Evaluation:
             attempt_started_unix=finished.started_unix,
             seconds=finished.outcome.seconds,
             adapter_sha256_expected=plan.trained.adapter_sha256,
-            adapter_sha256_actual=inputs.file_sha256(root / plan.trained.output_dir / ADAPTER),
+            adapter_sha256_actual=inputs.file_sha256(root / plan.trained.adapter_folder / ADAPTER),
             train_questions=questions_in(train_file, row_format) if has_rows else None,
             train_frame=frame_in(train_file, row_format) if has_rows and not plan.settings.use_rag else None,
             beside=plan.beside,

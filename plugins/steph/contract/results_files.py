@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from steph.contract import results_json, results_lawqa, results_lm_eval
+from steph.contract.globs import files_at, newest
 from steph.contract.results import Results, ResultsFile, ResultsForm
 from steph.judge.artifacts import UnreadableError, is_fresh
-
-MOST_FILES = 10_000
 
 
 def find_results(
@@ -43,21 +41,6 @@ def find_results(
 def read_results(root: Path, path: Path, form: ResultsForm) -> Results:
     """Read one results file again; raises UnreadableError with the reason (Japanese)."""
     return results_lawqa.read_results(path) if form.format == "lawqa" else _read(root, path, form)[0]
-
-
-def files_at(root: Path, pattern: str) -> list[Path]:
-    """The files that a path with `*` and `**` names, in name order; a path without them names itself."""
-    if not any(sign in pattern for sign in "*?["):
-        return [root / pattern] if (root / pattern).is_file() else []
-    base = Path(pattern)
-    start, rest = (Path("/"), str(base.relative_to("/"))) if base.is_absolute() else (root, pattern)
-    found = (path for path in start.glob(rest) if path.is_file())
-    return sorted(path for path, _ in zip(found, range(MOST_FILES), strict=False))
-
-
-def newest(paths: Sequence[Path], started_unix: float) -> Path | None:
-    """Of the attempt's own files the last one written, else of the older ones."""
-    return max(paths, key=lambda path: (is_fresh(path, started_unix), path.stat().st_mtime, path.name), default=None)
 
 
 def _read(root: Path, path: Path, form: ResultsForm) -> tuple[Results, tuple[Path, ...]]:

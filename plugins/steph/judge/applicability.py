@@ -5,11 +5,10 @@ What is not there though it should be is no matter of this module: a results fil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from steph.contract.results import ResultsForm
 from steph.contract.rows import RowFormat
-from steph.judge.catalog import CATALOG
 from steph.judge.kinds import Needs
 from steph.record import Check
 
@@ -17,15 +16,16 @@ _LABELLED = {"choice", "loglikelihood"}
 _ANSWERING = {"generate", "choice"}
 
 
-def without_inapplicable(checks: Iterable[Check], lacks: Mapping[Needs, str]) -> tuple[Check, ...]:
+def without_inapplicable(checks: Sequence[Check], lacks: Mapping[Needs, str]) -> tuple[Check, ...]:
     """The checks, those that need what the pipeline lacks as not applicable, with the reason (Japanese)."""
-    return tuple(_judged(check, lacks) for check in checks)
+    from steph.judge.catalog import CATALOG  # it collects the rows of the modules that call this one
 
-
-def _judged(check: Check, lacks: Mapping[Needs, str]) -> Check:
-    kind = CATALOG[check.id]
-    reason = next((lacks[need] for need in kind.needs if need in lacks), None)
-    return check if reason is None else kind.not_applicable(reason)
+    reasons = {
+        check.id: next((lacks[need] for need in CATALOG[check.id].needs if need in lacks), "") for check in checks
+    }
+    return tuple(
+        CATALOG[check.id].not_applicable(reason) if (reason := reasons[check.id]) else check for check in checks
+    )
 
 
 def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dict[Needs, str]:
@@ -65,13 +65,16 @@ def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dic
     return lacks
 
 
-def lacking_in_training(row_format: RowFormat, *, prints_lines: bool, keeps_state: bool) -> dict[Needs, str]:
-    """What a training lacks: rows in a file, a final line that must be printed, the Trainer's state in a file."""
+def lacking_in_training(row_format: RowFormat, *, has_final_line: bool, keeps_state: bool) -> dict[Needs, str]:
+    """What a training lacks: rows in a file, the Trainer's final line, its state in a file.
+
+    Only the spec's script must print a final line; of another that has none, what the witness saw must tell.
+    """
     lacks = {}
     if row_format == "none":
         lacks[Needs.TRAIN_ROWS] = "学習データはファイルにない（train.rows.format = none）"
-    if not prints_lines:
-        lacks[Needs.FINAL_LINE] = "最終行を表示するとは限らない学習（preset が lawqa でない）"
+    if not has_final_line:
+        lacks[Needs.FINAL_LINE] = "最終行を表示も記録もしないプログラム（lawqa のスクリプトではない）"
     if not keeps_state:
         lacks[Needs.TRAINER_STATE] = "Trainer の状態を残さない学習（train.artifacts.state が空）"
     return lacks

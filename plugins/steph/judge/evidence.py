@@ -66,6 +66,20 @@ class TrainEvidence:
     description: Description = field(default_factory=Description)
     unsaid: frozenset[str] = frozenset()
 
+    @property
+    def root(self) -> Path:
+        """The pipeline root."""
+        return self.output_dir.parents[max(0, len(Path(self.output_dir_name).parts) - 1)]
+
+    @property
+    def is_scripted(self) -> bool:
+        """Whether the program is the published pipeline's script, whose lines and files are the spec's."""
+        return any("{train_script}" in word for word in self.description.train.command or ())
+
+    def filled(self, pattern: str) -> str:
+        """A path of the description, with the output folder filled in."""
+        return filled(pattern, {"output_dir": self.output_dir_name})
+
 
 @dataclass(frozen=True)
 class EvalEvidence:
