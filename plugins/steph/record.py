@@ -264,6 +264,11 @@ class StageResult(Value):
         return frozenset(check.id for check in self.checks if check.holds)
 
     @property
+    def not_applicable(self) -> frozenset[str]:
+        """Ids of the checks that the description rules out; never a core check's."""
+        return frozenset(check.id for check in self.checks if not check.applies)
+
+    @property
     def findings(self) -> tuple[Check, ...]:
         """Checks that do not hold, hardest first."""
         order = list(Severity)
