@@ -126,6 +126,8 @@ def _asked(root: Path, description: Description, profile: Profile, options: Opti
     asked, can_pass = applied(profile, description, template), passed(train, template)
     if "model" not in can_pass:
         asked = _with_own_model(description, asked, options)
+    places = tuple(str((root / name).resolve()) if (root / name).is_dir() else name for name in asked.model.candidates)
+    asked = asked.changed(model=asked.model.changed(candidates=places))
     if asked.num_processes > 1 and not {"launch", "num_processes"} & can_pass:
         raise DescriptionError(
             f"train: the profile starts {asked.num_processes} processes, and the command does not say how; begin it "

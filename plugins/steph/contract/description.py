@@ -84,8 +84,8 @@ class Model(Value):
     """The models that this pipeline is made for."""
 
     candidates: tuple[Filled, ...] = ()
-    """Models in order of preference in the place of the profile's, as ids on the Hub: this project's own family. No
-    other is ever taken as a substitute. A folder is named with `--steph-model`."""
+    """Models in order of preference in the place of the profile's, ids on the Hub or folders below the root: this
+    project's own family. No other is ever taken as a substitute. A profile that makes its own tiny twin still does."""
 
 
 class TrainWhen(Value):

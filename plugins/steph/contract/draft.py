@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
+from steph.contract.asked import MUST_BE_SAID
 from steph.contract.survey import RowsFile, Script, Survey
 
 HEAD = """# What StepH knows of this pipeline: a first draft by `steph init`, from what lies in this folder.
@@ -101,6 +102,11 @@ def _fixed(script: Script) -> Iterator[str]:
     passed = {name.strip("{}") for name in _TRAIN_OPTIONS if _option(script, name, _TRAIN_OPTIONS)}
     passed |= {name for name, names in _TRAIN_SWITCHES.items() if _switch(script, names)}
     fixed = {name: value for name, value in script.settings.items() if name not in passed}
+    lacking = [name for name in MUST_BE_SAID if name not in passed and name not in fixed]
+    if "max_steps" in passed or "max_steps" in fixed:
+        lacking = [name for name in lacking if name != "num_epochs"]
+    if lacking:
+        yield f"# fixed must also say {', '.join(f'{name} = {UNKNOWN}' for name in lacking)}"
     if not fixed:
         return
     yield f"fixed = {{ {', '.join(f'{name} = {_toml(value)}' for name, value in sorted(fixed.items()))} }}"
@@ -151,10 +157,12 @@ def _command(
     script: Script, options: Mapping[str, tuple[str, ...]], switches: Mapping[str, tuple[str, ...]]
 ) -> Iterator[str]:
     words = ["{python}", script.path]
-    for placeholder in options:
-        if option := _option(script, placeholder, options):
-            words += [option, placeholder]
+    found = {placeholder: option for placeholder in options if (option := _option(script, placeholder, options))}
+    adapter = found.pop("{adapter}", None)
+    words += [word for placeholder, option in found.items() for word in (option, placeholder)]
     yield f"command = {_toml(words)}"
+    if adapter:
+        yield f"when.adapter = {_toml([adapter, '{adapter}'])}"
     for name, names in switches.items():
         if option := _switch(script, names):
             yield f"when.{name} = {_toml([option])}"

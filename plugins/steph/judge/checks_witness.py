@@ -461,15 +461,15 @@ def _setup_check(evidence: TrainEvidence, begins: TrainingBegins) -> Check:
     asked = evidence.settings
     four = [part for part in begins.quantised if part.kind in FOUR_BIT] if asked.use_4bit else []
     dropouts = {f"{value:g}" for value in begins.lora.dropout} if begins.lora else set()
-    pairs: list[tuple[str, set[str], str]] = [
-        ("量子化の型", {part.quant_type for part in four if part.quant_type}, asked.bnb_4bit_quant_type),
-        (
-            "4bit の計算の型",
-            {part.compute_dtype.removeprefix("torch.") for part in four if part.compute_dtype},
-            asked.bnb_4bit_compute_dtype,
-        ),
-        ("dropout", dropouts, f"{asked.lora_dropout:g}"),
-    ]
+    quant_types = {part.quant_type for part in four if part.quant_type}
+    compute_types = {part.compute_dtype.removeprefix("torch.") for part in four if part.compute_dtype}
+    pairs: list[tuple[str, set[str], str]] = []
+    if "bnb_4bit_quant_type" not in evidence.unsaid:
+        pairs.append(("量子化の型", quant_types, asked.bnb_4bit_quant_type))
+    if "bnb_4bit_compute_dtype" not in evidence.unsaid:
+        pairs.append(("4bit の計算の型", compute_types, asked.bnb_4bit_compute_dtype))
+    if "lora_dropout" not in evidence.unsaid:
+        pairs.append(("dropout", dropouts, f"{asked.lora_dropout:g}"))
     if asked.mixed_precision and begins.precision:
         pairs.append(("混合精度", {begins.precision}, asked.mixed_precision))
     if begins.learning_rate is not None:
