@@ -22,7 +22,7 @@ SAMPLES = Path(__file__).parent / "samples" / "lm_eval"
 HARNESS = ResultsForm(
     format="lm_eval", kind="loglikelihood", file="out/**/results_*.json", rows="out/**/samples_*.jsonl"
 )
-STARTED = 1_795_917_700.0
+BEGUN = 1795919416.4392192
 OWN = ResultsForm(
     format="json", kind="choice", file="out/eval.json", score="summary.accuracy", count="summary.n",
     model="run.model", adapter="run.adapter", rows="items",
@@ -32,7 +32,7 @@ OWN = ResultsForm(
 
 def harness_run(root: Path) -> Path:
     """A root with the real files in its output folder."""
-    shutil.copytree(SAMPLES, root / "out")
+    shutil.copytree(SAMPLES / "runs__adapter", root / "out/runs__adapter")
     return root
 
 
@@ -60,14 +60,11 @@ def edit_json(pattern: str, root: Path, change: Callable[[Any], object]) -> Path
 def test_the_harness_results_are_read_with_their_rows(tmp_path: Path) -> None:
     """Model, adapter, start, and of each task score, count and rows with prompt, answer and right answer."""
     results = content(harness_run(tmp_path))
-    assert (results.config.hf_model_name, results.config.lora_path, results.config.backend) == (
-        "model",
-        "adapter",
-        "hf",
-    )
+    config = results.config
+    assert (config.hf_model_name, config.lora_path, config.backend) == ("model", "runs/adapter", "hf")
     scores = {score.task: (score.metric, score.value, score.count, score.is_mean) for score in results.scores}
     assert scores == {"sums_mc": ("acc,none", 0.2, 5, True), "sums_gen": ("exact_match,none", 0.0, 5, True)}
-    assert results.begun_unix == pytest.approx(1795917765.239)
+    assert results.begun_unix == pytest.approx(BEGUN)
     assert results.contradictions == ()
     scored = [row for row in results.results if row.task == "sums_mc"]
     assert [row.predicted_answer for row in scored] == ["1", "2", "0", "2", "1"]

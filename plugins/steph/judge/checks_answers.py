@@ -178,17 +178,20 @@ class _Seen:
 
     evidence: EvalEvidence
     witness: Witness
+    asks_both: bool = False  # for texts, and for the likelihood of given ones
 
     @cached_property
     def calls(self) -> tuple[Call, ...]:
-        """Generations, or scorings where nothing was generated."""
-        return self.witness.of(Generation) or self.witness.of(Scoring)
+        """Generations, or scorings where nothing was generated; both of an evaluation that asks for both."""
+        generations, scorings = self.witness.of(Generation), self.witness.of(Scoring)
+        return (*generations, *scorings) if self.asks_both else generations or scorings
 
     @cached_property
     def unseen_calls(self) -> int:
         """Calls that were only counted."""
-        name = "generations" if self.witness.of(Generation) else "scorings"
-        return max(0, self.witness.totals(name) - len(self.calls))
+        names = ("generations", "scorings") if self.witness.of(Generation) else ("scorings",)
+        total = sum(self.witness.totals(name) for name in (names if self.asks_both else names[:1]))
+        return max(0, total - len(self.calls))
 
     @cached_property
     def answers(self) -> tuple[_Answer, ...]:
@@ -235,7 +238,8 @@ def _at(values: Sequence[Value], n: int) -> Value | None:
 
 def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> tuple[Check, ...]:
     """All checks of what was seen of an evaluation; where nothing was seen, they say why."""
-    seen = _Seen(evidence, evidence.witness or Witness())
+    told = {row.response is None for row in results.results} if results else set()
+    seen = _Seen(evidence, evidence.witness or Witness(), asks_both=len(told) > 1 and evidence.form.format == "lm_eval")
     generated = _generated_check(seen, len(results.results) if results else evidence.settings.samples)
     # a row that is an error by its own word has no answer that could have been seen
     rows = tuple(row for row in results.results if row.predicted_answer != "error") if results else ()
@@ -464,7 +468,7 @@ def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     compared = made_up = made_up_long = 0
     for row in rows:
         text = _SPECIAL.sub("", row.response or "")
-        candidates = _asked(seen.answers, row)
+        candidates = [answer for answer in _asked(seen.answers, row) if isinstance(answer.call, Generation)]
         if not normal_form(text) or not candidates or any(not answer.hashes for answer in candidates):
             continue
         is_long = len(fingerprints(text)) >= LEAST_PRINTS
