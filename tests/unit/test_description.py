@@ -88,7 +88,7 @@ def test_a_command_of_ones_own_takes_nothing_from_a_preset(tmp_path: Path) -> No
     description = described(tmp_path, BARE)
     assert description.evaluate.results.format == "json"
     assert (description.dataset, description.output_dir, description.output) == (
-        None, "steph-out/adapter", "steph-out/evaluation"
+        None, "steph-adapter", "steph-evaluation.json"
     )  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def test_commands_run_in_a_row_in_their_folder_with_their_variables(tmp_path: Pa
     assert call.commands == (
         ("/env/bin/python", "build.py", "/root/d/t.jsonl"),
         ("/env/bin/x", "m", "/root/d/t.jsonl", "0.0002", "512"),
-        ("/env/bin/merge", "/root/steph-out/adapter"),
+        ("/env/bin/merge", "/root/steph-adapter"),
     )
     assert (call.cwd, call.env) == ("src", {"MODEL": "m"})
 
