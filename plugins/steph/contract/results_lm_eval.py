@@ -205,8 +205,11 @@ def _likelihoods(answers: object) -> list[float]:
 
 
 def _choices(doc: object, config: object) -> object:
-    key = config.get("doc_to_choice") if isinstance(config, Mapping) else None
-    return doc.get(key) if isinstance(doc, Mapping) and isinstance(key, str) else None
+    """A field of the document, or the same list for all; None where a template makes them."""
+    told = config.get("doc_to_choice") if isinstance(config, Mapping) else None
+    if isinstance(told, list):
+        return told
+    return doc.get(told) if isinstance(doc, Mapping) and isinstance(told, str) else None
 
 
 def _index(raw: Mapping[str, Any], choices: object) -> str:
