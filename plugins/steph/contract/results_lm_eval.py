@@ -21,6 +21,7 @@ from steph.contract.results import Config, EvaluationKind, Results, ResultsForm,
 from steph.contract.rows import json_lines
 from steph.judge.artifacts import UnreadableError, read_json
 
+KNOWS = frozenset({"question", "expected", "predicted", "response", "correct", "model", "adapter"})
 MOST_ROWS_BYTES = 512 << 20
 MOST_ANSWER_CHARS = 2000
 _REMOTE = re.compile(r"completions|openai|anthropic|api|gguf|textsynth|watsonx", re.IGNORECASE)

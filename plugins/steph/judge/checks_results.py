@@ -366,7 +366,7 @@ def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
     """Questions with their choices; scored choices are the answer's texts, so that there the question alone tells."""
     if evidence.train_questions is None:
         return TRAIN_OVERLAP.check(None, "学習データを読めないので測れない。")
-    is_scored = evidence.form.kind == "loglikelihood" or evidence.form.format == "lm_eval"
-    keys = [question_key(row.question, None if is_scored else row.choices) for row in rows]
+    is_free = evidence.form.format != "lawqa"
+    keys = [question_key(row.question, None if is_free and row.response is None else row.choices) for row in rows]
     seen = sum(is_among(key, evidence.train_questions) for key in keys)
     return TRAIN_OVERLAP.check(seen == 0, f"評価した {len(keys)} 問のうち {seen} 問が学習データにある。")
