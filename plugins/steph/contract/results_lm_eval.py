@@ -34,9 +34,10 @@ def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> t
     raw = read_json(path, strict=False)
     if not isinstance(raw, dict) or not isinstance(raw.get("results"), dict):
         raise UnreadableError("results がない（lm_eval の結果ではない）")
-    tasks = [name for name in raw["results"] if value_at(raw, f"n-samples.{name}.effective") is not None]
+    known = [raw[key] for key in ("n-samples", "configs") if isinstance(raw.get(key), dict)]
+    tasks = [name for name in raw["results"] if any(name in table for table in known)]  # a group is in neither
     if not tasks:
-        raise UnreadableError("n-samples にタスクがない（lm_eval の結果ではない）")
+        raise UnreadableError("configs にタスクがない（lm_eval の結果ではない）")
     rows: list[Row] = []
     scores, contradictions, used = [], [], []
     for task in tasks:
@@ -99,10 +100,11 @@ def _score(raw: Mapping[str, Any], task: str, form: ResultsForm) -> tuple[Score,
     figures = raw["results"][task]
     listed = value_at(raw, f"configs.{task}.metric_list")
     metrics = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    wanted = form.score.rpartition(".")[2] if form.score else next((str(one.get("metric")) for one in metrics), "")
+    described = _described_metric(form, task)
+    wanted = described or next((str(one.get("metric")) for one in metrics), "")
     keys = [key for key in figures if "," in key and "_stderr," not in key and type(figures[key]) in (int, float)]
     key = next((key for key in keys if wanted in (key, key.partition(",")[0])), None)
-    if key is None and (form.score or not keys):
+    if key is None and (described or not keys):
         raise UnreadableError(f"{task} にスコアがない: {wanted or 'どの指標も'}")
     key = key or keys[0]
     metric, _, filter_name = key.partition(",")
@@ -115,6 +117,12 @@ def _score(raw: Mapping[str, Any], task: str, form: ResultsForm) -> tuple[Score,
         task=task, metric=key, value=value, count=count if type(count) is int else None,
         is_mean=True if how == "mean" else None,
     ), filter_name  # fmt: skip
+
+
+def _described_metric(form: ResultsForm, task: str) -> str | None:
+    """The metric of `results.<task>.<metric>`, where the description's path is of this task or of any."""
+    place, _, metric = (form.score or "").rpartition(".")
+    return metric if metric and place.removeprefix("results.") in (task, "*", "results", "") else None
 
 
 def _samples_of(path: Path, task: str, rows_files: Sequence[Path]) -> Path | None:
