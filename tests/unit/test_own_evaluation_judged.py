@@ -33,6 +33,7 @@ WRITTEN = (
     "ふつうの年には三百六十五日ある。",
     "一番大きい惑星は土星である。",
 )
+WORDS = ("富士山", "百度", "三百六十五日", "木星")
 HEAD = """
 [train]
 preset = "trl"
@@ -60,7 +61,7 @@ file = "{output}"
 score = "accuracy"
 count = "n"
 rows = "rows"
-row = { question = "q", response = "text", correct = "ok" }
+row = { question = "q", expected = "word", response = "text", correct = "ok" }
 """,
     "metric": """
 kind = "metric"
@@ -134,7 +135,15 @@ class Planted:
 def sound(root: Path, kind: str) -> Planted:
     """Three of four right."""
     rows = [
-        {"q": QUESTIONS[n], "c": CHOICES[n], "gold": GOLD[n], "said": SAID[n], "text": response(kind, n), "ok": n < 3}
+        {
+            "q": QUESTIONS[n],
+            "c": CHOICES[n],
+            "gold": GOLD[n],
+            "word": WORDS[n],
+            "said": SAID[n],
+            "text": response(kind, n),
+            "ok": n < 3,
+        }
         for n in range(4)
     ]
     raw = {"accuracy": 0.75, "rouge": 31.4, "n": 4, "model": "org/model", "adapter": ADAPTER, "rows": rows}
@@ -164,7 +173,7 @@ def test_a_sound_evaluation_of_each_kind_passes(kind: str, tmp_path: Path) -> No
             {"flags_consistent", "answers_as_responded"},
         ),
 
-        ("generate", {"flags_consistent", "answers_as_responded", "lines_printed", "model_named"}, {"json_consistent",
+        ("generate", {"answers_parsed", "answers_as_responded", "lines_printed", "model_named"}, {"json_consistent",
          "responses_generated"}),
         ("metric", {"json_consistent", "responses_present", "flags_consistent", "rows_distinct"}, {"total_samples"}),
     ],
@@ -189,6 +198,11 @@ def _rows(one: Planted, change: Callable[[dict[str, Any]], dict[str, Any]]) -> N
     one.raw["rows"] = [change(row) for row in one.raw["rows"]]
 
 
+def _praise(one: Planted) -> None:
+    _rows(one, lambda row: row | {"ok": True})
+    one.raw["accuracy"] = 1.0
+
+
 def _gold_for_said(one: Planted) -> None:
     _rows(one, lambda row: row | {"said": row["gold"], "ok": True})
     one.raw["accuracy"] = 1.0
@@ -210,6 +224,7 @@ DEFECTS: tuple[tuple[str, str, Callable[[Planted], object], set[str]], ...] = (
     ("wrong_counted_right", "choice", lambda one: _rows(one, lambda row: row | {"ok": True}),
      {"flags_consistent", "json_consistent"}),
     ("label_not_said", "choice", _gold_for_said, {"answers_as_responded", "strict_parse_agrees"}),
+    ("wrong_counted_right", "generate", _praise, {"flags_consistent"}),
     ("words_missing", "choice", lambda one: setattr(one, "printed", "done\nevaluating\n"), {"lines_printed"}),
     ("response_of_nobody", "generate",
      lambda one: _rows(one, lambda row: row | {"text": "これはどのモデルも生成していない、後から書かれた文である。"}),

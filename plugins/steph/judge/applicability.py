@@ -47,11 +47,17 @@ def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dic
     if form.adapter is None and "adapter" not in named:
         lacks[Needs.ADAPTER_NAME] = "evaluate.results.adapter の指定がない"
     if form.rows is None and not (form.format == "json" and form.row):
-        for need in (Needs.ROWS, Needs.QUESTIONS, Needs.LABELS, Needs.RESPONSES):
+        for need in (Needs.ROWS, Needs.QUESTIONS, Needs.LABELS, Needs.GOLD, Needs.RESPONSES):
             lacks[need] = "evaluate.results.rows の指定がなく、問題ごとの結果がない"
         return lacks
     if "question" not in named:
         lacks[Needs.QUESTIONS] = "evaluate.results.row に question がない"
+    if form.kind not in {*_LABELLED, *_ANSWERING}:
+        lacks[Needs.GOLD] = f"正解と比べる評価ではない（kind = {form.kind}）"
+    elif form.kind == "generate" and form.format != "json":
+        lacks[Needs.GOLD] = "正誤は評価のプログラムの指標が決める"
+    elif "expected" not in named or not {"predicted", "response"} & named:
+        lacks[Needs.GOLD] = "evaluate.results.row に expected と、predicted か response がない"
     if form.kind not in _LABELLED:
         lacks[Needs.LABELS] = f"記号で答える評価ではない（kind = {form.kind}）"
     elif not {"expected", "predicted"} <= named:
