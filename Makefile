@@ -33,7 +33,7 @@ docs: setup
 	.venv/bin/python -m steph.judge.catalog docs/checks.md
 	.venv/bin/python -m steph.tell.causes_page docs/causes.md
 	.venv/bin/python -m steph.doctor.catalog docs/doctor.md
-	.venv/bin/python -m steph.record_schema docs/record.schema.json
+	.venv/bin/python -m steph.record.schema docs/record.schema.json
 	.venv/bin/python -m steph.key_tables
 	PYTHONPATH=tests/unit .venv/bin/python -m planted docs/planted-traps.md
 

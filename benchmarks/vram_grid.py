@@ -24,11 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from steph.base.units import GIB
 from steph.plan.vram_constants import MEASURED
-from steph.record import Device
+from steph.record.environment import Device
 from steph.run import telemetry
 from steph.run.visible import capped_alloc_conf
-from steph.units import GIB
 
 from benchmarks.inputs import REPOSITORY, full_rows, make_twin
 from benchmarks.vram_points import DRY_MODEL, MODELS, Point, bounds, points_of

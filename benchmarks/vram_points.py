@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from steph.base.units import GIB
 from steph.plan.shapes import BUILT_IN, TINY, linear_shapes
 from steph.plan.vram import KEPT_FREE_BYTES, Forecast, predict
 from steph.plan.vram_constants import Constants
 from steph.plan.vram_terms import DEFAULT_TARGETS, Trainer, Workload
-from steph.units import GIB
 
 CALIBRATES = "Qwen/Qwen1.5-1.8B-Chat"
 SEEN = ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steph.forecast.outlook import production_outlook
-from steph.record import Record, StageResult
+from steph.record.values import Record, StageResult
 from steph.tell import summary
 from steph.tell.report import parts
 

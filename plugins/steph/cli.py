@@ -267,7 +267,7 @@ def _failed(message: str) -> typer.Exit:
 
 def main() -> None:
     """Entry point of the console script."""
-    from steph.encoding import speak
+    from steph.base.text import speak
 
     speak(sys.stdout, sys.stderr)
     try:

@@ -18,14 +18,15 @@ import pytest
 
 from steph import installed
 from steph.asked import add_options, resolve_options, session_command
-from steph.encoding import speak
+from steph.base.text import speak
 from steph.rootdir import keep_values_out
 
 if TYPE_CHECKING:
+    from steph.base.terms import AnyStage
     from steph.conduct.session import StageSession
     from steph.plan.options import Options
     from steph.plan.settings import Profile
-    from steph.record import AnyStage, StageResult
+    from steph.record.values import StageResult
 
 NO_GPU = "no NVIDIA GPU on this machine; rehearse on the CPU with --steph-profile cpu"
 EXPLANATION_CHARS = 120  # of a stage in the terminal's summary; the report has it whole
@@ -149,7 +150,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) -> None:
     from steph.judge.verdict import overall
-    from steph.run.events import fold
+    from steph.record.fold import fold
 
     record = fold(stages.journal.events)
     terminalreporter.section("StepH")
@@ -169,7 +170,7 @@ def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) 
 def _append_step_summary(stages: StageSession) -> None:
     """The job's page on GitHub; a page that can't be written takes nothing with it."""
     from steph.ci import STEP_SUMMARY_ENV, append_step_summary
-    from steph.run.events import fold
+    from steph.record.fold import fold
 
     path = os.environ.get(STEP_SUMMARY_ENV)
     if not path:
@@ -218,7 +219,7 @@ def steph(request: pytest.FixtureRequest) -> StageRunner:
 
 
 def _stage_of(item: pytest.Item) -> AnyStage:
-    from steph.terms import NEEDS
+    from steph.base.terms import NEEDS
 
     marker = item.get_closest_marker("steph_stage")
     named = marker.args[0] if marker and marker.args else None

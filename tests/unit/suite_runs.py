@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planted import TRAIN_FILE, plant
-from steph.record import AnyStage, Record
+from steph.base.terms import AnyStage
+from steph.record.values import Record
 from steph.run.journal import read_record, record_folders
 from steph.tell.commands import TEST_IDS
 

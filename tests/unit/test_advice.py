@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import record_factory as factory
+from steph.base.terms import Cause, StageId, Verdict
 from steph.plan.vram_readings import Reading
-from steph.record import Cause, Diagnosis, EvalSettings, Record, StageId, TrainSettings, Verdict
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import Diagnosis, Record
 from steph.tell import production, wording
 from steph.tell.advice import Reach, advise
 from steph.tell.advice_views import go_sentence

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from planted import DATASET, ROOT, TRAIN_FILE
+from steph.base.terms import ExtendedId, Severity, StageId, Verdict
 from steph.judge.checks_heart import loss_low_check, output_only_check, remembered_check, unknown_check
 from steph.judge.checks_witness import Seen
 from steph.judge.results import Row
@@ -23,7 +24,7 @@ from steph.plan.by_heart import (
     teaches,
 )
 from steph.plan.steps import steps_due
-from steph.record import ExtendedId, Severity, StageId, TrainSettings, Verdict
+from steph.record.settings import TrainSettings
 from suite_runs import Bench, make_bench
 
 ONE_STEP, HEART = ExtendedId.ONE_STEP, ExtendedId.HEART

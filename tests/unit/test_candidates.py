@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.terms import Cause, StageId, Verdict
+from steph.base.units import GIB
 from steph.conduct.candidates import predicted_candidates
 from steph.conduct.models import NoModel
 from steph.conduct.preparation import Setup
@@ -16,10 +18,11 @@ from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.plan.shapes import BUILT_IN, config_of
-from steph.record import Candidate, Cause, Device, RejectedCandidate, StageId, Verdict
-from steph.run.events import CandidatesPredicted, RecordOpened, StageStarted, fold
+from steph.record.environment import Device
+from steph.record.events import CandidatesPredicted, RecordOpened, StageStarted
+from steph.record.fold import fold
+from steph.record.values import Candidate, RejectedCandidate
 from steph.tell.report import parts
-from steph.units import GIB
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = ("Qwen/Qwen1.5-1.8B-Chat", "Qwen/Qwen1.5-4B-Chat", "nobody/none", "Qwen/Qwen3-8B")

@@ -16,7 +16,8 @@ from planted.__main__ import markdown as planted_markdown
 from planted.defects import DEFECTS, SOUND, Variant
 from planted.scenario import judged
 from steph import judge
-from steph.fingerprint import fingerprints, text_hash
+from steph.base.fingerprint import fingerprints, text_hash
+from steph.base.terms import Severity
 from steph.judge.catalog import CATALOG
 from steph.judge.catalog import markdown as checks_markdown
 from steph.judge.checks_heart import HEART
@@ -24,7 +25,7 @@ from steph.judge.checks_model import MODEL
 from steph.judge.checks_process import MACHINE, RANKS
 from steph.judge.kinds import CheckKind
 from steph.judge.verdict import checks_verdict
-from steph.record import Check, Severity
+from steph.record.values import Check
 from steph.tell.causes_page import markdown as causes_markdown
 
 DOCS = Path(__file__).parents[2] / "docs"

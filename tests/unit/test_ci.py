@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 import record_factory
+from steph.base.terms import StageId, Verdict
 from steph.ci import STEP_SUMMARY_BYTES, append_step_summary, fitting, stage_properties
-from steph.record import StageId, Verdict
 from steph.run.journal import record_folders
 from suite_runs import CLONE, Bench, clean_environment, make_bench
 

@@ -6,7 +6,7 @@ import shlex
 
 from steph.plan.commands import build_command, evaluate_command, train_command
 from steph.plan.description import Description
-from steph.record import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
 
 TRAIN = """python scripts/train_qwen_law_ft.py --model-name Qwen/Qwen1.5-1.8B-Chat
  --train-file results/finetune/ft_direct_full_norag.jsonl

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from steph.base.terms import Cause
 from steph.judge.diagnose import diagnose
-from steph.record import Cause
 
 METRICS = "{'train_runtime': '1.0', 'train_loss': '1.2', 'epoch': '1.0'}\n"
 

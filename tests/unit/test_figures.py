@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
-from steph.record import Record, StageId
+from steph.base.terms import StageId
+from steph.record.values import Record
 from steph.run.memory_watch import NAME, read_samples
 from steph.tell import canvas, drawings
 from steph.tell.drawings import VramSample, grid_svg, loss_svg, predicted_svg, vram_svg

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 from measured_records import two_lengths
+from steph.base.terms import StageId
+from steph.base.units import GIB
 from steph.cli import app
 from steph.plan.shapes import BUILT_IN, config_of
 from steph.plan.vram import predict
 from steph.plan.vram_constants import MEASURED
 from steph.plan.vram_terms import Workload
-from steph.record import Record, StageId
-from steph.run.events import AttemptEnded, ModelChosen, StageStarted
+from steph.record.events import AttemptEnded, ModelChosen, StageStarted
+from steph.record.values import Record
 from steph.run.journal import Journal, opened_event
-from steph.units import GIB
 from typer.testing import CliRunner
 
 PLUGINS = Path(__file__).parents[2] / "plugins"

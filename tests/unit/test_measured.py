@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import record_factory as factory
 from measured_records import OTHER, OWN, SHAPE, attempt, pair, record_of
+from steph.base.terms import StageId
+from steph.base.units import GIB
 from steph.forecast.measured import calibration_of, calibration_or_default, workload_of
 from steph.forecast.shape_lookup import ShapeError
 from steph.plan.shapes import BUILT_IN
@@ -14,8 +16,7 @@ from steph.plan.vram import predict
 from steph.plan.vram_constants import MEASURED
 from steph.plan.vram_readings import predict_by
 from steph.plan.vram_terms import Workload
-from steph.record import Candidate, StageId
-from steph.units import GIB
+from steph.record.values import Candidate
 
 # a pipeline of the plain kind whose logits cost 16 bytes where the formulas say 12, with 0.3 GiB more at any length
 TRUTH = replace(MEASURED, logits_scale=16 / 12, offset_bytes=0.3 * GIB, context_bytes=0.6 * GIB)

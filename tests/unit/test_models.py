@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from scripted_training import LARGE, PROFILE, SMALL, THREE
+from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.child import twin
 from steph.conduct import models
 from steph.conduct.attempts import Request
@@ -19,7 +20,7 @@ from steph.conduct.stage_run import Run
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.shapes import BUILT_IN, TINY_NAME, parameter_count
-from steph.record import Attempt, Cause, EndedBy, ModelChoice, RejectedCandidate, Severity, StageId, Verdict
+from steph.record.values import Attempt, ModelChoice, RejectedCandidate
 from steph.run import hub, hub_download
 from steph.run.hub_failure import HubFailure
 from steph.run.hub_query import HubError

@@ -17,7 +17,7 @@ from steph.forecast.measured import workload_of
 from steph.forecast.outlook import play_ahead, production_outlook
 from steph.plan.vram_constants import MEASURED
 from steph.plan.vram_tape import play
-from steph.record import TrainSettings
+from steph.record.settings import TrainSettings
 from steph.run.hub import choose
 from steph.run.tree import ProcessTree
 from steph.tell import ahead

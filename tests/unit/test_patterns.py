@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 import steph
-from steph import redact
+from steph.base import redact
+from steph.base.terms import Cause
 from steph.judge import reading
 from steph.judge.diagnose_lines import LINES
 from steph.judge.diagnose_machine import MACHINE
 from steph.judge.diagnose_rules import Rule, Weight, rule
 from steph.judge.diagnose_software import SOFTWARE
 from steph.judge.lines import missing_weights_in
-from steph.record import Cause
 
 from benchmarks.readers import INPUTS, READERS
 

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.terms import Phase
+from steph.base.units import GIB
 from steph.conduct.prediction import expected, usable_bytes, with_prediction, worth_trying
 from steph.conduct.preparation import Setup
 from steph.plan.answers import RowLengths
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
-from steph.record import Device, Phase, TrainSettings
-from steph.units import GIB
+from steph.record.environment import Device
+from steph.record.settings import TrainSettings
 
 SETTINGS = TrainSettings()
 EIGHT = factory.model_choice("Qwen/Qwen3-8B", snapshot_path=None)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import record_factory as factory
+from steph.base.terms import StageId
 from steph.forecast.measured import calibration_of
 from steph.forecast.outlook import production_outlook
 from steph.plan.shapes import BUILT_IN
-from steph.record import Record, StageId, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Record
 from steph.tell import listing
 from steph.tell.drawings import predicted_svg
 

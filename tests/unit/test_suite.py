@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from process_tree import wait_until
-from steph.record import Severity, StageId, Verdict
+from steph.base.terms import Severity, StageId, Verdict
 from steph.run.journal import record_folders
 from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steph.base.units import GIB
 from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import predict
 from steph.plan.vram_calibration import (
@@ -18,7 +19,6 @@ from steph.plan.vram_calibration import (
 )
 from steph.plan.vram_constants import MEASURED, Constants
 from steph.plan.vram_terms import Trainer, Workload
-from steph.units import GIB
 
 SHAPE = BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from planted import plant
 from steph import installed
-from steph.record import StageId, Verdict
+from steph.base.terms import StageId, Verdict
 from steph.run.inputs import InputError
 from steph.run.journal import read_record, record_folders
 from suite_runs import CLONE, clean_environment, make_bench

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from steph.record import Attempt, Cause, Diagnosis, EndedBy, StageId
+from steph.base.terms import Cause, EndedBy, StageId
+from steph.record.values import Attempt, Diagnosis
 from steph.tell import wording
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from steph.base.terms import StageId
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
 from steph.conduct.prediction import expected
@@ -17,7 +18,8 @@ from steph.judge.training_files import read_state
 from steph.plan.answers import RowLengths
 from steph.plan.commands import folder_beside
 from steph.plan.vram import Forecast
-from steph.record import Attempt, ModelChoice, StageId, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, ModelChoice
 from steph.run.aside import set_aside
 from steph.run.inputs import InputError
 from steph.run.journal import JournalError

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.side_commands import build_index
 from steph.conduct.stage_run import Run
@@ -18,17 +19,8 @@ from steph.judge.results import Row
 from steph.judge.verdict import Outcome
 from steph.judge.witness import Witness, read_witness
 from steph.plan.commands import evaluate_command
-from steph.record import (
-    AnyStage,
-    Attempt,
-    EvalSettings,
-    ModelChoice,
-    StageId,
-    StageResult,
-    TrainOutcome,
-    TrainSettings,
-    Verdict,
-)
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import Attempt, ModelChoice, StageResult, TrainOutcome
 from steph.run import inputs
 
 ADAPTER = "adapter_model.safetensors"

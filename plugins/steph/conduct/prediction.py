@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.base.units import GIB
 from steph.conduct.preparation import Setup
 from steph.forecast.measured import shape_of, workload_of
 from steph.plan.answers import RowLengths
 from steph.plan.shapes import ModelShape
 from steph.plan.vram import FitVerdict, Forecast, automatic, leanest, predict
 from steph.plan.vram_terms import ASSUMED_TRAINER
-from steph.record import Attempt, ModelChoice, TrainSettings
-from steph.units import GIB
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, ModelChoice
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from steph.base.terms import NEEDS, AnyStage, StageId
 from steph.conduct.basis import differences
 from steph.conduct.console import Console
 from steph.conduct.interruption import Interruption
@@ -15,9 +16,10 @@ from steph.conduct.stages import Conductor
 from steph.forecast.outlook import play_ahead, production_outlook
 from steph.judge.verdict import exit_status
 from steph.plan.vram_terms import ASSUMED_TRAINER
-from steph.record import AnyStage, Record, StageId, StageResult
+from steph.record.events import SessionEnded, SessionStarted
+from steph.record.fold import fold
+from steph.record.values import Record, StageResult
 from steph.run import output
-from steph.run.events import SessionEnded, SessionStarted, fold
 from steph.run.gpulock import gpu_lock
 from steph.run.journal import (
     Journal,
@@ -37,7 +39,6 @@ from steph.run.rootlock import root_lock
 from steph.tell.ahead import Warming, draw_nothing
 from steph.tell.drawings import VramSample
 from steph.tell.report import report_path, write_report
-from steph.terms import NEEDS
 
 LAST_LINES = 30
 SUPERVISOR_SECONDS = 5.0  # beyond the grace of its child: until it has seen, killed and reaped everything

@@ -10,7 +10,7 @@ from steph.conduct.attempts import child_environment
 from steph.conduct.stage_run import Run
 from steph.plan.command_line import answers_help
 from steph.plan.commands import build_command, folder_beside
-from steph.record import DataFile
+from steph.record.values import DataFile
 from steph.run import inputs, output
 from steph.run.aside import kept_safe, put_back, set_aside
 from steph.run.inputs import InputError

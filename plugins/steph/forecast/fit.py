@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from steph.base.units import GIB
 from steph.forecast.shape_lookup import ShapeError, model_shape
 from steph.plan.answers import RowLengths, row_lengths
 from steph.plan.shapes import TINY, linear_shapes
 from steph.plan.vram import FitVerdict, Forecast, largest_fitting
 from steph.plan.vram_readings import Reading, predict_by
 from steph.plan.vram_terms import Workload
-from steph.units import GIB
 
 ALL_LINEAR = tuple(linear_shapes(TINY))
 GRID_BATCHES = (1, 2, 4, 8)

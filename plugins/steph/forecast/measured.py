@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from steph.base.terms import StageId
 from steph.forecast.shape_lookup import ShapeError, model_shape
 from steph.plan.description import load_description
 from steph.plan.settings import ProfileError
@@ -26,7 +27,8 @@ from steph.plan.vram_calibration import (
 from steph.plan.vram_constants import MEASURED, Constants
 from steph.plan.vram_readings import Reading, explanations, possible_kinds
 from steph.plan.vram_terms import ASSUMED_TRAINER, DEFAULT_TARGETS, Trainer, Workload
-from steph.record import Attempt, ModelChoice, Record, StageId, StageResult, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, ModelChoice, Record, StageResult
 
 
 @dataclass(frozen=True, slots=True)

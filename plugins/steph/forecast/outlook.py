@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from steph.base.terms import StageId
+from steph.base.units import GIB
 from steph.forecast.measured import Calibration, calibration_or_default, workload_of
 from steph.plan.shapes import BUILT_IN
 from steph.plan.vram import Forecast, automatic, largest_fitting, leanest, predict
 from steph.plan.vram_readings import Reading, predict_by
 from steph.plan.vram_tape import play
 from steph.plan.vram_terms import ASSUMED_TRAINER, Trainer, Workload
-from steph.record import Device, Record, StageId, TrainSettings
+from steph.record.environment import Device
+from steph.record.settings import TrainSettings
+from steph.record.values import Record
 from steph.tell import production
 from steph.tell.outlook_values import CardOutlook, Outlook, Prediction
-from steph.units import GIB
 
 ASSUMED_CARD_BYTES = round(19.5 * GIB)  # what NVML shows of the slices 3g.20gb (A100 40GB) and 2g.20gb (A100 80GB)
 LARGEST_SLICE_BYTES = 24 * GIB  # an A100 below this is a slice: the whole ones have 40 or 80 GB

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-from steph.fingerprint import fingerprints, holds, normal_form, text_hash
+from steph.base.fingerprint import fingerprints, holds, normal_form, text_hash
 from steph.judge.checks_witness import model_check, place_checks, quantised_check, why_unseen
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
@@ -33,7 +33,7 @@ from steph.judge.witness import (
     TrainingBegins,
     Witness,
 )
-from steph.record import Check
+from steph.record.values import Check
 
 Call = Generation | Scoring
 Value = TypeVar("Value")

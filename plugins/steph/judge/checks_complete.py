@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from steph.judge.kinds import FAIL, WARN, CheckKind
-from steph.record import Check, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Check
 
 LEAST_SHARE = 0.7  # of the steps that the file's rows make: a validation split, and some rows that are too long
 EPOCH_SLACK = 0.02

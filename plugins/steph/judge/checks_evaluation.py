@@ -18,7 +18,7 @@ from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
 from steph.judge.lines import EvalLines, adapter_trouble_in, parse_evaluation
 from steph.judge.names import names_model
 from steph.judge.results import Results, ResultsFile, Row, find_results
-from steph.record import Artifact, Check, EvalOutcome
+from steph.record.values import Artifact, Check, EvalOutcome
 
 MAX_ANSWERS = 1000
 

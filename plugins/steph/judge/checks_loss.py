@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
-from steph.record import Check
+from steph.record.values import Check
 
 TREND_LOSSES = 6  # fewer say nothing about a trend
 PRINTED_TOLERANCE = 0.01  # transformers prints four significant digits

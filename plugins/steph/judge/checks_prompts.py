@@ -16,7 +16,7 @@ from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
 from steph.judge.questions import Question, choices_of, frame_agrees, plain_label, question_key
 from steph.judge.reading import LETTERS, stated_labels
 from steph.judge.results import Row
-from steph.record import Check
+from steph.record.values import Check
 
 EDITED_SHARE = 0.5  # of a text's pieces: below it is not the same text any more
 PIECE_CHARS, CONTEXT_PIECE_CHARS = 4, 8

@@ -8,7 +8,7 @@ from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
 from steph.judge.questions import choices_of
 from steph.judge.reading import LETTERS, bare, is_blank, is_exception_text, names_label, spoken, strict_letter
 from steph.judge.results import Row
-from steph.record import Check
+from steph.record.values import Check
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
 _NUMBERS = ("1", "2", "3", "4")

@@ -13,7 +13,7 @@ from steph.judge.lines import EvalLines
 from steph.judge.questions import Question, is_among, plain_label, question_key, questions_of
 from steph.judge.reading import is_exception_text
 from steph.judge.results import Results, ResultsFile, Row
-from steph.record import Check
+from steph.record.values import Check
 
 ACCURACY_TOLERANCE = 6e-5  # two digits of a percentage, rounded; a printed one may have fewer
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from steph.base.terms import Severity
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.lines import Metrics
-from steph.record import Check, Severity
+from steph.record.values import Check
 
 LEAST_STEPS = 4  # fewer show no schedule
 SCALING_STEPS = 3  # in which fp16 finds its loss scale, with norms that are infinite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from steph.base.terms import Severity
 from steph.judge.artifacts import artifacts_under, is_fresh, is_later, sha256_of
 from steph.judge.base_model import BaseModel, read_base
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, last_check, weight_checks
@@ -22,7 +23,7 @@ from steph.judge.lines import Metrics, parse_metrics
 from steph.judge.training_files import STATE_NAME, OwnFigures, TrainerState, read_own_figures, read_state
 from steph.judge.training_log import TrainingLog, read_log
 from steph.plan.steps import steps_due, steps_in, steps_per_epoch
-from steph.record import Artifact, Check, Severity, TrainOutcome
+from steph.record.values import Artifact, Check, TrainOutcome
 
 _NEVER_EMPTY = (".safetensors", ".bin", ".pt", ".pth", ".json")
 MOST_LOSSES = 10_000  # in the record, which stays small; a profile allows 500 steps

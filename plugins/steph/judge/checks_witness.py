@@ -32,7 +32,7 @@ from steph.judge.witness import (
     Witness,
 )
 from steph.plan.steps import steps_per_epoch
-from steph.record import Check
+from steph.record.values import Check
 
 OTHER_ENGINES = ("vllm", "llama_cpp", "sglang", "ctransformers", "openai", "ollama", "mlx", "mlx_lm", "tensorrt_llm")
 FOUR_BIT, EIGHT_BIT = ("Linear4bit", "LinearNF4", "LinearFP4"), ("Linear8bitLt",)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from steph.base.redact import redact
+from steph.base.terms import Cause, Phase
 from steph.judge.diagnose_advice import advice_for
 from steph.judge.diagnose_lines import is_final_metric, line_clue, shows_progress
 from steph.judge.diagnose_loss import nan_loss_lines
@@ -22,8 +24,7 @@ from steph.judge.diagnose_rules import Clue, Weight, first_match
 from steph.judge.diagnose_software import SOFTWARE
 from steph.judge.diagnose_text import TELLING_CHARACTERS, PrintedLine, lines_of
 from steph.judge.diagnose_text import normalise as normalise
-from steph.record import Cause, Diagnosis, OomNumbers, Phase, Probe
-from steph.redact import redact
+from steph.record.values import Diagnosis, OomNumbers, Probe
 
 _EVIDENCE_CHARACTERS = 600
 _EVIDENCE_LINES = 5

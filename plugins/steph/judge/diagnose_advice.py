@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from steph.record import Cause, Phase
+from steph.base.terms import Cause, Phase
 
 _FOR_PHASE: dict[tuple[Cause, Phase], tuple[str, ...]] = {
     (Cause.CUDA_OOM, Phase.LOAD): (

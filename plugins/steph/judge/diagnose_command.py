@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
+from steph.base.terms import Phase
 from steph.judge.diagnose import diagnose
-from steph.record import Diagnosis, Phase
+from steph.record.values import Diagnosis
 
 HEAD_BYTES = 1 << 20
 TAIL_BYTES = 4 << 20

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import re
 
+from steph.base.terms import Cause
 from steph.judge.diagnose_rules import Clue, Rule, Weight, first_match, rule
 from steph.judge.diagnose_text import TELLING_CHARACTERS, PrintedLine
-from steph.record import Cause
 
 _C, _W = Cause, Weight
 

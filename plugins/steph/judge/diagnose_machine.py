@@ -6,8 +6,8 @@ pyarrow, glibc, CPython and Windows.
 
 from __future__ import annotations
 
+from steph.base.terms import Cause
 from steph.judge.diagnose_rules import Rule, Weight, rule
-from steph.record import Cause
 
 _C, _W = Cause, Weight
 _DEVICE = r"(?:CUDA|HIP|XPU|NPU|MLU|MUSA|HPU|MPS|GPU|SYCL|ROCm|Metal)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from steph.record import OomNumbers
+from steph.record.values import OomNumbers
 
 # A counter that went below zero is printed as 2**64 bytes (17179869184.00 GiB) or near it; no machine has 64 TiB.
 PLAUSIBLE_BYTES = 1 << 46

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from steph.base.terms import Phase
 from steph.judge.diagnose_raised import Chain
 from steph.judge.diagnose_text import TELLING_CHARACTERS, PrintedLine
-from steph.record import Phase
 
 _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (

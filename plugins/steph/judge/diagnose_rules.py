@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum
 
-from steph.record import Cause
+from steph.base.terms import Cause
 
 
 class Weight(IntEnum):

@@ -9,7 +9,7 @@ from pathlib import Path
 from steph.judge.questions import Question
 from steph.judge.results import Row
 from steph.judge.witness import Witness
-from steph.record import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
 
 
 @dataclass(frozen=True)

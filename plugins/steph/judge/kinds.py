@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from steph.record import Check, Severity
+from steph.base.terms import Severity
+from steph.record.values import Check
 
 FAIL, WARN, INFO = Severity.FAIL, Severity.WARN, Severity.INFO
 MESSAGE_CHARS = 300

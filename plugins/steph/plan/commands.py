@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from steph.plan.description import Description
-from steph.record import EvalSettings, Launcher, TrainSettings
+from steph.record.settings import EvalSettings, Launcher, TrainSettings
 
 TRAIN_FILE_FLAG = "--train-file"
 MAX_STEPS_FLAG = "--max-steps-override"

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from steph.base.values import Value
 from steph.plan.settings import ProfileError, strictly, validation_lines
-from steph.record import Value
 
 
 def _inside(path: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steph.units import GIB
+from steph.base.units import GIB
 
 
 @dataclass(frozen=True, slots=True)

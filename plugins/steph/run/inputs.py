@@ -19,7 +19,7 @@ from typing import Literal
 
 from steph.plan.description import Description
 from steph.plan.rows import json_lines
-from steph.record import DataFile
+from steph.record.values import DataFile
 
 LAWQA_REMEDY = "clone the data set into the pipeline root (README: real data) or set paths.dataset in steph.toml"
 

@@ -10,18 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from steph.base.terms import Cause, RecordKind, Severity, StageId
 from steph.judge import verdict
-from steph.record import (
-    Attempt,
-    Cause,
-    EvalSettings,
-    Record,
-    RecordKind,
-    Severity,
-    StageId,
-    StageResult,
-    TrainSettings,
-)
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import Attempt, Record, StageResult
 from steph.tell import production, summary, wording
 from steph.tell.durations import TimeEstimate, time_estimate
 from steph.tell.outlook_values import Outlook, Prediction

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from steph.base.terms import Cause, Phase
 from steph.judge.diagnose_advice import advice_for
-from steph.record import Cause, Phase
 from steph.tell.wording import CAUSES, PHASES
 
 _HEAD = """# 原因と対処

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from steph.record import Attempt, EvalSettings, Record, StageId
+from steph.base.terms import StageId
+from steph.base.units import GIB
+from steph.record.settings import EvalSettings
+from steph.record.values import Attempt, Record
 from steph.tell import summary
 from steph.tell.canvas import BLUE, GREEN, INK, ORANGE, SKY, YELLOW, new_figure, plain, svg, title
 from steph.tell.outlook_values import Prediction
-from steph.units import GIB
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steph.record import Attempt, Record, StageId, TrainOutcome, TrainSettings
+from steph.base.terms import StageId
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, Record, TrainOutcome
 from steph.tell.production import PRODUCTION_PARAMETERS, questions_of
 
 

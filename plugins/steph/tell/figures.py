@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from steph.record import Record
+from steph.record.values import Record
 from steph.tell import drawings, place
 from steph.tell.drawings import VramSample
 from steph.tell.outlook_values import Prediction

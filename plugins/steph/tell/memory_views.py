@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steph.base.units import GIB
 from steph.plan.vram_readings import Reading
-from steph.record import Candidate, StageResult
+from steph.record.values import Candidate, StageResult
 from steph.tell import wording
 from steph.tell.advice import Advice
 from steph.tell.markdown import Markdown, code, inline, joined, prose, table
 from steph.tell.outlook_values import CardOutlook, Outlook, Prediction
 from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
-from steph.units import GIB
 
 CAVEAT = (
     "予測式は H100 での 47 点で検証してあります: 予約ピークの誤差は中央値 0.8 %、最大 6.7 %(docs/memory-model.md)。"

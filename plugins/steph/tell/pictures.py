@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from steph.record import Attempt, Record, StageId
+from steph.base.terms import StageId
+from steph.record.values import Attempt, Record
 from steph.tell import drawings, summary, wording
 from steph.tell.markdown import Markdown, details, inline, table
 from steph.tell.outlook_values import Prediction

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from steph.base.terms import StageId
 from steph.plan.commands import without_launcher
-from steph.record import EvalSettings, ModelChoice, Record, StageId, StageResult, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import ModelChoice, Record, StageResult
 from steph.tell import wording
 
 PRODUCTION_MODEL = "Qwen/Qwen3-8B"

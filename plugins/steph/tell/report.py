@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from steph.record import Record, RecordKind, StageId
+from steph.base.terms import RecordKind, StageId
+from steph.record.values import Record
 from steph.tell import (
     advice,
     advice_views,

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from steph.base.terms import Severity
 from steph.judge.catalog import CATALOG
 from steph.judge.evidence import CardMemory, EvalEvidence, TrainEvidence
 from steph.judge.witness import read_witness
-from steph.record import EvalSettings, Severity, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
 
 SEEN = "seen-evaluation"  # the folder of what a witness sees of the evaluation
 TRAIN_SETTINGS = TrainSettings(max_seq_length=512)

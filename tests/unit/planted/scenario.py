@@ -14,7 +14,8 @@ from steph.judge.evidence import EvalEvidence, TrainEvidence
 from steph.judge.questions import frame_in, questions_in, questions_of
 from steph.judge.results import Row, read_results
 from steph.judge.witness import read_witness
-from steph.record import Artifact, Check, EvalOutcome, EvalSettings, TrainOutcome
+from steph.record.settings import EvalSettings
+from steph.record.values import Artifact, Check, EvalOutcome, TrainOutcome
 
 from planted import DATASET, EVALUATE_SCRIPT, TRAIN_FILE, TRAIN_SCRIPT, Ran, plant, run_script
 from planted.defects import SEEN, Variant

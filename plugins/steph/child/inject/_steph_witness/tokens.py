@@ -133,7 +133,7 @@ def _fingerprint() -> ModuleType:
     if name not in sys.modules:
         here = os.path.abspath(__file__)
         suite = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(here))))
-        spec = importlib.util.spec_from_file_location(name, os.path.join(suite, "fingerprint.py"))
+        spec = importlib.util.spec_from_file_location(name, os.path.join(suite, "base", "fingerprint.py"))
         assert spec is not None and spec.loader is not None  # noqa: S101, PT018
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -1,8 +1,7 @@
-"""The values that every room passes on, and the record that they add up to.
+"""What a record holds: values of checks, attempts, stages and sessions.
 
-Only frozen pydantic models; the enums of `terms` and the values of `environment` can be had from here too. Nothing here
-reads a file, starts a process or knows pytest. Times are ISO 8601 in UTC, sizes are bytes, durations are seconds; paths
-are strings as a person would paste them.
+Frozen pydantic models; nothing here reads a file, starts a process or knows pytest. Times are ISO 8601 in UTC, sizes
+are bytes, durations are seconds; paths are strings as a person would paste them.
 """
 
 from __future__ import annotations
@@ -11,25 +10,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from steph.environment import Device as Device
-from steph.environment import Environment as Environment
-from steph.environment import GitState as GitState
-from steph.model_choice import Candidate as Candidate
-from steph.model_choice import ModelChoice as ModelChoice
-from steph.model_choice import RejectedCandidate as RejectedCandidate
-from steph.stage_settings import EvalSettings as EvalSettings
-from steph.stage_settings import Launcher as Launcher
-from steph.stage_settings import TrainSettings as TrainSettings
-from steph.terms import AnyStage as AnyStage
-from steph.terms import Cause as Cause
-from steph.terms import EndedBy as EndedBy
-from steph.terms import ExtendedId as ExtendedId
-from steph.terms import Phase as Phase
-from steph.terms import RecordKind as RecordKind
-from steph.terms import Severity as Severity
-from steph.terms import StageId as StageId
-from steph.terms import Verdict as Verdict
-from steph.values import Value as Value
+from steph.base.terms import AnyStage, Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
+from steph.base.values import Value
+from steph.record.environment import Environment, GitState
+from steph.record.settings import EvalSettings, TrainSettings
 
 RECORD_VERSION = 1
 
@@ -111,6 +95,48 @@ class Probe(Value):
     peak_rss_bytes: int | None = None
     exception_type: str | None = None
     exception_message: str | None = None
+
+
+class RejectedCandidate(Value):
+    """A model candidate that was passed over, and why (one line)."""
+
+    name: str
+    cause: Cause
+    message: str
+
+
+class ModelChoice(Value):
+    """The model under test; `name` is what the pipeline gets as its model name (an id on the Hub or a folder)."""
+
+    name: str
+    source: Literal["hub", "cache", "local", "twin"]
+    reason: str  # 選定理由, Japanese
+    automatic_substitute: bool = False
+    parameters: int | None = None
+    revision: str | None = None
+    licence: str | None = None
+    download_bytes: int | None = None
+    free_disk_bytes: int | None = None
+    predicted_peak_bytes: int | None = None
+    snapshot_path: str | None = None
+    rejected: tuple[RejectedCandidate, ...] = ()
+
+
+class Candidate(Value):
+    """A model that H-1 could choose, with the predicted peak of training it at the profile's settings on this card.
+
+    Peaks are the whole process's. Without them `unpredicted_reason` says why (Japanese).
+    """
+
+    name: str
+    outcome: Literal["chosen", "rejected", "not_tried"]
+    parameters: int | None = None
+    settings: str = ""  # as in `512/b2/4bit`
+    predicted_peak_bytes: int | None = None
+    predicted_low_bytes: int | None = None
+    predicted_high_bytes: int | None = None
+    verdict: Literal["fits", "does_not_fit", "too_close"] | None = None
+    unpredicted_reason: str = ""
 
 
 class Artifact(Value):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from steph.values import Value
+from steph.base.values import Value
 
 # major compute capability of the first cards with bf16 (CUDA C++ Programming Guide, table of arithmetic instructions)
 BF16_SINCE = 8

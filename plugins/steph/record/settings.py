@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from steph.values import Value
+from steph.base.values import Value
 
 Launcher = Literal["none", "torchrun", "accelerate"]
 

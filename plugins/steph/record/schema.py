@@ -1,6 +1,6 @@
-"""The published JSON Schema of `record.json`, made from the models of `record`.
+"""The published JSON Schema of `record.json`, made from the record's values.
 
-`python -m steph.record_schema` prints docs/record.schema.json; with a path it writes it there.
+`python -m steph.record.schema` prints docs/record.schema.json; with a path it writes it there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from steph.record import RECORD_VERSION, Record
+from steph.record.values import RECORD_VERSION, Record
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
