@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from steph.plan.description import Description
+from steph.contract.description import Description
 from steph.plan.settings import Profile, Within
 
 TABLES: Mapping[str, type[BaseModel]] = {"steph.toml": Description, "profile": Profile}
@@ -85,7 +85,7 @@ def _inner_model(field: FieldInfo) -> type[BaseModel] | None:
 
 def _row(way: Way) -> str:
     step = way[-1]
-    default = "required" if step.field.is_required() else _value(step.field.default)
+    default = "required" if step.field.is_required() else _value(step.field.get_default(call_default_factory=True))
     schema = step.model.model_json_schema()["properties"][step.name]
     cells = (f"`{'.'.join(step.shown for step in way)}`", _allowed(schema), default, meaning(way))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
@@ -106,7 +106,10 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
     words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
     if schema["type"] == "array":
-        return f"list of {words[schema['items']['type']]}s"
+        inner = schema["items"]["type"]
+        return "list of lists of texts" if inner == "array" else f"list of {words[inner]}s"
+    if schema["type"] == "object":
+        return "table of texts"
     return words[schema["type"]] + (", not empty" if "minLength" in schema else "") + _bounds(schema)
 
 

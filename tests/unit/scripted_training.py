@@ -21,9 +21,9 @@ from steph.conduct.prediction import expected
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
 from steph.conduct.training import Training
+from steph.contract.commands import MAX_STEPS_FLAG
+from steph.contract.description import Description
 from steph.judge.verdict import Outcome
-from steph.plan.commands import MAX_STEPS_FLAG
-from steph.plan.description import Description
 from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path

@@ -16,9 +16,9 @@ from steph.conduct.attempts import Finished, Judge, Request, run_attempt
 from steph.conduct.console import Console
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
+from steph.contract.description import Description
 from steph.judge.artifacts import is_fresh
 from steph.judge.evidence import CardMemory
-from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.plan.shapes import BUILT_IN

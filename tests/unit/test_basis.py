@@ -14,7 +14,7 @@ from steph.conduct.console import Console
 from steph.conduct.models import model_trouble
 from steph.conduct.preparation import Setup
 from steph.conduct.stages import Conductor
-from steph.plan.description import Description
+from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record.environment import GitState

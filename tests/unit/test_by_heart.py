@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from planted import DATASET, ROOT, TRAIN_FILE
 from steph.base.terms import ExtendedId, Severity, StageId, Verdict
+from steph.contract.results import Row
 from steph.judge.checks_heart import loss_low_check, output_only_check, remembered_check, unknown_check
 from steph.judge.checks_witness import Seen
-from steph.judge.results import Row
 from steph.judge.witness import Batch, Process, TrainingBegins
 from steph.plan.by_heart import (
     LETTERS,

@@ -13,7 +13,7 @@ from scripted_training import LARGE, PROFILE, ScriptedTraining
 from steph.base.terms import Cause, EndedBy, StageId, Verdict
 from steph.conduct import calibrate
 from steph.conduct.calibrate import other_length
-from steph.plan.answers import RowLengths
+from steph.contract.answers import RowLengths
 from steph.record.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted
 from steph.record.fold import fold
 from steph.record.settings import TrainSettings

@@ -13,8 +13,8 @@ from steph.base.units import GIB
 from steph.conduct.candidates import predicted_candidates
 from steph.conduct.models import NoModel
 from steph.conduct.preparation import Setup
+from steph.contract.description import Description
 from steph.judge.verdict import Outcome
-from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.plan.shapes import BUILT_IN, config_of

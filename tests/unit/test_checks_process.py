@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from steph.base.terms import Severity, StageId
 from steph.base.units import GIB
+from steph.contract.commands import evaluate_command, needed_libraries, train_command
+from steph.contract.description import Description
 from steph.judge.checks_process import ProcessEvidence, machine_checks
-from steph.plan.commands import evaluate_command, needed_libraries, train_command
-from steph.plan.description import Description
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Check, Probe
 from steph.run.journal import read_record

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from steph.plan.commands import build_command, evaluate_command, train_command
-from steph.plan.description import Description
+from steph.contract.commands import build_command, evaluate_command, train_command
+from steph.contract.description import Description
 from steph.record.settings import EvalSettings, TrainSettings
 
 TRAIN = """python scripts/train_qwen_law_ft.py --model-name Qwen/Qwen1.5-1.8B-Chat

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from process_tree import STUBBORN, command_line, wait_until
 from steph.base.terms import StageId, Verdict
-from steph.plan.answers import row_lengths
-from steph.plan.description import DescriptionError, load_description
+from steph.contract.answers import row_lengths
+from steph.contract.description import DescriptionError, load_description
 from steph.run import processes
 from steph.run.aside import set_aside
 from steph.run.inputs import InputError, read_train_file, require_outputs_apart, write_subset

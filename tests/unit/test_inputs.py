@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from steph.plan.description import Description, Paths
+from steph.contract.description import Description, Paths
 from steph.record.values import DataFile
 from steph.run.aside import put_back, set_aside
 from steph.run.inputs import (

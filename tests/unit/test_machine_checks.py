@@ -9,9 +9,9 @@ import record_factory as factory
 from steph.base.terms import EndedBy, Severity
 from steph.conduct.attempts import Finished
 from steph.conduct.preparation import Setup
+from steph.contract.description import Description
 from steph.judge.checks_process import machine_checks
 from steph.judge.verdict import checks_verdict
-from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record.environment import Device

@@ -16,12 +16,12 @@ import pytest
 import steph
 from steph.base import redact
 from steph.base.terms import Cause
+from steph.contract.lines import missing_weights_in
 from steph.judge import reading
 from steph.judge.diagnose_lines import LINES
 from steph.judge.diagnose_machine import MACHINE
 from steph.judge.diagnose_rules import Rule, Weight, rule
 from steph.judge.diagnose_software import SOFTWARE
-from steph.judge.lines import missing_weights_in
 
 from benchmarks.readers import INPUTS, READERS
 
@@ -29,14 +29,14 @@ parser: Any = importlib.import_module("re._parser")
 
 # Each begins at a literal that its own repeat can't contain or is used from one place alone; or its text is cut short.
 REVIEWED = {
-    "steph.judge.adapter_words._NAMED": "in lines cut at 2000 characters",
-    "steph.judge.adapter_words._ENGLISH": "in lines cut at 2000 characters",
-    "steph.judge.adapter_words._JAPANESE": "in lines cut at 2000 characters",
-    "steph.judge.lines._RAISED_THERE": "in lines cut at 2000 characters",
-    "steph.judge.lines._LOADED": "in lines cut at 2000 characters",
-    "steph.judge.lines._ENDPOINT": "in lines cut at 2000 characters",
-    "steph.judge.lines._ANSWER_TROUBLE": "in lines cut at 2000 characters",
-    "steph.judge.lines._NO_TROUBLE": "in lines cut at 2000 characters",
+    "steph.contract.adapter_words._NAMED": "in lines cut at 2000 characters",
+    "steph.contract.adapter_words._ENGLISH": "in lines cut at 2000 characters",
+    "steph.contract.adapter_words._JAPANESE": "in lines cut at 2000 characters",
+    "steph.contract.lines._RAISED_THERE": "in lines cut at 2000 characters",
+    "steph.contract.lines._LOADED": "in lines cut at 2000 characters",
+    "steph.contract.lines._ENDPOINT": "in lines cut at 2000 characters",
+    "steph.contract.lines._ANSWER_TROUBLE": "in lines cut at 2000 characters",
+    "steph.contract.lines._NO_TROUBLE": "in lines cut at 2000 characters",
     "steph.judge.checks_complete._PACKING": "in lines cut at 2000 characters",
     "steph.judge.diagnose_loss._FREE": "in lines cut at 2000 characters",
     "steph.judge.diagnose_loss._OF_VALIDATION": "in lines cut at 2000 characters",
@@ -71,14 +71,14 @@ REVIEWED = {
     "steph.judge.diagnose_lines._HELP": "match alone",
     "steph.judge.diagnose_phase._PRINTED": "in 2000 characters, digits behind a literal",
     "steph.judge.diagnose_raised._WHAT": "match alone",
-    "steph.judge.lines._PAIR": "spaces behind a colon",
-    "steph.judge.lines._MADE_UP": "spaces behind a bar",
-    "steph.judge.lines._SETUP": "spaces behind a colon",
-    "steph.judge.lines._RESULT": "spaces behind a colon",
-    "steph.judge.lines._INVOCATION_ERROR": "spaces behind a colon",
+    "steph.contract.lines._PAIR": "spaces behind a colon",
+    "steph.contract.lines._MADE_UP": "spaces behind a bar",
+    "steph.contract.lines._SETUP": "spaces behind a colon",
+    "steph.contract.lines._RESULT": "spaces behind a colon",
+    "steph.contract.lines._INVOCATION_ERROR": "spaces behind a colon",
     "steph.judge.checks_adapter._MAY_STAY_IDLE": "names of tensors",
     "steph.judge.diagnose_rules._ATOM": "the suite's own text",
-    "steph.judge.lines._ANSI": "the repeat ends at the next escape",
+    "steph.contract.lines._ANSI": "the repeat ends at the next escape",
     "steph.judge.text._ALONE": "fullmatch alone",
     "steph.judge.text._LED": "fullmatch alone",
     "steph.judge.text._LED_TEXT": "fullmatch alone",

@@ -10,9 +10,9 @@ import pytest
 import record_factory as factory
 from process_tree import alive_with
 from steph.base.terms import Cause, EndedBy, StageId, Verdict
+from steph.contract.commands import evaluate_command, launched, train_command, without_launcher
+from steph.contract.description import Description
 from steph.judge.checks_process import ProcessEvidence, machine_checks
-from steph.plan.commands import evaluate_command, launched, train_command, without_launcher
-from steph.plan.description import Description
 from steph.plan.steps import steps_per_epoch
 from steph.record.settings import EvalSettings, Launcher, TrainSettings
 from steph.record.values import Attempt, Probe

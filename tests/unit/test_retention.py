@@ -11,7 +11,7 @@ from steph.base.terms import StageId
 from steph.conduct.console import Console
 from steph.conduct.preparation import Setup
 from steph.conduct.session import JoinError, StageSession
-from steph.plan.description import Description
+from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.run.journal import Journal, opened_event, read_record

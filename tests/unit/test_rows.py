@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from steph.judge.questions import questions_in
-from steph.plan.answers import row_tokens
-from steph.plan.description import load_description
-from steph.plan.rows import json_lines, rows_in
+from steph.contract.answers import row_tokens
+from steph.contract.description import load_description
+from steph.contract.questions import questions_in
+from steph.contract.rows import json_lines, rows_in
 from steph.run.inputs import InputError, needs_build, read_dataset, read_train_file
 from suite_runs import make_bench, make_model
 

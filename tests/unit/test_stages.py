@@ -17,7 +17,7 @@ from steph.conduct.models import model_checks
 from steph.conduct.preparation import Setup, prepare
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
 from steph.conduct.stages import Conductor
-from steph.plan.description import Description
+from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record.environment import Device

@@ -26,7 +26,7 @@ from scripted_training import (
 from steph.base.terms import ExtendedId, StageId, Verdict
 from steph.conduct.course import half_precision_of
 from steph.conduct.training import Walk
-from steph.plan.commands import MAX_STEPS_FLAG
+from steph.contract.commands import MAX_STEPS_FLAG
 from steph.plan.settings import Rung
 from steph.record.settings import TrainSettings
 from steph.record.values import Diagnosis

@@ -16,11 +16,11 @@ from typing import Literal
 from steph.base.terms import AnyStage, EndedBy
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
+from steph.contract.answers import RowLengths
+from steph.contract.commands import needed_libraries
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
-from steph.plan.answers import RowLengths
-from steph.plan.commands import needed_libraries
 from steph.plan.vram import Forecast
 from steph.record.environment import Device
 from steph.record.events import AttemptEnded, AttemptStarted

@@ -17,13 +17,15 @@ from steph.conduct.course import Course
 from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.side_commands import require_built, script_flags, side_folder
 from steph.conduct.stage_run import Run
+from steph.contract.commands import LOSS_FLAG, build_command, folder_beside
+from steph.contract.results import Row, read_results
+from steph.contract.rows import rows_in
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_heart import loss_low_check, remembered_check, unknown_check
 from steph.judge.checks_loss import LOSS
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import training_in
-from steph.judge.results import Row, read_results
 from steph.judge.verdict import Outcome, checks_verdict, passed
 from steph.judge.witness import read_witness
 from steph.plan.by_heart import (
@@ -36,8 +38,6 @@ from steph.plan.by_heart import (
     settings_by_heart,
     teaches,
 )
-from steph.plan.commands import LOSS_FLAG, build_command, folder_beside
-from steph.plan.rows import rows_in
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Check, DataFile, ModelChoice, StageResult
 from steph.run import inputs

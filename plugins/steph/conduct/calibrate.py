@@ -12,11 +12,11 @@ from steph.base.terms import StageId
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
 from steph.conduct.prediction import expected
+from steph.contract.answers import RowLengths
+from steph.contract.commands import folder_beside
+from steph.contract.training_files import read_state
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
-from steph.judge.training_files import read_state
-from steph.plan.answers import RowLengths
-from steph.plan.commands import folder_beside
 from steph.plan.vram import Forecast
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, ModelChoice

@@ -16,11 +16,11 @@ from steph.conduct.attempts import Finished, Request
 from steph.conduct.preparation import Setup
 from steph.conduct.side_commands import script_flags, side_folder, training_rows
 from steph.conduct.stage_run import Run
+from steph.contract.answers import AnswerLoss, RowLengths, row_lengths
+from steph.contract.commands import MAX_STEPS_FLAG, TRAIN_FILE_FLAG, folder_beside, train_command
 from steph.judge.base_model import has_random_weights
 from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import read_witness
-from steph.plan.answers import AnswerLoss, RowLengths, row_lengths
-from steph.plan.commands import MAX_STEPS_FLAG, TRAIN_FILE_FLAG, folder_beside, train_command
 from steph.plan.steps import steps_per_epoch
 from steph.record.environment import Device
 from steph.record.events import DataRead, RungSkipped
@@ -87,6 +87,7 @@ class Course:
             rehearsal=self.setup.is_rehearsal,
             witness=read_witness(finished.folder),
             train_file=_train_file_in(finished.attempt.argv, self.setup.root),
+            description=self.setup.description,
         )
 
     def command(self, model_name: str, settings: TrainSettings) -> tuple[str, ...]:

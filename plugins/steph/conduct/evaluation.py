@@ -10,15 +10,15 @@ from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.side_commands import build_index
 from steph.conduct.stage_run import Run
+from steph.contract.commands import evaluate_command
+from steph.contract.questions import Question, frame_in, questions_in, questions_of
+from steph.contract.results import Row
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.questions import Question, frame_in, questions_in, questions_of
-from steph.judge.results import Row
 from steph.judge.verdict import Outcome
 from steph.judge.witness import Witness, read_witness
-from steph.plan.commands import evaluate_command
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Attempt, ModelChoice, StageResult, TrainOutcome
 from steph.run import inputs
@@ -181,6 +181,7 @@ class Evaluation:
             questions=plan.questions,
             dataset_sha256=setup.dataset.sha256,
             adapter_files=plan.adapter_files,
+            description=setup.description,
         )
         evaluation, checks, artifacts = judge_evaluation(evidence)
         checks = (*checks, *machine_checks(finished.processes(setup), finished.stdout))

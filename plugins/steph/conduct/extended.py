@@ -12,11 +12,11 @@ from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.one_step import take_one_step
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
+from steph.contract.results import Row, read_results
+from steph.contract.rows import rows_in
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_extended import cot_rows_check
-from steph.judge.results import Row, read_results
 from steph.judge.verdict import Outcome
-from steph.plan.rows import rows_in
 from steph.record.settings import TrainSettings
 from steph.record.values import ModelChoice, Record
 from steph.run import inputs

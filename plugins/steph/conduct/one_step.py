@@ -13,13 +13,13 @@ from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course, half_precision_of
 from steph.conduct.side_commands import script_flags
 from steph.conduct.stage_run import Run
+from steph.contract.commands import LOSS_FLAG, folder_beside
 from steph.judge.checks_heart import output_only_check, unquantised_check
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import training_in
 from steph.judge.verdict import Outcome, checks_verdict, passed
 from steph.judge.witness import read_witness
-from steph.plan.commands import LOSS_FLAG, folder_beside
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Check, ModelChoice
 from steph.run import inputs

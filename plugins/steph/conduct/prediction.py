@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from steph.base.units import GIB
 from steph.conduct.preparation import Setup
+from steph.contract.answers import RowLengths
 from steph.forecast.measured import shape_of, workload_of
-from steph.plan.answers import RowLengths
 from steph.plan.shapes import ModelShape
 from steph.plan.vram import FitVerdict, Forecast, automatic, leanest, predict
 from steph.plan.vram_terms import ASSUMED_TRAINER

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.base.units import GIB
-from steph.plan.description import Description, load_description
+from steph.contract.description import Description, load_description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
 from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape

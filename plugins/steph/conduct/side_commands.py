@@ -8,8 +8,8 @@ from typing import Literal
 
 from steph.conduct.attempts import child_environment
 from steph.conduct.stage_run import Run
-from steph.plan.command_line import answers_help
-from steph.plan.commands import build_command, folder_beside
+from steph.contract.command_line import answers_help
+from steph.contract.commands import build_command, folder_beside
 from steph.record.values import DataFile
 from steph.run import inputs, output
 from steph.run.aside import kept_safe, put_back, set_aside

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from steph.base.units import GIB
+from steph.contract.answers import RowLengths, row_lengths
 from steph.forecast.shape_lookup import ShapeError, model_shape
-from steph.plan.answers import RowLengths, row_lengths
 from steph.plan.shapes import TINY, linear_shapes
 from steph.plan.vram import FitVerdict, Forecast, largest_fitting
 from steph.plan.vram_readings import Reading, predict_by

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steph.base.terms import StageId
+from steph.contract.description import load_description
 from steph.forecast.shape_lookup import ShapeError, model_shape
-from steph.plan.description import load_description
 from steph.plan.settings import ProfileError
 from steph.plan.shapes import ModelShape
 from steph.plan.vram import allocated_peak_bytes, ways

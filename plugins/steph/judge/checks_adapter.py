@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from steph.contract.training_files import STATE_NAME, TrainerState
 from steph.judge.artifacts import UnreadableError, read_json
 from steph.judge.base_model import BaseModel
 from steph.judge.checks_adapter_keys import key_checks
@@ -15,7 +16,6 @@ from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
 from steph.judge.lora_pairs import MATRIX, pairs_of, unfit
 from steph.judge.names import same_model
 from steph.judge.tensors import Scan, Tensor, TensorFileError, read_header, same_values, scan
-from steph.judge.training_files import STATE_NAME, TrainerState
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 

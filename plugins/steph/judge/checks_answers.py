@@ -14,12 +14,12 @@ from functools import cached_property
 from typing import TypeVar
 
 from steph.base.fingerprint import fingerprints, holds, normal_form, text_hash
+from steph.contract.results import Results, Row
 from steph.judge.checks_witness import model_check, place_checks, quantised_check, why_unseen
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
 from steph.judge.names import same_path
 from steph.judge.prompts import LEAST_LOST, asked_share, frame_lost, text_beside
-from steph.judge.results import Results, Row
 from steph.judge.witness import (
     AdapterLoaded,
     Batch,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from steph.contract.lines import EvalLines, adapter_trouble_in, parse_evaluation
+from steph.contract.results import Results, ResultsFile, Row, find_results
 from steph.judge.artifacts import MAX_HASHED_BYTES, artifact, sha256_of
 from steph.judge.checks_adapter import WEIGHTS_NAME, base_check
 from steph.judge.checks_answers import witnessed_answer_checks
@@ -15,9 +17,7 @@ from steph.judge.checks_results import content_checks, dataset_check, file_check
 from steph.judge.checks_text import response_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
-from steph.judge.lines import EvalLines, adapter_trouble_in, parse_evaluation
 from steph.judge.names import names_model
-from steph.judge.results import Results, ResultsFile, Row, find_results
 from steph.record.values import Artifact, Check, EvalOutcome
 
 MAX_ANSWERS = 1000

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from steph.contract.questions import question_key
+from steph.contract.results import Row
 from steph.judge.checks_witness import Seen, why_unseen
 from steph.judge.kinds import FAIL, INFO, CheckKind, bounded
-from steph.judge.questions import question_key
-from steph.judge.results import Row
 from steph.judge.witness import ModelFact, Witness
 from steph.plan.by_heart import Secret
 from steph.record.values import Check

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+from steph.contract.lines import EvalLines, KeyLine, answer_troubles_in, raised_while_answering
+from steph.contract.results import Results
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
-from steph.judge.lines import EvalLines, KeyLine, answer_troubles_in, raised_while_answering
 from steph.judge.names import names_model, same_path
-from steph.judge.results import Results
 from steph.record.values import Check
 
 _ON, _OFF = ("enabled", "on", "true", "有効"), ("disabled", "off", "false", "none", "無効")

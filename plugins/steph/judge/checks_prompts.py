@@ -11,11 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
+from steph.contract.questions import Question, choices_of, frame_agrees, plain_label, question_key
+from steph.contract.results import Row
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
-from steph.judge.questions import Question, choices_of, frame_agrees, plain_label, question_key
 from steph.judge.reading import LETTERS, stated_labels
-from steph.judge.results import Row
 from steph.record.values import Check
 
 EDITED_SHARE = 0.5  # of a text's pieces: below it is not the same text any more

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from steph.contract.questions import choices_of
+from steph.contract.results import Row
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
-from steph.judge.questions import choices_of
 from steph.judge.reading import LETTERS, bare, is_blank, is_exception_text, names_label, spoken, strict_letter
-from steph.judge.results import Row
 from steph.record.values import Check
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from steph.contract.lines import EvalLines
+from steph.contract.questions import Question, is_among, plain_label, question_key, questions_of
+from steph.contract.results import Results, ResultsFile, Row
 from steph.judge.artifacts import UnreadableError, sha256_of
 from steph.judge.checks_prompts import PROMPTS, prompt_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
-from steph.judge.lines import EvalLines
-from steph.judge.questions import Question, is_among, plain_label, question_key, questions_of
 from steph.judge.reading import is_exception_text
-from steph.judge.results import Results, ResultsFile, Row
 from steph.record.values import Check
 
 ACCURACY_TOLERANCE = 6e-5  # two digits of a percentage, rounded; a printed one may have fewer

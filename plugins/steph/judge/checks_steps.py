@@ -13,8 +13,8 @@ from itertools import pairwise
 from statistics import median
 
 from steph.base.terms import Severity
+from steph.contract.lines import Metrics
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
-from steph.judge.lines import Metrics
 from steph.record.values import Check
 
 LEAST_STEPS = 4  # fewer show no schedule

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from steph.contract.questions import question_key, repeats_question
+from steph.contract.results import Row
 from steph.judge.checks_reading import READINGS, reading_checks
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
-from steph.judge.questions import question_key, repeats_question
 from steph.judge.reading import (
     bare,
     is_blank,
@@ -13,7 +14,6 @@ from steph.judge.reading import (
     thought_is_open,
     without_special,
 )
-from steph.judge.results import Row
 from steph.judge.text import COT_CHARS, looping, overlong
 from steph.record.values import Check
 

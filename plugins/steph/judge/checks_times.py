@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.contract.lines import Metrics
+from steph.contract.training_files import OwnFigures, TrainerState
 from steph.judge.artifacts import sha256_of
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
-from steph.judge.lines import Metrics
-from steph.judge.training_files import OwnFigures, TrainerState
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 from steph.base.terms import Severity
+from steph.contract.lines import Metrics, parse_metrics
+from steph.contract.training_files import STATE_NAME, OwnFigures, TrainerState, read_own_figures, read_state
+from steph.contract.training_log import TrainingLog, read_log
 from steph.judge.artifacts import artifacts_under, is_fresh, is_later, sha256_of
 from steph.judge.base_model import BaseModel, read_base
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, last_check, weight_checks
@@ -19,9 +22,6 @@ from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
 from steph.judge.checks_witness import witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
-from steph.judge.lines import Metrics, parse_metrics
-from steph.judge.training_files import STATE_NAME, OwnFigures, TrainerState, read_own_figures, read_state
-from steph.judge.training_log import TrainingLog, read_log
 from steph.plan.steps import steps_due, steps_in, steps_per_epoch
 from steph.record.values import Artifact, Check, TrainOutcome
 

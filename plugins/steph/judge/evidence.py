@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from steph.judge.questions import Question
-from steph.judge.results import Row
+from steph.contract.description import Description
+from steph.contract.questions import Question
+from steph.contract.results import Row
+from steph.contract.rows import RowFormat
 from steph.judge.witness import Witness
 from steph.record.settings import EvalSettings, TrainSettings
 
@@ -33,7 +35,8 @@ class TrainEvidence:
     `base_folder` the folder of its files. `seconds` is how long the process lived, `attempt_ended_unix` its end by the
     files' clock. `output_place` is where the output folder really was before it, `inputs` are the files that it was
     given, each with the sha256 that it had then.
-    `witness` is what was seen in its processes, None where nobody looked; `train_file` is what it was given.
+    `witness` is what was seen in its processes, None where nobody looked; `train_file` is what it was given, in rows of
+    `row_format`. `unsaid` are the settings that its description neither passes nor fixes: nobody asked for them.
     """
 
     output_dir: Path
@@ -58,6 +61,9 @@ class TrainEvidence:
     rehearsal: bool = False
     witness: Witness | None = None
     train_file: Path | None = None
+    row_format: RowFormat = "input_output"
+    description: Description = field(default_factory=Description)
+    unsaid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -98,3 +104,4 @@ class EvalEvidence:
     questions: tuple[Question, ...] | None = None
     dataset_sha256: str | None = None
     adapter_files: Mapping[str, str] | None = None
+    description: Description = field(default_factory=Description)

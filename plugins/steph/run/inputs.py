@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from steph.plan.description import Description
-from steph.plan.rows import json_lines
+from steph.contract.description import Description
+from steph.contract.rows import RowFormat, json_lines, training_row
 from steph.record.values import DataFile
 
 LAWQA_REMEDY = "clone the data set into the pipeline root (README: real data) or set paths.dataset in steph.toml"
@@ -86,8 +86,10 @@ def read_dataset(root: Path, description: Description) -> DataFile:
     return DataFile(role="dataset", path=relative, sha256=digest, rows=len(samples), is_sample=relative != real)
 
 
-def read_train_file(root: Path, relative: str, mode: Literal["direct", "cot"] = "direct") -> DataFile:
-    """The training rows; raises InputError for a missing file, a broken line or a row without `input` or `output`."""
+def read_train_file(
+    root: Path, relative: str, mode: Literal["direct", "cot"] = "direct", row_format: RowFormat = "input_output"
+) -> DataFile:
+    """The training rows; raises InputError for a missing file, a broken line or a row that is not of the format."""
     role: Literal["train_file", "train_file_cot"] = "train_file" if mode == "direct" else "train_file_cot"
     data = _read(
         root / relative,
@@ -98,11 +100,13 @@ def read_train_file(root: Path, relative: str, mode: Literal["direct", "cot"] = 
     for line in json_lines(data):
         if line.row is None:
             raise InputError(f"{root / relative}: line {line.number} is {line.trouble}; remedy: build the file again")
-        for key in ("input", "output"):
-            text, where = line.row.get(key), f"{root / relative}: line {line.number}"
-            if not isinstance(text, str):
-                raise InputError(f"{where} has no text {key!r}; remedy: build the file again")
-            if not _is_unicode(text):
+        where = f"{root / relative}: line {line.number}"
+        try:
+            training_row(line.row, row_format)
+        except ValueError as error:
+            raise InputError(f"{where} {error}; remedy: build the file again") from error
+        for key, value in line.row.items():
+            if key != "meta" and not _is_unicode(json.dumps(value, ensure_ascii=False)):
                 raise InputError(f"{where}: {key!r} holds half a character; build it again")
         rows += 1
     if rows == 0:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steph.base.terms import StageId
-from steph.plan.commands import without_launcher
+from steph.contract.commands import without_launcher
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import ModelChoice, Record, StageResult
 from steph.tell import wording

@@ -1,6 +1,6 @@
 """How long training rows are and how many lose their answer when they are cut: known before a step is trained.
 
-Comes in: a training file (JSON lines with `input` and `output`) and the model's `tokenizer.json`. Goes out: counts.
+Comes in: a training file, in any row format, and the model's `tokenizer.json`. Goes out: counts.
 Needs `tokenizers` when it is asked, never torch.
 """
 
@@ -12,13 +12,14 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
 
-from steph.plan.rows import JsonLine, json_lines
+from steph.contract.rows import RowFormat, TrainingRow, json_lines, training_row
 
 Truncation = Literal["right", "keeps_answer"]
 
 # <|im_start|>user\n, <|im_end|>\n<|im_start|>assistant\n and the closing <|im_end|>, less the "\n" that is counted
 # between input and output: 3 + 5 + 1 - 1, measured with the Qwen tokenizer; a system message comes on top
 CHATML_OVERHEAD_TOKENS = 8
+CHATML_TURN_TOKENS = 4  # the same for each turn of a conversation
 CHATML_CLOSING_TOKENS = 2  # <|im_end|>\n: learnt with the answer
 
 
@@ -41,6 +42,7 @@ class RowTokens:
 
     text: int
     output: int
+    turns: int = 0  # of a conversation, which a chat template joins
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,30 +92,34 @@ def row_lengths(
     truncation: Truncation,
     overhead_tokens: int | None = None,
     first_rows: int | None = None,
+    row_format: RowFormat = "input_output",
 ) -> RowLengths:
     """Count the rows' tokens as this pipeline trains on them.
 
-    The published pipeline's exact template can't be seen from outside, so a row's text is taken as input, a line
-    break and output. With "right" the text is cut at its end, and the answer is lost where the text doesn't fit whole;
-    with "keeps_answer" only where the answer alone doesn't fit.
+    A template can't be seen from outside: of `input_output` a row's text is taken as input, a line break and output, of
+    a conversation as ChatML. With "right" the text is cut at its end, and the answer is lost where the text doesn't
+    fit whole; with "keeps_answer" only where the answer alone doesn't fit.
 
-    `overhead_tokens`: what the template adds around a row; default 0 for "right" (plain text) and ChatML's for
-    "keeps_answer". `first_rows`: how many rows are trained on, None: all.
+    `overhead_tokens`: what the template adds around a row; default ChatML's for conversations and for "keeps_answer",
+    and 0 for other rows (plain text). `first_rows`: how many rows are trained on, None: all.
 
     Tokens are counted once for each state of the two files, however often they are asked.
     Raises ValueError naming file and line of a row that can't be read, OSError where a file can't be opened.
     """
-    if overhead_tokens is None:
-        overhead_tokens = 0 if truncation == "right" else CHATML_OVERHEAD_TOKENS
-    rows = row_tokens(train_file, tokenizer_json)[:first_rows]
-    whole = tuple(overhead_tokens + row.text for row in rows)
-    needed = whole if truncation == "right" else tuple(overhead_tokens + row.output for row in rows)
+    rows = row_tokens(train_file, tokenizer_json, row_format)[:first_rows]
+    plain = CHATML_OVERHEAD_TOKENS if truncation == "keeps_answer" else 0
+    around = [
+        overhead_tokens if overhead_tokens is not None else (CHATML_TURN_TOKENS * row.turns or plain) for row in rows
+    ]
+    whole = tuple(extra + row.text for extra, row in zip(around, rows, strict=True))
+    kept = tuple(extra + row.output for extra, row in zip(around, rows, strict=True))
+    needed = whole if truncation == "right" else kept
     return RowLengths(whole, needed, tuple(row.output + CHATML_CLOSING_TOKENS for row in rows))
 
 
-def row_tokens(train_file: Path, tokenizer_json: Path) -> tuple[RowTokens, ...]:
+def row_tokens(train_file: Path, tokenizer_json: Path, row_format: RowFormat = "input_output") -> tuple[RowTokens, ...]:
     """Token lengths of every row, in file order; remembered until one of the files changes."""
-    return _row_tokens(*_state(train_file), *_state(tokenizer_json))
+    return _row_tokens(*_state(train_file), *_state(tokenizer_json), row_format)
 
 
 def _state(path: Path) -> tuple[Path, int, int]:
@@ -123,13 +129,22 @@ def _state(path: Path) -> tuple[Path, int, int]:
 
 @lru_cache(maxsize=8)
 def _row_tokens(
-    train_file: Path, _train_mtime: int, _train_size: int, tokenizer_json: Path, _mtime: int, _size: int
+    train_file: Path,
+    _train_mtime: int,
+    _train_size: int,
+    tokenizer_json: Path,
+    _mtime: int,
+    _size: int,
+    row_format: RowFormat,
 ) -> tuple[RowTokens, ...]:
-    rows = _read_rows(train_file)
+    rows = _read_rows(train_file, row_format)
     tokenizer = _load_tokenizer(tokenizer_json)
-    texts = tokenizer.encode_batch([f"{text}\n{answer}" for text, answer in rows], add_special_tokens=False)
-    answers = tokenizer.encode_batch([answer for _, answer in rows], add_special_tokens=False)
-    return tuple(RowTokens(len(text.ids), len(answer.ids)) for text, answer in zip(texts, answers, strict=True))
+    texts = tokenizer.encode_batch([row.text.rstrip() for row in rows], add_special_tokens=False)
+    answers = tokenizer.encode_batch([row.answer.rstrip() for row in rows], add_special_tokens=False)
+    turns = (len(row.turns) if row.is_chat else 0 for row in rows)
+    return tuple(
+        RowTokens(len(text.ids), len(answer.ids), n) for text, answer, n in zip(texts, answers, turns, strict=True)
+    )
 
 
 def _load_tokenizer(tokenizer_json: Path) -> Any:  # noqa: ANN401 - tokenizers is imported only when it is needed
@@ -145,19 +160,17 @@ def _load_tokenizer(tokenizer_json: Path) -> Any:  # noqa: ANN401 - tokenizers i
     return tokenizer
 
 
-def _read_rows(train_file: Path) -> list[tuple[str, str]]:
-    rows = [_texts(line, f"{train_file}:{line.number}") for line in json_lines(train_file.read_bytes())]
+def _read_rows(train_file: Path, row_format: RowFormat) -> list[TrainingRow]:
+    """All rows of a file; raises ValueError that names file and row."""
+    rows = []
+    for line in json_lines(train_file.read_bytes()):
+        where = f"{train_file}:{line.number}"
+        if line.row is None:
+            raise ValueError(f"{where}: {line.trouble}")
+        try:
+            rows.append(training_row(line.row, row_format))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
     if not rows:
         raise ValueError(f"{train_file}: no rows")
     return rows
-
-
-def _texts(line: JsonLine, where: str) -> tuple[str, str]:
-    """A row's input and output; raises ValueError."""
-    if line.row is None:
-        raise ValueError(f"{where}: {line.trouble}")
-    text, answer = line.row.get("input"), line.row.get("output")
-    for key, value in (("input", text), ("output", answer)):
-        if not isinstance(value, str):
-            raise ValueError(f"{where}: key {key!r} is missing or no text")
-    return str(text), str(answer).rstrip()

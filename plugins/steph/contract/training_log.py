@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from steph.judge.lines import Metrics, parse_metrics, split_lines
+from steph.contract.lines import Metrics, parse_metrics, split_lines
 
 MOST_COMPARED = 1_000_000  # pairs of lines
 _ALIKE = 2e-3  # four digits printed beside all of them

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from steph.plan.description import Description
+from steph.contract.description import Description
 from steph.record.settings import EvalSettings, Launcher, TrainSettings
 
 TRAIN_FILE_FLAG = "--train-file"

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
+from steph.contract.questions import plain_label
 from steph.judge.artifacts import UnreadableError, is_fresh, read_json
-from steph.judge.questions import plain_label
 
 MOST_SECONDS = 1e9
 MOST_PATH_CHARS = 1000

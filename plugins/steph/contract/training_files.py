@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
+from steph.contract.lines import Metrics
 from steph.judge.artifacts import UnreadableError, is_fresh, read_json
-from steph.judge.lines import Metrics
 
 STATE_NAME = "trainer_state.json"
 OWN_FIGURES_NAME = "train_metrics.json"

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.contract.rows import RowFormat, TrainingRow, training_rows_in
 from steph.judge.artifacts import UnreadableError, read_json
-from steph.plan.rows import rows_in
 
 MAX_DATASET_BYTES = 512 << 20
 REPEATED_CHARS = 40  # a shorter question and its choices may well stand in an answer
+LEAST_QUESTION_CHARS = 12  # a shorter one without choices stands in many a text by chance
 FRAME_CHARS = 12  # a shorter common beginning or end of all prompts says nothing
 _PART = "\x1f"
 # what may number choices; a choice has a label only where all of them have one, in this order
@@ -149,17 +150,18 @@ def plain_label(value: object) -> str:
     return unicodedata.normalize("NFKC", str(value)).strip(" \t\r\n()[].。").lower()
 
 
-def questions_in(train_file: Path) -> frozenset[str]:
+def questions_in(train_file: Path, row_format: RowFormat = "input_output") -> frozenset[str]:
     """Keys of the questions in a training file; rows without `meta.question` give their whole prompt instead.
 
-    Raises OSError where the file can't be read; rows that are no JSON objects are skipped.
+    Of a conversation also the last turn before the answer alone. Raises OSError where the file can't be read; rows of
+    another format are skipped.
     """
-    return frozenset(_row_key(row) for row in rows_in(train_file))
+    return frozenset(key for row in training_rows_in(train_file, row_format) for key in _row_keys(row) if key)
 
 
-def frame_in(train_file: Path) -> tuple[str, str] | None:
+def frame_in(train_file: Path, row_format: RowFormat = "input_output") -> tuple[str, str] | None:
     """The beginning and the end that all prompts of a training file share, cut at line ends; None below two rows."""
-    prompts = [str(row.get("input", "")) for row in rows_in(train_file)]
+    prompts = [row.prompt for row in training_rows_in(train_file, row_format)]
     if len(prompts) < 2:
         return None
     head = _common_beginning(prompts)
@@ -184,16 +186,27 @@ def frame_agrees(frame: tuple[str, str], prompt: str) -> bool | None:
 
 
 def is_among(key: str, train_questions: frozenset[str]) -> bool:
-    """Whether a question is in the training file, by its own key or inside a whole prompt."""
+    """Whether a question is in the training file, by its own key or inside a whole prompt.
+
+    A question without choices is also there where the training asks it with some, or where the training's own text is
+    the end of it: an evaluation's template stands before a question.
+    """
     if key in train_questions:
         return True
-    parts = [part for part in key.split(_PART) if part]
-    prompts = (text for text in train_questions if _PART not in text)
-    return any(all(part in text for part in parts) for text in prompts) if parts else False
+    question, *choices = key.split(_PART)
+    parts = [part for part in (question, *choices) if part]
+    prompts = [text for text in train_questions if _PART not in text]
+    if len(parts) != 1:
+        return any(all(part in text for part in parts) for text in prompts) if parts else False
+    alone = {text.partition(_PART)[0] for text in train_questions}
+    return question in alone or (
+        len(question) >= LEAST_QUESTION_CHARS
+        and any(question in text or (len(text) >= LEAST_QUESTION_CHARS and text in question) for text in prompts)
+    )
 
 
-def _row_key(row: Mapping[str, object]) -> str:
-    meta = row.get("meta")
-    if isinstance(meta, Mapping) and meta.get("question"):
-        return question_key(str(meta["question"]), meta.get("choices"))
-    return _squeeze(str(row.get("input", "")))
+def _row_keys(row: TrainingRow) -> tuple[str, ...]:
+    if row.question:
+        return (question_key(row.question, row.choices),)
+    whole = row.prompt or row.text
+    return (_squeeze(whole), _squeeze(row.asked)) if row.is_chat else (_squeeze(whole),)
