@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from steph.plan.vram_constants import MEASURED
+from steph.memory.constants import MEASURED
 from steph.record import Device
 from steph.run import telemetry
 from steph.run.visible import capped_alloc_conf

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from steph.plan.shapes import BUILT_IN, TINY, linear_shapes
-from steph.plan.vram import KEPT_FREE_BYTES, Forecast, predict
-from steph.plan.vram_constants import Constants
-from steph.plan.vram_terms import DEFAULT_TARGETS, Trainer, Workload
+from steph.memory.constants import Constants
+from steph.memory.forecast import KEPT_FREE_BYTES, Forecast, predict
+from steph.memory.shapes import BUILT_IN, TINY, linear_shapes
+from steph.memory.terms import DEFAULT_TARGETS, Trainer, Workload
 from steph.units import GIB
 
 CALIBRATES = "Qwen/Qwen1.5-1.8B-Chat"

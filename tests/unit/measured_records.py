@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import record_factory as factory
-from steph.forecast.measured import workload_of
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram import predict
-from steph.plan.vram_constants import Constants
-from steph.plan.vram_terms import Workload
+from steph.memory.constants import Constants
+from steph.memory.forecast import predict
+from steph.memory.measured import workload_of
+from steph.memory.shapes import BUILT_IN
+from steph.memory.terms import Workload
 from steph.record import Attempt, Probe, Record, StageId, TrainSettings
 
 SHAPE = BUILT_IN[factory.MODEL]

@@ -21,12 +21,12 @@ from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
 from steph.conduct.training import Training
 from steph.judge.verdict import Outcome
+from steph.memory.shapes import BUILT_IN, parameter_count
 from steph.plan.commands import MAX_STEPS_FLAG
 from steph.plan.description import Description
 from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.shapes import BUILT_IN, parameter_count
 from steph.record import (
     AnyStage,
     Attempt,

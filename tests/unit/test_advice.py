@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import record_factory as factory
-from steph.plan.vram_readings import Reading
+from steph.memory.readings import Reading
 from steph.record import Cause, Diagnosis, EvalSettings, Record, StageId, TrainSettings, Verdict
 from steph.tell import production, wording
 from steph.tell.advice import Reach, advise

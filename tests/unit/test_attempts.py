@@ -17,12 +17,12 @@ from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.judge.artifacts import is_fresh
 from steph.judge.evidence import CardMemory
+from steph.memory.forecast import predict
+from steph.memory.shapes import BUILT_IN
+from steph.memory.terms import Workload
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram import predict
-from steph.plan.vram_terms import Workload
 from steph.record import Attempt, EndedBy, Probe, StageId
 from steph.run import output
 from steph.run.events import AttemptEnded

@@ -12,10 +12,10 @@ from steph.conduct.candidates import predicted_candidates
 from steph.conduct.models import NoModel
 from steph.conduct.preparation import Setup
 from steph.judge.verdict import Outcome
+from steph.memory.shapes import BUILT_IN, config_of
 from steph.plan.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.shapes import BUILT_IN, config_of
 from steph.record import Candidate, Cause, Device, RejectedCandidate, StageId, Verdict
 from steph.run.events import CandidatesPredicted, RecordOpened, StageStarted, fold
 from steph.tell.report import parts

@@ -16,9 +16,9 @@ from steph.conduct.console import Console
 from steph.conduct.models import NoModel, choose_model, model_checks, smaller_model
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
+from steph.memory.shapes import BUILT_IN, TINY_NAME, parameter_count
 from steph.plan.description import Description
 from steph.plan.options import Options
-from steph.plan.shapes import BUILT_IN, TINY_NAME, parameter_count
 from steph.record import Attempt, Cause, EndedBy, ModelChoice, RejectedCandidate, Severity, StageId, Verdict
 from steph.run import hub, hub_download
 from steph.run.hub_failure import HubFailure

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import record_factory as factory
-from steph.forecast.outlook import ASSUMED_CARD_BYTES, is_production_card, production_outlook
 from steph.record import Device, Record, StageId, TrainSettings
+from steph.tell.outlook import ASSUMED_CARD_BYTES, is_production_card, production_outlook
 from steph.units import GIB
 
 SLICE = "NVIDIA A100-SXM4-40GB MIG 3g.20gb"

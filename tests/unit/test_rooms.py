@@ -14,7 +14,7 @@ MODULES = sorted(SUITE.rglob("*.py"))
 # above all rooms, each knowing those before it; and beside them those that know none
 VALUES = ("units", "terms", "values", "environment", "model_choice", "stage_settings", "record", "record_schema")
 ALONE = ("redact", "fingerprint")
-ROOMS = ("plan", "run", "judge", "tell", "forecast", "child", "conduct")
+ROOMS = ("plan", "memory", "run", "judge", "tell", "child", "conduct")
 ENTRIES = (
     "__init__",
     "doctor",
@@ -72,7 +72,7 @@ def _allowed(path: Path) -> set[str] | None:
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_a_module_imports_only_from_rooms_above_its_own(path: Path) -> None:
-    """plan, run, judge, tell, forecast, child, conduct know each other one way only, and judge never knows run."""
+    """plan, memory, run, judge, tell, child, conduct know each other one way only, and judge never knows run."""
     allowed = _allowed(path)
     assert allowed is None or _own_imports(path) <= allowed
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steph.plan.shapes import BUILT_IN, linear_shapes
-from steph.plan.vram import predict
-from steph.plan.vram_calibration import MeasuredPoint
-from steph.plan.vram_constants import MEASURED
-from steph.plan.vram_readings import Reading, explanations, predict_by
-from steph.plan.vram_terms import Workload
+from steph.memory.calibration import MeasuredPoint
+from steph.memory.constants import MEASURED
+from steph.memory.forecast import predict
+from steph.memory.readings import Reading, explanations, predict_by
+from steph.memory.shapes import BUILT_IN, linear_shapes
+from steph.memory.terms import Workload
 from steph.units import GIB
 
 LARGE = BUILT_IN["Qwen/Qwen3-8B"]

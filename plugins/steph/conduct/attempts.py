@@ -18,9 +18,9 @@ from steph.conduct.stage_run import Run
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
+from steph.memory.forecast import Forecast
 from steph.plan.answers import RowLengths
 from steph.plan.commands import needed_libraries
-from steph.plan.vram import Forecast
 from steph.record import AnyStage, Attempt, Device, EndedBy, EvalSettings, TrainSettings
 from steph.run import inputs, output
 from steph.run.aside import set_aside

@@ -14,9 +14,9 @@ from steph.conduct.prediction import expected
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.training_files import read_state
+from steph.memory.forecast import Forecast
 from steph.plan.answers import RowLengths
 from steph.plan.commands import folder_beside
-from steph.plan.vram import Forecast
 from steph.record import Attempt, ModelChoice, StageId, TrainSettings
 from steph.run.aside import set_aside
 from steph.run.inputs import InputError

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steph.conduct.preparation import Setup
-from steph.forecast.measured import shape_of, workload_of
+from steph.memory.forecast import FitVerdict, Forecast, automatic, leanest, predict
+from steph.memory.measured import shape_of, workload_of
+from steph.memory.shapes import ModelShape
+from steph.memory.terms import ASSUMED_TRAINER
 from steph.plan.answers import RowLengths
-from steph.plan.shapes import ModelShape
-from steph.plan.vram import FitVerdict, Forecast, automatic, leanest, predict
-from steph.plan.vram_terms import ASSUMED_TRAINER
 from steph.record import Attempt, ModelChoice, TrainSettings
 from steph.units import GIB
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
 from steph.plan.description import Description, load_description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
-from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
 from steph.record import AnyStage, Context, DataFile, Device, ExtendedId, RecordKind, StageId
 from steph.run import inputs, telemetry
 from steph.run.inputs import InputError

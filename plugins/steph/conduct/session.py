@@ -12,9 +12,8 @@ from steph.conduct.console import Console
 from steph.conduct.interruption import Interruption
 from steph.conduct.preparation import Setup
 from steph.conduct.stages import Conductor
-from steph.forecast.outlook import play_ahead, production_outlook
 from steph.judge.verdict import exit_status
-from steph.plan.vram_terms import ASSUMED_TRAINER
+from steph.memory.terms import ASSUMED_TRAINER
 from steph.record import AnyStage, Record, StageId, StageResult
 from steph.run import output
 from steph.run.events import SessionEnded, SessionStarted, fold
@@ -36,6 +35,7 @@ from steph.run.retention import prune_logs
 from steph.run.rootlock import root_lock
 from steph.tell.ahead import Warming, draw_nothing
 from steph.tell.drawings import VramSample
+from steph.tell.outlook import play_ahead, production_outlook
 from steph.tell.report import report_path, write_report
 from steph.terms import NEEDS
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steph.plan.shapes import BUILT_IN, parameter_count, shape_from_config
+from steph.memory.shapes import BUILT_IN, parameter_count, shape_from_config
 from steph.record import Cause
 from steph.run import model_files
 from steph.run.hub_failure import HubFailure, classify, no_answer, offline

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steph.plan.vram_readings import Reading
+from steph.memory.readings import Reading
 from steph.record import Candidate, StageResult
 from steph.tell import wording
 from steph.tell.advice import Advice

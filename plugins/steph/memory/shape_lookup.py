@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from steph.plan.shapes import BUILT_IN, ModelShape, shape_from_config
+from steph.memory.shapes import BUILT_IN, ModelShape, shape_from_config
 
 
 class ShapeError(ValueError):

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steph.forecast.shape_lookup import ShapeError, model_shape
+from steph.memory.forecast import FitVerdict, Forecast, largest_fitting
+from steph.memory.readings import Reading, predict_by
+from steph.memory.shape_lookup import ShapeError, model_shape
+from steph.memory.shapes import TINY, linear_shapes
+from steph.memory.terms import Workload
 from steph.plan.answers import RowLengths, row_lengths
-from steph.plan.shapes import TINY, linear_shapes
-from steph.plan.vram import FitVerdict, Forecast, largest_fitting
-from steph.plan.vram_readings import Reading, predict_by
-from steph.plan.vram_terms import Workload
 from steph.units import GIB
 
 ALL_LINEAR = tuple(linear_shapes(TINY))

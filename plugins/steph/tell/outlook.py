@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from steph.forecast.measured import Calibration, calibration_or_default, workload_of
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram import Forecast, automatic, largest_fitting, leanest, predict
-from steph.plan.vram_readings import Reading, predict_by
-from steph.plan.vram_tape import play
-from steph.plan.vram_terms import ASSUMED_TRAINER, Trainer, Workload
+from steph.memory.forecast import Forecast, automatic, largest_fitting, leanest, predict
+from steph.memory.measured import Calibration, calibration_or_default, workload_of
+from steph.memory.readings import Reading, predict_by
+from steph.memory.shapes import BUILT_IN
+from steph.memory.tape import play
+from steph.memory.terms import ASSUMED_TRAINER, Trainer, Workload
 from steph.record import Device, Record, StageId, TrainSettings
 from steph.tell import production
 from steph.tell.outlook_values import CardOutlook, Outlook, Prediction
