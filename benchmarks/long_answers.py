@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.startup import lean_imports
-from steph.plan.shapes import BUILT_IN, TINY, config_of
+from steph.memory.shapes import BUILT_IN, TINY, config_of
 
 from benchmarks.inputs import LARGE, TWIN_SCRIPT
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from steph.base.units import GIB
-from steph.plan.vram_constants import MEASURED
+from steph.memory.constants import MEASURED
 from steph.record.environment import Device
 from steph.run import telemetry
 from steph.run.visible import capped_alloc_conf

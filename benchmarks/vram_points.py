@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from steph.base.units import GIB
-from steph.plan.shapes import BUILT_IN, TINY, linear_shapes
-from steph.plan.vram import KEPT_FREE_BYTES, Forecast, predict
-from steph.plan.vram_constants import Constants
-from steph.plan.vram_terms import DEFAULT_TARGETS, Trainer, Workload
+from steph.memory.constants import Constants
+from steph.memory.forecast import KEPT_FREE_BYTES, Forecast, predict
+from steph.memory.shapes import BUILT_IN, TINY, linear_shapes
+from steph.memory.terms import DEFAULT_TARGETS, Trainer, Workload
 
 CALIBRATES = "Qwen/Qwen1.5-1.8B-Chat"
 SEEN = ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B")

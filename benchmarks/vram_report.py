@@ -16,9 +16,9 @@ from statistics import median
 from typing import Any
 
 from steph.base.units import GIB
-from steph.plan.vram import Forecast
-from steph.plan.vram_calibration import MeasuredPoint, calibrated
-from steph.plan.vram_constants import MEASURED, Constants
+from steph.memory.calibration import MeasuredPoint, calibrated
+from steph.memory.constants import MEASURED, Constants
+from steph.memory.forecast import Forecast
 
 from benchmarks.vram_points import SHAPES, Point, Use, card_bytes
 

@@ -12,7 +12,7 @@ import typer
 from steph import __version__
 
 if TYPE_CHECKING:
-    from steph.forecast.measured import Calibration
+    from steph.memory.measured import Calibration
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Reports = Annotated[Path, typer.Option("--reports", help="folder that holds runs/")]
@@ -147,10 +147,10 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:
     """Predict a training run's GPU memory and say whether it fits a card; nothing is loaded or downloaded."""
-    from steph.forecast import fit as fitting
+    from steph.memory import fit as fitting
+    from steph.memory.readings import Reading
+    from steph.memory.terms import ASSUMED_TRAINER
     from steph.plan.options import OptionError, parse_size
-    from steph.plan.vram_readings import Reading
-    from steph.plan.vram_terms import ASSUMED_TRAINER
 
     record = _calibration(reports, from_record, model) if from_record is not None else None
     kind = trainer or (record.trainer if record else ASSUMED_TRAINER)
@@ -201,8 +201,8 @@ def doctor(
 
 
 def _calibration(reports: Path, run: str, model: str) -> Calibration:
-    from steph.forecast.measured import calibration_of
-    from steph.forecast.shape_lookup import ShapeError, model_shape
+    from steph.memory.measured import calibration_of
+    from steph.memory.shape_lookup import ShapeError, model_shape
     from steph.run.journal import JournalError, read_record
 
     try:

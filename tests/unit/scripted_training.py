@@ -24,10 +24,10 @@ from steph.conduct.training import Training
 from steph.contract.commands import MAX_STEPS_FLAG
 from steph.contract.description import Description
 from steph.judge.verdict import Outcome
+from steph.memory.shapes import BUILT_IN, parameter_count
 from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.shapes import BUILT_IN, parameter_count
 from steph.record.environment import Device
 from steph.record.events import StageStarted
 from steph.record.settings import TrainSettings

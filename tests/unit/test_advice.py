@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import record_factory as factory
 from steph.base.terms import Cause, StageId, Verdict
-from steph.plan.vram_readings import Reading
+from steph.memory.readings import Reading
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Diagnosis, Record
 from steph.tell import production, wording

@@ -19,11 +19,11 @@ from steph.conduct.stage_run import Run
 from steph.contract.description import Description
 from steph.judge.artifacts import is_fresh
 from steph.judge.evidence import CardMemory
+from steph.memory.forecast import predict
+from steph.memory.shapes import BUILT_IN
+from steph.memory.terms import Workload
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram import predict
-from steph.plan.vram_terms import Workload
 from steph.record.events import AttemptEnded
 from steph.record.values import Attempt, Probe
 from steph.run import output

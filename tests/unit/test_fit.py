@@ -13,10 +13,10 @@ from measured_records import two_lengths
 from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.cli import app
-from steph.plan.shapes import BUILT_IN, config_of
-from steph.plan.vram import predict
-from steph.plan.vram_constants import MEASURED
-from steph.plan.vram_terms import Workload
+from steph.memory.constants import MEASURED
+from steph.memory.forecast import predict
+from steph.memory.shapes import BUILT_IN, config_of
+from steph.memory.terms import Workload
 from steph.record.events import AttemptEnded, ModelChosen, StageStarted
 from steph.record.values import Record
 from steph.run.journal import Journal, opened_event
@@ -197,7 +197,7 @@ def test_real_rows_count_where_the_trainer_pads_to_them(tmp_path: Path) -> None:
 
 def test_the_shape_of_a_tied_model_counts_its_embedding_once() -> None:
     """A tied head costs nothing of its own."""
-    from steph.plan.vram_terms import embedding_bytes
+    from steph.memory.terms import embedding_bytes
 
     tied = replace(BUILT_IN["Qwen/Qwen3-8B"], tie_word_embeddings=True)
     work = Workload("answer", 1, 256)

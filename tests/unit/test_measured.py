@@ -9,13 +9,13 @@ import record_factory as factory
 from measured_records import OTHER, OWN, SHAPE, attempt, pair, record_of
 from steph.base.terms import StageId
 from steph.base.units import GIB
-from steph.forecast.measured import calibration_of, calibration_or_default, workload_of
-from steph.forecast.shape_lookup import ShapeError
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram import predict
-from steph.plan.vram_constants import MEASURED
-from steph.plan.vram_readings import predict_by
-from steph.plan.vram_terms import Workload
+from steph.memory.constants import MEASURED
+from steph.memory.forecast import predict
+from steph.memory.measured import calibration_of, calibration_or_default, workload_of
+from steph.memory.readings import predict_by
+from steph.memory.shape_lookup import ShapeError
+from steph.memory.shapes import BUILT_IN
+from steph.memory.terms import Workload
 from steph.record.values import Candidate
 
 # a pipeline of the plain kind whose logits cost 16 bytes where the formulas say 12, with 0.3 GiB more at any length

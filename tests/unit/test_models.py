@@ -18,8 +18,8 @@ from steph.conduct.models import NoModel, choose_model, model_checks, smaller_mo
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.contract.description import Description
+from steph.memory.shapes import BUILT_IN, TINY_NAME, parameter_count
 from steph.plan.options import Options
-from steph.plan.shapes import BUILT_IN, TINY_NAME, parameter_count
 from steph.record.values import Attempt, ModelChoice, RejectedCandidate
 from steph.run import hub, hub_download
 from steph.run.hub_failure import HubFailure

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 from measured_records import attempt, record_of
-from steph.forecast.measured import workload_of
-from steph.forecast.outlook import play_ahead, production_outlook
-from steph.plan.vram_constants import MEASURED
-from steph.plan.vram_tape import play
+from steph.memory.constants import MEASURED
+from steph.memory.measured import workload_of
+from steph.memory.tape import play
 from steph.record.settings import TrainSettings
 from steph.run.hub import choose
 from steph.run.tree import ProcessTree
 from steph.tell import ahead
+from steph.tell.outlook import play_ahead, production_outlook
 from suite_runs import CLONE, clean_environment, make_bench
 
 MODEL_BYTES = 64 << 30

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import record_factory as factory
 from steph.base.terms import StageId
-from steph.forecast.measured import calibration_of
-from steph.forecast.outlook import production_outlook
-from steph.plan.shapes import BUILT_IN
+from steph.memory.measured import calibration_of
+from steph.memory.shapes import BUILT_IN
 from steph.record.settings import TrainSettings
 from steph.record.values import Record
 from steph.tell import listing
 from steph.tell.drawings import predicted_svg
+from steph.tell.outlook import production_outlook
 
 GIB = 2**30
 SMALL, LARGE = "Qwen/Qwen1.5-1.8B-Chat", "Qwen/Qwen1.5-4B-Chat"

@@ -11,7 +11,7 @@ import pytest
 
 SUITE = Path(__file__).parents[2] / "plugins" / "steph"
 MODULES = sorted(SUITE.rglob("*.py"))
-ROOMS = ("base", "record", "plan", "contract", "run", "judge", "tell", "forecast", "child", "conduct")
+ROOMS = ("base", "record", "plan", "contract", "memory", "run", "judge", "tell", "child", "conduct")
 ENTRIES = (
     "__init__",
     "doctor",

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from steph.base.units import GIB
-from steph.plan import vram_activations as activations
-from steph.plan import vram_terms as terms
-from steph.plan.shapes import BUILT_IN, ModelShape, linear_shapes
-from steph.plan.vram import KEPT_FREE_BYTES, Forecast, automatic, largest_fitting, leanest, predict
-from steph.plan.vram_constants import Constants
-from steph.plan.vram_terms import Workload
+from steph.memory import activations as activations
+from steph.memory import terms as terms
+from steph.memory.constants import Constants
+from steph.memory.forecast import KEPT_FREE_BYTES, Forecast, automatic, largest_fitting, leanest, predict
+from steph.memory.shapes import BUILT_IN, ModelShape, linear_shapes
+from steph.memory.terms import Workload
 
 SMALL, LARGE = BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], BUILT_IN["Qwen/Qwen3-8B"]
 ALL_LINEAR = tuple(linear_shapes(SMALL))

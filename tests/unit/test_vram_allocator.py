@@ -8,11 +8,11 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from steph.plan.shapes import BUILT_IN, TINY, linear_shapes
-from steph.plan.vram_allocator import Block, CachingAllocator
-from steph.plan.vram_layers import MicroBatches
-from steph.plan.vram_tape import play
-from steph.plan.vram_terms import Trainer, Workload
+from steph.memory.allocator import Block, CachingAllocator
+from steph.memory.layers import MicroBatches
+from steph.memory.shapes import BUILT_IN, TINY, linear_shapes
+from steph.memory.tape import play
+from steph.memory.terms import Trainer, Workload
 
 MIB = 1 << 20
 

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steph.base.units import GIB
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram import predict
-from steph.plan.vram_calibration import (
+from steph.memory.calibration import (
     CalibrationError,
     MeasuredPoint,
     calibrated,
     line_through,
     through_two_lengths,
 )
-from steph.plan.vram_constants import MEASURED, Constants
-from steph.plan.vram_terms import Trainer, Workload
+from steph.memory.constants import MEASURED, Constants
+from steph.memory.forecast import predict
+from steph.memory.shapes import BUILT_IN
+from steph.memory.terms import Trainer, Workload
 
 SHAPE = BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"]
 

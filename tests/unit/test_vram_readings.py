@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steph.base.units import GIB
-from steph.plan.shapes import BUILT_IN, linear_shapes
-from steph.plan.vram import predict
-from steph.plan.vram_calibration import MeasuredPoint
-from steph.plan.vram_constants import MEASURED
-from steph.plan.vram_readings import Reading, explanations, predict_by
-from steph.plan.vram_terms import Workload
+from steph.memory.calibration import MeasuredPoint
+from steph.memory.constants import MEASURED
+from steph.memory.forecast import predict
+from steph.memory.readings import Reading, explanations, predict_by
+from steph.memory.shapes import BUILT_IN, linear_shapes
+from steph.memory.terms import Workload
 
 LARGE = BUILT_IN["Qwen/Qwen3-8B"]
 SMALL = ("Qwen/Qwen1.5-1.8B-Chat", "Qwen/Qwen1.5-4B-Chat", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen3-1.7B")

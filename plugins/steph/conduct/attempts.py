@@ -21,7 +21,7 @@ from steph.contract.commands import needed_libraries
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
-from steph.plan.vram import Forecast
+from steph.memory.forecast import Forecast
 from steph.record.environment import Device
 from steph.record.events import AttemptEnded, AttemptStarted
 from steph.record.settings import EvalSettings, TrainSettings

@@ -17,7 +17,7 @@ from steph.contract.commands import folder_beside
 from steph.contract.training_files import read_state
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
-from steph.plan.vram import Forecast
+from steph.memory.forecast import Forecast
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, ModelChoice
 from steph.run.aside import set_aside

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from steph.base.units import GIB
 from steph.conduct.preparation import Setup
 from steph.contract.answers import RowLengths
-from steph.forecast.measured import shape_of, workload_of
-from steph.plan.shapes import ModelShape
-from steph.plan.vram import FitVerdict, Forecast, automatic, leanest, predict
-from steph.plan.vram_terms import ASSUMED_TRAINER
+from steph.memory.forecast import FitVerdict, Forecast, automatic, leanest, predict
+from steph.memory.measured import shape_of, workload_of
+from steph.memory.shapes import ModelShape
+from steph.memory.terms import ASSUMED_TRAINER
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, ModelChoice
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.base.units import GIB
 from steph.contract.description import Description, load_description
+from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
-from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
 from steph.record.environment import Device
 from steph.record.values import Context, DataFile
 from steph.run import inputs, telemetry

@@ -13,9 +13,8 @@ from steph.conduct.console import Console
 from steph.conduct.interruption import Interruption
 from steph.conduct.preparation import Setup
 from steph.conduct.stages import Conductor
-from steph.forecast.outlook import play_ahead, production_outlook
 from steph.judge.verdict import exit_status
-from steph.plan.vram_terms import ASSUMED_TRAINER
+from steph.memory.terms import ASSUMED_TRAINER
 from steph.record.events import SessionEnded, SessionStarted
 from steph.record.fold import fold
 from steph.record.values import Record, StageResult
@@ -38,6 +37,7 @@ from steph.run.retention import prune_logs
 from steph.run.rootlock import root_lock
 from steph.tell.ahead import Warming, draw_nothing
 from steph.tell.drawings import VramSample
+from steph.tell.outlook import play_ahead, production_outlook
 from steph.tell.report import report_path, write_report
 
 LAST_LINES = 30

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steph.plan.options import Options
-from steph.plan.settings import Profile
-from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, parameter_count
-from steph.plan.vram_terms import (
+from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, parameter_count
+from steph.memory.terms import (
     DEFAULT_TARGETS,
     Workload,
     embedding_bytes,
@@ -15,6 +13,8 @@ from steph.plan.vram_terms import (
     lora_parameters,
     norm_bytes,
 )
+from steph.plan.options import Options
+from steph.plan.settings import Profile
 from steph.run.output import HEAD_BYTES, TAIL_BYTES
 from steph.run.visible import OUTSIDE_ALLOCATOR_BYTES
 

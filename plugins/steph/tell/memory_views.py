@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steph.base.units import GIB
-from steph.plan.vram_readings import Reading
+from steph.memory.readings import Reading
 from steph.record.values import Candidate, StageResult
 from steph.tell import wording
 from steph.tell.advice import Advice

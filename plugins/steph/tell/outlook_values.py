@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from steph.plan.vram_calibration import PeakLine
-from steph.plan.vram_readings import Reading
-from steph.plan.vram_terms import Trainer
+from steph.memory.calibration import PeakLine
+from steph.memory.readings import Reading
+from steph.memory.terms import Trainer
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 from counted_step import counted
-from steph.plan.shapes import BUILT_IN, linear_shapes
-from steph.plan.vram import moving_bytes
-from steph.plan.vram_allocator import LARGE_SEGMENT_BYTES, CachingAllocator
-from steph.plan.vram_layers import MicroBatches
-from steph.plan.vram_terms import Workload
+from steph.memory.allocator import LARGE_SEGMENT_BYTES, CachingAllocator
+from steph.memory.forecast import moving_bytes
+from steph.memory.layers import MicroBatches
+from steph.memory.shapes import BUILT_IN, linear_shapes
+from steph.memory.terms import Workload
 
 SMALL, TIED, NORMED = (
     BUILT_IN[f"Qwen/{name}"] for name in ("Qwen1.5-1.8B-Chat", "Qwen2.5-1.5B-Instruct", "Qwen3-1.7B")

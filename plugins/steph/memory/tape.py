@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from steph.plan.shapes import ModelShape, linear_shapes, parameter_parts
-from steph.plan.vram_allocator import Block, CachingAllocator
-from steph.plan.vram_layers import MicroBatches
-from steph.plan.vram_terms import ABSMAX_BLOCK, HALF, NESTED_BLOCK, OPTIMIZER_BYTES, SINGLE, Workload
+from steph.memory.allocator import Block, CachingAllocator
+from steph.memory.layers import MicroBatches
+from steph.memory.shapes import ModelShape, linear_shapes, parameter_parts
+from steph.memory.terms import ABSMAX_BLOCK, HALF, NESTED_BLOCK, OPTIMIZER_BYTES, SINGLE, Workload
 
 
 @dataclass(frozen=True, slots=True)

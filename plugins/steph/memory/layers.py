@@ -6,11 +6,11 @@ transformers' decoder layers under torch's autograd, with or without recompute (
 
 from __future__ import annotations
 
-from steph.plan.shapes import ModelShape
-from steph.plan.vram_activations import logits_bytes
-from steph.plan.vram_allocator import Block, CachingAllocator
-from steph.plan.vram_projections import AUTOGRAD, Kept, Projections
-from steph.plan.vram_terms import SINGLE, Workload
+from steph.memory.activations import logits_bytes
+from steph.memory.allocator import Block, CachingAllocator
+from steph.memory.projections import AUTOGRAD, Kept, Projections
+from steph.memory.shapes import ModelShape
+from steph.memory.terms import SINGLE, Workload
 
 
 class MicroBatches(Projections):

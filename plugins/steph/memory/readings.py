@@ -9,9 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from steph.plan.shapes import ModelShape
-from steph.plan.vram import Forecast, allocated_peak_bytes, predict
-from steph.plan.vram_calibration import (
+from steph.memory.calibration import (
     USABLE_ERROR,
     CalibrationError,
     MeasuredPoint,
@@ -19,8 +17,10 @@ from steph.plan.vram_calibration import (
     is_usable,
     through_two_lengths,
 )
-from steph.plan.vram_constants import MEASURED, Constants
-from steph.plan.vram_terms import Trainer, Workload
+from steph.memory.constants import MEASURED, Constants
+from steph.memory.forecast import Forecast, allocated_peak_bytes, predict
+from steph.memory.shapes import ModelShape
+from steph.memory.terms import Trainer, Workload
 
 MARGIN = USABLE_ERROR / 2  # how much the formulas themselves may be off, which must not decide between two kinds
 

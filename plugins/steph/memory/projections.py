@@ -6,9 +6,9 @@ give them back. What is much smaller than an activation is left out.
 
 from __future__ import annotations
 
-from steph.plan.shapes import ModelShape, linear_shapes
-from steph.plan.vram_allocator import Block, CachingAllocator
-from steph.plan.vram_terms import HALF, SINGLE, Workload
+from steph.memory.allocator import Block, CachingAllocator
+from steph.memory.shapes import ModelShape, linear_shapes
+from steph.memory.terms import HALF, SINGLE, Workload
 
 WORKSPACE_BYTES = 32 << 20  # cuBLAS on Hopper, for each thread that multiplies
 FORWARD, AUTOGRAD = 0, 1  # those threads, in the order of their first product

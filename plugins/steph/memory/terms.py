@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from steph.plan.shapes import ModelShape, linear_shapes, parameter_parts
+from steph.memory.shapes import ModelShape, linear_shapes, parameter_parts
 
 Trainer = Literal["full", "answer"]
 ASSUMED_TRAINER: Trainer = "full"  # of a pipeline that does not say

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from steph.plan.shapes import BUILT_IN, ModelShape, shape_from_config
+from steph.memory.shapes import BUILT_IN, ModelShape, shape_from_config
 
 
 class ShapeError(ValueError):
@@ -44,9 +44,18 @@ def _config_file(name_or_path: str) -> Path | None:
     config = path / "config.json" if path.is_dir() else path
     if config.is_file():
         return config
-    from steph.run.model_files import cached_config
+    return _cached_config(name_or_path)
 
-    return cached_config(name_or_path)
+
+def _cached_config(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:  # a path, or too long for a model's name
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _path(text: str) -> Path:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from steph.plan.shapes import ModelShape
-from steph.plan.vram import allocated_peak_bytes
-from steph.plan.vram_constants import MEASURED, Constants
-from steph.plan.vram_tape import play
-from steph.plan.vram_terms import Workload
+from steph.memory.constants import MEASURED, Constants
+from steph.memory.forecast import allocated_peak_bytes
+from steph.memory.shapes import ModelShape
+from steph.memory.tape import play
+from steph.memory.terms import Workload
 
 USABLE_ERROR = 0.10  # a point further off is another trainer, or has rows shorter than it says
 LARGEST_SCALE = 64.0

@@ -11,11 +11,7 @@ from pathlib import Path
 
 from steph.base.terms import StageId
 from steph.contract.description import load_description
-from steph.forecast.shape_lookup import ShapeError, model_shape
-from steph.plan.settings import ProfileError
-from steph.plan.shapes import ModelShape
-from steph.plan.vram import allocated_peak_bytes, ways
-from steph.plan.vram_calibration import (
+from steph.memory.calibration import (
     CalibrationError,
     MeasuredPoint,
     PeakLine,
@@ -24,9 +20,13 @@ from steph.plan.vram_calibration import (
     through_two_lengths,
     without_explanation,
 )
-from steph.plan.vram_constants import MEASURED, Constants
-from steph.plan.vram_readings import Reading, explanations, possible_kinds
-from steph.plan.vram_terms import ASSUMED_TRAINER, DEFAULT_TARGETS, Trainer, Workload
+from steph.memory.constants import MEASURED, Constants
+from steph.memory.forecast import allocated_peak_bytes, ways
+from steph.memory.readings import Reading, explanations, possible_kinds
+from steph.memory.shape_lookup import ShapeError, model_shape
+from steph.memory.shapes import ModelShape
+from steph.memory.terms import ASSUMED_TRAINER, DEFAULT_TARGETS, Trainer, Workload
+from steph.plan.settings import ProfileError
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, ModelChoice, Record, StageResult
 

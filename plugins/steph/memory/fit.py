@@ -13,11 +13,11 @@ from typing import Any
 
 from steph.base.units import GIB
 from steph.contract.answers import RowLengths, row_lengths
-from steph.forecast.shape_lookup import ShapeError, model_shape
-from steph.plan.shapes import TINY, linear_shapes
-from steph.plan.vram import FitVerdict, Forecast, largest_fitting
-from steph.plan.vram_readings import Reading, predict_by
-from steph.plan.vram_terms import Workload
+from steph.memory.forecast import FitVerdict, Forecast, largest_fitting
+from steph.memory.readings import Reading, predict_by
+from steph.memory.shape_lookup import ShapeError, model_shape
+from steph.memory.shapes import TINY, linear_shapes
+from steph.memory.terms import Workload
 
 ALL_LINEAR = tuple(linear_shapes(TINY))
 GRID_BATCHES = (1, 2, 4, 8)

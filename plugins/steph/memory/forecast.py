@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from steph.base.units import GIB
-from steph.plan import vram_activations as activations
-from steph.plan import vram_terms as terms
-from steph.plan.shapes import ModelShape
-from steph.plan.vram_constants import MEASURED, Constants
-from steph.plan.vram_tape import play
-from steph.plan.vram_terms import Workload
+from steph.memory import activations as activations
+from steph.memory import terms as terms
+from steph.memory.constants import MEASURED, Constants
+from steph.memory.shapes import ModelShape
+from steph.memory.tape import play
+from steph.memory.terms import Workload
 
 FitVerdict = Literal["fits", "does_not_fit", "too_close"]
 # The reference pipeline leaves this share of what it may use free when it decides on recompute and fusing

@@ -6,8 +6,8 @@ through sdpa. `e` is the bytes of one activation number. docs/memory-model.md ha
 
 from __future__ import annotations
 
-from steph.plan.shapes import ModelShape, linear_shapes
-from steph.plan.vram_terms import HALF, SINGLE, Workload, lora_parameters
+from steph.memory.shapes import ModelShape, linear_shapes
+from steph.memory.terms import HALF, SINGLE, Workload, lora_parameters
 
 LOGSUMEXP_BYTES = SINGLE  # sdpa keeps one fp32 per head and token
 LOGITS_AT_ONCE = 3  # see head_bytes

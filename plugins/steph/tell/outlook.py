@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from steph.base.terms import StageId
 from steph.base.units import GIB
-from steph.forecast.measured import Calibration, calibration_or_default, workload_of
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram import Forecast, automatic, largest_fitting, leanest, predict
-from steph.plan.vram_readings import Reading, predict_by
-from steph.plan.vram_tape import play
-from steph.plan.vram_terms import ASSUMED_TRAINER, Trainer, Workload
+from steph.memory.forecast import Forecast, automatic, largest_fitting, leanest, predict
+from steph.memory.measured import Calibration, calibration_or_default, workload_of
+from steph.memory.readings import Reading, predict_by
+from steph.memory.shapes import BUILT_IN
+from steph.memory.tape import play
+from steph.memory.terms import ASSUMED_TRAINER, Trainer, Workload
 from steph.record.environment import Device
 from steph.record.settings import TrainSettings
 from steph.record.values import Record
