@@ -18,8 +18,8 @@ from pathlib import Path
 
 from steph.base.redact import StreamRedactor, redact_bytes
 from steph.child.capture import Capture
+from steph.diagnose.engine import diagnose, first_traceback
 from steph.judge import reading
-from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.lines import (
     adapter_trouble_in,
     metrics_in,

@@ -13,8 +13,8 @@ import record_factory as factory
 from scripted_training import choice
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.base.text import speak
+from steph.diagnose.engine import diagnose
 from steph.judge.checks_model import ModelEvidence, judge_model
-from steph.judge.diagnose import diagnose
 from steph.judge.verdict import attempt_verdict, passed, stage_verdict
 from steph.plan.description import Description
 from steph.plan.rows import json_lines

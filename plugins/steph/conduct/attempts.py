@@ -16,8 +16,8 @@ from typing import Literal
 from steph.base.terms import AnyStage, EndedBy
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
+from steph.diagnose.engine import diagnose, first_traceback
 from steph.judge.checks_process import ProcessEvidence
-from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
 from steph.plan.answers import RowLengths
 from steph.plan.commands import needed_libraries
