@@ -18,6 +18,8 @@ from pathlib import Path
 
 from steph.base.redact import StreamRedactor, redact_bytes
 from steph.child.capture import Capture
+from steph.diagnose.engine import diagnose, first_traceback
+from steph.judge import reading
 from steph.contract.lines import (
     adapter_trouble_in,
     metrics_in,
@@ -27,7 +29,7 @@ from steph.contract.lines import (
     tracebacks_in,
 )
 from steph.judge import reading
-from steph.judge.diagnose import diagnose, first_traceback
+from steph.diagnose.engine import diagnose, first_traceback
 from steph.judge.text import looping
 from steph.run.progress import is_dict_line, last_bar
 

@@ -49,7 +49,7 @@ def diagnose(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:
     """Say why a training or evaluation run failed, from its log."""
-    from steph.judge.diagnose_command import run_diagnose
+    from steph.diagnose.command import run_diagnose
 
     try:
         found = run_diagnose(Path(logfile), returncode, as_json)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from causes_page import markdown as causes_markdown
 from planted import EVALUATE_SCRIPT, ROOT, TRAIN_SCRIPT, plant
 from planted.__main__ import markdown as planted_markdown
 from planted.defects import DEFECTS, SOUND, Variant
@@ -26,7 +27,6 @@ from steph.judge.checks_process import MACHINE, RANKS
 from steph.judge.kinds import CheckKind
 from steph.judge.verdict import checks_verdict
 from steph.record.values import Check
-from steph.tell.causes_page import markdown as causes_markdown
 
 DOCS = Path(__file__).parents[2] / "docs"
 

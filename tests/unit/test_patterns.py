@@ -17,11 +17,13 @@ import steph
 from steph.base import redact
 from steph.base.terms import Cause
 from steph.contract.lines import missing_weights_in
+from steph.diagnose.machine import MACHINE
+from steph.diagnose.printed import LINES
+from steph.diagnose.software import SOFTWARE
+from steph.diagnose.table import Rule
+from steph.diagnose.table import Weight
+from steph.diagnose.table import rule
 from steph.judge import reading
-from steph.judge.diagnose_lines import LINES
-from steph.judge.diagnose_machine import MACHINE
-from steph.judge.diagnose_rules import Rule, Weight, rule
-from steph.judge.diagnose_software import SOFTWARE
 
 from benchmarks.readers import INPUTS, READERS
 
@@ -38,8 +40,8 @@ REVIEWED = {
     "steph.contract.lines._ANSWER_TROUBLE": "in lines cut at 2000 characters",
     "steph.contract.lines._NO_TROUBLE": "in lines cut at 2000 characters",
     "steph.judge.checks_complete._PACKING": "in lines cut at 2000 characters",
-    "steph.judge.diagnose_loss._FREE": "in lines cut at 2000 characters",
-    "steph.judge.diagnose_loss._OF_VALIDATION": "in lines cut at 2000 characters",
+    "steph.diagnose.losses._FREE": "in lines cut at 2000 characters",
+    "steph.diagnose.losses._OF_VALIDATION": "in lines cut at 2000 characters",
     "steph.judge.checks_adapter_keys._FOREIGN": "names of tensors, keys or files, which are short",
     "steph.judge.checks_adapter_keys._ELSEWHERE": "names of tensors, keys or files, which are short",
     "steph.judge.checks_lines._MODEL_KEY": "names of tensors, keys or files, which are short",
@@ -55,29 +57,29 @@ REVIEWED = {
     "steph.judge.reading._MESSAGE": "in a response cut at 20,000 characters",
     "steph.judge.reading._FAILED_JA": "in a response cut at 20,000 characters",
     "steph.judge.reading._EXCUSE": "in a response cut at 20,000 characters",
-    "steph.judge.diagnose_text._ANSI": "the repeat ends at the next escape",
-    "steph.judge.diagnose_text._BAR_COUNT": "digits end at the next bar",
-    "steph.judge.diagnose_text._BAR_CLOCK": "the repeat ends at the next bracket",
-    "steph.judge.diagnose_text._BAR_END": "digits end at the next bracket",
-    "steph.judge.diagnose_text._PREFIX": "match alone",
-    "steph.judge.diagnose_text._LEVEL": "match alone, in 200 characters",
-    "steph.judge.diagnose_text._WARNING": "in 600 characters of one line",
-    "steph.judge.diagnose_ranks._ENTRY": "digits behind a literal",
-    "steph.judge.diagnose_ranks._FIRST": "digits behind a literal",
-    "steph.judge.diagnose_loss._PAIR": "a word between quotes",
-    "steph.judge.diagnose_loss._FINITE": "spaces behind a word",
-    "steph.judge.diagnose_lines._LOSS_IS": "spaces behind a word",
-    "steph.judge.diagnose_lines._METRICS": "anchored",
-    "steph.judge.diagnose_lines._HELP": "match alone",
-    "steph.judge.diagnose_phase._PRINTED": "in 2000 characters, digits behind a literal",
-    "steph.judge.diagnose_raised._WHAT": "match alone",
+    "steph.diagnose.reader._ANSI": "the repeat ends at the next escape",
+    "steph.diagnose.reader._BAR_COUNT": "digits end at the next bar",
+    "steph.diagnose.reader._BAR_CLOCK": "the repeat ends at the next bracket",
+    "steph.diagnose.reader._BAR_END": "digits end at the next bracket",
+    "steph.diagnose.reader._PREFIX": "match alone",
+    "steph.diagnose.reader._LEVEL": "match alone, in 200 characters",
+    "steph.diagnose.reader._WARNING": "in 600 characters of one line",
+    "steph.diagnose.ranks._ENTRY": "digits behind a literal",
+    "steph.diagnose.ranks._FIRST": "digits behind a literal",
+    "steph.diagnose.losses._PAIR": "a word between quotes",
+    "steph.diagnose.losses._FINITE": "spaces behind a word",
+    "steph.diagnose.printed._LOSS_IS": "spaces behind a word",
+    "steph.diagnose.printed._METRICS": "anchored",
+    "steph.diagnose.printed._HELP": "match alone",
+    "steph.diagnose.phases._PRINTED": "in 2000 characters, digits behind a literal",
+    "steph.diagnose.exceptions._WHAT": "match alone",
     "steph.contract.lines._PAIR": "spaces behind a colon",
     "steph.contract.lines._MADE_UP": "spaces behind a bar",
     "steph.contract.lines._SETUP": "spaces behind a colon",
     "steph.contract.lines._RESULT": "spaces behind a colon",
     "steph.contract.lines._INVOCATION_ERROR": "spaces behind a colon",
     "steph.judge.checks_adapter._MAY_STAY_IDLE": "names of tensors",
-    "steph.judge.diagnose_rules._ATOM": "the suite's own text",
+    "steph.diagnose.table._ATOM": "the suite's own text",
     "steph.contract.lines._ANSI": "the repeat ends at the next escape",
     "steph.judge.text._ALONE": "fullmatch alone",
     "steph.judge.text._LED": "fullmatch alone",
@@ -89,7 +91,8 @@ REVIEWED = {
 
 
 def _module_patterns() -> Iterator[tuple[str, re.Pattern[Any]]]:
-    for found in pkgutil.iter_modules([f"{steph.__path__[0]}/judge"], "steph.judge."):
+    rooms = [(f"{steph.__path__[0]}/{room}", f"steph.{room}.") for room in ("judge", "diagnose")]
+    for found in (one for folder, prefix in rooms for one in pkgutil.iter_modules([folder], prefix)):
         for name, value in vars(importlib.import_module(found.name)).items():
             values = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
             for one in values:

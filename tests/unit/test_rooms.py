@@ -11,7 +11,7 @@ import pytest
 
 SUITE = Path(__file__).parents[2] / "plugins" / "steph"
 MODULES = sorted(SUITE.rglob("*.py"))
-ROOMS = ("base", "record", "plan", "contract", "memory", "run", "judge", "tell", "child", "conduct")
+ROOMS = ("base", "record", "plan", "contract", "memory", "run", "diagnose", "judge", "tell", "child", "conduct")
 ENTRIES = (
     "__init__",
     "doctor",
@@ -59,12 +59,12 @@ def _allowed(path: Path) -> set[str] | None:
     if first in ENTRIES:
         return None
     above = set(ROOMS[: ROOMS.index(first) + 1])
-    return above - {"run"} if first == "judge" else above
+    return above - {"run"} if first in ("diagnose", "judge") else above
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_a_module_imports_only_from_rooms_above_its_own(path: Path) -> None:
-    """Rooms know each other one way only, in the order of ROOMS, and judge never knows run."""
+    """Rooms know each other one way only, in the order of ROOMS, and neither diagnose nor judge knows run."""
     allowed = _allowed(path)
     assert allowed is None or _own_imports(path) <= allowed
 

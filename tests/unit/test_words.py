@@ -15,8 +15,8 @@ from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.base.text import speak
 from steph.contract.description import Description
 from steph.contract.rows import json_lines
+from steph.diagnose.engine import diagnose
 from steph.judge.checks_model import ModelEvidence, judge_model
-from steph.judge.diagnose import diagnose
 from steph.judge.verdict import attempt_verdict, passed, stage_verdict
 from steph.record.settings import TrainSettings
 from steph.record.values import Check, Diagnosis

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from steph.base.terms import Phase
-from steph.judge.diagnose import diagnose
+from steph.diagnose.engine import diagnose
 from steph.record.values import Diagnosis
 
 HEAD_BYTES = 1 << 20

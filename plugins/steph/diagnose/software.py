@@ -7,7 +7,7 @@ pyarrow, tokenizers, torch's data loader and CPython.
 from __future__ import annotations
 
 from steph.base.terms import Cause
-from steph.judge.diagnose_rules import Rule, Weight, rule
+from steph.diagnose.table import Rule, Weight, rule
 
 _C, _W = Cause, Weight
 _HERE = r"localhost|127\.0\.0\.1|0\.0\.0\.0|'::1'|\[::1\]|:11434|wandb"

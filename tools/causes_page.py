@@ -1,6 +1,6 @@
 """docs/causes.md: why an attempt can end badly, and what to do next, as the tables of diagnosis and advice have it.
 
-`PYTHONPATH=plugins python -m steph.tell.causes_page docs/causes.md` writes it; without a path it is printed.
+`PYTHONPATH=plugins python tools/causes_page.py docs/causes.md` writes it; without a path it is printed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from steph.base.terms import Cause, Phase
-from steph.judge.diagnose_advice import advice_for
+from steph.diagnose.advice import advice_for
 from steph.tell.wording import CAUSES, PHASES
 
 _HEAD = """# 原因と対処

@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
-from steph.judge.diagnose_advice import advice_for
-from steph.judge.diagnose_lines import is_final_metric, line_clue, shows_progress
-from steph.judge.diagnose_loss import nan_loss_lines
-from steph.judge.diagnose_machine import MACHINE
-from steph.judge.diagnose_oom import oom_numbers
-from steph.judge.diagnose_phase import phase_of
-from steph.judge.diagnose_raised import Chain, Raised, chains_of, shortened
-from steph.judge.diagnose_ranks import failed_rank
-from steph.judge.diagnose_rules import Clue, Weight, first_match
-from steph.judge.diagnose_software import SOFTWARE
-from steph.judge.diagnose_text import TELLING_CHARACTERS, PrintedLine, lines_of
-from steph.judge.diagnose_text import normalise as normalise
+from steph.diagnose.advice import advice_for
+from steph.diagnose.exceptions import Chain, Raised, chains_of, shortened
+from steph.diagnose.losses import nan_loss_lines
+from steph.diagnose.machine import MACHINE
+from steph.diagnose.oom import oom_numbers
+from steph.diagnose.phases import phase_of
+from steph.diagnose.printed import is_final_metric, line_clue, shows_progress
+from steph.diagnose.ranks import failed_rank
+from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine, lines_of
+from steph.diagnose.reader import normalise as normalise
+from steph.diagnose.software import SOFTWARE
+from steph.diagnose.table import Clue, Weight, first_match
 from steph.record.values import Diagnosis, OomNumbers, Probe
 
 _EVIDENCE_CHARACTERS = 600

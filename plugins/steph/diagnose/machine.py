@@ -7,7 +7,7 @@ pyarrow, glibc, CPython and Windows.
 from __future__ import annotations
 
 from steph.base.terms import Cause
-from steph.judge.diagnose_rules import Rule, Weight, rule
+from steph.diagnose.table import Rule, Weight, rule
 
 _C, _W = Cause, Weight
 _DEVICE = r"(?:CUDA|HIP|XPU|NPU|MLU|MUSA|HPU|MPS|GPU|SYCL|ROCm|Metal)"

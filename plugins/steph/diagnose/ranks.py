@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from steph.judge.diagnose_text import PrintedLine
+from steph.diagnose.reader import PrintedLine
 
 _ENTRY = re.compile(
     r"^[ \t]{0,40}rank +: (\d+) \(local_rank: \d+\)\n[ \t]{0,40}exitcode +: (-?\d+) \(pid: (\d+)\)", re.M

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from steph.judge.diagnose_text import PrintedLine, streams_of
+from steph.diagnose.reader import PrintedLine, streams_of
 
 TRACEBACK_BYTES = 12_000
 _MESSAGE_LINES = 30

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 
-from steph.judge.diagnose_text import PrintedLine
+from steph.diagnose.reader import PrintedLine
 
 _PAIR = re.compile(
     r"['\"](\w+)['\"]:\s*(?:np\.float\d+\()?['\"]?(-?(?:nan|inf(?:inity)?|\d[\d.]{0,40}(?:e[-+]?\d{1,9})?))\b", re.I

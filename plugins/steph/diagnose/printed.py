@@ -10,8 +10,8 @@ import functools
 import re
 
 from steph.base.terms import Cause
-from steph.judge.diagnose_rules import Clue, Rule, Weight, first_match, rule
-from steph.judge.diagnose_text import TELLING_CHARACTERS, PrintedLine
+from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine
+from steph.diagnose.table import Clue, Rule, Weight, first_match, rule
 
 _C, _W = Cause, Weight
 

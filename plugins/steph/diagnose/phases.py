@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from steph.base.terms import Phase
-from steph.judge.diagnose_raised import Chain
-from steph.judge.diagnose_text import TELLING_CHARACTERS, PrintedLine
+from steph.diagnose.exceptions import Chain
+from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine
 
 _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
