@@ -18,8 +18,6 @@ from pathlib import Path
 
 from steph.base.redact import StreamRedactor, redact_bytes
 from steph.child.capture import Capture
-from steph.diagnose.engine import diagnose, first_traceback
-from steph.judge import reading
 from steph.contract.lines import (
     adapter_trouble_in,
     metrics_in,
@@ -28,8 +26,8 @@ from steph.contract.lines import (
     split_lines,
     tracebacks_in,
 )
-from steph.judge import reading
 from steph.diagnose.engine import diagnose, first_traceback
+from steph.judge import reading
 from steph.judge.text import looping
 from steph.run.progress import is_dict_line, last_bar
 

@@ -20,9 +20,7 @@ from steph.contract.lines import missing_weights_in
 from steph.diagnose.machine import MACHINE
 from steph.diagnose.printed import LINES
 from steph.diagnose.software import SOFTWARE
-from steph.diagnose.table import Rule
-from steph.diagnose.table import Weight
-from steph.diagnose.table import rule
+from steph.diagnose.table import Rule, Weight, rule
 from steph.judge import reading
 
 from benchmarks.readers import INPUTS, READERS

@@ -18,8 +18,7 @@ from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.contract.answers import RowLengths
 from steph.contract.commands import needed_libraries
-from steph.diagnose.engine import diagnose
-from steph.diagnose.engine import first_traceback
+from steph.diagnose.engine import diagnose, first_traceback
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.evidence import CardMemory
 from steph.memory.forecast import Forecast
