@@ -16,7 +16,7 @@ import pytest
 from process_tree import wait_until
 from steph.record import Severity, StageId, Verdict
 from steph.run.journal import record_folders
-from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench
+from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench, run_pytest
 
 H1, H2, H3 = StageId
 
@@ -286,15 +286,7 @@ def test_unusable_inputs_are_one_line_and_nothing_is_written(tmp_path: Path, spo
 
 
 def _pytest(*arguments: str, **environment: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
-        cwd=CLONE,
-        env=clean_environment() | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return run_pytest("-p", "no:cacheprovider", arguments, **environment)
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="this machine has an NVIDIA card")  # noqa: PTH110
