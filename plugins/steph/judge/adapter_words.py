@@ -10,7 +10,7 @@ import re
 
 _MOST_PARTS = 12  # words between an adapter and its verb
 _THING = (
-    r"(?<![A-Za-z_-])(?:q?lora|peft(?:model\w*)?|adapters?|"
+    r"(?<![A-Za-z_-])(?:q?lora|peft(?:model\w{0,40})?|adapters?|"
     r"adapter_config\.json|adapter_model\.\w{1,20})(?![A-Za-z_])|アダプター?"
 )
 _PART = re.compile(  # what may stand between an adapter and what befell it, one word at a time
