@@ -25,6 +25,7 @@ ENTRIES = (
     "key_tables",
     "installed",
     "rootdir",
+    "quiet_start",
     "encoding",
 )  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
