@@ -16,6 +16,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from steph import quiet_start
+
+if any("steph" in word for word in sys.argv[1:]):  # somebody else's sessions are left as they are
+    quiet_start.begin()
+
 from steph import installed
 from steph.asked import add_options, resolve_options, session_command
 from steph.base.text import speak
@@ -44,6 +49,17 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     config = pluginmanager.getplugin("pytestconfig")
     if config is not None:
         keep_values_out(config, parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart() -> None:
+    """From here on pytest handles Ctrl-C itself."""
+    quiet_start.end()
+
+
+def pytest_unconfigure() -> None:
+    """`--help` and `--version` begin no session."""
+    quiet_start.end()
 
 
 @pytest.hookimpl(trylast=True)  # after the plugins that register the last two themselves

@@ -287,13 +287,11 @@ def test_one_step_shows_whether_flags_do_what_they_say(
     assert record.verdict_of(StageId.H2) is Verdict.PASS
 
 
-def test_one_step_that_does_not_fit_without_4bit_is_said_and_no_failure(tmp_path: Path) -> None:
+def test_one_step_that_does_not_fit_without_4bit_is_said_and_no_failure(passed: Bench) -> None:
     """A card that 4-bit is needed for can't show it by a step without."""
-    bench = make_bench(tmp_path)
-    assert bench.run()[0] == 0
-    bench.plant(train="cuda_oom")
-    assert bench.run(ONE_STEP)[0] == 0
-    result = bench.record().extended[ONE_STEP]
+    passed.plant(train="cuda_oom")
+    assert passed.run(ONE_STEP)[0] == 0
+    result = passed.record().extended[ONE_STEP]
     assert result.verdict is Verdict.PASS_DEGRADED
     assert "4bit なしの 1 ステップは CUDA OOM" in result.explanation
 

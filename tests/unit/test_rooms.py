@@ -22,6 +22,7 @@ ENTRIES = (
     "key_tables",
     "installed",
     "rootdir",
+    "quiet_start",
 )  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 INJECTED = SUITE / "child" / "inject"
