@@ -11,9 +11,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 from steph.fingerprint import fingerprints, holds, normal_form, text_hash
+from steph.judge.checks_inputs import (
+    ANSWERS_FREE,
+    MASK_AND_POSITIONS,
+    PROMPTS_AS_RECORDED,
+    inputs_check,
+    recorded_prompts_check,
+    steering_check,
+)
+from steph.judge.checks_weights import ADAPTER_AS_SAVED, BASE_UNCHANGED, NO_OWN_CODE, answering_weight_checks
 from steph.judge.checks_witness import model_check, place_checks, quantised_check, why_unseen
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
@@ -150,6 +160,12 @@ WITNESSED_ANSWERS = (
     RESPONSES_GENERATED,
     ANSWERS_GREEDY,
     ANSWERS_STOPPED,
+    ANSWERS_FREE,
+    PROMPTS_AS_RECORDED,
+    ADAPTER_AS_SAVED,
+    MASK_AND_POSITIONS,
+    BASE_UNCHANGED,
+    NO_OWN_CODE,
 )
 
 
@@ -164,6 +180,8 @@ class _Answer:
     response: tuple[str, ...] | None = None
     new_tokens: int | None = None
     stopped: bool | None = None
+    lines: tuple[str, ...] | None = None
+    prompt_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +222,21 @@ class _Seen:
         return tuple(answer for answer in self.answers if answer.has_adapter == self.wants_adapter) or self.answers
 
     @property
+    def adapter_folder(self) -> Path | None:
+        """Where the adapter's file lies, if it is still H-2's."""
+        own = self.evidence
+        if own.lora_path is None or own.adapter_sha256_expected != own.adapter_sha256_actual:
+            return None
+        return own.root / own.lora_path
+
+    @property
+    def prompts_by_line(self) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Each counting prompt's lines and fingerprints; none where some calls were only counted."""
+        if self.unseen_calls:
+            return []
+        return [(answer.lines, answer.prompt) for answer in self.counting if answer.lines and answer.prompt is not None]
+
+    @property
     def wants_adapter(self) -> bool:
         return self.evidence.lora_path is not None
 
@@ -224,6 +257,7 @@ class _Seen:
             _Answer(
                 call, has_adapter, _at(call.prompt_fingerprints, n), _at(call.response_hashes, n),
                 _at(call.response_fingerprints, n), _at(call.new_tokens or (), n), _at(call.stopped or (), n),
+                _at(call.prompt_lines, n), _at(call.prompt_hashes, n),
             )
             for n in range(call.rows)
         ]  # fmt: skip
@@ -253,6 +287,8 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
             quantised_check(evidence.settings.load_in_4bit, loaded[-1:]),
         )
     worked = tuple({id(answer.call): answer.call for answer in seen.counting}.values())
+    generations = [call for call in worked if isinstance(call, Generation)]
+    with_adapter = [call for call in generations if seen.wants_adapter and seen.has_adapter(call)]
     return (
         generated,
         _active_check(seen, rows),
@@ -264,6 +300,10 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         _responses_check(seen, rows),
         _greedy_check(seen),
         _stopped_check(seen),
+        steering_check(generations),
+        recorded_prompts_check(rows, seen.prompts_by_line),
+        *answering_weight_checks(generations, with_adapter, seen.adapter_folder),
+        inputs_check(generations),
         model_check(seen.witness, evidence.model_name, worked, seen.merged_folders),
         quantised_check(evidence.settings.load_in_4bit, worked),
         *place_checks(worked, on_gpu=evidence.on_gpu),
