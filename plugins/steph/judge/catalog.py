@@ -16,7 +16,6 @@ from steph.judge.checks_asked import ASKED
 from steph.judge.checks_evaluation import ADAPTER_IN_USE
 from steph.judge.checks_extended import EXTENDED
 from steph.judge.checks_heart import HEART
-from steph.judge.checks_inputs import INPUTS_SEEN
 from steph.judge.checks_lines import LINES
 from steph.judge.checks_loss import LOSS
 from steph.judge.checks_model import MODEL
@@ -30,7 +29,6 @@ from steph.judge.checks_text import TEXT
 from steph.judge.checks_times import TIMES
 from steph.judge.checks_tokenizer import TOKENIZER_KEPT
 from steph.judge.checks_training import ANSWERS_KEPT, LINE_TRAIN_RESULT, TRAINING_FILES
-from steph.judge.checks_weights import WEIGHTS_SEEN
 from steph.judge.checks_witness import WITNESSED_TRAINING
 from steph.judge.kinds import CheckKind
 
@@ -39,16 +37,7 @@ CATALOG: dict[str, CheckKind] = {
     for kind in (
         *(*MODEL, EXIT_ZERO, NO_TRACEBACK, BASE_WEIGHTS_LOADED, LIBRARY_WARNINGS, ADAPTER_BASE, *RANKS, *MACHINE),
         *(LINE_TRAIN_RESULT, *ADAPTER_FILES, *ADAPTER_KEYS, TOKENIZER_KEPT, *TRAINING_FILES, *ASKED, *LOSS),
-        *(
-            *STEPS,
-            *TIMES,
-            *WITNESSED_TRAINING,
-            *ROW_IDENTITY,
-            *WEIGHTS_SEEN,
-            *INPUTS_SEEN,
-            NO_MEMORY_SPILL,
-            ANSWERS_KEPT,
-        ),
+        *(*STEPS, *TIMES, *WITNESSED_TRAINING, *ROW_IDENTITY, NO_MEMORY_SPILL, ANSWERS_KEPT),
         *(*WITNESSED_ANSWERS, *LINES, *ADAPTER_IN_USE, *RESULTS, *PROMPTS, *TEXT, *EXTENDED, *HEART),
     )
 }

@@ -46,7 +46,6 @@ PROMPTS_AS_RECORDED = CheckKind(
     trap=27,
     optional=True,
 )
-INPUTS_SEEN = (MASK_AND_POSITIONS, ANSWERS_FREE, PROMPTS_AS_RECORDED)
 
 
 def inputs_check(facts: Sequence[Batch | Generation]) -> Check:

@@ -63,7 +63,6 @@ NO_OWN_CODE = CheckKind(
     "目撃記録の、置き換えられた forward とフック（ライブラリのもの、正規化層、モデル全体の forward は除く）",
     optional=True,
 )
-WEIGHTS_SEEN = (SAVED_AS_TRAINED, ADAPTER_AS_SAVED, BASE_UNCHANGED, NO_OWN_CODE)
 
 
 def trained_weight_checks(ends: TrainingEnds | None, folder: Path) -> tuple[Check, ...]:
