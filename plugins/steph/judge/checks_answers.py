@@ -532,11 +532,12 @@ def _greedy_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     troubles = {
         "サンプリングによる": sum(bool(call.do_sample) for call in known),
         "学習モード（dropout が有効）での生成": sum(bool(call.training) for call in known),
-        "一つのプロンプトへのいくつもの応答の一つ": _chosen(seen.counting),
+        "一つのプロンプトへのいくつもの応答の一つ": _chosen(seen.counting) if len(seen.counting) > len(rows) else 0,
     }
     told = "、".join(f"{count} 行が{what}" for what, count in troubles.items() if count)
     message = f"答えた {len(known)} 行のうち、{told or 'そのようなものは 0 行'}"
-    often = not told and rows and len(known) >= MANY_ANSWERS * len(rows)
+    prompts = {answer.prompt_hash for answer in seen.counting if answer.prompt_hash}
+    often = not told and rows and len(prompts) >= MANY_ANSWERS * len(rows)
     more = f"（結果は {len(rows)} 問で、{MANY_ANSWERS} 倍以上の生成から選べた）" if often else ""
     return ANSWERS_GREEDY.check(not told and not often, f"{message}{more}。", severity=INFO if often else None)
 

@@ -20,11 +20,12 @@ from steph.record import Check, Severity
 WEIGHTS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
 MOST_CONFIG_BYTES = 1 << 20
 TOLERANCE = 0.02  # of a norm: a matrix that is saved in bf16 keeps its norm and its sum to a thousandth
+CUT = 2.0**-7  # of a sum, in bf16
 SMALLEST = 1e-6  # of a norm; below that all is noise
 EVEN, LEAST_EVEN = 0.999, 16  # of norm times the root of the size: all numbers of a matrix are alike
 FEW_CHANGED = 0.1  # of the base's tensors
 _PREFIX = re.compile(r"^(?:base_model\.model\.)?(.*?\.lora_(?:embedding_)?[AB])(?:\.weight)?$")
-_WRAPPERS = re.compile(r"(?<=\.)(?:_orig_mod|_checkpoint_wrapped_module)\.")
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module)\.")
 _USUAL_FORWARDS = re.compile(r"Norm\d*d?$|ForCausalLM$|LMHeadModel$")  # a faster norm, a loss of one's own
 
 SAVED_AS_TRAINED = CheckKind(
@@ -130,9 +131,11 @@ def _is_same(one: tuple[float, float, int], other: tuple[float, float, int]) -> 
     if one[2] != other[2]:
         return False
     slack = TOLERANCE * max(one[0], other[0]) + SMALLEST
+    # numbers that were cut and not rounded are all a little smaller
+    skewed = slack + CUT * max(abs(one[1]), abs(other[1]))
     if not all(map(math.isfinite, (*one[:2], *other[:2]))):
         return math.isfinite(one[0]) == math.isfinite(other[0])
-    return abs(one[0] - other[0]) <= slack and abs(one[1] - other[1]) <= slack
+    return abs(one[0] - other[0]) <= slack and abs(one[1] - other[1]) <= skewed
 
 
 def _file(folder: Path) -> Matrices | None:
