@@ -28,6 +28,7 @@ from steph.terms import Phase as Phase
 from steph.terms import RecordKind as RecordKind
 from steph.terms import Severity as Severity
 from steph.terms import StageId as StageId
+from steph.terms import TrainerName as TrainerName
 from steph.terms import Verdict as Verdict
 from steph.values import Value as Value
 
@@ -86,7 +87,7 @@ class Context(Value):
     pipeline_git: GitState
     suite_git: GitState
     environment: Environment
-    trainer: Literal["full", "answer", "undescribed"] | None = None  # as steph.toml says; None in older records
+    trainer: Literal[TrainerName, "undescribed"] | None = None  # as steph.toml says; None in older records
     vram_cap_bytes: int | None = None
     twin: bool = False
     rehearsal_reasons: tuple[str, ...] = ()

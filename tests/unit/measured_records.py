@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import record_factory as factory
-from steph.memory.constants import Constants
-from steph.memory.forecast import predict
-from steph.memory.measured import workload_of
+from steph.memory.calibration import workload_of
+from steph.memory.forecast import Constants, predict
 from steph.memory.shapes import BUILT_IN
-from steph.memory.terms import Workload
+from steph.memory.trainers import Workload
 from steph.record import Attempt, Probe, Record, StageId, TrainSettings
 
 SHAPE = BUILT_IN[factory.MODEL]

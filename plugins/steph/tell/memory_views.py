@@ -5,14 +5,13 @@ Takes values of a record and of an `Outlook`, gives Markdown; computes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from steph.memory.readings import Reading
+from steph.memory.calibration import Calibration
+from steph.memory.trainers import TRAINERS
 from steph.record import Candidate, StageResult
 from steph.tell import wording
 from steph.tell.advice import Advice
 from steph.tell.markdown import Markdown, code, inline, joined, prose, table
-from steph.tell.outlook_values import CardOutlook, Outlook, Prediction
+from steph.tell.outlook import CardOutlook, Outlook, Prediction
 from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
 from steph.units import GIB
 
@@ -54,13 +53,17 @@ def _candidate_peak(candidate: Candidate) -> str:
 
 def calibration_words(outlook: Outlook | None) -> Markdown:
     """Say what the second length gave: slope and intercept, or why none."""
-    if outlook is None or outlook.line is None:
-        reason = (outlook.shortfall if outlook else "") or "予測がない"
+    line = outlook.calibration.line if outlook else None
+    if outlook is None or line is None:
+        reason = (outlook.calibration.shortfall if outlook else "") or "予測がない"
         return prose(f"傾きと切片は求められませんでした: {reason}。H-4 の予測はこの試行では変わりません。")
-    per_token, fixed = outlook.line.bytes_per_token / 2**20, outlook.line.fixed_bytes / GIB
+    per_token, fixed = line[0] / 2**20, line[1] / GIB
+    use = "H-4 の予測はこの傾きと切片に合わせてあります。"
+    if not outlook.calibration.is_described:
+        use = "steph.toml に `trainer` がないので、別のモデル(H-4)には当てはめません。"
     return prose(
         f"二つの長さの実測から: torch の確保ピーク = {fixed:.2f} GiB + {per_token:.3f} MiB × トークン数"
-        "(1 回の forward、パディング込み)。H-4 の予測はこの傾きと切片に合わせてあります。"
+        f"(1 回の forward、パディング込み)。{use}"
     )
 
 
@@ -83,7 +86,7 @@ def prediction_words(advice: Advice) -> Markdown:
     header = (f"{PRODUCTION_MODEL} の設定", "seq/batch", "予測ピーク(幅)", "判定", "余り")
     return joined(
         (
-            Markdown(f"{_card_sentence(advice, there)}{prose(_basis(outlook))}"),
+            Markdown(f"{_card_sentence(advice, there)}{prose(_basis(outlook.calibration))}"),
             table(header, rows, align="llllr"),
             _grid(there),
             inline("" if there.largest else "表の設定には確実に載るものがありません。"),
@@ -102,34 +105,26 @@ def _card_sentence(advice: Advice, there: CardOutlook) -> Markdown:
     )
 
 
-def _basis(outlook: Outlook) -> str:
-    kind = f"学習の型 `{outlook.trainer}`"
-    if outlook.line is not None:
-        kinds = kind if outlook.is_described else f"二つの長さの実測に合う型 {_kinds(outlook.readings)}"
-        narrow = "幅はそのすべてを含みます。steph.toml に `trainer` を書けば一つに決まります。"
-        return f"計算: {kinds}、傾きと切片は実測に合わせています。{narrow if len(outlook.readings) > 1 else ''}"
-    if not outlook.is_described:
-        kind += "(steph.toml に `trainer` がないための仮定)"
-    if outlook.unexplained_error is not None:
-        off = f"{outlook.unexplained_error:.0%}"
+def _basis(found: Calibration) -> str:
+    kind = f"学習の型 `{found.trainer}`"
+    if not found.is_described:
+        return (
+            f"計算: {kind} を仮定(steph.toml に `trainer` がない)。幅は知っている型すべて({'、'.join(TRAINERS)})を、"
+            "再計算のありなしとも含みます。steph.toml に `trainer` を書けば一つに決まります。"
+        )
+    if found.line is not None:
+        return f"計算: {kind}、傾きと切片は実測に合わせています。"
+    if not found.is_explained:
+        off = f"{found.constants.relative_error:.0%}"
         return (
             f"計算: {kind}。ただしこの記録の実測はどれもこの式から {off} まで外れているため、幅をその分広げています。"
         )
     points = (
-        f"この記録の実測 {outlook.point_count} 点で補正した定数"
-        if outlook.point_count
+        f"この記録の実測 {found.point_count} 点で補正した定数"
+        if found.point_count
         else "組み込みの定数(使える実測なし)"
     )
     return f"計算: {kind}、{points}。"
-
-
-def _kinds(readings: Sequence[Reading]) -> str:
-    """The kinds of trainer that the measurements allow, when nobody described it."""
-    return "、".join(
-        f"`{reading.trainer}`(再計算{'あり' if reading.recompute else 'なし'}"
-        f"{'' if reading.use_4bit is None else '、4bit の指定は効いていない'})"
-        for reading in readings
-    )
 
 
 def _grid(card: CardOutlook) -> Markdown:
@@ -172,7 +167,7 @@ def here_words(advice: Advice) -> Markdown:
         return Markdown()
     wanted = (target.batch_size, target.max_seq_length)
     card = f"このカード({advice.card}、使える VRAM {wording.gib(any_trainer.usable_bytes)})"
-    own = _fit_words(outlook.here, wanted, recompute=_recomputes(outlook))
+    own = _fit_words(outlook.here, wanted)
     trained = _trained_words(advice, card)
     if own:
         headline = trained or _bold(f"{PRODUCTION_MODEL} の学習は、{card}にも載る予測です。")
@@ -187,10 +182,6 @@ def here_words(advice: Advice) -> Markdown:
     better = _bold('無駄を省いた学習(付属の参照パイプライン、`trainer = "answer"`)なら、ここにも載る予測です。')
     why = _item("埋め込みと出力層を fp32 に変えず、logits は答えの位置だけ計算し、行は必要な長さだけにします。")
     return Markdown("\n".join([f"{inline(refused)}{better}", "", *lean, why]))
-
-
-def _recomputes(outlook: Outlook) -> bool:
-    return not outlook.readings or outlook.readings[0].recompute is not False
 
 
 def _trained_words(advice: Advice, card: str) -> Markdown:
@@ -211,23 +202,23 @@ def _item(text: str) -> Markdown:
 
 def _how(outlook: Outlook) -> list[Markdown]:
     lines = [_item("学習コマンドは下のものと同じです。")]
-    if outlook.trainer == "answer":
+    if TRAINERS[outlook.calibration.trainer].picks_its_way:
         lines.append(_item("学習スクリプトは、余りが許すなら速い動かし方(再計算なし、行をまとめる)を自分で選びます。"))
     return lines
 
 
-def _fit_words(card: CardOutlook | None, wanted: Point, *, recompute: bool = True) -> list[Markdown]:
+def _fit_words(card: CardOutlook | None, wanted: Point) -> list[Markdown]:
     """The wanted setting where it surely fits, and the largest that does; empty where none does."""
     if card is None or card.largest is None:
         return []
     fits = card.grid[wanted].verdict == "fits"
-    lines = [_setting_line("変更後の設定", card, wanted, recompute)] if fits else []
+    lines = [_setting_line("変更後の設定", card, wanted)] if fits else []
     if not fits or card.largest != wanted:
-        lines.append(_setting_line("確実に載る最大", card, card.largest, recompute))
+        lines.append(_setting_line("確実に載る最大", card, card.largest))
     return lines
 
 
-def _setting_line(name: str, card: CardOutlook, point: Point, recompute: bool) -> Markdown:
-    prediction, way = card.grid[point], "再計算あり" if recompute else "再計算なし"
+def _setting_line(name: str, card: CardOutlook, point: Point) -> Markdown:
+    prediction = card.grid[point]
     left = _headroom(card, prediction)
-    return _item(f"{name} `{_short(point)}/4bit`({way}): {_peak_words(prediction)}、余り {left}。")
+    return _item(f"{name} `{_short(point)}/4bit`(再計算あり): {_peak_words(prediction)}、余り {left}。")
