@@ -153,6 +153,7 @@ def fit(
     from steph.memory.shapes import ShapeError, model_shape
     from steph.memory.trainers import ASSUMED_TRAINER
     from steph.plan.options import OptionError, parse_size
+    from steph.tell import memory_views
 
     try:
         shape = model_shape(model)
@@ -180,11 +181,13 @@ def fit(
             lengths=(max_seq_length,) if max_seq_length else fitting.GRID_LENGTHS,
             rows=fitting.rows_of(data, tokenizer, model) if data else None,
             forecast=record.forecast if record else predict,
-            basis=record.basis(kind, shape) if record else "",
         )
     except (fitting.FitError, OptionError) as error:
         raise _failed(str(error)) from error
-    typer.echo(fitting.as_json(found) if as_json else fitting.as_text(found))
+    if as_json:
+        typer.echo(memory_views.fit_json(found))
+    else:
+        typer.echo(memory_views.fit_text(found, memory_views.fit_basis(record, kind, shape) if record else ""))
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,6 @@ LARGEST_SCALE = 64.0
 # half-precision activations in place of fp32 ones are half, and fewer of them kept half of that again; a peak that
 # grows less with the length is not set by the training step
 SMALLEST_SCALE = 0.25
-HALVINGS = 40
 
 
 class CalibrationError(ValueError):
@@ -86,22 +86,6 @@ class Calibration:
         """Whether every row is as long as the setting allows; where nobody said so, rows may be shorter."""
         return self.is_described and TRAINERS[self.trainer].pads_to_maximum
 
-    def basis(self, trainer: str, shape: ModelShape) -> str:
-        """What the record gave to a prediction for a trainer and a model, in English."""
-        if not self.point_count:
-            return "the record has no measured peaks that can be used: built-in constants"
-        if trainer != self.trainer:
-            return f"the record's trainer is {self.trainer}: only what the card holds beside the allocator is its own"
-        if not self.is_explained and self.line is None:
-            error = self.constants.relative_error
-            return f"the record's measured peaks are off by {error:.0%}, which the interval therefore allows for"
-        if not self.is_described and (self.line is None or shape != self.shape):
-            return "steph.toml names no trainer: the interval holds all that are known, with and without recompute"
-        if self.line is not None:
-            return "slope and intercept by two measured lengths of the record"
-        attempts = f"{self.point_count} measured attempt{'s' if self.point_count > 1 else ''}"
-        return f"constants corrected by {attempts} of the record"
-
 
 def calibrated(points: Sequence[MeasuredPoint], start: Constants = BUILT_IN_CONSTANTS) -> Constants:
     """The constants that predict the points best; where the formulas explain none, an error that holds all.
@@ -164,7 +148,7 @@ def _with_slope(short: MeasuredPoint, long: MeasuredPoint, start: Constants) -> 
         raise CalibrationError("長さを変えてもピークがほとんど変わらない(学習の 1 歩がピークを決めていない)")
     if missing(scaled(high)) > 0:
         raise CalibrationError("長さによるピークの増え方が、どの式よりも大きい")
-    for _ in range(HALVINGS):
+    for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if missing(scaled(middle)) > 0 else (low, middle)
     return scaled(high)
@@ -229,11 +213,9 @@ def _uncorrected(record: Record) -> Calibration:
     """What the pipeline said of its trainer when the record was made; older records: what it says today."""
     known = record.context.trainer
     if known is None:
-        try:
+        with contextlib.suppress(ProfileError):
             known = load_description(Path(record.context.pipeline_root)).trainer
-        except ProfileError:
-            known = None
-    is_described = known not in (None, "undescribed")
+    is_described = known is not None and known in TRAINERS
     return Calibration(known if known and is_described else ASSUMED_TRAINER, is_described)
 
 

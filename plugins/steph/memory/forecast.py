@@ -111,9 +111,9 @@ def predict_unknown(shape: ModelShape, work: Workload, constants: Constants = BU
     return replace(every[0], low_bytes=low, high_bytes=high)
 
 
-def moving_bytes(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS) -> int:
+def moving_bytes(shape: ModelShape, work: Workload) -> int:
     """What a step allocates and frees again at its highest, in bytes."""
-    return _sum_bytes(_highest_moment(shape, work, constants))
+    return _sum_bytes(_highest_moment(shape, work, BUILT_IN_CONSTANTS))
 
 
 def _sum_bytes(parts: Sequence[Term]) -> int:
@@ -136,11 +136,8 @@ def _lines(shape: ModelShape, work: Workload, constants: Constants) -> tuple[Ter
     )
     originals = _term("upcast weights' originals, while preparing", terms.upcast_bytes(shape, work))
     preparing = originals.size_bytes > _sum_bytes(training)
-    return (
-        *weights,
-        *(replace(term, at_peak=not preparing) for term in training),
-        replace(originals, at_peak=preparing),
-    )
+    training = tuple(replace(term, at_peak=not preparing) for term in training)
+    return (*weights, *training, replace(originals, at_peak=preparing))
 
 
 def _highest_moment(shape: ModelShape, work: Workload, constants: Constants) -> tuple[Term, ...]:
@@ -177,9 +174,8 @@ def automatic(
     Source: pipeline/app/training/plan.py.
     """
     allowed = (vram_bytes - constants.context_bytes - KEPT_FREE_BYTES) * (1 - AUTOMATIC_HEADROOM_SHARE)
-    possible = ways(work)
-    fitting = (way for way in possible if predict(shape, way, constants).peak_allocated_bytes <= allowed)
-    return next(fitting, possible[-1])
+    fitting = (way for way in ways(work) if predict(shape, way, constants).peak_allocated_bytes <= allowed)
+    return next(fitting, ways(work)[-1])
 
 
 def ways(work: Workload) -> tuple[Workload, ...]:
@@ -187,12 +183,8 @@ def ways(work: Workload) -> tuple[Workload, ...]:
     if not work.kind.picks_its_way:
         return (work,)
     steps = work.gradient_accumulation_steps
-    divisors = [count for count in range(steps, 0, -1) if steps % count == 0]
-    return tuple(
-        replace(work, recompute=recompute, fused_micro_batches=count)
-        for recompute in (False, True)
-        for count in divisors
-    )
+    fused = [replace(work, fused_micro_batches=count) for count in range(steps, 0, -1) if steps % count == 0]
+    return tuple(replace(way, recompute=recompute) for recompute in (False, True) for way in fused)
 
 
 def leanest(work: Workload) -> Workload:

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any
 
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
-
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
 
 
@@ -60,8 +59,7 @@ class ParameterParts:
 
 def linear_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
     """(in_features, out_features) of one layer's projections, by the module names that LoRA targets."""
-    query = shape.num_attention_heads * shape.head_dim
-    key_value = shape.num_key_value_heads * shape.head_dim
+    query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
     hidden, intermediate = shape.hidden_size, shape.intermediate_size
     return {
         "q_proj": (hidden, query),
@@ -107,8 +105,7 @@ def shape_from_config(config: object) -> ModelShape:
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
             raise ValueError(f"config.json: {key} = true is not supported for model_type {model_type!r}")
-    heads = _positive(config, "num_attention_heads")
-    hidden = _positive(config, "hidden_size")
+    heads, hidden = _positive(config, "num_attention_heads"), _positive(config, "hidden_size")
     # Qwen3Config's own default, whatever hidden size and heads say; the other three derive it
     head_dim_default = 128 if model_type == "qwen3" else hidden // heads
     return ModelShape(
@@ -127,8 +124,7 @@ def shape_from_config(config: object) -> ModelShape:
 
 
 def _positive(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = config.get(key)
-    value = default if value is None else value
+    value = default if config.get(key) is None else config[key]
     if value is None:
         raise ValueError(f"config.json: key {key!r} is missing")
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
@@ -147,19 +143,8 @@ def _qwen(
     hidden: int, intermediate: int, layers: int, heads: int, key_value_heads: int, *, tied: bool, vocab: int = 151936
 ) -> ModelShape:
     """Qwen1.5 or Qwen2.5; qwen3 is made of it."""
-    return ModelShape(
-        model_type="qwen2",
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=key_value_heads,
-        head_dim=hidden // heads,
-        vocab_size=vocab,
-        tie_word_embeddings=tied,
-        qkv_bias=True,
-        max_position_embeddings=32768,
-    )
+    sizes = (hidden, intermediate, layers, heads, key_value_heads, hidden // heads, vocab)
+    return ModelShape("qwen2", *sizes, tie_word_embeddings=tied, qkv_bias=True, max_position_embeddings=32768)
 
 
 def _qwen3(hidden: int, intermediate: int, layers: int, heads: int, *, tied: bool) -> ModelShape:

@@ -17,16 +17,9 @@ from steph.memory.trainers import HALF, SINGLE, Workload
 ABSMAX_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes.functional.quantize_4bit: weights per scale, scales per fp32 scale
 # bytes beside weight and gradient of one trained parameter, by transformers' name of the optimizer
 OPTIMIZER_BYTES: Mapping[str, float] = MappingProxyType(
-    {
-        "adamw_torch": 8,
-        "adamw_torch_fused": 8,
-        "adamw_bnb_8bit": 2,
-        "adamw_8bit": 2,
-        "paged_adamw_8bit": 2,
-        "paged_adamw_32bit": 8,
-        "sgd": 0,
-        "adafactor": 0,
-    }
+    dict.fromkeys(("adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"), 8.0)
+    | dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"), 2.0)
+    | dict.fromkeys(("sgd", "adafactor"), 0.0)
 )
 INPUT_OF = {"q_proj": "norm1", "k_proj": "norm1", "v_proj": "norm1", "gate_proj": "norm2", "up_proj": "norm2"}
 
@@ -78,10 +71,7 @@ def lora_bytes(shape: ModelShape, work: Workload) -> float:
 
 
 def upcast_bytes(shape: ModelShape, work: Workload) -> float:
-    """What preparing holds beyond the weights that training finds: the half-precision original of the last tensor cast.
-
-    `prepare_model_for_kbit_training` casts one tensor after the other; each original lives until its copy is made.
-    """
+    """While preparing, the half-precision original of the last tensor cast, which lives until its copy is made."""
     return parameter_parts(shape).embedding * HALF if work.upcasts else 0.0
 
 
@@ -109,11 +99,11 @@ def _adapter_inputs(shape: ModelShape, work: Workload) -> float:
     Without dropout A keeps the input itself, which modules that read the same input share.
     """
     e, linear = work.activation_bytes, linear_shapes(shape)
-    targets = [name for name in linear if name in work.target_modules]
-    low_rank = len(targets) * e * work.lora_r
+    widths = {name: linear[name][0] for name in linear if name in work.target_modules}
+    low_rank = len(widths) * e * work.lora_r
     if work.lora_dropout:
-        return low_rank + sum((e + 1) * linear[name][0] for name in targets)
-    return low_rank + e * sum({INPUT_OF.get(name, name): linear[name][0] for name in targets}.values())
+        return low_rank + (e + 1) * sum(widths.values())
+    return low_rank + e * sum({INPUT_OF.get(name, name): width for name, width in widths.items()}.values())
 
 
 def mask_bytes(work: Workload) -> float:
@@ -171,11 +161,10 @@ def logits_bytes(shape: ModelShape, work: Workload) -> float:
 
 
 def head_bytes(shape: ModelShape, work: Workload) -> float:
-    """Logits and loss at their peak, in the loss's backward: 12·V bytes a position.
+    """Logits and loss at their peak: fp32 log_softmax, nll_loss' gradient and log_softmax's, 12·V bytes a position.
 
-    log_softmax's output, nll_loss' gradient and log_softmax's gradient, all fp32. The logits are gone by then (the
-    Trainer keeps the loss alone), and where they are in half precision, their gradient comes after.
-    Source: transformers ForCausalLMLoss, torch.nn.functional.cross_entropy.
+    The logits are gone by then (the Trainer keeps the loss alone), and where they are in half precision, their gradient
+    comes after. Source: transformers ForCausalLMLoss, torch.nn.functional.cross_entropy.
     """
     return 3 * logits_bytes(shape, work)
 

@@ -1,7 +1,6 @@
-"""The trainers that a prediction knows, one row of constants each, and the settings that a training step is asked for.
+"""The trainers that a prediction knows, one row of constants each, and the settings of a training step.
 
-A further trainer is a further row of `TRAINERS`, and its name in `steph.terms.TrainerName`. The points that a row
-rests on are in benchmarks/results/vram_points.jsonl.
+A further trainer is a further row of `TRAINERS`, and its name in `steph.terms.TrainerName`.
 """
 
 from __future__ import annotations

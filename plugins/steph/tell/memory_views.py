@@ -1,11 +1,17 @@
-"""How predicted memory is shown: H-1's candidates, the calibration, and H-4's cards.
+"""How predicted memory is shown: H-1's candidates, the calibration, H-4's cards, and `steph fit`.
 
-Takes values of a record and of an `Outlook`, gives Markdown; computes nothing.
+Takes values of a record, of an `Outlook` or of a `Fit`, gives Markdown or the terminal's text; computes nothing.
 """
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from steph.memory.calibration import Calibration
+from steph.memory.fit import Fit
+from steph.memory.forecast import Forecast
+from steph.memory.shapes import ModelShape
 from steph.memory.trainers import TRAINERS
 from steph.record import Candidate, StageResult
 from steph.tell import wording
@@ -16,7 +22,7 @@ from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
 from steph.units import GIB
 
 CAVEAT = (
-    "予測式は H100 での 47 点で検証してあります: 予約ピークの誤差は中央値 0.8 %、最大 6.7 %(docs/memory-model.md)。"
+    "予測式は H100 での 47 点で検証してあります: 予約ピークの誤差は中央値 1.9 %、最大 6.4 %(docs/memory-model.md)。"
     "ほかのカードでは測っていません。余裕の小さい設定は実機で確かめてください。"
 )
 Point = tuple[int, int]  # batch size, max_seq_length
@@ -222,3 +228,90 @@ def _setting_line(name: str, card: CardOutlook, point: Point) -> Markdown:
     prediction = card.grid[point]
     left = _headroom(card, prediction)
     return _item(f"{name} `{_short(point)}/4bit`(再計算あり): {_peak_words(prediction)}、余り {left}。")
+
+
+def fit_json(result: Fit) -> str:
+    """One object for one setting; for several `grid` with one object each, named by its setting, and `largest`."""
+    if len(result.forecasts) == 1:
+        (only,) = result.forecasts.values()
+        return json.dumps(_fit_values(result, only), ensure_ascii=False, indent=1)
+    rows = {
+        (batch, length): {"batch_size": batch, "max_seq_length": length, **_fit_values(result, forecast)}
+        for (batch, length), forecast in result.forecasts.items()
+    }
+    largest = rows[result.largest] if result.largest else None
+    return json.dumps({"grid": list(rows.values()), "largest": largest}, ensure_ascii=False, indent=1)
+
+
+def _fit_values(result: Fit, forecast: Forecast) -> dict[str, Any]:
+    sizes = ("peak_allocated", "peak_reserved", "total", "low", "high")
+    return {
+        **{f"{name}_gib": _gib(getattr(forecast, f"{name}_bytes")) for name in sizes},
+        "verdict": forecast.verdict(result.vram_bytes),
+        "terms": {term.name: _gib(term.size_bytes) for term in forecast.terms if term.at_peak},
+    }
+
+
+def _gib(size_bytes: float) -> float:
+    return round(size_bytes / GIB, 4)
+
+
+def fit_text(result: Fit, basis: str = "") -> str:
+    """The breakdown of one setting, or the grid and the largest that fits; `basis`: where constants come from."""
+    some = next(iter(result.forecasts.values()))
+    work = some.workload
+    lines = [
+        f"{result.model}, trainer {work.trainer}, {'4-bit' if work.use_4bit else '16-bit'}, LoRA r {work.lora_r} on "
+        f"{','.join(work.target_modules)}; card {result.vram_bytes / GIB:.2f} GiB; figures in GiB, the whole process"
+    ]
+    lines += [basis] if basis else []
+    lines += _breakdown(result, some) if len(result.forecasts) == 1 else _fit_grid(result)
+    return "\n".join([*lines, ""])
+
+
+def _fit_grid(result: Fit) -> list[str]:
+    batches = sorted({batch for batch, _ in result.forecasts})
+    lines = ["", "max-seq-length  " + "".join(f"{f'batch {batch}':>22}" for batch in batches)]
+    for length in sorted({length for _, length in result.forecasts}):
+        row = [result.forecasts[batch, length] for batch in batches]
+        cells = [f"{forecast.total_bytes / GIB:.2f} {forecast.verdict(result.vram_bytes)}" for forecast in row]
+        lines.append(f"{length:>14}  " + "".join(f"{cell:>22}" for cell in cells))
+    largest = "none"
+    if result.largest is not None:
+        largest = f"--batch-size {result.largest[0]} --max-seq-length {result.largest[1]}"
+    return [*lines, "", f"largest that fits: {largest}"]
+
+
+def _breakdown(result: Fit, forecast: Forecast) -> list[str]:
+    work = forecast.workload
+    lines = [f"recompute {'on' if work.recompute else 'off'}, {work.rows} rows of {work.width} tokens a forward", ""]
+    for term in forecast.terms:
+        note = "" if term.at_peak else "  (not at the peak)"
+        lines.append(f"{term.name:<44}{term.size_bytes / GIB:>8.3f}{note}")
+    span = f"({forecast.low_bytes / GIB:.2f} to {forecast.high_bytes / GIB:.2f})"
+    return [
+        *lines,
+        "",
+        f"{'peak allocated':<44}{forecast.peak_allocated_bytes / GIB:>8.2f}",
+        f"{'peak reserved':<44}{forecast.peak_reserved_bytes / GIB:>8.2f}",
+        f"{'whole process':<44}{forecast.total_bytes / GIB:>8.2f}  {span}",
+        "",
+        forecast.verdict(result.vram_bytes),
+    ]
+
+
+def fit_basis(found: Calibration, trainer: str, shape: ModelShape) -> str:
+    """What a record gave to a prediction for a trainer and a model, in English."""
+    if not found.point_count:
+        return "the record has no measured peaks that can be used: built-in constants"
+    if trainer != found.trainer:
+        return f"the record's trainer is {found.trainer}: only what the card holds beside the allocator is its own"
+    if not found.is_explained and found.line is None:
+        error = found.constants.relative_error
+        return f"the record's measured peaks are off by {error:.0%}, which the interval therefore allows for"
+    if not found.is_described and (found.line is None or shape != found.shape):
+        return "steph.toml names no trainer: the interval holds all that are known, with and without recompute"
+    if found.line is not None:
+        return "slope and intercept by two measured lengths of the record"
+    attempts = f"{found.point_count} measured attempt{'s' if found.point_count > 1 else ''}"
+    return f"constants corrected by {attempts} of the record"
