@@ -6,11 +6,10 @@ from typing import Literal
 
 import record_factory as factory
 from steph.base.terms import StageId
-from steph.memory.constants import Constants
-from steph.memory.forecast import predict
-from steph.memory.measured import workload_of
+from steph.memory.calibration import workload_of
+from steph.memory.forecast import Constants, predict
 from steph.memory.shapes import BUILT_IN
-from steph.memory.terms import Workload
+from steph.memory.trainers import Workload
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Probe, Record
 

@@ -21,7 +21,7 @@ from steph.judge.artifacts import is_fresh
 from steph.judge.evidence import CardMemory
 from steph.memory.forecast import predict
 from steph.memory.shapes import BUILT_IN
-from steph.memory.terms import Workload
+from steph.memory.trainers import Workload
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record.events import AttemptEnded

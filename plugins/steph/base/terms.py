@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 
 class StageId(StrEnum):
@@ -25,6 +26,8 @@ class ExtendedId(StrEnum):
 
 
 AnyStage = StageId | ExtendedId
+# How a pipeline's trainer uses memory: the names of the rows in `steph.memory.trainers.TRAINERS`
+TrainerName = Literal["full", "answer"]
 
 # What a stage is built on: it runs only where all of these are green, and is stale where one of them was replaced.
 NEEDS: dict[AnyStage, tuple[AnyStage, ...]] = {

@@ -5,9 +5,8 @@ from __future__ import annotations
 from steph.conduct.models import NoModel
 from steph.conduct.prediction import expected_of_shape
 from steph.conduct.preparation import Setup
-from steph.memory.measured import shape_of
-from steph.memory.shape_lookup import UnknownShapeError, model_shape
-from steph.memory.shapes import parameter_count
+from steph.memory.calibration import shape_of
+from steph.memory.shapes import UnknownShapeError, model_shape, parameter_count
 from steph.record.values import Candidate, ModelChoice
 
 UNKNOWN_SHAPE = "形が分からない(config.json が手元になく、組み込みの形でもない)"

@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, parameter_count
-from steph.memory.terms import (
-    DEFAULT_TARGETS,
-    Workload,
-    embedding_bytes,
-    linear_bytes,
-    lora_parameters,
-    norm_bytes,
-)
+from steph.memory.terms import embedding_bytes, linear_bytes, lora_parameters, norm_bytes
+from steph.memory.trainers import DEFAULT_TARGETS, Workload
 from steph.plan.options import Options
 from steph.plan.settings import Profile
 from steph.run.output import HEAD_BYTES, TAIL_BYTES

@@ -1,17 +1,18 @@
-"""What a model's shape is, and the parameters that follow from it: the numbers that a memory prediction starts from.
+"""A model's shape and the parameter counts that follow from it, by a built-in name or from a `config.json`.
 
-Comes in: a name from the built-in table or a `config.json`. Goes out: a `ModelShape` and exact counts. Reads no file.
+Asks no network and downloads nothing.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
-
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
 
 
@@ -58,8 +59,7 @@ class ParameterParts:
 
 def linear_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
     """(in_features, out_features) of one layer's projections, by the module names that LoRA targets."""
-    query = shape.num_attention_heads * shape.head_dim
-    key_value = shape.num_key_value_heads * shape.head_dim
+    query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
     hidden, intermediate = shape.hidden_size, shape.intermediate_size
     return {
         "q_proj": (hidden, query),
@@ -105,8 +105,7 @@ def shape_from_config(config: object) -> ModelShape:
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
             raise ValueError(f"config.json: {key} = true is not supported for model_type {model_type!r}")
-    heads = _positive(config, "num_attention_heads")
-    hidden = _positive(config, "hidden_size")
+    heads, hidden = _positive(config, "num_attention_heads"), _positive(config, "hidden_size")
     # Qwen3Config's own default, whatever hidden size and heads say; the other three derive it
     head_dim_default = 128 if model_type == "qwen3" else hidden // heads
     return ModelShape(
@@ -125,8 +124,7 @@ def shape_from_config(config: object) -> ModelShape:
 
 
 def _positive(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = config.get(key)
-    value = default if value is None else value
+    value = default if config.get(key) is None else config[key]
     if value is None:
         raise ValueError(f"config.json: key {key!r} is missing")
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
@@ -136,63 +134,30 @@ def _positive(config: Mapping[str, Any], key: str, default: int | None = None) -
 
 def config_of(shape: ModelShape, name: str = "") -> dict[str, Any]:
     """A `config.json` that makes a model of this shape; the inverse of `shape_from_config`."""
-    return {
-        "_name_or_path": name,
-        "model_type": shape.model_type,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.num_hidden_layers,
-        "num_attention_heads": shape.num_attention_heads,
-        "num_key_value_heads": shape.num_key_value_heads,
-        "head_dim": shape.head_dim,
-        "vocab_size": shape.vocab_size,
-        "tie_word_embeddings": shape.tie_word_embeddings,
-        "max_position_embeddings": shape.max_position_embeddings,
-        # logits of a narrow model with weights as small as the published ones' can't be certain of any token
-        "initializer_range": max(0.02, SURE_LOGIT / shape.hidden_size),
-    }
+    sizes = {key: value for key, value in asdict(shape).items() if key != "qkv_bias"}
+    # logits of a narrow model with weights as small as the published ones' can't be certain of any token
+    return {"_name_or_path": name, **sizes, "initializer_range": max(0.02, SURE_LOGIT / shape.hidden_size)}
 
 
-def _qwen2(
+def _qwen(
     hidden: int, intermediate: int, layers: int, heads: int, key_value_heads: int, *, tied: bool, vocab: int = 151936
 ) -> ModelShape:
-    return ModelShape(
-        model_type="qwen2",
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=key_value_heads,
-        head_dim=hidden // heads,
-        vocab_size=vocab,
-        tie_word_embeddings=tied,
-        qkv_bias=True,
-        max_position_embeddings=32768,
-    )
+    """Qwen1.5 or Qwen2.5; qwen3 is made of it."""
+    sizes = (hidden, intermediate, layers, heads, key_value_heads, hidden // heads, vocab)
+    return ModelShape("qwen2", *sizes, tie_word_embeddings=tied, qkv_bias=True, max_position_embeddings=32768)
 
 
 def _qwen3(hidden: int, intermediate: int, layers: int, heads: int, *, tied: bool) -> ModelShape:
-    return ModelShape(
-        model_type="qwen3",
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=8,
-        head_dim=128,
-        vocab_size=151936,
-        tie_word_embeddings=tied,
-        qkv_bias=False,
-        max_position_embeddings=40960,
-    )
+    older = _qwen(hidden, intermediate, layers, heads, 8, tied=tied)
+    return replace(older, model_type="qwen3", head_dim=128, qkv_bias=False, max_position_embeddings=40960)
 
 
 BUILT_IN: Mapping[str, ModelShape] = MappingProxyType(
     {
-        "Qwen/Qwen1.5-1.8B-Chat": _qwen2(2048, 5504, 24, 16, 16, tied=False),
-        "Qwen/Qwen1.5-4B-Chat": _qwen2(2560, 6912, 40, 20, 20, tied=False),
-        "Qwen/Qwen2.5-1.5B-Instruct": _qwen2(1536, 8960, 28, 12, 2, tied=True),
-        "Qwen/Qwen2.5-3B-Instruct": _qwen2(2048, 11008, 36, 16, 2, tied=True),
+        "Qwen/Qwen1.5-1.8B-Chat": _qwen(2048, 5504, 24, 16, 16, tied=False),
+        "Qwen/Qwen1.5-4B-Chat": _qwen(2560, 6912, 40, 20, 20, tied=False),
+        "Qwen/Qwen2.5-1.5B-Instruct": _qwen(1536, 8960, 28, 12, 2, tied=True),
+        "Qwen/Qwen2.5-3B-Instruct": _qwen(2048, 11008, 36, 16, 2, tied=True),
         "Qwen/Qwen3-0.6B": _qwen3(1024, 3072, 28, 16, tied=True),
         "Qwen/Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, tied=True),
         "Qwen/Qwen3-4B": _qwen3(2560, 9728, 36, 32, tied=True),
@@ -202,4 +167,44 @@ BUILT_IN: Mapping[str, ModelShape] = MappingProxyType(
 
 # Small enough to train on a CPU in a second, with everything that its big sisters have: grouped heads, biases, a head
 TINY_NAME = "steph/tiny-qwen2"
-TINY = _qwen2(64, 128, 2, 4, 2, tied=False, vocab=2048)
+TINY = _qwen(64, 128, 2, 4, 2, tied=False, vocab=2048)
+
+
+class ShapeError(ValueError):
+    """A model's shape can't be had; the message is one line that begins with the model's name."""
+
+
+class UnknownShapeError(ShapeError):
+    """No model of this name is known here."""
+
+
+def model_shape(name_or_path: str) -> ModelShape:
+    """The shape of a built-in name, of a model folder or config.json, or of a model in the Hub's cache.
+
+    Raises ShapeError, UnknownShapeError where nothing of that name is found.
+    """
+    if name_or_path in BUILT_IN:
+        return BUILT_IN[name_or_path]
+    try:
+        path = Path(name_or_path).expanduser()
+        config = path / "config.json" if path.is_dir() else path
+        found = config if config.is_file() else _cached_config(name_or_path)
+        if found is not None:
+            return shape_from_config(json.loads(found.read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home folder, or endless nesting
+        raise ShapeError(f"{name_or_path}: {error}") from error
+    raise UnknownShapeError(
+        f"{name_or_path}: no folder with a config.json, not in the Hub's cache and not built in; "
+        f"built in are: {', '.join(sorted(BUILT_IN))}"
+    )
+
+
+def _cached_config(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:  # a path, or too long for a model's name
+        return None
+    return Path(found) if isinstance(found, str) else None

@@ -1,94 +1,27 @@
 """The terms of a training step's memory, each a formula in the model's sizes; docs/memory-model.md derives them.
 
-Comes in: a shape and a workload. Goes out: bytes. Nothing here is fitted to a measurement: what torch, transformers,
-PEFT and bitsandbytes allocate follows from their code, and counting every tensor of a step on the CPU checks it
-(tests/unit/pipeline/test_counted_memory.py). `tokens` is rows x width of one forward, padding included.
+The layer is transformers' decoder layer with gated MLP and PEFT's LoRA on bitsandbytes' 4-bit linears, attention
+through sdpa. Nothing here is fitted to a measurement: counting every tensor of a step on the CPU checks it
+(tests/unit/pipeline/test_counted_memory.py). Every function returns bytes; `tokens` is rows x width of one forward,
+padding included, `e` the bytes of one activation number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
 
 from steph.memory.shapes import ModelShape, linear_shapes, parameter_parts
+from steph.memory.trainers import HALF, SINGLE, Workload
 
-Trainer = Literal["full", "answer"]
-ASSUMED_TRAINER: Trainer = "full"  # of a pipeline that does not say
-DEFAULT_TARGETS = ("q_proj", "v_proj")  # PEFT's own choice for Qwen, Llama and Mistral
-HALF, SINGLE = 2, 4  # bytes of a bf16 or fp16 number, and of an fp32 one
 ABSMAX_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes.functional.quantize_4bit: weights per scale, scales per fp32 scale
 # bytes beside weight and gradient of one trained parameter, by transformers' name of the optimizer
 OPTIMIZER_BYTES: Mapping[str, float] = MappingProxyType(
-    {
-        "adamw_torch": 8,
-        "adamw_torch_fused": 8,
-        "adamw_bnb_8bit": 2,
-        "adamw_8bit": 2,
-        "paged_adamw_8bit": 2,
-        "paged_adamw_32bit": 8,
-        "sgd": 0,
-        "adafactor": 0,
-    }
+    dict.fromkeys(("adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"), 8.0)
+    | dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"), 2.0)
+    | dict.fromkeys(("sgd", "adafactor"), 0.0)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What one training step does, as far as memory goes.
-
-    `batch_size` is the rows of one micro-batch, `width` their tokens, `gradient_accumulation_steps` the micro-batches
-    of an optimizer step, of which `fused_micro_batches` go through the model as one. `label_positions`: logits of one
-    row that the `answer` trainer computes; a direct answer has three labels, and the position before them is kept.
-    `held_positions`: logits that it holds at once, of all rows together; None: all, as it did before its loss ran in
-    chunks.
-    """
-
-    trainer: Trainer
-    batch_size: int
-    width: int
-    gradient_accumulation_steps: int = 1
-    lora_r: int = 16
-    target_modules: tuple[str, ...] = DEFAULT_TARGETS
-    lora_dropout: bool = True
-    use_4bit: bool = True
-    double_quant: bool = True
-    recompute: bool = True
-    optimizer: str = "adamw_torch"
-    fused_micro_batches: int = 1
-    label_positions: int = 4
-    held_positions: int | None = 128
-
-    def of_rows(self, longest_tokens: int, longest_answer_tokens: int) -> Workload:
-        """The same with the real rows of the `answer` trainer, which pads to the longest and learns the answers."""
-        width = min(self.width, longest_tokens)
-        return replace(self, width=width, label_positions=min(width, longest_answer_tokens + 1))
-
-    @property
-    def rows(self) -> int:
-        """Rows of one forward."""
-        return self.batch_size * self.fused_micro_batches
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one forward, padding included."""
-        return self.rows * self.width
-
-    @property
-    def upcasts(self) -> bool:
-        """Whether everything that is not 4-bit is cast to fp32 (peft.prepare_model_for_kbit_training)."""
-        return self.trainer == "full" and self.use_4bit
-
-    @property
-    def activation_bytes(self) -> int:
-        """Bytes of one activation number: fp32 after the upcast, where nothing autocasts; else half precision."""
-        return SINGLE if self.upcasts else HALF
-
-    @property
-    def keeps_gradients(self) -> bool:
-        """Whether gradients of earlier micro-batches are there while activations are at their peak."""
-        return self.gradient_accumulation_steps > self.fused_micro_batches
+INPUT_OF = {"q_proj": "norm1", "k_proj": "norm1", "v_proj": "norm1", "gate_proj": "norm2", "up_proj": "norm2"}
 
 
 def linear_bytes(shape: ModelShape, work: Workload) -> float:
@@ -138,8 +71,107 @@ def lora_bytes(shape: ModelShape, work: Workload) -> float:
 
 
 def upcast_bytes(shape: ModelShape, work: Workload) -> float:
-    """What preparing holds beyond the weights that training finds: the half-precision original of the last tensor cast.
-
-    `prepare_model_for_kbit_training` casts one tensor after the other; each original lives until its copy is made.
-    """
+    """While preparing, the half-precision original of the last tensor cast, which lives until its copy is made."""
     return parameter_parts(shape).embedding * HALF if work.upcasts else 0.0
+
+
+def kept_per_token(shape: ModelShape, work: Workload) -> float:
+    """Bytes a token that one layer's backward needs: norms, attention, MLP and LoRA inputs.
+
+    Norms: input and fp32 inverse root. The first norm's input is the layer's, which recompute has kept (counted with
+    the checkpoints), unless a copy is made; qwen3's norms on q and k have inputs of their own. Attention: q, k, v after
+    rope, the output, and sdpa's fp32 log-sum-exp per head. MLP: gate, the activation's output, up. The 4-bit linears
+    keep nothing of their input (bitsandbytes MatMul4Bit saves only the packed weight).
+    """
+    e, heads = work.activation_bytes, shape.num_attention_heads
+    inputs = 1 if work.recompute and work.norm_bytes == e else 2
+    norms = inputs * work.norm_bytes * shape.hidden_size + 2 * SINGLE
+    if shape.model_type == "qwen3":
+        norms += (heads + shape.num_key_value_heads) * (shape.head_dim * work.norm_bytes + SINGLE)
+    key_value_heads = heads if work.kind.has_mask else shape.num_key_value_heads
+    attention = e * 2 * (heads + key_value_heads) * shape.head_dim + SINGLE * heads
+    return norms + attention + 3 * e * shape.intermediate_size + _adapter_inputs(shape, work)
+
+
+def _adapter_inputs(shape: ModelShape, work: Workload) -> float:
+    """For each target: the input after dropout, dropout's mask of one byte, and A's output of r numbers.
+
+    Without dropout A keeps the input itself, which modules that read the same input share.
+    """
+    e, linear = work.activation_bytes, linear_shapes(shape)
+    widths = {name: linear[name][0] for name in linear if name in work.target_modules}
+    low_rank = len(widths) * e * work.lora_r
+    if work.lora_dropout:
+        return low_rank + (e + 1) * sum(widths.values())
+    return low_rank + e * sum({INPUT_OF.get(name, name): width for name, width in widths.items()}.values())
+
+
+def mask_bytes(work: Workload) -> float:
+    """A mask of (rows, 1, width, width) numbers of the queries' kind; one for all layers."""
+    return work.activation_bytes * work.tokens * work.width if work.kind.has_mask else 0.0
+
+
+def layer_kept_bytes(shape: ModelShape, work: Workload) -> float:
+    """What one layer's backward needs, over all tokens of a forward."""
+    return kept_per_token(shape, work) * work.tokens
+
+
+def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
+    """Each layer's input, the only thing that recompute keeps: e·T·h·L (torch.utils.checkpoint)."""
+    return work.activation_bytes * work.tokens * shape.hidden_size * shape.num_hidden_layers
+
+
+def layer_work_bytes(shape: ModelShape, work: Workload) -> float:
+    """The most that one layer's recompute and backward hold beyond what they keep.
+
+    Three moments can be the highest, in tokens T, hidden h, intermediate I, the dequantised weight W = 2·h·I:
+    the recompute reaching its last large linear (up, with the product's gradient waiting, or down where LoRA is on it,
+    before or after it has kept its dropped input); down's backward; the product's backward with three gradients of
+    width I.
+    """
+    e, tokens = work.activation_bytes, work.tokens
+    hidden, wide = e * tokens * shape.hidden_size, e * tokens * shape.intermediate_size
+    weight = HALF * shape.hidden_size * shape.intermediate_size if work.use_4bit else 0
+    half_copies = HALF * tokens * shape.intermediate_size if work.upcasts else 0
+    if "down_proj" not in work.target_modules:
+        recomputing = wide + 3 * hidden + weight + half_copies if work.recompute else 0.0
+        return max(recomputing, hidden + wide + weight + half_copies, hidden + 3 * wide)
+    dropped = wide + tokens * shape.intermediate_size if work.lora_dropout else 0.0
+    recomputing = wide + 5 * hidden + max(0.0, weight + half_copies - dropped) if work.recompute else 0.0
+    return max(recomputing, 2 * hidden + 2 * wide + weight + half_copies - dropped, hidden + 3 * wide - dropped)
+
+
+def fresh_gradient_bytes(shape: ModelShape, work: Workload) -> float:
+    """fp32 gradients of all LoRA weights, complete when the first layer's backward runs; 0 where they stay anyway."""
+    return 0.0 if work.keeps_gradients else SINGLE * lora_parameters(shape, work)
+
+
+def norm_work_bytes(shape: ModelShape, work: Workload) -> float:
+    """The last norm's backward, while every layer's activations are still kept.
+
+    torch's kernel: its input and the two gradients; transformers' code: five fp32 tensors and its input.
+    """
+    numbers = 6 * SINGLE if work.kind.copies_norm_inputs else 3 * work.activation_bytes
+    return numbers * work.tokens * shape.hidden_size
+
+
+def logits_bytes(shape: ModelShape, work: Workload) -> float:
+    """One fp32 number for each position that has logits, and each word."""
+    return SINGLE * work.logit_positions * shape.vocab_size
+
+
+def head_bytes(shape: ModelShape, work: Workload) -> float:
+    """Logits and loss at their peak: fp32 log_softmax, nll_loss' gradient and log_softmax's, 12·V bytes a position.
+
+    The logits are gone by then (the Trainer keeps the loss alone), and where they are in half precision, their gradient
+    comes after. Source: transformers ForCausalLMLoss, torch.nn.functional.cross_entropy.
+    """
+    return 3 * logits_bytes(shape, work)
+
+
+def half_adapter_bytes(shape: ModelShape, work: Workload) -> float:
+    """Half-precision copies of the LoRA weights, made by autocast and kept by the graph; one layer's with recompute."""
+    if work.upcasts:
+        return 0.0
+    copies = HALF * lora_parameters(shape, work)
+    return copies / shape.num_hidden_layers if work.recompute else copies

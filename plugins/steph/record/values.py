@@ -10,7 +10,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from steph.base.terms import AnyStage, Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
+from steph.base.terms import (
+    AnyStage,
+    Cause,
+    EndedBy,
+    ExtendedId,
+    Phase,
+    RecordKind,
+    Severity,
+    StageId,
+    TrainerName,
+    Verdict,
+)
 from steph.base.values import Value
 from steph.record.environment import Environment, GitState
 from steph.record.settings import EvalSettings, TrainSettings
@@ -70,7 +81,7 @@ class Context(Value):
     pipeline_git: GitState
     suite_git: GitState
     environment: Environment
-    trainer: Literal["full", "answer", "undescribed"] | None = None  # as steph.toml says; None in older records
+    trainer: Literal[TrainerName, "undescribed"] | None = None  # as steph.toml says; None in older records
     vram_cap_bytes: int | None = None
     twin: bool = False
     rehearsal_reasons: tuple[str, ...] = ()

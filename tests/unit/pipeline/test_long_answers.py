@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from counted_step import counted_long_answers
 from steph.memory.shapes import BUILT_IN
-from steph.memory.terms import Workload
+from steph.memory.trainers import Workload
 
 if TYPE_CHECKING:
     import torch

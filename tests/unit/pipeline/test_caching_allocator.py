@@ -1,18 +1,11 @@
-"""The caching allocator's rules, and the runs that are played through it."""
+"""The rules of torch's caching allocator, through which the counted steps send their storages."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import product
-
 import pytest
+from caching_allocator import Block, CachingAllocator
 from hypothesis import given
 from hypothesis import strategies as st
-from steph.memory.allocator import Block, CachingAllocator
-from steph.memory.layers import MicroBatches
-from steph.memory.shapes import BUILT_IN, TINY, linear_shapes
-from steph.memory.tape import play
-from steph.memory.terms import Trainer, Workload
 
 MIB = 1 << 20
 
@@ -91,42 +84,3 @@ def test_nothing_is_lost_or_handed_out_twice(requests: list[tuple[int, int]]) ->
         memory.release(block)
     assert memory.allocated_bytes == 0
     assert memory.peak_allocated_bytes <= memory.peak_reserved_bytes
-
-
-TRAINERS: tuple[Trainer, ...] = ("full", "answer")
-WAYS = [
-    Workload(
-        trainer, 2, 64, steps, recompute=recompute, use_4bit=use_4bit, lora_dropout=dropout, target_modules=targets
-    )
-    for trainer, steps, recompute, use_4bit, dropout, targets in product(
-        TRAINERS,
-        (1, 2),
-        (True, False),
-        (True, False),
-        (True, False),
-        (("q_proj", "v_proj"), tuple(linear_shapes(TINY)), ("down_proj",)),
-    )
-]
-
-
-def test_a_step_gives_back_all_that_it_takes() -> None:
-    """Whatever the trainer does: after a micro-batch only LoRA's gradients are left, and after the step nothing."""
-    for shape, work in product((TINY, replace(TINY, model_type="qwen3", qkv_bias=False)), WAYS):
-        memory = CachingAllocator()
-        workspaces = [memory.allocate(1), memory.allocate(1)]
-        before_bytes = memory.allocated_bytes
-        step = MicroBatches(memory, shape, work, workspaces)
-        step.play()
-        gradients_bytes = memory.allocated_bytes
-        step.play()
-        assert memory.allocated_bytes == gradients_bytes > before_bytes, work
-        step.end()
-        assert memory.allocated_bytes == before_bytes, work
-
-
-def test_what_the_upcast_frees_is_reserved_and_not_used() -> None:
-    """In the plain trainer's short step the place of one half-precision original of two is empty (GPU: 1.36 GiB)."""
-    shape = BUILT_IN["Qwen/Qwen3-8B"]
-    original_bytes = 2 * shape.vocab_size * shape.hidden_size
-    assert original_bytes < play(shape, Workload("full", 1, 256, 2)).slack_bytes < 1.25 * original_bytes
-    assert play(shape, Workload("answer", 1, 256, 2)).slack_bytes < 0.1 * original_bytes
