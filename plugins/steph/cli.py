@@ -14,6 +14,8 @@ from steph import __version__
 if TYPE_CHECKING:
     from steph.memory.calibration import Calibration
     from steph.memory.shapes import ModelShape
+    from steph.plan.options import Options
+    from steph.plan.settings import Profile
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Reports = Annotated[Path, typer.Option("--reports", help="folder that holds runs/")]
@@ -215,6 +217,55 @@ def doctor(
     manners = {Manner.QUICK: quick, Manner.JSON: as_json, Manner.GATE: gate}
     manner = Manner(sum(flag.value for flag, is_on in manners.items() if is_on))
     raise typer.Exit(doctor_status([*words, *context.args], manner, typer.echo))
+
+
+@app.command()
+def init(root: Annotated[Path, typer.Argument(help="the pipeline's folder (default: this one)")] = Path()) -> None:
+    """Look into a folder, say what was found, and write a first steph.toml; asks nothing, overwrites nothing."""
+    from steph.contract.description import FILE_NAME
+    from steph.contract.draft import draft, findings
+    from steph.contract.survey import survey
+
+    target = root / FILE_NAME
+    if not root.is_dir():
+        raise _failed(f"{root}: no such folder")
+    if target.exists():
+        raise _failed(f"{target} is there already and stays as it is; move it away for a new draft")
+    found = survey(root)
+    typer.echo("\n".join(findings(found)) or f"{root}: nothing that trains, evaluates or holds rows was found")
+    text = draft(found)
+    with target.open("x", encoding="utf-8") as file:
+        file.write(text)
+    typer.echo(f"\nwritten: {target}\n\n{text}\nnext: put what is missing in the place of …, then steph check {root}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def check(
+    context: typer.Context,
+    root: Annotated[str | None, typer.Argument(help="the pipeline's folder, as --steph-pipeline-root")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", "--steph-profile", help="as for pytest")] = None,
+    pipeline_root: Annotated[
+        str | None, typer.Option("--pipeline-root", "--steph-pipeline-root", help="as for pytest")
+    ] = None,
+    pipeline_python: Annotated[
+        str | None, typer.Option("--pipeline-python", "--steph-pipeline-python", help="as for pytest")
+    ] = None,
+) -> None:
+    """Show the commands that a description stands for, and which core checks can be measured; starts nothing.
+
+    Takes every other option of a run, too. Exit status 2 where a run would refuse the description or its inputs.
+    """
+    from steph.conduct.check import check_lines
+    from steph.doctor.command import with_run_options
+
+    named = {"profile": profile, "pipeline-root": pipeline_root or root, "pipeline-python": pipeline_python}
+    words = [f"--steph-{name}={value}" for name, value in named.items() if value is not None]
+
+    def show(options: Options, profile: Profile) -> int:
+        typer.echo("\n".join(check_lines(options, profile)))
+        return 0
+
+    raise typer.Exit(with_run_options([*words, *context.args], lambda _, options, profile: show(options, profile)))
 
 
 def _calibration(reports: Path, run: str, model: str, shape: ModelShape) -> Calibration:

@@ -131,7 +131,7 @@ def _rows(right: int) -> list[Row]:
     """Answers to the questions of seed 1, so many of them right."""
     return [
         Row(question=secret.question, choices="", correct_answer=secret.letter, is_correct=n < right, response=letter,
-            predicted_answer=letter)  # type: ignore[arg-type]
+            predicted_answer=letter)
         for n, secret in enumerate(draw(1))
         for letter in [secret.letter if n < right else LETTERS[(LETTERS.index(secret.letter) + 1) % 4]]
     ]  # fmt: skip

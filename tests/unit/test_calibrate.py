@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from planted import TRAIN_FILE
 from process_tree import wait_until
 from scripted_training import LARGE, PROFILE, ScriptedTraining
 from steph.base.terms import Cause, EndedBy, StageId, Verdict
@@ -192,7 +193,7 @@ def test_rows_that_cannot_be_counted_are_said_once(
     stage = ScriptedTraining(tmp_path)
     model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
     if broken == "no training file":
-        (stage.setup.root / stage.course.train_file.path).unlink()
+        (stage.setup.root / TRAIN_FILE).unlink()
     else:
         (tmp_path / "model" / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
     outcome = stage.walk(monkeypatch, model)

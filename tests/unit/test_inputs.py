@@ -48,6 +48,7 @@ def test_the_real_questions_go_before_the_sample_that_comes_with_the_root(tmp_pa
     for name, rows in (("sample.json", 2), ("real.json", 3)):
         (tmp_path / name).write_text(json.dumps({"samples": [{}] * rows}))
         found = read_dataset(tmp_path, description)
+        assert found is not None
         assert (found.path, found.rows, found.is_sample) == (name, rows, name == "sample.json")
         assert (found.role, found.sha256) == ("dataset", file_sha256(tmp_path / name))
     (tmp_path / "real.json").unlink()

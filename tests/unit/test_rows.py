@@ -67,6 +67,7 @@ def test_a_first_row_behind_a_mark_says_what_it_was_built_from(tmp_path: Path) -
     bench = make_bench(tmp_path)
     path = bench.root / "rows.jsonl"
     dataset = read_dataset(bench.root, load_description(bench.root))
+    assert dataset is not None
     for source, is_old in ((dataset.sha256, False), ("0" * 64, True)):
         meta = {"meta": {"source_sha256": source, "holdout": 3}}
         path.write_bytes(content(row(1) | meta))

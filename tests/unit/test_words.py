@@ -139,7 +139,9 @@ def test_a_byte_order_mark_is_harmless_and_another_encoding_is_named(tmp_path: P
     description = Description.model_validate({"paths": {"dataset": "d.json"}})
     text = '{"samples": [{"問題文": "x"}]}'
     (tmp_path / "d.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    assert read_dataset(tmp_path, description).rows == 1
+    found = read_dataset(tmp_path, description)
+    assert found is not None
+    assert found.rows == 1
     (tmp_path / "d.json").write_bytes(text.encode("shift_jis"))
     with pytest.raises(InputError, match=r"d\.json: not UTF-8 .*save it as UTF-8"):
         read_dataset(tmp_path, description)

@@ -17,8 +17,9 @@ from steph.conduct.course import Course
 from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.side_commands import require_built, script_flags, side_folder
 from steph.conduct.stage_run import Run
-from steph.contract.commands import LOSS_FLAG, build_command, folder_beside
-from steph.contract.results import Row, read_results
+from steph.contract.commands import build_command, folder_beside
+from steph.contract.results import Row
+from steph.contract.results_lawqa import read_results
 from steph.contract.rows import rows_in
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_heart import loss_low_check, remembered_check, unknown_check
@@ -68,7 +69,7 @@ def learn_by_heart(run: Run, model: ModelChoice) -> Outcome:
         run,
         STAGE,
         material.rows,
-        folder_beside(run.setup.description.paths.output_dir, "heart"),
+        folder_beside(run.setup.description.output_dir, "heart"),
         script_flags(run),
     )
     trained = _train(course, model)
@@ -137,6 +138,8 @@ def make_material(run: Run, folder: Path, seed: int) -> Material:
     Raises NoExampleError or InputError where the pipeline's formats can't be told or its builder fails.
     """
     drawn = draw(seed)
+    if run.setup.dataset is None or run.setup.description.train_file is None:
+        raise NoExampleError("問題のデータセットか学習ファイルが steph.toml にない")
     samples = json.loads((run.setup.root / run.setup.dataset.path).read_bytes())["samples"]
     questions = questions_like(samples[0], drawn)
     asked, taught = folder / "selection.json", folder / "rows.jsonl"
@@ -147,7 +150,7 @@ def make_material(run: Run, folder: Path, seed: int) -> Material:
         values = {"dataset": str(asked), "train_file": str(taught), "mode": "direct", "samples": "0"}
         require_built(run, build_command(run.setup.python, description.build.command, values), folder, str(taught))
     else:
-        example = next(iter(rows_in(run.setup.root / description.paths.train_file)), {})
+        example = next(iter(rows_in(run.setup.root / run.setup.description.train_file)), {})
         rows = rows_like(example, samples, questions)
         taught.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     rows_file = inputs.read_train_file(folder, taught.name)
@@ -178,9 +181,8 @@ def _train(course: Course, model: ModelChoice) -> Attempt:
         max_steps=heart.max_steps,
         longest_row=lengths.longest if lengths else None,
     )
-    flags = (LOSS_FLAG,) if LOSS_FLAG in course.flags else ()
-    plain = course.request(model, settings)
-    request = replace(plain, label=f"暗記 {plain.label}", argv=(*plain.argv, *flags), rows=lengths)
+    plain = course.request(model, settings, output_only=True)
+    request = replace(plain, label=f"暗記 {plain.label}", rows=lengths)
 
     def judge(finished: Finished) -> Attempt:
         training, checks, artifacts = judge_training(course.evidence(finished, model, settings))

@@ -12,7 +12,8 @@ from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.one_step import take_one_step
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
-from steph.contract.results import Row, read_results
+from steph.contract.results import Row
+from steph.contract.results_lawqa import read_results
 from steph.contract.rows import rows_in
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_extended import cot_rows_check
@@ -52,9 +53,10 @@ def run_extended(run: Run, stage: AnyStage, model: ModelChoice) -> Outcome:
 def _train_on_cot(run: Run, model: ModelChoice) -> Outcome:
     """H-2 on CoT rows, from the settings that it ended on; rows that mostly teach no reasoning are not trained on."""
     course = open_course(run, ExtendedId.COT_TRAINING)
-    check = cot_rows_check(rows_in(run.setup.root / course.train_file.path))
+    path = run.setup.description.paths.train_file_cot
+    check = cot_rows_check(rows_in(run.setup.root / path))
     if check.severity is Severity.FAIL:
-        return Outcome(Verdict.FAIL, f"{course.train_file.path}: {check.message}学習は行っていない", (check,))
+        return Outcome(Verdict.FAIL, f"{path}: {check.message}学習は行っていない", (check,))
     last = run.journal.record().stages[StageId.H2].last_attempt
     start = last.settings if last and isinstance(last.settings, TrainSettings) else None
     outcome = Training(course).walk(model, start)

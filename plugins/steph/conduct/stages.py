@@ -67,6 +67,8 @@ class Conductor:
                 return self._reach_model(run)
             case StageId.H2:
                 return self._train(run)
+            case StageId.H3 if self.setup.description.evaluate.none is not None:
+                return Outcome(Verdict.NOT_RUN, f"評価がない: {self.setup.description.evaluate.none}")
             case StageId.H3:
                 training = self.journal.record().stages[StageId.H2]
                 return Evaluation(run, self._model(), training).evaluate(DIRECT)

@@ -16,10 +16,11 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from steph.base.terms import TrainerName
 from steph.base.values import Value
-from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES, WHEN, unknown_placeholder
+from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES, WHEN, names_in, unknown_placeholder
 from steph.contract.presets import preset_table
 from steph.contract.rows import RowFormat
 from steph.plan.settings import (
+    MAX_SAMPLES,
     MAX_STEPS,
     Filled,
     ProfileError,
@@ -32,6 +33,7 @@ from steph.plan.settings import (
 
 FILE_NAME = "steph.toml"
 DEFAULT_PRESET = "lawqa"
+OUTPUT_DIR, EVALUATION_OUTPUT = "steph-out/adapter", "steph-out/evaluation"  # where nothing is said
 
 
 def _inside(path: str) -> str:
@@ -83,8 +85,8 @@ class Model(Value):
     """The models that this pipeline is made for."""
 
     candidates: tuple[Filled, ...] = ()
-    """Models in order of preference in the place of the profile's, as ids on the Hub: this project's own family. No
-    other is ever taken as a substitute. A folder is named with `--steph-model`."""
+    """Models in order of preference in the place of the profile's, ids on the Hub or folders below the root: this
+    project's own family. No other is ever taken as a substitute. A profile that makes its own tiny twin still does."""
 
 
 class TrainWhen(Value):
@@ -253,6 +255,18 @@ class EvaluateResults(Value):
     row: ResultsRow = ResultsRow()
 
 
+class EvaluateFixed(Value):
+    """Settings that an evaluation has inside."""
+
+    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
+    load_in_4bit: bool | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are given, by the profile's names."""
+        return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+
+
 EvaluationKind = Literal["generate", "choice", "loglikelihood", "metric"]
 
 
@@ -275,6 +289,8 @@ class Evaluate(Value):
     cwd: str = "."
     """The folder that they run in, from the root."""
     config: ConfigFile | None = None
+    fixed: EvaluateFixed = EvaluateFixed()
+    """The value that the program has inside, where the command does not pass the profile's."""
     output: Output | None = None
     """`paths.evaluation_output` by another name."""
     kind: EvaluationKind = "generate"
@@ -326,20 +342,31 @@ class Description(Value):
         """The training file from the root; None where the program takes its rows from elsewhere."""
         if self.train.rows.format == "none":
             return None
-        return self.train.rows.file or self.paths.train_file
+        is_named = "train_file" in self.paths.model_fields_set or self._is_lawqa(self.train)
+        return self.train.rows.file or (self.paths.train_file if is_named else None)
+
+    @staticmethod
+    def _is_lawqa(section: Train | Evaluate) -> bool:
+        """Whether a section calls one of the published pipeline's scripts."""
+        return bool({"train_script", "evaluate_script"} & {*names_in(section.command or ())})
 
     @property
     def output_dir(self) -> str:
         """The folder that the training writes, from the root."""
-        if self.train.output_dir:
-            return self.train.output_dir
+        if "output_dir" in self.paths.model_fields_set:
+            return self.paths.output_dir
         literal = self.train.artifacts.adapter
-        return self.paths.output_dir if "{" in literal else literal
+        own = self.train.output_dir or ("" if "{" in literal else literal)
+        return own or (self.paths.output_dir if self._is_lawqa(self.train) else OUTPUT_DIR)
 
     @property
     def output(self) -> str:
         """The file or folder that the evaluation writes, from the root."""
-        return self.evaluate.output or self.paths.evaluation_output
+        if "evaluation_output" in self.paths.model_fields_set:
+            return self.paths.evaluation_output
+        literal = self.evaluate.results.file or ""
+        own = self.evaluate.output or ("" if {*"{*["} & {*literal} else literal)
+        return own or (self.paths.evaluation_output if self._is_lawqa(self.evaluate) else EVALUATION_OUTPUT)
 
     @property
     def dataset(self) -> str | None:
@@ -435,6 +462,10 @@ def _troubles(description: Description) -> list[str]:
     ]
     if train.command is None:
         troubles.append("train.command: missing; give the program and its arguments, or a preset")
+    elif description.train_file is None and train.rows.format != "none":
+        troubles.append(
+            'train.rows.file: missing; name the training rows, or say format = "none" where they are elsewhere'
+        )
     if evaluate.none is None and evaluate.command is None:
         troubles.append("evaluate.command: missing; give the program and its arguments, a preset, or `none`")
     return troubles

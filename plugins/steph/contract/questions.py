@@ -7,8 +7,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from steph.contract.rows import RowFormat, TrainingRow, training_rows_in
+from steph.contract.rows import RowFormat, TrainingRow, rows_in, training_rows_in
 from steph.judge.artifacts import UnreadableError, read_json
 
 MAX_DATASET_BYTES = 512 << 20
@@ -25,6 +26,11 @@ _LABEL = re.compile(
     r"^[\s(\[【「<]*(?:(?:選択肢|option|choice|肢)\s*)?([a-z]{1,3}|\d{1,2}|[ア-コイロハニホヘト甲乙丙丁戊一二三四五])[\s.、,::)\]】」>]+(?=\S)",
     re.IGNORECASE,
 )
+QUESTION_KEYS = (
+    "question", "query", "problem", "prompt", "instruction", "input", "text", "sentence", "goal", "ctx", "問題文",
+)  # fmt: skip
+_CHOICES_KEYS = ("choices", "options", "選択肢")
+_ANSWER_KEYS = ("answer", "label", "target", "expected", "gold", "output", "completion", "正解")
 _TEXT_KEYS, _LABEL_KEYS = ("text", "content", "value", "choice", "選択肢"), ("label", "key", "id", "symbol", "記号")
 
 
@@ -79,7 +85,7 @@ def _choices_of_mappings(choices: Sequence[Mapping[object, object]]) -> Choices:
     return Choices(found.texts, tuple(str(label).strip().lower() for label in labels) if has_labels else found.labels)
 
 
-def _first_of(values: Mapping[object, object], keys: tuple[str, ...]) -> object:
+def _first_of(values: Mapping[Any, object], keys: tuple[str, ...]) -> object:
     return next((values[key] for key in keys if key in values), None)
 
 
@@ -114,6 +120,22 @@ def _squeeze(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).split())
 
 
+def answer_labels(golds: Sequence[str], choices: Sequence[Choices]) -> tuple[str, ...]:
+    """The labels that answers are, in order: a sequence that has every right answer, as long as the most choices.
+
+    Choices may be numbered otherwise than answers are. Right answers of no known sequence are labels themselves.
+    """
+    wanted = {plain_label(gold) for gold in golds} or {"a"}
+    most = max((len(one.texts) for one in choices), default=0)
+    own = max((one.labels for one in choices), key=len, default=())
+    if own and wanted <= set(own):
+        return own
+    for known in _SEQUENCES:
+        if wanted <= set(known):
+            return known[: max(most or 4, max(map(known.index, wanted)) + 1)]
+    return tuple(sorted(wanted))
+
+
 def repeats_question(text: str, question: str, choices: object) -> bool:
     """Whether a text has the question and then every choice in order, word for word, as a prompt has them."""
     parts = [_squeeze(question), *map(_squeeze, choices_of(choices).texts)]
@@ -129,8 +151,15 @@ def repeats_question(text: str, question: str, choices: object) -> bool:
 
 
 def questions_of(dataset: Path) -> tuple[Question, ...]:
-    """The data set's questions in order (lawqa_jp's keys); UnreadableError where it has no `samples`."""
+    """The data set's questions in order, by lawqa_jp's keys; other rows by their usual ones.
+
+    Raises UnreadableError where it has no `samples`, and no rows with a question.
+    """
+    if dataset.suffix == ".jsonl":
+        return _questions_of_rows(list(rows_in(dataset)) if dataset.is_file() else [])
     raw = read_json(dataset, MAX_DATASET_BYTES)
+    if isinstance(raw, list):
+        return _questions_of_rows([row for row in raw if isinstance(row, Mapping)])
     samples = raw.get("samples") if isinstance(raw, Mapping) else None
     if not isinstance(samples, list):
         raise UnreadableError("samples がない")
@@ -143,6 +172,31 @@ def questions_of(dataset: Path) -> tuple[Question, ...]:
         for row in samples
         if isinstance(row, Mapping)
     )
+
+
+def _questions_of_rows(rows: Sequence[Mapping[str, object]]) -> tuple[Question, ...]:
+    found = [(row, text) for row in rows if isinstance(text := _first_of(row, QUESTION_KEYS), str)]
+    if not rows or len(found) < len(rows):
+        raise UnreadableError(f"{len(rows)} 行のうち {len(rows) - len(found)} 行に問題文（question など）がない")
+    return tuple(
+        Question(question_key(text, _first_of(row, _CHOICES_KEYS)), plain_label(_first_of(row, _ANSWER_KEYS) or ""))
+        for row, text in found
+    )
+
+
+def as_in_dataset(keys: Sequence[str], dataset: Sequence[Question]) -> tuple[str, ...]:
+    """The keys as the data set has them: results may lack the choices, or hold a question within a template."""
+    known = {question.key for question in dataset}
+    alone = {question.key.partition(_PART)[0]: question.key for question in dataset}
+
+    def found(key: str) -> str:
+        question = key.partition(_PART)[0]
+        if key in known or question in alone:
+            return key if key in known else alone[question]
+        inside = [text for text in alone if len(text) >= LEAST_QUESTION_CHARS and text in question]
+        return alone[max(inside, key=len)] if inside else key
+
+    return tuple(map(found, keys))
 
 
 def plain_label(value: object) -> str:

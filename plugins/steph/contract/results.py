@@ -1,21 +1,41 @@
-"""The evaluation's JSON file: where it lies and what it says, with types and ranges checked. Reads, changes nothing."""
+"""What an evaluation's results say, whoever wrote them: one value for every format. Values only; reads nothing."""
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from steph.contract.questions import plain_label
-from steph.judge.artifacts import UnreadableError, is_fresh, read_json
+from steph.contract.questions import answer_labels, choices_of, plain_label
 
 MOST_SECONDS = 1e9
-MOST_PATH_CHARS = 1000
-_DATED = r"\d{8}-\d{4}(?:\d{2})?_"
+NO_ANSWER, FAILED = "unknown", "error"  # what is written in an answer's place
+
+EvaluationKind = Literal["generate", "choice", "loglikelihood", "metric"]
+ResultsFormat = Literal["lawqa", "lm_eval", "json"]
+
+
+@dataclass(frozen=True)
+class ResultsForm:
+    """What a description says of an evaluation and its results.
+
+    `file` and `rows` are filled in and from the pipeline root, and may hold `*` and `**`; `rows` may be a dotted path,
+    as `score`, `count`, `model`, `adapter` and the values of `row` are.
+    """
+
+    format: ResultsFormat = "lawqa"
+    kind: EvaluationKind = "choice"
+    lines: tuple[str, ...] = ()
+    file: str | None = None
+    rows: str | None = None
+    score: str | None = None
+    count: str | None = None
+    model: str | None = None
+    adapter: str | None = None
+    row: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Part(BaseModel):
@@ -47,19 +67,39 @@ class Summary(_Part):
     total_count: Annotated[int, Field(ge=0)]
 
 
+class Score(_Part):
+    """One figure of the results: of which task, by which metric, over how many samples.
+
+    `is_mean`: it is the mean of its rows' scores; None where that is unknown, as of a metric over a whole corpus.
+    """
+
+    task: str = ""
+    metric: str = ""
+    value: float
+    count: Annotated[int, Field(ge=0)] | None = None
+    is_mean: bool | None = True
+
+
 def _lowered(value: object) -> object:
     return plain_label(value) if isinstance(value, str) else value
 
 
 class Row(_Part):
-    """One answered question; newer pipelines alone have `seconds`, `new_tokens`, `finish_reason` and `prompt`."""
+    """One answered question.
+
+    `predicted_answer` is a label, a text, `unknown` or `error`; `response` is None where the model was not asked for
+    a text. `score` is what it counts, where that may be a part of 1. Newer pipelines alone have `seconds`,
+    `new_tokens`, `finish_reason` and `prompt`.
+    """
 
     question: str
     choices: object = None
-    correct_answer: Annotated[str, StringConstraints(min_length=1, max_length=20)]
-    predicted_answer: Annotated[Literal["a", "b", "c", "d", "unknown", "error"], BeforeValidator(_lowered)]
+    correct_answer: Annotated[str, StringConstraints(max_length=2000)] = ""
+    predicted_answer: Annotated[str, BeforeValidator(_lowered)] = ""
     is_correct: bool
-    response: str | None
+    response: str | None = None
+    score: float | None = None
+    task: str = ""
     seconds: object = None
     finish_reason: object = None
     prompt: object = None
@@ -78,8 +118,13 @@ class Row(_Part):
 
     @property
     def is_answered(self) -> bool:
-        """Whether a label was read, right or wrong."""
-        return self.predicted_answer not in ("unknown", "error")
+        """Whether an answer was read, right or wrong."""
+        return self.predicted_answer not in (NO_ANSWER, FAILED)
+
+    @property
+    def counts(self) -> float:
+        """What the row adds to a score that is its rows' mean."""
+        return self.score if self.score is not None else float(self.is_correct)
 
     @property
     def own_seconds(self) -> float | None:
@@ -90,11 +135,32 @@ class Row(_Part):
 
 
 class Results(_Part):
-    """The whole file."""
+    """What the files of one evaluation say.
+
+    `summary` is of the format `lawqa`, `scores` are of the others. `contradictions` are what its files say against
+    each other (Japanese), `begun_unix` is when they say that the evaluation began. `kind` is what
+    the program itself says that it asked, None where only the description tells.
+    """
 
     config: Config = Config()
-    summary: Summary
-    results: tuple[Row, ...]
+    summary: Summary | None = None
+    results: tuple[Row, ...] = ()
+    scores: tuple[Score, ...] = ()
+    contradictions: tuple[str, ...] = ()
+    begun_unix: float | None = None
+    kind: EvaluationKind | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that its answers are, in their order: those that its right answers are taken from."""
+        return answer_labels(
+            [row.correct_answer for row in self.results], [choices_of(row.choices) for row in self.results]
+        )
+
+    @property
+    def mean_counts(self) -> float | None:
+        """The mean of what the rows count, None without rows."""
+        return sum(row.counts for row in self.results) / len(self.results) if self.results else None
 
 
 @dataclass(frozen=True)
@@ -102,6 +168,7 @@ class ResultsFile:
     """The file that was found (None: none), the name the pipeline has for it, and its content or what is wrong.
 
     `others` are names of files beside it that this attempt wrote under the asked name and that tell other results.
+    `rows_files` are files of their own that hold its rows.
     """
 
     path: Path | None
@@ -110,88 +177,4 @@ class ResultsFile:
     content: Results | None = None
     problem: str | None = None
     others: tuple[str, ...] = ()
-
-
-def find_results(
-    root: Path, asked: str, saved_to: str | None, started_unix: float, *, pattern: str | None = None
-) -> ResultsFile:
-    """Find and read one attempt's JSON: the file that the script named, else the newest that fits the asked path.
-
-    A file fits by its name, alone or behind a date, or by `pattern`, a name with `*`.
-    """
-    names = _names(root / asked, pattern)
-    path = _locate(root / asked, _named(root, asked, saved_to, names), names, started_unix)
-    if path is None:
-        return ResultsFile(None, asked)
-    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-    fresh = is_fresh(path, started_unix)
-    try:
-        content = _parse(path)
-    except UnreadableError as error:
-        return ResultsFile(path, name, fresh, problem=str(error))
-    others = _others(path, content, _names(root / asked, None), started_unix)
-    said = root / saved_to if saved_to and "\0" not in saved_to and len(saved_to) <= MOST_PATH_CHARS else path
-    if said.suffix == ".json" and said.name not in (path.name, *others) and _is_another(said, content, started_unix):
-        others = (*others, said.name)
-    return ResultsFile(path, name, fresh, content=content, others=others)
-
-
-def _others(taken: Path, content: Results, names: re.Pattern[str], started_unix: float) -> tuple[str, ...]:
-    """Young files of the asked name, alone or behind a date, that do not tell what the taken one does."""
-    beside = [path for path in sorted(taken.parent.iterdir()) if names.fullmatch(path.name) and path != taken]
-    return tuple(path.name for path in beside if _is_another(path, content, started_unix))
-
-
-def _is_another(path: Path, content: Results, started_unix: float) -> bool:
-    return path.is_file() and is_fresh(path, started_unix) and not _tells(path, content)
-
-
-def _tells(path: Path, content: Results) -> bool:
-    try:
-        other = _parse(path)
-    except UnreadableError:
-        return False
-    if content.config.lora_path and "lora_path" in other.config.model_fields_set and not other.config.lora_path:
-        return True  # of the base model, evaluated beside the tuned one
-    answers = [
-        [(row.question, row.predicted_answer, row.is_correct) for row in one.results] for one in (other, content)
-    ]
-    return other.summary == content.summary and answers[0] == answers[1]
-
-
-def read_results(path: Path) -> Results:
-    """Read one evaluation's JSON; raises UnreadableError with the reason (Japanese)."""
-    return _parse(path)
-
-
-def _names(target: Path, pattern: str | None) -> re.Pattern[str]:
-    alternatives = [f"(?:{_DATED})?{re.escape(target.name)}", *([fnmatch.translate(pattern)] if pattern else [])]
-    return re.compile("|".join(alternatives))
-
-
-def _named(root: Path, asked: str, saved_to: str | None, names: re.Pattern[str]) -> Path | None:
-    """The file that the script says it wrote, where it has one of the names and lies in the asked folder."""
-    if not saved_to or "\0" in saved_to or len(saved_to) > MOST_PATH_CHARS:
-        return None
-    path, target = root / saved_to, root / asked
-    return path if names.fullmatch(path.name) and path.parent.resolve() == target.parent.resolve() else None
-
-
-def _locate(target: Path, named: Path | None, names: re.Pattern[str], started_unix: float) -> Path | None:
-    if named and named.is_file():
-        return named
-    folder = target.parent
-    found = [p for p in folder.iterdir() if names.fullmatch(p.name) and p.is_file()] if folder.is_dir() else []
-    return max(found, key=lambda p: (is_fresh(p, started_unix), p.stat().st_mtime), default=None)
-
-
-def _parse(path: Path) -> Results:
-    raw = read_json(path)
-    if isinstance(raw, dict) and isinstance(raw.get("results"), list):
-        raw = raw | {"results": tuple(raw["results"])}
-    try:
-        return Results.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "全体"
-        raise UnreadableError(f"{place}: {first['msg']}（ほか {error.error_count() - 1} 件）") from error
+    rows_files: tuple[Path, ...] = ()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
+from steph.contract.globs import newest, paths_at
 from steph.contract.lines import Metrics
 from steph.judge.artifacts import UnreadableError, is_fresh, read_json
 
 STATE_NAME = "trainer_state.json"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
 OWN_FIGURES_NAME = "train_metrics.json"
 MOST_TOKENS = 10**15  # more is no count but a broken file
 MOST_EPOCHS = 10**6
@@ -35,10 +37,36 @@ class TrainerState:
     best_folder: str | None = None  # the name of the checkpoint that the Trainer calls its best
     fresh: bool = False
     stale_folders: tuple[str, ...] = ()
+    final: Metrics | None = None  # the entry of `log_history` with the whole run's figures
 
 
-def read_state(output_dir: Path, started_unix: float) -> TrainerState:
-    """Read the newest checkpoint's state: of the attempt's own checkpoints the last, else of the older ones."""
+def adapter_folder(root: Path, pattern: str, started_unix: float) -> Path:
+    """The folder of the adapter's two files: of several that fit the one whose files were written last."""
+    folders = [path for path in paths_at(root, pattern) if path.is_dir()]
+    configs = [path / ADAPTER_CONFIG_NAME for path in folders if (path / ADAPTER_CONFIG_NAME).is_file()]
+    last = newest(configs, started_unix)
+    return last.parent if last else next(iter(folders), root / pattern)
+
+
+def read_state(output_dir: Path, started_unix: float, others: Sequence[Path] = ()) -> TrainerState:
+    """Read the Trainer's state: the newest checkpoint's, or one of `others` where that says more.
+
+    A state beside the checkpoints is written at the training's end, and then alone has the final figures.
+    """
+    state = _read_newest_checkpoint(output_dir, started_unix)
+    mine = state if state.fresh and state.problem is None else None
+    for path in others:
+        if path.parent != state.folder and is_fresh(path, started_unix):
+            other = _read_state(path.parent, None, True, state.stale_folders)
+            if other.problem is None and (mine is None or (other.global_step or 0) >= (mine.global_step or 0)):
+                mine = other
+    if mine is None or mine is state:
+        return state
+    return replace(mine, folder=state.folder if state.fresh and state.problem is None else mine.folder)
+
+
+def _read_newest_checkpoint(output_dir: Path, started_unix: float) -> TrainerState:
+    """Of the attempt's own checkpoints the last, else of the older ones."""
     folders = {int(m[1]): path for path in _children(output_dir) if (m := _CHECKPOINT.fullmatch(path.name))}
     fresh = {n: path for n, path in folders.items() if is_fresh(_dated(path), started_unix)}
     stale = tuple(path.name for n, path in sorted(folders.items()) if n not in fresh)
@@ -57,7 +85,7 @@ def _children(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
 
 
-def _read_state(folder: Path, step: int, fresh: bool, stale: tuple[str, ...]) -> TrainerState:
+def _read_state(folder: Path, step: int | None, fresh: bool, stale: tuple[str, ...]) -> TrainerState:
     try:
         raw = read_json(folder / STATE_NAME, strict=False)  # the Trainer itself writes NaN there
     except UnreadableError as error:
@@ -65,7 +93,7 @@ def _read_state(folder: Path, step: int, fresh: bool, stale: tuple[str, ...]) ->
     if not isinstance(raw, Mapping) or type(raw.get("global_step")) is not int:
         return TrainerState(folder, f"{folder.name}/{STATE_NAME} に global_step がない", stale_folders=stale)
     done = int(raw["global_step"])
-    problem = None if done == step else f"{folder.name}/{STATE_NAME} の global_step が {done}"
+    problem = None if step in (done, None) else f"{folder.name}/{STATE_NAME} の global_step が {done}"
     seen, steps = raw.get("num_input_tokens_seen"), raw.get("max_steps")
     epoch, batch, best = (raw.get(key) for key in ("epoch", "train_batch_size", "best_model_checkpoint"))
     return TrainerState(
@@ -81,6 +109,7 @@ def _read_state(folder: Path, step: int, fresh: bool, stale: tuple[str, ...]) ->
         best_folder=Path(best).name if isinstance(best, str) else None,
         fresh=fresh,
         stale_folders=stale,
+        final=next((m for m in reversed(_entries(raw.get("log_history"))) if m.get("train_runtime") is not None), None),
     )
 
 
@@ -91,11 +120,15 @@ def _history_losses(history: object) -> tuple[float, ...]:
 
 
 def _history(history: object) -> tuple[Metrics, ...]:
-    entries = history if isinstance(history, list) else []
+    return tuple(metrics for metrics in _entries(history) if metrics.get("loss") is not None)
+
+
+def _entries(history: object) -> tuple[Metrics, ...]:
+    """The entries of `log_history` with their numbers."""
     return tuple(
         Metrics(tuple((str(key), _as_float(value)) for key, value in entry.items() if type(value) in (int, float)))
-        for entry in entries
-        if isinstance(entry, Mapping) and type(entry.get("loss")) in (int, float)
+        for entry in (history if isinstance(history, list) else [])
+        if isinstance(entry, Mapping)
     )
 
 

@@ -15,6 +15,7 @@ import psutil
 
 from steph.base.terms import StageId
 from steph.conduct.preparation import cache_dir, pipeline_python, read_inputs
+from steph.contract.asked import passed
 from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts, Place, RootFacts
 from steph.doctor.hub import HUB_SECONDS
 from steph.plan.options import Options
@@ -48,9 +49,10 @@ def read_root(options: Options, profile: Profile) -> RootFacts:
     root = options.pipeline_root
     facts = RootFacts(str(root))
     try:
-        description, dataset = read_inputs(options, profile, tuple(StageId))
-        script = str(root / description.paths.train_script)
-        facts = RootFacts(str(root), dataset=dataset, train_script=script)
+        found = read_inputs(options, profile, tuple(StageId))
+        has_script = "train_script" in passed(found.description.train)
+        script = str(root / found.description.paths.train_script) if has_script else None
+        facts = RootFacts(str(root), dataset=found.dataset, train_script=script)
     except (ProfileError, InputError) as error:
         facts = RootFacts(str(root), error=str(error))
     try:

@@ -128,8 +128,10 @@ def base_check(folder: Path, model_name: str) -> Check:
     return ADAPTER_BASE.check(holds, f"アダプターのベースは {named}、対象モデルは {bounded(model_name, 100)}。")
 
 
-def config_checks(folder: Path, settings: TrainSettings, tensors: tuple[Tensor, ...]) -> tuple[Check, ...]:
-    """Check that `adapter_config.json` is there and says what was asked."""
+def config_checks(
+    folder: Path, settings: TrainSettings, tensors: tuple[Tensor, ...], unsaid: frozenset[str] = frozenset()
+) -> tuple[Check, ...]:
+    """Check that `adapter_config.json` is there and says what was asked; nobody asked for `unsaid` settings."""
     try:
         config = read_adapter_config(folder)
     except UnreadableError as error:
@@ -139,7 +141,7 @@ def config_checks(folder: Path, settings: TrainSettings, tensors: tuple[Tensor, 
         )
     is_lora = config.peft_type == "LORA"
     kind = bounded(config.peft_type, 40)
-    wrong = _differences(config, settings, tensors)
+    wrong = _differences(config, settings, tensors, unsaid)
     return (
         ADAPTER_CONFIG.check(is_lora, f"{CONFIG_NAME} は読め、種類は {kind}。"),
         ADAPTER_AS_ASKED.check(
@@ -148,12 +150,15 @@ def config_checks(folder: Path, settings: TrainSettings, tensors: tuple[Tensor, 
     )
 
 
-def _differences(config: AdapterConfig, settings: TrainSettings, tensors: tuple[Tensor, ...]) -> list[str]:
+def _differences(
+    config: AdapterConfig, settings: TrainSettings, tensors: tuple[Tensor, ...], unsaid: frozenset[str]
+) -> list[str]:
     pairs = [
         ("r", config.r, settings.lora_r),
         ("lora_alpha", config.lora_alpha, settings.lora_alpha),
         ("lora_dropout", config.lora_dropout, settings.lora_dropout),
     ]
+    pairs = [pair for pair in pairs if pair[0] not in unsaid]
     wrong = [f"{name}={bounded(found, 40)}（依頼 {asked}）" for name, found, asked in pairs if found != asked]
     modules = config.target_modules
     if settings.target_modules and not (

@@ -27,7 +27,7 @@ from steph.judge.checks_inputs import (
 from steph.judge.checks_weights import ADAPTER_AS_SAVED, BASE_UNCHANGED, NO_OWN_CODE, answering_weight_checks
 from steph.judge.checks_witness import model_check, place_checks, quantised_check, why_unseen
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
 from steph.judge.names import same_path
 from steph.judge.prompts import LEAST_LOST, asked_share, frame_lost, text_beside
 from steph.judge.witness import (
@@ -35,7 +35,6 @@ from steph.judge.witness import (
     Batch,
     Generation,
     ModelLoaded,
-    ModelSaved,
     Quantised,
     Raised,
     Scoring,
@@ -64,6 +63,7 @@ ANSWERS_GENERATED = CheckKind(
     "目撃記録の generate と採点の呼び出し、例外の数",
     trap=2,
     note="例外のあとでやり直していれば warn",
+    core=True,
 )
 ADAPTER_ACTIVE = CheckKind(
     "adapter_active",
@@ -73,6 +73,7 @@ ADAPTER_ACTIVE = CheckKind(
     "目撃記録の回答時のアダプター（sha256、無効化、マージ）、PEFT のキーの不足、結果の応答",
     trap=19,
     note="アダプターなしの評価では、どれも有効でないこと",
+    core=True,
 )
 SCALING_AS_TRAINED = CheckKind(
     "scaling_as_trained",
@@ -102,6 +103,7 @@ PROMPTS_HOLD_QUESTIONS = CheckKind(
     trap=27,
     optional=True,
     note="文の一部が違うだけなら warn",
+    needs=(Needs.QUESTIONS,),
 )
 PROMPTS_BARE = CheckKind(
     "prompts_bare",
@@ -111,6 +113,7 @@ PROMPTS_BARE = CheckKind(
     "目撃記録のプロンプトの指紋と、データセットの各項目",
     optional=True,
     note="--no-rag のとき",
+    needs=(Needs.DATASET, Needs.QUESTIONS),
 )
 FRAME_AS_TRAINED = CheckKind(
     "frame_as_trained",
@@ -130,6 +133,7 @@ RESPONSES_GENERATED = CheckKind(
     trap=23,
     optional=True,
     note="一部だけ、または短い応答だけなら warn。長い生成から切り出された短い応答も warn",
+    needs=(Needs.RESPONSES,),
 )
 ANSWERS_GREEDY = CheckKind(
     "answers_greedy",
@@ -139,6 +143,7 @@ ANSWERS_GREEDY = CheckKind(
     "目撃記録の do_sample、学習モード、一つのプロンプトへの応答の数",
     optional=True,
     note="アンサンブルでは問わない",
+    needs=(Needs.RESPONSES,),
 )
 ANSWERS_STOPPED = CheckKind(
     "answers_stopped",
@@ -149,6 +154,7 @@ ANSWERS_STOPPED = CheckKind(
     trap=28,
     quality=True,
     optional=True,
+    needs=(Needs.RESPONSES,),
 )
 WITNESSED_ANSWERS = (
     ANSWERS_GENERATED,
@@ -191,27 +197,20 @@ class _Seen:
 
     evidence: EvalEvidence
     witness: Witness
+    asks_both: bool = False  # for texts, and for the likelihood of given ones
 
     @cached_property
     def calls(self) -> tuple[Call, ...]:
-        """Generations, or scorings where nothing was generated."""
-        return self.witness.of(Generation) or self.witness.of(Scoring)
+        """Generations, or scorings where nothing was generated; both of an evaluation that asks for both."""
+        generations, scorings = self.witness.of(Generation), self.witness.of(Scoring)
+        return (*generations, *scorings) if self.asks_both else generations or scorings
 
     @cached_property
     def unseen_calls(self) -> int:
         """Calls that were only counted."""
-        name = "generations" if self.witness.of(Generation) else "scorings"
-        return max(0, self.witness.totals(name) - len(self.calls))
-
-    @cached_property
-    def merged_folders(self) -> frozenset[str]:
-        """Folders of models that H-2's adapter was merged into while the witness looked on."""
-        wanted = self.evidence.adapter_sha256_expected
-        witnesses = (self.evidence.training_witness, self.witness)
-        saves = (save for witness in witnesses if witness for save in witness.of(ModelSaved))
-        return frozenset(
-            save.path for save in saves if save.path and wanted is not None and wanted in save.merged_sha256
-        )
+        names = ("generations", "scorings") if self.witness.of(Generation) else ("scorings",)
+        total = sum(self.witness.totals(name) for name in (names if self.asks_both else names[:1]))
+        return max(0, total - len(self.calls))
 
     @cached_property
     def answers(self) -> tuple[_Answer, ...]:
@@ -244,7 +243,7 @@ class _Seen:
     def has_adapter(self, call: StateFact) -> bool:
         """Whether H-2's adapter had a part in what this call computed."""
         wanted = self.evidence.adapter_sha256_expected
-        if call.name_or_path and any(same_path(folder, call.name_or_path) for folder in self.merged_folders):
+        if call.name_or_path and any(same_path(folder, call.name_or_path) for folder in self.evidence.merged_folders):
             return True
         if not self.wants_adapter:  # any adapter is one too many
             return bool(call.merged or call.merged_sha256 or (call.layers and call.adapters and not _is_off(call)))
@@ -274,7 +273,8 @@ def _at(values: Sequence[Value], n: int) -> Value | None:
 
 def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> tuple[Check, ...]:
     """All checks of what was seen of an evaluation; where nothing was seen, they say why."""
-    seen = _Seen(evidence, evidence.witness or Witness())
+    told = {row.response is None for row in results.results} if results else set()
+    seen = _Seen(evidence, evidence.witness or Witness(), asks_both=len(told) > 1 and evidence.form.format == "lm_eval")
     generated = _generated_check(seen, len(results.results) if results else evidence.settings.samples)
     # a row that is an error by its own word has no answer that could have been seen
     rows = tuple(row for row in results.results if row.predicted_answer != "error") if results else ()
@@ -305,7 +305,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         recorded_prompts_check(rows, seen.prompts_by_line),
         *answering_weight_checks(generations, with_adapter, seen.adapter_folder),
         inputs_check(generations),
-        model_check(seen.witness, evidence.model_name, worked, seen.merged_folders),
+        model_check(seen.witness, evidence.model_name, worked, seen.evidence.merged_folders),
         quantised_check(evidence.settings.load_in_4bit, worked),
         *place_checks(worked, on_gpu=evidence.on_gpu),
     )
@@ -383,6 +383,12 @@ def _given_by(seen: _Seen, row: Row) -> list[_Answer]:
     ]
 
 
+def _asked_alone(evidence: EvalEvidence, row: Row) -> Row:
+    """The row as one prompt asks it: of scored choices each has a prompt of its own."""
+    is_scored = row.response is None and evidence.form.kind in ("loglikelihood", "metric")
+    return row.model_copy(update={"choices": None}) if is_scored or evidence.form.format == "lm_eval" else row
+
+
 def _asked(answers: Sequence[_Answer], row: Row) -> list[_Answer]:
     """The answers to a row's question; all where no prompt tells."""
     shares = [(answer, None if not answer.prompt else asked_share(answer.prompt, row)) for answer in answers]
@@ -450,7 +456,7 @@ def _questions_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     prompts = list(dict.fromkeys(answer.prompt for answer in seen.counting if answer.prompt))
     best = [
         max((share for prompt in prompts if (share := asked_share(prompt, row)) is not None), default=None)
-        for row in rows
+        for row in (_asked_alone(seen.evidence, row) for row in rows if row.question)
     ]
     known = [share for share in best if share is not None]
     if not known or seen.unseen_calls:
@@ -503,7 +509,7 @@ def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     compared = made_up = made_up_long = cut = 0
     for row in rows:
         text = _SPECIAL.sub("", row.response or "")
-        candidates = _asked(seen.answers, row)
+        candidates = [answer for answer in _asked(seen.answers, row) if isinstance(answer.call, Generation)]
         if not normal_form(text) or not candidates or any(not answer.hashes for answer in candidates):
             continue
         is_long = len(fingerprints(text)) >= LEAST_PRINTS

@@ -22,6 +22,7 @@ STEPS_COMPLETE = CheckKind(
     "予定のステップ数だけ学習した",
     "global_step（なければ最終行の epoch）と、行数・バッチ・累積・上限から求めた予定、Trainer の max_steps",
     note="Trainer が数えた行が少なく（取り置き・除外・packing）、それを回し終えていれば成り立つ。7 割未満は warn",
+    core=True,
 )
 
 

@@ -17,7 +17,7 @@ CAP_SLACK_BYTES = 256 << 20  # what other programs may take meanwhile
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
 _RESULT_MARKS = ("'train_runtime'", "EVALUATION RESULTS")
 
-EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード")
+EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード", core=True)
 NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN, "トレースバックが表示されていない", "stdout と stderr")
 BASE_WEIGHTS_LOADED = CheckKind(
     "base_weights_loaded",

@@ -14,7 +14,7 @@ from itertools import pairwise
 from steph.contract.questions import Question, choices_of, frame_agrees, plain_label, question_key
 from steph.contract.results import Row
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
 from steph.judge.reading import LETTERS, stated_labels
 from steph.record.values import Check
 
@@ -36,6 +36,7 @@ PROMPTS_ASK_QUESTIONS = CheckKind(
     trap=27,
     optional=True,
     note="問題文の一部だけが違えば warn",
+    needs=(Needs.PROMPTS,),
 )
 PROMPTS_WITHOUT_CONTEXT = CheckKind(
     "prompts_without_context",
@@ -44,6 +45,7 @@ PROMPTS_WITHOUT_CONTEXT = CheckKind(
     "--no-rag のとき、プロンプトに条文が入っていない",
     "JSON の prompt とデータセットのコンテキスト",
     optional=True,
+    needs=(Needs.PROMPTS,),
 )
 PROMPTS_AGREE = CheckKind(
     "prompts_agree",
@@ -53,6 +55,7 @@ PROMPTS_AGREE = CheckKind(
     "学習データの input と JSON の prompt",
     trap=6,
     optional=True,
+    needs=(Needs.PROMPTS,),
 )
 PROMPTS_HIDE_ANSWERS = CheckKind(
     "prompts_hide_answers",
@@ -61,6 +64,7 @@ PROMPTS_HIDE_ANSWERS = CheckKind(
     "プロンプトに正解が書かれていない",
     "JSON の prompt の末尾・問題のまわり・例題と、正解の記号",
     optional=True,
+    needs=(Needs.PROMPTS,),
 )
 PROMPTS = (PROMPTS_ASK_QUESTIONS, PROMPTS_WITHOUT_CONTEXT, PROMPTS_AGREE, PROMPTS_HIDE_ANSWERS)
 

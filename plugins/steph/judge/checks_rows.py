@@ -12,7 +12,7 @@ from statistics import median
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
 from steph.contract.rows import RowFormat, rows_in, training_row
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, WARN, CheckKind
+from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
 from steph.judge.witness import Batch, TrainingBegins
 from steph.record.values import Check
 
@@ -37,6 +37,7 @@ ROWS_SEEN = CheckKind(
     "目撃記録の行数・行のハッシュ・文の指紋と、学習ファイル",
     trap=22,
     optional=True,
+    needs=(Needs.TRAIN_ROWS,),
 )
 ROWS_WHOLE = CheckKind(
     "rows_whole",
@@ -46,6 +47,7 @@ ROWS_WHOLE = CheckKind(
     "目撃記録のバッチの幅と文の指紋、学習ファイル",
     trap=1,
     optional=True,
+    needs=(Needs.TRAIN_ROWS,),
 )
 ANSWERS_OF_FILE = CheckKind(
     "answers_of_file",
@@ -56,6 +58,7 @@ ANSWERS_OF_FILE = CheckKind(
     trap=22,
     optional=True,
     note="半数以下なら warn",
+    needs=(Needs.TRAIN_ROWS,),
 )
 ROW_IDENTITY = (ROWS_SEEN, ROWS_WHOLE, ANSWERS_OF_FILE)
 

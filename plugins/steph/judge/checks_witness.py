@@ -53,6 +53,7 @@ TRAINING_SEEN = CheckKind(
     "目撃記録の学習の開始と終了",
     trap=23,
     note="やり直しが隠れていれば warn",
+    core=True,
 )
 STEPS_SEEN = CheckKind(
     "steps_seen",
@@ -60,6 +61,7 @@ STEPS_SEEN = CheckKind(
     FAIL,
     "学習が予定した全ステップが実際に行われた",
     "目撃記録のステップ数、Trainer 自身の予定、行数とバッチから求めた予定",
+    core=True,
 )
 BATCH_SEEN = CheckKind(
     "batch_seen",
@@ -77,6 +79,7 @@ TOKENS_SUPERVISED = CheckKind(
     "目撃記録のバッチのラベルと入力",
     trap=21,
     note="一部の行だけなら warn",
+    core=True,
 )
 ANSWER_SUPERVISED = CheckKind(
     "answer_supervised",
@@ -105,6 +108,7 @@ MODEL_LOADED = CheckKind(
     FAIL,
     "対象モデルの重みが読み込まれ、それが働いた",
     "目撃記録のモデルの読み込み、学習・回答したモデルの名前",
+    core=True,
 )
 QUANTISED_AS_ASKED = CheckKind(
     "quantised_as_asked",
@@ -114,6 +118,7 @@ QUANTISED_AS_ASKED = CheckKind(
     "目撃記録の量子化された層",
     trap=5,
     note="4bit なしの依頼で 4bit なら warn",
+    core=True,
 )
 SETUP_SEEN = CheckKind(
     "setup_seen",
@@ -132,6 +137,7 @@ PARAMETERS_ON_GPU = CheckKind(
     "目撃記録のパラメータの置き場所",
     trap=26,
     note="GPU のみ。一部だけが外にあれば warn",
+    core=True,
 )
 ADAPTER_MOVED = CheckKind(
     "adapter_moved",
@@ -140,6 +146,7 @@ ADAPTER_MOVED = CheckKind(
     "学習の間に LoRA の A と B が動いた",
     "目撃記録の学習の終了（動いた行列の数と大きさ）、最適化の実行回数、学習率",
     note="動きが学習率の合計の 2 % に満たないか、B の数値がすべて同じなら warn",
+    core=True,
 )
 UPDATES_SEEN = CheckKind(
     "updates_seen",
@@ -462,15 +469,15 @@ def _setup_check(evidence: TrainEvidence, begins: TrainingBegins) -> Check:
     asked = evidence.settings
     four = [part for part in begins.quantised if part.kind in FOUR_BIT] if asked.use_4bit else []
     dropouts = {f"{value:g}" for value in begins.lora.dropout} if begins.lora else set()
-    pairs: list[tuple[str, set[str], str]] = [
-        ("量子化の型", {part.quant_type for part in four if part.quant_type}, asked.bnb_4bit_quant_type),
-        (
-            "4bit の計算の型",
-            {part.compute_dtype.removeprefix("torch.") for part in four if part.compute_dtype},
-            asked.bnb_4bit_compute_dtype,
-        ),
-        ("dropout", dropouts, f"{asked.lora_dropout:g}"),
-    ]
+    quant_types = {part.quant_type for part in four if part.quant_type}
+    compute_types = {part.compute_dtype.removeprefix("torch.") for part in four if part.compute_dtype}
+    pairs: list[tuple[str, set[str], str]] = []
+    if "bnb_4bit_quant_type" not in evidence.unsaid:
+        pairs.append(("量子化の型", quant_types, asked.bnb_4bit_quant_type))
+    if "bnb_4bit_compute_dtype" not in evidence.unsaid:
+        pairs.append(("4bit の計算の型", compute_types, asked.bnb_4bit_compute_dtype))
+    if "lora_dropout" not in evidence.unsaid:
+        pairs.append(("dropout", dropouts, f"{asked.lora_dropout:g}"))
     if asked.mixed_precision and begins.precision:
         pairs.append(("混合精度", {begins.precision}, asked.mixed_precision))
     if begins.learning_rate is not None:

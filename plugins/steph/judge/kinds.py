@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 from steph.base.terms import Severity
 from steph.record.values import Check
@@ -19,9 +20,31 @@ def bounded(text: object, limit: int = MESSAGE_CHARS) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+class Needs(StrEnum):
+    """What a check asks of a pipeline beyond what every one has; a description may rule it out."""
+
+    KEY_LINES = "key_lines"  # the lines that the preset `lawqa` prints
+    WORDS = "words"  # printed words that a description asks for
+    ROWS = "rows"
+    QUESTIONS = "questions"
+    LABELS = "labels"  # answers that are labels of choices
+    RESPONSES = "responses"
+    PROMPTS = "prompts"
+    DATASET = "dataset"
+    MODEL_NAME = "model_name"
+    ADAPTER_NAME = "adapter_name"
+    FINAL_LINE = "final_line"
+    TRAINER_STATE = "trainer_state"
+    TRAIN_ROWS = "train_rows"
+
+
 @dataclass(frozen=True)
 class CheckKind:
-    """One row of the table; `quality` rows are INFO in rehearsals, `optional` rows are INFO where unmeasured."""
+    """One row of the table; `quality` rows are INFO in rehearsals, `optional` rows are INFO where unmeasured.
+
+    `core` rows apply whatever a description says, so they need nothing that one could rule out; others do not apply
+    where the pipeline lacks one of their `needs`.
+    """
 
     id: str
     stages: str
@@ -32,6 +55,12 @@ class CheckKind:
     quality: bool = False
     optional: bool = False
     note: str = ""
+    core: bool = False
+    needs: tuple[Needs, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.core and (self.needs or self.optional):
+            raise ValueError(f"{self.id}: a core check is measured always; it has no needs and is not optional")
 
     def check(
         self, holds: bool | None, message: str, *, rehearsal: bool = False, severity: Severity | None = None
@@ -41,3 +70,10 @@ class CheckKind:
         if (self.quality and rehearsal) or (self.optional and holds is None):
             hardness = INFO
         return Check(id=self.id, severity=hardness, holds=holds, message=bounded(message), trap=self.trap)
+
+    def not_applicable(self, reason: str) -> Check:
+        """This row's check where the description rules it out; never green, never red."""
+        if self.core:
+            raise ValueError(f"{self.id} is a core check, which no description rules out")
+        message = bounded(f"対象外: {reason}。")
+        return Check(id=self.id, severity=INFO, holds=None, message=message, trap=self.trap, applies=False)

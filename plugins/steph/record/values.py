@@ -30,13 +30,14 @@ RECORD_VERSION = 1
 
 
 class Check(Value):
-    """One verified fact about a stage's output; `holds` is None where it could not be measured."""
+    """One verified fact about a stage's output; `holds` is None where it could not be measured, or does not apply."""
 
     id: str
     severity: Severity
     holds: bool | None
     message: str  # one Japanese sentence for the report, with the measured values
     trap: int | None = None  # number in the published pipeline's list of traps
+    applies: bool = True  # False: the description rules it out, `message` says why
 
 
 class OomNumbers(Value):
@@ -172,7 +173,13 @@ class TrainOutcome(Value):
     tokens_per_second: float | None = None
     train_rows: int | None = None
     adapter_sha256: str | None = None
+    adapter_dir: str | None = None  # where it is not the output folder itself
     checkpoint: str | None = None
+
+    @property
+    def adapter_folder(self) -> str:
+        """The folder of the adapter's two files, from the pipeline root."""
+        return self.adapter_dir or self.output_dir
 
 
 class AnswerComparison(Value):
@@ -192,6 +199,8 @@ class EvalOutcome(Value):
     total: int | None = None
     correct: int | None = None
     accuracy: float | None = None  # 0 to 1
+    score: float | None = None  # as the results give it, of `metric`; of a format that has no accuracy
+    metric: str | None = None
     backend: str | None = None
     model_name: str | None = None
     lora_path: str | None = None
@@ -219,6 +228,9 @@ class Attempt(Value):
     model_name: str | None = None  # as the pipeline was given it
     settings: TrainSettings | EvalSettings | None = None
     argv: tuple[str, ...] = ()
+    before: tuple[tuple[str, ...], ...] = ()  # commands that ran before it in the same attempt
+    after: tuple[tuple[str, ...], ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)  # what the description sets for them
     cwd: str = ""
     folder: str = ""
     started_at: str
@@ -287,6 +299,11 @@ class StageResult(Value):
     def held(self) -> frozenset[str]:
         """Ids of the checks that were measured and hold."""
         return frozenset(check.id for check in self.checks if check.holds)
+
+    @property
+    def not_applicable(self) -> frozenset[str]:
+        """Ids of the checks that the description rules out; never a core check's."""
+        return frozenset(check.id for check in self.checks if not check.applies)
 
     @property
     def findings(self) -> tuple[Check, ...]:

@@ -179,12 +179,14 @@ def findings_table(result: StageResult | None) -> Markdown:
     """Give the checks that do not hold, hardest first, then those that could not be measured."""
     if result is None or not result.checks:
         return Markdown("検査は行っていません。")
-    unmeasured = [check for check in result.checks if check.holds is None]
+    unmeasured = [check for check in result.checks if check.holds is None and check.applies]
+    ruled_out = [check for check in result.checks if not check.applies]
     rows = [_finding(check, wording.SEVERITIES[check.severity]) for check in result.findings]
     rows += [_finding(check, f"❔ 未測定({wording.SEVERITIES[check.severity].split()[-1]})") for check in unmeasured]
     held = len(result.held)
     count = Markdown(
-        f"検査 {len(result.checks)} 件: 成立 {held}、不成立 {len(result.findings)}、未測定 {len(unmeasured)}。"
+        f"検査 {len(result.checks)} 件: 成立 {held}、不成立 {len(result.findings)}、未測定 {len(unmeasured)}"
+        f"{f'、対象外 {len(ruled_out)}' if ruled_out else ''}。"
     )
     if not rows:
         return count
@@ -203,6 +205,15 @@ def held_checks(result: StageResult | None) -> Markdown:
         return Markdown()
     rows = [(code(check.id), prose(check.message)) for check in held]
     return details(f"成立した検査 {len(held)} 件", table(("検査", "内容"), rows))
+
+
+def ruled_out_checks(result: StageResult | None) -> Markdown:
+    """Give the checks that the description rules out, folded, with the reasons; empty where there are none."""
+    checks = [check for check in result.checks if not check.applies] if result else []
+    if not checks:
+        return Markdown()
+    rows = [(code(check.id), prose(check.message)) for check in checks]
+    return details(f"対象外の検査 {len(rows)} 件", table(("検査", "理由"), rows))
 
 
 def artifacts(attempt: Attempt | None) -> Markdown:
