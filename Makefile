@@ -31,9 +31,9 @@ coverage: setup
 # the pages that tests hold to the code
 docs: setup
 	.venv/bin/python -m steph.judge.catalog docs/checks.md
-	.venv/bin/python -m steph.tell.causes_page docs/causes.md
+	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py docs/causes.md
 	.venv/bin/python -m steph.doctor.catalog docs/doctor.md
-	.venv/bin/python -m steph.record_schema docs/record.schema.json
+	.venv/bin/python -m steph.record.schema docs/record.schema.json
 	.venv/bin/python -m steph.key_tables
 	PYTHONPATH=tests/unit .venv/bin/python -m planted docs/planted-traps.md
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from steph.base.redact import StreamRedactor, redact_bytes
 from steph.child.capture import Capture
 from steph.contract.lines import (
     adapter_trouble_in,
@@ -25,10 +26,9 @@ from steph.contract.lines import (
     split_lines,
     tracebacks_in,
 )
+from steph.diagnose.engine import diagnose, first_traceback
 from steph.judge import reading
-from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.text import looping
-from steph.redact import StreamRedactor, redact_bytes
 from steph.run.progress import is_dict_line, last_bar
 
 MB = 10**6

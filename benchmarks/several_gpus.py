@@ -30,7 +30,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from steph.record import Attempt, StageId
+from steph.base.terms import StageId
+from steph.record.values import Attempt
 from steph.run import processes, telemetry
 from steph.run.journal import read_record, record_folders
 

@@ -12,7 +12,8 @@ import typer
 from steph import __version__
 
 if TYPE_CHECKING:
-    from steph.forecast.measured import Calibration
+    from steph.memory.calibration import Calibration
+    from steph.memory.shapes import ModelShape
     from steph.plan.options import Options
     from steph.plan.settings import Profile
 
@@ -51,7 +52,7 @@ def diagnose(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:
     """Say why a training or evaluation run failed, from its log."""
-    from steph.judge.diagnose_command import run_diagnose
+    from steph.diagnose.command import run_diagnose
 
     try:
         found = run_diagnose(Path(logfile), returncode, as_json)
@@ -149,30 +150,46 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:
     """Predict a training run's GPU memory and say whether it fits a card; nothing is loaded or downloaded."""
-    from steph.forecast import fit as fitting
+    from steph.memory import fit as fitting
+    from steph.memory.forecast import predict
+    from steph.memory.shapes import ShapeError, model_shape
+    from steph.memory.trainers import ASSUMED_TRAINER
     from steph.plan.options import OptionError, parse_size
-    from steph.plan.vram_readings import Reading
-    from steph.plan.vram_terms import ASSUMED_TRAINER
+    from steph.tell import memory_views
 
-    record = _calibration(reports, from_record, model) if from_record is not None else None
+    try:
+        shape = model_shape(model)
+    except ShapeError as error:
+        raise _failed(f"--model {error}") from error
+    record = _calibration(reports, from_record, model, shape) if from_record is not None else None
     kind = trainer or (record.trainer if record else ASSUMED_TRAINER)
     try:
-        asked = fitting.asked_workload(
-            kind, target_modules, recompute, lora_r, accumulation, optimizer, use_4bit, double_quant
+        work = fitting.workload_of_options(
+            kind,
+            target_modules,
+            recompute,
+            lora_r=lora_r,
+            gradient_accumulation_steps=accumulation,
+            optimizer=optimizer,
+            use_4bit=use_4bit,
+            double_quant=double_quant,
         )
         found = fitting.fit(
             model,
-            asked,
+            shape,
+            work,
             parse_size(vram, "--vram"),
             batches=(batch_size,) if batch_size else fitting.GRID_BATCHES,
             lengths=(max_seq_length,) if max_seq_length else fitting.GRID_LENGTHS,
             rows=fitting.rows_of(data, tokenizer, model) if data else None,
-            readings=record.readings_for(kind) if record else (Reading(),),
-            basis=record.basis(kind) if record else "",
+            forecast=record.forecast if record else predict,
         )
     except (fitting.FitError, OptionError) as error:
         raise _failed(str(error)) from error
-    typer.echo(fitting.as_json(found) if as_json else fitting.as_text(found))
+    if as_json:
+        typer.echo(memory_views.fit_json(found))
+    else:
+        typer.echo(memory_views.fit_text(found, memory_views.fit_basis(record, kind, shape) if record else ""))
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -251,9 +268,9 @@ def check(
     raise typer.Exit(with_run_options([*words, *context.args], lambda _, options, profile: show(options, profile)))
 
 
-def _calibration(reports: Path, run: str, model: str) -> Calibration:
-    from steph.forecast.measured import calibration_of
-    from steph.forecast.shape_lookup import ShapeError, model_shape
+def _calibration(reports: Path, run: str, model: str, shape: ModelShape) -> Calibration:
+    from steph.memory.calibration import calibration_of
+    from steph.memory.shapes import ShapeError
     from steph.run.journal import JournalError, read_record
 
     try:
@@ -262,12 +279,9 @@ def _calibration(reports: Path, run: str, model: str) -> Calibration:
         raise _failed(f"--from-record {run}: {error}") from error
     except (JournalError, OSError) as error:
         raise _failed(str(error)) from error
-    try:
-        if found.is_for(model_shape(model)):
-            return found
-    except ShapeError as error:
-        raise _failed(f"--model {error}") from error
-    cure = "name its trainer in steph.toml, or run pytest --steph-calibrate"
+    if found.carries_over or shape == found.shape:
+        return found
+    cure = "name its trainer in steph.toml and run pytest --steph-calibrate"
     raise _failed(f"--from-record {run}: no formula holds for its pipeline, so it says nothing of {model}; {cure}")
 
 
@@ -318,7 +332,7 @@ def _failed(message: str) -> typer.Exit:
 
 def main() -> None:
     """Entry point of the console script."""
-    from steph.encoding import speak
+    from steph.base.text import speak
 
     speak(sys.stdout, sys.stderr)
     try:

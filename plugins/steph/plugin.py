@@ -16,16 +16,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from steph import quiet_start
+
+if any("steph" in word for word in sys.argv[1:]):  # somebody else's sessions are left as they are
+    quiet_start.begin()
+
 from steph import installed
 from steph.asked import add_options, resolve_options, session_command
-from steph.encoding import speak
+from steph.base.text import speak
 from steph.rootdir import keep_values_out
 
 if TYPE_CHECKING:
+    from steph.base.terms import AnyStage
     from steph.conduct.session import StageSession
     from steph.plan.options import Options
     from steph.plan.settings import Profile
-    from steph.record import AnyStage, StageResult
+    from steph.record.values import StageResult
 
 NO_GPU = "no NVIDIA GPU on this machine; rehearse on the CPU with --steph-profile cpu"
 EXPLANATION_CHARS = 120  # of a stage in the terminal's summary; the report has it whole
@@ -43,6 +49,17 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     config = pluginmanager.getplugin("pytestconfig")
     if config is not None:
         keep_values_out(config, parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart() -> None:
+    """From here on pytest handles Ctrl-C itself."""
+    quiet_start.end()
+
+
+def pytest_unconfigure() -> None:
+    """`--help` and `--version` begin no session."""
+    quiet_start.end()
 
 
 @pytest.hookimpl(trylast=True)  # after the plugins that register the last two themselves
@@ -149,7 +166,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) -> None:
     from steph.judge.verdict import overall
-    from steph.run.events import fold
+    from steph.record.fold import fold
 
     record = fold(stages.journal.events)
     terminalreporter.section("StepH")
@@ -169,7 +186,7 @@ def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) 
 def _append_step_summary(stages: StageSession) -> None:
     """The job's page on GitHub; a page that can't be written takes nothing with it."""
     from steph.ci import STEP_SUMMARY_ENV, append_step_summary
-    from steph.run.events import fold
+    from steph.record.fold import fold
 
     path = os.environ.get(STEP_SUMMARY_ENV)
     if not path:
@@ -218,7 +235,7 @@ def steph(request: pytest.FixtureRequest) -> StageRunner:
 
 
 def _stage_of(item: pytest.Item) -> AnyStage:
-    from steph.terms import NEEDS
+    from steph.base.terms import NEEDS
 
     marker = item.get_closest_marker("steph_stage")
     named = marker.args[0] if marker and marker.args else None

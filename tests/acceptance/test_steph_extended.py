@@ -6,8 +6,8 @@ They stand on the H-1 to H-3 of the same record, and no acceptance stands on the
 from __future__ import annotations
 
 import pytest
+from steph.base.terms import Verdict
 from steph.plugin import StageRunner
-from steph.record import Verdict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.extended]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steph.units import GIB
+from steph.base.units import GIB
 
 
 class FakeNvmlError(Exception):

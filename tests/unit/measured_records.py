@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import record_factory as factory
-from steph.forecast.measured import workload_of
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram import predict
-from steph.plan.vram_constants import Constants
-from steph.plan.vram_terms import Workload
-from steph.record import Attempt, Probe, Record, StageId, TrainSettings
+from steph.base.terms import StageId
+from steph.memory.calibration import workload_of
+from steph.memory.forecast import Constants, predict
+from steph.memory.shapes import BUILT_IN
+from steph.memory.trainers import Workload
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, Probe, Record
 
 SHAPE = BUILT_IN[factory.MODEL]
 OWN, OTHER = TrainSettings(), TrainSettings(max_seq_length=256, max_steps=5)

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steph.record import (
-    AnyStage,
+from steph.base.terms import AnyStage, Cause, EndedBy, Phase, RecordKind, Severity, StageId, Verdict
+from steph.record.environment import Device, Environment, GitState
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import (
     Artifact,
     Attempt,
-    Cause,
     Check,
     Context,
     DataFile,
-    Device,
     Diagnosis,
-    EndedBy,
-    Environment,
     EvalOutcome,
-    EvalSettings,
-    GitState,
     ModelChoice,
     OomNumbers,
-    Phase,
     Probe,
     Record,
-    RecordKind,
     RejectedCandidate,
     Session,
-    Severity,
     SkippedRung,
-    StageId,
     StageResult,
     TrainOutcome,
-    TrainSettings,
-    Verdict,
 )
 
 GIB = 1024**3

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import record_factory as factory
 from planted import TRAIN_FILE, plant
+from steph.base.terms import AnyStage, Cause, EndedBy, Phase, Severity, StageId
 from steph.conduct import stage_run, training
 from steph.conduct.attempts import Judge, Request
 from steph.conduct.console import Console
@@ -22,28 +23,15 @@ from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
 from steph.conduct.training import Training
 from steph.contract.description import Description
 from steph.judge.verdict import Outcome
+from steph.memory.shapes import BUILT_IN, parameter_count
 from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.shapes import BUILT_IN, parameter_count
-from steph.record import (
-    AnyStage,
-    Attempt,
-    Cause,
-    Check,
-    Device,
-    Diagnosis,
-    EndedBy,
-    ModelChoice,
-    Phase,
-    RejectedCandidate,
-    Severity,
-    StageId,
-    StageResult,
-    TrainSettings,
-)
+from steph.record.environment import Device
+from steph.record.events import StageStarted
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, Check, Diagnosis, ModelChoice, RejectedCandidate, StageResult
 from steph.run import hub, hub_download, inputs
-from steph.run.events import StageStarted
 from steph.run.journal import Journal, opened_event
 from suite_runs import make_model
 

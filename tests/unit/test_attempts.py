@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.terms import EndedBy, StageId
 from steph.conduct.attempts import Finished, Judge, Request, run_attempt
 from steph.conduct.console import Console
 from steph.conduct.preparation import Setup
@@ -18,14 +19,14 @@ from steph.conduct.stage_run import Run
 from steph.contract.description import Description
 from steph.judge.artifacts import is_fresh
 from steph.judge.evidence import CardMemory
+from steph.memory.forecast import predict
+from steph.memory.shapes import BUILT_IN
+from steph.memory.trainers import Workload
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram import predict
-from steph.plan.vram_terms import Workload
-from steph.record import Attempt, EndedBy, Probe, StageId
+from steph.record.events import AttemptEnded
+from steph.record.values import Attempt, Probe
 from steph.run import output
-from steph.run.events import AttemptEnded
 from steph.run.inputs import file_clock_unix
 from steph.run.journal import Journal, read_events
 from steph.run.runner import ChildOutcome

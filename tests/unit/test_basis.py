@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from huggingface_hub import constants
+from steph.base.terms import StageId, Verdict
 from steph.conduct.basis import differences
 from steph.conduct.console import Console
 from steph.conduct.models import model_trouble
@@ -16,8 +17,9 @@ from steph.conduct.stages import Conductor
 from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record import GitState, ModelChoice, Record, StageId, Verdict
-from steph.run.events import AttemptEnded, ModelChosen, StageEnded, StageStarted
+from steph.record.environment import GitState
+from steph.record.events import AttemptEnded, ModelChosen, StageEnded, StageStarted
+from steph.record.values import ModelChoice, Record
 from steph.run.journal import Journal, now, opened_event
 from steph.run.model_files import repo_folder
 from suite_runs import make_model

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import record_factory as factory
 from scripted_training import BASE, LARGE, ScriptedTraining, on_disk
+from steph.base.terms import StageId, Verdict
 from steph.conduct import calibrate, training
 from steph.conduct.calibrate import calibrate as run_calibration
 from steph.conduct.course import Course
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS
 from steph.conduct.stages import Conductor
-from steph.record import Attempt, Diagnosis, ModelChoice, Probe, StageId, TrainSettings, Verdict
-from steph.run.events import AttemptEnded, ModelChosen, StageEnded, StageStarted
+from steph.record.events import AttemptEnded, ModelChosen, StageEnded, StageStarted
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, Diagnosis, ModelChoice, Probe
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, JournalError
 from steph.run.runner import RunnerError

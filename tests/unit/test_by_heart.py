@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from planted import DATASET, ROOT, TRAIN_FILE
+from steph.base.terms import ExtendedId, Severity, StageId, Verdict
 from steph.contract.results import Row
 from steph.judge.checks_heart import loss_low_check, output_only_check, remembered_check, unknown_check
 from steph.judge.checks_witness import Seen
@@ -23,7 +24,7 @@ from steph.plan.by_heart import (
     teaches,
 )
 from steph.plan.steps import steps_due
-from steph.record import ExtendedId, Severity, StageId, TrainSettings, Verdict
+from steph.record.settings import TrainSettings
 from suite_runs import Bench, make_bench
 
 ONE_STEP, HEART = ExtendedId.ONE_STEP, ExtendedId.HEART
@@ -286,13 +287,11 @@ def test_one_step_shows_whether_flags_do_what_they_say(
     assert record.verdict_of(StageId.H2) is Verdict.PASS
 
 
-def test_one_step_that_does_not_fit_without_4bit_is_said_and_no_failure(tmp_path: Path) -> None:
+def test_one_step_that_does_not_fit_without_4bit_is_said_and_no_failure(passed: Bench) -> None:
     """A card that 4-bit is needed for can't show it by a step without."""
-    bench = make_bench(tmp_path)
-    assert bench.run()[0] == 0
-    bench.plant(train="cuda_oom")
-    assert bench.run(ONE_STEP)[0] == 0
-    result = bench.record().extended[ONE_STEP]
+    passed.plant(train="cuda_oom")
+    assert passed.run(ONE_STEP)[0] == 0
+    result = passed.record().extended[ONE_STEP]
     assert result.verdict is Verdict.PASS_DEGRADED
     assert "4bit なしの 1 ステップは CUDA OOM" in result.explanation
 

@@ -11,11 +11,14 @@ import record_factory as factory
 from planted import TRAIN_FILE
 from process_tree import wait_until
 from scripted_training import LARGE, PROFILE, ScriptedTraining
+from steph.base.terms import Cause, EndedBy, StageId, Verdict
 from steph.conduct import calibrate
 from steph.conduct.calibrate import other_length
 from steph.contract.answers import RowLengths
-from steph.record import Attempt, Cause, EndedBy, StageId, StageResult, TrainSettings, Verdict
-from steph.run.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted, fold
+from steph.record.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted
+from steph.record.fold import fold
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, StageResult
 from steph.tell import wording
 from suite_runs import Bench, lengthen_rows, make_bench, make_model
 

@@ -8,18 +8,21 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.terms import Cause, StageId, Verdict
+from steph.base.units import GIB
 from steph.conduct.candidates import predicted_candidates
 from steph.conduct.models import NoModel
 from steph.conduct.preparation import Setup
 from steph.contract.description import Description
 from steph.judge.verdict import Outcome
+from steph.memory.shapes import BUILT_IN, config_of
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.shapes import BUILT_IN, config_of
-from steph.record import Candidate, Cause, Device, RejectedCandidate, StageId, Verdict
-from steph.run.events import CandidatesPredicted, RecordOpened, StageStarted, fold
+from steph.record.environment import Device
+from steph.record.events import CandidatesPredicted, RecordOpened, StageStarted
+from steph.record.fold import fold
+from steph.record.values import Candidate, RejectedCandidate
 from steph.tell.report import parts
-from steph.units import GIB
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = ("Qwen/Qwen1.5-1.8B-Chat", "Qwen/Qwen1.5-4B-Chat", "nobody/none", "Qwen/Qwen3-8B")
@@ -86,10 +89,10 @@ def test_a_model_asked_for_comes_before_the_profiles() -> None:
 
 def test_a_config_in_the_hubs_cache_gives_the_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A candidate that is neither built in nor whole on this disk, but whose config.json lies in the cache."""
-    monkeypatch.setattr("steph.run.model_files.default_cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repo = tmp_path / "models--nobody--none"
     (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text("abc\n")
+    (repo / "refs" / "main").write_text("abc")
     (repo / "snapshots" / "abc").mkdir(parents=True)
     shape = BUILT_IN["Qwen/Qwen3-4B"]
     (repo / "snapshots" / "abc" / "config.json").write_text(json.dumps(config_of(shape)))

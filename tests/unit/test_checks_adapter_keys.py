@@ -10,7 +10,7 @@ import pytest
 from steph.judge.base_model import BaseModel, has_random_weights, layer_of, read_base
 from steph.judge.checks_adapter_keys import key_checks
 from steph.judge.tensors import Tensor
-from steph.record import Check
+from steph.record.values import Check
 
 LINEAR = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
 BASE = BaseModel(layers=4, matrices={f"model.layers.{n}.{module}": (64, 32) for n in range(4) for module in LINEAR})

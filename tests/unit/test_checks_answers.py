@@ -13,11 +13,13 @@ from planted import plant
 from planted.defects import SEEN, Variant
 from planted.scenario import evaluation_evidence
 from seen_facts import Change, Facts, each, facts_in, witness_of
-from steph.fingerprint import fingerprints, text_hash
+from steph.base.fingerprint import fingerprints, text_hash
+from steph.base.terms import Severity
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.evidence import EvalEvidence
-from steph.record import Check, EvalSettings, Severity
+from steph.record.settings import EvalSettings
+from steph.record.values import Check
 
 OURS = {kind.id for kind in WITNESSED_ANSWERS} | {"model_loaded", "quantised_as_asked", "parameters_on_gpu"}
 CORE = {"answers_generated", "adapter_active", "model_loaded", "quantised_as_asked"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from steph.base.terms import Severity
 from steph.contract.lines import Metrics
 from steph.contract.training_files import TrainerState
 from steph.judge.checks_asked import Asked, asked_checks
 from steph.plan.steps import epochs_in, steps_in
-from steph.record import Check, Severity, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Check
 
 SETTINGS = TrainSettings(batch_size=2, gradient_accumulation_steps=2, learning_rate=2e-4)
 

@@ -13,13 +13,15 @@ import pytest
 from planted import DATASET, TRAIN_FILE, plant
 from planted.defects import Variant
 from planted.scenario import OUTPUT, evaluation_evidence
+from steph.base.terms import Severity
 from steph.contract.questions import frame_agrees, frame_in, is_among, question_key, questions_in, questions_of
 from steph.contract.results_lawqa import find_results
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import MESSAGE_CHARS
 from steph.judge.verdict import checks_verdict
-from steph.record import Check, EvalSettings, Severity
+from steph.record.settings import EvalSettings
+from steph.record.values import Check
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from steph.base.terms import Severity
 from steph.judge.checks_loss import LossEvidence, loss_checks
 from steph.judge.verdict import checks_verdict
-from steph.record import Check, Severity
+from steph.record.values import Check
 
 
 def _checks(norm: float | None, *, logged: tuple[float, ...] = (), train_loss: float = 0.4) -> dict[str, Check]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import record_factory as factory
+from steph.base.terms import Severity
 from steph.judge.checks_model import ModelEvidence, judge_model, no_model
-from steph.record import Check, ModelChoice, Severity
+from steph.record.values import Check, ModelChoice
 
 
 def checks_of(choice: ModelChoice, *, is_there: bool = True) -> dict[str, Check]:

@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from causes_page import markdown as causes_markdown
 from planted import EVALUATE_SCRIPT, ROOT, TRAIN_SCRIPT, plant
 from planted.__main__ import markdown as planted_markdown
 from planted.defects import DEFECTS, SOUND, Variant
 from planted.scenario import judged
 from steph import judge
-from steph.fingerprint import fingerprints, text_hash
+from steph.base.fingerprint import fingerprints, text_hash
+from steph.base.terms import Severity
 from steph.judge.catalog import CATALOG
 from steph.judge.catalog import markdown as checks_markdown
 from steph.judge.checks_heart import HEART
@@ -24,8 +26,7 @@ from steph.judge.checks_model import MODEL
 from steph.judge.checks_process import MACHINE, RANKS
 from steph.judge.kinds import CheckKind
 from steph.judge.verdict import checks_verdict
-from steph.record import Check, Severity
-from steph.tell.causes_page import markdown as causes_markdown
+from steph.record.values import Check
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from steph.base.terms import Severity, StageId
+from steph.base.units import GIB
 from steph.contract.commands import Place, evaluate_call, needed_libraries, train_call
 from steph.contract.description import Description
 from steph.judge.checks_process import ProcessEvidence, machine_checks
-from steph.record import Check, EvalSettings, Probe, Severity, StageId, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import Check, Probe
 from steph.run.journal import read_record
 from steph.run.visible import memory_fraction_for_cap
-from steph.units import GIB
 
 EXAMPLES = Path(__file__).parents[2] / "reports" / "examples"
 ASKED = 0.1105  # 9.64 GiB emulated on a card of 80 GB

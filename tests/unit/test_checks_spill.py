@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
+from steph.base.terms import Severity
 from steph.judge.checks_spill import TimedStep, spill_check, steps_before, steps_between
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import CardMemory
 from steph.judge.kinds import MESSAGE_CHARS
 from steph.judge.verdict import checks_verdict
-from steph.record import Check, Severity
+from steph.record.values import Check
 
 GIB = 2**30
 CARD_BYTES = 10 * GIB

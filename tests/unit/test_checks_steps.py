@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+from steph.base.terms import Severity
 from steph.contract.lines import Metrics
 from steph.judge.checks_complete import StepsEvidence, says_packing, steps_check
 from steph.judge.checks_steps import StepEvidence, step_checks
-from steph.record import Check, Severity, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Check
 
 WARN, FAIL, INFO = Severity.WARN, Severity.FAIL, Severity.INFO
 

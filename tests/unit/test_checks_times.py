@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from steph.base.terms import Severity
 from steph.contract.lines import Metrics
 from steph.contract.training_files import OwnFigures, TrainerState
 from steph.judge.artifacts import sha256_of
 from steph.judge.checks_times import TimeEvidence, time_checks
-from steph.record import Check, Severity, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Check
 
 SETTINGS = TrainSettings(batch_size=2, gradient_accumulation_steps=2)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
+from steph.base.terms import Severity
 from steph.judge.catalog import CATALOG
 from steph.judge.checks_adapter import ADAPTER_FINITE
 from steph.judge.checks_lines import LINE_BACKEND
@@ -25,7 +26,8 @@ from steph.judge.kinds import MESSAGE_CHARS, bounded
 from steph.judge.names import names_model, same_model, same_path
 from steph.judge.verdict import checks_verdict
 from steph.plan.steps import steps_due, steps_in
-from steph.record import Check, Severity, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Check
 
 SOUND = Variant("", "H-2", "")
 

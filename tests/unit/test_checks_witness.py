@@ -12,12 +12,13 @@ from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
 from seen_facts import Change, Facts, each, facts_in, without, witness_of
-from steph.fingerprint import fingerprints
+from steph.base.fingerprint import fingerprints
+from steph.base.terms import Severity
 from steph.judge.checks_rows import ROW_IDENTITY
 from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import WITNESSED_TRAINING
 from steph.judge.evidence import TrainEvidence
-from steph.record import Check, Severity
+from steph.record.values import Check
 
 OURS = {kind.id for kind in (*WITNESSED_TRAINING, *ROW_IDENTITY)}
 CORE = {"training_seen", "steps_seen", "tokens_supervised", "model_loaded", "quantised_as_asked", "adapter_moved"}

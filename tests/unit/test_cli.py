@@ -10,8 +10,8 @@ import pytest
 import record_factory as factory
 from steph.cli import app
 from steph.conduct.session import tell
-from steph.record import Record
-from steph.run.events import AttemptEnded, ModelChosen, SessionEnded, SessionStarted, StageEnded, StageStarted
+from steph.record.events import AttemptEnded, ModelChosen, SessionEnded, SessionStarted, StageEnded, StageStarted
+from steph.record.values import Record
 from steph.run.journal import Journal, opened_event, read_record
 from typer.testing import CliRunner, Result
 

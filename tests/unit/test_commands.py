@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steph.contract.commands import Place, build_command, evaluate_call, train_call
 from steph.contract.description import Description
-from steph.record import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
 
 TRAIN = """python scripts/train_qwen_law_ft.py --model-name Qwen/Qwen1.5-1.8B-Chat
  --train-file results/finetune/ft_direct_full_norag.jsonl

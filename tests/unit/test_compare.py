@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import record_factory as factory
-from steph.record import Record, StageId, Verdict
+from steph.base.terms import StageId, Verdict
+from steph.record.values import Record
 from steph.tell import listing
 from steph.tell.columns import columns, width
 from steph.tell.compare import as_markdown, as_text, compare

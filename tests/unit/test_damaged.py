@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.terms import StageId
 from steph.cli import app
-from steph.record import StageId
-from steph.run.events import SessionEnded
+from steph.record.events import SessionEnded
 from steph.run.journal import Journal, JournalError, now, opened_event, readable_records, record_folders
 from suite_runs import make_bench
 from test_faults import before_training

@@ -11,7 +11,7 @@ from steph.contract.description import Description, DescriptionError, load_descr
 from steph.contract.placeholders import filled, filled_words, spelled
 from steph.contract.presets import preset_names, preset_table
 from steph.plan.settings import Profile, load_profile, profile_path
-from steph.record import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
 
 PLACE = Place(
     Path("/root"), "/env/bin/python", on_gpu=True, train_file="d/t.jsonl", train_dir="/rec/rows", config="/rec/c.yaml"

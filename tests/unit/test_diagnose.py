@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steph.judge.diagnose import diagnose, first_traceback, normalise
-from steph.judge.diagnose_command import HEAD_BYTES, TAIL_BYTES, _ends_of, run_diagnose
-from steph.record import Cause, Phase, Probe
+from steph.base.terms import Cause, Phase
+from steph.diagnose.command import HEAD_BYTES, TAIL_BYTES, _ends_of, run_diagnose
+from steph.diagnose.engine import diagnose, first_traceback, normalise
+from steph.record.values import Probe
 
 SAMPLES = Path(__file__).parent / "samples" / "failures"
 SHARED = os.environ.get("STEPH_TEST_DATA")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from steph.judge.diagnose import diagnose
-from steph.record import Cause
+from steph.base.terms import Cause
+from steph.diagnose.engine import diagnose
 
 METRICS = "{'train_runtime': '1.0', 'train_loss': '1.2', 'epoch': '1.0'}\n"
 

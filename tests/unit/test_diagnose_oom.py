@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from steph.judge.diagnose_oom import oom_numbers
-from steph.record import OomNumbers
+from steph.diagnose.oom import oom_numbers
+from steph.record.values import OomNumbers
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from steph.judge.diagnose_advice import advice_for
-from steph.judge.diagnose_lines import LINES, TRIGGERS
-from steph.judge.diagnose_rules import first_match
-from steph.record import Cause, Phase
+from steph.base.terms import Cause, Phase
+from steph.diagnose.advice import advice_for
+from steph.diagnose.printed import LINES, TRIGGERS
+from steph.diagnose.table import first_match
 
 SAMPLES = Path(__file__).parent / "samples" / "failures"
 

@@ -6,7 +6,7 @@ import sys
 from types import FrameType
 
 import pytest
-from steph.judge.diagnose import diagnose
+from steph.diagnose.engine import diagnose
 
 CALLS_A_LINE = 30
 

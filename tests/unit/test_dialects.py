@@ -23,7 +23,7 @@ from steph.judge.verdict import checks_verdict
 from steph.judge.witness import read_witness
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record import Check
+from steph.record.values import Check
 
 DIALECTS = Path(__file__).parent / "planted" / "dialects"
 SECONDS = 5.0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.terms import Cause
 from steph.doctor import catalog, machine, software
 from steph.doctor.catalog import CATALOG
 from steph.doctor.facts import (
@@ -30,7 +31,7 @@ from steph.doctor.lines import Level, Line
 from steph.doctor.needs import Needs, needs_of
 from steph.plan.options import Options
 from steph.plan.settings import builtin_profiles, load_profile
-from steph.record import Cause, RejectedCandidate
+from steph.record.values import RejectedCandidate
 
 GIB = 1 << 30
 DOCS = Path(__file__).parents[2] / "docs"

@@ -16,6 +16,7 @@ from fake_hub import FakeHub, FakeModel, answer, hang
 from fake_nvml import FakeNvml, Gpu, Running
 from planted import plant
 from process_tree import wait_until
+from steph.base.units import GIB
 from steph.doctor import hub as doctor_hub
 from steph.doctor import reading
 from steph.doctor.asking import Asked
@@ -26,7 +27,6 @@ from steph.plan.options import Options
 from steph.plan.settings import Profile, builtin_profiles, load_profile
 from steph.run import telemetry
 from steph.run.gpulock import gpu_lock, lock_folder
-from steph.units import GIB
 
 WRONG_SCRIPT = """
 from transformers import Trainer, TrainingArguments

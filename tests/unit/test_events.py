@@ -8,24 +8,8 @@ import pytest
 import record_factory as factory
 from hypothesis import given
 from hypothesis import strategies as st
-from steph.record import (
-    AnyStage,
-    Attempt,
-    Candidate,
-    Check,
-    DataFile,
-    EndedBy,
-    ExtendedId,
-    Record,
-    Session,
-    Severity,
-    SkippedRung,
-    StageId,
-    Verdict,
-)
-from steph.run.events import (
-    IN_FLIGHT,
-    LOST,
+from steph.base.terms import AnyStage, EndedBy, ExtendedId, Severity, StageId, Verdict
+from steph.record.events import (
     AttemptEnded,
     AttemptStarted,
     CandidatesPredicted,
@@ -40,8 +24,9 @@ from steph.run.events import (
     SessionStarted,
     StageEnded,
     StageStarted,
-    fold,
 )
+from steph.record.fold import IN_FLIGHT, LOST, fold
+from steph.record.values import Attempt, Candidate, Check, DataFile, Record, Session, SkippedRung
 from steph.run.journal import Journal, read_events, stages_in_flight
 
 T = "2026-01-01T00:00:00.000+00:00"

@@ -7,7 +7,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import pytest
-from steph.fingerprint import fingerprints, holds, text_hash
+from steph.base.fingerprint import fingerprints, holds, text_hash
 
 QUESTION = "次のうち、売買契約の解除についての記述として正しくないものはどれか。民法第541条の規定を前提とする。"
 

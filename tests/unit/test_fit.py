@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 from measured_records import two_lengths
+from steph.base.terms import StageId
+from steph.base.units import GIB
 from steph.cli import app
-from steph.plan.shapes import BUILT_IN, config_of
-from steph.plan.vram import predict
-from steph.plan.vram_constants import MEASURED
-from steph.plan.vram_terms import Workload
-from steph.record import Record, StageId
-from steph.run.events import AttemptEnded, ModelChosen, StageStarted
+from steph.memory.forecast import BUILT_IN_CONSTANTS, predict
+from steph.memory.shapes import BUILT_IN, config_of
+from steph.memory.trainers import Workload
+from steph.record.events import AttemptEnded, ModelChosen, StageStarted
+from steph.record.values import Record
 from steph.run.journal import Journal, opened_event
-from steph.units import GIB
 from typer.testing import CliRunner
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -131,7 +131,7 @@ def _written(folder: Path, record: Record) -> Path:
 
 def test_a_record_of_two_lengths_sets_slope_and_intercept(tmp_path: Path) -> None:
     """By id or folder; the trainer is the record's, the prediction what it measured, and the text says so."""
-    truth = replace(MEASURED, logits_scale=1.5, offset_bytes=0.2 * GIB)
+    truth = replace(BUILT_IN_CONSTANTS, logits_scale=1.5, offset_bytes=0.2 * GIB)
     record = two_lengths("full", truth)
     folder = _written(tmp_path, record)
     due = predict(BUILT_IN["Qwen/Qwen3-8B"], Workload("full", 2, 1024, gradient_accumulation_steps=4), truth)
@@ -145,8 +145,8 @@ def test_a_record_of_two_lengths_sets_slope_and_intercept(tmp_path: Path) -> Non
 
 
 def test_a_record_that_no_formula_explains_says_nothing_of_another_model(tmp_path: Path) -> None:
-    """An undescribed pipeline with 2.5 GiB too much: its own model is predicted, another one is refused in a line."""
-    folder = _written(tmp_path, two_lengths("undescribed", replace(MEASURED, offset_bytes=2.5 * GIB)))
+    """An undescribed pipeline with 12 GiB too much: its own model is predicted, another one is refused in a line."""
+    folder = _written(tmp_path, two_lengths("undescribed", replace(BUILT_IN_CONSTANTS, offset_bytes=12 * GIB)))
     own = ("fit", "--model", "Qwen/Qwen1.5-1.8B-Chat", "--vram", "20GiB", "--from-record", str(folder))
     assert _ask(*own)[0] == 0
     status, text = _ask(*QUESTION, "--from-record", str(folder))
@@ -157,7 +157,7 @@ def test_a_record_that_no_formula_explains_says_nothing_of_another_model(tmp_pat
 
 def test_a_records_model_of_unknown_shape_is_the_records_and_not_the_options(tmp_path: Path) -> None:
     """The line names the record and its model; the model that was asked about is none of it."""
-    record = two_lengths("full", MEASURED)
+    record = two_lengths("full", BUILT_IN_CONSTANTS)
     h1 = record.stages[StageId.H1]
     assert h1.model is not None
     unknown = h1.model_copy(update={"model": h1.model.model_copy(update={"name": "no/body", "snapshot_path": None})})
@@ -196,7 +196,7 @@ def test_real_rows_count_where_the_trainer_pads_to_them(tmp_path: Path) -> None:
 
 def test_the_shape_of_a_tied_model_counts_its_embedding_once() -> None:
     """A tied head costs nothing of its own."""
-    from steph.plan.vram_terms import embedding_bytes
+    from steph.memory.terms import embedding_bytes
 
     tied = replace(BUILT_IN["Qwen/Qwen3-8B"], tie_word_embeddings=True)
     work = Workload("answer", 1, 256)

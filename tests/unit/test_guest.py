@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from steph.record import StageId, Verdict
+from steph.base.terms import StageId, Verdict
 from steph.run.journal import record_folders
 from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench
 

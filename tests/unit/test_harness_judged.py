@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from steph.base.terms import Severity
 from steph.contract.description import load_description
 from steph.judge.catalog import CATALOG
 from steph.judge.checks_evaluation import judge_evaluation
@@ -21,7 +22,8 @@ from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import Needs
 from steph.judge.verdict import checks_verdict
 from steph.judge.witness import read_witness
-from steph.record import Check, EvalOutcome, EvalSettings, Severity
+from steph.record.settings import EvalSettings
+from steph.record.values import Check, EvalOutcome
 
 SAMPLES = Path(__file__).parent / "samples" / "lm_eval"
 ADAPTER = "runs/adapter"

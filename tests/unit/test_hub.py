@@ -22,8 +22,9 @@ from fake_hub import (
     safetensors_bytes,
     write_model,
 )
-from steph.plan.shapes import TINY, config_of, parameter_count
-from steph.record import Cause, ModelChoice
+from steph.base.terms import Cause
+from steph.memory.shapes import TINY, config_of, parameter_count
+from steph.record.values import ModelChoice
 from steph.run import hub_download
 from steph.run.hub import HubError, NoModelError, choose, download
 from steph.run.model_files import find_qwen_tokenizer

@@ -6,7 +6,7 @@ import errno
 import ssl
 
 import pytest
-from steph.record import Cause
+from steph.base.terms import Cause
 from steph.run.hub_failure import classify
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from steph.contract.description import Description, Paths
-from steph.record import DataFile
+from steph.record.values import DataFile
 from steph.run.aside import put_back, set_aside
 from steph.run.inputs import (
     InputError,

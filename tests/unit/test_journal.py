@@ -12,21 +12,10 @@ import pytest
 import record_factory as factory
 from hypothesis import given
 from hypothesis import strategies as st
-from steph.record import (
-    Attempt,
-    Probe,
-    Record,
-    StageId,
-    Verdict,
-)
-from steph.run.events import (
-    AttemptEnded,
-    AttemptStarted,
-    RecordOpened,
-    StageEnded,
-    StageStarted,
-    fold,
-)
+from steph.base.terms import StageId, Verdict
+from steph.record.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted
+from steph.record.fold import fold
+from steph.record.values import Attempt, Probe, Record
 from steph.run.journal import (
     EVENTS,
     Journal,

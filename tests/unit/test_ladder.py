@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from steph.base.terms import Cause, Phase
 from steph.plan.ladder import (
     Move,
     MoveKind,
@@ -15,7 +16,7 @@ from steph.plan.ladder import (
 )
 from steph.plan.settings import load_profile, profile_path
 from steph.plan.steps import steps_per_epoch
-from steph.record import Cause, Diagnosis, Phase
+from steph.record.values import Diagnosis
 
 PROFILE = load_profile(profile_path("rtx3080", Path(__file__).parents[2]))
 BASE, LADDER = PROFILE.train, PROFILE.ladder

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from steph.record import Check, Record, Severity, StageId, Verdict
+from steph.base.terms import Severity, StageId, Verdict
+from steph.record.values import Check, Record
 from suite_runs import Bench, make_bench
 
 ADAPTER = "runs/debug_small_model/direct_norag_small_4bit/adapter_model.safetensors"

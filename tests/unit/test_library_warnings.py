@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from steph.base.terms import Severity
 from steph.judge.checks_process import process_checks
 from steph.judge.library_warnings import TABLE
-from steph.record import Check, Severity
+from steph.record.values import Check
 
 WARNINGS = (
     "UserWarning: Could not find response key `<|im_start|>assistant\n` in the following instance: x "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from steph.record import GitState
+from steph.record.environment import GitState
 from steph.run.machine import git_state
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.terms import EndedBy, Severity
 from steph.conduct.attempts import Finished
 from steph.conduct.preparation import Setup
 from steph.contract.description import Description
@@ -13,7 +14,9 @@ from steph.judge.checks_process import machine_checks
 from steph.judge.verdict import checks_verdict
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record import Attempt, Check, Device, EndedBy, Probe, Severity, TrainSettings
+from steph.record.environment import Device
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, Check, Probe
 from steph.run.runner import ChildOutcome
 from steph.run.visible import memory_fraction_for_cap
 

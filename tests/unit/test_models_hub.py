@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from scripted_training import PROFILE, SMALL
+from steph.base.terms import StageId, Verdict
 from steph.conduct.console import Console
 from steph.conduct.models import choose_model
 from steph.conduct.preparation import Setup
@@ -15,7 +16,7 @@ from steph.conduct.stage_run import Run
 from steph.conduct.stages import Conductor
 from steph.contract.description import Description
 from steph.plan.options import Options
-from steph.record import ModelChoice, StageId, Verdict
+from steph.record.values import ModelChoice
 from steph.run import hub, hub_download
 from steph.run.journal import Journal, opened_event
 

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 from steph import plugin
 from steph.asked import resolve_options
+from steph.base.terms import StageId
 from steph.plan.options import Options
-from steph.record import StageId
 from steph.run.gpulock import GpuBusyError, GpuLockError
 from steph.run.hub import choose
 from suite_runs import make_model

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import record_factory as factory
-from steph.forecast.outlook import ASSUMED_CARD_BYTES, is_production_card, production_outlook
-from steph.record import Device, Record, StageId, TrainSettings
-from steph.units import GIB
+from steph.base.terms import StageId
+from steph.base.units import GIB
+from steph.record.environment import Device
+from steph.record.settings import TrainSettings
+from steph.record.values import Record
+from steph.tell.outlook import ASSUMED_CARD_BYTES, is_production_card, production_outlook
 
 SLICE = "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
 

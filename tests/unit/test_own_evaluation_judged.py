@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from steph.contract.description import load_description
-from steph.fingerprint import fingerprints, text_hash
+from steph.base.fingerprint import fingerprints, text_hash
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import checks_verdict
 from steph.judge.witness import read_witness
-from steph.record import Check, EvalOutcome, EvalSettings
+from steph.record.settings import EvalSettings
+from steph.record.values import Check, EvalOutcome
 from test_harness_judged import broken
 
 ADAPTER, SHA256 = "runs/out", "a" * 64

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.terms import StageId
 from steph.conduct.preparation import prepare
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record import StageId
 from steph.run import telemetry
 from steph.run.inputs import InputError
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from steph.child import supervisor
-from steph.record import Probe
+from steph.record.values import Probe
 from steph.run.runner import ChildSpec, read_probes, run_child
 
 INJECT = Path(supervisor.__file__).parent / "inject"
@@ -123,7 +123,7 @@ def test_probe_works_in_the_pipelines_own_python(place: Path, minor: int) -> Non
     ("name", "minor"),
     [
         ("child/inject/sitecustomize.py", 9),
-        ("redact.py", 9),
+        ("base/redact.py", 9),
         ("child/checkup.py", 9),
         ("child/twin.py", 10),
         ("child/twin_tokenizer.py", 10),

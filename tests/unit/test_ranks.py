@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from process_tree import alive_with
+from steph.base.terms import Cause, EndedBy, StageId, Verdict
 from steph.contract.commands import Place, evaluate_call, launched, train_call, without_launcher
 from steph.contract.description import Description
 from steph.judge.checks_process import ProcessEvidence, machine_checks
 from steph.plan.steps import steps_per_epoch
-from steph.record import Attempt, Cause, EndedBy, EvalSettings, Launcher, Probe, StageId, TrainSettings, Verdict
+from steph.record.settings import EvalSettings, Launcher, TrainSettings
+from steph.record.values import Attempt, Probe
 from steph.tell.failure_views import failures
 from steph.tell.pieces import rank_peaks
 from suite_runs import make_bench

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import record_factory as factory
-from steph.forecast.measured import calibration_of
-from steph.forecast.outlook import production_outlook
-from steph.plan.shapes import BUILT_IN
-from steph.record import Record, StageId, TrainSettings
+from steph.base.terms import StageId
+from steph.memory.calibration import calibration_of
+from steph.memory.shapes import BUILT_IN
+from steph.record.settings import TrainSettings
+from steph.record.values import Record
 from steph.tell import listing
-from steph.tell.drawings import predicted_svg
+from steph.tell.outlook import production_outlook
 
 GIB = 2**30
 SMALL, LARGE = "Qwen/Qwen1.5-1.8B-Chat", "Qwen/Qwen1.5-4B-Chat"
@@ -62,7 +63,7 @@ def test_everybody_asks_the_record_for_it() -> None:
 
 
 def test_a_cap_above_what_others_left_makes_no_room() -> None:
-    """9 GiB asked of a card with 8 free are 8, for the figure's line as for the prediction; without a card none."""
+    """9 GiB asked of a card with 8 free are 8, for the prediction; without a card none."""
     card = factory.device(total_bytes=10 * GIB).model_copy(update={"used_bytes": 2 * GIB})
     for cap_bytes, usable in ((9 * GIB, 8 * GIB), (7 * GIB, 7 * GIB), (None, 8 * GIB)):
         record = factory.green_acceptance()
@@ -73,12 +74,4 @@ def test_a_cap_above_what_others_left_makes_no_room() -> None:
         assert outlook is not None
         assert outlook.here is not None
         assert outlook.here.usable_bytes == usable
-        assert f"usable {usable / GIB:.2f} GiB" in (predicted_svg(_predicted(record)) or "")
     assert factory.rehearsal().context.usable_bytes is None
-
-
-def _predicted(record: Record) -> Record:
-    h2 = record.stages[StageId.H2]
-    attempts = tuple(attempt.model_copy(update={"predicted_peak_bytes": 5 * GIB}) for attempt in h2.attempts)
-    h2 = h2.model_copy(update={"attempts": attempts})
-    return record.model_copy(update={"stages": record.stages | {StageId.H2: h2}})

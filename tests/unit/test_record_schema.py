@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import record_factory as factory
-from steph.record import RECORD_VERSION, Record
-from steph.record_schema import record_schema, schema_text
+from steph.record.schema import record_schema, schema_text
+from steph.record.values import RECORD_VERSION, Record
 from steph.run.journal import write_record
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "record.schema.json"

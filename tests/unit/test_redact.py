@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import steph.redact
+import steph.base.redact
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steph.redact import HOLD_BYTES, StreamRedactor, redact, redact_bytes
+from steph.base.redact import HOLD_BYTES, StreamRedactor, redact, redact_bytes
 
 SECRET = "hf_QwErTyUiOpAsDfGhJkLzXcVbNm0123456789"
 
@@ -161,7 +161,7 @@ def test_invalid_utf8_passes() -> None:
 
 def test_it_loads_without_site_packages() -> None:
     """A script under `python -I -S` can load the module by its path and use it."""
-    path = Path(steph.redact.__file__)
+    path = Path(steph.base.redact.__file__)
     script = (
         f"import importlib.util as u; s = u.spec_from_file_location('r', {str(path)!r}); m = u.module_from_spec(s); "
         f"s.loader.exec_module(m); print(m.redact('HF_TOKEN={SECRET}'))"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from fake_hub import FakeHub, FakeModel
+from steph.base.terms import ExtendedId, StageId, Verdict
 from steph.judge.verdict import Overall, overall
-from steph.record import ExtendedId, Record, StageId, Verdict
+from steph.record.values import Record
 from steph.run.journal import read_record, record_folders
 from steph.tell.commands import TEST_IDS
 from suite_runs import CLONE, PAGE, clean_environment

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.terms import Severity, StageId, Verdict
 from steph.judge.verdict import Overall, overall
-from steph.record import Check, Record, Severity, StageId, Verdict
+from steph.record.values import Check, Record
 from steph.tell import commands, keep, summary
 from steph.tell.report import parts, render, report_path, write_report
 from steph.tell.summary import headline, sentences

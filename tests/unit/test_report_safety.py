@@ -8,7 +8,7 @@ import pytest
 import record_factory as factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steph.record import Record
+from steph.record.values import Record
 from steph.tell import keep
 from steph.tell.report import parts, render
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.terms import StageId
 from steph.conduct.console import Console
 from steph.conduct.preparation import Setup
 from steph.conduct.session import JoinError, StageSession
 from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record import StageId
 from steph.run.journal import Journal, opened_event, read_record
 from steph.run.memory_watch import NAME
 from steph.run.retention import LOGS_KEPT, folder_bytes, prune_logs

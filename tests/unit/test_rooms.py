@@ -11,10 +11,7 @@ import pytest
 
 SUITE = Path(__file__).parents[2] / "plugins" / "steph"
 MODULES = sorted(SUITE.rglob("*.py"))
-# above all rooms, each knowing those before it; and beside them those that know none
-VALUES = ("units", "terms", "values", "environment", "model_choice", "stage_settings", "record", "record_schema")
-ALONE = ("redact", "fingerprint")
-ROOMS = ("plan", "contract", "run", "judge", "tell", "forecast", "child", "conduct")
+ROOMS = ("base", "record", "plan", "contract", "memory", "run", "diagnose", "judge", "tell", "child", "conduct")
 ENTRIES = (
     "__init__",
     "doctor",
@@ -25,7 +22,7 @@ ENTRIES = (
     "key_tables",
     "installed",
     "rootdir",
-    "encoding",
+    "quiet_start",
 )  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 INJECTED = SUITE / "child" / "inject"
@@ -60,27 +57,23 @@ def _own_imports(path: Path) -> set[str]:
 def _allowed(path: Path) -> set[str] | None:
     """What a file may import of the suite; None where it may import everything (what a person calls)."""
     first = path.relative_to(SUITE).parts[0].removesuffix(".py")
-    if first in ALONE:
-        return set()
-    if first in VALUES:
-        return set(VALUES[: VALUES.index(first)])
     if first in ENTRIES:
         return None
     above = set(ROOMS[: ROOMS.index(first) + 1])
-    return {*VALUES, *ALONE, *(above - {"run"} if first == "judge" else above)}
+    return above - {"run"} if first in ("diagnose", "judge") else above
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_a_module_imports_only_from_rooms_above_its_own(path: Path) -> None:
-    """Rooms know each other one way only, in their order, and judge never knows run."""
+    """Rooms know each other one way only, in the order of ROOMS, and neither diagnose nor judge knows run."""
     allowed = _allowed(path)
     assert allowed is None or _own_imports(path) <= allowed
 
 
 def test_every_module_has_a_place_in_the_order() -> None:
-    """Each folder and each module of the first floor is a value, a room or an entry, so that none escapes the order."""
+    """Each folder and each module of the first floor is a room or an entry, so that none escapes the order."""
     first_floor = {path.relative_to(SUITE).parts[0].removesuffix(".py") for path in MODULES}
-    assert first_floor == {*VALUES, *ALONE, *ROOMS, *ENTRIES}
+    assert first_floor == {*ROOMS, *ENTRIES}
 
 
 def test_only_what_runs_in_another_interpreter_imports_the_pipelines_packages() -> None:

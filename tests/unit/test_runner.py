@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from process_tree import STUBBORN, TWO_RANKS, alive_with, children_of, supervisor_pid, wait_until
+from steph.base.terms import EndedBy
 from steph.child.capture import ArrivalTimes
-from steph.record import EndedBy
 from steph.run import output, processes
 from steph.run.progress import last_bar
 from steph.run.runner import ChildOutcome, ChildSpec, Progress, RunnerError, environment_of, run_child

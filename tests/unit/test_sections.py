@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
-from steph.forecast import outlook as forecasting
-from steph.forecast.outlook import production_outlook
-from steph.record import Record, StageId
+from steph.base.terms import StageId
+from steph.record.values import Record
 from steph.tell import advice, advice_views, extended_views, pieces, report, summary, views
+from steph.tell import outlook as forecasting
+from steph.tell.outlook import production_outlook
 from steph.tell.report import parts, render, write_report
 
 

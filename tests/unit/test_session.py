@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from planted import plant
+from steph.base.terms import StageId
 from steph.conduct.console import Console
 from steph.conduct.preparation import prepare
 from steph.conduct.session import StageSession, tell
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record import StageId
 from steph.run.journal import read_record
 
 CLONE = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from steph.plan.ladder import ladder_without_4bit, settings_at
 from steph.plan.settings import ProfileError, ProfileEvaluate, ProfileTrain, load_profile, profile_path
-from steph.record import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = '[machine]\ntitle = "x"\n[model]\ncandidates = ["a/b"]\n'

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from steph.plan.shapes import (
+from steph.memory.shapes import (
     BUILT_IN,
     TINY,
     ModelShape,

@@ -10,6 +10,7 @@ import pytest
 import record_factory as factory
 from fake_nvml import FakeNvml, Gpu
 from scripted_training import on_disk
+from steph.base.terms import AnyStage, Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import child_environment
 from steph.conduct.console import Console
 from steph.conduct.models import model_checks
@@ -19,22 +20,11 @@ from steph.conduct.stages import Conductor
 from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record import (
-    AnyStage,
-    Attempt,
-    Cause,
-    Device,
-    ExtendedId,
-    Record,
-    RejectedCandidate,
-    Severity,
-    StageId,
-    StageResult,
-    TrainSettings,
-    Verdict,
-)
+from steph.record.environment import Device
+from steph.record.events import AttemptEnded, Event, ModelChosen, SessionStarted, StageEnded, StageStarted
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, Record, RejectedCandidate, StageResult
 from steph.run import hub, telemetry
-from steph.run.events import AttemptEnded, Event, ModelChosen, SessionStarted, StageEnded, StageStarted
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, opened_event, read_record
 

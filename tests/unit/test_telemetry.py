@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from fake_nvml import FakeNvml, Gpu, Running
-from steph.record import DevicePeak
+from steph.base.units import GIB
+from steph.record.values import DevicePeak
 from steph.run import telemetry
 from steph.run.memory_watch import SLACK_BYTES, MemoryWatch, is_back
 from steph.run.telemetry import DeviceError
 from steph.run.visible import capped_alloc_conf, first_visible, memory_fraction_for_cap
-from steph.units import GIB
 
 TWO_CARDS = FakeNvml(Gpu("GPU-aaaa-1"), Gpu("GPU-aabb-2"))
 MIG_CARD = FakeNvml(Gpu("GPU-cc", slices=(None, Gpu("MIG-1", "A100 MIG 3g.20gb"), Gpu("MIG-2"), None)))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from steph.base.terms import Severity
 from steph.contract.description import load_description
 from steph.contract.globs import files_at
 from steph.contract.lines import parse_metrics
@@ -17,7 +18,8 @@ from steph.contract.training_log import read_log
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import read_witness
-from steph.record import Check, Severity, TrainOutcome, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Check, TrainOutcome
 
 TRL = "{'loss': '2.31', 'grad_norm': '4.2', 'learning_rate': '0.0002', 'entropy': '1.9', 'num_tokens': '812', " \
       "'mean_token_accuracy': '0.48', 'epoch': '0.5'}"  # fmt: skip

@@ -113,17 +113,20 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", [*CONFIGURATIONS, None])
-@pytest.mark.parametrize("form", ["{} {}", "{}={}"])
-def test_no_value_of_an_option_leads_pytest_elsewhere(clone: Desk, tmp_path: Path, name: str | None, form: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [*(("{} {}", [name]) for name in CONFIGURATIONS), ("{} {}", []), ("{}={}", [*CONFIGURATIONS])],
+    ids=[*CONFIGURATIONS, "none", "equals"],
+)
+def test_no_value_of_an_option_leads_pytest_elsewhere(clone: Desk, tmp_path: Path, form: str, names: list[str]) -> None:
     """All options at once and each alone: with any configuration beside the named path, pytest stays in the clone."""
-    home = home_with_a_pipeline(tmp_path, [name] if name else [])
+    home = home_with_a_pipeline(tmp_path, names)
     for folder in ("reports", "model"):
         (home / "my-pipeline" / folder).mkdir(exist_ok=True)
     shutil.copyfile(clone.folder / "profiles" / "rtx3080.toml", home / "my-pipeline" / "mine.toml")
     here = desk(clone.folder, home)
     words = [form.format(*item) for item in OPTIONS.items()]
-    for chosen in [words] if name != "pytest.ini" else [words, *([word] for word in words)]:
+    for chosen in [words] if names != ["pytest.ini"] else [words, *([word] for word in words)]:
         status, output = here.type(f"pytest -m gpu --co {' '.join(chosen)}")
         assert status == 0, output
         assert f"rootdir: {clone.folder}\nconfigfile: pyproject.toml" in output
@@ -149,6 +152,27 @@ def test_wherever_the_option_comes_from(clone: Desk, home: Path, line: str) -> N
     assert status == 0, output
     assert f"rootdir: {clone.folder}\nconfigfile: pyproject.toml" in output
     assert "3/9 tests collected" in output
+
+
+@pytest.mark.parametrize(
+    ("ini", "said"),
+    [
+        ("[pytest]\naddopts = -p missing\n", "missing"),
+        ("[pytest\nbroken", "pytest.ini"),
+        ("[pytest]\nminversion = 99\n", "99"),
+    ],
+    ids=["plugin", "broken", "version"],
+)
+def test_what_pytest_refuses_before_any_plugin_is_loaded_needs_the_equals_sign(
+    clone: Desk, tmp_path: Path, ini: str, said: str
+) -> None:
+    """An ini file that ends pytest at once: behind a space pytest's own error names it, with `=` it is not read."""
+    root = home_with_a_pipeline(tmp_path, []) / "my-pipeline"
+    (root / "pytest.ini").write_text(ini, encoding="utf-8")
+    status, output = clone.type(f"pytest -m gpu --co --steph-pipeline-root={root}")
+    assert status == 0, output
+    status, output = clone.type(f"pytest -m gpu --co --steph-pipeline-root {root}")
+    assert (status, said in output) in ((0, False), (1, True), (4, True)), output
 
 
 def test_a_program_that_calls_pytest_is_told_what_to_write(clone: Desk, home: Path) -> None:

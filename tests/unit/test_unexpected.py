@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from scripted_training import ScriptedTraining, on_disk
+from steph.base.terms import EndedBy, StageId, Verdict
 from steph.conduct import attempts
 from steph.conduct.stages import Conductor
-from steph.record import EndedBy, StageId, StageResult, Verdict
-from steph.run.events import ModelChosen, StageEnded, StageStarted
+from steph.record.events import ModelChosen, StageEnded, StageStarted
+from steph.record.values import StageResult
 from steph.run.runner import ChildOutcome, RunnerError
 from steph.tell import wording
 

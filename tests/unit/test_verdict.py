@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import record_factory as factory
+from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.judge.verdict import (
     Overall,
     attempt_verdict,
@@ -17,19 +18,7 @@ from steph.judge.verdict import (
     passed,
     stage_verdict,
 )
-from steph.record import (
-    Attempt,
-    Cause,
-    Check,
-    Diagnosis,
-    EndedBy,
-    Record,
-    Session,
-    Severity,
-    StageId,
-    StageResult,
-    Verdict,
-)
+from steph.record.values import Attempt, Check, Diagnosis, Record, Session, StageResult
 from steph.tell import wording
 
 OK = Check(id="ok", severity=Severity.FAIL, holds=True, message="よい")

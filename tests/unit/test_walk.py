@@ -24,10 +24,12 @@ from scripted_training import (
     ScriptedTraining,
     offer,
 )
+from steph.base.terms import ExtendedId, StageId, Verdict
 from steph.conduct.course import half_precision_of
 from steph.conduct.training import Walk
 from steph.plan.settings import Rung
-from steph.record import Diagnosis, ExtendedId, StageId, TrainSettings, Verdict
+from steph.record.settings import TrainSettings
+from steph.record.values import Diagnosis
 from suite_runs import lengthen_rows, make_model
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from scripted_training import BASE, LADDER, LARGE, NO_BNB, OOM, SMALL, ScriptedTraining, card_for, offer
-from steph.record import Verdict
+from steph.base.terms import Verdict
 from suite_runs import lengthen_rows, make_model
 
 

@@ -21,7 +21,7 @@ from steph.judge.witness import (
     TrainingBegins,
     read_witness,
 )
-from steph.record import TrainSettings
+from steph.record.settings import TrainSettings
 
 
 def _write(folder: Path, name: str, *facts: object) -> None:

@@ -18,9 +18,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from steph.base.fingerprint import fingerprints, text_hash
 from steph.child import supervisor
 from steph.child.inject._steph_witness import batches, facts, rows, splice, tokens
-from steph.fingerprint import fingerprints, text_hash
 from steph.judge.witness import Batch, Blind, Hooked, Logged, read_witness
 
 INJECT = Path(supervisor.__file__).parent / "inject"

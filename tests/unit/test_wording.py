@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from steph.record import Attempt, Cause, Check, Diagnosis, EndedBy, EvalOutcome, Severity, StageId, StageResult, Verdict
+from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
+from steph.record.values import Attempt, Check, Diagnosis, EvalOutcome, StageResult
 from steph.tell import pieces, wording
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from scripted_training import choice
+from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
+from steph.base.text import speak
 from steph.contract.description import Description
 from steph.contract.rows import json_lines
-from steph.encoding import speak
+from steph.diagnose.engine import diagnose
 from steph.judge.checks_model import ModelEvidence, judge_model
-from steph.judge.diagnose import diagnose
 from steph.judge.verdict import attempt_verdict, passed, stage_verdict
-from steph.record import Cause, Check, Diagnosis, EndedBy, Severity, StageId, TrainSettings, Verdict
+from steph.record.settings import TrainSettings
+from steph.record.values import Check, Diagnosis
 from steph.run.inputs import InputError, read_dataset
 from steph.run.model_files import IncompleteModelError, read_object
 from steph.tell.wording import outcome_words

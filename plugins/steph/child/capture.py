@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from steph.redact import StreamRedactor
+from steph.base.redact import StreamRedactor
 from steph.run import output
 
 _TIMES_KEPT = 100_000

@@ -15,18 +15,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from steph.base.terms import AnyStage, EndedBy
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.contract.answers import RowLengths
 from steph.contract.commands import Call, needed_libraries
+from steph.diagnose.engine import diagnose, first_traceback
 from steph.judge.checks_process import ProcessEvidence
-from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
-from steph.plan.vram import Forecast
-from steph.record import AnyStage, Attempt, Device, EndedBy, EvalSettings, TrainSettings
+from steph.memory.forecast import Forecast
+from steph.record.environment import Device
+from steph.record.events import AttemptEnded, AttemptStarted
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import Attempt
 from steph.run import inputs, output
 from steph.run.aside import set_aside
-from steph.run.events import AttemptEnded, AttemptStarted
 from steph.run.journal import now
 from steph.run.memory_watch import write_samples
 from steph.run.runner import ChildOutcome, ChildSpec, run_child

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from steph.base.terms import StageId
+from steph.base.units import GIB
 from steph.conduct.preparation import Setup
-from steph.record import Context, DataFile, Environment, ModelChoice, Record, StageId
+from steph.record.environment import Environment
+from steph.record.values import Context, DataFile, ModelChoice, Record
 from steph.run import model_files
 from steph.run.model_files import IncompleteModelError
-from steph.units import GIB
 
 SHA_CHARS = 12
 

@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from steph.base.terms import Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
 from steph.conduct.evaluation import Evaluation, Variant
@@ -38,19 +39,8 @@ from steph.plan.by_heart import (
     settings_by_heart,
     teaches,
 )
-from steph.record import (
-    Attempt,
-    Cause,
-    Check,
-    DataFile,
-    ExtendedId,
-    ModelChoice,
-    Severity,
-    StageId,
-    StageResult,
-    TrainSettings,
-    Verdict,
-)
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, Check, DataFile, ModelChoice, StageResult
 from steph.run import inputs
 from steph.run.inputs import InputError
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from steph.base.terms import StageId
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
 from steph.conduct.prediction import expected
@@ -16,8 +17,9 @@ from steph.contract.commands import folder_beside
 from steph.contract.training_files import read_state
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
-from steph.plan.vram import Forecast
-from steph.record import Attempt, ModelChoice, StageId, TrainSettings
+from steph.memory.forecast import Forecast
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, ModelChoice
 from steph.run.aside import set_aside
 from steph.run.inputs import InputError
 from steph.run.journal import JournalError

@@ -5,10 +5,9 @@ from __future__ import annotations
 from steph.conduct.models import NoModel
 from steph.conduct.prediction import expected_of_shape
 from steph.conduct.preparation import Setup
-from steph.forecast.measured import shape_of
-from steph.forecast.shape_lookup import UnknownShapeError, model_shape
-from steph.plan.shapes import parameter_count
-from steph.record import Candidate, ModelChoice
+from steph.memory.calibration import shape_of
+from steph.memory.shapes import UnknownShapeError, model_shape, parameter_count
+from steph.record.values import Candidate, ModelChoice
 
 UNKNOWN_SHAPE = "形が分からない(config.json が手元になく、組み込みの形でもない)"
 

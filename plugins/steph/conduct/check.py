@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from steph.base.terms import StageId
 from steph.conduct.preparation import Inputs, config_template, pipeline_python, read_inputs
 from steph.contract.asked import passed, unsaid_settings
 from steph.contract.commands import Call, Place, evaluate_call, train_call
@@ -20,7 +21,7 @@ from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import Profile
 from steph.plan.steps import steps_due, steps_per_epoch
-from steph.record import StageId, TrainSettings
+from steph.record.settings import TrainSettings
 from steph.run import inputs
 from steph.tell.commands import pasteable
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from steph.units import GIB
+from steph.base.units import GIB
 
 HEARTBEAT_SECONDS = 30.0
 LIVE_SECONDS = 0.5

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.conduct.attempts import Finished, Request
 from steph.conduct.preparation import Setup, config_template
 from steph.conduct.side_commands import script_flags, side_folder, training_rows
@@ -22,9 +23,11 @@ from steph.judge.base_model import has_random_weights
 from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import read_witness
 from steph.plan.steps import steps_due, steps_per_epoch
-from steph.record import AnyStage, DataFile, Device, ExtendedId, ModelChoice, SkippedRung, StageId, TrainSettings
+from steph.record.environment import Device
+from steph.record.events import DataRead, RungSkipped
+from steph.record.settings import TrainSettings
+from steph.record.values import DataFile, ModelChoice, SkippedRung
 from steph.run import inputs
-from steph.run.events import DataRead, RungSkipped
 from steph.run.journal import now
 
 

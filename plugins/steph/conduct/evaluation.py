@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.preparation import config_template
 from steph.conduct.side_commands import build_index, side_folder
@@ -20,17 +21,8 @@ from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import Outcome
 from steph.judge.witness import Witness, read_witness
-from steph.record import (
-    AnyStage,
-    Attempt,
-    EvalSettings,
-    ModelChoice,
-    StageId,
-    StageResult,
-    TrainOutcome,
-    TrainSettings,
-    Verdict,
-)
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import Attempt, ModelChoice, StageResult, TrainOutcome
 from steph.run import inputs
 
 ADAPTER = "adapter_model.safetensors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from steph.base.terms import AnyStage, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.by_heart import learn_by_heart
 from steph.conduct.course import open_course
 from steph.conduct.evaluation import Evaluation, Variant
@@ -19,7 +20,8 @@ from steph.contract.rows import rows_in
 from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_extended import cot_rows_check
 from steph.judge.verdict import Outcome
-from steph.record import AnyStage, ExtendedId, ModelChoice, Record, Severity, StageId, TrainSettings, Verdict
+from steph.record.settings import TrainSettings
+from steph.record.values import ModelChoice, Record
 from steph.run import inputs
 
 COT = Variant(ExtendedId.COT, "cot", use_cot=True)

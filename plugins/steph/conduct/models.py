@@ -8,14 +8,15 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from steph.base.terms import StageId, Verdict
 from steph.child import twin
 from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.preparation import Setup, cache_dir, twin_shape
 from steph.conduct.stage_run import Run
 from steph.judge.checks_model import ModelEvidence, judge_model, no_model
 from steph.judge.verdict import Outcome, attempt_verdict
-from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
-from steph.record import Attempt, Check, ModelChoice, RejectedCandidate, StageId, Verdict
+from steph.memory.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
+from steph.record.values import Attempt, Check, ModelChoice, RejectedCandidate
 from steph.run import hub, hub_download, inputs, model_files
 from steph.run.hub_query import HubError
 from steph.run.inputs import InputError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from steph.base.terms import ExtendedId, Severity, StageId
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course, half_precision_of
 from steph.conduct.side_commands import script_flags
@@ -19,7 +20,8 @@ from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import training_in
 from steph.judge.verdict import Outcome, checks_verdict, passed
 from steph.judge.witness import read_witness
-from steph.record import Attempt, Check, ExtendedId, ModelChoice, Severity, StageId, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, Check, ModelChoice
 from steph.run import inputs
 
 STAGE = ExtendedId.ONE_STEP

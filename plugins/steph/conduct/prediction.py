@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.base.units import GIB
 from steph.conduct.preparation import Setup
 from steph.contract.answers import RowLengths
-from steph.forecast.measured import shape_of, workload_of
-from steph.plan.shapes import ModelShape
-from steph.plan.vram import FitVerdict, Forecast, automatic, leanest, predict
-from steph.plan.vram_terms import ASSUMED_TRAINER
-from steph.record import Attempt, ModelChoice, TrainSettings
-from steph.units import GIB
+from steph.memory.calibration import shape_of, workload_of
+from steph.memory.forecast import FitVerdict, Forecast, automatic, leanest, predict
+from steph.memory.shapes import ModelShape
+from steph.memory.trainers import ASSUMED_TRAINER
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, ModelChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def expected_of_shape(
     if card_bytes is None:
         return None
     work = workload_of(settings, setup.description.trainer or ASSUMED_TRAINER)
-    if rows is not None and work.trainer == "answer":
+    if rows is not None and not work.kind.pads_to_maximum:
         work = work.of_rows(rows.longest, rows.longest_answer)
     likely = predict(shape, automatic(shape, work, card_bytes))
     is_binding = setup.description.trainer is not None and not setup.options.no_predict

@@ -12,19 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
+from steph.base.units import GIB
 from steph.contract.asked import applied, own_models, passed
 from steph.contract.description import FILE_NAME, Description, DescriptionError, Evaluate, Train, load_description
 from steph.contract.placeholders import TRAIN_NAMES, WHEN, filled, unknown_placeholder
+from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
 from steph.plan.options import Options
 from steph.plan.settings import MAX_STEPS, Profile, load_profile, profile_path
-from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
 from steph.plan.steps import steps_per_epoch
-from steph.record import AnyStage, Context, DataFile, Device, ExtendedId, RecordKind, StageId
+from steph.record.environment import Device
+from steph.record.values import Context, DataFile
 from steph.run import inputs, telemetry
 from steph.run.inputs import InputError
 from steph.run.machine import environment, git_state
 from steph.run.visible import memory_fraction_for_cap
-from steph.units import GIB
 
 CACHE_ENV = "STEPH_CACHE"
 

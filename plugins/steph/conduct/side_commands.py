@@ -12,7 +12,7 @@ from steph.contract.asked import passed
 from steph.contract.command_line import answers_help
 from steph.contract.commands import build_command, folder_beside
 from steph.contract.placeholders import filled
-from steph.record import DataFile
+from steph.record.values import DataFile
 from steph.run import inputs, output
 from steph.run.aside import kept_safe, put_back, set_aside
 from steph.run.inputs import InputError

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from steph.base.redact import redact
+from steph.base.terms import NEEDS, AnyStage, ExtendedId, StageId, Verdict
 from steph.conduct.calibrate import calibrate
 from steph.conduct.candidates import predicted_candidates
 from steph.conduct.console import Console
@@ -17,25 +19,13 @@ from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
 from steph.judge.verdict import Outcome
-from steph.record import (
-    AnyStage,
-    Attempt,
-    DevicePeak,
-    ExtendedId,
-    ModelChoice,
-    Record,
-    StageId,
-    StageResult,
-    TrainSettings,
-    Verdict,
-)
-from steph.redact import redact
-from steph.run.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted
+from steph.record.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, DevicePeak, ModelChoice, Record, StageResult
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, now
 from steph.run.memory_watch import is_back
 from steph.run.runner import RunnerError
-from steph.terms import NEEDS
 
 MESSAGE_CHARS = 300  # of an error that nobody expected
 

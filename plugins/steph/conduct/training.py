@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from steph.base.terms import Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course, half_precision_of
 from steph.conduct.models import smaller_model
@@ -16,8 +17,9 @@ from steph.judge.checks_training import ANSWERS_KEPT, judge_training
 from steph.judge.verdict import Outcome
 from steph.plan.ladder import MoveKind, given_up, ladder_without_4bit, next_move, settings_at
 from steph.plan.settings import Rung
-from steph.record import Attempt, Diagnosis, ModelChoice, Severity, StageId, TrainSettings, Verdict
-from steph.run.events import ModelChosen
+from steph.record.events import ModelChosen
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, Diagnosis, ModelChoice
 from steph.run.journal import now
 
 

@@ -10,7 +10,7 @@ import re
 
 _MOST_PARTS = 12  # words between an adapter and its verb
 _THING = (
-    r"(?<![A-Za-z_-])(?:q?lora|peft(?:model\w*)?|adapters?|"
+    r"(?<![A-Za-z_-])(?:q?lora|peft(?:model\w{0,40})?|adapters?|"
     r"adapter_config\.json|adapter_model\.\w{1,20})(?![A-Za-z_])|アダプター?"
 )
 _PART = re.compile(  # what may stand between an adapter and what befell it, one word at a time
@@ -117,8 +117,13 @@ _COMPARED = re.compile(
 )
 
 
+_WORDS = ("lora", "peft", "adapter", "base", "model", "アダプタ", "モデル")  # one is in each line that accuses
+
+
 def says_not_applied(line: str) -> bool:
     """Whether a line says that an adapter, or a part of its weights, is not in the model that answers."""
+    if not any(word in line.lower() for word in _WORDS):
+        return False
     if _LIBRARY.search(line):
         return True
     if _NONE_OF_IT.search(line) or _COMPARED.search(line):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from steph.contract.description import Description, DescriptionError, Evaluate, Train
 from steph.contract.placeholders import names_in
 from steph.plan.settings import MAX_PARAMETERS, Models, Profile, Rung
-from steph.record import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
 
 MUST_BE_SAID = (
     "batch_size",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from steph.contract.description import Description, Evaluate, Train
 from steph.contract.placeholders import WHEN, filled, filled_words, names_in, spelled
-from steph.record import EvalSettings, Launcher, TrainSettings
+from steph.record.settings import EvalSettings, Launcher, TrainSettings
 
 # what a person's own `accelerate config` would decide otherwise is spelled out
 ACCELERATE_FLAGS = ("--num_machines", "1", "--gpu_ids", "all", "--mixed_precision", "no", "--dynamo_backend", "no")

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from steph.base.terms import TrainerName
+from steph.base.values import Value
 from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES, WHEN, names_in, unknown_placeholder
 from steph.contract.presets import preset_table
 from steph.contract.rows import RowFormat
@@ -28,7 +30,6 @@ from steph.plan.settings import (
     strictly,
     validation_lines,
 )
-from steph.record import Value
 
 FILE_NAME = "steph.toml"
 DEFAULT_PRESET = "lawqa"
@@ -311,7 +312,7 @@ class Description(Value):
     truncation: Literal["right", "keeps_answer"] = "right"
     """Where a row that is too long is cut: `"right"` (its answer goes first) or `"keeps_answer"` (its prompt is
     shortened). Where most answers would be lost, a length is skipped."""
-    trainer: Literal["full", "answer"] | None = None
+    trainer: TrainerName | None = None
     """What the trainer's memory follows: `"full"` casts what is not 4-bit to fp32, computes all logits and pads to the
     maximum; `"answer"` casts nothing, computes the answers' logits only and pads to the longest row. Not given:
     predicted as `"full"`, and no setting is passed over because of a prediction."""

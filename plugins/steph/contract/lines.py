@@ -158,7 +158,7 @@ class EvalLines:
 
 
 _LABEL_BEFORE = r"(?:^|[\s\]:|>│┃])"  # a logger's prefix or a table's border may stand before a label
-_LABEL_AFTER = r"\s*[|│┃]?\s*$"
+_LABEL_AFTER = r"\s*(?:[|│┃]\s*)?$"
 _SETUP = {
     KeyLine.INITIALIZING: re.compile(r"Initializing RAG pipeline\.\.\."),
     KeyLine.RAG_MODE: re.compile(rf"{_LABEL_BEFORE}RAG Mode:\s*(.*)$"),

@@ -23,7 +23,7 @@ _SEQUENCES = (
     tuple("イロハニホヘト"), ("i", "ii", "iii", "iv", "v", "vi"), tuple("甲乙丙丁戊"), tuple("一二三四五"),
 )  # fmt: skip
 _LABEL = re.compile(
-    r"^[\s(\[【「<]*(?:選択肢|option|choice|肢)?\s*([a-z]{1,3}|\d{1,2}|[ア-コイロハニホヘト甲乙丙丁戊一二三四五])[\s.、,::)\]】」>]+(?=\S)",
+    r"^[\s(\[【「<]*(?:(?:選択肢|option|choice|肢)\s*)?([a-z]{1,3}|\d{1,2}|[ア-コイロハニホヘト甲乙丙丁戊一二三四五])[\s.、,::)\]】」>]+(?=\S)",
     re.IGNORECASE,
 )
 QUESTION_KEYS = (

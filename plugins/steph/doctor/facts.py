@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, Field
 
-from steph.record import DataFile, Device, ModelChoice, RejectedCandidate, Value
+from steph.base.values import Value
+from steph.record.environment import Device
+from steph.record.values import DataFile, ModelChoice, RejectedCandidate
 
 
 @dataclass(frozen=True)

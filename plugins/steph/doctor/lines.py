@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from steph.redact import redact
+from steph.base.redact import redact
 
 MESSAGE_CHARS = 300
 

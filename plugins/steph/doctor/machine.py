@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steph.base.terms import Cause
+from steph.base.units import size_words
 from steph.doctor import kinds_machine as kinds
 from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts, Place
 from steph.doctor.lines import Line
 from steph.doctor.needs import Needs
-from steph.record import Cause, Device
+from steph.record.environment import Device
 from steph.run.hub_query import SPARE_DISK_BYTES
-from steph.units import size_words
 
 HELD_SHARE = 0.1
 

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, parameter_count
+from steph.memory.terms import embedding_bytes, linear_bytes, lora_parameters, norm_bytes
+from steph.memory.trainers import DEFAULT_TARGETS, Workload
 from steph.plan.options import Options
 from steph.plan.settings import Profile
-from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, parameter_count
-from steph.plan.vram_terms import (
-    DEFAULT_TARGETS,
-    Workload,
-    embedding_bytes,
-    linear_bytes,
-    lora_parameters,
-    norm_bytes,
-)
 from steph.run.output import HEAD_BYTES, TAIL_BYTES
 from steph.run.visible import OUTSIDE_ALLOCATOR_BYTES
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import psutil
 
+from steph.base.terms import StageId
 from steph.conduct.preparation import cache_dir, pipeline_python, read_inputs
 from steph.contract.asked import passed
 from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts, Place, RootFacts
 from steph.doctor.hub import HUB_SECONDS
 from steph.plan.options import Options
 from steph.plan.settings import Profile, ProfileError
-from steph.record import Device, StageId
+from steph.record.environment import Device
 from steph.run import hub, model_files, telemetry
 from steph.run.gpulock import GpuBusyError, GpuLockError, gpu_lock
 from steph.run.inputs import InputError

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from steph.base.units import size_words
 from steph.doctor import kinds_software as kinds
 from steph.doctor.facts import Checkup, FourBitStep, HubFacts, LibrariesStep, ModelFacts, RootFacts, Step, TorchStep
 from steph.doctor.interpreter import NOT_STARTED
 from steph.doctor.lines import DoctorCheck, Line
 from steph.doctor.needs import Needs
-from steph.record import Device, RejectedCandidate
-from steph.units import size_words
+from steph.record.environment import Device
+from steph.record.values import RejectedCandidate
 
 REQUIRED = ("transformers", "peft", "accelerate", "bitsandbytes")
 CAP_TORCH = (2, 10)  # the first that knows per_process_memory_fraction in PYTORCH_CUDA_ALLOC_CONF

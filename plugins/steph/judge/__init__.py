@@ -1,1 +1,1 @@
-"""What it means: logs to causes, artifacts to checks, results to verdicts. Reads files, changes nothing."""
+"""What it means: artifacts to checks, results to verdicts. Reads files, changes nothing."""

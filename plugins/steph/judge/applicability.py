@@ -11,7 +11,7 @@ from steph.contract.results import ResultsForm
 from steph.contract.results_files import READERS
 from steph.contract.rows import RowFormat
 from steph.judge.kinds import Needs
-from steph.record import Check
+from steph.record.values import Check
 
 _LABELLED = {"choice", "loglikelihood"}
 _ANSWERING = {"generate", "choice"}

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
-from steph.record import Artifact
+from steph.record.values import Artifact
 
 MAX_JSON_BYTES = 64 << 20
 MAX_ARTIFACTS = 200

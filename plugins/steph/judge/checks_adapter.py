@@ -16,7 +16,8 @@ from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
 from steph.judge.lora_pairs import MATRIX, pairs_of, unfit
 from steph.judge.names import same_model
 from steph.judge.tensors import Scan, Tensor, TensorFileError, read_header, same_values, scan
-from steph.record import Check, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Check
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from steph.judge.base_model import BaseModel, layer_of
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
 from steph.judge.tensors import Scan, Tensor
-from steph.record import Check
+from steph.record.values import Check
 
 PREFIX = "base_model.model."
 LARGEST_WEIGHT = 100.0  # of a LoRA matrix; a trained one stays below 10

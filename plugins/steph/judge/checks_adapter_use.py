@@ -10,7 +10,7 @@ from steph.judge.artifacts import MAX_HASHED_BYTES, sha256_of
 from steph.judge.checks_adapter import WEIGHTS_NAME, base_check
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
-from steph.record import Check
+from steph.record.values import Check
 
 ADAPTER_UNCHANGED = CheckKind(
     "adapter_unchanged", "H-3", FAIL, "H-2 の記録と同じアダプター", "adapter_model.safetensors の sha256", core=True

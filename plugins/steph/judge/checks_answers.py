@@ -11,13 +11,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
+from steph.base.fingerprint import fingerprints, holds, normal_form, text_hash
 from steph.contract.results import Results, Row
-from steph.fingerprint import fingerprints, holds, normal_form, text_hash
+from steph.judge.checks_inputs import (
+    ANSWERS_FREE,
+    MASK_AND_POSITIONS,
+    PROMPTS_AS_RECORDED,
+    inputs_check,
+    recorded_prompts_check,
+    steering_check,
+)
+from steph.judge.checks_weights import ADAPTER_AS_SAVED, BASE_UNCHANGED, NO_OWN_CODE, answering_weight_checks
 from steph.judge.checks_witness import model_check, place_checks, quantised_check, why_unseen
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, WARN, CheckKind, Needs, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
 from steph.judge.names import same_path
 from steph.judge.prompts import LEAST_LOST, asked_share, frame_lost, text_beside
 from steph.judge.witness import (
@@ -32,7 +42,7 @@ from steph.judge.witness import (
     TrainingBegins,
     Witness,
 )
-from steph.record import Check
+from steph.record.values import Check
 
 Call = Generation | Scoring
 Value = TypeVar("Value")
@@ -41,6 +51,7 @@ SAME_TEXT = 0.9  # of the fingerprints: the rest may be lost where a response wa
 LEAST_PRINTS = 2  # of a response; of a shorter one only the hash of the whole tells
 WHOLE_QUESTION, PART_OF_QUESTION = 0.999, 0.5
 MOST_UNSTOPPED = 0.5
+MANY_ANSWERS = 2  # for each row of the results
 SCALING_TOLERANCE = 1e-4
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<eos>|<pad>|<end_of_turn>")
 
@@ -121,7 +132,7 @@ RESPONSES_GENERATED = CheckKind(
     "目撃記録の応答のハッシュと指紋、結果の response",
     trap=23,
     optional=True,
-    note="一部だけ、または短い応答だけなら warn",
+    note="一部だけ、または短い応答だけなら warn。長い生成から切り出された短い応答も warn",
     needs=(Needs.RESPONSES,),
 )
 ANSWERS_GREEDY = CheckKind(
@@ -156,6 +167,12 @@ WITNESSED_ANSWERS = (
     RESPONSES_GENERATED,
     ANSWERS_GREEDY,
     ANSWERS_STOPPED,
+    ANSWERS_FREE,
+    PROMPTS_AS_RECORDED,
+    ADAPTER_AS_SAVED,
+    MASK_AND_POSITIONS,
+    BASE_UNCHANGED,
+    NO_OWN_CODE,
 )
 
 
@@ -170,6 +187,8 @@ class _Answer:
     response: tuple[str, ...] | None = None
     new_tokens: int | None = None
     stopped: bool | None = None
+    lines: tuple[str, ...] | None = None
+    prompt_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,6 +222,21 @@ class _Seen:
         return tuple(answer for answer in self.answers if answer.has_adapter == self.wants_adapter) or self.answers
 
     @property
+    def adapter_folder(self) -> Path | None:
+        """Where the adapter's file lies, if it is still H-2's."""
+        own = self.evidence
+        if own.lora_path is None or own.adapter_sha256_expected != own.adapter_sha256_actual:
+            return None
+        return own.root / own.lora_path
+
+    @property
+    def prompts_by_line(self) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Each counting prompt's lines and fingerprints; none where some calls were only counted."""
+        if self.unseen_calls:
+            return []
+        return [(answer.lines, answer.prompt) for answer in self.counting if answer.lines and answer.prompt is not None]
+
+    @property
     def wants_adapter(self) -> bool:
         return self.evidence.lora_path is not None
 
@@ -223,6 +257,7 @@ class _Seen:
             _Answer(
                 call, has_adapter, _at(call.prompt_fingerprints, n), _at(call.response_hashes, n),
                 _at(call.response_fingerprints, n), _at(call.new_tokens or (), n), _at(call.stopped or (), n),
+                _at(call.prompt_lines, n), _at(call.prompt_hashes, n),
             )
             for n in range(call.rows)
         ]  # fmt: skip
@@ -253,6 +288,8 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
             quantised_check(evidence.settings.load_in_4bit, loaded[-1:]),
         )
     worked = tuple({id(answer.call): answer.call for answer in seen.counting}.values())
+    generations = [call for call in worked if isinstance(call, Generation)]
+    with_adapter = [call for call in generations if seen.wants_adapter and seen.has_adapter(call)]
     return (
         generated,
         _active_check(seen, rows),
@@ -262,8 +299,12 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         _bare_check(seen, rows),
         _frame_check(seen),
         _responses_check(seen, rows),
-        _greedy_check(seen),
+        _greedy_check(seen, rows),
         _stopped_check(seen),
+        steering_check(generations),
+        recorded_prompts_check(rows, seen.prompts_by_line),
+        *answering_weight_checks(generations, with_adapter, seen.adapter_folder),
+        inputs_check(generations),
         model_check(seen.witness, evidence.model_name, worked, seen.evidence.merged_folders),
         quantised_check(evidence.settings.load_in_4bit, worked),
         *place_checks(worked, on_gpu=evidence.on_gpu),
@@ -465,7 +506,7 @@ def _frame_check(seen: _Seen) -> Check:
 
 def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     """A response that no call gave, though all that could have given it are known, was not generated here."""
-    compared = made_up = made_up_long = 0
+    compared = made_up = made_up_long = cut = 0
     for row in rows:
         text = _SPECIAL.sub("", row.response or "")
         candidates = [answer for answer in _asked(seen.answers, row) if isinstance(answer.call, Generation)]
@@ -474,10 +515,14 @@ def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
         is_long = len(fingerprints(text)) >= LEAST_PRINTS
         # a short text may be taken out of a long answer
         if not is_long and any((answer.new_tokens or 0) > 2 * len(text) + 4 for answer in candidates):
+            cut += not _given_by(seen, row) and all(len(one.response or ()) >= LEAST_PRINTS for one in candidates)
             continue
         compared += 1
         if not _given_by(seen, row):
             made_up, made_up_long = made_up + 1, made_up_long + is_long
+    if 2 * cut > len(rows) and not seen.unseen_calls and not made_up:
+        told = f"{len(rows)} 問のうち {cut} 問の応答は短く、長い生成の全体でも、その最初や最後の行でもない。"
+        return RESPONSES_GENERATED.check(False, told, severity=WARN)
     if not compared or seen.unseen_calls:
         return RESPONSES_GENERATED.check(None, "応答の文を比べられない。")
     message = f"比べた {compared} 問のうち、どの生成とも違う応答は {made_up} 問。"
@@ -485,7 +530,7 @@ def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     return RESPONSES_GENERATED.check(not made_up, message, severity=WARN if made_up and not is_all else None)
 
 
-def _greedy_check(seen: _Seen) -> Check:
+def _greedy_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     calls = [answer.call for answer in seen.counting]
     known = [call for call in calls if isinstance(call, Generation) and call.do_sample is not None]
     if not known or seen.evidence.settings.ensemble > 1:
@@ -493,12 +538,23 @@ def _greedy_check(seen: _Seen) -> Check:
     troubles = {
         "サンプリングによる": sum(bool(call.do_sample) for call in known),
         "学習モード（dropout が有効）での生成": sum(bool(call.training) for call in known),
-        "一つのプロンプトへのいくつもの応答の一つ": sum(
-            call.rows > len(call.prompt_tokens or ()) > 0 for call in known
-        ),
+        "一つのプロンプトへのいくつもの応答の一つ": _chosen(seen.counting) if len(seen.counting) > len(rows) else 0,
     }
     told = "、".join(f"{count} 行が{what}" for what, count in troubles.items() if count)
-    return ANSWERS_GREEDY.check(not told, f"答えた {len(known)} 行のうち、{told or 'そのようなものは 0 行'}。")
+    message = f"答えた {len(known)} 行のうち、{told or 'そのようなものは 0 行'}"
+    prompts = {answer.prompt_hash for answer in seen.counting if answer.prompt_hash}
+    often = not told and rows and len(prompts) >= MANY_ANSWERS * len(rows)
+    more = f"（結果は {len(rows)} 問で、{MANY_ANSWERS} 倍以上の生成から選べた）" if often else ""
+    return ANSWERS_GREEDY.check(not told and not often, f"{message}{more}。", severity=INFO if often else None)
+
+
+def _chosen(answers: Sequence[_Answer]) -> int:
+    """Answers to a prompt that was answered otherwise as well: one of them can be picked."""
+    by_prompt: dict[str, list[str]] = {}
+    for answer in answers:
+        if answer.prompt_hash and answer.hashes:
+            by_prompt.setdefault(answer.prompt_hash, []).append(answer.hashes[0])
+    return sum(len(hashes) for hashes in by_prompt.values() if len(set(hashes)) > 1)
 
 
 def _stopped_check(seen: _Seen) -> Check:

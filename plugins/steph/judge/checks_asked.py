@@ -11,7 +11,8 @@ from steph.contract.lines import Metrics
 from steph.contract.training_files import TrainerState
 from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.plan.steps import epochs_in
-from steph.record import Check, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Check
 
 LEAST_RATES = 3  # printed; fewer may all be of the warm-up
 LEAST_RATE_SHARE, MOST_RATE_SHARE = 0.5, 1.01  # of the asked one: the peak stands between two printed lines

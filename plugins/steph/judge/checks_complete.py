@@ -6,12 +6,13 @@ import re
 from dataclasses import dataclass
 
 from steph.judge.kinds import FAIL, WARN, CheckKind
-from steph.record import Check, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Check
 
 LEAST_SHARE = 0.7  # of the steps that the file's rows make: a validation split, and some rows that are too long
 EPOCH_SLACK = 0.02
 # a pattern that begins with its own letters is looked for fast, in megabytes of log
-_PACKING = re.compile(r"[Pp]ack(?:ing|ed)\b(?!['\"]?\s*(?:[=:]|is)?\s*(?i:false|off|no|none|0|disabled)\b)")
+_PACKING = re.compile(r"[Pp]ack(?:ing|ed)\b(?!['\"]?\s{0,9}(?:[=:]|is)?\s{0,9}(?i:false|off|no|none|0|disabled)\b)")
 _NOT_PACKING = re.compile(r"(?:[a-z]|\b(?:no|not|without) )$", re.I)
 
 STEPS_COMPLETE = CheckKind(

@@ -19,7 +19,7 @@ from steph.judge.checks_text import response_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import bounded
 from steph.judge.names import names_model
-from steph.record import Artifact, Check, EvalOutcome
+from steph.record.values import Artifact, Check, EvalOutcome
 
 MAX_ANSWERS = 1000
 MOST_ANSWER_CHARS = 60

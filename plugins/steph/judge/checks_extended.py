@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from steph.base.terms import Severity
 from steph.contract.lines import EvalLines
 from steph.contract.questions import question_key
 from steph.contract.results import Results, Row
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
 from steph.judge.reading import reasoning_of, strict_letter
-from steph.record import AnswerComparison, Check, Severity
+from steph.record.values import AnswerComparison, Check
 
 REASONING_CHARS = 10  # fewer are no reason: "Reasoning: なし" has two
 PASSAGE_CHARS = 10

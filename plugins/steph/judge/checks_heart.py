@@ -11,7 +11,7 @@ from steph.judge.checks_witness import Seen, why_unseen
 from steph.judge.kinds import FAIL, INFO, CheckKind, bounded
 from steph.judge.witness import ModelFact, Witness
 from steph.plan.by_heart import Secret
-from steph.record import Check
+from steph.record.values import Check
 
 LEAST_REMEMBERED = 7  # of 8; by chance 4 runs in 10,000 have as many
 MOST_GUESSED = 4  # by chance 97 runs in 100 have no more

@@ -13,7 +13,7 @@ from steph.contract.results import Results
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, Needs, bounded
 from steph.judge.names import names_model, same_path
-from steph.record import Check
+from steph.record.values import Check
 
 _ON, _OFF = ("enabled", "on", "true", "有効"), ("disabled", "off", "false", "none", "無効")
 _MODEL_KEY = re.compile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steph.judge.kinds import FAIL, WARN, CheckKind
-from steph.record import Check, ModelChoice
+from steph.record.values import Check, ModelChoice
 
 MODEL_AVAILABLE = CheckKind(
     "model_available",

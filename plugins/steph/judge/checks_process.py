@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.base.terms import Severity
+from steph.base.units import GIB
 from steph.contract.lines import missing_weights_in, split_lines, tracebacks_in
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
 from steph.judge.library_warnings import warnings_in
-from steph.record import Check, Probe, Severity
-from steph.units import GIB
+from steph.record.values import Check, Probe
 
 LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop's windows come and go with less
 LEAST_COMPUTED_BYTES = 16 << 20  # of torch's allocator: 2 MiB for one number, 38 for the answers of the tiniest model

@@ -16,7 +16,7 @@ from steph.contract.results import Row
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
 from steph.judge.reading import LETTERS, stated_labels
-from steph.record import Check
+from steph.record.values import Check
 
 EDITED_SHARE = 0.5  # of a text's pieces: below it is not the same text any more
 PIECE_CHARS, CONTEXT_PIECE_CHARS = 4, 8

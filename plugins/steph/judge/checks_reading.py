@@ -9,7 +9,7 @@ from steph.contract.questions import choices_of
 from steph.contract.results import Row
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
 from steph.judge.reading import LETTERS, bare, is_blank, is_exception_text, names_label, spoken, strict_letter
-from steph.record import Check
+from steph.record.values import Check
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
 _NUMBERS = tuple("123456789")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from steph.base.terms import Severity
 from steph.contract.lines import EvalLines
 from steph.contract.questions import Question, as_in_dataset, is_among, plain_label, question_key, questions_of
 from steph.contract.results import Results, ResultsFile, Row
@@ -13,7 +14,7 @@ from steph.judge.checks_prompts import PROMPTS, prompt_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
 from steph.judge.reading import bare, is_exception_text
-from steph.record import Check, Severity
+from steph.record.values import Check
 
 BEGUN_SLACK_SECONDS = 2.0  # the files' clock and the program's may differ
 SHORT_ANSWER_CHARS = 40  # a longer right answer is a model answer, which a right one need not hold

@@ -9,12 +9,12 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 
+from steph.base.fingerprint import fingerprints, normal_form, text_hash
 from steph.contract.rows import RowFormat, rows_in, training_row
-from steph.fingerprint import fingerprints, normal_form, text_hash
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
 from steph.judge.witness import Batch, TrainingBegins
-from steph.record import Check
+from steph.record.values import Check
 
 MOST_READ_CHARS = 300_000  # of a file's texts; of a longer one the first rows are compared, and can only confirm
 LEAST_ROWS = 4  # with fingerprints; of fewer nothing is common

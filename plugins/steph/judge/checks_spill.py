@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median, quantiles
 
+from steph.base.units import GIB
 from steph.judge.evidence import CardMemory
 from steph.judge.kinds import WARN, CheckKind
-from steph.record import Check
-from steph.units import GIB
+from steph.record.values import Check
 
 FULL_SHARE = 0.93  # of the card: a Windows driver keeps some hundred MiB of it to itself
 SLOWDOWN = 8.0  # a spill makes steps some ten times slower; short and long rows alone can make them five times slower

@@ -16,7 +16,7 @@ from steph.judge.reading import (
     without_special,
 )
 from steph.judge.text import COT_CHARS, looping, overlong
-from steph.record import Check
+from steph.record.values import Check
 
 TELLING_CHARS = 20  # shorter responses to different questions may well be the same
 TOKEN_CHARS, TOKEN_SLACK_CHARS = 16, 16  # no tokenizer has words that long in a row

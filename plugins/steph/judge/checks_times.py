@@ -14,7 +14,8 @@ from steph.contract.lines import Metrics
 from steph.contract.training_files import OwnFigures, TrainerState
 from steph.judge.artifacts import sha256_of
 from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
-from steph.record import Check, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Check
 
 LIVED_SLACK_SECONDS, LIVED_SLACK_SHARE = 2.0, 0.02  # clocks, and seconds that a machine slept
 TOO_SHORT_SHARE = 0.1  # of the time between the first and the last loss line

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steph.judge.artifacts import UnreadableError, read_json
 from steph.judge.kinds import WARN, CheckKind, bounded
-from steph.record import Check
+from steph.record.values import Check
 
 TOKENIZER_NAME = "tokenizer.json"
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from steph.base.terms import Severity
 from steph.contract.globs import files_at
 from steph.contract.lines import Metrics, parse_metrics
 from steph.contract.training_files import (
@@ -29,12 +30,12 @@ from steph.judge.checks_spill import spill_check, steps_before, steps_between
 from steph.judge.checks_steps import StepEvidence, step_checks
 from steph.judge.checks_times import TimeEvidence, time_checks
 from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
-from steph.judge.checks_witness import witnessed_training_checks
+from steph.judge.checks_witness import training_in, witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
 from steph.judge.witness import TrainingEnds
 from steph.plan.steps import steps_due, steps_in, steps_per_epoch
-from steph.record import Artifact, Check, Severity, TrainOutcome
+from steph.record.values import Artifact, Check, TrainOutcome
 
 _NEVER_EMPTY = (".safetensors", ".bin", ".pt", ".pth", ".json")
 MOST_LOSSES = 10_000  # in the record, which stays small; a profile allows 500 steps
@@ -324,7 +325,11 @@ def _loss_evidence(
     evidence: TrainEvidence, log: TrainingLog, state: TrainerState, outcome: TrainOutcome
 ) -> LossEvidence:
     final, printed = log.final, [(value, m) for m in log.losses if (value := m.get("loss")) is not None]
+    training = training_in(evidence.witness)
+    seen = [(line.loss, line.epoch) for line in training.logged if line.loss is not None] if training else []
     return LossEvidence(
+        witnessed=tuple(loss for loss, _ in seen),
+        witnessed_epochs=tuple(epoch for _, epoch in seen),
         printed=tuple(loss for loss, _ in printed),
         printed_norms=tuple(m.get("grad_norm") for _, m in printed),
         printed_epochs=tuple(m.get("epoch") for _, m in printed),

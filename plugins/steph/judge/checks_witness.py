@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from steph.judge.checks_inputs import MASK_AND_POSITIONS, inputs_check
 from steph.judge.checks_rows import row_checks
+from steph.judge.checks_weights import BASE_UNCHANGED, NO_OWN_CODE, SAVED_AS_TRAINED, is_even, trained_weight_checks
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
 from steph.judge.names import same_model
@@ -32,7 +34,7 @@ from steph.judge.witness import (
     Witness,
 )
 from steph.plan.steps import steps_per_epoch
-from steph.record import Check
+from steph.record.values import Check
 
 OTHER_ENGINES = ("vllm", "llama_cpp", "sglang", "ctransformers", "openai", "ollama", "mlx", "mlx_lm", "tensorrt_llm")
 FOUR_BIT, EIGHT_BIT = ("Linear4bit", "LinearNF4", "LinearFP4"), ("Linear8bitLt",)
@@ -143,7 +145,7 @@ ADAPTER_MOVED = CheckKind(
     FAIL,
     "学習の間に LoRA の A と B が動いた",
     "目撃記録の学習の終了（動いた行列の数と大きさ）、最適化の実行回数、学習率",
-    note="動きが学習率の合計の 2 % に満たなければ warn",
+    note="動きが学習率の合計の 2 % に満たないか、B の数値がすべて同じなら warn",
     core=True,
 )
 UPDATES_SEEN = CheckKind(
@@ -182,6 +184,10 @@ WITNESSED_TRAINING = (
     ADAPTER_MOVED,
     UPDATES_SEEN,
     SAVED_AT_END,
+    SAVED_AS_TRAINED,
+    BASE_UNCHANGED,
+    NO_OWN_CODE,
+    MASK_AND_POSITIONS,
 )
 
 
@@ -255,6 +261,8 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
         _moved_check(seen),
         _updates_check(seen),
         _saved_check(evidence, witness, seen, adapter_sha256),
+        *trained_weight_checks(seen.ends, evidence.output_dir),
+        inputs_check(seen.batches),
         *row_checks(evidence, seen.begins, seen.batches),
     )
 
@@ -494,6 +502,9 @@ def _moved_check(seen: Seen) -> Check:
         return ADAPTER_MOVED.check(False, f"{message}最適化は一度も実行されていない。")
     if b.moved * 2 <= b.total or b.zero >= b.total:
         return ADAPTER_MOVED.check(False, message)
+    if is_even(ends.matrices) and (ends.steps or 0) > 1:
+        told = f"{message}B のどれも、中の数値がすべて同じ。勾配が置き換えられた疑い。"
+        return ADAPTER_MOVED.check(False, told, severity=WARN)
     rates = [line.learning_rate for line in seen.logged if line.learning_rate]
     if b.max_abs is not None and len(rates) >= LEAST_LOGGED and ends.steps:
         path = ends.steps * sum(rates) / len(rates)

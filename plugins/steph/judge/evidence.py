@@ -12,7 +12,7 @@ from steph.contract.questions import Question
 from steph.contract.results import ResultsForm, Row
 from steph.contract.rows import RowFormat
 from steph.judge.witness import ModelSaved, Witness
-from steph.record import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
 
 
 @dataclass(frozen=True)

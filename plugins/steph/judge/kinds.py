@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from steph.record import Check, Severity
+from steph.base.terms import Severity
+from steph.record.values import Check
 
 FAIL, WARN, INFO = Severity.FAIL, Severity.WARN, Severity.INFO
 MESSAGE_CHARS = 300

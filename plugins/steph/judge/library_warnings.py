@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from steph.base.terms import Severity
 from steph.judge.kinds import INFO, WARN
-from steph.record import Severity
 
 _LINE_CHARS = 4000
 

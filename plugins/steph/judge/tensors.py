@@ -95,6 +95,27 @@ def same_values(one: Path, other: Path) -> bool | None:
         )
 
 
+def matrix_numbers(path: Path) -> dict[str, tuple[float, float, int]]:
+    """Return the norm, the sum and the size of each tensor that is decoded, by name. Raises as `read_header`."""
+    import numpy
+
+    found: dict[str, tuple[float, float, int]] = {}
+    with path.open("rb") as file:
+        for tensor in read_header(path):
+            code = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}.get(tensor.dtype)
+            if code is None:
+                continue
+            square = total = 0.0
+            for chunk in _chunks(file, tensor):
+                values = numpy.frombuffer(chunk, dtype=code)
+                if tensor.dtype == "BF16":
+                    values = (values.astype("<u4") << 16).view("<f4")
+                wide = values.astype("<f8")
+                square, total = square + float(wide @ wide), total + float(wide.sum())
+            found[tensor.name] = (math.sqrt(square), total, math.prod(tensor.shape))
+    return found
+
+
 def _entries(raw: bytes, data_begin: int) -> Iterator[Tensor]:
     try:
         header = json.loads(raw)

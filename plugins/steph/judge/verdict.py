@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from steph.record import AnyStage, Attempt, Check, EndedBy, Record, Severity, StageId, StageResult, Verdict
+from steph.base.terms import AnyStage, EndedBy, Severity, StageId, Verdict
+from steph.record.values import Attempt, Check, Record, StageResult
 
 
 class Overall(StrEnum):

@@ -35,6 +35,7 @@ def _empty_if_none(value: object) -> object:
 Texts = Annotated[tuple[str, ...], BeforeValidator(_tuple_of)]
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_tuple_of)]
 Counts = Annotated[dict[str, int], BeforeValidator(_empty_if_none)]
+Matrices = dict[str, tuple[float, float, int]]  # norm, sum and size of each, by its name in the file
 TextLists = Annotated[tuple[Texts, ...], BeforeValidator(lambda value: [] if value is None else value)]
 
 
@@ -67,6 +68,22 @@ class Lora(_Seen):
     active: Texts = ()
     all_a_zero: int | None = None
     all_b_zero: int | None = None
+
+
+class BaseCompared(_Seen):
+    """How many of the base's tensors are others than when it was loaded; the first of them by name."""
+
+    compared: int = 0
+    changed: int = 0
+    names: Texts = ()
+
+
+class OwnCode(_Seen):
+    """Modules, by their class, with a forward or hooks that are the program's own."""
+
+    forwards: Counts = Field(default_factory=dict)
+    hooks: Counts = Field(default_factory=dict)
+    gradient_hooks: Counts = Field(default_factory=dict)
 
 
 class Fact(_Seen):
@@ -213,6 +230,9 @@ class Batch(Fact):
     answer_hashes: tuple[str | None, ...] | None = None
     training: bool | None = None
     grad: bool | None = None
+    hidden: tuple[int, ...] | None = None  # tokens that the mask hides though they are no padding
+    bare_padding: tuple[int, ...] | None = None  # before the row, and not hidden
+    misplaced: tuple[float, ...] | None = None  # the share of tokens whose position does not follow the one before
 
 
 class Logged(Fact):
@@ -256,6 +276,9 @@ class TrainingEnds(Fact):
     delta_ratio: Ratio | None = None
     raised: str | None = None
     hook_seconds: float | None = None
+    matrices: Matrices | None = None
+    base: BaseCompared | None = None
+    own_code: OwnCode | None = None
 
 
 class Generation(StateFact):
@@ -277,6 +300,15 @@ class Generation(StateFact):
     training: bool | None = None  # whether the model was in training mode: its dropout was on
     seconds: float | None = None
     device: str | None = None
+    prompt_lines: TextLists = ()  # 8 digits for each line of a prompt
+    steering: dict[str, float] = Field(default_factory=dict)  # beyond the model's own configuration
+    hidden: tuple[int, ...] | None = None
+    bare_padding: tuple[int, ...] | None = None
+    padding_behind: tuple[bool, ...] | None = None
+    misplaced: tuple[float, ...] | None = None
+    matrices: Matrices | None = None
+    base: BaseCompared | None = None
+    own_code: OwnCode | None = None
 
 
 class Scoring(StateFact):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from steph.plan.steps import steps_per_epoch
-from steph.record import TrainSettings
+from steph.record.settings import TrainSettings
 
 QUESTIONS = 8
 LETTERS = "abcd"

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from steph.base.terms import Cause, Phase
 from steph.plan.settings import Rung
-from steph.record import Cause, Diagnosis, Phase, TrainSettings
+from steph.record.settings import TrainSettings
+from steph.record.values import Diagnosis
 
 PHASES_BEFORE_STEPS = (Phase.LOAD, Phase.PREPARE)
 

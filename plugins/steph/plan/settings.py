@@ -17,8 +17,9 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
+from steph.base.values import Value
 from steph.plan.options import Options
-from steph.record import EvalSettings, TrainSettings, Value
+from steph.record.settings import EvalSettings, TrainSettings
 
 MAX_STEPS = 500  # the spec: "several hundred steps" at most, no long training in this step
 MAX_PROCESSES = 64  # of one host

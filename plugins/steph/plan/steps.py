@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from steph.record import TrainSettings
+from steph.record.settings import TrainSettings
 
 
 def batches_per_epoch(rows: int, settings: TrainSettings) -> int:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from steph.record import Cause, ModelChoice, RejectedCandidate
+from steph.base.terms import Cause
+from steph.record.values import ModelChoice, RejectedCandidate
 from steph.run import model_files
 from steph.run.hub_download import download
 from steph.run.hub_failure import HubFailure, one_line

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import IO, cast
 
 import steph
-from steph.record import Cause, ModelChoice
+from steph.base.terms import Cause
+from steph.base.units import size_words
+from steph.record.values import ModelChoice
 from steph.run import model_files
 from steph.run.fetch import FetchRequest
 from steph.run.hub_failure import HubFailure, one_line
@@ -33,7 +35,6 @@ from steph.run.hub_query import (
     without_token,
 )
 from steph.run.model_files import IncompleteModelError
-from steph.units import size_words
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from steph.record import Cause
+from steph.base.terms import Cause
 
 _TOKEN = re.compile(r"hf_\w{4,}|(?<=Bearer )\S+")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")

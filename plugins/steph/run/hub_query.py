@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steph.plan.shapes import BUILT_IN, parameter_count, shape_from_config
-from steph.record import Cause
+from steph.base.terms import Cause
+from steph.base.units import GIB, size_words
+from steph.memory.shapes import BUILT_IN, parameter_count, shape_from_config
 from steph.run import model_files
 from steph.run.hub_failure import HubFailure, classify, no_answer, offline
-from steph.units import GIB, size_words
 
 Token = str | bool | None
 SPARE_DISK_BYTES = 2 * GIB  # what stays free beside a download

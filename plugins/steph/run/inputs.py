@@ -20,7 +20,7 @@ from typing import Literal
 
 from steph.contract.description import Description
 from steph.contract.rows import RowFormat, json_lines, training_row
-from steph.record import DataFile
+from steph.record.values import DataFile
 
 LAWQA_REMEDY = "clone the data set into the pipeline root (README: real data) or set paths.dataset in steph.toml"
 

@@ -20,9 +20,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from steph.record import RECORD_VERSION, AnyStage, Record
-from steph.redact import redact
-from steph.run.events import EVENT, CrashFound, Event, RecordOpened, fold, newer_version
+from steph.base.redact import redact
+from steph.base.terms import AnyStage
+from steph.record.events import EVENT, CrashFound, Event, RecordOpened
+from steph.record.fold import fold, newer_version
+from steph.record.values import RECORD_VERSION, Record
 
 EVENTS = "events.jsonl"
 RECORD = "record.json"

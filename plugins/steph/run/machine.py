@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from steph.record import Device, Environment, GitState
+from steph.record.environment import Device, Environment, GitState
 
 SUITE_PACKAGES = ("steph", "pytest", "pytest-timeout", "pytest-order", "huggingface-hub", "pydantic", "nvidia-ml-py")
 

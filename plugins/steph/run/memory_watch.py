@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from steph.record import DevicePeak
+from steph.record.values import DevicePeak
 from steph.run.telemetry import DeviceError, MemoryGauge, Nvml, used_bytes
 
 NAME = "vram.txt"  # one `unix_seconds used_bytes` line a sample

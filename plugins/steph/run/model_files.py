@@ -30,7 +30,6 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 _CHATML_MARK = b"<|im_start|>"
-_MODEL_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _TOKENIZER_REMEDY = "name a Qwen model's folder or its tokenizer.json, or unset it"
 _LONGEST_HEADER_BYTES = 100_000_000  # the format's own limit
 
@@ -72,19 +71,6 @@ def cached_model(cache_dir: Path, name: str) -> CachedModel:
     folder = repo_folder(cache_dir, name) / "snapshots" / revision
     check_whole(folder)
     return CachedModel(folder, revision)
-
-
-def cached_config(name: str) -> Path | None:
-    """The `config.json` of a model in the Hub's cache, whole or not; None where there is none."""
-    if _MODEL_NAME.fullmatch(name) is None:
-        return None
-    repo = repo_folder(default_cache_dir(), name)
-    try:
-        revision = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return None
-    config = repo / "snapshots" / revision / "config.json"
-    return config if config.is_file() else None
 
 
 def check_whole(folder: Path) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from steph.record import DevicePeak, EndedBy, Probe
+from steph.base.terms import EndedBy
+from steph.record.values import DevicePeak, Probe
 from steph.run import output, processes, progress
 from steph.run.exit_file import ExitReason, Order, is_written, read_exit
 from steph.run.memory_watch import MemoryWatch

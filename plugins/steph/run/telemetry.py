@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
-from steph.record import Device
+from steph.record.environment import Device
 from steph.run.visible import visible_among
 
 _ERRORS = {

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from steph.record import Device
-from steph.units import GIB
+from steph.base.units import GIB
+from steph.record.environment import Device
 
 # a training process's memory beside its allocator (context, cuBLAS, bitsandbytes: 0.74 GiB measured) and 0.1 kept free
 OUTSIDE_ALLOCATOR_BYTES = int(0.84 * GIB)

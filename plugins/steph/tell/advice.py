@@ -6,25 +6,15 @@ record has a measured value, and without green H-2 and H-3 it says what is missi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from steph.base.terms import Cause, RecordKind, Severity, StageId
 from steph.judge import verdict
-from steph.record import (
-    Attempt,
-    Cause,
-    EvalSettings,
-    Record,
-    RecordKind,
-    Severity,
-    StageId,
-    StageResult,
-    TrainSettings,
-)
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import Attempt, Record, StageResult
 from steph.tell import production, summary, wording
-from steph.tell.durations import TimeEstimate, time_estimate
-from steph.tell.outlook_values import Outlook, Prediction
+from steph.tell.outlook import Outlook, Prediction
 
 
 class Reach(StrEnum):
@@ -63,7 +53,7 @@ class Advice:
     eval_command: tuple[str, ...] = ()
     trained_here: Attempt | None = None
     outlook: Outlook | None = None
-    time: TimeEstimate | None = None
+    time: production.ProductionTime | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -76,11 +66,6 @@ class Advice:
         if self.target is None or self.outlook is None or self.outlook.there is None:
             return None
         return self.outlook.there.grid.get((self.target.batch_size, self.target.max_seq_length))
-
-    @property
-    def grid(self) -> Mapping[tuple[int, int], Prediction] | None:
-        """The production run's peaks on the rented card by (batch size, max_seq_length)."""
-        return self.outlook.there.grid if self.outlook and self.outlook.there else None
 
     @property
     def is_production_card(self) -> bool:
@@ -124,7 +109,7 @@ def _with_settings(found: Advice, record: Record, settings: TrainSettings, evalu
         train_command=production.train_argv(record, target),
         eval_command=production.eval_argv(record),
         trained_here=record.stages[StageId.H2].last_attempt if production.is_production_model(record.model) else None,
-        time=time_estimate(record, target),
+        time=production.production_time(record, target),
     )
 
 

@@ -9,8 +9,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.plan.options import OPTIONS, REPLACED
-from steph.record import AnyStage, Attempt, ExtendedId, Record, StageId
+from steph.record.values import Attempt, Record
 
 ACCEPTANCE_TESTS = "tests/acceptance/test_steph.py"
 EXTENDED_TESTS = "tests/acceptance/test_steph_extended.py"

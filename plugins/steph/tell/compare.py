@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
+from steph.base.terms import AnyStage, ExtendedId, StageId, Verdict
 from steph.judge import verdict
-from steph.record import AnyStage, Attempt, ExtendedId, Record, StageId, StageResult, Verdict
+from steph.record.values import Attempt, Record, StageResult
 from steph.tell import summary, wording
 from steph.tell.columns import columns
 from steph.tell.markdown import Markdown, code, inline, joined, table

@@ -5,7 +5,9 @@ Takes a record, gives Markdown rows and tables; the words around them are in `te
 
 from __future__ import annotations
 
-from steph.record import AnswerComparison, AnyStage, Attempt, ExtendedId, Record, StageResult, TrainSettings
+from steph.base.terms import AnyStage, ExtendedId
+from steph.record.settings import TrainSettings
+from steph.record.values import AnswerComparison, Attempt, Record, StageResult
 from steph.tell import views, wording
 from steph.tell.markdown import Markdown
 from steph.tell.pieces import facts

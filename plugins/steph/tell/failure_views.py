@@ -7,16 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from steph.base.terms import AnyStage, Cause, EndedBy
 from steph.judge import verdict
-from steph.record import (
-    AnyStage,
-    Attempt,
-    Cause,
-    EndedBy,
-    Probe,
-    Record,
-    StageResult,
-)
+from steph.record.values import Attempt, Probe, Record, StageResult
 from steph.tell import wording
 from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose
 from steph.tell.pieces import cause_words, command_block, is_running

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from steph.record import Record, Session
+from steph.record.values import Record, Session
 from steph.tell import keep, wording
 from steph.tell.markdown import Markdown, code, details, joined, table
 

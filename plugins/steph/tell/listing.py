@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from steph.base.terms import RecordKind, StageId
 from steph.judge import verdict
-from steph.record import Record, RecordKind, StageId
+from steph.record.values import Record
 from steph.tell import wording
 from steph.tell.columns import columns
 

@@ -11,7 +11,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from steph.redact import redact
+from steph.base.redact import redact
 
 INLINE_LIMIT_CHARACTERS = 600
 FENCE_LIMIT_CHARACTERS = 12_000

@@ -7,22 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from steph.base.terms import AnyStage, Cause
+from steph.base.units import GIB
 from steph.judge import verdict
-from steph.record import (
-    AnyStage,
-    Attempt,
-    Cause,
-    Check,
-    Diagnosis,
-    Probe,
-    Record,
-    StageResult,
-    TrainSettings,
-)
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, Check, Diagnosis, Probe, Record, StageResult
 from steph.tell import commands, summary, wording
 from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose, table
 from steph.tell.wording import MISSING
-from steph.units import GIB
 
 Purpose = Literal["stage", "deep", "calibrate"]
 MOST_EVIDENCE_LINES = 8

@@ -7,18 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from steph.base.terms import AnyStage, RecordKind, Severity, StageId, Verdict
 from steph.judge.verdict import Overall, contradiction, in_flight, overall
-from steph.record import (
-    AnyStage,
-    Attempt,
-    GitState,
-    Record,
-    RecordKind,
-    Severity,
-    StageId,
-    StageResult,
-    Verdict,
-)
+from steph.record.environment import GitState
+from steph.record.values import Attempt, Record, StageResult
 from steph.tell import wording
 
 MOST_SENTENCES = 4  # the fifth says whether to go on to the rented card

@@ -5,7 +5,8 @@ Takes a record, gives Markdown.
 
 from __future__ import annotations
 
-from steph.record import Device, GitState, Record
+from steph.record.environment import Device, GitState
+from steph.record.values import Record
 from steph.tell import summary, wording
 from steph.tell.markdown import Markdown, code, inline, table
 from steph.tell.pieces import facts

@@ -7,19 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.judge import verdict
-from steph.record import (
-    AnyStage,
-    Attempt,
-    EvalOutcome,
-    ExtendedId,
-    ModelChoice,
-    Record,
-    RecordKind,
-    StageId,
-    StageResult,
-    TrainOutcome,
-)
+from steph.record.values import Attempt, EvalOutcome, ModelChoice, Record, StageResult, TrainOutcome
 from steph.tell import summary, wording
 from steph.tell.commands import pasteable
 from steph.tell.markdown import Markdown, code, fence, inline, joined, prose, table

@@ -7,20 +7,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from steph.record import (
-    AnyStage,
-    Attempt,
-    Cause,
-    EndedBy,
-    EvalOutcome,
-    ExtendedId,
-    Phase,
-    RecordKind,
-    Severity,
-    StageId,
-    Verdict,
-)
-from steph.units import GIB
+from steph.base.terms import AnyStage, Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
+from steph.base.units import GIB
+from steph.record.values import Attempt, EvalOutcome
 
 MISSING = "—"
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from steph.base.terms import Severity
 from steph.contract.description import load_description
 from steph.judge.checks_adapter_use import adapter_files
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import checks_verdict
-from steph.record import Check, EvalSettings, Severity
+from steph.record.settings import EvalSettings
+from steph.record.values import Check
 from test_witness_programs import program, run, sha256_of
 
 DESCRIPTION = """

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from small_run import PIPELINE, CallScript
-from steph.record import Record, StageId, Verdict
+from steph.base.terms import StageId, Verdict
+from steph.record.values import Record
 from steph.run.journal import read_record, record_folders
 from suite_runs import CLONE, PAGE, clean_environment
 

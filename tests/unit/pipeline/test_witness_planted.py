@@ -36,7 +36,8 @@ from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import WITNESSED_TRAINING
 from steph.judge.evidence import EvalEvidence, TrainEvidence
 from steph.judge.witness import Blind, read_witness
-from steph.record import Check, EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import Check
 
 INJECT = Path(supervisor.__file__).parent / "inject"
 QUESTIONS = 8

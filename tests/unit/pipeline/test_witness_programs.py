@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from small_run import PIPELINE, Trained, evaluation_flags, training_flags
+from steph.base.fingerprint import holds
 from steph.child import supervisor
-from steph.fingerprint import holds
 from steph.judge.witness import (
     AdapterChanged,
     AdapterLoaded,

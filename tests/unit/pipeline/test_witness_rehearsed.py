@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from planted_reference import EVALUATIONS, TRAININGS, Planted, copy_of
 from steph.judge.kinds import FAIL
-from steph.record import Record
+from steph.record.values import Record
 from steph.run.journal import read_record, record_folders
 from suite_runs import CLONE, PAGE, clean_environment
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from steph.base.terms import Severity
 from steph.judge.catalog import CATALOG
 from steph.judge.evidence import CardMemory, EvalEvidence, TrainEvidence
 from steph.judge.witness import read_witness
-from steph.record import EvalSettings, Severity, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
 
 SEEN = "seen-evaluation"  # the folder of what a witness sees of the evaluation
 TRAIN_SETTINGS = TrainSettings(max_seq_length=512)
@@ -118,7 +119,7 @@ TRAINING = (
     replace(_train("b_one_still", "8 個のうち 1 個の B 行列がゼロのまま", "adapter_trained"), hardness=Severity.WARN),
     _train("pair_incomplete", "LoRA の対の B 行列だけがない", "adapter_weights"),
     _train("nan_in_last_layer", "最後の層の B 行列だけに NaN", "adapter_finite"),
-    _train("saved_early", "学習の途中のアダプターを保存した", "adapter_is_last"),
+    _train("saved_early", "学習の途中のアダプターを保存した", "adapter_is_last", "saved_as_trained"),
     _train("other_tokenizer", "別の語彙のトークナイザを保存した", "tokenizer_kept"),
     _train("empty_optimizer", "optimizer.pt が 0 バイト", "no_empty_files"),
     _train("newly_initialized", "ベースモデルの重みが読み込まれていない", "base_weights_loaded"),
@@ -455,7 +456,40 @@ WITNESSED = (
     _eval("passages_in_prompt", "RAG なしなのに検索した文を渡した", "prompts_bare"),
     _eval("no_template", "評価のプロンプトにチャットのテンプレートがない", "frame_as_trained", trap=6),
     _eval("dropout_on", "学習モードのまま答えた", "answers_greedy"),
-    _eval("best_of_eight", "一つの質問に八つの応答を作り、一つを選んだ", "answers_greedy"),
+    _eval("best_of_three", "一つの質問に三つの応答を作り、一つを選んだ", "answers_greedy"),
+    _train("prompts_hidden", "マスクがプロンプトを隠す", "mask_and_positions"),
+    _warn(_train("some_hidden", "マスクが一部の行のトークンを隠す", "mask_and_positions"), "mask_and_positions"),
+    _train("padding_read", "左のパディングがマスクに隠されていない", "mask_and_positions"),
+    _train("positions_alike", "どのトークンの位置も同じ", "mask_and_positions"),
+    _train("saved_scaled", "メモリの半分の値のアダプターを保存した", "saved_as_trained", trap=23),
+    _train("saved_otherwise_named", "メモリと違う名前で保存した", "saved_as_trained", trap=23),
+    _train("one_matrix_lost", "一つの行列を保存していない", "saved_as_trained", trap=23),
+    _train("base_zeroed", "読み込んだあとでベースの重みを書き換えた", "base_unchanged"),
+    _warn(_train("base_touched", "ベースの一つのテンソルだけを書き換えた", "base_unchanged"), "base_unchanged"),
+    _train("layer_replaced", "層の forward を置き換えた", "no_own_code"),
+    _train("tokens_hooked", "埋め込みの入力を変えるフック", "no_own_code"),
+    _train("gradients_hooked", "勾配を置き換えるフック", "no_own_code"),
+    _train("losses_told", "Trainer の計算と違う損失を表示し、記録した", "losses_agree"),
+    _train("loss_zigzag", "損失が毎回上下する", "loss_plausible"),
+    _warn(_train("gradients_alike", "どの B 行列も、中の数値がすべて同じ", "adapter_moved"), "adapter_moved"),
+    _eval("prompts_hidden", "マスクがプロンプトの一部を隠す", "mask_and_positions"),
+    _eval("padding_read", "左のパディングを読ませて生成した", "mask_and_positions"),
+    _eval("padding_behind", "プロンプトの右にパディングがある", "mask_and_positions"),
+    _eval("positions_alike", "どのトークンの位置も同じ", "mask_and_positions"),
+    replace(_eval("words_forced", "許した語だけを生成させた", "answers_free"), hardness=Severity.FAIL),
+    _eval("words_forbidden", "語を禁じて生成した", "answers_free"),
+    _eval("own_processor", "自前の LogitsProcessor", "answers_free"),
+    _eval("harsh_penalty", "repetition_penalty が 5", "answers_free"),
+    _eval("length_forced", "64 トークンまで終わらせない", "answers_free"),
+    _eval("adapter_zeroed", "読み込んだあとでアダプターをゼロにした", "adapter_as_saved", trap=19),
+    _eval("adapter_halved", "読み込んだあとでアダプターを半分にした", "adapter_as_saved", trap=19),
+    _eval("adapter_negated", "読み込んだあとでアダプターの符号を変えた", "adapter_as_saved", trap=19),
+    _eval("base_zeroed", "読み込んだあとでベースの重みを書き換えて答えた", "base_unchanged"),
+    _eval("tokens_hooked", "埋め込みの入力を変えるフックを付けて答えた", "no_own_code"),
+    _eval("prompt_retyped", "プロンプトの一文字を変えて渡した", "prompts_as_recorded", trap=27),
+    _eval("prompt_line_lost", "プロンプトの一行を落として渡した", "prompts_as_recorded", trap=27),
+    _warn(_eval("first_character", "応答の最初の一文字だけを書いた", "responses_generated", trap=23),
+          "responses_generated"),
     _warn(_eval("adapter_below", "別のアダプターをマージした上に H-2 のアダプターを付けた", "adapter_active", trap=19),
           "adapter_active"),
     _eval("other_rounding", "学習は nf4、評価は fp4 のベース", "base_as_trained", trap=26),
@@ -539,10 +573,16 @@ SOUND: tuple[Variant, ...] = (
     _train("answers_rewritten", "学習: 答えを書き直すテンプレート"),
     _train("streamed", "学習: 行を流し読みするデータセット"),
     _train("packed", "学習: 行の詰め合わせ"),
+    _train("packed_positions", "学習: 文ごとに 0 から数える位置"),
+    _train("faster_norms", "学習: 正規化層とモデル全体の forward を自前にした"),
     _eval("", "評価: 欠陥なし"),
     _eval("base_asked_first", "評価: 先にアダプタなしでも答えた"),
     _eval("merged_in_memory", "評価: アダプターを重みにマージして答えた"),
     _eval("no_tokenizer", "評価: 目撃記録に文がない"),
+    _eval("faster_norms", "評価: 正規化層の forward を自前にした"),
+    _eval("mild_steering", "評価: repetition_penalty が 1.1"),
+    _eval("asked_twice", "評価: 同じ質問に二度、同じ答え"),
+    _eval("prompt_recorded", "評価: プロンプトの記録どおりに尋ねた"),
     _eval("extra_keys", "評価: 新しいキーつきの JSON"),
     _eval("no_backend_line", "評価: バックエンドの行がない"),
     _eval("dated", "評価: 日時つきの名前の JSON"),

@@ -16,7 +16,8 @@ from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import EvalEvidence, TrainEvidence
 from steph.judge.witness import read_witness
-from steph.record import Artifact, Check, EvalOutcome, EvalSettings, TrainOutcome
+from steph.record.settings import EvalSettings
+from steph.record.values import Artifact, Check, EvalOutcome, TrainOutcome
 
 from planted import DATASET, EVALUATE_SCRIPT, TRAIN_FILE, TRAIN_SCRIPT, Ran, plant, run_script
 from planted.defects import SEEN, Variant

@@ -2,8 +2,8 @@
 
 Found through PYTHONPATH; runs in the pipeline's own interpreter (3.9 and later), whatever that has installed. It never
 imports torch, starts no thread, writes to no stream, and any failure of its own is silent: the process must behave as
-without it. The probe `probe-<rank>-<pid>.json` (see Probe in record.py) goes to STEPH_PROBE_DIR, only where torch was
-loaded. The witness beside this file (`_steph_witness`) tells what the process did with its model.
+without it. The probe `probe-<rank>-<pid>.json` (see Probe in record/values.py) goes to STEPH_PROBE_DIR, only where
+torch was loaded. The witness beside this file (`_steph_witness`) tells what the process did with its model.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _without_secrets(text: str) -> str | None:
     """The message cut and redacted by the suite's own rules; None where those can't be loaded here."""
     import importlib.util
 
-    place = os.path.join(os.path.dirname(os.path.dirname(_HERE)), "redact.py")
+    place = os.path.join(os.path.dirname(os.path.dirname(_HERE)), "base", "redact.py")
     spec = importlib.util.spec_from_file_location("_steph_redact", place)
     if spec is None or spec.loader is None:
         return None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import facts, models, tokens
+from . import attention, facts, models, tokens
 
 _IGNORED = -100
 _LAST_SUPERVISED = 3
@@ -93,6 +93,8 @@ def _described(batch: dict[str, Any], read: dict[str, list[list[int]]]) -> dict[
         "special_tokens": _special(rows),
         "double_bos": sum(_twice(row, batch["bos"]) for row in rows),
     }  # fmt: skip
+    marks, places = read.get("attention_mask"), read.get("position_ids")
+    found.update(attention.described(ids, marks, places, batch["pad"], reads_padding=not is_packed))
     if is_packed:
         places = read.get("position_ids", [])
         found["segment_hashes"] = [tokens.row_hash(s) for row, place in zip(ids, places) for s in _segments(row, place)]

@@ -73,6 +73,14 @@ def _loaded(path: object, result: Any) -> None:
         missing=None if missing is None else _really_missing(model, missing),
         mismatched=mismatched, generates=_generates(model), **brief(model),
     )  # fmt: skip
+    _as_loaded(model)
+
+
+def _as_loaded(model: Any) -> None:
+    from . import generation, weights
+
+    weights.loaded(model)
+    generation.as_loaded(model)
 
 
 def _really_missing(model: Any, keys: list[str]) -> int:

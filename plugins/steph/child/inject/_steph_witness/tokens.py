@@ -20,6 +20,7 @@ _ENDS = (
     *("</s>", "<eos>", "<|eom_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>", "[EOS]", "<turn|>"),
 )
 _MAX_TEXT_TOKENS = 32768
+_MOST_LINES = 400
 
 # of the tokenizer in use: every special id, and those that end an answer
 _known_ids: dict[int, tuple[Any, set[int], set[int]]] = {}
@@ -116,6 +117,13 @@ def fingerprints_of(ids: Sequence[int]) -> list[str] | None:
     return None if text is None else list(_fingerprint().fingerprints(text))
 
 
+def line_hashes(ids: Sequence[int]) -> list[str] | None:
+    """8 hex digits for each line of these ids' text, each once; None without a tokenizer or with very many lines."""
+    text = text_of(ids)
+    lines = [] if text is None else list(dict.fromkeys(filter(str.strip, text.splitlines())))
+    return None if text is None or len(lines) > _MOST_LINES else [text_hash(line)[:8] for line in lines]
+
+
 def text_hash(text: str) -> str:
     """The hash of a text by the suite's own rule."""
     hashed: str = _fingerprint().text_hash(text)
@@ -133,7 +141,7 @@ def _fingerprint() -> ModuleType:
     if name not in sys.modules:
         here = os.path.abspath(__file__)
         suite = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(here))))
-        spec = importlib.util.spec_from_file_location(name, os.path.join(suite, "fingerprint.py"))
+        spec = importlib.util.spec_from_file_location(name, os.path.join(suite, "base", "fingerprint.py"))
         assert spec is not None and spec.loader is not None  # noqa: S101, PT018
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -1,0 +1,120 @@
+"""The closed lists that every room speaks in: stages, kinds, causes, phases, severities, verdicts. Values only."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+
+class StageId(StrEnum):
+    """The three stages that run something; H-4 is computed from them."""
+
+    H1 = "H-1"
+    H2 = "H-2"
+    H3 = "H-3"
+
+
+class ExtendedId(StrEnum):
+    """Stages beyond the spec's three, run only where asked for; no acceptance stands on them."""
+
+    COT_TRAINING = "H-2cot"
+    COT = "H-3cot"
+    RAG = "H-3rag"
+    BASE = "H-3base"
+    ONE_STEP = "H-2step"
+    HEART = "H-3heart"
+
+
+AnyStage = StageId | ExtendedId
+# How a pipeline's trainer uses memory: the names of the rows in `steph.memory.trainers.TRAINERS`
+TrainerName = Literal["full", "answer"]
+
+# What a stage is built on: it runs only where all of these are green, and is stale where one of them was replaced.
+NEEDS: dict[AnyStage, tuple[AnyStage, ...]] = {
+    StageId.H1: (),
+    StageId.H2: (StageId.H1,),
+    StageId.H3: (StageId.H1, StageId.H2),
+    ExtendedId.COT_TRAINING: (StageId.H1, StageId.H2),
+    ExtendedId.COT: (StageId.H1, StageId.H2, ExtendedId.COT_TRAINING),
+    ExtendedId.RAG: (StageId.H1, StageId.H2, StageId.H3),
+    ExtendedId.BASE: (StageId.H1, StageId.H2, StageId.H3),
+    ExtendedId.ONE_STEP: (StageId.H1, StageId.H2),
+    ExtendedId.HEART: (StageId.H1, StageId.H2, StageId.H3),
+}
+
+
+class RecordKind(StrEnum):
+    """What a record may be called; a rehearsal never counts as an acceptance."""
+
+    ACCEPTANCE = "acceptance"
+    REHEARSAL = "rehearsal"
+
+
+class Cause(StrEnum):
+    """Why an attempt failed: a closed list."""
+
+    CUDA_OOM = "cuda_oom"
+    HOST_OOM = "host_oom"
+    BNB_SETUP = "bnb_setup"
+    IMPORT_ERROR = "import_error"
+    API_DRIFT = "api_drift"
+    BAD_DATA = "bad_data"
+    HUB_UNREACHABLE = "hub_unreachable"
+    HUB_GATED = "hub_gated"
+    HUB_NOT_FOUND = "hub_not_found"
+    DISK_FULL = "disk_full"
+    NAN_LOSS = "nan_loss"
+    CUDA_ASSERT = "cuda_assert"
+    CUDA_DRIVER = "cuda_driver"
+    TIMEOUT = "timeout"
+    OTHER = "other"
+    NONE = "none"
+
+
+class Phase(StrEnum):
+    """How far a pipeline script had come."""
+
+    LOAD = "load"
+    PREPARE = "prepare"
+    FIRST_STEP = "first_step"
+    STEP = "step"
+    SAVE = "save"
+    EVAL = "eval"
+
+
+class Severity(StrEnum):
+    """What a check that does not hold means: FAIL can't be green, WARN is shown first, INFO is kept."""
+
+    FAIL = "fail"
+    WARN = "warn"
+    INFO = "info"
+
+
+class Verdict(StrEnum):
+    """The outcome of a stage: only PASS and PASS_DEGRADED are green.
+
+    NOT_RUN: nothing was measured; it never counts as passed.
+    """
+
+    PASS = "PASS"
+    PASS_DEGRADED = "PASS_DEGRADED"
+    FAIL = "FAIL"
+    TIMEOUT = "TIMEOUT"
+    CRASHED = "CRASHED"
+    BLOCKED = "BLOCKED"
+    NOT_RUN = "NOT_RUN"
+
+    @property
+    def is_green(self) -> bool:
+        """Whether a test of this stage may pass."""
+        return self in (Verdict.PASS, Verdict.PASS_DEGRADED)
+
+
+class EndedBy(StrEnum):
+    """What ended an attempt's process."""
+
+    EXIT = "exit"  # the child exited or was killed by a signal that is not ours
+    DEADLINE = "deadline"  # the suite ended it at its limit
+    INTERRUPTED = "interrupted"  # Ctrl-C or a signal to pytest
+    SUPERVISOR_LOST = "supervisor_lost"  # the supervisor died before its child
+    SUITE_ERROR = "suite_error"  # the suite could not start it, or not watch it any longer

@@ -1,0 +1,307 @@
+"""Why an attempt ended as it did: its log, its exit status and its probes become one `Diagnosis`.
+
+Pure. Candidates come from exception chains, single lines, losses, the exit status and the probes; the one that says
+most counts, and among equals the one printed first, since later ones are mostly its consequences.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from steph.base.redact import redact
+from steph.base.terms import Cause, Phase
+from steph.diagnose.advice import advice_for
+from steph.diagnose.exceptions import Chain, Raised, chains_of, shortened
+from steph.diagnose.losses import nan_loss_lines
+from steph.diagnose.machine import MACHINE
+from steph.diagnose.oom import oom_numbers
+from steph.diagnose.phases import phase_of
+from steph.diagnose.printed import is_final_metric, line_clue, shows_progress
+from steph.diagnose.ranks import failed_rank
+from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine, lines_of
+from steph.diagnose.reader import normalise as normalise
+from steph.diagnose.software import SOFTWARE
+from steph.diagnose.table import Clue, Weight, first_match
+from steph.record.values import Diagnosis, OomNumbers, Probe
+
+_EVIDENCE_CHARACTERS = 600
+_EVIDENCE_LINES = 5
+_REPORT_CHARACTERS = 3000
+_FRAMES_LOOKED_AT, _FRAME_CHARACTERS = 200, 500
+_SIGKILL, _SIGTERM, _TIMEOUT_STATUS = 9, 15, 124
+_REPORTED = re.compile(
+    r"^(?=.{0,200}?\b(?:ERROR|CRITICAL|FATAL|[Ee]rror|[Ff]ailed|[Ff]ailure)\b|.{0,200}?失敗)(?!\s*['\"(])(?!.*[Rr]etry)"
+    r".{1,200}?(?P<type>\b(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Timeout)): (?P<message>.{1,2000})"
+)
+_PHASE_OF_CAUSE = dict.fromkeys((Cause.HUB_UNREACHABLE, Cause.HUB_GATED, Cause.HUB_NOT_FOUND), Phase.LOAD)
+_ALLOCATION_MESSAGE = re.compile(r"out of memory|[Tt]ried to allocate|would exceed allowed memory", re.I)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    clue: Clue
+    index: int
+    evidence: tuple[str, ...]
+    chain: Chain = ()
+    root: Raised | None = None
+    rank: int | None = None
+
+    @property
+    def weight(self) -> Weight:
+        return self.clue.weight
+
+
+@dataclass(frozen=True)
+class _Log:
+    lines: tuple[PrintedLine, ...]
+    chains: tuple[Chain, ...]
+    last_progress: int  # index of the last line that shows progress, -1 where none does
+    has_metrics: bool
+
+
+def diagnose(
+    log: str, returncode: int | None = None, probes: Sequence[Probe] = (), deadline_hit: bool = False
+) -> Diagnosis:
+    """The cause of an attempt's end, its phase, the lines that say so, an OOM message's figures, and what to do next.
+
+    `returncode` is the process's: negative or 128 + n for a signal, None where nobody knows it. `deadline_hit`: the
+    suite itself ended the process at its limit. Nonzero never gives `none`.
+    """
+    read = _read(log)
+    chosen = _choose(read, returncode, tuple(probes), deadline_hit)
+    if chosen is None:
+        return Diagnosis(cause=Cause.NONE)
+    cause = chosen.clue.cause
+    rank, rank_words = failed_rank(read.lines, chosen.rank)
+    phase = phase_of(read.lines, chosen.index, chosen.chain) or _PHASE_OF_CAUSE.get(cause)
+    return Diagnosis(
+        cause=cause,
+        phase=phase,
+        rank=rank,
+        evidence=_shown((*rank_words, *chosen.evidence)),
+        oom=_oom(read, chosen) if cause in (Cause.CUDA_OOM, Cause.HOST_OOM) else None,
+        advice=advice_for(cause, phase, chosen.evidence),
+    )
+
+
+def first_traceback(log: str) -> str | None:
+    """The root exception's traceback as printed, prefixes and colours off, at most about 12 KB; None without one."""
+    read = _read(log)
+    chosen = _choose(read, 1, (), False)
+    root = chosen.root if chosen and chosen.root else next((c[0] for c in read.chains if c[0].frames), None)
+    if root is None or not root.frames:
+        return None
+    return redact(shortened("\n".join(root.printed)))
+
+
+def _read(log: str) -> _Log:
+    lines = lines_of(log)
+    telling = [line for line in lines if len(line.text) >= TELLING_CHARACTERS]
+    return _Log(
+        lines=lines,
+        chains=chains_of(lines),
+        last_progress=next((line.index for line in reversed(telling) if shows_progress(line)), -1),
+        has_metrics=any(map(is_final_metric, telling)),
+    )
+
+
+def _choose(read: _Log, returncode: int | None, probes: tuple[Probe, ...], deadline_hit: bool) -> _Candidate | None:
+    losses = _from_losses(read)
+    if returncode == 0 and read.has_metrics:
+        return losses
+    raised, printed = _from_chains(read), _from_lines(read)
+    if deadline_hit:
+        return _at_deadline(read, raised)
+    if returncode in (0, None):
+        found = [*_unhandled(read, raised), *(one for one in printed if one.index > read.last_progress)]
+        if returncode == 0:
+            found = [one for one in found if one.root is not None and one.root.has_header]
+        return _best((*found, *_one(losses)))
+    fresh = [one for one in printed if one.index > read.last_progress]
+    found = [*(_unhandled(read, raised) or raised[-1:]), *fresh, *_one(losses), *_from_status(returncode, read)]
+    return _best((*found, *_from_probes(read, probes, found))) or _unexplained(read, returncode)
+
+
+def _unhandled(read: _Log, raised: list[_Candidate]) -> list[_Candidate]:
+    """Those after which nothing shows progress; a launcher's report at the end says that one before it counted too."""
+    late = [one for one in raised if one.index > read.last_progress]
+    return raised if late and all(one.weight is Weight.ECHO for one in late) else late
+
+
+def _best(found: Sequence[_Candidate]) -> _Candidate | None:
+    return min(found, key=lambda one: (-one.weight, one.index), default=None)
+
+
+def _one(candidate: _Candidate | None) -> tuple[_Candidate, ...]:
+    return () if candidate is None else (candidate,)
+
+
+def _from_chains(read: _Log) -> list[_Candidate]:
+    return [_from_chain(chain) for chain in read.chains if not chain[0].ignored]
+
+
+def _from_chain(chain: Chain) -> _Candidate:
+    clues = [(raised, clue_of(raised)) for raised in chain]
+    root, clue = min(clues, key=lambda pair: -max(pair[1].weight, Weight.UNKNOWN))
+    if all(found.weight is Weight.ECHO for _, found in clues):
+        root, clue = clues[0]
+    elif clue.weight is Weight.ECHO:
+        root, clue = next(pair for pair in clues if pair[1].weight is not Weight.ECHO)
+    others = tuple(raised.line for raised in chain if raised is not root)
+    return _Candidate(clue, root.index, (*_last_frame(root), root.line, *others), chain, root)
+
+
+def clue_of(raised: Raised) -> Clue:
+    """What one exception says by itself; `other` with weight UNKNOWN where no row knows it."""
+    frames = "\n".join(frame[:_FRAME_CHARACTERS] for frame in raised.frames[-_FRAMES_LOOKED_AT:])
+    best = Clue(Cause.OTHER, Weight.UNKNOWN)
+    for text in raised.texts:
+        found = first_match(MACHINE, text[:8000], frames) or first_match(SOFTWARE, text[:8000], frames)
+        if found is not None and (found.weight >= Weight.CERTAIN or found.weight is Weight.ECHO):
+            return found
+        if found is not None and (best.cause is Cause.OTHER or found.weight > best.weight):
+            best = found
+    return best
+
+
+def _last_frame(raised: Raised) -> tuple[str, ...]:
+    frames = [frame.strip() for frame in raised.frames if frame.strip().startswith('File "')]
+    return tuple(frames[-1:])
+
+
+def _from_lines(read: _Log) -> list[_Candidate]:
+    found = []
+    for position, line in enumerate(read.lines):
+        if len(line.text) < TELLING_CHARACTERS:
+            continue
+        clue = line_clue(line, read.lines[position + 1 : position + 3])
+        if clue is not None:
+            found.append(_Candidate(clue, line.index, (line.text,)))
+    return found or _from_wrapped(read) or _from_reports(read)
+
+
+def _from_reports(read: _Log) -> list[_Candidate]:
+    """`ERROR … failed: SomeError: why`: an exception that a program caught, reported and ended on."""
+    if read.chains:
+        return []
+    found = []
+    for line in read.lines:
+        text = line.text[:_REPORT_CHARACTERS]
+        match = _REPORTED.match(text) if ": " in text and not line.is_mild else None
+        if match is not None:
+            raised = Raised(line.index, match["type"], (match["message"],), (), ())
+            found.append((clue_of(raised), line))
+    return [
+        _Candidate(Clue(clue.cause, Weight.LIKELY), line.index, (line.text,))
+        for clue, line in found
+        if clue.weight >= Weight.LIKELY
+    ]
+
+
+def _from_wrapped(read: _Log) -> list[_Candidate]:
+    """A message that a terminal's width cut in mid-word, without an exception's name to find it by."""
+    if read.chains:
+        return []
+    for first, second in zip(read.lines, read.lines[1:], strict=False):
+        if len(first.text) >= 40 and not first.is_mild and not first.is_bar:
+            clue = line_clue(PrintedLine(first.index, first.text + second.text))
+            if clue is not None and clue.weight >= Weight.CERTAIN:
+                return [_Candidate(clue, first.index, (first.text, second.text))]
+    return []
+
+
+def _from_losses(read: _Log) -> _Candidate | None:
+    bad = nan_loss_lines(read.lines)
+    if not bad:
+        return None
+    return _Candidate(Clue(Cause.NAN_LOSS, Weight.SYMPTOM), bad[0].index, tuple(line.text for line in bad[:3]))
+
+
+def _from_status(returncode: int, read: _Log) -> list[_Candidate]:
+    cause = {_SIGKILL: Cause.HOST_OOM}.get(_signal(returncode) or 0, Cause.OTHER)
+    if returncode == _TIMEOUT_STATUS:
+        cause = Cause.TIMEOUT
+    if cause is Cause.OTHER:
+        return []
+    return [_Candidate(Clue(cause, Weight.SIGNAL), len(read.lines), (_status(returncode), *_last_lines(read)))]
+
+
+def _from_probes(read: _Log, probes: tuple[Probe, ...], found: Sequence[_Candidate]) -> list[_Candidate]:
+    """With several ranks the rank that raised first-hand counts, whatever the survivors printed."""
+    raised = [probe for probe in probes if probe.exception_type and probe.exception_type != "SystemExit"]
+    if not raised or (len(probes) == 1 and any(one.root for one in found)):
+        return []
+    candidates = []
+    for probe in raised:
+        message = tuple((probe.exception_message or "").splitlines())
+        own = Raised(-1, probe.exception_type or "", message or ("",), (), (), rank=str(probe.rank))
+        printed = next((one for one in found if one.root and _same(own, one.chain)), None)
+        clue = printed.clue if printed else clue_of(own)
+        label = f"rank {probe.rank}: {own.line}" if probe.rank is not None else own.line
+        evidence = (label, *(printed.evidence if printed else ()))
+        chain, root = (printed.chain, printed.root) if printed else ((own,), own)
+        index = printed.index if printed else -1
+        candidates.append(_Candidate(clue, index, evidence, chain, root, probe.rank))
+    return [_lifted(one) for one in candidates if one.weight is not Weight.ECHO]
+
+
+def _same(own: Raised, chain: Chain) -> bool:
+    last = chain[-1]
+    return own.type.rpartition(".")[2] == last.type.rpartition(".")[2] and own.message[0].strip() == last.message[0]
+
+
+def _lifted(one: _Candidate) -> _Candidate:
+    """An unknown exception that a rank itself reported still beats another rank's symptoms."""
+    weight = max(one.weight, Weight.SYMPTOM)
+    return replace(one, clue=Clue(one.clue.cause, weight))
+
+
+def _at_deadline(read: _Log, raised: list[_Candidate]) -> _Candidate:
+    """A process that raised and then hung until its limit failed of what it raised."""
+    late = [
+        one
+        for one in raised
+        if one.weight >= Weight.CERTAIN and one.index > read.last_progress and one.root and one.root.has_header
+    ]
+    hung = _Candidate(Clue(Cause.TIMEOUT, Weight.SIGNAL), len(read.lines), ("deadline reached", *_last_lines(read)))
+    return _best(late) or hung
+
+
+def _unexplained(read: _Log, returncode: int) -> _Candidate:
+    return _Candidate(Clue(Cause.OTHER, Weight.SIGNAL), len(read.lines), (_status(returncode), *_last_lines(read)))
+
+
+def _signal(returncode: int) -> int | None:
+    if returncode < 0:
+        return -returncode
+    return returncode - 128 if 128 < returncode < 128 + 65 else None
+
+
+def _status(returncode: int) -> str:
+    number = _signal(returncode)
+    return f"exit status {returncode}" + (f" (signal {number})" if number else "")
+
+
+def _last_lines(read: _Log) -> tuple[str, ...]:
+    return tuple(line.text for line in read.lines[-40:] if line.text.strip())[-2:]
+
+
+def _oom(read: _Log, chosen: _Candidate) -> OomNumbers | None:
+    texts = ["\n".join((raised.type, *raised.message)) for raised in chosen.chain]
+    texts += ["\n".join(line.text for line in read.lines[line.index : line.index + 8]) for line in _near(read, chosen)]
+    return next((numbers for text in texts if (numbers := oom_numbers(text))), None)
+
+
+def _near(read: _Log, chosen: _Candidate) -> list[PrintedLine]:
+    """The chosen line itself, then every other line that speaks of an allocation."""
+    own = [line for line in read.lines if line.index == chosen.index]
+    return own + [
+        line for line in read.lines if _ALLOCATION_MESSAGE.search(line.text) and line.index > read.last_progress
+    ]
+
+
+def _shown(evidence: tuple[str, ...]) -> tuple[str, ...]:
+    unique = dict.fromkeys(redact(text.strip())[:_EVIDENCE_CHARACTERS] for text in evidence if text.strip())
+    return tuple(unique)[:_EVIDENCE_LINES]

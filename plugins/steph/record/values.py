@@ -1,0 +1,366 @@
+"""What a record holds: values of checks, attempts, stages and sessions.
+
+Frozen pydantic models; nothing here reads a file, starts a process or knows pytest. Times are ISO 8601 in UTC, sizes
+are bytes, durations are seconds; paths are strings as a person would paste them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from steph.base.terms import (
+    AnyStage,
+    Cause,
+    EndedBy,
+    ExtendedId,
+    Phase,
+    RecordKind,
+    Severity,
+    StageId,
+    TrainerName,
+    Verdict,
+)
+from steph.base.values import Value
+from steph.record.environment import Environment, GitState
+from steph.record.settings import EvalSettings, TrainSettings
+
+RECORD_VERSION = 1
+
+
+class Check(Value):
+    """One verified fact about a stage's output; `holds` is None where it could not be measured, or does not apply."""
+
+    id: str
+    severity: Severity
+    holds: bool | None
+    message: str  # one Japanese sentence for the report, with the measured values
+    trap: int | None = None  # number in the published pipeline's list of traps
+    applies: bool = True  # False: the description rules it out, `message` says why
+
+
+class OomNumbers(Value):
+    """The figures of an out-of-memory message, each None where the message has none."""
+
+    requested_bytes: int | None = None
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+
+
+class Diagnosis(Value):
+    """Why an attempt ended as it did, with the lines that say so and what to do next (Japanese)."""
+
+    cause: Cause
+    phase: Phase | None = None
+    rank: int | None = None  # the process that failed, where several ran
+    evidence: tuple[str, ...] = ()
+    oom: OomNumbers | None = None
+    advice: tuple[str, ...] = ()
+
+
+class DataFile(Value):
+    """One input file: its path under the pipeline root, bytes' sha256 and row count."""
+
+    role: Literal["dataset", "train_file", "train_file_cot"]
+    path: str
+    sha256: str
+    rows: int
+    is_sample: bool = False  # the questions that come with the reference pipeline, not the real data set
+
+
+class Context(Value):
+    """What one record was made under; a rerun joins a record only where all of this agrees."""
+
+    kind: RecordKind
+    profile: str
+    profile_sha256: str
+    pipeline_root: str
+    pipeline_python: str
+    pipeline_git: GitState
+    suite_git: GitState
+    environment: Environment
+    trainer: Literal[TrainerName, "undescribed"] | None = None  # as steph.toml says; None in older records
+    vram_cap_bytes: int | None = None
+    twin: bool = False
+    rehearsal_reasons: tuple[str, ...] = ()
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """What a process of the run could take of the smallest of its cards; None without one."""
+        return min((device.usable_bytes(self.vram_cap_bytes) for device in self.environment.devices), default=None)
+
+
+class Probe(Value):
+    """What one process that loaded torch wrote at its exit."""
+
+    pid: int
+    rank: int | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    device_uuid: str | None = None
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    allocator_retries: int | None = None
+    memory_fraction: float | None = None
+    peak_rss_bytes: int | None = None
+    exception_type: str | None = None
+    exception_message: str | None = None
+
+
+class RejectedCandidate(Value):
+    """A model candidate that was passed over, and why (one line)."""
+
+    name: str
+    cause: Cause
+    message: str
+
+
+class ModelChoice(Value):
+    """The model under test; `name` is what the pipeline gets as its model name (an id on the Hub or a folder)."""
+
+    name: str
+    source: Literal["hub", "cache", "local", "twin"]
+    reason: str  # 選定理由, Japanese
+    automatic_substitute: bool = False
+    parameters: int | None = None
+    revision: str | None = None
+    licence: str | None = None
+    download_bytes: int | None = None
+    free_disk_bytes: int | None = None
+    predicted_peak_bytes: int | None = None
+    snapshot_path: str | None = None
+    rejected: tuple[RejectedCandidate, ...] = ()
+
+
+class Candidate(Value):
+    """A model that H-1 could choose, with the predicted peak of training it at the profile's settings on this card.
+
+    Peaks are the whole process's. Without them `unpredicted_reason` says why (Japanese).
+    """
+
+    name: str
+    outcome: Literal["chosen", "rejected", "not_tried"]
+    parameters: int | None = None
+    settings: str = ""  # as in `512/b2/4bit`
+    predicted_peak_bytes: int | None = None
+    predicted_low_bytes: int | None = None
+    predicted_high_bytes: int | None = None
+    verdict: Literal["fits", "does_not_fit", "too_close"] | None = None
+    unpredicted_reason: str = ""
+
+
+class Artifact(Value):
+    """A file that an attempt wrote: path as the pipeline names it, size and sha256."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class TrainOutcome(Value):
+    """What a training attempt left behind, read from its files and lines."""
+
+    output_dir: str
+    steps_done: int | None = None
+    steps_due: int | None = None
+    epochs_done: float | None = None
+    train_loss: float | None = None
+    train_runtime_seconds: float | None = None
+    losses: tuple[float, ...] = ()
+    step_seconds: tuple[float, ...] = ()
+    tokens_per_second: float | None = None
+    train_rows: int | None = None
+    adapter_sha256: str | None = None
+    adapter_dir: str | None = None  # where it is not the output folder itself
+    checkpoint: str | None = None
+
+    @property
+    def adapter_folder(self) -> str:
+        """The folder of the adapter's two files, from the pipeline root."""
+        return self.adapter_dir or self.output_dir
+
+
+class AnswerComparison(Value):
+    """The same questions asked twice, without and with the adapter; the counts say what the adapter changed."""
+
+    questions: int
+    same_responses: int  # to the letter
+    changed_answers: int
+    right_to_wrong: int
+    wrong_to_right: int
+
+
+class EvalOutcome(Value):
+    """What an evaluation attempt printed and wrote."""
+
+    output_path: str
+    total: int | None = None
+    correct: int | None = None
+    accuracy: float | None = None  # 0 to 1
+    score: float | None = None  # as the results give it, of `metric`; of a format that has no accuracy
+    metric: str | None = None
+    backend: str | None = None
+    model_name: str | None = None
+    lora_path: str | None = None
+    key_lines: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    answering_seconds: float | None = None  # of all questions together, without loading; None: not recorded
+    with_adapter: AnswerComparison | None = None  # of an evaluation without one: what H-3's adapter changes
+
+
+class DevicePeak(Value):
+    """One card's highest used memory over an attempt, of all processes and less what was used before; NVML."""
+
+    uuid: str
+    peak_device_bytes: int | None = None
+    peak_own_bytes: int | None = None
+
+
+class Attempt(Value):
+    """One child process of a stage at one setting, complete; verdicts stand on those of purpose `stage` alone."""
+
+    stage: AnyStage
+    number: int
+    label: str
+    purpose: Literal["stage", "deep", "calibrate"] = "stage"  # "deep" is in records of 0.1.0 alone
+    model_name: str | None = None  # as the pipeline was given it
+    settings: TrainSettings | EvalSettings | None = None
+    argv: tuple[str, ...] = ()
+    before: tuple[tuple[str, ...], ...] = ()  # commands that ran before it in the same attempt
+    after: tuple[tuple[str, ...], ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)  # what the description sets for them
+    cwd: str = ""
+    folder: str = ""
+    started_at: str
+    seconds: float | None = None
+    returncode: int | None = None  # negative: the signal that ended it
+    ended_by: EndedBy | None = None
+    diagnosis: Diagnosis | None = None
+    traceback: str | None = None
+    last_lines: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    peak_device_bytes: int | None = None  # used memory of the whole card, NVML
+    peak_own_bytes: int | None = None  # peak_device_bytes less what was used before
+    device_peaks: tuple[DevicePeak, ...] = ()  # each card's own, where several were used; the two above are the highest
+    memory_returned: bool | None = None
+    limit_seconds: float | None = None  # after which it is ended; None: an older record
+    predicted_peak_bytes: int | None = None
+    predicted_low_bytes: int | None = None  # the prediction's interval
+    predicted_high_bytes: int | None = None
+    longest_row_tokens: int | None = None  # of the rows that it may train on, not cut, with the template; None: unknown
+    mean_row_tokens: float | None = None  # of the same
+    longest_answer_tokens: int | None = None  # of the same; with the tokens that close it
+    checks: tuple[Check, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
+    training: TrainOutcome | None = None
+    evaluation: EvalOutcome | None = None
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether it ended by itself with exit status 0 and no cause of failure in its log; its checks say the rest."""
+        is_clean = self.diagnosis is not None and self.diagnosis.cause is Cause.NONE
+        return self.ended_by is EndedBy.EXIT and self.returncode == 0 and is_clean
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether the card's memory was what it failed by."""
+        return self.diagnosis is not None and self.diagnosis.cause is Cause.CUDA_OOM
+
+
+class SkippedRung(Value):
+    """A rung that was not tried, and why (Japanese)."""
+
+    label: str
+    reason: str
+
+
+class StageResult(Value):
+    """One stage's outcome; `attempts[-1]` is the one that counts."""
+
+    stage: AnyStage
+    verdict: Verdict
+    explanation: str  # one Japanese sentence
+    started_at: str
+    ended_at: str | None = None
+    seconds: float | None = None
+    attempts: tuple[Attempt, ...] = ()
+    deep_attempts: tuple[Attempt, ...] = ()  # of records of 0.1.0: what its option `--steph-deep` ran after them
+    calibration_attempts: tuple[Attempt, ...] = ()  # beside them too: what `--steph-calibrate` ran at another length
+    skipped_rungs: tuple[SkippedRung, ...] = ()
+    given_up: tuple[str, ...] = ()  # settings that a degraded pass gave up, Japanese
+    checks: tuple[Check, ...] = ()  # those of the last attempt and of the stage itself
+    model: ModelChoice | None = None
+    candidates: tuple[Candidate, ...] = ()
+    stale: bool = False  # a stage it was built on has been replaced since
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Ids of the checks that were measured and hold."""
+        return frozenset(check.id for check in self.checks if check.holds)
+
+    @property
+    def not_applicable(self) -> frozenset[str]:
+        """Ids of the checks that the description rules out; never a core check's."""
+        return frozenset(check.id for check in self.checks if not check.applies)
+
+    @property
+    def findings(self) -> tuple[Check, ...]:
+        """Checks that do not hold, hardest first."""
+        order = list(Severity)
+        return tuple(sorted((c for c in self.checks if c.holds is False), key=lambda c: order.index(c.severity)))
+
+    @property
+    def last_attempt(self) -> Attempt | None:
+        """The attempt whose outcome the stage stands on."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def newest_attempt(self) -> Attempt | None:
+        """The attempt that was begun last, whatever its purpose."""
+        newest = (*self.attempts[-1:], *self.deep_attempts[-1:], *self.calibration_attempts[-1:])
+        return max(newest, key=lambda attempt: attempt.number, default=None)
+
+
+class Session(Value):
+    """One pytest run that wrote into the record."""
+
+    started_at: str
+    command: tuple[str, ...]
+    stages: tuple[AnyStage, ...]
+    report_name: str | None = (
+        None  # of the Markdown file beside `runs/`; None: the one that goes with the record's kind
+    )
+    ended_at: str | None = None
+    exit_status: int | None = None
+    verdicts: dict[AnyStage, Verdict] = Field(default_factory=dict)
+
+
+class Record(Value):
+    """Everything known about one acceptance or rehearsal; a pure function of the journal's events."""
+
+    version: int = RECORD_VERSION
+    id: str
+    context: Context
+    data: tuple[DataFile, ...] = ()
+    stages: dict[StageId, StageResult] = Field(default_factory=dict)
+    extended: dict[ExtendedId, StageResult] = Field(default_factory=dict)  # beside them; never part of an acceptance
+    sessions: tuple[Session, ...] = ()
+    live: bool = False  # a conductor still writes into it
+
+    @property
+    def results(self) -> dict[AnyStage, StageResult]:
+        """Every stage that has run, the extended ones after the three."""
+        return {result.stage: result for result in (*self.stages.values(), *self.extended.values())}
+
+    @property
+    def model(self) -> ModelChoice | None:
+        """The model under test: the one that training went to where H-1's was too large, else H-1's."""
+        chosen = (self.stages[stage].model for stage in (StageId.H2, StageId.H1) if stage in self.stages)
+        return next((model for model in chosen if model is not None), None)
+
+    def verdict_of(self, stage: AnyStage) -> Verdict:
+        """The stage's verdict, NOT_RUN where the record has none."""
+        result = self.results.get(stage)
+        return result.verdict if result else Verdict.NOT_RUN
