@@ -18,7 +18,7 @@ import pytest
 
 from steph import installed
 from steph.asked import add_options, resolve_options, session_command
-from steph.base.text import speak
+from steph.base.text import make_printable
 from steph.rootdir import keep_values_out
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     """
     config = session.config
     if any(item.get_closest_marker("steph_stage") for item in session.items):
-        speak(sys.stdout, sys.stderr)
+        make_printable(sys.stdout, sys.stderr)
     if session.testsfailed and not config.option.continue_on_collection_errors:
         return
     items = [item for item in session.items if item.get_closest_marker("steph_stage")]

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from steph.base.files import sha256_of
 from steph.base.terms import Severity
-from steph.judge.artifacts import sha256_of
 from steph.judge.checks_times import TimeEvidence, time_checks
 from steph.judge.lines import Metrics
 from steph.judge.training_files import OwnFigures, TrainerState

@@ -55,7 +55,6 @@ REVIEWED = {
     "steph.judge.reading._MESSAGE": "in a response cut at 20,000 characters",
     "steph.judge.reading._FAILED_JA": "in a response cut at 20,000 characters",
     "steph.judge.reading._EXCUSE": "in a response cut at 20,000 characters",
-    "steph.judge.diagnose_text._ANSI": "the repeat ends at the next escape",
     "steph.judge.diagnose_text._BAR_COUNT": "digits end at the next bar",
     "steph.judge.diagnose_text._BAR_CLOCK": "the repeat ends at the next bracket",
     "steph.judge.diagnose_text._BAR_END": "digits end at the next bracket",
@@ -78,23 +77,23 @@ REVIEWED = {
     "steph.judge.lines._INVOCATION_ERROR": "spaces behind a colon",
     "steph.judge.checks_adapter._MAY_STAY_IDLE": "names of tensors",
     "steph.judge.diagnose_rules._ATOM": "the suite's own text",
-    "steph.judge.lines._ANSI": "the repeat ends at the next escape",
     "steph.judge.text._ALONE": "fullmatch alone",
     "steph.judge.text._LED": "fullmatch alone",
     "steph.judge.text._LED_TEXT": "fullmatch alone",
     "steph.judge.text._LEADING": "match alone",
     "steph.judge.text._EXCEPTION": "match alone",
-    "steph.judge.kinds._CONTROL": "the repeat ends at the next escape",
+    "steph.base.text._ANSI": "the repeat ends at the next escape or line end",
 }
 
 
 def _module_patterns() -> Iterator[tuple[str, re.Pattern[Any]]]:
-    for found in pkgutil.iter_modules([f"{steph.__path__[0]}/judge"], "steph.judge."):
-        for name, value in vars(importlib.import_module(found.name)).items():
+    judge = pkgutil.iter_modules([f"{steph.__path__[0]}/judge"], "steph.judge.")
+    for module in ("steph.base.text", *(found.name for found in judge)):
+        for name, value in vars(importlib.import_module(module)).items():
             values = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
             for one in values:
                 inner = one if isinstance(one, tuple) else (one,)
-                yield from ((f"{found.name}.{name}", part) for part in inner if isinstance(part, re.Pattern))
+                yield from ((f"{module}.{name}", part) for part in inner if isinstance(part, re.Pattern))
 
 
 def _rows() -> Iterator[tuple[str, re.Pattern[Any]]]:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.base.files import UnreadableError, sha256_or_none
 from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.side_commands import build_index
 from steph.conduct.stage_run import Run
-from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
@@ -21,7 +21,6 @@ from steph.judge.witness import Witness, read_witness
 from steph.plan.commands import evaluate_command
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Attempt, ModelChoice, StageResult, TrainOutcome
-from steph.run import inputs
 
 ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -100,14 +99,14 @@ class Evaluation:
     def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> str | None:
         """What of the adapter on disk is not as the training recorded it; its configuration scales its weights."""
         stage, folder = self.training.stage, self.run.setup.root / trained.output_dir
-        found = inputs.file_sha256(folder / ADAPTER)
+        found = sha256_or_none(folder / ADAPTER)
         if found is None:
             return f"アダプタがない: {folder / ADAPTER}"
         if found != trained.adapter_sha256:
             return f"アダプタが{stage}の記録と違う(sha256不一致): {folder / ADAPTER}"
         name = f"{trained.output_dir.rstrip('/')}/{CONFIG}"
         recorded = next((artifact.sha256 for artifact in attempt.artifacts if artifact.path == name), None)
-        if recorded is not None and inputs.file_sha256(self.run.setup.root / name) != recorded:
+        if recorded is not None and sha256_or_none(self.run.setup.root / name) != recorded:
             return f"{CONFIG} が{stage}の記録と違う(sha256不一致): {folder}"
         return None
 
@@ -168,7 +167,7 @@ class Evaluation:
             attempt_started_unix=finished.started_unix,
             seconds=finished.outcome.seconds,
             adapter_sha256_expected=plan.trained.adapter_sha256,
-            adapter_sha256_actual=inputs.file_sha256(root / plan.trained.output_dir / ADAPTER),
+            adapter_sha256_actual=sha256_or_none(root / plan.trained.output_dir / ADAPTER),
             train_questions=questions_in(train_file) if has_rows else None,
             train_frame=frame_in(train_file) if has_rows and not plan.settings.use_rag else None,
             beside=plan.beside,

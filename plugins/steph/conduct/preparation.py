@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
-from steph.base.units import GIB
+from steph.base.units import gib
 from steph.plan.description import Description, load_description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
@@ -153,7 +153,7 @@ def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> N
         raise InputError("--steph-vram-cap: the cards differ in size, and one share of them can't stand for one size")
     (total_bytes,) = sizes
     if cap_bytes > total_bytes:
-        asked, there = (f"{size / GIB:.2f} GiB" for size in (cap_bytes, total_bytes))
+        asked, there = (gib(size) for size in (cap_bytes, total_bytes))
         raise InputError(f"--steph-vram-cap: {asked} is more than this card's {there}; give less, or leave it out")
     try:
         memory_fraction_for_cap(cap_bytes, total_bytes)
@@ -180,7 +180,7 @@ def _context(
     if profile.uses_twin(options):
         reasons.append("乱数重みのモデル(twin)")
     if options.vram_cap_bytes is not None:
-        reasons.append(f"VRAM上限 {options.vram_cap_bytes / GIB:.2f} GiB を模擬")
+        reasons.append(f"VRAM上限 {gib(options.vram_cap_bytes)} を模擬")
     return Context(
         kind=RecordKind.REHEARSAL if reasons else RecordKind.ACCEPTANCE,
         profile=profile.name,

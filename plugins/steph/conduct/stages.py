@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from steph.base.redact import redact
 from steph.base.terms import NEEDS, AnyStage, ExtendedId, StageId, Verdict
+from steph.base.text import one_line
 from steph.conduct.calibrate import calibrate
 from steph.conduct.candidates import predicted_candidates
 from steph.conduct.console import Console
@@ -169,7 +169,7 @@ def _peaks(attempt: Attempt, setup: Setup) -> tuple[DevicePeak, ...]:
 
 def _named(error: BaseException) -> str:
     """The error's class and message in one line without secrets; for Ctrl-C or a signal its name alone."""
-    said, name = " ".join(redact(str(error)).split())[:MESSAGE_CHARS], type(error).__name__
+    said, name = one_line(error, MESSAGE_CHARS), type(error).__name__
     if isinstance(error, KeyboardInterrupt):
         return said or name
     return f"{name}: {said}" if said else name

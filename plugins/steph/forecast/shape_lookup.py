@@ -5,9 +5,9 @@ Comes in: a name or a path. Goes out: a `ModelShape`. Reads a `config.json`; ask
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from steph.base.files import UnreadableError, read_json
 from steph.plan.shapes import BUILT_IN, ModelShape, shape_from_config
 
 
@@ -34,8 +34,10 @@ def model_shape(name_or_path: str) -> ModelShape:
             f"built in are: {known}"
         )
     try:
-        return shape_from_config(json.loads(config.read_text(encoding="utf-8-sig")))
-    except (OSError, ValueError, RecursionError) as error:
+        return shape_from_config(read_json(config, finite=False))
+    except UnreadableError as error:
+        raise ShapeError(f"{name_or_path}: {config} {error.english}") from error
+    except ValueError as error:
         raise ShapeError(f"{name_or_path}: {error}") from error
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from steph.judge.artifacts import MAX_HASHED_BYTES, artifact, sha256_of
+from steph.base.files import sha256_of
+from steph.base.text import one_line
+from steph.judge.artifacts import MAX_HASHED_BYTES, artifact
 from steph.judge.checks_adapter import WEIGHTS_NAME, base_check
 from steph.judge.checks_answers import witnessed_answer_checks
 from steph.judge.checks_extended import compared, extended_checks
@@ -14,7 +16,7 @@ from steph.judge.checks_process import process_checks
 from steph.judge.checks_results import content_checks, dataset_check, file_checks
 from steph.judge.checks_text import response_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.lines import EvalLines, adapter_trouble_in, parse_evaluation
 from steph.judge.names import names_model
 from steph.judge.results import Results, ResultsFile, Row, find_results
@@ -80,7 +82,7 @@ def _adapter_checks(evidence: EvalEvidence, lines: EvalLines) -> tuple[Check, ..
     same = None if expected is None or actual is None else expected == actual
     hashes = f"記録の sha256 は {(expected or 'なし')[:12]}、評価時は {(actual or 'なし')[:12]}。"
     trouble = adapter_trouble_in(evidence.output, besides=lines.of_other_blocks)
-    shown = f"読み込みの失敗の表示: {bounded(trouble, 200) if trouble else 'なし'}。"
+    shown = f"読み込みの失敗の表示: {one_line(trouble, 200) if trouble else 'なし'}。"
     return (
         base_check(evidence.root / evidence.lora_path, evidence.model_name),
         ADAPTER_UNCHANGED.check(same, hashes),
@@ -106,7 +108,7 @@ def _left_alone_check(before: Mapping[str, str] | None, folder: Path) -> Check:
         return ADAPTER_LEFT_ALONE.check(None, "評価の前のアダプターのファイルが記録されていない。")
     after = adapter_files(folder)
     names = sorted({*before, *after} - {WEIGHTS_NAME})
-    changed = [bounded(name, 60) for name in names if before.get(name) != after.get(name)]
+    changed = [one_line(name, 60) for name in names if before.get(name) != after.get(name)]
     return ADAPTER_LEFT_ALONE.check(not changed, f"評価の間に変わったファイル: {'、'.join(changed) or 'なし'}。")
 
 
@@ -120,7 +122,7 @@ def _outcome(evidence: EvalEvidence, lines: EvalLines, file: ResultsFile) -> Eva
         backend=_short(lines.backend or (results.config.backend if results else None)),
         model_name=_short(_model(evidence.model_name, lines)),
         lora_path=_short(lines.lora_path),
-        key_lines=tuple(bounded(line) for line in lines.key_lines),
+        key_lines=tuple(one_line(line) for line in lines.key_lines),
         answers=tuple(row.predicted_answer for row in results.results[:MAX_ANSWERS]) if results else (),
         answering_seconds=_answering_seconds(results.results) if results else None,
         with_adapter=compared(results.results, evidence.beside) if results and evidence.lora_path is None else None,
@@ -144,7 +146,7 @@ def _model(asked: str, lines: EvalLines) -> str | None:
 
 
 def _short(value: object) -> str | None:
-    return bounded(value) if value is not None else None
+    return one_line(value) if value is not None else None
 
 
 def _artifacts(file: ResultsFile) -> tuple[Artifact, ...]:

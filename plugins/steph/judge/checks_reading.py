@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
+from steph.base.text import one_line
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.questions import choices_of
 from steph.judge.reading import LETTERS, bare, is_blank, is_exception_text, names_label, spoken, strict_letter
 from steph.judge.results import Row
@@ -134,7 +135,7 @@ def _grounded_check(rows: tuple[Row, ...], cot: bool, ensemble: int) -> Check:
     told = [row for row in told if _read(row, cot) is None and not is_exception_text(row.response or "")]
     baseless = [row for row in told if not _is_grounded(row)]
     example = (
-        f"（例 記録 {baseless[0].predicted_answer}、応答 {bounded(baseless[0].response, 60)}）" if baseless else ""
+        f"（例 記録 {baseless[0].predicted_answer}、応答 {one_line(baseless[0].response, 60)}）" if baseless else ""
     )
     message = f"{len(rows)} 問のうち {len(baseless)} 問で、記録された回答が応答のどこにもない{example}。"
     return ANSWERS_GROUNDED.check(not baseless, message)

@@ -9,11 +9,11 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 
+from steph.base.files import json_rows
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.witness import Batch, TrainingBegins
-from steph.plan.rows import rows_in
 from steph.record.values import Check
 
 MOST_READ_CHARS = 300_000  # of a file's texts; of a longer one the first rows are compared, and can only confirm
@@ -211,7 +211,7 @@ def _file_rows(path: Path | None) -> _FileRows | None:
     if path is None:
         return None
     try:
-        rows = [texts for row in rows_in(path) if (texts := tuple(_texts(row)))]
+        rows = [texts for row in json_rows(path) if (texts := tuple(_texts(row)))]
     except OSError:
         return None
     if not rows:

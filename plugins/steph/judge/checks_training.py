@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from steph.base.files import sha256_of
 from steph.base.terms import Severity
-from steph.judge.artifacts import artifacts_under, is_fresh, is_later, sha256_of
+from steph.base.text import one_line
+from steph.judge.artifacts import artifacts_under, is_fresh, is_later
 from steph.judge.base_model import BaseModel, read_base
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, last_check, weight_checks
 from steph.judge.checks_asked import Asked, asked_checks
@@ -18,7 +20,7 @@ from steph.judge.checks_times import TimeEvidence, time_checks
 from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
 from steph.judge.checks_witness import witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.lines import Metrics, parse_metrics
 from steph.judge.training_files import STATE_NAME, OwnFigures, TrainerState, read_own_figures, read_state
 from steph.judge.training_log import TrainingLog, read_log
@@ -231,7 +233,7 @@ def _freshness_checks(evidence: TrainEvidence, state: TrainerState) -> tuple[Che
 def _empty_files_check(artifacts: tuple[Artifact, ...]) -> Check:
     empty = [file.path for file in artifacts if file.size_bytes == 0 and file.path.endswith(_NEVER_EMPTY)]
     return NO_EMPTY_FILES.check(
-        not empty if artifacts else None, f"空のファイル: {bounded('、'.join(empty) or 'なし', 200)}。"
+        not empty if artifacts else None, f"空のファイル: {one_line('、'.join(empty) or 'なし', 200)}。"
     )
 
 

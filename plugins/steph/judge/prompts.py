@@ -14,8 +14,8 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
+from steph.base.files import UnreadableError, read_json
 from steph.base.fingerprint import fingerprints, normal_form
-from steph.judge.artifacts import UnreadableError, read_json
 from steph.judge.questions import MAX_DATASET_BYTES
 from steph.judge.results import Row
 

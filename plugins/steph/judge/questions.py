@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steph.judge.artifacts import UnreadableError, read_json
-from steph.plan.rows import rows_in
+from steph.base.files import UnreadableError, json_rows, read_json
 
 MAX_DATASET_BYTES = 512 << 20
 REPEATED_CHARS = 40  # a shorter question and its choices may well stand in an answer
@@ -154,12 +153,12 @@ def questions_in(train_file: Path) -> frozenset[str]:
 
     Raises OSError where the file can't be read; rows that are no JSON objects are skipped.
     """
-    return frozenset(_row_key(row) for row in rows_in(train_file))
+    return frozenset(_row_key(row) for row in json_rows(train_file))
 
 
 def frame_in(train_file: Path) -> tuple[str, str] | None:
     """The beginning and the end that all prompts of a training file share, cut at line ends; None below two rows."""
-    prompts = [str(row.get("input", "")) for row in rows_in(train_file)]
+    prompts = [str(row.get("input", "")) for row in json_rows(train_file)]
     if len(prompts) < 2:
         return None
     head = _common_beginning(prompts)

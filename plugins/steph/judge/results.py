@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from steph.judge.artifacts import UnreadableError, is_fresh, read_json
+from steph.base.files import UnreadableError, read_json
+from steph.judge.artifacts import is_fresh
 from steph.judge.questions import plain_label
 
 MOST_SECONDS = 1e9

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from steph.judge.artifacts import UnreadableError, is_fresh, read_json
+from steph.base.files import UnreadableError, read_json
+from steph.judge.artifacts import is_fresh
 from steph.judge.lines import Metrics
 
 STATE_NAME = "trainer_state.json"
@@ -59,7 +60,7 @@ def _children(folder: Path) -> list[Path]:
 
 def _read_state(folder: Path, step: int, fresh: bool, stale: tuple[str, ...]) -> TrainerState:
     try:
-        raw = read_json(folder / STATE_NAME, strict=False)  # the Trainer itself writes NaN there
+        raw = read_json(folder / STATE_NAME, finite=False)  # the Trainer itself writes NaN there
     except UnreadableError as error:
         return TrainerState(folder, f"{folder.name}/{STATE_NAME} が使えない: {error}", stale_folders=stale)
     if not isinstance(raw, Mapping) or type(raw.get("global_step")) is not int:

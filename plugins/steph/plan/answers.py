@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
 
-from steph.plan.rows import JsonLine, json_lines
+from steph.base.files import JsonLine, json_lines
 
 Truncation = Literal["right", "keeps_answer"]
 
@@ -155,7 +155,7 @@ def _read_rows(train_file: Path) -> list[tuple[str, str]]:
 def _texts(line: JsonLine, where: str) -> tuple[str, str]:
     """A row's input and output; raises ValueError."""
     if line.row is None:
-        raise ValueError(f"{where}: {line.trouble}")
+        raise ValueError(f"{where} {line.trouble}")
     text, answer = line.row.get("input"), line.row.get("output")
     for key, value in (("input", text), ("output", answer)):
         if not isinstance(value, str):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from steph.base.units import GIB
+from steph.base.units import GIB, gib
 from steph.record.environment import Device
 
 # a training process's memory beside its allocator (context, cuBLAS, bitsandbytes: 0.74 GiB measured) and 0.1 kept free
@@ -57,8 +57,8 @@ def memory_fraction_for_cap(cap_bytes: int, device_total_bytes: int) -> float:
     allocator_bytes = cap_bytes - OUTSIDE_ALLOCATOR_BYTES
     if allocator_bytes <= 0:
         raise ValueError(
-            f"a cap of {cap_bytes / GIB:.2f} GiB leaves nothing for the allocator: a process holds "
-            f"{OUTSIDE_ALLOCATOR_BYTES / GIB:.2f} GiB beside it"
+            f"a cap of {gib(cap_bytes)} leaves nothing for the allocator: a process holds "
+            f"{gib(OUTSIDE_ALLOCATOR_BYTES)} beside it"
         )
     return min(1.0, allocator_bytes / device_total_bytes)
 

@@ -5,7 +5,7 @@ Takes an `Advice`, gives Markdown; computes nothing.
 
 from __future__ import annotations
 
-from steph.tell import wording
+from steph.base import units
 from steph.tell.advice import Advice
 from steph.tell.durations import Answering, TimeEstimate
 from steph.tell.markdown import Markdown, code, inline, table
@@ -62,11 +62,11 @@ def time_words(advice: Advice) -> Markdown:
     lines = []
     if time.training_seconds is not None:
         lines.append(
-            f"- 学習: {wording.about_duration(time.training_seconds)}"
+            f"- 学習: {units.about_duration(time.training_seconds)}"
             f"(このカードで測った{_speed(time)}と、パラメータ数の比 {time.parameter_ratio:.1f} 倍から)"
         )
     if time.evaluation_seconds is not None:
-        seconds = wording.about_duration(time.evaluation_seconds)
+        seconds = units.about_duration(time.evaluation_seconds)
         lines.append(f"- 全問の評価: {seconds}({_answering(time.answering_here)})")
     lines.append(f"\n**注意**: {_time_caveat(advice)}")
     return Markdown("\n".join(lines))

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from steph.base.terms import StageId
-from steph.base.units import GIB
+from steph.base.units import GIB, gib
 from steph.record.settings import EvalSettings
 from steph.record.values import Attempt, Record
 from steph.tell import summary
@@ -170,7 +170,7 @@ def predicted_svg(record: Record) -> str | None:
             axes.plot(measured, rows, marker=marker, color=color, markersize=7, linestyle="none", label=words)
     usable = record.context.usable_bytes
     if usable:
-        axes.axvline(usable / GIB, color=INK, linewidth=1, linestyle="--", label=f"usable {usable / GIB:.2f} GiB")
+        axes.axvline(usable / GIB, color=INK, linewidth=1, linestyle="--", label=f"usable {gib(usable)}")
     axes.set_yticks(range(len(pairs)), [f"#{a.number} {plain(a.label, 24)}" for a in pairs])
     axes.set_ylim(len(pairs) - 0.5, -0.5)
     axes.set_xlim(left=0)

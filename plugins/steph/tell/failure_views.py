@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from steph.base import units
 from steph.base.terms import AnyStage, Cause, EndedBy
 from steph.judge import verdict
 from steph.record.values import Attempt, Probe, Record, StageResult
@@ -79,9 +80,9 @@ def _cause_memo(attempt: Attempt) -> Markdown:
         oom = diagnosis.oom
         lines.append(
             Markdown(
-                f"- メモリ: 要求 {wording.gib(oom.requested_bytes)}、空き {wording.gib(oom.free_bytes)}、"
-                f"全体 {wording.gib(oom.total_bytes)}、torch の確保 {wording.gib(oom.allocated_bytes)}"
-                f"(予約 {wording.gib(oom.reserved_bytes)})"
+                f"- メモリ: 要求 {units.gib(oom.requested_bytes)}、空き {units.gib(oom.free_bytes)}、"
+                f"全体 {units.gib(oom.total_bytes)}、torch の確保 {units.gib(oom.allocated_bytes)}"
+                f"(予約 {units.gib(oom.reserved_bytes)})"
             )
         )
     shown = _message_words(attempt)

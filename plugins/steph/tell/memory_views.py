@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steph.base import units
 from steph.base.units import GIB
 from steph.plan.vram_readings import Reading
 from steph.record.values import Candidate, StageResult
@@ -33,7 +34,7 @@ def candidates_table(result: StageResult | None) -> Markdown:
             wording.CANDIDATES[candidate.outcome],
             wording.parameters(candidate.parameters),
             _candidate_peak(candidate),
-            wording.FITS[candidate.verdict] if candidate.verdict else wording.MISSING,
+            wording.FITS[candidate.verdict] if candidate.verdict else units.MISSING,
         )
         for candidate in result.candidates
     ]
@@ -49,7 +50,7 @@ def _candidate_peak(candidate: Candidate) -> str:
     )
     if peak is None:
         return f"–({candidate.unpredicted_reason})"
-    return f"{wording.gib(peak)}({wording.gib(low)} 〜 {wording.gib(high)})"
+    return f"{units.gib(peak)}({units.gib(low)} 〜 {units.gib(high)})"
 
 
 def calibration_words(outlook: Outlook | None) -> Markdown:
@@ -93,7 +94,7 @@ def prediction_words(advice: Advice) -> Markdown:
 
 
 def _card_sentence(advice: Advice, there: CardOutlook) -> Markdown:
-    size = inline(wording.gib(there.usable_bytes))
+    size = inline(units.gib(there.usable_bytes))
     if not there.is_assumed:
         return inline(f"このカード {advice.card} の使える VRAM は実測で {size} です。")
     how = prose("実物では `--steph-profile a100-20gb` の実行がその場で読みます。")
@@ -146,12 +147,12 @@ def _row(name: str, card: CardOutlook, point: Point, prediction: Prediction | No
 
 def _headroom(card: CardOutlook, prediction: Prediction) -> str:
     left = card.headroom_bytes(prediction)
-    return wording.gib(left) if left >= 0 else f"{wording.gib(-left)} 不足"
+    return units.gib(left) if left >= 0 else f"{units.gib(-left)} 不足"
 
 
 def _peak_words(prediction: Prediction) -> str:
-    span = f"{wording.gib(prediction.low_bytes)} 〜 {wording.gib(prediction.high_bytes)}"
-    return f"{wording.gib(prediction.peak_bytes)}({span})"
+    span = f"{units.gib(prediction.low_bytes)} 〜 {units.gib(prediction.high_bytes)}"
+    return f"{units.gib(prediction.peak_bytes)}({span})"
 
 
 def _peak(prediction: Prediction | None) -> str:
@@ -171,7 +172,7 @@ def here_words(advice: Advice) -> Markdown:
     if outlook is None or any_trainer is None or target is None:
         return Markdown()
     wanted = (target.batch_size, target.max_seq_length)
-    card = f"このカード({advice.card}、使える VRAM {wording.gib(any_trainer.usable_bytes)})"
+    card = f"このカード({advice.card}、使える VRAM {units.gib(any_trainer.usable_bytes)})"
     own = _fit_words(outlook.here, wanted, recompute=_recomputes(outlook))
     trained = _trained_words(advice, card)
     if own:
@@ -197,7 +198,7 @@ def _trained_words(advice: Advice, card: str) -> Markdown:
     trained = advice.trained_here
     if trained is None:
         return Markdown()
-    peak = f"、VRAM ピーク {wording.gib(trained.peak_own_bytes)}" if trained.peak_own_bytes else ""
+    peak = f"、VRAM ピーク {units.gib(trained.peak_own_bytes)}" if trained.peak_own_bytes else ""
     return _bold(f"{PRODUCTION_MODEL} の形の学習が、{card}で実際に完走しました(`{trained.label}`{peak})。")
 
 

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Mapping
 from urllib.parse import quote
 
+from steph.base import units
 from steph.base.terms import StageId
 from steph.record.values import Attempt, Record
-from steph.tell import drawings, summary, wording
+from steph.tell import drawings, summary
 from steph.tell.markdown import Markdown, details, inline, table
 from steph.tell.outlook_values import Prediction
 from steph.tell.views import loss_words
@@ -50,10 +51,10 @@ def loss_table(record: Record) -> Markdown:
 def vram_alternative(record: Record) -> str:
     """Say in words what the memory picture shows."""
     peaks = "、".join(
-        f"{attempt.stage} 試行 {attempt.number}({attempt.label}) {wording.gib(attempt.peak_device_bytes)}"
+        f"{attempt.stage} 試行 {attempt.number}({attempt.label}) {units.gib(attempt.peak_device_bytes)}"
         for attempt in _drawn(record)
     )
-    limit = wording.gib(summary.ceiling_bytes(record))
+    limit = units.gib(summary.ceiling_bytes(record))
     return f"図: カード全体の VRAM の推移(上限 {limit})。ピーク: {peaks or '未測定'}"
 
 
@@ -65,7 +66,7 @@ def _drawn(record: Record) -> list[Attempt]:
 def predicted_alternative(record: Record) -> str:
     """Say in words what the picture of predicted and measured peaks shows."""
     pairs = (
-        f"試行 {a.number}({a.label}) 予測 {wording.gib(a.predicted_peak_bytes)}、実測 {wording.gib(a.peak_own_bytes)}"
+        f"試行 {a.number}({a.label}) 予測 {units.gib(a.predicted_peak_bytes)}、実測 {units.gib(a.peak_own_bytes)}"
         f"{'(OOM)' if a.ran_out_of_memory else ''}"
         for a in drawings.predicted_attempts(record)
     )

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from steph.base import units
 from steph.base.terms import AnyStage, Cause
-from steph.base.units import GIB
+from steph.base.units import GIB, MISSING
 from steph.judge import verdict
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Check, Diagnosis, Probe, Record, StageResult
 from steph.tell import commands, summary, wording
 from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose, table
-from steph.tell.wording import MISSING
 
 Purpose = Literal["stage", "deep", "calibrate"]
 MOST_EVIDENCE_LINES = 8
@@ -45,7 +45,7 @@ def stage_state(record: Record, stage: AnyStage) -> Markdown:
     if result is None:
         return Markdown(f"**判定: {word}** — この記録では一度も実行していません。")
     if verdict.in_flight(record, stage):
-        return Markdown(f"**判定: {word}** — {inline(wording.moment(result.started_at))} UTC に開始。")
+        return Markdown(f"**判定: {word}** — {inline(units.moment(result.started_at))} UTC に開始。")
     return Markdown(f"**判定: {word}** — {prose(result.explanation)}")
 
 
@@ -88,7 +88,7 @@ def _predicted(attempt: Attempt) -> Markdown:
     if peak is None:
         return Markdown("未予測")
     interval = f"<br>{low / GIB:,.2f} 〜 {high / GIB:,.2f}" if low and high else ""
-    return Markdown(f"{wording.gib(peak)}{interval}")
+    return Markdown(f"{units.gib(peak)}{interval}")
 
 
 def _of_purpose(result: StageResult, purpose: Purpose) -> tuple[Attempt, ...]:
@@ -133,7 +133,7 @@ def cause_words(diagnosis: Diagnosis | None) -> str:
 def measured(size_bytes: int | None, record: Record) -> str:
     """Give a peak of the card's memory; say why where there is none."""
     if size_bytes is not None:
-        return wording.gib(size_bytes)
+        return units.gib(size_bytes)
     return "GPU なし" if record.context.environment.device is None else "未測定"
 
 
@@ -144,7 +144,7 @@ def torch_peaks(probes: tuple[Probe, ...]) -> str:
         return MISSING
     most = max(known, key=lambda probe: probe.peak_allocated_bytes or 0)
     reserved = most.peak_reserved_bytes
-    return f"{(most.peak_allocated_bytes or 0) / GIB:,.2f} / {wording.gib(reserved)}"
+    return f"{(most.peak_allocated_bytes or 0) / GIB:,.2f} / {units.gib(reserved)}"
 
 
 def rank_peaks(attempt: Attempt | None) -> Markdown:
@@ -158,8 +158,8 @@ def rank_peaks(attempt: Attempt | None) -> Markdown:
             str(probe.rank),
             code(probe.device_uuid or ""),
             torch_peaks((probe,)),
-            wording.gib(cards[probe.device_uuid].peak_device_bytes) if probe.device_uuid in cards else MISSING,
-            wording.gib(probe.peak_rss_bytes),
+            units.gib(cards[probe.device_uuid].peak_device_bytes) if probe.device_uuid in cards else MISSING,
+            units.gib(probe.peak_rss_bytes),
         )
         for probe in ranks
     ]
@@ -209,5 +209,5 @@ def artifacts(attempt: Attempt | None) -> Markdown:
     """Give the files that an attempt wrote, folded, with size and sha256; empty where there are none."""
     if attempt is None or not attempt.artifacts:
         return Markdown()
-    rows = [(code(a.path), wording.file_size(a.size_bytes), code(a.sha256)) for a in attempt.artifacts]
+    rows = [(code(a.path), units.size_words(a.size_bytes), code(a.sha256)) for a in attempt.artifacts]
     return details(f"生成されたファイル {len(rows)} 件(sha256)", table(("パス", "サイズ", "sha256"), rows, align="lrl"))

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from steph.judge.artifacts import sha256_of
+from steph.base.files import sha256_of
 from steph.judge.checks_adapter import WEIGHTS_NAME
 from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_training import judge_training
