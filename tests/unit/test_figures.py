@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.base.terms import StageId
-from steph.record.values import Record
+from steph.record.values import PredictedPeak, Record
 from steph.run.memory_watch import NAME, read_samples
 from steph.tell import canvas, drawings
 from steph.tell.drawings import VramSample, grid_svg, loss_svg, predicted_svg, vram_svg
@@ -36,7 +36,7 @@ GRID = {
 def predicted(record: Record, **changes: object) -> Record:
     """Give the record with a predicted peak and its interval on each training attempt, and `changes` to all of them."""
     h2 = record.stages[StageId.H2]
-    figures = {"predicted_peak_bytes": 9 * GIB, "predicted_low_bytes": 8 * GIB, "predicted_high_bytes": 10 * GIB}
+    figures = {"predicted": PredictedPeak(peak_bytes=9 * GIB, low_bytes=8 * GIB, high_bytes=10 * GIB)}
     attempts = tuple(attempt.model_copy(update=figures | changes) for attempt in h2.attempts)
     return record.model_copy(
         update={"stages": record.stages | {StageId.H2: h2.model_copy(update={"attempts": attempts})}}
@@ -69,8 +69,8 @@ def test_there_is_no_picture_without_data() -> None:
     assert vram_svg(factory.green_acceptance(), []) is None
     assert vram_svg(factory.green_acceptance(), [VramSample(START + 9e6 + n, GIB) for n in range(9)]) is None
     assert predicted_svg(factory.walked_down()) is None
-    assert predicted_svg(predicted(factory.walked_down(), peak_own_bytes=None)) is None
-    assert predicted_svg(predicted(factory.blocked(), peak_own_bytes=GIB)) is None, (
+    assert predicted_svg(predicted(factory.walked_down(), device_peaks=())) is None
+    assert predicted_svg(predicted(factory.blocked(), device_peaks=factory.card_peaks(GIB, GIB))) is None, (
         "an import error tests no prediction"
     )
     assert grid_svg(None) is None

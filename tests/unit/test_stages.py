@@ -10,7 +10,7 @@ import pytest
 import record_factory as factory
 from fake_nvml import FakeNvml, Gpu
 from scripted_training import on_disk
-from steph.base.terms import AnyStage, Cause, ExtendedId, Severity, StageId, Verdict
+from steph.base.terms import AnyStage, Cause, ExtendedId, Purpose, Severity, StageId, Verdict
 from steph.conduct.attempts import child_environment
 from steph.conduct.console import Console
 from steph.conduct.models import model_checks
@@ -121,8 +121,8 @@ def test_a_stage_alone_says_what_must_run_before_it(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("purpose", ["stage", "deep", "calibrate"])
-def test_memory_that_did_not_come_back_blocks_the_next_stage(tmp_path: Path, purpose: str) -> None:
+@pytest.mark.parametrize("purpose", Purpose)
+def test_memory_that_did_not_come_back_blocks_the_next_stage(tmp_path: Path, purpose: Purpose) -> None:
     """What still lies on the card would be taken from the next stage, whichever attempt left it there."""
     trained = factory.trained(1, TrainSettings())
     left = trained.model_copy(update={"number": 2, "folder": "2", "purpose": purpose, "memory_returned": False})
@@ -243,7 +243,7 @@ def _after(folder: Path, last: AnyStage, started_at: str, *, returned: bool | No
         journal.append(StageStarted(at=SESSION, stage=stage))
         if stage is last:
             attempt = record.stages[StageId.H3].attempts[-1]
-            figures = {"peak_device_bytes": 6 << 30, "peak_own_bytes": 5 << 30, "memory_returned": returned}
+            figures = {"device_peaks": factory.card_peaks(6 << 30, 5 << 30), "memory_returned": returned}
             attempt = attempt.model_copy(update={"stage": last, "started_at": started_at, **figures})
             journal.append(AttemptEnded(at=SESSION, attempt=attempt))
         journal.append(StageEnded(at=SESSION, stage=stage, verdict=Verdict.PASS, explanation="", seconds=1.0))

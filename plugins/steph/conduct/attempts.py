@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from steph.base.terms import AnyStage, EndedBy
+from steph.base.terms import AnyStage, EndedBy, Purpose
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.judge.checks_process import ProcessEvidence
@@ -21,11 +20,10 @@ from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
 from steph.plan.answers import RowLengths
 from steph.plan.commands import needed_libraries
-from steph.plan.vram import Forecast
 from steph.record.environment import Device
 from steph.record.events import AttemptEnded, AttemptStarted
 from steph.record.settings import EvalSettings, TrainSettings
-from steph.record.values import Attempt
+from steph.record.values import Attempt, PredictedPeak
 from steph.run import inputs, output
 from steph.run.aside import set_aside
 from steph.run.journal import now
@@ -48,8 +46,8 @@ class Request:
     settings: TrainSettings | EvalSettings | None = None
     model_name: str | None = None
     writes: tuple[Path, ...] = ()
-    predicted: Forecast | None = None
-    purpose: Literal["stage", "calibrate"] = "stage"
+    predicted: PredictedPeak | None = None
+    purpose: Purpose = Purpose.STAGE
     rows: RowLengths | None = None
 
 
@@ -118,9 +116,7 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
         cwd=str(setup.root),
         folder=folder.name,
         limit_seconds=request.limit_seconds,
-        predicted_peak_bytes=request.predicted.total_bytes if request.predicted else None,
-        predicted_low_bytes=request.predicted.low_bytes if request.predicted else None,
-        predicted_high_bytes=request.predicted.high_bytes if request.predicted else None,
+        predicted=request.predicted,
         longest_row_tokens=request.rows.longest if request.rows else None,
         mean_row_tokens=request.rows.mean if request.rows else None,
         longest_answer_tokens=request.rows.longest_answer if request.rows else None,
@@ -212,9 +208,7 @@ def _measured(attempt: Attempt, outcome: ChildOutcome) -> Attempt:
         returncode=outcome.returncode,
         ended_by=outcome.ended_by,
         probes=outcome.probes,
-        peak_device_bytes=outcome.peak_device_bytes,
-        peak_own_bytes=outcome.peak_own_bytes,
-        device_peaks=outcome.device_peaks if len(outcome.device_peaks) > 1 else (),
+        device_peaks=outcome.device_peaks,
         memory_returned=outcome.memory_returned,
     )
 

@@ -21,7 +21,7 @@ from steph.conduct.training import Training
 from steph.judge.verdict import Outcome
 from steph.record.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted
 from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, DevicePeak, ModelChoice, Record, StageResult
+from steph.record.values import Attempt, ModelChoice, Record, StageResult
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, now
 from steph.run.memory_watch import is_back
@@ -116,7 +116,7 @@ class Conductor:
     def _memory_kept(self, record: Record) -> Outcome | None:
         """BLOCKED while the card still holds memory of what this session ran last, whatever stage that was."""
         last = newest_of_session(record)
-        if last is None or last.memory_returned is not False or is_back(_peaks(last, self.setup)):
+        if last is None or last.memory_returned is not False or is_back(last.device_peaks):
             return None
         return Outcome(Verdict.BLOCKED, f"{last.stage} の終了後もGPUメモリが解放されていないため実行しない")
 
@@ -157,14 +157,6 @@ def newest_of_session(record: Record) -> Attempt | None:
     newest = (result.newest_attempt for result in record.results.values())
     own = (attempt for attempt in newest if attempt is not None and attempt.started_at >= since)
     return max(own, key=lambda attempt: attempt.started_at, default=None)
-
-
-def _peaks(attempt: Attempt, setup: Setup) -> tuple[DevicePeak, ...]:
-    """What the attempt used of each of its cards; one card's figures stand in the attempt itself."""
-    if attempt.device_peaks or setup.device is None:
-        return attempt.device_peaks
-    peak, own = attempt.peak_device_bytes, attempt.peak_own_bytes
-    return (DevicePeak(uuid=setup.device.uuid, peak_device_bytes=peak, peak_own_bytes=own),)
 
 
 def _named(error: BaseException) -> str:

@@ -76,11 +76,6 @@ class MemoryWatch:
         return _highest(device.peak for device in self._devices)
 
     @property
-    def peak_own(self) -> int | None:
-        """The most that any device's use rose above what it was before."""
-        return _highest(peaks.peak_own_bytes for peaks in self.device_peaks)
-
-    @property
     def device_peaks(self) -> tuple[DevicePeak, ...]:
         """Each device's own peaks."""
         return tuple(device.peaks for device in self._devices)
@@ -119,7 +114,7 @@ def is_back(peaks: Iterable[DevicePeak], nvml: Nvml | None = None) -> bool | Non
 
 
 def _is_back(peak: DevicePeak, nvml: Nvml | None) -> bool | None:
-    if peak.peak_device_bytes is None or peak.peak_own_bytes is None:
+    if peak.uuid is None or peak.peak_device_bytes is None or peak.peak_own_bytes is None:
         return None
     before = peak.peak_device_bytes - peak.peak_own_bytes
     try:

@@ -74,21 +74,17 @@ class Progress:
 class ChildOutcome:
     """How a child ended and what was seen of it.
 
-    `returncode` is negative for a signal (127 or 126: it could not be started). `peak_own_bytes` is the device's peak
-    less what was used before; of several devices the highest counts, and `device_peaks` has each one's.
-    `memory_returned` is None where no device was watched. `memory_samples` are (seconds, used bytes of the fullest
-    device), `timed_lines` (seconds, line) of stdout lines that look like a Trainer's dict; seconds count from the
-    child's start.
-    `killed_descendants` counts processes that were left over and had to be ended, `left_alive` those that could not be;
-    `left_behind` names those that a child which ended by itself left running, the first ones where they are many.
+    `returncode` is negative for a signal (127 or 126: it could not be started). `memory_returned` is None where no
+    device was watched. `memory_samples` are (seconds, used bytes of the fullest device), `timed_lines` (seconds, line)
+    of stdout lines that look like a Trainer's dict; seconds count from the child's start. `killed_descendants` counts
+    processes that were left over and had to be ended, `left_alive` those that could not be; `left_behind` names those
+    that a child which ended by itself left running, the first ones where they are many.
     """
 
     returncode: int
     ended_by: EndedBy
     seconds: float
     probes: tuple[Probe, ...] = ()
-    peak_device_bytes: int | None = None
-    peak_own_bytes: int | None = None
     device_peaks: tuple[DevicePeak, ...] = ()
     memory_returned: bool | None = None
     memory_samples: tuple[tuple[float, int], ...] = ()
@@ -184,8 +180,6 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
         ended_by=ended_by,
         seconds=seconds,
         probes=read_probes(spec.folder),
-        peak_device_bytes=memory.peak,
-        peak_own_bytes=memory.peak_own,
         device_peaks=memory.device_peaks,
         memory_returned=returned,
         memory_samples=tuple(memory.samples),

@@ -154,9 +154,9 @@ def predicted_svg(record: Record) -> str | None:
     if not pairs:
         return None
     figure, axes = new_figure(1.4 + 0.45 * len(pairs), left_inches=1.9, top_inches=0.5)
-    for row, attempt in enumerate(pairs):
-        peak = attempt.predicted_peak_bytes or 0
-        bounds = [(bound or peak) / GIB for bound in (attempt.predicted_low_bytes, attempt.predicted_high_bytes)]
+    for row, predicted in enumerate(attempt.predicted for attempt in pairs if attempt.predicted):
+        peak = predicted.peak_bytes
+        bounds = [(bound or peak) / GIB for bound in (predicted.low_bytes, predicted.high_bytes)]
         axes.plot(bounds, [row, row], color=BLUE, linewidth=6, alpha=0.35, solid_capstyle="butt",
                   label=None if row else "predicted, with its interval")  # fmt: skip
         axes.plot([peak / GIB], [row], color=BLUE, marker="|", markersize=14, markeredgewidth=2, linestyle="none")
@@ -185,7 +185,7 @@ def predicted_attempts(record: Record) -> tuple[Attempt, ...]:
     return tuple(
         attempt
         for attempt in (result.attempts if result else ())
-        if attempt.predicted_peak_bytes and attempt.peak_own_bytes and _outcome(attempt) != "failed"
+        if attempt.predicted and attempt.peak_own_bytes and _outcome(attempt) != "failed"
     )
 
 

@@ -5,8 +5,6 @@ Takes values of a record, gives Markdown.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from steph.base import units
 from steph.base.terms import AnyStage, Cause, EndedBy
 from steph.judge import verdict
@@ -15,7 +13,6 @@ from steph.tell import wording
 from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose
 from steph.tell.pieces import cause_words, command_block, is_running
 
-Purpose = Literal["stage", "deep", "calibrate"]
 MOST_EVIDENCE_LINES = 8
 MESSAGE_WIDTH = 110
 

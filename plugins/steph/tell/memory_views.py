@@ -43,14 +43,10 @@ def candidates_table(result: StageResult | None) -> Markdown:
 
 
 def _candidate_peak(candidate: Candidate) -> str:
-    peak, low, high = (
-        candidate.predicted_peak_bytes,
-        candidate.predicted_low_bytes,
-        candidate.predicted_high_bytes,
-    )
-    if peak is None:
+    predicted = candidate.predicted
+    if predicted is None:
         return f"–({candidate.unpredicted_reason})"
-    return f"{units.gib(peak)}({units.gib(low)} 〜 {units.gib(high)})"
+    return f"{units.gib(predicted.peak_bytes)}({units.gib(predicted.low_bytes)} 〜 {units.gib(predicted.high_bytes)})"
 
 
 def calibration_words(outlook: Outlook | None) -> Markdown:

@@ -66,7 +66,8 @@ def _drawn(record: Record) -> list[Attempt]:
 def predicted_alternative(record: Record) -> str:
     """Say in words what the picture of predicted and measured peaks shows."""
     pairs = (
-        f"試行 {a.number}({a.label}) 予測 {units.gib(a.predicted_peak_bytes)}、実測 {units.gib(a.peak_own_bytes)}"
+        f"試行 {a.number}({a.label}) 予測 {units.gib(a.predicted.peak_bytes if a.predicted else None)}、"
+        f"実測 {units.gib(a.peak_own_bytes)}"
         f"{'(OOM)' if a.ran_out_of_memory else ''}"
         for a in drawings.predicted_attempts(record)
     )

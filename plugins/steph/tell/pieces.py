@@ -5,10 +5,8 @@ Takes values of a record, gives Markdown; a section's order and its own words ar
 
 from __future__ import annotations
 
-from typing import Literal
-
 from steph.base import units
-from steph.base.terms import AnyStage, Cause
+from steph.base.terms import AnyStage, Cause, Purpose
 from steph.base.units import GIB, MISSING
 from steph.judge import verdict
 from steph.record.settings import TrainSettings
@@ -16,7 +14,6 @@ from steph.record.values import Attempt, Check, Diagnosis, Probe, Record, StageR
 from steph.tell import commands, summary, wording
 from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose, table
 
-Purpose = Literal["stage", "deep", "calibrate"]
 MOST_EVIDENCE_LINES = 8
 MESSAGE_WIDTH = 110
 
@@ -49,7 +46,7 @@ def stage_state(record: Record, stage: AnyStage) -> Markdown:
     return Markdown(f"**判定: {word}** — {prose(result.explanation)}")
 
 
-def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = "stage") -> Markdown:
+def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = Purpose.STAGE) -> Markdown:
     """Give every attempt of a stage, of one purpose, with setting, outcome, seconds and peaks.
 
     A column that no attempt has anything for falls away.
@@ -67,7 +64,7 @@ def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = "stage
         ("r", "秒", [MISSING if a.seconds is None else f"{a.seconds:,.1f}" for a in attempts]),
         ("r", "カード", [measured(a.peak_device_bytes, record) for a in attempts] if has_card else []),
         ("r", "プロセス", [measured(a.peak_own_bytes, record) for a in attempts] if has_card else []),
-        ("r", "予測", [_predicted(a) for a in attempts] if any(a.predicted_peak_bytes for a in attempts) else []),
+        ("r", "予測", [_predicted(a) for a in attempts] if any(a.predicted for a in attempts) else []),
         ("r", "torch 確保/予約", [torch_peaks(a.probes) for a in attempts] if has_card else []),
     ]
     shown = [column for column in columns if any(cell != MISSING for cell in column[2])]
@@ -84,20 +81,21 @@ def _result_words(record: Record, result: StageResult, attempt: Attempt) -> Mark
 
 
 def _predicted(attempt: Attempt) -> Markdown:
-    peak, low, high = attempt.predicted_peak_bytes, attempt.predicted_low_bytes, attempt.predicted_high_bytes
-    if peak is None:
+    predicted = attempt.predicted
+    if predicted is None:
         return Markdown("未予測")
+    low, high = predicted.low_bytes, predicted.high_bytes
     interval = f"<br>{low / GIB:,.2f} 〜 {high / GIB:,.2f}" if low and high else ""
-    return Markdown(f"{units.gib(peak)}{interval}")
+    return Markdown(f"{units.gib(predicted.peak_bytes)}{interval}")
 
 
 def _of_purpose(result: StageResult, purpose: Purpose) -> tuple[Attempt, ...]:
     match purpose:
-        case "stage":
+        case Purpose.STAGE:
             return result.attempts
-        case "deep":
+        case Purpose.DEEP:
             return result.deep_attempts
-        case "calibrate":
+        case Purpose.CALIBRATE:
             return result.calibration_attempts
 
 
@@ -106,7 +104,7 @@ def is_running(record: Record, result: StageResult, attempt: Attempt) -> bool:
     is_last = attempt is result.newest_attempt
     running = [stage for stage in record.stages if verdict.in_flight(record, stage)]
     # a calibration runs after its stage has ended and before the next one begins
-    may_run = record.live and not running if attempt.purpose == "calibrate" else result.stage in running
+    may_run = record.live and not running if attempt.purpose is Purpose.CALIBRATE else result.stage in running
     return may_run and is_last and attempt.ended_by is None
 
 
