@@ -107,8 +107,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
         return
     from steph.conduct.session import JoinError
+    from steph.gpu.lock import GpuLockError
     from steph.plan.settings import ProfileError
-    from steph.run.gpulock import GpuLockError
     from steph.run.inputs import InputError
     from steph.run.journal import JournalError
     from steph.run.rootlock import RootBusyError
@@ -259,20 +259,20 @@ def _refused(error: OSError) -> Exception:
 
 
 def _has_gpu() -> bool:
-    from steph.run import telemetry
+    from steph.gpu.driver import has_nvidia_nodes
 
-    return telemetry.has_nvidia_nodes()
+    return has_nvidia_nodes()
 
 
 def _open(config: pytest.Config, options: Options, profile: Profile, stages: tuple[AnyStage, ...]) -> None:
     from steph.conduct.console import Console
     from steph.conduct.preparation import prepare
     from steph.conduct.session import StageSession
-    from steph.run import telemetry
+    from steph.gpu.driver import driver
 
     if profile.machine.device == "gpu":
         held = contextlib.ExitStack()
-        held.enter_context(telemetry.kept_loaded())
+        held.enter_context(driver().kept_open())
         config.add_cleanup(held.close)
     console = Console(_writer(config), sys.stdout.isatty())
     installed.furnish(config, options.pipeline_root, console.line)

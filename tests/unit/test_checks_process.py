@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from steph.base.terms import Severity, StageId
 from steph.base.units import GIB
+from steph.gpu.visible import memory_fraction_for_cap
 from steph.judge.checks_process import ProcessEvidence, machine_checks
 from steph.plan.commands import evaluate_command, needed_libraries, train_command
 from steph.plan.description import Description
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Check, Probe
 from steph.run.journal import read_record
-from steph.run.visible import memory_fraction_for_cap
 
 EXAMPLES = Path(__file__).parents[2] / "reports" / "examples"
 ASKED = 0.1105  # 9.64 GiB emulated on a card of 80 GB

@@ -15,6 +15,8 @@ from pathlib import Path
 from steph.base.terms import AnyStage, EndedBy, Purpose
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
+from steph.gpu.visible import capped_alloc_conf, memory_fraction_for_cap
+from steph.gpu.watch import write_samples
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.diagnose import diagnose, first_traceback
 from steph.judge.evidence import CardMemory
@@ -27,9 +29,7 @@ from steph.record.values import Attempt, PredictedPeak
 from steph.run import inputs, output
 from steph.run.aside import set_aside
 from steph.run.journal import now
-from steph.run.memory_watch import write_samples
 from steph.run.runner import ChildOutcome, ChildSpec, run_child
-from steph.run.visible import capped_alloc_conf, memory_fraction_for_cap
 
 LAST_LINES = 30
 OFFLINE_ENV = {"HF_HUB_OFFLINE": "1"}

@@ -14,16 +14,18 @@ from pathlib import Path
 
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.base.units import gib
+from steph.gpu import visible
+from steph.gpu.driver import DeviceError
+from steph.gpu.visible import memory_fraction_for_cap
 from steph.plan.description import Description, load_description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
 from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
 from steph.record.environment import Device
 from steph.record.values import Context, DataFile
-from steph.run import inputs, telemetry
+from steph.run import inputs
 from steph.run.inputs import InputError
 from steph.run.machine import environment, git_state
-from steph.run.visible import memory_fraction_for_cap
 
 CACHE_ENV = "STEPH_CACHE"
 
@@ -130,18 +132,18 @@ def _devices(profile: Profile) -> tuple[tuple[Device, ...], str | None]:
     if profile.machine.device == "cpu":
         return (), None
     try:
-        visible = telemetry.visible_devices(os.environ)
-    except telemetry.DeviceError as error:
+        found = visible.visible_devices(os.environ)
+    except DeviceError as error:
         return (), str(error)
     shown = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r}"
-    if not visible:
+    if not found:
         return (), f"no GPU is visible ({shown})"
     asked = f"profile {profile.path}: num_processes = {profile.num_processes} needs a GPU for each process"
-    if len(visible) < profile.num_processes:
-        raise InputError(f"{asked}; visible: {len(visible)} ({shown}); lower it")
-    if profile.num_processes > 1 and any(device.is_mig for device in visible[: profile.num_processes]):
+    if len(found) < profile.num_processes:
+        raise InputError(f"{asked}; visible: {len(found)} ({shown}); lower it")
+    if profile.num_processes > 1 and any(device.is_mig for device in found[: profile.num_processes]):
         raise InputError(f"{asked}; CUDA shows a program one MIG slice only; set it to 1")
-    return visible[: profile.num_processes], None
+    return found[: profile.num_processes], None
 
 
 def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> None:

@@ -18,13 +18,13 @@ from steph.conduct.prediction import with_prediction
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
+from steph.gpu.watch import is_back
 from steph.judge.verdict import Outcome
 from steph.record.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, ModelChoice, Record, StageResult
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, now
-from steph.run.memory_watch import is_back
 from steph.run.runner import RunnerError
 
 MESSAGE_CHARS = 300  # of an error that nobody expected

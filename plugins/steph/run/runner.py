@@ -19,11 +19,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from steph.base.terms import EndedBy
+from steph.gpu.driver import Driver
+from steph.gpu.watch import MemoryWatch
 from steph.record.values import DevicePeak, Probe
 from steph.run import output, processes, progress
 from steph.run.exit_file import ExitReason, Order, is_written, read_exit
-from steph.run.memory_watch import MemoryWatch
-from steph.run.telemetry import Nvml
 from steph.run.tree import ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
@@ -100,7 +100,7 @@ class RunnerError(Exception):
 
 
 def run_child(
-    spec: ChildSpec, *, on_poll: Callable[[Progress], None] | None = None, nvml: Nvml | None = None
+    spec: ChildSpec, *, on_poll: Callable[[Progress], None] | None = None, cards: Driver | None = None
 ) -> ChildOutcome:
     """Run one child to its end, and leave no process of it behind.
 
@@ -111,7 +111,7 @@ def run_child(
     _refuse_misuse(spec)
     spec.folder.mkdir(parents=True, exist_ok=True)
     with _adopting_orphans(), contextlib.ExitStack() as stack:
-        memory = MemoryWatch(spec.device_uuids, nvml, stack)
+        memory = MemoryWatch(spec.device_uuids, cards, stack)
         tree = ProcessTree(_start_supervisor(spec), _mark(spec), spec.grace_seconds)
         ended_by = _watch(spec, tree, memory, on_poll)
         return _outcome(spec, tree, memory, ended_by)
