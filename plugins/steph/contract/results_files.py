@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from steph.base.files import UnreadableError, is_fresh
 from steph.contract import results_json, results_lawqa, results_lm_eval
 from steph.contract.globs import files_at, newest
 from steph.contract.results import Results, ResultsFile, ResultsForm
-from steph.judge.artifacts import UnreadableError, is_fresh
 
 
 def find_results(
