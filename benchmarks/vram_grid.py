@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from steph.base.units import GIB
+from steph.gpu import visible
+from steph.gpu.driver import driver
+from steph.gpu.visible import capped_alloc_conf
 from steph.memory.forecast import BUILT_IN_CONSTANTS
 from steph.record.environment import Device
-from steph.run import telemetry
-from steph.run.visible import capped_alloc_conf
 
 from benchmarks.inputs import REPOSITORY, full_rows, make_twin
 from benchmarks.vram_points import DRY_MODEL, MODELS, Point, bounds, points_of
@@ -66,7 +67,7 @@ class Grid:
         self._output: Path = options.output.resolve()
         self._jobs: int = options.jobs
         self._deadline = time.monotonic() + options.seconds
-        self._cards: tuple[Device | None, ...] = (None,) if options.dry else telemetry.visible_devices(os.environ)
+        self._cards: tuple[Device | None, ...] = (None,) if options.dry else visible.visible_devices(os.environ)
         self._total_bytes = None if options.dry else _torch_total_bytes()
         self._running: list[Running] = []
         self._work.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,7 @@ class Grid:
 
     def _watch_memory(self) -> None:
         cards = [card for card in self._cards if card is not None]
-        held = {pid: found or 0 for card in cards for pid, found in telemetry.held_bytes_by_pid(card.uuid).items()}
+        held = {pid: found or 0 for card in cards for pid, found in driver().held_bytes_by_pid(card.uuid).items()}
         for running in self._running:
             running.most_used_bytes = max(running.most_used_bytes, held.get(running.process.pid, 0))
 
@@ -215,7 +216,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=6, help="processes side by side on a card")
     parser.add_argument("--dry", action="store_true")
     options = parser.parse_args()
-    with telemetry.kept_loaded():
+    with driver().kept_open():
         grid = Grid(options)
         grid.measure([point for model in ((DRY_MODEL,) if options.dry else MODELS) for point in points_of(model)])
         if not options.dry:

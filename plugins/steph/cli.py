@@ -332,9 +332,9 @@ def _failed(message: str) -> typer.Exit:
 
 def main() -> None:
     """Entry point of the console script."""
-    from steph.base.text import speak
+    from steph.base.text import make_printable
 
-    speak(sys.stdout, sys.stderr)
+    make_printable(sys.stdout, sys.stderr)
     try:
         app()
     except OSError as error:  # a name too long for any disk, a folder that may not be read

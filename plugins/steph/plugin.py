@@ -23,7 +23,7 @@ if any("steph" in word for word in sys.argv[1:]):  # somebody else's sessions ar
 
 from steph import installed
 from steph.asked import add_options, resolve_options, session_command
-from steph.base.text import speak
+from steph.base.text import make_printable
 from steph.rootdir import keep_values_out
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     """
     config = session.config
     if any(item.get_closest_marker("steph_stage") for item in session.items):
-        speak(sys.stdout, sys.stderr)
+        make_printable(sys.stdout, sys.stderr)
     if session.testsfailed and not config.option.continue_on_collection_errors:
         return
     items = [item for item in session.items if item.get_closest_marker("steph_stage")]
@@ -123,8 +123,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
         return
     from steph.conduct.session import JoinError
+    from steph.gpu.lock import GpuLockError
     from steph.plan.settings import ProfileError
-    from steph.run.gpulock import GpuLockError
     from steph.run.inputs import InputError
     from steph.run.journal import JournalError
     from steph.run.rootlock import RootBusyError
@@ -275,20 +275,20 @@ def _refused(error: OSError) -> Exception:
 
 
 def _has_gpu() -> bool:
-    from steph.run import telemetry
+    from steph.gpu.driver import has_nvidia_nodes
 
-    return telemetry.has_nvidia_nodes()
+    return has_nvidia_nodes()
 
 
 def _open(config: pytest.Config, options: Options, profile: Profile, stages: tuple[AnyStage, ...]) -> None:
     from steph.conduct.console import Console
     from steph.conduct.preparation import prepare
     from steph.conduct.session import StageSession
-    from steph.run import telemetry
+    from steph.gpu.driver import driver
 
     if profile.machine.device == "gpu":
         held = contextlib.ExitStack()
-        held.enter_context(telemetry.kept_loaded())
+        held.enter_context(driver().kept_open())
         config.add_cleanup(held.close)
     console = Console(_writer(config), sys.stdout.isatty())
     installed.furnish(config, options.pipeline_root, console.line)

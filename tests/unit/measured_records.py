@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import record_factory as factory
-from steph.base.terms import StageId
+from steph.base.terms import Purpose, StageId
 from steph.memory.calibration import workload_of
 from steph.memory.forecast import Constants, predict
 from steph.memory.shapes import BUILT_IN
@@ -23,7 +23,7 @@ def attempt(settings: TrainSettings, work: Workload, truth: Constants, number: i
     probe = Probe(pid=1, peak_allocated_bytes=found.peak_allocated_bytes, peak_reserved_bytes=found.peak_reserved_bytes)
     update = {
         "probes": (probe,),
-        "peak_own_bytes": found.peak_reserved_bytes + round(truth.context_bytes),
+        "device_peaks": factory.card_peaks(None, found.peak_reserved_bytes + round(truth.context_bytes)),
         "longest_row_tokens": 707,
         "folder": f"H-2-{number}",
     }
@@ -50,4 +50,4 @@ def pair(truth: Constants, kind: Literal["full", "answer"] = "full") -> tuple[At
 def two_lengths(trainer: Literal["full", "answer", "undescribed"], truth: Constants) -> Record:
     """A record with H-2 at 512 tokens and a calibration at 256, of the plain kind."""
     own, other = pair(truth)
-    return record_of(trainer, (own,), (other.model_copy(update={"purpose": "calibrate"}),))
+    return record_of(trainer, (own,), (other.model_copy(update={"purpose": Purpose.CALIBRATE}),))

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import record_factory as factory
+from steph.base import units
 from steph.base.terms import Cause, StageId, Verdict
 from steph.memory.calibration import Calibration
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Diagnosis, Record
-from steph.tell import production, wording
+from steph.tell import production
 from steph.tell.advice import Reach, advise
 from steph.tell.advice_views import go_sentence
 from steph.tell.outlook import CardOutlook, Outlook, Prediction
@@ -248,7 +249,7 @@ def test_what_was_trained_here_is_said_to_have_been_trained() -> None:
     fits = _outlook(_card("fits", 19), here=_card("fits", 9, is_assumed=False))
     record = with_stage(record, StageId.H1, model=eight)
     text = _advice_of(record, fits)
-    peak = wording.gib(record.stages[StageId.H2].attempts[-1].peak_own_bytes)
+    peak = units.gib(record.stages[StageId.H2].attempts[-1].peak_own_bytes)
     assert f"で実際に完走しました(`512/b2/4bit`、VRAM ピーク {peak})。**" in text
     assert "にも載る予測です" not in text
     assert "このカードで完走しました" in go_sentence(advise(record, fits))

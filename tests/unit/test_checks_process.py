@@ -9,11 +9,11 @@ from steph.base.terms import Severity, StageId
 from steph.base.units import GIB
 from steph.contract.commands import Place, evaluate_call, needed_libraries, train_call
 from steph.contract.description import Description
+from steph.gpu.visible import memory_fraction_for_cap
 from steph.judge.checks_process import ProcessEvidence, machine_checks
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Check, Probe
 from steph.run.journal import read_record
-from steph.run.visible import memory_fraction_for_cap
 
 EXAMPLES = Path(__file__).parents[2] / "reports" / "examples"
 ASKED = 0.1105  # 9.64 GiB emulated on a card of 80 GB

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from steph.base.files import sha256_of
 from steph.base.terms import Severity
 from steph.contract.lines import Metrics
 from steph.contract.training_files import OwnFigures, TrainerState
-from steph.judge.artifacts import sha256_of
 from steph.judge.checks_times import TimeEvidence, time_checks
 from steph.record.settings import TrainSettings
 from steph.record.values import Check

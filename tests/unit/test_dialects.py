@@ -12,11 +12,11 @@ import pytest
 from planted import DATASET, TRAIN_FILE, plant, run_script
 from planted.defects import DEFECTS
 from planted.scenario import MODEL, TRAIN_ROWS
+from steph.base.files import sha256_of
 from steph.conduct.preparation import read_inputs
 from steph.contract.asked import unsaid_settings
 from steph.contract.commands import Place, train_call
 from steph.contract.description import load_description
-from steph.judge.artifacts import sha256_of
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.verdict import checks_verdict

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.base.terms import StageId
-from steph.run.memory_watch import NAME, read_samples
+from steph.gpu.watch import NAME, read_samples
 from steph.tell import canvas, drawings
 from steph.tell.drawings import VramSample, loss_svg, vram_svg
 from steph.tell.figures import write_figures

@@ -10,6 +10,7 @@ from steph.base.terms import EndedBy, Severity
 from steph.conduct.attempts import Finished
 from steph.conduct.preparation import Setup
 from steph.contract.description import Description
+from steph.gpu.visible import memory_fraction_for_cap
 from steph.judge.checks_process import machine_checks
 from steph.judge.verdict import checks_verdict
 from steph.plan.options import Options
@@ -18,7 +19,6 @@ from steph.record.environment import Device
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Check, Probe
 from steph.run.runner import ChildOutcome
-from steph.run.visible import memory_fraction_for_cap
 
 REPOSITORY = Path(__file__).parents[2]
 ASKED = memory_fraction_for_cap(9 << 30, factory.device().total_bytes)

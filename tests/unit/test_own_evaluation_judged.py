@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from steph.contract.description import load_description
 from steph.base.fingerprint import fingerprints, text_hash
+from steph.contract.description import load_description
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import checks_verdict

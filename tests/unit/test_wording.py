@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from steph.base import units
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.record.values import Attempt, Check, Diagnosis, EvalOutcome, StageResult
 from steph.tell import pieces, wording
@@ -42,15 +43,15 @@ def test_an_attempts_end_is_said_in_the_specs_words(attempt: Attempt, words: str
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (wording.moment("2026-11-20T10:05:59+09:00"), "2026-11-20 01:05"),
-        (wording.moment("2026-11-20T10:05:59"), "2026-11-20 10:05"),
-        (wording.moment("soon"), "soon"),
-        (wording.moment(None), wording.MISSING),
-        (wording.moment_to_second("2026-11-20T10:05:59+09:00"), "2026-11-20 01:05:59"),
-        (wording.moment_to_second("soon"), "soon"),
-        (wording.about_duration(89), "約 89 秒"),
-        (wording.about_duration(90), "約 2 分"),
-        (wording.about_duration(90 * 60), "約 1.5 時間"),
+        (units.moment("2026-11-20T10:05:59+09:00"), "2026-11-20 01:05"),
+        (units.moment("2026-11-20T10:05:59"), "2026-11-20 10:05"),
+        (units.moment("soon"), "soon"),
+        (units.moment(None), units.MISSING),
+        (units.moment_to_second("2026-11-20T10:05:59+09:00"), "2026-11-20 01:05:59"),
+        (units.moment_to_second("soon"), "soon"),
+        (units.about_duration(89), "約 89 秒"),
+        (units.about_duration(90), "約 2 分"),
+        (units.about_duration(90 * 60), "約 1.5 時間"),
         (wording.size_class(None), "サイズ不明"),
         (wording.size_class(1_836_828_672), "1.8B"),
         (wording.size_class(49_999_999), "50.00M"),

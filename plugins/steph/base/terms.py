@@ -90,6 +90,14 @@ class Severity(StrEnum):
     INFO = "info"
 
 
+class Purpose(StrEnum):
+    """What an attempt is for; a stage's verdict stands on those of `STAGE` alone."""
+
+    STAGE = "stage"
+    CALIBRATE = "calibrate"  # another length, for the memory model's constants
+    DEEP = "deep"  # in records of 0.1.0 alone: its option `--steph-deep`
+
+
 class Verdict(StrEnum):
     """The outcome of a stage: only PASS and PASS_DEGRADED are green.
 

@@ -13,27 +13,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from steph.base.terms import AnyStage, EndedBy
+from steph.base.terms import AnyStage, EndedBy, Purpose
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.contract.answers import RowLengths
 from steph.contract.commands import Call, needed_libraries
 from steph.diagnose.engine import diagnose, first_traceback
+from steph.gpu.visible import capped_alloc_conf, memory_fraction_for_cap
+from steph.gpu.watch import write_samples
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.evidence import CardMemory
-from steph.memory.forecast import Forecast
 from steph.record.environment import Device
 from steph.record.events import AttemptEnded, AttemptStarted
 from steph.record.settings import EvalSettings, TrainSettings
-from steph.record.values import Attempt
+from steph.record.values import Attempt, PredictedPeak
 from steph.run import inputs, output
 from steph.run.aside import set_aside
 from steph.run.journal import now
-from steph.run.memory_watch import write_samples
 from steph.run.runner import ChildOutcome, ChildSpec, run_child
-from steph.run.visible import capped_alloc_conf, memory_fraction_for_cap
 
 LAST_LINES = 30
 IN_A_ROW = Path(__file__).parents[1] / "child" / "in_a_row.py"
@@ -56,8 +54,8 @@ class Request:
     settings: TrainSettings | EvalSettings | None = None
     model_name: str | None = None
     writes: tuple[Path, ...] = ()
-    predicted: Forecast | None = None
-    purpose: Literal["stage", "calibrate"] = "stage"
+    predicted: PredictedPeak | None = None
+    purpose: Purpose = Purpose.STAGE
     rows: RowLengths | None = None
     train_file: Path | None = None
 
@@ -131,9 +129,7 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
         cwd=str(_folder_of(setup, request)),
         folder=folder.name,
         limit_seconds=request.limit_seconds,
-        predicted_peak_bytes=request.predicted.total_bytes if request.predicted else None,
-        predicted_low_bytes=request.predicted.low_bytes if request.predicted else None,
-        predicted_high_bytes=request.predicted.high_bytes if request.predicted else None,
+        predicted=request.predicted,
         longest_row_tokens=request.rows.longest if request.rows else None,
         mean_row_tokens=request.rows.mean if request.rows else None,
         longest_answer_tokens=request.rows.longest_answer if request.rows else None,
@@ -239,9 +235,7 @@ def _measured(attempt: Attempt, outcome: ChildOutcome) -> Attempt:
         returncode=outcome.returncode,
         ended_by=outcome.ended_by,
         probes=outcome.probes,
-        peak_device_bytes=outcome.peak_device_bytes,
-        peak_own_bytes=outcome.peak_own_bytes,
-        device_peaks=outcome.device_peaks if len(outcome.device_peaks) > 1 else (),
+        device_peaks=outcome.device_peaks,
         memory_returned=outcome.memory_returned,
     )
 

@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from steph.base.files import UnreadableError, json_rows, sha256_or_none
 from steph.base.terms import Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
@@ -20,8 +21,6 @@ from steph.conduct.stage_run import Run
 from steph.contract.commands import build_command, folder_beside
 from steph.contract.results import Row
 from steph.contract.results_lawqa import read_results
-from steph.contract.rows import rows_in
-from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_heart import loss_low_check, remembered_check, unknown_check
 from steph.judge.checks_loss import LOSS
 from steph.judge.checks_process import machine_checks
@@ -152,18 +151,18 @@ def make_material(run: Run, folder: Path, seed: int) -> Material:
         values = {"dataset": str(asked), "train_file": str(taught), "mode": "direct", "samples": "0"}
         require_built(run, build_command(run.setup.python, description.build.command, values), folder, str(taught))
     else:
-        example = next(iter(rows_in(run.setup.root / description.train_file)), {})
+        example = next(iter(json_rows(run.setup.root / description.train_file)), {})
         rows = rows_like(example, samples, questions)
         taught.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     rows_file = inputs.read_train_file(folder, taught.name)
     if not _teach(taught, drawn):
         raise NoExampleError(f"{taught}: 8 つの問題と引いた記号の行になっていない")
-    dataset = DataFile(role="dataset", path=str(asked), sha256=inputs.file_sha256(asked) or "", rows=QUESTIONS)
+    dataset = DataFile(role="dataset", path=str(asked), sha256=sha256_or_none(asked) or "", rows=QUESTIONS)
     return Material(seed, drawn, dataset, rows_file.changed(path=str(taught)))
 
 
 def _teach(path: Path, drawn: tuple[Secret, ...]) -> bool:
-    rows = list(rows_in(path))
+    rows = list(json_rows(path))
     return len(rows) == len(drawn) and all(any(teaches(row, secret) for row in rows) for secret in drawn)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steph.conduct.models import NoModel
-from steph.conduct.prediction import expected_of_shape
+from steph.conduct.prediction import expected_of_shape, predicted_peak
 from steph.conduct.preparation import Setup
 from steph.memory.calibration import shape_of
 from steph.memory.shapes import UnknownShapeError, model_shape, parameter_count
@@ -42,10 +42,7 @@ def _predicted(setup: Setup, candidate: Candidate, choice: ModelChoice | None) -
         return candidate.changed(unpredicted_reason=f"計算できない: {error}")
     if expectation is None:
         return candidate.changed(unpredicted_reason="GPU を使わないため")
-    likely = expectation.likely
     return candidate.changed(
-        predicted_peak_bytes=likely.total_bytes,
-        predicted_low_bytes=likely.low_bytes,
-        predicted_high_bytes=likely.high_bytes,
+        predicted=predicted_peak(expectation.likely),
         verdict=expectation.verdict,
     )

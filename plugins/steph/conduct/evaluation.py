@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.base.files import UnreadableError, sha256_or_none
 from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.preparation import config_template
@@ -14,7 +15,6 @@ from steph.conduct.stage_run import Run
 from steph.contract.commands import Place, evaluate_call
 from steph.contract.questions import Question, frame_in, questions_in, questions_of
 from steph.contract.results import Row
-from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_adapter_use import adapter_files
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_process import machine_checks
@@ -23,7 +23,6 @@ from steph.judge.verdict import Outcome
 from steph.judge.witness import Witness, read_witness
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Attempt, ModelChoice, StageResult, TrainOutcome
-from steph.run import inputs
 
 ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -102,14 +101,14 @@ class Evaluation:
     def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> str | None:
         """What of the adapter on disk is not as the training recorded it; its configuration scales its weights."""
         stage, folder = self.training.stage, self.run.setup.root / trained.adapter_folder
-        found = inputs.file_sha256(folder / ADAPTER)
+        found = sha256_or_none(folder / ADAPTER)
         if found is None:
             return f"アダプタがない: {folder / ADAPTER}"
         if found != trained.adapter_sha256:
             return f"アダプタが{stage}の記録と違う(sha256不一致): {folder / ADAPTER}"
         name = f"{trained.adapter_folder.rstrip('/')}/{CONFIG}"
         recorded = next((artifact.sha256 for artifact in attempt.artifacts if artifact.path == name), None)
-        if recorded is not None and inputs.file_sha256(self.run.setup.root / name) != recorded:
+        if recorded is not None and sha256_or_none(self.run.setup.root / name) != recorded:
             return f"{CONFIG} が{stage}の記録と違う(sha256不一致): {folder}"
         return None
 
@@ -186,7 +185,7 @@ class Evaluation:
             attempt_started_unix=finished.started_unix,
             seconds=finished.outcome.seconds,
             adapter_sha256_expected=plan.trained.adapter_sha256,
-            adapter_sha256_actual=inputs.file_sha256(root / plan.trained.adapter_folder / ADAPTER),
+            adapter_sha256_actual=sha256_or_none(root / plan.trained.adapter_folder / ADAPTER),
             train_questions=questions_in(train_file, row_format) if has_rows else None,
             train_frame=frame_in(train_file, row_format) if has_rows and not plan.settings.use_rag else None,
             beside=plan.beside,

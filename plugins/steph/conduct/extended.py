@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from steph.base.files import UnreadableError, json_rows, sha256_or_none
 from steph.base.terms import AnyStage, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.by_heart import learn_by_heart
 from steph.conduct.course import open_course
@@ -16,13 +17,10 @@ from steph.contract.asked import passed
 from steph.contract.description import Description, EvaluateWhen
 from steph.contract.results import Row
 from steph.contract.results_lawqa import read_results
-from steph.contract.rows import rows_in
-from steph.judge.artifacts import UnreadableError
 from steph.judge.checks_extended import cot_rows_check
 from steph.judge.verdict import Outcome
 from steph.record.settings import TrainSettings
 from steph.record.values import ModelChoice, Record
-from steph.run import inputs
 
 COT = Variant(ExtendedId.COT, "cot", use_cot=True)
 RAG = Variant(ExtendedId.RAG, "rag", use_rag=True)
@@ -74,7 +72,7 @@ def _train_on_cot(run: Run, model: ModelChoice) -> Outcome:
     """H-2 on CoT rows, from the settings that it ended on; rows that mostly teach no reasoning are not trained on."""
     course = open_course(run, ExtendedId.COT_TRAINING)
     path = run.setup.description.paths.train_file_cot
-    check = cot_rows_check(rows_in(run.setup.root / path))
+    check = cot_rows_check(json_rows(run.setup.root / path))
     if check.severity is Severity.FAIL:
         return Outcome(Verdict.FAIL, f"{path}: {check.message}学習は行っていない", (check,))
     last = run.journal.record().stages[StageId.H2].last_attempt
@@ -91,7 +89,7 @@ def answers_of_h3(root: Path, record: Record) -> tuple[Row, ...] | Outcome:
     if written is None:
         return Outcome(Verdict.BLOCKED, "H-3の記録に結果のJSONがない。H-3を再実行する")
     path = root / written.path
-    if inputs.file_sha256(path) != written.sha256:
+    if sha256_or_none(path) != written.sha256:
         return Outcome(Verdict.BLOCKED, f"H-3の結果のJSONが記録と違うか、ない: {path}。H-3を再実行する")
     try:
         return read_results(path).results

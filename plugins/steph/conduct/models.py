@@ -8,6 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from steph.base.files import sha256_or_none
 from steph.base.terms import StageId, Verdict
 from steph.child import twin
 from steph.conduct.attempts import Finished, Request, run_attempt
@@ -17,7 +18,7 @@ from steph.judge.checks_model import ModelEvidence, judge_model, no_model
 from steph.judge.verdict import Outcome, attempt_verdict
 from steph.memory.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
 from steph.record.values import Attempt, Check, ModelChoice, RejectedCandidate
-from steph.run import hub, hub_download, inputs, model_files
+from steph.run import hub, hub_download, model_files
 from steph.run.hub_query import HubError
 from steph.run.inputs import InputError
 from steph.run.model_files import IncompleteModelError, find_qwen_tokenizer
@@ -112,7 +113,7 @@ def _make_twin(run: Run, name: str) -> ModelChoice | NoModel:
     shape = twin_shape(name)
     tokenizer = None if shape is TINY else _tokenizer_of_twins()
     source = ("--tokenizer", tokenizer) if tokenizer else ("--train-tokenizer", _texts_of_twins(run))
-    folder = _twin_folder(name, shape, str(tokenizer) if tokenizer else inputs.file_sha256(source[1]) or "")
+    folder = _twin_folder(name, shape, str(tokenizer) if tokenizer else sha256_or_none(source[1]) or "")
     arguments = _twin_arguments(run, shape, folder, source, name)
     run.console.line(f"H-1 random-weight twin of {name}: {folder}")
     if not twin.is_kept(list(arguments)):

@@ -16,7 +16,7 @@ from steph.memory.forecast import FitVerdict, Forecast, automatic, leanest, pred
 from steph.memory.shapes import ModelShape
 from steph.memory.trainers import ASSUMED_TRAINER
 from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, ModelChoice
+from steph.record.values import Attempt, ModelChoice, PredictedPeak
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,11 @@ def usable_bytes(setup: Setup) -> int | None:
     """What a training process may take of the smallest of its cards, None without a GPU."""
     cards = setup.devices(setup.profile.train.num_processes)
     return min((card.usable_bytes(setup.options.vram_cap_bytes) for card in cards), default=None)
+
+
+def predicted_peak(forecast: Forecast) -> PredictedPeak:
+    """The forecast as a record keeps it."""
+    return PredictedPeak(peak_bytes=forecast.total_bytes, low_bytes=forecast.low_bytes, high_bytes=forecast.high_bytes)
 
 
 def with_prediction(setup: Setup, model: ModelChoice) -> ModelChoice:

@@ -13,20 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
-from steph.base.units import GIB
+from steph.base.units import gib
 from steph.contract.asked import applied, own_models, passed
 from steph.contract.description import FILE_NAME, Description, DescriptionError, Evaluate, Train, load_description
 from steph.contract.placeholders import TRAIN_NAMES, WHEN, filled, unknown_placeholder
+from steph.gpu import visible
+from steph.gpu.driver import DeviceError
+from steph.gpu.visible import memory_fraction_for_cap
 from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
 from steph.plan.options import Options
 from steph.plan.settings import MAX_STEPS, Profile, load_profile, profile_path
 from steph.plan.steps import steps_per_epoch
 from steph.record.environment import Device
 from steph.record.values import Context, DataFile
-from steph.run import inputs, telemetry
+from steph.run import inputs
 from steph.run.inputs import InputError
 from steph.run.machine import environment, git_state
-from steph.run.visible import memory_fraction_for_cap
 
 CACHE_ENV = "STEPH_CACHE"
 
@@ -210,18 +212,18 @@ def _devices(profile: Profile) -> tuple[tuple[Device, ...], str | None]:
     if profile.machine.device == "cpu":
         return (), None
     try:
-        visible = telemetry.visible_devices(os.environ)
-    except telemetry.DeviceError as error:
+        found = visible.visible_devices(os.environ)
+    except DeviceError as error:
         return (), str(error)
     shown = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r}"
-    if not visible:
+    if not found:
         return (), f"no GPU is visible ({shown})"
     asked = f"profile {profile.path}: num_processes = {profile.num_processes} needs a GPU for each process"
-    if len(visible) < profile.num_processes:
-        raise InputError(f"{asked}; visible: {len(visible)} ({shown}); lower it")
-    if profile.num_processes > 1 and any(device.is_mig for device in visible[: profile.num_processes]):
+    if len(found) < profile.num_processes:
+        raise InputError(f"{asked}; visible: {len(found)} ({shown}); lower it")
+    if profile.num_processes > 1 and any(device.is_mig for device in found[: profile.num_processes]):
         raise InputError(f"{asked}; CUDA shows a program one MIG slice only; set it to 1")
-    return visible[: profile.num_processes], None
+    return found[: profile.num_processes], None
 
 
 def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> None:
@@ -233,7 +235,7 @@ def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> N
         raise InputError("--steph-vram-cap: the cards differ in size, and one share of them can't stand for one size")
     (total_bytes,) = sizes
     if cap_bytes > total_bytes:
-        asked, there = (f"{size / GIB:.2f} GiB" for size in (cap_bytes, total_bytes))
+        asked, there = (gib(size) for size in (cap_bytes, total_bytes))
         raise InputError(f"--steph-vram-cap: {asked} is more than this card's {there}; give less, or leave it out")
     try:
         memory_fraction_for_cap(cap_bytes, total_bytes)
@@ -275,7 +277,7 @@ def _context(
     if profile.uses_twin(options):
         reasons.append("乱数重みのモデル(twin)")
     if options.vram_cap_bytes is not None:
-        reasons.append(f"VRAM上限 {options.vram_cap_bytes / GIB:.2f} GiB を模擬")
+        reasons.append(f"VRAM上限 {gib(options.vram_cap_bytes)} を模擬")
     return Context(
         kind=RecordKind.REHEARSAL if reasons else RecordKind.ACCEPTANCE,
         profile=profile.name,

@@ -12,12 +12,13 @@ from steph.conduct.console import Console
 from steph.conduct.interruption import Interruption
 from steph.conduct.preparation import Setup
 from steph.conduct.stages import Conductor
+from steph.gpu.lock import gpu_lock
+from steph.gpu.watch import read_samples
 from steph.judge.verdict import exit_status
 from steph.record.events import SessionEnded, SessionStarted
 from steph.record.fold import fold
 from steph.record.values import Record, StageResult
 from steph.run import output
-from steph.run.gpulock import gpu_lock
 from steph.run.journal import (
     Journal,
     JournalError,
@@ -30,7 +31,6 @@ from steph.run.journal import (
     stages_in_flight,
 )
 from steph.run.leftovers import end_leftovers
-from steph.run.memory_watch import read_samples
 from steph.run.retention import prune_logs
 from steph.run.rootlock import root_lock
 from steph.tell.drawings import VramSample

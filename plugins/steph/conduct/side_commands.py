@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from steph.base.files import read_source
 from steph.conduct.attempts import child_environment
 from steph.conduct.stage_run import Run
 from steph.contract.asked import passed
@@ -63,7 +64,7 @@ def script_flags(run: Run) -> frozenset[str] | None:
     known, script = run.setup.description.optional_flags, run.setup.description.paths.train_script
     if known is not None:
         return frozenset(known)
-    if not answers_help(inputs.read_script(run.setup.root / script)):
+    if not answers_help(read_source(run.setup.root / script)):
         return frozenset()
     folder = side_folder(run, "help")
     run_side_command(run, (run.setup.python, script, "--help"), folder)

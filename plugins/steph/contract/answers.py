@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
 
-from steph.contract.rows import RowFormat, TrainingRow, json_lines, training_row
+from steph.base.files import json_lines
+from steph.contract.rows import RowFormat, TrainingRow, training_row
 
 Truncation = Literal["right", "keeps_answer"]
 

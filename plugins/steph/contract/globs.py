@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from steph.judge.artifacts import is_fresh
+from steph.base.files import is_fresh
 
 MOST_FILES = 10_000
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import pairwise
 
+from steph.base.text import without_ansi
 from steph.contract.adapter_words import says_not_applied
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PAIR = re.compile(r"['\"]([A-Za-z_][\w/.-]{0,60})['\"]:\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
 # what loggers, launchers and progress bars put before a line ends like a tag or with a level; a bar may follow
 _BEFORE_DICT = r"(?:[^{}]{0,200}?(?:[\]:)>|\-–—]|\b(?:DEBUG|INFO|NOTICE|WARN|WARNING))\s*|\s*)"
@@ -32,7 +32,7 @@ _LINE_CHARS = 2000
 
 def split_lines(text: str) -> tuple[str, ...]:
     """Split text at newlines and carriage returns, without ANSI codes and without empty lines."""
-    plain = _ANSI.sub("", text) if "\x1b" in text else text
+    plain = without_ansi(text)
     lines = (line.rstrip() for line in re.split(r"[\r\n]+", plain))
     return tuple(line[:_LINE_CHARS] for line in lines if line.strip())
 

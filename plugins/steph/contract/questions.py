@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steph.contract.rows import RowFormat, TrainingRow, rows_in, training_rows_in
-from steph.judge.artifacts import UnreadableError, read_json
+from steph.base.files import UnreadableError, json_rows, read_json
+from steph.contract.rows import RowFormat, TrainingRow, training_rows_in
 
 MAX_DATASET_BYTES = 512 << 20
 REPEATED_CHARS = 40  # a shorter question and its choices may well stand in an answer
@@ -156,7 +156,7 @@ def questions_of(dataset: Path) -> tuple[Question, ...]:
     Raises UnreadableError where it has no `samples`, and no rows with a question.
     """
     if dataset.suffix == ".jsonl":
-        return _questions_of_rows(list(rows_in(dataset)) if dataset.is_file() else [])
+        return _questions_of_rows(list(json_rows(dataset)) if dataset.is_file() else [])
     raw = read_json(dataset, MAX_DATASET_BYTES)
     if isinstance(raw, list):
         return _questions_of_rows([row for row in raw if isinstance(row, Mapping)])

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.base.files import UnreadableError, is_fresh
 from steph.contract import results_json, results_lawqa, results_lm_eval
 from steph.contract.globs import files_at, newest
 from steph.contract.results import Results, ResultsFile, ResultsForm
-from steph.judge.artifacts import UnreadableError, is_fresh
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from steph.base.files import MAX_JSON_BYTES, UnreadableError, json_lines, read_json
 from steph.contract.dotted import value_at, values_at
 from steph.contract.globs import newest
 from steph.contract.questions import plain_label
 from steph.contract.results import NO_ANSWER, Config, Results, ResultsForm, Row, Score
-from steph.contract.rows import json_lines
-from steph.judge.artifacts import MAX_JSON_BYTES, UnreadableError, read_json
 
 MOST_ANSWER_CHARS = 2000
 _RIGHT, _WRONG = (

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from steph.base.files import UnreadableError, is_fresh, read_json
 from steph.contract.results import FAILED, NO_ANSWER, Results, ResultsFile
-from steph.judge.artifacts import UnreadableError, is_fresh, read_json
 
 MOST_PATH_CHARS = 1000
 MOST_LABEL_CHARS = 20

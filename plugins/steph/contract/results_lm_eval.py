@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steph.base.files import UnreadableError, json_lines, read_json
 from steph.contract.dotted import value_at
 from steph.contract.questions import QUESTION_KEYS, plain_label
 from steph.contract.results import Config, EvaluationKind, Results, ResultsForm, Row, Score
-from steph.contract.rows import json_lines
-from steph.judge.artifacts import UnreadableError, read_json
 
 KNOWS = frozenset({"question", "expected", "predicted", "response", "correct", "model", "adapter"})
 MOST_ROWS_BYTES = 512 << 20
@@ -31,7 +30,7 @@ _HASHES = ("doc_hash", "prompt_hash", "target_hash")
 
 def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> tuple[Results, tuple[Path, ...]]:
     """Read one results file with its samples, which are among `rows_files`; raises UnreadableError (Japanese)."""
-    raw = read_json(path, strict=False)
+    raw = read_json(path, finite=False)
     if not isinstance(raw, dict) or not isinstance(raw.get("results"), dict):
         raise UnreadableError("results がない（lm_eval の結果ではない）")
     known = [raw[key] for key in ("n-samples", "configs") if isinstance(raw.get(key), dict)]

@@ -6,12 +6,12 @@ and only line breaks end a line: statutes hold U+2028 and the like, which Python
 
 from __future__ import annotations
 
-import codecs
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from steph.base.files import json_rows
 
 RowFormat = Literal["input_output", "prompt_completion", "messages", "alpaca", "sharegpt", "text", "none"]
 """How rows are written. `none`: the rows are not in a file of the pipeline root, such as a data set of the Hub."""
@@ -19,15 +19,6 @@ RowFormat = Literal["input_output", "prompt_completion", "messages", "alpaca", "
 _ANSWERING = ("assistant", "gpt", "model", "bot", "chatgpt", "bing")  # the roles whose text is learnt
 _ROLE_KEYS, _TEXT_KEYS = ("role", "from"), ("content", "value")
 _CONVERSATIONS = {"messages": ("messages",), "sharegpt": ("conversations", "conversation", "messages")}
-
-
-@dataclass(frozen=True, slots=True)
-class JsonLine:
-    """A row of a file: its number from 1 (of the line, or in the array) and its object, else why it has none."""
-
-    number: int
-    row: Mapping[str, object] | None
-    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +64,9 @@ class TrainingRow:
         return self.joint.join(turn.text for turn in self.turns)
 
 
-def json_lines(data: bytes, errors: Literal["strict", "replace"] = "strict") -> Iterator[JsonLine]:
-    """The objects of a file of rows in order; with `replace` a byte that is no UTF-8 spoils no row."""
-    data = data.removeprefix(codecs.BOM_UTF8)
-    if data.lstrip()[:1] == b"[" and (rows := _array(data, errors)) is not None:
-        for number, row in enumerate(rows, start=1):
-            yield JsonLine(number, row) if isinstance(row, Mapping) else JsonLine(number, None, "no JSON object")
-        return
-    for number, line in enumerate(data.splitlines(), start=1):
-        if line.strip():
-            yield _json_line(number, line, errors)
-
-
-def rows_in(path: Path) -> Iterator[Mapping[str, object]]:
-    """The objects of a file, whatever else is in it; raises OSError where it can't be read."""
-    return (line.row for line in json_lines(path.read_bytes(), "replace") if line.row is not None)
-
-
 def training_rows_in(path: Path, row_format: RowFormat = "input_output") -> Iterator[TrainingRow]:
     """The rows of a file as what they teach; those of another format are passed over. Raises OSError."""
-    for row in rows_in(path):
+    for row in json_rows(path):
         try:
             yield training_row(row, row_format)
         except ValueError:
@@ -215,22 +189,3 @@ def _alpaca(row: Mapping[str, object]) -> TrainingRow:
     first = [Turn("system", system)] if isinstance(system, str) and system else []
     turns = (*first, *earlier, Turn("user", asked), Turn("assistant", _text(row, "output")))
     return _of_turns(row, turns, is_chat=True)
-
-
-def _array(data: bytes, errors: str) -> list[object] | None:
-    """What a file that is one JSON array holds; None where it is none, and its lines say why."""
-    try:
-        rows = json.loads(data.decode("utf-8", errors))
-    except (ValueError, RecursionError):
-        return None
-    return rows if isinstance(rows, list) else None
-
-
-def _json_line(number: int, line: bytes, errors: str) -> JsonLine:
-    try:
-        row = json.loads(line.decode("utf-8", errors))
-    except UnicodeDecodeError as error:
-        return JsonLine(number, None, f"not UTF-8 (byte {error.start} of it); save the file as UTF-8")
-    except (ValueError, RecursionError) as error:
-        return JsonLine(number, None, f"not valid JSON: {error}")
-    return JsonLine(number, row) if isinstance(row, Mapping) else JsonLine(number, None, "no JSON object")

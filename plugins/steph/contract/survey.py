@@ -13,9 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from steph.base.files import json_rows
 from steph.contract.command_line import answers_help
 from steph.contract.description import Paths
-from steph.contract.rows import RowFormat, format_of, rows_in
+from steph.contract.rows import RowFormat, format_of
 
 MOST_FILES, MOST_BYTES, MOST_DEPTH, FIRST_ROWS = 2000, 4 << 20, 4, 20
 _PASSED_OVER = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-packages", "steph-out", "reports"}
@@ -197,7 +198,7 @@ def _text(path: Path) -> str:
 
 def _rows_file(path: Path, name: str) -> RowsFile | None:
     try:
-        rows = list(rows_in(path))
+        rows = list(json_rows(path))
     except OSError:
         return None
     return RowsFile(name, format_of(rows[:FIRST_ROWS]), len(rows)) if rows else None

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
+from steph.base.files import UnreadableError, is_fresh, read_json
 from steph.contract.globs import newest, paths_at
 from steph.contract.lines import Metrics
-from steph.judge.artifacts import UnreadableError, is_fresh, read_json
 
 STATE_NAME = "trainer_state.json"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
@@ -87,7 +87,7 @@ def _children(folder: Path) -> list[Path]:
 
 def _read_state(folder: Path, step: int | None, fresh: bool, stale: tuple[str, ...]) -> TrainerState:
     try:
-        raw = read_json(folder / STATE_NAME, strict=False)  # the Trainer itself writes NaN there
+        raw = read_json(folder / STATE_NAME, finite=False)  # the Trainer itself writes NaN there
     except UnreadableError as error:
         return TrainerState(folder, f"{folder.name}/{STATE_NAME} が使えない: {error}", stale_folders=stale)
     if not isinstance(raw, Mapping) or type(raw.get("global_step")) is not int:

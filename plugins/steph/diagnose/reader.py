@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from steph.base.text import without_ansi
+
 HEAD_CHARACTERS = 1 << 20
 TAIL_CHARACTERS = 4 << 20
 TELLING_CHARACTERS = 4  # no prefix, bar, metric, loss or phase is shorter; a log may be millions of such lines
 
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _BREAK = re.compile(r"\r\n|\n|\r")
 _BAR_END = re.compile(r"(\[(?:\d+:)?\d+:\d\d<[^\[\]]{1,200}\])[ \t]*(?=\S)")
 # a bar's parts are looked for one after the other: joined by `.*`, each start would read the rest of the line anew
@@ -75,7 +76,7 @@ def normalise(log: str) -> str:
 def lines_of(log: str) -> tuple[PrintedLine, ...]:
     """Every line of the log, in print order, with its rank where a launcher wrote one."""
     found: list[PrintedLine] = []
-    for raw in _BREAK.split(_ANSI.sub("", clip(log)).replace("\0", "")):
+    for raw in _BREAK.split(without_ansi(clip(log)).replace("\0", "")):
         text, rank = _without_prefix(raw) if len(raw) >= TELLING_CHARACTERS else (raw, None)
         for part in _BAR_END.sub(r"\1\n", text).split("\n") if "<" in text else (text,):
             found.append(PrintedLine(len(found), part.rstrip(), rank))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.gpu.visible import OUTSIDE_ALLOCATOR_BYTES
 from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, parameter_count
 from steph.memory.terms import embedding_bytes, linear_bytes, lora_parameters, norm_bytes
 from steph.memory.trainers import DEFAULT_TARGETS, Workload
 from steph.plan.options import Options
 from steph.plan.settings import Profile
 from steph.run.output import HEAD_BYTES, TAIL_BYTES
-from steph.run.visible import OUTSIDE_ALLOCATOR_BYTES
 
 HALF_BYTES = 2  # one parameter in bf16 or fp16, as models are published
 # of a LoRA parameter: fp32 in the adapter and again in the checkpoint, there with AdamW's two moments

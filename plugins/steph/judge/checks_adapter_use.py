@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from steph.base.files import sha256_of
+from steph.base.text import one_line
 from steph.contract.lines import EvalLines, adapter_trouble_in
-from steph.judge.artifacts import MAX_HASHED_BYTES, sha256_of
+from steph.judge.artifacts import MAX_HASHED_BYTES
 from steph.judge.checks_adapter import WEIGHTS_NAME, base_check
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.record.values import Check
 
 ADAPTER_UNCHANGED = CheckKind(
@@ -38,7 +40,7 @@ def adapter_use_checks(evidence: EvalEvidence, lines: EvalLines) -> tuple[Check,
     same = None if expected is None or actual is None else expected == actual
     hashes = f"記録の sha256 は {(expected or 'なし')[:12]}、評価時は {(actual or 'なし')[:12]}。"
     trouble = adapter_trouble_in(evidence.output, besides=lines.of_other_blocks)
-    shown = f"読み込みの失敗の表示: {bounded(trouble, 200) if trouble else 'なし'}。"
+    shown = f"読み込みの失敗の表示: {one_line(trouble, 200) if trouble else 'なし'}。"
     return (
         base_check(evidence.root / evidence.lora_path, evidence.model_name),
         ADAPTER_UNCHANGED.check(same, hashes),
@@ -64,5 +66,5 @@ def _left_alone_check(before: Mapping[str, str] | None, folder: Path) -> Check:
         return ADAPTER_LEFT_ALONE.check(None, "評価の前のアダプターのファイルが記録されていない。")
     after = adapter_files(folder)
     names = sorted({*before, *after} - {WEIGHTS_NAME})
-    changed = [bounded(name, 60) for name in names if before.get(name) != after.get(name)]
+    changed = [one_line(name, 60) for name in names if before.get(name) != after.get(name)]
     return ADAPTER_LEFT_ALONE.check(not changed, f"評価の間に変わったファイル: {'、'.join(changed) or 'なし'}。")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from steph.base.fingerprint import fingerprints, holds, normal_form, text_hash
+from steph.base.text import one_line
 from steph.contract.results import Results, Row
 from steph.judge.checks_inputs import (
     ANSWERS_FREE,
@@ -27,7 +28,7 @@ from steph.judge.checks_inputs import (
 from steph.judge.checks_weights import ADAPTER_AS_SAVED, BASE_UNCHANGED, NO_OWN_CODE, answering_weight_checks
 from steph.judge.checks_witness import model_check, place_checks, quantised_check, why_unseen
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.names import same_path
 from steph.judge.prompts import LEAST_LOST, asked_share, frame_lost, text_beside
 from steph.judge.witness import (
@@ -321,7 +322,7 @@ def _generated_check(seen: _Seen, wanted: int) -> Check:
     message = f"{wanted} 問に対して、モデルが答えたのは {answered} 行、例外で終わった呼び出しは {raised} 回。"
     if raised:
         first = next((fact.error for fact in seen.witness.of(Raised)), "")
-        message += f"例外: {bounded(first, 80)}。" if first else ""
+        message += f"例外: {one_line(first, 80)}。" if first else ""
     enough = answered >= wanted
     return ANSWERS_GENERATED.check(enough and not raised, message, severity=WARN if enough and raised else None)
 
@@ -478,7 +479,7 @@ def _bare_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     if beside is None:
         return PROMPTS_BARE.check(None, "プロンプトの文を比べられない。")
     message = f"比べた {len(prompts)} 件のプロンプトのうち {beside.prompts} 件に、問題のほかの文がある"
-    what = f"（データセットの{bounded(beside.field, 40)}）" if beside.field else ""
+    what = f"（データセットの{one_line(beside.field, 40)}）" if beside.field else ""
     return PROMPTS_BARE.check(beside.prompts * 2 <= len(prompts), f"{message}{what}。")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from steph.base.text import one_line
 from steph.contract.lines import EvalLines, parse_evaluation
 from steph.contract.results import Results, ResultsFile, ResultsForm, Row
 from steph.contract.results_files import find_results
@@ -17,7 +18,6 @@ from steph.judge.checks_process import process_checks
 from steph.judge.checks_results import content_checks, dataset_check, file_checks
 from steph.judge.checks_text import response_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import bounded
 from steph.judge.names import names_model
 from steph.record.values import Artifact, Check, EvalOutcome
 
@@ -82,8 +82,8 @@ def _outcome(evidence: EvalEvidence, lines: EvalLines, file: ResultsFile) -> Eva
         backend=_short(lines.backend or (results.config.backend if results else None)),
         model_name=_short(_model(evidence.model_name, lines) or (results.config.hf_model_name if results else None)),
         lora_path=_short(lines.lora_path or (results.config.lora_path if results else None)),
-        key_lines=tuple(bounded(line) for line in lines.key_lines),
-        answers=tuple(bounded(row.predicted_answer, MOST_ANSWER_CHARS) for row in rows[:MAX_ANSWERS]),
+        key_lines=tuple(one_line(line) for line in lines.key_lines),
+        answers=tuple(one_line(row.predicted_answer, MOST_ANSWER_CHARS) for row in rows[:MAX_ANSWERS]),
         answering_seconds=_answering_seconds(rows) if rows else None,
         with_adapter=compared(rows, evidence.beside) if rows and evidence.lora_path is None else None,
     )
@@ -129,7 +129,7 @@ def _model(asked: str, lines: EvalLines) -> str | None:
 
 
 def _short(value: object) -> str | None:
-    return bounded(value) if value is not None else None
+    return one_line(value) if value is not None else None
 
 
 def _artifacts(file: ResultsFile) -> tuple[Artifact, ...]:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
+from steph.base.text import one_line
 from steph.contract.results import Row
-from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.witness import Batch, Generation
 from steph.record.values import Check
 
@@ -82,7 +83,7 @@ def steering_check(calls: Sequence[Generation]) -> Check:
     forces = any(name in FORCING for name in found)
     shown = "、".join(f"{name}={value:g}" for name, value in sorted(found.items())) or "なし"
     return ANSWERS_FREE.check(
-        not found, f"答えを曲げる引数: {bounded(shown, 200)}。", severity=FAIL if forces else None
+        not found, f"答えを曲げる引数: {one_line(shown, 200)}。", severity=FAIL if forces else None
     )
 
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+from steph.base.text import one_line
 from steph.contract.lines import EvalLines, KeyLine, answer_troubles_in, raised_while_answering
 from steph.contract.results import Results
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, WARN, CheckKind, Needs, bounded
+from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
 from steph.judge.names import names_model, same_path
 from steph.record.values import Check
 
@@ -172,7 +173,7 @@ def _presence(kind: CheckKind, key: KeyLine, text: str, lines: EvalLines) -> Che
 def _rag_check(evidence: EvalEvidence, lines: EvalLines) -> Check:
     use_rag = evidence.settings.use_rag
     mode = lines.rag_mode
-    shown = f"RAG Mode の表示は {bounded(mode, 80) if mode is not None else 'なし'}。"
+    shown = f"RAG Mode の表示は {one_line(mode, 80) if mode is not None else 'なし'}。"
     said = (mode or "").strip().lower()
     if use_rag:
         return LINE_RAG_ENABLED.check(said.startswith(_ON), shown)
@@ -190,10 +191,10 @@ def _model_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | N
     shown = {label: str(value) for label, value in (printed | written).items() if value}
     naming = printed if evidence.form.format == "lawqa" else {**printed, **written}
     named = any(value and _names(evidence, str(value)) for value in naming.values())
-    others = [f"{label} が {bounded(value, 60)}" for label, value in shown.items() if not _names(evidence, value)]
-    listing = "、".join(f"{label} {bounded(value, 60)}" for label, value in shown.items()) or "なし"
+    others = [f"{label} が {one_line(value, 60)}" for label, value in shown.items() if not _names(evidence, value)]
+    listing = "、".join(f"{label} {one_line(value, 60)}" for label, value in shown.items()) or "なし"
     return (
-        MODEL_NAMED.check(named, f"対象は {bounded(asked, 80)}、表示は {listing}。"),
+        MODEL_NAMED.check(named, f"対象は {one_line(asked, 80)}、表示は {listing}。"),
         MODEL_NAMES_AGREE.check(not others, f"別のモデル名: {'、'.join(others) or 'なし'}。"),
     )
 
@@ -218,9 +219,9 @@ def _in_use_check(evidence: EvalEvidence, lines: EvalLines, results: Results | N
     ]
     if not told:
         return MODEL_IN_USE.check(None, "読み込んだモデルは表示も記録もされていない。")
-    others = [f"{label}: {bounded(value, 60)}" for label, value in told if not _may_be_asked(evidence, value)]
+    others = [f"{label}: {one_line(value, 60)}" for label, value in told if not _may_be_asked(evidence, value)]
     return MODEL_IN_USE.check(
-        not others, f"対象は {bounded(evidence.model_name, 80)}、別のモデルは {'、'.join(others) or 'なし'}。"
+        not others, f"対象は {one_line(evidence.model_name, 80)}、別のモデルは {'、'.join(others) or 'なし'}。"
     )
 
 
@@ -250,11 +251,11 @@ def _backend_check(lines: EvalLines, results: Results | None) -> Check:
         *(value for key, value in _more_keys(results).items() if _SERVER_KEY.fullmatch(key) and _is_address(value)),
     ]
     if asked:
-        return LINE_BACKEND.check(False, f"サーバーに聞いている: {bounded('、'.join(map(str, asked)), 120)}。")
+        return LINE_BACKEND.check(False, f"サーバーに聞いている: {one_line('、'.join(map(str, asked)), 120)}。")
     if not shown:
         return LINE_BACKEND.check(None, "バックエンドは表示も記録もされていない。")
     return LINE_BACKEND.check(
-        all(map(_LOCAL.match, shown)), f"バックエンドは {bounded('、'.join(dict.fromkeys(shown)), 80)}。"
+        all(map(_LOCAL.match, shown)), f"バックエンドは {one_line('、'.join(dict.fromkeys(shown)), 80)}。"
     )
 
 
@@ -272,17 +273,17 @@ def _lora_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | No
     if asked is not None and unused:
         return (
             LORA_PATH_NAMED.check(
-                False, f"JSON の config では LoRA を使っていない: {bounded('、'.join(unused), 80)}。"
+                False, f"JSON の config では LoRA を使っていない: {one_line('、'.join(unused), 80)}。"
             ),
         )
     if asked is None:
         used = [value for value in shown if value not in ("", "None")]
-        return (LORA_PATH_NAMED.check(not used, f"LoRA なしの評価で、表示は {bounded(used or 'なし', 120)}。"),)
+        return (LORA_PATH_NAMED.check(not used, f"LoRA なしの評価で、表示は {one_line(used or 'なし', 120)}。"),)
     if not shown:
         return (LORA_PATH_NAMED.check(None, "LoRA Path は表示も記録もされていない。"),)
     holds = all(_is_asked(evidence.root, asked, value) for value in shown)
-    listing = bounded("、".join(dict.fromkeys(shown)), 120)
-    return (LORA_PATH_NAMED.check(holds, f"指定した LoRA は {bounded(asked, 120)}、表示は {listing}。"),)
+    listing = one_line("、".join(dict.fromkeys(shown)), 120)
+    return (LORA_PATH_NAMED.check(holds, f"指定した LoRA は {one_line(asked, 120)}、表示は {listing}。"),)
 
 
 def _is_asked(root: Path, asked: str, shown: str) -> bool:
@@ -327,7 +328,7 @@ def _words_check(evidence: EvalEvidence) -> Check:
     for word in evidence.form.lines:
         found = printed.find(word, at)
         if found < 0:
-            return LINES_PRINTED.check(False, f"表示に「{bounded(word, 80)}」が、決まった順では出てこない。")
+            return LINES_PRINTED.check(False, f"表示に「{one_line(word, 80)}」が、決まった順では出てこない。")
         at = found + len(word)
     return LINES_PRINTED.check(True, f"指定の {len(evidence.form.lines)} 個の言葉が、決まった順に表示された。")
 
@@ -364,6 +365,6 @@ def _invocation_check(evidence: EvalEvidence, lines: EvalLines, results: Results
     if raised >= max(asked, 2) and not errors:
         return NO_INVOCATION_ERROR.check(False, f"{asked} 問に対して、推論中のトレースバックが {raised} 件。")
     told = errors or troubles
-    example = f"（最初は {bounded(told[0], 160)}）" if told else ""
+    example = f"（最初は {one_line(told[0], 160)}）" if told else ""
     message = f"推論中の例外の表示は {len(errors)} 件、失敗したという行は {len(troubles)} 件{example}。"
     return NO_INVOCATION_ERROR.check(not told, message, severity=WARN if troubles and not errors else None)

@@ -11,10 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
+from steph.base.text import one_line
 from steph.contract.questions import Question, choices_of, frame_agrees, plain_label, question_key
 from steph.contract.results import Row
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.reading import LETTERS, stated_labels
 from steph.record.values import Check
 
@@ -157,7 +158,7 @@ def _question_check(asked: list[_Asked], rows: tuple[Row, ...]) -> Check:
         return PROMPTS_ASK_QUESTIONS.check(None, "JSON にプロンプトが見えない。")
     troubles = [trouble for one in asked if (trouble := _trouble(one, rows))]
     hard = [text for text, is_hard in troubles if is_hard]
-    example = f"（例 {bounded((hard or [troubles[0][0]])[0], 120)}）" if troubles else ""
+    example = f"（例 {one_line((hard or [troubles[0][0]])[0], 120)}）" if troubles else ""
     message = f"{len(asked)} 問のうち {len(troubles)} 問のプロンプトが、記録された問題と違う{example}。"
     return PROMPTS_ASK_QUESTIONS.check(not troubles, message, severity=None if hard or not troubles else WARN)
 

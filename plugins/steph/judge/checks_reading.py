@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from steph.base.text import one_line
 from steph.contract.questions import choices_of
 from steph.contract.results import Row
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.reading import LETTERS, bare, is_blank, is_exception_text, names_label, spoken, strict_letter
 from steph.record.values import Check
 
@@ -165,7 +166,7 @@ def _grounded_check(rows: tuple[Row, ...], reader: _Reader, ensemble: int) -> Ch
     told = [row for row in told if reader.read(row) is None and not is_exception_text(row.response or "")]
     baseless = [row for row in told if not reader.is_grounded(row)]
     example = (
-        f"（例 記録 {baseless[0].predicted_answer}、応答 {bounded(baseless[0].response, 60)}）" if baseless else ""
+        f"（例 記録 {baseless[0].predicted_answer}、応答 {one_line(baseless[0].response, 60)}）" if baseless else ""
     )
     message = f"{len(rows)} 問のうち {len(baseless)} 問で、記録された回答が応答のどこにもない{example}。"
     return ANSWERS_GROUNDED.check(not baseless, message)

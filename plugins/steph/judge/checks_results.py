@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from steph.base.files import UnreadableError, sha256_of
 from steph.base.terms import Severity
+from steph.base.text import one_line
 from steph.contract.lines import EvalLines
 from steph.contract.questions import Question, as_in_dataset, is_among, plain_label, question_key, questions_of
 from steph.contract.results import Results, ResultsFile, Row
-from steph.judge.artifacts import UnreadableError, sha256_of
 from steph.judge.checks_prompts import PROMPTS, prompt_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.reading import bare, is_exception_text
 from steph.record.values import Check
 
@@ -148,7 +149,7 @@ def file_checks(file: ResultsFile, lines: EvalLines, started_unix: float) -> tup
     """Check that the file is there, young and well-formed, and that all figures of accuracy agree."""
     if file.path is None:
         return (
-            JSON_WRITTEN.check(False, f"{bounded(file.name, 150)} がない。"),
+            JSON_WRITTEN.check(False, f"{one_line(file.name, 150)} がない。"),
             JSON_FRESH.check(None, "JSON がないので測れない。"),
             JSON_VALID.check(None, "JSON がないので測れない。"),
             JSON_CONSISTENT.check(None, "JSON がないので測れない。"),
@@ -159,7 +160,7 @@ def file_checks(file: ResultsFile, lines: EvalLines, started_unix: float) -> tup
     age = "試行の開始より後" if file.fresh else "試行の開始より前"
     age += "、評価そのものの開始は試行より前" if is_replayed else ""
     return (
-        JSON_WRITTEN.check(True, f"{bounded(file.name, 150)} がある。"),
+        JSON_WRITTEN.check(True, f"{one_line(file.name, 150)} がある。"),
         JSON_FRESH.check(file.fresh and not is_replayed, f"JSON の更新は{age}。"),
         JSON_VALID.check(file.content is not None, f"JSON は{file.problem or '決まった形'}。"),
         _consistency_check(file.content, lines),
@@ -169,7 +170,7 @@ def file_checks(file: ResultsFile, lines: EvalLines, started_unix: float) -> tup
 
 def _one_result_check(file: ResultsFile, lines: EvalLines) -> Check:
     """A second block or file of the same run that tells other figures: one of them was made up afterwards."""
-    others = [*lines.contradictions, *(f"{bounded(name, 60)} は別の結果" for name in file.others)]
+    others = [*lines.contradictions, *(f"{one_line(name, 60)} は別の結果" for name in file.others)]
     return RESULTS_AGREE.check(not others, f"食い違う結果: {'、'.join(others) or 'なし'}。")
 
 
@@ -206,7 +207,7 @@ def _scores_check(results: Results) -> Check:
     """Each task's score is the mean of its rows, to the digits that it is given with."""
     wrong, held, unknown = list(results.contradictions), list[str](), list[str]()
     for score in results.scores:
-        name = bounded("/".join(filter(None, (score.task, score.metric))) or "スコア", 60)
+        name = one_line("/".join(filter(None, (score.task, score.metric))) or "スコア", 60)
         rows = [row.counts for row in results.results if row.task == score.task]
         if score.is_mean is None:
             unknown.append(name)
@@ -288,7 +289,7 @@ def _config_check(evidence: EvalEvidence, results: Results) -> Check:
     shown = [pair for pair in pairs if pair[1] is not None]
     if not shown:
         return CONFIG_AS_ASKED.check(None, "JSON の config に設定がない。")
-    wrong = [f"{name}={bounded(found, 30)}（依頼では {want}）" for name, found, want in shown if found != want]
+    wrong = [f"{name}={one_line(found, 30)}（依頼では {want}）" for name, found, want in shown if found != want]
     return CONFIG_AS_ASKED.check(not wrong, f"依頼と違う設定: {'、'.join(wrong) or 'なし'}。")
 
 
@@ -300,7 +301,7 @@ def _most_retrieved(rows: tuple[Row, ...]) -> int:
 def _error_check(rows: tuple[Row, ...], lines: EvalLines) -> Check:
     errors = [row for row in rows if row.predicted_answer == "error" or is_exception_text(row.response or "")]
     printed = lines.timeout_errors + lines.other_errors
-    example = f"（例 {bounded(errors[0].response, 120)}）" if errors else ""
+    example = f"（例 {one_line(errors[0].response, 120)}）" if errors else ""
     message = f"{len(rows)} 問のうち {len(errors)} 問が例外{example}、表示された例外は {printed} 件。"
     return NO_ERROR_ANSWERS.check(not errors and not printed, message)
 

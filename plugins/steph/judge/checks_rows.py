@@ -9,8 +9,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 
+from steph.base.files import json_rows
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
-from steph.contract.rows import RowFormat, rows_in, training_row
+from steph.contract.rows import RowFormat, training_row
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
 from steph.judge.witness import Batch, TrainingBegins
@@ -214,7 +215,7 @@ def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
     if path is None:
         return None
     try:
-        rows = [texts for row in rows_in(path) if (texts := _row_texts(row, row_format))]
+        rows = [texts for row in json_rows(path) if (texts := _row_texts(row, row_format))]
     except OSError:
         return None
     if not rows:

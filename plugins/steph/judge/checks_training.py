@@ -6,7 +6,9 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from steph.base.files import is_fresh, is_later, sha256_of
 from steph.base.terms import Severity
+from steph.base.text import one_line
 from steph.contract.globs import files_at
 from steph.contract.lines import Metrics, parse_metrics
 from steph.contract.training_files import (
@@ -19,7 +21,7 @@ from steph.contract.training_files import (
 )
 from steph.contract.training_log import TrainingLog, read_log
 from steph.judge.applicability import lacking_in_training, without_inapplicable
-from steph.judge.artifacts import artifacts_under, is_fresh, is_later, sha256_of
+from steph.judge.artifacts import artifacts_under
 from steph.judge.base_model import BaseModel, read_base
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, last_check, weight_checks
 from steph.judge.checks_asked import Asked, asked_checks
@@ -32,7 +34,7 @@ from steph.judge.checks_times import TimeEvidence, time_checks
 from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
 from steph.judge.checks_witness import training_in, witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.witness import TrainingEnds
 from steph.plan.steps import steps_due, steps_in, steps_per_epoch
 from steph.record.values import Artifact, Check, TrainOutcome
@@ -295,7 +297,7 @@ def _freshness_checks(evidence: TrainEvidence, state: TrainerState, folder: Path
 def _empty_files_check(artifacts: tuple[Artifact, ...]) -> Check:
     empty = [file.path for file in artifacts if file.size_bytes == 0 and file.path.endswith(_NEVER_EMPTY)]
     return NO_EMPTY_FILES.check(
-        not empty if artifacts else None, f"空のファイル: {bounded('、'.join(empty) or 'なし', 200)}。"
+        not empty if artifacts else None, f"空のファイル: {one_line('、'.join(empty) or 'なし', 200)}。"
     )
 
 

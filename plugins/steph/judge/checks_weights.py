@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from steph.base.files import UnreadableError, read_json
+from steph.base.tensors import matrix_numbers
 from steph.base.terms import Severity
-from steph.judge.artifacts import UnreadableError, read_json
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
-from steph.judge.tensors import TensorFileError, matrix_numbers
+from steph.base.text import one_line
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.witness import BaseCompared, Generation, Matrices, OwnCode, TrainingEnds
 from steph.record.values import Check
 
@@ -125,7 +126,7 @@ def _compared(file: Matrices, seen: Matrices) -> tuple[str, bool]:
         f"ファイルだけにあるものが {len(further)} 個"
     )
     first = next(iter([*other, *absent, *further]), "")
-    return f"{message}{f'（{bounded(first, 80)} など）' if first else ''}。", not (absent or further or other)
+    return f"{message}{f'（{one_line(first, 80)} など）' if first else ''}。", not (absent or further or other)
 
 
 def _is_same(one: tuple[float, float, int], other: tuple[float, float, int]) -> bool:
@@ -144,7 +145,7 @@ def _file(folder: Path) -> Matrices | None:
     try:
         stat = path.stat()
         return _numbers(path, stat.st_mtime_ns, stat.st_size) or None
-    except (OSError, TensorFileError):
+    except (OSError, UnreadableError):
         return None
 
 
@@ -159,7 +160,7 @@ def _base_check(compared: Sequence[BaseCompared | None]) -> Check:
     if not known:
         return BASE_UNCHANGED.check(None, "ベースの重みを比べられない（マージしたか、すべて学習した）。")
     worst = max(known, key=lambda one: one.changed)
-    named = f"（{bounded('、'.join(worst.names), 120)} など）" if worst.names else ""
+    named = f"（{one_line('、'.join(worst.names), 120)} など）" if worst.names else ""
     severity = WARN if 0 < worst.changed < FEW_CHANGED * worst.compared else None
     message = f"比べた {worst.compared} 個のテンソルのうち {worst.changed} 個が、読み込んだあとで変わった{named}。"
     return BASE_UNCHANGED.check(worst.changed == 0, message, severity=severity)
@@ -179,5 +180,5 @@ def _code_check(seen: Sequence[OwnCode | None]) -> Check:
                     severity = WARN
     shown = "、".join(f"{name} {count} 個" for name, count in sorted(found.items())) or "なし"
     return NO_OWN_CODE.check(
-        severity is None, f"プログラム自身のコード: {bounded(shown, 240)}。", severity=severity or INFO
+        severity is None, f"プログラム自身のコード: {one_line(shown, 240)}。", severity=severity or INFO
     )

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from steph.base.text import one_line
 from steph.judge.checks_inputs import MASK_AND_POSITIONS, inputs_check
 from steph.judge.checks_rows import row_checks
 from steph.judge.checks_weights import BASE_UNCHANGED, NO_OWN_CODE, SAVED_AS_TRAINED, is_even, trained_weight_checks
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.names import same_model
 from steph.judge.witness import (
     Batch,
@@ -213,7 +214,7 @@ def why_unseen(witness: Witness | None, what: str) -> tuple[bool | None, str]:
         return None, f"{what}は見えない: {'、'.join(engines)} の中では目撃できない。"
     blind = witness.of(Blind)
     if blind:
-        return None, f"{what}を目撃できなかった: {bounded(blind[0].where, 60)}: {bounded(blind[0].error, 120)}。"
+        return None, f"{what}を目撃できなかった: {one_line(blind[0].where, 60)}: {one_line(blind[0].error, 120)}。"
     return False, f"どのプロセスの中でも{what}が行われていない。"
 
 
@@ -269,13 +270,13 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
 
 def _ended_check(seen: Seen) -> Check:
     begins, ends = seen.begins, seen.ends
-    who = bounded(begins.trainer or ("Trainer" if begins.source == "trainer" else "自前のループ"), 60)
+    who = one_line(begins.trainer or ("Trainer" if begins.source == "trainer" else "自前のループ"), 60)
     if ends is None:
         return TRAINING_SEEN.check(False, f"学習（{who}）は始まったが、終わりを目撃していない。")
     if ends.raised:
-        return TRAINING_SEEN.check(False, f"学習（{who}）は例外で終わった: {bounded(ends.raised, 100)}。")
+        return TRAINING_SEEN.check(False, f"学習（{who}）は例外で終わった: {one_line(ends.raised, 100)}。")
     if seen.earlier:
-        raised = bounded("、".join(seen.earlier), 100)
+        raised = one_line("、".join(seen.earlier), 100)
         message = f"学習（{who}）は終わったが、その前の学習が例外で終わっている: {raised}。"
         return TRAINING_SEEN.check(False, message, severity=WARN)
     return TRAINING_SEEN.check(True, f"学習（{who}）は自分で終わった。")
@@ -403,7 +404,7 @@ def model_check(
 
     strangers = sorted({fact.name_or_path for fact in worked if fact.name_or_path and not is_it(fact.name_or_path)})
     if strangers:
-        named = bounded("、".join(strangers), 160)
+        named = one_line("、".join(strangers), 160)
         return MODEL_LOADED.check(False, f"働いたモデルは {named}。依頼したモデルではない。")
     loaded = [fact for fact in witness.of(ModelLoaded) if is_it(fact.path, fact.name_or_path)]
     read = [fact for fact in loaded if fact.how != "from_config"]
@@ -412,12 +413,12 @@ def model_check(
     if not read:
         others = [fact.path or fact.name_or_path for fact in witness.of(ModelLoaded) if fact.generates]
         if others:
-            return MODEL_LOADED.check(False, f"読み込まれたのは別のモデル: {bounded(others[0], 160)}。")
+            return MODEL_LOADED.check(False, f"読み込まれたのは別のモデル: {one_line(others[0], 160)}。")
         return MODEL_LOADED.check(None, "モデルの読み込みを目撃していない。")
     if loaded[-1].how == "from_config":
         return MODEL_LOADED.check(False, "モデルは重みを読んだあとで、設定だけから作り直された。")
     lost = max((fact.missing or 0) + (fact.mismatched or 0) for fact in read)
-    name = bounded(read[-1].path or read[-1].name_or_path, 160)
+    name = one_line(read[-1].path or read[-1].name_or_path, 160)
     message = f"{name} を読み込み、ファイルにない重みは {lost} 個。"
     return MODEL_LOADED.check(lost == 0, message)
 
@@ -488,7 +489,7 @@ def _setup_check(evidence: TrainEvidence, begins: TrainingBegins) -> Check:
     if not known:
         return SETUP_SEEN.check(None, "量子化の型も dropout も学習率も目撃していない。")
     wrong = [f"{name} {'・'.join(sorted(found))}（依頼では {want}）" for name, found, want in known if found != {want}]
-    return SETUP_SEEN.check(not wrong, f"依頼と違う設定: {bounded('、'.join(wrong) or 'なし', 250)}。")
+    return SETUP_SEEN.check(not wrong, f"依頼と違う設定: {one_line('、'.join(wrong) or 'なし', 250)}。")
 
 
 def _moved_check(seen: Seen) -> Check:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 from steph.base.terms import Severity
+from steph.base.text import one_line
 from steph.record.values import Check
 
 FAIL, WARN, INFO = Severity.FAIL, Severity.WARN, Severity.INFO
-MESSAGE_CHARS = 300
-_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-
-
-def bounded(text: object, limit: int = MESSAGE_CHARS) -> str:
-    """Give text from a child as one line of at most `limit` characters without control or bidi characters."""
-    line = _CONTROL.sub(" ", str(text)[: 4 * limit]).strip().encode("utf-8", "replace").decode()
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 class Needs(StrEnum):
@@ -70,11 +62,11 @@ class CheckKind:
         hardness = severity or self.severity
         if (self.quality and rehearsal) or (self.optional and holds is None):
             hardness = INFO
-        return Check(id=self.id, severity=hardness, holds=holds, message=bounded(message), trap=self.trap)
+        return Check(id=self.id, severity=hardness, holds=holds, message=one_line(message), trap=self.trap)
 
     def not_applicable(self, reason: str) -> Check:
         """This row's check where the description rules it out; never green, never red."""
         if self.core:
             raise ValueError(f"{self.id} is a core check, which no description rules out")
-        message = bounded(f"対象外: {reason}。")
+        message = one_line(f"対象外: {reason}。")
         return Check(id=self.id, severity=INFO, holds=None, message=message, trap=self.trap, applies=False)

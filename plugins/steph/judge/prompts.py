@@ -14,10 +14,10 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
+from steph.base.files import UnreadableError, read_json
 from steph.base.fingerprint import fingerprints, normal_form
 from steph.contract.questions import MAX_DATASET_BYTES
 from steph.contract.results import Row
-from steph.judge.artifacts import UnreadableError, read_json
 
 COMMON_SHARE = 0.5  # of the prompts; what more of them have is the template or the few-shot examples
 FOREIGN_RUN = (

@@ -7,15 +7,16 @@ None or empty.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from steph.base.files import json_lines
 
 MAX_FILE_BYTES = 64 << 20
 _NAME = re.compile(r"witness-(none|\d+)-(\d+)\.jsonl")
@@ -411,31 +412,24 @@ def read_witness(folder: Path) -> Witness:
         if match is None or not path.is_file():
             continue
         rank = None if match[1] == "none" else int(match[1])
-        read = [_fact(line, int(match[2]), rank) for line in _lines(path)]
+        with path.open("rb") as file:
+            lines = json_lines(file.read(MAX_FILE_BYTES))
+            read = [_fact(line.row, int(match[2]), rank) for line in lines]
         facts = tuple(fact for fact in read if fact is not None)
         unread += len(read) - len(facts)
         processes.append(Process(int(match[2]), rank, facts))
     return Witness(tuple(processes), unread)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from (line for line in file.read(MAX_FILE_BYTES).splitlines() if line.strip())
-
-
-def _fact(line: bytes, pid: int, rank: int | None) -> Fact | None:
+def _fact(raw: Mapping[str, object] | None, pid: int, rank: int | None) -> Fact | None:
     """The fact of one line; the parts `state` and `model` may be nested in it or stand beside its other keys."""
-    try:
-        raw = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(raw, dict) or (kind := KINDS.get(str(raw.get("fact")))) is None:
+    if raw is None or (kind := KINDS.get(str(raw.get("fact")))) is None:
         return None
     for part in ("model", "state"):
-        if isinstance(raw.get(part), dict):
-            raw = {**raw[part], **raw}
+        if isinstance(nested := raw.get(part), dict):
+            raw = {**nested, **raw}
     if kind is AdapterChanged:
-        raw["change"] = str(raw["fact"]).removeprefix("adapter_")
+        raw = {**raw, "change": str(raw["fact"]).removeprefix("adapter_")}
     known = {key: value for key, value in raw.items() if value is not None}
     try:
         return kind.model_validate(known | {"pid": pid, "rank_of_process": rank})

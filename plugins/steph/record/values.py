@@ -6,9 +6,11 @@ are bytes, durations are seconds; paths are strings as a person would paste them
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from steph.base.terms import (
     AnyStage,
@@ -16,6 +18,7 @@ from steph.base.terms import (
     EndedBy,
     ExtendedId,
     Phase,
+    Purpose,
     RecordKind,
     Severity,
     StageId,
@@ -26,7 +29,7 @@ from steph.base.values import Value
 from steph.record.environment import Environment, GitState
 from steph.record.settings import EvalSettings, TrainSettings
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2  # 1: release 0.1.0, whose journals are read as well
 
 
 class Check(Value):
@@ -109,6 +112,25 @@ class Probe(Value):
     exception_message: str | None = None
 
 
+class PredictedPeak(Value):
+    """A predicted peak of a whole process, and the interval that it lies in; None in records of other versions."""
+
+    peak_bytes: int
+    low_bytes: int | None = None
+    high_bytes: int | None = None
+
+
+def _with_prediction(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a value of version 1, which had the three figures of a prediction side by side, as they are now."""
+    peak, low, high = (fields.get(f"predicted_{name}_bytes") for name in ("peak", "low", "high"))
+    kept = {
+        name: value for name, value in fields.items() if not re.fullmatch("predicted_(?:peak|low|high)_bytes", name)
+    }
+    if peak is not None:
+        kept["predicted"] = {"peak_bytes": peak, "low_bytes": low, "high_bytes": high}
+    return kept
+
+
 class RejectedCandidate(Value):
     """A model candidate that was passed over, and why (one line)."""
 
@@ -137,18 +159,21 @@ class ModelChoice(Value):
 class Candidate(Value):
     """A model that H-1 could choose, with the predicted peak of training it at the profile's settings on this card.
 
-    Peaks are the whole process's. Without them `unpredicted_reason` says why (Japanese).
+    Without a prediction `unpredicted_reason` says why (Japanese).
     """
 
     name: str
     outcome: Literal["chosen", "rejected", "not_tried"]
     parameters: int | None = None
     settings: str = ""  # as in `512/b2/4bit`
-    predicted_peak_bytes: int | None = None
-    predicted_low_bytes: int | None = None
-    predicted_high_bytes: int | None = None
+    predicted: PredictedPeak | None = None
     verdict: Literal["fits", "does_not_fit", "too_close"] | None = None
     unpredicted_reason: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, fields: object) -> object:
+        return _with_prediction(fields) if isinstance(fields, Mapping) else fields
 
 
 class Artifact(Value):
@@ -211,9 +236,12 @@ class EvalOutcome(Value):
 
 
 class DevicePeak(Value):
-    """One card's highest used memory over an attempt, of all processes and less what was used before; NVML."""
+    """One card's highest used memory over an attempt, of all processes and less what was used before.
 
-    uuid: str
+    Records of version 1 do not name the card where it is the only one.
+    """
+
+    uuid: str | None
     peak_device_bytes: int | None = None
     peak_own_bytes: int | None = None
 
@@ -224,7 +252,7 @@ class Attempt(Value):
     stage: AnyStage
     number: int
     label: str
-    purpose: Literal["stage", "deep", "calibrate"] = "stage"  # "deep" is in records of 0.1.0 alone
+    purpose: Purpose = Purpose.STAGE
     model_name: str | None = None  # as the pipeline was given it
     settings: TrainSettings | EvalSettings | None = None
     argv: tuple[str, ...] = ()
@@ -241,14 +269,10 @@ class Attempt(Value):
     traceback: str | None = None
     last_lines: tuple[str, ...] = ()
     probes: tuple[Probe, ...] = ()
-    peak_device_bytes: int | None = None  # used memory of the whole card, NVML
-    peak_own_bytes: int | None = None  # peak_device_bytes less what was used before
-    device_peaks: tuple[DevicePeak, ...] = ()  # each card's own, where several were used; the two above are the highest
+    device_peaks: tuple[DevicePeak, ...] = ()
     memory_returned: bool | None = None
     limit_seconds: float | None = None  # after which it is ended; None: an older record
-    predicted_peak_bytes: int | None = None
-    predicted_low_bytes: int | None = None  # the prediction's interval
-    predicted_high_bytes: int | None = None
+    predicted: PredictedPeak | None = None
     longest_row_tokens: int | None = None  # of the rows that it may train on, not cut, with the template; None: unknown
     mean_row_tokens: float | None = None  # of the same
     longest_answer_tokens: int | None = None  # of the same; with the tokens that close it
@@ -256,6 +280,27 @@ class Attempt(Value):
     artifacts: tuple[Artifact, ...] = ()
     training: TrainOutcome | None = None
     evaluation: EvalOutcome | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, fields: object) -> object:
+        if not isinstance(fields, Mapping):
+            return fields
+        kept = _with_prediction(fields)
+        peaks = {name: kept.pop(name, None) for name in ("peak_device_bytes", "peak_own_bytes")}
+        if not kept.get("device_peaks") and peaks["peak_device_bytes"] is not None:
+            kept["device_peaks"] = ({"uuid": None, **peaks},)
+        return kept
+
+    @property
+    def peak_device_bytes(self) -> int | None:
+        """Used memory of the fullest card, of all processes."""
+        return _highest(peak.peak_device_bytes for peak in self.device_peaks)
+
+    @property
+    def peak_own_bytes(self) -> int | None:
+        """The most that any card's use rose above what it was before."""
+        return _highest(peak.peak_own_bytes for peak in self.device_peaks)
 
     @property
     def ended_well(self) -> bool:
@@ -267,6 +312,10 @@ class Attempt(Value):
     def ran_out_of_memory(self) -> bool:
         """Whether the card's memory was what it failed by."""
         return self.diagnosis is not None and self.diagnosis.cause is Cause.CUDA_OOM
+
+
+def _highest(figures: Iterable[int | None]) -> int | None:
+    return max((figure for figure in figures if figure is not None), default=None)
 
 
 class SkippedRung(Value):

@@ -6,20 +6,19 @@ Every complaint is an InputError of one line that names the file, the key and th
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
 import tempfile
 import time
-import tokenize
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from steph.base.files import UnreadableError, json_lines, parse_json
 from steph.contract.description import Description
-from steph.contract.rows import RowFormat, json_lines, training_row
+from steph.contract.rows import RowFormat, training_row
 from steph.record.values import DataFile
 
 LAWQA_REMEDY = "clone the data set into the pipeline root (README: real data) or set paths.dataset in steph.toml"
@@ -37,18 +36,6 @@ def require_script(root: Path, relative: str, key: str) -> None:
         raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
     if not (root / relative).is_file():
         raise InputError(f"{root / relative}: missing script; check --steph-pipeline-root or paths.{key} in steph.toml")
-
-
-def read_script(path: Path) -> str:
-    """The text of a Python script as Python decodes it; empty where the file can't be read."""
-    try:
-        data = path.read_bytes()
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-    except OSError:
-        return ""
-    except SyntaxError:  # it names an encoding that there is not
-        encoding = "utf-8"
-    return data.decode(encoding, errors="replace")
 
 
 def require_program(root: Path, word: str, section: str) -> None:
@@ -91,11 +78,9 @@ def read_dataset(root: Path, description: Description) -> DataFile | None:
     if description.evaluate.results.format != "lawqa" and rows and "samples" not in rows[0]:
         return DataFile(role="dataset", path=relative, sha256=digest, rows=len(rows), is_sample=relative != real)
     try:
-        samples = json.loads(data.decode("utf-8-sig"))["samples"]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{root / relative}: not UTF-8 (byte {error.start}); remedy: save it as UTF-8") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = "has no key 'samples'" if isinstance(error, KeyError | TypeError) else f"is not valid JSON: {error}"
+        samples = parse_json(data)["samples"]
+    except (UnreadableError, KeyError, TypeError) as error:
+        reason = error.english if isinstance(error, UnreadableError) else "has no key 'samples'"
         raise InputError(f"{root / relative}: {reason}; remedy: restore the file as it was published") from error
     if not isinstance(samples, list) or not samples:
         raise InputError(f"{root / relative}: key 'samples' holds no questions; remedy: restore the file")
@@ -116,7 +101,7 @@ def read_train_file(
     rows = 0
     for line in json_lines(data):
         if line.row is None:
-            raise InputError(f"{root / relative}: line {line.number} is {line.trouble}; remedy: build the file again")
+            raise InputError(f"{root / relative}: line {line.number} {line.trouble}; remedy: build the file again")
         where = f"{root / relative}: line {line.number}"
         try:
             training_row(line.row, row_format)
@@ -191,15 +176,6 @@ def written_after(paths: Iterable[Path], unix: float) -> tuple[str, ...]:
     """The names of files at or below these paths that were written after this moment of the files' clock."""
     files = (file for path in paths for file in (path, *path.rglob("*")) if file.is_file())
     return tuple(sorted({file.name for file in files if file.stat().st_mtime > unix + WRITTEN_SLACK_SECONDS}))
-
-
-def file_sha256(path: Path) -> str | None:
-    """The sha256 of a file, None where it can't be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
 
 
 def _read(path: Path, key: str, remedy: str) -> bytes:

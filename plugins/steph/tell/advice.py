@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from steph.base import units
 from steph.base.terms import Cause, RecordKind, Severity, StageId
 from steph.judge import verdict
 from steph.record.settings import EvalSettings, TrainSettings
@@ -83,7 +84,7 @@ def advise(record: Record, outlook: Outlook | None = None) -> Advice:
         is_rehearsal=record.context.kind is RecordKind.REHEARSAL,
         card=_card_words(record),
         model=choice.name if choice else "未決定",
-        size=wording.parameters(choice.parameters) if choice else wording.MISSING,
+        size=wording.parameters(choice.parameters) if choice else units.MISSING,
         reach=reach,
         reach_sentence=_reach_sentence(reach, h2, _card_words(record)),
         attempts=tuple(_attempt_words(a) for a in (h2.attempts if h2 else ())),
@@ -122,7 +123,7 @@ def _card_words(record: Record) -> str:
     if card is None:
         return "この CPU"
     cap = record.context.vram_cap_bytes
-    return f"{card.name}({wording.gib(cap)} に制限)" if cap else f"{card.name}({wording.gib(card.total_bytes)})"
+    return f"{card.name}({units.gib(cap)} に制限)" if cap else f"{card.name}({units.gib(card.total_bytes)})"
 
 
 def _reach(h2: StageResult | None) -> Reach:
@@ -174,9 +175,9 @@ def _evaluation_sentence(h3: StageResult | None) -> str:
     mode = f"{'CoT' if settings.use_cot else 'direct'} / {'RAG' if settings.use_rag else 'no-RAG'}"
     score = wording.score_words(outcome) if outcome else "結果の記録なし"
     if outcome and outcome.score is not None:  # of a program that has no such modes
-        return f"評価の小規模テストは通りました: {score}、{wording.duration(attempt.seconds)}。"
+        return f"評価の小規模テストは通りました: {score}、{units.duration(attempt.seconds)}。"
     backend = (outcome.backend if outcome else None) or "不明"
-    return f"{mode} の小規模テストは通りました: {score}、{wording.duration(attempt.seconds)}、backend は `{backend}`。"
+    return f"{mode} の小規模テストは通りました: {score}、{units.duration(attempt.seconds)}、backend は `{backend}`。"
 
 
 def _blockers(record: Record) -> tuple[str, ...]:

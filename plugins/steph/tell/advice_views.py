@@ -5,7 +5,7 @@ Takes an `Advice`, gives Markdown; computes nothing.
 
 from __future__ import annotations
 
-from steph.tell import wording
+from steph.base import units
 from steph.tell.advice import Advice
 from steph.tell.markdown import Markdown, code, inline, table
 from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
@@ -61,9 +61,9 @@ def time_words(advice: Advice) -> Markdown:
     how = f"読み込みと 1 件あたりの秒数の実測から、パラメータ数の比 {time.parameter_ratio:.1f} 倍"
     lines = [f"**このカードの速さなら**({how}):", ""]
     if time.training_seconds is not None:
-        lines.append(f"- 学習: {wording.about_duration(time.training_seconds)}")
+        lines.append(f"- 学習: {units.about_duration(time.training_seconds)}")
     if time.evaluation_seconds is not None:
-        lines.append(f"- 全問の評価: {wording.about_duration(time.evaluation_seconds)}")
+        lines.append(f"- 全問の評価: {units.about_duration(time.evaluation_seconds)}")
     there = "" if advice.is_production_card else f"{PRODUCTION_CARD} の速さは測っていません。"
     lines.append(f"\n**注意**: {there}行の長さ、答えの長さ、カードの差で数倍ずれ得ます。")
     return Markdown("\n".join(lines))

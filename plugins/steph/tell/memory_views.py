@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from steph.base import units
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration
 from steph.memory.fit import Fit
@@ -38,7 +39,7 @@ def candidates_table(result: StageResult | None) -> Markdown:
             wording.CANDIDATES[candidate.outcome],
             wording.parameters(candidate.parameters),
             _candidate_peak(candidate),
-            wording.FITS[candidate.verdict] if candidate.verdict else wording.MISSING,
+            wording.FITS[candidate.verdict] if candidate.verdict else units.MISSING,
         )
         for candidate in result.candidates
     ]
@@ -47,14 +48,10 @@ def candidates_table(result: StageResult | None) -> Markdown:
 
 
 def _candidate_peak(candidate: Candidate) -> str:
-    peak, low, high = (
-        candidate.predicted_peak_bytes,
-        candidate.predicted_low_bytes,
-        candidate.predicted_high_bytes,
-    )
-    if peak is None:
+    predicted = candidate.predicted
+    if predicted is None:
         return f"–({candidate.unpredicted_reason})"
-    return f"{wording.gib(peak)}({wording.gib(low)} 〜 {wording.gib(high)})"
+    return f"{units.gib(predicted.peak_bytes)}({units.gib(predicted.low_bytes)} 〜 {units.gib(predicted.high_bytes)})"
 
 
 def calibration_words(outlook: Outlook | None) -> Markdown:
@@ -102,7 +99,7 @@ def prediction_words(advice: Advice) -> Markdown:
 
 
 def _card_sentence(advice: Advice, there: CardOutlook) -> Markdown:
-    size = inline(wording.gib(there.usable_bytes))
+    size = inline(units.gib(there.usable_bytes))
     if not there.is_assumed:
         return inline(f"このカード {advice.card} の使える VRAM は実測で {size} です。")
     how = prose("実物では `--steph-profile a100-20gb` の実行がその場で読みます。")
@@ -147,12 +144,12 @@ def _row(name: str, card: CardOutlook, point: Point, prediction: Prediction | No
 
 def _headroom(card: CardOutlook, prediction: Prediction) -> str:
     left = card.headroom_bytes(prediction)
-    return wording.gib(left) if left >= 0 else f"{wording.gib(-left)} 不足"
+    return units.gib(left) if left >= 0 else f"{units.gib(-left)} 不足"
 
 
 def _peak_words(prediction: Prediction) -> str:
-    span = f"{wording.gib(prediction.low_bytes)} 〜 {wording.gib(prediction.high_bytes)}"
-    return f"{wording.gib(prediction.peak_bytes)}({span})"
+    span = f"{units.gib(prediction.low_bytes)} 〜 {units.gib(prediction.high_bytes)}"
+    return f"{units.gib(prediction.peak_bytes)}({span})"
 
 
 def _peak(prediction: Prediction | None) -> str:
@@ -172,7 +169,7 @@ def here_words(advice: Advice) -> Markdown:
     if outlook is None or any_trainer is None or target is None:
         return Markdown()
     wanted = (target.batch_size, target.max_seq_length)
-    card = f"このカード({advice.card}、使える VRAM {wording.gib(any_trainer.usable_bytes)})"
+    card = f"このカード({advice.card}、使える VRAM {units.gib(any_trainer.usable_bytes)})"
     own = _fit_words(outlook.here, wanted)
     trained = _trained_words(advice, card)
     if own:
@@ -194,7 +191,7 @@ def _trained_words(advice: Advice, card: str) -> Markdown:
     trained = advice.trained_here
     if trained is None:
         return Markdown()
-    peak = f"、VRAM ピーク {wording.gib(trained.peak_own_bytes)}" if trained.peak_own_bytes else ""
+    peak = f"、VRAM ピーク {units.gib(trained.peak_own_bytes)}" if trained.peak_own_bytes else ""
     return _bold(f"{PRODUCTION_MODEL} の形の学習が、{card}で実際に完走しました(`{trained.label}`{peak})。")
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from steph.base import units
 from steph.base.terms import StageId
 from steph.record.values import Attempt, Record
-from steph.tell import summary, wording
+from steph.tell import summary
 from steph.tell.markdown import Markdown, details, inline, table
 from steph.tell.views import loss_words
 
@@ -47,10 +48,10 @@ def loss_table(record: Record) -> Markdown:
 def vram_alternative(record: Record) -> str:
     """Say in words what the memory picture shows."""
     peaks = "、".join(
-        f"{attempt.stage} 試行 {attempt.number}({attempt.label}) {wording.gib(attempt.peak_device_bytes)}"
+        f"{attempt.stage} 試行 {attempt.number}({attempt.label}) {units.gib(attempt.peak_device_bytes)}"
         for attempt in _drawn(record)
     )
-    limit = wording.gib(summary.ceiling_bytes(record))
+    limit = units.gib(summary.ceiling_bytes(record))
     return f"図: カード全体の VRAM の推移(上限 {limit})。ピーク: {peaks or '未測定'}"
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from steph.base import units
 from steph.base.terms import StageId
 from steph.contract.commands import without_launcher
 from steph.memory.trainers import TRAINERS
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import ModelChoice, Record, StageResult
-from steph.tell import wording
 
 PRODUCTION_MODEL = "Qwen/Qwen3-8B"
 PRODUCTION_PARAMETERS = 8_190_735_360  # safetensors metadata of Qwen/Qwen3-8B
@@ -136,7 +136,7 @@ def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str,
 def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Change, ...]:
     """Give the settings that the production run changes, measured value and new value side by side."""
     choice = record.model
-    rows = [Change("--model-name", choice.name if choice else wording.MISSING, PRODUCTION_MODEL, "本番のモデル")]
+    rows = [Change("--model-name", choice.name if choice else units.MISSING, PRODUCTION_MODEL, "本番のモデル")]
     rows += [Change(*number) for number in _numbers(here, there)]
     if not here.use_4bit:
         rows.append(Change("--use-4bit", "無し", "有り", "8B を 20 GB に載せる。4bit はこの記録では完走していない"))

@@ -5,13 +5,10 @@ Pure functions from values to short strings, none of them Markdown.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from steph.base.terms import AnyStage, Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
-from steph.base.units import GIB
 from steph.record.values import Attempt, EvalOutcome
-
-MISSING = "—"
 
 STAGE_TITLES: dict[AnyStage, str] = {
     StageId.H1: "モデル",
@@ -92,68 +89,6 @@ def verdict_word(verdict: Verdict, kind: RecordKind) -> str:
 def source_word(source: str) -> str:
     """Name where a model came from."""
     return _SOURCES.get(source, source)
-
-
-def gib(size_bytes: int | None) -> str:
-    """Give bytes as GiB with two decimals, `—` where unknown."""
-    return MISSING if size_bytes is None else f"{size_bytes / GIB:,.2f} GiB"
-
-
-def file_size(size_bytes: int) -> str:
-    """Give a file's size in the unit that keeps it short."""
-    for unit, size in (("GiB", GIB), ("MiB", 1024**2), ("KiB", 1024)):
-        if size_bytes >= size:
-            return f"{size_bytes / size:,.1f} {unit}"
-    return f"{size_bytes} B"
-
-
-def duration(seconds: float | None) -> str:
-    """Give seconds as a person says them, `—` where unknown."""
-    if seconds is None:
-        return MISSING
-    if seconds < 100:
-        return f"{seconds:.1f}秒"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}時間{minutes}分" if hours else f"{minutes}分{rest}秒"
-
-
-def clock(seconds: float | None) -> str:
-    """Give seconds as `m:ss` or `h:mm:ss`, which no narrow column breaks; `—` where unknown."""
-    if seconds is None:
-        return MISSING
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def about_duration(seconds: float) -> str:
-    """Give an estimated duration in one rough figure."""
-    if seconds < 90:
-        return f"約 {seconds:.0f} 秒"
-    if seconds < 90 * 60:
-        return f"約 {seconds / 60:.0f} 分"
-    return f"約 {seconds / 3600:.1f} 時間"
-
-
-def moment(iso: str | None) -> str:
-    """Give an ISO 8601 time as date and minute in UTC (the column says so); as it stands where it is none."""
-    if not iso:
-        return MISSING
-    try:
-        parsed = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M}"
-
-
-def moment_to_second(iso: str) -> str:
-    """Give an ISO 8601 time to the second in UTC, so that it sorts as text; as it stands where it is none."""
-    try:
-        parsed = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M:%S}"
 
 
 def seconds_between(start: str, end: str | None) -> float | None:

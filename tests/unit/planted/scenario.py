@@ -6,10 +6,10 @@ import json
 import time
 from pathlib import Path
 
+from steph.base.files import sha256_of
 from steph.contract.questions import frame_in, questions_in, questions_of
 from steph.contract.results import Row
 from steph.contract.results_lawqa import read_results
-from steph.judge.artifacts import sha256_of
 from steph.judge.checks_adapter import WEIGHTS_NAME
 from steph.judge.checks_adapter_use import adapter_files
 from steph.judge.checks_evaluation import judge_evaluation

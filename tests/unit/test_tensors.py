@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steph.judge.tensors import CHUNK_BYTES, TensorFileError, read_header, scan
+from steph.base.files import UnreadableError
+from steph.base.tensors import CHUNK_BYTES, read_header, scan
 
 FORMATS = {"F64": "d", "F32": "f", "F16": "e"}
 
@@ -69,14 +70,14 @@ def test_a_dtype_that_is_not_decoded_is_unmeasured(tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=60)
 @given(cut=st.integers(0, 200), noise=st.binary(max_size=60), at=st.integers(0, 200))
 def test_a_damaged_file_is_refused_or_read_and_nothing_else(cut: int, noise: bytes, at: int) -> None:
-    """Cut short or overwritten anywhere, the only exception is TensorFileError."""
+    """Cut short or overwritten anywhere, the only exception is UnreadableError."""
     with tempfile.TemporaryDirectory() as folder:
         path = file_with(Path(folder), "F32", encoded("F32", [1.0] * 20), 20)
         raw = path.read_bytes()
         path.write_bytes((raw[:at] + noise + raw[at + len(noise) :])[: len(raw) - cut])
         try:
             tensors = read_header(path)
-        except TensorFileError:
+        except UnreadableError:
             return
         assert all(found.tensor.end <= path.stat().st_size for found in scan(path, tensors))
 
@@ -87,7 +88,7 @@ def test_a_shape_that_is_no_shape_is_refused(tmp_path: Path, count: object) -> N
     header = json.dumps({"t": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4]}}).encode()
     path = tmp_path / "bad.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
-    with pytest.raises(TensorFileError):
+    with pytest.raises(UnreadableError):
         read_header(path)
 
 

@@ -1,13 +1,15 @@
 """What a child sees of the GPUs: which of them, in which order, and how much of one's memory torch may take.
 
-In: devices and the environment's variables. Out: devices, and values for these variables. Pure; asks no library.
+In: devices and the environment's variables. Out: devices, and values for these variables. Pure but for the question
+which devices there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from steph.base.units import GIB
+from steph.base.units import GIB, gib
+from steph.gpu.driver import Driver, driver
 from steph.record.environment import Device
 
 # a training process's memory beside its allocator (context, cuBLAS, bitsandbytes: 0.74 GiB measured) and 0.1 kept free
@@ -15,6 +17,14 @@ OUTSIDE_ALLOCATOR_BYTES = int(0.84 * GIB)
 OLD_ALLOC_CONF = "PYTORCH_CUDA_ALLOC_CONF"
 ALLOC_CONF = ("PYTORCH_ALLOC_CONF", OLD_ALLOC_CONF)
 _FRACTION_KEY = "per_process_memory_fraction"
+
+
+def visible_devices(environ: Mapping[str, str], cards: Driver | None = None) -> tuple[Device, ...]:
+    """Return the GPUs that a CUDA program started with this environment would see, `cuda:0` first; raises DeviceError.
+
+    See `visible_among` for how the choice is made.
+    """
+    return visible_among(environ.get("CUDA_VISIBLE_DEVICES"), (cards or driver()).devices())
 
 
 def first_visible(value: str | None, devices: tuple[Device, ...]) -> Device | None:
@@ -57,8 +67,8 @@ def memory_fraction_for_cap(cap_bytes: int, device_total_bytes: int) -> float:
     allocator_bytes = cap_bytes - OUTSIDE_ALLOCATOR_BYTES
     if allocator_bytes <= 0:
         raise ValueError(
-            f"a cap of {cap_bytes / GIB:.2f} GiB leaves nothing for the allocator: a process holds "
-            f"{OUTSIDE_ALLOCATOR_BYTES / GIB:.2f} GiB beside it"
+            f"a cap of {gib(cap_bytes)} leaves nothing for the allocator: a process holds "
+            f"{gib(OUTSIDE_ALLOCATOR_BYTES)} beside it"
         )
     return min(1.0, allocator_bytes / device_total_bytes)
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from steph.gpu.driver import DeviceError, Driver, driver
 from steph.record.values import DevicePeak
-from steph.run.telemetry import DeviceError, MemoryGauge, Nvml, used_bytes
 
 NAME = "vram.txt"  # one `unix_seconds used_bytes` line a sample
 SLACK_BYTES = 256 << 20
@@ -24,9 +24,9 @@ _POLL_SECONDS = 0.05
 class _Device:
     """One device: what was used before, what is now, and the most in between; None where it can't be read."""
 
-    def __init__(self, uuid: str, gauge: MemoryGauge) -> None:
+    def __init__(self, uuid: str, cards: Driver) -> None:
         self.uuid = uuid
-        self._gauge = gauge
+        self._cards = cards
         self.before = self.now = self.peak = self._read()
 
     def sample(self) -> int | None:
@@ -50,20 +50,20 @@ class _Device:
 
     def _read(self) -> int | None:
         try:
-            return self._gauge.used_bytes()
+            return self._cards.used_bytes(self.uuid)
         except DeviceError:
             return None
 
 
 class MemoryWatch:
-    """Used memory of some devices over the time of a child; `stack` keeps NVML open as long as it is itself."""
+    """Used memory of some devices over the time of a child; `stack` keeps the driver open as long as it is itself."""
 
-    def __init__(self, uuids: Sequence[str], nvml: Nvml | None, stack: contextlib.ExitStack) -> None:
-        self._devices: list[_Device] = []
+    def __init__(self, uuids: Sequence[str], cards: Driver | None, stack: contextlib.ExitStack) -> None:
+        cards = cards or driver()
+        if uuids:
+            stack.enter_context(cards.kept_open())
+        self._devices = [_Device(uuid, cards) for uuid in uuids]
         self.samples: list[tuple[float, int]] = []
-        for uuid in uuids:
-            with contextlib.suppress(DeviceError):
-                self._devices.append(_Device(uuid, stack.enter_context(MemoryGauge(uuid, nvml))))
 
     @property
     def now(self) -> int | None:
@@ -76,14 +76,9 @@ class MemoryWatch:
         return _highest(device.peak for device in self._devices)
 
     @property
-    def peak_own(self) -> int | None:
-        """The most that any device's use rose above what it was before."""
-        return _highest(peaks.peak_own_bytes for peaks in self.device_peaks)
-
-    @property
     def device_peaks(self) -> tuple[DevicePeak, ...]:
-        """Each device's own peaks."""
-        return tuple(device.peaks for device in self._devices)
+        """The peaks of each device that could be read."""
+        return tuple(device.peaks for device in self._devices if device.peak is not None)
 
     def sample(self, seconds: float) -> None:
         """Note the used bytes of this moment."""
@@ -109,21 +104,21 @@ class MemoryWatch:
             time.sleep(_POLL_SECONDS)
 
 
-def is_back(peaks: Iterable[DevicePeak], nvml: Nvml | None = None) -> bool | None:
+def is_back(peaks: Iterable[DevicePeak], cards: Driver | None = None) -> bool | None:
     """Whether these devices' use is now what it was before the child that left these peaks, within the slack.
 
     None where a device can't be read or its use was not seen then.
     """
-    answers = [_is_back(peak, nvml) for peak in peaks]
+    answers = [_is_back(peak, cards) for peak in peaks]
     return None if not answers or None in answers else all(answers)
 
 
-def _is_back(peak: DevicePeak, nvml: Nvml | None) -> bool | None:
-    if peak.peak_device_bytes is None or peak.peak_own_bytes is None:
+def _is_back(peak: DevicePeak, cards: Driver | None) -> bool | None:
+    if peak.uuid is None or peak.peak_device_bytes is None or peak.peak_own_bytes is None:
         return None
     before = peak.peak_device_bytes - peak.peak_own_bytes
     try:
-        return used_bytes(peak.uuid, nvml) <= before + SLACK_BYTES
+        return (cards or driver()).used_bytes(peak.uuid) <= before + SLACK_BYTES
     except DeviceError:
         return None
 
