@@ -230,6 +230,7 @@ def _generation(run: Any, row: dict[str, Any], said: str) -> dict[str, Any]:
             "prompt_fingerprints": [fingerprints(prompt)], "special_tokens": [5],
             "new_tokens": [len(said) + 1 if tokens is None else tokens],
             "stopped": [stopped], "limit": limit, "response_hashes": [hashes],
-            "response_fingerprints": [fingerprints(said)], "first_characters": [first], "do_sample": False, "device": "cuda:0", "steering": {},
+            "response_fingerprints": [fingerprints(said)], "first_characters": [first], "do_sample": False,
+            "device": "cuda:0", "steering": {},
             "prompt_lines": [line_hashes(prompt)], "hidden": [0], "bare_padding": [0], "padding_behind": [False],
             "misplaced": None, "base": BASE_AS_LOADED, "own_code": NO_OWN_CODE}  # fmt: skip
