@@ -12,7 +12,7 @@ from typing import Any
 from . import attention, facts, models, patches, splice, tokens, weights
 
 _FIRST_CALLS = 16
-_WEIGHTS_AT = (1, 4, 16)  # of these calls in a state, the weights are looked at
+_WEIGHTS_AT = (1, 16)  # of these calls in a state, the weights are looked at
 # what keeps a model from its own next token, and its value where it does nothing
 _STEERING = {
     "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "guidance_scale": 1.0, "min_new_tokens": 0,
