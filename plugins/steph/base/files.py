@@ -93,7 +93,7 @@ def _is_deep(content: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class JsonLine:
-    """A row of a file: its number from 1 (line, or place in the array), its object, or why it has none (a predicate)."""
+    """A row of a file: its number from 1 (line or place in the array), its object, or why it is none (a predicate)."""
 
     number: int
     row: Mapping[str, object] | None

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from steph.environment import BF16_SINCE
-from steph.units import GIB
+from steph.base.units import GIB
+from steph.record.environment import BF16_SINCE
 
 
 @dataclass(frozen=True, slots=True)
