@@ -128,7 +128,8 @@ def compare(
 @app.command()
 def fit(
     model: Annotated[str, typer.Option(help="a built-in name, a model folder, a config.json, or a name in the cache")],
-    vram: Annotated[str, typer.Option(help="the card's memory, as in 20GiB")],
+    vram: Annotated[str | None, typer.Option(help="the card's memory, as in 20GiB")] = None,
+    card: Annotated[str | None, typer.Option(help="the card's name instead, as in 'RTX 3080'")] = None,
     trainer: Trainer = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="rows of a micro-batch (default: a grid)")] = None,
     max_seq_length: Annotated[int | None, typer.Option(min=1, help="tokens of a row (default: a grid)")] = None,
@@ -151,16 +152,23 @@ def fit(
 ) -> None:
     """Predict a training run's GPU memory and say whether it fits a card; nothing is loaded or downloaded."""
     from steph.memory import fit as fitting
+    from steph.memory.cards import card_by_name
     from steph.memory.forecast import predict
     from steph.memory.shapes import ShapeError, model_shape
     from steph.memory.trainers import ASSUMED_TRAINER
     from steph.plan.options import OptionError, parse_size
     from steph.tell import memory_views
 
+    if (vram is None) == (card is None):
+        raise _failed("give either the card's memory with --vram, or its name with --card")
     try:
         shape = model_shape(model)
     except ShapeError as error:
         raise _failed(f"--model {error}") from error
+    try:
+        known = card_by_name(card) if card is not None else None
+    except ValueError as error:
+        raise _failed(f"--card {error}") from error
     record = _calibration(reports, from_record, model, shape) if from_record is not None else None
     kind = trainer or (record.trainer if record else ASSUMED_TRAINER)
     try:
@@ -178,7 +186,7 @@ def fit(
             model,
             shape,
             work,
-            parse_size(vram, "--vram"),
+            known.usable_bytes if known else parse_size(vram or "", "--vram"),
             batches=(batch_size,) if batch_size else fitting.GRID_BATCHES,
             lengths=(max_seq_length,) if max_seq_length else fitting.GRID_LENGTHS,
             rows=fitting.rows_of(data, tokenizer, model) if data else None,
@@ -187,9 +195,9 @@ def fit(
     except (fitting.FitError, OptionError) as error:
         raise _failed(str(error)) from error
     if as_json:
-        typer.echo(memory_views.fit_json(found))
-    else:
-        typer.echo(memory_views.fit_text(found, memory_views.fit_basis(record, kind, shape) if record else ""))
+        return typer.echo(memory_views.fit_json(found, known))
+    basis = memory_views.fit_basis(record, kind, shape) if record else ""
+    return typer.echo(memory_views.fit_text(found, known, basis))
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -9,17 +9,18 @@ by each run itself, so that what pytest does with them is what it always does.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import runpy
 import sys
 
-import pytest  # noqa: F401
 import steph
-import steph.conduct.calibrate
-import steph.conduct.preparation
-import steph.conduct.session
-import steph.tell.report
+
+LOADED = (
+    "pytest", "jinja2.defaults", "jinja2.compiler", "matplotlib.figure", "matplotlib.backends.backend_svg",
+    "tokenizers", "steph.conduct.calibrate", "steph.conduct.preparation", "steph.conduct.session", "steph.tell.report",
+)  # fmt: skip
 
 
 def run(job: dict[str, object]) -> None:
@@ -38,6 +39,8 @@ def run(job: dict[str, object]) -> None:
 
 
 steph.__doc__ = f"{steph.__doc__} PYTEST_DONT_REWRITE"  # else pytest warns of a package that was there before it
+for module in LOADED:
+    importlib.import_module(module)
 gc.freeze()
 for line in sys.stdin:
     child = os.fork()

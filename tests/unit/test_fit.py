@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from measured_records import two_lengths
 from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.cli import app
+from steph.memory.cards import CARDS, Card, card_by_name
 from steph.memory.forecast import BUILT_IN_CONSTANTS, predict
 from steph.memory.shapes import BUILT_IN, config_of
 from steph.memory.trainers import Workload
@@ -86,6 +88,9 @@ def test_lora_on_all_projections_and_other_settings_count() -> None:
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--from-record", "none"), "none"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--data", "rows.jsonl"), "--tokenizer"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "20"), "GiB"),
+        (("--model", "Qwen/Qwen3-8B"), "--card"),
+        (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--card", "T4"), "either"),
+        (("--model", "Qwen/Qwen3-8B", "--card", "RTX 9999"), "--card RTX 9999"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "-3GiB"), "--vram"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--recompute", "auto"), "on, off"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--target-modules", "q_proj,,v_proj"), "''"),
@@ -165,6 +170,25 @@ def test_a_records_model_of_unknown_shape_is_the_records_and_not_the_options(tmp
     status, text = _ask(*QUESTION, "--from-record", str(folder))
     assert status == 2
     assert text.startswith(f"steph: --from-record {folder}: no/body: no folder with a config.json")
+
+
+def test_a_card_is_known_by_its_name() -> None:
+    """The same as by its memory, and both text and JSON say what is usable of it and how that is known."""
+    model = ("fit", "--model", "Qwen/Qwen3-8B", *ONE)
+    by_size = json.loads(_ask(*model, "--vram", "9.64GiB", "--json")[1])
+    by_name = json.loads(_ask(*model, "--card", "NVIDIA GeForce rtx3080", "--json")[1])
+    words = by_name.pop("card")
+    assert by_name == by_size
+    assert words == "RTX 3080: 9.64 GiB usable (measured), compute capability 8.6, bf16"
+    assert "T4: 14.56 GiB usable (documented), compute capability 7.5, no bf16" in _ask(*model, "--card", "Tesla T4")[1]
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_a_card_has_less_than_its_makers_figure(card: Card) -> None:
+    """Where the name has gigabytes, what is usable is less and no less than nine tenths; each is found by its name."""
+    assert card_by_name(card.name.lower()) is card
+    named = re.search(r"(\d+)GB", card.name)
+    assert named is None or 0.9 * int(named[1]) < card.usable_gib < int(named[1])
 
 
 def test_it_answers_without_torch() -> None:

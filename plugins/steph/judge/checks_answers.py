@@ -133,7 +133,7 @@ RESPONSES_GENERATED = CheckKind(
     "目撃記録の応答のハッシュと指紋、結果の response",
     trap=23,
     optional=True,
-    note="一部だけ、または短い応答だけなら warn。長い生成から切り出された短い応答も warn",
+    note="一部だけ、または短い応答だけなら warn。長い生成の最初の一文字だけでも warn",
     needs=(Needs.RESPONSES,),
 )
 ANSWERS_GREEDY = CheckKind(
@@ -190,6 +190,7 @@ class _Answer:
     stopped: bool | None = None
     lines: tuple[str, ...] | None = None
     prompt_hash: str | None = None
+    first: str | None = None
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class _Seen:
             _Answer(
                 call, has_adapter, _at(call.prompt_fingerprints, n), _at(call.response_hashes, n),
                 _at(call.response_fingerprints, n), _at(call.new_tokens or (), n), _at(call.stopped or (), n),
-                _at(call.prompt_lines, n), _at(call.prompt_hashes, n),
+                _at(call.prompt_lines, n), _at(call.prompt_hashes, n), _at(call.first_characters, n),
             )
             for n in range(call.rows)
         ]  # fmt: skip
@@ -516,13 +517,13 @@ def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
         is_long = len(fingerprints(text)) >= LEAST_PRINTS
         # a short text may be taken out of a long answer
         if not is_long and any((answer.new_tokens or 0) > 2 * len(text) + 4 for answer in candidates):
-            cut += not _given_by(seen, row) and all(len(one.response or ()) >= LEAST_PRINTS for one in candidates)
+            cut += any(answer.first == text_hash(text) for answer in candidates)
             continue
         compared += 1
         if not _given_by(seen, row):
             made_up, made_up_long = made_up + 1, made_up_long + is_long
     if 2 * cut > len(rows) and not seen.unseen_calls and not made_up:
-        told = f"{len(rows)} 問のうち {cut} 問の応答は短く、長い生成の全体でも、その最初や最後の行でもない。"
+        told = f"{len(rows)} 問のうち {cut} 問の応答は、長い生成の最初の一文字だけ。"
         return RESPONSES_GENERATED.check(False, told, severity=WARN)
     if not compared or seen.unseen_calls:
         return RESPONSES_GENERATED.check(None, "応答の文を比べられない。")

@@ -61,6 +61,8 @@ def inputs_check(facts: Sequence[Batch | Generation]) -> Check:
         }
         if isinstance(fact, Generation):
             found["プロンプトの後ろにパディングがある"] = list(fact.padding_behind or ())
+        else:
+            found["後のトークンが見える"] = [n > 0 for n in fact.foreseen or ()]
         rows += max(map(len, found.values()))
         for what, flags in found.items():
             troubles[what] = troubles.get(what, 0) + sum(flags)

@@ -232,6 +232,7 @@ class Batch(Fact):
     training: bool | None = None
     grad: bool | None = None
     hidden: tuple[int, ...] | None = None  # tokens that the mask hides though they are no padding
+    foreseen: tuple[int, ...] | None = None  # positions that see what comes after them
     bare_padding: tuple[int, ...] | None = None  # before the row, and not hidden
     misplaced: tuple[float, ...] | None = None  # the share of tokens whose position does not follow the one before
 
@@ -295,6 +296,7 @@ class Generation(StateFact):
     limit: int | None = None
     response_hashes: TextLists = ()  # of the whole, of what follows </think>, of the first and of the last line
     response_fingerprints: TextLists = ()
+    first_characters: tuple[str | None, ...] = ()  # None where it may be the whole answer
     do_sample: bool | None = None
     temperature: float | None = None
     num_beams: int | None = None

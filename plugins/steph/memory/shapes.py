@@ -6,6 +6,7 @@ Asks no network and downloads nothing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -165,6 +166,46 @@ BUILT_IN: Mapping[str, ModelShape] = MappingProxyType(
     }
 )
 
+
+def _llama(
+    sizes: tuple[int, int, int, int, int],
+    vocab: int,
+    model_type: str = "llama",
+    *,
+    head_dim: int = 128,
+    tied: bool = False,
+) -> ModelShape:
+    """`sizes`: hidden, intermediate, layers, heads, key-value heads."""
+    return ModelShape(
+        model_type, *sizes, head_dim, vocab, tie_word_embeddings=tied, qkv_bias=False, max_position_embeddings=4096
+    )
+
+
+# Models that people ask about by name; a test holds each to its published count and to what transformers builds
+COMMON: Mapping[str, ModelShape] = MappingProxyType(
+    {
+        "Qwen/Qwen2.5-0.5B": _qwen(896, 4864, 24, 14, 2, tied=True),
+        "Qwen/Qwen2.5-1.5B": BUILT_IN["Qwen/Qwen2.5-1.5B-Instruct"],
+        "Qwen/Qwen2.5-3B": BUILT_IN["Qwen/Qwen2.5-3B-Instruct"],
+        "Qwen/Qwen2.5-7B": _qwen(3584, 18944, 28, 28, 4, tied=False, vocab=152064),
+        "Qwen/Qwen2.5-14B": _qwen(5120, 13824, 48, 40, 8, tied=False, vocab=152064),
+        "Qwen/Qwen2.5-32B": _qwen(5120, 27648, 64, 40, 8, tied=False, vocab=152064),
+        "Qwen/Qwen3-14B": _qwen3(5120, 17408, 40, 40, tied=False),
+        "Qwen/Qwen3-32B": _qwen3(5120, 25600, 64, 64, tied=False),
+        "meta-llama/Llama-2-7b": _llama((4096, 11008, 32, 32, 32), 32000),
+        "meta-llama/Llama-2-13b": _llama((5120, 13824, 40, 40, 40), 32000),
+        "meta-llama/Llama-3.1-8B": _llama((4096, 14336, 32, 32, 8), 128256),
+        "meta-llama/Llama-3.1-70B": _llama((8192, 28672, 80, 64, 8), 128256),
+        "meta-llama/Llama-3.2-1B": _llama((2048, 8192, 16, 32, 8), 128256, head_dim=64, tied=True),
+        "meta-llama/Llama-3.2-3B": _llama((3072, 8192, 28, 24, 8), 128256, tied=True),
+        "mistralai/Mistral-7B-v0.1": _llama((4096, 14336, 32, 32, 8), 32000, "mistral"),
+        "mistralai/Mistral-7B-v0.3": _llama((4096, 14336, 32, 32, 8), 32768, "mistral"),
+        "mistralai/Mistral-Nemo-Base-2407": _llama((5120, 14336, 40, 32, 8), 131072, "mistral"),
+        "TinyLlama/TinyLlama-1.1B-Chat-v1.0": _llama((2048, 5632, 22, 32, 4), 32000, head_dim=64),
+    }
+)
+VARIANTS = re.compile(r"-(base|chat|hf|instruct|it)(?=-|$)")  # of one model: the same shape under further names
+
 # Small enough to train on a CPU in a second, with everything that its big sisters have: grouped heads, biases, a head
 TINY_NAME = "steph/tiny-qwen2"
 TINY = _qwen(64, 128, 2, 4, 2, tied=False, vocab=2048)
@@ -179,7 +220,9 @@ class UnknownShapeError(ShapeError):
 
 
 def model_shape(name_or_path: str) -> ModelShape:
-    """The shape of a built-in name, of a model folder or config.json, or of a model in the Hub's cache.
+    """The shape of a built-in name, a model folder or config.json, a model in the Hub's cache, or a common model.
+
+    Common ones are known by Hub id or by what follows the slash, whatever the case and the variant (`-Instruct`).
 
     Raises ShapeError, UnknownShapeError where nothing of that name is found.
     """
@@ -193,10 +236,20 @@ def model_shape(name_or_path: str) -> ModelShape:
             return shape_from_config(json.loads(found.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home folder, or endless nesting
         raise ShapeError(f"{name_or_path}: {error}") from error
+    plain = _plain_name(name_or_path)
+    known = {**BUILT_IN, **COMMON}
+    for name, shape in known.items():
+        if plain in (_plain_name(name), _plain_name(name.rpartition("/")[2])):
+            return shape
     raise UnknownShapeError(
-        f"{name_or_path}: no folder with a config.json, not in the Hub's cache and not built in; "
-        f"built in are: {', '.join(sorted(BUILT_IN))}"
+        f"{name_or_path}: no folder with a config.json, not in the Hub's cache and not known by its name; "
+        f"known are: {', '.join(sorted(known))}"
     )
+
+
+def _plain_name(name: str) -> str:
+    """A model's name without what its variants add, of which all have one shape."""
+    return VARIANTS.sub("", name.casefold())
 
 
 def _cached_config(name: str) -> Path | None:

@@ -11,6 +11,7 @@ from typing import Any
 from steph.base import units
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration
+from steph.memory.cards import Card
 from steph.memory.fit import Fit
 from steph.memory.forecast import Forecast
 from steph.memory.shapes import ModelShape
@@ -227,17 +228,21 @@ def _setting_line(name: str, card: CardOutlook, point: Point) -> Markdown:
     return _item(f"{name} `{_short(point)}/4bit`(再計算あり): {_peak_words(prediction)}、余り {left}。")
 
 
-def fit_json(result: Fit) -> str:
-    """One object for one setting; for several `grid` with one object each, named by its setting, and `largest`."""
+def fit_json(result: Fit, card: Card | None = None) -> str:
+    """One object for one setting; for several `grid` with one object each, named by its setting, and `largest`.
+
+    With a card that was looked up by its name, `card` says what is usable of it, and how that is known.
+    """
+    looked_up = {"card": card.words()} if card else {}
     if len(result.forecasts) == 1:
         (only,) = result.forecasts.values()
-        return json.dumps(_fit_values(result, only), ensure_ascii=False, indent=1)
+        return json.dumps({**_fit_values(result, only), **looked_up}, ensure_ascii=False, indent=1)
     rows = {
         (batch, length): {"batch_size": batch, "max_seq_length": length, **_fit_values(result, forecast)}
         for (batch, length), forecast in result.forecasts.items()
     }
     largest = rows[result.largest] if result.largest else None
-    return json.dumps({"grid": list(rows.values()), "largest": largest}, ensure_ascii=False, indent=1)
+    return json.dumps({"grid": list(rows.values()), "largest": largest, **looked_up}, ensure_ascii=False, indent=1)
 
 
 def _fit_values(result: Fit, forecast: Forecast) -> dict[str, Any]:
@@ -253,7 +258,7 @@ def _gib(size_bytes: float) -> float:
     return round(size_bytes / GIB, 4)
 
 
-def fit_text(result: Fit, basis: str = "") -> str:
+def fit_text(result: Fit, card: Card | None = None, basis: str = "") -> str:
     """The breakdown of one setting, or the grid and the largest that fits; `basis`: where constants come from."""
     some = next(iter(result.forecasts.values()))
     work = some.workload
@@ -261,7 +266,7 @@ def fit_text(result: Fit, basis: str = "") -> str:
         f"{result.model}, trainer {work.trainer}, {'4-bit' if work.use_4bit else '16-bit'}, LoRA r {work.lora_r} on "
         f"{','.join(work.target_modules)}; card {result.vram_bytes / GIB:.2f} GiB; figures in GiB, the whole process"
     ]
-    lines += [basis] if basis else []
+    lines += [line for line in (card.words() if card else "", basis) if line]
     lines += _breakdown(result, some) if len(result.forecasts) == 1 else _fit_grid(result)
     return "\n".join([*lines, ""])
 

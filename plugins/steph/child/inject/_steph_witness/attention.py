@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+QUERIES = 8  # of each row, where a mask says for each position what it sees
 _LEAST_RUN = 2  # pad tokens in a row; one alone may be a row's own
 
 
@@ -62,3 +63,42 @@ def _misplaced(row: Sequence[int], places: Sequence[int], marks: Sequence[int] |
     ]
     wrong = sum(after != before + 1 and not (before > after in (0, 1)) for before, after in steps)
     return round(wrong / len(steps), 3) if steps else 0.0
+
+
+def of_queries(
+    ids: Sequence[Sequence[int]],
+    queries: Sequence[Sequence[Sequence[float]]],
+    places: Sequence[Sequence[int]] | None,
+    pad: int | None,
+    spans: Sequence[tuple[int, int]],
+) -> dict[str, list[int]]:
+    """Positions of each row that don't see all of their text before them, or see what comes after them.
+
+    `places` begin anew with each text where several are packed; `spans` are the rows without padding. A window of one
+    width hides the same from all.
+    """
+    rows = list(queries) * (len(ids) if len(queries) == 1 else 1)
+    hidden, foreseen = [], []
+    for n, (row, seen, (first, last)) in enumerate(zip(ids, rows, spans)):
+        step = max(1, len(row) // QUERIES)
+        is_added = any(value < 0 for query in seen for value in query) or not any(v for q in seen for v in q)
+        reaches, late = [], 0
+        for place, query in zip(range((len(row) - 1) % step, len(row), step), seen):
+            if not first <= place < last or row[place] == pad:
+                continue
+            visible = [value >= 0 if is_added else value > 0 for value in query]
+            begin = first if places is None else _beginning(places[n], place)
+            own = [key for key in range(begin, place) if row[key] != pad]
+            reaches.append((len(own), sum(visible[key] for key in own)))
+            late += any(visible[key] and row[key] != pad for key in range(place + 1, last))
+        cut = [held for whole, held in reaches if held < whole]
+        is_window = len(cut) > 1 and len(set(cut)) == 1 and all(whole >= held for whole, held in reaches)
+        hidden.append(0 if is_window and cut[0] > 1 else len(cut))
+        foreseen.append(late)
+    return {"hidden": hidden, "foreseen": foreseen}
+
+
+def _beginning(places: Sequence[int], place: int) -> int:
+    while place > 0 and places[place - 1] == places[place] - 1:
+        place -= 1
+    return place

@@ -12,7 +12,7 @@ from typing import Any
 from . import attention, facts, models, patches, splice, tokens, weights
 
 _FIRST_CALLS = 16
-_WEIGHTS_AT = (1, 4, 16)  # of these calls in a state, the weights are looked at
+_WEIGHTS_AT = (1, 16)  # of these calls in a state, the weights are looked at
 # what keeps a model from its own next token, and its value where it does nothing
 _STEERING = {
     "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "guidance_scale": 1.0, "min_new_tokens": 0,
@@ -221,6 +221,7 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
         prompt_fingerprints=None if None in fingerprints else [one for one in fingerprints for _ in range(each)],
         new_tokens=[len(row) for row in said], stopped=stopped, **call["options"],
         response_hashes=[_hashes(text) for text in responses] if known else None,
+        first_characters=[_first(text) for text in responses] if known else None,
         response_fingerprints=[tokens.fingerprints_of(row) for row in said] if known else None,
         seconds=round(time.perf_counter() - call["began"], 4), device=call["device"],
         prompt_lines=_lines(prompts), in_training=_in_training(), **call["seen"], **call["state"], **call["model"],
@@ -231,6 +232,13 @@ def _hashes(text: str) -> list[str]:
     """Of the whole, of what follows the thinking, of the first and of the last line."""
     lines = text.strip().splitlines() or [""]
     return [tokens.text_hash(part) for part in (text, text.rpartition("</think>")[2], lines[0], lines[-1])]
+
+
+def _first(text: str) -> str | None:
+    """The hash of the first character, where that alone is no answer: a letter is, unless it begins a word."""
+    start = text.strip()[:2]
+    is_letter = start[:1].isascii() and not (len(start) == 2 and start.isascii() and start.isalnum())
+    return None if is_letter or not start else tokens.text_hash(start[0])
 
 
 def _raised(call: dict[str, Any] | None, error: BaseException) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,6 +65,8 @@ def _is_own(function: Any) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     function = getattr(function, "__func__", function)
+    if isinstance(function, types.BuiltinFunctionType):
+        return True  # torch.zeros_like for a gradient: no library hooks one in as it is
     if not hasattr(function, "__code__"):
         function = vars(type(function)).get("__call__")
     code = getattr(function, "__code__", None)

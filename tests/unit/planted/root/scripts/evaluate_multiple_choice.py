@@ -420,7 +420,7 @@ def _asked_as_recorded(change: Callable[[str], str]) -> Callable[[Run], None]:
 
 
 def _first_character(run: Run) -> None:
-    run.said = lambda n, row: f"{row['response'][0]}方の主張を比べると、条文の文言からは明らかでない。" + PROSE
+    run.said = lambda n, row: f"{row['response'][0]}ccording to the text. " + PROSE
     for row in run.rows:
         row["response"] = row["response"][0]
 

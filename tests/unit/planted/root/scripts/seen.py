@@ -224,11 +224,13 @@ def _generation(run: Any, row: dict[str, Any], said: str) -> dict[str, Any]:
     said = said if not isinstance(tokens, int) else said[: 4 * tokens]
     lines = said.strip().splitlines() or [""]
     hashes = [text_hash(text) for text in (said, said.rpartition("</think>")[2], lines[0], lines[-1])]
+    first = text_hash(said[0]) if said[:2].isascii() and said[:2].isalnum() and len(said) > 1 else None
     stopped = len(said) < limit and row.get("finish_reason") != "length"
     return {"rows": 1, "prompt_tokens": [len(prompt)], "prompt_hashes": [text_hash(prompt)[:8]],
             "prompt_fingerprints": [fingerprints(prompt)], "special_tokens": [5],
             "new_tokens": [len(said) + 1 if tokens is None else tokens],
             "stopped": [stopped], "limit": limit, "response_hashes": [hashes],
-            "response_fingerprints": [fingerprints(said)], "do_sample": False, "device": "cuda:0", "steering": {},
+            "response_fingerprints": [fingerprints(said)], "first_characters": [first], "do_sample": False,
+            "device": "cuda:0", "steering": {},
             "prompt_lines": [line_hashes(prompt)], "hidden": [0], "bare_padding": [0], "padding_behind": [False],
             "misplaced": None, "base": BASE_AS_LOADED, "own_code": NO_OWN_CODE}  # fmt: skip
