@@ -337,7 +337,46 @@ def without_task_hashes(planted: Planted) -> None:
     planted.change_results(lambda raw: raw.pop("task_hashes"))
 
 
-SOUND = (only_scored, keep_several_dates, spell_arguments_as_text, name_whole_paths, without_task_hashes)
+def answer_merged(planted: Planted) -> None:
+    """The adapter was merged into a model that is evaluated alone."""
+    merged, seen = str(planted.root / "merged"), planted.root / "seen-training"
+    seen.mkdir()
+    saved = {"fact": "model_saved", "at": 1.0, "path": merged, "adapter": False}
+    fact = json.dumps(saved | {"merged_sha256": [planted.adapter_sha256]})
+    (seen / "witness-none-7.jsonl").write_text(fact + "\n", encoding="utf-8")
+    planted.evidence["training_witness"] = read_witness(seen)
+
+    def change(fact: dict[str, Any]) -> dict[str, Any] | None:
+        kept = without_adapter(fact)
+        return kept and kept | {key: merged for key in ("name_or_path", "path") if key in kept}
+
+    planted.change_facts(change)
+    planted.change_results(lambda raw: raw["config"].update(model_args={"pretrained": merged, "dtype": "float32"}))
+
+
+def evaluate_the_base_as_well(planted: Planted) -> None:
+    """The base model alone is evaluated after it, into the same folder."""
+    for path in list(planted.root.glob("out/**/*_2026-*")):
+        later = path.with_name(path.name.replace("2026-11-29", "2026-11-30"))
+        shutil.copy(path, later)
+        os.utime(path, (4e9 - 60, 4e9 - 60))
+        os.utime(later, (4e9, 4e9))
+        if later.name.startswith("results_"):
+            raw = json.loads(later.read_text(encoding="utf-8"))
+            raw["config"]["model_args"].pop("peft")
+            raw["results"]["sums_mc"]["acc,none"] = 0.6
+            later.write_text(json.dumps(raw), encoding="utf-8")
+
+
+SOUND = (
+    answer_merged,
+    evaluate_the_base_as_well,
+    only_scored,
+    keep_several_dates,
+    spell_arguments_as_text,
+    name_whole_paths,
+    without_task_hashes,
+)
 
 
 @pytest.mark.parametrize("plant", SOUND, ids=[plant.__name__ for plant in SOUND])

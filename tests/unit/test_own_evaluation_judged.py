@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from steph.base.fingerprint import fingerprints, text_hash
+from steph.base.terms import Severity
 from steph.contract.description import load_description
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.evidence import EvalEvidence
@@ -282,3 +283,12 @@ def test_a_sound_variant_is_not_accused(change: Callable[[Planted], object], why
     change(one)
     _, checks = one.judged()
     assert broken(checks.values()) == set(), why
+
+
+def test_random_weights_that_say_nothing_lost_nothing(tmp_path: Path) -> None:
+    """A text that ends at once is a finding of real weights, and of the words of a random model only a warning."""
+    one = sound(tmp_path, "generate")
+    one.evidence["random_weights"] = True
+    _rows(one, lambda row: row | {"text": ""})
+    _, checks = one.judged()
+    assert (checks["responses_present"].holds, checks["responses_present"].severity) == (False, Severity.WARN)

@@ -31,17 +31,25 @@ READERS = {
 
 
 def find_results(
-    root: Path, form: ResultsForm, asked: str, saved_to: str | None, started_unix: float, *, pattern: str | None = None
+    root: Path,
+    form: ResultsForm,
+    asked: str,
+    saved_to: str | None,
+    started_unix: float,
+    *,
+    pattern: str | None = None,
+    with_adapter: bool = True,
 ) -> ResultsFile:
     """Find and read one attempt's results; `asked` is where the evaluation was told to write.
 
-    `saved_to` and `pattern` are of the format `lawqa`: the file that the script named, and a name with `*`.
+    `saved_to` and `pattern` are of the format `lawqa`: the file that the script named, and a name with `*`. Of several
+    files the newest counts, but one that names an adapter before one that does not (`with_adapter`), or after it.
     """
     if form.format == "lawqa":
         return results_lawqa.find_results(root, asked, saved_to, started_unix, pattern=pattern)
     wanted = form.file or asked
     found = files_at(root, wanted)
-    path = newest(found, started_unix)
+    path = _of_the_asked(root, form, found, started_unix, with_adapter=with_adapter)
     if path is None:
         return ResultsFile(None, wanted)
     name = _name(root, path)
@@ -56,6 +64,25 @@ def find_results(
         if other != path and is_fresh(other, started_unix) and not _tells(root, other, form, content)
     )
     return ResultsFile(path, name, fresh, content, others=others, rows_files=rows_files)
+
+
+def _of_the_asked(
+    root: Path, form: ResultsForm, found: Sequence[Path], started_unix: float, *, with_adapter: bool
+) -> Path | None:
+    """The attempt's newest file, of those that are of an evaluation with or without an adapter where others are not."""
+    last = newest(found, started_unix)
+    young = [path for path in found if is_fresh(path, started_unix)]
+    if len(young) < 2:
+        return last
+    fitting = [path for path in young if _names_adapter(root, path, form) == with_adapter]
+    return newest(fitting, started_unix) or last
+
+
+def _names_adapter(root: Path, path: Path, form: ResultsForm) -> bool | None:
+    try:
+        return bool(_read(root, path, form)[0].config.lora_path)
+    except UnreadableError:
+        return None
 
 
 def read_results(root: Path, path: Path, form: ResultsForm) -> Results:

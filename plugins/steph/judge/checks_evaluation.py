@@ -35,6 +35,7 @@ def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, 
         lines.saved_to,
         evidence.attempt_started_unix,
         pattern=evidence.output_pattern,
+        with_adapter=evidence.lora_path is not None,
     )
     content = file.content
     form = replace(evidence.form, kind=content.kind) if content and content.kind else evidence.form

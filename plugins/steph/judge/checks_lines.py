@@ -269,6 +269,10 @@ def _lora_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | No
     shown = [str(value).strip() for value in (lines.lora_path, written) if value is not None]
     if results and "lora_path" in results.config.model_fields_set and written is None:
         shown.append("None")
+    named = results.config.hf_model_name if results else None
+    if asked is not None and named and any(same_path(folder, str(named)) for folder in evidence.merged_folders):
+        merged = f"H-2 の LoRA をマージしたモデルで評価した: {one_line(named, 120)}。"
+        return (LORA_PATH_NAMED.check(True, merged),)
     unused = [key for key, value in _more_keys(results).items() if value is False and _ADAPTER_FLAG.fullmatch(key)]
     if asked is not None and unused:
         return (
