@@ -14,7 +14,7 @@ from steph.contract.description import load_description
 from steph.contract.globs import files_at
 from steph.contract.lines import parse_metrics
 from steph.contract.training_files import adapter_folder, read_state
-from steph.contract.training_log import read_log
+from steph.contract.training_log import losses_in_words, read_log
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import read_witness
@@ -171,3 +171,37 @@ def test_lines_on_the_error_stream_are_read_where_nothing_else_is(tmp_path: Path
     outcome, checks = judged(tmp_path, log)
     assert (outcome.losses, outcome.train_loss) == ((2.31,), 2.1)
     assert checks["line_train_result"].holds
+
+
+@pytest.mark.parametrize(
+    ("line", "loss"),
+    [
+        ("step 3 | loss: 2.31 | lr 2e-4", 2.31),
+        ("Epoch 1 Step 10 Loss 1.5e-1", 0.15),
+        ("train_loss=2.31 grad_norm=1.1", 2.31),
+        ("[12:00:01] INFO training loss is 0.52", 0.52),
+        ("  40%|████      | 2/5 [00:01<00:02,  1.2it/s, loss=2.31]", 2.31),
+        ("val_loss: 2.0", None),
+        ("eval loss = 2.0", None),
+        ("best loss 2.0", None),
+        ("loss function: cross entropy", None),
+        ("glossary: 3", None),
+        ("lossless 3", None),
+        ("loss_scale: 65536", None),
+        ("loss 3 of 4 runs", None),
+    ],
+)
+def test_a_loss_in_words_is_read_and_a_validations_is_not(line: str, loss: float | None) -> None:
+    """As loops of one's own print it."""
+    found = losses_in_words(line)
+    assert [metrics.get("loss") for metrics in found] == ([] if loss is None else [loss])
+
+
+def test_a_loop_that_prints_its_losses_in_words_has_them(tmp_path: Path) -> None:
+    """And one of them that is no number fails."""
+    sound = "".join(f"step {n} loss: {3 - n / 10:.2f}\n" for n in range(4))
+    outcome, checks = judged(tmp_path, sound, state="[]")
+    assert outcome.losses == (3.0, 2.9, 2.8, 2.7)
+    assert checks["loss_finite"].holds
+    assert judged(tmp_path, sound + "step 5 loss: nan\n", state="[]")[1]["loss_finite"].holds is False
+    assert judged(tmp_path, "done\n", state="[]")[1]["loss_finite"].holds is None

@@ -12,6 +12,13 @@ from dataclasses import dataclass
 
 from steph.contract.lines import Metrics, parse_metrics, split_lines
 
+MOST_IN_WORDS = 10_000
+_LOSS_IN_WORDS = re.compile(  # a whole number without a sign of equality may count anything
+    r"(?i)(?<![A-Za-z0-9])(?:(?:train(?:ing)?|avg|average|mean|running|step|batch)[ _-]{0,2})?loss['\"]?"
+    r"(?:\s{0,3}(?:is\b|[:=])\s{0,3}|\s{1,3}(?=[-+]?\d{1,12}\.|nan\b|inf))"
+    r"([-+]?(?:\d{1,12}(?:\.\d{0,20})?(?:e[-+]?\d{1,3})?|nan|inf(?:inity)?))(?![\w.])"
+)
+_OF_VALIDATION = re.compile(r"(?i)(?<![A-Za-z])(?:val(?:id(?:ation)?)?|eval(?:uation)?|test|dev|best)[ _/-]{0,2}loss")
 MOST_COMPARED = 1_000_000  # pairs of lines
 _ALIKE = 2e-3  # four digits printed beside all of them
 _EPOCH_ALIKE = 6e-3  # transformers 4 prints two decimals
@@ -68,6 +75,19 @@ def read_log(text: str) -> TrainingLog:
         places=tuple(one.place for one in last),
         earlier=sum(map(len, runs[:-1])),
     )
+
+
+def losses_in_words(text: str) -> tuple[Metrics, ...]:
+    """The losses that a loop of one's own prints: `step 3 | loss: 2.31`, `train_loss=nan`, a bar's `loss=2.31`.
+
+    Those of a validation are left out; a bar that is drawn again shows its loss again, which counts once.
+    """
+    found: list[str] = []
+    for line in split_lines(text) if "oss" in text or "OSS" in text else ():
+        hit = _LOSS_IN_WORDS.search(line)
+        if hit and not _OF_VALIDATION.search(line) and hit[1] != (found[-1] if found else None):
+            found.append(hit[1])
+    return tuple(Metrics((("loss", float(value)),)) for value in found[:MOST_IN_WORDS])
 
 
 def _of_the_trainer(losses: list[_Placed]) -> list[_Placed]:

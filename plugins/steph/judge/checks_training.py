@@ -19,7 +19,7 @@ from steph.contract.training_files import (
     read_own_figures,
     read_state,
 )
-from steph.contract.training_log import TrainingLog, read_log
+from steph.contract.training_log import TrainingLog, losses_in_words, read_log
 from steph.judge.applicability import lacking_in_training, without_inapplicable
 from steph.judge.artifacts import artifacts_under
 from steph.judge.base_model import BaseModel, read_base
@@ -145,12 +145,14 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
 
 
 def _log(evidence: TrainEvidence, state: TrainerState) -> TrainingLog:
-    """What was printed; of a program other than the spec's script also on stderr, or else what the Trainer logged."""
+    """What was printed, of a program other than the spec's script on stderr or in words, too; else the Trainer's state."""
     log = read_log(evidence.stdout)
     if evidence.is_scripted:
         return log
     if not log.losses and log.final is None:
         log = read_log(evidence.output)
+    if not log.losses and not (state.fresh and state.losses):
+        log = replace(log, metrics=losses_in_words(evidence.output))
     return replace(log, final=log.final or (state.final if state.fresh else None))
 
 
