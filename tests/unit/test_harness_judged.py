@@ -124,8 +124,14 @@ def test_what_the_description_rules_out_is_not_applicable_and_says_why(planted: 
     """No lines of lawqa, no data set, no labels where texts are written; none of these is green or red."""
     _, checks = planted.judged()
     ruled_out = {one.id: one.message for one in checks.values() if not one.applies}
-    for need, some in ((Needs.KEY_LINES, "line_results"), (Needs.DATASET, "questions_of_dataset"),
-                       (Needs.LABELS, "flags_consistent"), (Needs.PROMPTS, "prompts_agree")):  # fmt: skip
+    needing = {
+        "line_results": Needs.KEY_LINES,
+        "questions_of_dataset": Needs.DATASET,
+        "answers_parsed": Needs.LABELS,
+        "flags_consistent": Needs.GOLD,
+        "prompts_agree": Needs.PROMPTS,
+    }
+    for some, need in needing.items():
         assert need in CATALOG[some].needs
         assert ruled_out[some].startswith("対象外: ")
     assert not any(CATALOG[one].core for one in ruled_out)
@@ -287,6 +293,25 @@ def test_a_planted_defect_is_found(plant: Callable[[Planted], None], caught: set
         assert checks_verdict(tuple(checks.values())) is not None
 
 
+def only_scored(planted: Planted) -> None:
+    """The task that is scored alone, as most of the harness's are."""
+    planted.change_results(lambda raw: [raw[table].pop("sums_gen") for table in ("results", "n-samples", "configs")])
+    planted.samples("sums_gen").unlink()
+    planted.change_facts(lambda fact: None if fact["fact"] == "generation" else fact)
+
+
+def test_a_row_that_is_right_without_the_likeliest_choice_is_found(planted: Planted) -> None:
+    """Score and rows agree with each other, and not with the likelihoods beside them."""
+    only_scored(planted)
+    assert planted.judged()[1]["flags_consistent"].holds
+    planted.change_lines(planted.samples("sums_mc"), lambda row: row | {"acc": 1.0})
+    planted.change_results(lambda raw: raw["results"]["sums_mc"].update({"acc,none": 1.0}))
+    _, checks = planted.judged()
+    assert checks["json_consistent"].holds
+    assert "4 問" in checks["flags_consistent"].message
+    assert checks["flags_consistent"].holds is False
+
+
 def keep_several_dates(planted: Planted) -> None:
     """Results of an earlier evaluation lie beside these."""
     for path in list(planted.root.glob("out/**/*_2026-*")):
@@ -312,7 +337,7 @@ def without_task_hashes(planted: Planted) -> None:
     planted.change_results(lambda raw: raw.pop("task_hashes"))
 
 
-SOUND = (keep_several_dates, spell_arguments_as_text, name_whole_paths, without_task_hashes)
+SOUND = (only_scored, keep_several_dates, spell_arguments_as_text, name_whole_paths, without_task_hashes)
 
 
 @pytest.mark.parametrize("plant", SOUND, ids=[plant.__name__ for plant in SOUND])

@@ -116,21 +116,41 @@ def test_a_lost_peft_argument_is_no_adapter(tmp_path: Path) -> None:
     assert content(root).config.lora_path is None
 
 
+def test_without_its_counts_the_rows_are_counted(tmp_path: Path) -> None:
+    """As versions before `n-samples` wrote it."""
+    root = harness_run(tmp_path)
+    edit_json("out/**/results_*.json", root, lambda raw: raw.pop("n-samples"))
+    results = content(root)
+    assert [score.count for score in results.scores] == [None, None]
+    assert len(results.results) == 10
+
+
+def test_a_metric_over_the_whole_corpus_is_no_mean(tmp_path: Path) -> None:
+    """Its rows can't be held against it, and it is not said to be their mean."""
+    root = harness_run(tmp_path)
+    edit_json(
+        "out/**/results_*.json",
+        root,
+        lambda raw: raw["configs"]["sums_mc"]["metric_list"][0].update(aggregation="f1"),
+    )
+    assert [score.is_mean for score in content(root).scores] == [None, True]
+
+
 def test_a_described_metric_is_taken_in_the_place_of_the_first(tmp_path: Path) -> None:
     """By its name, with or without the filter; likelihoods weighed by length say no more which answer is right."""
     form = replace(HARNESS, score="results.sums_mc.acc_norm,none")
-    root = harness_run(tmp_path)
-    edit_json("out/**/results_*.json", root, lambda raw: raw["n-samples"].pop("sums_gen"))
-    results = content(root, form)
-    assert [(score.metric, score.value) for score in results.scores] == [("acc_norm,none", 0.0)]
-    assert {row.correct_answer for row in results.results} == {""}
+    results = content(harness_run(tmp_path), form)
+    assert [(score.task, score.metric) for score in results.scores] == [
+        ("sums_mc", "acc_norm,none"), ("sums_gen", "exact_match,none"),
+    ]  # fmt: skip
+    assert {row.correct_answer for row in results.results if row.task == "sums_mc"} == {""}
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda raw: raw.pop("results"), "results がない"),
-        (lambda raw: raw.pop("n-samples"), "n-samples"),
+        (lambda raw: (raw.pop("n-samples"), raw.pop("configs")), "configs"),
         (lambda raw: raw["results"]["sums_mc"].update({"acc,none": float("nan")}), "nan"),
     ],
 )

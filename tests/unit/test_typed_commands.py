@@ -36,6 +36,8 @@ TYPED = {
     "pytest -m gpu --steph-profile=cpu --steph-pipeline-root=~/my-pipeline": (0, REHEARSED),
     "pytest -m gpu --steph-pipeline-root=~/my-pipeline --steph-pipeline-python=~/env/bin/python": (4, NO_GPU),
     "pytest -m gpu --junitxml=junit.xml": (4, NO_GPU),
+    "steph init ~/my-pipeline": (0, 'preset = "lawqa"'),
+    "steph check ~/my-pipeline": (0, "core checks"),
     "steph doctor": (1, "doctor: "),
     "steph report [RUN]": (0, ".md"),
     "steph list": (0, "H-2"),

@@ -137,19 +137,21 @@ def make_material(run: Run, folder: Path, seed: int) -> Material:
     Raises NoExampleError or InputError where the pipeline's formats can't be told or its builder fails.
     """
     drawn = draw(seed)
-    if run.setup.dataset is None or run.setup.description.train_file is None:
+    description = run.setup.description
+    if run.setup.dataset is None or description.train_file is None:
         raise NoExampleError("問題のデータセットか学習ファイルが steph.toml にない")
+    if description.evaluate.results.format != "lawqa" or description.train.rows.format != "input_output":
+        raise NoExampleError("問題と行が lawqa の形式ではない")
     samples = json.loads((run.setup.root / run.setup.dataset.path).read_bytes())["samples"]
     questions = questions_like(samples[0], drawn)
     asked, taught = folder / "selection.json", folder / "rows.jsonl"
     _write(folder / "drawn.json", {"seed": seed, "letters": [secret.letter for secret in drawn]})
     _write(asked, {"samples": questions})
-    description = run.setup.description
     if description.build is not None:
         values = {"dataset": str(asked), "train_file": str(taught), "mode": "direct", "samples": "0"}
         require_built(run, build_command(run.setup.python, description.build.command, values), folder, str(taught))
     else:
-        example = next(iter(json_rows(run.setup.root / run.setup.description.train_file)), {})
+        example = next(iter(json_rows(run.setup.root / description.train_file)), {})
         rows = rows_like(example, samples, questions)
         taught.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     rows_file = inputs.read_train_file(folder, taught.name)

@@ -13,6 +13,8 @@ from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.one_step import take_one_step
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
+from steph.contract.asked import passed
+from steph.contract.description import Description, EvaluateWhen
 from steph.contract.results import Row
 from steph.contract.results_lawqa import read_results
 from steph.judge.checks_extended import cot_rows_check
@@ -28,6 +30,8 @@ BASE = Variant(ExtendedId.BASE, "base", with_adapter=False)
 def run_extended(run: Run, stage: AnyStage, model: ModelChoice) -> Outcome:
     """Run one extended stage; what it needs is green in the record."""
     record = run.journal.record()
+    if reason := _ruled_out(run.setup.description, stage):
+        return Outcome(Verdict.NOT_RUN, f"steph.toml にこの段の指定がない: {reason}")
     match stage:
         case ExtendedId.COT_TRAINING:
             return _train_on_cot(run, model)
@@ -46,6 +50,22 @@ def run_extended(run: Run, stage: AnyStage, model: ModelChoice) -> Outcome:
     if stage is ExtendedId.BASE:
         return evaluation.evaluate(BASE, beside)
     return evaluation.evaluate(RAG, None if setup.profile.evaluate.use_rag else beside)  # else H-3 had passages itself
+
+
+def _ruled_out(description: Description, stage: AnyStage) -> str | None:
+    """What a description lacks that an extended stage needs; None where it lacks nothing."""
+    when = description.evaluate.when
+    has_cot_rows = "train_script" in passed(description.train) or "train_file_cot" in description.paths.model_fields_set
+    if stage is ExtendedId.COT_TRAINING and not has_cot_rows:
+        return "paths.train_file_cot"
+    if stage is ExtendedId.COT and not when.use_cot:
+        return "evaluate.when.use_cot"
+    if stage is ExtendedId.RAG and not when.use_rag and not when.no_rag:
+        return "evaluate.when.use_rag"
+    without = passed(description.evaluate.changed(when=EvaluateWhen()))
+    if stage in (ExtendedId.BASE, ExtendedId.HEART) and "adapter" in without:
+        return "evaluate.when.adapter（アダプターなしの評価）"
+    return None
 
 
 def _train_on_cot(run: Run, model: ModelChoice) -> Outcome:

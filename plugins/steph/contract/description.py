@@ -33,7 +33,7 @@ from steph.plan.settings import (
 
 FILE_NAME = "steph.toml"
 DEFAULT_PRESET = "lawqa"
-OUTPUT_DIR, EVALUATION_OUTPUT = "steph-out/adapter", "steph-out/evaluation"  # where nothing is said
+OUTPUT_DIR, EVALUATION_OUTPUT = "steph-adapter", "steph-evaluation.json"  # where nothing is said; no folder is made
 
 
 def _inside(path: str) -> str:

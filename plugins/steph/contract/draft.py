@@ -9,7 +9,7 @@ from steph.contract.asked import MUST_BE_SAID
 from steph.contract.survey import RowsFile, Script, Survey
 
 HEAD = """# What StepH knows of this pipeline: a first draft by `steph init`, from what lies in this folder.
-# `steph check` shows the commands that it stands for. All keys: docs/bring-your-pipeline.md
+# `steph check` shows the commands that it stands for. All keys: docs/steph-toml.md
 """
 UNKNOWN = "…"  # what a person must put in its place; no program has this name
 # options by their names without dashes: what the program is given there
@@ -50,6 +50,7 @@ def findings(found: Survey) -> Iterator[str]:
         does = "trains" if script.trains else "evaluates"
         how = f"takes {len(script.options)} options" if script.has_command_line else "has no command line"
         yield f"{script.path}: {does}; {how}"
+    yield from (f"the preset lawqa's script: {section}" for section in sorted(found.published))
     yield from (f"{file.path}: {file.rows} rows, {file.format or 'of no known format'}" for file in found.rows)
     yield from (f"{folder}: lm_eval task {task}" for task, folder in found.tasks.items())
     yield from (f"{path}: settings for {kind}" for path, kind in found.configs.items())
@@ -62,7 +63,8 @@ def draft(found: Survey) -> str:
     """The text of a `steph.toml`."""
     training = next((script for script in found.scripts if script.trains), None)
     evaluating = next((script for script in found.scripts if script.evaluates), None)
-    lines = [HEAD, *_model(training), *_train(found, training), "", *_evaluate(found, evaluating)]
+    own_model = () if "train" in found.published else _model(training)
+    lines = [HEAD, *own_model, *_train(found, training), "", *_evaluate(found, evaluating)]
     return "\n".join(lines) + "\n"
 
 
@@ -75,6 +77,9 @@ def _model(script: Script | None) -> Iterator[str]:
 
 def _train(found: Survey, script: Script | None) -> Iterator[str]:
     yield "[train]"
+    if "train" in found.published:
+        yield 'preset = "lawqa"'
+        return
     rows = _rows_line(found.rows, script)
     if "trl sft" in found.programs or (script is None and "trl" in found.programs):
         yield 'preset = "trl"'
@@ -131,6 +136,9 @@ def _rows_line(files: tuple[RowsFile, ...], script: Script | None) -> str:
 
 def _evaluate(found: Survey, script: Script | None) -> Iterator[str]:
     yield "[evaluate]"
+    if "evaluate" in found.published:
+        yield 'preset = "lawqa"'
+        return
     if found.tasks or (script is None and {"lm_eval", "lm-eval"} & found.programs):
         task, folder = next(iter(found.tasks.items()), (UNKNOWN, None))
         include = ["--include_path", folder] if folder else []

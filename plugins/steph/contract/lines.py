@@ -19,7 +19,7 @@ from steph.contract.adapter_words import says_not_applied
 _PAIR = re.compile(r"['\"]([A-Za-z_][\w/.-]{0,60})['\"]:\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
 # what loggers, launchers and progress bars put before a line ends like a tag or with a level; a bar may follow
 _BEFORE_DICT = r"(?:[^{}]{0,200}?(?:[\]:)>|\-–—]|\b(?:DEBUG|INFO|NOTICE|WARN|WARNING))\s*|\s*)"
-_DICT = re.compile(rf"^{_BEFORE_DICT}(\{{\s*['\"][A-Za-z_].*\}})\s*(?:\d{{1,3}}%\|.*)?$")
+_DICT = re.compile(rf"^{_BEFORE_DICT}(\{{\s*['\"][A-Za-z_].*\}})\s*(?:\d{{1,3}}%\|.*|[\w./-]{{1,80}}:\d{{1,6}})?$")
 _WRAPPED = re.compile(r"^(?:(?:np|numpy)\.float\d+|tensor)\(([^()]+)\)?$")
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _REINITIALISED = re.compile(rf"Some weights of \w{{1,200}}(?:{'|'.join(_GENERATING)}) were not initialized from")

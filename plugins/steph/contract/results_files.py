@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from steph.base.files import UnreadableError, is_fresh
 from steph.contract import results_json, results_lawqa, results_lm_eval
 from steph.contract.globs import files_at, newest
 from steph.contract.results import Results, ResultsFile, ResultsForm
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One format: its reader, which is given the files that hold rows, and what it knows without being told where.
+
+    `knows`: the names of `ResultsRow`, and `model` and `adapter`.
+    """
+
+    read: Callable[[Path, Sequence[Path], ResultsForm], tuple[Results, tuple[Path, ...]]]
+    knows: frozenset[str] = frozenset()
+
+
+# the format `lawqa` is found and read otherwise: by what its script prints
+READERS = {
+    "lm_eval": Reader(results_lm_eval.read_results, results_lm_eval.KNOWS),
+    "json": Reader(results_json.read_results),
+}
 
 
 def find_results(
@@ -45,9 +65,7 @@ def read_results(root: Path, path: Path, form: ResultsForm) -> Results:
 
 def _read(root: Path, path: Path, form: ResultsForm) -> tuple[Results, tuple[Path, ...]]:
     beside = files_at(root, form.rows) if form.rows and is_file_pattern(form.rows) else []
-    if form.format == "lm_eval":
-        return results_lm_eval.read_results(path, beside, form)
-    return results_json.read_results(path, newest(beside, path.stat().st_mtime), form)
+    return READERS[form.format].read(path, beside, form)
 
 
 def is_file_pattern(text: str) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steph.base.files import MAX_JSON_BYTES, UnreadableError, json_lines, read_json
 from steph.contract.dotted import value_at, values_at
+from steph.contract.globs import newest
 from steph.contract.questions import plain_label
 from steph.contract.results import NO_ANSWER, Config, Results, ResultsForm, Row, Score
 
@@ -18,8 +19,9 @@ _RIGHT, _WRONG = (
 )
 
 
-def read_results(path: Path, rows_file: Path | None, form: ResultsForm) -> tuple[Results, tuple[Path, ...]]:
+def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> tuple[Results, tuple[Path, ...]]:
     """Read one file, and its rows where they are in a file of their own; raises UnreadableError (Japanese)."""
+    rows_file = newest(rows_files, path.stat().st_mtime)
     raw = _lines(path) if path.suffix == ".jsonl" else read_json(path)
     found = _rows_in(raw, rows_file, form)
     rows = tuple(_row(row, n, form) for n, row in enumerate(found or ()))

@@ -20,6 +20,7 @@ from steph.contract.dotted import value_at
 from steph.contract.questions import QUESTION_KEYS, plain_label
 from steph.contract.results import Config, EvaluationKind, Results, ResultsForm, Row, Score
 
+KNOWS = frozenset({"question", "expected", "predicted", "response", "correct", "model", "adapter"})
 MOST_ROWS_BYTES = 512 << 20
 MOST_ANSWER_CHARS = 2000
 _REMOTE = re.compile(r"completions|openai|anthropic|api|gguf|textsynth|watsonx", re.IGNORECASE)
@@ -32,9 +33,10 @@ def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> t
     raw = read_json(path, finite=False)
     if not isinstance(raw, dict) or not isinstance(raw.get("results"), dict):
         raise UnreadableError("results がない（lm_eval の結果ではない）")
-    tasks = [name for name in raw["results"] if value_at(raw, f"n-samples.{name}.effective") is not None]
+    known = [raw[key] for key in ("n-samples", "configs") if isinstance(raw.get(key), dict)]
+    tasks = [name for name in raw["results"] if any(name in table for table in known)]  # a group is in neither
     if not tasks:
-        raise UnreadableError("n-samples にタスクがない（lm_eval の結果ではない）")
+        raise UnreadableError("configs にタスクがない（lm_eval の結果ではない）")
     rows: list[Row] = []
     scores, contradictions, used = [], [], []
     for task in tasks:
@@ -97,10 +99,11 @@ def _score(raw: Mapping[str, Any], task: str, form: ResultsForm) -> tuple[Score,
     figures = raw["results"][task]
     listed = value_at(raw, f"configs.{task}.metric_list")
     metrics = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    wanted = form.score.rpartition(".")[2] if form.score else next((str(one.get("metric")) for one in metrics), "")
+    described = _described_metric(form, task)
+    wanted = described or next((str(one.get("metric")) for one in metrics), "")
     keys = [key for key in figures if "," in key and "_stderr," not in key and type(figures[key]) in (int, float)]
     key = next((key for key in keys if wanted in (key, key.partition(",")[0])), None)
-    if key is None and (form.score or not keys):
+    if key is None and (described or not keys):
         raise UnreadableError(f"{task} にスコアがない: {wanted or 'どの指標も'}")
     key = key or keys[0]
     metric, _, filter_name = key.partition(",")
@@ -113,6 +116,12 @@ def _score(raw: Mapping[str, Any], task: str, form: ResultsForm) -> tuple[Score,
         task=task, metric=key, value=value, count=count if type(count) is int else None,
         is_mean=True if how == "mean" else None,
     ), filter_name  # fmt: skip
+
+
+def _described_metric(form: ResultsForm, task: str) -> str | None:
+    """The metric of `results.<task>.<metric>`, where the description's path is of this task or of any."""
+    place, _, metric = (form.score or "").rpartition(".")
+    return metric if metric and place.removeprefix("results.") in (task, "*", "results", "") else None
 
 
 def _samples_of(path: Path, task: str, rows_files: Sequence[Path]) -> Path | None:
@@ -204,8 +213,11 @@ def _likelihoods(answers: object) -> list[float]:
 
 
 def _choices(doc: object, config: object) -> object:
-    key = config.get("doc_to_choice") if isinstance(config, Mapping) else None
-    return doc.get(key) if isinstance(doc, Mapping) and isinstance(key, str) else None
+    """A field of the document, or the same list for all; None where a template makes them."""
+    told = config.get("doc_to_choice") if isinstance(config, Mapping) else None
+    if isinstance(told, list):
+        return told
+    return doc.get(told) if isinstance(doc, Mapping) and isinstance(told, str) else None
 
 
 def _index(raw: Mapping[str, Any], choices: object) -> str:

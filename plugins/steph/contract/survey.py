@@ -15,6 +15,7 @@ from typing import Any
 
 from steph.base.files import json_rows
 from steph.contract.command_line import answers_help
+from steph.contract.description import Paths
 from steph.contract.rows import RowFormat, format_of
 
 MOST_FILES, MOST_BYTES, MOST_DEPTH, FIRST_ROWS = 2000, 4 << 20, 4, 20
@@ -100,7 +101,10 @@ class Script:
 
 @dataclass(frozen=True)
 class Survey:
-    """All that was found in a folder; paths are from it."""
+    """All that was found in a folder; paths are from it.
+
+    `published`: those of `train` and `evaluate` whose script is where the preset `lawqa` has it.
+    """
 
     programs: frozenset[str]
     scripts: tuple[Script, ...]
@@ -108,6 +112,7 @@ class Survey:
     tasks: Mapping[str, str]
     configs: Mapping[str, str]
     notebooks: tuple[str, ...]
+    published: frozenset[str] = frozenset()
 
 
 def survey(root: Path) -> Survey:
@@ -131,7 +136,9 @@ def survey(root: Path) -> Survey:
         if path.name in ("pyproject.toml", "setup.cfg", "Makefile", "README.md") or path.suffix in (".txt", ".sh"):
             wanted += _text(path)
     programs = frozenset(one for one in _PROGRAMS if re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", wanted))
-    return Survey(programs, tuple(scripts), tuple(rows), tasks, configs, tuple(notebooks))
+    paths = {"train": Paths().train_script, "evaluate": Paths().evaluate_script}
+    published = frozenset(section for section, path in paths.items() if (root / path).is_file())
+    return Survey(programs, tuple(scripts), tuple(rows), tasks, configs, tuple(notebooks), published)
 
 
 def read_script(path: str, text: str) -> Script:

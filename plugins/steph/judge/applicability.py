@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from steph.contract.results import ResultsForm
+from steph.contract.results_files import READERS
 from steph.contract.rows import RowFormat
 from steph.judge.kinds import Needs
 from steph.record.values import Check
@@ -32,10 +33,7 @@ def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dic
     """What an evaluation of this form lacks, each with the reason (Japanese)."""
     if form.format == "lawqa":
         return {Needs.WORDS: "lawqa の行は、行ごとの検査が見る"} if not form.lines else {}
-    is_harness = form.format == "lm_eval"
-    named = set(form.row) | ({"question", "correct", "expected", "predicted"} if is_harness else set())
-    if is_harness and form.kind == "generate":
-        named.add("response")
+    named = set(form.row) | READERS[form.format].knows
     lacks = {
         Needs.KEY_LINES: "決まった行を表示する評価（lawqa）ではない",
         Needs.PROMPTS: "結果にプロンプトを持つ形式（lawqa）ではない",
@@ -44,16 +42,22 @@ def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dic
         lacks[Needs.WORDS] = "evaluate.lines に表示の指定がない"
     if not has_dataset:
         lacks[Needs.DATASET] = "paths.dataset の指定がなく、問題は評価のプログラムだけが知る"
-    if not is_harness and form.model is None:
+    if form.model is None and "model" not in named:
         lacks[Needs.MODEL_NAME] = "evaluate.results.model の指定がない"
-    if not is_harness and form.adapter is None:
+    if form.adapter is None and "adapter" not in named:
         lacks[Needs.ADAPTER_NAME] = "evaluate.results.adapter の指定がない"
     if form.rows is None and not (form.format == "json" and form.row):
-        for need in (Needs.ROWS, Needs.QUESTIONS, Needs.LABELS, Needs.RESPONSES):
+        for need in (Needs.ROWS, Needs.QUESTIONS, Needs.LABELS, Needs.GOLD, Needs.RESPONSES):
             lacks[need] = "evaluate.results.rows の指定がなく、問題ごとの結果がない"
         return lacks
     if "question" not in named:
         lacks[Needs.QUESTIONS] = "evaluate.results.row に question がない"
+    if form.kind not in {*_LABELLED, *_ANSWERING}:
+        lacks[Needs.GOLD] = f"正解と比べる評価ではない（kind = {form.kind}）"
+    elif form.kind == "generate" and form.format != "json":
+        lacks[Needs.GOLD] = "正誤は評価のプログラムの指標が決める"
+    elif "expected" not in named or not {"predicted", "response"} & named:
+        lacks[Needs.GOLD] = "evaluate.results.row に expected と、predicted か response がない"
     if form.kind not in _LABELLED:
         lacks[Needs.LABELS] = f"記号で答える評価ではない（kind = {form.kind}）"
     elif not {"expected", "predicted"} <= named:

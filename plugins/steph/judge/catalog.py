@@ -38,6 +38,7 @@ NEEDED = {
     Needs.ROWS: "問題ごとの結果",
     Needs.QUESTIONS: "結果の問題文",
     Needs.LABELS: "記号の回答",
+    Needs.GOLD: "結果の正解と回答",
     Needs.RESPONSES: "応答の文",
     Needs.PROMPTS: "結果のプロンプト",
     Needs.DATASET: "データセット",

@@ -276,7 +276,7 @@ def _at(values: Sequence[Value], n: int) -> Value | None:
 def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> tuple[Check, ...]:
     """All checks of what was seen of an evaluation; where nothing was seen, they say why."""
     told = {row.response is None for row in results.results} if results else set()
-    seen = _Seen(evidence, evidence.witness or Witness(), asks_both=len(told) > 1 and evidence.form.format == "lm_eval")
+    seen = _Seen(evidence, evidence.witness or Witness(), asks_both=len(told) > 1 and evidence.form.format != "lawqa")
     generated = _generated_check(seen, len(results.results) if results else evidence.settings.samples)
     # a row that is an error by its own word has no answer that could have been seen
     rows = tuple(row for row in results.results if row.predicted_answer != "error") if results else ()
@@ -387,8 +387,8 @@ def _given_by(seen: _Seen, row: Row) -> list[_Answer]:
 
 def _asked_alone(evidence: EvalEvidence, row: Row) -> Row:
     """The row as one prompt asks it: of scored choices each has a prompt of its own."""
-    is_scored = row.response is None and evidence.form.kind in ("loglikelihood", "metric")
-    return row.model_copy(update={"choices": None}) if is_scored or evidence.form.format == "lm_eval" else row
+    is_scored = row.response is None and evidence.form.format != "lawqa"
+    return row.model_copy(update={"choices": None}) if is_scored else row
 
 
 def _asked(answers: Sequence[_Answer], row: Row) -> list[_Answer]:

@@ -14,10 +14,11 @@ from steph.contract.results import Results, ResultsFile, Row
 from steph.judge.checks_prompts import PROMPTS, prompt_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
-from steph.judge.reading import is_exception_text
+from steph.judge.reading import bare, is_exception_text
 from steph.record.values import Check
 
 BEGUN_SLACK_SECONDS = 2.0  # the files' clock and the program's may differ
+SHORT_ANSWER_CHARS = 40  # a longer right answer is a model answer, which a right one need not hold
 ROUNDED_DIGITS = 5  # a share with so many decimals is not taken for a rounded one
 ACCURACY_TOLERANCE = 6e-5  # two digits of a percentage, rounded; a printed one may have fewer
 
@@ -67,7 +68,8 @@ FLAGS_CONSISTENT = CheckKind(
     FAIL,
     "正誤の印が回答と一致する",
     "is_correct と predicted_answer・correct_answer",
-    needs=(Needs.LABELS,),
+    note="自由な文の回答では warn",
+    needs=(Needs.GOLD,),
 )
 ROWS_DISTINCT = CheckKind(
     "rows_distinct", "H-3", FAIL, "同じ問題を二度数えていない", "results の問題文と選択肢", needs=(Needs.QUESTIONS,)
@@ -207,8 +209,11 @@ def _scores_check(results: Results) -> Check:
     for score in results.scores:
         name = one_line("/".join(filter(None, (score.task, score.metric))) or "スコア", 60)
         rows = [row.counts for row in results.results if row.task == score.task]
-        if score.is_mean is None or not rows or any(row.score is None for row in results.results):
+        if score.is_mean is None:
             unknown.append(name)
+            continue
+        if not rows or any(row.score is None for row in results.results if row.task == score.task):
+            wrong.append(f"{name} の行に値がない")
             continue
         mean = sum(rows) / len(rows)
         is_same = math.isclose(score.value, mean, abs_tol=max(ACCURACY_TOLERANCE, half_digit(score.value)))
@@ -218,7 +223,8 @@ def _scores_check(results: Results) -> Check:
     if wrong:
         return JSON_CONSISTENT.check(False, f"食い違い: {'、'.join(wrong)}。")
     if not held:
-        return JSON_CONSISTENT.check(None, f"行の平均と比べられない: {'、'.join(unknown)}。")
+        why = f"行の平均ではない指標なので比べられない: {'、'.join(unknown)}。"
+        return JSON_CONSISTENT.check(None, why, severity=WARN)
     return JSON_CONSISTENT.check(True, f"スコアと行が一致する: {'、'.join(held)}。")
 
 
@@ -249,7 +255,7 @@ def content_checks(evidence: EvalEvidence, results: Results | None, lines: EvalL
     return (
         _config_check(evidence, results),
         _error_check(results.results, lines),
-        _flags_check(results.results),
+        _flags_check(results.results, is_free=evidence.form.kind == "generate"),
         *_dataset_checks(evidence, dataset, trouble, results.results, keys),
         _overlap_check(evidence, results.results),
         *prompt_checks(evidence, results.results, dataset),
@@ -300,12 +306,28 @@ def _error_check(rows: tuple[Row, ...], lines: EvalLines) -> Check:
     return NO_ERROR_ANSWERS.check(not errors and not printed, message)
 
 
-def _flags_check(rows: tuple[Row, ...]) -> Check:
+def _flags_check(rows: tuple[Row, ...], *, is_free: bool) -> Check:
+    """Whether what is called right is the right answer; of free texts, whether a short right answer is in them."""
+    if is_free:
+        return _free_flags_check(rows)
     told = [row for row in rows if row.correct_answer]
     wrong = sum(row.is_correct != (row.predicted_answer == plain_label(row.correct_answer)) for row in told)
     if rows and not told:
         return FLAGS_CONSISTENT.check(None, "正誤が回答の一致だけでは決まらない指標である。", severity=INFO)
     return FLAGS_CONSISTENT.check(wrong == 0, f"{len(rows)} 問のうち {wrong} 問で is_correct が回答と食い違う。")
+
+
+def _free_flags_check(rows: tuple[Row, ...]) -> Check:
+    told = [
+        (row.is_correct, bare(row.correct_answer), bare(row.predicted_answer or row.response or "")) for row in rows
+    ]
+    short = [(flag, gold, said) for flag, gold, said in told if 0 < len(gold) <= SHORT_ANSWER_CHARS]
+    praised = sum(flag and gold not in said for flag, gold, said in short)
+    missed = sum(not flag and gold == said for flag, gold, said in short)
+    if not short:
+        return FLAGS_CONSISTENT.check(None, "正解が短い語でないので比べられない。", severity=INFO)
+    message = f"比べた {len(short)} 問のうち、正解のない回答を正しいとした {praised} 問、正解を誤りとした {missed} 問。"
+    return FLAGS_CONSISTENT.check(not praised and not missed, message, severity=WARN)
 
 
 def _dataset_checks(
@@ -368,7 +390,7 @@ def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
     """Questions with their choices; scored choices are the answer's texts, so that there the question alone tells."""
     if evidence.train_questions is None:
         return TRAIN_OVERLAP.check(None, "学習データを読めないので測れない。")
-    is_scored = evidence.form.kind == "loglikelihood" or evidence.form.format == "lm_eval"
-    keys = [question_key(row.question, None if is_scored else row.choices) for row in rows]
+    is_free = evidence.form.format != "lawqa"
+    keys = [question_key(row.question, None if is_free and row.response is None else row.choices) for row in rows]
     seen = sum(is_among(key, evidence.train_questions) for key in keys)
     return TRAIN_OVERLAP.check(seen == 0, f"評価した {len(keys)} 問のうち {seen} 問が学習データにある。")

@@ -20,6 +20,7 @@ class Needs(StrEnum):
     ROWS = "rows"
     QUESTIONS = "questions"
     LABELS = "labels"  # answers that are labels of choices
+    GOLD = "gold"  # right answers beside the given ones
     RESPONSES = "responses"
     PROMPTS = "prompts"
     DATASET = "dataset"

@@ -173,7 +173,9 @@ def _evaluation_sentence(h3: StageResult | None) -> str:
     outcome = attempt.evaluation
     settings = attempt.settings if isinstance(attempt.settings, EvalSettings) else EvalSettings()
     mode = f"{'CoT' if settings.use_cot else 'direct'} / {'RAG' if settings.use_rag else 'no-RAG'}"
-    score = wording.accuracy_words(outcome.correct, outcome.total) if outcome else "結果の記録なし"
+    score = wording.score_words(outcome) if outcome else "結果の記録なし"
+    if outcome and outcome.score is not None:  # of a program that has no such modes
+        return f"評価の小規模テストは通りました: {score}、{units.duration(attempt.seconds)}。"
     backend = (outcome.backend if outcome else None) or "不明"
     return f"{mode} の小規模テストは通りました: {score}、{units.duration(attempt.seconds)}、backend は `{backend}`。"
 

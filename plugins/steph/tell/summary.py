@@ -202,7 +202,7 @@ def _of_result(record: Record) -> Iterator[str]:
     attempt = h3.last_attempt if h3 else None
     if h3 and h3.verdict.is_green and not h3.stale and attempt and attempt.evaluation:
         outcome = attempt.evaluation
-        words = wording.accuracy_words(outcome.correct, outcome.total)
+        words = wording.score_words(outcome)
         meaning = (
             "乱数の重みなので、この数に意味はありません" if record.context.twin else "この問題数では精度は言えません"
         )

@@ -165,7 +165,7 @@ def evaluation_facts(record: Record, attempt: Attempt | None) -> Markdown:
 
 def _evaluation_rows(outcome: EvalOutcome) -> list[tuple[str, str]]:
     return [
-        ("精度", Markdown(f"**{inline(wording.accuracy_words(outcome.correct, outcome.total))}**")),
+        ("精度", Markdown(f"**{inline(wording.score_words(outcome))}**")),
         ("backend", code(outcome.backend or "")),
         ("model_name", code(outcome.model_name or "")),
         ("lora_path", code(outcome.lora_path or "")),

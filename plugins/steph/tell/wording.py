@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from steph.base.terms import AnyStage, Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
-from steph.record.values import Attempt
+from steph.record.values import Attempt, EvalOutcome
 
 STAGE_TITLES: dict[AnyStage, str] = {
     StageId.H1: "モデル",
@@ -119,6 +119,14 @@ def accuracy_words(correct: int | None, total: int | None) -> str:
         return "未測定"
     share = f"({correct / total:.1%})" if total else ""
     return f"{total}問中{correct}問正解{share}"
+
+
+def score_words(outcome: EvalOutcome) -> str:
+    """Say what an evaluation came to: the right answers, or the score of a format that gives one."""
+    if outcome.score is None:
+        return accuracy_words(outcome.correct, outcome.total)
+    count = f"({outcome.total}問)" if outcome.total else ""
+    return f"{outcome.metric or 'スコア'} {outcome.score:.4g}{count}"
 
 
 def outcome_words(attempt: Attempt) -> str:

@@ -15,9 +15,14 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".toml") for file in _FOLDER.iterdir() if file.name.endswith(".toml")))
 
 
+def preset_text(name: str) -> str:
+    """A preset's file; raises ValueError naming those that there are."""
+    if name not in preset_names():
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(preset_names())}")
+    return (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+
+
 @cache
 def preset_table(name: str) -> dict[str, Any]:
     """A preset's tables; raises ValueError naming those that there are."""
-    if name not in preset_names():
-        raise ValueError(f"unknown preset {name!r}; known: {', '.join(preset_names())}")
-    return tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(preset_text(name))
