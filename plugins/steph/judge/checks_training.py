@@ -145,7 +145,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
 
 
 def _log(evidence: TrainEvidence, state: TrainerState) -> TrainingLog:
-    """What was printed, of other programs than the spec's script also on stderr or in words; else the Trainer's state."""
+    """What was printed, of other programs than the spec's also on stderr or in words; else the Trainer's state."""
     log = read_log(evidence.stdout)
     if evidence.is_scripted:
         return log
