@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from steph.child.twin_tokenizer import texts_of
 from steph.contract.answers import row_lengths
-from steph.contract.questions import frame_in, is_among, question_key, questions_in
+from steph.contract.questions import frame_in, is_among, question_key, questions_in, without_choices
 from steph.contract.rows import RowFormat, format_of, training_row, training_rows_in
 from steph.run.inputs import InputError, read_train_file
 from suite_runs import make_model
@@ -128,6 +128,14 @@ def test_a_question_alone_is_found_in_a_training_that_has_choices(tmp_path: Path
     known = questions_in(tmp_path / "rows.jsonl")
     assert is_among(question_key(QUESTIONS[0], None), known)
     assert not is_among(question_key(QUESTIONS[0], ["京都", "奈良"]), known)
+    assert is_among(without_choices(question_key(QUESTIONS[0], ["京都", "奈良"])), known)
+
+
+def test_a_question_is_found_in_a_training_that_asks_it_without_choices(tmp_path: Path) -> None:
+    """The answer was learnt, whatever choices the evaluation puts beside it."""
+    known = questions_in(write_rows(tmp_path / "rows.jsonl", "messages"), "messages")
+    assert is_among(question_key(QUESTIONS[0], ["東京", "大阪"]), known)
+    assert not is_among(question_key("月の直径は何キロメートルですか。", ["東京", "大阪"]), known)
 
 
 def test_a_question_within_a_template_is_found(tmp_path: Path) -> None:

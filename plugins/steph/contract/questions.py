@@ -245,9 +245,9 @@ def is_among(key: str, train_questions: frozenset[str]) -> bool:
     A question without choices is also there where the training asks it with some, or where the training's own text is
     the end of it: an evaluation's template stands before a question.
     """
-    if key in train_questions:
-        return True
     question, *choices = key.split(_PART)
+    if key in train_questions or {question, question + _PART} & train_questions - {"", _PART}:
+        return True  # also a training that asks it without its choices
     parts = [part for part in (question, *choices) if part]
     prompts = [text for text in train_questions if _PART not in text]
     if len(parts) != 1:
@@ -257,6 +257,11 @@ def is_among(key: str, train_questions: frozenset[str]) -> bool:
         len(question) >= LEAST_QUESTION_CHARS
         and any(question in text or (len(text) >= LEAST_QUESTION_CHARS and text in question) for text in prompts)
     )
+
+
+def without_choices(key: str) -> str:
+    """A question's key by its question alone."""
+    return key.partition(_PART)[0] + _PART
 
 
 def _row_keys(row: TrainingRow) -> tuple[str, ...]:

@@ -9,7 +9,15 @@ from steph.base.files import UnreadableError, sha256_of
 from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.contract.lines import EvalLines
-from steph.contract.questions import Question, as_in_dataset, is_among, plain_label, question_key, questions_of
+from steph.contract.questions import (
+    Question,
+    as_in_dataset,
+    is_among,
+    plain_label,
+    question_key,
+    questions_of,
+    without_choices,
+)
 from steph.contract.results import Results, ResultsFile, Row
 from steph.judge.checks_prompts import PROMPTS, prompt_checks
 from steph.judge.evidence import EvalEvidence
@@ -393,4 +401,6 @@ def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
     is_free = evidence.form.format != "lawqa"
     keys = [question_key(row.question, None if is_free and row.response is None else row.choices) for row in rows]
     seen = sum(is_among(key, evidence.train_questions) for key in keys)
-    return TRAIN_OVERLAP.check(seen == 0, f"評価した {len(keys)} 問のうち {seen} 問が学習データにある。")
+    alone = sum(is_among(without_choices(key), evidence.train_questions) for key in keys)
+    more = f"（問題文だけなら {alone} 問）" if alone > seen else ""
+    return TRAIN_OVERLAP.check(seen == 0, f"評価した {len(keys)} 問のうち {seen} 問が学習データにある{more}。")
