@@ -5,6 +5,7 @@ Whatever is wrong with these is said here, in one line each, before anything is 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -268,6 +269,10 @@ def _require_section(root: Path, section: Train | Evaluate, script: str, options
         inputs.require_program(root / section.cwd, filled(command[0], values), name)
 
 
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _context(
     options: Options, profile: Profile, description: Description, devices: Sequence[Device], device_error: str | None
 ) -> Context:
@@ -287,6 +292,7 @@ def _context(
         pipeline_git=git_state(root),
         suite_git=git_state(Path(__file__).resolve().parent),
         trainer=description.trainer or "undescribed",
+        described_sha256=_sha256(description.model_dump_json(exclude={"evaluate", "index"})),
         environment=environment(devices, device_error),
         vram_cap_bytes=options.vram_cap_bytes,
         twin=profile.uses_twin(options),
