@@ -17,7 +17,7 @@ from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.base.units import gib
 from steph.contract.asked import applied, own_models, passed
 from steph.contract.description import FILE_NAME, Description, DescriptionError, Evaluate, Train, load_description
-from steph.contract.placeholders import TRAIN_NAMES, WHEN, filled, unknown_placeholder
+from steph.contract.placeholders import KNOWN_IN_TRAIN, WHEN, filled, unknown_placeholder
 from steph.gpu import visible
 from steph.gpu.driver import DeviceError
 from steph.gpu.visible import memory_fraction_for_cap
@@ -125,7 +125,7 @@ def _asked(root: Path, description: Description, profile: Profile, options: Opti
     """The profile as these programs can be asked for it; the steps of a training that nothing shortens are its own."""
     train = description.train
     template = config_template(root, train)
-    known = {*TRAIN_NAMES, *(f"{WHEN}{name}" for name in type(train.when).model_fields)}
+    known = {*KNOWN_IN_TRAIN, *(f"{WHEN}{name}" for name in type(train.when).model_fields)}
     if template and (trouble := unknown_placeholder((template,), known)):
         raise DescriptionError(f"train.config.template: {train.config and train.config.template}: {trouble}")
     asked, can_pass = applied(profile, description, template), passed(train, template)
