@@ -27,6 +27,30 @@ with open("notes.txt", "a") as file:
 """
 
 
+CONFIGURED = f"""
+[train]
+command = ["{{python}}", "run.py", "{{config}}"]
+config = {{ file = "run.json", template = "run.json.in" }}
+output_dir = "out"
+rows = {{ file = "{TRAIN_FILE}", format = "input_output" }}
+[train.fixed]
+batch_size = 2
+gradient_accumulation_steps = 2
+num_epochs = 1
+lora_r = 8
+lora_alpha = 32
+[evaluate]
+none = "later"
+"""
+RUN = """
+import json, runpy, sys
+settings = json.load(open(sys.argv[1]))
+more = ["--batch-size", "2", "--gradient-accumulation-steps", "2", "--num-epochs", "1", "--logging-steps", "1"]
+sys.argv = ["scripts/train_qwen_law_ft.py", *(word for pair in settings.items() for word in pair), *more, "--do-train"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, int, str]:
     """A run whose training has a command before and one after it, and that has no evaluation."""
@@ -92,3 +116,25 @@ def test_a_stage_is_not_run_into_a_record_of_another_training(bench: tuple[Bench
     assert refused[0] == 4, refused[1]
     assert "description of training was" in refused[1]
     assert "still nobody" in joined[1]
+
+
+def test_a_program_that_takes_a_file_of_settings_gets_one_in_the_record(tmp_path: Path) -> None:
+    """Made of the root's template for each attempt; the root itself gets none, and fixed settings are held against."""
+    made = make_bench(tmp_path)
+    (made.root / "run.py").write_text(RUN)
+    template = {"--model-name": "{model}", "--train-file": "{train_file}", "--output-dir": "{output_dir}"}
+    template |= {"--learning-rate": "{learning_rate}", "--max-seq-length": "{max_seq_length}", "--lora-r": "8"}
+    (made.root / "run.json.in").write_text(json.dumps(template))
+    (made.root / "steph.toml").write_text(CONFIGURED)
+    before = {path.name for path in made.root.iterdir()}
+    status, output = made.run(StageId.H1, StageId.H2)
+    attempt = made.record().stages[StageId.H2].last_attempt
+    assert attempt is not None
+    assert status == 0, output
+    config = Path(attempt.argv[2])
+    assert config.is_relative_to(made.reports)
+    assert json.loads(config.read_text())["--learning-rate"] == "0.0002"
+    assert {path.name for path in made.root.iterdir()} - before <= {"out", "__pycache__"}
+    (made.root / "steph.toml").write_text(CONFIGURED.replace("lora_r = 8", "lora_r = 16"))
+    status, output = made.run(StageId.H1, StageId.H2, StageId.H3)
+    assert "adapter_as_asked" in {check.id for check in made.record().stages[StageId.H2].findings}, output
