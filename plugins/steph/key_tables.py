@@ -26,7 +26,7 @@ from steph.contract.description import Description
 from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES
 from steph.contract.presets import preset_names, preset_text
 from steph.plan.settings import Profile, Within
-from steph.record import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, TrainSettings
 
 TABLES: Mapping[str, type[BaseModel]] = {"steph.toml": Description, "profile": Profile}
 PAGES = ("docs/steph-toml.md", "docs/profiles.md")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from planted import TRAIN_FILE
-from steph.record import StageId, Verdict
+from steph.base.terms import StageId, Verdict
 from suite_runs import Bench, make_bench
 
 TRAIN = f"""

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from steph.base.terms import Severity, StageId
 from steph.cli import app
-from steph.record import Record, Severity, StageId
+from steph.record.values import Record
 from steph.run.journal import read_record, record_folders
 from suite_runs import PAGE, clean_environment
 from typer.testing import CliRunner
