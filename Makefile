@@ -1,5 +1,5 @@
 # Each target sets up what it needs. ARGS is handed to pytest: make accept ARGS="--steph-model Qwen/Qwen3-1.7B"
-.PHONY: setup doctor accept test test-planted coverage lint clean docs
+.PHONY: setup doctor accept test test-planted test-programs coverage lint clean docs
 PYTHON ?= python3
 
 setup: .venv/.ready
@@ -19,6 +19,13 @@ test: setup
 # defects planted in the reference pipeline, each through a whole rehearsal on the CPU: half an hour on 2 cores
 test-planted: setup
 	STEPH_TEST_PLANTED=1 .venv/bin/python -m pytest tests/unit/pipeline/test_witness_rehearsed.py -n 2 $(ARGS)
+
+# trl, lm_eval and a notebook's export as they are, in an environment of their own (2 GB), each through whole rehearsals
+test-programs: setup
+	test -x .venv-programs/bin/lm_eval || (.venv/bin/python -m venv .venv-programs && \
+	  .venv-programs/bin/pip install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch transformers peft accelerate bitsandbytes trl datasets lm_eval)
+	STEPH_TEST_PROGRAMS=$(CURDIR)/.venv-programs/bin .venv/bin/python -m pytest -ra tests/unit/pipeline/test_witness_programs.py \
+	  tests/unit/pipeline/test_harness_programs.py tests/unit/pipeline/test_described_programs.py $(ARGS)
 
 # the same tests half as fast, and which branches of plugins/steph none of them takes; fails under 95 %
 coverage: setup

@@ -26,6 +26,7 @@ from steph.contract.description import Description
 from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES
 from steph.contract.presets import preset_names, preset_text
 from steph.plan.settings import Profile, Within
+from steph.record.settings import EvalSettings, TrainSettings
 
 TABLES: Mapping[str, type[BaseModel]] = {"steph.toml": Description, "profile": Profile}
 PAGES = ("docs/steph-toml.md", "docs/profiles.md")
@@ -49,11 +50,15 @@ def page(text: str) -> str:
 
 def placeholder_table() -> str:
     """One row a placeholder: its name, in which sections it may stand, its meaning."""
+    train, evaluate = (
+        {**TRAIN_NAMES, **_strings_below(TrainSettings)},
+        {**EVALUATE_NAMES, **_strings_below(EvalSettings)},
+    )
     rows = []
-    for name in dict.fromkeys((*TRAIN_NAMES, *EVALUATE_NAMES)):
-        where = [section for section, known in (("train", TRAIN_NAMES), ("evaluate", EVALUATE_NAMES)) if name in known]
-        meaning = TRAIN_NAMES.get(name) or EVALUATE_NAMES[name]
-        rows.append(f"| `{{{name}}}` | {', '.join(f'`[{section}]`' for section in where)} | {meaning} |\n")
+    for name in dict.fromkeys((*train, *evaluate)):
+        where = [section for section, known in (("train", train), ("evaluate", evaluate)) if name in known]
+        said = (train.get(name) or evaluate[name]).rstrip(".")
+        rows.append(f"| `{{{name}}}` | {', '.join(f'`[{section}]`' for section in where)} | {said} |\n")
     return "| placeholder | in | stands for |\n|---|---|---|\n" + "".join(rows)
 
 

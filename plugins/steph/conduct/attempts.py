@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from steph.base.redact import redact
 from steph.base.terms import AnyStage, EndedBy, Purpose
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
@@ -125,7 +126,7 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
         argv=request.argv,
         before=request.call.before if request.call else (),
         after=request.call.after if request.call else (),
-        env=dict(request.call.env) if request.call else {},
+        env=_recorded(request.call.env) if request.call else {},
         cwd=str(_folder_of(setup, request)),
         folder=folder.name,
         limit_seconds=request.limit_seconds,
@@ -210,6 +211,11 @@ def _spec(setup: Setup, request: Request, folder: Path) -> ChildSpec:
 
 def _folder_of(setup: Setup, request: Request) -> Path:
     return Path(os.path.normpath(setup.root / request.call.cwd)) if request.call else setup.root
+
+
+def _recorded(env: Mapping[str, str]) -> dict[str, str]:
+    """Variables without secrets, which their names may tell."""
+    return {name: redact(f"{name}={value}").partition("=")[2] for name, value in env.items()}
 
 
 def in_a_row(commands: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

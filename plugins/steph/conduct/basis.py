@@ -28,6 +28,7 @@ class Basis:
     vram_cap: str
     twin: str
     trainer: str | None
+    description_of_training: str | None
     dataset_sha256: str | None
     model: str | None
 
@@ -66,6 +67,7 @@ def _basis(context: Context, dataset: DataFile | None, model: str | None) -> Bas
         vram_cap="none" if cap_bytes is None else gib(cap_bytes),
         twin="yes" if context.twin else "no",
         trainer=context.trainer,
+        description_of_training=context.described_sha256[:SHA_CHARS] if context.described_sha256 else None,
         dataset_sha256=dataset.sha256[:SHA_CHARS] if dataset else None,
         model=None if context.twin else model,
     )

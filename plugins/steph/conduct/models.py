@@ -112,8 +112,9 @@ def _from_hub(run: Run, candidates: tuple[str, ...], *, is_explicit: bool) -> Mo
 def _make_twin(run: Run, name: str) -> ModelChoice | NoModel:
     shape = twin_shape(name)
     tokenizer = None if shape is TINY else _tokenizer_of_twins()
-    source = ("--tokenizer", tokenizer) if tokenizer else ("--train-tokenizer", _texts_of_twins(run))
-    folder = _twin_folder(name, shape, str(tokenizer) if tokenizer else sha256_or_none(source[1]) or "")
+    texts, known_by = (tokenizer, str(tokenizer)) if tokenizer else _texts_of_twins(run)
+    source = ("--tokenizer" if tokenizer else "--train-tokenizer", texts)
+    folder = _twin_folder(name, shape, known_by)
     arguments = _twin_arguments(run, shape, folder, source, name)
     run.console.line(f"H-1 random-weight twin of {name}: {folder}")
     if not twin.is_kept(list(arguments)):
@@ -145,12 +146,16 @@ def _twin_folder(name: str, shape: ModelShape, source: str) -> Path:
     return cache_dir() / "twins" / f"{name.rpartition('/')[2]}-{digest}"
 
 
-def _texts_of_twins(run: Run) -> Path:
-    """The file whose texts a twin's tokenizer is trained on: the questions, else the training rows."""
-    file = run.setup.dataset.path if run.setup.dataset else run.setup.description.train_file
-    if file is None or not (run.setup.root / file).is_file():
+def _texts_of_twins(run: Run) -> tuple[Path, str]:
+    """The file whose texts a twin's tokenizer is trained on, and its sha256: the questions, else the training rows."""
+    setup = run.setup
+    if setup.dataset is not None:
+        return setup.root / setup.dataset.path, setup.dataset.sha256
+    path = setup.root / (setup.description.train_file or "")
+    sha256 = sha256_or_none(path)
+    if sha256 is None:
         raise InputError("no texts to train a twin's tokenizer on; give train.rows.file, or --steph-model")
-    return run.setup.root / file
+    return path, sha256
 
 
 def _twin_arguments(run: Run, shape: ModelShape, folder: Path, source: tuple[str, Path], name: str) -> tuple[str, ...]:

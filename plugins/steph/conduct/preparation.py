@@ -5,6 +5,7 @@ Whatever is wrong with these is said here, in one line each, before anything is 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -16,7 +17,7 @@ from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.base.units import gib
 from steph.contract.asked import applied, own_models, passed
 from steph.contract.description import FILE_NAME, Description, DescriptionError, Evaluate, Train, load_description
-from steph.contract.placeholders import TRAIN_NAMES, WHEN, filled, unknown_placeholder
+from steph.contract.placeholders import KNOWN_IN_TRAIN, WHEN, filled, unknown_placeholder
 from steph.gpu import visible
 from steph.gpu.driver import DeviceError
 from steph.gpu.visible import memory_fraction_for_cap
@@ -124,7 +125,7 @@ def _asked(root: Path, description: Description, profile: Profile, options: Opti
     """The profile as these programs can be asked for it; the steps of a training that nothing shortens are its own."""
     train = description.train
     template = config_template(root, train)
-    known = {*TRAIN_NAMES, *(f"{WHEN}{name}" for name in type(train.when).model_fields)}
+    known = {*KNOWN_IN_TRAIN, *(f"{WHEN}{name}" for name in type(train.when).model_fields)}
     if template and (trouble := unknown_placeholder((template,), known)):
         raise DescriptionError(f"train.config.template: {train.config and train.config.template}: {trouble}")
     asked, can_pass = applied(profile, description, template), passed(train, template)
@@ -268,6 +269,10 @@ def _require_section(root: Path, section: Train | Evaluate, script: str, options
         inputs.require_program(root / section.cwd, filled(command[0], values), name)
 
 
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _context(
     options: Options, profile: Profile, description: Description, devices: Sequence[Device], device_error: str | None
 ) -> Context:
@@ -287,6 +292,7 @@ def _context(
         pipeline_git=git_state(root),
         suite_git=git_state(Path(__file__).resolve().parent),
         trainer=description.trainer or "undescribed",
+        described_sha256=_sha256(description.model_dump_json(exclude={"evaluate", "index"})),
         environment=environment(devices, device_error),
         vram_cap_bytes=options.vram_cap_bytes,
         twin=profile.uses_twin(options),

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from steph.base.terms import TrainerName
 from steph.base.values import Value
-from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES, WHEN, names_in, unknown_placeholder
+from steph.contract.placeholders import KNOWN_IN_EVALUATE, KNOWN_IN_TRAIN, WHEN, names_in, unknown_placeholder
 from steph.contract.presets import preset_table
 from steph.contract.rows import RowFormat
 from steph.plan.settings import (
@@ -457,8 +457,8 @@ def _troubles(description: Description) -> list[str]:
     """What is wrong with sections that are right key by key, one sentence each."""
     train, evaluate = description.train, description.evaluate
     troubles = [
-        *_placeholder_troubles("train", train, {*TRAIN_NAMES, *_conditions(TrainWhen)}),
-        *_placeholder_troubles("evaluate", evaluate, {*EVALUATE_NAMES, *_conditions(EvaluateWhen)}),
+        *_placeholder_troubles("train", train, {*KNOWN_IN_TRAIN, *_conditions(TrainWhen)}),
+        *_placeholder_troubles("evaluate", evaluate, {*KNOWN_IN_EVALUATE, *_conditions(EvaluateWhen)}),
     ]
     if train.command is None:
         troubles.append("train.command: missing; give the program and its arguments, or a preset")

@@ -10,6 +10,8 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from steph.record.settings import EvalSettings, TrainSettings
+
 _NAMED = re.compile(r"\{\{(?P<escaped>[a-z_][\w.]*)\}\}|\{(?P<name>[a-z_][\w.]*)\}")
 WHEN = "when."
 
@@ -23,42 +25,22 @@ BOTH_NAMES: Mapping[str, str] = {
     "config": "the file that `config` writes",
     "train_file": "the training file; of fewer rows where nothing else keeps the training within `max_steps`",
     "dataset": "the questions, `paths.dataset`",
-    "num_processes": "processes that the launcher starts",
 }
+# beside these, every setting of TrainSettings and EvalSettings has a placeholder of its name
 TRAIN_NAMES: Mapping[str, str] = {
     **BOTH_NAMES,
     "train_script": "`paths.train_script`",
     "train_dir": "a folder that holds the training file and nothing else",
     "output_dir": "the folder that the training writes",
-    "num_epochs": "epochs",
-    "max_steps": "optimizer steps: those of the asked epochs, at most the profile's `max_steps`",
-    "batch_size": "rows of one forward pass in one process",
-    "learning_rate": "learning rate",
-    "max_seq_length": "the longest row, in tokens",
-    "gradient_accumulation_steps": "forward passes of one optimizer step",
-    "warmup_ratio": "share of the steps in which the learning rate rises",
-    "lora_r": "LoRA's rank",
-    "lora_alpha": "LoRA's alpha",
-    "lora_dropout": "LoRA's dropout",
-    "target_modules": "LoRA's target modules, with commas between",
-    "use_4bit": "`true` or `false`",
-    "bnb_4bit_compute_dtype": "`bfloat16`, `float16` or `float32`",
-    "bnb_4bit_quant_type": "`nf4` or `fp4`",
-    "mixed_precision": "`bf16`, `fp16` or `no`",
-    "logging_steps": "steps between two lines of losses",
 }
 EVALUATE_NAMES: Mapping[str, str] = {
     **BOTH_NAMES,
     "evaluate_script": "`paths.evaluate_script`",
     "adapter": "the folder of H-2's adapter",
     "output": "the file or folder that the evaluation writes",
-    "samples": "how many samples are asked",
-    "top_k": "passages that retrieval gives",
-    "ensemble": "answers to each question",
-    "load_in_4bit": "`true` or `false`",
-    "use_rag": "`true` or `false`",
-    "use_cot": "`true` or `false`",
 }
+KNOWN_IN_TRAIN = frozenset({*TRAIN_NAMES, *TrainSettings.model_fields})
+KNOWN_IN_EVALUATE = frozenset({*EVALUATE_NAMES, *EvalSettings.model_fields})
 
 
 def names_in(texts: Iterable[str]) -> Iterator[str]:

@@ -13,29 +13,30 @@ class TrainSettings(Value):
     """What one training attempt asks for; `batch_size` is per process, `max_seq_length` in tokens."""
 
     num_epochs: int = 1
-    """`--num-epochs`."""
+    """Epochs; `--num-epochs` in the preset `lawqa`, and likewise below."""
     max_steps: int = 50
-    """The most optimizer steps: by `--max-steps-override` where the script has it, else by a file of fewer rows."""
+    """The most optimizer steps: by `--max-steps-override` where the script has it, else by a file of fewer rows. As a
+    placeholder: the steps that the asked epochs take, and no more than these."""
     batch_size: int = 2
     """`--batch-size`: rows of one forward pass in one process."""
     learning_rate: float = 2e-4
-    """`--learning-rate`."""
+    """Learning rate; `--learning-rate`."""
     max_seq_length: int = 512
-    """`--max-seq-length`, in tokens."""
+    """The longest row in tokens; `--max-seq-length`."""
     gradient_accumulation_steps: int = 2
-    """`--gradient-accumulation-steps`."""
+    """Forward passes of one optimizer step; `--gradient-accumulation-steps`."""
     warmup_ratio: float = 0.03
-    """`--warmup-ratio`."""
+    """Share of the steps in which the learning rate rises; `--warmup-ratio`."""
     lora_r: int = 16
-    """`--lora-r`."""
+    """LoRA's rank; `--lora-r`."""
     lora_alpha: int = 32
-    """`--lora-alpha`."""
+    """LoRA's alpha; `--lora-alpha`."""
     lora_dropout: float = 0.05
-    """`--lora-dropout`."""
+    """LoRA's dropout; `--lora-dropout`."""
     target_modules: tuple[str, ...] = ()
-    """`--target-modules`; left to the script where empty."""
+    """LoRA's target modules; `--target-modules`, left to the script where empty."""
     use_4bit: bool = True
-    """`--use-4bit`."""
+    """4-bit weights; `--use-4bit`."""
     bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """`--bnb-4bit-compute-dtype`, passed with `--use-4bit`."""
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
@@ -43,7 +44,7 @@ class TrainSettings(Value):
     mixed_precision: Literal["bf16", "fp16"] | None = None
     """`--bf16` or `--fp16`."""
     logging_steps: int = 1
-    """`--logging-steps`."""
+    """Steps between two lines of losses; `--logging-steps`."""
     launcher: Launcher = "none"
     """What starts the script: `torchrun` or `accelerate launch` of the pipeline's own Python, or nothing."""
     num_processes: int = 1
@@ -67,15 +68,15 @@ class EvalSettings(Value):
     samples: int = 3
     """`--samples`: how many questions, the first of the data set."""
     top_k: int = 1
-    """`--top-k`."""
+    """Passages that retrieval gives; `--top-k`."""
     use_rag: bool = False
     """Retrieval; without it `--no-rag` is passed."""
     use_cot: bool = False
-    """`--use-cot`."""
+    """Reasoning before the answer; `--use-cot`."""
     ensemble: int = 1
-    """`--ensemble`."""
+    """Answers to each question; `--ensemble`."""
     load_in_4bit: bool = True
-    """`--hf-load-in-4bit`, where H-2 trained in 4 bits as well."""
+    """4-bit weights, where H-2 trained in 4 bits as well; `--hf-load-in-4bit`."""
     launcher: Launcher = "none"
     """As in `[train]`; only for a script whose processes share the questions, any other asks all of them in each."""
     num_processes: int = 1

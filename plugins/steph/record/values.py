@@ -86,6 +86,7 @@ class Context(Value):
     suite_git: GitState
     environment: Environment
     trainer: Literal[TrainerName, "undescribed"] | None = None  # as steph.toml says; None in older records
+    described_sha256: str | None = None  # of what steph.toml says of models, rows and training; None in older records
     vram_cap_bytes: int | None = None
     twin: bool = False
     rehearsal_reasons: tuple[str, ...] = ()

@@ -213,6 +213,9 @@ def _value_of(argv: Sequence[str], flag: str) -> str | None:
 
 
 def train_argv(record: Record, target: TrainSettings) -> tuple[str, ...]:
+    """Give the production training's command; empty where the record's is not the published script's."""
+    if "--model-name" not in _argv(record, StageId.H2):
+        return ()
     train_file = next((file.path for file in record.data if file.role == "train_file"), None)
     return _rewritten(
         _argv(record, StageId.H2),
@@ -234,6 +237,9 @@ def train_argv(record: Record, target: TrainSettings) -> tuple[str, ...]:
 
 
 def eval_argv(record: Record) -> tuple[str, ...]:
+    """Give the production evaluation's command; empty where the record's is not the published script's."""
+    if "--hf-model-name" not in _argv(record, StageId.H3):
+        return ()
     return _rewritten(
         _argv(record, StageId.H3),
         {
