@@ -101,7 +101,7 @@ def read_train_file(
     rows = 0
     for line in json_lines(data):
         if line.row is None:
-            raise InputError(f"{root / relative}: line {line.number} is {line.trouble}; remedy: build the file again")
+            raise InputError(f"{root / relative}: line {line.number} {line.trouble}; remedy: build the file again")
         where = f"{root / relative}: line {line.number}"
         try:
             training_row(line.row, row_format)
