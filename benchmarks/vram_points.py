@@ -118,26 +118,28 @@ _GRAPHS: Sequence[tuple[int, int, tuple[str, ...]]] = ((4, 512, DEFAULT_TARGETS)
 # under the 8.8 GiB that an RTX 3080 leaves the allocator: some run out of memory, none of those may be said to fit
 _CAPPED_GIB = 8.8
 _CAPPED: Sequence[tuple[str, TrainerName, int, int]] = (
-    ("Qwen/Qwen1.5-1.8B-Chat", "full", 4, 768),
-    ("Qwen/Qwen1.5-1.8B-Chat", "full", 4, 1024),
-    ("Qwen/Qwen3-4B", "full", 2, 512),
-    ("Qwen/Qwen3-4B", "full", 2, 1024),
-    ("Qwen/Qwen3-8B", "answer", 4, 1024),
-    ("Qwen/Qwen3-8B", "answer", 6, 1024),
-    ("Qwen/Qwen3-8B", "answer", 8, 1024),
+    ("Qwen/Qwen1.5-1.8B-Chat", TrainerName.FULL, 4, 768),
+    ("Qwen/Qwen1.5-1.8B-Chat", TrainerName.FULL, 4, 1024),
+    ("Qwen/Qwen3-4B", TrainerName.FULL, 2, 512),
+    ("Qwen/Qwen3-4B", TrainerName.FULL, 2, 1024),
+    ("Qwen/Qwen3-8B", TrainerName.ANSWER, 4, 1024),
+    ("Qwen/Qwen3-8B", TrainerName.ANSWER, 6, 1024),
+    ("Qwen/Qwen3-8B", TrainerName.ANSWER, 8, 1024),
 )
 
 
 def points_of(model: str) -> tuple[Point, ...]:
     """A model's points whose settings do not depend on a prediction."""
     if model == DRY_MODEL:
-        tiny: tuple[TrainerName, ...] = ("answer", "full")
+        tiny: tuple[TrainerName, ...] = (TrainerName.ANSWER, TrainerName.FULL)
         return tuple(Point(DRY_MODEL, trainer, 2, 128, 4) for trainer in tiny)
     if model in NEW:
         return _second(model, every=1)
-    free = [Point(model, "answer", *values) for values in _ANSWER] + [Point(model, "full", *values) for values in _FULL]
+    free = [Point(model, TrainerName.ANSWER, *values) for values in _ANSWER] + [
+        Point(model, TrainerName.FULL, *values) for values in _FULL
+    ]
     graphs = [
-        Point(model, "answer", batch, seq, targets=targets, recompute=False, accumulation=1, cuda_graph=True)
+        Point(model, TrainerName.ANSWER, batch, seq, targets=targets, recompute=False, accumulation=1, cuda_graph=True)
         for batch, seq, targets in _GRAPHS
     ]
     capped = [Point(*values, allowed_gib=_CAPPED_GIB) for values in _CAPPED if values[0] == model]
@@ -145,8 +147,8 @@ def points_of(model: str) -> tuple[Point, ...]:
 
 
 def _second(model: str, every: int) -> tuple[Point, ...]:
-    answer = [Point(model, "answer", *values, series=2) for values in _SECOND_ANSWER[::every]]
-    full = [Point(model, "full", *values, series=2) for values in _SECOND_FULL[::every]]
+    answer = [Point(model, TrainerName.ANSWER, *values, series=2) for values in _SECOND_ANSWER[::every]]
+    full = [Point(model, TrainerName.FULL, *values, series=2) for values in _SECOND_FULL[::every]]
     return (*answer, *full)
 
 
@@ -156,9 +158,9 @@ def bounds(constants: Constants) -> Iterator[Point]:
     The first must train and the second must run out of memory, or the interval is too narrow.
     """
     settings: tuple[Callable[[str], Point], ...] = (
-        lambda model: Point(model, "answer", 4, 1024, targets=ALL_LINEAR),
-        lambda model: Point(model, "answer", 2, 512, recompute=False),
-        lambda model: Point(model, "full", 2, 512),
+        lambda model: Point(model, TrainerName.ANSWER, 4, 1024, targets=ALL_LINEAR),
+        lambda model: Point(model, TrainerName.ANSWER, 2, 512, recompute=False),
+        lambda model: Point(model, TrainerName.FULL, 2, 512),
     )
     for model in (*NEW, "Qwen/Qwen3-8B"):
         for point in (made(model) for made in settings):

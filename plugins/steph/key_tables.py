@@ -114,8 +114,14 @@ def _inner_model(field: FieldInfo) -> type[BaseModel] | None:
 def _row(way: Way) -> str:
     step = way[-1]
     default = "required" if step.field.is_required() else _value(step.field.get_default(call_default_factory=True))
-    schema = step.model.model_json_schema()["properties"][step.name]
-    cells = (f"`{'.'.join(step.shown for step in way)}`", _allowed(schema), default, meaning(way))
+    whole = step.model.model_json_schema()
+    schema = whole["properties"][step.name]
+    cells = (
+        f"`{'.'.join(step.shown for step in way)}`",
+        _allowed(schema, whole.get("$defs", {})),
+        default,
+        meaning(way),
+    )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
@@ -127,9 +133,11 @@ def _value(default: object) -> str:
     return f"`{json.dumps(default, ensure_ascii=False)}`"
 
 
-def _allowed(schema: Mapping[str, Any]) -> str:
+def _allowed(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
-        return _allowed(next(option for option in schema["anyOf"] if option.get("type") != "null"))
+        return _allowed(next(option for option in schema["anyOf"] if option.get("type") != "null"), definitions)
+    if "$ref" in schema:
+        return _allowed(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     if "enum" in schema:
         return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
     words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}

@@ -11,7 +11,7 @@ from steph.memory.forecast import Constants, predict
 from steph.memory.shapes import BUILT_IN
 from steph.memory.trainers import Workload
 from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, Probe, Record
+from steph.record.values import Attempt, Context, Probe, Record
 
 SHAPE = BUILT_IN[factory.MODEL]
 OWN, OTHER = TrainSettings(), TrainSettings(max_seq_length=256, max_steps=5)
@@ -38,7 +38,7 @@ def record_of(
     """A green record of a pipeline of that kind with these attempts in H-2."""
     record = factory.green_acceptance()
     h2 = record.stages[StageId.H2].model_copy(update={"attempts": attempts, "calibration_attempts": calibration})
-    context = record.context.model_copy(update={"trainer": trainer})
+    context = Context.model_validate(record.context.model_dump() | {"trainer": trainer})
     return record.model_copy(update={"context": context, "stages": record.stages | {StageId.H2: h2}})
 
 

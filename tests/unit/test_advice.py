@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import record_factory as factory
 from steph.base import units
-from steph.base.terms import Cause, StageId, Verdict
+from steph.base.terms import Cause, FitVerdict, StageId, Verdict
 from steph.memory.calibration import Calibration
 from steph.record.settings import EvalSettings, TrainSettings
-from steph.record.values import Diagnosis, Record
+from steph.record.values import Diagnosis, PredictedPeak, Record
 from steph.tell import production
 from steph.tell.advice import Reach, advise
 from steph.tell.advice_views import go_sentence
-from steph.tell.outlook import CardOutlook, Outlook, Prediction
+from steph.tell.outlook import CardOutlook, Outlook
 from steph.tell.report import parts, render
 
 GIB = 1024**3
@@ -169,11 +169,15 @@ def _outlook(there: CardOutlook | None, trainer: str = "answer", **changes: Any)
     return replace(Outlook(Calibration(trainer, is_described=True), there), **changes)
 
 
+def _prediction(peak: int, verdict: str) -> PredictedPeak:
+    return PredictedPeak(peak_bytes=peak, low_bytes=peak - GIB, high_bytes=peak + GIB, verdict=FitVerdict(verdict))
+
+
 def _card(verdict: str, card_gib: int, *, is_assumed: bool = True) -> CardOutlook:
     """A card with the same verdict everywhere."""
     sizes = {"fits": 8, "too_close": card_gib, "does_not_fit": card_gib + 5}
     peak = sizes[verdict] * GIB
-    found = Prediction(peak, peak - GIB, peak + GIB, verdict)  # type: ignore[arg-type]
+    found = _prediction(peak, verdict)
     points = ((2, 512), (2, 1024), (1, 256))
     return CardOutlook(
         card_gib * GIB, is_assumed, dict.fromkeys(points, found), (2, 1024) if verdict == "fits" else None
@@ -195,9 +199,9 @@ def _at_production_length() -> Record:
 def test_a_prediction_is_shown_with_interval_and_grid() -> None:
     """Given predictions, the target's peak, its headroom, the largest that fits and the whole grid are in the page."""
     grid = {
-        (2, 512): Prediction(11 * GIB, 10 * GIB, 12 * GIB, "fits"),
-        (2, 1024): Prediction(14 * GIB, 13 * GIB, 15 * GIB, "fits"),
-        (4, 1024): Prediction(21 * GIB, 20 * GIB, 22 * GIB, "does_not_fit"),
+        (2, 512): _prediction(11 * GIB, "fits"),
+        (2, 1024): _prediction(14 * GIB, "fits"),
+        (4, 1024): _prediction(21 * GIB, "does_not_fit"),
     }
     there = CardOutlook(19 * GIB, True, grid, (2, 1024))
     made = _advice_of(factory.green_acceptance(), _outlook(there))

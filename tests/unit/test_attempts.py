@@ -15,7 +15,6 @@ from steph.base.files import is_fresh
 from steph.base.terms import EndedBy, StageId
 from steph.conduct.attempts import Finished, Judge, Request, run_attempt
 from steph.conduct.console import Console
-from steph.conduct.prediction import predicted_peak
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.contract.description import Description
@@ -54,7 +53,7 @@ def attempted(folder: Path, request: Request, judge: Judge = as_it_is) -> Attemp
 
 def test_an_attempt_carries_its_prediction_with_the_interval(tmp_path: Path) -> None:
     """The report holds predicted and measured side by side, so the record has the peak and both its bounds."""
-    attempt = attempted(tmp_path, replace(REQUEST, predicted=predicted_peak(FORECAST)))
+    attempt = attempted(tmp_path, replace(REQUEST, predicted=FORECAST.peak))
     low, peak, high = FORECAST.low_bytes, FORECAST.total_bytes, FORECAST.high_bytes
     assert attempt.predicted == PredictedPeak(peak_bytes=peak, low_bytes=low, high_bytes=high)
     assert attempt.returncode == 0

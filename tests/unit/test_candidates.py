@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
-from steph.base.terms import Cause, StageId, Verdict
+from steph.base.terms import Cause, StageId, TrainerName, Verdict
 from steph.base.units import GIB
 from steph.conduct.candidates import predicted_candidates
 from steph.conduct.models import NoModel
@@ -34,7 +34,7 @@ def _setup(card: Device | None, *, profile: str = "rtx3080", names: tuple[str, .
     found = load_profile(profile_path(profile, REPOSITORY))
     found = found.model_copy(update={"model": found.model.model_copy(update={"candidates": names})})
     options = Options(profile, REPOSITORY, None, None, False, None, REPOSITORY)
-    description = Description(trainer="full")
+    description = Description(trainer=TrainerName.FULL)
     return Setup(options, found, description, "python", card, record.data[0], record.context)
 
 
@@ -55,7 +55,7 @@ def test_every_candidate_has_a_peak_or_a_reason() -> None:
         assert predicted.low_bytes is not None
         assert predicted.high_bytes is not None
         assert predicted.low_bytes < predicted.peak_bytes < predicted.high_bytes
-    assert (found[NAMES[0]].verdict, found[NAMES[3]].verdict) == ("fits", "does_not_fit")
+    assert [p and p.verdict for p in (found[NAMES[0]].predicted, found[NAMES[3]].predicted)] == ["fits", "does_not_fit"]
     assert "形が分からない" in found["nobody/none"].unpredicted_reason
     assert {candidate.settings for candidate in found.values()} == {"512/b2/4bit"}
 
@@ -139,5 +139,5 @@ def test_the_production_profile_reads_the_slices_real_size() -> None:
         card = factory.device("NVIDIA A100-SXM4-40GB MIG 3g.20gb", mib * 2**20).model_copy(update={"used_bytes": 0})
         setup = _setup(card, profile="a100-20gb", names=profile.model.candidates)
         (found,) = predicted_candidates(setup, choice)
-        verdicts[mib] = found.verdict
+        verdicts[mib] = found.predicted and found.predicted.verdict
     assert verdicts == {19_968: "fits", 14_000: "too_close"}

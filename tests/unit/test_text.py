@@ -14,9 +14,12 @@ def test_a_log_of_any_usual_encoding_is_read(encoding: str) -> None:
     assert decoded(JAPANESE.encode(encoding)) == JAPANESE
 
 
-def test_big_endian_marks_are_known() -> None:
-    """UTF-16 of either byte order begins with its mark."""
+def test_utf_16_is_known_by_its_mark_or_its_zeros() -> None:
+    """Either byte order with its mark; ASCII in UTF-16 without one is half zeros."""
     assert decoded(b"\xfe\xff" + JAPANESE.encode("utf-16-be")) == JAPANESE
+    for encoding in ("utf-16-le", "utf-16-be"):
+        assert decoded("Traceback (most recent call last)".encode(encoding)) == "Traceback (most recent call last)"
+    assert decoded(b"\0" * 100) == "\0" * 100
 
 
 def test_utf_8_that_is_cut_or_damaged_stays_utf_8() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
 
 
 class StageId(StrEnum):
@@ -26,8 +25,6 @@ class ExtendedId(StrEnum):
 
 
 AnyStage = StageId | ExtendedId
-# How a pipeline's trainer uses memory: the names of the rows in `steph.memory.trainers.TRAINERS`
-TrainerName = Literal["full", "answer"]
 
 # What a stage is built on: it runs only where all of these are green, and is stale where one of them was replaced.
 NEEDS: dict[AnyStage, tuple[AnyStage, ...]] = {
@@ -96,6 +93,21 @@ class Purpose(StrEnum):
     STAGE = "stage"
     CALIBRATE = "calibrate"  # another length, for the memory model's constants
     DEEP = "deep"  # in records of 0.1.0 alone: its option `--steph-deep`
+
+
+class TrainerName(StrEnum):
+    """How a pipeline's trainer uses memory: the names of the rows in `steph.memory.trainers.TRAINERS`."""
+
+    FULL = "full"
+    ANSWER = "answer"
+
+
+class FitVerdict(StrEnum):
+    """Whether a predicted peak has room: FITS only where the upper end of its interval does."""
+
+    FITS = "fits"
+    TOO_CLOSE = "too_close"
+    DOES_NOT_FIT = "does_not_fit"
 
 
 class Verdict(StrEnum):

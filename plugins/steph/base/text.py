@@ -12,31 +12,40 @@ from steph.base.redact import redact
 LINE_CHARS = 300
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 # ECMA-48: a CSI sequence with its parameters, an OSC string with or without its end, any other two characters
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\r\n]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]")
 
 
 def decoded(data: bytes) -> str:
-    """Return text of unknown encoding: by its byte order mark, else UTF-8, else Japanese Windows (cp932).
+    """Return text of unknown encoding, without a byte order mark; what can't be read is U+FFFD."""
+    return data.decode(encoding_of(data), "replace").removeprefix("\ufeff")
 
-    UTF-8 that was cut within a character or damaged stays UTF-8, with U+FFFD for what can't be read.
+
+def encoding_of(start: bytes) -> str:
+    """Return the encoding of a text that begins so: by its byte order mark, else UTF-8, UTF-16 or cp932.
+
+    PowerShell writes UTF-16, Japanese Windows cp932. UTF-8 that is cut within a character or damaged stays UTF-8.
     """
     for mark, encoding in _BOMS:
-        if data.startswith(mark):
-            return data.decode(encoding, "replace")
-    text = data.decode("utf-8", "replace")
+        if start.startswith(mark):
+            return encoding
+    sample = start[:4096]
+    if sample.count(0) * 3 > len(sample) and sample.strip(b"\0"):
+        return "utf-16-be" if sample[::2].count(0) > sample[1::2].count(0) else "utf-16-le"
+    text = start.decode("utf-8", "replace")
     damaged = text.count("\ufffd")
-    if damaged == 0 or sum(character > "\x7f" for character in text) > 2 * damaged:  # cp932 hardly ever looks like it
-        return text
+    if damaged == 0 or sum(character > "\x7f" for character in text) > 2 * damaged:
+        return "utf-8"
     try:
-        return data.decode("cp932")
+        codecs.getincrementaldecoder("cp932")().decode(start)  # which takes a last character that is cut
     except UnicodeDecodeError:
-        return text
+        return "utf-8"
+    return "cp932"
 
 
 def without_ansi(text: str) -> str:

@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steph.base.files import UnreadableError, json_rows, sha256_or_none
+from steph.base.files import UnreadableError, json_rows, read_json, sha256_or_none
 from steph.base.terms import Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
@@ -142,7 +142,7 @@ def make_material(run: Run, folder: Path, seed: int) -> Material:
         raise NoExampleError("問題のデータセットか学習ファイルが steph.toml にない")
     if description.evaluate.results.format != "lawqa" or description.train.rows.format != "input_output":
         raise NoExampleError("問題と行が lawqa の形式ではない")
-    samples = json.loads((run.setup.root / run.setup.dataset.path).read_bytes())["samples"]
+    samples = read_json(run.setup.root / run.setup.dataset.path)["samples"]
     questions = questions_like(samples[0], drawn)
     asked, taught = folder / "selection.json", folder / "rows.jsonl"
     _write(folder / "drawn.json", {"seed": seed, "letters": [secret.letter for secret in drawn]})

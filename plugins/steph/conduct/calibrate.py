@@ -11,7 +11,7 @@ from dataclasses import replace
 from steph.base.terms import Purpose, StageId
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
-from steph.conduct.prediction import expected, predicted_peak
+from steph.conduct.prediction import expected
 from steph.contract.answers import RowLengths
 from steph.contract.commands import folder_beside
 from steph.contract.training_files import read_state
@@ -49,7 +49,7 @@ def _calibrate(course: Course, model: ModelChoice, settings: TrainSettings) -> N
     if course.run.is_out_of_time:
         return course.note_skipped(label, "H-2の制限時間の残りがない")
     expectation = expected(course.setup, model, asked, rows)
-    predicted = predicted_peak(expectation.likely) if expectation else None
+    predicted = expectation.peak if expectation else None
     try:
         train_beside(course, model, asked, label=label, predicted=predicted, rows=rows)
     except CANNOT_RUN as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steph.conduct.models import NoModel
-from steph.conduct.prediction import expected_of_shape, predicted_peak
+from steph.conduct.prediction import expected_of_shape
 from steph.conduct.preparation import Setup
 from steph.memory.calibration import shape_of
 from steph.memory.shapes import UnknownShapeError, model_shape, parameter_count
@@ -42,7 +42,4 @@ def _predicted(setup: Setup, candidate: Candidate, choice: ModelChoice | None) -
         return candidate.changed(unpredicted_reason=f"計算できない: {error}")
     if expectation is None:
         return candidate.changed(unpredicted_reason="GPU を使わないため")
-    return candidate.changed(
-        predicted=predicted_peak(expectation.likely),
-        verdict=expectation.verdict,
-    )
+    return candidate.changed(predicted=expectation.peak)

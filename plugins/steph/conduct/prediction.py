@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.conduct.preparation import Setup
 from steph.contract.answers import RowLengths
 from steph.memory.calibration import shape_of, workload_of
-from steph.memory.forecast import FitVerdict, Forecast, automatic, leanest, predict
+from steph.memory.forecast import Forecast, automatic, leanest, predict
 from steph.memory.shapes import ModelShape
 from steph.memory.trainers import ASSUMED_TRAINER
 from steph.record.settings import TrainSettings
@@ -35,17 +36,26 @@ class Expectation:
     @property
     def verdict(self) -> FitVerdict:
         """Whether it fits this card, the trainer falling back on the least where it can't have the likely."""
-        return "fits" if self.likely.verdict(self.card_bytes) == "fits" else self.least.verdict(self.card_bytes)
+        return (
+            FitVerdict.FITS
+            if self.likely.verdict(self.card_bytes) is FitVerdict.FITS
+            else self.least.verdict(self.card_bytes)
+        )
+
+    @property
+    def peak(self) -> PredictedPeak:
+        """The likely forecast as a record keeps it."""
+        return self.likely.peak.changed(verdict=self.verdict)
 
     @property
     def cannot_fit(self) -> bool:
         """Whether even the least that is needed is more than there is."""
-        return self.least.verdict(self.card_bytes) == "does_not_fit"
+        return self.least.verdict(self.card_bytes) is FitVerdict.DOES_NOT_FIT
 
     @property
     def surely_fits(self) -> bool:
         """Whether the least that is needed is there with certainty."""
-        return self.least.verdict(self.card_bytes) == "fits"
+        return self.least.verdict(self.card_bytes) is FitVerdict.FITS
 
     def words(self) -> str:
         """The prediction and the card, in Japanese."""
@@ -93,11 +103,6 @@ def usable_bytes(setup: Setup) -> int | None:
     """What a training process may take of the smallest of its cards, None without a GPU."""
     cards = setup.devices(setup.profile.train.num_processes)
     return min((card.usable_bytes(setup.options.vram_cap_bytes) for card in cards), default=None)
-
-
-def predicted_peak(forecast: Forecast) -> PredictedPeak:
-    """The forecast as a record keeps it."""
-    return PredictedPeak(peak_bytes=forecast.total_bytes, low_bytes=forecast.low_bytes, high_bytes=forecast.high_bytes)
 
 
 def with_prediction(setup: Setup, model: ModelChoice) -> ModelChoice:

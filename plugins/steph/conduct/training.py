@@ -10,7 +10,7 @@ from steph.base.terms import Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course, half_precision_of
 from steph.conduct.models import smaller_model
-from steph.conduct.prediction import Expectation, expected, predicted_peak, with_prediction, worth_trying
+from steph.conduct.prediction import Expectation, expected, with_prediction, worth_trying
 from steph.contract.answers import AnswerLoss, RowLengths
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_training import ANSWERS_KEPT, judge_training
@@ -104,7 +104,7 @@ class Training:
     def _attempt(self, walk: Walk, rows: RowLengths | None, expectation: Expectation | None) -> Attempt:
         request = replace(
             self.course.request(walk.model, walk.settings),
-            predicted=predicted_peak(expectation.likely) if expectation else None,
+            predicted=expectation.peak if expectation else None,
             rows=rows,
         )
         loss = rows.lost_at(walk.settings.max_seq_length) if rows else None

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.memory import terms
 from steph.memory.shapes import ModelShape
 from steph.memory.trainers import TRAINERS, Workload
+from steph.record.values import PredictedPeak
 
-FitVerdict = Literal["fits", "does_not_fit", "too_close"]
 # The reference pipeline leaves this share of what it may use free when it decides on recompute and fusing
 AUTOMATIC_HEADROOM_SHARE = 0.10
 KEPT_FREE_BYTES = round(0.1 * GIB)  # of a card, beside context and allocator; a cap leaves as much
@@ -69,11 +69,16 @@ class Forecast:
     low_bytes: int
     high_bytes: int
 
+    @property
+    def peak(self) -> PredictedPeak:
+        """What a record keeps of it."""
+        return PredictedPeak(peak_bytes=self.total_bytes, low_bytes=self.low_bytes, high_bytes=self.high_bytes)
+
     def verdict(self, vram_bytes: float) -> FitVerdict:
         """Whether the process fits into this much memory: `fits` only where the interval's upper end does."""
         if self.high_bytes + KEPT_FREE_BYTES <= vram_bytes:
-            return "fits"
-        return "does_not_fit" if self.low_bytes > vram_bytes else "too_close"
+            return FitVerdict.FITS
+        return FitVerdict.DOES_NOT_FIT if self.low_bytes > vram_bytes else FitVerdict.TOO_CLOSE
 
 
 def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS) -> Forecast:
@@ -197,5 +202,5 @@ def leanest(work: Workload) -> Workload:
 
 def largest_fitting(forecasts: Mapping[tuple[int, int], Forecast], vram_bytes: float) -> tuple[int, int] | None:
     """The (batch size, length) with the most tokens that surely fits, the longer rows where two have as many."""
-    fitting = [point for point, forecast in forecasts.items() if forecast.verdict(vram_bytes) == "fits"]
+    fitting = [point for point, forecast in forecasts.items() if forecast.verdict(vram_bytes) is FitVerdict.FITS]
     return max(fitting, key=lambda point: (point[0] * point[1], point[1]), default=None)

@@ -5,13 +5,14 @@ Asks no network and downloads nothing.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from steph.base.files import UnreadableError, read_json
 
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
@@ -233,8 +234,10 @@ def model_shape(name_or_path: str) -> ModelShape:
         config = path / "config.json" if path.is_dir() else path
         found = config if config.is_file() else _cached_config(name_or_path)
         if found is not None:
-            return shape_from_config(json.loads(found.read_text(encoding="utf-8-sig")))
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home folder, or endless nesting
+            return shape_from_config(read_json(found, finite=False))
+    except UnreadableError as error:
+        raise ShapeError(f"{name_or_path}: {error.english}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home folder
         raise ShapeError(f"{name_or_path}: {error}") from error
     plain = _plain_name(name_or_path)
     known = {**BUILT_IN, **COMMON}

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from steph.base.terms import TrainerName
+
 HALF, SINGLE = 2, 4  # bytes of a bf16 or fp16 number, and of an fp32 one
 DEFAULT_TARGETS = ("q_proj", "v_proj")  # PEFT's own choice for Qwen, Llama and Mistral
 
@@ -41,7 +43,7 @@ class Trainer:
 TRAINERS: Mapping[str, Trainer] = MappingProxyType(
     {
         # Hugging Face's Trainer without autocast after prepare_model_for_kbit_training, rows padded to the maximum
-        "full": Trainer(
+        TrainerName.FULL: Trainer(
             upcasts=True,
             copies_norm_inputs=True,
             has_mask=False,
@@ -53,7 +55,7 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
             marked_points=5,
         ),
         # the reference pipeline: bf16 autocast, logits where there are labels, padding to the longest row
-        "answer": Trainer(
+        TrainerName.ANSWER: Trainer(
             upcasts=False,
             copies_norm_inputs=False,
             has_mask=True,
@@ -66,7 +68,7 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
         ),
     }
 )
-ASSUMED_TRAINER = "full"  # of a pipeline that does not say
+ASSUMED_TRAINER = TrainerName.FULL  # of a pipeline that does not say
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from steph.base.terms import (
     Cause,
     EndedBy,
     ExtendedId,
+    FitVerdict,
     Phase,
     Purpose,
     RecordKind,
@@ -85,7 +86,7 @@ class Context(Value):
     pipeline_git: GitState
     suite_git: GitState
     environment: Environment
-    trainer: Literal[TrainerName, "undescribed"] | None = None  # as steph.toml says; None in older records
+    trainer: TrainerName | Literal["undescribed"] | None = None  # as steph.toml says; None in older records
     described_sha256: str | None = None  # of what steph.toml says of models, rows and training; None in older records
     vram_cap_bytes: int | None = None
     twin: bool = False
@@ -114,21 +115,27 @@ class Probe(Value):
 
 
 class PredictedPeak(Value):
-    """A predicted peak of a whole process, and the interval that it lies in; None in records of other versions."""
+    """A predicted peak of a whole process, the interval that it lies in, and whether a card has room for it.
+
+    The figures of an attempt in records of version 1 come without a verdict.
+    """
 
     peak_bytes: int
-    low_bytes: int | None = None
-    high_bytes: int | None = None
+    low_bytes: int
+    high_bytes: int
+    verdict: FitVerdict | None = None
 
 
 def _with_prediction(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a value of version 1, which had the three figures of a prediction side by side, as they are now."""
+    """Fields of a value of version 1, which had a prediction's figures and verdict side by side, as they are now."""
     peak, low, high = (fields.get(f"predicted_{name}_bytes") for name in ("peak", "low", "high"))
     kept = {
         name: value for name, value in fields.items() if not re.fullmatch("predicted_(?:peak|low|high)_bytes", name)
     }
+    verdict = kept.pop("verdict", None)
     if peak is not None:
-        kept["predicted"] = {"peak_bytes": peak, "low_bytes": low, "high_bytes": high}
+        bounds = {"low_bytes": peak if low is None else low, "high_bytes": peak if high is None else high}
+        kept["predicted"] = {"peak_bytes": peak, **bounds, "verdict": verdict}
     return kept
 
 
@@ -168,7 +175,6 @@ class Candidate(Value):
     parameters: int | None = None
     settings: str = ""  # as in `512/b2/4bit`
     predicted: PredictedPeak | None = None
-    verdict: Literal["fits", "does_not_fit", "too_close"] | None = None
     unpredicted_reason: str = ""
 
     @model_validator(mode="before")

@@ -23,7 +23,7 @@ from steph.gpu.driver import Driver
 from steph.gpu.watch import MemoryWatch
 from steph.record.values import DevicePeak, Probe
 from steph.run import output, processes, progress
-from steph.run.exit_file import ExitReason, Order, is_written, read_exit
+from steph.run.exit_file import is_written, read_exit
 from steph.run.tree import ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
@@ -166,7 +166,7 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
     found = read_exit(spec.folder)
     if found is None and ended_by is EndedBy.EXIT:
         ended_by = EndedBy.SUPERVISOR_LOST
-    elif found is not None and found.reason is ExitReason.EXIT:
+    elif found is not None and found.by_itself:
         ended_by = EndedBy.EXIT  # it ended by itself in the moment when its time was up
     if found is not None and found.ended_monotonic is not None:
         seconds = found.ended_monotonic - found.started_monotonic
@@ -201,16 +201,10 @@ def _refuse_misuse(spec: ChildSpec) -> None:
 
 
 def _start_supervisor(spec: ChildSpec) -> subprocess.Popen[bytes]:
-    order = Order(
-        parent=os.getpid(),
-        folder=str(spec.folder.resolve()),
-        cwd=str(spec.cwd),
-        argv=tuple(str(part) for part in spec.argv),
-        grace_seconds=spec.grace_seconds,
-    )
+    asked = (os.getpid(), spec.folder.resolve(), spec.cwd, spec.grace_seconds, *spec.argv)
     with (spec.folder / "supervisor.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_CHILD / "supervisor.py"), order.to_json()],
+            [sys.executable, "-I", "-S", str(_CHILD / "supervisor.py"), *map(str, asked)],
             env=environment_of(os.environ, spec),
             stdin=subprocess.DEVNULL,
             stdout=log,

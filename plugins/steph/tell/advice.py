@@ -13,9 +13,9 @@ from steph.base import units
 from steph.base.terms import Cause, RecordKind, Severity, StageId
 from steph.judge import verdict
 from steph.record.settings import EvalSettings, TrainSettings
-from steph.record.values import Attempt, Record, StageResult
+from steph.record.values import Attempt, PredictedPeak, Record, StageResult
 from steph.tell import production, summary, wording
-from steph.tell.outlook import Outlook, Prediction
+from steph.tell.outlook import Outlook
 
 
 class Reach(StrEnum):
@@ -62,7 +62,7 @@ class Advice:
         return not self.blockers
 
     @property
-    def prediction(self) -> Prediction | None:
+    def prediction(self) -> PredictedPeak | None:
         """The production run's peak on the rented card, at the settings that are advised."""
         if self.target is None or self.outlook is None or self.outlook.there is None:
             return None

@@ -6,6 +6,7 @@ Takes an `Advice`, gives Markdown; computes nothing.
 from __future__ import annotations
 
 from steph.base import units
+from steph.base.terms import FitVerdict
 from steph.tell.advice import Advice
 from steph.tell.markdown import Markdown, code, inline, table
 from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
@@ -32,11 +33,11 @@ def _memory_sentence(advice: Advice) -> str:
     """What of memory belongs on the first screen: a run that does not surely fit, or that fits here already."""
     if advice.prediction is None or advice.outlook is None or advice.target is None:
         return "ただし VRAM は未予測です。"
-    if advice.prediction.verdict != "fits":
-        word = "載らない" if advice.prediction.verdict == "does_not_fit" else "載るかどうかきわどい"
+    if advice.prediction.verdict is not FitVerdict.FITS:
+        word = "載らない" if advice.prediction.verdict is FitVerdict.DOES_NOT_FIT else "載るかどうかきわどい"
         return f"ただし変更後の設定は{word}予測です。"
     here, wanted = advice.outlook.here, (advice.target.batch_size, advice.target.max_seq_length)
-    fits_here = here is not None and here.grid[wanted].verdict == "fits"
+    fits_here = here is not None and here.grid[wanted].verdict is FitVerdict.FITS
     if advice.trained_here:
         return f"{PRODUCTION_MODEL} の形の学習が、このカードで完走しました。"
     return f"{PRODUCTION_MODEL} の学習は、このカードにも載る予測です。" if fits_here else ""

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from steph.base import units
+from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration
 from steph.memory.cards import Card
@@ -16,11 +17,11 @@ from steph.memory.fit import Fit
 from steph.memory.forecast import Forecast
 from steph.memory.shapes import ModelShape
 from steph.memory.trainers import TRAINERS
-from steph.record.values import Candidate, StageResult
+from steph.record.values import Candidate, PredictedPeak, StageResult
 from steph.tell import wording
 from steph.tell.advice import Advice
 from steph.tell.markdown import Markdown, code, inline, joined, prose, table
-from steph.tell.outlook import CardOutlook, Outlook, Prediction
+from steph.tell.outlook import CardOutlook, Outlook
 from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
 
 CAVEAT = (
@@ -40,7 +41,7 @@ def candidates_table(result: StageResult | None) -> Markdown:
             wording.CANDIDATES[candidate.outcome],
             wording.parameters(candidate.parameters),
             _candidate_peak(candidate),
-            wording.FITS[candidate.verdict] if candidate.verdict else units.MISSING,
+            wording.FITS[candidate.predicted.verdict if candidate.predicted else None],
         )
         for candidate in result.candidates
     ]
@@ -138,22 +139,22 @@ def _grid(card: CardOutlook) -> Markdown:
     return table(("seq \\ batch", *map(str, batches)), rows)
 
 
-def _row(name: str, card: CardOutlook, point: Point, prediction: Prediction | None = None) -> tuple[str, ...]:
+def _row(name: str, card: CardOutlook, point: Point, prediction: PredictedPeak | None = None) -> tuple[str, ...]:
     found = prediction or card.grid[point]
     return name, code(_short(point)), _peak_words(found), wording.FITS[found.verdict], _headroom(card, found)
 
 
-def _headroom(card: CardOutlook, prediction: Prediction) -> str:
+def _headroom(card: CardOutlook, prediction: PredictedPeak) -> str:
     left = card.headroom_bytes(prediction)
     return units.gib(left) if left >= 0 else f"{units.gib(-left)} 不足"
 
 
-def _peak_words(prediction: Prediction) -> str:
+def _peak_words(prediction: PredictedPeak) -> str:
     span = f"{units.gib(prediction.low_bytes)} 〜 {units.gib(prediction.high_bytes)}"
     return f"{units.gib(prediction.peak_bytes)}({span})"
 
 
-def _peak(prediction: Prediction | None) -> str:
+def _peak(prediction: PredictedPeak | None) -> str:
     if prediction is None:
         return "未予測"
     return f"{wording.FITS[prediction.verdict]} {_peak_words(prediction)}"
@@ -215,7 +216,7 @@ def _fit_words(card: CardOutlook | None, wanted: Point) -> list[Markdown]:
     """The wanted setting where it surely fits, and the largest that does; empty where none does."""
     if card is None or card.largest is None:
         return []
-    fits = card.grid[wanted].verdict == "fits"
+    fits = card.grid[wanted].verdict is FitVerdict.FITS
     lines = [_setting_line("変更後の設定", card, wanted)] if fits else []
     if not fits or card.largest != wanted:
         lines.append(_setting_line("確実に載る最大", card, card.largest))

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from steph.base.terms import StageId
+from steph.base.terms import StageId, TrainerName
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
-from steph.memory.forecast import FitVerdict, Forecast, automatic, largest_fitting, leanest
+from steph.memory.forecast import Forecast, automatic, largest_fitting, leanest
 from steph.memory.shapes import BUILT_IN
 from steph.memory.trainers import ASSUMED_TRAINER, Workload
 from steph.record.environment import Device
 from steph.record.settings import TrainSettings
-from steph.record.values import Record
+from steph.record.values import PredictedPeak, Record
 from steph.tell import production
 
 ASSUMED_CARD_BYTES = round(19.5 * GIB)  # what NVML shows of the slices 3g.20gb (A100 40GB) and 2g.20gb (A100 80GB)
@@ -25,21 +25,11 @@ Grid = tuple[tuple[int, int], ...]  # (batch size, max_seq_length)
 GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (512, 1024, 1536, 2048)
 SMALL_GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
-LEAN_TRAINER = "answer"  # the reference pipeline's, which wastes no memory
+LEAN_TRAINER = TrainerName.ANSWER  # the reference pipeline's, which wastes no memory
 NO_FORMULA = (
     "実測のピークがどの型の式にも合わず、別のモデルに当てはめられない。"
     "steph.toml に `trainer` を書き、`--steph-calibrate` で二つの長さを測れば、傾きと切片を実測に合わせて予測する"
 )
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Predicted peak of the production model at one batch and length, with its interval; sizes of the whole process."""
-
-    peak_bytes: int
-    low_bytes: int
-    high_bytes: int
-    verdict: FitVerdict
 
 
 @dataclass(frozen=True)
@@ -53,11 +43,11 @@ class CardOutlook:
 
     usable_bytes: int
     is_assumed: bool
-    grid: Mapping[tuple[int, int], Prediction]
+    grid: Mapping[tuple[int, int], PredictedPeak]
     largest: tuple[int, int] | None
-    likely: Prediction | None = None
+    likely: PredictedPeak | None = None
 
-    def headroom_bytes(self, prediction: Prediction) -> int:
+    def headroom_bytes(self, prediction: PredictedPeak) -> int:
         """What is left at the predicted peak; below zero where it is more than the card."""
         return self.usable_bytes - prediction.peak_bytes
 
@@ -162,5 +152,5 @@ def _card(
     )
 
 
-def _prediction(found: Forecast, card_bytes: int) -> Prediction:
-    return Prediction(found.total_bytes, found.low_bytes, found.high_bytes, found.verdict(card_bytes))
+def _prediction(found: Forecast, card_bytes: int) -> PredictedPeak:
+    return found.peak.changed(verdict=found.verdict(card_bytes))

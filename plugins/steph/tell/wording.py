@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from steph.base.terms import AnyStage, Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
+from steph.base.terms import (
+    AnyStage,
+    Cause,
+    EndedBy,
+    ExtendedId,
+    FitVerdict,
+    Phase,
+    RecordKind,
+    Severity,
+    StageId,
+    Verdict,
+)
+from steph.base.units import MISSING
 from steph.record.values import Attempt, EvalOutcome
 
 STAGE_TITLES: dict[AnyStage, str] = {
@@ -58,7 +70,12 @@ _ENDS = {
 }
 
 CANDIDATES = {"chosen": "選んだ", "rejected": "見送った", "not_tried": "試していない"}
-FITS = {"fits": "✅ 載る", "does_not_fit": "❌ 載らない", "too_close": "⚠️ きわどい"}
+FITS: dict[FitVerdict | None, str] = {
+    FitVerdict.FITS: "✅ 載る",
+    FitVerdict.DOES_NOT_FIT: "❌ 載らない",
+    FitVerdict.TOO_CLOSE: "⚠️ きわどい",
+    None: MISSING,
+}
 SEVERITIES = {Severity.FAIL: "❌ 重大", Severity.WARN: "⚠️ 警告", Severity.INFO: "ℹ️ 情報"}
 
 _VERDICTS = {
