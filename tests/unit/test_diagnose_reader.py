@@ -184,7 +184,7 @@ def test_carriage_returns_and_their_letters_break_lines() -> None:
     assert texts[:4] == ["a", "b", "c", " d"]
 
 
-@pytest.mark.parametrize(("name", "log"), zip(HARMLESS_LOGS[::2], HARMLESS_LOGS[1::2], strict=True))
+@pytest.mark.parametrize(("name", "log"), list(zip(HARMLESS_LOGS[::2], HARMLESS_LOGS[1::2], strict=True)))
 @pytest.mark.parametrize("status", [None, 0])
 def test_a_harmless_log_is_accused_of_nothing(name: str, log: str, status: int | None) -> None:
     """Frightening words in help, warnings, data and answers are no failure."""

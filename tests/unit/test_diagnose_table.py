@@ -78,7 +78,7 @@ def test_a_case_is_found_in_its_samples(case: Case) -> None:
         assert (found.cause, found.case) == (case.cause, case.id), sample
     for pattern in (*case.raised, *case.printed, *((case.log,) if case.log else ())):
         for part in _branches(pattern.pattern):
-            assert any(re.search(part, sample, re.I) for sample in case.samples), part
+            assert any(re.search(part, sample, re.I | re.M) for sample in case.samples), part
 
 
 def _branches(pattern: str) -> list[str]:

@@ -22,7 +22,7 @@ from steph.diagnose.oom import oom_numbers
 from steph.diagnose.phases import phase_of
 from steph.diagnose.printed import is_final_metric, line_clue, shows_progress
 from steph.diagnose.ranks import RankEnd, failed_rank, rank_ends
-from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine, lead_of, lines_of
+from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine, clip, lead_of, lines_of
 from steph.diagnose.reader import normalise as normalise
 from steph.diagnose.table import Case, Clue, Weight, first_match
 from steph.record.values import Diagnosis, OomNumbers, Probe
@@ -37,6 +37,7 @@ _REPORTED = re.compile(
     r".{1,200}?(?P<type>\b(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Timeout)): (?P<message>.{1,2000})"
 )
 _LAST_LINES = 6
+_FACTS_CHARACTERS = 1 << 19  # at each end of a log: a program prints its settings at its start
 _PHASE_OF_CAUSE = dict.fromkeys(
     (Cause.HUB_UNREACHABLE, Cause.HUB_GATED, Cause.HUB_NOT_FOUND, Cause.IMPORT_ERROR), Phase.LOAD
 )
@@ -93,7 +94,7 @@ def diagnose(
     writer = chosen.root.rank if chosen.root else None
     rank, rank_words = failed_rank(read.ends, chosen.rank, writer)
     oom = _oom(read, chosen) if cause in (Cause.CUDA_OOM, Cause.HOST_OOM) else None
-    facts = facts_of(read.text, read.losses, read.ends, oom)
+    facts = facts_of(clip(read.text, _FACTS_CHARACTERS, _FACTS_CHARACTERS), read.losses, read.ends, oom)
     phase = _phase(read, chosen, chain)
     told = "\n".join(chosen.evidence)
     case = case_of(cause, chosen.clue.case, phase, chain, told, read.text, facts)
@@ -163,14 +164,13 @@ def _choose(read: _Log, returncode: int | None, probes: tuple[Probe, ...], deadl
     if deadline_hit:
         return _at_deadline(read, raised)
     if returncode in (0, None):
-        found = [*_unhandled(read, raised), *(one for one in printed if one.index > read.last_progress)]
+        found = [*_unhandled(read, raised), *printed]
         if returncode is None and not found:
             found = _from_end(read)
         if returncode == 0:
             found = [one for one in found if one.root is not None and one.root.has_header]
         return _best((*found, *_one(losses)))
-    fresh = [one for one in printed if one.index > read.last_progress]
-    found = [*(_unhandled(read, raised) or raised[-1:]), *fresh, *_one(losses), *_from_status(returncode, read)]
+    found = [*(_unhandled(read, raised) or raised[-1:]), *printed, *_one(losses), *_from_status(returncode, read)]
     return _best((*found, *_from_probes(read, probes, found))) or _unexplained(read, returncode)
 
 
@@ -221,14 +221,15 @@ def _last_frame(raised: Raised) -> tuple[str, ...]:
 
 
 def _from_lines(read: _Log) -> list[_Candidate]:
+    """What single lines say after which nothing shows progress."""
     found = []
     for position, line in enumerate(read.lines):
-        if len(line.text) < TELLING_CHARACTERS:
+        if line.index <= read.last_progress or len(line.text) < TELLING_CHARACTERS:
             continue
         clue = line_clue(line, read.lines[position + 1 : position + 3])
         if clue is not None:
             found.append(_Candidate(clue, line.index, (line.text,)))
-    return found or _from_wrapped(read) or _from_reports(read)
+    return found or [one for one in (_from_wrapped(read) or _from_reports(read)) if one.index > read.last_progress]
 
 
 def _from_end(read: _Log) -> list[_Candidate]:

@@ -5,6 +5,7 @@ Advice reads these so that nobody is told what they did already. A value that th
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -66,7 +67,7 @@ class Facts:
     losses: Losses
     ends: tuple[RankEnd, ...]
 
-    @property
+    @functools.cached_property
     def flags(self) -> frozenset[str]:
         """The names, as the tables use them, of what holds."""
         oom = self.oom or OomNumbers()

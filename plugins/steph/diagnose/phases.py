@@ -112,18 +112,16 @@ def phase_of(lines: tuple[PrintedLine, ...], index: int, chain: Chain = ()) -> P
 
     `chain` is the exception's; its frames speak first, since they name the call that failed.
     """
-    before = _printed_phases([line for line in lines if line.index < index])
+    before = [line for line in lines if line.index < index]
     frames = "\n".join(frame for raised in chain for frame in raised.frames)
     if frames:
         found = _phase_of_frames(chain, frames, before)
         if found is not None:
             return found
-    return _last(before) or _last(
-        _printed_phases([line for line in lines if index <= line.index <= index + _NEARBY_LINES])
-    )
+    return _last(before) or _last([line for line in lines if index <= line.index <= index + _NEARBY_LINES])
 
 
-def _phase_of_frames(chain: Chain, frames: str, before: list[Phase]) -> Phase | None:
+def _phase_of_frames(chain: Chain, frames: str, before: list[PrintedLine]) -> Phase | None:
     trains = _TRAINS.search(frames) is not None
     if chain[0].frames and _LAST_MODULE.search(chain[0].last_frame):
         return Phase.LOAD  # an import failed
@@ -134,26 +132,21 @@ def _phase_of_frames(chain: Chain, frames: str, before: list[Phase]) -> Phase | 
         return Phase.EVAL
     if named is not None:
         return named
-    has_stepped = Phase.STEP in before
+    has_stepped = any(_printed_phase(line) is Phase.STEP for line in before)
     if trains:
         return Phase.STEP if has_stepped else Phase.FIRST_STEP
     return Phase.EVAL if has_stepped and _AFTER_TRAINING.search(frames) else None
 
 
-def _printed_phases(lines: list[PrintedLine]) -> list[Phase]:
-    """The phases that the lines show, in order; after a training's summary its bar is only drawn again."""
-    found: list[Phase] = []
-    is_over = False
-    for line in lines:
+def _last(lines: list[PrintedLine]) -> Phase | None:
+    """The last phase that the lines show; after a training's summary its bar is only drawn again."""
+    over = next((line.index for line in lines if "train_runtime" in line.text), None)
+    for line in reversed(lines):
         phase = _printed_phase(line)
-        is_over = is_over or "train_runtime" in line.text
-        if phase is not None and not (is_over and phase in (Phase.STEP, Phase.FIRST_STEP)):
-            found.append(phase)
-    return found
-
-
-def _last(phases: list[Phase]) -> Phase | None:
-    return phases[-1] if phases else None
+        is_drawn_again = over is not None and line.index > over and phase in (Phase.STEP, Phase.FIRST_STEP)
+        if phase is not None and not is_drawn_again:
+            return phase
+    return None
 
 
 def _printed_phase(line: PrintedLine) -> Phase | None:

@@ -12,6 +12,7 @@ import re
 from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine
 from steph.diagnose.table import Clue, Weight, first_match, triggers
 
+_OF_MILD = frozenset({Weight.HINT, Weight.SYMPTOM})
 _HANDLED = re.compile(
     r"retry|retried|try(?:ing)? again|skipp(?:ing|ed)|falling back|fall(?:s)? back|reduc(?:e|ed|ing) (?:the "
     r")?batch|batch size (?:to|was)"
@@ -35,8 +36,8 @@ def line_clue(line: PrintedLine, following: tuple[PrintedLine, ...] = ()) -> Clu
     text = line.text
     if len(text) < TELLING_CHARACTERS or len(text) > 20_000 or _is_code(text):
         return None
-    found = _row_of(text) if _trigger().search(text.lower()) else None
-    if found is None or _HELP.match(text) or (line.is_mild and found.weight not in (Weight.HINT, Weight.SYMPTOM)):
+    found = _row_of(text, line.is_mild) if _trigger().search(text.lower()) else None
+    if found is None or _HELP.match(text):
         return None
     if found.weight is Weight.CERTAIN and any(_HANDLED.search(near.text) for near in (line, *following[:2])):
         return None
@@ -49,8 +50,9 @@ def _trigger() -> re.Pattern[str]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _row_of(text: str) -> Clue | None:
-    return first_match("printed", text)
+def _row_of(text: str, is_mild: bool) -> Clue | None:
+    """The clue of a line; one that calls itself mild can only hint, or leave what one cause alone leaves."""
+    return first_match("printed", text, weights=_OF_MILD if is_mild else None)
 
 
 def is_final_metric(line: PrintedLine) -> bool:

@@ -21,6 +21,7 @@ TAIL_CHARACTERS = 4 << 20
 TELLING_CHARACTERS = 4  # no prefix, bar, metric, loss or phase is shorter; a log may be millions of such lines
 _PREFIX_CHARACTERS = 300
 _LEARNED_SHAPES = 8
+_TRACED_LINES = 1000  # of more, the first and the last are enough to learn from
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _BREAK = re.compile(r"\r\n|\n|\r|\^M(?=[ \n]|$)")
@@ -38,6 +39,7 @@ _PREFIX = re.compile(
     r"|[\w.-]{1,40}[-_]\d+ {1,4}\| ?"
 )
 _LEVELS = "DEBUG|TRACE|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL|SUCCESS"
+_LEVEL_NAME = re.compile(rf"\b(?:{_LEVELS})\b")
 _LOW = frozenset({"DEBUG", "TRACE", "INFO", "NOTICE", "WARN", "WARNING", "SUCCESS"})
 _LEVEL = re.compile(
     r"^(?!.*NCCL WARN)(?:"
@@ -198,7 +200,7 @@ def _from_json_lines(log: str) -> str:
 
 
 def _message_of(line: str) -> str | None:
-    if not line.lstrip().startswith("{") or len(line) > 1_000_000:
+    if not line.lstrip().startswith('{"') or len(line) > 1_000_000:
         return None
     try:
         value = json.loads(line)
@@ -240,15 +242,14 @@ def _shapes_of(raw: list[str]) -> tuple[_Shape, ...]:
     counts: Counter[str] = Counter()
     levels: dict[str, set[str]] = {}
     numbers: dict[str, set[str]] = {}
-    for line in raw:
-        if 'File "' not in line and "Traceback (most" not in line:
-            continue
+    traced = [line for line in raw if 'File "' in line or "Traceback (most" in line]
+    for line in traced if len(traced) <= 2 * _TRACED_LINES else traced[:_TRACED_LINES] + traced[-_TRACED_LINES:]:
         match = _OF_TRACEBACK.search(line[: _PREFIX_CHARACTERS + 40])
         prefix = line[: match.start()] if match else ""
         if prefix.strip(" \t|+"):
             shape = _shape(prefix)
             counts[shape] += 1
-            levels.setdefault(shape, set()).update(re.findall(rf"\b(?:{_LEVELS})\b", prefix))
+            levels.setdefault(shape, set()).update(_LEVEL_NAME.findall(prefix))
             numbers.setdefault(shape, set()).update(re.findall(r"\d+", prefix)[:1])
     shared = [shape for shape, count in counts.most_common(_LEARNED_SHAPES) if count > 1]
     found = [
@@ -257,8 +258,8 @@ def _shapes_of(raw: list[str]) -> tuple[_Shape, ...]:
     filled = [line for line in raw if line.strip()][:2000]
     stamped = [lead for line in filled if (lead := lead_of(line))]
     if len(filled) >= 3 and len(stamped) * 5 >= len(filled) * 4:
-        every = {level for lead in stamped for level in re.findall(rf"\b(?:{_LEVELS})\b", lead)}
-        found.append(_Shape(_LEAD, frozenset(every) if len(every) == 1 else frozenset()))
+        every = {level for lead in stamped for level in _LEVEL_NAME.findall(lead)}
+        found.append(_Shape(_LEAD, frozenset(every & {"INFO"} if len(every) == 1 else ())))
     return tuple(found)
 
 
@@ -285,7 +286,7 @@ def _without_prefix(line: str, shapes: tuple[_Shape, ...]) -> tuple[str, str | N
         match = shape.pattern.match(line[:_PREFIX_CHARACTERS])
         if match is None:
             continue
-        seen = set(re.findall(rf"\b(?:{_LEVELS})\b", match[0]))
+        seen = set(_LEVEL_NAME.findall(match[0]))
         is_low = is_low or bool(seen & _LOW and not seen & shape.levels)
         if shape.pattern is _LEAD and is_low:
             break  # the level stays where the line says it

@@ -188,10 +188,10 @@ def _of_causes(where: Where) -> Iterator[Wording]:
             yield Wording(Cause(row["name"]), Weight[framed["weight"].upper()], pattern, frames)
 
 
-def first_match(where: Where, text: str, frames: str = "") -> Clue | None:
-    """The clue of the first wording that fits."""
+def first_match(where: Where, text: str, frames: str = "", weights: frozenset[Weight] | None = None) -> Clue | None:
+    """The clue of the first wording that fits, of those with one of `weights` where given."""
     for one in wordings(where):
-        if one.fits(text, frames):
+        if (weights is None or one.weight in weights) and one.fits(text, frames):
             return Clue(one.cause, one.weight, one.case)
     return None
 
