@@ -38,7 +38,8 @@ coverage: setup
 # the pages that tests hold to the code
 docs: setup
 	.venv/bin/python -m steph.judge.catalog docs/checks.md
-	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py docs/causes.md
+	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py ja docs/causes.md
+	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py en docs/causes.en.md
 	.venv/bin/python -m steph.doctor.catalog docs/doctor.md
 	.venv/bin/python -m steph.record.schema docs/record.schema.json
 	.venv/bin/python -m steph.key_tables

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -50,12 +50,13 @@ def diagnose(
     logfile: Annotated[str, typer.Argument(help="a log file, or - for standard input")],
     returncode: Annotated[int | None, typer.Option(help="the process's exit code; negative: a signal")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
+    language: Annotated[Literal["ja", "en"], typer.Option(help="language of meaning and advice")] = "ja",
 ) -> None:
-    """Say why a training or evaluation run failed, from its log."""
+    """Say why a training or evaluation run failed, from its log: text, a notebook, JSON lines, also gzipped."""
     from steph.diagnose.command import run_diagnose
 
     try:
-        found = run_diagnose(Path(logfile), returncode, as_json)
+        found = run_diagnose(Path(logfile), returncode, as_json, language)
     except OSError as error:
         raise _failed(f"{logfile}: {error.strerror}") from error
     typer.echo(found)

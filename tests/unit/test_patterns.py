@@ -16,12 +16,8 @@ import pytest
 import steph
 from regex_steps import Token, hostile_text, parser, tree
 from steph.base import redact
-from steph.base.terms import Cause
 from steph.contract.lines import missing_weights_in
-from steph.diagnose.machine import MACHINE
-from steph.diagnose.printed import LINES
-from steph.diagnose.software import SOFTWARE
-from steph.diagnose.table import Rule, Weight, rule
+from steph.diagnose.table import cases, compiled, programs, wordings
 from steph.judge import reading
 
 from benchmarks.readers import INPUTS, READERS
@@ -53,9 +49,12 @@ def _module_patterns() -> Iterator[tuple[str, re.Pattern[Any]]]:
 
 
 def _rows() -> Iterator[tuple[str, re.Pattern[Any]]]:
-    for table in (LINES, MACHINE, SOFTWARE):
-        for row in table:
-            yield f"{row.cause} {row.pattern.pattern[:60]}", row.pattern
+    for row in (*wordings("raised"), *wordings("printed")):
+        yield f"{row.cause} {row.pattern.pattern[:60]}", row.pattern
+    for case in cases():
+        for pattern in (*case.raised, *case.printed, *filter(None, (case.frames, case.log))):
+            yield f"{case.id} {pattern.pattern[:60]}", pattern
+    yield from ((program.name, program.seen) for program in programs())
 
 
 def _is_endless(tokens: Iterable[Any], *, may_fail_after: bool) -> bool:
@@ -150,9 +149,8 @@ def _alternatives(tokens: list[Token]) -> list[list[Token]]:
 
 def test_a_row_reaches_as_far_as_a_message_is_long() -> None:
     """`.*` is bounded where a wording may begin anywhere, whatever atom it repeats; anchored ones stay as they are."""
-    row = rule(Cause.OTHER, Weight.LIKELY, r"a.*b", r"c[^\n]+?d", r"e\w*f\.*g", r"^h.*i", r"[.*]j *k")
-    assert row.pattern.pattern == r"a.{0,300}b|c[^\n]{1,300}?d|e\w{0,300}f\.{0,300}g|^h.*i|[.*]j *k"
-    assert isinstance(row, Rule)
+    row = compiled(r"a.*b", r"c[^\n]+?d", r"e\w*f\.*g", r"^h.*i", r"[.*]j *k")
+    assert row.pattern == r"a.{0,300}b|c[^\n]{1,300}?d|e\w{0,300}f\.{0,300}g|^h.*i|[.*]j *k"
 
 
 @pytest.mark.timeout(120)

@@ -23,7 +23,7 @@ def _attempt(**fields: object) -> Attempt:
         (_attempt(returncode=1, diagnosis=Diagnosis(cause=Cause.CUDA_OOM)), "OOM"),
         (
             _attempt(returncode=0, diagnosis=Diagnosis(cause=Cause.NAN_LOSS)),
-            f"その他エラー({wording.CAUSES[Cause.NAN_LOSS]})",
+            f"その他エラー({wording.cause_name(Cause.NAN_LOSS)})",
         ),
         (_attempt(returncode=0, ended_by=EndedBy.DEADLINE), "その他エラー(時間切れ)"),
         (_attempt(ended_by=EndedBy.INTERRUPTED), "その他エラー(中断)"),

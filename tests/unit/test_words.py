@@ -46,8 +46,9 @@ def test_each_of_these_has_words_of_its_own(error: str, cause: Cause, said: str,
     """A closed standard input, broken grammar and a precision that is not there are neither data nor driver."""
     found = diagnose(f"{TRACEBACK}{error}\n", 1)
     assert found.cause is cause
-    assert said in " ".join(found.advice)
-    assert unsaid not in " ".join(found.advice)
+    words = " ".join((found.meaning or "", *found.advice))
+    assert said in words
+    assert unsaid not in words
 
 
 def _check(severity: Severity, holds: bool | None, name: str = "x") -> Check:

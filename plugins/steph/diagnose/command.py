@@ -2,59 +2,100 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import io
 import json
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from steph.base.terms import Phase
+from steph.base.messages import Language
+from steph.base.terms import Cause, Phase
 from steph.diagnose.engine import diagnose
+from steph.diagnose.reader import encoding_of
+from steph.diagnose.seen import seen_in
 from steph.record.values import Diagnosis
 
 HEAD_BYTES = 1 << 20
 TAIL_BYTES = 4 << 20
+NOTEBOOK_BYTES = 256 << 20  # JSON is read whole: its ends alone are none
+_GZIP = b"\x1f\x8b"
 
 
-def run_diagnose(path: Path, returncode: int | None, as_json: bool) -> str:
+def run_diagnose(path: Path, returncode: int | None, as_json: bool, language: Language = "ja") -> str:
     """What `steph diagnose` prints for a log file (`-`: standard input); of a huge log, its head and its tail.
 
-    The JSON has the keys cause, phase, evidence, oom, advice, and `rank` where several processes ran. Raises OSError
-    where the file can't be read.
+    The JSON has the keys cause, case, confidence, phase, evidence, oom, meaning, advice and seen, and `rank` where
+    several processes ran. Raises OSError where the file can't be read.
     """
-    if str(path) == "-":
-        data = _ends_of(sys.stdin.buffer)
-    else:
-        with path.open("rb") as file:
-            data = _ends_of(file)
-    found = diagnose(data.decode("utf-8", "replace"), returncode)
+    with sys.stdin.buffer if str(path) == "-" else path.open("rb") as file:
+        log = _text(file)
+    found = diagnose(log, returncode, language=language)
+    seen = seen_in(log, language) if found.cause is Cause.NONE else ()
     if as_json:
         without = {"rank"} if found.rank is None else None
-        return json.dumps(found.model_dump(mode="json", exclude=without), ensure_ascii=False, indent=2)
-    return "\n".join(_as_text(found))
+        shown = {**found.model_dump(mode="json", exclude=without), "seen": list(seen)}
+        return json.dumps(shown, ensure_ascii=False, indent=2)
+    return "\n".join((*_as_text(found), *seen))
 
 
-def _ends_of(stream: BinaryIO) -> bytes:
-    """The stream's bytes, or where there are more than fit, its first and its last."""
+def _text(file: BinaryIO) -> str:
+    with contextlib.ExitStack() as stack:
+        start = file.read(2)
+        whole = file if file.seekable() and file.seek(0) == 0 else _Rejoined(start, file)
+        if start == _GZIP:
+            whole = _Rejoined(b"", stack.enter_context(gzip.GzipFile(fileobj=whole)))
+        try:
+            head, tail, is_cut = _ends_of(whole)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise OSError(0, f"a broken gzip file ({error})") from error
+    encoding = encoding_of(head)
+    glue = "\n" if is_cut else ""
+    if is_cut or encoding.startswith("utf-16"):
+        return head.decode(encoding, "replace") + glue + tail.decode(encoding, "replace")
+    return (head + tail).decode(encoding, "replace")
+
+
+class _Rejoined(io.RawIOBase, BinaryIO):
+    """A stream behind the bytes that were read from it to see what it is; it can't be sought in."""
+
+    def __init__(self, start: bytes, rest: BinaryIO | gzip.GzipFile) -> None:
+        super().__init__()
+        self._start, self._rest = start, rest
+
+    def read(self, size: int = -1) -> bytes:
+        start, self._start = self._start, b""
+        return start + self._rest.read(size - len(start) if size >= 0 else -1)
+
+
+def _ends_of(stream: BinaryIO) -> tuple[bytes, bytes, bool]:
+    """The stream's first bytes, its last ones, and whether some between them are left out; a notebook comes whole."""
     head = stream.read(HEAD_BYTES)
+    if head.lstrip()[:1] == b"{" and b'"cells"' in head:
+        return head + stream.read(NOTEBOOK_BYTES), b"", False
     if stream.seekable():
-        size = stream.seek(0, 2)
-        start = max(HEAD_BYTES, size - TAIL_BYTES)
+        start = max(HEAD_BYTES, stream.seek(0, 2) - TAIL_BYTES) & ~1  # even, for UTF-16
         stream.seek(start)
-        return head + (b"\n" if start > HEAD_BYTES else b"") + stream.read(TAIL_BYTES)
+        return head, stream.read(), start > HEAD_BYTES
     tail, dropped = b"", False
     while block := stream.read(1 << 20):
         tail += block
         if len(tail) > 2 * TAIL_BYTES:
-            tail, dropped = tail[-TAIL_BYTES:], True
-    return head + (b"\n" if dropped else b"") + tail
+            tail, dropped = tail[(len(tail) - TAIL_BYTES) & ~1 :], True
+    return head, tail, dropped
 
 
 def _as_text(found: Diagnosis) -> list[str]:
     phase: Phase | None = found.phase
-    out = [f"cause: {found.cause.value}", f"phase: {phase.value if phase else '-'}"]
+    out = [f"cause: {found.cause.value}"]
+    out += [f"case: {found.case}"] if found.case else []
+    out += [f"confidence: {found.confidence}"] if found.confidence else []
+    out += [f"phase: {phase.value if phase else '-'}"]
     out += [f"rank: {found.rank}"] if found.rank is not None else []
     out += [f"evidence: {line}" for line in found.evidence]
     if found.oom:
         figures = {key: value for key, value in found.oom.model_dump().items() if value is not None}
         out += [f"{key}: {value} ({value / (1 << 30):.2f} GiB)" for key, value in figures.items()]
+    out += [f"meaning: {found.meaning}"] if found.meaning else []
     return out + [f"advice: {line}" for line in found.advice]

@@ -9,21 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
+from steph.base.messages import Language
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
-from steph.diagnose.advice import advice_for
+from steph.diagnose.advice import captured, case_of, words_of
 from steph.diagnose.exceptions import Chain, Raised, chains_of, shortened
-from steph.diagnose.losses import nan_loss_lines
-from steph.diagnose.machine import MACHINE
+from steph.diagnose.facts import facts_of
+from steph.diagnose.losses import Losses, losses_of
 from steph.diagnose.oom import oom_numbers
 from steph.diagnose.phases import phase_of
 from steph.diagnose.printed import is_final_metric, line_clue, shows_progress
-from steph.diagnose.ranks import failed_rank
-from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine, lines_of
+from steph.diagnose.ranks import RankEnd, failed_rank, rank_ends
+from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine, clip, lead_of, lines_of
 from steph.diagnose.reader import normalise as normalise
-from steph.diagnose.software import SOFTWARE
-from steph.diagnose.table import Clue, Weight, first_match
+from steph.diagnose.table import Case, Clue, Weight, first_match
 from steph.record.values import Diagnosis, OomNumbers, Probe
 
 _EVIDENCE_CHARACTERS = 600
@@ -35,7 +36,11 @@ _REPORTED = re.compile(
     r"^(?=.{0,200}?\b(?:ERROR|CRITICAL|FATAL|[Ee]rror|[Ff]ailed|[Ff]ailure)\b|.{0,200}?失敗)(?!\s*['\"(])(?!.*[Rr]etry)"
     r".{1,200}?(?P<type>\b(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Timeout)): (?P<message>.{1,2000})"
 )
-_PHASE_OF_CAUSE = dict.fromkeys((Cause.HUB_UNREACHABLE, Cause.HUB_GATED, Cause.HUB_NOT_FOUND), Phase.LOAD)
+_LAST_LINES = 6
+_FACTS_CHARACTERS = 1 << 19  # at each end of a log: a program prints its settings at its start
+_PHASE_OF_CAUSE = dict.fromkeys(
+    (Cause.HUB_UNREACHABLE, Cause.HUB_GATED, Cause.HUB_NOT_FOUND, Cause.IMPORT_ERROR), Phase.LOAD
+)
 _ALLOCATION_MESSAGE = re.compile(r"out of memory|[Tt]ried to allocate|would exceed allowed memory", re.I)
 
 
@@ -59,31 +64,73 @@ class _Log:
     chains: tuple[Chain, ...]
     last_progress: int  # index of the last line that shows progress, -1 where none does
     has_metrics: bool
+    losses: Losses
+    ends: tuple[RankEnd, ...]
+
+    @property
+    def text(self) -> str:
+        """The lines as one text."""
+        return "\n".join(line.text for line in self.lines)
 
 
 def diagnose(
-    log: str, returncode: int | None = None, probes: Sequence[Probe] = (), deadline_hit: bool = False
+    log: str,
+    returncode: int | None = None,
+    probes: Sequence[Probe] = (),
+    deadline_hit: bool = False,
+    language: Language = "ja",
 ) -> Diagnosis:
-    """The cause of an attempt's end, its phase, the lines that say so, an OOM message's figures, and what to do next.
+    """The cause of an attempt's end and its case, the phase, the lines that say so, and what to do next.
 
     `returncode` is the process's: negative or 128 + n for a signal, None where nobody knows it. `deadline_hit`: the
-    suite itself ended the process at its limit. Nonzero never gives `none`.
+    suite itself ended the process at its limit. Nonzero never gives `none`. `language`: of the meaning and advice.
     """
     read = _read(log)
     chosen = _choose(read, returncode, tuple(probes), deadline_hit)
     if chosen is None:
         return Diagnosis(cause=Cause.NONE)
     cause = chosen.clue.cause
-    rank, rank_words = failed_rank(read.lines, chosen.rank)
-    phase = phase_of(read.lines, chosen.index, chosen.chain) or _PHASE_OF_CAUSE.get(cause)
+    chain = chosen.chain or _chain_of(read, chosen)
+    writer = chosen.root.rank if chosen.root else None
+    rank, rank_words = failed_rank(read.ends, chosen.rank, writer)
+    oom = _oom(read, chosen) if cause in (Cause.CUDA_OOM, Cause.HOST_OOM) else None
+    facts = facts_of(clip(read.text, _FACTS_CHARACTERS, _FACTS_CHARACTERS), read.losses, read.ends, oom)
+    phase = _phase(read, chosen, chain)
+    told = "\n".join(chosen.evidence)
+    case = case_of(cause, chosen.clue.case, phase, chain, told, read.text, facts)
+    phase = phase or (case.in_phase if case else None) or _PHASE_OF_CAUSE.get(cause)
+    texts = [one for raised in chain for one in raised.texts] or [told]
+    words = words_of(cause, case, facts, language, captured(case, texts) if case else None)
     return Diagnosis(
         cause=cause,
+        case=case.id if case else None,
+        confidence=_confidence(chosen.clue, case),
         phase=phase,
         rank=rank,
         evidence=_shown((*rank_words, *chosen.evidence)),
-        oom=_oom(read, chosen) if cause in (Cause.CUDA_OOM, Cause.HOST_OOM) else None,
-        advice=advice_for(cause, phase, chosen.evidence),
+        oom=oom,
+        meaning=redact(words.meaning),
+        advice=tuple(map(redact, words.steps)),
     )
+
+
+def _phase(read: _Log, chosen: _Candidate, chain: Chain) -> Phase | None:
+    if chosen.clue.cause is Cause.NAN_LOSS and read.losses.bad and not chain:
+        return Phase.STEP
+    return phase_of(read.lines, chosen.index, chain)
+
+
+def _confidence(clue: Clue, case: Case | None) -> Literal["certain", "likely", "guess"]:
+    """How sure the cause is: a wording that only it has, one that fits it, or the best of little."""
+    if clue.weight >= Weight.SYMPTOM:
+        return case.sure if case else "certain"
+    return "likely" if clue.weight >= Weight.LIKELY or case is not None else "guess"
+
+
+def _chain_of(read: _Log, chosen: _Candidate) -> Chain:
+    """The exception that followed the line that told the cause, where it is of the same cause."""
+    later = [chain for chain in read.chains if chain[0].index > chosen.index]
+    return next((chain for chain in later if any(clue_of(one).cause is chosen.clue.cause for one in chain)), ())
 
 
 def first_traceback(log: str) -> str | None:
@@ -104,6 +151,8 @@ def _read(log: str) -> _Log:
         chains=chains_of(lines),
         last_progress=next((line.index for line in reversed(telling) if shows_progress(line)), -1),
         has_metrics=any(map(is_final_metric, telling)),
+        losses=losses_of(lines),
+        ends=rank_ends(lines),
     )
 
 
@@ -115,12 +164,13 @@ def _choose(read: _Log, returncode: int | None, probes: tuple[Probe, ...], deadl
     if deadline_hit:
         return _at_deadline(read, raised)
     if returncode in (0, None):
-        found = [*_unhandled(read, raised), *(one for one in printed if one.index > read.last_progress)]
+        found = [*_unhandled(read, raised), *printed]
+        if returncode is None and not found:
+            found = _from_end(read)
         if returncode == 0:
             found = [one for one in found if one.root is not None and one.root.has_header]
         return _best((*found, *_one(losses)))
-    fresh = [one for one in printed if one.index > read.last_progress]
-    found = [*(_unhandled(read, raised) or raised[-1:]), *fresh, *_one(losses), *_from_status(returncode, read)]
+    found = [*(_unhandled(read, raised) or raised[-1:]), *printed, *_one(losses), *_from_status(returncode, read)]
     return _best((*found, *_from_probes(read, probes, found))) or _unexplained(read, returncode)
 
 
@@ -158,7 +208,7 @@ def clue_of(raised: Raised) -> Clue:
     frames = "\n".join(frame[:_FRAME_CHARACTERS] for frame in raised.frames[-_FRAMES_LOOKED_AT:])
     best = Clue(Cause.OTHER, Weight.UNKNOWN)
     for text in raised.texts:
-        found = first_match(MACHINE, text[:8000], frames) or first_match(SOFTWARE, text[:8000], frames)
+        found = first_match("raised", text[:8000], frames)
         if found is not None and (found.weight >= Weight.CERTAIN or found.weight is Weight.ECHO):
             return found
         if found is not None and (best.cause is Cause.OTHER or found.weight > best.weight):
@@ -167,19 +217,27 @@ def clue_of(raised: Raised) -> Clue:
 
 
 def _last_frame(raised: Raised) -> tuple[str, ...]:
-    frames = [frame.strip() for frame in raised.frames if frame.strip().startswith('File "')]
-    return tuple(frames[-1:])
+    return (raised.last_frame,) if raised.last_frame else ()
 
 
 def _from_lines(read: _Log) -> list[_Candidate]:
+    """What single lines say after which nothing shows progress."""
     found = []
     for position, line in enumerate(read.lines):
-        if len(line.text) < TELLING_CHARACTERS:
+        if line.index <= read.last_progress or len(line.text) < TELLING_CHARACTERS:
             continue
         clue = line_clue(line, read.lines[position + 1 : position + 3])
         if clue is not None:
             found.append(_Candidate(clue, line.index, (line.text,)))
-    return found or _from_wrapped(read) or _from_reports(read)
+    return found or [one for one in (_from_wrapped(read) or _from_reports(read)) if one.index > read.last_progress]
+
+
+def _from_end(read: _Log) -> list[_Candidate]:
+    """An exception that ended the log behind a logger's date and level, whatever the level."""
+    last = [line for line in read.lines[-40:] if line.text.strip()][-_LAST_LINES:]
+    bare = tuple(PrintedLine(line.index, line.text[len(lead_of(line.text)) :]) for line in last)
+    late = [chain for chain in chains_of(bare) if not chain[0].ignored and chain[0].index > read.last_progress]
+    return [_from_chain(chain) for chain in late if "Error" in chain[-1].type or "Exception" in chain[-1].type]
 
 
 def _from_reports(read: _Log) -> list[_Candidate]:
@@ -213,7 +271,7 @@ def _from_wrapped(read: _Log) -> list[_Candidate]:
 
 
 def _from_losses(read: _Log) -> _Candidate | None:
-    bad = nan_loss_lines(read.lines)
+    bad = read.losses.bad
     if not bad:
         return None
     return _Candidate(Clue(Cause.NAN_LOSS, Weight.SYMPTOM), bad[0].index, tuple(line.text for line in bad[:3]))

@@ -68,6 +68,11 @@ class Raised:
         return f"{self.type}: {self.message[0]}".rstrip(": ") if self.message else self.type
 
     @property
+    def last_frame(self) -> str:
+        """The innermost frame's line with its file; empty where there is none."""
+        return next((frame.strip() for frame in reversed(self.frames) if frame.strip().startswith('File "')), "")
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Type and message in growing scope; the last ones undo a terminal's hard and soft wraps."""
         rest = (self.message[1:],) if len(self.message) > 1 else ()

@@ -1,4 +1,4 @@
-"""Whether the losses that a trainer printed stopped being numbers.
+"""The losses and gradient norms that a trainer printed, and whether they stopped being numbers.
 
 transformers 4 prints floats, transformers 5 quoted strings; with `logging_nan_inf_filter` (the default) a NaN loss is
 printed as 0.0 and only `grad_norm` shows it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 
 from steph.diagnose.reader import PrintedLine
 
@@ -23,19 +24,56 @@ _FREE = re.compile(
     r")(?![-_ ]?(?:guard|check|filter|safe|handl|monitor|policy|watch|protect|tolera)\w*)",
     re.I,
 )
+_NORM = re.compile(r"\bgrad(?:ient)?[_ ]?norm\b\W{0,9}[:=]", re.I)
+_NAN_NORM = re.compile(
+    r"\b(?P<name>grad(?:ient)?[_ ]?norm)['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:tensor\()?(?:nan|inf)\b", re.I
+)
 _CONDITION = re.compile(r"\b(?:if|when|whenever|whether|unless|until|in case|should|stops? on)\b[^.;:!?]{0,80}$", re.I)
 _OF_VALIDATION = re.compile(r"(?:val|valid\w*|eval|test|dev)_", re.I)
 _FINITE = re.compile(r"\bloss\s*[:=]\s*\d")
 _LOSSES = ("loss", "train_loss", "eval_loss")
 _DROP_FROM = 0.05  # a loss above this that is exactly 0.0 in the next two lines did not get there by learning
+_ZERO_STEPS = 3  # this many first losses of exactly 0.0 were never computed from a label
+_ROSE_BY = 1.5
 
 
-def nan_loss_lines(lines: tuple[PrintedLine, ...]) -> tuple[PrintedLine, ...]:
-    """The lines that show a loss that is NaN or infinite, or 0.0 with a NaN gradient norm; empty where all is well."""
-    rows = [(line, _pairs(line.text)) for line in lines if "loss" in line.text.lower() and len(line.text) < 4000]
+@dataclass(frozen=True)
+class Losses:
+    """What the printed steps say, in order; `bad` are the lines that show a loss or gradient that is no number."""
+
+    values: tuple[float, ...]
+    bad: tuple[PrintedLine, ...]
+    gradient_broke_at: int | None  # the first step whose gradient norm is no number
+
+    @property
+    def is_zero_from_start(self) -> bool:
+        """Whether the first losses are exactly 0.0."""
+        return len(self.values) >= _ZERO_STEPS and not any(self.values[:_ZERO_STEPS])
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss rose well above an earlier one, then was 0.0 or no number."""
+        good = [value for value in self.values if math.isfinite(value) and value > 0]
+        return bool(self.bad) and len(good) > 1 and good[-1] > _ROSE_BY * min(good[:-1])
+
+
+def losses_of(lines: tuple[PrintedLine, ...]) -> Losses:
+    """Read every printed loss; a run in good health has no `bad` line."""
+    rows = [
+        (line, _pairs(line.text))
+        for line in lines
+        if len(line.text) < 4000 and ("loss" in (low := line.text.lower()) or "grad" in low)
+    ]
     printed = [(line, pairs) for line, pairs in rows if pairs]
+    steps = [(line, pairs) for line, pairs in printed if "loss" in pairs]
     bad = [line for line, pairs in printed if _is_bad(pairs)]
-    return tuple(bad or _fell_to_zero(printed) or _in_words([line for line, _ in rows]))
+    broken = (n for n, (_, pairs) in enumerate(steps) if not math.isfinite(pairs.get("grad_norm", 0.0)))
+    found = tuple(bad or _became_zero(steps) or _in_words([line for line, pairs in rows if not pairs]))
+    return Losses(
+        values=tuple(pairs["loss"] for _, pairs in steps),
+        bad=found,
+        gradient_broke_at=next(broken, None),
+    )
 
 
 def _pairs(text: str) -> dict[str, float]:
@@ -46,28 +84,40 @@ def _pairs(text: str) -> dict[str, float]:
 
 def _is_bad(pairs: dict[str, float]) -> bool:
     losses = [pairs[key] for key in _LOSSES if key in pairs]
-    broken_gradient = not math.isfinite(pairs.get("grad_norm", 0.0))
-    return any(not math.isfinite(loss) or (loss == 0.0 and broken_gradient) for loss in losses)
+    return any(not math.isfinite(loss) for loss in losses) or (0.0 in losses and not _gradient_is_finite(pairs))
 
 
-def _fell_to_zero(printed: list[tuple[PrintedLine, dict[str, float]]]) -> list[PrintedLine]:
-    steps = [(line, pairs["loss"]) for line, pairs in printed if "loss" in pairs and "grad_norm" not in pairs]
-    for (_, before), (line, loss), (_, after) in zip(steps, steps[1:], steps[2:], strict=False):
+def _gradient_is_finite(pairs: dict[str, float]) -> bool:
+    return math.isfinite(pairs.get("grad_norm", 0.0))
+
+
+def _became_zero(steps: list[tuple[PrintedLine, dict[str, float]]]) -> list[PrintedLine]:
+    """The lines where the loss is 0.0 and can't be: from the start, after a NaN gradient, or right after a high one."""
+    if len(steps) >= _ZERO_STEPS and not any(pairs["loss"] for _, pairs in steps[:_ZERO_STEPS]):
+        return [line for line, _ in steps[:_ZERO_STEPS]]
+    norms = [pairs for _, pairs in steps if "grad_norm" in pairs]
+    if len(norms) >= 2 and not any(map(_gradient_is_finite, norms[-2:])):  # a scaler skips one such step, not the last
+        return [line for line, pairs in steps if not _gradient_is_finite(pairs)]
+    plain = [(line, pairs["loss"]) for line, pairs in steps if "grad_norm" not in pairs]
+    for (_, before), (line, loss), (_, after) in zip(plain, plain[1:], plain[2:], strict=False):
         if before > _DROP_FROM and loss == 0.0 and after == 0.0:
             return [line]
     return []
 
 
 def _in_words(lines: list[PrintedLine]) -> list[PrintedLine]:
-    bad = [line for line in lines if _says_nan(line)]
-    if not bad or any(line.index > bad[-1].index and _FINITE.search(line.text) for line in lines):
-        return []
-    return bad
+    bad = [line for line in lines if "loss" in line.text.lower() and _says_nan(line, _FREE)]
+    if bad and not any(line.index > bad[-1].index and _FINITE.search(line.text) for line in lines):
+        return bad
+    norms = [line for line in lines if _NORM.search(line.text)]
+    if len(norms) >= 2 and all(_says_nan(line, _NAN_NORM) for line in norms[-2:]):  # a scaler skips one such step
+        return norms[-2:]
+    return []
 
 
-def _says_nan(line: PrintedLine) -> bool:
+def _says_nan(line: PrintedLine, pattern: re.Pattern[str]) -> bool:
     """Whether a line tells of a NaN that was there; a bar shows one for a validation that has not been yet."""
     return any(
         not _CONDITION.search(line.text, 0, match.start()) and not (line.is_bar and _OF_VALIDATION.match(match["name"]))
-        for match in _FREE.finditer(line.text)
+        for match in pattern.finditer(line.text)
     )

@@ -1,4 +1,8 @@
-"""How far a script had come when it failed: from the frames of the exception, else from what was printed before it."""
+"""How far a program had come when it failed: from the frames of the exception, else from what was printed before it.
+
+Nothing is the first step before a step began: a function that is called `train` shows none, a bar or a Trainer's own
+frame does. Where nothing shows the phase, it is None.
+"""
 
 from __future__ import annotations
 
@@ -8,79 +12,99 @@ from steph.base.terms import Phase
 from steph.diagnose.exceptions import Chain
 from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine
 
+# a program of one's own that evaluates, by its file's or its function's name; also where it loads a model for that
+_EVALUATES = re.compile(
+    r"(?<!site-packages)(?<!dist-packages)[/\\](?:\w{0,60}_)?(?:eval(?:uate|uation)?|infer(?:ence)?|predict|generate|chat|demo"
+    r"|benchmark|merge)\w{0,60}\.py\"|[/\\]bin[/\\]lm_eval\"|\bin (?:evaluate|evaluation_loop|prediction_step|predict"
+    r"|eval_model|evaluate_\w{1,60}|cli_evaluate|merge_lora|merge_and_unload)\b",
+    re.I,
+)
+_ADAPTER = re.compile(r"PeftModel\.from_pretrained|\bin (?:load_adapter|load_peft_weights|_get_peft_type|merge_lora)\b")
+_TRAINS = re.compile(
+    r"\bin (?:_inner_training_loop|_fast_inner_training_loop|training_step|_unsloth_training_step|compute_loss"
+    r"|_run_epoch"
+    r"|optimizer_step|train_one_epoch|_try_get_data|_next_data|_process_data)\b|[Tt]rainer\.train\("
+    r"|transformers[/\\]trainer\.py.{0,40}\bin train\b|\.backward\(|\bin backward\b|optimizer\.step\(|grad_scaler\.py"
+    r"|train_utils\.py.{0,40}\bin train\b"
+)
+_LAST_MODULE = re.compile(r"(?:site|dist)-packages.{0,300}in <module>")
 _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         Phase.SAVE,
         re.compile(
-            r"\bsave_pretrained\b|_save_checkpoint|\bsave_model\b|in save_file|serialization\.py.{0,300}in save\b|"
-            r"torch\.save\(|_save_optimizer"
+            r"\bsave_pretrained\b|_save_checkpoint|\bsave_model\b|\bsave_file\b|\bserialize_file\b|\bin save_weights\b|"
+            r"serialization\.py.{0,300}in _?save\b|torch\.save\(|_save_optimizer|\bsave_pretrained_merged\b"
         ),
     ),
     (
         Phase.PREPARE,
-        re.compile(r"prepare_model_for_(?:kbit|int8)_training|\bget_peft_model\b|inject_adapter|_create_and_replace"),
+        re.compile(
+            r"prepare_model_for_(?:kbit|int8)_training|\bget_peft_model\b|inject_adapter|_create_and_replace|accelerator\.prepare\("
+            r"|\bin (?:prepare_model|_prepare_deepspeed|_prepare_fsdp|_validate_tensors_to_flatten"
+            r"|create_accelerator_and_postprocess|train_on_responses_only|fix_zero_training_loss|train_test_split"
+            r"|tokenize\w{0,40}|preprocess_\w{1,60}|iflatmap_unordered)\b"
+            r"|arrow_dataset\.py.{0,40}\bin (?:map|_map_single|filter|train_test_split)\b"
+        ),
     ),
     (
         Phase.LOAD,
         re.compile(
             r"\bfrom_pretrained\b|_load_pretrained_model|load_checkpoint|load_state_dict|snapshot_download|"
-            r"hf_hub_download"
-            r"|cached_files?\b|validate_environment|load_dataset\b|load_model\b|convert_and_load"
+            r"hf_hub_download|set_module_tensor_to_device|_move_model_to_device|dispatch_model|\bin download\w{0,40}\b"
+            r"|cached_files?\b|validate_environment|load_dataset\b|load_model\b|convert_and_load|dataset_module_factory"
+            r"|quantization_config\.py|BitsAndBytesConfig\(|modeling_\w{1,60}\.py\", line \d{1,6}, in __init__"
+            r"|import_module\(|\bin _get_module\b|get_hf_file_metadata|get_config_dict"
         ),
     ),
     (
         Phase.EVAL,
-        re.compile(
-            r"\bin (?:generate|_sample|evaluate|evaluation_loop|prediction_step|predict)\b|\.generate\(|"
-            r"\.evaluate\(|evaluate_\w{1,100}\.py"
-        ),
-    ),
-    (
-        Phase.STEP,
-        re.compile(
-            r"\bin (?:train|_inner_training_loop|training_step|backward|compute_loss|_run_epoch|"
-            r"optimizer_step)\b|trainer\.train\("
-            r"|\.backward\(|optimizer\.step\(|\bin training_step|loss\.backward"
-        ),
+        re.compile(r"\bin (?:generate|_sample|_beam_search|beam_sample|greedy_search)\b|\.generate\(|\.evaluate\("),
     ),
 )
+_AFTER_TRAINING = re.compile(r"apply_chat_template|batch_decode|TextStreamer|\bpipeline\(")
 _PRINTED: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         Phase.SAVE,
         re.compile(
-            r"'train_runtime'|Saving model checkpoint|Configuration saved in|tokenizer config file saved|"
-            r"checkpoint-\d+ .{0,300}sav",
+            r"['\"]train_runtime['\"]|Saving model checkpoint|Configuration saved in|tokenizer config file saved|"
+            r"checkpoint-\d+ .{0,300}sav|Merging (?:4bit|LoRA|weights)|: Saving (?:model|tokenizer)",
             re.I,
         ),
     ),
     (
         Phase.STEP,
-        re.compile(r"^\{.*'(?:loss|grad_norm)'|\b(?:step|iter\w{0,20})\s{0,9}[:=#]?\s{0,9}[1-9].{0,400}\bloss\b", re.I),
+        re.compile(
+            r"^\{.*['\"](?:loss|grad_norm)['\"]|\b(?:step|iter\w{0,20})\s{0,9}[:=#]?\s{0,9}[1-9].{0,400}\bloss\b"
+            r"|^\W{0,4}epoch\W{1,4}\d+\W.{0,60}\d+/\d+.{0,60}\bloss\b",
+            re.I,
+        ),
     ),
     (
         Phase.EVAL,
         re.compile(
-            r"Total samples to evaluate|Initializing RAG|Running (?:Evaluation|Prediction)|^Evaluating|RAG "
-            r"Mode:|LoRA Path:"
+            r"Total samples to evaluate|Initializing RAG|Running (?:Evaluation|Prediction)|^Evaluating|RAG Mode:"
+            r"|LoRA Path:|lm_eval[./]"
         ),
     ),
-    (Phase.FIRST_STEP, re.compile(r"\* Running training|Num (?:examples|Epochs) =|trainable params:", re.I)),
+    (Phase.FIRST_STEP, re.compile(r"\* Running training|Num (?:examples|Epochs) =", re.I)),
+    (
+        Phase.PREPARE,
+        re.compile(r"^trainable params|Running tokenizer|Spawning \d+ processes|Using auto half precision", re.I),
+    ),
     (
         Phase.LOAD,
         re.compile(
             r"Loading (?:checkpoint shards|weights|base model|model|tokenizer|dataset|adapter)|^Download|"
-            r"^Fetching \d+ files|^Materializing"
+            r"^Fetching \d+ files|^Materializing|You are using a model of type|attempting to use Flash Attention"
             r"|\.safetensors|Generating \w+ split|resolve/main|libbitsandbytes|CUDA SETUP",
             re.I,
         ),
     ),
 )
 _COUNT = re.compile(r"^(?P<label>[^|]*?)(?<!\d)\d+%\|.*\|\s*(?P<done>\d+)/(?P<due>\d+) \[")
-_OTHER_BAR = re.compile(
-    r"load|download|map|token|fetch|shard|generat|filter|saving|upload|process|pack|\.safetensors|\.bin|\.json|weight",
-    re.I,
-)
-_NEARBY_LINES = 5
+_OF_DATA = re.compile(r"map|token|generat\w+ \w+ split|filter|pack|process|format", re.I)
+_OTHER_BAR = re.compile(r"saving|upload|\.json", re.I)
+_NEARBY_LINES = 8
 
 
 def phase_of(lines: tuple[PrintedLine, ...], index: int, chain: Chain = ()) -> Phase | None:
@@ -88,25 +112,41 @@ def phase_of(lines: tuple[PrintedLine, ...], index: int, chain: Chain = ()) -> P
 
     `chain` is the exception's; its frames speak first, since they name the call that failed.
     """
-    frames = "\n".join(frame for raised in chain for frame in raised.frames)
-    phase = next((phase for phase, pattern in _FRAMES if pattern.search(frames)), None)
-    if phase is not None and phase is not Phase.STEP:
-        return phase
     before = [line for line in lines if line.index < index]
-    if phase is Phase.STEP:
-        stepped = any(_printed_phase(line) is Phase.STEP for line in before)
-        return Phase.STEP if stepped else Phase.FIRST_STEP
-    return _last_printed(before) or _first_printed(
-        [line for line in lines if index <= line.index <= index + _NEARBY_LINES]
-    )
+    frames = "\n".join(frame for raised in chain for frame in raised.frames)
+    if frames:
+        found = _phase_of_frames(chain, frames, before)
+        if found is not None:
+            return found
+    return _last(before) or _last([line for line in lines if index <= line.index <= index + _NEARBY_LINES])
 
 
-def _last_printed(lines: list[PrintedLine]) -> Phase | None:
-    return next((phase for line in reversed(lines) if (phase := _printed_phase(line))), None)
+def _phase_of_frames(chain: Chain, frames: str, before: list[PrintedLine]) -> Phase | None:
+    trains = _TRAINS.search(frames) is not None
+    if chain[0].frames and _LAST_MODULE.search(chain[0].last_frame):
+        return Phase.LOAD  # an import failed
+    named = next((phase for phase, pattern in _FRAMES if pattern.search(frames)), None)
+    if not trains and (_EVALUATES.search(frames) or (named is Phase.LOAD and _ADAPTER.search(frames))):
+        return Phase.SAVE if named is Phase.SAVE else Phase.EVAL
+    if trains and _EVALUATES.search(frames) and named in (None, Phase.EVAL):
+        return Phase.EVAL
+    if named is not None:
+        return named
+    has_stepped = any(_printed_phase(line) is Phase.STEP for line in before)
+    if trains:
+        return Phase.STEP if has_stepped else Phase.FIRST_STEP
+    return Phase.EVAL if has_stepped and _AFTER_TRAINING.search(frames) else None
 
 
-def _first_printed(lines: list[PrintedLine]) -> Phase | None:
-    return next((phase for line in lines if (phase := _printed_phase(line))), None)
+def _last(lines: list[PrintedLine]) -> Phase | None:
+    """The last phase that the lines show; after a training's summary its bar is only drawn again."""
+    over = next((line.index for line in lines if "train_runtime" in line.text), None)
+    for line in reversed(lines):
+        phase = _printed_phase(line)
+        is_drawn_again = over is not None and line.index > over and phase in (Phase.STEP, Phase.FIRST_STEP)
+        if phase is not None and not is_drawn_again:
+            return phase
+    return None
 
 
 def _printed_phase(line: PrintedLine) -> Phase | None:
@@ -124,6 +164,8 @@ def _bar_phase(text: str) -> Phase | None:
         return Phase.LOAD
     if re.search(r"eval|predict|generat\w+ answers|question", label, re.I):
         return Phase.EVAL
+    if _OF_DATA.search(label):
+        return Phase.PREPARE
     if match is None or _OTHER_BAR.search(label):
         return None
     return Phase.STEP if int(match["done"]) else Phase.FIRST_STEP

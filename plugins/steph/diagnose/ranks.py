@@ -32,29 +32,35 @@ class RankEnd:
         return f"rank {self.rank} (pid {self.pid}): {ended}"
 
 
-def failed_rank(lines: tuple[PrintedLine, ...], probed: int | None) -> tuple[int | None, tuple[str, ...]]:
+def failed_rank(
+    ends: tuple[RankEnd, ...], probed: int | None, writer: str | None
+) -> tuple[int | None, tuple[str, ...]]:
     """The rank whose failure ended the others, and the words for it; None where only one process ran.
 
-    `probed` is the rank whose own exception was chosen as the cause, None where no probe told one.
+    `probed` is the rank whose own exception was chosen as the cause, None where no probe told one; `writer` is who
+    printed it.
     """
-    ends = _rank_ends("\n".join(line.text for line in lines))
     if probed is not None:
         return probed, tuple(end.words for end in ends if end.rank == probed)
     # who lost the connection to a killed rank may be the first that the launcher sees
     killed = [end for end in ends if end.status < 0 and end.status != -_SIGTERM]
     first = next(iter([*killed, *ends]), None)
-    return (None, ()) if first is None else (first.rank, (first.words,))
+    if first is not None:
+        return first.rank, (first.words,)
+    told = re.fullmatch(r"(\d{1,5})|.*\brank[\s:=_#-]{0,3}(\d{1,5})\b.*", writer or "")
+    return (int(told[1] or told[2]), ()) if told else (None, ())
 
 
-def _rank_ends(text: str) -> list[RankEnd]:
+def rank_ends(lines: tuple[PrintedLine, ...]) -> tuple[RankEnd, ...]:
     """The ranks of torchrun's report, its root cause first."""
-    if "exitcode" not in text:
-        return []
+    if not any("exitcode" in line.text for line in lines):
+        return ()
+    text = "\n".join(line.text for line in lines)
     root = text.rfind("Root Cause (first observed failure)")
     found = [(match.start() < root, _end(*match.groups())) for match in _ENTRY.finditer(text)]
     if found:
-        return [end for _, end in sorted(found, key=lambda pair: pair[0])]
-    return [_end(rank, status, pid) for status, rank, pid in _FIRST.findall(text)]
+        return tuple(end for _, end in sorted(found, key=lambda pair: pair[0]))
+    return tuple(_end(rank, status, pid) for status, rank, pid in _FIRST.findall(text))
 
 
 def _end(rank: str, status: str, pid: str) -> RankEnd:

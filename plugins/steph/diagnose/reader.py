@@ -1,33 +1,47 @@
-"""A child's output as lines: terminal noise and rank prefixes taken off, each line with the rank that printed it.
+"""Logs as lines: what terminals, loggers and launchers put before each line is taken off.
 
-In: raw text. Out: `PrintedLine` values. Knows what terminals, torchrun, mpirun, srun, Ray and tqdm add to a line; knows
-no failure.
+In: bytes or text, also of a notebook, of an error cell's JSON, of JSON log lines. Out: `PrintedLine` values, each with
+the process that printed it where the log shows one. A logger's prefix is found by what all lines of a traceback share,
+not by a list of loggers. Knows no failure.
 """
 
 from __future__ import annotations
 
+import codecs
+import html
+import json
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from steph.base.text import without_ansi
 
 HEAD_CHARACTERS = 1 << 20
 TAIL_CHARACTERS = 4 << 20
 TELLING_CHARACTERS = 4  # no prefix, bar, metric, loss or phase is shorter; a log may be millions of such lines
+_PREFIX_CHARACTERS = 300
+_LEARNED_SHAPES = 8
+_TRACED_LINES = 1000  # of more, the first and the last are enough to learn from
 
-_BREAK = re.compile(r"\r\n|\n|\r")
+_BREAK = re.compile(r"\r\n|\n|\r|\^M(?=[ \n]|$)")
 _BAR_END = re.compile(r"(\[(?:\d+:)?\d+:\d\d<[^\[\]]{1,200}\])[ \t]*(?=\S)")
 # a bar's parts are looked for one after the other: joined by `.*`, each start would read the rest of the line anew
 _BAR_HEAD, _BAR_COUNT = re.compile(r"\d%\|"), re.compile(r"\|\s*[\d.]+\w?\s*/\s*[\d.?]")
 _BAR_CLOCK = re.compile(r"\[(?:\d+:)?\d+:\d\d<[^\[\]]*\]\s*$|^\d+it \[")
+# what launchers write, known also where no traceback shows it
 _PREFIX = re.compile(
     r"\[(?:rank|default)(?P<torchrun>\d+)\]: ?"
     r"|\[\d+,(?P<mpirun>\d+)\]<std(?:err|out)>: ?"
     r"|(?P<srun>\d{1,4}): (?=\S|  )"
-    r"|\((?P<ray>[A-Za-z_]\w*(?:\([^)]*\))? (?:rank=\d+ )?pid=\d+(?:, ip=[\d.]+)?)\) ?"
+    r"|\((?P<ray>[A-Za-z_]\w*(?:\([^)]*\))?,? (?:rank=\d+,? )?pid=\d+(?:, ip=[\d.]+)?)\) ?"
     r"|\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d) (?:std(?:err|out) [FP] )?"
     r"|[\w.-]{1,40}[-_]\d+ {1,4}\| ?"
 )
+_LEVELS = "DEBUG|TRACE|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL|SUCCESS"
+_LEVEL_NAME = re.compile(rf"\b(?:{_LEVELS})\b")
+_LOW = frozenset({"DEBUG", "TRACE", "INFO", "NOTICE", "WARN", "WARNING", "SUCCESS"})
 _LEVEL = re.compile(
     r"^(?!.*NCCL WARN)(?:"
     r"[\W\d_TZ]*(?:[\w./]+(?::\d+)?[\s:|\-\]\[,>]+){0,3}?[\[(<|]?(?:DEBUG|TRACE|INFO|NOTICE|WARN|WARNING)\b"
@@ -35,6 +49,23 @@ _LEVEL = re.compile(
 )
 _LEVEL_WORD = re.compile(r"DEBUG|TRACE|INFO|NOTICE|WARN|[WI]\d{3,4} ")
 _WARNING = re.compile(r"\b\w*Warning: |^\s*warnings\.warn\(|^\s*logger\.warning", re.M)
+_OF_TRACEBACK = re.compile(r'Traceback \(most recent call last\)|  File "(?=[^"\n]{1,200}", line \d)')
+# a date, time, level or bracket, then anything of that kind, a logger's name with its separator, and separators
+_TOKEN = (
+    r"(?:[\[(<]?\d{1,4}[-/:.]\d\d(?:[-/:.,T\d+Z]|(?<=\d) (?=\d\d:))*[\])>]?"
+    rf"|[\[(<|]?\s{{0,3}}(?:{_LEVELS})\s{{0,8}}[\])>|:]?|\[[^\[\]]{{1,60}}\]"
+    r"|[A-Za-z_][\w.<>]{0,60}(?::[\w<>]{1,60}){0,2}(?= (?:-|\||>>) )|[-|:>]{1,2})"
+)
+_LEAD = re.compile(rf"(?=[\[(<]?\d{{1,4}}[-/:.]\d\d|[\[(<|]?(?:{_LEVELS})\b)(?:{_TOKEN}[ \t]{{0,8}}){{1,12}}(?=\S|$)")
+_PIECE = re.compile(rf"\b(?:{_LEVELS})\b|\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{{6,40}}\b|\d+|\s+|[^\s\d]", re.A)
+_WRITER = re.compile(
+    r"(?:rank|worker|node|proc(?:ess)?|task|pid|gpu|pod|trainer|default|local_rank)[\s:=_#-]{0,3}\d+", re.I
+)
+_ERROR_NAME = re.compile(r'^\s*"(?:e?name)": "(?P<name>\w*(?:Error|Exception|Interrupt|Exit)\w*)",?\s*$')
+_ERROR_VALUE = re.compile(r'^\s*"(?:message|evalue)": "(?P<text>.*?)(?:",?\s*)?$')
+_ERROR_STACK = re.compile(r'^\s*"stack": "(?P<text>.*?)(?:",?\s*)?$')
+_MESSAGE_KEYS = ("log", "message", "msg", "text", "textPayload", "@message", "event", "body", "line")
+_TRACE_KEYS = ("exc_info", "exception", "traceback", "stack_trace", "stack", "error")
 
 
 @dataclass(frozen=True)
@@ -43,7 +74,8 @@ class PrintedLine:
 
     index: int
     text: str
-    rank: str | None = None
+    rank: str | None = None  # who printed it: the number or the words of the launcher's prefix
+    below_error: bool = False  # its prefix, which is off, had a low level that tracebacks of this log do not have
 
     @property
     def is_bar(self) -> bool:
@@ -58,7 +90,41 @@ class PrintedLine:
         """Whether the program itself says that this line is below an error: a log level or a Python warning."""
         start = self.text[:200]
         has_level = _LEVEL_WORD.search(start) is not None and _LEVEL.match(start) is not None
-        return has_level or _WARNING.search(self.text[:600]) is not None
+        return self.below_error or has_level or _WARNING.search(self.text[:600]) is not None
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A prefix with its digits left open; tracebacks were printed behind it at these levels."""
+
+    pattern: re.Pattern[str]
+    levels: frozenset[str]
+    is_numbered: bool = False  # its first number is another one in each line: no rank, but the line's number
+
+
+def text_of(data: bytes) -> str:
+    """The text of a log, undecodable bytes replaced."""
+    return data.decode(encoding_of(data), "replace")
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding of a log that begins so: UTF-8, UTF-16 (PowerShell writes it), or cp932 where it is no UTF-8."""
+    marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+    for mark, name in marks:
+        if start.startswith(mark):
+            return name
+    sample = start[:4096]
+    if sample.count(0) * 3 > len(sample) and sample.strip(b"\0"):
+        return "utf-16-be" if sample[::2].count(0) > sample[1::2].count(0) else "utf-16-le"
+    return next((name for name in ("utf-8", "cp932") if _decodes(start, name)), "utf-8")
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(data)  # a last character that is cut off is no error to it
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def clip(text: str, head: int = HEAD_CHARACTERS, tail: int = TAIL_CHARACTERS) -> str:
@@ -75,11 +141,13 @@ def normalise(log: str) -> str:
 
 def lines_of(log: str) -> tuple[PrintedLine, ...]:
     """Every line of the log, in print order, with its rank where a launcher wrote one."""
+    raw = _BREAK.split(without_ansi(clip(_unpacked(log))).replace("\0", "").removeprefix("\ufeff"))
+    shapes = _shapes_of(raw)
     found: list[PrintedLine] = []
-    for raw in _BREAK.split(without_ansi(clip(log)).replace("\0", "")):
-        text, rank = _without_prefix(raw) if len(raw) >= TELLING_CHARACTERS else (raw, None)
+    for line in raw:
+        text, rank, is_low = _without_prefix(line, shapes) if len(line) >= TELLING_CHARACTERS else (line, None, False)
         for part in _BAR_END.sub(r"\1\n", text).split("\n") if "<" in text else (text,):
-            found.append(PrintedLine(len(found), part.rstrip(), rank))
+            found.append(PrintedLine(len(found), part.rstrip(), rank, is_low))
     return tuple(found)
 
 
@@ -91,12 +159,148 @@ def streams_of(lines: tuple[PrintedLine, ...]) -> tuple[tuple[PrintedLine, ...],
     return tuple(tuple(stream) for stream in streams.values())
 
 
-def _without_prefix(text: str) -> tuple[str, str | None]:
-    rank: str | None = None
+def lead_of(text: str) -> str:
+    """What a logger put before a message by itself (date, time, level, name), as far as that can be told; maybe ''."""
+    match = _LEAD.match(text[:_PREFIX_CHARACTERS])
+    return match[0] if match else ""
+
+
+def _unpacked(log: str) -> str:
+    """The text of a notebook, of an error cell, of HTML output or of JSON log lines; anything else as it is."""
+    start = log[:400].lstrip()
+    if (start.startswith("{") and '"cells"' in log[:20_000]) or (start.startswith("{") and '"nbformat"' in log[-2000:]):
+        try:
+            return "\n".join(_cell_texts(json.loads(log)))
+        except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
+            pass
+    if start.startswith("{"):
+        log = _from_json_lines(log)
+    if "</span>" in log:
+        log = html.unescape(re.sub(r"</?(?:span|pre|div|code|br)\b[^<>]{0,300}>", "", log))
+    return _from_error_cell(log) if re.search(r'"e?name": "', log) else log
+
+
+def _cell_texts(notebook: dict[str, Any]) -> Iterator[str]:
+    """What each cell put out, in the order of the notebook: printed text, and errors as the notebook shows them."""
+    for output in (output for cell in notebook["cells"] for output in cell.get("outputs", ())):
+        yield "".join(output.get("text", ()))
+        if output.get("output_type") == "error":
+            trace = list(output.get("traceback", ()))
+            yield from trace
+            if not trace or output["ename"] not in trace[-1]:
+                yield f"{output['ename']}: {output.get('evalue', '')}"
+
+
+def _from_json_lines(log: str) -> str:
+    """Log lines that are JSON objects with a message, as the messages with their levels; other lines stay."""
+    lines = log.split("\n")
+    read = [_message_of(line) for line in lines]
+    if sum(text is not None for text in read) * 2 < sum(bool(line.strip()) for line in lines):
+        return log
+    return "\n".join(line if text is None else text for line, text in zip(lines, read, strict=True))
+
+
+def _message_of(line: str) -> str | None:
+    if not line.lstrip().startswith('{"') or len(line) > 1_000_000:
+        return None
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    message = next((value[key] for key in _MESSAGE_KEYS if isinstance(value.get(key), str)), None)
+    if message is None:
+        return None
+    level = next((str(value[key]) for key in ("level", "levelname", "severity") if value.get(key)), "")
+    traces = [value[key] for key in _TRACE_KEYS if isinstance(value.get(key), str) and "\n" in value[key]]
+    shown = message.rstrip("\n")
+    is_bare = "Traceback (most" in shown or not re.fullmatch(_LEVELS, level.upper())
+    return "\n".join([shown if is_bare else f"{level.upper()}: {shown}", *traces])
+
+
+def _from_error_cell(log: str) -> str:
+    """The log with an error cell's `"name"`, `"message"` and `"stack"` as the lines that a notebook shows."""
+    found: list[str] = []
+    name = None
+    for line in log.split("\n"):
+        if match := _ERROR_NAME.match(line):
+            name = match["name"]
+        elif name and (match := _ERROR_VALUE.match(line)):
+            found += f"{name}: {_unescaped(match['text'])}".split("\n")
+            name = None
+        elif match := _ERROR_STACK.match(line):
+            found += _unescaped(match["text"]).split("\n")
+        else:
+            found.append(line)
+    return "\n".join(found)
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("\\n", "\n").replace('\\"', '"').replace("\\t", "\t").replace("\\u001b", "\x1b")
+
+
+def _shapes_of(raw: list[str]) -> tuple[_Shape, ...]:
+    """The prefixes that the lines of this log's tracebacks share, and a logger's one that nearly every line has."""
+    counts: Counter[str] = Counter()
+    levels: dict[str, set[str]] = {}
+    numbers: dict[str, set[str]] = {}
+    traced = [line for line in raw if 'File "' in line or "Traceback (most" in line]
+    for line in traced if len(traced) <= 2 * _TRACED_LINES else traced[:_TRACED_LINES] + traced[-_TRACED_LINES:]:
+        match = _OF_TRACEBACK.search(line[: _PREFIX_CHARACTERS + 40])
+        prefix = line[: match.start()] if match else ""
+        if prefix.strip(" \t|+"):
+            shape = _shape(prefix)
+            counts[shape] += 1
+            levels.setdefault(shape, set()).update(_LEVEL_NAME.findall(prefix))
+            numbers.setdefault(shape, set()).update(re.findall(r"\d+", prefix)[:1])
+    shared = [shape for shape, count in counts.most_common(_LEARNED_SHAPES) if count > 1]
+    found = [
+        _Shape(re.compile(shape), frozenset(levels[shape]), len(numbers[shape]) == counts[shape]) for shape in shared
+    ]
+    filled = [line for line in raw if line.strip()][:2000]
+    stamped = [lead for line in filled if (lead := lead_of(line))]
+    if len(filled) >= 3 and len(stamped) * 5 >= len(filled) * 4:
+        every = {level for lead in stamped for level in _LEVEL_NAME.findall(lead)}
+        found.append(_Shape(_LEAD, frozenset(every & {"INFO"} if len(every) == 1 else ())))
+    return tuple(found)
+
+
+def _shape(prefix: str) -> str:
+    """A pattern for prefixes that differ from this one in digits, hexadecimal words, levels and inner spaces only."""
+    body, trailing = prefix.rstrip(), prefix[len(prefix.rstrip()) :]
+    return "".join(_open(match[0]) for match in _PIECE.finditer(body)) + (re.escape(trailing[:8]) if trailing else "")
+
+
+def _open(piece: str) -> str:
+    if piece.isdigit():
+        return r"\d+"
+    if piece.isspace():
+        return r"\s{1,8}"
+    if re.fullmatch(_LEVELS, piece):
+        return rf"(?:{_LEVELS})"
+    return "[0-9a-f]{6,40}" if len(piece) >= 6 else re.escape(piece)
+
+
+def _without_prefix(line: str, shapes: tuple[_Shape, ...]) -> tuple[str, str | None, bool]:
+    """The line, who wrote it, and whether its level is low."""
+    writer, is_low = None, False
+    for shape in shapes:
+        match = shape.pattern.match(line[:_PREFIX_CHARACTERS])
+        if match is None:
+            continue
+        seen = set(_LEVEL_NAME.findall(match[0]))
+        is_low = is_low or bool(seen & _LOW and not seen & shape.levels)
+        if shape.pattern is _LEAD and is_low:
+            break  # the level stays where the line says it
+        line = line[match.end() :]
+        if not shape.is_numbered:
+            told = _PREFIX.match(match[0])
+            named = next((value for value in told.groups() if value), None) if told else None
+            writer = named or " ".join(_WRITER.findall(match[0])).lower() or None
+        break
     for _ in range(3):
-        match = _PREFIX.match(text)
+        match = _PREFIX.match(line)
         if match is None:
             break
-        rank = next((value for value in match.groups() if value is not None), rank)
-        text = text[match.end() :]
-    return text, rank
+        writer = next((value for value in match.groups() if value is not None), writer)
+        line = line[match.end() :]
+    return line, writer, is_low

@@ -1,16 +1,24 @@
-"""The shape of a table of causes: ordered rows, the first that matches counts, each with how much it says.
+"""The tables of causes, cases and shared steps, read from the TOML files beside this module.
 
-In: `type: message` and the frames above it. Out: a `Clue`. The rows themselves are in `diagnose_machine` and
-`diagnose_software`.
+`causes.toml` has a row for each cause: the wordings that speak for it. `cases.toml` has a row for each form whose fix
+is known. `steps.toml` has next steps that several rows share, `settings.toml` how programs spell their settings.
 """
 
 from __future__ import annotations
 
+import functools
 import re
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
+from typing import Any, Literal
 
-from steph.base.terms import Cause
+from steph.base.terms import Cause, Phase
+
+FOLDER = Path(__file__).parent
+Where = Literal["raised", "printed"]
 
 
 class Weight(IntEnum):
@@ -26,22 +34,71 @@ class Weight(IntEnum):
     HARDWARE = 8  # the driver or the card is broken; whatever else was printed came of it
 
 
+# the order in which rows are tried: what only one cause leaves, then who merely noticed, then the wordings
+_ORDER = (Weight.HARDWARE, Weight.SYMPTOM, Weight.ECHO, Weight.CERTAIN, Weight.LIKELY, Weight.HINT, Weight.SIGNAL)
+
+
 @dataclass(frozen=True)
 class Clue:
-    """A cause that some text speaks for."""
+    """A cause that some text speaks for, and the case whose wording it has."""
 
     cause: Cause
     weight: Weight
+    case: str | None = None
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One row: `pattern` is searched in the text, `frames` (where given) in the frames above it."""
+class Wording:
+    """One group of wordings of a cause: `pattern` is searched in the text, `frames` in the frames above it."""
 
     cause: Cause
     weight: Weight
     pattern: re.Pattern[str]
     frames: re.Pattern[str] | None = None
+    case: str | None = None
+
+    def fits(self, text: str, frames: str = "") -> bool:
+        """Whether the text, and where asked the frames, have this wording."""
+        return bool(self.pattern.search(text)) and (self.frames is None or bool(self.frames.search(frames)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A form of a cause whose fix is known; the comment at the head of cases.toml says what each key means."""
+
+    id: str
+    cause: Cause
+    raised: tuple[re.Pattern[str], ...]
+    printed: tuple[re.Pattern[str], ...]
+    frames: re.Pattern[str] | None
+    log: re.Pattern[str] | None
+    phases: tuple[Phase, ...]
+    facts: tuple[str, ...]
+    steps: tuple[str, ...]
+    decides: bool  # whether its wordings also speak for the cause
+    sure: Literal["certain", "likely"]
+    in_phase: Phase | None
+    values: Mapping[str, str]
+    samples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A next step that several causes and cases share."""
+
+    id: str
+    when: tuple[str, ...]
+    unless: tuple[str, ...]
+    known: str | None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A trainer or an evaluation, how a log shows it, and how it spells settings."""
+
+    name: str
+    seen: re.Pattern[str]
+    settings: Mapping[str, str]
 
 
 # one atom of a pattern (an escape, a class, any character), and the sign behind it of a repeat that has no end
@@ -49,18 +106,13 @@ _ATOM = re.compile(r"(\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\.)([*+])?", re.S)
 _REACH = 300  # characters between two parts of a wording
 
 
-def rule(cause: Cause, weight: Weight, *alternatives: str, frames: str | None = None) -> Rule:
-    """A row from alternatives that are tried without regard to case.
+def compiled(*alternatives: str) -> re.Pattern[str]:
+    """One pattern from alternatives that are tried without regard to case.
 
     `.*` and its like reach 300 characters, except in an alternative that begins with `^`: where a wording may begin
     anywhere in a line, each beginning would otherwise read the rest of the line anew.
     """
-    compiled = re.compile("|".join(map(_within_reach, alternatives)), re.I)
-    return Rule(cause, weight, compiled, re.compile(frames) if frames else None)
-
-
-def _within_reach(alternative: str) -> str:
-    return alternative if alternative.startswith("^") else _ATOM.sub(_bounded, alternative)
+    return re.compile("|".join(one if one.startswith("^") else _ATOM.sub(_bounded, one) for one in alternatives), re.I)
 
 
 def _bounded(repeat: re.Match[str]) -> str:
@@ -68,9 +120,114 @@ def _bounded(repeat: re.Match[str]) -> str:
     return repeat[0] if sign is None else f"{atom}{{{'0' if sign == '*' else '1'},{_REACH}}}"
 
 
-def first_match(rules: tuple[Rule, ...], text: str, frames: str = "") -> Clue | None:
-    """The clue of the first row whose pattern is in the text and whose `frames`, if any, are in the frames."""
-    for row in rules:
-        if row.pattern.search(text) and (row.frames is None or row.frames.search(frames)):
-            return Clue(row.cause, row.weight)
+@functools.cache
+def _table(name: str) -> dict[str, Any]:
+    text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    shared = tomllib.loads((FOLDER / "causes.toml").read_text(encoding="utf-8"))["words"]
+    table = tomllib.loads(text)
+    table.pop("words", None)
+    return {key: _filled(value, shared) for key, value in table.items()}
+
+
+def _filled(value: Any, shared: Mapping[str, str]) -> Any:  # noqa: ANN401 - what TOML may hold
+    """The value with `<<NAME>>` replaced by the shared part of that name."""
+    if isinstance(value, str):
+        return re.sub(r"<<(\w+)>>", lambda match: shared[match[1]], value)
+    if isinstance(value, list):
+        return [_filled(one, shared) for one in value]
+    return {key: _filled(one, shared) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+@functools.cache
+def cases() -> tuple[Case, ...]:
+    """Every case, the more special ones first."""
+    return tuple(map(_case, _table("cases")["case"]))
+
+
+def _case(row: Mapping[str, Any]) -> Case:
+    needs_more = row.keys() & {"log", "phases", "facts"}
+    return Case(
+        id=row["id"],
+        cause=Cause(row["cause"]),
+        raised=tuple(map(compiled, row.get("raised", ()))),
+        printed=tuple(map(compiled, row.get("printed", ()))),
+        frames=compiled(row["frames"]) if "frames" in row else None,
+        log=compiled(*row["log"]) if "log" in row else None,
+        phases=tuple(map(Phase, row.get("phases", ()))),
+        facts=tuple(row.get("facts", ())),
+        steps=tuple(row.get("steps", ())),
+        decides=row.get("decides", not needs_more),
+        sure=row.get("sure", "certain"),
+        in_phase=Phase(row["in_phase"]) if "in_phase" in row else None,
+        values=row.get("values", {}),
+        samples=tuple(row["samples"]),
+    )
+
+
+@functools.cache
+def wordings(where: Where) -> tuple[Wording, ...]:
+    """Every wording for exceptions or for single lines, in the order in which they are tried."""
+    found = [*_of_cases(where), *_of_causes(where)]
+    return tuple(sorted(found, key=lambda one: _ORDER.index(one.weight)))
+
+
+def _of_cases(where: Where) -> Iterator[Wording]:
+    for case in cases():
+        if case.decides:
+            patterns = case.raised if where == "raised" else case.printed
+            for pattern in patterns:
+                yield Wording(case.cause, Weight.CERTAIN, pattern, case.frames, case.id)
+
+
+def _of_causes(where: Where) -> Iterator[Wording]:
+    for row in _table("causes")["cause"]:
+        for weight, alternatives in row.get(where, {}).items():
+            yield Wording(Cause(row["name"]), Weight[weight.upper()], compiled(*alternatives))
+        for framed in row.get("framed", ()) if where == "raised" else ():
+            pattern, frames = compiled(*framed["raised"]), re.compile(framed["frames"])
+            yield Wording(Cause(row["name"]), Weight[framed["weight"].upper()], pattern, frames)
+
+
+def first_match(where: Where, text: str, frames: str = "", weights: frozenset[Weight] | None = None) -> Clue | None:
+    """The clue of the first wording that fits, of those with one of `weights` where given."""
+    for one in wordings(where):
+        if (weights is None or one.weight in weights) and one.fits(text, frames):
+            return Clue(one.cause, one.weight, one.case)
     return None
+
+
+@functools.cache
+def triggers() -> tuple[str, ...]:
+    """Words of which a line that any wording fits has at least one; finding them is a hundred times faster."""
+    return tuple(_table("causes")["triggers"])
+
+
+@functools.cache
+def steps_of(cause: Cause) -> tuple[str, ...]:
+    """The shared steps of a cause that has no case; empty where the cause has words of its own."""
+    return next(tuple(row.get("steps", ())) for row in _table("causes")["cause"] if row["name"] == cause)
+
+
+@functools.cache
+def steps() -> Mapping[str, Step]:
+    """The shared steps by id."""
+    rows = _table("steps")["step"]
+    return {
+        row["id"]: Step(row["id"], tuple(row.get("when", ())), tuple(row.get("unless", ())), row.get("known"))
+        for row in rows
+    }
+
+
+@functools.cache
+def programs() -> tuple[Program, ...]:
+    """The programs that are known, in the order in which they are looked for."""
+    return tuple(
+        Program(row["name"], re.compile(row["seen"]), row["settings"]) for row in _table("settings")["program"]
+    )
+
+
+@functools.cache
+def common_settings() -> Mapping[str, str]:
+    """The names of settings where no program is known."""
+    settings: Mapping[str, str] = _table("settings")["settings"]
+    return settings

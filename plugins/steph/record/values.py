@@ -55,13 +55,16 @@ class OomNumbers(Value):
 
 
 class Diagnosis(Value):
-    """Why an attempt ended as it did, with the lines that say so and what to do next (Japanese)."""
+    """Why an attempt ended as it did, with the lines that say so, what that means and what to do next (Japanese)."""
 
     cause: Cause
+    case: str | None = None  # the form of the cause, where its fix is known
+    confidence: Literal["certain", "likely", "guess"] | None = None
     phase: Phase | None = None
     rank: int | None = None  # the process that failed, where several ran
     evidence: tuple[str, ...] = ()
     oom: OomNumbers | None = None
+    meaning: str | None = None
     advice: tuple[str, ...] = ()
 
 

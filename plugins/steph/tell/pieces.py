@@ -77,7 +77,7 @@ def _result_words(record: Record, result: StageResult, attempt: Attempt) -> Mark
     if is_running(record, result, attempt):
         return Markdown("実行中")
     phase = attempt.diagnosis.phase if attempt.diagnosis and not attempt.ended_well else None
-    return Markdown(f"{inline(wording.outcome_words(attempt))}{f'<br>{wording.PHASES[phase]}' if phase else ''}")
+    return Markdown(f"{inline(wording.outcome_words(attempt))}{f'<br>{wording.phase_name(phase)}' if phase else ''}")
 
 
 def _predicted(attempt: Attempt) -> Markdown:
@@ -123,9 +123,9 @@ def cause_words(diagnosis: Diagnosis | None) -> str:
     """Name a cause, how far the script had come and which rank failed; `—` where nothing failed."""
     if diagnosis is None or diagnosis.cause is Cause.NONE:
         return MISSING
-    phase = f"、{wording.PHASES[diagnosis.phase]}" if diagnosis.phase else ""
+    phase = f"、{wording.phase_name(diagnosis.phase)}" if diagnosis.phase else ""
     rank = f"、rank {diagnosis.rank}" if diagnosis.rank is not None else ""
-    return f"{wording.CAUSES[diagnosis.cause]}{phase}{rank}"
+    return f"{wording.cause_name(diagnosis.cause)}{phase}{rank}"
 
 
 def measured(size_bytes: int | None, record: Record) -> str:

@@ -127,7 +127,7 @@ def _of_next_step(record: Record) -> Iterator[str]:
         result = record.stages.get(stage)
         attempt = result.last_attempt if result and not result.verdict.is_green else None
         if attempt and attempt.diagnosis and attempt.diagnosis.advice and not in_flight(record, stage):
-            cause = wording.CAUSES[attempt.diagnosis.cause]
+            cause = wording.cause_name(attempt.diagnosis.cause)
             yield f"{stage} の原因は「{cause}」、次の一手: {attempt.diagnosis.advice[0]}"
             return
 

@@ -76,7 +76,7 @@ def rejected_table(choice: ModelChoice) -> Markdown:
     """Give the candidates that were passed over; empty where there are none."""
     if not choice.rejected:
         return Markdown()
-    rows = [(code(r.name), wording.CAUSES[r.cause], inline(r.message)) for r in choice.rejected]
+    rows = [(code(r.name), wording.cause_name(r.cause), inline(r.message)) for r in choice.rejected]
     return table(("見送った候補", "原因", "メッセージ"), rows)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from steph.base.messages import text
 from steph.base.terms import (
     AnyStage,
     Cause,
@@ -32,34 +33,6 @@ STAGE_TITLES: dict[AnyStage, str] = {
     ExtendedId.BASE: "アダプタなしの評価",
     ExtendedId.ONE_STEP: "4bit なしの 1 ステップ",
     ExtendedId.HEART: "暗記",
-}
-
-CAUSES = {
-    Cause.CUDA_OOM: "CUDA OOM(GPU メモリ不足)",
-    Cause.HOST_OOM: "ホストのメモリ不足",
-    Cause.BNB_SETUP: "bitsandbytes の導入不備",
-    Cause.IMPORT_ERROR: "import エラー",
-    Cause.API_DRIFT: "ライブラリの API 変更",
-    Cause.BAD_DATA: "データの不備",
-    Cause.HUB_UNREACHABLE: "Hub に届かない",
-    Cause.HUB_GATED: "Hub の利用許諾が必要",
-    Cause.HUB_NOT_FOUND: "Hub に存在しない",
-    Cause.DISK_FULL: "ディスク不足",
-    Cause.NAN_LOSS: "損失が NaN",
-    Cause.CUDA_ASSERT: "CUDA のアサーション",
-    Cause.CUDA_DRIVER: "CUDA ドライバの不調",
-    Cause.TIMEOUT: "時間切れ",
-    Cause.OTHER: "その他のエラー",
-    Cause.NONE: "なし",
-}
-
-PHASES = {
-    Phase.LOAD: "モデル読み込み中",
-    Phase.PREPARE: "学習の準備中",
-    Phase.FIRST_STEP: "最初のステップ",
-    Phase.STEP: "ステップの途中",
-    Phase.SAVE: "保存中",
-    Phase.EVAL: "評価中",
 }
 
 _ENDS = {
@@ -95,6 +68,16 @@ _SOURCES = {
     "local": "手元のフォルダ",
     "twin": "乱数の重みの双子モデル(答えに意味はない)",
 }
+
+
+def cause_name(cause: Cause) -> str:
+    """A cause in a few words."""
+    return text(f"diagnose.cause.{cause.value}.name", "ja")
+
+
+def phase_name(phase: Phase) -> str:
+    """How far a program had come, in a few words."""
+    return text(f"diagnose.phase.{phase.value}", "ja")
 
 
 def verdict_word(verdict: Verdict, kind: RecordKind) -> str:
@@ -154,7 +137,7 @@ def outcome_words(attempt: Attempt) -> str:
         return "OOM"
     cause = attempt.diagnosis.cause if attempt.diagnosis else Cause.NONE
     if cause is not Cause.NONE:
-        return "その他エラー" if cause is Cause.OTHER else f"その他エラー({CAUSES[cause]})"
+        return "その他エラー" if cause is Cause.OTHER else f"その他エラー({cause_name(cause)})"
     if attempt.ended_by is None:
         return "終わりの記録なし"
     ended = _ENDS.get(attempt.ended_by, "ログの診断なし" if attempt.returncode == 0 else exit_words(attempt.returncode))

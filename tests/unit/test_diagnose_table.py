@@ -1,0 +1,164 @@
+"""The tables of causes, cases and steps, and their words: each row earns its place and is found."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from steph.base.messages import LANGUAGES, catalog, has_message, placeholders
+from steph.base.terms import Cause, Phase
+from steph.diagnose import table
+from steph.diagnose.advice import words_of
+from steph.diagnose.engine import diagnose
+from steph.diagnose.exceptions import chains_of
+from steph.diagnose.facts import facts_of
+from steph.diagnose.losses import losses_of
+from steph.diagnose.reader import lines_of
+from steph.diagnose.table import Case, Where, cases, common_settings, compiled, programs, steps, steps_of, triggers
+
+TESTS = Path(__file__).parent
+SUITE = TESTS.parents[1] / "plugins" / "steph"
+WORDINGS = [line.split("\t", 1) for line in (TESTS / "samples" / "wordings.tsv").read_text("utf-8").splitlines()[1:]]
+FLAGS = facts_of("", losses_of(()), (), None)
+
+
+def alternatives(where: Where) -> list[tuple[str, str]]:
+    """Each wording of causes.toml, with its cause."""
+    rows = tomllib.loads((table.FOLDER / "causes.toml").read_text(encoding="utf-8"))
+    filled = re.sub(r"<<(\w+)>>", lambda match: rows["words"][match[1]].replace("\\", "\\\\"), "")
+    assert filled == ""
+    return [(row["name"], one) for row in rows["cause"] for group in row.get(where, {}).values() for one in group]
+
+
+@functools.cache
+def sample_texts() -> tuple[str, ...]:
+    """Every sample: logs, single wordings, and those of the cases."""
+    logs = [path.read_text(encoding="utf-8") for path in (TESTS / "samples" / "failures").glob("*.txt")]
+    return (*logs, *(text for _, text in WORDINGS), *(sample for case in cases() for sample in case.samples))
+
+
+@functools.cache
+def said(where: Where) -> frozenset[str]:
+    """What the rows for exceptions or for lines are searched in, over all samples."""
+    lines = [lines_of(text) for text in sample_texts()]
+    if where == "printed":
+        return frozenset(line.text for each in lines for line in each)
+    chains = [chain for each in lines for chain in chains_of(each)]
+    return frozenset(text[:8000] for chain in chains for raised in chain for text in raised.texts)
+
+
+@pytest.mark.parametrize("where", ["raised", "printed"])
+def test_every_wording_of_a_cause_has_a_sample(where: Where) -> None:
+    """An alternative that no sample has may be misspelt for years: it gets one or goes."""
+    shared = tomllib.loads((table.FOLDER / "causes.toml").read_text(encoding="utf-8"))["words"]
+    unseen = []
+    for cause, alternative in alternatives(where):
+        pattern = compiled(re.sub(r"<<(\w+)>>", lambda match: shared[match[1]], alternative))
+        assert not pattern.search(""), f"{cause}: {alternative} is in every text"
+        if not any(pattern.search(text) for text in said(where)):
+            unseen.append((cause, alternative))
+    assert unseen == []
+
+
+@pytest.mark.parametrize(("cause", "text"), WORDINGS, ids=[text[:60] for _, text in WORDINGS])
+def test_a_wording_alone_tells_its_cause(cause: str, text: str) -> None:
+    """One line as programs print it is enough."""
+    assert diagnose(text, 1).cause.value == cause
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.id)
+def test_a_case_is_found_in_its_samples(case: Case) -> None:
+    """Each sample of a row is diagnosed as that row, and each of its patterns has one."""
+    for sample in case.samples:
+        found = diagnose(sample, 1)
+        assert (found.cause, found.case) == (case.cause, case.id), sample
+    for pattern in (*case.raised, *case.printed, *((case.log,) if case.log else ())):
+        for part in _branches(pattern.pattern):
+            assert any(re.search(part, sample, re.I | re.M) for sample in case.samples), part
+
+
+def _branches(pattern: str) -> list[str]:
+    """The alternatives at the top of a pattern."""
+    parts, depth, start, in_class, at = [], 0, 0, False, 0
+    while at < len(pattern):
+        character = pattern[at]
+        if character == "\\":
+            at += 2
+            continue
+        in_class = character == "[" or (in_class and character != "]")
+        depth += 0 if in_class else (character == "(") - (character == ")")
+        if character == "|" and not depth and not in_class:
+            parts.append(pattern[start:at])
+            start = at + 1
+        at += 1
+    return [*parts, pattern[start:]]
+
+
+def test_there_are_enough_cases_and_each_id_stands_once() -> None:
+    """At least sixty forms whose fix is known, under ids that a record can keep."""
+    ids = [case.id for case in cases()]
+    assert len(ids) >= 60
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_fast_path_misses_no_sample_line() -> None:
+    """Every line that a wording fits holds one of the words that are looked for first."""
+    matched = [line for line in said("printed") if table.first_match("printed", line)]
+    assert len(matched) > 40
+    assert [line for line in matched if not any(word in line.lower() for word in triggers())] == []
+
+
+def test_rows_name_only_what_exists() -> None:
+    """Steps, facts and settings that a row names are known."""
+    known = _flag_names()
+    for case in cases():
+        assert set(case.steps) <= set(steps())
+        assert set(case.facts) <= known
+    for step in steps().values():
+        assert {*step.when, *step.unless} <= known
+    assert {one for cause in Cause if cause is not Cause.NONE for one in steps_of(cause)} <= set(steps())
+    for program in programs():
+        assert set(program.settings) <= set(common_settings())
+
+
+def _flag_names() -> set[str]:
+    """The names that `Facts.flags` can give, read from its source: which of them hold depends on a log."""
+    tree = ast.parse((SUITE / "diagnose" / "facts.py").read_text(encoding="utf-8"))
+    flags = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "flags")
+    keys = [key for node in ast.walk(flags) if isinstance(node, ast.Dict) for key in node.keys]
+    return {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_cause_and_case_has_a_meaning_and_a_next_step(language: str) -> None:
+    """Whatever fails, a person is told what it means and what to do, in whole sentences."""
+    end = "。" if language == "ja" else "."
+    rows = [(case.cause, case) for case in cases()] + [(cause, None) for cause in Cause if cause is not Cause.NONE]
+    for cause, case in rows:
+        words = words_of(cause, case, FLAGS, "ja" if language == "ja" else "en")
+        assert words.steps
+        assert all(sentence.rstrip(")").endswith(end) for sentence in (words.meaning, *words.steps)), words
+
+
+def test_the_catalogs_have_the_same_messages_with_the_same_placeholders() -> None:
+    """A message in one language alone would fail when the other is asked for."""
+    japanese, english = catalog("ja"), catalog("en")
+    assert set(japanese) == set(english)
+    assert {one for one in japanese if placeholders(japanese[one]) != placeholders(english[one])} == set()
+
+
+def test_no_message_is_unused() -> None:
+    """Each id is made from a row of a table, or stands in the code."""
+    used = {f"diagnose.cause.{cause}.{part}" for cause in Cause for part in ("name", "means", "do", "next")}
+    used |= {f"diagnose.case.{case.id}.{part}" for case in cases() for part in ("means", "do", "next")}
+    used |= {f"diagnose.step.{step}{known}" for step in steps() for known in ("", ".known")}
+    used |= {f"diagnose.phase.{phase}" for phase in Phase}
+    code = "\n".join(path.read_text(encoding="utf-8") for path in SUITE.rglob("*.py"))
+    used |= {f"diagnose.seen.{name}" for name in re.findall(r'\("(\w+)", \{', code)}
+    unused = {one for one in catalog("ja") if one not in used and f'"{one}"' not in code}
+    assert unused == set()
+    assert not has_message("diagnose.case.no_such_case.means")
