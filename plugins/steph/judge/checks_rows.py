@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -22,6 +22,7 @@ LEAST_ROWS = 4  # with fingerprints; of fewer nothing is common
 COMMON_SHARE = 0.25  # of the rows; what more of them have is a template
 LEAST_OWN = 3  # fingerprints that a row has to itself; fewer say nothing
 LEAST_FROM_FILE = 0.5  # of a row's own fingerprints, the median row
+SEAM_RUN = 2  # own fingerprints that one seam can make: a piece is 12 characters, and one in eight is kept
 FOREIGN_RUN = 8  # own fingerprints in a row that the file has not: about 64 characters, more than a template's seams
 EDGE_CHARS = 11  # next to a template's text, where pieces are half the file's and half the template's
 MOST_EDGES = 12  # different beginnings or ends of a field; more, and each row has seams of its own
@@ -169,6 +170,10 @@ def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: b
         return None
     known = file.known
     foreign = [[one not in known for one in own] for own in rows]
+    if not exact:
+        foreign = [kept for flags in foreign if len(kept := _without_seams(flags)) >= LEAST_OWN]
+        if len(foreign) < LEAST_ROWS:
+            return None
     elsewhere = median(1 - sum(flags) / len(flags) for flags in foreign) < LEAST_FROM_FILE
     longest = FOREIGN_RUN if not exact else 1
     share = 1.0 if elsewhere else sum(_longest_run(flags) >= longest for flags in foreign) / len(foreign)
@@ -180,6 +185,12 @@ def _own(seen: Sequence[tuple[str, ...]]) -> list[list[str]]:
     counts = Counter(one for row in seen for one in set(row))
     rows = [[one for one in row if counts[one] <= max(1, COMMON_SHARE * len(seen))] for row in seen]
     return [own for own in rows if len(own) >= LEAST_OWN]
+
+
+def _without_seams(flags: Sequence[bool]) -> list[bool]:
+    """Without the short runs that are not in the file: where a template meets a row's text, pieces hold both."""
+    runs = [list(run) for _, run in groupby(flags)]
+    return [flag for run in runs if not run[0] or len(run) > SEAM_RUN for flag in run]
 
 
 def _longest_run(flags: Sequence[bool]) -> int:

@@ -18,12 +18,12 @@ tokenizer = AutoTokenizer.from_pretrained(args.model)
 model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
 if args.adapter:
     model = PeftModel.from_pretrained(model, args.adapter)
-model.eval()
+model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 rows = []
 for line in open("data/test.jsonl", encoding="utf-8").readlines()[: args.limit]:
     row = json.loads(line)
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": row["question"]}], tokenize=False, add_generation_prompt=True)
-    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(model.device)
     out = model.generate(**inputs, max_new_tokens=8, do_sample=False)
     response = tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     predicted = response.strip()[:1].lower()
