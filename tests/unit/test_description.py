@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from steph.conduct.preparation import read_inputs
 from steph.contract.asked import applied, own_models, passed, unsaid_settings
 from steph.contract.commands import Place, evaluate_call, train_call
 from steph.contract.description import Description, DescriptionError, load_description
 from steph.contract.placeholders import filled, filled_words, spelled
 from steph.contract.presets import preset_names, preset_table
+from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
 from steph.record.settings import EvalSettings, TrainSettings
 
@@ -225,3 +227,37 @@ def test_outputs_of_ones_own_are_known_to_be_moved_aside(tmp_path: Path) -> None
     text = BARE.replace("fixed =", 'artifacts.adapter = "outputs/lora"\nfixed =') + '\nresults.file = "scores.json"'
     description = described(tmp_path, text)
     assert (description.output_dir, description.output) == ("outputs/lora", "scores.json")
+
+
+@pytest.mark.parametrize(
+    ("fixed", "rows", "found"),
+    [
+        ("num_epochs = 2", 10, (2, 6)),  # 3 steps an epoch, as many as there are
+        ("max_steps = 7", 10, (3, 7)),  # in the third epoch
+        ("num_epochs = 1, max_steps = 7", 10, (3, 7)),  # as in the Trainer, steps go before epochs
+    ],
+)
+def test_a_program_with_its_steps_inside_is_due_those(
+    tmp_path: Path, fixed: str, rows: int, found: tuple[int, int]
+) -> None:
+    """Epochs and steps are those that the program makes of its rows, not the profile's."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "t.jsonl").write_text('{"text": "a"}\n' * rows)
+    (tmp_path / "e.py").write_text("")
+    text = BARE.replace("num_epochs = 1", fixed).replace(
+        '"{bin}/x", "{model}", "{train_file}"', '"{python}", "{model}"'
+    )
+    (tmp_path / "steph.toml").write_text(text)
+    options = Options("rtx3080", tmp_path, None, None, False, None, tmp_path / "reports")
+    train = read_inputs(options, profile(), ()).profile.train
+    assert (train.num_epochs, train.max_steps) == found
+
+
+def test_a_training_that_nothing_shortens_is_no_heavy_one(tmp_path: Path) -> None:
+    """Over 500 steps are refused before anything starts."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "t.jsonl").write_text('{"text": "a"}\n' * 2100)
+    (tmp_path / "steph.toml").write_text(BARE.replace('"{train_file}", ', ""))
+    options = Options("rtx3080", tmp_path, None, None, False, None, tmp_path / "reports")
+    with pytest.raises(DescriptionError, match="are 525 steps, over 500, and nothing shortens them"):
+        read_inputs(options, profile(), ())

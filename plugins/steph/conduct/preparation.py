@@ -139,8 +139,8 @@ def _asked(root: Path, description: Description, profile: Profile, options: Opti
             "with {launch}, or name the program's own words in when.launcher"
         )
     path = root / (description.train_file or "")
-    shortens = {"max_steps", "train_file", "train_dir"} & can_pass
-    if shortens or description.train_file is None or not path.is_file():
+    is_shortened = {"max_steps", "train_file", "train_dir"} & can_pass and "max_steps" not in train.fixed.given
+    if is_shortened or description.train_file is None or not path.is_file():
         return asked
     return _as_fixed(asked, description, inputs.count_rows(path))
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from steph import installed
+from steph import installed, quiet_start
 from steph.asked import resolve_options
 from steph.conduct.preparation import read_profile
 from steph.doctor.examination import examine
@@ -51,6 +51,7 @@ class WithRunOptions:
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> int:
         """In place of a session."""
+        quiet_start.end()  # from here on Ctrl-C must end what was started, too
         try:
             options = resolve_options(config)
             profile = read_profile(options, installed.defaults_folder(config))

@@ -146,7 +146,13 @@ def test_programs_as_they_are_go_from_init_to_a_green_report(
         ((('preset = "trl"', 'preset = "trl"\nwhen.use_4bit = ["--seed", "1"]'),), "quantised_as_asked"),
         ((("# extra = .*", 'extra = ["--completion_only_loss", "false", "--dataset_name", "other"]'),), "rows_seen"),
         ((("# extra = .*", 'extra = ["--learning_rate", "1e-6"]'),), "setup_seen"),
-        ((("# extra = .*", 'extra = ["--use_peft", "false"]'),), "adapter_weights"),
+        (
+            (
+                ('preset = "trl"', 'preset = "trl"\nwhen.use_4bit = []'),
+                ("# extra = .*", 'extra = ["--use_peft", "false"]'),
+            ),
+            "adapter_weights",
+        ),
     ],
     ids=["a 4-bit flag that does nothing", "another file", "another rate", "peft lost"],
 )  # fmt: skip
