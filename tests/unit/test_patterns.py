@@ -51,6 +51,7 @@ REVIEWED = {
     "steph.judge.reading._MESSAGE": "in a response cut at 20,000 characters",
     "steph.judge.reading._FAILED_JA": "in a response cut at 20,000 characters",
     "steph.judge.reading._EXCUSE": "in a response cut at 20,000 characters",
+    "steph.diagnose.reader._LEAD": "match alone, in 300 characters",
     "steph.diagnose.reader._ANSI": "the repeat ends at the next escape",
     "steph.diagnose.reader._BAR_COUNT": "digits end at the next bar",
     "steph.diagnose.reader._BAR_CLOCK": "the repeat ends at the next bracket",

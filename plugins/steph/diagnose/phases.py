@@ -102,7 +102,7 @@ _PRINTED: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     ),
 )
 _COUNT = re.compile(r"^(?P<label>[^|]*?)(?<!\d)\d+%\|.*\|\s*(?P<done>\d+)/(?P<due>\d+) \[")
-_OF_DATA = re.compile(r"map|token|generat\w+ \w+ split|filter|pack|process|format", re.I)
+_OF_DATA = re.compile(r"map|token|generat\w{1,20} \w{1,40} split|filter|pack|process|format", re.I)
 _OTHER_BAR = re.compile(r"saving|upload|\.json", re.I)
 _NEARBY_LINES = 8
 
