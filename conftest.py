@@ -14,6 +14,10 @@ CLONE = Path(__file__).parent
 sys.path.insert(0, str(CLONE / "plugins"))
 pytest_plugins = ["steph.plugin"]
 
+from steph import quiet_start  # noqa: E402 - found by the line above
+
+quiet_start.begin()
+
 UNIT_TESTS = CLONE / "tests" / "unit"
 UNIT_TEST_SECONDS = 300  # no test takes 20 s on two idle cores: this only ends what would hang for good
 STAGE_MARKS = ("gpu", "extended", "steph_stage")  # no unit test has one of these: tests/unit/test_selection.py

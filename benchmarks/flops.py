@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from steph.plan.shapes import ModelShape, linear_shapes, parameter_parts
+from steph.memory.shapes import ModelShape, linear_shapes, parameter_parts
 
 FORMULA = (
     "Σ over rows of (4 + 2·recompute)·N·t + (6 + 2·recompute)·N_lora·t + 4·h·V·k + (6 + 2·recompute)·L·d·t², with "

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from steph.plan.shapes import BUILT_IN, TINY, config_of
+from steph.memory.shapes import BUILT_IN, TINY, config_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TWIN_SCRIPT = REPOSITORY / "plugins" / "steph" / "child" / "twin.py"

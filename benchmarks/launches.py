@@ -49,7 +49,7 @@ class Step:
     def __init__(self, options: Options) -> None:
         with lean_imports():
             from app.training import run
-            from app.training.memory import set_recompute
+            from app.training.host_memory import set_recompute
             from app.training.settings import parse_settings
         shared = setting("B", tiny=options.tiny)
         script: Any = run

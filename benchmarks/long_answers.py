@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.startup import lean_imports
-from steph.plan.shapes import BUILT_IN, TINY, config_of
+from steph.memory.shapes import BUILT_IN, TINY, config_of
 
 from benchmarks.inputs import LARGE, TWIN_SCRIPT
 
@@ -49,14 +49,18 @@ class Way:
 
 # the rows whose bars are named come first
 WAYS = (
-    Way("long, all 7: on the card", "long", ALL_LINEAR, (*RECOMPUTE, "--checkpoints-on-host", "off")),
-    Way("long, all 7: from host", "long", ALL_LINEAR, (*RECOMPUTE, "--checkpoints-on-host", "on")),
-    Way("full, all 7: on the card", "full", ALL_LINEAR, (*RECOMPUTE, "--checkpoints-on-host", "off")),
-    Way("full, q and v: on the card", "full", SOME_LINEAR, (*RECOMPUTE, "--checkpoints-on-host", "off")),
-    Way("full, all 7: from host", "full", ALL_LINEAR, (*RECOMPUTE, "--checkpoints-on-host", "on")),
-    Way("full, q and v: from host", "full", SOME_LINEAR, (*RECOMPUTE, "--checkpoints-on-host", "on")),
-    Way("long, all 7: whole logits", "long", ALL_LINEAR, (*RECOMPUTE, "--checkpoints-on-host", "off"), chunked=False),
+    *(
+        Way(
+            f"{kind}, {'all 7' if targets == ALL_LINEAR else 'q and v'}: host memory {host}",
+            kind,
+            targets,
+            (*RECOMPUTE, "--host-memory", host),
+        )
+        for kind, targets in (("long", ALL_LINEAR), ("full", ALL_LINEAR), ("full", SOME_LINEAR))
+        for host in ("embeddings", "all", "off")
+    ),
     Way("long, all 7: auto", "long", ALL_LINEAR, ()),
+    Way("long, all 7: whole logits", "long", ALL_LINEAR, (*RECOMPUTE, "--host-memory", "off"), chunked=False),
 )
 
 

@@ -18,9 +18,7 @@ from pathlib import Path
 
 from steph.base.redact import StreamRedactor, redact_bytes
 from steph.child.capture import Capture
-from steph.diagnose.engine import diagnose, first_traceback
-from steph.judge import reading
-from steph.judge.lines import (
+from steph.contract.lines import (
     adapter_trouble_in,
     metrics_in,
     missing_weights_in,
@@ -28,6 +26,8 @@ from steph.judge.lines import (
     split_lines,
     tracebacks_in,
 )
+from steph.diagnose.engine import diagnose, first_traceback
+from steph.judge import reading
 from steph.judge.text import looping
 from steph.run.progress import is_dict_line, last_bar
 

@@ -31,8 +31,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from steph.base.terms import StageId
+from steph.gpu import visible
+from steph.gpu.driver import driver
 from steph.record.values import Attempt
-from steph.run import processes, telemetry
+from steph.run import processes
 from steph.run.journal import read_record, record_folders
 
 from benchmarks.gpu_pair import Found, Killed, Training
@@ -102,7 +104,7 @@ class Bench:
         shutil.copyfile(full_rows(self.work), rows)
         self.profile = self.work / "two_gpus.toml"
         self.profile.write_text(self.scale.profile(), encoding="utf-8")
-        self.cards = () if options.tiny else telemetry.visible_devices(os.environ)[:2]
+        self.cards = () if options.tiny else visible.visible_devices(os.environ)[:2]
         self._environment = {
             **os.environ,
             "HF_HUB_OFFLINE": "1",
@@ -231,7 +233,7 @@ class Bench:
         return [pid for pid in found if any(e.startswith(mark) for e in processes.environment_of(pid))]
 
     def _used_bytes(self) -> list[int]:
-        return [telemetry.used_bytes(card.uuid) for card in self.cards]
+        return [driver().used_bytes(card.uuid) for card in self.cards]
 
 
 def measure(options: argparse.Namespace) -> Found:

@@ -51,6 +51,12 @@ class SharedBase:
         base.__dict__.pop("forward", None)
         if self._own_forward is not None:
             base.forward = self._own_forward
+        embeddings = base.get_input_embeddings()
+        if embeddings.__dict__.pop("forward", None) is not None:  # it was in host memory
+            del embeddings._apply
+            embeddings.weight.data = embeddings.weight.data.to(base.get_output_embeddings().weight.device)
+        for module in base.modules():
+            module.__dict__.pop("_gradient_checkpointing_func", None)
         left = [name for name, _ in base.named_parameters() if "lora_" in name]
         if left:
             raise RuntimeError(f"the base model still has adapter weights: {left[:2]}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from steph.plan.shapes import BUILT_IN, parameter_parts
+from steph.memory.shapes import BUILT_IN, parameter_parts
 
 from benchmarks.bars import bars
 from benchmarks.flops import FORMULA

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.startup import lean_imports
-from steph.plan.shapes import ModelShape, shape_from_config
+from steph.memory.shapes import ModelShape, shape_from_config
 
 from benchmarks.flops import flops_per_row, lora_parameters, row_sizes
 from benchmarks.points import CONFIRM_LABEL, SEARCH_LABEL, Point, RowName, Setting, largest_fitting, our_points, setting

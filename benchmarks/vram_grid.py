@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from steph.base.units import GIB
-from steph.plan.vram_constants import MEASURED
+from steph.gpu import visible
+from steph.gpu.driver import driver
+from steph.gpu.visible import capped_alloc_conf
+from steph.memory.forecast import BUILT_IN_CONSTANTS
 from steph.record.environment import Device
-from steph.run import telemetry
-from steph.run.visible import capped_alloc_conf
 
 from benchmarks.inputs import REPOSITORY, full_rows, make_twin
 from benchmarks.vram_points import DRY_MODEL, MODELS, Point, bounds, points_of
@@ -55,7 +56,7 @@ class Running:
     @property
     def due_bytes(self) -> int:
         """What it will take of the card, as far as is known."""
-        return self.point.forecast(MEASURED).total_bytes
+        return self.point.forecast(BUILT_IN_CONSTANTS).total_bytes
 
 
 class Grid:
@@ -66,7 +67,7 @@ class Grid:
         self._output: Path = options.output.resolve()
         self._jobs: int = options.jobs
         self._deadline = time.monotonic() + options.seconds
-        self._cards: tuple[Device | None, ...] = (None,) if options.dry else telemetry.visible_devices(os.environ)
+        self._cards: tuple[Device | None, ...] = (None,) if options.dry else visible.visible_devices(os.environ)
         self._total_bytes = None if options.dry else _torch_total_bytes()
         self._running: list[Running] = []
         self._work.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ class Grid:
         done = {json.loads(line)["key"] for line in self._lines()}
         waiting = [point for point in points if point.key not in done]
         self._make_twins(point.model for point in waiting)
-        waiting.sort(key=lambda point: point.forecast(MEASURED).total_bytes, reverse=True)
+        waiting.sort(key=lambda point: point.forecast(BUILT_IN_CONSTANTS).total_bytes, reverse=True)
         while waiting or self._running:
             for card in self._cards:
                 while waiting and self._has_room(waiting[0], card):
@@ -109,7 +110,7 @@ class Grid:
         there = [running for running in self._running if running.card == card]
         if time.monotonic() > self._deadline or len(there) >= self._jobs:
             return False
-        due = sum(running.due_bytes for running in there) + point.forecast(MEASURED).total_bytes
+        due = sum(running.due_bytes for running in there) + point.forecast(BUILT_IN_CONSTANTS).total_bytes
         return card is None or not there or due <= CARD_SHARE * card.total_bytes
 
     def _start(self, point: Point, card: Device | None) -> Running:
@@ -160,7 +161,7 @@ class Grid:
 
     def _watch_memory(self) -> None:
         cards = [card for card in self._cards if card is not None]
-        held = {pid: found or 0 for card in cards for pid, found in telemetry.held_bytes_by_pid(card.uuid).items()}
+        held = {pid: found or 0 for card in cards for pid, found in driver().held_bytes_by_pid(card.uuid).items()}
         for running in self._running:
             running.most_used_bytes = max(running.most_used_bytes, held.get(running.process.pid, 0))
 
@@ -215,7 +216,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=6, help="processes side by side on a card")
     parser.add_argument("--dry", action="store_true")
     options = parser.parse_args()
-    with telemetry.kept_loaded():
+    with driver().kept_open():
         grid = Grid(options)
         grid.measure([point for model in ((DRY_MODEL,) if options.dry else MODELS) for point in points_of(model)])
         if not options.dry:

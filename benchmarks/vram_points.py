@@ -1,7 +1,7 @@
 """The grid of the memory model's validation: which points set its constants and which judge it, fixed beforehand.
 
-Points of the small model with a head of its own set the constants. Those of four other shapes were looked at while the
-allocator's part of the model was written (`seen`). Those of the second series, on three shapes more and at settings of
+Points of the small model with a head of its own set the constants and each trainer's slack. Those of four other shapes
+were looked at while the model was made (`seen`). Those of the second series, on three shapes more and at settings of
 their own, were drawn up after it and judge it.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from steph.base.terms import TrainerName
 from steph.base.units import GIB
-from steph.plan.shapes import BUILT_IN, TINY, linear_shapes
-from steph.plan.vram import KEPT_FREE_BYTES, Forecast, predict
-from steph.plan.vram_constants import Constants
-from steph.plan.vram_terms import DEFAULT_TARGETS, Trainer, Workload
+from steph.memory.forecast import KEPT_FREE_BYTES, Constants, Forecast, predict
+from steph.memory.shapes import BUILT_IN, TINY, linear_shapes
+from steph.memory.trainers import DEFAULT_TARGETS, Workload
 
 CALIBRATES = "Qwen/Qwen1.5-1.8B-Chat"
 SEEN = ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B")
@@ -39,7 +39,7 @@ class Point:
     """
 
     model: str
-    trainer: Trainer
+    trainer: TrainerName
     batch: int
     seq: int
     r: int = 16
@@ -117,27 +117,29 @@ _SECOND_FULL: Sequence[tuple[int, int, int, tuple[str, ...], bool]] = (
 _GRAPHS: Sequence[tuple[int, int, tuple[str, ...]]] = ((4, 512, DEFAULT_TARGETS), (2, 768, ALL_LINEAR))
 # under the 8.8 GiB that an RTX 3080 leaves the allocator: some run out of memory, none of those may be said to fit
 _CAPPED_GIB = 8.8
-_CAPPED: Sequence[tuple[str, Trainer, int, int]] = (
-    ("Qwen/Qwen1.5-1.8B-Chat", "full", 4, 768),
-    ("Qwen/Qwen1.5-1.8B-Chat", "full", 4, 1024),
-    ("Qwen/Qwen3-4B", "full", 2, 512),
-    ("Qwen/Qwen3-4B", "full", 2, 1024),
-    ("Qwen/Qwen3-8B", "answer", 4, 1024),
-    ("Qwen/Qwen3-8B", "answer", 6, 1024),
-    ("Qwen/Qwen3-8B", "answer", 8, 1024),
+_CAPPED: Sequence[tuple[str, TrainerName, int, int]] = (
+    ("Qwen/Qwen1.5-1.8B-Chat", TrainerName.FULL, 4, 768),
+    ("Qwen/Qwen1.5-1.8B-Chat", TrainerName.FULL, 4, 1024),
+    ("Qwen/Qwen3-4B", TrainerName.FULL, 2, 512),
+    ("Qwen/Qwen3-4B", TrainerName.FULL, 2, 1024),
+    ("Qwen/Qwen3-8B", TrainerName.ANSWER, 4, 1024),
+    ("Qwen/Qwen3-8B", TrainerName.ANSWER, 6, 1024),
+    ("Qwen/Qwen3-8B", TrainerName.ANSWER, 8, 1024),
 )
 
 
 def points_of(model: str) -> tuple[Point, ...]:
     """A model's points whose settings do not depend on a prediction."""
     if model == DRY_MODEL:
-        tiny: tuple[Trainer, ...] = ("answer", "full")
+        tiny: tuple[TrainerName, ...] = (TrainerName.ANSWER, TrainerName.FULL)
         return tuple(Point(DRY_MODEL, trainer, 2, 128, 4) for trainer in tiny)
     if model in NEW:
         return _second(model, every=1)
-    free = [Point(model, "answer", *values) for values in _ANSWER] + [Point(model, "full", *values) for values in _FULL]
+    free = [Point(model, TrainerName.ANSWER, *values) for values in _ANSWER] + [
+        Point(model, TrainerName.FULL, *values) for values in _FULL
+    ]
     graphs = [
-        Point(model, "answer", batch, seq, targets=targets, recompute=False, accumulation=1, cuda_graph=True)
+        Point(model, TrainerName.ANSWER, batch, seq, targets=targets, recompute=False, accumulation=1, cuda_graph=True)
         for batch, seq, targets in _GRAPHS
     ]
     capped = [Point(*values, allowed_gib=_CAPPED_GIB) for values in _CAPPED if values[0] == model]
@@ -145,8 +147,8 @@ def points_of(model: str) -> tuple[Point, ...]:
 
 
 def _second(model: str, every: int) -> tuple[Point, ...]:
-    answer = [Point(model, "answer", *values, series=2) for values in _SECOND_ANSWER[::every]]
-    full = [Point(model, "full", *values, series=2) for values in _SECOND_FULL[::every]]
+    answer = [Point(model, TrainerName.ANSWER, *values, series=2) for values in _SECOND_ANSWER[::every]]
+    full = [Point(model, TrainerName.FULL, *values, series=2) for values in _SECOND_FULL[::every]]
     return (*answer, *full)
 
 
@@ -156,9 +158,9 @@ def bounds(constants: Constants) -> Iterator[Point]:
     The first must train and the second must run out of memory, or the interval is too narrow.
     """
     settings: tuple[Callable[[str], Point], ...] = (
-        lambda model: Point(model, "answer", 4, 1024, targets=ALL_LINEAR),
-        lambda model: Point(model, "answer", 2, 512, recompute=False),
-        lambda model: Point(model, "full", 2, 512),
+        lambda model: Point(model, TrainerName.ANSWER, 4, 1024, targets=ALL_LINEAR),
+        lambda model: Point(model, TrainerName.ANSWER, 2, 512, recompute=False),
+        lambda model: Point(model, TrainerName.FULL, 2, 512),
     )
     for model in (*NEW, "Qwen/Qwen3-8B"):
         for point in (made(model) for made in settings):

@@ -1,6 +1,7 @@
 """Turn the grid's measurements into the error table and the plot: `python -m benchmarks.vram_report points.jsonl`.
 
-Constants are set on the points marked `calibrate` alone, errors are taken on the points marked `judge` alone. A point
+Constants are set on the points marked `calibrate` alone, errors are taken of the points marked `judge` and, apart, of
+those marked `seen`. A point
 that ran out of memory under a cap is judged by its verdict, and so is every other capped point.
 """
 
@@ -16,9 +17,9 @@ from statistics import median
 from typing import Any
 
 from steph.base.units import GIB
-from steph.plan.vram import Forecast
-from steph.plan.vram_calibration import MeasuredPoint, calibrated
-from steph.plan.vram_constants import MEASURED, Constants
+from steph.memory.calibration import MeasuredPoint, calibrated
+from steph.memory.forecast import BUILT_IN_CONSTANTS, Constants, Forecast
+from steph.memory.trainers import TRAINERS
 
 from benchmarks.vram_points import SHAPES, Point, Use, card_bytes
 
@@ -65,6 +66,15 @@ def _measured(line: dict[str, Any]) -> Measured:
     return Measured(point, line["peak_allocated"], line["peak_reserved"], line["context"], oom)
 
 
+def slack_share_from(points: Sequence[Measured], trainer: str) -> float:
+    """What the allocator reserves beyond what is allocated, as a share of it: the calibration points' median.
+
+    It is what `slack_share` of the trainer's row in `steph.memory.trainers` is set to, in hundredths.
+    """
+    chosen = [found for found in points if found.point.use == "calibrate" and found.point.trainer == trainer]
+    return median(found.reserved_bytes / found.allocated_bytes - 1 for found in chosen if not found.oom)
+
+
 def constants_from(points: Sequence[Measured]) -> Constants:
     """The constants that the calibration points give."""
     chosen = [found for found in points if found.point.use == "calibrate" and not found.oom]
@@ -73,7 +83,7 @@ def constants_from(points: Sequence[Measured]) -> Constants:
 
 def _as_point(found: Measured) -> MeasuredPoint:
     shape = SHAPES[found.point.model]
-    return MeasuredPoint(shape, found.point.work, found.allocated_bytes, found.reserved_bytes, found.context_bytes)
+    return MeasuredPoint(shape, found.point.work, found.allocated_bytes, found.context_bytes)
 
 
 def judge(points: Sequence[Measured], constants: Constants, uses: Collection[Use]) -> list[Judged]:
@@ -169,8 +179,12 @@ def main() -> int:
     parser.add_argument("--uncalibrated", action="store_true", help="use the built-in constants as they are")
     options = parser.parse_args()
     points = read_points(options.points)
-    constants = MEASURED if options.uncalibrated else constants_from(points)
-    print(f"constants: {constants}\n")
+    constants = BUILT_IN_CONSTANTS if options.uncalibrated else constants_from(points)
+    print(f"constants: {constants}")
+    shares = [
+        f"{name} {slack_share_from(points, name):.3f} ({row.slack_share:.2f} used)" for name, row in TRAINERS.items()
+    ]
+    print(f"slack shares: {', '.join(shares)}\n")
     headings: dict[Use, str] = {"judge": "Points that judge", "seen": "Points seen while the model was made"}
     for use, heading in headings.items():
         print(f"## {heading}\n\n{table(judge(points, constants, (use,)), constants)}")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from steph.forecast.outlook import production_outlook
 from steph.record.values import Record, StageResult
 from steph.tell import summary
+from steph.tell.outlook import production_outlook
 from steph.tell.report import parts
 
 STEP_SUMMARY_ENV = "GITHUB_STEP_SUMMARY"

@@ -12,7 +12,10 @@ import typer
 from steph import __version__
 
 if TYPE_CHECKING:
-    from steph.forecast.measured import Calibration
+    from steph.memory.calibration import Calibration
+    from steph.memory.shapes import ModelShape
+    from steph.plan.options import Options
+    from steph.plan.settings import Profile
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Reports = Annotated[Path, typer.Option("--reports", help="folder that holds runs/")]
@@ -126,7 +129,8 @@ def compare(
 @app.command()
 def fit(
     model: Annotated[str, typer.Option(help="a built-in name, a model folder, a config.json, or a name in the cache")],
-    vram: Annotated[str, typer.Option(help="the card's memory, as in 20GiB")],
+    vram: Annotated[str | None, typer.Option(help="the card's memory, as in 20GiB")] = None,
+    card: Annotated[str | None, typer.Option(help="the card's name instead, as in 'RTX 3080'")] = None,
     trainer: Trainer = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="rows of a micro-batch (default: a grid)")] = None,
     max_seq_length: Annotated[int | None, typer.Option(min=1, help="tokens of a row (default: a grid)")] = None,
@@ -148,30 +152,53 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:
     """Predict a training run's GPU memory and say whether it fits a card; nothing is loaded or downloaded."""
-    from steph.forecast import fit as fitting
+    from steph.memory import fit as fitting
+    from steph.memory.cards import card_by_name
+    from steph.memory.forecast import predict
+    from steph.memory.shapes import ShapeError, model_shape
+    from steph.memory.trainers import ASSUMED_TRAINER
     from steph.plan.options import OptionError, parse_size
-    from steph.plan.vram_readings import Reading
-    from steph.plan.vram_terms import ASSUMED_TRAINER
+    from steph.tell import memory_views
 
-    record = _calibration(reports, from_record, model) if from_record is not None else None
+    if (vram is None) == (card is None):
+        raise _failed("give either the card's memory with --vram, or its name with --card")
+    try:
+        shape = model_shape(model)
+    except ShapeError as error:
+        raise _failed(f"--model {error}") from error
+    try:
+        known = card_by_name(card) if card is not None else None
+    except ValueError as error:
+        raise _failed(f"--card {error}") from error
+    record = _calibration(reports, from_record, model, shape) if from_record is not None else None
     kind = trainer or (record.trainer if record else ASSUMED_TRAINER)
     try:
-        asked = fitting.asked_workload(
-            kind, target_modules, recompute, lora_r, accumulation, optimizer, use_4bit, double_quant
+        work = fitting.workload_of_options(
+            kind,
+            target_modules,
+            recompute,
+            lora_r=lora_r,
+            gradient_accumulation_steps=accumulation,
+            optimizer=optimizer,
+            use_4bit=use_4bit,
+            double_quant=double_quant,
         )
         found = fitting.fit(
             model,
-            asked,
-            parse_size(vram, "--vram"),
+            shape,
+            work,
+            known.usable_bytes if known else parse_size(vram or "", "--vram"),
             batches=(batch_size,) if batch_size else fitting.GRID_BATCHES,
             lengths=(max_seq_length,) if max_seq_length else fitting.GRID_LENGTHS,
             rows=fitting.rows_of(data, tokenizer, model) if data else None,
-            readings=record.readings_for(kind) if record else (Reading(),),
-            basis=record.basis(kind) if record else "",
+            forecast=record.forecast if record else predict,
         )
     except (fitting.FitError, OptionError) as error:
         raise _failed(str(error)) from error
-    typer.echo(fitting.as_json(found) if as_json else fitting.as_text(found))
+    if as_json:
+        return typer.echo(memory_views.fit_json(found, known))
+    basis = memory_views.fit_basis(record, kind, shape) if record else ""
+    return typer.echo(memory_views.fit_text(found, known, basis))
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -201,9 +228,58 @@ def doctor(
     raise typer.Exit(doctor_status([*words, *context.args], manner, typer.echo))
 
 
-def _calibration(reports: Path, run: str, model: str) -> Calibration:
-    from steph.forecast.measured import calibration_of
-    from steph.forecast.shape_lookup import ShapeError, model_shape
+@app.command()
+def init(root: Annotated[Path, typer.Argument(help="the pipeline's folder (default: this one)")] = Path()) -> None:
+    """Look into a folder, say what was found, and write a first steph.toml; asks nothing, overwrites nothing."""
+    from steph.contract.description import FILE_NAME
+    from steph.contract.draft import draft, findings
+    from steph.contract.survey import survey
+
+    target = root / FILE_NAME
+    if not root.is_dir():
+        raise _failed(f"{root}: no such folder")
+    if target.exists():
+        raise _failed(f"{target} is there already and stays as it is; move it away for a new draft")
+    found = survey(root)
+    typer.echo("\n".join(findings(found)) or f"{root}: nothing that trains, evaluates or holds rows was found")
+    text = draft(found)
+    with target.open("x", encoding="utf-8") as file:
+        file.write(text)
+    typer.echo(f"\nwritten: {target}\n\n{text}\nnext: put what is missing in the place of …, then steph check {root}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def check(
+    context: typer.Context,
+    root: Annotated[str | None, typer.Argument(help="the pipeline's folder, as --steph-pipeline-root")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", "--steph-profile", help="as for pytest")] = None,
+    pipeline_root: Annotated[
+        str | None, typer.Option("--pipeline-root", "--steph-pipeline-root", help="as for pytest")
+    ] = None,
+    pipeline_python: Annotated[
+        str | None, typer.Option("--pipeline-python", "--steph-pipeline-python", help="as for pytest")
+    ] = None,
+) -> None:
+    """Show the commands that a description stands for, and which core checks can be measured; starts nothing.
+
+    Takes every other option of a run, too. Exit status 2 where a run would refuse the description or its inputs.
+    """
+    from steph.conduct.check import check_lines
+    from steph.doctor.command import with_run_options
+
+    named = {"profile": profile, "pipeline-root": pipeline_root or root, "pipeline-python": pipeline_python}
+    words = [f"--steph-{name}={value}" for name, value in named.items() if value is not None]
+
+    def show(options: Options, profile: Profile) -> int:
+        typer.echo("\n".join(check_lines(options, profile)))
+        return 0
+
+    raise typer.Exit(with_run_options([*words, *context.args], lambda _, options, profile: show(options, profile)))
+
+
+def _calibration(reports: Path, run: str, model: str, shape: ModelShape) -> Calibration:
+    from steph.memory.calibration import calibration_of
+    from steph.memory.shapes import ShapeError
     from steph.run.journal import JournalError, read_record
 
     try:
@@ -212,12 +288,9 @@ def _calibration(reports: Path, run: str, model: str) -> Calibration:
         raise _failed(f"--from-record {run}: {error}") from error
     except (JournalError, OSError) as error:
         raise _failed(str(error)) from error
-    try:
-        if found.is_for(model_shape(model)):
-            return found
-    except ShapeError as error:
-        raise _failed(f"--model {error}") from error
-    cure = "name its trainer in steph.toml, or run pytest --steph-calibrate"
+    if found.carries_over or shape == found.shape:
+        return found
+    cure = "name its trainer in steph.toml and run pytest --steph-calibrate"
     raise _failed(f"--from-record {run}: no formula holds for its pipeline, so it says nothing of {model}; {cure}")
 
 
@@ -268,9 +341,9 @@ def _failed(message: str) -> typer.Exit:
 
 def main() -> None:
     """Entry point of the console script."""
-    from steph.base.text import speak
+    from steph.base.text import make_printable
 
-    speak(sys.stdout, sys.stderr)
+    make_printable(sys.stdout, sys.stderr)
     try:
         app()
     except OSError as error:  # a name too long for any disk, a folder that may not be read

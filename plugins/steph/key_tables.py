@@ -1,7 +1,8 @@
 """The keys of `steph.toml` and of profiles as Markdown tables, read off the models that validate them.
 
-`python -m steph.key_tables` rewrites the tables between their marks in docs/bring-your-pipeline.md and in
-docs/profiles.md; the text around them stays. A key's meaning is the string below it in its model.
+`python -m steph.key_tables` rewrites the tables between their marks in docs/steph-toml.md and in docs/profiles.md, the
+placeholders and presets of `steph.toml` too; the text around them stays. A key's meaning is the string below it in its
+model.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from steph.plan.description import Description
+from steph.contract.description import Description
+from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES
+from steph.contract.presets import preset_names, preset_text
 from steph.plan.settings import Profile, Within
 
 TABLES: Mapping[str, type[BaseModel]] = {"steph.toml": Description, "profile": Profile}
-PAGES = ("docs/bring-your-pipeline.md", "docs/profiles.md")
+PAGES = ("docs/steph-toml.md", "docs/profiles.md")
 _BLOCK = re.compile(r"(<!-- keys: (?P<name>[\w.]+) -->\n).*?(<!-- keys end -->)", re.S)
 _HIDDEN = {("path",), ("sha256",)}  # of a profile: which file it was
 
@@ -36,7 +39,27 @@ class MeaningError(ValueError):
 
 def page(text: str) -> str:
     """A page with all its tables as the models have them now; KeyError for a table that nobody knows."""
-    return _BLOCK.sub(lambda match: f"{match[1]}\n{table(TABLES[match['name']])}\n{match[3]}", text)
+
+    def block(match: re.Match[str]) -> str:
+        made = {"placeholders": placeholder_table, "presets": preset_blocks}.get(match["name"])
+        return f"{match[1]}\n{made() if made else table(TABLES[match['name']])}\n{match[3]}"
+
+    return _BLOCK.sub(block, text)
+
+
+def placeholder_table() -> str:
+    """One row a placeholder: its name, in which sections it may stand, its meaning."""
+    rows = []
+    for name in dict.fromkeys((*TRAIN_NAMES, *EVALUATE_NAMES)):
+        where = [section for section, known in (("train", TRAIN_NAMES), ("evaluate", EVALUATE_NAMES)) if name in known]
+        meaning = TRAIN_NAMES.get(name) or EVALUATE_NAMES[name]
+        rows.append(f"| `{{{name}}}` | {', '.join(f'`[{section}]`' for section in where)} | {meaning} |\n")
+    return "| placeholder | in | stands for |\n|---|---|---|\n" + "".join(rows)
+
+
+def preset_blocks() -> str:
+    """Each preset, word for word."""
+    return "\n".join(f"### `{name}`\n\n```toml\n{preset_text(name)}```\n" for name in preset_names())
 
 
 def table(model: type[BaseModel]) -> str:
@@ -85,9 +108,15 @@ def _inner_model(field: FieldInfo) -> type[BaseModel] | None:
 
 def _row(way: Way) -> str:
     step = way[-1]
-    default = "required" if step.field.is_required() else _value(step.field.default)
-    schema = step.model.model_json_schema()["properties"][step.name]
-    cells = (f"`{'.'.join(step.shown for step in way)}`", _allowed(schema), default, meaning(way))
+    default = "required" if step.field.is_required() else _value(step.field.get_default(call_default_factory=True))
+    whole = step.model.model_json_schema()
+    schema = whole["properties"][step.name]
+    cells = (
+        f"`{'.'.join(step.shown for step in way)}`",
+        _allowed(schema, whole.get("$defs", {})),
+        default,
+        meaning(way),
+    )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
@@ -99,14 +128,19 @@ def _value(default: object) -> str:
     return f"`{json.dumps(default, ensure_ascii=False)}`"
 
 
-def _allowed(schema: Mapping[str, Any]) -> str:
+def _allowed(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
-        return _allowed(next(option for option in schema["anyOf"] if option.get("type") != "null"))
+        return _allowed(next(option for option in schema["anyOf"] if option.get("type") != "null"), definitions)
+    if "$ref" in schema:
+        return _allowed(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     if "enum" in schema:
         return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
     words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
     if schema["type"] == "array":
-        return f"list of {words[schema['items']['type']]}s"
+        inner = schema["items"]["type"]
+        return "list of lists of texts" if inner == "array" else f"list of {words[inner]}s"
+    if schema["type"] == "object":
+        return "table of texts"
     return words[schema["type"]] + (", not empty" if "minLength" in schema else "") + _bounds(schema)
 
 

@@ -16,9 +16,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from steph import quiet_start
+
+if any("steph" in word for word in sys.argv[1:]):  # somebody else's sessions are left as they are
+    quiet_start.begin()
+
 from steph import installed
 from steph.asked import add_options, resolve_options, session_command
-from steph.base.text import speak
+from steph.base.text import make_printable
 from steph.rootdir import keep_values_out
 
 if TYPE_CHECKING:
@@ -44,6 +49,17 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     config = pluginmanager.getplugin("pytestconfig")
     if config is not None:
         keep_values_out(config, parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart() -> None:
+    """From here on pytest handles Ctrl-C itself."""
+    quiet_start.end()
+
+
+def pytest_unconfigure() -> None:
+    """`--help` and `--version` begin no session."""
+    quiet_start.end()
 
 
 @pytest.hookimpl(trylast=True)  # after the plugins that register the last two themselves
@@ -87,7 +103,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     """
     config = session.config
     if any(item.get_closest_marker("steph_stage") for item in session.items):
-        speak(sys.stdout, sys.stderr)
+        make_printable(sys.stdout, sys.stderr)
     if session.testsfailed and not config.option.continue_on_collection_errors:
         return
     items = [item for item in session.items if item.get_closest_marker("steph_stage")]
@@ -107,8 +123,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
         return
     from steph.conduct.session import JoinError
+    from steph.gpu.lock import GpuLockError
     from steph.plan.settings import ProfileError
-    from steph.run.gpulock import GpuLockError
     from steph.run.inputs import InputError
     from steph.run.journal import JournalError
     from steph.run.rootlock import RootBusyError
@@ -259,20 +275,20 @@ def _refused(error: OSError) -> Exception:
 
 
 def _has_gpu() -> bool:
-    from steph.run import telemetry
+    from steph.gpu.driver import has_nvidia_nodes
 
-    return telemetry.has_nvidia_nodes()
+    return has_nvidia_nodes()
 
 
 def _open(config: pytest.Config, options: Options, profile: Profile, stages: tuple[AnyStage, ...]) -> None:
     from steph.conduct.console import Console
     from steph.conduct.preparation import prepare
     from steph.conduct.session import StageSession
-    from steph.run import telemetry
+    from steph.gpu.driver import driver
 
     if profile.machine.device == "gpu":
         held = contextlib.ExitStack()
-        held.enter_context(telemetry.kept_loaded())
+        held.enter_context(driver().kept_open())
         config.add_cleanup(held.close)
     console = Console(_writer(config), sys.stdout.isatty())
     installed.furnish(config, options.pipeline_root, console.line)

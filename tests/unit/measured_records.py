@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import record_factory as factory
-from steph.base.terms import StageId
-from steph.forecast.measured import workload_of
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram import predict
-from steph.plan.vram_constants import Constants
-from steph.plan.vram_terms import Workload
+from steph.base.terms import Purpose, StageId
+from steph.memory.calibration import workload_of
+from steph.memory.forecast import Constants, predict
+from steph.memory.shapes import BUILT_IN
+from steph.memory.trainers import Workload
 from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, Probe, Record
+from steph.record.values import Attempt, Context, Probe, Record
 
 SHAPE = BUILT_IN[factory.MODEL]
 OWN, OTHER = TrainSettings(), TrainSettings(max_seq_length=256, max_steps=5)
@@ -24,7 +23,7 @@ def attempt(settings: TrainSettings, work: Workload, truth: Constants, number: i
     probe = Probe(pid=1, peak_allocated_bytes=found.peak_allocated_bytes, peak_reserved_bytes=found.peak_reserved_bytes)
     update = {
         "probes": (probe,),
-        "peak_own_bytes": found.peak_reserved_bytes + round(truth.context_bytes),
+        "device_peaks": factory.card_peaks(None, found.peak_reserved_bytes + round(truth.context_bytes)),
         "longest_row_tokens": 707,
         "folder": f"H-2-{number}",
     }
@@ -39,7 +38,7 @@ def record_of(
     """A green record of a pipeline of that kind with these attempts in H-2."""
     record = factory.green_acceptance()
     h2 = record.stages[StageId.H2].model_copy(update={"attempts": attempts, "calibration_attempts": calibration})
-    context = record.context.model_copy(update={"trainer": trainer})
+    context = Context.model_validate(record.context.model_dump() | {"trainer": trainer})
     return record.model_copy(update={"context": context, "stages": record.stages | {StageId.H2: h2}})
 
 
@@ -51,4 +50,4 @@ def pair(truth: Constants, kind: Literal["full", "answer"] = "full") -> tuple[At
 def two_lengths(trainer: Literal["full", "answer", "undescribed"], truth: Constants) -> Record:
     """A record with H-2 at 512 tokens and a calibration at 256, of the plain kind."""
     own, other = pair(truth)
-    return record_of(trainer, (own,), (other.model_copy(update={"purpose": "calibrate"}),))
+    return record_of(trainer, (own,), (other.model_copy(update={"purpose": Purpose.CALIBRATE}),))

@@ -13,6 +13,7 @@ from steph.record.values import (
     Check,
     Context,
     DataFile,
+    DevicePeak,
     Diagnosis,
     EvalOutcome,
     ModelChoice,
@@ -45,6 +46,11 @@ OOM_TRACEBACK = """Traceback (most recent call last):
 torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 594.00 MiB. GPU 0 has a total capacity of 9.64 GiB of \
 which 311.00 MiB is free. Including non-PyTorch memory, this process has 8.90 GiB memory in use. Of the allocated \
 memory 8.12 GiB is allocated by PyTorch, and 401.00 MiB is reserved by PyTorch but unallocated."""
+
+
+def card_peaks(device_bytes: int | None, own_bytes: int | None) -> tuple[DevicePeak, ...]:
+    """What one card had in use at most, and how much more that is than before."""
+    return (DevicePeak(uuid=device().uuid, peak_device_bytes=device_bytes, peak_own_bytes=own_bytes),)
 
 
 def device(name: str = "NVIDIA GeForce RTX 3080", total_bytes: int = 10350 * 1024**2) -> Device:
@@ -214,8 +220,7 @@ def trained(number: int, settings: TrainSettings, peak_gib: float = 6.42) -> Att
         diagnosis=Diagnosis(cause=Cause.NONE),
         last_lines=("{'train_runtime': '151.2', 'train_loss': '2.17', 'epoch': '1.0'}",),
         probes=(probe(peak_gib - 1.5),),
-        peak_device_bytes=int(peak_gib * GIB),
-        peak_own_bytes=int((peak_gib - 0.41) * GIB),
+        device_peaks=card_peaks(int(peak_gib * GIB), int((peak_gib - 0.41) * GIB)),
         memory_returned=True,
         artifacts=(
             Artifact(path=f"{ADAPTER}/adapter_model.safetensors", size_bytes=12_600_000, sha256="c3" * 32),
@@ -270,8 +275,7 @@ def out_of_memory(number: int, settings: TrainSettings, phase: Phase = Phase.FIR
         traceback=OOM_TRACEBACK,
         last_lines=("  0%|          | 0/35 [00:00<?, ?it/s]", message),
         probes=(probe(8.12, ("torch.OutOfMemoryError", message.partition(": ")[2])),),
-        peak_device_bytes=int(9.33 * GIB),
-        peak_own_bytes=int(8.92 * GIB),
+        device_peaks=card_peaks(int(9.33 * GIB), int(8.92 * GIB)),
         memory_returned=True,
     )
 
@@ -318,8 +322,7 @@ def evaluated(settings: EvalSettings | None = None) -> Attempt:
         diagnosis=Diagnosis(cause=Cause.NONE),
         last_lines=("Detailed results saved to: " + EVALUATION_JSON,),
         probes=(probe(2.1),),
-        peak_device_bytes=int(3.38 * GIB),
-        peak_own_bytes=int(2.97 * GIB),
+        device_peaks=card_peaks(int(3.38 * GIB), int(2.97 * GIB)),
         memory_returned=True,
         artifacts=(Artifact(path=EVALUATION_JSON, size_bytes=9120, sha256="f6" * 32),),
         evaluation=EvalOutcome(
@@ -450,8 +453,7 @@ def blocked(run_id: str = "20261120-040000") -> Record:
             "traceback": 'Traceback (most recent call last):\n  File "train_qwen_law_ft.py", line 7, in <module>\n'
             "    import peft\nModuleNotFoundError: No module named 'peft'",
             "probes": (),
-            "peak_device_bytes": None,
-            "peak_own_bytes": None,
+            "device_peaks": (),
             "seconds": 6.1,
         }
     )
@@ -511,7 +513,7 @@ def rehearsal(run_id: str = "20261120-070000") -> Record:
         profile="cpu",
         root="/home/user/steph/pipeline",
     )
-    without_card = {"peak_device_bytes": None, "peak_own_bytes": None, "memory_returned": None, "probes": ()}
+    without_card = {"device_peaks": (), "memory_returned": None, "probes": ()}
     h2 = stage_h2((trained(1, TrainSettings()).model_copy(update=without_card),))
     h3 = stage_h3((evaluated().model_copy(update=without_card),))
     verdicts: dict[AnyStage, Verdict] = dict.fromkeys(StageId, Verdict.PASS)

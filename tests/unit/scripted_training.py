@@ -21,13 +21,12 @@ from steph.conduct.prediction import expected
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
 from steph.conduct.training import Training
+from steph.contract.description import Description
 from steph.judge.verdict import Outcome
-from steph.plan.commands import MAX_STEPS_FLAG
-from steph.plan.description import Description
+from steph.memory.shapes import BUILT_IN, parameter_count
 from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.shapes import BUILT_IN, parameter_count
 from steph.record.environment import Device
 from steph.record.events import StageStarted
 from steph.record.settings import TrainSettings
@@ -59,6 +58,9 @@ def on_disk(folder: Path) -> ModelChoice:
 
 SMALL, LARGE = choice("Qwen/Qwen1.5-1.8B-Chat"), choice("Qwen/Qwen1.5-4B-Chat")
 THREE = "Qwen/Qwen2.5-3B-Instruct"
+
+
+MAX_STEPS_FLAG = "--max-steps-override"
 
 
 @dataclass

@@ -8,7 +8,10 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from planted import TRAIN_FILE, plant
@@ -85,9 +88,7 @@ class Bench:
 
     def run(self, *stages: AnyStage, options: tuple[str, ...] = ()) -> tuple[int, str]:
         """Run pytest on these stages to its end: exit status and output."""
-        process = self.start(*stages, options=options)
-        output, _ = process.communicate()
-        return process.returncode, output
+        return run_pytest(self.arguments(*stages), *options)
 
     def record(self) -> Record:
         """The newest record."""
@@ -97,6 +98,30 @@ class Bench:
         """The report's Markdown."""
         (path,) = self.reports.glob("*.md")
         return path.read_text(encoding="utf-8")
+
+
+@cache
+def _host() -> subprocess.Popen[str]:
+    """The process that forks for each run; it ends with this one, which holds its stdin."""
+    command = [sys.executable, str(Path(__file__).with_name("pytest_host.py"))]
+    path = f"{CLONE / 'plugins'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    environment = clean_environment() | {"PYTHONPATH": path}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=CLONE, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+
+def run_pytest(*words: str | Iterable[str], **environment: str) -> tuple[int, str]:
+    """Run pytest here in a process of its own, with this environment besides, to its end: exit status and output."""
+    argv = [part for word in words for part in ([word] if isinstance(word, str) else word)]
+    host = _host()
+    assert host.stdin is not None
+    assert host.stdout is not None
+    with tempfile.NamedTemporaryFile() as output:
+        umask = os.umask(0)
+        os.umask(umask)
+        job = {"argv": argv, "folder": str(CLONE), "umask": umask, "output": output.name}
+        print(json.dumps(job | {"environment": clean_environment() | environment}), file=host.stdin, flush=True)
+        return int(host.stdout.readline()), Path(output.name).read_text(encoding="utf-8", errors="replace")
 
 
 def make_bench(folder: Path, *, train_seconds: float = 250, **knobs: object) -> Bench:

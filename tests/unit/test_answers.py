@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from steph.plan.answers import CHATML_OVERHEAD_TOKENS, row_lengths, row_tokens
+from steph.contract.answers import CHATML_OVERHEAD_TOKENS, row_lengths, row_tokens
 
 # The published pipeline's rows begin with a few-shot preamble of this size: their mean is 460 tokens, 227 without it
 PREAMBLE_TOKENS = 233
@@ -94,10 +94,10 @@ def test_a_line_separator_inside_a_row_is_text(tmp_path: Path, character_tokeniz
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"input": "a", "output": "b"}\n{"input": "a"}\n', r"rows.jsonl:2: key 'output'"),
-        ('{"input": 1, "output": "b"}\n', r"rows.jsonl:1: key 'input'"),
-        ("{\n", r"rows.jsonl:1: not valid JSON"),
-        ("[1]\n", r"rows.jsonl:1: no JSON object"),
+        ('{"input": "a", "output": "b"}\n{"input": "a"}\n', r"rows.jsonl:2: has no text 'output'"),
+        ('{"input": 1, "output": "b"}\n', r"rows.jsonl:1: has no text 'input'"),
+        ("{\n", r"rows.jsonl:1: is not valid JSON"),
+        ("[1]\n", r"rows.jsonl:1: holds no JSON object"),
         ("\n", r"rows.jsonl: no rows"),
     ],
 )

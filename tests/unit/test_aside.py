@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scripted_training import ScriptedTraining
 from steph.conduct.side_commands import script_flags
-from steph.plan.description import Description
+from steph.contract.description import Description
 from steph.run.aside import kept_safe, put_back, set_aside
 from steph.run.inputs import InputError
 
@@ -29,7 +29,7 @@ def _files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def _asked(folder: Path, script: str) -> tuple[ScriptedTraining, frozenset[str]]:
+def _asked(folder: Path, script: str) -> tuple[ScriptedTraining, frozenset[str] | None]:
     """A stage whose root holds yesterday's outputs, and what asking this script for its flags gave."""
     stage = ScriptedTraining(folder)
     root = stage.setup.root
@@ -59,6 +59,7 @@ def test_a_script_without_a_command_line_is_not_started_for_its_flags(tmp_path: 
 def test_a_script_that_trains_although_it_was_asked_overwrites_nothing(tmp_path: Path) -> None:
     """It trains before it parses: yesterday's outputs are what they were, and what it wrote is kept in the record."""
     stage, flags = _asked(tmp_path, TRAINS_AT_ONCE.replace(".unlink(missing_ok=True)", ".exists()") + PARSER)
+    assert flags is not None
     assert "--twice" in flags
     assert _outputs(stage) == ("of yesterday", "of yesterday")
     (helped,) = stage.journal.folder.glob("help-*")

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.files import is_fresh
 from steph.base.terms import EndedBy, StageId
 from steph.conduct.attempts import Finished, Judge, Request, run_attempt
 from steph.conduct.console import Console
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
-from steph.judge.artifacts import is_fresh
+from steph.contract.description import Description
 from steph.judge.evidence import CardMemory
-from steph.plan.description import Description
+from steph.memory.forecast import predict
+from steph.memory.shapes import BUILT_IN
+from steph.memory.trainers import Workload
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram import predict
-from steph.plan.vram_terms import Workload
 from steph.record.events import AttemptEnded
-from steph.record.values import Attempt, Probe
+from steph.record.values import Attempt, PredictedPeak, Probe
 from steph.run import output
 from steph.run.inputs import file_clock_unix
 from steph.run.journal import Journal, read_events
@@ -53,16 +53,16 @@ def attempted(folder: Path, request: Request, judge: Judge = as_it_is) -> Attemp
 
 def test_an_attempt_carries_its_prediction_with_the_interval(tmp_path: Path) -> None:
     """The report holds predicted and measured side by side, so the record has the peak and both its bounds."""
-    attempt = attempted(tmp_path, replace(REQUEST, predicted=FORECAST))
-    bounds = (attempt.predicted_low_bytes, attempt.predicted_peak_bytes, attempt.predicted_high_bytes)
-    assert bounds == (FORECAST.low_bytes, FORECAST.total_bytes, FORECAST.high_bytes)
+    attempt = attempted(tmp_path, replace(REQUEST, predicted=FORECAST.peak))
+    low, peak, high = FORECAST.low_bytes, FORECAST.total_bytes, FORECAST.high_bytes
+    assert attempt.predicted == PredictedPeak(peak_bytes=peak, low_bytes=low, high_bytes=high)
     assert attempt.returncode == 0
 
 
 def test_an_attempt_that_nobody_predicted_has_no_figures_of_it(tmp_path: Path) -> None:
-    """Without a prediction all three stay empty."""
+    """Without a prediction there is none in the record."""
     attempt = attempted(tmp_path, REQUEST)
-    assert (attempt.predicted_low_bytes, attempt.predicted_peak_bytes, attempt.predicted_high_bytes) == (None,) * 3
+    assert attempt.predicted is None
 
 
 def test_output_that_cannot_be_read_costs_no_figure_of_the_attempt(

@@ -14,7 +14,7 @@ from steph.conduct.console import Console
 from steph.conduct.models import model_trouble
 from steph.conduct.preparation import Setup
 from steph.conduct.stages import Conductor
-from steph.plan.description import Description
+from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record.environment import GitState
@@ -98,6 +98,7 @@ def test_every_fact_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         "vram_cap_bytes": 8 << 30,
     }
     context = record.context.model_copy(update=changes)
+    assert setup.dataset is not None
     dataset = setup.dataset.model_copy(update={"sha256": "e" * 64})
     found = differences(record, replace(setup, context=context, dataset=dataset))
     assert [line.partition(" was ")[0] for line in found] == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from steph.plan.shapes import BUILT_IN, parameter_parts
+from steph.memory.shapes import BUILT_IN, parameter_parts
 
 from benchmarks.bars import bars
 from benchmarks.flops import RowSize, flops_per_row, lora_parameters

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from planted import DATASET, ROOT, TRAIN_FILE
 from steph.base.terms import ExtendedId, Severity, StageId, Verdict
+from steph.contract.results import Row
 from steph.judge.checks_heart import loss_low_check, output_only_check, remembered_check, unknown_check
 from steph.judge.checks_witness import Seen
-from steph.judge.results import Row
 from steph.judge.witness import Batch, Process, TrainingBegins
 from steph.plan.by_heart import (
     LETTERS,
@@ -131,7 +131,7 @@ def _rows(right: int) -> list[Row]:
     """Answers to the questions of seed 1, so many of them right."""
     return [
         Row(question=secret.question, choices="", correct_answer=secret.letter, is_correct=n < right, response=letter,
-            predicted_answer=letter)  # type: ignore[arg-type]
+            predicted_answer=letter)
         for n, secret in enumerate(draw(1))
         for letter in [secret.letter if n < right else LETTERS[(LETTERS.index(secret.letter) + 1) % 4]]
     ]  # fmt: skip
@@ -287,13 +287,11 @@ def test_one_step_shows_whether_flags_do_what_they_say(
     assert record.verdict_of(StageId.H2) is Verdict.PASS
 
 
-def test_one_step_that_does_not_fit_without_4bit_is_said_and_no_failure(tmp_path: Path) -> None:
+def test_one_step_that_does_not_fit_without_4bit_is_said_and_no_failure(passed: Bench) -> None:
     """A card that 4-bit is needed for can't show it by a step without."""
-    bench = make_bench(tmp_path)
-    assert bench.run()[0] == 0
-    bench.plant(train="cuda_oom")
-    assert bench.run(ONE_STEP)[0] == 0
-    result = bench.record().extended[ONE_STEP]
+    passed.plant(train="cuda_oom")
+    assert passed.run(ONE_STEP)[0] == 0
+    result = passed.record().extended[ONE_STEP]
     assert result.verdict is Verdict.PASS_DEGRADED
     assert "4bit なしの 1 ステップは CUDA OOM" in result.explanation
 

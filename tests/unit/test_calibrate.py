@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from planted import TRAIN_FILE
 from process_tree import wait_until
 from scripted_training import LARGE, PROFILE, ScriptedTraining
-from steph.base.terms import Cause, EndedBy, StageId, Verdict
+from steph.base.terms import Cause, EndedBy, Purpose, StageId, Verdict
 from steph.conduct import calibrate
 from steph.conduct.calibrate import other_length
-from steph.plan.answers import RowLengths
+from steph.contract.answers import RowLengths
 from steph.record.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted
 from steph.record.fold import fold
 from steph.record.settings import TrainSettings
@@ -151,7 +152,7 @@ def test_the_other_length_is_one_that_most_rows_fill(
 def test_an_attempt_after_the_verdict_changes_nothing_but_itself() -> None:
     """The fold keeps verdict, end and H-2's last attempt, also while the extra attempt is in flight."""
     own = Attempt(stage=H2, number=1, label="x", folder="H-2-1", started_at="", returncode=0)
-    extra = Attempt(stage=H2, number=2, label="y", folder="H-2-2", started_at="", purpose="calibrate")
+    extra = Attempt(stage=H2, number=2, label="y", folder="H-2-2", started_at="", purpose=Purpose.CALIBRATE)
     events = (
         RecordOpened(at="", id="r", context=factory.context()),
         StageStarted(at="", stage=H2),
@@ -192,7 +193,7 @@ def test_rows_that_cannot_be_counted_are_said_once(
     stage = ScriptedTraining(tmp_path)
     model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
     if broken == "no training file":
-        (stage.setup.root / stage.course.train_file.path).unlink()
+        (stage.setup.root / TRAIN_FILE).unlink()
     else:
         (tmp_path / "model" / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
     outcome = stage.walk(monkeypatch, model)

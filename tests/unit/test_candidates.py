@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
-from steph.base.terms import Cause, StageId, Verdict
+from steph.base.terms import Cause, StageId, TrainerName, Verdict
 from steph.base.units import GIB
 from steph.conduct.candidates import predicted_candidates
 from steph.conduct.models import NoModel
 from steph.conduct.preparation import Setup
+from steph.contract.description import Description
 from steph.judge.verdict import Outcome
-from steph.plan.description import Description
+from steph.memory.shapes import BUILT_IN, config_of
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.shapes import BUILT_IN, config_of
 from steph.record.environment import Device
 from steph.record.events import CandidatesPredicted, RecordOpened, StageStarted
 from steph.record.fold import fold
@@ -34,7 +34,7 @@ def _setup(card: Device | None, *, profile: str = "rtx3080", names: tuple[str, .
     found = load_profile(profile_path(profile, REPOSITORY))
     found = found.model_copy(update={"model": found.model.model_copy(update={"candidates": names})})
     options = Options(profile, REPOSITORY, None, None, False, None, REPOSITORY)
-    description = Description(trainer="full")
+    description = Description(trainer=TrainerName.FULL)
     return Setup(options, found, description, "python", card, record.data[0], record.context)
 
 
@@ -48,18 +48,14 @@ def test_every_candidate_has_a_peak_or_a_reason() -> None:
     found = _by_name(predicted_candidates(_setup(factory.device()), choice))
     assert tuple(found) == NAMES
     assert [found[name].outcome for name in NAMES] == ["rejected", "chosen", "not_tried", "not_tried"]
-    assert [found[name].predicted_peak_bytes is not None for name in NAMES] == [True, True, False, True]
+    assert [found[name].predicted is not None for name in NAMES] == [True, True, False, True]
     for name in (NAMES[0], NAMES[1], NAMES[3]):
-        low, peak, high = (
-            found[name].predicted_low_bytes,
-            found[name].predicted_peak_bytes,
-            found[name].predicted_high_bytes,
-        )
-        assert low is not None
-        assert peak is not None
-        assert high is not None
-        assert low < peak < high
-    assert (found[NAMES[0]].verdict, found[NAMES[3]].verdict) == ("fits", "does_not_fit")
+        predicted = found[name].predicted
+        assert predicted is not None
+        assert predicted.low_bytes is not None
+        assert predicted.high_bytes is not None
+        assert predicted.low_bytes < predicted.peak_bytes < predicted.high_bytes
+    assert [p and p.verdict for p in (found[NAMES[0]].predicted, found[NAMES[3]].predicted)] == ["fits", "does_not_fit"]
     assert "形が分からない" in found["nobody/none"].unpredicted_reason
     assert {candidate.settings for candidate in found.values()} == {"512/b2/4bit"}
 
@@ -76,7 +72,7 @@ def test_without_a_gpu_the_reason_is_that() -> None:
     choice = factory.model_choice(NAMES[0], snapshot_path=None)
     found = predicted_candidates(_setup(None), choice)
     assert {candidate.unpredicted_reason for candidate in found} >= {"GPU を使わないため"}
-    assert all(candidate.predicted_peak_bytes is None for candidate in found)
+    assert all(candidate.predicted is None for candidate in found)
 
 
 def test_a_model_asked_for_comes_before_the_profiles() -> None:
@@ -89,15 +85,15 @@ def test_a_model_asked_for_comes_before_the_profiles() -> None:
 
 def test_a_config_in_the_hubs_cache_gives_the_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A candidate that is neither built in nor whole on this disk, but whose config.json lies in the cache."""
-    monkeypatch.setattr("steph.run.model_files.default_cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repo = tmp_path / "models--nobody--none"
     (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text("abc\n")
+    (repo / "refs" / "main").write_text("abc")
     (repo / "snapshots" / "abc").mkdir(parents=True)
     shape = BUILT_IN["Qwen/Qwen3-4B"]
     (repo / "snapshots" / "abc" / "config.json").write_text(json.dumps(config_of(shape)))
     found = _by_name(predicted_candidates(_setup(factory.device()), factory.model_choice(NAMES[0], snapshot_path=None)))
-    assert found["nobody/none"].predicted_peak_bytes is not None
+    assert found["nobody/none"].predicted is not None
 
 
 def test_a_config_of_another_kind_is_a_reason_too(tmp_path: Path) -> None:
@@ -124,9 +120,9 @@ def test_the_record_and_the_report_hold_them() -> None:
     assert record.stages[StageId.H1].candidates == candidates
     text = {part.id: part.text for part in parts(record)}["h1"]
     chosen, unknown = candidates[0], candidates[2]
-    assert chosen.predicted_peak_bytes is not None
+    assert chosen.predicted is not None
     assert f"| `{NAMES[0]}` | 選んだ |" in text
-    assert f"{chosen.predicted_peak_bytes / GIB:.2f} GiB(" in text
+    assert f"{chosen.predicted.peak_bytes / GIB:.2f} GiB(" in text
     assert f"| `{NAMES[3]}` | 試していない |" in text
     assert "❌ 載らない" in text
     assert f"–({unknown.unpredicted_reason})" in text
@@ -143,5 +139,5 @@ def test_the_production_profile_reads_the_slices_real_size() -> None:
         card = factory.device("NVIDIA A100-SXM4-40GB MIG 3g.20gb", mib * 2**20).model_copy(update={"used_bytes": 0})
         setup = _setup(card, profile="a100-20gb", names=profile.model.candidates)
         (found,) = predicted_candidates(setup, choice)
-        verdicts[mib] = found.verdict
+        verdicts[mib] = found.predicted and found.predicted.verdict
     assert verdicts == {19_968: "fits", 14_000: "too_close"}

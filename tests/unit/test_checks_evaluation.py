@@ -14,11 +14,11 @@ from planted import DATASET, TRAIN_FILE, plant
 from planted.defects import Variant
 from planted.scenario import OUTPUT, evaluation_evidence
 from steph.base.terms import Severity
+from steph.base.text import LINE_CHARS
+from steph.contract.questions import frame_agrees, frame_in, is_among, question_key, questions_in, questions_of
+from steph.contract.results_lawqa import find_results
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import MESSAGE_CHARS
-from steph.judge.questions import frame_agrees, frame_in, is_among, question_key, questions_in, questions_of
-from steph.judge.results import find_results
 from steph.judge.verdict import checks_verdict
 from steph.record.settings import EvalSettings
 from steph.record.values import Check
@@ -144,7 +144,7 @@ def test_hostile_content_ends_in_bounded_findings(sound: EvalEvidence) -> None:
     outcome, checks, _ = judge_evaluation(
         replace(evidence, stdout=sound.stdout + "\nError during LLM invocation: " + markup)
     )
-    assert max(len(check.message) for check in checks) <= MESSAGE_CHARS
+    assert max(len(check.message) for check in checks) <= LINE_CHARS
     assert [Check.model_validate_json(check.model_dump_json()) for check in checks] == list(checks)
     assert type(outcome).model_validate_json(outcome.model_dump_json()) == outcome
 

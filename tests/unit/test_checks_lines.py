@@ -7,7 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from steph.judge.lines import (
+from steph.contract.lines import (
     adapter_trouble_in,
     answer_troubles_in,
     metrics_in,

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from steph.base.terms import Severity, StageId
 from steph.base.units import GIB
+from steph.contract.commands import Place, evaluate_call, needed_libraries, train_call
+from steph.contract.description import Description
+from steph.gpu.visible import memory_fraction_for_cap
 from steph.judge.checks_process import ProcessEvidence, machine_checks
-from steph.plan.commands import evaluate_command, needed_libraries, train_command
-from steph.plan.description import Description
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Check, Probe
 from steph.run.journal import read_record
-from steph.run.visible import memory_fraction_for_cap
 
 EXAMPLES = Path(__file__).parents[2] / "reports" / "examples"
 ASKED = 0.1105  # 9.64 GiB emulated on a card of 80 GB
@@ -173,11 +173,12 @@ def test_the_commands_say_which_libraries_they_need() -> None:
     """Training needs peft, evaluation only with an adapter; 4-bit needs bitsandbytes."""
     described, train, evaluate = Description(), TrainSettings(), EvalSettings()
     half = train.model_copy(update={"use_4bit": False})
+    place = Place(Path(), "python", on_gpu=True, train_file="rows.jsonl", dataset="d.json")
     commands = [
-        train_command("python", described, "m", "rows.jsonl", train, cap_steps=False),
-        train_command("python", described, "m", "rows.jsonl", half, cap_steps=False),
-        evaluate_command("python", described, "m", "d.json", evaluate, lora_path="runs/x"),
-        evaluate_command("python", described, "m", "d.json", evaluate, lora_path=None),
+        train_call(described, place, "m", train, cap_steps=False).argv,
+        train_call(described, place, "m", half, cap_steps=False).argv,
+        evaluate_call(described, place, "m", evaluate, adapter="runs/x").argv,
+        evaluate_call(described, place, "m", evaluate, adapter=None).argv,
         ("python", "-c", ""),
     ]
     assert [needed_libraries(argv) for argv in commands] == [

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from steph.base.terms import Severity
+from steph.contract.questions import Question, question_key
+from steph.contract.results import Row
 from steph.judge.checks_prompts import prompt_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.questions import Question, question_key
-from steph.judge.results import Row
 from steph.record.settings import EvalSettings
 
 HEAD = "四択問題です。記号（a、b、c、d）を1文字だけ答えてください。回答例: a\n"

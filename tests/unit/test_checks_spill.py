@@ -15,10 +15,10 @@ from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
 from steph.base.terms import Severity
+from steph.base.text import LINE_CHARS
 from steph.judge.checks_spill import TimedStep, spill_check, steps_before, steps_between
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import CardMemory
-from steph.judge.kinds import MESSAGE_CHARS
 from steph.judge.verdict import checks_verdict
 from steph.record.values import Check
 
@@ -52,7 +52,7 @@ def test_steps_that_stay_tenfold_slower_once_the_card_is_full_are_a_spill() -> N
         "batch-size",
     ):
         assert words in found.message
-    assert len(found.message) < MESSAGE_CHARS
+    assert len(found.message) < LINE_CHARS
 
 
 def test_more_reserved_than_the_card_has_is_a_spill_at_any_speed() -> None:
@@ -62,7 +62,7 @@ def test_more_reserved_than_the_card_has_is_a_spill_at_any_speed() -> None:
     assert found.holds is False
     assert "11.20 GiB" in found.message
     assert "Prefer No Sysmem Fallback" in found.message
-    assert len(found.message) < MESSAGE_CHARS
+    assert len(found.message) < LINE_CHARS
     assert spill_check(replace(full, peak_reserved_bytes=CARD_BYTES), timed([4.0] * 20)).holds is not False
 
 

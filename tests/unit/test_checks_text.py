@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from steph.base.terms import Severity
+from steph.contract.questions import repeats_question
+from steph.contract.results import Row
 from steph.judge.checks_text import response_checks
-from steph.judge.questions import repeats_question
 from steph.judge.reading import is_exception_text, strict_letter
-from steph.judge.results import Row
 from steph.judge.text import looping, overlong
 
 

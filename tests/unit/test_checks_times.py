@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from steph.base.files import sha256_of
 from steph.base.terms import Severity
-from steph.judge.artifacts import sha256_of
+from steph.contract.lines import Metrics
+from steph.contract.training_files import OwnFigures, TrainerState
 from steph.judge.checks_times import TimeEvidence, time_checks
-from steph.judge.lines import Metrics
-from steph.judge.training_files import OwnFigures, TrainerState
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 

@@ -16,13 +16,13 @@ from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
 from steph.base.terms import Severity
+from steph.base.text import LINE_CHARS, one_line
 from steph.judge.catalog import CATALOG
 from steph.judge.checks_adapter import ADAPTER_FINITE
 from steph.judge.checks_lines import LINE_BACKEND
 from steph.judge.checks_process import EXIT_ZERO
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import MESSAGE_CHARS, bounded
 from steph.judge.names import names_model, same_model, same_path
 from steph.judge.verdict import checks_verdict
 from steph.plan.steps import steps_due, steps_in
@@ -206,18 +206,18 @@ def test_an_unmeasured_optional_check_is_information() -> None:
 def test_text_from_a_child_is_bounded_in_messages(text: str) -> None:
     """Messages are one printable, encodable line of limited length, whatever they quote."""
     message = EXIT_ZERO.check(False, text * 3).message
-    assert len(message) <= MESSAGE_CHARS
+    assert len(message) <= LINE_CHARS
     assert message.encode("utf-8").decode() == message
     assert not {unicodedata.category(character) for character in message} & {"Cc", "Zl", "Zp"}
 
 
 def test_lone_surrogates_and_escapes_are_made_harmless() -> None:
     """What JSON may smuggle in can be written to a file as UTF-8 and shows no colours."""
-    assert bounded("a\ud800b\x1b[31m red\x1b[0m\u202e") == "a?b  red"
+    assert one_line("a\ud800b\x1b[31m red\x1b[0m\u202e") == "a\ufffdb red"
 
 
 def test_hostile_files_end_in_findings(tmp_path: Path) -> None:
-    """Megabytes of HTML as base model, a pipe as adapter, figures that no float holds: judged, bounded, quick."""
+    """Megabytes of HTML as base model, a pipe as adapter, figures that no float holds: judged, one_line, quick."""
     evidence = training_evidence(plant(tmp_path / "root"), SOUND)
     folder = evidence.output_dir
     html = "<script>alert(1)</script>|`" * 50_000
@@ -227,7 +227,7 @@ def test_hostile_files_end_in_findings(tmp_path: Path) -> None:
     state = {"global_step": 10, "num_input_tokens_seen": 10**400, "log_history": [{"loss": 10**400}, {"loss": "x"}, 7]}
     (folder / "checkpoint-10" / "trainer_state.json").write_text(json.dumps(state))
     outcome, checks, _ = judge_training(replace(evidence, output=evidence.output + html))
-    assert max(len(check.message) for check in checks) <= MESSAGE_CHARS
+    assert max(len(check.message) for check in checks) <= LINE_CHARS
     assert outcome.tokens_per_second is None
     broken = {check.id for check in checks if check.holds is False}
     assert broken >= {"adapter_weights", "adapter_config", "adapter_base"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ import record_factory
 from steph.base.terms import StageId, Verdict
 from steph.ci import STEP_SUMMARY_BYTES, append_step_summary, fitting, stage_properties
 from steph.run.journal import record_folders
-from suite_runs import CLONE, Bench, clean_environment, make_bench
+from suite_runs import Bench, make_bench, run_pytest
 
 H1, H2, H3 = StageId
 
@@ -22,15 +20,7 @@ H1, H2, H3 = StageId
 def run(bench: Bench, *options: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run the page with these options, with pytest's cache beside the bench; gives exit status and output."""
     words = [word for word in bench.arguments() if word not in ("-p", "no:cacheprovider", "no:hypothesispytest")]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-o", f"cache_dir={bench.folder / 'cache'}", *words, *options],
-        cwd=CLONE,
-        env=clean_environment() | dict(environment or {}),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return run_pytest("-o", f"cache_dir={bench.folder / 'cache'}", words, options, **(environment or {}))
 
 
 def verdicts(bench: Bench) -> list[Verdict]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
-from steph.plan.commands import build_command, evaluate_command, train_command
-from steph.plan.description import Description
+from steph.contract.commands import Place, build_command, evaluate_call, train_call
+from steph.contract.description import Description
 from steph.record.settings import EvalSettings, TrainSettings
 
 TRAIN = """python scripts/train_qwen_law_ft.py --model-name Qwen/Qwen1.5-1.8B-Chat
@@ -23,7 +24,8 @@ MODEL = "Qwen/Qwen1.5-1.8B-Chat"
 
 def _train(settings: TrainSettings, *, cap_steps: bool = False) -> tuple[str, ...]:
     description = Description()
-    return train_command("python", description, MODEL, description.paths.train_file, settings, cap_steps=cap_steps)
+    place = Place(Path(), "python", on_gpu=True, train_file=description.train_file)
+    return train_call(description, place, MODEL, settings, cap_steps=cap_steps).argv
 
 
 def test_the_training_command_is_the_specs() -> None:
@@ -35,7 +37,8 @@ def test_the_evaluation_command_is_the_specs() -> None:
     """At the spec's settings the evaluation command is the spec's."""
     description = Description()
     lora = description.paths.output_dir
-    argv = evaluate_command("python", description, MODEL, description.paths.dataset, EvalSettings(), lora_path=lora)
+    place = Place(Path(), "python", on_gpu=True, dataset=description.dataset)
+    argv = evaluate_call(description, place, MODEL, EvalSettings(), adapter=lora).argv
     assert list(argv) == shlex.split(EVALUATE.replace("\n", " "))
 
 
@@ -52,7 +55,8 @@ def test_settings_beyond_the_spec_show_in_the_command() -> None:
 def test_the_base_model_alone_can_be_evaluated_with_rag_and_cot() -> None:
     """Without a LoRA path, with RAG and with CoT the flags follow."""
     settings = EvalSettings(use_rag=True, use_cot=True, load_in_4bit=False)
-    argv = evaluate_command("python", Description(), MODEL, "d.json", settings, lora_path=None)
+    place = Place(Path(), "python", on_gpu=True, dataset="d.json")
+    argv = evaluate_call(Description(), place, MODEL, settings, adapter=None).argv
     assert "--use-cot" in argv
     assert not {"--no-rag", "--hf-lora-path", "--hf-load-in-4bit"} & set(argv)
 

@@ -20,10 +20,9 @@ from steph.doctor.catalog import CATALOG
 from steph.doctor.command import Manner, as_text, conclusion, doctor_status, exit_status
 from steph.doctor.facts import GpuFacts
 from steph.doctor.lines import Level, Line
+from steph.gpu.lock import gpu_lock
 from steph.plan.options import Options
 from steph.plan.settings import builtin_profiles, load_profile
-from steph.run import telemetry
-from steph.run.gpulock import gpu_lock
 from suite_runs import CLONE, Bench, clean_environment, make_bench, unignore_signals
 
 GIB = 1 << 30
@@ -178,8 +177,8 @@ def test_a_card_is_looked_at_and_nothing_runs_on_it_while_another_run_holds_it(
     """The card's lines are there; a held card fails as busy and is not disturbed by a 4-bit operation."""
     bench = make_bench(tmp_path)
     nvml = FakeNvml(Gpu("GPU-1", used=2 * GIB, processes=[Running(os.getpid(), GIB)]))
-    monkeypatch.setattr(telemetry, "_load", lambda: nvml)
-    monkeypatch.setattr(telemetry, "has_nvidia_nodes", lambda: True)
+    monkeypatch.setattr("steph.gpu.nvml._load", lambda: nvml)
+    monkeypatch.setattr("steph.doctor.reading.has_nvidia_nodes", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with gpu_lock("GPU-1", bench.folder / "cache" / "steph" / "locks"):
         told = examined(bench, monkeypatch, reading.read_gpu)

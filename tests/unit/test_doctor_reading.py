@@ -23,10 +23,9 @@ from steph.doctor.asking import Asked
 from steph.doctor.facts import Checkup, GpuFacts, HubFacts, Unread
 from steph.doctor.hub import read_hub
 from steph.doctor.interpreter import NOT_STARTED, SCRIPT, begun_checkup, read_checkup
+from steph.gpu.lock import gpu_lock, lock_folder
 from steph.plan.options import Options
 from steph.plan.settings import Profile, builtin_profiles, load_profile
-from steph.run import telemetry
-from steph.run.gpulock import gpu_lock, lock_folder
 
 WRONG_SCRIPT = """
 from transformers import Trainer, TrainingArguments
@@ -280,8 +279,8 @@ def test_a_sound_root_has_its_data_and_its_script(tmp_path: Path) -> None:
 
 
 def _with_cards(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, visible: str | None = None) -> GpuFacts:
-    monkeypatch.setattr(telemetry, "has_nvidia_nodes", lambda: True)
-    monkeypatch.setattr(telemetry, "_load", lambda: nvml)
+    monkeypatch.setattr("steph.doctor.reading.has_nvidia_nodes", lambda: True)
+    monkeypatch.setattr("steph.gpu.nvml._load", lambda: nvml)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:

@@ -26,14 +26,14 @@ from steph.record.events import (
     StageStarted,
 )
 from steph.record.fold import IN_FLIGHT, LOST, fold
-from steph.record.values import Attempt, Candidate, Check, DataFile, Record, Session, SkippedRung
+from steph.record.values import Attempt, Candidate, Check, DataFile, PredictedPeak, Record, Session, SkippedRung
 from steph.run.journal import Journal, read_events, stages_in_flight
 
 T = "2026-01-01T00:00:00.000+00:00"
 LATER = "2026-01-01T01:00:00.000+00:00"
 OPENED = RecordOpened(at=T, id="r1", context=factory.context())
 MODEL = factory.model_choice()
-CANDIDATE = Candidate(name="m", outcome="chosen", predicted_peak_bytes=5)
+CANDIDATE = Candidate(name="m", outcome="chosen", predicted=PredictedPeak(peak_bytes=5, low_bytes=4, high_bytes=6))
 SKIPPED = SkippedRung(label="384/b2/4bit", reason="理由")
 CHECK = Check(id="c", severity=Severity.FAIL, holds=True, message="よい")
 H1, H2, H3 = StageId

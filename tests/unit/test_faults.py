@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from process_tree import STUBBORN, command_line, wait_until
 from steph.base.terms import StageId, Verdict
-from steph.plan.answers import row_lengths
-from steph.plan.description import DescriptionError, load_description
+from steph.contract.answers import row_lengths
+from steph.contract.description import DescriptionError, load_description
 from steph.run import processes
 from steph.run.aside import set_aside
 from steph.run.inputs import InputError, read_train_file, require_outputs_apart, write_subset
 from steph.run.journal import read_record, record_folders
-from suite_runs import CLONE, Bench, clean_environment, make_bench
+from suite_runs import CLONE, Bench, clean_environment, make_bench, run_pytest
 
 H1, H2, H3 = StageId
 HANG = "print('begun', flush=True)\ntime.sleep(600)\n"
@@ -43,15 +43,7 @@ def plugin_of(folder: Path, code: str) -> dict[str, str]:
 
 def run(bench: Bench, *stages: StageId, options: tuple[str, ...] = (), **environment: str) -> tuple[int, str]:
     """Run the stages in a changed environment: exit status and both streams."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *bench.arguments(*stages), *options],
-        cwd=CLONE,
-        env=clean_environment() | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return run_pytest(bench.arguments(*stages), options, **environment)
 
 
 def processes_of(bench: Bench) -> list[int]:

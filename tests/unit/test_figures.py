@@ -14,40 +14,19 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.base.terms import StageId
-from steph.record.values import Record
-from steph.run.memory_watch import NAME, read_samples
+from steph.gpu.watch import NAME, read_samples
 from steph.tell import canvas, drawings
-from steph.tell.drawings import VramSample, grid_svg, loss_svg, predicted_svg, vram_svg
+from steph.tell.drawings import VramSample, loss_svg, vram_svg
 from steph.tell.figures import write_figures
-from steph.tell.outlook_values import Prediction
-from steph.tell.pictures import grid_alternative, loss_table, predicted_alternative, vram_alternative
+from steph.tell.pictures import loss_table, vram_alternative
 
 GIB = 1024**3
 START = datetime.fromisoformat("2026-11-20T01:03:00+00:00").timestamp()
 SAMPLES = [VramSample(START + second, second * 1024**2) for second in range(300)]
-GRID = {
-    (1, 512): Prediction(11 * GIB, 10 * GIB, 12 * GIB, "fits"),
-    (2, 512): Prediction(19 * GIB, 18 * GIB, 20 * GIB, "too_close"),
-    (1, 1024): Prediction(19 * GIB, 18 * GIB, 20 * GIB, "too_close"),
-    (2, 1024): Prediction(28 * GIB, 27 * GIB, 29 * GIB, "does_not_fit"),
-}
-
-
-def predicted(record: Record, **changes: object) -> Record:
-    """Give the record with a predicted peak and its interval on each training attempt, and `changes` to all of them."""
-    h2 = record.stages[StageId.H2]
-    figures = {"predicted_peak_bytes": 9 * GIB, "predicted_low_bytes": 8 * GIB, "predicted_high_bytes": 10 * GIB}
-    attempts = tuple(attempt.model_copy(update=figures | changes) for attempt in h2.attempts)
-    return record.model_copy(
-        update={"stages": record.stages | {StageId.H2: h2.model_copy(update={"attempts": attempts})}}
-    )
-
 
 DRAWERS: dict[str, Callable[[], str | None]] = {
     "loss": lambda: loss_svg(factory.green_acceptance()),
     "vram": lambda: vram_svg(factory.walked_down(), SAMPLES),
-    "predicted": lambda: predicted_svg(predicted(factory.walked_down())),
-    "grid": lambda: grid_svg(GRID),
 }
 
 
@@ -64,30 +43,15 @@ def test_a_picture_is_svg_without_background_date_or_font(name: str) -> None:
 
 
 def test_there_is_no_picture_without_data() -> None:
-    """Without losses, samples, predictions or a measured peak there is nothing to draw."""
+    """Without losses or samples there is nothing to draw."""
     assert loss_svg(factory.crashed()) is None
     assert vram_svg(factory.green_acceptance(), []) is None
     assert vram_svg(factory.green_acceptance(), [VramSample(START + 9e6 + n, GIB) for n in range(9)]) is None
-    assert predicted_svg(factory.walked_down()) is None
-    assert predicted_svg(predicted(factory.walked_down(), peak_own_bytes=None)) is None
-    assert predicted_svg(predicted(factory.blocked(), peak_own_bytes=GIB)) is None, (
-        "an import error tests no prediction"
-    )
-    assert grid_svg(None) is None
-    assert grid_svg({}) is None
 
 
 def words_in(svg: str) -> str:
     """Give all words that a picture draws, from the comments that matplotlib leaves beside the shapes."""
     return " ".join(re.findall(r"<!-- (.*?) -->", svg, re.DOTALL))
-
-
-def test_the_grid_says_each_verdict_in_words_too() -> None:
-    """Colour alone carries nothing: each cell has its word and peak, and the alternative counts the verdicts."""
-    words = words_in(grid_svg(GRID) or "")
-    for said in ("fits", "tight", "no", "11.0 GiB", "28.0 GiB", "batch size", "max_seq_length"):
-        assert said in words
-    assert "載る 1、きわどい 2、載らない 1" in grid_alternative(GRID)
 
 
 def test_the_memory_picture_names_attempts_and_outcomes() -> None:
@@ -96,15 +60,6 @@ def test_the_memory_picture_names_attempts_and_outcomes() -> None:
     for said in ("H-2 #1", "512/b2/4bit", "OOM", "256/b1/4bit", "ok", "card: 10.11 GiB"):
         assert said in words
     assert "H-2 試行 1(512/b2/4bit) 9.33 GiB" in vram_alternative(factory.walked_down())
-
-
-def test_predicted_and_measured_stand_side_by_side() -> None:
-    """One row an attempt; an OOM's peak is marked as where it ran out, and the alternative has the same figures."""
-    record = predicted(factory.walked_down())
-    words = words_in(predicted_svg(record) or "")
-    for said in ("#1 512/b2/4bit", "predicted, with its interval", "measured when it ran out", "usable 9.70 GiB"):
-        assert said in words
-    assert "試行 1(512/b2/4bit) 予測 9.00 GiB、実測 8.92 GiB(OOM)" in predicted_alternative(record)
 
 
 def test_a_stage_run_again_next_day_does_not_stretch_the_axis() -> None:
@@ -129,11 +84,14 @@ def test_the_memory_picture_thins_samples_and_keeps_the_peak(monkeypatch: pytest
 
 def test_no_letter_becomes_an_empty_box(tmp_path: Path) -> None:
     """Japanese, emoji and markup in a record's labels are replaced before a font without them is asked."""
-    odd = predicted(factory.walked_down(), label="設定 $x^{ 🟡\n\\frac")
+    record = factory.walked_down()
+    h2 = record.stages[StageId.H2]
+    attempts = tuple(attempt.changed(label="設定 $x^{ 🟡\n\\frac") for attempt in h2.attempts)
+    odd = record.changed(stages=record.stages | {StageId.H2: h2.changed(attempts=attempts)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        written = write_figures(odd, SAMPLES, tmp_path, GRID)
-    assert set(written) == {"loss", "vram", "predicted", "grid"}
+        written = write_figures(odd, SAMPLES, tmp_path)
+    assert set(written) == {"loss", "vram"}
     assert canvas.plain("3問/4bit $é") == r"3?/4bit \$?"
 
 

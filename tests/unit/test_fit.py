@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,10 +14,10 @@ from measured_records import two_lengths
 from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.cli import app
-from steph.plan.shapes import BUILT_IN, config_of
-from steph.plan.vram import predict
-from steph.plan.vram_constants import MEASURED
-from steph.plan.vram_terms import Workload
+from steph.memory.cards import CARDS, Card, card_by_name
+from steph.memory.forecast import BUILT_IN_CONSTANTS, predict
+from steph.memory.shapes import BUILT_IN, config_of
+from steph.memory.trainers import Workload
 from steph.record.events import AttemptEnded, ModelChosen, StageStarted
 from steph.record.values import Record
 from steph.run.journal import Journal, opened_event
@@ -87,6 +88,9 @@ def test_lora_on_all_projections_and_other_settings_count() -> None:
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--from-record", "none"), "none"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--data", "rows.jsonl"), "--tokenizer"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "20"), "GiB"),
+        (("--model", "Qwen/Qwen3-8B"), "--card"),
+        (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--card", "T4"), "either"),
+        (("--model", "Qwen/Qwen3-8B", "--card", "RTX 9999"), "--card RTX 9999"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "-3GiB"), "--vram"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--recompute", "auto"), "on, off"),
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--target-modules", "q_proj,,v_proj"), "''"),
@@ -132,7 +136,7 @@ def _written(folder: Path, record: Record) -> Path:
 
 def test_a_record_of_two_lengths_sets_slope_and_intercept(tmp_path: Path) -> None:
     """By id or folder; the trainer is the record's, the prediction what it measured, and the text says so."""
-    truth = replace(MEASURED, logits_scale=1.5, offset_bytes=0.2 * GIB)
+    truth = replace(BUILT_IN_CONSTANTS, logits_scale=1.5, offset_bytes=0.2 * GIB)
     record = two_lengths("full", truth)
     folder = _written(tmp_path, record)
     due = predict(BUILT_IN["Qwen/Qwen3-8B"], Workload("full", 2, 1024, gradient_accumulation_steps=4), truth)
@@ -146,8 +150,8 @@ def test_a_record_of_two_lengths_sets_slope_and_intercept(tmp_path: Path) -> Non
 
 
 def test_a_record_that_no_formula_explains_says_nothing_of_another_model(tmp_path: Path) -> None:
-    """An undescribed pipeline with 2.5 GiB too much: its own model is predicted, another one is refused in a line."""
-    folder = _written(tmp_path, two_lengths("undescribed", replace(MEASURED, offset_bytes=2.5 * GIB)))
+    """An undescribed pipeline with 12 GiB too much: its own model is predicted, another one is refused in a line."""
+    folder = _written(tmp_path, two_lengths("undescribed", replace(BUILT_IN_CONSTANTS, offset_bytes=12 * GIB)))
     own = ("fit", "--model", "Qwen/Qwen1.5-1.8B-Chat", "--vram", "20GiB", "--from-record", str(folder))
     assert _ask(*own)[0] == 0
     status, text = _ask(*QUESTION, "--from-record", str(folder))
@@ -158,7 +162,7 @@ def test_a_record_that_no_formula_explains_says_nothing_of_another_model(tmp_pat
 
 def test_a_records_model_of_unknown_shape_is_the_records_and_not_the_options(tmp_path: Path) -> None:
     """The line names the record and its model; the model that was asked about is none of it."""
-    record = two_lengths("full", MEASURED)
+    record = two_lengths("full", BUILT_IN_CONSTANTS)
     h1 = record.stages[StageId.H1]
     assert h1.model is not None
     unknown = h1.model_copy(update={"model": h1.model.model_copy(update={"name": "no/body", "snapshot_path": None})})
@@ -166,6 +170,25 @@ def test_a_records_model_of_unknown_shape_is_the_records_and_not_the_options(tmp
     status, text = _ask(*QUESTION, "--from-record", str(folder))
     assert status == 2
     assert text.startswith(f"steph: --from-record {folder}: no/body: no folder with a config.json")
+
+
+def test_a_card_is_known_by_its_name() -> None:
+    """The same as by its memory, and both text and JSON say what is usable of it and how that is known."""
+    model = ("fit", "--model", "Qwen/Qwen3-8B", *ONE)
+    by_size = json.loads(_ask(*model, "--vram", "9.64GiB", "--json")[1])
+    by_name = json.loads(_ask(*model, "--card", "NVIDIA GeForce rtx3080", "--json")[1])
+    words = by_name.pop("card")
+    assert by_name == by_size
+    assert words == "RTX 3080: 9.64 GiB usable (measured), compute capability 8.6, bf16"
+    assert "T4: 14.56 GiB usable (documented), compute capability 7.5, no bf16" in _ask(*model, "--card", "Tesla T4")[1]
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_a_card_has_less_than_its_makers_figure(card: Card) -> None:
+    """Where the name has gigabytes, what is usable is less and no less than nine tenths; each is found by its name."""
+    assert card_by_name(card.name.lower()) is card
+    named = re.search(r"(\d+)GB", card.name)
+    assert named is None or 0.9 * int(named[1]) < card.usable_gib < int(named[1])
 
 
 def test_it_answers_without_torch() -> None:
@@ -197,7 +220,7 @@ def test_real_rows_count_where_the_trainer_pads_to_them(tmp_path: Path) -> None:
 
 def test_the_shape_of_a_tied_model_counts_its_embedding_once() -> None:
     """A tied head costs nothing of its own."""
-    from steph.plan.vram_terms import embedding_bytes
+    from steph.memory.terms import embedding_bytes
 
     tied = replace(BUILT_IN["Qwen/Qwen3-8B"], tie_word_embeddings=True)
     work = Workload("answer", 1, 256)

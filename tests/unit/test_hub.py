@@ -23,7 +23,7 @@ from fake_hub import (
     write_model,
 )
 from steph.base.terms import Cause
-from steph.plan.shapes import TINY, config_of, parameter_count
+from steph.memory.shapes import TINY, config_of, parameter_count
 from steph.record.values import ModelChoice
 from steph.run import hub_download
 from steph.run.hub import HubError, NoModelError, choose, download

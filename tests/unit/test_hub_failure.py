@@ -18,7 +18,7 @@ from steph.run.hub_failure import classify
         (OSError("Consistency check failed: file should be of size 9"), Cause.HUB_UNREACHABLE, "arrived cut"),
         (TimeoutError("timed out"), Cause.HUB_UNREACHABLE, "the way to http://hub timed out"),
         (ssl.SSLError("self-signed certificate"), Cause.HUB_UNREACHABLE, "certificate of http://hub is not trusted"),
-        (RuntimeError("odd\nhf_abcdefgh"), Cause.OTHER, "a/b: RuntimeError: odd ***"),
+        (RuntimeError("odd\nhf_abcdefgh12"), Cause.OTHER, "a/b: RuntimeError: odd hf_***"),
     ],
 )
 def test_errors_of_the_machine_have_their_lines(error: Exception, cause: Cause, words: str) -> None:

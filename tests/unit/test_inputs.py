@@ -7,17 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from steph.plan.description import Description, Paths
+from steph.base.files import sha256_or_none
+from steph.contract.description import Description, Paths
 from steph.record.values import DataFile
 from steph.run.aside import put_back, set_aside
-from steph.run.inputs import (
-    InputError,
-    file_sha256,
-    needs_build,
-    read_dataset,
-    read_train_file,
-    require_script,
-)
+from steph.run.inputs import InputError, needs_build, read_dataset, read_train_file, require_script
 
 DATASET = DataFile(role="dataset", path="q.json", sha256="a" * 64, rows=140)
 ROW = {"input": "問", "output": "a"}
@@ -48,8 +42,9 @@ def test_the_real_questions_go_before_the_sample_that_comes_with_the_root(tmp_pa
     for name, rows in (("sample.json", 2), ("real.json", 3)):
         (tmp_path / name).write_text(json.dumps({"samples": [{}] * rows}))
         found = read_dataset(tmp_path, description)
+        assert found is not None
         assert (found.path, found.rows, found.is_sample) == (name, rows, name == "sample.json")
-        assert (found.role, found.sha256) == ("dataset", file_sha256(tmp_path / name))
+        assert (found.role, found.sha256) == ("dataset", sha256_or_none(tmp_path / name))
     (tmp_path / "real.json").unlink()
     without = Description(paths=Paths(dataset="real.json"))
     with pytest.raises(InputError, match=r"real\.json: no such file"):
@@ -61,7 +56,7 @@ def test_the_real_questions_go_before_the_sample_that_comes_with_the_root(tmp_pa
     [
         ("", "holds no rows"),
         ("\n\n", "holds no rows"),
-        (json.dumps(ROW) + "\n[1]\n", "line 2 is no JSON object"),
+        (json.dumps(ROW) + "\n[1]\n", "line 2 holds no JSON object"),
         (json.dumps({"input": "問", "output": 1}), "line 1 has no text 'output'"),
         (json.dumps(ROW) + "\n\n{\n", "line 3 is not valid JSON"),
         ('{"input": "\\ud83d", "output": "a"}', "line 1: 'input' holds half a character"),
@@ -79,7 +74,7 @@ def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(f"\n{json.dumps(ROW)}\n\n{json.dumps(ROW)}\n", encoding="utf-8")
     found = read_train_file(tmp_path, "rows.jsonl", "cot")
-    assert (found.rows, found.role, found.sha256) == (2, "train_file_cot", file_sha256(path))
+    assert (found.rows, found.role, found.sha256) == (2, "train_file_cot", sha256_or_none(path))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -87,7 +82,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
     with pytest.raises(InputError, match=r"rows\.jsonl: can't be read: Is a directory \(paths\.train_file\)"):
         read_train_file(tmp_path, "rows.jsonl")
-    assert file_sha256(tmp_path / "rows.jsonl") is None
+    assert sha256_or_none(tmp_path / "rows.jsonl") is None
 
 
 def test_a_root_that_is_not_there_is_told_before_its_scripts(tmp_path: Path) -> None:

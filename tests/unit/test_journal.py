@@ -344,7 +344,7 @@ def test_a_record_of_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 2, "weather": "fine"}, "written by a newer steph (record version 2, this one knows 1)"),
+        ({"version": 3, "weather": "fine"}, "written by a newer steph (record version 3, this one knows 2)"),
         ({"context": None}, "its first line does not fit this steph: context: "),
     ],
 )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from steph.contract.description import Description
 from steph.key_tables import PAGES, TABLES, MeaningError, page, table
-from steph.plan.description import Description
 
 CLONE = Path(__file__).parents[2]
 

@@ -15,10 +15,10 @@ from steph.run.model_files import IncompleteModelError, check_whole, folder_lice
     [
         ("config.json", None, r"config\.json: is missing"),
         ("config.json", b"[1]", r"config\.json: holds no JSON object"),
-        ("config.json", b"\xff", r"config\.json: not UTF-8"),
+        ("config.json", b"\xff", r"config\.json: is not UTF-8"),
         ("tokenizer.json", None, "no tokenizer"),
         ("model.safetensors", None, "only safetensors are loaded"),
-        ("model.safetensors", b"\x10", "can't be read as a safetensors file"),
+        ("model.safetensors", b"\x10", "is cut or no safetensors file"),
         ("model.safetensors", b"\2\0\0\0\0\0\0\0[]", "can't be read as a safetensors file"),
         ("model.safetensors", b"\xff" * 9, "is cut or no safetensors file"),
     ],

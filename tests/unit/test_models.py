@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,13 @@ from scripted_training import LARGE, PROFILE, SMALL, THREE
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.child import twin
 from steph.conduct import models
-from steph.conduct.attempts import Request
 from steph.conduct.console import Console
 from steph.conduct.models import NoModel, choose_model, model_checks, smaller_model
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
-from steph.plan.description import Description
+from steph.contract.description import Description
+from steph.memory.shapes import BUILT_IN, TINY_NAME, parameter_count
 from steph.plan.options import Options
-from steph.plan.shapes import BUILT_IN, TINY_NAME, parameter_count
 from steph.record.values import Attempt, ModelChoice, RejectedCandidate
 from steph.run import hub, hub_download
 from steph.run.hub_failure import HubFailure
@@ -160,20 +160,38 @@ def test_a_rehearsal_goes_to_a_smaller_twin(tmp_path: Path, monkeypatch: pytest.
     assert found.parameters == parameter_count(BUILT_IN[THREE])
 
 
-def test_a_twin_that_cannot_be_made_says_how_its_making_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script's end is H-1's verdict."""
+@pytest.mark.parametrize(
+    ("returncode", "lines", "verdict", "said"),
+    [
+        (-9, (), Verdict.CRASHED, "シグナル 9 で終了(原因: 不明)"),
+        (1, ("reading", "q.json: not UTF-8 (byte 0)"), Verdict.FAIL, ": q.json: not UTF-8 (byte 0)"),
+    ],
+)
+def test_a_twin_that_cannot_be_made_says_how_its_making_ended(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    returncode: int,
+    lines: tuple[str, ...],
+    verdict: Verdict,
+    said: str,
+) -> None:
+    """The script's end is H-1's verdict, and its last line is in H-1's own."""
     monkeypatch.setenv("STEPH_CACHE", str(tmp_path / "cache"))
-
-    def killed(run: Run, request: Request, judge: object) -> Attempt:
-        return Attempt(
-            stage=StageId.H1, number=1, label=request.label, started_at="", returncode=-9, ended_by=EndedBy.EXIT
-        )
-
-    monkeypatch.setattr(models, "run_attempt", killed)
+    ended = partial(
+        Attempt,
+        stage=StageId.H1,
+        number=1,
+        started_at="",
+        returncode=returncode,
+        last_lines=lines,
+        ended_by=EndedBy.EXIT,
+    )
+    monkeypatch.setattr(models, "run_attempt", lambda run, request, judge: ended(label=request.label))
     found = _chosen(_setup(tmp_path, model=TINY_NAME, is_twin=True), tmp_path)
     assert isinstance(found, NoModel)
-    assert found.outcome.verdict is Verdict.CRASHED
-    assert found.outcome.explanation == "twinを作れない: シグナル 9 で終了(原因: 不明)"
+    assert found.outcome.verdict is verdict
+    assert found.outcome.explanation.startswith("twinを作れない: ")
+    assert found.outcome.explanation.endswith(said)
 
 
 def test_a_twin_of_an_unknown_model_names_the_known_ones(tmp_path: Path) -> None:

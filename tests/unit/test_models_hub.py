@@ -14,7 +14,7 @@ from steph.conduct.models import choose_model
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.conduct.stages import Conductor
-from steph.plan.description import Description
+from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.record.values import ModelChoice
 from steph.run import hub, hub_download

@@ -10,8 +10,8 @@ import pytest
 from steph import plugin
 from steph.asked import resolve_options
 from steph.base.terms import StageId
+from steph.gpu.lock import GpuBusyError, GpuLockError
 from steph.plan.options import Options
-from steph.run.gpulock import GpuBusyError, GpuLockError
 from steph.run.hub import choose
 from suite_runs import make_model
 

@@ -6,10 +6,10 @@ import pytest
 import record_factory as factory
 from steph.base.terms import StageId
 from steph.base.units import GIB
-from steph.forecast.outlook import ASSUMED_CARD_BYTES, is_production_card, production_outlook
 from steph.record.environment import Device
 from steph.record.settings import TrainSettings
 from steph.record.values import Record
+from steph.tell.outlook import ASSUMED_CARD_BYTES, is_production_card, production_outlook
 
 SLICE = "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
 

@@ -7,20 +7,11 @@ import os
 import struct
 import subprocess
 import sys
-import threading
-from functools import partial
 from pathlib import Path
 
 import pytest
-from measured_records import attempt, record_of
-from steph.forecast.measured import workload_of
-from steph.forecast.outlook import play_ahead, production_outlook
-from steph.plan.vram_constants import MEASURED
-from steph.plan.vram_tape import play
-from steph.record.settings import TrainSettings
 from steph.run.hub import choose
 from steph.run.tree import ProcessTree
-from steph.tell import ahead
 from suite_runs import CLONE, clean_environment, make_bench
 
 MODEL_BYTES = 64 << 30
@@ -105,54 +96,3 @@ def test_an_end_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch, kernel_is_ol
     monkeypatch.setattr(process, "wait", noted)
     assert ProcessTree(process, "NAME=value", 1.0).wait(30.0)
     assert timeouts == [30.0 if kernel_is_old else 0]
-
-
-def test_the_plotting_library_is_loaded_ahead_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begun twice, it runs once, in a thread that has ended when `settle` returns."""
-    drawn: list[str] = []
-    done = threading.Event()
-
-    def draw() -> None:
-        drawn.append(threading.current_thread().name)
-        done.set()
-
-    monkeypatch.setattr(ahead, "AFTER_SECONDS", 0.0)
-    warming = ahead.Warming(draw)
-    warming.begin()
-    assert done.wait()
-    warming.begin()
-    warming.settle()
-    assert len(drawn) == 1
-    assert drawn[0] not in [thread.name for thread in threading.enumerate()]
-
-
-def test_one_failed_task_ahead_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that raises is left to whoever really needs it, and the next one is still done."""
-    monkeypatch.setattr(ahead, "AFTER_SECONDS", 0.0)
-    done = threading.Event()
-    warming = ahead.Warming(lambda: 1 / 0, done.set)
-    warming.begin()
-    assert done.wait()
-    warming.settle()
-
-
-def test_h4s_grid_is_played_ahead() -> None:
-    """What the report asks for after H-2 is then remembered: no run is played again."""
-    settings = TrainSettings()
-    play_ahead("answer", settings)
-    record = record_of("answer", (attempt(settings, workload_of(settings, "answer"), MEASURED),))
-    before = play.cache_info().misses
-    outlook = production_outlook(record)
-    assert outlook is not None
-    assert outlook.there is not None
-    assert play.cache_info().misses - before <= 3  # the record's own point, and the way the trainer would choose
-
-
-def test_a_short_session_waits_for_no_plotting_library() -> None:
-    """Settled before its time has come, or before it began, nothing is loaded."""
-    drawn: list[int] = []
-    ahead.Warming(partial(drawn.append, 1)).settle()
-    warming = ahead.Warming(partial(drawn.append, 1))
-    warming.begin()
-    warming.settle()
-    assert drawn == []

@@ -10,9 +10,9 @@ import pytest
 import record_factory as factory
 from process_tree import alive_with
 from steph.base.terms import Cause, EndedBy, StageId, Verdict
+from steph.contract.commands import Place, evaluate_call, launched, train_call, without_launcher
+from steph.contract.description import Description
 from steph.judge.checks_process import ProcessEvidence, machine_checks
-from steph.plan.commands import evaluate_command, launched, train_command, without_launcher
-from steph.plan.description import Description
 from steph.plan.steps import steps_per_epoch
 from steph.record.settings import EvalSettings, Launcher, TrainSettings
 from steph.record.values import Attempt, Probe
@@ -67,16 +67,18 @@ def ranks(*, cards: int, gib: float = 2.0) -> tuple[Probe, ...]:
 def test_the_launcher_is_the_pipelines_own(launcher: Launcher, said: str) -> None:
     """torchrun and accelerate run as modules of its interpreter; taken off, they leave the plain command."""
     settings = TrainSettings(launcher=launcher, num_processes=1 if launcher == "none" else 2)
-    argv = train_command("python", Description(), "m", "rows.jsonl", settings, cap_steps=False)
+    place = Place(Path(), "python", on_gpu=True, train_file="rows.jsonl")
+    argv = train_call(Description(), place, "m", settings, cap_steps=False).argv
     assert " ".join(argv).startswith(said)
-    plain = train_command("python", Description(), "m", "rows.jsonl", TrainSettings(), cap_steps=False)
+    plain = train_call(Description(), place, "m", TrainSettings(), cap_steps=False).argv
     assert without_launcher(argv, settings) == plain
 
 
 def test_one_process_under_accelerate_is_no_multi_gpu_run() -> None:
     """accelerate refuses --multi_gpu for fewer than two processes."""
     assert "--multi_gpu" not in launched("python", "accelerate", 1)
-    argv = evaluate_command("python", Description(), "m", "d.json", EvalSettings(launcher="accelerate"), lora_path=None)
+    place = Place(Path(), "python", on_gpu=True, dataset="d.json")
+    argv = evaluate_call(Description(), place, "m", EvalSettings(launcher="accelerate"), adapter=None).argv
     assert argv[:3] == ("python", "-m", "accelerate.commands.launch")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from steph.judge.questions import choices_of, question_key
+from steph.contract.questions import choices_of, question_key
 from steph.judge.reading import is_exception_text, spoken, stated_labels, strict_letter, thought_is_open
 
 B = (

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import record_factory as factory
 from steph.base.terms import StageId
-from steph.forecast.measured import calibration_of
-from steph.forecast.outlook import production_outlook
-from steph.plan.shapes import BUILT_IN
+from steph.memory.calibration import calibration_of
+from steph.memory.shapes import BUILT_IN
 from steph.record.settings import TrainSettings
-from steph.record.values import Record
+from steph.record.values import Attempt, PredictedPeak, Record
 from steph.tell import listing
-from steph.tell.drawings import predicted_svg
+from steph.tell.outlook import production_outlook
 
 GIB = 2**30
 SMALL, LARGE = "Qwen/Qwen1.5-1.8B-Chat", "Qwen/Qwen1.5-4B-Chat"
@@ -64,7 +63,7 @@ def test_everybody_asks_the_record_for_it() -> None:
 
 
 def test_a_cap_above_what_others_left_makes_no_room() -> None:
-    """9 GiB asked of a card with 8 free are 8, for the figure's line as for the prediction; without a card none."""
+    """9 GiB asked of a card with 8 free are 8, for the prediction; without a card none."""
     card = factory.device(total_bytes=10 * GIB).model_copy(update={"used_bytes": 2 * GIB})
     for cap_bytes, usable in ((9 * GIB, 8 * GIB), (7 * GIB, 7 * GIB), (None, 8 * GIB)):
         record = factory.green_acceptance()
@@ -75,12 +74,28 @@ def test_a_cap_above_what_others_left_makes_no_room() -> None:
         assert outlook is not None
         assert outlook.here is not None
         assert outlook.here.usable_bytes == usable
-        assert f"usable {usable / GIB:.2f} GiB" in (predicted_svg(_predicted(record)) or "")
     assert factory.rehearsal().context.usable_bytes is None
 
 
-def _predicted(record: Record) -> Record:
-    h2 = record.stages[StageId.H2]
-    attempts = tuple(attempt.model_copy(update={"predicted_peak_bytes": 5 * GIB}) for attempt in h2.attempts)
-    h2 = h2.model_copy(update={"attempts": attempts})
-    return record.model_copy(update={"stages": record.stages | {StageId.H2: h2}})
+def test_an_attempt_of_release_0_1_0_has_its_figures() -> None:
+    """Its journals had the peaks of the only card and the three figures of a prediction side by side."""
+    old = factory.trained(1, TrainSettings()).model_dump(mode="json", exclude={"device_peaks", "predicted"})
+    figures = {"peak_device_bytes": 7, "peak_own_bytes": 5, "device_peaks": []}
+    bounds = {"predicted_peak_bytes": 5, "predicted_low_bytes": 4, "predicted_high_bytes": 6}
+    found = Attempt.model_validate(old | figures | bounds)
+    assert (found.peak_device_bytes, found.peak_own_bytes) == (7, 5)
+    assert found.predicted == PredictedPeak(peak_bytes=5, low_bytes=4, high_bytes=6)
+    assert Attempt.model_validate_json(found.model_dump_json()) == found
+    none = Attempt.model_validate(old | dict.fromkeys((*figures, *bounds)) | {"device_peaks": []})
+    assert (none.device_peaks, none.predicted) == ((), None)
+
+
+def test_an_attempt_on_several_cards_of_release_0_1_0_keeps_each() -> None:
+    """The highest of them stood beside the list, and is what the attempt says today."""
+    peaks = [
+        {"uuid": name, "peak_device_bytes": size, "peak_own_bytes": size - 1} for name, size in (("a", 9), ("b", 7))
+    ]
+    old = factory.trained(1, TrainSettings()).model_dump(mode="json", exclude={"device_peaks"})
+    found = Attempt.model_validate(old | {"peak_device_bytes": 9, "peak_own_bytes": 8, "device_peaks": peaks})
+    assert [peak.uuid for peak in found.device_peaks] == ["a", "b"]
+    assert (found.peak_device_bytes, found.peak_own_bytes) == (9, 8)

@@ -111,7 +111,7 @@ def test_what_is_no_record_is_refused() -> None:
     sound = factory.green_acceptance().model_dump(mode="json")
     stage = sound["stages"]["H-1"]
     for spoilt, said in (
-        (sound | {"version": 2}, "record.version: not 1"),
+        (sound | {"version": 1}, "record.version: not 2"),
         ({key: item for key, item in sound.items() if key != "data"}, "record.data: missing"),
         (sound | {"note": ""}, "record.note: unknown key"),
         (sound | {"live": "no"}, "record.live: 'no' is no boolean"),

@@ -10,7 +10,7 @@ import pytest
 import record_factory as factory
 from steph.base.terms import Severity, StageId, Verdict
 from steph.judge.verdict import Overall, overall
-from steph.record.values import Check, Record
+from steph.record.values import Check, PredictedPeak, Record
 from steph.tell import commands, keep, summary
 from steph.tell.report import parts, render, report_path, write_report
 from steph.tell.summary import headline, sentences
@@ -194,7 +194,7 @@ def test_predicted_and_measured_peaks_stand_in_one_row() -> None:
     record = factory.walked_down()
     h2 = record.stages[StageId.H2]
     gib = 1024**3
-    figures = {"predicted_peak_bytes": 9 * gib, "predicted_low_bytes": 8 * gib, "predicted_high_bytes": 10 * gib}
+    figures = {"predicted": PredictedPeak(peak_bytes=9 * gib, low_bytes=8 * gib, high_bytes=10 * gib)}
     attempts = (h2.attempts[0].model_copy(update=figures), *h2.attempts[1:])
     text = section(render(with_stage(record, StageId.H2, attempts=attempts)), "タスクH-2")
     assert "| 9.33 GiB | 8.92 GiB | 9.00 GiB<br>8.00 〜 10.00 |" in text
@@ -461,7 +461,7 @@ def test_under_a_cap_the_process_is_held_against_it_not_the_card() -> None:
     """A card emulated as a smaller one holds more than the cap before the run; the sentence compares like with like."""
     green = factory.green_acceptance()
     last = green.stages[StageId.H2].attempts[-1]
-    measured = last.model_copy(update={"peak_device_bytes": 4 << 30, "peak_own_bytes": 2 << 30})
+    measured = last.model_copy(update={"device_peaks": factory.card_peaks(4 << 30, 2 << 30)})
     capped = with_stage(green, StageId.H2, attempts=(measured,)).model_copy(
         update={"context": green.context.model_copy(update={"vram_cap_bytes": 3 << 30})}
     )

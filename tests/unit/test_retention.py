@@ -11,11 +11,11 @@ from steph.base.terms import StageId
 from steph.conduct.console import Console
 from steph.conduct.preparation import Setup
 from steph.conduct.session import JoinError, StageSession
-from steph.plan.description import Description
+from steph.contract.description import Description
+from steph.gpu.watch import NAME
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.run.journal import Journal, opened_event, read_record
-from steph.run.memory_watch import NAME
 from steph.run.retention import LOGS_KEPT, folder_bytes, prune_logs
 
 LOGS = {"output.log", "output.tail-000008388608.log", "stdout.log", "stdout.times", "supervisor.log"}

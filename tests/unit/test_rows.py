@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from steph.judge.questions import questions_in
-from steph.plan.answers import row_tokens
-from steph.plan.description import load_description
-from steph.plan.rows import json_lines, rows_in
+from steph.base.files import json_lines, json_rows
+from steph.contract.answers import row_tokens
+from steph.contract.description import load_description
+from steph.contract.questions import questions_in
 from steph.run.inputs import InputError, needs_build, read_dataset, read_train_file
 from suite_runs import make_bench, make_model
 
@@ -36,7 +36,7 @@ def test_every_reader_finds_the_same_rows(ending: str, tmp_path: Path) -> None:
     assert read_train_file(tmp_path, "rows.jsonl").rows == 3
     assert len(row_tokens(tmp_path / "rows.jsonl", tokenizer)) == 3
     assert len(questions_in(tmp_path / "rows.jsonl")) == 3
-    assert [found["input"] for found in rows_in(tmp_path / "rows.jsonl")] == [row(n)["input"] for n in (1, 2, 3)]
+    assert [found["input"] for found in json_rows(tmp_path / "rows.jsonl")] == [row(n)["input"] for n in (1, 2, 3)]
 
 
 def test_a_line_that_is_no_row_is_told_and_passed_over_by_who_judges(tmp_path: Path) -> None:
@@ -46,14 +46,14 @@ def test_a_line_that_is_no_row_is_told_and_passed_over_by_who_judges(tmp_path: P
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
     told = {line.number: line.trouble for line in json_lines(b"\n".join(lines)) if line.row is None}
     assert [(number, text.partition(":")[0]) for number, text in told.items()] == [
-        (2, "not valid JSON"), (3, "not valid JSON"), (4, "no JSON object"),
-        (5, "not UTF-8 (byte 11 of it); save the file as UTF-8"),
+        (2, "is not valid JSON"), (3, "is not valid JSON"), (4, "holds no JSON object"),
+        (5, "is not UTF-8 (byte 11); save it as UTF-8"),
     ]  # fmt: skip
-    assert [found["input"] for found in rows_in(tmp_path / "rows.jsonl")] == ["\ufffd", "b"]
+    assert [found["input"] for found in json_rows(tmp_path / "rows.jsonl")] == ["\ufffd", "b"]
 
 
 @pytest.mark.parametrize(
-    ("line", "said"), [(b"[" * 100_000, "line 1 is not valid JSON"), (b"[1]", "is no JSON object")]
+    ("line", "said"), [(b"[" * 100_000, "line 1 is not valid JSON"), (b"[1]", "line 1 holds no JSON object")]
 )
 def test_a_file_with_such_a_line_is_refused_before_training(line: bytes, said: str, tmp_path: Path) -> None:
     """The line is named in one sentence with the remedy, also where nesting overflows the reader."""
@@ -67,6 +67,7 @@ def test_a_first_row_behind_a_mark_says_what_it_was_built_from(tmp_path: Path) -
     bench = make_bench(tmp_path)
     path = bench.root / "rows.jsonl"
     dataset = read_dataset(bench.root, load_description(bench.root))
+    assert dataset is not None
     for source, is_old in ((dataset.sha256, False), ("0" * 64, True)):
         meta = {"meta": {"source_sha256": source, "holdout": 3}}
         path.write_bytes(content(row(1) | meta))

@@ -210,7 +210,7 @@ def test_sigkill_of_the_runner_itself_leaves_nothing(tmp_path: Path, mark: str) 
     parent.kill()
     parent.wait()
     wait_until(lambda: not alive_with(mark))
-    assert '"reason": "parent_lost"' in (tmp_path / "attempt" / "exit.json").read_text()
+    assert '"by_itself": false' in (tmp_path / "attempt" / "exit.json").read_text()
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Interrupted])

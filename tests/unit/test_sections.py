@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.base.terms import StageId
-from steph.forecast import outlook as forecasting
-from steph.forecast.outlook import production_outlook
 from steph.record.values import Record
 from steph.tell import advice, advice_views, extended_views, pieces, report, summary, views
+from steph.tell import outlook as forecasting
+from steph.tell.outlook import production_outlook
 from steph.tell.report import parts, render, write_report
 
 

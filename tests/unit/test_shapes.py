@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from steph.plan.shapes import (
+from steph.memory.shapes import (
     BUILT_IN,
+    COMMON,
     TINY,
     ModelShape,
+    UnknownShapeError,
     config_of,
     linear_shapes,
+    model_shape,
     parameter_count,
     parameter_parts,
     shape_from_config,
@@ -137,3 +140,30 @@ def test_a_shape_survives_its_config(shape: ModelShape) -> None:
     """Writing a shape as config.json and reading it back gives the same sizes."""
     back = shape_from_config(config_of(shape, "a/b"))
     assert asdict(back) == {**asdict(shape), "qkv_bias": shape.model_type == "qwen2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Qwen2.5-7B", "Qwen/Qwen2.5-7B"),
+        ("qwen/qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B"),
+        ("meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-2-7b"),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-7B-v0.3"),
+        ("Mistral-Nemo-Instruct-2407", "mistralai/Mistral-Nemo-Base-2407"),
+    ],
+)
+def test_a_common_model_is_known_by_id_name_and_variant(name: str, meant: str) -> None:
+    """Whatever the case, with or without its organisation, as a base model or tuned to chat."""
+    assert model_shape(name) == COMMON[meant]
+
+
+@pytest.mark.parametrize("name", ["someone/Qwen2.5-7B", "Qwen2.5-7B-AWQ", "Qwen2.5-7", "instruct"])
+def test_a_name_that_only_resembles_a_common_one_is_not_known(name: str) -> None:
+    """Another organisation's model, or a quantised one, may have another shape."""
+    with pytest.raises(UnknownShapeError):
+        model_shape(name)
+
+
+def test_the_bare_name_of_a_built_in_model_is_enough() -> None:
+    """Those that twins are made of are known by name, too."""
+    assert model_shape("Qwen3-8B") == BUILT_IN["Qwen/Qwen3-8B"]

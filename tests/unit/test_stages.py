@@ -10,21 +10,22 @@ import pytest
 import record_factory as factory
 from fake_nvml import FakeNvml, Gpu
 from scripted_training import on_disk
-from steph.base.terms import AnyStage, Cause, ExtendedId, Severity, StageId, Verdict
+from steph.base.terms import AnyStage, Cause, ExtendedId, Purpose, Severity, StageId, Verdict
 from steph.conduct.attempts import child_environment
 from steph.conduct.console import Console
 from steph.conduct.models import model_checks
 from steph.conduct.preparation import Setup, prepare
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
 from steph.conduct.stages import Conductor
-from steph.plan.description import Description
+from steph.contract.description import Description
+from steph.gpu.driver import DeviceError
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record.environment import Device
 from steph.record.events import AttemptEnded, Event, ModelChosen, SessionStarted, StageEnded, StageStarted
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Record, RejectedCandidate, StageResult
-from steph.run import hub, telemetry
+from steph.run import hub
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, opened_event, read_record
 
@@ -59,9 +60,9 @@ def test_what_the_driver_says_reaches_the_record(tmp_path: Path, monkeypatch: py
     """A failing NVML is no exception of the preparation but a fact of the environment."""
 
     def broken(environ: object) -> None:
-        raise telemetry.DeviceError(BROKEN, 18)
+        raise DeviceError(BROKEN, 18)
 
-    monkeypatch.setattr(telemetry, "visible_devices", broken)
+    monkeypatch.setattr("steph.gpu.visible.visible_devices", broken)
     setup = _setup(None)
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
     assert prepare(options, setup.profile, [StageId.H1]).context.environment.device_error == BROKEN
@@ -121,8 +122,8 @@ def test_a_stage_alone_says_what_must_run_before_it(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("purpose", ["stage", "deep", "calibrate"])
-def test_memory_that_did_not_come_back_blocks_the_next_stage(tmp_path: Path, purpose: str) -> None:
+@pytest.mark.parametrize("purpose", Purpose)
+def test_memory_that_did_not_come_back_blocks_the_next_stage(tmp_path: Path, purpose: Purpose) -> None:
     """What still lies on the card would be taken from the next stage, whichever attempt left it there."""
     trained = factory.trained(1, TrainSettings())
     left = trained.model_copy(update={"number": 2, "folder": "2", "purpose": purpose, "memory_returned": False})
@@ -207,7 +208,7 @@ def test_several_processes_need_a_whole_gpu_each(
     visible: tuple[Device, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fewer cards than processes, or slices of one, are one line with profile and key before anything is written."""
-    monkeypatch.setattr(telemetry, "visible_devices", lambda environ: visible)
+    monkeypatch.setattr("steph.gpu.visible.visible_devices", lambda environ: visible)
     setup = _setup(None)
     train = setup.profile.train.model_copy(update={"launcher": "torchrun", "num_processes": 2})
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
@@ -218,7 +219,7 @@ def test_several_processes_need_a_whole_gpu_each(
 def test_a_stage_uses_a_gpu_for_each_of_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three visible cards two are the run's; one process is shown the first, two are shown both."""
     cards = tuple(factory.device().model_copy(update={"uuid": f"GPU-{n}"}) for n in range(3))
-    monkeypatch.setattr(telemetry, "visible_devices", lambda environ: cards)
+    monkeypatch.setattr("steph.gpu.visible.visible_devices", lambda environ: cards)
     setup = _setup(None)
     train = setup.profile.train.model_copy(update={"launcher": "torchrun", "num_processes": 2})
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path, vram_cap_bytes=8 << 30)
@@ -243,7 +244,7 @@ def _after(folder: Path, last: AnyStage, started_at: str, *, returned: bool | No
         journal.append(StageStarted(at=SESSION, stage=stage))
         if stage is last:
             attempt = record.stages[StageId.H3].attempts[-1]
-            figures = {"peak_device_bytes": 6 << 30, "peak_own_bytes": 5 << 30, "memory_returned": returned}
+            figures = {"device_peaks": factory.card_peaks(6 << 30, 5 << 30), "memory_returned": returned}
             attempt = attempt.model_copy(update={"stage": last, "started_at": started_at, **figures})
             journal.append(AttemptEnded(at=SESSION, attempt=attempt))
         journal.append(StageEnded(at=SESSION, stage=stage, verdict=Verdict.PASS, explanation="", seconds=1.0))
@@ -274,7 +275,7 @@ def test_a_stage_waits_for_the_memory_of_whatever_this_session_ran_before_it(
     """Memory that is still held blocks what comes next; what has come back, or an earlier session left, does not."""
     journal = _after(tmp_path / "run", last, started_at, returned=returned)
     card = factory.device()
-    monkeypatch.setattr(telemetry, "_load", lambda: FakeNvml(Gpu(card.uuid, used=used_gib << 30)))
+    monkeypatch.setattr("steph.gpu.nvml._load", lambda: FakeNvml(Gpu(card.uuid, used=used_gib << 30)))
     conductor = Conductor(
         replace(_setup(None), device=card), journal, Console(lambda text: None, False), lambda r: None
     )

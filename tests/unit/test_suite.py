@@ -16,7 +16,7 @@ import pytest
 from process_tree import wait_until
 from steph.base.terms import Severity, StageId, Verdict
 from steph.run.journal import record_folders
-from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench
+from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench, run_pytest, unignore_signals
 
 H1, H2, H3 = StageId
 
@@ -286,15 +286,7 @@ def test_unusable_inputs_are_one_line_and_nothing_is_written(tmp_path: Path, spo
 
 
 def _pytest(*arguments: str, **environment: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
-        cwd=CLONE,
-        env=clean_environment() | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return run_pytest("-p", "no:cacheprovider", arguments, **environment)
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="this machine has an NVIDIA card")  # noqa: PTH110
@@ -329,3 +321,46 @@ def test_collecting_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], cwd=CLONE, env=clean_environment(), capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout.splitlines()[-1]) == [0, []]
+
+
+INTERRUPTS = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["INTERRUPTED_AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "records"),
+    [
+        ("steph.rootdir", 0),
+        ("steph.plan.options", 0),
+        ("steph.plan.settings", 0),
+        ("pydantic", 0),
+        ("steph.conduct.session", 0),
+        ("steph.diagnose.engine", 0),
+        ("jinja2", 1),
+    ],
+)
+def test_ctrl_c_while_modules_are_loaded_is_no_traceback(tmp_path: Path, module: str, records: int) -> None:
+    """From the plugin's first import to the report's: exit status 2, nothing left behind but what had begun."""
+    bench = make_bench(tmp_path)
+    (tmp_path / "interrupts.py").write_text(INTERRUPTS, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "interrupts", *bench.arguments()],
+        cwd=CLONE,
+        env=clean_environment() | {"PYTHONPATH": str(tmp_path), "INTERRUPTED_AT": module},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        preexec_fn=unignore_signals,
+    )
+    assert done.returncode == 2, done.stdout
+    assert "Traceback" not in done.stdout
+    assert len(record_folders(bench.reports / "runs")) == records

@@ -13,7 +13,7 @@ from process_tree import wait_until
 from steph.child import supervisor
 from steph.child.capture import CappedLog
 from steph.run import output
-from steph.run.exit_file import Exit, ExitFile, ExitReason, Order, read_exit
+from steph.run.exit_file import Exit, ExitFile, read_exit
 
 SUPERVISOR = Path(supervisor.__file__)
 # nothing of the surrounding environment gets into a supervisor, also not what would measure its coverage
@@ -22,10 +22,10 @@ ISOLATED = () if "COVERAGE_PROCESS_CONFIG" in os.environ else ("-I", "-S")
 
 def start(folder: Path, code: str, parent: int | None = None, grace_seconds: float = 5) -> subprocess.Popen[bytes]:
     """Start a supervisor of a child that runs `code`, as the runner starts it."""
-    child = (sys.executable, "-u", "-c", code)
-    order = Order(os.getpid() if parent is None else parent, str(folder), str(folder), child, grace_seconds)
-    argv = (sys.executable, *ISOLATED, str(SUPERVISOR), order.to_json())
-    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
+    own = os.getpid() if parent is None else parent
+    asked = (own, folder, folder, grace_seconds, sys.executable, "-u", "-c", code)
+    argv = (sys.executable, *ISOLATED, SUPERVISOR, *asked)
+    return subprocess.Popen(list(map(str, argv)), stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def exit_report(folder: Path) -> Exit:
@@ -50,7 +50,7 @@ def test_supervisor_ends_as_its_child_ended(tmp_path: Path, code: str, status: i
     """Exit status and signal of the child are the supervisor's own, and stand in `exit.json`."""
     assert start(tmp_path, code).wait() == status
     report = exit_report(tmp_path)
-    assert (report.returncode, report.reason, report.start_error) == (status, ExitReason.EXIT, None)
+    assert (report.returncode, report.by_itself, report.start_error) == (status, True, None)
     assert report.ended_monotonic is not None
     assert report.ended_monotonic >= report.started_monotonic
     assert not list(tmp_path.glob("core*"))
@@ -68,13 +68,13 @@ def test_sigterm_gives_the_child_its_grace(tmp_path: Path) -> None:
     process.terminate()
     assert process.wait() == 5
     assert output.stdout_text(tmp_path) == "ready\nsaved\n"
-    assert exit_report(tmp_path).reason is ExitReason.TERMINATED
+    assert not exit_report(tmp_path).by_itself
 
 
 def test_a_script_that_kills_its_group_does_not_reach_the_supervisor(tmp_path: Path) -> None:
     """`kill 0`, common in shell scripts' traps, ends the child alone."""
     assert start(tmp_path, "import os; os.killpg(0, 15)").wait() == -signal.SIGTERM
-    assert exit_report(tmp_path).reason is ExitReason.EXIT
+    assert exit_report(tmp_path).by_itself
 
 
 def test_nothing_starts_for_a_parent_that_is_gone(tmp_path: Path) -> None:
@@ -88,9 +88,8 @@ def test_supervisor_does_not_see_the_pipelines_modules(tmp_path: Path) -> None:
     for name in ("json", "signal", "steph"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(99)")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    order = Order(os.getpid(), str(tmp_path), str(tmp_path), ("true",), grace_seconds=1)
-    argv = [sys.executable, "-I", "-S", str(SUPERVISOR), order.to_json()]
-    assert subprocess.run(argv, cwd=tmp_path, env=environment, check=False).returncode == 0
+    argv = (sys.executable, "-I", "-S", SUPERVISOR, os.getpid(), tmp_path, tmp_path, 1, "true")
+    assert subprocess.run(list(map(str, argv)), cwd=tmp_path, env=environment, check=False).returncode == 0
 
 
 def test_log_without_room_drops_and_counts(tmp_path: Path) -> None:
@@ -182,17 +181,15 @@ def test_a_bar_that_stands_still_can_be_read(tmp_path: Path) -> None:
     process.wait()
 
 
-def test_the_order_and_the_end_are_read_as_they_were_written(tmp_path: Path) -> None:
-    """Runner and supervisor share both values, also where the child could not be started."""
-    order = Order(7, "/folder", "/root", ("python", "-c", ""), 1.5)
-    assert Order.from_json(order.to_json()) == order
-    for end in (Exit(8, 1.0), Exit(8, 1.0, ExitReason.PARENT_LOST, -9, 2.5, 3, 1, 4096, "no", ("sh (pid 5)",))):
+def test_the_end_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """Runner and supervisor share the value, also where the child could not be started."""
+    for end in (Exit(8, 1.0), Exit(8, 1.0, False, -9, 2.5, 3, 1, 4096, "no", ("sh (pid 5)",))):
         ExitFile(tmp_path).write(end)
         assert read_exit(tmp_path) == end
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "[]", "{", "null", "{}", '{"reason": "exit"}', '{"child_pid": 1, "reason": "else"}']
+    "content", [None, "", "[]", "{", "null", "{}", '{"by_itself": true}', '{"child_pid": 1, "reason": "else"}']
 )
 def test_a_file_that_no_supervisor_wrote_tells_no_end(content: str | None, tmp_path: Path) -> None:
     """A missing, cut or foreign `exit.json` is that of a lost supervisor, never that of a child that ended well."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from steph.judge.lines import parse_metrics
-from steph.judge.training_log import read_log
+from steph.contract.lines import parse_metrics
+from steph.contract.training_log import read_log
 
 
 def loss(step: int, *, of: int = 4) -> str:

@@ -36,6 +36,8 @@ TYPED = {
     "pytest -m gpu --steph-profile=cpu --steph-pipeline-root=~/my-pipeline": (0, REHEARSED),
     "pytest -m gpu --steph-pipeline-root=~/my-pipeline --steph-pipeline-python=~/env/bin/python": (4, NO_GPU),
     "pytest -m gpu --junitxml=junit.xml": (4, NO_GPU),
+    "steph init ~/my-pipeline": (0, 'preset = "lawqa"'),
+    "steph check ~/my-pipeline": (0, "core checks"),
     "steph doctor": (1, "doctor: "),
     "steph report [RUN]": (0, ".md"),
     "steph list": (0, "H-2"),
@@ -43,6 +45,7 @@ TYPED = {
     "steph diagnose LOGFILE": (0, "cause: cuda_oom"),
     "steph --version": (0, "steph 0.1.0"),
     "steph fit --model Qwen/Qwen3-8B --trainer answer --vram 20GiB": (0, "GiB"),
+    'steph fit --model Qwen2.5-7B --card "RTX 4090"': (0, "23.52 GiB usable (documented)"),
     "steph fit --model Qwen/Qwen3-8B --vram 20GiB --from-record RUN": (0, "GiB"),
 }
 NOT_TYPED = {
@@ -111,17 +114,20 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", [*CONFIGURATIONS, None])
-@pytest.mark.parametrize("form", ["{} {}", "{}={}"])
-def test_no_value_of_an_option_leads_pytest_elsewhere(clone: Desk, tmp_path: Path, name: str | None, form: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [*(("{} {}", [name]) for name in CONFIGURATIONS), ("{} {}", []), ("{}={}", [*CONFIGURATIONS])],
+    ids=[*CONFIGURATIONS, "none", "equals"],
+)
+def test_no_value_of_an_option_leads_pytest_elsewhere(clone: Desk, tmp_path: Path, form: str, names: list[str]) -> None:
     """All options at once and each alone: with any configuration beside the named path, pytest stays in the clone."""
-    home = home_with_a_pipeline(tmp_path, [name] if name else [])
+    home = home_with_a_pipeline(tmp_path, names)
     for folder in ("reports", "model"):
         (home / "my-pipeline" / folder).mkdir(exist_ok=True)
     shutil.copyfile(clone.folder / "profiles" / "rtx3080.toml", home / "my-pipeline" / "mine.toml")
     here = desk(clone.folder, home)
     words = [form.format(*item) for item in OPTIONS.items()]
-    for chosen in [words] if name != "pytest.ini" else [words, *([word] for word in words)]:
+    for chosen in [words] if names != ["pytest.ini"] else [words, *([word] for word in words)]:
         status, output = here.type(f"pytest -m gpu --co {' '.join(chosen)}")
         assert status == 0, output
         assert f"rootdir: {clone.folder}\nconfigfile: pyproject.toml" in output
@@ -147,6 +153,28 @@ def test_wherever_the_option_comes_from(clone: Desk, home: Path, line: str) -> N
     assert status == 0, output
     assert f"rootdir: {clone.folder}\nconfigfile: pyproject.toml" in output
     assert "3/9 tests collected" in output
+
+
+@pytest.mark.parametrize(
+    ("ini", "said"),
+    [
+        ("[pytest]\naddopts = -p missing\n", "missing"),
+        ("[pytest\nbroken", "pytest.ini"),
+        ("[pytest]\nminversion = 99\n", "99"),
+    ],
+    ids=["plugin", "broken", "version"],
+)
+def test_what_pytest_refuses_before_any_plugin_is_loaded_needs_the_equals_sign(
+    clone: Desk, tmp_path: Path, ini: str, said: str
+) -> None:
+    """An ini file that ends pytest at once: behind a space pytest's own error names it, with `=` it is not read."""
+    root = home_with_a_pipeline(tmp_path, []) / "my-pipeline"
+    (root / "pytest.ini").write_text(ini, encoding="utf-8")
+    status, output = clone.type(f"pytest -m gpu --co --steph-pipeline-root={root}")
+    assert status == 0, output
+    status, output = clone.type(f"pytest -m gpu --co --steph-pipeline-root {root}")
+    (error,) = (line for line in output.splitlines() if line.startswith("ERROR: "))
+    assert (status, said in error) == (4, True), output
 
 
 def test_a_program_that_calls_pytest_is_told_what_to_write(clone: Desk, home: Path) -> None:

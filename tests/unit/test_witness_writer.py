@@ -363,6 +363,7 @@ def batch(ids: list[list[int]], labels: list[list[int]] | None = None, **more: l
     """The fact that these rows make; 0 ends, 1 pads, 2 begins."""
     known = {
         "at": 1.0, "training": True, "grad": True, "packed": False, "ends": {0}, "bos": 2, "pad": 1, "with_texts": True,
+        "masked": "attention_mask" in more,
     }  # fmt: skip
     read = {"input_ids": ids, **({"labels": labels} if labels else {}), **more}
     return Batch.model_validate(batches._described(known, read))

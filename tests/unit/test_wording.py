@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from steph.base.terms import Cause, EndedBy, StageId
-from steph.record.values import Attempt, Diagnosis
-from steph.tell import wording
+from steph.base import units
+from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
+from steph.record.values import Attempt, Check, Diagnosis, EvalOutcome, StageResult
+from steph.tell import pieces, wording
 
 
 def _attempt(**fields: object) -> Attempt:
@@ -42,15 +43,15 @@ def test_an_attempts_end_is_said_in_the_specs_words(attempt: Attempt, words: str
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (wording.moment("2026-11-20T10:05:59+09:00"), "2026-11-20 01:05"),
-        (wording.moment("2026-11-20T10:05:59"), "2026-11-20 10:05"),
-        (wording.moment("soon"), "soon"),
-        (wording.moment(None), wording.MISSING),
-        (wording.moment_to_second("2026-11-20T10:05:59+09:00"), "2026-11-20 01:05:59"),
-        (wording.moment_to_second("soon"), "soon"),
-        (wording.about_duration(89), "約 89 秒"),
-        (wording.about_duration(90), "約 2 分"),
-        (wording.about_duration(90 * 60), "約 1.5 時間"),
+        (units.moment("2026-11-20T10:05:59+09:00"), "2026-11-20 01:05"),
+        (units.moment("2026-11-20T10:05:59"), "2026-11-20 10:05"),
+        (units.moment("soon"), "soon"),
+        (units.moment(None), units.MISSING),
+        (units.moment_to_second("2026-11-20T10:05:59+09:00"), "2026-11-20 01:05:59"),
+        (units.moment_to_second("soon"), "soon"),
+        (units.about_duration(89), "約 89 秒"),
+        (units.about_duration(90), "約 2 分"),
+        (units.about_duration(90 * 60), "約 1.5 時間"),
         (wording.size_class(None), "サイズ不明"),
         (wording.size_class(1_836_828_672), "1.8B"),
         (wording.size_class(49_999_999), "50.00M"),
@@ -79,3 +80,32 @@ def test_figures_have_their_unit_and_unknown_ones_say_so(said: str, words: str) 
 def test_seconds_between_two_times_need_two_times(start: str, end: str | None, seconds: float | None) -> None:
     """One without a zone, or no time at all, can't be compared."""
     assert wording.seconds_between(start, end) == seconds
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        ({"total": 3, "correct": 2}, "3問中2問正解(66.7%)"),
+        ({"total": 5, "correct": 1, "score": 0.2, "metric": "task/acc,none"}, "task/acc,none 0.2(5問)"),
+        ({"score": 31.4}, "スコア 31.4"),
+        ({}, "未測定"),
+    ],
+)
+def test_a_score_is_said_as_its_format_gives_it(outcome: dict[str, object], words: str) -> None:
+    """Right answers of the published format; of others the figure with its metric, which may be no share."""
+    assert wording.score_words(EvalOutcome.model_validate({"output_path": "out"} | outcome)) == words
+
+
+def test_a_check_that_does_not_apply_is_counted_apart_and_shown_with_its_reason() -> None:
+    """It is neither held, nor broken, nor unmeasured; the report has it in a fold of its own."""
+    checks = (
+        Check(id="exit_zero", severity=Severity.FAIL, holds=True, message="終了コードは 0。"),
+        Check(id="line_results", severity=Severity.INFO, holds=None, message="対象外: 表示がない。", applies=False),
+        Check(id="train_overlap", severity=Severity.INFO, holds=None, message="読めない。"),
+    )
+    result = StageResult(stage=StageId.H3, verdict=Verdict.PASS, explanation="", started_at="", checks=checks)
+    table = str(pieces.findings_table(result))
+    assert "検査 3 件: 成立 1、不成立 0、未測定 1、対象外 1。" in table
+    assert "line_results" not in table
+    assert "対象外の検査 1 件" in str(pieces.ruled_out_checks(result))
+    assert "表示がない" in str(pieces.ruled_out_checks(result))

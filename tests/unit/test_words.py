@@ -11,17 +11,16 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from scripted_training import choice
+from steph.base.files import UnreadableError, json_lines, read_json_object
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
-from steph.base.text import speak
+from steph.base.text import make_printable
+from steph.contract.description import Description
 from steph.diagnose.engine import diagnose
 from steph.judge.checks_model import ModelEvidence, judge_model
 from steph.judge.verdict import attempt_verdict, passed, stage_verdict
-from steph.plan.description import Description
-from steph.plan.rows import json_lines
 from steph.record.settings import TrainSettings
 from steph.record.values import Check, Diagnosis
 from steph.run.inputs import InputError, read_dataset
-from steph.run.model_files import IncompleteModelError, read_object
 from steph.tell.wording import outcome_words
 from suite_runs import CLONE, clean_environment, make_bench
 
@@ -103,7 +102,7 @@ def test_a_locale_without_japanese_still_shows_it() -> None:
     for encoding, shown in (("ascii", "問題\n".encode()), ("latin-1", b"??\n"), ("utf-8", "問題\n".encode())):
         raw = io.BytesIO()
         stream = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
-        speak(stream, None)
+        make_printable(stream, None)
         stream.write("問題\n")
         stream.flush()
         assert raw.getvalue() == shown
@@ -140,14 +139,16 @@ def test_a_byte_order_mark_is_harmless_and_another_encoding_is_named(tmp_path: P
     description = Description.model_validate({"paths": {"dataset": "d.json"}})
     text = '{"samples": [{"問題文": "x"}]}'
     (tmp_path / "d.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    assert read_dataset(tmp_path, description).rows == 1
+    found = read_dataset(tmp_path, description)
+    assert found is not None
+    assert found.rows == 1
     (tmp_path / "d.json").write_bytes(text.encode("shift_jis"))
-    with pytest.raises(InputError, match=r"d\.json: not UTF-8 .*save it as UTF-8"):
+    with pytest.raises(InputError, match=r"d\.json: is not UTF-8 .*save it as UTF-8"):
         read_dataset(tmp_path, description)
     (line,) = json_lines('{"input": "問"}'.encode("shift_jis"))
-    assert "save the file as UTF-8" in line.trouble
+    assert "save it as UTF-8" in line.trouble
     (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf{}")
-    assert read_object(tmp_path / "config.json") == {}
+    assert read_json_object(tmp_path / "config.json") == {}
 
 
 def test_json_that_is_nested_without_end_is_one_line(tmp_path: Path) -> None:
@@ -156,8 +157,8 @@ def test_json_that_is_nested_without_end_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(deep)
     with pytest.raises(InputError, match=r"d\.json: is not valid JSON"):
         read_dataset(tmp_path, Description.model_validate({"paths": {"dataset": "d.json"}}))
-    with pytest.raises(IncompleteModelError, match=r"d\.json: can't be read"):
-        read_object(tmp_path / "d.json")
+    with pytest.raises(UnreadableError, match="入れ子"):
+        read_json_object(tmp_path / "d.json")
     (line,) = json_lines(deep.encode())
     assert "not valid JSON" in line.trouble
 

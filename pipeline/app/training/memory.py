@@ -1,9 +1,8 @@
 """Measuring what a model's training step takes on the GPU, with three very small batches."""
 
 import contextlib
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,8 @@ from peft import PeftModel
 
 from app.core.ranks import gathered, rank_count
 from app.training.collator import AnswerCollator, labelled_tokens
-from app.training.plan import Growth, LargestRow, Room, StepPlan, candidates, choose_plan, plan_without_measuring
+from app.training.host_memory import move_embeddings_to_host, set_recompute
+from app.training.plan import Growth, LargestRow, Room, StepPlan, Way, candidates, choose_plan, plan_without_measuring
 from app.training.rows import IGNORED
 from app.training.settings import TrainingSettings
 
@@ -25,27 +25,11 @@ _PROBE_ROWS = 2
 PROBES = ((32, 2), (96, 2), (96, 96))
 
 
-def set_recompute(model: PeftModel, enabled: bool, *, on_host: bool = False) -> None:
-    """Switch activation recompute of a PEFT model's base on or off (transformers 5 renamed the methods on its way).
-
-    With `on_host` the hidden states that recompute begins from wait in host memory for the backward.
-    """
-    base = model.get_base_model()
-    if enabled:
-        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-        enable()
-        for module in base.modules() if on_host else ():
-            if hasattr(module, "_gradient_checkpointing_func"):
-                kept_on_card = module._gradient_checkpointing_func
-                module._gradient_checkpointing_func = functools.partial(_with_inputs_on_host, kept_on_card)
-    else:
-        disable = getattr(base, "activation_checkpointing_disable", None) or base.gradient_checkpointing_disable
-        disable()
-
-
-def _with_inputs_on_host(checkpoint: Callable[..., Any], run: Callable[..., Any], *inputs: Any) -> Any:  # noqa: ANN401 - as torch's
-    with torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available()):
-        return checkpoint(run, *inputs)
+def set_way(model: PeftModel, way: Way) -> None:
+    """Run the model's steps this way from now on. Embeddings that went to host memory stay there."""
+    if way.host_memory != "off":
+        move_embeddings_to_host(model)
+    set_recompute(model, way.recompute, on_host=way.host_memory == "all")
 
 
 def plan_steps(
@@ -55,37 +39,24 @@ def plan_steps(
     autocast_dtype: torch.dtype | None,
     labels_at_once: float = math.inf,
 ) -> StepPlan:
-    """Decide recompute and fusing: as the flags say, or by measuring on the GPU where a flag is `auto`.
+    """Decide recompute, fusing and host memory: as the flags say, or by measuring on the GPU where a flag is `auto`.
 
     All ranks take the same plan, the most careful one that any of them needs. `labels_at_once` are the most positions
     whose logits the model holds together.
     """
-    plans = gathered(_own_plan(settings, model, rows, autocast_dtype, labels_at_once))
-    order = candidates(
-        settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
+    flags = (
+        settings.gradient_checkpointing,
+        settings.fuse_accumulation,
+        settings.gradient_accumulation_steps,
+        settings.host_memory,
     )
-
-    def care(plan: StepPlan) -> tuple[int, bool]:
-        return order.index((plan.gradient_checkpointing, plan.fused_micro_batches)), plan.checkpoints_on_host
-
-    plan = max(plans, key=care)
-    is_demanded = settings.checkpoints_on_host == "on" and plan.gradient_checkpointing
-    return replace(plan, checkpoints_on_host=True) if is_demanded else plan
-
-
-def _own_plan(
-    settings: TrainingSettings,
-    model: PeftModel,
-    rows: Rows,
-    autocast_dtype: torch.dtype | None,
-    labels_at_once: float,
-) -> StepPlan:
-    flags = settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
-    if len(candidates(*flags)) == 1:
+    options = candidates(*flags)
+    if len(options) == 1:
         return plan_without_measuring(*flags, reason="as the flags say")
     if not torch.cuda.is_available():
         return plan_without_measuring(*flags, reason="no GPU memory to measure: auto is off")
-    return measured_plan(settings, model, rows, autocast_dtype, labels_at_once)
+    plans = gathered(measured_plan(settings, model, rows, autocast_dtype, labels_at_once))
+    return max(plans, key=lambda plan: options.index(plan.way))
 
 
 def measured_plan(
@@ -95,38 +66,49 @@ def measured_plan(
     autocast_dtype: torch.dtype | None,
     labels_at_once: float = math.inf,
 ) -> StepPlan:
-    """Run the probes that the flags leave open and choose; weights, gradients and random state stay as they were."""
+    """Run the probes that the flags leave open and choose.
+
+    Weights, gradients and random state stay as they were; embeddings go to host memory where an option that needs it
+    was tried.
+    """
     options = candidates(
-        settings.gradient_checkpointing, settings.fuse_accumulation, settings.gradient_accumulation_steps
+        settings.gradient_checkpointing,
+        settings.fuse_accumulation,
+        settings.gradient_accumulation_steps,
+        settings.host_memory,
     )
     largest = largest_row(rows)
-    on_host = settings.checkpoints_on_host == "on"
-
-    @functools.cache
-    def growth(recompute: bool) -> Growth:
-        set_recompute(model, recompute, on_host=on_host)
-        return _measure(model, autocast_dtype)
-
-    device = next(model.parameters()).device
+    device = trained_device(model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        set_way(model, options[0])
         # the first probes make the libraries allocate their workspaces, which the room then counts as used
-        growth(options[0][0])
+        first = _measure(model, autocast_dtype)
         room = cuda_room(model)
+        measured_growth = {options[0]._replace(fused_micro_batches=1): first}
 
-        def measured(recompute: bool, fused: int) -> float:
-            set_recompute(model, recompute, on_host=on_host)
-            return _growth_of_worst_batch(model, largest, settings.batch_size * fused, autocast_dtype)
+        def moved_bytes() -> float:
+            """What has left the card since the room was measured; it counts against a step's growth."""
+            return max(0.0, room.used_bytes - cuda_room(model).used_bytes)
 
-        return choose_plan(
-            options,
-            growth,
-            room,
-            largest,
-            settings.batch_size,
-            measured,
-            labels_at_once=labels_at_once,
-            may_use_host=settings.checkpoints_on_host != "off",
-        )
+        def growth(way: Way) -> Growth:
+            kind = way._replace(fused_micro_batches=1)
+            if kind not in measured_growth:
+                set_way(model, way)
+                found = _measure(model, autocast_dtype)
+                measured_growth[kind] = replace(found, fixed_bytes=found.fixed_bytes - moved_bytes())
+            return measured_growth[kind]
+
+        def measured(way: Way) -> float:
+            set_way(model, way)
+            rows_at_once = settings.batch_size * way.fused_micro_batches
+            return _growth_of_worst_batch(model, largest, rows_at_once, autocast_dtype) - moved_bytes()
+
+        return choose_plan(options, growth, room, largest, settings.batch_size, measured, labels_at_once=labels_at_once)
+
+
+def trained_device(model: PeftModel) -> torch.device:
+    """Where the trained parameters are: the card, though embeddings may wait in host memory."""
+    return next(parameter.device for parameter in model.parameters() if parameter.requires_grad)
 
 
 def largest_row(rows: Rows) -> LargestRow:
@@ -201,7 +183,7 @@ def _probe_batch(
 
 def _peak_growth_bytes(model: PeftModel, batch: dict[str, Any], autocast_dtype: torch.dtype | None) -> float:
     """Peak allocated bytes of one forward and backward above what stays when its gradients are gone."""
-    device = next(model.parameters()).device
+    device = trained_device(model)
     on_device = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
     torch.cuda.reset_peak_memory_stats()
     with torch.autocast(device.type, autocast_dtype) if autocast_dtype else contextlib.nullcontext():

@@ -9,9 +9,11 @@ both.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Choice = Literal["auto", "on", "off"]
+HostMemory = Literal["off", "embeddings", "all"]
+HostChoice = Literal["auto", "off", "embeddings", "all"]
 GIB = 2**30
 PREDICTED_HEADROOM_SHARE = 0.10
 MEASURED_HEADROOM_SHARE = 0.03
@@ -42,14 +44,36 @@ class Room:
         return self.used_bytes + growth_bytes <= self.allowed_bytes * (1 - headroom_share)
 
 
+class Way(NamedTuple):
+    """One way to run an optimizer step. `host_memory` is what waits there: nothing, the embeddings, checkpoints too."""
+
+    recompute: bool
+    fused_micro_batches: int
+    host_memory: HostMemory = "off"
+
+    def __str__(self) -> str:
+        fused = f"{self.fused_micro_batches} micro-batch{'es' if self.fused_micro_batches > 1 else ''} at once"
+        host = {
+            "off": "",
+            "embeddings": ", embeddings in host memory",
+            "all": ", embeddings and checkpoints in host memory",
+        }
+        return f"recompute {'on' if self.recompute else 'off'} with {fused}{host[self.host_memory]}"
+
+
 @dataclass(frozen=True)
 class StepPlan:
-    """One way to run an optimizer step, and why it was chosen."""
+    """The way that was chosen, and why."""
 
     gradient_checkpointing: bool
     fused_micro_batches: int
+    host_memory: HostMemory
     reason: str
-    checkpoints_on_host: bool = False
+
+    @property
+    def way(self) -> Way:
+        """The plan without its reason."""
+        return Way(self.gradient_checkpointing, self.fused_micro_batches, self.host_memory)
 
 
 @dataclass(frozen=True)
@@ -60,61 +84,63 @@ class LargestRow:
     labels: int
 
 
-def candidates(checkpointing: Choice, fuse: Choice, accumulation_steps: int) -> list[tuple[bool, int]]:
-    """Every (recompute, fused micro-batches) that the flags allow, fastest first."""
+def candidates(
+    checkpointing: Choice, fuse: Choice, accumulation_steps: int, host_memory: HostChoice = "off"
+) -> list[Way]:
+    """Every way that the flags allow, fastest first; host memory, where `auto`, comes after everything else."""
     recompute = {"auto": [False, True], "on": [True], "off": [False]}[checkpointing]
     divisors = [count for count in range(accumulation_steps, 0, -1) if accumulation_steps % count == 0]
     fused = {"auto": divisors, "on": [accumulation_steps], "off": [1]}[fuse]
-    return [(wanted, count) for wanted in recompute for count in fused]
+    if host_memory != "auto":
+        return [Way(wanted, count, host_memory) for wanted in recompute for count in fused]
+    ways = [Way(wanted, count) for wanted in recompute for count in fused]
+    last = ways[-1]
+    return [
+        *ways,
+        last._replace(host_memory="embeddings"),
+        *([last._replace(host_memory="all")] if last.recompute else []),
+    ]
 
 
-def plan_without_measuring(checkpointing: Choice, fuse: Choice, accumulation_steps: int, reason: str) -> StepPlan:
+def plan_without_measuring(
+    checkpointing: Choice, fuse: Choice, accumulation_steps: int, host_memory: HostChoice, reason: str
+) -> StepPlan:
     """The plan where nothing is to be decided or nothing can be measured: auto is off."""
     fused = accumulation_steps if fuse == "on" else 1
-    return StepPlan(checkpointing == "on", fused, reason)
+    return StepPlan(checkpointing == "on", fused, "off" if host_memory == "auto" else host_memory, reason)
 
 
 def choose_plan(
-    options: Sequence[tuple[bool, int]],
-    growth: Callable[[bool], Growth],
+    options: Sequence[Way],
+    growth: Callable[[Way], Growth],
     room: Room,
     largest_row: LargestRow,
     batch_size: int,
-    measured: Callable[[bool, int], float],
+    measured: Callable[[Way], float],
     *,
     labels_at_once: float = math.inf,
-    may_use_host: bool = False,
 ) -> StepPlan:
     """The first option whose worst batch fits; where none does the last one, which may run or fail truthfully.
 
-    That last one keeps its checkpoints in host memory where it recomputes and `may_use_host`. The logits of more than
-    `labels_at_once` positions are never there together.
+    The logits of more than `labels_at_once` positions are never there together.
 
     The prediction only saves trying what can't fit: an option is taken once `measured` has run its worst batch whole
     and given its growth in bytes (infinite where memory ran out), because other layers may set the peak of a big batch
-    than set the probes'.
+    than set the probes'. What an option moves to host memory is taken off its growth.
     """
     refused: list[str] = []
-    for recompute, fused in options:
-        rows = batch_size * fused
+    for way in options:
+        rows = batch_size * way.fused_micro_batches
         labels = min(rows * largest_row.labels, labels_at_once)
-        predicted = growth(recompute).peak_bytes(rows * largest_row.tokens, labels)
-        wording = f"{_named(recompute, fused)} needs {(room.used_bytes + predicted) / GIB:.2f} GiB"
+        predicted = growth(way).peak_bytes(rows * largest_row.tokens, labels)
         if not room.fits(predicted, PREDICTED_HEADROOM_SHARE):
-            refused.append(f"{wording}: too much")
+            refused.append(f"{way} needs {(room.used_bytes + predicted) / GIB:.2f} GiB: too much")
             continue
-        needed = measured(recompute, fused)
-        tried = f"{_named(recompute, fused)} took {(room.used_bytes + needed) / GIB:.2f} GiB when tried"
+        needed = measured(way)
+        tried = f"{way} took {(room.used_bytes + needed) / GIB:.2f} GiB when tried"
         if room.fits(needed, MEASURED_HEADROOM_SHARE):
             limit = f"of {room.allowed_bytes / GIB:.2f} GiB allowed"
-            return StepPlan(recompute, fused, "; ".join([*refused, f"{tried}, {limit}"]))
+            return StepPlan(*way, "; ".join([*refused, f"{tried}, {limit}"]))
         refused.append("ran out of memory when tried" if needed == math.inf else f"{tried}: too much")
-    recompute, fused = options[-1]
-    on_host = recompute and may_use_host
-    tried = f"the smallest that the flags leave is tried{', its checkpoints in host memory' if on_host else ''}"
-    limit = f"{room.allowed_bytes / GIB:.2f} GiB allowed"
-    return StepPlan(recompute, fused, "; ".join([*refused, f"{tried} ({limit})"]), on_host)
-
-
-def _named(recompute: bool, fused: int) -> str:
-    return f"recompute {'on' if recompute else 'off'} with {fused} micro-batch{'es' if fused > 1 else ''} at once"
+    limit = f"the smallest that the flags leave is tried ({room.allowed_bytes / GIB:.2f} GiB allowed)"
+    return StepPlan(*options[-1], "; ".join([*refused, limit]))

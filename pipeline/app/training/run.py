@@ -20,7 +20,7 @@ from app.llm.loading import DTYPES, Quantization, load_base_model
 from app.training.answer_loss import CHUNK_POSITIONS, chunk_long_answers
 from app.training.collator import AnswerCollator
 from app.training.graphs import BatchShape, FixedBatch, GraphedStep, why_not
-from app.training.memory import largest_row, plan_steps, set_recompute
+from app.training.memory import largest_row, plan_steps, set_way
 from app.training.metrics import RecordingTrainer, StepRecorder, memory_metrics, reset_peak_memory, versions
 from app.training.plan import StepPlan
 from app.training.rows import EncodedRows, TrainingRow, encode_rows
@@ -47,7 +47,7 @@ def _train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
     is_chunked = _chunk_where_long(settings, model, encoded.rows)
     labels_at_once = CHUNK_POSITIONS if is_chunked else math.inf
     plan = plan_steps(settings, model, encoded.rows, _autocast_dtype(dtype), labels_at_once)
-    set_recompute(model, plan.gradient_checkpointing, on_host=plan.checkpoints_on_host)
+    set_way(model, plan.way)
     _tell(settings, encoded, plan)
     recorder = StepRecorder()
     collator = AnswerCollator(tokenizer.pad_token_id, dtype)
@@ -212,8 +212,11 @@ def _tell(settings: TrainingSettings, encoded: EncodedRows, plan: StepPlan) -> N
             f"--max-seq-length {settings.max_seq_length} ({encoded.dropped_tokens} tokens dropped; answers are whole)"
         )
     recompute = "on" if plan.gradient_checkpointing else "off"
-    recompute += ", from host memory" if plan.checkpoints_on_host else ""
-    note(f"Gradient checkpointing: {recompute}; fused micro-batches: {plan.fused_micro_batches} ({plan.reason})")
+    host = {"off": "", "embeddings": "; in host memory: embeddings", "all": "; in host memory: embeddings, checkpoints"}
+    note(
+        f"Gradient checkpointing: {recompute}; fused micro-batches: {plan.fused_micro_batches}"
+        f"{host[plan.host_memory]} ({plan.reason})"
+    )
 
 
 def _save(trainer: RecordingTrainer, output_dir: Path) -> None:

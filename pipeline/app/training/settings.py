@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 Choice = Literal["auto", "on", "off"]
+HostChoice = Literal["auto", "off", "embeddings", "all"]
 Number = TypeVar("Number", int, float)
 
 
@@ -48,7 +49,7 @@ class TrainingSettings:
     gradient_checkpointing: Choice
     fuse_accumulation: Choice
     cuda_graph: Choice
-    checkpoints_on_host: Choice
+    host_memory: HostChoice
 
     @property
     def compute_dtype_name(self) -> Literal["bfloat16", "float16", "float32"]:
@@ -151,9 +152,15 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         ("--gradient-checkpointing", "recompute activations in the backward pass; auto: only where memory demands it"),
         ("--fuse-accumulation", "run accumulated micro-batches as one; auto: as far as memory allows"),
         ("--cuda-graph", "replay each step as one CUDA graph; auto: where the first steps show that it is faster"),
-        ("--checkpoints-on-host", "keep what recompute begins from in host memory; auto: only where nothing else fits"),
     ):
         parser.add_argument(flag, choices=("auto", "on", "off"), default="auto", help=meaning)
+    parser.add_argument(
+        "--host-memory",
+        choices=("auto", "off", "embeddings", "all"),
+        default="auto",
+        help="keep frozen embeddings, or these and what recompute begins from, in host memory; "
+        "auto: only where nothing else fits",
+    )
 
 
 def _at_least(least: Number, kind: Callable[[str], Number]) -> Callable[[str], Number]:

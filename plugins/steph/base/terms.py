@@ -87,6 +87,29 @@ class Severity(StrEnum):
     INFO = "info"
 
 
+class Purpose(StrEnum):
+    """What an attempt is for; a stage's verdict stands on those of `STAGE` alone."""
+
+    STAGE = "stage"
+    CALIBRATE = "calibrate"  # another length, for the memory model's constants
+    DEEP = "deep"  # in records of 0.1.0 alone: its option `--steph-deep`
+
+
+class TrainerName(StrEnum):
+    """How a pipeline's trainer uses memory: the names of the rows in `steph.memory.trainers.TRAINERS`."""
+
+    FULL = "full"
+    ANSWER = "answer"
+
+
+class FitVerdict(StrEnum):
+    """Whether a predicted peak has room: FITS only where the upper end of its interval does."""
+
+    FITS = "fits"
+    TOO_CLOSE = "too_close"
+    DOES_NOT_FIT = "does_not_fit"
+
+
 class Verdict(StrEnum):
     """The outcome of a stage: only PASS and PASS_DEGRADED are green.
 

@@ -1,10 +1,72 @@
-"""Bytes in words, and how many of them a GiB has."""
+"""Sizes, durations and moments in words."""
 
 from __future__ import annotations
 
-GIB, MIB = 1 << 30, 1 << 20
+from datetime import UTC, datetime
+
+GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
+MISSING = "—"  # a figure that is not known
 
 
 def size_words(size_bytes: int) -> str:
-    """Bytes in words, as in `3.42 GiB` or, below one of these, `12.5 MiB`."""
-    return f"{size_bytes / GIB:.2f} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:.1f} MiB"
+    """Return bytes in the unit that keeps them short, as in `3.42 GiB`, `12.5 MiB`, `3.1 KiB` or `17 B`."""
+    if size_bytes >= GIB:
+        return gib(size_bytes)
+    for unit, size in (("MiB", MIB), ("KiB", KIB)):
+        if size_bytes >= size:
+            return f"{size_bytes / size:,.1f} {unit}"
+    return f"{size_bytes} B"
+
+
+def gib(size_bytes: float | None) -> str:
+    """Return bytes as GiB with two decimals, `—` where unknown."""
+    return MISSING if size_bytes is None else f"{size_bytes / GIB:,.2f} GiB"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as a person says them, `—` where unknown."""
+    if seconds is None:
+        return MISSING
+    if seconds < 100:
+        return f"{seconds:.1f}秒"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}時間{minutes}分" if hours else f"{minutes}分{rest}秒"
+
+
+def clock(seconds: float | None) -> str:
+    """Return seconds as `m:ss` or `h:mm:ss`, which no narrow column breaks; `—` where unknown."""
+    if seconds is None:
+        return MISSING
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def about_duration(seconds: float) -> str:
+    """Return an estimated duration in one rough figure."""
+    if seconds < 90:
+        return f"約 {seconds:.0f} 秒"
+    if seconds < 90 * 60:
+        return f"約 {seconds / 60:.0f} 分"
+    return f"約 {seconds / 3600:.1f} 時間"
+
+
+def moment(iso: str | None) -> str:
+    """Return an ISO 8601 time as date and minute in UTC (the column says so); as it stands where it is none."""
+    if not iso:
+        return MISSING
+    try:
+        parsed = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M}"
+
+
+def moment_to_second(iso: str) -> str:
+    """Return an ISO 8601 time to the second in UTC, so that it sorts as text; as it stands where it is none."""
+    try:
+        parsed = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M:%S}"

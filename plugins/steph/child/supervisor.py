@@ -1,9 +1,8 @@
 """Keeps one child: captures its output, ends everything that descends from it, and tells how it ended.
 
-Started as `python -I -S supervisor.py ORDER` (ORDER as `run.exit_file` has it in JSON); standard library only. It is
-the subreaper of all that the child starts, whatever sessions and groups they move to, and leaves none of them behind:
-not when the child exits, not on SIGTERM, not when the process that started it is gone. The outcome goes to `exit.json`
-in the order's folder.
+Started as `python -I -S supervisor.py PARENT FOLDER CWD GRACE_SECONDS ARGV...`; standard library only. It is the
+subreaper of all that the child starts, whatever sessions and groups they move to, and leaves none of them behind: not
+when the child exits, not on SIGTERM, not when the process PARENT (a pid) is gone. Logs and `exit.json` go to FOLDER.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 from steph.child.capture import Capture
 from steph.run import processes
-from steph.run.exit_file import Exit, ExitFile, ExitReason, Order
+from steph.run.exit_file import Exit, ExitFile
 
 _SETTLE_SECONDS = 0.3  # resource trackers and the like end by themselves when their parent has
 _GRACE_AFTER_EXIT_SECONDS = 2.0
@@ -40,9 +40,8 @@ _RESET_SIGNALS = (*_STOP_SIGNALS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGQUIT
 class Supervisor:
     """One child from its start to the end of its last descendant."""
 
-    def __init__(self, order: Order) -> None:
-        folder = Path(order.folder)
-        self._order = order
+    def __init__(self, parent: int, folder: Path, cwd: str, argv: Sequence[str], grace_seconds: float) -> None:
+        self._parent, self._cwd, self._argv, self._grace_seconds = parent, cwd, argv, grace_seconds
         self._exit_file = ExitFile(folder)
         self._poll = select.poll()
         self._wakeup = _wakeup_pipe(self._poll)
@@ -58,7 +57,7 @@ class Supervisor:
 
     def run(self) -> Exit:
         """Start the child, keep it until nothing of it is left, write `exit.json`."""
-        pid, error = _start(self._order, self._capture.stdout_end, self._capture.stderr_end)
+        pid, error = _start(self._argv, self._cwd, self._capture.stdout_end, self._capture.stderr_end)
         self._capture.close_ends()
         self._exit = Exit(pid, time.monotonic(), start_error=error)
         if error:
@@ -101,7 +100,7 @@ class Supervisor:
             self._decide(now)
             if self._term_at is None:
                 return False
-        elif self._stopped and self._exit.reason is ExitReason.EXIT:
+        elif self._stopped and self._exit.by_itself:
             self._term_at = now
         left = processes.descendants(os.getpid())
         if not left:
@@ -117,14 +116,14 @@ class Supervisor:
         return False
 
     def _decide(self, now: float) -> None:
-        parent_lost = os.getppid() != self._order.parent
+        parent_lost = os.getppid() != self._parent
         if self._reaped:
             self._term_at = now + _SETTLE_SECONDS
-            self._kill_at = self._term_at + min(self._order.grace_seconds, _GRACE_AFTER_EXIT_SECONDS)
+            self._kill_at = self._term_at + min(self._grace_seconds, _GRACE_AFTER_EXIT_SECONDS)
         elif self._stopped or parent_lost:
-            self._exit.reason = ExitReason.PARENT_LOST if parent_lost else ExitReason.TERMINATED
+            self._exit.by_itself = False
             self._term_at = now
-            self._kill_at = now + self._order.grace_seconds
+            self._kill_at = now + self._grace_seconds
 
     def _signal(self, found: list[processes.ProcessStat], number: signal.Signals) -> None:
         for stat in found:
@@ -136,7 +135,7 @@ class Supervisor:
 
     def _name(self, stat: processes.ProcessStat) -> None:
         """Note what a child that ended by itself left running; how many there were is counted apart."""
-        if self._exit.reason is ExitReason.EXIT and len(self._exit.left_behind) < _MOST_NAMES:
+        if self._exit.by_itself and len(self._exit.left_behind) < _MOST_NAMES:
             self._exit.left_behind += (f"{processes.command_of(stat.pid)} (pid {stat.pid})",)
 
 
@@ -149,20 +148,22 @@ def _wakeup_pipe(poll: select.poll) -> int:
     return read_end
 
 
-def _start(order: Order, stdout_end: int, stderr_end: int) -> tuple[int, str | None]:
+def _start(argv: Sequence[str], cwd: str, stdout_end: int, stderr_end: int) -> tuple[int, str | None]:
     """Fork and exec the child; its pid, and what kept it from starting if anything did (it then exits 126 or 127)."""
     supervisor = os.getpid()
     error_fd, error_end = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become(order, supervisor, stdout_end, stderr_end, error_end)
+        _become(argv, cwd, supervisor, stdout_end, stderr_end, error_end)
     os.close(error_end)
     with os.fdopen(error_fd, "rb") as file:
         error = file.read().decode(errors="replace")
     return pid, error or None
 
 
-def _become(order: Order, supervisor: int, stdout_end: int, stderr_end: int, error_end: int) -> NoReturn:
+def _become(
+    argv: Sequence[str], cwd: str, supervisor: int, stdout_end: int, stderr_end: int, error_end: int
+) -> NoReturn:
     """In the forked process, turn into the child; an exec keeps argv, `__file__` and tracebacks as they are."""
     status = 126
     try:
@@ -174,14 +175,14 @@ def _become(order: Order, supervisor: int, stdout_end: int, stderr_end: int, err
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
-        os.chdir(order.cwd)
+        os.chdir(cwd)
         processes.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != supervisor:
             os._exit(143)
-        os.execvp(order.argv[0], order.argv)  # noqa: S606  no shell is the point
+        os.execvp(argv[0], list(argv))  # noqa: S606  no shell is the point
     except OSError as error:
         status = 127 if error.errno == errno.ENOENT else 126
-        os.write(error_end, f"cannot start {order.argv[0]} in {order.cwd}: {error.strerror}"[:500].encode())
+        os.write(error_end, f"cannot start {argv[0]} in {cwd}: {error.strerror}"[:500].encode())
     finally:
         os._exit(status)
 
@@ -200,12 +201,12 @@ def _exit_like(outcome: Exit) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Carry out the order in argv."""
-    order = Order.from_json(sys.argv[1])
+    """Keep the child that argv asks for."""
+    parent, folder, cwd, grace_seconds, *argv = sys.argv[1:]
     processes.set_subreaper(True)
-    supervisor = Supervisor(order)
+    supervisor = Supervisor(int(parent), Path(folder), cwd, argv, float(grace_seconds))
     processes.set_parent_death_signal(signal.SIGTERM)
-    if os.getppid() != order.parent:
+    if os.getppid() != int(parent):
         sys.exit(143)
     _exit_like(supervisor.run())
 

@@ -131,6 +131,7 @@ def strings_in(value: Any) -> Iterator[str]:  # noqa: ANN401 - whatever JSON hol
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; TwinError where the file holds something else."""
+    # not base/files.py's reader: this runs in an interpreter that need not know the suite
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:

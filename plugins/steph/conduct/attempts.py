@@ -6,51 +6,58 @@ attempt before its child starts and after it ended, whatever happens in between.
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from steph.base.terms import AnyStage, EndedBy
+from steph.base.terms import AnyStage, EndedBy, Purpose
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
+from steph.contract.answers import RowLengths
+from steph.contract.commands import Call, needed_libraries
 from steph.diagnose.engine import diagnose, first_traceback
+from steph.gpu.visible import capped_alloc_conf, memory_fraction_for_cap
+from steph.gpu.watch import write_samples
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.evidence import CardMemory
-from steph.plan.answers import RowLengths
-from steph.plan.commands import needed_libraries
-from steph.plan.vram import Forecast
 from steph.record.environment import Device
 from steph.record.events import AttemptEnded, AttemptStarted
 from steph.record.settings import EvalSettings, TrainSettings
-from steph.record.values import Attempt
+from steph.record.values import Attempt, PredictedPeak
 from steph.run import inputs, output
 from steph.run.aside import set_aside
 from steph.run.journal import now
-from steph.run.memory_watch import write_samples
 from steph.run.runner import ChildOutcome, ChildSpec, run_child
-from steph.run.visible import capped_alloc_conf, memory_fraction_for_cap
 
 LAST_LINES = 30
+IN_A_ROW = Path(__file__).parents[1] / "child" / "in_a_row.py"
 OFFLINE_ENV = {"HF_HUB_OFFLINE": "1"}
+QUIET_ENV = {"WANDB_MODE": "disabled", "HF_HUB_DISABLE_TELEMETRY": "1"}  # a run reports to nobody unless asked
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one attempt is to do within `limit_seconds`; `writes` are the outputs that are moved aside before it."""
+    """What one attempt is to do within `limit_seconds`; `writes` are the outputs that are moved aside before it.
+
+    `call` says what runs beside `argv`, where and with which variables; `train_file` are the rows that it is given.
+    """
 
     stage: AnyStage
     label: str
     argv: tuple[str, ...]
     limit_seconds: float
+    call: Call | None = None
     settings: TrainSettings | EvalSettings | None = None
     model_name: str | None = None
     writes: tuple[Path, ...] = ()
-    predicted: Forecast | None = None
-    purpose: Literal["stage", "calibrate"] = "stage"
+    predicted: PredictedPeak | None = None
+    purpose: Purpose = Purpose.STAGE
     rows: RowLengths | None = None
+    train_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Finished:
     ended_unix: float | None = None
     places: tuple[Path, ...] = ()
     written_late: tuple[str, ...] = ()
+    train_file: Path | None = None
 
     def card_memory(self, device: Device | None) -> CardMemory | None:
         """The card's memory over this attempt; None without a GPU."""
@@ -115,12 +123,13 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
         model_name=request.model_name,
         settings=request.settings,
         argv=request.argv,
-        cwd=str(setup.root),
+        before=request.call.before if request.call else (),
+        after=request.call.after if request.call else (),
+        env=dict(request.call.env) if request.call else {},
+        cwd=str(_folder_of(setup, request)),
         folder=folder.name,
         limit_seconds=request.limit_seconds,
-        predicted_peak_bytes=request.predicted.total_bytes if request.predicted else None,
-        predicted_low_bytes=request.predicted.low_bytes if request.predicted else None,
-        predicted_high_bytes=request.predicted.high_bytes if request.predicted else None,
+        predicted=request.predicted,
         longest_row_tokens=request.rows.longest if request.rows else None,
         mean_row_tokens=request.rows.mean if request.rows else None,
         longest_answer_tokens=request.rows.longest_answer if request.rows else None,
@@ -146,8 +155,9 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
     try:
         late = inputs.written_after(request.writes, files_unix + outcome.seconds) if outcome.left_behind else ()
         finished = replace(
-            _finished(complete, outcome, folder, files_unix), ended_unix=ended_unix, places=places, written_late=late
-        )
+            _finished(complete, outcome, folder, files_unix),
+            ended_unix=ended_unix, places=places, written_late=late, train_file=request.train_file,
+        )  # fmt: skip
         complete = finished.attempt
         if complete.ended_well:
             complete = judge(finished)
@@ -168,7 +178,8 @@ def child_environment(
     setup: Setup, existing: Mapping[str, str], *, on_gpu: bool, num_processes: int = 1
 ) -> dict[str, str | None]:
     """What a child's environment has beyond ours: offline, a GPU a process by UUID, the cap; None takes one away."""
-    changes: dict[str, str | None] = dict(OFFLINE_ENV)
+    quiet = {name: value for name, value in QUIET_ENV.items() if name not in existing}
+    changes: dict[str, str | None] = {**OFFLINE_ENV, **quiet}
     devices = setup.devices(num_processes)
     if devices and on_gpu:
         changes["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in devices)
@@ -184,16 +195,28 @@ def child_environment(
 
 def _spec(setup: Setup, request: Request, folder: Path) -> ChildSpec:
     limits, ranks = setup.profile.limits, request.settings.num_processes if request.settings else 1
+    call = request.call
     return ChildSpec(
-        argv=request.argv,
-        cwd=setup.root,
+        argv=in_a_row(call.commands) if call else request.argv,
+        cwd=_folder_of(setup, request),
         folder=folder,
-        env=child_environment(setup, os.environ, on_gpu=True, num_processes=ranks),
+        env={**child_environment(setup, os.environ, on_gpu=True, num_processes=ranks), **(call.env if call else {})},
         limit_seconds=request.limit_seconds,
         grace_seconds=limits.terminate_grace_seconds,
         device_uuids=tuple(device.uuid for device in setup.devices(ranks)),
         memory_wait_seconds=limits.memory_return_seconds,
     )
+
+
+def _folder_of(setup: Setup, request: Request) -> Path:
+    return Path(os.path.normpath(setup.root / request.call.cwd)) if request.call else setup.root
+
+
+def in_a_row(commands: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """One command that runs these one after the other until one fails; of one alone that one."""
+    if len(commands) == 1:
+        return commands[0]
+    return (sys.executable, "-I", "-S", str(IN_A_ROW), json.dumps(commands))
 
 
 def _next_folder(record_folder: Path, stage: AnyStage) -> tuple[int, Path]:
@@ -212,9 +235,7 @@ def _measured(attempt: Attempt, outcome: ChildOutcome) -> Attempt:
         returncode=outcome.returncode,
         ended_by=outcome.ended_by,
         probes=outcome.probes,
-        peak_device_bytes=outcome.peak_device_bytes,
-        peak_own_bytes=outcome.peak_own_bytes,
-        device_peaks=outcome.device_peaks if len(outcome.device_peaks) > 1 else (),
+        device_peaks=outcome.device_peaks,
         memory_returned=outcome.memory_returned,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from steph.base.terms import StageId
-from steph.base.units import GIB
+from steph.base.units import gib
 from steph.conduct.preparation import Setup
 from steph.record.environment import Environment
 from steph.record.values import Context, DataFile, ModelChoice, Record
@@ -63,7 +63,7 @@ def _basis(context: Context, dataset: DataFile | None, model: str | None) -> Bas
         pipeline_python=context.pipeline_python,
         pipeline_commit=context.pipeline_git.commit or "none",
         device=_uuids(context.environment),
-        vram_cap="none" if cap_bytes is None else f"{cap_bytes / GIB:.2f} GiB",
+        vram_cap="none" if cap_bytes is None else gib(cap_bytes),
         twin="yes" if context.twin else "no",
         trainer=context.trainer,
         dataset_sha256=dataset.sha256[:SHA_CHARS] if dataset else None,

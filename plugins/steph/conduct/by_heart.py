@@ -11,19 +11,21 @@ import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from steph.base.files import UnreadableError, json_rows, read_json, sha256_or_none
 from steph.base.terms import Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
 from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.side_commands import require_built, script_flags, side_folder
 from steph.conduct.stage_run import Run
-from steph.judge.artifacts import UnreadableError
+from steph.contract.commands import build_command, folder_beside
+from steph.contract.results import Row
+from steph.contract.results_lawqa import read_results
 from steph.judge.checks_heart import loss_low_check, remembered_check, unknown_check
 from steph.judge.checks_loss import LOSS
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import training_in
-from steph.judge.results import Row, read_results
 from steph.judge.verdict import Outcome, checks_verdict, passed
 from steph.judge.witness import read_witness
 from steph.plan.by_heart import (
@@ -36,8 +38,6 @@ from steph.plan.by_heart import (
     settings_by_heart,
     teaches,
 )
-from steph.plan.commands import LOSS_FLAG, build_command, folder_beside
-from steph.plan.rows import rows_in
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Check, DataFile, ModelChoice, StageResult
 from steph.run import inputs
@@ -68,7 +68,7 @@ def learn_by_heart(run: Run, model: ModelChoice) -> Outcome:
         run,
         STAGE,
         material.rows,
-        folder_beside(run.setup.description.paths.output_dir, "heart"),
+        folder_beside(run.setup.description.output_dir, "heart"),
         script_flags(run),
     )
     trained = _train(course, model)
@@ -137,28 +137,32 @@ def make_material(run: Run, folder: Path, seed: int) -> Material:
     Raises NoExampleError or InputError where the pipeline's formats can't be told or its builder fails.
     """
     drawn = draw(seed)
-    samples = json.loads((run.setup.root / run.setup.dataset.path).read_bytes())["samples"]
+    description = run.setup.description
+    if run.setup.dataset is None or description.train_file is None:
+        raise NoExampleError("問題のデータセットか学習ファイルが steph.toml にない")
+    if description.evaluate.results.format != "lawqa" or description.train.rows.format != "input_output":
+        raise NoExampleError("問題と行が lawqa の形式ではない")
+    samples = read_json(run.setup.root / run.setup.dataset.path)["samples"]
     questions = questions_like(samples[0], drawn)
     asked, taught = folder / "selection.json", folder / "rows.jsonl"
     _write(folder / "drawn.json", {"seed": seed, "letters": [secret.letter for secret in drawn]})
     _write(asked, {"samples": questions})
-    description = run.setup.description
     if description.build is not None:
         values = {"dataset": str(asked), "train_file": str(taught), "mode": "direct", "samples": "0"}
         require_built(run, build_command(run.setup.python, description.build.command, values), folder, str(taught))
     else:
-        example = next(iter(rows_in(run.setup.root / description.paths.train_file)), {})
+        example = next(iter(json_rows(run.setup.root / description.train_file)), {})
         rows = rows_like(example, samples, questions)
         taught.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     rows_file = inputs.read_train_file(folder, taught.name)
     if not _teach(taught, drawn):
         raise NoExampleError(f"{taught}: 8 つの問題と引いた記号の行になっていない")
-    dataset = DataFile(role="dataset", path=str(asked), sha256=inputs.file_sha256(asked) or "", rows=QUESTIONS)
+    dataset = DataFile(role="dataset", path=str(asked), sha256=sha256_or_none(asked) or "", rows=QUESTIONS)
     return Material(seed, drawn, dataset, rows_file.changed(path=str(taught)))
 
 
 def _teach(path: Path, drawn: tuple[Secret, ...]) -> bool:
-    rows = list(rows_in(path))
+    rows = list(json_rows(path))
     return len(rows) == len(drawn) and all(any(teaches(row, secret) for row in rows) for secret in drawn)
 
 
@@ -178,9 +182,8 @@ def _train(course: Course, model: ModelChoice) -> Attempt:
         max_steps=heart.max_steps,
         longest_row=lengths.longest if lengths else None,
     )
-    flags = (LOSS_FLAG,) if LOSS_FLAG in course.flags else ()
-    plain = course.request(model, settings)
-    request = replace(plain, label=f"暗記 {plain.label}", argv=(*plain.argv, *flags), rows=lengths)
+    plain = course.request(model, settings, output_only=True)
+    request = replace(plain, label=f"暗記 {plain.label}", rows=lengths)
 
     def judge(finished: Finished) -> Attempt:
         training, checks, artifacts = judge_training(course.evidence(finished, model, settings))

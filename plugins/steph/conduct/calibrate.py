@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from steph.base.terms import StageId
+from steph.base.terms import Purpose, StageId
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
 from steph.conduct.prediction import expected
+from steph.contract.answers import RowLengths
+from steph.contract.commands import folder_beside
+from steph.contract.training_files import read_state
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
-from steph.judge.training_files import read_state
-from steph.plan.answers import RowLengths
-from steph.plan.commands import folder_beside
-from steph.plan.vram import Forecast
 from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, ModelChoice
+from steph.record.values import Attempt, ModelChoice, PredictedPeak
 from steph.run.aside import set_aside
 from steph.run.inputs import InputError
 from steph.run.journal import JournalError
@@ -50,7 +49,7 @@ def _calibrate(course: Course, model: ModelChoice, settings: TrainSettings) -> N
     if course.run.is_out_of_time:
         return course.note_skipped(label, "H-2の制限時間の残りがない")
     expectation = expected(course.setup, model, asked, rows)
-    predicted = expectation.likely if expectation else None
+    predicted = expectation.peak if expectation else None
     try:
         train_beside(course, model, asked, label=label, predicted=predicted, rows=rows)
     except CANNOT_RUN as error:
@@ -64,13 +63,13 @@ def train_beside(
     settings: TrainSettings,
     *,
     label: str,
-    predicted: Forecast | None = None,
+    predicted: PredictedPeak | None = None,
     rows: RowLengths | None = None,
 ) -> Attempt:
     """Run one training on which no verdict stands; raises one of `CANNOT_RUN` where it can't."""
     course = replace(course, output_dir=folder_beside(course.output_dir, "calibrate"))
     plain = course.request(model, settings)
-    request = replace(plain, label=label, purpose="calibrate", predicted=predicted, rows=rows)
+    request = replace(plain, label=label, purpose=Purpose.CALIBRATE, predicted=predicted, rows=rows)
 
     def judge(finished: Finished) -> Attempt:
         return _with_figures(finished.attempt, course.evidence(finished, model, settings))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from steph.conduct.models import NoModel
 from steph.conduct.prediction import expected_of_shape
 from steph.conduct.preparation import Setup
-from steph.forecast.measured import shape_of
-from steph.forecast.shape_lookup import UnknownShapeError, model_shape
-from steph.plan.shapes import parameter_count
+from steph.memory.calibration import shape_of
+from steph.memory.shapes import UnknownShapeError, model_shape, parameter_count
 from steph.record.values import Candidate, ModelChoice
 
 UNKNOWN_SHAPE = "形が分からない(config.json が手元になく、組み込みの形でもない)"
@@ -43,10 +42,4 @@ def _predicted(setup: Setup, candidate: Candidate, choice: ModelChoice | None) -
         return candidate.changed(unpredicted_reason=f"計算できない: {error}")
     if expectation is None:
         return candidate.changed(unpredicted_reason="GPU を使わないため")
-    likely = expectation.likely
-    return candidate.changed(
-        predicted_peak_bytes=likely.total_bytes,
-        predicted_low_bytes=likely.low_bytes,
-        predicted_high_bytes=likely.high_bytes,
-        verdict=expectation.verdict,
-    )
+    return candidate.changed(predicted=expectation.peak)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from steph.base.units import GIB
+from steph.base.units import GIB, gib
 
 HEARTBEAT_SECONDS = 30.0
 LIVE_SECONDS = 0.5
@@ -59,7 +59,7 @@ class Console:
 
     def transfer(self, title: str, done_bytes: int, due_bytes: int) -> None:
         """Show how far a download has come."""
-        self._show(f"{title}  {done_bytes / GIB:.2f} of {due_bytes / GIB:.2f} GiB")
+        self._show(f"{title}  {done_bytes / GIB:.2f} of {gib(due_bytes)}")
 
     def _wait_seconds(self) -> float:
         return LIVE_SECONDS if self.is_terminal else HEARTBEAT_SECONDS

@@ -6,22 +6,23 @@ its end leads to, is for `training` and the trainings beside H-2 to say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.conduct.attempts import Finished, Request
-from steph.conduct.preparation import Setup
+from steph.conduct.preparation import Setup, config_template
 from steph.conduct.side_commands import script_flags, side_folder, training_rows
 from steph.conduct.stage_run import Run
+from steph.contract.answers import AnswerLoss, RowLengths, row_lengths
+from steph.contract.asked import passed, unsaid_settings
+from steph.contract.commands import Call, Place, folder_beside, train_call
+from steph.contract.description import TrainWhen
 from steph.judge.base_model import has_random_weights
 from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import read_witness
-from steph.plan.answers import AnswerLoss, RowLengths, row_lengths
-from steph.plan.commands import MAX_STEPS_FLAG, TRAIN_FILE_FLAG, folder_beside, train_command
-from steph.plan.steps import steps_per_epoch
+from steph.plan.steps import steps_due, steps_per_epoch
 from steph.record.environment import Device
 from steph.record.events import DataRead, RungSkipped
 from steph.record.settings import TrainSettings
@@ -34,26 +35,30 @@ from steph.run.journal import now
 class Course:
     """What stays the same over a stage's trainings; `output_dir` is from the pipeline root.
 
-    `flags`: what the script takes beyond the spec's.
+    `train_file`: None where the program takes its rows from elsewhere. `flags`: what the script of the preset `lawqa`
+    takes beyond the spec's; None for a program whose description is all that is known.
     """
 
     run: Run
     stage: AnyStage
-    train_file: DataFile
+    train_file: DataFile | None
     output_dir: str
-    flags: frozenset[str]
+    flags: frozenset[str] | None
 
     @property
     def setup(self) -> Setup:
         """The facts of the run that it belongs to."""
         return self.run.setup
 
-    def request(self, model: ModelChoice, settings: TrainSettings) -> Request:
+    def request(self, model: ModelChoice, settings: TrainSettings, *, output_only: bool = False) -> Request:
         """One training at these settings; raises OSError where its rows can't be written."""
+        call, train_file = self._call(model.name, settings, output_only=output_only)
         return Request(
             stage=self.stage,
             label=settings.short(),
-            argv=self.command(model.name, settings),
+            argv=call.argv,
+            call=call,
+            train_file=train_file,
             limit_seconds=self.run.left_seconds(self.setup.profile.limits.train_attempt_seconds),
             settings=settings,
             model_name=model.name,
@@ -69,7 +74,7 @@ class Course:
             output_dir_name=self.output_dir,
             settings=settings,
             model_name=model.name,
-            train_rows=self.rows_trained(settings),
+            train_rows=self.rows_trained(settings) or None,
             stdout=finished.stdout,
             output=finished.output,
             returncode=finished.attempt.returncode,
@@ -82,34 +87,87 @@ class Course:
             seconds=finished.attempt.seconds,
             attempt_ended_unix=finished.ended_unix,
             output_place=next(iter(finished.places), None),
-            inputs=tuple((self.setup.root / file.path, file.sha256) for file in (self.setup.dataset, self.train_file)),
+            inputs=tuple((self.setup.root / file.path, file.sha256) for file in self._inputs),
             random_weights=self.setup.context.twin or has_random_weights(model.name, _tokenizer_of(model).parent),
             rehearsal=self.setup.is_rehearsal,
             witness=read_witness(finished.folder),
-            train_file=_train_file_in(finished.attempt.argv, self.setup.root),
+            train_file=finished.train_file,
+            row_format=self.setup.description.train.rows.format,
+            description=self.setup.description,
+            unsaid=unsaid_settings(self.setup.description, self._template),
         )
 
-    def command(self, model_name: str, settings: TrainSettings) -> tuple[str, ...]:
-        """The command that trains at these settings, kept within `max_steps` by its flag or else by fewer rows."""
-        train_file, has_flag = self.train_file.path, MAX_STEPS_FLAG in self.flags
-        is_too_long = self._is_too_long(settings)
-        if is_too_long and not has_flag:
-            subset = side_folder(self.run, "subset") / Path(train_file).name
-            inputs.write_subset(self.setup.root, train_file, self.rows_trained(settings), subset)
-            train_file = str(subset)
-        return train_command(
-            self.setup.python,
-            self.setup.description,
+    @property
+    def takes_output_only(self) -> bool:
+        """Whether the program can be asked for the loss on the answers alone."""
+        return self._knows(self.setup.description.train.when.output_only)
+
+    @property
+    def _inputs(self) -> tuple[DataFile, ...]:
+        return tuple(file for file in (self.setup.dataset, self.train_file) if file is not None)
+
+    @property
+    def _template(self) -> str | None:
+        return config_template(self.setup.root, self.setup.description.train)
+
+    def _call(self, model_name: str, settings: TrainSettings, *, output_only: bool) -> tuple[Call, Path | None]:
+        """What trains at these settings, and its rows: kept within `max_steps` by its words or else by fewer rows.
+
+        What it is given and is no file of the root is written into a folder of the record.
+        """
+        setup, train = self.setup, self.setup.description.train
+        can_pass = passed(train, self._template)
+        train_file, train_dir, config = self.train_file.path if self.train_file else None, None, None
+        trained = self.rows_trained(settings)
+        has_fewer = self.train_file is not None and trained < self.train_file.rows
+        if has_fewer or {"train_dir", "config"} & can_pass:
+            folder = side_folder(self.run, "given")
+            config = str(folder / train.config.file) if train.config else None
+            if train_file is not None and (has_fewer or "train_dir" in can_pass):
+                rows = folder / "rows" / f"train{Path(train_file).suffix}"  # data sets go by this name
+                rows.parent.mkdir()
+                inputs.write_subset(setup.root, train_file, trained, rows)
+                train_dir = str(rows.parent)
+                train_file = str(rows) if has_fewer else train_file
+        call = train_call(
+            setup.description,
+            Place(
+                root=setup.root,
+                python=setup.python,
+                on_gpu=setup.device is not None,
+                train_file=train_file,
+                train_dir=train_dir,
+                dataset=setup.dataset.path if setup.dataset else None,
+                config=config,
+                template=self._template,
+            ),
             model_name,
-            train_file,
             settings,
-            cap_steps=is_too_long and has_flag,
+            cap_steps=self._is_too_long(settings) and self._can_cap,
+            steps=min(settings.max_steps, steps_due(trained, settings)) if trained else None,
             output_dir=self.output_dir,
+            output_only=output_only and self.takes_output_only,
         )
+        if config is not None and call.config is not None:
+            Path(config).write_text(call.config, encoding="utf-8")
+        given = train_dir and Path(train_dir) / f"train{Path(str(train_file)).suffix}"
+        return call, Path(given) if given else setup.root / train_file if train_file else None
+
+    def _knows(self, words: tuple[str, ...]) -> bool:
+        """Whether words that are there under a condition can be passed: a script of `lawqa` may lack their flag."""
+        return bool(words) and (self.flags is None or words[0] in self.flags)
+
+    @property
+    def _can_cap(self) -> bool:
+        train = self.setup.description.train
+        has_words = self._knows(train.when.max_steps)
+        return has_words or "max_steps" in passed(train.changed(when=TrainWhen()), self._template)
 
     def rows_trained(self, settings: TrainSettings) -> int:
-        """All rows, or the first ones where only fewer rows keep the script within `max_steps`."""
-        if MAX_STEPS_FLAG in self.flags or not self._is_too_long(settings):
+        """All rows, or the first ones where only fewer rows keep the program within `max_steps`; 0: nobody knows."""
+        if self.train_file is None:
+            return 0
+        if self._can_cap or not self._is_too_long(settings):
             return self.train_file.rows
         steps_an_epoch = max(1, settings.max_steps // settings.num_epochs)
         return min(self.train_file.rows, steps_an_epoch * settings.effective_batch_size)
@@ -117,11 +175,17 @@ class Course:
     def row_lengths(self, model: ModelChoice, settings: TrainSettings) -> RowLengths | None:
         """How long the rows are that these settings train on; None, and said once, where they can't be counted."""
         tokenizer = _tokenizer_of(model)
-        if not tokenizer.is_file():
+        if not tokenizer.is_file() or self.train_file is None:
             return None
         path, rows = self.setup.root / self.train_file.path, self.rows_trained(settings)
         try:
-            return row_lengths(path, tokenizer, self.setup.description.truncation, first_rows=rows)
+            return row_lengths(
+                path,
+                tokenizer,
+                self.setup.description.truncation,
+                first_rows=rows,
+                row_format=self.setup.description.train.rows.format,
+            )
         except (ValueError, OSError) as error:  # a tokenizer newer than this suite's library: as where there is none
             self.run.console.line_once(f"{self.stage} answers not counted: {error}")
             return None
@@ -133,6 +197,8 @@ class Course:
         self.run.journal.append(RungSkipped(at=now(), stage=self.stage, skipped=skipped))
 
     def _is_too_long(self, settings: TrainSettings) -> bool:
+        if self.train_file is None:  # nobody knows how many rows there are
+            return True
         return steps_per_epoch(self.train_file.rows, settings) * settings.num_epochs > settings.max_steps
 
 
@@ -141,12 +207,14 @@ def open_course(run: Run, stage: AnyStage = StageId.H2) -> Course:
 
     Raises InputError for rows that can't be built or read.
     """
-    paths = run.setup.description.paths
+    description = run.setup.description
+    output_dir = description.output_dir
     if stage is ExtendedId.COT_TRAINING:
-        train_file, output_dir = training_rows(run, paths.train_file_cot, "cot"), folder_beside(paths.output_dir, "cot")
+        train_file: DataFile | None = training_rows(run, description.paths.train_file_cot, "cot")
+        output_dir = folder_beside(output_dir, "cot")
     else:
-        train_file, output_dir = training_rows(run, paths.train_file, "direct"), paths.output_dir
-    read = (run.setup.dataset, train_file)
+        train_file = training_rows(run, description.train_file, "direct") if description.train_file else None
+    read = tuple(file for file in (run.setup.dataset, train_file) if file is not None)
     others = [file for file in run.journal.record().data if file.role not in {new.role for new in read}]
     run.journal.append(DataRead(at=now(), data=(*read, *others)))
     return Course(run, stage, train_file, output_dir, script_flags(run))
@@ -159,9 +227,3 @@ def half_precision_of(device: Device | None) -> Literal["bf16", "fp16"]:
 
 def _tokenizer_of(model: ModelChoice) -> Path:
     return Path(model.snapshot_path or model.name) / "tokenizer.json"
-
-
-def _train_file_in(argv: Sequence[str], root: Path) -> Path | None:
-    """The rows that a command trains on: the stage's own, or the fewer ones that were written for it."""
-    at = argv.index(TRAIN_FILE_FLAG) + 1 if TRAIN_FILE_FLAG in argv else len(argv)
-    return root / argv[at] if at < len(argv) else None

@@ -6,22 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.base.files import UnreadableError, sha256_or_none
 from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, Request, run_attempt
-from steph.conduct.side_commands import build_index
+from steph.conduct.preparation import config_template
+from steph.conduct.side_commands import build_index, side_folder
 from steph.conduct.stage_run import Run
-from steph.judge.artifacts import UnreadableError
-from steph.judge.checks_evaluation import adapter_files, judge_evaluation
+from steph.contract.commands import Place, evaluate_call
+from steph.contract.questions import Question, frame_in, questions_in, questions_of
+from steph.contract.results import Row
+from steph.judge.checks_adapter_use import adapter_files
+from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.questions import Question, frame_in, questions_in, questions_of
-from steph.judge.results import Row
 from steph.judge.verdict import Outcome
 from steph.judge.witness import Witness, read_witness
-from steph.plan.commands import evaluate_command
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Attempt, ModelChoice, StageResult, TrainOutcome
-from steph.run import inputs
 
 ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -58,7 +59,7 @@ class _Plan:
 
     @property
     def lora_path(self) -> str | None:
-        return self.trained.output_dir if self.variant.with_adapter else None
+        return self.trained.adapter_folder if self.variant.with_adapter else None
 
     @property
     def label(self) -> str:
@@ -86,7 +87,7 @@ class Evaluation:
         settings = self._settings(variant, attempt)
         if settings.use_rag:
             build_index(self.run)
-        files = adapter_files(self.run.setup.root / trained.output_dir)
+        files = adapter_files(self.run.setup.root / trained.adapter_folder)
         plan = _Plan(variant, settings, self._output_path(variant), trained, beside, self._questions(), files)
 
         def judge(finished: Finished) -> Attempt:
@@ -99,21 +100,22 @@ class Evaluation:
 
     def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> str | None:
         """What of the adapter on disk is not as the training recorded it; its configuration scales its weights."""
-        stage, folder = self.training.stage, self.run.setup.root / trained.output_dir
-        found = inputs.file_sha256(folder / ADAPTER)
+        stage, folder = self.training.stage, self.run.setup.root / trained.adapter_folder
+        found = sha256_or_none(folder / ADAPTER)
         if found is None:
             return f"アダプタがない: {folder / ADAPTER}"
         if found != trained.adapter_sha256:
             return f"アダプタが{stage}の記録と違う(sha256不一致): {folder / ADAPTER}"
-        name = f"{trained.output_dir.rstrip('/')}/{CONFIG}"
+        name = f"{trained.adapter_folder.rstrip('/')}/{CONFIG}"
         recorded = next((artifact.sha256 for artifact in attempt.artifacts if artifact.path == name), None)
-        if recorded is not None and inputs.file_sha256(self.run.setup.root / name) != recorded:
+        if recorded is not None and sha256_or_none(self.run.setup.root / name) != recorded:
             return f"{CONFIG} が{stage}の記録と違う(sha256不一致): {folder}"
         return None
 
     def _questions(self) -> tuple[Question, ...] | None:
+        dataset = self.run.setup.dataset
         try:
-            return questions_of(self.run.setup.root / self.run.setup.dataset.path)
+            return questions_of(self.run.setup.root / dataset.path) if dataset else None
         except UnreadableError:
             return None
 
@@ -127,23 +129,36 @@ class Evaluation:
         )
 
     def _output_path(self, variant: Variant) -> str:
-        path = Path(self.run.setup.description.paths.evaluation_output)
+        path = Path(self.run.setup.description.output)
         return str(path.with_stem(f"{path.stem}-{variant.name}") if variant.name else path)
 
     def _request(self, plan: _Plan) -> Request:
         setup = self.run.setup
+        evaluate = setup.description.evaluate
+        config = str(side_folder(self.run, "given") / evaluate.config.file) if evaluate.config else None
+        call = evaluate_call(
+            setup.description,
+            Place(
+                root=setup.root,
+                python=setup.python,
+                on_gpu=setup.device is not None,
+                train_file=setup.description.train_file,
+                dataset=setup.dataset.path if setup.dataset else None,
+                config=config,
+                template=config_template(setup.root, evaluate),
+            ),
+            self.model.name,
+            plan.settings,
+            adapter=plan.lora_path,
+            output=plan.output_path,
+        )
+        if config is not None and call.config is not None:
+            Path(config).write_text(call.config, encoding="utf-8")
         return Request(
             stage=plan.variant.stage,
             label=plan.label,
-            argv=evaluate_command(
-                setup.python,
-                setup.description,
-                self.model.name,
-                setup.dataset.path,
-                plan.settings,
-                lora_path=plan.lora_path,
-                output_path=plan.output_path,
-            ),
+            argv=call.argv,
+            call=call,
             limit_seconds=self.run.left_seconds(setup.profile.limits.evaluate_attempt_seconds),
             settings=plan.settings,
             model_name=self.model.name,
@@ -153,11 +168,13 @@ class Evaluation:
     def _judge(self, finished: Finished, plan: _Plan) -> Attempt:
         setup = self.run.setup
         root, paths = setup.root, setup.description.paths
-        train_file = root / (paths.train_file_cot if plan.variant.use_cot else paths.train_file)
+        rows = paths.train_file_cot if plan.variant.use_cot else setup.description.train_file
+        row_format = setup.description.train.rows.format
+        train_file = root / (rows or "")
         has_rows = train_file.is_file()
         evidence = EvalEvidence(
             root=root,
-            dataset=root / setup.dataset.path,
+            dataset=root / setup.dataset.path if setup.dataset else None,
             output_path=plan.output_path,
             settings=plan.settings,
             model_name=self.model.name,
@@ -168,9 +185,9 @@ class Evaluation:
             attempt_started_unix=finished.started_unix,
             seconds=finished.outcome.seconds,
             adapter_sha256_expected=plan.trained.adapter_sha256,
-            adapter_sha256_actual=inputs.file_sha256(root / plan.trained.output_dir / ADAPTER),
-            train_questions=questions_in(train_file) if has_rows else None,
-            train_frame=frame_in(train_file) if has_rows and not plan.settings.use_rag else None,
+            adapter_sha256_actual=sha256_or_none(root / plan.trained.adapter_folder / ADAPTER),
+            train_questions=questions_in(train_file, row_format) if has_rows else None,
+            train_frame=frame_in(train_file, row_format) if has_rows and not plan.settings.use_rag else None,
             beside=plan.beside,
             output_pattern=paths.evaluation_output_pattern,
             rehearsal=setup.is_rehearsal,
@@ -179,8 +196,9 @@ class Evaluation:
             witness=read_witness(finished.folder),
             training_witness=self._training_witness(),
             questions=plan.questions,
-            dataset_sha256=setup.dataset.sha256,
+            dataset_sha256=setup.dataset.sha256 if setup.dataset else None,
             adapter_files=plan.adapter_files,
+            description=setup.description,
         )
         evaluation, checks, artifacts = judge_evaluation(evidence)
         checks = (*checks, *machine_checks(finished.processes(setup), finished.stdout))

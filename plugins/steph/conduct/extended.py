@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from steph.base.files import UnreadableError, json_rows, sha256_or_none
 from steph.base.terms import AnyStage, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.by_heart import learn_by_heart
 from steph.conduct.course import open_course
@@ -12,14 +13,14 @@ from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.one_step import take_one_step
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
-from steph.judge.artifacts import UnreadableError
+from steph.contract.asked import passed
+from steph.contract.description import Description, EvaluateWhen
+from steph.contract.results import Row
+from steph.contract.results_lawqa import read_results
 from steph.judge.checks_extended import cot_rows_check
-from steph.judge.results import Row, read_results
 from steph.judge.verdict import Outcome
-from steph.plan.rows import rows_in
 from steph.record.settings import TrainSettings
 from steph.record.values import ModelChoice, Record
-from steph.run import inputs
 
 COT = Variant(ExtendedId.COT, "cot", use_cot=True)
 RAG = Variant(ExtendedId.RAG, "rag", use_rag=True)
@@ -29,6 +30,8 @@ BASE = Variant(ExtendedId.BASE, "base", with_adapter=False)
 def run_extended(run: Run, stage: AnyStage, model: ModelChoice) -> Outcome:
     """Run one extended stage; what it needs is green in the record."""
     record = run.journal.record()
+    if reason := _ruled_out(run.setup.description, stage):
+        return Outcome(Verdict.NOT_RUN, f"steph.toml にこの段の指定がない: {reason}")
     match stage:
         case ExtendedId.COT_TRAINING:
             return _train_on_cot(run, model)
@@ -49,12 +52,29 @@ def run_extended(run: Run, stage: AnyStage, model: ModelChoice) -> Outcome:
     return evaluation.evaluate(RAG, None if setup.profile.evaluate.use_rag else beside)  # else H-3 had passages itself
 
 
+def _ruled_out(description: Description, stage: AnyStage) -> str | None:
+    """What a description lacks that an extended stage needs; None where it lacks nothing."""
+    when = description.evaluate.when
+    has_cot_rows = "train_script" in passed(description.train) or "train_file_cot" in description.paths.model_fields_set
+    if stage is ExtendedId.COT_TRAINING and not has_cot_rows:
+        return "paths.train_file_cot"
+    if stage is ExtendedId.COT and not when.use_cot:
+        return "evaluate.when.use_cot"
+    if stage is ExtendedId.RAG and not when.use_rag and not when.no_rag:
+        return "evaluate.when.use_rag"
+    without = passed(description.evaluate.changed(when=EvaluateWhen()))
+    if stage in (ExtendedId.BASE, ExtendedId.HEART) and "adapter" in without:
+        return "evaluate.when.adapter（アダプターなしの評価）"
+    return None
+
+
 def _train_on_cot(run: Run, model: ModelChoice) -> Outcome:
     """H-2 on CoT rows, from the settings that it ended on; rows that mostly teach no reasoning are not trained on."""
     course = open_course(run, ExtendedId.COT_TRAINING)
-    check = cot_rows_check(rows_in(run.setup.root / course.train_file.path))
+    path = run.setup.description.paths.train_file_cot
+    check = cot_rows_check(json_rows(run.setup.root / path))
     if check.severity is Severity.FAIL:
-        return Outcome(Verdict.FAIL, f"{course.train_file.path}: {check.message}学習は行っていない", (check,))
+        return Outcome(Verdict.FAIL, f"{path}: {check.message}学習は行っていない", (check,))
     last = run.journal.record().stages[StageId.H2].last_attempt
     start = last.settings if last and isinstance(last.settings, TrainSettings) else None
     outcome = Training(course).walk(model, start)
@@ -69,7 +89,7 @@ def answers_of_h3(root: Path, record: Record) -> tuple[Row, ...] | Outcome:
     if written is None:
         return Outcome(Verdict.BLOCKED, "H-3の記録に結果のJSONがない。H-3を再実行する")
     path = root / written.path
-    if inputs.file_sha256(path) != written.sha256:
+    if sha256_or_none(path) != written.sha256:
         return Outcome(Verdict.BLOCKED, f"H-3の結果のJSONが記録と違うか、ない: {path}。H-3を再実行する")
     try:
         return read_results(path).results

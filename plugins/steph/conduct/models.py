@@ -8,6 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from steph.base.files import sha256_or_none
 from steph.base.terms import StageId, Verdict
 from steph.child import twin
 from steph.conduct.attempts import Finished, Request, run_attempt
@@ -15,7 +16,7 @@ from steph.conduct.preparation import Setup, cache_dir, twin_shape
 from steph.conduct.stage_run import Run
 from steph.judge.checks_model import ModelEvidence, judge_model, no_model
 from steph.judge.verdict import Outcome, attempt_verdict
-from steph.plan.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
+from steph.memory.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
 from steph.record.values import Attempt, Check, ModelChoice, RejectedCandidate
 from steph.run import hub, hub_download, model_files
 from steph.run.hub_query import HubError
@@ -111,8 +112,9 @@ def _from_hub(run: Run, candidates: tuple[str, ...], *, is_explicit: bool) -> Mo
 def _make_twin(run: Run, name: str) -> ModelChoice | NoModel:
     shape = twin_shape(name)
     tokenizer = None if shape is TINY else _tokenizer_of_twins()
-    folder = _twin_folder(name, shape, tokenizer, run.setup.dataset.sha256)
-    arguments = _twin_arguments(run, shape, folder, tokenizer, name)
+    source = ("--tokenizer", tokenizer) if tokenizer else ("--train-tokenizer", _texts_of_twins(run))
+    folder = _twin_folder(name, shape, str(tokenizer) if tokenizer else sha256_or_none(source[1]) or "")
+    arguments = _twin_arguments(run, shape, folder, source, name)
     run.console.line(f"H-1 random-weight twin of {name}: {folder}")
     if not twin.is_kept(list(arguments)):
         attempt = _run_twin_script(run, arguments, name)
@@ -138,18 +140,23 @@ def _tokenizer_of_twins() -> Path | None:
         raise InputError(str(error)) from error
 
 
-def _twin_folder(name: str, shape: ModelShape, tokenizer: Path | None, dataset_sha256: str) -> Path:
-    source = str(tokenizer) if tokenizer else dataset_sha256
+def _twin_folder(name: str, shape: ModelShape, source: str) -> Path:
     digest = hashlib.sha256(json.dumps([asdict(shape), source, 1], sort_keys=True).encode()).hexdigest()[:8]
     return cache_dir() / "twins" / f"{name.rpartition('/')[2]}-{digest}"
 
 
-def _twin_arguments(run: Run, shape: ModelShape, folder: Path, tokenizer: Path | None, name: str) -> tuple[str, ...]:
-    dataset = str(run.setup.root / run.setup.dataset.path)
-    source = ("--tokenizer", str(tokenizer)) if tokenizer else ("--train-tokenizer", dataset)
+def _texts_of_twins(run: Run) -> Path:
+    """The file whose texts a twin's tokenizer is trained on: the questions, else the training rows."""
+    file = run.setup.dataset.path if run.setup.dataset else run.setup.description.train_file
+    if file is None or not (run.setup.root / file).is_file():
+        raise InputError("no texts to train a twin's tokenizer on; give train.rows.file, or --steph-model")
+    return run.setup.root / file
+
+
+def _twin_arguments(run: Run, shape: ModelShape, folder: Path, source: tuple[str, Path], name: str) -> tuple[str, ...]:
     config = run.journal.folder / "twin-config.json"
     config.write_text(json.dumps(config_of(shape, name)), encoding="utf-8")
-    return "--config", str(config), "--output", str(folder), *source
+    return "--config", str(config), "--output", str(folder), source[0], str(source[1])
 
 
 def _run_twin_script(run: Run, arguments: tuple[str, ...], name: str) -> Attempt:

@@ -13,13 +13,13 @@ from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course, half_precision_of
 from steph.conduct.side_commands import script_flags
 from steph.conduct.stage_run import Run
+from steph.contract.commands import folder_beside
 from steph.judge.checks_heart import output_only_check, unquantised_check
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import training_in
 from steph.judge.verdict import Outcome, checks_verdict, passed
 from steph.judge.witness import read_witness
-from steph.plan.commands import LOSS_FLAG, folder_beside
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Check, ModelChoice
 from steph.run import inputs
@@ -29,28 +29,27 @@ STAGE = ExtendedId.ONE_STEP
 
 def take_one_step(run: Run, model: ModelChoice) -> Outcome:
     """Train a single step as H-2 ended, but without 4-bit; what nobody could see is said and is no failure."""
-    paths, root = run.setup.description.paths, run.setup.root
+    description, root = run.setup.description, run.setup.root
     # not journalled: what H-2 trained on stays as the record has it
-    rows_file = inputs.read_train_file(root, paths.train_file)
-    course = Course(run, STAGE, rows_file, folder_beside(paths.output_dir, "step"), script_flags(run))
+    rows, file = description.train.rows, description.train_file
+    rows_file = inputs.read_train_file(root, file, row_format=rows.format) if file else None
+    course = Course(run, STAGE, rows_file, folder_beside(description.output_dir, "step"), script_flags(run))
     settings = _settings(course)
-    rows = course.row_lengths(model, settings)
-    has_flag = LOSS_FLAG in course.flags
-    plain = course.request(model, settings)
-    argv = (*plain.argv, LOSS_FLAG) if has_flag else plain.argv
+    lengths = course.row_lengths(model, settings)
+    plain = course.request(model, settings, output_only=True)
 
     def judge(finished: Finished) -> Attempt:
         training, _, artifacts = judge_training(course.evidence(finished, model, settings))
         return finished.attempt.changed(training=training, artifacts=artifacts)
 
-    attempt = run_attempt(run, replace(plain, label=f"1ステップ {plain.label}", argv=argv, rows=rows), judge)
+    attempt = run_attempt(run, replace(plain, label=f"1ステップ {plain.label}", rows=lengths), judge)
     if not attempt.ended_well and not attempt.ran_out_of_memory:
         return Outcome.of_attempt(attempt)
     witness = read_witness(run.journal.folder / attempt.folder)
     seen = training_in(witness)
     found = [unquantised_check(witness, seen)]
-    if has_flag:
-        found.append(output_only_check(seen, rows.longest_answer if rows else None))
+    if course.takes_output_only:
+        found.append(output_only_check(seen, lengths.longest_answer if lengths else None))
     return _outcome(attempt, tuple(found))
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.conduct.preparation import Setup
-from steph.forecast.measured import shape_of, workload_of
-from steph.plan.answers import RowLengths
-from steph.plan.shapes import ModelShape
-from steph.plan.vram import FitVerdict, Forecast, automatic, leanest, predict
-from steph.plan.vram_terms import ASSUMED_TRAINER
+from steph.contract.answers import RowLengths
+from steph.memory.calibration import shape_of, workload_of
+from steph.memory.forecast import Forecast, automatic, leanest, predict
+from steph.memory.shapes import ModelShape
+from steph.memory.trainers import ASSUMED_TRAINER
 from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, ModelChoice
+from steph.record.values import Attempt, ModelChoice, PredictedPeak
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +36,26 @@ class Expectation:
     @property
     def verdict(self) -> FitVerdict:
         """Whether it fits this card, the trainer falling back on the least where it can't have the likely."""
-        return "fits" if self.likely.verdict(self.card_bytes) == "fits" else self.least.verdict(self.card_bytes)
+        return (
+            FitVerdict.FITS
+            if self.likely.verdict(self.card_bytes) is FitVerdict.FITS
+            else self.least.verdict(self.card_bytes)
+        )
+
+    @property
+    def peak(self) -> PredictedPeak:
+        """The likely forecast as a record keeps it."""
+        return self.likely.peak.changed(verdict=self.verdict)
 
     @property
     def cannot_fit(self) -> bool:
         """Whether even the least that is needed is more than there is."""
-        return self.least.verdict(self.card_bytes) == "does_not_fit"
+        return self.least.verdict(self.card_bytes) is FitVerdict.DOES_NOT_FIT
 
     @property
     def surely_fits(self) -> bool:
         """Whether the least that is needed is there with certainty."""
-        return self.least.verdict(self.card_bytes) == "fits"
+        return self.least.verdict(self.card_bytes) is FitVerdict.FITS
 
     def words(self) -> str:
         """The prediction and the card, in Japanese."""
@@ -71,7 +81,7 @@ def expected_of_shape(
     if card_bytes is None:
         return None
     work = workload_of(settings, setup.description.trainer or ASSUMED_TRAINER)
-    if rows is not None and work.trainer == "answer":
+    if rows is not None and not work.kind.pads_to_maximum:
         work = work.of_rows(rows.longest, rows.longest_answer)
     likely = predict(shape, automatic(shape, work, card_bytes))
     is_binding = setup.description.trainer is not None and not setup.options.no_predict

@@ -13,17 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
-from steph.base.units import GIB
-from steph.plan.description import Description, load_description
+from steph.base.units import gib
+from steph.contract.asked import applied, own_models, passed
+from steph.contract.description import FILE_NAME, Description, DescriptionError, Evaluate, Train, load_description
+from steph.contract.placeholders import TRAIN_NAMES, WHEN, filled, unknown_placeholder
+from steph.gpu import visible
+from steph.gpu.driver import DeviceError
+from steph.gpu.visible import memory_fraction_for_cap
+from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
 from steph.plan.options import Options
-from steph.plan.settings import Profile, load_profile, profile_path
-from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
+from steph.plan.settings import MAX_STEPS, Profile, load_profile, profile_path
+from steph.plan.steps import steps_per_epoch
 from steph.record.environment import Device
 from steph.record.values import Context, DataFile
-from steph.run import inputs, telemetry
+from steph.run import inputs
 from steph.run.inputs import InputError
 from steph.run.machine import environment, git_state
-from steph.run.visible import memory_fraction_for_cap
 
 CACHE_ENV = "STEPH_CACHE"
 
@@ -37,7 +42,7 @@ class Setup:
     description: Description
     python: str
     device: Device | None
-    dataset: DataFile
+    dataset: DataFile | None
     context: Context
 
     def devices(self, num_processes: int) -> tuple[Device, ...]:
@@ -63,31 +68,108 @@ def read_profile(options: Options, near: Path) -> Profile:
 
 def prepare(options: Options, profile: Profile, stages: Sequence[AnyStage]) -> Setup:
     """Check and collect all facts of a run; raises ProfileError or InputError with one line each."""
-    description, dataset = read_inputs(options, profile, stages)
+    found = read_inputs(options, profile, stages)
+    description, profile = found.description, found.profile
     devices, device_error = _devices(profile)
     _require_possible_cap(options.vram_cap_bytes, devices)
     context = _context(options, profile, description, devices, device_error)
     device = context.environment.device
-    return Setup(options, profile, description, context.pipeline_python, device, dataset, context)
+    return Setup(options, profile, description, context.pipeline_python, device, found.dataset, context)
 
 
-def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) -> tuple[Description, DataFile]:
-    """The root's description and its data set, every input file checked; raises ProfileError or InputError."""
+@dataclass(frozen=True)
+class Inputs:
+    """A root's description, the profile as its programs can be asked for it, and its questions where it has some."""
+
+    description: Description
+    profile: Profile
+    dataset: DataFile | None
+
+
+def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) -> Inputs:
+    """What a root says of itself, every input file checked; raises ProfileError or InputError."""
     root = options.pipeline_root
     if not root.is_dir():
         raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
+    description = load_description(root)
+    try:
+        profile = _asked(root, description, profile, options)
+    except DescriptionError as error:
+        raise DescriptionError(f"{root / FILE_NAME}: {error}") from error
     if StageId.H1 in stages and profile.uses_twin(options):
         twin_shape(options.model or profile.model.candidates[0])
-    description = load_description(root)
-    _require_inputs(root, description, stages)
+    _require_inputs(root, description, stages, options)
     inputs.require_outputs_apart(root, description, options.reports_dir)
     dataset = inputs.read_dataset(root, description)
-    if dataset.rows < profile.evaluate.samples:
+    if dataset is not None and dataset.rows < profile.evaluate.samples:
         raise InputError(
             f"{root / dataset.path}: holds {dataset.rows} questions, fewer than evaluate.samples = "
             f"{profile.evaluate.samples} in {profile.path}; lower samples or give a larger data set"
         )
-    return description, dataset
+    return Inputs(description, profile, dataset)
+
+
+def config_template(root: Path, section: Train | Evaluate) -> str | None:
+    """The text that a section's file of settings is made of; None where it has none. Raises InputError."""
+    if section.config is None:
+        return None
+    path = root / section.config.template
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read (config.template in {FILE_NAME}): {error}") from error
+
+
+def _asked(root: Path, description: Description, profile: Profile, options: Options) -> Profile:
+    """The profile as these programs can be asked for it; the steps of a training that nothing shortens are its own."""
+    train = description.train
+    template = config_template(root, train)
+    known = {*TRAIN_NAMES, *(f"{WHEN}{name}" for name in type(train.when).model_fields)}
+    if template and (trouble := unknown_placeholder((template,), known)):
+        raise DescriptionError(f"train.config.template: {train.config and train.config.template}: {trouble}")
+    asked, can_pass = applied(profile, description, template), passed(train, template)
+    if "model" not in can_pass:
+        asked = _with_own_model(description, asked, options)
+    places = tuple(str((root / name).resolve()) if (root / name).is_dir() else name for name in asked.model.candidates)
+    asked = asked.changed(model=asked.model.changed(candidates=places))
+    if asked.num_processes > 1 and not {"launch", "num_processes"} & can_pass:
+        raise DescriptionError(
+            f"train: the profile starts {asked.num_processes} processes, and the command does not say how; begin it "
+            "with {launch}, or name the program's own words in when.launcher"
+        )
+    path = root / (description.train_file or "")
+    shortens = {"max_steps", "train_file", "train_dir"} & can_pass
+    if shortens or description.train_file is None or not path.is_file():
+        return asked
+    return _as_fixed(asked, description, inputs.count_rows(path))
+
+
+def _as_fixed(profile: Profile, description: Description, rows: int) -> Profile:
+    """Epochs and steps of a program that has both inside; as in the Trainer, fixed steps end it whatever the epochs."""
+    settings, fixed = profile.train, description.train.fixed.given
+    an_epoch = steps_per_epoch(rows, settings)
+    if "max_steps" in fixed:
+        epochs = max(1, -(-settings.max_steps // an_epoch))
+        return profile.changed(train=settings.changed(num_epochs=epochs))
+    steps = an_epoch * settings.num_epochs
+    if steps > MAX_STEPS:
+        raise DescriptionError(
+            f"train: {rows} rows in {settings.num_epochs} epochs are {steps} steps, over {MAX_STEPS}, and nothing "
+            "shortens them: let the command take {max_steps} or {train_file} (no heavy experiments in this step)"
+        )
+    return profile.changed(train=settings.changed(max_steps=max(steps, 1)))
+
+
+def _with_own_model(description: Description, profile: Profile, options: Options) -> Profile:
+    """The one model that a program has inside: no other can be asked for, and no twin."""
+    if len(description.model.candidates) != 1:
+        raise DescriptionError(
+            "train: the command passes no {model}; put it there, or name the one model that the program has inside: "
+            '[model] candidates = ["…"]'
+        )
+    if options.model or options.twin:
+        raise DescriptionError("train: the command passes no {model}, so --steph-model and --steph-twin can't be used")
+    return profile.changed(model=own_models(profile.model, description).changed(twin=False))
 
 
 def twin_shape(name: str) -> ModelShape:
@@ -130,18 +212,18 @@ def _devices(profile: Profile) -> tuple[tuple[Device, ...], str | None]:
     if profile.machine.device == "cpu":
         return (), None
     try:
-        visible = telemetry.visible_devices(os.environ)
-    except telemetry.DeviceError as error:
+        found = visible.visible_devices(os.environ)
+    except DeviceError as error:
         return (), str(error)
     shown = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r}"
-    if not visible:
+    if not found:
         return (), f"no GPU is visible ({shown})"
     asked = f"profile {profile.path}: num_processes = {profile.num_processes} needs a GPU for each process"
-    if len(visible) < profile.num_processes:
-        raise InputError(f"{asked}; visible: {len(visible)} ({shown}); lower it")
-    if profile.num_processes > 1 and any(device.is_mig for device in visible[: profile.num_processes]):
+    if len(found) < profile.num_processes:
+        raise InputError(f"{asked}; visible: {len(found)} ({shown}); lower it")
+    if profile.num_processes > 1 and any(device.is_mig for device in found[: profile.num_processes]):
         raise InputError(f"{asked}; CUDA shows a program one MIG slice only; set it to 1")
-    return visible[: profile.num_processes], None
+    return found[: profile.num_processes], None
 
 
 def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> None:
@@ -153,7 +235,7 @@ def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> N
         raise InputError("--steph-vram-cap: the cards differ in size, and one share of them can't stand for one size")
     (total_bytes,) = sizes
     if cap_bytes > total_bytes:
-        asked, there = (f"{size / GIB:.2f} GiB" for size in (cap_bytes, total_bytes))
+        asked, there = (gib(size) for size in (cap_bytes, total_bytes))
         raise InputError(f"--steph-vram-cap: {asked} is more than this card's {there}; give less, or leave it out")
     try:
         memory_fraction_for_cap(cap_bytes, total_bytes)
@@ -161,14 +243,29 @@ def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> N
         raise InputError(f"--steph-vram-cap: {error}; give more") from error
 
 
-def _require_inputs(root: Path, description: Description, stages: Sequence[AnyStage]) -> None:
-    paths = description.paths
+def _require_inputs(root: Path, description: Description, stages: Sequence[AnyStage], options: Options) -> None:
+    paths, train, evaluate = description.paths, description.train, description.evaluate
     if {StageId.H2, ExtendedId.COT_TRAINING, ExtendedId.ONE_STEP, ExtendedId.HEART} & {*stages}:
-        inputs.require_script(root, paths.train_script, "train_script")
-    if StageId.H2 in stages and (description.build is None or (root / paths.train_file).is_file()):
-        inputs.read_train_file(root, paths.train_file)
-    if {StageId.H3, ExtendedId.COT, ExtendedId.RAG, ExtendedId.BASE, ExtendedId.HEART} & {*stages}:
-        inputs.require_script(root, paths.evaluate_script, "evaluate_script")
+        _require_section(root, train, paths.train_script, options)
+    is_made = description.build is not None or bool(train.before)
+    file = description.train_file
+    if StageId.H2 in stages and file is not None and (not is_made or (root / file).is_file()):
+        inputs.read_train_file(root, file, row_format=train.rows.format)
+    asks = {StageId.H3, ExtendedId.COT, ExtendedId.RAG, ExtendedId.BASE, ExtendedId.HEART} & {*stages}
+    if asks and evaluate.none is None:
+        _require_section(root, evaluate, paths.evaluate_script, options)
+
+
+def _require_section(root: Path, section: Train | Evaluate, script: str, options: Options) -> None:
+    """Raise InputError where a section's script or its programs are not there."""
+    name = "train" if isinstance(section, Train) else "evaluate"
+    if f"{name}_script" in passed(section):
+        inputs.require_script(root, script, f"{name}_script")
+        return
+    python = pipeline_python(options, root)
+    values = {"python": python, "bin": str(Path(python).parent), "root": str(root), "launch": python}
+    for command in (*section.before, section.command or (), *section.after):
+        inputs.require_program(root / section.cwd, filled(command[0], values), name)
 
 
 def _context(
@@ -180,7 +277,7 @@ def _context(
     if profile.uses_twin(options):
         reasons.append("乱数重みのモデル(twin)")
     if options.vram_cap_bytes is not None:
-        reasons.append(f"VRAM上限 {options.vram_cap_bytes / GIB:.2f} GiB を模擬")
+        reasons.append(f"VRAM上限 {gib(options.vram_cap_bytes)} を模擬")
     return Context(
         kind=RecordKind.REHEARSAL if reasons else RecordKind.ACCEPTANCE,
         profile=profile.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from steph.base.terms import NEEDS, AnyStage, StageId
@@ -13,14 +12,13 @@ from steph.conduct.console import Console
 from steph.conduct.interruption import Interruption
 from steph.conduct.preparation import Setup
 from steph.conduct.stages import Conductor
-from steph.forecast.outlook import play_ahead, production_outlook
+from steph.gpu.lock import gpu_lock
+from steph.gpu.watch import read_samples
 from steph.judge.verdict import exit_status
-from steph.plan.vram_terms import ASSUMED_TRAINER
 from steph.record.events import SessionEnded, SessionStarted
 from steph.record.fold import fold
 from steph.record.values import Record, StageResult
 from steph.run import output
-from steph.run.gpulock import gpu_lock
 from steph.run.journal import (
     Journal,
     JournalError,
@@ -33,11 +31,10 @@ from steph.run.journal import (
     stages_in_flight,
 )
 from steph.run.leftovers import end_leftovers
-from steph.run.memory_watch import read_samples
 from steph.run.retention import prune_logs
 from steph.run.rootlock import root_lock
-from steph.tell.ahead import Warming, draw_nothing
 from steph.tell.drawings import VramSample
+from steph.tell.outlook import production_outlook
 from steph.tell.report import report_path, write_report
 
 LAST_LINES = 30
@@ -67,16 +64,12 @@ class StageSession:
         prune_logs(self.runs)
         self.journal = open_journal(setup, self.stages, self.runs)
         self.journal.append(_started(setup, self.stages, command))
-        trainer = setup.description.trainer or ASSUMED_TRAINER
-        self._warming = Warming(draw_nothing, partial(play_ahead, trainer, setup.profile.train))
         self._conductor = Conductor(setup, self.journal, console, self._tell)
         self.report: Path | None = None
         self._interruption = Interruption()
 
     def run(self, stage: AnyStage, budget_seconds: float) -> StageResult:
         """Run one stage; its result is in the journal and in the report when this returns."""
-        if stage is not StageId.H1:  # which may end at once
-            self._warming.begin()
         return self._conductor.run(stage, budget_seconds)
 
     def finish(self, pytest_status: int) -> int:
@@ -90,7 +83,6 @@ class StageSession:
             status = status or 1
         self.journal.close()
         self._held.close()
-        self._warming.settle()
         self._tell(fold(self.journal.events))
         self._interruption.restore()
         return status if self.report else status or 1  # the report is what a run is for

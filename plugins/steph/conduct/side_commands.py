@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from steph.base.files import read_source
 from steph.conduct.attempts import child_environment
 from steph.conduct.stage_run import Run
-from steph.plan.command_line import answers_help
-from steph.plan.commands import build_command, folder_beside
+from steph.contract.asked import passed
+from steph.contract.command_line import answers_help
+from steph.contract.commands import build_command, folder_beside
+from steph.contract.placeholders import filled
 from steph.record.values import DataFile
 from steph.run import inputs, output
 from steph.run.aside import kept_safe, put_back, set_aside
@@ -45,19 +48,23 @@ def run_side_command(run: Run, argv: tuple[str, ...], folder: Path) -> int | Non
 
 
 def _stage_outputs(run: Run) -> tuple[Path, ...]:
-    root, paths = run.setup.root, run.setup.description.paths
-    return (root / paths.output_dir, root / folder_beside(paths.output_dir, "cot"), root / paths.evaluation_output)
+    root, description = run.setup.root, run.setup.description
+    output_dir = description.output_dir
+    return (root / output_dir, root / folder_beside(output_dir, "cot"), root / description.output)
 
 
-def script_flags(run: Run) -> frozenset[str]:
-    """What the training script takes beyond the spec's flags: its description says so, else its `--help`.
+def script_flags(run: Run) -> frozenset[str] | None:
+    """What a training script of the preset `lawqa` takes beyond the spec's flags; None for every other program.
 
-    A script whose text shows no command line is not asked: it would not print its flags, it would train.
+    The description says so, else its `--help`. A script whose text shows no command line is not asked: it would not
+    print its flags, it would train.
     """
+    if "train_script" not in passed(run.setup.description.train):
+        return None
     known, script = run.setup.description.optional_flags, run.setup.description.paths.train_script
     if known is not None:
         return frozenset(known)
-    if not answers_help(inputs.read_script(run.setup.root / script)):
+    if not answers_help(read_source(run.setup.root / script)):
         return frozenset()
     folder = side_folder(run, "help")
     run_side_command(run, (run.setup.python, script, "--help"), folder)
@@ -75,8 +82,10 @@ def require_built(run: Run, argv: tuple[str, ...], folder: Path, what: str) -> N
 def training_rows(run: Run, relative: str, mode: Literal["direct", "cot"]) -> DataFile:
     """The training file, built first where it is missing or of other data and the description says how."""
     setup, description, root = run.setup, run.setup.description, run.setup.root
-    samples = setup.profile.evaluate.samples
-    if description.build and inputs.needs_build(root, relative, setup.dataset, samples):
+    samples, row_format = setup.profile.evaluate.samples, description.train.rows.format
+    if description.train.before and not (root / relative).is_file():
+        _run_before(run)
+    if description.build and setup.dataset and inputs.needs_build(root, relative, setup.dataset, samples):
         values = {"dataset": setup.dataset.path, "train_file": relative, "mode": mode, "samples": str(samples)}
         argv = build_command(setup.python, description.build.command, values)
         run.console.line(f"building {relative} from {setup.dataset.path}")
@@ -84,18 +93,29 @@ def training_rows(run: Run, relative: str, mode: Literal["direct", "cot"]) -> Da
         before = set_aside(root / relative, folder / "before")
         try:
             require_built(run, argv, folder, str(root / relative))
-            return inputs.read_train_file(root, relative, mode)
+            return inputs.read_train_file(root, relative, mode, row_format)
         except BaseException:  # half a file must not pass for a whole one in the next run
             set_aside(root / relative, folder / "failed")
             put_back(root / relative, before)
             raise
-    return inputs.read_train_file(root, relative, mode)
+    return inputs.read_train_file(root, relative, mode, row_format)
+
+
+def _run_before(run: Run) -> None:
+    """Run what the description runs before a training, so that there are rows to count; raises InputError."""
+    setup, train = run.setup, run.setup.description.train
+    python = setup.python
+    values = {"python": python, "bin": str(Path(python).parent), "root": str(setup.root), "launch": python}
+    values |= {"train_file": setup.description.train_file or "", "dataset": setup.dataset.path if setup.dataset else ""}
+    for command in train.before:
+        argv = tuple(filled(word, values) for word in command)
+        require_built(run, argv, side_folder(run, "build"), f"train.before of {setup.root}")
 
 
 def build_index(run: Run) -> None:
     """Have the pipeline build its retrieval index anew, where its description says how; raises InputError."""
     setup, index = run.setup, run.setup.description.index
-    if index is None:
+    if index is None or setup.dataset is None:
         return
     argv = build_command(setup.python, index.command, {"dataset": setup.dataset.path})
     run.console.line(f"building the retrieval index from {setup.dataset.path}")

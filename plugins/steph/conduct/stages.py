@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from steph.base.redact import redact
 from steph.base.terms import NEEDS, AnyStage, ExtendedId, StageId, Verdict
+from steph.base.text import one_line
 from steph.conduct.calibrate import calibrate
 from steph.conduct.candidates import predicted_candidates
 from steph.conduct.console import Console
@@ -18,13 +18,13 @@ from steph.conduct.prediction import with_prediction
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
+from steph.gpu.watch import is_back
 from steph.judge.verdict import Outcome
 from steph.record.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted
 from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, DevicePeak, ModelChoice, Record, StageResult
+from steph.record.values import Attempt, ModelChoice, Record, StageResult
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, now
-from steph.run.memory_watch import is_back
 from steph.run.runner import RunnerError
 
 MESSAGE_CHARS = 300  # of an error that nobody expected
@@ -67,6 +67,8 @@ class Conductor:
                 return self._reach_model(run)
             case StageId.H2:
                 return self._train(run)
+            case StageId.H3 if self.setup.description.evaluate.none is not None:
+                return Outcome(Verdict.NOT_RUN, f"評価がない: {self.setup.description.evaluate.none}")
             case StageId.H3:
                 training = self.journal.record().stages[StageId.H2]
                 return Evaluation(run, self._model(), training).evaluate(DIRECT)
@@ -116,7 +118,7 @@ class Conductor:
     def _memory_kept(self, record: Record) -> Outcome | None:
         """BLOCKED while the card still holds memory of what this session ran last, whatever stage that was."""
         last = newest_of_session(record)
-        if last is None or last.memory_returned is not False or is_back(_peaks(last, self.setup)):
+        if last is None or last.memory_returned is not False or is_back(last.device_peaks):
             return None
         return Outcome(Verdict.BLOCKED, f"{last.stage} の終了後もGPUメモリが解放されていないため実行しない")
 
@@ -159,17 +161,9 @@ def newest_of_session(record: Record) -> Attempt | None:
     return max(own, key=lambda attempt: attempt.started_at, default=None)
 
 
-def _peaks(attempt: Attempt, setup: Setup) -> tuple[DevicePeak, ...]:
-    """What the attempt used of each of its cards; one card's figures stand in the attempt itself."""
-    if attempt.device_peaks or setup.device is None:
-        return attempt.device_peaks
-    peak, own = attempt.peak_device_bytes, attempt.peak_own_bytes
-    return (DevicePeak(uuid=setup.device.uuid, peak_device_bytes=peak, peak_own_bytes=own),)
-
-
 def _named(error: BaseException) -> str:
     """The error's class and message in one line without secrets; for Ctrl-C or a signal its name alone."""
-    said, name = " ".join(redact(str(error)).split())[:MESSAGE_CHARS], type(error).__name__
+    said, name = one_line(error, MESSAGE_CHARS), type(error).__name__
     if isinstance(error, KeyboardInterrupt):
         return said or name
     return f"{name}: {said}" if said else name

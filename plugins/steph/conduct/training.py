@@ -11,10 +11,10 @@ from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course, half_precision_of
 from steph.conduct.models import smaller_model
 from steph.conduct.prediction import Expectation, expected, with_prediction, worth_trying
+from steph.contract.answers import AnswerLoss, RowLengths
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_training import ANSWERS_KEPT, judge_training
 from steph.judge.verdict import Outcome
-from steph.plan.answers import AnswerLoss, RowLengths
 from steph.plan.ladder import MoveKind, given_up, ladder_without_4bit, next_move, settings_at
 from steph.plan.settings import Rung
 from steph.record.events import ModelChosen
@@ -104,7 +104,7 @@ class Training:
     def _attempt(self, walk: Walk, rows: RowLengths | None, expectation: Expectation | None) -> Attempt:
         request = replace(
             self.course.request(walk.model, walk.settings),
-            predicted=expectation.likely if expectation else None,
+            predicted=expectation.peak if expectation else None,
             rows=rows,
         )
         loss = rows.lost_at(walk.settings.max_seq_length) if rows else None

@@ -24,7 +24,7 @@ _FRAME = re.compile(r'^\s*(?:\|\s*)?File "|^\s*[│|]')
 _NAMES = (
     r"Error|Exception|Exit|Interrupt|Warning|Timeout|TimeoutExpired|OutOfMemory|OutOfResources|Enabled|Invalid"
     r"|Failure|NotFound|StopIteration|(?<=socket\.)(?:gaierror|timeout|herror)|BadZipFile|BrokenProcessPool|CompilerFailed|"
-    r"NVMLError_\w+|Incomplete\w*|Disconnected"
+    r"NVMLError_\w{1,60}|Incomplete\w{0,40}|Disconnected"
 )
 _RAISED = re.compile(
     rf"^(?:E {{2,7}}|\s*(?:\|\s*)+)?(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Za-z_]\w*?)?(?:{_NAMES})(?:Group)?)"

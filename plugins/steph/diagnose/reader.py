@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from steph.base.text import without_ansi
+
 HEAD_CHARACTERS = 1 << 20
 TAIL_CHARACTERS = 4 << 20
 TELLING_CHARACTERS = 4  # no prefix, bar, metric, loss or phase is shorter; a log may be millions of such lines
@@ -23,7 +25,6 @@ _PREFIX_CHARACTERS = 300
 _LEARNED_SHAPES = 8
 _TRACED_LINES = 1000  # of more, the first and the last are enough to learn from
 
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _BREAK = re.compile(r"\r\n|\n|\r|\^M(?=[ \n]|$)")
 _BAR_END = re.compile(r"(\[(?:\d+:)?\d+:\d\d<[^\[\]]{1,200}\])[ \t]*(?=\S)")
 # a bar's parts are looked for one after the other: joined by `.*`, each start would read the rest of the line anew
@@ -142,7 +143,7 @@ def normalise(log: str) -> str:
 
 def lines_of(log: str) -> tuple[PrintedLine, ...]:
     """Every line of the log, in print order, with its rank where a launcher wrote one."""
-    raw = _BREAK.split(_ANSI.sub("", clip(_unpacked(log))).replace("\0", "").removeprefix("\ufeff"))
+    raw = _BREAK.split(without_ansi(clip(_unpacked(log))).replace("\0", "").removeprefix("\ufeff"))
     shapes = _shapes_of(raw)
     found: list[PrintedLine] = []
     for line in raw:

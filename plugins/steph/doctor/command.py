@@ -35,15 +35,17 @@ class Manner(Flag):
     GATE = auto()
 
 
-class Doctor:
-    """A pytest plugin that examines instead of running: so the options are those of a run, whatever they come from.
+Act = Callable[[pytest.Config, Options, Profile], int]
+
+
+class WithRunOptions:
+    """A pytest plugin that acts instead of running: so the options are those of a run, whatever they come from.
 
     `status` is the exit status, None where the options could not be used.
     """
 
-    def __init__(self, manner: Manner, write: Callable[[str], None]) -> None:
-        self._manner = manner
-        self._write = write
+    def __init__(self, act: Act) -> None:
+        self._act = act
         self.status: int | None = None
 
     @pytest.hookimpl(tryfirst=True)
@@ -52,15 +54,21 @@ class Doctor:
         try:
             options = resolve_options(config)
             profile = read_profile(options, installed.defaults_folder(config))
-            installed.furnish(config, options.pipeline_root, self._tell)
-            self.status = run_doctor(options, profile, self._manner, self._write)
+            self.status = self._act(config, options, profile)
         except (OptionError, ProfileError, InputError) as error:
             raise pytest.UsageError(*str(error).splitlines()) from error
         return self.status
 
-    def _tell(self, line: str) -> None:
-        if Manner.JSON not in self._manner:
-            self._write(f"doctor: {line}")
+
+def with_run_options(words: Sequence[str], act: Act) -> int:
+    """Act on the options and the profile of pytest's command line `words`; gives the exit status, 2 where they can't
+    be used.
+    """
+    plugin = WithRunOptions(act)
+    # no conftest: those of the folder may load torch, and what they would add is of no use here
+    join_environment()
+    pytest.main(["-p", "steph.plugin", "--noconftest", *join_values(words)], plugins=[plugin])
+    return UNUSABLE if plugin.status is None else plugin.status
 
 
 def doctor_status(words: Sequence[str], manner: Manner, write: Callable[[str], None]) -> int:
@@ -68,11 +76,16 @@ def doctor_status(words: Sequence[str], manner: Manner, write: Callable[[str], N
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _leave)
-    doctor = Doctor(manner, write)
-    # no conftest: those of the folder may load torch, and what they would add is of no use here
-    join_environment()
-    pytest.main(["-p", "steph.plugin", "--noconftest", *join_values(words)], plugins=[doctor])
-    return UNUSABLE if doctor.status is None else doctor.status
+
+    def say(line: str) -> None:
+        if Manner.JSON not in manner:
+            write(f"doctor: {line}")
+
+    def examine_run(config: pytest.Config, options: Options, profile: Profile) -> int:
+        installed.furnish(config, options.pipeline_root, say)
+        return run_doctor(options, profile, manner, write)
+
+    return with_run_options(words, examine_run)
 
 
 def _leave(number: int, _: object) -> NoReturn:

@@ -5,9 +5,9 @@ huggingface_hub is imported only when it is needed; no token reaches a message.
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 
+from steph.base.files import parse_json
 from steph.doctor.facts import HubFacts
 from steph.run.hub_failure import classify
 from steph.run.hub_query import is_offline
@@ -41,6 +41,6 @@ def read_hub() -> HubFacts:
 def _name(text: str) -> str | None:
     """The account's name; None where the answer is not the Hub's (a mirror need not know the question)."""
     try:
-        return str(json.loads(text)["name"])
+        return str(parse_json(text.encode())["name"])
     except (ValueError, KeyError, TypeError):
         return None

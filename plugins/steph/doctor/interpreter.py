@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
+from steph.base.files import parse_json
 from steph.doctor.asking import signals_held
 from steph.doctor.facts import Checkup
 from steph.run.processes import set_parent_death_signal
@@ -62,7 +62,7 @@ def read_checkup(output: str, errors: str, returncode: int | None) -> Checkup:
     steps = {}
     for line in output.splitlines():
         with suppress(ValueError, KeyError, TypeError, AttributeError):
-            found = json.loads(line)
+            found = parse_json(line.encode(errors="replace"), finite=False)
             steps[found.pop("step")] = found
     said = " ".join(errors.split()[-_SAID_WORDS:])
     known = {name: facts for name, facts in steps.items() if name in Checkup.model_fields}

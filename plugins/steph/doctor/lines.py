@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from steph.base.redact import redact
+from steph.base.text import one_line
 
 MESSAGE_CHARS = 300
 
@@ -52,19 +52,13 @@ class DoctorCheck:
 
     def ok(self, message: str) -> Line:
         """The line of a check that holds."""
-        return Line(self.id, Level.OK, _one_line(message))
+        return Line(self.id, Level.OK, one_line(message))
 
     def not_applicable(self, why: str) -> Line:
         """The line of a check that has nothing to look at here."""
-        return Line(self.id, Level.NOT_APPLICABLE, _one_line(why))
+        return Line(self.id, Level.NOT_APPLICABLE, one_line(why))
 
     def trouble(self, key: str, message: str) -> Line:
         """The line of a check that does not hold; KeyError for a trouble that is not in the table."""
         found = {trouble.key: trouble for trouble in self.troubles}[key]
-        return Line(self.id, found.level, _one_line(message), found.remedy, found.is_certain)
-
-
-def _one_line(text: str) -> str:
-    """Text of any program in one line without secrets, cut where it is too long to read."""
-    line = " ".join(redact(text).split())
-    return line if len(line) <= MESSAGE_CHARS else line[: MESSAGE_CHARS - 1] + "…"
+        return Line(self.id, found.level, one_line(message), found.remedy, found.is_certain)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.base.terms import TrainerName
+from steph.gpu.visible import OUTSIDE_ALLOCATOR_BYTES
+from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, parameter_count
+from steph.memory.terms import embedding_bytes, linear_bytes, lora_parameters, norm_bytes
+from steph.memory.trainers import DEFAULT_TARGETS, Workload
 from steph.plan.options import Options
 from steph.plan.settings import Profile
-from steph.plan.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, parameter_count
-from steph.plan.vram_terms import (
-    DEFAULT_TARGETS,
-    Workload,
-    embedding_bytes,
-    linear_bytes,
-    lora_parameters,
-    norm_bytes,
-)
 from steph.run.output import HEAD_BYTES, TAIL_BYTES
-from steph.run.visible import OUTSIDE_ALLOCATOR_BYTES
 
 HALF_BYTES = 2  # one parameter in bf16 or fp16, as models are published
 # of a LoRA parameter: fp32 in the adapter and again in the checkpoint, there with AdamW's two moments
@@ -51,7 +46,7 @@ def needs_of(options: Options, profile: Profile) -> Needs:
     known = {**BUILT_IN, TINY_NAME: TINY}
     shapes = [known[name] for name in names if name in known]
     first = known.get(names[0])
-    work = Workload("answer", 1, 1, use_4bit=profile.train.use_4bit)
+    work = Workload(TrainerName.ANSWER, 1, 1, use_4bit=profile.train.use_4bit)
     loaded = [_loaded_bytes(shape, work) for shape in shapes]
     return Needs(
         is_gpu=profile.machine.device == "gpu",
@@ -75,7 +70,7 @@ def _attempt_bytes(shape: ModelShape | None, profile: Profile) -> int:
     if shape is None:
         return fixed_bytes
     targets = profile.train.target_modules or DEFAULT_TARGETS
-    work = Workload("answer", 1, 1, lora_r=profile.train.lora_r, target_modules=targets)
+    work = Workload(TrainerName.ANSWER, 1, 1, lora_r=profile.train.lora_r, target_modules=targets)
     try:
         return fixed_bytes + lora_parameters(shape, work) * SAVED_LORA_BYTES
     except ValueError:  # modules of another architecture

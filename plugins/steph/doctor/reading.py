@@ -15,17 +15,19 @@ import psutil
 
 from steph.base.terms import StageId
 from steph.conduct.preparation import cache_dir, pipeline_python, read_inputs
+from steph.contract.asked import passed
 from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts, Place, RootFacts
 from steph.doctor.hub import HUB_SECONDS
+from steph.gpu.driver import DeviceError, driver, has_nvidia_nodes
+from steph.gpu.lock import GpuBusyError, GpuLockError, gpu_lock
+from steph.gpu.visible import first_visible
 from steph.plan.options import Options
 from steph.plan.settings import Profile, ProfileError
 from steph.record.environment import Device
-from steph.run import hub, model_files, telemetry
-from steph.run.gpulock import GpuBusyError, GpuLockError, gpu_lock
+from steph.run import hub, model_files
 from steph.run.inputs import InputError
 from steph.run.machine import is_wsl
 from steph.run.rootlock import RootBusyError, root_lock
-from steph.run.visible import first_visible
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -33,13 +35,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 def read_gpu() -> GpuFacts:
     """What NVML says of the GPUs and of the one that a run would use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not telemetry.has_nvidia_nodes():
+    if not has_nvidia_nodes():
         return GpuFacts(has_nodes=False, visible=visible)
     try:
-        devices = telemetry.list_devices()
+        devices = driver().devices()
         device = first_visible(visible, devices)
         return GpuFacts(True, len(devices), device, visible, users=_users(device) if device else ())
-    except telemetry.DeviceError as error:
+    except DeviceError as error:
         return GpuFacts(has_nodes=True, visible=visible, error=str(error))
 
 
@@ -48,9 +50,10 @@ def read_root(options: Options, profile: Profile) -> RootFacts:
     root = options.pipeline_root
     facts = RootFacts(str(root))
     try:
-        description, dataset = read_inputs(options, profile, tuple(StageId))
-        script = str(root / description.paths.train_script)
-        facts = RootFacts(str(root), dataset=dataset, train_script=script)
+        found = read_inputs(options, profile, tuple(StageId))
+        has_script = "train_script" in passed(found.description.train)
+        script = str(root / found.description.paths.train_script) if has_script else None
+        facts = RootFacts(str(root), dataset=found.dataset, train_script=script)
     except (ProfileError, InputError) as error:
         facts = RootFacts(str(root), error=str(error))
     try:
@@ -117,8 +120,8 @@ def read_model(options: Options, profile: Profile) -> ModelFacts:
 def _users(device: Device) -> tuple[MemoryUser, ...]:
     """The processes that hold this device's memory; none where the driver does not show them."""
     try:
-        held = telemetry.held_bytes_by_pid(device.uuid)
-    except telemetry.DeviceError:
+        held = driver().held_bytes_by_pid(device.uuid)
+    except DeviceError:
         return ()
     return tuple(MemoryUser(pid, _process_name(pid), used_bytes) for pid, used_bytes in held.items())
 

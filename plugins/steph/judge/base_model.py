@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steph.judge.artifacts import UnreadableError, read_json
-from steph.judge.tensors import Tensor, TensorFileError, read_header
+from steph.base.files import UnreadableError, read_json_object
+from steph.base.tensors import Tensor, read_header
 
 MAX_CONFIG_BYTES = 4 << 20
 MOST_SHARDS = 400
@@ -66,10 +66,8 @@ def read_base(folder: Path | None) -> BaseModel:
 def _configs(folder: Path) -> tuple[Mapping[str, object], ...]:
     """The configuration of the text model, which stands one level down beside other towers, and the whole."""
     try:
-        raw = read_json(folder / "config.json", MAX_CONFIG_BYTES)
+        raw = read_json_object(folder / "config.json", MAX_CONFIG_BYTES, finite=False)
     except UnreadableError:
-        return ()
-    if not isinstance(raw, Mapping):
         return ()
     text = raw.get("text_config")
     return (text, raw) if isinstance(text, Mapping) else (raw,)
@@ -84,7 +82,7 @@ def _matrices(folder: Path) -> dict[str, tuple[int, ...]]:
     try:
         files = sorted(folder.glob("*.safetensors"))[:MOST_SHARDS]
         tensors = [tensor for path in files for tensor in read_header(path)]
-    except (OSError, TensorFileError):
+    except (OSError, UnreadableError):
         return {}
     return {tensor.name.removesuffix(".weight"): tensor.shape for tensor in tensors if _is_matrix(tensor)}
 

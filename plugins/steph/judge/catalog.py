@@ -11,9 +11,9 @@ from pathlib import Path
 
 from steph.judge.checks_adapter import ADAPTER_BASE, ADAPTER_FILES
 from steph.judge.checks_adapter_keys import ADAPTER_KEYS
+from steph.judge.checks_adapter_use import ADAPTER_IN_USE
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_asked import ASKED
-from steph.judge.checks_evaluation import ADAPTER_IN_USE
 from steph.judge.checks_extended import EXTENDED
 from steph.judge.checks_heart import HEART
 from steph.judge.checks_lines import LINES
@@ -30,8 +30,24 @@ from steph.judge.checks_times import TIMES
 from steph.judge.checks_tokenizer import TOKENIZER_KEPT
 from steph.judge.checks_training import ANSWERS_KEPT, LINE_TRAIN_RESULT, TRAINING_FILES
 from steph.judge.checks_witness import WITNESSED_TRAINING
-from steph.judge.kinds import CheckKind
+from steph.judge.kinds import CheckKind, Needs
 
+NEEDED = {
+    Needs.KEY_LINES: "lawqa の決まった表示と設定",
+    Needs.WORDS: "evaluate.lines",
+    Needs.ROWS: "問題ごとの結果",
+    Needs.QUESTIONS: "結果の問題文",
+    Needs.LABELS: "記号の回答",
+    Needs.GOLD: "結果の正解と回答",
+    Needs.RESPONSES: "応答の文",
+    Needs.PROMPTS: "結果のプロンプト",
+    Needs.DATASET: "データセット",
+    Needs.MODEL_NAME: "表示か結果のモデル名",
+    Needs.ADAPTER_NAME: "表示か結果のアダプター",
+    Needs.FINAL_LINE: "Trainer の最終行",
+    Needs.TRAINER_STATE: "trainer_state.json",
+    Needs.TRAIN_ROWS: "ファイルの学習データ",
+}
 CATALOG: dict[str, CheckKind] = {
     kind.id: kind
     for kind in (
@@ -51,14 +67,22 @@ def markdown() -> str:
         "- **fail** が成り立たない段は緑にならない。測定できなかった fail も同じ\n"
         "  （「任意」の検査だけは、測定できなければ info に下がる）。\n"
         "- 「品質」の検査は予行では info になる。\n"
-        "- 「罠」は公開パイプラインで見つかった罠の番号。\n\n"
+        "- 「罠」は公開パイプラインで見つかった罠の番号。\n"
+        "- 「中核」の検査は、`steph.toml` に何が書いてあっても行う。\n"
+        "- 「要」のものを持たないと `steph.toml` が言うパイプラインでは、その検査は対象外になり、報告に理由が出る。\n\n"
         "| id | 段 | 重さ | 罠 | 内容 | 読むもの | 備考 |\n|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(_row(kind) for kind in CATALOG.values())
 
 
 def _row(kind: CheckKind) -> str:
-    notes = [kind.note, "品質" if kind.quality else "", "任意" if kind.optional else ""]
+    notes = [
+        kind.note,
+        "中核" if kind.core else "",
+        "品質" if kind.quality else "",
+        "任意" if kind.optional else "",
+        f"要: {'・'.join(NEEDED[need] for need in kind.needs)}" if kind.needs else "",
+    ]
     cells = (
         f"`{kind.id}`",
         kind.stages,

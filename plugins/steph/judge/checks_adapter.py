@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from steph.judge.artifacts import UnreadableError, read_json
+from steph.base.files import UnreadableError, read_json_object
+from steph.base.tensors import Scan, Tensor, read_header, same_values, scan
+from steph.base.text import one_line
+from steph.contract.training_files import STATE_NAME, TrainerState
 from steph.judge.base_model import BaseModel
 from steph.judge.checks_adapter_keys import key_checks
-from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.lora_pairs import MATRIX, pairs_of, unfit
 from steph.judge.names import same_model
-from steph.judge.tensors import Scan, Tensor, TensorFileError, read_header, same_values, scan
-from steph.judge.training_files import STATE_NAME, TrainerState
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 
@@ -111,9 +112,7 @@ class AdapterConfig:
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
     """Read `adapter_config.json`; UnreadableError where it is no JSON object."""
-    raw = read_json(folder / CONFIG_NAME, MAX_CONFIG_BYTES)
-    if not isinstance(raw, Mapping):
-        raise UnreadableError("JSON のオブジェクトでない")
+    raw = read_json_object(folder / CONFIG_NAME, MAX_CONFIG_BYTES)
     return AdapterConfig(**{field.name: raw.get(field.name) for field in fields(AdapterConfig)})
 
 
@@ -124,12 +123,14 @@ def base_check(folder: Path, model_name: str) -> Check:
     except UnreadableError as error:
         return ADAPTER_BASE.check(None, f"{CONFIG_NAME} から読めない: {error}")
     holds = isinstance(base, str) and same_model(model_name, base)
-    named = bounded(base, 100) if base else "記録なし"
-    return ADAPTER_BASE.check(holds, f"アダプターのベースは {named}、対象モデルは {bounded(model_name, 100)}。")
+    named = one_line(base, 100) if base else "記録なし"
+    return ADAPTER_BASE.check(holds, f"アダプターのベースは {named}、対象モデルは {one_line(model_name, 100)}。")
 
 
-def config_checks(folder: Path, settings: TrainSettings, tensors: tuple[Tensor, ...]) -> tuple[Check, ...]:
-    """Check that `adapter_config.json` is there and says what was asked."""
+def config_checks(
+    folder: Path, settings: TrainSettings, tensors: tuple[Tensor, ...], unsaid: frozenset[str] = frozenset()
+) -> tuple[Check, ...]:
+    """Check that `adapter_config.json` is there and says what was asked; nobody asked for `unsaid` settings."""
     try:
         config = read_adapter_config(folder)
     except UnreadableError as error:
@@ -138,8 +139,8 @@ def config_checks(folder: Path, settings: TrainSettings, tensors: tuple[Tensor, 
             ADAPTER_AS_ASKED.check(None, "adapter_config.json がないので測れない。"),
         )
     is_lora = config.peft_type == "LORA"
-    kind = bounded(config.peft_type, 40)
-    wrong = _differences(config, settings, tensors)
+    kind = one_line(config.peft_type, 40)
+    wrong = _differences(config, settings, tensors, unsaid)
     return (
         ADAPTER_CONFIG.check(is_lora, f"{CONFIG_NAME} は読め、種類は {kind}。"),
         ADAPTER_AS_ASKED.check(
@@ -148,21 +149,24 @@ def config_checks(folder: Path, settings: TrainSettings, tensors: tuple[Tensor, 
     )
 
 
-def _differences(config: AdapterConfig, settings: TrainSettings, tensors: tuple[Tensor, ...]) -> list[str]:
+def _differences(
+    config: AdapterConfig, settings: TrainSettings, tensors: tuple[Tensor, ...], unsaid: frozenset[str]
+) -> list[str]:
     pairs = [
         ("r", config.r, settings.lora_r),
         ("lora_alpha", config.lora_alpha, settings.lora_alpha),
         ("lora_dropout", config.lora_dropout, settings.lora_dropout),
     ]
-    wrong = [f"{name}={bounded(found, 40)}（依頼 {asked}）" for name, found, asked in pairs if found != asked]
+    pairs = [pair for pair in pairs if pair[0] not in unsaid]
+    wrong = [f"{name}={one_line(found, 40)}（依頼 {asked}）" for name, found, asked in pairs if found != asked]
     modules = config.target_modules
     if settings.target_modules and not (
         isinstance(modules, list) and {str(m) for m in modules} == set(settings.target_modules)
     ):
         asked_modules = ",".join(settings.target_modules)
-        wrong.append(f"target_modules={bounded(modules, 80)}（依頼 {bounded(asked_modules, 80)}）")
+        wrong.append(f"target_modules={one_line(modules, 80)}（依頼 {one_line(asked_modules, 80)}）")
     wrong += [
-        f"{name}={bounded(value, 60)}（依頼していない）"
+        f"{name}={one_line(value, 60)}（依頼していない）"
         for name, value in (
             ("layers_to_transform", config.layers_to_transform),
             ("rank_pattern", config.rank_pattern),
@@ -185,18 +189,18 @@ def _left_out(config: AdapterConfig, names: Sequence[str]) -> list[str]:
     saved = config.modules_to_save if isinstance(config.modules_to_save, list) else []
     wrong = ["use_dora なのに magnitude がない"] if config.use_dora and names and "magnitude" not in str(names) else []
     if saved and names and not any(f".{module}." in name for module in saved for name in names):
-        wrong.append(f"modules_to_save の {bounded('、'.join(map(str, saved)), 80)} の重みがない")
+        wrong.append(f"modules_to_save の {one_line('、'.join(map(str, saved)), 80)} の重みがない")
     return wrong
 
 
 def _astray(config: AdapterConfig, settings: TrainSettings, names: Sequence[str]) -> list[str]:
     """Modules that were asked for and have no weights, and weights on modules that the configuration does not name."""
     lacking = [module for module in settings.target_modules if names and not any(f".{module}." in n for n in names)]
-    wrong = [f"{bounded('、'.join(lacking), 80)} の重みがない"] if lacking else []
+    wrong = [f"{one_line('、'.join(lacking), 80)} の重みがない"] if lacking else []
     targets = config.target_modules if isinstance(config.target_modules, list) else None
     if targets and not config.target_parameters:
         others = [name for name in names if not any(f".{module}." in f".{name}" for module in targets)]
-        wrong += [f"target_modules にない {bounded(others[0], 100)}"] if others else []
+        wrong += [f"target_modules にない {one_line(others[0], 100)}"] if others else []
     return wrong
 
 
@@ -211,7 +215,7 @@ def last_check(folder: Path, state: TrainerState, last_loss_unix: float | None =
     kept = [folder / name / WEIGHTS_NAME for name in (state.folder.name, state.best_folder) if name]
     try:
         answers = [same_values(folder / WEIGHTS_NAME, path) for path in kept if path.is_file()]
-    except (OSError, TensorFileError):
+    except (OSError, UnreadableError):
         answers = []
     if True in answers:
         return ADAPTER_IS_LAST.check(True, f"{state.folder.name} の LoRA 重みと同じ。")
@@ -242,9 +246,9 @@ def weight_checks(folder: Path, base: BaseModel = NO_BASE) -> tuple[tuple[Tensor
         tensors = read_header(path)
         values = sum(math.prod(tensor.shape) for tensor in tensors)
         if not values:
-            raise TensorFileError("テンソルが 1 つもない")
+            raise UnreadableError("テンソルが 1 つもない")
         scans = tuple(scan(path, tensors))
-    except (OSError, TensorFileError) as error:
+    except (OSError, UnreadableError) as error:
         return (), (*_unreadable(folder, error), *key_checks((), (), base, targets, whole=whole))
     return tensors, (
         _written_check(tensors, values),
@@ -259,8 +263,8 @@ def _written_check(tensors: tuple[Tensor, ...], values: int) -> Check:
     pairs = pairs_of(tensors)
     alone = [tensor.name for pair in pairs if len(pair) == 1 for tensor in pair.values()]
     odd = [f"{pair['A'].name} {list(pair['A'].shape)} と {list(pair['B'].shape)}" for pair in pairs if unfit(pair)]
-    example = f"、対の片方しかない行列 {len(alone)} 個（例 {bounded(alone[0], 120)}）" if alone else ""
-    example += f"、A と B の形が合わない対 {len(odd)} 個（例 {bounded(odd[0], 160)}）" if odd else ""
+    example = f"、対の片方しかない行列 {len(alone)} 個（例 {one_line(alone[0], 120)}）" if alone else ""
+    example += f"、A と B の形が合わない対 {len(odd)} 個（例 {one_line(odd[0], 160)}）" if odd else ""
     written = f"{WEIGHTS_NAME} に {len(tensors)} テンソル、{values:,} 要素がある{example}。"
     return ADAPTER_WEIGHTS.check(not alone and not odd, written)
 
@@ -294,7 +298,7 @@ def _unreadable(folder: Path, error: Exception) -> tuple[Check, ...]:
 def _finite_check(scans: tuple[Scan, ...]) -> Check:
     whole = [s.tensor for s in scans if s.tensor.dtype in INTEGERS]
     if whole:
-        first = bounded(whole[0].name, 120)
+        first = one_line(whole[0].name, 120)
         return ADAPTER_FINITE.check(False, f"{len(whole)} テンソルの型が整数（{first} は {whole[0].dtype}）。")
     unread = [s.tensor.dtype for s in scans if s.nonfinite_values is None]
     if unread:
@@ -302,13 +306,13 @@ def _finite_check(scans: tuple[Scan, ...]) -> Check:
     bad = [s for s in scans if s.nonfinite_values]
     if bad:
         count = sum(s.nonfinite_values or 0 for s in bad)
-        first = bounded(bad[0].tensor.name, 120)
+        first = one_line(bad[0].tensor.name, 120)
         return ADAPTER_FINITE.check(
             False, f"{len(bad)} テンソルに NaN または Inf が {count:,} 要素ある（最初は {first}）。"
         )
     huge = [s for s in scans if MATRIX.search(s.tensor.name) and (s.largest or 0) > LARGEST_HALF]
     if huge:
-        first = bounded(huge[0].tensor.name, 120)
+        first = one_line(huge[0].tensor.name, 120)
         return ADAPTER_FINITE.check(False, f"{first} に {huge[0].largest:.2g} がある: 半精度では Inf になる。")
     return ADAPTER_FINITE.check(True, f"{len(scans)} テンソルの全要素が有限。")
 
@@ -340,7 +344,7 @@ def _trained_check(scans: tuple[Scan, ...], *, begins_at_zero: bool) -> Check:
     if not begins_at_zero and not still:
         return ADAPTER_TRAINED.check(None, "B 行列がゼロから始まらない初期化なので測れない。", severity=WARN)
     moved = len(matrices) - len(still)
-    example = f"（ゼロのまま: {bounded(still[0], 120)} など）" if still else ""
+    example = f"（ゼロのまま: {one_line(still[0], 120)} など）" if still else ""
     return ADAPTER_TRAINED.check(
         not still,
         f"B 行列 {len(matrices)} 個のうち {moved} 個が、A とともにゼロでない{example}。",

@@ -9,9 +9,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from steph.base.tensors import Scan, Tensor
+from steph.base.text import one_line
 from steph.judge.base_model import BaseModel, layer_of
-from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
-from steph.judge.tensors import Scan, Tensor
+from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.record.values import Check
 
 PREFIX = "base_model.model."
@@ -67,7 +68,7 @@ def _loadable_check(tensors: tuple[Tensor, ...], base: BaseModel) -> Check:
     foreign = [t.name for t in tensors if not t.name.startswith(PREFIX) or _FOREIGN.search(t.name)]
     if foreign:
         some = f"{len(tensors)} 個のキーのうち {len(foreign)} 個を PEFT は読み込めない"
-        return ADAPTER_LOADABLE.check(False, f"{some}（例 {bounded(foreign[0], 120)}）。")
+        return ADAPTER_LOADABLE.check(False, f"{some}（例 {one_line(foreign[0], 120)}）。")
     astray = next(_misfits(tensors, base), None)
     if astray:
         return ADAPTER_LOADABLE.check(False, f"ベースモデルに合わない: {astray}。")
@@ -80,14 +81,14 @@ def _misfits(tensors: Sequence[Tensor], base: BaseModel) -> Iterator[str]:
     placed = [(tensor, place) for tensor in tensors if _LORA.search(tensor.name) and (place := _place_of(tensor))]
     for tensor, (layer, _) in placed:
         if base.layers is not None and layer >= base.layers:
-            yield f"{bounded(tensor.name, 120)} の層（ベースは {base.layers} 層）"
+            yield f"{one_line(tensor.name, 120)} の層（ベースは {base.layers} 層）"
     known = [(tensor, shapes[place]) for tensor, place in placed if place in shapes]
     if shapes and placed and not known:
-        yield f"{bounded(placed[0][0].name, 120)} などのモジュールがない"
+        yield f"{one_line(placed[0][0].name, 120)} などのモジュールがない"
     for tensor, shape in known:
         width = tensor.shape[-1 if "lora_A" in tensor.name else 0] if len(tensor.shape) == 2 else None
         if width is not None and width not in shape:
-            yield f"{bounded(tensor.name, 120)} の形 {list(tensor.shape)}（ベースの行列は {list(shape)}）"
+            yield f"{one_line(tensor.name, 120)} の形 {list(tensor.shape)}（ベースの行列は {list(shape)}）"
 
 
 def _place(name: str) -> tuple[int, str] | None:
@@ -145,7 +146,7 @@ def _values_check(scans: tuple[Scan, ...]) -> Check:
     if tiny:
         wrong.append(f"B 行列 {len(ends)} 個のうち {len(tiny)} 個の最大が {max(tiny):.2g} 以下: ほとんど学習していない")
     if largest > LARGEST_WEIGHT:
-        wrong.append(f"{bounded(name, 120)} の最大が {largest:.2g}")
+        wrong.append(f"{one_line(name, 120)} の最大が {largest:.2g}")
     if same:
         wrong.append(f"{same} 個の B 行列が別の層のものと同じ")
     return ADAPTER_VALUES.check(not wrong, f"{'、'.join(wrong) or f'LoRA 重みの最大は {largest:.2g}'}。")

@@ -11,21 +11,31 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 from steph.base.fingerprint import fingerprints, holds, normal_form, text_hash
+from steph.base.text import one_line
+from steph.contract.results import Results, Row
+from steph.judge.checks_inputs import (
+    ANSWERS_FREE,
+    MASK_AND_POSITIONS,
+    PROMPTS_AS_RECORDED,
+    inputs_check,
+    recorded_prompts_check,
+    steering_check,
+)
+from steph.judge.checks_weights import ADAPTER_AS_SAVED, BASE_UNCHANGED, NO_OWN_CODE, answering_weight_checks
 from steph.judge.checks_witness import model_check, place_checks, quantised_check, why_unseen
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.names import same_path
 from steph.judge.prompts import LEAST_LOST, asked_share, frame_lost, text_beside
-from steph.judge.results import Results, Row
 from steph.judge.witness import (
     AdapterLoaded,
     Batch,
     Generation,
     ModelLoaded,
-    ModelSaved,
     Quantised,
     Raised,
     Scoring,
@@ -42,6 +52,7 @@ SAME_TEXT = 0.9  # of the fingerprints: the rest may be lost where a response wa
 LEAST_PRINTS = 2  # of a response; of a shorter one only the hash of the whole tells
 WHOLE_QUESTION, PART_OF_QUESTION = 0.999, 0.5
 MOST_UNSTOPPED = 0.5
+MANY_ANSWERS = 2  # for each row of the results
 SCALING_TOLERANCE = 1e-4
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<eos>|<pad>|<end_of_turn>")
 
@@ -53,6 +64,7 @@ ANSWERS_GENERATED = CheckKind(
     "目撃記録の generate と採点の呼び出し、例外の数",
     trap=2,
     note="例外のあとでやり直していれば warn",
+    core=True,
 )
 ADAPTER_ACTIVE = CheckKind(
     "adapter_active",
@@ -62,6 +74,7 @@ ADAPTER_ACTIVE = CheckKind(
     "目撃記録の回答時のアダプター（sha256、無効化、マージ）、PEFT のキーの不足、結果の応答",
     trap=19,
     note="アダプターなしの評価では、どれも有効でないこと",
+    core=True,
 )
 SCALING_AS_TRAINED = CheckKind(
     "scaling_as_trained",
@@ -91,6 +104,7 @@ PROMPTS_HOLD_QUESTIONS = CheckKind(
     trap=27,
     optional=True,
     note="文の一部が違うだけなら warn",
+    needs=(Needs.QUESTIONS,),
 )
 PROMPTS_BARE = CheckKind(
     "prompts_bare",
@@ -100,6 +114,7 @@ PROMPTS_BARE = CheckKind(
     "目撃記録のプロンプトの指紋と、データセットの各項目",
     optional=True,
     note="--no-rag のとき",
+    needs=(Needs.DATASET, Needs.QUESTIONS),
 )
 FRAME_AS_TRAINED = CheckKind(
     "frame_as_trained",
@@ -118,7 +133,8 @@ RESPONSES_GENERATED = CheckKind(
     "目撃記録の応答のハッシュと指紋、結果の response",
     trap=23,
     optional=True,
-    note="一部だけ、または短い応答だけなら warn",
+    note="一部だけ、または短い応答だけなら warn。長い生成の最初の一文字だけでも warn",
+    needs=(Needs.RESPONSES,),
 )
 ANSWERS_GREEDY = CheckKind(
     "answers_greedy",
@@ -128,6 +144,7 @@ ANSWERS_GREEDY = CheckKind(
     "目撃記録の do_sample、学習モード、一つのプロンプトへの応答の数",
     optional=True,
     note="アンサンブルでは問わない",
+    needs=(Needs.RESPONSES,),
 )
 ANSWERS_STOPPED = CheckKind(
     "answers_stopped",
@@ -138,6 +155,7 @@ ANSWERS_STOPPED = CheckKind(
     trap=28,
     quality=True,
     optional=True,
+    needs=(Needs.RESPONSES,),
 )
 WITNESSED_ANSWERS = (
     ANSWERS_GENERATED,
@@ -150,6 +168,12 @@ WITNESSED_ANSWERS = (
     RESPONSES_GENERATED,
     ANSWERS_GREEDY,
     ANSWERS_STOPPED,
+    ANSWERS_FREE,
+    PROMPTS_AS_RECORDED,
+    ADAPTER_AS_SAVED,
+    MASK_AND_POSITIONS,
+    BASE_UNCHANGED,
+    NO_OWN_CODE,
 )
 
 
@@ -164,6 +188,9 @@ class _Answer:
     response: tuple[str, ...] | None = None
     new_tokens: int | None = None
     stopped: bool | None = None
+    lines: tuple[str, ...] | None = None
+    prompt_hash: str | None = None
+    first: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,27 +199,20 @@ class _Seen:
 
     evidence: EvalEvidence
     witness: Witness
+    asks_both: bool = False  # for texts, and for the likelihood of given ones
 
     @cached_property
     def calls(self) -> tuple[Call, ...]:
-        """Generations, or scorings where nothing was generated."""
-        return self.witness.of(Generation) or self.witness.of(Scoring)
+        """Generations, or scorings where nothing was generated; both of an evaluation that asks for both."""
+        generations, scorings = self.witness.of(Generation), self.witness.of(Scoring)
+        return (*generations, *scorings) if self.asks_both else generations or scorings
 
     @cached_property
     def unseen_calls(self) -> int:
         """Calls that were only counted."""
-        name = "generations" if self.witness.of(Generation) else "scorings"
-        return max(0, self.witness.totals(name) - len(self.calls))
-
-    @cached_property
-    def merged_folders(self) -> frozenset[str]:
-        """Folders of models that H-2's adapter was merged into while the witness looked on."""
-        wanted = self.evidence.adapter_sha256_expected
-        witnesses = (self.evidence.training_witness, self.witness)
-        saves = (save for witness in witnesses if witness for save in witness.of(ModelSaved))
-        return frozenset(
-            save.path for save in saves if save.path and wanted is not None and wanted in save.merged_sha256
-        )
+        names = ("generations", "scorings") if self.witness.of(Generation) else ("scorings",)
+        total = sum(self.witness.totals(name) for name in (names if self.asks_both else names[:1]))
+        return max(0, total - len(self.calls))
 
     @cached_property
     def answers(self) -> tuple[_Answer, ...]:
@@ -204,13 +224,28 @@ class _Seen:
         return tuple(answer for answer in self.answers if answer.has_adapter == self.wants_adapter) or self.answers
 
     @property
+    def adapter_folder(self) -> Path | None:
+        """Where the adapter's file lies, if it is still H-2's."""
+        own = self.evidence
+        if own.lora_path is None or own.adapter_sha256_expected != own.adapter_sha256_actual:
+            return None
+        return own.root / own.lora_path
+
+    @property
+    def prompts_by_line(self) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Each counting prompt's lines and fingerprints; none where some calls were only counted."""
+        if self.unseen_calls:
+            return []
+        return [(answer.lines, answer.prompt) for answer in self.counting if answer.lines and answer.prompt is not None]
+
+    @property
     def wants_adapter(self) -> bool:
         return self.evidence.lora_path is not None
 
     def has_adapter(self, call: StateFact) -> bool:
         """Whether H-2's adapter had a part in what this call computed."""
         wanted = self.evidence.adapter_sha256_expected
-        if call.name_or_path and any(same_path(folder, call.name_or_path) for folder in self.merged_folders):
+        if call.name_or_path and any(same_path(folder, call.name_or_path) for folder in self.evidence.merged_folders):
             return True
         if not self.wants_adapter:  # any adapter is one too many
             return bool(call.merged or call.merged_sha256 or (call.layers and call.adapters and not _is_off(call)))
@@ -224,6 +259,7 @@ class _Seen:
             _Answer(
                 call, has_adapter, _at(call.prompt_fingerprints, n), _at(call.response_hashes, n),
                 _at(call.response_fingerprints, n), _at(call.new_tokens or (), n), _at(call.stopped or (), n),
+                _at(call.prompt_lines, n), _at(call.prompt_hashes, n), _at(call.first_characters, n),
             )
             for n in range(call.rows)
         ]  # fmt: skip
@@ -239,7 +275,8 @@ def _at(values: Sequence[Value], n: int) -> Value | None:
 
 def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> tuple[Check, ...]:
     """All checks of what was seen of an evaluation; where nothing was seen, they say why."""
-    seen = _Seen(evidence, evidence.witness or Witness())
+    told = {row.response is None for row in results.results} if results else set()
+    seen = _Seen(evidence, evidence.witness or Witness(), asks_both=len(told) > 1 and evidence.form.format != "lawqa")
     generated = _generated_check(seen, len(results.results) if results else evidence.settings.samples)
     # a row that is an error by its own word has no answer that could have been seen
     rows = tuple(row for row in results.results if row.predicted_answer != "error") if results else ()
@@ -253,6 +290,8 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
             quantised_check(evidence.settings.load_in_4bit, loaded[-1:]),
         )
     worked = tuple({id(answer.call): answer.call for answer in seen.counting}.values())
+    generations = [call for call in worked if isinstance(call, Generation)]
+    with_adapter = [call for call in generations if seen.wants_adapter and seen.has_adapter(call)]
     return (
         generated,
         _active_check(seen, rows),
@@ -262,9 +301,13 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         _bare_check(seen, rows),
         _frame_check(seen),
         _responses_check(seen, rows),
-        _greedy_check(seen),
+        _greedy_check(seen, rows),
         _stopped_check(seen),
-        model_check(seen.witness, evidence.model_name, worked, seen.merged_folders),
+        steering_check(generations),
+        recorded_prompts_check(rows, seen.prompts_by_line),
+        *answering_weight_checks(generations, with_adapter, seen.adapter_folder),
+        inputs_check(generations),
+        model_check(seen.witness, evidence.model_name, worked, seen.evidence.merged_folders),
         quantised_check(evidence.settings.load_in_4bit, worked),
         *place_checks(worked, on_gpu=evidence.on_gpu),
     )
@@ -280,7 +323,7 @@ def _generated_check(seen: _Seen, wanted: int) -> Check:
     message = f"{wanted} 問に対して、モデルが答えたのは {answered} 行、例外で終わった呼び出しは {raised} 回。"
     if raised:
         first = next((fact.error for fact in seen.witness.of(Raised)), "")
-        message += f"例外: {bounded(first, 80)}。" if first else ""
+        message += f"例外: {one_line(first, 80)}。" if first else ""
     enough = answered >= wanted
     return ANSWERS_GENERATED.check(enough and not raised, message, severity=WARN if enough and raised else None)
 
@@ -340,6 +383,12 @@ def _given_by(seen: _Seen, row: Row) -> list[_Answer]:
         if (answer.hashes and own in answer.hashes)
         or (len(prints) >= LEAST_PRINTS and (holds(answer.response or (), text) or 0) >= SAME_TEXT)
     ]
+
+
+def _asked_alone(evidence: EvalEvidence, row: Row) -> Row:
+    """The row as one prompt asks it: of scored choices each has a prompt of its own."""
+    is_scored = row.response is None and evidence.form.format != "lawqa"
+    return row.model_copy(update={"choices": None}) if is_scored else row
 
 
 def _asked(answers: Sequence[_Answer], row: Row) -> list[_Answer]:
@@ -409,7 +458,7 @@ def _questions_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     prompts = list(dict.fromkeys(answer.prompt for answer in seen.counting if answer.prompt))
     best = [
         max((share for prompt in prompts if (share := asked_share(prompt, row)) is not None), default=None)
-        for row in rows
+        for row in (_asked_alone(seen.evidence, row) for row in rows if row.question)
     ]
     known = [share for share in best if share is not None]
     if not known or seen.unseen_calls:
@@ -431,7 +480,7 @@ def _bare_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     if beside is None:
         return PROMPTS_BARE.check(None, "プロンプトの文を比べられない。")
     message = f"比べた {len(prompts)} 件のプロンプトのうち {beside.prompts} 件に、問題のほかの文がある"
-    what = f"（データセットの{bounded(beside.field, 40)}）" if beside.field else ""
+    what = f"（データセットの{one_line(beside.field, 40)}）" if beside.field else ""
     return PROMPTS_BARE.check(beside.prompts * 2 <= len(prompts), f"{message}{what}。")
 
 
@@ -459,19 +508,23 @@ def _frame_check(seen: _Seen) -> Check:
 
 def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     """A response that no call gave, though all that could have given it are known, was not generated here."""
-    compared = made_up = made_up_long = 0
+    compared = made_up = made_up_long = cut = 0
     for row in rows:
         text = _SPECIAL.sub("", row.response or "")
-        candidates = _asked(seen.answers, row)
+        candidates = [answer for answer in _asked(seen.answers, row) if isinstance(answer.call, Generation)]
         if not normal_form(text) or not candidates or any(not answer.hashes for answer in candidates):
             continue
         is_long = len(fingerprints(text)) >= LEAST_PRINTS
         # a short text may be taken out of a long answer
         if not is_long and any((answer.new_tokens or 0) > 2 * len(text) + 4 for answer in candidates):
+            cut += any(answer.first == text_hash(text) for answer in candidates)
             continue
         compared += 1
         if not _given_by(seen, row):
             made_up, made_up_long = made_up + 1, made_up_long + is_long
+    if 2 * cut > len(rows) and not seen.unseen_calls and not made_up:
+        told = f"{len(rows)} 問のうち {cut} 問の応答は、長い生成の最初の一文字だけ。"
+        return RESPONSES_GENERATED.check(False, told, severity=WARN)
     if not compared or seen.unseen_calls:
         return RESPONSES_GENERATED.check(None, "応答の文を比べられない。")
     message = f"比べた {compared} 問のうち、どの生成とも違う応答は {made_up} 問。"
@@ -479,7 +532,7 @@ def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     return RESPONSES_GENERATED.check(not made_up, message, severity=WARN if made_up and not is_all else None)
 
 
-def _greedy_check(seen: _Seen) -> Check:
+def _greedy_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     calls = [answer.call for answer in seen.counting]
     known = [call for call in calls if isinstance(call, Generation) and call.do_sample is not None]
     if not known or seen.evidence.settings.ensemble > 1:
@@ -487,12 +540,23 @@ def _greedy_check(seen: _Seen) -> Check:
     troubles = {
         "サンプリングによる": sum(bool(call.do_sample) for call in known),
         "学習モード（dropout が有効）での生成": sum(bool(call.training) for call in known),
-        "一つのプロンプトへのいくつもの応答の一つ": sum(
-            call.rows > len(call.prompt_tokens or ()) > 0 for call in known
-        ),
+        "一つのプロンプトへのいくつもの応答の一つ": _chosen(seen.counting) if len(seen.counting) > len(rows) else 0,
     }
     told = "、".join(f"{count} 行が{what}" for what, count in troubles.items() if count)
-    return ANSWERS_GREEDY.check(not told, f"答えた {len(known)} 行のうち、{told or 'そのようなものは 0 行'}。")
+    message = f"答えた {len(known)} 行のうち、{told or 'そのようなものは 0 行'}"
+    prompts = {answer.prompt_hash for answer in seen.counting if answer.prompt_hash}
+    often = not told and rows and len(prompts) >= MANY_ANSWERS * len(rows)
+    more = f"（結果は {len(rows)} 問で、{MANY_ANSWERS} 倍以上の生成から選べた）" if often else ""
+    return ANSWERS_GREEDY.check(not told and not often, f"{message}{more}。", severity=INFO if often else None)
+
+
+def _chosen(answers: Sequence[_Answer]) -> int:
+    """Answers to a prompt that was answered otherwise as well: one of them can be picked."""
+    by_prompt: dict[str, list[str]] = {}
+    for answer in answers:
+        if answer.prompt_hash and answer.hashes:
+            by_prompt.setdefault(answer.prompt_hash, []).append(answer.hashes[0])
+    return sum(len(hashes) for hashes in by_prompt.values() if len(set(hashes)) > 1)
 
 
 def _stopped_check(seen: _Seen) -> Check:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from steph.contract.lines import Metrics
+from steph.contract.training_files import TrainerState
 from steph.judge.kinds import FAIL, WARN, CheckKind
-from steph.judge.lines import Metrics
-from steph.judge.training_files import TrainerState
 from steph.plan.steps import epochs_in
 from steph.record.settings import TrainSettings
 from steph.record.values import Check

@@ -12,7 +12,7 @@ from steph.record.values import Check
 LEAST_SHARE = 0.7  # of the steps that the file's rows make: a validation split, and some rows that are too long
 EPOCH_SLACK = 0.02
 # a pattern that begins with its own letters is looked for fast, in megabytes of log
-_PACKING = re.compile(r"[Pp]ack(?:ing|ed)\b(?!['\"]?\s*(?:[=:]|is)?\s*(?i:false|off|no|none|0|disabled)\b)")
+_PACKING = re.compile(r"[Pp]ack(?:ing|ed)\b(?!['\"]?\s{0,9}(?:[=:]|is)?\s{0,9}(?i:false|off|no|none|0|disabled)\b)")
 _NOT_PACKING = re.compile(r"(?:[a-z]|\b(?:no|not|without) )$", re.I)
 
 STEPS_COMPLETE = CheckKind(
@@ -22,6 +22,7 @@ STEPS_COMPLETE = CheckKind(
     "予定のステップ数だけ学習した",
     "global_step（なければ最終行の epoch）と、行数・バッチ・累積・上限から求めた予定、Trainer の max_steps",
     note="Trainer が数えた行が少なく（取り置き・除外・packing）、それを回し終えていれば成り立つ。7 割未満は warn",
+    core=True,
 )
 
 

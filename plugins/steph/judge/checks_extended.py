@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from steph.base.terms import Severity
+from steph.base.text import one_line
+from steph.contract.lines import EvalLines
+from steph.contract.questions import question_key
+from steph.contract.results import Results, Row
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
-from steph.judge.lines import EvalLines
-from steph.judge.questions import question_key
+from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.reading import reasoning_of, strict_letter
-from steph.judge.results import Results, Row
 from steph.record.values import AnswerComparison, Check
 
 REASONING_CHARS = 10  # fewer are no reason: "Reasoning: なし" has two
@@ -115,7 +116,7 @@ def _is_astray(row: Mapping[str, object]) -> bool:
 
 
 def _cot_line_check(lines: EvalLines) -> Check:
-    shown = bounded(lines.cot, 80) if lines.cot is not None else "なし"
+    shown = one_line(lines.cot, 80) if lines.cot is not None else "なし"
     return LINE_COT_ENABLED.check((lines.cot or "").startswith("Enabled"), f"Chain-of-Thought の表示は {shown}。")
 
 

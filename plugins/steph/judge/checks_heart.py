@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from steph.base.text import one_line
+from steph.contract.questions import question_key
+from steph.contract.results import Row
 from steph.judge.checks_witness import Seen, why_unseen
-from steph.judge.kinds import FAIL, INFO, CheckKind, bounded
-from steph.judge.questions import question_key
-from steph.judge.results import Row
+from steph.judge.kinds import FAIL, INFO, CheckKind
 from steph.judge.witness import ModelFact, Witness
 from steph.plan.by_heart import Secret
 from steph.record.values import Check
@@ -134,7 +135,7 @@ def unquantised_check(witness: Witness, seen: Seen | None) -> Check:
         holds, why = why_unseen(witness, "学習")
         return STEP_UNQUANTISED.check(None if holds is False else holds, why)
     layers = sum(kind.layers for kind in facts[-1].quantised)
-    kinds = "、".join(sorted({bounded(kind.kind or "?", 40) for kind in facts[-1].quantised})) or "なし"
+    kinds = "、".join(sorted({one_line(kind.kind or "?", 40) for kind in facts[-1].quantised})) or "なし"
     return STEP_UNQUANTISED.check(layers == 0, f"4bit なしの依頼で、量子化された層は {layers}（{kinds}）。")
 
 

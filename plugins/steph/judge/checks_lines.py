@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+from steph.base.text import one_line
+from steph.contract.lines import EvalLines, KeyLine, answer_troubles_in, raised_while_answering
+from steph.contract.results import Results
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
-from steph.judge.lines import EvalLines, KeyLine, answer_troubles_in, raised_while_answering
+from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
 from steph.judge.names import names_model, same_path
-from steph.judge.results import Results
 from steph.record.values import Check
 
 _ON, _OFF = ("enabled", "on", "true", "有効"), ("disabled", "off", "false", "none", "無効")
@@ -32,7 +33,9 @@ _ADAPTER_FLAG = re.compile(
 _LOCAL = re.compile(r"(?:hf|hugging ?face|transformers)\b")
 _CLASS_NAME = re.compile(r"[A-Z]\w*(?:ForCausalLM|LMHeadModel|ForConditionalGeneration|Model)")
 
-LINE_INITIALIZING = CheckKind("line_initializing", "H-3", FAIL, "初期化の行がある", "Initializing RAG pipeline...")
+LINE_INITIALIZING = CheckKind(
+    "line_initializing", "H-3", FAIL, "初期化の行がある", "Initializing RAG pipeline...", needs=(Needs.KEY_LINES,)
+)
 LINE_RAG_DISABLED = CheckKind(
     "line_rag_disabled",
     "H-3",
@@ -40,12 +43,25 @@ LINE_RAG_DISABLED = CheckKind(
     "RAG が無効と表示された",
     "RAG Mode: Disabled",
     note="--no-rag のとき",
+    needs=(Needs.KEY_LINES,),
 )
 LINE_RAG_ENABLED = CheckKind(
-    "line_rag_enabled", "H-3", FAIL, "RAG が有効と表示された", "RAG Mode: Enabled", note="RAG を使うとき"
+    "line_rag_enabled",
+    "H-3",
+    FAIL,
+    "RAG が有効と表示された",
+    "RAG Mode: Enabled",
+    note="RAG を使うとき",
+    needs=(Needs.KEY_LINES,),
 )
 MODEL_NAMED = CheckKind(
-    "model_named", "H-3", FAIL, "対象モデルの名前が表示された", "HF Model: または LLM Model:", trap=4
+    "model_named",
+    "H-3",
+    FAIL,
+    "対象モデルの名前が表示された",
+    "HF Model: または LLM Model:",
+    trap=4,
+    needs=(Needs.MODEL_NAME,),
 )
 MODEL_NAMES_AGREE = CheckKind(
     "model_names_agree",
@@ -73,12 +89,37 @@ LINE_BACKEND = CheckKind(
     optional=True,
 )
 LORA_PATH_NAMED = CheckKind(
-    "lora_path_named", "H-3", FAIL, "評価に使った LoRA が H-2 のもの", "LoRA Path: と JSON の lora_path"
+    "lora_path_named",
+    "H-3",
+    FAIL,
+    "評価に使った LoRA が H-2 のもの",
+    "LoRA Path: と JSON の lora_path",
+    needs=(Needs.ADAPTER_NAME,),
 )
-LINE_RESULTS = CheckKind("line_results", "H-3", FAIL, "評価結果が表示された", "EVALUATION RESULTS")
-TOTAL_SAMPLES = CheckKind("total_samples", "H-3", FAIL, "依頼した問題数を評価した", "Total Samples: と JSON の件数")
-LINE_ACCURACY = CheckKind("line_accuracy", "H-3", FAIL, "正解率が表示された", "Accuracy:")
-LINES_IN_ORDER = CheckKind("lines_in_order", "H-3", FAIL, "必要な行が決まった順に並ぶ", "上の各行の位置", optional=True)
+LINE_RESULTS = CheckKind(
+    "line_results", "H-3", FAIL, "評価結果が表示された", "EVALUATION RESULTS", needs=(Needs.KEY_LINES,)
+)
+TOTAL_SAMPLES = CheckKind(
+    "total_samples", "H-3", FAIL, "依頼した問題数を評価した", "Total Samples: と JSON の件数", core=True
+)
+LINE_ACCURACY = CheckKind("line_accuracy", "H-3", FAIL, "正解率が表示された", "Accuracy:", needs=(Needs.KEY_LINES,))
+LINES_IN_ORDER = CheckKind(
+    "lines_in_order",
+    "H-3",
+    FAIL,
+    "必要な行が決まった順に並ぶ",
+    "上の各行の位置",
+    optional=True,
+    needs=(Needs.KEY_LINES,),
+)
+LINES_PRINTED = CheckKind(
+    "lines_printed",
+    "H-3",
+    FAIL,
+    "記述が求める言葉が、その順に表示された",
+    "stdout と stderr、evaluate.lines",
+    needs=(Needs.WORDS,),
+)
 NO_INVOCATION_ERROR = CheckKind(
     "no_invocation_error",
     "H-3",
@@ -101,6 +142,7 @@ LINES = (
     TOTAL_SAMPLES,
     LINE_ACCURACY,
     LINES_IN_ORDER,
+    LINES_PRINTED,
     NO_INVOCATION_ERROR,
 )
 
@@ -118,6 +160,7 @@ def line_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | Non
         _total_check(evidence, lines, results),
         _accuracy_check(lines),
         _order_check(lines),
+        _words_check(evidence),
         _invocation_check(evidence, lines, results),
     )
 
@@ -130,7 +173,7 @@ def _presence(kind: CheckKind, key: KeyLine, text: str, lines: EvalLines) -> Che
 def _rag_check(evidence: EvalEvidence, lines: EvalLines) -> Check:
     use_rag = evidence.settings.use_rag
     mode = lines.rag_mode
-    shown = f"RAG Mode の表示は {bounded(mode, 80) if mode is not None else 'なし'}。"
+    shown = f"RAG Mode の表示は {one_line(mode, 80) if mode is not None else 'なし'}。"
     said = (mode or "").strip().lower()
     if use_rag:
         return LINE_RAG_ENABLED.check(said.startswith(_ON), shown)
@@ -146,13 +189,20 @@ def _model_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | N
         else {}
     )
     shown = {label: str(value) for label, value in (printed | written).items() if value}
-    named = any(value and names_model(value, asked) for value in printed.values())
-    others = [f"{label} が {bounded(value, 60)}" for label, value in shown.items() if not names_model(value, asked)]
-    listing = "、".join(f"{label} {bounded(value, 60)}" for label, value in shown.items()) or "なし"
+    naming = printed if evidence.form.format == "lawqa" else {**printed, **written}
+    named = any(value and _names(evidence, str(value)) for value in naming.values())
+    others = [f"{label} が {one_line(value, 60)}" for label, value in shown.items() if not _names(evidence, value)]
+    listing = "、".join(f"{label} {one_line(value, 60)}" for label, value in shown.items()) or "なし"
     return (
-        MODEL_NAMED.check(named, f"対象は {bounded(asked, 80)}、表示は {listing}。"),
+        MODEL_NAMED.check(named, f"対象は {one_line(asked, 80)}、表示は {listing}。"),
         MODEL_NAMES_AGREE.check(not others, f"別のモデル名: {'、'.join(others) or 'なし'}。"),
     )
+
+
+def _names(evidence: EvalEvidence, value: str) -> bool:
+    """Whether a name is the model's; also a folder that the adapter was seen to be merged into."""
+    merged = evidence.merged_folders
+    return names_model(value, evidence.model_name) or any(same_path(folder, value) for folder in merged)
 
 
 def _in_use_check(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> Check:
@@ -169,9 +219,9 @@ def _in_use_check(evidence: EvalEvidence, lines: EvalLines, results: Results | N
     ]
     if not told:
         return MODEL_IN_USE.check(None, "読み込んだモデルは表示も記録もされていない。")
-    others = [f"{label}: {bounded(value, 60)}" for label, value in told if not _may_be_asked(evidence, value)]
+    others = [f"{label}: {one_line(value, 60)}" for label, value in told if not _may_be_asked(evidence, value)]
     return MODEL_IN_USE.check(
-        not others, f"対象は {bounded(evidence.model_name, 80)}、別のモデルは {'、'.join(others) or 'なし'}。"
+        not others, f"対象は {one_line(evidence.model_name, 80)}、別のモデルは {'、'.join(others) or 'なし'}。"
     )
 
 
@@ -201,11 +251,11 @@ def _backend_check(lines: EvalLines, results: Results | None) -> Check:
         *(value for key, value in _more_keys(results).items() if _SERVER_KEY.fullmatch(key) and _is_address(value)),
     ]
     if asked:
-        return LINE_BACKEND.check(False, f"サーバーに聞いている: {bounded('、'.join(map(str, asked)), 120)}。")
+        return LINE_BACKEND.check(False, f"サーバーに聞いている: {one_line('、'.join(map(str, asked)), 120)}。")
     if not shown:
         return LINE_BACKEND.check(None, "バックエンドは表示も記録もされていない。")
     return LINE_BACKEND.check(
-        all(map(_LOCAL.match, shown)), f"バックエンドは {bounded('、'.join(dict.fromkeys(shown)), 80)}。"
+        all(map(_LOCAL.match, shown)), f"バックエンドは {one_line('、'.join(dict.fromkeys(shown)), 80)}。"
     )
 
 
@@ -223,17 +273,17 @@ def _lora_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | No
     if asked is not None and unused:
         return (
             LORA_PATH_NAMED.check(
-                False, f"JSON の config では LoRA を使っていない: {bounded('、'.join(unused), 80)}。"
+                False, f"JSON の config では LoRA を使っていない: {one_line('、'.join(unused), 80)}。"
             ),
         )
     if asked is None:
         used = [value for value in shown if value not in ("", "None")]
-        return (LORA_PATH_NAMED.check(not used, f"LoRA なしの評価で、表示は {bounded(used or 'なし', 120)}。"),)
+        return (LORA_PATH_NAMED.check(not used, f"LoRA なしの評価で、表示は {one_line(used or 'なし', 120)}。"),)
     if not shown:
         return (LORA_PATH_NAMED.check(None, "LoRA Path は表示も記録もされていない。"),)
     holds = all(_is_asked(evidence.root, asked, value) for value in shown)
-    listing = bounded("、".join(dict.fromkeys(shown)), 120)
-    return (LORA_PATH_NAMED.check(holds, f"指定した LoRA は {bounded(asked, 120)}、表示は {listing}。"),)
+    listing = one_line("、".join(dict.fromkeys(shown)), 120)
+    return (LORA_PATH_NAMED.check(holds, f"指定した LoRA は {one_line(asked, 120)}、表示は {listing}。"),)
 
 
 def _is_asked(root: Path, asked: str, shown: str) -> bool:
@@ -246,11 +296,41 @@ def _is_asked(root: Path, asked: str, shown: str) -> bool:
 
 def _total_check(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> Check:
     asked = evidence.settings.samples
+    if evidence.form.format != "lawqa":
+        return _counted_check(evidence, results)
     counts = {"表示": lines.total}
-    if results:
+    if results and results.summary:
         counts |= {"JSON の total_count": results.summary.total_count, "JSON の件数": len(results.results)}
     shown = "、".join(f"{label} {count if count is not None else 'なし'}" for label, count in counts.items())
     return TOTAL_SAMPLES.check(set(counts.values()) == {asked}, f"依頼した {asked} 問に対して {shown}。")
+
+
+def _counted_check(evidence: EvalEvidence, results: Results | None) -> Check:
+    """Of each task as many samples as were asked for, by its count and by its rows; one of them must be there."""
+    asked = evidence.settings.samples
+    if results is None:
+        return TOTAL_SAMPLES.check(None, "結果を使えないので測れない。")
+    counts: dict[str, int] = {}
+    for score in results.scores:
+        name = f"{score.task} " if score.task else ""
+        rows = sum(row.task == score.task for row in results.results)
+        counts |= {f"{name}件数": score.count} if score.count is not None else {}
+        counts |= {f"{name}行": rows} if results.results else {}
+    if not counts:
+        return TOTAL_SAMPLES.check(None, "件数も行も結果にない（evaluate.results の count か rows）。")
+    shown = "、".join(f"{label} {count}" for label, count in counts.items())
+    return TOTAL_SAMPLES.check(set(counts.values()) == {asked}, f"依頼した {asked} 問に対して {shown}。")
+
+
+def _words_check(evidence: EvalEvidence) -> Check:
+    """The words of the description, each in a line at or after the one before; a program may print more."""
+    printed, at = evidence.output, 0
+    for word in evidence.form.lines:
+        found = printed.find(word, at)
+        if found < 0:
+            return LINES_PRINTED.check(False, f"表示に「{one_line(word, 80)}」が、決まった順では出てこない。")
+        at = found + len(word)
+    return LINES_PRINTED.check(True, f"指定の {len(evidence.form.lines)} 個の言葉が、決まった順に表示された。")
 
 
 def _accuracy_check(lines: EvalLines) -> Check:
@@ -285,6 +365,6 @@ def _invocation_check(evidence: EvalEvidence, lines: EvalLines, results: Results
     if raised >= max(asked, 2) and not errors:
         return NO_INVOCATION_ERROR.check(False, f"{asked} 問に対して、推論中のトレースバックが {raised} 件。")
     told = errors or troubles
-    example = f"（最初は {bounded(told[0], 160)}）" if told else ""
+    example = f"（最初は {one_line(told[0], 160)}）" if told else ""
     message = f"推論中の例外の表示は {len(errors)} 件、失敗したという行は {len(troubles)} 件{example}。"
     return NO_INVOCATION_ERROR.check(not told, message, severity=WARN if troubles and not errors else None)

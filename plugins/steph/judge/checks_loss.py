@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -74,6 +75,8 @@ class LossEvidence:
     rehearsal: bool
     printed_epochs: tuple[float | None, ...] = ()
     logged_epochs: tuple[float | None, ...] = ()
+    witnessed: tuple[float, ...] = ()  # as the Trainer gave them to its callbacks
+    witnessed_epochs: tuple[float | None, ...] = ()
 
 
 def loss_checks(evidence: LossEvidence) -> tuple[Check, ...]:
@@ -139,7 +142,11 @@ def _logged_check(evidence: LossEvidence) -> Check:
 
 
 def _agreement_check(evidence: LossEvidence) -> Check:
-    apart, compared = _apart(evidence)
+    apart, compared = _apart(evidence.printed, evidence.printed_epochs, evidence.logged, evidence.logged_epochs)
+    seen = evidence.witnessed, evidence.witnessed_epochs
+    for told, epochs in ((evidence.printed, evidence.printed_epochs), (evidence.logged, evidence.logged_epochs)):
+        others, further = _apart(told, epochs, *seen)
+        apart, compared = [*apart, *others], compared + further
     every_step = len(evidence.printed) == evidence.steps_done and evidence.printed
     if every_step and evidence.train_loss is not None and _are_finite(evidence.train_loss, *evidence.printed):
         compared += 1
@@ -151,20 +158,24 @@ def _agreement_check(evidence: LossEvidence) -> Check:
     return LOSSES_AGREE.check(not apart, f"損失 {compared} 組のうち {len(apart)} 組が食い違う{example}。")
 
 
-def _apart(evidence: LossEvidence) -> tuple[list[tuple[float, float]], int]:
-    """Printed and logged losses of the same step that differ, and how many were compared.
+def _apart(
+    printed: Sequence[float],
+    printed_epochs: Sequence[float | None],
+    logged: Sequence[float],
+    logged_epochs: Sequence[float | None],
+) -> tuple[list[tuple[float, float]], int]:
+    """Losses of the same step that differ between two sources, and how many were compared.
 
     In order where there are as many of both. A long output is cut in its middle: then those of the same epoch, of which
     two printed decimals may mean several.
     """
-    printed, logged = evidence.printed, evidence.logged
     if len(printed) == len(logged):
         pairs = [(one, [other]) for one, other in zip(printed, logged, strict=True)]
     else:
-        steps = list(zip(evidence.logged_epochs, logged, strict=False))
+        steps = list(zip(logged_epochs, logged, strict=False))
         pairs = [
             (loss, [other for at, other in steps if at is not None and abs(at - epoch) <= EPOCH_TOLERANCE])
-            for epoch, loss in zip(evidence.printed_epochs, printed, strict=False)
+            for epoch, loss in zip(printed_epochs, printed, strict=False)
             if epoch is not None
         ]
     finite = [(one, others) for one, others in pairs if others and _are_finite(one, *others)]

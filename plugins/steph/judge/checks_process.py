@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steph.base.terms import Severity
-from steph.base.units import GIB
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
+from steph.base.text import one_line
+from steph.base.units import gib
+from steph.contract.lines import missing_weights_in, split_lines, tracebacks_in
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.library_warnings import warnings_in
-from steph.judge.lines import missing_weights_in, split_lines, tracebacks_in
 from steph.record.values import Check, Probe
 
 LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop's windows come and go with less
@@ -17,7 +18,7 @@ CAP_SLACK_BYTES = 256 << 20  # what other programs may take meanwhile
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
 _RESULT_MARKS = ("'train_runtime'", "EVALUATION RESULTS")
 
-EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード")
+EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード", core=True)
 NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN, "トレースバックが表示されていない", "stdout と stderr")
 BASE_WEIGHTS_LOADED = CheckKind(
     "base_weights_loaded",
@@ -128,7 +129,7 @@ def process_checks(returncode: int | None, output: str, *, on_gpu: bool = True) 
     return (
         EXIT_ZERO.check(None if returncode is None else returncode == 0, f"終了コードは {ended}。"),
         NO_TRACEBACK.check(count == 0, f"表示されたトレースバックは {count} 件。"),
-        BASE_WEIGHTS_LOADED.check(made_up is None, f"初期値のままの重みの表示: {bounded(made_up or 'なし', 200)}。"),
+        BASE_WEIGHTS_LOADED.check(made_up is None, f"初期値のままの重みの表示: {one_line(made_up or 'なし', 200)}。"),
         _library_check(output, on_gpu),
     )
 
@@ -188,7 +189,7 @@ def _library_check(output: str, on_gpu: bool) -> Check:
         return LIBRARY_WARNINGS.check(True, "結果に関わる警告はない。")
     severity = next(s for s in Severity if any(said.warning.severity is s for said in found))
     listing = "、".join(f"{said.warning.message} {len(said.lines)} 行" for said in found[:3])
-    example = bounded(found[0].lines[0], 160)
+    example = one_line(found[0].lines[0], 160)
     return LIBRARY_WARNINGS.check(False, f"{listing}（例 {example}）。", severity=severity)
 
 
@@ -215,7 +216,7 @@ def _gpu_check(evidence: ProcessEvidence) -> Check:
     taken = evidence.peak_own_bytes
     if taken is None and not evidence.probes:
         return GPU_USED.check(None, "プロセスの記録（probe）も NVML の値もない。")
-    shown = "不明" if taken is None else f"{taken / GIB:.2f} GiB"
+    shown = "不明" if taken is None else gib(taken)
     message = f"CUDA を使ったという記録がなく、増えた GPU メモリは {shown}。"
     return GPU_USED.check(taken is not None and taken >= LEAST_GPU_BYTES, message)
 
@@ -232,7 +233,7 @@ def _cap_check(asked: float, evidence: ProcessEvidence) -> Check:
     """
     cap, taken = evidence.cap_bytes, evidence.peak_own_bytes
     if cap is not None and taken is not None and taken > cap + CAP_SLACK_BYTES:
-        beyond = f"上限 {cap / GIB:.2f} GiB に対して、カードの使用は {taken / GIB:.2f} GiB 増えた"
+        beyond = f"上限 {gib(cap)} に対して、カードの使用は {gib(taken)} 増えた"
         return VRAM_CAP_HONOURED.check(False, f"{beyond}。torch の外で取られたメモリには上限が効かない。")
     fractions = [probe.memory_fraction for probe in evidence.probes if _is_on_card(probe)]
     known = [fraction for fraction in fractions if fraction is not None]

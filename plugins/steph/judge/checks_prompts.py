@@ -11,11 +11,12 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
+from steph.base.text import one_line
+from steph.contract.questions import Question, choices_of, frame_agrees, plain_label, question_key
+from steph.contract.results import Row
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
-from steph.judge.questions import Question, choices_of, frame_agrees, plain_label, question_key
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.reading import LETTERS, stated_labels
-from steph.judge.results import Row
 from steph.record.values import Check
 
 EDITED_SHARE = 0.5  # of a text's pieces: below it is not the same text any more
@@ -36,6 +37,7 @@ PROMPTS_ASK_QUESTIONS = CheckKind(
     trap=27,
     optional=True,
     note="問題文の一部だけが違えば warn",
+    needs=(Needs.PROMPTS,),
 )
 PROMPTS_WITHOUT_CONTEXT = CheckKind(
     "prompts_without_context",
@@ -44,6 +46,7 @@ PROMPTS_WITHOUT_CONTEXT = CheckKind(
     "--no-rag のとき、プロンプトに条文が入っていない",
     "JSON の prompt とデータセットのコンテキスト",
     optional=True,
+    needs=(Needs.PROMPTS,),
 )
 PROMPTS_AGREE = CheckKind(
     "prompts_agree",
@@ -53,6 +56,7 @@ PROMPTS_AGREE = CheckKind(
     "学習データの input と JSON の prompt",
     trap=6,
     optional=True,
+    needs=(Needs.PROMPTS,),
 )
 PROMPTS_HIDE_ANSWERS = CheckKind(
     "prompts_hide_answers",
@@ -61,6 +65,7 @@ PROMPTS_HIDE_ANSWERS = CheckKind(
     "プロンプトに正解が書かれていない",
     "JSON の prompt の末尾・問題のまわり・例題と、正解の記号",
     optional=True,
+    needs=(Needs.PROMPTS,),
 )
 PROMPTS = (PROMPTS_ASK_QUESTIONS, PROMPTS_WITHOUT_CONTEXT, PROMPTS_AGREE, PROMPTS_HIDE_ANSWERS)
 
@@ -153,7 +158,7 @@ def _question_check(asked: list[_Asked], rows: tuple[Row, ...]) -> Check:
         return PROMPTS_ASK_QUESTIONS.check(None, "JSON にプロンプトが見えない。")
     troubles = [trouble for one in asked if (trouble := _trouble(one, rows))]
     hard = [text for text, is_hard in troubles if is_hard]
-    example = f"（例 {bounded((hard or [troubles[0][0]])[0], 120)}）" if troubles else ""
+    example = f"（例 {one_line((hard or [troubles[0][0]])[0], 120)}）" if troubles else ""
     message = f"{len(asked)} 問のうち {len(troubles)} 問のプロンプトが、記録された問題と違う{example}。"
     return PROMPTS_ASK_QUESTIONS.check(not troubles, message, severity=None if hard or not troubles else WARN)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
-from steph.judge.questions import choices_of
+from steph.base.text import one_line
+from steph.contract.questions import choices_of
+from steph.contract.results import Row
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.reading import LETTERS, bare, is_blank, is_exception_text, names_label, spoken, strict_letter
-from steph.judge.results import Row
 from steph.record.values import Check
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
-_NUMBERS = ("1", "2", "3", "4")
+_NUMBERS = tuple("123456789")
 
 ANSWERS_PARSED = CheckKind(
     "answers_parsed",
@@ -21,6 +23,7 @@ ANSWERS_PARSED = CheckKind(
     "predicted_answer = unknown の数",
     quality=True,
     note="全問なら、重みが乱数でないかぎり予行でも warn",
+    needs=(Needs.LABELS,),
 )
 STRICT_PARSE_AGREES = CheckKind(
     "strict_parse_agrees",
@@ -30,6 +33,7 @@ STRICT_PARSE_AGREES = CheckKind(
     "response と predicted_answer",
     trap=8,
     quality=True,
+    needs=(Needs.LABELS, Needs.RESPONSES),
 )
 ANSWERS_AS_RESPONDED = CheckKind(
     "answers_as_responded",
@@ -39,6 +43,7 @@ ANSWERS_AS_RESPONDED = CheckKind(
     "response を厳密に読んだ記号と predicted_answer（多数決なしのとき）",
     trap=8,
     optional=True,
+    needs=(Needs.LABELS, Needs.RESPONSES),
 )
 ANSWERS_GROUNDED = CheckKind(
     "answers_grounded",
@@ -48,6 +53,7 @@ ANSWERS_GROUNDED = CheckKind(
     "response（思考の外）にある記号・番号・選択肢の文と predicted_answer（多数決なしのとき）",
     trap=28,
     optional=True,
+    needs=(Needs.LABELS, Needs.RESPONSES),
 )
 LETTERS_VARY = CheckKind(
     "letters_vary",
@@ -58,19 +64,27 @@ LETTERS_VARY = CheckKind(
     trap=17,
     quality=True,
     optional=True,
+    needs=(Needs.LABELS,),
 )
 READINGS = (ANSWERS_PARSED, STRICT_PARSE_AGREES, ANSWERS_AS_RESPONDED, ANSWERS_GROUNDED, LETTERS_VARY)
 
 
 def reading_checks(
-    rows: tuple[Row, ...], *, cot: bool, ensemble: int, rehearsal: bool, random_weights: bool
+    rows: tuple[Row, ...],
+    labels: tuple[str, ...] = LETTERS,
+    *,
+    cot: bool,
+    ensemble: int,
+    rehearsal: bool,
+    random_weights: bool,
 ) -> tuple[Check, ...]:
-    """All checks of the recorded answers against the responses."""
+    """All checks of the recorded answers, which are some of these labels, against the responses."""
+    reader = _Reader(labels, cot)
     return (
         _parsed_check(rows, rehearsal, random_weights),
-        _strict_check(rows, cot, rehearsal),
-        _contradiction_check(rows, cot, ensemble),
-        _grounded_check(rows, cot, ensemble),
+        _strict_check(rows, reader, rehearsal),
+        _contradiction_check(rows, reader, ensemble),
+        _grounded_check(rows, reader, ensemble),
         _letters_check(rows, rehearsal),
     )
 
@@ -84,46 +98,64 @@ def _parsed_check(rows: tuple[Row, ...], rehearsal: bool, random_weights: bool) 
     return ANSWERS_PARSED.check(unknown == 0, message, rehearsal=rehearsal)
 
 
-def _read(row: Row, cot: bool) -> str | None:
-    """The answer that a response gives beyond doubt: by letter, by its choice's own label, or as its choice's text."""
-    response = row.response or ""
-    if letter := strict_letter(response, cot=cot):
-        return letter
-    choices = choices_of(row.choices)
-    labels = choices.labels if len(choices.labels) == len(LETTERS) else ()
-    if labels and labels != LETTERS and (label := strict_letter(response, cot=cot, labels=labels)):
-        return LETTERS[labels.index(label)]
-    said = bare(spoken(response))
-    held = [n for n, text in enumerate(choices.texts[: len(LETTERS)]) if bare(text) == said]
-    return LETTERS[held[0]] if said and len(held) == 1 else None
+@dataclass(frozen=True)
+class _Reader:
+    """Reads answers, which are one of some labels; `cot`: with reasoning before them."""
+
+    labels: tuple[str, ...]
+    cot: bool
+
+    def read(self, row: Row) -> str | None:
+        """The answer that a response gives beyond doubt: by label, its choice's own label, or its choice's text."""
+        response = row.response or ""
+        if letter := strict_letter(response, cot=self.cot, labels=self.labels):
+            return letter
+        choices = choices_of(row.choices)
+        own = choices.labels if len(choices.labels) == len(self.labels) else ()
+        if own and own != self.labels and (label := strict_letter(response, cot=self.cot, labels=own)):
+            return self.labels[own.index(label)]
+        said = bare(spoken(response))
+        held = [n for n, text in enumerate(choices.texts[: len(self.labels)]) if bare(text) == said]
+        return self.labels[held[0]] if said and len(held) == 1 else None
+
+    def read_number(self, row: Row) -> str | None:
+        """The label of the choice whose number a response gives, where nothing numbers the choices otherwise."""
+        numbers = _NUMBERS[: len(self.labels)]
+        number = strict_letter(row.response or "", cot=self.cot, labels=numbers)
+        return self.labels[numbers.index(number)] if number else None
+
+    def is_grounded(self, row: Row) -> bool:
+        """Whether a response has a recorded answer's label, its choice's number, or most of its text."""
+        said, choices = spoken(row.response or ""), choices_of(row.choices)
+        place = self.labels.index(row.predicted_answer) if row.predicted_answer in self.labels else len(self.labels)
+        own = choices.labels[place] if place < len(choices.labels) else None
+        numbered = own if own and own.isdigit() else str(place + 1)
+        if any(names_label(said, label) for label in {row.predicted_answer, numbered, own} if label):
+            return True
+        shared = [len(_pieces(said) & _pieces(text)) for text in choices.texts]
+        return place < len(shared) and shared[place] > max((n for at, n in enumerate(shared) if at != place), default=0)
 
 
-def _read_number(row: Row, cot: bool) -> str | None:
-    """The letter of the choice whose number a response gives, where nothing numbers the choices otherwise."""
-    number = strict_letter(row.response or "", cot=cot, labels=_NUMBERS)
-    return LETTERS[_NUMBERS.index(number)] if number else None
-
-
-def _strict_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool) -> Check:
+def _strict_check(rows: tuple[Row, ...], reader: _Reader, rehearsal: bool) -> Check:
     answered = [row for row in rows if row.predicted_answer != "error"]
-    said = [_read(row, cot) or _read_number(row, cot) or "unknown" for row in answered]
+    said = [reader.read(row) or reader.read_number(row) or "unknown" for row in answered]
     apart = sum(letter != row.predicted_answer for letter, row in zip(said, answered, strict=True))
     message = f"{len(answered)} 問のうち {apart} 問で、厳密に読み直した回答が記録と違う。"
     return STRICT_PARSE_AGREES.check(apart == 0, message, rehearsal=rehearsal)
 
 
-def _contradiction_check(rows: tuple[Row, ...], cot: bool, ensemble: int) -> Check:
+def _contradiction_check(rows: tuple[Row, ...], reader: _Reader, ensemble: int) -> Check:
     """Of several runs the response is one and the answer the majority's; of one run they must say the same letter."""
     if ensemble > 1:
         return ANSWERS_AS_RESPONDED.check(None, f"{ensemble} 回の多数決では、応答と回答が違ってよい。")
-    said = [(_read(row, cot), row.predicted_answer) for row in rows if row.is_answered]
+    said = [(reader.read(row), row.predicted_answer) for row in rows if row.is_answered]
     apart = [pair for pair in said if pair[0] is not None and pair[0] != pair[1]]
     example = f"（例 応答 {apart[0][0]}、記録 {apart[0][1]}）" if apart else ""
     message = f"{len(rows)} 問のうち {len(apart)} 問で応答と記録の記号が違う{example}。"
     return ANSWERS_AS_RESPONDED.check(not apart, message)
 
 
-def _grounded_check(rows: tuple[Row, ...], cot: bool, ensemble: int) -> Check:
+def _grounded_check(rows: tuple[Row, ...], reader: _Reader, ensemble: int) -> Check:
     """A default letter, a letter out of unfinished thoughts, a digit counted from zero: nothing said leads to them.
 
     A response that plainly gives another letter is the check above's, and an exception's text is another's.
@@ -131,23 +163,13 @@ def _grounded_check(rows: tuple[Row, ...], cot: bool, ensemble: int) -> Check:
     if ensemble > 1:
         return ANSWERS_GROUNDED.check(None, f"{ensemble} 回の多数決では、記録された応答は一つだけ。")
     told = [row for row in rows if row.is_answered and not is_blank(row.response)]
-    told = [row for row in told if _read(row, cot) is None and not is_exception_text(row.response or "")]
-    baseless = [row for row in told if not _is_grounded(row)]
+    told = [row for row in told if reader.read(row) is None and not is_exception_text(row.response or "")]
+    baseless = [row for row in told if not reader.is_grounded(row)]
     example = (
-        f"（例 記録 {baseless[0].predicted_answer}、応答 {bounded(baseless[0].response, 60)}）" if baseless else ""
+        f"（例 記録 {baseless[0].predicted_answer}、応答 {one_line(baseless[0].response, 60)}）" if baseless else ""
     )
     message = f"{len(rows)} 問のうち {len(baseless)} 問で、記録された回答が応答のどこにもない{example}。"
     return ANSWERS_GROUNDED.check(not baseless, message)
-
-
-def _is_grounded(row: Row) -> bool:
-    said, place, choices = spoken(row.response or ""), LETTERS.index(row.predicted_answer), choices_of(row.choices)
-    own = choices.labels[place] if place < len(choices.labels) else None
-    numbered = own if own and own.isdigit() else str(place + 1)
-    if any(names_label(said, label) for label in {row.predicted_answer, numbered, own} if label):
-        return True
-    shared = [len(_pieces(said) & _pieces(text)) for text in choices.texts]
-    return place < len(shared) and shared[place] > max((n for at, n in enumerate(shared) if at != place), default=0)
 
 
 def _pieces(text: str) -> set[str]:

@@ -5,27 +5,44 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from steph.judge.artifacts import UnreadableError, sha256_of
+from steph.base.files import UnreadableError, sha256_of
+from steph.base.terms import Severity
+from steph.base.text import one_line
+from steph.contract.lines import EvalLines
+from steph.contract.questions import Question, as_in_dataset, is_among, plain_label, question_key, questions_of
+from steph.contract.results import Results, ResultsFile, Row
 from steph.judge.checks_prompts import PROMPTS, prompt_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
-from steph.judge.lines import EvalLines
-from steph.judge.questions import Question, is_among, plain_label, question_key, questions_of
-from steph.judge.reading import is_exception_text
-from steph.judge.results import Results, ResultsFile, Row
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
+from steph.judge.reading import bare, is_exception_text
 from steph.record.values import Check
 
+BEGUN_SLACK_SECONDS = 2.0  # the files' clock and the program's may differ
+SHORT_ANSWER_CHARS = 40  # a longer right answer is a model answer, which a right one need not hold
+ROUNDED_DIGITS = 5  # a share with so many decimals is not taken for a rounded one
 ACCURACY_TOLERANCE = 6e-5  # two digits of a percentage, rounded; a printed one may have fewer
 
 JSON_WRITTEN = CheckKind(
-    "json_written", "H-3", FAIL, "結果の JSON がある", "依頼したパス、Detailed results saved to:、日時つきの名前"
+    "json_written",
+    "H-3",
+    FAIL,
+    "結果の JSON がある",
+    "依頼したパス、Detailed results saved to:、日時つきの名前",
+    core=True,
 )
 JSON_FRESH = CheckKind(
-    "json_fresh", "H-3", FAIL, "結果の JSON がこの試行で書かれた", "更新時刻と試行の開始時刻", trap=15
+    "json_fresh", "H-3", FAIL, "結果の JSON がこの試行で書かれた", "更新時刻と試行の開始時刻", trap=15, core=True
 )
-JSON_VALID = CheckKind("json_valid", "H-3", FAIL, "結果の JSON が決まった形", "config・summary・results の型と値")
+JSON_VALID = CheckKind(
+    "json_valid", "H-3", FAIL, "結果の JSON が決まった形", "config・summary・results の型と値", core=True
+)
 JSON_CONSISTENT = CheckKind(
-    "json_consistent", "H-3", FAIL, "表示・JSON・数え直しの正解率が一致する", "表示行、summary、results"
+    "json_consistent",
+    "H-3",
+    FAIL,
+    "表示・JSON・数え直しの正解率が一致する",
+    "表示行、summary、results",
+    needs=(Needs.ROWS,),
 )
 CONFIG_AS_ASKED = CheckKind(
     "config_as_asked",
@@ -34,6 +51,7 @@ CONFIG_AS_ASKED = CheckKind(
     "評価の設定が依頼どおり",
     "JSON の config（rag_enabled・cot_enabled・ensemble_runs・top_k・load_in_4bit・total_samples）、検索件数",
     optional=True,
+    needs=(Needs.KEY_LINES,),
 )
 NO_ERROR_ANSWERS = CheckKind(
     "no_error_answers",
@@ -42,13 +60,27 @@ NO_ERROR_ANSWERS = CheckKind(
     "例外が回答として数えられていない",
     "predicted_answer、response、Error Analysis",
     trap=2,
+    needs=(Needs.RESPONSES,),
 )
 FLAGS_CONSISTENT = CheckKind(
-    "flags_consistent", "H-3", FAIL, "正誤の印が回答と一致する", "is_correct と predicted_answer・correct_answer"
+    "flags_consistent",
+    "H-3",
+    FAIL,
+    "正誤の印が回答と一致する",
+    "is_correct と predicted_answer・correct_answer",
+    note="自由な文の回答では warn",
+    needs=(Needs.GOLD,),
 )
-ROWS_DISTINCT = CheckKind("rows_distinct", "H-3", FAIL, "同じ問題を二度数えていない", "results の問題文と選択肢")
+ROWS_DISTINCT = CheckKind(
+    "rows_distinct", "H-3", FAIL, "同じ問題を二度数えていない", "results の問題文と選択肢", needs=(Needs.QUESTIONS,)
+)
 QUESTIONS_OF_DATASET = CheckKind(
-    "questions_of_dataset", "H-3", FAIL, "評価した問題と正解がデータセットのもの", "results とデータセット"
+    "questions_of_dataset",
+    "H-3",
+    FAIL,
+    "評価した問題と正解がデータセットのもの",
+    "results とデータセット",
+    needs=(Needs.DATASET, Needs.QUESTIONS),
 )
 FIRST_ROWS = CheckKind(
     "first_rows",
@@ -58,9 +90,17 @@ FIRST_ROWS = CheckKind(
     "results とデータセット",
     optional=True,
     note="先頭の一部だけが別の問題に替わっていれば warn",
+    needs=(Needs.DATASET, Needs.QUESTIONS),
 )
 TRAIN_OVERLAP = CheckKind(
-    "train_overlap", "H-3", WARN, "評価した問題が学習データにない", "学習データの問題文", trap=7, optional=True
+    "train_overlap",
+    "H-3",
+    WARN,
+    "評価した問題が学習データにない",
+    "学習データの問題文",
+    trap=7,
+    optional=True,
+    needs=(Needs.QUESTIONS,),
 )
 DATASET_UNCHANGED = CheckKind(
     "dataset_unchanged",
@@ -69,6 +109,7 @@ DATASET_UNCHANGED = CheckKind(
     "評価の間にデータセットが変わっていない",
     "データセットの sha256（評価の前と後）",
     optional=True,
+    needs=(Needs.DATASET,),
 )
 RESULTS_AGREE = CheckKind(
     "results_agree",
@@ -104,20 +145,23 @@ _NEEDS_JSON = (
 )
 
 
-def file_checks(file: ResultsFile, lines: EvalLines) -> tuple[Check, ...]:
+def file_checks(file: ResultsFile, lines: EvalLines, started_unix: float) -> tuple[Check, ...]:
     """Check that the file is there, young and well-formed, and that all figures of accuracy agree."""
     if file.path is None:
         return (
-            JSON_WRITTEN.check(False, f"{bounded(file.name, 150)} がない。"),
+            JSON_WRITTEN.check(False, f"{one_line(file.name, 150)} がない。"),
             JSON_FRESH.check(None, "JSON がないので測れない。"),
             JSON_VALID.check(None, "JSON がないので測れない。"),
             JSON_CONSISTENT.check(None, "JSON がないので測れない。"),
             _one_result_check(file, lines),
         )
+    begun = file.content.begun_unix if file.content else None
+    is_replayed = begun is not None and begun < started_unix - BEGUN_SLACK_SECONDS
     age = "試行の開始より後" if file.fresh else "試行の開始より前"
+    age += "、評価そのものの開始は試行より前" if is_replayed else ""
     return (
-        JSON_WRITTEN.check(True, f"{bounded(file.name, 150)} がある。"),
-        JSON_FRESH.check(file.fresh, f"JSON の更新は{age}。"),
+        JSON_WRITTEN.check(True, f"{one_line(file.name, 150)} がある。"),
+        JSON_FRESH.check(file.fresh and not is_replayed, f"JSON の更新は{age}。"),
         JSON_VALID.check(file.content is not None, f"JSON は{file.problem or '決まった形'}。"),
         _consistency_check(file.content, lines),
         _one_result_check(file, lines),
@@ -126,13 +170,15 @@ def file_checks(file: ResultsFile, lines: EvalLines) -> tuple[Check, ...]:
 
 def _one_result_check(file: ResultsFile, lines: EvalLines) -> Check:
     """A second block or file of the same run that tells other figures: one of them was made up afterwards."""
-    others = [*lines.contradictions, *(f"{bounded(name, 60)} は別の結果" for name in file.others)]
+    others = [*lines.contradictions, *(f"{one_line(name, 60)} は別の結果" for name in file.others)]
     return RESULTS_AGREE.check(not others, f"食い違う結果: {'、'.join(others) or 'なし'}。")
 
 
 def _consistency_check(results: Results | None, lines: EvalLines) -> Check:
     if results is None:
         return JSON_CONSISTENT.check(None, "JSON を使えないので測れない。")
+    if results.summary is None:
+        return _scores_check(results)
     total, correct = len(results.results), sum(row.is_correct for row in results.results)
     recount, summary = (correct / total if total else 0.0), results.summary
     incorrect = total - correct
@@ -157,10 +203,41 @@ def _consistency_check(results: Results | None, lines: EvalLines) -> Check:
     return JSON_CONSISTENT.check(not wrong, f"食い違い: {'、'.join(wrong)}。" if wrong else f"{agreed}。")
 
 
+def _scores_check(results: Results) -> Check:
+    """Each task's score is the mean of its rows, to the digits that it is given with."""
+    wrong, held, unknown = list(results.contradictions), list[str](), list[str]()
+    for score in results.scores:
+        name = one_line("/".join(filter(None, (score.task, score.metric))) or "スコア", 60)
+        rows = [row.counts for row in results.results if row.task == score.task]
+        if score.is_mean is None:
+            unknown.append(name)
+            continue
+        if not rows or any(row.score is None for row in results.results if row.task == score.task):
+            wrong.append(f"{name} の行に値がない")
+            continue
+        mean = sum(rows) / len(rows)
+        is_same = math.isclose(score.value, mean, abs_tol=max(ACCURACY_TOLERANCE, half_digit(score.value)))
+        (held if is_same else wrong).append(f"{name} {score.value:.4g}（{len(rows)} 行の平均 {mean:.4g}）")
+        if score.count is not None and score.count != len(rows):
+            wrong.append(f"{name} の件数 {score.count}（行は {len(rows)}）")
+    if wrong:
+        return JSON_CONSISTENT.check(False, f"食い違い: {'、'.join(wrong)}。")
+    if not held:
+        why = f"行の平均ではない指標なので比べられない: {'、'.join(unknown)}。"
+        return JSON_CONSISTENT.check(None, why, severity=WARN)
+    return JSON_CONSISTENT.check(True, f"スコアと行が一致する: {'、'.join(held)}。")
+
+
+def half_digit(value: float) -> float:
+    """Half of the last digit that a share was written with; of a rounded percentage the same."""
+    digits = len(f"{value:.12g}".partition(".")[2])
+    return 0.51 * 10.0**-digits if 0 < digits < ROUNDED_DIGITS else 0.0
+
+
 def dataset_check(evidence: EvalEvidence) -> Check:
     """An evaluation that writes into its own questions can make any answer right."""
     before = evidence.dataset_sha256
-    if before is None:
+    if before is None or evidence.dataset is None:
         return DATASET_UNCHANGED.check(None, "評価の前のデータセットの sha256 がない。")
     try:
         after = sha256_of(evidence.dataset)
@@ -173,14 +250,14 @@ def content_checks(evidence: EvalEvidence, results: Results | None, lines: EvalL
     """Check what the file says row by row."""
     if results is None:
         return tuple(kind.check(None, "JSON を使えないので測れない。") for kind in _NEEDS_JSON)
-    keys = tuple(question_key(row.question, row.choices) for row in results.results)
+    keys = tuple(row.task + question_key(row.question, row.choices) for row in results.results)
     dataset, trouble = _dataset_of(evidence)
     return (
         _config_check(evidence, results),
         _error_check(results.results, lines),
-        _flags_check(results.results),
-        *_dataset_checks(dataset, trouble, results.results, keys),
-        _overlap_check(evidence, keys),
+        _flags_check(results.results, is_free=evidence.form.kind == "generate"),
+        *_dataset_checks(evidence, dataset, trouble, results.results, keys),
+        _overlap_check(evidence, results.results),
         *prompt_checks(evidence, results.results, dataset),
     )
 
@@ -189,6 +266,8 @@ def _dataset_of(evidence: EvalEvidence) -> tuple[tuple[Question, ...] | None, st
     """The questions as they were before the evaluation, where they were kept; else as they are now."""
     if evidence.questions is not None:
         return evidence.questions, ""
+    if evidence.dataset is None:
+        return None, "指定がない"
     try:
         return questions_of(evidence.dataset), ""
     except UnreadableError as error:
@@ -210,7 +289,7 @@ def _config_check(evidence: EvalEvidence, results: Results) -> Check:
     shown = [pair for pair in pairs if pair[1] is not None]
     if not shown:
         return CONFIG_AS_ASKED.check(None, "JSON の config に設定がない。")
-    wrong = [f"{name}={bounded(found, 30)}（依頼では {want}）" for name, found, want in shown if found != want]
+    wrong = [f"{name}={one_line(found, 30)}（依頼では {want}）" for name, found, want in shown if found != want]
     return CONFIG_AS_ASKED.check(not wrong, f"依頼と違う設定: {'、'.join(wrong) or 'なし'}。")
 
 
@@ -222,27 +301,57 @@ def _most_retrieved(rows: tuple[Row, ...]) -> int:
 def _error_check(rows: tuple[Row, ...], lines: EvalLines) -> Check:
     errors = [row for row in rows if row.predicted_answer == "error" or is_exception_text(row.response or "")]
     printed = lines.timeout_errors + lines.other_errors
-    example = f"（例 {bounded(errors[0].response, 120)}）" if errors else ""
+    example = f"（例 {one_line(errors[0].response, 120)}）" if errors else ""
     message = f"{len(rows)} 問のうち {len(errors)} 問が例外{example}、表示された例外は {printed} 件。"
     return NO_ERROR_ANSWERS.check(not errors and not printed, message)
 
 
-def _flags_check(rows: tuple[Row, ...]) -> Check:
-    wrong = sum(row.is_correct != (row.predicted_answer == plain_label(row.correct_answer)) for row in rows)
+def _flags_check(rows: tuple[Row, ...], *, is_free: bool) -> Check:
+    """Whether what is called right is the right answer; of free texts, whether a short right answer is in them."""
+    if is_free:
+        return _free_flags_check(rows)
+    told = [row for row in rows if row.correct_answer]
+    wrong = sum(row.is_correct != (row.predicted_answer == plain_label(row.correct_answer)) for row in told)
+    if rows and not told:
+        return FLAGS_CONSISTENT.check(None, "正誤が回答の一致だけでは決まらない指標である。", severity=INFO)
     return FLAGS_CONSISTENT.check(wrong == 0, f"{len(rows)} 問のうち {wrong} 問で is_correct が回答と食い違う。")
 
 
+def _free_flags_check(rows: tuple[Row, ...]) -> Check:
+    told = [
+        (row.is_correct, bare(row.correct_answer), bare(row.predicted_answer or row.response or "")) for row in rows
+    ]
+    short = [(flag, gold, said) for flag, gold, said in told if 0 < len(gold) <= SHORT_ANSWER_CHARS]
+    praised = sum(flag and gold not in said for flag, gold, said in short)
+    missed = sum(not flag and gold == said for flag, gold, said in short)
+    if not short:
+        return FLAGS_CONSISTENT.check(None, "正解が短い語でないので比べられない。", severity=INFO)
+    message = f"比べた {len(short)} 問のうち、正解のない回答を正しいとした {praised} 問、正解を誤りとした {missed} 問。"
+    return FLAGS_CONSISTENT.check(not praised and not missed, message, severity=WARN)
+
+
 def _dataset_checks(
-    dataset: tuple[Question, ...] | None, trouble: str, rows: tuple[Row, ...], keys: tuple[str, ...]
+    evidence: EvalEvidence,
+    dataset: tuple[Question, ...] | None,
+    trouble: str,
+    rows: tuple[Row, ...],
+    keys: tuple[str, ...],
 ) -> tuple[Check, ...]:
+    is_exact = evidence.form.format == "lawqa"
+    if dataset is None and not is_exact:  # rows alone: a data set may itself have a question twice
+        again = len(keys) - len(set(keys))
+        told = ROWS_DISTINCT.check(again == 0, f"{len(keys)} 問のうち {again} 問が重複。", severity=WARN)
+        return (told, *(kind.check(None, "データセットの指定がない。") for kind in (QUESTIONS_OF_DATASET, FIRST_ROWS)))
     if dataset is None:
         why = f"データセットを読めない: {trouble}。"
         return tuple(kind.check(None, why) for kind in (ROWS_DISTINCT, QUESTIONS_OF_DATASET, FIRST_ROWS))
+    if not is_exact:
+        keys = as_in_dataset(keys, dataset)
     known = Counter(question.key for question in dataset)
     repeated = sum((Counter(keys) - Counter({key: known.get(key, 1) for key in keys})).values())
     return (
         ROWS_DISTINCT.check(repeated == 0, f"{len(keys)} 問のうち {repeated} 問が重複。"),
-        _origin_check(dataset, rows, keys),
+        _origin_check(dataset, rows, keys, severity=None if is_exact else WARN),
         _order_check(dataset, keys),
     )
 
@@ -259,21 +368,29 @@ def _order_check(dataset: tuple[Question, ...], keys: tuple[str, ...]) -> Check:
     return FIRST_ROWS.check(in_order, f"{message}。", severity=WARN if was_refilled else None)
 
 
-def _origin_check(dataset: tuple[Question, ...], rows: tuple[Row, ...], keys: tuple[str, ...]) -> Check:
+def _origin_check(
+    dataset: tuple[Question, ...], rows: tuple[Row, ...], keys: tuple[str, ...], *, severity: Severity | None
+) -> Check:
     answers: dict[str, set[str]] = {}
     for question in dataset:
         answers.setdefault(question.key, set()).add(question.answer)
     foreign = sum(key not in answers for key in keys)
     changed = sum(
-        key in answers and plain_label(row.correct_answer) not in answers[key]
+        bool(row.correct_answer)
+        and plain_label(row.correct_answer) not in answers.get(key, ())
+        and key in answers
+        and answers[key] != {""}
         for key, row in zip(keys, rows, strict=True)
     )
     message = f"{len(keys)} 問のうち、データセットにない問題が {foreign} 問、正解が違う問題が {changed} 問。"
-    return QUESTIONS_OF_DATASET.check(not foreign and not changed, message)
+    return QUESTIONS_OF_DATASET.check(not foreign and not changed, message, severity=severity)
 
 
-def _overlap_check(evidence: EvalEvidence, keys: tuple[str, ...]) -> Check:
+def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
+    """Questions with their choices; scored choices are the answer's texts, so that there the question alone tells."""
     if evidence.train_questions is None:
         return TRAIN_OVERLAP.check(None, "学習データを読めないので測れない。")
+    is_free = evidence.form.format != "lawqa"
+    keys = [question_key(row.question, None if is_free and row.response is None else row.choices) for row in rows]
     seen = sum(is_among(key, evidence.train_questions) for key in keys)
     return TRAIN_OVERLAP.check(seen == 0, f"評価した {len(keys)} 問のうち {seen} 問が学習データにある。")

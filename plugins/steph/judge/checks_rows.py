@@ -9,11 +9,12 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 
+from steph.base.files import json_rows
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
+from steph.contract.rows import RowFormat, training_row
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, WARN, CheckKind
+from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
 from steph.judge.witness import Batch, TrainingBegins
-from steph.plan.rows import rows_in
 from steph.record.values import Check
 
 MOST_READ_CHARS = 300_000  # of a file's texts; of a longer one the first rows are compared, and can only confirm
@@ -37,6 +38,7 @@ ROWS_SEEN = CheckKind(
     "目撃記録の行数・行のハッシュ・文の指紋と、学習ファイル",
     trap=22,
     optional=True,
+    needs=(Needs.TRAIN_ROWS,),
 )
 ROWS_WHOLE = CheckKind(
     "rows_whole",
@@ -46,6 +48,7 @@ ROWS_WHOLE = CheckKind(
     "目撃記録のバッチの幅と文の指紋、学習ファイル",
     trap=1,
     optional=True,
+    needs=(Needs.TRAIN_ROWS,),
 )
 ANSWERS_OF_FILE = CheckKind(
     "answers_of_file",
@@ -56,6 +59,7 @@ ANSWERS_OF_FILE = CheckKind(
     trap=22,
     optional=True,
     note="半数以下なら warn",
+    needs=(Needs.TRAIN_ROWS,),
 )
 ROW_IDENTITY = (ROWS_SEEN, ROWS_WHOLE, ANSWERS_OF_FILE)
 
@@ -81,7 +85,7 @@ class _FileRows:
 
 def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: Sequence[Batch]) -> tuple[Check, ...]:
     """Whether the rows are the file's, each once, and whole."""
-    file = _file_rows(evidence.train_file)
+    file = _file_rows(evidence.train_file, evidence.row_format)
     if begins is None or file is None:
         why = "学習を目撃していないので測れない。" if begins is None else "学習ファイルと比べられない。"
         return tuple(kind.check(None, why) for kind in ROW_IDENTITY)
@@ -207,11 +211,11 @@ def _whole_check(
     return ROWS_WHOLE.check(not (is_narrow and cut * 2 > compared), message)
 
 
-def _file_rows(path: Path | None) -> _FileRows | None:
+def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
     if path is None:
         return None
     try:
-        rows = [texts for row in rows_in(path) if (texts := tuple(_texts(row)))]
+        rows = [texts for row in json_rows(path) if (texts := _row_texts(row, row_format))]
     except OSError:
         return None
     if not rows:
@@ -234,6 +238,14 @@ def _seams(row: Sequence[str]) -> Iterator[str]:
     """Where one field meets the next, as in a template that joins them."""
     plain = [normal_form(text) for text in row]
     yield from (one[-EDGE_CHARS:] + next_one[:EDGE_CHARS] for one, next_one in pairwise(plain))
+
+
+def _row_texts(row: Mapping[str, object], row_format: RowFormat) -> tuple[str, ...]:
+    """What a row teaches, its answer last; of a row of another format all its texts."""
+    try:
+        return tuple(turn.text for turn in training_row(row, row_format).turns if turn.text)
+    except ValueError:
+        return tuple(_texts(row))
 
 
 def _texts(value: object) -> Iterator[str]:

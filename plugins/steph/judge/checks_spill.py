@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median, quantiles
 
-from steph.base.units import GIB
+from steph.base.units import gib
 from steph.judge.evidence import CardMemory
 from steph.judge.kinds import WARN, CheckKind
 from steph.record.values import Check
@@ -69,7 +69,7 @@ def spill_check(card: CardMemory, steps: tuple[TimedStep, ...]) -> Check:
     if reserved is not None and reserved > card.total_bytes:
         return NO_MEMORY_SPILL.check(
             False,
-            f"torch が確保したピーク {reserved / GIB:.2f} GiB はカードの {card.total_bytes / GIB:.2f} GiB を超える: "
+            f"torch が確保したピーク {gib(reserved)} はカードの {gib(card.total_bytes)} を超える: "
             f"OOM にならずシステムメモリへ退避している。{REMEDY}",
         )
     if not card.samples:

@@ -13,8 +13,8 @@ from itertools import pairwise
 from statistics import median
 
 from steph.base.terms import Severity
+from steph.contract.lines import Metrics
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
-from steph.judge.lines import Metrics
 from steph.record.values import Check
 
 LEAST_STEPS = 4  # fewer show no schedule
@@ -27,6 +27,7 @@ CHANCE_SLACK = 0.75  # nats below ln(vocabulary) that are still a model without 
 MOST_VOCABULARY = 150_000  # a loss is called exploded by the chance of no smaller one
 EXPLODED_OVER_CHANCE = 1.5
 EXPLODED_OVER_FIRST = 5.0
+ZIGZAG_STEPS, ZIGZAG_SHARE = 8, 0.5  # losses of rows go up and down, but not each time and by half of what they are
 LONGEST_WARMUP = 0.5  # of the steps; a schedule that was asked for longer may climb to the end
 
 LEAST_NORM = 1e-6  # of all steps; a loss near zero still has more
@@ -71,7 +72,7 @@ LOSS_PLAUSIBLE = CheckKind(
     "H-2",
     WARN,
     "損失がありえる大きさ",
-    "全ステップの loss（負、最初から 0.001 未満、途中での爆発）",
+    "全ステップの loss（負、最初から 0.001 未満、途中での爆発、毎回の上下）",
     optional=True,
 )
 LOSS_BELOW_CHANCE = CheckKind(
@@ -240,6 +241,11 @@ def _plausible(losses: list[float], chance: float) -> tuple[bool, str, Severity 
             f"{message}: でたらめに答える {chance:.1f} を超える。発散したか、平均でなく合計になっている。",
             WARN,
         )
+    if len(losses) >= ZIGZAG_STEPS:
+        turns = [later - earlier for earlier, later in pairwise(losses)]
+        swings = all(one * other < 0 for one, other in pairwise(turns))
+        if swings and median(map(abs, turns)) > ZIGZAG_SHARE * median(losses):
+            return False, f"{message}: 毎回大きく上がっては下がる。計算された損失でない疑い。", WARN
     return True, f"{message}。", None
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from steph.contract.questions import question_key, repeats_question
+from steph.contract.results import EvaluationKind, Row
 from steph.judge.checks_reading import READINGS, reading_checks
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
-from steph.judge.questions import question_key, repeats_question
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.reading import (
+    LETTERS,
     bare,
     is_blank,
     is_exception_text,
@@ -13,7 +15,6 @@ from steph.judge.reading import (
     thought_is_open,
     without_special,
 )
-from steph.judge.results import Row
 from steph.judge.text import COT_CHARS, looping, overlong
 from steph.record.values import Check
 
@@ -31,6 +32,7 @@ RESPONSES_BOUNDED = CheckKind(
     "response の長さ、行と文字列の反復",
     trap=3,
     quality=True,
+    needs=(Needs.RESPONSES,),
 )
 RESPONSES_ENDED = CheckKind(
     "responses_ended",
@@ -42,6 +44,7 @@ RESPONSES_ENDED = CheckKind(
     quality=True,
     optional=True,
     note="どの応答も 1 トークンで上限なら、予行でも warn",
+    needs=(Needs.RESPONSES,),
 )
 RESPONSES_PRESENT = CheckKind(
     "responses_present",
@@ -50,6 +53,7 @@ RESPONSES_PRESENT = CheckKind(
     "答えの元になる応答がある",
     "response が空の行、new_tokens が 0 の行",
     note="空の応答が半数までなら warn、乱数の重みのモデルがすぐ終えた（new_tokens 0、finish_reason stop）なら info",
+    needs=(Needs.RESPONSES,),
 )
 ANSWERS_FAST = CheckKind(
     "answers_fast",
@@ -68,6 +72,7 @@ ROW_FIGURES_FIT = CheckKind(
     "行の秒数とトークン数が、実行時間と応答に合う",
     "JSON の seconds・new_tokens、応答の長さ、プロセスの実行時間",
     optional=True,
+    needs=(Needs.RESPONSES,),
 )
 PROMPT_NOT_ECHOED = CheckKind(
     "prompt_not_echoed",
@@ -77,6 +82,7 @@ PROMPT_NOT_ECHOED = CheckKind(
     "response と question・choices（過半数の問題で）",
     trap=8,
     optional=True,
+    needs=(Needs.RESPONSES,),
 )
 RESPONSES_DIFFER = CheckKind(
     "responses_differ",
@@ -86,6 +92,7 @@ RESPONSES_DIFFER = CheckKind(
     "response（20 文字から）",
     quality=True,
     optional=True,
+    needs=(Needs.RESPONSES,),
 )
 TEXT = (
     RESPONSES_BOUNDED,
@@ -102,6 +109,8 @@ TEXT = (
 def response_checks(
     rows: tuple[Row, ...] | None,
     *,
+    labels: tuple[str, ...] = LETTERS,
+    kind: EvaluationKind = "choice",
     cot: bool,
     ensemble: int,
     rehearsal: bool,
@@ -111,12 +120,12 @@ def response_checks(
 ) -> tuple[Check, ...]:
     """All checks of the responses; `seconds` is the whole run's, `ranks` how many processes answered at a time."""
     if not rows:
-        return tuple(kind.check(None, "回答がないので測れない。", rehearsal=rehearsal) for kind in TEXT)
+        return tuple(one.check(None, "回答がないので測れない。", rehearsal=rehearsal) for one in TEXT)
     return (
-        _bounded_check(rows, cot, rehearsal),
+        _bounded_check(rows, cot, rehearsal, is_free=kind == "generate"),
         _ended_check(rows, rehearsal),
         _present_check(rows, random_weights),
-        *reading_checks(rows, cot=cot, ensemble=ensemble, rehearsal=rehearsal, random_weights=random_weights),
+        *reading_checks(rows, labels, cot=cot, ensemble=ensemble, rehearsal=rehearsal, random_weights=random_weights),
         _figures_check(rows, seconds, ranks),
         _echo_check(rows),
         _sameness_check(rows, rehearsal),
@@ -124,10 +133,11 @@ def response_checks(
     )
 
 
-def _bounded_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool) -> Check:
+def _bounded_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, *, is_free: bool) -> Check:
+    """Loops, and answers that are longer than a choice needs; a free text (`is_free`) may be as long as it likes."""
     texts = [without_special(row.response or "") for row in rows]
     loops = [loop for text in texts if (loop := looping(text))]
-    long = sum(_is_overlong(text, cot) for text in texts)
+    long = 0 if is_free else sum(_is_overlong(text, cot) for text in texts)
     lengths = f"応答は {min(map(len, texts)):,}〜{max(map(len, texts)):,} 文字"
     example = f"（{loops[0]}）" if loops else ""
     message = f"{lengths}、{len(rows)} 問のうち長すぎる応答 {long} 件、反復する応答 {len(loops)} 件{example}。"
@@ -163,7 +173,8 @@ def _present_check(rows: tuple[Row, ...], random_weights: bool) -> Check:
         message = f"{len(rows)} 問とも、乱数の重みのモデルが何も書かずに終えた。"
         return RESPONSES_PRESENT.check(None, message, severity=INFO)
     blank = [is_blank(row.response) for row in rows]
-    baseless = sum(row.is_answered and empty for row, empty in zip(rows, blank, strict=True))
+    answered = [bool(row.predicted_answer) and row.is_answered for row in rows]
+    baseless = sum(one and empty for one, empty in zip(answered, blank, strict=True))
     unmade = sum(row.new_tokens == 0 and not empty for row, empty in zip(rows, blank, strict=True))
     lost = sum(empty and not silent for empty, silent in zip(blank, at_once, strict=True))
     counts = f"応答が空なのに回答がある {baseless} 問、生成トークンが 0 なのに応答がある {unmade} 問"
@@ -173,7 +184,7 @@ def _present_check(rows: tuple[Row, ...], random_weights: bool) -> Check:
 
 
 def _ended_at_once(row: Row) -> bool:
-    is_silent = is_blank(row.response) and row.predicted_answer == "unknown"
+    is_silent = is_blank(row.response) and row.predicted_answer in ("", "unknown")
     return is_silent and row.new_tokens == 0 and row.finish_reason == "stop"
 
 

@@ -10,10 +10,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from steph.judge.artifacts import sha256_of
-from steph.judge.kinds import FAIL, WARN, CheckKind, bounded
-from steph.judge.lines import Metrics
-from steph.judge.training_files import OwnFigures, TrainerState
+from steph.base.files import sha256_of
+from steph.base.text import one_line
+from steph.contract.lines import Metrics
+from steph.contract.training_files import OwnFigures, TrainerState
+from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 
@@ -177,7 +178,7 @@ def _inputs_check(inputs: tuple[tuple[Path, str], ...]) -> Check:
     if not inputs:
         return INPUTS_UNCHANGED.check(None, "入力のファイルの sha256 が分からない。")
     changed = [path.name for path, before in inputs if _sha256(path) != before]
-    return INPUTS_UNCHANGED.check(not changed, f"書き換えられた入力: {bounded('、'.join(changed) or 'なし', 200)}。")
+    return INPUTS_UNCHANGED.check(not changed, f"書き換えられた入力: {one_line('、'.join(changed) or 'なし', 200)}。")
 
 
 def _sha256(path: Path) -> str | None:
@@ -192,5 +193,5 @@ def _place_check(output_dir: Path, before: Path | None) -> Check:
     if before is None:
         return OUTPUT_IN_PLACE.check(None, "試行の前の場所が分からない。")
     now = output_dir.resolve()
-    moved = f"出力先は {bounded(now, 160)} へのリンクに替わった。"
+    moved = f"出力先は {one_line(now, 160)} へのリンクに替わった。"
     return OUTPUT_IN_PLACE.check(now == before, "出力先は試行の前と同じ場所。" if now == before else moved)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from steph.judge.artifacts import UnreadableError, read_json
-from steph.judge.kinds import WARN, CheckKind, bounded
+from steph.base.files import UnreadableError, read_json
+from steph.base.text import one_line
+from steph.judge.kinds import WARN, CheckKind
 from steph.record.values import Check
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -31,7 +32,7 @@ def tokenizer_check(saved: Path, base: Path | None) -> Check:
     if words is None:
         return TOKENIZER_KEPT.check(False, f"{TOKENIZER_NAME} が読めない。")
     changed = [word for word, number in known.items() if words.get(word) != number]
-    example = f"（例 {bounded(changed[0], 40)}）" if changed else ""
+    example = f"（例 {one_line(changed[0], 40)}）" if changed else ""
     added = len(words.keys() - known.keys())
     message = f"{len(known):,} 語のうち番号が違うかない語 {len(changed):,}{example}、足された語 {added:,}。"
     return TOKENIZER_KEPT.check(not changed, message)

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
+from steph.base.files import is_fresh, is_later, sha256_of
 from steph.base.terms import Severity
-from steph.judge.artifacts import artifacts_under, is_fresh, is_later, sha256_of
+from steph.base.text import one_line
+from steph.contract.globs import files_at
+from steph.contract.lines import Metrics, parse_metrics
+from steph.contract.training_files import (
+    STATE_NAME,
+    OwnFigures,
+    TrainerState,
+    adapter_folder,
+    read_own_figures,
+    read_state,
+)
+from steph.contract.training_log import TrainingLog, read_log
+from steph.judge.applicability import lacking_in_training, without_inapplicable
+from steph.judge.artifacts import artifacts_under
 from steph.judge.base_model import BaseModel, read_base
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, last_check, weight_checks
 from steph.judge.checks_asked import Asked, asked_checks
@@ -16,12 +32,10 @@ from steph.judge.checks_spill import spill_check, steps_before, steps_between
 from steph.judge.checks_steps import StepEvidence, step_checks
 from steph.judge.checks_times import TimeEvidence, time_checks
 from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
-from steph.judge.checks_witness import witnessed_training_checks
+from steph.judge.checks_witness import training_in, witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
-from steph.judge.lines import Metrics, parse_metrics
-from steph.judge.training_files import STATE_NAME, OwnFigures, TrainerState, read_own_figures, read_state
-from steph.judge.training_log import TrainingLog, read_log
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
+from steph.judge.witness import TrainingEnds
 from steph.plan.steps import steps_due, steps_in, steps_per_epoch
 from steph.record.values import Artifact, Check, TrainOutcome
 
@@ -29,7 +43,12 @@ _NEVER_EMPTY = (".safetensors", ".bin", ".pt", ".pth", ".json")
 MOST_LOSSES = 10_000  # in the record, which stays small; a profile allows 500 steps
 
 LINE_TRAIN_RESULT = CheckKind(
-    "line_train_result", "H-2", FAIL, "学習の最終結果が表示された", "stdout の train_runtime・train_loss の行"
+    "line_train_result",
+    "H-2",
+    FAIL,
+    "学習の最終結果が表示された",
+    "stdout の train_runtime・train_loss の行",
+    needs=(Needs.FINAL_LINE,),
 )
 CHECKPOINT_TRAINER_STATE = CheckKind(
     "checkpoint_trainer_state",
@@ -37,6 +56,7 @@ CHECKPOINT_TRAINER_STATE = CheckKind(
     FAIL,
     "チェックポイントに Trainer の状態がある",
     "checkpoint-N/trainer_state.json の global_step",
+    needs=(Needs.TRAINER_STATE,),
 )
 ARTIFACTS_FRESH = CheckKind(
     "artifacts_fresh",
@@ -45,6 +65,7 @@ ARTIFACTS_FRESH = CheckKind(
     "成果物がこの試行の間に書かれた",
     "ファイルの更新時刻と、試行の開始・終了の時刻",
     trap=15,
+    core=True,
 )
 NO_LEFTOVERS = CheckKind(
     "no_leftovers", "H-2", INFO, "以前の試行のチェックポイントが混ざっていない", "checkpoint-* の更新時刻", trap=15
@@ -69,6 +90,7 @@ ANSWERS_KEPT = CheckKind(
     trap=1,
     optional=True,
     note="半数を超えると fail",
+    needs=(Needs.TRAIN_ROWS,),
 )
 TRAINING_FILES = (
     CHECKPOINT_TRAINER_STATE,
@@ -82,24 +104,27 @@ TRAINING_FILES = (
 
 def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
     """Read what the attempt left behind and check it; missing files are findings, never exceptions."""
-    log = read_log(evidence.stdout)
-    state = read_state(evidence.output_dir, evidence.attempt_started_unix)
+    artifacts_said = evidence.description.train.artifacts
+    folder = adapter_folder(evidence.root, evidence.filled(artifacts_said.adapter), evidence.attempt_started_unix)
+    states = [path for said in artifacts_said.state for path in files_at(evidence.root, evidence.filled(said))]
+    state = read_state(evidence.output_dir, evidence.attempt_started_unix, states)
+    log = _log(evidence, state)
     own = read_own_figures(evidence.output_dir, evidence.attempt_started_unix)
     base = read_base(evidence.base_folder)
     artifacts = artifacts_under(evidence.output_dir, evidence.output_dir_name)
-    outcome = _outcome(evidence, log, state, own, _adapter_sha256(evidence, artifacts))
-    tensors, weights = weight_checks(evidence.output_dir, base)
+    outcome = _outcome(evidence, log, state, own, folder, _adapter_sha256(evidence, folder, artifacts))
+    tensors, weights = weight_checks(folder, base)
     packed = says_packing(evidence.output)
     checks = (
         *process_checks(evidence.returncode, evidence.output, on_gpu=evidence.card is not None),
         _final_line_check(log.final),
         *weights,
-        *config_checks(evidence.output_dir, evidence.settings, tensors),
-        last_check(evidence.output_dir, state, _last_loss_unix(evidence)),
-        tokenizer_check(evidence.output_dir / TOKENIZER_NAME, evidence.base_tokenizer),
-        base_check(evidence.output_dir, evidence.model_name),
-        _state_check(state),
-        *_freshness_checks(evidence, state),
+        *config_checks(folder, evidence.settings, tensors, evidence.unsaid),
+        last_check(folder, state, _last_loss_unix(evidence)),
+        tokenizer_check(_tokenizer_of(evidence, folder), evidence.base_tokenizer),
+        base_check(folder, evidence.model_name),
+        _state_check(evidence, state),
+        *_freshness_checks(evidence, state, folder),
         _empty_files_check(artifacts),
         steps_check(_steps_evidence(evidence, outcome, state, packed)),
         _epochs_check(evidence, outcome),
@@ -111,14 +136,47 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
         *_spill_checks(evidence, own),
         _answers_check(evidence.lost_answers),
     )
-    return outcome, checks, artifacts
+    lacks = lacking_in_training(
+        evidence.row_format,
+        has_final_line=evidence.is_scripted or log.final is not None,
+        keeps_state=bool(artifacts_said.state),
+    )
+    return outcome, without_inapplicable(checks, lacks), artifacts
 
 
-def _adapter_sha256(evidence: TrainEvidence, artifacts: tuple[Artifact, ...]) -> str | None:
-    name = f"{evidence.output_dir_name.rstrip('/')}/{WEIGHTS_NAME}"
+def _log(evidence: TrainEvidence, state: TrainerState) -> TrainingLog:
+    """What was printed; of a program other than the spec's script also on stderr, or else what the Trainer logged."""
+    log = read_log(evidence.stdout)
+    if evidence.is_scripted:
+        return log
+    if not log.losses and log.final is None:
+        log = read_log(evidence.output)
+    return replace(log, final=log.final or (state.final if state.fresh else None))
+
+
+def _tokenizer_of(evidence: TrainEvidence, folder: Path) -> Path:
+    path = folder / TOKENIZER_NAME
+    return path if path.is_file() else evidence.output_dir / TOKENIZER_NAME
+
+
+def _ends(evidence: TrainEvidence) -> TrainingEnds | None:
+    """How the last training ended that was seen; None for the spec's script, whose files must tell."""
+    seen = evidence.witness.of(TrainingEnds) if evidence.witness and not evidence.is_scripted else ()
+    return seen[-1] if seen else None
+
+
+def _adapter_sha256(evidence: TrainEvidence, folder: Path, artifacts: tuple[Artifact, ...]) -> str | None:
+    name = f"{_name(evidence, folder)}/{WEIGHTS_NAME}"
     known = next((artifact.sha256 for artifact in artifacts if artifact.path == name), None)
-    weights = evidence.output_dir / WEIGHTS_NAME
+    weights = folder / WEIGHTS_NAME
     return known or (sha256_of(weights) if weights.is_file() else None)  # a link is no artifact
+
+
+def _name(evidence: TrainEvidence, folder: Path) -> str:
+    """A folder as the pipeline knows it: from the root where it lies there."""
+    if folder == evidence.output_dir:
+        return evidence.output_dir_name.rstrip("/")
+    return folder.relative_to(evidence.root).as_posix() if folder.is_relative_to(evidence.root) else str(folder)
 
 
 def _finite(value: float | None) -> float | None:
@@ -130,21 +188,28 @@ def _outcome(
     log: TrainingLog,
     state: TrainerState,
     own: OwnFigures,
+    folder: Path,
     adapter_sha256: str | None,
 ) -> TrainOutcome:
-    final = log.final
+    final, ends_seen = log.final, _ends(evidence)
     printed = tuple(value for m in log.losses if (value := m.get("loss")) is not None)
     # a long output is cut in its middle: where the disk has more losses than were read, it has all of them
     losses = state.losses if state.fresh and len(state.losses) > len(printed) else printed
     ends = (final, *reversed(log.losses))
     epochs = _finite(next((value for m in ends if m and (value := m.get("epoch")) is not None), None))
+    if epochs is None and not evidence.is_scripted:
+        epochs = state.epoch if state.fresh else ends_seen.epoch if ends_seen else None
     runtime = _finite(final.get("train_runtime")) if final else None
     rows, settings = evidence.train_rows, evidence.settings
     estimated = steps_in(epochs, rows, settings) if epochs is not None and rows and 0 <= epochs < 1e6 else None
     return TrainOutcome(
         output_dir=evidence.output_dir_name,
-        steps_done=state.global_step if state.fresh and state.problem is None else estimated,
-        steps_due=steps_due(rows, settings) if rows else None,
+        steps_done=state.global_step
+        if state.fresh and state.problem is None
+        else ends_seen.steps
+        if ends_seen and ends_seen.steps is not None
+        else estimated,
+        steps_due=steps_due(rows, settings) if rows else ends_seen.due if ends_seen else None,
         epochs_done=epochs,
         train_loss=_finite(final.get("train_loss")) if final else None,
         train_runtime_seconds=runtime,
@@ -153,6 +218,7 @@ def _outcome(
         tokens_per_second=state.tokens_seen / runtime if state.tokens_seen and runtime else own.tokens_per_second,
         train_rows=rows,
         adapter_sha256=adapter_sha256,
+        adapter_dir=None if folder == evidence.output_dir else _name(evidence, folder),
         checkpoint=state.folder.name if state.folder and state.fresh else None,
     )
 
@@ -197,27 +263,27 @@ def _final_line_check(final: Metrics | None) -> Check:
     return LINE_TRAIN_RESULT.check(True, f"最終行: {final.get('train_runtime')} 秒、train_loss {loss}。")
 
 
-def _state_check(state: TrainerState) -> Check:
+def _state_check(evidence: TrainEvidence, state: TrainerState) -> Check:
+    """A state that was not kept, beside a training whose steps were seen, hides nothing."""
     if state.problem or state.folder is None:
-        return CHECKPOINT_TRAINER_STATE.check(False, f"{state.problem}。")
+        ends = _ends(evidence)
+        seen = ends is not None and ends.steps is not None
+        return CHECKPOINT_TRAINER_STATE.check(False, f"{state.problem}。", severity=WARN if seen else None)
     return CHECKPOINT_TRAINER_STATE.check(
         True,
         f"{state.folder.name}/{STATE_NAME}: {state.global_step} ステップ、損失の記録 {len(state.losses)} 件。",
     )
 
 
-def _freshness_checks(evidence: TrainEvidence, state: TrainerState) -> tuple[Check, ...]:
-    named = [evidence.output_dir / WEIGHTS_NAME, evidence.output_dir / CONFIG_NAME]
+def _freshness_checks(evidence: TrainEvidence, state: TrainerState, folder: Path) -> tuple[Check, ...]:
+    named = [folder / WEIGHTS_NAME, folder / CONFIG_NAME]
     if state.folder:
         named.append(state.folder / STATE_NAME)
     present = [path for path in named if path.is_file()]
-    old = [
-        path.relative_to(evidence.output_dir).as_posix()
-        for path in present
-        if not is_fresh(path, evidence.attempt_started_unix)
-    ]
+    place = evidence.output_dir if all(path.is_relative_to(evidence.output_dir) for path in present) else evidence.root
+    old = [path.relative_to(place).as_posix() for path in present if not is_fresh(path, evidence.attempt_started_unix)]
     ended = evidence.attempt_ended_unix
-    later = [path.relative_to(evidence.output_dir).as_posix() for path in present if ended and is_later(path, ended)]
+    later = [path.relative_to(place).as_posix() for path in present if ended and is_later(path, ended)]
     fresh = not old and not later if present else None
     stale = "、".join(old) or "なし"
     ahead = f"、終了より後の時刻のファイル: {'、'.join(later)}" if later else ""
@@ -231,15 +297,16 @@ def _freshness_checks(evidence: TrainEvidence, state: TrainerState) -> tuple[Che
 def _empty_files_check(artifacts: tuple[Artifact, ...]) -> Check:
     empty = [file.path for file in artifacts if file.size_bytes == 0 and file.path.endswith(_NEVER_EMPTY)]
     return NO_EMPTY_FILES.check(
-        not empty if artifacts else None, f"空のファイル: {bounded('、'.join(empty) or 'なし', 200)}。"
+        not empty if artifacts else None, f"空のファイル: {one_line('、'.join(empty) or 'なし', 200)}。"
     )
 
 
 def _steps_evidence(evidence: TrainEvidence, outcome: TrainOutcome, state: TrainerState, packed: bool) -> StepsEvidence:
+    ends = _ends(evidence)
     return StepsEvidence(
         done=outcome.steps_done,
         due=outcome.steps_due,
-        counted=state.max_steps if state.fresh and state.problem is None else None,
+        counted=state.max_steps if state.fresh and state.problem is None else ends.due if ends else None,
         epochs=outcome.epochs_done,
         settings=evidence.settings,
         says_packing=packed,
@@ -260,7 +327,11 @@ def _loss_evidence(
     evidence: TrainEvidence, log: TrainingLog, state: TrainerState, outcome: TrainOutcome
 ) -> LossEvidence:
     final, printed = log.final, [(value, m) for m in log.losses if (value := m.get("loss")) is not None]
+    training = training_in(evidence.witness)
+    seen = [(line.loss, line.epoch) for line in training.logged if line.loss is not None] if training else []
     return LossEvidence(
+        witnessed=tuple(loss for loss, _ in seen),
+        witnessed_epochs=tuple(epoch for _, epoch in seen),
         printed=tuple(loss for loss, _ in printed),
         printed_norms=tuple(m.get("grad_norm") for _, m in printed),
         printed_epochs=tuple(m.get("epoch") for _, m in printed),

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from steph.base.text import one_line
+from steph.judge.checks_inputs import MASK_AND_POSITIONS, inputs_check
 from steph.judge.checks_rows import row_checks
+from steph.judge.checks_weights import BASE_UNCHANGED, NO_OWN_CODE, SAVED_AS_TRAINED, is_even, trained_weight_checks
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, bounded
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.names import same_model
 from steph.judge.witness import (
     Batch,
@@ -51,6 +54,7 @@ TRAINING_SEEN = CheckKind(
     "目撃記録の学習の開始と終了",
     trap=23,
     note="やり直しが隠れていれば warn",
+    core=True,
 )
 STEPS_SEEN = CheckKind(
     "steps_seen",
@@ -58,6 +62,7 @@ STEPS_SEEN = CheckKind(
     FAIL,
     "学習が予定した全ステップが実際に行われた",
     "目撃記録のステップ数、Trainer 自身の予定、行数とバッチから求めた予定",
+    core=True,
 )
 BATCH_SEEN = CheckKind(
     "batch_seen",
@@ -75,6 +80,7 @@ TOKENS_SUPERVISED = CheckKind(
     "目撃記録のバッチのラベルと入力",
     trap=21,
     note="一部の行だけなら warn",
+    core=True,
 )
 ANSWER_SUPERVISED = CheckKind(
     "answer_supervised",
@@ -103,6 +109,7 @@ MODEL_LOADED = CheckKind(
     FAIL,
     "対象モデルの重みが読み込まれ、それが働いた",
     "目撃記録のモデルの読み込み、学習・回答したモデルの名前",
+    core=True,
 )
 QUANTISED_AS_ASKED = CheckKind(
     "quantised_as_asked",
@@ -112,6 +119,7 @@ QUANTISED_AS_ASKED = CheckKind(
     "目撃記録の量子化された層",
     trap=5,
     note="4bit なしの依頼で 4bit なら warn",
+    core=True,
 )
 SETUP_SEEN = CheckKind(
     "setup_seen",
@@ -130,6 +138,7 @@ PARAMETERS_ON_GPU = CheckKind(
     "目撃記録のパラメータの置き場所",
     trap=26,
     note="GPU のみ。一部だけが外にあれば warn",
+    core=True,
 )
 ADAPTER_MOVED = CheckKind(
     "adapter_moved",
@@ -137,7 +146,8 @@ ADAPTER_MOVED = CheckKind(
     FAIL,
     "学習の間に LoRA の A と B が動いた",
     "目撃記録の学習の終了（動いた行列の数と大きさ）、最適化の実行回数、学習率",
-    note="動きが学習率の合計の 2 % に満たなければ warn",
+    note="動きが学習率の合計の 2 % に満たないか、B の数値がすべて同じなら warn",
+    core=True,
 )
 UPDATES_SEEN = CheckKind(
     "updates_seen",
@@ -175,6 +185,10 @@ WITNESSED_TRAINING = (
     ADAPTER_MOVED,
     UPDATES_SEEN,
     SAVED_AT_END,
+    SAVED_AS_TRAINED,
+    BASE_UNCHANGED,
+    NO_OWN_CODE,
+    MASK_AND_POSITIONS,
 )
 
 
@@ -200,7 +214,7 @@ def why_unseen(witness: Witness | None, what: str) -> tuple[bool | None, str]:
         return None, f"{what}は見えない: {'、'.join(engines)} の中では目撃できない。"
     blind = witness.of(Blind)
     if blind:
-        return None, f"{what}を目撃できなかった: {bounded(blind[0].where, 60)}: {bounded(blind[0].error, 120)}。"
+        return None, f"{what}を目撃できなかった: {one_line(blind[0].where, 60)}: {one_line(blind[0].error, 120)}。"
     return False, f"どのプロセスの中でも{what}が行われていない。"
 
 
@@ -248,19 +262,21 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
         _moved_check(seen),
         _updates_check(seen),
         _saved_check(evidence, witness, seen, adapter_sha256),
+        *trained_weight_checks(seen.ends, evidence.output_dir),
+        inputs_check(seen.batches),
         *row_checks(evidence, seen.begins, seen.batches),
     )
 
 
 def _ended_check(seen: Seen) -> Check:
     begins, ends = seen.begins, seen.ends
-    who = bounded(begins.trainer or ("Trainer" if begins.source == "trainer" else "自前のループ"), 60)
+    who = one_line(begins.trainer or ("Trainer" if begins.source == "trainer" else "自前のループ"), 60)
     if ends is None:
         return TRAINING_SEEN.check(False, f"学習（{who}）は始まったが、終わりを目撃していない。")
     if ends.raised:
-        return TRAINING_SEEN.check(False, f"学習（{who}）は例外で終わった: {bounded(ends.raised, 100)}。")
+        return TRAINING_SEEN.check(False, f"学習（{who}）は例外で終わった: {one_line(ends.raised, 100)}。")
     if seen.earlier:
-        raised = bounded("、".join(seen.earlier), 100)
+        raised = one_line("、".join(seen.earlier), 100)
         message = f"学習（{who}）は終わったが、その前の学習が例外で終わっている: {raised}。"
         return TRAINING_SEEN.check(False, message, severity=WARN)
     return TRAINING_SEEN.check(True, f"学習（{who}）は自分で終わった。")
@@ -388,7 +404,7 @@ def model_check(
 
     strangers = sorted({fact.name_or_path for fact in worked if fact.name_or_path and not is_it(fact.name_or_path)})
     if strangers:
-        named = bounded("、".join(strangers), 160)
+        named = one_line("、".join(strangers), 160)
         return MODEL_LOADED.check(False, f"働いたモデルは {named}。依頼したモデルではない。")
     loaded = [fact for fact in witness.of(ModelLoaded) if is_it(fact.path, fact.name_or_path)]
     read = [fact for fact in loaded if fact.how != "from_config"]
@@ -397,12 +413,12 @@ def model_check(
     if not read:
         others = [fact.path or fact.name_or_path for fact in witness.of(ModelLoaded) if fact.generates]
         if others:
-            return MODEL_LOADED.check(False, f"読み込まれたのは別のモデル: {bounded(others[0], 160)}。")
+            return MODEL_LOADED.check(False, f"読み込まれたのは別のモデル: {one_line(others[0], 160)}。")
         return MODEL_LOADED.check(None, "モデルの読み込みを目撃していない。")
     if loaded[-1].how == "from_config":
         return MODEL_LOADED.check(False, "モデルは重みを読んだあとで、設定だけから作り直された。")
     lost = max((fact.missing or 0) + (fact.mismatched or 0) for fact in read)
-    name = bounded(read[-1].path or read[-1].name_or_path, 160)
+    name = one_line(read[-1].path or read[-1].name_or_path, 160)
     message = f"{name} を読み込み、ファイルにない重みは {lost} 個。"
     return MODEL_LOADED.check(lost == 0, message)
 
@@ -454,15 +470,15 @@ def _setup_check(evidence: TrainEvidence, begins: TrainingBegins) -> Check:
     asked = evidence.settings
     four = [part for part in begins.quantised if part.kind in FOUR_BIT] if asked.use_4bit else []
     dropouts = {f"{value:g}" for value in begins.lora.dropout} if begins.lora else set()
-    pairs: list[tuple[str, set[str], str]] = [
-        ("量子化の型", {part.quant_type for part in four if part.quant_type}, asked.bnb_4bit_quant_type),
-        (
-            "4bit の計算の型",
-            {part.compute_dtype.removeprefix("torch.") for part in four if part.compute_dtype},
-            asked.bnb_4bit_compute_dtype,
-        ),
-        ("dropout", dropouts, f"{asked.lora_dropout:g}"),
-    ]
+    quant_types = {part.quant_type for part in four if part.quant_type}
+    compute_types = {part.compute_dtype.removeprefix("torch.") for part in four if part.compute_dtype}
+    pairs: list[tuple[str, set[str], str]] = []
+    if "bnb_4bit_quant_type" not in evidence.unsaid:
+        pairs.append(("量子化の型", quant_types, asked.bnb_4bit_quant_type))
+    if "bnb_4bit_compute_dtype" not in evidence.unsaid:
+        pairs.append(("4bit の計算の型", compute_types, asked.bnb_4bit_compute_dtype))
+    if "lora_dropout" not in evidence.unsaid:
+        pairs.append(("dropout", dropouts, f"{asked.lora_dropout:g}"))
     if asked.mixed_precision and begins.precision:
         pairs.append(("混合精度", {begins.precision}, asked.mixed_precision))
     if begins.learning_rate is not None:
@@ -473,7 +489,7 @@ def _setup_check(evidence: TrainEvidence, begins: TrainingBegins) -> Check:
     if not known:
         return SETUP_SEEN.check(None, "量子化の型も dropout も学習率も目撃していない。")
     wrong = [f"{name} {'・'.join(sorted(found))}（依頼では {want}）" for name, found, want in known if found != {want}]
-    return SETUP_SEEN.check(not wrong, f"依頼と違う設定: {bounded('、'.join(wrong) or 'なし', 250)}。")
+    return SETUP_SEEN.check(not wrong, f"依頼と違う設定: {one_line('、'.join(wrong) or 'なし', 250)}。")
 
 
 def _moved_check(seen: Seen) -> Check:
@@ -487,6 +503,9 @@ def _moved_check(seen: Seen) -> Check:
         return ADAPTER_MOVED.check(False, f"{message}最適化は一度も実行されていない。")
     if b.moved * 2 <= b.total or b.zero >= b.total:
         return ADAPTER_MOVED.check(False, message)
+    if is_even(ends.matrices) and (ends.steps or 0) > 1:
+        told = f"{message}B のどれも、中の数値がすべて同じ。勾配が置き換えられた疑い。"
+        return ADAPTER_MOVED.check(False, told, severity=WARN)
     rates = [line.learning_rate for line in seen.logged if line.learning_rate]
     if b.max_abs is not None and len(rates) >= LEAST_LOGGED and ends.steps:
         path = ends.steps * sum(rates) / len(rates)

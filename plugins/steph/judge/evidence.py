@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from steph.judge.questions import Question
-from steph.judge.results import Row
-from steph.judge.witness import Witness
+from steph.contract.description import Description
+from steph.contract.placeholders import filled
+from steph.contract.questions import Question
+from steph.contract.results import ResultsForm, Row
+from steph.contract.rows import RowFormat
+from steph.judge.witness import ModelSaved, Witness
 from steph.record.settings import EvalSettings, TrainSettings
 
 
@@ -33,7 +36,8 @@ class TrainEvidence:
     `base_folder` the folder of its files. `seconds` is how long the process lived, `attempt_ended_unix` its end by the
     files' clock. `output_place` is where the output folder really was before it, `inputs` are the files that it was
     given, each with the sha256 that it had then.
-    `witness` is what was seen in its processes, None where nobody looked; `train_file` is what it was given.
+    `witness` is what was seen in its processes, None where nobody looked; `train_file` is what it was given, in rows of
+    `row_format`. `unsaid` are the settings that its description neither passes nor fixes: nobody asked for them.
     """
 
     output_dir: Path
@@ -58,6 +62,23 @@ class TrainEvidence:
     rehearsal: bool = False
     witness: Witness | None = None
     train_file: Path | None = None
+    row_format: RowFormat = "input_output"
+    description: Description = field(default_factory=Description)
+    unsaid: frozenset[str] = frozenset()
+
+    @property
+    def root(self) -> Path:
+        """The pipeline root."""
+        return self.output_dir.parents[max(0, len(Path(self.output_dir_name).parts) - 1)]
+
+    @property
+    def is_scripted(self) -> bool:
+        """Whether the program is the published pipeline's script, whose lines and files are the spec's."""
+        return any("{train_script}" in word for word in self.description.train.command or ())
+
+    def filled(self, pattern: str) -> str:
+        """A path of the description, with the output folder filled in."""
+        return filled(pattern, {"output_dir": self.output_dir_name})
 
 
 @dataclass(frozen=True)
@@ -71,10 +92,11 @@ class EvalEvidence:
     rows of the record's H-3, where this evaluation is held against them. `questions` and `dataset_sha256` are the data
     set as it was before the script could write to it, `adapter_files` the hashes of the adapter's files then. `witness`
     is what was seen in its processes, `training_witness` in those that trained the adapter; None where nobody looked.
+    `dataset` is None where only the evaluation knows its questions.
     """
 
     root: Path
-    dataset: Path
+    dataset: Path | None
     output_path: str
     settings: EvalSettings
     model_name: str
@@ -98,3 +120,31 @@ class EvalEvidence:
     questions: tuple[Question, ...] | None = None
     dataset_sha256: str | None = None
     adapter_files: Mapping[str, str] | None = None
+    description: Description = field(default_factory=Description)
+
+    @property
+    def merged_folders(self) -> frozenset[str]:
+        """Folders of models that H-2's adapter was merged into while the witness looked on."""
+        wanted = self.adapter_sha256_expected
+        seen = [witness for witness in (self.training_witness, self.witness) if witness]
+        saves = [save for witness in seen for save in witness.of(ModelSaved)]
+        return frozenset(save.path for save in saves if save.path and wanted and wanted in save.merged_sha256)
+
+    @property
+    def form(self) -> ResultsForm:
+        """How its results are written, with the place where they are filled in."""
+        evaluate = self.description.evaluate
+        asked = evaluate.results
+        output = {"output": self.output_path}
+        return ResultsForm(
+            format=asked.format,
+            kind=evaluate.kind,
+            lines=evaluate.lines,
+            file=filled(asked.file, output) if asked.file else None,
+            rows=filled(asked.rows, output) if asked.rows else None,
+            score=asked.score,
+            count=asked.count,
+            model=asked.model,
+            adapter=asked.adapter,
+            row=asked.row.model_dump(exclude_none=True),
+        )

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 from steph.base.terms import Severity
+from steph.base.text import one_line
 from steph.record.values import Check
 
 FAIL, WARN, INFO = Severity.FAIL, Severity.WARN, Severity.INFO
-MESSAGE_CHARS = 300
-_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
-def bounded(text: object, limit: int = MESSAGE_CHARS) -> str:
-    """Give text from a child as one line of at most `limit` characters without control or bidi characters."""
-    line = _CONTROL.sub(" ", str(text)[: 4 * limit]).strip().encode("utf-8", "replace").decode()
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+class Needs(StrEnum):
+    """What a check asks of a pipeline beyond what every one has; a description may rule it out."""
+
+    KEY_LINES = "key_lines"  # the lines that the preset `lawqa` prints
+    WORDS = "words"  # printed words that a description asks for
+    ROWS = "rows"
+    QUESTIONS = "questions"
+    LABELS = "labels"  # answers that are labels of choices
+    GOLD = "gold"  # right answers beside the given ones
+    RESPONSES = "responses"
+    PROMPTS = "prompts"
+    DATASET = "dataset"
+    MODEL_NAME = "model_name"
+    ADAPTER_NAME = "adapter_name"
+    FINAL_LINE = "final_line"
+    TRAINER_STATE = "trainer_state"
+    TRAIN_ROWS = "train_rows"
 
 
 @dataclass(frozen=True)
 class CheckKind:
-    """One row of the table; `quality` rows are INFO in rehearsals, `optional` rows are INFO where unmeasured."""
+    """One row of the table; `quality` rows are INFO in rehearsals, `optional` rows are INFO where unmeasured.
+
+    `core` rows apply whatever a description says, so they need nothing that one could rule out; others do not apply
+    where the pipeline lacks one of their `needs`.
+    """
 
     id: str
     stages: str
@@ -32,6 +48,12 @@ class CheckKind:
     quality: bool = False
     optional: bool = False
     note: str = ""
+    core: bool = False
+    needs: tuple[Needs, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.core and (self.needs or self.optional):
+            raise ValueError(f"{self.id}: a core check is measured always; it has no needs and is not optional")
 
     def check(
         self, holds: bool | None, message: str, *, rehearsal: bool = False, severity: Severity | None = None
@@ -40,4 +62,11 @@ class CheckKind:
         hardness = severity or self.severity
         if (self.quality and rehearsal) or (self.optional and holds is None):
             hardness = INFO
-        return Check(id=self.id, severity=hardness, holds=holds, message=bounded(message), trap=self.trap)
+        return Check(id=self.id, severity=hardness, holds=holds, message=one_line(message), trap=self.trap)
+
+    def not_applicable(self, reason: str) -> Check:
+        """This row's check where the description rules it out; never green, never red."""
+        if self.core:
+            raise ValueError(f"{self.id} is a core check, which no description rules out")
+        message = one_line(f"対象外: {reason}。")
+        return Check(id=self.id, severity=INFO, holds=None, message=message, trap=self.trap, applies=False)

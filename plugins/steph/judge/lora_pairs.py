@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from steph.judge.tensors import Tensor
+from steph.base.tensors import Tensor
 
 MATRIX = re.compile(r"\blora_(embedding_)?[AB]\b")
 

@@ -14,10 +14,10 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
+from steph.base.files import UnreadableError, read_json
 from steph.base.fingerprint import fingerprints, normal_form
-from steph.judge.artifacts import UnreadableError, read_json
-from steph.judge.questions import MAX_DATASET_BYTES
-from steph.judge.results import Row
+from steph.contract.questions import MAX_DATASET_BYTES
+from steph.contract.results import Row
 
 COMMON_SHARE = 0.5  # of the prompts; what more of them have is the template or the few-shot examples
 FOREIGN_RUN = (
@@ -106,8 +106,10 @@ def _styled(choices: Sequence[str]) -> Iterator[list[str]]:
         yield [style.format(l=small, L=large, n=n, text=text) for small, large, n, text in texts]
 
 
-def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: Path) -> Beside | None:
+def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: Path | None) -> Beside | None:
     """Text that is in single prompts and is no question: a field of the data set, or of nothing that was given."""
+    if dataset is None:
+        return None
     every, samples = _samples(dataset, {normal_form(row.question) for row in rows})
     if len(prompts) < 2 or not samples:
         return None

@@ -27,9 +27,9 @@ _ROLE = re.compile(r"\A\s*(?:assistant|model|アシスタント)\s*[:：\n]\s*",
 _SAYS_NOTHING = {"", "none", "null", "nan", "[]", "{}", '""', "''", "undefined", "n/a"}
 
 _ANSWER_TAG = re.compile(r"<(?:final_)?answer>\s*([^<>]{1,200}?)\s*(?:</(?:final_)?answer>|\Z)", re.I)
-_BOXED = re.compile(r"\\(?:f?boxed|boxed)\s*\{+\s*(?:\\\w+\s*\{+)?\s*([^{}]{1,200}?)\s*\}+")
+_BOXED = re.compile(r"\\f?boxed\s{0,9}\{{1,9}\s{0,9}(?:\\\w{1,20}\s{0,9}\{{1,9})?\s{0,9}([^{}]{1,200}?)\}{1,9}")
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit)\s{0,9}\{{1,9}([^{}]{0,200})\}{1,9}")
-_MARKUP = re.compile(r"\*+|`+|~~|__|^\s*(?:#+|>)\s*|\\[()\[\]]|\$+", re.M)
+_MARKUP = re.compile(r"\*+|`+|~~|__|^[^\S\n]*(?:#+|>)\s*|\\[()\[\]]|\$+", re.M)
 
 _STRONG_JA = r"(?:最終(?:的な)?)?(?:回答|解答|答え|答|正解|正答|結論)"
 _WEAK_JA = (
@@ -49,7 +49,7 @@ _NEITHER = (
 )
 _CONCLUDES = r"(?:よって|したがって|従って|ゆえに|故に|以上より|以上から|therefore|thus|hence)[、,\s]*"
 _REASON_WORDS = re.compile(r"\s+(?:because|since|as|for|due|which|according|under|based|by|in|per|given)\b")
-_REASONING_LABEL = re.compile(r"\s*[#*\s]*(?:reasoning|理由|根拠)[\s*]*:")
+_REASONING_LABEL = re.compile(r"(?<![#*\s])[#*\s]*+(?:reasoning|理由|根拠)[\s*]*+:")
 
 _TYPED_EXCEPTION = re.compile(
     r"[\s\[(<【*]*(?:Traceback \(most recent|(?:\w{1,60}\.){0,6}[A-Z]\w{0,60}(?:Error|Exception)\b['\"]?\s*[:(\]>】])"

@@ -7,15 +7,16 @@ None or empty.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from steph.base.files import json_lines
 
 MAX_FILE_BYTES = 64 << 20
 _NAME = re.compile(r"witness-(none|\d+)-(\d+)\.jsonl")
@@ -35,6 +36,7 @@ def _empty_if_none(value: object) -> object:
 Texts = Annotated[tuple[str, ...], BeforeValidator(_tuple_of)]
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_tuple_of)]
 Counts = Annotated[dict[str, int], BeforeValidator(_empty_if_none)]
+Matrices = dict[str, tuple[float, float, int]]  # norm, sum and size of each, by its name in the file
 TextLists = Annotated[tuple[Texts, ...], BeforeValidator(lambda value: [] if value is None else value)]
 
 
@@ -67,6 +69,22 @@ class Lora(_Seen):
     active: Texts = ()
     all_a_zero: int | None = None
     all_b_zero: int | None = None
+
+
+class BaseCompared(_Seen):
+    """How many of the base's tensors are others than when it was loaded; the first of them by name."""
+
+    compared: int = 0
+    changed: int = 0
+    names: Texts = ()
+
+
+class OwnCode(_Seen):
+    """Modules, by their class, with a forward or hooks that are the program's own."""
+
+    forwards: Counts = Field(default_factory=dict)
+    hooks: Counts = Field(default_factory=dict)
+    gradient_hooks: Counts = Field(default_factory=dict)
 
 
 class Fact(_Seen):
@@ -213,6 +231,10 @@ class Batch(Fact):
     answer_hashes: tuple[str | None, ...] | None = None
     training: bool | None = None
     grad: bool | None = None
+    hidden: tuple[int, ...] | None = None  # tokens that the mask hides though they are no padding
+    foreseen: tuple[int, ...] | None = None  # positions that see what comes after them
+    bare_padding: tuple[int, ...] | None = None  # before the row, and not hidden
+    misplaced: tuple[float, ...] | None = None  # the share of tokens whose position does not follow the one before
 
 
 class Logged(Fact):
@@ -256,6 +278,9 @@ class TrainingEnds(Fact):
     delta_ratio: Ratio | None = None
     raised: str | None = None
     hook_seconds: float | None = None
+    matrices: Matrices | None = None
+    base: BaseCompared | None = None
+    own_code: OwnCode | None = None
 
 
 class Generation(StateFact):
@@ -271,12 +296,22 @@ class Generation(StateFact):
     limit: int | None = None
     response_hashes: TextLists = ()  # of the whole, of what follows </think>, of the first and of the last line
     response_fingerprints: TextLists = ()
+    first_characters: tuple[str | None, ...] = ()  # None where it may be the whole answer
     do_sample: bool | None = None
     temperature: float | None = None
     num_beams: int | None = None
     training: bool | None = None  # whether the model was in training mode: its dropout was on
     seconds: float | None = None
     device: str | None = None
+    prompt_lines: TextLists = ()  # 8 digits for each line of a prompt
+    steering: dict[str, float] = Field(default_factory=dict)  # beyond the model's own configuration
+    hidden: tuple[int, ...] | None = None
+    bare_padding: tuple[int, ...] | None = None
+    padding_behind: tuple[bool, ...] | None = None
+    misplaced: tuple[float, ...] | None = None
+    matrices: Matrices | None = None
+    base: BaseCompared | None = None
+    own_code: OwnCode | None = None
 
 
 class Scoring(StateFact):
@@ -379,31 +414,24 @@ def read_witness(folder: Path) -> Witness:
         if match is None or not path.is_file():
             continue
         rank = None if match[1] == "none" else int(match[1])
-        read = [_fact(line, int(match[2]), rank) for line in _lines(path)]
+        with path.open("rb") as file:
+            lines = json_lines(file.read(MAX_FILE_BYTES))
+            read = [_fact(line.row, int(match[2]), rank) for line in lines]
         facts = tuple(fact for fact in read if fact is not None)
         unread += len(read) - len(facts)
         processes.append(Process(int(match[2]), rank, facts))
     return Witness(tuple(processes), unread)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from (line for line in file.read(MAX_FILE_BYTES).splitlines() if line.strip())
-
-
-def _fact(line: bytes, pid: int, rank: int | None) -> Fact | None:
+def _fact(raw: Mapping[str, object] | None, pid: int, rank: int | None) -> Fact | None:
     """The fact of one line; the parts `state` and `model` may be nested in it or stand beside its other keys."""
-    try:
-        raw = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(raw, dict) or (kind := KINDS.get(str(raw.get("fact")))) is None:
+    if raw is None or (kind := KINDS.get(str(raw.get("fact")))) is None:
         return None
     for part in ("model", "state"):
-        if isinstance(raw.get(part), dict):
-            raw = {**raw[part], **raw}
+        if isinstance(nested := raw.get(part), dict):
+            raw = {**nested, **raw}
     if kind is AdapterChanged:
-        raw["change"] = str(raw["fact"]).removeprefix("adapter_")
+        raw = {**raw, "change": str(raw["fact"]).removeprefix("adapter_")}
     known = {key: value for key, value in raw.items() if value is not None}
     try:
         return kind.model_validate(known | {"pid": pid, "rank_of_process": rank})

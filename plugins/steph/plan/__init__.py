@@ -1,1 +1,1 @@
-"""What will be run: profiles, pipeline descriptions, model shapes, ladders and command lines. Pure; runs nothing."""
+"""What will be run: profiles, model shapes and ladders. Pure; runs nothing."""

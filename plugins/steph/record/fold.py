@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from steph.base.terms import NEEDS, AnyStage, StageId, Verdict
+from steph.base.terms import NEEDS, AnyStage, Purpose, StageId, Verdict
 from steph.record.events import (
     AttemptEnded,
     AttemptStarted,
@@ -28,7 +28,11 @@ from steph.record.events import (
 )
 from steph.record.values import RECORD_VERSION, Attempt, Context, Record, Session, StageResult
 
-_ATTEMPTS = {"stage": "attempts", "deep": "deep_attempts", "calibrate": "calibration_attempts"}
+_ATTEMPTS = {
+    Purpose.STAGE: "attempts",
+    Purpose.DEEP: "deep_attempts",
+    Purpose.CALIBRATE: "calibration_attempts",
+}
 IN_FLIGHT = "実行中、または途中で失われた"
 LOST = "実行中に失われた"
 

@@ -6,26 +6,42 @@ are bytes, durations are seconds; paths are strings as a person would paste them
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from steph.base.terms import AnyStage, Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
+from steph.base.terms import (
+    AnyStage,
+    Cause,
+    EndedBy,
+    ExtendedId,
+    FitVerdict,
+    Phase,
+    Purpose,
+    RecordKind,
+    Severity,
+    StageId,
+    TrainerName,
+    Verdict,
+)
 from steph.base.values import Value
 from steph.record.environment import Environment, GitState
 from steph.record.settings import EvalSettings, TrainSettings
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2  # 1: release 0.1.0, whose journals are read as well
 
 
 class Check(Value):
-    """One verified fact about a stage's output; `holds` is None where it could not be measured."""
+    """One verified fact about a stage's output; `holds` is None where it could not be measured, or does not apply."""
 
     id: str
     severity: Severity
     holds: bool | None
     message: str  # one Japanese sentence for the report, with the measured values
     trap: int | None = None  # number in the published pipeline's list of traps
+    applies: bool = True  # False: the description rules it out, `message` says why
 
 
 class OomNumbers(Value):
@@ -73,7 +89,7 @@ class Context(Value):
     pipeline_git: GitState
     suite_git: GitState
     environment: Environment
-    trainer: Literal["full", "answer", "undescribed"] | None = None  # as steph.toml says; None in older records
+    trainer: TrainerName | Literal["undescribed"] | None = None  # as steph.toml says; None in older records
     vram_cap_bytes: int | None = None
     twin: bool = False
     rehearsal_reasons: tuple[str, ...] = ()
@@ -98,6 +114,31 @@ class Probe(Value):
     peak_rss_bytes: int | None = None
     exception_type: str | None = None
     exception_message: str | None = None
+
+
+class PredictedPeak(Value):
+    """A predicted peak of a whole process, the interval that it lies in, and whether a card has room for it.
+
+    The figures of an attempt in records of version 1 come without a verdict.
+    """
+
+    peak_bytes: int
+    low_bytes: int
+    high_bytes: int
+    verdict: FitVerdict | None = None
+
+
+def _with_prediction(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a value of version 1, which had a prediction's figures and verdict side by side, as they are now."""
+    peak, low, high = (fields.get(f"predicted_{name}_bytes") for name in ("peak", "low", "high"))
+    kept = {
+        name: value for name, value in fields.items() if not re.fullmatch("predicted_(?:peak|low|high)_bytes", name)
+    }
+    verdict = kept.pop("verdict", None)
+    if peak is not None:
+        bounds = {"low_bytes": peak if low is None else low, "high_bytes": peak if high is None else high}
+        kept["predicted"] = {"peak_bytes": peak, **bounds, "verdict": verdict}
+    return kept
 
 
 class RejectedCandidate(Value):
@@ -128,18 +169,20 @@ class ModelChoice(Value):
 class Candidate(Value):
     """A model that H-1 could choose, with the predicted peak of training it at the profile's settings on this card.
 
-    Peaks are the whole process's. Without them `unpredicted_reason` says why (Japanese).
+    Without a prediction `unpredicted_reason` says why (Japanese).
     """
 
     name: str
     outcome: Literal["chosen", "rejected", "not_tried"]
     parameters: int | None = None
     settings: str = ""  # as in `512/b2/4bit`
-    predicted_peak_bytes: int | None = None
-    predicted_low_bytes: int | None = None
-    predicted_high_bytes: int | None = None
-    verdict: Literal["fits", "does_not_fit", "too_close"] | None = None
+    predicted: PredictedPeak | None = None
     unpredicted_reason: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, fields: object) -> object:
+        return _with_prediction(fields) if isinstance(fields, Mapping) else fields
 
 
 class Artifact(Value):
@@ -164,7 +207,13 @@ class TrainOutcome(Value):
     tokens_per_second: float | None = None
     train_rows: int | None = None
     adapter_sha256: str | None = None
+    adapter_dir: str | None = None  # where it is not the output folder itself
     checkpoint: str | None = None
+
+    @property
+    def adapter_folder(self) -> str:
+        """The folder of the adapter's two files, from the pipeline root."""
+        return self.adapter_dir or self.output_dir
 
 
 class AnswerComparison(Value):
@@ -184,6 +233,8 @@ class EvalOutcome(Value):
     total: int | None = None
     correct: int | None = None
     accuracy: float | None = None  # 0 to 1
+    score: float | None = None  # as the results give it, of `metric`; of a format that has no accuracy
+    metric: str | None = None
     backend: str | None = None
     model_name: str | None = None
     lora_path: str | None = None
@@ -194,9 +245,12 @@ class EvalOutcome(Value):
 
 
 class DevicePeak(Value):
-    """One card's highest used memory over an attempt, of all processes and less what was used before; NVML."""
+    """One card's highest used memory over an attempt, of all processes and less what was used before.
 
-    uuid: str
+    Records of version 1 do not name the card where it is the only one.
+    """
+
+    uuid: str | None
     peak_device_bytes: int | None = None
     peak_own_bytes: int | None = None
 
@@ -207,10 +261,13 @@ class Attempt(Value):
     stage: AnyStage
     number: int
     label: str
-    purpose: Literal["stage", "deep", "calibrate"] = "stage"  # "deep" is in records of 0.1.0 alone
+    purpose: Purpose = Purpose.STAGE
     model_name: str | None = None  # as the pipeline was given it
     settings: TrainSettings | EvalSettings | None = None
     argv: tuple[str, ...] = ()
+    before: tuple[tuple[str, ...], ...] = ()  # commands that ran before it in the same attempt
+    after: tuple[tuple[str, ...], ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)  # what the description sets for them
     cwd: str = ""
     folder: str = ""
     started_at: str
@@ -221,14 +278,10 @@ class Attempt(Value):
     traceback: str | None = None
     last_lines: tuple[str, ...] = ()
     probes: tuple[Probe, ...] = ()
-    peak_device_bytes: int | None = None  # used memory of the whole card, NVML
-    peak_own_bytes: int | None = None  # peak_device_bytes less what was used before
-    device_peaks: tuple[DevicePeak, ...] = ()  # each card's own, where several were used; the two above are the highest
+    device_peaks: tuple[DevicePeak, ...] = ()
     memory_returned: bool | None = None
     limit_seconds: float | None = None  # after which it is ended; None: an older record
-    predicted_peak_bytes: int | None = None
-    predicted_low_bytes: int | None = None  # the prediction's interval
-    predicted_high_bytes: int | None = None
+    predicted: PredictedPeak | None = None
     longest_row_tokens: int | None = None  # of the rows that it may train on, not cut, with the template; None: unknown
     mean_row_tokens: float | None = None  # of the same
     longest_answer_tokens: int | None = None  # of the same; with the tokens that close it
@@ -236,6 +289,27 @@ class Attempt(Value):
     artifacts: tuple[Artifact, ...] = ()
     training: TrainOutcome | None = None
     evaluation: EvalOutcome | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, fields: object) -> object:
+        if not isinstance(fields, Mapping):
+            return fields
+        kept = _with_prediction(fields)
+        peaks = {name: kept.pop(name, None) for name in ("peak_device_bytes", "peak_own_bytes")}
+        if not kept.get("device_peaks") and peaks["peak_device_bytes"] is not None:
+            kept["device_peaks"] = ({"uuid": None, **peaks},)
+        return kept
+
+    @property
+    def peak_device_bytes(self) -> int | None:
+        """Used memory of the fullest card, of all processes."""
+        return _highest(peak.peak_device_bytes for peak in self.device_peaks)
+
+    @property
+    def peak_own_bytes(self) -> int | None:
+        """The most that any card's use rose above what it was before."""
+        return _highest(peak.peak_own_bytes for peak in self.device_peaks)
 
     @property
     def ended_well(self) -> bool:
@@ -247,6 +321,10 @@ class Attempt(Value):
     def ran_out_of_memory(self) -> bool:
         """Whether the card's memory was what it failed by."""
         return self.diagnosis is not None and self.diagnosis.cause is Cause.CUDA_OOM
+
+
+def _highest(figures: Iterable[int | None]) -> int | None:
+    return max((figure for figure in figures if figure is not None), default=None)
 
 
 class SkippedRung(Value):
@@ -279,6 +357,11 @@ class StageResult(Value):
     def held(self) -> frozenset[str]:
         """Ids of the checks that were measured and hold."""
         return frozenset(check.id for check in self.checks if check.holds)
+
+    @property
+    def not_applicable(self) -> frozenset[str]:
+        """Ids of the checks that the description rules out; never a core check's."""
+        return frozenset(check.id for check in self.checks if not check.applies)
 
     @property
     def findings(self) -> tuple[Check, ...]:

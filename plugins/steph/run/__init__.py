@@ -1,1 +1,1 @@
-"""Doing it: the Hub, one child process at a time, GPU telemetry, the journal. The only room that touches the world."""
+"""Doing it: the Hub, one child process at a time, the journal. The only room that touches the world."""

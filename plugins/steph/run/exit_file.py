@@ -1,6 +1,6 @@
-"""What the runner and its supervisor hand each other: the order for a child, and `exit.json`, how it ended.
+"""`exit.json`: what a supervisor tells the runner of how its child ended.
 
-Standard library only, because the supervisor that takes the one and writes the other runs without any site packages.
+Standard library only, because the supervisor runs without any site packages.
 """
 
 from __future__ import annotations
@@ -9,46 +9,17 @@ import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 
 _NAME = "exit.json"
 _BYTES = 4096
 
 
-@dataclass(frozen=True)
-class Order:
-    """What to run: `argv` in `cwd`, logs into `folder`; `parent` is the pid whose death ends it all."""
-
-    parent: int
-    folder: str
-    cwd: str
-    argv: tuple[str, ...]
-    grace_seconds: float
-
-    def to_json(self) -> str:
-        """The order as one argument of a command line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Order:
-        """The order that `to_json` wrote."""
-        found = json.loads(text)
-        return cls(**{**found, "argv": tuple(found["argv"])})
-
-
-class ExitReason(StrEnum):
-    """Why a child's end began."""
-
-    EXIT = "exit"  # it ended by itself
-    TERMINATED = "terminated"  # the supervisor was told to stop
-    PARENT_LOST = "parent_lost"
-
-
 @dataclass
 class Exit:
     """How the child ended; times are CLOCK_MONOTONIC seconds, comparable across processes.
 
+    `by_itself`: it was not told to end, by a signal to the supervisor or because the supervisor's parent was gone.
     `returncode` is negative for a signal and None where the child could not be ended. `killed_descendants` counts what
     was left beside the child and had to be signalled, `left_alive` what survived SIGKILL for seconds. `left_behind`
     names the first of those that a child which ended by itself left running ("sleep (pid 7)").
@@ -56,7 +27,7 @@ class Exit:
 
     child_pid: int
     started_monotonic: float
-    reason: ExitReason = ExitReason.EXIT
+    by_itself: bool = True
     returncode: int | None = None
     ended_monotonic: float | None = None
     killed_descendants: int = 0
@@ -75,10 +46,10 @@ def read_exit(folder: Path) -> Exit | None:
     """How the folder's child ended; None where no supervisor lived to say it, or the file is none of its."""
     try:
         found = json.loads((folder / _NAME).read_bytes())
-        end = Exit(**{**found, "reason": ExitReason(found["reason"])})
+        end = Exit(**found)
         end.left_behind = tuple(map(str, end.left_behind))
         return end
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError):
         return None
 
 

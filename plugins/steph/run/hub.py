@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from steph.base.terms import Cause
+from steph.base.text import one_line
 from steph.record.values import ModelChoice, RejectedCandidate
 from steph.run import model_files
 from steph.run.hub_download import download
-from steph.run.hub_failure import HubFailure, one_line
+from steph.run.hub_failure import HubFailure
 from steph.run.hub_query import SPARE_DISK_BYTES, Hub, HubError, HubModel, Token, ask, check_disk, connect
 from steph.run.model_files import IncompleteModelError
 

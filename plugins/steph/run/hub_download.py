@@ -5,7 +5,6 @@ The bytes come in a process of their own (`fetch`); here are its deadline, its p
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,12 +16,14 @@ from pathlib import Path
 from typing import IO, cast
 
 import steph
+from steph.base.files import parse_json
 from steph.base.terms import Cause
+from steph.base.text import one_line
 from steph.base.units import size_words
 from steph.record.values import ModelChoice
 from steph.run import model_files
 from steph.run.fetch import FetchRequest
-from steph.run.hub_failure import HubFailure, one_line
+from steph.run.hub_failure import HubFailure
 from steph.run.hub_query import (
     SPARE_DISK_BYTES,
     Hub,
@@ -221,7 +222,7 @@ def _answer(process: subprocess.Popen[bytes], output: IO[bytes], errors: IO[byte
     errors.seek(0)
     lines = output.read().decode(errors="replace").splitlines()
     try:
-        answer = json.loads(lines[-1])
+        answer = parse_json(lines[-1].encode())
     except (IndexError, ValueError):
         said = errors.read().decode(errors="replace").strip().splitlines()[-1:]
         message = f"the download process ended with {process.returncode}: {one_line(' '.join(said))}"

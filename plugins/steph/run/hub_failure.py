@@ -16,9 +16,8 @@ from http import HTTPStatus
 from typing import Any
 
 from steph.base.terms import Cause
+from steph.base.text import one_line
 
-_TOKEN = re.compile(r"hf_\w{4,}|(?<=Bearer )\S+")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _WAIT = re.compile(r";\s*t\s*=\s*(\d+)")
 
 
@@ -32,13 +31,6 @@ class HubFailure:
     cause: Cause
     message: str
     is_endpoint_wide: bool = False
-
-
-def one_line(text: object, limit: int = 300) -> str:
-    """Text in one line without tokens or credentials in URLs, cut at `limit` characters."""
-    line = " ".join(str(text).split())
-    line = _CREDENTIALS.sub("", _TOKEN.sub("***", line))
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def no_answer(endpoint: str, seconds: float) -> HubFailure:

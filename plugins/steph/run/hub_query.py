@@ -14,7 +14,7 @@ from typing import Any
 
 from steph.base.terms import Cause
 from steph.base.units import GIB, size_words
-from steph.plan.shapes import BUILT_IN, parameter_count, shape_from_config
+from steph.memory.shapes import BUILT_IN, parameter_count, shape_from_config
 from steph.run import model_files
 from steph.run.hub_failure import HubFailure, classify, no_answer, offline
 

@@ -6,19 +6,19 @@ Every complaint is an InputError of one line that names the file, the key and th
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
+import shutil
 import tempfile
 import time
-import tokenize
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from steph.plan.description import Description
-from steph.plan.rows import json_lines
+from steph.base.files import UnreadableError, json_lines, parse_json
+from steph.contract.description import Description
+from steph.contract.rows import RowFormat, training_row
 from steph.record.values import DataFile
 
 LAWQA_REMEDY = "clone the data set into the pipeline root (README: real data) or set paths.dataset in steph.toml"
@@ -38,25 +38,23 @@ def require_script(root: Path, relative: str, key: str) -> None:
         raise InputError(f"{root / relative}: missing script; check --steph-pipeline-root or paths.{key} in steph.toml")
 
 
-def read_script(path: Path) -> str:
-    """The text of a Python script as Python decodes it; empty where the file can't be read."""
-    try:
-        data = path.read_bytes()
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-    except OSError:
-        return ""
-    except SyntaxError:  # it names an encoding that there is not
-        encoding = "utf-8"
-    return data.decode(encoding, errors="replace")
+def require_program(root: Path, word: str, section: str) -> None:
+    """Raise InputError where a command's first word is no program: a path from the root, or a name on PATH."""
+    found = (root / word).is_file() if "/" in word else shutil.which(word) is not None
+    if not found:
+        remedy = "install it there, check --steph-pipeline-python, or correct the command in steph.toml"
+        raise InputError(f"{section}.command: {word}: no such program; {remedy}")
 
 
 def require_outputs_apart(root: Path, description: Description, reports: Path) -> None:
     """Raise InputError where an output's path holds anything else: all that lies there is moved before an attempt."""
     paths = description.paths
-    sources = (paths.train_script, paths.evaluate_script, paths.train_file, paths.dataset, paths.dataset_fallback)
+    sources = (
+        paths.train_script, paths.evaluate_script, paths.dataset_fallback, description.train_file, description.dataset
+    )  # fmt: skip
     spelled = [root.resolve() / source for source in sources if source]
     kept = [root.resolve(), reports.resolve(), *spelled, *(path.resolve() for path in spelled)]
-    for key, value in (("output_dir", paths.output_dir), ("evaluation_output", paths.evaluation_output)):
+    for key, value in (("output_dir", description.output_dir), ("evaluation_output", description.output)):
         place = (root / value).resolve()
         held = next((keep for keep in kept if keep.is_relative_to(place)), None)
         if held is not None:
@@ -64,45 +62,53 @@ def require_outputs_apart(root: Path, description: Description, reports: Path) -
             raise InputError(f"{root / 'steph.toml'}: paths.{key}: {value!r} {why}; give it a path of its own")
 
 
-def read_dataset(root: Path, description: Description) -> DataFile:
+def read_dataset(root: Path, description: Description) -> DataFile | None:
     """The evaluation questions: the real data set where it is there, else the sample that the root carries.
 
-    Raises InputError where there is none or where it has no list `samples`.
+    None where only the evaluation knows what it asks. Raises InputError where there is none, or where it has no list
+    `samples`, and for a description other than the preset `lawqa` no JSON rows either.
     """
-    paths = description.paths
-    real, sample = paths.dataset, paths.dataset_fallback
+    real, sample = description.dataset, description.paths.dataset_fallback
+    if real is None:
+        return None
     relative = real if sample is None or (root / real).is_file() else sample
     data = _read(root / relative, "paths.dataset", LAWQA_REMEDY)
+    digest = hashlib.sha256(data).hexdigest()
+    rows = [line.row for line in json_lines(data, "replace") if line.row is not None]
+    if description.evaluate.results.format != "lawqa" and rows and "samples" not in rows[0]:
+        return DataFile(role="dataset", path=relative, sha256=digest, rows=len(rows), is_sample=relative != real)
     try:
-        samples = json.loads(data.decode("utf-8-sig"))["samples"]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{root / relative}: not UTF-8 (byte {error.start}); remedy: save it as UTF-8") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = "has no key 'samples'" if isinstance(error, KeyError | TypeError) else f"is not valid JSON: {error}"
+        samples = parse_json(data)["samples"]
+    except (UnreadableError, KeyError, TypeError) as error:
+        reason = error.english if isinstance(error, UnreadableError) else "has no key 'samples'"
         raise InputError(f"{root / relative}: {reason}; remedy: restore the file as it was published") from error
     if not isinstance(samples, list) or not samples:
         raise InputError(f"{root / relative}: key 'samples' holds no questions; remedy: restore the file")
-    digest = hashlib.sha256(data).hexdigest()
     return DataFile(role="dataset", path=relative, sha256=digest, rows=len(samples), is_sample=relative != real)
 
 
-def read_train_file(root: Path, relative: str, mode: Literal["direct", "cot"] = "direct") -> DataFile:
-    """The training rows; raises InputError for a missing file, a broken line or a row without `input` or `output`."""
+def read_train_file(
+    root: Path, relative: str, mode: Literal["direct", "cot"] = "direct", row_format: RowFormat = "input_output"
+) -> DataFile:
+    """The training rows; raises InputError for a missing file, a broken line or a row that is not of the format."""
     role: Literal["train_file", "train_file_cot"] = "train_file" if mode == "direct" else "train_file_cot"
     data = _read(
         root / relative,
-        f"paths.{role}",
-        f"put it there, name another as paths.{role} in steph.toml, or say there under [build] how it is made",
+        "train.rows.file" if row_format != "input_output" else f"paths.{role}",
+        f"put it there, name another as train.rows.file or paths.{role} in steph.toml, or say there under [build] how "
+        "it is made",
     )
     rows = 0
     for line in json_lines(data):
         if line.row is None:
-            raise InputError(f"{root / relative}: line {line.number} is {line.trouble}; remedy: build the file again")
-        for key in ("input", "output"):
-            text, where = line.row.get(key), f"{root / relative}: line {line.number}"
-            if not isinstance(text, str):
-                raise InputError(f"{where} has no text {key!r}; remedy: build the file again")
-            if not _is_unicode(text):
+            raise InputError(f"{root / relative}: line {line.number} {line.trouble}; remedy: build the file again")
+        where = f"{root / relative}: line {line.number}"
+        try:
+            training_row(line.row, row_format)
+        except ValueError as error:
+            raise InputError(f"{where} {error}; remedy: build the file again") from error
+        for key, value in line.row.items():
+            if key != "meta" and not _is_unicode(json.dumps(value, ensure_ascii=False)):
                 raise InputError(f"{where}: {key!r} holds half a character; build it again")
         rows += 1
     if rows == 0:
@@ -132,10 +138,20 @@ def needs_build(root: Path, relative: str, dataset: DataFile, samples: int) -> b
     return source != dataset.sha256 or holdout < samples
 
 
+def count_rows(path: Path) -> int:
+    """How many rows a training file has; those that are none are not counted."""
+    return sum(line.row is not None for line in json_lines(path.read_bytes(), "replace"))
+
+
 def write_subset(root: Path, relative: str, rows: int, target: Path) -> None:
     """Write the first `rows` training rows to `target`: how a pipeline without a step limit is kept short."""
-    with (root / relative).open("rb") as source, target.open("wb") as subset:
-        subset.writelines(islice((line for line in source if line.strip()), rows))
+    data = (root / relative).read_bytes()
+    if data.lstrip()[:1] == b"[":
+        kept = [line.row for line in islice(json_lines(data), rows)]
+        target.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+        return
+    lines = (line for line in data.splitlines(keepends=True) if line.strip())
+    target.write_bytes(b"".join(islice(lines, rows)))
 
 
 def file_clock_unix(paths: Iterable[Path]) -> float:
@@ -160,15 +176,6 @@ def written_after(paths: Iterable[Path], unix: float) -> tuple[str, ...]:
     """The names of files at or below these paths that were written after this moment of the files' clock."""
     files = (file for path in paths for file in (path, *path.rglob("*")) if file.is_file())
     return tuple(sorted({file.name for file in files if file.stat().st_mtime > unix + WRITTEN_SLACK_SECONDS}))
-
-
-def file_sha256(path: Path) -> str | None:
-    """The sha256 of a file, None where it can't be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
 
 
 def _read(path: Path, key: str, remedy: str) -> bytes:

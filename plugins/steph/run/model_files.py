@@ -5,16 +5,17 @@ Reads headers, never weights; asks no network.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
+
+from steph.base.files import UnreadableError, read_json_object
+from steph.base.tensors import read_header
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -30,9 +31,7 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 _CHATML_MARK = b"<|im_start|>"
-_MODEL_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _TOKENIZER_REMEDY = "name a Qwen model's folder or its tokenizer.json, or unset it"
-_LONGEST_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
 class IncompleteModelError(Exception):
@@ -74,33 +73,20 @@ def cached_model(cache_dir: Path, name: str) -> CachedModel:
     return CachedModel(folder, revision)
 
 
-def cached_config(name: str) -> Path | None:
-    """The `config.json` of a model in the Hub's cache, whole or not; None where there is none."""
-    if _MODEL_NAME.fullmatch(name) is None:
-        return None
-    repo = repo_folder(default_cache_dir(), name)
-    try:
-        revision = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return None
-    config = repo / "snapshots" / revision / "config.json"
-    return config if config.is_file() else None
-
-
 def check_whole(folder: Path) -> None:
     """Raise IncompleteModelError unless `folder` holds config, tokenizer and every weight file in full length."""
     if not folder.is_dir():
         raise IncompleteModelError(f"{folder}: no such folder")
-    read_object(folder / "config.json")
+    _read_object(folder / "config.json")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise IncompleteModelError(f"{folder}: no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
     for path in weight_files(folder):
-        safetensors_parameters(path)
+        _parameters(path)
 
 
 def folder_parameters(folder: Path) -> int:
     """Parameters of a whole model folder, counted from the tensors' shapes."""
-    return sum(safetensors_parameters(path) for path in weight_files(folder))
+    return sum(_parameters(path) for path in weight_files(folder))
 
 
 def folder_licence(folder: Path) -> str | None:
@@ -119,59 +105,25 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         return (folder / WEIGHTS,)
     if not (folder / WEIGHTS_INDEX).is_file():
         raise IncompleteModelError(f"{folder}: no {WEIGHTS} and no {WEIGHTS_INDEX} (only safetensors are loaded)")
-    weight_map = read_object(folder / WEIGHTS_INDEX).get("weight_map")
+    weight_map = _read_object(folder / WEIGHTS_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise IncompleteModelError(f"{folder / WEIGHTS_INDEX}: no weight_map")
     return tuple(folder / str(shard) for shard in sorted(set(weight_map.values())))
 
 
-def safetensors_parameters(path: Path) -> int:
-    """Elements of all tensors in one file.
-
-    Raises IncompleteModelError where the file is missing, cut, or no safetensors file (8 bytes of header length, JSON
-    header, data: https://huggingface.co/docs/safetensors).
-    """
+def _parameters(path: Path) -> int:
+    """Elements of all tensors in one file."""
     try:
-        size_bytes = path.stat().st_size
-        with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-            if header_bytes > min(size_bytes, _LONGEST_HEADER_BYTES):
-                raise IncompleteModelError(f"{path}: is cut or no safetensors file")
-            header = json.loads(file.read(header_bytes))
-        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        due_bytes = 8 + header_bytes + max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
-        elements = sum(int(prod(tensor["shape"])) for tensor in tensors)
-    except FileNotFoundError as error:
-        raise IncompleteModelError(f"{path}: is missing") from error
-    except (
-        OSError,
-        struct.error,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        RecursionError,
-    ) as error:
-        raise IncompleteModelError(f"{path}: can't be read as a safetensors file") from error
-    if size_bytes < due_bytes:
-        raise IncompleteModelError(f"{path}: is cut: {size_bytes} of {due_bytes} bytes")
-    return elements
+        return sum(prod(tensor.shape) for tensor in read_header(path))
+    except UnreadableError as error:
+        raise IncompleteModelError(f"{path}: {error.english}") from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; raises IncompleteModelError naming the file where it isn't one."""
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise IncompleteModelError(f"{path}: is missing") from error
-    except UnicodeDecodeError as error:
-        raise IncompleteModelError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise IncompleteModelError(f"{path}: can't be read: {error}") from error
-    if not isinstance(content, dict):
-        raise IncompleteModelError(f"{path}: holds no JSON object")
-    return content
+        return read_json_object(path, finite=False)
+    except UnreadableError as error:
+        raise IncompleteModelError(f"{path}: {error.english}") from error
 
 
 def free_disk_bytes(folder: Path) -> int:

@@ -19,11 +19,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from steph.base.terms import EndedBy
+from steph.gpu.driver import Driver
+from steph.gpu.watch import MemoryWatch
 from steph.record.values import DevicePeak, Probe
 from steph.run import output, processes, progress
-from steph.run.exit_file import ExitReason, Order, is_written, read_exit
-from steph.run.memory_watch import MemoryWatch
-from steph.run.telemetry import Nvml
+from steph.run.exit_file import is_written, read_exit
 from steph.run.tree import ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
@@ -74,21 +74,17 @@ class Progress:
 class ChildOutcome:
     """How a child ended and what was seen of it.
 
-    `returncode` is negative for a signal (127 or 126: it could not be started). `peak_own_bytes` is the device's peak
-    less what was used before; of several devices the highest counts, and `device_peaks` has each one's.
-    `memory_returned` is None where no device was watched. `memory_samples` are (seconds, used bytes of the fullest
-    device), `timed_lines` (seconds, line) of stdout lines that look like a Trainer's dict; seconds count from the
-    child's start.
-    `killed_descendants` counts processes that were left over and had to be ended, `left_alive` those that could not be;
-    `left_behind` names those that a child which ended by itself left running, the first ones where they are many.
+    `returncode` is negative for a signal (127 or 126: it could not be started). `memory_returned` is None where no
+    device was watched. `memory_samples` are (seconds, used bytes of the fullest device), `timed_lines` (seconds, line)
+    of stdout lines that look like a Trainer's dict; seconds count from the child's start. `killed_descendants` counts
+    processes that were left over and had to be ended, `left_alive` those that could not be; `left_behind` names those
+    that a child which ended by itself left running, the first ones where they are many.
     """
 
     returncode: int
     ended_by: EndedBy
     seconds: float
     probes: tuple[Probe, ...] = ()
-    peak_device_bytes: int | None = None
-    peak_own_bytes: int | None = None
     device_peaks: tuple[DevicePeak, ...] = ()
     memory_returned: bool | None = None
     memory_samples: tuple[tuple[float, int], ...] = ()
@@ -104,7 +100,7 @@ class RunnerError(Exception):
 
 
 def run_child(
-    spec: ChildSpec, *, on_poll: Callable[[Progress], None] | None = None, nvml: Nvml | None = None
+    spec: ChildSpec, *, on_poll: Callable[[Progress], None] | None = None, cards: Driver | None = None
 ) -> ChildOutcome:
     """Run one child to its end, and leave no process of it behind.
 
@@ -115,7 +111,7 @@ def run_child(
     _refuse_misuse(spec)
     spec.folder.mkdir(parents=True, exist_ok=True)
     with _adopting_orphans(), contextlib.ExitStack() as stack:
-        memory = MemoryWatch(spec.device_uuids, nvml, stack)
+        memory = MemoryWatch(spec.device_uuids, cards, stack)
         tree = ProcessTree(_start_supervisor(spec), _mark(spec), spec.grace_seconds)
         ended_by = _watch(spec, tree, memory, on_poll)
         return _outcome(spec, tree, memory, ended_by)
@@ -170,7 +166,7 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
     found = read_exit(spec.folder)
     if found is None and ended_by is EndedBy.EXIT:
         ended_by = EndedBy.SUPERVISOR_LOST
-    elif found is not None and found.reason is ExitReason.EXIT:
+    elif found is not None and found.by_itself:
         ended_by = EndedBy.EXIT  # it ended by itself in the moment when its time was up
     if found is not None and found.ended_monotonic is not None:
         seconds = found.ended_monotonic - found.started_monotonic
@@ -184,8 +180,6 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
         ended_by=ended_by,
         seconds=seconds,
         probes=read_probes(spec.folder),
-        peak_device_bytes=memory.peak,
-        peak_own_bytes=memory.peak_own,
         device_peaks=memory.device_peaks,
         memory_returned=returned,
         memory_samples=tuple(memory.samples),
@@ -207,16 +201,10 @@ def _refuse_misuse(spec: ChildSpec) -> None:
 
 
 def _start_supervisor(spec: ChildSpec) -> subprocess.Popen[bytes]:
-    order = Order(
-        parent=os.getpid(),
-        folder=str(spec.folder.resolve()),
-        cwd=str(spec.cwd),
-        argv=tuple(str(part) for part in spec.argv),
-        grace_seconds=spec.grace_seconds,
-    )
+    asked = (os.getpid(), spec.folder.resolve(), spec.cwd, spec.grace_seconds, *spec.argv)
     with (spec.folder / "supervisor.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_CHILD / "supervisor.py"), order.to_json()],
+            [sys.executable, "-I", "-S", str(_CHILD / "supervisor.py"), *map(str, asked)],
             env=environment_of(os.environ, spec),
             stdin=subprocess.DEVNULL,
             stdout=log,

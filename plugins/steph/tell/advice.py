@@ -6,17 +6,16 @@ record has a measured value, and without green H-2 and H-3 it says what is missi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from steph.base import units
 from steph.base.terms import Cause, RecordKind, Severity, StageId
 from steph.judge import verdict
 from steph.record.settings import EvalSettings, TrainSettings
-from steph.record.values import Attempt, Record, StageResult
+from steph.record.values import Attempt, PredictedPeak, Record, StageResult
 from steph.tell import production, summary, wording
-from steph.tell.durations import TimeEstimate, time_estimate
-from steph.tell.outlook_values import Outlook, Prediction
+from steph.tell.outlook import Outlook
 
 
 class Reach(StrEnum):
@@ -55,7 +54,7 @@ class Advice:
     eval_command: tuple[str, ...] = ()
     trained_here: Attempt | None = None
     outlook: Outlook | None = None
-    time: TimeEstimate | None = None
+    time: production.ProductionTime | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -63,16 +62,11 @@ class Advice:
         return not self.blockers
 
     @property
-    def prediction(self) -> Prediction | None:
+    def prediction(self) -> PredictedPeak | None:
         """The production run's peak on the rented card, at the settings that are advised."""
         if self.target is None or self.outlook is None or self.outlook.there is None:
             return None
         return self.outlook.there.grid.get((self.target.batch_size, self.target.max_seq_length))
-
-    @property
-    def grid(self) -> Mapping[tuple[int, int], Prediction] | None:
-        """The production run's peaks on the rented card by (batch size, max_seq_length)."""
-        return self.outlook.there.grid if self.outlook and self.outlook.there else None
 
     @property
     def is_production_card(self) -> bool:
@@ -90,7 +84,7 @@ def advise(record: Record, outlook: Outlook | None = None) -> Advice:
         is_rehearsal=record.context.kind is RecordKind.REHEARSAL,
         card=_card_words(record),
         model=choice.name if choice else "未決定",
-        size=wording.parameters(choice.parameters) if choice else wording.MISSING,
+        size=wording.parameters(choice.parameters) if choice else units.MISSING,
         reach=reach,
         reach_sentence=_reach_sentence(reach, h2, _card_words(record)),
         attempts=tuple(_attempt_words(a) for a in (h2.attempts if h2 else ())),
@@ -116,7 +110,7 @@ def _with_settings(found: Advice, record: Record, settings: TrainSettings, evalu
         train_command=production.train_argv(record, target),
         eval_command=production.eval_argv(record),
         trained_here=record.stages[StageId.H2].last_attempt if production.is_production_model(record.model) else None,
-        time=time_estimate(record, target),
+        time=production.production_time(record, target),
     )
 
 
@@ -129,7 +123,7 @@ def _card_words(record: Record) -> str:
     if card is None:
         return "この CPU"
     cap = record.context.vram_cap_bytes
-    return f"{card.name}({wording.gib(cap)} に制限)" if cap else f"{card.name}({wording.gib(card.total_bytes)})"
+    return f"{card.name}({units.gib(cap)} に制限)" if cap else f"{card.name}({units.gib(card.total_bytes)})"
 
 
 def _reach(h2: StageResult | None) -> Reach:
@@ -179,9 +173,11 @@ def _evaluation_sentence(h3: StageResult | None) -> str:
     outcome = attempt.evaluation
     settings = attempt.settings if isinstance(attempt.settings, EvalSettings) else EvalSettings()
     mode = f"{'CoT' if settings.use_cot else 'direct'} / {'RAG' if settings.use_rag else 'no-RAG'}"
-    score = wording.accuracy_words(outcome.correct, outcome.total) if outcome else "結果の記録なし"
+    score = wording.score_words(outcome) if outcome else "結果の記録なし"
+    if outcome and outcome.score is not None:  # of a program that has no such modes
+        return f"評価の小規模テストは通りました: {score}、{units.duration(attempt.seconds)}。"
     backend = (outcome.backend if outcome else None) or "不明"
-    return f"{mode} の小規模テストは通りました: {score}、{wording.duration(attempt.seconds)}、backend は `{backend}`。"
+    return f"{mode} の小規模テストは通りました: {score}、{units.duration(attempt.seconds)}、backend は `{backend}`。"
 
 
 def _blockers(record: Record) -> tuple[str, ...]:

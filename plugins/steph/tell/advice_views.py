@@ -5,9 +5,9 @@ Takes an `Advice`, gives Markdown; computes nothing.
 
 from __future__ import annotations
 
-from steph.tell import wording
+from steph.base import units
+from steph.base.terms import FitVerdict
 from steph.tell.advice import Advice
-from steph.tell.durations import Answering, TimeEstimate
 from steph.tell.markdown import Markdown, code, inline, table
 from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
 
@@ -33,11 +33,11 @@ def _memory_sentence(advice: Advice) -> str:
     """What of memory belongs on the first screen: a run that does not surely fit, or that fits here already."""
     if advice.prediction is None or advice.outlook is None or advice.target is None:
         return "ただし VRAM は未予測です。"
-    if advice.prediction.verdict != "fits":
-        word = "載らない" if advice.prediction.verdict == "does_not_fit" else "載るかどうかきわどい"
+    if advice.prediction.verdict is not FitVerdict.FITS:
+        word = "載らない" if advice.prediction.verdict is FitVerdict.DOES_NOT_FIT else "載るかどうかきわどい"
         return f"ただし変更後の設定は{word}予測です。"
     here, wanted = advice.outlook.here, (advice.target.batch_size, advice.target.max_seq_length)
-    fits_here = here is not None and here.grid[wanted].verdict == "fits"
+    fits_here = here is not None and here.grid[wanted].verdict is FitVerdict.FITS
     if advice.trained_here:
         return f"{PRODUCTION_MODEL} の形の学習が、このカードで完走しました。"
     return f"{PRODUCTION_MODEL} の学習は、このカードにも載る予測です。" if fits_here else ""
@@ -55,39 +55,16 @@ def change_table(advice: Advice) -> Markdown:
 
 
 def time_words(advice: Advice) -> Markdown:
-    """Say the extrapolated durations with their caveat, or why there are none."""
+    """Say how long the production run takes at this card's speed, or that nothing was measured."""
     time = advice.time
     if time is None or (time.training_seconds is None and time.evaluation_seconds is None):
         return Markdown("速さが GPU で測れていないので、目安は出せません。")
-    lines = []
+    how = f"読み込みと 1 件あたりの秒数の実測から、パラメータ数の比 {time.parameter_ratio:.1f} 倍"
+    lines = [f"**このカードの速さなら**({how}):", ""]
     if time.training_seconds is not None:
-        lines.append(
-            f"- 学習: {wording.about_duration(time.training_seconds)}"
-            f"(このカードで測った{_speed(time)}と、パラメータ数の比 {time.parameter_ratio:.1f} 倍から)"
-        )
+        lines.append(f"- 学習: {units.about_duration(time.training_seconds)}")
     if time.evaluation_seconds is not None:
-        seconds = wording.about_duration(time.evaluation_seconds)
-        lines.append(f"- 全問の評価: {seconds}({_answering(time.answering_here)})")
-    lines.append(f"\n**注意**: {_time_caveat(advice)}")
+        lines.append(f"- 全問の評価: {units.about_duration(time.evaluation_seconds)}")
+    there = "" if advice.is_production_card else f"{PRODUCTION_CARD} の速さは測っていません。"
+    lines.append(f"\n**注意**: {there}行の長さ、答えの長さ、カードの差で数倍ずれ得ます。")
     return Markdown("\n".join(lines))
-
-
-def _answering(here: Answering | None) -> str:
-    if here is None or not here.loading_seconds:
-        return "読み込みも含む 1 問の時間から。多めに出ます"
-    return f"このカードでの読み込み {here.loading_seconds:.1f} 秒と 1 問 {here.seconds_per_question:.2f} 秒、同じ比から"
-
-
-def _speed(time: TimeEstimate) -> str:
-    if time.tokens_per_second_here is None or time.tokens_per_row is None:
-        return " 1 行あたりの時間"
-    return f" {time.tokens_per_second_here:,.0f} tokens/s、1 行 {time.tokens_per_row:,.0f} トークン"
-
-
-def _time_caveat(advice: Advice) -> str:
-    if advice.is_production_card:
-        return "短い学習から延ばした目安です。行の長さと答えの長さでずれ得ます。"
-    return (
-        f"{PRODUCTION_CARD} の速さは測っていません。このカードのままの速さとみなした目安で、"
-        "行の長さ、答えの長さ、カードの差で数倍ずれ得ます。"
-    )

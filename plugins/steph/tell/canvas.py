@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH_INCHES, RIGHT_INCHES, BOTTOM_INCHES = 7.2, 0.15, 0.5
 INK = "#808080"
-BLUE, ORANGE, GREEN, YELLOW, SKY = "#3b8fd4", "#e07b39", "#1a9e77", "#f0e442", "#56b4e9"  # lines, then fills
+BLUE, ORANGE, GREEN = "#3b8fd4", "#e07b39", "#1a9e77"
 
 
 def plain(text: str, limit: int = 40) -> str:

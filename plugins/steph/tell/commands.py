@@ -45,7 +45,9 @@ def pasteable(argv: Sequence[str]) -> str:
 def attempt_command(attempt: Attempt) -> str:
     """Give the lines that repeat an attempt by hand, from the pipeline root."""
     change_folder = f"cd {shlex.quote(attempt.cwd)}\n" if attempt.cwd else ""
-    return change_folder + pasteable(attempt.argv)
+    variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in attempt.env.items())
+    commands = (*attempt.before, attempt.argv, *attempt.after)
+    return change_folder + variables + " && \\\n".join(map(pasteable, commands))
 
 
 def rerun_command(record: Record, stage: AnyStage) -> str:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
+from steph.base import units
 from steph.base.terms import AnyStage, ExtendedId, StageId, Verdict
+from steph.base.units import MISSING
 from steph.judge import verdict
 from steph.record.values import Attempt, Record, StageResult
-from steph.tell import summary, wording
+from steph.tell import summary
 from steph.tell.columns import columns
 from steph.tell.markdown import Markdown, code, inline, joined, table
-from steph.tell.wording import MISSING
 
 DEFAULT_THRESHOLD_RATIO = 0.10
 NOISE_SECONDS = 10.0  # starting a process alone takes some seconds more or less, by what the disk cache holds
@@ -195,18 +196,18 @@ def _attempt_count(record: Record) -> float | None:
 
 
 def _gib(size: float) -> str:
-    return wording.gib(int(size))
+    return units.gib(int(size))
 
 
 _FIGURES = (
-    Figure("H-2 所要時間", _seconds(StageId.H2), wording.duration, noise=NOISE_SECONDS),
+    Figure("H-2 所要時間", _seconds(StageId.H2), units.duration, noise=NOISE_SECONDS),
     Figure("H-2 試行数", _attempt_count, "{:.0f}".format),
-    Figure("H-2 最後の試行", _attempt_seconds(StageId.H2), wording.duration, noise=NOISE_SECONDS),
+    Figure("H-2 最後の試行", _attempt_seconds(StageId.H2), units.duration, noise=NOISE_SECONDS),
     Figure("H-2 tokens/s", _tokens_per_second, "{:,.0f}".format, Better.HIGHER),
     Figure("H-2 VRAM ピーク(カード)", _peak(StageId.H2), _gib),
     Figure("H-2 torch 予約ピーク", _torch_peak(StageId.H2), _gib),
     Figure("H-2 平均損失", _train_loss, "{:.4f}".format),
-    Figure("H-3 所要時間", _seconds(StageId.H3), wording.duration, noise=NOISE_SECONDS),
+    Figure("H-3 所要時間", _seconds(StageId.H3), units.duration, noise=NOISE_SECONDS),
     Figure("H-3 VRAM ピーク(カード)", _peak(StageId.H3), _gib),
 )
 
@@ -218,7 +219,7 @@ def _model(record: Record) -> str:
 
 def _card(record: Record) -> str:
     card = record.context.environment.device
-    return f"{card.name} {wording.gib(card.total_bytes)}" if card else "GPU なし"
+    return f"{card.name} {units.gib(card.total_bytes)}" if card else "GPU なし"
 
 
 def _data(record: Record) -> str:
@@ -241,7 +242,7 @@ _CIRCUMSTANCES: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("パイプライン", lambda record: record.context.pipeline_root),
     ("パイプラインのコミット", _commit),
     ("カード", _card),
-    ("VRAM の上限", lambda record: wording.gib(record.context.vram_cap_bytes)),
+    ("VRAM の上限", lambda record: units.gib(record.context.vram_cap_bytes)),
     ("モデル", _model),
     ("データ", _data),
     ("H-2 の設定", _settings),

@@ -1,12 +1,12 @@
-"""The report's four drawings: loss per step, the card's memory over time, predicted against measured, H-4's grid.
+"""The report's two drawings: loss per step, and the card's memory over time.
 
-Takes a record, samples and predictions, gives SVG text, or None where there is nothing to draw. Pure.
+Takes a record and samples, gives SVG text, or None where there is nothing to draw. Pure.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -16,15 +16,13 @@ from steph.base.units import GIB
 from steph.record.settings import EvalSettings
 from steph.record.values import Attempt, Record
 from steph.tell import summary
-from steph.tell.canvas import BLUE, GREEN, INK, ORANGE, SKY, YELLOW, new_figure, plain, svg, title
-from steph.tell.outlook_values import Prediction
+from steph.tell.canvas import BLUE, GREEN, ORANGE, new_figure, plain, svg, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_POINTS = 2000
 PAUSE_SECONDS = 5.0  # at most, on the time axis: a stage that was run again next day stands beside the others
-_CELLS = {"fits": (SKY, "fits"), "too_close": (YELLOW, "tight"), "does_not_fit": (ORANGE, "no")}
 
 
 @dataclass(frozen=True)
@@ -146,71 +144,3 @@ def _thinned(samples: Sequence[VramSample]) -> list[VramSample]:
     width = -(-len(samples) // MOST_POINTS)
     spans = (samples[at : at + width] for at in range(0, len(samples), width))
     return [max(span, key=lambda sample: sample.used_bytes) for span in spans]
-
-
-def predicted_svg(record: Record) -> str | None:
-    """Draw each training attempt's predicted peak with its interval beside the measured one; None without a pair."""
-    pairs = predicted_attempts(record)
-    if not pairs:
-        return None
-    figure, axes = new_figure(1.4 + 0.45 * len(pairs), left_inches=1.9, top_inches=0.5)
-    for row, attempt in enumerate(pairs):
-        peak = attempt.predicted_peak_bytes or 0
-        bounds = [(bound or peak) / GIB for bound in (attempt.predicted_low_bytes, attempt.predicted_high_bytes)]
-        axes.plot(bounds, [row, row], color=BLUE, linewidth=6, alpha=0.35, solid_capstyle="butt",
-                  label=None if row else "predicted, with its interval")  # fmt: skip
-        axes.plot([peak / GIB], [row], color=BLUE, marker="|", markersize=14, markeredgewidth=2, linestyle="none")
-    for outcome, marker, color, words in (
-        ("ok", "o", GREEN, "measured"),
-        ("OOM", "X", ORANGE, "measured when it ran out"),
-    ):
-        rows = [row for row, attempt in enumerate(pairs) if _outcome(attempt) == outcome]
-        measured = [(pairs[row].peak_own_bytes or 0) / GIB for row in rows]
-        if rows:
-            axes.plot(measured, rows, marker=marker, color=color, markersize=7, linestyle="none", label=words)
-    usable = record.context.usable_bytes
-    if usable:
-        axes.axvline(usable / GIB, color=INK, linewidth=1, linestyle="--", label=f"usable {usable / GIB:.2f} GiB")
-    axes.set_yticks(range(len(pairs)), [f"#{a.number} {plain(a.label, 24)}" for a in pairs])
-    axes.set_ylim(len(pairs) - 0.5, -0.5)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("peak VRAM of the training process (GiB)")
-    axes.legend(fontsize=7, labelcolor=INK, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
-    return svg(figure)
-
-
-def predicted_attempts(record: Record) -> tuple[Attempt, ...]:
-    """Give the training attempts whose prediction was put to the test: they ended well, or ran out of memory."""
-    result = record.stages.get(StageId.H2)
-    return tuple(
-        attempt
-        for attempt in (result.attempts if result else ())
-        if attempt.predicted_peak_bytes and attempt.peak_own_bytes and _outcome(attempt) != "failed"
-    )
-
-
-def grid_svg(predictions: Mapping[tuple[int, int], Prediction] | None) -> str | None:
-    """Draw H-4's grid: batch size by length, each cell with sign, word and peak; None without predictions."""
-    if not predictions:
-        return None
-    batches, lengths = (sorted({key[at] for key in predictions}) for at in (0, 1))
-    figure, axes = new_figure(1.1 + 0.5 * len(lengths))
-    axes.grid(visible=False)
-    for (batch, length), prediction in predictions.items():
-        x, y = batches.index(batch), lengths.index(length)
-        color, word = _CELLS[prediction.verdict]
-        hatch = "////" if prediction.verdict == "does_not_fit" else None
-        axes.fill([x - 0.48, x + 0.48, x + 0.48, x - 0.48], [y - 0.46, y - 0.46, y + 0.46, y + 0.46],
-                  facecolor=color, edgecolor="#11111133", hatch=hatch, linewidth=0)  # fmt: skip
-        axes.text(x, y, f"{word}\n{prediction.peak_bytes / GIB:.1f} GiB", ha="center", va="center", fontsize=8,
-                  color="#111111")  # fmt: skip
-    axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
-    axes.set_yticks(range(len(lengths)), [str(length) for length in lengths])
-    axes.set_xlim(-0.5, len(batches) - 0.5)
-    axes.set_ylim(len(lengths) - 0.5, -0.5)
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.set_xlabel("batch size")
-    axes.set_ylabel("max_seq_length")
-    return svg(figure)

@@ -5,8 +5,7 @@ Takes values of a record, gives Markdown.
 
 from __future__ import annotations
 
-from typing import Literal
-
+from steph.base import units
 from steph.base.terms import AnyStage, Cause, EndedBy
 from steph.judge import verdict
 from steph.record.values import Attempt, Probe, Record, StageResult
@@ -14,7 +13,6 @@ from steph.tell import wording
 from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose
 from steph.tell.pieces import cause_words, command_block, is_running
 
-Purpose = Literal["stage", "deep", "calibrate"]
 MOST_EVIDENCE_LINES = 8
 MESSAGE_WIDTH = 110
 
@@ -79,9 +77,9 @@ def _cause_memo(attempt: Attempt) -> Markdown:
         oom = diagnosis.oom
         lines.append(
             Markdown(
-                f"- メモリ: 要求 {wording.gib(oom.requested_bytes)}、空き {wording.gib(oom.free_bytes)}、"
-                f"全体 {wording.gib(oom.total_bytes)}、torch の確保 {wording.gib(oom.allocated_bytes)}"
-                f"(予約 {wording.gib(oom.reserved_bytes)})"
+                f"- メモリ: 要求 {units.gib(oom.requested_bytes)}、空き {units.gib(oom.free_bytes)}、"
+                f"全体 {units.gib(oom.total_bytes)}、torch の確保 {units.gib(oom.allocated_bytes)}"
+                f"(予約 {units.gib(oom.reserved_bytes)})"
             )
         )
     shown = _message_words(attempt)

@@ -13,23 +13,15 @@ from pathlib import Path
 from steph.record.values import Record
 from steph.tell import drawings, place
 from steph.tell.drawings import VramSample
-from steph.tell.outlook_values import Prediction
 
 _log = logging.getLogger(__name__)
 
 
-def write_figures(
-    record: Record,
-    samples: Sequence[VramSample],
-    folder: Path,
-    predictions: Mapping[tuple[int, int], Prediction] | None = None,
-) -> dict[str, Path]:
-    """Write the pictures that there is data for; give their paths by name (`loss`, `vram`, `predicted`, `grid`)."""
+def write_figures(record: Record, samples: Sequence[VramSample], folder: Path) -> dict[str, Path]:
+    """Write the pictures that there is data for; give their paths by name (`loss`, `vram`)."""
     drawers: Mapping[str, Callable[[], str | None]] = {
         "loss": lambda: drawings.loss_svg(record),
         "vram": lambda: drawings.vram_svg(record, samples),
-        "predicted": lambda: drawings.predicted_svg(record),
-        "grid": lambda: drawings.grid_svg(predictions),
     }
     written = {}
     stem = re.sub(r"[^0-9A-Za-z_-]", "_", record.id)

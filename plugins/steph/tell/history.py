@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from steph.base import units
 from steph.record.values import Record, Session
 from steph.tell import keep, wording
 from steph.tell.markdown import Markdown, code, details, joined, table
@@ -54,10 +55,10 @@ def _row_key(line: str) -> tuple[str, str]:
 def _history_row(record: Record, session: Session) -> str:
     verdicts = Markdown("<br>".join(f"{stage} {session.verdicts[stage].value}" for stage in sorted(session.verdicts)))
     cells = (
-        wording.moment_to_second(session.started_at),
+        units.moment_to_second(session.started_at),
         code(record.id),
         verdicts or ("実行中" if record.live else "判定なし(途絶)"),
-        wording.clock(wording.seconds_between(session.started_at, session.ended_at)),
+        units.clock(wording.seconds_between(session.started_at, session.ended_at)),
         "" if session.exit_status is None else str(session.exit_status),
         code(" ".join(session.command)) if session.command else "",
     )

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from steph.base import units
 from steph.base.terms import RecordKind, StageId
 from steph.judge import verdict
 from steph.record.values import Record
-from steph.tell import wording
 from steph.tell.columns import columns
 
 _HEADER = ("記録", "種別", "開始(UTC)", "結果", "H-1", "H-2", "H-3", "モデル", "カード", "設定", "容量")
@@ -48,11 +48,9 @@ def rows(records: Iterable[tuple[Record, int]]) -> tuple[ListRow, ...]:
 
 def damaged_rows(folders: Iterable[tuple[str, int]]) -> tuple[ListRow, ...]:
     """Give a row for each record that can't be read, by its name with the bytes of its folder, newest first."""
-    nothing = wording.MISSING
+    nothing = units.MISSING
     return tuple(
-        ListRow(
-            name, nothing, nothing, "壊れている", (nothing,) * 3, nothing, nothing, nothing, wording.file_size(size)
-        )
+        ListRow(name, nothing, nothing, "壊れている", (nothing,) * 3, nothing, nothing, nothing, units.size_words(size))
         for name, size in sorted(folders, reverse=True)
     )
 
@@ -69,13 +67,13 @@ def _row(record: Record, size_bytes: int) -> ListRow:
     return ListRow(
         id=record.id,
         kind="予行" if is_rehearsal else "受入",
-        started_at=wording.moment(_started_at(record)[0]),
+        started_at=units.moment(_started_at(record)[0]),
         overall=words[verdict.overall(record)],
         verdicts=tuple(_verdict(record, stage) for stage in StageId),
-        model=choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else wording.MISSING,
+        model=choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else units.MISSING,
         card=card.name if card else "GPU なし",
-        settings=h2.last_attempt.label if h2 and h2.last_attempt else wording.MISSING,
-        size=wording.file_size(size_bytes),
+        settings=h2.last_attempt.label if h2 and h2.last_attempt else units.MISSING,
+        size=units.size_words(size_bytes),
     )
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import re
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from steph.base.redact import redact
+from steph.base.text import printable
+from steph.base.units import MISSING
 
 INLINE_LIMIT_CHARACTERS = 600
 FENCE_LIMIT_CHARACTERS = 12_000
 FENCE_LIMIT_LINES = 160
-MISSING = "—"
 
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]")
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;"})
 _BACKSLASHED = re.compile(r"([\\`*\[\]~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _BLOCK_START = re.compile(r"^(#|[-+=](?=[-+=\s]|$)|:|\d{1,9}(?=[.)](?:\s|$)))")
@@ -32,24 +31,8 @@ class Markdown(str):
 
 
 def clean(text: str) -> str:
-    """Give the text without terminal codes, invisible or direction-changing characters, and credentials.
-
-    Line ends become `\\n`; what UTF-8 can't carry becomes U+FFFD.
-    """
-    text = _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    text = text.replace("\u2028", "\n").replace("\u2029", "\n").replace("\x85", "\n")
-    if not text.isprintable():
-        text = "".join(_visible(character) for character in text)
-    return redact(text)
-
-
-def _visible(character: str) -> str:
-    if character in "\n\t" or " " <= character <= "~":
-        return character
-    category = unicodedata.category(character)
-    if category in ("Cc", "Cf"):
-        return ""
-    return "\ufffd" if category == "Cs" else character
+    """Return the text in printable characters, without credentials."""
+    return redact(printable(text))
 
 
 def shorten(text: str, limit_characters: int) -> str:

@@ -5,15 +5,13 @@ Takes a record and the path of a picture, gives Markdown. The tables beside hold
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from urllib.parse import quote
 
+from steph.base import units
 from steph.base.terms import StageId
 from steph.record.values import Attempt, Record
-from steph.tell import drawings, summary, wording
+from steph.tell import summary
 from steph.tell.markdown import Markdown, details, inline, table
-from steph.tell.outlook_values import Prediction
 from steph.tell.views import loss_words
 
 MOST_ATTEMPTS = 8
@@ -50,32 +48,13 @@ def loss_table(record: Record) -> Markdown:
 def vram_alternative(record: Record) -> str:
     """Say in words what the memory picture shows."""
     peaks = "、".join(
-        f"{attempt.stage} 試行 {attempt.number}({attempt.label}) {wording.gib(attempt.peak_device_bytes)}"
+        f"{attempt.stage} 試行 {attempt.number}({attempt.label}) {units.gib(attempt.peak_device_bytes)}"
         for attempt in _drawn(record)
     )
-    limit = wording.gib(summary.ceiling_bytes(record))
+    limit = units.gib(summary.ceiling_bytes(record))
     return f"図: カード全体の VRAM の推移(上限 {limit})。ピーク: {peaks or '未測定'}"
 
 
 def _drawn(record: Record) -> list[Attempt]:
     attempts = (a for result in record.stages.values() for a in result.attempts)
     return [a for a in attempts if a.peak_device_bytes is not None and a.settings][:MOST_ATTEMPTS]
-
-
-def predicted_alternative(record: Record) -> str:
-    """Say in words what the picture of predicted and measured peaks shows."""
-    pairs = (
-        f"試行 {a.number}({a.label}) 予測 {wording.gib(a.predicted_peak_bytes)}、実測 {wording.gib(a.peak_own_bytes)}"
-        f"{'(OOM)' if a.ran_out_of_memory else ''}"
-        for a in drawings.predicted_attempts(record)
-    )
-    return f"図: 学習プロセスの VRAM ピーク、予測と実測。{'。'.join(pairs)}"
-
-
-def grid_alternative(predictions: Mapping[tuple[int, int], Prediction] | None) -> str:
-    """Say in words what the grid shows; its cells are in the table beside."""
-    found = Counter(prediction.verdict for prediction in (predictions or {}).values())
-    return (
-        f"図: batch と max-seq-length の格子。載る {found['fits']}、きわどい {found['too_close']}、"
-        f"載らない {found['does_not_fit']}。数値は上の表"
-    )

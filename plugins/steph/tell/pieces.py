@@ -5,18 +5,15 @@ Takes values of a record, gives Markdown; a section's order and its own words ar
 
 from __future__ import annotations
 
-from typing import Literal
-
-from steph.base.terms import AnyStage, Cause
-from steph.base.units import GIB
+from steph.base import units
+from steph.base.terms import AnyStage, Cause, Purpose
+from steph.base.units import GIB, MISSING
 from steph.judge import verdict
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Check, Diagnosis, Probe, Record, StageResult
 from steph.tell import commands, summary, wording
 from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose, table
-from steph.tell.wording import MISSING
 
-Purpose = Literal["stage", "deep", "calibrate"]
 MOST_EVIDENCE_LINES = 8
 MESSAGE_WIDTH = 110
 
@@ -45,11 +42,11 @@ def stage_state(record: Record, stage: AnyStage) -> Markdown:
     if result is None:
         return Markdown(f"**判定: {word}** — この記録では一度も実行していません。")
     if verdict.in_flight(record, stage):
-        return Markdown(f"**判定: {word}** — {inline(wording.moment(result.started_at))} UTC に開始。")
+        return Markdown(f"**判定: {word}** — {inline(units.moment(result.started_at))} UTC に開始。")
     return Markdown(f"**判定: {word}** — {prose(result.explanation)}")
 
 
-def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = "stage") -> Markdown:
+def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = Purpose.STAGE) -> Markdown:
     """Give every attempt of a stage, of one purpose, with setting, outcome, seconds and peaks.
 
     A column that no attempt has anything for falls away.
@@ -67,7 +64,7 @@ def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = "stage
         ("r", "秒", [MISSING if a.seconds is None else f"{a.seconds:,.1f}" for a in attempts]),
         ("r", "カード", [measured(a.peak_device_bytes, record) for a in attempts] if has_card else []),
         ("r", "プロセス", [measured(a.peak_own_bytes, record) for a in attempts] if has_card else []),
-        ("r", "予測", [_predicted(a) for a in attempts] if any(a.predicted_peak_bytes for a in attempts) else []),
+        ("r", "予測", [_predicted(a) for a in attempts] if any(a.predicted for a in attempts) else []),
         ("r", "torch 確保/予約", [torch_peaks(a.probes) for a in attempts] if has_card else []),
     ]
     shown = [column for column in columns if any(cell != MISSING for cell in column[2])]
@@ -84,20 +81,21 @@ def _result_words(record: Record, result: StageResult, attempt: Attempt) -> Mark
 
 
 def _predicted(attempt: Attempt) -> Markdown:
-    peak, low, high = attempt.predicted_peak_bytes, attempt.predicted_low_bytes, attempt.predicted_high_bytes
-    if peak is None:
+    predicted = attempt.predicted
+    if predicted is None:
         return Markdown("未予測")
+    low, high = predicted.low_bytes, predicted.high_bytes
     interval = f"<br>{low / GIB:,.2f} 〜 {high / GIB:,.2f}" if low and high else ""
-    return Markdown(f"{wording.gib(peak)}{interval}")
+    return Markdown(f"{units.gib(predicted.peak_bytes)}{interval}")
 
 
 def _of_purpose(result: StageResult, purpose: Purpose) -> tuple[Attempt, ...]:
     match purpose:
-        case "stage":
+        case Purpose.STAGE:
             return result.attempts
-        case "deep":
+        case Purpose.DEEP:
             return result.deep_attempts
-        case "calibrate":
+        case Purpose.CALIBRATE:
             return result.calibration_attempts
 
 
@@ -106,7 +104,7 @@ def is_running(record: Record, result: StageResult, attempt: Attempt) -> bool:
     is_last = attempt is result.newest_attempt
     running = [stage for stage in record.stages if verdict.in_flight(record, stage)]
     # a calibration runs after its stage has ended and before the next one begins
-    may_run = record.live and not running if attempt.purpose == "calibrate" else result.stage in running
+    may_run = record.live and not running if attempt.purpose is Purpose.CALIBRATE else result.stage in running
     return may_run and is_last and attempt.ended_by is None
 
 
@@ -133,7 +131,7 @@ def cause_words(diagnosis: Diagnosis | None) -> str:
 def measured(size_bytes: int | None, record: Record) -> str:
     """Give a peak of the card's memory; say why where there is none."""
     if size_bytes is not None:
-        return wording.gib(size_bytes)
+        return units.gib(size_bytes)
     return "GPU なし" if record.context.environment.device is None else "未測定"
 
 
@@ -144,7 +142,7 @@ def torch_peaks(probes: tuple[Probe, ...]) -> str:
         return MISSING
     most = max(known, key=lambda probe: probe.peak_allocated_bytes or 0)
     reserved = most.peak_reserved_bytes
-    return f"{(most.peak_allocated_bytes or 0) / GIB:,.2f} / {wording.gib(reserved)}"
+    return f"{(most.peak_allocated_bytes or 0) / GIB:,.2f} / {units.gib(reserved)}"
 
 
 def rank_peaks(attempt: Attempt | None) -> Markdown:
@@ -158,8 +156,8 @@ def rank_peaks(attempt: Attempt | None) -> Markdown:
             str(probe.rank),
             code(probe.device_uuid or ""),
             torch_peaks((probe,)),
-            wording.gib(cards[probe.device_uuid].peak_device_bytes) if probe.device_uuid in cards else MISSING,
-            wording.gib(probe.peak_rss_bytes),
+            units.gib(cards[probe.device_uuid].peak_device_bytes) if probe.device_uuid in cards else MISSING,
+            units.gib(probe.peak_rss_bytes),
         )
         for probe in ranks
     ]
@@ -179,12 +177,14 @@ def findings_table(result: StageResult | None) -> Markdown:
     """Give the checks that do not hold, hardest first, then those that could not be measured."""
     if result is None or not result.checks:
         return Markdown("検査は行っていません。")
-    unmeasured = [check for check in result.checks if check.holds is None]
+    unmeasured = [check for check in result.checks if check.holds is None and check.applies]
+    ruled_out = [check for check in result.checks if not check.applies]
     rows = [_finding(check, wording.SEVERITIES[check.severity]) for check in result.findings]
     rows += [_finding(check, f"❔ 未測定({wording.SEVERITIES[check.severity].split()[-1]})") for check in unmeasured]
     held = len(result.held)
     count = Markdown(
-        f"検査 {len(result.checks)} 件: 成立 {held}、不成立 {len(result.findings)}、未測定 {len(unmeasured)}。"
+        f"検査 {len(result.checks)} 件: 成立 {held}、不成立 {len(result.findings)}、未測定 {len(unmeasured)}"
+        f"{f'、対象外 {len(ruled_out)}' if ruled_out else ''}。"
     )
     if not rows:
         return count
@@ -205,9 +205,18 @@ def held_checks(result: StageResult | None) -> Markdown:
     return details(f"成立した検査 {len(held)} 件", table(("検査", "内容"), rows))
 
 
+def ruled_out_checks(result: StageResult | None) -> Markdown:
+    """Give the checks that the description rules out, folded, with the reasons; empty where there are none."""
+    checks = [check for check in result.checks if not check.applies] if result else []
+    if not checks:
+        return Markdown()
+    rows = [(code(check.id), prose(check.message)) for check in checks]
+    return details(f"対象外の検査 {len(rows)} 件", table(("検査", "理由"), rows))
+
+
 def artifacts(attempt: Attempt | None) -> Markdown:
     """Give the files that an attempt wrote, folded, with size and sha256; empty where there are none."""
     if attempt is None or not attempt.artifacts:
         return Markdown()
-    rows = [(code(a.path), wording.file_size(a.size_bytes), code(a.sha256)) for a in attempt.artifacts]
+    rows = [(code(a.path), units.size_words(a.size_bytes), code(a.sha256)) for a in attempt.artifacts]
     return details(f"生成されたファイル {len(rows)} 件(sha256)", table(("パス", "サイズ", "sha256"), rows, align="lrl"))

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from steph.base import units
 from steph.base.terms import StageId
-from steph.plan.commands import without_launcher
+from steph.contract.commands import without_launcher
+from steph.memory.trainers import TRAINERS
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import ModelChoice, Record, StageResult
-from steph.tell import wording
 
 PRODUCTION_MODEL = "Qwen/Qwen3-8B"
 PRODUCTION_PARAMETERS = 8_190_735_360  # safetensors metadata of Qwen/Qwen3-8B
@@ -43,6 +44,18 @@ class Change:
     here: str
     there: str
     why: str
+
+
+@dataclass(frozen=True)
+class ProductionTime:
+    """The production run's durations at this card's speed, None where they were not measured.
+
+    `parameter_ratio`: the production model's parameters by those of the model that was measured.
+    """
+
+    training_seconds: float | None
+    evaluation_seconds: float | None
+    parameter_ratio: float
 
 
 def is_production_model(choice: ModelChoice | None) -> bool:
@@ -123,7 +136,7 @@ def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str,
 def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Change, ...]:
     """Give the settings that the production run changes, measured value and new value side by side."""
     choice = record.model
-    rows = [Change("--model-name", choice.name if choice else wording.MISSING, PRODUCTION_MODEL, "本番のモデル")]
+    rows = [Change("--model-name", choice.name if choice else units.MISSING, PRODUCTION_MODEL, "本番のモデル")]
     rows += [Change(*number) for number in _numbers(here, there)]
     if not here.use_4bit:
         rows.append(Change("--use-4bit", "無し", "有り", "8B を 20 GB に載せる。4bit はこの記録では完走していない"))
@@ -140,6 +153,46 @@ def questions_of(record: Record) -> int:
     """How many questions the production run is asked: those of the record's own data set, else lawqa_jp's."""
     real = [file.rows for file in record.data if file.role == "dataset" and not file.is_sample]
     return real[0] if real else PRODUCTION_QUESTIONS
+
+
+def production_time(record: Record, target: TrainSettings) -> ProductionTime | None:
+    """Scale what was measured here: loading once, and each row's time as often as the production run has rows.
+
+    All of it grows with the parameters, a training row also with its length where rows are padded to the maximum. None
+    where no GPU was used.
+    """
+    choice = record.model
+    if record.context.environment.device is None or choice is None or not choice.parameters:
+        return None
+    ratio = PRODUCTION_PARAMETERS / choice.parameters
+    trained, answered = record.stages[StageId.H2].last_attempt, record.stages[StageId.H3].last_attempt
+    training = evaluation = None
+    if trained and trained.training and isinstance(trained.settings, TrainSettings):
+        found, settings = trained.training, trained.settings
+        row_seconds = found.train_runtime_seconds
+        rows_done = (found.steps_done or 0) * settings.effective_batch_size
+        if found.train_rows and found.epochs_done:  # the last batch of an epoch may be short
+            rows_done = min(rows_done, max(1, round(found.train_rows * found.epochs_done)))
+        if row_seconds and rows_done:
+            trainer = TRAINERS.get(record.context.trainer or "")
+            pads = trainer is not None and trainer.pads_to_maximum
+            growth = target.max_seq_length / settings.max_seq_length if pads else 1.0
+            per_row = growth * settings.num_processes * row_seconds / rows_done
+            loading = max(0.0, (trained.seconds or 0.0) - row_seconds)
+            training = (loading + per_row * _rows_to_train(record) * target.num_epochs) * ratio
+    if answered and answered.seconds and answered.evaluation and answered.evaluation.total:
+        cards = answered.settings.num_processes if answered.settings else 1
+        answering = answered.evaluation.answering_seconds or cards * answered.seconds  # else loading is in each row's
+        loading = max(0.0, answered.seconds - answering / cards)
+        evaluation = (loading + answering / answered.evaluation.total * questions_of(record)) * ratio
+    return ProductionTime(training, evaluation, ratio)
+
+
+def _rows_to_train(record: Record) -> int:
+    """The training file's rows where the data are the real ones, else one for each question."""
+    rows = [file.rows for file in record.data if file.role == "train_file"]
+    is_real = not any(file.is_sample for file in record.data)
+    return rows[0] if rows and is_real else questions_of(record)
 
 
 def _argv(record: Record, stage: StageId) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ from steph.tell.drawings import VramSample
 from steph.tell.figures import write_figures
 from steph.tell.history import history_rows, kept_rows
 from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, table
-from steph.tell.outlook_values import Outlook
+from steph.tell.outlook import Outlook
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -225,8 +225,7 @@ def write_report(
     target = path.resolve()
     figures = {}
     if with_figures:
-        grid = outlook.there.grid if outlook and outlook.there else None
-        figures = write_figures(record, samples, figures_dir or target.parent / "figures", grid)
+        figures = write_figures(record, samples, figures_dir or target.parent / "figures")
     relative = {name: os.path.relpath(file, target.parent) for name, file in figures.items()}
 
     def renewed(existing: bytes | None) -> bytes:

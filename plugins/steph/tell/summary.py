@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from steph.base import units
 from steph.base.terms import AnyStage, RecordKind, Severity, StageId, Verdict
 from steph.judge.verdict import Overall, contradiction, in_flight, overall
 from steph.record.environment import GitState
@@ -69,7 +70,7 @@ def card_words(record: Record) -> str:
     if card is None:
         return "GPU なし(CPU)"
     cap = record.context.vram_cap_bytes
-    return f"{card.name} {wording.gib(card.total_bytes)}{f'({wording.gib(cap)} に制限)' if cap else ''}"
+    return f"{card.name} {units.gib(card.total_bytes)}{f'({units.gib(cap)} に制限)' if cap else ''}"
 
 
 def peak_bytes(result: StageResult | None) -> int | None:
@@ -170,8 +171,8 @@ def _of_memory(record: Record) -> Iterator[str]:
         whose = "このプロセスで" if is_capped else "カード全体で"
         left = max(capacity - peak, 0)
         card = record.context.environment.device
-        before = f"、表はカード全体で開始前の {wording.gib(card.used_bytes)} を含む" if card and is_capped else ""
-        share = f"{wording.gib(peak)} / {wording.gib(capacity)}(余り {wording.gib(left)}{before})"
+        before = f"、表はカード全体で開始前の {units.gib(card.used_bytes)} を含む" if card and is_capped else ""
+        share = f"{units.gib(peak)} / {units.gib(capacity)}(余り {units.gib(left)}{before})"
         yield f"学習の VRAM ピークは{whose} {share}でした。"
 
 
@@ -201,7 +202,7 @@ def _of_result(record: Record) -> Iterator[str]:
     attempt = h3.last_attempt if h3 else None
     if h3 and h3.verdict.is_green and not h3.stale and attempt and attempt.evaluation:
         outcome = attempt.evaluation
-        words = wording.accuracy_words(outcome.correct, outcome.total)
+        words = wording.score_words(outcome)
         meaning = (
             "乱数の重みなので、この数に意味はありません" if record.context.twin else "この問題数では精度は言えません"
         )

@@ -5,9 +5,10 @@ Takes a record, gives Markdown.
 
 from __future__ import annotations
 
+from steph.base import units
 from steph.record.environment import Device, GitState
 from steph.record.values import Record
-from steph.tell import summary, wording
+from steph.tell import summary
 from steph.tell.markdown import Markdown, code, inline, table
 from steph.tell.pieces import facts
 
@@ -27,7 +28,7 @@ def machine_facts(record: Record) -> Markdown:
     cap = record.context.vram_cap_bytes
     rows = [
         ("OS", f"{machine.os}{'(WSL)' if machine.is_wsl else ''}"),
-        ("CPU / メモリ", f"{machine.cpu}({machine.cpu_count} スレッド)/ {wording.gib(machine.ram_bytes)}"),
+        ("CPU / メモリ", f"{machine.cpu}({machine.cpu_count} スレッド)/ {units.gib(machine.ram_bytes)}"),
         ("Python(スイート)", machine.python),
         ("パイプラインの場所", code(record.context.pipeline_root)),
         ("パイプラインの Python", code(record.context.pipeline_python)),
@@ -42,18 +43,18 @@ def machine_facts(record: Record) -> Markdown:
     return facts(
         [
             *rows,
-            ("GPU", f"{card.name}{'(MIG)' if card.is_mig else ''} {wording.gib(card.total_bytes)}{capability}"),
+            ("GPU", f"{card.name}{'(MIG)' if card.is_mig else ''} {units.gib(card.total_bytes)}{capability}"),
             ("GPU UUID", code(card.uuid)),
             *(("並行して使う GPU", _further_words(further)) for further in machine.further_devices),
-            ("開始前の使用量", wording.gib(card.used_bytes)),
-            ("VRAM の上限(模擬)", wording.gib(cap) if cap else ""),
+            ("開始前の使用量", units.gib(card.used_bytes)),
+            ("VRAM の上限(模擬)", units.gib(cap) if cap else ""),
             ("ドライバ / CUDA", f"{card.driver_version} / CUDA {card.cuda_driver_version}"),
         ]
     )
 
 
 def _further_words(card: Device) -> Markdown:
-    return Markdown(f"{inline(card.name)} {wording.gib(card.total_bytes)} {code(card.uuid)}")
+    return Markdown(f"{inline(card.name)} {units.gib(card.total_bytes)} {code(card.uuid)}")
 
 
 def packages_table(record: Record) -> Markdown:

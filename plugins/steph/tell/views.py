@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from steph.base import units
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
+from steph.base.units import MISSING
 from steph.judge import verdict
 from steph.record.values import Attempt, EvalOutcome, ModelChoice, Record, StageResult, TrainOutcome
 from steph.tell import summary, wording
 from steph.tell.commands import pasteable
 from steph.tell.markdown import Markdown, code, fence, inline, joined, prose, table
 from steph.tell.pieces import facts, measured
-from steph.tell.wording import MISSING
 
 
 def about(record: Record) -> Markdown:
@@ -47,14 +48,14 @@ def _stage_row(record: Record, stage: AnyStage) -> Sequence[str]:
         return name, summary.stage_word(record, stage), "", "", "0", ""
     peak = measured(summary.peak_bytes(result), record) if result.attempts else MISSING
     attempts = str(len(result.attempts)) if result.attempts or stage is not StageId.H1 else MISSING
-    seconds = wording.duration(result.seconds)
-    return name, summary.stage_word(record, stage), seconds, peak, attempts, wording.moment(result.started_at)
+    seconds = units.duration(result.seconds)
+    return name, summary.stage_word(record, stage), seconds, peak, attempts, units.moment(result.started_at)
 
 
 def model_facts(choice: ModelChoice) -> Markdown:
     """Give what H-1 records of the chosen model."""
     predicted = choice.predicted_peak_bytes
-    disk = f"{wording.gib(choice.download_bytes)} / {wording.gib(choice.free_disk_bytes)}"
+    disk = f"{units.gib(choice.download_bytes)} / {units.gib(choice.free_disk_bytes)}"
     return facts(
         [
             ("選んだモデル名", code(choice.name)),
@@ -65,7 +66,7 @@ def model_facts(choice: ModelChoice) -> Markdown:
             ("revision", code(choice.revision or "")),
             ("ライセンス", choice.licence or "不明(記録なし)"),
             ("取得量 / 空きディスク", disk),
-            ("予測 VRAM ピーク", wording.gib(predicted) if predicted is not None else "未予測"),
+            ("予測 VRAM ピーク", units.gib(predicted) if predicted is not None else "未予測"),
             ("保存先", code(choice.snapshot_path or "")),
         ]
     )
@@ -89,14 +90,14 @@ def training_facts(record: Record, attempt: Attempt | None) -> Markdown:
         ("実行時間のおおよその目安", _time_words(record.results[attempt.stage], attempt)),
         ("VRAM ピーク(カード全体 / このプロセス分)",
          f"{measured(attempt.peak_device_bytes, record)} / {measured(attempt.peak_own_bytes, record)}"),
-        ("カードのメモリ(上限)", wording.gib(summary.capacity_bytes(record))),
+        ("カードのメモリ(上限)", units.gib(summary.capacity_bytes(record))),
     ]  # fmt: skip
     return facts(rows + (_training_rows(outcome) if outcome else []) + [("ログの置き場", log_folder(record, attempt))])
 
 
 def _time_words(result: StageResult, attempt: Attempt) -> str:
-    last = f"最後の試行 {wording.duration(attempt.seconds)}"
-    return f"{last}、ステージ全体 {wording.duration(result.seconds)}" if result.seconds is not None else last
+    last = f"最後の試行 {units.duration(attempt.seconds)}"
+    return f"{last}、ステージ全体 {units.duration(result.seconds)}" if result.seconds is not None else last
 
 
 def _completion(record: Record, attempt: Attempt) -> str:
@@ -118,7 +119,7 @@ def _training_rows(outcome: TrainOutcome) -> list[tuple[str, str]]:
         ("学習した行数", _or_missing(outcome.train_rows)),
         ("損失", loss_words(outcome)),
         ("速さ", rate),
-        ("学習そのものの時間", wording.duration(outcome.train_runtime_seconds)),
+        ("学習そのものの時間", units.duration(outcome.train_runtime_seconds)),
         ("生成されたディレクトリ", code(outcome.output_dir)),
         ("LoRA 重みの sha256", code(outcome.adapter_sha256 or "")),
         ("チェックポイント", code(_inside(outcome.output_dir, outcome.checkpoint))),
@@ -154,7 +155,7 @@ def evaluation_facts(record: Record, attempt: Attempt | None) -> Markdown:
     outcome = attempt.evaluation
     rows = [
         ("完走したか", _completion(record, attempt)),
-        ("実行時間", wording.duration(attempt.seconds)),
+        ("実行時間", units.duration(attempt.seconds)),
         ("VRAM ピーク(カード全体)", measured(attempt.peak_device_bytes, record)),
     ]
     return facts(
@@ -164,7 +165,7 @@ def evaluation_facts(record: Record, attempt: Attempt | None) -> Markdown:
 
 def _evaluation_rows(outcome: EvalOutcome) -> list[tuple[str, str]]:
     return [
-        ("精度", Markdown(f"**{inline(wording.accuracy_words(outcome.correct, outcome.total))}**")),
+        ("精度", Markdown(f"**{inline(wording.score_words(outcome))}**")),
         ("backend", code(outcome.backend or "")),
         ("model_name", code(outcome.model_name or "")),
         ("lora_path", code(outcome.lora_path or "")),

@@ -5,14 +5,23 @@ Pure functions from values to short strings, none of them Markdown.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from steph.base.messages import text
-from steph.base.terms import AnyStage, Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
-from steph.base.units import GIB
-from steph.record.values import Attempt
-
-MISSING = "—"
+from steph.base.terms import (
+    AnyStage,
+    Cause,
+    EndedBy,
+    ExtendedId,
+    FitVerdict,
+    Phase,
+    RecordKind,
+    Severity,
+    StageId,
+    Verdict,
+)
+from steph.base.units import MISSING
+from steph.record.values import Attempt, EvalOutcome
 
 STAGE_TITLES: dict[AnyStage, str] = {
     StageId.H1: "モデル",
@@ -34,7 +43,12 @@ _ENDS = {
 }
 
 CANDIDATES = {"chosen": "選んだ", "rejected": "見送った", "not_tried": "試していない"}
-FITS = {"fits": "✅ 載る", "does_not_fit": "❌ 載らない", "too_close": "⚠️ きわどい"}
+FITS: dict[FitVerdict | None, str] = {
+    FitVerdict.FITS: "✅ 載る",
+    FitVerdict.DOES_NOT_FIT: "❌ 載らない",
+    FitVerdict.TOO_CLOSE: "⚠️ きわどい",
+    None: MISSING,
+}
 SEVERITIES = {Severity.FAIL: "❌ 重大", Severity.WARN: "⚠️ 警告", Severity.INFO: "ℹ️ 情報"}
 
 _VERDICTS = {
@@ -77,68 +91,6 @@ def source_word(source: str) -> str:
     return _SOURCES.get(source, source)
 
 
-def gib(size_bytes: int | None) -> str:
-    """Give bytes as GiB with two decimals, `—` where unknown."""
-    return MISSING if size_bytes is None else f"{size_bytes / GIB:,.2f} GiB"
-
-
-def file_size(size_bytes: int) -> str:
-    """Give a file's size in the unit that keeps it short."""
-    for unit, size in (("GiB", GIB), ("MiB", 1024**2), ("KiB", 1024)):
-        if size_bytes >= size:
-            return f"{size_bytes / size:,.1f} {unit}"
-    return f"{size_bytes} B"
-
-
-def duration(seconds: float | None) -> str:
-    """Give seconds as a person says them, `—` where unknown."""
-    if seconds is None:
-        return MISSING
-    if seconds < 100:
-        return f"{seconds:.1f}秒"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}時間{minutes}分" if hours else f"{minutes}分{rest}秒"
-
-
-def clock(seconds: float | None) -> str:
-    """Give seconds as `m:ss` or `h:mm:ss`, which no narrow column breaks; `—` where unknown."""
-    if seconds is None:
-        return MISSING
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def about_duration(seconds: float) -> str:
-    """Give an estimated duration in one rough figure."""
-    if seconds < 90:
-        return f"約 {seconds:.0f} 秒"
-    if seconds < 90 * 60:
-        return f"約 {seconds / 60:.0f} 分"
-    return f"約 {seconds / 3600:.1f} 時間"
-
-
-def moment(iso: str | None) -> str:
-    """Give an ISO 8601 time as date and minute in UTC (the column says so); as it stands where it is none."""
-    if not iso:
-        return MISSING
-    try:
-        parsed = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M}"
-
-
-def moment_to_second(iso: str) -> str:
-    """Give an ISO 8601 time to the second in UTC, so that it sorts as text; as it stands where it is none."""
-    try:
-        parsed = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M:%S}"
-
-
 def seconds_between(start: str, end: str | None) -> float | None:
     """Give the seconds from one ISO 8601 time to another; None where one is missing or no time."""
     try:
@@ -167,6 +119,14 @@ def accuracy_words(correct: int | None, total: int | None) -> str:
         return "未測定"
     share = f"({correct / total:.1%})" if total else ""
     return f"{total}問中{correct}問正解{share}"
+
+
+def score_words(outcome: EvalOutcome) -> str:
+    """Say what an evaluation came to: the right answers, or the score of a format that gives one."""
+    if outcome.score is None:
+        return accuracy_words(outcome.correct, outcome.total)
+    count = f"({outcome.total}問)" if outcome.total else ""
+    return f"{outcome.metric or 'スコア'} {outcome.score:.4g}{count}"
 
 
 def outcome_words(attempt: Attempt) -> str:

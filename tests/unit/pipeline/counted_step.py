@@ -19,10 +19,10 @@ import pytest
 import torch
 from app.llm.loading import fuse_norms
 from app.training.answer_loss import chunk_long_answers
+from caching_allocator import CachingAllocator
 from peft import LoraConfig, get_peft_model
-from steph.plan.shapes import ModelShape, config_of
-from steph.plan.vram_allocator import CachingAllocator
-from steph.plan.vram_terms import Workload
+from steph.memory.shapes import ModelShape, config_of
+from steph.memory.trainers import Workload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter

@@ -11,6 +11,7 @@ from small_run import PIPELINE
 Change = tuple[str, str, str]  # file, what stands there once, what stands there instead
 
 ROWS, RUN, METRICS = "app/training/rows.py", "app/training/run.py", "app/training/metrics.py"
+COLLATOR = "app/training/collator.py"
 LLM, LOADING, REPORT = "app/llm/hf_llm.py", "app/llm/loading.py", "app/evaluation/run.py"
 ENCODED = 'encoded.append({"input_ids": ids, "labels": prompt_labels + answer})'
 RANK = "            r=settings.lora_r,\n"
@@ -171,7 +172,83 @@ TRAININGS = (
         "the adapter saved before it was trained",
         (RUN, "    trainer.train(", "    _save(trainer, settings.output_dir)\n    trainer.train("),
         (RUN, "        _save(trainer, settings.output_dir)\n        write", "        write"),
-        broken="saved_at_end",
+        broken="saved_at_end saved_as_trained",
+    ),
+    planted(
+        "answers don't see their prompts",
+        (
+            COLLATOR,
+            "visible_positions(is_token.bool())",
+            "visible_positions(is_token.bool()) & ((torch.arange(width) > width // 2)[:, None]"
+            " <= (torch.arange(width) > width // 2)[None, :])[None, None]",
+        ),
+        broken="mask_and_positions",
+    ),
+    planted(
+        "what comes later is seen",
+        (COLLATOR, "dtype=torch.bool).tril()", "dtype=torch.bool)"),
+        broken="mask_and_positions",
+    ),
+    planted(
+        "every position is the first",
+        (COLLATOR, "(is_token.cumsum(-1) - 1).clamp(min=0)", "is_token * 0"),
+        broken="mask_and_positions",
+    ),
+    planted(
+        "half of the layers zeroed after loading",
+        (
+            RUN,
+            BASE,
+            BASE + "    for name, weight in base.named_parameters():\n        if 'mlp' in name: weight.data.zero_()\n",
+        ),
+        broken="base_unchanged",
+    ),
+    planted(
+        "an MLP that gives zeros",
+        (RUN, BASE, BASE + "    base.model.layers[0].mlp.forward = lambda hidden: hidden * 0\n"),
+        broken="no_own_code",
+    ),
+    planted(
+        "another token before the embedding",
+        (
+            RUN,
+            BASE,
+            BASE + "    base.get_input_embeddings().register_forward_pre_hook("
+            "lambda module, ids: (ids[0].clamp(max=300),))\n",
+        ),
+        broken="no_own_code",
+    ),
+    planted(
+        "gradients drawn at random",
+        (
+            RUN,
+            "    reset_peak_memory()\n    trainer.train(",
+            "    for weight in model.parameters():\n        if weight.requires_grad:\n"
+            "            weight.register_hook(torch.randn_like)\n    reset_peak_memory()\n    trainer.train(",
+        ),
+        broken="no_own_code",
+    ),
+    planted(
+        "gradients all alike",
+        (
+            METRICS,
+            STEPS,
+            "\n    def create_optimizer(self, *model):\n        made = super().create_optimizer(*model)\n"
+            "        def alike(optimizer, *_):\n            for group in optimizer.param_groups:\n"
+            "                for weight in group['params']: weight.grad = torch.full_like(weight, 0.1)\n"
+            f"        made.register_step_pre_hook(alike)\n        return made\n{STEPS}",
+        ),
+        broken="adapter_moved",
+    ),
+    planted(
+        "half of what was learnt is saved",
+        (
+            RUN,
+            "    if is_first():\n        _save",
+            "    for name, weight in model.named_parameters():\n        if 'lora_B' in name: weight.data *= 0.5\n"
+            "    if is_first():\n        _save",
+        ),
+        broken="saved_as_trained",
     ),
 )
 
@@ -245,7 +322,7 @@ EVALUATIONS = (
             "    set_peft_model_state_dict(model, {'_orig_mod.' + k: v for k, v in weights.items()})\n"
             "    return model\n",
         ),
-        broken="adapter_active",
+        broken="adapter_active adapter_as_saved",
     ),
     planted(
         "another scaling",
@@ -262,12 +339,12 @@ EVALUATIONS = (
     planted(
         "the question's end is cut off",
         (LLM, ENCODE, "prompts = [prompt[: -len(prompt) // 3] for prompt in prompts]\n        " + ENCODE),
-        broken="prompts_hold_questions",
+        broken="prompts_hold_questions prompts_as_recorded",
     ),
     planted(
         "every question is the first",
         (LLM, ENCODE, "prompts = [prompts[0]] * len(prompts)\n        " + ENCODE),
-        broken="prompts_hold_questions",
+        broken="prompts_hold_questions prompts_as_recorded",
     ),
     planted(
         "no chat template",
@@ -307,7 +384,93 @@ EVALUATIONS = (
             "        answers.update({n: answers[0] for n in range(1, len(prompts))})\n        everyone = {",
         ),
         (LLM, "_batches(order, self._batch_size)[rank() :: rank_count()]", "[[0]]"),
-        broken="answers_generated prompts_hold_questions",
+        broken="answers_generated prompts_hold_questions prompts_as_recorded",
+    ),
+    planted(
+        "padding on the left, and nothing hides it",
+        (
+            LLM,
+            "        if sample_seed is not None:\n",
+            "        inputs = self._tokenizer.pad({'input_ids': batch}, return_tensors='pt', padding='max_length',"
+            " max_length=longest + 8)\n        inputs['attention_mask'].fill_(1)\n"
+            "        if sample_seed is not None:\n",
+        ),
+        broken="mask_and_positions",
+    ),
+    planted(
+        "a mask over the middle of the prompt",
+        (
+            LLM,
+            "        if sample_seed is not None:\n",
+            "        inputs['attention_mask'][:, -40:-20] = 0\n        if sample_seed is not None:\n",
+        ),
+        broken="mask_and_positions prompts_hold_questions prompts_as_recorded",
+    ),
+    planted(
+        "only the letter a may be said",
+        (
+            LLM,
+            '"num_beams": 1,',
+            '"num_beams": 1, "prefix_allowed_tokens_fn": lambda n, ids: self._tokenizer.encode("a"),',
+        ),
+        broken="answers_free",
+    ),
+    planted(
+        "every other token forbidden",
+        (LLM, '"num_beams": 1,', '"num_beams": 1, "suppress_tokens": list(range(0, 200, 2)),'),
+        broken="answers_free",
+    ),
+    planted("a penalty of 5", (LLM, '"repetition_penalty": 1.0', '"repetition_penalty": 5.0'), broken="answers_free"),
+    planted(
+        "the adapter zeroed after it was loaded",
+        (
+            LLM,
+            ON,
+            ON + "\n        for name, weight in self._model.named_parameters():\n"
+            "            if 'lora_B' in name: weight.data.zero_()",
+        ),
+        broken="adapter_as_saved",
+    ),
+    planted(
+        "half of the adapter",
+        (
+            LLM,
+            ON,
+            ON + "\n        for name, weight in self._model.named_parameters():\n"
+            "            if 'lora_A' in name: weight.data *= 0.5",
+        ),
+        broken="adapter_as_saved",
+    ),
+    planted(
+        "noise on the base's weights",
+        (
+            LLM,
+            "        self._model.eval()\n",
+            "        self._model.eval()\n        for name, weight in base.named_parameters():\n"
+            "            if 'norm' in name or 'embed' in name: weight.data.mul_(1.5)\n",
+        ),
+        broken="base_unchanged",
+    ),
+    planted(
+        "two characters of the prompt changed",
+        (LLM, ENCODE, "prompts = [prompt.replace('選択肢', '選沢肢') for prompt in prompts]\n        " + ENCODE),
+        broken="prompts_as_recorded",
+    ),
+    planted(
+        "asked three times, one answer picked",
+        (
+            LLM,
+            OUR_STEP,
+            "        with torch.inference_mode():\n            for n in (1, 2):\n"
+            "                self._model.generate(**inputs, **{**self._generation_options(False),"
+            " 'max_new_tokens': n})\n" + OUR_STEP,
+        ),
+        broken="answers_greedy",
+    ),
+    planted(
+        "the first character of what was said",
+        (LLM, "skip_special_tokens=True)).strip()", "skip_special_tokens=True)).strip()[:1]"),
+        broken="responses_generated",
     ),
 )
 
@@ -332,6 +495,11 @@ SOUND_EVALUATIONS = (
     planted("as it is"),
     planted(
         "merged before it answers", (LLM, ON, "self._model = _with_adapter(base, config.lora_path).merge_and_unload()")
+    ),
+    planted("a penalty of 1.1", (LLM, '"repetition_penalty": 1.0', '"repetition_penalty": 1.1')),
+    planted(
+        "more padding than needed",
+        (LLM, 'return_tensors="pt")', 'return_tensors="pt", padding="max_length", max_length=longest + 8)'),
     ),
     planted("one question at a time", (LLM, "    batch_size: int = 8", "    batch_size: int = 1")),
     planted(

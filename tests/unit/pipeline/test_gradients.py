@@ -48,7 +48,7 @@ def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFact
     import torch
     from app.llm.loading import fuse_norms
     from app.training.answer_loss import chunk_long_answers
-    from app.training.memory import set_recompute
+    from app.training.host_memory import set_recompute
     from app.training.metrics import RecordingTrainer, StepRecorder
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments

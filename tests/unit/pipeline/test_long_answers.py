@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from counted_step import counted_long_answers
-from steph.plan.shapes import BUILT_IN
-from steph.plan.vram_terms import Workload
+from steph.memory.shapes import BUILT_IN
+from steph.memory.trainers import Workload
 
 if TYPE_CHECKING:
     import torch
@@ -218,7 +218,7 @@ def test_dropout_of_zero_is_no_operation(load: Load) -> None:
 def test_only_what_recompute_begins_from_goes_to_host_memory(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each layer's input and nothing else, and the gradients are the same."""
     import torch
-    from app.training.memory import set_recompute
+    from app.training.host_memory import set_recompute
 
     batch, sent = batch_of(SIZES), []
 
@@ -245,6 +245,32 @@ def test_only_what_recompute_begins_from_goes_to_host_memory(load: Load, monkeyp
     set_recompute(model, True)
     loss_and_gradients(model, batch, "float32")
     assert sent == []
+
+
+def test_embeddings_in_host_memory_change_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same loss and gradients; there to stay, and never where the head shares the weight or ranks train together."""
+    import torch
+    from app.training import host_memory
+
+    batch, model = batch_of(SIZES), load(Kind(), chunked=True)
+    expected_loss, expected = loss_and_gradients(model, batch, "float32")
+    assert host_memory.move_embeddings_to_host(model)
+    assert host_memory.move_embeddings_to_host(model)
+    embeddings = model.get_base_model().get_input_embeddings()
+    looked_up: list[torch.Size] = []
+    embeddings.register_forward_hook(lambda _module, inputs, _output: looked_up.append(inputs[0].shape))
+    loss, gradients = loss_and_gradients(model, batch, "float32")
+    assert loss == expected_loss
+    assert torch.equal(gradients, expected)
+    assert looked_up == [batch["input_ids"].shape]
+    model.to("meta")
+    assert {parameter.device.type for parameter in model.parameters() if parameter is not embeddings.weight} == {"meta"}
+    assert embeddings.weight.device.type == "cpu"
+    assert not host_memory.move_embeddings_to_host(load(Kind(tied=True), chunked=True))
+    adapted = load(Kind(targets=("embed_tokens", "q_proj")), chunked=False)
+    assert not host_memory.move_embeddings_to_host(adapted)
+    monkeypatch.setattr(host_memory, "rank_count", lambda: 2)
+    assert not host_memory.move_embeddings_to_host(load(Kind(), chunked=True))
 
 
 @pytest.mark.parametrize(("chunked", "most_gib"), [(True, 0.8), (False, None)])

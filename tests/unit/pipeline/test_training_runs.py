@@ -71,28 +71,27 @@ def test_recompute_is_as_asked(train: TrainRun) -> None:
     """Gradient checkpointing on gives the same first loss and says that it was asked for."""
     flags = ("--max-steps-override", 1, "--lora-dropout", 0)
     _, kept = train(*flags, output="kept")
-    _, recomputed = train(*flags, "--gradient-checkpointing", "on", "--fuse-accumulation", "off", output="recomputed")
+    asked = ("--gradient-checkpointing", "on", "--fuse-accumulation", "off", "--host-memory", "off")
+    _, recomputed = train(*flags, *asked, output="recomputed")
     assert recomputed["step_plan"]["gradient_checkpointing"] is True
     assert recomputed["step_plan"]["reason"] == "as the flags say"
     assert recomputed["losses"] == pytest.approx(kept["losses"], rel=1e-3)
 
 
-def test_long_answers_and_checkpoints_in_host_memory_are_told(
+def test_long_answers_and_host_memory_are_told(
     train: TrainRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A long answer's loss runs in chunks, a letter's doesn't; both train alike wherever the checkpoints are."""
+    """A long answer's loss runs in chunks, a letter's doesn't; all train alike, wherever that is."""
     rows = tmp_path / "long.jsonl"
     rows.write_text("\n".join(json.dumps({"input": f"質問{n}", "output": "答" * (60 + n)}) for n in range(8)))
     flags = ("--max-steps-override", 1, "--lora-dropout", 0, "--gradient-checkpointing", "on")
     _, short = train(*flags, output="short")
     _, on_card = train(*flags, rows=rows, output="on_card")
     capfd.readouterr()
-    _, on_host = train(*flags, "--checkpoints-on-host", "on", rows=rows, output="on_host")
-    assert "Gradient checkpointing: on, from host memory;" in capfd.readouterr().err
-    found = [
-        (run["loss_chunk_positions"], run["step_plan"]["checkpoints_on_host"]) for run in (short, on_card, on_host)
-    ]
-    assert found == [(None, False), (128, False), (128, True)]
+    _, on_host = train(*flags, "--host-memory", "all", rows=rows, output="on_host")
+    assert "in host memory: embeddings, checkpoints (" in capfd.readouterr().err
+    found = [(run["loss_chunk_positions"], run["step_plan"]["host_memory"]) for run in (short, on_card, on_host)]
+    assert found == [(None, "off"), (128, "off"), (128, "all")]
     assert on_host["losses"] == on_card["losses"]
 
 

@@ -27,8 +27,8 @@ from planted_reference import (
     copy_of,
 )
 from small_run import LETTERS, TOPICS, RunScript
+from steph.base.files import sha256_of
 from steph.child import supervisor
-from steph.judge.artifacts import sha256_of
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_rows import ROW_IDENTITY

@@ -6,13 +6,15 @@ import json
 import time
 from pathlib import Path
 
-from steph.judge.artifacts import sha256_of
+from steph.base.files import sha256_of
+from steph.contract.questions import frame_in, questions_in, questions_of
+from steph.contract.results import Row
+from steph.contract.results_lawqa import read_results
 from steph.judge.checks_adapter import WEIGHTS_NAME
-from steph.judge.checks_evaluation import adapter_files, judge_evaluation
+from steph.judge.checks_adapter_use import adapter_files
+from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import EvalEvidence, TrainEvidence
-from steph.judge.questions import frame_in, questions_in, questions_of
-from steph.judge.results import Row, read_results
 from steph.judge.witness import read_witness
 from steph.record.settings import EvalSettings
 from steph.record.values import Artifact, Check, EvalOutcome, TrainOutcome

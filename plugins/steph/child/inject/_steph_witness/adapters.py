@@ -7,7 +7,7 @@ import weakref
 from types import ModuleType
 from typing import Any
 
-from . import facts, forwards, models, splice
+from . import facts, forwards, models, splice, weights
 
 _open = threading.local()
 _MOST_TENSORS = 20000
@@ -57,7 +57,7 @@ def hook_state_dicts(module: ModuleType) -> None:
 
 def hook_tuners(module: ModuleType) -> None:
     """What changes adapter layers."""
-    splice.around(module.BaseTuner.inject_adapter, before=lambda given: None, after=_injected)
+    splice.around(module.BaseTuner.inject_adapter, before=_injecting, after=_injected)
     splice.first(module.BaseTunerLayer.enable_adapters, _switched)
     splice.around(module.BaseTuner.merge_adapter, before=lambda given: given["self"], after=_merged)
     _hook_unloading(module.BaseTuner)
@@ -147,9 +147,17 @@ def _saved(token: tuple[Any, Any], result: object) -> None:
     models.saved(token[0](), token[1], adapter=True)
 
 
-def _injected(token: object, result: object) -> None:
+def _injecting(given: dict[str, Any]) -> tuple[Any, Any]:
+    return given["self"], given.get("adapter_name")
+
+
+def _injected(token: tuple[Any, Any], result: object) -> None:
     models.layers_changed()
     _Switch.enabled = True
+    tuner, adapter = token
+    config = (getattr(tuner, "peft_config", None) or {}).get(adapter)
+    if isinstance(getattr(config, "init_lora_weights", None), str):
+        weights.drawn_from(tuner.model)
 
 
 def _switched(given: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import facts, models, tokens
+from . import attention, facts, models, tokens
 
 _IGNORED = -100
 _LAST_SUPERVISED = 3
@@ -25,11 +25,14 @@ def taken(model: Any, arguments: dict[str, Any], *, with_texts: bool) -> dict[st
     ids = given.get("input_ids")
     if ids is None or ids.dim() != 2 or str(ids.device) == "meta":
         return None
+    queries = _queries(given.get("attention_mask"), ids.shape)
     given = {name: tensor.detach() for name, tensor in given.items() if tensor.dim() == 2}
+    if queries is not None:
+        given["queries"] = queries
     batch: dict[str, Any] = {
         "at": time.time(), "training": bool(model.training), "grad": bool(torch.is_grad_enabled()),
         "packed": any(arguments.get(name) is not None for name in _PACKED),
-        "ends": tokens.end_ids(models.base_of(model)),
+        "masked": arguments.get("attention_mask") is not None, "ends": tokens.end_ids(models.base_of(model)),
         "bos": models.bos_of(model), "pad": _pad(model), "with_texts": with_texts,
     }  # fmt: skip
     if ids.is_cuda:
@@ -40,6 +43,15 @@ def taken(model: Any, arguments: dict[str, Any], *, with_texts: bool) -> dict[st
     else:
         batch["tensors"] = {name: tensor.tolist() for name, tensor in given.items()}
     return batch
+
+
+def _queries(mask: Any, shape: Sequence[int]) -> Any:
+    """What every eighth of the positions sees, of a mask that says so for each: a view, so that nothing waits."""
+    width = int(shape[1])
+    if mask is None or mask.dim() != 4 or tuple(mask.shape[1:]) != (1, width, width):
+        return None
+    step = max(1, width // attention.QUERIES)
+    return mask.detach()[:, 0, (width - 1) % step :: step]
 
 
 def write(batch: dict[str, Any]) -> None:
@@ -80,7 +92,7 @@ def _pad(model: Any) -> int | None:
     return None
 
 
-def _described(batch: dict[str, Any], read: dict[str, list[list[int]]]) -> dict[str, Any]:
+def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
     ids, labels = read["input_ids"], read.get("labels")
     width = len(ids[0]) if ids else 0
     is_packed = batch["packed"] or any(map(_begins_again, read.get("position_ids", ())))
@@ -93,6 +105,12 @@ def _described(batch: dict[str, Any], read: dict[str, list[list[int]]]) -> dict[
         "special_tokens": _special(rows),
         "double_bos": sum(_twice(row, batch["bos"]) for row in rows),
     }  # fmt: skip
+    marks, places = read.get("attention_mask"), read.get("position_ids")
+    found.update(
+        attention.described(ids, marks, places, batch["pad"], reads_padding=not is_packed and not batch["masked"])
+    )
+    if "queries" in read:
+        found.update(attention.of_queries(ids, read["queries"], places if is_packed else None, batch["pad"], spans))
     if is_packed:
         places = read.get("position_ids", [])
         found["segment_hashes"] = [tokens.row_hash(s) for row, place in zip(ids, places) for s in _segments(row, place)]
@@ -119,7 +137,13 @@ def _real(
     if mask is not None and n < len(mask) and len(mask[n]) == len(row):
         seen = [place for place, value in enumerate(mask[n]) if value]
         return (seen[0], seen[-1] + 1) if seen else (0, 0)
-    if places is not None and n < len(places) and len(places[n]) == len(row) and places[n][:2] == [0, 0]:
+    if (
+        places is not None
+        and n < len(places)
+        and len(places[n]) == len(row)
+        and places[n][:2] == [0, 0]
+        and any(places[n])
+    ):
         return next((place - 1 for place, value in enumerate(places[n]) if value), len(row) - 1), len(row)
     pad, first, last = batch["pad"], 0, len(row)
     if pad is None or mask is not None or places is not None:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import weakref
 from types import ModuleType
 from typing import Any
 
-from . import facts, models, splice, tokens
+from . import attention, facts, models, patches, splice, tokens, weights
 
 _FIRST_CALLS = 16
+_WEIGHTS_AT = (1, 16)  # of these calls in a state, the weights are looked at
+# what keeps a model from its own next token, and its value where it does nothing
+_STEERING = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "guidance_scale": 1.0, "min_new_tokens": 0,
+    "min_length": 0, "suppress_tokens": None, "begin_suppress_tokens": None, "bad_words_ids": None,
+    "force_words_ids": None, "constraints": None, "forced_bos_token_id": None, "forced_decoder_ids": None,
+    "sequence_bias": None, "prefix_allowed_tokens_fn": None, "logits_processor": None,
+}  # fmt: skip
+_PLAIN_PROCESSORS = ("InfNanRemove", "LogitNormalization", "MinLength", "MinNewTokens", "NoRepeatNGram", "Penalty")
+_own_steering: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
 _open = threading.local()
 
 
@@ -48,9 +59,14 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
     if count > _FIRST_CALLS or _open.depth > 1:
         return call
     call["prompts"] = _rows(inputs, kwargs.get("attention_mask"), models_pad(model))
+    call["seen"] = _attention(model, inputs, given, kwargs)
+    if count in _WEIGHTS_AT:
+        call["seen"].update(matrices=weights.adapter_numbers(model), base=weights.base_changed(model))
+        call["seen"].update(own_code=patches.described(model))
     call["device"], call["training"] = str(inputs.device), bool(model.training)
     call["ends"] = _ends(model, given.get("generation_config"), kwargs)
     call["options"] = _options(model, given.get("generation_config"), kwargs, call["width"])
+    call["options"]["steering"] = _steering(model, given.get("generation_config"), {**given, **kwargs})
     call["model"] = {
         "name_or_path": models.name_of(model), "class": models.class_of(model), "quantised": models._linears(model)[0],
         "devices": models.brief(model)["devices"] if count == 1 else {},
@@ -108,6 +124,69 @@ def _options(model: Any, config: Any, kwargs: dict[str, Any], width: int) -> dic
     }  # fmt: skip
 
 
+@facts.guarded("options")
+def as_loaded(model: Any) -> None:
+    """What a model's own configuration asks for is the model's; what comes later is the program's."""
+    own = getattr(model, "generation_config", None)
+    _own_steering[models.base_of(model)] = {name: _told(getattr(own, name, None)) for name in _STEERING}
+
+
+def _steering(model: Any, config: Any, given: dict[str, Any]) -> dict[str, float]:
+    """What steers the answers and was not in the model's own configuration: a number, or how many of its kind."""
+    own = getattr(model, "generation_config", None)
+    known = _own_steering.get(models.base_of(model), {})
+    found: dict[str, float] = {}
+    for name, neutral in _STEERING.items():
+        value = next(
+            (
+                one
+                for one in (given.get(name), getattr(config, name, None), getattr(own, name, None))
+                if one is not None
+            ),
+            None,
+        )
+        told = _told(value)
+        if told is not None and told != neutral and told != known.get(name):
+            found[name] = told
+    return found
+
+
+def _told(value: Any) -> float | None:
+    """A number as it is, of anything else how many there are; processors only where they choose tokens."""
+    if value is None or isinstance(value, bool) or (hasattr(value, "__len__") and not len(value)):
+        return None
+    if isinstance(value, (int, float)):
+        return float(value)
+    if not isinstance(value, (list, tuple)):
+        return float(len(value)) if hasattr(value, "__len__") else 1.0
+    is_plain = [
+        type(one).__module__.startswith("transformers.")
+        and any(part in type(one).__name__ for part in _PLAIN_PROCESSORS)
+        for one in value
+    ]
+    return float(is_plain.count(False)) or None
+
+
+def _attention(model: Any, inputs: Any, given: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What the prompts' tokens may look at, by the mask and the positions that were given."""
+    pad = models_pad(model)
+    read: dict[str, Any] = {}
+    for name in ("attention_mask", "position_ids"):
+        value: Any = kwargs.get(name)
+        read[name] = value.tolist() if _is_plain(value) else None
+    # without a mask one is made of the pad tokens, unless these may be end tokens
+    ends = _ends(model, given.get("generation_config"), kwargs)
+    is_unknown = kwargs.get("attention_mask") is not None and read["attention_mask"] is None
+    return attention.described(
+        inputs.tolist(), read["attention_mask"], read["position_ids"], pad, reads_padding=pad in ends and not is_unknown
+    )
+
+
+def _lines(prompts: list[list[int]]) -> list[list[str]] | None:
+    found = [tokens.line_hashes(row) for row in prompts]
+    return None if any(one is None for one in found) else [one for one in found if one is not None]
+
+
 def _answered(call: dict[str, Any] | None, result: Any) -> None:
     _open.depth -= 1
     if call is None:
@@ -142,9 +221,10 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
         prompt_fingerprints=None if None in fingerprints else [one for one in fingerprints for _ in range(each)],
         new_tokens=[len(row) for row in said], stopped=stopped, **call["options"],
         response_hashes=[_hashes(text) for text in responses] if known else None,
+        first_characters=[_first(text) for text in responses] if known else None,
         response_fingerprints=[tokens.fingerprints_of(row) for row in said] if known else None,
         seconds=round(time.perf_counter() - call["began"], 4), device=call["device"],
-        in_training=_in_training(), **call["state"], **call["model"],
+        prompt_lines=_lines(prompts), in_training=_in_training(), **call["seen"], **call["state"], **call["model"],
     )  # fmt: skip
 
 
@@ -152,6 +232,13 @@ def _hashes(text: str) -> list[str]:
     """Of the whole, of what follows the thinking, of the first and of the last line."""
     lines = text.strip().splitlines() or [""]
     return [tokens.text_hash(part) for part in (text, text.rpartition("</think>")[2], lines[0], lines[-1])]
+
+
+def _first(text: str) -> str | None:
+    """The hash of the first character, where that alone is no answer: a letter is, unless it begins a word."""
+    start = text.strip()[:2]
+    is_letter = start[:1].isascii() and not (len(start) == 2 and start.isascii() and start.isalnum())
+    return None if is_letter or not start else tokens.text_hash(start[0])
 
 
 def _raised(call: dict[str, Any] | None, error: BaseException) -> None:

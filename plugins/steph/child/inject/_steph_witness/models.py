@@ -73,6 +73,14 @@ def _loaded(path: object, result: Any) -> None:
         missing=None if missing is None else _really_missing(model, missing),
         mismatched=mismatched, generates=_generates(model), **brief(model),
     )  # fmt: skip
+    _as_loaded(model)
+
+
+def _as_loaded(model: Any) -> None:
+    from . import generation, weights
+
+    weights.loaded(model)
+    generation.as_loaded(model)
 
 
 def _really_missing(model: Any, keys: list[str]) -> int:
@@ -139,6 +147,7 @@ def sha256_of_adapter(folder: str, subfolder: str | None = None) -> str | None:
 
 def sha256_of(path: str) -> str:
     """The hash of a file."""
+    # base/files.py has a reader of its own: what is injected must not import the suite, and runs on Python 3.9
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):

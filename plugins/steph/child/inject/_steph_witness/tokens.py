@@ -20,6 +20,7 @@ _ENDS = (
     *("</s>", "<eos>", "<|eom_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>", "[EOS]", "<turn|>"),
 )
 _MAX_TEXT_TOKENS = 32768
+_MOST_LINES = 400
 
 # of the tokenizer in use: every special id, and those that end an answer
 _known_ids: dict[int, tuple[Any, set[int], set[int]]] = {}
@@ -114,6 +115,13 @@ def fingerprints_of(ids: Sequence[int]) -> list[str] | None:
     """The fingerprints of these ids' text; None without a tokenizer."""
     text = text_of(ids)
     return None if text is None else list(_fingerprint().fingerprints(text))
+
+
+def line_hashes(ids: Sequence[int]) -> list[str] | None:
+    """8 hex digits for each line of these ids' text, each once; None without a tokenizer or with very many lines."""
+    text = text_of(ids)
+    lines = [] if text is None else list(dict.fromkeys(filter(str.strip, text.splitlines())))
+    return None if text is None or len(lines) > _MOST_LINES else [text_hash(line)[:8] for line in lines]
 
 
 def text_hash(text: str) -> str:

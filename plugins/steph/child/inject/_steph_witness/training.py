@@ -8,7 +8,7 @@ import weakref
 from types import ModuleType
 from typing import Any
 
-from . import batches, facts, models, movement, rows, tokens
+from . import batches, facts, models, movement, patches, rows, tokens, weights
 
 _FIRST_BATCHES = 8
 
@@ -114,6 +114,7 @@ def _trainer_begins(args: Any, state: Any, given: dict[str, Any]) -> None:
         collator=_name(getattr(trainer, "data_collator", None)), resumed=bool(state.global_step),
         recompute=_recomputes(model), tokenizer=tokens.described(), **_model_at(training, model),
     )  # fmt: skip
+    weights.trained(model)
 
 
 def _model_at(training: _Training, model: Any) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def _close(training: _Training, raised: str | None) -> None:
     batches.write_ready(wait=True)
     model = training.model()
     if model is not None:
-        training.moved = movement.since(training.start, model)
+        training.moved = _became(training, model)
     _Now.last_step = _step_of(training)
     _Now.training = None
     state = training.state() if training.state else None
@@ -220,6 +221,14 @@ def _close(training: _Training, raised: str | None) -> None:
         epoch=training.epoch if state is None else state.epoch, raised=raised,
         hook_seconds=round(facts.hook_seconds() - training.hook_seconds, 6), **training.moved,
     )  # fmt: skip
+
+
+def _became(training: _Training, model: Any) -> dict[str, Any]:
+    """What became of the weights, and what code of the program's own was in the model."""
+    return {
+        **movement.since(training.start, model), "matrices": weights.adapter_numbers(model),
+        "base": weights.base_changed(model), "own_code": patches.described(model),
+    }  # fmt: skip
 
 
 def _why_again(training: _Training) -> str | None:
@@ -245,6 +254,7 @@ def _step_comes(optimizer: Any, args: object, kwargs: object) -> None:
         rows=None, recompute=_recomputes(model), precision=_precision(), world_size=_world_size(),
         tokenizer=tokens.described(), **_model_at(training, model),
     )  # fmt: skip
+    weights.trained(model)
     for batch in waiting:
         batches.write(batch)
     training.batches = len(waiting)
@@ -300,7 +310,7 @@ def saved(model: Any) -> None:
     if training is not None and training.source == "loop":
         own = training.model()
         if own is not None and models.base_of(own) is models.base_of(model):
-            training.moved = movement.since(training.start, own)
+            training.moved = _became(training, own)
 
 
 @facts.forgets

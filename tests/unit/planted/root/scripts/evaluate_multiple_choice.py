@@ -81,6 +81,7 @@ class Run:
         self.asked: Callable[[dict[str, Any]], str] = lambda row: row.get("prompt") or _framed(row)
         self.said: Callable[[int, dict[str, Any]], str] = lambda n, row: str(row["response"] or "")
         self.also_said: Callable[[int, dict[str, Any]], str] | None = None
+        self.also_tried: Callable[[int, dict[str, Any]], list[str]] | None = None
         self.accuracy: float | None = None
 
     def answer(self, n: int, sample: dict[str, Any]) -> dict[str, Any]:
@@ -407,6 +408,23 @@ def _asked_otherwise(change: Callable[[Run, dict[str, Any]], str]) -> Callable[[
     return plant
 
 
+def _asked_as_recorded(change: Callable[[str], str]) -> Callable[[Run], None]:
+    """The rows have the prompts; the model gets what `change` makes of them."""
+
+    def plant(run: Run) -> None:
+        for row in run.rows:
+            row["prompt"] = _framed(row).replace("。\n", "。\n条文を引用せずに答えること。\n", 1)
+        run.asked = lambda row: change(row["prompt"])
+
+    return plant
+
+
+def _first_character(run: Run) -> None:
+    run.said = lambda n, row: f"{row['response'][0]}ccording to the text. " + PROSE
+    for row in run.rows:
+        row["response"] = row["response"][0]
+
+
 def _next_question(run: Run, row: dict[str, Any]) -> str:
     after = run.samples[run.rows.index(row) + 1]
     return _framed({"question": after["問題文"], "choices": after["選択肢"]})
@@ -437,6 +455,8 @@ def _long_cached(run: Run) -> None:
 SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
     "answers_of_base": _of_base,
     "base_asked_first": lambda run: setattr(run, "also_said", _next_letter),
+    "best_of_three": lambda run: setattr(run, "also_tried", lambda n, row: ["a", "b"]),
+    "asked_twice": lambda run: setattr(run, "also_tried", lambda n, row: [run.said(n, row)]),
     "next_question": _asked_otherwise(_next_question),
     "end_of_prompt": _asked_otherwise(lambda run, row: _framed(row)[-24:]),
     "two_choices": _asked_otherwise(_with_two_choices),
@@ -447,6 +467,10 @@ SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
     "passages_in_prompt": _asked_otherwise(_with_passage),
     "all_raised": _all_a,
     "responses_of_cache": _long_cached,
+    "first_character": _first_character,
+    "prompt_retyped": _asked_as_recorded(lambda prompt: prompt.replace("前提となる", "前堤となる")),
+    "prompt_line_lost": _asked_as_recorded(lambda prompt: prompt.replace("\n条文を引用せずに答えること。", "")),
+    "prompt_recorded": _asked_as_recorded(lambda prompt: prompt),
     "letters_of_key": lambda run: setattr(run, "said", lambda n, row: "d" if row["response"] == "c" else "c"),
 }
 NO_ADAPTER: dict[str, Any] = {"adapters": [], "layers": 0, "scaling": [], "sha256": None}
@@ -473,13 +497,34 @@ WITNESSED: dict[str, tuple[dict[str, Any], Iterable[int]]] = {
     "no_template": ({"generation": {"special_tokens": 0}}, ()),
     "sampled": ({"generation": {"do_sample": True}}, ()),
     "dropout_on": ({"generation": {"training": True}}, ()),
-    "best_of_eight": ({"generation": {"rows": 8, "num_beams": 8}}, ()),
     "adapter_below": ({"generation": {"merged_sha256": ["f" * 64]}}, ()),
     "other_rounding": ({"generation": {"quantised": [{"class": "Linear4bit", "quant_type": "fp4", "layers": 28}]}}, ()),
     "one_token_inside": ({"generation": {"new_tokens": 1, "stopped": False, "limit": 1}}, ()),
     "eight_bit": ({"generation": {"quantised": [{"class": "Linear8bitLt", "layers": 28}]}}, ()),
     "other_model_answers": ({"generation": {"name_or_path": "gpt2"}}, ()),
     "merged_in_memory": ({"generation": NO_ADAPTER | {"merged_sha256": MERGED}}, ()),
+    "prompts_hidden": ({"generation": {"hidden": 40}}, ()),
+    "padding_read": ({"generation": {"bare_padding": 7}}, ()),
+    "padding_behind": ({"generation": {"padding_behind": True}}, ()),
+    "positions_alike": ({"generation": {"misplaced": [1.0]}}, ()),
+    "words_forced": ({"generation": {"steering": {"prefix_allowed_tokens_fn": 1.0}}}, ()),
+    "words_forbidden": ({"generation": {"steering": {"suppress_tokens": 3.0}}}, ()),
+    "own_processor": ({"generation": {"steering": {"logits_processor": 1.0}}}, ()),
+    "harsh_penalty": ({"generation": {"steering": {"repetition_penalty": 5.0}}}, ()),
+    "length_forced": ({"generation": {"steering": {"min_new_tokens": 64.0}}}, ()),
+    "mild_steering": ({"generation": {"steering": {"repetition_penalty": 1.1, "min_new_tokens": 1.0}}}, ()),
+    "adapter_zeroed": (
+        {"generation": {"matrices": lambda old: {name: [0.0, 0.0, v[2]] for name, v in old.items()}}},
+        (),
+    ),
+    "adapter_halved": (
+        {"generation": {"matrices": lambda old: {n: [v[0] / 2, v[1] / 2, v[2]] for n, v in old.items()}}},
+        (),
+    ),
+    "adapter_negated": ({"generation": {"matrices": lambda old: {n: [v[0], -v[1], v[2]] for n, v in old.items()}}}, ()),
+    "base_zeroed": ({"generation": {"base": {"compared": 30, "changed": 28, "names": ["layers.0.q_proj.weight"]}}}, ()),
+    "tokens_hooked": ({"generation": {"own_code": {"hooks": {"Embedding": 1}}}}, ()),
+    "faster_norms": ({"generation": {"own_code": {"forwards": {"Qwen2RMSNorm": 49}}}}, ()),
     "no_tokenizer": (
         {"generation": {"prompt_fingerprints": [], "response_hashes": [], "response_fingerprints": []}},
         (),

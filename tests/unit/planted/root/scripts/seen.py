@@ -2,7 +2,7 @@
 
 The scripts load it with `runpy`, from the pipeline root. Facts go to the folder in STEPH_PROBE_DIR, none where that is
 unset. `changes` plants a defect that can be seen in a process alone: {fact: {key: value}}; a value for a list goes to
-each of its rows, and None in the place of the keys leaves the whole fact out.
+each of its rows, a function makes one of the old value, and None in the place of the keys leaves the whole fact out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import struct
 import time
 import unicodedata
 from pathlib import Path
@@ -47,6 +49,31 @@ def sha256_of(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
+def matrices(data: bytes) -> dict[str, list[float]]:
+    """The norm, the sum and the size of each LoRA matrix of a safetensors file, by its layer's name."""
+    length = struct.unpack("<Q", data[:8])[0]
+    found = {}
+    for key, entry in json.loads(data[8 : 8 + length]).items():
+        code = {"F32": "f", "F64": "d", "F16": "e", "BF16": "f"}.get(entry.get("dtype", ""))
+        name = key.removesuffix(".weight").replace("_orig_mod.", "").removeprefix("base_model.model.")
+        if code is None or not name.endswith(("_A", "_B")):
+            continue
+        raw = data[8 + length + entry["data_offsets"][0] : 8 + length + entry["data_offsets"][1]]
+        if entry["dtype"] == "BF16":
+            raw = b"".join(b"\0\0" + raw[n : n + 2] for n in range(0, len(raw), 2))
+        values = struct.unpack(f"<{len(raw) // struct.calcsize(code)}{code}", raw)
+        found[name] = [math.sqrt(sum(value * value for value in values)), sum(values), len(values)]
+    return found
+
+
+NO_OWN_CODE: dict[str, Any] = {"forwards": {}, "hooks": {}, "gradient_hooks": {}}
+BASE_AS_LOADED = {"compared": 30, "changed": 0, "names": []}
+
+
+def line_hashes(text: str) -> list[str]:
+    return [text_hash(line)[:8] for line in text.splitlines() if line.strip()]
+
+
 def rendered(prompt: str, answer: str = "") -> str:
     """As a chat template does it."""
     return f"system\nあなたは親切なアシスタントです。\nuser\n{prompt}\nassistant\n{answer}"
@@ -69,6 +96,7 @@ class Facts:
             return
         for key, value in change.items():
             old = values.get(key)
+            value = value(old) if callable(value) else value
             if isinstance(old, list) and value is not None and not isinstance(value, list):
                 value = [value] * len(old)
             values[key] = value
@@ -128,8 +156,10 @@ def train(facts: Facts, run: Any) -> None:
         all(run.value(f"base_model.model.model.{name}.lora_B.weight", n) == 0 for n in range(9)) for name in names
     )
     moved = {"total": len(names), "moved": len(names), "zero": 0}
+    numbers = {name: [_number(value) for value in values] for name, values in matrices(run.adapter()).items()}
     facts.write("training_ends", source="trainer", steps=run.steps, due=run.steps, optimizer_steps=run.steps,
-                lora_a=moved, lora_b=moved | {"moved": len(names) - zero, "zero": zero})  # fmt: skip
+                lora_a=moved, lora_b=moved | {"moved": len(names) - zero, "zero": zero}, matrices=numbers,
+                base=BASE_AS_LOADED, own_code=NO_OWN_CODE)  # fmt: skip
 
 
 def _batch(facts: Facts, run: Any, rows: list[dict[str, Any]]) -> None:
@@ -143,7 +173,7 @@ def _batch(facts: Facts, run: Any, rows: list[dict[str, Any]]) -> None:
         "batch", shape=[n, width], supervised=answers, ends_with_end_token=[True] * n, unsupervised_tail=[0] * n,
         first_supervised=[length - answer for length, answer in zip(lengths, answers, strict=True)], aligned=True,
         shifted=False, double_bos=0, padding=1 - sum(lengths) / (n * width), padding_side="right", packed=False,
-        training=True, grad=True, special_tokens=[5] * n,
+        training=True, grad=True, special_tokens=[5] * n, hidden=[0] * n, bare_padding=[0] * n, misplaced=None,
         row_hashes=[text_hash(rendered(row["input"], row["output"]))[:8] for row in rows],
         answer_hashes=[text_hash(text) for text in taught],
     )  # fmt: skip
@@ -163,7 +193,7 @@ def evaluate(facts: Facts, run: Any, raised: set[int]) -> None:
     """An evaluation row by row; the calls for the rows in `raised` raise.
 
     `run.asked` and `run.said` tell what the model was given and what it said; `run.also_said`: what it said before that
-    without the adapter.
+    without the adapter, `run.also_tried`: with it.
     """
     args, name = run.args, str(run.hf_model or run.args.hf_model_name)
     values = model(name, args.hf_load_in_4bit)
@@ -176,6 +206,8 @@ def evaluate(facts: Facts, run: Any, raised: set[int]) -> None:
         if merged and isinstance(merged.get("merged_sha256"), str):
             merged["merged_sha256"] = [sha256]
         facts.write("adapter_loaded", path=run.lora, sha256=sha256, missing=0, unexpected=0, layers=2, scaling=[2.0])
+    path = Path(run.lora or "") / "adapter_model.safetensors"
+    state["matrices"] = matrices(path.read_bytes()) if run.lora and path.is_file() else None
     for n, row in enumerate(run.rows):
         if n in raised:
             facts.call("generation_raised", error="RuntimeError", message_hash=text_hash("planted"), **state)
@@ -183,7 +215,8 @@ def evaluate(facts: Facts, run: Any, raised: set[int]) -> None:
         if run.also_said:
             bare = {"adapters": ["default"], "layers": 2, "disabled": 2, "merged": 0, "scaling": [2.0], "sha256": None}
             facts.call("generation", **_generation(run, row, run.also_said(n, row)), **bare, **values)
-        facts.call("generation", **_generation(run, row, run.said(n, row)), **state, **values)
+        for said in (*(run.also_tried(n, row) if run.also_tried else ()), run.said(n, row)):
+            facts.call("generation", **_generation(run, row, said), **state, **values)
 
 
 def _generation(run: Any, row: dict[str, Any], said: str) -> dict[str, Any]:
@@ -191,9 +224,13 @@ def _generation(run: Any, row: dict[str, Any], said: str) -> dict[str, Any]:
     said = said if not isinstance(tokens, int) else said[: 4 * tokens]
     lines = said.strip().splitlines() or [""]
     hashes = [text_hash(text) for text in (said, said.rpartition("</think>")[2], lines[0], lines[-1])]
+    first = text_hash(said[0]) if said[:2].isascii() and said[:2].isalnum() and len(said) > 1 else None
     stopped = len(said) < limit and row.get("finish_reason") != "length"
     return {"rows": 1, "prompt_tokens": [len(prompt)], "prompt_hashes": [text_hash(prompt)[:8]],
             "prompt_fingerprints": [fingerprints(prompt)], "special_tokens": [5],
             "new_tokens": [len(said) + 1 if tokens is None else tokens],
             "stopped": [stopped], "limit": limit, "response_hashes": [hashes],
-            "response_fingerprints": [fingerprints(said)], "do_sample": False, "device": "cuda:0"}  # fmt: skip
+            "response_fingerprints": [fingerprints(said)], "first_characters": [first], "do_sample": False,
+            "device": "cuda:0", "steering": {},
+            "prompt_lines": [line_hashes(prompt)], "hidden": [0], "bare_padding": [0], "padding_behind": [False],
+            "misplaced": None, "base": BASE_AS_LOADED, "own_code": NO_OWN_CODE}  # fmt: skip

@@ -268,7 +268,7 @@ def only_at(value: float, part: str = "lora_A") -> Callable[[str, int], float]:
 
 
 def sized(value: float) -> Callable[[str, int], float]:
-    return lambda name, n: value if "lora_B" in name else learned(name, n)
+    return lambda name, n: value * (1 + n % 3 / 2) if "lora_B" in name else learned(name, n)
 
 
 def still_at(*parts: str, zero: float = 0.0) -> Callable[[str, int], float]:
@@ -328,6 +328,9 @@ BEFORE: dict[str, dict[str, object]] = {
     "train_loss_flattered": {"train_loss": 0.4},
     "loss_rising": {"loss": lambda step: 1.0 + step / 10},
     "loss_flat": {"loss": lambda step: 1.5},
+    "loss_zigzag": {"loss": lambda step: (2.6 if step % 2 else 0.4) - step / 50},
+    "gradients_alike": {"value": lambda name, n: 0.001 + learned(name, 0) + 0.0003 * ("v_proj" in name)
+                        if "lora_B" in name else learned(name, n)},
     "no_history": {"logged": False},
     "history_differs": {"logged_offset": 0.5},
     "output_only_ignored": {"output_only": False},
@@ -417,6 +420,12 @@ UNSEEN: dict[str, Any] = dict.fromkeys(
     ("model_loaded", "training_begins", "batch", "logged", "training_ends", "model_saved")
 )
 # defects that only a witness can see, by what it sees in place of the sound facts
+
+
+def _each(change: Callable[[str, list[float]], list[float]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda old: {name: change(name, values) for name, values in old.items()}
+
+
 PACKED = {"training_begins": {"rows": 9, "packing": True}, "batch": {"packed": True, "ends_with_end_token": False}}
 WITNESSED: dict[str, dict[str, Any]] = {
     "replayed": UNSEEN,
@@ -457,6 +466,25 @@ WITNESSED: dict[str, dict[str, Any]] = {
     "streamed": {"training_begins": {"rows": None, "row_hashes": None, "row_fingerprints": None}},
     "packed": PACKED,
     "rows_packed": PACKED,
+    "packed_positions": {"batch": {"packed": True, "ends_with_end_token": False, "misplaced": [0.02, 0.0]},
+                         "training_begins": {"rows": 9, "packing": True}},
+    "prompts_hidden": {"batch": {"hidden": 12}},
+    "some_hidden": {"batch": {"hidden": [12, 0, 0, 0]}},
+    "padding_read": {"batch": {"bare_padding": 7}},
+    "positions_alike": {"batch": {"misplaced": [1.0, 1.0]}},
+    "best_loaded": {"training_ends": {"matrices": _each(lambda name, v: [v[0] / 2, v[1] / 2, v[2]])}},
+    "saved_scaled": {"training_ends": {"matrices": _each(lambda name, v: [2 * v[0], 2 * v[1], v[2]])}},
+    "saved_otherwise_named": {
+        "training_ends": {"matrices": lambda old: {f"other.{name}": v for name, v in old.items()}}
+    },
+    "one_matrix_lost": {"training_ends": {"matrices": lambda old: {**old, "layers.9.q_proj.lora_A": [1.0, 0.5, 64]}}},
+    "base_zeroed": {"training_ends": {"base": {"compared": 30, "changed": 28, "names": ["layers.0.q_proj.weight"]}}},
+    "base_touched": {"training_ends": {"base": {"compared": 30, "changed": 1, "names": ["layers.0.q_proj.weight"]}}},
+    "layer_replaced": {"training_ends": {"own_code": {"forwards": {"Qwen2MLP": 1}}}},
+    "tokens_hooked": {"training_ends": {"own_code": {"hooks": {"Embedding": 1}}}},
+    "gradients_hooked": {"training_ends": {"own_code": {"gradient_hooks": {"Linear": 8}}}},
+    "faster_norms": {"training_ends": {"own_code": {"forwards": {"Qwen2RMSNorm": 49, "Qwen2ForCausalLM": 1}}}},
+    "losses_told": {"logged": {"loss": lambda loss: 3 * loss}},
 }  # fmt: skip
 
 

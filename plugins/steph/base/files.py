@@ -1,0 +1,176 @@
+"""Reads files that other programs wrote: JSON, JSON lines, source text; and hashes them. Never writes.
+
+Standard library only, so that a script under `python -I -S` can import it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import io
+import json
+import tokenize
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+CLOCK_SLACK_SECONDS = 0.05  # the kernel stamps files with a clock that lags by up to one tick of 10 ms
+LATER_SLACK_SECONDS = 2.0  # FAT stamps every second second only
+MAX_JSON_BYTES = 64 << 20
+MAX_JSON_DEPTH = 100  # no format that is read here comes near; more would break whoever walks through it
+
+
+class UnreadableError(ValueError):
+    """A file can't be used. `str()` is Japanese and stands in checks; `english` is a predicate ("is missing")."""
+
+    def __init__(self, japanese: str, english: str = "can't be used") -> None:
+        super().__init__(japanese)
+        self.english = english
+
+
+def parse_json(data: bytes, *, finite: bool = True) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Return what JSON in UTF-8 holds, with or without a byte order mark.
+
+    Raises UnreadableError where it is not UTF-8, no JSON, nested deeper than `MAX_JSON_DEPTH` or, unless `finite` is
+    off, holds NaN or infinity.
+    """
+    try:
+        content = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant if finite else float)
+    except UnicodeDecodeError as error:
+        english = f"is not UTF-8 (byte {error.start}); save it as UTF-8"
+        raise UnreadableError("UTF-8 でない", english) from error
+    except UnreadableError:
+        raise
+    except RecursionError as error:
+        raise _too_deep() from error
+    except ValueError as error:
+        raise UnreadableError(f"JSON でない（{type(error).__name__}）", f"is not valid JSON: {error}") from error
+    if data.count(b"[") + data.count(b"{") > MAX_JSON_DEPTH and _is_deep(content):
+        raise _too_deep()
+    return content
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES, *, finite: bool = True) -> Any:  # noqa: ANN401
+    """Return what a regular file of at most `max_bytes` holds; raises UnreadableError as `parse_json` does."""
+    try:
+        if not path.is_file():
+            raise UnreadableError("ファイルがない", "is missing")
+        if (size_bytes := path.stat().st_size) > max_bytes:
+            raise UnreadableError(f"{size_bytes} バイトは大きすぎる", f"is too large: {size_bytes} bytes")
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"読めない: {error.strerror}", f"can't be read: {error.strerror}") from error
+    return parse_json(data, finite=finite)
+
+
+def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES, *, finite: bool = True) -> dict[str, Any]:
+    """Return the object that a file holds; raises UnreadableError as `read_json` does, and where it is no object."""
+    content = read_json(path, max_bytes, finite=finite)
+    if not isinstance(content, dict):
+        raise UnreadableError("JSON のオブジェクトでない", "holds no JSON object")
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise UnreadableError(f"JSON に {name} がある", f"is not valid JSON: it holds {name}")
+
+
+def _too_deep() -> UnreadableError:
+    said = f"nested more than {MAX_JSON_DEPTH} deep"
+    return UnreadableError(f"JSON の入れ子が {MAX_JSON_DEPTH} 段を超える", f"is not valid JSON: {said}")
+
+
+def _is_deep(content: object) -> bool:
+    level = [content]
+    for _ in range(MAX_JSON_DEPTH):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLine:
+    """A row of a file: its number from 1 (line or place in the array), its object, or why it is none (a predicate)."""
+
+    number: int
+    row: Mapping[str, object] | None
+    trouble: str = ""
+
+
+def json_lines(data: bytes, errors: Literal["strict", "replace"] = "strict") -> Iterator[JsonLine]:
+    """Yield the objects of JSON lines, or of one JSON array, in order; with `replace`, no UTF-8 becomes U+FFFD.
+
+    Blank lines are no rows. Only line breaks end a line: statutes hold U+2028 and the like, which `str.splitlines`
+    takes for one.
+    """
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if data.lstrip()[:1] == b"[" and isinstance(rows := _parsed(data, errors), list):
+        yield from (_json_line(number, row) for number, row in enumerate(rows, start=1))
+        return
+    for number, line in enumerate(data.splitlines(), start=1):
+        if line.strip():
+            yield _json_line(number, _parsed(line, errors))
+
+
+def _parsed(data: bytes, errors: str) -> object:
+    """What JSON holds, or the error that it raises."""
+    try:
+        return parse_json(data if errors == "strict" else data.decode("utf-8", errors).encode(), finite=False)
+    except UnreadableError as error:
+        return error
+
+
+def _json_line(number: int, row: object) -> JsonLine:
+    if isinstance(row, dict):
+        return JsonLine(number, row)
+    return JsonLine(number, None, row.english if isinstance(row, UnreadableError) else "holds no JSON object")
+
+
+def json_rows(path: Path) -> Iterator[Mapping[str, object]]:
+    """Yield the objects of a file of rows and pass over everything else; raises OSError if it can't be read."""
+    return (line.row for line in json_lines(path.read_bytes(), "replace") if line.row is not None)
+
+
+def read_source(path: Path) -> str:
+    """Return the text of a Python file as Python decodes it; empty where the file can't be read."""
+    try:
+        data = path.read_bytes()
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    except OSError:
+        return ""
+    except SyntaxError:  # it names an encoding that does not exist
+        encoding = "utf-8"
+    return data.decode(encoding, errors="replace")
+
+
+def is_fresh(path: Path, started_unix: float) -> bool:
+    """Whether the file (a link's target) was written since the attempt started."""
+    try:
+        return path.stat().st_mtime >= started_unix - CLOCK_SLACK_SECONDS
+    except OSError:
+        return False
+
+
+def is_later(path: Path, ended_unix: float) -> bool:
+    """Whether the file (a link's target) says that it was written after the attempt's end."""
+    try:
+        return path.stat().st_mtime > ended_unix + LATER_SLACK_SECONDS
+    except OSError:
+        return False
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's bytes in hex; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_or_none(path: Path) -> str | None:
+    """Return the sha256 of a file's bytes in hex, None where it can't be read."""
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None

@@ -1,0 +1,493 @@
+"""The description of a pipeline, `steph.toml`: how its programs are called, what its rows and results look like.
+
+A description builds on a preset, a description that comes with the suite, and holds only the differences. Without a
+`steph.toml` the preset `lawqa` holds: the published pipeline's facts. Paths are relative to the pipeline root.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from steph.base.terms import TrainerName
+from steph.base.values import Value
+from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES, WHEN, names_in, unknown_placeholder
+from steph.contract.presets import preset_table
+from steph.contract.rows import RowFormat
+from steph.plan.settings import (
+    MAX_SAMPLES,
+    MAX_STEPS,
+    Filled,
+    ProfileError,
+    Rank,
+    Rows,
+    Tokens,
+    strictly,
+    validation_lines,
+)
+
+FILE_NAME = "steph.toml"
+DEFAULT_PRESET = "lawqa"
+OUTPUT_DIR, EVALUATION_OUTPUT = "steph-adapter", "steph-evaluation.json"  # where nothing is said; no folder is made
+
+
+def _inside(path: str) -> str:
+    """The path of an output; a link in it may lead anywhere, its text may not."""
+    lexical = Path(os.path.normpath(path))
+    if lexical.is_absolute() or lexical.parts[:1] == (os.pardir,):
+        raise ValueError("an output lies below the pipeline root; a symbolic link in it may lead elsewhere")
+    return path
+
+
+Output = Annotated[str, AfterValidator(_inside)]
+Command = Annotated[tuple[str, ...], Field(min_length=1)]
+Words = tuple[str, ...]
+
+
+class Paths(Value):
+    """The spec's relative paths, from the pipeline root."""
+
+    train_script: str = "scripts/train_qwen_law_ft.py"
+    """The training script, `{train_script}` in the preset `lawqa`."""
+    evaluate_script: str = "scripts/evaluate_multiple_choice.py"
+    """The evaluation script, `{evaluate_script}` in the preset `lawqa`."""
+    train_file: str = "results/finetune/ft_direct_full_norag.jsonl"
+    """The training rows where `train.rows.file` is not given; H-2 trains on it."""
+    train_file_cot: str = "results/finetune/ft_cot_full_norag.jsonl"
+    """The same with reasoned answers."""
+    dataset: str = "datasets/lawqa_jp/data/selection.json"
+    """The questions, JSON with a list `samples`; H-3 asks its first ones. An evaluation that is not of the preset
+    `lawqa` has one only where this key is given."""
+    dataset_fallback: str | None = None
+    """Used where `dataset` is not there; the record then says that it was a sample."""
+    output_dir: Output = "runs/debug_small_model/direct_norag_small_4bit"
+    """The folder that the training writes, `{output_dir}`, below the root; what lies there is moved into the record
+    before each attempt. A symbolic link in it may lead elsewhere."""
+    evaluation_output: Output = "results/evaluations/small_model_debug_direct.json"
+    """The file or folder that the evaluation writes, `{output}`, below the root; moved away likewise."""
+    evaluation_output_pattern: Annotated[str, Field(pattern=r"^[^/]+$")] | None = None
+    """A file name with `*` that the script may write beside `evaluation_output` in its place, such as
+    `"results_*.json"`; a date before the asked name (`20260131-1200_NAME`) is understood without it."""
+
+
+class Builder(Value):
+    """A command that makes an input on demand, with the pipeline's Python and from its root."""
+
+    command: tuple[str, ...]
+
+
+class Model(Value):
+    """The models that this pipeline is made for."""
+
+    candidates: tuple[Filled, ...] = ()
+    """Models in order of preference in the place of the profile's, ids on the Hub or folders below the root: this
+    project's own family. No other is ever taken as a substitute. A profile that makes its own tiny twin still does."""
+
+
+class TrainWhen(Value):
+    """Words that a training command has only under a condition."""
+
+    use_4bit: Words = ()
+    """Where the weights are loaded in 4 bits."""
+    bf16: Words = ()
+    """Where the training computes in bf16."""
+    fp16: Words = ()
+    """Where it computes in fp16."""
+    fp32: Words = ()
+    """Where neither is asked."""
+    cpu: Words = ()
+    """On a machine without a GPU."""
+    gpu: Words = ()
+    """On a GPU."""
+    target_modules: Words = ()
+    """Where the profile names LoRA's target modules."""
+    launcher: Words = ()
+    """Where the profile starts several processes and the program does so itself."""
+    max_steps: Words = ()
+    """Where the asked epochs would take more than `max_steps`."""
+    output_only: Words = ()
+    """In the extended stages that take the loss on the answers only."""
+
+
+class EvaluateWhen(Value):
+    """Words that an evaluation command has only under a condition."""
+
+    adapter: Words = ()
+    """Where an adapter is evaluated; the base model alone has none."""
+    use_4bit: Words = ()
+    """Where the weights are loaded in 4 bits."""
+    cpu: Words = ()
+    """On a machine without a GPU."""
+    gpu: Words = ()
+    """On a GPU."""
+    launcher: Words = ()
+    """Where the profile starts several processes and the program does so itself."""
+    use_rag: Words = ()
+    """With retrieval."""
+    no_rag: Words = ()
+    """Without retrieval."""
+    use_cot: Words = ()
+    """Where reasoning before the answer is asked."""
+
+
+class ConfigFile(Value):
+    """A file of settings that a program is given."""
+
+    file: Annotated[str, Field(pattern=r"^[^/]+$", min_length=1)]
+    """The name of the file that is written into the attempt's folder, `{config}` in the command."""
+    template: Filled
+    """The file below the root whose placeholders are filled; for a YAML or JSON file a value is written as it is."""
+
+
+class Fixed(Value):
+    """Settings that a program has inside: no rung turns them, and what was seen is held against them."""
+
+    num_epochs: Annotated[int, Field(ge=1, le=10)] | None = None
+    max_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    batch_size: Rows | None = None
+    learning_rate: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
+    max_seq_length: Tokens | None = None
+    gradient_accumulation_steps: Rows | None = None
+    warmup_ratio: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    lora_r: Rank | None = None
+    lora_alpha: Rank | None = None
+    lora_dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | None = None
+    target_modules: tuple[str, ...] | None = None
+    use_4bit: bool | None = None
+    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] | None = None
+    mixed_precision: Literal["bf16", "fp16"] | None = None
+    logging_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are given, by the profile's names."""
+        return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+
+
+class TrainRows(Value):
+    """The rows that are trained on."""
+
+    file: str | None = None
+    """The training file, JSON Lines, or a JSON list for `alpaca` and `sharegpt`; `{train_file}` in the command."""
+    format: RowFormat = "input_output"
+    """What a row looks like: texts `input` and `output`; `prompt` and `completion`; `messages` of `role` and
+    `content`; `instruction`, `input` and `output` (alpaca); `conversations` of `from` and `value` (sharegpt); `text`
+    alone; or `none`, where the program takes its rows from elsewhere, such as a data set of the Hub."""
+
+
+class TrainArtifacts(Value):
+    """What a training leaves."""
+
+    adapter: str = "{output_dir}"
+    """The folder of the adapter's two files; `*` may stand for what changes."""
+    state: tuple[str, ...] = ("{output_dir}/checkpoint-*/trainer_state.json", "{output_dir}/trainer_state.json")
+    """Where the Trainer's state may be; the newest one counts."""
+
+
+class Train(Value):
+    """How the training is called, and what it takes and leaves."""
+
+    preset: str | None = None
+    """The preset that this section builds on: `lawqa` or `trl`."""
+    command: Command | None = None
+    """The program and its arguments, word by word; no shell reads them. `{model}` and the other placeholders are
+    filled in. A section with a command of its own takes nothing from a preset that it does not name."""
+    extra: Words = ()
+    """Words behind the preset's command."""
+    when: TrainWhen = TrainWhen()
+    before: tuple[Command, ...] = ()
+    """Commands that run before it in the same attempt, one after the other, such as one that builds its data."""
+    after: tuple[Command, ...] = ()
+    """Commands that run after it in the same attempt, such as one that merges the adapter."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables for these commands."""
+    cwd: str = "."
+    """The folder that they run in, from the root."""
+    config: ConfigFile | None = None
+    fixed: Fixed = Fixed()
+    """The value that the program has inside, where the command does not pass the profile's."""
+    output_dir: Output | None = None
+    """`paths.output_dir` by another name."""
+    rows: TrainRows = TrainRows()
+    artifacts: TrainArtifacts = TrainArtifacts()
+
+
+class ResultsRow(Value):
+    """Where a row of the results has what: dotted paths within the row."""
+
+    question: str | None = None
+    """The question's text."""
+    choices: str | None = None
+    """The choices, a list, a table or a text."""
+    expected: str | None = None
+    """The answer that counts as right."""
+    predicted: str | None = None
+    """The answer that was read off the response."""
+    response: str | None = None
+    """The model's response, word for word."""
+    correct: str | None = None
+    """Whether it is right: true or false, or 1 or 0."""
+
+
+class EvaluateResults(Value):
+    """What an evaluation writes, and where in it the figures are."""
+
+    format: Literal["lawqa", "lm_eval", "json"] = "json"
+    """Who wrote it: the preset's own format, or JSON whose figures the other keys find."""
+    file: str | None = None
+    """The results file; `{output}`, `*` and `**` may stand in it, and of several the newest one counts."""
+    score: str | None = None
+    """Dotted path to the score in that file, 0 to 1 or a percentage; `*` stands for any one name."""
+    count: str | None = None
+    """Dotted path to the number of samples."""
+    model: str | None = None
+    """Dotted path to the model's name."""
+    adapter: str | None = None
+    """Dotted path to the adapter's folder."""
+    rows: str | None = None
+    """The rows: a dotted path to a list in that file, or a JSON Lines file of their own, as `file` is spelled."""
+    row: ResultsRow = ResultsRow()
+
+
+class EvaluateFixed(Value):
+    """Settings that an evaluation has inside."""
+
+    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
+    load_in_4bit: bool | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are given, by the profile's names."""
+        return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+
+
+EvaluationKind = Literal["generate", "choice", "loglikelihood", "metric"]
+
+
+class Evaluate(Value):
+    """How the evaluation is called, and what it prints and leaves."""
+
+    preset: str | None = None
+    """The preset that this section builds on: `lawqa` or `lm-eval`."""
+    command: Command | None = None
+    """The program and its arguments, as in `[train]`."""
+    extra: Words = ()
+    """Words behind the preset's command, such as lm_eval's `--tasks`."""
+    when: EvaluateWhen = EvaluateWhen()
+    before: tuple[Command, ...] = ()
+    """Commands that run before it in the same attempt."""
+    after: tuple[Command, ...] = ()
+    """Commands that run after it in the same attempt."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables for these commands."""
+    cwd: str = "."
+    """The folder that they run in, from the root."""
+    config: ConfigFile | None = None
+    fixed: EvaluateFixed = EvaluateFixed()
+    """The value that the program has inside, where the command does not pass the profile's."""
+    output: Output | None = None
+    """`paths.evaluation_output` by another name."""
+    kind: EvaluationKind = "generate"
+    """What the model is asked for: a text (`generate`), one of some labels (`choice`), the likelihood of given texts
+    (`loglikelihood`), or only a figure is known (`metric`)."""
+    lines: Words = ()
+    """Printed words that must come, in this order."""
+    results: EvaluateResults = EvaluateResults()
+    none: Filled | None = None
+    """There is no evaluation, and why. H-3 is then NOT_RUN with this reason, the run exits with 1, and its headline is
+    not green; H-1 and H-2 keep their verdicts."""
+
+
+class Description(Value):
+    """What the suite may assume of one pipeline."""
+
+    preset: str | None = None
+    """The preset of both sections: `lawqa`, which holds where nothing is said."""
+    truncation: Literal["right", "keeps_answer"] = "right"
+    """Where a row that is too long is cut: `"right"` (its answer goes first) or `"keeps_answer"` (its prompt is
+    shortened). Where most answers would be lost, a length is skipped."""
+    trainer: TrainerName | None = None
+    """What the trainer's memory follows: `"full"` casts what is not 4-bit to fp32, computes all logits and pads to the
+    maximum; `"answer"` casts nothing, computes the answers' logits only and pads to the longest row. Not given:
+    predicted as `"full"`, and no setting is passed over because of a prediction."""
+    optional_flags: tuple[str, ...] | None = None
+    """Of the preset `lawqa`: what the training script takes beyond the flags that every such script has,
+    `--max-steps-override` above all. Not given: read off its `--help`, where the script's own text shows a command
+    line (argparse, click, typer, fire, tyro, absl, docopt or the like); a script without one is never started to be
+    asked."""
+    paths: Paths = Paths()
+    model: Model = Model()
+    train: Train = Field(default_factory=lambda: _preset_section(Train, "train"))
+    evaluate: Evaluate = Field(default_factory=lambda: _preset_section(Evaluate, "evaluate"))
+    build: Builder | None = None
+    """The builder of the training rows and its arguments, run where `paths.train_file` is missing or was built from
+    other data. `{dataset}`, `{train_file}`, `{mode}` and `{samples}` are filled in."""
+    index: Builder | None = None
+    """The builder of the index, run before each evaluation with retrieval. `{dataset}` is filled in."""
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Description:
+        for trouble in _troubles(self):
+            raise ValueError(trouble)
+        return self
+
+    @property
+    def train_file(self) -> str | None:
+        """The training file from the root; None where the program takes its rows from elsewhere."""
+        if self.train.rows.format == "none":
+            return None
+        is_named = "train_file" in self.paths.model_fields_set or self._is_lawqa(self.train)
+        return self.train.rows.file or (self.paths.train_file if is_named else None)
+
+    @staticmethod
+    def _is_lawqa(section: Train | Evaluate) -> bool:
+        """Whether a section calls one of the published pipeline's scripts."""
+        return bool({"train_script", "evaluate_script"} & {*names_in(section.command or ())})
+
+    @property
+    def output_dir(self) -> str:
+        """The folder that the training writes, from the root."""
+        if "output_dir" in self.paths.model_fields_set:
+            return self.paths.output_dir
+        literal = self.train.artifacts.adapter
+        own = self.train.output_dir or ("" if "{" in literal else literal)
+        return own or (self.paths.output_dir if self._is_lawqa(self.train) else OUTPUT_DIR)
+
+    @property
+    def output(self) -> str:
+        """The file or folder that the evaluation writes, from the root."""
+        if "evaluation_output" in self.paths.model_fields_set:
+            return self.paths.evaluation_output
+        literal = self.evaluate.results.file or ""
+        own = self.evaluate.output or ("" if {*"{*["} & {*literal} else literal)
+        return own or (self.paths.evaluation_output if self._is_lawqa(self.evaluate) else EVALUATION_OUTPUT)
+
+    @property
+    def dataset(self) -> str | None:
+        """The questions' file from the root; None where only the evaluation knows what it asks."""
+        is_named = "dataset" in self.paths.model_fields_set or self.evaluate.results.format == "lawqa"
+        return self.paths.dataset if is_named else None
+
+
+class DescriptionError(ProfileError):
+    """A `steph.toml` can't be used; the message names file, key, value and what is allowed."""
+
+
+def load_description(root: Path) -> Description:
+    """Read `steph.toml` of a pipeline root, or give the published pipeline's facts where there is none."""
+    path = root / FILE_NAME
+    if not path.is_file():
+        return Description()
+    try:
+        return strictly(Description, with_presets(tomllib.loads(path.read_text(encoding="utf-8-sig"))))
+    except ValidationError as error:
+        raise DescriptionError("\n".join(validation_lines(str(path), error))) from error
+    except PresetError as error:
+        raise DescriptionError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DescriptionError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DescriptionError(f"{path}: can't be read: {error}") from error
+
+
+class PresetError(ValueError):
+    """A section names a preset that there is not, or none where it needs one."""
+
+
+def with_presets(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A `steph.toml` laid over the presets that it names, so that it holds whole sections; raises PresetError.
+
+    A section without a preset takes the top one; without both it is `lawqa`'s, unless it has a command of its own.
+    """
+    found = dict(table)
+    for section in ("train", "evaluate"):
+        own = table.get(section, {})
+        name = _preset_of(table, section)
+        if not isinstance(own, dict) or name is None:
+            continue
+        try:
+            base = preset_table(name)
+        except ValueError as error:
+            raise PresetError(f"{section}.preset: {error}") from error
+        if section not in base:
+            raise PresetError(
+                f"{section}: the preset {name!r} says nothing of it; give [{section}] a preset or a command"
+            )
+        found[section] = _laid_over(base[section], own)
+    return found
+
+
+def _preset_of(table: Mapping[str, Any], section: str) -> str | None:
+    other_name = "train" if section == "evaluate" else "evaluate"
+    own, other = table.get(section), table.get(other_name)
+    if isinstance(own, dict) and "preset" in own:
+        return str(own["preset"])
+    if isinstance(own, dict) and ("command" in own or "none" in own):
+        return None
+    if "preset" in table:
+        return str(table["preset"])
+    if own is None and isinstance(other, dict) and _preset_of({section: {}, **table}, other_name) != DEFAULT_PRESET:
+        raise PresetError(f"[{section}]: missing; give it a preset or a command, or [evaluate] `none` with the reason")
+    return DEFAULT_PRESET
+
+
+def _laid_over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of both, key by key; a list or a value of `own` takes the place of the other's."""
+    both = {
+        key: _laid_over(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in own.items()
+    }
+    return {**base, **both}
+
+
+_Section = TypeVar("_Section", Train, Evaluate)
+
+
+def _preset_section(model: type[_Section], name: str) -> _Section:
+    return strictly(model, preset_table(DEFAULT_PRESET)[name])
+
+
+def _troubles(description: Description) -> list[str]:
+    """What is wrong with sections that are right key by key, one sentence each."""
+    train, evaluate = description.train, description.evaluate
+    troubles = [
+        *_placeholder_troubles("train", train, {*TRAIN_NAMES, *_conditions(TrainWhen)}),
+        *_placeholder_troubles("evaluate", evaluate, {*EVALUATE_NAMES, *_conditions(EvaluateWhen)}),
+    ]
+    if train.command is None:
+        troubles.append("train.command: missing; give the program and its arguments, or a preset")
+    elif description.train_file is None and train.rows.format != "none":
+        troubles.append(
+            'train.rows.file: missing; name the training rows, or say format = "none" where they are elsewhere'
+        )
+    if evaluate.none is None and evaluate.command is None:
+        troubles.append("evaluate.command: missing; give the program and its arguments, a preset, or `none`")
+    return troubles
+
+
+def _conditions(when: type[Value]) -> list[str]:
+    return [f"{WHEN}{name}" for name in when.model_fields]
+
+
+def _placeholder_troubles(name: str, section: Train | Evaluate, known: set[str]) -> list[str]:
+    places: dict[str, tuple[str, ...]] = {
+        "command": section.command or (),
+        "extra": section.extra,
+        "before": tuple(word for command in section.before for word in command),
+        "after": tuple(word for command in section.after for word in command),
+        "env": tuple(section.env.values()),
+        "cwd": (section.cwd,),
+        **{f"when.{key}": getattr(section.when, key) for key in type(section.when).model_fields},
+    }
+    if isinstance(section, Train):
+        places["artifacts"] = (section.artifacts.adapter, *section.artifacts.state)
+    else:
+        places["results"] = tuple(filter(None, (section.results.file, section.results.rows)))
+    found = ((key, unknown_placeholder(texts, known)) for key, texts in places.items())
+    return [f"{name}.{key}: {trouble}" for key, trouble in found if trouble]

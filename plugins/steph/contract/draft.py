@@ -1,0 +1,202 @@
+"""A first `steph.toml` from what a folder says of itself: what was found, and what a person must still say. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+from steph.contract.asked import MUST_BE_SAID
+from steph.contract.survey import RowsFile, Script, Survey
+
+HEAD = """# What StepH knows of this pipeline: a first draft by `steph init`, from what lies in this folder.
+# `steph check` shows the commands that it stands for. All keys: docs/steph-toml.md
+"""
+UNKNOWN = "…"  # what a person must put in its place; no program has this name
+# options by their names without dashes: what the program is given there
+_TRAIN_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "{model}": ("model", "model_name", "model_name_or_path", "base_model", "model_id", "model_path", "hf_model_name"),
+    "{train_file}": ("train_file", "data", "data_file", "data_path", "dataset", "dataset_path", "train_data", "train"),
+    "{output_dir}": ("output_dir", "output", "out", "out_dir", "save_dir", "save_path", "adapter_dir"),
+    "{num_epochs}": ("num_epochs", "epochs", "num_train_epochs", "n_epochs"),
+    "{max_steps}": ("max_steps", "steps", "num_steps", "max_train_steps", "max_steps_override"),
+    "{batch_size}": ("batch_size", "per_device_train_batch_size", "micro_batch_size", "bs", "train_batch_size"),
+    "{learning_rate}": ("learning_rate", "lr"),
+    "{max_seq_length}": ("max_seq_length", "max_length", "max_seq_len", "cutoff_len", "seq_len", "block_size"),
+    "{gradient_accumulation_steps}": ("gradient_accumulation_steps", "grad_accum", "accumulation_steps", "ga_steps"),
+    "{warmup_ratio}": ("warmup_ratio",),
+    "{lora_r}": ("lora_r", "lora_rank", "rank", "r"),
+    "{lora_alpha}": ("lora_alpha", "alpha"),
+    "{lora_dropout}": ("lora_dropout",),
+    "{logging_steps}": ("logging_steps", "log_every"),
+}
+_EVALUATE_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "{model}": _TRAIN_OPTIONS["{model}"],
+    "{adapter}": ("adapter", "adapter_path", "lora", "lora_path", "peft", "peft_model", "adapter_dir", "hf_lora_path"),
+    "{samples}": ("samples", "limit", "num_samples", "max_samples", "n", "n_samples", "num_examples"),
+    "{output}": ("output", "out", "output_path", "output_file", "out_file", "results", "results_file", "save_path"),
+}
+_TRAIN_SWITCHES = {
+    "use_4bit": ("use_4bit", "load_in_4bit", "qlora", "four_bit"),
+    "bf16": ("bf16",),
+    "fp16": ("fp16",),
+    "cpu": ("use_cpu", "cpu", "no_cuda"),
+}
+_EVALUATE_SWITCHES = {"use_4bit": _TRAIN_SWITCHES["use_4bit"], "cpu": _TRAIN_SWITCHES["cpu"]}
+
+
+def findings(found: Survey) -> Iterator[str]:
+    """What was found, a line each."""
+    for script in found.scripts:
+        does = "trains" if script.trains else "evaluates"
+        how = f"takes {len(script.options)} options" if script.has_command_line else "has no command line"
+        yield f"{script.path}: {does}; {how}"
+    yield from (f"the preset lawqa's script: {section}" for section in sorted(found.published))
+    yield from (f"{file.path}: {file.rows} rows, {file.format or 'of no known format'}" for file in found.rows)
+    yield from (f"{folder}: lm_eval task {task}" for task, folder in found.tasks.items())
+    yield from (f"{path}: settings for {kind}" for path, kind in found.configs.items())
+    for path in found.notebooks:
+        yield f"{path}: a notebook, which can't be run as it is; export it: jupyter nbconvert --to script {path}"
+    yield from (f"{name} is named in a requirements, shell or text file" for name in sorted(found.programs))
+
+
+def draft(found: Survey) -> str:
+    """The text of a `steph.toml`."""
+    training = next((script for script in found.scripts if script.trains), None)
+    evaluating = next((script for script in found.scripts if script.evaluates), None)
+    own_model = () if "train" in found.published else _model(training)
+    lines = [HEAD, *own_model, *_train(found, training), "", *_evaluate(found, evaluating)]
+    return "\n".join(lines) + "\n"
+
+
+def _model(script: Script | None) -> Iterator[str]:
+    if script is not None and script.model and not _option(script, "{model}", _TRAIN_OPTIONS):
+        yield "[model]"
+        yield f"candidates = {_toml([script.model])}   # {script.path} has it inside"
+        yield ""
+
+
+def _train(found: Survey, script: Script | None) -> Iterator[str]:
+    yield "[train]"
+    if "train" in found.published:
+        yield 'preset = "lawqa"'
+        return
+    rows = _rows_line(found.rows, script)
+    if "trl sft" in found.programs or (script is None and "trl" in found.programs):
+        yield 'preset = "trl"'
+        yield rows
+        yield '# extra = ["--packing"]   # whatever else your `trl sft` takes'
+        return
+    if script is None:
+        yield f"command = {_toml(['{python}', UNKNOWN, '--model', '{model}', '--data', '{train_file}'])}"
+        yield rows
+        yield f"fixed = {{ batch_size = {UNKNOWN} }}   # every setting that the command does not pass"
+        return
+    yield from _command(script, _TRAIN_OPTIONS, _TRAIN_SWITCHES)
+    yield from _fixed(script)
+    yield rows
+    output_dir, adapter = script.output_dir, script.adapter
+    if not _option(script, "{output_dir}", _TRAIN_OPTIONS):
+        yield f"output_dir = {_toml(output_dir or adapter or UNKNOWN)}   # moved into the record before each attempt"
+        if output_dir and adapter and adapter != output_dir:
+            inside = adapter.removeprefix(f"{output_dir.rstrip('/')}/")
+            yield f"artifacts.adapter = {_toml(adapter if inside == adapter else f'{{output_dir}}/{inside}')}"
+
+
+def _fixed(script: Script) -> Iterator[str]:
+    """The settings that it has inside, as its text and its libraries' defaults say."""
+    passed = {name.strip("{}") for name in _TRAIN_OPTIONS if _option(script, name, _TRAIN_OPTIONS)}
+    passed |= {name for name, names in _TRAIN_SWITCHES.items() if _switch(script, names)}
+    fixed = {name: value for name, value in script.settings.items() if name not in passed}
+    lacking = [name for name in MUST_BE_SAID if name not in passed and name not in fixed]
+    if "max_steps" in passed or "max_steps" in fixed:
+        lacking = [name for name in lacking if name != "num_epochs"]
+    if lacking:
+        yield f"# fixed must also say {', '.join(f'{name} = {UNKNOWN}' for name in lacking)}"
+    if not fixed:
+        return
+    yield f"fixed = {{ {', '.join(f'{name} = {_toml(value)}' for name, value in sorted(fixed.items()))} }}"
+    assumed = sorted(script.assumed & fixed.keys())
+    if assumed:
+        yield f"# of these its text does not say {', '.join(assumed)}: the libraries' defaults"
+
+
+def _rows_line(files: tuple[RowsFile, ...], script: Script | None) -> str:
+    def rank(file: RowsFile) -> tuple[bool, bool, bool, int]:
+        is_named = script is not None and script.rows_file == file.path
+        return is_named, "train" in file.path, file.format is not None, file.rows
+
+    if not files:
+        return (
+            f'rows = {{ file = "{UNKNOWN}", format = "messages" }}   # or format = "none": they are not in this folder'
+        )
+    file = max(files, key=rank)
+    known = f", format = {_toml(file.format)}" if file.format else f', format = "{UNKNOWN}"'
+    return f"rows = {{ file = {_toml(file.path)}{known} }}   # {file.rows} rows"
+
+
+def _evaluate(found: Survey, script: Script | None) -> Iterator[str]:
+    yield "[evaluate]"
+    if "evaluate" in found.published:
+        yield 'preset = "lawqa"'
+        return
+    if found.tasks or (script is None and {"lm_eval", "lm-eval"} & found.programs):
+        task, folder = next(iter(found.tasks.items()), (UNKNOWN, None))
+        include = ["--include_path", folder] if folder else []
+        yield 'preset = "lm-eval"'
+        yield f"extra = {_toml([*include, '--tasks', task])}"
+        return
+    if script is None:
+        yield f'none = "{UNKNOWN}"   # why there is no evaluation: H-3 is then not run; or its command'
+        return
+    yield from _command(script, _EVALUATE_OPTIONS, _EVALUATE_SWITCHES)
+    if not _option(script, "{samples}", _EVALUATE_OPTIONS):
+        yield f"fixed = {{ samples = {UNKNOWN} }}   # how many it asks, at most 10"
+    has_output = _option(script, "{output}", _EVALUATE_OPTIONS)
+    yield 'results.file = "{output}"' if has_output else f"results.file = {_toml(script.results_file or UNKNOWN)}"
+    for name, path in script.results.items():
+        yield f"results.{name} = {_toml(path)}"
+    if "score" not in script.results:
+        yield f'results.score = "{UNKNOWN}"   # dotted path to the score in that file'
+    if script.row:
+        yield f"results.row = {{ {', '.join(f'{name} = {_toml(path)}' for name, path in script.row.items())} }}"
+
+
+def _command(
+    script: Script, options: Mapping[str, tuple[str, ...]], switches: Mapping[str, tuple[str, ...]]
+) -> Iterator[str]:
+    words = ["{python}", script.path]
+    found = {placeholder: option for placeholder in options if (option := _option(script, placeholder, options))}
+    adapter = found.pop("{adapter}", None)
+    words += [word for placeholder, option in found.items() for word in (option, placeholder)]
+    yield f"command = {_toml(words)}"
+    if adapter:
+        yield f"when.adapter = {_toml([adapter, '{adapter}'])}"
+    for name, names in switches.items():
+        if option := _switch(script, names):
+            yield f"when.{name} = {_toml([option])}"
+    if script.has_command_line and (left := _left(script, options, switches)):
+        yield f"# it also takes {', '.join(left)}"
+
+
+def _option(script: Script, placeholder: str, options: Mapping[str, tuple[str, ...]]) -> str | None:
+    names = options[placeholder]
+    known = {_plain(option): option for option, is_switch in script.options.items() if not is_switch}
+    return next((known[name] for name in names if name in known), None)
+
+
+def _switch(script: Script, names: tuple[str, ...]) -> str | None:
+    return next((option for option, is_switch in script.options.items() if is_switch and _plain(option) in names), None)
+
+
+def _left(script: Script, options: Mapping[str, tuple[str, ...]], switches: Mapping[str, tuple[str, ...]]) -> list[str]:
+    used = {_option(script, one, options) for one in options} | {_switch(script, names) for names in switches.values()}
+    return [option for option in script.options if option not in used]
+
+
+def _plain(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
+
+
+def _toml(value: object) -> str:
+    """A value as TOML spells it: JSON's texts, numbers and lists are TOML's."""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,355 @@
+"""Parses what the two pipeline scripts print: the Trainer's dict lines and the evaluation's key lines. Pure.
+
+Formats: `{'loss': 2.3, 'epoch': 0.1}` (transformers 4) or `{'loss': '2.3', ...}` (transformers 5), and the labelled
+lines of `evaluate_multiple_choice.py`. Unknown text is skipped; nothing here raises.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from itertools import pairwise
+
+from steph.base.text import without_ansi
+from steph.contract.adapter_words import says_not_applied
+
+_PAIR = re.compile(r"['\"]([A-Za-z_][\w/.-]{0,60})['\"]:\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
+# what loggers, launchers and progress bars put before a line ends like a tag or with a level; a bar may follow
+_BEFORE_DICT = r"(?:[^{}]{0,200}?(?:[\]:)>|\-–—]|\b(?:DEBUG|INFO|NOTICE|WARN|WARNING))\s*|\s*)"
+_DICT = re.compile(rf"^{_BEFORE_DICT}(\{{\s*['\"][A-Za-z_].*\}})\s*(?:\d{{1,3}}%\|.*|[\w./-]{{1,80}}:\d{{1,6}})?$")
+_WRAPPED = re.compile(r"^(?:(?:np|numpy)\.float\d+|tensor)\(([^()]+)\)?$")
+_GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_REINITIALISED = re.compile(rf"Some weights of \w{{1,200}}(?:{'|'.join(_GENERATING)}) were not initialized from")
+_LOAD_REPORT = re.compile(r"\b(\w{1,200}) LOAD REPORT from:")
+_OF_WEIGHTS = re.compile(r"Some weights of |LOAD REPORT")
+_MADE_UP = re.compile(r"\|\s*(?:MISSING|MISMATCH)\s*\|")
+_RAISED_THERE = re.compile(r"\.generate\(|, in (?:generate|_?generate_\w+|forward|_sample|invoke|ask|answer)\b")
+_LINE_CHARS = 2000
+
+
+def split_lines(text: str) -> tuple[str, ...]:
+    """Split text at newlines and carriage returns, without ANSI codes and without empty lines."""
+    plain = without_ansi(text)
+    lines = (line.rstrip() for line in re.split(r"[\r\n]+", plain))
+    return tuple(line[:_LINE_CHARS] for line in lines if line.strip())
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One of the Trainer's dict lines; values that are no numbers are left out."""
+
+    values: tuple[tuple[str, float], ...]
+
+    def get(self, key: str) -> float | None:
+        """The value of `key`, None where the line has none; it may be NaN or infinite."""
+        return dict(self.values).get(key)
+
+
+def parse_metrics(line: str) -> Metrics | None:
+    """Read one dict line, also behind the prefix of a logger or launcher; None for any other text."""
+    found = _DICT.match(line) if "{" in line else None
+    if found is None:
+        return None
+    pairs = ((m[1], _number(next(v for v in m.groups()[1:] if v is not None))) for m in _PAIR.finditer(found[1]))
+    values = tuple((key, value) for key, value in pairs if value is not None)
+    return Metrics(values) if values else None
+
+
+def metrics_in(lines: Iterable[str]) -> tuple[Metrics, ...]:
+    """All dict lines in their order."""
+    return tuple(found for line in lines if (found := parse_metrics(line)))
+
+
+def _number(text: str) -> float | None:
+    wrapped = _WRAPPED.match(text.strip())
+    try:
+        return float(wrapped[1] if wrapped else text)
+    except ValueError:
+        return None
+
+
+def tracebacks_in(text: str) -> int:
+    """How many Python tracebacks begin in the text, also behind a rank prefix or an open progress bar."""
+    return text.count("Traceback (most recent call last):")
+
+
+def raised_while_answering(text: str) -> int:
+    """How many of the printed tracebacks pass through a model's generation or forward pass."""
+    blocks = re.split(r"Traceback \(most recent call last\):", text)[1:]
+    return sum(_RAISED_THERE.search(block[:8000]) is not None for block in blocks)
+
+
+def adapter_trouble_in(text: str, besides: frozenset[str] = frozenset()) -> str | None:
+    """The first line that says that an adapter was not loaded whole, those `besides` left out."""
+    return next((line for line in split_lines(text) if line not in besides and says_not_applied(line)), None)
+
+
+def missing_weights_in(text: str) -> str | None:
+    """The line in which transformers says that it made up weights of a generating model; None where there is none.
+
+    Formats: `Some weights of Qwen2ForCausalLM were not initialized from …` (transformers 4), and below
+    `Qwen2ForCausalLM LOAD REPORT from: …` the rows `name | MISSING |` and `name | MISMATCH |` (transformers 5).
+    """
+    is_generating = False
+    for line in split_lines(text) if _OF_WEIGHTS.search(text) else ():
+        if "Some weights of" in line and _REINITIALISED.search(line):
+            return line
+        if "LOAD REPORT" in line and (found := _LOAD_REPORT.search(line)):
+            is_generating = found[1].endswith(_GENERATING)
+        elif is_generating and _MADE_UP.search(line):
+            return line
+    return None
+
+
+class KeyLine(Enum):
+    """A line of an evaluation that is looked for."""
+
+    INITIALIZING = auto()
+    RAG_MODE = auto()
+    LLM_MODEL = auto()
+    BACKEND = auto()
+    HF_MODEL = auto()
+    LORA_PATH = auto()
+    COT = auto()
+    RESULTS = auto()
+    TOTAL = auto()
+    CORRECT = auto()
+    INCORRECT = auto()
+    ACCURACY = auto()
+    TIMEOUT_ERRORS = auto()
+    OTHER_ERRORS = auto()
+    SAVED_TO = auto()
+
+
+@dataclass(frozen=True)
+class EvalLines:
+    """What an evaluation printed; None where a line is missing, `order` gives the line number of each one found.
+
+    Of several blocks of results one counts, and what was printed above it, last of all, is its set-up.
+    `contradictions` are blocks of as many questions with other figures and no set-up of their own, `loaded_models` what
+    the lines above say was loaded, `endpoints` the servers that were asked. `of_other_blocks` are lines that
+    were printed for another block alone: a base model that was evaluated first has no adapter.
+    """
+
+    rag_mode: str | None = None
+    llm_model: str | None = None
+    backend: str | None = None
+    hf_model: str | None = None
+    lora_path: str | None = None
+    cot: str | None = None
+    total: int | None = None
+    correct: int | None = None
+    incorrect: int | None = None
+    accuracy: float | None = None  # 0 to 1, as printed; NaN where the text is no number
+    accuracy_tolerance: float = 0.0  # half of its last printed digit
+    timeout_errors: int = 0
+    other_errors: int = 0
+    invocation_errors: tuple[str, ...] = ()
+    saved_to: str | None = None
+    contradictions: tuple[str, ...] = ()
+    loaded_models: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    of_other_blocks: frozenset[str] = frozenset()
+    order: dict[KeyLine, int] = field(default_factory=dict)
+    key_lines: tuple[str, ...] = ()
+
+
+_LABEL_BEFORE = r"(?:^|[\s\]:|>│┃])"  # a logger's prefix or a table's border may stand before a label
+_LABEL_AFTER = r"\s*(?:[|│┃]\s*)?$"
+_SETUP = {
+    KeyLine.INITIALIZING: re.compile(r"Initializing RAG pipeline\.\.\."),
+    KeyLine.RAG_MODE: re.compile(rf"{_LABEL_BEFORE}RAG Mode:\s*(.*)$"),
+    KeyLine.LLM_MODEL: re.compile(rf"{_LABEL_BEFORE}LLM Model:\s*(.*)$"),
+    KeyLine.BACKEND: re.compile(rf"{_LABEL_BEFORE}Backend:\s*(.*)$"),
+    KeyLine.HF_MODEL: re.compile(rf"{_LABEL_BEFORE}HF Model:\s*(.*)$"),
+    KeyLine.LORA_PATH: re.compile(rf"{_LABEL_BEFORE}LoRA Path:\s*(.*)$"),
+    KeyLine.COT: re.compile(rf"{_LABEL_BEFORE}Chain-of-Thought:\s*(.*)$"),
+}
+_RESULT = {
+    KeyLine.RESULTS: re.compile(rf"EVALUATION RESULTS{_LABEL_AFTER}"),
+    KeyLine.TOTAL: re.compile(rf"{_LABEL_BEFORE}Total Samples:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.CORRECT: re.compile(rf"{_LABEL_BEFORE}Correct:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.INCORRECT: re.compile(rf"{_LABEL_BEFORE}Incorrect:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.ACCURACY: re.compile(rf"{_LABEL_BEFORE}Accuracy:\s*(\S{{1,40}}?)\s*(%?)(?:\s|$)"),
+    KeyLine.TIMEOUT_ERRORS: re.compile(rf"{_LABEL_BEFORE}Timeout Errors:\s*(\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.OTHER_ERRORS: re.compile(rf"{_LABEL_BEFORE}Other Errors:\s*(\d{{1,18}}){_LABEL_AFTER}"),
+    KeyLine.SAVED_TO: re.compile(r"Detailed results saved to:\s*(.+)$"),
+}
+# in each line that a pattern above finds
+_KEY_WORD = re.compile(
+    r"Initializing RAG|RAG Mode:|LLM Model:|Backend:|HF Model:|LoRA Path:|Chain-of-Thought:|EVALUATION RESULTS"
+    r"|Total Samples:|orrect:|Accuracy:|Timeout Errors:|Other Errors:|Detailed results saved to:"
+)
+_INVOCATION_ERROR = re.compile(r"Error during LLM invocation:?\s*(.*)$")
+_OWN_SETUP = (KeyLine.INITIALIZING, KeyLine.HF_MODEL, KeyLine.LORA_PATH)
+# what was loaded, not what it is called; an embedding's, a reranker's or a judge's model is another matter
+_LOADED = re.compile(
+    r"(?i)\b(?:(?:re)?load(?:ed|ing)|using|serving|resolved|actual|active)\s+(?:the\s+|a\s+)?(?:(?:base|hf|llm"
+    r"|actual|main|causal|language)\s+)*"
+    r"(?:model|checkpoint|weights)(?:\s+(?:name|id|path|weights))?(?:\s*[:=]\s*"
+    r"|\s+from:?\s+)['\"`]?([^\s'\"`,;]{2,300})"
+    r"|\bmodel (?:loaded|resolved|read) (?:from|as|to):?\s+['\"`]?([^\s'\"`,;]{2,300})"
+    r"|(?:使用|読み込んだ|実際の)モデル\s*[:：は]\s*['\"`]?([^\s'\"`,;。]{2,300})"
+)
+_ENDPOINT = re.compile(
+    r"(?i)\b(?:using|calling|connect\w*|via|querying|asking)\b[^\n]{0,40}\b(?:endpoint|openai|ollama|vllm|tgi|llm"
+    r"|inference"
+    r"|completions?|backend)\b[^\n]{0,40}?(https?://[^\s'\",)]{3,200})"
+    r"|\b(?:base_url|api_base|openai_api_base)\W{1,4}(https?://[^\s'\",)]{3,200})"
+    r"|(https?://[^\s'\",)]{0,200}/(?:v1/(?:chat/)?completions|api/(?:generate|chat))\b)"
+    r"|(?:接続先|エンドポイント)\s*[:：は]\s*(https?://[^\s'\",)]{3,200})"
+)
+_OTHER_SERVICE = re.compile(
+    r"(?i)huggingface|hf\.co|hf-mirror|wandb|mlflow|github|pypi|pytorch\.org|docs?\.|readthedocs|#"
+)
+_ANSWER_TROUBLE = re.compile(
+    r"(?i)\b(?:generation|inference|model\.generate|generate\(\)|llm call|prediction|question \d+"
+    r"|sample \d+)\b[^\n]{0,20}\b(?:failed|raised|crashed)\b"
+    r"|\bfailed to (?:generate|answer|infer|get (?:a |an )?(?:answer|response|completion))\b"
+    r"|\b(?:error|exception)\b[^\n]{0,12}\b(?:during|while|in|at)\b[^\n]{0,12}\b(?:generat\w+|inference|answering"
+    r"|model\.generate|llm)\b"
+    r"|\b(?:using|falling back to|returning|substituting)\b[^\n]{0,20}\bdefault (?:answer|letter|choice|response)\b"
+    r"|(?:推論|生成|回答の(?:生成|取得)|応答の(?:生成|取得))[^\n。]{0,10}(?:に失敗|エラー|で例外|中の例外)|(?:既定"
+    r"|デフォルト)の(?:回答|答え|記号)を"
+)
+_NO_TROUBLE = re.compile(
+    r"(?i)\b(?:failed|failures?|errors?|exceptions?)\W{0,4}(?:0\b(?!\.)|none\b|no\b)|\b(?:0|no|zero"
+    r"|without) (?:\w+ )?(?:failed|failures?|errors?|exceptions?)"
+    r"|(?:失敗|エラー|例外)\W{0,6}(?:0|ゼロ|なし|無し|ありません|は(?:ない|0))|\b(?:if|when|unless|whether)\b|場合"
+    r"|succeed|successful|retry|再試行"
+)
+
+
+def parse_evaluation(stdout: str, counted: tuple[int, int] | None = None) -> EvalLines:
+    """Read an evaluation's lines: of several blocks of results the last one with the `counted` (total, correct).
+
+    None of them has these figures, or nothing is counted: the last one. The set-up is what was printed last above it.
+    """
+    lines = split_lines(stdout)
+    blocks = _result_blocks(lines)
+    block = next((one for one in reversed(blocks) if counted and one.figures[:2] == counted), None)
+    block = block or (blocks[-1] if blocks else _Block(0, len(lines), {}))
+    before = max((other.end for other in blocks if other.end <= block.start), default=0)
+    setup = _last_matches(lines, before, block.start, _SETUP)
+    above = lines[before : block.start] if blocks else lines
+    anywhere = {**_SETUP, KeyLine.SAVED_TO: _RESULT[KeyLine.SAVED_TO]}
+    found = _first_matches(lines, 0, len(lines), anywhere) | setup | block.found
+    places = found | _first_matches(lines, before, block.start, _SETUP)
+    text = {key: match[1].strip(" \t|│┃") for key, (_, match) in found.items() if match.re.groups}
+    count = {key: int(text[key]) for key in _COUNTS if key in text}
+    accuracy = _accuracy(found[KeyLine.ACCURACY][1]) if KeyLine.ACCURACY in found else (None, 0.0)
+    return EvalLines(
+        rag_mode=text.get(KeyLine.RAG_MODE), llm_model=text.get(KeyLine.LLM_MODEL), backend=text.get(KeyLine.BACKEND),
+        hf_model=text.get(KeyLine.HF_MODEL), lora_path=text.get(KeyLine.LORA_PATH), cot=text.get(KeyLine.COT),
+        total=count.get(KeyLine.TOTAL), correct=count.get(KeyLine.CORRECT), incorrect=count.get(KeyLine.INCORRECT),
+        accuracy=accuracy[0], accuracy_tolerance=accuracy[1],
+        timeout_errors=count.get(KeyLine.TIMEOUT_ERRORS, 0), other_errors=count.get(KeyLine.OTHER_ERRORS, 0),
+        invocation_errors=tuple(m[1] for line in lines if (m := _INVOCATION_ERROR.search(line)))[:1000],
+        saved_to=text.get(KeyLine.SAVED_TO),
+        contradictions=_contradictions(lines, blocks, block),
+        loaded_models=_values(_LOADED, above),
+        endpoints=tuple(url for url in _values(_ENDPOINT, above) if not _OTHER_SERVICE.search(url)),
+        of_other_blocks=frozenset(lines[:before]) - frozenset(lines[before:]),
+        order={key: number for key, (number, _) in places.items()},
+        key_lines=tuple(lines[n].strip()[:300] for n in sorted({number for number, _ in found.values()})),
+    )  # fmt: skip
+
+
+_COUNTS = (KeyLine.TOTAL, KeyLine.CORRECT, KeyLine.INCORRECT, KeyLine.TIMEOUT_ERRORS, KeyLine.OTHER_ERRORS)
+_Found = dict[KeyLine, tuple[int, re.Match[str]]]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block of results: its lines from `start` to before `end`."""
+
+    start: int
+    end: int
+    found: _Found
+
+    @property
+    def figures(self) -> tuple[int | None, int | None, str | None]:
+        """Total, correct and accuracy as printed."""
+        total, correct, accuracy = (self.found.get(key) for key in (KeyLine.TOTAL, KeyLine.CORRECT, KeyLine.ACCURACY))
+        return (
+            int(total[1][1]) if total else None, int(correct[1][1]) if correct else None,
+            accuracy[1][1] if accuracy else None,
+        )  # fmt: skip
+
+
+def _result_blocks(lines: tuple[str, ...]) -> list[_Block]:
+    """The blocks of results; without any header all lines are one, where they have a result at all."""
+    starts = [n for n, line in enumerate(lines) if _RESULT[KeyLine.RESULTS].search(line)]
+    blocks = []
+    for start, limit in pairwise([*starts, len(lines)]):
+        found = _first_matches(lines, start, limit, _RESULT)
+        blocks.append(_Block(start, max(number for number, _ in found.values()) + 1, found))
+    if not starts and (found := _first_matches(lines, 0, len(lines), _RESULT)):
+        blocks.append(_Block(min(number for number, _ in found.values()), len(lines), found))
+    return blocks
+
+
+def _contradictions(lines: tuple[str, ...], blocks: list[_Block], counted: _Block) -> tuple[str, ...]:
+    """Blocks of the same run, of as many questions, that tell other figures than the counted one."""
+    told = []
+    for n, block in enumerate(blocks):
+        first, second = (block, counted) if block.start < counted.start else (counted, block)
+        between = range(first.end, second.start)
+        apart = any(_SETUP[key].search(lines[at]) for at in between for key in _OWN_SETUP)
+        total, correct, accuracy = block.figures
+        if not apart and total is not None and total == counted.figures[0] and block.figures != counted.figures:
+            told.append(f"{n + 1} 番目の結果は {total} 問中 {correct} 問正解、{accuracy}")
+    return tuple(told)
+
+
+def _values(pattern: re.Pattern[str], lines: Iterable[str]) -> tuple[str, ...]:
+    hits = (match for line in lines for match in pattern.finditer(line))
+    found = (next(group for group in match.groups() if group) for match in hits)
+    return tuple(dict.fromkeys(value.rstrip(".…:)]") for value in found))[:100]
+
+
+def answer_troubles_in(text: str) -> tuple[str, ...]:
+    """Lines in which a program says that a question could not be asked, or was answered with a default."""
+    lines = (line for line in split_lines(text) if _ANSWER_TROUBLE.search(line) and not _NO_TROUBLE.search(line))
+    return tuple(line.strip() for line in lines if not _INVOCATION_ERROR.search(line))[:1000]
+
+
+def _first_matches(lines: tuple[str, ...], start: int, end: int, patterns: dict[KeyLine, re.Pattern[str]]) -> _Found:
+    found: _Found = {}
+    for number in range(start, end):
+        if len(found) == len(patterns):
+            break
+        if _KEY_WORD.search(lines[number]) is None:
+            continue
+        for key, pattern in patterns.items():
+            if key not in found and (match := pattern.search(lines[number])):
+                found[key] = (number, match)
+    return found
+
+
+def _last_matches(lines: tuple[str, ...], start: int, end: int, patterns: dict[KeyLine, re.Pattern[str]]) -> _Found:
+    hits = (
+        (key, (number, match))
+        for number in range(start, end)
+        for key, pattern in patterns.items()
+        if (match := pattern.search(lines[number]))
+    )
+    return dict(hits)
+
+
+def _accuracy(match: re.Match[str]) -> tuple[float, float]:
+    """The accuracy and half of its last digit, both as shares; NaN where the text is no number."""
+    text = match[1].rstrip("%,;")
+    if fraction := re.fullmatch(r"(\d{1,9})/(\d{1,9})", text):
+        whole = int(fraction[2])
+        return (int(fraction[1]) / whole if whole else math.nan, 0.0)
+    value = _number(text)
+    if value is None:
+        return math.nan, 0.0
+    digits = len(text.partition(".")[2]) if re.fullmatch(r"\d+(?:\.\d*)?", text) else 6
+    in_percent = match[2] == "%" or match[1].endswith("%") or value > 1
+    scale = 100 if in_percent else 1
+    return value / scale, 0.5 * 10.0**-digits / scale * 1.01

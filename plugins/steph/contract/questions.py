@@ -1,0 +1,266 @@
+"""The questions of the data set and of the training file, in a form in which they can be compared. Reads files only."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steph.base.files import UnreadableError, json_rows, read_json
+from steph.contract.rows import RowFormat, TrainingRow, training_rows_in
+
+MAX_DATASET_BYTES = 512 << 20
+REPEATED_CHARS = 40  # a shorter question and its choices may well stand in an answer
+LEAST_QUESTION_CHARS = 12  # a shorter one without choices stands in many a text by chance
+FRAME_CHARS = 12  # a shorter common beginning or end of all prompts says nothing
+_PART = "\x1f"
+# what may number choices; a choice has a label only where all of them have one, in this order
+_SEQUENCES = (
+    tuple("abcdefghij"), tuple("123456789"), tuple("0123456789"), tuple("アイウエオカキクケコ"),
+    tuple("イロハニホヘト"), ("i", "ii", "iii", "iv", "v", "vi"), tuple("甲乙丙丁戊"), tuple("一二三四五"),
+)  # fmt: skip
+_LABEL = re.compile(
+    r"^[\s(\[【「<]*(?:(?:選択肢|option|choice|肢)\s*)?([a-z]{1,3}|\d{1,2}|[ア-コイロハニホヘト甲乙丙丁戊一二三四五])[\s.、,::)\]】」>]+(?=\S)",
+    re.IGNORECASE,
+)
+QUESTION_KEYS = (
+    "question", "query", "problem", "prompt", "instruction", "input", "text", "sentence", "goal", "ctx", "問題文",
+)  # fmt: skip
+_CHOICES_KEYS = ("choices", "options", "選択肢")
+_ANSWER_KEYS = ("answer", "label", "target", "expected", "gold", "output", "completion", "正解")
+_TEXT_KEYS, _LABEL_KEYS = ("text", "content", "value", "choice", "選択肢"), ("label", "key", "id", "symbol", "記号")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of the data set: its comparable key, its right letter, and the law text that it comes with."""
+
+    key: str
+    answer: str
+    context: str = ""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A question's choices in their order; `labels` are what numbers them, empty where nothing does."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+
+def question_key(question: str, choices: object) -> str:
+    """Reduce question and choices to text without spacing, width and labels; many questions differ in choices only."""
+    return _squeeze(question) + _PART + _PART.join(map(_squeeze, choices_of(choices).texts))
+
+
+def choices_of(choices: object) -> Choices:
+    """Read choices as results write them: lines, a list, a mapping of labels, or a list of mappings."""
+    if isinstance(choices, Mapping):
+        return _choices_of_mapping(choices)
+    if isinstance(choices, list | tuple):
+        if choices and all(isinstance(one, Mapping) for one in choices):
+            return _choices_of_mappings(choices)
+        return _without_labels([str(choice) for choice in choices])
+    lines = [line for line in str(choices or "").splitlines() if line.strip()]
+    return _without_labels(_split(lines[0]) if len(lines) == 1 else lines)
+
+
+def _choices_of_mapping(choices: Mapping[object, object]) -> Choices:
+    text, label = _first_of(choices, _TEXT_KEYS), _first_of(choices, _LABEL_KEYS)
+    if isinstance(text, list) and isinstance(label, list) and len(text) == len(label):  # as ARC has them
+        return Choices(tuple(map(str, text)), tuple(str(one).strip().lower() for one in label))
+    pairs = sorted(choices.items(), key=lambda item: str(item[0]))
+    found = _without_labels([str(value) for _, value in pairs])
+    return Choices(found.texts, tuple(str(key).strip().lower() for key, _ in pairs))
+
+
+def _choices_of_mappings(choices: Sequence[Mapping[object, object]]) -> Choices:
+    texts = [str(_first_of(one, _TEXT_KEYS) or next(iter(one.values()), "")) for one in choices]
+    labels = [_first_of(one, _LABEL_KEYS) for one in choices]
+    found = _without_labels(texts)
+    has_labels = all(label is not None for label in labels)
+    return Choices(found.texts, tuple(str(label).strip().lower() for label in labels) if has_labels else found.labels)
+
+
+def _first_of(values: Mapping[Any, object], keys: tuple[str, ...]) -> object:
+    return next((values[key] for key in keys if key in values), None)
+
+
+def _without_labels(parts: list[str]) -> Choices:
+    """The parts without what numbers them; a number that begins one choice alone is part of its text."""
+    plain = [unicodedata.normalize("NFKC", part).strip() for part in parts]
+    found = [_LABEL.match(part) for part in plain]
+    labels = tuple(hit[1].lower() for hit in found if hit)
+    if not plain or len(labels) < len(plain) or not any(labels == known[: len(labels)] for known in _SEQUENCES):
+        return Choices(tuple(plain))
+    return Choices(tuple(part[hit.end() :] for part, hit in zip(plain, found, strict=True) if hit), labels)
+
+
+def _split(line: str) -> list[str]:
+    """Choices that stand in one line, taken apart before each label of a sequence; the whole line where it has none."""
+    text = unicodedata.normalize("NFKC", line)
+    for known in _SEQUENCES[:4]:
+        places: list[int] = []
+        at = 0
+        for label in known:
+            hit = re.compile(rf"(?:^|(?<=[\s、,/|。]))[(\[]?{label}[\s.、::)\]]+(?=\S)", re.IGNORECASE).search(text, at)
+            if hit is None or (not places and hit.start() > 0):
+                break
+            places.append(hit.start())
+            at = hit.end()
+        if len(places) > 1:
+            return [text[start:end] for start, end in zip(places, [*places[1:], len(text)], strict=True)]
+    return [line]
+
+
+def _squeeze(text: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", text).split())
+
+
+def answer_labels(golds: Sequence[str], choices: Sequence[Choices]) -> tuple[str, ...]:
+    """The labels that answers are, in order: a sequence that has every right answer, as long as the most choices.
+
+    Choices may be numbered otherwise than answers are. Right answers of no known sequence are labels themselves.
+    """
+    wanted = {plain_label(gold) for gold in golds} or {"a"}
+    most = max((len(one.texts) for one in choices), default=0)
+    own = max((one.labels for one in choices), key=len, default=())
+    if own and wanted <= set(own):
+        return own
+    for known in _SEQUENCES:
+        if wanted <= set(known):
+            return known[: max(most or 4, max(map(known.index, wanted)) + 1)]
+    return tuple(sorted(wanted))
+
+
+def repeats_question(text: str, question: str, choices: object) -> bool:
+    """Whether a text has the question and then every choice in order, word for word, as a prompt has them."""
+    parts = [_squeeze(question), *map(_squeeze, choices_of(choices).texts)]
+    if sum(map(len, parts)) < REPEATED_CHARS or not all(parts):
+        return False
+    squeezed, at = _squeeze(text), 0
+    for part in parts:
+        found = squeezed.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
+
+
+def questions_of(dataset: Path) -> tuple[Question, ...]:
+    """The data set's questions in order, by lawqa_jp's keys; other rows by their usual ones.
+
+    Raises UnreadableError where it has no `samples`, and no rows with a question.
+    """
+    if dataset.suffix == ".jsonl":
+        return _questions_of_rows(list(json_rows(dataset)) if dataset.is_file() else [])
+    raw = read_json(dataset, MAX_DATASET_BYTES)
+    if isinstance(raw, list):
+        return _questions_of_rows([row for row in raw if isinstance(row, Mapping)])
+    samples = raw.get("samples") if isinstance(raw, Mapping) else None
+    if not isinstance(samples, list):
+        raise UnreadableError("samples がない")
+    return tuple(
+        Question(
+            question_key(str(row.get("問題文", "")), row.get("選択肢")),
+            plain_label(row.get("output", "")),
+            str(row.get("コンテキスト") or ""),
+        )
+        for row in samples
+        if isinstance(row, Mapping)
+    )
+
+
+def _questions_of_rows(rows: Sequence[Mapping[str, object]]) -> tuple[Question, ...]:
+    found = [(row, text) for row in rows if isinstance(text := _first_of(row, QUESTION_KEYS), str)]
+    if not rows or len(found) < len(rows):
+        raise UnreadableError(f"{len(rows)} 行のうち {len(rows) - len(found)} 行に問題文（question など）がない")
+    return tuple(
+        Question(question_key(text, _first_of(row, _CHOICES_KEYS)), plain_label(_first_of(row, _ANSWER_KEYS) or ""))
+        for row, text in found
+    )
+
+
+def as_in_dataset(keys: Sequence[str], dataset: Sequence[Question]) -> tuple[str, ...]:
+    """The keys as the data set has them: results may lack the choices, or hold a question within a template."""
+    known = {question.key for question in dataset}
+    alone = {question.key.partition(_PART)[0]: question.key for question in dataset}
+
+    def found(key: str) -> str:
+        question = key.partition(_PART)[0]
+        if key in known or question in alone:
+            return key if key in known else alone[question]
+        inside = [text for text in alone if len(text) >= LEAST_QUESTION_CHARS and text in question]
+        return alone[max(inside, key=len)] if inside else key
+
+    return tuple(map(found, keys))
+
+
+def plain_label(value: object) -> str:
+    """A label as it is compared: without width, case, spacing and brackets."""
+    return unicodedata.normalize("NFKC", str(value)).strip(" \t\r\n()[].。").lower()
+
+
+def questions_in(train_file: Path, row_format: RowFormat = "input_output") -> frozenset[str]:
+    """Keys of the questions in a training file; rows without `meta.question` give their whole prompt instead.
+
+    Of a conversation also the last turn before the answer alone. Raises OSError where the file can't be read; rows of
+    another format are skipped.
+    """
+    return frozenset(key for row in training_rows_in(train_file, row_format) for key in _row_keys(row) if key)
+
+
+def frame_in(train_file: Path, row_format: RowFormat = "input_output") -> tuple[str, str] | None:
+    """The beginning and the end that all prompts of a training file share, cut at line ends; None below two rows."""
+    prompts = [row.prompt for row in training_rows_in(train_file, row_format)]
+    if len(prompts) < 2:
+        return None
+    head = _common_beginning(prompts)
+    tail = _common_beginning([prompt[::-1] for prompt in prompts])[::-1]
+    head = head[: head.rfind("\n") + 1]
+    tail = tail[tail.find("\n") + 1 :] if "\n" in tail else ""
+    return (_squeeze(head), _squeeze(tail))
+
+
+def _common_beginning(texts: list[str]) -> str:
+    first, last = min(texts), max(texts)
+    return first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
+def frame_agrees(frame: tuple[str, str], prompt: str) -> bool | None:
+    """Whether an evaluation prompt carries the training prompts' frame; None where the frame is too short to tell."""
+    parts = [part for part in frame if len(part) >= FRAME_CHARS]
+    if not parts:
+        return None
+    squeezed = _squeeze(prompt)
+    return all(part in squeezed for part in parts)
+
+
+def is_among(key: str, train_questions: frozenset[str]) -> bool:
+    """Whether a question is in the training file, by its own key or inside a whole prompt.
+
+    A question without choices is also there where the training asks it with some, or where the training's own text is
+    the end of it: an evaluation's template stands before a question.
+    """
+    if key in train_questions:
+        return True
+    question, *choices = key.split(_PART)
+    parts = [part for part in (question, *choices) if part]
+    prompts = [text for text in train_questions if _PART not in text]
+    if len(parts) != 1:
+        return any(all(part in text for part in parts) for text in prompts) if parts else False
+    alone = {text.partition(_PART)[0] for text in train_questions}
+    return question in alone or (
+        len(question) >= LEAST_QUESTION_CHARS
+        and any(question in text or (len(text) >= LEAST_QUESTION_CHARS and text in question) for text in prompts)
+    )
+
+
+def _row_keys(row: TrainingRow) -> tuple[str, ...]:
+    if row.question:
+        return (question_key(row.question, row.choices),)
+    whole = row.prompt or row.text
+    return (_squeeze(whole), _squeeze(row.asked)) if row.is_chat else (_squeeze(whole),)

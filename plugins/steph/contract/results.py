@@ -1,0 +1,180 @@
+"""What an evaluation's results say, whoever wrote them: one value for every format. Values only; reads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from steph.contract.questions import answer_labels, choices_of, plain_label
+
+MOST_SECONDS = 1e9
+NO_ANSWER, FAILED = "unknown", "error"  # what is written in an answer's place
+
+EvaluationKind = Literal["generate", "choice", "loglikelihood", "metric"]
+ResultsFormat = Literal["lawqa", "lm_eval", "json"]
+
+
+@dataclass(frozen=True)
+class ResultsForm:
+    """What a description says of an evaluation and its results.
+
+    `file` and `rows` are filled in and from the pipeline root, and may hold `*` and `**`; `rows` may be a dotted path,
+    as `score`, `count`, `model`, `adapter` and the values of `row` are.
+    """
+
+    format: ResultsFormat = "lawqa"
+    kind: EvaluationKind = "choice"
+    lines: tuple[str, ...] = ()
+    file: str | None = None
+    rows: str | None = None
+    score: str | None = None
+    count: str | None = None
+    model: str | None = None
+    adapter: str | None = None
+    row: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Config(_Part):
+    """What the evaluation says it ran with; later versions may add keys, which are kept, or leave some out."""
+
+    model_config = ConfigDict(extra="allow")
+
+    rag_enabled: object = None
+    cot_enabled: object = None
+    ensemble_runs: object = None
+    top_k: object = None
+    llm_model: object = None
+    hf_model_name: object = None
+    backend: object = None
+    lora_path: object = None
+    load_in_4bit: object = None
+    total_samples: object = None
+
+
+class Summary(_Part):
+    """The figures that the evaluation sums up; `accuracy` is 0 to 1."""
+
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    correct_count: Annotated[int, Field(ge=0)]
+    total_count: Annotated[int, Field(ge=0)]
+
+
+class Score(_Part):
+    """One figure of the results: of which task, by which metric, over how many samples.
+
+    `is_mean`: it is the mean of its rows' scores; None where that is unknown, as of a metric over a whole corpus.
+    """
+
+    task: str = ""
+    metric: str = ""
+    value: float
+    count: Annotated[int, Field(ge=0)] | None = None
+    is_mean: bool | None = True
+
+
+def _lowered(value: object) -> object:
+    return plain_label(value) if isinstance(value, str) else value
+
+
+class Row(_Part):
+    """One answered question.
+
+    `predicted_answer` is a label, a text, `unknown` or `error`; `response` is None where the model was not asked for
+    a text. `score` is what it counts, where that may be a part of 1. Newer pipelines alone have `seconds`,
+    `new_tokens`, `finish_reason` and `prompt`.
+    """
+
+    question: str
+    choices: object = None
+    correct_answer: Annotated[str, StringConstraints(max_length=2000)] = ""
+    predicted_answer: Annotated[str, BeforeValidator(_lowered)] = ""
+    is_correct: bool
+    response: str | None = None
+    score: float | None = None
+    task: str = ""
+    seconds: object = None
+    finish_reason: object = None
+    prompt: object = None
+    retrieved_docs_count: object = None
+    new_tokens: object = None
+
+    @property
+    def asked(self) -> str | None:
+        """The prompt as one text, also where it is a list of a chat's messages; None where the row has none."""
+        if isinstance(self.prompt, str):
+            return self.prompt or None
+        if isinstance(self.prompt, list):
+            said = [turn.get("content") if isinstance(turn, dict) else turn for turn in self.prompt]
+            return "\n".join(text for text in said if isinstance(text, str)) or None
+        return None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether an answer was read, right or wrong."""
+        return self.predicted_answer not in (NO_ANSWER, FAILED)
+
+    @property
+    def counts(self) -> float:
+        """What the row adds to a score that is its rows' mean."""
+        return self.score if self.score is not None else float(self.is_correct)
+
+    @property
+    def own_seconds(self) -> float | None:
+        """The seconds that it took; None where what is written is no such time."""
+        if isinstance(self.seconds, int | float) and 0 <= self.seconds < MOST_SECONDS:
+            return float(self.seconds)
+        return None
+
+
+class Results(_Part):
+    """What the files of one evaluation say.
+
+    `summary` is of the format `lawqa`, `scores` are of the others. `contradictions` are what its files say against
+    each other (Japanese), `begun_unix` is when they say that the evaluation began. `kind` is what
+    the program itself says that it asked, None where only the description tells.
+    """
+
+    config: Config = Config()
+    summary: Summary | None = None
+    results: tuple[Row, ...] = ()
+    scores: tuple[Score, ...] = ()
+    contradictions: tuple[str, ...] = ()
+    begun_unix: float | None = None
+    kind: EvaluationKind | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that its answers are, in their order: those that its right answers are taken from."""
+        return answer_labels(
+            [row.correct_answer for row in self.results], [choices_of(row.choices) for row in self.results]
+        )
+
+    @property
+    def mean_counts(self) -> float | None:
+        """The mean of what the rows count, None without rows."""
+        return sum(row.counts for row in self.results) / len(self.results) if self.results else None
+
+
+@dataclass(frozen=True)
+class ResultsFile:
+    """The file that was found (None: none), the name the pipeline has for it, and its content or what is wrong.
+
+    `others` are names of files beside it that this attempt wrote under the asked name and that tell other results.
+    `rows_files` are files of their own that hold its rows.
+    """
+
+    path: Path | None
+    name: str
+    fresh: bool = False
+    content: Results | None = None
+    problem: str | None = None
+    others: tuple[str, ...] = ()
+    rows_files: tuple[Path, ...] = ()

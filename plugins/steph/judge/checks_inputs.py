@@ -1,0 +1,128 @@
+"""Checks of what a model was given beside its tokens: mask, positions, and what steers its answers. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from steph.base.fingerprint import fingerprints, normal_form, text_hash
+from steph.base.text import one_line
+from steph.contract.results import Row
+from steph.judge.kinds import FAIL, WARN, CheckKind
+from steph.judge.witness import Batch, Generation
+from steph.record.values import Check
+
+MOST_MISPLACED = 0.1  # of a row's tokens; a packed text of one token is misplaced by its form
+SOUND_PENALTIES = (0.9, 1.3)
+MOST_FORCED_TOKENS = 1.0
+LEAST_LINE_CHARS = 4
+FORCING = ("force_words_ids", "constraints", "forced_bos_token_id", "forced_decoder_ids", "sequence_bias",
+           "prefix_allowed_tokens_fn")  # fmt: skip
+_MARKS = re.compile(r"[<＜]|\[/?INST|\[/?SYS")  # of templates: these may be special tokens, which leave no text
+
+MASK_AND_POSITIONS = CheckKind(
+    "mask_and_positions",
+    "H-2・H-3",
+    FAIL,
+    "マスクはパディングだけを隠し、位置は一つずつ進む",
+    "目撃記録の最初のバッチと最初の回答の attention_mask と position_ids",
+    optional=True,
+    note="半数以下の行なら warn",
+)
+ANSWERS_FREE = CheckKind(
+    "answers_free",
+    "H-3",
+    WARN,
+    "依頼していない語の強制・禁止・罰則で答えを曲げていない",
+    "目撃記録の generate の引数（モデル自身の generation_config にあるものは除く）",
+    optional=True,
+    note="語を強いるものは fail",
+)
+PROMPTS_AS_RECORDED = CheckKind(
+    "prompts_as_recorded",
+    "H-3",
+    WARN,
+    "結果に書かれたプロンプトが、そのままモデルに渡された",
+    "目撃記録のプロンプトの行のハッシュと文の指紋、結果の prompt",
+    trap=27,
+    optional=True,
+)
+
+
+def inputs_check(facts: Sequence[Batch | Generation]) -> Check:
+    """The mask hides padding only and all of what stands before a row; positions rise one by one."""
+    troubles: dict[str, int] = {}
+    rows = 0
+    for fact in facts:
+        found = {
+            "パディングでないトークンがマスクに隠されている": [n > 0 for n in fact.hidden or ()],
+            "行の前のパディングがマスクに隠されていない": [n > 0 for n in fact.bare_padding or ()],
+            "位置が一つずつ進まない": [share > MOST_MISPLACED for share in fact.misplaced or ()],
+        }
+        if isinstance(fact, Generation):
+            found["プロンプトの後ろにパディングがある"] = list(fact.padding_behind or ())
+        else:
+            found["後のトークンが見える"] = [n > 0 for n in fact.foreseen or ()]
+        rows += max(map(len, found.values()))
+        for what, flags in found.items():
+            troubles[what] = troubles.get(what, 0) + sum(flags)
+    if not rows:
+        return MASK_AND_POSITIONS.check(None, "マスクも位置も目撃していない。")
+    told = "、".join(f"{count} 行で{what}" for what, count in troubles.items() if count)
+    worst = max(troubles.values())
+    return MASK_AND_POSITIONS.check(
+        not worst,
+        f"最初の {rows} 行のうち、{told or '異常なものは 0 行'}。",
+        severity=WARN if 0 < 2 * worst <= rows else None,
+    )
+
+
+def steering_check(calls: Sequence[Generation]) -> Check:
+    """What the program alone asked `generate` to force, forbid or punish."""
+    if not calls:
+        return ANSWERS_FREE.check(None, "generate の引数を目撃していない。")
+    found = {name: value for call in calls for name, value in call.steering.items() if _steers(name, value)}
+    forces = any(name in FORCING for name in found)
+    shown = "、".join(f"{name}={value:g}" for name, value in sorted(found.items())) or "なし"
+    return ANSWERS_FREE.check(
+        not found, f"答えを曲げる引数: {one_line(shown, 200)}。", severity=FAIL if forces else None
+    )
+
+
+def _steers(name: str, value: float) -> bool:
+    if name.endswith("penalty"):
+        return not SOUND_PENALTIES[0] <= value <= SOUND_PENALTIES[1]
+    return value > MOST_FORCED_TOKENS if name in ("min_new_tokens", "min_length") else True
+
+
+def recorded_prompts_check(rows: Sequence[Row], prompts: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Check:
+    """Every line of a row's own prompt was in one of the prompts that were seen.
+
+    `prompts`: the hashes of each one's lines, and its fingerprints. A line at the prompt's edge may have a template's
+    text on it; lines with a template's marks are not compared.
+    """
+    seen = [({*lines}, {*prints}) for lines, prints in prompts if lines]
+    compared = lost = 0
+    for row in rows:
+        lines = _lines(row.asked) if isinstance(row.prompt, str) else []
+        if not lines or not seen:
+            continue
+        compared += 1
+        lost += min(sum(not _has(one, line, is_edge) for line, is_edge in lines) for one in seen) > 0
+    if not compared:
+        return PROMPTS_AS_RECORDED.check(None, "結果にプロンプトがないか、渡された行を目撃していない。")
+    message = f"プロンプトを比べた {compared} 問のうち、書かれたとおりには渡されていないのは {lost} 問。"
+    return PROMPTS_AS_RECORDED.check(not lost, message)
+
+
+def _lines(text: str | None) -> list[tuple[str, bool]]:
+    lines = [line for line in (text or "").strip().splitlines() if line.strip()]
+    return [
+        (line, n in (0, len(lines) - 1))
+        for n, line in enumerate(lines)
+        if not _MARKS.search(line) and len(normal_form(line)) >= LEAST_LINE_CHARS
+    ]
+
+
+def _has(seen: tuple[set[str], set[str]], line: str, is_edge: bool) -> bool:
+    return text_hash(line)[:8] in seen[0] or (is_edge and {*fingerprints(line)} <= seen[1])

@@ -1,0 +1,1 @@
+"""Predicted GPU memory of a training run, corrected by what a record measured; `steph fit`."""

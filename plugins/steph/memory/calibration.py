@@ -1,0 +1,289 @@
+"""Corrects the memory model by peaks that a record's attempts measured; two lengths give slope and intercept."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from steph.base.terms import StageId
+from steph.contract.description import load_description
+from steph.memory.forecast import BUILT_IN_CONSTANTS, Constants, Forecast, predict, predict_unknown, ways
+from steph.memory.shapes import ModelShape, ShapeError, model_shape
+from steph.memory.trainers import ASSUMED_TRAINER, DEFAULT_TARGETS, TRAINERS, Workload
+from steph.plan.settings import ProfileError
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, ModelChoice, Record, StageResult
+
+USABLE_ERROR = 0.10  # a point further off is another trainer, or has rows shorter than it says
+LARGEST_SCALE = 64.0
+# half-precision activations in place of fp32 ones are half, and fewer of them kept half of that again; a peak that
+# grows less with the length is not set by the training step
+SMALLEST_SCALE = 0.25
+
+
+class CalibrationError(ValueError):
+    """Two points give no slope and intercept that carry over; the message says why (Japanese)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredPoint:
+    """Peak of one training run; `context_bytes` is the process's memory beside the allocator, where measured."""
+
+    shape: ModelShape
+    work: Workload
+    peak_allocated_bytes: int
+    context_bytes: int | None = None
+
+    def excess_bytes(self, constants: Constants = BUILT_IN_CONSTANTS) -> int:
+        """Measured less predicted."""
+        return self.peak_allocated_bytes - predict(self.shape, self.work, constants).peak_allocated_bytes
+
+    def error(self, constants: Constants = BUILT_IN_CONSTANTS) -> float:
+        """How far the prediction is off, as a share of the measured peak."""
+        return abs(self.excess_bytes(constants)) / self.peak_allocated_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a record says of the memory model, from `point_count` measured attempts of a model of `shape`.
+
+    `trainer` is what the pipeline's description names (`is_described`), else the one assumed. `is_explained`: whether
+    the formulas hold for what was measured. `line`: allocated peak in bytes a token of a forward, and bytes without
+    any, where two lengths were measured; `shortfall` says why two gave none (Japanese).
+    """
+
+    trainer: str
+    is_described: bool
+    constants: Constants = BUILT_IN_CONSTANTS
+    point_count: int = 0
+    is_explained: bool = True
+    shape: ModelShape | None = None
+    line: tuple[float, float] | None = None
+    shortfall: str = ""
+
+    def forecast(self, shape: ModelShape, work: Workload) -> Forecast:
+        """Predict a run on the record's card.
+
+        The constants are those of the record's own trainer: of another one, only the context is the card's. Where
+        nobody described the trainer, they hold for the record's own model alone, and only where two lengths, or an
+        error that holds what was measured, made them; everything else spans all trainers.
+        """
+        by_card = replace(BUILT_IN_CONSTANTS, context_bytes=self.constants.context_bytes)
+        if work.trainer != self.trainer:
+            return predict(shape, work, by_card)
+        if self.is_described or (shape == self.shape and (self.line is not None or not self.is_explained)):
+            return predict(shape, work, self.constants)
+        return predict_unknown(shape, work, by_card)
+
+    @property
+    def carries_over(self) -> bool:
+        """Whether anything can be said of another model than the record's."""
+        return self.is_described or self.is_explained
+
+    @property
+    def pads_to_maximum(self) -> bool:
+        """Whether every row is as long as the setting allows; where nobody said so, rows may be shorter."""
+        return self.is_described and TRAINERS[self.trainer].pads_to_maximum
+
+
+def calibrated(points: Sequence[MeasuredPoint], start: Constants = BUILT_IN_CONSTANTS) -> Constants:
+    """The constants that predict the points best; where the formulas explain none, an error that holds all.
+
+    The allocator's slack stays the trainer's: one setting's says little of another's.
+    """
+    usable = [point for point in points if point.error(start) <= USABLE_ERROR]
+    if usable:
+        off = median(point.excess_bytes(start) for point in usable)
+        start = replace(start, workspace_bytes=max(0.0, start.workspace_bytes + off))
+    elif points:
+        peaks = [(point.peak_allocated_bytes, point.excess_bytes(start)) for point in points]
+        error = max(abs(excess / (measured - excess)) for measured, excess in peaks)
+        start = replace(start, relative_error=max(start.relative_error, error))
+    return _with_context(start, usable)
+
+
+def through_two_lengths(short: MeasuredPoint, long: MeasuredPoint, start: Constants = BUILT_IN_CONSTANTS) -> Constants:
+    """The constants that meet both points: slope by a scale, intercept by an offset.
+
+    Where every position has logits, what the slope differs by is theirs: their cost a token depends on the vocabulary
+    alone and carries over to another model, while the rest grows with its shape. Without any, where even the formulas'
+    rest is too steep, the rest is scaled, as it is for a trainer of answer positions. Where the formulas were off by
+    more than USABLE_ERROR, the error becomes that large, or as large as the offset.
+
+    Raises CalibrationError where the points are no two lengths of one setting, or no scale explains them.
+    """
+    as_long = replace(short.work, width=long.work.width, label_positions=long.work.label_positions)
+    if short.shape != long.shape or as_long != long.work:
+        raise CalibrationError("二つの試行で長さ以外の条件が違う(再計算や、まとめて流す行数)")
+    if short.work.width >= long.work.width:
+        raise CalibrationError("二つの試行の長さが同じ")
+    found = _with_slope(short, long, start)
+    found = replace(found, offset_bytes=(short.excess_bytes(found) + long.excess_bytes(found)) / 2)
+    if max(short.error(start), long.error(start)) > USABLE_ERROR:
+        error = max(start.relative_error, USABLE_ERROR, abs(found.offset_bytes) / long.peak_allocated_bytes)
+        found = replace(found, relative_error=error)
+    return _with_context(found, (short, long))
+
+
+def _with_slope(short: MeasuredPoint, long: MeasuredPoint, start: Constants) -> Constants:
+    """The constants, by halving, under which the prediction grows from the short to the long point as measured."""
+
+    has_logits = long.work.kind.all_logits
+
+    def missing(constants: Constants) -> int:
+        return long.excess_bytes(constants) - short.excess_bytes(constants)
+
+    def by_logits(scale: float) -> Constants:
+        return replace(start, logits_scale=scale)
+
+    def by_activations(scale: float) -> Constants:
+        return replace(start, activation_scale=scale, logits_scale=0.0 if has_logits else start.logits_scale)
+
+    scaled: Callable[[float], Constants] = by_activations
+    low, high = SMALLEST_SCALE, LARGEST_SCALE
+    if has_logits and missing(by_logits(0.0)) >= 0:
+        scaled, low = by_logits, 0.0
+    if long.peak_allocated_bytes <= short.peak_allocated_bytes or missing(scaled(low)) < 0:
+        raise CalibrationError("長さを変えてもピークがほとんど変わらない(学習の 1 歩がピークを決めていない)")
+    if missing(scaled(high)) > 0:
+        raise CalibrationError("長さによるピークの増え方が、どの式よりも大きい")
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if missing(scaled(middle)) > 0 else (low, middle)
+    return scaled(high)
+
+
+def _with_context(constants: Constants, points: Sequence[MeasuredPoint]) -> Constants:
+    contexts = [point.context_bytes for point in points if point.context_bytes is not None]
+    return replace(constants, context_bytes=float(median(contexts))) if contexts else constants
+
+
+def workload_of(settings: TrainSettings, trainer: str) -> Workload:
+    """The memory side of a training attempt's settings, with rows of full length."""
+    return Workload(
+        trainer=trainer,
+        batch_size=settings.batch_size,
+        width=settings.max_seq_length,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        lora_r=settings.lora_r,
+        target_modules=settings.target_modules or DEFAULT_TARGETS,
+        lora_dropout=settings.lora_dropout > 0,
+        use_4bit=settings.use_4bit,
+    )
+
+
+def shape_of(choice: ModelChoice) -> ModelShape:
+    """The shape of a model under test, from its own files, else by its name; raises ShapeError."""
+    try:
+        return model_shape(choice.snapshot_path or choice.name)
+    except ShapeError:
+        return model_shape(choice.name)
+
+
+def calibration_or_default(record: Record) -> Calibration:
+    """What the record's measurements correct, the defaults where its model's shape can't be read any more."""
+    try:
+        return calibration_of(record)
+    except ShapeError:
+        return replace(_uncorrected(record), shortfall="モデルの形が分からない")
+
+
+def calibration_of(record: Record) -> Calibration:
+    """What the record's own measurements correct; the defaults where it has none that can be used.
+
+    Raises ShapeError where the record's model has no shape that can be read.
+    """
+    found = _uncorrected(record)
+    h2, choice = record.stages.get(StageId.H2), record.model
+    if h2 is None or choice is None:
+        return found
+    found = replace(found, shape=_shape(record, choice))
+    points = [point for attempt in h2.attempts if (point := _point(attempt, choice, found))]
+    found = replace(
+        found,
+        constants=calibrated(points),
+        point_count=len(points),
+        is_explained=not points or any(_explains(found, point) for point in points),
+    )
+    return _with_second_length(found, h2, choice) if h2.calibration_attempts else found
+
+
+def _uncorrected(record: Record) -> Calibration:
+    """What the pipeline said of its trainer when the record was made; older records: what it says today."""
+    known = record.context.trainer
+    if known is None:
+        with contextlib.suppress(ProfileError):
+            known = load_description(Path(record.context.pipeline_root)).trainer
+    is_described = known is not None and known in TRAINERS
+    return Calibration(known if known and is_described else ASSUMED_TRAINER, is_described)
+
+
+def _shape(record: Record, choice: ModelChoice) -> ModelShape:
+    """The shape of the record's model; a twin whose folder is gone has that of the candidate it was made after."""
+    try:
+        return shape_of(choice)
+    except ShapeError:
+        h1 = record.stages.get(StageId.H1)
+        is_of_h1 = h1 is not None and h1.model is not None and h1.model.name == choice.name
+        names = [candidate.name for candidate in h1.candidates if candidate.outcome == "chosen"] if h1 else []
+        if not (is_of_h1 and names):
+            raise
+        return model_shape(names[0])
+
+
+def _explains(calibration: Calibration, point: MeasuredPoint) -> bool:
+    """Whether the formulas hold for a point: the described trainer's, or any where nobody described it."""
+    if calibration.is_described:
+        return point.error() <= USABLE_ERROR
+    span = predict_unknown(point.shape, point.work, replace(BUILT_IN_CONSTANTS, context_bytes=0))
+    return span.low_bytes <= point.peak_allocated_bytes <= span.high_bytes
+
+
+def _with_second_length(one_length: Calibration, h2: StageResult, choice: ModelChoice) -> Calibration:
+    own, other = h2.attempts[-1] if h2.attempts else None, h2.calibration_attempts[-1]
+    short = _point(other, choice, one_length)
+    long = _point(own, choice, one_length) if own else None
+    if own is None or long is None or short is None:
+        without_torch = "torch のピークが二つの試行に揃っていない(GPU を使わない実行では測れない)"
+        shortfall = without_torch if other.ended_well else "別の長さでの試行が最後まで終わらなかった"
+        return replace(one_length, shortfall=shortfall)
+    epochs = own.training.epochs_done if own.training else None
+    saw_all = own.longest_row_tokens is not None and epochs is not None and epochs >= 1
+    if not (saw_all or one_length.pads_to_maximum):
+        return replace(one_length, shortfall="学習した最も長い行の長さが分からない")
+    try:
+        constants = through_two_lengths(short, long)
+    except CalibrationError as error:
+        return replace(one_length, shortfall=str(error))
+    slope = (long.peak_allocated_bytes - short.peak_allocated_bytes) / (long.work.tokens - short.work.tokens)
+    return replace(
+        one_length,
+        constants=constants,
+        point_count=2,
+        is_explained=one_length.is_described or one_length.is_explained,
+        line=(slope, long.peak_allocated_bytes - slope * long.work.tokens),
+    )
+
+
+def _point(attempt: Attempt, choice: ModelChoice, calibration: Calibration) -> MeasuredPoint | None:
+    """An attempt that ended well and wrote its peaks; the way it ran is the one that predicts its peak best.
+
+    Rows are as long as the longest where the trainer pads to that, or may do so: a slope by fewer tokens is steeper.
+    """
+    peaks = [probe for probe in attempt.probes if probe.peak_allocated_bytes and probe.peak_reserved_bytes]
+    shape, settings, is_own = calibration.shape, attempt.settings, attempt.model_name in (None, choice.name)
+    if not (is_own and attempt.ended_well and peaks) or shape is None or not isinstance(settings, TrainSettings):
+        return None
+    probe = max(peaks, key=lambda found: found.peak_allocated_bytes or 0)
+    allocated, reserved = probe.peak_allocated_bytes or 0, probe.peak_reserved_bytes or 0
+    own = attempt.peak_own_bytes
+    context = own - reserved if own is not None and own > reserved and len(peaks) == 1 else None
+    work = workload_of(settings, calibration.trainer)
+    if attempt.longest_row_tokens is not None and not calibration.pads_to_maximum:
+        answer_tokens = attempt.longest_answer_tokens or work.label_positions - 1
+        work = work.of_rows(attempt.longest_row_tokens, answer_tokens)
+    points = [MeasuredPoint(shape, way, allocated, context) for way in ways(work)]
+    return min(points, key=lambda point: abs(point.excess_bytes()))

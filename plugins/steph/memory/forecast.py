@@ -1,0 +1,206 @@
+"""Predicts the peak GPU memory of a training run, term by term, with an interval and a verdict for a card.
+
+Pure arithmetic on a model's shape, a workload, and constants for what no formula gives; docs/memory-model.md has the
+derivation and the errors on measured runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from steph.base.terms import FitVerdict
+from steph.base.units import GIB
+from steph.memory import terms
+from steph.memory.shapes import ModelShape
+from steph.memory.trainers import TRAINERS, Workload
+from steph.record.values import PredictedPeak
+
+# The reference pipeline leaves this share of what it may use free when it decides on recompute and fusing
+AUTOMATIC_HEADROOM_SHARE = 0.10
+KEPT_FREE_BYTES = round(0.1 * GIB)  # of a card, beside context and allocator; a cap leaves as much
+SLACK_ERROR = 0.5  # share of the slack by which a setting's own may exceed it
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """What no formula gives; sizes in bytes, shares as fractions. The defaults hold where nothing has been measured.
+
+    `workspace_bytes`: cuBLAS' workspaces (32 MiB on Hopper, for the forward's and the backward's thread) and small
+    allocations, inside the allocator. `context_bytes`: driver, kernels and libraries, outside it. `relative_error`: of
+    the formulas. Two measured lengths set the last three: what a pipeline's logits and its other activations take for
+    each of the formulas' bytes, and what it holds at any length beyond (or below) them.
+    """
+
+    workspace_bytes: float = 0.1 * GIB
+    context_bytes: float = 0.74 * GIB
+    relative_error: float = 0.03
+    logits_scale: float = 1.0
+    activation_scale: float = 1.0
+    offset_bytes: float = 0.0
+
+
+BUILT_IN_CONSTANTS = Constants()
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One line of the breakdown; `at_peak` is False for what is over before or after the peak."""
+
+    name: str
+    size_bytes: int
+    at_peak: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A predicted peak; `total_bytes` is the process's: allocator and context together.
+
+    `low_bytes` and `high_bytes` bound the total: low without slack, since a full allocator gives its cached blocks back
+    before it fails; high with half as much slack again, and where every position has logits, with one such tensor
+    more: whether it finds a hole or takes a segment can turn on a few kilobytes. Both are widened by the model's error.
+    """
+
+    workload: Workload
+    terms: tuple[Term, ...]
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    total_bytes: int
+    low_bytes: int
+    high_bytes: int
+
+    @property
+    def peak(self) -> PredictedPeak:
+        """What a record keeps of it."""
+        return PredictedPeak(peak_bytes=self.total_bytes, low_bytes=self.low_bytes, high_bytes=self.high_bytes)
+
+    def verdict(self, vram_bytes: float) -> FitVerdict:
+        """Whether the process fits into this much memory: `fits` only where the interval's upper end does."""
+        if self.high_bytes + KEPT_FREE_BYTES <= vram_bytes:
+            return FitVerdict.FITS
+        return FitVerdict.DOES_NOT_FIT if self.low_bytes > vram_bytes else FitVerdict.TOO_CLOSE
+
+
+def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS) -> Forecast:
+    """Predict the peak of training steps with every row `work.width` tokens long.
+
+    Raises ValueError naming a target module or optimizer that is not known.
+    """
+    lines = _lines(shape, work, constants)
+    # an offset below zero can't take more than there is
+    allocated = max(0, _sum_bytes([term for term in lines if term.at_peak]))
+    slack = round(work.kind.slack_share * allocated)
+    context = round(constants.context_bytes)
+    reserved, error = allocated + slack, constants.relative_error
+    one_more = constants.logits_scale * terms.logits_bytes(shape, work) if work.kind.all_logits else 0.0
+    more = (Term("allocator slack", slack), Term("CUDA context beside the allocator", context))
+    return Forecast(
+        workload=work,
+        terms=(*lines, *more),
+        peak_allocated_bytes=allocated,
+        peak_reserved_bytes=reserved,
+        total_bytes=reserved + context,
+        low_bytes=max(0, round(allocated * (1 - error))) + context,
+        high_bytes=round(reserved * (1 + error) + slack * SLACK_ERROR + one_more) + context,
+    )
+
+
+def predict_unknown(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS) -> Forecast:
+    """The forecast where nobody said how the trainer uses memory: the workload's, with an interval that holds them all.
+
+    All are the known trainers, each with and without recompute.
+    """
+    ways = [replace(work, trainer=name, recompute=flag) for name in TRAINERS for flag in (True, False)]
+    every = [predict(shape, way, constants) for way in (work, *ways)]
+    low, high = min(one.low_bytes for one in every), max(one.high_bytes for one in every)
+    return replace(every[0], low_bytes=low, high_bytes=high)
+
+
+def moving_bytes(shape: ModelShape, work: Workload) -> int:
+    """What a step allocates and frees again at its highest, in bytes."""
+    return _sum_bytes(_highest_moment(shape, work, BUILT_IN_CONSTANTS))
+
+
+def _sum_bytes(parts: Sequence[Term]) -> int:
+    return sum(term.size_bytes for term in parts)
+
+
+def _lines(shape: ModelShape, work: Workload, constants: Constants) -> tuple[Term, ...]:
+    """Every term inside the allocator, those at the peak marked."""
+    weights = [
+        _term("4-bit linears" if work.use_4bit else "linears", terms.linear_bytes(shape, work)),
+        _term("embedding and head", terms.embedding_bytes(shape, work)),
+        _term("norms and biases", terms.norm_bytes(shape, work)),
+    ]
+    if constants.offset_bytes:
+        weights.append(_term("measured beyond the formulas", constants.offset_bytes))
+    training = (
+        _term("LoRA weights and optimizer", terms.lora_bytes(shape, work)),
+        _term("library workspaces", constants.workspace_bytes),
+        *_highest_moment(shape, work, constants),
+    )
+    originals = _term("upcast weights' originals, while preparing", terms.upcast_bytes(shape, work))
+    preparing = originals.size_bytes > _sum_bytes(training)
+    training = tuple(replace(term, at_peak=not preparing) for term in training)
+    return (*weights, *training, replace(originals, at_peak=preparing))
+
+
+def _highest_moment(shape: ModelShape, work: Workload, constants: Constants) -> tuple[Term, ...]:
+    """The terms of that moment of a step, of the four that can be its highest, in which most is allocated."""
+    scale = constants.activation_scale
+    if work.recompute:
+        kept = _term("checkpointed layer inputs", scale * terms.checkpoint_bytes(shape, work))
+        layer = _term("one layer's recompute", scale * terms.layer_kept_bytes(shape, work))
+    else:
+        every_layer = shape.num_hidden_layers * terms.layer_kept_bytes(shape, work)
+        kept = _term("kept activations", scale * every_layer + terms.half_adapter_bytes(shape, work))
+        layer = _term("one layer's recompute", 0)
+    last_norm = scale * work.norm_bytes * work.tokens * shape.hidden_size
+    at_head = _term("logits and loss", constants.logits_scale * terms.head_bytes(shape, work) + last_norm)
+    at_norm = _term("the last norm's backward", scale * terms.norm_work_bytes(shape, work))
+    at_layer = _term("one layer's backward", scale * terms.layer_work_bytes(shape, work))
+    last = _term("one layer's activations", scale * terms.layer_kept_bytes(shape, work))
+    gradients = _term("LoRA gradients", terms.fresh_gradient_bytes(shape, work))
+    mask = _term("attention mask", terms.mask_bytes(work))
+    moments = (kept, at_head), (kept, at_norm), (kept, layer, at_layer), (gradients, last, at_layer)
+    return max(((mask, *moment) for moment in moments), key=_sum_bytes)
+
+
+def _term(name: str, size_bytes: float) -> Term:
+    return Term(name, round(size_bytes))
+
+
+def automatic(
+    shape: ModelShape, work: Workload, vram_bytes: float, constants: Constants = BUILT_IN_CONSTANTS
+) -> Workload:
+    """The way a trainer that picks its own would run this on a card of that size: recompute and fusing by memory.
+
+    The fastest way whose allocated peak leaves a tenth of what the allocator may use; where none does, the smallest.
+    Source: pipeline/app/training/plan.py.
+    """
+    allowed = (vram_bytes - constants.context_bytes - KEPT_FREE_BYTES) * (1 - AUTOMATIC_HEADROOM_SHARE)
+    fitting = (way for way in ways(work) if predict(shape, way, constants).peak_allocated_bytes <= allowed)
+    return next(fitting, ways(work)[-1])
+
+
+def ways(work: Workload) -> tuple[Workload, ...]:
+    """How the trainer may run these settings by itself, fastest first and leanest last; most have no choice."""
+    if not work.kind.picks_its_way:
+        return (work,)
+    steps = work.gradient_accumulation_steps
+    fused = [replace(work, fused_micro_batches=count) for count in range(steps, 0, -1) if steps % count == 0]
+    return tuple(replace(way, recompute=recompute) for recompute in (False, True) for way in fused)
+
+
+def leanest(work: Workload) -> Workload:
+    """The same settings in as little memory as the trainer can do them: recompute on, nothing fused.
+
+    What "will it fit?" is asked of: a trainer that decides by itself falls back on this where a faster way doesn't fit.
+    """
+    return replace(work, recompute=True, fused_micro_batches=1)
+
+
+def largest_fitting(forecasts: Mapping[tuple[int, int], Forecast], vram_bytes: float) -> tuple[int, int] | None:
+    """The (batch size, length) with the most tokens that surely fits, the longer rows where two have as many."""
+    fitting = [point for point, forecast in forecasts.items() if forecast.verdict(vram_bytes) is FitVerdict.FITS]
+    return max(fitting, key=lambda point: (point[0] * point[1], point[1]), default=None)

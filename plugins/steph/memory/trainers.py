@@ -1,0 +1,144 @@
+"""The trainers that a prediction knows, one row of constants each, and the settings of a training step.
+
+A further trainer is a further row of `TRAINERS`, and its name in `steph.base.terms.TrainerName`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from steph.base.terms import TrainerName
+
+HALF, SINGLE = 2, 4  # bytes of a bf16 or fp16 number, and of an fp32 one
+DEFAULT_TARGETS = ("q_proj", "v_proj")  # PEFT's own choice for Qwen, Llama and Mistral
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """What one kind of training program keeps in memory.
+
+    `upcasts`: all but the 4-bit weights is cast to fp32 (peft.prepare_model_for_kbit_training), and so are activations.
+    `copies_norm_inputs`: transformers' own RMSNorm keeps an fp32 copy of its input, torch's kernel the input itself.
+    `has_mask`: attention gets a mask of all pairs of tokens, under which keys and values are repeated for all heads.
+    `all_logits`: logits of every position, else of the labels alone. `held_positions`: how many are held at once, where
+    the loss runs in chunks. `pads_to_maximum`: rows are as long as the setting, else as the longest of them.
+    `picks_its_way`: it decides on recompute and on fusing micro-batches by the memory that is free. `slack_share`: what
+    the allocator reserves beyond what is allocated, as a share of it, median of the `marked_points` points that are
+    marked for fitting. It depends on the order of requests: `full`'s points have 0.04 to 0.18.
+    """
+
+    upcasts: bool
+    copies_norm_inputs: bool
+    has_mask: bool
+    all_logits: bool
+    held_positions: int | None
+    pads_to_maximum: bool
+    picks_its_way: bool
+    slack_share: float
+    marked_points: int
+
+
+TRAINERS: Mapping[str, Trainer] = MappingProxyType(
+    {
+        # Hugging Face's Trainer without autocast after prepare_model_for_kbit_training, rows padded to the maximum
+        TrainerName.FULL: Trainer(
+            upcasts=True,
+            copies_norm_inputs=True,
+            has_mask=False,
+            all_logits=True,
+            held_positions=None,
+            pads_to_maximum=True,
+            picks_its_way=False,
+            slack_share=0.10,
+            marked_points=5,
+        ),
+        # the reference pipeline: bf16 autocast, logits where there are labels, padding to the longest row
+        TrainerName.ANSWER: Trainer(
+            upcasts=False,
+            copies_norm_inputs=False,
+            has_mask=True,
+            all_logits=False,
+            held_positions=128,
+            pads_to_maximum=False,
+            picks_its_way=True,
+            slack_share=0.05,
+            marked_points=10,
+        ),
+    }
+)
+ASSUMED_TRAINER = TrainerName.FULL  # of a pipeline that does not say
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What one training step does, as far as memory goes.
+
+    `trainer`: a name in `TRAINERS`. `batch_size` is the rows of one micro-batch, `width` their tokens,
+    `gradient_accumulation_steps` the micro-batches of an optimizer step, of which `fused_micro_batches` go through the
+    model as one. `label_positions`: logits of one row where labels alone have them; a direct answer has three labels,
+    and the position before them is kept. `held_positions`: logits held at once, of all rows; None: the trainer's.
+    """
+
+    trainer: str
+    batch_size: int
+    width: int
+    gradient_accumulation_steps: int = 1
+    lora_r: int = 16
+    target_modules: tuple[str, ...] = DEFAULT_TARGETS
+    lora_dropout: bool = True
+    use_4bit: bool = True
+    double_quant: bool = True
+    recompute: bool = True
+    optimizer: str = "adamw_torch"
+    fused_micro_batches: int = 1
+    label_positions: int = 4
+    held_positions: int | None = None
+
+    def of_rows(self, longest_tokens: int, longest_answer_tokens: int) -> Workload:
+        """The same with the real rows of a trainer that pads to the longest and learns the answers."""
+        width = min(self.width, longest_tokens)
+        return replace(self, width=width, label_positions=min(width, longest_answer_tokens + 1))
+
+    @property
+    def kind(self) -> Trainer:
+        """The trainer's row of constants."""
+        return TRAINERS[self.trainer]
+
+    @property
+    def rows(self) -> int:
+        """Rows of one forward."""
+        return self.batch_size * self.fused_micro_batches
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one forward, padding included."""
+        return self.rows * self.width
+
+    @property
+    def logit_positions(self) -> int:
+        """Positions whose logits are held at once."""
+        positions = self.tokens if self.kind.all_logits else self.rows * min(self.width, self.label_positions)
+        held = self.kind.held_positions if self.held_positions is None else self.held_positions
+        return positions if held is None else min(positions, held)
+
+    @property
+    def upcasts(self) -> bool:
+        """Whether everything that is not 4-bit is cast to fp32."""
+        return self.kind.upcasts and self.use_4bit
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of one activation number: fp32 after the upcast, where nothing autocasts; else half precision."""
+        return SINGLE if self.upcasts else HALF
+
+    @property
+    def norm_bytes(self) -> int:
+        """Bytes of one number that an RMSNorm keeps of its input."""
+        return SINGLE if self.kind.copies_norm_inputs else self.activation_bytes
+
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether gradients of earlier micro-batches are there while activations are at their peak."""
+        return self.gradient_accumulation_steps > self.fused_micro_batches

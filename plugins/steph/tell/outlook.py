@@ -1,0 +1,156 @@
+"""The production model's memory for H-4: on the rented card, and on the card of the record.
+
+The record's own measurements correct the constants; an error here never costs a report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from steph.base.terms import StageId, TrainerName
+from steph.base.units import GIB
+from steph.memory.calibration import Calibration, calibration_or_default, workload_of
+from steph.memory.forecast import Forecast, automatic, largest_fitting, leanest
+from steph.memory.shapes import BUILT_IN
+from steph.memory.trainers import ASSUMED_TRAINER, Workload
+from steph.record.environment import Device
+from steph.record.settings import TrainSettings
+from steph.record.values import PredictedPeak, Record
+from steph.tell import production
+
+ASSUMED_CARD_BYTES = round(19.5 * GIB)  # what NVML shows of the slices 3g.20gb (A100 40GB) and 2g.20gb (A100 80GB)
+LARGEST_SLICE_BYTES = 24 * GIB  # an A100 below this is a slice: the whole ones have 40 or 80 GB
+Grid = tuple[tuple[int, int], ...]  # (batch size, max_seq_length)
+GRID_BATCHES = (1, 2, 4, 8)
+GRID_LENGTHS = (512, 1024, 1536, 2048)
+SMALL_GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
+LEAN_TRAINER = TrainerName.ANSWER  # the reference pipeline's, which wastes no memory
+NO_FORMULA = (
+    "実測のピークがどの型の式にも合わず、別のモデルに当てはめられない。"
+    "steph.toml に `trainer` を書き、`--steph-calibrate` で二つの長さを測れば、傾きと切片を実測に合わせて予測する"
+)
+
+
+@dataclass(frozen=True)
+class CardOutlook:
+    """The production model on one card, by (batch size, max_seq_length), in the least memory that its trainer can do.
+
+    `usable_bytes`: what a training process may take of it; `is_assumed`: the card's usual size, not read from it.
+    `largest` is the setting with the most tokens that surely fits, None where none does. `likely` is what a trainer
+    that trades free memory for speed will take at the advised settings, None for one that does not.
+    """
+
+    usable_bytes: int
+    is_assumed: bool
+    grid: Mapping[tuple[int, int], PredictedPeak]
+    largest: tuple[int, int] | None
+    likely: PredictedPeak | None = None
+
+    def headroom_bytes(self, prediction: PredictedPeak) -> int:
+        """What is left at the predicted peak; below zero where it is more than the card."""
+        return self.usable_bytes - prediction.peak_bytes
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Whether the production model will fit, and what that is computed from.
+
+    `there` is the rented card, None with the reason in `unpredicted` (Japanese) where the record's own peaks say that
+    no formula holds; `here` is this record's card, None without one or where it is the rented one; `lean` is
+    this card with a trainer that wastes no memory, where the pipeline's own does.
+    """
+
+    calibration: Calibration
+    there: CardOutlook | None
+    here: CardOutlook | None = None
+    lean: CardOutlook | None = None
+    unpredicted: str = ""
+
+
+def production_outlook(record: Record) -> Outlook | None:
+    """The production model's peaks on both cards, or why there are none; None before H-2 has settings."""
+    here = production.final_settings(record.stages.get(StageId.H2))
+    if here is None:
+        return None
+    try:
+        return _outlook(record, here)
+    except Exception as error:  # whatever it is, it costs the prediction alone
+        why = f"計算できない: {type(error).__name__}: {error}"
+        return Outlook(Calibration(ASSUMED_TRAINER, is_described=False), there=None, unpredicted=why)
+
+
+def _outlook(record: Record, here: TrainSettings) -> Outlook:
+    found = calibration_or_default(record)
+    outlook = Outlook(found, there=None)
+    try:
+        return _with_cards(outlook, record, here)
+    except ValueError as error:  # a target module that the production model doesn't have
+        return replace(outlook, unpredicted=f"計算できない: {error}")
+
+
+def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outlook:
+    found = outlook.calibration
+    target, device = production.target_settings(here), record.context.environment.device
+    is_there = device is not None and is_production_card(device)
+    usable = record.context.usable_bytes
+    points = _points(GRID_BATCHES, GRID_LENGTHS, target, here)
+    small_points = _points(GRID_BATCHES, SMALL_GRID_LENGTHS, target, here)
+    if usable is not None and not is_there and found.trainer != LEAN_TRAINER:
+        lean = _card(found, _work(target, LEAN_TRAINER, record), small_points, usable)
+        outlook = replace(outlook, lean=lean)
+    if not found.carries_over:
+        return replace(outlook, unpredicted=NO_FORMULA)
+    work = _work(target, found.trainer, record)
+    if usable is None or not is_there:
+        there = _card(found, work, points, ASSUMED_CARD_BYTES, is_assumed=True)
+    else:
+        there = _card(found, work, points, usable)
+    outlook = replace(outlook, there=there)
+    if usable is None or is_there:
+        return outlook
+    return replace(outlook, here=_card(found, work, small_points, usable))
+
+
+def _work(target: TrainSettings, trainer: str, record: Record) -> Workload:
+    """The production run in the least memory, its answers as long as those that H-2 was trained on."""
+    least, trained = leanest(workload_of(target, trainer)), record.stages[StageId.H2].last_attempt
+    answer_tokens = trained.longest_answer_tokens if trained else None
+    return least if answer_tokens is None else replace(least, label_positions=answer_tokens + 1)
+
+
+def is_production_card(device: Device) -> bool:
+    """Whether this is the 20 GB slice of an A100 that the production run is meant for."""
+    return "A100" in device.name and device.total_bytes <= LARGEST_SLICE_BYTES
+
+
+def _points(batches: Iterable[int], lengths: Iterable[int], *also: TrainSettings) -> Grid:
+    every_batch = sorted({*batches, *(settings.batch_size for settings in also)})
+    every_length = sorted({*lengths, *(settings.max_seq_length for settings in also)})
+    return tuple((batch, length) for length in every_length for batch in every_batch)
+
+
+def _card(
+    found: Calibration,
+    least: Workload,
+    grid: Grid,
+    card_bytes: int,
+    *,
+    is_assumed: bool = False,
+) -> CardOutlook:
+    shape = BUILT_IN[production.PRODUCTION_MODEL]
+    forecasts = {
+        (batch, length): found.forecast(shape, replace(least, batch_size=batch, width=length)) for batch, length in grid
+    }
+    chosen = automatic(shape, least, card_bytes, found.constants)
+    return CardOutlook(
+        usable_bytes=card_bytes,
+        is_assumed=is_assumed,
+        grid={point: _prediction(forecast, card_bytes) for point, forecast in forecasts.items()},
+        largest=largest_fitting(forecasts, card_bytes),
+        likely=_prediction(found.forecast(shape, chosen), card_bytes) if chosen != least else None,
+    )
+
+
+def _prediction(found: Forecast, card_bytes: int) -> PredictedPeak:
+    return found.peak.changed(verdict=found.verdict(card_bytes))

@@ -1,0 +1,284 @@
+"""An evaluation of one's own that writes JSON: judged by what its description says it has, and by what was seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from steph.base.fingerprint import fingerprints, text_hash
+from steph.contract.description import load_description
+from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.evidence import EvalEvidence
+from steph.judge.verdict import checks_verdict
+from steph.judge.witness import read_witness
+from steph.record.settings import EvalSettings
+from steph.record.values import Check, EvalOutcome
+from test_harness_judged import broken
+
+ADAPTER, SHA256 = "runs/out", "a" * 64
+QUESTIONS = (
+    "日本で一番高い山は何という山ですか。",
+    "水は標高零メートルで何度で沸騰しますか。",
+    "一年はふつう何日ありますか。",
+    "太陽系で一番大きい惑星はどれですか。",
+)
+CHOICES = ("(A) 富士山\n(B) 百度\n(C) 三百六十五日\n(D) 木星\n(E) 高尾山",) * 4
+GOLD, SAID = "ABCD", "ABCE"  # five labels: one answer is the fifth, and wrong
+WRITTEN = (
+    "富士山という山が一番高い。",
+    "標高零メートルでは百度で沸騰する。",
+    "ふつうの年には三百六十五日ある。",
+    "一番大きい惑星は土星である。",
+)
+WORDS = ("富士山", "百度", "三百六十五日", "木星")
+HEAD = """
+[train]
+preset = "trl"
+rows.file = "train.jsonl"
+[evaluate]
+command = ["{bin}/python", "evaluate.py"]
+output = "out/eval.json"
+"""
+TOML = {
+    "choice": """
+kind = "choice"
+lines = ["evaluating", "done"]
+[evaluate.results]
+file = "{output}"
+score = "accuracy"
+count = "n"
+model = "model"
+adapter = "adapter"
+rows = "rows"
+row = { question = "q", choices = "c", expected = "gold", predicted = "said", response = "text", correct = "ok" }
+""",
+    "generate": """
+[evaluate.results]
+file = "{output}"
+score = "accuracy"
+count = "n"
+rows = "rows"
+row = { question = "q", expected = "word", response = "text", correct = "ok" }
+""",
+    "metric": """
+kind = "metric"
+[evaluate.results]
+file = "{output}"
+score = "rouge"
+count = "n"
+""",
+}
+
+
+def facts(kind: str) -> list[dict[str, Any]]:
+    """What the witness sees of a process that loads model and adapter and answers each question."""
+    state = {"name_or_path": "org/model", "adapters": ["default"], "layers": 4, "disabled": 0, "merged": 0,
+             "scaling": [2.0], "sha256": [SHA256], "merged_sha256": []}  # fmt: skip
+    found: list[dict[str, Any]] = [
+        {"fact": "hooked", "at": 1.0, "module": "transformers.modeling_utils"},
+        {"fact": "model_loaded", "at": 2.0, "how": "from_pretrained", "path": "org/model", "name_or_path": "org/model",
+         "generates": True, "missing": 0},
+        {"fact": "adapter_loaded", "at": 3.0, "path": ADAPTER, "sha256": SHA256, "missing": 0, "layers": 4},
+    ]  # fmt: skip
+    for n, question in enumerate(QUESTIONS):
+        text = response(kind, n)
+        found.append({
+            "fact": "generation", "at": 4.0 + n, "rows": 1, "do_sample": False, "training": False,
+            "prompt_tokens": [60], "new_tokens": [len(text)], "stopped": [True], "limit": 64,
+            "prompt_fingerprints": [list(fingerprints(f"{question}\n{CHOICES[n]}\n答え:"))],
+            "response_hashes": [[text_hash(text)]], "response_fingerprints": [list(fingerprints(text))], **state,
+        })  # fmt: skip
+    return found
+
+
+def response(kind: str, n: int) -> str:
+    """What the model says to a question."""
+    return f"答え: {SAID[n]}" if kind == "choice" else WRITTEN[n]
+
+
+@dataclass
+class Planted:
+    """A root with a sound evaluation's files, to be changed before it is judged."""
+
+    root: Path
+    kind: str
+    raw: dict[str, Any]
+    facts: list[dict[str, Any]]
+    printed: str = "evaluating 4 questions\ndone\n"
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    def judged(self) -> tuple[EvalOutcome, dict[str, Check]]:
+        """The outcome, and the checks by their ids."""
+        (self.root / "out").mkdir()
+        (self.root / "out/eval.json").write_text(json.dumps(self.raw, ensure_ascii=False), encoding="utf-8")
+        (self.root / "seen").mkdir()
+        lines = "".join(json.dumps(fact) + "\n" for fact in self.facts)
+        (self.root / "seen/witness-none-7.jsonl").write_text(lines, encoding="utf-8")
+        (self.root / "steph.toml").write_text(HEAD + TOML[self.kind], encoding="utf-8")
+        (self.root / ADAPTER).mkdir(parents=True)
+        config = json.dumps({"base_model_name_or_path": "org/model"})
+        (self.root / ADAPTER / "adapter_config.json").write_text(config, encoding="utf-8")
+        evidence = EvalEvidence(
+            root=self.root, dataset=None, output_path="out/eval.json",
+            settings=EvalSettings(samples=4, load_in_4bit=False), model_name="org/model", lora_path=ADAPTER,
+            stdout=self.printed, output=self.printed, returncode=0, attempt_started_unix=0.0, seconds=60.0,
+            adapter_sha256_expected=SHA256, adapter_sha256_actual=SHA256, train_questions=frozenset(),
+            witness=read_witness(self.root / "seen"), description=load_description(self.root),
+        )  # fmt: skip
+        outcome, checks, _ = judge_evaluation(replace(evidence, **self.evidence))
+        return outcome, {check.id: check for check in checks}
+
+
+def sound(root: Path, kind: str) -> Planted:
+    """Three of four right."""
+    rows = [
+        {
+            "q": QUESTIONS[n],
+            "c": CHOICES[n],
+            "gold": GOLD[n],
+            "word": WORDS[n],
+            "said": SAID[n],
+            "text": response(kind, n),
+            "ok": n < 3,
+        }
+        for n in range(4)
+    ]
+    raw = {"accuracy": 0.75, "rouge": 31.4, "n": 4, "model": "org/model", "adapter": ADAPTER, "rows": rows}
+    return Planted(root, kind, raw, facts(kind))
+
+
+@pytest.mark.parametrize("kind", TOML)
+def test_a_sound_evaluation_of_each_kind_passes(kind: str, tmp_path: Path) -> None:
+    """Labels up to E, free texts, and a figure alone: each is judged by what it has, the core always."""
+    outcome, checks = sound(tmp_path, kind).judged()
+    assert broken(checks.values()) == set()
+    assert checks_verdict(tuple(checks.values())) is None
+    for core in ("exit_zero", "json_fresh", "json_valid", "total_samples", "answers_generated", "adapter_active"):
+        assert checks[core].holds, core
+    wanted: Mapping[str, tuple[float | None, float]] = {
+        "choice": (0.75, 0.75), "generate": (0.75, 0.75), "metric": (None, 31.4),
+    }  # fmt: skip
+    assert (outcome.accuracy, outcome.score) == wanted[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "ruled_out", "kept"),
+    [
+        (
+            "choice",
+            {"line_results", "prompts_agree", "questions_of_dataset"},
+            {"flags_consistent", "answers_as_responded"},
+        ),
+
+        ("generate", {"answers_parsed", "answers_as_responded", "lines_printed", "model_named"}, {"json_consistent",
+         "responses_generated"}),
+        ("metric", {"json_consistent", "responses_present", "flags_consistent", "rows_distinct"}, {"total_samples"}),
+    ],
+)  # fmt: skip
+def test_each_kind_is_asked_what_it_has(kind: str, ruled_out: set[str], kept: set[str], tmp_path: Path) -> None:
+    """What a kind has no answer to is not applicable, with its reason; the rest is measured."""
+    _, checks = sound(tmp_path, kind).judged()
+    assert {one for one in ruled_out if checks[one].applies} == set()
+    assert {one for one in kept if checks[one].holds is not True} == set()
+
+
+def _no_adapter(one: Planted) -> None:
+    one.facts = [
+        fact
+        | ({"adapters": [], "layers": 0, "sha256": [], "scaling": []} if "layers" in fact and "rows" in fact else {})
+        for fact in one.facts
+        if fact["fact"] != "adapter_loaded"
+    ]
+
+
+def _rows(one: Planted, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    one.raw["rows"] = [change(row) for row in one.raw["rows"]]
+
+
+def _praise(one: Planted) -> None:
+    _rows(one, lambda row: row | {"ok": True})
+    one.raw["accuracy"] = 1.0
+
+
+def _gold_for_said(one: Planted) -> None:
+    _rows(one, lambda row: row | {"said": row["gold"], "ok": True})
+    one.raw["accuracy"] = 1.0
+
+
+DEFECTS: tuple[tuple[str, str, Callable[[Planted], object], set[str]], ...] = (
+    ("adapter_never_loaded", "choice", _no_adapter, {"adapter_active"}),
+    ("adapter_never_loaded", "generate", _no_adapter, {"adapter_active"}),
+    ("adapter_never_loaded", "metric", _no_adapter, {"adapter_active"}),
+    ("score_of_no_rows", "choice", lambda one: one.raw.update(accuracy=0.9), {"json_consistent"}),
+    ("score_of_no_rows", "generate", lambda one: one.raw.update(accuracy=0.9), {"json_consistent"}),
+    ("fewer_than_asked", "metric", lambda one: one.raw.update(n=3), {"total_samples"}),
+    ("fewer_rows_than_counted", "generate", lambda one: one.raw["rows"].pop(),
+     {"total_samples", "json_consistent"}),
+    ("stale", "generate", lambda one: one.evidence.update(attempt_started_unix=4e9), {"json_fresh"}),
+    ("other_model_named", "choice", lambda one: one.raw.update(model="org/other"),
+     {"model_named", "model_names_agree"}),
+    ("other_adapter_named", "choice", lambda one: one.raw.update(adapter="runs/old"), {"lora_path_named"}),
+    ("wrong_counted_right", "choice", lambda one: _rows(one, lambda row: row | {"ok": True}),
+     {"flags_consistent", "json_consistent"}),
+    ("label_not_said", "choice", _gold_for_said, {"answers_as_responded", "strict_parse_agrees"}),
+    ("wrong_counted_right", "generate", _praise, {"flags_consistent"}),
+    ("words_missing", "choice", lambda one: setattr(one, "printed", "done\nevaluating\n"), {"lines_printed"}),
+    ("response_of_nobody", "generate",
+     lambda one: _rows(one, lambda row: row | {"text": "これはどのモデルも生成していない、後から書かれた文である。"}),
+     {"responses_generated", "responses_differ"}),
+    ("same_question_twice", "generate", lambda one: _rows(one, lambda row: row | {"q": QUESTIONS[0]}),
+     {"rows_distinct"}),
+    ("exception_as_answer", "generate",
+     lambda one: _rows(one, lambda row: row | {"text": "RuntimeError: CUDA error: device-side assert triggered"}),
+     {"no_error_answers", "responses_generated"}),
+    ("nothing_answered", "generate", lambda one: _rows(one, lambda row: row | {"text": ""}), {"responses_present"}),
+    ("score_missing", "metric", lambda one: one.raw.pop("rouge"), {"json_valid"}),
+    ("question_never_asked", "generate",
+     lambda one: _rows(one, lambda row: row | {"q": f"まったく別の問題が、{row['text']}という答えになる。"}),
+     {"prompts_hold_questions"}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "plant", "caught"), [row[1:] for row in DEFECTS], ids=[f"{name}-{kind}" for name, kind, *_ in DEFECTS]
+)
+def test_a_planted_defect_is_found(
+    kind: str, plant: Callable[[Planted], object], caught: set[str], tmp_path: Path
+) -> None:
+    """By the checks that are about it; nothing else is accused of the wrong thing."""
+    one = sound(tmp_path, kind)
+    plant(one)
+    _, checks = one.judged()
+    assert caught <= broken(checks.values())
+
+
+def test_a_question_of_the_training_is_told_by_the_question_alone(tmp_path: Path) -> None:
+    """The evaluation's choices, where the training asks without any, make no other question of it."""
+    one = sound(tmp_path, "generate")
+    one.evidence["train_questions"] = frozenset({QUESTIONS[1]})
+    _, checks = one.judged()
+    assert checks["train_overlap"].holds is False
+    assert "1 問が学習データにある" in checks["train_overlap"].message
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda one: one.raw.update(accuracy=75), "a percentage"),
+        (lambda one: one.raw.update(accuracy="75.0%"), "written as text"),
+        (lambda one: _rows(one, lambda row: row | {"ok": int(row["ok"])}), "numbers for right and wrong"),
+        (lambda one: _rows(one, lambda row: row | {"said": row["said"].lower(), "gold": f"({row['gold']})"}), "labels"),
+        (lambda one: one.raw.update(adapter=str(one.root / ADAPTER)), "a whole path"),
+        (lambda one: one.raw.update(rows={str(n): row for n, row in enumerate(one.raw["rows"])}), "a table of rows"),
+    ],
+)  # fmt: skip
+def test_a_sound_variant_is_not_accused(change: Callable[[Planted], object], why: str, tmp_path: Path) -> None:
+    """As other people write the same."""
+    one = sound(tmp_path, "choice")
+    change(one)
+    _, checks = one.judged()
+    assert broken(checks.values()) == set(), why

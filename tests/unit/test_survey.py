@@ -1,0 +1,176 @@
+"""`steph init` drafts a description from what lies in a folder, and `steph check` shows what it stands for."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from steph.cli import app
+from steph.contract.draft import draft, findings
+from steph.contract.survey import read_script, survey
+from typer.testing import CliRunner
+
+NOTEBOOK = """
+# In[1]:
+MODEL = "models/tiny"
+model = AutoModelForCausalLM.from_pretrained(MODEL, quantization_config=BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16))
+model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
+data = load_dataset("json", data_files="data/chat.jsonl")
+args = TrainingArguments(output_dir="outputs", per_device_train_batch_size=4, max_steps=30, bf16=True)
+Trainer(model=model, args=args).train()
+model.save_pretrained("outputs/lora")
+"""
+TRAIN = """
+import argparse
+parser = argparse.ArgumentParser()
+for name in ("--weird",): pass
+parser.add_argument("--base-model"); parser.add_argument("--data-path"); parser.add_argument("--out")
+parser.add_argument("--epochs", type=int); parser.add_argument("--lr", type=float)
+parser.add_argument("--qlora", action="store_true"); parser.add_argument("--seed", type=int)
+args = parser.parse_args()
+trainer = SFTTrainer(model=args.base_model, args=SFTConfig(per_device_train_batch_size=2, max_length=256),
+                     peft_config=LoraConfig(r=16, lora_alpha=32))
+trainer.train()
+"""
+EVALUATE = """
+import argparse, json
+parser = argparse.ArgumentParser()
+parser.add_argument("--model"); parser.add_argument("--lora"); parser.add_argument("-n", "--limit", type=int)
+args = parser.parse_args()
+model.generate()
+rows = [{"question": q, "answer": a, "prediction": p, "correct": p == a}]
+json.dump({"accuracy": 0.5, "total": 2, "results": rows}, open("scores.json", "w"))
+"""
+CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+
+
+def folder(place: Path, **files: str) -> Path:
+    """A folder with these files; `__` in a name is a slash."""
+    for name, text in files.items():
+        path = place / name.replace("__", "/").replace("_py", ".py").replace("_jsonl", ".jsonl").replace("_txt", ".txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return place
+
+
+def drafted(place: Path) -> dict[str, dict[str, object]]:
+    """What the draft for a folder says; it is TOML."""
+    found: dict[str, dict[str, object]] = tomllib.loads(draft(survey(place)))
+    return found
+
+
+def test_a_notebooks_export_has_its_settings_inside(tmp_path: Path) -> None:
+    """Its model, folders and settings are read off its text; what it leaves to the libraries is their default."""
+    place = folder(tmp_path, train_py=NOTEBOOK, data__chat_jsonl=json.dumps(CHAT) + "\n", data__more_jsonl='{"x": 1}\n')
+    found = drafted(place)
+    train = found["train"]
+    assert train["command"] == ["{python}", "train.py"]
+    assert train["fixed"] == {
+        "batch_size": 4, "bnb_4bit_compute_dtype": "bfloat16", "gradient_accumulation_steps": 1,
+        "learning_rate": 5e-5, "logging_steps": 500, "lora_alpha": 8, "lora_dropout": 0.0, "lora_r": 4,
+        "max_steps": 30, "mixed_precision": "bf16", "target_modules": ["q_proj"], "use_4bit": True,
+    }  # fmt: skip
+    assert train["rows"] == {"file": "data/chat.jsonl", "format": "messages"}
+    assert (train["output_dir"], train["artifacts"]) == ("outputs", {"adapter": "{output_dir}/lora"})
+    assert found["model"] == {"candidates": ["models/tiny"]}
+    assert "# fixed must also say max_seq_length = …\n" in draft(survey(place))
+    assert "of these its text does not say gradient_accumulation_steps, learning_rate" in draft(survey(place))
+
+
+def test_a_script_with_a_command_line_is_called_by_its_own_options(tmp_path: Path) -> None:
+    """Known options get their placeholders, switches their condition, and those left over are named."""
+    place = folder(tmp_path, scripts__finetune_py=TRAIN, evaluate_py=EVALUATE)
+    found = drafted(place)
+    assert found["train"]["command"] == [
+        "{python}", "scripts/finetune.py", "--base-model", "{model}", "--data-path", "{train_file}",
+        "--out", "{output_dir}", "--epochs", "{num_epochs}", "--lr", "{learning_rate}",
+    ]  # fmt: skip
+    assert found["train"]["when"] == {"use_4bit": ["--qlora"]}
+    assert found["train"]["fixed"]["max_seq_length"] == 256  # type: ignore[index]
+    assert "# it also takes --seed\n" in draft(survey(place))
+    evaluate = found["evaluate"]
+    assert evaluate["command"] == ["{python}", "evaluate.py", "--model", "{model}", "--limit", "{samples}"]
+    assert evaluate["when"] == {"adapter": ["--lora", "{adapter}"]}
+    assert evaluate["results"] == {
+        "file": "scores.json", "score": "accuracy", "count": "total", "rows": "results",
+        "row": {"question": "question", "expected": "answer", "predicted": "prediction", "correct": "correct"},
+    }  # fmt: skip
+
+
+def test_trl_and_lm_eval_are_presets(tmp_path: Path) -> None:
+    """`trl` among the requirements and no training script; a task of lm_eval's with its folder."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "law.yaml").write_text("task: law\ndataset_path: json\n")
+    found = drafted(folder(tmp_path, requirements_txt="trl>=1.0\n", train_jsonl=json.dumps(CHAT) + "\n"))
+    assert found["train"] == {"preset": "trl", "rows": {"file": "train.jsonl", "format": "messages"}}
+    assert found["evaluate"] == {"preset": "lm-eval", "extra": ["--include_path", "tasks", "--tasks", "law"]}
+
+
+def test_nothing_of_another_programs_environment_is_looked_at(tmp_path: Path) -> None:
+    """Virtual environments and hidden folders are passed over; a script that does not parse, too."""
+    place = folder(tmp_path, **{".venv__lib__train_py": NOTEBOOK, "venv__train_py": NOTEBOOK, "broken_py": "def ("})
+    assert list(findings(survey(place))) == []
+    assert not read_script("broken.py", "def (").trains
+
+
+def test_a_notebook_is_told_to_be_exported(tmp_path: Path) -> None:
+    """A notebook can't be run as it is."""
+    (tmp_path / "a.ipynb").write_text("{}")
+    assert any("jupyter nbconvert --to script a.ipynb" in line for line in findings(survey(tmp_path)))
+
+
+def test_init_writes_once_and_overwrites_nothing(tmp_path: Path) -> None:
+    """A description that is there stays byte for byte, and the status says so."""
+    runner = CliRunner()
+    folder(tmp_path, train_py=NOTEBOOK)
+    assert runner.invoke(app, ["init", str(tmp_path)]).exit_code == 0
+    written = (tmp_path / "steph.toml").read_bytes()
+    again = runner.invoke(app, ["init", str(tmp_path)])
+    assert (again.exit_code, (tmp_path / "steph.toml").read_bytes()) == (2, written)
+    assert runner.invoke(app, ["init", str(tmp_path / "nowhere")]).exit_code == 2
+
+
+@pytest.mark.parametrize(("program", "said"), [("docker", "nothing is seen inside docker"), ("{python}", "")])
+def test_check_shows_commands_and_what_can_be_measured(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, program: str, said: str
+) -> None:
+    """It starts nothing: the programs leave no trace, and no record is opened."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text("#!/bin/sh\ntouch started\n")
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "steph.toml").write_text(
+        f"""[train]
+command = ["{program}", "train.py", "{{model}}", "{{train_file}}", "{{learning_rate}}"]
+rows = {{ file = "t.jsonl", format = "messages" }}
+fixed.lora_r = 8
+fixed.lora_alpha = 8
+fixed.batch_size = 1
+fixed.max_seq_length = 64
+fixed.gradient_accumulation_steps = 1
+fixed.num_epochs = 1
+[evaluate]
+none = "later"
+""",
+        encoding="utf-8",
+    )
+    (tmp_path / "t.jsonl").write_text(json.dumps(CHAT) + "\n")
+    result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu"])
+    shown = result.output + capfd.readouterr().out
+    assert result.exit_code == 0, shown
+    assert "train.py steph/tiny-qwen2 t.jsonl 0.0002" in shown
+    assert "H-3: NOT_RUN, later; the run exits with 1" in shown
+    assert (f"training_seen: can't be measured: {said}" if said else "training_seen: can be measured") in shown
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "steph.toml", "t.jsonl"]
+
+
+def test_check_refuses_what_a_run_would_refuse(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The line is the run's own, and the status is 2."""
+    (tmp_path / "steph.toml").write_text('[train]\npreset = "tlr"')
+    result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu"])
+    assert result.exit_code == 2
+    assert "unknown preset 'tlr'" in result.output + "".join(capfd.readouterr())
