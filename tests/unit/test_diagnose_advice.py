@@ -140,6 +140,9 @@ def test_the_phase_is_what_frames_or_lines_show(frames: str, before: str, phase:
             "loss_zero_from_start",
         ),
         ("{'loss': 1.9, 'epoch': 0.1}\n{'loss': 4.2, 'epoch': 0.2}\n{'loss': nan, 'epoch': 0.3}", "loss_diverged"),
+        ("Step\tTraining Loss\n10\t0.000000\n20\t0.000000\n30\t0.000000", "loss_zero_from_start"),
+        ("Step\tTraining Loss\n10\t1.200000\n20\tnan", None),
+        ("iter 10: loss 2.1, time 2.1ms\niter 20: loss nan, time 2.1ms", None),
         ("step 1 loss: 1.2 grad_norm: nan\nstep 2 loss: 1.2 grad_norm: nan", None),
     ],
 )

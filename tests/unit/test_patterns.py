@@ -132,7 +132,7 @@ def test_a_pattern_that_reads_a_line_once_is_left_alone(linear: str) -> None:
 
 
 def test_no_row_of_the_tables_of_causes_does() -> None:
-    """The rows are bounded by `rule`, whatever they say, but for alternatives that are anchored."""
+    """The rows are bounded by `compiled`, whatever they say, but for alternatives that are anchored."""
     loose = [
         name
         for name, pattern in _rows()

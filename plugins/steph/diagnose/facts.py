@@ -37,10 +37,12 @@ _CHECKPOINTING = re.compile(
     r"gradient_checkpointing[\"']?\s{0,5}[=:]\s{0,5}[Tt]rue|[Gg]radient checkpointing (?:enabled|is enabled|on\b)"
     r"|incompatible with gradient checkpointing|torch[/\\]utils[/\\]checkpoint\.py|Unsloth: Will smartly offload"
 )
-_TRAINED = re.compile(r"trainable%: ?(\d+(?:\.\d+)?)|\((\d+(?:\.\d+)?)% trained\)|trainable: (\d+(?:\.\d+)?)")
+_TRAINED = re.compile(
+    r"trainable%: ?(\d{1,3}(?:\.\d{1,20})?)|\((\d{1,3}(?:\.\d{1,20})?)% trained\)|trainable: (\d{1,3}(?:\.\d{1,20})?)\b"
+)
 _MAP_WORKERS = re.compile(r"\(num_proc=(\d{1,5})\)")
 _CARD = re.compile(
-    r"\b((?:NVIDIA )?(?:GeForce )?(?:RTX|GTX)(?: PRO)? [A-Z]?\d{3,4}(?: ?(?:Ti|SUPER|Ada|D))*(?: Laptop GPU)?"
+    r"\b((?:NVIDIA )?(?:GeForce )?(?:RTX|GTX)(?: PRO)? [A-Z]?\d{3,4}(?: ?(?:Ti|SUPER|Ada|D)){0,3}(?: Laptop GPU)?"
     r"|(?:NVIDIA |Tesla )?\b(?:A100|H100|H200|B200|A10G?|A40|L4|L40S?|V100|T4|P100|K80)\b(?:-[A-Z0-9-]{3,16})?)"
 )
 _CAPABILITY = re.compile(r"\b(sm_\d{2,3}|gfx\d{3,4}[a-z]?)\b")

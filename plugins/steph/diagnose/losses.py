@@ -19,6 +19,7 @@ _PAIR = re.compile(
 _FREE = re.compile(
     r"(?<!best )(?<!best_)\b(?P<name>\w{0,60}loss)(?:"
     r"['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:tensor\()?-?nan\b"
+    r"|\s{1,9}-?nan(?=\s{0,3}(?:[,|]|$))"
     r"|\s{1,9}(?:is|was|became|turned)\s{1,9}(?:now\s{1,9}|a\s{1,9})?(?:tensor\()?-?nan\b(?:\s{0,9}(?:or|/)\s{0,9}inf\w*)?"
     r"(?=\s{0,9}(?:$|[.,;:!?)\]}(]|(?:at|in|on|for|after|since|from|again|now|here|skipp|stopp|abort|detect|and|-)))"
     r")(?![-_ ]?(?:guard|check|filter|safe|handl|monitor|policy|watch|protect|tolera)\w*)",
@@ -31,6 +32,10 @@ _NAN_NORM = re.compile(
 _CONDITION = re.compile(r"\b(?:if|when|whenever|whether|unless|until|in case|should|stops? on)\b[^.;:!?]{0,80}$", re.I)
 _OF_VALIDATION = re.compile(r"(?:val|valid\w*|eval|test|dev)_", re.I)
 _FINITE = re.compile(r"\bloss\s*[:=]\s*\d")
+_TABLE_HEAD, _TABLE_ROW = (
+    re.compile(r"\s{0,9}(?:Step|Epoch)\s{1,9}Training Loss"),
+    re.compile(r"\s{0,9}\d{1,9}\s{1,9}(nan|inf|\d{1,9}\.\d{1,9})\b"),
+)
 _LOSSES = ("loss", "train_loss", "eval_loss")
 _DROP_FROM = 0.05  # a loss above this that is exactly 0.0 in the next two lines did not get there by learning
 _ZERO_STEPS = 3  # this many first losses of exactly 0.0 were never computed from a label
@@ -64,7 +69,7 @@ def losses_of(lines: tuple[PrintedLine, ...]) -> Losses:
         for line in lines
         if len(line.text) < 4000 and ("loss" in (low := line.text.lower()) or "grad" in low)
     ]
-    printed = [(line, pairs) for line, pairs in rows if pairs]
+    printed = [(line, pairs) for line, pairs in rows if pairs] or _of_table(lines)
     steps = [(line, pairs) for line, pairs in printed if "loss" in pairs]
     bad = [line for line, pairs in printed if _is_bad(pairs)]
     broken = (n for n, (_, pairs) in enumerate(steps) if not math.isfinite(pairs.get("grad_norm", 0.0)))
@@ -74,6 +79,13 @@ def losses_of(lines: tuple[PrintedLine, ...]) -> Losses:
         bad=found,
         gradient_broke_at=next(broken, None),
     )
+
+
+def _of_table(lines: tuple[PrintedLine, ...]) -> list[tuple[PrintedLine, dict[str, float]]]:
+    """The rows of the table that the Trainer draws in a notebook: step (or epoch), training loss, more."""
+    start = next((n for n, line in enumerate(lines) if _TABLE_HEAD.match(line.text)), len(lines))
+    rows = ((line, _TABLE_ROW.match(line.text)) for line in lines[start + 1 :])
+    return [(line, {"loss": float(match[1])}) for line, match in rows if match]
 
 
 def _pairs(text: str) -> dict[str, float]:

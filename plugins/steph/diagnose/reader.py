@@ -57,7 +57,9 @@ _TOKEN = (
     r"|[A-Za-z_][\w.<>]{0,60}(?::[\w<>]{1,60}){0,2}(?= (?:-|\||>>) )|[-|:>]{1,2})"
 )
 _LEAD = re.compile(rf"(?=[\[(<]?\d{{1,4}}[-/:.]\d\d|[\[(<|]?(?:{_LEVELS})\b)(?:{_TOKEN}[ \t]{{0,8}}){{1,12}}(?=\S|$)")
-_PIECE = re.compile(rf"\b(?:{_LEVELS})\b|\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{{6,40}}\b|\d+|\s+|[^\s\d]", re.A)
+_PIECE = re.compile(
+    rf"\b(?:{_LEVELS})\b|\b(?=[0-9a-f]{0, 40}\d)(?=\d{0, 40}[a-f])[0-9a-f]{{6,40}}\b|\d+|\s+|[^\s\d]", re.A
+)
 _WRITER = re.compile(
     r"(?:rank|worker|node|proc(?:ess)?|task|pid|gpu|pod|trainer|default|local_rank)[\s:=_#-]{0,3}\d+", re.I
 )
