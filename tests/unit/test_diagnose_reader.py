@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from steph.base.terms import Cause, Phase
+from steph.base.text import decoded, encoding_of
 from steph.diagnose.command import run_diagnose
 from steph.diagnose.engine import diagnose, first_traceback
-from steph.diagnose.reader import encoding_of, lines_of, text_of
+from steph.diagnose.reader import lines_of
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
 TRACEBACK = (
@@ -151,7 +152,7 @@ def test_encodings_of_windows_are_read(tmp_path: Path, encoding: str) -> None:
     """PowerShell writes UTF-16, Japanese Windows cp932."""
     log = "学習を開始します。モデルを読み込みました。\n" + TRACEBACK
     data = log.encode(encoding)
-    assert "学習を開始" in text_of(data)
+    assert "学習を開始" in decoded(data)
     path = tmp_path / "log.txt"
     path.write_bytes(data)
     assert run_diagnose(path, None, False).startswith("cause: cuda_oom\n")

@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 from steph.base.messages import Language
 from steph.base.terms import Cause, Phase
+from steph.base.text import encoding_of
 from steph.diagnose.engine import diagnose
-from steph.diagnose.reader import encoding_of
 from steph.diagnose.seen import seen_in
 from steph.record.values import Diagnosis
 

@@ -7,7 +7,6 @@ not by a list of loggers. Knows no failure.
 
 from __future__ import annotations
 
-import codecs
 import html
 import json
 import re
@@ -102,31 +101,6 @@ class _Shape:
     pattern: re.Pattern[str]
     levels: frozenset[str]
     is_numbered: bool = False  # its first number is another one in each line: no rank, but the line's number
-
-
-def text_of(data: bytes) -> str:
-    """The text of a log, undecodable bytes replaced."""
-    return data.decode(encoding_of(data), "replace")
-
-
-def encoding_of(start: bytes) -> str:
-    """The encoding of a log that begins so: UTF-8, UTF-16 (PowerShell writes it), or cp932 where it is no UTF-8."""
-    marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-    for mark, name in marks:
-        if start.startswith(mark):
-            return name
-    sample = start[:4096]
-    if sample.count(0) * 3 > len(sample) and sample.strip(b"\0"):
-        return "utf-16-be" if sample[::2].count(0) > sample[1::2].count(0) else "utf-16-le"
-    return next((name for name in ("utf-8", "cp932") if _decodes(start, name)), "utf-8")
-
-
-def _decodes(data: bytes, encoding: str) -> bool:
-    try:
-        codecs.getincrementaldecoder(encoding)().decode(data)  # a last character that is cut off is no error to it
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def clip(text: str, head: int = HEAD_CHARACTERS, tail: int = TAIL_CHARACTERS) -> str:
