@@ -74,10 +74,12 @@ def test_every_check_is_broken_by_a_planted_defect() -> None:
 
     Other tests prove the rest: ranks need several processes (test_ranks.py), the machine a card
     (test_checks_process.py), the model a Hub (test_checks_model.py), the CoT rows no run at all (test_extended.py),
-    answers learnt by heart and the single step runs of their own (test_by_heart.py).
+    answers learnt by heart and the single step runs of their own (test_by_heart.py), printed words a description of its
+    own (test_own_evaluation_judged.py).
     """
     proven = {name for variant in DEFECTS for name in variant.caught | variant.unmeasured}
-    assert set(CATALOG) - proven == {"cot_rows_sound", *(kind.id for kind in (*HEART, *RANKS, *MACHINE, *MODEL))}
+    elsewhere = {"cot_rows_sound", "lines_printed"}
+    assert set(CATALOG) - proven == {*elsewhere, *(kind.id for kind in (*HEART, *RANKS, *MACHINE, *MODEL))}
 
 
 def test_the_table_has_every_row_that_stands_beside_a_check() -> None:

@@ -104,8 +104,9 @@ def matrix_numbers(path: Path) -> dict[str, tuple[float, float, int]]:
     import numpy
 
     found: dict[str, tuple[float, float, int]] = {}
+    tensors = read_header(path)  # before it is opened: a named pipe would never answer
     with path.open("rb") as file:
-        for tensor in read_header(path):
+        for tensor in tensors:
             code = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}.get(tensor.dtype)
             if code is None:
                 continue
