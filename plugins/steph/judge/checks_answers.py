@@ -30,7 +30,7 @@ from steph.judge.checks_witness import model_check, place_checks, quantised_chec
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.names import same_path
-from steph.judge.prompts import LEAST_LOST, asked_share, frame_lost, text_beside
+from steph.judge.prompts import LEAST_ADDED, LEAST_LOST, asked_share, frame_added, frame_lost, text_beside
 from steph.judge.witness import (
     AdapterLoaded,
     Batch,
@@ -120,8 +120,8 @@ FRAME_AS_TRAINED = CheckKind(
     "frame_as_trained",
     "H-3",
     WARN,
-    "学習時のプロンプトの枠が評価にもある",
-    "目撃記録の学習の行とプロンプトの指紋",
+    "学習と評価のプロンプトの枠が同じ",
+    "目撃記録の学習の行とプロンプトの指紋、テンプレートのトークン",
     trap=6,
     optional=True,
 )
@@ -299,7 +299,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         _base_check(seen),
         _questions_check(seen, rows),
         _bare_check(seen, rows),
-        _frame_check(seen),
+        _frame_check(seen, rows),
         _responses_check(seen, rows),
         _greedy_check(seen, rows),
         _stopped_check(seen),
@@ -484,26 +484,47 @@ def _bare_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     return PROMPTS_BARE.check(beside.prompts * 2 <= len(prompts), f"{message}{what}。")
 
 
-def _frame_check(seen: _Seen) -> Check:
-    """What all trained rows have before their question stands in the prompts as well, a template's tokens too."""
-    trained = seen.evidence.training_witness
+def _frame_check(seen: _Seen, asked: Sequence[Row]) -> Check:
+    """What all trained rows have before their question stands in the prompts, and the other way round.
+
+    A template's tokens too. Passages, an order to reason and a harness's own examples are what the evaluation adds.
+    """
+    trained = seen.evidence.training_witness or Witness()
     calls = {id(answer.call): answer.call for answer in seen.counting}.values()
-    in_rows = [count for fact in (trained.of(Batch) if trained else ()) for count in fact.special_tokens or ()]
+    batches = trained.of(Batch)
+    in_rows = [count for fact in batches for count in fact.special_tokens or ()]
     in_prompts = [count for call in calls for count in call.special_tokens or ()]
-    if seen.wants_adapter and in_rows and in_prompts and min(in_rows) > 0 and not any(in_prompts):
-        message = "学習した行にはチャットのテンプレートのトークンがあり、評価のプロンプトには一つもない。"
-        return FRAME_AS_TRAINED.check(False, message)
+    if seen.wants_adapter and in_rows and in_prompts:
+        if min(in_rows) > 0 and not any(in_prompts):
+            message = "学習した行にはチャットのテンプレートのトークンがあり、評価のプロンプトには一つもない。"
+            return FRAME_AS_TRAINED.check(False, message)
+        if min(in_prompts) > 0 and not any(in_rows):
+            message = "評価のプロンプトにはチャットのテンプレートのトークンがあり、学習した行には一つもない。"
+            return FRAME_AS_TRAINED.check(False, message)
     rows: list[tuple[str, ...]] = []
-    for fact in trained.of(TrainingBegins)[-1:] if trained else ():
-        rows += fact.row_fingerprints or ()
+    for begins in trained.of(TrainingBegins)[-1:]:
+        rows += begins.row_fingerprints or ()
     if not rows:
-        rows += [row for fact in (trained.of(Batch) if trained else ()) for row in fact.row_fingerprints or ()]
+        rows += [row for fact in batches for row in fact.row_fingerprints or ()]
     prompts = [answer.prompt for answer in seen.counting if answer.prompt]
-    lost = frame_lost(rows, prompts)
-    if lost is None or not seen.wants_adapter or seen.evidence.settings.use_rag:
+    lost, settings = frame_lost(rows, prompts), seen.evidence.settings
+    is_own = not settings.use_cot and seen.evidence.form.format != "lm_eval"
+    added = frame_added(prompts, rows, asked, are_cut=_are_cut(batches)) if is_own else None
+    if (lost is None and added is None) or not seen.wants_adapter or settings.use_rag:
         return FRAME_AS_TRAINED.check(None, "学習の行とプロンプトの枠を比べられない。")
+    if (lost or 0) < LEAST_LOST and (added or 0) >= LEAST_ADDED:
+        message = f"評価のプロンプトに共通の文が、学習したどの行にもない（指紋 {added} 個分）。"
+        return FRAME_AS_TRAINED.check(False, message)
+    if lost is None:
+        return FRAME_AS_TRAINED.check(True, "評価のプロンプトに共通の文が、学習した行にある。")
     there = "がある" if lost < LEAST_LOST else f"がない（指紋 {lost} 個分）"
     return FRAME_AS_TRAINED.check(lost < LEAST_LOST, f"評価のプロンプトに、学習した行に共通の文{there}。")
+
+
+def _are_cut(batches: Sequence[Batch]) -> bool:
+    """Whether most batches are equally wide: rows were cut there, or filled up."""
+    widths = [fact.shape[1] for fact in batches if len(fact.shape) > 1]
+    return any(2 * widths.count(width) > len(widths) for width in widths)
 
 
 def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:

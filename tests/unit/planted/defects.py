@@ -9,7 +9,7 @@ from typing import Literal
 from steph.base.terms import Severity
 from steph.judge.catalog import CATALOG
 from steph.judge.evidence import CardMemory, EvalEvidence, TrainEvidence
-from steph.judge.witness import read_witness
+from steph.judge.witness import Batch, Witness, read_witness
 from steph.record.settings import EvalSettings, TrainSettings
 
 SEEN = "seen-evaluation"  # the folder of what a witness sees of the evaluation
@@ -455,6 +455,9 @@ WITNESSED = (
     _eval("law_in_prompt", "RAG なしなのに条文を渡した", "prompts_bare"),
     _eval("passages_in_prompt", "RAG なしなのに検索した文を渡した", "prompts_bare"),
     _eval("no_template", "評価のプロンプトにチャットのテンプレートがない", "frame_as_trained", trap=6),
+    _eval("examples_untrained", "評価のプロンプトにだけ例題がある", "frame_as_trained", trap=6),
+    replace(_eval("", "チャットのテンプレートなしで学習し、ありで評価した", "frame_as_trained", trap=6),
+            label="template_untrained", eval_change=lambda evidence: _trained_without_template(evidence)),
     _eval("dropout_on", "学習モードのまま答えた", "answers_greedy"),
     _eval("best_of_three", "一つの質問に三つの応答を作り、一つを選んだ", "answers_greedy"),
     _train("prompts_hidden", "マスクがプロンプトを隠す", "mask_and_positions"),
@@ -508,6 +511,19 @@ def _asked_for(evidence: EvalEvidence, model: str) -> EvalEvidence:
     for path in (evidence.root / SEEN).iterdir():
         path.write_text(path.read_text(encoding="utf-8").replace(evidence.model_name, model), encoding="utf-8")
     return replace(evidence, model_name=model, stdout=named, witness=read_witness(evidence.root / SEEN))
+
+
+def _trained_without_template(evidence: EvalEvidence) -> EvalEvidence:
+    """The same run, had no trained row had a template's tokens."""
+    trained = evidence.training_witness or Witness()
+    processes = tuple(
+        replace(process, facts=tuple(
+            fact.model_copy(update={"special_tokens": (0,)}) if isinstance(fact, Batch) else fact
+            for fact in process.facts
+        ))
+        for process in trained.processes
+    )  # fmt: skip
+    return replace(evidence, training_witness=Witness(processes))
 
 
 SOUND: tuple[Variant, ...] = (
@@ -580,6 +596,7 @@ SOUND: tuple[Variant, ...] = (
     _eval("merged_in_memory", "評価: アダプターを重みにマージして答えた"),
     _eval("no_tokenizer", "評価: 目撃記録に文がない"),
     _eval("faster_norms", "評価: 正規化層の forward を自前にした"),
+    _eval("short_reminder", "評価: 学習の行にない短い一言がプロンプトにある"),
     _eval("mild_steering", "評価: repetition_penalty が 1.1"),
     _eval("asked_twice", "評価: 同じ質問に二度、同じ答え"),
     _eval("prompt_recorded", "評価: プロンプトの記録どおりに尋ねた"),

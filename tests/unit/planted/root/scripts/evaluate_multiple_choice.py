@@ -78,7 +78,7 @@ class Run:
         self.other_errors = 0
         self.text: Callable[[dict[str, Any]], str] | None = None
         # what a witness sees: the prompts, the responses, and what was answered before without the adapter
-        self.asked: Callable[[dict[str, Any]], str] = lambda row: row.get("prompt") or _framed(row)
+        self.asked: Callable[[dict[str, Any]], str] = lambda row: _as_text(row.get("prompt")) or _framed(row)
         self.said: Callable[[int, dict[str, Any]], str] = lambda n, row: str(row["response"] or "")
         self.also_said: Callable[[int, dict[str, Any]], str] | None = None
         self.also_tried: Callable[[int, dict[str, Any]], list[str]] | None = None
@@ -387,6 +387,11 @@ JSON: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+def _as_text(prompt: Any) -> str:
+    """A chat's messages as a template puts them one behind the other."""
+    return "\n".join(turn["content"] for turn in prompt) if isinstance(prompt, list) else prompt or ""
+
+
 def _framed(row: dict[str, Any]) -> str:
     head = "次の問題に答えてください。前提となる条文に従います。"
     return f"{head}\n{row['question']}\n{row['choices']}\n回答は記号を一つだけ書いてください。\n"
@@ -452,7 +457,14 @@ def _long_cached(run: Run) -> None:
     run.said = lambda n, row: "条文の文言からは明らかでないが、趣旨に照らせば期間の定めは任意規定と解される。"
 
 
+EXAMPLES = "".join(
+    f"例題{n}: {what}は、その期間が満了する前に更新の届出をしなければならない。正しいものを選べ。答え: {letter}\n"
+    for n, what, letter in ((1, "採石業の登録を受けた者", "b"), (2, "倉庫証券を発行した会社", "d"))
+)
+
 SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
+    "examples_untrained": _asked_otherwise(lambda run, row: EXAMPLES + _framed(row)),
+    "short_reminder": _asked_otherwise(lambda run, row: _framed(row) + "簡潔に。回答: "),
     "answers_of_base": _of_base,
     "base_asked_first": lambda run: setattr(run, "also_said", _next_letter),
     "best_of_three": lambda run: setattr(run, "also_tried", lambda n, row: ["a", "b"]),
