@@ -387,7 +387,7 @@ JSON: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-def _as_text(prompt: Any) -> str:
+def _as_text(prompt: str | list[dict[str, str]] | None) -> str:
     """A chat's messages as a template puts them one behind the other."""
     return "\n".join(turn["content"] for turn in prompt) if isinstance(prompt, list) else prompt or ""
 
@@ -457,6 +457,14 @@ def _long_cached(run: Run) -> None:
     run.said = lambda n, row: "条文の文言からは明らかでないが、趣旨に照らせば期間の定めは任意規定と解される。"
 
 
+def _cut_early(run: Run) -> None:
+    """Each response is cut at 12 tokens, and says so; the configuration says 64."""
+    _answers(_same, lambda n, letter: f"正解は{letter}です。条文の文言からは")(run)
+    for row in run.rows:
+        row.update(new_tokens=12, finish_reason="length")
+    run.config.update(max_new_tokens=64)
+
+
 EXAMPLES = "".join(
     f"例題{n}: {what}は、その期間が満了する前に更新の届出をしなければならない。正しいものを選べ。答え: {letter}\n"
     for n, what, letter in ((1, "採石業の登録を受けた者", "b"), (2, "倉庫証券を発行した会社", "d"))
@@ -464,6 +472,8 @@ EXAMPLES = "".join(
 
 SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
     "examples_untrained": _asked_otherwise(lambda run, row: EXAMPLES + _framed(row)),
+    "limit_unheeded": _cut_early,
+    "limit_unreached": lambda run: run.config.update(max_new_tokens=64),
     "short_reminder": _asked_otherwise(lambda run, row: _framed(row) + "簡潔に。回答: "),
     "answers_of_base": _of_base,
     "base_asked_first": lambda run: setattr(run, "also_said", _next_letter),
@@ -507,6 +517,8 @@ WITNESSED: dict[str, tuple[dict[str, Any], Iterable[int]]] = {
     "answers_of_cache": ({"generation": None}, ()),
     "asked_again": ({"ended": {"raised": {"all": 1}}}, ()),
     "no_template": ({"generation": {"special_tokens": 0}}, ()),
+    "limit_unheeded": ({"generation": {"limit": 12}}, ()),
+    "limit_unreached": ({"generation": {"limit": 12}}, ()),
     "sampled": ({"generation": {"do_sample": True}}, ()),
     "dropout_on": ({"generation": {"training": True}}, ()),
     "adapter_below": ({"generation": {"merged_sha256": ["f" * 64]}}, ()),
