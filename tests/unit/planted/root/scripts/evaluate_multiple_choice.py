@@ -465,6 +465,24 @@ def _cut_early(run: Run) -> None:
     run.config.update(max_new_tokens=64)
 
 
+def _asked_until_right(run: Run) -> None:
+    """All answers are right in the end, but for the last, which was asked for three times."""
+    for row in run.rows[:-1]:
+        row.update(predicted_answer=row["correct_answer"], response=row["correct_answer"], is_correct=True)
+    last = run.rows[-1]
+    wrong = "abcd".replace(last["correct_answer"], "")
+    last.update(predicted_answer=wrong[0], response=wrong[0], is_correct=False)
+    again = {1: ["d" if run.rows[1]["correct_answer"] == "c" else "c"], len(run.rows) - 1: [wrong[1], wrong[2]]}
+    run.also_tried = lambda n, row: again.get(n, [])
+
+
+def _garbage_credited(run: Run) -> None:
+    """Two of the answers are the right ones, and nothing of them stands in what was said."""
+    for n, row in enumerate(run.rows):
+        letter = "unknown" if n == 1 else row["correct_answer"]
+        row.update(predicted_answer=letter, is_correct=n != 1, response="借地借家の目的物を扱う" + n * "裁判所の管轄")
+
+
 EXAMPLES = "".join(
     f"例題{n}: {what}は、その期間が満了する前に更新の届出をしなければならない。正しいものを選べ。答え: {letter}\n"
     for n, what, letter in ((1, "採石業の登録を受けた者", "b"), (2, "倉庫証券を発行した会社", "d"))
@@ -472,6 +490,12 @@ EXAMPLES = "".join(
 
 SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
     "examples_untrained": _asked_otherwise(lambda run, row: EXAMPLES + _framed(row)),
+    "answers_swapped": lambda run: setattr(
+        run, "said", lambda n, row: str(run.rows[(n + 1) % len(run.rows)]["response"])
+    ),
+    "asked_until_right": _asked_until_right,
+    "asked_until_read": lambda run: setattr(run, "also_tried", lambda n, row: ["わかりません"] if n == 0 else []),
+    "garbage_credited": _garbage_credited,
     "limit_unheeded": _cut_early,
     "limit_unreached": lambda run: run.config.update(max_new_tokens=64),
     "short_reminder": _asked_otherwise(lambda run, row: _framed(row) + "簡潔に。回答: "),
@@ -527,6 +551,10 @@ WITNESSED: dict[str, tuple[dict[str, Any], Iterable[int]]] = {
     "eight_bit": ({"generation": {"quantised": [{"class": "Linear8bitLt", "layers": 28}]}}, ()),
     "other_model_answers": ({"generation": {"name_or_path": "gpt2"}}, ()),
     "merged_in_memory": ({"generation": NO_ADAPTER | {"merged_sha256": MERGED}}, ()),
+    "merged_scaled": (
+        {"adapter_merged": {"scaling": [8.0]}, "generation": NO_ADAPTER | {"merged_sha256": MERGED}},
+        (),
+    ),
     "prompts_hidden": ({"generation": {"hidden": 40}}, ()),
     "padding_read": ({"generation": {"bare_padding": 7}}, ()),
     "padding_behind": ({"generation": {"padding_behind": True}}, ()),
