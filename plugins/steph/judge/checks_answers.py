@@ -553,9 +553,9 @@ def _frame_check(seen: _Seen, asked: Sequence[Row]) -> Check:
 
 
 def _are_cut(batches: Sequence[Batch]) -> bool:
-    """Whether most batches are equally wide: rows were cut there, or filled up."""
+    """Whether most batches are as wide as the widest: rows were cut there, or filled up."""
     widths = [fact.shape[1] for fact in batches if len(fact.shape) > 1]
-    return any(2 * widths.count(width) > len(widths) for width in widths)
+    return bool(widths) and 2 * widths.count(max(widths)) > len(widths)
 
 
 def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:

@@ -416,6 +416,15 @@ EVALUATIONS = (
         broken="frame_as_trained",
     ),
     planted(
+        "every answer is the next question's",
+        (
+            LLM,
+            "return [everyone[index] for index in range(len(prompts))]",
+            "return [everyone[(index + 1) % len(prompts)] for index in range(len(prompts))]",
+        ),
+        broken="responses_generated",
+    ),
+    planted(
         "fewer questions asked than counted",
         (
             LLM,
