@@ -15,7 +15,8 @@ from planted.scenario import evaluation_evidence
 from seen_facts import Change, Facts, each, facts_in, witness_of
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.base.terms import Severity
-from steph.judge.checks_answers import WITNESSED_ANSWERS
+from steph.contract.results_lawqa import read_results
+from steph.judge.checks_answers import WITNESSED_ANSWERS, witnessed_answer_checks
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.evidence import EvalEvidence
 from steph.record.settings import EvalSettings
@@ -226,3 +227,73 @@ def test_retrieval_may_put_passages_into_the_prompt(sound: EvalEvidence, tmp_pat
 
     rag = replace(sound, settings=EvalSettings(use_rag=True))
     assert set(broken(judged(rag, tmp_path, answers(longer)))) & {"prompts_bare", "prompts_hold_questions"} == set()
+
+
+def _swapped(sound: EvalEvidence, form: str) -> Change:
+    """Each call says what the next row has, in this form."""
+    rows = json.loads((sound.root / sound.output_path).read_text(encoding="utf-8"))["results"]
+    return answers(lambda n, fact: [saying(fact, form.format(rows[(n + 1) % len(rows)]["response"]))])
+
+
+def test_answers_to_other_questions_fail_and_one_such_is_told_of(sound: EvalEvidence, tmp_path: Path) -> None:
+    """Most of the letters were said to the question before."""
+    assert broken(judged(sound, tmp_path / "a", _swapped(sound, "{}"))) == {"responses_generated": Severity.FAIL}
+    one = answers(lambda n, fact: [saying(fact, "zzz")] if n == 0 else [fact])
+    assert broken(judged(sound, tmp_path / "b", one)) == {"responses_generated": Severity.WARN}
+
+
+def test_letters_that_were_written_down_otherwise_are_not_swapped(sound: EvalEvidence, tmp_path: Path) -> None:
+    """Every call says its row's letter, most with a dot behind it that the program took off."""
+    rows = json.loads((sound.root / sound.output_path).read_text(encoding="utf-8"))["results"]
+    dotted = answers(lambda n, fact: [
+        saying(fact, f"{rows[n]['response']}."), saying(fact, rows[(n + 1) % len(rows)]["response"]) | {"rows": 0}
+    ])  # fmt: skip
+    assert broken(judged(sound, tmp_path, dotted)).get("responses_generated") is not Severity.FAIL
+
+
+@pytest.mark.parametrize(
+    ("tries", "hardness"),
+    [
+        ({0: 1, 1: 2, 2: 2}, Severity.FAIL),  # what is right at once is asked once
+        ({0: 2, 1: 2, 2: 2}, Severity.WARN),  # all are asked alike
+        ({0: 2, 1: 1, 2: 1}, Severity.WARN),  # a wrong answer was let stand
+        ({0: 1, 1: 1, 2: 1}, None),
+    ],
+)
+def test_asking_until_the_answer_is_right_fails(
+    sound: EvalEvidence, tmp_path: Path, tries: dict[int, int], hardness: Severity | None
+) -> None:
+    """Only where readable letters were thrown away for no other reason than that they were wrong."""
+    path = sound.root / sound.output_path
+    content = json.loads(path.read_text(encoding="utf-8"))
+    flags = [row["is_correct"] for row in content["results"]]
+    assert flags == [True, False, False]
+    root = tmp_path / "root"
+    (root / sound.output_path).parent.mkdir(parents=True)
+    row = content["results"][1]
+    row.update(predicted_answer=row["correct_answer"], response=row["correct_answer"], is_correct=True)
+    (root / sound.output_path).write_text(json.dumps(content), encoding="utf-8")
+    other = "d" if row["correct_answer"] == "a" else "a"
+    last = {n: one["response"] for n, one in enumerate(content["results"])}
+
+    def ask(n: int, fact: dict[str, Any]) -> list[dict[str, Any]]:
+        wrong = other if n == 1 else "c" if last[n] == "b" else "b"
+        return [saying(fact, wrong)] * (tries[n] - 1) + [saying(fact, last[n]) | {"at": fact["at"] + 1}]
+
+    facts = uncounted(answers(ask)(facts_in(sound.root / SEEN)))
+    seen = replace(sound, witness=witness_of(tmp_path / "seen", facts))
+    results = read_results(root / sound.output_path)
+    found = {check.id: check for check in witnessed_answer_checks(seen, results)}["answers_greedy"]
+    assert (found.severity if found.holds is False else None) is hardness
+
+
+@pytest.mark.parametrize(("scaling", "holds"), [([2.0], True), ([8.0], False), ([], None)])
+def test_a_merge_has_the_scaling_that_it_was_made_with(
+    sound: EvalEvidence, tmp_path: Path, scaling: list[float], holds: bool | None
+) -> None:
+    """The layers are gone when it answers; the merge is known, in whichever process it was made."""
+    sha256 = sound.adapter_sha256_expected
+    merge = {"fact": "adapter_merged", "at": 1.0, "adapter": ["default"], "sha256": [sha256], "scaling": scaling}
+    generate = each("generation", **NO_ADAPTER, merged_sha256=[sha256])
+    checks = judged(sound, tmp_path, lambda facts: [merge, *facts], generate)
+    assert checks["scaling_as_trained"].holds is holds

@@ -170,6 +170,32 @@ def test_a_majority_may_answer_otherwise_than_the_response_that_was_kept() -> No
     assert verdicts(row("a", "b"), ensemble=3)["answers_as_responded"] is None
 
 
+GARBAGE = ("庭園の石を積む", "鉄道の線路を測る人", "温泉の湯を引く管の太さ", "漁船")
+
+
+def credited(*rows: Row) -> Severity | None:
+    """How hard it is that answers stand in no response; None where they do."""
+    checks = response_checks(rows, cot=False, ensemble=1, rehearsal=False, seconds=1.0)
+    return next((one.severity for one in checks if one.id == "answers_grounded" and one.holds is False), None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "hardness"),
+    [
+        ([row(GARBAGE[0]), row(GARBAGE[1]), row(GARBAGE[2], "unknown")], Severity.FAIL),
+        ([row(GARBAGE[0]), row(GARBAGE[1]), row(GARBAGE[2], "a"), row(GARBAGE[3], "a")], Severity.WARN),  # half of them
+        ([row(GARBAGE[0]), row(GARBAGE[1], "a")], Severity.WARN),  # one right by chance
+        ([row(GARBAGE[0]), row(GARBAGE[1]), *[row("b")] * 9], Severity.WARN),  # the score is of the others
+        ([row("二番目です"), row("上から二番目のもの")], Severity.WARN),  # named by its place
+        ([row("条文によればこの問題の"), row("民法の定めを見ると次の")], Severity.WARN),  # all cut at one length
+        ([row("b"), row("十年で消滅する")], None),
+    ],
+)
+def test_answers_that_are_right_without_having_been_said_fail(rows: list[Row], hardness: Severity | None) -> None:
+    """Most of what counts as right must not come out of nothing; what a reader may have known otherwise only warns."""
+    assert credited(*rows) is hardness
+
+
 @pytest.mark.parametrize(
     ("response", "holds"),
     [

@@ -8,7 +8,7 @@ the prompt. Base and tuned answers to the same questions may come from one proce
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,10 @@ from steph.judge.checks_witness import model_check, place_checks, quantised_chec
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.names import same_path
-from steph.judge.prompts import LEAST_LOST, asked_share, frame_lost, text_beside
+from steph.judge.prompts import LEAST_ADDED, LEAST_LOST, asked_share, frame_added, frame_lost, text_beside
+from steph.judge.reading import LETTERS
 from steph.judge.witness import (
+    AdapterChanged,
     AdapterLoaded,
     Batch,
     Generation,
@@ -54,6 +56,9 @@ WHOLE_QUESTION, PART_OF_QUESTION = 0.999, 0.5
 MOST_UNSTOPPED = 0.5
 MANY_ANSWERS = 2  # for each row of the results
 SCALING_TOLERANCE = 1e-4
+_LABEL_FORMS = (
+    "{}", "{}.", "{}。", "({})", "答え:{}", "回答:{}", "正解:{}", "Answer:{}", "正解は{}です。", "答えは{}です。"
+)  # fmt: skip
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<eos>|<pad>|<end_of_turn>")
 
 ANSWERS_GENERATED = CheckKind(
@@ -81,7 +86,7 @@ SCALING_AS_TRAINED = CheckKind(
     "H-3",
     WARN,
     "アダプターの倍率が学習時と同じ",
-    "目撃記録の学習時と回答時の scaling",
+    "目撃記録の学習時と、回答時かマージしたときの scaling",
     trap=19,
     optional=True,
 )
@@ -120,8 +125,8 @@ FRAME_AS_TRAINED = CheckKind(
     "frame_as_trained",
     "H-3",
     WARN,
-    "学習時のプロンプトの枠が評価にもある",
-    "目撃記録の学習の行とプロンプトの指紋",
+    "学習と評価のプロンプトの枠が同じ",
+    "目撃記録の学習の行とプロンプトの指紋、テンプレートのトークン",
     trap=6,
     optional=True,
 )
@@ -133,7 +138,8 @@ RESPONSES_GENERATED = CheckKind(
     "目撃記録の応答のハッシュと指紋、結果の response",
     trap=23,
     optional=True,
-    note="一部だけ、または短い応答だけなら warn。長い生成の最初の一文字だけでも warn",
+    note="一部だけ、または短い応答だけなら warn（過半数がほかの問題への生成なら fail）。"
+    "長い生成の最初の一文字だけでも warn",
     needs=(Needs.RESPONSES,),
 )
 ANSWERS_GREEDY = CheckKind(
@@ -143,7 +149,7 @@ ANSWERS_GREEDY = CheckKind(
     "依頼していないサンプリングや dropout、いくつもの応答からの選択で答えていない",
     "目撃記録の do_sample、学習モード、一つのプロンプトへの応答の数",
     optional=True,
-    note="アンサンブルでは問わない",
+    note="アンサンブルでは問わない。正解が出るまで聞き直していれば fail",
     needs=(Needs.RESPONSES,),
 )
 ANSWERS_STOPPED = CheckKind(
@@ -299,7 +305,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         _base_check(seen),
         _questions_check(seen, rows),
         _bare_check(seen, rows),
-        _frame_check(seen),
+        _frame_check(seen, rows),
         _responses_check(seen, rows),
         _greedy_check(seen, rows),
         _stopped_check(seen),
@@ -373,16 +379,29 @@ def _of_wanted_state(seen: _Seen, rows: Sequence[Row], count: str) -> Check:
 
 def _given_by(seen: _Seen, row: Row) -> list[_Answer]:
     """The answers that a row's response may be, to this row's question where prompts are known."""
-    text = _SPECIAL.sub("", row.response or "")
+    return _told(_asked(seen.answers, row), _SPECIAL.sub("", row.response or ""))
+
+
+def _told(answers: Sequence[_Answer], text: str) -> list[_Answer]:
+    """Those of the answers that this text may be."""
     if not normal_form(text):
         return []
     own, prints = text_hash(text), fingerprints(text)
     return [
         answer
-        for answer in _asked(seen.answers, row)
+        for answer in answers
         if (answer.hashes and own in answer.hashes)
         or (len(prints) >= LEAST_PRINTS and (holds(answer.response or (), text) or 0) >= SAME_TEXT)
     ]
+
+
+def _answers_only(seen: _Seen, answer: _Answer, row: Row, rows: Sequence[Row]) -> bool:
+    """Whether an answer's prompt asks the question of another of the rows, and not of this one."""
+
+    def is_in_prompt(one: Row) -> bool:
+        return (asked_share(answer.prompt or (), _asked_alone(seen.evidence, one)) or 0) >= PART_OF_QUESTION
+
+    return bool(answer.prompt) and not is_in_prompt(row) and any(is_in_prompt(one) for one in rows if one is not row)
 
 
 def _asked_alone(evidence: EvalEvidence, row: Row) -> Row:
@@ -418,14 +437,26 @@ def _why_inactive(seen: _Seen) -> tuple[bool | None, str]:
 def _scaling_check(seen: _Seen) -> Check:
     begins = seen.evidence.training_witness.of(TrainingBegins) if seen.evidence.training_witness else ()
     trained = {value for fact in begins[-1:] if fact.lora for value in fact.lora.scaling}
-    answered = {value for answer in seen.counting if answer.has_adapter for value in answer.call.scaling}
+    calls = [answer.call for answer in seen.counting if answer.has_adapter]
+    answered = {value for call in calls for value in _scaling_of(seen, call)}
     if not trained or not answered or not seen.wants_adapter:
         return SCALING_AS_TRAINED.check(None, "学習時か回答時の倍率を目撃していない。")
-    if any(_is_on_twice(answer.call) for answer in seen.counting if answer.has_adapter):
+    if any(map(_is_on_twice, calls)):
         return SCALING_AS_TRAINED.check(False, "アダプターは重みにマージされ、その上にもう一度付いていた。")
     same = all(any(abs(one - other) <= SCALING_TOLERANCE * max(abs(one), 1) for other in trained) for one in answered)
     shown = ["・".join(f"{value:g}" for value in sorted(values)) for values in (trained, answered)]
     return SCALING_AS_TRAINED.check(same, f"アダプターの倍率は学習時 {shown[0]}、回答時 {shown[1]}。")
+
+
+def _scaling_of(seen: _Seen, call: Call) -> tuple[float, ...]:
+    """What the adapter is scaled by in a call; where it is part of the weights, what it was merged with, if alone."""
+    if call.merged < call.layers:
+        return call.scaling
+    wanted = (seen.evidence.adapter_sha256_expected,)
+    witnesses = (seen.evidence.training_witness or Witness(), seen.witness)
+    merges = [fact for witness in witnesses for fact in witness.of(AdapterChanged) if fact.change == "merged"]
+    known = [fact.scaling for fact in merges if fact.scaling and fact.sha256 == wanted and fact.at <= call.at]
+    return known[-1] if known else call.scaling
 
 
 def _base_check(seen: _Seen) -> Check:
@@ -484,31 +515,53 @@ def _bare_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     return PROMPTS_BARE.check(beside.prompts * 2 <= len(prompts), f"{message}{what}。")
 
 
-def _frame_check(seen: _Seen) -> Check:
-    """What all trained rows have before their question stands in the prompts as well, a template's tokens too."""
-    trained = seen.evidence.training_witness
+def _frame_check(seen: _Seen, asked: Sequence[Row]) -> Check:
+    """What all trained rows have before their question stands in the prompts, and the other way round.
+
+    A template's tokens too. Passages, an order to reason and a harness's own examples are what the evaluation adds.
+    """
+    trained = seen.evidence.training_witness or Witness()
     calls = {id(answer.call): answer.call for answer in seen.counting}.values()
-    in_rows = [count for fact in (trained.of(Batch) if trained else ()) for count in fact.special_tokens or ()]
+    batches = trained.of(Batch)
+    in_rows = [count for fact in batches for count in fact.special_tokens or ()]
     in_prompts = [count for call in calls for count in call.special_tokens or ()]
-    if seen.wants_adapter and in_rows and in_prompts and min(in_rows) > 0 and not any(in_prompts):
-        message = "学習した行にはチャットのテンプレートのトークンがあり、評価のプロンプトには一つもない。"
-        return FRAME_AS_TRAINED.check(False, message)
+    if seen.wants_adapter and in_rows and in_prompts:
+        if min(in_rows) > 0 and not any(in_prompts):
+            message = "学習した行にはチャットのテンプレートのトークンがあり、評価のプロンプトには一つもない。"
+            return FRAME_AS_TRAINED.check(False, message)
+        if min(in_prompts) > 0 and not any(in_rows):
+            message = "評価のプロンプトにはチャットのテンプレートのトークンがあり、学習した行には一つもない。"
+            return FRAME_AS_TRAINED.check(False, message)
     rows: list[tuple[str, ...]] = []
-    for fact in trained.of(TrainingBegins)[-1:] if trained else ():
-        rows += fact.row_fingerprints or ()
+    for begins in trained.of(TrainingBegins)[-1:]:
+        rows += begins.row_fingerprints or ()
     if not rows:
-        rows += [row for fact in (trained.of(Batch) if trained else ()) for row in fact.row_fingerprints or ()]
+        rows += [row for fact in batches for row in fact.row_fingerprints or ()]
     prompts = [answer.prompt for answer in seen.counting if answer.prompt]
-    lost = frame_lost(rows, prompts)
-    if lost is None or not seen.wants_adapter or seen.evidence.settings.use_rag:
+    lost, settings = frame_lost(rows, prompts), seen.evidence.settings
+    is_own = not settings.use_cot and seen.evidence.form.format != "lm_eval"
+    added = frame_added(prompts, rows, asked, are_cut=_are_cut(batches)) if is_own else None
+    if (lost is None and added is None) or not seen.wants_adapter or settings.use_rag:
         return FRAME_AS_TRAINED.check(None, "学習の行とプロンプトの枠を比べられない。")
+    if (lost or 0) < LEAST_LOST and (added or 0) >= LEAST_ADDED:
+        message = f"評価のプロンプトに共通の文が、学習したどの行にもない（指紋 {added} 個分）。"
+        return FRAME_AS_TRAINED.check(False, message)
+    if lost is None:
+        return FRAME_AS_TRAINED.check(True, "評価のプロンプトに共通の文が、学習した行にある。")
     there = "がある" if lost < LEAST_LOST else f"がない（指紋 {lost} 個分）"
     return FRAME_AS_TRAINED.check(lost < LEAST_LOST, f"評価のプロンプトに、学習した行に共通の文{there}。")
 
 
+def _are_cut(batches: Sequence[Batch]) -> bool:
+    """Whether most batches are as wide as the widest: rows were cut there, or filled up."""
+    widths = [fact.shape[1] for fact in batches if len(fact.shape) > 1]
+    return bool(widths) and 2 * widths.count(max(widths)) > len(widths)
+
+
 def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     """A response that no call gave, though all that could have given it are known, was not generated here."""
-    compared = made_up = made_up_long = cut = 0
+    labels = {row.correct_answer for row in rows} | set(LETTERS)
+    compared = made_up = made_up_long = cut = astray = 0
     for row in rows:
         text = _SPECIAL.sub("", row.response or "")
         candidates = [answer for answer in _asked(seen.answers, row) if isinstance(answer.call, Generation)]
@@ -522,13 +575,18 @@ def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
         compared += 1
         if not _given_by(seen, row):
             made_up, made_up_long = made_up + 1, made_up_long + is_long
+            # a letter may have been written down otherwise than it was said
+            said = normal_form(text).lower()
+            if is_long or (said in labels and all(_says_other(answer, said, labels) for answer in candidates)):
+                astray += any(_answers_only(seen, answer, row, rows) for answer in _told(seen.answers, text))
     if 2 * cut > len(rows) and not seen.unseen_calls and not made_up:
         told = f"{len(rows)} 問のうち {cut} 問の応答は、長い生成の最初の一文字だけ。"
         return RESPONSES_GENERATED.check(False, told, severity=WARN)
     if not compared or seen.unseen_calls:
         return RESPONSES_GENERATED.check(None, "応答の文を比べられない。")
-    message = f"比べた {compared} 問のうち、どの生成とも違う応答は {made_up} 問。"
-    is_all = made_up == compared and made_up_long == made_up
+    where = f"（うち {astray} 問の応答は、ほかの問題への生成）" if astray else ""
+    message = f"比べた {compared} 問のうち、その問題へのどの生成とも違う応答は {made_up} 問{where}。"
+    is_all = (made_up == compared and made_up_long == made_up) or (astray > 1 and 2 * astray > compared)
     return RESPONSES_GENERATED.check(not made_up, message, severity=WARN if made_up and not is_all else None)
 
 
@@ -546,8 +604,43 @@ def _greedy_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     message = f"答えた {len(known)} 行のうち、{told or 'そのようなものは 0 行'}"
     prompts = {answer.prompt_hash for answer in seen.counting if answer.prompt_hash}
     often = not told and rows and len(prompts) >= MANY_ANSWERS * len(rows)
+    if told and _is_until_right(seen, rows):
+        return ANSWERS_GREEDY.check(False, f"{message}。正解の記号が出るまで聞き直している。", severity=FAIL)
     more = f"（結果は {len(rows)} 問で、{MANY_ANSWERS} 倍以上の生成から選べた）" if often else ""
     return ANSWERS_GREEDY.check(not told and not often, f"{message}{more}。", severity=INFO if often else None)
+
+
+def _is_until_right(seen: _Seen, rows: Sequence[Row]) -> bool:
+    """Whether answers of another letter were thrown away, and only until the right one came.
+
+    An answer that could not be read may be asked for again; so may all, as often as each other.
+    """
+    labels = {row.correct_answer for row in rows} | set(LETTERS)
+    tries = [(row, [a for a in _asked(seen.counting, row) if a.hashes and _asks(a, row)]) for row in rows]
+    if len({len(given) for _, given in tries}) < MANY_ANSWERS or seen.unseen_calls:
+        return False
+    if any(len(given) < MANY_ANSWERS and not row.is_correct for row, given in tries):
+        return False
+    return any(
+        _told(given[-1:], row.response or "")
+        and any(
+            _says_other(answer, row.predicted_answer, labels)
+            for answer in given[:-1]
+            if answer.prompt_hash == given[-1].prompt_hash
+        )
+        for row, given in tries
+        if row.is_correct and given
+    )
+
+
+def _asks(answer: _Answer, row: Row) -> bool:
+    return bool(answer.prompt) and (asked_share(answer.prompt or (), row) or 0) >= PART_OF_QUESTION
+
+
+def _says_other(answer: _Answer, label: str, labels: Set[str]) -> bool:
+    """Whether a response, or its first or last line, is nothing but another of the labels."""
+    texts = {text for other in labels - {label} for text in (other, other.upper()) if other}
+    return any(text_hash(form.format(text)) in (answer.hashes or ()) for text in texts for form in _LABEL_FORMS)
 
 
 def _chosen(answers: Sequence[_Answer]) -> int:

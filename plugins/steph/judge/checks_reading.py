@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -13,7 +14,12 @@ from steph.judge.reading import LETTERS, bare, is_blank, is_exception_text, name
 from steph.record.values import Check
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
+LEAST_CREDITED = 2  # answers: one may be right by chance
 _NUMBERS = tuple("123456789")
+_PLACES = re.compile(
+    r"[一二三四五]つ目|番目|最初|最後|前者|後者|すべて|全て|いずれも|はい|いいえ|正し|誤り|○|×"
+    r"|(?i:\b(?:first|second|third|fourth|fifth|last|former|latter|all|none|both|yes|no|true|false|correct)\b)"
+)
 
 ANSWERS_PARSED = CheckKind(
     "answers_parsed",
@@ -53,6 +59,7 @@ ANSWERS_GROUNDED = CheckKind(
     "response（思考の外）にある記号・番号・選択肢の文と predicted_answer（多数決なしのとき）",
     trap=28,
     optional=True,
+    note="正解と数えた回答のほとんどがそうなら fail",
     needs=(Needs.LABELS, Needs.RESPONSES),
 )
 LETTERS_VARY = CheckKind(
@@ -169,7 +176,27 @@ def _grounded_check(rows: tuple[Row, ...], reader: _Reader, ensemble: int) -> Ch
         f"（例 記録 {baseless[0].predicted_answer}、応答 {one_line(baseless[0].response, 60)}）" if baseless else ""
     )
     message = f"{len(rows)} 問のうち {len(baseless)} 問で、記録された回答が応答のどこにもない{example}。"
-    return ANSWERS_GROUNDED.check(not baseless, message)
+    if not _is_credited(baseless, rows):
+        return ANSWERS_GROUNDED.check(not baseless, message)
+    message += "正解と数えた回答のほとんどがそうである。"
+    return ANSWERS_GROUNDED.check(False, message, severity=FAIL)
+
+
+def _is_credited(baseless: list[Row], rows: tuple[Row, ...]) -> bool:
+    """Whether most answers without a base are called right, and most that are called right are without one.
+
+    A word may name a choice by its place, and a response that was cut for the file ends where all do: then others read
+    more than is left here.
+    """
+    named = [row for row in baseless if _PLACES.search(row.response or "")]
+    lengths = {len(row.response or "") for row in baseless}
+    right = [row for row in baseless if row.is_correct and row not in named]
+    return (
+        len(right) >= LEAST_CREDITED
+        and len(lengths) > 1
+        and 2 * len(right) > len(baseless)
+        and 2 * len(right) > sum(row.is_correct for row in rows)
+    )
 
 
 def _pieces(text: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 
 from steph.base.files import UnreadableError, sha256_of
@@ -23,11 +24,15 @@ from steph.judge.checks_prompts import PROMPTS, prompt_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.reading import bare, is_exception_text
+from steph.judge.witness import Generation
 from steph.record.values import Check
 
 BEGUN_SLACK_SECONDS = 2.0  # the files' clock and the program's may differ
 SHORT_ANSWER_CHARS = 40  # a longer right answer is a model answer, which a right one need not hold
 ROUNDED_DIGITS = 5  # a share with so many decimals is not taken for a rounded one
+CONTEXT_STEP = 256  # tokens: the lengths of contexts are multiples of it
+_LIMITS = ("max_new_tokens", "max_gen_toks", "max_completion_tokens")
+_LIMIT_OPTION = re.compile(r"--max[-_]new[-_]tokens[= ](\d{1,7})\b")
 ACCURACY_TOLERANCE = 6e-5  # two digits of a percentage, rounded; a printed one may have fewer
 
 JSON_WRITTEN = CheckKind(
@@ -57,7 +62,8 @@ CONFIG_AS_ASKED = CheckKind(
     "H-3",
     WARN,
     "評価の設定が依頼どおり",
-    "JSON の config（rag_enabled・cot_enabled・ensemble_runs・top_k・load_in_4bit・total_samples）、検索件数",
+    "JSON の config（rag_enabled・cot_enabled・ensemble_runs・top_k・load_in_4bit・total_samples・max_new_tokens）、"
+    "検索件数、目撃記録の生成の上限",
     optional=True,
     needs=(Needs.KEY_LINES,),
 )
@@ -295,10 +301,44 @@ def _config_check(evidence: EvalEvidence, results: Results) -> Check:
     if not asked.use_rag and (retrieved := _most_retrieved(results.results)):
         pairs.append(("retrieved_docs_count", retrieved, 0))
     shown = [pair for pair in pairs if pair[1] is not None]
-    if not shown:
+    limit, claimed = _limit_beside(evidence, results)
+    if not shown and claimed is None:
         return CONFIG_AS_ASKED.check(None, "JSON の config に設定がない。")
     wrong = [f"{name}={one_line(found, 30)}（依頼では {want}）" for name, found, want in shown if found != want]
+    wrong += [f"max_new_tokens={claimed}（実際の上限は {limit}）"] if limit is not None else []
     return CONFIG_AS_ASKED.check(not wrong, f"依頼と違う設定: {'、'.join(wrong) or 'なし'}。")
+
+
+def _limit_beside(evidence: EvalEvidence, results: Results) -> tuple[int | None, int | None]:
+    """The limit of new tokens that cut the answers, where it is another than what was claimed; and the claim.
+
+    A limit that no answer came to has changed none. Where a context ends, or an answer is made piece by piece, a call's
+    limit is not the answer's.
+    """
+    extra, command = results.config.model_extra or {}, " ".join(evidence.description.evaluate.command or ())
+    values = [extra.get(name) for name in _LIMITS]
+    found = _LIMIT_OPTION.search(command)
+    claims = [value for value in (*values, int(found[1]) if found else None) if type(value) is int and value > 0]
+    if not claims:
+        return None, None
+    claimed = claims[0]
+    told = [row.new_tokens for row in results.results if type(row.new_tokens) is int]
+    calls = [call for call in evidence.witness.of(Generation) if call.limit] if evidence.witness else []
+    if calls:
+        limits = {call.limit or 0 for call in calls}
+        limit = max(limits)
+        at_context = {limit + max(call.prompt_tokens or (1,)) for call in calls}
+        if claimed in limits or len(limits) > 1 or any(total % CONTEXT_STEP == 0 for total in at_context):
+            return None, claimed
+        made = max((count for call in calls for count in call.new_tokens or ()), default=0)
+        is_cut = limit < claimed and made >= limit >= max(told, default=0)
+        return (limit if is_cut or made > claimed else None), claimed
+    cut = [
+        row.new_tokens
+        for row in results.results
+        if type(row.new_tokens) is int and row.finish_reason in ("length", "max_tokens", "max_new_tokens")
+    ]
+    return (max(cut) if cut and 2 * max(cut) <= claimed else None), claimed
 
 
 def _most_retrieved(rows: tuple[Row, ...]) -> int:

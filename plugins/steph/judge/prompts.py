@@ -30,6 +30,7 @@ _CONTEXT = re.compile(  # by their names these fields are what an answer is look
 FRAME_SHARE = 0.9  # of the trained rows: a template
 LEAST_ROWS, LEAST_FRAME = 4, 5
 LEAST_LOST = 3  # fingerprints of a frame, about 24 characters
+LEAST_PROMPTS, LEAST_ADDED = 2, 5  # of what prompts alone have in common, about 40 characters
 MOST_SAMPLES, MOST_FIELD_CHARS = 32, 4000
 MOST_EXAMPLES = 400
 _LABEL = re.compile(r"^\s*(?:[(\[【「]?[a-zA-Z0-9①-⑳ア-オア-オ][)\]】」.、．:：\s]+)")
@@ -191,3 +192,24 @@ def frame_lost(rows: Sequence[Sequence[str]], prompts: Sequence[Sequence[str]]) 
         last = max((n for n, one in enumerate(frame) if one in prompt), default=len(frame) - 1)
         losses.append(_longest_foreign(frame[: last + 1], prompt))
     return sorted(losses)[len(losses) // 2]
+
+
+def frame_added(
+    prompts: Sequence[Sequence[str]], rows: Sequence[Sequence[str]], asked: Sequence[Row], *, are_cut: bool = False
+) -> int | None:
+    """The longest piece of the prompts' common text that no trained row has, in fingerprints, in the nearest row.
+
+    None where too little is common, or where rows may have lost their beginning (`are_cut`) and none has it. What the
+    questions in `asked` have in common is theirs.
+    """
+    prompts = list(dict.fromkeys(map(tuple, prompts)))
+    if len(prompts) < LEAST_PROMPTS or len(rows) < LEAST_ROWS:
+        return None
+    counts = Counter(one for prompt in prompts for one in set(prompt))
+    own = {one for row in asked for text in (row.question, *_choices(row.choices)) for one in _fingerprints(text)}
+    frame = [one for one in prompts[0] if counts[one] >= FRAME_SHARE * len(prompts) and one not in own]
+    if len(frame) < LEAST_ADDED:
+        return None
+    if are_cut and not any(frame[0] in row for row in rows):
+        return None
+    return min(_longest_foreign(frame, set(row)) for row in rows)

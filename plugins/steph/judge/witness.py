@@ -172,6 +172,7 @@ class AdapterChanged(Fact):
     change: str = ""
     adapter: Texts = ()
     sha256: Texts = ()
+    scaling: Numbers = ()  # of the adapters, right before they were merged
 
 
 class ModelSaved(Fact):

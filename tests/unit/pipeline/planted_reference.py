@@ -377,6 +377,54 @@ EVALUATIONS = (
         broken="scaling_as_trained",
     ),
     planted(
+        "merged with another scaling",
+        (
+            LLM,
+            ON,
+            "self._model = _with_adapter(base, config.lora_path)\n        for layer in self._model.modules():\n"
+            "            if hasattr(layer, 'scale_layer'): layer.scale_layer(4.0)\n"
+            "        self._model = self._model.merge_and_unload()",
+        ),
+        broken="scaling_as_trained",
+    ),
+    planted(
+        "merged where it is with another scaling",
+        (
+            LLM,
+            "        self._model.eval()\n",
+            "        self._model.eval()\n        for layer in self._model.modules():\n"
+            "            if hasattr(layer, 'scale_layer'): layer.scale_layer(4.0)\n"
+            "        self._model.merge_adapter()\n        for layer in self._model.modules():\n"
+            "            if hasattr(layer, 'unscale_layer'): layer.unscale_layer()\n",
+        ),
+        broken="scaling_as_trained",
+    ),
+    planted(
+        "four tokens where sixteen are claimed",
+        (LLM, '"max_new_tokens": self.config.max_new_tokens', '"max_new_tokens": 4'),
+        broken="config_as_asked",
+    ),
+    planted(
+        "examples that were not trained",
+        (
+            LLM,
+            ENCODE,
+            "prompts = ['例題: 寄託を受けた倉庫が物を返すのは、証券と引き換えにする場合に限られるか。答えはa。\\n'"
+            " '例題: 質屋が流質物を処分したとき、帳簿に記すべき事項は次のうちどれとどれか。答えはc。\\n'"
+            " + prompt for prompt in prompts]\n        " + ENCODE,
+        ),
+        broken="frame_as_trained",
+    ),
+    planted(
+        "every answer is the next question's",
+        (
+            LLM,
+            "return [everyone[index] for index in range(len(prompts))]",
+            "return [everyone[(index + 1) % len(prompts)] for index in range(len(prompts))]",
+        ),
+        broken="responses_generated",
+    ),
+    planted(
         "fewer questions asked than counted",
         (
             LLM,
@@ -493,6 +541,10 @@ SOUND_TRAININGS = (
 )
 SOUND_EVALUATIONS = (
     planted("as it is"),
+    planted(
+        "merged where it is",
+        (LLM, "        self._model.eval()\n", "        self._model.eval()\n        self._model.merge_adapter()\n"),
+    ),
     planted(
         "merged before it answers", (LLM, ON, "self._model = _with_adapter(base, config.lora_path).merge_and_unload()")
     ),

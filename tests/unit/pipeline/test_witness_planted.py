@@ -31,6 +31,7 @@ from steph.base.files import sha256_of
 from steph.child import supervisor
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.checks_results import CONFIG_AS_ASKED
 from steph.judge.checks_rows import ROW_IDENTITY
 from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import WITNESSED_TRAINING
@@ -43,7 +44,9 @@ INJECT = Path(supervisor.__file__).parent / "inject"
 QUESTIONS = 8
 OUTPUT, RESULTS = "out", "results.json"
 # but for how good the answers are, of which a tiny model's say nothing
-SEEN = {kind.id for kind in (*WITNESSED_TRAINING, *WITNESSED_ANSWERS, *ROW_IDENTITY) if not kind.quality}
+SEEN = {
+    kind.id for kind in (*WITNESSED_TRAINING, *WITNESSED_ANSWERS, *ROW_IDENTITY, CONFIG_AS_ASKED) if not kind.quality
+}
 SETTINGS = TrainSettings(
     num_epochs=2, max_steps=50, batch_size=2, gradient_accumulation_steps=1, learning_rate=5e-3, warmup_ratio=0.03,
     target_modules=("q_proj", "v_proj"), max_seq_length=1024,

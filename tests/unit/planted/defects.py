@@ -9,7 +9,7 @@ from typing import Literal
 from steph.base.terms import Severity
 from steph.judge.catalog import CATALOG
 from steph.judge.evidence import CardMemory, EvalEvidence, TrainEvidence
-from steph.judge.witness import read_witness
+from steph.judge.witness import Batch, Witness, read_witness
 from steph.record.settings import EvalSettings, TrainSettings
 
 SEEN = "seen-evaluation"  # the folder of what a witness sees of the evaluation
@@ -436,6 +436,7 @@ WITNESSED = (
     _eval("adapter_disabled", "LoRA を無効にして答えた", "adapter_active", trap=19),
     _eval("scaled_to_zero", "LoRA の倍率が 0", "adapter_active", trap=19),
     _eval("other_scaling", "LoRA の倍率が学習時と違う", "scaling_as_trained", trap=19),
+    _eval("merged_scaled", "LoRA の倍率を 4 倍にして重みにマージした", "scaling_as_trained", trap=19),
     _eval("answers_of_base", "ベースモデルの応答を LoRA の結果に書いた", "adapter_active", trap=19),
     _eval("all_raised", "generate がすべて例外になり、a と答えた", "answers_generated",
           unmeasured=_NO_ANSWERS, trap=2),
@@ -455,6 +456,16 @@ WITNESSED = (
     _eval("law_in_prompt", "RAG なしなのに条文を渡した", "prompts_bare"),
     _eval("passages_in_prompt", "RAG なしなのに検索した文を渡した", "prompts_bare"),
     _eval("no_template", "評価のプロンプトにチャットのテンプレートがない", "frame_as_trained", trap=6),
+    _eval("limit_unheeded", "config の max_new_tokens より短い上限で生成した", "config_as_asked", "answers_stopped",
+          "responses_ended", trap=28),
+    _eval("answers_swapped", "次の問題への生成を、この問題の応答に書いた", "responses_generated", trap=23),
+    replace(_eval("asked_until_right", "正解が出るまで聞き直した", "answers_greedy"), hardness=Severity.FAIL),
+    _eval("asked_until_read", "読めない応答だけを聞き直した", "answers_greedy"),
+    replace(_eval("garbage_credited", "正解と関係のない応答を正解と数えた", "answers_grounded", "strict_parse_agrees",
+                  "answers_parsed", trap=8), hardness={"answers_grounded": Severity.FAIL}),
+    _eval("examples_untrained", "評価のプロンプトにだけ例題がある", "frame_as_trained", trap=6),
+    replace(_eval("", "チャットのテンプレートなしで学習し、ありで評価した", "frame_as_trained", trap=6),
+            label="template_untrained", eval_change=lambda evidence: _trained_without_template(evidence)),
     _eval("dropout_on", "学習モードのまま答えた", "answers_greedy"),
     _eval("best_of_three", "一つの質問に三つの応答を作り、一つを選んだ", "answers_greedy"),
     _train("prompts_hidden", "マスクがプロンプトを隠す", "mask_and_positions"),
@@ -508,6 +519,19 @@ def _asked_for(evidence: EvalEvidence, model: str) -> EvalEvidence:
     for path in (evidence.root / SEEN).iterdir():
         path.write_text(path.read_text(encoding="utf-8").replace(evidence.model_name, model), encoding="utf-8")
     return replace(evidence, model_name=model, stdout=named, witness=read_witness(evidence.root / SEEN))
+
+
+def _trained_without_template(evidence: EvalEvidence) -> EvalEvidence:
+    """The same run, had no trained row had a template's tokens."""
+    trained = evidence.training_witness or Witness()
+    processes = tuple(
+        replace(process, facts=tuple(
+            fact.model_copy(update={"special_tokens": (0,)}) if isinstance(fact, Batch) else fact
+            for fact in process.facts
+        ))
+        for process in trained.processes
+    )  # fmt: skip
+    return replace(evidence, training_witness=Witness(processes))
 
 
 SOUND: tuple[Variant, ...] = (
@@ -580,6 +604,8 @@ SOUND: tuple[Variant, ...] = (
     _eval("merged_in_memory", "評価: アダプターを重みにマージして答えた"),
     _eval("no_tokenizer", "評価: 目撃記録に文がない"),
     _eval("faster_norms", "評価: 正規化層の forward を自前にした"),
+    _eval("limit_unreached", "評価: config より短い上限に、どの応答も届かない"),
+    _eval("short_reminder", "評価: 学習の行にない短い一言がプロンプトにある"),
     _eval("mild_steering", "評価: repetition_penalty が 1.1"),
     _eval("asked_twice", "評価: 同じ質問に二度、同じ答え"),
     _eval("prompt_recorded", "評価: プロンプトの記録どおりに尋ねた"),
@@ -655,12 +681,11 @@ ANSWERING = (
     _eval("seconds_add_up", "行の秒数の合計が実行時間を超える", "row_figures_fit", trap=23),
     _warn(_eval("gold_in_response", "正解が応答に写っている（生成トークン 0）",
                 "responses_generated", "responses_present"), "responses_generated"),
-    _warn(_eval("prompts_shifted", "別の問題のプロンプトで尋ねた",
-                "responses_generated", "prompts_ask_questions", trap=27), "responses_generated"),
+    _eval("prompts_shifted", "別の問題のプロンプトで尋ねた", "responses_generated", "prompts_ask_questions", trap=27),
     _eval("prompt_repeated", "どの問題も最初のプロンプトで尋ねた", "prompts_hold_questions",
           "prompts_ask_questions", trap=27),
-    _warn(_eval("chat_of_another", "別の問題のプロンプトで尋ねた（チャットの形）",
-                "responses_generated", "prompts_ask_questions", trap=27), "responses_generated"),
+    _eval("chat_of_another", "別の問題のプロンプトで尋ねた（チャットの形）",
+          "responses_generated", "prompts_ask_questions", trap=27),
     _eval("prompt_tail_only", "プロンプトが末尾の 24 文字だけ", "prompts_hold_questions", "frame_as_trained",
           "prompts_ask_questions", "prompts_agree", trap=27),
     _eval("choices_cut", "プロンプトの選択肢が二つだけ", "prompts_hold_questions", "prompts_ask_questions", trap=27),

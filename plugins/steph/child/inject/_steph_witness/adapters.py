@@ -59,7 +59,7 @@ def hook_tuners(module: ModuleType) -> None:
     """What changes adapter layers."""
     splice.around(module.BaseTuner.inject_adapter, before=_injecting, after=_injected)
     splice.first(module.BaseTunerLayer.enable_adapters, _switched)
-    splice.around(module.BaseTuner.merge_adapter, before=lambda given: given["self"], after=_merged)
+    splice.around(module.BaseTuner.merge_adapter, before=_merging, after=_merged)
     _hook_unloading(module.BaseTuner)
 
 
@@ -168,19 +168,33 @@ def _switched(given: dict[str, Any]) -> None:
         facts.write(f"adapter_{'enabled' if enabled else 'disabled'}", adapter=names)
 
 
-def _merged(tuner: Any, result: object) -> None:
+def _merging(given: dict[str, Any]) -> tuple[Any, list[float]]:
+    return given["self"], _scaling_to_merge(given, models.state(given["self"].model))
+
+
+def _merged(token: tuple[Any, list[float]], result: object) -> None:
+    tuner, scaling = token
     state = models.state(tuner.model)
-    facts.write("adapter_merged", adapter=state["adapters"], sha256=state["merged_sha256"])
+    facts.write("adapter_merged", adapter=state["adapters"], sha256=state["merged_sha256"], scaling=scaling)
 
 
-def _unloading(given: dict[str, Any]) -> tuple[Any, bool, dict[str, Any]]:
-    return given["self"], bool(given.get("merge", True)), models.state(given["self"].model)
+def _scaling_to_merge(given: dict[str, Any], state: dict[str, Any]) -> list[float]:
+    """What the active adapters are merged with; nothing where others are chosen, or layers are merged already."""
+    chosen = given.get("adapter_names")
+    is_other = chosen is not None and set(chosen) != set(state["adapters"])
+    return [] if is_other or state["merged"] else state["scaling"]
 
 
-def _unloaded(token: tuple[Any, bool, dict[str, Any]], result: Any) -> None:
-    tuner, is_merge, state = token
+def _unloading(given: dict[str, Any]) -> tuple[Any, bool, dict[str, Any], list[float]]:
+    state = models.state(given["self"].model)
+    return given["self"], bool(given.get("merge", True)), state, _scaling_to_merge(given, state)
+
+
+def _unloaded(token: tuple[Any, bool, dict[str, Any], list[float]], result: Any) -> None:
+    tuner, is_merge, state, scaling = token
     models.layers_changed()
     files = sorted({*state["sha256"], *state["merged_sha256"]}) if is_merge else state["sha256"]
     if is_merge:
         models.merge_into(getattr(tuner, "model", result), files)
-    facts.write(f"adapter_{'merged' if is_merge else 'unloaded'}", adapter=state["adapters"], sha256=files)
+    change = "merged" if is_merge else "unloaded"
+    facts.write(f"adapter_{change}", adapter=state["adapters"], sha256=files, scaling=scaling)

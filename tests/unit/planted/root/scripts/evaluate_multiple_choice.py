@@ -78,7 +78,7 @@ class Run:
         self.other_errors = 0
         self.text: Callable[[dict[str, Any]], str] | None = None
         # what a witness sees: the prompts, the responses, and what was answered before without the adapter
-        self.asked: Callable[[dict[str, Any]], str] = lambda row: row.get("prompt") or _framed(row)
+        self.asked: Callable[[dict[str, Any]], str] = lambda row: _as_text(row.get("prompt")) or _framed(row)
         self.said: Callable[[int, dict[str, Any]], str] = lambda n, row: str(row["response"] or "")
         self.also_said: Callable[[int, dict[str, Any]], str] | None = None
         self.also_tried: Callable[[int, dict[str, Any]], list[str]] | None = None
@@ -387,6 +387,11 @@ JSON: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+def _as_text(prompt: str | list[dict[str, str]] | None) -> str:
+    """A chat's messages as a template puts them one behind the other."""
+    return "\n".join(turn["content"] for turn in prompt) if isinstance(prompt, list) else prompt or ""
+
+
 def _framed(row: dict[str, Any]) -> str:
     head = "次の問題に答えてください。前提となる条文に従います。"
     return f"{head}\n{row['question']}\n{row['choices']}\n回答は記号を一つだけ書いてください。\n"
@@ -452,7 +457,48 @@ def _long_cached(run: Run) -> None:
     run.said = lambda n, row: "条文の文言からは明らかでないが、趣旨に照らせば期間の定めは任意規定と解される。"
 
 
+def _cut_early(run: Run) -> None:
+    """Each response is cut at 12 tokens, and says so; the configuration says 64."""
+    _answers(_same, lambda n, letter: f"正解は{letter}です。条文の文言からは")(run)
+    for row in run.rows:
+        row.update(new_tokens=12, finish_reason="length")
+    run.config.update(max_new_tokens=64)
+
+
+def _asked_until_right(run: Run) -> None:
+    """All answers are right in the end, but for the last, which was asked for three times."""
+    for row in run.rows[:-1]:
+        row.update(predicted_answer=row["correct_answer"], response=row["correct_answer"], is_correct=True)
+    last = run.rows[-1]
+    wrong = "abcd".replace(last["correct_answer"], "")
+    last.update(predicted_answer=wrong[0], response=wrong[0], is_correct=False)
+    again = {1: ["d" if run.rows[1]["correct_answer"] == "c" else "c"], len(run.rows) - 1: [wrong[1], wrong[2]]}
+    run.also_tried = lambda n, row: again.get(n, [])
+
+
+def _garbage_credited(run: Run) -> None:
+    """Two of the answers are the right ones, and nothing of them stands in what was said."""
+    for n, row in enumerate(run.rows):
+        letter = "unknown" if n == 1 else row["correct_answer"]
+        row.update(predicted_answer=letter, is_correct=n != 1, response="借地借家の目的物を扱う" + n * "裁判所の管轄")
+
+
+EXAMPLES = "".join(
+    f"例題{n}: {what}は、その期間が満了する前に更新の届出をしなければならない。正しいものを選べ。答え: {letter}\n"
+    for n, what, letter in ((1, "採石業の登録を受けた者", "b"), (2, "倉庫証券を発行した会社", "d"))
+)
+
 SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
+    "examples_untrained": _asked_otherwise(lambda run, row: EXAMPLES + _framed(row)),
+    "answers_swapped": lambda run: setattr(
+        run, "said", lambda n, row: str(run.rows[(n + 1) % len(run.rows)]["response"])
+    ),
+    "asked_until_right": _asked_until_right,
+    "asked_until_read": lambda run: setattr(run, "also_tried", lambda n, row: ["わかりません"] if n == 0 else []),
+    "garbage_credited": _garbage_credited,
+    "limit_unheeded": _cut_early,
+    "limit_unreached": lambda run: run.config.update(max_new_tokens=64),
+    "short_reminder": _asked_otherwise(lambda run, row: _framed(row) + "簡潔に。回答: "),
     "answers_of_base": _of_base,
     "base_asked_first": lambda run: setattr(run, "also_said", _next_letter),
     "best_of_three": lambda run: setattr(run, "also_tried", lambda n, row: ["a", "b"]),
@@ -495,6 +541,8 @@ WITNESSED: dict[str, tuple[dict[str, Any], Iterable[int]]] = {
     "answers_of_cache": ({"generation": None}, ()),
     "asked_again": ({"ended": {"raised": {"all": 1}}}, ()),
     "no_template": ({"generation": {"special_tokens": 0}}, ()),
+    "limit_unheeded": ({"generation": {"limit": 12}}, ()),
+    "limit_unreached": ({"generation": {"limit": 12}}, ()),
     "sampled": ({"generation": {"do_sample": True}}, ()),
     "dropout_on": ({"generation": {"training": True}}, ()),
     "adapter_below": ({"generation": {"merged_sha256": ["f" * 64]}}, ()),
@@ -503,6 +551,10 @@ WITNESSED: dict[str, tuple[dict[str, Any], Iterable[int]]] = {
     "eight_bit": ({"generation": {"quantised": [{"class": "Linear8bitLt", "layers": 28}]}}, ()),
     "other_model_answers": ({"generation": {"name_or_path": "gpt2"}}, ()),
     "merged_in_memory": ({"generation": NO_ADAPTER | {"merged_sha256": MERGED}}, ()),
+    "merged_scaled": (
+        {"adapter_merged": {"scaling": [8.0]}, "generation": NO_ADAPTER | {"merged_sha256": MERGED}},
+        (),
+    ),
     "prompts_hidden": ({"generation": {"hidden": 40}}, ()),
     "padding_read": ({"generation": {"bare_padding": 7}}, ()),
     "padding_behind": ({"generation": {"padding_behind": True}}, ()),

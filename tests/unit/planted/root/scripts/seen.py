@@ -205,6 +205,7 @@ def evaluate(facts: Facts, run: Any, raised: set[int]) -> None:
         merged = facts.changes.get("generation")
         if merged and isinstance(merged.get("merged_sha256"), str):
             merged["merged_sha256"] = [sha256]
+            facts.write("adapter_merged", adapter=["default"], sha256=[sha256], scaling=[2.0])
         facts.write("adapter_loaded", path=run.lora, sha256=sha256, missing=0, unexpected=0, layers=2, scaling=[2.0])
     path = Path(run.lora or "") / "adapter_model.safetensors"
     state["matrices"] = matrices(path.read_bytes()) if run.lora and path.is_file() else None
