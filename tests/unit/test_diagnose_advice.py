@@ -216,6 +216,10 @@ def test_ranks_at_one_collective_name_none() -> None:
         (OWN.format("/w/t.py") + CPU_OOM + "trainer exited with code 137\n", "docker", ("paging file", "wslconfig")),
         (OWN.format(r"C:\w\t.py") + "RuntimeError: Failed to find C compiler.\n", "MSVC", ("apt",)),
         (OWN.format("/w/t.py") + "RuntimeError: Failed to find C compiler.\n", "apt", ("MSVC", "Windows")),
+        (OWN.format(r"C:\w\t.py") + "RuntimeError: CUDA error: unknown error\n", "Restart Windows", ("sudo", "wsl ")),
+        (OWN.format("/mnt/c/t.py") + "RuntimeError: CUDA error: unknown error\n", "wsl --shutdown", ("sudo",)),
+        (OWN.format("/w/t.py") + "RuntimeError: CUDA error: unknown error\n", "sudo rmmod", ("Restart Windows",)),
+        (OWN.format(r"C:\w\t.py") + "RuntimeError: CUDA error: out of memory\n", "nvidia-smi", ("wsl",)),
     ],
 )
 def test_advice_is_for_the_system_of_the_log(log: str, has: str, lacks: tuple[str, ...]) -> None:
