@@ -247,7 +247,9 @@ def test_a_bare_signal_is_only_likely(line: str) -> None:
 
 def test_an_import_names_the_package_that_must_change() -> None:
     """The library in the last frame, under its name on PyPI; in a script of one's own what it imports."""
-    error = "ImportError: cannot import name 'Foo' from 'transformers.models.bar' (/env/x.py)\n"
+    error = (
+        "ImportError: cannot import name 'Foo' from 'transformers.models.bar' (/env/site-packages/transformers/x.py)\n"
+    )
     library = told(OWN.format("/env/lib/python3.10/site-packages/awq/models/base.py") + error)
     assert "pip install -U autoawq" in library
     assert "transformers from before" in library
@@ -332,3 +334,23 @@ def test_an_evaluation_that_ends_with_its_accuracy_came_to_its_end(tmp_path: Pat
     ):
         path.write_text(f"{line}\n", encoding="utf-8")
         assert text(f"diagnose.seen.{part}", "en") in run_diagnose(path, None, False, "en")
+
+
+def test_collectives_are_compared_within_their_group() -> None:
+    """Each process group counts for itself, and an all-to-all may be uneven."""
+    grouped = NCCL.replace("[Rank", "[PG ID {} PG GUID 1(default_pg) Rank")
+    apart = grouped.format(0, 1, 9, 5, 5) + grouped.format(1, 2, 4, 6, 6)
+    assert diagnose(LOSS + apart, None).case == "nccl_timeout"
+    late = grouped.format(0, 1, 9, 5, 5) + grouped.format(0, 2, 4, 5, 5)
+    assert "rank 2" in told(LOSS + late)
+    uneven = (NCCL.format(1, 9, 5) + NCCL.format(2, 9, 6)).replace("ALLREDUCE", "ALLTOALL_BASE")
+    assert diagnose(LOSS + uneven, None).case == "nccl_timeout"
+
+
+def test_a_file_of_ones_own_is_not_installed_from_an_index() -> None:
+    """Its name on PyPI is another's."""
+    said = told(
+        "Traceback (most recent call last):\nImportError: cannot import name 'a' from 'utils' (/home/me/utils.py)\n"
+    )
+    assert "pip install -U" not in said
+    assert "/home/me/utils.py" in said
