@@ -12,6 +12,7 @@ from steph.diagnose.command import run_diagnose
 from steph.diagnose.engine import diagnose
 from steph.record.values import Diagnosis
 
+LOSS = "{'loss': 1.1, 'grad_norm': 0.8, 'learning_rate': 0.0001, 'epoch': 0.5}\n"
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
 STEP = f'Traceback (most recent call last):\n  File "/w/t.py", line 3, in <module>\n    trainer.train()\n{OOM}\n'
 LOAD = STEP.replace("trainer.train()", "AutoModelForCausalLM.from_pretrained(name)")
@@ -172,3 +173,184 @@ def test_confidence_follows_the_wording() -> None:
     assert diagnose(STEP, 1).confidence == "certain"
     assert diagnose(STEP.replace(OOM, "RuntimeError: CUDA error: misaligned address"), 1).confidence == "likely"
     assert diagnose(STEP.replace(OOM, "AcmeError: the flux is not aligned"), 1).confidence == "guess"
+
+
+NCCL = (
+    "[E ProcessGroupNCCL.cpp:475] [Rank {}] Watchdog caught collective operation timeout: WorkNCCL(SeqNum={}, "
+    "OpType=ALLREDUCE, NumelIn={}, NumelOut=1, Timeout(ms)=1800000) ran for 1800221 milliseconds before timing out.\n"
+)
+CPU_OOM = "RuntimeError: [enforce fail at alloc_cpu.cpp:81] data. DefaultCPUAllocator: not enough memory.\n"
+OWN = 'Traceback (most recent call last):\n  File "{}", line 5, in <module>\n    x()\n'
+
+
+def test_ranks_that_ran_different_collectives_are_named() -> None:
+    """One number with two sizes is no rank that hung: some parameters were used by some ranks only."""
+    log = "".join(NCCL.format(rank, 137, size) for rank, size in ((1, 1127), (6, 1127), (7, 1094)))
+    found = diagnose(log, None, language="en")
+    assert found.case == "nccl_different_collectives"
+    assert "set_z3_leaf_modules" in found.advice[0]
+    assert [line.count("[Rank ") for line in found.evidence] == [1, 1]
+    assert "[Rank 7]" in found.evidence[1]
+
+
+@pytest.mark.parametrize("order", [((6, 20880), (7, 20879)), ((7, 20879), (6, 20880), (5, 20880))])
+def test_the_rank_with_the_lowest_number_is_named_and_quoted(order: tuple[tuple[int, int], ...]) -> None:
+    """A reader would otherwise look at the rank that was printed first."""
+    found = diagnose(LOSS + "".join(NCCL.format(rank, number, number) for rank, number in order), None, language="en")
+    assert found.case == "nccl_rank_behind"
+    assert "rank 7" in found.advice[0]
+    assert any("[Rank 7]" in line for line in found.evidence)
+
+
+def test_ranks_at_one_collective_name_none() -> None:
+    """All wait at the same place: who is missing printed nothing."""
+    assert diagnose(LOSS + NCCL.format(1, 9, 5) + NCCL.format(2, 9, 5), None).case == "nccl_timeout"
+
+
+@pytest.mark.parametrize(
+    ("log", "has", "lacks"),
+    [
+        (OWN.format(r"D:\w\t.py") + CPU_OOM, "paging file", ("dmesg", "wslconfig", "swap", "docker")),
+        (OWN.format("/mnt/c/w/t.py") + CPU_OOM, "wslconfig", ("dmesg", "paging file", "docker")),
+        (OWN.format("/home/a/t.py") + CPU_OOM, "swap", ("paging file", "wslconfig", "docker")),
+        (OWN.format("/w/t.py") + CPU_OOM + "trainer exited with code 137\n", "docker", ("paging file", "wslconfig")),
+        (OWN.format(r"C:\w\t.py") + "RuntimeError: Failed to find C compiler.\n", "MSVC", ("apt",)),
+        (OWN.format("/w/t.py") + "RuntimeError: Failed to find C compiler.\n", "apt", ("MSVC", "Windows")),
+        (OWN.format(r"C:\w\t.py") + "RuntimeError: CUDA error: unknown error\n", "Restart Windows", ("sudo", "wsl ")),
+        (OWN.format("/mnt/c/t.py") + "RuntimeError: CUDA error: unknown error\n", "wsl --shutdown", ("sudo",)),
+        (OWN.format("/w/t.py") + "RuntimeError: CUDA error: unknown error\n", "sudo rmmod", ("Restart Windows",)),
+        (OWN.format(r"C:\w\t.py") + "RuntimeError: CUDA error: out of memory\n", "nvidia-smi", ("wsl",)),
+    ],
+)
+def test_advice_is_for_the_system_of_the_log(log: str, has: str, lacks: tuple[str, ...]) -> None:
+    """Windows, WSL, Linux and containers are not told in one bracket."""
+    assert has in told(log)
+    assert [one for one in lacks if one in told(log)] == []
+
+
+def test_several_processes_are_made_fewer_first() -> None:
+    """Each loads its own copy."""
+    log = "ERROR:torch.distributed.elastic:failed (exitcode: -9) local_rank: 1 (pid: 9) of binary: python3\n"
+    found = diagnose(log, 1, language="en")
+    assert "fewer processes" in found.advice[0]
+    assert found.confidence == "likely"
+
+
+@pytest.mark.parametrize(
+    "line", ["Killed", "t.sh: line 28:  7 Killed          python t.py", "  exitcode  : -7 (pid: 1)"]
+)
+def test_a_bare_signal_is_only_likely(line: str) -> None:
+    """An administrator or a scheduler can send it."""
+    assert diagnose(line).confidence == "likely"
+    assert diagnose("Out of memory: Killed process 81 (python) total-vm:88112kB").confidence == "certain"
+
+
+def test_an_import_names_the_package_that_must_change() -> None:
+    """The library in the last frame, under its name on PyPI; in a script of one's own what it imports."""
+    error = (
+        "ImportError: cannot import name 'Foo' from 'transformers.models.bar' (/env/site-packages/transformers/x.py)\n"
+    )
+    library = told(OWN.format("/env/lib/python3.10/site-packages/awq/models/base.py") + error)
+    assert "pip install -U autoawq" in library
+    assert "transformers from before" in library
+    assert "transformers.models" not in library.partition("\n")[2]
+    script = told(OWN.format(r"C:\w\train.py") + error)
+    assert "pip install -U transformers" in script
+    assert "bitsandbytes" not in script
+    warned = "UserWarning: The installed version of bitsandbytes was compiled without GPU support.\n"
+    assert "bitsandbytes>=0.43" in told(warned + OWN.format(r"C:\w\train.py") + error)
+
+
+def test_an_option_of_the_log_is_removed_not_contradicted() -> None:
+    """sd-scripts refuses --use_8bit_adam beside --optimizer_type."""
+    error = "Error no kernel image is available for execution on the device at line 167 in file D:\\b\\csrc\\ops.cu\n"
+    log = f"train_network.py {error}"
+    assert "--optimizer_type AdamW)" in told(log)
+    flagged = told(f"{error}python train_network.py --use_8bit_adam\n")
+    assert "remove --use_8bit_adam" in flagged
+    assert "optimizer_type" not in flagged
+
+
+@pytest.mark.parametrize("limit", [10, 128, 256])
+def test_no_length_above_the_one_in_the_log_is_advised(limit: int) -> None:
+    """The tokenizer's warning names the limit."""
+    warning = (
+        "Token indices sequence length is longer than the specified maximum sequence length for this model (999 > {})"
+    )
+    assert "max_length" not in told(f"{warning.format(limit)}\nper_device_train_batch_size=1\n{STEP}")
+    assert "from 2048 to 1024" in told(
+        f"{warning.format(2048)}\nper_device_train_batch_size=1, gradient_checkpointing=True\n{STEP}"
+    )
+    assert "by half" in told(f"per_device_train_batch_size=1, gradient_checkpointing=True\n{STEP}")
+
+
+def test_safetensors_are_not_advised_where_they_are_read() -> None:
+    """The log shows the file."""
+    log = "loading: /m/base.safetensors\nLoading checkpoint shards:   0%|          | 0/2 [00:00<?, ?it/s]\nKilled\n"
+    assert "safetensors" not in told(log)
+    assert "safetensors" in told(log.partition("\n")[2])
+
+
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        (
+            OWN.format("/w/t.py")
+            + "ImportError: \n requires the protobuf library but it was not found in your environment.\n",
+            "ImportError: requires the protobuf",
+        ),
+        (
+            OWN.format("/w/t.py")
+            + "RuntimeError: Error(s) in loading state_dict for PeftModel:\n\tsize mismatch for lm_head.weight: "
+            "copying a param with shape torch.Size([9, 2]) from checkpoint, the shape in current model is torch.Size("
+            "[8, 2]).\n",
+            "size mismatch",
+        ),
+        (
+            "A module that was compiled using NumPy 1.x cannot be run in\nNumPy 2.1.2 as it may crash.\n"
+            + OWN.format("/w/t.py")
+            + "AttributeError: _ARRAY_API not found\n",
+            "NumPy 2.1.2",
+        ),
+    ],
+)
+def test_the_evidence_holds_the_telling_line(log: str, line: str) -> None:
+    """It need not be the first of the message, nor part of it."""
+    assert any(line in one for one in diagnose(log, 1).evidence)
+
+
+def test_frames_in_an_unknown_form_are_read_above_the_exception() -> None:
+    """A notebook's export in HTML keeps the function but not the frame."""
+    assert diagnose(f"    781     def _is_fp16_bf16_tensor(tensor):\n\n{OOM}\n", 1).case == "oom_logits"
+
+
+def test_an_evaluation_that_ends_with_its_accuracy_came_to_its_end(tmp_path: Path) -> None:
+    """A line of training that has an accuracy is no end."""
+    path = tmp_path / "log.txt"
+    for line, part in (
+        ('{"accuracy": 0.7233, "n": 300, "errors": 0}', "metrics"),
+        ('{"n": 300, "f1": 0.5}', "metrics"),
+        ('{"accuracy": 0.7233, "epoch": 0.5}', "no_metrics"),
+    ):
+        path.write_text(f"{line}\n", encoding="utf-8")
+        assert text(f"diagnose.seen.{part}", "en") in run_diagnose(path, None, False, "en")
+
+
+def test_collectives_are_compared_within_their_group() -> None:
+    """Each process group counts for itself, and an all-to-all may be uneven."""
+    grouped = NCCL.replace("[Rank", "[PG ID {} PG GUID 1(default_pg) Rank")
+    apart = grouped.format(0, 1, 9, 5, 5) + grouped.format(1, 2, 4, 6, 6)
+    assert diagnose(LOSS + apart, None).case == "nccl_timeout"
+    late = grouped.format(0, 1, 9, 5, 5) + grouped.format(0, 2, 4, 5, 5)
+    assert "rank 2" in told(LOSS + late)
+    uneven = (NCCL.format(1, 9, 5) + NCCL.format(2, 9, 6)).replace("ALLREDUCE", "ALLTOALL_BASE")
+    assert diagnose(LOSS + uneven, None).case == "nccl_timeout"
+
+
+def test_a_file_of_ones_own_is_not_installed_from_an_index() -> None:
+    """Its name on PyPI is another's."""
+    said = told(
+        "Traceback (most recent call last):\nImportError: cannot import name 'a' from 'utils' (/home/me/utils.py)\n"
+    )
+    assert "pip install -U" not in said
+    assert "/home/me/utils.py" in said

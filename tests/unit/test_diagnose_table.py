@@ -6,6 +6,7 @@ import ast
 import functools
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,21 @@ from steph.diagnose import table
 from steph.diagnose.advice import words_of
 from steph.diagnose.engine import diagnose
 from steph.diagnose.exceptions import chains_of
-from steph.diagnose.facts import facts_of
+from steph.diagnose.facts import SIGNS, facts_of
 from steph.diagnose.losses import losses_of
 from steph.diagnose.reader import lines_of
-from steph.diagnose.table import Case, Where, cases, common_settings, compiled, programs, steps, steps_of, triggers
+from steph.diagnose.table import (
+    Case,
+    Program,
+    Where,
+    cases,
+    common_settings,
+    compiled,
+    programs,
+    steps,
+    steps_of,
+    triggers,
+)
 
 TESTS = Path(__file__).parent
 SUITE = TESTS.parents[1] / "plugins" / "steph"
@@ -114,7 +126,7 @@ def test_the_fast_path_misses_no_sample_line() -> None:
 
 def test_rows_name_only_what_exists() -> None:
     """Steps, facts and settings that a row names are known."""
-    known = _flag_names()
+    known = _flag_names() | SIGNS.keys()
     for case in cases():
         assert set(case.steps) <= set(steps())
         assert set(case.facts) <= known
@@ -162,3 +174,26 @@ def test_no_message_is_unused() -> None:
     unused = {one for one in catalog("ja") if one not in used and f'"{one}"' not in code}
     assert unused == set()
     assert not has_message("diagnose.case.no_such_case.means")
+
+
+@pytest.mark.parametrize("program", programs(), ids=lambda program: program.name)
+def test_no_setting_is_named_that_a_program_lacks(program: Program) -> None:
+    """Neither as nothing nor as another program's; a meaning, which is always told, names none of those."""
+    facts = replace(FLAGS, program=program)
+    lacking = {name for name, spelled in program.settings.items() if not spelled}
+    for case in cases():
+        assert not lacking & placeholders(catalog("en")[f"diagnose.case.{case.id}.means"]), case.id
+        steps_told = words_of(case.cause, case, facts, "en").steps
+        assert steps_told
+        empty = re.compile(r"  |\b[Ss]et [ .,]|\( ?[,)]")
+        assert not any(empty.search(step.replace("()", "")) for step in steps_told), steps_told
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.id)
+def test_no_placeholder_is_left_in_what_a_sample_is_told(case: Case) -> None:
+    """A value that the log does not say leaves no trace."""
+    names = {name for message in catalog("en").values() for name in placeholders(message)}
+    for sample in case.samples:
+        found = diagnose(sample, 1, language="en")
+        left = names.intersection(re.findall(r"\[(\w+)\]", "\n".join((found.meaning or "", *found.advice))))
+        assert left == set(), sample

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steph.base.messages import Language, has_message, text
+from steph.base.messages import Language, catalog, has_message, placeholders, text
 from steph.base.terms import Cause, Phase
 from steph.diagnose.exceptions import Chain
 from steph.diagnose.facts import Facts
-from steph.diagnose.table import Case, Step, cases, common_settings, steps, steps_of
+from steph.diagnose.table import Case, Step, cases, common_settings, package_of, steps, steps_of
 
 _STEPS_SHOWN = 2
+_UNKNOWN = re.compile(r" ?[(（]\[\w{1,40}\][)）]")  # a bracket that holds nothing but a value that the log does not say
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,22 @@ class _Values(dict[str, str]):
 
 
 def case_of(
-    cause: Cause, told: str | None, phase: Phase | None, chain: Chain, evidence: str, log: str, facts: Facts
+    cause: Cause,
+    told: str | None,
+    phase: Phase | None,
+    chain: Chain,
+    evidence: str,
+    log: str,
+    facts: Facts,
+    above: str = "",
 ) -> Case | None:
     """The first row of the cause that fits all that is known; `told` is the case whose wording decided the cause.
 
-    `evidence` is the exception or line that told the cause, `log` the whole text.
+    `evidence` is the exception or line that told the cause, `log` the whole text; `above` are the lines before an
+    exception, which stand for its frames where the log shows none in a known form.
     """
     texts = [text[:8000] for raised in chain for text in raised.texts] or [evidence]
-    frames = "\n".join(frame[:500] for raised in chain for frame in raised.frames[-200:])
+    frames = "\n".join(frame[:500] for raised in chain for frame in raised.frames[-200:]) or above
     for case in cases():
         if case.cause is cause and (case.id == told or _fits(case, phase, texts, evidence, frames, log, facts)):
             return case
@@ -67,7 +77,8 @@ def captured(case: Case, texts: list[str]) -> dict[str, str]:
         for one in texts:
             match = pattern.search(one)
             if match is not None:
-                return {name: value for name, value in match.groupdict().items() if value}
+                found = {name: value for name, value in match.groupdict().items() if value}
+                return {"package": package_of(found["module"]), **found} if "module" in found else found
     return {}
 
 
@@ -77,17 +88,27 @@ def words_of(
     """The words for a case, else for its cause. Without `facts` every step is shown: the page of causes has no log."""
     base = f"diagnose.case.{case.id}" if case else f"diagnose.cause.{cause.value}"
     values = _Values(common_settings() if facts is None else facts.values())
-    if facts is not None:
-        values.setdefault("card", text("diagnose.unknown_card", language))
     values.update({**(case.values if case else {}), **(found or {})})
     ids = case.steps if case else steps_of(cause)
     if not ids:
-        said = (text(f"{base}.{part}", language, values) for part in ("do", "next") if has_message(f"{base}.{part}"))
+        messages = [f"{base}.{part}" for part in ("do", "next") if has_message(f"{base}.{part}")]
     else:
         rows = [steps()[one] for one in ids]
-        chosen = rows if facts is None else [row for row in rows if _applies(row, facts)][:_STEPS_SHOWN]
-        said = (text(_step_message(row, values, facts), language, values) for row in chosen)
-    return Words(text(f"{base}.means", language, values), tuple(said))
+        messages = [_step_message(row, values, facts) for row in rows if facts is None or _applies(row, facts)]
+    if facts is not None:
+        sayable = [one for one in messages if _has_settings(one, language, values)]
+        if not sayable:  # the program is part of a larger one, or was taken for another
+            values.update({name: spelled for name, spelled in common_settings().items() if not values.get(name)})
+        messages = (sayable or messages)[:_STEPS_SHOWN]
+    said = [text(one, language, values) for one in (f"{base}.means", *messages)]
+    if facts is not None:
+        said = [_UNKNOWN.sub("", one) for one in said]
+    return Words(said[0], tuple(said[1:]))
+
+
+def _has_settings(message: str, language: Language, values: Mapping[str, str]) -> bool:
+    """Whether the program has every setting that the message names; one that it lacks is spelled as nothing."""
+    return all(values.get(name) != "" for name in placeholders(catalog(language)[message]))
 
 
 def _applies(step: Step, facts: Facts) -> bool:

@@ -15,6 +15,7 @@ from steph.base.messages import Language
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
 from steph.diagnose.advice import captured, case_of, words_of
+from steph.diagnose.collectives import Collective, behind, collectives_of, unlike
 from steph.diagnose.exceptions import Chain, Raised, chains_of, shortened
 from steph.diagnose.facts import facts_of
 from steph.diagnose.losses import Losses, losses_of
@@ -37,6 +38,8 @@ _REPORTED = re.compile(
     r".{1,200}?(?P<type>\b(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Timeout)): (?P<message>.{1,2000})"
 )
 _LAST_LINES = 6
+_LINES_ABOVE = 8
+_BARE_KILL = re.compile(r"^(?:.{0,300}\s)?(?:[Kk]illed|強制終了)(?:\s{2,}.{0,600})?$")
 _FACTS_CHARACTERS = 1 << 19  # at each end of a log: a program prints its settings at its start
 _PHASE_OF_CAUSE = dict.fromkeys(
     (Cause.HUB_UNREACHABLE, Cause.HUB_GATED, Cause.HUB_NOT_FOUND, Cause.IMPORT_ERROR), Phase.LOAD
@@ -94,20 +97,25 @@ def diagnose(
     writer = chosen.root.rank if chosen.root else None
     rank, rank_words = failed_rank(read.ends, chosen.rank, writer)
     oom = _oom(read, chosen) if cause in (Cause.CUDA_OOM, Cause.HOST_OOM) else None
-    facts = facts_of(clip(read.text, _FACTS_CHARACTERS, _FACTS_CHARACTERS), read.losses, read.ends, oom)
+    hung = collectives_of(read.lines) if cause is Cause.TIMEOUT else ()
+    last_frame = next((raised.last_frame for raised in chain if raised is chosen.root), "")
+    shown = clip(read.text, _FACTS_CHARACTERS, _FACTS_CHARACTERS)
+    facts = facts_of(shown, read.losses, read.ends, oom, hung, last_frame)
     phase = _phase(read, chosen, chain)
     told = "\n".join(chosen.evidence)
-    case = case_of(cause, chosen.clue.case, phase, chain, told, read.text, facts)
+    above = "\n".join(line.text for line in read.lines if chosen.index - _LINES_ABOVE <= line.index < chosen.index)
+    case = case_of(cause, chosen.clue.case, phase, chain, told, read.text, facts, above if chain else "")
     phase = phase or (case.in_phase if case else None) or _PHASE_OF_CAUSE.get(cause)
     texts = [one for raised in chain for one in raised.texts] or [told]
     words = words_of(cause, case, facts, language, captured(case, texts) if case else None)
+    evidence = _telling(chosen, case)
     return Diagnosis(
         cause=cause,
         case=case.id if case else None,
-        confidence=_confidence(chosen.clue, case),
+        confidence=_confidence(chosen, case),
         phase=phase,
         rank=rank,
-        evidence=_shown((*rank_words, *chosen.evidence)),
+        evidence=_shown((*rank_words, *evidence, *_quoted(read, case, hung, evidence))),
         oom=oom,
         meaning=redact(words.meaning),
         advice=tuple(map(redact, words.steps)),
@@ -120,11 +128,43 @@ def _phase(read: _Log, chosen: _Candidate, chain: Chain) -> Phase | None:
     return phase_of(read.lines, chosen.index, chain)
 
 
-def _confidence(clue: Clue, case: Case | None) -> Literal["certain", "likely", "guess"]:
+def _confidence(chosen: _Candidate, case: Case | None) -> Literal["certain", "likely", "guess"]:
     """How sure the cause is: a wording that only it has, one that fits it, or the best of little."""
+    clue = chosen.clue
+    is_bare = clue.weight is Weight.SYMPTOM or any(map(_BARE_KILL.search, chosen.evidence))
+    if clue.cause is Cause.HOST_OOM and is_bare:
+        return "likely"  # an administrator or a scheduler can send a SIGKILL, too
     if clue.weight >= Weight.SYMPTOM:
         return case.sure if case else "certain"
     return "likely" if clue.weight >= Weight.LIKELY or case is not None else "guess"
+
+
+def _telling(chosen: _Candidate, case: Case | None) -> tuple[str, ...]:
+    """The evidence, with the line of a long message that tells the case, or the first one that says anything."""
+    root = chosen.root
+    if root is None or root.line not in chosen.evidence:
+        return chosen.evidence
+    patterns = case.raised if case else ()
+    rest = [line for line in root.message[1:] if line.strip()]
+    line = next((one for one in rest if any(pattern.search(one) for pattern in patterns)), None)
+    if line is None and not root.message[0].strip():
+        line = next(iter(rest), None)
+    if line is None or any(pattern.search(root.line) for pattern in patterns):
+        return chosen.evidence
+    at = chosen.evidence.index(root.line)
+    both = (root.line, line) if root.message[0].strip() else (f"{root.line}: {line.strip()}",)
+    return (*chosen.evidence[:at], *both, *chosen.evidence[at + 1 :])
+
+
+def _quoted(read: _Log, case: Case | None, hung: tuple[Collective, ...], told: tuple[str, ...]) -> list[str]:
+    """Other lines of the log that the words speak of: those that the case asks for, and the ranks that differ."""
+    wanted = [
+        next((line.text for line in read.lines if pattern.search(line.text[:_REPORT_CHARACTERS])), "")
+        for pattern in (case.quote if case else ())
+    ]
+    late = behind(hung)
+    ranks = (*(unlike(hung) or ()), *((late,) if late else ()))
+    return [one for one in (*wanted, *(rank.line for rank in ranks)) if not any(one in line for line in told)]
 
 
 def _chain_of(read: _Log, chosen: _Candidate) -> Chain:

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from steph.base.units import GIB
+from steph.diagnose.collectives import Collective, behind, unlike
 from steph.diagnose.losses import Losses
 from steph.diagnose.ranks import RankEnd
-from steph.diagnose.table import Program, common_settings, programs
+from steph.diagnose.table import Program, common_settings, package_of, programs
 from steph.record.values import OomNumbers
 
 _SIGTERM = 15
@@ -29,6 +30,14 @@ _BATCH = re.compile(
 _LENGTH = re.compile(
     rf"(?:max_seq_length|max-seq-length|cutoff_len|sequence_len|model_max_length|max_seq_len|block_size){_NUMBER}"
 )
+_TOKENIZER_LIMIT = re.compile(r"specified maximum sequence length for this model \(\d{1,9} > (\d{1,9})\)")
+_WINDOWS = re.compile(r"(?:^|[\s\"'(])[A-Za-z]:\\{1,2}[\w.]|WinError|Platform: Windows|\bwin32\b|\bWSAStartup\b", re.M)
+_WSL = re.compile(r"/mnt/[c-e]/|\bWSL2?\b|/usr/lib/wsl|microsoft-standard")
+_CONTAINER = re.compile(r"^\S{1,80} exited with code \d|\bdocker\b|/kubepods|\bkubelet\b|OOMKilled|/\.dockerenv", re.M)
+_EIGHT_BIT_FLAG = re.compile(r"--use_8bit_adam\b")
+_SAFETENSORS = re.compile(r"\.safetensors\b")
+_BNB_WITHOUT_GPU = re.compile(r"bitsandbytes was compiled without GPU support")
+_LIBRARY = re.compile(r"(?:site|dist)-packages[/\\](\w{1,80})")
 _FOUR_BIT = re.compile(
     r"load_in_4bit[\"']?\s{0,5}[=:]\s{0,5}[Tt]rue|[(\[]4-?bit[)\]]|bnb-4bit|\bqlora\b|--use-4bit|--load_in_4bit|quantization_bit\W{1,4}4\b"
     r"|[Ll]oading .{0,80}in 4-?bit|-Int4\b|-GPTQ-Int4|Params4bit|Linear4bit|4bit and LoRA",
@@ -51,6 +60,15 @@ _GPUS = re.compile(
 )
 _RANK = re.compile(r"\[rank[1-9]\d{0,3}\]|\[Rank[: ][1-9]|local_rank: [1-9]|\bGPU [1-7] has a total")
 
+SIGNS = {
+    "on_windows": _WINDOWS,
+    "on_wsl": _WSL,
+    "in_container": _CONTAINER,
+    "eight_bit_flag": _EIGHT_BIT_FLAG,
+    "reads_safetensors": _SAFETENSORS,
+    "bnb_without_gpu": _BNB_WITHOUT_GPU,
+}
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -68,6 +86,9 @@ class Facts:
     oom: OomNumbers | None
     losses: Losses
     ends: tuple[RankEnd, ...]
+    collectives: tuple[Collective, ...]
+    importer: str | None  # the library whose code raised, None for a script of one's own
+    signs: frozenset[str]  # names of what the text shows by itself
 
     @functools.cached_property
     def flags(self) -> frozenset[str]:
@@ -90,14 +111,19 @@ class Facts:
             "nan_gradient_at_start": self.losses.gradient_broke_at == 0,
             "zero_loss_at_start": self.losses.is_zero_from_start,
             "loss_diverged": self.losses.diverged,
+            "importer_known": self.importer is not None,
+            "under_lm_eval": self.program is not None and self.program.name == "lm-evaluation-harness",
+            "a_rank_is_behind": behind(self.collectives) is not None,
+            "collectives_differ": unlike(self.collectives) is not None,
         }
-        return frozenset(name for name, is_so in holds.items() if is_so)
+        return self.signs | {name for name, is_so in holds.items() if is_so}
 
     def values(self) -> dict[str, str]:
         """The values for the words of cases and steps: settings as the program spells them, and what the log says."""
         oom = self.oom or OomNumbers()
         program = dict(self.program.settings) if self.program else {}
         length = self.length or 0
+        late, pair = behind(self.collectives), unlike(self.collectives)
         said: Mapping[str, object] = {
             "batch_size": self.batch_size,
             "half_batch": self.batch_size and max(1, self.batch_size // 2),
@@ -106,6 +132,14 @@ class Facts:
             "trained_share": self.trained_percent and f"{self.trained_percent:.0f}",
             "map_count": self.map_workers,
             "card": self.card,
+            "importer": self.importer and package_of(self.importer),
+            "late_rank": late and str(late.rank),
+            "late_number": late and late.number,
+            "first_rank": pair and str(pair[0].rank),
+            "second_rank": pair and str(pair[1].rank),
+            "first_work": pair and pair[0].work,
+            "second_work": pair and pair[1].work,
+            "shared_number": pair and pair[0].number,
             "program": self.program and self.program.name,
             "card_total": _size(oom.total_bytes),
             "allocated": _size(oom.allocated_bytes),
@@ -123,12 +157,23 @@ def _size(size: int | None) -> str | None:
     return None if size is None else f"{size / GIB:.1f} GiB"
 
 
-def facts_of(text: str, losses: Losses, ends: tuple[RankEnd, ...], oom: OomNumbers | None) -> Facts:
-    """Read the whole log once for each kind of fact; where it says one several times, the last counts."""
+def facts_of(
+    text: str,
+    losses: Losses,
+    ends: tuple[RankEnd, ...],
+    oom: OomNumbers | None,
+    collectives: tuple[Collective, ...] = (),
+    last_frame: str = "",
+) -> Facts:
+    """Read the whole log once for each kind of fact; where it says one several times, the last counts.
+
+    `last_frame` is the innermost frame of the exception that counts.
+    """
+    library = _LIBRARY.search(last_frame)
     return Facts(
         program=next((one for one in programs() if one.seen.search(text)), None),
         batch_size=_last_number(_BATCH, text),
-        length=_last_number(_LENGTH, text),
+        length=_last_number(_LENGTH, text) or _last_number(_TOKENIZER_LIMIT, text),
         four_bit=_FOUR_BIT.search(text) is not None,
         checkpointing=_CHECKPOINTING.search(text) is not None,
         trained_percent=_last_figure(_TRAINED, text),
@@ -138,6 +183,9 @@ def facts_of(text: str, losses: Losses, ends: tuple[RankEnd, ...], oom: OomNumbe
         oom=oom,
         losses=losses,
         ends=ends,
+        collectives=collectives,
+        importer=library[1] if library else None,
+        signs=frozenset(name for name, pattern in SIGNS.items() if pattern.search(text)),
     )
 
 

@@ -23,10 +23,12 @@ _HELP = re.compile(r"^\s*(?:usage:|-{1,2}[A-Za-z][\w-]*[ ,=])|^\s*(?:tip|hint|no
 _METRICS = re.compile(
     r"'train_runtime'|^\*+ (?:train|eval) metrics|^EVALUATION RESULTS|^Detailed results saved|\"train_runtime\""
     r"|^(?:.*\b)?(?:Training|Fine-?tuning|Evaluation)(?: is| has)? (?:been )?(?:completed?|finished|done)\b|"
-    r"^Accuracy: [\d.]+",
+    r"^Accuracy: [\d.]+"
+    r"|^\{(?![^\n]{0,400}\"(?:epoch|step|loss|learning_rate)\")(?:[^{}\n]{0,300}, ?)?"
+    r"\"(?:accuracy|acc|exact_match|f1|bleu|rouge\w{0,9}|perplexity)\": ?[\d.]{1,20}[,}]",
     re.I,
 )
-_METRIC_WORD = re.compile("train_runtime|metrics|results|complete|finished|done|accuracy:")
+_METRIC_WORD = re.compile('train_runtime|metrics|results|complete|finished|done|accuracy:|^\\{"')
 _GOES_ON = re.compile(r"^\{.*['\"](?:\w+_)?loss['\"]: ['\"]?[\d.]|^train_loss|^  ?epoch +=", re.I)
 _STEP_WORD, _LOSS_IS = re.compile(r"(?:iter|step|epoch|batch)\w*", re.I), re.compile(r"\bloss\s*[:=]\s*[\d.]", re.I)
 

@@ -78,6 +78,7 @@ class Case:
     decides: bool  # whether its wordings also speak for the cause
     sure: Literal["certain", "likely"]
     in_phase: Phase | None
+    quote: tuple[re.Pattern[str], ...]  # other lines of the log that belong to the evidence
     values: Mapping[str, str]
     samples: tuple[str, ...]
 
@@ -159,6 +160,7 @@ def _case(row: Mapping[str, Any]) -> Case:
         decides=row.get("decides", not needs_more),
         sure=row.get("sure", "certain"),
         in_phase=Phase(row["in_phase"]) if "in_phase" in row else None,
+        quote=tuple(map(compiled, row.get("quote", ()))),
         values=row.get("values", {}),
         samples=tuple(row["samples"]),
     )
@@ -231,3 +233,10 @@ def common_settings() -> Mapping[str, str]:
     """The names of settings where no program is known."""
     settings: Mapping[str, str] = _table("settings")["settings"]
     return settings
+
+
+def package_of(module: str) -> str:
+    """The package on PyPI that has a module, by its first name where none is known."""
+    names: Mapping[str, str] = _table("settings")["packages"]
+    top = module.partition(".")[0]
+    return names.get(top, top)
