@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -246,3 +247,28 @@ def test_rows_that_the_file_repeats_may_be_repeated(sound: TrainEvidence, tmp_pa
     changed = each("training_begins", row_hashes=hashes)
     assert broken(judged(replace(sound, train_file=twice), tmp_path / "a", changed)) == {}
     assert broken(judged(sound, tmp_path / "b", changed)) == {"rows_seen": Severity.WARN}
+
+
+def test_a_mean_of_steps_may_be_saved_and_a_multiple_of_the_last_may_not(sound: TrainEvidence, tmp_path: Path) -> None:
+    """What was saved after the end is as it was in memory then; all of it times one number is no mean."""
+    saved = next(fact["matrices"] for fact in reversed(facts_of(sound)) if fact["fact"] == "model_saved")
+
+    def ended(factor: Callable[[int], float]) -> Change:
+        numbers = {name: [v[0] * factor(n), v[1] * factor(n), v[2]] for n, (name, v) in enumerate(saved.items())}
+        return each("training_ends", matrices=numbers)
+
+    assert broken(judged(sound, tmp_path / "a", ended(lambda n: 1.1 + n / 50))) == {}
+    assert broken(judged(sound, tmp_path / "b", ended(lambda n: 2.0))) == {"saved_as_trained": Severity.FAIL}
+    assert broken(judged(sound, tmp_path / "c", ended(lambda n: 0.2 + n / 50))) == {"saved_as_trained": Severity.FAIL}
+    unseen = each("model_saved", matrices=None)
+    found = broken(judged(sound, tmp_path / "d", ended(lambda n: 1.1 + n / 50), unseen))
+    assert found == {"saved_as_trained": Severity.FAIL}
+
+
+def test_evaluation_mode_is_a_finding_only_where_dropout_was_asked_for(sound: TrainEvidence, tmp_path: Path) -> None:
+    """A model that calls itself evaluating may be trained; its dropouts tell whether something is lost."""
+    evaluating = each("batch", training=False)
+    assert broken(judged(sound, tmp_path / "a", evaluating)) == {}
+    assert broken(judged(sound, tmp_path / "b", evaluating, each("batch", dropouts=[0, 0]))) == {}
+    off = each("batch", dropouts=[8, 0])
+    assert broken(judged(sound, tmp_path / "c", evaluating, off)) == {"setup_seen": Severity.WARN}

@@ -231,7 +231,7 @@ def training_in(witness: Witness | None) -> Seen | None:
             ends = part.of(TrainingEnds)
             seen = Seen(
                 process, part.of(TrainingBegins)[0], ends[-1] if ends else None,
-                tuple(batch for batch in part.of(Batch) if batch.training is not False),
+                tuple(batch for batch in part.of(Batch) if batch.training or batch.grad is not False),
                 tuple(line for line in part.of(Logged) if not line.eval), tuple(earlier),
             )  # fmt: skip
             earlier += [ends[-1].raised] if ends and ends[-1].raised else []
@@ -257,12 +257,12 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
         *_label_checks(seen),
         model_check(witness, evidence.model_name, (seen.begins,)),
         quantised_check(evidence.settings.use_4bit, (seen.begins,)),
-        _setup_check(evidence, seen.begins),
+        _setup_check(evidence, seen),
         *place_checks((seen.begins,), on_gpu=evidence.card is not None),
         _moved_check(seen),
         _updates_check(seen),
         _saved_check(evidence, witness, seen, adapter_sha256),
-        *trained_weight_checks(seen.ends, evidence.output_dir),
+        *trained_weight_checks(seen.ends, evidence.output_dir, last_save(seen, witness, adapter_sha256)),
         inputs_check(seen.batches),
         *row_checks(evidence, seen.begins, seen.batches),
     )
@@ -466,8 +466,8 @@ def place_checks(worked: Sequence[ModelFact], *, on_gpu: bool) -> tuple[Check, .
     return (PARAMETERS_ON_GPU.check(not outside, f"重みの置き場所: {named}。", severity=WARN if partly else None),)
 
 
-def _setup_check(evidence: TrainEvidence, begins: TrainingBegins) -> Check:
-    asked = evidence.settings
+def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
+    asked, begins = evidence.settings, seen.begins
     four = [part for part in begins.quantised if part.kind in FOUR_BIT] if asked.use_4bit else []
     dropouts = {f"{value:g}" for value in begins.lora.dropout} if begins.lora else set()
     quant_types = {part.quant_type for part in four if part.quant_type}
@@ -489,6 +489,9 @@ def _setup_check(evidence: TrainEvidence, begins: TrainingBegins) -> Check:
     if not known:
         return SETUP_SEEN.check(None, "量子化の型も dropout も学習率も目撃していない。")
     wrong = [f"{name} {'・'.join(sorted(found))}（依頼では {want}）" for name, found, want in known if found != {want}]
+    switches = [batch.dropouts for batch in seen.batches if batch.dropouts and batch.dropouts[0]]
+    if switches and not any(switch[-1] for switch in switches) and "lora_dropout" not in evidence.unsaid:
+        wrong.append("LoRA の dropout がどれも切れている（評価モードのまま学習した）")
     return SETUP_SEEN.check(not wrong, f"依頼と違う設定: {one_line('、'.join(wrong) or 'なし', 250)}。")
 
 
@@ -563,6 +566,19 @@ def _saved_check(evidence: TrainEvidence, witness: Witness, seen: Seen, sha256: 
         return SAVED_AT_END.check(True, "アダプターのファイルは、この試行で保存されたもの。")
     message = f"アダプターのファイルは {max(steps)} ステップ目に保存されたもの（全 {done} ステップ）。"
     return SAVED_AT_END.check(max(steps) >= done, message)
+
+
+def last_save(seen: Seen | None, witness: Witness, sha256: str | None) -> ModelSaved | None:
+    """The save of this adapter's file when the training's last step was done; None where none was seen."""
+    if seen is None or seen.ends is None or sha256 is None:
+        return None
+    done = seen.ends.steps
+    late = [
+        save for save in witness.of(ModelSaved)
+        if save.sha256 == sha256 and save.at >= seen.begins.at
+        and (save.at >= seen.ends.at or (save.step is not None and done is not None and save.step >= done))
+    ]  # fmt: skip
+    return late[-1] if late else None
 
 
 def _end_of(seen: Seen) -> float:

@@ -183,6 +183,7 @@ class ModelSaved(Fact):
     merged_sha256: Texts = ()
     step: int | None = None
     in_training: bool | None = None
+    matrices: Matrices | None = None
 
 
 class TrainingBegins(ModelFact):
@@ -231,6 +232,7 @@ class Batch(Fact):
     answer_hashes: tuple[str | None, ...] | None = None
     training: bool | None = None
     grad: bool | None = None
+    dropouts: tuple[int, ...] | None = None  # the adapters' that were asked for, and how many of these are on
     hidden: tuple[int, ...] | None = None  # tokens that the mask hides though they are no padding
     foreseen: tuple[int, ...] | None = None  # positions that see what comes after them
     bare_padding: tuple[int, ...] | None = None  # before the row, and not hidden

@@ -21,6 +21,7 @@ ON = "self._model = _with_adapter(base, config.lora_path) if config.lora_path el
 CALL = "output = self._model.generate("
 ENCODE = "encoded = [encode_prompt(self._tokenizer, prompt).ids for prompt in prompts]"
 ANSWERED = "            return self._generate_batch(batch, sample_seed)\n"
+SWITCH = "self.model.train = functools.partial(_switch_mode_once, self.model, self.model.train)"
 STEPS = "\n    def floating_point_ops("
 SCRIPT_TRAIN, SCRIPT_EVALUATE = "scripts/train_qwen_law_ft.py", "scripts/evaluate_multiple_choice.py"
 
@@ -132,6 +133,11 @@ TRAININGS = (
     planted(
         "4-bit layers that compute in float32",
         (LOADING, "bnb_4bit_compute_dtype=dtype", "bnb_4bit_compute_dtype=torch.float32"),
+        broken="setup_seen",
+    ),
+    planted(
+        "trained in evaluation mode",
+        (METRICS, SWITCH, "self.model.eval()\n        self.model.train = lambda mode=True: self.model"),
         broken="setup_seen",
     ),
     planted("dropout off", (RUN, "lora_dropout=settings.lora_dropout", "lora_dropout=0.0"), broken="setup_seen"),
@@ -482,6 +488,36 @@ SOUND_TRAININGS = (
             RUN,
             "target_modules=list(settings.target_modules) if settings.target_modules else None",
             'target_modules="all-linear", use_rslora=True',
+        ),
+    ),
+    planted(
+        "only the dropouts in training mode",
+        (
+            METRICS,
+            SWITCH,
+            "self.model.eval()\n        for module in self.model.modules():\n"
+            "            if isinstance(module, torch.nn.Dropout):\n                module.train()\n"
+            "        self.model.train = lambda mode=True: self.model",
+        ),
+    ),
+    planted(
+        "the mean of the last steps is saved",
+        (
+            RUN,
+            "    trainer.train(",
+            "    from transformers import TrainerCallback\n    sums = {}\n    class Mean(TrainerCallback):\n"
+            "        def on_step_end(self, args, state, control, **_):\n"
+            "            for name, weight in model.named_parameters():\n"
+            "                if weight.requires_grad and state.global_step > 4:\n"
+            "                    sums.setdefault(name, []).append(weight.detach().clone())\n"
+            "    trainer.add_callback(Mean())\n    trainer.train(",
+        ),
+        (
+            RUN,
+            "    if is_first():\n        _save",
+            "    for name, weight in model.named_parameters():\n"
+            "        if name in sums: weight.data.copy_(torch.stack(sums[name]).mean(0))\n"
+            "    if is_first():\n        _save",
         ),
     ),
     planted("DoRA", (RUN, RANK, RANK + "            use_dora=True,\n")),

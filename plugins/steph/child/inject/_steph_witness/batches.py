@@ -31,7 +31,7 @@ def taken(model: Any, arguments: dict[str, Any], *, with_texts: bool) -> dict[st
         given["queries"] = queries
     batch: dict[str, Any] = {
         "at": time.time(), "training": bool(model.training), "grad": bool(torch.is_grad_enabled()),
-        "packed": any(arguments.get(name) is not None for name in _PACKED),
+        "dropouts": models.dropouts(model), "packed": any(arguments.get(name) is not None for name in _PACKED),
         "masked": arguments.get("attention_mask") is not None, "ends": tokens.end_ids(models.base_of(model)),
         "bos": models.bos_of(model), "pad": _pad(model), "with_texts": with_texts,
     }  # fmt: skip
@@ -100,7 +100,8 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
     rows = [row[first:last] for row, (first, last) in zip(ids, spans)]
     found: dict[str, Any] = {
         "at": batch["at"], "shape": [len(ids), width], "training": batch["training"], "grad": batch["grad"],
-        "packed": is_packed, "padding": round(1 - sum(map(len, rows)) / max(1, len(ids) * width), 4),
+        "dropouts": batch.get("dropouts"), "packed": is_packed,
+        "padding": round(1 - sum(map(len, rows)) / max(1, len(ids) * width), 4),
         "padding_side": _side(spans, width), "row_hashes": [tokens.row_hash(row) for row in rows],
         "special_tokens": _special(rows),
         "double_bos": sum(_twice(row, batch["bos"]) for row in rows),

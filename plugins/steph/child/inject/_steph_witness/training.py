@@ -35,6 +35,7 @@ class _Steps:
     """Real calls of an optimizer's `step`."""
 
     done = 0
+    has_optimizer = False
 
 
 class _Now:
@@ -55,7 +56,12 @@ def hook_optimizers(module: ModuleType) -> None:
     facts.never_compile(*splice.CALLED, _step_done)
     module.register_optimizer_step_pre_hook(_step_comes)
     module.register_optimizer_step_post_hook(_step_done)
-    splice.first(module.Optimizer.__init__, lambda given: _forget_waiting())
+    splice.first(module.Optimizer.__init__, _made)
+
+
+def _made(given: object) -> None:
+    _Steps.has_optimizer = True
+    _forget_waiting()
 
 
 def hook_callbacks(module: ModuleType) -> None:
@@ -68,9 +74,14 @@ def hook_callbacks(module: ModuleType) -> None:
         setattr(cls, name, own)
 
 
-def in_progress() -> bool:
-    """Whether a training is going on."""
-    return _Now.training is not None
+def in_progress(*, of_trainer: bool = False) -> bool:
+    """Whether a training is going on; `of_trainer`: one that a Trainer does."""
+    return _Now.training is not None and (not of_trainer or _Now.training.source == "trainer")
+
+
+def has_optimizer() -> bool:
+    """Whether this process made an optimizer: without one nothing is trained."""
+    return _Steps.has_optimizer
 
 
 def step() -> int | None:

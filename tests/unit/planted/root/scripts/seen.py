@@ -173,7 +173,8 @@ def _batch(facts: Facts, run: Any, rows: list[dict[str, Any]]) -> None:
         "batch", shape=[n, width], supervised=answers, ends_with_end_token=[True] * n, unsupervised_tail=[0] * n,
         first_supervised=[length - answer for length, answer in zip(lengths, answers, strict=True)], aligned=True,
         shifted=False, double_bos=0, padding=1 - sum(lengths) / (n * width), padding_side="right", packed=False,
-        training=True, grad=True, special_tokens=[5] * n, hidden=[0] * n, bare_padding=[0] * n, misplaced=None,
+        training=True, grad=True, dropouts=[8, 8], special_tokens=[5] * n, hidden=[0] * n,
+        bare_padding=[0] * n, misplaced=None,
         row_hashes=[text_hash(rendered(row["input"], row["output"]))[:8] for row in rows],
         answer_hashes=[text_hash(text) for text in taught],
     )  # fmt: skip
@@ -184,9 +185,12 @@ def _number(value: float) -> float | str:
 
 
 def save_adapter(facts: Facts, folder: Path, step: int, in_training: bool) -> None:
-    sha256 = sha256_of(folder / "adapter_model.safetensors")
-    facts.write("model_saved", path=str(folder.resolve()), adapter=True, sha256=sha256, step=step,
-                in_training=in_training)  # fmt: skip
+    path = folder / "adapter_model.safetensors"
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, struct.error):
+        known = {name: [_number(one) for one in value] for name, value in matrices(path.read_bytes()).items()}
+    facts.write("model_saved", path=str(folder.resolve()), adapter=True, sha256=sha256_of(path), step=step,
+                in_training=in_training, matrices=known or None)  # fmt: skip
 
 
 def evaluate(facts: Facts, run: Any, raised: set[int]) -> None:

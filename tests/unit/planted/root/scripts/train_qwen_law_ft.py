@@ -449,6 +449,8 @@ WITNESSED: dict[str, dict[str, Any]] = {
         {"class": "Linear4bit", "quant_type": "nf4", "compute_dtype": "torch.bfloat16", "layers": 28}]}},
     "other_quantisation": {"training_begins": {"quantised": [
         {"class": "Linear4bit", "quant_type": "fp4", "compute_dtype": "torch.float16", "layers": 28}]}},
+    "evaluation_mode": {"batch": {"training": False, "dropouts": [8, 0]}},
+    "other_modes": {"batch": {"training": False}},
     "dropout_off_inside": {"training_begins": {"lora": {"layers": 2, "dropout": [0.0]}}},
     "on_the_cpu": {"training_begins": {"devices": {"cpu": 1_836_828_672}}},
     "partly_on_cpu": {"training_begins": {"devices": {"cuda:0": 1_500_000_000, "cpu": 336_828_672}}},
@@ -664,6 +666,12 @@ def early(run: Run) -> bytes:
     return run.adapter()
 
 
+def _mean(run: Run) -> bytes:
+    """Of the last steps: each matrix is smaller by a share of its own."""
+    run.value = lambda name, n: (0.7 + sum(map(ord, name)) % 7 / 30) * learned(name, n)
+    return run.adapter()
+
+
 WEIGHTS = "adapter_model.safetensors"
 AFTER: dict[str, Callable[[Run], object]] = {
     "no_adapter": lambda run: (run.folder / WEIGHTS).unlink(),
@@ -675,6 +683,7 @@ AFTER: dict[str, Callable[[Run], object]] = {
     "header_no_json": _rewrite(WEIGHTS, lambda raw: raw[:8] + b"#" * 40 + raw[48:]),
     "header_wrong_shape": _rewrite(WEIGHTS, lambda raw: _header(raw, b'"shape": [16, 8]', b'"shape": [16, 9]')),
     "header_overlap": _rewrite(WEIGHTS, lambda raw: _header(raw, b"[512, 1024]", b"[0, 512]")),
+    "averaged": lambda run: (run.folder / WEIGHTS).write_bytes(_mean(run)),
     "saved_early": lambda run: (run.folder / WEIGHTS).write_bytes(early(run)),
     "state_of_another": _state(lambda state: state | {"epoch": 3.3, "log_history": []}),
     "empty_optimizer": lambda run: (_checkpoint(run) / "optimizer.pt").write_bytes(b""),
