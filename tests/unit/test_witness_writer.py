@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -450,3 +450,17 @@ def test_a_data_set_is_read_only_where_that_asks_nothing_of_it(tokenizer: Whole)
     assert rows.described(Lazy()) == {"rows": 7, **unread}
     assert rows.described(iter([])) == {"rows": None, **unread}
     assert rows.described([{"text": "x"}]) == {"rows": 1, **unread}
+
+
+def test_the_gradients_that_lie_there_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their largest number; zero where there is none, and nothing without such matrices."""
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(3, 2, bias=False)
+    layers = [SimpleNamespace(lora_B={"default": layer})]
+    monkeypatch.setattr("steph.child.inject._steph_witness.models.lora_layers", lambda model: layers)
+    model = torch.nn.Linear(1, 1)
+    assert float(batches._gradient(model)["gradient"]) == 0
+    layer.weight.grad = torch.full((2, 3), -0.5)
+    assert float(batches._gradient(model)["gradient"]) == 0.5
+    layers.clear()
+    assert batches._gradient(model) == {}

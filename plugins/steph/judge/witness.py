@@ -233,6 +233,8 @@ class Batch(Fact):
     training: bool | None = None
     grad: bool | None = None
     dropouts: tuple[int, ...] | None = None  # the adapters' that were asked for, and how many of these are on
+    step: int | None = None  # how many were done before
+    gradient: float | None = None  # the largest number of the gradients that lay there already
     hidden: tuple[int, ...] | None = None  # tokens that the mask hides though they are no padding
     foreseen: tuple[int, ...] | None = None  # positions that see what comes after them
     bare_padding: tuple[int, ...] | None = None  # before the row, and not hidden
@@ -280,6 +282,10 @@ class TrainingEnds(Fact):
     delta_ratio: Ratio | None = None
     raised: str | None = None
     hook_seconds: float | None = None
+    forwards: int | None = None
+    bare_forwards: int | None = None  # with labels, in training mode, and without a gradient
+    first_losses: dict[int, tuple[float, ...]] = Field(default_factory=dict)  # by the steps done before
+    optimizer_age: tuple[int, float] | None = None  # steps in a row, and how many of them the optimizer knows of
     matrices: Matrices | None = None
     base: BaseCompared | None = None
     own_code: OwnCode | None = None

@@ -22,6 +22,15 @@ CALL = "output = self._model.generate("
 ENCODE = "encoded = [encode_prompt(self._tokenizer, prompt).ids for prompt in prompts]"
 ANSWERED = "            return self._generate_batch(batch, sample_seed)\n"
 SWITCH = "self.model.train = functools.partial(_switch_mode_once, self.model, self.model.train)"
+STEP = "        if self._graphed is None:\n"
+LOSSES = "        self._losses.append"
+LOSS = "            loss = super().training_step(model, inputs, num_items_in_batch)\n"
+ACCUMULATED = (
+    RUN,
+    "per_device_train_batch_size=settings.batch_size * plan.fused_micro_batches,\n"
+    "        gradient_accumulation_steps=settings.gradient_accumulation_steps // plan.fused_micro_batches",
+    "per_device_train_batch_size=1, gradient_accumulation_steps=2",
+)
 STEPS = "\n    def floating_point_ops("
 SCRIPT_TRAIN, SCRIPT_EVALUATE = "scripts/train_qwen_law_ft.py", "scripts/evaluate_multiple_choice.py"
 
@@ -134,6 +143,35 @@ TRAININGS = (
         "4-bit layers that compute in float32",
         (LOADING, "bnb_4bit_compute_dtype=dtype", "bnb_4bit_compute_dtype=torch.float32"),
         broken="setup_seen",
+    ),
+    planted(
+        "gradients dropped before each micro-batch",
+        (METRICS, STEP, "        model.zero_grad()\n" + STEP),
+        ACCUMULATED,
+        broken="updates_seen",
+    ),
+    planted(
+        "no gradient in every other micro-batch",
+        (
+            METRICS,
+            STEP,
+            "        self._n = getattr(self, '_n', 0) + 1\n        if self._n % 2 == 0:\n"
+            "            with torch.no_grad():\n                loss = self.compute_loss(\n"
+            "                    model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)\n"
+            "        elif self._graphed is None:\n",
+        ),
+        ACCUMULATED,
+        broken="updates_seen",
+    ),
+    planted(
+        "Adam's state thrown away after each step",
+        (METRICS, LOSSES, "        _['optimizer'].state.clear()\n" + LOSSES),
+        broken="updates_seen",
+    ),
+    planted(
+        "a quarter of the loss is logged",
+        (METRICS, LOSS, LOSS.rstrip() + " / 4\n"),
+        broken="loss_as_computed",
     ),
     planted(
         "trained in evaluation mode",
@@ -520,6 +558,7 @@ SOUND_TRAININGS = (
             "    if is_first():\n        _save",
         ),
     ),
+    planted("two micro-batches a step", ACCUMULATED),
     planted("DoRA", (RUN, RANK, RANK + "            use_dora=True,\n")),
     planted("the head is trained too", (RUN, RANK, RANK + '            modules_to_save=["lm_head"],\n')),
     planted(

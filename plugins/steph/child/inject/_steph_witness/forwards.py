@@ -41,6 +41,7 @@ def _called(given: dict[str, Any]) -> None:
     if torch.is_grad_enabled() and (model.training or _trains(model, arguments)):
         training.received(model, arguments)
     else:
+        training.without_gradient(model, arguments)
         generation.scored(model, arguments)
 
 

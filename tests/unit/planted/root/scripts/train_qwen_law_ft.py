@@ -449,6 +449,11 @@ WITNESSED: dict[str, dict[str, Any]] = {
         {"class": "Linear4bit", "quant_type": "nf4", "compute_dtype": "torch.bfloat16", "layers": 28}]}},
     "other_quantisation": {"training_begins": {"quantised": [
         {"class": "Linear4bit", "quant_type": "fp4", "compute_dtype": "torch.float16", "layers": 28}]}},
+    "gradients_dropped": {"batch": {"gradient": 0.0}},
+    "half_without_gradient": {"training_ends": {"forwards": 10, "bare_forwards": 10}},
+    "optimizer_forgets": {"training_ends": {"optimizer_age": [8, 1]}},
+    "loss_quartered": {"logged": {"loss": lambda loss: loss / 4}},
+    "graphed": {"training_ends": {"forwards": 3, "first_losses": {"0": [2.0]}}, "batch": {"gradient": None}},
     "evaluation_mode": {"batch": {"training": False, "dropouts": [8, 0]}},
     "other_modes": {"batch": {"training": False}},
     "dropout_off_inside": {"training_begins": {"lora": {"layers": 2, "dropout": [0.0]}}},
