@@ -230,6 +230,7 @@ class Batch(Fact):
     row_fingerprints: tuple[Texts, ...] | None = None
     special_tokens: tuple[int, ...] | None = None  # but for padding, BOS and the row's end
     answer_hashes: tuple[str | None, ...] | None = None
+    unlabelled_end_hashes: tuple[str | None, ...] | None = None  # of what follows the last label
     training: bool | None = None
     grad: bool | None = None
     dropouts: tuple[int, ...] | None = None  # the adapters' that were asked for, and how many of these are on

@@ -73,7 +73,7 @@ TRAININGS = (
     planted(
         "labels on the prompt, none on the answer",
         (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer", "prompt.ids + [IGNORED] * len(answer)")),
-        broken="answer_supervised end_supervised",
+        broken="answer_supervised end_supervised answers_of_file",
     ),
     planted(
         "the end alone has a label",
@@ -231,6 +231,11 @@ TRAININGS = (
     planted(
         "what comes later is seen",
         (COLLATOR, "dtype=torch.bool).tril()", "dtype=torch.bool)"),
+        broken="mask_and_positions",
+    ),
+    planted(
+        "padding is seen through a mask of all positions",
+        (COLLATOR, "visible_positions(is_token.bool())", "visible_positions(torch.ones_like(is_token).bool())"),
         broken="mask_and_positions",
     ),
     planted(

@@ -398,6 +398,8 @@ WITNESSED = (
     _warn(_train("labels_astray", "ラベルが別の位置のトークン", "tokens_supervised", trap=21), "tokens_supervised"),
     _warn(_train("half_unlabelled", "半分の行にラベルがない", "tokens_supervised", trap=21), "tokens_supervised"),
     _train("prompt_supervised", "プロンプトだけを学習する", "answer_supervised", "end_supervised"),
+    _train("answer_left_out", "プロンプトにラベルがあり、答えにはない", "answer_supervised", "end_supervised",
+           "answers_of_file", trap=21),
     _train("end_masked", "終わりのトークンのラベルが隠されている", "end_supervised", trap=20),
     _train("two_bos", "BOS が二つ続く", "one_bos"),
     _train("padded_to_max", "どの行も最大長までパディング", "padding_bounded", trap=11),

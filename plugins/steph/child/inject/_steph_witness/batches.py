@@ -175,6 +175,8 @@ def _real(
         and any(places[n])
     ):
         return next((place - 1 for place, value in enumerate(places[n]) if value), len(row) - 1), len(row)
+    if places is not None and n < len(places) and len(places[n]) == len(row) and places[n][:2] == [0, 1]:
+        return 0, next((last for last in range(len(row), 1, -1) if places[n][last - 1] != places[n][last - 2]), 1)
     pad, first, last = batch["pad"], 0, len(row)
     if pad is None or mask is not None or places is not None:
         return first, last
@@ -208,7 +210,7 @@ def _labelled(
     ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], ends: set[int]
 ) -> dict[str, Any]:
     """Where the labels stand; a tensor of labels narrower than the tokens stands at their right edge."""
-    supervised, closing, tails, firsts, answers = [], [], [], [], []
+    supervised, closing, tails, firsts, answers, left = [], [], [], [], [], []
     own = following = 0
     for row, marks, (begin, end) in zip(ids, labels, spans):
         offset = len(row) - len(marks)
@@ -221,6 +223,7 @@ def _labelled(
         own += sum(row[place] == value for place, value in zip(places, values))
         following += sum(place + 1 < len(row) and row[place + 1] == value for place, value in zip(places, values))
         answers.append(_answer(values))
+        left.append(_answer(row[places[-1] + 1 : end]) if places else None)
     total = sum(supervised)
     is_aligned = own == total
     return {
@@ -228,7 +231,7 @@ def _labelled(
         "first_supervised": firsts, "aligned": is_aligned if total else None,
         # the last token has none that follows it
         "shifted": not is_aligned and following >= total - len(ids) if total else None,
-        "answer_hashes": answers,
+        "answer_hashes": answers, "unlabelled_end_hashes": left,
     }  # fmt: skip
 
 

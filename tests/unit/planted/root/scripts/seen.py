@@ -184,7 +184,7 @@ def _batch(facts: Facts, run: Any, rows: list[dict[str, Any]], n_before: int) ->
         bare_padding=[0] * n, misplaced=None, step=n_before // run.accumulation,
         gradient=0.25 if n_before % run.accumulation else 0.0,
         row_hashes=[text_hash(rendered(row["input"], row["output"]))[:8] for row in rows],
-        answer_hashes=[text_hash(text) for text in taught],
+        answer_hashes=[text_hash(text) for text in taught], unlabelled_end_hashes=[text_hash("")] * n,
     )  # fmt: skip
 
 

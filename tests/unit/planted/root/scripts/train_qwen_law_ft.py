@@ -436,6 +436,8 @@ WITNESSED: dict[str, dict[str, Any]] = {
     "labels_astray": {"batch": {"aligned": False}},
     "half_unlabelled": {"batch": {"supervised": [40, 0], "ends_with_end_token": [True, None]}},
     "prompt_supervised": {"batch": {"first_supervised": 0, "unsupervised_tail": 3, "ends_with_end_token": False}},
+    "answer_left_out": {"batch": {"first_supervised": 0, "unsupervised_tail": 2, "ends_with_end_token": False,
+                                  "unlabelled_end_hashes": SEEN["text_hash"]("a")}},
     "end_masked": {"batch": {"unsupervised_tail": 1, "ends_with_end_token": False}},
     "two_bos": {"batch": {"double_bos": 2}},
     "padded_to_max": {"batch": {"padding": 0.78}},
