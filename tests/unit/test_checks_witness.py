@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def test_steps_that_teach_nothing_are_found(
     sound: TrainEvidence, tmp_path: Path, rates: list[float], norms: list[object], hardness: Severity | None
 ) -> None:
     """A rate or gradient of zero from the second step on fails, for most steps it warns, and once it is no finding."""
-    found = broken(judged(sound, tmp_path, logged(learning_rate=rates, grad_norm=norms)))
+    no_losses = each("training_ends", first_losses={})
+    found = broken(judged(sound, tmp_path, logged(learning_rate=rates, grad_norm=norms), no_losses))
     assert found == ({} if hardness is None else {"updates_seen": hardness})
 
 
@@ -246,3 +248,65 @@ def test_rows_that_the_file_repeats_may_be_repeated(sound: TrainEvidence, tmp_pa
     changed = each("training_begins", row_hashes=hashes)
     assert broken(judged(replace(sound, train_file=twice), tmp_path / "a", changed)) == {}
     assert broken(judged(sound, tmp_path / "b", changed)) == {"rows_seen": Severity.WARN}
+
+
+def test_a_mean_of_steps_may_be_saved_and_a_multiple_of_the_last_may_not(sound: TrainEvidence, tmp_path: Path) -> None:
+    """What was saved after the end is as it was in memory then; all of it times one number is no mean."""
+    saved = next(fact["matrices"] for fact in reversed(facts_of(sound)) if fact["fact"] == "model_saved")
+
+    def ended(factor: Callable[[int], float]) -> Change:
+        numbers = {name: [v[0] * factor(n), v[1] * factor(n), v[2]] for n, (name, v) in enumerate(saved.items())}
+        return each("training_ends", matrices=numbers)
+
+    assert broken(judged(sound, tmp_path / "a", ended(lambda n: 1.1 + n / 50))) == {}
+    assert broken(judged(sound, tmp_path / "b", ended(lambda n: 2.0))) == {"saved_as_trained": Severity.FAIL}
+    assert broken(judged(sound, tmp_path / "c", ended(lambda n: 0.2 + n / 50))) == {"saved_as_trained": Severity.FAIL}
+    unseen = each("model_saved", matrices=None)
+    found = broken(judged(sound, tmp_path / "d", ended(lambda n: 1.1 + n / 50), unseen))
+    assert found == {"saved_as_trained": Severity.FAIL}
+
+
+def test_evaluation_mode_is_a_finding_only_where_dropout_was_asked_for(sound: TrainEvidence, tmp_path: Path) -> None:
+    """A model that calls itself evaluating may be trained; its dropouts tell whether something is lost."""
+    evaluating = each("batch", training=False)
+    assert broken(judged(sound, tmp_path / "a", evaluating)) == {}
+    assert broken(judged(sound, tmp_path / "b", evaluating, each("batch", dropouts=[0, 0]))) == {}
+    off = each("batch", dropouts=[8, 0])
+    assert broken(judged(sound, tmp_path / "c", evaluating, off)) == {"setup_seen": Severity.WARN}
+
+
+def test_gradients_are_lost_only_where_no_micro_batch_finds_any(sound: TrainEvidence, tmp_path: Path) -> None:
+    """More calls a step than were asked for, a training of one's own, or one gradient left: nothing is said."""
+    none = each("batch", gradient=0.0)
+    assert broken(judged(sound, tmp_path / "a", none)) == {"updates_seen": Severity.FAIL}
+    assert broken(judged(sound, tmp_path / "b", none, each("batch", step=0))) == {}
+    assert broken(judged(sound, tmp_path / "c", none, each("training_begins", accumulation=1, batch_size=4))) == {}
+    assert broken(judged(sound, tmp_path / "d", each("batch", gradient=None))) == {}
+
+
+@pytest.mark.parametrize(
+    ("ended", "is_found"),
+    [
+        ({"forwards": 10, "bare_forwards": 10}, True),
+        ({"forwards": 3, "bare_forwards": 2}, False),  # a graph replays the others
+        ({"optimizer_age": [8, 1]}, True),
+        ({"optimizer_age": [8, 6]}, False),  # fp16 skipped two
+        ({"optimizer_age": [4, 104]}, False),  # resumed
+        ({"optimizer_age": None}, False),
+    ],
+)
+def test_calls_and_an_optimizer_that_forgets(
+    sound: TrainEvidence, tmp_path: Path, ended: dict[str, object], is_found: bool
+) -> None:
+    """Half of the calls without a gradient, or fewer than half of the steps in the optimizer's memory, warn."""
+    found = broken(judged(sound, tmp_path, each("training_ends", **ended)))
+    assert found == ({"updates_seen": Severity.WARN} if is_found else {})
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_logged_losses_are_those_of_the_trainers_steps(sound: TrainEvidence, tmp_path: Path, world_size: int) -> None:
+    """On one process; with several each has a loss of its own."""
+    losses = {str(n): [9.0, 9.0] for n in range(4)}
+    begins = each("training_begins", world_size=world_size, batch_size=2 // world_size)
+    found = broken(judged(sound, tmp_path, begins, each("training_ends", first_losses=losses)))
+    assert found == ({"loss_as_computed": Severity.WARN} if world_size == 1 else {})

@@ -14,13 +14,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.child import supervisor
-from steph.child.inject._steph_witness import batches, facts, rows, splice, tokens
+from steph.child.inject._steph_witness import attention, batches, facts, rows, splice, tokens
 from steph.judge.witness import Batch, Blind, Hooked, Logged, read_witness
 
 INJECT = Path(supervisor.__file__).parent / "inject"
@@ -396,6 +396,7 @@ def test_labels_are_held_against_their_tokens(labels: list[int], wanted: dict[st
         ([1, 1, 4, 5], {"attention_mask": [[0, 0, 1, 1]]}, "left"),
         ([4, 5, 1, 1], {"attention_mask": [[1, 1, 0, 0]]}, "right"),
         ([1, 1, 4, 5], {"position_ids": [[0, 0, 0, 1]]}, "left"),
+        ([4, 5, 1, 1], {"position_ids": [[0, 1, 1, 1]]}, "right"),
         ([1, 1, 4, 5], {}, "left"),
         ([4, 5, 1, 1], {}, "right"),
     ],
@@ -450,3 +451,31 @@ def test_a_data_set_is_read_only_where_that_asks_nothing_of_it(tokenizer: Whole)
     assert rows.described(Lazy()) == {"rows": 7, **unread}
     assert rows.described(iter([])) == {"rows": None, **unread}
     assert rows.described([{"text": "x"}]) == {"rows": 1, **unread}
+
+
+def test_the_gradients_that_lie_there_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their largest number; zero where there is none, and nothing without such matrices."""
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(3, 2, bias=False)
+    layers = [SimpleNamespace(lora_B={"default": layer})]
+    monkeypatch.setattr("steph.child.inject._steph_witness.models.lora_layers", lambda model: layers)
+    model = torch.nn.Linear(1, 1)
+    assert float(batches._gradient(model)["gradient"]) == 0
+    layer.weight.grad = torch.full((2, 3), -0.5)
+    assert float(batches._gradient(model)["gradient"]) == 0.5
+    layers.clear()
+    assert batches._gradient(model) == {}
+
+
+@pytest.mark.parametrize(("is_seen", "wanted"), [(True, [2]), (False, [0])])
+def test_padding_that_a_mask_of_all_positions_shows(is_seen: bool, wanted: list[int]) -> None:
+    """Each of the row's own positions that sees what stands before the row counts."""
+    mask = [[[float(key <= place and (is_seen or key > 1)) for key in range(4)] for place in range(4)]]
+    found = attention.of_queries([[1, 1, 4, 5]], mask, None, 1, [(2, 4)])
+    assert found == {"hidden": [0], "foreseen": [0], "bare_padding": wanted}
+
+
+def test_an_answer_without_a_label_is_known_by_its_hash(tokenizer: Whole) -> None:
+    """What stands behind the last label, without the row's end."""
+    fact = batch([[4, 5, 6, 0], [4, 5, 6, 0]], [[4, 5, IGNORED, IGNORED], [IGNORED, IGNORED, 6, IGNORED]])
+    assert fact.unlabelled_end_hashes == (text_hash("g"), text_hash(""))

@@ -204,11 +204,13 @@ def _astray(config: AdapterConfig, settings: TrainSettings, names: Sequence[str]
     return wrong
 
 
-def last_check(folder: Path, state: TrainerState, last_loss_unix: float | None = None) -> Check:
+def last_check(
+    folder: Path, state: TrainerState, last_loss_unix: float | None = None, *, is_mean: bool = False
+) -> Check:
     """What was saved at the end must be what the last checkpoint has, or the one that the Trainer calls its best.
 
     Where no checkpoint has weights to compare: it must have been written after the last loss, told at `last_loss_unix`
-    by the files' clock.
+    by the files' clock. `is_mean`: the mean of the last steps was saved, which no checkpoint has.
     """
     if not state.fresh or state.problem or state.folder is None:
         return ADAPTER_IS_LAST.check(None, "この試行のチェックポイントがない。")
@@ -219,6 +221,8 @@ def last_check(folder: Path, state: TrainerState, last_loss_unix: float | None =
         answers = []
     if True in answers:
         return ADAPTER_IS_LAST.check(True, f"{state.folder.name} の LoRA 重みと同じ。")
+    if False in answers and is_mean:
+        return ADAPTER_IS_LAST.check(True, f"{state.folder.name} の LoRA 重みではなく、終わりのステップの平均。")
     if False in answers:
         return ADAPTER_IS_LAST.check(False, f"{state.folder.name} の LoRA 重みと値が違う。")
     early = None if state.best_folder else _seconds_early(folder, state.folder, last_loss_unix)

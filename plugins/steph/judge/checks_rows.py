@@ -109,6 +109,8 @@ def _answers_check(file: _FileRows, begins: TrainingBegins, batches: Sequence[Ba
     compared = wrong = 0
     for batch in batches:
         hashes, answers = batch.row_hashes or (), batch.answer_hashes or ()
+        left = [end for end in batch.unlabelled_end_hashes or () if end in known and end != nothing]
+        compared, wrong = compared + len(left), wrong + len(left)
         for row, answer, first in zip(hashes, answers, batch.first_supervised or (), strict=False):
             own = _answers_at(file, rows.get(row, ())) if first else frozenset()
             if own and answer in known | {nothing}:

@@ -32,7 +32,8 @@ from steph.judge.checks_spill import spill_check, steps_before, steps_between
 from steph.judge.checks_steps import StepEvidence, step_checks
 from steph.judge.checks_times import TimeEvidence, time_checks
 from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
-from steph.judge.checks_witness import training_in, witnessed_training_checks
+from steph.judge.checks_weights import is_mean
+from steph.judge.checks_witness import last_save, training_in, witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.witness import TrainingEnds
@@ -120,7 +121,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
         _final_line_check(log.final),
         *weights,
         *config_checks(folder, evidence.settings, tensors, evidence.unsaid),
-        last_check(folder, state, _last_loss_unix(evidence)),
+        last_check(folder, state, _last_loss_unix(evidence), is_mean=_is_mean(evidence, outcome.adapter_sha256)),
         tokenizer_check(_tokenizer_of(evidence, folder), evidence.base_tokenizer),
         base_check(folder, evidence.model_name),
         _state_check(evidence, state),
@@ -230,6 +231,15 @@ def _loss_arrivals(evidence: TrainEvidence) -> tuple[float, ...]:
     arrivals = [(seconds, line) for seconds, line in evidence.line_arrivals if parse_metrics(line)]
     log = read_log("\n".join(line for _, line in arrivals))
     return tuple(arrivals[place][0] for place in log.places)
+
+
+def _is_mean(evidence: TrainEvidence, adapter_sha256: str | None) -> bool:
+    """Whether the adapter's file was seen to be saved after the last step, from the mean of the last ones."""
+    seen, witness = training_in(evidence.witness), evidence.witness
+    if seen is None or seen.ends is None or witness is None:
+        return False
+    save = last_save(seen, witness, adapter_sha256)
+    return save is not None and is_mean(save.matrices, seen.ends.matrices)
 
 
 def _last_loss_unix(evidence: TrainEvidence) -> float | None:

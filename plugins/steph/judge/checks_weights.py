@@ -16,7 +16,7 @@ from steph.base.tensors import matrix_numbers
 from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
-from steph.judge.witness import BaseCompared, Generation, Matrices, OwnCode, TrainingEnds
+from steph.judge.witness import BaseCompared, Generation, Matrices, ModelSaved, OwnCode, TrainingEnds
 from steph.record.values import Check
 
 WEIGHTS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
@@ -25,6 +25,8 @@ TOLERANCE = 0.02  # of a norm: a matrix that is saved in bf16 keeps its norm and
 CUT = 2.0**-7  # of a sum, in bf16
 SMALLEST = 1e-6  # of a norm; below that all is noise
 EVEN, LEAST_EVEN = 0.999, 16  # of norm times the root of the size: all numbers of a matrix are alike
+MOST_GROWN = 1.1  # of a norm: the mean of a training's steps is hardly larger than its last one
+ALIKE = 0.005  # between factors: a mean changes each matrix in its own way
 FEW_CHANGED = 0.1  # of the base's tensors
 _PREFIX = re.compile(r"^(?:base_model\.model\.)?(.*?\.lora_(?:embedding_)?[AB])(?:\.weight)?$")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module)\.")
@@ -34,11 +36,11 @@ SAVED_AS_TRAINED = CheckKind(
     "saved_as_trained",
     "H-2",
     FAIL,
-    "保存されたアダプターの行列が、学習の終わりにメモリにあったもの",
-    "目撃記録の学習の終わりの行列（名前、ノルム、和）と、adapter_model.safetensors",
+    "保存されたアダプターの行列が、学習の終わりか、そのあとの保存の時にメモリにあったもの",
+    "目撃記録の学習の終わりと保存の時の行列（名前、ノルム、和）と、adapter_model.safetensors",
     trap=23,
     optional=True,
-    note="ベースの重みから始めるアダプター（PiSSA など）では測らない",
+    note="ベースの重みから始めるアダプター（PiSSA など）では測らない。終わりの何ステップかの平均（EMA など）は認める",
 )
 ADAPTER_AS_SAVED = CheckKind(
     "adapter_as_saved",
@@ -68,11 +70,11 @@ NO_OWN_CODE = CheckKind(
 )
 
 
-def trained_weight_checks(ends: TrainingEnds | None, folder: Path) -> tuple[Check, ...]:
-    """Of a training: the file that it left, its base, and its code."""
+def trained_weight_checks(ends: TrainingEnds | None, folder: Path, save: ModelSaved | None = None) -> tuple[Check, ...]:
+    """Of a training: the file that it left by the last `save` of it, its base, and its code."""
     facts = [ends] if ends else []
     return (
-        _saved_check(ends.matrices if ends else None, folder),
+        _saved_check(ends.matrices if ends else None, folder, save.matrices if save else None),
         _base_check([one.base for one in facts]),
         _code_check([one.own_code for one in facts]),
     )
@@ -96,7 +98,21 @@ def is_even(matrices: Matrices | None) -> bool:
     return bool(even) and 2 * sum(even) > len(even)
 
 
-def _saved_check(seen: Matrices | None, folder: Path) -> Check:
+def is_mean(saved: Matrices | None, ended: Matrices | None) -> bool:
+    """Whether the matrices in memory at the save may be the mean of the last steps of a training that ended otherwise.
+
+    They are of the same names and hardly larger, and not all of them multiplied by one number.
+    """
+    if not saved or not ended or {*saved} != {*ended}:
+        return False
+    pairs = [(value, ended[name]) for name, value in saved.items() if not _is_same(value, ended[name])]
+    if not pairs or any(not all(map(math.isfinite, (*a[:2], *b[:2]))) or a[0] > MOST_GROWN * b[0] for a, b in pairs):
+        return False
+    factors = [a[n] / b[n] for a, b in pairs for n in (0, 1) if b[n]]
+    return any(value[0] for value in saved.values()) and max(factors) - min(factors) > ALIKE
+
+
+def _saved_check(seen: Matrices | None, folder: Path, at_save: Matrices | None) -> Check:
     if seen is None or (file := _file(folder)) is None:
         return SAVED_AS_TRAINED.check(None, "学習の終わりの行列か、アダプターのファイルが読めない。")
     try:
@@ -106,6 +122,8 @@ def _saved_check(seen: Matrices | None, folder: Path) -> Check:
     if isinstance(config, Mapping) and isinstance(config.get("init_lora_weights"), str):
         return SAVED_AS_TRAINED.check(None, "ベースの重みから始めたアダプターは、別の形で保存されることがある。")
     message, holds = _compared(file, seen)
+    if not holds and at_save and is_mean(at_save, seen) and _compared(file, at_save)[1]:
+        return SAVED_AS_TRAINED.check(True, "学習の終わりのあと、メモリで平均された行列（EMA など）が保存された。")
     return SAVED_AS_TRAINED.check(holds, message)
 
 

@@ -44,6 +44,7 @@ LEAST_LOGGED = 3  # steps; of fewer, the one rate that is zero may be the warm-u
 MOST_LOST_SHARE = 0.5  # of the steps after the first, without a rate or with a gradient that is no number
 MOST_SKIPPED_SHARE = 0.2  # of the optimizer's steps; fp16 skips one or two while it looks for its scale
 MOST_PADDING = 0.5
+LEAST_LOSSES, LOSS_TOLERANCE, LOSS_ROUNDING = 2, 0.05, 0.01  # steps; a share of the larger one; what is cut in a log
 RATE_TOLERANCE = 1e-3
 
 TRAINING_SEEN = CheckKind(
@@ -154,10 +155,18 @@ UPDATES_SEEN = CheckKind(
     "H-2",
     FAIL,
     "どのステップも学習率と勾配のある更新だった",
-    "目撃記録の学習率・勾配ノルム・最適化の実行回数",
+    "目撃記録の学習率・勾配ノルム・最適化の実行回数と状態・マイクロバッチの前の勾配・勾配のない順伝播",
     trap=25,
     optional=True,
     note="一部のステップだけなら warn",
+)
+LOSS_AS_COMPUTED = CheckKind(
+    "loss_as_computed",
+    "H-2",
+    WARN,
+    "記録された損失が、学習した損失である",
+    "目撃記録の、最初のステップで Trainer 自身の training_step が返した損失と、記録された損失",
+    optional=True,
 )
 SAVED_AT_END = CheckKind(
     "saved_at_end",
@@ -184,6 +193,7 @@ WITNESSED_TRAINING = (
     PARAMETERS_ON_GPU,
     ADAPTER_MOVED,
     UPDATES_SEEN,
+    LOSS_AS_COMPUTED,
     SAVED_AT_END,
     SAVED_AS_TRAINED,
     BASE_UNCHANGED,
@@ -231,7 +241,7 @@ def training_in(witness: Witness | None) -> Seen | None:
             ends = part.of(TrainingEnds)
             seen = Seen(
                 process, part.of(TrainingBegins)[0], ends[-1] if ends else None,
-                tuple(batch for batch in part.of(Batch) if batch.training is not False),
+                tuple(batch for batch in part.of(Batch) if batch.training or batch.grad is not False),
                 tuple(line for line in part.of(Logged) if not line.eval), tuple(earlier),
             )  # fmt: skip
             earlier += [ends[-1].raised] if ends and ends[-1].raised else []
@@ -257,12 +267,13 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
         *_label_checks(seen),
         model_check(witness, evidence.model_name, (seen.begins,)),
         quantised_check(evidence.settings.use_4bit, (seen.begins,)),
-        _setup_check(evidence, seen.begins),
+        _setup_check(evidence, seen),
         *place_checks((seen.begins,), on_gpu=evidence.card is not None),
         _moved_check(seen),
         _updates_check(seen),
+        _loss_check(seen),
         _saved_check(evidence, witness, seen, adapter_sha256),
-        *trained_weight_checks(seen.ends, evidence.output_dir),
+        *trained_weight_checks(seen.ends, evidence.output_dir, last_save(seen, witness, adapter_sha256)),
         inputs_check(seen.batches),
         *row_checks(evidence, seen.begins, seen.batches),
     )
@@ -466,8 +477,8 @@ def place_checks(worked: Sequence[ModelFact], *, on_gpu: bool) -> tuple[Check, .
     return (PARAMETERS_ON_GPU.check(not outside, f"重みの置き場所: {named}。", severity=WARN if partly else None),)
 
 
-def _setup_check(evidence: TrainEvidence, begins: TrainingBegins) -> Check:
-    asked = evidence.settings
+def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
+    asked, begins = evidence.settings, seen.begins
     four = [part for part in begins.quantised if part.kind in FOUR_BIT] if asked.use_4bit else []
     dropouts = {f"{value:g}" for value in begins.lora.dropout} if begins.lora else set()
     quant_types = {part.quant_type for part in four if part.quant_type}
@@ -489,6 +500,9 @@ def _setup_check(evidence: TrainEvidence, begins: TrainingBegins) -> Check:
     if not known:
         return SETUP_SEEN.check(None, "量子化の型も dropout も学習率も目撃していない。")
     wrong = [f"{name} {'・'.join(sorted(found))}（依頼では {want}）" for name, found, want in known if found != {want}]
+    switches = [batch.dropouts for batch in seen.batches if batch.dropouts and batch.dropouts[0]]
+    if switches and not any(switch[-1] for switch in switches) and "lora_dropout" not in evidence.unsaid:
+        wrong.append("LoRA の dropout がどれも切れている（評価モードのまま学習した）")
     return SETUP_SEEN.check(not wrong, f"依頼と違う設定: {one_line('、'.join(wrong) or 'なし', 250)}。")
 
 
@@ -531,17 +545,62 @@ def _updates_check(seen: Seen) -> Check:
     if ends and ends.steps and ends.optimizer_steps and ends.optimizer_steps < ends.steps:
         share = 1 - ends.optimizer_steps / ends.steps
         troubles.append(("更新が飛ばされた", share if ends.steps - ends.optimizer_steps > 2 else 0.0))
-    if not troubles:
+    if ends and ends.bare_forwards and ends.steps:
+        whole = max(ends.bare_forwards + (ends.forwards or 0), ends.steps * (seen.begins.accumulation or 1))
+        share = ends.bare_forwards / whole
+        troubles.append(("更新に使われない順伝播（ラベルがあり、勾配がない）", share))
+    lost, forgotten = _lost_gradients(seen), _forgotten(ends)
+    if not troubles and not lost and not forgotten:
         return UPDATES_SEEN.check(None, "学習率も勾配ノルムも 3 ステップ分目撃していない。")
     wrong = [
         (what, share)
         for what, share in troubles
         if share > (MOST_SKIPPED_SHARE if what.startswith("更新") else MOST_LOST_SHARE)
     ]
-    text = "、".join(f"2 ステップ目からの {100 * share:.0f} % で{what}" for what, share in wrong)
-    dead = any(share == 1 and not what.endswith("Inf") for what, share in wrong)
-    message = f"{text}。" if wrong else f"{max(len(rates), len(norms))} ステップ分の学習率と勾配ノルムに異常はない。"
-    return UPDATES_SEEN.check(not wrong, message, severity=WARN if wrong and not dead else None)
+    told = [f"2 ステップ目からの {100 * share:.0f} % で{what}" for what, share in wrong]
+    text = "、".join([*told, *filter(None, (lost, forgotten))])
+    dead = bool(lost) or any(share == 1 and not what.endswith("Inf") for what, share in wrong)
+    message = f"{text}。" if text else f"{max(len(rates), len(norms))} ステップ分の学習率と勾配ノルムに異常はない。"
+    return UPDATES_SEEN.check(not text, message, severity=WARN if text and not dead else None)
+
+
+def _forgotten(ends: TrainingEnds | None) -> str | None:
+    """What is to be said where an optimizer that stepped all the time knows of fewer than half of its steps."""
+    if ends is None or ends.optimizer_age is None or 2 * ends.optimizer_age[1] >= ends.optimizer_age[0]:
+        return None
+    count, age = ends.optimizer_age
+    return f"最適化の状態が途中で捨てられた（{count} ステップのあとで、自分では {age:g} ステップ目という）"
+
+
+def _lost_gradients(seen: Seen) -> str | None:
+    """What is to be said where each micro-batch finds no gradient of the one before it in the same step."""
+    accumulation = seen.begins.accumulation or 1
+    counts = Counter(batch.step for batch in seen.batches)
+    if seen.begins.source != "trainer" or None in counts or max(counts.values(), default=0) > accumulation:
+        return None
+    later = [batch.gradient for before, batch in pairwise(seen.batches) if before.step == batch.step]
+    if not later or any(gradient is None or gradient != 0 for gradient in later):
+        return None
+    return "勾配の累積が捨てられた（マイクロバッチの前に、同じステップの勾配がない）"
+
+
+def _loss_check(seen: Seen) -> Check:
+    """The losses that were logged are what the Trainer's own steps gave, on one process and step by step."""
+    logged = {line.step: line.loss for line in seen.logged if line.step is not None and line.loss is not None}
+    given = seen.ends.first_losses if seen.ends else {}
+    accumulation = seen.begins.accumulation
+    pairs = [
+        (sum(losses), float(logged[done + 1] or 0.0))
+        for done, losses in given.items()
+        if len(losses) == accumulation and done + 1 in logged and (done in logged or not done)
+    ]
+    pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
+    if len(pairs) < LEAST_LOSSES or (seen.begins.world_size or 1) > 1:
+        return LOSS_AS_COMPUTED.check(None, "Trainer が計算した損失と、記録された損失を比べられない。")
+    wrong = [pair for pair in pairs if abs(pair[0] - pair[1]) > LOSS_TOLERANCE * max(map(abs, pair)) + LOSS_ROUNDING]
+    own, told = wrong[0] if wrong else pairs[0]
+    message = f"比べた {len(pairs)} ステップのうち {len(wrong)} で損失が違う（計算は {own:.4g}、記録は {told:.4g}）。"
+    return LOSS_AS_COMPUTED.check(2 * len(wrong) <= len(pairs), message)
 
 
 def _saved_check(evidence: TrainEvidence, witness: Witness, seen: Seen, sha256: str | None) -> Check:
@@ -563,6 +622,19 @@ def _saved_check(evidence: TrainEvidence, witness: Witness, seen: Seen, sha256: 
         return SAVED_AT_END.check(True, "アダプターのファイルは、この試行で保存されたもの。")
     message = f"アダプターのファイルは {max(steps)} ステップ目に保存されたもの（全 {done} ステップ）。"
     return SAVED_AT_END.check(max(steps) >= done, message)
+
+
+def last_save(seen: Seen | None, witness: Witness, sha256: str | None) -> ModelSaved | None:
+    """The save of this adapter's file when the training's last step was done; None where none was seen."""
+    if seen is None or seen.ends is None or sha256 is None:
+        return None
+    done = seen.ends.steps
+    late = [
+        save for save in witness.of(ModelSaved)
+        if save.sha256 == sha256 and save.at >= seen.begins.at
+        and (save.at >= seen.ends.at or (save.step is not None and done is not None and save.step >= done))
+    ]  # fmt: skip
+    return late[-1] if late else None
 
 
 def _end_of(seen: Seen) -> float:

@@ -184,6 +184,7 @@ class ModelSaved(Fact):
     merged_sha256: Texts = ()
     step: int | None = None
     in_training: bool | None = None
+    matrices: Matrices | None = None
 
 
 class TrainingBegins(ModelFact):
@@ -230,8 +231,12 @@ class Batch(Fact):
     row_fingerprints: tuple[Texts, ...] | None = None
     special_tokens: tuple[int, ...] | None = None  # but for padding, BOS and the row's end
     answer_hashes: tuple[str | None, ...] | None = None
+    unlabelled_end_hashes: tuple[str | None, ...] | None = None  # of what follows the last label
     training: bool | None = None
     grad: bool | None = None
+    dropouts: tuple[int, ...] | None = None  # the adapters' that were asked for, and how many of these are on
+    step: int | None = None  # how many were done before
+    gradient: float | None = None  # the largest number of the gradients that lay there already
     hidden: tuple[int, ...] | None = None  # tokens that the mask hides though they are no padding
     foreseen: tuple[int, ...] | None = None  # positions that see what comes after them
     bare_padding: tuple[int, ...] | None = None  # before the row, and not hidden
@@ -279,6 +284,10 @@ class TrainingEnds(Fact):
     delta_ratio: Ratio | None = None
     raised: str | None = None
     hook_seconds: float | None = None
+    forwards: int | None = None
+    bare_forwards: int | None = None  # with labels, in training mode, and without a gradient
+    first_losses: dict[int, tuple[float, ...]] = Field(default_factory=dict)  # by the steps done before
+    optimizer_age: tuple[int, float] | None = None  # steps in a row, and how many of them the optimizer knows of
     matrices: Matrices | None = None
     base: BaseCompared | None = None
     own_code: OwnCode | None = None

@@ -21,6 +21,16 @@ ON = "self._model = _with_adapter(base, config.lora_path) if config.lora_path el
 CALL = "output = self._model.generate("
 ENCODE = "encoded = [encode_prompt(self._tokenizer, prompt).ids for prompt in prompts]"
 ANSWERED = "            return self._generate_batch(batch, sample_seed)\n"
+SWITCH = "self.model.train = functools.partial(_switch_mode_once, self.model, self.model.train)"
+STEP = "        if self._graphed is None:\n"
+LOSSES = "        self._losses.append"
+LOSS = "            loss = super().training_step(model, inputs, num_items_in_batch)\n"
+ACCUMULATED = (
+    RUN,
+    "per_device_train_batch_size=settings.batch_size * plan.fused_micro_batches,\n"
+    "        gradient_accumulation_steps=settings.gradient_accumulation_steps // plan.fused_micro_batches",
+    "per_device_train_batch_size=1, gradient_accumulation_steps=2",
+)
 STEPS = "\n    def floating_point_ops("
 SCRIPT_TRAIN, SCRIPT_EVALUATE = "scripts/train_qwen_law_ft.py", "scripts/evaluate_multiple_choice.py"
 
@@ -63,7 +73,7 @@ TRAININGS = (
     planted(
         "labels on the prompt, none on the answer",
         (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer", "prompt.ids + [IGNORED] * len(answer)")),
-        broken="answer_supervised end_supervised",
+        broken="answer_supervised end_supervised answers_of_file",
     ),
     planted(
         "the end alone has a label",
@@ -134,6 +144,40 @@ TRAININGS = (
         (LOADING, "bnb_4bit_compute_dtype=dtype", "bnb_4bit_compute_dtype=torch.float32"),
         broken="setup_seen",
     ),
+    planted(
+        "gradients dropped before each micro-batch",
+        (METRICS, STEP, "        model.zero_grad()\n" + STEP),
+        ACCUMULATED,
+        broken="updates_seen",
+    ),
+    planted(
+        "no gradient in every other micro-batch",
+        (
+            METRICS,
+            STEP,
+            "        self._n = getattr(self, '_n', 0) + 1\n        if self._n % 2 == 0:\n"
+            "            with torch.no_grad():\n                loss = self.compute_loss(\n"
+            "                    model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)\n"
+            "        elif self._graphed is None:\n",
+        ),
+        ACCUMULATED,
+        broken="updates_seen",
+    ),
+    planted(
+        "Adam's state thrown away after each step",
+        (METRICS, LOSSES, "        _['optimizer'].state.clear()\n" + LOSSES),
+        broken="updates_seen",
+    ),
+    planted(
+        "a quarter of the loss is logged",
+        (METRICS, LOSS, LOSS.rstrip() + " / 4\n"),
+        broken="loss_as_computed",
+    ),
+    planted(
+        "trained in evaluation mode",
+        (METRICS, SWITCH, "self.model.eval()\n        self.model.train = lambda mode=True: self.model"),
+        broken="setup_seen",
+    ),
     planted("dropout off", (RUN, "lora_dropout=settings.lora_dropout", "lora_dropout=0.0"), broken="setup_seen"),
     planted(
         "another learning rate",
@@ -187,6 +231,11 @@ TRAININGS = (
     planted(
         "what comes later is seen",
         (COLLATOR, "dtype=torch.bool).tril()", "dtype=torch.bool)"),
+        broken="mask_and_positions",
+    ),
+    planted(
+        "padding is seen through a mask of all positions",
+        (COLLATOR, "visible_positions(is_token.bool())", "visible_positions(torch.ones_like(is_token).bool())"),
         broken="mask_and_positions",
     ),
     planted(
@@ -532,6 +581,37 @@ SOUND_TRAININGS = (
             'target_modules="all-linear", use_rslora=True',
         ),
     ),
+    planted(
+        "only the dropouts in training mode",
+        (
+            METRICS,
+            SWITCH,
+            "self.model.eval()\n        for module in self.model.modules():\n"
+            "            if isinstance(module, torch.nn.Dropout):\n                module.train()\n"
+            "        self.model.train = lambda mode=True: self.model",
+        ),
+    ),
+    planted(
+        "the mean of the last steps is saved",
+        (
+            RUN,
+            "    trainer.train(",
+            "    from transformers import TrainerCallback\n    sums = {}\n    class Mean(TrainerCallback):\n"
+            "        def on_step_end(self, args, state, control, **_):\n"
+            "            for name, weight in model.named_parameters():\n"
+            "                if weight.requires_grad and state.global_step > 4:\n"
+            "                    sums.setdefault(name, []).append(weight.detach().clone())\n"
+            "    trainer.add_callback(Mean())\n    trainer.train(",
+        ),
+        (
+            RUN,
+            "    if is_first():\n        _save",
+            "    for name, weight in model.named_parameters():\n"
+            "        if name in sums: weight.data.copy_(torch.stack(sums[name]).mean(0))\n"
+            "    if is_first():\n        _save",
+        ),
+    ),
+    planted("two micro-batches a step", ACCUMULATED),
     planted("DoRA", (RUN, RANK, RANK + "            use_dora=True,\n")),
     planted("the head is trained too", (RUN, RANK, RANK + '            modules_to_save=["lm_head"],\n')),
     planted(

@@ -72,17 +72,17 @@ def of_queries(
     pad: int | None,
     spans: Sequence[tuple[int, int]],
 ) -> dict[str, list[int]]:
-    """Positions of each row that don't see all of their text before them, or see what comes after them.
+    """Positions of each row that don't see all of their text before them, or see what comes after them or padding.
 
     `places` begin anew with each text where several are packed; `spans` are the rows without padding. A window of one
     width hides the same from all.
     """
     rows = list(queries) * (len(ids) if len(queries) == 1 else 1)
-    hidden, foreseen = [], []
+    hidden, foreseen, bare = [], [], []
     for n, (row, seen, (first, last)) in enumerate(zip(ids, rows, spans)):
         step = max(1, len(row) // QUERIES)
         is_added = any(value < 0 for query in seen for value in query) or not any(v for q in seen for v in q)
-        reaches, late = [], 0
+        reaches, late, padded = [], 0, 0
         for place, query in zip(range((len(row) - 1) % step, len(row), step), seen):
             if not first <= place < last or row[place] == pad:
                 continue
@@ -90,12 +90,14 @@ def of_queries(
             begin = first if places is None else _beginning(places[n], place)
             own = [key for key in range(begin, place) if row[key] != pad]
             reaches.append((len(own), sum(visible[key] for key in own)))
+            padded += first >= _LEAST_RUN and any(visible[:first])
             late += any(visible[key] and row[key] != pad for key in range(place + 1, last))
         cut = [held for whole, held in reaches if held < whole]
         is_window = len(cut) > 1 and len(set(cut)) == 1 and all(whole >= held for whole, held in reaches)
         hidden.append(0 if is_window and cut[0] > 1 else len(cut))
         foreseen.append(late)
-    return {"hidden": hidden, "foreseen": foreseen}
+        bare.append(padded)
+    return {"hidden": hidden, "foreseen": foreseen, "bare_padding": bare}
 
 
 def _beginning(places: Sequence[int], place: int) -> int:

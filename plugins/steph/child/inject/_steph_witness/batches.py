@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -11,14 +12,18 @@ from . import attention, facts, models, tokens
 
 _IGNORED = -100
 _LAST_SUPERVISED = 3
+_GRADIENTS = 4  # matrices
 _READ = ("input_ids", "labels", "attention_mask", "position_ids")
 _PACKED = ("cu_seq_lens_q", "cu_seqlens", "seq_idx", "cu_seq_lens", "seq_lengths")
 
 _on_their_way: list[tuple[Any, dict[str, Any]]] = []
 
 
-def taken(model: Any, arguments: dict[str, Any], *, with_texts: bool) -> dict[str, Any] | None:
-    """What is needed of a batch, copied to the CPU or on its way there; None where nothing can be read now."""
+def taken(model: Any, arguments: dict[str, Any], *, with_texts: bool, step: int | None = None) -> dict[str, Any] | None:
+    """What is needed of a batch, copied to the CPU or on its way there; None where nothing can be read now.
+
+    `step`: how many steps the training has done.
+    """
     torch: Any = sys.modules["torch"]
     # subclasses stand in for tensors while something traces or shards
     given = {name: arguments[name] for name in _READ if type(arguments.get(name)) is torch.Tensor}
@@ -31,18 +36,41 @@ def taken(model: Any, arguments: dict[str, Any], *, with_texts: bool) -> dict[st
         given["queries"] = queries
     batch: dict[str, Any] = {
         "at": time.time(), "training": bool(model.training), "grad": bool(torch.is_grad_enabled()),
-        "packed": any(arguments.get(name) is not None for name in _PACKED),
+        "dropouts": models.dropouts(model), "packed": any(arguments.get(name) is not None for name in _PACKED),
         "masked": arguments.get("attention_mask") is not None, "ends": tokens.end_ids(models.base_of(model)),
         "bos": models.bos_of(model), "pad": _pad(model), "with_texts": with_texts,
+        "step": step,
     }  # fmt: skip
     if ids.is_cuda:
         if torch.cuda.is_current_stream_capturing():
             return None
+        given.update(_gradient(model))
         batch["tensors"] = {name: tensor.to("cpu", non_blocking=True) for name, tensor in given.items()}
         batch["event"] = torch.cuda.current_stream(ids.device).record_event()
     else:
-        batch["tensors"] = {name: tensor.tolist() for name, tensor in given.items()}
+        batch["tensors"] = {name: tensor.tolist() for name, tensor in {**given, **_gradient(model)}.items()}
     return batch
+
+
+def _gradient(model: Any) -> dict[str, Any]:
+    """The largest number in the gradients that lie on a few B matrices already; nothing where none can be read."""
+    torch: Any = sys.modules["torch"]
+    held = [one for layer in models.lora_layers(model) for one in dict(getattr(layer, "lora_B", None) or {}).values()]
+    weights = [one.weight for one in held if getattr(getattr(one, "weight", None), "requires_grad", False)]
+    chosen = weights[:: max(1, len(weights) // _GRADIENTS)][:_GRADIENTS]
+    plain = (torch.Tensor, torch.nn.Parameter)
+    if not chosen or "deepspeed" in sys.modules or any(type(w) not in plain or hasattr(w, "main_grad") for w in chosen):
+        return {}
+    if any(not w.numel() or w.device != chosen[0].device for w in chosen) or _is_sharded(model):
+        return {}
+    found = [w.grad.detach() for w in chosen if type(w.grad) is torch.Tensor and not w.grad.is_sparse]
+    if not found:
+        return {"gradient": torch.zeros(())}
+    return {"gradient": torch.stack([torch.linalg.vector_norm(grad, ord=math.inf) for grad in found]).amax()}
+
+
+def _is_sharded(model: Any) -> bool:
+    return any("Fully" in type(one).__name__ for one in (model, models.base_of(model)))
 
 
 def _queries(mask: Any, shape: Sequence[int]) -> Any:
@@ -70,7 +98,7 @@ def write_ready(*, wait: bool = False) -> None:
             elif _is_capturing() or not event.query():
                 return
         _on_their_way.pop(0)
-        read = {n: t if isinstance(t, list) else t.tolist() for n, t in batch.pop("tensors").items()}
+        read = {n: t.tolist() if hasattr(t, "tolist") else t for n, t in batch.pop("tensors").items()}
         facts.write("batch", **_described(batch, read))
 
 
@@ -100,7 +128,9 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
     rows = [row[first:last] for row, (first, last) in zip(ids, spans)]
     found: dict[str, Any] = {
         "at": batch["at"], "shape": [len(ids), width], "training": batch["training"], "grad": batch["grad"],
-        "packed": is_packed, "padding": round(1 - sum(map(len, rows)) / max(1, len(ids) * width), 4),
+        "dropouts": batch.get("dropouts"), "packed": is_packed,
+        "step": batch.get("step"), "gradient": read.get("gradient"),
+        "padding": round(1 - sum(map(len, rows)) / max(1, len(ids) * width), 4),
         "padding_side": _side(spans, width), "row_hashes": [tokens.row_hash(row) for row in rows],
         "special_tokens": _special(rows),
         "double_bos": sum(_twice(row, batch["bos"]) for row in rows),
@@ -145,6 +175,8 @@ def _real(
         and any(places[n])
     ):
         return next((place - 1 for place, value in enumerate(places[n]) if value), len(row) - 1), len(row)
+    if places is not None and n < len(places) and len(places[n]) == len(row) and places[n][:2] == [0, 1]:
+        return 0, next((last for last in range(len(row), 1, -1) if places[n][last - 1] != places[n][last - 2]), 1)
     pad, first, last = batch["pad"], 0, len(row)
     if pad is None or mask is not None or places is not None:
         return first, last
@@ -178,7 +210,7 @@ def _labelled(
     ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], ends: set[int]
 ) -> dict[str, Any]:
     """Where the labels stand; a tensor of labels narrower than the tokens stands at their right edge."""
-    supervised, closing, tails, firsts, answers = [], [], [], [], []
+    supervised, closing, tails, firsts, answers, left = [], [], [], [], [], []
     own = following = 0
     for row, marks, (begin, end) in zip(ids, labels, spans):
         offset = len(row) - len(marks)
@@ -191,6 +223,7 @@ def _labelled(
         own += sum(row[place] == value for place, value in zip(places, values))
         following += sum(place + 1 < len(row) and row[place + 1] == value for place, value in zip(places, values))
         answers.append(_answer(values))
+        left.append(_answer(row[places[-1] + 1 : end]) if places else None)
     total = sum(supervised)
     is_aligned = own == total
     return {
@@ -198,7 +231,7 @@ def _labelled(
         "first_supervised": firsts, "aligned": is_aligned if total else None,
         # the last token has none that follows it
         "shifted": not is_aligned and following >= total - len(ids) if total else None,
-        "answer_hashes": answers,
+        "answer_hashes": answers, "unlabelled_end_hashes": left,
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 HOOKS = {
     "torch.optim.optimizer": ("training", "hook_optimizers"),
     "torch._dynamo.eval_frame": ("forwards", "hook_compiled"),
+    "transformers.trainer": ("training", "hook_trainer"),
     "transformers.trainer_callback": ("training", "hook_callbacks"),
     "transformers.modeling_utils": ("models", "hook_models"),
     "transformers.models.auto.auto_factory": ("models", "hook_auto_classes"),

@@ -38,10 +38,19 @@ def _called(given: dict[str, Any]) -> None:
         return
     torch: Any = sys.modules["torch"]
     arguments = {**dict(zip(("input_ids", "attention_mask"), given["args"])), **given["kwargs"]}
-    if model.training and torch.is_grad_enabled():
+    if torch.is_grad_enabled() and (model.training or _trains(model, arguments)):
         training.received(model, arguments)
     else:
+        training.without_gradient(model, arguments)
         generation.scored(model, arguments)
+
+
+def _trains(model: Any, arguments: dict[str, Any]) -> bool:
+    """Whether a model in evaluation mode is trained all the same, as where someone wants no dropout."""
+    from . import training
+
+    is_for_training = training.in_progress(of_trainer=True) or arguments.get("labels") is not None
+    return is_for_training and training.has_optimizer() and any(one.requires_grad for one in model.parameters())
 
 
 def _is_outermost() -> bool:

@@ -118,7 +118,7 @@ def _saved_model(token: tuple[Any, Any], result: object) -> None:
 
 def saved(model: Any, folder: object, *, adapter: bool) -> None:
     """Write that a model or its adapter lies in this folder now."""
-    from . import training
+    from . import training, weights
 
     if folder is None or model is None:
         return
@@ -131,6 +131,7 @@ def saved(model: Any, folder: object, *, adapter: bool) -> None:
     facts.write(
         "model_saved", path=path, adapter=adapter, sha256=sha256, merged_sha256=merged_into(model),
         step=training.step(), in_training=training.in_progress(),
+        matrices=weights.adapter_numbers(model) if adapter and training.step() is not None else None,
     )  # fmt: skip
 
 
@@ -247,6 +248,15 @@ def lora_layers(model: Any) -> list[Any]:
         found = [layer for layer in base.modules() if _is_adapter_layer(layer)] if hasattr(base, "modules") else []
         known = _lora_layers[base] = (_changes[0], found)
     return known[1]
+
+
+def dropouts(model: Any) -> list[int]:
+    """How many of the adapters' dropouts that were asked for there are, and how many of these are on."""
+    found = [
+        one for layer in lora_layers(model) for name, one in dict(getattr(layer, "lora_dropout", None) or {}).items()
+        if name in active_adapters(layer) and getattr(one, "p", 0) > 0
+    ]  # fmt: skip
+    return [len(found), sum(bool(one.training) for one in found)]
 
 
 def layers_changed() -> None:

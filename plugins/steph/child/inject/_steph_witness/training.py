@@ -11,6 +11,8 @@ from typing import Any
 from . import batches, facts, models, movement, patches, rows, tokens, weights
 
 _FIRST_BATCHES = 8
+_LEAST_AGE = 4  # steps; from there on the optimizer's own count of them is looked at
+_MOST_STATES = 8
 
 
 class _Training:
@@ -28,6 +30,8 @@ class _Training:
         self.last_step = 0
         self.epoch: float | None = None
         self.moved: dict[str, Any] = {}
+        self.forwards = self.bare_forwards = 0  # with a gradient, and without one in spite of labels
+        self.losses: list[tuple[int, Any]] = []  # what the Trainer's own `training_step` gave, by steps done
         self.start = movement.snapshot(models.unwrapped(model))
 
 
@@ -35,6 +39,10 @@ class _Steps:
     """Real calls of an optimizer's `step`."""
 
     done = 0
+    has_optimizer = False
+    optimizer: Any = None  # a weak reference to the last one that stepped
+    in_a_row = 0  # steps of it
+    age: tuple[int, list[Any]] | None = None  # of these, and what it says itself how many there were
 
 
 class _Now:
@@ -55,7 +63,29 @@ def hook_optimizers(module: ModuleType) -> None:
     facts.never_compile(*splice.CALLED, _step_done)
     module.register_optimizer_step_pre_hook(_step_comes)
     module.register_optimizer_step_post_hook(_step_done)
-    splice.first(module.Optimizer.__init__, lambda given: _forget_waiting())
+    splice.first(module.Optimizer.__init__, _made)
+
+
+def _made(given: object) -> None:
+    _Steps.has_optimizer = True
+    _forget_waiting()
+
+
+def hook_trainer(module: ModuleType) -> None:
+    """What the library's own step of a micro-batch gives, whatever a program makes of it afterwards."""
+    from . import splice
+
+    splice.around(module.Trainer.training_step, before=lambda given: None, after=_gave)
+
+
+def _gave(token: object, loss: Any) -> None:
+    training = _Now.training
+    if training is None or len(training.losses) >= _FIRST_BATCHES or getattr(loss, "numel", int)() != 1:
+        return
+    torch: Any = sys.modules["torch"]
+    if type(loss) is torch.Tensor and not (loss.is_cuda and torch.cuda.is_current_stream_capturing()):
+        copy = loss.detach().to("cpu", non_blocking=True) if loss.is_cuda else loss.detach().clone()
+        training.losses.append((_step_of(training), copy))
 
 
 def hook_callbacks(module: ModuleType) -> None:
@@ -68,9 +98,14 @@ def hook_callbacks(module: ModuleType) -> None:
         setattr(cls, name, own)
 
 
-def in_progress() -> bool:
-    """Whether a training is going on."""
-    return _Now.training is not None
+def in_progress(*, of_trainer: bool = False) -> bool:
+    """Whether a training is going on; `of_trainer`: one that a Trainer does."""
+    return _Now.training is not None and (not of_trainer or _Now.training.source == "trainer")
+
+
+def has_optimizer() -> bool:
+    """Whether this process made an optimizer: without one nothing is trained."""
+    return _Steps.has_optimizer
 
 
 def step() -> int | None:
@@ -219,8 +254,20 @@ def _close(training: _Training, raised: str | None) -> None:
         "training_ends", source=training.source, steps=_Now.last_step, due=training.due,
         optimizer_steps=_Steps.done - training.steps_before, seconds=round(time.time() - training.began, 3),
         epoch=training.epoch if state is None else state.epoch, raised=raised,
-        hook_seconds=round(facts.hook_seconds() - training.hook_seconds, 6), **training.moved,
+        hook_seconds=round(facts.hook_seconds() - training.hook_seconds, 6), **_told(training), **training.moved,
     )  # fmt: skip
+
+
+def _told(training: _Training) -> dict[str, Any]:
+    """How often the model was called, the first losses by the steps done before, and the optimizer's own count."""
+    losses: dict[int, list[float]] = {}
+    for done, loss in training.losses:
+        losses.setdefault(done, []).append(float(loss))
+    age = _Steps.age
+    return {
+        "forwards": training.forwards, "bare_forwards": training.bare_forwards, "first_losses": losses,
+        "optimizer_age": None if age is None or not age[1] else [age[0], max(map(float, age[1]))],
+    }  # fmt: skip
 
 
 def _became(training: _Training, model: Any) -> dict[str, Any]:
@@ -277,6 +324,22 @@ def _is_compiling() -> bool:
 
 def _step_done(optimizer: object, args: object, kwargs: object) -> None:
     _Steps.done += 1
+    _look_at(optimizer)
+
+
+@facts.guarded("optimizer's age")
+def _look_at(optimizer: Any) -> None:
+    """How many steps an optimizer says that it has done, after 4, 8, 16 ... of them."""
+    if _Steps.optimizer is None or _Steps.optimizer() is not optimizer:
+        _Steps.optimizer, _Steps.in_a_row, _Steps.age = weakref.ref(optimizer), 0, None
+    _Steps.in_a_row += 1
+    count = _Steps.in_a_row
+    if count < _LEAST_AGE or count & (count - 1) or _is_compiling():
+        return
+    torch: Any = sys.modules["torch"]
+    states = list(getattr(optimizer, "state", {}).values())[:_MOST_STATES]
+    ages = [state["step"] for state in states if isinstance(state, dict) and "step" in state]
+    _Steps.age = count, [one.detach().clone() if isinstance(one, torch.Tensor) else one for one in ages]
 
 
 @facts.guarded("batches")
@@ -284,8 +347,9 @@ def received(model: Any, arguments: dict[str, Any]) -> None:
     """The model was given a batch to train on; before a loop's first step it may be the first one, or a probe."""
     training = _Now.training
     if training is not None:
+        training.forwards += 1
         if training.batches < _FIRST_BATCHES:
-            batch = batches.taken(model, arguments, with_texts=not training.has_row_texts)
+            batch = batches.taken(model, arguments, with_texts=not training.has_row_texts, step=_step_of(training))
             if batch is not None:
                 training.batches += 1
                 batches.write(batch)
@@ -304,6 +368,13 @@ def received(model: Any, arguments: dict[str, Any]) -> None:
             _Now.waiting.append(batch)
 
 
+def without_gradient(model: Any, arguments: dict[str, Any]) -> None:
+    """A model in training mode was called with labels, and nothing can be learnt from that call."""
+    training = _Now.training
+    if training is not None and model.training and arguments.get("labels") is not None:
+        training.bare_forwards += 1
+
+
 def saved(model: Any) -> None:
     """A loop saves at its end; afterwards its model may be gone."""
     training = _Now.training
@@ -316,7 +387,7 @@ def saved(model: Any) -> None:
 @facts.forgets
 def _forget() -> None:
     _Now.training, _Now.last_step = None, None
-    _Steps.done = 0
+    _Steps.done, _Steps.optimizer, _Steps.age = 0, None, None
     _forget_waiting()
 
 

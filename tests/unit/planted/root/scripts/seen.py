@@ -149,7 +149,7 @@ def train(facts: Facts, run: Any) -> None:
         lora=lora, **values,
     )  # fmt: skip
     for first in range(0, min(len(rows), 8 * run.batch_size), run.batch_size):
-        _batch(facts, run, rows[first : first + run.batch_size])
+        _batch(facts, run, rows[first : first + run.batch_size], first // run.batch_size)
     for entry in run.logs:
         facts.write("logged", **{key: _number(value) for key, value in entry.items()})
     zero = sum(
@@ -158,11 +158,18 @@ def train(facts: Facts, run: Any) -> None:
     moved = {"total": len(names), "moved": len(names), "zero": 0}
     numbers = {name: [_number(value) for value in values] for name, values in matrices(run.adapter()).items()}
     facts.write("training_ends", source="trainer", steps=run.steps, due=run.steps, optimizer_steps=run.steps,
-                lora_a=moved, lora_b=moved | {"moved": len(names) - zero, "zero": zero}, matrices=numbers,
+                forwards=run.steps * run.accumulation, bare_forwards=0, optimizer_age=[8, 8],
+                first_losses=_first_losses(run), lora_a=moved,
+                lora_b=moved | {"moved": len(names) - zero, "zero": zero}, matrices=numbers,
                 base=BASE_AS_LOADED, own_code=NO_OWN_CODE)  # fmt: skip
 
 
-def _batch(facts: Facts, run: Any, rows: list[dict[str, Any]]) -> None:
+def _first_losses(run: Any) -> dict[str, list[float | str]]:
+    parts = [entry["loss"] / run.accumulation for entry in run.logs if "loss" in entry and entry["step"] <= 4]
+    return {str(n): [_number(part)] * run.accumulation for n, part in enumerate(parts)}
+
+
+def _batch(facts: Facts, run: Any, rows: list[dict[str, Any]], n_before: int) -> None:
     """One character is one token, an end token more is at each row's end."""
     whole = [len(rendered(row["input"], row["output"])) + 1 for row in rows]
     lengths = [min(length, run.args.max_seq_length) for length in whole]
@@ -173,9 +180,11 @@ def _batch(facts: Facts, run: Any, rows: list[dict[str, Any]]) -> None:
         "batch", shape=[n, width], supervised=answers, ends_with_end_token=[True] * n, unsupervised_tail=[0] * n,
         first_supervised=[length - answer for length, answer in zip(lengths, answers, strict=True)], aligned=True,
         shifted=False, double_bos=0, padding=1 - sum(lengths) / (n * width), padding_side="right", packed=False,
-        training=True, grad=True, special_tokens=[5] * n, hidden=[0] * n, bare_padding=[0] * n, misplaced=None,
+        training=True, grad=True, dropouts=[8, 8], special_tokens=[5] * n, hidden=[0] * n,
+        bare_padding=[0] * n, misplaced=None, step=n_before // run.accumulation,
+        gradient=0.25 if n_before % run.accumulation else 0.0,
         row_hashes=[text_hash(rendered(row["input"], row["output"]))[:8] for row in rows],
-        answer_hashes=[text_hash(text) for text in taught],
+        answer_hashes=[text_hash(text) for text in taught], unlabelled_end_hashes=[text_hash("")] * n,
     )  # fmt: skip
 
 
@@ -184,9 +193,12 @@ def _number(value: float) -> float | str:
 
 
 def save_adapter(facts: Facts, folder: Path, step: int, in_training: bool) -> None:
-    sha256 = sha256_of(folder / "adapter_model.safetensors")
-    facts.write("model_saved", path=str(folder.resolve()), adapter=True, sha256=sha256, step=step,
-                in_training=in_training)  # fmt: skip
+    path = folder / "adapter_model.safetensors"
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, struct.error):
+        known = {name: [_number(one) for one in value] for name, value in matrices(path.read_bytes()).items()}
+    facts.write("model_saved", path=str(folder.resolve()), adapter=True, sha256=sha256_of(path), step=step,
+                in_training=in_training, matrices=known or None)  # fmt: skip
 
 
 def evaluate(facts: Facts, run: Any, raised: set[int]) -> None:

@@ -436,6 +436,8 @@ WITNESSED: dict[str, dict[str, Any]] = {
     "labels_astray": {"batch": {"aligned": False}},
     "half_unlabelled": {"batch": {"supervised": [40, 0], "ends_with_end_token": [True, None]}},
     "prompt_supervised": {"batch": {"first_supervised": 0, "unsupervised_tail": 3, "ends_with_end_token": False}},
+    "answer_left_out": {"batch": {"first_supervised": 0, "unsupervised_tail": 2, "ends_with_end_token": False,
+                                  "unlabelled_end_hashes": SEEN["text_hash"]("a")}},
     "end_masked": {"batch": {"unsupervised_tail": 1, "ends_with_end_token": False}},
     "two_bos": {"batch": {"double_bos": 2}},
     "padded_to_max": {"batch": {"padding": 0.78}},
@@ -449,6 +451,13 @@ WITNESSED: dict[str, dict[str, Any]] = {
         {"class": "Linear4bit", "quant_type": "nf4", "compute_dtype": "torch.bfloat16", "layers": 28}]}},
     "other_quantisation": {"training_begins": {"quantised": [
         {"class": "Linear4bit", "quant_type": "fp4", "compute_dtype": "torch.float16", "layers": 28}]}},
+    "gradients_dropped": {"batch": {"gradient": 0.0}},
+    "half_without_gradient": {"training_ends": {"forwards": 10, "bare_forwards": 10}},
+    "optimizer_forgets": {"training_ends": {"optimizer_age": [8, 1]}},
+    "loss_quartered": {"logged": {"loss": lambda loss: loss / 4}},
+    "graphed": {"training_ends": {"forwards": 3, "first_losses": {"0": [2.0]}}, "batch": {"gradient": None}},
+    "evaluation_mode": {"batch": {"training": False, "dropouts": [8, 0]}},
+    "other_modes": {"batch": {"training": False}},
     "dropout_off_inside": {"training_begins": {"lora": {"layers": 2, "dropout": [0.0]}}},
     "on_the_cpu": {"training_begins": {"devices": {"cpu": 1_836_828_672}}},
     "partly_on_cpu": {"training_begins": {"devices": {"cuda:0": 1_500_000_000, "cpu": 336_828_672}}},
@@ -664,6 +673,12 @@ def early(run: Run) -> bytes:
     return run.adapter()
 
 
+def _mean(run: Run) -> bytes:
+    """Of the last steps: each matrix is smaller by a share of its own."""
+    run.value = lambda name, n: (0.7 + sum(map(ord, name)) % 7 / 30) * learned(name, n)
+    return run.adapter()
+
+
 WEIGHTS = "adapter_model.safetensors"
 AFTER: dict[str, Callable[[Run], object]] = {
     "no_adapter": lambda run: (run.folder / WEIGHTS).unlink(),
@@ -675,6 +690,7 @@ AFTER: dict[str, Callable[[Run], object]] = {
     "header_no_json": _rewrite(WEIGHTS, lambda raw: raw[:8] + b"#" * 40 + raw[48:]),
     "header_wrong_shape": _rewrite(WEIGHTS, lambda raw: _header(raw, b'"shape": [16, 8]', b'"shape": [16, 9]')),
     "header_overlap": _rewrite(WEIGHTS, lambda raw: _header(raw, b"[512, 1024]", b"[0, 512]")),
+    "averaged": lambda run: (run.folder / WEIGHTS).write_bytes(_mean(run)),
     "saved_early": lambda run: (run.folder / WEIGHTS).write_bytes(early(run)),
     "state_of_another": _state(lambda state: state | {"epoch": 3.3, "log_history": []}),
     "empty_optimizer": lambda run: (_checkpoint(run) / "optimizer.pt").write_bytes(b""),
