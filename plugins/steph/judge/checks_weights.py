@@ -162,7 +162,7 @@ def _file(folder: Path) -> Matrices | None:
     path = folder / WEIGHTS_NAME
     try:
         stat = path.stat()
-        return _numbers(path, stat.st_mtime_ns, stat.st_size) or None
+        return (_numbers(path, stat.st_mtime_ns, stat.st_size) or None) if path.is_file() else None
     except (OSError, UnreadableError):
         return None
 
