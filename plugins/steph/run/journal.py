@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -42,8 +41,9 @@ def now() -> str:
 
 
 def new_record_id() -> str:
-    """A sortable id that two runs in one second do not share."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    """An id that sorts by time, two runs of one second too: its last four digits are 65,536ths of a second."""
+    moment = datetime.now(UTC)
+    return f"{moment:%Y%m%d-%H%M%S}-{moment.microsecond * 65_536 // 1_000_000:04x}"
 
 
 class Journal:
