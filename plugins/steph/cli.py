@@ -25,6 +25,9 @@ Trainer = Annotated[
         help="full: fp32 upcast, all logits, padded to the maximum; or answer (default: the record's, else full)"
     ),
 ]
+ProfileOption = Annotated[str | None, typer.Option("--profile", "--steph-profile", help="as for pytest")]
+RootOption = Annotated[str | None, typer.Option("--pipeline-root", "--steph-pipeline-root", help="as for pytest")]
+PythonOption = Annotated[str | None, typer.Option("--pipeline-python", "--steph-pipeline-python", help="as for pytest")]
 FromRecord = Annotated[
     str | None, typer.Option(help="a record whose measured peaks correct it, best one of pytest --steph-calibrate")
 ]
@@ -204,13 +207,9 @@ def fit(
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def doctor(
     context: typer.Context,
-    profile: Annotated[str | None, typer.Option("--profile", "--steph-profile", help="as for pytest")] = None,
-    pipeline_root: Annotated[
-        str | None, typer.Option("--pipeline-root", "--steph-pipeline-root", help="as for pytest")
-    ] = None,
-    pipeline_python: Annotated[
-        str | None, typer.Option("--pipeline-python", "--steph-pipeline-python", help="as for pytest")
-    ] = None,
+    profile: ProfileOption = None,
+    pipeline_root: RootOption = None,
+    pipeline_python: PythonOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="without libraries and the 4-bit operation")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of lines")] = False,
     gate: Annotated[bool, typer.Option("--gate", help="exit status 3 where a run is sure to fail, else 0")] = False,
@@ -252,13 +251,9 @@ def init(root: Annotated[Path, typer.Argument(help="the pipeline's folder (defau
 def check(
     context: typer.Context,
     root: Annotated[str | None, typer.Argument(help="the pipeline's folder, as --steph-pipeline-root")] = None,
-    profile: Annotated[str | None, typer.Option("--profile", "--steph-profile", help="as for pytest")] = None,
-    pipeline_root: Annotated[
-        str | None, typer.Option("--pipeline-root", "--steph-pipeline-root", help="as for pytest")
-    ] = None,
-    pipeline_python: Annotated[
-        str | None, typer.Option("--pipeline-python", "--steph-pipeline-python", help="as for pytest")
-    ] = None,
+    profile: ProfileOption = None,
+    pipeline_root: RootOption = None,
+    pipeline_python: PythonOption = None,
 ) -> None:
     """Show the commands that a description stands for, and which core checks can be measured; starts nothing.
 

@@ -134,6 +134,24 @@ def json_rows(path: Path) -> Iterator[Mapping[str, object]]:
     return (line.row for line in json_lines(path.read_bytes(), "replace") if line.row is not None)
 
 
+def read_json_rows(path: Path, max_bytes: int = MAX_JSON_BYTES) -> list[Mapping[str, object]]:
+    """Return the rows of a file of at most `max_bytes`; raises UnreadableError naming the row that is none."""
+    try:
+        if path.stat().st_size > max_bytes:
+            raise UnreadableError(f"{path.name} は大きすぎる", "is too large")
+        lines = list(json_lines(path.read_bytes()))
+    except OSError as error:
+        raise UnreadableError(
+            f"{path.name} を読めない: {error.strerror}", f"can't be read: {error.strerror}"
+        ) from error
+    for line in lines:
+        if line.row is None:
+            raise UnreadableError(
+                f"{path.name} の {line.number} 行目: {line.trouble}", f"row {line.number} {line.trouble}"
+            )
+    return [line.row for line in lines if line.row is not None]
+
+
 def read_source(path: Path) -> str:
     """Return the text of a Python file as Python decodes it; empty where the file can't be read."""
     try:

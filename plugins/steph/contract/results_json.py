@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from steph.base.files import MAX_JSON_BYTES, UnreadableError, json_lines, read_json
+from steph.base.files import UnreadableError, read_json, read_json_rows
 from steph.contract.dotted import value_at, values_at
 from steph.contract.globs import newest
 from steph.contract.questions import plain_label
@@ -22,7 +22,7 @@ _RIGHT, _WRONG = (
 def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> tuple[Results, tuple[Path, ...]]:
     """Read one file, and its rows where they are in a file of their own; raises UnreadableError (Japanese)."""
     rows_file = newest(rows_files, path.stat().st_mtime)
-    raw = _lines(path) if path.suffix == ".jsonl" else read_json(path)
+    raw = read_json_rows(path) if path.suffix == ".jsonl" else read_json(path)
     found = _rows_in(raw, rows_file, form)
     rows = tuple(_row(row, n, form) for n, row in enumerate(found or ()))
     value = _score(raw, form)
@@ -77,7 +77,8 @@ def _number(value: object) -> float | None:
 def _rows_in(raw: object, rows_file: Path | None, form: ResultsForm) -> list[object] | None:
     """The rows; None where the description names none. A table of rows by their ids is a list of its values."""
     if rows_file is not None:
-        return _lines(rows_file) if rows_file.suffix == ".jsonl" else _listed(read_json(rows_file), rows_file.name)
+        is_lines = rows_file.suffix == ".jsonl"
+        return [*read_json_rows(rows_file)] if is_lines else _listed(read_json(rows_file), rows_file.name)
     if form.rows is None:
         return raw if isinstance(raw, list) and form.row else None
     if "/" in form.rows or form.rows.endswith((".jsonl", ".json")):
@@ -91,19 +92,6 @@ def _listed(value: object, name: str) -> list[object]:
     if not isinstance(value, list):
         raise UnreadableError(f"rows（{name}）に行の並びがない")
     return value
-
-
-def _lines(path: Path) -> list[object]:
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise UnreadableError(f"{path.name} は大きすぎる")
-        lines = list(json_lines(path.read_bytes()))
-    except OSError as error:
-        raise UnreadableError(f"{path.name} を読めない: {error.strerror}") from error
-    broken = next((line for line in lines if line.row is None), None)
-    if broken is not None:
-        raise UnreadableError(f"{path.name} の {broken.number} 行目: {broken.trouble}")
-    return [line.row for line in lines]
 
 
 def _row(raw: object, n: int, form: ResultsForm) -> Row:

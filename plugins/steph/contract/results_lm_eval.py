@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steph.base.files import UnreadableError, json_lines, read_json
+from steph.base.files import UnreadableError, read_json, read_json_rows
 from steph.contract.dotted import value_at
 from steph.contract.questions import QUESTION_KEYS, plain_label
 from steph.contract.results import Config, EvaluationKind, Results, ResultsForm, Row, Score
@@ -48,7 +48,7 @@ def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> t
                 raise UnreadableError(f"{task} の行のファイルがない（--log_samples の samples_{task}_*.jsonl）")
             continue
         used.append(file)
-        told = _lines(file)
+        told = read_json_rows(file, MOST_ROWS_BYTES)
         if not _is_of(raw, task, told):
             contradictions.append(f"{file.name} は、この結果の行ではない（task_hash が違う）")
         kept = [row for row in told if row.get("filter", filter_name) == filter_name]
@@ -132,19 +132,6 @@ def _samples_of(path: Path, task: str, rows_files: Sequence[Path]) -> Path | Non
         file for file in rows_files if (found := names.fullmatch(file.name)) and (not date or found[1] == date[0])
     ]
     return next((file for file in fitting if file.parent == path.parent), next(iter(fitting), None))
-
-
-def _lines(file: Path) -> list[Mapping[str, Any]]:
-    try:
-        if file.stat().st_size > MOST_ROWS_BYTES:
-            raise UnreadableError(f"{file.name} は大きすぎる")
-        lines = list(json_lines(file.read_bytes()))
-    except OSError as error:
-        raise UnreadableError(f"{file.name} を読めない: {error.strerror}") from error
-    broken = next((line for line in lines if line.row is None), None)
-    if broken is not None:
-        raise UnreadableError(f"{file.name} の {broken.number} 行目: {broken.trouble}")
-    return [line.row for line in lines if line.row is not None]
 
 
 def _is_of(raw: Mapping[str, Any], task: str, rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -20,7 +20,7 @@ from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import checks_verdict
 from steph.record.settings import EvalSettings
 from steph.record.values import Check
-from test_witness_programs import program, run, sha256_of
+from test_witness_programs import TASK, program, run, sha256_of
 
 DESCRIPTION = """
 [train]
@@ -30,17 +30,6 @@ rows = { file = "rows.jsonl", format = "messages" }
 preset = "lm-eval"
 extra = ["--tasks", "steph_choice", "--include_path", "tasks"]
 output = "out"
-"""
-TASK = """\
-task: steph_choice
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}\\n回答:"
-doc_to_choice: [a, b, c, d]
-doc_to_target: answer
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
 ADAPTER = """
 import sys, torch
