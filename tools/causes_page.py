@@ -76,8 +76,13 @@ def _section(cause: Cause, language: Language) -> str:
 
 
 def _words(cause: Cause, case: Case | None, language: Language) -> list[str]:
-    said = words_of(cause, case, None, language)
-    return [said.meaning, "", *(f"{number}. {step}" for number, step in enumerate(said.steps, 1)), ""]
+    said = words_of(cause, case, None)
+    return [
+        said.meaning.text(language),
+        "",
+        *(f"{number}. {step.text(language)}" for number, step in enumerate(said.steps, 1)),
+        "",
+    ]
 
 
 if __name__ == "__main__":

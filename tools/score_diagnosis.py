@@ -27,7 +27,7 @@ def score(folder: Path, language: Language) -> Counter[str]:
     with (folder / "index.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     for row in rows:
-        found = diagnose(decoded((folder / row["file"]).read_bytes()), language=language)
+        found = diagnose(decoded((folder / row["file"]).read_bytes()))
         label = row.get("label") or row["kind"]
         accepted = {label, *filter(None, (row.get("also_ok") or "").split(","))}
         phase, expected = found.phase.value if found.phase else "", row.get("expected_phase") or ""

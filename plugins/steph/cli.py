@@ -56,10 +56,12 @@ def diagnose(
     language: Annotated[Literal["ja", "en"], typer.Option(help="language of meaning and advice")] = "ja",
 ) -> None:
     """Say why a training or evaluation run failed, from its log: text, a notebook, JSON lines, also gzipped."""
+    from steph.base.messages import use_language
     from steph.diagnose.command import run_diagnose
 
     try:
-        found = run_diagnose(Path(logfile), returncode, as_json, language)
+        use_language(language)
+        found = run_diagnose(Path(logfile), returncode, as_json)
     except OSError as error:
         raise _failed(f"{logfile}: {error.strerror}") from error
     typer.echo(found)

@@ -174,7 +174,7 @@ def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) 
     width = max(map(len, record.results), default=0)
     for stage, result in sorted(record.results.items()):
         seconds = f"{result.seconds:.1f} s" if result.seconds is not None else ""
-        explanation = " ".join(result.explanation.split())[:EXPLANATION_CHARS]
+        explanation = str(result.explanation)[:EXPLANATION_CHARS]
         stale = "(stale) " if result.stale else ""
         terminalreporter.line(f"{stage:{width}}  {result.verdict:14} {seconds:>9}  {stale}{explanation}")
     if stages.report is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, Cause, EndedBy, Phase, RecordKind, Severity, StageId, Verdict
 from steph.record.environment import Device, Environment, GitState
+from steph.record.fold import IN_FLIGHT
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import (
     Artifact,
@@ -105,7 +107,7 @@ def context(
         environment=environment(card),
         vram_cap_bytes=vram_cap_bytes,
         twin=twin,
-        rehearsal_reasons=reasons,
+        rehearsal_reasons=tuple(map(verbatim, reasons)),
     )
 
 
@@ -193,11 +195,13 @@ def stage_h1(choice: ModelChoice | None = None, verdict: Verdict = Verdict.PASS)
     return StageResult(
         stage=StageId.H1,
         verdict=verdict,
-        explanation="モデルを 1 つ選び、取得しました。",
+        explanation=verbatim("モデルを 1 つ選び、取得しました。"),
         started_at="2026-11-20T01:00:00+00:00",
         ended_at="2026-11-20T01:02:11+00:00",
         seconds=131.0,
-        checks=(Check(id="model_downloaded", severity=Severity.FAIL, holds=True, message="重みが揃っています。"),),
+        checks=(
+            Check(id="model_downloaded", severity=Severity.FAIL, holds=True, message=verbatim("重みが揃っています。")),
+        ),
         model=choice or model_choice(),
     )
 
@@ -270,7 +274,10 @@ def out_of_memory(number: int, settings: TrainSettings, phase: Phase = Phase.FIR
                 allocated_bytes=int(8.12 * GIB),
                 reserved_bytes=int(8.51 * GIB),
             ),
-            advice=("`--max-seq-length` を 384、次に 256 へ下げる。", "`--batch-size` を 1 にする。"),
+            advice=(
+                verbatim("`--max-seq-length` を 384、次に 256 へ下げる。"),
+                verbatim("`--batch-size` を 1 にする。"),
+            ),
         ),
         traceback=OOM_TRACEBACK,
         last_lines=("  0%|          | 0/35 [00:00<?, ?it/s]", message),
@@ -291,12 +298,12 @@ def stage_h2(attempts: Sequence[Attempt] | None = None, **changes: object) -> St
         "seconds": 205.0,
         "attempts": tuple(attempts if attempts is not None else (trained(1, TrainSettings()),)),
         "checks": (
-            Check(id="loss_finite", severity=Severity.FAIL, holds=True, message="損失はすべて有限です。"),
+            Check(id="loss_finite", severity=Severity.FAIL, holds=True, message=verbatim("損失はすべて有限です。")),
             Check(
                 id="rows_lose_answer",
                 severity=Severity.WARN,
                 holds=False,
-                message="長さ 512 では 140 行中 30 行(21 %)で答えが切り落とされます。",
+                message=verbatim("長さ 512 では 140 行中 30 行(21 %)で答えが切り落とされます。"),
                 trap=1,
             ),
         ),
@@ -360,7 +367,12 @@ def stage_h3(attempts: Sequence[Attempt] | None = None, **changes: object) -> St
         "seconds": 50.0,
         "attempts": tuple(attempts if attempts is not None else (evaluated(),)),
         "checks": (
-            Check(id="model_named", severity=Severity.FAIL, holds=True, message="試験対象のモデル名が出ています。"),
+            Check(
+                id="model_named",
+                severity=Severity.FAIL,
+                holds=True,
+                message=verbatim("試験対象のモデル名が出ています。"),
+            ),
         ),
     }
     return StageResult.model_validate(fields | changes)
@@ -414,7 +426,9 @@ def walked_down(run_id: str = "20261120-020000") -> Record:
         verdict=Verdict.PASS_DEGRADED,
         explanation="CUDA OOM のため設定を下げ、3 回目の 256/b1/4bit で完走しました。",
         seconds=286.0,
-        skipped_rungs=(SkippedRung(label="256/b2/4bit", reason="140 行すべてで答えが切れるため飛ばしました。"),),
+        skipped_rungs=(
+            SkippedRung(label="256/b2/4bit", reason=verbatim("140 行すべてで答えが切れるため飛ばしました。")),
+        ),
         given_up=("max-seq-length 512 → 256", "batch-size 2 → 1(勾配累積 4 で実効バッチは同じ)"),
     )
     return _record((stage_h1(), h2, stage_h3()), context(), run_id)
@@ -448,7 +462,7 @@ def blocked(run_id: str = "20261120-040000") -> Record:
                 cause=Cause.IMPORT_ERROR,
                 phase=Phase.LOAD,
                 evidence=("ModuleNotFoundError: No module named 'peft'",),
-                advice=("パイプラインの環境に peft を入れる: `pip install peft`",),
+                advice=(verbatim("パイプラインの環境に peft を入れる: `pip install peft`"),),
             ),
             "traceback": 'Traceback (most recent call last):\n  File "train_qwen_law_ft.py", line 7, in <module>\n'
             "    import peft\nModuleNotFoundError: No module named 'peft'",
@@ -491,7 +505,7 @@ def crashed(run_id: str = "20261120-050000") -> Record:
 def live(run_id: str = "20261120-060000") -> Record:
     """H-2 is running right now."""
     lost = crashed(run_id)
-    running = lost.stages[StageId.H2].model_copy(update={"verdict": Verdict.NOT_RUN, "explanation": "実行中"})
+    running = lost.stages[StageId.H2].model_copy(update={"verdict": Verdict.NOT_RUN, "explanation": IN_FLIGHT})
     return lost.model_copy(update={"live": True, "stages": lost.stages | {StageId.H2: running}})
 
 
@@ -529,8 +543,10 @@ def with_rejected_candidates(run_id: str = "20261120-080000") -> Record:
         parameters=1_543_714_304,
         reason="仕様の 2 候補が Hub から取得できなかったため、次の候補を使いました",
         rejected=(
-            RejectedCandidate(name=MODEL, cause=Cause.HUB_NOT_FOUND, message="404: no such repository"),
-            RejectedCandidate(name="Qwen/Qwen1.5-4B-Chat", cause=Cause.HUB_GATED, message="403: gated repository"),
+            RejectedCandidate(name=MODEL, cause=Cause.HUB_NOT_FOUND, message=verbatim("404: no such repository")),
+            RejectedCandidate(
+                name="Qwen/Qwen1.5-4B-Chat", cause=Cause.HUB_GATED, message=verbatim("403: gated repository")
+            ),
         ),
     )
     return _record((stage_h1(substitute, Verdict.PASS_DEGRADED), stage_h2(), stage_h3()), context(), run_id)

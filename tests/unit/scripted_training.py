@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import record_factory as factory
 from planted import TRAIN_FILE, plant
+from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, Cause, EndedBy, Phase, Severity, StageId
 from steph.conduct import stage_run, training
 from steph.conduct.attempts import Judge, Request
@@ -37,7 +38,7 @@ from suite_runs import make_model
 
 PROFILE = load_profile(profile_path("rtx3080", Path(__file__).parents[2]))
 BASE, LADDER = PROFILE.train, PROFILE.ladder
-OK = Check(id="ok", severity=Severity.FAIL, holds=True, message="よい")
+OK = Check(id="ok", severity=Severity.FAIL, holds=True, message=verbatim("よい"))
 
 OOM = Diagnosis(cause=Cause.CUDA_OOM, phase=Phase.FIRST_STEP)
 OOM_LOADING = Diagnosis(cause=Cause.CUDA_OOM, phase=Phase.LOAD)
@@ -150,7 +151,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
         assert options["is_explicit"] is False
         asked.append(name)
         if name not in names:
-            raise hub.NoModelError((RejectedCandidate(name=name, cause=Cause.HUB_NOT_FOUND, message="404"),))
+            raise hub.NoModelError((RejectedCandidate(name=name, cause=Cause.HUB_NOT_FOUND, message=verbatim("404")),))
         return choice(name)
 
     monkeypatch.setattr(hub, "choose", choose)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from huggingface_hub import constants
+from steph.base.messages import verbatim
 from steph.base.terms import StageId, Verdict
 from steph.conduct.basis import differences
 from steph.conduct.console import Console
@@ -138,7 +139,7 @@ def test_what_would_be_loaded_is_held_against_the_recorded_revision(
 def test_a_folder_that_is_gone_is_a_line_too(tmp_path: Path) -> None:
     """A local model or a twin has no revision, but must still be whole."""
     folder = make_model(tmp_path / "model")
-    model = ModelChoice(name=str(folder), source="local", reason="", snapshot_path=str(folder))
+    model = ModelChoice(name=str(folder), source="local", reason=verbatim(""), snapshot_path=str(folder))
     assert model_trouble(model) is None
     (folder / "model.safetensors").unlink()
     assert "model.safetensors" in (model_trouble(model) or "")
@@ -160,9 +161,9 @@ def test_a_stage_is_blocked_where_the_model_is_another_than_the_records(
             journal.append(ModelChosen(at=now(), stage=needed, model=result.model))
         for attempt in result.attempts:
             journal.append(AttemptEnded(at=now(), attempt=attempt))
-        journal.append(StageEnded(at=now(), stage=needed, verdict=Verdict.PASS, explanation="", seconds=1.0))
+        journal.append(StageEnded(at=now(), stage=needed, verdict=Verdict.PASS, explanation=verbatim(""), seconds=1.0))
     conductor = Conductor(setup_of(record), journal, Console(lambda text: None, False), lambda told: None)
     result = conductor.run(stage, 60)
     journal.close()
     assert (result.verdict, result.attempts) == (Verdict.BLOCKED, ())
-    assert f"記録 {THEN[:12]}、キャッシュ {NOW[:12]}" in result.explanation
+    assert f"記録 {THEN[:12]}、キャッシュ {NOW[:12]}" in str(result.explanation)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import record_factory as factory
 from scripted_training import BASE, LARGE, ScriptedTraining, on_disk
+from steph.base.messages import verbatim
 from steph.base.terms import StageId, Verdict
 from steph.conduct import calibrate, training
 from steph.conduct.calibrate import calibrate as run_calibration
@@ -68,7 +69,7 @@ def test_a_length_that_cannot_be_halved_is_not_calibrated(tmp_path: Path, monkey
     beside = Beside()
     stage = _calibrated(tmp_path, monkeypatch, beside, BASE.model_copy(update={"max_seq_length": 16}))
     (skipped,) = stage.recorded.skipped_rungs
-    assert (beside.labels, skipped.reason) == ([], "これより短くできる長さがない")
+    assert (beside.labels, str(skipped.reason)) == ([], "これより短くできる長さがない")
     assert skipped.label.startswith("calibrate 16/b2/4bit")
 
 
@@ -81,7 +82,7 @@ def test_no_time_left_is_not_calibrated(tmp_path: Path, monkeypatch: pytest.Monk
     beside = Beside()
     stage = _calibrated(tmp_path, monkeypatch, beside, prepare=spend)
     assert beside.labels == []
-    assert stage.recorded.skipped_rungs[0].reason == "H-2の制限時間の残りがない"
+    assert str(stage.recorded.skipped_rungs[0].reason) == "H-2の制限時間の残りがない"
 
 
 @pytest.mark.parametrize("error", [InputError("no rows"), OSError("no disk"), RunnerError("no child")])
@@ -92,7 +93,7 @@ def test_a_calibration_that_cannot_run_is_on_record(
     beside = Beside({"calibrate 256/b2/4bit 5ステップ": error})
     stage = _calibrated(tmp_path, monkeypatch, beside)
     (skipped,) = stage.recorded.skipped_rungs
-    assert skipped.reason == f"動かせない: {error}"
+    assert str(skipped.reason) == f"動かせない: {error}"
     assert stage.said[-1].endswith(f"動かせない: {error}\n")
 
 
@@ -153,7 +154,7 @@ def _conducted(
     monkeypatch.setattr(calibrate, "train_beside", calibration)
     journal.append(StageStarted(at="", stage=StageId.H1))
     journal.append(ModelChosen(at="", stage=StageId.H1, model=on_disk(folder / "model")))
-    journal.append(StageEnded(at="", stage=StageId.H1, verdict=Verdict.PASS, explanation="", seconds=1))
+    journal.append(StageEnded(at="", stage=StageId.H1, verdict=Verdict.PASS, explanation=verbatim(""), seconds=1))
     return stage, Conductor(replace(stage.setup, options=options), journal, stage.run.console, lambda _: None)
 
 

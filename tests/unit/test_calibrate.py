@@ -11,6 +11,7 @@ import record_factory as factory
 from planted import TRAIN_FILE
 from process_tree import wait_until
 from scripted_training import LARGE, PROFILE, ScriptedTraining
+from steph.base.messages import verbatim
 from steph.base.terms import Cause, EndedBy, Purpose, StageId, Verdict
 from steph.conduct import calibrate
 from steph.conduct.calibrate import other_length
@@ -158,7 +159,7 @@ def test_an_attempt_after_the_verdict_changes_nothing_but_itself() -> None:
         StageStarted(at="", stage=H2),
         AttemptStarted(at="", attempt=own),
         AttemptEnded(at="", attempt=own),
-        StageEnded(at="1", stage=H2, verdict=Verdict.PASS, explanation="", seconds=1),
+        StageEnded(at="1", stage=H2, verdict=Verdict.PASS, explanation=verbatim(""), seconds=1),
         AttemptStarted(at="2", attempt=extra),
     )
     for live in (False, True):

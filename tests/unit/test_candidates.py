@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.messages import verbatim
 from steph.base.terms import Cause, StageId, TrainerName, Verdict
 from steph.base.units import GIB
 from steph.conduct.candidates import predicted_candidates
@@ -26,7 +27,7 @@ from steph.tell.report import parts
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = ("Qwen/Qwen1.5-1.8B-Chat", "Qwen/Qwen1.5-4B-Chat", "nobody/none", "Qwen/Qwen3-8B")
-GONE = RejectedCandidate(name=NAMES[0], cause=Cause.HUB_NOT_FOUND, message="404")
+GONE = RejectedCandidate(name=NAMES[0], cause=Cause.HUB_NOT_FOUND, message=verbatim("404"))
 
 
 def _setup(card: Device | None, *, profile: str = "rtx3080", names: tuple[str, ...] = NAMES) -> Setup:
@@ -56,13 +57,13 @@ def test_every_candidate_has_a_peak_or_a_reason() -> None:
         assert predicted.high_bytes is not None
         assert predicted.low_bytes < predicted.peak_bytes < predicted.high_bytes
     assert [p and p.verdict for p in (found[NAMES[0]].predicted, found[NAMES[3]].predicted)] == ["fits", "does_not_fit"]
-    assert "形が分からない" in found["nobody/none"].unpredicted_reason
+    assert "形が分からない" in str(found["nobody/none"].unpredicted_reason)
     assert {candidate.settings for candidate in found.values()} == {"512/b2/4bit"}
 
 
 def test_where_no_model_can_be_had_the_candidates_are_predicted_all_the_same() -> None:
     """None is chosen; those that were tried are rejected, those behind a failed download were not tried."""
-    nothing = NoModel(Outcome(Verdict.FAIL, ""), (GONE,))
+    nothing = NoModel(Outcome(Verdict.FAIL, verbatim("")), (GONE,))
     found = predicted_candidates(_setup(factory.device()), nothing)
     assert [candidate.outcome for candidate in found] == ["rejected", "not_tried", "not_tried", "not_tried"]
 
@@ -104,8 +105,8 @@ def test_a_config_of_another_kind_is_a_reason_too(tmp_path: Path) -> None:
     setup = _setup(factory.device(), names=(str(folder),))
     (found,) = predicted_candidates(setup, factory.model_choice(str(folder), snapshot_path=str(folder)))
     assert found.unpredicted_reason is not None
-    assert found.unpredicted_reason.startswith(f"計算できない: {folder}: ")
-    assert "mamba" in found.unpredicted_reason
+    assert str(found.unpredicted_reason).startswith(f"計算できない: {folder}: ")
+    assert "mamba" in str(found.unpredicted_reason)
 
 
 def test_the_record_and_the_report_hold_them() -> None:

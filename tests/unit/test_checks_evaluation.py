@@ -144,7 +144,7 @@ def test_hostile_content_ends_in_bounded_findings(sound: EvalEvidence) -> None:
     outcome, checks, _ = judge_evaluation(
         replace(evidence, stdout=sound.stdout + "\nError during LLM invocation: " + markup)
     )
-    assert max(len(check.message) for check in checks) <= LINE_CHARS
+    assert max(len(str(check.message)) for check in checks) <= LINE_CHARS
     assert [Check.model_validate_json(check.model_dump_json()) for check in checks] == list(checks)
     assert type(outcome).model_validate_json(outcome.model_dump_json()) == outcome
 

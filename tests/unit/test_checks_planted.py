@@ -33,7 +33,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def broken(checks: tuple[Check, ...]) -> dict[str, str]:
     """The checks that do not hold, with their messages."""
-    return {check.id: check.message for check in checks if check.holds is False}
+    return {check.id: str(check.message) for check in checks if check.holds is False}
 
 
 def unmeasured(checks: tuple[Check, ...]) -> set[str]:

@@ -101,7 +101,7 @@ def test_a_process_that_is_left_behind_is_named_and_weighs_as_much_as_it_did(
     """A note where it was ended, a warning where it lives on, a failure where it wrote the result after the end."""
     check = found("no_process_left", evidence)
     assert (check.holds, check.severity) == (False, severity)
-    assert said in check.message
+    assert said in str(check.message)
 
 
 # what a process leaves that asked for the card's name, or for its free memory, and then computed on the CPU

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
+from steph.base.messages import verbatim
 from steph.base.terms import Severity
 from steph.base.text import LINE_CHARS, one_line
 from steph.judge.catalog import CATALOG
@@ -205,7 +206,7 @@ def test_an_unmeasured_optional_check_is_information() -> None:
 @given(st.text(max_size=2000))
 def test_text_from_a_child_is_bounded_in_messages(text: str) -> None:
     """Messages are one printable, encodable line of limited length, whatever they quote."""
-    message = EXIT_ZERO.check(False, text * 3).message
+    message = str(EXIT_ZERO.check(False, verbatim(text * 3)).message)
     assert len(message) <= LINE_CHARS
     assert message.encode("utf-8").decode() == message
     assert not {unicodedata.category(character) for character in message} & {"Cc", "Zl", "Zp"}
@@ -227,7 +228,7 @@ def test_hostile_files_end_in_findings(tmp_path: Path) -> None:
     state = {"global_step": 10, "num_input_tokens_seen": 10**400, "log_history": [{"loss": 10**400}, {"loss": "x"}, 7]}
     (folder / "checkpoint-10" / "trainer_state.json").write_text(json.dumps(state))
     outcome, checks, _ = judge_training(replace(evidence, output=evidence.output + html))
-    assert max(len(check.message) for check in checks) <= LINE_CHARS
+    assert max(len(str(check.message)) for check in checks) <= LINE_CHARS
     assert outcome.tokens_per_second is None
     broken = {check.id for check in checks if check.holds is False}
     assert broken >= {"adapter_weights", "adapter_config", "adapter_base"}
@@ -254,7 +255,7 @@ def test_an_adapter_on_other_modules_is_not_the_one_that_was_asked_for(
     judged = replace(evidence, settings=evidence.settings.model_copy(update={"target_modules": asked}))
     check = next(check for check in judge_training(judged)[1] if check.id == "adapter_as_asked")
     assert check.holds is holds
-    assert ("target_modules=" in check.message) is not holds
+    assert ("target_modules=" in str(check.message)) is not holds
 
 
 def test_weights_in_a_type_that_is_not_decoded_are_unmeasured_and_never_green(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from steph.base.messages import Language, text
+from steph.base.messages import Language, speaking, text
 from steph.base.terms import Cause, Phase
 from steph.diagnose.command import run_diagnose
 from steph.diagnose.engine import diagnose
@@ -20,8 +20,8 @@ LOAD = STEP.replace("trainer.train()", "AutoModelForCausalLM.from_pretrained(nam
 
 def told(log: str, language: Language = "en") -> str:
     """All that a person is told about a log."""
-    found = diagnose(log, 1, language=language)
-    return "\n".join((found.meaning or "", *found.advice))
+    found = diagnose(log, 1)
+    return "\n".join(one.text(language) for one in (*((found.meaning,) if found.meaning else ()), *found.advice))
 
 
 def test_a_batch_of_one_is_not_lowered() -> None:
@@ -74,21 +74,19 @@ def test_other_processes_on_the_card_are_named() -> None:
         "use. Of the allocated memory 3.80 GiB is allocated by PyTorch, and 90.00 MiB is reserved by PyTorch but "
         "unallocated."
     )
-    found = diagnose(STEP.replace(OOM, message), 1, language="en")
+    found = diagnose(STEP.replace(OOM, message), 1)
     assert found.case == "oom_other_process"
-    assert "3.8 GiB" in (found.meaning or "")
+    assert "3.8 GiB" in str(found.meaning)
     whole = message.replace("3.80 GiB", "22.80 GiB")
     assert diagnose(STEP.replace(OOM, whole), 1).case != "oom_other_process"
 
 
-def test_the_same_case_is_told_in_both_languages() -> None:
-    """The diagnosis is one; its words differ."""
-    found: dict[Language, Diagnosis] = {one: diagnose(STEP, 1, language=one) for one in ("ja", "en")}
-    words = {"meaning": None, "advice": ()}
-    assert found["ja"].model_copy(update=words) == found["en"].model_copy(update=words)
-    assert len(found["ja"].advice) == len(found["en"].advice) == 2
-    assert all(step.isascii() for step in found["en"].advice)
-    assert all(step.endswith("。") for step in found["ja"].advice)
+def test_the_same_diagnosis_is_told_in_both_languages() -> None:
+    """What is recorded has no language; its words do."""
+    found = Diagnosis.model_validate_json(diagnose(STEP, 1).model_dump_json())
+    assert len(found.advice) == 2
+    assert all(step.text("en").isascii() for step in found.advice)
+    assert all(step.text("ja").endswith("。") for step in found.advice)
 
 
 def test_what_the_wording_captured_stands_in_the_words() -> None:
@@ -158,14 +156,15 @@ def test_a_log_without_failure_says_what_it_shows(tmp_path: Path) -> None:
     """`none` is no verdict of health: losses, warnings, and whether it came to its end."""
     path = tmp_path / "log.txt"
     path.write_text("WARNING: slow disk\n{'loss': 1.5, 'epoch': 0.1}\n{'loss': 1.25, 'epoch': 0.2}\n", encoding="utf-8")
-    shown = run_diagnose(path, None, False, "en")
+    with speaking("en"):
+        shown = run_diagnose(path, None, False)
     assert "2 losses: 1.5 to 1.25" in shown
     assert text("diagnose.seen.no_metrics", "en") in shown
     assert text("diagnose.seen.metrics", "en") not in shown
-    seen = json.loads(run_diagnose(path, None, True, "ja"))["seen"]
+    seen = json.loads(run_diagnose(path, None, True))["seen"]
     assert any("1.5 → 1.25" in one for one in seen)
     path.write_text("{'train_runtime': 1.0, 'train_loss': 1.2}\n", encoding="utf-8")
-    assert text("diagnose.seen.metrics", "en") in run_diagnose(path, None, False, "en")
+    assert text("diagnose.seen.metrics") in run_diagnose(path, None, False)
 
 
 def test_confidence_follows_the_wording() -> None:
@@ -186,9 +185,9 @@ OWN = 'Traceback (most recent call last):\n  File "{}", line 5, in <module>\n   
 def test_ranks_that_ran_different_collectives_are_named() -> None:
     """One number with two sizes is no rank that hung: some parameters were used by some ranks only."""
     log = "".join(NCCL.format(rank, 137, size) for rank, size in ((1, 1127), (6, 1127), (7, 1094)))
-    found = diagnose(log, None, language="en")
+    found = diagnose(log, None)
     assert found.case == "nccl_different_collectives"
-    assert "set_z3_leaf_modules" in found.advice[0]
+    assert "set_z3_leaf_modules" in found.advice[0].text("en")
     assert [line.count("[Rank ") for line in found.evidence] == [1, 1]
     assert "[Rank 7]" in found.evidence[1]
 
@@ -196,9 +195,9 @@ def test_ranks_that_ran_different_collectives_are_named() -> None:
 @pytest.mark.parametrize("order", [((6, 20880), (7, 20879)), ((7, 20879), (6, 20880), (5, 20880))])
 def test_the_rank_with_the_lowest_number_is_named_and_quoted(order: tuple[tuple[int, int], ...]) -> None:
     """A reader would otherwise look at the rank that was printed first."""
-    found = diagnose(LOSS + "".join(NCCL.format(rank, number, number) for rank, number in order), None, language="en")
+    found = diagnose(LOSS + "".join(NCCL.format(rank, number, number) for rank, number in order), None)
     assert found.case == "nccl_rank_behind"
-    assert "rank 7" in found.advice[0]
+    assert "rank 7" in found.advice[0].text("en")
     assert any("[Rank 7]" in line for line in found.evidence)
 
 
@@ -231,8 +230,8 @@ def test_advice_is_for_the_system_of_the_log(log: str, has: str, lacks: tuple[st
 def test_several_processes_are_made_fewer_first() -> None:
     """Each loads its own copy."""
     log = "ERROR:torch.distributed.elastic:failed (exitcode: -9) local_rank: 1 (pid: 9) of binary: python3\n"
-    found = diagnose(log, 1, language="en")
-    assert "fewer processes" in found.advice[0]
+    found = diagnose(log, 1)
+    assert "fewer processes" in found.advice[0].text("en")
     assert found.confidence == "likely"
 
 
@@ -333,7 +332,7 @@ def test_an_evaluation_that_ends_with_its_accuracy_came_to_its_end(tmp_path: Pat
         ('{"accuracy": 0.7233, "epoch": 0.5}', "no_metrics"),
     ):
         path.write_text(f"{line}\n", encoding="utf-8")
-        assert text(f"diagnose.seen.{part}", "en") in run_diagnose(path, None, False, "en")
+        assert text(f"diagnose.seen.{part}") in run_diagnose(path, None, False)
 
 
 def test_collectives_are_compared_within_their_group() -> None:

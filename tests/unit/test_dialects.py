@@ -128,7 +128,7 @@ def trained(root: Path, dialect: Dialect, defect: str = "", **changes: str) -> T
 
 def broken(checks: tuple[Check, ...]) -> dict[str, str]:
     """The checks that do not hold, with their messages."""
-    return {check.id: check.message for check in checks if check.holds is False}
+    return {check.id: str(check.message) for check in checks if check.holds is False}
 
 
 @pytest.mark.parametrize("dialect", [TRL_SFT, EXPORT], ids=lambda dialect: dialect.program)

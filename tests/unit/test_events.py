@@ -8,6 +8,7 @@ import pytest
 import record_factory as factory
 from hypothesis import given
 from hypothesis import strategies as st
+from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, EndedBy, ExtendedId, Severity, StageId, Verdict
 from steph.record.events import (
     AttemptEnded,
@@ -34,8 +35,8 @@ LATER = "2026-01-01T01:00:00.000+00:00"
 OPENED = RecordOpened(at=T, id="r1", context=factory.context())
 MODEL = factory.model_choice()
 CANDIDATE = Candidate(name="m", outcome="chosen", predicted=PredictedPeak(peak_bytes=5, low_bytes=4, high_bytes=6))
-SKIPPED = SkippedRung(label="384/b2/4bit", reason="理由")
-CHECK = Check(id="c", severity=Severity.FAIL, holds=True, message="よい")
+SKIPPED = SkippedRung(label="384/b2/4bit", reason=verbatim("理由"))
+CHECK = Check(id="c", severity=Severity.FAIL, holds=True, message=verbatim("よい"))
 H1, H2, H3 = StageId
 
 
@@ -53,10 +54,10 @@ def _ended(stage: AnyStage, verdict: Verdict = Verdict.PASS) -> StageEnded:
         at=LATER,
         stage=stage,
         verdict=verdict,
-        explanation="問題なし",
+        explanation=verbatim("問題なし"),
         seconds=2.5,
         checks=(CHECK,),
-        given_up=("a → b",),
+        given_up=(verbatim("a → b"),),
     )
 
 
@@ -92,9 +93,9 @@ def test_each_event_comes_back_from_the_journal_as_it_was_written(tmp_path: Path
 def test_a_stages_end_has_all_that_it_stands_on() -> None:
     """Verdict, sentence, time, checks and what was given up come with the end; what happened before it stays."""
     result = fold(STORY).stages[H2]
-    assert (result.verdict, result.explanation) == (Verdict.PASS_DEGRADED, "問題なし")
+    assert (result.verdict, str(result.explanation)) == (Verdict.PASS_DEGRADED, "問題なし")
     assert (result.started_at, result.ended_at, result.seconds) == (T, LATER, 2.5)
-    assert (result.checks, result.given_up) == ((CHECK,), ("a → b",))
+    assert (result.checks, result.given_up) == ((CHECK,), (verbatim("a → b"),))
     assert result.attempts == (_attempt(1, ended_by=EndedBy.EXIT, returncode=0),)
     assert result.skipped_rungs == (SKIPPED,)
 
@@ -154,7 +155,7 @@ def test_a_pipeline_found_dirty_once_stays_dirty(found: list[bool | None], dirty
 
 def test_rungs_are_listed_in_the_order_in_which_they_were_skipped() -> None:
     """One does not replace the other."""
-    second = SkippedRung(label="256/b2/4bit", reason="理由")
+    second = SkippedRung(label="256/b2/4bit", reason=verbatim("理由"))
     skipped: list[Event] = [RungSkipped(at=T, stage=H2, skipped=rung) for rung in (SKIPPED, second)]
     assert fold([OPENED, StageStarted(at=T, stage=H2), *skipped]).stages[H2].skipped_rungs == (SKIPPED, second)
 
@@ -175,14 +176,14 @@ def test_attempts_stand_in_the_list_of_their_purpose() -> None:
 def test_a_deep_attempt_of_an_older_record_is_read_as_it_was() -> None:
     """What version 0.1.0 added to an H-2 that had ended: its checks count, its last attempt was not in flight."""
     own, extra = _attempt(1).model_copy(update={"returncode": 0}), _attempt(2, purpose="deep")
-    found = Check(id="loss_flag_works", severity=Severity.WARN, holds=False, message="")
-    ended = Check(id="ok", severity=Severity.FAIL, holds=True, message="")
+    found = Check(id="loss_flag_works", severity=Severity.WARN, holds=False, message=verbatim(""))
+    ended = Check(id="ok", severity=Severity.FAIL, holds=True, message=verbatim(""))
     record = fold(
         [
             OPENED,
             StageStarted(at=T, stage=H2),
             AttemptEnded(at=T, attempt=own),
-            StageEnded(at=T, stage=H2, verdict=Verdict.PASS, explanation="", seconds=1, checks=(ended,)),
+            StageEnded(at=T, stage=H2, verdict=Verdict.PASS, explanation=verbatim(""), seconds=1, checks=(ended,)),
             ChecksAdded(at=T, stage=H2, checks=(found,)),
             AttemptStarted(at=T, attempt=extra),
         ]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.extended import answers_of_h3
 from steph.judge.checks_extended import cot_rows_check
@@ -130,13 +131,13 @@ def test_each_defect_is_told_by_its_own_stage(bench: Bench) -> None:
         Verdict.BLOCKED,
         Verdict.FAIL,
     ]
-    assert "理由のない行 40" in results[COT_TRAINING].explanation
-    assert "学習は行っていない" in results[COT_TRAINING].explanation
-    assert "no index of datasets/lawqa_jp/data/selection.json" in results[RAG].explanation
+    assert "理由のない行 40" in str(results[COT_TRAINING].explanation)
+    assert "学習は行っていない" in str(results[COT_TRAINING].explanation)
+    assert "no index of datasets/lawqa_jp/data/selection.json" in str(results[RAG].explanation)
     assert results[COT_TRAINING].attempts == results[RAG].attempts == ()
     (finding,) = (check for check in results[BASE].findings if check.id == "adapter_changes_responses")
-    assert "応答が一字一句同じ 3 問" in finding.message
-    assert "適用されていないのかもしれない" in finding.message
+    assert "応答が一字一句同じ 3 問" in str(finding.message)
+    assert "適用されていないのかもしれない" in str(finding.message)
 
 
 def test_answers_of_h3_that_changed_block_what_is_held_against_them(bench: Bench) -> None:
@@ -147,7 +148,7 @@ def test_answers_of_h3_that_changed_block_what_is_held_against_them(bench: Bench
     for stage in (RAG, BASE):
         result = bench.record().extended[stage]
         assert result.verdict is Verdict.BLOCKED
-        assert "H-3を再実行する" in result.explanation
+        assert "H-3を再実行する" in str(result.explanation)
 
 
 def test_without_the_three_they_are_blocked_and_red(tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_only_who_asks_gets_them() -> None:
 def test_what_was_built_on_a_replaced_stage_is_stale(replaced: AnyStage, stale: set[AnyStage]) -> None:
     """A stage that runs again leaves what stood on it behind, and nothing else."""
     ended = [
-        StageEnded(at="t", stage=stage, verdict=Verdict.PASS, explanation="", seconds=1.0)
+        StageEnded(at="t", stage=stage, verdict=Verdict.PASS, explanation=verbatim(""), seconds=1.0)
         for stage in (*StageId, *ExtendedId)
     ]
     record = fold([opened_event("r", factory.context()), *ended, StageStarted(at="t", stage=replaced)])

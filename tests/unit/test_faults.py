@@ -210,8 +210,8 @@ def test_a_build_that_fails_gives_the_training_file_back(tmp_path: Path) -> None
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     before = path.read_bytes()
     assert run(bench, H1, H2)[0] == 1
-    assert "could not be built" in bench.record().stages[H2].explanation
-    assert "no questions" in bench.record().stages[H2].explanation
+    assert "could not be built" in str(bench.record().stages[H2].explanation)
+    assert "no questions" in str(bench.record().stages[H2].explanation)
     assert path.read_bytes() == before
     assert [half.read_text() for half in bench.reports.glob("runs/*/build-1/failed/*")] == ["half"]
 

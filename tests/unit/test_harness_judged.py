@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from steph.base.messages import verbatim
 from steph.base.terms import Severity
 from steph.contract.description import load_description
 from steph.judge.catalog import CATALOG
@@ -123,7 +124,7 @@ def test_a_sound_run_passes_with_all_core_checks_measured(planted: Planted) -> N
 def test_what_the_description_rules_out_is_not_applicable_and_says_why(planted: Planted) -> None:
     """No lines of lawqa, no data set, no labels where texts are written; none of these is green or red."""
     _, checks = planted.judged()
-    ruled_out = {one.id: one.message for one in checks.values() if not one.applies}
+    ruled_out = {one.id: str(one.message) for one in checks.values() if not one.applies}
     needing = {
         "line_results": Needs.KEY_LINES,
         "questions_of_dataset": Needs.DATASET,
@@ -144,7 +145,7 @@ def test_a_core_check_is_never_ruled_out() -> None:
         if kind.core:
             assert not kind.needs
             with pytest.raises(ValueError, match="core"):
-                kind.not_applicable("…")
+                kind.not_applicable(verbatim("…"))
 
 
 def without_adapter(fact: dict[str, Any]) -> dict[str, Any] | None:
@@ -308,7 +309,7 @@ def test_a_row_that_is_right_without_the_likeliest_choice_is_found(planted: Plan
     planted.change_results(lambda raw: raw["results"]["sums_mc"].update({"acc,none": 1.0}))
     _, checks = planted.judged()
     assert checks["json_consistent"].holds
-    assert "4 問" in checks["flags_consistent"].message
+    assert "4 問" in str(checks["flags_consistent"].message)
     assert checks["flags_consistent"].holds is False
 
 

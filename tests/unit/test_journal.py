@@ -12,6 +12,7 @@ import pytest
 import record_factory as factory
 from hypothesis import given
 from hypothesis import strategies as st
+from steph.base.messages import verbatim
 from steph.base.terms import StageId, Verdict
 from steph.record.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted
 from steph.record.fold import fold
@@ -38,7 +39,7 @@ ATTEMPT = Attempt(stage=StageId.H2, number=1, label="512/b2/4bit", folder="H-2-1
 
 
 def _ended(stage: StageId, verdict: Verdict = Verdict.PASS) -> StageEnded:
-    return StageEnded(at=T, stage=stage, verdict=verdict, explanation="x", seconds=1.0)
+    return StageEnded(at=T, stage=stage, verdict=verdict, explanation=verbatim("x"), seconds=1.0)
 
 
 def _opened(folder: Path) -> Journal:

@@ -40,8 +40,8 @@ def test_a_process_that_is_left_behind_is_ended_and_named(tmp_path: Path, defect
     record = bench.record()
     left = _left(record)
     assert (left.holds, left.severity) == (False, Severity.INFO)
-    assert f"{program} (pid " in left.message
-    assert "すべて終わらせた" in left.message
+    assert f"{program} (pid " in str(left.message)
+    assert "すべて終わらせた" in str(left.message)
     assert program in bench.report()
     attempt = record.stages[StageId.H2].attempts[-1]
     assert attempt.seconds is not None
@@ -57,7 +57,7 @@ def test_an_adapter_that_is_written_after_the_end_fails_h2(tmp_path: Path) -> No
     assert record.verdict_of(StageId.H2) is Verdict.FAIL
     left = _left(record)
     assert (left.holds, left.severity) == (False, Severity.FAIL)
-    assert "プログラムの終了後に書かれたファイル: adapter_model.safetensors" in left.message
+    assert "プログラムの終了後に書かれたファイル: adapter_model.safetensors" in str(left.message)
     assert record.verdict_of(StageId.H3) is Verdict.BLOCKED
 
 
@@ -70,4 +70,4 @@ def test_an_adapter_that_changes_before_h3_blocks_it(tmp_path: Path) -> None:
     assert bench.run(StageId.H3)[0] == 1
     h3 = bench.record().stages[StageId.H3]
     assert h3.verdict is Verdict.BLOCKED
-    assert "sha256不一致" in h3.explanation
+    assert "sha256不一致" in str(h3.explanation)

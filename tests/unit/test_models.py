@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from scripted_training import LARGE, PROFILE, SMALL, THREE
+from steph.base.messages import verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.child import twin
 from steph.conduct import models
@@ -28,7 +29,7 @@ from steph.run.inputs import InputError
 from steph.run.journal import Journal
 from suite_runs import make_model
 
-GONE = RejectedCandidate(name="a/b", cause=Cause.HUB_NOT_FOUND, message="404")
+GONE = RejectedCandidate(name="a/b", cause=Cause.HUB_NOT_FOUND, message=verbatim("404"))
 
 
 def _setup(folder: Path, *, model: str | None = None, is_twin: bool = False) -> Setup:
@@ -72,12 +73,12 @@ def test_where_no_candidate_can_be_had_each_is_named_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FAIL on a hard check that does not hold, and the rejected ones are kept."""
-    other = RejectedCandidate(name="c/d", cause=Cause.HUB_GATED, message="gated")
+    other = RejectedCandidate(name="c/d", cause=Cause.HUB_GATED, message=verbatim("gated"))
     _choose(monkeypatch, hub.NoModelError((GONE, other)))
     found = _chosen(_setup(tmp_path), tmp_path)
     assert isinstance(found, NoModel)
     assert found.rejected == (GONE, other)
-    assert (found.outcome.verdict, found.outcome.explanation) == (
+    assert (found.outcome.verdict, str(found.outcome.explanation)) == (
         Verdict.FAIL,
         "使えるモデルがない: a/b: 404; c/d: gated",
     )
@@ -96,9 +97,9 @@ def test_a_download_that_fails_rejects_the_choice_too(tmp_path: Path, monkeypatc
     monkeypatch.setattr(hub_download, "download", full)
     found = _chosen(_setup(tmp_path), tmp_path)
     assert isinstance(found, NoModel)
-    failed = RejectedCandidate(name=SMALL.name, cause=Cause.DISK_FULL, message="the disk is full")
+    failed = RejectedCandidate(name=SMALL.name, cause=Cause.DISK_FULL, message=verbatim("the disk is full"))
     assert found.rejected == (GONE, failed)
-    assert (found.outcome.verdict, found.outcome.explanation) == (
+    assert (found.outcome.verdict, str(found.outcome.explanation)) == (
         Verdict.FAIL,
         "ダウンロードできない: the disk is full",
     )
@@ -121,8 +122,8 @@ def test_both_ends_of_the_profiles_range_are_in_it(tmp_path: Path, parameters: i
     """The message gives the size and the range in billions."""
     check = model_checks(_setup(tmp_path), SMALL.model_copy(update={"parameters": parameters}))[1]
     assert check.holds is holds
-    assert f"{parameters / 1e9:.2f}B" in check.message
-    assert "1.5B〜4.1B" in check.message
+    assert f"{parameters / 1e9:.2f}B" in str(check.message)
+    assert "1.5B〜4.1B" in str(check.message)
 
 
 @pytest.mark.parametrize(("source", "warned"), [("hub", False), ("local", False), ("cache", True)])
@@ -190,8 +191,8 @@ def test_a_twin_that_cannot_be_made_says_how_its_making_ended(
     found = _chosen(_setup(tmp_path, model=TINY_NAME, is_twin=True), tmp_path)
     assert isinstance(found, NoModel)
     assert found.outcome.verdict is verdict
-    assert found.outcome.explanation.startswith("twinを作れない: ")
-    assert found.outcome.explanation.endswith(said)
+    assert str(found.outcome.explanation).startswith("twinを作れない: ")
+    assert str(found.outcome.explanation).endswith(said)
 
 
 def test_a_twin_of_an_unknown_model_names_the_known_ones(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def test_a_question_of_the_training_is_told_by_the_question_alone(tmp_path: Path
     one.evidence["train_questions"] = frozenset({QUESTIONS[1]})
     _, checks = one.judged()
     assert checks["train_overlap"].holds is False
-    assert "1 問が学習データにある" in checks["train_overlap"].message
+    assert "1 問が学習データにある" in str(checks["train_overlap"].message)
 
 
 @pytest.mark.parametrize(

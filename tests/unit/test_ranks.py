@@ -146,7 +146,7 @@ def test_a_killed_rank_ends_the_stage_and_is_named(tmp_path: Path, monkeypatch: 
     record = bench.record()
     attempt = record.stages[StageId.H2].attempts[-1]
     assert record.verdict_of(StageId.H2) is Verdict.FAIL
-    assert "rank 1" in record.stages[StageId.H2].explanation
+    assert "rank 1" in str(record.stages[StageId.H2].explanation)
     assert attempt.diagnosis is not None
     assert (attempt.diagnosis.cause, attempt.diagnosis.rank) == (Cause.HOST_OOM, 1)
     assert attempt.diagnosis.evidence[0].endswith("ended by signal 9")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.messages import verbatim
 from steph.base.terms import Severity, StageId, Verdict
 from steph.judge.verdict import Overall, overall
 from steph.record.values import Check, PredictedPeak, Record
@@ -92,7 +93,9 @@ def test_missing_and_stale_stages_never_pass(stage: StageId) -> None:
 
 def test_a_green_stage_with_a_hard_finding_is_reported_as_failed() -> None:
     """A verdict that contradicts its own checks is not repeated."""
-    broken = Check(id="adapter_finite", severity=Severity.FAIL, holds=False, message="LoRA に NaN があります。")
+    broken = Check(
+        id="adapter_finite", severity=Severity.FAIL, holds=False, message=verbatim("LoRA に NaN があります。")
+    )
     record = with_stage(factory.green_acceptance(), StageId.H2, checks=(broken,))
     assert overall(record) is Overall.FAILED
     assert "LoRA に NaN" in render(record).split("## タスクH-1")[0]

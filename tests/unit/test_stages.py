@@ -10,6 +10,7 @@ import pytest
 import record_factory as factory
 from fake_nvml import FakeNvml, Gpu
 from scripted_training import on_disk
+from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, Cause, ExtendedId, Purpose, Severity, StageId, Verdict
 from steph.conduct.attempts import child_environment
 from steph.conduct.console import Console
@@ -52,7 +53,7 @@ def test_a_card_whose_driver_fails_is_a_failed_stage_not_a_skipped_one(tmp_path:
     results = [conductor.run(stage, 60) for stage in StageId]
     journal.close()
     assert [result.verdict for result in results] == [Verdict.FAIL] * 3
-    assert all(BROKEN in result.explanation for result in results)
+    assert all(BROKEN in str(result.explanation) for result in results)
     assert told[-1].verdict_of(StageId.H1) is Verdict.FAIL
 
 
@@ -101,7 +102,7 @@ def _green(stage: StageId, *attempts: Attempt) -> list[Event]:
     return [
         StageStarted(at="t", stage=stage),
         *(AttemptEnded(at="t", attempt=attempt) for attempt in attempts),
-        StageEnded(at="t", stage=stage, verdict=Verdict.PASS, explanation="", seconds=1),
+        StageEnded(at="t", stage=stage, verdict=Verdict.PASS, explanation=verbatim(""), seconds=1),
     ]
 
 
@@ -110,13 +111,13 @@ def test_a_stage_on_a_replaced_base_is_blocked(tmp_path: Path) -> None:
     events = [*_green(StageId.H1), *_green(StageId.H2), *_green(StageId.H1)]
     result = _conducted(tmp_path, StageId.H3, *events)
     assert result.verdict is Verdict.BLOCKED
-    assert "H-2 の結果が古い" in result.explanation
+    assert "H-2 の結果が古い" in str(result.explanation)
 
 
 def test_a_stage_alone_says_what_must_run_before_it(tmp_path: Path) -> None:
     """In an empty record the first stage that is missing is named, and that it comes first."""
     result = _conducted(tmp_path, StageId.H3)
-    assert (result.verdict, result.explanation) == (
+    assert (result.verdict, str(result.explanation)) == (
         Verdict.BLOCKED,
         "H-1 が NOT_RUN のため実行しない。先に H-1 を実行する",
     )
@@ -129,13 +130,13 @@ def test_memory_that_did_not_come_back_blocks_the_next_stage(tmp_path: Path, pur
     left = trained.model_copy(update={"number": 2, "folder": "2", "purpose": purpose, "memory_returned": False})
     result = _conducted(tmp_path, StageId.H3, *_green(StageId.H1), *_green(StageId.H2, trained, left))
     assert result.verdict is Verdict.BLOCKED
-    assert "GPUメモリが解放されていない" in result.explanation
+    assert "GPUメモリが解放されていない" in str(result.explanation)
 
 
 def test_a_record_that_names_no_model_fails_with_the_remedy(tmp_path: Path) -> None:
     """A green H-1 without its model, as a torn journal may leave it, starts nothing."""
     result = _conducted(tmp_path, StageId.H3, *_green(StageId.H1), *_green(StageId.H2))
-    assert (result.verdict, result.explanation) == (
+    assert (result.verdict, str(result.explanation)) == (
         Verdict.FAIL,
         "実行に必要なものが揃わない: the record names no model; run H-1 first",
     )
@@ -151,7 +152,7 @@ def test_an_adapter_whose_digest_nobody_recorded_is_not_evaluated(tmp_path: Path
         events = [*_green(StageId.H1), chosen, *_green(StageId.H2, attempt)]
         result = _conducted(tmp_path / attempt.label / str(attempt.training is None), StageId.H3, *events)
         assert (result.verdict, result.attempts) == (Verdict.BLOCKED, ())
-        assert result.explanation == "H-2の記録にアダプタのsha256がない。H-2を再実行する"
+        assert str(result.explanation) == "H-2の記録にアダプタのsha256がない。H-2を再実行する"
 
 
 def test_h1_without_a_model_fails_with_its_candidates_on_record(
@@ -160,12 +161,14 @@ def test_h1_without_a_model_fails_with_its_candidates_on_record(
     """Each candidate is on record as rejected, and the stage ends with what was wrong with it."""
 
     def none(candidates: tuple[str, ...], **options: object) -> None:
-        raise hub.NoModelError([RejectedCandidate(name=candidates[0], cause=Cause.HUB_NOT_FOUND, message="404")])
+        raise hub.NoModelError(
+            [RejectedCandidate(name=candidates[0], cause=Cause.HUB_NOT_FOUND, message=verbatim("404"))]
+        )
 
     monkeypatch.setattr(hub, "choose", none)
     result = _conducted(tmp_path, StageId.H1)
     first = _setup(None).profile.model.candidates[0]
-    assert (result.verdict, result.explanation) == (Verdict.FAIL, f"使えるモデルがない: {first}: 404")
+    assert (result.verdict, str(result.explanation)) == (Verdict.FAIL, f"使えるモデルがない: {first}: 404")
     assert [candidate.name for candidate in result.candidates if candidate.outcome == "rejected"] == [first]
     assert result.model is None
 
@@ -180,7 +183,7 @@ def test_what_a_stage_raises_is_journalled_first(tmp_path: Path, monkeypatch: py
     with pytest.raises(ZeroDivisionError):
         _conducted(tmp_path, StageId.H1)
     result = read_record(tmp_path / "run").stages[StageId.H1]
-    assert (result.verdict, result.explanation) == (Verdict.CRASHED, "実行が中断された: ZeroDivisionError")
+    assert (result.verdict, str(result.explanation)) == (Verdict.CRASHED, "実行が中断された: ZeroDivisionError")
 
 
 @pytest.mark.parametrize(("parameters", "holds"), [(1_800_000_000, True), (8_000_000_000, False), (None, None)])
@@ -247,7 +250,7 @@ def _after(folder: Path, last: AnyStage, started_at: str, *, returned: bool | No
             figures = {"device_peaks": factory.card_peaks(6 << 30, 5 << 30), "memory_returned": returned}
             attempt = attempt.model_copy(update={"stage": last, "started_at": started_at, **figures})
             journal.append(AttemptEnded(at=SESSION, attempt=attempt))
-        journal.append(StageEnded(at=SESSION, stage=stage, verdict=Verdict.PASS, explanation="", seconds=1.0))
+        journal.append(StageEnded(at=SESSION, stage=stage, verdict=Verdict.PASS, explanation=verbatim(""), seconds=1.0))
     return journal
 
 
@@ -282,5 +285,5 @@ def test_a_stage_waits_for_the_memory_of_whatever_this_session_ran_before_it(
     result = conductor.run(ExtendedId.BASE, 60)
     journal.close()
     said = f"{last} の終了後もGPUメモリが解放されていない"
-    assert (said in result.explanation) is is_blocked, result.explanation
+    assert (said in str(result.explanation)) is is_blocked, str(result.explanation)
     assert not result.verdict.is_green

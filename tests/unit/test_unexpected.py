@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from scripted_training import ScriptedTraining, on_disk
+from steph.base.messages import verbatim
 from steph.base.terms import EndedBy, StageId, Verdict
 from steph.conduct import attempts
 from steph.conduct.stages import Conductor
@@ -29,7 +30,7 @@ def _conducted(folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseExcepti
     stage = ScriptedTraining(folder)
     stage.journal.append(StageStarted(at="", stage=H1))
     stage.journal.append(ModelChosen(at="", stage=H1, model=on_disk(folder / "model")))
-    stage.journal.append(StageEnded(at="", stage=H1, verdict=Verdict.PASS, explanation="", seconds=1))
+    stage.journal.append(StageEnded(at="", stage=H1, verdict=Verdict.PASS, explanation=verbatim(""), seconds=1))
     conductor = Conductor(stage.setup, stage.journal, stage.run.console, lambda _: None)
     try:
         conductor.run(H2, 60)
@@ -43,9 +44,11 @@ def test_an_error_of_the_system_keeps_its_message(tmp_path: Path, monkeypatch: p
     """The stage is CRASHED with class and message in one line, secrets masked, and the attempt is no interruption."""
     h2 = _conducted(tmp_path, monkeypatch, FULL)
     assert h2.verdict is Verdict.CRASHED
-    assert h2.explanation.startswith("実行が中断された: OSError: [Errno 28] No space left on device, token hf_***: ")
-    assert h2.explanation.endswith("'/reports/runs/x'")
-    assert SECRET not in h2.explanation
+    assert str(h2.explanation).startswith(
+        "実行が中断された: OSError: [Errno 28] No space left on device, token hf_***: "
+    )
+    assert str(h2.explanation).endswith("'/reports/runs/x'")
+    assert SECRET not in str(h2.explanation)
     (attempt,) = h2.attempts
     assert attempt.ended_by is EndedBy.SUITE_ERROR
     assert wording.outcome_words(attempt) == "その他エラー(スイート側)"
@@ -54,7 +57,7 @@ def test_an_error_of_the_system_keeps_its_message(tmp_path: Path, monkeypatch: p
 def test_a_child_that_cannot_be_run_from_here_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runner knows why: FAIL with its sentence, and nothing is raised."""
     h2 = _conducted(tmp_path, monkeypatch, RunnerError("a pipeline can be run on Linux and WSL2 only"))
-    assert (h2.verdict, h2.explanation) == (
+    assert (h2.verdict, str(h2.explanation)) == (
         Verdict.FAIL,
         "実行に必要なものが揃わない: a pipeline can be run on Linux and WSL2 only",
     )
@@ -66,5 +69,5 @@ def test_a_signal_is_an_interruption_by_its_name(
 ) -> None:
     """Ctrl-C and signals stay what they were."""
     h2 = _conducted(tmp_path, monkeypatch, KeyboardInterrupt(*filter(None, [said])))
-    assert (h2.verdict, h2.explanation) == (Verdict.CRASHED, f"実行が中断された: {told}")
+    assert (h2.verdict, str(h2.explanation)) == (Verdict.CRASHED, f"実行が中断された: {told}")
     assert h2.attempts[0].ended_by is EndedBy.INTERRUPTED

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import record_factory as factory
+from steph.base.messages import say, verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.judge.verdict import (
     Overall,
@@ -21,7 +22,7 @@ from steph.judge.verdict import (
 from steph.record.values import Attempt, Check, Diagnosis, Record, Session, StageResult
 from steph.tell import wording
 
-OK = Check(id="ok", severity=Severity.FAIL, holds=True, message="よい")
+OK = Check(id="ok", severity=Severity.FAIL, holds=True, message=verbatim("よい"))
 
 
 def _attempt(**change: object) -> Attempt:
@@ -39,7 +40,7 @@ def _attempt(**change: object) -> Attempt:
 
 
 def _check(severity: Severity, holds: bool | None, message: str = "測った") -> Check:
-    return Check(id="c", severity=severity, holds=holds, message=message)
+    return Check(id="c", severity=severity, holds=holds, message=verbatim(message))
 
 
 @pytest.mark.parametrize(
@@ -101,15 +102,15 @@ def test_an_attempts_end_is_told_in_one_sentence(change: dict[str, object], sent
     """The explanation names what ended it, with its number, and the diagnosis where there is one."""
     decided = attempt_verdict(_attempt(**change))
     assert decided is not None
-    assert decided[1] == sentence
+    assert str(decided[1]) == sentence
 
 
 def test_an_attempt_that_ended_well_decides_nothing() -> None:
     """Then the checks speak; and where they hold as well, nothing is wrong."""
     assert attempt_verdict(_attempt()) is None
     assert checks_verdict([OK]) is None
-    assert passed([]) == (Verdict.PASS, "問題なし")
-    assert stage_verdict(_attempt(), [OK], []) == (Verdict.PASS, "問題なし")
+    assert passed([]) == (Verdict.PASS, say("verdict.clean"))
+    assert stage_verdict(_attempt(), [OK], []) == (Verdict.PASS, say("verdict.clean"))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,9 @@ def test_an_attempt_that_ended_well_decides_nothing() -> None:
 )
 def test_the_first_broken_check_is_told_and_the_others_counted(checks: list[Check], sentence: str) -> None:
     """A broken check goes before an unmeasured one; soft ones are not counted."""
-    assert checks_verdict(checks) == (Verdict.FAIL, sentence)
+    decided = checks_verdict(checks)
+    assert decided is not None
+    assert (decided[0], str(decided[1])) == (Verdict.FAIL, sentence)
 
 
 @pytest.mark.parametrize(
@@ -155,15 +158,15 @@ def test_hard_checks_must_hold_and_be_measured(checks: list[Check], verdict: Ver
 
 def test_a_condition_makes_a_pass_degraded_and_is_named() -> None:
     """A pass below the first rung says what was given up."""
-    verdict, explanation = stage_verdict(_attempt(), [OK], ["max-seq-length 512 → 384"])
+    verdict, explanation = stage_verdict(_attempt(), [OK], [verbatim("max-seq-length 512 → 384")])
     assert verdict is Verdict.PASS_DEGRADED
-    assert "512 → 384" in explanation
+    assert "512 → 384" in str(explanation)
 
 
 def _record(verdicts: dict[StageId, Verdict], *, stale: StageId | None = None) -> Record:
     stages = {
         stage: StageResult(
-            stage=stage, verdict=verdict, explanation="", started_at="t", ended_at="t", stale=stage is stale
+            stage=stage, verdict=verdict, explanation=verbatim(""), started_at="t", ended_at="t", stale=stage is stale
         )
         for stage, verdict in verdicts.items()
     }
@@ -212,7 +215,9 @@ def test_a_stage_is_in_flight_while_its_conductor_lives_and_it_has_no_end(
     live: bool, ended_at: str | None, expected: bool
 ) -> None:
     """A killed run's stage is not in flight, nor is one that ended, nor one that was never begun."""
-    begun = StageResult(stage=StageId.H1, verdict=Verdict.NOT_RUN, explanation="", started_at="t", ended_at=ended_at)
+    begun = StageResult(
+        stage=StageId.H1, verdict=Verdict.NOT_RUN, explanation=verbatim(""), started_at="t", ended_at=ended_at
+    )
     record = _record({}).model_copy(update={"live": live, "stages": {StageId.H1: begun}})
     assert in_flight(record, StageId.H1) is expected
     assert in_flight(record, StageId.H2) is False

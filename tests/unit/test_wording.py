@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from steph.base import units
+from steph.base.messages import verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.record.values import Attempt, Check, Diagnosis, EvalOutcome, StageResult
 from steph.tell import pieces, wording
@@ -99,11 +100,17 @@ def test_a_score_is_said_as_its_format_gives_it(outcome: dict[str, object], word
 def test_a_check_that_does_not_apply_is_counted_apart_and_shown_with_its_reason() -> None:
     """It is neither held, nor broken, nor unmeasured; the report has it in a fold of its own."""
     checks = (
-        Check(id="exit_zero", severity=Severity.FAIL, holds=True, message="終了コードは 0。"),
-        Check(id="line_results", severity=Severity.INFO, holds=None, message="対象外: 表示がない。", applies=False),
-        Check(id="train_overlap", severity=Severity.INFO, holds=None, message="読めない。"),
+        Check(id="exit_zero", severity=Severity.FAIL, holds=True, message=verbatim("終了コードは 0。")),
+        Check(
+            id="line_results",
+            severity=Severity.INFO,
+            holds=None,
+            message=verbatim("対象外: 表示がない。"),
+            applies=False,
+        ),
+        Check(id="train_overlap", severity=Severity.INFO, holds=None, message=verbatim("読めない。")),
     )
-    result = StageResult(stage=StageId.H3, verdict=Verdict.PASS, explanation="", started_at="", checks=checks)
+    result = StageResult(stage=StageId.H3, verdict=Verdict.PASS, explanation=verbatim(""), started_at="", checks=checks)
     table = str(pieces.findings_table(result))
     assert "検査 3 件: 成立 1、不成立 0、未測定 1、対象外 1。" in table
     assert "line_results" not in table

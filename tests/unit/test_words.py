@@ -12,6 +12,7 @@ import pytest
 import record_factory as factory
 from scripted_training import choice
 from steph.base.files import UnreadableError, json_lines, read_json_object
+from steph.base.messages import say, verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.base.text import make_printable
 from steph.contract.description import Description
@@ -46,34 +47,40 @@ def test_each_of_these_has_words_of_its_own(error: str, cause: Cause, said: str,
     """A closed standard input, broken grammar and a precision that is not there are neither data nor driver."""
     found = diagnose(f"{TRACEBACK}{error}\n", 1)
     assert found.cause is cause
-    words = " ".join((found.meaning or "", *found.advice))
+    words = " ".join(map(str, (found.meaning, *found.advice)))
     assert said in words
     assert unsaid not in words
 
 
 def _check(severity: Severity, holds: bool | None, name: str = "x") -> Check:
-    return Check(id=name, severity=severity, holds=holds, message="m")
+    return Check(id=name, severity=severity, holds=holds, message=verbatim("m"))
 
 
 def test_a_pass_counts_its_warnings() -> None:
     """問題なし stands only where nothing was found."""
     good, warned = _check(Severity.FAIL, True), _check(Severity.WARN, False)
     attempt = factory.trained(1, TrainSettings())
-    assert stage_verdict(attempt, [good], ()) == (Verdict.PASS, "問題なし")
-    assert stage_verdict(attempt, [good, warned, warned, warned], ()) == (Verdict.PASS, "警告 3 件")
-    assert stage_verdict(attempt, [good, _check(Severity.INFO, False)], ()) == (Verdict.PASS, "問題なし")
-    assert passed(("小さいモデル",), [warned])[1] == "条件付きで通過: 小さいモデル(警告 1 件)"
+    assert stage_verdict(attempt, [good], ()) == (Verdict.PASS, say("verdict.clean"))
+    verdict, words = stage_verdict(attempt, [good, warned, warned, warned], ())
+    assert (verdict, str(words), words.text("en")) == (Verdict.PASS, "警告 3 件", "3 warnings")
+    assert stage_verdict(attempt, [good, _check(Severity.INFO, False)], ()) == (Verdict.PASS, say("verdict.clean"))
+    words = passed((verbatim("small"),), [warned])[1]
+    assert str(words) == "条件付きで通過: small(警告 1 件)"
+    assert words.text("en") == "Passed under conditions: small (1 warning)"
 
 
 def test_a_timeout_names_its_limit() -> None:
     """What the limit was, and how long it took until the end; older records know no limit."""
     attempt = factory.trained(1, TrainSettings())
     attempt = attempt.changed(ended_by=EndedBy.DEADLINE, seconds=16.0, limit_seconds=6.0)
-    assert attempt_verdict(attempt) == (Verdict.TIMEOUT, "制限時間 6 秒で打ち切り(終了まで 16秒)")
-    assert attempt_verdict(attempt.changed(limit_seconds=None)) == (
-        Verdict.TIMEOUT,
-        "制限時間で打ち切り(終了まで 16秒)",
-    )
+    decided = attempt_verdict(attempt)
+    assert decided is not None
+    assert decided[0] is Verdict.TIMEOUT
+    assert str(decided[1]) == "制限時間 6 秒で打ち切り(終了まで 16秒)"
+    assert decided[1].text("en") == "Ended at its time limit of 6 s (after 16 s)"
+    decided = attempt_verdict(attempt.changed(limit_seconds=None))
+    assert decided is not None
+    assert str(decided[1]) == "制限時間で打ち切り(終了まで 16秒)"
 
 
 def test_another_error_is_not_called_so_twice() -> None:
@@ -92,7 +99,7 @@ def test_a_small_model_is_no_model_of_zero_parameters(count: int, shown: str) ->
     evidence = ModelEvidence(
         model=model, is_there=True, is_explicit=False, min_parameters=0, max_parameters=1_500_000_000
     )
-    (message,) = [check.message for check in judge_model(evidence) if check.id == "parameters_in_range"]
+    (message,) = [str(check.message) for check in judge_model(evidence) if check.id == "parameters_in_range"]
     assert f"パラメータ数 {shown} が" in message
     assert "範囲 0〜1.5B" in message
 

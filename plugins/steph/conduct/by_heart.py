@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steph.base.files import UnreadableError, json_rows, read_json, sha256_or_none
+from steph.base.messages import Message, say, verbatim
 from steph.base.terms import Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
@@ -63,7 +64,7 @@ def learn_by_heart(run: Run, model: ModelChoice) -> Outcome:
     try:
         material = make_material(run, side_folder(run, "heart"), secrets.randbits(32))
     except (NoExampleError, InputError) as error:
-        return Outcome(Verdict.NOT_RUN, f"暗記させる行を作れない: {error}。何も測っていない")
+        return Outcome(Verdict.NOT_RUN, verbatim(f"暗記させる行を作れない: {error}。何も測っていない"))
     course = Course(
         run,
         STAGE,
@@ -90,14 +91,16 @@ def _asked(run: Run, model: ModelChoice, material: Material, trained: Attempt, c
     profile = run.setup.profile
     asks = profile.evaluate.changed(samples=QUESTIONS, use_rag=False, use_cot=False)
     setup = replace(run.setup, dataset=material.questions, profile=profile.changed(evaluate=asks))
-    result = StageResult(stage=STAGE, verdict=Verdict.PASS, explanation="", started_at="", attempts=(trained,))
+    result = StageResult(
+        stage=STAGE, verdict=Verdict.PASS, explanation=verbatim(""), started_at="", attempts=(trained,)
+    )
     evaluation = Evaluation(replace(run, setup=setup), model, result)
     losses = trained.training.losses if trained.training else ()
     supervised = _supervised(run.journal.folder / trained.folder)
     beside: tuple[Row, ...] | None = None
     for variant in (WITH, WITHOUT):
         if run.is_out_of_time:
-            return Outcome(Verdict.TIMEOUT, f"{STAGE}の制限時間を使い切った", checks)
+            return Outcome(Verdict.TIMEOUT, verbatim(f"{STAGE}の制限時間を使い切った"), checks)
         outcome = evaluation.evaluate(variant, beside)
         attempt = run.journal.record().results[STAGE].last_attempt
         if outcome.verdict is Verdict.BLOCKED or attempt is None:
@@ -123,11 +126,11 @@ def _refused(attempt: Attempt, checks: tuple[Check, ...]) -> Outcome | None:
     cause = attempt.diagnosis.cause if attempt.diagnosis else None
     if attempt.returncode != BAD_USAGE and cause is not Cause.BAD_DATA:
         return None
-    return _unmeasured(f"評価に問題を渡せない（終了コード {attempt.returncode}）", checks)
+    return _unmeasured(say("condition.refused", code=attempt.returncode), checks)
 
 
-def _unmeasured(reason: str, checks: tuple[Check, ...]) -> Outcome:
-    verdict, explanation = passed((f"暗記は未測定（{reason.rstrip('。')}）",))
+def _unmeasured(reason: Message, checks: tuple[Check, ...]) -> Outcome:
+    verdict, explanation = passed((say("condition.heart_unmeasured", reason=reason),))
     return Outcome(verdict, explanation, checks)
 
 

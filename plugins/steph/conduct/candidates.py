@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from steph.base.messages import say
 from steph.conduct.models import NoModel
 from steph.conduct.prediction import expected_of_shape
 from steph.conduct.preparation import Setup
 from steph.memory.calibration import shape_of
 from steph.memory.shapes import UnknownShapeError, model_shape, parameter_count
 from steph.record.values import Candidate, ModelChoice
-
-UNKNOWN_SHAPE = "形が分からない(config.json が手元になく、組み込みの形でもない)"
 
 
 def predicted_candidates(setup: Setup, found: ModelChoice | NoModel) -> tuple[Candidate, ...]:
@@ -37,9 +36,9 @@ def _predicted(setup: Setup, candidate: Candidate, choice: ModelChoice | None) -
         candidate = candidate.changed(parameters=candidate.parameters or parameter_count(shape))
         expectation = expected_of_shape(setup, shape, setup.profile.train)
     except UnknownShapeError:
-        return candidate.changed(unpredicted_reason=UNKNOWN_SHAPE)
+        return candidate.changed(unpredicted_reason=say("forecast.unknown_shape"))
     except Exception as error:  # a kind of model or a target module that the formulas don't know, or absurd sizes
-        return candidate.changed(unpredicted_reason=f"計算できない: {error}")
+        return candidate.changed(unpredicted_reason=say("forecast.not_computed", error=error))
     if expectation is None:
-        return candidate.changed(unpredicted_reason="GPU を使わないため")
+        return candidate.changed(unpredicted_reason=say("forecast.no_gpu"))
     return candidate.changed(predicted=expectation.peak)

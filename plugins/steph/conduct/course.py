@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.conduct.attempts import Finished, Request
 from steph.conduct.preparation import Setup, config_template
@@ -193,7 +194,7 @@ class Course:
     def note_skipped(self, label: str, reason: str) -> None:
         """Say and journal that one of these trainings is not tried, and why (Japanese)."""
         self.run.console.line(f"{self.stage} {label}: {reason}")
-        skipped = SkippedRung(label=label, reason=reason)
+        skipped = SkippedRung(label=label, reason=verbatim(reason))
         self.run.journal.append(RungSkipped(at=now(), stage=self.stage, skipped=skipped))
 
     def _is_too_long(self, settings: TrainSettings) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.base.files import UnreadableError, sha256_or_none
+from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.preparation import config_template
@@ -96,7 +97,7 @@ class Evaluation:
         return Outcome.of_attempt(run_attempt(self.run, self._request(plan), judge))
 
     def _blocked(self, reason: str) -> Outcome:
-        return Outcome(Verdict.BLOCKED, f"{reason}。{self.training.stage}を再実行する")
+        return Outcome(Verdict.BLOCKED, verbatim(f"{reason}。{self.training.stage}を再実行する"))
 
     def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> str | None:
         """What of the adapter on disk is not as the training recorded it; its configuration scales its weights."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from steph.base.files import UnreadableError, json_rows, sha256_or_none
+from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.by_heart import learn_by_heart
 from steph.conduct.course import open_course
@@ -31,7 +32,7 @@ def run_extended(run: Run, stage: AnyStage, model: ModelChoice) -> Outcome:
     """Run one extended stage; what it needs is green in the record."""
     record = run.journal.record()
     if reason := _ruled_out(run.setup.description, stage):
-        return Outcome(Verdict.NOT_RUN, f"steph.toml にこの段の指定がない: {reason}")
+        return Outcome(Verdict.NOT_RUN, verbatim(f"steph.toml にこの段の指定がない: {reason}"))
     match stage:
         case ExtendedId.COT_TRAINING:
             return _train_on_cot(run, model)
@@ -74,7 +75,7 @@ def _train_on_cot(run: Run, model: ModelChoice) -> Outcome:
     path = run.setup.description.paths.train_file_cot
     check = cot_rows_check(json_rows(run.setup.root / path))
     if check.severity is Severity.FAIL:
-        return Outcome(Verdict.FAIL, f"{path}: {check.message}学習は行っていない", (check,))
+        return Outcome(Verdict.FAIL, verbatim(f"{path}: {check.message}学習は行っていない"), (check,))
     last = run.journal.record().stages[StageId.H2].last_attempt
     start = last.settings if last and isinstance(last.settings, TrainSettings) else None
     outcome = Training(course).walk(model, start)
@@ -87,11 +88,11 @@ def answers_of_h3(root: Path, record: Record) -> tuple[Row, ...] | Outcome:
     named = attempt.evaluation.output_path if attempt and attempt.evaluation else None
     written = next((artifact for artifact in attempt.artifacts if artifact.path == named), None) if attempt else None
     if written is None:
-        return Outcome(Verdict.BLOCKED, "H-3の記録に結果のJSONがない。H-3を再実行する")
+        return Outcome(Verdict.BLOCKED, verbatim("H-3の記録に結果のJSONがない。H-3を再実行する"))
     path = root / written.path
     if sha256_or_none(path) != written.sha256:
-        return Outcome(Verdict.BLOCKED, f"H-3の結果のJSONが記録と違うか、ない: {path}。H-3を再実行する")
+        return Outcome(Verdict.BLOCKED, verbatim(f"H-3の結果のJSONが記録と違うか、ない: {path}。H-3を再実行する"))
     try:
         return read_results(path).results
     except UnreadableError as error:
-        return Outcome(Verdict.BLOCKED, f"H-3の結果のJSONを読めない: {path}: {error}。H-3を再実行する")
+        return Outcome(Verdict.BLOCKED, verbatim(f"H-3の結果のJSONを読めない: {path}: {error}。H-3を再実行する"))

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from steph.base.files import sha256_or_none
+from steph.base.messages import say, verbatim
 from steph.base.terms import StageId, Verdict
 from steph.child import twin
 from steph.conduct.attempts import Finished, Request, run_attempt
@@ -50,7 +51,7 @@ def smaller_model(run: Run, model: ModelChoice) -> ModelChoice | None:
     for name in names:
         found = _make_twin(run, name) if run.setup.context.twin else _from_hub(run, (name,), is_explicit=False)
         if isinstance(found, ModelChoice):
-            reason = f"{model.name} は読み込み・準備中にOOMとなったため、より小さい候補を使用"
+            reason = say("model.smaller", model=model.name)
             return found.changed(automatic_substitute=True, reason=reason)
     return None
 
@@ -92,7 +93,7 @@ def _from_hub(run: Run, candidates: tuple[str, ...], *, is_explicit: bool) -> Mo
         )
     except hub.NoModelError as error:
         reasons = "; ".join(f"{item.name}: {item.message}" for item in error.rejected)
-        outcome = Outcome(Verdict.FAIL, f"使えるモデルがない: {reasons}", checks=no_model(reasons))
+        outcome = Outcome(Verdict.FAIL, verbatim(f"使えるモデルがない: {reasons}"), checks=no_model(reasons))
         return NoModel(outcome, error.rejected)
     try:
         return hub_download.download(
@@ -104,8 +105,8 @@ def _from_hub(run: Run, candidates: tuple[str, ...], *, is_explicit: bool) -> Mo
             log=console.line,
         )
     except HubError as error:
-        outcome = Outcome(Verdict.FAIL, f"ダウンロードできない: {error}", checks=no_model(str(error)))
-        failed = RejectedCandidate(name=choice.name, cause=error.failure.cause, message=str(error))
+        outcome = Outcome(Verdict.FAIL, verbatim(f"ダウンロードできない: {error}"), checks=no_model(str(error)))
+        failed = RejectedCandidate(name=choice.name, cause=error.failure.cause, message=verbatim(str(error)))
         return NoModel(outcome, (*choice.rejected, failed))
 
 
@@ -123,12 +124,12 @@ def _make_twin(run: Run, name: str) -> ModelChoice | NoModel:
         if failed is not None:
             verdict, explanation = failed
             said = attempt.last_lines[-1] if attempt.last_lines else ""
-            return NoModel(Outcome(verdict, f"twinを作れない: {explanation}" + (f": {said}" if said else "")))
+            return NoModel(Outcome(verdict, verbatim(f"twinを作れない: {explanation}" + (f": {said}" if said else ""))))
     own = "Qwenトークナイザ" if tokenizer else "自前のBPEトークナイザ"
     return ModelChoice(
         name=str(folder),
         source="twin",
-        reason=f"予行のため {name} と同じ形の乱数重みモデルを使用({own})",
+        reason=verbatim(f"予行のため {name} と同じ形の乱数重みモデルを使用({own})"),
         parameters=parameter_count(shape),
         snapshot_path=str(folder),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from steph.base.messages import say
 from steph.base.terms import ExtendedId, Severity, StageId
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course, half_precision_of
@@ -57,9 +58,9 @@ def _outcome(attempt: Attempt, found: tuple[Check, ...]) -> Outcome:
     """Red where something was not as asked; with conditions where it did not fit on the card or was not seen."""
     ended = () if attempt.ran_out_of_memory else process_checks(attempt.returncode, "")[:1]
     checks = (*ended, *found)
-    conditions = [f"未測定: {check.message.rstrip('。')}" for check in found if check.holds is None]
+    conditions = [say("condition.unmeasured", reason=check.message) for check in found if check.holds is None]
     if attempt.ran_out_of_memory:
-        conditions.insert(0, "4bit なしの 1 ステップは CUDA OOM")
+        conditions.insert(0, say("condition.one_step_oom"))
     hard = any(check.severity is Severity.FAIL for check in checks)
     verdict, explanation = (checks_verdict(checks) if hard else None) or passed(conditions)
     return Outcome(verdict, explanation, checks)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.base.messages import Message, say
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.base.units import gib
 from steph.contract.asked import applied, own_models, passed
@@ -276,13 +277,13 @@ def _sha256(text: str) -> str:
 def _context(
     options: Options, profile: Profile, description: Description, devices: Sequence[Device], device_error: str | None
 ) -> Context:
-    root, reasons = options.pipeline_root, []
+    root, reasons = options.pipeline_root, list[Message]()
     if profile.machine.device == "cpu":
-        reasons.append("CPUでの実行")
+        reasons.append(say("rehearsal.cpu"))
     if profile.uses_twin(options):
-        reasons.append("乱数重みのモデル(twin)")
+        reasons.append(say("rehearsal.twin"))
     if options.vram_cap_bytes is not None:
-        reasons.append(f"VRAM上限 {gib(options.vram_cap_bytes)} を模擬")
+        reasons.append(say("rehearsal.cap", cap=gib(options.vram_cap_bytes)))
     return Context(
         kind=RecordKind.REHEARSAL if reasons else RecordKind.ACCEPTANCE,
         profile=profile.name,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from steph.base.messages import Message, say, verbatim
 from steph.base.terms import Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course, half_precision_of
@@ -72,7 +73,9 @@ class Training:
                 too_large = expectation
                 continue
             if self.run.is_out_of_time:
-                return Outcome(Verdict.TIMEOUT, f"{self.stage}の制限時間を使い切った", last.checks if last else ())
+                return Outcome(
+                    Verdict.TIMEOUT, verbatim(f"{self.stage}の制限時間を使い切った"), last.checks if last else ()
+                )
             last = self._attempt(walk, rows, expectation)
             if last.returncode == 0 or last.diagnosis is None:
                 return Outcome.of_attempt(last, self._conditions(walk))
@@ -80,7 +83,9 @@ class Training:
         if last is not None:
             return Outcome.of_attempt(last)
         if too_large is not None:
-            return Outcome(Verdict.FAIL, f"載る設定がない: {too_large.words()}。--steph-no-predict で全段を試せる")
+            return Outcome(
+                Verdict.FAIL, verbatim(f"載る設定がない: {too_large.words()}。--steph-no-predict で全段を試せる")
+            )
         return no_rung_keeps_the_answers(meaningless)
 
     def _first_walk(self, model: ModelChoice, start: TrainSettings | None) -> Walk:
@@ -155,8 +160,8 @@ class Training:
         self.run.journal.append(ModelChosen(at=now(), stage=StageId.H2, model=model))
         return replace(walk, model=model, rung=0, skipped=frozenset(), smaller_model=model.name)
 
-    def _conditions(self, walk: Walk) -> tuple[str, ...]:
-        smaller = (f"より小さいモデル {walk.smaller_model} に変更",) if walk.smaller_model else ()
+    def _conditions(self, walk: Walk) -> tuple[Message, ...]:
+        smaller = (say("condition.smaller_model", model=walk.smaller_model),) if walk.smaller_model else ()
         return (*given_up(self.setup.profile.train, walk.settings), *smaller)
 
 
@@ -167,6 +172,6 @@ def no_rung_keeps_the_answers(skipped: Sequence[tuple[AnswerLoss, TrainSettings]
     reason = f"どの設定でも過半数の行で答えが切り落とされる({counts})。全行の答えが残る長さは {loss.fitting_seq_length}"
     return Outcome(
         Verdict.FAIL,
-        f"{reason}。学習は行っていない",
+        verbatim(f"{reason}。学習は行っていない"),
         (ANSWERS_KEPT.check(False, f"{reason}。", severity=Severity.FAIL),),
     )

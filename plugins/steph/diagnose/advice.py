@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steph.base.messages import Language, catalog, has_message, placeholders, text
+from steph.base.messages import Message, catalog, has_message, placeholders, say
 from steph.base.terms import Cause, Phase
 from steph.diagnose.exceptions import Chain
 from steph.diagnose.facts import Facts
 from steph.diagnose.table import Case, Step, cases, common_settings, package_of, steps, steps_of
 
 _STEPS_SHOWN = 2
-_UNKNOWN = re.compile(r" ?[(（]\[\w{1,40}\][)）]")  # a bracket that holds nothing but a value that the log does not say
 
 
 @dataclass(frozen=True)
 class Words:
     """What is said of one cause or case: its meaning, and the steps to take, the best one first."""
 
-    meaning: str
-    steps: tuple[str, ...]
-
-
-class _Values(dict[str, str]):
-    """Values of messages; one that the log does not say is shown by its name."""
-
-    def __missing__(self, key: str) -> str:
-        return f"[{key}]"
+    meaning: Message
+    steps: tuple[Message, ...]
 
 
 def case_of(
@@ -82,12 +73,10 @@ def captured(case: Case, texts: list[str]) -> dict[str, str]:
     return {}
 
 
-def words_of(
-    cause: Cause, case: Case | None, facts: Facts | None, language: Language, found: Mapping[str, str] | None = None
-) -> Words:
-    """The words for a case, else for its cause. Without `facts` every step is shown: the page of causes has no log."""
+def words_of(cause: Cause, case: Case | None, facts: Facts | None, found: Mapping[str, str] | None = None) -> Words:
+    """What is said of a case, else of its cause. Without `facts` every step is shown: the page of causes has no log."""
     base = f"diagnose.case.{case.id}" if case else f"diagnose.cause.{cause.value}"
-    values = _Values(common_settings() if facts is None else facts.values())
+    values = dict(common_settings() if facts is None else facts.values())
     values.update({**(case.values if case else {}), **(found or {})})
     ids = case.steps if case else steps_of(cause)
     if not ids:
@@ -96,19 +85,20 @@ def words_of(
         rows = [steps()[one] for one in ids]
         messages = [_step_message(row, values, facts) for row in rows if facts is None or _applies(row, facts)]
     if facts is not None:
-        sayable = [one for one in messages if _has_settings(one, language, values)]
+        sayable = [one for one in messages if _has_settings(one, values)]
         if not sayable:  # the program is part of a larger one, or was taken for another
             values.update({name: spelled for name, spelled in common_settings().items() if not values.get(name)})
         messages = (sayable or messages)[:_STEPS_SHOWN]
-    said = [text(one, language, values) for one in (f"{base}.means", *messages)]
-    if facts is not None:
-        said = [_UNKNOWN.sub("", one) for one in said]
-    return Words(said[0], tuple(said[1:]))
+    meaning, *advice = (
+        say(one, **{name: values[name] for name in placeholders(catalog("en")[one]) if name in values})
+        for one in (f"{base}.means", *messages)
+    )
+    return Words(meaning, tuple(advice))
 
 
-def _has_settings(message: str, language: Language, values: Mapping[str, str]) -> bool:
+def _has_settings(message: str, values: Mapping[str, str]) -> bool:
     """Whether the program has every setting that the message names; one that it lacks is spelled as nothing."""
-    return all(values.get(name) != "" for name in placeholders(catalog(language)[message]))
+    return all(values.get(name) != "" for name in placeholders(catalog("en")[message]))
 
 
 def _applies(step: Step, facts: Facts) -> bool:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from steph.base.messages import Language
 from steph.base.terms import Cause, Phase
 from steph.base.text import encoding_of
 from steph.diagnose.engine import diagnose
@@ -23,7 +22,7 @@ NOTEBOOK_BYTES = 256 << 20  # JSON is read whole: its ends alone are none
 _GZIP = b"\x1f\x8b"
 
 
-def run_diagnose(path: Path, returncode: int | None, as_json: bool, language: Language = "ja") -> str:
+def run_diagnose(path: Path, returncode: int | None, as_json: bool) -> str:
     """What `steph diagnose` prints for a log file (`-`: standard input); of a huge log, its head and its tail.
 
     The JSON has the keys cause, case, confidence, phase, evidence, oom, meaning, advice and seen, and `rank` where
@@ -31,11 +30,12 @@ def run_diagnose(path: Path, returncode: int | None, as_json: bool, language: La
     """
     with sys.stdin.buffer if str(path) == "-" else path.open("rb") as file:
         log = _text(file)
-    found = diagnose(log, returncode, language=language)
-    seen = seen_in(log, language) if found.cause is Cause.NONE else ()
+    found = diagnose(log, returncode)
+    seen = seen_in(log) if found.cause is Cause.NONE else ()
     if as_json:
         without = {"rank"} if found.rank is None else None
-        shown = {**found.model_dump(mode="json", exclude=without), "seen": list(seen)}
+        words = {"meaning": found.meaning and str(found.meaning), "advice": list(map(str, found.advice))}
+        shown = {**found.model_dump(mode="json", exclude=without), **words, "seen": list(seen)}
         return json.dumps(shown, ensure_ascii=False, indent=2)
     return "\n".join((*_as_text(found), *seen))
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from steph.base.messages import Language
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
 from steph.diagnose.advice import captured, case_of, words_of
@@ -81,12 +80,11 @@ def diagnose(
     returncode: int | None = None,
     probes: Sequence[Probe] = (),
     deadline_hit: bool = False,
-    language: Language = "ja",
 ) -> Diagnosis:
     """The cause of an attempt's end and its case, the phase, the lines that say so, and what to do next.
 
     `returncode` is the process's: negative or 128 + n for a signal, None where nobody knows it. `deadline_hit`: the
-    suite itself ended the process at its limit. Nonzero never gives `none`. `language`: of the meaning and advice.
+    suite itself ended the process at its limit. Nonzero never gives `none`.
     """
     read = _read(log)
     chosen = _choose(read, returncode, tuple(probes), deadline_hit)
@@ -107,7 +105,7 @@ def diagnose(
     case = case_of(cause, chosen.clue.case, phase, chain, told, read.text, facts, above if chain else "")
     phase = phase or (case.in_phase if case else None) or _PHASE_OF_CAUSE.get(cause)
     texts = [one for raised in chain for one in raised.texts] or [told]
-    words = words_of(cause, case, facts, language, captured(case, texts) if case else None)
+    words = words_of(cause, case, facts, captured(case, texts) if case else None)
     evidence = _telling(chosen, case)
     return Diagnosis(
         cause=cause,
@@ -117,8 +115,8 @@ def diagnose(
         rank=rank,
         evidence=_shown((*rank_words, *evidence, *_quoted(read, case, hung, evidence))),
         oom=oom,
-        meaning=redact(words.meaning),
-        advice=tuple(map(redact, words.steps)),
+        meaning=words.meaning,
+        advice=words.steps,
     )
 
 

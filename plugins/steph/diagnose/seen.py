@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from steph.base.messages import Language, text
+from steph.base.messages import text
 from steph.diagnose.exceptions import chains_of
 from steph.diagnose.facts import facts_of
 from steph.diagnose.losses import losses_of
@@ -13,7 +13,7 @@ from steph.diagnose.printed import is_final_metric
 from steph.diagnose.reader import lines_of
 
 
-def seen_in(log: str, language: Language) -> tuple[str, ...]:
+def seen_in(log: str) -> tuple[str, ...]:
     """Sentences about a healthy or unfinished run, so that nobody takes "no failure found" for "all is well"."""
     lines = lines_of(log)
     losses = losses_of(lines)
@@ -34,6 +34,6 @@ def seen_in(log: str, language: Language) -> tuple[str, ...]:
     else:
         phase = phase_of(lines, len(lines))
         if phase is not None:
-            found.append(("phase", {"phase": text(f"diagnose.phase.{phase.value}", language)}))
+            found.append(("phase", {"phase": text(f"diagnose.phase.{phase.value}")}))
         found.append(("no_metrics", {}))
-    return tuple(text(f"diagnose.seen.{name}", language, values) for name, values in found)
+    return tuple(text(f"diagnose.seen.{name}", values=values) for name, values in found)

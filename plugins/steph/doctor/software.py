@@ -238,7 +238,7 @@ def _reasons(rejected: Sequence[RejectedCandidate]) -> str:
     """Why candidates were passed over, those of one reason together."""
     names: dict[str, list[str]] = {}
     for item in rejected:
-        names.setdefault(item.message, []).append(item.name)
+        names.setdefault(str(item.message), []).append(item.name)
     return "; ".join(f"{', '.join(found)}: {message}" for message, found in names.items())
 
 

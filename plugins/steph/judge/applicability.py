@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from steph.base.messages import verbatim
 from steph.contract.results import ResultsForm
 from steph.contract.results_files import READERS
 from steph.contract.rows import RowFormat
@@ -25,7 +26,8 @@ def without_inapplicable(checks: Sequence[Check], lacks: Mapping[Needs, str]) ->
         check.id: next((lacks[need] for need in CATALOG[check.id].needs if need in lacks), "") for check in checks
     }
     return tuple(
-        CATALOG[check.id].not_applicable(reason) if (reason := reasons[check.id]) else check for check in checks
+        CATALOG[check.id].not_applicable(verbatim(reason)) if (reason := reasons[check.id]) else check
+        for check in checks
     )
 
 

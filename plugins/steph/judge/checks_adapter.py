@@ -30,54 +30,13 @@ _BEGINS_AT_ZERO = ("lora_B", "lora_embedding_A")
 # no token may ever reach these: experts that the router never chose, the tower of another kind of input
 _MAY_STAY_IDLE = re.compile(r"\.(?:experts|visual|vision_\w+|audio_\w+)\.")
 
-ADAPTER_BASE = CheckKind(
-    "adapter_base",
-    "H-2・H-3",
-    FAIL,
-    "アダプターのベースが対象モデル",
-    "adapter_config.json の base_model_name_or_path",
-    trap=14,
-)
-ADAPTER_WEIGHTS = CheckKind(
-    "adapter_weights",
-    "H-2",
-    FAIL,
-    "LoRA 重みが読める形で書かれた",
-    "adapter_model.safetensors のヘッダと長さ、A と B の対とその形",
-)
-ADAPTER_CONFIG = CheckKind("adapter_config", "H-2", FAIL, "LoRA 設定が読める形で書かれた", "adapter_config.json")
-ADAPTER_FINITE = CheckKind(
-    "adapter_finite",
-    "H-2",
-    FAIL,
-    "LoRA 重みが小数で、NaN・Inf がない",
-    "adapter_model.safetensors の型と全要素",
-    note="半精度で Inf になる大きさも",
-)
-ADAPTER_TRAINED = CheckKind(
-    "adapter_trained",
-    "H-2",
-    FAIL,
-    "LoRA の B 行列がゼロのままでなく、掛ける A 行列もゼロでない",
-    "lora_B テンソル（埋め込みでは lora_embedding_A）と、対のもう片方の全要素",
-    note="半数以上が動いていれば、またはゼロから始まらない初期化（PiSSA など）なら warn",
-)
-ADAPTER_AS_ASKED = CheckKind(
-    "adapter_as_asked",
-    "H-2",
-    WARN,
-    "LoRA の設定が依頼どおり",
-    "adapter_config.json の r・alpha・dropout・target_modules・bias・task_type・層ごとの指定、重みの名前と形",
-)
-ADAPTER_IS_LAST = CheckKind(
-    "adapter_is_last",
-    "H-2",
-    WARN,
-    "保存されたアダプターが最後のチェックポイントのもの",
-    "adapter_model.safetensors と、checkpoint-N の中のもの（best_model_checkpoint があればそれも）",
-    optional=True,
-    note="比べられなければ、更新時刻が最後の損失と trainer_state.json より後か",
-)
+ADAPTER_BASE = CheckKind("adapter_base", "H-2・H-3", FAIL, trap=14)
+ADAPTER_WEIGHTS = CheckKind("adapter_weights", "H-2", FAIL)
+ADAPTER_CONFIG = CheckKind("adapter_config", "H-2", FAIL)
+ADAPTER_FINITE = CheckKind("adapter_finite", "H-2", FAIL)
+ADAPTER_TRAINED = CheckKind("adapter_trained", "H-2", FAIL)
+ADAPTER_AS_ASKED = CheckKind("adapter_as_asked", "H-2", WARN)
+ADAPTER_IS_LAST = CheckKind("adapter_is_last", "H-2", WARN, optional=True)
 INTEGERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 NO_BASE = BaseModel()
 ADAPTER_FILES = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_FINITE, ADAPTER_TRAINED, ADAPTER_AS_ASKED, ADAPTER_IS_LAST)

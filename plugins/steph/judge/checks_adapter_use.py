@@ -14,20 +14,9 @@ from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.record.values import Check
 
-ADAPTER_UNCHANGED = CheckKind(
-    "adapter_unchanged", "H-3", FAIL, "H-2 の記録と同じアダプター", "adapter_model.safetensors の sha256", core=True
-)
-ADAPTER_LOADED = CheckKind(
-    "adapter_loaded", "H-3", FAIL, "アダプターの読み込みに失敗の表示がない", "stdout と stderr の PEFT の警告"
-)
-ADAPTER_LEFT_ALONE = CheckKind(
-    "adapter_left_alone",
-    "H-3",
-    WARN,
-    "評価がアダプターのファイルを書き換えていない",
-    "アダプターのフォルダーの設定と重みの sha256（評価の前と後）",
-    optional=True,
-)
+ADAPTER_UNCHANGED = CheckKind("adapter_unchanged", "H-3", FAIL, core=True)
+ADAPTER_LOADED = CheckKind("adapter_loaded", "H-3", FAIL)
+ADAPTER_LEFT_ALONE = CheckKind("adapter_left_alone", "H-3", WARN, optional=True)
 ADAPTER_IN_USE = (ADAPTER_UNCHANGED, ADAPTER_LOADED, ADAPTER_LEFT_ALONE)
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 

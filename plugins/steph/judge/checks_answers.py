@@ -61,107 +61,19 @@ _LABEL_FORMS = (
 )  # fmt: skip
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<eos>|<pad>|<end_of_turn>")
 
-ANSWERS_GENERATED = CheckKind(
-    "answers_generated",
-    "H-3",
-    FAIL,
-    "この試行のプロセスの中で、どの問題にもモデルが答えた",
-    "目撃記録の generate と採点の呼び出し、例外の数",
-    trap=2,
-    note="例外のあとでやり直していれば warn",
-    core=True,
-)
-ADAPTER_ACTIVE = CheckKind(
-    "adapter_active",
-    "H-3",
-    FAIL,
-    "H-2 のアダプターが有効な間に答えた",
-    "目撃記録の回答時のアダプター（sha256、無効化、マージ）、PEFT のキーの不足、結果の応答",
-    trap=19,
-    note="アダプターなしの評価では、どれも有効でないこと",
-    core=True,
-)
-SCALING_AS_TRAINED = CheckKind(
-    "scaling_as_trained",
-    "H-3",
-    WARN,
-    "アダプターの倍率が学習時と同じ",
-    "目撃記録の学習時と、回答時かマージしたときの scaling",
-    trap=19,
-    optional=True,
-)
-BASE_AS_TRAINED = CheckKind(
-    "base_as_trained",
-    "H-3",
-    WARN,
-    "ベースモデルの量子化の型が学習時と同じ",
-    "目撃記録の学習時と回答時の量子化された層",
-    trap=26,
-    optional=True,
-    note="どちらも量子化されているとき",
-)
+ANSWERS_GENERATED = CheckKind("answers_generated", "H-3", FAIL, trap=2, core=True)
+ADAPTER_ACTIVE = CheckKind("adapter_active", "H-3", FAIL, trap=19, core=True)
+SCALING_AS_TRAINED = CheckKind("scaling_as_trained", "H-3", WARN, trap=19, optional=True)
+BASE_AS_TRAINED = CheckKind("base_as_trained", "H-3", WARN, trap=26, optional=True)
 PROMPTS_HOLD_QUESTIONS = CheckKind(
-    "prompts_hold_questions",
-    "H-3",
-    FAIL,
-    "結果のどの問題も、選択肢まで欠けずにモデルに渡された",
-    "目撃記録のプロンプトの指紋と、結果の問題文・選択肢",
-    trap=27,
-    optional=True,
-    note="文の一部が違うだけなら warn",
-    needs=(Needs.QUESTIONS,),
+    "prompts_hold_questions", "H-3", FAIL, trap=27, optional=True, needs=(Needs.QUESTIONS,)
 )
-PROMPTS_BARE = CheckKind(
-    "prompts_bare",
-    "H-3",
-    WARN,
-    "RAG なしのプロンプトに、問題のほかの長い文がない",
-    "目撃記録のプロンプトの指紋と、データセットの各項目",
-    optional=True,
-    note="--no-rag のとき",
-    needs=(Needs.DATASET, Needs.QUESTIONS),
-)
-FRAME_AS_TRAINED = CheckKind(
-    "frame_as_trained",
-    "H-3",
-    WARN,
-    "学習と評価のプロンプトの枠が同じ",
-    "目撃記録の学習の行とプロンプトの指紋、テンプレートのトークン",
-    trap=6,
-    optional=True,
-)
-RESPONSES_GENERATED = CheckKind(
-    "responses_generated",
-    "H-3",
-    FAIL,
-    "結果の応答が、モデルの生成したもの",
-    "目撃記録の応答のハッシュと指紋、結果の response",
-    trap=23,
-    optional=True,
-    note="一部だけ、または短い応答だけなら warn（過半数がほかの問題への生成なら fail）。"
-    "長い生成の最初の一文字だけでも warn",
-    needs=(Needs.RESPONSES,),
-)
-ANSWERS_GREEDY = CheckKind(
-    "answers_greedy",
-    "H-3",
-    WARN,
-    "依頼していないサンプリングや dropout、いくつもの応答からの選択で答えていない",
-    "目撃記録の do_sample、学習モード、一つのプロンプトへの応答の数",
-    optional=True,
-    note="アンサンブルでは問わない。正解が出るまで聞き直していれば fail",
-    needs=(Needs.RESPONSES,),
-)
+PROMPTS_BARE = CheckKind("prompts_bare", "H-3", WARN, optional=True, needs=(Needs.DATASET, Needs.QUESTIONS))
+FRAME_AS_TRAINED = CheckKind("frame_as_trained", "H-3", WARN, trap=6, optional=True)
+RESPONSES_GENERATED = CheckKind("responses_generated", "H-3", FAIL, trap=23, optional=True, needs=(Needs.RESPONSES,))
+ANSWERS_GREEDY = CheckKind("answers_greedy", "H-3", WARN, optional=True, needs=(Needs.RESPONSES,))
 ANSWERS_STOPPED = CheckKind(
-    "answers_stopped",
-    "H-3",
-    WARN,
-    "応答が上限まで続かず、自分で終わった",
-    "目撃記録の新しいトークンの数と終わりのトークン",
-    trap=28,
-    quality=True,
-    optional=True,
-    needs=(Needs.RESPONSES,),
+    "answers_stopped", "H-3", WARN, trap=28, quality=True, optional=True, needs=(Needs.RESPONSES,)
 )
 WITNESSED_ANSWERS = (
     ANSWERS_GENERATED,

@@ -19,41 +19,10 @@ LEAST_RATE_SHARE, MOST_RATE_SHARE = 0.5, 1.01  # of the asked one: the peak stan
 LEAST_PROGRESS, MOST_PROGRESS = 0.8, 1.45  # of the epochs that so many steps make; some rows may be held out
 EPOCH_TOLERANCE = 0.02  # transformers 4 prints two decimals
 
-BATCH_AS_ASKED = CheckKind(
-    "batch_as_asked",
-    "H-2",
-    FAIL,
-    "依頼したバッチサイズと勾配累積で学習した",
-    "trainer_state.json の train_batch_size、最終行の epoch と global_step",
-    optional=True,
-    note="epoch の進みだけが合わないときは warn",
-)
-LEARNING_RATE_AS_ASKED = CheckKind(
-    "learning_rate_as_asked",
-    "H-2",
-    WARN,
-    "学習率が依頼どおり",
-    "stdout の learning_rate の最大（3 行から）",
-    optional=True,
-)
-TRAINED_FROM_START = CheckKind(
-    "trained_from_start",
-    "H-2",
-    FAIL,
-    "以前の学習の途中から再開していない",
-    "損失の行の epoch の最初と間隔",
-    trap=15,
-    optional=True,
-)
-STATE_OF_THIS_RUN = CheckKind(
-    "state_of_this_run",
-    "H-2",
-    FAIL,
-    "チェックポイントの状態がこの学習のもの",
-    "trainer_state.json の epoch と最終行の epoch",
-    trap=15,
-    optional=True,
-)
+BATCH_AS_ASKED = CheckKind("batch_as_asked", "H-2", FAIL, optional=True)
+LEARNING_RATE_AS_ASKED = CheckKind("learning_rate_as_asked", "H-2", WARN, optional=True)
+TRAINED_FROM_START = CheckKind("trained_from_start", "H-2", FAIL, trap=15, optional=True)
+STATE_OF_THIS_RUN = CheckKind("state_of_this_run", "H-2", FAIL, trap=15, optional=True)
 ASKED = (BATCH_AS_ASKED, LEARNING_RATE_AS_ASKED, TRAINED_FROM_START, STATE_OF_THIS_RUN)
 
 

@@ -15,15 +15,7 @@ EPOCH_SLACK = 0.02
 _PACKING = re.compile(r"[Pp]ack(?:ing|ed)\b(?!['\"]?\s{0,9}(?:[=:]|is)?\s{0,9}(?i:false|off|no|none|0|disabled)\b)")
 _NOT_PACKING = re.compile(r"(?:[a-z]|\b(?:no|not|without) )$", re.I)
 
-STEPS_COMPLETE = CheckKind(
-    "steps_complete",
-    "H-2",
-    FAIL,
-    "予定のステップ数だけ学習した",
-    "global_step（なければ最終行の epoch）と、行数・バッチ・累積・上限から求めた予定、Trainer の max_steps",
-    note="Trainer が数えた行が少なく（取り置き・除外・packing）、それを回し終えていれば成り立つ。7 割未満は warn",
-    core=True,
-)
+STEPS_COMPLETE = CheckKind("steps_complete", "H-2", FAIL, core=True)
 
 
 @dataclass(frozen=True)

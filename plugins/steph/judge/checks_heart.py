@@ -22,49 +22,11 @@ CERTAIN_NATS = 0.7  # a row's whole loss below which its letter is the likeliest
 TEMPLATE_TOKENS = 8  # what may close an answer
 MOST_SUPERVISED_SHARE = 0.5  # of a row whose answer is a letter, where its tokens could not be counted
 
-HEART_LOSS_LOW = CheckKind(
-    "heart_loss_low",
-    "H-3heart",
-    INFO,
-    "暗記の学習で損失がほぼゼロになった",
-    "最後の 3 ステップの損失",
-    note="ならなければ暗記は未測定",
-)
-HEART_REMEMBERED = CheckKind(
-    "heart_remembered",
-    "H-3heart",
-    FAIL,
-    "学習した 8 問のうち 7 問以上に、アダプタつきで正しく答えた",
-    "results の predicted_answer と、引いた記号",
-    optional=True,
-)
-HEART_UNKNOWN = CheckKind(
-    "heart_unknown",
-    "H-3heart",
-    FAIL,
-    "アダプタなしで正しく答えたのは 4 問まで",
-    "アダプタなしの results の predicted_answer と、引いた記号",
-    optional=True,
-)
-STEP_UNQUANTISED = CheckKind(
-    "step_unquantised",
-    "H-2step",
-    FAIL,
-    "--use-4bit なしでは 4bit にならない",
-    "目撃記録の量子化された層",
-    trap=5,
-    optional=True,
-)
-STEP_OUTPUT_ONLY = CheckKind(
-    "step_output_only",
-    "H-2step",
-    FAIL,
-    "--loss-on-output-only で答えだけを学習する",
-    "目撃記録のバッチの、ラベルのあるトークンの数と、行の答えのトークン数",
-    trap=9,
-    optional=True,
-    note="スクリプトにこの引数があるとき",
-)
+HEART_LOSS_LOW = CheckKind("heart_loss_low", "H-3heart", INFO)
+HEART_REMEMBERED = CheckKind("heart_remembered", "H-3heart", FAIL, optional=True)
+HEART_UNKNOWN = CheckKind("heart_unknown", "H-3heart", FAIL, optional=True)
+STEP_UNQUANTISED = CheckKind("step_unquantised", "H-2step", FAIL, trap=5, optional=True)
+STEP_OUTPUT_ONLY = CheckKind("step_output_only", "H-2step", FAIL, trap=9, optional=True)
 HEART = (HEART_LOSS_LOW, HEART_REMEMBERED, HEART_UNKNOWN, STEP_UNQUANTISED, STEP_OUTPUT_ONLY)
 
 

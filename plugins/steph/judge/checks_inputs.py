@@ -20,33 +20,9 @@ FORCING = ("force_words_ids", "constraints", "forced_bos_token_id", "forced_deco
            "prefix_allowed_tokens_fn")  # fmt: skip
 _MARKS = re.compile(r"[<＜]|\[/?INST|\[/?SYS")  # of templates: these may be special tokens, which leave no text
 
-MASK_AND_POSITIONS = CheckKind(
-    "mask_and_positions",
-    "H-2・H-3",
-    FAIL,
-    "マスクはパディングだけを隠し、位置は一つずつ進む",
-    "目撃記録の最初のバッチと最初の回答の attention_mask と position_ids",
-    optional=True,
-    note="半数以下の行なら warn",
-)
-ANSWERS_FREE = CheckKind(
-    "answers_free",
-    "H-3",
-    WARN,
-    "依頼していない語の強制・禁止・罰則で答えを曲げていない",
-    "目撃記録の generate の引数（モデル自身の generation_config にあるものは除く）",
-    optional=True,
-    note="語を強いるものは fail",
-)
-PROMPTS_AS_RECORDED = CheckKind(
-    "prompts_as_recorded",
-    "H-3",
-    WARN,
-    "結果に書かれたプロンプトが、そのままモデルに渡された",
-    "目撃記録のプロンプトの行のハッシュと文の指紋、結果の prompt",
-    trap=27,
-    optional=True,
-)
+MASK_AND_POSITIONS = CheckKind("mask_and_positions", "H-2・H-3", FAIL, optional=True)
+ANSWERS_FREE = CheckKind("answers_free", "H-3", WARN, optional=True)
+PROMPTS_AS_RECORDED = CheckKind("prompts_as_recorded", "H-3", WARN, trap=27, optional=True)
 
 
 def inputs_check(facts: Sequence[Batch | Generation]) -> Check:

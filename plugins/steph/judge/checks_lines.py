@@ -33,102 +33,20 @@ _ADAPTER_FLAG = re.compile(
 _LOCAL = re.compile(r"(?:hf|hugging ?face|transformers)\b")
 _CLASS_NAME = re.compile(r"[A-Z]\w*(?:ForCausalLM|LMHeadModel|ForConditionalGeneration|Model)")
 
-LINE_INITIALIZING = CheckKind(
-    "line_initializing", "H-3", FAIL, "初期化の行がある", "Initializing RAG pipeline...", needs=(Needs.KEY_LINES,)
-)
-LINE_RAG_DISABLED = CheckKind(
-    "line_rag_disabled",
-    "H-3",
-    FAIL,
-    "RAG が無効と表示された",
-    "RAG Mode: Disabled",
-    note="--no-rag のとき",
-    needs=(Needs.KEY_LINES,),
-)
-LINE_RAG_ENABLED = CheckKind(
-    "line_rag_enabled",
-    "H-3",
-    FAIL,
-    "RAG が有効と表示された",
-    "RAG Mode: Enabled",
-    note="RAG を使うとき",
-    needs=(Needs.KEY_LINES,),
-)
-MODEL_NAMED = CheckKind(
-    "model_named",
-    "H-3",
-    FAIL,
-    "対象モデルの名前が表示された",
-    "HF Model: または LLM Model:",
-    trap=4,
-    needs=(Needs.MODEL_NAME,),
-)
-MODEL_NAMES_AGREE = CheckKind(
-    "model_names_agree",
-    "H-3",
-    WARN,
-    "別のモデル名が表示・記録されていない",
-    "HF Model:、LLM Model:、JSON の llm_model・hf_model_name",
-    trap=4,
-)
-MODEL_IN_USE = CheckKind(
-    "model_in_use",
-    "H-3",
-    FAIL,
-    "読み込んだと表示・記録されたモデルが対象のもの",
-    "Loaded model: などの行、JSON の config の model_path・api_model など（表示されていれば）",
-    trap=4,
-    optional=True,
-)
-LINE_BACKEND = CheckKind(
-    "line_backend",
-    "H-3",
-    FAIL,
-    "バックエンドが hf で、外のサーバーに聞いていない",
-    "LLM Backend: または Backend:、接続先の表示、JSON の base_url など（表示されていれば）",
-    optional=True,
-)
-LORA_PATH_NAMED = CheckKind(
-    "lora_path_named",
-    "H-3",
-    FAIL,
-    "評価に使った LoRA が H-2 のもの",
-    "LoRA Path: と JSON の lora_path",
-    needs=(Needs.ADAPTER_NAME,),
-)
-LINE_RESULTS = CheckKind(
-    "line_results", "H-3", FAIL, "評価結果が表示された", "EVALUATION RESULTS", needs=(Needs.KEY_LINES,)
-)
-TOTAL_SAMPLES = CheckKind(
-    "total_samples", "H-3", FAIL, "依頼した問題数を評価した", "Total Samples: と JSON の件数", core=True
-)
-LINE_ACCURACY = CheckKind("line_accuracy", "H-3", FAIL, "正解率が表示された", "Accuracy:", needs=(Needs.KEY_LINES,))
-LINES_IN_ORDER = CheckKind(
-    "lines_in_order",
-    "H-3",
-    FAIL,
-    "必要な行が決まった順に並ぶ",
-    "上の各行の位置",
-    optional=True,
-    needs=(Needs.KEY_LINES,),
-)
-LINES_PRINTED = CheckKind(
-    "lines_printed",
-    "H-3",
-    FAIL,
-    "記述が求める言葉が、その順に表示された",
-    "stdout と stderr、evaluate.lines",
-    needs=(Needs.WORDS,),
-)
-NO_INVOCATION_ERROR = CheckKind(
-    "no_invocation_error",
-    "H-3",
-    FAIL,
-    "推論の例外が表示されていない",
-    "Error during LLM invocation、質問ごとのトレースバック、推論に失敗したという行",
-    trap=2,
-    note="失敗したという行だけなら warn",
-)
+LINE_INITIALIZING = CheckKind("line_initializing", "H-3", FAIL, needs=(Needs.KEY_LINES,))
+LINE_RAG_DISABLED = CheckKind("line_rag_disabled", "H-3", FAIL, needs=(Needs.KEY_LINES,))
+LINE_RAG_ENABLED = CheckKind("line_rag_enabled", "H-3", FAIL, needs=(Needs.KEY_LINES,))
+MODEL_NAMED = CheckKind("model_named", "H-3", FAIL, trap=4, needs=(Needs.MODEL_NAME,))
+MODEL_NAMES_AGREE = CheckKind("model_names_agree", "H-3", WARN, trap=4)
+MODEL_IN_USE = CheckKind("model_in_use", "H-3", FAIL, trap=4, optional=True)
+LINE_BACKEND = CheckKind("line_backend", "H-3", FAIL, optional=True)
+LORA_PATH_NAMED = CheckKind("lora_path_named", "H-3", FAIL, needs=(Needs.ADAPTER_NAME,))
+LINE_RESULTS = CheckKind("line_results", "H-3", FAIL, needs=(Needs.KEY_LINES,))
+TOTAL_SAMPLES = CheckKind("total_samples", "H-3", FAIL, core=True)
+LINE_ACCURACY = CheckKind("line_accuracy", "H-3", FAIL, needs=(Needs.KEY_LINES,))
+LINES_IN_ORDER = CheckKind("lines_in_order", "H-3", FAIL, optional=True, needs=(Needs.KEY_LINES,))
+LINES_PRINTED = CheckKind("lines_printed", "H-3", FAIL, needs=(Needs.WORDS,))
+NO_INVOCATION_ERROR = CheckKind("no_invocation_error", "H-3", FAIL, trap=2)
 LINES = (
     LINE_INITIALIZING,
     LINE_RAG_DISABLED,

@@ -14,48 +14,11 @@ TREND_LOSSES = 6  # fewer say nothing about a trend
 PRINTED_TOLERANCE = 0.01  # transformers prints four significant digits
 EPOCH_TOLERANCE = 6e-3  # and its version 4 two decimals of the epoch
 
-LOSS_FINITE = CheckKind(
-    "loss_finite",
-    "H-2",
-    FAIL,
-    "損失が有限でゼロでない",
-    "stdout の loss・train_loss と log_history",
-    note="勾配のあるゼロは `loss_rounded` が警告する",
-)
-LOSS_ROUNDED = CheckKind(
-    "loss_rounded",
-    "H-2",
-    WARN,
-    "損失が小さすぎてゼロと表示されていない",
-    "stdout の loss と、同じ行の有限でゼロでない grad_norm",
-    optional=True,
-)
-LOSS_LOWER = CheckKind(
-    "loss_lower",
-    "H-2",
-    WARN,
-    "損失が下がった",
-    "最後の 1/3 と最初の 1/3 の中央値（6 件から）",
-    quality=True,
-    optional=True,
-)
-LOSS_LOGGED = CheckKind(
-    "loss_logged",
-    "H-2",
-    INFO,
-    "損失がディスクに残った",
-    "trainer_state.json の log_history",
-    trap=13,
-    optional=True,
-)
-LOSSES_AGREE = CheckKind(
-    "losses_agree",
-    "H-2",
-    WARN,
-    "表示された損失と記録された損失が一致する",
-    "stdout の行、log_history、train_loss",
-    optional=True,
-)
+LOSS_FINITE = CheckKind("loss_finite", "H-2", FAIL)
+LOSS_ROUNDED = CheckKind("loss_rounded", "H-2", WARN, optional=True)
+LOSS_LOWER = CheckKind("loss_lower", "H-2", WARN, quality=True, optional=True)
+LOSS_LOGGED = CheckKind("loss_logged", "H-2", INFO, trap=13, optional=True)
+LOSSES_AGREE = CheckKind("losses_agree", "H-2", WARN, optional=True)
 LOSS = (LOSS_FINITE, LOSS_ROUNDED, LOSS_LOWER, LOSS_LOGGED, LOSSES_AGREE)
 
 

@@ -7,29 +7,9 @@ from dataclasses import dataclass
 from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.record.values import Check, ModelChoice
 
-MODEL_AVAILABLE = CheckKind(
-    "model_available",
-    "H-1",
-    FAIL,
-    "モデルが手元に揃っている",
-    "Hub またはキャッシュの応答、モデルのフォルダの config.json",
-)
-PARAMETERS_IN_RANGE = CheckKind(
-    "parameters_in_range",
-    "H-1",
-    FAIL,
-    "パラメータ数がプロファイルの範囲にある",
-    "safetensors のヘッダ（なければ形から数えた値）と、プロファイルの min_parameters・max_parameters",
-    note="--steph-model で指定したモデルでは warn",
-)
-HUB_CONFIRMED = CheckKind(
-    "hub_confirmed",
-    "H-1",
-    WARN,
-    "モデルを Hub で確認した",
-    "Hub の応答",
-    note="キャッシュの複製を使ったときだけ",
-)
+MODEL_AVAILABLE = CheckKind("model_available", "H-1", FAIL)
+PARAMETERS_IN_RANGE = CheckKind("parameters_in_range", "H-1", FAIL)
+HUB_CONFIRMED = CheckKind("hub_confirmed", "H-1", WARN)
 MODEL = (MODEL_AVAILABLE, PARAMETERS_IN_RANGE, HUB_CONFIRMED)
 
 

@@ -18,81 +18,18 @@ CAP_SLACK_BYTES = 256 << 20  # what other programs may take meanwhile
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
 _RESULT_MARKS = ("'train_runtime'", "EVALUATION RESULTS")
 
-EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, "終了コードが 0", "子プロセスの終了コード", core=True)
-NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN, "トレースバックが表示されていない", "stdout と stderr")
-BASE_WEIGHTS_LOADED = CheckKind(
-    "base_weights_loaded",
-    "H-2・H-3",
-    WARN,
-    "ベースモデルの重みがすべて読み込まれた",
-    "stdout と stderr の newly initialized・LOAD REPORT（CausalLM のもの）",
-)
-LIBRARY_WARNINGS = CheckKind(
-    "library_warnings",
-    "H-2・H-3",
-    WARN,
-    "ライブラリが結果に関わる警告を出していない",
-    "stdout と stderr（transformers・TRL・PEFT・accelerate などの決まった文）",
-    note="重さは警告による",
-)
-RANKS_AS_ASKED = CheckKind(
-    "ranks_as_asked",
-    "H-2・H-3",
-    FAIL,
-    "依頼した数のプロセスが、それぞれのGPUで走った",
-    "各プロセスの probe（rank と GPU の UUID）",
-    note="複数プロセスのとき",
-)
-RESULTS_PRINTED_ONCE = CheckKind(
-    "results_printed_once",
-    "H-2・H-3",
-    WARN,
-    "結果を表示したのは1プロセスだけ",
-    "stdout の train_runtime の行、EVALUATION RESULTS の行",
-    note="複数プロセスのとき",
-)
+EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, core=True)
+NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN)
+BASE_WEIGHTS_LOADED = CheckKind("base_weights_loaded", "H-2・H-3", WARN)
+LIBRARY_WARNINGS = CheckKind("library_warnings", "H-2・H-3", WARN)
+RANKS_AS_ASKED = CheckKind("ranks_as_asked", "H-2・H-3", FAIL)
+RESULTS_PRINTED_ONCE = CheckKind("results_printed_once", "H-2・H-3", WARN)
 RANKS = (RANKS_AS_ASKED, RESULTS_PRINTED_ONCE)
-LIBRARIES_LOADED = CheckKind(
-    "libraries_loaded",
-    "H-2・H-3",
-    WARN,
-    "依頼に要るライブラリが読み込まれた",
-    "各プロセスの probe（LoRA には peft、4bit には bitsandbytes）",
-    optional=True,
-)
-GPU_USED = CheckKind(
-    "gpu_used",
-    "H-2・H-3",
-    FAIL,
-    "依頼した GPU で計算した",
-    "各プロセスの probe（GPU の UUID）、なければ NVML のピーク",
-    optional=True,
-    note="GPU のみ",
-)
-VRAM_CAP_HONOURED = CheckKind(
-    "vram_cap_honoured",
-    "H-2・H-3",
-    FAIL,
-    "模擬した VRAM 上限がどのプロセスでも守られた",
-    "GPU を使った各プロセスの probe（torch のメモリ割合）と依頼した割合、NVML で見た使用の増え方",
-    note="--steph-vram-cap のとき",
-)
-MEMORY_RETURNED = CheckKind(
-    "memory_returned",
-    "H-2・H-3",
-    WARN,
-    "終了後に GPU メモリが解放された",
-    "NVML のメモリの推移（見えなければ、残ったプロセス）",
-    note="GPU のみ。同じ実行の次の段は、戻るまで BLOCKED",
-)
-NO_PROCESS_LEFT = CheckKind(
-    "no_process_left",
-    "H-2・H-3",
-    INFO,
-    "終了後に動き続けるプロセスを残していない",
-    "子孫のプロセス（/proc）、出力のファイルの更新時刻",
-    note="残ったものは終わらせる。終わらせられなければ warn、終了後に出力を書いていれば fail",
-)
+LIBRARIES_LOADED = CheckKind("libraries_loaded", "H-2・H-3", WARN, optional=True)
+GPU_USED = CheckKind("gpu_used", "H-2・H-3", FAIL, optional=True)
+VRAM_CAP_HONOURED = CheckKind("vram_cap_honoured", "H-2・H-3", FAIL)
+MEMORY_RETURNED = CheckKind("memory_returned", "H-2・H-3", WARN)
+NO_PROCESS_LEFT = CheckKind("no_process_left", "H-2・H-3", INFO)
 MACHINE = (LIBRARIES_LOADED, GPU_USED, VRAM_CAP_HONOURED, MEMORY_RETURNED, NO_PROCESS_LEFT)
 
 

@@ -28,45 +28,10 @@ _AFTER_A_LETTER = " \t\r\n\u3000.。．)）」』"
 _NUMBERS = tuple("123456789")
 _HINT = re.compile(r"(?i)ヒント|hint|gold|ground[ _]truth|正解|正答|correct")
 
-PROMPTS_ASK_QUESTIONS = CheckKind(
-    "prompts_ask_questions",
-    "H-3",
-    FAIL,
-    "プロンプトが、記録された問題と選択肢をそのまま尋ねている",
-    "JSON の prompt と question・choices",
-    trap=27,
-    optional=True,
-    note="問題文の一部だけが違えば warn",
-    needs=(Needs.PROMPTS,),
-)
-PROMPTS_WITHOUT_CONTEXT = CheckKind(
-    "prompts_without_context",
-    "H-3",
-    WARN,
-    "--no-rag のとき、プロンプトに条文が入っていない",
-    "JSON の prompt とデータセットのコンテキスト",
-    optional=True,
-    needs=(Needs.PROMPTS,),
-)
-PROMPTS_AGREE = CheckKind(
-    "prompts_agree",
-    "H-3",
-    INFO,
-    "学習と評価のプロンプトの枠が同じ",
-    "学習データの input と JSON の prompt",
-    trap=6,
-    optional=True,
-    needs=(Needs.PROMPTS,),
-)
-PROMPTS_HIDE_ANSWERS = CheckKind(
-    "prompts_hide_answers",
-    "H-3",
-    FAIL,
-    "プロンプトに正解が書かれていない",
-    "JSON の prompt の末尾・問題のまわり・例題と、正解の記号",
-    optional=True,
-    needs=(Needs.PROMPTS,),
-)
+PROMPTS_ASK_QUESTIONS = CheckKind("prompts_ask_questions", "H-3", FAIL, trap=27, optional=True, needs=(Needs.PROMPTS,))
+PROMPTS_WITHOUT_CONTEXT = CheckKind("prompts_without_context", "H-3", WARN, optional=True, needs=(Needs.PROMPTS,))
+PROMPTS_AGREE = CheckKind("prompts_agree", "H-3", INFO, trap=6, optional=True, needs=(Needs.PROMPTS,))
+PROMPTS_HIDE_ANSWERS = CheckKind("prompts_hide_answers", "H-3", FAIL, optional=True, needs=(Needs.PROMPTS,))
 PROMPTS = (PROMPTS_ASK_QUESTIONS, PROMPTS_WITHOUT_CONTEXT, PROMPTS_AGREE, PROMPTS_HIDE_ANSWERS)
 
 

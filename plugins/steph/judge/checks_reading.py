@@ -21,58 +21,17 @@ _PLACES = re.compile(
     r"|(?i:\b(?:first|second|third|fourth|fifth|last|former|latter|all|none|both|yes|no|true|false|correct)\b)"
 )
 
-ANSWERS_PARSED = CheckKind(
-    "answers_parsed",
-    "H-3",
-    INFO,
-    "回答を読み取れた",
-    "predicted_answer = unknown の数",
-    quality=True,
-    note="全問なら、重みが乱数でないかぎり予行でも warn",
-    needs=(Needs.LABELS,),
-)
+ANSWERS_PARSED = CheckKind("answers_parsed", "H-3", INFO, quality=True, needs=(Needs.LABELS,))
 STRICT_PARSE_AGREES = CheckKind(
-    "strict_parse_agrees",
-    "H-3",
-    WARN,
-    "厳密に読み直した回答と一致する",
-    "response と predicted_answer",
-    trap=8,
-    quality=True,
-    needs=(Needs.LABELS, Needs.RESPONSES),
+    "strict_parse_agrees", "H-3", WARN, trap=8, quality=True, needs=(Needs.LABELS, Needs.RESPONSES)
 )
 ANSWERS_AS_RESPONDED = CheckKind(
-    "answers_as_responded",
-    "H-3",
-    FAIL,
-    "記録された回答が応答の記号と食い違わない",
-    "response を厳密に読んだ記号と predicted_answer（多数決なしのとき）",
-    trap=8,
-    optional=True,
-    needs=(Needs.LABELS, Needs.RESPONSES),
+    "answers_as_responded", "H-3", FAIL, trap=8, optional=True, needs=(Needs.LABELS, Needs.RESPONSES)
 )
 ANSWERS_GROUNDED = CheckKind(
-    "answers_grounded",
-    "H-3",
-    WARN,
-    "記録された回答のもとが応答にある",
-    "response（思考の外）にある記号・番号・選択肢の文と predicted_answer（多数決なしのとき）",
-    trap=28,
-    optional=True,
-    note="正解と数えた回答のほとんどがそうなら fail",
-    needs=(Needs.LABELS, Needs.RESPONSES),
+    "answers_grounded", "H-3", WARN, trap=28, optional=True, needs=(Needs.LABELS, Needs.RESPONSES)
 )
-LETTERS_VARY = CheckKind(
-    "letters_vary",
-    "H-3",
-    WARN,
-    "回答が一つの記号に偏っていない",
-    "predicted_answer（8 問から）",
-    trap=17,
-    quality=True,
-    optional=True,
-    needs=(Needs.LABELS,),
-)
+LETTERS_VARY = CheckKind("letters_vary", "H-3", WARN, trap=17, quality=True, optional=True, needs=(Needs.LABELS,))
 READINGS = (ANSWERS_PARSED, STRICT_PARSE_AGREES, ANSWERS_AS_RESPONDED, ANSWERS_GROUNDED, LETTERS_VARY)
 
 

@@ -35,103 +35,19 @@ _LIMITS = ("max_new_tokens", "max_gen_toks", "max_completion_tokens")
 _LIMIT_OPTION = re.compile(r"--max[-_]new[-_]tokens[= ](\d{1,7})\b")
 ACCURACY_TOLERANCE = 6e-5  # two digits of a percentage, rounded; a printed one may have fewer
 
-JSON_WRITTEN = CheckKind(
-    "json_written",
-    "H-3",
-    FAIL,
-    "結果の JSON がある",
-    "依頼したパス、Detailed results saved to:、日時つきの名前",
-    core=True,
-)
-JSON_FRESH = CheckKind(
-    "json_fresh", "H-3", FAIL, "結果の JSON がこの試行で書かれた", "更新時刻と試行の開始時刻", trap=15, core=True
-)
-JSON_VALID = CheckKind(
-    "json_valid", "H-3", FAIL, "結果の JSON が決まった形", "config・summary・results の型と値", core=True
-)
-JSON_CONSISTENT = CheckKind(
-    "json_consistent",
-    "H-3",
-    FAIL,
-    "表示・JSON・数え直しの正解率が一致する",
-    "表示行、summary、results",
-    needs=(Needs.ROWS,),
-)
-CONFIG_AS_ASKED = CheckKind(
-    "config_as_asked",
-    "H-3",
-    WARN,
-    "評価の設定が依頼どおり",
-    "JSON の config（rag_enabled・cot_enabled・ensemble_runs・top_k・load_in_4bit・total_samples・max_new_tokens）、"
-    "検索件数、目撃記録の生成の上限",
-    optional=True,
-    needs=(Needs.KEY_LINES,),
-)
-NO_ERROR_ANSWERS = CheckKind(
-    "no_error_answers",
-    "H-3",
-    FAIL,
-    "例外が回答として数えられていない",
-    "predicted_answer、response、Error Analysis",
-    trap=2,
-    needs=(Needs.RESPONSES,),
-)
-FLAGS_CONSISTENT = CheckKind(
-    "flags_consistent",
-    "H-3",
-    FAIL,
-    "正誤の印が回答と一致する",
-    "is_correct と predicted_answer・correct_answer",
-    note="自由な文の回答では warn",
-    needs=(Needs.GOLD,),
-)
-ROWS_DISTINCT = CheckKind(
-    "rows_distinct", "H-3", FAIL, "同じ問題を二度数えていない", "results の問題文と選択肢", needs=(Needs.QUESTIONS,)
-)
-QUESTIONS_OF_DATASET = CheckKind(
-    "questions_of_dataset",
-    "H-3",
-    FAIL,
-    "評価した問題と正解がデータセットのもの",
-    "results とデータセット",
-    needs=(Needs.DATASET, Needs.QUESTIONS),
-)
-FIRST_ROWS = CheckKind(
-    "first_rows",
-    "H-3",
-    INFO,
-    "データセットの先頭から順に評価した",
-    "results とデータセット",
-    optional=True,
-    note="先頭の一部だけが別の問題に替わっていれば warn",
-    needs=(Needs.DATASET, Needs.QUESTIONS),
-)
-TRAIN_OVERLAP = CheckKind(
-    "train_overlap",
-    "H-3",
-    WARN,
-    "評価した問題が学習データにない",
-    "学習データの問題文",
-    trap=7,
-    optional=True,
-    needs=(Needs.QUESTIONS,),
-)
-DATASET_UNCHANGED = CheckKind(
-    "dataset_unchanged",
-    "H-3",
-    FAIL,
-    "評価の間にデータセットが変わっていない",
-    "データセットの sha256（評価の前と後）",
-    optional=True,
-    needs=(Needs.DATASET,),
-)
-RESULTS_AGREE = CheckKind(
-    "results_agree",
-    "H-3",
-    WARN,
-    "表示とファイルが一つの結果だけを言う",
-    "EVALUATION RESULTS の各ブロック、この試行で書かれた同じ名前の JSON",
-)
+JSON_WRITTEN = CheckKind("json_written", "H-3", FAIL, core=True)
+JSON_FRESH = CheckKind("json_fresh", "H-3", FAIL, trap=15, core=True)
+JSON_VALID = CheckKind("json_valid", "H-3", FAIL, core=True)
+JSON_CONSISTENT = CheckKind("json_consistent", "H-3", FAIL, needs=(Needs.ROWS,))
+CONFIG_AS_ASKED = CheckKind("config_as_asked", "H-3", WARN, optional=True, needs=(Needs.KEY_LINES,))
+NO_ERROR_ANSWERS = CheckKind("no_error_answers", "H-3", FAIL, trap=2, needs=(Needs.RESPONSES,))
+FLAGS_CONSISTENT = CheckKind("flags_consistent", "H-3", FAIL, needs=(Needs.GOLD,))
+ROWS_DISTINCT = CheckKind("rows_distinct", "H-3", FAIL, needs=(Needs.QUESTIONS,))
+QUESTIONS_OF_DATASET = CheckKind("questions_of_dataset", "H-3", FAIL, needs=(Needs.DATASET, Needs.QUESTIONS))
+FIRST_ROWS = CheckKind("first_rows", "H-3", INFO, optional=True, needs=(Needs.DATASET, Needs.QUESTIONS))
+TRAIN_OVERLAP = CheckKind("train_overlap", "H-3", WARN, trap=7, optional=True, needs=(Needs.QUESTIONS,))
+DATASET_UNCHANGED = CheckKind("dataset_unchanged", "H-3", FAIL, optional=True, needs=(Needs.DATASET,))
+RESULTS_AGREE = CheckKind("results_agree", "H-3", WARN)
 RESULTS = (
     JSON_WRITTEN,
     JSON_FRESH,

@@ -31,37 +31,9 @@ MOST_REPEATED = 0.05  # of the rows, beyond those that the file itself repeats
 WHOLE_SHARE = 0.8  # of a file row's fingerprints that a row holds which is not cut
 NARROW_SHARE = 0.9  # of the length that was asked for
 
-ROWS_SEEN = CheckKind(
-    "rows_seen",
-    "H-2",
-    WARN,
-    "渡した学習ファイルの行を学習した",
-    "目撃記録の行数・行のハッシュ・文の指紋と、学習ファイル",
-    trap=22,
-    optional=True,
-    needs=(Needs.TRAIN_ROWS,),
-)
-ROWS_WHOLE = CheckKind(
-    "rows_whole",
-    "H-2",
-    WARN,
-    "依頼した長さより短く行を切っていない",
-    "目撃記録のバッチの幅と文の指紋、学習ファイル",
-    trap=1,
-    optional=True,
-    needs=(Needs.TRAIN_ROWS,),
-)
-ANSWERS_OF_FILE = CheckKind(
-    "answers_of_file",
-    "H-2",
-    FAIL,
-    "ラベルが、学習ファイルのその行の答えである",
-    "目撃記録のバッチの、ラベルの文のハッシュと行の指紋、学習ファイル",
-    trap=22,
-    optional=True,
-    note="半数以下なら warn",
-    needs=(Needs.TRAIN_ROWS,),
-)
+ROWS_SEEN = CheckKind("rows_seen", "H-2", WARN, trap=22, optional=True, needs=(Needs.TRAIN_ROWS,))
+ROWS_WHOLE = CheckKind("rows_whole", "H-2", WARN, trap=1, optional=True, needs=(Needs.TRAIN_ROWS,))
+ANSWERS_OF_FILE = CheckKind("answers_of_file", "H-2", FAIL, trap=22, optional=True, needs=(Needs.TRAIN_ROWS,))
 ROW_IDENTITY = (ROWS_SEEN, ROWS_WHOLE, ANSWERS_OF_FILE)
 
 

@@ -27,15 +27,7 @@ REMEDY = (
     "または max-seq-length・batch-size を下げる。"
 )
 
-NO_MEMORY_SPILL = CheckKind(
-    "no_memory_spill",
-    "H-2",
-    WARN,
-    "カードのメモリからあふれて遅くなっていない",
-    "NVML のメモリの推移と、ステップ時間（train_metrics.json、なければ損失の行の時刻）、torch の予約ピーク",
-    optional=True,
-    note="GPU のみ。埋まる前より 8 倍（トークン数が分かれば 5 倍）以上遅いまま、または予約がカード超え",
-)
+NO_MEMORY_SPILL = CheckKind("no_memory_spill", "H-2", WARN, optional=True)
 
 
 @dataclass(frozen=True)

@@ -31,67 +31,13 @@ ZIGZAG_STEPS, ZIGZAG_SHARE = 8, 0.5  # losses of rows go up and down, but not ea
 LONGEST_WARMUP = 0.5  # of the steps; a schedule that was asked for longer may climb to the end
 
 LEAST_NORM = 1e-6  # of all steps; a loss near zero still has more
-GRADIENT_FLOWS = CheckKind(
-    "gradient_flows",
-    "H-2",
-    FAIL,
-    "勾配が LoRA に届いた",
-    "全ステップの grad_norm（stdout と log_history）",
-    optional=True,
-    note="すべてゼロ、またはすべて有限でなければ fail、半数以上がゼロなら warn",
-)
-GRAD_NORM_FINITE = CheckKind(
-    "grad_norm_finite",
-    "H-2",
-    WARN,
-    "勾配ノルムが有限",
-    "全ステップの grad_norm（stdout と log_history）",
-    optional=True,
-    note="fp16 の尺度合わせ（最初の 3 ステップまで）は数えない。1/4 未満なら info",
-)
-GRAD_NORM_BOUNDED = CheckKind(
-    "grad_norm_bounded",
-    "H-2",
-    WARN,
-    "勾配が爆発していない",
-    "全ステップの grad_norm（stdout と log_history）",
-    optional=True,
-    note="1e4 まで",
-)
-LEARNING_RATE_RUNS = CheckKind(
-    "learning_rate_runs",
-    "H-2",
-    WARN,
-    "学習率が最後まで働いた",
-    "全ステップの learning_rate（stdout と log_history。4 件から）",
-    optional=True,
-    note="2 ステップ目からずっとゼロなら fail",
-)
-LOSS_PLAUSIBLE = CheckKind(
-    "loss_plausible",
-    "H-2",
-    WARN,
-    "損失がありえる大きさ",
-    "全ステップの loss（負、最初から 0.001 未満、途中での爆発、毎回の上下）",
-    optional=True,
-)
-LOSS_BELOW_CHANCE = CheckKind(
-    "loss_below_chance",
-    "H-2",
-    WARN,
-    "最初の損失が、何も知らないモデルの ln(語彙数) より小さい",
-    "最初の loss と、モデルの config.json の vocab_size",
-    optional=True,
-    note="乱数の重み（双子）では測らない",
-)
-TRAINED_ONCE = CheckKind(
-    "trained_once",
-    "H-2",
-    WARN,
-    "途中でやり直していない",
-    "stdout の損失の行の epoch の順",
-    optional=True,
-)
+GRADIENT_FLOWS = CheckKind("gradient_flows", "H-2", FAIL, optional=True)
+GRAD_NORM_FINITE = CheckKind("grad_norm_finite", "H-2", WARN, optional=True)
+GRAD_NORM_BOUNDED = CheckKind("grad_norm_bounded", "H-2", WARN, optional=True)
+LEARNING_RATE_RUNS = CheckKind("learning_rate_runs", "H-2", WARN, optional=True)
+LOSS_PLAUSIBLE = CheckKind("loss_plausible", "H-2", WARN, optional=True)
+LOSS_BELOW_CHANCE = CheckKind("loss_below_chance", "H-2", WARN, optional=True)
+TRAINED_ONCE = CheckKind("trained_once", "H-2", WARN, optional=True)
 STEPS = (
     GRADIENT_FLOWS,
     GRAD_NORM_FINITE,

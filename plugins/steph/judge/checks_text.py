@@ -24,76 +24,15 @@ SECONDS_SLACK, SECONDS_SLACK_SHARE = 1.0, 0.05
 DIRECT_SECONDS, COT_SECONDS = 30.0, 90.0  # per question, generation alone
 LOADING_SECONDS = 120.0  # what starting Python and loading a model may take of a whole run
 
-RESPONSES_BOUNDED = CheckKind(
-    "responses_bounded",
-    "H-3",
-    FAIL,
-    "応答が暴走・反復していない",
-    "response の長さ、行と文字列の反復",
-    trap=3,
-    quality=True,
-    needs=(Needs.RESPONSES,),
-)
+RESPONSES_BOUNDED = CheckKind("responses_bounded", "H-3", FAIL, trap=3, quality=True, needs=(Needs.RESPONSES,))
 RESPONSES_ENDED = CheckKind(
-    "responses_ended",
-    "H-3",
-    WARN,
-    "応答が上限で打ち切られていない",
-    "finish_reason、new_tokens、閉じていない <think>",
-    trap=3,
-    quality=True,
-    optional=True,
-    note="どの応答も 1 トークンで上限なら、予行でも warn",
-    needs=(Needs.RESPONSES,),
+    "responses_ended", "H-3", WARN, trap=3, quality=True, optional=True, needs=(Needs.RESPONSES,)
 )
-RESPONSES_PRESENT = CheckKind(
-    "responses_present",
-    "H-3",
-    FAIL,
-    "答えの元になる応答がある",
-    "response が空の行、new_tokens が 0 の行",
-    note="空の応答が半数までなら warn、乱数の重みのモデルがすぐ終えた（new_tokens 0、finish_reason stop）なら info",
-    needs=(Needs.RESPONSES,),
-)
-ANSWERS_FAST = CheckKind(
-    "answers_fast",
-    "H-3",
-    WARN,
-    "1 問あたりの時間が長すぎない",
-    "JSON の seconds、なければ実行時間を問題数で割った値",
-    trap=3,
-    quality=True,
-    optional=True,
-)
-ROW_FIGURES_FIT = CheckKind(
-    "row_figures_fit",
-    "H-3",
-    WARN,
-    "行の秒数とトークン数が、実行時間と応答に合う",
-    "JSON の seconds・new_tokens、応答の長さ、プロセスの実行時間",
-    optional=True,
-    needs=(Needs.RESPONSES,),
-)
-PROMPT_NOT_ECHOED = CheckKind(
-    "prompt_not_echoed",
-    "H-3",
-    WARN,
-    "応答がプロンプトの写しでない",
-    "response と question・choices（過半数の問題で）",
-    trap=8,
-    optional=True,
-    needs=(Needs.RESPONSES,),
-)
-RESPONSES_DIFFER = CheckKind(
-    "responses_differ",
-    "H-3",
-    WARN,
-    "違う問題に違う応答がある",
-    "response（20 文字から）",
-    quality=True,
-    optional=True,
-    needs=(Needs.RESPONSES,),
-)
+RESPONSES_PRESENT = CheckKind("responses_present", "H-3", FAIL, needs=(Needs.RESPONSES,))
+ANSWERS_FAST = CheckKind("answers_fast", "H-3", WARN, trap=3, quality=True, optional=True)
+ROW_FIGURES_FIT = CheckKind("row_figures_fit", "H-3", WARN, optional=True, needs=(Needs.RESPONSES,))
+PROMPT_NOT_ECHOED = CheckKind("prompt_not_echoed", "H-3", WARN, trap=8, optional=True, needs=(Needs.RESPONSES,))
+RESPONSES_DIFFER = CheckKind("responses_differ", "H-3", WARN, quality=True, optional=True, needs=(Needs.RESPONSES,))
 TEXT = (
     RESPONSES_BOUNDED,
     RESPONSES_ENDED,

@@ -12,15 +12,7 @@ from steph.record.values import Check
 
 TOKENIZER_NAME = "tokenizer.json"
 
-TOKENIZER_KEPT = CheckKind(
-    "tokenizer_kept",
-    "H-2",
-    WARN,
-    "保存されたトークナイザの語彙がモデルのもの",
-    "tokenizer.json の語彙と、モデルの tokenizer.json",
-    optional=True,
-    note="足された語は咎めない",
-)
+TOKENIZER_KEPT = CheckKind("tokenizer_kept", "H-2", WARN, optional=True)
 
 
 def tokenizer_check(saved: Path, base: Path | None) -> Check:

@@ -43,56 +43,13 @@ from steph.record.values import Artifact, Check, TrainOutcome
 _NEVER_EMPTY = (".safetensors", ".bin", ".pt", ".pth", ".json")
 MOST_LOSSES = 10_000  # in the record, which stays small; a profile allows 500 steps
 
-LINE_TRAIN_RESULT = CheckKind(
-    "line_train_result",
-    "H-2",
-    FAIL,
-    "学習の最終結果が表示された",
-    "stdout の train_runtime・train_loss の行",
-    needs=(Needs.FINAL_LINE,),
-)
-CHECKPOINT_TRAINER_STATE = CheckKind(
-    "checkpoint_trainer_state",
-    "H-2",
-    FAIL,
-    "チェックポイントに Trainer の状態がある",
-    "checkpoint-N/trainer_state.json の global_step",
-    needs=(Needs.TRAINER_STATE,),
-)
-ARTIFACTS_FRESH = CheckKind(
-    "artifacts_fresh",
-    "H-2",
-    FAIL,
-    "成果物がこの試行の間に書かれた",
-    "ファイルの更新時刻と、試行の開始・終了の時刻",
-    trap=15,
-    core=True,
-)
-NO_LEFTOVERS = CheckKind(
-    "no_leftovers", "H-2", INFO, "以前の試行のチェックポイントが混ざっていない", "checkpoint-* の更新時刻", trap=15
-)
-NO_EMPTY_FILES = CheckKind(
-    "no_empty_files",
-    "H-2",
-    WARN,
-    "空のまま残されたファイルがない",
-    "出力先の .safetensors・.bin・.pt・.pth・.json の大きさ",
-    optional=True,
-)
-EPOCHS_AS_ASKED = CheckKind(
-    "epochs_as_asked", "H-2", WARN, "依頼より多くのエポックを回していない", "最終行の epoch", trap=12, optional=True
-)
-ANSWERS_KEPT = CheckKind(
-    "answers_kept",
-    "H-2",
-    WARN,
-    "学習データの答えが切り捨てられていない",
-    "モデルのトークナイザで数えた、答えを失う行数",
-    trap=1,
-    optional=True,
-    note="半数を超えると fail",
-    needs=(Needs.TRAIN_ROWS,),
-)
+LINE_TRAIN_RESULT = CheckKind("line_train_result", "H-2", FAIL, needs=(Needs.FINAL_LINE,))
+CHECKPOINT_TRAINER_STATE = CheckKind("checkpoint_trainer_state", "H-2", FAIL, needs=(Needs.TRAINER_STATE,))
+ARTIFACTS_FRESH = CheckKind("artifacts_fresh", "H-2", FAIL, trap=15, core=True)
+NO_LEFTOVERS = CheckKind("no_leftovers", "H-2", INFO, trap=15)
+NO_EMPTY_FILES = CheckKind("no_empty_files", "H-2", WARN, optional=True)
+EPOCHS_AS_ASKED = CheckKind("epochs_as_asked", "H-2", WARN, trap=12, optional=True)
+ANSWERS_KEPT = CheckKind("answers_kept", "H-2", WARN, trap=1, optional=True, needs=(Needs.TRAIN_ROWS,))
 TRAINING_FILES = (
     CHECKPOINT_TRAINER_STATE,
     ARTIFACTS_FRESH,

@@ -32,42 +32,10 @@ _PREFIX = re.compile(r"^(?:base_model\.model\.)?(.*?\.lora_(?:embedding_)?[AB])(
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module)\.")
 _USUAL_FORWARDS = re.compile(r"Norm\d*d?$|ForCausalLM$|LMHeadModel$")  # a faster norm, a loss of one's own
 
-SAVED_AS_TRAINED = CheckKind(
-    "saved_as_trained",
-    "H-2",
-    FAIL,
-    "保存されたアダプターの行列が、学習の終わりか、そのあとの保存の時にメモリにあったもの",
-    "目撃記録の学習の終わりと保存の時の行列（名前、ノルム、和）と、adapter_model.safetensors",
-    trap=23,
-    optional=True,
-    note="ベースの重みから始めるアダプター（PiSSA など）では測らない。終わりの何ステップかの平均（EMA など）は認める",
-)
-ADAPTER_AS_SAVED = CheckKind(
-    "adapter_as_saved",
-    "H-3",
-    FAIL,
-    "答えた時のアダプターの行列が、そのファイルのもの",
-    "目撃記録の回答時の行列（名前、ノルム、和）と、adapter_model.safetensors",
-    trap=19,
-    optional=True,
-)
-BASE_UNCHANGED = CheckKind(
-    "base_unchanged",
-    "H-2・H-3",
-    FAIL,
-    "ベースモデルの重みが、読み込まれたままである",
-    "目撃記録の、読み込んだ時と働いた時の重みの数値（テンソルごとに 64 個）",
-    optional=True,
-    note="テンソルの 1/10 未満なら warn。学習した重みとマージした重みは比べない",
-)
-NO_OWN_CODE = CheckKind(
-    "no_own_code",
-    "H-2・H-3",
-    WARN,
-    "モデルの層や勾配に、プログラム自身のコードが入っていない",
-    "目撃記録の、置き換えられた forward とフック（ライブラリのもの、正規化層、モデル全体の forward は除く）",
-    optional=True,
-)
+SAVED_AS_TRAINED = CheckKind("saved_as_trained", "H-2", FAIL, trap=23, optional=True)
+ADAPTER_AS_SAVED = CheckKind("adapter_as_saved", "H-3", FAIL, trap=19, optional=True)
+BASE_UNCHANGED = CheckKind("base_unchanged", "H-2・H-3", FAIL, optional=True)
+NO_OWN_CODE = CheckKind("no_own_code", "H-2・H-3", WARN, optional=True)
 
 
 def trained_weight_checks(ends: TrainingEnds | None, folder: Path, save: ModelSaved | None = None) -> tuple[Check, ...]:

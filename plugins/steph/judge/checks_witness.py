@@ -47,137 +47,22 @@ MOST_PADDING = 0.5
 LEAST_LOSSES, LOSS_TOLERANCE, LOSS_ROUNDING = 2, 0.05, 0.01  # steps; a share of the larger one; what is cut in a log
 RATE_TOLERANCE = 1e-3
 
-TRAINING_SEEN = CheckKind(
-    "training_seen",
-    "H-2",
-    FAIL,
-    "この試行のプロセスの中で学習が走り、自分で終わった",
-    "目撃記録の学習の開始と終了",
-    trap=23,
-    note="やり直しが隠れていれば warn",
-    core=True,
-)
-STEPS_SEEN = CheckKind(
-    "steps_seen",
-    "H-2",
-    FAIL,
-    "学習が予定した全ステップが実際に行われた",
-    "目撃記録のステップ数、Trainer 自身の予定、行数とバッチから求めた予定",
-    core=True,
-)
-BATCH_SEEN = CheckKind(
-    "batch_seen",
-    "H-2",
-    FAIL,
-    "1 ステップの行数が依頼どおり",
-    "目撃記録のバッチ・累積・プロセス数",
-    optional=True,
-)
-TOKENS_SUPERVISED = CheckKind(
-    "tokens_supervised",
-    "H-2",
-    FAIL,
-    "最初のバッチに正しい位置のラベルがある",
-    "目撃記録のバッチのラベルと入力",
-    trap=21,
-    note="一部の行だけなら warn",
-    core=True,
-)
-ANSWER_SUPERVISED = CheckKind(
-    "answer_supervised",
-    "H-2",
-    WARN,
-    "ラベルが行の答えに付いている",
-    "目撃記録のバッチの、ラベルの始まりと、その後ろに残るトークン",
-    optional=True,
-)
-END_SUPERVISED = CheckKind(
-    "end_supervised",
-    "H-2",
-    WARN,
-    "答えの終わりのトークンも学習している",
-    "目撃記録のバッチの、ラベルの最後のトークン",
-    trap=20,
-    optional=True,
-)
-ONE_BOS = CheckKind("one_bos", "H-2", WARN, "行の先頭の BOS は一つ", "目撃記録のバッチ", optional=True)
-PADDING_BOUNDED = CheckKind(
-    "padding_bounded", "H-2", INFO, "計算の半分以上がパディングではない", "目撃記録のバッチ", trap=11, optional=True
-)
-MODEL_LOADED = CheckKind(
-    "model_loaded",
-    "H-2・H-3",
-    FAIL,
-    "対象モデルの重みが読み込まれ、それが働いた",
-    "目撃記録のモデルの読み込み、学習・回答したモデルの名前",
-    core=True,
-)
-QUANTISED_AS_ASKED = CheckKind(
-    "quantised_as_asked",
-    "H-2・H-3",
-    FAIL,
-    "依頼どおり 4bit で働いた",
-    "目撃記録の量子化された層",
-    trap=5,
-    note="4bit なしの依頼で 4bit なら warn",
-    core=True,
-)
-SETUP_SEEN = CheckKind(
-    "setup_seen",
-    "H-2",
-    WARN,
-    "量子化の型・計算の型・dropout・学習率が依頼どおり",
-    "目撃記録の学習の開始",
-    trap=26,
-    optional=True,
-)
-PARAMETERS_ON_GPU = CheckKind(
-    "parameters_on_gpu",
-    "H-2・H-3",
-    FAIL,
-    "モデルの重みが GPU にある",
-    "目撃記録のパラメータの置き場所",
-    trap=26,
-    note="GPU のみ。一部だけが外にあれば warn",
-    core=True,
-)
-ADAPTER_MOVED = CheckKind(
-    "adapter_moved",
-    "H-2",
-    FAIL,
-    "学習の間に LoRA の A と B が動いた",
-    "目撃記録の学習の終了（動いた行列の数と大きさ）、最適化の実行回数、学習率",
-    note="動きが学習率の合計の 2 % に満たないか、B の数値がすべて同じなら warn",
-    core=True,
-)
-UPDATES_SEEN = CheckKind(
-    "updates_seen",
-    "H-2",
-    FAIL,
-    "どのステップも学習率と勾配のある更新だった",
-    "目撃記録の学習率・勾配ノルム・最適化の実行回数と状態・マイクロバッチの前の勾配・勾配のない順伝播",
-    trap=25,
-    optional=True,
-    note="一部のステップだけなら warn",
-)
-LOSS_AS_COMPUTED = CheckKind(
-    "loss_as_computed",
-    "H-2",
-    WARN,
-    "記録された損失が、学習した損失である",
-    "目撃記録の、最初のステップで Trainer 自身の training_step が返した損失と、記録された損失",
-    optional=True,
-)
-SAVED_AT_END = CheckKind(
-    "saved_at_end",
-    "H-2",
-    WARN,
-    "アダプターのファイルが、学習の終わりに保存されたもの",
-    "目撃記録の保存（sha256 とステップ）、adapter_model.safetensors",
-    trap=23,
-    optional=True,
-    note="保存のあとで書き換えられていれば fail",
-)
+TRAINING_SEEN = CheckKind("training_seen", "H-2", FAIL, trap=23, core=True)
+STEPS_SEEN = CheckKind("steps_seen", "H-2", FAIL, core=True)
+BATCH_SEEN = CheckKind("batch_seen", "H-2", FAIL, optional=True)
+TOKENS_SUPERVISED = CheckKind("tokens_supervised", "H-2", FAIL, trap=21, core=True)
+ANSWER_SUPERVISED = CheckKind("answer_supervised", "H-2", WARN, optional=True)
+END_SUPERVISED = CheckKind("end_supervised", "H-2", WARN, trap=20, optional=True)
+ONE_BOS = CheckKind("one_bos", "H-2", WARN, optional=True)
+PADDING_BOUNDED = CheckKind("padding_bounded", "H-2", INFO, trap=11, optional=True)
+MODEL_LOADED = CheckKind("model_loaded", "H-2・H-3", FAIL, core=True)
+QUANTISED_AS_ASKED = CheckKind("quantised_as_asked", "H-2・H-3", FAIL, trap=5, core=True)
+SETUP_SEEN = CheckKind("setup_seen", "H-2", WARN, trap=26, optional=True)
+PARAMETERS_ON_GPU = CheckKind("parameters_on_gpu", "H-2・H-3", FAIL, trap=26, core=True)
+ADAPTER_MOVED = CheckKind("adapter_moved", "H-2", FAIL, core=True)
+UPDATES_SEEN = CheckKind("updates_seen", "H-2", FAIL, trap=25, optional=True)
+LOSS_AS_COMPUTED = CheckKind("loss_as_computed", "H-2", WARN, optional=True)
+SAVED_AT_END = CheckKind("saved_at_end", "H-2", WARN, trap=23, optional=True)
 WITNESSED_TRAINING = (
     TRAINING_SEEN,
     STEPS_SEEN,

@@ -1,12 +1,16 @@
-"""What one row of the table of checks says, and how a check is made of it; the rows stand beside their checks."""
+"""What one row of the table of checks says, and how a check is made of it; the rows stand beside their checks.
+
+A row's words are the messages `check.<id>.title`, `.reads` and, where there is one, `.note`; what a check found is one
+of `check.<id>.<key>`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
+from steph.base.messages import Message, has_message, say, text, verbatim
 from steph.base.terms import Severity
-from steph.base.text import one_line
 from steph.record.values import Check
 
 FAIL, WARN, INFO = Severity.FAIL, Severity.WARN, Severity.INFO
@@ -42,12 +46,9 @@ class CheckKind:
     id: str
     stages: str
     severity: Severity
-    title: str
-    reads: str
     trap: int | None = None
     quality: bool = False
     optional: bool = False
-    note: str = ""
     core: bool = False
     needs: tuple[Needs, ...] = ()
 
@@ -55,18 +56,47 @@ class CheckKind:
         if self.core and (self.needs or self.optional):
             raise ValueError(f"{self.id}: a core check is measured always; it has no needs and is not optional")
 
+    @property
+    def title(self) -> str:
+        """What holds where the check does, in the language in use."""
+        return text(f"check.{self.id}.title")
+
+    @property
+    def reads(self) -> str:
+        """What it looks at."""
+        return text(f"check.{self.id}.reads")
+
+    @property
+    def note(self) -> str:
+        """What a reader of the table should know besides; empty for most."""
+        return text(note) if has_message(note := f"check.{self.id}.note") else ""
+
     def check(
-        self, holds: bool | None, message: str, *, rehearsal: bool = False, severity: Severity | None = None
+        self,
+        holds: bool | None,
+        found: Message | str,
+        *,
+        rehearsal: bool = False,
+        severity: Severity | None = None,
+        **values: object,
     ) -> Check:
-        """Make this row's check, its severity lowered as the table says; `holds` None: it could not be measured."""
+        """Make this row's check, its severity lowered as the table says; `holds` None: it could not be measured.
+
+        `found` says what was seen: a message, or the last part of one of this row's own ids, with its `values`.
+        """
         hardness = severity or self.severity
         if (self.quality and rehearsal) or (self.optional and holds is None):
             hardness = INFO
-        return Check(id=self.id, severity=hardness, holds=holds, message=one_line(message), trap=self.trap)
+        if isinstance(found, Message):
+            message = found
+        else:
+            own = f"check.{self.id}.{found}"
+            message = say(own, **values) if has_message(own) else verbatim(found)
+        return Check(id=self.id, severity=hardness, holds=holds, message=message, trap=self.trap)
 
-    def not_applicable(self, reason: str) -> Check:
+    def not_applicable(self, reason: Message) -> Check:
         """This row's check where the description rules it out; never green, never red."""
         if self.core:
             raise ValueError(f"{self.id} is a core check, which no description rules out")
-        message = one_line(f"対象外: {reason}。")
+        message = say("check.not_applicable", reason=reason)
         return Check(id=self.id, severity=INFO, holds=None, message=message, trap=self.trap, applies=False)

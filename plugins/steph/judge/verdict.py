@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from steph.base.messages import NOTHING, Message, say
 from steph.base.terms import AnyStage, EndedBy, Severity, StageId, Verdict
 from steph.record.values import Attempt, Check, Record, StageResult
 
@@ -24,61 +25,68 @@ class Overall(StrEnum):
     RUNNING = "running"
 
 
-def attempt_verdict(attempt: Attempt) -> tuple[Verdict, str] | None:
-    """The verdict that an attempt's end alone decides, with one Japanese sentence; None where it ended well."""
+def attempt_verdict(attempt: Attempt) -> tuple[Verdict, Message] | None:
+    """The verdict that an attempt's end alone decides, with one sentence; None where it ended well."""
     if attempt.ended_well:
         return None
     cause = attempt.diagnosis.cause if attempt.diagnosis else None
     if attempt.ended_by is EndedBy.DEADLINE:
-        limit = f" {attempt.limit_seconds:.0f} 秒" if attempt.limit_seconds is not None else ""
-        return Verdict.TIMEOUT, f"制限時間{limit}で打ち切り(終了まで {_seconds(attempt)})"
+        taken = say("verdict.no_time") if attempt.seconds is None else say("verdict.seconds", seconds=attempt.seconds)
+        if attempt.limit_seconds is None:
+            return Verdict.TIMEOUT, say("verdict.some_deadline", taken=taken)
+        return Verdict.TIMEOUT, say("verdict.deadline", limit=attempt.limit_seconds, taken=taken)
     if attempt.ended_by is EndedBy.INTERRUPTED:
-        return Verdict.CRASHED, "実行が中断された"
+        return Verdict.CRASHED, say("verdict.interrupted")
     if attempt.ended_by is EndedBy.SUPERVISOR_LOST:
-        return Verdict.CRASHED, "監視プロセスが失われた"
+        return Verdict.CRASHED, say("verdict.supervisor_lost")
     if attempt.ended_by is EndedBy.SUITE_ERROR:
-        return Verdict.CRASHED, "スイート側のエラーで続けられなかった"
+        return Verdict.CRASHED, say("verdict.suite_error")
     if attempt.ended_by is None or attempt.returncode is None:
-        return Verdict.CRASHED, "終了状態が記録されていない"
+        return Verdict.CRASHED, say("verdict.no_end")
     if attempt.returncode < 0:
-        return Verdict.CRASHED, f"シグナル {-attempt.returncode} で終了(原因: {cause or '不明'})"
+        return Verdict.CRASHED, say(
+            "verdict.signal", signal=-attempt.returncode, cause=cause or say("verdict.unknown_cause")
+        )
     if attempt.returncode > 0:
         rank = attempt.diagnosis.rank if attempt.diagnosis else None
-        who = f"、rank {rank}" if rank is not None else ""
-        return Verdict.FAIL, f"終了コード {attempt.returncode}(原因: {cause or '不明'}{who})"
+        whose = NOTHING if rank is None else say("verdict.rank", rank=rank)
+        code = attempt.returncode
+        return Verdict.FAIL, say(
+            "verdict.exit_code", code=code, cause=cause or say("verdict.unknown_cause"), rank=whose
+        )
     if cause is None:
-        return Verdict.FAIL, "ログの診断が行われていない"
-    return Verdict.FAIL, f"終了コード 0 だが {cause}"
+        return Verdict.FAIL, say("verdict.undiagnosed")
+    return Verdict.FAIL, say("verdict.exit_zero_but", cause=cause)
 
 
-def checks_verdict(checks: Sequence[Check]) -> tuple[Verdict, str] | None:
+def checks_verdict(checks: Sequence[Check]) -> tuple[Verdict, Message] | None:
     """FAIL where a `fail` check does not hold, could not be measured, or where there are none at all; else None."""
     hard = [check for check in checks if check.severity is Severity.FAIL]
     if not hard:
-        return Verdict.FAIL, "検査が一つも行われていない"
+        return Verdict.FAIL, say("verdict.no_checks")
     broken = [check for check in hard if check.holds is False]
     if broken:
-        more = f"(ほか{len(broken) - 1}件)" if len(broken) > 1 else ""
-        return Verdict.FAIL, f"{broken[0].message}{more}"
+        first, more = broken[0].message, len(broken) - 1
+        return Verdict.FAIL, say("verdict.broken", first=first, more=more) if more else first
     unmeasured = [check for check in hard if check.holds is None]
     if unmeasured:
-        return Verdict.FAIL, f"測定できない必須検査がある: {unmeasured[0].id}({unmeasured[0].message})"
+        return Verdict.FAIL, say("verdict.unmeasured", check=unmeasured[0].id, reason=unmeasured[0].message)
     return None
 
 
-def stage_verdict(attempt: Attempt, checks: Sequence[Check], conditions: Sequence[str]) -> tuple[Verdict, str]:
-    """A stage's verdict from its last attempt, its checks and the conditions that it passed under (Japanese)."""
+def stage_verdict(attempt: Attempt, checks: Sequence[Check], conditions: Sequence[Message]) -> tuple[Verdict, Message]:
+    """A stage's verdict from its last attempt, its checks and the conditions that it passed under."""
     return attempt_verdict(attempt) or checks_verdict(checks) or passed(conditions, checks)
 
 
-def passed(conditions: Sequence[str], checks: Sequence[Check] = ()) -> tuple[Verdict, str]:
+def passed(conditions: Sequence[Message], checks: Sequence[Check] = ()) -> tuple[Verdict, Message]:
     """PASS, or PASS_DEGRADED where there are conditions; the words count the warnings among the checks."""
     warnings = sum(check.severity is Severity.WARN and check.holds is False for check in checks)
-    counted = f"警告 {warnings} 件" if warnings else ""
+    counted = say("verdict.warnings", warnings=warnings) if warnings else None
     if conditions:
-        words = "条件付きで通過: " + "、".join(conditions)
-        return Verdict.PASS_DEGRADED, f"{words}({counted})" if counted else words
-    return Verdict.PASS, counted or "問題なし"
+        words = say("verdict.conditions", conditions=conditions)
+        return Verdict.PASS_DEGRADED, say("verdict.with_warnings", words=words, counted=counted) if counted else words
+    return Verdict.PASS, counted or say("verdict.clean")
 
 
 def in_flight(record: Record, stage: AnyStage) -> bool:
@@ -127,30 +135,26 @@ def _is_red(result: StageResult) -> bool:
     return (not result.verdict.is_green and result.verdict is not Verdict.NOT_RUN) or contradiction(result) is not None
 
 
-def _seconds(attempt: Attempt) -> str:
-    return f"{attempt.seconds:.0f}秒" if attempt.seconds is not None else "時間不明"
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a stage came to, before it is journalled.
 
-    A verdict with its one sentence (Japanese), the checks it stands on and the settings it gave up.
+    A verdict with its one sentence, the checks it stands on and the settings it gave up.
     """
 
     verdict: Verdict
-    explanation: str
+    explanation: Message
     checks: tuple[Check, ...] = ()
-    given_up: tuple[str, ...] = ()
+    given_up: tuple[Message, ...] = ()
 
     @classmethod
-    def of_checks(cls, checks: Sequence[Check], conditions: Sequence[str] = ()) -> Outcome:
+    def of_checks(cls, checks: Sequence[Check], conditions: Sequence[Message] = ()) -> Outcome:
         """The outcome of a stage that has no attempt of its own."""
         verdict, explanation = checks_verdict(checks) or passed(conditions, checks)
         return cls(verdict, explanation, tuple(checks))
 
     @classmethod
-    def of_attempt(cls, attempt: Attempt, given_up: Sequence[str] = ()) -> Outcome:
+    def of_attempt(cls, attempt: Attempt, given_up: Sequence[Message] = ()) -> Outcome:
         """The outcome that a stage's last attempt decides."""
         verdict, explanation = stage_verdict(attempt, attempt.checks, given_up)
         return cls(verdict, explanation, attempt.checks, tuple(given_up))

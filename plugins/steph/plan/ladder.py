@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from steph.base.messages import Message, say
 from steph.base.terms import Cause, Phase
 from steph.plan.settings import Rung
 from steph.record.settings import TrainSettings
@@ -33,7 +34,7 @@ class Move:
     """Where a failed attempt leads, and why (Japanese)."""
 
     kind: MoveKind
-    reason: str
+    reason: Message
 
 
 def settings_at(
@@ -70,13 +71,13 @@ def next_move(diagnosis: Diagnosis, rung: int, ladder: Sequence[Rung]) -> Move:
     """
     if diagnosis.cause is Cause.CUDA_OOM:
         if diagnosis.phase in PHASES_BEFORE_STEPS:
-            return Move(MoveKind.SMALLER_MODEL, "読み込み・準備中のOOMは設定では防げないため、より小さいモデルへ")
+            return Move(MoveKind.SMALLER_MODEL, say("ladder.oom_before_steps"))
         if rung < len(ladder):
-            return Move(MoveKind.NEXT_RUNG, "CUDA OOMのため一段下げる")
-        return Move(MoveKind.STOP, "梯子の最下段でもCUDA OOM")
+            return Move(MoveKind.NEXT_RUNG, say("ladder.next_rung"))
+        return Move(MoveKind.STOP, say("ladder.oom_at_the_end"))
     if diagnosis.cause is Cause.BNB_SETUP and any(map(drops_4bit, ladder)):
-        return Move(MoveKind.WITHOUT_4BIT, "bitsandbytesが使えないため、最初の設定のまま4bitなしへ")
-    return Move(MoveKind.STOP, f"原因 {diagnosis.cause.value} は設定を下げても解決しない")
+        return Move(MoveKind.WITHOUT_4BIT, say("ladder.without_4bit"))
+    return Move(MoveKind.STOP, say("ladder.no_help", cause=diagnosis.cause.value))
 
 
 def ladder_without_4bit(
@@ -96,17 +97,15 @@ _TITLES: Mapping[str, str] = {
 }
 
 
-def given_up(asked: TrainSettings, used: TrainSettings) -> tuple[str, ...]:
+def given_up(asked: TrainSettings, used: TrainSettings) -> tuple[Message, ...]:
     """The settings that a degraded pass gave up, as `max-seq-length 512 → 384`."""
     before, after = asked.model_dump(), used.model_dump()
     return tuple(
-        f"{title} {_shown(before[key])} → {_shown(after[key])}"
+        say("ladder.given_up", setting=title, before=_shown(before[key]), after=_shown(after[key]))
         for key, title in _TITLES.items()
         if before[key] != after[key]
     )
 
 
-def _shown(value: object) -> str:
-    if value is None:
-        return "なし"
-    return {True: "あり", False: "なし"}[value] if isinstance(value, bool) else str(value)
+def _shown(value: object) -> object:
+    return say("ladder.with" if value else "ladder.without") if value is None or isinstance(value, bool) else value

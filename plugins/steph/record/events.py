@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from steph.base.messages import Message
 from steph.base.terms import AnyStage, StageId, Verdict
 from steph.base.values import Value
 from steph.record.values import RECORD_VERSION, Attempt, Candidate, Check, Context, DataFile, ModelChoice, SkippedRung
@@ -98,10 +99,10 @@ class StageEnded(Value):
     at: str
     stage: AnyStage
     verdict: Verdict
-    explanation: str
+    explanation: Message
     seconds: float
     checks: tuple[Check, ...] = ()
-    given_up: tuple[str, ...] = ()
+    given_up: tuple[Message, ...] = ()
 
 
 class ChecksAdded(Value):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from steph.base.messages import Message, verbatim
 from steph.base.terms import NEEDS, AnyStage, Purpose, StageId, Verdict
 from steph.record.events import (
     AttemptEnded,
@@ -33,8 +34,8 @@ _ATTEMPTS = {
     Purpose.DEEP: "deep_attempts",
     Purpose.CALIBRATE: "calibration_attempts",
 }
-IN_FLIGHT = "実行中、または途中で失われた"
-LOST = "実行中に失われた"
+IN_FLIGHT = Message(id="verdict.in_flight")
+LOST = Message(id="verdict.lost")
 
 
 def fold(events: Iterable[Event], *, live: bool = False) -> Record:
@@ -120,7 +121,7 @@ def _with_attempt(result: StageResult, attempt: Attempt) -> StageResult:
 def _ended(record: Record, event: StageEnded) -> Record:
     result = record.results.get(event.stage)
     if result is None:
-        result = StageResult(stage=event.stage, verdict=event.verdict, explanation="", started_at=event.at)
+        result = StageResult(stage=event.stage, verdict=event.verdict, explanation=verbatim(""), started_at=event.at)
     ended = result.changed(
         verdict=event.verdict,
         explanation=event.explanation,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from steph.base.messages import NOTHING, Message
 from steph.base.terms import (
     AnyStage,
     Cause,
@@ -39,7 +40,7 @@ class Check(Value):
     id: str
     severity: Severity
     holds: bool | None
-    message: str  # one Japanese sentence for the report, with the measured values
+    message: Message  # what was found, with the measured values
     trap: int | None = None  # number in the published pipeline's list of traps
     applies: bool = True  # False: the description rules it out, `message` says why
 
@@ -55,7 +56,7 @@ class OomNumbers(Value):
 
 
 class Diagnosis(Value):
-    """Why an attempt ended as it did, with the lines that say so, what that means and what to do next (Japanese)."""
+    """Why an attempt ended as it did, with the lines that say so, what that means and what to do next."""
 
     cause: Cause
     case: str | None = None  # the form of the cause, where its fix is known
@@ -64,8 +65,8 @@ class Diagnosis(Value):
     rank: int | None = None  # the process that failed, where several ran
     evidence: tuple[str, ...] = ()
     oom: OomNumbers | None = None
-    meaning: str | None = None
-    advice: tuple[str, ...] = ()
+    meaning: Message | None = None
+    advice: tuple[Message, ...] = ()
 
 
 class DataFile(Value):
@@ -93,7 +94,7 @@ class Context(Value):
     described_sha256: str | None = None  # of what steph.toml says of models, rows and training; None in older records
     vram_cap_bytes: int | None = None
     twin: bool = False
-    rehearsal_reasons: tuple[str, ...] = ()
+    rehearsal_reasons: tuple[Message, ...] = ()
 
     @property
     def usable_bytes(self) -> int | None:
@@ -143,11 +144,11 @@ def _with_prediction(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RejectedCandidate(Value):
-    """A model candidate that was passed over, and why (one line)."""
+    """A model candidate that was passed over, and why."""
 
     name: str
     cause: Cause
-    message: str
+    message: Message
 
 
 class ModelChoice(Value):
@@ -155,7 +156,7 @@ class ModelChoice(Value):
 
     name: str
     source: Literal["hub", "cache", "local", "twin"]
-    reason: str  # 選定理由, Japanese
+    reason: Message  # why this one was chosen
     automatic_substitute: bool = False
     parameters: int | None = None
     revision: str | None = None
@@ -170,7 +171,7 @@ class ModelChoice(Value):
 class Candidate(Value):
     """A model that H-1 could choose, with the predicted peak of training it at the profile's settings on this card.
 
-    Without a prediction `unpredicted_reason` says why (Japanese).
+    Without a prediction `unpredicted_reason` says why.
     """
 
     name: str
@@ -178,7 +179,7 @@ class Candidate(Value):
     parameters: int | None = None
     settings: str = ""  # as in `512/b2/4bit`
     predicted: PredictedPeak | None = None
-    unpredicted_reason: str = ""
+    unpredicted_reason: Message = NOTHING
 
     @model_validator(mode="before")
     @classmethod
@@ -329,10 +330,10 @@ def _highest(figures: Iterable[int | None]) -> int | None:
 
 
 class SkippedRung(Value):
-    """A rung that was not tried, and why (Japanese)."""
+    """A rung that was not tried, and why."""
 
     label: str
-    reason: str
+    reason: Message
 
 
 class StageResult(Value):
@@ -340,7 +341,7 @@ class StageResult(Value):
 
     stage: AnyStage
     verdict: Verdict
-    explanation: str  # one Japanese sentence
+    explanation: Message
     started_at: str
     ended_at: str | None = None
     seconds: float | None = None
@@ -348,7 +349,7 @@ class StageResult(Value):
     deep_attempts: tuple[Attempt, ...] = ()  # of records of 0.1.0: what its option `--steph-deep` ran after them
     calibration_attempts: tuple[Attempt, ...] = ()  # beside them too: what `--steph-calibrate` ran at another length
     skipped_rungs: tuple[SkippedRung, ...] = ()
-    given_up: tuple[str, ...] = ()  # settings that a degraded pass gave up, Japanese
+    given_up: tuple[Message, ...] = ()  # settings that a degraded pass gave up
     checks: tuple[Check, ...] = ()  # those of the last attempt and of the stage itself
     model: ModelChoice | None = None
     candidates: tuple[Candidate, ...] = ()

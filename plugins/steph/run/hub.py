@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from steph.base.messages import NOTHING, Message, say, verbatim
 from steph.base.terms import Cause
 from steph.base.text import one_line
 from steph.record.values import ModelChoice, RejectedCandidate
@@ -21,11 +22,11 @@ from steph.run.model_files import IncompleteModelError
 
 __all__ = ["HubError", "NoModelError", "choose", "download"]
 
-_CAUSE_WORDS = {
-    Cause.HUB_UNREACHABLE: "Hub に接続できない",
-    Cause.HUB_GATED: "Hub のアクセス権がない",
-    Cause.HUB_NOT_FOUND: "Hub にないか使えない",
-    Cause.DISK_FULL: "ディスクの空きが足りない",
+_REASONS = {
+    Cause.HUB_UNREACHABLE: "hub.unreachable",
+    Cause.HUB_GATED: "hub.gated",
+    Cause.HUB_NOT_FOUND: "hub.not_found",
+    Cause.DISK_FULL: "hub.disk_full",
 }
 
 
@@ -34,7 +35,7 @@ class NoModelError(Exception):
 
     def __init__(self, rejected: Sequence[RejectedCandidate]) -> None:
         self.rejected = tuple(rejected)
-        reasons = "; ".join(_named(candidate.name, candidate.message) for candidate in self.rejected)
+        reasons = "; ".join(_named(candidate.name, str(candidate.message)) for candidate in self.rejected)
         super().__init__(f"no model can be had: {reasons or 'no candidate is named'}")
 
 
@@ -69,7 +70,7 @@ def choose(
             return _placed(found, index, primary_count, is_explicit, rejected)
         if failure is not None:
             log(f"H-1: {_named(name, failure.message)}")
-            rejected.append(RejectedCandidate(name=name, cause=failure.cause, message=failure.message))
+            rejected.append(RejectedCandidate(name=name, cause=failure.cause, message=verbatim(failure.message)))
     raise NoModelError(rejected)
 
 
@@ -80,7 +81,12 @@ def _placed(
     is_substitute = index >= primary_count and not is_explicit
     return found.model_copy(
         update={
-            "reason": _place(index, is_substitute, is_explicit) + _passed_over(rejected) + found.reason,
+            "reason": say(
+                "model.reason",
+                place=_place(index, is_substitute, is_explicit),
+                passed=_passed_over(rejected),
+                found=found.reason,
+            ),
             "automatic_substitute": is_substitute,
             "rejected": tuple(rejected),
         }
@@ -111,7 +117,7 @@ def _from_hub(model: HubModel, free_bytes: int) -> ModelChoice:
     return ModelChoice(
         name=model.name,
         source="hub",
-        reason="Hub で確認済み。",
+        reason=say("model.on_hub"),
         parameters=model.parameters,
         revision=model.revision,
         licence=model.licence,
@@ -126,18 +132,17 @@ def _on_disk(name: str, hub: Hub, failure: HubFailure) -> ModelChoice | None:
         cached = model_files.cached_model(hub.cache_dir, name)
     except IncompleteModelError:
         return None
-    unchecked = f"Hub 未確認({_words(failure.cause)}: {failure.message})。"
-    reason = unchecked + "ローカルキャッシュにある完全なコピーを使う。"
+    reason = say("model.cached", why=_why(failure.cause), said=failure.message)
     return _copy_on_disk(cached.folder, name, "cache", reason, cached.revision)
 
 
 def _local(path: Path) -> ModelChoice:
     model_files.check_whole(path)
-    return _copy_on_disk(path.resolve(), str(path.resolve()), "local", "ローカルフォルダ。", None)
+    return _copy_on_disk(path.resolve(), str(path.resolve()), "local", say("model.local"), None)
 
 
 def _copy_on_disk(
-    folder: Path, name: str, source: Literal["cache", "local"], reason: str, revision: str | None
+    folder: Path, name: str, source: Literal["cache", "local"], reason: Message, revision: str | None
 ) -> ModelChoice:
     return ModelChoice(
         name=name,
@@ -152,22 +157,22 @@ def _copy_on_disk(
     )
 
 
-def _place(index: int, is_substitute: bool, is_explicit: bool) -> str:
+def _place(index: int, is_substitute: bool, is_explicit: bool) -> Message:
     if is_explicit:
-        return "--steph-model で指定されたモデル。"
-    return f"第{index + 1}候補{'(自動代替)' if is_substitute else ''}。"
+        return say("model.explicit")
+    return say("model.substitute" if is_substitute else "model.candidate", place=index + 1)
 
 
-def _passed_over(rejected: Sequence[RejectedCandidate]) -> str:
+def _passed_over(rejected: Sequence[RejectedCandidate]) -> Message:
     if not rejected:
-        return ""
-    names = "、".join(f"{candidate.name}({_words(candidate.cause)})" for candidate in rejected)
-    return f"先の候補は見送り: {names}。"
+        return NOTHING
+    names = [say("model.passed", model=candidate.name, why=_why(candidate.cause)) for candidate in rejected]
+    return say("model.passed_over", models=names)
 
 
 def _named(name: str, message: str) -> str:
     return message if name in message else f"{name}: {message}"
 
 
-def _words(cause: Cause) -> str:
-    return _CAUSE_WORDS.get(cause, "その他の理由")
+def _why(cause: Cause) -> Message:
+    return say(_REASONS.get(cause, "hub.other"))

@@ -17,6 +17,7 @@ from typing import IO, cast
 
 import steph
 from steph.base.files import parse_json
+from steph.base.messages import say
 from steph.base.terms import Cause
 from steph.base.text import one_line
 from steph.base.units import size_words
@@ -73,7 +74,7 @@ def download(
     if model.revision != choice.revision:
         moved = f"{(choice.revision or '')[:12]} → {model.revision[:12]}"
         log(f"H-1: main of {choice.name} has moved since it was chosen ({moved}): taking the new one")
-        reason += f"取得の直前に main が動いたため読み直した({moved})。"
+        reason = say("model.moved", reason=reason, moved=moved)
     free_bytes = check_disk(hub, model, spare_disk_bytes)
     snapshot = _whole_snapshot(hub, model) or _fetch(hub, model, ends_at, stall_seconds, progress)
     _verify(snapshot)

@@ -85,8 +85,8 @@ def _cause_memo(attempt: Attempt) -> Markdown:
     shown = _message_words(attempt)
     evidence = [line for line in diagnosis.evidence[:MOST_EVIDENCE_LINES] if line.strip() not in shown]
     lines += [Markdown(f"- 根拠: {code(line, 240)}") for line in evidence]
-    lines += [Markdown(f"- 意味: {prose(diagnosis.meaning)}")] if diagnosis.meaning else []
-    lines += [Markdown(f"- 次の一手: {prose(step)}") for step in diagnosis.advice]
+    lines += [Markdown(f"- 意味: {prose(str(diagnosis.meaning))}")] if diagnosis.meaning else []
+    lines += [Markdown(f"- 次の一手: {prose(str(step))}") for step in diagnosis.advice]
     return Markdown("\n".join(lines))
 
 

@@ -43,7 +43,7 @@ def stage_state(record: Record, stage: AnyStage) -> Markdown:
         return Markdown(f"**判定: {word}** — この記録では一度も実行していません。")
     if verdict.in_flight(record, stage):
         return Markdown(f"**判定: {word}** — {inline(units.moment(result.started_at))} UTC に開始。")
-    return Markdown(f"**判定: {word}** — {prose(result.explanation)}")
+    return Markdown(f"**判定: {word}** — {prose(str(result.explanation))}")
 
 
 def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = Purpose.STAGE) -> Markdown:
@@ -169,7 +169,7 @@ def skipped_rungs(result: StageResult | None) -> Markdown:
     """Give the rungs that were not tried, with the reason; empty where there are none."""
     if result is None or not result.skipped_rungs:
         return Markdown()
-    rows = [(code(rung.label), prose(rung.reason)) for rung in result.skipped_rungs]
+    rows = [(code(rung.label), prose(str(rung.reason))) for rung in result.skipped_rungs]
     return table(("試さなかった設定", "理由"), rows)
 
 
@@ -193,7 +193,7 @@ def findings_table(result: StageResult | None) -> Markdown:
 
 def _finding(check: Check, severity: str) -> tuple[str, Markdown, Markdown]:
     trap = Markdown(f"(既知の罠 {check.trap})") if check.trap is not None else Markdown()
-    return severity, code(check.id), Markdown(f"{prose(check.message)}{trap}")
+    return severity, code(check.id), Markdown(f"{prose(str(check.message))}{trap}")
 
 
 def held_checks(result: StageResult | None) -> Markdown:
@@ -201,7 +201,7 @@ def held_checks(result: StageResult | None) -> Markdown:
     held = [check for check in result.checks if check.holds] if result else []
     if not held:
         return Markdown()
-    rows = [(code(check.id), prose(check.message)) for check in held]
+    rows = [(code(check.id), prose(str(check.message))) for check in held]
     return details(f"成立した検査 {len(held)} 件", table(("検査", "内容"), rows))
 
 
@@ -210,7 +210,7 @@ def ruled_out_checks(result: StageResult | None) -> Markdown:
     checks = [check for check in result.checks if not check.applies] if result else []
     if not checks:
         return Markdown()
-    rows = [(code(check.id), prose(check.message)) for check in checks]
+    rows = [(code(check.id), prose(str(check.message))) for check in checks]
     return details(f"対象外の検査 {len(rows)} 件", table(("検査", "理由"), rows))
 
 

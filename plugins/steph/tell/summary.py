@@ -161,7 +161,7 @@ def _of_memory(record: Record) -> Iterator[str]:
             f"`{h2.last_attempt.label}` へ下げて通りました。"
         )
     elif h2 and h2.verdict is Verdict.PASS_DEGRADED and h2.given_up:
-        yield f"H-2 であきらめた設定: {'、'.join(h2.given_up)}。"
+        yield f"H-2 であきらめた設定: {'、'.join(map(str, h2.given_up))}。"
     is_capped = record.context.vram_cap_bytes is not None
     last = h2.last_attempt if h2 else None
     # a capped card is fuller than the cap: what other processes and the driver hold is not the pipeline's

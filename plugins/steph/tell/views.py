@@ -61,7 +61,7 @@ def model_facts(choice: ModelChoice) -> Markdown:
             ("選んだモデル名", code(choice.name)),
             ("パラメータサイズ（おおよそ）", wording.parameters(choice.parameters)),
             ("代わりに使ったモデル名", code(choice.name) if choice.automatic_substitute else "なし"),
-            ("選定理由", prose(choice.reason)),
+            ("選定理由", prose(str(choice.reason))),
             ("取得元", wording.source_word(choice.source)),
             ("revision", code(choice.revision or "")),
             ("ライセンス", choice.licence or "不明(記録なし)"),
@@ -76,7 +76,7 @@ def rejected_table(choice: ModelChoice) -> Markdown:
     """Give the candidates that were passed over; empty where there are none."""
     if not choice.rejected:
         return Markdown()
-    rows = [(code(r.name), wording.cause_name(r.cause), inline(r.message)) for r in choice.rejected]
+    rows = [(code(r.name), wording.cause_name(r.cause), inline(str(r.message))) for r in choice.rejected]
     return table(("見送った候補", "原因", "メッセージ"), rows)
 
 

@@ -156,7 +156,7 @@ def train(host: Host, root: Path, model: Path, rows: Path) -> TrainEvidence:
 
 def broken(checks: tuple[Check, ...]) -> dict[str, str]:
     """The checks of what was seen that do not hold, and what they say."""
-    return {check.id: check.message for check in checks if check.id in SEEN and check.holds is False}
+    return {check.id: str(check.message) for check in checks if check.id in SEEN and check.holds is False}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,121 @@
+"""Messages: ids with values, told in each language by its catalogs."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import steph
+from pydantic import BaseModel
+from steph.base.messages import (
+    LANGUAGES,
+    NOTHING,
+    Language,
+    Message,
+    catalog,
+    has_message,
+    language,
+    placeholders,
+    say,
+    speaking,
+    verbatim,
+)
+from steph.base.terms import Cause, Phase
+from steph.diagnose.table import cases, steps
+from steph.judge.catalog import CATALOG
+
+SUITE = Path(steph.__file__).parent
+JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
+
+
+def test_the_catalogs_have_the_same_messages_with_the_same_placeholders() -> None:
+    """A message in one language alone would be shown as its id in the other."""
+    japanese, english = catalog("ja"), catalog("en")
+    draft = {one for one in japanese if re.fullmatch(r"check[.]\w+[.](title|reads|note)", one)}
+    assert set(japanese) - draft == set(english) - draft
+    assert {one for one in english if placeholders(japanese[one]) != placeholders(english[one])} == set()
+
+
+def test_english_holds_no_japanese() -> None:
+    """An English text that is none was never translated."""
+    assert {one for one, words in catalog("en").items() if JAPANESE.search(words)} == set()
+
+
+def test_no_message_is_unused_and_none_is_missing() -> None:
+    """Each id is made from a row of a table, or stands in the code; a check's own are keys of its calls."""
+    used = {f"diagnose.cause.{cause}.{part}" for cause in Cause for part in ("name", "means", "do", "next")}
+    used |= {f"diagnose.case.{case.id}.{part}" for case in cases() for part in ("means", "do", "next")}
+    used |= {f"diagnose.step.{step}{known}" for step in steps() for known in ("", ".known")}
+    used |= {f"diagnose.phase.{phase}" for phase in Phase}
+    code = "\n".join(path.read_text(encoding="utf-8") for path in SUITE.rglob("*.*") if path.suffix in (".py", ".j2"))
+    used |= {f"diagnose.seen.{name}" for name in re.findall(r'\("(\w+)", \{', code)}
+    used |= {f"check.{check}.{part}" for check in CATALOG for part in ("title", "reads", "note")}
+    literals = set(re.findall(r"[\"']([\w.-]+)[\"']", code))
+    used |= {f"check.{check}.{key}" for check in CATALOG for key in literals if "." not in key}
+    assert {one for one in catalog("ja") if one not in used and one not in literals} == set()
+    said = set(re.findall(r'\b(?:say|text|t)\("([\w-]+\.[\w.-]+)"', code))
+    assert {one for one in said if not has_message(one)} == set()
+
+
+def test_a_message_survives_json_with_all_its_values() -> None:
+    """Text, numbers, truth, nothing, a message within, and a list of messages."""
+    inner = say("verdict.rank", rank=3)
+    said = say("verdict.conditions", conditions=[inner, verbatim("x"), "y", 2, 2.5, None, True])
+    again = Message.model_validate_json(said.model_dump_json())
+    assert again == said
+    for one in LANGUAGES:
+        assert again.text(one) == said.text(one)
+    assert again.text("en") == "Passed under conditions: , rank 3, x, y, 2, 2.5, —, True"
+
+
+def test_an_old_records_sentence_is_its_own_text() -> None:
+    """Where a record of before holds a sentence, it is shown as it stands in every language."""
+
+    class Holder(BaseModel):
+        message: Message
+
+    held = Holder.model_validate({"message": "損失が下がった。"}).message
+    assert [held.text(one) for one in LANGUAGES] == ["損失が下がった。", "損失が下がった。"]
+    assert not NOTHING
+    assert held
+
+
+def test_a_message_of_another_release_is_shown_by_its_id_and_values() -> None:
+    """A report is never lost over a word."""
+    shown = str(Message(id="verdict.of_tomorrow", values={"figure": 3}))
+    assert "verdict.of_tomorrow" in shown
+    assert "3" in shown
+    with pytest.raises(KeyError):
+        say("verdict.of_tomorrow")
+
+
+@pytest.mark.parametrize(("warnings", "said"), [(1, "1 warning"), (0, "0 warnings"), (2000, "2,000 warnings")])
+def test_english_counts_in_singular_and_plural(warnings: int, said: str) -> None:
+    """`{warnings:warning|warnings}`."""
+    assert say("verdict.warnings", warnings=warnings).text("en") == said
+
+
+def test_values_can_do_no_harm() -> None:
+    """Braces, line ends, secrets and endless text in a value; figures that are none; a value that is missing."""
+    shown = say("verdict.unmeasured", check="a{b}", reason="x\ny hf_abcdefghijklmnopqrstuvwxyz " + "z" * 5000).text(
+        "en"
+    )
+    assert "a{b}" in shown
+    assert "\n" not in shown
+    assert "abcdefghijkl" not in shown
+    assert len(shown) < 1000
+    assert "nan" in say("verdict.seconds", seconds=float("nan")).text("en")
+    assert "[check]" in Message(id="verdict.unmeasured", values={}).text("en")
+
+
+def test_the_language_in_use_holds_for_everything_that_names_none() -> None:
+    """And ends with its block, also where that fails."""
+    words: dict[Language, str] = {}
+    for one in LANGUAGES:
+        with suppress(ZeroDivisionError), speaking(one):
+            words[one] = str(say("verdict.clean"))
+            raise ZeroDivisionError
+    assert words == {"ja": "問題なし", "en": "No trouble found"}
+    assert language() == "ja"
