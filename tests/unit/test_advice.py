@@ -258,7 +258,7 @@ def test_what_was_trained_here_is_said_to_have_been_trained() -> None:
     assert "にも載る予測です" not in text
     assert "このカードで完走しました" in go_sentence(advise(record, fits))
     tight = _advice_of(record, _outlook(_card("fits", 19), here=_card("too_close", 9, is_assumed=False)))
-    assert f"で実際に完走しました(`512/b2/4bit`、VRAM ピーク {peak})。**変更後の設定が載るとは言えません" in tight
+    assert f"で実際に完走しました(`512/b2/4bit`、VRAM ピーク {peak})。** 変更後の設定が載るとは言えません" in tight
 
 
 def test_a_wasteful_trainer_is_told_what_a_lean_one_would_need() -> None:

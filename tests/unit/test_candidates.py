@@ -72,7 +72,7 @@ def test_without_a_gpu_the_reason_is_that() -> None:
     """The CPU rehearsal predicts no peak and says why."""
     choice = factory.model_choice(NAMES[0], snapshot_path=None)
     found = predicted_candidates(_setup(None), choice)
-    assert {candidate.unpredicted_reason for candidate in found} >= {"GPU を使わないため"}
+    assert {str(candidate.unpredicted_reason) for candidate in found} >= {"GPU を使わないため"}
     assert all(candidate.predicted is None for candidate in found)
 
 

@@ -54,6 +54,10 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
     used |= {f"check.{check}.{part}" for check in CATALOG for part in ("title", "reads", "note")}
     literals = set(re.findall(r"[\"']([\w.-]+)[\"']", code))
     used |= {f"check.{check}.{key}" for check in CATALOG for key in literals if "." not in key}
+    prefixes = set(re.findall(r"f[\"']([\w.]+)[.][{]", code))
+    used |= {
+        one for one in catalog("ja") for start, _, end in [one.rpartition(".")] if start in prefixes and end in literals
+    }
     assert {one for one in catalog("ja") if one not in used and one not in literals} == set()
     said = set(re.findall(r'\b(?:say|text|t)\("([\w-]+\.[\w.-]+)"', code))
     assert {one for one in said if not has_message(one)} == set()

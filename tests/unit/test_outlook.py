@@ -110,7 +110,7 @@ def test_what_the_production_model_lacks_is_named() -> None:
     found = production_outlook(record.model_copy(update={"stages": stages}))
     assert found is not None
     assert found.there is None
-    assert "qkv" in found.unpredicted
+    assert "qkv" in str(found.unpredicted)
 
 
 def test_peaks_of_an_undescribed_pipeline_that_no_formula_explains_promise_nothing() -> None:
@@ -122,4 +122,4 @@ def test_peaks_of_an_undescribed_pipeline_that_no_formula_explains_promise_nothi
     found = production_outlook(record.model_copy(update={"stages": stages}))
     assert found is not None
     assert found.there is None
-    assert "--steph-calibrate" in found.unpredicted
+    assert "--steph-calibrate" in str(found.unpredicted)

@@ -77,7 +77,7 @@ def test_a_forecast_that_fails_costs_the_forecast_alone(
     record = _record()
     found = production_outlook(record)
     assert found is not None
-    assert found.unpredicted == f"計算できない: {type(error).__name__}: planted"
+    assert str(found.unpredicted) == f"計算できない: {type(error).__name__}: planted"
     path = write_report(record, (), tmp_path / "report.md", with_figures=False, outlook=found)
     assert f"{type(error).__name__}: planted" in path.read_text(encoding="utf-8")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from steph.base.messages import text
 from steph.memory.forecast import BUILT_IN_CONSTANTS
 from steph.memory.trainers import TRAINERS
-from steph.tell.memory_views import CAVEAT
 
 from benchmarks.vram_points import SHAPES, Use
 from benchmarks.vram_report import Judged, constants_from, judge, read_points, slack_share_from, verdict
@@ -72,7 +72,10 @@ def test_the_errors_that_people_are_told_are_the_measured_ones() -> None:
     errors = [abs(found.reserved_error) for found in free]
     middle, largest = f"{100 * median(errors):.1f} %", f"{100 * max(errors):.1f} %"
     root = POINTS.parents[2]
-    told = [CAVEAT, *((root / name).read_text() for name in ("README.md", "README.ja.md", "docs/memory-model.md"))]
+    told = [
+        text("memory.caveat"),
+        *((root / name).read_text() for name in ("README.md", "README.ja.md", "docs/memory-model.md")),
+    ]
     assert f"by {middle} in the median and {largest} at most" in told[1]
     assert f"中央値 {middle}、最大 {largest}" in told[0]
     assert f"中央値 {middle}、最大 {largest}" in told[2]

@@ -64,6 +64,9 @@ class Message(Value):
     def __str__(self) -> str:
         return self.text()
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     def __bool__(self) -> bool:
         return self != NOTHING
 

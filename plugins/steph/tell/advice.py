@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from steph.base import units
+from steph.base.messages import say
 from steph.base.terms import Cause, RecordKind, Severity, StageId
 from steph.judge import verdict
 from steph.record.settings import EvalSettings, TrainSettings
@@ -83,7 +84,7 @@ def advise(record: Record, outlook: Outlook | None = None) -> Advice:
     found = Advice(
         is_rehearsal=record.context.kind is RecordKind.REHEARSAL,
         card=_card_words(record),
-        model=choice.name if choice else "未決定",
+        model=choice.name if choice else str(say("advice.undecided")),
         size=wording.parameters(choice.parameters) if choice else units.MISSING,
         reach=reach,
         reach_sentence=_reach_sentence(reach, h2, _card_words(record)),
@@ -115,15 +116,18 @@ def _with_settings(found: Advice, record: Record, settings: TrainSettings, evalu
 
 
 def _attempt_words(attempt: Attempt) -> str:
-    return f"試行 {attempt.number} `{attempt.label}`: {wording.outcome_words(attempt)}"
+    outcome = wording.outcome_words(attempt)
+    return str(say("advice.attempt", number=attempt.number, label=attempt.label, outcome=outcome))
 
 
 def _card_words(record: Record) -> str:
     card = record.context.environment.device
     if card is None:
-        return "この CPU"
+        return str(say("advice.this_cpu"))
     cap = record.context.vram_cap_bytes
-    return f"{card.name}({units.gib(cap)} に制限)" if cap else f"{card.name}({units.gib(card.total_bytes)})"
+    if cap:
+        return str(say("advice.capped_card", card=card.name, size=units.gib(cap)))
+    return str(say("advice.card", card=card.name, size=units.gib(card.total_bytes)))
 
 
 def _reach(h2: StageResult | None) -> Reach:
@@ -141,23 +145,26 @@ def _reach(h2: StageResult | None) -> Reach:
 
 def _reach_sentence(reach: Reach, h2: StageResult | None, card: str) -> str:
     if h2 is None or reach is Reach.NOT_RUN:
-        return "4bit QLoRA 学習は実行していません。"
-    first, last, count = h2.attempts[0].label, h2.attempts[-1].label, len(h2.attempts)
-    ooms = len(summary.ran_out_of_memory(h2))
-    if reach is Reach.NO_OOM:
-        memory = "OOM なし" if h2.attempts[-1].peak_device_bytes is not None else "OOM なし(VRAM は測っていない)"
-        return f"{memory}: {card} で `{last}` の 4bit QLoRA 学習が完走しました。"
-    if reach is Reach.AVOIDED:
-        return f"設定調整で回避可能: {card} で `{first}` は OOM({ooms} 回)、`{last}` で完走しました。"
-    if reach is Reach.ALWAYS_OOM:
-        return f"どうしても OOM: {card} で {count} 回試し、最後の `{last}` も OOM でした。"
-    if reach is Reach.WITHOUT_4BIT and not any(_used_4bit(attempt) for attempt in h2.attempts):
-        return f"4bit なしの `{last}` で完走しました({count} 回試行、うち OOM {ooms} 回)。4bit では試していません。"
-    if reach is Reach.WITHOUT_4BIT:
-        return f"4bit では通らず、4bit なしの `{last}` で完走しました({count} 回試行、うち OOM {ooms} 回)。"
-    if h2.attempts[-1].ended_well:
-        return f"検査で不合格: {card} で `{last}` は最後まで動きましたが、学習できたとは言えません。"
-    return f"OOM 以外で失敗: {card} で `{last}` が「{wording.outcome_words(h2.attempts[-1])}」で終わりました。"
+        return str(say("advice.reach.not_run"))
+    last = h2.attempts[-1]
+    name = f"advice.reach.{reach}"
+    if reach is Reach.NO_OOM and last.peak_device_bytes is None:
+        name = "advice.reach.no_oom_unmeasured"
+    elif reach is Reach.WITHOUT_4BIT and not any(_used_4bit(attempt) for attempt in h2.attempts):
+        name = "advice.reach.only_without_4bit"
+    elif reach is Reach.OTHER_FAILURE and last.ended_well:
+        name = "advice.reach.checks_failed"
+    return str(
+        say(
+            name,
+            card=card,
+            first=h2.attempts[0].label,
+            last=last.label,
+            count=len(h2.attempts),
+            ooms=len(summary.ran_out_of_memory(h2)),
+            outcome=wording.outcome_words(last),
+        )
+    )
 
 
 def _used_4bit(attempt: Attempt) -> bool:
@@ -167,17 +174,17 @@ def _used_4bit(attempt: Attempt) -> bool:
 def _evaluation_sentence(h3: StageResult | None) -> str:
     attempt = h3.last_attempt if h3 else None
     if h3 is None or attempt is None:
-        return "HF バックエンド評価は実行していません。"
+        return str(say("advice.eval.not_run"))
     if not h3.verdict.is_green:
-        return f"direct / no-RAG の小規模テストは通っていません({h3.verdict}): {h3.explanation}"
-    outcome = attempt.evaluation
+        return str(say("advice.eval.failed", verdict=h3.verdict, why=h3.explanation))
+    outcome, seconds = attempt.evaluation, units.duration(attempt.seconds)
     settings = attempt.settings if isinstance(attempt.settings, EvalSettings) else EvalSettings()
     mode = f"{'CoT' if settings.use_cot else 'direct'} / {'RAG' if settings.use_rag else 'no-RAG'}"
-    score = wording.score_words(outcome) if outcome else "結果の記録なし"
+    score = wording.score_words(outcome) if outcome else str(say("advice.eval.no_result"))
     if outcome and outcome.score is not None:  # of a program that has no such modes
-        return f"評価の小規模テストは通りました: {score}、{units.duration(attempt.seconds)}。"
-    backend = (outcome.backend if outcome else None) or "不明"
-    return f"{mode} の小規模テストは通りました: {score}、{units.duration(attempt.seconds)}、backend は `{backend}`。"
+        return str(say("advice.eval.scored", score=score, seconds=seconds))
+    backend = (outcome.backend if outcome else None) or say("advice.eval.unknown_backend")
+    return str(say("advice.eval.passed", mode=mode, score=score, seconds=seconds, backend=backend))
 
 
 def _blockers(record: Record) -> tuple[str, ...]:
@@ -185,23 +192,23 @@ def _blockers(record: Record) -> tuple[str, ...]:
     for stage in (StageId.H2, StageId.H3):
         result = record.stages.get(stage)
         if verdict.in_flight(record, stage):
-            lines.append(f"{stage} は実行中です。")
+            lines.append(say("advice.block.running", stage=stage))
         elif result is None:
-            lines.append(f"{stage} は実行していません。")
+            lines.append(say("advice.block.not_run", stage=stage))
         elif not result.verdict.is_green:
-            lines.append(f"{stage} が通っていません({result.verdict}): {result.explanation}")
+            lines.append(say("advice.block.red", stage=stage, verdict=result.verdict, why=result.explanation))
         elif result.stale:
-            lines.append(f"{stage} は古い結果です。もとの結果が入れ替わったので、やり直してください。")
+            lines.append(say("advice.block.stale", stage=stage))
         elif broken := verdict.contradiction(result):
-            lines.append(f"{stage} に重大な所見があります: {broken.message}")
+            lines.append(say("advice.block.finding", stage=stage, finding=broken.message))
         elif result.last_attempt is None or result.last_attempt.settings is None:
-            lines.append(f"{stage} の設定が記録にありません。")
-    return tuple(lines)
+            lines.append(say("advice.block.no_settings", stage=stage))
+    return tuple(map(str, lines))
 
 
 def _mend_first(record: Record) -> tuple[str, ...]:
     return tuple(
-        f"{stage}: {check.message}"
+        str(say("advice.finding", stage=stage, finding=check.message))
         for stage, result in sorted(record.stages.items())
         for check in result.findings
         if check.severity in (Severity.FAIL, Severity.WARN)

@@ -6,6 +6,7 @@ Takes an `Advice`, gives Markdown; computes nothing.
 from __future__ import annotations
 
 from steph.base import units
+from steph.base.messages import NOTHING, Message, say, text
 from steph.base.terms import FitVerdict
 from steph.tell.advice import Advice
 from steph.tell.markdown import Markdown, code, inline, table
@@ -15,56 +16,56 @@ from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
 def go_sentence(advice: Advice) -> str:
     """Say in one sentence whether to go on to the rented card."""
     if advice.is_rehearsal:
-        return f"予行なので、{PRODUCTION_CARD} を借りる根拠にはなりません。"
+        return str(say("advice.go.rehearsal", card=PRODUCTION_CARD))
     if advice.blockers:
-        return f"{PRODUCTION_CARD} へはまだ進めません。H-2 と H-3 が通ってからです。"
+        return str(say("advice.go.blocked", card=PRODUCTION_CARD))
     if advice.mend_first:
-        return f"{PRODUCTION_CARD} へ進む前に、所見 {len(advice.mend_first)} 件を見直してください(StepHまとめ)。"
-    return f"{_ready_sentence(advice)}{_memory_sentence(advice)}"
+        return str(say("advice.go.mend", card=PRODUCTION_CARD, findings=len(advice.mend_first)))
+    ready = say("advice.go.there" if advice.is_production_card else "advice.go.ready", card=PRODUCTION_CARD)
+    return str(say("advice.go.with_memory", ready=ready, memory=_memory_sentence(advice)))
 
 
-def _ready_sentence(advice: Advice) -> str:
-    if advice.is_production_card:
-        return f"この {PRODUCTION_CARD} での本番の設定とコマンドは「StepHまとめ」にあります。"
-    return f"{PRODUCTION_CARD} へ持っていける設定とコマンドは「StepHまとめ」にあります。"
-
-
-def _memory_sentence(advice: Advice) -> str:
+def _memory_sentence(advice: Advice) -> Message:
     """What of memory belongs on the first screen: a run that does not surely fit, or that fits here already."""
     if advice.prediction is None or advice.outlook is None or advice.target is None:
-        return "ただし VRAM は未予測です。"
+        return say("advice.memory.unpredicted")
     if advice.prediction.verdict is not FitVerdict.FITS:
-        word = "載らない" if advice.prediction.verdict is FitVerdict.DOES_NOT_FIT else "載るかどうかきわどい"
-        return f"ただし変更後の設定は{word}予測です。"
+        is_over = advice.prediction.verdict is FitVerdict.DOES_NOT_FIT
+        return say("advice.memory.does_not_fit" if is_over else "advice.memory.too_close")
     here, wanted = advice.outlook.here, (advice.target.batch_size, advice.target.max_seq_length)
     fits_here = here is not None and here.grid[wanted].verdict is FitVerdict.FITS
     if advice.trained_here:
-        return f"{PRODUCTION_MODEL} の形の学習が、このカードで完走しました。"
-    return f"{PRODUCTION_MODEL} の学習は、このカードにも載る予測です。" if fits_here else ""
+        return say("advice.memory.trained_here", model=PRODUCTION_MODEL)
+    return say("advice.memory.fits_here", model=PRODUCTION_MODEL) if fits_here else NOTHING
 
 
 def carry_over_table(advice: Advice) -> Markdown:
     """Give the settings that carry over unchanged."""
-    return table(("設定", "値", "根拠"), [(code(s.name), code(s.value), s.why) for s in advice.carry_over])
+    return table(
+        _titles("setting", "value", "ground"), [(code(s.name), code(s.value), s.why) for s in advice.carry_over]
+    )
 
 
 def change_table(advice: Advice) -> Markdown:
     """Give the settings to change, from here to there."""
     rows = [(code(c.name), inline(c.here), Markdown(f"**{inline(c.there)}**"), c.why) for c in advice.change]
-    return table(("設定", "この記録", PRODUCTION_CARD, "理由"), rows)
+    return table((*_titles("setting", "here"), PRODUCTION_CARD, *_titles("reason")), rows)
 
 
 def time_words(advice: Advice) -> Markdown:
     """Say how long the production run takes at this card's speed, or that nothing was measured."""
     time = advice.time
     if time is None or (time.training_seconds is None and time.evaluation_seconds is None):
-        return Markdown("速さが GPU で測れていないので、目安は出せません。")
-    how = f"読み込みと 1 件あたりの秒数の実測から、パラメータ数の比 {time.parameter_ratio:.1f} 倍"
-    lines = [f"**このカードの速さなら**({how}):", ""]
+        return Markdown(say("advice.time.unmeasured"))
+    lines = [str(say("advice.time.how", ratio=time.parameter_ratio)), ""]
     if time.training_seconds is not None:
-        lines.append(f"- 学習: {units.about_duration(time.training_seconds)}")
+        lines.append(str(say("advice.time.training", time=units.about_duration(time.training_seconds))))
     if time.evaluation_seconds is not None:
-        lines.append(f"- 全問の評価: {units.about_duration(time.evaluation_seconds)}")
-    there = "" if advice.is_production_card else f"{PRODUCTION_CARD} の速さは測っていません。"
-    lines.append(f"\n**注意**: {there}行の長さ、答えの長さ、カードの差で数倍ずれ得ます。")
+        lines.append(str(say("advice.time.evaluation", time=units.about_duration(time.evaluation_seconds))))
+    there = NOTHING if advice.is_production_card else say("advice.time.not_there", card=PRODUCTION_CARD)
+    lines.append(f"\n{say('advice.time.caveat', there=there)}")
     return Markdown("\n".join(lines))
+
+
+def _titles(*columns: str) -> tuple[str, ...]:
+    return tuple(text(f"advice.column.{column}") for column in columns)

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from steph.base import units
+from steph.base.messages import NOTHING, say, text
 from steph.base.terms import AnyStage, ExtendedId, StageId, Verdict
 from steph.base.units import MISSING
 from steph.judge import verdict
@@ -21,7 +22,6 @@ from steph.tell.markdown import Markdown, code, inline, joined, table
 
 DEFAULT_THRESHOLD_RATIO = 0.10
 NOISE_SECONDS = 10.0  # starting a process alone takes some seconds more or less, by what the disk cache holds
-UNMEASURED = "測定なし"
 _RANKS = {Verdict.PASS: 0, Verdict.PASS_DEGRADED: 1}  # everything else is red alike
 
 
@@ -43,12 +43,17 @@ class Compared:
     is_regression: bool = False
 
     @property
+    def is_one_sided(self) -> bool:
+        """Whether only one of the records has this figure."""
+        return MISSING in (self.a, self.b) and self.a != self.b
+
+    @property
     def change(self) -> str:
         """The change in percent, with a mark where it is a regression over the threshold."""
-        if MISSING in (self.a, self.b) and self.a != self.b:
-            return UNMEASURED
+        if self.is_one_sided:
+            return text("compare.unmeasured")
         words = "" if self.change_ratio is None else f"{self.change_ratio:+.1%}"
-        return f"⚠️ 悪化 {words}".rstrip() if self.is_regression else words or MISSING
+        return str(say("compare.worse", change=words)) if self.is_regression else words or MISSING
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def compare(a: Record, b: Record, threshold_ratio: float = DEFAULT_THRESHOLD_RAT
     extended = [_extended_row(stage, a, b) for stage in ExtendedId if stage in (a.extended | b.extended)]
     verdicts = [_overall_row(a, b), *(_verdict_row(stage, a, b) for stage in StageId), *extended]
     figures = [_figure_row(figure, a, b, threshold_ratio) for figure in _FIGURES]
-    circumstances = [Compared(name, read(a), read(b)) for name, read in _CIRCUMSTANCES]
+    circumstances = [Compared(text(f"compare.circumstance.{name}"), read(a), read(b)) for name, read in _CIRCUMSTANCES]
     return Comparison(
         a=a.id,
         b=b.id,
@@ -96,7 +101,7 @@ def _overall_row(a: Record, b: Record) -> Compared:
     order = list(verdict.Overall)
     left, right = verdict.overall(a), verdict.overall(b)
     is_worse = left in order[:2] and order.index(right) > order.index(left)
-    return Compared("全体", summary.headline(a), summary.headline(b), is_regression=is_worse)
+    return Compared(text("compare.overall"), summary.headline(a), summary.headline(b), is_regression=is_worse)
 
 
 def _extended_row(stage: ExtendedId, a: Record, b: Record) -> Compared:
@@ -109,7 +114,12 @@ def _extended_row(stage: ExtendedId, a: Record, b: Record) -> Compared:
 def _verdict_row(stage: AnyStage, a: Record, b: Record) -> Compared:
     left, right = a.verdict_of(stage), b.verdict_of(stage)
     is_worse = _RANKS.get(right, 2) > _RANKS.get(left, 2)
-    return Compared(f"{stage} 判定", _verdict_words(a, stage), _verdict_words(b, stage), is_regression=is_worse)
+    return Compared(
+        str(say("compare.verdict", stage=stage)),
+        _verdict_words(a, stage),
+        _verdict_words(b, stage),
+        is_regression=is_worse,
+    )
 
 
 def _verdict_words(record: Record, stage: AnyStage) -> str:
@@ -118,7 +128,7 @@ def _verdict_words(record: Record, stage: AnyStage) -> str:
 
 
 class Figure(NamedTuple):
-    """One compared figure; a difference of at most `noise`, in the figure's own unit, is none."""
+    """One compared figure by its message; a difference of at most `noise`, in the figure's own unit, is none."""
 
     name: str
     read: Callable[[Record], float | None]
@@ -128,13 +138,13 @@ class Figure(NamedTuple):
 
 
 def _figure_row(figure: Figure, a: Record, b: Record, threshold_ratio: float) -> Compared:
-    left, right = figure.read(a), figure.read(b)
+    name, left, right = text(f"compare.figure.{figure.name}"), figure.read(a), figure.read(b)
     was, now = (MISSING if value is None else figure.say(value) for value in (left, right))
     if not left or right is None:
-        return Compared(figure.name, was, now)
+        return Compared(name, was, now)
     worse_by = left - right if figure.better is Better.HIGHER else right - left
     is_worse = worse_by > max(threshold_ratio * abs(left), figure.noise)
-    return Compared(figure.name, was, now, (right - left) / left, is_worse)
+    return Compared(name, was, now, (right - left) / left, is_worse)
 
 
 def _stage(record: Record, stage: StageId) -> StageResult | None:
@@ -200,15 +210,15 @@ def _gib(size: float) -> str:
 
 
 _FIGURES = (
-    Figure("H-2 所要時間", _seconds(StageId.H2), units.duration, noise=NOISE_SECONDS),
-    Figure("H-2 試行数", _attempt_count, "{:.0f}".format),
-    Figure("H-2 最後の試行", _attempt_seconds(StageId.H2), units.duration, noise=NOISE_SECONDS),
-    Figure("H-2 tokens/s", _tokens_per_second, "{:,.0f}".format, Better.HIGHER),
-    Figure("H-2 VRAM ピーク(カード)", _peak(StageId.H2), _gib),
-    Figure("H-2 torch 予約ピーク", _torch_peak(StageId.H2), _gib),
-    Figure("H-2 平均損失", _train_loss, "{:.4f}".format),
-    Figure("H-3 所要時間", _seconds(StageId.H3), units.duration, noise=NOISE_SECONDS),
-    Figure("H-3 VRAM ピーク(カード)", _peak(StageId.H3), _gib),
+    Figure("h2_seconds", _seconds(StageId.H2), units.duration, noise=NOISE_SECONDS),
+    Figure("h2_attempts", _attempt_count, "{:.0f}".format),
+    Figure("h2_last", _attempt_seconds(StageId.H2), units.duration, noise=NOISE_SECONDS),
+    Figure("h2_speed", _tokens_per_second, "{:,.0f}".format, Better.HIGHER),
+    Figure("h2_peak", _peak(StageId.H2), _gib),
+    Figure("h2_torch", _torch_peak(StageId.H2), _gib),
+    Figure("h2_loss", _train_loss, "{:.4f}".format),
+    Figure("h3_seconds", _seconds(StageId.H3), units.duration, noise=NOISE_SECONDS),
+    Figure("h3_peak", _peak(StageId.H3), _gib),
 )
 
 
@@ -219,11 +229,12 @@ def _model(record: Record) -> str:
 
 def _card(record: Record) -> str:
     card = record.context.environment.device
-    return f"{card.name} {units.gib(card.total_bytes)}" if card else "GPU なし"
+    return f"{card.name} {units.gib(card.total_bytes)}" if card else text("compare.no_gpu")
 
 
 def _data(record: Record) -> str:
-    return "、".join(f"{file.role} {file.rows} 行 {file.sha256[:12]}" for file in record.data) or MISSING
+    files = [say("compare.data", role=file.role, rows=file.rows, sha=file.sha256[:12]) for file in record.data]
+    return str(say("list.of", items=files)) if files else MISSING
 
 
 def _settings(record: Record) -> str:
@@ -233,31 +244,32 @@ def _settings(record: Record) -> str:
 
 def _commit(record: Record) -> str:
     state = record.context.pipeline_git
-    return f"{(state.commit or MISSING)[:12]}{'+変更' if state.dirty else ''}"
+    commit = (state.commit or MISSING)[:12]
+    return str(say("compare.changed_commit", commit=commit)) if state.dirty else commit
 
 
 _CIRCUMSTANCES: tuple[tuple[str, Callable[[Record], str]], ...] = (
-    ("種別", lambda record: record.context.kind.value),
-    ("プロファイル", lambda record: f"{record.context.profile} {record.context.profile_sha256[:12]}"),
-    ("パイプライン", lambda record: record.context.pipeline_root),
-    ("パイプラインのコミット", _commit),
-    ("カード", _card),
-    ("VRAM の上限", lambda record: units.gib(record.context.vram_cap_bytes)),
-    ("モデル", _model),
-    ("データ", _data),
-    ("H-2 の設定", _settings),
+    ("kind", lambda record: record.context.kind.value),
+    ("profile", lambda record: f"{record.context.profile} {record.context.profile_sha256[:12]}"),
+    ("pipeline", lambda record: record.context.pipeline_root),
+    ("commit", _commit),
+    ("card", _card),
+    ("cap", lambda record: units.gib(record.context.vram_cap_bytes)),
+    ("model", _model),
+    ("files", _data),
+    ("settings", _settings),
 )
 
 
 def _versions(record: Record) -> dict[str, str]:
     machine = record.context.environment
-    found = {f"{name}(スイート)": version for name, version in machine.packages.items()}
+    found = {str(say("compare.suite_package", package=name)): version for name, version in machine.packages.items()}
     for result in record.stages.values():
         for attempt in result.attempts:
             for probe in attempt.probes:
                 found.update(probe.packages)
     if machine.device:
-        found |= {"ドライバ": machine.device.driver_version, "CUDA": machine.device.cuda_driver_version}
+        found |= {text("compare.driver"): machine.device.driver_version, "CUDA": machine.device.cuda_driver_version}
     return found | {"Python": machine.python, "OS": machine.os}
 
 
@@ -270,36 +282,51 @@ def _changed_versions(a: Record, b: Record) -> tuple[Compared, ...]:
 
 
 def _conclusion(comparison: Comparison) -> str:
-    unmeasured = [row.name for row in comparison.rows if row.change == UNMEASURED]
-    not_compared = f"。片方にしか測定がない: {'、'.join(unmeasured)}" if unmeasured else ""
-    threshold = f"しきい値 {comparison.threshold_ratio:.0%}、時間は {NOISE_SECONDS:.0f} 秒を超える差だけ"
-    if not comparison.regressions:
-        return f"悪化なし({threshold}){not_compared}"
-    names = "、".join(row.name for row in comparison.regressions)
-    return f"悪化 {len(comparison.regressions)} 件({threshold}): {names}{not_compared}"
+    unmeasured = [row.name for row in comparison.rows if row.is_one_sided]
+    worse = [row.name for row in comparison.regressions]
+    return str(
+        say(
+            "compare.regressions" if worse else "compare.fine",
+            count=len(worse),
+            threshold=comparison.threshold_ratio,
+            noise=NOISE_SECONDS,
+            figures=worse,
+            one_sided=say("compare.one_sided", figures=unmeasured) if unmeasured else NOTHING,
+        )
+    )
 
 
 def as_markdown(comparison: Comparison) -> str:
     """Give the comparison as Markdown."""
-    head = ("項目", f"A: {comparison.a}", f"B: {comparison.b}")
+    head = (text("compare.column.item"), f"A: {comparison.a}", f"B: {comparison.b}")
     pieces = [
-        Markdown(f"# StepH 比較: {code(comparison.a)} と {code(comparison.b)}"),
+        Markdown(f"# {say('compare.title', a=code(comparison.a), b=code(comparison.b))}"),
         Markdown(f"**{inline(_conclusion(comparison))}**"),
-        table((*head, "変化"), [(row.name, row.a, row.b, row.change) for row in comparison.rows], align="lrrr"),
+        table(
+            (*head, text("compare.column.change")),
+            [(row.name, row.a, row.b, row.change) for row in comparison.rows],
+            align="lrrr",
+        ),
     ]
-    for title, rows in (("条件の違い", comparison.differences), ("変わった版", comparison.versions)):
+    for title, rows in (("differences", comparison.differences), ("versions", comparison.versions)):
         if rows:
-            pieces += [Markdown(f"## {title}"), table(head, [(row.name, row.a, row.b) for row in rows])]
+            pieces += [
+                Markdown(f"## {text(f'compare.{title}')}"),
+                table(head, [(row.name, row.a, row.b) for row in rows]),
+            ]
     return joined(pieces) + "\n"
 
 
 def as_text(comparison: Comparison) -> str:
     """Give the comparison for a terminal, columns aligned by the width of the characters."""
     lines = columns(
-        ("", comparison.a, comparison.b, "変化"), [(row.name, row.a, row.b, row.change) for row in comparison.rows]
+        ("", comparison.a, comparison.b, text("compare.column.change")),
+        [(row.name, row.a, row.b, row.change) for row in comparison.rows],
     )
-    for title, rows in (("条件の違い", comparison.differences), ("変わった版", comparison.versions)):
+    for title, rows in (("differences", comparison.differences), ("versions", comparison.versions)):
         if rows:
-            body = columns((title, comparison.a, comparison.b), [(row.name, row.a, row.b) for row in rows])
+            body = columns(
+                (text(f"compare.{title}"), comparison.a, comparison.b), [(row.name, row.a, row.b) for row in rows]
+            )
             lines += ["", *body]
     return "\n".join([*lines, "", _conclusion(comparison)]) + "\n"

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from steph.base import units
+from steph.base.messages import NOTHING, Message, say, text
 from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration
@@ -24,10 +25,6 @@ from steph.tell.markdown import Markdown, code, inline, joined, prose, table
 from steph.tell.outlook import CardOutlook, Outlook
 from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
 
-CAVEAT = (
-    "予測式は H100 での 47 点で検証してあります: 予約ピークの誤差は中央値 1.9 %、最大 6.4 %(docs/memory-model.md)。"
-    "ほかのカードでは測っていません。余裕の小さい設定は実機で確かめてください。"
-)
 Point = tuple[int, int]  # batch size, max_seq_length
 
 
@@ -46,56 +43,52 @@ def candidates_table(result: StageResult | None) -> Markdown:
         for candidate in result.candidates
     ]
     settings = result.candidates[0].settings
-    return table(("候補", "扱い", "パラメータ", f"予測 VRAM ピーク({settings})", "このカードに"), rows)
+    predicted = str(say("memory.column.predicted", settings=settings))
+    header = (*_titles("candidate", "treated", "parameters"), predicted, *_titles("on_card"))
+    return table(header, rows)
 
 
 def _candidate_peak(candidate: Candidate) -> str:
     predicted = candidate.predicted
     if predicted is None:
-        return f"–({candidate.unpredicted_reason})"
-    return f"{units.gib(predicted.peak_bytes)}({units.gib(predicted.low_bytes)} 〜 {units.gib(predicted.high_bytes)})"
+        return str(say("memory.no_peak", reason=candidate.unpredicted_reason))
+    return _peak_words(predicted)
 
 
 def calibration_words(outlook: Outlook | None) -> Markdown:
     """Say what the second length gave: slope and intercept, or why none."""
     line = outlook.calibration.line if outlook else None
     if outlook is None or line is None:
-        reason = (outlook.calibration.shortfall if outlook else "") or "予測がない"
-        return prose(f"傾きと切片は求められませんでした: {reason}。H-4 の予測はこの試行では変わりません。")
+        reason = (outlook.calibration.shortfall if outlook else None) or say("memory.calibration.no_prediction")
+        return prose(str(say("memory.calibration.none", reason=reason)))
     per_token, fixed = line[0] / 2**20, line[1] / GIB
-    use = "H-4 の予測はこの傾きと切片に合わせてあります。"
-    if not outlook.calibration.is_described:
-        use = "steph.toml に `trainer` がないので、別のモデル(H-4)には当てはめません。"
-    return prose(
-        f"二つの長さの実測から: torch の確保ピーク = {fixed:.2f} GiB + {per_token:.3f} MiB × トークン数"
-        f"(1 回の forward、パディング込み)。{use}"
-    )
+    use = say("memory.calibration.used" if outlook.calibration.is_described else "memory.calibration.not_used")
+    return prose(str(say("memory.calibration.line", fixed=fixed, per_token=per_token, use=use)))
 
 
 def prediction_words(advice: Advice) -> Markdown:
     """Say the predicted peak of the production run, its headroom and the grid, or that there is no prediction."""
     outlook, target, here = advice.outlook, advice.target, advice.here
     if outlook is None or outlook.there is None or target is None or here is None:
-        why = prose(f"{outlook.unpredicted}。") if outlook and outlook.unpredicted else ""
-        return Markdown(
-            f"{inline(PRODUCTION_MODEL)} のピークは**未予測**です。載るかどうかはこの記録からは言えません。{why}"
-        )
+        why = say("memory.because", reason=outlook.unpredicted) if outlook and outlook.unpredicted else NOTHING
+        return Markdown(say("memory.unpredicted", model=inline(PRODUCTION_MODEL), why=prose(str(why))))
     there, wanted = outlook.there, (target.batch_size, target.max_seq_length)
     proven = (here.batch_size, here.max_seq_length)
-    rows = [_row("モデルだけ変える", there, proven)] if proven != wanted else []
-    rows.append(_row("変更後の設定", there, wanted))
+    rows = [_row("same", there, proven)] if proven != wanted else []
+    rows.append(_row("changed", there, wanted))
     if there.likely:
-        rows.append(_row("同じ設定で、空きを速さに使う場合", there, wanted, there.likely))
+        rows.append(_row("likely", there, wanted, there.likely))
     if there.largest:
-        rows.append(_row("確実に載る最大(下の表の中で)", there, there.largest))
-    header = (f"{PRODUCTION_MODEL} の設定", "seq/batch", "予測ピーク(幅)", "判定", "余り")
+        rows.append(_row("largest", there, there.largest))
+    settings = str(say("memory.column.settings", model=PRODUCTION_MODEL))
+    header = (settings, "seq/batch", *_titles("peak", "verdict", "left"))
     return joined(
         (
             Markdown(f"{_card_sentence(advice, there)}{prose(_basis(outlook.calibration))}"),
             table(header, rows, align="llllr"),
             _grid(there),
-            inline("" if there.largest else "表の設定には確実に載るものがありません。"),
-            inline(CAVEAT),
+            inline("" if there.largest else text("memory.nothing_fits")),
+            inline(text("memory.caveat")),
         )
     )
 
@@ -103,33 +96,25 @@ def prediction_words(advice: Advice) -> Markdown:
 def _card_sentence(advice: Advice, there: CardOutlook) -> Markdown:
     size = inline(units.gib(there.usable_bytes))
     if not there.is_assumed:
-        return inline(f"このカード {advice.card} の使える VRAM は実測で {size} です。")
-    how = prose("実物では `--steph-profile a100-20gb` の実行がその場で読みます。")
-    return Markdown(
-        f"{inline(PRODUCTION_CARD)} の使える VRAM は {size} と**仮定**しています(MIG の 20GB スライスの通常の値)。{how}"
-    )
+        return inline(str(say("memory.card.measured", card=advice.card, size=size)))
+    return Markdown(say("memory.card.assumed", card=inline(PRODUCTION_CARD), size=size))
 
 
 def _basis(found: Calibration) -> str:
-    kind = f"学習の型 `{found.trainer}`"
     if not found.is_described:
-        return (
-            f"計算: {kind} を仮定(steph.toml に `trainer` がない)。幅は知っている型すべて({'、'.join(TRAINERS)})を、"
-            "再計算のありなしとも含みます。steph.toml に `trainer` を書けば一つに決まります。"
-        )
-    if found.line is not None:
-        return f"計算: {kind}、傾きと切片は実測に合わせています。"
-    if not found.is_explained:
-        off = f"{found.constants.relative_error:.0%}"
-        return (
-            f"計算: {kind}。ただしこの記録の実測はどれもこの式から {off} まで外れているため、幅をその分広げています。"
-        )
-    points = (
-        f"この記録の実測 {found.point_count} 点で補正した定数"
-        if found.point_count
-        else "組み込みの定数(使える実測なし)"
-    )
-    return f"計算: {kind}、{points}。"
+        name = "undescribed"
+    elif found.line is not None:
+        name = "line"
+    elif not found.is_explained:
+        name = "off"
+    else:
+        name = "points" if found.point_count else "built_in"
+    off, points = found.constants.relative_error, found.point_count
+    return str(say(f"memory.basis.{name}", trainer=found.trainer, trainers=list(TRAINERS), off=off, points=points))
+
+
+def _titles(*columns: str) -> tuple[str, ...]:
+    return tuple(text(f"memory.column.{column}") for column in columns)
 
 
 def _grid(card: CardOutlook) -> Markdown:
@@ -141,22 +126,28 @@ def _grid(card: CardOutlook) -> Markdown:
 
 def _row(name: str, card: CardOutlook, point: Point, prediction: PredictedPeak | None = None) -> tuple[str, ...]:
     found = prediction or card.grid[point]
-    return name, code(_short(point)), _peak_words(found), wording.FITS[found.verdict], _headroom(card, found)
+    return (
+        text(f"memory.row.{name}"),
+        code(_short(point)),
+        _peak_words(found),
+        wording.FITS[found.verdict],
+        _headroom(card, found),
+    )
 
 
 def _headroom(card: CardOutlook, prediction: PredictedPeak) -> str:
     left = card.headroom_bytes(prediction)
-    return units.gib(left) if left >= 0 else f"{units.gib(-left)} 不足"
+    return units.gib(left) if left >= 0 else str(say("memory.short", size=units.gib(-left)))
 
 
 def _peak_words(prediction: PredictedPeak) -> str:
-    span = f"{units.gib(prediction.low_bytes)} 〜 {units.gib(prediction.high_bytes)}"
-    return f"{units.gib(prediction.peak_bytes)}({span})"
+    peak, low, high = (units.gib(x) for x in (prediction.peak_bytes, prediction.low_bytes, prediction.high_bytes))
+    return str(say("memory.peak", peak=peak, low=low, high=high))
 
 
 def _peak(prediction: PredictedPeak | None) -> str:
     if prediction is None:
-        return "未予測"
+        return text("memory.no_forecast")
     return f"{wording.FITS[prediction.verdict]} {_peak_words(prediction)}"
 
 
@@ -171,44 +162,48 @@ def here_words(advice: Advice) -> Markdown:
     if outlook is None or any_trainer is None or target is None:
         return Markdown()
     wanted = (target.batch_size, target.max_seq_length)
-    card = f"このカード({advice.card}、使える VRAM {units.gib(any_trainer.usable_bytes)})"
+    card = say("memory.here.card", card=advice.card, size=units.gib(any_trainer.usable_bytes))
     own = _fit_words(outlook.here, wanted)
     trained = _trained_words(advice, card)
     if own:
-        headline = trained or _bold(f"{PRODUCTION_MODEL} の学習は、{card}にも載る予測です。")
+        headline = trained or _bold(say("memory.here.fits", model=PRODUCTION_MODEL, card=card))
         return Markdown("\n".join([headline, "", *own, *_how(outlook)]))
-    peak = f"変更後の設定で {_peak_words(outlook.here.grid[wanted])}" if outlook.here else "未予測"
+    peak = say("memory.no_forecast")
+    if outlook.here:
+        peak = say("memory.here.peak", peak=_peak_words(outlook.here.grid[wanted]))
     if trained:
-        return Markdown(f"{trained}{inline(f'変更後の設定が載るとは言えません({peak})。')}")
-    refused = f"このパイプラインの学習のしかたで {PRODUCTION_MODEL} が{card}に載るとは言えません({peak})。"
+        return Markdown(f"{trained} {inline(str(say('memory.here.not_all', peak=peak)))}")
+    refused = inline(str(say("memory.here.refused", model=PRODUCTION_MODEL, card=card, peak=peak)))
     lean = _fit_words(outlook.lean, wanted)
     if not lean:
-        return inline(refused)
-    better = _bold('無駄を省いた学習(付属の参照パイプライン、`trainer = "answer"`)なら、ここにも載る予測です。')
-    why = _item("埋め込みと出力層を fp32 に変えず、logits は答えの位置だけ計算し、行は必要な長さだけにします。")
-    return Markdown("\n".join([f"{inline(refused)}{better}", "", *lean, why]))
+        return refused
+    better = _bold(say("memory.here.lean"))
+    why = _item(say("memory.here.lean_why"))
+    return Markdown("\n".join([f"{refused} {better}", "", *lean, why]))
 
 
-def _trained_words(advice: Advice, card: str) -> Markdown:
+def _trained_words(advice: Advice, card: Message) -> Markdown:
     trained = advice.trained_here
     if trained is None:
         return Markdown()
-    peak = f"、VRAM ピーク {units.gib(trained.peak_own_bytes)}" if trained.peak_own_bytes else ""
-    return _bold(f"{PRODUCTION_MODEL} の形の学習が、{card}で実際に完走しました(`{trained.label}`{peak})。")
+    if not trained.peak_own_bytes:
+        return _bold(say("memory.here.trained", model=PRODUCTION_MODEL, card=card, label=trained.label))
+    peak = units.gib(trained.peak_own_bytes)
+    return _bold(say("memory.here.trained_peak", model=PRODUCTION_MODEL, card=card, label=trained.label, peak=peak))
 
 
-def _bold(text: str) -> Markdown:
-    return Markdown(f"**{prose(text)}**")
+def _bold(words: Message) -> Markdown:
+    return Markdown(f"**{prose(str(words))}**")
 
 
-def _item(text: str) -> Markdown:
-    return Markdown(f"- {prose(text)}")
+def _item(words: Message) -> Markdown:
+    return Markdown(f"- {prose(str(words))}")
 
 
 def _how(outlook: Outlook) -> list[Markdown]:
-    lines = [_item("学習コマンドは下のものと同じです。")]
+    lines = [_item(say("memory.here.same_command"))]
     if TRAINERS[outlook.calibration.trainer].picks_its_way:
-        lines.append(_item("学習スクリプトは、余りが許すなら速い動かし方(再計算なし、行をまとめる)を自分で選びます。"))
+        lines.append(_item(say("memory.here.picks")))
     return lines
 
 
@@ -217,16 +212,16 @@ def _fit_words(card: CardOutlook | None, wanted: Point) -> list[Markdown]:
     if card is None or card.largest is None:
         return []
     fits = card.grid[wanted].verdict is FitVerdict.FITS
-    lines = [_setting_line("変更後の設定", card, wanted)] if fits else []
+    lines = [_setting_line("changed", card, wanted)] if fits else []
     if not fits or card.largest != wanted:
-        lines.append(_setting_line("確実に載る最大", card, card.largest))
+        lines.append(_setting_line("surely", card, card.largest))
     return lines
 
 
 def _setting_line(name: str, card: CardOutlook, point: Point) -> Markdown:
     prediction = card.grid[point]
-    left = _headroom(card, prediction)
-    return _item(f"{name} `{_short(point)}/4bit`(再計算あり): {_peak_words(prediction)}、余り {left}。")
+    left, name = _headroom(card, prediction), text(f"memory.row.{name}")
+    return _item(say("memory.here.setting", name=name, setting=_short(point), peak=_peak_words(prediction), left=left))
 
 
 def fit_json(result: Fit, card: Card | None = None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from steph.base.messages import NOTHING, Message, say
 from steph.base.terms import StageId, TrainerName
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
@@ -26,10 +27,6 @@ GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (512, 1024, 1536, 2048)
 SMALL_GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
 LEAN_TRAINER = TrainerName.ANSWER  # the reference pipeline's, which wastes no memory
-NO_FORMULA = (
-    "実測のピークがどの型の式にも合わず、別のモデルに当てはめられない。"
-    "steph.toml に `trainer` を書き、`--steph-calibrate` で二つの長さを測れば、傾きと切片を実測に合わせて予測する"
-)
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class CardOutlook:
 class Outlook:
     """Whether the production model will fit, and what that is computed from.
 
-    `there` is the rented card, None with the reason in `unpredicted` (Japanese) where the record's own peaks say that
+    `there` is the rented card, None with the reason in `unpredicted` where the record's own peaks say that
     no formula holds; `here` is this record's card, None without one or where it is the rented one; `lean` is
     this card with a trainer that wastes no memory, where the pipeline's own does.
     """
@@ -65,7 +62,7 @@ class Outlook:
     there: CardOutlook | None
     here: CardOutlook | None = None
     lean: CardOutlook | None = None
-    unpredicted: str = ""
+    unpredicted: Message = NOTHING
 
 
 def production_outlook(record: Record) -> Outlook | None:
@@ -76,7 +73,7 @@ def production_outlook(record: Record) -> Outlook | None:
     try:
         return _outlook(record, here)
     except Exception as error:  # whatever it is, it costs the prediction alone
-        why = f"計算できない: {type(error).__name__}: {error}"
+        why = say("forecast.not_computed", error=f"{type(error).__name__}: {error}")
         return Outlook(Calibration(ASSUMED_TRAINER, is_described=False), there=None, unpredicted=why)
 
 
@@ -86,7 +83,7 @@ def _outlook(record: Record, here: TrainSettings) -> Outlook:
     try:
         return _with_cards(outlook, record, here)
     except ValueError as error:  # a target module that the production model doesn't have
-        return replace(outlook, unpredicted=f"計算できない: {error}")
+        return replace(outlook, unpredicted=say("forecast.not_computed", error=error))
 
 
 def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outlook:
@@ -100,7 +97,7 @@ def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outloo
         lean = _card(found, _work(target, LEAN_TRAINER, record), small_points, usable)
         outlook = replace(outlook, lean=lean)
     if not found.carries_over:
-        return replace(outlook, unpredicted=NO_FORMULA)
+        return replace(outlook, unpredicted=say("outlook.no_formula"))
     work = _work(target, found.trainer, record)
     if usable is None or not is_there:
         there = _card(found, work, points, ASSUMED_CARD_BYTES, is_assumed=True)

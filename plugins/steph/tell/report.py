@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from steph.base.messages import text
 from steph.base.terms import RecordKind, StageId
 from steph.record.values import Record
 from steph.tell import (
@@ -171,6 +172,11 @@ def _tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n"
 
 
+def _t(message_id: str) -> Markdown:
+    """The words of a message, whose Markdown counts."""
+    return Markdown(text(message_id))
+
+
 @cache
 def _templates() -> Environment:
     """Give the templates, in which every expression that is not `Markdown` is escaped."""
@@ -199,7 +205,7 @@ def _templates() -> Environment:
             "extended_views": extended_views,
             "memory_views": memory_views,
         },
-        **{"safely": _safely, "H1": StageId.H1, "H2": StageId.H2, "H3": StageId.H3, "Markdown": Markdown},
+        **{"t": _t, "safely": _safely, "H1": StageId.H1, "H2": StageId.H2, "H3": StageId.H3, "Markdown": Markdown},
     }
     words = {name: _Guarded(value) if isinstance(value, ModuleType) else value for name, value in words.items()}
     environment.globals.update(words)
