@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from steph.memory.shapes import BUILT_IN, TINY, config_of
+from steph.memory.shapes import TINY, config_of, model_shape
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TWIN_SCRIPT = REPOSITORY / "plugins" / "steph" / "child" / "twin.py"
@@ -64,8 +64,10 @@ def make_twin(name: str, folder: Path, tokenizer: Path, train_file: Path, log: P
     target = folder / ("tiny" if tiny else name.rpartition("/")[2])
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / f"{target.name}-config.json"
-    config.write_text(json.dumps(config_of(TINY if tiny else BUILT_IN[name], name)), encoding="utf-8")
-    source = ["--train-tokenizer", str(train_file)] if tiny else ["--tokenizer", str(tokenizer)]
+    shape = TINY if tiny else model_shape(name)
+    config.write_text(json.dumps(config_of(shape, name)), encoding="utf-8")
+    is_qwen = shape.model_type.startswith("qwen") and not tiny
+    source = ["--tokenizer", str(tokenizer)] if is_qwen else ["--train-tokenizer", str(train_file)]
     with log.open("ab") as output:
         command = [sys.executable, str(TWIN_SCRIPT), "--config", str(config), "--output", str(target), *source]
         subprocess.run(command, check=True, stdout=output, stderr=output)

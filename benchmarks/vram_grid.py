@@ -32,7 +32,7 @@ from steph.memory.forecast import BUILT_IN_CONSTANTS
 from steph.record.environment import Device
 
 from benchmarks.inputs import REPOSITORY, full_rows, make_twin
-from benchmarks.vram_points import DRY_MODEL, MODELS, Point, bounds, points_of
+from benchmarks.vram_points import DRY_MODEL, MODELS, SFT, Point, bounds, points_of, sft_points
 from benchmarks.vram_report import constants_from, read_points
 
 STEPS = 3  # the optimizer's state is there from the second step on
@@ -157,6 +157,10 @@ class Grid:
                 "--cuda-graph": "on" if point.cuda_graph else "off",
             }
         more = ["--use-4bit", "--do-train"] if point.trainer == "answer" else []
+        if point.trainer in SFT:
+            more = ["--side", point.trainer, "--answer-tokens", str(point.answer_tokens)]
+            more += [] if point.use_4bit else ["--no-4bit"]
+            more += [] if point.recompute else ["--no-recompute"]
         return [*(str(word) for pair in values.items() for word in pair), *more]
 
     def _watch_memory(self) -> None:
@@ -203,7 +207,9 @@ def _torch_total_bytes() -> int:
 
 
 def _script(point: Point) -> list[str]:
-    return ["scripts/train_qwen_law_ft.py"] if point.trainer == "answer" else ["-m", "benchmarks.plain_trainer"]
+    if point.trainer == "answer":
+        return ["scripts/train_qwen_law_ft.py"]
+    return ["-m", "benchmarks.sft_trainer" if point.trainer in SFT else "benchmarks.plain_trainer"]
 
 
 def main() -> int:
@@ -214,10 +220,14 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=900.0, help="no point is started later than this")
     parser.add_argument("--jobs", type=int, default=6, help="processes side by side on a card")
+    parser.add_argument("--sft", action="store_true", help="only the points of TRL, Liger and Unsloth")
     parser.add_argument("--dry", action="store_true")
     options = parser.parse_args()
     with driver().kept_open():
         grid = Grid(options)
+        if options.sft:
+            grid.measure(sft_points())
+            return 0
         grid.measure([point for model in ((DRY_MODEL,) if options.dry else MODELS) for point in points_of(model)])
         if not options.dry:
             grid.measure(tuple(bounds(constants_from(read_points(options.output)))))

@@ -14,17 +14,21 @@ from typing import Literal
 from steph.base.terms import TrainerName
 from steph.base.units import GIB
 from steph.memory.forecast import KEPT_FREE_BYTES, Constants, Forecast, predict
-from steph.memory.shapes import BUILT_IN, TINY, linear_shapes
+from steph.memory.shapes import BUILT_IN, COMMON, TINY, linear_shapes
 from steph.memory.trainers import DEFAULT_TARGETS, Workload
 
 CALIBRATES = "Qwen/Qwen1.5-1.8B-Chat"
 SEEN = ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B")
 NEW = ("Qwen/Qwen3-0.6B", "Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen1.5-4B-Chat")
 MODELS = (CALIBRATES, *SEEN, *NEW)
+SFT = (TrainerName.TRL, TrainerName.LIGER, TrainerName.UNSLOTH)
+LLAMA = "meta-llama/Llama-3.1-8B"
+SFT_SEEN = ("Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen3-8B", LLAMA)
+SFT_NEW = ("meta-llama/Llama-3.2-3B", "mistralai/Mistral-7B-v0.3", "Qwen/Qwen2.5-7B")
 DRY_MODEL = "tiny"
 LABELS = 3  # a letter, the end of the turn, a line break
 ALL_LINEAR = tuple(linear_shapes(TINY))
-SHAPES = {**BUILT_IN, DRY_MODEL: TINY}
+SHAPES = {**COMMON, **BUILT_IN, DRY_MODEL: TINY}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 Bound = Literal["fits", "does_not_fit"]
 Use = Literal["calibrate", "seen", "judge"]
@@ -50,6 +54,8 @@ class Point:
     allowed_gib: float | None = None
     bound: Bound | None = None
     series: int = 1
+    answer_tokens: int = LABELS
+    use_4bit: bool = True
 
     @property
     def use(self) -> Use:
@@ -69,7 +75,9 @@ class Point:
             lora_r=self.r,
             target_modules=self.targets,
             recompute=self.recompute,
-            label_positions=LABELS + 1,
+            label_positions=self.answer_tokens + 1,
+            use_4bit=self.use_4bit,
+            lora_dropout=self.trainer not in SFT,
         )
 
     def forecast(self, constants: Constants) -> Forecast:
@@ -79,7 +87,11 @@ class Point:
     @property
     def key(self) -> str:
         """What makes two measurements the same point."""
-        return repr(sorted(asdict(self).items()))
+        fields = {**asdict(self), "trainer": str(self.trainer)}
+        for name, usual in (("answer_tokens", LABELS), ("use_4bit", True)):  # the first series had none of these
+            if fields[name] == usual:
+                del fields[name]
+        return repr(sorted(fields.items()))
 
 
 # batch, seq, r, targets, recompute; one list for every model, so that shapes differ and nothing else
@@ -144,6 +156,48 @@ def points_of(model: str) -> tuple[Point, ...]:
     ]
     capped = [Point(*values, allowed_gib=_CAPPED_GIB) for values in _CAPPED if values[0] == model]
     return (*free, *graphs, *capped, *(_second(model, every=2) if model in SEEN else ()))
+
+
+# batch, seq, r, targets, recompute, tokens of the answer
+_SFT: Sequence[tuple[int, int, int, tuple[str, ...], bool, int]] = (
+    (1, 256, 16, DEFAULT_TARGETS, True, LABELS),
+    (2, 512, 16, DEFAULT_TARGETS, True, LABELS),
+    (2, 1024, 16, ALL_LINEAR, True, LABELS),
+    (1, 2048, 64, ALL_LINEAR, True, LABELS),
+    (4, 512, 16, DEFAULT_TARGETS, True, LABELS),
+    (2, 512, 16, ALL_LINEAR, False, LABELS),
+    (2, 1024, 16, DEFAULT_TARGETS, True, 700),
+)
+_SFT_OTHERS: Sequence[tuple[int, int, int, tuple[str, ...], bool, int]] = (
+    (3, 384, 32, DEFAULT_TARGETS, True, LABELS),
+    (1, 1536, 16, ALL_LINEAR, True, LABELS),
+    (4, 640, 16, ATTENTION, True, LABELS),
+    (1, 2048, 16, ALL_LINEAR, True, 1500),
+)
+# drawn up after the three trainers' rows of constants were made
+_SFT_SECOND: Sequence[tuple[int, int, int, tuple[str, ...], bool, int]] = (
+    (2, 448, 16, ALL_LINEAR, True, LABELS),
+    (3, 896, 8, DEFAULT_TARGETS, True, LABELS),
+    (1, 1792, 32, ATTENTION, True, 1000),
+    (1, 640, 16, DEFAULT_TARGETS, False, LABELS),
+)
+
+
+def sft_points() -> tuple[Point, ...]:
+    """Points of TRL's trainer and of those built on it.
+
+    The small model's set their constants, three models' were seen while their rows were made, three others' judge.
+    """
+    found = []
+    for trainer in SFT:
+        for rows, models, series in ((_SFT, (CALIBRATES,), 1), (_SFT_OTHERS, SFT_SEEN, 1), (_SFT_SECOND, SFT_NEW, 2)):
+            for model in models:
+                for batch, seq, r, targets, recompute, answer in rows:
+                    point = Point(model, trainer, batch, seq, r, targets, recompute, series=series)
+                    found.append(replace(point, answer_tokens=answer))
+        for batch, seq in ((2, 512), (1, 1536)):
+            found.append(Point("Qwen/Qwen3-1.7B", trainer, batch, seq, use_4bit=False))
+    return tuple(found)
 
 
 def _second(model: str, every: int) -> tuple[Point, ...]:

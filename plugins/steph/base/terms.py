@@ -100,6 +100,9 @@ class TrainerName(StrEnum):
 
     FULL = "full"
     ANSWER = "answer"
+    TRL = "trl"
+    LIGER = "liger"
+    UNSLOTH = "unsloth"
 
 
 class FitVerdict(StrEnum):

@@ -91,7 +91,7 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
     allocated = max(0, _sum_bytes([term for term in lines if term.at_peak]))
     slack = round(work.kind.slack_share * allocated)
     context = round(constants.context_bytes)
-    reserved, error = allocated + slack, constants.relative_error
+    reserved, error = allocated + slack, max(constants.relative_error, work.kind.least_error)
     one_more = constants.logits_scale * terms.logits_bytes(shape, work) if work.kind.all_logits else 0.0
     more = (Term("allocator slack", slack), Term("CUDA context beside the allocator", context))
     return Forecast(

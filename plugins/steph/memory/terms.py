@@ -21,6 +21,7 @@ OPTIMIZER_BYTES: Mapping[str, float] = MappingProxyType(
     | dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"), 2.0)
     | dict.fromkeys(("sgd", "adafactor"), 0.0)
 )
+MOMENTS_AS_WEIGHTS = ("adamw_torch", "adamw_torch_fused")  # torch's keep moments in the weights' precision
 INPUT_OF = {"q_proj": "norm1", "k_proj": "norm1", "v_proj": "norm1", "gate_proj": "norm2", "up_proj": "norm2"}
 
 
@@ -60,14 +61,18 @@ def lora_parameters(shape: ModelShape, work: Workload) -> int:
 
 
 def lora_bytes(shape: ModelShape, work: Workload) -> float:
-    """fp32 weights (PEFT's `autocast_adapter_dtype`), the optimizer's state, and gradients where they accumulate.
+    """Weights, the optimizer's state, and gradients where they accumulate.
+
+    The weights are fp32 (PEFT's `autocast_adapter_dtype`), or bf16 where the trainer casts them.
 
     Raises ValueError naming an optimizer that is not known.
     """
     if work.optimizer not in OPTIMIZER_BYTES:
         raise ValueError(f"optimizer {work.optimizer}: not known; allowed: {', '.join(OPTIMIZER_BYTES)}")
-    gradient = SINGLE if work.keeps_gradients else 0
-    return lora_parameters(shape, work) * (SINGLE + OPTIMIZER_BYTES[work.optimizer] + gradient)
+    number = HALF if work.kind.half_adapter else SINGLE
+    gradient = number if work.keeps_gradients else 0
+    moments = OPTIMIZER_BYTES[work.optimizer] * (number / SINGLE if work.optimizer in MOMENTS_AS_WEIGHTS else 1)
+    return lora_parameters(shape, work) * (number + moments + gradient)
 
 
 def upcast_bytes(shape: ModelShape, work: Workload) -> float:
@@ -90,7 +95,7 @@ def kept_per_token(shape: ModelShape, work: Workload) -> float:
         norms += (heads + shape.num_key_value_heads) * (shape.head_dim * work.norm_bytes + SINGLE)
     key_value_heads = heads if work.kind.has_mask else shape.num_key_value_heads
     attention = e * 2 * (heads + key_value_heads) * shape.head_dim + SINGLE * heads
-    return norms + attention + 3 * e * shape.intermediate_size + _adapter_inputs(shape, work)
+    return norms + attention + work.kind.mlp_kept * e * shape.intermediate_size + _adapter_inputs(shape, work)
 
 
 def _adapter_inputs(shape: ModelShape, work: Workload) -> float:
@@ -118,6 +123,8 @@ def layer_kept_bytes(shape: ModelShape, work: Workload) -> float:
 
 def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
     """Each layer's input, the only thing that recompute keeps: e·T·h·L (torch.utils.checkpoint)."""
+    if work.kind.offloads_checkpoints:
+        return 0.0
     return work.activation_bytes * work.tokens * shape.hidden_size * shape.num_hidden_layers
 
 
@@ -133,17 +140,19 @@ def layer_work_bytes(shape: ModelShape, work: Workload) -> float:
     hidden, wide = e * tokens * shape.hidden_size, e * tokens * shape.intermediate_size
     weight = HALF * shape.hidden_size * shape.intermediate_size if work.use_4bit else 0
     half_copies = HALF * tokens * shape.intermediate_size if work.upcasts else 0
+    gradients = work.kind.mlp_gradients
     if "down_proj" not in work.target_modules:
         recomputing = wide + 3 * hidden + weight + half_copies if work.recompute else 0.0
-        return max(recomputing, hidden + wide + weight + half_copies, hidden + 3 * wide)
+        return max(recomputing, hidden + wide + weight + half_copies, hidden + gradients * wide)
     dropped = wide + tokens * shape.intermediate_size if work.lora_dropout else 0.0
     recomputing = wide + 5 * hidden + max(0.0, weight + half_copies - dropped) if work.recompute else 0.0
-    return max(recomputing, 2 * hidden + 2 * wide + weight + half_copies - dropped, hidden + 3 * wide - dropped)
+    return max(recomputing, 2 * hidden + 2 * wide + weight + half_copies - dropped, hidden + gradients * wide - dropped)
 
 
 def fresh_gradient_bytes(shape: ModelShape, work: Workload) -> float:
-    """fp32 gradients of all LoRA weights, complete when the first layer's backward runs; 0 where they stay anyway."""
-    return 0.0 if work.keeps_gradients else SINGLE * lora_parameters(shape, work)
+    """Gradients of all LoRA weights, complete when the first layer's backward runs; 0 where they stay anyway."""
+    number = HALF if work.kind.half_adapter else SINGLE
+    return 0.0 if work.keeps_gradients else number * lora_parameters(shape, work)
 
 
 def norm_work_bytes(shape: ModelShape, work: Workload) -> float:
@@ -171,7 +180,7 @@ def head_bytes(shape: ModelShape, work: Workload) -> float:
 
 def half_adapter_bytes(shape: ModelShape, work: Workload) -> float:
     """Half-precision copies of the LoRA weights, made by autocast and kept by the graph; one layer's with recompute."""
-    if work.upcasts:
+    if work.upcasts or work.kind.half_adapter:
         return 0.0
     copies = HALF * lora_parameters(shape, work)
     return copies / shape.num_hidden_layers if work.recompute else copies

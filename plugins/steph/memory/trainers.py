@@ -24,6 +24,9 @@ class Trainer:
     `has_mask`: attention gets a mask of all pairs of tokens, under which keys and values are repeated for all heads.
     `all_logits`: logits of every position, else of the labels alone. `held_positions`: how many are held at once, where
     the loss runs in chunks. `pads_to_maximum`: rows are as long as the setting, else as the longest of them.
+    `half_adapter`: LoRA's weights, gradients and moments are bf16 too. `offloads_checkpoints`: what recompute keeps
+    waits in host memory. `mlp_kept`, `mlp_gradients`: tensors as wide as the MLP that a layer keeps, and that its
+    backward holds. `least_error`: how far runs may lie from the formulas at least, as a share.
     `picks_its_way`: it decides on recompute and on fusing micro-batches by the memory that is free. `slack_share`: what
     the allocator reserves beyond what is allocated, as a share of it, median of the `marked_points` points that are
     marked for fitting. It depends on the order of requests: `full`'s points have 0.04 to 0.18.
@@ -38,6 +41,11 @@ class Trainer:
     picks_its_way: bool
     slack_share: float
     marked_points: int
+    half_adapter: bool = False
+    offloads_checkpoints: bool = False
+    mlp_kept: int = 3
+    mlp_gradients: int = 3
+    least_error: float = 0.0
 
 
 TRAINERS: Mapping[str, Trainer] = MappingProxyType(
@@ -65,6 +73,51 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
             picks_its_way=True,
             slack_share=0.05,
             marked_points=10,
+        ),
+        # TRL's SFTTrainer as it comes: bf16 autocast, an adapter in bf16, its loss in chunks
+        TrainerName.TRL: Trainer(
+            upcasts=False,
+            copies_norm_inputs=False,
+            has_mask=False,
+            all_logits=True,
+            held_positions=32,
+            pads_to_maximum=False,
+            picks_its_way=False,
+            slack_share=0.05,
+            marked_points=7,
+            half_adapter=True,
+        ),
+        # the same with use_liger_kernel
+        TrainerName.LIGER: Trainer(
+            upcasts=False,
+            copies_norm_inputs=False,
+            has_mask=False,
+            all_logits=True,
+            held_positions=32,
+            pads_to_maximum=False,
+            picks_its_way=False,
+            slack_share=0.05,
+            marked_points=7,
+            half_adapter=True,
+            mlp_kept=2,
+            mlp_gradients=2,
+        ),
+        # Unsloth's FastLanguageModel with its own checkpointing
+        TrainerName.UNSLOTH: Trainer(
+            upcasts=False,
+            copies_norm_inputs=False,
+            has_mask=False,
+            all_logits=True,
+            held_positions=64,
+            pads_to_maximum=False,
+            picks_its_way=False,
+            slack_share=0.03,
+            marked_points=7,
+            half_adapter=True,
+            offloads_checkpoints=True,
+            mlp_kept=2,
+            mlp_gradients=4,
+            least_error=0.10,  # its loss takes chunks by the memory that it finds free
         ),
     }
 )
