@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from steph.base.fingerprint import fingerprints, holds, normal_form, text_hash
+from steph.base.messages import say
 from steph.base.text import one_line
+from steph.base.units import MISSING
 from steph.contract.results import Results, Row
 from steph.judge.checks_inputs import (
     ANSWERS_FREE,
@@ -199,7 +201,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
     # a row that is an error by its own word has no answer that could have been seen
     rows = tuple(row for row in results.results if row.predicted_answer != "error") if results else ()
     if not seen.calls:
-        why = "回答を目撃していないので測れない。"
+        why = say("evaluation.no_answers_seen")
         loaded = [fact for fact in seen.witness.of(ModelLoaded) if fact.generates]
         return (
             generated,
@@ -238,12 +240,17 @@ def _generated_check(seen: _Seen, wanted: int) -> Check:
     if not seen.calls and not raised:
         holds_, why = why_unseen(seen.evidence.witness, "回答の生成")
         return ANSWERS_GENERATED.check(holds_, why)
-    message = f"{wanted} 問に対して、モデルが答えたのは {answered} 行、例外で終わった呼び出しは {raised} 回。"
-    if raised:
-        first = next((fact.error for fact in seen.witness.of(Raised)), "")
-        message += f"例外: {one_line(first, 80)}。" if first else ""
     enough = answered >= wanted
-    return ANSWERS_GENERATED.check(enough and not raised, message, severity=WARN if enough and raised else None)
+    error = next((one_line(fact.error, 80) for fact in seen.witness.of(Raised) if fact.error), "")
+    return ANSWERS_GENERATED.check(
+        enough and not raised,
+        "with_error" if error else "answered",
+        severity=WARN if enough and raised else None,
+        questions=wanted,
+        answered=answered,
+        raised=raised,
+        error=error,
+    )
 
 
 def _active_check(seen: _Seen, rows: Sequence[Row]) -> Check:
@@ -251,42 +258,45 @@ def _active_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     if not seen.wants_adapter:
         return _inactive_check(seen, rows)
     if wanted is None:
-        return ADAPTER_ACTIVE.check(None, "H-2 の記録にアダプターの sha256 がない。")
+        return ADAPTER_ACTIVE.check(None, "no_sha256")
     lost = [load for load in seen.witness.of(AdapterLoaded) if load.sha256 in (wanted, None) and load.missing]
     if lost:
-        return ADAPTER_ACTIVE.check(False, f"アダプターの読み込みで {lost[0].missing} 個の重みが見つからなかった。")
+        return ADAPTER_ACTIVE.check(False, "weights_missing", missing=lost[0].missing)
     good = [answer for answer in seen.answers if answer.has_adapter]
     if not good:
-        return ADAPTER_ACTIVE.check(*_why_inactive(seen))
-    count = f"答えた {len(seen.answers)} 行のうち、H-2 のアダプターが有効だったのは {len(good)} 行"
+        return _never_active_check(seen)
     if not seen.unseen_calls and len(good) < min(len(rows), len(seen.answers)):
-        return ADAPTER_ACTIVE.check(False, f"{count}（結果は {len(rows)} 問）。")
-    return _of_wanted_state(seen, rows, count)
+        return ADAPTER_ACTIVE.check(False, "too_few", rows=len(seen.answers), matching=len(good), questions=len(rows))
+    return _of_wanted_state(seen, rows, len(good))
 
 
 def _inactive_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     bare = sum(not answer.has_adapter for answer in seen.answers)
-    count = f"答えた {len(seen.answers)} 行のうち、アダプターなしだったのは {bare} 行"
     if not bare or (not seen.unseen_calls and bare < min(len(rows), len(seen.answers))):
-        return ADAPTER_ACTIVE.check(False, f"{count}（アダプターなしの依頼）。")
-    return _of_wanted_state(seen, rows, count)
+        return ADAPTER_ACTIVE.check(False, "too_few_bare", rows=len(seen.answers), matching=bare)
+    return _of_wanted_state(seen, rows, bare)
 
 
-def _of_wanted_state(seen: _Seen, rows: Sequence[Row], count: str) -> Check:
-    """A response in the results that only another state gave is another state's answer."""
+def _of_wanted_state(seen: _Seen, rows: Sequence[Row], matching: int) -> Check:
+    """A response in the results that only another state gave is another state's answer; `matching` were in this one."""
     foreign = 0
     for row in rows:
         states = {answer.has_adapter for answer in _given_by(seen, row)}
         foreign += bool(states) and seen.wants_adapter not in states
-    other = "アダプターなしで" if seen.wants_adapter else "アダプターつきで"
-    message = f"{count}、結果のうち{other}だけ生成された応答は {foreign} 問。"
     good = [answer.call for answer in seen.answers if answer.has_adapter]
     further = {one for call in good for one in (*call.sha256, *call.merged_sha256)}
     further -= {seen.evidence.adapter_sha256_expected}
-    if further and seen.wants_adapter and not foreign:
-        told = f"{message}ほかのアダプターも有効だった（sha256 {min(further)[:12]}）。"
-        return ADAPTER_ACTIVE.check(False, told, severity=WARN)
-    return ADAPTER_ACTIVE.check(not foreign, message)
+    others_too = bool(further) and seen.wants_adapter and not foreign
+    state = "active" if seen.wants_adapter else "bare"
+    return ADAPTER_ACTIVE.check(
+        not foreign and not others_too,
+        "others_too" if others_too else state,
+        severity=WARN if others_too else None,
+        rows=len(seen.answers),
+        matching=matching,
+        foreign=foreign,
+        sha256=min(further, default="")[:12],
+    )
 
 
 def _given_by(seen: _Seen, row: Row) -> list[_Answer]:
@@ -329,21 +339,19 @@ def _asked(answers: Sequence[_Answer], row: Row) -> list[_Answer]:
     return fitting or list(answers)
 
 
-def _why_inactive(seen: _Seen) -> tuple[bool | None, str]:
+def _never_active_check(seen: _Seen) -> Check:
     wanted = seen.evidence.adapter_sha256_expected or ""
     loads = seen.witness.of(AdapterLoaded)
     nameless = [load for load in loads if load.sha256 is None]
     calls = seen.calls
     if any(call.layers and not call.sha256 and not _is_off(call) for call in calls) and nameless:
-        return None, "有効なアダプターの重みのファイルを確かめられない。"
+        return ADAPTER_ACTIVE.check(None, "unknown_file")
     others = sorted({sha256[:12] for call in calls for sha256 in (*call.sha256, *call.merged_sha256)} - {wanted[:12]})
     if any(wanted in call.sha256 for call in calls):
-        return False, f"答えた {len(seen.answers)} 行のどれでも、H-2 のアダプターは無効にされていた。"
+        return ADAPTER_ACTIVE.check(False, "disabled", rows=len(seen.answers))
     if others:
-        return False, f"有効だったのは別のアダプター（sha256 {others[0]}、H-2 の記録は {wanted[:12]}）。"
-    if loads:
-        return False, f"アダプターは読み込まれたが、答えた {len(seen.answers)} 行のどれでも有効でなかった。"
-    return False, f"どのプロセスもアダプターを読み込まずに {len(seen.answers)} 行に答えた。"
+        return ADAPTER_ACTIVE.check(False, "other_adapter", sha256=others[0], expected=wanted[:12])
+    return ADAPTER_ACTIVE.check(False, "loaded_only" if loads else "not_loaded", rows=len(seen.answers))
 
 
 def _scaling_check(seen: _Seen) -> Check:
@@ -352,12 +360,11 @@ def _scaling_check(seen: _Seen) -> Check:
     calls = [answer.call for answer in seen.counting if answer.has_adapter]
     answered = {value for call in calls for value in _scaling_of(seen, call)}
     if not trained or not answered or not seen.wants_adapter:
-        return SCALING_AS_TRAINED.check(None, "学習時か回答時の倍率を目撃していない。")
+        return SCALING_AS_TRAINED.check(None, "unseen")
     if any(map(_is_on_twice, calls)):
-        return SCALING_AS_TRAINED.check(False, "アダプターは重みにマージされ、その上にもう一度付いていた。")
+        return SCALING_AS_TRAINED.check(False, "applied_twice")
     same = all(any(abs(one - other) <= SCALING_TOLERANCE * max(abs(one), 1) for other in trained) for one in answered)
-    shown = ["・".join(f"{value:g}" for value in sorted(values)) for values in (trained, answered)]
-    return SCALING_AS_TRAINED.check(same, f"アダプターの倍率は学習時 {shown[0]}、回答時 {shown[1]}。")
+    return SCALING_AS_TRAINED.check(same, "scalings", trained=sorted(trained), answered=sorted(answered))
 
 
 def _scaling_of(seen: _Seen, call: Call) -> tuple[float, ...]:
@@ -382,13 +389,12 @@ def _base_check(seen: _Seen) -> Check:
         for layers in answer.call.quantised
     }
     if not trained or not answered or not seen.wants_adapter:
-        return BASE_AS_TRAINED.check(None, "学習時か回答時に量子化された層を目撃していない。")
-    shown = ["、".join(sorted(types)) for types in (trained, answered)]
-    return BASE_AS_TRAINED.check(trained == answered, f"量子化は学習時 {shown[0]}、回答時 {shown[1]}。")
+        return BASE_AS_TRAINED.check(None, "unseen")
+    return BASE_AS_TRAINED.check(trained == answered, "layer_types", trained=sorted(trained), answered=sorted(answered))
 
 
 def _type(layers: Quantised) -> str:
-    return f"{layers.kind}/{layers.quant_type or '不明'}"
+    return f"{layers.kind}/{layers.quant_type or MISSING}"
 
 
 def _is_on_twice(call: StateFact) -> bool:
@@ -405,26 +411,30 @@ def _questions_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     ]
     known = [share for share in best if share is not None]
     if not known or seen.unseen_calls:
-        return PROMPTS_HOLD_QUESTIONS.check(None, "プロンプトの文を比べられない。")
+        return PROMPTS_HOLD_QUESTIONS.check(None, say("evaluation.prompts_incomparable"))
     lost = sum(share < PART_OF_QUESTION for share in known)
     edited = sum(share < WHOLE_QUESTION for share in known) - lost
-    message = f"比べた {len(known)} 問のうち、プロンプトにない問題は {lost} 問、一部が違う問題は {edited} 問。"
+    severity = WARN if edited and not lost else None
     return PROMPTS_HOLD_QUESTIONS.check(
-        not lost and not edited, message, severity=WARN if edited and not lost else None
+        not lost and not edited, "compared", severity=severity, questions=len(known), lost=lost, edited=edited
     )
 
 
 def _bare_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     """Without retrieval a prompt holds its question, examples and what all have: no law's text, no passage."""
     if seen.evidence.settings.use_rag:
-        return PROMPTS_BARE.check(None, "RAG ありの評価。")
+        return PROMPTS_BARE.check(None, "with_rag")
     prompts = [answer.prompt for answer in seen.counting if answer.prompt]
     beside = text_beside(prompts, rows, seen.evidence.dataset)
     if beside is None:
-        return PROMPTS_BARE.check(None, "プロンプトの文を比べられない。")
-    message = f"比べた {len(prompts)} 件のプロンプトのうち {beside.prompts} 件に、問題のほかの文がある"
-    what = f"（データセットの{one_line(beside.field, 40)}）" if beside.field else ""
-    return PROMPTS_BARE.check(beside.prompts * 2 <= len(prompts), f"{message}{what}。")
+        return PROMPTS_BARE.check(None, say("evaluation.prompts_incomparable"))
+    return PROMPTS_BARE.check(
+        beside.prompts * 2 <= len(prompts),
+        "text_of_field" if beside.field else "text_beside",
+        prompts=len(prompts),
+        with_text=beside.prompts,
+        field=one_line(beside.field, 40),
+    )
 
 
 def _frame_check(seen: _Seen, asked: Sequence[Row]) -> Check:
@@ -439,11 +449,9 @@ def _frame_check(seen: _Seen, asked: Sequence[Row]) -> Check:
     in_prompts = [count for call in calls for count in call.special_tokens or ()]
     if seen.wants_adapter and in_rows and in_prompts:
         if min(in_rows) > 0 and not any(in_prompts):
-            message = "学習した行にはチャットのテンプレートのトークンがあり、評価のプロンプトには一つもない。"
-            return FRAME_AS_TRAINED.check(False, message)
+            return FRAME_AS_TRAINED.check(False, "template_in_rows_only")
         if min(in_prompts) > 0 and not any(in_rows):
-            message = "評価のプロンプトにはチャットのテンプレートのトークンがあり、学習した行には一つもない。"
-            return FRAME_AS_TRAINED.check(False, message)
+            return FRAME_AS_TRAINED.check(False, "template_in_prompts_only")
     rows: list[tuple[str, ...]] = []
     for begins in trained.of(TrainingBegins)[-1:]:
         rows += begins.row_fingerprints or ()
@@ -454,14 +462,14 @@ def _frame_check(seen: _Seen, asked: Sequence[Row]) -> Check:
     is_own = not settings.use_cot and seen.evidence.form.format != "lm_eval"
     added = frame_added(prompts, rows, asked, are_cut=_are_cut(batches)) if is_own else None
     if (lost is None and added is None) or not seen.wants_adapter or settings.use_rag:
-        return FRAME_AS_TRAINED.check(None, "学習の行とプロンプトの枠を比べられない。")
+        return FRAME_AS_TRAINED.check(None, "incomparable")
     if (lost or 0) < LEAST_LOST and (added or 0) >= LEAST_ADDED:
-        message = f"評価のプロンプトに共通の文が、学習したどの行にもない（指紋 {added} 個分）。"
-        return FRAME_AS_TRAINED.check(False, message)
+        return FRAME_AS_TRAINED.check(False, "added", prints=added)
     if lost is None:
-        return FRAME_AS_TRAINED.check(True, "評価のプロンプトに共通の文が、学習した行にある。")
-    there = "がある" if lost < LEAST_LOST else f"がない（指紋 {lost} 個分）"
-    return FRAME_AS_TRAINED.check(lost < LEAST_LOST, f"評価のプロンプトに、学習した行に共通の文{there}。")
+        return FRAME_AS_TRAINED.check(True, "in_rows")
+    if lost < LEAST_LOST:
+        return FRAME_AS_TRAINED.check(True, "in_prompts")
+    return FRAME_AS_TRAINED.check(False, "lost", prints=lost)
 
 
 def _are_cut(batches: Sequence[Batch]) -> bool:
@@ -492,34 +500,41 @@ def _responses_check(seen: _Seen, rows: Sequence[Row]) -> Check:
             if is_long or (said in labels and all(_says_other(answer, said, labels) for answer in candidates)):
                 astray += any(_answers_only(seen, answer, row, rows) for answer in _told(seen.answers, text))
     if 2 * cut > len(rows) and not seen.unseen_calls and not made_up:
-        told = f"{len(rows)} 問のうち {cut} 問の応答は、長い生成の最初の一文字だけ。"
-        return RESPONSES_GENERATED.check(False, told, severity=WARN)
+        return RESPONSES_GENERATED.check(False, "first_characters", severity=WARN, questions=len(rows), cut=cut)
     if not compared or seen.unseen_calls:
-        return RESPONSES_GENERATED.check(None, "応答の文を比べられない。")
-    where = f"（うち {astray} 問の応答は、ほかの問題への生成）" if astray else ""
-    message = f"比べた {compared} 問のうち、その問題へのどの生成とも違う応答は {made_up} 問{where}。"
+        return RESPONSES_GENERATED.check(None, "incomparable")
     is_all = (made_up == compared and made_up_long == made_up) or (astray > 1 and 2 * astray > compared)
-    return RESPONSES_GENERATED.check(not made_up, message, severity=WARN if made_up and not is_all else None)
+    return RESPONSES_GENERATED.check(
+        not made_up,
+        "of_other_questions" if astray else "compared",
+        severity=WARN if made_up and not is_all else None,
+        compared=compared,
+        made_up=made_up,
+        astray=astray,
+    )
 
 
 def _greedy_check(seen: _Seen, rows: Sequence[Row]) -> Check:
     calls = [answer.call for answer in seen.counting]
     known = [call for call in calls if isinstance(call, Generation) and call.do_sample is not None]
     if not known or seen.evidence.settings.ensemble > 1:
-        return ANSWERS_GREEDY.check(None, "サンプリングの有無を問わないか、目撃していない。")
-    troubles = {
-        "サンプリングによる": sum(bool(call.do_sample) for call in known),
-        "学習モード（dropout が有効）での生成": sum(bool(call.training) for call in known),
-        "一つのプロンプトへのいくつもの応答の一つ": _chosen(seen.counting) if len(seen.counting) > len(rows) else 0,
+        return ANSWERS_GREEDY.check(None, "unseen")
+    found = {
+        "evaluation.sampled": sum(bool(call.do_sample) for call in known),
+        "evaluation.in_training_mode": sum(bool(call.training) for call in known),
+        "evaluation.one_of_several": _chosen(seen.counting) if len(seen.counting) > len(rows) else 0,
     }
-    told = "、".join(f"{count} 行が{what}" for what, count in troubles.items() if count)
-    message = f"答えた {len(known)} 行のうち、{told or 'そのようなものは 0 行'}"
+    troubles = [say(what, rows=count) for what, count in found.items() if count]
+    if troubles and _is_until_right(seen, rows):
+        return ANSWERS_GREEDY.check(False, "until_right", severity=FAIL, rows=len(known), troubles=troubles)
+    if troubles:
+        return ANSWERS_GREEDY.check(False, "otherwise", rows=len(known), troubles=troubles)
     prompts = {answer.prompt_hash for answer in seen.counting if answer.prompt_hash}
-    often = not told and rows and len(prompts) >= MANY_ANSWERS * len(rows)
-    if told and _is_until_right(seen, rows):
-        return ANSWERS_GREEDY.check(False, f"{message}。正解の記号が出るまで聞き直している。", severity=FAIL)
-    more = f"（結果は {len(rows)} 問で、{MANY_ANSWERS} 倍以上の生成から選べた）" if often else ""
-    return ANSWERS_GREEDY.check(not told and not often, f"{message}{more}。", severity=INFO if often else None)
+    if rows and len(prompts) >= MANY_ANSWERS * len(rows):
+        return ANSWERS_GREEDY.check(
+            False, "many_answers", severity=INFO, rows=len(known), questions=len(rows), times=MANY_ANSWERS
+        )
+    return ANSWERS_GREEDY.check(True, "greedy", rows=len(known))
 
 
 def _is_until_right(seen: _Seen, rows: Sequence[Row]) -> bool:
@@ -567,12 +582,15 @@ def _chosen(answers: Sequence[_Answer]) -> int:
 def _stopped_check(seen: _Seen) -> Check:
     known = [answer.stopped for answer in seen.counting if answer.stopped is not None]
     if not known:
-        return ANSWERS_STOPPED.check(None, "応答の終わり方を目撃していない。")
+        return ANSWERS_STOPPED.check(None, "unseen")
     cut = known.count(False)
     calls = (answer.call for answer in seen.counting)
     limits = sorted({call.limit for call in calls if isinstance(call, Generation) and call.limit is not None})
-    shown = f"（{'・'.join(map(str, limits))} トークン）" if limits else ""
-    message = f"答えた {len(known)} 行のうち {cut} 行が、上限{shown}まで終わらなかった。"
     return ANSWERS_STOPPED.check(
-        cut <= MOST_UNSTOPPED * len(known), message, rehearsal=seen.evidence.rehearsal or seen.evidence.random_weights
+        cut <= MOST_UNSTOPPED * len(known),
+        "cut_at" if limits else "cut",
+        rehearsal=seen.evidence.rehearsal or seen.evidence.random_weights,
+        rows=len(known),
+        cut=cut,
+        limits=limits,
     )

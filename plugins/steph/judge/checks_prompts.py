@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
-from steph.base.text import one_line
+from steph.base.messages import Message, say
 from steph.contract.questions import Question, choices_of, frame_agrees, plain_label, question_key
 from steph.contract.results import Row
 from steph.judge.evidence import EvalEvidence
@@ -120,15 +120,22 @@ def _pieces(text: str, length: int = PIECE_CHARS) -> set[str]:
 
 def _question_check(asked: list[_Asked], rows: tuple[Row, ...]) -> Check:
     if not asked:
-        return PROMPTS_ASK_QUESTIONS.check(None, "JSON にプロンプトが見えない。")
+        return PROMPTS_ASK_QUESTIONS.check(None, "no_prompts")
     troubles = [trouble for one in asked if (trouble := _trouble(one, rows))]
-    hard = [text for text, is_hard in troubles if is_hard]
-    example = f"（例 {one_line((hard or [troubles[0][0]])[0], 120)}）" if troubles else ""
-    message = f"{len(asked)} 問のうち {len(troubles)} 問のプロンプトが、記録された問題と違う{example}。"
-    return PROMPTS_ASK_QUESTIONS.check(not troubles, message, severity=None if hard or not troubles else WARN)
+    if not troubles:
+        return PROMPTS_ASK_QUESTIONS.check(True, "as_recorded", questions=len(asked))
+    hard = [trouble for trouble, is_hard in troubles if is_hard]
+    return PROMPTS_ASK_QUESTIONS.check(
+        False,
+        "otherwise",
+        severity=None if hard else WARN,
+        questions=len(asked),
+        different=len(troubles),
+        example=hard[0] if hard else troubles[0][0],
+    )
 
 
-def _trouble(one: _Asked, rows: tuple[Row, ...]) -> tuple[str, bool] | None:
+def _trouble(one: _Asked, rows: tuple[Row, ...]) -> tuple[Message, bool] | None:
     """What of a row's question its prompt lacks, and whether the question can't be answered any more by that."""
     held = one.prompt.plain
     choices_stand = bool(_in_order(held, one.choices)) or not one.choices
@@ -140,12 +147,12 @@ def _trouble(one: _Asked, rows: tuple[Row, ...]) -> tuple[str, bool] | None:
     lacking = [choice for choice in one.choices if choice not in held]
     if share < EDITED_SHARE:
         other = next((n for n, row in enumerate(rows, 1) if row is not one.row and _asks(held, row)), None)
-        return (f"{other} 問目の問題が入っている" if other else "問題文がない"), True
+        return say("prompt.asks_other", number=other) if other else say("prompt.no_question"), True
     if any(len(_pieces(choice) & pieces) < EDITED_SHARE * len(_pieces(choice)) for choice in lacking):
-        return f"選択肢 {len(one.choices)} 個のうち {len(lacking)} 個がない", True
+        return say("prompt.no_choices", choices=len(one.choices), missing=len(lacking)), True
     if not lacking and not choices_stand:
-        return "選択肢の順序が違う", True
-    return "問題文か選択肢の一部が違う", False
+        return say("prompt.choices_in_other_order"), True
+    return say("prompt.partly_different"), False
 
 
 def _asks(held: str, row: Row) -> bool:
@@ -158,7 +165,7 @@ def _asks(held: str, row: Row) -> bool:
 
 def _context_check(evidence: EvalEvidence, asked: list[_Asked], dataset: tuple[Question, ...]) -> Check:
     if evidence.settings.use_rag:
-        return PROMPTS_WITHOUT_CONTEXT.check(None, "RAG を使う評価では、条文が入ってよい。")
+        return PROMPTS_WITHOUT_CONTEXT.check(None, "with_rag")
     contexts = {question.key: question.context for question in dataset if question.context}
     shares = [
         share
@@ -166,10 +173,9 @@ def _context_check(evidence: EvalEvidence, asked: list[_Asked], dataset: tuple[Q
         if (share := _context_share(one, contexts.get(question_key(one.row.question, one.row.choices), ""))) is not None
     ]
     if not shares:
-        return PROMPTS_WITHOUT_CONTEXT.check(None, "JSON にプロンプトが、またはデータセットに条文が見えない。")
+        return PROMPTS_WITHOUT_CONTEXT.check(None, "nothing_to_compare")
     given = sum(share >= CONTEXT_SHARE for share in shares)
-    message = f"{len(shares)} 問のうち {given} 問のプロンプトに、データセットの条文が入っている。"
-    return PROMPTS_WITHOUT_CONTEXT.check(given == 0, message)
+    return PROMPTS_WITHOUT_CONTEXT.check(given == 0, "compared", questions=len(shares), given=given)
 
 
 def _context_share(one: _Asked, context: str) -> float | None:
@@ -187,9 +193,9 @@ def _frame_check(evidence: EvalEvidence, asked: list[_Asked]) -> Check:
     verdicts = [frame_agrees(frame, one.prompt.raw) for one in asked] if frame else []
     measured = [verdict for verdict in verdicts if verdict is not None]
     if not measured:
-        return PROMPTS_AGREE.check(None, "JSON か学習データにプロンプトが見えない。")
+        return PROMPTS_AGREE.check(None, "no_prompts")
     apart = measured.count(False)
-    return PROMPTS_AGREE.check(apart == 0, f"{len(measured)} 問のうち {apart} 問でプロンプトの枠が学習時と違う。")
+    return PROMPTS_AGREE.check(apart == 0, "compared", questions=len(measured), different=apart)
 
 
 def _leak_check(asked: list[_Asked], rows: tuple[Row, ...]) -> Check:
@@ -198,18 +204,18 @@ def _leak_check(asked: list[_Asked], rows: tuple[Row, ...]) -> Check:
     varied = len(golds) > 1
     common = _common_lines(asked) if varied else frozenset()
     reasons = Counter({
-        "プロンプトが正解の記号で終わる": _told_at_the_end(asked) if varied and len(asked) == len(rows) else 0,
-        "問題のそばに正解が書かれている": sum(_told_beside(one, common, varied) for one in asked),
-        "問題の前に正解が書かれている": _told_before(asked, common) if varied else 0,
-        "例題として、その問題と正解が入っている": sum(_told_as_example(one) for one in asked),
-        "正解の選択肢にだけ印がある": _told_by_marks(asked) if varied else 0,
+        "prompt.ends_with_answer": _told_at_the_end(asked) if varied and len(asked) == len(rows) else 0,
+        "prompt.answer_beside": sum(_told_beside(one, common, varied) for one in asked),
+        "prompt.answer_before": _told_before(asked, common) if varied else 0,
+        "prompt.question_as_example": sum(_told_as_example(one) for one in asked),
+        "prompt.answer_marked": _told_by_marks(asked) if varied else 0,
     })  # fmt: skip
-    told = [f"{reason} {count} 問" for reason, count in reasons.items() if count]
-    if not told and (not varied or len(asked) < len(rows)):
-        return PROMPTS_HIDE_ANSWERS.check(None, "JSON にプロンプトが見えないか、正解の記号が 1 種類しかない。")
-    return PROMPTS_HIDE_ANSWERS.check(
-        not told, f"{len(asked)} 問のうち、{'、'.join(told) or '正解の書かれたものはない'}。"
-    )
+    told = [say(reason, questions=count) for reason, count in reasons.items() if count]
+    if told:
+        return PROMPTS_HIDE_ANSWERS.check(False, "given_away", questions=len(asked), ways=told)
+    if not varied or len(asked) < len(rows):
+        return PROMPTS_HIDE_ANSWERS.check(None, "unseen")
+    return PROMPTS_HIDE_ANSWERS.check(True, "hidden", questions=len(asked))
 
 
 def _told_at_the_end(asked: list[_Asked]) -> int:

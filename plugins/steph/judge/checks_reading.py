@@ -58,10 +58,15 @@ def reading_checks(
 def _parsed_check(rows: tuple[Row, ...], rehearsal: bool, random_weights: bool) -> Check:
     """That not one answer can be read is about the programs, unless the weights are random."""
     unknown = sum(row.predicted_answer == "unknown" for row in rows)
-    message = f"{len(rows)} 問のうち {unknown} 問の回答を読み取れない。"
-    if unknown == len(rows):
-        return ANSWERS_PARSED.check(False, message, rehearsal=rehearsal and random_weights, severity=WARN)
-    return ANSWERS_PARSED.check(unknown == 0, message, rehearsal=rehearsal)
+    is_all = unknown == len(rows)
+    return ANSWERS_PARSED.check(
+        unknown == 0,
+        "unreadable",
+        rehearsal=rehearsal and (random_weights or not is_all),
+        severity=WARN if is_all else None,
+        questions=len(rows),
+        unreadable=unknown,
+    )
 
 
 @dataclass(frozen=True)
@@ -106,19 +111,23 @@ def _strict_check(rows: tuple[Row, ...], reader: _Reader, rehearsal: bool) -> Ch
     answered = [row for row in rows if row.predicted_answer != "error"]
     said = [reader.read(row) or reader.read_number(row) or "unknown" for row in answered]
     apart = sum(letter != row.predicted_answer for letter, row in zip(said, answered, strict=True))
-    message = f"{len(answered)} 問のうち {apart} 問で、厳密に読み直した回答が記録と違う。"
-    return STRICT_PARSE_AGREES.check(apart == 0, message, rehearsal=rehearsal)
+    return STRICT_PARSE_AGREES.check(
+        apart == 0, "read_again", rehearsal=rehearsal, questions=len(answered), different=apart
+    )
 
 
 def _contradiction_check(rows: tuple[Row, ...], reader: _Reader, ensemble: int) -> Check:
     """Of several runs the response is one and the answer the majority's; of one run they must say the same letter."""
     if ensemble > 1:
-        return ANSWERS_AS_RESPONDED.check(None, f"{ensemble} 回の多数決では、応答と回答が違ってよい。")
+        return ANSWERS_AS_RESPONDED.check(None, "majority", runs=ensemble)
     said = [(reader.read(row), row.predicted_answer) for row in rows if row.is_answered]
     apart = [pair for pair in said if pair[0] is not None and pair[0] != pair[1]]
-    example = f"（例 応答 {apart[0][0]}、記録 {apart[0][1]}）" if apart else ""
-    message = f"{len(rows)} 問のうち {len(apart)} 問で応答と記録の記号が違う{example}。"
-    return ANSWERS_AS_RESPONDED.check(not apart, message)
+    if not apart:
+        return ANSWERS_AS_RESPONDED.check(True, "as_responded", questions=len(rows))
+    said_label, recorded = apart[0]
+    return ANSWERS_AS_RESPONDED.check(
+        False, "otherwise", questions=len(rows), different=len(apart), response=said_label, answer=recorded
+    )
 
 
 def _grounded_check(rows: tuple[Row, ...], reader: _Reader, ensemble: int) -> Check:
@@ -127,18 +136,22 @@ def _grounded_check(rows: tuple[Row, ...], reader: _Reader, ensemble: int) -> Ch
     A response that plainly gives another letter is the check above's, and an exception's text is another's.
     """
     if ensemble > 1:
-        return ANSWERS_GROUNDED.check(None, f"{ensemble} 回の多数決では、記録された応答は一つだけ。")
+        return ANSWERS_GROUNDED.check(None, "majority", runs=ensemble)
     told = [row for row in rows if row.is_answered and not is_blank(row.response)]
     told = [row for row in told if reader.read(row) is None and not is_exception_text(row.response or "")]
     baseless = [row for row in told if not reader.is_grounded(row)]
-    example = (
-        f"（例 記録 {baseless[0].predicted_answer}、応答 {one_line(baseless[0].response, 60)}）" if baseless else ""
+    if not baseless:
+        return ANSWERS_GROUNDED.check(True, "grounded", questions=len(rows))
+    is_credited = _is_credited(baseless, rows)
+    return ANSWERS_GROUNDED.check(
+        False,
+        "most_of_the_right" if is_credited else "baseless",
+        severity=FAIL if is_credited else None,
+        questions=len(rows),
+        baseless=len(baseless),
+        answer=baseless[0].predicted_answer,
+        response=one_line(baseless[0].response, 60),
     )
-    message = f"{len(rows)} 問のうち {len(baseless)} 問で、記録された回答が応答のどこにもない{example}。"
-    if not _is_credited(baseless, rows):
-        return ANSWERS_GROUNDED.check(not baseless, message)
-    message += "正解と数えた回答のほとんどがそうである。"
-    return ANSWERS_GROUNDED.check(False, message, severity=FAIL)
 
 
 def _is_credited(baseless: list[Row], rows: tuple[Row, ...]) -> bool:
@@ -165,8 +178,8 @@ def _pieces(text: str) -> set[str]:
 
 def _letters_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     counts = Counter(row.predicted_answer for row in rows)
-    shown = "、".join(f"{letter} {count}" for letter, count in sorted(counts.items()))
+    shown = [f"{letter} {count}" for letter, count in sorted(counts.items())]
     if len(rows) < LETTERS_ROWS:
-        return LETTERS_VARY.check(None, f"{len(rows)} 問では偏りを測れない（{shown}）。")
+        return LETTERS_VARY.check(None, "too_few", questions=len(rows), answers=shown)
     only = len(counts) == 1 and rows[0].is_answered
-    return LETTERS_VARY.check(not only, f"{len(rows)} 問の回答は {shown}。", rehearsal=rehearsal)
+    return LETTERS_VARY.check(not only, "answers", rehearsal=rehearsal, questions=len(rows), answers=shown)

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 
 from steph.base.files import UnreadableError, sha256_of
+from steph.base.messages import NOTHING, Message, say
 from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.contract.lines import EvalLines
@@ -79,20 +80,19 @@ def file_checks(file: ResultsFile, lines: EvalLines, started_unix: float) -> tup
     """Check that the file is there, young and well-formed, and that all figures of accuracy agree."""
     if file.path is None:
         return (
-            JSON_WRITTEN.check(False, f"{one_line(file.name, 150)} がない。"),
-            JSON_FRESH.check(None, "JSON がないので測れない。"),
-            JSON_VALID.check(None, "JSON がないので測れない。"),
-            JSON_CONSISTENT.check(None, "JSON がないので測れない。"),
+            JSON_WRITTEN.check(False, "missing", file=one_line(file.name, 150)),
+            JSON_FRESH.check(None, say("results.no_file")),
+            JSON_VALID.check(None, say("results.no_file")),
+            JSON_CONSISTENT.check(None, say("results.no_file")),
             _one_result_check(file, lines),
         )
     begun = file.content.begun_unix if file.content else None
     is_replayed = begun is not None and begun < started_unix - BEGUN_SLACK_SECONDS
-    age = "試行の開始より後" if file.fresh else "試行の開始より前"
-    age += "、評価そのものの開始は試行より前" if is_replayed else ""
+    age = "older" if not file.fresh else "begun_before" if is_replayed else "newer"
     return (
-        JSON_WRITTEN.check(True, f"{one_line(file.name, 150)} がある。"),
-        JSON_FRESH.check(file.fresh and not is_replayed, f"JSON の更新は{age}。"),
-        JSON_VALID.check(file.content is not None, f"JSON は{file.problem or '決まった形'}。"),
+        JSON_WRITTEN.check(True, "written", file=one_line(file.name, 150)),
+        JSON_FRESH.check(age == "newer", age),
+        JSON_VALID.check(file.content is not None, "unusable" if file.problem else "valid", problem=file.problem),
         _consistency_check(file.content, lines),
         _one_result_check(file, lines),
     )
@@ -100,62 +100,69 @@ def file_checks(file: ResultsFile, lines: EvalLines, started_unix: float) -> tup
 
 def _one_result_check(file: ResultsFile, lines: EvalLines) -> Check:
     """A second block or file of the same run that tells other figures: one of them was made up afterwards."""
-    others = [*lines.contradictions, *(f"{one_line(name, 60)} は別の結果" for name in file.others)]
-    return RESULTS_AGREE.check(not others, f"食い違う結果: {'、'.join(others) or 'なし'}。")
+    others = [*lines.contradictions, *(say("results.other_file", file=one_line(name, 60)) for name in file.others)]
+    return RESULTS_AGREE.check(not others, "others" if others else "one", others=others)
 
 
 def _consistency_check(results: Results | None, lines: EvalLines) -> Check:
     if results is None:
-        return JSON_CONSISTENT.check(None, "JSON を使えないので測れない。")
+        return JSON_CONSISTENT.check(None, say("results.unusable"))
     if results.summary is None:
         return _scores_check(results)
     total, correct = len(results.results), sum(row.is_correct for row in results.results)
     recount, summary = (correct / total if total else 0.0), results.summary
     incorrect = total - correct
     wrong = [
-        f"{label} {shown}（数え直し {counted}）"
-        for label, shown, counted in (
-            ("JSON の正解数", summary.correct_count, correct), ("JSON の総数", summary.total_count, total),
-            ("表示の総数", lines.total, total), ("表示の正解数", lines.correct, correct),
-            ("表示の誤答数", lines.incorrect, incorrect),
+        say(what, shown=shown, counted=counted)
+        for what, shown, counted in (
+            ("results.json_correct", summary.correct_count, correct),
+            ("results.json_total", summary.total_count, total),
+            ("results.printed_total", lines.total, total),
+            ("results.printed_correct", lines.correct, correct),
+            ("results.printed_incorrect", lines.incorrect, incorrect),
         )
         if shown is not None and shown != counted
-    ]  # fmt: skip
+    ]
     wrong += [
-        f"{label} {100 * shown:.2f} %（数え直し {100 * recount:.2f} %）"
-        for label, shown, tolerance in (
-            ("JSON の正解率", summary.accuracy, ACCURACY_TOLERANCE),
-            ("表示の正解率", lines.accuracy, max(lines.accuracy_tolerance, ACCURACY_TOLERANCE)),
+        say(what, shown=100 * shown, counted=100 * recount)
+        for what, shown, tolerance in (
+            ("results.json_accuracy", summary.accuracy, ACCURACY_TOLERANCE),
+            ("results.printed_accuracy", lines.accuracy, max(lines.accuracy_tolerance, ACCURACY_TOLERANCE)),
         )
         if shown is not None and not math.isclose(shown, recount, abs_tol=tolerance)
     ]
-    agreed = f"表示・JSON・数え直しとも {total} 問中 {correct} 問正解"
-    return JSON_CONSISTENT.check(not wrong, f"食い違い: {'、'.join(wrong)}。" if wrong else f"{agreed}。")
+    if wrong:
+        return JSON_CONSISTENT.check(False, "differences", differences=wrong)
+    return JSON_CONSISTENT.check(True, "agree", questions=total, correct=correct)
 
 
 def _scores_check(results: Results) -> Check:
     """Each task's score is the mean of its rows, to the digits that it is given with."""
-    wrong, held, unknown = list(results.contradictions), list[str](), list[str]()
+    wrong: list[Message | str] = [*results.contradictions]
+    held, unknown = list[Message](), list[Message | str]()
     for score in results.scores:
-        name = one_line("/".join(filter(None, (score.task, score.metric))) or "スコア", 60)
+        name = one_line("/".join(filter(None, (score.task, score.metric))), 60) or say("results.score")
         rows = [row.counts for row in results.results if row.task == score.task]
         if score.is_mean is None:
             unknown.append(name)
             continue
         if not rows or any(row.score is None for row in results.results if row.task == score.task):
-            wrong.append(f"{name} の行に値がない")
+            wrong.append(say("results.no_values", score=name))
             continue
         mean = sum(rows) / len(rows)
         is_same = math.isclose(score.value, mean, abs_tol=max(ACCURACY_TOLERANCE, half_digit(score.value)))
-        (held if is_same else wrong).append(f"{name} {score.value:.4g}（{len(rows)} 行の平均 {mean:.4g}）")
+        compared = say("results.mean", score=name, value=score.value, rows=len(rows), mean=mean)
+        if is_same:
+            held.append(compared)
+        else:
+            wrong.append(compared)
         if score.count is not None and score.count != len(rows):
-            wrong.append(f"{name} の件数 {score.count}（行は {len(rows)}）")
+            wrong.append(say("results.count", score=name, count=score.count, rows=len(rows)))
     if wrong:
-        return JSON_CONSISTENT.check(False, f"食い違い: {'、'.join(wrong)}。")
+        return JSON_CONSISTENT.check(False, "differences", differences=wrong)
     if not held:
-        why = f"行の平均ではない指標なので比べられない: {'、'.join(unknown)}。"
-        return JSON_CONSISTENT.check(None, why, severity=WARN)
-    return JSON_CONSISTENT.check(True, f"スコアと行が一致する: {'、'.join(held)}。")
+        return JSON_CONSISTENT.check(None, "no_means", severity=WARN, scores=unknown)
+    return JSON_CONSISTENT.check(True, "scores_agree", scores=held)
 
 
 def half_digit(value: float) -> float:
@@ -168,18 +175,18 @@ def dataset_check(evidence: EvalEvidence) -> Check:
     """An evaluation that writes into its own questions can make any answer right."""
     before = evidence.dataset_sha256
     if before is None or evidence.dataset is None:
-        return DATASET_UNCHANGED.check(None, "評価の前のデータセットの sha256 がない。")
+        return DATASET_UNCHANGED.check(None, "no_sha256")
     try:
         after = sha256_of(evidence.dataset)
     except OSError:
-        return DATASET_UNCHANGED.check(False, "評価のあと、データセットが読めない。")
-    return DATASET_UNCHANGED.check(before == after, f"評価の前の sha256 は {before[:12]}、後は {after[:12]}。")
+        return DATASET_UNCHANGED.check(False, "unreadable")
+    return DATASET_UNCHANGED.check(before == after, "compared", before=before[:12], after=after[:12])
 
 
 def content_checks(evidence: EvalEvidence, results: Results | None, lines: EvalLines) -> tuple[Check, ...]:
     """Check what the file says row by row."""
     if results is None:
-        return tuple(kind.check(None, "JSON を使えないので測れない。") for kind in _NEEDS_JSON)
+        return tuple(kind.check(None, say("results.unusable")) for kind in _NEEDS_JSON)
     keys = tuple(row.task + question_key(row.question, row.choices) for row in results.results)
     dataset, trouble = _dataset_of(evidence)
     return (
@@ -192,16 +199,16 @@ def content_checks(evidence: EvalEvidence, results: Results | None, lines: EvalL
     )
 
 
-def _dataset_of(evidence: EvalEvidence) -> tuple[tuple[Question, ...] | None, str]:
-    """The questions as they were before the evaluation, where they were kept; else as they are now."""
+def _dataset_of(evidence: EvalEvidence) -> tuple[tuple[Question, ...] | None, Message]:
+    """The questions as they were before the evaluation, where they were kept, else as they are now; or why not."""
     if evidence.questions is not None:
-        return evidence.questions, ""
+        return evidence.questions, NOTHING
     if evidence.dataset is None:
-        return None, "指定がない"
+        return None, say("results.no_dataset")
     try:
-        return questions_of(evidence.dataset), ""
+        return questions_of(evidence.dataset), NOTHING
     except UnreadableError as error:
-        return None, str(error)
+        return None, say("results.dataset_unreadable", reason=str(error))
 
 
 def _config_check(evidence: EvalEvidence, results: Results) -> Check:
@@ -219,10 +226,14 @@ def _config_check(evidence: EvalEvidence, results: Results) -> Check:
     shown = [pair for pair in pairs if pair[1] is not None]
     limit, claimed = _limit_beside(evidence, results)
     if not shown and claimed is None:
-        return CONFIG_AS_ASKED.check(None, "JSON の config に設定がない。")
-    wrong = [f"{name}={one_line(found, 30)}（依頼では {want}）" for name, found, want in shown if found != want]
-    wrong += [f"max_new_tokens={claimed}（実際の上限は {limit}）"] if limit is not None else []
-    return CONFIG_AS_ASKED.check(not wrong, f"依頼と違う設定: {'、'.join(wrong) or 'なし'}。")
+        return CONFIG_AS_ASKED.check(None, "no_settings")
+    wrong = [
+        say("results.setting", name=name, given=one_line(given, 30), asked=want)
+        for name, given, want in shown
+        if given != want
+    ]
+    wrong += [say("results.limit", claimed=claimed, limit=limit)] if limit is not None else []
+    return CONFIG_AS_ASKED.check(not wrong, "otherwise" if wrong else "as_asked", settings=wrong)
 
 
 def _limit_beside(evidence: EvalEvidence, results: Results) -> tuple[int | None, int | None]:
@@ -265,9 +276,14 @@ def _most_retrieved(rows: tuple[Row, ...]) -> int:
 def _error_check(rows: tuple[Row, ...], lines: EvalLines) -> Check:
     errors = [row for row in rows if row.predicted_answer == "error" or is_exception_text(row.response or "")]
     printed = lines.timeout_errors + lines.other_errors
-    example = f"（例 {one_line(errors[0].response, 120)}）" if errors else ""
-    message = f"{len(rows)} 問のうち {len(errors)} 問が例外{example}、表示された例外は {printed} 件。"
-    return NO_ERROR_ANSWERS.check(not errors and not printed, message)
+    return NO_ERROR_ANSWERS.check(
+        not errors and not printed,
+        "with_example" if errors else "counts",
+        questions=len(rows),
+        errors=len(errors),
+        printed=printed,
+        example=one_line(errors[0].response, 120) if errors else "",
+    )
 
 
 def _flags_check(rows: tuple[Row, ...], *, is_free: bool) -> Check:
@@ -277,8 +293,8 @@ def _flags_check(rows: tuple[Row, ...], *, is_free: bool) -> Check:
     told = [row for row in rows if row.correct_answer]
     wrong = sum(row.is_correct != (row.predicted_answer == plain_label(row.correct_answer)) for row in told)
     if rows and not told:
-        return FLAGS_CONSISTENT.check(None, "正誤が回答の一致だけでは決まらない指標である。", severity=INFO)
-    return FLAGS_CONSISTENT.check(wrong == 0, f"{len(rows)} 問のうち {wrong} 問で is_correct が回答と食い違う。")
+        return FLAGS_CONSISTENT.check(None, "other_metric", severity=INFO)
+    return FLAGS_CONSISTENT.check(wrong == 0, "compared", questions=len(rows), wrong=wrong)
 
 
 def _free_flags_check(rows: tuple[Row, ...]) -> Check:
@@ -289,32 +305,37 @@ def _free_flags_check(rows: tuple[Row, ...]) -> Check:
     praised = sum(flag and gold not in said for flag, gold, said in short)
     missed = sum(not flag and gold == said for flag, gold, said in short)
     if not short:
-        return FLAGS_CONSISTENT.check(None, "正解が短い語でないので比べられない。", severity=INFO)
-    message = f"比べた {len(short)} 問のうち、正解のない回答を正しいとした {praised} 問、正解を誤りとした {missed} 問。"
-    return FLAGS_CONSISTENT.check(not praised and not missed, message, severity=WARN)
+        return FLAGS_CONSISTENT.check(None, "long_answers", severity=INFO)
+    return FLAGS_CONSISTENT.check(
+        not praised and not missed,
+        "texts_compared",
+        severity=WARN,
+        questions=len(short),
+        praised=praised,
+        missed=missed,
+    )
 
 
 def _dataset_checks(
     evidence: EvalEvidence,
     dataset: tuple[Question, ...] | None,
-    trouble: str,
+    trouble: Message,
     rows: tuple[Row, ...],
     keys: tuple[str, ...],
 ) -> tuple[Check, ...]:
     is_exact = evidence.form.format == "lawqa"
     if dataset is None and not is_exact:  # rows alone: a data set may itself have a question twice
         again = len(keys) - len(set(keys))
-        told = ROWS_DISTINCT.check(again == 0, f"{len(keys)} 問のうち {again} 問が重複。", severity=WARN)
-        return (told, *(kind.check(None, "データセットの指定がない。") for kind in (QUESTIONS_OF_DATASET, FIRST_ROWS)))
+        told = ROWS_DISTINCT.check(again == 0, "repeated", severity=WARN, questions=len(keys), repeated=again)
+        return (told, *(kind.check(None, trouble) for kind in (QUESTIONS_OF_DATASET, FIRST_ROWS)))
     if dataset is None:
-        why = f"データセットを読めない: {trouble}。"
-        return tuple(kind.check(None, why) for kind in (ROWS_DISTINCT, QUESTIONS_OF_DATASET, FIRST_ROWS))
+        return tuple(kind.check(None, trouble) for kind in (ROWS_DISTINCT, QUESTIONS_OF_DATASET, FIRST_ROWS))
     if not is_exact:
         keys = as_in_dataset(keys, dataset)
     known = Counter(question.key for question in dataset)
     repeated = sum((Counter(keys) - Counter({key: known.get(key, 1) for key in keys})).values())
     return (
-        ROWS_DISTINCT.check(repeated == 0, f"{len(keys)} 問のうち {repeated} 問が重複。"),
+        ROWS_DISTINCT.check(repeated == 0, "repeated", questions=len(keys), repeated=repeated),
         _origin_check(dataset, rows, keys, severity=None if is_exact else WARN),
         _order_check(dataset, keys),
     )
@@ -326,10 +347,9 @@ def _order_check(dataset: tuple[Question, ...], keys: tuple[str, ...]) -> Check:
     held = (first & Counter(keys)).total()
     in_order = tuple(question.key for question in dataset[: len(keys)]) == keys
     was_refilled = len(keys) / 2 <= held < len(keys)
-    message = f"評価した {len(keys)} 問はデータセットの先頭{'から順' if in_order else 'と違う'}"
     if was_refilled:
-        message += f"（先頭の {len(keys) - held} 問が別の問題に替わっている）"
-    return FIRST_ROWS.check(in_order, f"{message}。", severity=WARN if was_refilled else None)
+        return FIRST_ROWS.check(False, "replaced", severity=WARN, questions=len(keys), replaced=len(keys) - held)
+    return FIRST_ROWS.check(in_order, "in_order" if in_order else "otherwise", questions=len(keys))
 
 
 def _origin_check(
@@ -346,17 +366,24 @@ def _origin_check(
         and answers[key] != {""}
         for key, row in zip(keys, rows, strict=True)
     )
-    message = f"{len(keys)} 問のうち、データセットにない問題が {foreign} 問、正解が違う問題が {changed} 問。"
-    return QUESTIONS_OF_DATASET.check(not foreign and not changed, message, severity=severity)
+    return QUESTIONS_OF_DATASET.check(
+        not foreign and not changed,
+        "compared",
+        severity=severity,
+        questions=len(keys),
+        foreign=foreign,
+        changed=changed,
+    )
 
 
 def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
     """Questions with their choices; scored choices are the answer's texts, so that there the question alone tells."""
     if evidence.train_questions is None:
-        return TRAIN_OVERLAP.check(None, "学習データを読めないので測れない。")
+        return TRAIN_OVERLAP.check(None, "no_training_data")
     is_free = evidence.form.format != "lawqa"
     keys = [question_key(row.question, None if is_free and row.response is None else row.choices) for row in rows]
     seen = sum(is_among(key, evidence.train_questions) for key in keys)
     alone = sum(is_among(without_choices(key), evidence.train_questions) for key in keys)
-    more = f"（問題文だけなら {alone} 問）" if alone > seen else ""
-    return TRAIN_OVERLAP.check(seen == 0, f"評価した {len(keys)} 問のうち {seen} 問が学習データにある{more}。")
+    return TRAIN_OVERLAP.check(
+        seen == 0, "more_alone" if alone > seen else "seen", questions=len(keys), seen=seen, alone=alone
+    )

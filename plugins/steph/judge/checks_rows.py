@@ -11,6 +11,7 @@ from statistics import median
 
 from steph.base.files import json_rows
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
+from steph.base.messages import say
 from steph.contract.rows import RowFormat, training_row
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
@@ -60,7 +61,7 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
     """Whether the rows are the file's, each once, and whole."""
     file = _file_rows(evidence.train_file, evidence.row_format)
     if begins is None or file is None:
-        why = "学習を目撃していないので測れない。" if begins is None else "学習ファイルと比べられない。"
+        why = say("rows.no_training_seen") if begins is None else say("rows.no_file")
         return tuple(kind.check(None, why) for kind in ROW_IDENTITY)
     seen = begins.row_fingerprints or tuple(
         row for batch in batches if not batch.packed for row in batch.row_fingerprints or ()
@@ -89,9 +90,9 @@ def _answers_check(file: _FileRows, begins: TrainingBegins, batches: Sequence[Ba
                 compared += 1
                 wrong += answer not in own
     if compared < LEAST_ROWS:
-        return ANSWERS_OF_FILE.check(None, f"ラベルを答えと比べられる行が {LEAST_ROWS} 行ない。")
-    message = f"比べた {compared} 行のうち、ラベルがその行の答えでないのは {wrong} 行。"
-    return ANSWERS_OF_FILE.check(not wrong, message, severity=WARN if 0 < wrong * 2 <= compared else None)
+        return ANSWERS_OF_FILE.check(None, "too_few", least=LEAST_ROWS)
+    severity = WARN if 0 < wrong * 2 <= compared else None
+    return ANSWERS_OF_FILE.check(not wrong, "compared", severity=severity, compared=compared, wrong=wrong)
 
 
 def _answers_at(file: _FileRows, row: tuple[str, ...]) -> frozenset[str]:
@@ -117,24 +118,23 @@ def _origin_check(
     troubles, measured = [], []
     given = rows_given or file.rows
     if begins.rows is not None and not begins.packing:
-        measured.append(f"{begins.rows} 行（ファイルは {given} 行）")
+        measured.append(say("rows.count", rows=begins.rows, given=given))
         if not FEW_ROWS * given < begins.rows <= MANY_ROWS * given + 1:
-            troubles.append(f"{given} 行のファイルに対して {begins.rows} 行を学習した")
+            troubles.append(say("rows.other_count", rows=begins.rows, given=given))
     if begins.row_hashes and not begins.packing:
         repeated = len(begins.row_hashes) - len(set(begins.row_hashes))
         own = 1 - file.distinct / max(file.rows, 1)
-        measured.append(f"重複 {repeated} 行")
+        measured.append(say("rows.repeated", repeated=repeated))
         if repeated > 1 and repeated / len(begins.row_hashes) > own + MOST_REPEATED:
-            troubles.append(f"{len(begins.row_hashes)} 行のうち {repeated} 行が、ファイルにはない重複")
+            troubles.append(say("rows.own_repeats", rows=len(begins.row_hashes), repeated=repeated))
     foreign = _foreign_share(file, seen, exact=file.has_plain_edges and is_narrow)
     if foreign is not None:
-        measured.append(f"文を比べた {len(seen)} 行")
+        measured.append(say("rows.compared", rows=len(seen)))
         if foreign > 0.5:
-            troubles.append(f"{len(seen)} 行のうち {100 * foreign:.0f} % に、ファイルにない文がある")
-    if not measured:
-        return ROWS_SEEN.check(None, "行を数えることも比べることもできない。")
-    text = "、".join(troubles) if troubles else f"学習ファイルの行を学習した: {'、'.join(measured)}"
-    return ROWS_SEEN.check(not troubles, f"{text}。")
+            troubles.append(say("rows.foreign", rows=len(seen), percent=100 * foreign))
+    if troubles:
+        return ROWS_SEEN.check(False, "otherwise", troubles=troubles)
+    return ROWS_SEEN.check(True, "of_file", measured=measured) if measured else ROWS_SEEN.check(None, "uncounted")
 
 
 def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: bool) -> float | None:
@@ -180,7 +180,7 @@ def _whole_check(
 ) -> Check:
     asked = evidence.settings.max_seq_length
     if len(seen) < LEAST_ROWS or not width or not file.fields or file.is_part:
-        return ROWS_WHOLE.check(None, "行の文を比べられない。")
+        return ROWS_WHOLE.check(None, "incomparable")
     texts = [frozenset(one for field in row for one in field) for row in file.fields]
     texts = [text for text in texts if len(text) >= LEAST_OWN]
     cut = compared = 0
@@ -191,9 +191,9 @@ def _whole_check(
         compared += 1
         cut += held[0] < WHOLE_SHARE * held[1]
     if not compared:
-        return ROWS_WHOLE.check(None, "行の文を比べられない。")
-    message = f"比べた {compared} 行のうち {cut} 行が切られ、最も長い行は {width} トークン（依頼は {asked}）。"
-    return ROWS_WHOLE.check(not (is_narrow and cut * 2 > compared), message)
+        return ROWS_WHOLE.check(None, "incomparable")
+    is_whole = not (is_narrow and cut * 2 > compared)
+    return ROWS_WHOLE.check(is_whole, "compared", compared=compared, cut=cut, width=width, asked=asked)
 
 
 def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median, quantiles
 
+from steph.base.messages import say
 from steph.base.units import gib
 from steph.judge.evidence import CardMemory
 from steph.judge.kinds import WARN, CheckKind
@@ -22,10 +23,6 @@ SLOWDOWN = 8.0  # a spill makes steps some ten times slower; short and long rows
 SLOWDOWN_PER_TOKEN = 5.0  # where the rows' lengths are known
 MEASURABLE_SECONDS = 0.01  # below this a line's arrival says more about the pipe than about the step
 LEAST_STEPS = 3  # on either side; fewer can be a checkpoint or a warm-up
-REMEDY = (
-    "対策: Windows・WSL2 では NVIDIA コントロールパネル → CUDA - Sysmem Fallback Policy → Prefer No Sysmem Fallback、"
-    "または max-seq-length・batch-size を下げる。"
-)
 
 NO_MEMORY_SPILL = CheckKind("no_memory_spill", "H-2", WARN, optional=True)
 
@@ -61,14 +58,16 @@ def spill_check(card: CardMemory, steps: tuple[TimedStep, ...]) -> Check:
     if reserved is not None and reserved > card.total_bytes:
         return NO_MEMORY_SPILL.check(
             False,
-            f"torch が確保したピーク {gib(reserved)} はカードの {gib(card.total_bytes)} を超える: "
-            f"OOM にならずシステムメモリへ退避している。{REMEDY}",
+            "beyond_the_card",
+            reserved=gib(reserved),
+            total=gib(card.total_bytes),
+            remedy=say("spill.remedy"),
         )
     if not card.samples:
-        return NO_MEMORY_SPILL.check(None, "カードのメモリの推移が記録されていない。")
+        return NO_MEMORY_SPILL.check(None, "no_samples")
     share = max(used for _, used in card.samples) / card.total_bytes
     if share < FULL_SHARE:
-        return NO_MEMORY_SPILL.check(True, f"カードのメモリの使用は最大 {share:.0%}。")
+        return NO_MEMORY_SPILL.check(True, "most", share=share)
     return _slowdown(card, steps, share)
 
 
@@ -77,20 +76,21 @@ def _slowdown(card: CardMemory, steps: tuple[TimedStep, ...], share: float) -> C
     roomy = [step for step in steps if _used_share(card, step.ended_seconds) < FULL_SHARE]
     before = median(step.seconds for step in roomy) if roomy else 0.0
     if min(len(full), len(roomy)) < LEAST_STEPS or before < MEASURABLE_SECONDS:
-        return NO_MEMORY_SPILL.check(
-            None,
-            f"カードのメモリが {share:.0%} まで埋まった。埋まる前のステップ {len(roomy)} 件と後の {len(full)} 件では、"
-            "遅くなったかを比べられない（Windows・WSL2 では CUDA - Sysmem Fallback Policy も確かめる）。",
-        )
+        return NO_MEMORY_SPILL.check(None, "incomparable", share=share, before=len(roomy), after=len(full))
     by_token = all(step.tokens for step in steps)
     # the quarter of the full card's steps that is fastest: a spill slows all, a checkpoint or a long row only some
     ratio = quantiles((_cost(step, by_token) for step in full), n=4)[0] / median(_cost(s, by_token) for s in roomy)
     after = median(step.seconds for step in full)
-    times = f"{'トークンあたり' if by_token else '速い方でも'} {ratio:.1f} 倍"
-    words = f"カードのメモリが {share:.0%} まで埋まる前と後で 1 ステップ {before:.2f} → {after:.2f} 秒（{times}）"
-    if ratio < (SLOWDOWN_PER_TOKEN if by_token else SLOWDOWN):
-        return NO_MEMORY_SPILL.check(True, f"{words}。")
-    return NO_MEMORY_SPILL.check(False, f"{words}: ドライバが OOM の代わりにシステムメモリへ退避した疑い。{REMEDY}")
+    is_kept = ratio < (SLOWDOWN_PER_TOKEN if by_token else SLOWDOWN)
+    return NO_MEMORY_SPILL.check(
+        is_kept,
+        "kept" if is_kept else "spilled",
+        share=share,
+        before=before,
+        after=after,
+        ratio=say("spill.by_token" if by_token else "spill.of_the_faster", times=ratio),
+        remedy=say("spill.remedy"),
+    )
 
 
 def _used_share(card: CardMemory, at_seconds: float) -> float:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+from typing import TypeAlias
 
+from steph.base.messages import Message, say
 from steph.base.terms import Severity
 from steph.contract.lines import Metrics
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
@@ -47,6 +49,9 @@ STEPS = (
     LOSS_BELOW_CHANCE,
     TRAINED_ONCE,
 )
+
+
+_Judged: TypeAlias = tuple[bool, Message, Severity | None]  # whether it holds, and how hard it is where it does not
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,14 @@ def step_checks(evidence: StepEvidence) -> tuple[Check, ...]:
         _chance_check(evidence),
         TRAINED_ONCE.check(
             evidence.earlier == 0 if evidence.printed else None,
-            f"最後の学習の前に、別の学習の損失が {evidence.earlier} 行ある。",
+            "earlier",
+            lines=evidence.earlier,
         ),
     )
 
 
-def _worst(kind: CheckKind, sources: Sequence[tuple[bool, str, Severity | None]], unmeasured: str) -> Check:
-    """The check by the source that accuses hardest; `sources`: (holds, message, severity where it doesn't)."""
+def _worst(kind: CheckKind, sources: Sequence[_Judged], unmeasured: Message) -> Check:
+    """The check by the source that accuses hardest."""
     if not sources:
         return kind.check(None, unmeasured)
     order = list(Severity)
@@ -103,106 +109,100 @@ def _worst(kind: CheckKind, sources: Sequence[tuple[bool, str, Severity | None]]
 
 
 def _flow_check(sources: tuple[tuple[float, ...], ...]) -> Check:
-    return _worst(GRADIENT_FLOWS, [_flow(norms) for norms in sources], "勾配ノルムが表示されていない。")
+    return _worst(GRADIENT_FLOWS, [_flow(norms) for norms in sources], say("steps.no_norms"))
 
 
-def _flow(norms: tuple[float, ...]) -> tuple[bool, str, Severity | None]:
+def _flow(norms: tuple[float, ...]) -> _Judged:
     zero, broken = sum(norm == 0 for norm in norms), sum(not math.isfinite(norm) for norm in norms)
-    message = f"勾配ノルム {len(norms)} 件のうち、ゼロが {zero} 件、有限でないものが {broken} 件。"
+    largest = max((norm for norm in norms if math.isfinite(norm)), default=0.0)
+    what = "check.gradient_flows.norms"
     if zero + broken == len(norms):
-        return False, f"{message}一度も学習していない。", FAIL
-    finite = [norm for norm in norms if math.isfinite(norm)]
-    if max(finite) < LEAST_NORM:
-        return False, f"{message}最大でも {max(finite):.2g}。", WARN
-    return 2 * zero < len(norms), message, WARN
+        what = "check.gradient_flows.none"
+    elif largest < LEAST_NORM:
+        what = "check.gradient_flows.tiny"
+    said = say(what, norms=len(norms), zero=zero, broken=broken, largest=largest)
+    return largest >= LEAST_NORM and 2 * zero < len(norms), said, FAIL if zero + broken == len(norms) else WARN
 
 
 def _finite_check(sources: tuple[tuple[float, ...], ...]) -> Check:
-    return _worst(GRAD_NORM_FINITE, [_finite(norms) for norms in sources], "勾配ノルムが表示されていない。")
+    return _worst(GRAD_NORM_FINITE, [_finite(norms) for norms in sources], say("steps.no_norms"))
 
 
-def _finite(norms: tuple[float, ...]) -> tuple[bool, str, Severity | None]:
+def _finite(norms: tuple[float, ...]) -> _Judged:
     """The first few may be infinite while fp16 looks for its scale, if sound ones follow and are most of all."""
     scaling = 0
     while scaling < min(SCALING_STEPS, len(norms) // 2) and not math.isfinite(norms[scaling]):
         scaling += 1
     bad = sum(not math.isfinite(norm) for norm in norms[scaling:])
-    excused = f"（ほかに最初の {scaling} 件は fp16 の尺度合わせ）" if scaling else ""
-    message = f"勾配ノルム {len(norms)} 件のうち {bad} 件が有限でない{excused}。"
-    return bad == 0, message, WARN if 4 * bad >= len(norms) else INFO
+    what = "check.grad_norm_finite.after_scaling" if scaling else "check.grad_norm_finite.norms"
+    return bad == 0, say(what, norms=len(norms), bad=bad, scaling=scaling), WARN if 4 * bad >= len(norms) else INFO
 
 
 def _bounded_check(sources: tuple[tuple[float, ...], ...]) -> Check:
     found = [[norm for norm in norms if math.isfinite(norm)] for norms in sources]
-    judged: list[tuple[bool, str, Severity | None]] = [
-        (max(norms) <= LARGEST_NORM, f"勾配ノルムは最大 {max(norms):.4g}。", None) for norms in found if norms
+    judged: list[_Judged] = [
+        (max(norms) <= LARGEST_NORM, say("check.grad_norm_bounded.largest", largest=max(norms)), None)
+        for norms in found
+        if norms
     ]
-    return _worst(GRAD_NORM_BOUNDED, judged, "有限な勾配ノルムが表示されていない。")
+    return _worst(GRAD_NORM_BOUNDED, judged, say("check.grad_norm_bounded.none"))
 
 
 def _rate_check(evidence: StepEvidence) -> Check:
     may_climb = evidence.warmup_ratio > LONGEST_WARMUP
     sources = [rates for rates in evidence.unrounded("learning_rate") if len(rates) >= LEAST_STEPS]
     judged = [_rate(rates, may_climb=may_climb) for rates in sources]
-    return _worst(LEARNING_RATE_RUNS, judged, f"学習率の表示が {LEAST_STEPS} 件に足りない。")
+    return _worst(LEARNING_RATE_RUNS, judged, say("check.learning_rate_runs.too_few", least=LEAST_STEPS))
 
 
-def _rate(rates: tuple[float, ...], *, may_climb: bool) -> tuple[bool, str, Severity | None]:
+def _rate(rates: tuple[float, ...], *, may_climb: bool) -> _Judged:
     """A schedule ends in one zero at most, and is past its warm-up before its end."""
     highest = max(rates)
     at_rest = [not rate > 1e-6 * highest for rate in rates]
     if not highest > 0 or all(at_rest[1:]):
-        return False, f"学習率 {len(rates)} 件が、2 件目からすべてゼロ。", FAIL
+        return False, say("check.learning_rate_runs.zero", rates=len(rates)), FAIL
     resting = at_rest[::-1].index(False)
     if resting >= max(2, len(rates) / 10):
-        return False, f"学習率 {len(rates)} 件のうち、最後の {resting} 件がゼロ。", WARN
+        return False, say("check.learning_rate_runs.zero_at_end", rates=len(rates), zero=resting), WARN
     rest = rates[len(rates) // 2 :]
     climbs = all(later >= earlier for earlier, later in pairwise(rates)) and rest[-1] > rest[0]
     if climbs and not may_climb:
-        return (
-            False,
-            f"学習率が最後まで上がり続けた（{rates[0]:.3g} → {rates[-1]:.3g}）。ウォームアップが終わらない。",
-            WARN,
-        )
-    return True, f"学習率 {len(rates)} 件は {rates[0]:.3g} から、最大 {highest:.3g}、最後は {rates[-1]:.3g}。", None
+        return False, say("check.learning_rate_runs.climbs", first=rates[0], last=rates[-1]), WARN
+    said = say("check.learning_rate_runs.runs", rates=len(rates), first=rates[0], highest=highest, last=rates[-1])
+    return True, said, None
 
 
 def _plausible_check(evidence: StepEvidence) -> Check:
     chance = math.log(max(evidence.vocabulary or 0, MOST_VOCABULARY))
     found = [[loss for loss in losses if math.isfinite(loss)] for losses in evidence.values("loss")]
     judged = [_plausible(losses, chance) for losses in found if losses]
-    return _worst(LOSS_PLAUSIBLE, judged, "有限な損失がない。")
+    return _worst(LOSS_PLAUSIBLE, judged, say("check.loss_plausible.none"))
 
 
-def _plausible(losses: list[float], chance: float) -> tuple[bool, str, Severity | None]:
+def _plausible(losses: list[float], chance: float) -> _Judged:
     lowest, highest, first = min(losses), max(losses), losses[0]
-    message = f"損失は最初 {first:.4g}、{lowest:.4g} から {highest:.4g} まで"
+    turns = [later - earlier for earlier, later in pairwise(losses)]
+    swings = len(losses) >= ZIGZAG_STEPS and all(one * other < 0 for one, other in pairwise(turns))
+    trouble = None
     if lowest < 0:
-        return False, f"{message}: 負の損失がある。", WARN
-    if 0 < median(losses[: (len(losses) + 1) // 2]) < SMALLEST_EARLY_LOSS:
-        return False, f"{message}: 最初から小さすぎる。答えのほとんどが損失に入っていない疑い。", WARN
-    if highest > EXPLODED_OVER_CHANCE * chance or (highest > chance and highest > EXPLODED_OVER_FIRST * first):
-        return (
-            False,
-            f"{message}: でたらめに答える {chance:.1f} を超える。発散したか、平均でなく合計になっている。",
-            WARN,
-        )
-    if len(losses) >= ZIGZAG_STEPS:
-        turns = [later - earlier for earlier, later in pairwise(losses)]
-        swings = all(one * other < 0 for one, other in pairwise(turns))
-        if swings and median(map(abs, turns)) > ZIGZAG_SHARE * median(losses):
-            return False, f"{message}: 毎回大きく上がっては下がる。計算された損失でない疑い。", WARN
-    return True, f"{message}。", None
+        trouble = "check.loss_plausible.negative"
+    elif 0 < median(losses[: (len(losses) + 1) // 2]) < SMALLEST_EARLY_LOSS:
+        trouble = "check.loss_plausible.small_from_the_start"
+    elif highest > EXPLODED_OVER_CHANCE * chance or (highest > chance and highest > EXPLODED_OVER_FIRST * first):
+        trouble = "check.loss_plausible.exploded"
+    elif swings and median(map(abs, turns)) > ZIGZAG_SHARE * median(losses):
+        trouble = "check.loss_plausible.zigzag"
+    said = say(trouble or "check.loss_plausible.range", first=first, lowest=lowest, highest=highest, chance=chance)
+    return trouble is None, said, None
 
 
 def _chance_check(evidence: StepEvidence) -> Check:
     first = next((values[0] for values in evidence.values("loss")), None)
     if evidence.random_weights:
-        return LOSS_BELOW_CHANCE.check(None, "乱数の重みなので測らない。")
+        return LOSS_BELOW_CHANCE.check(None, "random_weights")
     vocabulary = evidence.vocabulary or UNKNOWN_VOCABULARY
     if first is None or not math.isfinite(first) or vocabulary < LEAST_VOCABULARY:
-        return LOSS_BELOW_CHANCE.check(None, "最初の損失が分からないか、語彙が小さい。")
+        return LOSS_BELOW_CHANCE.check(None, "unknown")
     chance = math.log(vocabulary)
     holds = first < chance - CHANCE_SLACK
-    words = f"最初の損失は {first:.4g}、何も知らないモデルなら {chance:.2f}。"
-    return LOSS_BELOW_CHANCE.check(holds, words if holds else f"{words}重みが読み込まれていない疑い。")
+    return LOSS_BELOW_CHANCE.check(holds, "below" if holds else "at_chance", loss=first, chance=chance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from steph.base.messages import NOTHING, say
 from steph.contract.questions import question_key, repeats_question
 from steph.contract.results import EvaluationKind, Row
 from steph.judge.checks_reading import READINGS, reading_checks
@@ -59,7 +60,7 @@ def response_checks(
 ) -> tuple[Check, ...]:
     """All checks of the responses; `seconds` is the whole run's, `ranks` how many processes answered at a time."""
     if not rows:
-        return tuple(one.check(None, "回答がないので測れない。", rehearsal=rehearsal) for one in TEXT)
+        return tuple(one.check(None, say("evaluation.no_answers"), rehearsal=rehearsal) for one in TEXT)
     return (
         _bounded_check(rows, cot, rehearsal, is_free=kind == "generate"),
         _ended_check(rows, rehearsal),
@@ -77,10 +78,17 @@ def _bounded_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, *, is_free
     texts = [without_special(row.response or "") for row in rows]
     loops = [loop for text in texts if (loop := looping(text))]
     long = 0 if is_free else sum(_is_overlong(text, cot) for text in texts)
-    lengths = f"応答は {min(map(len, texts)):,}〜{max(map(len, texts)):,} 文字"
-    example = f"（{loops[0]}）" if loops else ""
-    message = f"{lengths}、{len(rows)} 問のうち長すぎる応答 {long} 件、反復する応答 {len(loops)} 件{example}。"
-    return RESPONSES_BOUNDED.check(not loops and not long, message, rehearsal=rehearsal)
+    return RESPONSES_BOUNDED.check(
+        not loops and not long,
+        "looping" if loops else "lengths",
+        rehearsal=rehearsal,
+        shortest=min(map(len, texts)),
+        longest=max(map(len, texts)),
+        questions=len(rows),
+        too_long=long,
+        loops=len(loops),
+        example=loops[0] if loops else NOTHING,
+    )
 
 
 def _is_overlong(text: str, cot: bool) -> bool:
@@ -95,14 +103,19 @@ def _ended_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     open_thoughts = [thought_is_open(row.response or "") for row in rows]
     reasons = [row.finish_reason.lower() for row in rows if isinstance(row.finish_reason, str)]
     if not reasons and not any(open_thoughts):
-        return RESPONSES_ENDED.check(None, "finish_reason が記録されていない。")
+        return RESPONSES_ENDED.check(None, "no_reason")
     at_limit = [reason in ("length", "max_tokens", "max_new_tokens") for reason in reasons]
-    counts = f"{sum(at_limit)} 問の応答が上限で打ち切られ、{sum(open_thoughts)} 問の思考が閉じていない"
-    message = f"{len(rows)} 問のうち {counts}。"
     if len(reasons) == len(rows) and all(at_limit) and all(row.new_tokens == 1 for row in rows):
         # not a matter of the model's words: with one token nothing can end
-        return RESPONSES_ENDED.check(False, f"{len(rows)} 問とも 1 トークンで上限に達した。")
-    return RESPONSES_ENDED.check(not any(at_limit) and not any(open_thoughts), message, rehearsal=rehearsal)
+        return RESPONSES_ENDED.check(False, "one_token", questions=len(rows))
+    return RESPONSES_ENDED.check(
+        not any(at_limit) and not any(open_thoughts),
+        "ends",
+        rehearsal=rehearsal,
+        questions=len(rows),
+        cut=sum(at_limit),
+        thinking=sum(open_thoughts),
+    )
 
 
 def _present_check(rows: tuple[Row, ...], random_weights: bool, *, is_free: bool) -> Check:
@@ -112,17 +125,22 @@ def _present_check(rows: tuple[Row, ...], random_weights: bool, *, is_free: bool
     """
     at_once = [random_weights and _ended_at_once(row) for row in rows]
     if all(at_once):
-        message = f"{len(rows)} 問とも、乱数の重みのモデルが何も書かずに終えた。"
-        return RESPONSES_PRESENT.check(None, message, severity=INFO)
+        return RESPONSES_PRESENT.check(None, "random_weights", severity=INFO, questions=len(rows))
     blank = [is_blank(row.response) for row in rows]
     answered = [bool(row.predicted_answer) and row.is_answered for row in rows]
     baseless = sum(one and empty for one, empty in zip(answered, blank, strict=True))
     unmade = sum(row.new_tokens == 0 and not empty for row, empty in zip(rows, blank, strict=True))
     lost = sum(empty and not silent for empty, silent in zip(blank, at_once, strict=True))
-    counts = f"応答が空なのに回答がある {baseless} 問、生成トークンが 0 なのに応答がある {unmade} 問"
-    message = f"{len(rows)} 問のうち、応答が空 {sum(blank)} 問、{counts}。"
     is_hard = baseless or unmade or (2 * lost > len(rows) and not (random_weights and is_free))
-    return RESPONSES_PRESENT.check(not is_hard and not lost, message, severity=FAIL if is_hard or not lost else WARN)
+    return RESPONSES_PRESENT.check(
+        not is_hard and not lost,
+        "counts",
+        severity=FAIL if is_hard or not lost else WARN,
+        questions=len(rows),
+        empty=sum(blank),
+        baseless=baseless,
+        unmade=unmade,
+    )
 
 
 def _ended_at_once(row: Row) -> bool:
@@ -139,23 +157,23 @@ def _figures_check(rows: tuple[Row, ...], seconds: float | None, ranks: int) -> 
     short = [pair for pair in tokens if pair[0] > 0 and pair[1] > TOKEN_CHARS * pair[0] + TOKEN_SLACK_CHARS]
     own = {row.own_seconds for row in rows if row.own_seconds is not None}
     if not tokens and not (own and seconds is not None):
-        return ROW_FIGURES_FIT.check(None, "JSON に秒数もトークン数もない。")
+        return ROW_FIGURES_FIT.check(None, "no_figures")
     spent = max(max(own, default=0.0), sum(own) / ranks)
     late = seconds is not None and spent > seconds * (1 + SECONDS_SLACK_SHARE) + SECONDS_SLACK
-    message = f"{len(rows)} 問のうち、トークン数に対して長すぎる応答 {len(short)} 件"
-    times = (
-        f"行の秒数は合わせて {spent:.1f} 秒、実行は {seconds:.1f} 秒"
-        if own and seconds is not None
-        else "秒数は測れない"
+    return ROW_FIGURES_FIT.check(
+        not short and not late,
+        "tokens" if seconds is None or not own else "tokens_and_seconds",
+        questions=len(rows),
+        too_long=len(short),
+        of_rows=spent,
+        of_run=seconds,
     )
-    return ROW_FIGURES_FIT.check(not short and not late, f"{message}、{times}。")
 
 
 def _echo_check(rows: tuple[Row, ...]) -> Check:
     """Generated tokens that were not cut from the prompt's bring the whole prompt, and a parser its letters."""
     echoes = sum(repeats_question(row.response or "", row.question, row.choices) for row in rows)
-    message = f"{len(rows)} 問のうち {echoes} 問の応答に問題文と選択肢がそのまま入っている。"
-    return PROMPT_NOT_ECHOED.check(2 * echoes <= len(rows), message)
+    return PROMPT_NOT_ECHOED.check(2 * echoes <= len(rows), "echoes", questions=len(rows), echoes=echoes)
 
 
 def _sameness_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
@@ -164,19 +182,24 @@ def _sameness_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     asked = {question_key(row.question, row.choices) for row in told if row.predicted_answer != "error"}
     texts = {row.response or "" for row in told}
     if len(asked) < 2 or max(map(len, texts)) < TELLING_CHARS:
-        return RESPONSES_DIFFER.check(None, "応答が短いか 1 問だけなので、同じでも何も言えない。")
-    return RESPONSES_DIFFER.check(len(texts) > 1, f"{len(told)} 問の応答は {len(texts)} 通り。", rehearsal=rehearsal)
+        return RESPONSES_DIFFER.check(None, "too_little")
+    return RESPONSES_DIFFER.check(
+        len(texts) > 1, "different", rehearsal=rehearsal, questions=len(told), different=len(texts)
+    )
 
 
 def _speed_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, seconds: float | None) -> Check:
     limit = COT_SECONDS if cot else DIRECT_SECONDS
     own = [row.own_seconds for row in rows if row.own_seconds is not None]
     if len(own) == len(rows):
-        message = f"1 問あたり最長 {max(own):.1f} 秒（目安 {limit:.0f} 秒）。"
-        return ANSWERS_FAST.check(max(own) <= limit, message, rehearsal=rehearsal)
+        return ANSWERS_FAST.check(max(own) <= limit, "slowest", rehearsal=rehearsal, seconds=max(own), limit=limit)
     if seconds is None:
-        return ANSWERS_FAST.check(None, "時間が記録されていない。")
-    each = seconds / len(rows)
-    holds = seconds <= LOADING_SECONDS + limit * len(rows)
-    message = f"読み込みを含めて 1 問あたり {each:.1f} 秒（全体 {seconds:.0f} 秒、{len(rows)} 問）。"
-    return ANSWERS_FAST.check(holds, message, rehearsal=rehearsal)
+        return ANSWERS_FAST.check(None, "no_times")
+    return ANSWERS_FAST.check(
+        seconds <= LOADING_SECONDS + limit * len(rows),
+        "with_loading",
+        rehearsal=rehearsal,
+        each=seconds / len(rows),
+        total=seconds,
+        questions=len(rows),
+    )

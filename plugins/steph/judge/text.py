@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from steph.base.messages import Message, say
+
 DIRECT_CHARS = 1000  # a direct answer is one letter; a chatty one explains itself in some hundred characters
 COT_CHARS = 4000
 LOOPED_LINES, LOOPED_SHARE = 5, 0.3
@@ -17,20 +19,20 @@ _TAIL_CHARS = 4000
 _DIGITS = re.compile(r"\d+")
 
 
-def looping(text: str) -> str | None:
-    """How the text repeats itself, in Japanese; None where it does not."""
+def looping(text: str) -> Message | None:
+    """How the text repeats itself; None where it does not."""
     bare = "".join(text.split())
     if len(bare) >= ONE_CHARACTER_CHARS and len(set(bare)) == 1:
-        return f"「{bare[0]}」だけが {len(bare)} 文字"
+        return say("loop.character", character=bare[0], characters=len(bare))
     text = _DIGITS.sub("0", text)  # a loop that counts its turns is a loop
     looked_at = text[:LOOKED_AT_CHARS]
     if repeats := _repeated_lines(looked_at):
-        return f"同じ行が {repeats} 回"
+        return say("loop.line", times=repeats)
     if turns := _tail_turns(text[-_TAIL_CHARS:].rstrip()):
-        return f"末尾で同じ文字列が {turns} 回"
+        return say("loop.end", times=turns)
     distinct = _distinct_ngrams(looked_at)
     if distinct < NGRAM_DISTINCT:
-        return f"文字列の {100 * (1 - distinct):.0f} % が繰り返し"
+        return say("loop.share", percent=100 * (1 - distinct))
     return None
 
 
