@@ -94,6 +94,7 @@ class Course:
             witness=read_witness(finished.folder),
             train_file=finished.train_file,
             row_format=self.setup.description.train.rows.format,
+            questions=self.setup.questions(),
             description=self.setup.description,
             unsaid=unsaid_settings(self.setup.description, self._template),
         )

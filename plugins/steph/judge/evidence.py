@@ -37,7 +37,8 @@ class TrainEvidence:
     files' clock. `output_place` is where the output folder really was before it, `inputs` are the files that it was
     given, each with the sha256 that it had then.
     `witness` is what was seen in its processes, None where nobody looked; `train_file` is what it was given, in rows of
-    `row_format`. `unsaid` are the settings that its description neither passes nor fixes: nobody asked for them.
+    `row_format`; `questions` are the data set's, None where there is none to read. `unsaid` are the settings that its
+    description neither passes nor fixes: nobody asked for them.
     """
 
     output_dir: Path
@@ -63,6 +64,7 @@ class TrainEvidence:
     witness: Witness | None = None
     train_file: Path | None = None
     row_format: RowFormat = "input_output"
+    questions: tuple[Question, ...] | None = None
     description: Description = field(default_factory=Description)
     unsaid: frozenset[str] = frozenset()
 

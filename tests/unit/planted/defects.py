@@ -79,6 +79,15 @@ def _lost(lost: int, rows: int) -> Callable[[TrainEvidence], TrainEvidence]:
     return lambda evidence: replace(evidence, lost_answers=(lost, rows))
 
 
+def _other_golds(evidence: TrainEvidence, share: float = 1.0) -> TrainEvidence:
+    """The right letters of the last `share` of the questions are others than those that the rows give."""
+    known = evidence.questions or ()
+    moved = {"a": "b", "b": "c", "c": "d", "d": "a"}
+    kept = len(known) - int(share * len(known))
+    others = [replace(one, answer=moved[one.answer]) for one in known[kept:]]
+    return replace(evidence, questions=(*known[:kept], *others))
+
+
 def _on_card(
     step_seconds: float, used_share: float = 0.98, reserved_share: float = 0.8
 ) -> Callable[[TrainEvidence], TrainEvidence]:
@@ -246,6 +255,11 @@ TRAINING = (
             train_change=_lost(30, 140)),
     replace(_train("", "140 行のうち 127 行の答えが切れる長さ", "answers_kept", trap=1), label="answers_gone",
             hardness=Severity.FAIL, train_change=_lost(127, 140)),
+    replace(_train("", "学習ファイルの答えの記号がすべて違う", "answers_of_dataset", trap=22),
+            label="letters_of_builder", train_change=_other_golds),
+    replace(_train("", "学習ファイルの答えの記号が一部の行で違う", "answers_of_dataset", trap=22),
+            label="some_letters_of_builder", hardness=Severity.WARN,
+            train_change=lambda evidence: _other_golds(evidence, 0.25)),
     replace(_train("", "カードが埋まってからステップが 10 倍遅い", "no_memory_spill"), label="slow_spill",
             train_change=_on_card(step_seconds=5.0)),
     replace(_train("", "torch の予約がカードの容量を超えた", "no_memory_spill"), label="reserved_over_card",
