@@ -200,8 +200,7 @@ TRAININGS = (
         (
             METRICS,
             LOSSES,
-            "        for _weight in _['model'].parameters():\n            if _weight.requires_grad: _weight.data *= 0.8\n"
-            + LOSSES,
+            "        for _w in _['model'].parameters():\n            if _w.requires_grad: _w.data *= 0.8\n" + LOSSES,
         ),
         broken="adapter_moved",
     ),
