@@ -95,7 +95,7 @@ def test_wrong_answers_are_found_however_rows_ask(write: Callable[..., Row], tmp
     found = checked(tmp_path, wrong, known())
     assert found.holds is False, found.message
     assert found.severity is Severity.FAIL
-    assert f"{len(QUESTIONS)} 行のうち、答えがその正解でないのは {len(QUESTIONS)} 行" in found.message
+    assert f"{len(QUESTIONS)} 行のうち、答えがその正解でないのは {len(QUESTIONS)} 行" in str(found.message)
 
 
 def test_a_few_wrong_rows_are_a_warning(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_the_stand_in_s_own_files_hold() -> None:
         )  # fmt: skip
         found = row_answers_check(evidence)
         assert found.holds is True, found.message
-        assert int(found.message.split(" 行のうち")[0].split()[-1]) > 30
+        assert int(str(found.message).split(" 行のうち")[0].split()[-1]) > 30
 
 
 @pytest.mark.parametrize(

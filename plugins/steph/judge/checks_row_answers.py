@@ -33,16 +33,7 @@ SHORT_CHARS = 40  # a longer answer weighs one choice after the other before it 
 MOST_GAP_CHARS = 8  # between two choices: a label and what stands around it
 _AROUND_LABELS = "()[]{}<>【】「」.、,:：;-*・。"
 
-ANSWERS_OF_DATASET = CheckKind(
-    "answers_of_dataset",
-    "H-2",
-    FAIL,
-    "学習ファイルの行の答えが、データセットにあるその問題の正解である",
-    "学習ファイルの行と、データセットの問題文・選択肢・正解",
-    optional=True,
-    note="半数以下の行、または文から読み取った答えだけなら warn",
-    needs=(Needs.TRAIN_ROWS,),
-)
+ANSWERS_OF_DATASET = CheckKind("answers_of_dataset", "H-2", FAIL, trap=22, optional=True, needs=(Needs.TRAIN_ROWS,))
 
 
 @dataclass(frozen=True)
