@@ -275,6 +275,49 @@ def test_evaluation_mode_is_a_finding_only_where_dropout_was_asked_for(sound: Tr
     assert broken(judged(sound, tmp_path / "c", evaluating, off)) == {"setup_seen": Severity.WARN}
 
 
+@pytest.mark.parametrize(
+    ("a", "steps", "words", "optimizer", "is_found"),
+    [
+        ({"moved": 0}, 10, (), "AdamW", True),
+        ({"moved": 0}, 10, ("--optim", "lora_fa"), "AdamW", False),
+        ({"moved": 0}, 10, ("--use-lorafa",), "AdamW", False),
+        ({"moved": 0}, 10, (), "LoraFAOptimizer", False),
+        ({"moved": 0}, 2, (), "AdamW", False),  # B begins at zero: A has no gradient in the first step
+        ({"kept": 0.2}, 10, (), "AdamW", True),
+        ({"kept": 0.9}, 10, (), "AdamW", False),
+        ({"kept": 3.0}, 10, (), "AdamW", False),
+    ],
+)
+def test_a_matrices_that_stand_still_or_shrink_are_said(
+    sound: TrainEvidence, tmp_path: Path, a: dict[str, Any], steps: int, words: tuple[str, ...], optimizer: str,
+    is_found: bool,
+) -> None:  # fmt: skip
+    """Frozen A matrices warn, unless the description or the optimizer says that they are meant to be."""
+
+    def ended(facts: Facts) -> Facts:
+        return [
+            fact | {"lora_a": fact["lora_a"] | a, "optimizer_steps": steps} if fact["fact"] == "training_ends" else fact
+            for fact in facts
+        ]
+
+    said = replace(sound, words=words)
+    found = broken(judged(said, tmp_path, ended, each("training_begins", optimizer=optimizer)))
+    assert found.pop("updates_seen", None) is (None if steps == 10 else Severity.WARN)
+    assert found == ({"adapter_moved": Severity.WARN} if is_found else {})
+
+
+@pytest.mark.parametrize(
+    ("decay", "words", "is_found"),
+    [(0.5, (), True), (0.5, ("--weight-decay", "0.5"), False), (0.1, (), False), (None, (), False)],
+)
+def test_a_weight_decay_that_nobody_asked_for(
+    sound: TrainEvidence, tmp_path: Path, decay: float | None, words: tuple[str, ...], is_found: bool
+) -> None:
+    """More than libraries have by default is said, unless the description's words have it."""
+    found = broken(judged(replace(sound, words=words), tmp_path, each("training_begins", weight_decay=decay)))
+    assert found == ({"setup_seen": Severity.WARN} if is_found else {})
+
+
 def test_gradients_are_lost_only_where_no_micro_batch_finds_any(sound: TrainEvidence, tmp_path: Path) -> None:
     """More calls a step than were asked for, a training of one's own, or one gradient left: nothing is said."""
     none = each("batch", gradient=0.0)

@@ -114,7 +114,7 @@ def test_what_the_production_model_lacks_is_named() -> None:
 
 
 def test_peaks_of_an_undescribed_pipeline_that_no_formula_explains_promise_nothing() -> None:
-    """1.0 GiB where the plain trainer would take 4.9 and none less than 1.9: no prediction for another model, and how to get one."""
+    """1.0 GiB, less than any known trainer takes: no prediction for another model, and how to get one."""
     record = _record("undescribed")
     h2 = record.stages[StageId.H2]
     light = h2.attempts[-1].model_copy(update={"probes": (factory.probe(1.0),)})

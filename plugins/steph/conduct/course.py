@@ -17,7 +17,7 @@ from steph.conduct.preparation import Setup, config_template
 from steph.conduct.side_commands import script_flags, side_folder, training_rows
 from steph.conduct.stage_run import Run
 from steph.contract.answers import AnswerLoss, RowLengths, row_lengths
-from steph.contract.asked import passed, unsaid_settings
+from steph.contract.asked import passed, unsaid_settings, words_of
 from steph.contract.commands import Call, Place, folder_beside, train_call
 from steph.contract.description import TrainWhen
 from steph.judge.base_model import has_random_weights
@@ -94,8 +94,10 @@ class Course:
             witness=read_witness(finished.folder),
             train_file=finished.train_file,
             row_format=self.setup.description.train.rows.format,
+            questions=self.setup.questions(),
             description=self.setup.description,
             unsaid=unsaid_settings(self.setup.description, self._template),
+            words=words_of(self.setup.description.train, self._template),
         )
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from steph.base.files import UnreadableError, sha256_or_none
+from steph.base.files import sha256_or_none
 from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, Request, run_attempt
@@ -14,7 +14,7 @@ from steph.conduct.preparation import config_template
 from steph.conduct.side_commands import build_index, side_folder
 from steph.conduct.stage_run import Run
 from steph.contract.commands import Place, evaluate_call
-from steph.contract.questions import Question, frame_in, questions_in, questions_of
+from steph.contract.questions import Question, frame_in, questions_in
 from steph.contract.results import Row
 from steph.judge.checks_adapter_use import adapter_files
 from steph.judge.checks_evaluation import judge_evaluation
@@ -89,7 +89,7 @@ class Evaluation:
         if settings.use_rag:
             build_index(self.run)
         files = adapter_files(self.run.setup.root / trained.adapter_folder)
-        plan = _Plan(variant, settings, self._output_path(variant), trained, beside, self._questions(), files)
+        plan = _Plan(variant, settings, self._output_path(variant), trained, beside, self.run.setup.questions(), files)
 
         def judge(finished: Finished) -> Attempt:
             return self._judge(finished, plan)
@@ -112,13 +112,6 @@ class Evaluation:
         if recorded is not None and sha256_or_none(self.run.setup.root / name) != recorded:
             return f"{CONFIG} が{stage}の記録と違う(sha256不一致): {folder}"
         return None
-
-    def _questions(self) -> tuple[Question, ...] | None:
-        dataset = self.run.setup.dataset
-        try:
-            return questions_of(self.run.setup.root / dataset.path) if dataset else None
-        except UnreadableError:
-            return None
 
     def _settings(self, variant: Variant, attempt: Attempt) -> EvalSettings:
         asked = self.run.setup.profile.evaluate

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.base.files import UnreadableError
 from steph.base.messages import Message, say
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.base.units import gib
 from steph.contract.asked import applied, own_models, passed
 from steph.contract.description import FILE_NAME, Description, DescriptionError, Evaluate, Train, load_description
 from steph.contract.placeholders import KNOWN_IN_TRAIN, WHEN, filled, unknown_placeholder
+from steph.contract.questions import Question, questions_of
 from steph.gpu import visible
 from steph.gpu.driver import DeviceError
 from steph.gpu.visible import memory_fraction_for_cap
@@ -51,6 +53,13 @@ class Setup:
         """The GPUs of so many processes, one each; empty on the CPU."""
         every = (self.device, *self.context.environment.further_devices) if self.device else ()
         return every[:num_processes]
+
+    def questions(self) -> tuple[Question, ...] | None:
+        """The data set's questions as they are now; None where there is none, or none that can be read."""
+        try:
+            return questions_of(self.root / self.dataset.path) if self.dataset else None
+        except UnreadableError:
+            return None
 
     @property
     def root(self) -> Path:

@@ -25,17 +25,21 @@ _PRECISIONS = ("bf16", "fp16")
 
 def passed(section: Train | Evaluate, template: str | None = None) -> frozenset[str]:
     """The placeholders that a section's words hold, its conditions' included; `template`: the text of its config."""
-    commands = (section.command or (), section.extra, *section.before, *section.after)
-    texts = [word for words in commands for word in words]
-    texts += [word for name in type(section.when).model_fields for word in getattr(section.when, name)]
-    texts += [*section.env.values(), section.cwd, template or ""]
     when = {name for name in type(section.when).model_fields if getattr(section.when, name)}
-    names = {*names_in(texts), *(when & {"use_4bit", "target_modules", "max_steps"})}
+    names = {*names_in(words_of(section, template)), *(when & {"use_4bit", "target_modules", "max_steps"})}
     if when & {*_PRECISIONS, "fp32"}:
         names.add("mixed_precision")
     if when & {"adapter"}:
         names.add("adapter")
     return frozenset(names)
+
+
+def words_of(section: Train | Evaluate, template: str | None = None) -> tuple[str, ...]:
+    """All words of a section's commands, its conditions and environment; `template`: the text of its config."""
+    commands = (section.command or (), section.extra, *section.before, *section.after)
+    conditions = (getattr(section.when, name) for name in type(section.when).model_fields)
+    words = (word for several in (*commands, *conditions) for word in several)
+    return (*words, *section.env.values(), section.cwd, template or "")
 
 
 def unsaid_settings(description: Description, template: str | None = None) -> frozenset[str]:

@@ -56,6 +56,18 @@ def question_key(question: str, choices: object) -> str:
     return _squeeze(question) + _PART + _PART.join(map(_squeeze, choices_of(choices).texts))
 
 
+def key_texts(key: str) -> tuple[str, tuple[str, ...]]:
+    """A key's question and its choices, in normal form; a question without choices has none."""
+    question, *choices = key.split(_PART)
+    return question, tuple(filter(None, choices))
+
+
+def label_places(labels: Sequence[str]) -> dict[str, int] | None:
+    """Which choice each label stands for, where these labels, in order, number choices; None where they do not."""
+    is_known = any(tuple(labels) == known[: len(labels)] for known in _SEQUENCES)
+    return {label: place for place, label in enumerate(labels)} if labels and is_known else None
+
+
 def choices_of(choices: object) -> Choices:
     """Read choices as results write them: lines, a list, a mapping of labels, or a list of mappings."""
     if isinstance(choices, Mapping):

@@ -22,6 +22,7 @@ from steph.judge.checks_model import MODEL
 from steph.judge.checks_process import BASE_WEIGHTS_LOADED, EXIT_ZERO, LIBRARY_WARNINGS, MACHINE, NO_TRACEBACK, RANKS
 from steph.judge.checks_prompts import PROMPTS
 from steph.judge.checks_results import RESULTS
+from steph.judge.checks_row_answers import ANSWERS_OF_DATASET
 from steph.judge.checks_rows import ROW_IDENTITY
 from steph.judge.checks_spill import NO_MEMORY_SPILL
 from steph.judge.checks_steps import STEPS
@@ -53,7 +54,7 @@ CATALOG: dict[str, CheckKind] = {
     for kind in (
         *(*MODEL, EXIT_ZERO, NO_TRACEBACK, BASE_WEIGHTS_LOADED, LIBRARY_WARNINGS, ADAPTER_BASE, *RANKS, *MACHINE),
         *(LINE_TRAIN_RESULT, *ADAPTER_FILES, *ADAPTER_KEYS, TOKENIZER_KEPT, *TRAINING_FILES, *ASKED, *LOSS),
-        *(*STEPS, *TIMES, *WITNESSED_TRAINING, *ROW_IDENTITY, NO_MEMORY_SPILL, ANSWERS_KEPT),
+        *(*STEPS, *TIMES, *WITNESSED_TRAINING, *ROW_IDENTITY, ANSWERS_OF_DATASET, NO_MEMORY_SPILL, ANSWERS_KEPT),
         *(*WITNESSED_ANSWERS, *LINES, *ADAPTER_IN_USE, *RESULTS, *PROMPTS, *TEXT, *EXTENDED, *HEART),
     )
 }

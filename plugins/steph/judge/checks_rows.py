@@ -42,7 +42,7 @@ ROW_IDENTITY = (ROWS_SEEN, ROWS_WHOLE, ANSWERS_OF_FILE)
 class _FileRows:
     """The texts of a training file: how many rows, how many different ones, its rows' fields as fingerprints.
 
-    `answers`: the hash of each row's last text.
+    `answers`: the hash of each row's last text; `has_blank_answers`: one of these begins with a line break.
     """
 
     rows: int
@@ -50,6 +50,7 @@ class _FileRows:
     fields: tuple[tuple[tuple[str, ...], ...], ...]  # of the first rows only where `is_part`
     is_part: bool
     answers: tuple[str, ...]  # of the same rows as `fields`
+    has_blank_answers: bool
     has_plain_edges: bool  # its fields begin and end alike in all rows, so that a template leaves no seams
 
     @property
@@ -79,18 +80,24 @@ def _answers_check(file: _FileRows, begins: TrainingBegins, batches: Sequence[Ba
     """Labels that are another row's answer, or nothing but an end token; what is unlike any answer says nothing."""
     rows = dict(zip(begins.row_hashes or (), begins.row_fingerprints or (), strict=False))
     nothing, known = text_hash(""), {*file.answers}
-    compared = wrong = 0
+    compared = wrong = blank = 0
     for batch in batches:
         hashes, answers = batch.row_hashes or (), batch.answer_hashes or ()
         left = [end for end in batch.unlabelled_end_hashes or () if end in known and end != nothing]
         compared, wrong = compared + len(left), wrong + len(left)
-        for row, answer, first in zip(hashes, answers, batch.first_supervised or (), strict=False):
+        begins_blank = batch.begins_blank or [None] * len(hashes)
+        for row, answer, first, is_blank in zip(
+            hashes, answers, batch.first_supervised or (), begins_blank, strict=False
+        ):
             own = _answers_at(file, rows.get(row, ())) if first else frozenset()
             if own and answer in known | {nothing}:
                 compared += 1
                 wrong += answer not in own
+                blank += bool(is_blank)
     if compared < LEAST_ROWS:
         return ANSWERS_OF_FILE.check(None, "too_few", least=LEAST_ROWS)
+    if not wrong and 2 * blank > compared and not file.has_blank_answers:
+        return ANSWERS_OF_FILE.check(False, "blank_line", severity=WARN, compared=compared, blank=blank)
     severity = WARN if 0 < wrong * 2 <= compared else None
     return ANSWERS_OF_FILE.check(not wrong, "compared", severity=severity, compared=compared, wrong=wrong)
 
@@ -216,7 +223,8 @@ def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
     ]
     has_plain_edges = all(len(edge) <= MOST_EDGES for edge in edges[:-1])
     answers = tuple(text_hash(row[-1]) for row in first)
-    return _FileRows(len(rows), distinct, fields, len(first) < len(rows), answers, has_plain_edges)
+    has_blank_answers = any(row[-1].lstrip(" ").startswith("\n") for row in first)
+    return _FileRows(len(rows), distinct, fields, len(first) < len(rows), answers, has_blank_answers, has_plain_edges)
 
 
 def _seams(row: Sequence[str]) -> Iterator[str]:

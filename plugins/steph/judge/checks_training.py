@@ -28,6 +28,7 @@ from steph.judge.checks_asked import Asked, asked_checks
 from steph.judge.checks_complete import STEPS_COMPLETE, StepsEvidence, says_packing, steps_check
 from steph.judge.checks_loss import LossEvidence, loss_checks
 from steph.judge.checks_process import process_checks
+from steph.judge.checks_row_answers import row_answers_check
 from steph.judge.checks_spill import spill_check, steps_before, steps_between
 from steph.judge.checks_steps import StepEvidence, step_checks
 from steph.judge.checks_times import TimeEvidence, time_checks
@@ -93,6 +94,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
         *witnessed_training_checks(evidence, outcome.adapter_sha256),
         *_spill_checks(evidence, own),
         _answers_check(evidence.lost_answers),
+        row_answers_check(evidence),
     )
     lacks = lacking_in_training(
         evidence.row_format,

@@ -46,6 +46,9 @@ MOST_SKIPPED_SHARE = 0.2  # of the optimizer's steps; fp16 skips one or two whil
 MOST_PADDING = 0.5
 LEAST_LOSSES, LOSS_TOLERANCE, LOSS_ROUNDING = 2, 0.05, 0.01  # steps; a share of the larger one; what is cut in a log
 RATE_TOLERANCE = 1e-3
+LEAST_STEPS = 3  # B begins at zero, so that A has no gradient in the first one
+MOST_DECAY = 0.2  # weight decay that nobody asked for; libraries' defaults are 0 to 0.1
+MOST_SHRUNK = 0.5  # of A: training changes its numbers and hardly ever makes them smaller
 
 TRAINING_SEEN = CheckKind("training_seen", "H-2", FAIL, trap=23, core=True)
 STEPS_SEEN = CheckKind("steps_seen", "H-2", FAIL, core=True)
@@ -154,7 +157,7 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
         quantised_check(evidence.settings.use_4bit, (seen.begins,)),
         _setup_check(evidence, seen),
         *place_checks((seen.begins,), on_gpu=evidence.card is not None),
-        _moved_check(seen),
+        _moved_check(evidence, seen),
         _updates_check(seen),
         _loss_check(seen),
         _saved_check(evidence, witness, seen, adapter_sha256),
@@ -381,6 +384,9 @@ def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
         same = math.isclose(begins.learning_rate, asked.learning_rate, rel_tol=RATE_TOLERANCE)
         shown = f"{asked.learning_rate if same else begins.learning_rate:g}"
         pairs.append(("学習率", {shown}, f"{asked.learning_rate:g}"))
+    decay = seen.begins.weight_decay
+    if decay is not None and decay > MOST_DECAY and not evidence.says("weight[-_ ]?decay"):
+        pairs.append(("重み減衰", {f"{decay:g}"}, f"指定がない。ふつうは {MOST_DECAY:g} まで"))
     known = [pair for pair in pairs if pair[1]]
     if not known:
         return SETUP_SEEN.check(None, "量子化の型も dropout も学習率も目撃していない。")
@@ -391,7 +397,7 @@ def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
     return SETUP_SEEN.check(not wrong, f"依頼と違う設定: {one_line('、'.join(wrong) or 'なし', 250)}。")
 
 
-def _moved_check(seen: Seen) -> Check:
+def _moved_check(evidence: TrainEvidence, seen: Seen) -> Check:
     ends, lora = seen.ends, seen.begins.lora
     if ends is None or ends.lora_b is None or not ends.lora_b.total:
         why = "学習したモデルに PEFT の LoRA の層が見えない" if lora is None else "動いたかどうかを目撃していない"
@@ -405,6 +411,8 @@ def _moved_check(seen: Seen) -> Check:
     if is_even(ends.matrices) and (ends.steps or 0) > 1:
         told = f"{message}B のどれも、中の数値がすべて同じ。勾配が置き換えられた疑い。"
         return ADAPTER_MOVED.check(False, told, severity=WARN)
+    if (trouble := _trouble_with_a(evidence, seen, ends, a)) is not None:
+        return ADAPTER_MOVED.check(False, f"{message}{trouble}", severity=WARN)
     rates = [line.learning_rate for line in seen.logged if line.learning_rate]
     if b.max_abs is not None and len(rates) >= LEAST_LOGGED and ends.steps:
         path = ends.steps * sum(rates) / len(rates)
@@ -412,6 +420,16 @@ def _moved_check(seen: Seen) -> Check:
             told = f"{message}B は最も大きく動いた所でも {b.max_abs:.2g}（学習率の合計は {path:.2g}）。"
             return ADAPTER_MOVED.check(False, told, severity=WARN)
     return ADAPTER_MOVED.check(True, message)
+
+
+def _trouble_with_a(evidence: TrainEvidence, seen: Seen, ends: TrainingEnds, a: Moved) -> str | None:
+    """What is to be said of A matrices that stood still, which LoRA-FA means to do, or that shrank away."""
+    is_meant = evidence.says("lora[-_ ]?fa") or "lorafa" in (seen.begins.optimizer or "").lower()
+    if a.total and 2 * a.moved <= a.total and (ends.optimizer_steps or ends.steps or 0) >= LEAST_STEPS and not is_meant:
+        return "A が学習されていない（凍結したか、更新が丸められた。LoRA-FA のつもりなら、その指定が見えない）。"
+    if a.kept is not None and a.kept < MOST_SHRUNK:
+        return f"A の数値が学習の前の {a.kept:.2g} 倍に縮んだ（重み減衰が強すぎる疑い）。"
+    return None
 
 
 def _updates_check(seen: Seen) -> Check:

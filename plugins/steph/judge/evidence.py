@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,8 @@ class TrainEvidence:
     files' clock. `output_place` is where the output folder really was before it, `inputs` are the files that it was
     given, each with the sha256 that it had then.
     `witness` is what was seen in its processes, None where nobody looked; `train_file` is what it was given, in rows of
-    `row_format`. `unsaid` are the settings that its description neither passes nor fixes: nobody asked for them.
+    `row_format`; `questions` are the data set's, None where there is none to read. `unsaid` are the settings that its
+    description neither passes nor fixes: nobody asked for them; `words` are those that it calls the program with.
     """
 
     output_dir: Path
@@ -63,8 +65,10 @@ class TrainEvidence:
     witness: Witness | None = None
     train_file: Path | None = None
     row_format: RowFormat = "input_output"
+    questions: tuple[Question, ...] | None = None
     description: Description = field(default_factory=Description)
     unsaid: frozenset[str] = frozenset()
+    words: tuple[str, ...] = ()
 
     @property
     def root(self) -> Path:
@@ -75,6 +79,10 @@ class TrainEvidence:
     def is_scripted(self) -> bool:
         """Whether the program is the published pipeline's script, whose lines and files are the spec's."""
         return any("{train_script}" in word for word in self.description.train.command or ())
+
+    def says(self, pattern: str) -> bool:
+        """Whether the description's words for the training match a pattern, in any case: asked for on purpose."""
+        return any(re.search(pattern, word, re.IGNORECASE) for word in self.words)
 
     def filled(self, pattern: str) -> str:
         """A path of the description, with the output folder filled in."""

@@ -231,6 +231,7 @@ class Batch(Fact):
     row_fingerprints: tuple[Texts, ...] | None = None
     special_tokens: tuple[int, ...] | None = None  # but for padding, BOS and the row's end
     answer_hashes: tuple[str | None, ...] | None = None
+    begins_blank: tuple[bool | None, ...] | None = None  # the first label is a line break behind a line break
     unlabelled_end_hashes: tuple[str | None, ...] | None = None  # of what follows the last label
     training: bool | None = None
     grad: bool | None = None
@@ -261,6 +262,7 @@ class Moved(_Seen):
     moved: int = 0
     zero: int = 0
     max_abs: float | None = None
+    kept: float | None = None  # the size of their first numbers over what it was before
 
 
 class Ratio(_Seen):

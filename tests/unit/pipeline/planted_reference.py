@@ -32,6 +32,8 @@ ACCUMULATED = (
     "per_device_train_batch_size=1, gradient_accumulation_steps=2",
 )
 STEPS = "\n    def floating_point_ops("
+ANSWER = "answer = encode_answer(tokenizer, row.answer)"
+DECAY = "weight_decay=settings.weight_decay"
 SCRIPT_TRAIN, SCRIPT_EVALUATE = "scripts/train_qwen_law_ft.py", "scripts/evaluate_multiple_choice.py"
 
 
@@ -177,6 +179,35 @@ TRAININGS = (
         "trained in evaluation mode",
         (METRICS, SWITCH, "self.model.eval()\n        self.model.train = lambda mode=True: self.model"),
         broken="setup_seen",
+    ),
+    planted(
+        "the A matrices frozen",
+        (
+            RUN,
+            "    is_chunked = _chunk",
+            "    for name, weight in model.named_parameters():\n"
+            "        if 'lora_A' in name: weight.requires_grad_(False)\n"
+            "    is_chunked = _chunk",
+        ),
+        broken="adapter_moved",
+    ),
+    planted("a weight decay of a half", (RUN, DECAY, "weight_decay=0.5"), broken="setup_seen"),
+    planted(
+        "a weight decay that eats the adapter", (RUN, DECAY, "weight_decay=80.0"), broken="setup_seen adapter_moved"
+    ),
+    planted(
+        "all weights a fifth smaller after each micro-batch",
+        (
+            METRICS,
+            LOSSES,
+            "        for _w in _['model'].parameters():\n            if _w.requires_grad: _w.data *= 0.8\n" + LOSSES,
+        ),
+        broken="adapter_moved",
+    ),
+    planted(
+        "a line break before each answer",
+        (ROWS, ANSWER, ANSWER.replace("row.answer", "chr(10) + row.answer")),
+        broken="answers_of_file",
     ),
     planted("dropout off", (RUN, "lora_dropout=settings.lora_dropout", "lora_dropout=0.0"), broken="setup_seen"),
     planted(
@@ -612,6 +643,22 @@ SOUND_TRAININGS = (
         ),
     ),
     planted("two micro-batches a step", ACCUMULATED),
+    planted("a usual weight decay", (RUN, DECAY, "weight_decay=0.1")),
+    planted(
+        "the line break of the template has a label, too",
+        (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer", "prompt_labels[:-1] + prompt.ids[-1:] + answer")),
+    ),
+    planted(
+        "the A matrices frozen by an optimizer for that",
+        (
+            METRICS,
+            STEPS,
+            "\n    def create_optimizer(self, *model):\n        for name, weight in self.model.named_parameters():\n"
+            "            if 'lora_A' in name: weight.requires_grad_(False)\n"
+            "        made = super().create_optimizer(*model)\n"
+            f"        type(made).__name__ = 'LoraFAOptimizer'\n        return made\n{STEPS}",
+        ),
+    ),
     planted("DoRA", (RUN, RANK, RANK + "            use_dora=True,\n")),
     planted("the head is trained too", (RUN, RANK, RANK + '            modules_to_save=["lm_head"],\n')),
     planted(

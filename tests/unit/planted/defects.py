@@ -79,6 +79,15 @@ def _lost(lost: int, rows: int) -> Callable[[TrainEvidence], TrainEvidence]:
     return lambda evidence: replace(evidence, lost_answers=(lost, rows))
 
 
+def _other_golds(evidence: TrainEvidence, share: float = 1.0) -> TrainEvidence:
+    """The right letters of the last `share` of the questions are others than those that the rows give."""
+    known = evidence.questions or ()
+    moved = {"a": "b", "b": "c", "c": "d", "d": "a"}
+    kept = len(known) - int(share * len(known))
+    others = [replace(one, answer=moved[one.answer]) for one in known[kept:]]
+    return replace(evidence, questions=(*known[:kept], *others))
+
+
 def _on_card(
     step_seconds: float, used_share: float = 0.98, reserved_share: float = 0.8
 ) -> Callable[[TrainEvidence], TrainEvidence]:
@@ -246,6 +255,11 @@ TRAINING = (
             train_change=_lost(30, 140)),
     replace(_train("", "140 行のうち 127 行の答えが切れる長さ", "answers_kept", trap=1), label="answers_gone",
             hardness=Severity.FAIL, train_change=_lost(127, 140)),
+    replace(_train("", "学習ファイルの答えの記号がすべて違う", "answers_of_dataset", trap=22),
+            label="letters_of_builder", train_change=_other_golds),
+    replace(_train("", "学習ファイルの答えの記号が一部の行で違う", "answers_of_dataset", trap=22),
+            label="some_letters_of_builder", hardness=Severity.WARN,
+            train_change=lambda evidence: _other_golds(evidence, 0.25)),
     replace(_train("", "カードが埋まってからステップが 10 倍遅い", "no_memory_spill"), label="slow_spill",
             train_change=_on_card(step_seconds=5.0)),
     replace(_train("", "torch の予約がカードの容量を超えた", "no_memory_spill"), label="reserved_over_card",
@@ -425,6 +439,11 @@ WITNESSED = (
     _train("answers_rotated", "答えが一行ずつずれている", "answers_of_file", trap=22),
     _train("answers_all_alike", "どの行の答えも a として学習した", "answers_of_file", trap=22),
     _train("only_the_end_taught", "終わりのトークンだけにラベルがある", "answers_of_file", trap=22),
+    _warn(_train("blank_line", "答えの前に、ファイルにない空行を学習した", "answers_of_file", trap=22),
+          "answers_of_file"),
+    _warn(_train("a_frozen", "A 行列を凍結して学習した", "adapter_moved"), "adapter_moved"),
+    _warn(_train("a_shrunk", "重み減衰で A 行列が 1/10 に縮んだ", "adapter_moved"), "adapter_moved"),
+    _train("decayed", "誰も依頼していない重み減衰 0.5", "setup_seen"),
     _warn(_train("hardly_moved", "B が学習率の合計の 2 % も動いていない", "adapter_moved"), "adapter_moved"),
     _warn(_train("norms_tiny", "勾配ノルムが最後まで 1e-9", "gradient_flows"), "gradient_flows"),
     _train("frozen", "以前のアダプターを凍結したまま学習した", "adapter_moved", "updates_seen"),
@@ -547,6 +566,10 @@ SOUND: tuple[Variant, ...] = (
     _train("", "学習: 欠陥なし（transformers 5 の表示）"),
     replace(_train("", "学習: transformers 4 の表示"), label="style_4", style=4),
     _train("bf16", "学習: BF16 の重み"),
+    replace(_train("a_frozen", "学習: LoRA-FA の指定で A 行列を凍結"), label="a_frozen_on_purpose",
+            train_change=lambda evidence: replace(evidence, words=("--optim", "lora_fa"))),
+    replace(_train("decayed", "学習: 指定した重み減衰 0.5"), label="decayed_on_purpose",
+            train_change=lambda evidence: replace(evidence, words=("--weight-decay", "0.5"))),
     _train("drawn_from_weights", "学習: B 行列がゼロから始まらない初期化（PiSSA）"),
     _train("f16", "学習: F16 の重み"),
     _train("micro_batches_fused", "学習: 勾配累積のぶんを一度に流す"),

@@ -53,6 +53,7 @@ def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
         base_tokenizer=root / "tokenizer.json", base_folder=root / "model", lost_answers=(0, TRAIN_ROWS),
         line_arrivals=arrivals, output_place=place, inputs=inputs,
         witness=read_witness(root / "seen-training"), train_file=root / TRAIN_FILE,
+        questions=questions_of(root / DATASET),
     )  # fmt: skip
     return variant.train_change(evidence)
 

@@ -210,7 +210,7 @@ def _labelled(
     ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], ends: set[int]
 ) -> dict[str, Any]:
     """Where the labels stand; a tensor of labels narrower than the tokens stands at their right edge."""
-    supervised, closing, tails, firsts, answers, left = [], [], [], [], [], []
+    supervised, closing, tails, firsts, answers, left, blank = [], [], [], [], [], [], []
     own = following = 0
     for row, marks, (begin, end) in zip(ids, labels, spans):
         offset = len(row) - len(marks)
@@ -223,6 +223,7 @@ def _labelled(
         own += sum(row[place] == value for place, value in zip(places, values))
         following += sum(place + 1 < len(row) and row[place + 1] == value for place, value in zip(places, values))
         answers.append(_answer(values))
+        blank.append(_begins_blank(values, row[begin : places[0]]) if places else None)
         left.append(_answer(row[places[-1] + 1 : end]) if places else None)
     total = sum(supervised)
     is_aligned = own == total
@@ -231,8 +232,16 @@ def _labelled(
         "first_supervised": firsts, "aligned": is_aligned if total else None,
         # the last token has none that follows it
         "shifted": not is_aligned and following >= total - len(ids) if total else None,
-        "answer_hashes": answers, "unlabelled_end_hashes": left,
+        "answer_hashes": answers, "begins_blank": blank, "unlabelled_end_hashes": left,
     }  # fmt: skip
+
+
+def _begins_blank(values: Sequence[int], before: Sequence[int]) -> bool | None:
+    """Whether the first label breaks a line right behind a line break: a blank line that the answer has of its own."""
+    first, last = (tokens.text_of([one for one in ids if one >= 0]) for ids in (values[:1], before[-1:]))
+    if first is None or last is None:
+        return None
+    return first.lstrip(" ").startswith("\n") and last.rstrip(" ").endswith("\n")
 
 
 def _answer(values: Sequence[int]) -> str | None:

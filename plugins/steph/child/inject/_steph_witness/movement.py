@@ -48,9 +48,17 @@ def since(start: dict[str, Any], model: Any) -> dict[str, Any]:
         peaks = [peak for peak, _ in now.values()]
         found[kind.lower()] = {
             "total": len(now), "moved": sum(before.get(name) != values for name, values in now.items()),
+            "kept": _kept(before, now),
             "zero": peaks.count(0.0), "max_abs": next((one for one in peaks if one != one), max(peaks, default=0.0)),
         }  # fmt: skip
     return {**found, "delta_ratio": _ratios(model)}
+
+
+def _kept(before: dict[str, Any], now: dict[str, Any]) -> float | None:
+    """The norm of a matrix's first numbers over what it was before, in the median; None where all of them were zero."""
+    sizes = [(math.hypot(*before[name][1]), math.hypot(*values[1])) for name, values in now.items() if name in before]
+    ratios = [round(after / start, 4) for start, after in sizes if start > 0 and after == after]
+    return median(ratios) if ratios else None
 
 
 def _ratios(model: Any) -> dict[str, float] | None:

@@ -172,7 +172,7 @@ def _asked(args: Any, state: Any) -> dict[str, Any]:
         "steps_due": int(state.max_steps), "epochs_due": float(args.num_train_epochs),
         "schedule": None if schedule is None else str(getattr(schedule, "value", schedule)),
         "warmup_steps": float(args.get_warmup_steps(int(state.max_steps))),
-        "weight_decay": float(args.weight_decay), "precision": precision,
+        "precision": precision,
         "max_length": next((int(value) for name in ("max_length", "max_seq_length", "max_seq_len", "cutoff_len")
                             if isinstance(value := getattr(args, name, None), int)), None),
         "packing": getattr(args, "packing", None),
@@ -180,12 +180,15 @@ def _asked(args: Any, state: Any) -> dict[str, Any]:
 
 
 def _optimizer(optimizer: Any, args: Any) -> dict[str, Any]:
-    """The optimizer's class, and the rate that it starts from, which may be another than the arguments say."""
+    """The optimizer's class, its largest rate at the start and weight decay, which may be others than the arguments."""
     inner = getattr(optimizer, "optimizer", optimizer)
     rates = [group.get("initial_lr", group.get("lr")) for group in getattr(inner, "param_groups", ())]
     known = [float(rate) for rate in rates if isinstance(rate, (int, float))]
     rate = max(known) if known else getattr(args, "learning_rate", None)
-    return {"optimizer": _name(inner), "learning_rate": rate}
+    decays = [group.get("weight_decay") for group in getattr(inner, "param_groups", ())]
+    decays = [float(decay) for decay in decays if isinstance(decay, (int, float))]
+    decay = max(decays) if decays else getattr(args, "weight_decay", None)
+    return {"optimizer": _name(inner), "learning_rate": rate, "weight_decay": decay}
 
 
 def _name(value: object) -> str | None:
