@@ -158,10 +158,10 @@ def fit(
 ) -> None:
     """Predict a training run's GPU memory and say whether it fits a card; nothing is loaded or downloaded."""
     from steph.memory import fit as fitting
-    from steph.memory.cards import card_by_name
     from steph.memory.forecast import predict
     from steph.memory.shapes import ShapeError, model_shape
     from steph.memory.trainers import ASSUMED_TRAINER
+    from steph.plan.cards import card_by_name
     from steph.plan.options import OptionError, parse_size
     from steph.tell import memory_views
 

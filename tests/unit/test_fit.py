@@ -14,10 +14,10 @@ from measured_records import two_lengths
 from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.cli import app
-from steph.memory.cards import CARDS, Card, card_by_name
 from steph.memory.forecast import BUILT_IN_CONSTANTS, predict
 from steph.memory.shapes import BUILT_IN, config_of
 from steph.memory.trainers import Workload
+from steph.plan.cards import CARDS, Card, card_by_name
 from steph.record.events import AttemptEnded, ModelChosen, StageStarted
 from steph.record.values import Record
 from steph.run.journal import Journal, opened_event

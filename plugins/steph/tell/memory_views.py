@@ -13,11 +13,11 @@ from steph.base.messages import NOTHING, Message, say, text
 from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration
-from steph.memory.cards import Card
 from steph.memory.fit import Fit
 from steph.memory.forecast import Forecast
 from steph.memory.shapes import ModelShape
 from steph.memory.trainers import TRAINERS
+from steph.plan.cards import Card
 from steph.record.values import Candidate, PredictedPeak, StageResult
 from steph.tell import wording
 from steph.tell.advice import Advice
