@@ -28,8 +28,11 @@ fixed = { batch_size = 4, gradient_accumulation_steps = 1, lora_r = 8, lora_alph
 command = ["{python}", "e.py", "{adapter}", "{samples}", "{output}"]
 """
 
-CONFIGS = {"llamafactory": {"config": "c.yaml"}}  # programs that are given a file of a person's own
-HAVE_NO_WORD_FOR = {"llamafactory": {"bnb_4bit_compute_dtype"}}  # 4-bit layers compute as the training does
+CONFIGS = {name: {"config": "c.yaml"} for name in ("axolotl", "llamafactory")}  # a file of a person's own
+HAVE_NO_WORD_FOR = {
+    "llamafactory": {"bnb_4bit_compute_dtype"},  # 4-bit layers compute as the training does
+    "axolotl": {"bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "target_modules"},
+}
 
 
 def described(folder: Path, text: str) -> Description:
@@ -46,7 +49,7 @@ def profile() -> Profile:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[train]\npreset = "tlr"', "train.preset: unknown preset 'tlr'; known: lawqa, llamafactory, lm-eval, trl"),
+        ('[train]\npreset = "tlr"', "train.preset: unknown preset 'tlr'; known: axolotl, lawqa, llamafactory, lm-eval, trl"),
         ('preset = "trl"', "evaluate: the preset 'trl' says nothing of it"),
         ('[train]\npreset = "trl"', r"\[evaluate\]: missing; give it a preset or a command"),
         ('[evaluate]\npreset = "lm-eval"', r"\[train\]: missing"),
