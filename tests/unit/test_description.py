@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from steph.conduct.preparation import read_inputs
+from steph.conduct.preparation import config_template, read_inputs
 from steph.contract.asked import applied, own_models, passed, unsaid_settings
 from steph.contract.commands import Place, evaluate_call, train_call
 from steph.contract.description import Description, DescriptionError, load_description
@@ -14,6 +14,7 @@ from steph.contract.presets import preset_names, preset_table
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
 from steph.record.settings import EvalSettings, TrainSettings
+from steph.run.inputs import InputError
 
 PLACE = Place(
     Path("/root"), "/env/bin/python", on_gpu=True, train_file="d/t.jsonl", train_dir="/rec/rows", config="/rec/c.yaml"
@@ -26,6 +27,12 @@ fixed = { batch_size = 4, gradient_accumulation_steps = 1, lora_r = 8, lora_alph
 [evaluate]
 command = ["{python}", "e.py", "{adapter}", "{samples}", "{output}"]
 """
+
+CONFIGS = {name: {"config": "c.yaml"} for name in ("axolotl", "llamafactory")}  # a file of a person's own
+HAVE_NO_WORD_FOR = {
+    "llamafactory": {"bnb_4bit_compute_dtype"},  # 4-bit layers compute as the training does
+    "axolotl": {"bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "target_modules"},
+}
 
 
 def described(folder: Path, text: str) -> Description:
@@ -42,7 +49,7 @@ def profile() -> Profile:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[train]\npreset = "tlr"', "train.preset: unknown preset 'tlr'; known: lawqa, lm-eval, trl"),
+        ('[train]\npreset = "tlr"', "train.preset: unknown preset 'tlr'; known: axolotl, lawqa, llamafactory, lm-eval, trl"),
         ('preset = "trl"', "evaluate: the preset 'trl' says nothing of it"),
         ('[train]\npreset = "trl"', r"\[evaluate\]: missing; give it a preset or a command"),
         ('[evaluate]\npreset = "lm-eval"', r"\[train\]: missing"),
@@ -53,6 +60,11 @@ def profile() -> Profile:
         (BARE.replace('file = "d/t.jsonl", ', ""), "train.rows.file: missing"),
         (BARE.replace('"text"', '"parquet"'), "train.rows.format: 'parquet' is not allowed"),
         ('[evaluate]\nnone = ""\n[train]\npreset = "trl"', "evaluate.none: '' is not allowed: must not be empty"),
+        (
+            '[train]\npreset = "llamafactory"\nrows.file = "d/t.jsonl"\n[evaluate]\nnone = "x"',
+            'train.config: missing; name the file of settings of this pipeline: config = "train.yaml"',
+        ),
+        (BARE.replace("[evaluate]", "config = 3\n[evaluate]"), "train.config: 3 is not allowed"),
         ('[train]\ncommand = []\n[evaluate]\nnone = "x"', "train.command: .*at least 1 item"),
         ('[train]\ncommand = "trl sft"\n[evaluate]\nnone = "x"', "train.command: 'trl sft' is not allowed"),
         ("train = 3", "train: 3 is not allowed"),
@@ -104,11 +116,12 @@ def test_a_preset_is_a_sound_description(name: str, tmp_path: Path) -> None:
     """Its keys and placeholders are known, and it passes or fixes all that must be said."""
     sections = preset_table(name)
     text = "".join(f'[{section}]\npreset = "{name}"\n' for section in sections)
-    text = text.replace("[train]\n", '[train]\nrows.file = "d/t.jsonl"\n')
+    own = "".join(f'{key} = "{value}"\n' for key, value in {"rows.file": "d/t.jsonl", **CONFIGS.get(name, {})}.items())
+    text = text.replace("[train]\n", f"[train]\n{own}")
     text += '[evaluate]\nnone = "x"\n' if "evaluate" not in sections else ""
     text += '[train]\npreset = "trl"\nrows.file = "d/t.jsonl"\n' if "train" not in sections else ""
     description = described(tmp_path, text)
-    assert unsaid_settings(description) <= {"num_epochs"}
+    assert unsaid_settings(description) <= {"num_epochs", *HAVE_NO_WORD_FOR.get(name, ())}
     assert applied(profile(), description).train == profile().train
 
 
@@ -203,6 +216,35 @@ def test_a_file_of_settings_is_made_of_its_template(tmp_path: Path) -> None:
     call = train_call(described(tmp_path, text), place, "m", TrainSettings(learning_rate=2e-5), cap_steps=False)
     assert call.config == "lr: 2.0e-05\nfour: true\nchat: '{{ messages }}'\nempty: {}\nliteral: {model}\n"
     assert {"learning_rate", "use_4bit"} <= passed(load_description(tmp_path).train, template)
+
+
+def test_a_file_of_settings_of_ones_own_is_given_as_it_is(tmp_path: Path) -> None:
+    """It is named and not copied, so braces in it are no placeholders; from another folder its path is whole."""
+    text = BARE.replace('"{learning_rate}"', '"{config}", "{learning_rate}"')
+    text = text.replace("[evaluate]", 'config = "conf/c.yaml"\n[evaluate]')
+    train = described(tmp_path, text).train
+    assert train.config is not None
+    assert train.config.place(Path("/rec")) == "conf/c.yaml"
+    (tmp_path / "conf").mkdir()
+    with pytest.raises(InputError, match=r"conf/c.yaml: can't be read \(config in steph.toml\)"):
+        config_template(tmp_path, train)
+    (tmp_path / "conf" / "c.yaml").write_text("chat: '{instruction}'\n")
+    assert config_template(tmp_path, train) is None
+    elsewhere = described(tmp_path, text.replace("[evaluate]", 'cwd = "src"\n[evaluate]', 1))
+    place = Place(**{**PLACE.__dict__, "config": "conf/c.yaml"})
+    assert "/root/conf/c.yaml" in train_call(elsewhere, place, "m", TrainSettings(), cap_steps=False).argv
+
+
+def test_a_setting_that_a_file_switches_on_is_switched_off_where_it_is_not_asked(tmp_path: Path) -> None:
+    """A file of a person's own may say 4-bit and bf16; a rung without them takes both back."""
+    text = '[train]\npreset = "llamafactory"\nconfig = "c.yaml"\nrows.file = "d/t.json"\n[evaluate]\nnone = "x"'
+    description, place = described(tmp_path, text), Place(**{**PLACE.__dict__, "config": "c.yaml"})
+    with_4bit = train_call(description, place, "m", TrainSettings(mixed_precision="bf16"), cap_steps=True, steps=7)
+    assert with_4bit.argv[:4] == ("/env/bin/llamafactory-cli", "train", "c.yaml", "model_name_or_path=m")
+    assert {"quantization_bit=4", "bf16=true", "fp16=false", "max_steps=7"} <= {*with_4bit.argv}
+    without = train_call(description, place, "m", TrainSettings(use_4bit=False), cap_steps=False).argv
+    assert {"quantization_bit=null", "bf16=false", "fp16=false"} <= {*without}
+    assert not {"quantization_bit=4", "use_cpu=true"} & {*without}
 
 
 def test_words_become_none_one_or_several() -> None:

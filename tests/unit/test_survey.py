@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -44,6 +45,22 @@ model.generate()
 rows = [{"question": q, "answer": a, "prediction": p, "correct": p == a}]
 json.dump({"accuracy": 0.5, "total": 2, "results": rows}, open("scores.json", "w"))
 """
+FACTORY = """
+### model
+model_name_or_path: Qwen/Qwen2.5-1.5B-Instruct
+stage: sft
+do_train: true
+dataset: law   # of dataset_info.json
+template: qwen
+"""
+AXOLOTL = """
+base_model: Qwen/Qwen2.5-1.5B-Instruct
+datasets:
+  - path: data/law.jsonl
+    type: chat_template
+sequence_len: 512
+"""
+ALPACA = {"instruction": "q", "input": "", "output": "a"}
 CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 
 
@@ -107,6 +124,71 @@ def test_trl_and_lm_eval_are_presets(tmp_path: Path) -> None:
     found = drafted(folder(tmp_path, requirements_txt="trl>=1.0\n", train_jsonl=json.dumps(CHAT) + "\n"))
     assert found["train"] == {"preset": "trl", "rows": {"file": "train.jsonl", "format": "messages"}}
     assert found["evaluate"] == {"preset": "lm-eval", "extra": ["--include_path", "tasks", "--tasks", "law"]}
+
+
+def factory(place: Path, info: object, settings: str = FACTORY) -> dict[str, object]:
+    """The `[train]` of a folder with LLaMA-Factory's files: rows, `dataset_info.json` and a file of settings."""
+    (place / "data").mkdir()
+    (place / "data" / "law.json").write_text(json.dumps([ALPACA, ALPACA]))
+    (place / "data" / "dataset_info.json").write_text(json.dumps(info))
+    (place / "train_lora.yaml").write_text(settings)
+    return drafted(place)["train"]
+
+
+def test_llamafactory_is_known_by_its_file_of_settings(tmp_path: Path) -> None:
+    """Its rows are found through dataset_info.json; the model that its template fits is the candidate."""
+    found = factory(tmp_path, {"other": {"file_name": "x.json"}, "law": {"file_name": "law.json"}})
+    assert found == {
+        "preset": "llamafactory",
+        "config": "train_lora.yaml",
+        "rows": {"file": "data/law.json", "format": "alpaca"},
+    }
+    assert drafted(tmp_path)["model"] == {"candidates": ["Qwen/Qwen2.5-1.5B-Instruct"]}
+    assert "train_lora.yaml: settings for llamafactory" in list(findings(survey(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("info", "settings", "why"),
+    [
+        ({"law": {"hf_hub_url": "someone/law"}}, FACTORY, "law is no file of data"),
+        ({}, FACTORY, "data/dataset_info.json has no law"),
+        ({}, FACTORY.replace("law ", "law,identity "), "it trains on 2 data sets, law, identity"),
+        ({}, f"{FACTORY}dataset_dir: sets\n", "sets/dataset_info.json can't be read"),
+        (
+            {"law": {"file_name": "law.json", "columns": {"prompt": "instruction", "response": "completion"}}},
+            FACTORY,
+            r"law has names of its own for response \(completion\)",
+        ),
+    ],
+)  # fmt: skip
+def test_rows_of_llamafactory_that_cant_be_compared_are_left_out_with_the_reason(
+    info: object, settings: str, why: str, tmp_path: Path
+) -> None:
+    """No row format stands for them, so none is claimed: the draft says why nothing of them is compared."""
+    assert factory(tmp_path, info, settings)["rows"] == {"format": "none"}
+    assert re.search(f'^rows.format = "none"   # {why}: none of its rows is compared$', draft(survey(tmp_path)), re.M)
+
+
+def test_conversations_with_roles_of_openais_are_known(tmp_path: Path) -> None:
+    """`sharegpt` with the tags role and content, in a column called messages."""
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    info = {"law": {"file_name": "../chat.json", "formatting": "sharegpt", "columns": {"messages": "messages"}}}
+    (tmp_path / "chat.json").write_text(json.dumps([CHAT]))
+    found = factory(tmp_path, {"law": {**info["law"], "tags": tags}})
+    assert found["rows"] == {"file": "chat.json", "format": "messages"}
+
+
+def test_axolotl_is_known_by_its_file_of_settings(tmp_path: Path) -> None:
+    """Its one data set is a file of the folder; a script beside it that trains does not hide it."""
+    place = folder(tmp_path, data__law_jsonl=json.dumps(CHAT) + "\n", src__train_py=TRAIN)
+    (place / "qlora.yml").write_text(AXOLOTL)
+    found = drafted(place)["train"]
+    assert found == {
+        "preset": "axolotl", "config": "qlora.yml", "rows": {"file": "data/law.jsonl", "format": "messages"},
+    }  # fmt: skip
+    (place / "qlora.yml").write_text(AXOLOTL.replace("data/law.jsonl", "tatsu-lab/alpaca"))
+    assert drafted(place)["train"]["rows"] == {"format": "none"}
+    assert "tatsu-lab/alpaca is no file of this folder" in draft(survey(place))
 
 
 def test_nothing_of_another_programs_environment_is_looked_at(tmp_path: Path) -> None:

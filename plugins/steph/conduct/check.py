@@ -97,7 +97,7 @@ def _training(root: Path, found: Inputs, python: str, model: str, *, on_gpu: boo
         train_file=file,
         train_dir=str(given / "rows"),
         dataset=found.dataset.path if found.dataset else None,
-        config=str(given / train.config.file) if train.config else None,
+        config=train.config.place(given) if train.config else None,
         template=config_template(root, train),
     )
     is_long = rows is None or steps_per_epoch(rows, settings) * settings.num_epochs > settings.max_steps
@@ -113,7 +113,7 @@ def _evaluation(root: Path, found: Inputs, python: str, model: str, *, on_gpu: b
         on_gpu=on_gpu,
         train_file=description.train_file,
         dataset=found.dataset.path if found.dataset else None,
-        config=str(RECORD / "given-2" / evaluate.config.file) if evaluate.config else None,
+        config=evaluate.config.place(RECORD / "given-2") if evaluate.config else None,
         template=config_template(root, evaluate),
     )
     settings = found.profile.evaluate

@@ -125,7 +125,7 @@ class Course:
         has_fewer = self.train_file is not None and trained < self.train_file.rows
         if has_fewer or {"train_dir", "config"} & can_pass:
             folder = side_folder(self.run, "given")
-            config = str(folder / train.config.file) if train.config else None
+            config = train.config.place(folder) if train.config else None
             if train_file is not None and (has_fewer or "train_dir" in can_pass):
                 rows = folder / "rows" / f"train{Path(train_file).suffix}"  # data sets go by this name
                 rows.parent.mkdir()

@@ -129,7 +129,7 @@ class Evaluation:
     def _request(self, plan: _Plan) -> Request:
         setup = self.run.setup
         evaluate = setup.description.evaluate
-        config = str(side_folder(self.run, "given") / evaluate.config.file) if evaluate.config else None
+        config = evaluate.config.place(side_folder(self.run, "given")) if evaluate.config else None
         call = evaluate_call(
             setup.description,
             Place(

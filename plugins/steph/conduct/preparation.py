@@ -121,14 +121,18 @@ def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) 
 
 
 def config_template(root: Path, section: Train | Evaluate) -> str | None:
-    """The text that a section's file of settings is made of; None where it has none. Raises InputError."""
+    """The text that a section's file of settings is made of; None where it has none, or one that is given as it is.
+
+    Raises InputError where the file can't be read.
+    """
     if section.config is None:
         return None
     path = root / section.config.template
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read (config.template in {FILE_NAME}): {error}") from error
+        raise InputError(f"{path}: can't be read (config in {FILE_NAME}): {error}") from error
+    return None if section.config.file is None else text
 
 
 def _asked(root: Path, description: Description, profile: Profile, options: Options) -> Profile:

@@ -92,6 +92,7 @@ def train_call(
     half = settings.mixed_precision
     conditions = {
         "use_4bit": settings.use_4bit,
+        "no_4bit": not settings.use_4bit,
         "bf16": half == "bf16",
         "fp16": half == "fp16",
         "fp32": half is None,
@@ -179,7 +180,17 @@ def _call(
     )
 
 
-_PATHS = ("train_file", "train_dir", "dataset", "output_dir", "output", "adapter", "train_script", "evaluate_script")
+_PATHS = (
+    "config",
+    "train_file",
+    "train_dir",
+    "dataset",
+    "output_dir",
+    "output",
+    "adapter",
+    "train_script",
+    "evaluate_script",
+)
 
 
 def _absolute(root: Path, path: object) -> str | None:

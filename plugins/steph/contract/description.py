@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from steph.base.terms import TrainerName
 from steph.base.values import Value
@@ -94,6 +94,8 @@ class TrainWhen(Value):
 
     use_4bit: Words = ()
     """Where the weights are loaded in 4 bits."""
+    no_4bit: Words = ()
+    """Where they are not."""
     bf16: Words = ()
     """Where the training computes in bf16."""
     fp16: Words = ()
@@ -136,12 +138,25 @@ class EvaluateWhen(Value):
 
 
 class ConfigFile(Value):
-    """A file of settings that a program is given."""
+    """A file of settings that a program is given, `{config}` in its command."""
 
-    file: Annotated[str, Field(pattern=r"^[^/]+$", min_length=1)]
-    """The name of the file that is written into the attempt's folder, `{config}` in the command."""
+    file: Annotated[str, Field(pattern=r"^[^/]+$", min_length=1)] | None = None
+    """The name of the file that is made of the template and written into the attempt's folder. Not given, or
+    `config = "train.yaml"` alone: the program gets that file of the root as it is, and its command says what differs.
+    """
     template: Filled
     """The file below the root whose placeholders are filled; for a YAML or JSON file a value is written as it is."""
+
+    def place(self, folder: Path) -> str:
+        """Where the program finds it, from the root; `folder` is the attempt's."""
+        return self.template if self.file is None else str(folder / self.file)
+
+
+def _as_table(config: object) -> object:
+    return {"template": config} if isinstance(config, str) else config
+
+
+Config = Annotated[ConfigFile | None, BeforeValidator(_as_table)]
 
 
 class Fixed(Value):
@@ -209,7 +224,7 @@ class Train(Value):
     """Environment variables for these commands."""
     cwd: str = "."
     """The folder that they run in, from the root."""
-    config: ConfigFile | None = None
+    config: Config = None
     fixed: Fixed = Fixed()
     """The value that the program has inside, where the command does not pass the profile's."""
     output_dir: Output | None = None
@@ -288,7 +303,7 @@ class Evaluate(Value):
     """Environment variables for these commands."""
     cwd: str = "."
     """The folder that they run in, from the root."""
-    config: ConfigFile | None = None
+    config: Config = None
     fixed: EvaluateFixed = EvaluateFixed()
     """The value that the program has inside, where the command does not pass the profile's."""
     output: Output | None = None
@@ -461,6 +476,11 @@ def _troubles(description: Description) -> list[str]:
         *_placeholder_troubles("train", train, {*KNOWN_IN_TRAIN, *_conditions(TrainWhen)}),
         *_placeholder_troubles("evaluate", evaluate, {*KNOWN_IN_EVALUATE, *_conditions(EvaluateWhen)}),
     ]
+    for name, section in (("train", train), ("evaluate", evaluate)):
+        if section.config is None and "config" in names_in(section.command or ()):
+            troubles.append(
+                f'{name}.config: missing; name the file of settings of this pipeline: config = "train.yaml"'
+            )
     if train.command is None:
         troubles.append("train.command: missing; give the program and its arguments, or a preset")
     elif description.train_file is None and train.rows.format != "none":

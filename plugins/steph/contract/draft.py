@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from steph.contract.asked import MUST_BE_SAID
+from steph.contract.settings_files import SettingsFile
 from steph.contract.survey import RowsFile, Script, Survey
 
 HEAD = """# What StepH knows of this pipeline: a first draft by `steph init`, from what lies in this folder.
@@ -53,7 +54,7 @@ def findings(found: Survey) -> Iterator[str]:
     yield from (f"the preset lawqa's script: {section}" for section in sorted(found.published))
     yield from (f"{file.path}: {file.rows} rows, {file.format or 'of no known format'}" for file in found.rows)
     yield from (f"{folder}: lm_eval task {task}" for task, folder in found.tasks.items())
-    yield from (f"{path}: settings for {kind}" for path, kind in found.configs.items())
+    yield from (f"{file.path}: settings for {file.program}" for file in found.settings)
     for path in found.notebooks:
         yield f"{path}: a notebook, which can't be run as it is; export it: jupyter nbconvert --to script {path}"
     yield from (f"{name} is named in a requirements, shell or text file" for name in sorted(found.programs))
@@ -63,22 +64,32 @@ def draft(found: Survey) -> str:
     """The text of a `steph.toml`."""
     training = next((script for script in found.scripts if script.trains), None)
     evaluating = next((script for script in found.scripts if script.evaluates), None)
-    own_model = () if "train" in found.published else _model(training)
-    lines = [HEAD, *own_model, *_train(found, training), "", *_evaluate(found, evaluating)]
+    settings = _settings_file(found)
+    own_model = () if "train" in found.published else _model(settings, training)
+    lines = [HEAD, *own_model, *_train(found, settings, training), "", *_evaluate(found, evaluating)]
     return "\n".join(lines) + "\n"
 
 
-def _model(script: Script | None) -> Iterator[str]:
-    if script is not None and script.model and not _option(script, "{model}", _TRAIN_OPTIONS):
-        yield "[model]"
-        yield f"candidates = {_toml([script.model])}   # {script.path} has it inside"
-        yield ""
+def _model(settings: SettingsFile | None, script: Script | None) -> Iterator[str]:
+    if settings is not None:
+        model, why = settings.model, f"the model of {settings.path}, which its chat template fits"
+    elif script is not None and not _option(script, "{model}", _TRAIN_OPTIONS):
+        model, why = script.model, f"{script.path} has it inside"
+    else:
+        return
+    if model:
+        yield from ("[model]", f"candidates = {_toml([model])}   # {why}", "")
 
 
-def _train(found: Survey, script: Script | None) -> Iterator[str]:
+def _train(found: Survey, settings: SettingsFile | None, script: Script | None) -> Iterator[str]:
     yield "[train]"
     if "train" in found.published:
         yield 'preset = "lawqa"'
+        return
+    if settings is not None:
+        yield f"preset = {_toml(settings.program)}"
+        yield f"config = {_toml(settings.path)}   # what it says of a setting that the preset passes does not count"
+        yield _named_rows(found, settings)
         return
     rows = _rows_line(found.rows, script)
     if "trl sft" in found.programs or (script is None and "trl" in found.programs):
@@ -100,6 +111,23 @@ def _train(found: Survey, script: Script | None) -> Iterator[str]:
         if output_dir and adapter and adapter != output_dir:
             inside = adapter.removeprefix(f"{output_dir.rstrip('/')}/")
             yield f"artifacts.adapter = {_toml(adapter if inside == adapter else f'{{output_dir}}/{inside}')}"
+
+
+def _settings_file(found: Survey) -> SettingsFile | None:
+    """The file of settings that a training goes by: one whose rows are here, else one that names any."""
+    files = [file for file in found.settings if file.program != "trl"]
+    return min(files, key=lambda file: (file.rows_file is None, file.trouble is None), default=None)
+
+
+def _named_rows(found: Survey, settings: SettingsFile) -> str:
+    """The rows that a file of settings names; where they can't be compared, why."""
+    if settings.rows_file is None:
+        why = settings.trouble or "it names no data set"
+        return f'rows.format = "none"   # {why}: none of its rows is compared'
+    known = next((file for file in found.rows if file.path == settings.rows_file), None)
+    if known is None or known.format is None:
+        return f"rows = {{ file = {_toml(settings.rows_file)}, format = {_toml(UNKNOWN)} }}"
+    return f"rows = {{ file = {_toml(known.path)}, format = {_toml(known.format)} }}   # {known.rows} rows"
 
 
 def _fixed(script: Script) -> Iterator[str]:

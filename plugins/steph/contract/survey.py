@@ -17,6 +17,7 @@ from steph.base.files import json_rows
 from steph.contract.command_line import answers_help
 from steph.contract.description import Paths
 from steph.contract.rows import RowFormat, format_of
+from steph.contract.settings_files import SettingsFile, read_settings_file
 
 MOST_FILES, MOST_BYTES, MOST_DEPTH, FIRST_ROWS = 2000, 4 << 20, 4, 20
 _PASSED_OVER = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-packages", "steph-out", "reports"}
@@ -110,14 +111,14 @@ class Survey:
     scripts: tuple[Script, ...]
     rows: tuple[RowsFile, ...]
     tasks: Mapping[str, str]
-    configs: Mapping[str, str]
+    settings: tuple[SettingsFile, ...]
     notebooks: tuple[str, ...]
     published: frozenset[str] = frozenset()
 
 
 def survey(root: Path) -> Survey:
     """Look through a folder; what can't be read is passed over."""
-    scripts, rows, tasks, configs, notebooks, wanted = [], [], {}, {}, [], ""
+    scripts, rows, tasks, settings, notebooks, wanted = [], [], {}, [], [], ""
     for path in _files(root):
         name = path.relative_to(root).as_posix()
         if path.suffix == ".ipynb":
@@ -125,20 +126,22 @@ def survey(root: Path) -> Survey:
         elif path.suffix == ".py":
             script = read_script(name, _text(path))
             scripts += [script] if script.trains or script.evaluates else []
-        elif path.suffix == ".jsonl":
-            rows += [found] if (found := _rows_file(path, name)) else []
+        elif path.suffix in (".jsonl", ".json"):
+            found = _rows_file(path, name)
+            is_kept = found is not None and (path.suffix == ".jsonl" or found.format is not None)
+            rows += [found] if found is not None and is_kept else []
         elif path.suffix in (".yaml", ".yml"):
             text = _text(path)
             if task := re.search(r"^task:\s*['\"]?([\w.-]+)", text, re.M):
                 tasks[task[1]] = Path(name).parent.as_posix()
-            elif kind := _config_kind(text):
-                configs[name] = kind
+            else:
+                settings += [one] if (one := read_settings_file(root, name, text)) else []
         if path.name in ("pyproject.toml", "setup.cfg", "Makefile", "README.md") or path.suffix in (".txt", ".sh"):
             wanted += _text(path)
     programs = frozenset(one for one in _PROGRAMS if re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", wanted))
     paths = {"train": Paths().train_script, "evaluate": Paths().evaluate_script}
     published = frozenset(section for section, path in paths.items() if (root / path).is_file())
-    return Survey(programs, tuple(scripts), tuple(rows), tasks, configs, tuple(notebooks), published)
+    return Survey(programs, tuple(scripts), tuple(rows), tasks, tuple(settings), tuple(notebooks), published)
 
 
 def read_script(path: str, text: str) -> Script:
@@ -202,14 +205,6 @@ def _rows_file(path: Path, name: str) -> RowsFile | None:
     except OSError:
         return None
     return RowsFile(name, format_of(rows[:FIRST_ROWS]), len(rows)) if rows else None
-
-
-def _config_kind(text: str) -> str | None:
-    if re.search(r"^stage:\s*sft", text, re.M):
-        return "llamafactory"
-    if re.search(r"^base_model:", text, re.M):
-        return "axolotl"
-    return "trl" if re.search(r"^model_name_or_path:", text, re.M) else None
 
 
 def _name(node: ast.expr) -> str:
