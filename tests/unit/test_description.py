@@ -49,7 +49,10 @@ def profile() -> Profile:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[train]\npreset = "tlr"', "train.preset: unknown preset 'tlr'; known: axolotl, lawqa, llamafactory, lm-eval, trl"),
+        (
+            '[train]\npreset = "tlr"',
+            "train.preset: unknown preset 'tlr'; known: axolotl, lawqa, llamafactory, lm-eval, trl",
+        ),
         ('preset = "trl"', "evaluate: the preset 'trl' says nothing of it"),
         ('[train]\npreset = "trl"', r"\[evaluate\]: missing; give it a preset or a command"),
         ('[evaluate]\npreset = "lm-eval"', r"\[train\]: missing"),
