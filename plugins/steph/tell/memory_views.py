@@ -22,7 +22,6 @@ from steph.tell import wording
 from steph.tell.advice import Advice
 from steph.tell.markdown import Markdown, code, inline, joined, prose, table
 from steph.tell.outlook import CardOutlook, Outlook
-from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
 
 CAVEAT = (
     "予測式は H100 での 47 点で検証してあります: 予約ピークの誤差は中央値 1.9 %、最大 6.4 %(docs/memory-model.md)。"
@@ -77,9 +76,8 @@ def prediction_words(advice: Advice) -> Markdown:
     outlook, target, here = advice.outlook, advice.target, advice.here
     if outlook is None or outlook.there is None or target is None or here is None:
         why = prose(f"{outlook.unpredicted}。") if outlook and outlook.unpredicted else ""
-        return Markdown(
-            f"{inline(PRODUCTION_MODEL)} のピークは**未予測**です。載るかどうかはこの記録からは言えません。{why}"
-        )
+        unknown = "のピークは**未予測**です。載るかどうかはこの記録からは言えません。"
+        return Markdown(f"{inline(advice.destination.model)} {unknown}{why}")
     there, wanted = outlook.there, (target.batch_size, target.max_seq_length)
     proven = (here.batch_size, here.max_seq_length)
     rows = [_row("モデルだけ変える", there, proven)] if proven != wanted else []
@@ -88,7 +86,7 @@ def prediction_words(advice: Advice) -> Markdown:
         rows.append(_row("同じ設定で、空きを速さに使う場合", there, wanted, there.likely))
     if there.largest:
         rows.append(_row("確実に載る最大(下の表の中で)", there, there.largest))
-    header = (f"{PRODUCTION_MODEL} の設定", "seq/batch", "予測ピーク(幅)", "判定", "余り")
+    header = (f"{advice.destination.model} の設定", "seq/batch", "予測ピーク(幅)", "判定", "余り")
     return joined(
         (
             Markdown(f"{_card_sentence(advice, there)}{prose(_basis(outlook.calibration))}"),
@@ -104,10 +102,9 @@ def _card_sentence(advice: Advice, there: CardOutlook) -> Markdown:
     size = inline(units.gib(there.usable_bytes))
     if not there.is_assumed:
         return inline(f"このカード {advice.card} の使える VRAM は実測で {size} です。")
-    how = prose("実物では `--steph-profile a100-20gb` の実行がその場で読みます。")
-    return Markdown(
-        f"{inline(PRODUCTION_CARD)} の使える VRAM は {size} と**仮定**しています(MIG の 20GB スライスの通常の値)。{how}"
-    )
+    source = "プロファイルの値" if advice.destination.card_memory_gib is not None else "名前ごとの通常の値"
+    how = prose("そのカードの上で実行すれば、その場で読みます。")
+    return Markdown(f"{inline(advice.destination.card)} の使える VRAM は {size} と**仮定**しています({source})。{how}")
 
 
 def _basis(found: Calibration) -> str:
@@ -175,12 +172,12 @@ def here_words(advice: Advice) -> Markdown:
     own = _fit_words(outlook.here, wanted)
     trained = _trained_words(advice, card)
     if own:
-        headline = trained or _bold(f"{PRODUCTION_MODEL} の学習は、{card}にも載る予測です。")
+        headline = trained or _bold(f"{advice.destination.model} の学習は、{card}にも載る予測です。")
         return Markdown("\n".join([headline, "", *own, *_how(outlook)]))
     peak = f"変更後の設定で {_peak_words(outlook.here.grid[wanted])}" if outlook.here else "未予測"
     if trained:
         return Markdown(f"{trained}{inline(f'変更後の設定が載るとは言えません({peak})。')}")
-    refused = f"このパイプラインの学習のしかたで {PRODUCTION_MODEL} が{card}に載るとは言えません({peak})。"
+    refused = f"このパイプラインの学習のしかたで {advice.destination.model} が{card}に載るとは言えません({peak})。"
     lean = _fit_words(outlook.lean, wanted)
     if not lean:
         return inline(refused)
@@ -194,7 +191,7 @@ def _trained_words(advice: Advice, card: str) -> Markdown:
     if trained is None:
         return Markdown()
     peak = f"、VRAM ピーク {units.gib(trained.peak_own_bytes)}" if trained.peak_own_bytes else ""
-    return _bold(f"{PRODUCTION_MODEL} の形の学習が、{card}で実際に完走しました(`{trained.label}`{peak})。")
+    return _bold(f"{advice.destination.model} の形の学習が、{card}で実際に完走しました(`{trained.label}`{peak})。")
 
 
 def _bold(text: str) -> Markdown:
