@@ -174,7 +174,7 @@ def fit(
     try:
         known = card_by_name(card) if card is not None else None
     except ValueError as error:
-        raise _failed(f"--card {error}") from error
+        raise _failed(f"--card {error}; or give its memory with --vram") from error
     record = _calibration(reports, from_record, model, shape) if from_record is not None else None
     kind = trainer or (record.trainer if record else ASSUMED_TRAINER)
     try:

@@ -7,9 +7,9 @@ import record_factory as factory
 from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.record.environment import Device
-from steph.record.settings import TrainSettings
+from steph.record.settings import ProductionTarget, TrainSettings
 from steph.record.values import Record
-from steph.tell.outlook import ASSUMED_CARD_BYTES, is_production_card, production_outlook
+from steph.tell.outlook import is_production_card, production_outlook
 
 SLICE = "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
 
@@ -34,7 +34,7 @@ def test_the_production_run_is_predicted_on_the_rented_card() -> None:
         found = production_outlook(_record(trainer))
         assert found is not None
         assert found.there is not None
-        assert (found.there.usable_bytes, found.there.is_assumed) == (ASSUMED_CARD_BYTES, True)
+        assert (found.there.usable_bytes, found.there.is_assumed) == (round(19.5 * GIB), True)
         target = found.there.grid[2, 1024]
         assert target.low_bytes < target.peak_bytes < target.high_bytes
         assert target.verdict == "fits"
@@ -84,7 +84,7 @@ def test_on_the_rented_card_its_own_size_counts() -> None:
 )  # fmt: skip
 def test_a_slice_of_an_a100_is_known_by_name_and_size(name: str, gib: float, is_one: bool) -> None:
     """A whole A100 and another card of that size are not the rented one."""
-    assert is_production_card(factory.device(name, round(gib * GIB))) is is_one
+    assert is_production_card(factory.device(name, round(gib * GIB)), ProductionTarget()) is is_one
 
 
 def test_without_a_card_only_the_rented_one_is_predicted() -> None:
@@ -123,3 +123,38 @@ def test_peaks_of_an_undescribed_pipeline_that_no_formula_explains_promise_nothi
     assert found is not None
     assert found.there is None
     assert "--steph-calibrate" in str(found.unpredicted)
+
+
+def _going_to(record: Record, target: ProductionTarget) -> Record:
+    return record.model_copy(update={"context": record.context.changed(production=target)})
+
+
+def test_another_card_of_the_profile_is_as_large_as_the_table_or_the_profile_says() -> None:
+    """An RTX 4090 by its name, and a card that no table has by its size."""
+    for target, size_gib in (
+        (ProductionTarget(card="RTX 4090"), 23.52),
+        (ProductionTarget(card="MI300X", card_memory_gib=191.5), 191.5),
+    ):
+        found = production_outlook(_going_to(_record(), target))
+        assert found is not None
+        assert found.there is not None
+        assert found.there.usable_bytes == round(size_gib * GIB)
+
+
+@pytest.mark.parametrize(
+    ("card", "name", "gib", "is_one"),
+    [("RTX 3090", "NVIDIA GeForce RTX 3090", 24.0, True), ("RTX 3090", "NVIDIA GeForce RTX 3090 Ti", 24.0, False),
+     ("L40", "NVIDIA L40S", 45.0, False), ("A100 80GB", "NVIDIA A100-SXM4-80GB", 80.0, True),
+     ("A100 80GB", "NVIDIA A100-SXM4-40GB", 40.0, False)],
+)  # fmt: skip
+def test_the_profiles_card_is_known_among_its_sisters(card: str, name: str, gib: float, is_one: bool) -> None:
+    """Another model of the same line or another size of the same model is another card."""
+    assert is_production_card(factory.device(name, round(gib * GIB)), ProductionTarget(card=card)) is is_one
+
+
+def test_a_production_model_of_no_known_shape_has_no_prediction() -> None:
+    """The reason is that its shape is not known, and there is no error."""
+    found = production_outlook(_going_to(_record(), ProductionTarget(model="someone/unheard-of-13b")))
+    assert found is not None
+    assert found.there is None
+    assert "unheard-of-13b" in str(found.unpredicted)

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 from steph.plan.ladder import ladder_without_4bit, settings_at
-from steph.plan.settings import ProfileError, ProfileEvaluate, ProfileTrain, load_profile, profile_path
-from steph.record.settings import EvalSettings, TrainSettings
+from steph.plan.settings import (
+    ProfileError,
+    ProfileEvaluate,
+    ProfileProduction,
+    ProfileTrain,
+    load_profile,
+    profile_path,
+)
+from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = '[machine]\ntitle = "x"\n[model]\ncandidates = ["a/b"]\n'
@@ -56,6 +63,15 @@ def test_a_profile_without_a_table_has_the_defaults_of_that_table(tmp_path: Path
     assert (profile.train, profile.evaluate) == (TrainSettings(), EvalSettings())
     assert ProfileTrain().model_dump() == TrainSettings().model_dump()
     assert ProfileEvaluate().model_dump() == EvalSettings().model_dump()
+    assert profile.production == ProductionTarget()
+    assert ProfileProduction().model_dump() == ProductionTarget().model_dump()
+
+
+def test_a_card_of_no_table_needs_its_memory(tmp_path: Path) -> None:
+    """Any card can be rented where the profile says what is usable of it."""
+    path = tmp_path / "p.toml"
+    path.write_text(f'{MINIMAL}[production]\ncard = "MI300X"\ncard_memory_gib = 191.5\n', encoding="utf-8")
+    assert load_profile(path).production.card == "MI300X"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +83,15 @@ def test_a_profile_without_a_table_has_the_defaults_of_that_table(tmp_path: Path
         ("[train]\nbatchsize = 2\n", "train.batchsize: unknown key"),
         ('[train]\nbnb_4bit_quant_type = "int4"\n', "'nf4' or 'fp4'"),
         ("[[ladder]]\nmax_seq_length = 0\n", "ladder[0].max_seq_length: 0 is not allowed"),
+        (
+            '[production]\ncard = "A100 21GB"\n',
+            "production: card: A100 21GB: not known; known are A10, A100 20GB slice",
+        ),
+        ("[production]\nprice_per_hour = 0\n", "production.price_per_hour: 0 is not allowed"),
+        ('[production]\nprice_per_hour = "2"\n', "production.price_per_hour: '2' is not allowed"),
+        ("[production]\nquestions = 0\n", "production.questions: 0 is not allowed"),
+        ('[production]\nmodel = ""\n', "production.model: '' is not allowed: must not be empty"),
+        ("[production]\nlearning_rate = 1e-4\n", "production.learning_rate: unknown key"),
         ("[[ladder]]\n", "a rung must change at least one setting"),
         (
             "[train]\nnum_processes = 2\n",

@@ -311,4 +311,5 @@ def _context(
         vram_cap_bytes=options.vram_cap_bytes,
         twin=profile.uses_twin(options),
         rehearsal_reasons=tuple(reasons),
+        production=profile.production,
     )

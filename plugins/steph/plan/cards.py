@@ -1,4 +1,4 @@
-"""What a training process can use of a card that is known by name only, for `steph fit --card`.
+"""What a training process can use of a card that is known by name only: of `steph fit --card` and of a profile.
 
 A card at hand is read, never looked up here.
 """
@@ -68,12 +68,15 @@ CARDS: Mapping[str, Card] = MappingProxyType(
 
 
 def card_by_name(name: str) -> Card:
-    """The card of that name, whatever the case, blanks and maker's words; raises ValueError naming those known."""
+    """The card of that name, whatever the case, blanks and maker's words; raises ValueError naming those known.
+
+    `A100 20GB` is the slice of that size.
+    """
     for card in CARDS.values():
         if _plain(card.name) == _plain(name):
             return card
-    raise ValueError(f"{name}: not known; known are {', '.join(CARDS)}; or give its memory with --vram")
+    raise ValueError(f"{name}: not known; known are {', '.join(CARDS)}")
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"nvidia|geforce|tesla|[^a-z0-9]", "", name.casefold())
+    return re.sub(r"nvidia|geforce|tesla|slice|[^a-z0-9]", "", name.casefold())

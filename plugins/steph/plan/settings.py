@@ -18,8 +18,9 @@ from pydantic import Field, GetCoreSchemaHandler, ValidationError, model_validat
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from steph.base.values import Value
+from steph.plan.cards import card_by_name
 from steph.plan.options import Options
-from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 
 MAX_STEPS = 500  # the spec: "several hundred steps" at most, no long training in this step
 MAX_PROCESSES = 64  # of one host
@@ -39,6 +40,8 @@ MAX_TOKENS = 1 << 20
 MAX_ROWS = 4096  # of a batch, and of what is accumulated
 MAX_RANK = 65_536
 MAX_PARAMETERS = 10**13
+MAX_QUESTIONS = 10**7
+MAX_PRICE = 10**7  # an hour of a card, in any currency
 Filled = Annotated[str, Field(min_length=1, pattern=r"\S")]
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Tokens = Annotated[int, Field(ge=16, le=MAX_TOKENS)]
@@ -97,6 +100,31 @@ class ProfileEvaluate(EvalSettings):
     top_k: Annotated[int, Field(ge=1, le=1000)] = 1
     ensemble: Annotated[int, Field(ge=1, le=100)] = 1
     num_processes: ProcessCount = 1
+
+
+class ProfileProduction(ProductionTarget):
+    """H-4's production run: nothing is run at these settings, so the ban on heavy experiments does not bind them."""
+
+    model: Filled = "Qwen/Qwen3-8B"
+    parameters: Annotated[int, Field(gt=0, le=MAX_PARAMETERS)] | None = None
+    card: Filled = "A100 20GB"
+    card_memory_gib: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = None
+    questions: Annotated[int, Field(ge=1, le=MAX_QUESTIONS)] | None = None
+    max_seq_length: Tokens = 1024
+    batch_size: Rows = 2
+    gradient_accumulation_steps: Rows = 4
+    num_epochs: Annotated[int, Field(ge=1, le=1000)] = 3
+    price_per_hour: Annotated[float, Field(gt=0, le=MAX_PRICE, allow_inf_nan=False)] | None = None
+    currency: Filled = "USD"
+
+    @model_validator(mode="after")
+    def _card_is_known(self) -> ProfileProduction:
+        if self.card_memory_gib is None:
+            try:
+                card_by_name(self.card)
+            except ValueError as error:
+                raise ValueError(f"card: {error}; or give what is usable of it with card_memory_gib") from error
+        return self
 
 
 class Rung(Value):
@@ -173,6 +201,7 @@ class Profile(Value):
     by_heart: ByHeart = ByHeart()
     ladder: tuple[Rung, ...] = ()
     limits: Limits = Limits()
+    production: Annotated[ProductionTarget, Within(ProfileProduction)] = ProductionTarget()
     path: str = ""
     sha256: str = ""
 

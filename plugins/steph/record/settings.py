@@ -1,4 +1,4 @@
-"""What an attempt of H-2 or H-3 asks of the pipeline: what a profile sets and a rung of the ladder changes."""
+"""What an attempt asks of the pipeline, and the production run that H-4 advises on; a profile sets both."""
 
 from __future__ import annotations
 
@@ -81,3 +81,33 @@ class EvalSettings(Value):
     """As in `[train]`; only for a script whose processes share the questions, any other asks all of them in each."""
     num_processes: int = 1
     """How many processes the launcher starts, on a GPU each."""
+
+
+class ProductionTarget(Value):
+    """The run that H-4 advises on: what is trained and evaluated where, and what an hour there costs.
+
+    The defaults are the spec's: Qwen3-8B on a 20 GB slice of an A100, with all 140 questions.
+    """
+
+    model: str = "Qwen/Qwen3-8B"
+    """The model of the production run: an id on the Hub, or a folder."""
+    parameters: int | None = None
+    """How many it has; needed where `steph fit` does not know its shape."""
+    card: str = "A100 20GB"
+    """The card that is rented, by a name that `steph fit --card` knows, or any with `card_memory_gib`."""
+    card_memory_gib: float | None = None
+    """What a training process may use of that card, in GiB; the table of cards says it where it is not given."""
+    questions: int | None = None
+    """Questions of the whole evaluation; those of the data set where not given, else 140."""
+    max_seq_length: int = 1024
+    """The longest row in tokens."""
+    batch_size: int = 2
+    """Rows of one forward pass."""
+    gradient_accumulation_steps: int = 4
+    """Forward passes of one optimizer step."""
+    num_epochs: int = 3
+    """Epochs."""
+    price_per_hour: float | None = None
+    """What an hour of that card costs; without it H-4 names no cost."""
+    currency: str = "USD"
+    """The currency of `price_per_hour`."""

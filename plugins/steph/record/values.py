@@ -29,7 +29,7 @@ from steph.base.terms import (
 )
 from steph.base.values import Value
 from steph.record.environment import Environment, GitState
-from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 
 RECORD_VERSION = 2  # 1: release 0.1.0, whose journals are read as well
 
@@ -95,6 +95,7 @@ class Context(Value):
     vram_cap_bytes: int | None = None
     twin: bool = False
     rehearsal_reasons: tuple[Message, ...] = ()
+    production: ProductionTarget = ProductionTarget()  # the spec's in older records
 
     @property
     def usable_bytes(self) -> int | None:

@@ -13,7 +13,7 @@ from steph.base import units
 from steph.base.messages import say
 from steph.base.terms import Cause, RecordKind, Severity, StageId
 from steph.judge import verdict
-from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import Attempt, PredictedPeak, Record, StageResult
 from steph.tell import production, summary, wording
 from steph.tell.outlook import Outlook
@@ -47,6 +47,7 @@ class Advice:
     evaluation_sentence: str
     blockers: tuple[str, ...]
     mend_first: tuple[str, ...]
+    destination: ProductionTarget
     carry_over: tuple[production.Setting, ...] = ()
     change: tuple[production.Change, ...] = ()
     here: TrainSettings | None = None
@@ -92,6 +93,7 @@ def advise(record: Record, outlook: Outlook | None = None) -> Advice:
         evaluation_sentence=_evaluation_sentence(h3),
         blockers=_blockers(record),
         mend_first=_mend_first(record),
+        destination=record.context.production,
         outlook=outlook,
     )
     settings, evaluation = production.final_settings(h2), production.final_evaluation(h3)
@@ -101,7 +103,8 @@ def advise(record: Record, outlook: Outlook | None = None) -> Advice:
 
 
 def _with_settings(found: Advice, record: Record, settings: TrainSettings, evaluation: EvalSettings) -> Advice:
-    target = production.target_settings(settings)
+    wanted = record.context.production
+    target, last = production.target_settings(settings, wanted), record.stages[StageId.H2].last_attempt
     return replace(
         found,
         carry_over=production.carry_over(record, settings, target, evaluation),
@@ -110,7 +113,7 @@ def _with_settings(found: Advice, record: Record, settings: TrainSettings, evalu
         target=target,
         train_command=production.train_argv(record, target),
         eval_command=production.eval_argv(record),
-        trained_here=record.stages[StageId.H2].last_attempt if production.is_production_model(record.model) else None,
+        trained_here=last if production.is_production_model(record.model, wanted) else None,
         time=production.production_time(record, target),
     )
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 from steph.base import units
 from steph.base.messages import NOTHING, Message, say, text
 from steph.base.terms import FitVerdict
+from steph.record.settings import ProductionTarget
 from steph.tell.advice import Advice
-from steph.tell.markdown import Markdown, code, inline, table
-from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
+from steph.tell.markdown import Markdown, code, inline, prose, table
+from steph.tell.production import ProductionTime
 
 
 def go_sentence(advice: Advice) -> str:
     """Say in one sentence whether to go on to the rented card."""
     if advice.is_rehearsal:
-        return str(say("advice.go.rehearsal", card=PRODUCTION_CARD))
+        return str(say("advice.go.rehearsal", card=advice.destination.card))
     if advice.blockers:
-        return str(say("advice.go.blocked", card=PRODUCTION_CARD))
+        return str(say("advice.go.blocked", card=advice.destination.card))
     if advice.mend_first:
-        return str(say("advice.go.mend", card=PRODUCTION_CARD, findings=len(advice.mend_first)))
-    ready = say("advice.go.there" if advice.is_production_card else "advice.go.ready", card=PRODUCTION_CARD)
+        return str(say("advice.go.mend", card=advice.destination.card, findings=len(advice.mend_first)))
+    ready = say("advice.go.there" if advice.is_production_card else "advice.go.ready", card=advice.destination.card)
     return str(say("advice.go.with_memory", ready=ready, memory=_memory_sentence(advice)))
 
 
@@ -35,8 +36,8 @@ def _memory_sentence(advice: Advice) -> Message:
     here, wanted = advice.outlook.here, (advice.target.batch_size, advice.target.max_seq_length)
     fits_here = here is not None and here.grid[wanted].verdict is FitVerdict.FITS
     if advice.trained_here:
-        return say("advice.memory.trained_here", model=PRODUCTION_MODEL)
-    return say("advice.memory.fits_here", model=PRODUCTION_MODEL) if fits_here else NOTHING
+        return say("advice.memory.trained_here", model=advice.destination.model)
+    return say("advice.memory.fits_here", model=advice.destination.model) if fits_here else NOTHING
 
 
 def carry_over_table(advice: Advice) -> Markdown:
@@ -49,7 +50,7 @@ def carry_over_table(advice: Advice) -> Markdown:
 def change_table(advice: Advice) -> Markdown:
     """Give the settings to change, from here to there."""
     rows = [(code(c.name), inline(c.here), Markdown(f"**{inline(c.there)}**"), c.why) for c in advice.change]
-    return table((*_titles("setting", "here"), PRODUCTION_CARD, *_titles("reason")), rows)
+    return table((*_titles("setting", "here"), advice.destination.card, *_titles("reason")), rows)
 
 
 def time_words(advice: Advice) -> Markdown:
@@ -62,9 +63,19 @@ def time_words(advice: Advice) -> Markdown:
         lines.append(str(say("advice.time.training", time=units.about_duration(time.training_seconds))))
     if time.evaluation_seconds is not None:
         lines.append(str(say("advice.time.evaluation", time=units.about_duration(time.evaluation_seconds))))
-    there = NOTHING if advice.is_production_card else say("advice.time.not_there", card=PRODUCTION_CARD)
+    if advice.destination.price_per_hour is not None:
+        lines.append(f"- {prose(str(_cost(advice.destination, time)))}")
+    there = NOTHING if advice.is_production_card else say("advice.time.not_there", card=advice.destination.card)
     lines.append(f"\n{say('advice.time.caveat', there=there)}")
     return Markdown("\n".join(lines))
+
+
+def _cost(target: ProductionTarget, time: ProductionTime) -> Message:
+    """The cost of the whole run, and what it is computed from."""
+    price = say("advice.cost.price", price=target.price_per_hour, currency=target.currency)
+    if time.cost is None:
+        return say("advice.cost.unmeasured", price=price)
+    return say("advice.cost.sum", cost=time.cost, currency=target.currency, price=price)
 
 
 def _titles(*columns: str) -> tuple[str, ...]:

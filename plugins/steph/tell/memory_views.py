@@ -23,7 +23,6 @@ from steph.tell import wording
 from steph.tell.advice import Advice
 from steph.tell.markdown import Markdown, code, inline, joined, prose, table
 from steph.tell.outlook import CardOutlook, Outlook
-from steph.tell.production import PRODUCTION_CARD, PRODUCTION_MODEL
 
 Point = tuple[int, int]  # batch size, max_seq_length
 
@@ -71,7 +70,7 @@ def prediction_words(advice: Advice) -> Markdown:
     outlook, target, here = advice.outlook, advice.target, advice.here
     if outlook is None or outlook.there is None or target is None or here is None:
         why = say("memory.because", reason=outlook.unpredicted) if outlook and outlook.unpredicted else NOTHING
-        return Markdown(say("memory.unpredicted", model=inline(PRODUCTION_MODEL), why=prose(str(why))))
+        return Markdown(say("memory.unpredicted", model=inline(advice.destination.model), why=prose(str(why))))
     there, wanted = outlook.there, (target.batch_size, target.max_seq_length)
     proven = (here.batch_size, here.max_seq_length)
     rows = [_row("same", there, proven)] if proven != wanted else []
@@ -80,7 +79,7 @@ def prediction_words(advice: Advice) -> Markdown:
         rows.append(_row("likely", there, wanted, there.likely))
     if there.largest:
         rows.append(_row("largest", there, there.largest))
-    settings = str(say("memory.column.settings", model=PRODUCTION_MODEL))
+    settings = str(say("memory.column.settings", model=advice.destination.model))
     header = (settings, "seq/batch", *_titles("peak", "verdict", "left"))
     return joined(
         (
@@ -97,7 +96,9 @@ def _card_sentence(advice: Advice, there: CardOutlook) -> Markdown:
     size = inline(units.gib(there.usable_bytes))
     if not there.is_assumed:
         return inline(str(say("memory.card.measured", card=advice.card, size=size)))
-    return Markdown(say("memory.card.assumed", card=inline(PRODUCTION_CARD), size=size))
+    is_given = advice.destination.card_memory_gib is not None
+    source = say("memory.card.of_profile" if is_given else "memory.card.of_name")
+    return Markdown(say("memory.card.assumed", card=inline(advice.destination.card), size=size, source=source))
 
 
 def _basis(found: Calibration) -> str:
@@ -166,14 +167,14 @@ def here_words(advice: Advice) -> Markdown:
     own = _fit_words(outlook.here, wanted)
     trained = _trained_words(advice, card)
     if own:
-        headline = trained or _bold(say("memory.here.fits", model=PRODUCTION_MODEL, card=card))
+        headline = trained or _bold(say("memory.here.fits", model=advice.destination.model, card=card))
         return Markdown("\n".join([headline, "", *own, *_how(outlook)]))
     peak = say("memory.no_forecast")
     if outlook.here:
         peak = say("memory.here.peak", peak=_peak_words(outlook.here.grid[wanted]))
     if trained:
         return Markdown(f"{trained} {inline(str(say('memory.here.not_all', peak=peak)))}")
-    refused = inline(str(say("memory.here.refused", model=PRODUCTION_MODEL, card=card, peak=peak)))
+    refused = inline(str(say("memory.here.refused", model=advice.destination.model, card=card, peak=peak)))
     lean = _fit_words(outlook.lean, wanted)
     if not lean:
         return refused
@@ -187,9 +188,11 @@ def _trained_words(advice: Advice, card: Message) -> Markdown:
     if trained is None:
         return Markdown()
     if not trained.peak_own_bytes:
-        return _bold(say("memory.here.trained", model=PRODUCTION_MODEL, card=card, label=trained.label))
+        return _bold(say("memory.here.trained", model=advice.destination.model, card=card, label=trained.label))
     peak = units.gib(trained.peak_own_bytes)
-    return _bold(say("memory.here.trained_peak", model=PRODUCTION_MODEL, card=card, label=trained.label, peak=peak))
+    return _bold(
+        say("memory.here.trained_peak", model=advice.destination.model, card=card, label=trained.label, peak=peak)
+    )
 
 
 def _bold(words: Message) -> Markdown:

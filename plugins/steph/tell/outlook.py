@@ -5,6 +5,7 @@ The record's own measurements correct the constants; an error here never costs a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -13,15 +14,15 @@ from steph.base.terms import StageId, TrainerName
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
 from steph.memory.forecast import Forecast, automatic, largest_fitting, leanest
-from steph.memory.shapes import BUILT_IN
+from steph.memory.shapes import ModelShape, model_shape
 from steph.memory.trainers import ASSUMED_TRAINER, Workload
+from steph.plan.cards import card_by_name
 from steph.record.environment import Device
-from steph.record.settings import TrainSettings
+from steph.record.settings import ProductionTarget, TrainSettings
 from steph.record.values import PredictedPeak, Record
 from steph.tell import production
 
-ASSUMED_CARD_BYTES = round(19.5 * GIB)  # what NVML shows of the slices 3g.20gb (A100 40GB) and 2g.20gb (A100 80GB)
-LARGEST_SLICE_BYTES = 24 * GIB  # an A100 below this is a slice: the whole ones have 40 or 80 GB
+SAME_CARD_SHARE = 0.15  # by which a card's memory may differ from what the rented one is said to have
 Grid = tuple[tuple[int, int], ...]  # (batch size, max_seq_length)
 GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (512, 1024, 1536, 2048)
@@ -88,25 +89,26 @@ def _outlook(record: Record, here: TrainSettings) -> Outlook:
 
 def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outlook:
     found = outlook.calibration
-    target, device = production.target_settings(here), record.context.environment.device
-    is_there = device is not None and is_production_card(device)
+    wanted, device = record.context.production, record.context.environment.device
+    target, shape = production.target_settings(here, wanted), model_shape(wanted.model)
+    is_there = device is not None and is_production_card(device, wanted)
     usable = record.context.usable_bytes
     points = _points(GRID_BATCHES, GRID_LENGTHS, target, here)
     small_points = _points(GRID_BATCHES, SMALL_GRID_LENGTHS, target, here)
     if usable is not None and not is_there and found.trainer != LEAN_TRAINER:
-        lean = _card(found, _work(target, LEAN_TRAINER, record), small_points, usable)
+        lean = _card(found, shape, _work(target, LEAN_TRAINER, record), small_points, usable)
         outlook = replace(outlook, lean=lean)
     if not found.carries_over:
         return replace(outlook, unpredicted=say("outlook.no_formula"))
     work = _work(target, found.trainer, record)
     if usable is None or not is_there:
-        there = _card(found, work, points, ASSUMED_CARD_BYTES, is_assumed=True)
+        there = _card(found, shape, work, points, target_card_bytes(wanted), is_assumed=True)
     else:
-        there = _card(found, work, points, usable)
+        there = _card(found, shape, work, points, usable)
     outlook = replace(outlook, there=there)
     if usable is None or is_there:
         return outlook
-    return replace(outlook, here=_card(found, work, small_points, usable))
+    return replace(outlook, here=_card(found, shape, work, small_points, usable))
 
 
 def _work(target: TrainSettings, trainer: str, record: Record) -> Workload:
@@ -116,9 +118,22 @@ def _work(target: TrainSettings, trainer: str, record: Record) -> Workload:
     return least if answer_tokens is None else replace(least, label_positions=answer_tokens + 1)
 
 
-def is_production_card(device: Device) -> bool:
-    """Whether this is the 20 GB slice of an A100 that the production run is meant for."""
-    return "A100" in device.name and device.total_bytes <= LARGEST_SLICE_BYTES
+def target_card_bytes(target: ProductionTarget) -> int:
+    """What a training process may take of the rented card, as the profile or the table of cards says.
+
+    Raises ValueError for a card that is in neither.
+    """
+    if target.card_memory_gib is not None:
+        return round(target.card_memory_gib * GIB)
+    return card_by_name(target.card).usable_bytes
+
+
+def is_production_card(device: Device, target: ProductionTarget) -> bool:
+    """Whether this is the card that the production run is meant for: by its name, and by its size for slices."""
+    name = re.sub(r"\b\d+ ?GB\b|\bslice\b", "", target.card, flags=re.I).strip()
+    is_named = name != "" and re.search(rf"\b{re.escape(name)}(?![\ds]| ?Ti)", device.name, re.I) is not None
+    wanted_bytes = target_card_bytes(target)
+    return is_named and abs(device.total_bytes - wanted_bytes) <= SAME_CARD_SHARE * wanted_bytes
 
 
 def _points(batches: Iterable[int], lengths: Iterable[int], *also: TrainSettings) -> Grid:
@@ -129,13 +144,13 @@ def _points(batches: Iterable[int], lengths: Iterable[int], *also: TrainSettings
 
 def _card(
     found: Calibration,
+    shape: ModelShape,
     least: Workload,
     grid: Grid,
     card_bytes: int,
     *,
     is_assumed: bool = False,
 ) -> CardOutlook:
-    shape = BUILT_IN[production.PRODUCTION_MODEL]
     forecasts = {
         (batch, length): found.forecast(shape, replace(least, batch_size=batch, width=length)) for batch, length in grid
     }

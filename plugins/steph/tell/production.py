@@ -11,20 +11,16 @@ from dataclasses import dataclass
 from steph.base import units
 from steph.base.terms import StageId
 from steph.contract.commands import without_launcher
+from steph.memory.shapes import ShapeError, model_shape, parameter_count
 from steph.memory.trainers import TRAINERS
-from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import ModelChoice, Record, StageResult
 
-PRODUCTION_MODEL = "Qwen/Qwen3-8B"
-PRODUCTION_PARAMETERS = 8_190_735_360  # safetensors metadata of Qwen/Qwen3-8B
-PRODUCTION_CARD = "A100 20GB"
-PRODUCTION_QUESTIONS = 140
+SPEC_QUESTIONS = 140
 PRODUCTION_ADAPTER = "runs/qwen3_8b/direct_norag_4bit"
 PRODUCTION_EVALUATION = "results/evaluations/qwen3_8b_direct.json"
 REAL_DATASET = "datasets/lawqa_jp/data/selection.json"
-PRODUCTION_MINIMUM = TrainSettings(
-    num_epochs=3, batch_size=2, max_seq_length=1024, gradient_accumulation_steps=4, logging_steps=10
-)
+LOGGING_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -50,34 +46,50 @@ class Change:
 class ProductionTime:
     """The production run's durations at this card's speed, None where they were not measured.
 
-    `parameter_ratio`: the production model's parameters by those of the model that was measured.
+    `parameter_ratio`: the production model's parameters by those of the model that was measured. `price_per_hour`: of
+    the rented card, None where the profile does not say it.
     """
 
     training_seconds: float | None
     evaluation_seconds: float | None
     parameter_ratio: float
+    price_per_hour: float | None = None
+
+    @property
+    def cost(self) -> float | None:
+        """Price an hour times both durations; None where one of the three is not known."""
+        if self.price_per_hour is None or self.training_seconds is None or self.evaluation_seconds is None:
+            return None
+        return (self.training_seconds + self.evaluation_seconds) / 3600 * self.price_per_hour
 
 
-def is_production_model(choice: ModelChoice | None) -> bool:
+def production_parameters(target: ProductionTarget) -> int | None:
+    """How many parameters the production model has: as the profile says, else by its shape; None where unknown."""
+    if target.parameters is not None:
+        return target.parameters
+    try:
+        return parameter_count(model_shape(target.model))
+    except ShapeError:
+        return None
+
+
+def is_production_model(choice: ModelChoice | None, target: ProductionTarget) -> bool:
     """Whether this is the production model, or a twin in its shape."""
-    return choice is not None and choice.parameters == PRODUCTION_PARAMETERS
+    return choice is not None and choice.parameters is not None and choice.parameters == production_parameters(target)
 
 
-def target_settings(here: TrainSettings) -> TrainSettings:
-    """Give the production settings: what was proven here, raised to what the production run needs at least."""
-    least = PRODUCTION_MINIMUM
-    return here.model_copy(
-        update={
-            "num_epochs": max(here.num_epochs, least.num_epochs),
-            "batch_size": max(here.batch_size, least.batch_size),
-            "max_seq_length": max(here.max_seq_length, least.max_seq_length),
-            "gradient_accumulation_steps": least.gradient_accumulation_steps,
-            "use_4bit": True,
-            "logging_steps": max(here.logging_steps, least.logging_steps),
-            "max_steps": 0,
-            "launcher": "none",
-            "num_processes": 1,
-        }
+def target_settings(here: TrainSettings, target: ProductionTarget) -> TrainSettings:
+    """Give the production settings: the profile's where `[production]` has them, else what was proven here."""
+    return here.changed(
+        num_epochs=target.num_epochs,
+        batch_size=target.batch_size,
+        max_seq_length=target.max_seq_length,
+        gradient_accumulation_steps=target.gradient_accumulation_steps,
+        use_4bit=True,
+        logging_steps=max(here.logging_steps, LOGGING_STEPS),
+        max_steps=0,
+        launcher="none",
+        num_processes=1,
     )
 
 
@@ -120,9 +132,17 @@ def carry_over(
 def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str, str, str], ...]:
     """Give the settings that may differ: flag, value here, value there, reason for a difference."""
     effective = there.effective_batch_size
+    longer = there.max_seq_length > here.max_seq_length
+    larger = there.batch_size > here.batch_size
+    asked = "プロファイルの [production] の値"
     return (
-        ("--max-seq-length", str(here.max_seq_length), str(there.max_seq_length), "長い問題でも答えを切らない"),
-        ("--batch-size", str(here.batch_size), str(there.batch_size), "この記録で下げた分を戻す"),
+        (
+            "--max-seq-length",
+            str(here.max_seq_length),
+            str(there.max_seq_length),
+            "長い問題でも答えを切らない" if longer else asked,
+        ),
+        ("--batch-size", str(here.batch_size), str(there.batch_size), "この記録で下げた分を戻す" if larger else asked),
         (
             "--gradient-accumulation-steps",
             str(here.gradient_accumulation_steps),
@@ -135,11 +155,18 @@ def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str,
 
 def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Change, ...]:
     """Give the settings that the production run changes, measured value and new value side by side."""
-    choice = record.model
-    rows = [Change("--model-name", choice.name if choice else units.MISSING, PRODUCTION_MODEL, "本番のモデル")]
+    choice, target = record.model, record.context.production
+    rows = [Change("--model-name", choice.name if choice else units.MISSING, target.model, "本番のモデル")]
     rows += [Change(*number) for number in _numbers(here, there)]
     if not here.use_4bit:
-        rows.append(Change("--use-4bit", "無し", "有り", "8B を 20 GB に載せる。4bit はこの記録では完走していない"))
+        rows.append(
+            Change(
+                "--use-4bit",
+                "無し",
+                "有り",
+                f"{target.model} を {target.card} に載せる。4bit はこの記録では完走していない",
+            )
+        )
     steps = _value_of(_argv(record, StageId.H2), "--max-steps-override")
     if steps:
         rows.append(Change("--max-steps-override", steps, "外す", "途中で打ち切らない"))
@@ -150,21 +177,23 @@ def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluatio
 
 
 def questions_of(record: Record) -> int:
-    """How many questions the production run is asked: those of the record's own data set, else lawqa_jp's."""
+    """How many questions the production run is asked: the profile's, else the record's own data set's, else 140."""
+    if record.context.production.questions is not None:
+        return record.context.production.questions
     real = [file.rows for file in record.data if file.role == "dataset" and not file.is_sample]
-    return real[0] if real else PRODUCTION_QUESTIONS
+    return real[0] if real else SPEC_QUESTIONS
 
 
 def production_time(record: Record, target: TrainSettings) -> ProductionTime | None:
     """Scale what was measured here: loading once, and each row's time as often as the production run has rows.
 
     All of it grows with the parameters, a training row also with its length where rows are padded to the maximum. None
-    where no GPU was used.
+    where no GPU was used, or where one model's parameters are not known.
     """
-    choice = record.model
-    if record.context.environment.device is None or choice is None or not choice.parameters:
+    choice, parameters = record.model, production_parameters(record.context.production)
+    if record.context.environment.device is None or choice is None or not choice.parameters or parameters is None:
         return None
-    ratio = PRODUCTION_PARAMETERS / choice.parameters
+    ratio = parameters / choice.parameters
     trained, answered = record.stages[StageId.H2].last_attempt, record.stages[StageId.H3].last_attempt
     training = evaluation = None
     if trained and trained.training and isinstance(trained.settings, TrainSettings):
@@ -185,7 +214,7 @@ def production_time(record: Record, target: TrainSettings) -> ProductionTime | N
         answering = answered.evaluation.answering_seconds or cards * answered.seconds  # else loading is in each row's
         loading = max(0.0, answered.seconds - answering / cards)
         evaluation = (loading + answering / answered.evaluation.total * questions_of(record)) * ratio
-    return ProductionTime(training, evaluation, ratio)
+    return ProductionTime(training, evaluation, ratio, record.context.production.price_per_hour)
 
 
 def _rows_to_train(record: Record) -> int:
@@ -220,7 +249,7 @@ def train_argv(record: Record, target: TrainSettings) -> tuple[str, ...]:
     return _rewritten(
         _argv(record, StageId.H2),
         {
-            "--model-name": PRODUCTION_MODEL,
+            "--model-name": record.context.production.model,
             "--output-dir": PRODUCTION_ADAPTER,
             **({"--train-file": train_file} if train_file else {}),
             "--num-epochs": str(target.num_epochs),
@@ -246,7 +275,7 @@ def eval_argv(record: Record) -> tuple[str, ...]:
             "--data": next((f.path for f in record.data if f.role == "dataset" and not f.is_sample), REAL_DATASET),
             "--output": PRODUCTION_EVALUATION,
             "--samples": str(questions_of(record)),
-            "--hf-model-name": PRODUCTION_MODEL,
+            "--hf-model-name": record.context.production.model,
             "--hf-lora-path": PRODUCTION_ADAPTER,
         },
         switches=("--hf-load-in-4bit",),

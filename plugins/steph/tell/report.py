@@ -172,9 +172,9 @@ def _tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n"
 
 
-def _t(message_id: str) -> Markdown:
-    """The words of a message, whose Markdown counts."""
-    return Markdown(text(message_id))
+def _t(message_id: str, **values: object) -> Markdown:
+    """The words of a message, whose Markdown counts and that of its values does not."""
+    return Markdown(text(message_id, values={name: inline(str(value)) for name, value in values.items()}))
 
 
 @cache
