@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shared_folders import made_once
 from small_run import (
     CHATML,
     PIPELINE,
@@ -34,23 +35,32 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def questions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A question set of eight questions."""
-    path = tmp_path_factory.mktemp("questions") / "selection.json"
-    samples = [question(number) for number in range(len(TOPICS))]
-    path.write_text(json.dumps({"samples": samples}, ensure_ascii=False), encoding="utf-8")
-    return path
+
+    def write(folder: Path) -> None:
+        samples = [question(number) for number in range(len(TOPICS))]
+        text = json.dumps({"samples": samples}, ensure_ascii=False)
+        (folder / "selection.json").write_text(text, encoding="utf-8")
+
+    return made_once(tmp_path_factory, "questions", write) / "selection.json"
 
 
 @pytest.fixture(scope="session")
 def tiny_model(questions_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2 (64 hidden, 2 layers), its head wide enough to be certain of a token, and its BPE tokenizer."""
     import torch
+
+    torch.set_num_threads(1)
+    return made_once(tmp_path_factory, "tiny_model", lambda folder: save_tiny_model(folder, questions_file))
+
+
+def save_tiny_model(folder: Path, questions_file: Path) -> None:
+    """Write model and tokenizer, which is trained on the questions' prompts."""
+    import torch
     from app.core.lawqa import load_questions
     from app.core.prompts import build_prompt
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("tiny_model")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -87,7 +97,6 @@ def tiny_model(questions_file: Path, tmp_path_factory: pytest.TempPathFactory) -
     torch.nn.init.normal_(model.lm_head.weight, std=0.5)
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=1.0)
     model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -124,12 +133,13 @@ def call_script(monkeypatch: pytest.MonkeyPatch) -> CallScript:
 @pytest.fixture(scope="session")
 def rows_file(questions_file: Path, tmp_path_factory: pytest.TempPathFactory, run_script: RunScript) -> Path:
     """Direct training rows of all eight questions, made by the builder script."""
-    path = tmp_path_factory.mktemp("rows") / "ft_direct.jsonl"
-    done = run_script(
-        "build_finetune_dataset", "--lawqa-path", questions_file, "--output-path", path, "--mode", "direct", "--no-rag"
-    )
-    assert done.returncode == 0, done.stderr
-    return path
+
+    def build(folder: Path) -> None:
+        places = ("--lawqa-path", questions_file, "--output-path", folder / "ft_direct.jsonl")
+        done = run_script("build_finetune_dataset", *places, "--mode", "direct", "--no-rag")
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "rows", build) / "ft_direct.jsonl"
 
 
 @pytest.fixture(scope="session")
@@ -141,12 +151,18 @@ def trained(
     run_script: RunScript,
 ) -> Trained:
     """The scripts' whole way in 4 bits: train on eight rows, ask the same eight questions."""
-    folder = tmp_path_factory.mktemp("trained")
-    adapter, evaluation = folder / "adapter", folder / "evaluation.json"
-    trained = run_script("train_qwen_law_ft", *training_flags(tiny_model, rows_file, adapter), "--use-4bit")
-    evaluated = run_script(
-        "evaluate_multiple_choice",
-        *evaluation_flags(tiny_model, adapter, questions_file, evaluation),
-        "--hf-load-in-4bit",
-    )
-    return Trained(rows_file, adapter, evaluation, trained, evaluated)
+    adapter, evaluation = "adapter", "evaluation.json"
+
+    def run(folder: Path) -> None:
+        train = training_flags(tiny_model, rows_file, folder / adapter)
+        evaluate = evaluation_flags(tiny_model, folder / adapter, questions_file, folder / evaluation)
+        ended = (
+            run_script("train_qwen_law_ft", *train, "--use-4bit"),
+            run_script("evaluate_multiple_choice", *evaluate, "--hf-load-in-4bit"),
+        )
+        (folder / "ended.json").write_text(json.dumps([vars(process) for process in ended]), encoding="utf-8")
+
+    folder = made_once(tmp_path_factory, "trained", run)
+    ended = json.loads((folder / "ended.json").read_text(encoding="utf-8"))
+    training, answering = (subprocess.CompletedProcess(**process) for process in ended)
+    return Trained(rows_file, folder / adapter, folder / evaluation, training, answering)
