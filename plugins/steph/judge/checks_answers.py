@@ -236,7 +236,7 @@ def _generated_check(seen: _Seen, wanted: int) -> Check:
     wanted = min(wanted, seen.evidence.settings.samples)
     answered = sum(call.rows for call in seen.calls) + seen.unseen_calls
     if not seen.calls and not raised:
-        holds_, why = why_unseen(seen.evidence.witness, "回答の生成")
+        holds_, why = why_unseen(seen.evidence.witness, "answering")
         return ANSWERS_GENERATED.check(holds_, why)
     message = f"{wanted} 問に対して、モデルが答えたのは {answered} 行、例外で終わった呼び出しは {raised} 回。"
     if raised:
