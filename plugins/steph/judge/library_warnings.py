@@ -18,7 +18,7 @@ _LINE_CHARS = 4000
 
 @dataclass(frozen=True)
 class LibraryWarning:
-    """One warning: `literal` is in every line of it (a quick look), `pattern` decides; `words` is the id of its message.
+    """One warning: `literal` is in every line of it (a quick look), `pattern` decides; `words` is its message's id.
 
     `at_least`: so many lines; fewer are how a sound run begins. `gpu_only`: on the CPU it says what was asked for.
     """
