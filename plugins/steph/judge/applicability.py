@@ -7,80 +7,80 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from steph.base.messages import verbatim
+from steph.base.messages import Message, say
 from steph.contract.results import ResultsForm
 from steph.contract.results_files import READERS
 from steph.contract.rows import RowFormat
-from steph.judge.kinds import Needs
+from steph.judge.kinds import CheckKind, Needs
 from steph.record.values import Check
 
 _LABELLED = {"choice", "loglikelihood"}
 _ANSWERING = {"generate", "choice"}
 
 
-def without_inapplicable(checks: Sequence[Check], lacks: Mapping[Needs, str]) -> tuple[Check, ...]:
-    """The checks, those that need what the pipeline lacks as not applicable, with the reason (Japanese)."""
+def without_inapplicable(checks: Sequence[Check], lacks: Mapping[Needs, Message]) -> tuple[Check, ...]:
+    """The checks, those that need what the pipeline lacks as not applicable, with the reason."""
     from steph.judge.catalog import CATALOG  # it collects the rows of the modules that call this one
 
-    reasons = {
-        check.id: next((lacks[need] for need in CATALOG[check.id].needs if need in lacks), "") for check in checks
-    }
+    def reason(kind: CheckKind) -> Message | None:
+        return next((lacks[need] for need in kind.needs if need in lacks), None)
+
+    kinds = [CATALOG[check.id] for check in checks]
     return tuple(
-        CATALOG[check.id].not_applicable(verbatim(reason)) if (reason := reasons[check.id]) else check
-        for check in checks
+        kind.not_applicable(why) if (why := reason(kind)) else check for kind, check in zip(kinds, checks, strict=True)
     )
 
 
-def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dict[Needs, str]:
-    """What an evaluation of this form lacks, each with the reason (Japanese)."""
+def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dict[Needs, Message]:
+    """What an evaluation of this form lacks, each with the reason."""
     if form.format == "lawqa":
-        return {Needs.WORDS: "lawqa の行は、行ごとの検査が見る"} if not form.lines else {}
+        return {Needs.WORDS: say("lacks.lawqa_lines")} if not form.lines else {}
     named = set(form.row) | READERS[form.format].knows
-    lacks = {
-        Needs.KEY_LINES: "決まった行を表示する評価（lawqa）ではない",
-        Needs.PROMPTS: "結果にプロンプトを持つ形式（lawqa）ではない",
+    lacks: dict[Needs, Message] = {
+        Needs.KEY_LINES: say("lacks.no_key_lines"),
+        Needs.PROMPTS: say("lacks.no_prompts"),
     }
     if not form.lines:
-        lacks[Needs.WORDS] = "evaluate.lines に表示の指定がない"
+        lacks[Needs.WORDS] = say("lacks.no_lines")
     if not has_dataset:
-        lacks[Needs.DATASET] = "paths.dataset の指定がなく、問題は評価のプログラムだけが知る"
+        lacks[Needs.DATASET] = say("lacks.no_dataset")
     if form.model is None and "model" not in named:
-        lacks[Needs.MODEL_NAME] = "evaluate.results.model の指定がない"
+        lacks[Needs.MODEL_NAME] = say("lacks.no_model_name")
     if form.adapter is None and "adapter" not in named:
-        lacks[Needs.ADAPTER_NAME] = "evaluate.results.adapter の指定がない"
+        lacks[Needs.ADAPTER_NAME] = say("lacks.no_adapter_name")
     if form.rows is None and not (form.format == "json" and form.row):
         for need in (Needs.ROWS, Needs.QUESTIONS, Needs.LABELS, Needs.GOLD, Needs.RESPONSES):
-            lacks[need] = "evaluate.results.rows の指定がなく、問題ごとの結果がない"
+            lacks[need] = say("lacks.no_rows")
         return lacks
     if "question" not in named:
-        lacks[Needs.QUESTIONS] = "evaluate.results.row に question がない"
+        lacks[Needs.QUESTIONS] = say("lacks.no_questions")
     if form.kind not in {*_LABELLED, *_ANSWERING}:
-        lacks[Needs.GOLD] = f"正解と比べる評価ではない（kind = {form.kind}）"
+        lacks[Needs.GOLD] = say("lacks.no_gold", kind=form.kind)
     elif form.kind == "generate" and form.format != "json":
-        lacks[Needs.GOLD] = "正誤は評価のプログラムの指標が決める"
+        lacks[Needs.GOLD] = say("lacks.own_metric")
     elif "expected" not in named or not {"predicted", "response"} & named:
-        lacks[Needs.GOLD] = "evaluate.results.row に expected と、predicted か response がない"
+        lacks[Needs.GOLD] = say("lacks.no_expected")
     if form.kind not in _LABELLED:
-        lacks[Needs.LABELS] = f"記号で答える評価ではない（kind = {form.kind}）"
+        lacks[Needs.LABELS] = say("lacks.no_labels", kind=form.kind)
     elif not {"expected", "predicted"} <= named:
-        lacks[Needs.LABELS] = "evaluate.results.row に expected と predicted がない"
+        lacks[Needs.LABELS] = say("lacks.no_predicted")
     if form.kind not in _ANSWERING:
-        lacks[Needs.RESPONSES] = f"モデルは文を書かない（kind = {form.kind}）"
+        lacks[Needs.RESPONSES] = say("lacks.no_text", kind=form.kind)
     elif "response" not in named:
-        lacks[Needs.RESPONSES] = "evaluate.results.row に response がない"
+        lacks[Needs.RESPONSES] = say("lacks.no_response")
     return lacks
 
 
-def lacking_in_training(row_format: RowFormat, *, has_final_line: bool, keeps_state: bool) -> dict[Needs, str]:
+def lacking_in_training(row_format: RowFormat, *, has_final_line: bool, keeps_state: bool) -> dict[Needs, Message]:
     """What a training lacks: rows in a file, the Trainer's final line, its state in a file.
 
     Only the spec's script must print a final line; of another that has none, what the witness saw must tell.
     """
-    lacks = {}
+    lacks: dict[Needs, Message] = {}
     if row_format == "none":
-        lacks[Needs.TRAIN_ROWS] = "学習データはファイルにない（train.rows.format = none）"
+        lacks[Needs.TRAIN_ROWS] = say("lacks.no_train_rows")
     if not has_final_line:
-        lacks[Needs.FINAL_LINE] = "最終行を表示も記録もしないプログラム（lawqa のスクリプトではない）"
+        lacks[Needs.FINAL_LINE] = say("lacks.no_final_line")
     if not keeps_state:
-        lacks[Needs.TRAINER_STATE] = "Trainer の状態を残さない学習（train.artifacts.state が空）"
+        lacks[Needs.TRAINER_STATE] = say("lacks.no_state")
     return lacks

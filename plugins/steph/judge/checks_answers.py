@@ -238,7 +238,7 @@ def _generated_check(seen: _Seen, wanted: int) -> Check:
     wanted = min(wanted, seen.evidence.settings.samples)
     answered = sum(call.rows for call in seen.calls) + seen.unseen_calls
     if not seen.calls and not raised:
-        holds_, why = why_unseen(seen.evidence.witness, "回答の生成")
+        holds_, why = why_unseen(seen.evidence.witness, "answering")
         return ANSWERS_GENERATED.check(holds_, why)
     enough = answered >= wanted
     error = next((one_line(fact.error, 80) for fact in seen.witness.of(Raised) if fact.error), "")

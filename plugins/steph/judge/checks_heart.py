@@ -94,7 +94,7 @@ def unquantised_check(witness: Witness, seen: Seen | None) -> Check:
     """Trap 5: no layer was quantised where nobody asked for it; by the training, else by the model that was loaded."""
     facts = [seen.begins] if seen else [fact for fact in witness.of(ModelFact) if fact.parameters]
     if not facts:
-        holds, why = why_unseen(witness, "学習")
+        holds, why = why_unseen(witness, "training")
         return STEP_UNQUANTISED.check(None if holds is False else holds, why)
     layers = sum(kind.layers for kind in facts[-1].quantised)
     kinds = "、".join(sorted({one_line(kind.kind or "?", 40) for kind in facts[-1].quantised})) or "なし"

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
+from steph.base.messages import Message, say
 from steph.base.text import one_line
 from steph.judge.checks_inputs import MASK_AND_POSITIONS, inputs_check
 from steph.judge.checks_rows import row_checks
@@ -102,18 +104,19 @@ class Seen:
     earlier: tuple[str, ...] = ()
 
 
-def why_unseen(witness: Witness | None, what: str) -> tuple[bool | None, str]:
+def why_unseen(witness: Witness | None, what: Literal["training", "answering"]) -> tuple[bool | None, Message]:
     """What it means that `what` was not seen: that it did not happen, or that nobody could have seen it."""
+    named = say("witness.training" if what == "training" else "witness.answering")
     if witness is None or not witness.processes:
-        ways = "python -I、コンテナ、サーバー、vLLM や llama.cpp など"
-        return None, f"{what}を目撃できるプロセスがなかった（{ways}では見えない）。"
+        return None, say("witness.no_process", what=named)
     engines = sorted({hook.module for hook in witness.of(Hooked) if hook.module in OTHER_ENGINES})
     if engines:
-        return None, f"{what}は見えない: {'、'.join(engines)} の中では目撃できない。"
+        return None, say("witness.engines", what=named, engines=engines)
     blind = witness.of(Blind)
     if blind:
-        return None, f"{what}を目撃できなかった: {one_line(blind[0].where, 60)}: {one_line(blind[0].error, 120)}。"
-    return False, f"どのプロセスの中でも{what}が行われていない。"
+        where, error = one_line(blind[0].where, 60), one_line(blind[0].error, 120)
+        return None, say("witness.blind", what=named, where=where, error=error)
+    return False, say("witness.not_done", what=named)
 
 
 def training_in(witness: Witness | None) -> Seen | None:
@@ -144,9 +147,9 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
     seen = training_in(evidence.witness)
     witness = evidence.witness or Witness()
     if seen is None:
-        holds, why = why_unseen(evidence.witness, "学習")
+        holds, why = why_unseen(evidence.witness, "training")
         needed = [kind for kind in WITNESSED_TRAINING if kind not in (TRAINING_SEEN, PARAMETERS_ON_GPU)]
-        unmeasured = (kind.check(None, "学習を目撃していないので測れない。") for kind in needed)
+        unmeasured = (kind.check(None, say("witness.no_training")) for kind in needed)
         return (TRAINING_SEEN.check(holds, why), *unmeasured, *row_checks(evidence, None, ()))
     return (
         _ended_check(seen),
@@ -169,16 +172,16 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
 
 def _ended_check(seen: Seen) -> Check:
     begins, ends = seen.begins, seen.ends
-    who = one_line(begins.trainer or ("Trainer" if begins.source == "trainer" else "自前のループ"), 60)
+    own = "Trainer" if begins.source == "trainer" else say("witness.own_loop")
+    who = one_line(begins.trainer, 60) if begins.trainer else own
     if ends is None:
-        return TRAINING_SEEN.check(False, f"学習（{who}）は始まったが、終わりを目撃していない。")
+        return TRAINING_SEEN.check(False, "unended", who=who)
     if ends.raised:
-        return TRAINING_SEEN.check(False, f"学習（{who}）は例外で終わった: {one_line(ends.raised, 100)}。")
+        return TRAINING_SEEN.check(False, "raised", who=who, error=one_line(ends.raised, 100))
     if seen.earlier:
-        raised = one_line("、".join(seen.earlier), 100)
-        message = f"学習（{who}）は終わったが、その前の学習が例外で終わっている: {raised}。"
-        return TRAINING_SEEN.check(False, message, severity=WARN)
-    return TRAINING_SEEN.check(True, f"学習（{who}）は自分で終わった。")
+        errors = [one_line(error, 100) for error in seen.earlier[:3]]
+        return TRAINING_SEEN.check(False, "begun_again", who=who, errors=errors, severity=WARN)
+    return TRAINING_SEEN.check(True, "ended", who=who)
 
 
 def _steps_check(evidence: TrainEvidence, seen: Seen) -> Check:
@@ -186,34 +189,40 @@ def _steps_check(evidence: TrainEvidence, seen: Seen) -> Check:
     begins, ends, settings = seen.begins, seen.ends, evidence.settings
     done = ends.steps if ends and ends.steps is not None else ends.optimizer_steps if ends else None
     if done is None:
-        return STEPS_SEEN.check(None, "行われたステップ数を目撃していない。")
+        return STEPS_SEEN.check(None, "none")
     due = (ends.due if ends else None) or begins.steps_due
     if due is not None and done != due:
-        return STEPS_SEEN.check(False, f"予定 {due} ステップに対して {done} ステップ。")
+        return STEPS_SEEN.check(False, "differs", due=due, done=done)
     rows = begins.rows if begins.rows and not begins.packing else None
     if rows is None and due is not None:
-        return STEPS_SEEN.check(True, f"Trainer の予定どおり {done} ステップ（行数は数えられない）。")
+        return STEPS_SEEN.check(True, "as_planned", done=done)
     rows = rows or evidence.train_rows
     if not rows:
-        return STEPS_SEEN.check(True if due else None, f"{done} ステップ。行数は分からない。")
+        return STEPS_SEEN.check(True if due else None, "rows_unknown", done=done)
     whole = steps_per_epoch(rows, settings) * settings.num_epochs
     most, least = min(whole + settings.num_epochs, settings.max_steps), min(whole, settings.max_steps)
     # a loop of its own may hold out rows; the Trainer may drop an incomplete last batch in each epoch
     least = math.ceil(MOST_LOST_SHARE * least) if due is None else max(1, least - settings.num_epochs)
-    message = f"{done} ステップ。{rows} 行で依頼どおりなら {min(whole, settings.max_steps)} ステップ。"
-    return STEPS_SEEN.check(least <= done <= most, message)
+    expected = min(whole, settings.max_steps)
+    return STEPS_SEEN.check(least <= done <= most, "counted", done=done, rows=rows, expected=expected)
 
 
 def _batch_check(evidence: TrainEvidence, begins: TrainingBegins) -> Check:
     if not begins.batch_size:
-        return BATCH_SEEN.check(None, "バッチの大きさを目撃していない。")
+        return BATCH_SEEN.check(None, "none")
     parts = (begins.batch_size, begins.accumulation or 1, begins.world_size or 1)
     asked = evidence.settings
-    message = (
-        f"バッチ {parts[0]} × 累積 {parts[1]} × {parts[2]} プロセス = {math.prod(parts)} 行（依頼は"
-        f" {asked.batch_size} × {asked.gradient_accumulation_steps} × {asked.num_processes}）。"
+    return BATCH_SEEN.check(
+        math.prod(parts) == asked.effective_batch_size,
+        "rows",
+        batch=parts[0],
+        accumulation=parts[1],
+        processes=parts[2],
+        rows=math.prod(parts),
+        asked_batch=asked.batch_size,
+        asked_accumulation=asked.gradient_accumulation_steps,
+        asked_processes=asked.num_processes,
     )
-    return BATCH_SEEN.check(math.prod(parts) == asked.effective_batch_size, message)
 
 
 def _label_checks(seen: Seen) -> tuple[Check, ...]:
@@ -230,17 +239,16 @@ def _label_checks(seen: Seen) -> tuple[Check, ...]:
 def _supervised_check(batches: Sequence[Batch]) -> Check:
     counts = [count for batch in batches for count in batch.supervised or ()]
     if not counts:
-        return TOKENS_SUPERVISED.check(None, "ラベルの付いたバッチを目撃していない。")
+        return TOKENS_SUPERVISED.check(None, "none")
     if any(batch.shifted for batch in batches):
-        return TOKENS_SUPERVISED.check(False, "ラベルが初めから 1 つずれている（モデルがもう一度ずらす）。")
+        return TOKENS_SUPERVISED.check(False, "shifted")
     bare = counts.count(0)
-    message = f"最初の {len(counts)} 行のラベルは {sum(counts)} トークン、ラベルのない行は {bare} 行。"
+    counted = say("check.tokens_supervised.counted", rows=len(counts), tokens=sum(counts), bare=bare)
     if bare * 2 > len(counts) or not sum(counts):
-        return TOKENS_SUPERVISED.check(False, message)
+        return TOKENS_SUPERVISED.check(False, counted)
     if any(batch.aligned is False for batch in batches):
-        astray = f"{message}ラベルが、その位置のトークンと違う。"
-        return TOKENS_SUPERVISED.check(False, astray, severity=WARN)
-    return TOKENS_SUPERVISED.check(not bare, message, severity=WARN if bare else None)
+        return TOKENS_SUPERVISED.check(False, "astray", counted=counted, severity=WARN)
+    return TOKENS_SUPERVISED.check(not bare, counted, severity=WARN if bare else None)
 
 
 def _answer_check(batches: Sequence[Batch]) -> Check:
@@ -255,10 +263,9 @@ def _answer_check(batches: Sequence[Batch]) -> Check:
         if first is not None and tail is not None
     ]
     if not rows:
-        return ANSWER_SUPERVISED.check(None, "ラベルの位置を目撃していない。")
+        return ANSWER_SUPERVISED.check(None, "none")
     on_prompt = sum(first <= 2 and tail >= 2 and not ends for first, tail, ends in rows)
-    message = f"最初の {len(rows)} 行のうち {on_prompt} 行で、ラベルが行の前半だけにあり、終わりにない。"
-    return ANSWER_SUPERVISED.check(on_prompt * 2 <= len(rows), message)
+    return ANSWER_SUPERVISED.check(on_prompt * 2 <= len(rows), "counted", rows=len(rows), on_prompt=on_prompt)
 
 
 def _end_check(batches: Sequence[Batch]) -> Check:
@@ -270,27 +277,24 @@ def _end_check(batches: Sequence[Batch]) -> Check:
         if one is not None and count
     ]
     if not ends:
-        return END_SUPERVISED.check(None, "答えの終わりを目撃していない（詰め合わせた行では分からない）。")
-    message = f"最初の {len(ends)} 行のうち {sum(ends)} 行で、終わりのトークンにラベルがある。"
-    return END_SUPERVISED.check(sum(ends) * 2 >= len(ends), message)
+        return END_SUPERVISED.check(None, "none")
+    return END_SUPERVISED.check(sum(ends) * 2 >= len(ends), "counted", rows=len(ends), labelled=sum(ends))
 
 
 def _bos_check(batches: Sequence[Batch]) -> Check:
     known = [(batch.double_bos, batch.shape[0]) for batch in batches if batch.double_bos is not None and batch.shape]
     rows, double = sum(rows for _, rows in known), sum(count for count, _ in known)
     if not rows:
-        return ONE_BOS.check(None, "行の先頭を目撃していない。")
-    return ONE_BOS.check(double * 2 <= rows, f"最初の {rows} 行のうち {double} 行が BOS を 2 つ続けて持つ。")
+        return ONE_BOS.check(None, "none")
+    return ONE_BOS.check(double * 2 <= rows, "counted", rows=rows, double=double)
 
 
 def _padding_check(batches: Sequence[Batch]) -> Check:
     shares = [batch.padding for batch in batches if batch.padding is not None]
     if not shares:
-        return PADDING_BOUNDED.check(None, "パディングの割合を目撃していない。")
+        return PADDING_BOUNDED.check(None, "none")
     share = sum(shares) / len(shares)
-    return PADDING_BOUNDED.check(
-        share <= MOST_PADDING, f"最初の {len(shares)} バッチの {100 * share:.0f} % がパディング。"
-    )
+    return PADDING_BOUNDED.check(share <= MOST_PADDING, "share", batches=len(shares), percent=100 * share)
 
 
 def model_check(
@@ -303,48 +307,47 @@ def model_check(
 
     strangers = sorted({fact.name_or_path for fact in worked if fact.name_or_path and not is_it(fact.name_or_path)})
     if strangers:
-        named = one_line("、".join(strangers), 160)
-        return MODEL_LOADED.check(False, f"働いたモデルは {named}。依頼したモデルではない。")
+        return MODEL_LOADED.check(False, "stranger", models=[one_line(name, 160) for name in strangers[:3]])
     loaded = [fact for fact in witness.of(ModelLoaded) if is_it(fact.path, fact.name_or_path)]
     read = [fact for fact in loaded if fact.how != "from_config"]
     if not read and loaded:
-        return MODEL_LOADED.check(False, "モデルは設定だけから作られ、重みを読んでいない。")
+        return MODEL_LOADED.check(False, "config_only")
     if not read:
         others = [fact.path or fact.name_or_path for fact in witness.of(ModelLoaded) if fact.generates]
         if others:
-            return MODEL_LOADED.check(False, f"読み込まれたのは別のモデル: {one_line(others[0], 160)}。")
-        return MODEL_LOADED.check(None, "モデルの読み込みを目撃していない。")
+            return MODEL_LOADED.check(False, "other", model=one_line(others[0], 160))
+        return MODEL_LOADED.check(None, "none")
     if loaded[-1].how == "from_config":
-        return MODEL_LOADED.check(False, "モデルは重みを読んだあとで、設定だけから作り直された。")
+        return MODEL_LOADED.check(False, "rebuilt")
     lost = max((fact.missing or 0) + (fact.mismatched or 0) for fact in read)
     name = one_line(read[-1].path or read[-1].name_or_path, 160)
-    message = f"{name} を読み込み、ファイルにない重みは {lost} 個。"
-    return MODEL_LOADED.check(lost == 0, message)
+    return MODEL_LOADED.check(lost == 0, "read", model=name, missing=lost)
 
 
 def quantised_check(asked: bool, worked: Sequence[ModelFact]) -> Check:
     """4-bit layers where they were asked for, in every model that worked; 8-bit is not 4-bit."""
     if not worked:
-        return QUANTISED_AS_ASKED.check(None, "働いたモデルを目撃していない。")
+        return QUANTISED_AS_ASKED.check(None, "none")
     counts = [Counter[str]() for _ in worked]
     for count, fact in zip(counts, worked, strict=True):
         for part in fact.quantised:
             count[part.kind or "?"] += part.layers
     four = [sum(count[kind] for kind in FOUR_BIT) for count in counts]
-    shown = "、".join(f"{kind} {layers} 層" for kind, layers in counts[-1].items()) or "なし"
+    layers = [say("witness.layers", kind=kind, layers=count) for kind, count in counts[-1].items()]
+    shown = layers or say("witness.no_layers")
     if not asked:
-        message = f"4bit なしの依頼に対して、量子化された層: {shown}。"
-        return QUANTISED_AS_ASKED.check(not any(four), message, severity=WARN if any(four) else None)
+        severity = WARN if any(four) else None
+        return QUANTISED_AS_ASKED.check(not any(four), "not_asked", layers=shown, severity=severity)
     known = {*FOUR_BIT, *EIGHT_BIT}
     foreign = sorted({kind for count in counts for kind in count} - known)
-    message = f"4bit の依頼に対して、量子化された層: {shown}。"
+    found = say("check.quantised_as_asked.asked", layers=shown)
     if not all(four) and foreign:
-        return QUANTISED_AS_ASKED.check(None, f"{message}4bit かどうか分からない。")
+        return QUANTISED_AS_ASKED.check(None, "foreign", seen=found)
     few = any(count < (fact.unquantised_linears or 0) for count, fact in zip(four, worked, strict=True))
     if all(four) and few:
         plain = max(fact.unquantised_linears or 0 for fact in worked)
-        return QUANTISED_AS_ASKED.check(False, f"{message}量子化されていない層が {plain} 層。", severity=WARN)
-    return QUANTISED_AS_ASKED.check(all(four), message)
+        return QUANTISED_AS_ASKED.check(False, "partly", seen=found, plain=plain, severity=WARN)
+    return QUANTISED_AS_ASKED.check(all(four), found)
 
 
 def place_checks(worked: Sequence[ModelFact], *, on_gpu: bool) -> tuple[Check, ...]:
@@ -357,12 +360,13 @@ def place_checks(worked: Sequence[ModelFact], *, on_gpu: bool) -> tuple[Check, .
             places[place] = places.get(place, 0) + count
     total = sum(places.values())
     if not total:
-        return (PARAMETERS_ON_GPU.check(None, "重みの置き場所を目撃していない。"),)
+        return (PARAMETERS_ON_GPU.check(None, "none"),)
     away = {place: count for place, count in places.items() if place.split(":")[0] not in ("cuda", "xpu", "hpu")}
     outside = sum(away.values())
-    named = "、".join(f"{place} に {100 * count / total:.1f} %" for place, count in away.items()) or "すべて GPU"
-    partly = 0 < outside < total
-    return (PARAMETERS_ON_GPU.check(not outside, f"重みの置き場所: {named}。", severity=WARN if partly else None),)
+    if not outside:
+        return (PARAMETERS_ON_GPU.check(True, "on_gpu"),)
+    shares = [say("witness.place", place=place, percent=100 * count / total) for place, count in away.items()]
+    return (PARAMETERS_ON_GPU.check(False, "away", places=shares, severity=WARN if outside < total else None),)
 
 
 def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
@@ -371,64 +375,65 @@ def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
     dropouts = {f"{value:g}" for value in begins.lora.dropout} if begins.lora else set()
     quant_types = {part.quant_type for part in four if part.quant_type}
     compute_types = {part.compute_dtype.removeprefix("torch.") for part in four if part.compute_dtype}
-    pairs: list[tuple[str, set[str], str]] = []
+    pairs: list[tuple[Message | str, set[str], str]] = []
     if "bnb_4bit_quant_type" not in evidence.unsaid:
-        pairs.append(("量子化の型", quant_types, asked.bnb_4bit_quant_type))
+        pairs.append((say("witness.quant_type"), quant_types, asked.bnb_4bit_quant_type))
     if "bnb_4bit_compute_dtype" not in evidence.unsaid:
-        pairs.append(("4bit の計算の型", compute_types, asked.bnb_4bit_compute_dtype))
+        pairs.append((say("witness.compute_type"), compute_types, asked.bnb_4bit_compute_dtype))
     if "lora_dropout" not in evidence.unsaid:
         pairs.append(("dropout", dropouts, f"{asked.lora_dropout:g}"))
     if asked.mixed_precision and begins.precision:
-        pairs.append(("混合精度", {begins.precision}, asked.mixed_precision))
+        pairs.append((say("witness.precision"), {begins.precision}, asked.mixed_precision))
     if begins.learning_rate is not None:
         same = math.isclose(begins.learning_rate, asked.learning_rate, rel_tol=RATE_TOLERANCE)
         shown = f"{asked.learning_rate if same else begins.learning_rate:g}"
-        pairs.append(("学習率", {shown}, f"{asked.learning_rate:g}"))
+        pairs.append((say("witness.learning_rate"), {shown}, f"{asked.learning_rate:g}"))
     decay = seen.begins.weight_decay
     if decay is not None and decay > MOST_DECAY and not evidence.says("weight[-_ ]?decay"):
-        pairs.append(("重み減衰", {f"{decay:g}"}, f"指定がない。ふつうは {MOST_DECAY:g} まで"))
+        pairs.append((say("witness.weight_decay"), {f"{decay:g}"}, say("witness.no_decay", usual=f"{MOST_DECAY:g}")))
     known = [pair for pair in pairs if pair[1]]
     if not known:
-        return SETUP_SEEN.check(None, "量子化の型も dropout も学習率も目撃していない。")
-    wrong = [f"{name} {'・'.join(sorted(found))}（依頼では {want}）" for name, found, want in known if found != {want}]
+        return SETUP_SEEN.check(None, "none")
+    wrong = [
+        say("witness.unlike", setting=name, found=" / ".join(sorted(found)), asked=want)
+        for name, found, want in known
+        if found != {want}
+    ]
     switches = [batch.dropouts for batch in seen.batches if batch.dropouts and batch.dropouts[0]]
     if switches and not any(switch[-1] for switch in switches) and "lora_dropout" not in evidence.unsaid:
-        wrong.append("LoRA の dropout がどれも切れている（評価モードのまま学習した）")
-    return SETUP_SEEN.check(not wrong, f"依頼と違う設定: {one_line('、'.join(wrong) or 'なし', 250)}。")
+        wrong.append(say("witness.dropout_off"))
+    return SETUP_SEEN.check(False, "differs", settings=wrong) if wrong else SETUP_SEEN.check(True, "same")
 
 
 def _moved_check(evidence: TrainEvidence, seen: Seen) -> Check:
     ends, lora = seen.ends, seen.begins.lora
     if ends is None or ends.lora_b is None or not ends.lora_b.total:
-        why = "学習したモデルに PEFT の LoRA の層が見えない" if lora is None else "動いたかどうかを目撃していない"
-        return ADAPTER_MOVED.check(None, f"{why}。")
+        return ADAPTER_MOVED.check(None, "no_lora" if lora is None else "none")
     b, a = ends.lora_b, ends.lora_a or Moved()
-    message = f"LoRA の B は {b.total} 個のうち {b.moved} 個、A は {a.total} 個のうち {a.moved} 個が動いた。"
+    moved = say("check.adapter_moved.moved", b=b.total, moved_b=b.moved, a=a.total, moved_a=a.moved)
     if ends.optimizer_steps == 0 and not b.moved:
-        return ADAPTER_MOVED.check(False, f"{message}最適化は一度も実行されていない。")
+        return ADAPTER_MOVED.check(False, "not_optimised", moved=moved)
     if b.moved * 2 <= b.total or b.zero >= b.total:
-        return ADAPTER_MOVED.check(False, message)
+        return ADAPTER_MOVED.check(False, moved)
     if is_even(ends.matrices) and (ends.steps or 0) > 1:
-        told = f"{message}B のどれも、中の数値がすべて同じ。勾配が置き換えられた疑い。"
-        return ADAPTER_MOVED.check(False, told, severity=WARN)
+        return ADAPTER_MOVED.check(False, "even", moved=moved, severity=WARN)
     if (trouble := _trouble_with_a(evidence, seen, ends, a)) is not None:
-        return ADAPTER_MOVED.check(False, f"{message}{trouble}", severity=WARN)
+        return ADAPTER_MOVED.check(False, "trouble_with_a", moved=moved, trouble=trouble, severity=WARN)
     rates = [line.learning_rate for line in seen.logged if line.learning_rate]
     if b.max_abs is not None and len(rates) >= LEAST_LOGGED and ends.steps:
         path = ends.steps * sum(rates) / len(rates)
         if b.max_abs < LEAST_PATH_SHARE * path:
-            told = f"{message}B は最も大きく動いた所でも {b.max_abs:.2g}（学習率の合計は {path:.2g}）。"
-            return ADAPTER_MOVED.check(False, told, severity=WARN)
-    return ADAPTER_MOVED.check(True, message)
+            return ADAPTER_MOVED.check(False, "little", moved=moved, most=b.max_abs, rates=path, severity=WARN)
+    return ADAPTER_MOVED.check(True, moved)
 
 
-def _trouble_with_a(evidence: TrainEvidence, seen: Seen, ends: TrainingEnds, a: Moved) -> str | None:
+def _trouble_with_a(evidence: TrainEvidence, seen: Seen, ends: TrainingEnds, a: Moved) -> Message | None:
     """What is to be said of A matrices that stood still, which LoRA-FA means to do, or that shrank away."""
     is_meant = evidence.says("lora[-_ ]?fa") or "lorafa" in (seen.begins.optimizer or "").lower()
     if a.total and 2 * a.moved <= a.total and (ends.optimizer_steps or ends.steps or 0) >= LEAST_STEPS and not is_meant:
-        return "A が学習されていない（凍結したか、更新が丸められた。LoRA-FA のつもりなら、その指定が見えない）。"
+        return say("witness.a_not_trained")
     if a.kept is not None and a.kept < MOST_SHRUNK:
-        return f"A の数値が学習の前の {a.kept:.2g} 倍に縮んだ（重み減衰が強すぎる疑い）。"
+        return say("witness.a_shrank", kept=a.kept)
     return None
 
 
@@ -436,46 +441,47 @@ def _updates_check(seen: Seen) -> Check:
     """Steps that taught nothing: without a rate or gradient, with one that is no number, or skipped by the scaler."""
     rates = [line.learning_rate for line in seen.logged if line.learning_rate is not None]
     norms = [line.grad_norm for line in seen.logged if line.grad_norm is not None]
-    troubles: list[tuple[str, float]] = []  # what, and the share of the steps that it concerns
+    troubles: list[tuple[str, float]] = []  # an id, and the share of the steps that it concerns
     if len(rates) >= LEAST_LOGGED:
         later = rates[1:-1] if rates[-1] == 0 and any(rates[1:-1]) else rates[1:]
-        troubles.append(("学習率が 0", sum(rate == 0 for rate in later) / len(later)))
+        troubles.append(("no_rate", sum(rate == 0 for rate in later) / len(later)))
     if len(norms) >= LEAST_LOGGED:
         later = norms[1:]
-        troubles.append(("勾配ノルムが 0", sum(norm == 0 for norm in later) / len(later)))
-        troubles.append(("勾配ノルムが NaN・Inf", sum(not math.isfinite(norm) for norm in later) / len(later)))
+        troubles.append(("no_gradient", sum(norm == 0 for norm in later) / len(later)))
+        troubles.append(("no_number", sum(not math.isfinite(norm) for norm in later) / len(later)))
     ends = seen.ends
     if ends and ends.steps and ends.optimizer_steps and ends.optimizer_steps < ends.steps:
         share = 1 - ends.optimizer_steps / ends.steps
-        troubles.append(("更新が飛ばされた", share if ends.steps - ends.optimizer_steps > 2 else 0.0))
+        troubles.append(("skipped", share if ends.steps - ends.optimizer_steps > 2 else 0.0))
     if ends and ends.bare_forwards and ends.steps:
         whole = max(ends.bare_forwards + (ends.forwards or 0), ends.steps * (seen.begins.accumulation or 1))
         share = ends.bare_forwards / whole
-        troubles.append(("更新に使われない順伝播（ラベルがあり、勾配がない）", share))
+        troubles.append(("bare", share))
     lost, forgotten = _lost_gradients(seen), _forgotten(ends)
     if not troubles and not lost and not forgotten:
-        return UPDATES_SEEN.check(None, "学習率も勾配ノルムも 3 ステップ分目撃していない。")
+        return UPDATES_SEEN.check(None, "none")
     wrong = [
         (what, share)
         for what, share in troubles
-        if share > (MOST_SKIPPED_SHARE if what.startswith("更新") else MOST_LOST_SHARE)
+        if share > (MOST_SKIPPED_SHARE if what in ("skipped", "bare") else MOST_LOST_SHARE)
     ]
-    told = [f"2 ステップ目からの {100 * share:.0f} % で{what}" for what, share in wrong]
-    text = "、".join([*told, *filter(None, (lost, forgotten))])
-    dead = bool(lost) or any(share == 1 and not what.endswith("Inf") for what, share in wrong)
-    message = f"{text}。" if text else f"{max(len(rates), len(norms))} ステップ分の学習率と勾配ノルムに異常はない。"
-    return UPDATES_SEEN.check(not text, message, severity=WARN if text and not dead else None)
+    shares = [say(f"check.updates_seen.{what}", percent=100 * share) for what, share in wrong]
+    told = [*shares, *filter(None, (lost, forgotten))]
+    if not told:
+        return UPDATES_SEEN.check(True, "sound", steps=max(len(rates), len(norms)))
+    dead = bool(lost) or any(share == 1 and what != "no_number" for what, share in wrong)
+    return UPDATES_SEEN.check(False, "wrong", troubles=told, severity=None if dead else WARN)
 
 
-def _forgotten(ends: TrainingEnds | None) -> str | None:
+def _forgotten(ends: TrainingEnds | None) -> Message | None:
     """What is to be said where an optimizer that stepped all the time knows of fewer than half of its steps."""
     if ends is None or ends.optimizer_age is None or 2 * ends.optimizer_age[1] >= ends.optimizer_age[0]:
         return None
     count, age = ends.optimizer_age
-    return f"最適化の状態が途中で捨てられた（{count} ステップのあとで、自分では {age:g} ステップ目という）"
+    return say("check.updates_seen.forgotten", steps=count, own=age)
 
 
-def _lost_gradients(seen: Seen) -> str | None:
+def _lost_gradients(seen: Seen) -> Message | None:
     """What is to be said where each micro-batch finds no gradient of the one before it in the same step."""
     accumulation = seen.begins.accumulation or 1
     counts = Counter(batch.step for batch in seen.batches)
@@ -484,7 +490,7 @@ def _lost_gradients(seen: Seen) -> str | None:
     later = [batch.gradient for before, batch in pairwise(seen.batches) if before.step == batch.step]
     if not later or any(gradient is None or gradient != 0 for gradient in later):
         return None
-    return "勾配の累積が捨てられた（マイクロバッチの前に、同じステップの勾配がない）"
+    return say("check.updates_seen.not_accumulated")
 
 
 def _loss_check(seen: Seen) -> Check:
@@ -499,32 +505,30 @@ def _loss_check(seen: Seen) -> Check:
     ]
     pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
     if len(pairs) < LEAST_LOSSES or (seen.begins.world_size or 1) > 1:
-        return LOSS_AS_COMPUTED.check(None, "Trainer が計算した損失と、記録された損失を比べられない。")
+        return LOSS_AS_COMPUTED.check(None, "none")
     wrong = [pair for pair in pairs if abs(pair[0] - pair[1]) > LOSS_TOLERANCE * max(map(abs, pair)) + LOSS_ROUNDING]
     own, told = wrong[0] if wrong else pairs[0]
-    message = f"比べた {len(pairs)} ステップのうち {len(wrong)} で損失が違う（計算は {own:.4g}、記録は {told:.4g}）。"
-    return LOSS_AS_COMPUTED.check(2 * len(wrong) <= len(pairs), message)
+    holds = 2 * len(wrong) <= len(pairs)
+    return LOSS_AS_COMPUTED.check(holds, "compared", steps=len(pairs), different=len(wrong), computed=own, logged=told)
 
 
 def _saved_check(evidence: TrainEvidence, witness: Witness, seen: Seen, sha256: str | None) -> Check:
     saves = [save for save in witness.of(ModelSaved) if save.adapter is not False and save.sha256]
     done = seen.ends.steps if seen.ends else None
     if sha256 is None or not saves:
-        return SAVED_AT_END.check(None, "アダプターの保存を目撃していない。")
+        return SAVED_AT_END.check(None, "none")
     same = [save for save in saves if save.sha256 == sha256]
     if not same:
         folder = evidence.output_dir.resolve()
         overwritten = any(save.path and Path(save.path).resolve() == folder for save in saves)
-        what = "保存されたあとで書き換えられている" if overwritten else "この試行で保存されたどれとも違う"
-        message = f"アダプターのファイル（{sha256[:12]}）は、{what}。"
-        return SAVED_AT_END.check(False, message, severity=FAIL if overwritten else None)
+        found = "overwritten" if overwritten else "stranger"
+        return SAVED_AT_END.check(False, found, sha256=sha256[:12], severity=FAIL if overwritten else None)
     if all(save.at < seen.begins.at for save in same):
-        return SAVED_AT_END.check(False, "アダプターのファイルは、学習が始まる前に保存されたもの。")
+        return SAVED_AT_END.check(False, "before")
     steps = [save.step for save in same if save.step is not None]
     if done is None or not steps or any(not save.in_training for save in same if save.at >= _end_of(seen)):
-        return SAVED_AT_END.check(True, "アダプターのファイルは、この試行で保存されたもの。")
-    message = f"アダプターのファイルは {max(steps)} ステップ目に保存されたもの（全 {done} ステップ）。"
-    return SAVED_AT_END.check(max(steps) >= done, message)
+        return SAVED_AT_END.check(True, "this_attempt")
+    return SAVED_AT_END.check(max(steps) >= done, "at_step", step=max(steps), steps=done)
 
 
 def last_save(seen: Seen | None, witness: Witness, sha256: str | None) -> ModelSaved | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from steph.base.messages import Message, say
 from steph.base.terms import Severity
 from steph.judge.kinds import INFO, WARN
 
@@ -17,29 +18,34 @@ _LINE_CHARS = 4000
 
 @dataclass(frozen=True)
 class LibraryWarning:
-    """One warning: `literal` stands in every line of it (a quick look), `pattern` decides; `message` is Japanese.
+    """One warning: `literal` is in every line of it (a quick look), `pattern` decides; `words` is its message's id.
 
     `at_least`: so many lines; fewer are how a sound run begins. `gpu_only`: on the CPU it says what was asked for.
     """
 
     literal: str
     pattern: re.Pattern[str]
-    message: str
+    words: str
     severity: Severity = WARN
     at_least: int = 1
     gpu_only: bool = False
+
+    @property
+    def message(self) -> Message:
+        """What it means for the run."""
+        return say(self.words)
 
 
 def _row(
     literal: str,
     pattern: str,
-    message: str,
+    words: str,
     severity: Severity = WARN,
     *,
     at_least: int = 1,
     gpu_only: bool = False,
 ) -> LibraryWarning:
-    return LibraryWarning(literal, re.compile(pattern, re.I), message, severity, at_least, gpu_only)
+    return LibraryWarning(literal, re.compile(pattern, re.I), words, severity, at_least, gpu_only)
 
 
 _TO_CPU = r"\b(?:fall(?:s|ing)? ?back|fell back|switch(?:ing|ed)|defaulting|revert(?:ing|ed)?) (?:on)?to (?:the )?cpu\b"
@@ -55,38 +61,38 @@ _NOT_DONE = (
 _DONE = rf"^(?!.*(?:{_NOT_DONE})).*"
 
 TABLE: tuple[LibraryWarning, ...] = (
-    _row("ignored in loss", r"ignored in (?:the )?loss calculation", "損失の計算から外された行がある（TRL）"),
-    _row("labels", r"all (?:the )?labels .{0,60}(?:are|were) -100", "ラベルがすべて -100 の行がある"),
+    _row("ignored in loss", r"ignored in (?:the )?loss calculation", "library.not_in_loss"),
+    _row("labels", r"all (?:the )?labels .{0,60}(?:are|were) -100", "library.no_labels"),
     _row(
         "sequence length is longer",
         r"token indices sequence length is longer than the specified maximum",
-        "モデルの最大長を超える行がある（transformers）",
+        "library.too_long",
     ),
-    _row("skip", rf"{_DONE}{_WHY}.{{0,100}}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}", "飛ばされたバッチやステップがある"),
-    _row("kipp", rf"{_DONE}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}.{{0,60}}{_WHY}", "飛ばされたバッチや行がある"),
-    _row("kipping step", r"overflow.{0,60}skipping step", "fp16 のオーバーフローでステップを飛ばし続けた", at_least=5),
-    _row("Dropped ", r"dropped (?:lengthy|invalid) example", "長すぎるか形の合わない行が捨てられた（LLaMA-Factory）"),
-    _row("offload", r"are on the meta device.{0,40}because they were offloaded", "モデルの一部が GPU の外にある"),
-    _row("dispatched on the", r"modules are dispatched on the (?:cpu|disk)", "モデルの一部が GPU の外にある"),
-    _row("requires_grad", r"none of the inputs have requires_grad=true", "勾配が LoRA に届かない（checkpoint の警告）"),
-    _row("lora_", r"size mismatch for .{0,300}lora_", "LoRA の形が合わない"),
-    _row("not used when", r"were not used when initializing.{0,300}(?:lora_|_orig_mod)", "LoRA の重みが使われなかった"),
-    _row("peft_config", r"already found a `?peft_config`? attribute", "アダプターが二重についている（PEFT）"),
-    _row("a second time", r"modify a model with peft for a second time", "アダプターが二重についている（PEFT）"),
-    _row("best model", r"could not locate the best model", "最良のチェックポイントを読み戻せなかった（Trainer）"),
-    _row("accumulation", r"gradient accumulation steps mismatch", "勾配累積の指定が食い違う（accelerate・DeepSpeed）"),
-    _row("contamination", r"(?:packing|padding-free).{0,300}cross-contamination", "詰めた行どうしが混ざる（packing）"),
-    _row("right-padding", r"right-padding was detected", "右詰めのまま生成した（padding_side='left' でない）"),
-    _row("meta device", r"parameters (?:are|were) (?:still )?on the meta device", "モデルの一部に重みがない（meta）"),
-    _row("CPU", rf"{_TO_CPU}", "GPU ではなく CPU に切り替わった"),
-    _row("CPU", r"cpu\s?(?:に|へ)\s?(?:フォールバック|切り替え|切替)", "GPU ではなく CPU に切り替わった"),
+    _row("skip", rf"{_DONE}{_WHY}.{{0,100}}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}", "library.skipped"),
+    _row("kipp", rf"{_DONE}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}.{{0,60}}{_WHY}", "library.skipped_rows"),
+    _row("kipping step", r"overflow.{0,60}skipping step", "library.overflow", at_least=5),
+    _row("Dropped ", r"dropped (?:lengthy|invalid) example", "library.dropped"),
+    _row("offload", r"are on the meta device.{0,40}because they were offloaded", "library.off_gpu"),
+    _row("dispatched on the", r"modules are dispatched on the (?:cpu|disk)", "library.off_gpu"),
+    _row("requires_grad", r"none of the inputs have requires_grad=true", "library.no_gradient"),
+    _row("lora_", r"size mismatch for .{0,300}lora_", "library.lora_shapes"),
+    _row("not used when", r"were not used when initializing.{0,300}(?:lora_|_orig_mod)", "library.lora_unused"),
+    _row("peft_config", r"already found a `?peft_config`? attribute", "library.two_adapters"),
+    _row("a second time", r"modify a model with peft for a second time", "library.two_adapters"),
+    _row("best model", r"could not locate the best model", "library.no_best"),
+    _row("accumulation", r"gradient accumulation steps mismatch", "library.accumulation"),
+    _row("contamination", r"(?:packing|padding-free).{0,300}cross-contamination", "library.contamination"),
+    _row("right-padding", r"right-padding was detected", "library.right_padding"),
+    _row("meta device", r"parameters (?:are|were) (?:still )?on the meta device", "library.meta"),
+    _row("CPU", rf"{_TO_CPU}", "library.to_cpu"),
+    _row("CPU", r"cpu\s?(?:に|へ)\s?(?:フォールバック|切り替え|切替)", "library.to_cpu"),
     _row(
         "CPU",
         r"(?:cuda|gpu)\b.{0,40}\b(?:not|un)\s?(?:available|found|detected).{0,40}\b(?:using|running on) (?:the )?cpu",
-        "CPU で走った",
+        "library.on_cpu",
         gpu_only=True,
     ),
-    _row("tokenized prompt", r"mismatch between tokenized prompt and", "プロンプトの区切りが動いた（TRL）", INFO),
+    _row("tokenized prompt", r"mismatch between tokenized prompt and", "library.boundary", INFO),
 )  # fmt: skip
 
 
