@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from steph.tell.keep import EVACUATED_TITLE, Part, blocks_in, digest_of, merge
+from steph.base.messages import text
+from steph.tell.keep import Part, blocks_in, digest_of, merge
 
 PARTS = (Part("summary", "# 結果\n", "\n#### 感想\n\n"), Part("h1", "## H-1\n\n本文\n", "\n#### メモ\n\n"))
 NEWER = (Part("summary", "# 新しい結果\n", "\n#### 感想\n\n"), Part("h1", "## H-1\n\n新しい本文\n", "\n#### メモ\n\n"))
@@ -73,13 +74,13 @@ def test_a_file_with_windows_line_ends_gets_them_everywhere() -> None:
     """In a CRLF file the generated parts have CRLF too, and are not taken for edited."""
     first = merge(b"# memo\r\n", PARTS)
     assert first.count(b"\n") == first.count(b"\r\n")
-    assert EVACUATED_TITLE not in merge(first, NEWER).decode()
+    assert text("report.evacuated") not in merge(first, NEWER).decode()
 
 
 def test_changed_line_ends_and_trailing_blanks_are_no_edit() -> None:
     """An editor that converts line ends or strips blanks on saving has edited nothing."""
     first = merge(None, PARTS).replace(b"\n", b"\r\n")
-    assert EVACUATED_TITLE not in merge(first, NEWER).decode()
+    assert text("report.evacuated") not in merge(first, NEWER).decode()
 
 
 def test_an_edit_inside_a_part_is_moved_out_before_it_is_renewed() -> None:
@@ -87,7 +88,7 @@ def test_an_edit_inside_a_part_is_moved_out_before_it_is_renewed() -> None:
     edited = merge(None, PARTS).replace("本文".encode(), "本文と私の追記".encode())
     renewed = merge(edited, NEWER).decode()
     assert renewed.count("本文と私の追記") == 1
-    assert renewed.index("steph:end h1") < renewed.index(EVACUATED_TITLE) < renewed.index("本文と私の追記")
+    assert renewed.index("steph:end h1") < renewed.index(text("report.evacuated")) < renewed.index("本文と私の追記")
     assert merge(renewed.encode(), NEWER).decode() == renewed
 
 

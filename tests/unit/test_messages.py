@@ -60,7 +60,7 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
         one for one in catalog("ja") for start, _, end in [one.rpartition(".")] if start in prefixes and end in literals
     }
     assert {one for one in catalog("ja") if one not in used and one not in literals} == set()
-    said = set(re.findall(r'\b(?:say|text|t)\("([\w-]+\.[\w.-]+)"', code))
+    said = set(re.findall(r'\b(?:say|said|text|t)\("([\w-]+\.[\w.-]+)"', code))
     assert {one for one in said if not has_message(one)} == set()
 
 

@@ -127,6 +127,13 @@ class _Formatter(string.Formatter):
         return format(value, format_spec)
 
 
+class _StrictFormatter(_Formatter):
+    """The same, where a placeholder without a value is an error."""
+
+    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        return kwargs[str(key)]
+
+
 _in_use: Language = "ja"
 
 
@@ -174,7 +181,8 @@ def text(message_id: str, language: Language | None = None, values: Mapping[str,
 
     Raises KeyError where the catalog has no such id, or `values` lacks a placeholder of its text.
     """
-    return catalog(language or _in_use)[message_id].format_map({} if values is None else values)
+    language = language or _in_use
+    return _StrictFormatter(language).vformat(catalog(language)[message_id], (), values or {})
 
 
 def placeholders(pattern: str) -> frozenset[str]:

@@ -5,6 +5,7 @@ Takes a record, gives Markdown rows and tables; the words around them are in `te
 
 from __future__ import annotations
 
+from steph.base.messages import text
 from steph.base.terms import AnyStage, ExtendedId
 from steph.record.settings import TrainSettings
 from steph.record.values import AnswerComparison, Attempt, Record, StageResult
@@ -38,9 +39,9 @@ def comparison_facts(attempt: Attempt | None) -> Markdown:
 
 def _comparison_rows(found: AnswerComparison) -> list[tuple[str, str]]:
     return [
-        ("比べた問題", f"{found.questions:,}"),
-        ("応答が一字一句同じ", f"{found.same_responses:,}"),
-        ("答えが変わった", f"{found.changed_answers:,}"),
-        ("アダプタで 正→誤", f"{found.right_to_wrong:,}"),
-        ("アダプタで 誤→正", f"{found.wrong_to_right:,}"),
+        (text("report.compared.questions"), f"{found.questions:,}"),
+        (text("report.compared.same"), f"{found.same_responses:,}"),
+        (text("report.compared.changed"), f"{found.changed_answers:,}"),
+        (text("report.compared.right_to_wrong"), f"{found.right_to_wrong:,}"),
+        (text("report.compared.wrong_to_right"), f"{found.wrong_to_right:,}"),
     ]

@@ -6,19 +6,29 @@ Takes values of a record, gives Markdown.
 from __future__ import annotations
 
 from steph.base import units
+from steph.base.messages import text
 from steph.base.terms import AnyStage, Cause, EndedBy
 from steph.judge import verdict
 from steph.record.values import Attempt, Probe, Record, StageResult
 from steph.tell import wording
-from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose
+from steph.tell.markdown import Markdown, code, details, fence, joined, prose, said
 from steph.tell.pieces import cause_words, command_block, is_running
+from steph.tell.wording import Words
 
 MOST_EVIDENCE_LINES = 8
 MESSAGE_WIDTH = 110
+_ENDINGS: Words[EndedBy | None] = Words(
+    {
+        EndedBy.DEADLINE: "report.ending.deadline",
+        EndedBy.INTERRUPTED: "report.ending.interrupted",
+        EndedBy.SUPERVISOR_LOST: "report.ending.supervisor_lost",
+        EndedBy.SUITE_ERROR: "report.ending.suite_error",
+    }
+)
 
 
 def failures(record: Record, result: StageResult | None) -> Markdown:
-    """Give every failed attempt with message, evidence, advice (原因メモ) and traceback."""
+    """Give every failed attempt with message, evidence, advice and traceback."""
     if result is None:
         return joined(())
     failed = [a for a in result.attempts if not a.ended_well and not is_running(record, result, a)]
@@ -26,8 +36,11 @@ def failures(record: Record, result: StageResult | None) -> Markdown:
 
 
 def _failure(attempt: Attempt, *, is_last: bool) -> Markdown:
-    title = Markdown(
-        f"#### 試行 {attempt.number}({code(attempt.label)})のエラー: {inline(wording.outcome_words(attempt))}"
+    title = said(
+        "report.failure.title",
+        number=attempt.number,
+        label=code(attempt.label),
+        outcome=wording.outcome_words(attempt),
     )
     return joined((title, _message(attempt), _cause_memo(attempt), *_logs(attempt, is_last=is_last)))
 
@@ -53,40 +66,37 @@ def _message(attempt: Attempt) -> Markdown:
     words = _message_words(attempt)
     if words:
         return fence(words, width=MESSAGE_WIDTH)
-    return Markdown(f"エラーメッセージはありません({inline(_ending(attempt))})。")
+    return said("report.failure.no_message", ending=_ending(attempt))
 
 
 def _ending(attempt: Attempt) -> str:
-    ended = {
-        EndedBy.DEADLINE: "制限時間でスイートが終わらせた",
-        EndedBy.INTERRUPTED: "中断された",
-        EndedBy.SUPERVISOR_LOST: "見張りのプロセスが先に消えた",
-        EndedBy.SUITE_ERROR: "スイート側のエラーで続けられなかった",
-    }
-    if attempt.ended_by in ended:
-        return ended[attempt.ended_by]
-    return "終わりが記録される前に途絶えた" if attempt.returncode is None else wording.exit_words(attempt.returncode)
+    if attempt.ended_by in _ENDINGS:
+        return _ENDINGS[attempt.ended_by]
+    return text("report.ending.none") if attempt.returncode is None else wording.exit_words(attempt.returncode)
 
 
 def _cause_memo(attempt: Attempt) -> Markdown:
     diagnosis = attempt.diagnosis
     if diagnosis is None or diagnosis.cause is Cause.NONE:
-        return Markdown("**原因メモ(自動)**: 原因は特定できていません。下の最後の行を見てください。")
-    lines = [Markdown(f"**原因メモ(自動)**: {inline(cause_words(diagnosis))}"), Markdown()]
+        return said("report.failure.unknown")
+    lines = [said("report.failure.cause", cause=cause_words(diagnosis)), Markdown()]
     if diagnosis.oom:
         oom = diagnosis.oom
         lines.append(
-            Markdown(
-                f"- メモリ: 要求 {units.gib(oom.requested_bytes)}、空き {units.gib(oom.free_bytes)}、"
-                f"全体 {units.gib(oom.total_bytes)}、torch の確保 {units.gib(oom.allocated_bytes)}"
-                f"(予約 {units.gib(oom.reserved_bytes)})"
+            said(
+                "report.failure.memory",
+                requested=units.gib(oom.requested_bytes),
+                free=units.gib(oom.free_bytes),
+                total=units.gib(oom.total_bytes),
+                allocated=units.gib(oom.allocated_bytes),
+                reserved=units.gib(oom.reserved_bytes),
             )
         )
     shown = _message_words(attempt)
     evidence = [line for line in diagnosis.evidence[:MOST_EVIDENCE_LINES] if line.strip() not in shown]
-    lines += [Markdown(f"- 根拠: {code(line, 240)}") for line in evidence]
-    lines += [Markdown(f"- 意味: {prose(str(diagnosis.meaning))}")] if diagnosis.meaning else []
-    lines += [Markdown(f"- 次の一手: {prose(str(step))}") for step in diagnosis.advice]
+    lines += [said("report.failure.evidence", line=code(line, 240)) for line in evidence]
+    lines += [said("report.failure.means", meaning=prose(str(diagnosis.meaning)))] if diagnosis.meaning else []
+    lines += [said("report.failure.next", step=prose(str(step))) for step in diagnosis.advice]
     return Markdown("\n".join(lines))
 
 
@@ -96,11 +106,11 @@ def _logs(attempt: Attempt, *, is_last: bool) -> list[Markdown]:
     if attempt.traceback:
         folds.append(details("traceback", fence(attempt.traceback)))
     if attempt.last_lines and _message_words(attempt):
-        folds.append(details("出力の最後の行", fence("\n".join(attempt.last_lines))))
+        folds.append(details(text("report.failure.last_lines"), fence("\n".join(attempt.last_lines))))
     elif attempt.last_lines:
-        folds += [Markdown("出力の最後の行:"), fence("\n".join(attempt.last_lines))]
+        folds += [said("report.failure.last_lines_below"), fence("\n".join(attempt.last_lines))]
     if attempt.argv and not is_last:
-        folds.append(details("この試行のコマンド", command_block(attempt)))
+        folds.append(details(text("report.failure.command"), command_block(attempt)))
     return folds
 
 
@@ -110,4 +120,4 @@ def last_lines(record: Record, stage: AnyStage) -> Markdown:
     attempt = result.newest_attempt if result else None
     if result is None or attempt is None or not attempt.last_lines or not verdict.in_flight(record, stage):
         return Markdown()
-    return joined((Markdown("いまの出力の最後の行:"), fence("\n".join(attempt.last_lines))))
+    return joined((said("report.failure.last_lines_now"), fence("\n".join(attempt.last_lines))))

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 
-EVACUATED_TITLE = "手編集された内容(自動退避)"
+from steph.base.messages import text as words_of
 
 _MARK = re.compile(
     r"^\ufeff?<!-- steph:(?P<kind>begin|end) (?P<id>[a-z0-9_]+) (?P<copy>\d{1,6})"
@@ -148,7 +148,7 @@ def _renewed(lines: Sequence[str], block: Block, part: Part, newline: str) -> st
         ending = last[len(last.rstrip("\r\n")) :]
         return bom + rendered.rstrip("\r\n") + ending
     own = block.text if block.text.endswith("\n") else block.text + newline
-    return f"{bom}{rendered}{newline}#### {EVACUATED_TITLE}{newline}{newline}{own}"
+    return f"{bom}{rendered}{newline}#### {words_of('report.evacuated')}{newline}{newline}{own}"
 
 
 def _lines_as(text: str, newline: str) -> str:

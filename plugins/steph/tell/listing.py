@@ -9,20 +9,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from steph.base import units
+from steph.base.messages import text
 from steph.base.terms import RecordKind, StageId
 from steph.judge import verdict
 from steph.record.values import Record
 from steph.tell.columns import columns
+from steph.tell.wording import Words
 
-_HEADER = ("記録", "種別", "開始(UTC)", "結果", "H-1", "H-2", "H-3", "モデル", "カード", "設定", "容量")
-_OVERALL = {
-    verdict.Overall.PASSED: "合格",
-    verdict.Overall.DEGRADED: "条件付き合格",
-    verdict.Overall.FAILED: "不合格",
-    verdict.Overall.INCOMPLETE: "未完了",
-    verdict.Overall.RUNNING: "実行中",
-}
-_REHEARSED = {verdict.Overall.PASSED: "通過", verdict.Overall.DEGRADED: "下げて通過", verdict.Overall.FAILED: "失敗"}
+_OVERALL = Words(
+    {
+        verdict.Overall.PASSED: "report.list.passed",
+        verdict.Overall.DEGRADED: "report.list.degraded",
+        verdict.Overall.FAILED: "report.list.failed",
+        verdict.Overall.INCOMPLETE: "report.list.incomplete",
+        verdict.Overall.RUNNING: "report.list.running",
+    }
+)
+_REHEARSED = Words(
+    {
+        verdict.Overall.PASSED: "report.list.rehearsal_passed",
+        verdict.Overall.DEGRADED: "report.list.rehearsal_degraded",
+        verdict.Overall.FAILED: "report.list.rehearsal_failed",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -48,9 +57,9 @@ def rows(records: Iterable[tuple[Record, int]]) -> tuple[ListRow, ...]:
 
 def damaged_rows(folders: Iterable[tuple[str, int]]) -> tuple[ListRow, ...]:
     """Give a row for each record that can't be read, by its name with the bytes of its folder, newest first."""
-    nothing = units.MISSING
+    nothing, damaged = units.MISSING, text("report.list.damaged")
     return tuple(
-        ListRow(name, nothing, nothing, "壊れている", (nothing,) * 3, nothing, nothing, nothing, units.size_words(size))
+        ListRow(name, nothing, nothing, damaged, (nothing,) * 3, nothing, nothing, nothing, units.size_words(size))
         for name, size in sorted(folders, reverse=True)
     )
 
@@ -61,17 +70,18 @@ def _started_at(record: Record) -> tuple[str, str]:
 
 def _row(record: Record, size_bytes: int) -> ListRow:
     is_rehearsal = record.context.kind is RecordKind.REHEARSAL
-    words = _OVERALL | (_REHEARSED if is_rehearsal else {})
+    state = verdict.overall(record)
+    words = _REHEARSED if is_rehearsal and state in _REHEARSED else _OVERALL
     choice, card = record.model, record.context.environment.device
     h2 = record.stages.get(StageId.H2)
     return ListRow(
         id=record.id,
-        kind="予行" if is_rehearsal else "受入",
+        kind=text("report.list.rehearsal" if is_rehearsal else "report.list.acceptance"),
         started_at=units.moment(_started_at(record)[0]),
-        overall=words[verdict.overall(record)],
+        overall=words[state],
         verdicts=tuple(_verdict(record, stage) for stage in StageId),
         model=choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else units.MISSING,
-        card=card.name if card else "GPU なし",
+        card=card.name if card else text("report.no_gpu"),
         settings=h2.last_attempt.label if h2 and h2.last_attempt else units.MISSING,
         size=units.size_words(size_bytes),
     )
@@ -79,7 +89,7 @@ def _row(record: Record, size_bytes: int) -> ListRow:
 
 def _verdict(record: Record, stage: StageId) -> str:
     if verdict.in_flight(record, stage):
-        return "実行中"
+        return text("report.running")
     result = record.stages.get(stage)
     return record.verdict_of(stage).value + ("(stale)" if result and result.stale else "")
 
@@ -87,9 +97,20 @@ def _verdict(record: Record, stage: StageId) -> str:
 def as_text(listed: Sequence[ListRow]) -> str:
     """Give the rows for a terminal, or one line where there are none."""
     if not listed:
-        return "記録はまだありません。\n"
+        return text("report.list.none") + "\n"
+    header = (
+        text("report.record"),
+        text("report.list.kind"),
+        text("report.started"),
+        text("report.list.overall"),
+        *StageId,
+        text("report.list.model"),
+        text("report.list.card"),
+        text("report.list.settings"),
+        text("report.list.size"),
+    )
     cells = [
         (row.id, row.kind, row.started_at, row.overall, *row.verdicts, row.model, row.card, row.settings, row.size)
         for row in listed
     ]
-    return "\n".join(columns(_HEADER, cells)) + "\n"
+    return "\n".join(columns(header, cells)) + "\n"

@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from steph.base.messages import text as words_of
 from steph.base.redact import redact
 from steph.base.text import printable
 from steph.base.units import MISSING
@@ -41,7 +42,8 @@ def shorten(text: str, limit_characters: int) -> str:
         return text
     head = limit_characters // 3
     tail = limit_characters - head
-    return f"{text[:head]} …({len(text) - limit_characters:,} 文字省略)… {text[-tail:]}"
+    values = {"head": text[:head], "characters": len(text) - limit_characters, "tail": text[-tail:]}
+    return words_of("report.characters_left_out", values=values)
 
 
 def inline(text: str, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
@@ -100,7 +102,8 @@ def fence(text: str, language: str = "text", width: int | None = None) -> Markdo
     if len(lines) > FENCE_LIMIT_LINES:
         head = FENCE_LIMIT_LINES // 3
         tail = FENCE_LIMIT_LINES - head
-        lines = [*lines[:head], f"…({len(lines) - head - tail:,} 行省略)…", *lines[-tail:]]
+        left_out = words_of("report.lines_left_out", values={"lines": len(lines) - head - tail})
+        lines = [*lines[:head], left_out, *lines[-tail:]]
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in lines))
     body = shorten(text, FENCE_LIMIT_CHARACTERS)
     longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
@@ -138,6 +141,15 @@ def details(summary: str, body: Markdown) -> Markdown:
 def joined(parts: Iterable[str], separator: str = "\n\n") -> Markdown:
     """Join parts, escaping those that are not `Markdown`; empty ones fall away."""
     return Markdown(separator.join(str(finalize(part)) for part in parts if part))
+
+
+def said(message_id: str, /, **values: object) -> Markdown:
+    """Give a text of the catalogs, which is Markdown itself; values that are neither that nor numbers are escaped.
+
+    Raises KeyError where there is no such text, or it asks for a value that is not given.
+    """
+    safe = {name: value if isinstance(value, int | float) else finalize(value) for name, value in values.items()}
+    return Markdown(words_of(message_id, values=safe))
 
 
 def finalize(value: object) -> Markdown:

@@ -8,21 +8,22 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from steph.base import units
+from steph.base.messages import say, text
 from steph.base.terms import StageId
 from steph.record.values import Attempt, Record
 from steph.tell import summary
-from steph.tell.markdown import Markdown, details, inline, table
+from steph.tell.markdown import Markdown, details, inline, said, table
 from steph.tell.views import loss_words
 
 MOST_ATTEMPTS = 8
 MOST_LOSSES = 100
 
 
-def picture(path: str | None, text: str) -> Markdown:
+def picture(path: str | None, words: str) -> Markdown:
     """Give a picture with its words; empty where there is no picture."""
     if not path:
         return Markdown()
-    return Markdown(f"![{inline(text)}]({quote(path, safe='/._-~')})\n\n{inline(text)}")
+    return Markdown(f"![{inline(words)}]({quote(path, safe='/._-~')})\n\n{inline(words)}")
 
 
 def loss_alternative(record: Record) -> str:
@@ -30,7 +31,7 @@ def loss_alternative(record: Record) -> str:
     result = record.stages.get(StageId.H2)
     outcome = result.last_attempt.training if result and result.last_attempt else None
     count = len(outcome.losses) if outcome else 0
-    return f"図: ステップごとの損失({count} 点)。{loss_words(outcome)}"
+    return str(say("report.picture.loss", values=count, loss=loss_words(outcome)))
 
 
 def loss_table(record: Record) -> Markdown:
@@ -42,17 +43,24 @@ def loss_table(record: Record) -> Markdown:
         return Markdown()
     every = getattr(attempt.settings, "logging_steps", 1) if attempt else 1
     rows = [(str(every * (at + 1)), f"{loss:.4g}") for at, loss in enumerate(losses)]
-    return details(f"損失の数値({len(losses)} 点)", table(("ステップ", "損失"), rows, align="rr"))
+    header = (text("report.picture.step"), text("report.training.loss"))
+    return details(said("report.picture.loss_table", values=len(losses)), table(header, rows, align="rr"))
 
 
 def vram_alternative(record: Record) -> str:
     """Say in words what the memory picture shows."""
-    peaks = "、".join(
-        f"{attempt.stage} 試行 {attempt.number}({attempt.label}) {units.gib(attempt.peak_device_bytes)}"
+    peaks = [
+        say(
+            "report.picture.attempt_peak",
+            stage=attempt.stage,
+            number=attempt.number,
+            label=attempt.label,
+            peak=units.gib(attempt.peak_device_bytes),
+        )
         for attempt in _drawn(record)
-    )
+    ]
     limit = units.gib(summary.ceiling_bytes(record))
-    return f"図: カード全体の VRAM の推移(上限 {limit})。ピーク: {peaks or '未測定'}"
+    return str(say("report.picture.vram", limit=limit, peaks=peaks or text("report.unmeasured")))
 
 
 def _drawn(record: Record) -> list[Attempt]:

@@ -6,13 +6,14 @@ Takes values of a record, gives Markdown; a section's order and its own words ar
 from __future__ import annotations
 
 from steph.base import units
+from steph.base.messages import say, text
 from steph.base.terms import AnyStage, Cause, Purpose
 from steph.base.units import GIB, MISSING
 from steph.judge import verdict
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Check, Diagnosis, Probe, Record, StageResult
 from steph.tell import commands, summary, wording
-from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose, table
+from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose, said, table
 
 MOST_EVIDENCE_LINES = 8
 MESSAGE_WIDTH = 110
@@ -21,18 +22,20 @@ MESSAGE_WIDTH = 110
 def command_block(attempt: Attempt | None) -> Markdown:
     """Give the command of an attempt to paste, from the pipeline root."""
     if attempt is None or not attempt.argv:
-        return Markdown("(コマンドの記録なし)")
+        return said("report.command.none")
     return fence(commands.attempt_command(attempt), "bash")
 
 
 def rerun_block(record: Record, stage: AnyStage) -> Markdown:
     """Give the command that runs this stage again, folded."""
-    return details("このステージだけのやり直し", fence(commands.rerun_command(record, stage), "bash"))
+    return details(text("report.command.rerun"), fence(commands.rerun_command(record, stage), "bash"))
 
 
 def facts(rows: list[tuple[str, str]]) -> Markdown:
     """Give a two-column table of names and values; rows without a value fall away."""
-    return table(("項目", "値"), [(Markdown(name), value) for name, value in rows if value])
+    return table(
+        (text("report.item"), text("report.value")), [(Markdown(name), value) for name, value in rows if value]
+    )
 
 
 def stage_state(record: Record, stage: AnyStage) -> Markdown:
@@ -40,10 +43,10 @@ def stage_state(record: Record, stage: AnyStage) -> Markdown:
     result = record.results.get(stage)
     word = inline(summary.stage_word(record, stage))
     if result is None:
-        return Markdown(f"**判定: {word}** — この記録では一度も実行していません。")
+        return said("report.stage_state.none", word=word)
     if verdict.in_flight(record, stage):
-        return Markdown(f"**判定: {word}** — {inline(units.moment(result.started_at))} UTC に開始。")
-    return Markdown(f"**判定: {word}** — {prose(str(result.explanation))}")
+        return said("report.stage_state.running", word=word, start=units.moment(result.started_at))
+    return said("report.stage_state", word=word, explanation=prose(str(result.explanation)))
 
 
 def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = Purpose.STAGE) -> Markdown:
@@ -54,28 +57,48 @@ def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = Purpos
     result = record.results.get(stage)
     attempts = _of_purpose(result, purpose) if result else ()
     if result is None or not attempts:
-        return Markdown("試行はありません。")
+        return said("report.attempts.none")
     with_model = len({attempt.model_name for attempt in attempts}) > 1
     has_card = record.context.environment.device is not None
     columns: list[tuple[str, str, list[str]]] = [
-        ("r", "試行", [str(attempt.number) for attempt in attempts]),
-        ("l", "設定", [settings_words(attempt, with_model=with_model) for attempt in attempts]),
-        ("l", "結果", [_result_words(record, result, attempt) for attempt in attempts]),
-        ("r", "秒", [MISSING if a.seconds is None else f"{a.seconds:,.1f}" for a in attempts]),
-        ("r", "カード", [measured(a.peak_device_bytes, record) for a in attempts] if has_card else []),
-        ("r", "プロセス", [measured(a.peak_own_bytes, record) for a in attempts] if has_card else []),
-        ("r", "予測", [_predicted(a) for a in attempts] if any(a.predicted for a in attempts) else []),
-        ("r", "torch 確保/予約", [torch_peaks(a.probes) for a in attempts] if has_card else []),
+        ("r", text("report.attempts.number"), [str(attempt.number) for attempt in attempts]),
+        (
+            "l",
+            text("report.attempts.settings"),
+            [settings_words(attempt, with_model=with_model) for attempt in attempts],
+        ),
+        ("l", text("report.attempts.result"), [_result_words(record, result, attempt) for attempt in attempts]),
+        (
+            "r",
+            text("report.attempts.seconds"),
+            [MISSING if a.seconds is None else f"{a.seconds:,.1f}" for a in attempts],
+        ),
+        (
+            "r",
+            text("report.attempts.card"),
+            [measured(a.peak_device_bytes, record) for a in attempts] if has_card else [],
+        ),
+        (
+            "r",
+            text("report.attempts.process"),
+            [measured(a.peak_own_bytes, record) for a in attempts] if has_card else [],
+        ),
+        (
+            "r",
+            text("report.attempts.predicted"),
+            [_predicted(a) for a in attempts] if any(a.predicted for a in attempts) else [],
+        ),
+        ("r", text("report.attempts.torch"), [torch_peaks(a.probes) for a in attempts] if has_card else []),
     ]
     shown = [column for column in columns if any(cell != MISSING for cell in column[2])]
     rows = zip(*(cells for _, _, cells in shown), strict=True)
     made = table([title for _, title, _ in shown], rows, align="".join(align for align, _, _ in shown))
-    return joined((made, Markdown("秒より右は VRAM のピークです。") if has_card else ""))
+    return joined((made, said("report.attempts.peaks") if has_card else ""))
 
 
 def _result_words(record: Record, result: StageResult, attempt: Attempt) -> Markdown:
     if is_running(record, result, attempt):
-        return Markdown("実行中")
+        return said("report.running")
     phase = attempt.diagnosis.phase if attempt.diagnosis and not attempt.ended_well else None
     return Markdown(f"{inline(wording.outcome_words(attempt))}{f'<br>{wording.phase_name(phase)}' if phase else ''}")
 
@@ -83,9 +106,9 @@ def _result_words(record: Record, result: StageResult, attempt: Attempt) -> Mark
 def _predicted(attempt: Attempt) -> Markdown:
     predicted = attempt.predicted
     if predicted is None:
-        return Markdown("未予測")
+        return said("report.unpredicted")
     low, high = predicted.low_bytes, predicted.high_bytes
-    interval = f"<br>{low / GIB:,.2f} 〜 {high / GIB:,.2f}" if low and high else ""
+    interval = f"<br>{said('report.interval', low=low / GIB, high=high / GIB)}" if low and high else ""
     return Markdown(f"{units.gib(predicted.peak_bytes)}{interval}")
 
 
@@ -113,7 +136,8 @@ def settings_words(attempt: Attempt, *, with_model: bool = False) -> Markdown:
     settings = attempt.settings
     lines: list[str] = [code(attempt.label) if settings else inline(attempt.label)]
     if isinstance(settings, TrainSettings):
-        lines.append(f"累積 {settings.gradient_accumulation_steps}(実効 {settings.effective_batch_size})")
+        steps, batch = settings.gradient_accumulation_steps, settings.effective_batch_size
+        lines.append(said("report.accumulation", steps=steps, batch=batch))
     if with_model and attempt.model_name:
         lines.append(code(attempt.model_name.rpartition("/")[2]))
     return Markdown("<br>".join(lines))
@@ -123,16 +147,16 @@ def cause_words(diagnosis: Diagnosis | None) -> str:
     """Name a cause, how far the script had come and which rank failed; `—` where nothing failed."""
     if diagnosis is None or diagnosis.cause is Cause.NONE:
         return MISSING
-    phase = f"、{wording.phase_name(diagnosis.phase)}" if diagnosis.phase else ""
-    rank = f"、rank {diagnosis.rank}" if diagnosis.rank is not None else ""
-    return f"{wording.cause_name(diagnosis.cause)}{phase}{rank}"
+    phase = [wording.phase_name(diagnosis.phase)] if diagnosis.phase else []
+    rank = [f"rank {diagnosis.rank}"] if diagnosis.rank is not None else []
+    return str(say("report.listed", parts=[wording.cause_name(diagnosis.cause), *phase, *rank]))
 
 
 def measured(size_bytes: int | None, record: Record) -> str:
     """Give a peak of the card's memory; say why where there is none."""
     if size_bytes is not None:
         return units.gib(size_bytes)
-    return "GPU なし" if record.context.environment.device is None else "未測定"
+    return text("report.unmeasured" if record.context.environment.device else "report.no_gpu")
 
 
 def torch_peaks(probes: tuple[Probe, ...]) -> str:
@@ -161,8 +185,8 @@ def rank_peaks(attempt: Attempt | None) -> Markdown:
         )
         for probe in ranks
     ]
-    header = ("rank", "GPU", "torch の確保 / 予約", "カード全体(NVML)", "プロセスの RAM")
-    return joined((Markdown("プロセスごとのピーク:"), table(header, rows, align="rlrrr")))
+    header = ("rank", "GPU", text("report.ranks.torch"), text("report.ranks.card"), text("report.ranks.ram"))
+    return joined((said("report.ranks.title"), table(header, rows, align="rlrrr")))
 
 
 def skipped_rungs(result: StageResult | None) -> Markdown:
@@ -170,30 +194,38 @@ def skipped_rungs(result: StageResult | None) -> Markdown:
     if result is None or not result.skipped_rungs:
         return Markdown()
     rows = [(code(rung.label), prose(str(rung.reason))) for rung in result.skipped_rungs]
-    return table(("試さなかった設定", "理由"), rows)
+    return table((text("report.skipped"), text("report.reason")), rows)
 
 
 def findings_table(result: StageResult | None) -> Markdown:
     """Give the checks that do not hold, hardest first, then those that could not be measured."""
     if result is None or not result.checks:
-        return Markdown("検査は行っていません。")
+        return said("report.findings.none")
     unmeasured = [check for check in result.checks if check.holds is None and check.applies]
     ruled_out = [check for check in result.checks if not check.applies]
     rows = [_finding(check, wording.SEVERITIES[check.severity]) for check in result.findings]
-    rows += [_finding(check, f"❔ 未測定({wording.SEVERITIES[check.severity].split()[-1]})") for check in unmeasured]
-    held = len(result.held)
-    count = Markdown(
-        f"検査 {len(result.checks)} 件: 成立 {held}、不成立 {len(result.findings)}、未測定 {len(unmeasured)}"
-        f"{f'、対象外 {len(ruled_out)}' if ruled_out else ''}。"
-    )
+    rows += [_finding(check, wording.UNMEASURED[check.severity]) for check in unmeasured]
+    counts = {
+        "all": len(result.checks),
+        "held": len(result.held),
+        "broken": len(result.findings),
+        "unmeasured": len(unmeasured),
+    }
+    if ruled_out:
+        count = said("report.findings.count_with_ruled_out", ruled_out=len(ruled_out), **counts)
+    else:
+        count = said("report.findings.count", **counts)
     if not rows:
         return count
-    return joined((count, table(("重さ", "検査", "内容"), rows)))
+    header = (text("report.findings.severity"), text("report.findings.check"), text("report.findings.found"))
+    return joined((count, table(header, rows)))
 
 
 def _finding(check: Check, severity: str) -> tuple[str, Markdown, Markdown]:
-    trap = Markdown(f"(既知の罠 {check.trap})") if check.trap is not None else Markdown()
-    return severity, code(check.id), Markdown(f"{prose(str(check.message))}{trap}")
+    found = prose(str(check.message))
+    if check.trap is not None:
+        found = said("report.findings.known_trap", message=found, trap=check.trap)
+    return severity, code(check.id), found
 
 
 def held_checks(result: StageResult | None) -> Markdown:
@@ -202,7 +234,10 @@ def held_checks(result: StageResult | None) -> Markdown:
     if not held:
         return Markdown()
     rows = [(code(check.id), prose(str(check.message))) for check in held]
-    return details(f"成立した検査 {len(held)} 件", table(("検査", "内容"), rows))
+    return details(
+        said("report.findings.held", checks=len(held)),
+        table((text("report.findings.check"), text("report.findings.found")), rows),
+    )
 
 
 def ruled_out_checks(result: StageResult | None) -> Markdown:
@@ -211,7 +246,10 @@ def ruled_out_checks(result: StageResult | None) -> Markdown:
     if not checks:
         return Markdown()
     rows = [(code(check.id), prose(str(check.message))) for check in checks]
-    return details(f"対象外の検査 {len(rows)} 件", table(("検査", "理由"), rows))
+    return details(
+        said("report.findings.ruled_out", checks=len(rows)),
+        table((text("report.findings.check"), text("report.reason")), rows),
+    )
 
 
 def artifacts(attempt: Attempt | None) -> Markdown:
@@ -219,4 +257,5 @@ def artifacts(attempt: Attempt | None) -> Markdown:
     if attempt is None or not attempt.artifacts:
         return Markdown()
     rows = [(code(a.path), units.size_words(a.size_bytes), code(a.sha256)) for a in attempt.artifacts]
-    return details(f"生成されたファイル {len(rows)} 件(sha256)", table(("パス", "サイズ", "sha256"), rows, align="lrl"))
+    header = (text("report.artifacts.path"), text("report.artifacts.size"), "sha256")
+    return details(said("report.artifacts", files=len(rows)), table(header, rows, align="lrl"))

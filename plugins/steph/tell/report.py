@@ -36,8 +36,9 @@ from steph.tell import (
 from steph.tell.drawings import VramSample
 from steph.tell.figures import write_figures
 from steph.tell.history import history_rows, kept_rows
-from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, table
+from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, said, table
 from steph.tell.outlook import Outlook
+from steph.tell.wording import Words
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -46,32 +47,30 @@ ACCEPTANCE_REPORT = "StepH_結果まとめ.md"
 REHEARSAL_REPORT = "StepH_予行.md"
 SPEC_FOLDER = "LLM_ファインチューニング"
 HISTORY = "history"
-_NOTES = """
-<!-- ここから次の steph の印までは自由に書けます。作り直しても 1 バイトも変わりません。 -->
-
-#### {title}
-
-"""
-_TITLES = {  # of a section that can't be computed at all
-    "summary": "# StepH",
-    "h1": "## タスクH-1",
-    "h2": "## タスクH-2",
-    "h3": "## タスクH-3",
-    "extended": "## 追加ステージ",
-    "environment": "## 環境とデータ",
-    HISTORY: "## 実行履歴",
-    "advice": "## StepHまとめ",
-}
-_SECTIONS = {
-    "summary": _NOTES.format(title="感想・メモ"),
-    "h1": _NOTES.format(title="H-1 のメモ"),
-    "h2": _NOTES.format(title="H-2 の感想・原因メモ"),
-    "h3": _NOTES.format(title="H-3 の感想・原因メモ"),
-    "extended": _NOTES.format(title="追加ステージのメモ"),
-    "environment": _NOTES.format(title="環境のメモ"),
-    HISTORY: _NOTES.format(title="履歴のメモ"),
-    "advice": _NOTES.format(title="StepH の感想"),
-}
+_TITLES = Words(
+    {  # of a section that can't be computed at all
+        "summary": "report.title",
+        "h1": "report.h1.title",
+        "h2": "report.h2.title",
+        "h3": "report.h3.title",
+        "extended": "report.extended.title",
+        "environment": "report.environment.title",
+        HISTORY: "report.history.title",
+        "advice": "report.advice.title",
+    }
+)
+_NOTES = Words(
+    {  # what is over a person's notes below each section, in the page's order
+        "summary": "report.notes.summary",
+        "h1": "report.notes.h1",
+        "h2": "report.notes.h2",
+        "h3": "report.notes.h3",
+        "extended": "report.notes.extended",
+        "environment": "report.notes.environment",
+        HISTORY: "report.notes.history",
+        "advice": "report.notes.advice",
+    }
+)
 
 
 def report_path(record: Record, reports_dir: Path) -> Path:
@@ -113,7 +112,11 @@ def parts(
         "advice": _or_trouble(lambda: advice.advise(record, outlook)),
         "history_rows": _or_trouble(lambda: history_rows(record, history, old_rows)),
     }
-    return tuple(keep.Part(name, _tidy(_section(name, values)), notes) for name, notes in _SECTIONS.items())
+    return tuple(keep.Part(name, _tidy(_section(name, values)), _notes(title)) for name, title in _NOTES.items())
+
+
+def _notes(title: str) -> str:
+    return f"\n<!-- {text('report.notes.invitation')} -->\n\n#### {title}\n\n"
 
 
 def _section(name: str, values: Mapping[str, object]) -> str:
@@ -122,7 +125,7 @@ def _section(name: str, values: Mapping[str, object]) -> str:
     try:
         return templates.get_template(f"{name}.md.j2").render(values)
     except Exception as error:
-        return f"{_TITLES[name]}\n\n{not_computed(error)}\n"
+        return f"{'#' if name == 'summary' else '##'} {_TITLES[name]}\n\n{not_computed(error)}\n"
 
 
 def _or_trouble(compute: Callable[[], object]) -> object:
@@ -136,7 +139,7 @@ def _or_trouble(compute: Callable[[], object]) -> object:
 def not_computed(error: Exception) -> Markdown:
     """What stands in a part's place where it could not be computed."""
     name = "" if type(error).__name__ == "UndefinedError" else f"{type(error).__name__}: "
-    return Markdown(f"> ⚠️ ここは計算できませんでした: {inline(' '.join(f'{name}{error}'.split()))}")
+    return said("report.not_computed", error=f"{name}{error}")
 
 
 class _Guarded:
@@ -167,14 +170,9 @@ def _safely(function: Callable[..., object], *arguments: object) -> object:
         return (not_computed(error),)
 
 
-def _tidy(text: str) -> str:
+def _tidy(page: str) -> str:
     """Leave one blank line where a part that fell away left several; fenced text has none in a row to lose."""
-    return re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n"
-
-
-def _t(message_id: str, **values: object) -> Markdown:
-    """The words of a message, whose Markdown counts and that of its values does not."""
-    return Markdown(text(message_id, values={name: inline(str(value)) for name, value in values.items()}))
+    return re.sub(r"\n{3,}", "\n\n", page.strip()) + "\n"
 
 
 @cache
@@ -191,7 +189,7 @@ def _templates() -> Environment:
         autoescape=False,  # noqa: S701 - the output is Markdown: `finalize` escapes every expression for it
     )
     words: dict[str, Any] = {
-        **{function.__name__: function for function in (code, details, fence, inline, joined, prose, table)},
+        **{function.__name__: function for function in (code, details, fence, inline, joined, prose, said, table)},
         **{
             "failure_views": failure_views,
             "pieces": pieces,
@@ -205,7 +203,7 @@ def _templates() -> Environment:
             "extended_views": extended_views,
             "memory_views": memory_views,
         },
-        **{"t": _t, "safely": _safely, "H1": StageId.H1, "H2": StageId.H2, "H3": StageId.H3, "Markdown": Markdown},
+        **{"t": text, "safely": _safely, "H1": StageId.H1, "H2": StageId.H2, "H3": StageId.H3, "Markdown": Markdown},
     }
     words = {name: _Guarded(value) if isinstance(value, ModuleType) else value for name, value in words.items()}
     environment.globals.update(words)

@@ -8,30 +8,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from steph.base import units
+from steph.base.messages import Message, say, text
 from steph.base.terms import AnyStage, RecordKind, Severity, StageId, Verdict
 from steph.judge.verdict import Overall, contradiction, in_flight, overall
 from steph.record.environment import GitState
 from steph.record.values import Attempt, Record, StageResult
 from steph.tell import wording
+from steph.tell.wording import Words
 
 MOST_SENTENCES = 4  # the fifth says whether to go on to the rented card
 BRANCH_COMMAND = "git switch -c feature/steph-small-model-debug"
 
-
-_ACCEPTANCE_WORDS = {
-    Overall.PASSED: "✅ 受入: 合格",
-    Overall.DEGRADED: "🟡 受入: 条件付き合格",
-    Overall.FAILED: "❌ 受入: 不合格",
-    Overall.INCOMPLETE: "⬜ 受入: 未完了(合格ではない)",
-    Overall.RUNNING: "⏳ 受入: 実行中(まだ合格ではない)",
-}
-_REHEARSAL_WORDS = {
-    Overall.PASSED: "予行・受入ではない: ✅ 3 ステージとも通過",
-    Overall.DEGRADED: "予行・受入ではない: 🟡 設定を下げて通過",
-    Overall.FAILED: "予行・受入ではない: ❌ 失敗",
-    Overall.INCOMPLETE: "予行・受入ではない: ⬜ 未完了",
-    Overall.RUNNING: "予行・受入ではない: ⏳ 実行中",
-}
+_ACCEPTANCE_WORDS = Words(
+    {
+        Overall.PASSED: "report.headline.passed",
+        Overall.DEGRADED: "report.headline.degraded",
+        Overall.FAILED: "report.headline.failed",
+        Overall.INCOMPLETE: "report.headline.incomplete",
+        Overall.RUNNING: "report.headline.running",
+    }
+)
+_REHEARSAL_WORDS = Words(
+    {
+        Overall.PASSED: "report.headline.rehearsal_passed",
+        Overall.DEGRADED: "report.headline.rehearsal_degraded",
+        Overall.FAILED: "report.headline.rehearsal_failed",
+        Overall.INCOMPLETE: "report.headline.rehearsal_incomplete",
+        Overall.RUNNING: "report.headline.rehearsal_running",
+    }
+)
 
 
 def headline(record: Record) -> str:
@@ -43,12 +48,12 @@ def headline(record: Record) -> str:
 def stage_word(record: Record, stage: AnyStage) -> str:
     """Name a stage's state: running, its verdict, and whether it is stale."""
     if in_flight(record, stage):
-        return "⏳ 実行中"
+        return text("report.state.running")
     result = record.results.get(stage)
     word = wording.verdict_word(record.verdict_of(stage), record.context.kind)
     if result and contradiction(result):
-        return f"❌ 不合格(判定 {result.verdict.value} だが重大な検査が不成立)"
-    return f"{word}・古い結果(stale)" if result and result.stale else word
+        return str(say("report.state.contradiction", verdict=result.verdict.value))
+    return str(say("report.state.stale", word=word)) if result and result.stale else word
 
 
 def capacity_bytes(record: Record) -> int | None:
@@ -68,9 +73,12 @@ def card_words(record: Record) -> str:
     """Name the card with its memory, and the cap where there is one."""
     card = record.context.environment.device
     if card is None:
-        return "GPU なし(CPU)"
+        return text("report.no_card")
     cap = record.context.vram_cap_bytes
-    return f"{card.name} {units.gib(card.total_bytes)}{f'({units.gib(cap)} に制限)' if cap else ''}"
+    memory = units.gib(card.total_bytes)
+    if not cap:
+        return f"{card.name} {memory}"
+    return str(say("report.card_capped", card=card.name, memory=memory, cap=units.gib(cap)))
 
 
 def peak_bytes(result: StageResult | None) -> int | None:
@@ -92,10 +100,10 @@ def is_dirty_on_main(state: GitState) -> bool:
 
 def sentences(record: Record) -> tuple[str, ...]:
     """Give what matters most, hardest first, at most four sentences; backticked words are code."""
-    return tuple(sentence for _, sentence in zip(range(MOST_SENTENCES), _all_sentences(record), strict=False))
+    return tuple(str(sentence) for _, sentence in zip(range(MOST_SENTENCES), _all_sentences(record), strict=False))
 
 
-def _all_sentences(record: Record) -> Iterator[str]:
+def _all_sentences(record: Record) -> Iterator[Message]:
     yield from _of_broken_stages(record)
     yield from _of_next_step(record)
     yield from _of_findings(record, Severity.FAIL)
@@ -108,31 +116,31 @@ def _all_sentences(record: Record) -> Iterator[str]:
     yield from _of_result(record)
 
 
-def _of_broken_stages(record: Record) -> Iterator[str]:
+def _of_broken_stages(record: Record) -> Iterator[Message]:
     for stage in StageId:
         result = record.stages.get(stage)
         if in_flight(record, stage):
-            yield f"{stage} は実行中です。"
+            yield say("report.first.running", stage=stage)
         elif result is None:
-            yield f"{stage}({wording.STAGE_TITLES[stage]})は実行していません。"
+            yield say("report.first.not_run", stage=stage, title=wording.STAGE_TITLES[stage])
         elif not result.verdict.is_green:
-            yield f"{stage} は {result.verdict}: {result.explanation}"
+            yield say("report.first.red", stage=stage, verdict=result.verdict, explanation=result.explanation)
         elif result.stale:
-            yield f"{stage} は、もとになった結果があとで入れ替わったので古く、やり直しが必要です。"
+            yield say("report.first.stale", stage=stage)
 
 
-def _of_next_step(record: Record) -> Iterator[str]:
+def _of_next_step(record: Record) -> Iterator[Message]:
     """Give the first piece of advice for the attempt that a red stage stands on."""
     for stage in StageId:
         result = record.stages.get(stage)
         attempt = result.last_attempt if result and not result.verdict.is_green else None
         if attempt and attempt.diagnosis and attempt.diagnosis.advice and not in_flight(record, stage):
             cause = wording.cause_name(attempt.diagnosis.cause)
-            yield f"{stage} の原因は「{cause}」、次の一手: {attempt.diagnosis.advice[0]}"
+            yield say("report.first.next_step", stage=stage, cause=cause, advice=attempt.diagnosis.advice[0])
             return
 
 
-def _of_findings(record: Record, severity: Severity) -> Iterator[str]:
+def _of_findings(record: Record, severity: Severity) -> Iterator[Message]:
     asked = record.results if severity is Severity.WARN else record.stages  # red extended stages have their own words
     found = [
         (stage, check) for stage, result in asked.items() for check in result.findings if check.severity is severity
@@ -140,70 +148,72 @@ def _of_findings(record: Record, severity: Severity) -> Iterator[str]:
     if not found:
         return
     stage, first = found[0]
-    more = f"(ほか {len(found) - 1} 件は各節の所見)" if len(found) > 1 else ""
-    word = "重大な所見" if severity is Severity.FAIL else "警告"
-    yield f"{stage} に{word}があります: {first.message}{more}"
+    one, several = (
+        ("report.first.critical", "report.first.critical_and_more")
+        if severity is Severity.FAIL
+        else ("report.first.warning", "report.first.warning_and_more")
+    )
+    if len(found) == 1:
+        yield say(one, stage=stage, message=first.message)
+    else:
+        yield say(several, stage=stage, message=first.message, more=len(found) - 1)
 
 
-def _of_extended(record: Record) -> Iterator[str]:
+def _of_extended(record: Record) -> Iterator[Message]:
     for result in record.extended.values():
         if not result.verdict.is_green and not in_flight(record, result.stage):
-            name = f"{result.stage} {wording.STAGE_TITLES[result.stage]}"
-            yield f"追加の {name}は {result.verdict}: {result.explanation}"
+            yield say(
+                "report.first.extended",
+                stage=result.stage,
+                title=wording.STAGE_TITLES[result.stage],
+                verdict=result.verdict,
+                explanation=result.explanation,
+            )
 
 
-def _of_memory(record: Record) -> Iterator[str]:
+def _of_memory(record: Record) -> Iterator[Message]:
     h2 = record.stages.get(StageId.H2)
     ooms = ran_out_of_memory(h2)
     if h2 and ooms and h2.verdict.is_green and h2.last_attempt:
-        yield (
-            f"H-2 は CUDA OOM を {len(ooms)} 回起こし、設定を `{ooms[0].label}` から "
-            f"`{h2.last_attempt.label}` へ下げて通りました。"
-        )
+        yield say("report.first.walked_down", ooms=len(ooms), first=ooms[0].label, last=h2.last_attempt.label)
     elif h2 and h2.verdict is Verdict.PASS_DEGRADED and h2.given_up:
-        yield f"H-2 であきらめた設定: {'、'.join(map(str, h2.given_up))}。"
+        yield say("report.first.given_up", settings=h2.given_up)
     is_capped = record.context.vram_cap_bytes is not None
     last = h2.last_attempt if h2 else None
     # a capped card is fuller than the cap: what other processes and the driver hold is not the pipeline's
     peak = (last.peak_own_bytes if is_capped else last.peak_device_bytes) if last else None
     capacity = capacity_bytes(record)
     if h2 and h2.verdict.is_green and peak is not None and capacity:
-        whose = "このプロセスで" if is_capped else "カード全体で"
-        left = max(capacity - peak, 0)
+        figures = {"peak": peak, "capacity": capacity, "left": max(capacity - peak, 0)}
+        shown = {name: units.gib(size) for name, size in figures.items()}
         card = record.context.environment.device
-        before = f"、表はカード全体で開始前の {units.gib(card.used_bytes)} を含む" if card and is_capped else ""
-        share = f"{units.gib(peak)} / {units.gib(capacity)}(余り {units.gib(left)}{before})"
-        yield f"学習の VRAM ピークは{whose} {share}でした。"
+        if card and is_capped:
+            yield say("report.first.process_peak", before=units.gib(card.used_bytes), **shown)
+        else:
+            yield say("report.first.card_peak", **shown)
 
 
-def _of_model(record: Record) -> Iterator[str]:
+def _of_model(record: Record) -> Iterator[Message]:
     choice = record.model
     if choice and choice.automatic_substitute:
-        yield f"仕様の候補ではなく `{choice.name}` を代わりに使いました: {choice.reason}"
+        yield say("report.first.substitute", model=choice.name, reason=choice.reason)
     elif choice and choice.source == "cache":
-        yield f"`{choice.name}` は手元のキャッシュのもので、Hub では確認していません(Hub 未確認)。"
+        yield say("report.first.cached", model=choice.name)
 
 
-def _of_branch(record: Record) -> Iterator[str]:
+def _of_branch(record: Record) -> Iterator[Message]:
     if is_dirty_on_main(record.context.pipeline_git):
-        yield (
-            f"パイプラインの {record.context.pipeline_git.branch} ブランチに未コミットの変更があります: "
-            f"コードを変えるなら先に `{BRANCH_COMMAND}` で枝を切ってください。"
-        )
+        yield say("report.first.dirty_main", branch=record.context.pipeline_git.branch, command=BRANCH_COMMAND)
 
 
-def _of_data(record: Record) -> Iterator[str]:
+def _of_data(record: Record) -> Iterator[Message]:
     if any(file.is_sample for file in record.data):
-        yield "データは付属の見本で、lawqa_jp の本番データではありません。"
+        yield say("report.first.sample_data")
 
 
-def _of_result(record: Record) -> Iterator[str]:
+def _of_result(record: Record) -> Iterator[Message]:
     h3 = record.stages.get(StageId.H3)
     attempt = h3.last_attempt if h3 else None
     if h3 and h3.verdict.is_green and not h3.stale and attempt and attempt.evaluation:
-        outcome = attempt.evaluation
-        words = wording.score_words(outcome)
-        meaning = (
-            "乱数の重みなので、この数に意味はありません" if record.context.twin else "この問題数では精度は言えません"
-        )
-        yield f"評価は {words}で完走しました({meaning})。"
+        said = "report.first.evaluated_twin" if record.context.twin else "report.first.evaluated"
+        yield say(said, score=wording.score_words(attempt.evaluation))

@@ -6,20 +6,35 @@ Takes a record, gives Markdown.
 from __future__ import annotations
 
 from steph.base import units
+from steph.base.messages import say, text
 from steph.record.environment import Device, GitState
 from steph.record.values import Record
 from steph.tell import summary
-from steph.tell.markdown import Markdown, code, inline, table
+from steph.tell.markdown import Markdown, code, inline, said, table
 from steph.tell.pieces import facts
+from steph.tell.wording import Words
+
+_ROLES = Words(
+    {
+        "dataset": "report.data.dataset",
+        "train_file": "report.data.train_file",
+        "train_file_cot": "report.data.train_file_cot",
+    }
+)
 
 
 def machine_words(record: Record) -> Markdown:
     """Say machine, card and data in one line."""
     machine, card = record.context.environment, record.context.environment.device
     rows = next((file for file in record.data if file.role == "dataset"), None)
-    data = f"、{rows.rows:,} 問({'付属の見本' if rows.is_sample else '実データ'})" if rows else ""
-    driver = f"、ドライバ {card.driver_version} / CUDA {card.cuda_driver_version}" if card else ""
-    return inline(f"{summary.card_words(record)}{driver}、{machine.os}、Python {machine.python}{data}。")
+    parts: list[object] = [summary.card_words(record)]
+    if card:
+        parts.append(say("report.machine.driver", driver=card.driver_version, cuda=card.cuda_driver_version))
+    parts += [machine.os, f"Python {machine.python}"]
+    if rows:
+        whose = "report.machine.sample_questions" if rows.is_sample else "report.machine.real_questions"
+        parts.append(say(whose, questions=rows.rows))
+    return inline(str(say("report.machine", parts=parts)))
 
 
 def machine_facts(record: Record) -> Markdown:
@@ -27,28 +42,44 @@ def machine_facts(record: Record) -> Markdown:
     machine, card = record.context.environment, record.context.environment.device
     cap = record.context.vram_cap_bytes
     rows = [
-        ("OS", f"{machine.os}{'(WSL)' if machine.is_wsl else ''}"),
-        ("CPU / メモリ", f"{machine.cpu}({machine.cpu_count} スレッド)/ {units.gib(machine.ram_bytes)}"),
-        ("Python(スイート)", machine.python),
-        ("パイプラインの場所", code(record.context.pipeline_root)),
-        ("パイプラインの Python", code(record.context.pipeline_python)),
+        ("OS", said("report.machine.wsl", os=machine.os) if machine.is_wsl else machine.os),
         (
-            "プロファイル",
-            Markdown(f"{code(record.context.profile)}(sha256 {code(record.context.profile_sha256[:12])})"),
+            text("report.machine.cpu"),
+            said(
+                "report.machine.cpu_value",
+                cpu=machine.cpu,
+                threads=machine.cpu_count,
+                memory=units.gib(machine.ram_bytes),
+            ),
+        ),
+        (text("report.machine.python"), machine.python),
+        (text("report.machine.pipeline"), code(record.context.pipeline_root)),
+        (text("report.machine.pipeline_python"), code(record.context.pipeline_python)),
+        (
+            text("report.machine.profile"),
+            said(
+                "report.machine.profile_value",
+                profile=code(record.context.profile),
+                digest=code(record.context.profile_sha256[:12]),
+            ),
         ),
     ]
     if card is None:
-        return facts([*rows, ("GPU", f"なし({machine.device_error})" if machine.device_error else "なし")])
-    capability = f"、compute capability {card.compute_capability}" if card.compute_capability else ""
+        error = machine.device_error
+        none = said("report.machine.no_gpu_because", reason=error) if error else text("report.none")
+        return facts([*rows, ("GPU", none)])
+    memory = units.gib(card.total_bytes)
+    name = say("report.machine.mig", card=card.name, memory=memory) if card.is_mig else f"{card.name} {memory}"
+    capability = [f"compute capability {card.compute_capability}"] if card.compute_capability else []
     return facts(
         [
             *rows,
-            ("GPU", f"{card.name}{'(MIG)' if card.is_mig else ''} {units.gib(card.total_bytes)}{capability}"),
+            ("GPU", str(say("report.listed", parts=[name, *capability]))),
             ("GPU UUID", code(card.uuid)),
-            *(("並行して使う GPU", _further_words(further)) for further in machine.further_devices),
-            ("開始前の使用量", units.gib(card.used_bytes)),
-            ("VRAM の上限(模擬)", units.gib(cap) if cap else ""),
-            ("ドライバ / CUDA", f"{card.driver_version} / CUDA {card.cuda_driver_version}"),
+            *((text("report.machine.further"), _further_words(further)) for further in machine.further_devices),
+            (text("report.machine.used"), units.gib(card.used_bytes)),
+            (text("report.machine.cap"), units.gib(cap) if cap else ""),
+            (text("report.machine.driver_name"), f"{card.driver_version} / CUDA {card.cuda_driver_version}"),
         ]
     )
 
@@ -67,8 +98,8 @@ def packages_table(record: Record) -> Markdown:
     own = {_normal(name): version for name, version in record.context.environment.packages.items()}
     rows = [(code(name), loaded.get(name, ""), own.get(name, "")) for name in sorted(loaded.keys() | own.keys())]
     if not rows:
-        return Markdown("パッケージの版は記録されていません。")
-    return table(("パッケージ", "パイプラインで読まれた版", "スイートの版"), rows)
+        return said("report.packages.none")
+    return table((text("report.packages.package"), text("report.packages.loaded"), text("report.packages.suite")), rows)
 
 
 def _normal(name: str) -> str:
@@ -78,23 +109,31 @@ def _normal(name: str) -> str:
 
 def git_table(record: Record) -> Markdown:
     """Give branch, commit and cleanliness of suite and pipeline."""
-    states = (("パイプライン", record.context.pipeline_git), ("スイート", record.context.suite_git))
+    states = (
+        (text("report.git.pipeline"), record.context.pipeline_git),
+        (text("report.git.suite"), record.context.suite_git),
+    )
     rows = [(name, code(s.branch or ""), code((s.commit or "")[:12]), _dirty(s)) for name, s in states]
-    return table(("対象", "ブランチ", "コミット", "未コミットの変更"), rows)
+    header = (
+        text("report.git.what"),
+        text("report.git.branch"),
+        text("report.git.commit"),
+        text("report.git.changes"),
+    )
+    return table(header, rows)
 
 
 def _dirty(state: GitState) -> str:
     if state.dirty is None:
-        return "git の管理外" if state.commit is None else "不明"
-    return "あり" if state.dirty else "なし"
+        return text("report.git.no_git" if state.commit is None else "report.git.unknown")
+    return text("report.git.dirty" if state.dirty else "report.git.clean")
 
 
 def data_table(record: Record) -> Markdown:
     """Give the data files with rows, sha256 and whether they are the bundled sample."""
-    roles = {"dataset": "評価の問題", "train_file": "学習データ", "train_file_cot": "学習データ(CoT)"}
     rows: list[tuple[str, str]] = []
     for file in record.data:
-        kind = "付属の見本" if file.is_sample else "実データ"
-        rows.append((roles[file.role], Markdown(f"{code(file.path)} {file.rows:,} 行、{kind}")))
-        rows.append((f"{roles[file.role]}の sha256", code(file.sha256)))
-    return facts(rows) if rows else Markdown("データの記録なし。")
+        whose = "report.data.sample_rows" if file.is_sample else "report.data.real_rows"
+        rows.append((_ROLES[file.role], said(whose, path=code(file.path), rows=file.rows)))
+        rows.append((said("report.data.sha256", role=_ROLES[file.role]), code(file.sha256)))
+    return facts(rows) if rows else said("report.data.none")

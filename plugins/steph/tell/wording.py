@@ -1,13 +1,15 @@
-"""The Japanese words and figures of everything that people read: verdicts, causes, phases, sizes, times.
+"""The words and figures of everything that people read: verdicts, causes, phases, sizes, times.
 
 Pure functions from values to short strings, none of them Markdown.
 """
 
 from __future__ import annotations
 
+from collections import UserDict
 from datetime import datetime
+from typing import TypeVar
 
-from steph.base.messages import text
+from steph.base.messages import say, text
 from steph.base.terms import (
     AnyStage,
     Cause,
@@ -20,70 +22,114 @@ from steph.base.terms import (
     StageId,
     Verdict,
 )
-from steph.base.units import MISSING
 from steph.record.values import Attempt, EvalOutcome
 
-STAGE_TITLES: dict[AnyStage, str] = {
-    StageId.H1: "モデル",
-    StageId.H2: "学習",
-    StageId.H3: "HF 評価",
-    ExtendedId.COT_TRAINING: "CoT 行での学習",
-    ExtendedId.COT: "CoT での評価",
-    ExtendedId.RAG: "RAG つきの評価",
-    ExtendedId.BASE: "アダプタなしの評価",
-    ExtendedId.ONE_STEP: "4bit なしの 1 ステップ",
-    ExtendedId.HEART: "暗記",
-}
+K = TypeVar("K")
 
-_ENDS = {
-    EndedBy.DEADLINE: "時間切れ",
-    EndedBy.INTERRUPTED: "中断",
-    EndedBy.SUPERVISOR_LOST: "監視プロセスが失われた",
-    EndedBy.SUITE_ERROR: "スイート側",
-}
 
-CANDIDATES = {"chosen": "選んだ", "rejected": "見送った", "not_tried": "試していない"}
-FITS: dict[FitVerdict | None, str] = {
-    FitVerdict.FITS: "✅ 載る",
-    FitVerdict.DOES_NOT_FIT: "❌ 載らない",
-    FitVerdict.TOO_CLOSE: "⚠️ きわどい",
-    None: MISSING,
-}
-SEVERITIES = {Severity.FAIL: "❌ 重大", Severity.WARN: "⚠️ 警告", Severity.INFO: "ℹ️ 情報"}
+class Words(UserDict[K, str]):
+    """Ids of messages by what they name; a look-up gives the words in the language in use."""
 
-_VERDICTS = {
-    Verdict.PASS: "✅ 合格",
-    Verdict.PASS_DEGRADED: "🟡 条件付き合格",
-    Verdict.FAIL: "❌ 不合格",
-    Verdict.TIMEOUT: "❌ 時間切れ",
-    Verdict.CRASHED: "❌ 途絶",
-    Verdict.BLOCKED: "⛔ 前段が通らず未実行",
-    Verdict.NOT_RUN: "⬜ 未実行",
-}
-_REHEARSED = {Verdict.PASS: "✅ 予行通過", Verdict.PASS_DEGRADED: "🟡 下げて予行通過", Verdict.FAIL: "❌ 失敗"}
+    def __getitem__(self, key: K) -> str:
+        return text(self.data[key])
 
-_SOURCES = {
-    "hub": "Hugging Face Hub",
-    "cache": "手元のキャッシュ(Hub 未確認)",
-    "local": "手元のフォルダ",
-    "twin": "乱数の重みの双子モデル(答えに意味はない)",
-}
+
+STAGE_TITLES: Words[AnyStage] = Words(
+    {
+        StageId.H1: "report.stage.h1",
+        StageId.H2: "report.stage.h2",
+        StageId.H3: "report.stage.h3",
+        ExtendedId.COT_TRAINING: "report.stage.cot_training",
+        ExtendedId.COT: "report.stage.cot",
+        ExtendedId.RAG: "report.stage.rag",
+        ExtendedId.BASE: "report.stage.base",
+        ExtendedId.ONE_STEP: "report.stage.one_step",
+        ExtendedId.HEART: "report.stage.heart",
+    }
+)
+
+_ENDS: Words[EndedBy] = Words(
+    {
+        EndedBy.DEADLINE: "report.end.deadline",
+        EndedBy.INTERRUPTED: "report.end.interrupted",
+        EndedBy.SUPERVISOR_LOST: "report.end.supervisor_lost",
+        EndedBy.SUITE_ERROR: "report.end.suite_error",
+    }
+)
+
+CANDIDATES = Words(
+    {
+        "chosen": "report.candidate.chosen",
+        "rejected": "report.candidate.rejected",
+        "not_tried": "report.candidate.not_tried",
+    }
+)
+FITS: Words[FitVerdict | None] = Words(
+    {
+        FitVerdict.FITS: "report.fits.fits",
+        FitVerdict.DOES_NOT_FIT: "report.fits.does_not_fit",
+        FitVerdict.TOO_CLOSE: "report.fits.too_close",
+        None: "report.fits.unknown",
+    }
+)
+SEVERITIES = Words(
+    {
+        Severity.FAIL: "report.severity.fail",
+        Severity.WARN: "report.severity.warn",
+        Severity.INFO: "report.severity.info",
+    }
+)
+UNMEASURED = Words(
+    {
+        Severity.FAIL: "report.unmeasured.fail",
+        Severity.WARN: "report.unmeasured.warn",
+        Severity.INFO: "report.unmeasured.info",
+    }
+)
+
+_VERDICTS = Words(
+    {
+        Verdict.PASS: "report.verdict.pass",
+        Verdict.PASS_DEGRADED: "report.verdict.pass_degraded",
+        Verdict.FAIL: "report.verdict.fail",
+        Verdict.TIMEOUT: "report.verdict.timeout",
+        Verdict.CRASHED: "report.verdict.crashed",
+        Verdict.BLOCKED: "report.verdict.blocked",
+        Verdict.NOT_RUN: "report.verdict.not_run",
+    }
+)
+_REHEARSED = Words(
+    {
+        Verdict.PASS: "report.rehearsed.pass",
+        Verdict.PASS_DEGRADED: "report.rehearsed.pass_degraded",
+        Verdict.FAIL: "report.rehearsed.fail",
+    }
+)
+
+_SOURCES = Words(
+    {
+        "hub": "report.source.hub",
+        "cache": "report.source.cache",
+        "local": "report.source.local",
+        "twin": "report.source.twin",
+    }
+)
 
 
 def cause_name(cause: Cause) -> str:
     """A cause in a few words."""
-    return text(f"diagnose.cause.{cause.value}.name", "ja")
+    return text(f"diagnose.cause.{cause.value}.name")
 
 
 def phase_name(phase: Phase) -> str:
     """How far a program had come, in a few words."""
-    return text(f"diagnose.phase.{phase.value}", "ja")
+    return text(f"diagnose.phase.{phase.value}")
 
 
 def verdict_word(verdict: Verdict, kind: RecordKind) -> str:
-    """Name a stage's verdict with its code; a rehearsal's never says 合格."""
-    words = _REHEARSED if kind is RecordKind.REHEARSAL else {}
-    return f"{words.get(verdict, _VERDICTS[verdict])}({verdict.value})"
+    """Name a stage's verdict with its code; a rehearsal's never says that it passed."""
+    words = _REHEARSED if kind is RecordKind.REHEARSAL and verdict in _REHEARSED else _VERDICTS
+    return str(say("report.verdict_with_code", word=words[verdict], code=verdict.value))
 
 
 def source_word(source: str) -> str:
@@ -102,50 +148,62 @@ def seconds_between(start: str, end: str | None) -> float | None:
 def parameters(count: int | None) -> str:
     """Give a parameter count as the size class that people name, the exact count behind it."""
     if count is None:
-        return "不明(記録なし)"
-    return f"約 {size_class(count)}({count:,})" if count >= 100_000 else f"{count:,}"
+        return text("report.not_recorded")
+    if count < 100_000:
+        return f"{count:,}"
+    return str(say("report.parameters", size=size_class(count), count=count))
 
 
 def size_class(count: int | None) -> str:
     """Give a parameter count as a size class alone, as in 1.8B."""
     if count is None:
-        return "サイズ不明"
+        return text("report.size_unknown")
     return f"{count / 1e9:.1f}B" if count >= 50_000_000 else f"{count / 1e6:.2f}M"
 
 
 def accuracy_words(correct: int | None, total: int | None) -> str:
-    """Say an accuracy in words, as in 3問中2問正解."""
+    """Say an accuracy in words, as in `2 of 3 right`."""
     if correct is None or total is None:
-        return "未測定"
-    share = f"({correct / total:.1%})" if total else ""
-    return f"{total}問中{correct}問正解{share}"
+        return text("report.unmeasured")
+    if not total:
+        return str(say("report.accuracy_of_none", correct=correct, total=total))
+    return str(say("report.accuracy", correct=correct, total=total, share=correct / total))
 
 
 def score_words(outcome: EvalOutcome) -> str:
     """Say what an evaluation came to: the right answers, or the score of a format that gives one."""
     if outcome.score is None:
         return accuracy_words(outcome.correct, outcome.total)
-    count = f"({outcome.total}問)" if outcome.total else ""
-    return f"{outcome.metric or 'スコア'} {outcome.score:.4g}{count}"
+    metric = outcome.metric or text("report.score_name")
+    if not outcome.total:
+        return str(say("report.score", metric=metric, score=outcome.score))
+    return str(say("report.score_of", metric=metric, score=outcome.score, total=outcome.total))
 
 
 def outcome_words(attempt: Attempt) -> str:
-    """Say how an attempt ended in the spec's words: 成功, OOM or その他エラー."""
+    """Say how an attempt ended in the spec's words: success, OOM or another error."""
     if attempt.ended_well:
-        return "成功"
+        return text("report.outcome.success")
     if attempt.ran_out_of_memory:
         return "OOM"
     cause = attempt.diagnosis.cause if attempt.diagnosis else Cause.NONE
     if cause is not Cause.NONE:
-        return "その他エラー" if cause is Cause.OTHER else f"その他エラー({cause_name(cause)})"
+        if cause is Cause.OTHER:
+            return text("report.outcome.other")
+        return str(say("report.outcome.other_because", reason=cause_name(cause)))
     if attempt.ended_by is None:
-        return "終わりの記録なし"
-    ended = _ENDS.get(attempt.ended_by, "ログの診断なし" if attempt.returncode == 0 else exit_words(attempt.returncode))
-    return f"その他エラー({ended})"
+        return text("report.outcome.no_end")
+    if attempt.ended_by in _ENDS:
+        ended = _ENDS[attempt.ended_by]
+    else:
+        ended = text("report.end.undiagnosed") if attempt.returncode == 0 else exit_words(attempt.returncode)
+    return str(say("report.outcome.other_because", reason=ended))
 
 
 def exit_words(returncode: int | None) -> str:
     """Say an exit status; a negative one is the signal that ended the process."""
     if returncode is None:
-        return "終了コード不明"
-    return f"シグナル {-returncode} で終了" if returncode < 0 else f"終了コード {returncode}"
+        return text("report.exit.unknown")
+    if returncode < 0:
+        return str(say("report.exit.signal", signal=-returncode))
+    return str(say("report.exit.code", code=returncode))
