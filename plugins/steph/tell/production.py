@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steph.base import units
+from steph.base.messages import say, text
 from steph.base.terms import StageId
 from steph.contract.commands import without_launcher
 from steph.memory.shapes import ShapeError, model_shape, parameter_count
@@ -107,12 +108,12 @@ def carry_over(
     record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings
 ) -> tuple[Setting, ...]:
     """Give the settings of the attempts that ended well which the production run keeps."""
-    trained, evaluated = "この記録の H-2 で完走", "この記録の H-3 で完走"
+    trained, evaluated = text("production.trained"), text("production.evaluated")
     argv = _argv(record, StageId.H2)
     rows = []
     if here.use_4bit:
         kinds = f"{here.bnb_4bit_quant_type} + {here.bnb_4bit_compute_dtype}"
-        rows.append(Setting("--use-4bit(量子化型 + 計算型)", kinds, trained))
+        rows.append(Setting(text("production.four_bit"), kinds, trained))
     lora = f"{here.lora_r} / {here.lora_alpha} / {here.lora_dropout:g}"
     rows += [
         Setting("--lora-r / --lora-alpha / --lora-dropout", lora, trained),
@@ -123,10 +124,10 @@ def carry_over(
         rows.append(Setting("--target-modules", ",".join(here.target_modules), trained))
     rows += [Setting(flag, old, trained) for flag, old, new, _ in _numbers(here, there) if old == new]
     if evaluation.load_in_4bit:
-        rows.append(Setting("--hf-load-in-4bit", "有り", evaluated))
-    rag = "有り" if evaluation.use_rag else "無し(--no-rag)"
-    shape = f"top-k {evaluation.top_k}、RAG {rag}、ensemble {evaluation.ensemble}"
-    return (*rows, Setting("評価の形", shape, evaluated))
+        rows.append(Setting("--hf-load-in-4bit", text("production.on"), evaluated))
+    form = "production.with_rag" if evaluation.use_rag else "production.without_rag"
+    shape = str(say(form, top_k=evaluation.top_k, ensemble=evaluation.ensemble))
+    return (*rows, Setting(text("production.evaluation"), shape, evaluated))
 
 
 def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str, str, str], ...]:
@@ -134,45 +135,50 @@ def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str,
     effective = there.effective_batch_size
     longer = there.max_seq_length > here.max_seq_length
     larger = there.batch_size > here.batch_size
-    asked = "プロファイルの [production] の値"
+    asked = text("production.asked")
     return (
         (
             "--max-seq-length",
             str(here.max_seq_length),
             str(there.max_seq_length),
-            "長い問題でも答えを切らない" if longer else asked,
+            text("production.longer") if longer else asked,
         ),
-        ("--batch-size", str(here.batch_size), str(there.batch_size), "この記録で下げた分を戻す" if larger else asked),
+        (
+            "--batch-size",
+            str(here.batch_size),
+            str(there.batch_size),
+            text("production.larger") if larger else asked,
+        ),
         (
             "--gradient-accumulation-steps",
             str(here.gradient_accumulation_steps),
             str(there.gradient_accumulation_steps),
-            f"実効バッチを {effective} にする",
+            str(say("production.effective", batch=effective)),
         ),
-        ("--num-epochs", str(here.num_epochs), str(there.num_epochs), "動作確認でなく本番の学習"),
+        ("--num-epochs", str(here.num_epochs), str(there.num_epochs), text("production.epochs")),
     )
 
 
 def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Change, ...]:
     """Give the settings that the production run changes, measured value and new value side by side."""
     choice, target = record.model, record.context.production
-    rows = [Change("--model-name", choice.name if choice else units.MISSING, target.model, "本番のモデル")]
+    rows = [Change("--model-name", choice.name if choice else units.MISSING, target.model, text("production.model"))]
     rows += [Change(*number) for number in _numbers(here, there)]
     if not here.use_4bit:
         rows.append(
             Change(
                 "--use-4bit",
-                "無し",
-                "有り",
-                f"{target.model} を {target.card} に載せる。4bit はこの記録では完走していない",
+                text("production.off"),
+                text("production.on"),
+                str(say("production.needs_4bit", model=target.model, card=target.card)),
             )
         )
     steps = _value_of(_argv(record, StageId.H2), "--max-steps-override")
     if steps:
-        rows.append(Change("--max-steps-override", steps, "外す", "途中で打ち切らない"))
-    rows.append(Change("--samples", str(evaluation.samples), str(questions_of(record)), "全問を評価する"))
+        rows.append(Change("--max-steps-override", steps, text("production.drop"), text("production.whole")))
+    rows.append(Change("--samples", str(evaluation.samples), str(questions_of(record)), text("production.questions")))
     if any(file.is_sample for file in record.data):
-        rows.append(Change("データ", "付属の見本", "lawqa_jp の本番データ", "見本では本番の学習にならない"))
+        rows.append(Change(*(text(f"production.{word}") for word in ("data", "sample", "real_data", "not_sample"))))
     return tuple(row for row in rows if row.here != row.there)
 
 
