@@ -12,7 +12,7 @@ from steph.base import units
 from steph.base.terms import Cause, FitVerdict, StageId, Verdict
 from steph.memory.calibration import Calibration
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
-from steph.record.values import Diagnosis, PredictedPeak, Record
+from steph.record.values import Diagnosis, PredictedPeak, ProductionCall, Record
 from steph.tell.advice import Reach, advise
 from steph.tell.advice_views import go_sentence
 from steph.tell.outlook import CardOutlook, Outlook
@@ -32,6 +32,13 @@ def with_stage(record: Record, stage: StageId, **changes: object) -> Record:
 def value_after(argv: tuple[str, ...], flag: str) -> str:
     """Give the value of a flag."""
     return argv[argv.index(flag) + 1]
+
+
+def argv(call: ProductionCall | None) -> tuple[str, ...]:
+    """Give the words of a production run's one command."""
+    assert call is not None
+    (words,) = call.commands
+    return words
 
 
 @pytest.mark.parametrize(
@@ -66,7 +73,7 @@ def test_training_without_4bit_is_not_called_qlora() -> None:
     record = with_stage(factory.green_acceptance(), StageId.H2, attempts=(first, last), verdict=Verdict.PASS_DEGRADED)
     found = advise(record)
     assert found.reach is Reach.WITHOUT_4BIT
-    assert "--use-4bit" in found.train_command
+    assert "--use-4bit" in argv(found.train_call)
     assert "--use-4bit" in {change.name for change in found.change}
     assert not any(setting.name.startswith("--use-4bit") for setting in found.carry_over)
     assert "4bit では通らず" in found.reach_sentence
@@ -79,7 +86,7 @@ def test_without_green_stages_it_says_so_instead_of_advising(sample: Callable[[]
     """With H-2 or H-3 not green there are reasons and neither settings nor commands."""
     found = advise(sample())
     assert not found.is_ready
-    assert (found.train_command, found.eval_command, found.change) == ((), (), ())
+    assert (found.train_call, found.eval_call, found.change) == (None, None, ())
     text = render(sample()).split("## StepHまとめ")[1]
     assert "まだ助言できません" in text
     assert "で貼り付けるコマンド" not in text
@@ -119,7 +126,7 @@ def test_settings_given_up_here_are_taken_back_there() -> None:
 def test_the_two_commands_are_the_measured_ones_with_production_values() -> None:
     """Model, output, lengths and counts are replaced; every other word stays as it was run here."""
     found = advise(factory.green_acceptance())
-    train, evaluate = found.train_command, found.eval_command
+    train, evaluate = argv(found.train_call), argv(found.eval_call)
     assert train[:2] == ("python", "scripts/train_qwen_law_ft.py")
     assert value_after(train, "--model-name") == value_after(evaluate, "--hf-model-name") == "Qwen/Qwen3-8B"
     assert value_after(train, "--output-dir") == value_after(evaluate, "--hf-lora-path") != factory.ADAPTER
@@ -140,8 +147,8 @@ def test_the_step_limit_is_dropped_and_named() -> None:
     limited = last.model_copy(update={"argv": (*last.argv, "--max-steps-override", "50")})
     found = advise(with_stage(factory.green_acceptance(), StageId.H2, attempts=(limited,)))
     assert ("--max-steps-override", "50", "外す") in {(c.name, c.here, c.there) for c in found.change}
-    assert "--max-steps-override" not in found.train_command
-    assert "50" not in found.train_command
+    assert "--max-steps-override" not in argv(found.train_call)
+    assert "50" not in argv(found.train_call)
 
 
 def test_sample_data_is_replaced_by_the_real_one() -> None:
@@ -345,7 +352,7 @@ def test_a_flag_with_an_equals_sign_is_replaced_too() -> None:
     last = factory.evaluated(EvalSettings())
     glued = (*(word for word in last.argv if word not in ("--samples", "3")), "--samples=3")
     record = with_stage(factory.green_acceptance(), StageId.H3, attempts=(last.model_copy(update={"argv": glued}),))
-    command = advise(record).eval_command
+    command = argv(advise(record).eval_call)
     assert value_after(command, "--samples") == "140"
     assert "--samples=3" not in command
 
@@ -369,8 +376,8 @@ def test_the_run_that_is_advised_on_is_the_profiles() -> None:
         ("--num-epochs", "2"),
         ("--samples", "50"),
     }
-    assert value_after(found.train_command, "--model-name") == "meta-llama/Llama-3.1-8B"
-    assert value_after(found.eval_command, "--samples") == "50"
+    assert value_after(argv(found.train_call), "--model-name") == "meta-llama/Llama-3.1-8B"
+    assert value_after(argv(found.eval_call), "--samples") == "50"
     text = render(record)
     assert "RTX 4090 で貼り付けるコマンド" in text
     assert "A100" not in text

@@ -134,6 +134,11 @@ def test_a_program_that_takes_a_file_of_settings_gets_one_in_the_record(tmp_path
     config = Path(attempt.argv[2])
     assert config.is_relative_to(made.reports)
     assert json.loads(config.read_text())["--learning-rate"] == "0.0002"
+    production = attempt.production
+    assert production is not None
+    assert production.commands == (("python", "run.py", "production-run.json"),), production
+    assert json.loads(production.config or "")["--model-name"] == "Qwen/Qwen3-8B"
+    assert json.loads(production.config or "")["--max-seq-length"] == "1024"
     assert {path.name for path in made.root.iterdir()} - before <= {"out", "__pycache__"}
     (made.root / "steph.toml").write_text(CONFIGURED.replace("lora_r = 8", "lora_r = 16"))
     status, output = made.run(StageId.H1, StageId.H2, StageId.H3)

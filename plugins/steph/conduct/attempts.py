@@ -28,7 +28,7 @@ from steph.judge.evidence import CardMemory
 from steph.record.environment import Device
 from steph.record.events import AttemptEnded, AttemptStarted
 from steph.record.settings import EvalSettings, TrainSettings
-from steph.record.values import Attempt, PredictedPeak
+from steph.record.values import Attempt, PredictedPeak, ProductionCall
 from steph.run import inputs, output
 from steph.run.aside import set_aside
 from steph.run.journal import now
@@ -45,6 +45,7 @@ class Request:
     """What one attempt is to do within `limit_seconds`; `writes` are the outputs that are moved aside before it.
 
     `call` says what runs beside `argv`, where and with which variables; `train_file` are the rows that it is given.
+    `production`: what it is in the production run.
     """
 
     stage: AnyStage
@@ -59,6 +60,7 @@ class Request:
     purpose: Purpose = Purpose.STAGE
     rows: RowLengths | None = None
     train_file: Path | None = None
+    production: ProductionCall | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
         argv=request.argv,
         before=request.call.before if request.call else (),
         after=request.call.after if request.call else (),
+        production=request.production and request.production.changed(env=_recorded(request.production.env)),
         env=_recorded(request.call.env) if request.call else {},
         cwd=str(_folder_of(setup, request)),
         folder=folder.name,

@@ -16,6 +16,7 @@ from steph.conduct.attempts import Finished, Request
 from steph.conduct.preparation import Setup, config_template
 from steph.conduct.side_commands import script_flags, side_folder, training_rows
 from steph.conduct.stage_run import Run
+from steph.contract import production
 from steph.contract.answers import AnswerLoss, RowLengths, row_lengths
 from steph.contract.asked import passed, unsaid_settings, words_of
 from steph.contract.commands import Call, Place, folder_beside, train_call
@@ -27,9 +28,10 @@ from steph.plan.steps import steps_due, steps_per_epoch
 from steph.record.environment import Device
 from steph.record.events import DataRead, RungSkipped
 from steph.record.settings import TrainSettings
-from steph.record.values import DataFile, ModelChoice, SkippedRung
+from steph.record.values import DataFile, ModelChoice, ProductionCall, SkippedRung
 from steph.run import inputs
 from steph.run.journal import now
+from steph.tell.production import target_settings
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Course:
             settings=settings,
             model_name=model.name,
             writes=(self.setup.root / self.output_dir,),
+            production=self._production(settings) if self.stage is StageId.H2 else None,
         )
 
     def evidence(
@@ -156,6 +159,19 @@ class Course:
         given = train_dir and Path(train_dir) / f"train{Path(str(train_file)).suffix}"
         return call, Path(given) if given else setup.root / train_file if train_file else None
 
+    def _production(self, settings: TrainSettings) -> ProductionCall:
+        """The whole training on the card that the profile's `[production]` names."""
+        setup, file, wanted = self.setup, self.train_file, self.setup.profile.production
+        files = production.Files(
+            setup.root,
+            train_file=file.path if file else None,
+            is_alone=file is not None and len(list((setup.root / file.path).parent.iterdir())) == 1,
+            dataset=real_dataset(setup),
+            template=self._template,
+            rows=file.rows if file and not file.is_sample else None,
+        )
+        return production.production_training(setup.description, files, wanted.model, target_settings(settings, wanted))
+
     def _knows(self, words: tuple[str, ...]) -> bool:
         """Whether words that are there under a condition can be passed: a script of `lawqa` may lack their flag."""
         return bool(words) and (self.flags is None or words[0] in self.flags)
@@ -221,6 +237,13 @@ def open_course(run: Run, stage: AnyStage = StageId.H2) -> Course:
     others = [file for file in run.journal.record().data if file.role not in {new.role for new in read}]
     run.journal.append(DataRead(at=now(), data=(*read, *others)))
     return Course(run, stage, train_file, output_dir, script_flags(run))
+
+
+def real_dataset(setup: Setup) -> str | None:
+    """The questions of the production run: this run's, unless they are only the bundled sample."""
+    if setup.dataset is None or not setup.dataset.is_sample:
+        return setup.dataset.path if setup.dataset else None
+    return setup.description.paths.dataset
 
 
 def half_precision_of(device: Device | None) -> Literal["bf16", "fp16"]:

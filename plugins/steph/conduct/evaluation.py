@@ -10,9 +10,11 @@ from steph.base.files import sha256_or_none
 from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, Request, run_attempt
+from steph.conduct.course import real_dataset
 from steph.conduct.preparation import config_template
 from steph.conduct.side_commands import build_index, side_folder
 from steph.conduct.stage_run import Run
+from steph.contract import production
 from steph.contract.commands import Place, evaluate_call
 from steph.contract.questions import Question, frame_in, questions_in
 from steph.contract.results import Row
@@ -23,7 +25,8 @@ from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import Outcome
 from steph.judge.witness import Witness, read_witness
 from steph.record.settings import EvalSettings, TrainSettings
-from steph.record.values import Attempt, ModelChoice, StageResult, TrainOutcome
+from steph.record.values import Attempt, ModelChoice, ProductionCall, StageResult, TrainOutcome
+from steph.tell.production import questions_of
 
 ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -157,7 +160,20 @@ class Evaluation:
             settings=plan.settings,
             model_name=self.model.name,
             writes=(setup.root / plan.output_path,),
+            production=self._production(plan.settings) if plan.variant is DIRECT else None,
         )
+
+    def _production(self, settings: EvalSettings) -> ProductionCall:
+        setup = self.run.setup
+        files = production.Files(
+            setup.root,
+            train_file=setup.description.train_file,
+            dataset=real_dataset(setup),
+            template=config_template(setup.root, setup.description.evaluate),
+        )
+        record = self.run.journal.record()
+        model, count = setup.profile.production.model, questions_of(record)
+        return production.production_evaluation(setup.description, files, model, settings, count)
 
     def _judge(self, finished: Finished, plan: _Plan) -> Attempt:
         setup = self.run.setup

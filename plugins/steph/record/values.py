@@ -258,6 +258,21 @@ class DevicePeak(Value):
     peak_own_bytes: int | None = None
 
 
+class ProductionCall(Value):
+    """A command of the production run, as H-4 gives it to paste: from the pipeline root on another machine.
+
+    `config`: the text of the file of settings `config_file`. `to_edit`: settings that the program has inside and that
+    the production run changes, as `name = value`.
+    """
+
+    commands: tuple[tuple[str, ...], ...]
+    env: dict[str, str] = Field(default_factory=dict)
+    cwd: str = "."
+    config_file: str | None = None
+    config: str | None = None
+    to_edit: tuple[str, ...] = ()
+
+
 class Attempt(Value):
     """One child process of a stage at one setting, complete; verdicts stand on those of purpose `stage` alone."""
 
@@ -292,6 +307,7 @@ class Attempt(Value):
     artifacts: tuple[Artifact, ...] = ()
     training: TrainOutcome | None = None
     evaluation: EvalOutcome | None = None
+    production: ProductionCall | None = None  # what it is in the production run; None in older records
 
     @model_validator(mode="before")
     @classmethod

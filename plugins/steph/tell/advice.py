@@ -14,7 +14,7 @@ from steph.base.messages import say
 from steph.base.terms import Cause, RecordKind, Severity, StageId
 from steph.judge import verdict
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
-from steph.record.values import Attempt, PredictedPeak, Record, StageResult
+from steph.record.values import Attempt, PredictedPeak, ProductionCall, Record, StageResult
 from steph.tell import production, summary, wording
 from steph.tell.outlook import Outlook
 
@@ -52,8 +52,8 @@ class Advice:
     change: tuple[production.Change, ...] = ()
     here: TrainSettings | None = None
     target: TrainSettings | None = None
-    train_command: tuple[str, ...] = ()
-    eval_command: tuple[str, ...] = ()
+    train_call: ProductionCall | None = None
+    eval_call: ProductionCall | None = None
     trained_here: Attempt | None = None
     outlook: Outlook | None = None
     time: production.ProductionTime | None = None
@@ -111,8 +111,8 @@ def _with_settings(found: Advice, record: Record, settings: TrainSettings, evalu
         change=production.changes(record, settings, target, evaluation),
         here=settings,
         target=target,
-        train_command=production.train_argv(record, target),
-        eval_command=production.eval_argv(record),
+        train_call=production.train_call(record, target),
+        eval_call=production.eval_call(record),
         trained_here=last if production.is_production_model(record.model, wanted) else None,
         time=production.production_time(record, target),
     )

@@ -9,8 +9,10 @@ from steph.base import units
 from steph.base.messages import NOTHING, Message, say, text
 from steph.base.terms import FitVerdict
 from steph.record.settings import ProductionTarget
+from steph.record.values import ProductionCall
 from steph.tell.advice import Advice
-from steph.tell.markdown import Markdown, code, inline, prose, table
+from steph.tell.commands import production_command
+from steph.tell.markdown import Markdown, code, fence, inline, joined, prose, table
 from steph.tell.production import ProductionTime
 
 
@@ -51,6 +53,14 @@ def change_table(advice: Advice) -> Markdown:
     """Give the settings to change, from here to there."""
     rows = [(code(c.name), inline(c.here), Markdown(f"**{inline(c.there)}**"), c.why) for c in advice.change]
     return table((*_titles("setting", "here"), advice.destination.card, *_titles("reason")), rows)
+
+
+def command_words(call: ProductionCall) -> Markdown:
+    """Give a production command to paste, and what must first be changed inside the program."""
+    shown = fence(production_command(call), "bash")
+    if not call.to_edit:
+        return shown
+    return joined((inline(str(say("advice.edit_inside", settings=call.to_edit))), shown))
 
 
 def time_words(advice: Advice) -> Markdown:

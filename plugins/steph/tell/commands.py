@@ -11,7 +11,7 @@ from pathlib import PurePath
 
 from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.plan.options import OPTIONS, REPLACED
-from steph.record.values import Attempt, Record
+from steph.record.values import Attempt, ProductionCall, Record
 
 ACCEPTANCE_TESTS = "tests/acceptance/test_steph.py"
 EXTENDED_TESTS = "tests/acceptance/test_steph_extended.py"
@@ -48,6 +48,18 @@ def attempt_command(attempt: Attempt) -> str:
     variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in attempt.env.items())
     commands = (*attempt.before, attempt.argv, *attempt.after)
     return change_folder + variables + " && \\\n".join(map(pasteable, commands))
+
+
+def production_command(call: ProductionCall) -> str:
+    """Give the lines of the production run, from the pipeline root: its file of settings first, where it has one."""
+    lines = []
+    if call.config is not None and call.config_file is not None:
+        end = next(word for word in ("EOF", "END_OF_SETTINGS") if word not in call.config.splitlines())
+        lines.append(f"cat > {shlex.quote(call.config_file)} <<'{end}'\n{call.config.rstrip()}\n{end}")
+    if call.cwd != ".":
+        lines.append(f"cd {shlex.quote(call.cwd)}")
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in call.env.items()]
+    return "\n".join([*lines, " && \\\n".join(map(pasteable, call.commands))])
 
 
 def rerun_command(record: Record, stage: AnyStage) -> str:

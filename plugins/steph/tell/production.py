@@ -15,7 +15,7 @@ from steph.contract.commands import without_launcher
 from steph.memory.shapes import ShapeError, model_shape, parameter_count
 from steph.memory.trainers import TRAINERS
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
-from steph.record.values import ModelChoice, Record, StageResult
+from steph.record.values import ModelChoice, ProductionCall, Record, StageResult
 
 SPEC_QUESTIONS = 140
 PRODUCTION_ADAPTER = "runs/qwen3_8b/direct_norag_4bit"
@@ -247,8 +247,23 @@ def _value_of(argv: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def train_argv(record: Record, target: TrainSettings) -> tuple[str, ...]:
-    """Give the production training's command; empty where the record's is not the published script's."""
+def train_call(record: Record, target: TrainSettings) -> ProductionCall | None:
+    """Give the production training's command; None for an older record of another program than the published script."""
+    attempt = record.stages[StageId.H2].last_attempt
+    return (attempt.production if attempt else None) or _as_call(_train_argv(record, target))
+
+
+def eval_call(record: Record) -> ProductionCall | None:
+    """Give the production evaluation's command, likewise."""
+    attempt = record.stages[StageId.H3].last_attempt
+    return (attempt.production if attempt else None) or _as_call(_eval_argv(record))
+
+
+def _as_call(argv: tuple[str, ...]) -> ProductionCall | None:
+    return ProductionCall(commands=(argv,)) if argv else None
+
+
+def _train_argv(record: Record, target: TrainSettings) -> tuple[str, ...]:
     if "--model-name" not in _argv(record, StageId.H2):
         return ()
     train_file = next((file.path for file in record.data if file.role == "train_file"), None)
@@ -271,8 +286,7 @@ def train_argv(record: Record, target: TrainSettings) -> tuple[str, ...]:
     )
 
 
-def eval_argv(record: Record) -> tuple[str, ...]:
-    """Give the production evaluation's command; empty where the record's is not the published script's."""
+def _eval_argv(record: Record) -> tuple[str, ...]:
     if "--hf-model-name" not in _argv(record, StageId.H3):
         return ()
     return _rewritten(

@@ -1,0 +1,109 @@
+"""The two commands of the production run, made of a description as the attempts' commands are. Pure.
+
+They are for another machine: the interpreter is `python` there, programs beside it go by their names alone, and what a
+training writes is put beside the folders of this record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from steph.contract.commands import Call, Place, evaluate_call, folder_beside, train_call
+from steph.contract.description import Description, Evaluate, Train
+from steph.contract.placeholders import filled
+from steph.plan.steps import steps_per_epoch
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import ProductionCall
+
+_BIN = "/of-the-other-machine"  # taken away again: a program is found there by its name
+NO_STEP_LIMIT = -1  # transformers' TrainingArguments.max_steps where the epochs count
+
+
+@dataclass(frozen=True)
+class Files:
+    """What the commands are given: paths from the root, None where there is none.
+
+    `is_alone`: whether nothing but the training file is in its folder. `template`: the text of the section's file of
+    settings. `rows`: of the training file.
+    """
+
+    root: Path
+    train_file: str | None = None
+    is_alone: bool = False
+    dataset: str | None = None
+    template: str | None = None
+    rows: int | None = None
+
+
+def production_training(description: Description, files: Files, model: str, settings: TrainSettings) -> ProductionCall:
+    """The whole training of `model` at `settings`, no step limit; `to_edit` are settings inside the program."""
+    train = description.train
+    steps = steps_per_epoch(files.rows, settings) * settings.num_epochs if files.rows else NO_STEP_LIMIT
+    call = train_call(
+        description,
+        _place(train, files),
+        model,
+        settings,
+        cap_steps=False,
+        steps=steps,
+        output_dir=output_dir(description),
+    )
+    fixed = {name: value for name, value in train.fixed.given.items() if name != "max_steps"}
+    to_edit = [f"{name} = {getattr(settings, name)}" for name, old in fixed.items() if getattr(settings, name) != old]
+    return _as_value(train, call, tuple(to_edit))
+
+
+def production_evaluation(
+    description: Description, files: Files, model: str, settings: EvalSettings, questions: int
+) -> ProductionCall:
+    """The whole evaluation with the adapter that `production_training` leaves."""
+    evaluate = description.evaluate
+    adapter = filled(description.train.artifacts.adapter, {"output_dir": output_dir(description)})
+    call = evaluate_call(
+        description,
+        _place(evaluate, files),
+        model,
+        settings.changed(samples=questions, launcher="none", num_processes=1),
+        adapter=adapter,
+        output=str(Path(description.output).with_stem(f"{Path(description.output).stem}-production")),
+    )
+    fixed = evaluate.fixed.samples
+    return _as_value(evaluate, call, (f"samples = {questions}",) if fixed not in (None, questions) else ())
+
+
+def output_dir(description: Description) -> str:
+    """The folder that the production training writes."""
+    return folder_beside(description.output_dir, "production")
+
+
+def _place(section: Train | Evaluate, files: Files) -> Place:
+    folder = None
+    if files.train_file is not None:
+        folder = str(Path(files.train_file).parent) if files.is_alone else f"<a folder with only {files.train_file}>"
+    return Place(
+        root=files.root,
+        python=f"{_BIN}/python",
+        on_gpu=True,
+        train_file=files.train_file,
+        train_dir=folder,
+        dataset=files.dataset,
+        config=_config_file(section),
+        template=files.template,
+    )
+
+
+def _config_file(section: Train | Evaluate) -> str | None:
+    return f"production-{section.config.file}" if section.config else None
+
+
+def _as_value(section: Train | Evaluate, call: Call, to_edit: tuple[str, ...]) -> ProductionCall:
+    commands = tuple(tuple(word.replace(f"{_BIN}/", "") for word in command) for command in call.commands)
+    return ProductionCall(
+        commands=commands,
+        env=dict(call.env),
+        cwd=call.cwd,
+        config_file=_config_file(section),
+        config=call.config,
+        to_edit=to_edit,
+    )

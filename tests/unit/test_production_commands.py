@@ -1,0 +1,91 @@
+"""The production run's commands are those of the description, for another machine and without the limits of a check."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from steph.contract.description import Description, load_description
+from steph.contract.production import Files, production_evaluation, production_training
+from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.values import ProductionCall
+from steph.tell.commands import production_command
+
+SETTINGS = TrainSettings(
+    num_epochs=3, max_seq_length=1024, gradient_accumulation_steps=4, logging_steps=10, max_steps=0
+)
+MODEL = "meta-llama/Llama-3.1-8B"
+NO_EVALUATION = '[evaluate]\nnone = "asked by hand"\n'
+
+
+def described(folder: Path, text: str) -> Description:
+    """A root's description of this text."""
+    (folder / "steph.toml").write_text(text, encoding="utf-8")
+    return load_description(folder)
+
+
+def training(folder: Path, text: str, **files: object) -> ProductionCall:
+    """The production training of a root with this description."""
+    return production_training(described(folder, text), Files(folder, **files), MODEL, SETTINGS)  # type: ignore[arg-type]
+
+
+def test_the_published_script_is_called_for_the_whole_run(tmp_path: Path) -> None:
+    """Epochs and length of the target, no step limit, another folder, the other machine's python; both agree."""
+    call = production_training(Description(), Files(tmp_path, train_file="rows.jsonl"), MODEL, SETTINGS)
+    (words,) = call.commands
+    assert words[:2] == ("python", "scripts/train_qwen_law_ft.py")
+    flags = dict(pairwise(words))
+    assert (flags["--model-name"], flags["--train-file"]) == (MODEL, "rows.jsonl")
+    assert (flags["--num-epochs"], flags["--max-seq-length"]) == ("3", "1024")
+    assert "--max-steps-override" not in words
+    assert flags["--output-dir"] != Description().output_dir
+    (asked,) = production_evaluation(
+        Description(), Files(tmp_path, dataset="q.json"), MODEL, EvalSettings(), 140
+    ).commands
+    evaluated = dict(pairwise(asked))
+    assert (evaluated["--samples"], evaluated["--data"], evaluated["--hf-model-name"]) == ("140", "q.json", MODEL)
+    assert evaluated["--hf-lora-path"] == flags["--output-dir"]
+    assert evaluated["--output"] != Description().output
+
+
+@pytest.mark.parametrize(("is_alone", "folder"), [(True, "data"), (False, "<a folder with only data/train.jsonl>")])
+def test_a_program_of_the_environment_goes_by_its_name(tmp_path: Path, is_alone: bool, folder: str) -> None:
+    """`{bin}/trl` is `trl` there; the folder of the rows is their own where nothing else is in it, else to be made."""
+    text = f'[train]\npreset = "trl"\nrows.file = "data/train.jsonl"\n{NO_EVALUATION}'
+    call = training(tmp_path, text, train_file="data/train.jsonl", is_alone=is_alone)
+    (words,) = call.commands
+    assert words[:2] == ("trl", "sft")
+    assert words[words.index("--dataset_name") + 1] == folder
+    assert words[words.index("--model_name_or_path") + 1] == MODEL
+    assert not {"--max_steps", "--use_cpu"} & {*words}
+    assert "export WANDB_MODE=disabled\n" in production_command(call)
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(140, 54), (None, -1)])
+def test_a_file_of_settings_is_written_out(tmp_path: Path, rows: int | None, steps: int) -> None:
+    """Its text stands before the command that reads it; the steps are those of all epochs, or the epochs' own."""
+    (tmp_path / "lora.yaml").write_text("model: {model}\nmax_steps: {max_steps}\ncutoff_len: {max_seq_length}\n")
+    text = (
+        '[train]\ncommand = ["{bin}/llamafactory-cli", "train", "{config}"]\n'
+        'config = { file = "lora.yaml", template = "lora.yaml" }\nrows = { file = "rows.json", format = "alpaca" }\n'
+        f"{NO_EVALUATION}"
+    )
+    template = (tmp_path / "lora.yaml").read_text()
+    shown = production_command(training(tmp_path, text, train_file="rows.json", template=template, rows=rows))
+    assert shown == (
+        f"cat > production-lora.yaml <<'EOF'\nmodel: {MODEL}\nmax_steps: {steps}\ncutoff_len: 1024\nEOF\n"
+        "llamafactory-cli train production-lora.yaml"
+    )
+
+
+def test_what_a_program_has_inside_is_named_for_editing(tmp_path: Path) -> None:
+    """Fixed values that the target changes, and they alone; a step limit inside is one of those values' ends."""
+    text = (
+        '[train]\ncommand = ["{python}", "train.py", "--model", "{model}"]\nrows = { file = "r.jsonl" }\n'
+        "fixed = { num_epochs = 3, max_seq_length = 512, batch_size = 2, learning_rate = 2e-4, lora_r = 16, "
+        f"lora_alpha = 32, gradient_accumulation_steps = 1 }}\n{NO_EVALUATION}"
+    )
+    call = training(tmp_path, text, train_file="r.jsonl")
+    assert call.to_edit == ("gradient_accumulation_steps = 4", "max_seq_length = 1024")
+    assert call.commands == (("python", "train.py", "--model", MODEL),)
