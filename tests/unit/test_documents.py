@@ -146,7 +146,11 @@ def shape(text: str) -> dict[str, object]:
         "named rows": [cell for cell in first_cells if re.fullmatch(r"`[^`]+`|\d", cell)],
         "questions": len(questions),
         "code": set(re.findall(r"`([^`\n]+)`", prose)),
-        "links": {link for link in re.findall(r"\]\(([^)]*)\)", prose) if not link.startswith(("#", "README"))},
+        "links": {
+            link.replace(".en.md", ".md")
+            for link in re.findall(r"\]\(([^)]*)\)", prose)
+            if not link.startswith(("#", "README"))
+        },
         "figures": set(re.findall(r"(?<![\w.-])\d+\.\d+(?![\w.])", prose)),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -61,6 +62,32 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
     assert {one for one in catalog("ja") if one not in used and one not in literals} == set()
     said = set(re.findall(r'\b(?:say|text|t)\("([\w-]+\.[\w.-]+)"', code))
     assert {one for one in said if not has_message(one)} == set()
+
+
+def test_every_call_gives_the_values_of_its_words() -> None:
+    """`say("id", name=…)` and `KIND.check(…, "key", name=…)`; a placeholder that is alone in brackets may lack."""
+    lacking = set[tuple[str, str]]()
+    for path in SUITE.rglob("*.py"):
+        for call in (one for one in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(one, ast.Call)):
+            given = {word.arg for word in call.keywords}
+            for one in _ids(call) if None not in given else ():
+                words = catalog("ja")[one]
+                optional = set(re.findall(r"[(（][{](\w+)[^}]*[}][)）]", words))
+                lacking |= {(one, name) for name in placeholders(words) - given - optional}
+    assert lacking == set()
+
+
+def _ids(call: ast.Call) -> list[str]:
+    """The ids that a call can say: its literal ones, each of a conditional one."""
+    match call:
+        case ast.Call(func=ast.Name("say"), args=[said, *_]):
+            begin = ""
+        case ast.Call(func=ast.Attribute(ast.Name(name), "check"), args=[_, said, *_]) if name.lower() in CATALOG:
+            begin = f"check.{name.lower()}."
+        case _:
+            return []
+    words = [one.value for one in ast.walk(said) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    return [begin + word for word in words if has_message(begin + word)]
 
 
 def test_a_message_survives_json_with_all_its_values() -> None:
