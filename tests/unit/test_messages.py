@@ -26,6 +26,7 @@ from steph.base.messages import (
 from steph.base.terms import Cause, Phase
 from steph.diagnose.table import cases, steps
 from steph.judge.catalog import CATALOG
+from steph.judge.kinds import Needs
 
 SUITE = Path(steph.__file__).parent
 JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
@@ -53,6 +54,7 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in SUITE.rglob("*.*") if path.suffix in (".py", ".j2"))
     used |= {f"diagnose.seen.{name}" for name in re.findall(r'\("(\w+)", \{', code)}
     used |= {f"check.{check}.{part}" for check in CATALOG for part in ("title", "reads", "note")}
+    used |= {f"check.needs.{need}" for need in Needs}
     literals = set(re.findall(r"[\"']([\w.-]+)[\"']", code))
     used |= {f"check.{check}.{key}" for check in CATALOG for key in literals if "." not in key}
     prefixes = set(re.findall(r"f[\"']([\w.]+)[.][{]", code))

@@ -1,7 +1,7 @@
 """The table of all checks: what each one reads, how hard it is, which trap it catches.
 
-`python -m steph.judge.catalog` prints docs/checks.md; with a path it writes it there. The rows stand beside their
-checks and are collected here in the page's order. Nothing here reads a pipeline's files.
+`python -m steph.judge.catalog ja docs/checks.md` writes the page in that language; without a path it is printed. The
+rows stand beside their checks and are collected here in the page's order. Nothing here reads a pipeline's files.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from steph.base.messages import Language, speaking, text
 from steph.judge.checks_adapter import ADAPTER_BASE, ADAPTER_FILES
 from steph.judge.checks_adapter_keys import ADAPTER_KEYS
 from steph.judge.checks_adapter_use import ADAPTER_IN_USE
@@ -31,24 +32,8 @@ from steph.judge.checks_times import TIMES
 from steph.judge.checks_tokenizer import TOKENIZER_KEPT
 from steph.judge.checks_training import ANSWERS_KEPT, LINE_TRAIN_RESULT, TRAINING_FILES
 from steph.judge.checks_witness import WITNESSED_TRAINING
-from steph.judge.kinds import CheckKind, Needs
+from steph.judge.kinds import CheckKind
 
-NEEDED = {
-    Needs.KEY_LINES: "lawqa の決まった表示と設定",
-    Needs.WORDS: "evaluate.lines",
-    Needs.ROWS: "問題ごとの結果",
-    Needs.QUESTIONS: "結果の問題文",
-    Needs.LABELS: "記号の回答",
-    Needs.GOLD: "結果の正解と回答",
-    Needs.RESPONSES: "応答の文",
-    Needs.PROMPTS: "結果のプロンプト",
-    Needs.DATASET: "データセット",
-    Needs.MODEL_NAME: "表示か結果のモデル名",
-    Needs.ADAPTER_NAME: "表示か結果のアダプター",
-    Needs.FINAL_LINE: "Trainer の最終行",
-    Needs.TRAINER_STATE: "trainer_state.json",
-    Needs.TRAIN_ROWS: "ファイルの学習データ",
-}
 CATALOG: dict[str, CheckKind] = {
     kind.id: kind
     for kind in (
@@ -60,30 +45,22 @@ CATALOG: dict[str, CheckKind] = {
 }
 
 
-def markdown() -> str:
-    """The table as docs/checks.md."""
-    head = (
-        "# 検査の一覧\n\n"
-        "`make docs` が生成する。\n\n"
-        "- **fail** が成り立たない段は緑にならない。測定できなかった fail も同じ\n"
-        "  （「任意」の検査だけは、測定できなければ info に下がる）。\n"
-        "- 「品質」の検査は予行では info になる。\n"
-        "- 「罠」は公開パイプラインで見つかった罠の番号。\n"
-        "- 「中核」の検査は、`steph.toml` に何が書いてあっても行う。\n"
-        "- 「要」のものを持たないと `steph.toml` が言うパイプラインでは、その検査は対象外になり、報告に理由が出る。\n\n"
-        "| id | 段 | 重さ | 罠 | 内容 | 読むもの | 備考 |\n|---|---|---|---|---|---|---|\n"
-    )
-    return head + "".join(_row(kind) for kind in CATALOG.values())
+def markdown(language: Language) -> str:
+    """The table as docs/checks.md or docs/checks.en.md."""
+    with speaking(language):
+        return text("checks_page.head") + "".join(_row(kind) for kind in CATALOG.values())
 
 
 def _row(kind: CheckKind) -> str:
     notes = [
         kind.note,
-        "中核" if kind.core else "",
-        "品質" if kind.quality else "",
-        "任意" if kind.optional else "",
-        f"要: {'・'.join(NEEDED[need] for need in kind.needs)}" if kind.needs else "",
+        text("checks_page.core") if kind.core else "",
+        text("checks_page.quality") if kind.quality else "",
+        text("checks_page.optional") if kind.optional else "",
     ]
+    if kind.needs:
+        needs = text("checks_page.and").join(text(f"check.needs.{need}") for need in kind.needs)
+        notes.append(text("checks_page.needs", values={"needs": needs}))
     cells = (
         f"`{kind.id}`",
         kind.stages,
@@ -91,13 +68,14 @@ def _row(kind: CheckKind) -> str:
         kind.trap or "",
         kind.title,
         kind.reads,
-        "、".join(filter(None, notes)),
+        text("checks_page.separator").join(filter(None, notes)),
     )
     return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        Path(sys.argv[1]).write_text(markdown(), encoding="utf-8")
+    page = markdown("en" if sys.argv[1:2] == ["en"] else "ja")
+    if sys.argv[2:]:
+        Path(sys.argv[2]).write_text(page, encoding="utf-8")
     else:
-        sys.stdout.write(markdown())
+        sys.stdout.write(page)

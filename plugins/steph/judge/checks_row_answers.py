@@ -59,7 +59,7 @@ class _Asked:
 def row_answers_check(evidence: TrainEvidence) -> Check:
     """Whether the rows that ask questions of the data set give the right answers to them."""
     if evidence.train_file is None or not evidence.questions:
-        return ANSWERS_OF_DATASET.check(None, "学習ファイルかデータセットの問題が読めない。")
+        return ANSWERS_OF_DATASET.check(None, "no_questions")
     finder = _Finder(evidence.questions)
     compared = wrong = exactly_wrong = 0
     try:
@@ -72,12 +72,12 @@ def row_answers_check(evidence: TrainEvidence) -> Check:
                 compared, wrong = compared + 1, wrong + (not is_right)
                 exactly_wrong += is_exact and not is_right
     except OSError:
-        return ANSWERS_OF_DATASET.check(None, "学習ファイルが読めない。")
+        return ANSWERS_OF_DATASET.check(None, "unreadable")
     if compared < LEAST_COMPARED:
-        return ANSWERS_OF_DATASET.check(None, f"データセットの問題を尋ねる行が {LEAST_COMPARED} 行ない。")
-    message = f"データセットの問題を尋ねる {compared} 行のうち、答えがその正解でないのは {wrong} 行。"
+        return ANSWERS_OF_DATASET.check(None, "too_few", least=LEAST_COMPARED)
     is_hard = not wrong or 2 * exactly_wrong > compared
-    return ANSWERS_OF_DATASET.check(not wrong, message, severity=None if is_hard else WARN)
+    severity = None if is_hard else WARN
+    return ANSWERS_OF_DATASET.check(not wrong, "compared", severity=severity, compared=compared, wrong=wrong)
 
 
 class _Finder:
