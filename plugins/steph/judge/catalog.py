@@ -48,6 +48,7 @@ NEEDED = {
     Needs.FINAL_LINE: "Trainer の最終行",
     Needs.TRAINER_STATE: "trainer_state.json",
     Needs.TRAIN_ROWS: "ファイルの学習データ",
+    Needs.ANSWER_LABELS: "train.rows.labels",
 }
 CATALOG: dict[str, CheckKind] = {
     kind.id: kind
