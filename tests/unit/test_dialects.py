@@ -1,4 +1,4 @@
-"""Defects planted in trainings that a description calls: `trl sft` and a notebook's export, as stand-ins."""
+"""Defects planted in trainings that a description calls: `trl sft`, LLaMA-Factory, a notebook's export; stand-ins."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from steph.conduct.preparation import read_inputs
 from steph.contract.asked import unsaid_settings
 from steph.contract.commands import Place, train_call
 from steph.contract.description import load_description
+from steph.contract.presets import preset_table
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.verdict import checks_verdict
@@ -36,6 +37,27 @@ rows = {{ file = "data/train.jsonl", format = "messages" }}
 output_dir = "steph-out/adapter"
 [evaluate]
 none = "not asked here"
+"""
+FACTORY = """
+[train]
+preset = "llamafactory"
+command = ["python", "programs/llamafactory-cli", {words}]
+config = "train_lora.yaml"
+rows.file = "data/law.json"
+[evaluate]
+none = "not asked here"
+"""
+YAML = """\
+### a file of one's own; what the command says wins over it
+model_name_or_path: Qwen/Qwen2.5-7B-Instruct
+stage: sft
+do_train: true
+finetuning_type: lora
+quantization_bit: 4
+dataset: law   # of dataset_info.json
+dataset_dir: data
+template: qwen
+train_on_prompt: false
 """
 NOTEBOOK = f"""
 [model]
@@ -65,14 +87,13 @@ class Dialect:
     program: str
 
 
-def trl_words() -> str:
-    """The words of the preset's command behind its program."""
-    from steph.contract.presets import preset_table
-
-    return json.dumps(preset_table("trl")["train"]["command"][1:])[1:-1]
+def words_of(preset: str) -> str:
+    """The words of a preset's command behind its program."""
+    return json.dumps(preset_table(preset)["train"]["command"][1:])[1:-1]
 
 
-TRL_SFT = Dialect(TRL.format(words=trl_words()), "trl")
+TRL_SFT = Dialect(TRL.format(words=words_of("trl")), "trl")
+LLAMAFACTORY = Dialect(FACTORY.format(words=words_of("llamafactory")), "llamafactory-cli")
 EXPORT = Dialect(NOTEBOOK, "notebook.py")
 
 
@@ -85,11 +106,13 @@ def trained(root: Path, dialect: Dialect, defect: str = "", **changes: str) -> T
     (root / "programs").mkdir()
     program = root / "programs" / dialect.program
     shutil.copyfile(DIALECTS / dialect.program, program)
-    description_text = dialect.description
+    (root / "train_lora.yaml").write_text(YAML, encoding="utf-8")
+    (root / "steph.toml").write_text(dialect.description, encoding="utf-8")
+    texts = [program, root / "train_lora.yaml", *([root / "steph.toml"] if dialect is not EXPORT else [])]
     for old, new in (change.split(" -> ") for change in changes.values()):
-        assert old in program.read_text() + description_text
-        program.write_text(program.read_text().replace(old, new))
-        description_text = description_text.replace(old, new) if dialect is TRL_SFT else description_text
+        assert old in "".join(path.read_text() for path in texts)
+        for path in texts:
+            path.write_text(path.read_text().replace(old, new))
     rows = [json.loads(line) for line in (root / TRAIN_FILE).read_text(encoding="utf-8").splitlines()]
     pairs = [(("user", row["input"]), ("assistant", row["output"])) for row in rows]
     messages = [{"messages": [{"role": role, "content": text} for role, text in pair]} for pair in pairs]
@@ -97,7 +120,7 @@ def trained(root: Path, dialect: Dialect, defect: str = "", **changes: str) -> T
         (root / folder).mkdir()
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in messages)
         (root / folder / "train.jsonl").write_text(lines, encoding="utf-8")
-    (root / "steph.toml").write_text(description_text, encoding="utf-8")
+    write_factory_rows(root / "data", [(row["input"], row["output"]) for row in rows])
     profile = load_profile(profile_path("rtx3080", root))
     options = Options("rtx3080", root, None, None, False, None, root / "reports")
     settings = read_inputs(options, profile, ()).profile.train
@@ -106,7 +129,7 @@ def trained(root: Path, dialect: Dialect, defect: str = "", **changes: str) -> T
     assert train_file is not None
     call = train_call(
         description,
-        Place(root, "python", on_gpu=True, train_file=train_file, train_dir="given"),
+        Place(root, "python", on_gpu=True, train_file=train_file, train_dir="given", config="train_lora.yaml"),
         MODEL, settings, cap_steps=False,
     )  # fmt: skip
     output_dir = root / description.output_dir
@@ -126,12 +149,27 @@ def trained(root: Path, dialect: Dialect, defect: str = "", **changes: str) -> T
     )  # fmt: skip
 
 
+def write_factory_rows(folder: Path, rows: list[tuple[str, str]]) -> None:
+    """LLaMA-Factory's data sets: the rows as alpaca and as sharegpt, and others of a file that nobody asked for."""
+    others = [(f"{asked[::-1]}", "z") for asked, _ in rows]
+    sets = {"law": rows, "other": others}
+    for name, some in sets.items():
+        alpaca = [{"instruction": asked, "input": "", "output": answered} for asked, answered in some]
+        (folder / f"{name}.json").write_text(json.dumps(alpaca, ensure_ascii=False), encoding="utf-8")
+    turns = [[{"from": "human", "value": asked}, {"from": "gpt", "value": answered}] for asked, answered in rows]
+    chat = [{"conversations": pair} for pair in turns]
+    (folder / "law_chat.json").write_text(json.dumps(chat, ensure_ascii=False), encoding="utf-8")
+    info = {name: {"file_name": f"{name}.json"} for name in (*sets, "law_chat")}
+    info["law_chat"]["formatting"] = "sharegpt"
+    (folder / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+
+
 def broken(checks: tuple[Check, ...]) -> dict[str, str]:
     """The checks that do not hold, with their messages."""
     return {check.id: str(check.message) for check in checks if check.holds is False}
 
 
-@pytest.mark.parametrize("dialect", [TRL_SFT, EXPORT], ids=lambda dialect: dialect.program)
+@pytest.mark.parametrize("dialect", [TRL_SFT, LLAMAFACTORY, EXPORT], ids=lambda dialect: dialect.program)
 def test_a_sound_training_is_accused_of_nothing(dialect: Dialect, tmp_path: Path) -> None:
     """Rows that are conversations, values that the profile does not have: every check holds, or does not apply."""
     _, checks, artifacts = judge_training(trained(tmp_path / "root", dialect))
@@ -140,11 +178,11 @@ def test_a_sound_training_is_accused_of_nothing(dialect: Dialect, tmp_path: Path
     assert artifacts
 
 
-@pytest.mark.parametrize("dialect", [TRL_SFT, EXPORT], ids=lambda dialect: dialect.program)
+@pytest.mark.parametrize("dialect", [TRL_SFT, LLAMAFACTORY, EXPORT], ids=lambda dialect: dialect.program)
 @pytest.mark.parametrize(
     "defect",
     ["no_adapter", "stale_adapter", "end_masked", "labels_masked", "stopped_early", "other_model", "saved_early",
-     "adapter_nan", "b_zero", "replayed", "raised_inside"],
+     "adapter_nan", "b_zero", "replayed", "raised_inside", "old_adapter_trained_on"],
 )  # fmt: skip
 def test_a_defect_is_found_in_every_dialect(dialect: Dialect, defect: str, tmp_path: Path) -> None:
     """Whatever program was called, and by which command: the checks that find it in the published script find it."""
@@ -168,6 +206,52 @@ def test_a_defect_is_found_in_every_dialect(dialect: Dialect, defect: str, tmp_p
 def test_a_flag_of_trl_that_does_nothing_is_found(change: str, caught: set[str], tmp_path: Path) -> None:
     """4-bit, rows, epochs and rate: what was asked for is held against what was seen."""
     _, checks, _ = judge_training(trained(tmp_path / "root", TRL_SFT, change=change))
+    assert caught <= broken(checks).keys(), broken(checks)
+
+
+CHAT_ROWS = 'rows.file = "data/law.json" -> rows = { file = "data/law_chat.json", format = "sharegpt" }'
+BEHIND = "[evaluate] -> extra = [{}]\n[evaluate]"  # a word behind the command, which wins over those before it
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (CHAT_ROWS, "dataset: law   # -> dataset: law_chat   #"),
+        ("quantization_bit: 4 -> bf16: true",),
+        ("template: qwen -> template: qwen\nmax_samples: 400",),
+        ("train_on_prompt: false -> train_on_prompt: true", 'law.json" -> law.json"\nrows.labels = "all"'),
+    ],
+    ids=["conversations", "settings that the command takes back", "no fewer samples", "the prompt on purpose"],
+)  # fmt: skip
+def test_a_sound_variant_of_llamafactory_is_accused_of_nothing(changes: tuple[str, ...], tmp_path: Path) -> None:
+    """Whatever its file of settings says, the command wins; what is done on purpose is said in the description."""
+    named = {f"change{n}": change for n, change in enumerate(changes)}
+    _, checks, _ = judge_training(trained(tmp_path / "root", LLAMAFACTORY, **named))
+    assert broken(checks) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "caught"),
+    [
+        ("finetuning_type: lora -> finetuning_type: full", {"exit_zero", "adapter_weights"}),
+        ("do_train: true -> do_train: false", {"adapter_weights", "checkpoint_trainer_state"}),
+        ('"train", "{config}" -> "help", "{config}"', {"adapter_weights", "checkpoint_trainer_state"}),
+        ("train_on_prompt: false -> train_on_prompt: true", {"prompt_unlabelled"}),
+        ("dataset: law   # -> dataset: other   #", {"rows_seen"}),
+        ("train_on_prompt: false -> max_samples: 8", {"rows_seen"}),
+        (BEHIND.format('"learning_rate=0.001"'), {"setup_seen", "learning_rate_as_asked"}),
+        (BEHIND.format('"lora_rank=4"'), {"adapter_as_asked"}),
+        (BEHIND.format('"output_dir=saves/lora"'), {"adapter_weights"}),
+        (BEHIND.format('"model_name_or_path=Qwen/Qwen2-0.5B"'), {"model_loaded", "adapter_base"}),
+        (BEHIND.format('"num_train_epochs=2"'), {"steps_seen"}),
+        (BEHIND.format('"per_device_train_batch_size=1"'), {"batch_seen"}),
+        ('[evaluate] -> when.use_4bit = ["quantization_bit=8"]\n[evaluate]', {"quantised_as_asked"}),
+        ("settings |= dict( -> dict(", {"exit_zero"}),
+    ],
+)  # fmt: skip
+def test_a_defect_in_llamafactorys_dialect_is_found(change: str, caught: set[str], tmp_path: Path) -> None:
+    """A key of its file of settings, a word of the command that is lost, a data set that nobody asked for."""
+    _, checks, _ = judge_training(trained(tmp_path / "root", LLAMAFACTORY, change=change))
     assert caught <= broken(checks).keys(), broken(checks)
 
 

@@ -194,6 +194,8 @@ class TrainRows(Value):
     """What a row looks like: texts `input` and `output`; `prompt` and `completion`; `messages` of `role` and
     `content`; `instruction`, `input` and `output` (alpaca); `conversations` of `from` and `value` (sharegpt); `text`
     alone; or `none`, where the program takes its rows from elsewhere, such as a data set of the Hub."""
+    labels: Literal["answer", "all"] | None = None
+    """Which tokens of a row are learnt: the answers' alone, or all. Not given: nothing is held against it."""
 
 
 class TrainArtifacts(Value):

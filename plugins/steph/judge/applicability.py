@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from steph.base.messages import Message, say
+from steph.contract.description import TrainRows
 from steph.contract.results import ResultsForm
 from steph.contract.results_files import READERS
-from steph.contract.rows import RowFormat
 from steph.judge.kinds import CheckKind, Needs
 from steph.record.values import Check
 
@@ -71,14 +71,16 @@ def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dic
     return lacks
 
 
-def lacking_in_training(row_format: RowFormat, *, has_final_line: bool, keeps_state: bool) -> dict[Needs, Message]:
-    """What a training lacks: rows in a file, the Trainer's final line, its state in a file.
+def lacking_in_training(rows: TrainRows, *, has_final_line: bool, keeps_state: bool) -> dict[Needs, Message]:
+    """What a training lacks: rows in a file, the answers alone learnt, the Trainer's final line, its state in a file.
 
     Only the spec's script must print a final line; of another that has none, what the witness saw must tell.
     """
     lacks: dict[Needs, Message] = {}
-    if row_format == "none":
+    if rows.format == "none":
         lacks[Needs.TRAIN_ROWS] = say("lacks.no_train_rows")
+    if rows.labels != "answer" or rows.format in ("text", "none"):
+        lacks[Needs.ANSWER_LABELS] = say("lacks.answer_labels")
     if not has_final_line:
         lacks[Needs.FINAL_LINE] = say("lacks.no_final_line")
     if not keeps_state:

@@ -67,6 +67,8 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
     seen = begins.row_fingerprints or tuple(
         row for batch in batches if not batch.packed for row in batch.row_fingerprints or ()
     )
+    packing = begins.packing or any(batch.packed for batch in batches)
+    begins = begins.model_copy(update={"packing": packing})
     widths = [batch.shape[1] for batch in batches if len(batch.shape) > 1]
     is_narrow = bool(widths) and max(widths) < NARROW_SHARE * evidence.settings.max_seq_length
     return (

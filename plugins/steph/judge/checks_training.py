@@ -34,7 +34,7 @@ from steph.judge.checks_steps import StepEvidence, step_checks
 from steph.judge.checks_times import TimeEvidence, time_checks
 from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
 from steph.judge.checks_weights import is_mean
-from steph.judge.checks_witness import last_save, training_in, witnessed_training_checks
+from steph.judge.checks_witness import has_packed_batches, last_save, training_in, witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.witness import TrainingEnds
@@ -73,7 +73,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
     artifacts = artifacts_under(evidence.output_dir, evidence.output_dir_name)
     outcome = _outcome(evidence, log, state, own, folder, _adapter_sha256(evidence, folder, artifacts))
     tensors, weights = weight_checks(folder, base)
-    packed = says_packing(evidence.output)
+    packed = says_packing(evidence.output) or has_packed_batches(evidence.witness)
     checks = (
         *process_checks(evidence.returncode, evidence.output, on_gpu=evidence.card is not None),
         _final_line_check(log.final),
@@ -97,7 +97,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
         row_answers_check(evidence),
     )
     lacks = lacking_in_training(
-        evidence.row_format,
+        evidence.description.train.rows,
         has_final_line=evidence.is_scripted or log.final is not None,
         keeps_state=bool(artifacts_said.state),
     )

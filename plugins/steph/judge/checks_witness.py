@@ -20,9 +20,10 @@ from steph.judge.checks_inputs import MASK_AND_POSITIONS, inputs_check
 from steph.judge.checks_rows import row_checks
 from steph.judge.checks_weights import BASE_UNCHANGED, NO_OWN_CODE, SAVED_AS_TRAINED, is_even, trained_weight_checks
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.names import same_model
 from steph.judge.witness import (
+    AdapterLoaded,
     Batch,
     Blind,
     Hooked,
@@ -58,6 +59,8 @@ BATCH_SEEN = CheckKind("batch_seen", "H-2", FAIL, optional=True)
 TOKENS_SUPERVISED = CheckKind("tokens_supervised", "H-2", FAIL, trap=21, core=True)
 ANSWER_SUPERVISED = CheckKind("answer_supervised", "H-2", WARN, optional=True)
 END_SUPERVISED = CheckKind("end_supervised", "H-2", WARN, trap=20, optional=True)
+PROMPT_UNLABELLED = CheckKind("prompt_unlabelled", "H-2", WARN, optional=True, needs=(Needs.ANSWER_LABELS,))
+BEGINS_NEW = CheckKind("begins_new", "H-2", WARN, optional=True)
 ONE_BOS = CheckKind("one_bos", "H-2", WARN, optional=True)
 PADDING_BOUNDED = CheckKind("padding_bounded", "H-2", INFO, trap=11, optional=True)
 MODEL_LOADED = CheckKind("model_loaded", "H-2・H-3", FAIL, core=True)
@@ -75,6 +78,7 @@ WITNESSED_TRAINING = (
     TOKENS_SUPERVISED,
     ANSWER_SUPERVISED,
     END_SUPERVISED,
+    PROMPT_UNLABELLED,
     ONE_BOS,
     PADDING_BOUNDED,
     MODEL_LOADED,
@@ -88,6 +92,7 @@ WITNESSED_TRAINING = (
     SAVED_AS_TRAINED,
     BASE_UNCHANGED,
     NO_OWN_CODE,
+    BEGINS_NEW,
     MASK_AND_POSITIONS,
 )
 
@@ -165,6 +170,7 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
         _loss_check(seen),
         _saved_check(evidence, witness, seen, adapter_sha256),
         *trained_weight_checks(seen.ends, evidence.output_dir, last_save(seen, witness, adapter_sha256)),
+        _begins_new_check(seen),
         inputs_check(seen.batches),
         *row_checks(evidence, seen.begins, seen.batches),
     )
@@ -231,6 +237,7 @@ def _label_checks(seen: Seen) -> tuple[Check, ...]:
         _supervised_check(known),
         _answer_check(known),
         _end_check(known),
+        _prompt_check(known),
         _bos_check(seen.batches),
         _padding_check(seen.batches),
     )
@@ -266,6 +273,30 @@ def _answer_check(batches: Sequence[Batch]) -> Check:
         return ANSWER_SUPERVISED.check(None, "none")
     on_prompt = sum(first <= 2 and tail >= 2 and not ends for first, tail, ends in rows)
     return ANSWER_SUPERVISED.check(on_prompt * 2 <= len(rows), "counted", rows=len(rows), on_prompt=on_prompt)
+
+
+def _prompt_check(batches: Sequence[Batch]) -> Check:
+    """Labels from a row's beginning on are on its prompt, too; the first token may be a BOS that nothing predicts."""
+    firsts = [first for batch in batches for first in batch.first_supervised or () if first is not None]
+    if not firsts:
+        return PROMPT_UNLABELLED.check(None, "ラベルの位置を目撃していない。")
+    on_prompt = sum(first <= 1 for first in firsts)
+    message = f"最初の {len(firsts)} 行のうち {on_prompt} 行で、質問にもラベルがある。"
+    return PROMPT_UNLABELLED.check(on_prompt * 2 <= len(firsts), message)
+
+
+def _begins_new_check(seen: Seen) -> Check:
+    """Whether the adapter was made for this training, and not read from a folder before it."""
+    read = [fact for fact in seen.process.of(AdapterLoaded) if fact.is_trainable and fact.at <= seen.begins.at]
+    if not read:
+        return BEGINS_NEW.check(True, "学習の前に読み込まれた LoRA はない。")
+    return BEGINS_NEW.check(False, f"学習は、読み込まれた LoRA から始まった: {one_line(read[-1].path, 160)}。")
+
+
+def has_packed_batches(witness: Witness | None) -> bool:
+    """Whether several rows were seen in one, as their positions begin anew."""
+    seen = training_in(witness)
+    return seen is not None and any(batch.packed for batch in seen.batches)
 
 
 def _end_check(batches: Sequence[Batch]) -> Check:

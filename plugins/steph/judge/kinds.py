@@ -33,6 +33,7 @@ class Needs(StrEnum):
     FINAL_LINE = "final_line"
     TRAINER_STATE = "trainer_state"
     TRAIN_ROWS = "train_rows"
+    ANSWER_LABELS = "answer_labels"  # a description that says that the answers alone are learnt
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,13 @@ def _eval(
     return Variant(plant, "H-3", title, frozenset(caught), unmeasured, trap)
 
 
+def _says_answers_alone(evidence: TrainEvidence) -> TrainEvidence:
+    """Of a pipeline whose description says that its answers alone are learnt."""
+    rows = evidence.description.train.rows.changed(labels="answer")
+    train = evidence.description.train.changed(rows=rows)
+    return replace(evidence, description=evidence.description.changed(train=train))
+
+
 def _lost(lost: int, rows: int) -> Callable[[TrainEvidence], TrainEvidence]:
     return lambda evidence: replace(evidence, lost_answers=(lost, rows))
 
@@ -415,6 +422,9 @@ WITNESSED = (
     _train("answer_left_out", "プロンプトにラベルがあり、答えにはない", "answer_supervised", "end_supervised",
            "answers_of_file", trap=21),
     _train("end_masked", "終わりのトークンのラベルが隠されている", "end_supervised", trap=20),
+    replace(_train("", "答えだけを学習するはずが、質問にもラベルがある", "prompt_unlabelled"),
+            label="prompt_learnt", train_change=_says_answers_alone),
+    _train("old_adapter_trained_on", "新しい LoRA ではなく、以前の LoRA の続きを学習する", "begins_new"),
     _train("two_bos", "BOS が二つ続く", "one_bos"),
     _train("padded_to_max", "どの行も最大長までパディング", "padding_bounded", trap=11),
     _train("built_from_config", "ベースモデルを設定だけから作った", "model_loaded"),

@@ -440,6 +440,7 @@ WITNESSED: dict[str, dict[str, Any]] = {
     "answer_left_out": {"batch": {"first_supervised": 0, "unsupervised_tail": 2, "ends_with_end_token": False,
                                   "unlabelled_end_hashes": SEEN["text_hash"]("a")}},
     "end_masked": {"batch": {"unsupervised_tail": 1, "ends_with_end_token": False}},
+    "old_adapter_trained_on": {"adapter_loaded": {"path": "runs/yesterday", "is_trainable": True}},
     "two_bos": {"batch": {"double_bos": 2}},
     "padded_to_max": {"batch": {"padding": 0.78}},
     "built_from_config": {"model_loaded": {"how": "from_config"}},
