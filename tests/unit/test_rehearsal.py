@@ -122,22 +122,6 @@ def test_a_model_from_the_hub_is_downloaded_then_used_offline(tmp_path: Path, ca
     assert "--model-name ok/tiny" in found.report
 
 
-@pytest.mark.usefixtures("rehearsed")
-def test_a_model_folder_takes_the_place_of_the_profiles_twin(tmp_path: Path, cache: Path) -> None:
-    """`--steph-profile cpu` with a folder that transformers wrote: that model is trained and evaluated, a rehearsal."""
-    (twin,) = (cache / "twins").iterdir()
-    mine = shutil.copytree(twin, tmp_path / "my model", ignore=shutil.ignore_patterns("twin.json"))
-    unused = tmp_path / "unused"
-    found = _rehearse(tmp_path, "cpu", {"STEPH_CACHE": str(unused)}, more=("--steph-model", str(mine)))
-    assert overall(found.record) is Overall.PASSED
-    choice = found.record.stages[StageId.H1].model
-    assert choice is not None
-    assert (choice.name, choice.source) == (str(mine), "local")
-    assert not found.record.context.twin
-    assert "予行・受入ではない" in found.report
-    assert not unused.exists()
-
-
 def _shorter_profile(folder: Path) -> Path:
     """The CPU profile, with two steps and two questions."""
     text = (CLONE / "profiles" / "cpu.toml").read_text(encoding="utf-8")
@@ -159,11 +143,24 @@ def _write_guest_data(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("rehearsed")
-def test_a_pipeline_without_a_description_rehearses_green(tmp_path: Path, cache: Path) -> None:
-    """Another pipeline with the published one's habits passes, its flags read off `--help`, its traps named."""
+def test_a_pipeline_without_a_description_rehearses_green_on_a_model_folder(tmp_path: Path, cache: Path) -> None:
+    """Another pipeline with the published one's habits passes, its flags read off `--help`, its traps named.
+
+    `--steph-model` names a folder that transformers wrote: it takes the place of the profile's twin.
+    """
+    (twin,) = (cache / "twins").iterdir()
+    mine = shutil.copytree(twin, tmp_path / "my model", ignore=shutil.ignore_patterns("twin.json"))
+    unused = tmp_path / "unused"
     _write_guest_data(tmp_path / "pipeline")
-    found = _rehearse(tmp_path, str(_shorter_profile(tmp_path)), {"STEPH_CACHE": str(cache)}, GUEST)
+    profile = str(_shorter_profile(tmp_path))
+    found = _rehearse(tmp_path, profile, {"STEPH_CACHE": str(unused)}, GUEST, more=("--steph-model", str(mine)))
     assert overall(found.record) is Overall.PASSED
+    choice = found.record.stages[StageId.H1].model
+    assert choice is not None
+    assert (choice.name, choice.source) == (str(mine), "local")
+    assert not found.record.context.twin
+    assert not unused.exists()
+    assert "予行・受入ではない" in found.report
     training, evaluation = (found.record.stages[stage] for stage in (StageId.H2, StageId.H3))
     assert "--max-steps-override" in training.attempts[-1].argv
     assert {check.id for check in evaluation.findings} >= {"model_names_agree"}
