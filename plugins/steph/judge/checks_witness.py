@@ -375,7 +375,7 @@ def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
     dropouts = {f"{value:g}" for value in begins.lora.dropout} if begins.lora else set()
     quant_types = {part.quant_type for part in four if part.quant_type}
     compute_types = {part.compute_dtype.removeprefix("torch.") for part in four if part.compute_dtype}
-    pairs: list[tuple[Message | str, set[str], str]] = []
+    pairs: list[tuple[Message | str, set[str], Message | str]] = []
     if "bnb_4bit_quant_type" not in evidence.unsaid:
         pairs.append((say("witness.quant_type"), quant_types, asked.bnb_4bit_quant_type))
     if "bnb_4bit_compute_dtype" not in evidence.unsaid:
