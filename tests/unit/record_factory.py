@@ -317,7 +317,7 @@ def evaluated(settings: EvalSettings | None = None) -> Attempt:
     return Attempt(
         stage=StageId.H3,
         number=1,
-        label=f"{wanted.samples}問/{'4bit' if wanted.load_in_4bit else 'full'}",
+        label=f"samples {wanted.samples}/{'4bit' if wanted.load_in_4bit else 'full'}",
         settings=wanted,
         argv=eval_argv(wanted),
         cwd=ROOT,

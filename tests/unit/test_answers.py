@@ -96,8 +96,8 @@ def test_a_line_separator_inside_a_row_is_text(tmp_path: Path, character_tokeniz
     [
         ('{"input": "a", "output": "b"}\n{"input": "a"}\n', r"rows.jsonl:2: has no text 'output'"),
         ('{"input": 1, "output": "b"}\n', r"rows.jsonl:1: has no text 'input'"),
-        ("{\n", r"rows.jsonl:1: is not valid JSON"),
-        ("[1]\n", r"rows.jsonl:1: holds no JSON object"),
+        ("{\n", r"rows.jsonl:1: it is not valid JSON"),
+        ("[1]\n", r"rows.jsonl:1: it holds no JSON object"),
         ("\n", r"rows.jsonl: no rows"),
     ],
 )

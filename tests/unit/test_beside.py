@@ -90,7 +90,7 @@ def test_a_calibration_that_cannot_run_is_on_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """It raises nothing: H-2's verdict is written already."""
-    beside = Beside({"calibrate 256/b2/4bit 5ステップ": error})
+    beside = Beside({"calibrate 256/b2/4bit 5 steps": error})
     stage = _calibrated(tmp_path, monkeypatch, beside)
     (skipped,) = stage.recorded.skipped_rungs
     assert str(skipped.reason) == f"動かせない: {error}"
@@ -111,7 +111,7 @@ def test_a_journal_without_room_ends_the_calibration_with_a_line(
         if lost_in == "note":
             monkeypatch.setattr(Journal, "append", refuse)
 
-    ends = {"calibrate 256/b2/4bit 5ステップ": full if lost_in == "attempt" else RunnerError("no child")}
+    ends = {"calibrate 256/b2/4bit 5 steps": full if lost_in == "attempt" else RunnerError("no child")}
     stage = _calibrated(tmp_path, monkeypatch, Beside(ends), prepare=prepare)
     assert "No space left on device" in stage.said[-1]
     assert stage.recorded.stage is StageId.H2
@@ -127,7 +127,7 @@ def test_rows_that_cannot_be_read_leave_the_length_to_the_setting(
     monkeypatch.setattr(calibrate, "train_beside", beside)
     stage = ScriptedTraining(tmp_path)
     run_calibration(stage.course, LARGE.model_copy(update={"snapshot_path": str(folder)}), BASE)
-    assert beside.labels == ["calibrate 256/b2/4bit 5ステップ"]
+    assert beside.labels == ["calibrate 256/b2/4bit 5 steps"]
     assert beside.options[0]["rows"] is None
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from steph.base.messages import say
 from steph.base.terms import Severity
 from steph.contract.training_files import TrainerState
 from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, last_check, weight_checks
@@ -137,7 +138,7 @@ def test_checkpoints_that_can_not_be_compared_accuse_nobody(tmp_path: Path) -> N
     write(tmp_path, {LAYER.format(0): 1.0})
     state = TrainerState(write(tmp_path / "checkpoint-10", {LAYER.format(0): 1.0}), fresh=True)
     assert last_check(tmp_path, replace(state, fresh=False)).holds is None
-    assert last_check(tmp_path, TrainerState(problem="none")).holds is None
+    assert last_check(tmp_path, TrainerState(problem=say("checkpoint.none"))).holds is None
     write(tmp_path / "checkpoint-10", {LAYER.format(0): 1.0}, dtype="F8_E4M3")
     assert last_check(tmp_path, state).holds is None
     write(tmp_path / "checkpoint-10", {LAYER.format(1): 1.0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import record_factory as factory
+from steph.base.messages import verbatim
 from steph.base.terms import Severity
 from steph.judge.checks_model import ModelEvidence, judge_model, no_model
 from steph.record.values import Check, ModelChoice
@@ -24,7 +25,8 @@ def test_a_model_from_the_hub_that_is_there_and_of_the_right_size_passes() -> No
 
 def test_a_model_that_is_not_there_fails() -> None:
     """A folder without its configuration, and no model at all, break `model_available`, which is hard."""
-    for check in (checks_of(factory.model_choice(), is_there=False)["model_available"], *no_model("no network")):
+    absent = no_model(verbatim("no network"))
+    for check in (checks_of(factory.model_choice(), is_there=False)["model_available"], *absent):
         assert (check.id, check.holds, check.severity) == ("model_available", False, Severity.FAIL)
 
 

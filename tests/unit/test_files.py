@@ -17,6 +17,7 @@ from steph.base.files import (
     read_source,
     sha256_or_none,
 )
+from steph.base.messages import words_of
 
 
 def test_a_byte_order_mark_makes_no_difference() -> None:
@@ -38,7 +39,7 @@ def test_json_is_read_to_a_depth_that_does_not_depend_on_the_stack() -> None:
     parse_json(nested(MAX_JSON_DEPTH))
     with pytest.raises(UnreadableError) as refused:
         parse_json(nested(MAX_JSON_DEPTH + 1))
-    assert refused.value.english == "is not valid JSON: nested more than 100 deep"
+    assert words_of(refused.value).text("en") == "it is not valid JSON: nested more than 100 deep"
     assert parse_json(json.dumps("[" * 1000).encode()) == "[" * 1000
     assert len(parse_json(b"[" + b",".join([b"[]"] * 1000) + b"]")) == 1000
 
@@ -46,27 +47,27 @@ def test_json_is_read_to_a_depth_that_does_not_depend_on_the_stack() -> None:
 @pytest.mark.parametrize(
     ("data", "japanese", "english"),
     [
-        (b"{", "JSON でない（JSONDecodeError）", "is not valid JSON: "),
-        (b"\xff", "UTF-8 でない", "is not UTF-8 (byte 0); save it as UTF-8"),
-        (b"[NaN]", "JSON に NaN がある", "is not valid JSON: it holds NaN"),
-        (b"[-Infinity]", "JSON に -Infinity がある", "is not valid JSON: it holds -Infinity"),
-        (b"[1]", "JSON のオブジェクトでない", "holds no JSON object"),
-        (b"[" * 100_000, "JSON の入れ子が 100 段を超える", "is not valid JSON: nested more than 100 deep"),
-        (None, "ファイルがない", "is missing"),
-        (b" " * 33, "33 バイトは大きすぎる", "is too large: 33 bytes"),
+        (b"{", "JSON でない（", "it is not valid JSON: "),
+        (b"\xff", "UTF-8 でない（0 バイト目）", "it is not UTF-8 (byte 0); save it as UTF-8"),
+        (b"[NaN]", "JSON に NaN がある", "it is not valid JSON: it holds NaN"),
+        (b"[-Infinity]", "JSON に -Infinity がある", "it is not valid JSON: it holds -Infinity"),
+        (b"[1]", "JSON のオブジェクトでない", "it holds no JSON object"),
+        (b"[" * 100_000, "JSON の入れ子が 100 段を超える", "it is not valid JSON: nested more than 100 deep"),
+        (None, "ファイルがない", "the file is missing"),
+        (b" " * 33, "33 バイトは大きすぎる", "it is too large: 33 bytes"),
     ],
 )
 def test_what_is_no_object_says_why_in_both_languages(
     tmp_path: Path, data: bytes | None, japanese: str, english: str
 ) -> None:
-    """The reason is the exception's text in Japanese and a predicate in English."""
+    """The reason is a clause in both."""
     path = tmp_path / "a.json"
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(UnreadableError) as refused:
         read_json_object(path, 32 if data and len(data) < 100 else 1 << 20)
-    assert str(refused.value) == japanese
-    assert refused.value.english.startswith(english)
+    assert str(refused.value).startswith(japanese)
+    assert words_of(refused.value).text("en").startswith(english)
 
 
 def test_infinity_is_read_where_a_format_has_it() -> None:

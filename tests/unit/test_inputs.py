@@ -56,9 +56,9 @@ def test_the_real_questions_go_before_the_sample_that_comes_with_the_root(tmp_pa
     [
         ("", "holds no rows"),
         ("\n\n", "holds no rows"),
-        (json.dumps(ROW) + "\n[1]\n", "line 2 holds no JSON object"),
+        (json.dumps(ROW) + "\n[1]\n", "line 2: it holds no JSON object"),
         (json.dumps({"input": "問", "output": 1}), "line 1 has no text 'output'"),
-        (json.dumps(ROW) + "\n\n{\n", "line 3 is not valid JSON"),
+        (json.dumps(ROW) + "\n\n{\n", "line 3: it is not valid JSON"),
         ('{"input": "\\ud83d", "output": "a"}', "line 1: 'input' holds half a character"),
     ],
 )

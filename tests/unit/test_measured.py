@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import record_factory as factory
 from measured_records import OTHER, OWN, SHAPE, attempt, pair, record_of
+from steph.base.messages import NOTHING
 from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.memory.calibration import calibration_of, calibration_or_default, workload_of
@@ -24,7 +25,7 @@ def test_two_lengths_predict_a_third_and_another_model() -> None:
     own, other = pair(TRUTH)
     found = calibration_of(record_of("full", (own,), (other,)))
     assert found.line is not None
-    assert found.shortfall == ""
+    assert not found.shortfall
     for shape in (SHAPE, BUILT_IN["Qwen/Qwen3-8B"]):
         work = Workload("full", 2, 1024, gradient_accumulation_steps=2)
         due, given = predict(shape, work, TRUTH), found.forecast(shape, work)
@@ -99,7 +100,7 @@ def test_one_length_alone_corrects_the_fixed_parts() -> None:
     """Without a second length there is no line; the point itself is met."""
     own, _ = pair(replace(BUILT_IN_CONSTANTS, workspace_bytes=0.2 * GIB))
     found = calibration_of(record_of("full", (own,)))
-    assert (found.point_count, found.line, found.shortfall) == (1, None, "")
+    assert (found.point_count, found.line, found.shortfall) == (1, None, NOTHING)
     assert found.constants.workspace_bytes == pytest.approx(0.2 * GIB, abs=1000)
 
 
@@ -118,7 +119,7 @@ def test_a_second_length_that_says_nothing_is_named(change: dict[str, object], w
     own, other = pair(BUILT_IN_CONSTANTS)
     found = calibration_of(record_of("full", (own,), (other.model_copy(update=change),)))
     assert found.line is None
-    assert words in found.shortfall
+    assert words in str(found.shortfall)
     assert found.point_count == 1
 
 
@@ -128,14 +129,14 @@ def test_a_peak_that_does_not_grow_with_the_length_gives_no_slope() -> None:
     flat = other.model_copy(update={"probes": own.probes})
     found = calibration_of(record_of("full", (own,), (flat,)))
     assert found.line is None
-    assert "ほとんど変わらない" in found.shortfall
+    assert "ほとんど変わらない" in str(found.shortfall)
 
 
 @pytest.mark.parametrize("change", [{"longest_row_tokens": None}, {"training": None}])
 def test_rows_of_unknown_length_give_no_slope(change: dict[str, object]) -> None:
     """Where rows may be shorter than the setting and were not counted, or not all seen, the tokens are a guess."""
     own, other = (attempt.model_copy(update=change) for attempt in pair(BUILT_IN_CONSTANTS, "answer"))
-    assert "長さが分からない" in calibration_of(record_of("answer", (own,), (other,))).shortfall
+    assert "長さが分からない" in str(calibration_of(record_of("answer", (own,), (other,))).shortfall)
     padded = [attempt.model_copy(update=change) for attempt in pair(BUILT_IN_CONSTANTS)]
     assert calibration_of(record_of("full", (padded[0],), (padded[1],))).line is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from steph.base.messages import (
     LANGUAGES,
     NOTHING,
+    WORDS,
     Language,
     Message,
     catalog,
@@ -38,6 +40,14 @@ def test_the_catalogs_have_the_same_messages_with_the_same_placeholders() -> Non
     draft = {one for one in japanese if re.fullmatch(r"check[.]\w+[.](title|reads|note)", one)}
     assert set(japanese) - draft == set(english) - draft
     assert {one for one in english if placeholders(japanese[one]) != placeholders(english[one])} == set()
+
+
+@pytest.mark.parametrize("chosen", LANGUAGES)
+def test_no_two_catalogs_say_the_same_id(chosen: Language) -> None:
+    """The one read later would silently win."""
+    said = [line for path in (WORDS / chosen).glob("*.po") for line in path.read_text(encoding="utf-8").splitlines()]
+    counts = Counter(line for line in said if line.startswith("msgid ") and line != 'msgid ""')
+    assert {one for one, count in counts.items() if count > 1} == set()
 
 
 def test_english_holds_no_japanese() -> None:

@@ -13,13 +13,13 @@ from steph.run.model_files import IncompleteModelError, check_whole, folder_lice
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("config.json", None, r"config\.json: is missing"),
-        ("config.json", b"[1]", r"config\.json: holds no JSON object"),
-        ("config.json", b"\xff", r"config\.json: is not UTF-8"),
+        ("config.json", None, r"config\.json: the file is missing"),
+        ("config.json", b"[1]", r"config\.json: it holds no JSON object"),
+        ("config.json", b"\xff", r"config\.json: it is not UTF-8"),
         ("tokenizer.json", None, "no tokenizer"),
         ("model.safetensors", None, "only safetensors are loaded"),
         ("model.safetensors", b"\x10", "is cut or no safetensors file"),
-        ("model.safetensors", b"\2\0\0\0\0\0\0\0[]", "can't be read as a safetensors file"),
+        ("model.safetensors", b"\2\0\0\0\0\0\0\0[]", "it is no safetensors file"),
         ("model.safetensors", b"\xff" * 9, "is cut or no safetensors file"),
     ],
 )
@@ -68,5 +68,5 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    with pytest.raises(IncompleteModelError, match=r"model-00002-of-00002.safetensors: is missing"):
+    with pytest.raises(IncompleteModelError, match=r"model-00002-of-00002.safetensors: it is missing"):
         check_whole(folder)

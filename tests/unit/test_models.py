@@ -80,7 +80,7 @@ def test_where_no_candidate_can_be_had_each_is_named_with_its_reason(
     assert found.rejected == (GONE, other)
     assert (found.outcome.verdict, str(found.outcome.explanation)) == (
         Verdict.FAIL,
-        "使えるモデルがない: a/b: 404; c/d: gated",
+        "使えるモデルがない: a/b: 404、c/d: gated",
     )
     assert [(check.id, check.severity, check.holds) for check in found.outcome.checks] == [
         ("model_available", Severity.FAIL, False)

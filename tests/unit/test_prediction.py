@@ -134,7 +134,7 @@ def test_a_chosen_model_carries_its_predicted_peak() -> None:
     expectation = expected(setup, SMALL, setup.profile.train)
     assert expectation is not None
     assert found.predicted_peak_bytes == expectation.likely.total_bytes
-    assert f"{expectation.card_bytes / GIB:.2f} GiB" in expectation.words()
+    assert f"{expectation.card_bytes / GIB:.2f} GiB" in str(expectation.words())
 
 
 @pytest.mark.parametrize("trainer", ["full", "answer"])

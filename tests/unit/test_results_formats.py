@@ -84,7 +84,7 @@ def test_the_rows_of_another_run_are_told_by_their_hashes(tmp_path: Path) -> Non
     lines = samples.read_text(encoding="utf-8").splitlines()
     lines[0] = lines[0].replace('"doc_hash": "4da7', '"doc_hash": "0000')
     samples.write_text("\n".join(lines), encoding="utf-8")
-    assert "task_hash" in content(root).contradictions[0]
+    assert "task_hash" in str(content(root).contradictions[0])
 
 
 def test_samples_of_another_date_are_not_these_results_rows(tmp_path: Path) -> None:

@@ -44,16 +44,16 @@ def test_a_line_that_is_no_row_is_told_and_passed_over_by_who_judges(tmp_path: P
     deep = b"[" * 100_000
     lines = (b"", b'{"input": "a"', deep, b"[1]", b'{"input": "\xff"}', b'{"input": "b"}')
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
-    told = {line.number: line.trouble for line in json_lines(b"\n".join(lines)) if line.row is None}
+    told = {line.number: line.trouble.text("en") for line in json_lines(b"\n".join(lines)) if line.row is None}
     assert [(number, text.partition(":")[0]) for number, text in told.items()] == [
-        (2, "is not valid JSON"), (3, "is not valid JSON"), (4, "holds no JSON object"),
-        (5, "is not UTF-8 (byte 11); save it as UTF-8"),
+        (2, "it is not valid JSON"), (3, "it is not valid JSON"), (4, "it holds no JSON object"),
+        (5, "it is not UTF-8 (byte 11); save it as UTF-8"),
     ]  # fmt: skip
     assert [found["input"] for found in json_rows(tmp_path / "rows.jsonl")] == ["\ufffd", "b"]
 
 
 @pytest.mark.parametrize(
-    ("line", "said"), [(b"[" * 100_000, "line 1 is not valid JSON"), (b"[1]", "line 1 holds no JSON object")]
+    ("line", "said"), [(b"[" * 100_000, "line 1: it is not valid JSON"), (b"[1]", "line 1: it holds no JSON object")]
 )
 def test_a_file_with_such_a_line_is_refused_before_training(line: bytes, said: str, tmp_path: Path) -> None:
     """The line is named in one sentence with the remedy, also where nesting overflows the reader."""

@@ -150,10 +150,10 @@ def test_a_byte_order_mark_is_harmless_and_another_encoding_is_named(tmp_path: P
     assert found is not None
     assert found.rows == 1
     (tmp_path / "d.json").write_bytes(text.encode("shift_jis"))
-    with pytest.raises(InputError, match=r"d\.json: is not UTF-8 .*save it as UTF-8"):
+    with pytest.raises(InputError, match=r"d\.json: it is not UTF-8 .*save it as UTF-8"):
         read_dataset(tmp_path, description)
     (line,) = json_lines('{"input": "問"}'.encode("shift_jis"))
-    assert "save it as UTF-8" in line.trouble
+    assert "save it as UTF-8" in line.trouble.text("en")
     (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf{}")
     assert read_json_object(tmp_path / "config.json") == {}
 
@@ -162,12 +162,12 @@ def test_json_that_is_nested_without_end_is_one_line(tmp_path: Path) -> None:
     """Whoever reads it says so."""
     deep = "[" * 100_000 + "]" * 100_000
     (tmp_path / "d.json").write_text(deep)
-    with pytest.raises(InputError, match=r"d\.json: is not valid JSON"):
+    with pytest.raises(InputError, match=r"d\.json: it is not valid JSON"):
         read_dataset(tmp_path, Description.model_validate({"paths": {"dataset": "d.json"}}))
     with pytest.raises(UnreadableError, match="入れ子"):
         read_json_object(tmp_path / "d.json")
     (line,) = json_lines(deep.encode())
-    assert "not valid JSON" in line.trouble
+    assert "not valid JSON" in line.trouble.text("en")
 
 
 @pytest.mark.parametrize("option", ["profile", "pipeline-root", "pipeline-python", "model", "report"])

@@ -1,7 +1,4 @@
-"""Reads files that other programs wrote: JSON, JSON lines, source text; and hashes them. Never writes.
-
-Standard library only, so that a script under `python -I -S` can import it.
-"""
+"""Reads files that other programs wrote: JSON, JSON lines, source text; and hashes them. Never writes."""
 
 from __future__ import annotations
 
@@ -15,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from steph.base.messages import NOTHING, Message, say, words_of
+
 CLOCK_SLACK_SECONDS = 0.05  # the kernel stamps files with a clock that lags by up to one tick of 10 ms
 LATER_SLACK_SECONDS = 2.0  # FAT stamps every second second only
 MAX_JSON_BYTES = 64 << 20
@@ -22,11 +21,7 @@ MAX_JSON_DEPTH = 100  # no format that is read here comes near; more would break
 
 
 class UnreadableError(ValueError):
-    """A file can't be used. `str()` is Japanese and stands in checks; `english` is a predicate ("is missing")."""
-
-    def __init__(self, japanese: str, english: str = "can't be used") -> None:
-        super().__init__(japanese)
-        self.english = english
+    """A file can't be used; it is raised with the message that says why, a clause."""
 
 
 def parse_json(data: bytes, *, finite: bool = True) -> Any:  # noqa: ANN401 - whatever JSON holds
@@ -38,14 +33,13 @@ def parse_json(data: bytes, *, finite: bool = True) -> Any:  # noqa: ANN401 - wh
     try:
         content = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant if finite else float)
     except UnicodeDecodeError as error:
-        english = f"is not UTF-8 (byte {error.start}); save it as UTF-8"
-        raise UnreadableError("UTF-8 でない", english) from error
+        raise UnreadableError(say("unreadable.no_utf8", byte=error.start)) from error
     except UnreadableError:
         raise
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:
-        raise UnreadableError(f"JSON でない（{type(error).__name__}）", f"is not valid JSON: {error}") from error
+        raise UnreadableError(say("unreadable.no_json", error=error)) from error
     if data.count(b"[") + data.count(b"{") > MAX_JSON_DEPTH and _is_deep(content):
         raise _too_deep()
     return content
@@ -55,12 +49,12 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES, *, finite: bool = Tru
     """Return what a regular file of at most `max_bytes` holds; raises UnreadableError as `parse_json` does."""
     try:
         if not path.is_file():
-            raise UnreadableError("ファイルがない", "is missing")
+            raise UnreadableError(say("unreadable.missing"))
         if (size_bytes := path.stat().st_size) > max_bytes:
-            raise UnreadableError(f"{size_bytes} バイトは大きすぎる", f"is too large: {size_bytes} bytes")
+            raise UnreadableError(say("unreadable.too_large", bytes=size_bytes))
         data = path.read_bytes()
     except OSError as error:
-        raise UnreadableError(f"読めない: {error.strerror}", f"can't be read: {error.strerror}") from error
+        raise UnreadableError(say("unreadable.refused", error=error.strerror)) from error
     return parse_json(data, finite=finite)
 
 
@@ -68,17 +62,16 @@ def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES, *, finite: boo
     """Return the object that a file holds; raises UnreadableError as `read_json` does, and where it is no object."""
     content = read_json(path, max_bytes, finite=finite)
     if not isinstance(content, dict):
-        raise UnreadableError("JSON のオブジェクトでない", "holds no JSON object")
+        raise UnreadableError(say("unreadable.no_object"))
     return content
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise UnreadableError(f"JSON に {name} がある", f"is not valid JSON: it holds {name}")
+    raise UnreadableError(say("unreadable.no_number", name=name))
 
 
 def _too_deep() -> UnreadableError:
-    said = f"nested more than {MAX_JSON_DEPTH} deep"
-    return UnreadableError(f"JSON の入れ子が {MAX_JSON_DEPTH} 段を超える", f"is not valid JSON: {said}")
+    return UnreadableError(say("unreadable.too_deep", levels=MAX_JSON_DEPTH))
 
 
 def _is_deep(content: object) -> bool:
@@ -93,11 +86,11 @@ def _is_deep(content: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class JsonLine:
-    """A row of a file: its number from 1 (line, or place in the array), its object or why it has none (a predicate)."""
+    """A row of a file: its number from 1 (line, or place in the array), its object or why it has none."""
 
     number: int
     row: Mapping[str, object] | None
-    trouble: str = ""
+    trouble: Message = NOTHING
 
 
 def json_lines(data: bytes, errors: Literal["strict", "replace"] = "strict") -> Iterator[JsonLine]:
@@ -126,7 +119,7 @@ def _parsed(data: bytes, errors: str) -> object:
 def _json_line(number: int, row: object) -> JsonLine:
     if isinstance(row, dict):
         return JsonLine(number, row)
-    return JsonLine(number, None, row.english if isinstance(row, UnreadableError) else "holds no JSON object")
+    return JsonLine(number, None, words_of(row) if isinstance(row, UnreadableError) else say("unreadable.no_object"))
 
 
 def json_rows(path: Path) -> Iterator[Mapping[str, object]]:
@@ -138,17 +131,13 @@ def read_json_rows(path: Path, max_bytes: int = MAX_JSON_BYTES) -> list[Mapping[
     """Return the rows of a file of at most `max_bytes`; raises UnreadableError naming the row that is none."""
     try:
         if path.stat().st_size > max_bytes:
-            raise UnreadableError(f"{path.name} は大きすぎる", "is too large")
+            raise UnreadableError(say("unreadable.rows_too_large", file=path.name))
         lines = list(json_lines(path.read_bytes()))
     except OSError as error:
-        raise UnreadableError(
-            f"{path.name} を読めない: {error.strerror}", f"can't be read: {error.strerror}"
-        ) from error
+        raise UnreadableError(say("unreadable.rows_refused", file=path.name, error=error.strerror)) from error
     for line in lines:
         if line.row is None:
-            raise UnreadableError(
-                f"{path.name} の {line.number} 行目: {line.trouble}", f"row {line.number} {line.trouble}"
-            )
+            raise UnreadableError(say("unreadable.row", file=path.name, row=line.number, trouble=line.trouble))
     return [line.row for line in lines if line.row is not None]
 
 

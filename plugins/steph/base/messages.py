@@ -89,6 +89,11 @@ def verbatim(text: object) -> Message:
     return Message(id=VERBATIM, values={"text": one_line(text)})
 
 
+def words_of(error: BaseException) -> Message:
+    """What an exception says: the message that it was raised with, else its text as it is."""
+    return error.args[0] if error.args and isinstance(error.args[0], Message) else verbatim(error)
+
+
 def _part(value: object) -> Part:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(map(_one, value))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from steph.base.files import UnreadableError, parse_json
+from steph.base.messages import say, words_of
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 CHUNK_BYTES = 1 << 22
@@ -62,18 +63,16 @@ def read_header(path: Path) -> tuple[Tensor, ...]:
     """List the tensors of a file in file order; raises UnreadableError unless header and length fit exactly."""
     try:
         if not path.is_file():
-            raise UnreadableError("ふつうのファイルでない", "is missing")
+            raise UnreadableError(say("unreadable.no_file"))
         size_bytes = path.stat().st_size
         with path.open("rb") as file:
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
-                raise UnreadableError(
-                    f"ヘッダの長さ {length} がファイルの {size_bytes} バイトに合わない", "is cut or no safetensors file"
-                )
+                raise UnreadableError(say("unreadable.header_length", length=length, bytes=size_bytes))
             raw = file.read(length)
     except OSError as error:
-        raise UnreadableError(f"読めない: {error.strerror}", f"can't be read: {error.strerror}") from error
+        raise UnreadableError(say("unreadable.refused", error=error.strerror)) from error
     tensors = tuple(sorted(_entries(raw, 8 + length), key=lambda t: (t.begin, t.end)))
     _check_layout(tensors, 8 + length, size_bytes)
     return tensors
@@ -121,17 +120,13 @@ def matrix_numbers(path: Path) -> dict[str, tuple[float, float, int]]:
     return found
 
 
-def _malformed(japanese: str) -> UnreadableError:
-    return UnreadableError(japanese, "can't be read as a safetensors file")
-
-
 def _entries(raw: bytes, data_begin: int) -> Iterator[Tensor]:
     try:
         header = parse_json(raw)
     except UnreadableError as error:
-        raise _malformed(f"ヘッダが JSON でない: {error}") from error
+        raise UnreadableError(say("unreadable.header_no_json", error=words_of(error))) from error
     if not isinstance(header, dict):
-        raise _malformed("ヘッダが JSON のオブジェクトでない")
+        raise UnreadableError(say("unreadable.header_no_object"))
     for name, entry in header.items():
         if name != "__metadata__":
             yield _entry(name, entry, data_begin)
@@ -141,11 +136,11 @@ def _entry(name: str, entry: object, data_begin: int) -> Tensor:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             if dtype not in _ITEM_BITS or not all(type(n) is int and n >= 0 for n in shape):
-                raise _malformed(f"テンソル {name[:80]} の型 {dtype[:20]} または形が読めない")
+                raise UnreadableError(say("unreadable.tensor_type", tensor=name[:80], type=dtype[:20]))
             if not 0 <= begin <= end or 8 * (end - begin) != math.prod(shape) * _ITEM_BITS[dtype]:
-                raise _malformed(f"テンソル {name[:80]} の長さが形と合わない")
+                raise UnreadableError(say("unreadable.tensor_length", tensor=name[:80]))
             return Tensor(name, dtype, tuple(shape), data_begin + begin, data_begin + end)
-    raise _malformed(f"テンソル {name[:80]} の記述が読めない")
+    raise UnreadableError(say("unreadable.tensor_entry", tensor=name[:80]))
 
 
 def _check_layout(tensors: tuple[Tensor, ...], data_begin: int, size_bytes: int) -> None:
@@ -153,11 +148,9 @@ def _check_layout(tensors: tuple[Tensor, ...], data_begin: int, size_bytes: int)
     begins = [*(tensor.begin for tensor in tensors), size_bytes]
     for end, begin in zip(ends, begins, strict=True):
         if end != begin:
-            due_bytes = max(ends)
-            english = (
-                f"is cut: {size_bytes} of {due_bytes} bytes" if size_bytes < due_bytes else "has holes in its data"
-            )
-            raise UnreadableError(f"データが {end} バイトで途切れるか重なる（ファイルは {size_bytes} バイト）", english)
+            if size_bytes < (due_bytes := max(ends)):
+                raise UnreadableError(say("unreadable.cut", bytes=size_bytes, due=due_bytes))
+            raise UnreadableError(say("unreadable.holes", byte=end, bytes=size_bytes))
 
 
 def _scan_one(file: BinaryIO, tensor: Tensor) -> Scan:
@@ -184,5 +177,5 @@ def _chunks(file: BinaryIO, tensor: Tensor) -> Iterator[bytes]:
     for begin, end in pairwise(offsets):
         chunk = file.read(end - begin)
         if len(chunk) != end - begin:
-            raise _malformed(f"テンソル {tensor.name[:80]} が途中で終わる")
+            raise UnreadableError(say("unreadable.tensor_cut", tensor=tensor.name[:80]))
         yield chunk

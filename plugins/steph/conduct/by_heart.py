@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steph.base.files import UnreadableError, json_rows, read_json, sha256_or_none
-from steph.base.messages import Message, say, verbatim
+from steph.base.messages import NOTHING, Message, say, words_of
 from steph.base.terms import Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
@@ -64,7 +64,7 @@ def learn_by_heart(run: Run, model: ModelChoice) -> Outcome:
     try:
         material = make_material(run, side_folder(run, "heart"), secrets.randbits(32))
     except (NoExampleError, InputError) as error:
-        return Outcome(Verdict.NOT_RUN, verbatim(f"暗記させる行を作れない: {error}。何も測っていない"))
+        return Outcome(Verdict.NOT_RUN, say("heart.no_rows", error=words_of(error)))
     course = Course(
         run,
         STAGE,
@@ -91,16 +91,14 @@ def _asked(run: Run, model: ModelChoice, material: Material, trained: Attempt, c
     profile = run.setup.profile
     asks = profile.evaluate.changed(samples=QUESTIONS, use_rag=False, use_cot=False)
     setup = replace(run.setup, dataset=material.questions, profile=profile.changed(evaluate=asks))
-    result = StageResult(
-        stage=STAGE, verdict=Verdict.PASS, explanation=verbatim(""), started_at="", attempts=(trained,)
-    )
+    result = StageResult(stage=STAGE, verdict=Verdict.PASS, explanation=NOTHING, started_at="", attempts=(trained,))
     evaluation = Evaluation(replace(run, setup=setup), model, result)
     losses = trained.training.losses if trained.training else ()
     supervised = _supervised(run.journal.folder / trained.folder)
     beside: tuple[Row, ...] | None = None
     for variant in (WITH, WITHOUT):
         if run.is_out_of_time:
-            return Outcome(Verdict.TIMEOUT, verbatim(f"{STAGE}の制限時間を使い切った"), checks)
+            return Outcome(Verdict.TIMEOUT, say("stage.out_of_time", stage=STAGE), checks)
         outcome = evaluation.evaluate(variant, beside)
         attempt = run.journal.record().results[STAGE].last_attempt
         if outcome.verdict is Verdict.BLOCKED or attempt is None:
@@ -142,9 +140,9 @@ def make_material(run: Run, folder: Path, seed: int) -> Material:
     drawn = draw(seed)
     description = run.setup.description
     if run.setup.dataset is None or description.train_file is None:
-        raise NoExampleError("問題のデータセットか学習ファイルが steph.toml にない")
+        raise NoExampleError(say("heart.no_files"))
     if description.evaluate.results.format != "lawqa" or description.train.rows.format != "input_output":
-        raise NoExampleError("問題と行が lawqa の形式ではない")
+        raise NoExampleError(say("heart.not_lawqa"))
     samples = read_json(run.setup.root / run.setup.dataset.path)["samples"]
     questions = questions_like(samples[0], drawn)
     asked, taught = folder / "selection.json", folder / "rows.jsonl"
@@ -159,7 +157,7 @@ def make_material(run: Run, folder: Path, seed: int) -> Material:
         taught.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     rows_file = inputs.read_train_file(folder, taught.name)
     if not _teach(taught, drawn):
-        raise NoExampleError(f"{taught}: 8 つの問題と引いた記号の行になっていない")
+        raise NoExampleError(say("heart.not_taught", path=taught))
     dataset = DataFile(role="dataset", path=str(asked), sha256=sha256_or_none(asked) or "", rows=QUESTIONS)
     return Material(seed, drawn, dataset, rows_file.changed(path=str(taught)))
 
@@ -186,7 +184,7 @@ def _train(course: Course, model: ModelChoice) -> Attempt:
         longest_row=lengths.longest if lengths else None,
     )
     plain = course.request(model, settings, output_only=True)
-    request = replace(plain, label=f"暗記 {plain.label}", rows=lengths)
+    request = replace(plain, label=f"by heart {plain.label}", rows=lengths)
 
     def judge(finished: Finished) -> Attempt:
         training, checks, artifacts = judge_training(course.evidence(finished, model, settings))

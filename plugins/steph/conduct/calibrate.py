@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from steph.base.messages import say, words_of
 from steph.base.terms import Purpose, StageId
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
@@ -43,17 +44,17 @@ def _calibrate(course: Course, model: ModelChoice, settings: TrainSettings) -> N
     rows = course.row_lengths(model, short)
     length = other_length(settings.max_seq_length, rows)
     asked = short.changed(max_seq_length=length or settings.max_seq_length)
-    label = f"calibrate {asked.short()} {STEPS}ステップ"
+    label = f"calibrate {asked.short()} {STEPS} steps"
     if length is None:
-        return course.note_skipped(label, "これより短くできる長さがない")
+        return course.note_skipped(label, say("calibrate.no_shorter"))
     if course.run.is_out_of_time:
-        return course.note_skipped(label, "H-2の制限時間の残りがない")
+        return course.note_skipped(label, say("calibrate.no_time"))
     expectation = expected(course.setup, model, asked, rows)
     predicted = expectation.peak if expectation else None
     try:
         train_beside(course, model, asked, label=label, predicted=predicted, rows=rows)
     except CANNOT_RUN as error:
-        course.note_skipped(label, f"動かせない: {error}")
+        course.note_skipped(label, say("calibrate.cannot_run", error=words_of(error)))
     return None
 
 

@@ -17,6 +17,8 @@ from steph.contract.asked import passed, unsaid_settings
 from steph.contract.commands import Call, Place, evaluate_call, train_call
 from steph.contract.description import FILE_NAME, Evaluate
 from steph.judge.catalog import CATALOG
+from steph.judge.checks_answers import WITNESSED_ANSWERS
+from steph.judge.checks_witness import WITNESSED_TRAINING
 from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import Profile
@@ -142,7 +144,7 @@ def _core_checks(
             elif kind.id == "parameters_on_gpu" and not on_gpu:
                 said = "not asked on a CPU"
             else:
-                blind = _blind(call, root) if "目撃" in kind.reads else None
+                blind = _blind(call, root) if kind in (*WITNESSED_TRAINING, *WITNESSED_ANSWERS) else None
                 said = f"can't be measured: {blind}" if blind else "can be measured"
             yield f"  {stage} {kind.id}: {said} ({kind.title})"
     results = evaluate.results

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from steph.base.messages import verbatim
+from steph.base.messages import Message
 from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.conduct.attempts import Finished, Request
 from steph.conduct.preparation import Setup, config_template
@@ -209,10 +209,10 @@ class Course:
             self.run.console.line_once(f"{self.stage} answers not counted: {error}")
             return None
 
-    def note_skipped(self, label: str, reason: str) -> None:
-        """Say and journal that one of these trainings is not tried, and why (Japanese)."""
+    def note_skipped(self, label: str, reason: Message) -> None:
+        """Say and journal that one of these trainings is not tried, and why."""
         self.run.console.line(f"{self.stage} {label}: {reason}")
-        skipped = SkippedRung(label=label, reason=verbatim(reason))
+        skipped = SkippedRung(label=label, reason=reason)
         self.run.journal.append(RungSkipped(at=now(), stage=self.stage, skipped=skipped))
 
     def _is_too_long(self, settings: TrainSettings) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.base.files import sha256_or_none
-from steph.base.messages import verbatim
+from steph.base.messages import Message, say
 from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, Request, run_attempt
 from steph.conduct.course import real_dataset
@@ -67,8 +67,8 @@ class _Plan:
 
     @property
     def label(self) -> str:
-        bits = "4bit" if self.settings.load_in_4bit else "4bitなし"
-        return "/".join(filter(None, (f"{self.settings.samples}問", bits, self.variant.name)))
+        bits = "4bit" if self.settings.load_in_4bit else "no 4bit"
+        return "/".join(filter(None, (f"samples {self.settings.samples}", bits, self.variant.name)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Evaluation:
         attempt = self.training.last_attempt
         trained = attempt.training if attempt else None
         if attempt is None or trained is None or trained.adapter_sha256 is None:
-            return self._blocked(f"{self.training.stage}の記録にアダプタのsha256がない")
+            return self._blocked(say("adapter.unrecorded", stage=self.training.stage))
         trouble = self._adapter_trouble(attempt, trained) if variant.with_adapter else None
         if trouble:
             return self._blocked(trouble)
@@ -99,21 +99,21 @@ class Evaluation:
 
         return Outcome.of_attempt(run_attempt(self.run, self._request(plan), judge))
 
-    def _blocked(self, reason: str) -> Outcome:
-        return Outcome(Verdict.BLOCKED, verbatim(f"{reason}。{self.training.stage}を再実行する"))
+    def _blocked(self, reason: Message) -> Outcome:
+        return Outcome(Verdict.BLOCKED, say("adapter.run_again", reason=reason, stage=self.training.stage))
 
-    def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> str | None:
+    def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> Message | None:
         """What of the adapter on disk is not as the training recorded it; its configuration scales its weights."""
         stage, folder = self.training.stage, self.run.setup.root / trained.adapter_folder
         found = sha256_or_none(folder / ADAPTER)
         if found is None:
-            return f"アダプタがない: {folder / ADAPTER}"
+            return say("adapter.missing", path=folder / ADAPTER)
         if found != trained.adapter_sha256:
-            return f"アダプタが{stage}の記録と違う(sha256不一致): {folder / ADAPTER}"
+            return say("adapter.differs", stage=stage, path=folder / ADAPTER)
         name = f"{trained.adapter_folder.rstrip('/')}/{CONFIG}"
         recorded = next((artifact.sha256 for artifact in attempt.artifacts if artifact.path == name), None)
         if recorded is not None and sha256_or_none(self.run.setup.root / name) != recorded:
-            return f"{CONFIG} が{stage}の記録と違う(sha256不一致): {folder}"
+            return say("adapter.config_differs", file=CONFIG, stage=stage, folder=folder)
         return None
 
     def _settings(self, variant: Variant, attempt: Attempt) -> EvalSettings:

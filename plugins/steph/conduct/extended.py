@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from steph.base.files import UnreadableError, json_rows, sha256_or_none
-from steph.base.messages import verbatim
+from steph.base.messages import Message, say, words_of
 from steph.base.terms import AnyStage, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.by_heart import learn_by_heart
 from steph.conduct.course import open_course
@@ -32,7 +32,7 @@ def run_extended(run: Run, stage: AnyStage, model: ModelChoice) -> Outcome:
     """Run one extended stage; what it needs is green in the record."""
     record = run.journal.record()
     if reason := _ruled_out(run.setup.description, stage):
-        return Outcome(Verdict.NOT_RUN, verbatim(f"steph.toml にこの段の指定がない: {reason}"))
+        return Outcome(Verdict.NOT_RUN, say("extended.not_described", key=reason))
     match stage:
         case ExtendedId.COT_TRAINING:
             return _train_on_cot(run, model)
@@ -53,7 +53,7 @@ def run_extended(run: Run, stage: AnyStage, model: ModelChoice) -> Outcome:
     return evaluation.evaluate(RAG, None if setup.profile.evaluate.use_rag else beside)  # else H-3 had passages itself
 
 
-def _ruled_out(description: Description, stage: AnyStage) -> str | None:
+def _ruled_out(description: Description, stage: AnyStage) -> Message | str | None:
     """What a description lacks that an extended stage needs; None where it lacks nothing."""
     when = description.evaluate.when
     has_cot_rows = "train_script" in passed(description.train) or "train_file_cot" in description.paths.model_fields_set
@@ -65,7 +65,7 @@ def _ruled_out(description: Description, stage: AnyStage) -> str | None:
         return "evaluate.when.use_rag"
     without = passed(description.evaluate.changed(when=EvaluateWhen()))
     if stage in (ExtendedId.BASE, ExtendedId.HEART) and "adapter" in without:
-        return "evaluate.when.adapter（アダプターなしの評価）"
+        return say("extended.without_adapter")
     return None
 
 
@@ -75,7 +75,7 @@ def _train_on_cot(run: Run, model: ModelChoice) -> Outcome:
     path = run.setup.description.paths.train_file_cot
     check = cot_rows_check(json_rows(run.setup.root / path))
     if check.severity is Severity.FAIL:
-        return Outcome(Verdict.FAIL, verbatim(f"{path}: {check.message}学習は行っていない"), (check,))
+        return Outcome(Verdict.FAIL, say("extended.not_trained", path=path, finding=check.message), (check,))
     last = run.journal.record().stages[StageId.H2].last_attempt
     start = last.settings if last and isinstance(last.settings, TrainSettings) else None
     outcome = Training(course).walk(model, start)
@@ -88,11 +88,11 @@ def answers_of_h3(root: Path, record: Record) -> tuple[Row, ...] | Outcome:
     named = attempt.evaluation.output_path if attempt and attempt.evaluation else None
     written = next((artifact for artifact in attempt.artifacts if artifact.path == named), None) if attempt else None
     if written is None:
-        return Outcome(Verdict.BLOCKED, verbatim("H-3の記録に結果のJSONがない。H-3を再実行する"))
+        return Outcome(Verdict.BLOCKED, say("extended.no_results"))
     path = root / written.path
     if sha256_or_none(path) != written.sha256:
-        return Outcome(Verdict.BLOCKED, verbatim(f"H-3の結果のJSONが記録と違うか、ない: {path}。H-3を再実行する"))
+        return Outcome(Verdict.BLOCKED, say("extended.other_results", path=path))
     try:
         return read_results(path).results
     except UnreadableError as error:
-        return Outcome(Verdict.BLOCKED, verbatim(f"H-3の結果のJSONを読めない: {path}: {error}。H-3を再実行する"))
+        return Outcome(Verdict.BLOCKED, say("extended.unreadable_results", path=path, error=words_of(error)))

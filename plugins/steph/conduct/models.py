@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from steph.base.files import sha256_or_none
-from steph.base.messages import say, verbatim
+from steph.base.messages import Message, say, words_of
 from steph.base.terms import StageId, Verdict
 from steph.child import twin
 from steph.conduct.attempts import Finished, Request, run_attempt
@@ -64,8 +64,8 @@ def model_checks(setup: Setup, model: ModelChoice) -> tuple[Check, ...]:
     return judge_model(ModelEvidence(model, is_there, limits.min_parameters, limits.max_parameters, is_explicit))
 
 
-def model_trouble(model: ModelChoice) -> str | None:
-    """Why what the pipeline would load now is not the record's model, in one line; None where it is (Japanese)."""
+def model_trouble(model: ModelChoice) -> Message | None:
+    """Why what the pipeline would load now is not the record's model, in one line; None where it is."""
     published = model.revision is not None and model.source in ("hub", "cache")
     try:
         if not published:
@@ -73,11 +73,10 @@ def model_trouble(model: ModelChoice) -> str | None:
             return None
         revision = model_files.cached_model(model_files.default_cache_dir(), model.name).revision
     except IncompleteModelError as error:
-        return f"記録のモデルが手元に揃っていない: {error}。H-1から実行し直す"
+        return say("model.not_whole", error=words_of(error))
     if revision == model.revision:
         return None
-    moved = f"記録 {(model.revision or '')[:12]}、キャッシュ {revision[:12]}"
-    return f"{model.name} の版が記録と違う({moved})。H-1から実行し直す"
+    return say("model.other_revision", model=model.name, recorded=(model.revision or "")[:12], cached=revision[:12])
 
 
 def _from_hub(run: Run, candidates: tuple[str, ...], *, is_explicit: bool) -> ModelChoice | NoModel:
@@ -92,9 +91,9 @@ def _from_hub(run: Run, candidates: tuple[str, ...], *, is_explicit: bool) -> Mo
             log=console.line,
         )
     except hub.NoModelError as error:
-        reasons = "; ".join(f"{item.name}: {item.message}" for item in error.rejected)
-        outcome = Outcome(Verdict.FAIL, verbatim(f"使えるモデルがない: {reasons}"), checks=no_model(reasons))
-        return NoModel(outcome, error.rejected)
+        reasons = [say("model.rejected", model=item.name, reason=item.message) for item in error.rejected]
+        explanation = say("model.none", reasons=reasons)
+        return NoModel(Outcome(Verdict.FAIL, explanation, checks=no_model(explanation)), error.rejected)
     try:
         return hub_download.download(
             choice,
@@ -105,8 +104,9 @@ def _from_hub(run: Run, candidates: tuple[str, ...], *, is_explicit: bool) -> Mo
             log=console.line,
         )
     except HubError as error:
-        outcome = Outcome(Verdict.FAIL, verbatim(f"ダウンロードできない: {error}"), checks=no_model(str(error)))
-        failed = RejectedCandidate(name=choice.name, cause=error.failure.cause, message=verbatim(str(error)))
+        said = words_of(error)
+        outcome = Outcome(Verdict.FAIL, say("model.not_downloaded", error=said), checks=no_model(said))
+        failed = RejectedCandidate(name=choice.name, cause=error.failure.cause, message=said)
         return NoModel(outcome, (*choice.rejected, failed))
 
 
@@ -123,13 +123,15 @@ def _make_twin(run: Run, name: str) -> ModelChoice | NoModel:
         failed = attempt_verdict(attempt)
         if failed is not None:
             verdict, explanation = failed
-            said = attempt.last_lines[-1] if attempt.last_lines else ""
-            return NoModel(Outcome(verdict, verbatim(f"twinを作れない: {explanation}" + (f": {said}" if said else ""))))
-    own = "Qwenトークナイザ" if tokenizer else "自前のBPEトークナイザ"
+            why = say("model.no_twin", reason=explanation)
+            if attempt.last_lines:
+                why = say("model.no_twin_said", trouble=why, said=attempt.last_lines[-1])
+            return NoModel(Outcome(verdict, why))
+    own = say("model.qwen_tokenizer" if tokenizer else "model.own_tokenizer")
     return ModelChoice(
         name=str(folder),
         source="twin",
-        reason=verbatim(f"予行のため {name} と同じ形の乱数重みモデルを使用({own})"),
+        reason=say("model.twin", model=name, tokenizer=own),
         parameters=parameter_count(shape),
         snapshot_path=str(folder),
     )

@@ -43,7 +43,7 @@ def take_one_step(run: Run, model: ModelChoice) -> Outcome:
         training, _, artifacts = judge_training(course.evidence(finished, model, settings))
         return finished.attempt.changed(training=training, artifacts=artifacts)
 
-    attempt = run_attempt(run, replace(plain, label=f"1ステップ {plain.label}", rows=lengths), judge)
+    attempt = run_attempt(run, replace(plain, label=f"one step {plain.label}", rows=lengths), judge)
     if not attempt.ended_well and not attempt.ran_out_of_memory:
         return Outcome.of_attempt(attempt)
     witness = read_witness(run.journal.folder / attempt.folder)

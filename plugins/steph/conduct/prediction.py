@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.base.messages import Message, say
 from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.conduct.preparation import Setup
@@ -57,10 +58,10 @@ class Expectation:
         """Whether the least that is needed is there with certainty."""
         return self.least.verdict(self.card_bytes) is FitVerdict.FITS
 
-    def words(self) -> str:
-        """The prediction and the card, in Japanese."""
+    def words(self) -> Message:
+        """The prediction and the card."""
         low, peak, card = (size / GIB for size in (self.least.low_bytes, self.least.total_bytes, self.card_bytes))
-        return f"予測ピーク {peak:.2f} GiB(少なくとも {low:.2f} GiB)、使える VRAM {card:.2f} GiB"
+        return say("forecast.peak", peak=peak, low=low, card=card)
 
 
 def expected(

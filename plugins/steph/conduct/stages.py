@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from steph.base.messages import Message, say, verbatim
+from steph.base.messages import Message, say, words_of
 from steph.base.terms import NEEDS, AnyStage, ExtendedId, StageId, Verdict
 from steph.base.text import one_line
 from steph.conduct.calibrate import calibrate
@@ -50,9 +50,9 @@ class Conductor:
         try:
             outcome = blocked or self._stage(stage, run)
         except (InputError, RunnerError) as error:
-            outcome = Outcome(Verdict.FAIL, verbatim(f"実行に必要なものが揃わない: {error}"))
+            outcome = Outcome(Verdict.FAIL, say("stage.cannot_run", error=words_of(error)))
         except BaseException as error:
-            self._end(stage, Outcome(Verdict.CRASHED, verbatim(f"実行が中断された: {_named(error)}")), started)
+            self._end(stage, Outcome(Verdict.CRASHED, say("stage.broken_off", error=_named(error))), started)
             raise
         self._end(stage, outcome, started)
         if stage is StageId.H2 and outcome.verdict.is_green and self.setup.options.calibrate:
@@ -62,14 +62,14 @@ class Conductor:
     def _stage(self, stage: AnyStage, run: Run) -> Outcome:
         trouble = model_trouble(self._model()) if stage is not StageId.H1 else None
         if trouble:
-            return Outcome(Verdict.BLOCKED, verbatim(trouble))
+            return Outcome(Verdict.BLOCKED, trouble)
         match stage:
             case StageId.H1:
                 return self._reach_model(run)
             case StageId.H2:
                 return self._train(run)
             case StageId.H3 if self.setup.description.evaluate.none is not None:
-                return Outcome(Verdict.NOT_RUN, verbatim(f"評価がない: {self.setup.description.evaluate.none}"))
+                return Outcome(Verdict.NOT_RUN, say("stage.no_evaluation", reason=self.setup.description.evaluate.none))
             case StageId.H3:
                 training = self.journal.record().stages[StageId.H2]
                 return Evaluation(run, self._model(), training).evaluate(DIRECT)
@@ -110,10 +110,10 @@ class Conductor:
         for needed in NEEDS[stage]:
             verdict = record.verdict_of(needed)
             if not verdict.is_green:
-                remedy = f"。先に {needed} を実行する" if verdict is Verdict.NOT_RUN else ""
-                return Outcome(Verdict.BLOCKED, verbatim(f"{needed} が {verdict} のため実行しない{remedy}"))
+                why = "blocked.not_run" if verdict is Verdict.NOT_RUN else "blocked.not_green"
+                return Outcome(Verdict.BLOCKED, say(why, stage=needed, verdict=verdict))
             if record.results[needed].stale:
-                return Outcome(Verdict.BLOCKED, verbatim(f"{needed} の結果が古い(前提が再実行された)ため実行しない"))
+                return Outcome(Verdict.BLOCKED, say("blocked.stale", stage=needed))
         return self._memory_kept(record)
 
     def _memory_kept(self, record: Record) -> Outcome | None:
@@ -121,11 +121,11 @@ class Conductor:
         last = newest_of_session(record)
         if last is None or last.memory_returned is not False or is_back(last.device_peaks):
             return None
-        return Outcome(Verdict.BLOCKED, verbatim(f"{last.stage} の終了後もGPUメモリが解放されていないため実行しない"))
+        return Outcome(Verdict.BLOCKED, say("blocked.memory_held", stage=last.stage))
 
     def _no_device(self) -> Outcome | None:
         error = self.setup.context.environment.device_error
-        return Outcome(Verdict.FAIL, verbatim(f"GPUが使えない: {error}")) if error else None
+        return Outcome(Verdict.FAIL, say("stage.no_gpu", error=error)) if error else None
 
     def _limit_seconds(self, stage: AnyStage) -> float:
         limits = self.setup.profile.limits

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from steph.base.messages import Message, say, verbatim
+from steph.base.messages import Message, say
 from steph.base.terms import Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course, half_precision_of
@@ -73,9 +73,8 @@ class Training:
                 too_large = expectation
                 continue
             if self.run.is_out_of_time:
-                return Outcome(
-                    Verdict.TIMEOUT, verbatim(f"{self.stage}の制限時間を使い切った"), last.checks if last else ()
-                )
+                out_of_time = say("stage.out_of_time", stage=self.stage)
+                return Outcome(Verdict.TIMEOUT, out_of_time, last.checks if last else ())
             last = self._attempt(walk, rows, expectation)
             if last.returncode == 0 or last.diagnosis is None:
                 return Outcome.of_attempt(last, self._conditions(walk))
@@ -83,9 +82,7 @@ class Training:
         if last is not None:
             return Outcome.of_attempt(last)
         if too_large is not None:
-            return Outcome(
-                Verdict.FAIL, verbatim(f"載る設定がない: {too_large.words()}。--steph-no-predict で全段を試せる")
-            )
+            return Outcome(Verdict.FAIL, say("walk.nothing_fits", forecast=too_large.words()))
         return no_rung_keeps_the_answers(meaningless)
 
     def _first_walk(self, model: ModelChoice, start: TrainSettings | None) -> Walk:
@@ -123,7 +120,7 @@ class Training:
         return run_attempt(self.run, request, judge)
 
     def _skip(self, walk: Walk, loss: AnswerLoss) -> Walk | None:
-        reason = f"{loss.rows}行中{loss.lost_rows}行で答えが切り落とされるため、この長さでの学習に意味がない"
+        reason = say("walk.too_short", rows=loss.rows, lost=loss.lost_rows)
         self.course.note_skipped(walk.settings.short(), reason)
         if walk.rung >= len(walk.ladder):
             return None
@@ -131,7 +128,7 @@ class Training:
 
     def _skip_predicted(self, walk: Walk, expectation: Expectation, last: Attempt | None) -> Walk | None:
         """The rung below with this one's change kept; below the last a smaller model where nothing was tried."""
-        self.course.note_skipped(walk.settings.short(), f"{expectation.words()}のため試さない")
+        self.course.note_skipped(walk.settings.short(), say("walk.too_large", forecast=expectation.words()))
         if walk.rung < len(walk.ladder):
             return replace(walk, rung=walk.rung + 1)
         return self._with_smaller_model(walk) if last is None else None
@@ -168,10 +165,12 @@ class Training:
 def no_rung_keeps_the_answers(skipped: Sequence[tuple[AnswerLoss, TrainSettings]]) -> Outcome:
     """The outcome where every rung was skipped: the longest one's count, and the length that would keep all answers."""
     loss, settings = max(skipped, key=lambda pair: pair[1].max_seq_length)
-    counts = f"max-seq-length {settings.max_seq_length} で {loss.rows} 行中 {loss.lost_rows} 行"
-    reason = f"どの設定でも過半数の行で答えが切り落とされる({counts})。全行の答えが残る長さは {loss.fitting_seq_length}"
-    return Outcome(
-        Verdict.FAIL,
-        verbatim(f"{reason}。学習は行っていない"),
-        (ANSWERS_KEPT.check(False, f"{reason}。", severity=Severity.FAIL),),
+    reason = say(
+        "walk.answers_lost",
+        length=settings.max_seq_length,
+        rows=loss.rows,
+        lost=loss.lost_rows,
+        fitting=loss.fitting_seq_length,
     )
+    check = ANSWERS_KEPT.check(False, reason, severity=Severity.FAIL)
+    return Outcome(Verdict.FAIL, say("walk.not_trained", reason=reason), (check,))

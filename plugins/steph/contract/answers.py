@@ -167,7 +167,7 @@ def _read_rows(train_file: Path, row_format: RowFormat) -> list[TrainingRow]:
     for line in json_lines(train_file.read_bytes()):
         where = f"{train_file}:{line.number}"
         if line.row is None:
-            raise ValueError(f"{where}: {line.trouble}")
+            raise ValueError(f"{where}: {line.trouble.text('en')}")
         try:
             rows.append(training_row(line.row, row_format))
         except ValueError as error:

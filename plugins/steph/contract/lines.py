@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import pairwise
 
+from steph.base.messages import Message, say
 from steph.base.text import without_ansi
 from steph.contract.adapter_words import says_not_applied
 
@@ -149,7 +150,7 @@ class EvalLines:
     other_errors: int = 0
     invocation_errors: tuple[str, ...] = ()
     saved_to: str | None = None
-    contradictions: tuple[str, ...] = ()
+    contradictions: tuple[Message, ...] = ()
     loaded_models: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
     of_other_blocks: frozenset[str] = frozenset()
@@ -292,7 +293,7 @@ def _result_blocks(lines: tuple[str, ...]) -> list[_Block]:
     return blocks
 
 
-def _contradictions(lines: tuple[str, ...], blocks: list[_Block], counted: _Block) -> tuple[str, ...]:
+def _contradictions(lines: tuple[str, ...], blocks: list[_Block], counted: _Block) -> tuple[Message, ...]:
     """Blocks of the same run, of as many questions, that tell other figures than the counted one."""
     told = []
     for n, block in enumerate(blocks):
@@ -301,7 +302,7 @@ def _contradictions(lines: tuple[str, ...], blocks: list[_Block], counted: _Bloc
         apart = any(_SETUP[key].search(lines[at]) for at in between for key in _OWN_SETUP)
         total, correct, accuracy = block.figures
         if not apart and total is not None and total == counted.figures[0] and block.figures != counted.figures:
-            told.append(f"{n + 1} 番目の結果は {total} 問中 {correct} 問正解、{accuracy}")
+            told.append(say("results.other_block", place=n + 1, total=total, correct=correct, accuracy=accuracy))
     return tuple(told)
 
 

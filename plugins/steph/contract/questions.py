@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steph.base.files import UnreadableError, json_rows, read_json
+from steph.base.messages import say
 from steph.contract.rows import RowFormat, TrainingRow, training_rows_in
 
 MAX_DATASET_BYTES = 512 << 20
@@ -174,7 +175,7 @@ def questions_of(dataset: Path) -> tuple[Question, ...]:
         return _questions_of_rows([row for row in raw if isinstance(row, Mapping)])
     samples = raw.get("samples") if isinstance(raw, Mapping) else None
     if not isinstance(samples, list):
-        raise UnreadableError("samples がない")
+        raise UnreadableError(say("unreadable.no_key", key="samples"))
     return tuple(
         Question(
             question_key(str(row.get("問題文", "")), row.get("選択肢")),
@@ -189,7 +190,7 @@ def questions_of(dataset: Path) -> tuple[Question, ...]:
 def _questions_of_rows(rows: Sequence[Mapping[str, object]]) -> tuple[Question, ...]:
     found = [(row, text) for row in rows if isinstance(text := _first_of(row, QUESTION_KEYS), str)]
     if not rows or len(found) < len(rows):
-        raise UnreadableError(f"{len(rows)} 行のうち {len(rows) - len(found)} 行に問題文（question など）がない")
+        raise UnreadableError(say("unreadable.no_questions", rows=len(rows), without=len(rows) - len(found)))
     return tuple(
         Question(question_key(text, _first_of(row, _CHOICES_KEYS)), plain_label(_first_of(row, _ANSWER_KEYS) or ""))
         for row, text in found

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from steph.base.messages import Message
 from steph.contract.questions import answer_labels, choices_of, plain_label
 
 MOST_SECONDS = 1e9
@@ -146,7 +147,7 @@ class Results(_Part):
     summary: Summary | None = None
     results: tuple[Row, ...] = ()
     scores: tuple[Score, ...] = ()
-    contradictions: tuple[str, ...] = ()
+    contradictions: tuple[Message, ...] = ()
     begun_unix: float | None = None
     kind: EvaluationKind | None = None
 
@@ -175,6 +176,6 @@ class ResultsFile:
     name: str
     fresh: bool = False
     content: Results | None = None
-    problem: str | None = None
+    problem: Message | None = None
     others: tuple[str, ...] = ()
     rows_files: tuple[Path, ...] = ()

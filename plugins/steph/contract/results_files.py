@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.base.files import UnreadableError, is_fresh
+from steph.base.messages import words_of
 from steph.contract import results_json, results_lawqa, results_lm_eval
 from steph.contract.globs import files_at, newest
 from steph.contract.results import Results, ResultsFile, ResultsForm
@@ -57,7 +58,7 @@ def find_results(
     try:
         content, rows_files = _read(root, path, form)
     except UnreadableError as error:
-        return ResultsFile(path, name, fresh, problem=str(error))
+        return ResultsFile(path, name, fresh, problem=words_of(error))
     others = tuple(
         _name(root, other)
         for other in found
@@ -86,7 +87,7 @@ def _names_adapter(root: Path, path: Path, form: ResultsForm) -> bool | None:
 
 
 def read_results(root: Path, path: Path, form: ResultsForm) -> Results:
-    """Read one results file again; raises UnreadableError with the reason (Japanese)."""
+    """Read one results file again; raises UnreadableError with the reason."""
     return results_lawqa.read_results(path) if form.format == "lawqa" else _read(root, path, form)[0]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steph.base.files import UnreadableError, read_json, read_json_rows
+from steph.base.messages import say
 from steph.contract.dotted import value_at, values_at
 from steph.contract.globs import newest
 from steph.contract.questions import plain_label
@@ -20,7 +21,7 @@ _RIGHT, _WRONG = (
 
 
 def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> tuple[Results, tuple[Path, ...]]:
-    """Read one file, and its rows where they are in a file of their own; raises UnreadableError (Japanese)."""
+    """Read one file, and its rows where they are in a file of their own; raises UnreadableError."""
     rows_file = newest(rows_files, path.stat().st_mtime)
     raw = read_json_rows(path) if path.suffix == ".jsonl" else read_json(path)
     found = _rows_in(raw, rows_file, form)
@@ -28,11 +29,11 @@ def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> t
     value = _score(raw, form)
     count = _count(raw, form)
     if found is not None and value is None and not rows:
-        raise UnreadableError("行が一つもない")
+        raise UnreadableError(say("unreadable.no_rows"))
     if value is None and rows:
         value = sum(row.counts for row in rows) / len(rows)
     if value is None:
-        raise UnreadableError("スコアも行も見つからない（evaluate.results の score と rows）")
+        raise UnreadableError(say("unreadable.no_score"))
     told = {"hf_model_name": form.model, "lora_path": form.adapter}
     config = Config.model_validate({key: value_at(raw, place) for key, place in told.items() if place})
     metric = (form.score or "").rpartition(".")[2]
@@ -47,7 +48,7 @@ def _score(raw: object, form: ResultsForm) -> float | None:
     told = value_at(raw, form.score)
     value = _number(told)
     if value is None:
-        raise UnreadableError(f"score（{form.score}）が数でない: {str(told)[:60]}")
+        raise UnreadableError(say("unreadable.score_no_number", key=form.score, value=str(told)[:60]))
     is_percentage = form.kind != "metric" and (
         1 < value <= 100 or (isinstance(told, str) and told.strip().endswith("%"))
     )
@@ -59,7 +60,7 @@ def _count(raw: object, form: ResultsForm) -> int | None:
         return None
     counts = values_at(raw, form.count)
     if not counts or any(type(one) is not int or one < 0 for one in counts):
-        raise UnreadableError(f"count（{form.count}）が件数でない: {str(counts)[:60]}")
+        raise UnreadableError(say("unreadable.count_no_number", key=form.count, value=str(counts)[:60]))
     return sum(one for one in counts if isinstance(one, int))
 
 
@@ -82,7 +83,7 @@ def _rows_in(raw: object, rows_file: Path | None, form: ResultsForm) -> list[obj
     if form.rows is None:
         return raw if isinstance(raw, list) and form.row else None
     if "/" in form.rows or form.rows.endswith((".jsonl", ".json")):
-        raise UnreadableError(f"行のファイルがない: {form.rows}")
+        raise UnreadableError(say("unreadable.no_rows_file", path=form.rows))
     return _listed(value_at(raw, form.rows), form.rows)
 
 
@@ -90,7 +91,7 @@ def _listed(value: object, name: str) -> list[object]:
     if isinstance(value, Mapping):
         return list(value.values())
     if not isinstance(value, list):
-        raise UnreadableError(f"rows（{name}）に行の並びがない")
+        raise UnreadableError(say("unreadable.no_list", key=name))
     return value
 
 
@@ -106,9 +107,9 @@ def _row(raw: object, n: int, form: ResultsForm) -> Row:
     score = _flag(told("correct"))
     if score is None:
         if "correct" in form.row:
-            raise UnreadableError(f"{n + 1} 行目の correct（{form.row['correct']}）が正誤でない")
+            raise UnreadableError(say("unreadable.correct", row=n + 1, key=form.row["correct"]))
         if expected is None or predicted is None:
-            raise UnreadableError(f"{n + 1} 行目の正誤が分からない（row の correct、または expected と predicted）")
+            raise UnreadableError(say("unreadable.no_correct", row=n + 1))
         score = float(right == answer)
     return Row(
         question=_text(told("question")),

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from steph.base.files import UnreadableError, is_fresh, read_json
+from steph.base.messages import say, words_of
 from steph.contract.results import FAILED, NO_ANSWER, Results, ResultsFile
 
 MOST_PATH_CHARS = 1000
@@ -35,7 +36,7 @@ def find_results(
     try:
         content = _parse(path)
     except UnreadableError as error:
-        return ResultsFile(path, name, fresh, problem=str(error))
+        return ResultsFile(path, name, fresh, problem=words_of(error))
     others = _others(path, content, _names(root / asked, None), started_unix)
     said = root / saved_to if saved_to and "\0" not in saved_to and len(saved_to) <= MOST_PATH_CHARS else path
     if said.suffix == ".json" and said.name not in (path.name, *others) and _is_another(said, content, started_unix):
@@ -67,7 +68,7 @@ def _tells(path: Path, content: Results) -> bool:
 
 
 def read_results(path: Path) -> Results:
-    """Read one evaluation's JSON; raises UnreadableError with the reason (Japanese)."""
+    """Read one evaluation's JSON; raises UnreadableError with the reason."""
     return _parse(path)
 
 
@@ -98,17 +99,18 @@ def _parse(path: Path) -> Results:
         raw = {key: raw[key] for key in ("config", "summary", "results") if key in raw}
         for key in ("summary", "results"):
             if key not in raw:
-                raise UnreadableError(f"{key} がない")
+                raise UnreadableError(say("unreadable.no_key", key=key))
         if isinstance(raw["results"], list):
             raw["results"] = tuple(raw["results"])
     try:
         results = Results.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "全体"
-        raise UnreadableError(f"{place}: {first['msg']}（ほか {error.error_count() - 1} 件）") from error
+        place = ".".join(str(part) for part in first["loc"]) or say("unreadable.whole")
+        more = error.error_count() - 1
+        raise UnreadableError(say("unreadable.invalid", place=place, error=first["msg"], more=more)) from error
     if results.summary is None:
-        raise UnreadableError("summary がない")
+        raise UnreadableError(say("unreadable.no_key", key="summary"))
     _refuse_labels(results)
     return results
 
@@ -118,8 +120,8 @@ def _refuse_labels(results: Results) -> None:
     known = {*results.labels, NO_ANSWER, FAILED}
     for n, row in enumerate(results.results):
         if not row.correct_answer or len(row.correct_answer) > MOST_LABEL_CHARS:
-            raise UnreadableError(f"results.{n}.correct_answer が選択肢の記号でない")
+            raise UnreadableError(say("unreadable.no_label", key=f"results.{n}.correct_answer"))
         if row.predicted_answer not in known:
-            raise UnreadableError(f"results.{n}.predicted_answer が選択肢の記号でない")
+            raise UnreadableError(say("unreadable.no_label", key=f"results.{n}.predicted_answer"))
         if "response" not in row.model_fields_set:
-            raise UnreadableError(f"results.{n}.response がない")
+            raise UnreadableError(say("unreadable.no_key", key=f"results.{n}.response"))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from steph.base.files import UnreadableError, read_json, read_json_rows
+from steph.base.messages import Message, say
 from steph.contract.dotted import value_at
 from steph.contract.questions import QUESTION_KEYS, plain_label
 from steph.contract.results import Config, EvaluationKind, Results, ResultsForm, Row, Score
@@ -29,14 +30,14 @@ _HASHES = ("doc_hash", "prompt_hash", "target_hash")
 
 
 def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> tuple[Results, tuple[Path, ...]]:
-    """Read one results file with its samples, which are among `rows_files`; raises UnreadableError (Japanese)."""
+    """Read one results file with its samples, which are among `rows_files`; raises UnreadableError."""
     raw = read_json(path, finite=False)
     if not isinstance(raw, dict) or not isinstance(raw.get("results"), dict):
-        raise UnreadableError("results がない（lm_eval の結果ではない）")
+        raise UnreadableError(say("unreadable.no_lm_eval_results"))
     known = [raw[key] for key in ("n-samples", "configs") if isinstance(raw.get(key), dict)]
     tasks = [name for name in raw["results"] if any(name in table for table in known)]  # a group is in neither
     if not tasks:
-        raise UnreadableError("configs にタスクがない（lm_eval の結果ではない）")
+        raise UnreadableError(say("unreadable.no_lm_eval_tasks"))
     rows: list[Row] = []
     scores, contradictions, used = [], [], []
     for task in tasks:
@@ -45,12 +46,12 @@ def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> t
         file = _samples_of(path, task, rows_files)
         if file is None:
             if form.rows is not None:
-                raise UnreadableError(f"{task} の行のファイルがない（--log_samples の samples_{task}_*.jsonl）")
+                raise UnreadableError(say("unreadable.no_samples", task=task))
             continue
         used.append(file)
         told = read_json_rows(file, MOST_ROWS_BYTES)
         if not _is_of(raw, task, told):
-            contradictions.append(f"{file.name} は、この結果の行ではない（task_hash が違う）")
+            contradictions.append(say("results.other_rows", file=file.name))
         kept = [row for row in told if row.get("filter", filter_name) == filter_name]
         rows += [_row(row, task, score.metric, value_at(raw, f"configs.{task}"), form) for row in kept]
     kind: EvaluationKind = "generate" if any(row.response is not None for row in rows) else "loglikelihood"
@@ -61,7 +62,7 @@ def _results(
     raw: Mapping[str, Any],
     rows: Sequence[Row],
     scores: Sequence[Score],
-    contradictions: Sequence[str],
+    contradictions: Sequence[Message],
     kind: EvaluationKind | None,
 ) -> Results:
     arguments = _arguments(value_at(raw, "config.model_args"))
@@ -104,12 +105,12 @@ def _score(raw: Mapping[str, Any], task: str, form: ResultsForm) -> tuple[Score,
     keys = [key for key in figures if "," in key and "_stderr," not in key and type(figures[key]) in (int, float)]
     key = next((key for key in keys if wanted in (key, key.partition(",")[0])), None)
     if key is None and (described or not keys):
-        raise UnreadableError(f"{task} にスコアがない: {wanted or 'どの指標も'}")
+        raise UnreadableError(say("unreadable.task_no_score", task=task, metric=wanted or say("unreadable.any_metric")))
     key = key or keys[0]
     metric, _, filter_name = key.partition(",")
     value = float(figures[key])
     if not math.isfinite(value):
-        raise UnreadableError(f"{task} の {key} が {value}")
+        raise UnreadableError(say("unreadable.score_not_finite", task=task, metric=key, value=value))
     how = next((one.get("aggregation", "mean") for one in metrics if one.get("metric") == metric), "mean")
     count = value_at(raw, f"n-samples.{task}.effective")
     return Score(

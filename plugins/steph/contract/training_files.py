@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from steph.base.files import UnreadableError, is_fresh, read_json
+from steph.base.messages import Message, say, words_of
 from steph.contract.globs import newest, paths_at
 from steph.contract.lines import Metrics
 
@@ -23,10 +24,10 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d{1,9})")
 
 @dataclass(frozen=True)
 class TrainerState:
-    """The newest checkpoint's `trainer_state.json`; `problem` says why it can't be used (Japanese)."""
+    """The newest checkpoint's `trainer_state.json`; `problem` says why it can't be used."""
 
     folder: Path | None = None
-    problem: str | None = None
+    problem: Message | None = None
     global_step: int | None = None
     losses: tuple[float, ...] = ()
     history: tuple[Metrics, ...] = ()  # the entries of `log_history` that have a training loss
@@ -71,7 +72,7 @@ def _read_newest_checkpoint(output_dir: Path, started_unix: float) -> TrainerSta
     fresh = {n: path for n, path in folders.items() if is_fresh(_dated(path), started_unix)}
     stale = tuple(path.name for n, path in sorted(folders.items()) if n not in fresh)
     if not folders:
-        return TrainerState(problem="checkpoint-N がない")
+        return TrainerState(problem=say("checkpoint.none"))
     step = max(fresh or folders)
     return _read_state(folders[step], step, bool(fresh), stale)
 
@@ -86,14 +87,16 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _read_state(folder: Path, step: int | None, fresh: bool, stale: tuple[str, ...]) -> TrainerState:
+    file = f"{folder.name}/{STATE_NAME}"
     try:
         raw = read_json(folder / STATE_NAME, finite=False)  # the Trainer itself writes NaN there
     except UnreadableError as error:
-        return TrainerState(folder, f"{folder.name}/{STATE_NAME} が使えない: {error}", stale_folders=stale)
+        trouble = say("checkpoint.unreadable", file=file, error=words_of(error))
+        return TrainerState(folder, trouble, stale_folders=stale)
     if not isinstance(raw, Mapping) or type(raw.get("global_step")) is not int:
-        return TrainerState(folder, f"{folder.name}/{STATE_NAME} に global_step がない", stale_folders=stale)
+        return TrainerState(folder, say("checkpoint.no_step", file=file), stale_folders=stale)
     done = int(raw["global_step"])
-    problem = None if step in (done, None) else f"{folder.name}/{STATE_NAME} の global_step が {done}"
+    problem = None if step in (done, None) else say("checkpoint.other_step", file=file, step=done)
     seen, steps = raw.get("num_input_tokens_seen"), raw.get("max_steps")
     epoch, batch, best = (raw.get(key) for key in ("epoch", "train_batch_size", "best_model_checkpoint"))
     return TrainerState(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.base.messages import Message
 from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.record.values import Check, ModelChoice
 
@@ -51,6 +52,6 @@ def judge_model(evidence: ModelEvidence) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def no_model(reason: str) -> tuple[Check, ...]:
+def no_model(reason: Message) -> tuple[Check, ...]:
     """The check where no model can be had, with the reason."""
     return (MODEL_AVAILABLE.check(False, reason),)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from steph.base.messages import NOTHING, Message, say, words_of
 from steph.base.terms import StageId
 from steph.contract.description import load_description
 from steph.memory.forecast import BUILT_IN_CONSTANTS, Constants, Forecast, predict, predict_unknown, ways
@@ -25,7 +26,7 @@ SMALLEST_SCALE = 0.25
 
 
 class CalibrationError(ValueError):
-    """Two points give no slope and intercept that carry over; the message says why (Japanese)."""
+    """Two points give no slope and intercept that carry over; its message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Calibration:
 
     `trainer` is what the pipeline's description names (`is_described`), else the one assumed. `is_explained`: whether
     the formulas hold for what was measured. `line`: allocated peak in bytes a token of a forward, and bytes without
-    any, where two lengths were measured; `shortfall` says why two gave none (Japanese).
+    any, where two lengths were measured; `shortfall` says why two gave none.
     """
 
     trainer: str
@@ -62,7 +63,7 @@ class Calibration:
     is_explained: bool = True
     shape: ModelShape | None = None
     line: tuple[float, float] | None = None
-    shortfall: str = ""
+    shortfall: Message = NOTHING
 
     def forecast(self, shape: ModelShape, work: Workload) -> Forecast:
         """Predict a run on the record's card.
@@ -117,9 +118,9 @@ def through_two_lengths(short: MeasuredPoint, long: MeasuredPoint, start: Consta
     """
     as_long = replace(short.work, width=long.work.width, label_positions=long.work.label_positions)
     if short.shape != long.shape or as_long != long.work:
-        raise CalibrationError("二つの試行で長さ以外の条件が違う(再計算や、まとめて流す行数)")
+        raise CalibrationError(say("calibration.other_settings"))
     if short.work.width >= long.work.width:
-        raise CalibrationError("二つの試行の長さが同じ")
+        raise CalibrationError(say("calibration.same_length"))
     found = _with_slope(short, long, start)
     found = replace(found, offset_bytes=(short.excess_bytes(found) + long.excess_bytes(found)) / 2)
     if max(short.error(start), long.error(start)) > USABLE_ERROR:
@@ -147,9 +148,9 @@ def _with_slope(short: MeasuredPoint, long: MeasuredPoint, start: Constants) -> 
     if has_logits and missing(by_logits(0.0)) >= 0:
         scaled, low = by_logits, 0.0
     if long.peak_allocated_bytes <= short.peak_allocated_bytes or missing(scaled(low)) < 0:
-        raise CalibrationError("長さを変えてもピークがほとんど変わらない(学習の 1 歩がピークを決めていない)")
+        raise CalibrationError(say("calibration.flat"))
     if missing(scaled(high)) > 0:
-        raise CalibrationError("長さによるピークの増え方が、どの式よりも大きい")
+        raise CalibrationError(say("calibration.steep"))
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if missing(scaled(middle)) > 0 else (low, middle)
@@ -188,7 +189,7 @@ def calibration_or_default(record: Record) -> Calibration:
     try:
         return calibration_of(record)
     except ShapeError:
-        return replace(_uncorrected(record), shortfall="モデルの形が分からない")
+        return replace(_uncorrected(record), shortfall=say("calibration.no_shape"))
 
 
 def calibration_of(record: Record) -> Calibration:
@@ -247,17 +248,16 @@ def _with_second_length(one_length: Calibration, h2: StageResult, choice: ModelC
     short = _point(other, choice, one_length)
     long = _point(own, choice, one_length) if own else None
     if own is None or long is None or short is None:
-        without_torch = "torch のピークが二つの試行に揃っていない(GPU を使わない実行では測れない)"
-        shortfall = without_torch if other.ended_well else "別の長さでの試行が最後まで終わらなかった"
+        shortfall = say("calibration.no_peaks" if other.ended_well else "calibration.unended")
         return replace(one_length, shortfall=shortfall)
     epochs = own.training.epochs_done if own.training else None
     saw_all = own.longest_row_tokens is not None and epochs is not None and epochs >= 1
     if not (saw_all or one_length.pads_to_maximum):
-        return replace(one_length, shortfall="学習した最も長い行の長さが分からない")
+        return replace(one_length, shortfall=say("calibration.no_longest_row"))
     try:
         constants = through_two_lengths(short, long)
     except CalibrationError as error:
-        return replace(one_length, shortfall=str(error))
+        return replace(one_length, shortfall=words_of(error))
     slope = (long.peak_allocated_bytes - short.peak_allocated_bytes) / (long.work.tokens - short.work.tokens)
     return replace(
         one_length,

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from steph.base.files import UnreadableError, read_json
+from steph.base.messages import words_of
 
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
@@ -236,7 +237,7 @@ def model_shape(name_or_path: str) -> ModelShape:
         if found is not None:
             return shape_from_config(read_json(found, finite=False))
     except UnreadableError as error:
-        raise ShapeError(f"{name_or_path}: {error.english}") from error
+        raise ShapeError(f"{name_or_path}: {words_of(error).text('en')}") from error
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home folder
         raise ShapeError(f"{name_or_path}: {error}") from error
     plain = _plain_name(name_or_path)

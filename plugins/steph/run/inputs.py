@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from steph.base.files import UnreadableError, json_lines, parse_json
+from steph.base.messages import words_of
 from steph.contract.description import Description
 from steph.contract.rows import RowFormat, training_row
 from steph.record.values import DataFile
@@ -80,7 +81,7 @@ def read_dataset(root: Path, description: Description) -> DataFile | None:
     try:
         samples = parse_json(data)["samples"]
     except (UnreadableError, KeyError, TypeError) as error:
-        reason = error.english if isinstance(error, UnreadableError) else "has no key 'samples'"
+        reason = words_of(error).text("en") if isinstance(error, UnreadableError) else "it has no key 'samples'"
         raise InputError(f"{root / relative}: {reason}; remedy: restore the file as it was published") from error
     if not isinstance(samples, list) or not samples:
         raise InputError(f"{root / relative}: key 'samples' holds no questions; remedy: restore the file")
@@ -101,7 +102,9 @@ def read_train_file(
     rows = 0
     for line in json_lines(data):
         if line.row is None:
-            raise InputError(f"{root / relative}: line {line.number} {line.trouble}; remedy: build the file again")
+            raise InputError(
+                f"{root / relative}: line {line.number}: {line.trouble.text('en')}; remedy: build the file again"
+            )
         where = f"{root / relative}: line {line.number}"
         try:
             training_row(line.row, row_format)

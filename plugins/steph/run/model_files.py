@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from steph.base.files import UnreadableError, read_json_object
+from steph.base.messages import words_of
 from steph.base.tensors import read_header
 
 WEIGHTS = "model.safetensors"
@@ -116,14 +117,14 @@ def _parameters(path: Path) -> int:
     try:
         return sum(prod(tensor.shape) for tensor in read_header(path))
     except UnreadableError as error:
-        raise IncompleteModelError(f"{path}: {error.english}") from error
+        raise IncompleteModelError(f"{path}: {words_of(error).text('en')}") from error
 
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         return read_json_object(path, finite=False)
     except UnreadableError as error:
-        raise IncompleteModelError(f"{path}: {error.english}") from error
+        raise IncompleteModelError(f"{path}: {words_of(error).text('en')}") from error
 
 
 def free_disk_bytes(folder: Path) -> int:
