@@ -11,17 +11,33 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from steph.base.messages import text
 from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.record.settings import EvalSettings
 from steph.record.values import Attempt, Record
 from steph.tell import summary
-from steph.tell.canvas import BLUE, GREEN, ORANGE, new_figure, plain, svg, title
+from steph.tell.canvas import (
+    BLUE,
+    GREEN,
+    LEFT_INCHES,
+    ORANGE,
+    RIGHT_INCHES,
+    WIDTH_INCHES,
+    new_figure,
+    plain,
+    points_of,
+    svg,
+    title,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_POINTS = 2000
+LABEL_POINTS = 7.0
+HEADROOM = 1.4  # the axis above the highest line, where the attempts' labels stand
+_PLOT_POINTS = 72 * (WIDTH_INCHES - LEFT_INCHES - RIGHT_INCHES)
 PAUSE_SECONDS = 5.0  # at most, on the time axis: a stage that was run again next day stands beside the others
 
 
@@ -44,9 +60,10 @@ def loss_svg(record: Record) -> str | None:
     figure, axes = new_figure()
     steps = [every * (at + 1) for at in range(len(losses))]
     axes.plot(steps, losses, color=BLUE, linewidth=1.6, marker="o" if len(losses) <= 100 else None, markersize=2.5)
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("training loss")
-    title(axes, f"Loss per step, attempt {attempt.number} ({plain(attempt.label)})")
+    axes.set_xlabel(text("report.drawing.step"))
+    axes.set_ylabel(text("report.drawing.loss"))
+    named = {"number": attempt.number, "label": plain(attempt.label)}
+    title(axes, text("report.drawing.loss_title", values=named))
     return svg(figure)
 
 
@@ -65,13 +82,14 @@ def vram_svg(record: Record, samples: Sequence[VramSample]) -> str | None:
     used = [sample.used_bytes / GIB for sample in thinned]
     axes.plot([clock.shown(sample.at_seconds) for sample in thinned], used, color=BLUE, linewidth=1.4)
     top = _draw_capacity(axes, record, max(used))
-    for start, end, attempt in spans:
-        _draw_attempt(axes, attempt, clock.shown(start), clock.shown(end), clock.total_seconds)
+    starts = [clock.shown(start) for start, _, _ in spans]
+    for (_, end, attempt), start, following in zip(spans, starts, (*starts[1:], clock.total_seconds), strict=True):
+        _draw_attempt(axes, attempt, start, clock.shown(end), _PLOT_POINTS * (following - start) / clock.total_seconds)
     axes.set_ylim(0, top)
     axes.set_xlim(0, clock.total_seconds)
-    axes.set_xlabel("seconds, pauses between attempts cut short")
-    axes.set_ylabel("used VRAM of the card (GiB)")
-    title(axes, "VRAM over time, by attempt")
+    axes.set_xlabel(text("report.drawing.seconds"))
+    axes.set_ylabel(text("report.drawing.used"))
+    title(axes, text("report.drawing.vram_title"))
     return svg(figure)
 
 
@@ -105,39 +123,47 @@ def _draw_capacity(axes: Axes, record: Record, peak_gib: float) -> float:
     """Draw where the card ends, unless that is far above the peak; give the axis's upper end in GiB."""
     ceiling = summary.ceiling_bytes(record)
     if not ceiling:
-        return peak_gib * 1.3
+        return peak_gib * HEADROOM
     limit = ceiling / GIB
-    what = "cap + in use before" if record.context.vram_cap_bytes else "card"
     is_near = limit < 3 * peak_gib
     if is_near:
         axes.axhline(limit, color=ORANGE, linewidth=1.2, linestyle="--")
-    axes.annotate(f"{what}: {limit:.2f} GiB{'' if is_near else ' (above)'}",
-                  (1, limit if is_near else 1), xytext=(-3, 3 if is_near else -10), ha="right",
+    # beside the title where the limit lies above the picture: the attempts' labels stand below it
+    axes.annotate(text(_limit_words(record, is_near), values={"limit": limit}),
+                  (1, limit if is_near else 1), xytext=(-3, 3 if is_near else 7), ha="right",
                   xycoords=("axes fraction", "data" if is_near else "axes fraction"),
                   textcoords="offset points", color=ORANGE, fontsize=8)  # fmt: skip
-    return max(limit if is_near else 0.0, peak_gib) * 1.3
+    return max(limit if is_near else 0.0, peak_gib) * HEADROOM
 
 
-def _draw_attempt(axes: Axes, attempt: Attempt, start: float, end: float, total: float) -> None:
+def _limit_words(record: Record, is_near: bool) -> str:
+    if record.context.vram_cap_bytes:
+        return "report.drawing.cap" if is_near else "report.drawing.cap_above"
+    return "report.drawing.card" if is_near else "report.drawing.card_above"
+
+
+def _draw_attempt(axes: Axes, attempt: Attempt, start: float, end: float, room_points: float) -> None:
+    """Shade an attempt's time and say at its top what it was, as far as there is room up to the next one's words."""
     color = GREEN if attempt.ended_well else ORANGE
     axes.axvspan(start, end, facecolor=color, alpha=0.12, linewidth=0)
-    if end - start < 0.06 * total:
-        return
-    words = f"{attempt.stage} #{attempt.number}\n{_setting(attempt)}\n{_outcome(attempt)}"
-    axes.annotate(words, (start, 1), xycoords=("data", "axes fraction"), xytext=(3, -4), textcoords="offset points",
-                  va="top", color=color, fontsize=7)  # fmt: skip
+    name, outcome = f"{attempt.stage} #{attempt.number}", _outcome(attempt)
+    offers = (f"{name}\n{_setting(attempt)}\n{outcome}", f"{name}\n{outcome}", f"#{attempt.number}")
+    words = next((offer for offer in offers if points_of(offer, LABEL_POINTS) + 6 <= room_points), None)
+    if words is not None:
+        axes.annotate(words, (start, 1), xycoords=("data", "axes fraction"), xytext=(3, -4),
+                      textcoords="offset points", va="top", color=color, fontsize=LABEL_POINTS)  # fmt: skip
 
 
 def _setting(attempt: Attempt) -> str:
     if isinstance(attempt.settings, EvalSettings):
-        return f"{attempt.settings.samples} questions"
+        return text("report.drawing.questions", values={"questions": attempt.settings.samples})
     return plain(attempt.label, 16)
 
 
 def _outcome(attempt: Attempt) -> str:
     if attempt.ended_well:
-        return "ok"
-    return "OOM" if attempt.ran_out_of_memory else "failed"
+        return text("report.drawing.ok")
+    return "OOM" if attempt.ran_out_of_memory else text("report.drawing.failed")
 
 
 def _thinned(samples: Sequence[VramSample]) -> list[VramSample]:
