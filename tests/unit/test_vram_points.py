@@ -39,13 +39,16 @@ def test_reserved_peaks_are_predicted_to_three_percent_and_never_off_by_more_tha
     assert max(errors) <= 0.08
 
 
+@pytest.mark.parametrize(("use", "shapes"), [("judge", 3), ("seen", 4)])
 @pytest.mark.parametrize("trainer", SFT)
-def test_peaks_of_trls_trainer_and_of_those_built_on_it_are_predicted_to_four_percent(trainer: str) -> None:
-    """And never off by more than ten: TRL as it comes, with Liger, and Unsloth, on four shapes that set no constant."""
-    free = [found for found in judged("seen") if found.measured.point.trainer == trainer]
+def test_peaks_of_trls_trainer_and_of_those_built_on_it_are_predicted_to_four_percent(
+    trainer: str, use: Use, shapes: int
+) -> None:
+    """And never off by more than ten: TRL as it comes, with Liger, and Unsloth, on shapes that set no constant."""
+    free = [found for found in judged(use) if found.measured.point.trainer == trainer]
     errors = [abs(found.reserved_error) for found in free]
-    assert len(errors) >= 14
-    assert len({found.measured.point.model for found in free}) >= 4
+    assert len(errors) >= 12
+    assert len({found.measured.point.model for found in free}) >= shapes
     assert median(errors) <= 0.04
     assert max(errors) <= 0.10
 
