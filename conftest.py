@@ -20,6 +20,8 @@ quiet_start.begin()
 
 UNIT_TESTS = CLONE / "tests" / "unit"
 UNIT_TEST_SECONDS = 300  # no test takes 20 s on two idle cores: this only ends what would hang for good
+# these take longest: begun first, none of them keeps one of two workers busy after the other has ended
+LONG_TESTS = ("test_rehearsal.py", "test_typed_commands.py", "test_wheel.py")
 STAGE_MARKS = ("gpu", "extended", "steph_stage")  # no unit test has one of these: tests/unit/test_selection.py
 
 
@@ -31,7 +33,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each unit test a guard against hanging; the stages have limits of their own."""
+    """Begin with the longest unit tests, and guard each against hanging; the stages have limits of their own."""
+    items.sort(key=lambda item: item.path.parent != UNIT_TESTS or item.path.name not in LONG_TESTS)
     if not config.pluginmanager.hasplugin("timeout"):
         return
     for item in items:
