@@ -33,7 +33,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the longest unit tests, and guard each of them against hanging; the stages have limits of their own."""
+    """Begin with the longest unit tests, and guard each against hanging; the stages have limits of their own."""
     items.sort(key=lambda item: item.path.parent != UNIT_TESTS or item.path.name not in LONG_TESTS)
     if not config.pluginmanager.hasplugin("timeout"):
         return
