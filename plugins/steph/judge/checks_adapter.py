@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from steph.base.files import UnreadableError, read_json_object
+from steph.base.messages import Message, say
 from steph.base.tensors import Scan, Tensor, read_header, same_values, scan
 from steph.base.text import one_line
 from steph.contract.training_files import STATE_NAME, TrainerState
@@ -23,6 +24,7 @@ from steph.record.values import Check
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 MAX_CONFIG_BYTES = 4 << 20
+MOST_NAMED = 8  # of modules
 TIMES_SLACK_SECONDS = 1.0  # between the clocks of lines and files
 LARGEST_HALF = 65504.0  # what fp16 can hold; a larger weight is infinite in the model
 # PEFT fills these with zeros: of a linear layer's pair the second, of an embedding's the first
@@ -80,10 +82,12 @@ def base_check(folder: Path, model_name: str) -> Check:
     try:
         base = read_adapter_config(folder).base_model_name_or_path
     except UnreadableError as error:
-        return ADAPTER_BASE.check(None, f"{CONFIG_NAME} から読めない: {error}")
+        return ADAPTER_BASE.check(None, "unreadable", reason=error)
+    model = one_line(model_name, 100)
+    if not base:
+        return ADAPTER_BASE.check(False, "unnamed", model=model)
     holds = isinstance(base, str) and same_model(model_name, base)
-    named = one_line(base, 100) if base else "記録なし"
-    return ADAPTER_BASE.check(holds, f"アダプターのベースは {named}、対象モデルは {one_line(model_name, 100)}。")
+    return ADAPTER_BASE.check(holds, "named", base=one_line(base, 100), model=model)
 
 
 def config_checks(
@@ -94,38 +98,39 @@ def config_checks(
         config = read_adapter_config(folder)
     except UnreadableError as error:
         return (
-            ADAPTER_CONFIG.check(False, f"{CONFIG_NAME} が使えない: {error}。"),
-            ADAPTER_AS_ASKED.check(None, "adapter_config.json がないので測れない。"),
+            ADAPTER_CONFIG.check(False, "unusable", reason=error),
+            ADAPTER_AS_ASKED.check(None, "no_config"),
         )
     is_lora = config.peft_type == "LORA"
-    kind = one_line(config.peft_type, 40)
     wrong = _differences(config, settings, tensors, unsaid)
     return (
-        ADAPTER_CONFIG.check(is_lora, f"{CONFIG_NAME} は読め、種類は {kind}。"),
-        ADAPTER_AS_ASKED.check(
-            not wrong, f"依頼と違う設定: {'、'.join(wrong)}。" if wrong else f"r={settings.lora_r} などが依頼どおり。"
-        ),
+        ADAPTER_CONFIG.check(is_lora, "read", kind=one_line(config.peft_type, 40)),
+        ADAPTER_AS_ASKED.check(not wrong, "differs" if wrong else "as_asked", settings=wrong, r=settings.lora_r),
     )
 
 
 def _differences(
     config: AdapterConfig, settings: TrainSettings, tensors: tuple[Tensor, ...], unsaid: frozenset[str]
-) -> list[str]:
+) -> list[Message]:
     pairs = [
         ("r", config.r, settings.lora_r),
         ("lora_alpha", config.lora_alpha, settings.lora_alpha),
         ("lora_dropout", config.lora_dropout, settings.lora_dropout),
     ]
     pairs = [pair for pair in pairs if pair[0] not in unsaid]
-    wrong = [f"{name}={one_line(found, 40)}（依頼 {asked}）" for name, found, asked in pairs if found != asked]
+    wrong = [
+        say("adapter.setting", name=name, found=one_line(found, 40), asked=asked)
+        for name, found, asked in pairs
+        if found != asked
+    ]
     modules = config.target_modules
     if settings.target_modules and not (
         isinstance(modules, list) and {str(m) for m in modules} == set(settings.target_modules)
     ):
-        asked_modules = ",".join(settings.target_modules)
-        wrong.append(f"target_modules={one_line(modules, 80)}（依頼 {one_line(asked_modules, 80)}）")
+        asked_modules = one_line(",".join(settings.target_modules), 80)
+        wrong.append(say("adapter.setting", name="target_modules", found=one_line(modules, 80), asked=asked_modules))
     wrong += [
-        f"{name}={one_line(value, 60)}（依頼していない）"
+        say("adapter.not_asked", name=name, found=one_line(value, 60))
         for name, value in (
             ("layers_to_transform", config.layers_to_transform),
             ("rank_pattern", config.rank_pattern),
@@ -139,27 +144,27 @@ def _differences(
     wrong += _astray(config, settings, [t.name for t in tensors if "lora_A" in t.name])
     ranks = {t.shape[0] for t in tensors if "lora_A" in t.name and t.name.endswith("weight") and t.shape}
     if ranks - {settings.lora_r}:
-        wrong.append(f"lora_A の階数 {sorted(ranks)[:5]}（依頼 {settings.lora_r}）")
+        wrong.append(say("adapter.ranks", ranks=str(sorted(ranks)[:5]), asked=settings.lora_r))
     return wrong
 
 
-def _left_out(config: AdapterConfig, names: Sequence[str]) -> list[str]:
+def _left_out(config: AdapterConfig, names: Sequence[str]) -> list[Message]:
     """What the configuration promises beside A and B and the weights don't have."""
     saved = config.modules_to_save if isinstance(config.modules_to_save, list) else []
-    wrong = ["use_dora なのに magnitude がない"] if config.use_dora and names and "magnitude" not in str(names) else []
+    wrong = [say("adapter.no_magnitude")] if config.use_dora and names and "magnitude" not in str(names) else []
     if saved and names and not any(f".{module}." in name for module in saved for name in names):
-        wrong.append(f"modules_to_save の {one_line('、'.join(map(str, saved)), 80)} の重みがない")
+        wrong.append(say("adapter.not_saved", modules=saved[:MOST_NAMED]))
     return wrong
 
 
-def _astray(config: AdapterConfig, settings: TrainSettings, names: Sequence[str]) -> list[str]:
+def _astray(config: AdapterConfig, settings: TrainSettings, names: Sequence[str]) -> list[Message]:
     """Modules that were asked for and have no weights, and weights on modules that the configuration does not name."""
     lacking = [module for module in settings.target_modules if names and not any(f".{module}." in n for n in names)]
-    wrong = [f"{one_line('、'.join(lacking), 80)} の重みがない"] if lacking else []
+    wrong = [say("adapter.no_weights", modules=lacking[:MOST_NAMED])] if lacking else []
     targets = config.target_modules if isinstance(config.target_modules, list) else None
     if targets and not config.target_parameters:
         others = [name for name in names if not any(f".{module}." in f".{name}" for module in targets)]
-        wrong += [f"target_modules にない {one_line(others[0], 100)}"] if others else []
+        wrong += [say("adapter.untargeted", matrix=one_line(others[0], 100))] if others else []
     return wrong
 
 
@@ -172,22 +177,22 @@ def last_check(
     by the files' clock. `is_mean`: the mean of the last steps was saved, which no checkpoint has.
     """
     if not state.fresh or state.problem or state.folder is None:
-        return ADAPTER_IS_LAST.check(None, "この試行のチェックポイントがない。")
+        return ADAPTER_IS_LAST.check(None, "none")
     kept = [folder / name / WEIGHTS_NAME for name in (state.folder.name, state.best_folder) if name]
     try:
         answers = [same_values(folder / WEIGHTS_NAME, path) for path in kept if path.is_file()]
     except (OSError, UnreadableError):
         answers = []
     if True in answers:
-        return ADAPTER_IS_LAST.check(True, f"{state.folder.name} の LoRA 重みと同じ。")
+        return ADAPTER_IS_LAST.check(True, "same", checkpoint=state.folder.name)
     if False in answers and is_mean:
-        return ADAPTER_IS_LAST.check(True, f"{state.folder.name} の LoRA 重みではなく、終わりのステップの平均。")
+        return ADAPTER_IS_LAST.check(True, "mean", checkpoint=state.folder.name)
     if False in answers:
-        return ADAPTER_IS_LAST.check(False, f"{state.folder.name} の LoRA 重みと値が違う。")
+        return ADAPTER_IS_LAST.check(False, "differs", checkpoint=state.folder.name)
     early = None if state.best_folder else _seconds_early(folder, state.folder, last_loss_unix)
     if early is not None and early > TIMES_SLACK_SECONDS:
-        return ADAPTER_IS_LAST.check(False, f"LoRA 重みは学習の終わりより {early:.1f} 秒前に書かれた。")
-    return ADAPTER_IS_LAST.check(None, f"{state.folder.name} に比べられる LoRA 重みがない。")
+        return ADAPTER_IS_LAST.check(False, "early", seconds=early)
+    return ADAPTER_IS_LAST.check(None, "incomparable", checkpoint=state.folder.name)
 
 
 def _seconds_early(folder: Path, checkpoint: Path, last_loss_unix: float | None) -> float | None:
@@ -205,14 +210,15 @@ def weight_checks(folder: Path, base: BaseModel = NO_BASE) -> tuple[tuple[Tensor
     path = folder / WEIGHTS_NAME
     config = _config_or_none(folder)
     targets, whole = (config.target_modules, not config.names_layers) if config else (None, True)
+    unread = key_checks((), (), base, targets, whole=whole)
     try:
         tensors = read_header(path)
         values = sum(math.prod(tensor.shape) for tensor in tensors)
         if not values:
-            raise UnreadableError("テンソルが 1 つもない")
+            return (), (*_unreadable(folder, say("adapter.no_tensors")), *unread)
         scans = tuple(scan(path, tensors))
     except (OSError, UnreadableError) as error:
-        return (), (*_unreadable(folder, error), *key_checks((), (), base, targets, whole=whole))
+        return (), (*_unreadable(folder, error), *unread)
     return tensors, (
         _written_check(tensors, values),
         _finite_check(scans),
@@ -225,11 +231,14 @@ def _written_check(tensors: tuple[Tensor, ...], values: int) -> Check:
     """Half a pair is loaded with the other half at random, and a pair that can't be multiplied not at all."""
     pairs = pairs_of(tensors)
     alone = [tensor.name for pair in pairs if len(pair) == 1 for tensor in pair.values()]
-    odd = [f"{pair['A'].name} {list(pair['A'].shape)} と {list(pair['B'].shape)}" for pair in pairs if unfit(pair)]
-    example = f"、対の片方しかない行列 {len(alone)} 個（例 {one_line(alone[0], 120)}）" if alone else ""
-    example += f"、A と B の形が合わない対 {len(odd)} 個（例 {one_line(odd[0], 160)}）" if odd else ""
-    written = f"{WEIGHTS_NAME} に {len(tensors)} テンソル、{values:,} 要素がある{example}。"
-    return ADAPTER_WEIGHTS.check(not alone and not odd, written)
+    odd = [pair for pair in pairs if unfit(pair)]
+    faults = [say("adapter.alone", matrices=len(alone), example=one_line(alone[0], 120))] if alone else []
+    if odd:
+        a, b = odd[0]["A"], odd[0]["B"]
+        name, shapes = one_line(a.name, 120), (str(list(a.shape)), str(list(b.shape)))
+        faults.append(say("adapter.unfit", pairs=len(odd), example=name, a_shape=shapes[0], b_shape=shapes[1]))
+    found = "faulty" if faults else "whole"
+    return ADAPTER_WEIGHTS.check(not faults, found, tensors=len(tensors), values=values, faults=faults)
 
 
 def _config_or_none(folder: Path) -> AdapterConfig | None:
@@ -244,17 +253,15 @@ def _begins_at_zero(config: AdapterConfig | None) -> bool:
     return config is None or config.init_lora_weights in (None, True, "gaussian", "eva")
 
 
-def _unreadable(folder: Path, error: Exception) -> tuple[Check, ...]:
+def _unreadable(folder: Path, reason: Message | Exception) -> tuple[Check, ...]:
     if (folder / WEIGHTS_NAME).exists():
-        why = f"壊れている: {error}"
-    elif (folder / "adapter_model.bin").exists():
-        why = "ない（adapter_model.bin はあるが、pickle は読み込まない）"
+        found = "damaged"
     else:
-        why = "ない"
+        found = "pickle" if (folder / "adapter_model.bin").exists() else "missing"
     return (
-        ADAPTER_WEIGHTS.check(False, f"{WEIGHTS_NAME} が{why}。"),
-        ADAPTER_FINITE.check(None, "重みを読めないので測れない。"),
-        ADAPTER_TRAINED.check(None, "重みを読めないので測れない。"),
+        ADAPTER_WEIGHTS.check(False, found, reason=reason),
+        ADAPTER_FINITE.check(None, say("adapter.unread")),
+        ADAPTER_TRAINED.check(None, say("adapter.unread")),
     )
 
 
@@ -262,22 +269,20 @@ def _finite_check(scans: tuple[Scan, ...]) -> Check:
     whole = [s.tensor for s in scans if s.tensor.dtype in INTEGERS]
     if whole:
         first = one_line(whole[0].name, 120)
-        return ADAPTER_FINITE.check(False, f"{len(whole)} テンソルの型が整数（{first} は {whole[0].dtype}）。")
+        return ADAPTER_FINITE.check(False, "integers", tensors=len(whole), example=first, dtype=whole[0].dtype)
     unread = [s.tensor.dtype for s in scans if s.nonfinite_values is None]
     if unread:
-        return ADAPTER_FINITE.check(None, f"{len(unread)} テンソルの型 {unread[0]} は復号できない。")
+        return ADAPTER_FINITE.check(None, "undecodable", tensors=len(unread), dtype=unread[0])
     bad = [s for s in scans if s.nonfinite_values]
     if bad:
         count = sum(s.nonfinite_values or 0 for s in bad)
         first = one_line(bad[0].tensor.name, 120)
-        return ADAPTER_FINITE.check(
-            False, f"{len(bad)} テンソルに NaN または Inf が {count:,} 要素ある（最初は {first}）。"
-        )
+        return ADAPTER_FINITE.check(False, "nonfinite", tensors=len(bad), values=count, example=first)
     huge = [s for s in scans if MATRIX.search(s.tensor.name) and (s.largest or 0) > LARGEST_HALF]
     if huge:
         first = one_line(huge[0].tensor.name, 120)
-        return ADAPTER_FINITE.check(False, f"{first} に {huge[0].largest:.2g} がある: 半精度では Inf になる。")
-    return ADAPTER_FINITE.check(True, f"{len(scans)} テンソルの全要素が有限。")
+        return ADAPTER_FINITE.check(False, "huge", example=first, largest=huge[0].largest)
+    return ADAPTER_FINITE.check(True, "finite", tensors=len(scans))
 
 
 def _trained_check(scans: tuple[Scan, ...], *, begins_at_zero: bool) -> Check:
@@ -288,10 +293,10 @@ def _trained_check(scans: tuple[Scan, ...], *, begins_at_zero: bool) -> Check:
     begun = [s for s in scans if any(part in s.tensor.name for part in _BEGINS_AT_ZERO)]
     matrices = [s for s in begun if not _MAY_STAY_IDLE.search(s.tensor.name)] or begun
     if not matrices:
-        return ADAPTER_TRAINED.check(False, f"{len(scans)} テンソルの中に LoRA の B 行列がない。")
+        return ADAPTER_TRAINED.check(False, "no_b", tensors=len(scans))
     unread = [s for s in matrices if s.any_nonzero is None]
     if unread:
-        return ADAPTER_TRAINED.check(None, f"B 行列の型 {unread[0].tensor.dtype} は復号できない。")
+        return ADAPTER_TRAINED.check(None, "undecodable", dtype=unread[0].tensor.dtype)
     zero = {s.tensor.name for s in scans if s.any_nonzero is False}
     pairs = {
         name: names
@@ -305,11 +310,13 @@ def _trained_check(scans: tuple[Scan, ...], *, begins_at_zero: bool) -> Check:
         if (found := next((n for n in pairs.get(s.tensor.name, [s.tensor.name]) if n in zero), None))
     ]
     if not begins_at_zero and not still:
-        return ADAPTER_TRAINED.check(None, "B 行列がゼロから始まらない初期化なので測れない。", severity=WARN)
+        return ADAPTER_TRAINED.check(None, "nonzero_start", severity=WARN)
     moved = len(matrices) - len(still)
-    example = f"（ゼロのまま: {one_line(still[0], 120)} など）" if still else ""
     return ADAPTER_TRAINED.check(
         not still,
-        f"B 行列 {len(matrices)} 個のうち {moved} 個が、A とともにゼロでない{example}。",
+        "still" if still else "moved",
         severity=WARN if 2 * moved >= len(matrices) else None,
+        matrices=len(matrices),
+        moved=moved,
+        example=one_line(still[0], 120) if still else "",
     )

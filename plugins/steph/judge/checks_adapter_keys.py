@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from steph.base.messages import Message, say
 from steph.base.tensors import Scan, Tensor
 from steph.base.text import one_line
 from steph.judge.base_model import BaseModel, layer_of
@@ -40,35 +41,36 @@ def key_checks(
     """All checks of an adapter's keys; `targets` is its `target_modules`, `whole` says that no layer is left out."""
     if not tensors:
         kinds = (ADAPTER_LOADABLE, ADAPTER_LAYERS, ADAPTER_VALUES)
-        return tuple(kind.check(None, "重みを読めないので測れない。") for kind in kinds)
+        return tuple(kind.check(None, say("adapter.unread")) for kind in kinds)
     return (_loadable_check(tensors, base), _layers_check(tensors, base, targets, whole=whole), _values_check(scans))
 
 
 def _loadable_check(tensors: tuple[Tensor, ...], base: BaseModel) -> Check:
     foreign = [t.name for t in tensors if not t.name.startswith(PREFIX) or _FOREIGN.search(t.name)]
     if foreign:
-        some = f"{len(tensors)} 個のキーのうち {len(foreign)} 個を PEFT は読み込めない"
-        return ADAPTER_LOADABLE.check(False, f"{some}（例 {one_line(foreign[0], 120)}）。")
+        first = one_line(foreign[0], 120)
+        return ADAPTER_LOADABLE.check(False, "foreign", keys=len(tensors), foreign=len(foreign), example=first)
     astray = next(_misfits(tensors, base), None)
     if astray:
-        return ADAPTER_LOADABLE.check(False, f"ベースモデルに合わない: {astray}。")
-    return ADAPTER_LOADABLE.check(True, f"{len(tensors)} 個のキーはすべて PEFT の形。")
+        return ADAPTER_LOADABLE.check(False, "misfit", misfit=astray)
+    return ADAPTER_LOADABLE.check(True, "sound", keys=len(tensors))
 
 
-def _misfits(tensors: Sequence[Tensor], base: BaseModel) -> Iterator[str]:
+def _misfits(tensors: Sequence[Tensor], base: BaseModel) -> Iterator[Message]:
     """What does not fit the base: a layer that it doesn't have, modules that it doesn't have, another width."""
     shapes = {place: shape for name, shape in base.matrices.items() if (place := _place(name))}
     placed = [(tensor, place) for tensor in tensors if _LORA.search(tensor.name) and (place := _place_of(tensor))]
     for tensor, (layer, _) in placed:
         if base.layers is not None and layer >= base.layers:
-            yield f"{one_line(tensor.name, 120)} の層（ベースは {base.layers} 層）"
+            yield say("adapter.no_layer", matrix=one_line(tensor.name, 120), layers=base.layers)
     known = [(tensor, shapes[place]) for tensor, place in placed if place in shapes]
     if shapes and placed and not known:
-        yield f"{one_line(placed[0][0].name, 120)} などのモジュールがない"
+        yield say("adapter.no_module", matrix=one_line(placed[0][0].name, 120))
     for tensor, shape in known:
         width = tensor.shape[-1 if "lora_A" in tensor.name else 0] if len(tensor.shape) == 2 else None
         if width is not None and width not in shape:
-            yield f"{one_line(tensor.name, 120)} の形 {list(tensor.shape)}（ベースの行列は {list(shape)}）"
+            name, own, known_shape = one_line(tensor.name, 120), str(list(tensor.shape)), str(list(shape))
+            yield say("adapter.other_shape", matrix=name, shape=own, base_shape=known_shape)
 
 
 def _place(name: str) -> tuple[int, str] | None:
@@ -82,18 +84,19 @@ def _place_of(tensor: Tensor) -> tuple[int, str] | None:
 def _layers_check(tensors: Sequence[Tensor], base: BaseModel, targets: object, *, whole: bool) -> Check:
     had = {place for tensor in tensors if _LORA.search(tensor.name) and (place := _place_of(tensor))}
     if not whole or not had:
-        return ADAPTER_LAYERS.check(None, "層を選んだ設定か、層のない LoRA なので測らない。")
+        return ADAPTER_LAYERS.check(None, "chosen")
     wanted = _wanted(base, targets)
     if not wanted and not base.is_mixed:  # of an unknown base the layers go as far as LoRA's
         layers = base.layers if base.layers is not None else 1 + max(layer for layer, _ in had)
         wanted = {(layer, module) for layer in range(layers) for _, module in had}
     if not wanted:
-        return ADAPTER_LAYERS.check(None, "モデルの層の数が分からない。")
+        return ADAPTER_LAYERS.check(None, "unknown")
     lacking = sorted(wanted - had)
     where = sorted({layer for layer, _ in lacking})
-    listing = "、".join(map(str, where[:8])) + ("…" if len(where) > 8 else "")
-    message = f"{len(wanted)} 個の行列のうち {len(lacking)} 個に LoRA がない"
-    return ADAPTER_LAYERS.check(not lacking, f"{message}（層 {listing}）。" if lacking else "LoRA はすべての層にある。")
+    listing = [*where[:8], *("…" for _ in where[8:9])]
+    if lacking:
+        return ADAPTER_LAYERS.check(False, "lacking", matrices=len(wanted), lacking=len(lacking), layers=listing)
+    return ADAPTER_LAYERS.check(True, "all")
 
 
 def _wanted(base: BaseModel, targets: object) -> set[tuple[int, str]]:
@@ -117,19 +120,19 @@ def _values_check(scans: tuple[Scan, ...]) -> Check:
     lora = [s for s in scans if _LORA.search(s.tensor.name) and s.largest is not None and not s.nonfinite_values]
     sizes = {s.tensor.name: s.largest for s in lora if s.largest is not None and s.any_nonzero}
     if not sizes:
-        return ADAPTER_VALUES.check(None, "大きさを測れる LoRA 重みがない。")
+        return ADAPTER_VALUES.check(None, "none")
     ends = [size for name, size in sizes.items() if "lora_B" in name or "lora_embedding_A" in name]
     name, largest = max(sizes.items(), key=lambda item: item[1])
     same = _same_in_layers(lora)
     wrong = []
     tiny = [size for size in ends if size < SMALLEST_WEIGHT]
     if tiny:
-        wrong.append(f"B 行列 {len(ends)} 個のうち {len(tiny)} 個の最大が {max(tiny):.2g} 以下: ほとんど学習していない")
+        wrong.append(say("adapter.tiny", matrices=len(ends), tiny=len(tiny), largest=max(tiny)))
     if largest > LARGEST_WEIGHT:
-        wrong.append(f"{one_line(name, 120)} の最大が {largest:.2g}")
+        wrong.append(say("adapter.large", matrix=one_line(name, 120), largest=largest))
     if same:
-        wrong.append(f"{same} 個の B 行列が別の層のものと同じ")
-    return ADAPTER_VALUES.check(not wrong, f"{'、'.join(wrong) or f'LoRA 重みの最大は {largest:.2g}'}。")
+        wrong.append(say("adapter.twins", matrices=same))
+    return ADAPTER_VALUES.check(not wrong, "odd" if wrong else "plausible", troubles=wrong, largest=largest)
 
 
 def _same_in_layers(lora: Sequence[Scan]) -> int:

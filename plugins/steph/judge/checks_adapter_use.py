@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from steph.base.files import sha256_of
+from steph.base.messages import say
 from steph.base.text import one_line
 from steph.contract.lines import EvalLines, adapter_trouble_in
 from steph.judge.artifacts import MAX_HASHED_BYTES
@@ -27,13 +28,17 @@ def adapter_use_checks(evidence: EvalEvidence, lines: EvalLines) -> tuple[Check,
         return ()
     expected, actual = evidence.adapter_sha256_expected, evidence.adapter_sha256_actual
     same = None if expected is None or actual is None else expected == actual
-    hashes = f"記録の sha256 は {(expected or 'なし')[:12]}、評価時は {(actual or 'なし')[:12]}。"
+    none = say("training.none")
     trouble = adapter_trouble_in(evidence.output, besides=lines.of_other_blocks)
-    shown = f"読み込みの失敗の表示: {one_line(trouble, 200) if trouble else 'なし'}。"
     return (
         base_check(evidence.root / evidence.lora_path, evidence.model_name),
-        ADAPTER_UNCHANGED.check(same, hashes),
-        ADAPTER_LOADED.check(trouble is None, shown),
+        ADAPTER_UNCHANGED.check(
+            same,
+            "compared",
+            recorded=expected[:12] if expected else none,
+            now=actual[:12] if actual else none,
+        ),
+        ADAPTER_LOADED.check(trouble is None, "trouble" if trouble else "clean", line=one_line(trouble or "", 200)),
         _left_alone_check(evidence.adapter_files, evidence.root / evidence.lora_path),
     )
 
@@ -52,8 +57,8 @@ def _is_weights(path: Path) -> bool:
 def _left_alone_check(before: Mapping[str, str] | None, folder: Path) -> Check:
     """Weights that changed are another check's; a second weights file or a new configuration misleads the next user."""
     if before is None:
-        return ADAPTER_LEFT_ALONE.check(None, "評価の前のアダプターのファイルが記録されていない。")
+        return ADAPTER_LEFT_ALONE.check(None, "not_recorded")
     after = adapter_files(folder)
     names = sorted({*before, *after} - {WEIGHTS_NAME})
     changed = [one_line(name, 60) for name in names if before.get(name) != after.get(name)]
-    return ADAPTER_LEFT_ALONE.check(not changed, f"評価の間に変わったファイル: {'、'.join(changed) or 'なし'}。")
+    return ADAPTER_LEFT_ALONE.check(not changed, "changed" if changed else "same", files=changed)
