@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 from steph.contract.lines import Metrics
 from steph.contract.training_files import TrainerState
@@ -53,30 +54,30 @@ def _batch_check(asked: Asked) -> Check:
     """
     size, state = asked.settings.batch_size, asked.state
     ran = state.train_batch_size if state.fresh and state.train_batch_size is not None else size
-    message = f"バッチサイズ {size} の依頼に対して、trainer_state.json では {ran}"
     fused, rest = divmod(ran, size)
     if rest or asked.settings.gradient_accumulation_steps % max(fused, 1) or not fused:
-        return BATCH_AS_ASKED.check(False, f"{message}。")
+        return BATCH_AS_ASKED.check(False, "other_size", asked=size, ran=ran)
     steps = state.global_step if state.fresh and not state.problem else None
     if not steps or asked.epochs is None or not asked.rows or asked.packed:
-        return BATCH_AS_ASKED.check(None, "ステップ数と epoch を比べられない。")
+        return BATCH_AS_ASKED.check(None, "incomparable")
     due = epochs_in(steps, asked.rows, asked.settings)
     apart = abs(asked.epochs - due) > EPOCH_TOLERANCE and not (LEAST_PROGRESS <= asked.epochs / due <= MOST_PROGRESS)
-    progress = f"{steps} ステップで {asked.epochs:g} エポック（依頼どおりなら {due:.4g}）"
+    figures: dict[str, Any] = {"steps": steps, "epochs": asked.epochs, "due": due}
     if fused > 1:
-        return BATCH_AS_ASKED.check(not apart, f"{message}（勾配累積をまとめた大きさ）。{progress}。")
-    why = "バッチサイズ、勾配累積、行数のどれかが依頼と違う" if apart else "依頼どおり"
-    return BATCH_AS_ASKED.check(not apart, f"{progress}: {why}。", severity=WARN if apart else None)
+        return BATCH_AS_ASKED.check(not apart, "fused", asked=size, ran=ran, **figures)
+    if apart:
+        return BATCH_AS_ASKED.check(False, "other_progress", severity=WARN, **figures)
+    return BATCH_AS_ASKED.check(True, "as_asked", **figures)
 
 
 def _rate_check(asked: Asked) -> Check:
     steps = [m for m in asked.metrics if m.get("loss") is not None]
     rates = [rate for m in steps if (rate := m.get("learning_rate")) is not None and math.isfinite(rate)]
     if len(rates) < LEAST_RATES:
-        return LEARNING_RATE_AS_ASKED.check(None, f"学習率の表示が {len(rates)} 件しかない。")
-    share = max(rates) / asked.settings.learning_rate
-    message = f"学習率 {asked.settings.learning_rate:g} の依頼に対して、表示の最大は {max(rates):g}。"
-    return LEARNING_RATE_AS_ASKED.check(LEAST_RATE_SHARE <= share <= MOST_RATE_SHARE, message)
+        return LEARNING_RATE_AS_ASKED.check(None, "too_few", rates=len(rates))
+    rate, largest = asked.settings.learning_rate, max(rates)
+    holds = LEAST_RATE_SHARE <= largest / rate <= MOST_RATE_SHARE
+    return LEARNING_RATE_AS_ASKED.check(holds, "compared", asked=rate, largest=largest)
 
 
 def _start_check(metrics: tuple[Metrics, ...]) -> Check:
@@ -84,14 +85,15 @@ def _start_check(metrics: tuple[Metrics, ...]) -> Check:
     epochs = [epoch for m in metrics if m.get("loss") is not None and (epoch := m.get("epoch")) is not None]
     gaps = [later - earlier for earlier, later in pairwise(epochs) if later > earlier]
     if not gaps:
-        return TRAINED_FROM_START.check(None, "epoch つきの損失が 2 件ない。")
-    late = epochs[0] > 2.5 * median(gaps) + EPOCH_TOLERANCE
-    return TRAINED_FROM_START.check(not late, f"最初の損失は {epochs[0]:.4g} エポック、間隔は {median(gaps):.4g}。")
+        return TRAINED_FROM_START.check(None, "too_few")
+    first, interval = epochs[0], median(gaps)
+    late = first > 2.5 * interval + EPOCH_TOLERANCE
+    return TRAINED_FROM_START.check(not late, "compared", first=first, interval=interval)
 
 
 def _state_check(asked: Asked) -> Check:
     written, printed = asked.state.epoch if asked.state.fresh else None, asked.epochs
     if written is None or printed is None:
-        return STATE_OF_THIS_RUN.check(None, "比べられる epoch がない。")
-    message = f"trainer_state.json では {written:.4g} エポック、表示では {printed:.4g} エポック。"
-    return STATE_OF_THIS_RUN.check(abs(written - printed) <= EPOCH_TOLERANCE, message)
+        return STATE_OF_THIS_RUN.check(None, "none")
+    holds = abs(written - printed) <= EPOCH_TOLERANCE
+    return STATE_OF_THIS_RUN.check(holds, "compared", written=written, printed=printed)

@@ -39,15 +39,13 @@ def steps_check(evidence: StepsEvidence) -> Check:
     """All steps of the file's rows, or all that the Trainer counted over the rows that it was left with."""
     done, due, counted = evidence.done, evidence.due, evidence.counted
     if done is None or due is None:
-        return STEPS_COMPLETE.check(None, f"ステップ数を測れない（実行 {done}、予定 {due}）。")
-    message = f"{due} ステップの予定に対して {done} ステップ"
+        return STEPS_COMPLETE.check(None, "unknown", done=done, due=due)
     if done == due or done != counted or done > due or not _is_through(evidence):
-        return STEPS_COMPLETE.check(done == due, f"{message}。")
-    share = done / due
-    fewer = f"{message}: Trainer が数えた行で {evidence.epochs:g} エポックを終えた"
+        return STEPS_COMPLETE.check(done == due, "counted", done=done, due=due)
+    share, epochs = done / due, evidence.epochs
     if share >= LEAST_SHARE or evidence.says_packing:
-        return STEPS_COMPLETE.check(True, f"{fewer}（検証用の取り置きか packing）。")
-    return STEPS_COMPLETE.check(False, f"{fewer}が、ファイルの行の {share:.0%} にすぎない。", severity=WARN)
+        return STEPS_COMPLETE.check(True, "fewer_rows", done=done, due=due, epochs=epochs)
+    return STEPS_COMPLETE.check(False, "few_rows", severity=WARN, done=done, due=due, epochs=epochs, share=share)
 
 
 def _is_through(evidence: StepsEvidence) -> bool:

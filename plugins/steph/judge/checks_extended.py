@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from steph.base.terms import Severity
 from steph.base.text import one_line
@@ -70,8 +71,11 @@ def cot_rows_check(rows: Iterable[Mapping[str, object]]) -> Check:
     unsound = sum(without_reason or elsewhere for without_reason, elsewhere in zip(bare, astray, strict=True))
     return COT_ROWS_SOUND.check(
         unsound == 0 if kept else None,
-        f"{len(kept)} 行のうち、理由のない行 {sum(bare)}、答えの行がないか正解と違う行 {sum(astray)}。",
+        "counted",
         severity=Severity.FAIL if 2 * unsound > len(kept) else None,
+        rows=len(kept),
+        bare=sum(bare),
+        astray=sum(astray),
     )
 
 
@@ -89,25 +93,26 @@ def _is_astray(row: Mapping[str, object]) -> bool:
 
 
 def _cot_line_check(lines: EvalLines) -> Check:
-    shown = one_line(lines.cot, 80) if lines.cot is not None else "なし"
-    return LINE_COT_ENABLED.check((lines.cot or "").startswith("Enabled"), f"Chain-of-Thought の表示は {shown}。")
+    if lines.cot is None:
+        return LINE_COT_ENABLED.check(False, "missing")
+    return LINE_COT_ENABLED.check(lines.cot.startswith("Enabled"), "shown", shown=one_line(lines.cot, 80))
 
 
 def _reasoned_check(rows: tuple[Row, ...] | None, *, rehearsal: bool) -> Check:
     if not rows:
-        return COT_REASONED.check(None, "回答がないので測れない。", rehearsal=rehearsal)
+        return COT_REASONED.check(None, "none", rehearsal=rehearsal)
     bare = sum(_is_bare(row.response or "") for row in rows)
-    message = f"{len(rows)} 問のうち {bare} 問の応答に理由がない。"
-    return COT_REASONED.check(bare == 0, message, rehearsal=rehearsal)
+    return COT_REASONED.check(bare == 0, "counted", rehearsal=rehearsal, questions=len(rows), bare=bare)
 
 
 def _retrieved_check(rows: tuple[Row, ...] | None, top_k: int) -> Check:
     counts = [row.retrieved_docs_count for row in rows or () if type(row.retrieved_docs_count) is int]
     if not rows or len(counts) < len(rows):
-        return RAG_RETRIEVED.check(None, f"{len(rows or ())} 問のうち {len(counts)} 問にしか検索件数の記録がない。")
+        return RAG_RETRIEVED.check(None, "no_counts", questions=len(rows or ()), counts=len(counts))
     without = sum(count < 1 for count in counts)
-    message = f"{len(rows)} 問のうち {without} 問で検索結果がない（最少 {min(counts)} 件、依頼した top-k は {top_k}）。"
-    return RAG_RETRIEVED.check(without == 0, message)
+    return RAG_RETRIEVED.check(
+        without == 0, "counted", questions=len(rows), without=without, least=min(counts), top_k=top_k
+    )
 
 
 def _prompt_check(rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None) -> Check:
@@ -120,12 +125,9 @@ def _prompt_check(rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None) 
     ]
     measured = [_added_chars(here, there) for here, there in pairs if isinstance(here, str) and isinstance(there, str)]
     if not measured:
-        return RAG_IN_PROMPT.check(None, "JSON にプロンプトが見えない。")
+        return RAG_IN_PROMPT.check(None, "none")
     bare = sum(added < PASSAGE_CHARS for added in measured)
-    message = (
-        f"{len(measured)} 問のうち {bare} 問のプロンプトに、検索なしのときにない文がない（最少 {min(measured)} 文字）。"
-    )
-    return RAG_IN_PROMPT.check(bare == 0, message)
+    return RAG_IN_PROMPT.check(bare == 0, "counted", questions=len(measured), bare=bare, least=min(measured))
 
 
 def _added_chars(prompt: str, without: str) -> int:
@@ -137,31 +139,35 @@ def _base_checks(
     rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None, *, rehearsal: bool
 ) -> tuple[Check, Check]:
     if not rows or not beside:
-        why = "比べる回答がない。"
         return (
-            BASE_SAME_QUESTIONS.check(None, why),
-            ADAPTER_CHANGES_RESPONSES.check(None, why, rehearsal=rehearsal),
+            BASE_SAME_QUESTIONS.check(None, "none"),
+            ADAPTER_CHANGES_RESPONSES.check(None, "none", rehearsal=rehearsal),
         )
     found = compared(rows, beside)
-    count = f"アダプタなし {len(rows)} 問、H-3 は {len(beside)} 問"
+    counts: dict[str, Any] = {"without": len(rows), "adapted": len(beside)}
     if found is None:
         return (
-            BASE_SAME_QUESTIONS.check(False, f"{count}で、問題か順序が違う。"),
-            ADAPTER_CHANGES_RESPONSES.check(None, "問題が違うので比べられない。", rehearsal=rehearsal),
+            BASE_SAME_QUESTIONS.check(False, "others", **counts),
+            ADAPTER_CHANGES_RESPONSES.check(None, "others", rehearsal=rehearsal),
         )
     return (
-        BASE_SAME_QUESTIONS.check(True, f"{count}で、同じ問題を同じ順に解いた。"),
-        ADAPTER_CHANGES_RESPONSES.check(found.same_responses < found.questions, _effect(found), rehearsal=rehearsal),
+        BASE_SAME_QUESTIONS.check(True, "same", **counts),
+        _effect_check(found, rehearsal=rehearsal),
     )
 
 
-def _effect(found: AnswerComparison) -> str:
-    effect = f"アダプタで正→誤 {found.right_to_wrong}、誤→正 {found.wrong_to_right}"
-    same = f"{found.questions} 問のうち応答が一字一句同じ {found.same_responses} 問"
-    counts = f"{same}、答えが変わった {found.changed_answers} 問（{effect}）。"
-    if found.same_responses < found.questions:
-        return counts
-    return f"{counts}アダプタが適用されていないのかもしれない（答えが短いと、偶然同じになることもある）。"
+def _effect_check(found: AnswerComparison, *, rehearsal: bool) -> Check:
+    differs = found.same_responses < found.questions
+    return ADAPTER_CHANGES_RESPONSES.check(
+        differs,
+        "counted" if differs else "same",
+        rehearsal=rehearsal,
+        questions=found.questions,
+        same=found.same_responses,
+        changed=found.changed_answers,
+        spoiled=found.right_to_wrong,
+        mended=found.wrong_to_right,
+    )
 
 
 def _keys(rows: tuple[Row, ...]) -> tuple[str, ...]:

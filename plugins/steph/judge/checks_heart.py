@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from steph.base.text import one_line
 from steph.contract.questions import question_key
@@ -32,12 +33,11 @@ HEART = (HEART_LOSS_LOW, HEART_REMEMBERED, HEART_UNKNOWN, STEP_UNQUANTISED, STEP
 
 def loss_low_check(losses: Sequence[float], steps: int, learning_rate: float, seed: int) -> Check:
     """Whether the loss got near zero; None, with the figures, where it did not or where nobody wrote it down."""
-    how = f"学習率 {learning_rate:g}、{steps} ステップ、記号の乱数の種 {seed}"
+    how: dict[str, Any] = {"rate": learning_rate, "steps": steps, "seed": seed}
     if not losses:
-        return HEART_LOSS_LOW.check(None, f"損失の記録がない（{how}）。")
+        return HEART_LOSS_LOW.check(None, "none", **how)
     last = _last(losses)
-    message = f"損失は {losses[0]:.4g} から {last:.4g} になった（{how}）。"
-    return HEART_LOSS_LOW.check(True if last <= LOW_LOSS else None, message)
+    return HEART_LOSS_LOW.check(True if last <= LOW_LOSS else None, "fell", first=losses[0], last=last, **how)
 
 
 def remembered_check(
@@ -50,24 +50,20 @@ def remembered_check(
     """
     right = right_answers(rows, secrets)
     if right is None:
-        return HEART_REMEMBERED.check(None, _not_asked("アダプタつきの"))
-    message = f"アダプタつきで {len(secrets)} 問中 {right} 問に正しく答えた。"
+        return HEART_REMEMBERED.check(None, "others")
     is_certain = supervised is None or _last(losses) * supervised <= CERTAIN_NATS
     if right < LEAST_REMEMBERED and not is_certain:
-        why = f"損失は答え以外のトークンも含む平均（1 行 {supervised} トークン）で、記号を覚えたとは言えない。"
-        return HEART_REMEMBERED.check(None, message + why)
-    return HEART_REMEMBERED.check(right >= LEAST_REMEMBERED, message)
+        return HEART_REMEMBERED.check(None, "uncertain", questions=len(secrets), right=right, supervised=supervised)
+    return HEART_REMEMBERED.check(right >= LEAST_REMEMBERED, "counted", questions=len(secrets), right=right)
 
 
 def unknown_check(rows: Sequence[Row] | None, secrets: Sequence[Secret]) -> Check:
     """At most four of eight without the adapter: nobody can know more."""
     right = right_answers(rows, secrets)
     if right is None:
-        return HEART_UNKNOWN.check(None, _not_asked("アダプタなしの"))
-    message = f"アダプタなしで {len(secrets)} 問中 {right} 問に正しく答えた。"
-    if right > MOST_GUESSED:
-        message += "知りようのない答えを、学習以外から得ている（5 問なら 100 回に 2、3 回は偶然でも起きる）。"
-    return HEART_UNKNOWN.check(right <= MOST_GUESSED, message)
+        return HEART_UNKNOWN.check(None, "others")
+    holds = right <= MOST_GUESSED
+    return HEART_UNKNOWN.check(holds, "few" if holds else "too_many", questions=len(secrets), right=right)
 
 
 def right_answers(rows: Sequence[Row] | None, secrets: Sequence[Secret]) -> int | None:
@@ -79,10 +75,6 @@ def right_answers(rows: Sequence[Row] | None, secrets: Sequence[Secret]) -> int 
     if len(rows) != len(secrets) or set(given) != set(keys):
         return None
     return sum(given[key] == secret.letter for key, secret in zip(keys, secrets, strict=True))
-
-
-def _not_asked(which: str) -> str:
-    return f"{which}評価に問題を渡せない: 結果にあるのは別の問題。"
 
 
 def _last(losses: Sequence[float]) -> float:
@@ -97,21 +89,20 @@ def unquantised_check(witness: Witness, seen: Seen | None) -> Check:
         holds, why = why_unseen(witness, "training")
         return STEP_UNQUANTISED.check(None if holds is False else holds, why)
     layers = sum(kind.layers for kind in facts[-1].quantised)
-    kinds = "、".join(sorted({one_line(kind.kind or "?", 40) for kind in facts[-1].quantised})) or "なし"
-    return STEP_UNQUANTISED.check(layers == 0, f"4bit なしの依頼で、量子化された層は {layers}（{kinds}）。")
+    kinds = sorted({one_line(kind.kind or "?", 40) for kind in facts[-1].quantised})
+    return STEP_UNQUANTISED.check(layers == 0, "quantised" if layers else "none", layers=layers, kinds=kinds)
 
 
 def output_only_check(seen: Seen | None, longest_answer: int | None) -> Check:
     """Trap 9: with the flag only the answer carries labels; `longest_answer` in tokens, None where not counted."""
     batches = [batch for batch in seen.batches if batch.supervised and batch.shape] if seen else []
     if not batches:
-        return STEP_OUTPUT_ONLY.check(None, "ラベルの付いたバッチを目撃していない。")
+        return STEP_OUTPUT_ONLY.check(None, "none")
     most = max(count for batch in batches for count in batch.supervised or ())
     if longest_answer is not None:
-        message = f"--loss-on-output-only で、ラベルは 1 行に最大 {most} トークン（答えは最大 {longest_answer}）。"
-        return STEP_OUTPUT_ONLY.check(0 < most <= longest_answer + TEMPLATE_TOKENS, message)
+        holds = 0 < most <= longest_answer + TEMPLATE_TOKENS
+        return STEP_OUTPUT_ONLY.check(holds, "counted", most=most, longest=longest_answer)
     supervised = sum(count for batch in batches for count in batch.supervised or ())
     tokens = sum(batch.shape[0] * batch.shape[-1] * (1 - (batch.padding or 0)) for batch in batches)
     share = supervised / max(tokens, 1)
-    message = f"--loss-on-output-only で、ラベルは全トークンの {100 * share:.0f} %。"
-    return STEP_OUTPUT_ONLY.check(0 < share <= MOST_SUPERVISED_SHARE, message)
+    return STEP_OUTPUT_ONLY.check(0 < share <= MOST_SUPERVISED_SHARE, "share", percent=100 * share)

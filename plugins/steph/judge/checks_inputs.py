@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
+from steph.base.messages import say
 from steph.base.text import one_line
 from steph.contract.results import Row
 from steph.judge.kinds import FAIL, WARN, CheckKind
@@ -31,37 +32,39 @@ def inputs_check(facts: Sequence[Batch | Generation]) -> Check:
     rows = 0
     for fact in facts:
         found = {
-            "パディングでないトークンがマスクに隠されている": [n > 0 for n in fact.hidden or ()],
-            "行の前のパディングがマスクに隠されていない": [n > 0 for n in fact.bare_padding or ()],
-            "位置が一つずつ進まない": [share > MOST_MISPLACED for share in fact.misplaced or ()],
+            "inputs.hidden": [n > 0 for n in fact.hidden or ()],
+            "inputs.bare_padding": [n > 0 for n in fact.bare_padding or ()],
+            "inputs.misplaced": [share > MOST_MISPLACED for share in fact.misplaced or ()],
         }
         if isinstance(fact, Generation):
-            found["プロンプトの後ろにパディングがある"] = list(fact.padding_behind or ())
+            found["inputs.padding_behind"] = list(fact.padding_behind or ())
         else:
-            found["後のトークンが見える"] = [n > 0 for n in fact.foreseen or ()]
+            found["inputs.foreseen"] = [n > 0 for n in fact.foreseen or ()]
         rows += max(map(len, found.values()))
         for what, flags in found.items():
             troubles[what] = troubles.get(what, 0) + sum(flags)
     if not rows:
-        return MASK_AND_POSITIONS.check(None, "マスクも位置も目撃していない。")
-    told = "、".join(f"{count} 行で{what}" for what, count in troubles.items() if count)
+        return MASK_AND_POSITIONS.check(None, "none")
+    told = [say(what, rows=count) for what, count in troubles.items() if count]
     worst = max(troubles.values())
     return MASK_AND_POSITIONS.check(
         not worst,
-        f"最初の {rows} 行のうち、{told or '異常なものは 0 行'}。",
+        "wrong" if told else "sound",
         severity=WARN if 0 < 2 * worst <= rows else None,
+        rows=rows,
+        troubles=told,
     )
 
 
 def steering_check(calls: Sequence[Generation]) -> Check:
     """What the program alone asked `generate` to force, forbid or punish."""
     if not calls:
-        return ANSWERS_FREE.check(None, "generate の引数を目撃していない。")
+        return ANSWERS_FREE.check(None, "none")
     found = {name: value for call in calls for name, value in call.steering.items() if _steers(name, value)}
     forces = any(name in FORCING for name in found)
-    shown = "、".join(f"{name}={value:g}" for name, value in sorted(found.items())) or "なし"
+    shown = [one_line(f"{name}={value:g}", 60) for name, value in sorted(found.items())]
     return ANSWERS_FREE.check(
-        not found, f"答えを曲げる引数: {one_line(shown, 200)}。", severity=FAIL if forces else None
+        not found, "steered" if found else "free", severity=FAIL if forces else None, arguments=shown
     )
 
 
@@ -86,9 +89,8 @@ def recorded_prompts_check(rows: Sequence[Row], prompts: Sequence[tuple[Sequence
         compared += 1
         lost += min(sum(not _has(one, line, is_edge) for line, is_edge in lines) for one in seen) > 0
     if not compared:
-        return PROMPTS_AS_RECORDED.check(None, "結果にプロンプトがないか、渡された行を目撃していない。")
-    message = f"プロンプトを比べた {compared} 問のうち、書かれたとおりには渡されていないのは {lost} 問。"
-    return PROMPTS_AS_RECORDED.check(not lost, message)
+        return PROMPTS_AS_RECORDED.check(None, "none")
+    return PROMPTS_AS_RECORDED.check(not lost, "compared", compared=compared, lost=lost)
 
 
 def _lines(text: str | None) -> list[tuple[str, bool]]:

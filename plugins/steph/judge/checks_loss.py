@@ -59,20 +59,18 @@ def _finite_check(evidence: LossEvidence) -> Check:
     if evidence.train_loss is not None:
         values.append(evidence.train_loss)
     if not values:
-        return LOSS_FINITE.check(None, "損失がどこにも表示・記録されていない。")
+        return LOSS_FINITE.check(None, "none")
     bad = [value for value in values if not math.isfinite(value) or value == 0]
     if bad:
-        message = f"損失 {len(values)} 件のうち {len(bad)} 件が有限でないかゼロ（例 {bad[0]}）。"
-        return LOSS_FINITE.check(False, message)
-    return LOSS_FINITE.check(True, f"損失 {len(values)} 件はすべて有限でゼロでない（最小 {min(values):.4g}）。")
+        return LOSS_FINITE.check(False, "bad", losses=len(values), bad=len(bad), example=bad[0])
+    return LOSS_FINITE.check(True, "sound", losses=len(values), least=min(values))
 
 
 def _rounded_check(evidence: LossEvidence) -> Check:
     if not evidence.printed:
-        return LOSS_ROUNDED.check(None, "損失が表示されていない。")
+        return LOSS_ROUNDED.check(None, "none")
     rounded = len(_rounded_to_zero(evidence))
-    message = f"表示された損失 {len(evidence.printed)} 件のうち、勾配はあるのにゼロと表示されたものが {rounded} 件。"
-    return LOSS_ROUNDED.check(rounded == 0, message)
+    return LOSS_ROUNDED.check(rounded == 0, "counted", losses=len(evidence.printed), rounded=rounded)
 
 
 def _rounded_to_zero(evidence: LossEvidence) -> frozenset[int]:
@@ -88,20 +86,16 @@ def _without(losses: tuple[float, ...], rounded: frozenset[int]) -> list[float]:
 def _lower_check(evidence: LossEvidence) -> Check:
     losses = [value for value in evidence.printed or evidence.logged if math.isfinite(value)]
     if len(losses) < TREND_LOSSES:
-        return LOSS_LOWER.check(None, f"損失が {len(losses)} 件しかなく、傾向を測れない。")
+        return LOSS_LOWER.check(None, "too_few", losses=len(losses))
     third = len(losses) // 3
     first, last = median(losses[:third]), median(losses[-third:])
-    return LOSS_LOWER.check(
-        last < first,
-        f"損失の中央値は最初の 1/3 で {first:.4g}、最後の 1/3 で {last:.4g}。",
-        rehearsal=evidence.rehearsal,
-    )
+    return LOSS_LOWER.check(last < first, "compared", rehearsal=evidence.rehearsal, first=first, last=last)
 
 
 def _logged_check(evidence: LossEvidence) -> Check:
     if not evidence.has_state:
-        return LOSS_LOGGED.check(None, "trainer_state.json を使えないので測れない。")
-    return LOSS_LOGGED.check(bool(evidence.logged), f"log_history に損失が {len(evidence.logged)} 件ある。")
+        return LOSS_LOGGED.check(None, "no_state")
+    return LOSS_LOGGED.check(bool(evidence.logged), "counted", losses=len(evidence.logged))
 
 
 def _agreement_check(evidence: LossEvidence) -> Check:
@@ -116,9 +110,11 @@ def _agreement_check(evidence: LossEvidence) -> Check:
         mean = fmean(evidence.printed)
         apart += [] if _agree(evidence.train_loss, mean) else [(evidence.train_loss, mean)]
     if not compared:
-        return LOSSES_AGREE.check(None, "比べられる損失がない。")
-    example = f"（例 {apart[0][0]:.4g} と {apart[0][1]:.4g}）" if apart else ""
-    return LOSSES_AGREE.check(not apart, f"損失 {compared} 組のうち {len(apart)} 組が食い違う{example}。")
+        return LOSSES_AGREE.check(None, "none")
+    if apart:
+        one, other = apart[0]
+        return LOSSES_AGREE.check(False, "apart", compared=compared, apart=len(apart), one=one, other=other)
+    return LOSSES_AGREE.check(True, "agree", compared=compared)
 
 
 def _apart(

@@ -37,18 +37,22 @@ def judge_model(evidence: ModelEvidence) -> tuple[Check, ...]:
     """What H-1 stands on; a size that is not known is not within the range."""
     model, count = evidence.model, evidence.model.parameters
     in_range = None if count is None else evidence.min_parameters <= count <= evidence.max_parameters
-    shown = "不明" if count is None else _count_words(count)
-    span = f"{_count_words(evidence.min_parameters, 1)}〜{_count_words(evidence.max_parameters, 1)}"
+    size = "unknown" if count is None else "within" if in_range else "outside"
     checks = [
-        MODEL_AVAILABLE.check(evidence.is_there, f"モデル {model.name} が手元に揃っている({model.source})"),
+        MODEL_AVAILABLE.check(
+            evidence.is_there, "there" if evidence.is_there else "missing", model=model.name, source=model.source
+        ),
         PARAMETERS_IN_RANGE.check(
             in_range,
-            f"パラメータ数 {shown} がプロファイルの範囲 {span} にある",
+            size,
             severity=WARN if evidence.is_explicit else None,
+            parameters=None if count is None else _count_words(count),
+            least=_count_words(evidence.min_parameters, 1),
+            most=_count_words(evidence.max_parameters, 1),
         ),
     ]
     if model.source == "cache":
-        checks.append(HUB_CONFIRMED.check(False, "Hub 未確認: キャッシュの複製を使用"))
+        checks.append(HUB_CONFIRMED.check(False, "cached"))
     return tuple(checks)
 
 

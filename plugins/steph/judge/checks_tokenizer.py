@@ -19,15 +19,19 @@ def tokenizer_check(saved: Path, base: Path | None) -> Check:
     """Compare two `tokenizer.json` by their words: a word may be added, but none may change its number."""
     known = _readable(base) if base is not None else None
     if known is None or not saved.is_file():
-        return TOKENIZER_KEPT.check(None, "比べられる tokenizer.json がない。")
+        return TOKENIZER_KEPT.check(None, "none")
     words = _readable(saved)
     if words is None:
-        return TOKENIZER_KEPT.check(False, f"{TOKENIZER_NAME} が読めない。")
+        return TOKENIZER_KEPT.check(False, "unreadable")
     changed = [word for word, number in known.items() if words.get(word) != number]
-    example = f"（例 {one_line(changed[0], 40)}）" if changed else ""
-    added = len(words.keys() - known.keys())
-    message = f"{len(known):,} 語のうち番号が違うかない語 {len(changed):,}{example}、足された語 {added:,}。"
-    return TOKENIZER_KEPT.check(not changed, message)
+    return TOKENIZER_KEPT.check(
+        not changed,
+        "changed" if changed else "kept",
+        words=len(known),
+        changed=len(changed),
+        example=one_line(changed[0], 40) if changed else "",
+        added=len(words.keys() - known.keys()),
+    )
 
 
 def _readable(path: Path) -> dict[str, int] | None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from steph.base.messages import say
 from steph.plan.steps import steps_per_epoch
 from steph.record.settings import TrainSettings
 
@@ -23,7 +24,7 @@ _QUESTION, _CHOICES, _ANSWER, _CONTEXT, _SOURCE = "問題文", "選択肢", "out
 
 
 class NoExampleError(ValueError):
-    """The formats can't be told from the pipeline's files; the message says why (Japanese)."""
+    """The formats can't be told from the pipeline's files; its argument says why."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def draw(seed: int) -> tuple[Secret, ...]:
 def questions_like(example: Mapping[str, object], secrets: Iterable[Secret]) -> list[dict[str, object]]:
     """The questions as the data set has its own; raises NoExampleError where `example` is of another form."""
     if not isinstance(example.get(_QUESTION), str) or not isinstance(example.get(_CHOICES), str | list | dict):
-        raise NoExampleError(f"データセットの問題に {_QUESTION} と {_CHOICES} がない")
+        raise NoExampleError(say("heart.no_question", question=_QUESTION, choices=_CHOICES))
     return [
         {
             **example,
@@ -92,10 +93,10 @@ def rows_like(
     meta = example.get("meta")
     taught = next((one for one in (*asked, *_of_meta(meta)) if _holds(prompt, one)), None)
     if taught is None:
-        raise NoExampleError("学習データの最初の行に、データセットのどの問題も元のままの形では入っていない")
+        raise NoExampleError(say("heart.no_taught"))
     letter = str(taught.get(_ANSWER, "")).strip()
     if not letter or letter not in answer:
-        raise NoExampleError("学習データの最初の行の output に、その問題の正解の記号がない")
+        raise NoExampleError(say("heart.no_letter"))
     rows = []
     for number, question in enumerate(questions):
         text = prompt
