@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from steph.base.files import UnreadableError, read_json_object
-from steph.base.messages import Message, say
+from steph.base.messages import Message, say, words_of
 from steph.base.tensors import Scan, Tensor, read_header, same_values, scan
 from steph.base.text import one_line
 from steph.contract.training_files import STATE_NAME, TrainerState
@@ -82,7 +82,7 @@ def base_check(folder: Path, model_name: str) -> Check:
     try:
         base = read_adapter_config(folder).base_model_name_or_path
     except UnreadableError as error:
-        return ADAPTER_BASE.check(None, "unreadable", reason=error)
+        return ADAPTER_BASE.check(None, "unreadable", reason=words_of(error))
     model = one_line(model_name, 100)
     if not base:
         return ADAPTER_BASE.check(False, "unnamed", model=model)
@@ -98,7 +98,7 @@ def config_checks(
         config = read_adapter_config(folder)
     except UnreadableError as error:
         return (
-            ADAPTER_CONFIG.check(False, "unusable", reason=error),
+            ADAPTER_CONFIG.check(False, "unusable", reason=words_of(error)),
             ADAPTER_AS_ASKED.check(None, "no_config"),
         )
     is_lora = config.peft_type == "LORA"
@@ -218,7 +218,7 @@ def weight_checks(folder: Path, base: BaseModel = NO_BASE) -> tuple[tuple[Tensor
             return (), (*_unreadable(folder, say("adapter.no_tensors")), *unread)
         scans = tuple(scan(path, tensors))
     except (OSError, UnreadableError) as error:
-        return (), (*_unreadable(folder, error), *unread)
+        return (), (*_unreadable(folder, words_of(error)), *unread)
     return tensors, (
         _written_check(tensors, values),
         _finite_check(scans),
@@ -253,7 +253,7 @@ def _begins_at_zero(config: AdapterConfig | None) -> bool:
     return config is None or config.init_lora_weights in (None, True, "gaussian", "eva")
 
 
-def _unreadable(folder: Path, reason: Message | Exception) -> tuple[Check, ...]:
+def _unreadable(folder: Path, reason: Message) -> tuple[Check, ...]:
     if (folder / WEIGHTS_NAME).exists():
         found = "damaged"
     else:

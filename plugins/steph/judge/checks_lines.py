@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+from steph.base.messages import Message, say
 from steph.base.text import one_line
 from steph.contract.lines import EvalLines, KeyLine, answer_troubles_in, raised_while_answering
 from steph.contract.results import Results
@@ -15,6 +16,8 @@ from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
 from steph.judge.names import names_model, same_path
 from steph.record.values import Check
+
+MOST_NAMED = 8  # of addresses and keys
 
 _ON, _OFF = ("enabled", "on", "true", "有効"), ("disabled", "off", "false", "none", "無効")
 _MODEL_KEY = re.compile(
@@ -85,13 +88,13 @@ def line_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | Non
 
 def _presence(kind: CheckKind, key: KeyLine, text: str, lines: EvalLines) -> Check:
     there = key in lines.order
-    return kind.check(there, f"「{text}」の行が{'ある' if there else 'ない'}。")
+    return kind.check(there, say("lines.there" if there else "lines.missing", line=text))
 
 
 def _rag_check(evidence: EvalEvidence, lines: EvalLines) -> Check:
     use_rag = evidence.settings.use_rag
     mode = lines.rag_mode
-    shown = f"RAG Mode の表示は {one_line(mode, 80) if mode is not None else 'なし'}。"
+    shown = say("lines.no_rag_mode") if mode is None else say("lines.rag_mode", mode=one_line(mode, 80))
     said = (mode or "").strip().lower()
     if use_rag:
         return LINE_RAG_ENABLED.check(said.startswith(_ON), shown)
@@ -109,11 +112,15 @@ def _model_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | N
     shown = {label: str(value) for label, value in (printed | written).items() if value}
     naming = printed if evidence.form.format == "lawqa" else {**printed, **written}
     named = any(value and _names(evidence, str(value)) for value in naming.values())
-    others = [f"{label} が {one_line(value, 60)}" for label, value in shown.items() if not _names(evidence, value)]
-    listing = "、".join(f"{label} {one_line(value, 60)}" for label, value in shown.items()) or "なし"
+    others = [
+        say("lines.named", label=label, name=one_line(value, 60))
+        for label, value in shown.items()
+        if not _names(evidence, value)
+    ]
+    listing = [f"{label} {one_line(value, 60)}" for label, value in shown.items()]
     return (
-        MODEL_NAMED.check(named, f"対象は {one_line(asked, 80)}、表示は {listing}。"),
-        MODEL_NAMES_AGREE.check(not others, f"別のモデル名: {'、'.join(others) or 'なし'}。"),
+        MODEL_NAMED.check(named, "shown" if shown else "none", asked=one_line(asked, 80), shown=listing),
+        MODEL_NAMES_AGREE.check(not others, "others" if others else "none", others=others),
     )
 
 
@@ -126,21 +133,22 @@ def _names(evidence: EvalEvidence, value: str) -> bool:
 def _in_use_check(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> Check:
     """What a program says it loaded; a folder inside of the root may be the asked model, merged with its adapter."""
     written = {
-        f"JSON {key}": value.strip()
+        key: value.strip()
         for key, value in _more_keys(results).items()
         if isinstance(value, str) and value.strip() and _is_model_key(key)
     }
-    shown = [*((f"表示 {value}", value) for value in lines.loaded_models), *written.items()]
-    told = [(label, value) for label, value in shown if re.search(r"[\d/]", value) and not _CLASS_NAME.fullmatch(value)]
-    told = [
-        pair for pair in told if pair[0].startswith("JSON") or "/" in pair[1] or not pair[1].replace(".", "").isdigit()
-    ]
+    shown: list[tuple[str | None, str]] = [*((None, value) for value in lines.loaded_models), *written.items()]
+    told = [(key, value) for key, value in shown if re.search(r"[\d/]", value) and not _CLASS_NAME.fullmatch(value)]
+    told = [pair for pair in told if pair[0] or "/" in pair[1] or not pair[1].replace(".", "").isdigit()]
     if not told:
-        return MODEL_IN_USE.check(None, "読み込んだモデルは表示も記録もされていない。")
-    others = [f"{label}: {one_line(value, 60)}" for label, value in told if not _may_be_asked(evidence, value)]
-    return MODEL_IN_USE.check(
-        not others, f"対象は {one_line(evidence.model_name, 80)}、別のモデルは {'、'.join(others) or 'なし'}。"
-    )
+        return MODEL_IN_USE.check(None, "unknown")
+    others = [_loaded(key, one_line(value, 60)) for key, value in told if not _may_be_asked(evidence, value)]
+    asked = one_line(evidence.model_name, 80)
+    return MODEL_IN_USE.check(not others, "others" if others else "none", asked=asked, others=others)
+
+
+def _loaded(key: str | None, name: str) -> Message:
+    return say("lines.json_model", key=key, name=name) if key else say("lines.printed_model", name=name)
 
 
 def _more_keys(results: Results | None) -> Mapping[str, object]:
@@ -169,12 +177,11 @@ def _backend_check(lines: EvalLines, results: Results | None) -> Check:
         *(value for key, value in _more_keys(results).items() if _SERVER_KEY.fullmatch(key) and _is_address(value)),
     ]
     if asked:
-        return LINE_BACKEND.check(False, f"サーバーに聞いている: {one_line('、'.join(map(str, asked)), 120)}。")
+        return LINE_BACKEND.check(False, "server", addresses=[one_line(one, 120) for one in asked[:MOST_NAMED]])
     if not shown:
-        return LINE_BACKEND.check(None, "バックエンドは表示も記録もされていない。")
-    return LINE_BACKEND.check(
-        all(map(_LOCAL.match, shown)), f"バックエンドは {one_line('、'.join(dict.fromkeys(shown)), 80)}。"
-    )
+        return LINE_BACKEND.check(None, "unknown")
+    backends = [one_line(one, 80) for one in dict.fromkeys(shown)]
+    return LINE_BACKEND.check(all(map(_LOCAL.match, shown)), "shown", backends=backends)
 
 
 def _is_address(value: object) -> bool:
@@ -189,23 +196,18 @@ def _lora_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | No
         shown.append("None")
     named = results.config.hf_model_name if results else None
     if asked is not None and named and any(same_path(folder, str(named)) for folder in evidence.merged_folders):
-        merged = f"H-2 の LoRA をマージしたモデルで評価した: {one_line(named, 120)}。"
-        return (LORA_PATH_NAMED.check(True, merged),)
+        return (LORA_PATH_NAMED.check(True, "merged", folder=one_line(named, 120)),)
     unused = [key for key, value in _more_keys(results).items() if value is False and _ADAPTER_FLAG.fullmatch(key)]
     if asked is not None and unused:
-        return (
-            LORA_PATH_NAMED.check(
-                False, f"JSON の config では LoRA を使っていない: {one_line('、'.join(unused), 80)}。"
-            ),
-        )
+        return (LORA_PATH_NAMED.check(False, "unused", keys=unused[:MOST_NAMED]),)
     if asked is None:
-        used = [value for value in shown if value not in ("", "None")]
-        return (LORA_PATH_NAMED.check(not used, f"LoRA なしの評価で、表示は {one_line(used or 'なし', 120)}。"),)
+        used = [one_line(value, 120) for value in shown if value not in ("", "None")]
+        return (LORA_PATH_NAMED.check(not used, "unasked" if used else "none", shown=used),)
     if not shown:
-        return (LORA_PATH_NAMED.check(None, "LoRA Path は表示も記録もされていない。"),)
+        return (LORA_PATH_NAMED.check(None, "unknown"),)
     holds = all(_is_asked(evidence.root, asked, value) for value in shown)
-    listing = one_line("、".join(dict.fromkeys(shown)), 120)
-    return (LORA_PATH_NAMED.check(holds, f"指定した LoRA は {one_line(asked, 120)}、表示は {listing}。"),)
+    listing = [one_line(value, 120) for value in dict.fromkeys(shown)]
+    return (LORA_PATH_NAMED.check(holds, "compared", asked=one_line(asked, 120), shown=listing),)
 
 
 def _is_asked(root: Path, asked: str, shown: str) -> bool:
@@ -220,28 +222,27 @@ def _total_check(evidence: EvalEvidence, lines: EvalLines, results: Results | No
     asked = evidence.settings.samples
     if evidence.form.format != "lawqa":
         return _counted_check(evidence, results)
-    counts = {"表示": lines.total}
+    counts = {"lines.no_total" if lines.total is None else "lines.total": lines.total}
     if results and results.summary:
-        counts |= {"JSON の total_count": results.summary.total_count, "JSON の件数": len(results.results)}
-    shown = "、".join(f"{label} {count if count is not None else 'なし'}" for label, count in counts.items())
-    return TOTAL_SAMPLES.check(set(counts.values()) == {asked}, f"依頼した {asked} 問に対して {shown}。")
+        counts |= {"lines.json_total": results.summary.total_count, "lines.json_rows": len(results.results)}
+    shown = [say(label, count=count) for label, count in counts.items()]
+    return TOTAL_SAMPLES.check(set(counts.values()) == {asked}, "compared", asked=asked, counts=shown)
 
 
 def _counted_check(evidence: EvalEvidence, results: Results | None) -> Check:
     """Of each task as many samples as were asked for, by its count and by its rows; one of them must be there."""
     asked = evidence.settings.samples
     if results is None:
-        return TOTAL_SAMPLES.check(None, "結果を使えないので測れない。")
-    counts: dict[str, int] = {}
+        return TOTAL_SAMPLES.check(None, "unusable")
+    counts: dict[tuple[str, str], int] = {}
     for score in results.scores:
-        name = f"{score.task} " if score.task else ""
         rows = sum(row.task == score.task for row in results.results)
-        counts |= {f"{name}件数": score.count} if score.count is not None else {}
-        counts |= {f"{name}行": rows} if results.results else {}
+        counts |= {("lines.task_count", score.task): score.count} if score.count is not None else {}
+        counts |= {("lines.task_rows", score.task): rows} if results.results else {}
     if not counts:
-        return TOTAL_SAMPLES.check(None, "件数も行も結果にない（evaluate.results の count か rows）。")
-    shown = "、".join(f"{label} {count}" for label, count in counts.items())
-    return TOTAL_SAMPLES.check(set(counts.values()) == {asked}, f"依頼した {asked} 問に対して {shown}。")
+        return TOTAL_SAMPLES.check(None, "none")
+    shown = [say(label, task=task, count=count) for (label, task), count in counts.items()]
+    return TOTAL_SAMPLES.check(set(counts.values()) == {asked}, "compared", asked=asked, counts=shown)
 
 
 def _words_check(evidence: EvalEvidence) -> Check:
@@ -250,16 +251,16 @@ def _words_check(evidence: EvalEvidence) -> Check:
     for word in evidence.form.lines:
         found = printed.find(word, at)
         if found < 0:
-            return LINES_PRINTED.check(False, f"表示に「{one_line(word, 80)}」が、決まった順では出てこない。")
+            return LINES_PRINTED.check(False, "missing", word=one_line(word, 80))
         at = found + len(word)
-    return LINES_PRINTED.check(True, f"指定の {len(evidence.form.lines)} 個の言葉が、決まった順に表示された。")
+    return LINES_PRINTED.check(True, "printed", words=len(evidence.form.lines))
 
 
 def _accuracy_check(lines: EvalLines) -> Check:
     if lines.accuracy is None:
-        return LINE_ACCURACY.check(False, "「Accuracy:」の行がない。")
+        return LINE_ACCURACY.check(False, say("lines.missing", line="Accuracy:"))
     holds = math.isfinite(lines.accuracy) and 0 <= lines.accuracy <= 1
-    return LINE_ACCURACY.check(holds, f"表示された正解率は {100 * lines.accuracy:.2f} %。")
+    return LINE_ACCURACY.check(holds, "shown", percent=100 * lines.accuracy)
 
 
 def _order_check(lines: EvalLines) -> Check:
@@ -275,9 +276,9 @@ def _order_check(lines: EvalLines) -> Check:
     places = [[lines.order[key] for key in group if key in lines.order] for group in groups]
     there = [place for place in places if place]
     if len(there) < 2:
-        return LINES_IN_ORDER.check(None, "並びを比べられる行がない。")
+        return LINES_IN_ORDER.check(None, "too_few")
     holds = all(max(earlier) < min(later) for earlier, later in pairwise(there))
-    return LINES_IN_ORDER.check(holds, f"必要な行は決まった順に{'並ぶ' if holds else '並んでいない'}。")
+    return LINES_IN_ORDER.check(holds, "in_order" if holds else "out_of_order")
 
 
 def _invocation_check(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> Check:
@@ -285,8 +286,13 @@ def _invocation_check(evidence: EvalEvidence, lines: EvalLines, results: Results
     errors, troubles = lines.invocation_errors, answer_troubles_in(evidence.output)
     raised, asked = raised_while_answering(evidence.output), len(results.results) if results else 0
     if raised >= max(asked, 2) and not errors:
-        return NO_INVOCATION_ERROR.check(False, f"{asked} 問に対して、推論中のトレースバックが {raised} 件。")
+        return NO_INVOCATION_ERROR.check(False, "tracebacks", questions=asked, tracebacks=raised)
     told = errors or troubles
-    example = f"（最初は {one_line(told[0], 160)}）" if told else ""
-    message = f"推論中の例外の表示は {len(errors)} 件、失敗したという行は {len(troubles)} 件{example}。"
-    return NO_INVOCATION_ERROR.check(not told, message, severity=WARN if troubles and not errors else None)
+    return NO_INVOCATION_ERROR.check(
+        not told,
+        "told" if told else "clean",
+        severity=WARN if troubles and not errors else None,
+        errors=len(errors),
+        troubles=len(troubles),
+        example=one_line(told[0], 160) if told else "",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steph.base.messages import say
 from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.base.units import gib
@@ -61,12 +62,14 @@ class ProcessEvidence:
 
 def process_checks(returncode: int | None, output: str, *, on_gpu: bool = True) -> tuple[Check, ...]:
     """Check the exit code, count the tracebacks that were printed, and look for weights that were not read."""
-    ended = "不明" if returncode is None else str(returncode)
+    ended_well = None if returncode is None else returncode == 0
     count, made_up = tracebacks_in(output), missing_weights_in(output)
     return (
-        EXIT_ZERO.check(None if returncode is None else returncode == 0, f"終了コードは {ended}。"),
-        NO_TRACEBACK.check(count == 0, f"表示されたトレースバックは {count} 件。"),
-        BASE_WEIGHTS_LOADED.check(made_up is None, f"初期値のままの重みの表示: {one_line(made_up or 'なし', 200)}。"),
+        EXIT_ZERO.check(ended_well, "unknown" if returncode is None else "code", code=returncode),
+        NO_TRACEBACK.check(count == 0, "counted", tracebacks=count),
+        BASE_WEIGHTS_LOADED.check(
+            made_up is None, "missing" if made_up else "clean", line=one_line(made_up or "", 200)
+        ),
         _library_check(output, on_gpu),
     )
 
@@ -81,8 +84,8 @@ def machine_checks(evidence: ProcessEvidence, stdout: str) -> tuple[Check, ...]:
     if evidence.on_gpu and evidence.asked_fraction is not None:
         checks.append(_cap_check(evidence.asked_fraction, evidence))
     if evidence.on_gpu:
-        shown = {True: "戻った", False: "戻らない", None: "分からない"}[evidence.memory_returned]
-        checks.append(MEMORY_RETURNED.check(evidence.memory_returned, f"終了後、GPU メモリは開始前の水準に{shown}。"))
+        seen = {True: "returned", False: "kept", None: "unknown"}[evidence.memory_returned]
+        checks.append(MEMORY_RETURNED.check(evidence.memory_returned, seen))
     return tuple(checks)
 
 
@@ -90,55 +93,55 @@ def _rank_checks(evidence: ProcessEvidence, stdout: str) -> tuple[Check, ...]:
     if evidence.ranks == 1:
         return ()
     lines = sum(any(mark in line for mark in _RESULT_MARKS) for line in split_lines(stdout))
-    return (_ranks_check(evidence), RESULTS_PRINTED_ONCE.check(lines == 1, f"結果の行は {lines} 回表示された。"))
+    return (_ranks_check(evidence), RESULTS_PRINTED_ONCE.check(lines == 1, "counted", lines=lines))
 
 
 def _ranks_check(evidence: ProcessEvidence) -> Check:
     ranks = [probe for probe in evidence.probes if probe.rank is not None]
     numbers = sorted({probe.rank for probe in ranks if probe.rank is not None})
-    text = f"{evidence.ranks} プロセスの依頼に対して、走ったのは {len(numbers)}（rank {numbers}）"
     if not numbers:
-        return RANKS_AS_ASKED.check(None, "どのプロセスも記録（probe）を残していない。")
+        return RANKS_AS_ASKED.check(None, say("process.no_probe"))
     all_ran = numbers == list(range(evidence.ranks))
+    asked, ran, ranks_seen = evidence.ranks, len(numbers), str(numbers)
     if not evidence.on_gpu:
-        return RANKS_AS_ASKED.check(all_ran, f"{text}。")
-    cards = {probe.device_uuid for probe in ranks if _has_computed(probe)}
-    return RANKS_AS_ASKED.check(all_ran and len(cards) == evidence.ranks, f"{text}、使われた GPU は {len(cards)} 枚。")
+        return RANKS_AS_ASKED.check(all_ran, "counted", asked=asked, ran=ran, ranks=ranks_seen)
+    gpus = len({probe.device_uuid for probe in ranks if _has_computed(probe)})
+    holds = all_ran and gpus == asked
+    return RANKS_AS_ASKED.check(holds, "on_gpus", asked=asked, ran=ran, ranks=ranks_seen, gpus=gpus)
 
 
 def _left_check(evidence: ProcessEvidence) -> Check:
     """What still wrote when the program had ended leaves files that nobody vouches for: cut off, or another's."""
     if not evidence.left_behind and not evidence.left_alive:
-        return NO_PROCESS_LEFT.check(True, "終了後に残ったプロセスはない。")
-    message = f"終了後に残っていたプロセス: {'、'.join(evidence.left_behind) or '不明'}。"
+        return NO_PROCESS_LEFT.check(True, "none")
+    left = evidence.left_behind or say("process.unknown")
     if evidence.written_late:
-        late = f"プログラムの終了後に書かれたファイル: {'、'.join(evidence.written_late)}。"
-        return NO_PROCESS_LEFT.check(False, f"{late}{message}", severity=FAIL)
+        return NO_PROCESS_LEFT.check(False, "late", severity=FAIL, files=evidence.written_late, processes=left)
     if evidence.left_alive:
-        return NO_PROCESS_LEFT.check(False, f"{message}{evidence.left_alive} 個は終わらせられない。", severity=WARN)
-    return NO_PROCESS_LEFT.check(False, f"{message}すべて終わらせた。")
+        return NO_PROCESS_LEFT.check(False, "alive", severity=WARN, processes=left, alive=evidence.left_alive)
+    return NO_PROCESS_LEFT.check(False, "ended", processes=left)
 
 
 def _library_check(output: str, on_gpu: bool) -> Check:
     """As hard as the hardest of what the libraries said."""
     found = warnings_in(output, on_gpu=on_gpu)
     if not found:
-        return LIBRARY_WARNINGS.check(True, "結果に関わる警告はない。")
+        return LIBRARY_WARNINGS.check(True, "none")
     severity = next(s for s in Severity if any(said.warning.severity is s for said in found))
-    listing = "、".join(f"{said.warning.message} {len(said.lines)} 行" for said in found[:3])
+    listing = [say("process.warning", warning=said.warning.message, lines=len(said.lines)) for said in found[:3]]
     example = one_line(found[0].lines[0], 160)
-    return LIBRARY_WARNINGS.check(False, f"{listing}（例 {example}）。", severity=severity)
+    return LIBRARY_WARNINGS.check(False, "warned", severity=severity, warnings=listing, example=example)
 
 
 def _libraries_check(evidence: ProcessEvidence) -> Check:
     """A process without peft can't have applied an adapter; peft itself loads bitsandbytes wherever it is installed."""
     probes = [probe for probe in evidence.probes if evidence.ranks == 1 or probe.rank is not None]
     if not probes:
-        return LIBRARIES_LOADED.check(None, "どのプロセスも記録（probe）を残していない。")
+        return LIBRARIES_LOADED.check(None, say("process.no_probe"))
     loaded = {name for probe in probes for name in probe.packages}
     missing = [name for name in evidence.libraries if name not in loaded]
-    needed, lacking = "、".join(evidence.libraries), "、".join(missing) or "なし"
-    return LIBRARIES_LOADED.check(not missing, f"要るのは {needed}、読み込まれていないのは {lacking}。")
+    needed, told = evidence.libraries, "missing" if missing else "loaded"
+    return LIBRARIES_LOADED.check(not missing, told, needed=needed, missing=missing)
 
 
 def _gpu_check(evidence: ProcessEvidence) -> Check:
@@ -146,16 +149,15 @@ def _gpu_check(evidence: ProcessEvidence) -> Check:
     used = {probe.device_uuid for probe in evidence.probes if probe.device_uuid is not None}
     strangers = sorted(used - {*evidence.device_uuids}) if _are_whole_cards(evidence.device_uuids) else []
     if strangers:
-        return GPU_USED.check(False, f"依頼していない GPU を使った: {'、'.join(strangers)}。")
+        return GPU_USED.check(False, "strangers", gpus=strangers)
     if any(map(_has_figures, evidence.probes)):
         workers = sum(map(_has_computed, evidence.probes))
-        return GPU_USED.check(workers > 0, f"GPU で計算したプロセスは {workers} 個。")
+        return GPU_USED.check(workers > 0, "computed", processes=workers)
     taken = evidence.peak_own_bytes
     if taken is None and not evidence.probes:
-        return GPU_USED.check(None, "プロセスの記録（probe）も NVML の値もない。")
-    shown = "不明" if taken is None else gib(taken)
-    message = f"CUDA を使ったという記録がなく、増えた GPU メモリは {shown}。"
-    return GPU_USED.check(taken is not None and taken >= LEAST_GPU_BYTES, message)
+        return GPU_USED.check(None, "unknown")
+    grown = say("process.unknown") if taken is None else gib(taken)
+    return GPU_USED.check(taken is not None and taken >= LEAST_GPU_BYTES, "grown", taken=grown)
 
 
 def _are_whole_cards(uuids: tuple[str, ...]) -> bool:
@@ -170,15 +172,14 @@ def _cap_check(asked: float, evidence: ProcessEvidence) -> Check:
     """
     cap, taken = evidence.cap_bytes, evidence.peak_own_bytes
     if cap is not None and taken is not None and taken > cap + CAP_SLACK_BYTES:
-        beyond = f"上限 {gib(cap)} に対して、カードの使用は {gib(taken)} 増えた"
-        return VRAM_CAP_HONOURED.check(False, f"{beyond}。torch の外で取られたメモリには上限が効かない。")
+        return VRAM_CAP_HONOURED.check(False, "beyond", cap=gib(cap), taken=gib(taken))
     fractions = [probe.memory_fraction for probe in evidence.probes if _is_on_card(probe)]
     known = [fraction for fraction in fractions if fraction is not None]
-    shown = "、".join("不明" if fraction is None else f"{fraction:.4f}" for fraction in fractions) or "なし"
-    message = f"依頼したメモリ割合 {asked:.4f} に対して、GPU を使ったプロセスの割合は {shown}。"
+    shown = [say("process.unknown") if fraction is None else fraction for fraction in fractions]
+    holds = True if fractions and len(known) == len(fractions) else None
     if asked >= 1 or any(fraction > asked + FRACTION_TOLERANCE for fraction in known):
-        return VRAM_CAP_HONOURED.check(False, message)
-    return VRAM_CAP_HONOURED.check(True if fractions and len(known) == len(fractions) else None, message)
+        holds = False
+    return VRAM_CAP_HONOURED.check(holds, "fractions" if shown else "no_process", asked=asked, fractions=shown)
 
 
 def _is_on_card(probe: Probe) -> bool:

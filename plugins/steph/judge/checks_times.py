@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steph.base.files import sha256_of
+from steph.base.messages import say
 from steph.base.text import one_line
 from steph.contract.lines import Metrics
 from steph.contract.training_files import OwnFigures, TrainerState
@@ -80,15 +81,14 @@ def _longest(seconds: float) -> float:
 def _runtime_check(evidence: TimeEvidence) -> Check:
     runtime, lived = _figure(evidence, "train_runtime"), evidence.seconds
     if runtime is None or lived is None:
-        return RUNTIME_LIVED.check(None, "train_runtime か試行の秒数が分からない。")
-    message = f"train_runtime は {runtime:g} 秒、プロセスは {lived:.1f} 秒生きた"
+        return RUNTIME_LIVED.check(None, "unknown")
     if runtime > _longest(lived):
-        return RUNTIME_LIVED.check(False, f"{message}: 別の学習のログか、測り方が違う。")
+        return RUNTIME_LIVED.check(False, "too_long", runtime=runtime, lived=lived)
     arrivals = evidence.loss_arrivals
     span = arrivals[-1] - arrivals[0] if arrivals else 0.0
     if span > MEASURABLE_SPAN_SECONDS and runtime < TOO_SHORT_SHARE * span:
-        return RUNTIME_LIVED.check(False, f"{message}。最初と最後の損失の間だけで {span:.1f} 秒ある。", severity=WARN)
-    return RUNTIME_LIVED.check(True, f"{message}。")
+        return RUNTIME_LIVED.check(False, "too_short", severity=WARN, runtime=runtime, lived=lived, span=span)
+    return RUNTIME_LIVED.check(True, "fits", runtime=runtime, lived=lived)
 
 
 def _speed_check(evidence: TimeEvidence) -> Check:
@@ -98,26 +98,24 @@ def _speed_check(evidence: TimeEvidence) -> Check:
     )
     done, rows = evidence.steps_done, evidence.rows
     if not runtime or done is None or not rows or (samples is None and steps is None):
-        return SPEED_AGREES.check(None, "速さか行数が分からない。")
+        return SPEED_AGREES.check(None, "unknown")
     rounding, settings = ROUNDED_RATE * runtime, evidence.settings
-    apart: list[str] = []
+    apart = []
     if samples is not None:
         batch = evidence.state.train_batch_size or settings.batch_size
         most = max(rows * math.ceil(evidence.epochs or settings.num_epochs), done * settings.effective_batch_size)
         shown, least = samples * runtime, min(rows, done * min(batch, settings.batch_size)) * LEAST_ROWS_SHARE
         if not least - rounding <= shown <= most * MOST_ROWS_SHARE + rounding + 1:
-            apart.append(
-                f"{samples:g} 行/秒 × {runtime:g} 秒は {shown:.0f} 行（ファイルは {rows} 行、{done} ステップ）"
-            )
+            apart.append(say("times.rows", rate=samples, runtime=runtime, made=shown, rows=rows, steps=done))
     if steps is not None and abs(steps * runtime - done) > max(1.0, 0.05 * done) + rounding:
-        apart.append(f"{steps:g} ステップ/秒 × {runtime:g} 秒は {steps * runtime:.0f} ステップ（実行は {done}）")
-    return SPEED_AGREES.check(not apart, f"{'、'.join(apart)}。" if apart else "速さは行数とステップ数に合う。")
+        apart.append(say("times.steps", rate=steps, runtime=runtime, made=steps * runtime, steps=done))
+    return SPEED_AGREES.check(not apart, "apart" if apart else "fits", differences=apart)
 
 
 def _own_check(evidence: TimeEvidence) -> Check:
     own, done = evidence.own, evidence.steps_done
     apart = [
-        f"{name} が {count}（実行は {done} ステップ）"
+        say("times.own_count", name=name, count=count, steps=done)
         for name, count in (
             ("steps", own.steps),
             ("losses", len(own.losses) or None),
@@ -126,23 +124,23 @@ def _own_check(evidence: TimeEvidence) -> Check:
         if count is not None and done is not None and count != done
     ]
     if own.epochs is not None and evidence.epochs is not None and abs(own.epochs - evidence.epochs) > 0.02:
-        apart.append(f"epochs が {own.epochs:g}（表示は {evidence.epochs:g}）")
+        apart.append(say("times.own_epochs", epochs=own.epochs, printed=evidence.epochs))
     if evidence.seconds is not None and sum(own.step_seconds) > _longest(evidence.seconds):
-        apart.append(f"step_seconds の合計が {sum(own.step_seconds):.0f} 秒（プロセスは {evidence.seconds:.0f} 秒）")
+        apart.append(say("times.own_seconds", total=sum(own.step_seconds), lived=evidence.seconds))
     pairs = zip(own.losses, evidence.losses, strict=False) if len(own.losses) == len(evidence.losses) else ()
     finite = [(one, other) for one, other in pairs if math.isfinite(one) and math.isfinite(other)]
     if any(not math.isclose(one, other, rel_tol=LOSS_TOLERANCE, abs_tol=1e-3) for one, other in finite):
-        apart.append("losses が表示された損失と違う")
+        apart.append(say("times.own_losses"))
     if own == OwnFigures():
-        return OWN_FIGURES_AGREE.check(None, "train_metrics.json がない。")
-    return OWN_FIGURES_AGREE.check(not apart, f"{'、'.join(apart) or 'この学習の値と合う'}。")
+        return OWN_FIGURES_AGREE.check(None, "none")
+    return OWN_FIGURES_AGREE.check(not apart, "apart" if apart else "fits", differences=apart)
 
 
 def _inputs_check(inputs: tuple[tuple[Path, str], ...]) -> Check:
     if not inputs:
-        return INPUTS_UNCHANGED.check(None, "入力のファイルの sha256 が分からない。")
+        return INPUTS_UNCHANGED.check(None, "unknown")
     changed = [path.name for path, before in inputs if _sha256(path) != before]
-    return INPUTS_UNCHANGED.check(not changed, f"書き換えられた入力: {one_line('、'.join(changed) or 'なし', 200)}。")
+    return INPUTS_UNCHANGED.check(not changed, "changed" if changed else "same", files=changed)
 
 
 def _sha256(path: Path) -> str | None:
@@ -155,7 +153,6 @@ def _sha256(path: Path) -> str | None:
 def _place_check(output_dir: Path, before: Path | None) -> Check:
     """A link that the attempt itself made leads to what somebody else may have written."""
     if before is None:
-        return OUTPUT_IN_PLACE.check(None, "試行の前の場所が分からない。")
+        return OUTPUT_IN_PLACE.check(None, "unknown")
     now = output_dir.resolve()
-    moved = f"出力先は {one_line(now, 160)} へのリンクに替わった。"
-    return OUTPUT_IN_PLACE.check(now == before, "出力先は試行の前と同じ場所。" if now == before else moved)
+    return OUTPUT_IN_PLACE.check(now == before, "same" if now == before else "moved", place=one_line(now, 160))

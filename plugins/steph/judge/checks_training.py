@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from steph.base.files import is_fresh, is_later, sha256_of
+from steph.base.messages import say
 from steph.base.terms import Severity
-from steph.base.text import one_line
 from steph.contract.globs import files_at
 from steph.contract.lines import Metrics, parse_metrics
 from steph.contract.training_files import (
@@ -42,6 +42,7 @@ from steph.plan.steps import steps_due, steps_in, steps_per_epoch
 from steph.record.values import Artifact, Check, TrainOutcome
 
 _NEVER_EMPTY = (".safetensors", ".bin", ".pt", ".pth", ".json")
+MOST_NAMED = 8  # of files
 MOST_LOSSES = 10_000  # in the record, which stays small; a profile allows 500 steps
 
 LINE_TRAIN_RESULT = CheckKind("line_train_result", "H-2", FAIL, needs=(Needs.FINAL_LINE,))
@@ -229,9 +230,8 @@ def _spill_checks(evidence: TrainEvidence, own: OwnFigures) -> tuple[Check, ...]
 def _final_line_check(final: Metrics | None) -> Check:
     loss = final.get("train_loss") if final else None
     if final is None or loss is None:
-        missing = "train_runtime と train_loss の最終行が、最後の損失の後の stdout にない。"
-        return LINE_TRAIN_RESULT.check(False, missing)
-    return LINE_TRAIN_RESULT.check(True, f"最終行: {final.get('train_runtime')} 秒、train_loss {loss}。")
+        return LINE_TRAIN_RESULT.check(False, "missing")
+    return LINE_TRAIN_RESULT.check(True, "shown", runtime=final.get("train_runtime"), loss=loss)
 
 
 def _state_check(evidence: TrainEvidence, state: TrainerState) -> Check:
@@ -239,11 +239,9 @@ def _state_check(evidence: TrainEvidence, state: TrainerState) -> Check:
     if state.problem or state.folder is None:
         ends = _ends(evidence)
         seen = ends is not None and ends.steps is not None
-        return CHECKPOINT_TRAINER_STATE.check(False, f"{state.problem}。", severity=WARN if seen else None)
-    return CHECKPOINT_TRAINER_STATE.check(
-        True,
-        f"{state.folder.name}/{STATE_NAME}: {state.global_step} ステップ、損失の記録 {len(state.losses)} 件。",
-    )
+        return CHECKPOINT_TRAINER_STATE.check(False, "unusable", severity=WARN if seen else None, reason=state.problem)
+    steps, losses = state.global_step, len(state.losses)
+    return CHECKPOINT_TRAINER_STATE.check(True, "read", checkpoint=state.folder.name, steps=steps, losses=losses)
 
 
 def _freshness_checks(evidence: TrainEvidence, state: TrainerState, folder: Path) -> tuple[Check, ...]:
@@ -256,19 +254,18 @@ def _freshness_checks(evidence: TrainEvidence, state: TrainerState, folder: Path
     ended = evidence.attempt_ended_unix
     later = [path.relative_to(place).as_posix() for path in present if ended and is_later(path, ended)]
     fresh = not old and not later if present else None
-    stale = "、".join(old) or "なし"
-    ahead = f"、終了より後の時刻のファイル: {'、'.join(later)}" if later else ""
-    leftovers = "、".join(state.stale_folders) or "なし"
+    seen = "later" if later else "old" if old else "fresh"
+    leftovers = state.stale_folders
     return (
-        ARTIFACTS_FRESH.check(fresh, f"試行の開始より古いファイル: {stale}{ahead}（{len(present)} 件を確認）。"),
-        NO_LEFTOVERS.check(not state.stale_folders, f"以前からあるチェックポイント: {leftovers}。"),
+        ARTIFACTS_FRESH.check(fresh, seen, old=old or say("training.none"), later=later, files=len(present)),
+        NO_LEFTOVERS.check(not leftovers, "left" if leftovers else "none", checkpoints=leftovers),
     )
 
 
 def _empty_files_check(artifacts: tuple[Artifact, ...]) -> Check:
     empty = [file.path for file in artifacts if file.size_bytes == 0 and file.path.endswith(_NEVER_EMPTY)]
     return NO_EMPTY_FILES.check(
-        not empty if artifacts else None, f"空のファイル: {one_line('、'.join(empty) or 'なし', 200)}。"
+        not empty if artifacts else None, "empty" if empty else "none", files=empty[:MOST_NAMED]
     )
 
 
@@ -287,11 +284,10 @@ def _steps_evidence(evidence: TrainEvidence, outcome: TrainOutcome, state: Train
 def _epochs_check(evidence: TrainEvidence, outcome: TrainOutcome) -> Check:
     epochs, asked = outcome.epochs_done, evidence.settings.num_epochs
     if epochs is None:
-        return EPOCHS_AS_ASKED.check(None, "最終行に epoch がない。")
+        return EPOCHS_AS_ASKED.check(None, "none")
     rows = evidence.train_rows
     half_a_step = 0.5 / steps_per_epoch(rows, evidence.settings) if rows else 0.005
-    message = f"{asked} エポックの依頼に対して {epochs:g} エポック。"
-    return EPOCHS_AS_ASKED.check(epochs <= asked + half_a_step, message)
+    return EPOCHS_AS_ASKED.check(epochs <= asked + half_a_step, "compared", asked=asked, epochs=epochs)
 
 
 def _loss_evidence(
@@ -348,11 +344,13 @@ def _time_evidence(
 
 def _answers_check(lost_answers: tuple[int, int] | None) -> Check:
     if lost_answers is None:
-        return ANSWERS_KEPT.check(None, "答えが切り捨てられる行数を数えていない。")
+        return ANSWERS_KEPT.check(None, "uncounted")
     lost, rows = lost_answers
     over_half = 2 * lost > rows
     return ANSWERS_KEPT.check(
         lost == 0,
-        f"{rows} 行のうち {lost} 行で答えが切り捨てられる。",
+        "counted",
         severity=Severity.FAIL if over_half else None,
+        rows=rows,
+        lost=lost,
     )

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from steph.base.files import UnreadableError, read_json
+from steph.base.messages import Message, say
 from steph.base.tensors import matrix_numbers
 from steph.base.terms import Severity
 from steph.base.text import one_line
@@ -27,6 +28,7 @@ SMALLEST = 1e-6  # of a norm; below that all is noise
 EVEN, LEAST_EVEN = 0.999, 16  # of norm times the root of the size: all numbers of a matrix are alike
 MOST_GROWN = 1.1  # of a norm: the mean of a training's steps is hardly larger than its last one
 ALIKE = 0.005  # between factors: a mean changes each matrix in its own way
+MOST_NAMED = 8  # of places with code of its own
 FEW_CHANGED = 0.1  # of the base's tensors
 _PREFIX = re.compile(r"^(?:base_model\.model\.)?(.*?\.lora_(?:embedding_)?[AB])(?:\.weight)?$")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module)\.")
@@ -82,37 +84,36 @@ def is_mean(saved: Matrices | None, ended: Matrices | None) -> bool:
 
 def _saved_check(seen: Matrices | None, folder: Path, at_save: Matrices | None) -> Check:
     if seen is None or (file := _file(folder)) is None:
-        return SAVED_AS_TRAINED.check(None, "学習の終わりの行列か、アダプターのファイルが読めない。")
+        return SAVED_AS_TRAINED.check(None, "unread")
     try:
         config = read_json(folder / CONFIG_NAME, MOST_CONFIG_BYTES)
     except UnreadableError:
         config = {}
     if isinstance(config, Mapping) and isinstance(config.get("init_lora_weights"), str):
-        return SAVED_AS_TRAINED.check(None, "ベースの重みから始めたアダプターは、別の形で保存されることがある。")
+        return SAVED_AS_TRAINED.check(None, "from_base")
     message, holds = _compared(file, seen)
     if not holds and at_save and is_mean(at_save, seen) and _compared(file, at_save)[1]:
-        return SAVED_AS_TRAINED.check(True, "学習の終わりのあと、メモリで平均された行列（EMA など）が保存された。")
+        return SAVED_AS_TRAINED.check(True, "mean")
     return SAVED_AS_TRAINED.check(holds, message)
 
 
 def _loaded_check(seen: Sequence[Matrices], folder: Path | None) -> Check:
     file = _file(folder) if folder else None
     if not seen or file is None:
-        return ADAPTER_AS_SAVED.check(None, "回答時の行列か、アダプターのファイルが読めない。")
+        return ADAPTER_AS_SAVED.check(None, "unread")
     message, holds = min((_compared(file, one) for one in seen), key=lambda one: one[1])
     return ADAPTER_AS_SAVED.check(holds, message)
 
 
-def _compared(file: Matrices, seen: Matrices) -> tuple[str, bool]:
+def _compared(file: Matrices, seen: Matrices) -> tuple[Message, bool]:
     """What is to be said of the matrices in memory against those of the file, and whether they are the same."""
     absent, further = sorted({*seen} - {*file}), sorted({*file} - {*seen})
     other = [name for name in seen if name in file and not _is_same(seen[name], file[name])]
-    message = (
-        f"メモリの {len(seen)} 個の行列のうち、ファイルにないものが {len(absent)} 個、値が違うものが {len(other)} 個、"
-        f"ファイルだけにあるものが {len(further)} 個"
-    )
-    first = next(iter([*other, *absent, *further]), "")
-    return f"{message}{f'（{one_line(first, 80)} など）' if first else ''}。", not (absent or further or other)
+    first = next(iter([*other, *absent, *further]), None)
+    if first is None:
+        return say("weights.same", matrices=len(seen)), True
+    counts = {"absent": len(absent), "other": len(other), "further": len(further)}
+    return say("weights.compared", matrices=len(seen), example=one_line(first, 80), **counts), False
 
 
 def _is_same(one: tuple[float, float, int], other: tuple[float, float, int]) -> bool:
@@ -144,27 +145,36 @@ def _numbers(path: Path, changed_ns: int, size_bytes: int) -> Matrices:
 def _base_check(compared: Sequence[BaseCompared | None]) -> Check:
     known = [one for one in compared if one is not None and one.compared]
     if not known:
-        return BASE_UNCHANGED.check(None, "ベースの重みを比べられない（マージしたか、すべて学習した）。")
+        return BASE_UNCHANGED.check(None, "none")
     worst = max(known, key=lambda one: one.changed)
-    named = f"（{one_line('、'.join(worst.names), 120)} など）" if worst.names else ""
     severity = WARN if 0 < worst.changed < FEW_CHANGED * worst.compared else None
-    message = f"比べた {worst.compared} 個のテンソルのうち {worst.changed} 個が、読み込んだあとで変わった{named}。"
-    return BASE_UNCHANGED.check(worst.changed == 0, message, severity=severity)
+    return BASE_UNCHANGED.check(
+        worst.changed == 0,
+        "named" if worst.names else "counted",
+        severity=severity,
+        tensors=worst.compared,
+        changed=worst.changed,
+        names=worst.names,
+    )
 
 
 def _code_check(seen: Sequence[OwnCode | None]) -> Check:
     known = [one for one in seen if one is not None]
     if not known:
-        return NO_OWN_CODE.check(None, "モデルの中のコードを目撃していない。")
-    found: dict[str, int] = {}
+        return NO_OWN_CODE.check(None, "unseen")
+    found: dict[tuple[str, str], int] = {}
     severity: Severity | None = None
     for one in known:
-        for what, counts in (("forward", one.forwards), ("フック", one.hooks), ("勾配のフック", one.gradient_hooks)):
+        for what, counts in (
+            ("weights.forward", one.forwards),
+            ("weights.hook", one.hooks),
+            ("weights.gradient_hook", one.gradient_hooks),
+        ):
             for name, count in counts.items():
-                found[f"{name} の{what}"] = max(count, found.get(f"{name} の{what}", 0))
-                if what != "forward" or not _USUAL_FORWARDS.search(name):
+                found[name, what] = max(count, found.get((name, what), 0))
+                if what != "weights.forward" or not _USUAL_FORWARDS.search(name):
                     severity = WARN
-    shown = "、".join(f"{name} {count} 個" for name, count in sorted(found.items())) or "なし"
+    code = [say(what, name=one_line(name, 80), count=count) for (name, what), count in sorted(found.items())]
     return NO_OWN_CODE.check(
-        severity is None, f"プログラム自身のコード: {one_line(shown, 240)}。", severity=severity or INFO
+        severity is None, "seen" if code else "none", severity=severity or INFO, code=code[:MOST_NAMED]
     )
