@@ -63,7 +63,7 @@ def _row(kind: CheckKind) -> str:
         notes.append(text("checks_page.needs", values={"needs": needs}))
     cells = (
         f"`{kind.id}`",
-        kind.stages,
+        text("checks_page.and").join(kind.stages.split("・")),
         kind.severity.value,
         kind.trap or "",
         kind.title,

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 
 from steph.base.files import UnreadableError, sha256_of
-from steph.base.messages import NOTHING, Message, say
+from steph.base.messages import NOTHING, Message, say, words_of
 from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.contract.lines import EvalLines
@@ -208,7 +208,7 @@ def _dataset_of(evidence: EvalEvidence) -> tuple[tuple[Question, ...] | None, Me
     try:
         return questions_of(evidence.dataset), NOTHING
     except UnreadableError as error:
-        return None, say("results.dataset_unreadable", reason=str(error))
+        return None, say("results.dataset_unreadable", reason=words_of(error))
 
 
 def _config_check(evidence: EvalEvidence, results: Results) -> Check:

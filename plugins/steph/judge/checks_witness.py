@@ -279,18 +279,17 @@ def _prompt_check(batches: Sequence[Batch]) -> Check:
     """Labels from a row's beginning on are on its prompt, too; the first token may be a BOS that nothing predicts."""
     firsts = [first for batch in batches for first in batch.first_supervised or () if first is not None]
     if not firsts:
-        return PROMPT_UNLABELLED.check(None, "ラベルの位置を目撃していない。")
+        return PROMPT_UNLABELLED.check(None, "none")
     on_prompt = sum(first <= 1 for first in firsts)
-    message = f"最初の {len(firsts)} 行のうち {on_prompt} 行で、質問にもラベルがある。"
-    return PROMPT_UNLABELLED.check(on_prompt * 2 <= len(firsts), message)
+    return PROMPT_UNLABELLED.check(on_prompt * 2 <= len(firsts), "counted", rows=len(firsts), on_prompt=on_prompt)
 
 
 def _begins_new_check(seen: Seen) -> Check:
     """Whether the adapter was made for this training, and not read from a folder before it."""
     read = [fact for fact in seen.process.of(AdapterLoaded) if fact.is_trainable and fact.at <= seen.begins.at]
     if not read:
-        return BEGINS_NEW.check(True, "学習の前に読み込まれた LoRA はない。")
-    return BEGINS_NEW.check(False, f"学習は、読み込まれた LoRA から始まった: {one_line(read[-1].path, 160)}。")
+        return BEGINS_NEW.check(True, "made")
+    return BEGINS_NEW.check(False, "read", folder=one_line(read[-1].path, 160))
 
 
 def has_packed_batches(witness: Witness | None) -> bool:
