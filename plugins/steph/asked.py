@@ -14,7 +14,7 @@ import pytest
 
 from steph import installed
 from steph.plan import options as rows
-from steph.plan.options import OPTIONS, REPLACED, Option, OptionError, Options, parse_size
+from steph.plan.options import OPTIONS, REPLACED, Option, OptionError, Options, parse_language, parse_size
 
 _SHOWN_CHARS = 60  # of a value that is too long for any disk
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -63,6 +63,7 @@ def resolve_options(config: pytest.Config) -> Options:
         report=Path(text(rows.REPORT)),
         calibrate=is_given(rows.CALIBRATE),
         no_predict=is_given(rows.NO_PREDICT),
+        language=parse_language(language, rows.LANGUAGE.flag) if (language := text(rows.LANGUAGE)) else None,
     )
 
 

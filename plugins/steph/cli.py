@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,31 @@ Trainer = Annotated[
 ProfileOption = Annotated[str | None, typer.Option("--profile", "--steph-profile", help="as for pytest")]
 RootOption = Annotated[str | None, typer.Option("--pipeline-root", "--steph-pipeline-root", help="as for pytest")]
 PythonOption = Annotated[str | None, typer.Option("--pipeline-python", "--steph-pipeline-python", help="as for pytest")]
+
+
+def _speak(context: typer.Context, word: str) -> None:
+    """Everything that the command says from here to its end is in this language."""
+    from steph.base.messages import speaking
+    from steph.plan.options import OptionError, parse_language
+
+    try:
+        context.with_resource(speaking(parse_language(word, "--language")))
+    except OptionError as error:
+        raise _failed(str(error)) from error
+
+
+Spoken = Annotated[
+    str,
+    typer.Option(
+        "--language",
+        "--steph-language",
+        envvar="STEPH_LANGUAGE",
+        callback=_speak,
+        is_eager=True,
+        expose_value=False,
+        help="language of what is said: ja or en",
+    ),
+]
 FromRecord = Annotated[
     str | None, typer.Option(help="a record whose measured peaks correct it, best one of pytest --steph-calibrate")
 ]
@@ -53,14 +78,12 @@ def diagnose(
     logfile: Annotated[str, typer.Argument(help="a log file, or - for standard input")],
     returncode: Annotated[int | None, typer.Option(help="the process's exit code; negative: a signal")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
-    language: Annotated[Literal["ja", "en"], typer.Option(help="language of meaning and advice")] = "ja",
+    language: Spoken = "ja",
 ) -> None:
     """Say why a training or evaluation run failed, from its log: text, a notebook, JSON lines, also gzipped."""
-    from steph.base.messages import use_language
     from steph.diagnose.command import run_diagnose
 
     try:
-        use_language(language)
         found = run_diagnose(Path(logfile), returncode, as_json)
     except OSError as error:
         raise _failed(f"{logfile}: {error.strerror}") from error
@@ -71,6 +94,7 @@ def diagnose(
 def report(
     run: Annotated[str | None, typer.Argument(help="a record's id or folder (default: the newest)")] = None,
     reports: Reports = Path("reports"),
+    language: Spoken = "ja",
 ) -> None:
     """Write a record's Markdown again from its journal."""
     from steph.conduct.session import settle_lost_runs, tell
@@ -89,7 +113,7 @@ def report(
 
 
 @app.command("list")
-def list_records(reports: Reports = Path("reports")) -> None:
+def list_records(reports: Reports = Path("reports"), language: Spoken = "ja") -> None:
     """List the records, newest first, with what each takes on the disk."""
     from steph.run.journal import JournalError, read_record, record_folders
     from steph.run.retention import folder_bytes
@@ -117,6 +141,7 @@ def compare(
     ] = 0.10,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown instead of columns")] = False,
     reports: Reports = Path("reports"),
+    language: Spoken = "ja",
 ) -> None:
     """Hold one record against another; exit status 1 where it is worse, 2 where they can't be compared."""
     from steph.run.journal import JournalError, read_record
@@ -155,6 +180,7 @@ def fit(
     from_record: FromRecord = None,
     reports: Reports = Path("reports"),
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
+    language: Spoken = "ja",
 ) -> None:
     """Predict a training run's GPU memory and say whether it fits a card; nothing is loaded or downloaded."""
     from steph.memory import fit as fitting
@@ -212,6 +238,7 @@ def doctor(
     profile: ProfileOption = None,
     pipeline_root: RootOption = None,
     pipeline_python: PythonOption = None,
+    language: Annotated[str | None, typer.Option("--language", "--steph-language", help="as for pytest")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="without libraries and the 4-bit operation")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of lines")] = False,
     gate: Annotated[bool, typer.Option("--gate", help="exit status 3 where a run is sure to fail, else 0")] = False,
@@ -222,7 +249,12 @@ def doctor(
     """
     from steph.doctor.command import Manner, doctor_status
 
-    named = {"profile": profile, "pipeline-root": pipeline_root, "pipeline-python": pipeline_python}
+    named = {
+        "profile": profile,
+        "pipeline-root": pipeline_root,
+        "pipeline-python": pipeline_python,
+        "language": language,
+    }
     words = [f"--steph-{name}={value}" for name, value in named.items() if value is not None]
     manners = {Manner.QUICK: quick, Manner.JSON: as_json, Manner.GATE: gate}
     manner = Manner(sum(flag.value for flag, is_on in manners.items() if is_on))

@@ -256,17 +256,25 @@ def budget_seconds(item: pytest.Item) -> float:
 
 
 def _asked(config: pytest.Config) -> tuple[Options, Profile]:
-    """The options and the profile that they name, with as few imports as that takes; raises UsageError."""
+    """The options and the profile that they name, with as few imports as that takes; raises UsageError.
+
+    From here to the session's end everything is said in the language that they ask for.
+    """
+    from steph.base.messages import speaking
     from steph.plan.options import OptionError
     from steph.plan.settings import ProfileError, load_profile, profile_path
 
     try:
         options = resolve_options(config)
-        return options, load_profile(profile_path(options.profile, installed.defaults_folder(config)))
+        profile = load_profile(profile_path(options.profile, installed.defaults_folder(config)))
     except OSError as error:
         raise _refused(error) from error
     except (OptionError, ProfileError) as error:
         raise pytest.UsageError(*str(error).splitlines()) from error
+    told = contextlib.ExitStack()
+    told.enter_context(speaking(profile.language(options)))
+    config.add_cleanup(told.close)
+    return options, profile
 
 
 def _refused(error: OSError) -> Exception:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.messages import language, say
+from steph.base.terms import StageId
 from steph.cli import app
 from steph.conduct.session import tell
 from steph.record.events import AttemptEnded, ModelChosen, SessionEnded, SessionStarted, StageEnded, StageStarted
@@ -61,6 +63,34 @@ def test_diagnose_prints_cause_and_phase_or_json(tmp_path: Path) -> None:
     found = json.loads(steph("diagnose", log, "--json").output)
     assert {"cause", "case", "confidence", "phase", "evidence", "oom", "meaning", "advice"} <= set(found)
     assert found["oom"]["requested_bytes"] == 1_245_540_516
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "said"),
+    [((), "", "問題なし"), (("--language", "en"), "ja", "No trouble found"), ((), "en", "No trouble found")],
+)
+def test_an_old_record_is_told_in_the_language_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], variable: str, said: str
+) -> None:
+    """By option or environment, and the next command of the process speaks as before."""
+    monkeypatch.setenv("STEPH_LANGUAGE", variable)
+    record = factory.green_acceptance()
+    h1 = record.stages[StageId.H1].changed(explanation=say("verdict.clean"))
+    keep(tmp_path, record.changed(stages={**record.stages, StageId.H1: h1}))
+    ended = steph("report", "--reports", tmp_path, *words)
+    assert ended.exit_code == 0
+    assert said in Path(ended.output.strip()).read_text(encoding="utf-8")
+    assert language() == "ja"
+
+
+@pytest.mark.parametrize("command", ["report", "list", "compare"])
+def test_a_language_that_nobody_speaks_is_one_line_and_status_2(tmp_path: Path, command: str) -> None:
+    """With those that there are."""
+    ended = steph(command, "--reports", tmp_path, "--language", "de")
+    assert (ended.exit_code, ended.stderr) == (
+        2,
+        "steph: --language: 'de' is not a language of the suite; allowed: ja, en\n",
+    )
 
 
 def test_diagnose_takes_a_signal_and_standard_input() -> None:

@@ -9,9 +9,11 @@ from typing import cast
 import pytest
 from steph import plugin
 from steph.asked import resolve_options
+from steph.base.messages import language
 from steph.base.terms import StageId
 from steph.gpu.lock import GpuBusyError, GpuLockError
 from steph.plan.options import Options
+from steph.plan.settings import builtin_profiles
 from steph.run.hub import choose
 from suite_runs import make_model
 
@@ -56,6 +58,54 @@ def test_a_switch_of_the_environment_is_on_or_off(monkeypatch: pytest.MonkeyPatc
     """The usual words in any case; an empty one is none."""
     monkeypatch.setenv("STEPH_TWIN", word)
     assert _options().twin is is_on
+
+
+class _Speaker:
+    """Asks a session for its language, as a stage would be told in it."""
+
+    def __init__(self) -> None:
+        self.languages: list[str] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> int:
+        plugin._asked(config)
+        self.languages.append(language())
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "spoken"),
+    [
+        ((), "", "en"),
+        ((), "JA", "ja"),
+        (("-o", "steph_language=en"), "ja", "en"),
+        (("-o", "steph_language=en", "--steph-language=ja"), "en", "ja"),
+        (("--steph-profile=rtx3080",), "", "ja"),
+    ],
+)
+def test_a_session_speaks_as_asked_and_then_as_its_profile_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], variable: str, spoken: str
+) -> None:
+    """Command line before ini key before environment before profile before Japanese; and not beyond its end."""
+    monkeypatch.setenv("STEPH_LANGUAGE", variable)
+    profile = tmp_path / "english.toml"
+    told = (builtin_profiles() / "cpu.toml").read_text(encoding="utf-8")
+    profile.write_text(f'{told}\n[report]\nlanguage = "en"\n', encoding="utf-8")
+    speaker = _Speaker()
+    pytest.main(["-p", "steph.plugin", "--noconftest", f"--steph-profile={profile}", *words], plugins=[speaker])
+    assert speaker.languages == [spoken]
+    assert language() == "ja"
+
+
+@pytest.mark.parametrize(("words", "variable"), [(("--steph-language=de",), ""), ((), "de")])
+def test_a_language_that_nobody_speaks_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], variable: str
+) -> None:
+    """With those that there are."""
+    monkeypatch.setenv("STEPH_LANGUAGE", variable)
+    assert pytest.main(["-p", "steph.plugin", "--noconftest", "-m", "gpu", "tests/acceptance", *words]) == 4
+    (line,) = (line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("ERROR"))
+    assert line == "ERROR: --steph-language: 'de' is not a language of the suite; allowed: ja, en"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from steph.base import units
-from steph.base.messages import verbatim
+from steph.base.messages import speaking, verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.record.values import Attempt, Check, Diagnosis, EvalOutcome, StageResult
 from steph.tell import pieces, wording
@@ -39,6 +39,23 @@ def test_an_attempts_end_is_said_in_the_specs_words(attempt: Attempt, words: str
     """成功, OOM or その他エラー with its reason; only the first has not failed."""
     assert wording.outcome_words(attempt) == words
     assert attempt.ended_well is (words == "成功")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "japanese", "english"),
+    [
+        (99.94, "99.9秒", "99.9 s"),
+        (100, "1分40秒", "1 min 40 s"),
+        (3599.6, "1時間0分", "1 h 0 min"),
+        (None, units.MISSING, units.MISSING),
+    ],
+)
+def test_a_duration_is_said_in_the_language_in_use(seconds: float | None, japanese: str, english: str) -> None:
+    """Rounded before it is cut into hours and minutes."""
+    assert units.duration(seconds) == japanese
+    with speaking("en"):
+        assert units.duration(seconds) == english
+        assert units.about_duration(90) == "about 2 min"
 
 
 @pytest.mark.parametrize(

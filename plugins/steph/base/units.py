@@ -24,14 +24,16 @@ def gib(size_bytes: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds as a person says them, `—` where unknown."""
+    """Return seconds as a person says them in the language in use, `—` where unknown."""
     if seconds is None:
         return MISSING
     if seconds < 100:
-        return f"{seconds:.1f}秒"
+        return _said("units.seconds", seconds=seconds)
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}時間{minutes}分" if hours else f"{minutes}分{rest}秒"
+    if hours:
+        return _said("units.hours", hours=hours, minutes=minutes)
+    return _said("units.minutes", minutes=minutes, seconds=rest)
 
 
 def clock(seconds: float | None) -> str:
@@ -44,12 +46,18 @@ def clock(seconds: float | None) -> str:
 
 
 def about_duration(seconds: float) -> str:
-    """Return an estimated duration in one rough figure."""
+    """Return an estimated duration in one rough figure, in the language in use."""
     if seconds < 90:
-        return f"約 {seconds:.0f} 秒"
+        return _said("units.about_seconds", seconds=seconds)
     if seconds < 90 * 60:
-        return f"約 {seconds / 60:.0f} 分"
-    return f"約 {seconds / 3600:.1f} 時間"
+        return _said("units.about_minutes", minutes=seconds / 60)
+    return _said("units.about_hours", hours=seconds / 3600)
+
+
+def _said(message_id: str, **values: float) -> str:
+    from steph.base.messages import say  # it imports this module
+
+    return str(say(message_id, **values))
 
 
 def moment(iso: str | None) -> str:

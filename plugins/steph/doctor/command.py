@@ -13,6 +13,7 @@ import pytest
 
 from steph import installed, quiet_start
 from steph.asked import resolve_options
+from steph.base.messages import speaking
 from steph.conduct.preparation import read_profile
 from steph.doctor.examination import examine
 from steph.doctor.lines import Level, Line
@@ -55,7 +56,8 @@ class WithRunOptions:
         try:
             options = resolve_options(config)
             profile = read_profile(options, installed.defaults_folder(config))
-            self.status = self._act(config, options, profile)
+            with speaking(profile.language(options)):
+                self.status = self._act(config, options, profile)
         except (OptionError, ProfileError, InputError) as error:
             raise pytest.UsageError(*str(error).splitlines()) from error
         return self.status

@@ -6,6 +6,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from steph.base.messages import Language
 
 SIZE_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -72,6 +76,7 @@ NO_PREDICT = Option(
 REPORT = Option(
     "report", "folder for the report and runs/, or the Markdown file itself", "reports", is_path=lambda *_: True
 )
+LANGUAGE = Option("language", "language of report, pictures and terminal: ja or en (default: the profile's, else ja)")
 OPTIONS = (
     PROFILE,
     PIPELINE_ROOT,
@@ -82,6 +87,7 @@ OPTIONS = (
     CALIBRATE,
     NO_PREDICT,
     REPORT,
+    LANGUAGE,
 )
 
 
@@ -107,6 +113,8 @@ class Options:
     report: Path
     calibrate: bool = False
     no_predict: bool = False
+    language: Language | None = None
+    """None: the profile's."""
 
     @property
     def reports_dir(self) -> Path:
@@ -125,3 +133,13 @@ def parse_size(text: str, option: str) -> int:
     if match is None or float(match[1]) <= 0:
         raise OptionError(f"{option}: {text!r} is not a size; allowed: a number with GiB, GB, MiB or MB, as in 9.64GiB")
     return int(float(match[1]) * SIZE_UNITS[match[2].upper()])
+
+
+def parse_language(text: str, option: str) -> Language:
+    """A language of the suite by its name, in any case; raises OptionError naming `option`."""
+    from steph.base.messages import LANGUAGES  # it loads babel, which a session that is not ours should not wait for
+
+    chosen = next((language for language in LANGUAGES if language == text.strip().lower()), None)
+    if chosen is None:
+        raise OptionError(f"{option}: {text!r} is not a language of the suite; allowed: {', '.join(LANGUAGES)}")
+    return chosen

@@ -17,6 +17,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
+from steph.base.messages import Language
 from steph.base.values import Value
 from steph.plan.cards import card_by_name
 from steph.plan.options import Options
@@ -155,6 +156,13 @@ class ByHeart(Value):
     """Steps on all eight rows; a loss that is not near zero by then leaves the stage unmeasured."""
 
 
+class Telling(Value):
+    """How what was found is told to people."""
+
+    language: Language = "ja"
+    """Language of report, pictures and terminal: `"ja"` or `"en"`; `--steph-language` comes before it."""
+
+
 class Limits(Value):
     """How long things may take, in seconds, and when an answer counts as slow."""
 
@@ -201,6 +209,7 @@ class Profile(Value):
     by_heart: ByHeart = ByHeart()
     ladder: tuple[Rung, ...] = ()
     limits: Limits = Limits()
+    report: Telling = Telling()
     production: Annotated[ProductionTarget, Within(ProfileProduction)] = ProductionTarget()
     path: str = ""
     sha256: str = ""
@@ -219,6 +228,10 @@ class Profile(Value):
     def name(self) -> str:
         """The profile's name: the file's name without its ending."""
         return Path(self.path).stem
+
+    def language(self, options: Options) -> Language:
+        """What a run under these options is told in."""
+        return options.language or self.report.language
 
     def uses_twin(self, options: Options) -> bool:
         """Whether a run under these options makes its model itself.
