@@ -66,6 +66,7 @@ TABLE: tuple[LibraryWarning, ...] = (
     _row("kipp", rf"{_DONE}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}.{{0,60}}{_WHY}", "飛ばされたバッチや行がある"),
     _row("kipping step", r"overflow.{0,60}skipping step", "fp16 のオーバーフローでステップを飛ばし続けた", at_least=5),
     _row("Dropped ", r"dropped (?:lengthy|invalid) example", "長すぎるか形の合わない行が捨てられた（LLaMA-Factory）"),
+    _row("New tokens", r"new tokens have been added, make sure", "モデルにないトークンが足された（LLaMA-Factory）"),
     _row("offload", r"are on the meta device.{0,40}because they were offloaded", "モデルの一部が GPU の外にある"),
     _row("dispatched on the", r"modules are dispatched on the (?:cpu|disk)", "モデルの一部が GPU の外にある"),
     _row("requires_grad", r"none of the inputs have requires_grad=true", "勾配が LoRA に届かない（checkpoint の警告）"),
