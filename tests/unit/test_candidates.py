@@ -12,8 +12,8 @@ from steph.base.messages import verbatim
 from steph.base.terms import Cause, StageId, TrainerName, Verdict
 from steph.base.units import GIB
 from steph.conduct.candidates import predicted_candidates
-from steph.conduct.models import NoModel
 from steph.conduct.preparation import Setup
+from steph.conduct.twins import NoModel
 from steph.contract.description import Description
 from steph.judge.verdict import Outcome
 from steph.memory.shapes import BUILT_IN, config_of

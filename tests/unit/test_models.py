@@ -13,16 +13,17 @@ from scripted_training import LARGE, PROFILE, SMALL, THREE
 from steph.base.messages import verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.child import twin
-from steph.conduct import models
+from steph.conduct import twins
 from steph.conduct.console import Console
-from steph.conduct.models import NoModel, choose_model, model_checks, smaller_model
+from steph.conduct.models import choose_model, model_checks, smaller_model
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
+from steph.conduct.twins import NoModel
 from steph.contract.description import Description
 from steph.memory.shapes import BUILT_IN, TINY_NAME, parameter_count
 from steph.plan.options import Options
 from steph.record.values import Attempt, ModelChoice, RejectedCandidate
-from steph.run import hub, hub_download
+from steph.run import hub, hub_download, model_files
 from steph.run.hub_failure import HubFailure
 from steph.run.hub_query import HubError
 from steph.run.inputs import InputError
@@ -155,6 +156,7 @@ def test_a_rehearsal_goes_to_a_smaller_twin(tmp_path: Path, monkeypatch: pytest.
     """With `--steph-twin` the next smaller shape is made, not downloaded."""
     monkeypatch.setenv("STEPH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(twin, "is_kept", lambda arguments: True)
+    monkeypatch.setattr(model_files, "folder_parameters", lambda folder: parameter_count(BUILT_IN[THREE]))
     found = smaller_model(_run(_setup(tmp_path, is_twin=True), tmp_path), LARGE)
     assert found is not None
     assert (found.source, found.automatic_substitute) == ("twin", True)
@@ -187,7 +189,7 @@ def test_a_twin_that_cannot_be_made_says_how_its_making_ended(
         last_lines=lines,
         ended_by=EndedBy.EXIT,
     )
-    monkeypatch.setattr(models, "run_attempt", lambda run, request, judge: ended(label=request.label))
+    monkeypatch.setattr(twins, "run_attempt", lambda run, request, judge: ended(label=request.label))
     found = _chosen(_setup(tmp_path, model=TINY_NAME, is_twin=True), tmp_path)
     assert isinstance(found, NoModel)
     assert found.outcome.verdict is verdict
@@ -197,5 +199,7 @@ def test_a_twin_that_cannot_be_made_says_how_its_making_ended(
 
 def test_a_twin_of_an_unknown_model_names_the_known_ones(tmp_path: Path) -> None:
     """Only published shapes that the suite carries can be made without a download."""
-    with pytest.raises(InputError, match=r"no built-in shape for 'a/b'; known: .*Qwen/Qwen1\.5-1\.8B-Chat"):
+    with pytest.raises(
+        InputError, match=r"no built-in shape for 'a/b', and no config.*; known: .*Qwen/Qwen1\.5-1\.8B-Chat"
+    ):
         _chosen(_setup(tmp_path, model="a/b", is_twin=True), tmp_path)

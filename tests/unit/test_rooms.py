@@ -26,7 +26,9 @@ ENTRIES = (
 )  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 INJECTED = SUITE / "child" / "inject"
-OTHER_INTERPRETERS = {SUITE / "child" / name for name in ("twin.py", "twin_tokenizer.py", "checkup.py")}
+OTHER_INTERPRETERS = {
+    SUITE / "child" / name for name in ("twin.py", "twin_config.py", "twin_tokenizer.py", "checkup.py")
+}
 
 
 def _name(path: Path) -> str:

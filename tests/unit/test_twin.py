@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from steph.child import twin, twin_tokenizer
+from steph.child import twin, twin_config, twin_tokenizer
 from steph.memory.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
 from steph.run.model_files import check_whole, find_qwen_tokenizer, folder_parameters
 
@@ -143,7 +143,7 @@ def test_a_tokenizer_too_large_for_the_model_is_refused(tmp_path: Path) -> None:
     """Token ids past the embedding are told before any weight is made, and nothing is left behind."""
     given = tmp_path / "given"
     given.mkdir()
-    twin_tokenizer.train_tokenizer(write_text(tmp_path), 2048, given)
+    twin_tokenizer.train_tokenizer([write_text(tmp_path)], 2048, given)
     small = {**config_of(TINY), "vocab_size": 100}
     (tmp_path / "small.json").write_text(json.dumps(small))
     with pytest.raises(twin_tokenizer.TwinError, match=r"largest id \d+ doesn't fit the model's vocab_size 100"):
@@ -151,28 +151,58 @@ def test_a_tokenizer_too_large_for_the_model_is_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "twins").iterdir()) == []
 
 
-def test_a_tokenizer_without_chatml_is_refused(tmp_path: Path) -> None:
-    """A tokenizer that has no turn marks can't serve a chat model."""
+def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
+    """A tokenizer that has neither turn marks nor a token that ends a text can't serve a model that answers."""
     from tokenizers import Tokenizer, models
 
     given = tmp_path / "given"
     given.mkdir()
     Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(given / "tokenizer.json"))
-    with pytest.raises(twin_tokenizer.TwinError, match="a ChatML tokenizer is needed"):
+    with pytest.raises(twin_tokenizer.TwinError, match="names no eos_token that the tokenizer has"):
         twin.run(twin.parse(arguments(tmp_path, tokenizer=str(given))))
 
 
-def test_a_given_tokenizer_gets_a_chat_template_only_where_it_has_none(tmp_path: Path) -> None:
-    """A template of its own survives; without one ChatML is added."""
-    given, plain, own = tmp_path / "given", tmp_path / "plain", tmp_path / "own"
-    for folder in (given, plain, own):
-        folder.mkdir()
-    (given / "tokenizer.json").write_text("{}")
-    twin_tokenizer.copy_tokenizer(given, plain)
-    assert json.loads((plain / "tokenizer_config.json").read_text())["chat_template"] == twin_tokenizer.CHATML
-    (given / "tokenizer_config.json").write_text('{"chat_template": "mine", "eos_token": "<|im_end|>"}')
-    twin_tokenizer.copy_tokenizer(given, own)
-    assert json.loads((own / "tokenizer_config.json").read_text())["chat_template"] == "mine"
+def _tokenizer(folder: Path, *tokens: str, **settings: str) -> Path:
+    """A tokenizer of another family: these special tokens, and no template but what the settings hold."""
+    from tokenizers import AddedToken, Tokenizer, models
+
+    folder.mkdir()
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in tokens])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+CHATML_TOKENS = (twin_tokenizer.END_OF_TEXT, twin_tokenizer.START, twin_tokenizer.END)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "own", "template"),
+    [
+        (CHATML_TOKENS, {}, twin_tokenizer.CHATML),
+        (("<eos>",), {"eos_token": "<eos>"}, twin_tokenizer.PLAIN_TURNS),
+        (("<eos>",), {"eos_token": "<eos>", "chat_template": "mine"}, "mine"),
+    ],
+)
+def test_a_given_tokenizer_gets_a_chat_template_only_where_it_has_none(
+    tmp_path: Path, tokens: tuple[str, ...], own: dict[str, str], template: str
+) -> None:
+    """A template of its own survives; without one ChatML is added, or plain turns where its tokens are not there."""
+    out = tmp_path / "out"
+    out.mkdir()
+    twin_tokenizer.copy_tokenizer(_tokenizer(tmp_path / "given", *tokens, **own), out)
+    assert json.loads((out / "tokenizer_config.json").read_text())["chat_template"] == template
+
+
+def test_another_familys_answers_end_by_its_own_tokens(tmp_path: Path) -> None:
+    """Gemma's: a text begins with <bos>, ends with <eos>, a turn with <end_of_turn>; ids as the tokenizer has them."""
+    names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    given = _tokenizer(tmp_path / "given", "<pad>", "<eos>", "<bos>", "<end_of_turn>", **names)
+    out = tmp_path / "out"
+    out.mkdir()
+    found = twin_tokenizer.write_tokenizer(given, (), 2048, out)
+    assert found == twin_tokenizer.SpecialTokens(bos=4, eos=3, pad=2, ends=(3, 5))
 
 
 @pytest.mark.parametrize(
@@ -216,3 +246,38 @@ def test_a_dead_process_s_folder_is_cleared(tmp_path: Path) -> None:
     with twin.building_folder(tmp_path / "tiny") as folder:
         assert folder.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == [running.name]
+
+
+FAMILIES = ("llama", "gemma2", "gemma3", "mistral", "phi3", "gpt_oss", "qwen3", "mixtral", "gpt2")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_familys_architecture_is_kept_in_small_sizes(family: str) -> None:
+    """A config.json that names nothing but its family: the kinds of layers and the sharing of heads stay, sizes go."""
+    transformers = pytest.importorskip("transformers")
+    published = transformers.AutoConfig.for_model(family)
+    config = twin_config.text_model_config({"model_type": family}, "bfloat16", shrink=True)
+    whole = published.get_text_config(decoder=True)
+    assert config.model_type == whole.model_type
+    assert (config.hidden_size, config.vocab_size) == (64, 2048)
+    assert set(getattr(config, "layer_types", None) or ()) == set(getattr(whole, "layer_types", None) or ())
+    assert config.num_hidden_layers <= 4
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "nobodys_model"}, "transformers makes no configuration of it"),
+        ({"model_type": "vit"}, "no causal language model that transformers knows"),
+        ({"hidden_size": 64}, "key 'model_type' is missing"),
+    ],
+)
+def test_what_is_no_causal_model_is_one_line(tmp_path: Path, config: dict[str, object], said: str) -> None:
+    """Remote code, another task, no kind at all: refused with the reason before a weight is drawn."""
+    pytest.importorskip("transformers")
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(twin_tokenizer.TwinError, match=said):
+        twin.run(twin.parse(arguments(tmp_path, config=str(path))))

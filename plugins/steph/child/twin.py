@@ -2,7 +2,9 @@
 
 A script for any interpreter that has torch, transformers, tokenizers and safetensors; it knows nothing of the suite:
 
-    python twin.py --config CONFIG.json --output DIR (--tokenizer DIR_OR_JSON | --train-tokenizer FILE)
+    python twin.py --config CONFIG.json --output DIR (--tokenizer DIR_OR_JSON | --train-tokenizer FILE…) [--shrink]
+
+The configuration is of any causal language model that transformers knows; `--shrink` keeps its architecture alone.
 
 The weights are drawn tensor by tensor on the device and written shard by shard, so that neither the card nor the RAM
 must hold the model. The same seed gives the same weights on the same kind of device. A twin that is there already and
@@ -30,30 +32,31 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
+    from steph.child.twin_config import text_model_config
     from steph.child.twin_tokenizer import (
-        END,
-        END_OF_TEXT,
         TOKENIZER_FILES,
         TwinError,
         read_json,
+        tokenizer_size,
         write_json,
         write_tokenizer,
     )
 else:  # as a script, in an interpreter that need not know the suite
+    from twin_config import text_model_config  # type: ignore[import-not-found, no-redef]
     from twin_tokenizer import (  # type: ignore[import-not-found, no-redef]
-        END,
-        END_OF_TEXT,
         TOKENIZER_FILES,
         TwinError,
         read_json,
+        tokenizer_size,
         write_json,
         write_tokenizer,
     )
 
 MARKER = "twin.json"
-FORMAT = 3  # counted up when the same request would give another twin
+FORMAT = 4  # counted up when the same request would give another twin
 SHARD_BYTES = 2 << 30
 WRITERS = 2
+NORMS_ADD_ONE = ("Gemma2RMSNorm", "Gemma3RMSNorm", "GemmaRMSNorm", "RecurrentGemmaRMSNorm", "Qwen3NextRMSNorm")
 STANDARD_DEVIATION = 0.02  # where the configuration has no initializer_range of its own
 
 
@@ -65,17 +68,18 @@ class Request:
     seed: int
     dtype: str
     tokenizer: Path | None  # a folder with tokenizer.json, or None:
-    train_file: Path | None  # train one on this file's text
+    train_files: tuple[Path, ...]  # train one on these files' texts
+    shrink: bool = False  # the architecture in small sizes
 
     def digest(self) -> str:
         """The request in one word, contents of the files included."""
         if self.tokenizer:
             files = [self.tokenizer / name for name in TOKENIZER_FILES if (self.tokenizer / name).is_file()]
         else:
-            files = [path for path in (self.train_file,) if path]
+            files = [*self.train_files]
         contents = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
         kind = "given" if self.tokenizer else "trained"
-        text = json.dumps([FORMAT, self.config, self.seed, self.dtype, kind, contents], sort_keys=True)
+        text = json.dumps([FORMAT, self.config, self.seed, self.dtype, kind, contents, self.shrink], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -99,7 +103,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder to write, made anew as a whole")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json, or that file")
-    source.add_argument("--train-tokenizer", type=Path, metavar="FILE", help="train a BPE on this .json or .jsonl")
+    texts = "train a BPE on the texts of these .json and .jsonl files"
+    source.add_argument("--train-tokenizer", type=Path, nargs="+", default=(), metavar="FILE", help=texts)
+    parser.add_argument("--shrink", action="store_true", help="the same architecture in small sizes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--device", default="auto", help="where to draw the weights: auto, cpu, cuda, cuda:1, ...")
@@ -127,15 +133,14 @@ def run(options: argparse.Namespace) -> str:
 def read_request(options: argparse.Namespace) -> Request:
     """Check what can be checked before torch is imported."""
     config = read_json(options.config)
-    for key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
-        if key not in config:
-            raise TwinError(f"{options.config}: key {key!r} is missing")
+    if not isinstance(config.get("model_type"), str):
+        raise TwinError(f"{options.config}: key 'model_type' is missing")
     tokenizer = options.tokenizer
     if tokenizer and tokenizer.name == "tokenizer.json":
         tokenizer = tokenizer.parent
     if tokenizer and not (tokenizer / "tokenizer.json").is_file():
         raise TwinError(f"{options.tokenizer}: no tokenizer.json there")
-    return Request(config, options.seed, options.dtype, tokenizer, options.train_tokenizer)
+    return Request(config, options.seed, options.dtype, tokenizer, tuple(options.train_tokenizer), options.shrink)
 
 
 def is_kept(arguments: list[str]) -> bool:
@@ -159,9 +164,8 @@ def is_twin(folder: Path, digest: str) -> bool:
 
 def build(request: Request, folder: Path, device_name: str) -> tuple[int, str]:
     """Write tokenizer, configuration and weights; the number of parameters and the device they were drawn on."""
-    tokens = write_tokenizer(request.tokenizer, request.train_file, request.config["vocab_size"], folder)
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if device_name == "auto":
         device_name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -170,21 +174,36 @@ def build(request: Request, folder: Path, device_name: str) -> tuple[int, str]:
     except RuntimeError as error:
         raise TwinError(f"--device {device_name}: {str(error).splitlines()[0]}") from error
     dtype = getattr(torch, request.dtype)
-    settings = {key: value for key, value in request.config.items() if key not in ("model_type", "_name_or_path")}
-    ids = {"bos_token_id": tokens[END_OF_TEXT], "eos_token_id": tokens[END], "pad_token_id": tokens[END_OF_TEXT]}
-    config = AutoConfig.for_model(request.config["model_type"], **{**settings, **ids, "dtype": request.dtype})
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    config = text_model_config(request.config, request.dtype, shrink=request.shrink)
+    if request.shrink and request.tokenizer:
+        config.vocab_size = max(config.vocab_size, tokenizer_size(request.tokenizer))
+    tokens = write_tokenizer(request.tokenizer, request.train_files, config.vocab_size, folder)
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = tokens.bos, tokens.eos, tokens.pad
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        raise TwinError(f"model_type {config.model_type!r} can't be built: {error}".splitlines()[0]) from error
     # a tied head is the embedding's own tensor, and named_parameters names it once
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
-    generation = {**ids, "eos_token_id": [tokens[END], tokens[END_OF_TEXT]], "_from_model_config": False}
-    write_json(folder / "generation_config.json", generation)
+    ids = {"bos_token_id": tokens.bos, "eos_token_id": [*tokens.ends], "pad_token_id": tokens.pad}
+    write_json(folder / "generation_config.json", {**ids, "_from_model_config": False})
     check_disk(folder, shapes, dtype.itemsize)
-    deviation = float(request.config.get("initializer_range") or STANDARD_DEVIATION)
-    write_weights(folder, shapes, dtype, device, request.seed, deviation)
+    deviation = float(getattr(config, "initializer_range", None) or STANDARD_DEVIATION)
+    write_weights(folder, shapes, dtype, device, request.seed, deviation, norms_of(model))
     return sum(prod(shape) for shape in shapes.values()), str(device)
+
+
+def norms_of(model: Any) -> dict[str, float]:  # noqa: ANN401 - torch is imported late
+    """The weights of a model's norms by name, each with what a new one holds: 1, or 0 where the model adds 1 itself."""
+    found = {}
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if "norm" in kind.lower() and getattr(module, "weight", None) is not None:
+            found[f"{name}.weight"] = 0.0 if kind.startswith(NORMS_ADD_ONE) else 1.0
+    return found
 
 
 def write_weights(
@@ -194,6 +213,7 @@ def write_weights(
     device: Any,  # noqa: ANN401
     seed: int,
     deviation: float = STANDARD_DEVIATION,
+    norms: dict[str, float] | None = None,
 ) -> None:
     """Draw each tensor on the device and write shards beside the drawing, a few in memory at a time."""
     import torch
@@ -207,7 +227,10 @@ def write_weights(
         for file, names_in_shard in zip(names, shards, strict=True):
             if len(pending) == WRITERS:
                 pending.popleft().result()
-            tensors = {name: draw(name, shapes[name], dtype, device, generator, deviation) for name in names_in_shard}
+            tensors = {
+                name: draw(name, shapes[name], dtype, device, generator, deviation, (norms or {}).get(name))
+                for name in names_in_shard
+            }
             pending.append(writers.submit(save_file, tensors, folder / file, {"format": "pt"}))
         for future in pending:
             future.result()
@@ -225,13 +248,14 @@ def draw(
     device: Any,  # noqa: ANN401
     generator: Any,  # noqa: ANN401
     deviation: float = STANDARD_DEVIATION,
+    norm: float | None = None,
 ) -> Any:  # noqa: ANN401
-    """One tensor as a new model has it: norms at one, biases at zero, all else normal; on the CPU."""
+    """One tensor as a new model has it: a norm's weight at `norm`, biases at zero, all else normal; on the CPU."""
     import torch
 
-    if name.endswith("norm.weight"):
-        return torch.ones(shape, dtype=dtype)
-    if name.endswith(".bias"):
+    if norm is not None or name.endswith("norm.weight"):
+        return torch.full(shape, 1.0 if norm is None else norm, dtype=dtype)
+    if name.endswith(("bias", "_bias")):
         return torch.zeros(shape, dtype=dtype)
     weights = torch.empty(shape, dtype=dtype, device=device)
     return weights.normal_(0.0, deviation, generator=generator).cpu()
@@ -276,6 +300,7 @@ def write_marker(folder: Path, request: Request, digest: str, parameters: int) -
         "seed": request.seed,
         "dtype": request.dtype,
         "tokenizer": "given" if request.tokenizer else "trained",
+        "shrunk": request.shrink,
         "config": request.config,
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }

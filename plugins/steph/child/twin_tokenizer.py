@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,19 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+# for a base model's tokenizer, which has no token for a turn: what it has anyway, and its end of text behind an answer
+PLAIN_TURNS = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+TURN_ENDS = (
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<|end|>",
+    "<|im_end|>",
+    "<|return|>",
+)  # Llama 3, Gemma, Phi, ChatML, gpt-oss
 # Qwen2Tokenizer's own: transformers 5 loads every qwen model's tokenizer.json as that class and splits text by this,
 # so a tokenizer trained otherwise would count other tokens than the model gets
 QWEN_WORDS = (
@@ -30,6 +44,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "tokenizer.model",
 )
 
 
@@ -37,41 +52,79 @@ class TwinError(Exception):
     """What is asked for can't be made; one line."""
 
 
-def write_tokenizer(given: Path | None, train_file: Path | None, vocab_size: int, folder: Path) -> dict[str, int]:
-    """Copy or train the tokenizer, with a chat template in any case; the ids of the three special tokens."""
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids of a tokenizer's special tokens; `ends` are those that end an answer, `eos` the first of them."""
+
+    bos: int
+    eos: int
+    pad: int
+    ends: tuple[int, ...]
+
+
+def write_tokenizer(given: Path | None, train_files: Sequence[Path], vocab_size: int, folder: Path) -> SpecialTokens:
+    """Copy or train the tokenizer, with a chat template in any case; the ids of its special tokens."""
     from tokenizers import Tokenizer
 
     if given:
         copy_tokenizer(given, folder)
-    elif train_file:
-        train_tokenizer(train_file, vocab_size, folder)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    else:
+        train_tokenizer(train_files, vocab_size, folder)
+    tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if largest >= vocab_size:
         raise TwinError(f"the tokenizer's largest id {largest} doesn't fit the model's vocab_size {vocab_size}")
-    tokens: dict[str, int] = {}
-    for token in (END_OF_TEXT, START, END):
-        number = tokenizer.token_to_id(token)
-        if number is None:
-            raise TwinError(f"{given}: the tokenizer has no {token}; a ChatML tokenizer is needed")
-        tokens[token] = number
-    return tokens
+    if is_chatml(tokenizer):
+        end_of_text, end = tokenizer.token_to_id(END_OF_TEXT), tokenizer.token_to_id(END)
+        return SpecialTokens(end_of_text, end, end_of_text, (end, end_of_text))
+    return _own_tokens(tokenizer, read_json(folder / "tokenizer_config.json"), given)
+
+
+def is_chatml(tokenizer: Any) -> bool:  # noqa: ANN401 - tokenizers is imported late
+    """Whether it has the three tokens of the ChatML template."""
+    return all(tokenizer.token_to_id(token) is not None for token in (END_OF_TEXT, START, END))
+
+
+def _own_tokens(tokenizer: Any, settings: dict[str, Any], given: Path | None) -> SpecialTokens:  # noqa: ANN401
+    """The tokens that the tokenizer's own settings name, and those of other families that end a turn."""
+
+    def number(key: str) -> int | None:
+        named = settings.get(key)
+        token = named.get("content") if isinstance(named, dict) else named
+        return tokenizer.token_to_id(token) if isinstance(token, str) else None
+
+    eos = number("eos_token")
+    if eos is None:
+        raise TwinError(f"{given}: tokenizer_config.json names no eos_token that the tokenizer has")
+    turns = {tokenizer.token_to_id(token) for token in TURN_ENDS} - {None, eos}
+    bos, pad = number("bos_token"), number("pad_token")
+    return SpecialTokens(eos if bos is None else bos, eos, eos if pad is None else pad, (eos, *sorted(turns)))
+
+
+def tokenizer_size(folder: Path) -> int:
+    """How many ids a tokenizer has, those that nothing stands for included."""
+    from tokenizers import Tokenizer
+
+    return 1 + max(Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True).values())
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy a given tokenizer; ChatML where it has no template of its own."""
+    """Copy a given tokenizer; where it has no template of its own, ChatML or, without its tokens, plain turns."""
+    from tokenizers import Tokenizer
+
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else tokenizer_settings()
     if "chat_template" not in settings and not (folder / "chat_template.jinja").is_file():
-        settings["chat_template"] = CHATML
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        settings["chat_template"] = CHATML if is_chatml(tokenizer) else PLAIN_TURNS
     write_json(path, settings)
 
 
-def train_tokenizer(file: Path, vocab_size: int, folder: Path) -> None:
-    """Train a byte-level BPE on the text of one file: any text can be encoded, this one in few tokens."""
+def train_tokenizer(files: Sequence[Path], vocab_size: int, folder: Path) -> None:
+    """Train a byte-level BPE on the texts of these files: any text can be encoded, this one in few tokens."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -85,7 +138,7 @@ def train_tokenizer(file: Path, vocab_size: int, folder: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts_of(file), trainer)
+    tokenizer.train_from_iterator((text for file in files for text in texts_of(file)), trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", {**tokenizer_settings(), "chat_template": CHATML})
 

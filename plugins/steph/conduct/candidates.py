@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from steph.base.messages import say
-from steph.conduct.models import NoModel
 from steph.conduct.prediction import expected_of_shape
 from steph.conduct.preparation import Setup
+from steph.conduct.twins import NoModel
 from steph.memory.calibration import shape_of
 from steph.memory.shapes import UnknownShapeError, model_shape, parameter_count
 from steph.record.values import Candidate, ModelChoice

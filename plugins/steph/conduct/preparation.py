@@ -9,12 +9,13 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
-from steph.base.files import UnreadableError
-from steph.base.messages import Message, say
+from steph.base.files import UnreadableError, read_json_object
+from steph.base.messages import Message, say, words_of
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.base.units import gib
 from steph.contract.asked import applied, own_models, passed
@@ -24,7 +25,7 @@ from steph.contract.questions import Question, questions_of
 from steph.gpu import visible
 from steph.gpu.driver import DeviceError
 from steph.gpu.visible import memory_fraction_for_cap
-from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape
+from steph.memory.shapes import BUILT_IN, COMMON, TINY, config_file, config_of, known_shape
 from steph.plan.options import Options
 from steph.plan.settings import MAX_STEPS, Profile, load_profile, profile_path
 from steph.plan.steps import steps_per_epoch
@@ -108,7 +109,7 @@ def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) 
     except DescriptionError as error:
         raise DescriptionError(f"{root / FILE_NAME}: {error}") from error
     if StageId.H1 in stages and profile.uses_twin(options):
-        twin_shape(options.model or profile.model.candidates[0])
+        twin_source(options.model or profile.model.candidates[0], on_gpu=profile.machine.device == "gpu")
     _require_inputs(root, description, stages, options)
     inputs.require_outputs_apart(root, description, options.reports_dir)
     dataset = inputs.read_dataset(root, description)
@@ -187,12 +188,54 @@ def _with_own_model(description: Description, profile: Profile, options: Options
     return profile.changed(model=own_models(profile.model, description).changed(twin=False))
 
 
-def twin_shape(name: str) -> ModelShape:
-    """The shape in which a twin of this model is made; raises InputError where it is not known."""
-    shape = TINY if name == TINY_NAME else BUILT_IN.get(name)
+@dataclass(frozen=True)
+class TwinSource:
+    """Of what a twin is made: a published model's configuration, its own tokenizer's folder where that is there.
+
+    `shrink`: the architecture in small sizes.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    tokenizer: Path | None
+    shrink: bool
+
+    @property
+    def is_qwen(self) -> bool:
+        """Whether it is of the family whose tokenizer all models share."""
+        return str(self.config["model_type"]).startswith("qwen")
+
+    @property
+    def title(self) -> str:
+        """A folder's name for it."""
+        path = PurePath(self.name.rstrip("/"))
+        return path.parent.name if path.name == "config.json" else path.name
+
+
+def twin_source(name: str, *, on_gpu: bool) -> TwinSource:
+    """What the twin of a model is made of: its config.json, or its shape where the suite carries it.
+
+    Raises InputError where neither is to be had.
+    """
+    try:
+        file = config_file(name)
+        config = read_json_object(file, finite=False) if file else None
+    except UnreadableError as error:
+        raise InputError(f"--steph-twin: {name}: {words_of(error).text('en')}") from error
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"--steph-twin: {name}: {error}") from error
+    if config is not None and file is not None:
+        if not isinstance(config.get("model_type"), str):
+            raise InputError(f"--steph-twin: {file}: key 'model_type' is missing")
+        own = file.parent if (file.parent / "tokenizer.json").is_file() else None
+        return TwinSource(name, config, own, shrink=not on_gpu)
+    shape = known_shape(name)
     if shape is None:
-        raise InputError(f"--steph-twin: no built-in shape for {name!r}; known: {', '.join(sorted(BUILT_IN))}")
-    return shape
+        raise InputError(
+            f"--steph-twin: no built-in shape for {name!r}, and no config.json of it here; give the model's folder or "
+            f"its config.json with --steph-model; known: {', '.join(sorted({*BUILT_IN, *COMMON}))}"
+        )
+    return TwinSource(name, config_of(shape, name), None, shrink=not on_gpu and shape is not TINY)
 
 
 def cache_dir() -> Path:

@@ -14,11 +14,12 @@ from steph.conduct.console import Console
 from steph.conduct.course import Course, open_course
 from steph.conduct.evaluation import DIRECT, Evaluation
 from steph.conduct.extended import run_extended
-from steph.conduct.models import NoModel, choose_model, model_checks, model_trouble
+from steph.conduct.models import choose_model, model_checks, model_trouble
 from steph.conduct.prediction import with_prediction
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
+from steph.conduct.twins import NoModel
 from steph.gpu.watch import is_back
 from steph.judge.verdict import Outcome
 from steph.record.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted

@@ -45,7 +45,8 @@ def needs_of(options: Options, profile: Profile) -> Needs:
     names = (options.model,) if options.model else profile.model.candidates
     known = {**BUILT_IN, TINY_NAME: TINY}
     shapes = [known[name] for name in names if name in known]
-    first = known.get(names[0])
+    is_small = profile.machine.device == "cpu" and profile.uses_twin(options)
+    first = TINY if is_small else known.get(names[0])
     work = Workload(TrainerName.ANSWER, 1, 1, use_4bit=profile.train.use_4bit)
     loaded = [_loaded_bytes(shape, work) for shape in shapes]
     return Needs(

@@ -231,24 +231,42 @@ def model_shape(name_or_path: str) -> ModelShape:
     if name_or_path in BUILT_IN:
         return BUILT_IN[name_or_path]
     try:
-        path = Path(name_or_path).expanduser()
-        config = path / "config.json" if path.is_dir() else path
-        found = config if config.is_file() else _cached_config(name_or_path)
+        found = config_file(name_or_path)
         if found is not None:
             return shape_from_config(read_json(found, finite=False))
     except UnreadableError as error:
         raise ShapeError(f"{name_or_path}: {words_of(error).text('en')}") from error
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home folder
         raise ShapeError(f"{name_or_path}: {error}") from error
-    plain = _plain_name(name_or_path)
     known = {**BUILT_IN, **COMMON}
-    for name, shape in known.items():
-        if plain in (_plain_name(name), _plain_name(name.rpartition("/")[2])):
-            return shape
+    shape = known_shape(name_or_path)
+    if shape is not None:
+        return shape
     raise UnknownShapeError(
         f"{name_or_path}: no folder with a config.json, not in the Hub's cache and not known by its name; "
         f"known are: {', '.join(sorted(known))}"
     )
+
+
+def known_shape(name: str) -> ModelShape | None:
+    """The shape that this suite carries of a model by name, whatever its case and variant; None where there is none."""
+    if name == TINY_NAME:
+        return TINY
+    plain = _plain_name(name)
+    for known, shape in {**BUILT_IN, **COMMON}.items():
+        if plain in (_plain_name(known), _plain_name(known.rpartition("/")[2])):
+            return shape
+    return None
+
+
+def config_file(name_or_path: str) -> Path | None:
+    """The config.json of a model folder, of that file itself, or of a model in the Hub's cache; None without one.
+
+    Raises OSError or RuntimeError where a path can't be asked for.
+    """
+    path = Path(name_or_path).expanduser()
+    config = path / "config.json" if path.is_dir() else path
+    return config if config.is_file() else _cached_config(name_or_path)
 
 
 def _plain_name(name: str) -> str:

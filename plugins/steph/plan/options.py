@@ -62,10 +62,14 @@ PIPELINE_PYTHON = Option(
 )
 MODEL = Option(
     "model",
-    "the one model to use: an id on the Hub or a local folder (default: the profile's candidates)",
-    is_path=lambda _, path: path.is_dir(),
+    "the one model to use: an id on the Hub or a local folder; for a twin also a config.json (default: the profile's)",
+    is_path=lambda _, path: path.is_dir() or (path.name == "config.json" and path.is_file()),
 )
-TWIN = Option("twin", "use a random-weight twin of the model, no download; makes the run a rehearsal", is_flag=True)
+TWIN = Option(
+    "twin",
+    "use a random-weight twin of the model, no download, small on the CPU; makes the run a rehearsal",
+    is_flag=True,
+)
 VRAM_CAP = Option("vram-cap", "make this card behave like a smaller one, as in 9.64GiB; makes the run a rehearsal")
 CALIBRATE = Option(
     "calibrate", "after H-2 passed, five steps more at another length; correct H-4's memory", is_flag=True
