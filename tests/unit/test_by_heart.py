@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from planted import DATASET, ROOT, TRAIN_FILE
 from steph.base.terms import ExtendedId, Severity, StageId, Verdict
+from steph.conduct import by_heart
 from steph.contract.results import Row
 from steph.judge.checks_heart import loss_low_check, output_only_check, remembered_check, unknown_check
 from steph.judge.checks_witness import Seen
@@ -25,6 +26,7 @@ from steph.plan.by_heart import (
 )
 from steph.plan.steps import steps_due
 from steph.record.settings import TrainSettings
+from steph.run.inputs import InputError
 from suite_runs import Bench, make_bench
 
 ONE_STEP, HEART = ExtendedId.ONE_STEP, ExtendedId.HEART
@@ -307,3 +309,14 @@ def test_rows_that_cannot_be_made_are_said_and_red(passed: Bench) -> None:
     result = passed.record().extended[HEART]
     assert result.verdict is Verdict.NOT_RUN
     assert "暗記させる行を作れない" in str(result.explanation)
+
+
+def test_a_seed_can_be_given_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one is drawn; what is no number is said."""
+    monkeypatch.setenv("STEPH_HEART_SEED", "571445177")
+    assert by_heart.drawn_seed() == 571445177
+    monkeypatch.setenv("STEPH_HEART_SEED", "one")
+    with pytest.raises(InputError, match="'one' is no whole number"):
+        by_heart.drawn_seed()
+    monkeypatch.delenv("STEPH_HEART_SEED")
+    assert by_heart.drawn_seed() != by_heart.drawn_seed()

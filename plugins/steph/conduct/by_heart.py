@@ -7,6 +7,7 @@ through the pipeline's own two programs; questions and rows are written into the
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,7 +63,7 @@ class Material:
 def learn_by_heart(run: Run, model: ModelChoice) -> Outcome:
     """Train the eight rows and ask for them; where the loss does not get low it is unmeasured, with that reason."""
     try:
-        material = make_material(run, side_folder(run, "heart"), secrets.randbits(32))
+        material = make_material(run, side_folder(run, "heart"), drawn_seed())
     except (NoExampleError, InputError) as error:
         return Outcome(Verdict.NOT_RUN, say("heart.no_rows", error=words_of(error)))
     course = Course(
@@ -84,6 +85,14 @@ def learn_by_heart(run: Run, model: ModelChoice) -> Outcome:
     if low.holds is None:
         return _unmeasured(low.message, checks)
     return _asked(run, model, material, trained, checks)
+
+
+def drawn_seed() -> int:
+    """Drawn, so that nobody can know the answers; `STEPH_HEART_SEED` repeats a run's. Raises InputError."""
+    given = os.environ.get("STEPH_HEART_SEED", "")
+    if given and not given.isdecimal():
+        raise InputError(f"STEPH_HEART_SEED: {given!r} is no whole number")
+    return int(given) if given else secrets.randbits(32)
 
 
 def _asked(run: Run, model: ModelChoice, material: Material, trained: Attempt, checks: tuple[Check, ...]) -> Outcome:
