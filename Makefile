@@ -50,6 +50,7 @@ coverage: setup
 # the pages that tests hold to the code
 docs: setup
 	.venv/bin/python -m steph.judge.catalog ja docs/checks.md
+	.venv/bin/python -m steph.judge.catalog en docs/checks.en.md
 	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py ja docs/causes.md
 	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py en docs/causes.en.md
 	.venv/bin/python -m steph.doctor.catalog docs/doctor.md

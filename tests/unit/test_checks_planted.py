@@ -95,6 +95,7 @@ def test_the_table_has_every_row_that_stands_beside_a_check() -> None:
 def test_the_generated_tables_are_current() -> None:
     """The pages of checks, causes and planted defects are what the tables generate."""
     assert (DOCS / "checks.md").read_text(encoding="utf-8") == checks_markdown("ja")
+    assert (DOCS / "checks.en.md").read_text(encoding="utf-8") == checks_markdown("en")
     assert (DOCS / "causes.md").read_text(encoding="utf-8") == causes_markdown("ja")
     assert (DOCS / "causes.en.md").read_text(encoding="utf-8") == causes_markdown("en")
     assert (DOCS / "planted-traps.md").read_text(encoding="utf-8") == planted_markdown()
