@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from steph.base.messages import say, verbatim
 from steph.record.values import Record, StageResult
 from steph.tell import summary
 from steph.tell.outlook import production_outlook
@@ -55,5 +56,6 @@ def fitting(sections: Sequence[str], room_bytes: int, report: Path | None) -> st
             room_bytes -= size_bytes
     left_out = len(sections) - len(kept)
     if left_out:
-        kept.append(f"(GitHub の上限 1 MiB のため {left_out} 節を省略。全文: `{report or '(レポートなし)'}`)\n")
+        whole = verbatim(f"`{report}`") if report else say("ci.no_report")
+        kept.append(f"({say('ci.left_out', sections=left_out, report=whole)})\n")
     return "\n".join(kept)

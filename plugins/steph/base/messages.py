@@ -75,7 +75,8 @@ NOTHING = Message(id=VERBATIM, values={"text": ""})
 
 
 def say(message_id: str, /, **values: object) -> Message:
-    """A message of the catalogs; values that are no text, number or message are said as `str` has them.
+    """A message of the catalogs; a value that is an exception is what it was raised with, others than text, number or
+    message are said as `str` has them.
 
     Raises KeyError for an id that the catalogs lack.
     """
@@ -101,6 +102,8 @@ def _part(value: object) -> Part:
 
 
 def _one(value: object) -> One:
+    if isinstance(value, BaseException):
+        return words_of(value)
     if value is None or isinstance(value, Message | bool | int):
         return value
     if isinstance(value, float):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from steph.base.files import UnreadableError, parse_json
-from steph.base.messages import say, words_of
+from steph.base.messages import say
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 CHUNK_BYTES = 1 << 22
@@ -124,7 +124,7 @@ def _entries(raw: bytes, data_begin: int) -> Iterator[Tensor]:
     try:
         header = parse_json(raw)
     except UnreadableError as error:
-        raise UnreadableError(say("unreadable.header_no_json", error=words_of(error))) from error
+        raise UnreadableError(say("unreadable.header_no_json", error=error)) from error
     if not isinstance(header, dict):
         raise UnreadableError(say("unreadable.header_no_object"))
     for name, entry in header.items():

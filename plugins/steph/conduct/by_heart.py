@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steph.base.files import UnreadableError, json_rows, read_json, sha256_or_none
-from steph.base.messages import NOTHING, Message, say, words_of
+from steph.base.messages import NOTHING, Message, say
 from steph.base.terms import Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
@@ -65,7 +65,7 @@ def learn_by_heart(run: Run, model: ModelChoice) -> Outcome:
     try:
         material = make_material(run, side_folder(run, "heart"), drawn_seed())
     except (NoExampleError, InputError) as error:
-        return Outcome(Verdict.NOT_RUN, say("heart.no_rows", error=words_of(error)))
+        return Outcome(Verdict.NOT_RUN, say("heart.no_rows", error=error))
     course = Course(
         run,
         STAGE,

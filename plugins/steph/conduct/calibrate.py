@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from steph.base.messages import say, words_of
+from steph.base.messages import say
 from steph.base.terms import Purpose, StageId
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.course import Course
@@ -54,7 +54,7 @@ def _calibrate(course: Course, model: ModelChoice, settings: TrainSettings) -> N
     try:
         train_beside(course, model, asked, label=label, predicted=predicted, rows=rows)
     except CANNOT_RUN as error:
-        course.note_skipped(label, say("calibrate.cannot_run", error=words_of(error)))
+        course.note_skipped(label, say("calibrate.cannot_run", error=error))
     return None
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from steph.base.files import UnreadableError, json_rows, sha256_or_none
-from steph.base.messages import Message, say, words_of
+from steph.base.messages import Message, say
 from steph.base.terms import AnyStage, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.by_heart import learn_by_heart
 from steph.conduct.course import open_course
@@ -95,4 +95,4 @@ def answers_of_h3(root: Path, record: Record) -> tuple[Row, ...] | Outcome:
     try:
         return read_results(path).results
     except UnreadableError as error:
-        return Outcome(Verdict.BLOCKED, say("extended.unreadable_results", path=path, error=words_of(error)))
+        return Outcome(Verdict.BLOCKED, say("extended.unreadable_results", path=path, error=error))

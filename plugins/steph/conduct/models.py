@@ -57,7 +57,7 @@ def model_trouble(model: ModelChoice) -> Message | None:
             return None
         revision = model_files.cached_model(model_files.default_cache_dir(), model.name).revision
     except IncompleteModelError as error:
-        return say("model.not_whole", error=words_of(error))
+        return say("model.not_whole", error=error)
     if revision == model.revision:
         return None
     return say("model.other_revision", model=model.name, recorded=(model.revision or "")[:12], cached=revision[:12])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from steph.base.messages import Message, say, words_of
+from steph.base.messages import Message, say
 from steph.base.terms import NEEDS, AnyStage, ExtendedId, StageId, Verdict
 from steph.base.text import one_line
 from steph.conduct.calibrate import calibrate
@@ -51,7 +51,7 @@ class Conductor:
         try:
             outcome = blocked or self._stage(stage, run)
         except (InputError, RunnerError) as error:
-            outcome = Outcome(Verdict.FAIL, say("stage.cannot_run", error=words_of(error)))
+            outcome = Outcome(Verdict.FAIL, say("stage.cannot_run", error=error))
         except BaseException as error:
             self._end(stage, Outcome(Verdict.CRASHED, say("stage.broken_off", error=_named(error))), started)
             raise

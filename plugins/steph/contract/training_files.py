@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from steph.base.files import UnreadableError, is_fresh, read_json
-from steph.base.messages import Message, say, words_of
+from steph.base.messages import Message, say
 from steph.contract.globs import newest, paths_at
 from steph.contract.lines import Metrics
 
@@ -91,7 +91,7 @@ def _read_state(folder: Path, step: int | None, fresh: bool, stale: tuple[str, .
     try:
         raw = read_json(folder / STATE_NAME, finite=False)  # the Trainer itself writes NaN there
     except UnreadableError as error:
-        trouble = say("checkpoint.unreadable", file=file, error=words_of(error))
+        trouble = say("checkpoint.unreadable", file=file, error=error)
         return TrainerState(folder, trouble, stale_folders=stale)
     if not isinstance(raw, Mapping) or type(raw.get("global_step")) is not int:
         return TrainerState(folder, say("checkpoint.no_step", file=file), stale_folders=stale)
