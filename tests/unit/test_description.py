@@ -32,6 +32,7 @@ CONFIGS = {name: {"config": "c.yaml"} for name in ("axolotl", "llamafactory")}  
 HAVE_NO_WORD_FOR = {
     "llamafactory": {"bnb_4bit_compute_dtype"},  # 4-bit layers compute as the training does
     "axolotl": {"bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "target_modules"},
+    "unsloth": {"bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "mixed_precision"},  # its own, by the card
 }
 
 
@@ -51,7 +52,7 @@ def profile() -> Profile:
     [
         (
             '[train]\npreset = "tlr"',
-            "train.preset: unknown preset 'tlr'; known: axolotl, lawqa, llamafactory, lm-eval, trl",
+            "train.preset: unknown preset 'tlr'; known: axolotl, lawqa, llamafactory, lm-eval, trl, unsloth",
         ),
         ('preset = "trl"', "evaluate: the preset 'trl' says nothing of it"),
         ('[train]\npreset = "trl"', r"\[evaluate\]: missing; give it a preset or a command"),

@@ -191,6 +191,28 @@ def test_axolotl_is_known_by_its_file_of_settings(tmp_path: Path) -> None:
     assert "tatsu-lab/alpaca is no file of this folder" in draft(survey(place))
 
 
+UNSLOTH = """
+from unsloth import FastLanguageModel
+model, tokenizer = FastLanguageModel.from_pretrained(model_name="unsloth/tinyllama", max_seq_length=1024)
+model = FastLanguageModel.get_peft_model(model, r=64, lora_alpha=128)
+trainer = SFTTrainer(model=model, args=SFTConfig(output_dir="outputs", max_steps=60, learning_rate=1e-4,
+                     per_device_train_batch_size=2, gradient_accumulation_steps=4))
+model.save_pretrained("lora_model")
+"""
+
+
+def test_a_script_with_unsloth_has_its_settings_in_its_own_calls(tmp_path: Path) -> None:
+    """Its class loads in 4 bits and makes the LoRA, each by defaults of its own."""
+    train = drafted(folder(tmp_path, train_py=UNSLOTH))["train"]
+    assert (train["preset"], train["command"]) == ("unsloth", ["{python}", "train.py"])
+    assert train["fixed"] == {
+        "batch_size": 2, "gradient_accumulation_steps": 4, "learning_rate": 1e-4, "logging_steps": 10,
+        "lora_alpha": 128, "lora_dropout": 0.0, "lora_r": 64, "max_seq_length": 1024, "max_steps": 60, "use_4bit": True,
+    }  # fmt: skip
+    assert drafted(tmp_path)["model"] == {"candidates": ["unsloth/tinyllama"]}
+    assert not read_script("t.py", UNSLOTH.replace("FastLanguageModel", "AutoModelForCausalLM")).unsloth
+
+
 def test_nothing_of_another_programs_environment_is_looked_at(tmp_path: Path) -> None:
     """Virtual environments and hidden folders are passed over; a script that does not parse, too."""
     place = folder(tmp_path, **{".venv__lib__train_py": NOTEBOOK, "venv__train_py": NOTEBOOK, "broken_py": "def ("})

@@ -28,6 +28,8 @@ _TRAIN_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "{lora_r}": ("lora_r", "lora_rank", "rank", "r"),
     "{lora_alpha}": ("lora_alpha", "alpha"),
     "{lora_dropout}": ("lora_dropout",),
+    "{target_modules}": ("target_modules", "lora_target_modules"),
+    "{use_4bit}": ("load_in_4bit", "use_4bit"),
     "{logging_steps}": ("logging_steps", "log_every"),
 }
 _EVALUATE_OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -102,6 +104,8 @@ def _train(found: Survey, settings: SettingsFile | None, script: Script | None) 
         yield rows
         yield f"fixed = {{ batch_size = {UNKNOWN} }}   # every setting that the command does not pass"
         return
+    if script.unsloth:
+        yield 'preset = "unsloth"'
     yield from _command(script, _TRAIN_OPTIONS, _TRAIN_SWITCHES)
     yield from _fixed(script)
     yield rows

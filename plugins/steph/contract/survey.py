@@ -24,6 +24,7 @@ _PASSED_OVER = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "
 _PROGRAMS = ("trl", "trl sft", "lm_eval", "lm-eval", "llamafactory", "axolotl", "unsloth")
 _TRAINERS = ("SFTTrainer", "Trainer", "Seq2SeqTrainer")
 _ARGUMENTS = {"SFTConfig": "trl", "TrainingArguments": "transformers", "Seq2SeqTrainingArguments": "transformers"}
+_UNSLOTH = ("FastLanguageModel", "FastModel", "FastVisionModel")
 _SCORES = ("accuracy", "acc", "score", "exact_match", "f1", "em", "pass_rate")
 _COUNTS = ("total", "count", "n", "num_samples", "total_count", "samples", "n_samples", "num_examples")
 _ROWS = ("results", "rows", "predictions", "samples", "details", "examples", "records", "outputs")
@@ -53,7 +54,7 @@ _SETTINGS = {
     "bnb_4bit_compute_dtype": "bnb_4bit_compute_dtype",
     "logging_steps": "logging_steps",
 }
-# what these classes take where nothing is said (transformers 5.23, trl 1.16, peft 0.21)
+# what these classes take where nothing is said (transformers 5.23, trl 1.16, peft 0.21; unsloth by its documentation)
 _DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "transformers": {
         "num_epochs": 3, "batch_size": 8, "learning_rate": 5e-5, "gradient_accumulation_steps": 1,
@@ -64,6 +65,7 @@ _DEFAULTS: Mapping[str, Mapping[str, object]] = {
         "logging_steps": 10, "max_seq_length": 1024,
     },
     "peft": {"lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.0},
+    "unsloth": {"lora_r": 16, "lora_alpha": 16, "lora_dropout": 0.0, "max_seq_length": 2048, "use_4bit": True},
 }  # fmt: skip
 
 
@@ -80,14 +82,15 @@ class RowsFile:
 class Script:
     """A Python program: what it does, what its command line takes, and what stands in it.
 
-    `options`: option strings, each with whether it takes no value. `settings`: the profile's names with the values in
-    the text; `assumed` are those among them that a library's default gives.
+    `unsloth`: whether Unsloth loads its model. `options`: option strings, each with whether it takes no value.
+    `settings`: the profile's names with the values in the text; `assumed` are those that a library's default gives.
     """
 
     path: str
     trains: bool = False
     evaluates: bool = False
     has_command_line: bool = False
+    unsloth: bool = False
     options: Mapping[str, bool] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     assumed: frozenset[str] = frozenset()
@@ -163,10 +166,11 @@ def read_script(path: str, text: str) -> Script:
         trains=trains,
         evaluates=evaluates,
         has_command_line=answers_help(text),
+        unsloth=any(map(_is_unsloths, calls)),
         options=_options(calls),
         settings=settings,
         assumed=frozenset(assumed),
-        model=_argument(calls, ("from_pretrained",), ("pretrained_model_name_or_path",), constants),
+        model=_argument(calls, ("from_pretrained",), ("pretrained_model_name_or_path", "model_name"), constants),
         output_dir=_argument(calls, tuple(_ARGUMENTS), ("output_dir",), constants),
         adapter=_argument(calls, ("save_pretrained", "save_model"), ("save_directory", "output_dir"), constants),
         rows_file=_file_in(nodes, (".jsonl",)),
@@ -241,7 +245,7 @@ def _settings(calls: list[ast.Call], constants: Mapping[str, object]) -> tuple[d
     defaults: dict[str, object] = {}
     for call in calls:
         name = _name(call.func)
-        library = "peft" if name == "LoraConfig" else _ARGUMENTS.get(name)
+        library = "peft" if name == "LoraConfig" else "unsloth" if _is_unsloths(call) else _ARGUMENTS.get(name)
         if library is None and name not in ("BitsAndBytesConfig", *_TRAINERS, "from_pretrained"):
             continue
         defaults |= _DEFAULTS.get(library or "", {})
@@ -257,6 +261,12 @@ def _settings(calls: list[ast.Call], constants: Mapping[str, object]) -> tuple[d
         defaults.pop("num_epochs", None)
     assumed = [name for name in defaults if name not in found]
     return {**defaults, **found}, assumed
+
+
+def _is_unsloths(call: ast.Call) -> bool:
+    """Whether this is `FastLanguageModel.from_pretrained(…)` or its like, which loads a model, or makes its LoRA."""
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    return owner is not None and _name(owner) in _UNSLOTH and _name(call.func) in ("from_pretrained", "get_peft_model")
 
 
 def _argument(
