@@ -18,6 +18,7 @@ WARNINGS = (
     "skipped batch 4: non-finite gradient",
     "WARNING rank 0 skipped 3 samples because of an exception",
     "[WARNING|supervised.py:80] Dropped lengthy example with length 3000 > 2048.",
+    "[WARNING|x] llamafactory.data.template:149 >> New tokens have been added, make sure `resize_vocab` is True.",
     "Some parameters are on the meta device because they were offloaded to the cpu.",
     "WARNING:root:Some parameters are on the meta device device because they were offloaded to the disk and cpu.",
     "ValueError-like: Some modules are dispatched on the CPU or the disk. Make sure you have enough GPU RAM",

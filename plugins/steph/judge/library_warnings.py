@@ -72,6 +72,7 @@ TABLE: tuple[LibraryWarning, ...] = (
     _row("kipp", rf"{_DONE}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}.{{0,60}}{_WHY}", "library.skipped_rows"),
     _row("kipping step", r"overflow.{0,60}skipping step", "library.overflow", at_least=5),
     _row("Dropped ", r"dropped (?:lengthy|invalid) example", "library.dropped"),
+    _row("New tokens", r"new tokens have been added, make sure", "library.new_tokens"),
     _row("offload", r"are on the meta device.{0,40}because they were offloaded", "library.off_gpu"),
     _row("dispatched on the", r"modules are dispatched on the (?:cpu|disk)", "library.off_gpu"),
     _row("requires_grad", r"none of the inputs have requires_grad=true", "library.no_gradient"),
