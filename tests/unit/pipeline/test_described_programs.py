@@ -6,27 +6,19 @@ Needs `STEPH_TEST_PROGRAMS`, the folder of an environment's programs with trl an
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from steph.base.terms import Severity, StageId
+from rehearsals import H1_H2, PROGRAMS, rehearse
+from steph.base.terms import StageId
 from steph.cli import app
-from steph.record.values import Record
-from steph.run.journal import read_record, record_folders
-from suite_runs import PAGE, clean_environment
 from typer.testing import CliRunner
 
-PROGRAMS = os.environ.get("STEPH_TEST_PROGRAMS")
 pytestmark = pytest.mark.skipif(PROGRAMS is None, reason="STEPH_TEST_PROGRAMS is unset: make test-programs")
 DESCRIBED = Path(__file__).parent / "described"
 MOST_LINES = 15  # that a person writes or changes
-H1_H2 = "test_h1_model_is_reachable or test_h2_lora_training_completes"
 TASK = """\
 task: law_choice
 dataset_path: json
@@ -38,20 +30,6 @@ doc_to_choice: [a, b, c, d]
 doc_to_target: answer
 metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
-
-
-@dataclass(frozen=True)
-class Rehearsed:
-    """A run that ended: its exit status, what it printed, its record, and how many lines a person had written."""
-
-    status: int
-    output: str
-    record: Record
-    written: int
-
-    def broken(self, stage: StageId) -> set[str]:
-        """The checks of a stage that do not hold, but for those that only inform."""
-        return {check.id for check in self.record.stages[stage].findings if check.severity is not Severity.INFO}
 
 
 def make_root(place: Path, tiny_model: Path, *, trains: str, evaluates: str) -> Path:
@@ -86,35 +64,6 @@ def as_row(asked: str, answer: str, form: str) -> dict[str, object]:
     if form == "notebook":
         return {"prompt": asked, "completion": answer}
     return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
-
-
-def rehearse(root: Path, tiny_model: Path, *, only: str = "", by_hand: tuple[tuple[str, str], ...] = ()) -> Rehearsed:
-    """`steph init`, what a person changes in the draft by hand, and the rehearsal on the CPU."""
-    drafted = CliRunner().invoke(app, ["init", str(root)])
-    assert drafted.exit_code == 0, drafted.output
-    path = root / "steph.toml"
-    before = path.read_text(encoding="utf-8")
-    text = before
-    for pattern, new in by_hand:
-        text, found = re.subn(pattern, lambda _, new=new: new, text, count=1, flags=re.M)  # type: ignore[misc]
-        assert found, pattern
-    path.write_text(text, encoding="utf-8")
-    written = len({*text.splitlines()} - {*before.splitlines()})
-    reports = root.parent / f"{root.name}-reports"
-    model = () if (root / "models").is_dir() else (f"--steph-model={tiny_model}",)
-    command = (
-        sys.executable, "-m", "pytest", str(PAGE), "-p", "no:cacheprovider", "-m", "gpu",
-        *(("-k", only) if only else ()),
-        "--steph-profile=cpu", f"--steph-pipeline-root={root}", f"--steph-report={reports}",
-        f"--steph-pipeline-python={PROGRAMS}/python", *model,
-    )  # fmt: skip
-    done = subprocess.run(
-        command, cwd=root.parent, env=clean_environment(), capture_output=True, text=True, check=False
-    )
-    output = done.stdout + done.stderr
-    folders = record_folders(reports / "runs")
-    assert folders, output
-    return Rehearsed(done.returncode, output, read_record(folders[-1]), written)
 
 
 LENGTH = (r"^# fixed must also say max_seq_length = …\nfixed = \{ ", "fixed = { max_seq_length = 384, ")
