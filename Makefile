@@ -1,5 +1,6 @@
 # Each target sets up what it needs. ARGS is handed to pytest: make accept ARGS="--steph-model Qwen/Qwen3-1.7B"
-.PHONY: setup doctor accept test test-planted test-programs coverage lint clean docs
+PROGRAMS_INDEX = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+.PHONY: setup doctor accept test test-planted test-programs test-llamafactory test-axolotl coverage lint clean docs
 PYTHON ?= python3
 
 setup: .venv/.ready
@@ -23,9 +24,20 @@ test-planted: setup
 # trl, lm_eval and a notebook's export as they are, in an environment of their own (2 GB), each through whole rehearsals
 test-programs: setup
 	test -x .venv-programs/bin/lm_eval || (.venv/bin/python -m venv .venv-programs && \
-	  .venv-programs/bin/pip install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch transformers peft accelerate bitsandbytes trl datasets lm_eval)
+	  .venv-programs/bin/pip install -c constraints.txt $(PROGRAMS_INDEX) torch transformers peft accelerate bitsandbytes trl datasets lm_eval)
 	STEPH_TEST_PROGRAMS=$(CURDIR)/.venv-programs/bin .venv/bin/python -m pytest -ra tests/unit/pipeline/test_witness_programs.py \
 	  tests/unit/pipeline/test_harness_programs.py tests/unit/pipeline/test_described_programs.py $(ARGS)
+
+# LLaMA-Factory and axolotl as they are, from the example folders, each in an environment of its own (2 GB); the pins are theirs
+test-llamafactory: setup
+	test -x .venv-llamafactory/bin/llamafactory-cli || (.venv/bin/python -m venv .venv-llamafactory && \
+	  .venv-llamafactory/bin/pip install $(PROGRAMS_INDEX) llamafactory==0.9.5 bitsandbytes lm_eval)
+	STEPH_TEST_PROGRAMS=$(CURDIR)/.venv-llamafactory/bin .venv/bin/python -m pytest -ra tests/unit/pipeline/test_factory_programs.py $(ARGS)
+
+test-axolotl: setup
+	test -x .venv-axolotl/bin/axolotl || (.venv/bin/python -m venv .venv-axolotl && \
+	  .venv-axolotl/bin/pip install $(PROGRAMS_INDEX) axolotl==0.19.0)
+	STEPH_TEST_PROGRAMS=$(CURDIR)/.venv-axolotl/bin .venv/bin/python -m pytest -ra tests/unit/pipeline/test_factory_programs.py $(ARGS)
 
 # the same tests half as fast, and which branches of plugins/steph none of them takes; fails under 95 %
 coverage: setup

@@ -57,6 +57,13 @@ def test_check_shows_the_commands_of_an_example(name: str, tmp_path: Path, pytho
     assert not unsaid_settings(load_description(root)) & {"batch_size", "learning_rate", "lora_r", "use_4bit"}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_has_the_whole_description_of_an_example(name: str) -> None:
+    """What a reader copies from docs/bring-your-pipeline.md is what was tried."""
+    page = (EXAMPLES.parent / "bring-your-pipeline.md").read_text(encoding="utf-8")
+    assert f"```toml\n{(EXAMPLES / name / 'steph.toml').read_text(encoding='utf-8')}```" in page
+
+
 def leaves(table: object, way: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
     """A description's values by their keys from the top."""
     if not isinstance(table, dict):

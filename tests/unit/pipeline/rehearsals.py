@@ -35,10 +35,11 @@ class Rehearsed:
 
 
 def rehearse(root: Path, tiny_model: Path, *, only: str = "", by_hand: tuple[tuple[str, str], ...] = ()) -> Rehearsed:
-    """`steph init`, what a person changes in the draft by hand, and the rehearsal on the CPU."""
-    drafted = CliRunner().invoke(app, ["init", str(root)])
-    assert drafted.exit_code == 0, drafted.output
+    """`steph init` where there is no description, what a person changes in it by hand, and the rehearsal on the CPU."""
     path = root / "steph.toml"
+    if not path.is_file():
+        drafted = CliRunner().invoke(app, ["init", str(root)])
+        assert drafted.exit_code == 0, drafted.output
     before = path.read_text(encoding="utf-8")
     text = before
     for pattern, new in by_hand:
