@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
+from steph.base.terms import TrainerName
 from steph.contract.asked import MUST_BE_SAID
 from steph.contract.settings_files import SettingsFile
 from steph.contract.survey import RowsFile, Script, Survey
@@ -68,8 +69,16 @@ def draft(found: Survey) -> str:
     evaluating = next((script for script in found.scripts if script.evaluates), None)
     settings = _settings_file(found)
     own_model = () if "train" in found.published else _model(settings, training)
-    lines = [HEAD, *own_model, *_train(found, settings, training), "", *_evaluate(found, evaluating)]
+    train = tuple(_train(found, settings, training))
+    lines = [HEAD, *_trainer(train), *own_model, *train, "", *_evaluate(found, evaluating)]
     return "\n".join(lines) + "\n"
+
+
+def _trainer(train: tuple[str, ...]) -> Iterator[str]:
+    """What the memory of a preset's program follows, where that was measured."""
+    for name in (TrainerName.TRL, TrainerName.UNSLOTH):
+        if f"preset = {_toml(name)}" in train:
+            yield from (f"trainer = {_toml(name)}   # what its memory follows, for predictions", "")
 
 
 def _model(settings: SettingsFile | None, script: Script | None) -> Iterator[str]:
