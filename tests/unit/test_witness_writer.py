@@ -359,11 +359,13 @@ def tokenizer(monkeypatch: pytest.MonkeyPatch) -> Whole:
     return own
 
 
-def batch(ids: list[list[int]], labels: list[list[int]] | None = None, **more: list[list[int]]) -> Batch:
+def batch(
+    ids: list[list[int]], labels: list[list[int]] | None = None, *, packed: bool = False, **more: list[list[int]]
+) -> Batch:
     """The fact that these rows make; 0 ends, 1 pads, 2 begins."""
     known = {
-        "at": 1.0, "training": True, "grad": True, "packed": False, "ends": {0}, "bos": 2, "pad": 1, "with_texts": True,
-        "masked": "attention_mask" in more,
+        "at": 1.0, "training": True, "grad": True, "packed": packed, "ends": {0}, "bos": 2, "pad": 1,
+        "with_texts": True, "masked": "attention_mask" in more,
     }  # fmt: skip
     read = {"input_ids": ids, **({"labels": labels} if labels else {}), **more}
     return Batch.model_validate(batches._described(known, read))
@@ -418,6 +420,12 @@ def test_rows_behind_each_other_are_packed() -> None:
     """Positions that begin again within a row are several rows in one; left padding is not."""
     assert batch([[4, 5, 6, 7]], position_ids=[[0, 1, 0, 1]]).packed is True
     assert batch([[1, 1, 4, 5]], position_ids=[[0, 0, 0, 1]]).packed is False
+
+
+def test_rows_that_the_trainer_packs_are_packed_without_positions() -> None:
+    """Texts cut at the width and put together, as TRL's strategy `wrapped` does: padding is still none of them."""
+    fact = batch([[4, 0, 6, 7], [4, 5, 1, 1]], packed=True, attention_mask=[[1, 1, 1, 1], [1, 1, 0, 0]])
+    assert (fact.packed, fact.padding, fact.hidden) == (True, 0.25, (0, 0))
 
 
 def test_text_is_known_by_its_fingerprints(tokenizer: Whole) -> None:

@@ -19,10 +19,12 @@ _PACKED = ("cu_seq_lens_q", "cu_seqlens", "seq_idx", "cu_seq_lens", "seq_lengths
 _on_their_way: list[tuple[Any, dict[str, Any]]] = []
 
 
-def taken(model: Any, arguments: dict[str, Any], *, with_texts: bool, step: int | None = None) -> dict[str, Any] | None:
+def taken(
+    model: Any, arguments: dict[str, Any], *, with_texts: bool, step: int | None = None, is_packed: bool = False
+) -> dict[str, Any] | None:
     """What is needed of a batch, copied to the CPU or on its way there; None where nothing can be read now.
 
-    `step`: how many steps the training has done.
+    `step`: how many steps the training has done; `is_packed`: whether it says that rows hold several texts.
     """
     torch: Any = sys.modules["torch"]
     # subclasses stand in for tensors while something traces or shards
@@ -36,7 +38,8 @@ def taken(model: Any, arguments: dict[str, Any], *, with_texts: bool, step: int 
         given["queries"] = queries
     batch: dict[str, Any] = {
         "at": time.time(), "training": bool(model.training), "grad": bool(torch.is_grad_enabled()),
-        "dropouts": models.dropouts(model), "packed": any(arguments.get(name) is not None for name in _PACKED),
+        "dropouts": models.dropouts(model),
+        "packed": is_packed or any(arguments.get(name) is not None for name in _PACKED),
         "masked": arguments.get("attention_mask") is not None, "ends": tokens.end_ids(models.base_of(model)),
         "bos": models.bos_of(model), "pad": _pad(model), "with_texts": with_texts,
         "step": step,
@@ -162,7 +165,7 @@ def _real(
 ) -> tuple[int, int]:
     """The half-open range of a row that is no padding: by its mask, its positions, or its runs of the pad token."""
     mask, places = read.get("attention_mask"), read.get("position_ids")
-    if is_packed:
+    if is_packed and mask is None:
         return 0, len(row)
     if mask is not None and n < len(mask) and len(mask[n]) == len(row):
         seen = [place for place, value in enumerate(mask[n]) if value]

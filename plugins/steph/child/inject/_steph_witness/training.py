@@ -25,6 +25,7 @@ class _Training:
         self.began, self.hook_seconds = time.time(), facts.hook_seconds()
         self.steps_before = _Steps.done
         self.due: int | None = None
+        self.is_packed = False
         self.has_row_texts = False
         self.batches = 0
         self.last_step = 0
@@ -137,7 +138,7 @@ def _trainer_begins(args: Any, state: Any, given: dict[str, Any]) -> None:
     model = given["model"]
     tokens.use(given.get("processing_class") or given.get("tokenizer"))
     training = _Now.training = _Training("trainer", model, state)
-    training.due = int(state.max_steps)
+    training.due, training.is_packed = int(state.max_steps), getattr(args, "packing", None) is True
     models.forget_files(model)
     trainer = _trainer()
     loader = given.get("train_dataloader")
@@ -352,7 +353,10 @@ def received(model: Any, arguments: dict[str, Any]) -> None:
     if training is not None:
         training.forwards += 1
         if training.batches < _FIRST_BATCHES:
-            batch = batches.taken(model, arguments, with_texts=not training.has_row_texts, step=_step_of(training))
+            batch = batches.taken(
+                model, arguments, with_texts=not training.has_row_texts, step=_step_of(training),
+                is_packed=training.is_packed,
+            )  # fmt: skip
             if batch is not None:
                 training.batches += 1
                 batches.write(batch)
