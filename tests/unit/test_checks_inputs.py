@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np  # noqa: F401 - the hooks find it where a library has loaded it
 import pytest
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.base.tensors import matrix_numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ def described(
 
 def _hidden(row: Sequence[int], marks: Sequence[int], pad: int | None) -> int:
     """Masked tokens but for the pad token, and for a run of one token at either edge, which is padding by any name."""
+    if all(marks):
+        return 0
     first, last = 0, len(row)
     while first < last and not marks[first] and row[first] == row[0]:
         first += 1
@@ -56,6 +59,11 @@ def _bare(row: Sequence[int], marks: Sequence[int], pad: int) -> int:
 
 def _misplaced(row: Sequence[int], places: Sequence[int], marks: Sequence[int] | None, pad: int | None) -> float:
     """The share of tokens that do not stand one behind the token before them, nor begin a text of their own."""
+    text = places[-1] + 1 if places else 0
+    before = len(row) - text
+    is_padded = before >= 0 and (row[:before] == [pad] * before or (marks is not None and not any(marks[:before])))
+    if is_padded and list(places[before:]) == list(range(text)):
+        return 0.0
     steps = [
         (places[n], places[n + 1])
         for n in range(len(row) - 1)
@@ -67,36 +75,46 @@ def _misplaced(row: Sequence[int], places: Sequence[int], marks: Sequence[int] |
 
 def of_queries(
     ids: Sequence[Sequence[int]],
-    queries: Sequence[Sequence[Sequence[float]]],
+    queries: Any,
     places: Sequence[Sequence[int]] | None,
     pad: int | None,
     spans: Sequence[tuple[int, int]],
 ) -> dict[str, list[int]]:
     """Positions of each row that don't see all of their text before them, or see what comes after them or padding.
 
-    `places` begin anew with each text where several are packed; `spans` are the rows without padding. A window of one
-    width hides the same from all.
+    `queries`: for each row, or for all of them, what every eighth position sees, as numpy takes it. `places` begin anew
+    with each text where several are packed; `spans` are the rows without padding. A window of one width hides the same
+    from all.
     """
-    rows = list(queries) * (len(ids) if len(queries) == 1 else 1)
-    hidden, foreseen, bare = [], [], []
-    for n, (row, seen, (first, last)) in enumerate(zip(ids, rows, spans)):
-        step = max(1, len(row) // QUERIES)
-        is_added = any(value < 0 for query in seen for value in query) or not any(v for q in seen for v in q)
-        reaches, late, padded = [], 0, 0
-        for place, query in zip(range((len(row) - 1) % step, len(row), step), seen):
-            if not first <= place < last or row[place] == pad:
-                continue
-            visible = [value >= 0 if is_added else value > 0 for value in query]
-            begin = first if places is None else _beginning(places[n], place)
-            own = [key for key in range(begin, place) if row[key] != pad]
-            reaches.append((len(own), sum(visible[key] for key in own)))
-            padded += first >= _LEAST_RUN and any(visible[:first])
-            late += any(visible[key] and row[key] != pad for key in range(place + 1, last))
-        cut = [held for whole, held in reaches if held < whole]
-        is_window = len(cut) > 1 and len(set(cut)) == 1 and all(whole >= held for whole, held in reaches)
-        hidden.append(0 if is_window and cut[0] > 1 else len(cut))
-        foreseen.append(late)
-        bare.append(padded)
+    numpy: Any = sys.modules["numpy"]
+    tokens, masks = numpy.asarray(ids), numpy.asarray(queries)
+    width = tokens.shape[1]
+    step = max(1, width // QUERIES)
+    every = range((width - 1) % step, width, step)
+    chosen = [
+        (n, k, place, first if places is None else _beginning(places[n], place), last)
+        for n, (row, (first, last)) in enumerate(zip(ids, spans))
+        for k, place in enumerate(every)
+        if first <= place < last and row[place] != pad
+    ]
+    hidden, foreseen, bare = ([0] * len(ids) for _ in range(3))
+    if not chosen:
+        return {"hidden": hidden, "foreseen": foreseen, "bare_padding": bare}
+    rows, numbers, at, begins, ends = (numpy.asarray(column)[:, None] for column in zip(*chosen))
+    seen = masks[rows[:, 0] if len(masks) > 1 else 0, numbers[:, 0]]
+    is_added = bool((masks < 0).any() or not masks.any())
+    visible, keys = seen >= 0 if is_added else seen > 0, numpy.arange(width)
+    real = tokens[rows[:, 0]] != pad if pad is not None else True
+    own, later = real & (keys >= begins) & (keys < at), real & (keys > at) & (keys < ends)
+    whole, held = own.sum(1).tolist(), (own & visible).sum(1).tolist()
+    late = (visible & later).any(1).tolist()
+    for n, (first, _) in enumerate(spans):
+        mine = [k for k, one in enumerate(chosen) if one[0] == n]
+        cut = [held[k] for k in mine if held[k] < whole[k]]
+        is_window = len(cut) > 1 and len(set(cut)) == 1 and all(whole[k] >= held[k] for k in mine)
+        hidden[n] = 0 if is_window and cut[0] > 1 else len(cut)
+        foreseen[n] = sum(late[k] for k in mine)
+        bare[n] = int(visible[mine, :first].any(1).sum()) if first >= _LEAST_RUN else 0
     return {"hidden": hidden, "foreseen": foreseen, "bare_padding": bare}
 
 

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from . import attention, facts, models, tokens
@@ -51,16 +52,31 @@ def taken(
         batch["tensors"] = {name: tensor.to("cpu", non_blocking=True) for name, tensor in given.items()}
         batch["event"] = torch.cuda.current_stream(ids.device).record_event()
     else:
-        batch["tensors"] = {name: tensor.tolist() for name, tensor in {**given, **_gradient(model)}.items()}
+        given.update(_gradient(model))
+        batch["tensors"] = {name: _numbers(name, tensor) for name, tensor in given.items()}
     return batch
+
+
+def _numbers(name: str, tensor: Any) -> Any:
+    """A tensor as lists, but what each position sees as an array, if torch and numpy know each other."""
+    if not hasattr(tensor, "tolist"):
+        return tensor
+    if name == "queries" and hasattr(tensor, "numpy"):
+        try:
+            return (tensor if str(tensor.dtype) == "torch.bool" else tensor.float()).numpy().copy()
+        except RuntimeError:
+            return tensor.tolist()
+    return tensor.tolist()
 
 
 def _gradient(model: Any) -> dict[str, Any]:
     """The largest number in the gradients that lie on a few B matrices already; nothing where none can be read."""
     torch: Any = sys.modules["torch"]
-    held = [one for layer in models.lora_layers(model) for one in dict(getattr(layer, "lora_B", None) or {}).values()]
-    weights = [one.weight for one in held if getattr(getattr(one, "weight", None), "requires_grad", False)]
-    chosen = weights[:: max(1, len(weights) // _GRADIENTS)][:_GRADIENTS]
+    layers = [layer for layer in models.lora_layers(model) if getattr(layer, "lora_B", None)]
+    spread = layers[:: max(1, len(layers) // _GRADIENTS)]  # the first ones of these may be frozen
+    held = (one for layer in (*spread, *layers) for one in dict(layer.lora_B).values())
+    weights = (one.weight for one in held if getattr(getattr(one, "weight", None), "requires_grad", False))
+    chosen = list(islice(weights, _GRADIENTS))
     plain = (torch.Tensor, torch.nn.Parameter)
     if not chosen or "deepspeed" in sys.modules or any(type(w) not in plain or hasattr(w, "main_grad") for w in chosen):
         return {}
@@ -101,7 +117,7 @@ def write_ready(*, wait: bool = False) -> None:
             elif _is_capturing() or not event.query():
                 return
         _on_their_way.pop(0)
-        read = {n: t.tolist() if hasattr(t, "tolist") else t for n, t in batch.pop("tensors").items()}
+        read = {name: _numbers(name, tensor) for name, tensor in batch.pop("tensors").items()}
         facts.write("batch", **_described(batch, read))
 
 
@@ -197,11 +213,12 @@ def _side(spans: Sequence[tuple[int, int]], width: int) -> str | None:
 
 
 def _twice(row: Sequence[int], token: int | None) -> bool:
-    return token is not None and any(one == other == token for one, other in zip(row, row[1:]))
+    return token is not None and row.count(token) > 1 and any(one == other == token for one, other in zip(row, row[1:]))
 
 
 def _begins_again(places: Sequence[int]) -> bool:
-    return any(place == 0 and before > 0 for before, place in zip(places, places[1:]))
+    first = next((n for n, place in enumerate(places) if place), len(places))
+    return 0 in places[first:]
 
 
 def _segments(row: Sequence[int], places: Sequence[int]) -> list[Sequence[int]]:

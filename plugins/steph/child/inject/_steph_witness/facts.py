@@ -57,7 +57,11 @@ def write(fact: str, **values: Any) -> None:
     """One fact, one line; a folder that is gone or full must not be noticed by the process."""
     if _Output.folder is None:
         return
-    line = json.dumps({"fact": fact, "at": round(values.pop("at", time.time()), 6), **_plain(values)}, default=str)
+    values = {"fact": fact, "at": round(values.pop("at", time.time()), 6), **values}
+    try:
+        line = json.dumps(values, default=str, allow_nan=False)
+    except (ValueError, TypeError):
+        line = json.dumps(_plain(values), default=str)
     try:
         file = _Output.file
         if file is None:

@@ -68,7 +68,7 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
     call["options"] = _options(model, given.get("generation_config"), kwargs, call["width"])
     call["options"]["steering"] = _steering(model, given.get("generation_config"), {**given, **kwargs})
     call["model"] = {
-        "name_or_path": models.name_of(model), "class": models.class_of(model), "quantised": models._linears(model)[0],
+        "name_or_path": models.name_of(model), "class": models.class_of(model), "quantised": models.quantised(model),
         "devices": models.brief(model)["devices"] if count == 1 else {},
     }  # fmt: skip
     return call
@@ -274,7 +274,7 @@ def scored(model: Any, arguments: dict[str, Any]) -> None:
             prompt_hashes=[tokens.row_hash(row) for row in rows], in_training=_in_training(),
             special_tokens=None if None in special else special,
             prompt_fingerprints=None if None in fingerprints else fingerprints,
-            name_or_path=models.name_of(model), quantised=models._linears(model)[0], **state,
+            name_or_path=models.name_of(model), quantised=models.quantised(model), **state,
             **{"class": models.class_of(model)},
         )  # fmt: skip
     _count()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import os
 import re
+import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
 from . import facts, forwards, splice, tokens
 
 _QUANTISED = re.compile(r"Linear(4bit|8bitLt|NF4|FP4)|(Quant|WQ|HQQ|AQLM|Eetq|FP8|Q)Linear\w*")
+_OF_LORA = re.compile(r"\.lora_\w+\.")
 _LAYER_INDEX = re.compile(r"\.(?:layers|layer|h|blocks|block)\.(\d+)\.")
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_DROPOUTS = 8  # layers that are looked at
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 # what is known of adapters by the layers that hold them, whatever is wrapped around
@@ -157,8 +162,6 @@ def sha256_of(path: str) -> str:
 
 
 def _cached(repository: str, name: str, subfolder: str | None) -> str | None:
-    import sys
-
     hub = sys.modules.get("huggingface_hub")
     if hub is None or os.path.isdir(repository) or repository.count("/") != 1:
         return None
@@ -169,31 +172,73 @@ def _cached(repository: str, name: str, subfolder: str | None) -> str | None:
 def unwrapped(model: Any) -> Any:
     """The model itself, out of DistributedDataParallel and `torch.compile`."""
     while True:
-        inner = getattr(model, "_orig_mod", None) or (
-            model.module if type(model).__name__ in ("DistributedDataParallel", "DataParallel") else None
-        )
+        # asked of its own names: a module takes long to say that it has none of that name
+        own = getattr(model, "__dict__", {}).get("_modules") or {}
+        is_shared = type(model).__name__ in ("DistributedDataParallel", "DataParallel")
+        inner = own.get("_orig_mod") or (own.get("module") if is_shared else None)
         if inner is None:
             return model
         model = inner
 
 
+def modules_of(model: Any) -> Iterator[tuple[str, Any]]:
+    """What `named_modules` gives, without its many generators, one inside the other."""
+    known: set[int] = set()
+    waiting = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if id(module) in known:
+            continue
+        known.add(id(module))
+        yield name, module
+        start = f"{name}." if name else ""
+        children = [(start + own, child) for own, child in module._modules.items() if child is not None]
+        waiting += reversed(children)
+
+
+def parameters_of(modules: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The modules' parameters by name, each once."""
+    known: set[int] = set()
+    for name, module in modules:
+        for own, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in known:
+                known.add(id(parameter))
+                yield (f"{name}.{own}" if name else own), parameter
+
+
+def as_tensors() -> Any:
+    """A context in which a parameter's own class is not asked for each of its attributes: that takes the most of it."""
+    plainly = getattr(sys.modules["torch"]._C, "DisableTorchFunctionSubclass", None)
+    return contextlib.nullcontext() if plainly is None else plainly()
+
+
 def brief(model: Any) -> dict[str, Any]:
     """A model's name, quantised layers, parameters and places."""
-    parameters, trained, dtypes, devices = 0, 0, {}, {}  # type: ignore[var-annotated]
+    parameters, trained = 0, 0
+    dtypes: dict[Any, int] = {}
+    devices: dict[Any, int] = {}
     places = getattr(model, "hf_device_map", None)
-    for name, parameter in model.named_parameters():
-        count = _count(parameter)
-        parameters += count
-        trained += count if parameter.requires_grad else 0
-        dtypes[str(parameter.dtype)] = dtypes.get(str(parameter.dtype), 0) + count
-        place = _place(name, parameter, places)
-        devices[place] = devices.get(place, 0) + count
-    quantised, unquantised = _linears(model)
+    modules = list(modules_of(model))
+    with as_tensors():
+        for name, parameter in parameters_of(modules):
+            count = _count(parameter)
+            parameters += count
+            trained += count if parameter.requires_grad else 0
+            dtypes[parameter.dtype] = dtypes.get(parameter.dtype, 0) + count
+            place = _place(name, places) if parameter.is_meta else parameter.device
+            devices[place] = devices.get(place, 0) + count
+    quantised, unquantised = _linears(modules)
     return {
         "name_or_path": name_of(model), "class": class_of(model), "quantised": quantised,
         "unquantised_linears": unquantised, "parameters": parameters, "trained_parameters": trained,
-        "dtypes": dtypes, "devices": devices,
+        "dtypes": {str(kind): count for kind, count in dtypes.items()},
+        "devices": {str(place): count for place, count in devices.items()},
     }  # fmt: skip
+
+
+def quantised(model: Any) -> list[dict[str, Any]]:
+    """A model's quantised linear layers by kind."""
+    return _linears(modules_of(model))[0]
 
 
 def described(model: Any) -> dict[str, Any]:
@@ -221,8 +266,8 @@ def bos_of(model: Any) -> int | None:
 def base_of(model: Any) -> Any:
     """The model under PEFT's wrapper."""
     model = unwrapped(model)
-    base = getattr(model, "base_model", None)
-    return getattr(base, "model", model) if hasattr(model, "peft_config") and base is not None else model
+    base = (getattr(model, "__dict__", {}).get("_modules") or {}).get("base_model")
+    return getattr(base, "model", model) if base is not None and hasattr(model, "peft_config") else model
 
 
 def name_of(model: Any) -> str | None:
@@ -245,17 +290,21 @@ def lora_layers(model: Any) -> list[Any]:
     except TypeError:
         known = None
     if known is None or known[0] != _changes[0]:
-        found = [layer for layer in base.modules() if _is_adapter_layer(layer)] if hasattr(base, "modules") else []
+        modules = modules_of(base) if hasattr(base, "_modules") else ()
+        found = [module for _, module in modules if _is_adapter_layer(module)]
         known = _lora_layers[base] = (_changes[0], found)
     return known[1]
 
 
 def dropouts(model: Any) -> list[int]:
-    """How many of the adapters' dropouts that were asked for there are, and how many of these are on."""
+    """How many of some adapters' dropouts were asked for, and how many of these are on."""
+    layers = lora_layers(model)
     found = [
-        one for layer in lora_layers(model) for name, one in dict(getattr(layer, "lora_dropout", None) or {}).items()
+        one
+        for layer in layers[:: max(1, len(layers) // _DROPOUTS)]
+        for name, one in dict(getattr(layer, "lora_dropout", None) or {}).items()
         if name in active_adapters(layer) and getattr(one, "p", 0) > 0
-    ]  # fmt: skip
+    ]
     return [len(found), sum(bool(one.training) for one in found)]
 
 
@@ -273,8 +322,8 @@ def active_adapters(layer: Any) -> list[str]:
     """The adapters that take part in what this layer computes, as far as it has them."""
     active = layer.active_adapters
     names = [active] if isinstance(active, str) else list(active)
-    held = {name for kind in layer.adapter_layer_names for name in getattr(layer, kind, ())}
-    return [name for name in names if name in held]
+    held = [layer._modules.get(kind) or getattr(layer, kind, ()) for kind in layer.adapter_layer_names]
+    return [name for name in names if any(name in one for one in held)]
 
 
 def remember(model: Any, adapter: str, sha256: str | None) -> None:
@@ -335,13 +384,15 @@ def _numbers(values: Any, name: str) -> list[float]:
     return [round(float(value), 8)] if isinstance(value, (int, float)) else []
 
 
-def _linears(model: Any) -> tuple[list[dict[str, Any]], int]:
+def _linears(modules: Iterable[tuple[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     """Quantised linear layers by kind, and how many are not; LoRA's own matrices and wrappers are neither."""
     kinds: dict[tuple[Any, ...], int] = {}
     plain = 0
-    for name, module in model.named_modules():
+    for name, module in modules:
         kind = type(module).__name__
-        if _is_adapter_layer(module) or re.search(r"\.lora_\w+\.", f".{name}."):
+        if "Linear" not in kind and kind != "Conv1D":
+            continue
+        if _is_adapter_layer(module) or _OF_LORA.search(f".{name}."):
             continue
         if _QUANTISED.fullmatch(kind):
             weight = getattr(module, "weight", None)
@@ -360,10 +411,10 @@ def _count(parameter: Any) -> int:
     return int(shape.numel()) if hasattr(shape, "numel") else int(parameter.numel())
 
 
-def _place(name: str, parameter: Any, places: Any) -> str:
-    place = str(parameter.device)
-    if place != "meta" or not isinstance(places, dict):
-        return place
+def _place(name: str, places: Any) -> str:
+    """Where a parameter really is that a loader keeps elsewhere."""
+    if not isinstance(places, dict):
+        return "meta"
     owners = [owner for owner in places if owner == "" or name == owner or f".{name}".find(f".{owner}.") >= 0]
     found = str(places[max(owners, key=len)]) if owners else "meta"
     return found if found in ("cpu", "disk") else "meta"
@@ -381,7 +432,7 @@ def _lora(model: Any) -> dict[str, Any] | None:
     adapters: set[str] = set()
     active: set[str] = set()
     dora, trained = False, 0
-    for name, layer in base_of(model).named_modules():
+    for name, layer in modules_of(base_of(model)):
         if id(layer) not in layers:
             continue
         short = name.rpartition(".")[2]
@@ -396,7 +447,7 @@ def _lora(model: Any) -> dict[str, Any] | None:
             if drops is not None and adapter in drops:
                 dropout.add(float(getattr(drops[adapter], "p", 0.0)))
             dora = dora or bool((getattr(layer, "use_dora", None) or {}).get(adapter, False))
-        trained += sum(_count(p) for n, p in layer.named_parameters() if p.requires_grad and "lora_" in n)
+        trained += sum(_count(p) for n, p in parameters_of(modules_of(layer)) if p.requires_grad and "lora_" in n)
     return {
         "layers": len(layers), "modules": modules, "layer_indexes": sorted(indexes), "rank": sorted(rank),
         "scaling": sorted(scaling), "dropout": sorted(dropout), "dora": dora, "trained_parameters": trained,
@@ -404,22 +455,25 @@ def _lora(model: Any) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def matrices(model: Any, kind: str) -> Iterator[tuple[str, Any, float]]:
+def matrices(model: Any, kind: str) -> list[tuple[str, Any, float]]:
     """Each trained matrix of this kind with its name and its largest absolute value, read from the device once."""
-    import sys
-
     torch: Any = sys.modules["torch"]
-    found = [
-        (f"{index}.{adapter}", module.weight if hasattr(module, "weight") else module)
-        for index, layer in enumerate(lora_layers(model))
-        for held in (kind, kind.replace("lora_", "lora_embedding_"))
-        for adapter, module in dict(getattr(layer, held, None) or {}).items()
-        if adapter in active_adapters(layer)
-    ]
-    usable = [(name, tensor) for name, tensor in found if tensor.numel() and str(tensor.device) != "meta"]
+    found: list[tuple[str, Any]] = []
+    for index, layer in enumerate(lora_layers(model)):
+        stores = [getattr(layer, one, None) for one in (kind, kind.replace("lora_", "lora_embedding_"))]
+        if any(stores):
+            names = active_adapters(layer)
+            held = [(name, store[name]) for store in stores if store for name in names if name in store]
+            found += [(f"{index}.{name}", getattr(one, "weight", one).detach()) for name, one in held]
+    usable = [(name, tensor) for name, tensor in found if tensor.numel() and not tensor.is_meta]
+    if not usable:
+        return []
     with torch.no_grad():
-        # a norm needs no room beside its result, and one transfer fetches them all
-        peaks = [torch.linalg.vector_norm(tensor.detach().flatten(), float("inf")).float() for _, tensor in usable]
-        values = torch.stack([peak.to(peaks[0].device) for peak in peaks]).tolist() if peaks else []
-    for (name, tensor), value in zip(usable, values):
-        yield name, tensor, value
+        tensors = [tensor for _, tensor in usable]
+        first = tensors[0]
+        if all(one.device == first.device and one.dtype is first.dtype for one in tensors):
+            values = torch.stack(torch._foreach_norm(tensors, math.inf)).float().tolist()
+        else:
+            peaks = [torch.linalg.vector_norm(one, math.inf).float() for one in tensors]
+            values = torch.stack([peak.to(first.device) for peak in peaks]).tolist()
+    return [(name, tensor, value) for (name, tensor), value in zip(usable, values)]

@@ -10,14 +10,14 @@ from typing import Any
 from . import models
 
 _SLICE = 64  # numbers of a matrix that are kept from the beginning
-_COMPARED_LAYERS = 8
+_COMPARED_LAYERS = 4
 _BASE_BYTES = 16384  # of a weight, for its norm
 _KINDS = ("lora_A", "lora_B")
 
 
 def snapshot(model: Any) -> dict[str, Any]:
     """Each matrix's largest value and first numbers, on the CPU."""
-    return {kind: _numbers(list(models.matrices(model, kind))) for kind in _KINDS}
+    return {kind: _numbers(models.matrices(model, kind)) for kind in _KINDS}
 
 
 def zeros(start: dict[str, Any]) -> dict[str, int]:
@@ -25,18 +25,18 @@ def zeros(start: dict[str, Any]) -> dict[str, int]:
     return {f"all_{kind[-1].lower()}_zero": sum(peak == 0 for peak, _ in start[kind].values()) for kind in _KINDS}
 
 
-def _numbers(found: list[tuple[str, Any, float]]) -> dict[str, tuple[float, list[float]]]:
+def _numbers(found: list[tuple[str, Any, float]]) -> dict[str, tuple[float, Any]]:
     """By name; what lies on one device comes in one transfer."""
-    alike: dict[tuple[str, str], list[tuple[str, Any, float]]] = {}
+    alike: dict[tuple[Any, Any], list[tuple[str, Any, float]]] = {}
     for one in found:
-        alike.setdefault((str(one[1].device), str(one[1].dtype)), []).append(one)
-    values: dict[str, tuple[float, list[float]]] = {}
+        alike.setdefault((one[1].device, one[1].dtype), []).append(one)
+    values: dict[str, tuple[float, Any]] = {}
     torch: Any = sys.modules["torch"]
     with torch.no_grad():
         for several in alike.values():
-            firsts = [tensor.detach().reshape(-1)[:_SLICE] for _, tensor, _ in several]
+            firsts = [tensor.reshape(-1)[:_SLICE] for _, tensor, _ in several]
             parts = torch.cat(firsts).cpu().float().split([len(first) for first in firsts])
-            values.update({name: (peak, part.tolist()) for (name, _, peak), part in zip(several, parts)})
+            values.update({name: (peak, part) for (name, _, peak), part in zip(several, parts)})
     return values
 
 
@@ -44,19 +44,23 @@ def since(start: dict[str, Any], model: Any) -> dict[str, Any]:
     """What became of the matrices since the snapshot."""
     found: dict[str, Any] = {}
     for kind in _KINDS:
-        now, before = _numbers(list(models.matrices(model, kind))), start.get(kind, {})
+        now, before = _numbers(models.matrices(model, kind)), start.get(kind, {})
         peaks = [peak for peak, _ in now.values()]
         found[kind.lower()] = {
-            "total": len(now), "moved": sum(before.get(name) != values for name, values in now.items()),
+            "total": len(now), "moved": sum(_moved(before.get(name), values) for name, values in now.items()),
             "kept": _kept(before, now),
             "zero": peaks.count(0.0), "max_abs": next((one for one in peaks if one != one), max(peaks, default=0.0)),
         }  # fmt: skip
     return {**found, "delta_ratio": _ratios(model)}
 
 
+def _moved(before: tuple[float, Any] | None, now: tuple[float, Any]) -> bool:
+    return before is None or before[0] != now[0] or not now[1].equal(before[1])
+
+
 def _kept(before: dict[str, Any], now: dict[str, Any]) -> float | None:
     """The norm of a matrix's first numbers over what it was before, in the median; None where all of them were zero."""
-    sizes = [(math.hypot(*before[name][1]), math.hypot(*values[1])) for name, values in now.items() if name in before]
+    sizes = [(float(before[name][1].norm()), float(own.norm())) for name, (_, own) in now.items() if name in before]
     ratios = [round(after / start, 4) for start, after in sizes if start > 0 and after == after]
     return median(ratios) if ratios else None
 

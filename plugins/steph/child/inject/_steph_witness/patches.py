@@ -26,16 +26,26 @@ _GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 @facts.guarded("own code")
 def described(model: Any) -> dict[str, dict[str, int]]:
     """How many modules have what of the program's own, by their class."""
+    with models.as_tensors():
+        return _described(models.base_of(model))
+
+
+def _described(model: Any) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {"forwards": {}, "hooks": {}, "gradient_hooks": {}}
-    for module in models.base_of(model).modules():
-        name = type(module).__name__
-        if _is_replaced(module):
-            _add(found["forwards"], name)
-        if any(_is_own(hook) for kind in _HOOKS for hook in (module.__dict__.get(kind) or {}).values()):
-            _add(found["hooks"], name)
-        for parameter in module.__dict__.get("_parameters", {}).values():
+    usual: dict[type, bool] = {}  # of classes: whether their forward is a replaced one
+    for _, module in models.modules_of(model):
+        own, cls = module.__dict__, type(module)
+        if "forward" in own:
+            is_replaced = _is_replaced(module)
+        else:
+            is_replaced = usual[cls] if cls in usual else usual.setdefault(cls, _is_replaced(module))
+        if is_replaced:
+            _add(found["forwards"], cls.__name__)
+        if any(_is_own(hook) for kind in _HOOKS if own.get(kind) for hook in own[kind].values()):
+            _add(found["hooks"], cls.__name__)
+        for parameter in own.get("_parameters", {}).values():
             if parameter is not None and any(map(_is_own, _gradient_hooks(parameter))):
-                _add(found["gradient_hooks"], name)
+                _add(found["gradient_hooks"], cls.__name__)
     return found
 
 

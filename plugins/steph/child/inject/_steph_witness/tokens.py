@@ -98,8 +98,8 @@ def special_tokens(row: Sequence[int]) -> int | None:
     special, ends = _ids_of_tokenizer()
     # the end is the last token or stands before a last line break
     inner = [*row[:-2], *(one for one in row[-2:] if one not in ends)]
-    plain = {getattr(own, "bos_token_id", None), getattr(own, "pad_token_id", None)}
-    return sum(one in special and one not in plain for one in inner)
+    counted = special - {getattr(own, "bos_token_id", None), getattr(own, "pad_token_id", None)}
+    return sum(map(counted.__contains__, inner))
 
 
 def text_of(ids: Sequence[int]) -> str | None:
@@ -107,7 +107,9 @@ def text_of(ids: Sequence[int]) -> str | None:
     own = tokenizer()
     if own is None or len(ids) > _MAX_TEXT_TOKENS:
         return None
-    text = own.decode(list(ids), skip_special_tokens=True)
+    # the tokenizer's own way there looks at each id several times
+    decode = getattr(getattr(own, "backend_tokenizer", None), "decode", None) or own.decode
+    text = decode(list(ids), skip_special_tokens=True)
     return text if isinstance(text, str) else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from . import facts, models
@@ -23,7 +23,7 @@ _NAMED = 3
 _KINDS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 _WRAPPERS = re.compile(r"(?<=\.)(base_layer|original_module|_orig_mod|_checkpoint_wrapped_module)\.")
 
-_Sample = tuple[str, int, "list[float]"]  # its type, its size, its numbers
+_Sample = tuple[str, int, Any]  # its type, its size, its numbers
 _at_load: weakref.WeakKeyDictionary[Any, dict[str, _Sample]] = weakref.WeakKeyDictionary()
 
 
@@ -46,8 +46,10 @@ def trained(model: Any) -> None:
     """A training begins: what it changes is not compared any more."""
     base = models.base_of(model)
     known = _at_load.get(base)
-    if known is not None:
-        for name, parameter in base.named_parameters():
+    if known is None:
+        return
+    with models.as_tensors():
+        for name, parameter in models.parameters_of(models.modules_of(base)):
             if parameter.requires_grad:
                 known.pop(_plain(name), None)
 
@@ -65,16 +67,18 @@ def base_changed(model: Any) -> dict[str, Any] | None:
         if old is None or old[1] != size or (old[0] != kind and "int" in old[0] + kind):
             continue
         compared += 1
-        slack = 0.0 if old[0] == kind else _ROUNDING
-        if sum(_differ(a, b, slack) for a, b in zip(old[2], numbers)) > _LEAST_CHANGED * len(numbers):
+        if old[2] is not numbers and _differ(old[2], numbers, 0.0 if old[0] == kind else _ROUNDING):
             changed.append(name)
     return {"compared": compared, "changed": len(changed), "names": changed[:_NAMED]} if compared else None
 
 
-def _differ(one: float, other: float, slack: float) -> bool:
-    if one != one or other != other:
-        return (one != one) != (other != other)
-    return abs(one - other) > slack * max(abs(one), abs(other))
+def _differ(before: Any, now: Any, slack: float) -> bool:
+    """Whether more of a tensor's numbers changed than are mended on purpose; NaN is like NaN."""
+    if now.equal(before):
+        return False
+    is_other = (before - now).abs() > slack * before.abs().maximum(now.abs())
+    is_other |= before.isnan() != now.isnan()
+    return bool(is_other.sum() > _LEAST_CHANGED * now.numel())
 
 
 def _plain(name: str) -> str:
@@ -84,20 +88,19 @@ def _plain(name: str) -> str:
 def _sampled(model: Any) -> dict[str, _Sample]:
     """By name; what lies on one device comes in one transfer."""
     torch: Any = sys.modules["torch"]
-    alike: dict[tuple[str, str], list[tuple[str, Any]]] = {}
-    for name, parameter in model.named_parameters():
-        if "lora_" not in name and ".modules_to_save." not in name and _is_whole(parameter):
-            alike.setdefault((str(parameter.device), str(parameter.dtype)), []).append((_plain(name), parameter))
+    alike: dict[tuple[Any, Any], list[tuple[str, Any]]] = {}
     found: dict[str, _Sample] = {}
-    with torch.no_grad():
+    with torch.no_grad(), models.as_tensors():
+        for name, parameter in models.parameters_of(models.modules_of(model)):
+            if "lora_" not in name and ".modules_to_save." not in name and _is_whole(parameter):
+                alike.setdefault((parameter.device, parameter.dtype), []).append((_plain(name), parameter))
         for (_, kind), several in alike.items():
             several = several[:: -(-len(several) // _MOST_TENSORS)]
-            parts = [list(_blocks(parameter.detach().reshape(-1))) for _, parameter in several]
-            sizes = [sum(map(len, blocks)) for blocks in parts]
-            numbers = torch.cat([block for blocks in parts for block in blocks]).cpu().float().split(sizes)
+            parts = [_blocks(parameter) for _, parameter in several]
+            sizes = [part.numel() for part in parts]
+            numbers = torch.cat([part.reshape(-1) for part in parts]).cpu().float().split(sizes)
             found.update({
-                name: (kind, int(parameter.numel()), part.tolist())
-                for (name, parameter), part in zip(several, numbers)
+                name: (str(kind), parameter.numel(), part) for (name, parameter), part in zip(several, numbers)
             })  # fmt: skip
     return found
 
@@ -106,25 +109,29 @@ def _is_whole(tensor: Any) -> bool:
     """Whether it can be read here: no shard, no placeholder, and nothing that would be copied for it."""
     return (
         tensor.numel() > 0
-        and str(tensor.device) != "meta"
-        and str(tensor.dtype) != "torch.int8"  # laid out anew when it is first used
+        and not tensor.is_meta
+        and tensor.dtype is not sys.modules["torch"].int8  # laid out anew when it is first used
+        and not hasattr(type(tensor), "__tensor_flatten__")  # made of other tensors
         and tensor.is_contiguous()
         and not _is_sharded(tensor)
     )
 
 
 def _is_sharded(tensor: Any) -> bool:
-    return any(hasattr(tensor, name) for name in ("placements", "ds_id", "_is_flat_param", "_fsdp_flattened"))
+    own = getattr(tensor, "__dict__", {})
+    return hasattr(type(tensor), "placements") or any(
+        name in own for name in ("ds_id", "_is_flat_param", "_fsdp_flattened")
+    )
 
 
-def _blocks(flat: Any) -> Iterator[Any]:
-    size = len(flat)
+def _blocks(tensor: Any) -> Any:
+    """The numbers at a few places of it, as a view."""
+    torch: Any = sys.modules["torch"]
+    plain, size = torch.Tensor.detach(tensor), tensor.numel()
     if size <= _BLOCKS * _BLOCK:
-        yield flat
-        return
-    for n in range(_BLOCKS):
-        begin = (2 * n + 1) * size // (2 * _BLOCKS)
-        yield flat[begin : begin + _BLOCK]
+        return plain
+    begin, stride = size // (2 * _BLOCKS), size // _BLOCKS
+    return torch.as_strided(plain, (_BLOCKS, _BLOCK), (stride, 1), plain.storage_offset() + begin)
 
 
 @facts.guarded("adapter's weights")
@@ -140,24 +147,26 @@ def adapter_numbers(model: Any) -> dict[str, list[float]] | None:
         return None
     adapter, known = next(iter(active)), set(map(id, layers))
     found: list[tuple[str, Any]] = []
-    for name, layer in models.base_of(model).named_modules():
+    for name, layer in models.modules_of(models.base_of(model)):
         if id(layer) in known:
             for kind in _KINDS:
                 held = getattr(layer, kind, None)
                 if held is not None and adapter in held:
                     found.append((f"{_plain(name)}.{kind}", getattr(held[adapter], "weight", held[adapter])))
+        elif "Fully" in type(layer).__name__:
+            return None
     tensors = [tensor.detach() for _, tensor in found]
-    if not tensors or any(not t.numel() or str(t.device) == "meta" or _is_sharded(t) for t in tensors):
+    if not tensors or any(not t.numel() or t.is_meta or _is_sharded(t) for t in tensors):
         return None
-    if any("Fully" in type(one).__name__ for one in models.base_of(model).modules()):
-        return None
+    first = tensors[0]
     with torch.no_grad():
-        norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]
-        values = [
-            one.to(tensors[0].device) for t, norm in zip(tensors, norms) for one in (norm, t.sum(dtype=norm.dtype))
-        ]
+        if all(one.dtype is torch.float32 and one.device == first.device for one in tensors):
+            values = [*torch._foreach_norm(tensors, 2), *(one.sum() for one in tensors)]
+        else:
+            norms = [torch.linalg.vector_norm(one, dtype=torch.float32).to(first.device) for one in tensors]
+            values = [*norms, *(one.sum(dtype=torch.float32).to(first.device) for one in tensors)]
         numbers: Sequence[float] = torch.stack(values).tolist()
     return {
-        name: [*(float(f"{value:.6g}") for value in numbers[2 * n : 2 * n + 2]), tensor.numel()]
+        name: [*(float(f"{value:.6g}") for value in numbers[n :: len(tensors)]), tensor.numel()]
         for n, ((name, _), tensor) in enumerate(zip(found, tensors))
     }
