@@ -100,7 +100,8 @@ def test_llamafactory_goes_from_its_example_to_a_green_report(tiny_model: Path, 
     assert trained is not None
     assert trained.training is not None
     assert (trained.training.steps_done, trained.training.steps_due) == (6, 6)
-    assert not done.broken(StageId.H3) - {"letters_vary"}, done.record.stages[StageId.H3].findings
+    # its template `qwen` puts a system text before each row, which the chat template of the tiny model does not
+    assert done.broken(StageId.H3) <= {"frame_as_trained", "letters_vary"}, done.record.stages[StageId.H3].findings
 
 
 @needs("axolotl")
@@ -160,16 +161,19 @@ def test_a_sound_variant_of_llamafactory_is_accused_of_nothing(
         ((behind("output_dir=saves/elsewhere"),), "adapter_weights"),
         ((behind("gradient_accumulation_steps=1"),), "batch_seen"),
         ((behind("max_steps=2"),), "steps_seen"),
+        ((behind("model_name_or_path=other"),), "model_loaded"),
     ],
     ids=["the prompt learnt", "no LoRA", "nothing trained", "rate 0", "rows dropped", "another file", "a file more",
          "no end token", "another family's template", "rows cut", "4-bit lost", "another rank", "written elsewhere",
-         "another batch", "two steps"],
+         "another batch", "two steps", "another base model"],
 )  # fmt: skip
 def test_a_defect_in_a_llamafactory_training_is_found(
     edits: tuple[Edit, ...], caught: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     """What the real program did is held against what was asked, whatever its file of settings says."""
-    done = rehearse(edited("llamafactory", tmp_path, edits), tiny_model, only=H1_H2)
+    root = edited("llamafactory", tmp_path, edits)
+    shutil.copytree(tiny_model, root / "other")
+    done = rehearse(root, tiny_model, only=H1_H2)
     assert caught in done.broken(StageId.H2), done.output
 
 
