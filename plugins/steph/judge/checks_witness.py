@@ -460,7 +460,10 @@ def _moved_check(evidence: TrainEvidence, seen: Seen) -> Check:
 def _trouble_with_a(evidence: TrainEvidence, seen: Seen, ends: TrainingEnds, a: Moved) -> Message | None:
     """What is to be said of A matrices that stood still, which LoRA-FA means to do, or that shrank away."""
     is_meant = evidence.says("lora[-_ ]?fa") or "lorafa" in (seen.begins.optimizer or "").lower()
-    if a.total and 2 * a.moved <= a.total and (ends.optimizer_steps or ends.steps or 0) >= LEAST_STEPS and not is_meant:
+    rates = [line.learning_rate for line in seen.logged if line.learning_rate is not None]
+    steps = ends.optimizer_steps or ends.steps or 0
+    steps = min(steps, sum(rate > 0 for rate in rates)) if rates else steps  # without a rate nothing moves
+    if a.total and 2 * a.moved <= a.total and steps >= LEAST_STEPS and not is_meant:
         return say("witness.a_not_trained")
     if a.kept is not None and a.kept < MOST_SHRUNK:
         return say("witness.a_shrank", kept=a.kept)
