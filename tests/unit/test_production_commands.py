@@ -10,7 +10,7 @@ from steph.contract.description import Description, load_description
 from steph.contract.production import Files, production_evaluation, production_training
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import ProductionCall
-from steph.tell.commands import production_command
+from steph.tell.commands import pasteable, production_command
 
 SETTINGS = TrainSettings(
     num_epochs=3, max_seq_length=1024, gradient_accumulation_steps=4, logging_steps=10, max_steps=0
@@ -60,6 +60,26 @@ def test_a_program_of_the_environment_goes_by_its_name(tmp_path: Path, is_alone:
     assert words[words.index("--model_name_or_path") + 1] == MODEL
     assert not {"--max_steps", "--use_cpu"} & {*words}
     assert "export WANDB_MODE=disabled\n" in production_command(call)
+
+
+@pytest.mark.parametrize(("preset", "program"), [("llamafactory", "llamafactory-cli"), ("axolotl", "axolotl")])
+def test_a_file_of_settings_of_ones_own_is_named(tmp_path: Path, preset: str, program: str) -> None:
+    """It lies in the pipeline's folder and is not written out; the words behind it say what the whole run asks."""
+    text = f'[train]\npreset = "{preset}"\nconfig = "c.yaml"\nrows.file = "rows.json"\n{NO_EVALUATION}'
+    call = training(tmp_path, text, train_file="rows.json")
+    (words,) = call.commands
+    assert words[:3] == (program, "train", "c.yaml")
+    assert any(MODEL in word for word in words)
+    assert not any("max" in word and "steps" in word for word in words)
+    assert "cat >" not in production_command(call)
+
+
+def test_each_setting_of_a_command_has_a_line_of_its_own() -> None:
+    """`key=value` as an option, but where it is an option's value."""
+    shown = pasteable(["cli", "train", "c.yaml", "a=1", "b=x y", "--model_args", "pretrained=m", "--flag"])
+    assert shown.splitlines() == [
+        "cli train c.yaml \\", "  a=1 \\", "  'b=x y' \\", "  --model_args pretrained=m \\", "  --flag",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("rows", "steps"), [(140, 54), (None, -1)])

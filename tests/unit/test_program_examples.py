@@ -51,7 +51,11 @@ def test_check_shows_the_commands_of_an_example(name: str, tmp_path: Path, pytho
     )
     assert shown.exit_code == 0, shown.output
     assert "24 rows of " in shown.output
-    program = {"llamafactory": "llamafactory-cli train train_lora.yaml", "axolotl": "axolotl", "unsloth": "train.py"}
+    program = {
+        "llamafactory": "llamafactory-cli train train_lora.yaml",
+        "axolotl": "axolotl train",
+        "unsloth": "train.py",
+    }
     assert program[name] in shown.output
     assert "can't be measured" not in shown.output
     assert not unsaid_settings(load_description(root)) & {"batch_size", "learning_rate", "lora_r", "use_4bit"}

@@ -186,6 +186,9 @@ def test_axolotl_is_known_by_its_file_of_settings(tmp_path: Path) -> None:
     assert found == {
         "preset": "axolotl", "config": "qlora.yml", "rows": {"file": "data/law.jsonl", "format": "messages"},
     }  # fmt: skip
+    by_loader = AXOLOTL.replace("path: data/law.jsonl", "path: json\n    data_files: data/law.jsonl")
+    (place / "qlora.yml").write_text(by_loader)
+    assert drafted(place)["train"] == found
     (place / "qlora.yml").write_text(AXOLOTL.replace("data/law.jsonl", "tatsu-lab/alpaca"))
     assert drafted(place)["train"]["rows"] == {"format": "none"}
     assert "tatsu-lab/alpaca is no file of this folder" in draft(survey(place))

@@ -94,7 +94,9 @@ def _place(section: Train | Evaluate, files: Files) -> Place:
 
 
 def _config_file(section: Train | Evaluate) -> str | None:
-    return f"production-{section.config.file}" if section.config else None
+    """Where the file of settings is: one that is made lies beside the pipeline's own, which is given as it is."""
+    config = section.config
+    return None if config is None else config.template if config.file is None else f"production-{config.file}"
 
 
 def _as_value(section: Train | Evaluate, call: Call, to_edit: tuple[str, ...]) -> ProductionCall:

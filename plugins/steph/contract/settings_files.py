@@ -88,7 +88,12 @@ def _renamed(about: Mapping[str, object]) -> list[str]:
 
 def _axolotl_rows(root: Path, text: str) -> tuple[str | None, str | None]:
     block = re.search(r"^datasets:[ \t]*\n((?:[ \t-].*\n?|[ \t]*\n|#.*\n)*)", text, re.M)
-    paths = re.findall(r"^[ \t]*(?:-[ \t]+)?path:[ \t]*['\"]?([^'\"\s#]+)", block[1] if block else "", re.M)
+    named = re.findall(
+        r"^[ \t]*(?:-[ \t]+)?(path|data_files):[ \t]*['\"]?([^'\"\s#]+)", block[1] if block else "", re.M
+    )
+    paths = [
+        value for key, value in named if (key, value) != ("path", "json")
+    ]  # a loader's name; data_files has the file
     if len(paths) != 1:
         return None, f"it trains on {len(paths)} data sets, {', '.join(paths)}" if paths else None
     return (paths[0], None) if (root / paths[0]).is_file() else (None, f"{paths[0]} is no file of this folder")

@@ -5,6 +5,7 @@ Takes argv tuples, gives shell text; runs nothing.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -27,16 +28,19 @@ TEST_IDS: dict[AnyStage, str] = {
     ExtendedId.ONE_STEP: f"{EXTENDED_TESTS}::test_h2_takes_one_step_as_asked",
     ExtendedId.HEART: f"{EXTENDED_TESTS}::test_h3_adapter_remembers_what_it_learned",
 }
+_SETTING = re.compile(r"[A-Za-z_]\w*=")  # as LLaMA-Factory and hydra take them
 _SUITE_FLAGS = frozenset(option.flag for option in OPTIONS if option.is_flag)
 _REPLACED = frozenset(option.flag for option in REPLACED)  # which commands of old records may have
 _PYTEST_OPTIONS_WITH_VALUE = frozenset({"-c", "--config-file", "-o", "--override-ini", "-p", "--rootdir"})
 
 
 def pasteable(argv: Sequence[str]) -> str:
-    """Give a command for a POSIX shell, quoted, one option a line."""
+    """Give a command for a POSIX shell, quoted, one option or `key=value` a line."""
     lines: list[list[str]] = [[]]
     for word in argv:
-        if word.startswith("--") and lines[-1]:
+        line = lines[-1]
+        is_setting = bool(_SETTING.match(word)) and not (line and line[-1].startswith("-"))
+        if line and (word.startswith("--") or is_setting):
             lines.append([])
         lines[-1].append(shlex.quote(word))
     return " \\\n  ".join(" ".join(line) for line in lines)
