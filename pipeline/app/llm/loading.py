@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from app.core.errors import PipelineError
 
@@ -22,7 +22,7 @@ class Quantization:
 
 
 def load_base_model(name: str, dtype: torch.dtype, quantization: Quantization | None) -> PreTrainedModel:
-    """The causal model `name`: linear layers in 4 bits where asked, everything else in `dtype`, attention through sdpa.
+    """The causal model `name`: linear layers in 4 bits where asked, everything else in `dtype`, attention by sdpa.
 
     Raises `PipelineError` where 4-bit was asked for and no layer came out quantised.
     """
@@ -32,7 +32,7 @@ def load_base_model(name: str, dtype: torch.dtype, quantization: Quantization | 
         name,
         dtype=dtype,
         quantization_config=_bitsandbytes_config(quantization, dtype),
-        attn_implementation="sdpa",
+        attn_implementation=_attention(name),
         device_map={"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else None,
         trust_remote_code=False,
         use_safetensors=True,
@@ -42,6 +42,12 @@ def load_base_model(name: str, dtype: torch.dtype, quantization: Quantization | 
         raise PipelineError(f"{name} loaded {'with' if quantised else 'without'} 4-bit layers, which was not asked for")
     fuse_norms(model)
     return model
+
+
+def _attention(name: str) -> str | None:
+    """sdpa, and the model's own choice where its family has none (gpt-oss)."""
+    kind = AutoModelForCausalLM._model_mapping.get(type(AutoConfig.from_pretrained(name)), None)
+    return "sdpa" if kind is None or kind._supports_sdpa else None
 
 
 def fuse_norms(model: torch.nn.Module) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import TrainingArguments, set_seed
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from app.core.errors import PipelineError
 from app.core.files import write_json_atomically
@@ -26,6 +27,8 @@ from app.training.plan import StepPlan
 from app.training.rows import EncodedRows, TrainingRow, encode_rows
 from app.training.sampler import with_filler
 from app.training.settings import TrainingSettings
+
+ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the head
 
 
 def train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
@@ -148,11 +151,32 @@ def _lora_model(settings: TrainingSettings, dtype: torch.dtype) -> PeftModel:
             r=settings.lora_r,
             lora_alpha=settings.lora_alpha,
             lora_dropout=settings.lora_dropout,
-            target_modules=list(settings.target_modules) if settings.target_modules else None,
+            target_modules=_target_modules(base, settings.target_modules),
             bias=settings.lora_bias,
             task_type="CAUSAL_LM",
         ),
     )
+
+
+def _target_modules(base: PreTrainedModel, asked: Sequence[str] | None) -> list[str] | str | None:
+    """What LoRA is put on: what is asked, else PEFT's own choice for the family, else all linear layers.
+
+    Raises `PipelineError` for a module that the model lacks: families name theirs differently, Phi-3 fuses q, k and v.
+    """
+    if not asked:
+        has_default = base.config.model_type in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+        return None if has_default else ALL_LINEAR
+    if tuple(asked) == (ALL_LINEAR,):
+        return ALL_LINEAR
+    names = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+    missing = [target for target in asked if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if missing:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+        raise PipelineError(
+            f"--target-modules {','.join(missing)}: a {base.config.model_type} model has no such module; "
+            f"it has {known}; or give {ALL_LINEAR}"
+        )
+    return list(asked)
 
 
 def _arguments(settings: TrainingSettings, row_count: int, plan: StepPlan, dtype: torch.dtype) -> TrainingArguments:
