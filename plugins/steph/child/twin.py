@@ -192,8 +192,20 @@ def build(request: Request, folder: Path, device_name: str) -> tuple[int, str]:
     write_json(folder / "generation_config.json", {**ids, "_from_model_config": False})
     check_disk(folder, shapes, dtype.itemsize)
     deviation = float(getattr(config, "initializer_range", None) or STANDARD_DEVIATION)
-    write_weights(folder, shapes, dtype, device, request.seed, deviation, norms_of(model))
+    write_weights(folder, shapes, dtype, device, request.seed, deviations_of(model, deviation), norms_of(model))
     return sum(prod(shape) for shape in shapes.values()), str(device)
+
+
+def deviations_of(model: Any, deviation: float) -> dict[str, float]:  # noqa: ANN401 - torch is imported late
+    """The standard deviation of each parameter by name.
+
+    Gemma multiplies its embeddings by the root of the hidden size. They are drawn that much smaller, else a model of
+    random weights whose head is its embedding says nothing but the last token again, and an answer is empty.
+    """
+    scaled = type(model).__name__.startswith("Gemma")
+    smaller = deviation / model.config.hidden_size**0.5 if scaled else deviation
+    names = [name for name, _ in model.named_parameters()]
+    return {name: smaller if name.endswith("embed_tokens.weight") else deviation for name in names}
 
 
 def norms_of(model: Any) -> dict[str, float]:  # noqa: ANN401 - torch is imported late
@@ -212,7 +224,7 @@ def write_weights(
     dtype: Any,  # noqa: ANN401 - torch is imported late
     device: Any,  # noqa: ANN401
     seed: int,
-    deviation: float = STANDARD_DEVIATION,
+    deviations: dict[str, float] | None = None,
     norms: dict[str, float] | None = None,
 ) -> None:
     """Draw each tensor on the device and write shards beside the drawing, a few in memory at a time."""
@@ -228,7 +240,15 @@ def write_weights(
             if len(pending) == WRITERS:
                 pending.popleft().result()
             tensors = {
-                name: draw(name, shapes[name], dtype, device, generator, deviation, (norms or {}).get(name))
+                name: draw(
+                    name,
+                    shapes[name],
+                    dtype,
+                    device,
+                    generator,
+                    (deviations or {}).get(name, STANDARD_DEVIATION),
+                    (norms or {}).get(name),
+                )
                 for name in names_in_shard
             }
             pending.append(writers.submit(save_file, tensors, folder / file, {"format": "pt"}))
