@@ -28,7 +28,7 @@ test-families: setup
 # trl, lm_eval and a notebook's export as they are, in an environment of their own (2 GB), each through whole rehearsals
 test-programs: setup
 	test -x .venv-programs/bin/lm_eval || (.venv/bin/python -m venv .venv-programs && \
-	  .venv-programs/bin/pip install -c constraints.txt $(PROGRAMS_INDEX) torch transformers peft accelerate bitsandbytes trl datasets lm_eval)
+	  .venv-programs/bin/pip install -c constraints.txt $(PROGRAMS_INDEX) torch transformers peft accelerate bitsandbytes trl==1.16.0 datasets==5.2.0 lm_eval==0.4.13)
 	STEPH_TEST_PROGRAMS=$(CURDIR)/.venv-programs/bin .venv/bin/python -m pytest -ra tests/unit/pipeline/test_witness_programs.py \
 	  tests/unit/pipeline/test_harness_programs.py tests/unit/pipeline/test_described_programs.py $(ARGS)
 
