@@ -1,6 +1,6 @@
 # Each target sets up what it needs. ARGS is handed to pytest: make accept ARGS="--steph-model Qwen/Qwen3-1.7B"
 PROGRAMS_INDEX = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-.PHONY: setup doctor accept test test-planted test-programs test-llamafactory test-axolotl coverage lint clean docs
+.PHONY: setup doctor accept test test-planted test-programs test-families test-llamafactory test-axolotl coverage lint clean docs
 PYTHON ?= python3
 
 setup: .venv/.ready
@@ -20,6 +20,10 @@ test: setup
 # defects planted in the reference pipeline, each through a whole rehearsal on the CPU: half an hour on 2 cores
 test-planted: setup
 	STEPH_TEST_PLANTED=1 .venv/bin/python -m pytest tests/unit/pipeline/test_witness_rehearsed.py -n 2 $(ARGS)
+
+# a Llama, a Gemma and a Phi twin, each from its config.json through a whole rehearsal on the CPU
+test-families: setup
+	STEPH_TEST_FAMILIES=1 .venv/bin/python -m pytest tests/unit/test_rehearsal.py -k another_family -n 2 $(ARGS)
 
 # trl, lm_eval and a notebook's export as they are, in an environment of their own (2 GB), each through whole rehearsals
 test-programs: setup

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -167,3 +168,38 @@ def test_a_pipeline_without_a_description_rehearses_green_on_a_model_folder(tmp_
     assert {check.id for check in evaluation.findings} >= {"model_names_agree"}
     assert {check.id for check in evaluation.checks if check.holds} >= {"no_error_answers", "json_consistent"}
     assert evaluation.attempts[-1].artifacts[0].path.endswith("_small_model_debug_direct.json")
+
+
+# published sizes and settings that a family's config.json names; what it leaves out is transformers' own
+FAMILIES = {
+    "Llama-3.2-1B-Instruct": {
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256,
+        "tie_word_embeddings": True, "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009],
+    },
+    "gemma-3-1b-it": {
+        "model_type": "gemma3_text", "hidden_size": 1152, "intermediate_size": 6912, "num_hidden_layers": 26,
+        "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 262144,
+        "sliding_window": 512, "sliding_window_pattern": 6, "query_pre_attn_scalar": 256, "eos_token_id": [1, 106],
+    },
+    "Phi-4-mini-instruct": {
+        "model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+        "num_attention_heads": 24, "num_key_value_heads": 8, "vocab_size": 200064, "pad_token_id": 199999,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.skipif("STEPH_TEST_FAMILIES" not in os.environ, reason="three minutes each: make test-families")
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.timeout(900)
+def test_a_twin_of_another_family_goes_through_all_stages(tmp_path: Path, name: str) -> None:
+    """From its config.json alone: small, with a tokenizer trained on the questions, in 4-bit, by PEFT's own modules."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text(json.dumps(FAMILIES[name]), encoding="utf-8")
+    asked = (f"--steph-model={tmp_path / name}", "--steph-twin")
+    found = _rehearse(tmp_path, "cpu", {"STEPH_CACHE": str(tmp_path / "cache")}, more=asked)
+    assert overall(found.record) is Overall.PASSED
+    choice = found.record.stages[StageId.H1].model
+    assert choice is not None
+    made = json.loads((Path(choice.name) / "config.json").read_text(encoding="utf-8"))
+    assert (made["model_type"], made["hidden_size"]) == (FAMILIES[name]["model_type"], 64)

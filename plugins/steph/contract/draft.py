@@ -60,6 +60,8 @@ def findings(found: Survey) -> Iterator[str]:
     yield from (f"{file.path}: settings for {file.program}" for file in found.settings)
     for path in found.notebooks:
         yield f"{path}: a notebook, which can't be run as it is; export it: jupyter nbconvert --to script {path}"
+    if found.family:
+        yield f"models of the family {found.family.name} are named"
     yield from (f"{name} is named in a requirements, shell or text file" for name in sorted(found.programs))
 
 
@@ -68,8 +70,7 @@ def draft(found: Survey) -> str:
     training = next((script for script in found.scripts if script.trains), None)
     evaluating = next((script for script in found.scripts if script.evaluates), None)
     settings = _settings_file(found)
-    own_model = () if "train" in found.published else _model(settings, training)
-    train = tuple(_train(found, settings, training))
+    own_model, train = _model(found, settings, training), tuple(_train(found, settings, training))
     lines = [HEAD, *_trainer(train), *own_model, *train, "", *_evaluate(found, evaluating)]
     return "\n".join(lines) + "\n"
 
@@ -81,15 +82,22 @@ def _trainer(train: tuple[str, ...]) -> Iterator[str]:
             yield from (f"trainer = {_toml(name)}   # what its memory follows, for predictions", "")
 
 
-def _model(settings: SettingsFile | None, script: Script | None) -> Iterator[str]:
-    if settings is not None:
-        model, why = settings.model, f"the model of {settings.path}, which its chat template fits"
-    elif script is not None and not _option(script, "{model}", _TRAIN_OPTIONS):
-        model, why = script.model, f"{script.path} has it inside"
-    else:
-        return
-    if model:
-        yield from ("[model]", f"candidates = {_toml([model])}   # {why}", "")
+def _model(found: Survey, settings: SettingsFile | None, script: Script | None) -> Iterator[str]:
+    """The candidates: the one model that is given or inside, else the small ones of the family that is named."""
+    small = found.family.candidates if found.family else []
+    sizes = ", ".join(f"{parameters / 1e9:.1f}B" for _, parameters in found.family.small) if found.family else ""
+    is_published = "train" in found.published
+    if settings is not None and settings.model and not is_published:
+        why = f"the model of {settings.path}, which its chat template fits"
+        yield from ("[model]", f"candidates = {_toml([settings.model])}   # {why}")
+        if small and settings.model not in small:
+            yield f"# smaller ones of its family: {_toml(small)}   # {sizes}"
+        yield ""
+    elif settings is None and script and not is_published and not _option(script, "{model}", _TRAIN_OPTIONS):
+        if script.model:
+            yield from ("[model]", f"candidates = {_toml([script.model])}   # {script.path} has it inside", "")
+    elif small and found.family:
+        yield from ("[model]", f"candidates = {_toml(small)}   # small ones of {found.family.name}: {sizes}", "")
 
 
 def _train(found: Survey, settings: SettingsFile | None, script: Script | None) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from steph.base.files import json_rows
 from steph.contract.command_line import answers_help
 from steph.contract.description import Paths
+from steph.contract.families import Family, family_in
 from steph.contract.rows import RowFormat, format_of
 from steph.contract.settings_files import SettingsFile, read_settings_file
 
@@ -107,7 +108,8 @@ class Script:
 class Survey:
     """All that was found in a folder; paths are from it.
 
-    `published`: those of `train` and `evaluate` whose script is where the preset `lawqa` has it.
+    `published`: those of `train` and `evaluate` whose script is where the preset `lawqa` has it. `family`: of
+    the models that its texts name.
     """
 
     programs: frozenset[str]
@@ -117,24 +119,30 @@ class Survey:
     settings: tuple[SettingsFile, ...]
     notebooks: tuple[str, ...]
     published: frozenset[str] = frozenset()
+    family: Family | None = None
 
 
 def survey(root: Path) -> Survey:
     """Look through a folder; what can't be read is passed over."""
     scripts, rows, tasks, settings, notebooks, wanted = [], [], {}, [], [], ""
+    texts: list[str] = []
     for path in _files(root):
         name = path.relative_to(root).as_posix()
         if path.suffix == ".ipynb":
             notebooks.append(name)
         elif path.suffix == ".py":
-            script = read_script(name, _text(path))
+            texts.append(_text(path))
+            script = read_script(name, texts[-1])
             scripts += [script] if script.trains or script.evaluates else []
+        elif path.name == "config.json":
+            texts.append(_text(path))
         elif path.suffix in (".jsonl", ".json"):
             found = _rows_file(path, name)
             is_kept = found is not None and (path.suffix == ".jsonl" or found.format is not None)
             rows += [found] if found is not None and is_kept else []
         elif path.suffix in (".yaml", ".yml"):
             text = _text(path)
+            texts.append(text)
             if task := re.search(r"^task:\s*['\"]?([\w.-]+)", text, re.M):
                 tasks[task[1]] = Path(name).parent.as_posix()
             else:
@@ -144,7 +152,8 @@ def survey(root: Path) -> Survey:
     programs = frozenset(one for one in _PROGRAMS if re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", wanted))
     paths = {"train": Paths().train_script, "evaluate": Paths().evaluate_script}
     published = frozenset(section for section, path in paths.items() if (root / path).is_file())
-    return Survey(programs, tuple(scripts), tuple(rows), tasks, tuple(settings), tuple(notebooks), published)
+    family = family_in([*texts, wanted])
+    return Survey(programs, tuple(scripts), tuple(rows), tasks, tuple(settings), tuple(notebooks), published, family)
 
 
 def read_script(path: str, text: str) -> Script:
