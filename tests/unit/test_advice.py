@@ -14,7 +14,7 @@ from steph.memory.calibration import Calibration
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import Diagnosis, PredictedPeak, ProductionCall, Record
 from steph.tell.advice import Reach, advise
-from steph.tell.advice_views import go_sentence
+from steph.tell.advice_views import decision, go_sentence
 from steph.tell.outlook import CardOutlook, Outlook
 from steph.tell.report import parts, render
 
@@ -343,7 +343,7 @@ def test_a_cpu_rehearsal_gives_no_time_and_no_go() -> None:
     """Nothing of a run without a card is extrapolated to one."""
     found = advise(factory.rehearsal())
     assert found.time is None
-    assert "根拠にはなりません" in go_sentence(found)
+    assert decision(found) == ()
     assert "VRAM は測っていない" in found.reach_sentence
 
 
@@ -412,3 +412,21 @@ def test_a_production_model_of_unknown_size_gives_no_time_until_the_profile_says
     known = advise(_going_to(factory.green_acceptance(), model="someone/unheard-of-13b", parameters=EIGHT_B)).time
     assert known is not None
     assert known.parameter_ratio == pytest.approx(RATIO)
+
+
+def test_the_decision_names_the_card_the_hours_the_cost_and_what_comes_first() -> None:
+    """On the first screen: the smallest slice that leaves a tenth, time times price, and the first blocker."""
+    record = _going_to(factory.green_acceptance(), price_per_hour=1.5)
+
+    def decided(peak_gib: int) -> str:
+        card = _card("fits", 19)
+        peak = PredictedPeak(peak_bytes=peak_gib << 30, low_bytes=0, high_bytes=peak_gib << 30, verdict=FitVerdict.FITS)
+        grid = dict.fromkeys(card.grid, peak)
+        return "\n".join(decision(advise(record, _outlook(replace(card, grid=grid)))))
+
+    assert "A100 20GB slice" in decided(17)
+    assert "17.00 GiB" in decided(17)
+    assert "A100 40GB" in decided(18)
+    assert "どの A100 でも" in decided(90)
+    assert "USD(このカードの速さなら)" in decided(17)
+    assert decision(advise(factory.blocked()))[-1].startswith("先に直すこと: H-")

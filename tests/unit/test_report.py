@@ -114,7 +114,9 @@ def test_the_first_screen_has_few_sentences(sample: Callable[[], Record]) -> Non
     """What matters is said in four sentences, the fifth says whether to go on."""
     assert 1 <= len(sentences(sample())) <= 4
     first_screen = render(sample()).split("## タスクH-1")[0]
-    assert sum(line.startswith("- ") for line in first_screen.splitlines()) <= 5
+    decided, _, known = first_screen.partition("| H-1")
+    assert sum(line.startswith("- **") for line in decided.splitlines()) <= 4
+    assert sum(line.startswith("- ") for line in known.splitlines()) <= 4
 
 
 def test_the_first_screen_says_what_the_verdict_is_about() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from steph.base import units
 from steph.base.messages import NOTHING, Message, say, text
 from steph.base.terms import FitVerdict
+from steph.plan.cards import CARDS
 from steph.record.settings import ProductionTarget
 from steph.record.values import ProductionCall
 from steph.tell.advice import Advice
@@ -15,11 +16,48 @@ from steph.tell.commands import production_command
 from steph.tell.markdown import Markdown, code, fence, inline, joined, prose, table
 from steph.tell.production import ProductionTime
 
+SPARE_SHARE = 0.10  # of a card that is left free at the predicted peak
+
+
+def decision(advice: Advice) -> tuple[str, ...]:
+    """Say whether to rent, which card, for how long, for how much, and what comes first; nothing in a rehearsal."""
+    if advice.is_rehearsal:
+        return ()
+    first = (*advice.blockers, *advice.mend_first)[:1]
+    found = (_card_to_rent(advice), _hours(advice), *(say("advice.go.first", what=what) for what in first))
+    return (go_sentence(advice), *(str(words) for words in found if words))
+
+
+def _card_to_rent(advice: Advice) -> Message:
+    """The smallest size of that card that holds the advised settings with a tenth to spare."""
+    peak = advice.prediction
+    line = advice.destination.card.split()[0]  # A100; of RTX each number is another card
+    sizes = [card for card in CARDS.values() if card.name.split()[0] == line and not line.isalpha()]
+    if peak is None or not sizes:
+        return NOTHING
+    cards = sorted(sizes, key=lambda card: card.usable_bytes)
+    fitting = [card for card in cards if peak.peak_bytes <= (1 - SPARE_SHARE) * card.usable_bytes]
+    model, predicted = advice.destination.model, units.gib(peak.peak_bytes)
+    if not fitting:
+        return say("advice.go.no_card", line=line, model=model, peak=predicted)
+    size = units.gib(fitting[0].usable_bytes)
+    return say("advice.go.card", card=fitting[0].name, usable=size, model=model, peak=predicted)
+
+
+def _hours(advice: Advice) -> Message:
+    """How long and for how much, as far as it was measured."""
+    time = advice.time
+    if time is None or time.training_seconds is None or time.evaluation_seconds is None:
+        return NOTHING
+    seconds = time.training_seconds + time.evaluation_seconds
+    if time.cost is None:
+        return say("advice.go.hours", time=units.about_duration(seconds))
+    currency = advice.destination.currency
+    return say("advice.go.cost", time=units.about_duration(seconds), cost=time.cost, currency=currency)
+
 
 def go_sentence(advice: Advice) -> str:
     """Say in one sentence whether to go on to the rented card."""
-    if advice.is_rehearsal:
-        return str(say("advice.go.rehearsal", card=advice.destination.card))
     if advice.blockers:
         return str(say("advice.go.blocked", card=advice.destination.card))
     if advice.mend_first:
