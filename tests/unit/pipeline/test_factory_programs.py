@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from rehearsals import H1_H2, PROGRAMS, Rehearsed, rehearse
-from steph.base.terms import StageId
+from steph.base.terms import StageId, Verdict
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 MOST_LINES = 15  # that a person writes or changes
@@ -146,14 +146,14 @@ def test_a_sound_variant_of_llamafactory_is_accused_of_nothing(
     ("edits", "caught"),
     [
         ((more("train_on_prompt: true"),), "prompt_unlabelled"),
-        ((settings("finetuning_type: lora", "finetuning_type: full"),), "exit_zero"),
+        ((settings("finetuning_type: lora", "finetuning_type: full"),), None),
         ((settings("do_train: true", "do_train: false"),), "adapter_weights"),
         ((behind("learning_rate=0"),), "updates_seen"),
         ((more("max_samples: 8"),), "rows_seen"),
         ((settings("dataset: law\n", "dataset: other\n"),), "rows_seen"),
         ((settings("dataset: law\n", "dataset: law,other\n"),), "rows_seen"),
         ((settings("template: qwen", "template: empty"),), "end_supervised"),
-        ((settings("template: qwen", "template: llama3"),), "library_warnings"),
+        ((settings("template: qwen", "template: llama3"),), None),
         ((behind("cutoff_len=48"),), "rows_seen"),
         ((described('preset = "llamafactory"', 'preset = "llamafactory"\nwhen.use_4bit = ["seed=1"]'),
           settings("quantization_bit: 4\n", "")), "quantised_as_asked"),
@@ -168,13 +168,17 @@ def test_a_sound_variant_of_llamafactory_is_accused_of_nothing(
          "another batch", "two steps", "another base model"],
 )  # fmt: skip
 def test_a_defect_in_a_llamafactory_training_is_found(
-    edits: tuple[Edit, ...], caught: str, tiny_model: Path, tmp_path: Path
+    edits: tuple[Edit, ...], caught: str | None, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """What the real program did is held against what was asked, whatever its file of settings says."""
+    """What the real program did is held against what was asked, whatever its file of settings says.
+
+    None: the program itself refuses, or crashes on tokens that the model does not have, and the stage is not green.
+    """
     root = edited("llamafactory", tmp_path, edits)
     shutil.copytree(tiny_model, root / "other")
     done = rehearse(root, tiny_model, only=H1_H2)
-    assert caught in done.broken(StageId.H2), done.output
+    assert done.record.stages[StageId.H2].verdict is Verdict.FAIL or caught in done.broken(StageId.H2), done.output
+    assert caught is None or caught in done.broken(StageId.H2), done.output
 
 
 @pytest.fixture(scope="module")
