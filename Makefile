@@ -59,6 +59,7 @@ docs: setup
 	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py en docs/causes.en.md
 	.venv/bin/python -m steph.doctor.catalog docs/doctor.md
 	.venv/bin/python -m steph.record.schema docs/record.schema.json
+	.venv/bin/python -m steph.tell.machine_summary docs/summary.schema.json
 	.venv/bin/python -m steph.key_tables
 	PYTHONPATH=tests/unit .venv/bin/python -m planted docs/planted-traps.md
 

@@ -1,4 +1,4 @@
-"""docs/record.schema.json is what the models say, and written records keep to it."""
+"""The schemas in docs are what the models say, and written records and summaries keep to them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import record_factory as factory
 from steph.record.schema import record_schema, schema_text
 from steph.record.values import RECORD_VERSION, Record
 from steph.run.journal import write_record
+from steph.tell import machine_summary
+from steph.tell.outlook import production_outlook
 
-PUBLISHED = Path(__file__).parents[2] / "docs" / "record.schema.json"
-SCHEMA = record_schema()
+DOCS = Path(__file__).parents[2] / "docs"
+SCHEMA, SUMMARY_SCHEMA = record_schema(), machine_summary.summary_schema()
+DEFINITIONS = {**SCHEMA["$defs"], **SUMMARY_SCHEMA["$defs"]}
 TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "integer": int,
@@ -32,7 +35,7 @@ def complaints(value: Any, schema: dict[str, Any], where: str = "record") -> lis
 
 
 def _reference(value: Any, schema: dict[str, Any], where: str) -> list[str]:  # noqa: ANN401
-    return complaints(value, SCHEMA["$defs"][schema["$ref"].removeprefix("#/$defs/")], where)
+    return complaints(value, DEFINITIONS[schema["$ref"].removeprefix("#/$defs/")], where)
 
 
 def _any_of(value: Any, schema: dict[str, Any], where: str) -> list[str]:  # noqa: ANN401
@@ -91,9 +94,12 @@ KEYWORDS: dict[str, Callable[[Any, dict[str, Any], str], list[str]]] = {
 
 
 def test_the_published_schema_is_current() -> None:
-    """docs/record.schema.json is what the models generate, for this version of the record."""
-    assert PUBLISHED.read_text(encoding="utf-8") == schema_text()
+    """docs/record.schema.json is what the models generate, for this version of the record; so is the summary's."""
+    assert (DOCS / "record.schema.json").read_text(encoding="utf-8") == schema_text()
     assert json.loads(schema_text())["properties"]["version"]["const"] == RECORD_VERSION
+    assert (DOCS / "summary.schema.json").read_text(encoding="utf-8") == machine_summary.schema_text()
+    shared = SCHEMA["$defs"].keys() & SUMMARY_SCHEMA["$defs"].keys()
+    assert {name for name in shared if SCHEMA["$defs"][name] != SUMMARY_SCHEMA["$defs"][name]} == set()
 
 
 @pytest.mark.parametrize("made", factory.ALL_SAMPLES, ids=lambda made: made.__name__)
@@ -104,6 +110,18 @@ def test_a_written_record_keeps_to_the_schema(made: Callable[[], Record], tmp_pa
     written = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     assert complaints(written, SCHEMA) == []
     assert Record.model_validate(written) == record
+
+
+@pytest.mark.parametrize("made", factory.ALL_SAMPLES, ids=lambda made: made.__name__)
+def test_a_written_summary_keeps_to_the_schema(made: Callable[[], Record], tmp_path: Path) -> None:
+    """Whether the run passed, crashed, was blocked or is live; and a summary of another version is none."""
+    record = made()
+    found = machine_summary.summary_of(
+        record, production_outlook(record), report=tmp_path / "r.md", folder=tmp_path / "runs" / record.id
+    )
+    written = json.loads(machine_summary.write_summary(found, tmp_path).read_text(encoding="utf-8"))
+    assert complaints(written, SUMMARY_SCHEMA, "summary") == []
+    assert complaints(written | {"schema": 0}, SUMMARY_SCHEMA, "summary") == ["summary.schema: not 1"]
 
 
 def test_what_is_no_record_is_refused() -> None:

@@ -34,6 +34,7 @@ from steph.run.leftovers import end_leftovers
 from steph.run.retention import prune_logs
 from steph.run.rootlock import root_lock
 from steph.tell.drawings import VramSample
+from steph.tell.machine_summary import summary_of, write_summary
 from steph.tell.outlook import production_outlook
 from steph.tell.report import report_path, write_report
 
@@ -108,17 +109,20 @@ def _started(setup: Setup, stages: Sequence[AnyStage], command: Sequence[str]) -
 
 
 def tell(runs: Path, record: Record, *, with_figures: bool = True) -> Path:
-    """Write a record's Markdown, its history included."""
+    """Write a record's Markdown, its history included, and its summary for programs."""
     history = [known for _, known in readable_records(runs) if known.id != record.id]
     samples = [VramSample(moment, used) for moment, used in read_samples(runs / record.id)]
-    return write_report(
+    outlook = production_outlook(record)
+    path = write_report(
         record,
         history,
         report_path(record, runs.parent),
         samples=samples,
         with_figures=with_figures,
-        outlook=production_outlook(record),
+        outlook=outlook,
     )
+    write_summary(summary_of(record, outlook, report=path, folder=runs / record.id), runs.parent)
+    return path
 
 
 def open_journal(setup: Setup, stages: Sequence[AnyStage], runs: Path) -> Journal:
