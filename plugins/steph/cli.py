@@ -93,11 +93,17 @@ def diagnose(
 @app.command()
 def report(
     run: Annotated[str | None, typer.Argument(help="a record's id or folder (default: the newest)")] = None,
+    as_html: Annotated[
+        bool, typer.Option("--html", help="one page of HTML to send instead: pictures inside, names and tokens masked")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="the file to write (default: the report's own, or beside it with .html)")
+    ] = None,
     reports: Reports = Path("reports"),
     language: Spoken = "ja",
 ) -> None:
-    """Write a record's Markdown again from its journal."""
-    from steph.conduct.session import settle_lost_runs, tell
+    """Write a record's report again from its journal, as Markdown or as HTML."""
+    from steph.conduct.session import settle_lost_runs, tell, tell_apart
     from steph.run.journal import JournalError, read_record, write_record
 
     try:
@@ -107,7 +113,11 @@ def report(
         if not record.live:
             with contextlib.suppress(OSError):  # made from the journal at any time; a folder may be read-only
                 write_record(folder, record)
-        typer.echo(str(tell(folder.parent, record)))
+        if as_html or output is not None:
+            as_html = as_html or (output is not None and output.suffix.lower() in (".html", ".htm"))
+            typer.echo(str(tell_apart(folder.parent, record, output, as_html=as_html)))
+        else:
+            typer.echo(str(tell(folder.parent, record)))
     except (JournalError, OSError) as error:
         raise _failed(str(error)) from error
 

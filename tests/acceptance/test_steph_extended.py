@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.extended]
 def test_h2_trains_on_cot_rows(steph: StageRunner) -> None:
     """H-2 on CoT rows: rows that teach a reason and an answer are trained on, to the same standard as H-2."""
     trained = steph.run()
-    assert {"adapter_weights", "adapter_config", "checkpoint_trainer_state"} <= trained.held
-    assert {"adapter_finite", "adapter_trained", "loss_finite", "steps_complete"} <= trained.held
-    assert {"training_seen", "steps_seen", "tokens_supervised", "model_loaded", "adapter_moved"} <= trained.held
+    assert {"adapter_weights", "adapter_config", "checkpoint_trainer_state"} <= trained.unbroken
+    assert {"adapter_finite", "adapter_trained", "loss_finite", "steps_complete"} <= trained.unbroken
+    assert {"training_seen", "steps_seen", "tokens_supervised", "model_loaded", "adapter_moved"} <= trained.unbroken
 
 
 @pytest.mark.steph_stage("H-3cot")
@@ -29,9 +29,9 @@ def test_h2_trains_on_cot_rows(steph: StageRunner) -> None:
 def test_h3_evaluates_with_cot(steph: StageRunner) -> None:
     """H-3 with `--use-cot` on the adapter of the CoT rows."""
     asked = steph.run()
-    assert {"line_cot_enabled", "line_rag_disabled", "model_named", "total_samples"} <= asked.held
-    assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.held
-    assert {"answers_generated", "adapter_active", "model_loaded"} <= asked.held
+    assert {"line_cot_enabled", "line_rag_disabled", "model_named", "total_samples"} <= asked.unbroken
+    assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.unbroken
+    assert {"answers_generated", "adapter_active", "model_loaded"} <= asked.unbroken
 
 
 @pytest.mark.steph_stage("H-3rag")
@@ -40,9 +40,9 @@ def test_h3_evaluates_with_cot(steph: StageRunner) -> None:
 def test_h3_evaluates_with_rag(steph: StageRunner) -> None:
     """H-3 without `--no-rag`: every question was answered with passages of an index that was built just before."""
     asked = steph.run()
-    assert {"line_rag_enabled", "rag_retrieved", "model_named", "total_samples"} <= asked.held
-    assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.held
-    assert {"answers_generated", "adapter_active", "model_loaded"} <= asked.held
+    assert {"line_rag_enabled", "rag_retrieved", "model_named", "total_samples"} <= asked.unbroken
+    assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.unbroken
+    assert {"answers_generated", "adapter_active", "model_loaded"} <= asked.unbroken
 
 
 @pytest.mark.steph_stage("H-3base")
@@ -51,9 +51,9 @@ def test_h3_evaluates_with_rag(steph: StageRunner) -> None:
 def test_h3_evaluates_the_base_model(steph: StageRunner) -> None:
     """H-3's questions without the adapter: how many answers it changes, and which way, is in the record."""
     asked = steph.run()
-    assert {"base_same_questions", "lora_path_named", "model_named", "total_samples"} <= asked.held
-    assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.held
-    assert {"answers_generated", "adapter_active", "model_loaded"} <= asked.held
+    assert {"base_same_questions", "lora_path_named", "model_named", "total_samples"} <= asked.unbroken
+    assert {"json_written", "json_fresh", "json_consistent", "no_error_answers"} <= asked.unbroken
+    assert {"answers_generated", "adapter_active", "model_loaded"} <= asked.unbroken
     assert asked.attempts[-1].evaluation is not None
     assert asked.attempts[-1].evaluation.with_adapter is not None
 
@@ -65,7 +65,7 @@ def test_h2_takes_one_step_as_asked(steph: StageRunner) -> None:
     """One step without 4-bit and with `--loss-on-output-only`: nothing is quantised, only the answer carries labels."""
     step = steph.run()
     unseen = {check.id for check in step.checks if check.holds is None}
-    assert {"step_unquantised"} <= step.held | unseen
+    assert {"step_unquantised"} <= step.unbroken | unseen
     assert step.attempts[-1].settings is not None
     assert "--use-4bit" not in step.attempts[-1].argv
 
@@ -76,6 +76,6 @@ def test_h2_takes_one_step_as_asked(steph: StageRunner) -> None:
 def test_h3_adapter_remembers_what_it_learned(steph: StageRunner) -> None:
     """Eight answers that nobody can know are learnt: with the adapter 7 are given at least, without it 4 at most."""
     asked = steph.run()
-    assert {"adapter_weights", "adapter_finite", "steps_complete"} <= asked.held
+    assert {"adapter_weights", "adapter_finite", "steps_complete"} <= asked.unbroken
     if asked.verdict is Verdict.PASS:  # else the loss did not get low, or the questions could not be asked: it says so
-        assert {"heart_loss_low", "heart_remembered", "heart_unknown"} <= asked.held
+        assert {"heart_loss_low", "heart_remembered", "heart_unknown"} <= asked.unbroken

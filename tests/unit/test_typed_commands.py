@@ -40,6 +40,7 @@ TYPED = {
     "steph check ~/my-pipeline": (0, "core checks"),
     "steph doctor": (1, "doctor: "),
     "steph report [RUN]": (0, ".md"),
+    "steph report --html [RUN]": (0, ".html"),
     "steph list": (0, "H-2"),
     "steph compare [A] [B]": (0, "H-2"),
     "steph diagnose LOGFILE": (0, "cause: cuda_oom"),

@@ -36,6 +36,7 @@ from steph.run.inputs import InputError
 from steph.run.machine import environment, git_state
 
 CACHE_ENV = "STEPH_CACHE"
+QWEN_TOKENS = 151_665  # of the tokenizer that Qwen1.5 to Qwen3 share, its added tokens included
 
 
 @dataclass(frozen=True)
@@ -201,9 +202,10 @@ class TwinSource:
     shrink: bool
 
     @property
-    def is_qwen(self) -> bool:
-        """Whether it is of the family whose tokenizer all models share."""
-        return str(self.config["model_type"]).startswith("qwen")
+    def takes_qwens(self) -> bool:
+        """Whether it is of the family whose tokenizer all models share, and has room for its tokens."""
+        has_room = int(self.config.get("vocab_size", 0)) >= QWEN_TOKENS
+        return has_room and str(self.config["model_type"]).startswith("qwen")
 
     @property
     def title(self) -> str:

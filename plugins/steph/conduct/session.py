@@ -36,7 +36,7 @@ from steph.run.rootlock import root_lock
 from steph.tell.drawings import VramSample
 from steph.tell.machine_summary import summary_of, write_summary
 from steph.tell.outlook import production_outlook
-from steph.tell.report import report_path, write_report
+from steph.tell.report import report_path, write_page, write_report
 
 LAST_LINES = 30
 SUPERVISOR_SECONDS = 5.0  # beyond the grace of its child: until it has seen, killed and reaped everything
@@ -110,19 +110,39 @@ def _started(setup: Setup, stages: Sequence[AnyStage], command: Sequence[str]) -
 
 def tell(runs: Path, record: Record, *, with_figures: bool = True) -> Path:
     """Write a record's Markdown, its history included, and its summary for programs."""
-    history = [known for _, known in readable_records(runs) if known.id != record.id]
-    samples = [VramSample(moment, used) for moment, used in read_samples(runs / record.id)]
     outlook = production_outlook(record)
     path = write_report(
         record,
-        history,
+        _history(runs, record),
         report_path(record, runs.parent),
-        samples=samples,
+        samples=_samples(runs, record),
         with_figures=with_figures,
         outlook=outlook,
     )
     write_summary(summary_of(record, outlook, report=path, folder=runs / record.id), runs.parent)
     return path
+
+
+def tell_apart(runs: Path, record: Record, path: Path | None, *, as_html: bool) -> Path:
+    """Write a record's report to a file of its own: Markdown, or a page of HTML, by default beside the Markdown.
+
+    The Markdown of the record's own run and its summary stay as they are. Raises OSError where the file can't be
+    written.
+    """
+    history, samples, outlook = _history(runs, record), _samples(runs, record), production_outlook(record)
+    markdown = report_path(record, runs.parent)
+    if not as_html:
+        return write_report(record, history, path or markdown, samples=samples, outlook=outlook)
+    page = path or markdown.with_suffix(".html")
+    return write_page(record, history, page, markdown=markdown, samples=samples, outlook=outlook)
+
+
+def _history(runs: Path, record: Record) -> list[Record]:
+    return [known for _, known in readable_records(runs) if known.id != record.id]
+
+
+def _samples(runs: Path, record: Record) -> list[VramSample]:
+    return [VramSample(moment, used) for moment, used in read_samples(runs / record.id)]
 
 
 def open_journal(setup: Setup, stages: Sequence[AnyStage], runs: Path) -> Journal:

@@ -85,7 +85,7 @@ def make_twin(run: Run, name: str) -> ModelChoice | NoModel:
 def _tokenizer(setup: Setup, source: TwinSource) -> Tokenizer:
     """The model's own where it is there, a Qwen model's from anywhere on this disk, else one trained on the texts."""
     folder = source.tokenizer
-    if folder is None and source.is_qwen and not source.shrink:
+    if folder is None and source.takes_qwens and not source.shrink:
         try:
             folder = find_qwen_tokenizer()
         except ValueError as error:  # of the environment variable that names one

@@ -378,6 +378,13 @@ class StageResult(Value):
         return frozenset(check.id for check in self.checks if check.holds)
 
     @property
+    def unbroken(self) -> frozenset[str]:
+        """Ids of the checks that were measured and hold, or whose breaking is no more than a warning."""
+        return self.held | {
+            check.id for check in self.checks if check.holds is False and check.severity is not Severity.FAIL
+        }
+
+    @property
     def not_applicable(self) -> frozenset[str]:
         """Ids of the checks that the description rules out; never a core check's."""
         return frozenset(check.id for check in self.checks if not check.applies)

@@ -34,10 +34,11 @@ from steph.tell import (
     wording,
 )
 from steph.tell.drawings import VramSample
-from steph.tell.figures import write_figures
+from steph.tell.figures import draw, write_figures
 from steph.tell.history import history_rows, kept_rows
 from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, said, table
 from steph.tell.outlook import Outlook
+from steph.tell.page import GENERATOR, as_page
 from steph.tell.wording import Words
 
 if TYPE_CHECKING:
@@ -237,3 +238,37 @@ def write_report(
         return keep.merge(existing, parts(record, history, figures=relative, old_rows=rows, outlook=outlook))
 
     return place.renew(target, renewed)
+
+
+def write_page(
+    record: Record,
+    history: Sequence[Record],
+    path: Path,
+    *,
+    markdown: Path,
+    samples: Sequence[VramSample] = (),
+    outlook: Outlook | None = None,
+) -> Path:
+    """Write the report as one page of HTML, with what people wrote into its file `markdown`; give the page's real path.
+
+    Raises OSError where that can't be done, or where the file there is none of these pages.
+    """
+    drawn = draw(record, samples)
+    existing = markdown.read_bytes() if markdown.exists() else None
+    made = parts(
+        record,
+        history,
+        figures={name: name for name in drawn},
+        old_rows=kept_rows(existing or b""),
+        outlook=outlook,
+    )
+    whole = keep.merge(existing, made).decode("utf-8", "replace").replace("\r\n", "\n")
+    whole = re.sub(r"^#### .*\n+(?=<!-- steph:begin |\Z)", "", whole, flags=re.M)  # notes that nobody wrote
+    shown = as_page(f"{_TITLES['summary']} {record.id}", whole, drawn).encode("utf-8", "replace")
+
+    def replaced(before: bytes | None) -> bytes:
+        if before is not None and GENERATOR.encode() not in before:
+            raise FileExistsError(f"{path}: is no page of StepH and stays as it is; name another file")
+        return shown
+
+    return place.renew(path, replaced)

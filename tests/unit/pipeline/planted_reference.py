@@ -608,7 +608,7 @@ SOUND_TRAININGS = (
         "rank-stabilised, on every linear layer",
         (
             RUN,
-            "target_modules=list(settings.target_modules) if settings.target_modules else None",
+            "target_modules=_target_modules(base, settings.target_modules)",
             'target_modules="all-linear", use_rslora=True',
         ),
     ),
