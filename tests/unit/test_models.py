@@ -16,7 +16,7 @@ from steph.child import twin
 from steph.conduct import twins
 from steph.conduct.console import Console
 from steph.conduct.models import choose_model, model_checks, smaller_model
-from steph.conduct.preparation import Setup
+from steph.conduct.preparation import Setup, twin_source
 from steph.conduct.stage_run import Run
 from steph.conduct.twins import NoModel
 from steph.contract.description import Description
@@ -195,6 +195,23 @@ def test_a_twin_that_cannot_be_made_says_how_its_making_ended(
     assert found.outcome.verdict is verdict
     assert str(found.outcome.explanation).startswith("twinを作れない: ")
     assert str(found.outcome.explanation).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"), [(TINY_NAME, False), ("Qwen/Qwen3-0.6B", True), ("meta-llama/Llama-3.2-1B", False)]
+)
+def test_a_qwen_tokenizer_of_this_disk_is_for_models_that_have_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, takes: bool
+) -> None:
+    """Who has one in the Hub's cache can still rehearse with the tiny model, whose tokenizer is trained on the spot."""
+    (tmp_path / "tokenizer.json").write_text('{"added_tokens": ["<|im_start|>"]}', encoding="utf-8")
+    monkeypatch.setenv("STEPH_TOKENIZER", str(tmp_path))
+    (tmp_path / "rows.jsonl").write_text('{"input": "x", "output": "y"}\n', encoding="utf-8")
+    described = Description.model_validate({"paths": {"train_file": "rows.jsonl"}, "build": None, "optional_flags": []})
+    setup = replace(_setup(tmp_path, is_twin=True), description=described)
+    found = twins.tokenizer_of(setup, twin_source(name, on_gpu=True))
+    assert (found.folder is not None) is takes
+    assert bool(found.texts) is not takes
 
 
 def test_a_twin_of_an_unknown_model_names_the_known_ones(tmp_path: Path) -> None:

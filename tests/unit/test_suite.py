@@ -364,3 +364,13 @@ def test_ctrl_c_while_modules_are_loaded_is_no_traceback(tmp_path: Path, module:
     assert done.returncode == 2, done.stdout
     assert "Traceback" not in done.stdout
     assert len(record_folders(bench.reports / "runs")) == records
+
+
+def test_a_stage_that_passes_with_a_warning_has_a_green_test(tmp_path: Path) -> None:
+    """An evaluation that asked again after an exception: `answers_generated` warns, and pytest ends with 0."""
+    bench = make_bench(tmp_path, evaluate="asked_again")
+    status, output = bench.run()
+    assert status == 0, output
+    h3 = bench.record().stages[H3]
+    assert h3.verdict is Verdict.PASS
+    assert "answers_generated" in h3.unbroken - h3.held

@@ -52,7 +52,7 @@ class Tokenizer:
 def make_twin(run: Run, name: str) -> ModelChoice | NoModel:
     """Make the twin of this model, or keep the one that is there; raises InputError where that can't be."""
     source = twin_source(name, on_gpu=run.setup.profile.machine.device == "gpu")
-    tokenizer = _tokenizer(run.setup, source)
+    tokenizer = tokenizer_of(run.setup, source)
     folder = _folder(source, tokenizer)
     arguments = _arguments(run, source, folder, tokenizer)
     run.console.line(f"H-1 random-weight twin of {name}: {folder}")
@@ -82,7 +82,7 @@ def make_twin(run: Run, name: str) -> ModelChoice | NoModel:
     )
 
 
-def _tokenizer(setup: Setup, source: TwinSource) -> Tokenizer:
+def tokenizer_of(setup: Setup, source: TwinSource) -> Tokenizer:
     """The model's own where it is there, a Qwen model's from anywhere on this disk, else one trained on the texts."""
     folder = source.tokenizer
     if folder is None and source.takes_qwens and not source.shrink:
