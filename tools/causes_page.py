@@ -39,7 +39,7 @@ Look for your error in the [index of messages](#find-it-by-message) first, else 
 }
 _INDEX: dict[Language, tuple[str, str, str]] = {
     "ja": ("メッセージから探す", "メッセージ", "case"),
-    "en": ("Find it by message", "message", "case"),
+    "en": ("Find it by message", "Message", "Case"),
 }
 _MEANING_SHOWN = 110
 

@@ -109,7 +109,7 @@ def test_a_message_survives_json_with_all_its_values() -> None:
     assert again == said
     for one in LANGUAGES:
         assert again.text(one) == said.text(one)
-    assert again.text("en") == "Passed under conditions: , rank 3, x, y, 2, 2.5, —, True"
+    assert again.text("en") == "Passed with conditions: , rank 3, x, y, 2, 2.5, —, True"
 
 
 def test_an_old_records_sentence_is_its_own_text() -> None:

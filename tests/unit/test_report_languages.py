@@ -150,6 +150,19 @@ def test_no_rehearsal_is_said_to_have_passed() -> None:
             assert "assed" not in first_screen
 
 
+@pytest.mark.parametrize("records", [samples, odds, recorded])
+def test_english_table_headers_are_in_sentence_case(records: Callable[[], Iterator[Record]]) -> None:
+    """Every header begins with a capital letter; `sha256` and the axes `seq \\ batch` are names."""
+    headers = set()
+    for record in records():
+        with speaking("en"):
+            page = render(record)
+        for line in re.findall(r"^(\|.*)\n\|:?-", page, re.MULTILINE):
+            headers |= {cell.strip() for cell in line.strip("|").split("|")}
+    assert len(headers) > 20
+    assert sorted(one for one in headers if one[:1].islower() and "\\" not in one) == ["sha256"]
+
+
 @pytest.mark.parametrize("sample", factory.ALL_SAMPLES)
 def test_both_languages_have_the_same_sections(sample: Callable[[], Record]) -> None:
     """The same headings of each level, tables, fences and folds, in the same order."""

@@ -66,7 +66,7 @@ def test_a_pass_counts_its_warnings() -> None:
     assert stage_verdict(attempt, [good, _check(Severity.INFO, False)], ()) == (Verdict.PASS, say("verdict.clean"))
     words = passed((verbatim("small"),), [warned])[1]
     assert str(words) == "条件付きで通過: small(警告 1 件)"
-    assert words.text("en") == "Passed under conditions: small (1 warning)"
+    assert words.text("en") == "Passed with conditions: small (1 warning)"
 
 
 def test_a_timeout_names_its_limit() -> None:
@@ -77,7 +77,7 @@ def test_a_timeout_names_its_limit() -> None:
     assert decided is not None
     assert decided[0] is Verdict.TIMEOUT
     assert str(decided[1]) == "制限時間 6 秒で打ち切り(終了まで 16秒)"
-    assert decided[1].text("en") == "Ended at its time limit of 6 s (after 16 s)"
+    assert decided[1].text("en") == "Stopped at its time limit of 6 s (ended after 16 s)"
     decided = attempt_verdict(attempt.changed(limit_seconds=None))
     assert decided is not None
     assert str(decided[1]) == "制限時間で打ち切り(終了まで 16秒)"

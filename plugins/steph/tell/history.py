@@ -40,7 +40,7 @@ def _table_of(lines: Sequence[str]) -> Markdown:
         text("report.record"),
         text("report.stages.verdict"),
         text("report.stages.time"),
-        "exit",
+        text("report.history.exit"),
         text("report.history.command"),
     )
     return Markdown("\n".join([table(header, (), align="lllrrl"), *lines]))

@@ -185,7 +185,13 @@ def rank_peaks(attempt: Attempt | None) -> Markdown:
         )
         for probe in ranks
     ]
-    header = ("rank", "GPU", text("report.ranks.torch"), text("report.ranks.card"), text("report.ranks.ram"))
+    header = (
+        text("report.ranks.rank"),
+        "GPU",
+        text("report.ranks.torch"),
+        text("report.ranks.card"),
+        text("report.ranks.ram"),
+    )
     return joined((said("report.ranks.title"), table(header, rows, align="rlrrr")))
 
 

@@ -77,7 +77,7 @@ def model_facts(choice: ModelChoice) -> Markdown:
             ),
             (text("report.model.why"), prose(str(choice.reason))),
             (text("report.model.source"), wording.source_word(choice.source)),
-            ("revision", code(choice.revision or "")),
+            (text("report.model.revision"), code(choice.revision or "")),
             (text("report.model.licence"), choice.licence or text("report.not_recorded")),
             (text("report.model.disk"), disk),
             (text("report.model.predicted"), text("report.unpredicted") if predicted is None else units.gib(predicted)),
