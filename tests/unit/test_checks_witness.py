@@ -17,8 +17,9 @@ from steph.base.fingerprint import fingerprints
 from steph.base.terms import Severity
 from steph.judge.checks_rows import ROW_IDENTITY
 from steph.judge.checks_training import judge_training
-from steph.judge.checks_witness import WITNESSED_TRAINING
+from steph.judge.checks_witness import WITNESSED_TRAINING, quantised_check
 from steph.judge.evidence import TrainEvidence
+from steph.judge.witness import ModelFact
 from steph.record.values import Check
 
 OURS = {kind.id for kind in (*WITNESSED_TRAINING, *ROW_IDENTITY)}
@@ -353,3 +354,19 @@ def test_logged_losses_are_those_of_the_trainers_steps(sound: TrainEvidence, tmp
     begins = each("training_begins", world_size=world_size, batch_size=2 // world_size)
     found = broken(judged(sound, tmp_path, begins, each("training_ends", first_losses=losses)))
     assert found == ({"loss_as_computed": Severity.WARN} if world_size == 1 else {})
+
+
+@pytest.mark.parametrize(
+    ("four_bit", "plain", "holds"),
+    [(14, 1, True), (14, 0, True), (112, 17, True), (8, 7, False), (6, 8, False), (0, 15, False)],
+    ids=["a head", "tied", "a mixture's routers", "the MLPs", "the attentions", "none"],
+)
+def test_a_model_that_is_quantised_in_part_is_not_taken_for_a_whole_one(four_bit: int, plain: int, holds: bool) -> None:
+    """An output layer and routers stay plain in every 4-bit model; MLPs or attentions that do are a warning."""
+    layers = [{"class": "Linear4bit", "layers": four_bit}] if four_bit else []
+    fact = ModelFact.model_validate(
+        {"fact": "model_loaded", "at": 0.0, "pid": 1, "quantised": layers, "unquantised_linears": plain}
+    )
+    check = quantised_check(True, (fact,))
+    assert check.holds is holds
+    assert check.severity is (Severity.FAIL if holds or not four_bit else Severity.WARN)

@@ -373,7 +373,8 @@ def quantised_check(asked: bool, worked: Sequence[ModelFact]) -> Check:
     found = say("check.quantised_as_asked.asked", layers=shown)
     if not all(four) and foreign:
         return QUANTISED_AS_ASKED.check(None, "foreign", seen=found)
-    few = any(count < (fact.unquantised_linears or 0) for count, fact in zip(four, worked, strict=True))
+    # an output layer and a mixture's routers stay plain; whole MLPs or attentions that do are another training
+    few = any(count < 3 * (fact.unquantised_linears or 0) for count, fact in zip(four, worked, strict=True))
     if all(four) and few:
         plain = max(fact.unquantised_linears or 0 for fact in worked)
         return QUANTISED_AS_ASKED.check(False, "partly", seen=found, plain=plain, severity=WARN)
