@@ -196,11 +196,17 @@ def test_only_quality_checks_are_lowered() -> None:
     }
 
 
+def test_a_check_has_only_words_of_the_catalogs() -> None:
+    """A key that the catalogs lack is an error, so that nothing is shown in one language only."""
+    with pytest.raises(KeyError):
+        EXIT_ZERO.check(False, "no such key")
+
+
 def test_an_unmeasured_optional_check_is_information() -> None:
     """What can't be asked of every pipeline becomes INFO where it can't be measured; the others keep their severity."""
-    assert LINE_BACKEND.check(None, "x").severity is Severity.INFO
-    assert LINE_BACKEND.check(False, "x").severity is Severity.FAIL
-    assert ADAPTER_FINITE.check(None, "x").severity is Severity.FAIL
+    assert LINE_BACKEND.check(None, verbatim("x")).severity is Severity.INFO
+    assert LINE_BACKEND.check(False, verbatim("x")).severity is Severity.FAIL
+    assert ADAPTER_FINITE.check(None, verbatim("x")).severity is Severity.FAIL
 
 
 @given(st.text(max_size=2000))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from steph.base.messages import Message, has_message, say, text, verbatim
+from steph.base.messages import Message, has_message, say, text
 from steph.base.terms import Severity
 from steph.record.values import Check
 
@@ -83,16 +83,13 @@ class CheckKind:
     ) -> Check:
         """Make this row's check, its severity lowered as the table says; `holds` None: it could not be measured.
 
-        `found` says what was seen: a message, or the last part of one of this row's own ids, with its `values`.
+        `found` says what was seen: a message, or the last part of one of this row's own ids, with its `values`. Raises
+        KeyError where the catalogs lack that id.
         """
         hardness = severity or self.severity
         if (self.quality and rehearsal) or (self.optional and holds is None):
             hardness = INFO
-        if isinstance(found, Message):
-            message = found
-        else:
-            own = f"check.{self.id}.{found}"
-            message = say(own, **values) if has_message(own) else verbatim(found)
+        message = found if isinstance(found, Message) else say(f"check.{self.id}.{found}", **values)
         return Check(id=self.id, severity=hardness, holds=holds, message=message, trap=self.trap)
 
     def not_applicable(self, reason: Message) -> Check:
