@@ -356,6 +356,13 @@ def test_logged_losses_are_those_of_the_trainers_steps(sound: TrainEvidence, tmp
     assert found == ({"loss_as_computed": Severity.WARN} if world_size == 1 else {})
 
 
+def test_a_first_label_that_nothing_predicts_fails(sound: TrainEvidence, tmp_path: Path) -> None:
+    """Labels cut to the answers, outputs to as many positions: one short, an answer's first token is never learnt."""
+    found = judged(sound, tmp_path, each("batch", unpredicted=2))["tokens_supervised"]
+    assert found.holds is False
+    assert "最初のラベルの前に" in str(found.message)
+
+
 @pytest.mark.parametrize(
     ("four_bit", "plain", "holds"),
     [(14, 1, True), (14, 0, True), (112, 17, True), (8, 7, False), (6, 8, False), (0, 15, False)],

@@ -249,6 +249,9 @@ def _supervised_check(batches: Sequence[Batch]) -> Check:
         return TOKENS_SUPERVISED.check(None, "none")
     if any(batch.shifted for batch in batches):
         return TOKENS_SUPERVISED.check(False, "shifted")
+    lost = sum(batch.unpredicted or 0 for batch in batches)
+    if lost * 2 > len(counts):
+        return TOKENS_SUPERVISED.check(False, "unpredicted", rows=len(counts), lost=lost)
     bare = counts.count(0)
     counted = say("check.tokens_supervised.counted", rows=len(counts), tokens=sum(counts), bare=bare)
     if bare * 2 > len(counts) or not sum(counts):

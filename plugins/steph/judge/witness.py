@@ -223,6 +223,7 @@ class Batch(Fact):
     first_supervised: tuple[int | None, ...] | None = None
     aligned: bool | None = None
     shifted: bool | None = None
+    unpredicted: int | None = None  # rows whose first label stands before every output
     double_bos: int | None = None
     padding: float | None = None
     padding_side: str | None = None

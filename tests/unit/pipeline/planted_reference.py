@@ -93,6 +93,11 @@ TRAININGS = (
         broken="end_supervised",
     ),
     planted(
+        "outputs one position too few",
+        (COLLATOR, "for row in rows) + 1)", "for row in rows))"),
+        broken="tokens_supervised",
+    ),
+    planted(
         "labels already shifted",
         (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer", "(prompt_labels + answer)[1:] + [IGNORED]")),
         broken="tokens_supervised",

@@ -231,9 +231,11 @@ def _labelled(
 ) -> dict[str, Any]:
     """Where the labels stand; a tensor of labels narrower than the tokens stands at their right edge."""
     supervised, closing, tails, firsts, answers, left, blank = [], [], [], [], [], [], []
-    own = following = 0
+    own = following = unpredicted = 0
     for row, marks, (begin, end) in zip(ids, labels, spans):
         offset = len(row) - len(marks)
+        # narrower than the tokens: no output stands before the first label, which is then never learnt
+        unpredicted += bool(offset > 0 and marks and marks[0] != _IGNORED)
         places = [offset + n for n, label in enumerate(marks) if label != _IGNORED]
         values = [marks[place - offset] for place in places]
         supervised.append(len(places))
@@ -252,7 +254,7 @@ def _labelled(
         "first_supervised": firsts, "aligned": is_aligned if total else None,
         # the last token has none that follows it
         "shifted": not is_aligned and following >= total - len(ids) if total else None,
-        "answer_hashes": answers, "begins_blank": blank, "unlabelled_end_hashes": left,
+        "unpredicted": unpredicted, "answer_hashes": answers, "begins_blank": blank, "unlabelled_end_hashes": left,
     }  # fmt: skip
 
 
