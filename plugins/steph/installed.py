@@ -56,14 +56,14 @@ def copy_once(root: Path, tell: Callable[[str], None]) -> None:
 
     A copy that a person changed, or of another version, is used as it is, which is said. Raises InputError.
     """
+    from steph.base.messages import say
     from steph.run.inputs import InputError
 
     if not root.exists():
         try:
             _copy(root)
         except OSError as error:
-            remedy = "run in a folder of your own, or give a pipeline with --steph-pipeline-root"
-            raise InputError(f"the reference pipeline can't be copied to {root}: {error.strerror}; {remedy}") from error
+            raise InputError(say("input.not_copied", root=root, error=error.strerror)) from error
         tell(f"reference pipeline of steph {__version__} copied to {root}; delete it for a new copy")
     elif changed := _changed(root):
         named = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")

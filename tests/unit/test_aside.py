@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from scripted_training import ScriptedTraining
+from steph.base.messages import speaking
 from steph.conduct.side_commands import script_flags
 from steph.contract.description import Description
 from steph.run.aside import kept_safe, put_back, set_aside
@@ -199,5 +200,8 @@ def test_what_cannot_be_put_back_says_where_it_lies(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "rename", full)
-    with pytest.raises(InputError, match=r"output: can't be put back from .*before/output: .*No space left"):
+    with (
+        speaking("en"),
+        pytest.raises(InputError, match=r"output: cannot be put back from .*before/output: .*No space left"),
+    ):
         put_back(tmp_path / "output", place)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from planted import DATASET, ROOT, TRAIN_FILE
+from steph.base.messages import speaking
 from steph.base.terms import ExtendedId, Severity, StageId, Verdict
 from steph.conduct import by_heart
 from steph.contract.results import Row
@@ -316,7 +317,7 @@ def test_a_seed_can_be_given_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPH_HEART_SEED", "571445177")
     assert by_heart.drawn_seed() == 571445177
     monkeypatch.setenv("STEPH_HEART_SEED", "one")
-    with pytest.raises(InputError, match="'one' is no whole number"):
+    with speaking("en"), pytest.raises(InputError, match="'one' is no whole number"):
         by_heart.drawn_seed()
     monkeypatch.delenv("STEPH_HEART_SEED")
     assert by_heart.drawn_seed() != by_heart.drawn_seed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from steph.base.messages import speaking
 from steph.conduct.preparation import config_template, read_inputs
 from steph.contract.asked import applied, own_models, passed, unsaid_settings
 from steph.contract.commands import Place, evaluate_call, train_call
@@ -230,7 +231,7 @@ def test_a_file_of_settings_of_ones_own_is_given_as_it_is(tmp_path: Path) -> Non
     assert train.config is not None
     assert train.config.place(Path("/rec")) == "conf/c.yaml"
     (tmp_path / "conf").mkdir()
-    with pytest.raises(InputError, match=r"conf/c.yaml: can't be read \(config in steph.toml\)"):
+    with speaking("en"), pytest.raises(InputError, match=r"conf/c.yaml: cannot be read \(config in steph.toml\)"):
         config_template(tmp_path, train)
     (tmp_path / "conf" / "c.yaml").write_text("chat: '{instruction}'\n")
     assert config_template(tmp_path, train) is None

@@ -17,6 +17,7 @@ from fake_hub import FakeHub, FakeModel, answer, hang
 from fake_nvml import FakeNvml, Gpu, Running
 from planted import plant
 from process_tree import wait_until
+from steph.base.messages import speaking
 from steph.base.units import GIB
 from steph.doctor import hub as doctor_hub
 from steph.doctor import reading
@@ -270,7 +271,8 @@ def test_a_held_card_and_a_held_root_name_their_holders(tmp_path: Path, monkeypa
 
 def test_the_root_is_judged_as_a_run_would(tmp_path: Path) -> None:
     """A missing root, and an interpreter that is not there, are the run's own one-line refusals."""
-    found = reading.read_root(options(tmp_path / "nowhere", "/no/such/python"), profile())
+    with speaking("en"):
+        found = reading.read_root(options(tmp_path / "nowhere", "/no/such/python"), profile())
     assert "no such folder" in (found.error or "")
     assert "no such interpreter" in (found.python_error or "")
 

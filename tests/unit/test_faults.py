@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from process_tree import STUBBORN, command_line, wait_until
+from steph.base.messages import speaking
 from steph.base.terms import StageId, Verdict
 from steph.contract.answers import row_lengths
 from steph.contract.description import DescriptionError, load_description
@@ -159,7 +160,7 @@ def test_an_output_path_that_holds_anything_else_is_refused(tmp_path: Path, outp
     """What lies at an output's path is moved away: one that holds the root, an input or the reports is one line."""
     bench = make_bench(tmp_path)
     (bench.root / "steph.toml").write_text(f'[paths]\noutput_dir = "{output_dir}"\n')
-    with pytest.raises(InputError, match=r"steph\.toml: paths\.output_dir.*give it a path of its own"):
+    with speaking("en"), pytest.raises(InputError, match=r"steph\.toml: paths\.output_dir.*give it a path of its own"):
         require_outputs_apart(bench.root, load_description(bench.root), bench.reports)
 
 
@@ -194,7 +195,8 @@ def test_a_data_set_smaller_than_the_sample_is_refused_before_training(tmp_path:
     path.write_text(json.dumps({"samples": dataset["samples"][:2]}))
     status, output = run(bench)
     assert status == 4
-    assert "holds 2 questions, fewer than evaluate.samples = 3" in output
+    assert "問題が 2 問しかなく" in output
+    assert "evaluate.samples = 3 に足りない" in output
     assert not bench.reports.exists()
 
 
@@ -210,7 +212,7 @@ def test_a_build_that_fails_gives_the_training_file_back(tmp_path: Path) -> None
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     before = path.read_bytes()
     assert run(bench, H1, H2)[0] == 1
-    assert "could not be built" in str(bench.record().stages[H2].explanation)
+    assert "を作れない" in str(bench.record().stages[H2].explanation)
     assert "no questions" in str(bench.record().stages[H2].explanation)
     assert path.read_bytes() == before
     assert [half.read_text() for half in bench.reports.glob("runs/*/build-1/failed/*")] == ["half"]
@@ -232,7 +234,7 @@ def test_half_a_character_in_the_training_file_is_one_line(tmp_path: Path) -> No
         file.write('{"input": "\\ud800", "output": "a"}\n')
     status, output = run(bench)
     assert status == 4, output
-    assert "'input' holds half a character" in output
+    assert "'input' に文字の半分しかない" in output
 
 
 def test_a_subset_counts_rows_and_not_lines(tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_what_cannot_be_set_aside_is_one_line(tmp_path: Path) -> None:
     """An output that can't be moved is left as it is, and the message names both places."""
     (tmp_path / "output").mkdir()
     (tmp_path / "before").write_text("no folder")
-    with pytest.raises(InputError, match=r"output: can't be moved to .*before"):
+    with speaking("en"), pytest.raises(InputError, match=r"output: cannot be moved to .*before"):
         set_aside(tmp_path / "output", tmp_path / "before")
     assert (tmp_path / "output").is_dir()
 

@@ -130,7 +130,7 @@ def test_cap_of_a_3080_leaves_its_allocator_8_8_gib() -> None:
 
 def test_cap_below_the_context_is_refused_and_one_above_the_card_is_the_card() -> None:
     """A cap that leaves nothing is an error with the figures; more than the card can't be asked of the allocator."""
-    with pytest.raises(ValueError, match=r"0\.50 GiB leaves nothing"):
+    with pytest.raises(ValueError, match=r"0\.50 GiB ではアロケータの分が残らない"):
         memory_fraction_for_cap(GIB // 2, 80 * GIB)
     assert memory_fraction_for_cap(90 * GIB, 80 * GIB) == 1.0
 

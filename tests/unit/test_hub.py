@@ -280,7 +280,7 @@ def test_a_folder_that_is_not_there_is_no_question_for_the_hub(hub: FakeHub, ask
     """A path is looked for on disk alone."""
     cause, message = asker.why_not(str(tmp_path / "nowhere"))
     assert (cause, hub.requests) == (Cause.HUB_NOT_FOUND, [])
-    assert "no such folder" in message
+    assert "nowhere というフォルダがない" in message
 
 
 def test_a_gated_model_is_refused_though_its_description_is_public(hub: FakeHub, asker: Asker) -> None:

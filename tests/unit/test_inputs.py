@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from steph.base.files import sha256_or_none
+from steph.base.messages import speaking
 from steph.contract.description import Description, Paths
 from steph.record.values import DataFile
 from steph.run.aside import put_back, set_aside
@@ -31,7 +32,7 @@ def test_a_data_set_without_questions_is_refused(tmp_path: Path, content: str, s
     path = tmp_path / Description().paths.dataset
     path.parent.mkdir(parents=True)
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=f"{said}.*remedy: restore the file"):
+    with speaking("en"), pytest.raises(InputError, match=f"{said}.*remedy: restore the file"):
         read_dataset(tmp_path, Description())
 
 
@@ -47,7 +48,7 @@ def test_the_real_questions_go_before_the_sample_that_comes_with_the_root(tmp_pa
         assert (found.role, found.sha256) == ("dataset", sha256_or_none(tmp_path / name))
     (tmp_path / "real.json").unlink()
     without = Description(paths=Paths(dataset="real.json"))
-    with pytest.raises(InputError, match=r"real\.json: no such file"):
+    with speaking("en"), pytest.raises(InputError, match=r"real\.json: no such file"):
         read_dataset(tmp_path, without)
 
 
@@ -65,7 +66,7 @@ def test_the_real_questions_go_before_the_sample_that_comes_with_the_root(tmp_pa
 def test_a_training_file_with_a_broken_row_is_refused(tmp_path: Path, content: str, said: str) -> None:
     """The line's number counts empty lines, as an editor does."""
     (tmp_path / "rows.jsonl").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=f"rows.jsonl: {said}.*build"):
+    with speaking("en"), pytest.raises(InputError, match=f"rows.jsonl: {said}.*build"):
         read_train_file(tmp_path, "rows.jsonl")
 
 
@@ -80,14 +81,17 @@ def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """A folder in its place: the reason, the path and the key of the description."""
     (tmp_path / "rows.jsonl").mkdir()
-    with pytest.raises(InputError, match=r"rows\.jsonl: can't be read: Is a directory \(paths\.train_file\)"):
+    with (
+        speaking("en"),
+        pytest.raises(InputError, match=r"rows\.jsonl: cannot be read: Is a directory \(paths\.train_file\)"),
+    ):
         read_train_file(tmp_path, "rows.jsonl")
     assert sha256_or_none(tmp_path / "rows.jsonl") is None
 
 
 def test_a_root_that_is_not_there_is_told_before_its_scripts(tmp_path: Path) -> None:
     """Not the script is missing but the folder."""
-    with pytest.raises(InputError, match="nowhere: no such folder"):
+    with speaking("en"), pytest.raises(InputError, match="nowhere: no such folder"):
         require_script(tmp_path / "nowhere", "scripts/x.py", "train_script")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fake_hub import write_model
+from steph.base.messages import speaking
 from steph.run.model_files import IncompleteModelError, check_whole, folder_licence
 
 
@@ -30,7 +31,7 @@ def test_what_is_not_whole_of_a_model_is_named(tmp_path: Path, file: str, conten
     (folder / file).unlink()
     if content is not None:
         (folder / file).write_bytes(content)
-    with pytest.raises(IncompleteModelError, match=said):
+    with speaking("en"), pytest.raises(IncompleteModelError, match=said):
         check_whole(folder)
 
 
@@ -40,7 +41,7 @@ def test_an_index_without_shards_is_no_model(tmp_path: Path, weight_map: object)
     folder = write_model(tmp_path / "model")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(IncompleteModelError, match=r"index\.json: no weight_map"):
+    with speaking("en"), pytest.raises(IncompleteModelError, match=r"index\.json: no weight_map"):
         check_whole(folder)
 
 
@@ -68,5 +69,5 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    with pytest.raises(IncompleteModelError, match=r"model-00002-of-00002.safetensors: it is missing"):
+    with speaking("en"), pytest.raises(IncompleteModelError, match=r"model-00002-of-00002.safetensors: it is missing"):
         check_whole(folder)

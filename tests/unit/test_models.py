@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from scripted_training import LARGE, PROFILE, SMALL, THREE
-from steph.base.messages import verbatim
+from steph.base.messages import speaking, verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.child import twin
 from steph.conduct import twins
@@ -216,7 +216,10 @@ def test_a_qwen_tokenizer_of_this_disk_is_for_models_that_have_room_for_it(
 
 def test_a_twin_of_an_unknown_model_names_the_known_ones(tmp_path: Path) -> None:
     """Only published shapes that the suite carries can be made without a download."""
-    with pytest.raises(
-        InputError, match=r"no built-in shape for 'a/b', and no config.*; known: .*Qwen/Qwen1\.5-1\.8B-Chat"
+    with (
+        speaking("en"),
+        pytest.raises(
+            InputError, match=r"no built-in shape for 'a/b', and no config.*; known: .*Qwen/Qwen1\.5-1\.8B-Chat"
+        ),
     ):
         _chosen(_setup(tmp_path, model="a/b", is_twin=True), tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.messages import speaking, words_of
 from steph.base.terms import StageId
 from steph.conduct.preparation import prepare
 from steph.plan.options import Options
@@ -38,7 +39,7 @@ def test_a_cap_that_no_child_can_honour_is_refused(
         return
     with pytest.raises(InputError) as refused:
         prepare(options, profile, [StageId.H1])
-    assert str(refused.value) == f"--steph-vram-cap: {said}"
+    assert words_of(refused.value).text("en") == f"--steph-vram-cap: {said}"
 
 
 def test_one_cap_for_cards_of_two_sizes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +49,7 @@ def test_one_cap_for_cards_of_two_sizes_is_refused(tmp_path: Path, monkeypatch: 
     profile = load_profile(profile_path("rtx3080", CLONE))
     train = profile.train.model_copy(update={"launcher": "torchrun", "num_processes": 2})
     options = Options("rtx3080", CLONE / "pipeline", None, None, False, 8 << 30, tmp_path)
-    with pytest.raises(InputError, match="--steph-vram-cap: the cards differ in size"):
+    with speaking("en"), pytest.raises(InputError, match="--steph-vram-cap: the cards differ in size"):
         prepare(options, profile.model_copy(update={"train": train}), [StageId.H1])
 
 
@@ -59,6 +60,6 @@ def test_a_twin_that_cannot_be_made_is_refused_before_anything_starts(
     monkeypatch.setattr("steph.gpu.visible.visible_devices", lambda environ: (CARD,))
     options = Options("rtx3080", CLONE / "pipeline", None, "nope/none", True, None, tmp_path)
     profile = load_profile(profile_path("rtx3080", CLONE))
-    with pytest.raises(InputError, match="--steph-twin: no built-in shape for 'nope/none'"):
+    with speaking("en"), pytest.raises(InputError, match="--steph-twin: no built-in shape for 'nope/none'"):
         prepare(options, profile, [StageId.H1])
     assert prepare(options, profile, [StageId.H3]).context.twin

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from steph.base.messages import speaking
 from steph.child.twin_tokenizer import texts_of
 from steph.contract.answers import row_lengths
 from steph.contract.questions import frame_in, is_among, question_key, questions_in, without_choices
@@ -116,7 +117,7 @@ def test_a_row_of_another_format_is_refused_with_what_it_lacks(
     """File, line and key are named before anything is trained; who judges passes over such a row."""
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
-    with pytest.raises(InputError, match=f"line 1 {said}"):
+    with speaking("en"), pytest.raises(InputError, match=f"line 1 {said}"):
         read_train_file(tmp_path, file.name, row_format=row_format)
     assert list(training_rows_in(file, row_format)) == []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from steph.base.files import json_lines, json_rows
+from steph.base.messages import speaking
 from steph.contract.answers import row_tokens
 from steph.contract.description import load_description
 from steph.contract.questions import questions_in
@@ -58,7 +59,7 @@ def test_a_line_that_is_no_row_is_told_and_passed_over_by_who_judges(tmp_path: P
 def test_a_file_with_such_a_line_is_refused_before_training(line: bytes, said: str, tmp_path: Path) -> None:
     """The line is named in one sentence with the remedy, also where nesting overflows the reader."""
     (tmp_path / "rows.jsonl").write_bytes(line)
-    with pytest.raises(InputError, match=said):
+    with speaking("en"), pytest.raises(InputError, match=said):
         read_train_file(tmp_path, "rows.jsonl")
 
 

@@ -10,7 +10,7 @@ import pytest
 import record_factory as factory
 from fake_nvml import FakeNvml, Gpu
 from scripted_training import on_disk
-from steph.base.messages import verbatim
+from steph.base.messages import speaking, verbatim
 from steph.base.terms import AnyStage, Cause, ExtendedId, Purpose, Severity, StageId, Verdict
 from steph.conduct.attempts import child_environment
 from steph.conduct.console import Console
@@ -138,8 +138,9 @@ def test_a_record_that_names_no_model_fails_with_the_remedy(tmp_path: Path) -> N
     result = _conducted(tmp_path, StageId.H3, *_green(StageId.H1), *_green(StageId.H2))
     assert (result.verdict, str(result.explanation)) == (
         Verdict.FAIL,
-        "実行に必要なものが揃わない: the record names no model; run H-1 first",
+        "実行に必要なものが揃わない: 記録にモデルがない。先に H-1 を実行する",
     )
+    assert result.explanation.text("en").endswith(": the record names no model; run H-1 first")
 
 
 def test_an_adapter_whose_digest_nobody_recorded_is_not_evaluated(tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_several_processes_need_a_whole_gpu_each(
     setup = _setup(None)
     train = setup.profile.train.model_copy(update={"launcher": "torchrun", "num_processes": 2})
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
-    with pytest.raises(InputError, match=f"num_processes = 2 .*{said}"):
+    with speaking("en"), pytest.raises(InputError, match=f"num_processes = 2 .*{said}"):
         prepare(options, setup.profile.model_copy(update={"train": train}), [StageId.H1])
 
 

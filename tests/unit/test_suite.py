@@ -254,10 +254,10 @@ def test_a_hanging_training_ends_at_its_deadline(tmp_path: Path) -> None:
     ("spoil", "said"),
     [
         ("profile", "train.max_steps: 501 is not allowed"),
-        ("train_file", "ft_direct_full_norag.jsonl: no such file"),
-        ("train_script", "missing script"),
-        ("dataset", "has no key 'samples'"),
-        ("root", "no such folder"),
+        ("train_file", "ft_direct_full_norag.jsonl (paths.train_file) がない"),
+        ("train_script", "スクリプトがない"),
+        ("dataset", "キー samples がない"),
+        ("root", "というフォルダがない"),
         ("description", "steph.toml: paths.train_scrpt: unknown key"),
     ],
 )

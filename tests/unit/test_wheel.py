@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from planted import plant
 from steph import installed
+from steph.base.messages import speaking
 from steph.base.terms import StageId, Verdict
 from steph.run.inputs import InputError
 from steph.run.journal import read_record, record_folders
@@ -308,6 +309,6 @@ def test_the_pipeline_is_copied_once_and_is_then_the_users(carried: Path, tmp_pa
 def test_a_folder_that_takes_no_copy_is_one_line(tmp_path: Path) -> None:
     """Where the copy can't be made, nothing is left there, and the line names the folder and the remedy."""
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"steph-pipeline: .*; run in a folder of your own") as raised:
+    with speaking("en"), pytest.raises(InputError, match=r"steph-pipeline: .*; run in a folder of your own") as raised:
         installed.copy_once(tmp_path / "file" / "steph-pipeline", print)
     assert "\n" not in str(raised.value)

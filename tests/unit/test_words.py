@@ -12,7 +12,7 @@ import pytest
 import record_factory as factory
 from scripted_training import choice
 from steph.base.files import UnreadableError, json_lines, read_json_object
-from steph.base.messages import say, verbatim
+from steph.base.messages import say, speaking, verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.base.text import make_printable
 from steph.contract.description import Description
@@ -150,7 +150,7 @@ def test_a_byte_order_mark_is_harmless_and_another_encoding_is_named(tmp_path: P
     assert found is not None
     assert found.rows == 1
     (tmp_path / "d.json").write_bytes(text.encode("shift_jis"))
-    with pytest.raises(InputError, match=r"d\.json: it is not UTF-8 .*save it as UTF-8"):
+    with speaking("en"), pytest.raises(InputError, match=r"d\.json: it is not UTF-8 .*save it as UTF-8"):
         read_dataset(tmp_path, description)
     (line,) = json_lines('{"input": "問"}'.encode("shift_jis"))
     assert "save it as UTF-8" in line.trouble.text("en")
@@ -162,7 +162,7 @@ def test_json_that_is_nested_without_end_is_one_line(tmp_path: Path) -> None:
     """Whoever reads it says so."""
     deep = "[" * 100_000 + "]" * 100_000
     (tmp_path / "d.json").write_text(deep)
-    with pytest.raises(InputError, match=r"d\.json: it is not valid JSON"):
+    with speaking("en"), pytest.raises(InputError, match=r"d\.json: it is not valid JSON"):
         read_dataset(tmp_path, Description.model_validate({"paths": {"dataset": "d.json"}}))
     with pytest.raises(UnreadableError, match="入れ子"):
         read_json_object(tmp_path / "d.json")

@@ -91,7 +91,7 @@ def drawn_seed() -> int:
     """Drawn, so that nobody can know the answers; `STEPH_HEART_SEED` repeats a run's. Raises InputError."""
     given = os.environ.get("STEPH_HEART_SEED", "")
     if given and not given.isdecimal():
-        raise InputError(f"STEPH_HEART_SEED: {given!r} is no whole number")
+        raise InputError(say("input.heart_seed", given=repr(given)))
     return int(given) if given else secrets.randbits(32)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from steph.base.files import UnreadableError, read_json_object
-from steph.base.messages import Message, say, words_of
+from steph.base.messages import Message, say
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.base.units import gib
 from steph.contract.asked import applied, own_models, passed
@@ -103,7 +103,7 @@ def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) 
     """What a root says of itself, every input file checked; raises ProfileError or InputError."""
     root = options.pipeline_root
     if not root.is_dir():
-        raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
+        raise InputError(say("input.no_root", root=root))
     description = load_description(root)
     try:
         profile = _asked(root, description, profile, options)
@@ -116,8 +116,13 @@ def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) 
     dataset = inputs.read_dataset(root, description)
     if dataset is not None and dataset.rows < profile.evaluate.samples:
         raise InputError(
-            f"{root / dataset.path}: holds {dataset.rows} questions, fewer than evaluate.samples = "
-            f"{profile.evaluate.samples} in {profile.path}; lower samples or give a larger data set"
+            say(
+                "input.too_few_questions",
+                path=root / dataset.path,
+                questions=dataset.rows,
+                samples=profile.evaluate.samples,
+                profile=profile.path,
+            )
         )
     return Inputs(description, profile, dataset)
 
@@ -133,7 +138,7 @@ def config_template(root: Path, section: Train | Evaluate) -> str | None:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read (config in {FILE_NAME}): {error}") from error
+        raise InputError(say("input.config_refused", path=path, file=FILE_NAME, error=error)) from error
     return None if section.config.file is None else text
 
 
@@ -222,21 +227,16 @@ def twin_source(name: str, *, on_gpu: bool) -> TwinSource:
     try:
         file = config_file(name)
         config = read_json_object(file, finite=False) if file else None
-    except UnreadableError as error:
-        raise InputError(f"--steph-twin: {name}: {words_of(error).text('en')}") from error
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"--steph-twin: {name}: {error}") from error
+    except (UnreadableError, OSError, RuntimeError) as error:
+        raise InputError(say("input.twin_config", model=name, error=error)) from error
     if config is not None and file is not None:
         if not isinstance(config.get("model_type"), str):
-            raise InputError(f"--steph-twin: {file}: key 'model_type' is missing")
+            raise InputError(say("input.twin_no_type", file=file))
         own = file.parent if (file.parent / "tokenizer.json").is_file() else None
         return TwinSource(name, config, own, shrink=not on_gpu)
     shape = known_shape(name)
     if shape is None:
-        raise InputError(
-            f"--steph-twin: no built-in shape for {name!r}, and no config.json of it here; give the model's folder or "
-            f"its config.json with --steph-model; known: {', '.join(sorted({*BUILT_IN, *COMMON}))}"
-        )
+        raise InputError(say("input.twin_unknown", model=repr(name), known=sorted({*BUILT_IN, *COMMON})))
     return TwinSource(name, config_of(shape, name), None, shrink=not on_gpu and shape is not TINY)
 
 
@@ -247,7 +247,7 @@ def cache_dir() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steph"
     except RuntimeError as error:
-        raise InputError(f"no place for twins: {error}; set {CACHE_ENV} or XDG_CACHE_HOME") from error
+        raise InputError(say("input.no_twin_place", error=error, variable=CACHE_ENV)) from error
 
 
 def pipeline_python(options: Options, root: Path) -> str:
@@ -258,7 +258,7 @@ def pipeline_python(options: Options, root: Path) -> str:
     if options.pipeline_python:
         found = shutil.which(str(Path(options.pipeline_python).expanduser()))
         if found is None:
-            raise InputError(f"--steph-pipeline-python {options.pipeline_python}: no such interpreter")
+            raise InputError(say("input.no_interpreter", python=options.pipeline_python))
         return os.path.abspath(found)  # noqa: PTH100  not resolved: a virtual environment's interpreter is a link
     own = root / ".venv" / "bin" / "python"
     return str(own) if own.is_file() else sys.executable
@@ -278,11 +278,11 @@ def _devices(profile: Profile) -> tuple[tuple[Device, ...], str | None]:
     shown = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r}"
     if not found:
         return (), f"no GPU is visible ({shown})"
-    asked = f"profile {profile.path}: num_processes = {profile.num_processes} needs a GPU for each process"
+    asked = {"profile": profile.path, "processes": profile.num_processes}
     if len(found) < profile.num_processes:
-        raise InputError(f"{asked}; visible: {len(found)} ({shown}); lower it")
+        raise InputError(say("input.too_few_gpus", **asked, found=len(found), shown=shown))
     if profile.num_processes > 1 and any(device.is_mig for device in found[: profile.num_processes]):
-        raise InputError(f"{asked}; CUDA shows a program one MIG slice only; set it to 1")
+        raise InputError(say("input.one_slice", **asked))
     return found[: profile.num_processes], None
 
 
@@ -292,15 +292,14 @@ def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> N
         return
     sizes = {device.total_bytes for device in devices}
     if len(sizes) > 1:
-        raise InputError("--steph-vram-cap: the cards differ in size, and one share of them can't stand for one size")
+        raise InputError(say("input.cap_unequal"))
     (total_bytes,) = sizes
     if cap_bytes > total_bytes:
-        asked, there = (gib(size) for size in (cap_bytes, total_bytes))
-        raise InputError(f"--steph-vram-cap: {asked} is more than this card's {there}; give less, or leave it out")
+        raise InputError(say("input.cap_too_large", cap=gib(cap_bytes), card=gib(total_bytes)))
     try:
         memory_fraction_for_cap(cap_bytes, total_bytes)
     except ValueError as error:
-        raise InputError(f"--steph-vram-cap: {error}; give more") from error
+        raise InputError(say("input.cap_too_small", error=error)) from error
 
 
 def _require_inputs(root: Path, description: Description, stages: Sequence[AnyStage], options: Options) -> None:

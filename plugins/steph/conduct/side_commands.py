@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from steph.base.files import read_source
+from steph.base.messages import say
 from steph.conduct.attempts import child_environment
 from steph.conduct.stage_run import Run
 from steph.contract.asked import passed
@@ -75,8 +76,8 @@ def require_built(run: Run, argv: tuple[str, ...], folder: Path, what: str) -> N
     """Run a builder; raises InputError with its last lines where it fails."""
     status = run_side_command(run, argv, folder)
     if status != 0:
-        last = " / ".join(output.tail_lines(folder, 3)) or f"no output within {HELPER_SECONDS:.0f} s"
-        raise InputError(f"{what}: could not be built ({' '.join(argv[1:])}): exit status {status}: {last}")
+        last = " / ".join(output.tail_lines(folder, 3)) or say("input.no_output", seconds=HELPER_SECONDS)
+        raise InputError(say("input.not_built", what=what, command=" ".join(argv[1:]), status=status, last=last))
 
 
 def training_rows(run: Run, relative: str, mode: Literal["direct", "cot"]) -> DataFile:

@@ -103,7 +103,7 @@ class Conductor:
         """The model of the record; raises InputError where it names none."""
         model = self.journal.record().model
         if model is None:
-            raise InputError("the record names no model; run H-1 first")
+            raise InputError(say("input.no_model"))
         return model
 
     def _blocked(self, stage: AnyStage) -> Outcome | None:

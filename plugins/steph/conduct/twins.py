@@ -89,7 +89,7 @@ def tokenizer_of(setup: Setup, source: TwinSource) -> Tokenizer:
         try:
             folder = find_qwen_tokenizer()
         except ValueError as error:  # of the environment variable that names one
-            raise InputError(str(error)) from error
+            raise InputError(words_of(error)) from error
     return Tokenizer(str(folder), folder) if folder else _trained_on(setup)
 
 
@@ -104,7 +104,7 @@ def _trained_on(setup: Setup) -> Tokenizer:
         if sha256 is not None and path.suffix in TEXTS:
             hashes[path] = sha256
     if not hashes:
-        raise InputError("no texts to train a twin's tokenizer on; give train.rows.file, or --steph-model")
+        raise InputError(say("input.no_texts"))
     return Tokenizer(" ".join(hashes.values()), texts=tuple(hashes))
 
 

@@ -30,7 +30,7 @@ def read_hub() -> HubFacts:
             answer.raise_for_status()
     except Exception as error:
         failure = classify(error, name="whoami", endpoint=endpoint, timeout_seconds=HUB_SECONDS)
-        return HubFacts(endpoint, has_token=token is not None, error=failure.message)
+        return HubFacts(endpoint, has_token=token is not None, error=str(failure.message))
     if token is None:
         return HubFacts(endpoint, has_token=False)
     if answer.status_code == HTTPStatus.UNAUTHORIZED:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from steph.base.messages import say
 from steph.base.units import GIB, gib
 from steph.gpu.driver import Driver, driver
 from steph.record.environment import Device
@@ -66,10 +67,7 @@ def memory_fraction_for_cap(cap_bytes: int, device_total_bytes: int) -> float:
     """
     allocator_bytes = cap_bytes - OUTSIDE_ALLOCATOR_BYTES
     if allocator_bytes <= 0:
-        raise ValueError(
-            f"a cap of {gib(cap_bytes)} leaves nothing for the allocator: a process holds "
-            f"{gib(OUTSIDE_ALLOCATOR_BYTES)} beside it"
-        )
+        raise ValueError(say("input.cap_leaves_nothing", cap=gib(cap_bytes), beside=gib(OUTSIDE_ALLOCATOR_BYTES)))
     return min(1.0, allocator_bytes / device_total_bytes)
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from steph.base.files import UnreadableError, read_json
-from steph.base.messages import words_of
+from steph.base.messages import say
 
 SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
@@ -234,18 +234,13 @@ def model_shape(name_or_path: str) -> ModelShape:
         found = config_file(name_or_path)
         if found is not None:
             return shape_from_config(read_json(found, finite=False))
-    except UnreadableError as error:
-        raise ShapeError(f"{name_or_path}: {words_of(error).text('en')}") from error
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home folder
-        raise ShapeError(f"{name_or_path}: {error}") from error
+    except (UnreadableError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home folder
+        raise ShapeError(say("shape.unreadable", model=name_or_path, reason=error)) from error
     known = {**BUILT_IN, **COMMON}
     shape = known_shape(name_or_path)
     if shape is not None:
         return shape
-    raise UnknownShapeError(
-        f"{name_or_path}: no folder with a config.json, not in the Hub's cache and not known by its name; "
-        f"known are: {', '.join(sorted(known))}"
-    )
+    raise UnknownShapeError(say("shape.unknown", model=name_or_path, known=sorted(known)))
 
 
 def known_shape(name: str) -> ModelShape | None:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from steph.base.messages import say
 from steph.run.inputs import InputError
 
 UNFINISHED = ".unfinished"  # ending of a copy to another disk that is not whole yet
@@ -34,9 +35,7 @@ def set_aside(path: Path, folder: Path) -> Path | None:
     except OSError as error:  # shutil.Error is one
         if is_new:
             _remove_if_empty(folder)
-        raise InputError(
-            f"{path}: can't be moved to {folder}: {_plain(error)}; make room there or move it yourself"
-        ) from error
+        raise InputError(say("input.not_moved", path=path, folder=folder, error=_plain(error))) from error
     return place
 
 
@@ -51,7 +50,7 @@ def put_back(path: Path, place: Path | None) -> None:
         if not os.path.lexists(target):
             _move_whole(place, target)
     except OSError as error:
-        raise InputError(f"{path}: can't be put back from {place}: {_plain(error)}; move it yourself") from error
+        raise InputError(say("input.not_put_back", path=path, place=place, error=_plain(error))) from error
 
 
 @contextlib.contextmanager

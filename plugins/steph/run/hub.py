@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from steph.base.messages import NOTHING, Message, say, verbatim
+from steph.base.messages import NOTHING, Message, say, verbatim, words_of
 from steph.base.terms import Cause
-from steph.base.text import one_line
 from steph.record.values import ModelChoice, RejectedCandidate
 from steph.run import model_files
 from steph.run.hub_download import download
@@ -69,8 +68,9 @@ def choose(
             log(f"H-1: {found.name} from {found.source}" + (f" ({failure.message})" if failure else ""))
             return _placed(found, index, primary_count, is_explicit, rejected)
         if failure is not None:
-            log(f"H-1: {_named(name, failure.message)}")
-            rejected.append(RejectedCandidate(name=name, cause=failure.cause, message=verbatim(failure.message)))
+            log(f"H-1: {_named(name, str(failure.message))}")
+            said = failure.message if isinstance(failure.message, Message) else verbatim(failure.message)
+            rejected.append(RejectedCandidate(name=name, cause=failure.cause, message=said))
     raise NoModelError(rejected)
 
 
@@ -102,7 +102,7 @@ def _find(
         try:
             return _local(path), None
         except IncompleteModelError as error:
-            return None, HubFailure(Cause.HUB_NOT_FOUND, one_line(error))
+            return None, HubFailure(Cause.HUB_NOT_FOUND, words_of(error))
     try:
         if silence is not None:
             raise HubError(silence)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from steph.base.messages import Message
 from steph.base.terms import Cause
 from steph.base.text import one_line
 
@@ -23,13 +24,13 @@ _WAIT = re.compile(r";\s*t\s*=\s*(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class HubFailure:
-    """Why a request to the Hub failed: `message` is one English line.
+    """Why a model can't be had: `message` is one English line of the Hub's trouble, or what a folder here lacks.
 
     `is_endpoint_wide`: the Hub itself can't be reached, so that asking it for another model would fail the same way.
     """
 
     cause: Cause
-    message: str
+    message: str | Message
     is_endpoint_wide: bool = False
 
 

@@ -173,6 +173,6 @@ def is_offline() -> bool:
 
 def without_token(failure: HubFailure, token: Token) -> HubFailure:
     """The failure with the token that was used blotted out, whatever a server echoed."""
-    if not isinstance(token, str) or not token:
+    if not isinstance(token, str) or not token or not isinstance(failure.message, str):
         return failure
     return HubFailure(failure.cause, failure.message.replace(token, "***"), failure.is_endpoint_wide)

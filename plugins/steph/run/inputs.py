@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from steph.base.files import UnreadableError, json_lines, parse_json
-from steph.base.messages import words_of
+from steph.base.messages import Message, say
 from steph.contract.description import Description
 from steph.contract.rows import RowFormat, training_row
 from steph.record.values import DataFile
-
-LAWQA_REMEDY = "clone the data set into the pipeline root (README: real data) or set paths.dataset in steph.toml"
 
 WRITTEN_SLACK_SECONDS = 0.2  # two clocks are compared: the files' and the one that timed the program
 
@@ -34,17 +32,16 @@ class InputError(RuntimeError):
 def require_script(root: Path, relative: str, key: str) -> None:
     """Raise InputError unless the pipeline root has this script."""
     if not root.is_dir():
-        raise InputError(f"pipeline root {root}: no such folder; give one with --steph-pipeline-root")
+        raise InputError(say("input.no_root", root=root))
     if not (root / relative).is_file():
-        raise InputError(f"{root / relative}: missing script; check --steph-pipeline-root or paths.{key} in steph.toml")
+        raise InputError(say("input.no_script", path=root / relative, key=key))
 
 
 def require_program(root: Path, word: str, section: str) -> None:
     """Raise InputError where a command's first word is no program: a path from the root, or a name on PATH."""
     found = (root / word).is_file() if "/" in word else shutil.which(word) is not None
     if not found:
-        remedy = "install it there, check --steph-pipeline-python, or correct the command in steph.toml"
-        raise InputError(f"{section}.command: {word}: no such program; {remedy}")
+        raise InputError(say("input.no_program", section=section, word=word))
 
 
 def require_outputs_apart(root: Path, description: Description, reports: Path) -> None:
@@ -59,8 +56,7 @@ def require_outputs_apart(root: Path, description: Description, reports: Path) -
         place = (root / value).resolve()
         held = next((keep for keep in kept if keep.is_relative_to(place)), None)
         if held is not None:
-            why = f"holds {held}, and all that lies there is moved away before an attempt"
-            raise InputError(f"{root / 'steph.toml'}: paths.{key}: {value!r} {why}; give it a path of its own")
+            raise InputError(say("input.output_holds", path=root / "steph.toml", key=key, value=repr(value), held=held))
 
 
 def read_dataset(root: Path, description: Description) -> DataFile | None:
@@ -73,7 +69,7 @@ def read_dataset(root: Path, description: Description) -> DataFile | None:
     if real is None:
         return None
     relative = real if sample is None or (root / real).is_file() else sample
-    data = _read(root / relative, "paths.dataset", LAWQA_REMEDY)
+    data = _read(root / relative, "paths.dataset", say("input.clone_dataset"))
     digest = hashlib.sha256(data).hexdigest()
     rows = [line.row for line in json_lines(data, "replace") if line.row is not None]
     if description.evaluate.results.format != "lawqa" and rows and "samples" not in rows[0]:
@@ -81,10 +77,10 @@ def read_dataset(root: Path, description: Description) -> DataFile | None:
     try:
         samples = parse_json(data)["samples"]
     except (UnreadableError, KeyError, TypeError) as error:
-        reason = words_of(error).text("en") if isinstance(error, UnreadableError) else "it has no key 'samples'"
-        raise InputError(f"{root / relative}: {reason}; remedy: restore the file as it was published") from error
+        reason = error if isinstance(error, UnreadableError) else say("input.no_samples")
+        raise InputError(say("input.bad_dataset", path=root / relative, reason=reason)) from error
     if not isinstance(samples, list) or not samples:
-        raise InputError(f"{root / relative}: key 'samples' holds no questions; remedy: restore the file")
+        raise InputError(say("input.no_questions", path=root / relative))
     return DataFile(role="dataset", path=relative, sha256=digest, rows=len(samples), is_sample=relative != real)
 
 
@@ -96,26 +92,22 @@ def read_train_file(
     data = _read(
         root / relative,
         "train.rows.file" if row_format != "input_output" else f"paths.{role}",
-        f"put it there, name another as train.rows.file or paths.{role} in steph.toml, or say there under [build] how "
-        "it is made",
+        say("input.give_rows", role=role),
     )
     rows = 0
     for line in json_lines(data):
         if line.row is None:
-            raise InputError(
-                f"{root / relative}: line {line.number}: {line.trouble.text('en')}; remedy: build the file again"
-            )
-        where = f"{root / relative}: line {line.number}"
+            raise InputError(say("input.bad_line", path=root / relative, line=line.number, reason=line.trouble))
         try:
             training_row(line.row, row_format)
         except ValueError as error:
-            raise InputError(f"{where} {error}; remedy: build the file again") from error
+            raise InputError(say("input.bad_row", path=root / relative, line=line.number, reason=error)) from error
         for key, value in line.row.items():
             if key != "meta" and not _is_unicode(json.dumps(value, ensure_ascii=False)):
-                raise InputError(f"{where}: {key!r} holds half a character; build it again")
+                raise InputError(say("input.half_character", path=root / relative, line=line.number, key=repr(key)))
         rows += 1
     if rows == 0:
-        raise InputError(f"{root / relative}: holds no rows; remedy: build the file again")
+        raise InputError(say("input.no_rows", path=root / relative))
     return DataFile(role=role, path=relative, sha256=hashlib.sha256(data).hexdigest(), rows=rows)
 
 
@@ -181,10 +173,10 @@ def written_after(paths: Iterable[Path], unix: float) -> tuple[str, ...]:
     return tuple(sorted({file.name for file in files if file.stat().st_mtime > unix + WRITTEN_SLACK_SECONDS}))
 
 
-def _read(path: Path, key: str, remedy: str) -> bytes:
+def _read(path: Path, key: str, remedy: Message) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file ({key}); remedy: {remedy}") from error
+        raise InputError(say("input.no_file", path=path, key=key, remedy=remedy)) from error
     except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror} ({key})") from error
+        raise InputError(say("input.refused", path=path, error=error.strerror, key=key)) from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from steph.base.files import UnreadableError, read_json_object
-from steph.base.messages import words_of
+from steph.base.messages import say
 from steph.base.tensors import read_header
 
 WEIGHTS = "model.safetensors"
@@ -32,7 +32,6 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 _CHATML_MARK = b"<|im_start|>"
-_TOKENIZER_REMEDY = "name a Qwen model's folder or its tokenizer.json, or unset it"
 
 
 class IncompleteModelError(Exception):
@@ -68,7 +67,7 @@ def cached_model(cache_dir: Path, name: str) -> CachedModel:
     try:
         revision = ref.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise IncompleteModelError(f"no copy of {name} in the cache {cache_dir}") from error
+        raise IncompleteModelError(say("model_files.no_copy", model=name, folder=cache_dir)) from error
     folder = repo_folder(cache_dir, name) / "snapshots" / revision
     check_whole(folder)
     return CachedModel(folder, revision)
@@ -77,10 +76,10 @@ def cached_model(cache_dir: Path, name: str) -> CachedModel:
 def check_whole(folder: Path) -> None:
     """Raise IncompleteModelError unless `folder` holds config, tokenizer and every weight file in full length."""
     if not folder.is_dir():
-        raise IncompleteModelError(f"{folder}: no such folder")
+        raise IncompleteModelError(say("model_files.no_folder", folder=folder))
     _read_object(folder / "config.json")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise IncompleteModelError(f"{folder}: no tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
+        raise IncompleteModelError(say("model_files.no_tokenizer", folder=folder))
     for path in weight_files(folder):
         _parameters(path)
 
@@ -105,10 +104,10 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if (folder / WEIGHTS).is_file():
         return (folder / WEIGHTS,)
     if not (folder / WEIGHTS_INDEX).is_file():
-        raise IncompleteModelError(f"{folder}: no {WEIGHTS} and no {WEIGHTS_INDEX} (only safetensors are loaded)")
+        raise IncompleteModelError(say("model_files.no_weights", folder=folder, weights=WEIGHTS, index=WEIGHTS_INDEX))
     weight_map = _read_object(folder / WEIGHTS_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise IncompleteModelError(f"{folder / WEIGHTS_INDEX}: no weight_map")
+        raise IncompleteModelError(say("model_files.no_weight_map", path=folder / WEIGHTS_INDEX))
     return tuple(folder / str(shard) for shard in sorted(set(weight_map.values())))
 
 
@@ -117,14 +116,14 @@ def _parameters(path: Path) -> int:
     try:
         return sum(prod(tensor.shape) for tensor in read_header(path))
     except UnreadableError as error:
-        raise IncompleteModelError(f"{path}: {words_of(error).text('en')}") from error
+        raise IncompleteModelError(say("model_files.unreadable", path=path, reason=error)) from error
 
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         return read_json_object(path, finite=False)
     except UnreadableError as error:
-        raise IncompleteModelError(f"{path}: {words_of(error).text('en')}") from error
+        raise IncompleteModelError(say("model_files.unreadable", path=path, reason=error)) from error
 
 
 def free_disk_bytes(folder: Path) -> int:
@@ -144,7 +143,7 @@ def find_qwen_tokenizer(extra: Sequence[Path] = (), cache_dir: Path | None = Non
     if named:
         folder = _tokenizer_folder(Path(named).expanduser())
         if folder is None:
-            raise ValueError(f"STEPH_TOKENIZER={named}: no tokenizer.json with <|im_start|> there; {_TOKENIZER_REMEDY}")
+            raise ValueError(say("model_files.no_chatml", named=named))
         return folder
     for path in (*extra, *_cached_snapshots(cache_dir or default_cache_dir())):
         folder = _tokenizer_folder(path)
