@@ -610,6 +610,18 @@ EVALUATIONS = (
 SOUND_TRAININGS = (
     planted("as it is"),
     planted(
+        "a loss of its own, which the model is called without labels for",
+        (
+            RUN,
+            "        data_collator=collator,\n",
+            "        data_collator=collator,\n"
+            "        compute_loss_func=lambda outputs, labels, num_items_in_batch=None: "
+            "torch.nn.functional.cross_entropy(\n"
+            "            outputs.logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), reduction='sum'\n"
+            "        ) / ((labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch),\n",
+        ),
+    ),
+    planted(
         "rank-stabilised, on every linear layer",
         (
             RUN,

@@ -32,6 +32,7 @@ class _Training:
         self.epoch: float | None = None
         self.moved: dict[str, Any] = {}
         self.forwards = self.bare_forwards = 0  # with a gradient, and without one in spite of labels
+        self.labels: Any = None  # of the micro-batch that the Trainer works on
         self.losses: list[tuple[int, Any]] = []  # what the Trainer's own `training_step` gave, by steps done
         self.start = movement.snapshot(models.unwrapped(model))
 
@@ -76,7 +77,14 @@ def hook_trainer(module: ModuleType) -> None:
     """What the library's own step of a micro-batch gives, whatever a program makes of it afterwards."""
     from . import splice
 
-    splice.around(module.Trainer.training_step, before=lambda given: None, after=_gave)
+    splice.around(module.Trainer.training_step, before=_given, after=_gave)
+
+
+def _given(given: dict[str, Any]) -> None:
+    """Keep the labels of the micro-batch: with a `compute_loss_func` the model itself is called without them."""
+    if _Now.training is not None:
+        inputs: Any = given.get("inputs")
+        _Now.training.labels = inputs.get("labels") if hasattr(inputs, "get") else None
 
 
 def _gave(token: object, loss: Any) -> None:
@@ -352,6 +360,8 @@ def received(model: Any, arguments: dict[str, Any]) -> None:
     training = _Now.training
     if training is not None:
         training.forwards += 1
+        if training.labels is not None and arguments.get("labels") is None:
+            arguments = {**arguments, "labels": training.labels}
         if training.batches < _FIRST_BATCHES:
             batch = batches.taken(
                 model, arguments, with_texts=not training.has_row_texts, step=_step_of(training),
