@@ -46,7 +46,7 @@ TYPED = {
     "steph diagnose LOGFILE": (0, "cause: cuda_oom"),
     "steph --version": (0, "steph 0.1.0"),
     "steph fit --model Qwen/Qwen3-8B --trainer answer --vram 20GiB": (0, "GiB"),
-    'steph fit --model Qwen2.5-7B --card "RTX 4090"': (0, "23.52 GiB usable (documented)"),
+    'steph fit --model Qwen2.5-7B --trainer unsloth --card "RTX 4090"': (0, "23.52 GiB usable (documented)"),
     "steph fit --model Qwen/Qwen3-8B --vram 20GiB --from-record RUN": (0, "GiB"),
 }
 NOT_TYPED = {
