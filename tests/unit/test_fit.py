@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from measured_records import two_lengths
+from steph.base.messages import speaking
 from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.cli import app
@@ -30,7 +31,8 @@ KEYS = {"peak_allocated_gib", "peak_reserved_gib", "total_gib", "low_gib", "high
 
 
 def _ask(*words: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, list(words))
+    with speaking("en"):  # and the command's own choice ends with it
+        result = CliRunner().invoke(app, list(words), env={"STEPH_LANGUAGE": "en"})
     return result.exit_code, result.output
 
 
