@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from babel.messages.pofile import read_po
 from pydantic import Field, model_validator
 
 from steph.base.text import one_line
@@ -170,6 +169,8 @@ def speaking(chosen: Language) -> Iterator[None]:
 @functools.cache
 def catalog(language: Language) -> Mapping[str, str]:
     """Every message id of a language with its text, placeholders still in it."""
+    from babel.messages.pofile import read_po  # a tenth of a second, which not every command needs
+
     words: dict[str, str] = {}
     for path in sorted((WORDS / language).glob("*.po")):
         with path.open("rb") as file:

@@ -48,6 +48,19 @@ class Trainer:
     least_error: float = 0.0
 
 
+# TRL's SFTTrainer as it comes: bf16 autocast, an adapter in bf16, its loss in chunks
+_TRL = Trainer(
+    upcasts=False,
+    copies_norm_inputs=False,
+    has_mask=False,
+    all_logits=True,
+    held_positions=32,
+    pads_to_maximum=False,
+    picks_its_way=False,
+    slack_share=0.05,
+    marked_points=7,
+    half_adapter=True,
+)
 TRAINERS: Mapping[str, Trainer] = MappingProxyType(
     {
         # Hugging Face's Trainer without autocast after prepare_model_for_kbit_training, rows padded to the maximum
@@ -74,50 +87,18 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
             slack_share=0.05,
             marked_points=10,
         ),
-        # TRL's SFTTrainer as it comes: bf16 autocast, an adapter in bf16, its loss in chunks
-        TrainerName.TRL: Trainer(
-            upcasts=False,
-            copies_norm_inputs=False,
-            has_mask=False,
-            all_logits=True,
-            held_positions=32,
-            pads_to_maximum=False,
-            picks_its_way=False,
-            slack_share=0.05,
-            marked_points=7,
-            half_adapter=True,
-        ),
+        TrainerName.TRL: _TRL,
         # the same with use_liger_kernel
-        TrainerName.LIGER: Trainer(
-            upcasts=False,
-            copies_norm_inputs=False,
-            has_mask=False,
-            all_logits=True,
-            held_positions=32,
-            pads_to_maximum=False,
-            picks_its_way=False,
-            slack_share=0.05,
-            marked_points=7,
-            half_adapter=True,
-            mlp_kept=2,
-            mlp_gradients=1,
-        ),
-        # Unsloth's FastLanguageModel with its own checkpointing
-        TrainerName.UNSLOTH: Trainer(
-            upcasts=False,
-            copies_norm_inputs=False,
-            has_mask=False,
-            all_logits=True,
+        TrainerName.LIGER: replace(_TRL, mlp_kept=2, mlp_gradients=1),
+        # Unsloth's FastLanguageModel with its own checkpointing; its loss takes chunks by the memory that it finds free
+        TrainerName.UNSLOTH: replace(
+            _TRL,
             held_positions=64,
-            pads_to_maximum=False,
-            picks_its_way=False,
             slack_share=0.03,
-            marked_points=7,
-            half_adapter=True,
             offloads_checkpoints=True,
             mlp_kept=2,
             mlp_gradients=4,
-            least_error=0.10,  # its loss takes chunks by the memory that it finds free
+            least_error=0.10,
         ),
     }
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rehearsals import H1_H2, PROGRAMS, Rehearsed, rehearse
 from steph.base.terms import StageId, Verdict
+from steph.record.values import Attempt
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 MOST_LINES = 15  # that a person writes or changes
@@ -88,16 +89,22 @@ def has_all_core_checks(done: Rehearsed) -> None:
     assert not done.broken(StageId.H2), done.record.stages[StageId.H2].findings
 
 
-@needs("llamafactory-cli")
-def test_llamafactory_goes_from_its_example_to_a_green_report(tiny_model: Path, tmp_path: Path) -> None:
-    """From `steph init` on, with one line of a person's: every step that was due, in 4 bits."""
-    root = edited("llamafactory", tmp_path, ())
+def green_from_init(example: str, folder: Path, tiny_model: Path) -> tuple[Rehearsed, Attempt]:
+    """An example's folder without its description, from `steph init` to a green report; the rehearsal and H-2."""
+    root = edited(example, folder, ())
     (root / "steph.toml").unlink()
     done = rehearse(root, tiny_model, by_hand=(IN_CHAT,))
     assert done.written <= MOST_LINES
     has_all_core_checks(done)
     trained = done.record.stages[StageId.H2].last_attempt
     assert trained is not None
+    return done, trained
+
+
+@needs("llamafactory-cli")
+def test_llamafactory_goes_from_its_example_to_a_green_report(tiny_model: Path, tmp_path: Path) -> None:
+    """From `steph init` on, with one line of a person's: every step that was due, in 4 bits."""
+    done, trained = green_from_init("llamafactory", tmp_path, tiny_model)
     assert trained.training is not None
     assert (trained.training.steps_done, trained.training.steps_due) == (6, 6)
     # its template `qwen` puts a system text before each row, which the chat template of the tiny model does not
@@ -107,13 +114,7 @@ def test_llamafactory_goes_from_its_example_to_a_green_report(tiny_model: Path, 
 @needs("axolotl")
 def test_axolotl_goes_from_its_example_to_a_green_report(tiny_model: Path, tmp_path: Path) -> None:
     """From `steph init` on, with one line of a person's; it reports to nobody."""
-    root = edited("axolotl", tmp_path, ())
-    (root / "steph.toml").unlink()
-    done = rehearse(root, tiny_model, by_hand=(IN_CHAT,))
-    assert done.written <= MOST_LINES
-    has_all_core_checks(done)
-    trained = done.record.stages[StageId.H2].last_attempt
-    assert trained is not None
+    _, trained = green_from_init("axolotl", tmp_path, tiny_model)
     assert trained.env["AXOLOTL_DO_NOT_TRACK"] == "1"
 
 
