@@ -109,3 +109,28 @@ def test_what_a_program_has_inside_is_named_for_editing(tmp_path: Path) -> None:
     call = training(tmp_path, text, train_file="r.jsonl")
     assert call.to_edit == ("gradient_accumulation_steps = 4", "max_seq_length = 1024")
     assert call.commands == (("python", "train.py", "--model", MODEL),)
+
+
+@pytest.mark.parametrize(
+    ("cwd", "up", "rows"),
+    [("", "", "r.jsonl"), ('cwd = "src"', "../", "../r.jsonl"), ('cwd = "{root}/src"', "../", "../r.jsonl")],
+)
+def test_no_folder_of_this_machine_is_in_what_is_pasted_elsewhere(tmp_path: Path, cwd: str, up: str, rows: str) -> None:
+    """In words, variables and settings: programs go by their names, paths start at the folder that they are read in."""
+    (tmp_path / "s.yaml").write_text("cache: {root}/cache\nrun: {python}\ntool: {bin}/tool\nrows: {train_file}\n")
+    text = (
+        f'[train]\ncommand = ["{{bin}}/tool", "{{config}}", "--at", "{{root}}"]\n{cwd}\n'
+        'config = { file = "s.yaml", template = "s.yaml" }\nrows = { file = "r.jsonl" }\n'
+        'env = { TOOL = "{bin}/tool", HERE = "{root}/x", RUNS = "{python}", PATH = "{bin}:/usr/bin", '
+        f'PLAIN = "{tmp_path}/y" }}\n{NO_EVALUATION}'
+    )
+    call = training(tmp_path, text, train_file="r.jsonl", template=(tmp_path / "s.yaml").read_text())
+    shown = production_command(call)
+    assert str(tmp_path) not in shown
+    assert "-of-the-other-machine" not in shown
+    assert call.commands == (("tool", f"{up}production-s.yaml", "--at", up.rstrip("/") or "."),)
+    assert call.config == f"cache: {up}cache\nrun: python\ntool: tool\nrows: {rows}\n"
+    assert call.env == {
+        "TOOL": "tool", "HERE": f"{up}x", "RUNS": "python", "PATH": "<the folder of python>:/usr/bin",
+        "PLAIN": f"{up}y",
+    }  # fmt: skip

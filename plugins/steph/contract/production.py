@@ -1,11 +1,12 @@
 """The two commands of the production run, made of a description as the attempts' commands are. Pure.
 
-They are for another machine: the interpreter is `python` there, programs beside it go by their names alone, and what a
-training writes is put beside the folders of this record.
+They are for another machine: the interpreter is `python` there, programs beside it go by their names alone, paths are
+from the pipeline's folder, and what a training writes is put beside the folders of this record.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from steph.plan.steps import steps_per_epoch
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import ProductionCall
 
-_BIN = "/of-the-other-machine"  # taken away again: a program is found there by its name
+# stand for folders of the other machine until the command is made, and are taken away again
+_BIN, _ROOT = "/programs-of-the-other-machine", "/pipeline-of-the-other-machine"
 NO_STEP_LIMIT = -1  # transformers' TrainingArguments.max_steps where the epochs count
 
 
@@ -51,7 +53,7 @@ def production_training(description: Description, files: Files, model: str, sett
     )
     fixed = {name: value for name, value in train.fixed.given.items() if name != "max_steps"}
     to_edit = [f"{name} = {getattr(settings, name)}" for name, old in fixed.items() if getattr(settings, name) != old]
-    return _as_value(train, call, tuple(to_edit))
+    return _as_value(train, call, files.root, tuple(to_edit))
 
 
 def production_evaluation(
@@ -69,7 +71,7 @@ def production_evaluation(
         output=str(Path(description.output).with_stem(f"{Path(description.output).stem}-production")),
     )
     fixed = evaluate.fixed.samples
-    return _as_value(evaluate, call, (f"samples = {questions}",) if fixed not in (None, questions) else ())
+    return _as_value(evaluate, call, files.root, (f"samples = {questions}",) if fixed not in (None, questions) else ())
 
 
 def output_dir(description: Description) -> str:
@@ -82,7 +84,7 @@ def _place(section: Train | Evaluate, files: Files) -> Place:
     if files.train_file is not None:
         folder = str(Path(files.train_file).parent) if files.is_alone else f"<a folder with only {files.train_file}>"
     return Place(
-        root=files.root,
+        root=Path(_ROOT),
         python=f"{_BIN}/python",
         on_gpu=True,
         train_file=files.train_file,
@@ -99,13 +101,22 @@ def _config_file(section: Train | Evaluate) -> str | None:
     return None if config is None else config.template if config.file is None else f"production-{config.file}"
 
 
-def _as_value(section: Train | Evaluate, call: Call, to_edit: tuple[str, ...]) -> ProductionCall:
-    commands = tuple(tuple(word.replace(f"{_BIN}/", "") for word in command) for command in call.commands)
+def _as_value(section: Train | Evaluate, call: Call, root: Path, to_edit: tuple[str, ...]) -> ProductionCall:
+    cwd = os.path.relpath(call.cwd, _ROOT) if Path(call.cwd).is_absolute() else call.cwd
+    up = os.path.relpath(".", cwd)
+
+    def elsewhere(text: str) -> str:
+        """Where a folder of programs is meant itself, as in a PATH, the person who pastes it puts theirs there."""
+        text = text.replace(f"{_BIN}/", "").replace(_BIN, "<the folder of python>")
+        for folder in (_ROOT, str(root)):
+            text = text.replace(f"{folder}/", "" if up == "." else f"{up}/")
+        return text.replace(_ROOT, up)
+
     return ProductionCall(
-        commands=commands,
-        env=dict(call.env),
-        cwd=call.cwd,
+        commands=tuple(tuple(map(elsewhere, command)) for command in call.commands),
+        env={name: elsewhere(value) for name, value in call.env.items()},
+        cwd=cwd,
         config_file=_config_file(section),
-        config=call.config,
+        config=None if call.config is None else elsewhere(call.config),
         to_edit=to_edit,
     )
