@@ -177,6 +177,39 @@ def test_marks_and_comments_are_not_shown_and_notes_are(tmp_path: Path) -> None:
     assert markdown.read_bytes() == before
 
 
+def test_a_heading_that_a_person_wrote_is_in_the_page_wherever_it_stands(tmp_path: Path) -> None:
+    """Also the last line of their notes; a heading of the report's own is never taken for an empty note."""
+    record = factory.out_of_memory_everywhere()
+    keep(tmp_path, record)
+    markdown = tell(tmp_path / "runs", record)
+    written = markdown.read_text(encoding="utf-8")
+    note = f"#### {text('report.notes.h1')}\n\n"
+    markdown.write_text(written.replace(note, f"{note}#### fan replaced, all well\n\n"), encoding="utf-8")
+    page = Path(steph("report", "--html", "--reports", tmp_path).output.strip()).read_text(encoding="utf-8")
+    assert "<h4>fan replaced, all well</h4>" in page
+    assert f"<h4>{text('report.notes.h1')}</h4>" in page
+    assert f"<h4>{text('report.notes.h2')}</h4>" not in page
+    own = re.findall(r"^#### (\S+)", parts(record)[2].text, re.M)
+    assert page.count(f"<h4>{own[0]} ") == len(own) == 4
+
+
+def test_every_attribute_that_a_note_fills_is_masked_and_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link's title, a picture's words, a fence's language, a heading."""
+    monkeypatch.setattr(getpass, "getuser", lambda: "sato")
+    monkeypatch.setattr(socket, "gethostname", lambda: "box")
+    note = (
+        '[a](https://x.example "sato \'>\\"<b>") ![`sato` *sato* "><b>](p)\n\n```sato"><b>\nx\n```\n\n#### sato <b>\n'
+    )
+    page = as_page('sato "><b>', note, {"p": "<svg></svg>"})
+    found = Page(page)
+    assert "b" not in found.tags
+    assert "sato" not in page
+    masked = {(tag, name): value for tag, name, value in found.attributes if name in ("title", "alt", "class")}
+    assert masked["a", "title"] == "*** '>\"<b>"
+    assert masked["img", "alt"] == '*** *** "><b>'
+    assert masked["code", "class"] == 'language-***"><b>'
+
+
 def test_it_names_neither_user_nor_host_nor_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In text, code, links, the title and the pictures; nor a token that a person pasted into the notes."""
     monkeypatch.setattr(getpass, "getuser", lambda: "sato")

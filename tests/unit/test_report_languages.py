@@ -212,3 +212,21 @@ def test_what_a_person_edited_is_moved_out_in_any_language(tmp_path: Path, langu
     page = written(path, language, factory.walked_down()).decode()
     assert page.count("512/b2/mine") == 1
     assert f"#### {text('report.evacuated', language)}\n" in page
+
+
+@pytest.mark.parametrize(("first", "second"), [("ja", "en"), ("en", "ja")])
+def test_an_invitation_to_write_is_in_the_language_of_the_page(
+    tmp_path: Path, first: Language, second: Language
+) -> None:
+    """Each is translated with its part, with notes below it or none; one that a person changed is theirs."""
+    path, record = tmp_path / "r.md", factory.green_acceptance()
+    begun = written(path, first, record).decode()
+    mine, changed = text("report.notes.h1", first), text("report.notes.h2", first)
+    path.write_text(begun.replace(f"#### {mine}\n\n", f"#### {mine}\n\nthe fan\n").replace(changed, "H-2!"))
+    page = written(path, second, record).decode()
+    assert f"#### {text('report.notes.h1', second)}\n\nthe fan\n" in page
+    assert page.count(text("report.notes.invitation", second)) == 7
+    assert page.count(text("report.notes.invitation", first)) == 1
+    assert "#### H-2!\n" in page
+    assert page.count(text("report.notes.h3", second)) == 1
+    assert text("report.notes.h3", first) not in page

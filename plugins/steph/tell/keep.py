@@ -29,11 +29,15 @@ _MARK = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """One generated part; `notes` goes below it once, when it is first written, and is a person's from then on."""
+    """One generated part; `notes` goes below it once, when it is first written, and is a person's from then on.
+
+    `translations`: the same notes in every language. Where one of them stands as it was written, it becomes `notes`.
+    """
 
     id: str
     text: str
     notes: str = ""
+    translations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,9 @@ def merge(existing: bytes | None, parts: Sequence[Part]) -> bytes:
     for block in sorted(live.values(), key=lambda block: block.begin, reverse=True):
         part_here = next((part for part in parts if part.id == block.id), None)
         if part_here is not None:
-            lines[block.begin : block.end + 1] = [_renewed(lines, block, part_here, newline)]
+            following = min((mark.line for mark in marks if mark.line > block.end), default=len(lines))
+            own = _translated("".join(lines[block.end + 1 : following]), part_here, newline)
+            lines[block.begin : following] = [_renewed(lines, block, part_here, newline), own]
     return _appended("".join(lines), missing, newline).encode("utf-8", "surrogateescape")
 
 
@@ -149,6 +155,15 @@ def _renewed(lines: Sequence[str], block: Block, part: Part, newline: str) -> st
         return bom + rendered.rstrip("\r\n") + ending
     own = block.text if block.text.endswith("\n") else block.text + newline
     return f"{bom}{rendered}{newline}#### {words_of('report.evacuated')}{newline}{newline}{own}"
+
+
+def _translated(own: str, part: Part, newline: str) -> str:
+    """What a person has below a part, with the suite's own invitation in the part's language."""
+    for notes in part.translations:
+        given = _lines_as(notes.strip("\n"), newline)
+        if given in own:
+            return own.replace(given, _lines_as(part.notes.strip("\n"), newline), 1)
+    return own
 
 
 def _lines_as(text: str, newline: str) -> str:

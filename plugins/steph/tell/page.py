@@ -55,8 +55,10 @@ def _renderer(mask: Callable[[str], str], pictures: Mapping[str, str]) -> Markdo
     def masked(state: StateCore) -> None:
         for token in _texts(state.tokens):
             token.content = mask(token.content)
-            if token.type == "link_open":
-                token.attrs["href"] = mask(str(token.attrs["href"]))
+            token.info = mask(token.info)  # the first word of a fence's is its class
+            for name in ("href", "title"):
+                if name in token.attrs:
+                    token.attrs[name] = mask(str(token.attrs[name]))
 
     def html(_: RendererProtocol, tokens: Sequence[Token], at: int, *__: Any) -> str:  # noqa: ANN401 - as markdown-it has it
         pieces = _TAGS.split(tokens[at].content)

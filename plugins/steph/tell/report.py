@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from steph.base.messages import text
+from steph.base.messages import LANGUAGES, Language, language, text
 from steph.base.terms import RecordKind, StageId
 from steph.record.values import Record
 from steph.tell import (
@@ -60,18 +60,7 @@ _TITLES = Words(
         "advice": "report.advice.title",
     }
 )
-_NOTES = Words(
-    {  # what is over a person's notes below each section, in the page's order
-        "summary": "report.notes.summary",
-        "h1": "report.notes.h1",
-        "h2": "report.notes.h2",
-        "h3": "report.notes.h3",
-        "extended": "report.notes.extended",
-        "environment": "report.notes.environment",
-        HISTORY: "report.notes.history",
-        "advice": "report.notes.advice",
-    }
-)
+SECTIONS = ("summary", "h1", "h2", "h3", "extended", "environment", HISTORY, "advice")  # in the page's order
 
 
 def report_path(record: Record, reports_dir: Path) -> Path:
@@ -113,11 +102,20 @@ def parts(
         "advice": _or_trouble(lambda: advice.advise(record, outlook)),
         "history_rows": _or_trouble(lambda: history_rows(record, history, old_rows)),
     }
-    return tuple(keep.Part(name, _tidy(_section(name, values)), _notes(title)) for name, title in _NOTES.items())
+    return tuple(
+        keep.Part(
+            name,
+            _tidy(_section(name, values)),
+            _notes(name, language()),
+            tuple(_notes(name, one) for one in LANGUAGES),
+        )
+        for name in SECTIONS
+    )
 
 
-def _notes(title: str) -> str:
-    return f"\n<!-- {text('report.notes.invitation')} -->\n\n#### {title}\n\n"
+def _notes(name: str, spoken: Language) -> str:
+    title = text(f"report.notes.{name}", spoken)
+    return f"\n<!-- {text('report.notes.invitation', spoken)} -->\n\n#### {title}\n\n"
 
 
 def _section(name: str, values: Mapping[str, object]) -> str:
@@ -263,7 +261,9 @@ def write_page(
         outlook=outlook,
     )
     whole = keep.merge(existing, made).decode("utf-8", "replace").replace("\r\n", "\n")
-    whole = re.sub(r"^#### .*\n+(?=<!-- steph:begin |\Z)", "", whole, flags=re.M)  # notes that nobody wrote
+    titles = {text(f"report.notes.{name}", one) for name in SECTIONS for one in LANGUAGES}
+    empty = rf"^#### (?:{'|'.join(map(re.escape, sorted(titles)))})\n+(?=<!-- steph:begin |\Z)"
+    whole = re.sub(empty, "", whole, flags=re.M)  # notes that nobody wrote
     shown = as_page(f"{_TITLES['summary']} {record.id}", whole, drawn).encode("utf-8", "replace")
 
     def replaced(before: bytes | None) -> bytes:
