@@ -14,6 +14,7 @@ from steph.base.terms import StageId
 from steph.conduct.session import tell
 from steph.record.values import Record
 from steph.tell.advice import advise
+from steph.tell.machine_summary import summary_of, write_summary
 from steph.tell.outlook import production_outlook
 
 STAGE_KEYS = {"verdict", "running", "stale", "cause", "seconds", "explanation", "figures"}
@@ -97,7 +98,8 @@ def test_it_says_the_same_in_every_language_of_the_report(tmp_path: Path, langua
 def test_a_rehearsal_has_its_own(tmp_path: Path) -> None:
     """It never takes the place of an acceptance's."""
     before = told(factory.green_acceptance(), tmp_path)
-    assert told(factory.rehearsal(), tmp_path, "summary-rehearsal.json")["kind"] == "rehearsal"
+    found = told(factory.rehearsal(), tmp_path, "summary-rehearsal.json")
+    assert (found["kind"], found["verdict"], found["production"]["ready"]) == ("rehearsal", "passed", False)
     assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")) == before
 
 
@@ -130,3 +132,30 @@ def test_a_summary_that_can_not_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         told(factory.green_acceptance(), tmp_path)
     assert list(tmp_path.glob("*.md"))
+
+
+def test_an_old_verdict_does_not_outlive_a_report_that_can_not_be_written(tmp_path: Path) -> None:
+    """The report's place is a folder: the error goes on, and the summary is the newer run's."""
+    assert told(factory.green_acceptance(), tmp_path)["verdict"] == "passed"
+    (report,) = tmp_path.glob("*.md")
+    report.unlink()
+    report.mkdir()
+    newer = factory.out_of_memory_everywhere()
+    with pytest.raises(IsADirectoryError):
+        tell(tmp_path / "runs", newer, with_figures=False)
+    found = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert (found["record"], found["verdict"]) == (newer.id, "failed")
+
+
+def test_an_old_summary_that_can_not_be_replaced_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk: no summary rather than one of another run."""
+    told(factory.green_acceptance(), tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("steph.tell.machine_summary.place.renew", full)
+    record = factory.crashed()
+    with pytest.raises(OSError, match="No space"):
+        write_summary(summary_of(record, None, report=tmp_path, folder=tmp_path), tmp_path)
+    assert not (tmp_path / "summary.json").exists()

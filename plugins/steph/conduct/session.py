@@ -109,17 +109,22 @@ def _started(setup: Setup, stages: Sequence[AnyStage], command: Sequence[str]) -
 
 
 def tell(runs: Path, record: Record, *, with_figures: bool = True) -> Path:
-    """Write a record's Markdown, its history included, and its summary for programs."""
-    outlook = production_outlook(record)
-    path = write_report(
-        record,
-        _history(runs, record),
-        report_path(record, runs.parent),
-        samples=_samples(runs, record),
-        with_figures=with_figures,
-        outlook=outlook,
-    )
-    write_summary(summary_of(record, outlook, report=path, folder=runs / record.id), runs.parent)
+    """Write a record's Markdown, its history included, and its summary for programs.
+
+    The summary is written also where the Markdown can't be: else programs would read an older run's verdict.
+    """
+    outlook, path = production_outlook(record), report_path(record, runs.parent)
+    try:
+        path = write_report(
+            record,
+            _history(runs, record),
+            path,
+            samples=_samples(runs, record),
+            with_figures=with_figures,
+            outlook=outlook,
+        )
+    finally:
+        write_summary(summary_of(record, outlook, report=path, folder=runs / record.id), runs.parent)
     return path
 
 

@@ -6,6 +6,7 @@ writes it there. Sizes are bytes, durations seconds, times ISO 8601 in UTC.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -70,7 +71,7 @@ class Production(Value):
 
     model: str
     card: str
-    ready: bool  # H-2 and H-3 are green and fresh, so that H-4 advises
+    ready: bool  # an acceptance whose H-2 and H-3 are green and fresh; a rehearsal decides nothing
     predicted: PredictedPeak | None
     unpredicted_reason: Explanation | None  # why nothing could be, where that is known
 
@@ -131,7 +132,7 @@ def _production(record: Record, outlook: Outlook | None) -> Production:
     target = record.context.production
     try:
         advice = advise(record, outlook)
-        ready, predicted = advice.is_ready, advice.prediction
+        ready, predicted = advice.is_ready and not advice.is_rehearsal, advice.prediction
     except Exception:  # the report says in that part why it can't be computed
         ready, predicted = False, None
     why = outlook.unpredicted if outlook and predicted is None else None
@@ -188,12 +189,20 @@ def _highest(probes: tuple[Probe, ...], name: str) -> int | None:
 
 
 def write_summary(summary: Summary, reports_dir: Path) -> Path:
-    """Replace the summary of its kind in the folder of the reports; raises OSError where that can't be done."""
+    """Replace the summary of its kind in the folder of the reports.
+
+    Raises OSError where that can't be done; the one of before is then taken away, as far as that can be done.
+    """
     name = REHEARSAL_SUMMARY if summary.kind is RecordKind.REHEARSAL else ACCEPTANCE_SUMMARY
     dumped = json.dumps(summary.model_dump(mode="json", by_alias=True))
     values = json.loads(dumped, parse_constant=lambda _: None)  # JSON has no NaN, which a loss may be
     text = json.dumps(values, indent=2) + "\n"
-    return place.renew(reports_dir / name, lambda _: text.encode())
+    try:
+        return place.renew(reports_dir / name, lambda _: text.encode())
+    except OSError:
+        with contextlib.suppress(OSError):
+            (reports_dir / name).unlink()
+        raise
 
 
 def summary_schema() -> dict[str, Any]:
