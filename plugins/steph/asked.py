@@ -45,11 +45,14 @@ def resolve_options(config: pytest.Config) -> Options:
     def text(option: Option) -> str:
         return _place(config, option)
 
+    def where(option: Option) -> str:
+        return _said(config, option)[1]
+
     def is_given(option: Option) -> bool:
         word = text(option)
         if word.lower() not in (*_ON, *_OFF):
             allowed = ", ".join((*_ON, *filter(None, _OFF)))
-            raise OptionError(f"{option.flag}: {word!r} is neither on nor off; allowed: {allowed}")
+            raise OptionError(f"{where(option)}: {word!r} is neither on nor off; allowed: {allowed}")
         return _is_on(word)
 
     cap = text(rows.VRAM_CAP)
@@ -59,11 +62,11 @@ def resolve_options(config: pytest.Config) -> Options:
         pipeline_python=text(rows.PIPELINE_PYTHON) or None,
         model=text(rows.MODEL) or None,
         twin=is_given(rows.TWIN),
-        vram_cap_bytes=parse_size(cap, rows.VRAM_CAP.flag) if cap else None,
+        vram_cap_bytes=parse_size(cap, where(rows.VRAM_CAP)) if cap else None,
         report=Path(text(rows.REPORT)),
         calibrate=is_given(rows.CALIBRATE),
         no_predict=is_given(rows.NO_PREDICT),
-        language=parse_language(language, rows.LANGUAGE.flag) if (language := text(rows.LANGUAGE)) else None,
+        language=parse_language(language, where(rows.LANGUAGE)) if (language := text(rows.LANGUAGE)) else None,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steph import __version__
+from steph.base.terms import TrainerName
 
 if TYPE_CHECKING:
     from steph.memory.calibration import Calibration
@@ -22,7 +23,7 @@ Reports = Annotated[Path, typer.Option("--reports", help="folder that holds runs
 Trainer = Annotated[
     str | None,
     typer.Option(
-        help="full: fp32 upcast, all logits, padded to the maximum; or answer (default: the record's, else full)"
+        help=f"how the pipeline's trainer uses memory: {', '.join(TrainerName)} (default: the record's, else full)"
     ),
 ]
 ProfileOption = Annotated[str | None, typer.Option("--profile", "--steph-profile", help="as for pytest")]
@@ -30,13 +31,15 @@ RootOption = Annotated[str | None, typer.Option("--pipeline-root", "--steph-pipe
 PythonOption = Annotated[str | None, typer.Option("--pipeline-python", "--steph-pipeline-python", help="as for pytest")]
 
 
-def _speak(context: typer.Context, word: str) -> None:
+def _speak(context: typer.Context, parameter: typer.CallbackParam, word: str) -> None:
     """Everything that the command says from here to its end is in this language."""
     from steph.base.messages import speaking
     from steph.plan.options import OptionError, parse_language
 
+    source = context.get_parameter_source(parameter.name or "")
+    named = "STEPH_LANGUAGE" if source is not None and source.name == "ENVIRONMENT" else "--language"
     try:
-        context.with_resource(speaking(parse_language(word, "--language")))
+        context.with_resource(speaking(parse_language(word, named)))
     except OptionError as error:
         raise _failed(str(error)) from error
 
@@ -114,7 +117,10 @@ def report(
             with contextlib.suppress(OSError):  # made from the journal at any time; a folder may be read-only
                 write_record(folder, record)
         if as_html or output is not None:
-            as_html = as_html or (output is not None and output.suffix.lower() in (".html", ".htm"))
+            is_page = output is not None and output.suffix.lower() in (".html", ".htm")
+            if as_html and output is not None and not is_page:
+                raise _failed(f"--output {output}: --html writes a page; name it .html, or leave out --html")
+            as_html = as_html or is_page
             typer.echo(str(tell_apart(folder.parent, record, output, as_html=as_html)))
         else:
             typer.echo(str(tell(folder.parent, record)))
@@ -298,6 +304,7 @@ def check(
     profile: ProfileOption = None,
     pipeline_root: RootOption = None,
     pipeline_python: PythonOption = None,
+    language: Annotated[str | None, typer.Option("--language", "--steph-language", help="as for pytest")] = None,
 ) -> None:
     """Show the commands that a description stands for, and which core checks can be measured; starts nothing.
 
@@ -305,15 +312,24 @@ def check(
     """
     from steph.conduct.check import check_lines
     from steph.doctor.command import with_run_options
+    from steph.rootdir import join_values
 
-    named = {"profile": profile, "pipeline-root": pipeline_root or root, "pipeline-python": pipeline_python}
+    others = join_values([*filter(None, [root]), *context.args])  # a run's option may stand before the folder
+    root = next((word for word in others if not word.startswith("-")), None)
+    others = [word for word in others if word != root]
+    named = {
+        "profile": profile,
+        "pipeline-root": pipeline_root or root,
+        "pipeline-python": pipeline_python,
+        "language": language,
+    }
     words = [f"--steph-{name}={value}" for name, value in named.items() if value is not None]
 
     def show(options: Options, profile: Profile) -> int:
         typer.echo("\n".join(check_lines(options, profile)))
         return 0
 
-    raise typer.Exit(with_run_options([*words, *context.args], lambda _, options, profile: show(options, profile)))
+    raise typer.Exit(with_run_options([*words, *others], lambda _, options, profile: show(options, profile)))
 
 
 def _calibration(reports: Path, run: str, model: str, shape: ModelShape) -> Calibration:

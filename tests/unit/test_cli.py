@@ -93,6 +93,39 @@ def test_a_language_that_nobody_speaks_is_one_line_and_status_2(tmp_path: Path, 
     )
 
 
+def test_a_language_of_the_environment_that_nobody_speaks_is_refused_by_the_variables_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who never typed an option is not sent to look for one."""
+    monkeypatch.setenv("STEPH_LANGUAGE", "de")
+    said = "steph: STEPH_LANGUAGE: 'de' is not a language of the suite; allowed: ja, en\n"
+    assert steph("list", "--reports", tmp_path).stderr == said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--steph-language=en", "ROOT"),
+        ("--steph-twin", "--steph-model", "some/name", "--language", "en", "ROOT"),
+        ("ROOT", "--steph-vram-cap", "9GiB", "--steph-language", "en"),
+    ],
+)
+def test_check_finds_its_folder_behind_any_option_of_a_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    """The option is no folder, nor is its value."""
+    (tmp_path / "steph.toml").write_text("[train]\nnonsense = 1\n", encoding="utf-8")
+    ended = steph("check", *(str(tmp_path) if word == "ROOT" else word for word in words))
+    assert ended.exit_code == 2
+    assert f"{tmp_path / 'steph.toml'}: train.nonsense" in "".join(capfd.readouterr()) + ended.output
+
+
+def test_the_help_of_fit_names_the_trainers_that_there_are() -> None:
+    """All of them, so that none has to be guessed."""
+    shown = " ".join(steph("fit", "--help").output.replace("│", " ").split())
+    assert "memory: full, answer, trl, liger, unsloth (default" in shown
+
+
 def test_diagnose_takes_a_signal_and_standard_input() -> None:
     """An empty log of a process that signal 9 ended is not called a success."""
     ended = CliRunner().invoke(app, ["diagnose", "-", "--returncode", "-9", "--json"], input="loading\n")

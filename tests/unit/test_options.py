@@ -97,15 +97,26 @@ def test_a_session_speaks_as_asked_and_then_as_its_profile_says(
     assert language() == "ja"
 
 
-@pytest.mark.parametrize(("words", "variable"), [(("--steph-language=de",), ""), ((), "de")])
+@pytest.mark.parametrize(
+    ("words", "variable", "named"),
+    [
+        (("--steph-language=de",), "", "--steph-language"),
+        ((), "de", "STEPH_LANGUAGE"),
+        (("-o", "steph_language=de"), "ja", "ini key steph_language"),
+    ],
+)
 def test_a_language_that_nobody_speaks_is_refused_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], variable: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    variable: str,
+    named: str,
 ) -> None:
-    """With those that there are."""
+    """With those that there are, and where it was asked for."""
     monkeypatch.setenv("STEPH_LANGUAGE", variable)
     assert pytest.main(["-p", "steph.plugin", "--noconftest", "-m", "gpu", "tests/acceptance", *words]) == 4
     (line,) = (line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("ERROR"))
-    assert line == "ERROR: --steph-language: 'de' is not a language of the suite; allowed: ja, en"
+    assert line == f"ERROR: {named}: 'de' is not a language of the suite; allowed: ja, en"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +155,7 @@ def test_a_switch_that_is_neither_on_nor_off_is_refused(
     """What was meant to be on must not run as if it were off."""
     monkeypatch.setenv("STEPH_TWIN", "y")
     assert pytest.main(["-p", "steph.plugin", "--noconftest", "-m", "gpu", "tests/acceptance"]) == 4
-    assert "--steph-twin: 'y' is neither on nor off; allowed: 1, true, yes, on" in "".join(capsys.readouterr())
+    assert "STEPH_TWIN: 'y' is neither on nor off; allowed: 1, true, yes, on" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("error", [GpuLockError("/ro/steph/locks: no place"), GpuBusyError("GPU-1", None)])

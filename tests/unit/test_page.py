@@ -242,6 +242,16 @@ def test_a_file_that_is_no_page_stays(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize("name", ["x.md", "x"])
+def test_a_page_is_not_written_under_another_kinds_name(tmp_path: Path, name: str) -> None:
+    """HTML in a file that is opened as Markdown helps nobody."""
+    keep(tmp_path, factory.green_acceptance())
+    ended = steph("report", "--html", "--output", tmp_path / name, "--reports", tmp_path)
+    assert ended.exit_code == 2
+    assert ended.stderr.startswith(f"steph: --output {tmp_path / name}: --html writes a page")
+    assert not (tmp_path / name).exists()
+
+
 def test_markdown_goes_to_another_file_as_well(tmp_path: Path) -> None:
     """With its pictures beside it; the record's own report and the summary are not touched."""
     record: Record = factory.walked_down()
