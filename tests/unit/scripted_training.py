@@ -15,13 +15,14 @@ from planted import TRAIN_FILE, plant
 from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, Cause, EndedBy, Phase, Severity, StageId
 from steph.conduct import stage_run, training
-from steph.conduct.attempts import Judge, Request
+from steph.conduct.attempts import Judge
 from steph.conduct.console import Console
 from steph.conduct.course import open_course
 from steph.conduct.prediction import expected
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
 from steph.conduct.training import Training
+from steph.contract.commands import Call
 from steph.contract.description import Description
 from steph.judge.verdict import Outcome
 from steph.memory.shapes import BUILT_IN, parameter_count
@@ -82,7 +83,8 @@ class ScriptedTraining:
     truncation: str = "right"
     train: TrainSettings = BASE
     of: AnyStage = StageId.H2
-    requests: list[Request] = field(default_factory=list)
+    planned: list[Attempt] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -105,23 +107,24 @@ class ScriptedTraining:
         self.run = Run(self.setup, self.journal, Console(self.said.append, False), time.monotonic() + 3600)
         self.course = open_course(self.run, self.of)
 
-    def attempt(self, run: Run, request: Request, judge: Judge) -> Attempt:
-        """In place of `run_attempt`: note the request and end as scripted."""
-        assert isinstance(request.settings, TrainSettings)
-        self.requests.append(request)
-        number = len(self.requests)
-        ended: dict[str, object] = {"label": request.label, "checks": (OK,)}
+    def attempt(self, run: Run, plan: Attempt, call: Call, judge: Judge) -> Attempt:
+        """In place of `run_attempt`: note what was planned and end as scripted."""
+        assert isinstance(plan.settings, TrainSettings)
+        self.planned.append(plan)
+        self.calls.append(call)
+        number = len(self.planned)
+        ended: dict[str, object] = {"label": plan.label, "checks": (OK,)}
         if number <= len(self.ends):
             ended |= {"returncode": 1, "ended_by": EndedBy.EXIT, "diagnosis": self.ends[number - 1]}
-        return factory.trained(number, request.settings).model_copy(update=ended)
+        return factory.trained(number, plan.settings).model_copy(update=ended)
 
     def walk(self, monkeypatch: pytest.MonkeyPatch, model: ModelChoice, start: TrainSettings | None = None) -> Outcome:
         """Run the stage on these scripted attempts."""
 
-        def attempt(run: Run, request: Request, judge: Judge) -> Attempt:
+        def attempt(run: Run, plan: Attempt, call: Call, judge: Judge) -> Attempt:
             if self.spends_all:
                 self.leave(monkeypatch, MIN_ATTEMPT_SECONDS - 0.01)
-            return self.attempt(run, request, judge)
+            return self.attempt(run, plan, call, judge)
 
         monkeypatch.setattr(training, "run_attempt", attempt)
         return Training(self.course).walk(model, start)
@@ -134,7 +137,7 @@ class ScriptedTraining:
     @property
     def tried(self) -> list[str]:
         """The attempts' labels in their order."""
-        return [request.label for request in self.requests]
+        return [plan.label for plan in self.planned]
 
     @property
     def recorded(self) -> StageResult:

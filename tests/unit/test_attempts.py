@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import errno
+import inspect
+import re
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
 import record_factory as factory
 from steph.base.files import is_fresh
 from steph.base.terms import EndedBy, StageId
-from steph.conduct.attempts import Finished, Judge, Request, run_attempt
+from steph.conduct import attempts
+from steph.conduct.attempts import Finished, Judge, planned, run_attempt
 from steph.conduct.console import Console
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
+from steph.contract.commands import Call
 from steph.contract.description import Description
+from steph.gpu import watch
 from steph.judge.evidence import CardMemory
 from steph.memory.forecast import predict
 from steph.memory.shapes import BUILT_IN
@@ -25,15 +30,16 @@ from steph.memory.trainers import Workload
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record.events import AttemptEnded
-from steph.record.values import Attempt, PredictedPeak, Probe
-from steph.run import output
+from steph.record.values import Attempt, DevicePeak, PredictedPeak, Probe
+from steph.run import exit_file, output, progress, runner
 from steph.run.inputs import file_clock_unix
 from steph.run.journal import Journal, read_events
 from steph.run.runner import ChildOutcome
 
 REPOSITORY = Path(__file__).parents[2]
 FORECAST = predict(BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], Workload("answer", 2, 512))
-REQUEST = Request(StageId.H2, "512/b2/4bit", (sys.executable, "-c", ""), limit_seconds=60)
+PLAN = planned(StageId.H2, "512/b2/4bit", limit_seconds=60)
+CALL = Call((sys.executable, "-c", ""))
 
 
 def as_it_is(finished: Finished) -> Attempt:
@@ -41,19 +47,19 @@ def as_it_is(finished: Finished) -> Attempt:
     return finished.attempt
 
 
-def attempted(folder: Path, request: Request, judge: Judge = as_it_is) -> Attempt:
+def attempted(folder: Path, plan: Attempt = PLAN, call: Call = CALL, judge: Judge = as_it_is) -> Attempt:
     """Run one child below `folder`, on no card."""
     record = factory.rehearsal()
     options = Options("rtx3080", folder, None, None, False, None, folder)
     profile = load_profile(profile_path("rtx3080", REPOSITORY))
     setup = Setup(options, profile, Description(), sys.executable, None, record.data[0], record.context)
     run = Run(setup, Journal(folder / "record"), Console(lambda _: None, False), time.monotonic() + 60)
-    return run_attempt(run, request, judge)
+    return run_attempt(run, plan, call, judge)
 
 
 def test_an_attempt_carries_its_prediction_with_the_interval(tmp_path: Path) -> None:
     """The report holds predicted and measured side by side, so the record has the peak and both its bounds."""
-    attempt = attempted(tmp_path, replace(REQUEST, predicted=FORECAST.peak))
+    attempt = attempted(tmp_path, PLAN.changed(predicted=FORECAST.peak))
     low, peak, high = FORECAST.low_bytes, FORECAST.total_bytes, FORECAST.high_bytes
     assert attempt.predicted == PredictedPeak(peak_bytes=peak, low_bytes=low, high_bytes=high)
     assert attempt.returncode == 0
@@ -61,7 +67,7 @@ def test_an_attempt_carries_its_prediction_with_the_interval(tmp_path: Path) -> 
 
 def test_an_attempt_that_nobody_predicted_has_no_figures_of_it(tmp_path: Path) -> None:
     """Without a prediction there is none in the record."""
-    attempt = attempted(tmp_path, REQUEST)
+    attempt = attempted(tmp_path)
     assert attempt.predicted is None
 
 
@@ -75,7 +81,7 @@ def test_output_that_cannot_be_read_costs_no_figure_of_the_attempt(
 
     monkeypatch.setattr(output, "read_output", unreadable)
     with pytest.raises(OSError, match="Input/output error"):
-        attempted(tmp_path, REQUEST)
+        attempted(tmp_path)
     (ended,) = (event for event in read_events(tmp_path / "record") if isinstance(event, AttemptEnded))
     assert (ended.attempt.returncode, ended.attempt.ended_by, ended.attempt.diagnosis) == (0, EndedBy.EXIT, None)
     assert ended.attempt.seconds
@@ -109,7 +115,7 @@ def test_a_file_is_as_old_as_its_own_drives_clock_says(
 
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + ahead_seconds)
-    attempted(tmp_path, replace(REQUEST, argv=argv, writes=(written.parent,)), judge)
+    attempted(tmp_path, call=Call(argv, writes=str(written.parent)), judge=judge)
     assert seen == [True, False]
     assert not list(tmp_path.rglob(".steph-clock-*"))
 
@@ -124,3 +130,17 @@ def test_where_no_file_can_be_made_our_clock_counts(tmp_path: Path, monkeypatch:
     for paths in ([tmp_path / "not" / "there"], []):
         before = time.time()
         assert before <= file_clock_unix(paths) <= time.time()
+
+
+def test_nine_values_lead_from_what_a_child_is_asked_to_the_record() -> None:
+    """The docstring of the module names every value on the way; a tenth needs a reason and its word there."""
+    named = re.findall(r"`([A-Z]\w+)`", inspect.getdoc(attempts) or "")
+    on_the_way = [
+        name
+        for module in (attempts, runner, exit_file, progress, watch)
+        for name, value in vars(module).items()
+        if is_dataclass(value) and value.__module__ == module.__name__
+    ]
+    from_other_rooms = [value.__name__ for value in (Call, Probe, DevicePeak, Attempt)]
+    assert {*named} == {*on_the_way, *from_other_rooms}
+    assert len({*named}) == 9

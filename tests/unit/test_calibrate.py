@@ -181,9 +181,7 @@ def test_both_lengths_of_a_slope_count_the_rows_alike(
     model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
     stage.walk(monkeypatch, model)
     calibrate.calibrate(stage.course, model, PROFILE.train)
-    first = stage.requests[0].rows
-    assert first is not None
-    assert [rows.longest for rows in (first, *counted)] == [longest, longest]
+    assert [stage.planned[0].longest_row_tokens, *(rows.longest for rows in counted)] == [longest, longest]
 
 
 @pytest.mark.parametrize("broken", ["a newer tokenizer", "no training file"])
@@ -198,7 +196,7 @@ def test_rows_that_cannot_be_counted_are_said_once(
     else:
         (tmp_path / "model" / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
     outcome = stage.walk(monkeypatch, model)
-    assert (outcome.verdict, stage.requests[0].rows) == (Verdict.PASS, None)
+    assert (outcome.verdict, stage.planned[0].longest_row_tokens) == (Verdict.PASS, None)
     monkeypatch.setattr(calibrate, "train_beside", lambda *_, **told: factory.trained(2, PROFILE.train))
     calibrate.calibrate(stage.course, model, PROFILE.train)
     assert [line.startswith("H-2 answers not counted: ") for line in stage.said] == [True]

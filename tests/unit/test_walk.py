@@ -99,7 +99,7 @@ def test_an_oom_while_loading_goes_to_the_next_smaller_model(tmp_path: Path, mon
     outcome = stage.walk(monkeypatch, LARGE)
     assert asked == [THREE, SMALL.name]
     assert stage.tried == ["512/b2/4bit", "384/b2/4bit", "512/b2/4bit"]
-    assert [request.model_name for request in stage.requests] == [LARGE.name, LARGE.name, SMALL.name]
+    assert [plan.model_name for plan in stage.planned] == [LARGE.name, LARGE.name, SMALL.name]
     assert outcome.verdict is Verdict.PASS_DEGRADED
     assert tuple(map(str, outcome.given_up)) == (f"より小さいモデル {SMALL.name} に変更",)
     model = stage.recorded.model
@@ -115,7 +115,7 @@ def test_of_several_smaller_models_the_one_that_passed_is_named(
     offer(monkeypatch, THREE, SMALL.name)
     stage = ScriptedTraining(tmp_path, [OOM_LOADING, OOM_LOADING])
     assert tuple(map(str, stage.walk(monkeypatch, LARGE).given_up)) == (f"より小さいモデル {SMALL.name} に変更",)
-    assert [request.model_name for request in stage.requests] == [LARGE.name, THREE, SMALL.name]
+    assert [plan.model_name for plan in stage.planned] == [LARGE.name, THREE, SMALL.name]
 
 
 def test_an_oom_while_loading_without_a_smaller_model_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_a_stagebeside_the_three_keeps_the_records_model(tmp_path: Path, monkeyp
     asked = offer(monkeypatch, SMALL.name)
     stage = ScriptedTraining(tmp_path, [OOM_LOADING], of=ExtendedId.COT_TRAINING)
     assert stage.walk(monkeypatch, LARGE).verdict is Verdict.FAIL
-    assert (asked, len(stage.requests)) == ([], 1)
+    assert (asked, len(stage.planned)) == ([], 1)
 
 
 def test_a_stageout_of_time_ends_before_its_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_a_stageout_of_time_ends_before_its_next_attempt(tmp_path: Path, monkeyp
         "H-2の制限時間を使い切った",
         (OK,),
     )
-    stage.requests.clear()
+    stage.planned.clear()
     again = stage.walk(monkeypatch, SMALL)
     assert (stage.tried, again.verdict, again.checks) == ([], Verdict.TIMEOUT, ())
 
@@ -159,7 +159,7 @@ def test_an_attempt_may_take_its_own_limit_or_what_is_left_of_the_stage(
     stage.walk(monkeypatch, SMALL)
     stage.leave(monkeypatch, 60)
     stage.walk(monkeypatch, SMALL)
-    whole, rest = (request.limit_seconds for request in stage.requests)
+    whole, rest = (plan.limit_seconds or 0 for plan in stage.planned)
     assert whole == PROFILE.limits.train_attempt_seconds
     assert 50 < rest <= 60
 
@@ -206,7 +206,7 @@ def test_a_long_training_is_cut_by_its_flag_or_by_its_rows(
     """40 rows, 5 steps of 4 at most: by --max-steps-override, else on whole steps of the first rows in each epoch."""
     train = BASE.model_copy(update={"max_steps": 5, "num_epochs": epochs})
     stage = ScriptedTraining(tmp_path, flags=flags, train=train)
-    argv, rows = stage.course.request(SMALL, train).argv, stage.course.rows_trained(train)
+    argv, rows = stage.course.planned(SMALL, train, None)[1].argv, stage.course.rows_trained(train)
     assert (rows, MAX_STEPS_FLAG in argv, TRAIN_FILE in argv) == (due_rows, is_capped, is_capped)
     assert is_capped or epochs * rows // 4 <= 5 or rows == 4  # which is one step an epoch
     train_file = stage.setup.root / argv[argv.index("--train-file") + 1]
@@ -221,7 +221,7 @@ def test_a_training_that_is_short_enough_is_left_whole(tmp_path: Path, flags: tu
     stage = ScriptedTraining(tmp_path, flags=flags)
     for allowed in (10, 50):
         train = BASE.model_copy(update={"max_steps": allowed})
-        argv, rows = stage.course.request(SMALL, train).argv, stage.course.rows_trained(train)
+        argv, rows = stage.course.planned(SMALL, train, None)[1].argv, stage.course.rows_trained(train)
         assert (rows, MAX_STEPS_FLAG in argv, TRAIN_FILE in argv) == (40, False, True)
 
 
@@ -230,7 +230,7 @@ def test_the_output_goes_to_the_courses_folder_or_to_the_one_asked_for(tmp_path:
     course = ScriptedTraining(tmp_path, of=ExtendedId.COT_TRAINING).course
     own = "runs/debug_small_model/direct_norag_small_4bit-cot"
     for asked, place in ((course, own), (replace(course, output_dir="elsewhere"), "elsewhere")):
-        argv = asked.request(SMALL, BASE).argv
+        argv = asked.planned(SMALL, BASE, None)[1].argv
         assert argv[argv.index("--output-dir") + 1] == place
 
 
@@ -250,11 +250,10 @@ def test_an_attempt_is_asked_for_with_all_that_is_known_of_it(tmp_path: Path, mo
     lengthen_rows(stage.setup.root, 100, longer=1)
     model = SMALL.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
     stage.walk(monkeypatch, model)
-    (request,) = stage.requests
-    assert (request.stage, request.settings, request.model_name) == (StageId.H2, BASE, SMALL.name)
-    assert request.writes == (stage.setup.root / stage.setup.description.paths.output_dir,)
-    assert request.rows is not None
-    assert (request.rows.longest, request.rows.mean) == (600, (39 * 100 + 600) / 40)
+    (plan,), (call,) = stage.planned, stage.calls
+    assert (plan.stage, plan.settings, plan.model_name) == (StageId.H2, BASE, SMALL.name)
+    assert call.writes == stage.setup.description.paths.output_dir
+    assert (plan.longest_row_tokens, plan.mean_row_tokens) == (600, (39 * 100 + 600) / 40)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_rungs_that_cannot_fit_are_passed_over_with_their_prediction(
         "予測ピーク" in str(rung.reason) and "試さない" in str(rung.reason) for rung in stage.recorded.skipped_rungs
     )
     assert [line.partition(": ")[0] for line in stage.said] == ["H-2 512/b2/4bit", "H-2 384/b2/4bit"]
-    predicted = stage.requests[0].predicted
+    predicted = stage.planned[0].predicted
     assert predicted is not None
     assert predicted.low_bytes is not None
     assert predicted.low_bytes <= card_for(LARGE, "full", rung=2).total_bytes
@@ -55,7 +55,7 @@ def test_where_no_rung_can_fit_a_smaller_model_is_trained(tmp_path: Path, monkey
     stage = ScriptedTraining(tmp_path, trainer="full", card=card_for(SMALL, "full", rung=0))
     outcome = stage.walk(monkeypatch, LARGE)
     assert len(stage.recorded.skipped_rungs) == len(LADDER) + 1
-    assert [request.model_name for request in stage.requests] == [SMALL.name]
+    assert [plan.model_name for plan in stage.planned] == [SMALL.name]
     assert stage.recorded.model is not None
     assert stage.recorded.model.predicted_peak_bytes is not None
     assert tuple(map(str, outcome.given_up)) == (f"より小さいモデル {SMALL.name} に変更",)

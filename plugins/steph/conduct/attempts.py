@@ -2,6 +2,11 @@
 
 The caller says what is run and how its artifacts are judged; this module makes sure that the journal knows about the
 attempt before its child starts and after it ended, whatever happens in between.
+
+Nine values lead from what a child is asked to what the record keeps of it: an `Attempt` as it is planned, with its
+`Call`, becomes a `ChildSpec`; while that runs there is `Progress`; it leaves an `Exit` of its supervisor, a `Probe` of
+each process and a `DevicePeak` of each card, which make the `ChildOutcome`; with what it printed it is `Finished`, and
+judged it is the complete `Attempt`.
 """
 
 from __future__ import annotations
@@ -11,14 +16,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from steph.base.redact import redact
-from steph.base.terms import AnyStage, EndedBy, Purpose
+from steph.base.terms import AnyStage, EndedBy
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
-from steph.contract.answers import RowLengths
 from steph.contract.commands import Call, needed_libraries
 from steph.diagnose.engine import diagnose, first_traceback
 from steph.gpu.visible import capped_alloc_conf, memory_fraction_for_cap
@@ -28,7 +32,7 @@ from steph.judge.evidence import CardMemory
 from steph.record.environment import Device
 from steph.record.events import AttemptEnded, AttemptStarted
 from steph.record.settings import EvalSettings, TrainSettings
-from steph.record.values import Attempt, PredictedPeak, ProductionCall
+from steph.record.values import Attempt, ProductionCall
 from steph.run import inputs, output
 from steph.run.aside import set_aside
 from steph.run.journal import now
@@ -41,34 +45,11 @@ QUIET_ENV = {"WANDB_MODE": "disabled", "HF_HUB_DISABLE_TELEMETRY": "1"}  # a run
 
 
 @dataclass(frozen=True)
-class Request:
-    """What one attempt is to do within `limit_seconds`; `writes` are the outputs that are moved aside before it.
-
-    `call` says what runs beside `argv`, where and with which variables; `train_file` are the rows that it is given.
-    `production`: what it is in the production run.
-    """
-
-    stage: AnyStage
-    label: str
-    argv: tuple[str, ...]
-    limit_seconds: float
-    call: Call | None = None
-    settings: TrainSettings | EvalSettings | None = None
-    model_name: str | None = None
-    writes: tuple[Path, ...] = ()
-    predicted: PredictedPeak | None = None
-    purpose: Purpose = Purpose.STAGE
-    rows: RowLengths | None = None
-    train_file: Path | None = None
-    production: ProductionCall | None = None
-
-
-@dataclass(frozen=True)
 class Finished:
-    """A child that ended: the attempt so far, what the runner saw, and what the child printed.
+    """A child that ended: the attempt so far, what the runner saw, what the child printed, and what it was called with.
 
-    `started_unix` and `ended_unix`: by the clock that stamps the files that it wrote. `places`: where its outputs
-    really were before it, in the request's order. `written_late`: outputs written when the program itself had ended.
+    `started_unix` and `ended_unix`: by the clock that stamps the files that it wrote. `place`: where its output really
+    was before it. `written_late`: outputs written when the program itself had ended.
     """
 
     attempt: Attempt
@@ -78,9 +59,9 @@ class Finished:
     stdout: str
     output: str
     ended_unix: float | None = None
-    places: tuple[Path, ...] = ()
+    place: Path | None = None
     written_late: tuple[str, ...] = ()
-    train_file: Path | None = None
+    call: Call | None = None
 
     def card_memory(self, device: Device | None) -> CardMemory | None:
         """The card's memory over this attempt; None without a GPU."""
@@ -112,39 +93,54 @@ class Finished:
 Judge = Callable[[Finished], Attempt]
 
 
-def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
+def planned(
+    stage: AnyStage,
+    label: str,
+    *,
+    limit_seconds: float,
+    model_name: str | None = None,
+    settings: TrainSettings | EvalSettings | None = None,
+    production: ProductionCall | None = None,
+) -> Attempt:
+    """An attempt before it has begun; `run_attempt` numbers it."""
+    return Attempt(
+        stage=stage,
+        number=0,
+        label=label,
+        model_name=model_name,
+        settings=settings,
+        limit_seconds=limit_seconds,
+        production=production,
+        started_at="",
+    )
+
+
+def run_attempt(run: Run, plan: Attempt, call: Call, judge: Judge) -> Attempt:
     """Run one child and journal its end; `judge` completes the attempt with what its artifacts say."""
     setup, journal, console = run.setup, run.journal, run.console
-    number, folder = _next_folder(journal.folder, request.stage)
-    for path in request.writes:
+    number, folder = _next_folder(journal.folder, plan.stage)
+    writes = (setup.root / call.writes,) if call.writes is not None else ()
+    for path in writes:
         set_aside(path, folder / "before")
-    attempt = Attempt(
-        stage=request.stage,
+    cwd = Path(os.path.normpath(setup.root / call.cwd))
+    attempt = plan.changed(
         number=number,
-        label=request.label,
-        purpose=request.purpose,
-        model_name=request.model_name,
-        settings=request.settings,
-        argv=request.argv,
-        before=request.call.before if request.call else (),
-        after=request.call.after if request.call else (),
-        production=request.production and request.production.changed(env=_recorded(request.production.env)),
-        env=_recorded(request.call.env) if request.call else {},
-        cwd=str(_folder_of(setup, request)),
+        argv=call.argv,
+        before=call.before,
+        after=call.after,
+        production=plan.production and plan.production.changed(env=_recorded(plan.production.env)),
+        env=_recorded(call.env),
+        cwd=str(cwd),
         folder=folder.name,
-        limit_seconds=request.limit_seconds,
-        predicted=request.predicted,
-        longest_row_tokens=request.rows.longest if request.rows else None,
-        mean_row_tokens=request.rows.mean if request.rows else None,
-        longest_answer_tokens=request.rows.longest_answer if request.rows else None,
         started_at=now(),
     )
     journal.append(AttemptStarted(at=now(), attempt=attempt))
-    title = f"{request.stage} {request.label}"
-    started_unix, files_unix = time.time(), inputs.file_clock_unix(request.writes)
-    places = tuple(path.resolve() for path in request.writes)
+    title = f"{attempt.stage} {attempt.label}"
+    started_unix, files_unix = time.time(), inputs.file_clock_unix(writes)
+    place = next((path.resolve() for path in writes), None)
     try:
-        outcome = run_child(_spec(setup, request, folder), on_poll=lambda progress: console.progress(title, progress))
+        spec = _spec(setup, attempt, call, folder, cwd)
+        outcome = run_child(spec, on_poll=lambda progress: console.progress(title, progress))
     except BaseException as error:
         lost = attempt.changed(
             seconds=time.time() - started_unix,
@@ -153,18 +149,35 @@ def run_attempt(run: Run, request: Request, judge: Judge) -> Attempt:
         )
         journal.append(AttemptEnded(at=now(), attempt=lost))
         raise
-    ended_unix = inputs.file_clock_unix(request.writes)
+    ended_unix = inputs.file_clock_unix(writes)
     write_samples(folder, started_unix, outcome.memory_samples)
-    complete = _measured(attempt, outcome)
+    complete = attempt.changed(
+        seconds=outcome.seconds,
+        returncode=outcome.returncode,
+        ended_by=outcome.ended_by,
+        probes=outcome.probes,
+        device_peaks=outcome.device_peaks,
+        memory_returned=outcome.memory_returned,
+    )
     try:
-        late = inputs.written_after(request.writes, files_unix + outcome.seconds) if outcome.left_behind else ()
-        finished = replace(
-            _finished(complete, outcome, folder, files_unix),
-            ended_unix=ended_unix, places=places, written_late=late, train_file=request.train_file,
-        )  # fmt: skip
-        complete = finished.attempt
+        late = inputs.written_after(writes, files_unix + outcome.seconds) if outcome.left_behind else ()
+        text, stdout = output.read_output(folder), output.stdout_text(folder)
+        complete = _diagnosed(complete, text, folder)
         if complete.ended_well:
-            complete = judge(finished)
+            complete = judge(
+                Finished(
+                    attempt=complete,
+                    outcome=outcome,
+                    folder=folder,
+                    started_unix=files_unix,
+                    stdout=stdout,
+                    output=text,
+                    ended_unix=ended_unix,
+                    place=place,
+                    written_late=late,
+                    call=call,
+                )
+            )
     finally:  # where reading or judging breaks, what was measured stays, unjudged and never green
         journal.append(AttemptEnded(at=now(), attempt=complete))
     return complete
@@ -197,23 +210,20 @@ def child_environment(
     return changes
 
 
-def _spec(setup: Setup, request: Request, folder: Path) -> ChildSpec:
-    limits, ranks = setup.profile.limits, request.settings.num_processes if request.settings else 1
-    call = request.call
+def _spec(setup: Setup, attempt: Attempt, call: Call, folder: Path, cwd: Path) -> ChildSpec:
+    limits, ranks = setup.profile.limits, attempt.settings.num_processes if attempt.settings else 1
+    if attempt.limit_seconds is None:
+        raise ValueError(f"{attempt.stage} {attempt.label}: no time limit")
     return ChildSpec(
-        argv=in_a_row(call.commands) if call else request.argv,
-        cwd=_folder_of(setup, request),
+        argv=in_a_row(call.commands),
+        cwd=cwd,
         folder=folder,
-        env={**child_environment(setup, os.environ, on_gpu=True, num_processes=ranks), **(call.env if call else {})},
-        limit_seconds=request.limit_seconds,
+        env={**child_environment(setup, os.environ, on_gpu=True, num_processes=ranks), **call.env},
+        limit_seconds=attempt.limit_seconds,
         grace_seconds=limits.terminate_grace_seconds,
         device_uuids=tuple(device.uuid for device in setup.devices(ranks)),
         memory_wait_seconds=limits.memory_return_seconds,
     )
-
-
-def _folder_of(setup: Setup, request: Request) -> Path:
-    return Path(os.path.normpath(setup.root / request.call.cwd)) if request.call else setup.root
 
 
 def _recorded(env: Mapping[str, str]) -> dict[str, str]:
@@ -238,24 +248,13 @@ def _next_folder(record_folder: Path, stage: AnyStage) -> tuple[int, Path]:
             return taken, folder
 
 
-def _measured(attempt: Attempt, outcome: ChildOutcome) -> Attempt:
-    return attempt.changed(
-        seconds=outcome.seconds,
-        returncode=outcome.returncode,
-        ended_by=outcome.ended_by,
-        probes=outcome.probes,
-        device_peaks=outcome.device_peaks,
-        memory_returned=outcome.memory_returned,
-    )
-
-
-def _finished(attempt: Attempt, outcome: ChildOutcome, folder: Path, started_unix: float) -> Finished:
-    text = output.read_output(folder)
-    timed_out = outcome.ended_by is EndedBy.DEADLINE
-    attempt = attempt.changed(diagnosis=diagnose(text, outcome.returncode, outcome.probes, timed_out))
-    if not attempt.ended_well:
-        attempt = attempt.changed(traceback=first_traceback(text), last_lines=_last_lines(folder))
-    return Finished(attempt, outcome, folder, started_unix, output.stdout_text(folder), text)
+def _diagnosed(attempt: Attempt, text: str, folder: Path) -> Attempt:
+    """The attempt with the cause of its end, and where it did not end well with what was printed last."""
+    timed_out = attempt.ended_by is EndedBy.DEADLINE
+    attempt = attempt.changed(diagnosis=diagnose(text, attempt.returncode, attempt.probes, timed_out))
+    if attempt.ended_well:
+        return attempt
+    return attempt.changed(traceback=first_traceback(text), last_lines=_last_lines(folder))
 
 
 def _last_lines(folder: Path) -> tuple[str, ...]:

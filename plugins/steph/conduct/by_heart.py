@@ -192,15 +192,14 @@ def _train(course: Course, model: ModelChoice) -> Attempt:
         max_steps=heart.max_steps,
         longest_row=lengths.longest if lengths else None,
     )
-    plain = course.request(model, settings, output_only=True)
-    request = replace(plain, label=f"by heart {plain.label}", rows=lengths)
+    plan, call = course.planned(model, settings, lengths, label=f"by heart {settings.short()}", output_only=True)
 
     def judge(finished: Finished) -> Attempt:
         training, checks, artifacts = judge_training(course.evidence(finished, model, settings))
         checks = (*checks, *machine_checks(finished.processes(course.setup), finished.stdout))
         return finished.attempt.changed(training=training, checks=_hard(checks), artifacts=artifacts)
 
-    return run_attempt(course.run, request, judge)
+    return run_attempt(course.run, plan, call, judge)
 
 
 def _hard(checks: tuple[Check, ...]) -> tuple[Check, ...]:

@@ -69,13 +69,13 @@ def train_beside(
 ) -> Attempt:
     """Run one training on which no verdict stands; raises one of `CANNOT_RUN` where it can't."""
     course = replace(course, output_dir=folder_beside(course.output_dir, "calibrate"))
-    plain = course.request(model, settings)
-    request = replace(plain, label=label, purpose=Purpose.CALIBRATE, predicted=predicted, rows=rows)
+    plan, call = course.planned(model, settings, rows, label=label)
+    plan = plan.changed(purpose=Purpose.CALIBRATE, predicted=predicted)
 
     def judge(finished: Finished) -> Attempt:
         return _with_figures(finished.attempt, course.evidence(finished, model, settings))
 
-    attempt = run_attempt(course.run, request, judge)
+    attempt = run_attempt(course.run, plan, call, judge)
     set_aside(course.setup.root / course.output_dir, course.run.journal.folder / attempt.folder)
     return attempt
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from steph.base.messages import Message
 from steph.base.terms import AnyStage, ExtendedId, StageId
-from steph.conduct.attempts import Finished, Request
+from steph.conduct.attempts import Finished, planned
 from steph.conduct.preparation import Setup, config_template
 from steph.conduct.side_commands import script_flags, side_folder, training_rows
 from steph.conduct.stage_run import Run
@@ -28,7 +28,7 @@ from steph.plan.steps import steps_due, steps_per_epoch
 from steph.record.environment import Device
 from steph.record.events import DataRead, RungSkipped
 from steph.record.settings import TrainSettings
-from steph.record.values import DataFile, ModelChoice, ProductionCall, SkippedRung
+from steph.record.values import Attempt, DataFile, ModelChoice, ProductionCall, SkippedRung
 from steph.run import inputs
 from steph.run.journal import now
 from steph.tell.production import target_settings
@@ -53,21 +53,31 @@ class Course:
         """The facts of the run that it belongs to."""
         return self.run.setup
 
-    def request(self, model: ModelChoice, settings: TrainSettings, *, output_only: bool = False) -> Request:
-        """One training at these settings; raises OSError where its rows can't be written."""
-        call, train_file = self._call(model.name, settings, output_only=output_only)
-        return Request(
-            stage=self.stage,
-            label=settings.short(),
-            argv=call.argv,
-            call=call,
-            train_file=train_file,
-            limit_seconds=self.run.left_seconds(self.setup.profile.limits.train_attempt_seconds),
-            settings=settings,
+    def planned(
+        self,
+        model: ModelChoice,
+        settings: TrainSettings,
+        rows: RowLengths | None,
+        *,
+        label: str | None = None,
+        output_only: bool = False,
+    ) -> tuple[Attempt, Call]:
+        """One training at these settings, on `rows`; raises OSError where its rows can't be written."""
+        attempt = planned(
+            self.stage,
+            label or settings.short(),
             model_name=model.name,
-            writes=(self.setup.root / self.output_dir,),
+            settings=settings,
+            limit_seconds=self.run.left_seconds(self.setup.profile.limits.train_attempt_seconds),
             production=self._production(settings) if self.stage is StageId.H2 else None,
         )
+        if rows is not None:
+            attempt = attempt.changed(
+                longest_row_tokens=rows.longest,
+                mean_row_tokens=rows.mean,
+                longest_answer_tokens=rows.longest_answer,
+            )
+        return attempt, self._call(model.name, settings, output_only=output_only)
 
     def evidence(
         self, finished: Finished, model: ModelChoice, settings: TrainSettings, loss: AnswerLoss | None = None
@@ -90,12 +100,12 @@ class Course:
             base_folder=_tokenizer_of(model).parent,
             seconds=finished.attempt.seconds,
             attempt_ended_unix=finished.ended_unix,
-            output_place=next(iter(finished.places), None),
+            output_place=finished.place,
             inputs=tuple((self.setup.root / file.path, file.sha256) for file in self._inputs),
             random_weights=self.setup.context.twin or has_random_weights(model.name, _tokenizer_of(model).parent),
             rehearsal=self.setup.is_rehearsal,
             witness=read_witness(finished.folder),
-            train_file=finished.train_file,
+            train_file=finished.call.train_file if finished.call else None,
             row_format=self.setup.description.train.rows.format,
             questions=self.setup.questions(),
             description=self.setup.description,
@@ -116,8 +126,8 @@ class Course:
     def _template(self) -> str | None:
         return config_template(self.setup.root, self.setup.description.train)
 
-    def _call(self, model_name: str, settings: TrainSettings, *, output_only: bool) -> tuple[Call, Path | None]:
-        """What trains at these settings, and its rows: kept within `max_steps` by its words or else by fewer rows.
+    def _call(self, model_name: str, settings: TrainSettings, *, output_only: bool) -> Call:
+        """What trains at these settings: kept within `max_steps` by its words or else by fewer rows.
 
         What it is given and is no file of the root is written into a folder of the record.
         """
@@ -156,8 +166,7 @@ class Course:
         )
         if config is not None and call.config is not None:
             Path(config).write_text(call.config, encoding="utf-8")
-        given = train_dir and Path(train_dir) / f"train{Path(str(train_file)).suffix}"
-        return call, Path(given) if given else setup.root / train_file if train_file else None
+        return call
 
     def _production(self, settings: TrainSettings) -> ProductionCall:
         """The whole training on the card that the profile's `[production]` names."""

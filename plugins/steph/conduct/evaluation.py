@@ -9,13 +9,13 @@ from pathlib import Path
 from steph.base.files import sha256_or_none
 from steph.base.messages import Message, say
 from steph.base.terms import AnyStage, StageId, Verdict
-from steph.conduct.attempts import Finished, Request, run_attempt
+from steph.conduct.attempts import Finished, planned, run_attempt
 from steph.conduct.course import real_dataset
 from steph.conduct.preparation import config_template
 from steph.conduct.side_commands import build_index, side_folder
 from steph.conduct.stage_run import Run
 from steph.contract import production
-from steph.contract.commands import Place, evaluate_call
+from steph.contract.commands import Call, Place, evaluate_call
 from steph.contract.questions import Question, frame_in, questions_in
 from steph.contract.results import Row
 from steph.judge.checks_adapter_use import adapter_files
@@ -97,7 +97,7 @@ class Evaluation:
         def judge(finished: Finished) -> Attempt:
             return self._judge(finished, plan)
 
-        return Outcome.of_attempt(run_attempt(self.run, self._request(plan), judge))
+        return Outcome.of_attempt(run_attempt(self.run, self._planned(plan), self._call(plan), judge))
 
     def _blocked(self, reason: Message) -> Outcome:
         return Outcome(Verdict.BLOCKED, say("adapter.run_again", reason=reason, stage=self.training.stage))
@@ -129,7 +129,17 @@ class Evaluation:
         path = Path(self.run.setup.description.output)
         return str(path.with_stem(f"{path.stem}-{variant.name}") if variant.name else path)
 
-    def _request(self, plan: _Plan) -> Request:
+    def _planned(self, plan: _Plan) -> Attempt:
+        return planned(
+            plan.variant.stage,
+            plan.label,
+            model_name=self.model.name,
+            settings=plan.settings,
+            limit_seconds=self.run.left_seconds(self.run.setup.profile.limits.evaluate_attempt_seconds),
+            production=self._production(plan.settings) if plan.variant is DIRECT else None,
+        )
+
+    def _call(self, plan: _Plan) -> Call:
         setup = self.run.setup
         evaluate = setup.description.evaluate
         config = evaluate.config.place(side_folder(self.run, "given")) if evaluate.config else None
@@ -151,17 +161,7 @@ class Evaluation:
         )
         if config is not None and call.config is not None:
             Path(config).write_text(call.config, encoding="utf-8")
-        return Request(
-            stage=plan.variant.stage,
-            label=plan.label,
-            argv=call.argv,
-            call=call,
-            limit_seconds=self.run.left_seconds(setup.profile.limits.evaluate_attempt_seconds),
-            settings=plan.settings,
-            model_name=self.model.name,
-            writes=(setup.root / plan.output_path,),
-            production=self._production(plan.settings) if plan.variant is DIRECT else None,
-        )
+        return call
 
     def _production(self, settings: EvalSettings) -> ProductionCall:
         setup = self.run.setup

@@ -6,8 +6,6 @@ witness says which layers were quantised and which tokens carried a label.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from steph.base.messages import say
 from steph.base.terms import ExtendedId, Severity, StageId
 from steph.conduct.attempts import Finished, run_attempt
@@ -37,13 +35,13 @@ def take_one_step(run: Run, model: ModelChoice) -> Outcome:
     course = Course(run, STAGE, rows_file, folder_beside(description.output_dir, "step"), script_flags(run))
     settings = _settings(course)
     lengths = course.row_lengths(model, settings)
-    plain = course.request(model, settings, output_only=True)
+    plan, call = course.planned(model, settings, lengths, label=f"one step {settings.short()}", output_only=True)
 
     def judge(finished: Finished) -> Attempt:
         training, _, artifacts = judge_training(course.evidence(finished, model, settings))
         return finished.attempt.changed(training=training, artifacts=artifacts)
 
-    attempt = run_attempt(run, replace(plain, label=f"one step {plain.label}", rows=lengths), judge)
+    attempt = run_attempt(run, plan, call, judge)
     if not attempt.ended_well and not attempt.ran_out_of_memory:
         return Outcome.of_attempt(attempt)
     witness = read_witness(run.journal.folder / attempt.folder)

@@ -104,11 +104,7 @@ class Training:
         return not worth_trying(expectation, last, gave_up_4bit=gave_up_4bit)
 
     def _attempt(self, walk: Walk, rows: RowLengths | None, expectation: Expectation | None) -> Attempt:
-        request = replace(
-            self.course.request(walk.model, walk.settings),
-            predicted=expectation.peak if expectation else None,
-            rows=rows,
-        )
+        plan, call = self.course.planned(walk.model, walk.settings, rows)
         loss = rows.lost_at(walk.settings.max_seq_length) if rows else None
 
         def judge(finished: Finished) -> Attempt:
@@ -117,7 +113,7 @@ class Training:
             checks = (*checks, *machine_checks(finished.processes(self.setup), finished.stdout))
             return finished.attempt.changed(training=training, checks=checks, artifacts=artifacts)
 
-        return run_attempt(self.run, request, judge)
+        return run_attempt(self.run, plan.changed(predicted=expectation.peak if expectation else None), call, judge)
 
     def _skip(self, walk: Walk, loss: AnswerLoss) -> Walk | None:
         reason = say("walk.too_short", rows=loss.rows, lost=loss.lost_rows)

@@ -14,9 +14,10 @@ from steph.base.files import sha256_or_none
 from steph.base.messages import say, words_of
 from steph.base.terms import StageId, Verdict
 from steph.child import twin
-from steph.conduct.attempts import Finished, Request, run_attempt
+from steph.conduct.attempts import Finished, planned, run_attempt
 from steph.conduct.preparation import Setup, TwinSource, cache_dir, twin_source
 from steph.conduct.stage_run import Run
+from steph.contract.commands import Call
 from steph.judge.verdict import Outcome, attempt_verdict
 from steph.record.values import Attempt, ModelChoice, RejectedCandidate
 from steph.run import model_files
@@ -122,10 +123,10 @@ def _arguments(run: Run, source: TwinSource, folder: Path, tokenizer: Tokenizer)
 
 
 def _run_script(run: Run, arguments: tuple[str, ...], name: str) -> Attempt:
-    argv = (run.setup.python, str(TWIN_SCRIPT), *arguments)
-    request = Request(StageId.H1, f"twin {name}", argv, run.left_seconds())
+    call = Call((run.setup.python, str(TWIN_SCRIPT), *arguments))
+    plan = planned(StageId.H1, f"twin {name}", limit_seconds=run.left_seconds())
 
     def judge(finished: Finished) -> Attempt:
         return finished.attempt
 
-    return run_attempt(run, request, judge)
+    return run_attempt(run, plan, call, judge)

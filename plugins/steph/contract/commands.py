@@ -18,7 +18,8 @@ ACCELERATE_FLAGS = ("--num_machines", "1", "--gpu_ids", "all", "--mixed_precisio
 class Call:
     """What one attempt runs: `argv`, with commands before and after it, all in `cwd` from the root with `env`.
 
-    `config` is the text of the file of settings that it is given.
+    `config` is the text of the file of settings that it is given, `train_file` the rows, `writes` the output that
+    `argv` writes, from the root.
     """
 
     argv: tuple[str, ...]
@@ -27,6 +28,8 @@ class Call:
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = "."
     config: str | None = None
+    train_file: Path | None = None
+    writes: str | None = None
 
     @property
     def commands(self) -> tuple[tuple[str, ...], ...]:
@@ -50,6 +53,14 @@ class Place:
     dataset: str | None = None
     config: str | None = None
     template: str | None = None
+
+    @property
+    def rows(self) -> Path | None:
+        """The training file: in `train_dir` where there is one; data sets go by its name there."""
+        if self.train_file is None:
+            return None
+        folder, name = self.train_dir, f"train{Path(self.train_file).suffix}"
+        return Path(folder) / name if folder else self.root / self.train_file
 
 
 def launched(python: str, launcher: Launcher, num_processes: int) -> tuple[str, ...]:
@@ -108,7 +119,7 @@ def train_call(
         "train_dir": place.train_dir,
         "output_dir": output_dir or description.output_dir,
     }
-    return _call(description.train, place, settings, conditions, values)
+    return _call(description.train, place, settings, conditions, values, writes=str(values["output_dir"]))
 
 
 def evaluate_call(
@@ -135,7 +146,7 @@ def evaluate_call(
         "adapter": adapter,
         "output": output or description.output,
     }
-    return _call(description.evaluate, place, settings, conditions, values)
+    return _call(description.evaluate, place, settings, conditions, values, writes=str(values["output"]))
 
 
 def _call(
@@ -144,6 +155,7 @@ def _call(
     settings: TrainSettings | EvalSettings,
     conditions: Mapping[str, bool],
     values: Mapping[str, object],
+    writes: str,
 ) -> Call:
     given = {
         **values,
@@ -177,6 +189,8 @@ def _call(
         env={name: filled(value, texts) for name, value in section.env.items()},
         cwd=filled(section.cwd, texts),
         config=filled(place.template, texts) if place.template is not None else None,
+        train_file=place.rows,
+        writes=writes,
     )
 
 

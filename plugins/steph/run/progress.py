@@ -15,19 +15,22 @@ _DICT_KEY = re.compile(r"['\"]\w{1,100}['\"]\s{0,9}:")
 
 
 @dataclass(frozen=True)
-class Bar:
-    """The state of one progress bar; `label` is its description, empty for the Trainer's own."""
+class Progress:
+    """Where a running child is; `step` of `total_steps` is its last progress bar, `label` that bar's name if any."""
 
-    step: int
-    total: int
+    elapsed_seconds: float
+    step: int | None = None
+    total_steps: int | None = None
     label: str = ""
+    used_bytes: int | None = None
+    peak_bytes: int | None = None
 
 
-def last_bar(lines: Sequence[str]) -> Bar | None:
-    """The last bar in these lines, None where there is none."""
+def last_bar(lines: Sequence[str]) -> tuple[int, int, str] | None:
+    """The last bar in these lines: its step, its total and its label, which is empty for the Trainer's own."""
     for line in reversed(lines):
         for match in reversed(list(_BAR.finditer(line))):
-            return Bar(int(match["step"]), int(match["total"]), (match["label"] or "").strip())
+            return int(match["step"]), int(match["total"]), (match["label"] or "").strip()
     return None
 
 

@@ -24,6 +24,7 @@ from steph.gpu.watch import MemoryWatch
 from steph.record.values import DevicePeak, Probe
 from steph.run import output, processes, progress
 from steph.run.exit_file import is_written, read_exit
+from steph.run.progress import Progress
 from steph.run.tree import ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
@@ -56,18 +57,6 @@ class ChildSpec:
     grace_seconds: float = 10.0
     device_uuids: tuple[str, ...] = ()
     memory_wait_seconds: float = 30.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a running child is; `step` of `total_steps` is its last progress bar, `label` that bar's name if any."""
-
-    elapsed_seconds: float
-    step: int | None = None
-    total_steps: int | None = None
-    label: str = ""
-    used_bytes: int | None = None
-    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,15 +139,8 @@ def _watch(
 
 
 def _progress(folder: Path, elapsed: float, memory: MemoryWatch) -> Progress:
-    bar = progress.last_bar(output.tail_lines(folder, 20))
-    return Progress(
-        elapsed_seconds=elapsed,
-        step=bar.step if bar else None,
-        total_steps=bar.total if bar else None,
-        label=bar.label if bar else "",
-        used_bytes=memory.now,
-        peak_bytes=memory.peak,
-    )
+    step, total, label = progress.last_bar(output.tail_lines(folder, 20)) or (None, None, "")
+    return Progress(elapsed, step, total, label, used_bytes=memory.now, peak_bytes=memory.peak)
 
 
 def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: EndedBy) -> ChildOutcome:
