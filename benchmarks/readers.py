@@ -20,16 +20,17 @@ from steph.base.redact import StreamRedactor, redact_bytes
 from steph.child.capture import Capture
 from steph.contract.lines import (
     adapter_trouble_in,
-    metrics_in,
+    is_metrics,
     missing_weights_in,
     parse_evaluation,
+    parse_metrics,
     split_lines,
     tracebacks_in,
 )
 from steph.diagnose.engine import diagnose, first_traceback
 from steph.judge import reading
 from steph.judge.text import looping
-from steph.run.progress import is_dict_line, last_bar
+from steph.run.progress import last_bar
 
 MB = 10**6
 RESPONSE_CHARS = 20_000  # one answer; what is longer is looked at no further
@@ -88,7 +89,7 @@ def _read_progress(text: str) -> None:
     lines = text.split("\n")
     last_bar(lines)
     for line in lines:
-        is_dict_line(line)
+        is_metrics(line)
 
 
 def _redact(text: str) -> None:
@@ -127,7 +128,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 READERS: dict[str, Callable[[str], None]] = {
     "lines": _read_lines,
-    "metrics": lambda text: _drop(metrics_in(split_lines(text))),
+    "metrics": lambda text: _drop(tuple(map(parse_metrics, split_lines(text)))),
     "evaluation": lambda text: _drop(parse_evaluation(text)),
     "answers": _read_answers,
     "diagnose": _read_failure,

@@ -59,9 +59,9 @@ def parse_metrics(line: str) -> Metrics | None:
     return Metrics(values) if values else None
 
 
-def metrics_in(lines: Iterable[str]) -> tuple[Metrics, ...]:
-    """All dict lines in their order."""
-    return tuple(found for line in lines if (found := parse_metrics(line)))
+def is_metrics(line: str) -> bool:
+    """Whether a line is one of the Trainer's figures, as `parse_metrics` reads them."""
+    return parse_metrics(line) is not None
 
 
 def _number(text: str) -> float | None:

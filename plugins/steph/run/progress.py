@@ -1,4 +1,4 @@
-"""Progress bars and Trainer lines in a child's output: text in, numbers out."""
+"""How far a running child has come, by the progress bars in its output: text in, numbers out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ _BAR = re.compile(
     r"(?:^|[\r\n])(?:(?P<label>[^\r\n|]{1,80}?):)?[ \t]{0,9}\d{1,3}%\|[^|\r\n]{0,400}\|"
     r"[ \t]{0,9}(?P<step>\d{1,18})/(?P<total>\d{1,18})[ \t]{0,9}\["
 )
-_DICT_KEY = re.compile(r"['\"]\w{1,100}['\"]\s{0,9}:")
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,3 @@ def last_bar(lines: Sequence[str]) -> tuple[int, int, str] | None:
         for match in reversed(list(_BAR.finditer(line))):
             return int(match["step"]), int(match["total"]), (match["label"] or "").strip()
     return None
-
-
-def is_dict_line(line: str) -> bool:
-    """Whether a line looks like the dict that transformers' Trainer prints, alone or behind a logger's prefix."""
-    begin = line.find("{", 0, 201)
-    return begin >= 0 and "}" in line[begin:] and _DICT_KEY.search(line, begin) is not None

@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from steph.base.terms import EndedBy
+from steph.contract.lines import is_metrics
 from steph.gpu.driver import Driver
 from steph.gpu.watch import MemoryWatch
 from steph.record.values import DevicePeak, Probe
@@ -165,7 +166,7 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
         device_peaks=memory.device_peaks,
         memory_returned=returned,
         memory_samples=tuple(memory.samples),
-        timed_lines=tuple(output.timed_lines(spec.folder, progress.is_dict_line)),
+        timed_lines=tuple(output.timed_lines(spec.folder, is_metrics)),
         dropped_bytes=found.dropped_bytes if found else 0,
         killed_descendants=(found.killed_descendants if found else 0) + tree.swept,
         left_alive=left_alive,
