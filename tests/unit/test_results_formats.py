@@ -11,12 +11,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from steph.contract.dotted import value_at, values_at
 from steph.contract.results import Results, ResultsFile, ResultsForm
-from steph.contract.results_files import find_results
+from steph.contract.results_files import READERS, ResultsFormat, find_results
 
 SAMPLES = Path(__file__).parent / "samples" / "lm_eval"
 HARNESS = ResultsForm(
@@ -251,3 +251,8 @@ def test_paths_take_any_name_and_keys_with_dots() -> None:
     assert values_at(raw, "list.*.x") == (3, 4)
     assert value_at(raw, "list.1.x") == 4
     assert value_at(raw, "results.nothing") is None
+
+
+def test_every_format_that_a_description_may_name_has_its_reader() -> None:
+    """A name without a reader would end an evaluation with a KeyError; `lawqa` is found by what it prints."""
+    assert set(get_args(ResultsFormat)) == {"lawqa", *READERS}

@@ -18,6 +18,8 @@ from steph.base.terms import TrainerName
 from steph.base.values import Value
 from steph.contract.placeholders import KNOWN_IN_EVALUATE, KNOWN_IN_TRAIN, WHEN, names_in, unknown_placeholder
 from steph.contract.presets import preset_table
+from steph.contract.results import EvaluationKind
+from steph.contract.results_files import ResultsFormat
 from steph.contract.rows import RowFormat
 from steph.plan.settings import (
     MAX_SAMPLES,
@@ -255,7 +257,7 @@ class ResultsRow(Value):
 class EvaluateResults(Value):
     """What an evaluation writes, and where in it the figures are."""
 
-    format: Literal["lawqa", "lm_eval", "json"] = "json"
+    format: ResultsFormat = "json"
     """Who wrote it: the preset's own format, or JSON whose figures the other keys find."""
     file: str | None = None
     """The results file; `{output}`, `*` and `**` may stand in it, and of several the newest one counts."""
@@ -282,9 +284,6 @@ class EvaluateFixed(Value):
     def given(self) -> dict[str, Any]:
         """The settings that are given, by the profile's names."""
         return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
-
-
-EvaluationKind = Literal["generate", "choice", "loglikelihood", "metric"]
 
 
 class Evaluate(Value):

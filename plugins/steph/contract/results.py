@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from steph.base.messages import Message
 from steph.contract.questions import answer_labels, choices_of, plain_label
 
+if TYPE_CHECKING:
+    from steph.contract.results_files import ResultsFormat
+
 MOST_SECONDS = 1e9
 NO_ANSWER, FAILED = "unknown", "error"  # what is written in an answer's place
 
 EvaluationKind = Literal["generate", "choice", "loglikelihood", "metric"]
-ResultsFormat = Literal["lawqa", "lm_eval", "json"]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from steph.base.files import UnreadableError, is_fresh
 from steph.base.messages import words_of
@@ -24,8 +25,9 @@ class Reader:
     knows: frozenset[str] = frozenset()
 
 
+ResultsFormat = Literal["lawqa", "lm_eval", "json"]
 # the format `lawqa` is found and read otherwise: by what its script prints
-READERS = {
+READERS: dict[ResultsFormat, Reader] = {
     "lm_eval": Reader(results_lm_eval.read_results, results_lm_eval.KNOWS),
     "json": Reader(results_json.read_results),
 }
