@@ -80,6 +80,53 @@ def test_a_mask_for_each_position(change: Any, hidden: bool, foreseen: bool) -> 
     assert (found["hidden"][0] > 0, found["foreseen"][0] > 0) == (hidden, foreseen)
 
 
+WIDTH = 16
+END, TURN = 2, 3
+
+
+def _hidden(sees: Any, ids: list[int], spans: tuple[int, int] = (0, WIDTH)) -> int:  # noqa: ANN401
+    """Positions that lose some of their text, where every position's view is there."""
+    queries = [[[float(key <= query and sees(query, key)) for key in range(WIDTH)] for query in range(WIDTH)]]
+    return attention.of_queries([ids], queries, None, PAD, [spans], ({END}, {END, TURN}))["hidden"][0]
+
+
+@pytest.mark.parametrize(
+    ("sees", "hidden"),
+    [
+        (lambda query, key: query - key < 4, 0),
+        (lambda query, key: query - key < 15, 0),  # the last position alone loses the first token
+        (lambda query, key: query not in (5, 7) or query - key <= 2, 2),
+        (lambda query, key: query != 15 or query - key <= 2, 1),
+        (lambda query, key: query < 8 or query - key < 4, 8),  # a window for the second half alone
+        (lambda query, key: query - key < 4 or key == 4, 12),  # and one token that is older
+        (lambda query, key: query - key not in (3, 4), 13),  # a hole
+        (lambda query, key: query == key, 15),
+    ],
+    ids=["window", "wide", "two_cut", "last_cut", "half", "sink", "hole", "itself"],
+)
+def test_a_window_is_one_width_for_every_position(sees: Any, hidden: int) -> None:  # noqa: ANN401
+    """What is older than it is hidden from all of them, and nothing else from any."""
+    assert _hidden(sees, list(range(10, 10 + WIDTH))) == hidden
+    padded = [PAD] * 3 + list(range(10, 7 + WIDTH))
+    assert (_hidden(sees, padded, (3, WIDTH)) > 0) is (hidden > 0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "hidden"),
+    [
+        ([10, 11, 12, 13, 14, 15, 16, END, 20, 21, 22, 23, 24, 25, 26, END], 0),
+        ([10, 11, 12, 13, 14, 15, 16, 17, 10, 11, 22, 23, 24, 25, 26, 27], 0),  # no end, but it begins as the row does
+        ([10, 11, 12, 13, 14, 15, 16, PAD, 10, 11, 22, 23, 24, 25, 26, PAD], 0),
+        ([10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25], 8),  # an answer without its prompt
+        ([TURN, 11, 12, 13, 14, 15, 16, END, TURN, 21, 22, 23, 24, 25, 26, END], 8),  # a turn without the one before
+    ],
+    ids=["end", "alike", "pad", "answer", "turn"],
+)
+def test_texts_that_are_packed_by_their_mask_alone(ids: list[int], hidden: int) -> None:
+    """Positions that run on, and each text sees itself: behind an end, or where the row's beginning comes again."""
+    assert _hidden(lambda query, key: (query < 8) == (key < 8), ids) == hidden
+
+
 def test_packed_texts_see_themselves_alone() -> None:
     """What stands before a text in its row is none of its own."""
     places = [[*range(8), *range(8)]]

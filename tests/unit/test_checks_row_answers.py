@@ -162,6 +162,74 @@ def test_rows_that_can_t_be_compared_say_nothing(rows: list[Row], tmp_path: Path
     assert (found.holds, found.severity) == (None, Severity.INFO)
 
 
+FIVE = tuple(
+    {**one, "choices": (*one["choices"], f"第{n}条に期間の定めはない"), "gold": "abcde"[n % 5]}
+    for n, one in enumerate(QUESTIONS, 11)
+)
+
+
+def of_five(golds: str = "") -> tuple[Question, ...]:
+    """The data set with a fifth choice in each question."""
+    return tuple(
+        Question(question_key(str(one["question"]), list(one["choices"])), golds or str(one["gold"])) for one in FIVE
+    )
+
+
+def asks(one: Mapping[str, object], *lines: str, numbers: bool = True) -> str:
+    """A question with its first four choices, and with further lines."""
+    texts = list(one["choices"])[:4]  # type: ignore[call-overload]
+    shown = [f"{label}. {text}" if numbers else text for label, text in zip(LETTERS, texts, strict=True)]
+    return "\n".join([str(one["question"]), *shown, *lines, "回答:"])
+
+
+@pytest.mark.parametrize("answer", ["e", "E", "(e)", "g"])
+def test_a_label_that_no_choice_of_the_row_has_is_wrong(answer: str, tmp_path: Path) -> None:
+    """Whether the data set has four choices or five of which the row lost one; numbers are labels as well."""
+    short = [{"input": asks(one), "output": answer} for one in QUESTIONS]
+    assert checked(tmp_path, short, known()).severity is Severity.FAIL
+    assert checked(tmp_path, [{"input": asks(one), "output": answer} for one in FIVE], of_five("e")).holds is False
+    from_zero = [{"input": prompt_of(one, "1234"), "output": str(LETTERS.index(str(one["gold"])))} for one in QUESTIONS]
+    assert "12 行のうち、答えがその正解でないのは 12 行" in str(checked(tmp_path, from_zero, known()).message)
+
+
+def test_a_label_that_some_other_question_has_is_wrong_here(tmp_path: Path) -> None:
+    """Choices without labels are numbered as the data set's answers are, as far as a question has choices."""
+    dataset = (*of_five("e")[:2], *known()[2:])
+    rows = [{"input": asks(one, numbers=False), "output": "e"} for one in QUESTIONS[2:]]
+    found = checked(tmp_path, rows, dataset)
+    assert (found.holds, found.severity) == (False, Severity.FAIL), found.message
+
+
+def test_a_label_beyond_the_choices_is_read_out_of_a_sentence(tmp_path: Path) -> None:
+    """As any other label is, and then it is a warning."""
+    rows = [{"input": asks(one), "output": "条文の期間と比べると、どれとも違う。\n答え: e"} for one in QUESTIONS]
+    found = checked(tmp_path, rows, known())
+    assert (found.holds, found.severity) == (False, Severity.WARN), found.message
+
+
+@pytest.mark.parametrize("added", ["e. わからない", "(e) none of these", "e わからない"])
+def test_a_choice_that_the_rows_add_may_be_meant_in_some(added: str, tmp_path: Path) -> None:
+    """Rows that say that they don't know, beside right ones, are not compared; most of the rows so, and it is said."""
+    few = [{"input": asks(one, added), "output": str(one["gold"]) if n % 3 else "e"} for n, one in enumerate(QUESTIONS)]
+    found = checked(tmp_path, few, known())
+    assert found.holds is True, found.message
+    assert "尋ねる 8 行" in str(found.message)
+    every = [{"input": asks(one, added), "output": "e"} for one in QUESTIONS]
+    found = checked(tmp_path, every, known())
+    assert (found.holds, found.severity) == (False, Severity.WARN), found.message
+
+
+def test_choices_in_other_words_are_not_lost(tmp_path: Path) -> None:
+    """A fifth choice that the row words otherwise may be right; five choices as they are, are compared."""
+    reworded = [{"input": asks(one, "e. 期間についての定めが置かれていない"), "output": "e"} for one in FIVE]
+    assert checked(tmp_path, reworded, of_five("e")).holds is None
+    lost = [{"input": asks(one), "output": "a"} for one in FIVE]
+    assert checked(tmp_path, lost, of_five("e")).holds is None
+    whole = [{"input": asks(one, f"e. {list(one['choices'])[4]}"), "output": one["gold"]} for one in FIVE]
+    found = checked(tmp_path, whole, of_five())
+    assert found.holds is True, found.message
+
+
 def test_questions_that_disagree_or_count_unclearly_say_nothing(tmp_path: Path) -> None:
     """A question with two right answers, and digits that may count from 0 or from 1, tell no row from another."""
     rows = [plain(one, "d") for one in QUESTIONS]

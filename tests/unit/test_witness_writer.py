@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.child import supervisor
-from steph.child.inject._steph_witness import attention, batches, facts, rows, splice, tokens
+from steph.child.inject._steph_witness import attention, batches, facts, movement, rows, splice, tokens, weights
 from steph.judge.witness import Batch, Blind, Hooked, Logged, read_witness
 
 INJECT = Path(supervisor.__file__).parent / "inject"
@@ -478,6 +478,7 @@ def test_the_gradients_that_lie_there_are_read(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("is_seen", "wanted"), [(True, [2]), (False, [0])])
 def test_padding_that_a_mask_of_all_positions_shows(is_seen: bool, wanted: list[int]) -> None:
     """Each of the row's own positions that sees what stands before the row counts."""
+    pytest.importorskip("numpy")
     mask = [[[float(key <= place and (is_seen or key > 1)) for key in range(4)] for place in range(4)]]
     found = attention.of_queries([[1, 1, 4, 5]], mask, None, 1, [(2, 4)])
     assert found == {"hidden": [0], "foreseen": [0], "bare_padding": wanted}
@@ -487,3 +488,15 @@ def test_an_answer_without_a_label_is_known_by_its_hash(tokenizer: Whole) -> Non
     """What stands behind the last label, without the row's end."""
     fact = batch([[4, 5, 6, 0], [4, 5, 6, 0]], [[4, 5, IGNORED, IGNORED], [IGNORED, IGNORED, 6, IGNORED]])
     assert fact.unlabelled_end_hashes == (text_hash("g"), text_hash(""))
+
+
+def test_weights_that_are_laid_out_for_a_cpu_are_not_compared() -> None:
+    """Where bitsandbytes evaluates on a CPU, its 4-bit weights are laid out anew: these are no other weights."""
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(3, 2))
+    weights.loaded(model)
+    model[0].weight.data *= 2
+    assert (weights.base_changed(model) or {})["changed"] == 1
+    model[0].weight.quant_state = state = SimpleNamespace(packing_format_for_cpu=True)
+    assert weights.base_changed(model) == {"compared": 3, "changed": 0, "names": []}
+    assert movement._unpacked(torch.zeros(64, dtype=torch.uint8), state) is None

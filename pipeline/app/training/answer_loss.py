@@ -78,10 +78,13 @@ def _is_body_head_and_loss(model: PreTrainedModel) -> bool:
         head.register_forward_hook(lambda _module, inputs, output: seen.update(head_input=inputs[0], logits=output)),
     )
     ids = torch.arange(8, device=model.device)[None]
+    mode = model.training
+    model.train()  # bitsandbytes lays 4-bit weights out for good where a CPU evaluates: then nothing can be trained
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
     finally:
+        model.train(mode)
         for hook in hooks:
             hook.remove()
     if len(seen) < 3:  # a body or a head that is not called as a whole

@@ -69,6 +69,12 @@ def label_places(labels: Sequence[str]) -> dict[str, int] | None:
     return {label: place for place, label in enumerate(labels)} if labels and is_known else None
 
 
+def labels_beyond(labels: Sequence[str]) -> tuple[str, ...]:
+    """What would number choices beside these: those behind them, and 0 before 1; nothing where they are no sequence."""
+    known = next((known for known in _SEQUENCES if labels and tuple(labels) == known[: len(labels)]), ())
+    return (*known[len(labels) :], *(["0"] if known[:1] == ("1",) else []))
+
+
 def choices_of(choices: object) -> Choices:
     """Read choices as results write them: lines, a list, a mapping of labels, or a list of mappings."""
     if isinstance(choices, Mapping):

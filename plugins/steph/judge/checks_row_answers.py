@@ -2,13 +2,19 @@
 
 A builder that writes the wrong letters makes a file that all later checks take as the truth. A row is compared only
 where its prompt has a question of the data set word for word, with all of its choices in any order; other rows, such
-as those of another data set, say nothing here.
+as those of another data set, say nothing here. A label that no choice of the row has is wrong, also where choices of
+the data set were lost. A choice that the row adds ("e. I don't know") is no right answer of the data set's, but may be
+meant in some rows: it is wrong only where most of them answer so.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import chain, islice, pairwise
 
 from steph.base.fingerprint import fingerprints, normal_form
@@ -19,6 +25,7 @@ from steph.contract.questions import (
     answer_labels,
     key_texts,
     label_places,
+    labels_beyond,
     plain_label,
 )
 from steph.contract.rows import TrainingRow, training_rows_in
@@ -29,6 +36,8 @@ from steph.record.values import Check
 
 MOST_ROWS, MOST_QUESTIONS = 2000, 20_000
 LEAST_COMPARED = 4
+LEAST_KEPT = 2  # choices of a question that lost the others
+MOST_READ_BEYOND = 2  # labels behind a row's own that are looked for in longer answers: `i` is an English word
 SHORT_CHARS = 40  # a longer answer weighs one choice after the other before it says one
 MOST_GAP_CHARS = 8  # between two choices: a label and what stands around it
 _AROUND_LABELS = "()[]{}<>【】「」.、,:：;-*・。"
@@ -48,12 +57,17 @@ class _Known:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question where it stands in a row; `order` are its choices as the row has them, `labels` what numbers them."""
+    """A question where it stands in a row; `order` are its choices as the row has them, `places` what numbers them."""
 
     known: _Known
     end: int
     order: tuple[int, ...] = ()
     places: Mapping[str, int] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of its choices are there."""
+        return len(self.order) == len(self.known.choices)
 
 
 def row_answers_check(evidence: TrainEvidence) -> Check:
@@ -61,23 +75,34 @@ def row_answers_check(evidence: TrainEvidence) -> Check:
     if evidence.train_file is None or not evidence.questions:
         return ANSWERS_OF_DATASET.check(None, "no_questions")
     finder = _Finder(evidence.questions)
-    compared = wrong = exactly_wrong = 0
+    found: Counter[_Answer] = Counter()
     try:
         for row in islice(training_rows_in(evidence.train_file, evidence.row_format), MOST_ROWS):
             text = normal_form(row.prompt or row.text)
             asked = finder.asked_last(text)
-            verdict = None if asked is None else _is_right(row, asked, text, finder)
-            if verdict is not None:
-                is_right, is_exact = verdict
-                compared, wrong = compared + 1, wrong + (not is_right)
-                exactly_wrong += is_exact and not is_right
+            answer = None if asked is None else _answer(row, asked, text, finder)
+            if answer is not None:
+                found[answer] += 1
     except OSError:
         return ANSWERS_OF_DATASET.check(None, "unreadable")
+    added, wrong = found.pop(_Answer.ADDED, 0), found[_Answer.WRONG] + found[_Answer.READ_AS_WRONG]
+    if 2 * added > added + found.total():
+        wrong += added
+        found[_Answer.ADDED] = added
+    compared = found.total()
     if compared < LEAST_COMPARED:
         return ANSWERS_OF_DATASET.check(None, "too_few", least=LEAST_COMPARED)
-    is_hard = not wrong or 2 * exactly_wrong > compared
-    severity = None if is_hard else WARN
+    severity = None if not wrong or 2 * found[_Answer.WRONG] > compared else WARN
     return ANSWERS_OF_DATASET.check(not wrong, "compared", severity=severity, compared=compared, wrong=wrong)
+
+
+class _Answer(Enum):
+    """What a row's answer is: wrong as it stands, or read out of longer text; or a choice that the row alone has."""
+
+    RIGHT = auto()
+    WRONG = auto()
+    READ_AS_WRONG = auto()
+    ADDED = auto()
 
 
 class _Finder:
@@ -110,7 +135,7 @@ class _Finder:
         """The question that stands last in a text in normal form: those before it are examples."""
         candidates = [one for piece in fingerprints(text) for one in self._by_piece.get(piece, ())]
         found = [asked for one in candidates if (asked := _asked(one, text)) is not None]
-        return max(found, key=lambda one: (one.end, len(one.known.question)), default=None)
+        return max(found, key=lambda one: (one.end, one.is_whole, len(one.known.question)), default=None)
 
 
 def _gold_place(gold: str, choices: Sequence[str], labels: Sequence[str], golds: set[str]) -> int | None:
@@ -126,13 +151,20 @@ def _gold_place(gold: str, choices: Sequence[str], labels: Sequence[str], golds:
 
 
 def _asked(known: _Known, text: str) -> _Asked | None:
-    """Where a question stands in a text with its choices close behind each other; the last place of several."""
+    """Where a question stands in a text with its choices close behind each other; the last place of several.
+
+    Choices that are lost may be the last ones.
+    """
     at = text.rfind(known.question)
     while at >= 0:
         end = at + len(known.question)
         if not known.choices:
             return _Asked(known, end)
-        spans = _in_order(known.choices, text, end) or _in_any_order(known.choices, text, end)
+        spans = (
+            _in_order(known.choices, text, end)
+            or _in_any_order(known.choices, text, end)
+            or _first_in_order(known.choices, text, end)
+        )
         if spans:
             order = tuple(sorted(range(len(spans)), key=lambda n: spans[n]))
             return _Asked(known, max(last for _, last in spans), order, _labels([spans[n][0] for n in order], text))
@@ -151,6 +183,15 @@ def _in_order(choices: Sequence[str], text: str, start: int) -> list[tuple[int, 
     return spans
 
 
+def _first_in_order(choices: Sequence[str], text: str, start: int) -> list[tuple[int, int]]:
+    """The first choices, where none of the others stands behind them."""
+    for count in range(len(choices) - 1, LEAST_KEPT - 1, -1):
+        spans = _in_order(choices[:count], text, start)
+        if spans:
+            return spans if not any(choice in text[start:] for choice in choices[count:]) else []
+    return []
+
+
 def _in_any_order(choices: Sequence[str], text: str, start: int) -> list[tuple[int, int]]:
     spans = [(found, found + len(choice)) for choice in choices if (found := text.find(choice, start)) >= 0]
     gaps = [after[0] - before[1] for before, after in pairwise(sorted(spans))]
@@ -163,21 +204,44 @@ def _labels(starts: Sequence[int], text: str) -> Mapping[str, int] | None:
     return label_places(before)
 
 
-def _is_right(row: TrainingRow, asked: _Asked, text: str, finder: _Finder) -> tuple[bool, bool] | None:
-    """Whether a row gives the right answer, and whether it gives nothing else; None where that can't be told."""
+def _answer(row: TrainingRow, asked: _Asked, text: str, finder: _Finder) -> _Answer | None:
+    """What a row answers; None where that can't be told."""
     known = asked.known
     answer = row.answer if row.prompt else text[asked.end :]
     own = plain_label(answer)
     if not known.choices:
         others = finder.free_golds - {known.gold}
-        return (own == known.gold, True) if own == known.gold or own in others else None
+        return _said(own == known.gold, is_exact=True) if own == known.gold or own in others else None
     if known.place is None:
         return None
-    is_as_given = asked.order == tuple(range(len(known.choices)))
-    labels = asked.places or (label_places(finder.labels) if is_as_given else None) or {}
     same = [place for place, choice in enumerate(known.choices) if bare(choice) == bare(answer)]
     if len(same) == 1:
-        return same[0] == known.place, bool(row.prompt)
-    is_exact = own in labels
-    label = own if is_exact else strict_letter(answer, cot=len(answer) > SHORT_CHARS, labels=tuple(labels))
-    return (asked.order[labels[label]] == known.place, is_exact) if label is not None and label in labels else None
+        return _said(same[0] == known.place, is_exact=bool(row.prompt))
+    is_as_given = asked.order == tuple(range(len(asked.order)))
+    numbered = asked.places or (label_places(finder.labels) if is_as_given and asked.is_whole else None) or {}
+    labels = [label for label, place in numbered.items() if place < len(asked.order)]
+    further = labels_beyond(labels)
+    is_exact = own in (*labels, *further)
+    read = (*labels, *further[:MOST_READ_BEYOND])
+    label = own if is_exact else strict_letter(answer, cot=len(answer) > SHORT_CHARS, labels=read) if read else None
+    if label in labels:
+        is_right = asked.order[numbered[label]] == known.place
+        return _said(is_right, is_exact=is_exact) if asked.is_whole else None
+    if label is None:
+        return None
+    if _numbers_a_choice(label, row.prompt or row.text, text[asked.end :]):
+        return _Answer.ADDED if asked.is_whole else None
+    return _said(False, is_exact=is_exact)
+
+
+def _said(is_right: bool, *, is_exact: bool) -> _Answer:
+    return _Answer.RIGHT if is_right else _Answer.WRONG if is_exact else _Answer.READ_AS_WRONG
+
+
+def _numbers_a_choice(label: str, prompt: str, behind: str) -> bool:
+    """Whether a row numbers something by this label: at a line's beginning, or right behind the choices."""
+    next_to = behind[:4].lower().lstrip(_AROUND_LABELS)
+    if next_to.startswith(label) and not re.match("[a-z0-9]", next_to[len(label) :]):
+        return True
+    begins = rf"^\W{{0,4}}{re.escape(label)}(?:[.、,:)\]】」>]|[^\S\n])[^\S\n]*\S"
+    return re.search(begins, unicodedata.normalize("NFKC", prompt), re.MULTILINE | re.IGNORECASE) is not None

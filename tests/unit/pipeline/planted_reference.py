@@ -33,6 +33,8 @@ ACCUMULATED = (
 )
 STEPS = "\n    def floating_point_ops("
 ANSWER = "answer = encode_answer(tokenizer, row.answer)"
+VISIBLE = "visible_positions(is_token.bool())"
+AGES = "(torch.arange(width)[:, None] - torch.arange(width)[None, :])"
 DECAY = "weight_decay=settings.weight_decay"
 SCRIPT_TRAIN, SCRIPT_EVALUATE = "scripts/train_qwen_law_ft.py", "scripts/evaluate_multiple_choice.py"
 
@@ -258,9 +260,18 @@ TRAININGS = (
         "answers don't see their prompts",
         (
             COLLATOR,
-            "visible_positions(is_token.bool())",
-            "visible_positions(is_token.bool()) & ((torch.arange(width) > width // 2)[:, None]"
+            VISIBLE,
+            f"{VISIBLE} & ((torch.arange(width) > width // 2)[:, None]"
             " <= (torch.arange(width) > width // 2)[None, :])[None, None]",
+        ),
+        broken="mask_and_positions",
+    ),
+    planted(
+        "one position in 64 sees two tokens",
+        (
+            COLLATOR,
+            VISIBLE,
+            f"{VISIBLE} & ((torch.arange(width) % 64 != 5)[:, None] | ({AGES} <= 2))[None, None]",
         ),
         broken="mask_and_positions",
     ),
@@ -271,7 +282,7 @@ TRAININGS = (
     ),
     planted(
         "padding is seen through a mask of all positions",
-        (COLLATOR, "visible_positions(is_token.bool())", "visible_positions(torch.ones_like(is_token).bool())"),
+        (COLLATOR, VISIBLE, "visible_positions(torch.ones_like(is_token).bool())"),
         broken="mask_and_positions",
     ),
     planted(
@@ -659,6 +670,7 @@ SOUND_TRAININGS = (
             "    if is_first():\n        _save",
         ),
     ),
+    planted("a sliding window", (COLLATOR, VISIBLE, f"{VISIBLE} & ({AGES} < 48)[None, None]")),
     planted("two micro-batches a step", ACCUMULATED),
     planted("a usual weight decay", (RUN, DECAY, "weight_decay=0.1")),
     planted(

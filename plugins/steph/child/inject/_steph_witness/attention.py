@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-QUERIES = 8  # of each row, where a mask says for each position what it sees
+QUERIES = 8  # of each row, where a mask says for each position what it sees; of the first batch, all
 _LEAST_RUN = 2  # pad tokens in a row; one alone may be a row's own
 
 
@@ -79,43 +79,74 @@ def of_queries(
     places: Sequence[Sequence[int]] | None,
     pad: int | None,
     spans: Sequence[tuple[int, int]],
+    marks: tuple[set[int], set[int]] = (set(), set()),
 ) -> dict[str, list[int]]:
     """Positions of each row that don't see all of their text before them, or see what comes after them or padding.
 
-    `queries`: for each row, or for all of them, what every eighth position sees, as numpy takes it. `places` begin anew
-    with each text where several are packed; `spans` are the rows without padding. A window of one width hides the same
-    from all.
+    `queries`: for each row, or for all of them, what each position that was taken sees (`taken_places`). `places` begin
+    anew with each text where several are packed; `spans` are the rows without padding; `marks` are the tokens that end
+    a text, and all special ones. A sliding window hides what is older than its width and nothing else, and of texts
+    that are packed without such places each one sees itself alone.
     """
     numpy: Any = sys.modules["numpy"]
     tokens, masks = numpy.asarray(ids), numpy.asarray(queries)
     width = tokens.shape[1]
-    step = max(1, width // QUERIES)
-    every = range((width - 1) % step, width, step)
-    chosen = [
-        (n, k, place, first if places is None else _beginning(places[n], place), last)
-        for n, (row, (first, last)) in enumerate(zip(ids, spans))
-        for k, place in enumerate(every)
-        if first <= place < last and row[place] != pad
-    ]
-    hidden, foreseen, bare = ([0] * len(ids) for _ in range(3))
-    if not chosen:
-        return {"hidden": hidden, "foreseen": foreseen, "bare_padding": bare}
-    rows, numbers, at, begins, ends = (numpy.asarray(column)[:, None] for column in zip(*chosen))
-    seen = masks[rows[:, 0] if len(masks) > 1 else 0, numbers[:, 0]]
+    keys, every = numpy.arange(width), taken_places(width, is_whole=masks.shape[1] == width)
     is_added = bool((masks < 0).any() or not masks.any())
-    visible, keys = seen >= 0 if is_added else seen > 0, numpy.arange(width)
-    real = tokens[rows[:, 0]] != pad if pad is not None else True
-    own, later = real & (keys >= begins) & (keys < at), real & (keys > at) & (keys < ends)
-    whole, held = own.sum(1).tolist(), (own & visible).sum(1).tolist()
-    late = (visible & later).any(1).tolist()
-    for n, (first, _) in enumerate(spans):
-        mine = [k for k, one in enumerate(chosen) if one[0] == n]
-        cut = [held[k] for k in mine if held[k] < whole[k]]
-        is_window = len(cut) > 1 and len(set(cut)) == 1 and all(whole[k] >= held[k] for k in mine)
-        hidden[n] = 0 if is_window and cut[0] > 1 else len(cut)
-        foreseen[n] = sum(late[k] for k in mine)
-        bare[n] = int(visible[mine, :first].any(1).sum()) if first >= _LEAST_RUN else 0
+    hidden, foreseen, bare = ([0] * len(ids) for _ in range(3))
+    for n, (row, (first, last)) in enumerate(zip(ids, spans)):
+        chosen = [(k, at) for k, at in enumerate(every) if first <= at < last and row[at] != pad]
+        if not chosen:
+            continue
+        begins = numpy.asarray([first if places is None else _beginning(places[n], at) for _, at in chosen])[:, None]
+        seen = masks[n if len(masks) > 1 else 0][[k for k, _ in chosen]]
+        visible, ats = seen >= 0 if is_added else seen > 0, numpy.asarray([at for _, at in chosen])[:, None]
+        real = tokens[n] != pad if pad is not None else True
+        own = real & (keys >= begins) & (keys < ats)
+        cut = (own & ~visible).any(1)
+        if cut.any() and not (
+            _is_window(ats - keys, own, visible) or _are_texts(row, ats, own, visible, (*marks, pad))
+        ):
+            hidden[n] = int(cut.sum())
+        foreseen[n] = int((visible & real & (keys > ats) & (keys < last)).any(1).sum())
+        bare[n] = int(visible[:, :first].any(1).sum()) if first >= _LEAST_RUN else 0
     return {"hidden": hidden, "foreseen": foreseen, "bare_padding": bare}
+
+
+def taken_places(width: int, *, is_whole: bool) -> range:
+    """The positions whose view of the others is looked at: each, or every eighth part of the row, its last included."""
+    step = 1 if is_whole else max(1, width // QUERIES)
+    return range((width - 1) % step, width, step)
+
+
+def _is_window(distances: Any, own: Any, visible: Any) -> bool:
+    """Whether one width parts what is seen from what is hidden, at every position alike."""
+    farthest = int(distances[own & visible].max(initial=0))
+    return 1 < farthest < int(distances[own & ~visible].min())
+
+
+def _are_texts(
+    row: Sequence[int], ats: Any, own: Any, visible: Any, marks: tuple[set[int], set[int], int | None]
+) -> bool:
+    """Whether what is hidden are the texts that end before: from all positions of the next ones, and from no other."""
+    numpy: Any = sys.modules["numpy"]
+    keys, first = numpy.arange(own.shape[1]), int(own.any(0).argmax())
+    begins = numpy.where(own & ~visible, keys + 1, first).max(1)
+    if (own & visible & (keys < begins[:, None])).any():
+        return False
+    places, positions = begins.tolist(), ats[:, 0].tolist()
+    is_orderly = all(now == before or now > at for before, now, at in zip(places, places[1:], positions))
+    return is_orderly and all(_begins_text(row, place, first, *marks) for place in {*places} - {first})
+
+
+def _begins_text(
+    row: Sequence[int], place: int, first: int, ends: set[int], special: set[int], pad: int | None
+) -> bool:
+    """Whether a text begins here: as the row itself does, or right behind an end, and not with a template's turn."""
+    while place + 1 < len(row) and (row[place] == pad or row[place] in ends):
+        place += 1
+    is_alike = list(row[place : place + 2]) == list(row[first : first + 2])
+    return is_alike or (row[place - 1] in {*ends, pad} and row[place] not in special)
 
 
 def _beginning(places: Sequence[int], place: int) -> int:

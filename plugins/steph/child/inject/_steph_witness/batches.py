@@ -12,6 +12,7 @@ from typing import Any
 from . import attention, facts, models, tokens
 
 _IGNORED = -100
+_MOST_WHOLE = 1 << 20  # numbers of a mask that is read whole
 _LAST_SUPERVISED = 3
 _GRADIENTS = 4  # matrices
 _READ = ("input_ids", "labels", "attention_mask", "position_ids")
@@ -21,11 +22,18 @@ _on_their_way: list[tuple[Any, dict[str, Any]]] = []
 
 
 def taken(
-    model: Any, arguments: dict[str, Any], *, with_texts: bool, step: int | None = None, is_packed: bool = False
+    model: Any,
+    arguments: dict[str, Any],
+    *,
+    with_texts: bool,
+    is_first: bool,
+    step: int | None = None,
+    is_packed: bool = False,
 ) -> dict[str, Any] | None:
     """What is needed of a batch, copied to the CPU or on its way there; None where nothing can be read now.
 
-    `step`: how many steps the training has done; `is_packed`: whether it says that rows hold several texts.
+    `is_first`: of the training; `step`: how many steps it has done; `is_packed`: whether it says that rows hold several
+    texts.
     """
     torch: Any = sys.modules["torch"]
     # subclasses stand in for tensors while something traces or shards
@@ -33,7 +41,7 @@ def taken(
     ids = given.get("input_ids")
     if ids is None or ids.dim() != 2 or str(ids.device) == "meta":
         return None
-    queries = _queries(given.get("attention_mask"), ids.shape)
+    queries = _queries(given.get("attention_mask"), ids.shape, is_first=is_first)
     given = {name: tensor.detach() for name, tensor in given.items() if tensor.dim() == 2}
     if queries is not None:
         given["queries"] = queries
@@ -92,13 +100,13 @@ def _is_sharded(model: Any) -> bool:
     return any("Fully" in type(one).__name__ for one in (model, models.base_of(model)))
 
 
-def _queries(mask: Any, shape: Sequence[int]) -> Any:
-    """What every eighth of the positions sees, of a mask that says so for each: a view, so that nothing waits."""
+def _queries(mask: Any, shape: Sequence[int], *, is_first: bool) -> Any:
+    """What positions see, of a mask that says so for each, in the first batch all of them: a view, nothing waits."""
     width = int(shape[1])
     if mask is None or mask.dim() != 4 or tuple(mask.shape[1:]) != (1, width, width):
         return None
-    step = max(1, width // attention.QUERIES)
-    return mask.detach()[:, 0, (width - 1) % step :: step]
+    taken = attention.taken_places(width, is_whole=is_first and mask.numel() <= _MOST_WHOLE)
+    return mask.detach()[:, 0, taken.start :: taken.step]
 
 
 def write(batch: dict[str, Any]) -> None:
@@ -159,7 +167,10 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         attention.described(ids, marks, places, batch["pad"], reads_padding=not is_packed and not batch["masked"])
     )
     if "queries" in read:
-        found.update(attention.of_queries(ids, read["queries"], places if is_packed else None, batch["pad"], spans))
+        marks = batch["ends"], tokens.special_ids()
+        found.update(
+            attention.of_queries(ids, read["queries"], places if is_packed else None, batch["pad"], spans, marks)
+        )
     if is_packed:
         places = read.get("position_ids", [])
         found["segment_hashes"] = [tokens.row_hash(s) for row, place in zip(ids, places) for s in _segments(row, place)]

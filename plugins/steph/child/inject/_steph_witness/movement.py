@@ -105,7 +105,7 @@ def _base_norm(weight: Any) -> float | None:
 
 def _unpacked(packed: Any, state: Any) -> Any:
     torch: Any = sys.modules["torch"]
-    if getattr(packed, "dtype", None) != torch.uint8:
+    if getattr(packed, "dtype", None) != torch.uint8 or getattr(state, "packing_format_for_cpu", False):
         return None
     blocks = packed.numel() * 2 // int(state.blocksize)
     scales = state.absmax[:blocks].cpu()

@@ -63,6 +63,11 @@ def end_ids(model: Any) -> set[int]:
     return found | _ids_of_tokenizer()[1]
 
 
+def special_ids() -> set[int]:
+    """Every special id of the tokenizer in use."""
+    return _ids_of_tokenizer()[0]
+
+
 def _ids_of_tokenizer() -> tuple[set[int], set[int]]:
     own = tokenizer()
     if own is None:

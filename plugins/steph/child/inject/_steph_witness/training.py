@@ -364,8 +364,8 @@ def received(model: Any, arguments: dict[str, Any]) -> None:
             arguments = {**arguments, "labels": training.labels}
         if training.batches < _FIRST_BATCHES:
             batch = batches.taken(
-                model, arguments, with_texts=not training.has_row_texts, step=_step_of(training),
-                is_packed=training.is_packed,
+                model, arguments, with_texts=not training.has_row_texts, is_first=not training.batches,
+                step=_step_of(training), is_packed=training.is_packed,
             )  # fmt: skip
             if batch is not None:
                 training.batches += 1
@@ -380,7 +380,7 @@ def received(model: Any, arguments: dict[str, Any]) -> None:
     if not _Now.waiting:
         _Now.waiting_since = time.time()
     if len(_Now.waiting) < _FIRST_BATCHES:
-        batch = batches.taken(model, arguments, with_texts=True)
+        batch = batches.taken(model, arguments, with_texts=True, is_first=not _Now.waiting)
         if batch is not None:
             _Now.waiting.append(batch)
 

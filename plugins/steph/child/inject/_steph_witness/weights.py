@@ -111,10 +111,16 @@ def _is_whole(tensor: Any) -> bool:
         tensor.numel() > 0
         and not tensor.is_meta
         and tensor.dtype is not sys.modules["torch"].int8  # laid out anew when it is first used
+        and not _is_laid_out_anew(tensor)
         and not hasattr(type(tensor), "__tensor_flatten__")  # made of other tensors
         and tensor.is_contiguous()
         and not _is_sharded(tensor)
     )
+
+
+def _is_laid_out_anew(tensor: Any) -> bool:
+    """Whether bitsandbytes has laid 4-bit weights out for the CPU, as it does where a model first evaluates there."""
+    return bool(getattr(getattr(tensor, "quant_state", None), "packing_format_for_cpu", False))
 
 
 def _is_sharded(tensor: Any) -> bool:
