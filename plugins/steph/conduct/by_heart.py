@@ -25,8 +25,6 @@ from steph.contract.results import Row
 from steph.contract.results_lawqa import read_results
 from steph.judge.checks_heart import loss_low_check, remembered_check, unknown_check
 from steph.judge.checks_loss import LOSS
-from steph.judge.checks_process import machine_checks
-from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import training_in
 from steph.judge.verdict import Outcome, checks_verdict, passed
 from steph.judge.witness import read_witness
@@ -195,9 +193,8 @@ def _train(course: Course, model: ModelChoice) -> Attempt:
     plan, call = course.planned(model, settings, lengths, label=f"by heart {settings.short()}", output_only=True)
 
     def judge(finished: Finished) -> Attempt:
-        training, checks, artifacts = judge_training(course.evidence(finished, model, settings))
-        checks = (*checks, *machine_checks(finished.processes(course.setup), finished.stdout))
-        return finished.attempt.changed(training=training, checks=_hard(checks), artifacts=artifacts)
+        attempt = course.judged(finished, model, settings)
+        return attempt.changed(checks=_hard(attempt.checks))
 
     return run_attempt(course.run, plan, call, judge)
 

@@ -22,6 +22,8 @@ from steph.contract.asked import passed, unsaid_settings, words_of
 from steph.contract.commands import Call, Place, folder_beside, train_call
 from steph.contract.description import TrainWhen
 from steph.judge.base_model import has_random_weights
+from steph.judge.checks_process import machine_checks
+from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import read_witness
 from steph.plan.steps import steps_due, steps_per_epoch
@@ -78,6 +80,15 @@ class Course:
                 longest_answer_tokens=rows.longest_answer,
             )
         return attempt, self._call(model.name, settings, output_only=output_only)
+
+    def judged(
+        self, finished: Finished, model: ModelChoice, settings: TrainSettings, loss: AnswerLoss | None = None
+    ) -> Attempt:
+        """One that ended well, with what it left, and every check of it; a fact that is not in the evidence goes to
+        its check here."""
+        training, checks, artifacts = judge_training(self.evidence(finished, model, settings, loss))
+        checks = (*checks, *machine_checks(finished.processes(self.setup), finished.stdout))
+        return finished.attempt.changed(training=training, checks=checks, artifacts=artifacts)
 
     def evidence(
         self, finished: Finished, model: ModelChoice, settings: TrainSettings, loss: AnswerLoss | None = None

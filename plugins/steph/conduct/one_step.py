@@ -15,7 +15,6 @@ from steph.conduct.stage_run import Run
 from steph.contract.commands import folder_beside
 from steph.judge.checks_heart import output_only_check, unquantised_check
 from steph.judge.checks_process import process_checks
-from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import training_in
 from steph.judge.verdict import Outcome, checks_verdict, passed
 from steph.judge.witness import read_witness
@@ -38,8 +37,7 @@ def take_one_step(run: Run, model: ModelChoice) -> Outcome:
     plan, call = course.planned(model, settings, lengths, label=f"one step {settings.short()}", output_only=True)
 
     def judge(finished: Finished) -> Attempt:
-        training, _, artifacts = judge_training(course.evidence(finished, model, settings))
-        return finished.attempt.changed(training=training, artifacts=artifacts)
+        return course.judged(finished, model, settings).changed(checks=())  # its own are below
 
     attempt = run_attempt(run, plan, call, judge)
     if not attempt.ended_well and not attempt.ran_out_of_memory:

@@ -13,8 +13,7 @@ from steph.conduct.course import Course, half_precision_of
 from steph.conduct.models import smaller_model
 from steph.conduct.prediction import Expectation, expected, with_prediction, worth_trying
 from steph.contract.answers import AnswerLoss, RowLengths
-from steph.judge.checks_process import machine_checks
-from steph.judge.checks_training import ANSWERS_KEPT, judge_training
+from steph.judge.checks_training import ANSWERS_KEPT
 from steph.judge.verdict import Outcome
 from steph.plan.ladder import MoveKind, given_up, ladder_without_4bit, next_move, settings_at
 from steph.plan.settings import Rung
@@ -108,10 +107,7 @@ class Training:
         loss = rows.lost_at(walk.settings.max_seq_length) if rows else None
 
         def judge(finished: Finished) -> Attempt:
-            evidence = self.course.evidence(finished, walk.model, walk.settings, loss)
-            training, checks, artifacts = judge_training(evidence)
-            checks = (*checks, *machine_checks(finished.processes(self.setup), finished.stdout))
-            return finished.attempt.changed(training=training, checks=checks, artifacts=artifacts)
+            return self.course.judged(finished, walk.model, walk.settings, loss)
 
         return run_attempt(self.run, plan.changed(predicted=expectation.peak if expectation else None), call, judge)
 
