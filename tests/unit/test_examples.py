@@ -7,8 +7,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from steph.base.terms import StageId
+from steph.record.settings import TrainSettings
 from steph.run.journal import read_record, record_folders
 from steph.tell.keep import blocks_in
+from steph.tell.outlook import production_outlook
+from steph.tell.pieces import missed
+from steph.tell.production import is_production_model
 from steph.tell.report import REHEARSAL_REPORT, parts
 
 EXAMPLES = Path(__file__).parents[2] / "reports" / "examples"
@@ -21,7 +26,7 @@ def test_an_example_is_its_records_report(folder: Path) -> None:
     page = (folder / REHEARSAL_REPORT).read_bytes()
     found = {block.id: block for block in blocks_in(page)}
     record = read_record(record_folders(folder / "runs")[0])
-    today = {part.id: part.text.strip() for part in parts(record)}
+    today = {part.id: part.text.strip() for part in parts(record, outlook=production_outlook(record))}
     assert {name: found[name].text.strip() for name in ("summary", "history")} == {
         name: today[name] for name in ("summary", "history")
     }, "write the examples again: steph report --reports reports/examples/NAME"
@@ -29,6 +34,26 @@ def test_an_example_is_its_records_report(folder: Path) -> None:
     pictures = re.findall(r"\]\((figures/[^)]+)\)", page.decode())
     assert len(pictures) >= 2
     assert all((folder / unquote(picture)).is_file() for picture in pictures)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_no_prediction_excludes_what_was_measured(folder: Path) -> None:
+    """Of any attempt that ended well, nor of the production run where the record trained it."""
+    record = read_record(record_folders(folder / "runs")[0])
+    attempts = [attempt for stage in record.results.values() for attempt in stage.attempts]
+    assert [f"{a.stage} {a.number}" for a in attempts if missed(a)] == []
+    outlook, last = production_outlook(record), record.stages[StageId.H2].last_attempt
+    assert outlook is not None
+    assert outlook.here is not None
+    assert last is not None
+    assert isinstance(last.settings, TrainSettings)
+    shown = outlook.here.grid.get((last.settings.batch_size, last.settings.max_seq_length))
+    if is_production_model(record.model, record.context.production):
+        assert shown is not None
+        assert shown.peak_bytes == last.peak_own_bytes
+        text = {part.id: part.text for part in parts(record, outlook=outlook)}
+        assert f"({StageId.H2} の実測)" in text["h1"]
+        assert "この記録の実測" in text["advice"]
 
 
 def test_there_are_examples() -> None:

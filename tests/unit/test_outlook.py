@@ -158,3 +158,54 @@ def test_a_production_model_of_no_known_shape_has_no_prediction() -> None:
     assert found is not None
     assert found.there is None
     assert "unheard-of-13b" in str(found.unpredicted)
+
+
+EIGHT_B = 8_190_735_360
+PRODUCTION = TrainSettings(max_seq_length=1024, gradient_accumulation_steps=4)
+
+
+def _trained_production(settings: TrainSettings, peak_gib: float, card_gib: int = 80) -> Record:
+    """A record that trained the production model's shape on a card of this size, with this peak of its process."""
+    record = _record(device=factory.device("NVIDIA H100", card_gib * GIB))
+    choice = factory.model_choice(parameters=EIGHT_B)
+    attempt = factory.trained(1, settings, peak_gib=peak_gib + 0.41)
+    h1, h2 = (record.stages[stage] for stage in (StageId.H1, StageId.H2))
+    stages = {StageId.H1: h1.changed(model=choice), StageId.H2: h2.changed(attempts=(attempt,))}
+    return record.model_copy(update={"stages": record.stages | stages})
+
+
+def test_what_was_measured_here_stands_in_the_predictions_place() -> None:
+    """The production model at the production settings: one figure, on this card and on the rented one."""
+    found = production_outlook(_trained_production(PRODUCTION, 8.25))
+    assert found is not None
+    assert found.here is not None
+    assert found.there is not None
+    for card in (found.here, found.there):
+        shown = card.grid[2, 1024]
+        assert shown.is_measured
+        assert shown.peak_bytes == pytest.approx(8.25 * GIB, abs=2)
+        assert not card.grid[2, 512].is_measured
+
+
+def test_a_faster_way_that_was_taken_here_says_nothing_of_a_smaller_card() -> None:
+    """On 80 GiB the trainer spends memory on speed: 30 GiB is this card's figure, not what the run needs."""
+    found = production_outlook(_trained_production(PRODUCTION, 30))
+    assert found is not None
+    assert found.here is not None
+    assert found.there is not None
+    assert found.here.grid[2, 1024].is_measured
+    assert not found.there.grid[2, 1024].is_measured
+    assert found.there.grid[2, 1024].high_bytes < 19 * GIB
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [TrainSettings(max_seq_length=512, gradient_accumulation_steps=4), PRODUCTION.changed(lora_r=64),
+     PRODUCTION.changed(gradient_accumulation_steps=2), PRODUCTION.changed(use_4bit=False)],
+)  # fmt: skip
+def test_other_settings_are_no_measurement_of_the_production_run(settings: TrainSettings) -> None:
+    """Whatever changes the memory of a step between here and there leaves the prediction, but LoRA's rank carries."""
+    found = production_outlook(_trained_production(settings, 8.25))
+    assert found is not None
+    assert found.there is not None
+    assert found.there.grid[2, 1024].is_measured is (settings.lora_r == 64)

@@ -35,7 +35,7 @@ def _record() -> Record:
     [
         (advice, "advise", "## タスクH-2"),
         (advice_views, "carry_over_table", "## StepHまとめ"),
-        (advice_views, "go_sentence", "| H-2"),
+        (advice_views, "decision", "| H-2"),
         (summary, "headline", "| H-2"),
         (summary, "sentences", "| H-2"),
         (views, "stage_table", "## タスクH-3"),

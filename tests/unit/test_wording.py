@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from steph.base import units
 from steph.base.messages import speaking, verbatim
@@ -133,3 +135,10 @@ def test_a_check_that_does_not_apply_is_counted_apart_and_shown_with_its_reason(
     assert "line_results" not in table
     assert "対象外の検査 1 件" in str(pieces.ruled_out_checks(result))
     assert "表示がない" in str(pieces.ruled_out_checks(result))
+
+
+@pytest.mark.parametrize("absurd", [math.nan, math.inf, -math.inf, 1e300])
+def test_what_is_no_figure_is_shown_as_unknown(absurd: float) -> None:
+    """No duration and no size is `nan`, and none has three hundred digits."""
+    for said in (units.duration, units.clock, units.about_duration, units.gib):
+        assert said(absurd) == units.MISSING

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
 MISSING = "—"  # a figure that is not known
+MOST_SECONDS = 1e9  # thirty years: more is no measurement
+MOST_BYTES = 2.0**60
 
 
 def size_words(size_bytes: int) -> str:
@@ -19,13 +22,20 @@ def size_words(size_bytes: int) -> str:
 
 
 def gib(size_bytes: float | None) -> str:
-    """Return bytes as GiB with two decimals, `—` where unknown."""
-    return MISSING if size_bytes is None else f"{size_bytes / GIB:,.2f} GiB"
+    """Return bytes as GiB with two decimals, `—` where unknown or absurd."""
+    if size_bytes is None or not abs(size_bytes) < MOST_BYTES:  # NaN is below nothing
+        return MISSING
+    return f"{size_bytes / GIB:,.2f} GiB"
+
+
+def plausible_seconds(seconds: float | None) -> float | None:
+    """Return seconds as they are, None where they are unknown, negative, more than a life has, or no number."""
+    return seconds if seconds is not None and math.isfinite(seconds) and 0 <= seconds < MOST_SECONDS else None
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds as a person says them in the language in use, `—` where unknown."""
-    if seconds is None:
+    """Return seconds as a person says them in the language in use, `—` where unknown or absurd."""
+    if seconds is None or plausible_seconds(seconds) is None:
         return MISSING
     if seconds < 100:
         return _said("units.seconds", seconds=seconds)
@@ -37,16 +47,18 @@ def duration(seconds: float | None) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """Return seconds as `m:ss` or `h:mm:ss`, which no narrow column breaks; `—` where unknown."""
-    if seconds is None:
+    """Return seconds as `m:ss` or `h:mm:ss`, which no narrow column breaks; `—` where unknown or absurd."""
+    if seconds is None or plausible_seconds(seconds) is None:
         return MISSING
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def about_duration(seconds: float) -> str:
-    """Return an estimated duration in one rough figure, in the language in use."""
+def about_duration(seconds: float | None) -> str:
+    """Return an estimated duration in one rough figure, in the language in use; `—` where unknown or absurd."""
+    if seconds is None or plausible_seconds(seconds) is None:
+        return MISSING
     if seconds < 90:
         return _said("units.about_seconds", seconds=seconds)
     if seconds < 90 * 60:

@@ -122,13 +122,18 @@ class Probe(Value):
 class PredictedPeak(Value):
     """A predicted peak of a whole process, the interval that it lies in, and whether a card has room for it.
 
-    The figures of an attempt in records of version 1 come without a verdict.
+    The figures of an attempt in records of version 1 come without a verdict. What was measured has no interval.
     """
 
     peak_bytes: int
     low_bytes: int
     high_bytes: int
     verdict: FitVerdict | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it is a measurement that took a prediction's place."""
+        return self.low_bytes == self.peak_bytes == self.high_bytes
 
 
 def _with_prediction(fields: Mapping[str, Any]) -> dict[str, Any]:

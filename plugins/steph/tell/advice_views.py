@@ -1,4 +1,4 @@
-"""How H-4 is shown: its tables and sentences.
+"""How H-4 and its decision are shown: tables and sentences.
 
 Takes an `Advice`, gives Markdown; computes nothing.
 """
@@ -6,78 +6,80 @@ Takes an `Advice`, gives Markdown; computes nothing.
 from __future__ import annotations
 
 from steph.base import units
-from steph.base.messages import NOTHING, Message, say, text
-from steph.base.terms import FitVerdict
-from steph.plan.cards import CARDS
+from steph.base.messages import NOTHING, Message, say, text, verbatim
 from steph.record.settings import ProductionTarget
-from steph.record.values import ProductionCall
+from steph.record.values import ProductionCall, Record
 from steph.tell.advice import Advice
 from steph.tell.commands import production_command
-from steph.tell.markdown import Markdown, code, fence, inline, joined, prose, table
+from steph.tell.decision import Decision, Rent, decide
+from steph.tell.markdown import Markdown, code, fence, inline, joined, prose, said, table
 from steph.tell.production import ProductionTime
 
-SPARE_SHARE = 0.10  # of a card that is left free at the predicted peak
+
+def decision(record: Record, advice: Advice) -> tuple[Markdown, ...]:
+    """Answer what a person who pays for the card asks: whether to rent, which card, how long, and what first."""
+    decided = decide(advice)
+    has_price = advice.time is not None and advice.time.price_per_hour is not None
+    answers = {
+        "rent": _rent_words(record, advice, decided),
+        "card": _card_to_rent(advice, decided),
+        "cost" if has_price else "time": _hours(advice),
+        "first": _first(advice, decided),
+    }
+    return tuple(
+        Markdown(f"**{text(f'advice.ask.{name}')}** {prose(str(words))}") for name, words in answers.items() if words
+    )
 
 
-def decision(advice: Advice) -> tuple[str, ...]:
-    """Say whether to rent, which card, for how long, for how much, and what comes first; nothing in a rehearsal."""
-    if advice.is_rehearsal:
-        return ()
-    first = (*advice.blockers, *advice.mend_first)[:1]
-    found = (_card_to_rent(advice), _hours(advice), *(say("advice.go.first", what=what) for what in first))
-    return (go_sentence(advice), *(str(words) for words in found if words))
+def _rent_words(record: Record, advice: Advice, decided: Decision) -> Message:
+    target, named = advice.destination, decided.size
+    return say(
+        f"advice.rent.{decided.rent}",
+        card=named.name if named else target.card,
+        line=decided.line,
+        model=target.model,
+        findings=len(advice.mend_first),
+        reasons=record.context.rehearsal_reasons or say("report.nothing_recorded"),
+    )
 
 
-def _card_to_rent(advice: Advice) -> Message:
-    """The smallest size of that card that holds the advised settings with a tenth to spare."""
-    peak = advice.prediction
-    line = advice.destination.card.split()[0]  # A100; of RTX each number is another card
-    sizes = [card for card in CARDS.values() if card.name.split()[0] == line and not line.isalpha()]
-    if peak is None or not sizes:
+def _card_to_rent(advice: Advice, decided: Decision) -> Message:
+    """The smallest size of the card that holds the advised settings, and the peak that it has to hold."""
+    peak, model = decided.peak, advice.destination.model
+    if peak is None:
         return NOTHING
-    cards = sorted(sizes, key=lambda card: card.usable_bytes)
-    fitting = [card for card in cards if peak.peak_bytes <= (1 - SPARE_SHARE) * card.usable_bytes]
-    model, predicted = advice.destination.model, units.gib(peak.peak_bytes)
-    if not fitting:
-        return say("advice.go.no_card", line=line, model=model, peak=predicted)
-    size = units.gib(fitting[0].usable_bytes)
-    return say("advice.go.card", card=fitting[0].name, usable=size, model=model, peak=predicted)
+    figures = {"peak": units.gib(peak.peak_bytes), "high": units.gib(peak.high_bytes)}
+    need = say("advice.need.measured" if peak.is_measured else "advice.need.predicted", model=model, **figures)
+    if decided.size is None:
+        return say("advice.card_to_rent.none", need=need)
+    return say("advice.card_to_rent", card=decided.size.name, usable=units.gib(decided.size.usable_bytes), need=need)
 
 
 def _hours(advice: Advice) -> Message:
     """How long and for how much, as far as it was measured."""
-    time = advice.time
-    if time is None or time.training_seconds is None or time.evaluation_seconds is None:
-        return NOTHING
-    seconds = time.training_seconds + time.evaluation_seconds
-    if time.cost is None:
-        return say("advice.go.hours", time=units.about_duration(seconds))
-    currency = advice.destination.currency
-    return say("advice.go.cost", time=units.about_duration(seconds), cost=time.cost, currency=currency)
-
-
-def go_sentence(advice: Advice) -> str:
-    """Say in one sentence whether to go on to the rented card."""
+    time, target = advice.time, advice.destination
     if advice.blockers:
-        return str(say("advice.go.blocked", card=advice.destination.card))
-    if advice.mend_first:
-        return str(say("advice.go.mend", card=advice.destination.card, findings=len(advice.mend_first)))
-    ready = say("advice.go.there" if advice.is_production_card else "advice.go.ready", card=advice.destination.card)
-    return str(say("advice.go.with_memory", ready=ready, memory=_memory_sentence(advice)))
+        return NOTHING
+    if time is None or time.total_seconds is None:
+        return say("advice.hours.unmeasured")
+    whole = units.about_duration(time.total_seconds)
+    parts = [say("advice.hours.training", time=units.about_duration(time.training_seconds))]
+    parts.append(say("advice.hours.evaluation", time=units.about_duration(time.evaluation_seconds)))
+    if time.download_seconds is not None:
+        parts.insert(0, say("advice.hours.download", time=units.about_duration(time.download_seconds)))
+    cost = NOTHING if time.cost is None else say("advice.hours.cost", cost=time.cost, currency=target.currency)
+    speed = say("advice.hours.here") if advice.is_production_card else say("advice.hours.elsewhere", card=target.card)
+    return say("advice.hours", whole=whole, parts=parts, cost=cost, speed=speed)
 
 
-def _memory_sentence(advice: Advice) -> Message:
-    """What of memory belongs on the first screen: a run that does not surely fit, or that fits here already."""
-    if advice.prediction is None or advice.outlook is None or advice.target is None:
-        return say("advice.memory.unpredicted")
-    if advice.prediction.verdict is not FitVerdict.FITS:
-        is_over = advice.prediction.verdict is FitVerdict.DOES_NOT_FIT
-        return say("advice.memory.does_not_fit" if is_over else "advice.memory.too_close")
-    here, wanted = advice.outlook.here, (advice.target.batch_size, advice.target.max_seq_length)
-    fits_here = here is not None and here.grid[wanted].verdict is FitVerdict.FITS
-    if advice.trained_here:
-        return say("advice.memory.trained_here", model=advice.destination.model)
-    return say("advice.memory.fits_here", model=advice.destination.model) if fits_here else NOTHING
+def _first(advice: Advice, decided: Decision) -> Message:
+    for what in (*advice.blockers, *advice.mend_first):
+        return verbatim(what)
+    if decided.rent is Rent.REHEARSAL:
+        return say("advice.first.accept")
+    if decided.rent in (Rent.NO_CARD, Rent.UNPREDICTED):
+        return say(f"advice.first.{decided.rent}")
+    return say("advice.first.paste")
 
 
 def carry_over_table(advice: Advice) -> Markdown:
@@ -102,25 +104,30 @@ def command_words(call: ProductionCall) -> Markdown:
 
 
 def time_words(advice: Advice) -> Markdown:
-    """Say how long the production run takes at this card's speed, or that nothing was measured."""
+    """Say how long each part of the production run takes at this card's speed and what that is from, and the cost."""
     time = advice.time
     if time is None or (time.training_seconds is None and time.evaluation_seconds is None):
-        return Markdown(say("advice.time.unmeasured"))
-    lines = [str(say("advice.time.how", ratio=time.parameter_ratio)), ""]
-    if time.training_seconds is not None:
-        lines.append(str(say("advice.time.training", time=units.about_duration(time.training_seconds))))
-    if time.evaluation_seconds is not None:
-        lines.append(str(say("advice.time.evaluation", time=units.about_duration(time.evaluation_seconds))))
-    if advice.destination.price_per_hour is not None:
-        lines.append(f"- {prose(str(_cost(advice.destination, time)))}")
+        return said("advice.time.unmeasured")
+    download = say("advice.time.unmeasured_download", size=units.gib(time.download_bytes))
+    if time.download_seconds is not None:
+        about = units.about_duration(time.download_seconds)
+        download = say("advice.time.download", time=about, size=units.gib(time.download_bytes))
+    lines = [download]
+    parts = {"training": time.training_seconds, "evaluation": time.evaluation_seconds, "loading": time.loading_seconds}
+    for name, seconds in parts.items():
+        if seconds is not None:
+            lines.append(say(f"advice.time.{name}", time=units.about_duration(seconds)))
+    if time.price_per_hour is not None:
+        lines.append(_cost(advice.destination, time))
     there = NOTHING if advice.is_production_card else say("advice.time.not_there", card=advice.destination.card)
-    lines.append(f"\n{say('advice.time.caveat', there=there)}")
-    return Markdown("\n".join(lines))
+    listed = "\n".join(f"- {prose(str(line))}" for line in lines)
+    how = said("advice.time.how", ratio=time.parameter_ratio)
+    return joined((how, Markdown(listed), said("advice.time.caveat", there=inline(str(there)))))
 
 
 def _cost(target: ProductionTarget, time: ProductionTime) -> Message:
     """The cost of the whole run, and what it is computed from."""
-    price = say("advice.cost.price", price=target.price_per_hour, currency=target.currency)
+    price = say("advice.cost.price", price=time.price_per_hour, currency=target.currency)
     if time.cost is None:
         return say("advice.cost.unmeasured", price=price)
     return say("advice.cost.sum", cost=time.cost, currency=target.currency, price=price)

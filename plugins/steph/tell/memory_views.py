@@ -10,7 +10,7 @@ from typing import Any
 
 from steph.base import units
 from steph.base.messages import NOTHING, Message, say, text
-from steph.base.terms import FitVerdict
+from steph.base.terms import FitVerdict, StageId
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration
 from steph.memory.fit import Fit
@@ -18,33 +18,44 @@ from steph.memory.forecast import Forecast
 from steph.memory.shapes import ModelShape
 from steph.memory.trainers import TRAINERS
 from steph.plan.cards import Card
-from steph.record.values import Candidate, PredictedPeak, StageResult
+from steph.record.values import Attempt, Candidate, PredictedPeak, Record
 from steph.tell import wording
 from steph.tell.advice import Advice
-from steph.tell.markdown import Markdown, code, inline, joined, prose, table
+from steph.tell.markdown import Markdown, code, inline, joined, prose, said, table
 from steph.tell.outlook import CardOutlook, Outlook
 
 Point = tuple[int, int]  # batch size, max_seq_length
 
 
-def candidates_table(result: StageResult | None) -> Markdown:
-    """Give every candidate with its predicted peak, or why there is none; empty where the record has none."""
+def candidates_table(record: Record) -> Markdown:
+    """Give every candidate with its predicted peak, or why there is none; empty where the record has none.
+
+    The chosen one's is the measured peak where H-2 trained it at those settings.
+    """
+    result = record.stages.get(StageId.H1)
     if result is None or not result.candidates:
         return Markdown()
-    rows = [
-        (
-            code(candidate.name),
-            wording.CANDIDATES[candidate.outcome],
-            wording.parameters(candidate.parameters),
-            _candidate_peak(candidate),
-            wording.FITS[candidate.predicted.verdict if candidate.predicted else None],
-        )
-        for candidate in result.candidates
-    ]
-    settings = result.candidates[0].settings
-    predicted = str(say("memory.column.predicted", settings=settings))
+    rows = []
+    for candidate in result.candidates:
+        trained = _trained_at(record, candidate)
+        peak = units.gib(trained.peak_own_bytes) if trained else ""
+        words = str(say("memory.measured_in", peak=peak, stage=StageId.H2)) if trained else _candidate_peak(candidate)
+        verdict = candidate.predicted.verdict if candidate.predicted else None
+        fits = wording.FITS[FitVerdict.FITS if trained else verdict]
+        sizes = wording.parameters(candidate.parameters)
+        rows.append((code(candidate.name), wording.CANDIDATES[candidate.outcome], sizes, words, fits))
+    predicted = str(say("memory.column.predicted", settings=result.candidates[0].settings))
     header = (*_titles("candidate", "treated", "parameters"), predicted, *_titles("on_card"))
     return table(header, rows)
+
+
+def _trained_at(record: Record, candidate: Candidate) -> Attempt | None:
+    """The training of this candidate at the settings that it was predicted for, where its memory was measured."""
+    h2 = record.stages.get(StageId.H2)
+    if h2 is None or candidate.outcome != "chosen":
+        return None
+    same = (a for a in h2.attempts if a.ended_well and a.peak_own_bytes and a.label == candidate.settings)
+    return next(same, None)
 
 
 def _candidate_peak(candidate: Candidate) -> str:
@@ -83,8 +94,10 @@ def prediction_words(advice: Advice) -> Markdown:
     header = (settings, "seq/batch", *_titles("peak", "verdict", "left"))
     return joined(
         (
-            Markdown(f"{_card_sentence(advice, there)}{prose(_basis(outlook.calibration))}"),
+            _card_sentence(advice, there),
+            prose(_basis(outlook.calibration)),
             table(header, rows, align="llllr"),
+            said("memory.grid", **{str(fits): wording.FITS[fits] for fits in FitVerdict}),
             _grid(there),
             inline("" if there.largest else text("memory.nothing_fits")),
             inline(text("memory.caveat")),
@@ -142,6 +155,8 @@ def _headroom(card: CardOutlook, prediction: PredictedPeak) -> str:
 
 
 def _peak_words(prediction: PredictedPeak) -> str:
+    if prediction.is_measured:
+        return str(say("memory.measured", peak=units.gib(prediction.peak_bytes)))
     peak, low, high = (units.gib(x) for x in (prediction.peak_bytes, prediction.low_bytes, prediction.high_bytes))
     return str(say("memory.peak", peak=peak, low=low, high=high))
 
@@ -149,7 +164,10 @@ def _peak_words(prediction: PredictedPeak) -> str:
 def _peak(prediction: PredictedPeak | None) -> str:
     if prediction is None:
         return text("memory.no_forecast")
-    return f"{wording.FITS[prediction.verdict]} {_peak_words(prediction)}"
+    sign = wording.FITS[prediction.verdict].split()[0]
+    low, high = prediction.low_bytes / GIB, prediction.high_bytes / GIB
+    span = text("memory.as_measured") if prediction.is_measured else str(say("memory.range", low=low, high=high))
+    return Markdown(f"{sign} {prediction.peak_bytes / GIB:.2f}<br>{inline(span)}")
 
 
 def _short(point: Point) -> str:

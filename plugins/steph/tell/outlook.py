@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from steph.base.messages import NOTHING, Message, say
-from steph.base.terms import StageId, TrainerName
+from steph.base.terms import FitVerdict, StageId, TrainerName
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
-from steph.memory.forecast import Forecast, automatic, largest_fitting, leanest
+from steph.memory.forecast import KEPT_FREE_BYTES, Forecast, automatic, largest_fitting, leanest
 from steph.memory.shapes import ModelShape, model_shape
 from steph.memory.trainers import ASSUMED_TRAINER, Workload
 from steph.plan.cards import card_by_name
@@ -34,6 +34,7 @@ LEAN_TRAINER = TrainerName.ANSWER  # the reference pipeline's, which wastes no m
 class CardOutlook:
     """The production model on one card, by (batch size, max_seq_length), in the least memory that its trainer can do.
 
+    Where this record trained it at one of these settings, its measured peak stands in the prediction's place.
     `usable_bytes`: what a training process may take of it; `is_assumed`: the card's usual size, not read from it.
     `largest` is the setting with the most tokens that surely fits, None where none does. `likely` is what a trainer
     that trades free memory for speed will take at the advised settings, None for one that does not.
@@ -100,15 +101,34 @@ def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outloo
         outlook = replace(outlook, lean=lean)
     if not found.carries_over:
         return replace(outlook, unpredicted=say("outlook.no_formula"))
-    work = _work(target, found.trainer, record)
-    if usable is None or not is_there:
-        there = _card(found, shape, work, points, target_card_bytes(wanted), is_assumed=True)
-    else:
-        there = _card(found, shape, work, points, usable)
-    outlook = replace(outlook, there=there)
-    if usable is None or is_there:
+    work, measured = _work(target, found.trainer, record), _measured_bytes(record, here, target)
+    point = (target.batch_size, target.max_seq_length)
+    if usable is not None and is_there:
+        return replace(outlook, there=_measured(_card(found, shape, work, points, usable), point, measured))
+    there = _card(found, shape, work, points, target_card_bytes(wanted), is_assumed=True)
+    # a trainer that picks its way took a faster one here, if it took more than the leanest needs: no word of that card
+    is_lean = measured is not None and measured <= there.grid[point].high_bytes
+    outlook = replace(outlook, there=_measured(there, point, measured if is_lean else None))
+    if usable is None:
         return outlook
-    return replace(outlook, here=_card(found, shape, work, small_points, usable))
+    return replace(outlook, here=_measured(_card(found, shape, work, small_points, usable), point, measured))
+
+
+def _measured_bytes(record: Record, here: TrainSettings, target: TrainSettings) -> int | None:
+    """The peak of the production run's own training step, where this record took one; None without."""
+    last = record.stages[StageId.H2].last_attempt
+    is_same = here.changed(num_epochs=0, max_steps=0, logging_steps=0) == target.changed(num_epochs=0, logging_steps=0)
+    is_model = production.is_production_model(record.model, record.context.production)
+    return last.peak_own_bytes if last is not None and last.ended_well and is_same and is_model else None
+
+
+def _measured(card: CardOutlook, point: tuple[int, int], measured: int | None) -> CardOutlook:
+    if not measured:
+        return card
+    has_room = not card.is_assumed or card.usable_bytes - measured >= KEPT_FREE_BYTES  # it ran on this record's card
+    verdict = FitVerdict.FITS if has_room else FitVerdict.TOO_CLOSE
+    peak = PredictedPeak(peak_bytes=measured, low_bytes=measured, high_bytes=measured, verdict=verdict)
+    return replace(card, grid={**card.grid, point: peak})
 
 
 def _work(target: TrainSettings, trainer: str, record: Record) -> Workload:

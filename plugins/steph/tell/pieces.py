@@ -71,7 +71,7 @@ def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = Purpos
         (
             "r",
             text("report.attempts.seconds"),
-            [MISSING if a.seconds is None else f"{a.seconds:,.1f}" for a in attempts],
+            [_seconds(a.seconds) for a in attempts],
         ),
         (
             "r",
@@ -96,6 +96,11 @@ def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = Purpos
     return joined((made, said("report.attempts.peaks") if has_card else ""))
 
 
+def _seconds(seconds: float | None) -> str:
+    known = units.plausible_seconds(seconds)
+    return MISSING if known is None else f"{known:,.1f}"
+
+
 def _result_words(record: Record, result: StageResult, attempt: Attempt) -> Markdown:
     if is_running(record, result, attempt):
         return said("report.running")
@@ -109,7 +114,16 @@ def _predicted(attempt: Attempt) -> Markdown:
         return said("report.unpredicted")
     low, high = predicted.low_bytes, predicted.high_bytes
     interval = f"<br>{said('report.interval', low=low / GIB, high=high / GIB)}" if low and high else ""
-    return Markdown(f"{units.gib(predicted.peak_bytes)}{interval}")
+    outside = f"<br>{said('report.outside')}" if missed(attempt) else ""
+    return Markdown(f"{units.gib(predicted.peak_bytes)}{interval}{outside}")
+
+
+def missed(attempt: Attempt) -> bool:
+    """Whether the peak that was measured lies outside the interval that was predicted for the attempt."""
+    predicted, peak = attempt.predicted, attempt.peak_own_bytes
+    if predicted is None or peak is None or not attempt.ended_well:
+        return False
+    return not predicted.low_bytes <= peak <= predicted.high_bytes
 
 
 def _of_purpose(result: StageResult, purpose: Purpose) -> tuple[Attempt, ...]:

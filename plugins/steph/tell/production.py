@@ -5,6 +5,7 @@ Takes a record whose H-2 and H-3 ended well, gives values; which settings are pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from steph.base.terms import StageId
 from steph.contract.commands import without_launcher
 from steph.memory.shapes import ShapeError, model_shape, parameter_count
 from steph.memory.trainers import TRAINERS
+from steph.plan.cards import card_by_name
+from steph.record.environment import BF16_SINCE
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import ModelChoice, ProductionCall, Record, StageResult
 
@@ -22,6 +25,9 @@ PRODUCTION_ADAPTER = "runs/qwen3_8b/direct_norag_4bit"
 PRODUCTION_EVALUATION = "results/evaluations/qwen3_8b_direct.json"
 REAL_DATASET = "datasets/lawqa_jp/data/selection.json"
 LOGGING_STEPS = 10
+WEIGHT_BYTES = 2  # a parameter in bf16 or fp16, as models are published
+LEAST_DOWNLOAD_BYTES = 100 << 20  # less says nothing of a line's speed
+MOST_PRICE = 1e9  # an hour, in any currency: more is no price
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,10 @@ class Change:
 
 @dataclass(frozen=True)
 class ProductionTime:
-    """The production run's durations at this card's speed, None where they were not measured.
+    """The production run's durations at this card's speed, in seconds, None where they were not measured.
 
+    Training and evaluation are with what loading the model takes in each, which `loading_seconds` says for both
+    together. `download_bytes`: of the model's weights, and how long they take at the speed of H-1's download.
     `parameter_ratio`: the production model's parameters by those of the model that was measured. `price_per_hour`: of
     the rented card, None where the profile does not say it.
     """
@@ -55,13 +63,23 @@ class ProductionTime:
     evaluation_seconds: float | None
     parameter_ratio: float
     price_per_hour: float | None = None
+    download_bytes: int = 0
+    download_seconds: float | None = None
+    loading_seconds: float | None = None
+
+    @property
+    def total_seconds(self) -> float | None:
+        """All of it; None where training or evaluation was not measured. A download that was not is left out."""
+        if self.training_seconds is None or self.evaluation_seconds is None:
+            return None
+        return units.plausible_seconds(self.training_seconds + self.evaluation_seconds + (self.download_seconds or 0.0))
 
     @property
     def cost(self) -> float | None:
-        """Price an hour times both durations; None where one of the three is not known."""
-        if self.price_per_hour is None or self.training_seconds is None or self.evaluation_seconds is None:
+        """Price an hour times all of the time; None where one of them is not known."""
+        if self.price_per_hour is None or self.total_seconds is None:
             return None
-        return (self.training_seconds + self.evaluation_seconds) / 3600 * self.price_per_hour
+        return self.total_seconds / 3600 * self.price_per_hour
 
 
 def production_parameters(target: ProductionTarget) -> int | None:
@@ -79,8 +97,25 @@ def is_production_model(choice: ModelChoice | None, target: ProductionTarget) ->
     return choice is not None and choice.parameters is not None and choice.parameters == production_parameters(target)
 
 
+def has_bf16(target: ProductionTarget) -> bool:
+    """Whether the rented card computes in bf16; one that no table knows is taken to."""
+    try:
+        return card_by_name(target.card).capability[0] >= BF16_SINCE
+    except ValueError:
+        return True
+
+
 def target_settings(here: TrainSettings, target: ProductionTarget) -> TrainSettings:
-    """Give the production settings: the profile's where `[production]` has them, else what was proven here."""
+    """Give the production settings: the profile's where `[production]` has them, else what was proven here.
+
+    In fp16 where the rented card has no bf16, which torch would emulate many times slower.
+    """
+    if not has_bf16(target):
+        is_bf16 = here.bnb_4bit_compute_dtype == "bfloat16"
+        here = here.changed(
+            bnb_4bit_compute_dtype="float16" if is_bf16 else here.bnb_4bit_compute_dtype,
+            mixed_precision="fp16" if here.mixed_precision == "bf16" else here.mixed_precision,
+        )
     return here.changed(
         num_epochs=target.num_epochs,
         batch_size=target.batch_size,
@@ -111,9 +146,11 @@ def carry_over(
     trained, evaluated = text("production.trained"), text("production.evaluated")
     argv = _argv(record, StageId.H2)
     rows = []
-    if here.use_4bit:
+    if here.use_4bit and here.bnb_4bit_compute_dtype == there.bnb_4bit_compute_dtype:
         kinds = f"{here.bnb_4bit_quant_type} + {here.bnb_4bit_compute_dtype}"
         rows.append(Setting(text("production.four_bit"), kinds, trained))
+    elif here.use_4bit:
+        rows.append(Setting("--bnb-4bit-quant-type", here.bnb_4bit_quant_type, trained))
     lora = f"{here.lora_r} / {here.lora_alpha} / {here.lora_dropout:g}"
     rows += [
         Setting("--lora-r / --lora-alpha / --lora-dropout", lora, trained),
@@ -173,6 +210,10 @@ def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluatio
                 str(say("production.needs_4bit", model=target.model, card=target.card)),
             )
         )
+    no_bf16 = str(say("production.no_bf16", card=target.card))
+    halves = (here.mixed_precision or "", there.mixed_precision or "")
+    rows.append(Change("--bnb-4bit-compute-dtype", here.bnb_4bit_compute_dtype, there.bnb_4bit_compute_dtype, no_bf16))
+    rows.append(Change("--bf16 / --fp16", *halves, no_bf16))
     steps = _value_of(_argv(record, StageId.H2), "--max-steps-override")
     if steps:
         rows.append(Change("--max-steps-override", steps, text("production.drop"), text("production.whole")))
@@ -194,33 +235,80 @@ def production_time(record: Record, target: TrainSettings) -> ProductionTime | N
     """Scale what was measured here: loading once, and each row's time as often as the production run has rows.
 
     All of it grows with the parameters, a training row also with its length where rows are padded to the maximum. None
-    where no GPU was used, or where one model's parameters are not known.
+    where no GPU was used, or where one model's parameters are not known. What is no plausible time was not measured.
     """
     choice, parameters = record.model, production_parameters(record.context.production)
     if record.context.environment.device is None or choice is None or not choice.parameters or parameters is None:
         return None
     ratio = parameters / choice.parameters
-    trained, answered = record.stages[StageId.H2].last_attempt, record.stages[StageId.H3].last_attempt
-    training = evaluation = None
-    if trained and trained.training and isinstance(trained.settings, TrainSettings):
-        found, settings = trained.training, trained.settings
-        row_seconds = found.train_runtime_seconds
-        rows_done = (found.steps_done or 0) * settings.effective_batch_size
-        if found.train_rows and found.epochs_done:  # the last batch of an epoch may be short
-            rows_done = min(rows_done, max(1, round(found.train_rows * found.epochs_done)))
-        if row_seconds and rows_done:
-            trainer = TRAINERS.get(record.context.trainer or "")
-            pads = trainer is not None and trainer.pads_to_maximum
-            growth = target.max_seq_length / settings.max_seq_length if pads else 1.0
-            per_row = growth * settings.num_processes * row_seconds / rows_done
-            loading = max(0.0, (trained.seconds or 0.0) - row_seconds)
-            training = (loading + per_row * _rows_to_train(record) * target.num_epochs) * ratio
-    if answered and answered.seconds and answered.evaluation and answered.evaluation.total:
-        cards = answered.settings.num_processes if answered.settings else 1
-        answering = answered.evaluation.answering_seconds or cards * answered.seconds  # else loading is in each row's
-        loading = max(0.0, answered.seconds - answering / cards)
-        evaluation = (loading + answering / answered.evaluation.total * questions_of(record)) * ratio
-    return ProductionTime(training, evaluation, ratio, record.context.production.price_per_hour)
+    training, training_load = _training_seconds(record, target)
+    evaluation, evaluation_load = _evaluation_seconds(record)
+    loads = [load for load in (training_load, evaluation_load) if load is not None]
+    weights = parameters * WEIGHT_BYTES
+    speed = _download_speed(record)
+    return ProductionTime(
+        training_seconds=_times(training, ratio),
+        evaluation_seconds=_times(evaluation, ratio),
+        parameter_ratio=ratio,
+        price_per_hour=price_of(record.context.production),
+        download_bytes=weights,
+        download_seconds=units.plausible_seconds(weights / speed) if speed else None,
+        loading_seconds=_times(sum(loads), ratio) if loads else None,
+    )
+
+
+def price_of(target: ProductionTarget) -> float | None:
+    """What an hour of the rented card costs; None where nobody said, or what was said is no price."""
+    price = target.price_per_hour
+    return price if price is not None and 0 <= price < MOST_PRICE else None
+
+
+def _times(seconds: float | None, ratio: float) -> float | None:
+    return None if seconds is None else units.plausible_seconds(seconds * ratio)
+
+
+def _training_seconds(record: Record, target: TrainSettings) -> tuple[float | None, float | None]:
+    """The production training's seconds if its model were this record's, and those of loading in them."""
+    trained = record.stages[StageId.H2].last_attempt
+    if trained is None or trained.training is None or not isinstance(trained.settings, TrainSettings):
+        return None, None
+    found, settings = trained.training, trained.settings
+    row_seconds, whole = (units.plausible_seconds(x) for x in (found.train_runtime_seconds, trained.seconds))
+    rows_done = (found.steps_done or 0) * settings.effective_batch_size
+    if (
+        found.train_rows and found.epochs_done and math.isfinite(found.epochs_done)
+    ):  # an epoch's last batch may be short
+        rows_done = min(rows_done, max(1, round(found.train_rows * found.epochs_done)))
+    if not row_seconds or rows_done <= 0:
+        return None, None
+    trainer = TRAINERS.get(record.context.trainer or "")
+    pads = trainer is not None and trainer.pads_to_maximum
+    growth = target.max_seq_length / settings.max_seq_length if pads else 1.0
+    per_row = growth * settings.num_processes * row_seconds / rows_done
+    loading = max(0.0, (whole or 0.0) - row_seconds)
+    return loading + per_row * _rows_to_train(record) * target.num_epochs, loading
+
+
+def _evaluation_seconds(record: Record) -> tuple[float | None, float | None]:
+    """Likewise of the whole evaluation; where its questions have no times of their own, loading is in each one's."""
+    answered = record.stages[StageId.H3].last_attempt
+    whole = units.plausible_seconds(answered.seconds) if answered else None
+    if answered is None or not whole or answered.evaluation is None or not answered.evaluation.total:
+        return None, None
+    cards = answered.settings.num_processes if answered.settings else 1
+    own = units.plausible_seconds(answered.evaluation.answering_seconds)
+    answering = own or cards * whole
+    loading = max(0.0, whole - answering / cards)
+    return loading + answering / answered.evaluation.total * questions_of(record), loading if own else None
+
+
+def _download_speed(record: Record) -> float | None:
+    """Bytes a second of H-1's download from the Hub, all that H-1 did in that time included; None without one."""
+    h1, choice = record.stages.get(StageId.H1), record.model
+    seconds = units.plausible_seconds(h1.seconds) if h1 else None
+    if not seconds or choice is None or choice.source != "hub" or (choice.download_bytes or 0) < LEAST_DOWNLOAD_BYTES:
+        return None
+    return (choice.download_bytes or 0) / seconds
 
 
 def _rows_to_train(record: Record) -> int:

@@ -65,7 +65,6 @@ def _stage_row(record: Record, stage: AnyStage) -> Sequence[str]:
 
 def model_facts(choice: ModelChoice) -> Markdown:
     """Give what H-1 records of the chosen model."""
-    predicted = choice.predicted_peak_bytes
     disk = f"{units.gib(choice.download_bytes)} / {units.gib(choice.free_disk_bytes)}"
     return facts(
         [
@@ -80,7 +79,6 @@ def model_facts(choice: ModelChoice) -> Markdown:
             (text("report.model.revision"), code(choice.revision or "")),
             (text("report.model.licence"), choice.licence or text("report.not_recorded")),
             (text("report.model.disk"), disk),
-            (text("report.model.predicted"), text("report.unpredicted") if predicted is None else units.gib(predicted)),
             (text("report.model.folder"), code(choice.snapshot_path or "")),
         ]
     )
