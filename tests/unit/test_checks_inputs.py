@@ -34,6 +34,8 @@ EYE = [[float(key <= query) for key in range(16)] for query in range(1, 16, 2)] 
         ([5, 6, 7, 8, 9, 4], [1, 1, 0, 0, 1, 1], 2, 0),
         ([0, 0, 0, 5, 6, 7], [1, 1, 1, 1, 1, 1], 0, 3),
         ([0, 5, 6, 7, 8, 9], [1, 1, 1, 1, 1, 1], 0, 0),  # one alone may begin the row
+        ([0, 0, 0, 5, 6, 7], [0, 0, 1, 1, 1, 1], 0, 0),  # behind padding as well
+        ([0, 0, 0, 5, 6, 7], [0, 1, 1, 1, 1, 1], 0, 2),
     ],
 )
 def test_a_mask_hides_padding_and_nothing_else(ids: list[int], mask: list[int], hidden: int, bare: int) -> None:

@@ -233,6 +233,7 @@ def test_the_states_of_an_adapter_are_seen(stranger: tuple[Run, Run, Path]) -> N
     assert [fact.change for fact in seen.of(AdapterChanged)] == ["disabled", "enabled", "merged"]
     assert [raised.error for raised in seen.of(Raised)] == ["ValueError", "IndexError"]
     assert [call.merged_sha256 for call in seen.of(Scoring)] == [(), (), (), (sha256,)]
+    assert all(set(call.devices) == {"cpu"} for call in seen.of(Scoring)), "the first of each state says where it is"
     folder_of_merged = seen.of(ModelSaved)[-1]
     assert (folder_of_merged.adapter, folder_of_merged.merged_sha256) == (False, (sha256,))
     assert folder_of_merged.path == str(folder / "merged")
@@ -327,6 +328,7 @@ def test_lm_eval_is_seen_into(sft: tuple[Run, Path], tiny_model: Path, questions
     assert [model.path for model in done.seen.of(ModelLoaded)] == [str(tiny_model)]
     scored = done.seen.of(Scoring)
     assert sum(call.rows for call in scored) >= 8
+    assert set(scored[0].devices) == {"cpu"}
     assert all(call.sha256 == (sha256,) and call.layers == 4 and not call.disabled for call in scored)
     prompts = [prompt for call in scored for prompt in call.prompt_fingerprints]
     known = [

@@ -275,7 +275,7 @@ def scored(model: Any, arguments: dict[str, Any]) -> None:
             special_tokens=None if None in special else special,
             prompt_fingerprints=None if None in fingerprints else fingerprints,
             name_or_path=models.name_of(model), quantised=models.quantised(model), **state,
-            **{"class": models.class_of(model)},
+            devices=models.brief(model)["devices"] if count == 1 else {}, **{"class": models.class_of(model)},
         )  # fmt: skip
     _count()
 
