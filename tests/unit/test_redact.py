@@ -55,6 +55,44 @@ def test_secrets_are_masked(text: str, secret: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "issued",
+    [
+        "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+        "github_pat_11ABCDEFG0123456789_abcdefghij",
+        "glpat-AbCdEfGhIjKlMnOpQrSt",
+        "xoxb-123456789012-abcdefghijkl",
+        "nvapi-AbCdEfGhIjKlMnOpQrStUvWxYz0123",
+        "gsk_AbCdEfGhIjKlMnOpQrStUvWxYz01",
+        "r8_AbCdEfGhIjKlMnOpQrStUvWxYz01",
+        "npm_AbCdEfGhIjKlMnOpQrStUvWxYz01",
+        "pypi-AgEIcHlwaS5vcmcCJDAxMjM0NTY3",
+        "dckr_pat_AbCdEfGhIjKlMnOp",
+        "wandb_v1_AbCdEfGhIjKlMnOpQrStUvWx",
+        "hf_oauth_AbCdEfGhIjKlMnOp",
+        "AKIAIOSFODNN7EXAMPLE",
+        "AIzaSyA1234567890abcdefghijklmnopqrstuv",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.SflKxwRJSMeKKF2QT4",
+    ],
+)
+def test_a_token_is_known_by_what_its_issuer_begins_it_with(issued: str) -> None:
+    """With nothing beside it that says what it is; where it is part of a longer word, it is none."""
+    for text in (f"used {issued} here", f"({issued})", f"{issued}\n", f"x={issued}"):
+        shown = redact(text)
+        assert issued not in shown
+        assert issued[-8:] not in shown
+        assert redact(shown) == shown
+    assert redact(f"word{issued}") == f"word{issued}"
+
+
+def test_a_proxy_and_a_storage_address_lose_their_passwords() -> None:
+    """User and password before the host, whatever the scheme, and the signature of an address."""
+    said = "http_proxy=http://corp%5Ctaro:pa55@proxy:8080 all_proxy=socks5h://u:p@h sig https://a.blob/x?sv=1&sig=AbC%2Fd0123456789xyz%3D&e=1"
+    assert redact(said) == (
+        "http_proxy=http://***@proxy:8080 all_proxy=socks5h://***@h sig https://a.blob/x?sv=1&sig=***&e=1"
+    )
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "420.5 tokens per second, num_input_tokens_seen: 1024",
@@ -66,6 +104,8 @@ def test_secrets_are_masked(text: str, secret: str) -> None:
         "Secret: none; password authentication is not supported",
         "git@github.com:org/repo.git ssh://git@host/x file://a@b",
         "KeyError: 'output' key=value keys: 3",
+        "npm_config_registry pypi-mirror xai-org/grok r8_model glpat- AIzawa asia asian-languages AKIAK eyJ.eyJ",
+        "python:3.11@sha256:0123456789abcdef torch@2.11 sig=0.1 sigmoid",
         "{'loss': '1.2', 'grad_norm': '0.3'}",
         "2% 1/50 [00:03<02:31, 3.09s/it]",
     ],

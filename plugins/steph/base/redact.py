@@ -30,8 +30,23 @@ _HEADER = re.compile(
     rb"""(?P<value>[^\s"',;&)}\]]+)"""
 )
 _BEARER = re.compile(rb"(?i:bearer)[ \t]{1,8}(?P<value>[A-Za-z0-9_\-.~+/]{8,}=*)")
-_HF = re.compile(rb"hf_(?P<value>[A-Za-z0-9]{10,})")
+_HF = re.compile(rb"hf_(?:oauth_)?(?P<value>[A-Za-z0-9]{10,})")
 _ISSUED = re.compile(rb"(?:api_org_|sk-(?=[A-Za-z0-9_-]{20}))(?P<value>[A-Za-z0-9_-]{10,})")
+# what issuers of tokens begin them with, and what follows
+_BY_PREFIX: tuple[tuple[bytes, bytes], ...] = (
+    (b"gh[opurs]_", b"[A-Za-z0-9]{20,}"),
+    (b"xox[abeprs]-", rb"[\w-]{10,}"),
+    *((prefix, b"[A-Za-z0-9]{20,}") for prefix in (b"npm_", b"gsk_", b"r8_")),
+    *(
+        (prefix, rb"[\w-]{16,}")
+        for prefix in (b"github_pat_", b"glpat-", b"nvapi-", b"dckr_pat_", b"dop_v1_", b"lsv2_")
+    ),
+    *((prefix, rb"[\w-]{20,}") for prefix in (b"wandb_v1_", b"xai-", b"tvly-", b"pypi-", rb"ya29\.")),
+    *((prefix, b"[A-Z0-9]{16}(?![A-Za-z0-9])") for prefix in (b"AKIA", b"ASIA")),
+    (b"AIza", rb"[\w-]{35}(?![\w-])"),
+    (b"eyJ", rb"[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?"),  # a JSON web token
+)
+_SAS = re.compile(rb"""[?&;]sig=(?P<value>[^&\s"'<>]{16,})""")  # of an Azure storage address
 _URL = re.compile(rb"""://(?P<value>[^\s/?#"'<>@:]*(?::[^\s/?#"'<>]*)?)@""")
 _SIGNATURE = re.compile(rb"""(?i:signature)=(?P<value>[^&\s"'<>]+)""")
 
@@ -118,10 +133,15 @@ def _by(expression: re.Pattern[bytes]) -> Callable[[bytes, int], _Span | None]:
 _ROWS: tuple[tuple[re.Pattern[bytes], Callable[[bytes, int], _Span | None]], ...] = (
     (re.compile(rb"authorization"), _by(_HEADER)),
     (re.compile(rb"bearer"), _by(_BEARER)),
-    (re.compile(rb"hf_(?=[a-z0-9]{10})"), _hf),
+    (re.compile(rb"hf_(?=(?:oauth_)?[a-z0-9]{10})"), _hf),
     (re.compile(rb"api_org_"), _by(_ISSUED)),
     (re.compile(rb"sk-(?=[a-z0-9])"), _by(_ISSUED)),
     (re.compile(rb"signature="), _by(_SIGNATURE)),
+    (re.compile(rb"[?&;]sig="), _by(_SAS)),
+    *(
+        (re.compile(prefix.lower()), _by(re.compile(b"(?<![A-Za-z0-9])%b(?P<value>%b)" % (prefix, rest))))
+        for prefix, rest in _BY_PREFIX
+    ),
     (re.compile(rb"""token(?=[\\"'\]\s=:,])"""), _keyed),
     (re.compile(rb"""secret(?=[\\"'\]\s=:,])"""), _keyed),
     (re.compile(rb"""key(?=[\\"'\]\s=:,])"""), _keyed),
