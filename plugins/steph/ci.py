@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steph.base.messages import say, verbatim
+from steph.base.privacy import mask_for
 from steph.record.values import Record, StageResult
 from steph.tell import summary
 from steph.tell.outlook import production_outlook
@@ -39,8 +40,9 @@ def append_step_summary(record: Record, report: Path | None, path: Path) -> None
     """Add the report's sections to a job's summary, as many whole ones as have room; raises OSError."""
     room_bytes = STEP_SUMMARY_BYTES - (path.stat().st_size if path.exists() else 0)
     made = parts(record, outlook=production_outlook(record))
+    mask = mask_for("\n".join(part.text for part in made))  # the page is read by others than the machine's own people
     with path.open("a", encoding="utf-8") as page:
-        page.write(fitting([part.text for part in made], room_bytes, report))
+        page.write(fitting([mask(part.text) for part in made], room_bytes, report))
 
 
 def fitting(sections: Sequence[str], room_bytes: int, report: Path | None) -> str:

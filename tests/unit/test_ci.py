@@ -12,6 +12,7 @@ import record_factory
 from steph.base.terms import StageId, Verdict
 from steph.ci import STEP_SUMMARY_BYTES, append_step_summary, fitting, stage_properties
 from steph.run.journal import record_folders
+from steph.tell.report import render
 from suite_runs import Bench, make_bench, run_pytest
 
 H1, H2, H3 = StageId
@@ -114,6 +115,17 @@ def test_a_page_stays_below_githubs_limit_by_leaving_out_whole_sections(tmp_path
     page.write_bytes(b"x" * (STEP_SUMMARY_BYTES - 10))
     append_step_summary(record_factory.walked_down(), None, page)
     assert page.stat().st_size == STEP_SUMMARY_BYTES - 10
+
+
+def test_the_jobs_page_names_no_home_folder(tmp_path: Path) -> None:
+    """It is read by whoever may see the job; the report's own file keeps its paths, to be pasted."""
+    page = tmp_path / "page.md"
+    record = record_factory.green_acceptance()
+    assert "/home/user/" in render(record)
+    append_step_summary(record, None, page)
+    shown = page.read_text(encoding="utf-8")
+    assert "/home/" not in shown
+    assert "~/statutes-rags" in shown
 
 
 @pytest.mark.parametrize("option", ["--co", "--setup-only"])

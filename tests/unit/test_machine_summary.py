@@ -159,3 +159,13 @@ def test_an_old_summary_that_can_not_be_replaced_is_taken_away(tmp_path: Path, m
     with pytest.raises(OSError, match="No space"):
         write_summary(summary_of(record, None, report=tmp_path, folder=tmp_path), tmp_path)
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_no_text_of_it_holds_a_secret(tmp_path: Path) -> None:
+    """A model that was named by an address with its password, whatever key it stands under."""
+    record = factory.green_acceptance()
+    h1 = record.stages[StageId.H1].changed(model=factory.model_choice("https://me:hf_Q7xQ7xQ7xQ7x@hub.example/m"))
+    told(record.changed(stages={**record.stages, StageId.H1: h1}), tmp_path)
+    written = (tmp_path / "summary.json").read_text(encoding="utf-8")
+    assert "Q7x" not in written
+    assert "https://***@hub.example/m" in written
