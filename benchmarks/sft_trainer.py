@@ -30,6 +30,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--target-modules", default="q_proj,v_proj")
     parser.add_argument("--answer-tokens", type=int, default=3)
     parser.add_argument("--no-4bit", action="store_true")
+    parser.add_argument("--8bit", dest="eight_bit", action="store_true", help="bitsandbytes' LLM.int8() base")
+    parser.add_argument(
+        "--packing", action="store_true", help="TRL's packing: a micro-batch is one row without padding"
+    )
+    parser.add_argument("--dora", action="store_true")
     parser.add_argument("--no-recompute", action="store_true")
     return parser.parse_args()
 
@@ -60,12 +65,14 @@ def _plain_model(options: argparse.Namespace) -> Any:  # noqa: ANN401 - another 
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    quantization = BitsAndBytesConfig(
+    quantization: Any = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+    if options.eight_bit:
+        quantization = BitsAndBytesConfig(load_in_8bit=True)
     return AutoModelForCausalLM.from_pretrained(
         options.model_name,
         dtype=torch.bfloat16,
@@ -103,6 +110,8 @@ def main() -> int:
     tokenizer = AutoTokenizer.from_pretrained(options.model_name)
     recompute = not options.no_recompute
     optional: dict[str, Any] = {"use_liger_kernel": True} if options.side == "liger" else {}
+    if options.packing:
+        optional["packing"] = True
     arguments = trl.SFTConfig(
         output_dir=options.output_dir,
         max_steps=options.max_steps_override,
@@ -128,6 +137,7 @@ def main() -> int:
             lora_alpha=ALPHA,
             lora_dropout=0,
             target_modules=options.target_modules.split(","),
+            use_dora=options.dora,
             task_type="CAUSAL_LM",
         )
     vocabulary = model.config.vocab_size

@@ -32,7 +32,17 @@ from steph.memory.forecast import BUILT_IN_CONSTANTS
 from steph.record.environment import Device
 
 from benchmarks.inputs import REPOSITORY, full_rows, make_twin
-from benchmarks.vram_points import DRY_MODEL, MODELS, SFT, Point, bounds, points_of, sft_points
+from benchmarks.vram_points import (
+    DRY_MODEL,
+    MODELS,
+    SFT,
+    Point,
+    bounds,
+    fourth_points,
+    points_of,
+    sft_points,
+    third_points,
+)
 from benchmarks.vram_report import constants_from, read_points
 
 STEPS = 3  # the optimizer's state is there from the second step on
@@ -159,7 +169,9 @@ class Grid:
         more = ["--use-4bit", "--do-train"] if point.trainer == "answer" else []
         if point.trainer in SFT:
             more = ["--side", point.trainer, "--answer-tokens", str(point.answer_tokens)]
-            more += [] if point.use_4bit else ["--no-4bit"]
+            more += [] if point.use_4bit or point.use_8bit else ["--no-4bit"]
+            flags = {"--8bit": point.use_8bit, "--packing": point.packing, "--dora": point.dora}
+            more += [flag for flag, is_on in flags.items() if is_on]
             more += [] if point.recompute else ["--no-recompute"]
         return [*(str(word) for pair in values.items() for word in pair), *more]
 
@@ -221,12 +233,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=900.0, help="no point is started later than this")
     parser.add_argument("--jobs", type=int, default=6, help="processes side by side on a card")
     parser.add_argument("--sft", action="store_true", help="only the points of TRL, Liger and Unsloth")
+    parser.add_argument("--third", action="store_true", help="only Gemma shapes, packing, 8 and 16 bits, DoRA, caps")
+    parser.add_argument("--fourth", action="store_true", help="only those that judge the third series' formulas")
     parser.add_argument("--dry", action="store_true")
     options = parser.parse_args()
     with driver().kept_open():
         grid = Grid(options)
-        if options.sft:
-            grid.measure(sft_points())
+        series = {"sft": sft_points, "third": third_points, "fourth": fourth_points}
+        chosen = [points for name, points in series.items() if getattr(options, name)]
+        if chosen:
+            grid.measure([point for points in chosen for point in points()])
             return 0
         grid.measure([point for model in ((DRY_MODEL,) if options.dry else MODELS) for point in points_of(model)])
         if not options.dry:

@@ -24,11 +24,18 @@ MODELS = (CALIBRATES, *SEEN, *NEW)
 SFT = (TrainerName.TRL, TrainerName.LIGER, TrainerName.UNSLOTH)
 LLAMA = "meta-llama/Llama-3.1-8B"
 SFT_SEEN = ("Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen3-8B", LLAMA)
+GEMMA = ("google/gemma-2-2b", "google/gemma-3-4b")
 SFT_NEW = ("meta-llama/Llama-3.2-3B", "mistralai/Mistral-7B-v0.3", "Qwen/Qwen2.5-7B")
 DRY_MODEL = "tiny"
 LABELS = 3  # a letter, the end of the turn, a line break
+# what earlier series had none of, so that their keys stay as they are
+USUAL = {"answer_tokens": LABELS, "use_4bit": True, "use_8bit": False, "packing": False, "dora": False}
 ALL_LINEAR = tuple(linear_shapes(TINY))
-SHAPES = {**COMMON, **BUILT_IN, DRY_MODEL: TINY}
+# a twin is a model's part that reads and writes text
+SHAPES = {
+    name: replace(shape, more_linears=(), more_parameters=0)
+    for name, shape in {**COMMON, **BUILT_IN, DRY_MODEL: TINY}.items()
+}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 Bound = Literal["fits", "does_not_fit"]
 Use = Literal["calibrate", "seen", "judge"]
@@ -56,13 +63,16 @@ class Point:
     series: int = 1
     answer_tokens: int = LABELS
     use_4bit: bool = True
+    use_8bit: bool = False
+    packing: bool = False
+    dora: bool = False
 
     @property
     def use(self) -> Use:
         """Whether this point sets constants, was seen while the model was made, or judges it; never two of them."""
         if self.model == CALIBRATES and self.allowed_gib is None:
             return "calibrate"
-        return "judge" if self.series == 2 or self.bound else "seen"
+        return "judge" if self.series in (2, 4) or self.bound else "seen"
 
     @property
     def work(self) -> Workload:
@@ -77,6 +87,9 @@ class Point:
             recompute=self.recompute,
             label_positions=self.answer_tokens + 1,
             use_4bit=self.use_4bit,
+            use_8bit=self.use_8bit,
+            packing=self.packing,
+            dora=self.dora,
             lora_dropout=self.trainer not in SFT,
         )
 
@@ -88,7 +101,7 @@ class Point:
     def key(self) -> str:
         """What makes two measurements the same point."""
         fields = {**asdict(self), "trainer": str(self.trainer)}
-        for name, usual in (("answer_tokens", LABELS), ("use_4bit", True)):  # the first series had none of these
+        for name, usual in USUAL.items():
             if fields[name] == usual:
                 del fields[name]
         return repr(sorted(fields.items()))
@@ -197,6 +210,128 @@ def sft_points() -> tuple[Point, ...]:
                     found.append(replace(point, answer_tokens=answer))
         for batch, seq in ((2, 512), (1, 1536)):
             found.append(Point("Qwen/Qwen3-1.7B", trainer, batch, seq, use_4bit=False))
+    return tuple(found)
+
+
+# batch, seq, r, targets, recompute, tokens of the answer
+_SHAPES_THIRD: Sequence[tuple[int, int, int, tuple[str, ...], bool, int]] = (
+    (2, 512, 16, DEFAULT_TARGETS, True, LABELS),
+    (1, 1536, 16, ALL_LINEAR, True, LABELS),
+    (4, 768, 8, ATTENTION, True, 300),
+    (1, 512, 16, ALL_LINEAR, False, LABELS),
+)
+_KINDS_THIRD: Sequence[tuple[int, int, int, tuple[str, ...], bool, int]] = (
+    (2, 640, 16, DEFAULT_TARGETS, True, LABELS),
+    (1, 1280, 16, ALL_LINEAR, True, LABELS),
+)
+# under the 8.8 GiB that an RTX 3080 leaves the allocator: model, trainer, batch, seq, whether in 4 bits
+_CAPPED_THIRD: Sequence[tuple[str, TrainerName, int, int, bool]] = (
+    ("google/gemma-2-2b", TrainerName.TRL, 8, 2560, True),
+    ("google/gemma-2-2b", TrainerName.LIGER, 4, 3072, False),
+    ("meta-llama/Llama-3.2-3B", TrainerName.TRL, 8, 2304, True),
+    ("meta-llama/Llama-3.2-3B", TrainerName.TRL, 8, 2816, True),
+    ("meta-llama/Llama-3.2-3B", TrainerName.TRL, 2, 3072, False),
+    ("meta-llama/Llama-3.2-3B", TrainerName.LIGER, 8, 2816, True),
+    ("meta-llama/Llama-3.2-3B", TrainerName.LIGER, 4, 2304, False),
+    ("Qwen/Qwen2.5-3B-Instruct", TrainerName.TRL, 8, 2560, True),
+    ("Qwen/Qwen2.5-3B-Instruct", TrainerName.TRL, 8, 1024, False),
+    ("Qwen/Qwen2.5-3B-Instruct", TrainerName.LIGER, 8, 3072, True),
+    ("Qwen/Qwen2.5-3B-Instruct", TrainerName.LIGER, 8, 3584, True),
+)
+
+
+def third_points() -> tuple[Point, ...]:
+    """Gemma shapes, packing, bases in 8 and in 16 bits, DoRA, and runs of TRL and Liger under a cap.
+
+    They were looked at while the formulas for them were made.
+    """
+
+    def made(
+        model: str, trainer: TrainerName, rows: Sequence[tuple[int, int, int, tuple[str, ...], bool, int]]
+    ) -> list[Point]:
+        return [
+            Point(model, trainer, batch, seq, r, targets, recompute, series=3, answer_tokens=answer)
+            for batch, seq, r, targets, recompute, answer in rows
+        ]
+
+    trl, liger = TrainerName.TRL, TrainerName.LIGER
+    small = "meta-llama/Llama-3.2-1B"
+    found = [
+        point
+        for model in ("google/gemma-3-1b", *GEMMA)
+        for side in (trl, liger)
+        for point in made(model, side, _SHAPES_THIRD)
+    ]
+    found += [replace(point, trainer=TrainerName.FULL) for model in GEMMA for point in made(model, trl, _KINDS_THIRD)]
+    for model in (small, "meta-llama/Llama-3.2-3B", "Qwen/Qwen2.5-3B-Instruct"):
+        found += [replace(point, use_4bit=False, use_8bit=True) for point in made(model, trl, _KINDS_THIRD)]
+        found += [replace(point, packing=True) for point in made(model, trl, _KINDS_THIRD)]
+    for model in (small, "meta-llama/Llama-3.2-3B"):
+        found += [replace(point, dora=True) for point in made(model, trl, _KINDS_THIRD)]
+    for model in (small, "meta-llama/Llama-3.2-3B", "google/gemma-2-2b"):
+        found += [
+            replace(point, use_4bit=False) for side in (trl, liger) for point in made(model, side, _KINDS_THIRD[1:])
+        ]
+    found += [replace(point, packing=True) for point in made("google/gemma-2-2b", trl, _KINDS_THIRD)]
+    found += [replace(point, use_4bit=False, use_8bit=True) for point in made("google/gemma-2-2b", liger, _KINDS_THIRD)]
+    for model, trainer, batch, seq, use_4bit in _CAPPED_THIRD:
+        found.append(Point(model, trainer, batch, seq, series=3, allowed_gib=_CAPPED_GIB, use_4bit=use_4bit))
+    return tuple(found)
+
+
+PHI_LINEAR = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+_Kind = Literal["4bit", "8bit", "bf16", "packing", "dora"]
+# drawn up after the third series had been looked at, on two shapes more: model, trainers, kind, batch, seq, r, targets,
+# recompute, tokens of the answer
+_FOURTH: Sequence[tuple[str, str, _Kind, int, int, int, tuple[str, ...], bool, int]] = (
+    ("microsoft/Phi-4-mini", "trl liger", "4bit", 2, 640, 16, ("qkv_proj",), True, LABELS),
+    ("microsoft/Phi-4-mini", "trl liger", "4bit", 1, 1152, 16, PHI_LINEAR, True, LABELS),
+    ("microsoft/Phi-4-mini", "trl", "4bit", 1, 448, 16, PHI_LINEAR, False, LABELS),
+    ("google/gemma-2-2b", "trl liger", "4bit", 3, 576, 32, DEFAULT_TARGETS, True, LABELS),
+    ("google/gemma-2-2b", "trl liger", "4bit", 1, 1408, 8, ALL_LINEAR, True, LABELS),
+    ("google/gemma-2-2b", "trl liger", "8bit", 1, 896, 16, ATTENTION, True, LABELS),
+    ("google/gemma-2-2b", "trl", "bf16", 2, 576, 16, DEFAULT_TARGETS, True, LABELS),
+    ("google/gemma-2-2b", "trl", "packing", 3, 704, 16, ATTENTION, True, LABELS),
+    ("google/gemma-2-2b", "full", "4bit", 1, 896, 16, ATTENTION, True, LABELS),
+    ("google/gemma-3-1b", "trl liger", "4bit", 3, 832, 16, ALL_LINEAR, True, LABELS),
+    ("google/gemma-3-1b", "trl liger", "4bit", 1, 704, 16, DEFAULT_TARGETS, False, LABELS),
+    ("google/gemma-3-1b", "full", "4bit", 2, 448, 16, ALL_LINEAR, True, LABELS),
+    ("Qwen/Qwen2.5-1.5B-Instruct", "trl", "8bit", 2, 768, 16, ALL_LINEAR, True, LABELS),
+    ("Qwen/Qwen2.5-1.5B-Instruct", "trl", "8bit", 1, 1536, 16, DEFAULT_TARGETS, True, LABELS),
+    ("Qwen/Qwen2.5-1.5B-Instruct", "trl liger", "bf16", 2, 960, 16, ATTENTION, True, LABELS),
+    ("Qwen/Qwen2.5-1.5B-Instruct", "trl", "packing", 4, 512, 16, ALL_LINEAR, True, LABELS),
+    ("Qwen/Qwen2.5-1.5B-Instruct", "trl", "dora", 2, 640, 16, ALL_LINEAR, True, LABELS),
+    ("Qwen/Qwen2.5-1.5B-Instruct", "trl", "dora", 1, 896, 16, DEFAULT_TARGETS, True, LABELS),
+    ("Qwen/Qwen2.5-1.5B-Instruct", "trl liger", "4bit", 1, 2048, 16, ALL_LINEAR, True, 1500),
+    ("meta-llama/Llama-3.2-1B", "trl liger", "4bit", 4, 896, 16, ALL_LINEAR, True, LABELS),
+    ("meta-llama/Llama-3.2-1B", "trl", "8bit", 3, 512, 16, ALL_LINEAR, True, LABELS),
+    ("meta-llama/Llama-3.2-1B", "trl", "dora", 1, 768, 16, ATTENTION, True, LABELS),
+    ("meta-llama/Llama-3.2-1B", "trl", "bf16", 1, 640, 16, ALL_LINEAR, False, LABELS),
+    ("meta-llama/Llama-3.2-1B", "full", "4bit", 2, 768, 16, ALL_LINEAR, True, LABELS),
+)
+
+
+def fourth_points() -> tuple[Point, ...]:
+    """What judges the formulas for the third series' kinds, and phi3's."""
+    found = []
+    for model, trainers, kind, batch, seq, r, targets, recompute, answer in _FOURTH:
+        for trainer in trainers.split():
+            point = Point(
+                model,
+                TrainerName(trainer),
+                batch,
+                seq,
+                r,
+                targets,
+                recompute,
+                series=4,
+                answer_tokens=answer,
+                use_4bit=kind not in ("8bit", "bf16"),
+                use_8bit=kind == "8bit",
+                packing=kind == "packing",
+                dora=kind == "dora",
+            )
+            found.append(point)
     return tuple(found)
 
 

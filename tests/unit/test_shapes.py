@@ -61,7 +61,10 @@ def test_built_in_shapes_equal_the_measured_ones() -> None:
         pytest.skip("STEPH_TEST_DATA is not set")
     measured = json.loads((Path(data) / "model_shapes" / "qwen.json").read_text())
     ours = {name: {**asdict(shape), "parameters": parameter_count(shape)} for name, shape in BUILT_IN.items()}
-    assert ours == measured
+    assert ours.keys() == measured.keys()
+    for name, sizes in measured.items():
+        assert {key: ours[name][key] for key in sizes} == sizes
+        assert not any((BUILT_IN[name].num_experts, BUILT_IN[name].more_linears, BUILT_IN[name].more_parameters))
 
 
 def test_quantised_part_is_the_projections_alone() -> None:

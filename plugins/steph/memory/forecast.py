@@ -6,13 +6,15 @@ derivation and the errors on measured runs.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from steph.base.messages import say
 from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.memory import terms
-from steph.memory.shapes import ModelShape
+from steph.memory.shapes import ModelShape, parameter_parts
 from steph.memory.trainers import TRAINERS, Workload
 from steph.record.values import PredictedPeak
 
@@ -57,8 +59,8 @@ class Forecast:
     """A predicted peak; `total_bytes` is the process's: allocator and context together.
 
     `low_bytes` and `high_bytes` bound the total: low without slack, since a full allocator gives its cached blocks back
-    before it fails; high with half as much slack again, and where every position has logits, with one such tensor
-    more: whether it finds a hole or takes a segment can turn on a few kilobytes. Both are widened by the model's error.
+    before it fails; high with half as much slack again, and with the step's largest tensor once more: whether it finds
+    a hole or takes a segment can turn on a few kilobytes. Both are widened by the model's error.
     """
 
     workload: Workload
@@ -84,15 +86,17 @@ class Forecast:
 def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS) -> Forecast:
     """Predict the peak of training steps with every row `work.width` tokens long.
 
-    Raises ValueError naming a target module or optimizer that is not known.
+    Raises ValueError naming a target module or optimizer that is not known, or a family whose layers no formula gives.
     """
+    if not shape.family.is_measured:
+        raise ValueError(str(say("fit.unknown.family", type=shape.model_type)))
     lines = _lines(shape, work, constants)
     # an offset below zero can't take more than there is
     allocated = max(0, _sum_bytes([term for term in lines if term.at_peak]))
     slack = round(work.kind.slack_share * allocated)
     context = round(constants.context_bytes)
-    reserved, error = allocated + slack, max(constants.relative_error, work.kind.least_error)
-    one_more = constants.logits_scale * terms.logits_bytes(shape, work) if work.kind.all_logits else 0.0
+    reserved, error = allocated + slack, max(constants.relative_error, work.least_error)
+    one_more = terms.largest_tensor_bytes(shape, work, constants.logits_scale)
     more = (Term("allocator slack", slack), Term("CUDA context beside the allocator", context))
     return Forecast(
         workload=work,
@@ -111,9 +115,39 @@ def predict_unknown(shape: ModelShape, work: Workload, constants: Constants = BU
     All are the known trainers, each with and without recompute.
     """
     ways = [replace(work, trainer=name, recompute=flag) for name in TRAINERS for flag in (True, False)]
-    every = [predict(shape, way, constants) for way in (work, *ways)]
+    return _spanning([predict(shape, way, constants) for way in (work, *ways)])
+
+
+def predict_any(
+    shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS, *, recompute: bool | None = None
+) -> Forecast:
+    """The same for a program of which nothing is known, so that it may hold what older ones do (`trainers.OLDER`).
+
+    `recompute`: whether it recomputes, where that is known.
+    """
+    flags = (True, False) if recompute is None else (recompute,)
+    ways = [replace(work, trainer=name, recompute=flag) for name in TRAINERS for flag in flags]
+    older = [replace(work, recompute=flag, older=True) for flag in flags]
+    return _spanning([predict(shape, way, constants) for way in (*older, *ways)])
+
+
+def _spanning(every: Sequence[Forecast]) -> Forecast:
     low, high = min(one.low_bytes for one in every), max(one.high_bytes for one in every)
     return replace(every[0], low_bytes=low, high_bytes=high)
+
+
+def floor_bytes(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS) -> int:
+    """What no run of this can do without: the weights, what is trained with its optimizer's state, and the context.
+
+    Experts are counted at 4 bits where the base is, since not every program leaves them as transformers 5 does.
+    """
+    experts = parameter_parts(shape).experts
+    weights = terms.linear_bytes(shape, work) + terms.embedding_bytes(shape, work) + terms.norm_bytes(shape, work)
+    if work.use_4bit or work.use_8bit:
+        weights -= experts * (work.activation_bytes - (0.5 if work.use_4bit else 1))
+    with contextlib.suppress(ValueError):  # an optimizer or a target that nobody knows takes something, too
+        weights += terms.lora_bytes(shape, work)
+    return round(weights + constants.context_bytes)
 
 
 def moving_bytes(shape: ModelShape, work: Workload) -> int:

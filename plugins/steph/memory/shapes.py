@@ -6,8 +6,9 @@ Asks no network and downloads nothing.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,8 +16,54 @@ from typing import Any
 from steph.base.files import UnreadableError, read_json
 from steph.base.messages import say
 
-SUPPORTED_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What transformers' models of one `model_type` have in common, as far as parameters and memory go.
+
+    `is_measured`: training runs of this family were measured (benchmarks/memory.md). `qkv_bias`: q, k and v have
+    biases. `head_norms`: norms on q and k. `layer_norms`: norms of one layer. `fuses`: q, k and v are one linear, and
+    so are gate and up. `keeps_fp32_norms`: its norms keep an fp32 copy of their input, where the trainer brings none of
+    its own. `caps_logits`: they go through a tanh.
+    """
+
+    is_measured: bool = False
+    qkv_bias: bool = False
+    head_norms: bool = False
+    layer_norms: int = 2
+    fuses: bool = False
+    keeps_fp32_norms: bool = False
+    caps_logits: bool = False
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "qwen2": Family(is_measured=True, qkv_bias=True),
+        "qwen3": Family(is_measured=True, head_norms=True),
+        "llama": Family(is_measured=True),
+        "mistral": Family(is_measured=True),
+        "gemma": Family(keeps_fp32_norms=True),
+        "gemma2": Family(is_measured=True, layer_norms=4, keeps_fp32_norms=True, caps_logits=True),
+        "gemma3_text": Family(is_measured=True, layer_norms=4, head_norms=True, keeps_fp32_norms=True),
+        "phi3": Family(is_measured=True, fuses=True),
+        # mixtures of experts: parameters alone
+        "mixtral": Family(),
+        "qwen3_moe": Family(head_norms=True),
+        "gpt_oss": Family(qkv_bias=True),
+    }
+)
+COUNTED = Family()  # of a model_type that is in no row: its parameters are counted by transformers itself
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """Linears of one kind: `name` is the last part of their paths, `count` how many the model has."""
+
+    name: str
+    inputs: int
+    outputs: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +71,9 @@ class ModelShape:
     """The sizes of a decoder-only transformer with gated MLPs, named as in its `config.json`.
 
     `qkv_bias`: whether the q, k and v projections carry a bias (qwen2 always does; the others' `attention_bias` is
-    not supported). Qwen3's norms on q and k follow from `model_type`.
+    not supported). `num_experts`: of each layer, all kept in 16 bits, `experts_per_token` of them used; 0: none.
+    `more_linears`, `more_parameters`: what the formulas do not give, such as an image tower's; all of a model that
+    transformers has counted.
     """
 
     model_type: str
@@ -38,14 +87,25 @@ class ModelShape:
     tie_word_embeddings: bool
     qkv_bias: bool
     max_position_embeddings: int
+    num_experts: int = 0
+    experts_per_token: int = 0
+    expert_width: int = 0
+    more_linears: tuple[Linear, ...] = ()
+    more_parameters: int = 0
+
+    @property
+    def family(self) -> Family:
+        """The row of its `model_type`."""
+        return FAMILIES.get(self.model_type, COUNTED)
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterParts:
     """A model's parameters by how they are stored in 4-bit training; the sum is the published count.
 
-    `quantised_linear`: weights of the seven projections of every layer, the only ones that bitsandbytes quantises.
-    `head`: 0 where the head shares the embedding's tensor.
+    `quantised_linear`: weights of the linears that bitsandbytes quantises, of an image tower too. `experts`: tensors of
+    all experts together, which transformers 5 does not hand to bitsandbytes. `head`: 0 where the head shares the
+    embedding's tensor. `norms`: whatever else has 16 bits, too.
     """
 
     quantised_linear: int
@@ -53,40 +113,72 @@ class ParameterParts:
     head: int
     norms: int
     biases: int
+    experts: int = 0
 
     @property
     def total(self) -> int:
         """All parameters, shared tensors counted once."""
-        return self.quantised_linear + self.embedding + self.head + self.norms + self.biases
+        return self.quantised_linear + self.embedding + self.head + self.norms + self.biases + self.experts
 
 
 def linear_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
     """(in_features, out_features) of one layer's projections, by the module names that LoRA targets."""
+    if shape.model_type not in FAMILIES:
+        return {}
     query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
     hidden, intermediate = shape.hidden_size, shape.intermediate_size
-    return {
+    if shape.family.fuses:
+        return {
+            "qkv_proj": (hidden, query + 2 * key_value),
+            "o_proj": (query, hidden),
+            "gate_up_proj": (hidden, 2 * intermediate),
+            "down_proj": (intermediate, hidden),
+        }
+    attention = {
         "q_proj": (hidden, query),
         "k_proj": (hidden, key_value),
         "v_proj": (hidden, key_value),
         "o_proj": (query, hidden),
+    }
+    if shape.num_experts:
+        return attention
+    return attention | {
         "gate_proj": (hidden, intermediate),
         "up_proj": (hidden, intermediate),
         "down_proj": (intermediate, hidden),
     }
 
 
+def linears(shape: ModelShape) -> tuple[Linear, ...]:
+    """Every linear but the head, which bitsandbytes leaves as it is."""
+    layers = shape.num_hidden_layers
+    own = (Linear(name, *sizes, layers) for name, sizes in linear_shapes(shape).items())
+    return (*own, *shape.more_linears)
+
+
 def parameter_parts(shape: ModelShape) -> ParameterParts:
     """Count the parameters of each part."""
-    linear = linear_shapes(shape)
-    bias = sum(linear[name][1] for name in ("q_proj", "k_proj", "v_proj")) if shape.qkv_bias else 0
-    head_norms = 2 * shape.head_dim if shape.model_type == "qwen3" else 0
+    quantised = sum(linear.inputs * linear.outputs * linear.count for linear in linears(shape))
     embedding = shape.vocab_size * shape.hidden_size
+    head = 0 if shape.tie_word_embeddings else embedding
+    if shape.model_type not in FAMILIES:
+        return ParameterParts(quantised, embedding, head, shape.more_parameters, 0)
+    linear, hidden, layers = linear_shapes(shape), shape.hidden_size, shape.num_hidden_layers
+    bias = sum(linear[name][1] for name in ("q_proj", "k_proj", "v_proj")) if shape.qkv_bias else 0
+    head_norms = 2 * shape.head_dim if shape.family.head_norms else 0
+    expert = 3 * hidden * shape.expert_width
+    router = hidden
+    if shape.model_type == "gpt_oss":  # biases everywhere, and one number a head that attention may fall on
+        bias += hidden + shape.num_attention_heads
+        expert += 2 * shape.expert_width + hidden
+        router += 1
     return ParameterParts(
-        quantised_linear=shape.num_hidden_layers * sum(rows * columns for rows, columns in linear.values()),
+        quantised_linear=quantised,
         embedding=embedding,
-        head=0 if shape.tie_word_embeddings else embedding,
-        norms=shape.num_hidden_layers * (2 * shape.hidden_size + head_norms) + shape.hidden_size,
-        biases=shape.num_hidden_layers * bias,
+        head=head,
+        norms=layers * (shape.family.layer_norms * hidden + head_norms) + hidden + shape.more_parameters,
+        biases=layers * bias,
+        experts=layers * shape.num_experts * (expert + router),
     )
 
 
@@ -103,14 +195,15 @@ def shape_from_config(config: object) -> ModelShape:
     if not isinstance(config, Mapping):
         raise ValueError("config.json: holds no JSON object")
     model_type = config.get("model_type")
-    if model_type not in SUPPORTED_MODEL_TYPES:
-        raise ValueError(f"config.json: model_type is {model_type!r}, known are {', '.join(SUPPORTED_MODEL_TYPES)}")
+    if model_type not in READ_FROM_CONFIG:
+        raise ValueError(f"config.json: model_type is {model_type!r}, known are {', '.join(READ_FROM_CONFIG)}")
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
             raise ValueError(f"config.json: {key} = true is not supported for model_type {model_type!r}")
     heads, hidden = _positive(config, "num_attention_heads"), _positive(config, "hidden_size")
-    # Qwen3Config's own default, whatever hidden size and heads say; the other three derive it
-    head_dim_default = 128 if model_type == "qwen3" else hidden // heads
+    # Qwen3Config's own default, whatever hidden size and heads say, and Gemma's; the others derive it
+    head_dim_default = HEAD_DIM_DEFAULTS.get(str(model_type), hidden // heads)
+    tied_default = str(model_type).startswith("gemma")
     return ModelShape(
         model_type=str(model_type),
         hidden_size=hidden,
@@ -120,10 +213,15 @@ def shape_from_config(config: object) -> ModelShape:
         num_key_value_heads=_positive(config, "num_key_value_heads", heads),
         head_dim=_positive(config, "head_dim", head_dim_default),
         vocab_size=_positive(config, "vocab_size"),
-        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=model_type == "qwen2",
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", tied_default)),
+        qkv_bias=FAMILIES[str(model_type)].qkv_bias,
         max_position_embeddings=_positive(config, "max_position_embeddings"),
     )
+
+
+# others are counted by transformers: their config.json leaves too much to defaults
+READ_FROM_CONFIG = ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3_text")
+HEAD_DIM_DEFAULTS = {"qwen3": 128, "gemma2": 256, "gemma3_text": 256}
 
 
 def _positive(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
@@ -137,80 +235,66 @@ def _positive(config: Mapping[str, Any], key: str, default: int | None = None) -
 
 def config_of(shape: ModelShape, name: str = "") -> dict[str, Any]:
     """A `config.json` that makes a model of this shape; the inverse of `shape_from_config`."""
-    sizes = {key: value for key, value in asdict(shape).items() if key != "qkv_bias"}
+    ours = ("qkv_bias", "num_experts", "experts_per_token", "expert_width", "more_linears", "more_parameters")
+    sizes = {key: value for key, value in asdict(shape).items() if key not in ours}
+    if shape.num_experts:
+        sizes |= {"num_experts": shape.num_experts, "num_local_experts": shape.num_experts}
+        sizes |= {"num_experts_per_tok": shape.experts_per_token, "moe_intermediate_size": shape.expert_width}
     # logits of a narrow model with weights as small as the published ones' can't be certain of any token
     return {"_name_or_path": name, **sizes, "initializer_range": max(0.02, SURE_LOGIT / shape.hidden_size)}
 
 
-def _qwen(
-    hidden: int, intermediate: int, layers: int, heads: int, key_value_heads: int, *, tied: bool, vocab: int = 151936
-) -> ModelShape:
-    """Qwen1.5 or Qwen2.5; qwen3 is made of it."""
-    sizes = (hidden, intermediate, layers, heads, key_value_heads, hidden // heads, vocab)
-    return ModelShape("qwen2", *sizes, tie_word_embeddings=tied, qkv_bias=True, max_position_embeddings=32768)
+def _table() -> tuple[dict[str, ModelShape], dict[str, ModelShape], dict[str, str]]:
+    """The built-in models, the others of models.toml, and further names of both."""
+    rows = tomllib.loads(Path(__file__).with_name("models.toml").read_text(encoding="utf-8"))
+    built_in: dict[str, ModelShape] = {}
+    others: dict[str, ModelShape] = {}
+    names: dict[str, str] = {}
+    for name, row in rows.items():
+        (built_in if row.get("built_in") else others)[name] = _shape_of_row(row)
+        names |= dict.fromkeys(row.get("also", ()), name)
+    return built_in, others, names
 
 
-def _qwen3(hidden: int, intermediate: int, layers: int, heads: int, *, tied: bool) -> ModelShape:
-    older = _qwen(hidden, intermediate, layers, heads, 8, tied=tied)
-    return replace(older, model_type="qwen3", head_dim=128, qkv_bias=False, max_position_embeddings=40960)
-
-
-BUILT_IN: Mapping[str, ModelShape] = MappingProxyType(
-    {
-        "Qwen/Qwen1.5-1.8B-Chat": _qwen(2048, 5504, 24, 16, 16, tied=False),
-        "Qwen/Qwen1.5-4B-Chat": _qwen(2560, 6912, 40, 20, 20, tied=False),
-        "Qwen/Qwen2.5-1.5B-Instruct": _qwen(1536, 8960, 28, 12, 2, tied=True),
-        "Qwen/Qwen2.5-3B-Instruct": _qwen(2048, 11008, 36, 16, 2, tied=True),
-        "Qwen/Qwen3-0.6B": _qwen3(1024, 3072, 28, 16, tied=True),
-        "Qwen/Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, tied=True),
-        "Qwen/Qwen3-4B": _qwen3(2560, 9728, 36, 32, tied=True),
-        "Qwen/Qwen3-8B": _qwen3(4096, 12288, 36, 32, tied=False),
-    }
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
 )
 
 
-def _llama(
-    sizes: tuple[int, int, int, int, int],
-    vocab: int,
-    model_type: str = "llama",
-    *,
-    head_dim: int = 128,
-    tied: bool = False,
-) -> ModelShape:
-    """`sizes`: hidden, intermediate, layers, heads, key-value heads."""
+def _shape_of_row(row: Mapping[str, Any]) -> ModelShape:
+    experts, model_type = row.get("experts", (0, 0, 0)), row["type"]
+    sizes = dict(zip(_SIZES, row["sizes"], strict=True))
     return ModelShape(
-        model_type, *sizes, head_dim, vocab, tie_word_embeddings=tied, qkv_bias=False, max_position_embeddings=4096
+        model_type,
+        **sizes,
+        tie_word_embeddings=row.get("tied", False),
+        qkv_bias=FAMILIES[model_type].qkv_bias,
+        max_position_embeddings=row.get("positions", 4096),
+        num_experts=experts[0],
+        experts_per_token=experts[1],
+        expert_width=experts[2],
+        more_linears=tuple(Linear(*linear) for linear in row.get("vision", ())),
+        more_parameters=row.get("vision_other", 0),
     )
 
 
-# Models that people ask about by name; a test holds each to its published count and to what transformers builds
-COMMON: Mapping[str, ModelShape] = MappingProxyType(
-    {
-        "Qwen/Qwen2.5-0.5B": _qwen(896, 4864, 24, 14, 2, tied=True),
-        "Qwen/Qwen2.5-1.5B": BUILT_IN["Qwen/Qwen2.5-1.5B-Instruct"],
-        "Qwen/Qwen2.5-3B": BUILT_IN["Qwen/Qwen2.5-3B-Instruct"],
-        "Qwen/Qwen2.5-7B": _qwen(3584, 18944, 28, 28, 4, tied=False, vocab=152064),
-        "Qwen/Qwen2.5-14B": _qwen(5120, 13824, 48, 40, 8, tied=False, vocab=152064),
-        "Qwen/Qwen2.5-32B": _qwen(5120, 27648, 64, 40, 8, tied=False, vocab=152064),
-        "Qwen/Qwen3-14B": _qwen3(5120, 17408, 40, 40, tied=False),
-        "Qwen/Qwen3-32B": _qwen3(5120, 25600, 64, 64, tied=False),
-        "meta-llama/Llama-2-7b": _llama((4096, 11008, 32, 32, 32), 32000),
-        "meta-llama/Llama-2-13b": _llama((5120, 13824, 40, 40, 40), 32000),
-        "meta-llama/Llama-3.1-8B": _llama((4096, 14336, 32, 32, 8), 128256),
-        "meta-llama/Llama-3.1-70B": _llama((8192, 28672, 80, 64, 8), 128256),
-        "meta-llama/Llama-3.2-1B": _llama((2048, 8192, 16, 32, 8), 128256, head_dim=64, tied=True),
-        "meta-llama/Llama-3.2-3B": _llama((3072, 8192, 28, 24, 8), 128256, tied=True),
-        "mistralai/Mistral-7B-v0.1": _llama((4096, 14336, 32, 32, 8), 32000, "mistral"),
-        "mistralai/Mistral-7B-v0.3": _llama((4096, 14336, 32, 32, 8), 32768, "mistral"),
-        "mistralai/Mistral-Nemo-Base-2407": _llama((5120, 14336, 40, 32, 8), 131072, "mistral"),
-        "TinyLlama/TinyLlama-1.1B-Chat-v1.0": _llama((2048, 5632, 22, 32, 4), 32000, head_dim=64),
-    }
-)
-VARIANTS = re.compile(r"-(base|chat|hf|instruct|it)(?=-|$)")  # of one model: the same shape under further names
+# Models that people ask about by name, those that twins are made of first
+_BUILT_IN, _COMMON, _ALSO = _table()
+BUILT_IN: Mapping[str, ModelShape] = MappingProxyType(_BUILT_IN)
+COMMON: Mapping[str, ModelShape] = MappingProxyType(_COMMON)
+VARIANTS = re.compile(r"-(base|chat|hf|instruct|it|pt)(?=-|$)")  # of one model: the same shape under further names
 
 # Small enough to train on a CPU in a second, with everything that its big sisters have: grouped heads, biases, a head
 TINY_NAME = "steph/tiny-qwen2"
-TINY = _qwen(64, 128, 2, 4, 2, tied=False, vocab=2048)
+TINY = ModelShape(
+    "qwen2", 64, 128, 2, 4, 2, 16, 2048, tie_word_embeddings=False, qkv_bias=True, max_position_embeddings=32768
+)
 
 
 class ShapeError(ValueError):
@@ -248,9 +332,10 @@ def known_shape(name: str) -> ModelShape | None:
     if name == TINY_NAME:
         return TINY
     plain = _plain_name(name)
-    for known, shape in {**BUILT_IN, **COMMON}.items():
-        if plain in (_plain_name(known), _plain_name(known.rpartition("/")[2])):
-            return shape
+    known = {**BUILT_IN, **COMMON}
+    for named, meant in {**dict(zip(known, known, strict=True)), **_ALSO}.items():
+        if plain in (_plain_name(named), _plain_name(named.rpartition("/")[2])):
+            return known[meant]
     return None
 
 

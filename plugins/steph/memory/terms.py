@@ -11,27 +11,49 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from steph.memory.shapes import ModelShape, linear_shapes, parameter_parts
+from steph.memory.shapes import ModelShape, linear_shapes, linears, parameter_parts
 from steph.memory.trainers import HALF, SINGLE, Workload
 
 ABSMAX_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes.functional.quantize_4bit: weights per scale, scales per fp32 scale
-# bytes beside weight and gradient of one trained parameter, by transformers' name of the optimizer
+# bytes beside weight and gradient of one trained parameter, by transformers' name of the optimizer; of adafactor's rows
+# and columns less than one. Paged ones (`paged_`) hold them in host memory
 OPTIMIZER_BYTES: Mapping[str, float] = MappingProxyType(
-    dict.fromkeys(("adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"), 8.0)
+    dict.fromkeys(("ademamix", "paged_ademamix_32bit"), 12.0)
+    | dict.fromkeys(("adamw_torch", "adamw_torch_fused", "paged_adamw", "paged_adamw_32bit"), 8.0)
+    | dict.fromkeys(("stable_adamw", "schedule_free_adamw"), 8.0)
+    | dict.fromkeys(("lion", "lion_32bit", "paged_lion", "paged_lion_32bit"), 4.0)
+    | dict.fromkeys(("sgd_momentum", "adagrad", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_32bit"), 4.0)
+    | dict.fromkeys(("ademamix_8bit", "paged_ademamix_8bit"), 3.0)
     | dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"), 2.0)
-    | dict.fromkeys(("sgd", "adafactor"), 0.0)
+    | dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_bnb_8bit"), 1.0)
+    | {"adafactor": 0.5, "sgd": 0.0}
+)
+# transformers' names whose memory depends on more than a count of parameters, and that nobody measured here
+UNKNOWN_OPTIMIZERS = (
+    "galore_",
+    "apollo_",
+    "lomo",
+    "adalomo",
+    "grokadamw",
+    "adamw_anyprecision",
+    "adamw_torch_",
+    "muon",
 )
 MOMENTS_AS_WEIGHTS = ("adamw_torch", "adamw_torch_fused")  # torch's keep moments in the weights' precision
+DORA_WORK_BYTES = 33  # a number of the largest weight, while its norm is computed; of one measured point
 INPUT_OF = {"q_proj": "norm1", "k_proj": "norm1", "v_proj": "norm1", "gate_proj": "norm2", "up_proj": "norm2"}
 
 
 def linear_bytes(shape: ModelShape, work: Workload) -> float:
     """Weights of the projections: half a byte each and their scales, or half precision without 4-bit.
 
-    Scales: one fp32 per 64 weights (4.5 bit/parameter); with double quantisation one byte per 64 and one fp32 per 256
-    of those (4.127 bit/parameter). Source: bitsandbytes.functional.quantize_4bit, QLoRA section 3.
+    In 8 bits one byte each and an fp32 scale for each output (bitsandbytes.nn.Int8Params). Scales of 4 bits: one fp32
+    per 64 weights (4.5 bit/parameter); with double quantisation one byte per 64 and one fp32 per 256 of those (4.127
+    bit/parameter). Source: bitsandbytes.functional.quantize_4bit, QLoRA section 3.
     """
     count = parameter_parts(shape).quantised_linear
+    if work.use_8bit:
+        return count + SINGLE * sum(linear.outputs * linear.count for linear in linears(shape))
     if not work.use_4bit:
         return count * HALF
     scale = 1 + SINGLE / NESTED_BLOCK if work.double_quant else SINGLE
@@ -45,34 +67,77 @@ def embedding_bytes(shape: ModelShape, work: Workload) -> float:
 
 
 def norm_bytes(shape: ModelShape, work: Workload) -> float:
-    """Norms and biases, stored as the embedding is."""
+    """Norms, biases and experts, stored as the embedding is."""
     parts = parameter_parts(shape)
-    return (parts.norms + parts.biases) * work.activation_bytes
+    return (parts.norms + parts.biases + parts.experts) * work.activation_bytes
 
 
 def lora_parameters(shape: ModelShape, work: Workload) -> int:
-    """r x (in + out) for each target module of each layer; raises ValueError naming an unknown module."""
-    linear = linear_shapes(shape)
-    unknown = [name for name in work.target_modules if name not in linear]
+    """r x (in + out) for each linear that a target module's name stands for, of an image tower's too.
+
+    As peft counted it where a workload says so. Raises ValueError naming an unknown module.
+    """
+    if work.adapter is not None:
+        return work.adapter.lora
+    every = linears(shape)
+    hidden, words = shape.hidden_size, shape.vocab_size
+    whole = {"embed_tokens": (words, hidden), "lm_head": (hidden, words)}
+    known = {linear.name for linear in every} | set(whole)
+    unknown = [name for name in work.target_modules if name not in known]
     if unknown:
-        raise ValueError(f"target module {', '.join(map(repr, unknown))}: not known; allowed: {', '.join(linear)}")
-    per_layer = sum(sum(linear[name]) for name in set(work.target_modules))
-    return work.lora_r * per_layer * shape.num_hidden_layers
+        allowed = ", ".join(dict.fromkeys(linear.name for linear in every))
+        raise ValueError(f"target module {', '.join(map(repr, unknown))}: not known; allowed: {allowed}")
+    targets = set(work.target_modules)
+    sides = sum((linear.inputs + linear.outputs) * linear.count for linear in every if linear.name in targets)
+    return work.lora_r * (sides + sum(sum(whole[name]) for name in targets & set(whole)))
+
+
+def magnitude_parameters(shape: ModelShape, work: Workload) -> int:
+    """DoRA's: one number for each output of a target."""
+    if work.adapter is not None:
+        return work.adapter.magnitude
+    targets = set(work.target_modules) if work.dora else set()
+    return sum(linear.outputs * linear.count for linear in linears(shape) if linear.name in targets)
+
+
+def whole_parameters(shape: ModelShape, work: Workload) -> int:
+    """Those of `modules_to_save`, of which peft trains a copy; raises ValueError naming one that is not known."""
+    if work.adapter is not None:
+        return work.adapter.whole
+    size = shape.vocab_size * shape.hidden_size
+    sizes = {"embed_tokens": size, "lm_head": size}
+    unknown = [name for name in work.modules_to_save if name not in sizes]
+    if unknown:
+        raise ValueError(f"module to save {', '.join(map(repr, unknown))}: not known; allowed: {', '.join(sizes)}")
+    return sum(sizes[name] for name in set(work.modules_to_save))
+
+
+def optimizer_bytes(shape: ModelShape, work: Workload) -> float:
+    """The optimizer's state, wherever it is; raises ValueError naming an optimizer that is not known."""
+    if work.optimizer not in OPTIMIZER_BYTES:
+        raise ValueError(f"optimizer {work.optimizer}: not known; allowed: {', '.join(OPTIMIZER_BYTES)}")
+    in_weights = work.adapter_bytes / SINGLE if work.optimizer in MOMENTS_AS_WEIGHTS else 1
+    halves = lora_parameters(shape, work) + whole_parameters(shape, work)
+    return OPTIMIZER_BYTES[work.optimizer] * (halves * in_weights + magnitude_parameters(shape, work))
 
 
 def lora_bytes(shape: ModelShape, work: Workload) -> float:
-    """Weights, the optimizer's state, and gradients where they accumulate.
+    """What is trained: weights, the optimizer's state unless it is paged, and gradients where they accumulate.
 
-    The weights are fp32 (PEFT's `autocast_adapter_dtype`), or bf16 where the trainer casts them.
+    The weights are fp32 (PEFT's `autocast_adapter_dtype`), or bf16 where the trainer casts them; DoRA's magnitudes
+    stay fp32.
 
     Raises ValueError naming an optimizer that is not known.
     """
-    if work.optimizer not in OPTIMIZER_BYTES:
-        raise ValueError(f"optimizer {work.optimizer}: not known; allowed: {', '.join(OPTIMIZER_BYTES)}")
-    number = HALF if work.kind.half_adapter else SINGLE
-    gradient = number if work.keeps_gradients else 0
-    moments = OPTIMIZER_BYTES[work.optimizer] * (number / SINGLE if work.optimizer in MOMENTS_AS_WEIGHTS else 1)
-    return lora_parameters(shape, work) * (number + moments + gradient)
+    state = optimizer_bytes(shape, work)
+    copies = 2 if work.keeps_gradients else 1
+    return copies * trained_bytes(shape, work) + (0.0 if work.optimizer.startswith("paged_") else state)
+
+
+def trained_bytes(shape: ModelShape, work: Workload) -> float:
+    """The trained weights themselves; their gradients take as much."""
+    halves = lora_parameters(shape, work) + whole_parameters(shape, work)
+    return work.adapter_bytes * halves + SINGLE * magnitude_parameters(shape, work)
 
 
 def upcast_bytes(shape: ModelShape, work: Workload) -> float:
@@ -88,27 +153,47 @@ def kept_per_token(shape: ModelShape, work: Workload) -> float:
     rope, the output, and sdpa's fp32 log-sum-exp per head. MLP: gate, the activation's output, up. The 4-bit linears
     keep nothing of their input (bitsandbytes MatMul4Bit saves only the packed weight).
     """
-    e, heads = work.activation_bytes, shape.num_attention_heads
-    inputs = 1 if work.recompute and work.norm_bytes == e else 2
-    norms = inputs * work.norm_bytes * shape.hidden_size + 2 * SINGLE
-    if shape.model_type == "qwen3":
-        norms += (heads + shape.num_key_value_heads) * (shape.head_dim * work.norm_bytes + SINGLE)
+    e, heads, family = work.activation_bytes, shape.num_attention_heads, shape.family
+    norm = SINGLE if family.keeps_fp32_norms and not work.kind.has_own_norms else work.norm_bytes
+    inputs = family.layer_norms - (1 if work.recompute and norm == e else 0)
+    norms = inputs * norm * shape.hidden_size + family.layer_norms * SINGLE
+    if family.head_norms:
+        norms += (heads + shape.num_key_value_heads) * (shape.head_dim * norm + SINGLE)
     key_value_heads = heads if work.kind.has_mask else shape.num_key_value_heads
     attention = e * 2 * (heads + key_value_heads) * shape.head_dim + SINGLE * heads
-    return norms + attention + work.kind.mlp_kept * e * shape.intermediate_size + _adapter_inputs(shape, work)
+    if work.kind.eager_attention:  # softmax in fp32, and its copy
+        attention += (SINGLE + e) * heads * work.width
+    mlp = work.kind.mlp_kept * e * shape.intermediate_size
+    return norms + attention + mlp + _adapter_inputs(shape, work) + _eight_bit_inputs(shape, work)
+
+
+def _eight_bit_inputs(shape: ModelShape, work: Workload) -> float:
+    """What MatMul8bitLt keeps beside: its input in half precision, where nothing else keeps that tensor.
+
+    The norms' two outputs, which three and two linears share, and the input of down. Source: bitsandbytes.autograd.
+    """
+    if not work.use_8bit:
+        return 0.0
+    return HALF * (2 * shape.hidden_size + shape.intermediate_size)
 
 
 def _adapter_inputs(shape: ModelShape, work: Workload) -> float:
     """For each target: the input after dropout, dropout's mask of one byte, and A's output of r numbers.
 
-    Without dropout A keeps the input itself, which modules that read the same input share.
+    Without dropout A keeps the input itself, which modules that read the same input share; with an fp32 adapter each
+    keeps the copy that it was cast to.
     """
     e, linear = work.activation_bytes, linear_shapes(shape)
     widths = {name: linear[name][0] for name in linear if name in work.target_modules}
     low_rank = len(widths) * e * work.lora_r
+    if work.dora:  # the plain result and LoRA's own
+        low_rank += 2 * e * sum(linear[name][1] for name in widths)
     if work.lora_dropout:
         return low_rank + (e + 1) * sum(widths.values())
-    return low_rank + e * sum({INPUT_OF.get(name, name): width for name, width in widths.items()}.values())
+    if work.adapter_bytes > e:
+        return low_rank + e * sum(widths.values())
+    shared = {INPUT_OF.get(name, name): width for name, width in widths.items() if name != "o_proj"}
+    return low_rank + e * sum(shared.values())  # o's input is attention's output, which is kept anyway
 
 
 def mask_bytes(work: Workload) -> float:
@@ -123,9 +208,13 @@ def layer_kept_bytes(shape: ModelShape, work: Workload) -> float:
 
 def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
     """Each layer's input, the only thing that recompute keeps: e·T·h·L (torch.utils.checkpoint)."""
+    layers = work.tokens * shape.num_hidden_layers
+    # MatMul8bitLt holds its inputs where recompute does not find them (ctx.tensors), in every layer
+    inputs = 2 * shape.hidden_size + shape.num_attention_heads * shape.head_dim + shape.intermediate_size
+    held = HALF * layers * inputs if work.use_8bit else 0.0
     if work.kind.offloads_checkpoints:
-        return 0.0
-    return work.activation_bytes * work.tokens * shape.hidden_size * shape.num_hidden_layers
+        return held
+    return held + work.activation_bytes * layers * shape.hidden_size
 
 
 def layer_work_bytes(shape: ModelShape, work: Workload) -> float:
@@ -138,21 +227,25 @@ def layer_work_bytes(shape: ModelShape, work: Workload) -> float:
     """
     e, tokens = work.activation_bytes, work.tokens
     hidden, wide = e * tokens * shape.hidden_size, e * tokens * shape.intermediate_size
-    weight = HALF * shape.hidden_size * shape.intermediate_size if work.use_4bit else 0
+    weight = HALF * shape.hidden_size * shape.intermediate_size if work.use_4bit or work.use_8bit else 0
     half_copies = HALF * tokens * shape.intermediate_size if work.upcasts else 0
     gradients = work.kind.mlp_gradients
     if "down_proj" not in work.target_modules:
         recomputing = wide + 3 * hidden + weight + half_copies if work.recompute else 0.0
         return max(recomputing, hidden + wide + weight + half_copies, hidden + gradients * wide)
-    dropped = wide + tokens * shape.intermediate_size if work.lora_dropout else 0.0
-    recomputing = wide + 5 * hidden + max(0.0, weight + half_copies - dropped) if work.recompute else 0.0
+    # without dropout the product is what LoRA on down keeps, and is counted there; with it, a dropped copy is
+    dropped = wide + tokens * shape.intermediate_size if work.lora_dropout else wide
+    again = wide if work.lora_dropout else 0.0
+    left = weight + half_copies - (dropped if work.lora_dropout else 0.0)
+    recomputing = again + 5 * hidden + max(0.0, left) if work.recompute else 0.0
+    if work.dora:
+        recomputing += DORA_WORK_BYTES * shape.hidden_size * shape.intermediate_size
     return max(recomputing, 2 * hidden + 2 * wide + weight + half_copies - dropped, hidden + gradients * wide - dropped)
 
 
 def fresh_gradient_bytes(shape: ModelShape, work: Workload) -> float:
-    """Gradients of all LoRA weights, complete when the first layer's backward runs; 0 where they stay anyway."""
-    number = HALF if work.kind.half_adapter else SINGLE
-    return 0.0 if work.keeps_gradients else number * lora_parameters(shape, work)
+    """Gradients of all that is trained, complete when the first layer's backward runs; 0 where they stay anyway."""
+    return 0.0 if work.keeps_gradients else trained_bytes(shape, work)
 
 
 def norm_work_bytes(shape: ModelShape, work: Workload) -> float:
@@ -169,18 +262,25 @@ def logits_bytes(shape: ModelShape, work: Workload) -> float:
     return SINGLE * work.logit_positions * shape.vocab_size
 
 
+def largest_tensor_bytes(shape: ModelShape, work: Workload, logits_scale: float = 1.0) -> float:
+    """The largest tensor of a step: one as wide as the MLP, or as the vocabulary where all positions have logits."""
+    wide = work.activation_bytes * work.tokens * shape.intermediate_size
+    return max(wide, logits_scale * logits_bytes(shape, work)) if work.kind.all_logits else wide
+
+
 def head_bytes(shape: ModelShape, work: Workload) -> float:
     """Logits and loss at their peak: fp32 log_softmax, nll_loss' gradient and log_softmax's, 12·V bytes a position.
 
     The logits are gone by then (the Trainer keeps the loss alone), and where they are in half precision, their gradient
-    comes after. Source: transformers ForCausalLMLoss, torch.nn.functional.cross_entropy.
+    comes after. Where they are capped, tanh keeps its output, too. Source: transformers ForCausalLMLoss,
+    torch.nn.functional.cross_entropy.
     """
-    return 3 * logits_bytes(shape, work)
+    return (work.kind.logit_copies + shape.family.caps_logits) * logits_bytes(shape, work)
 
 
 def half_adapter_bytes(shape: ModelShape, work: Workload) -> float:
     """Half-precision copies of the LoRA weights, made by autocast and kept by the graph; one layer's with recompute."""
-    if work.upcasts or work.kind.half_adapter:
+    if work.upcasts or work.adapter_bytes == HALF:
         return 0.0
     copies = HALF * lora_parameters(shape, work)
     return copies / shape.num_hidden_layers if work.recompute else copies

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from steph.base.terms import TrainerName
 
 HALF, SINGLE = 2, 4  # bytes of a bf16 or fp16 number, and of an fp32 one
+KIND_ERROR = 0.10
 DEFAULT_TARGETS = ("q_proj", "v_proj")  # PEFT's own choice for Qwen, Llama and Mistral
 
 
@@ -24,9 +25,11 @@ class Trainer:
     `has_mask`: attention gets a mask of all pairs of tokens, under which keys and values are repeated for all heads.
     `all_logits`: logits of every position, else of the labels alone. `held_positions`: how many are held at once, where
     the loss runs in chunks. `pads_to_maximum`: rows are as long as the setting, else as the longest of them.
-    `half_adapter`: LoRA's weights, gradients and moments are bf16 too. `offloads_checkpoints`: what recompute keeps
-    waits in host memory. `mlp_kept`, `mlp_gradients`: tensors as wide as the MLP that a layer keeps, and that its
-    backward holds. `least_error`: how far runs may lie from the formulas at least, as a share.
+    `half_adapter`: LoRA's weights, gradients and moments are bf16 too, where the base is quantised. `has_own_norms`:
+    kernels in place of transformers' norms, of any family. `logit_copies`: fp32 tensors of all logits at the loss.
+    `eager_attention`: its softmax is kept. `offloads_checkpoints`: what recompute keeps waits in host memory.
+    `mlp_kept`, `mlp_gradients`: tensors as wide as the MLP that a layer keeps, and that its backward holds.
+    `least_error`: how far runs may lie from the formulas at least, as a share.
     `picks_its_way`: it decides on recompute and on fusing micro-batches by the memory that is free. `slack_share`: what
     the allocator reserves beyond what is allocated, as a share of it, median of the `marked_points` points that are
     marked for fitting. It depends on the order of requests: `full`'s points have 0.04 to 0.18.
@@ -42,6 +45,9 @@ class Trainer:
     slack_share: float
     marked_points: int
     half_adapter: bool = False
+    has_own_norms: bool = False
+    logit_copies: int = 3
+    eager_attention: bool = False
     offloads_checkpoints: bool = False
     mlp_kept: int = 3
     mlp_gradients: int = 3
@@ -51,7 +57,7 @@ class Trainer:
 # TRL's SFTTrainer as it comes: bf16 autocast, an adapter in bf16, its loss in chunks
 _TRL = Trainer(
     upcasts=False,
-    copies_norm_inputs=False,
+    copies_norm_inputs=True,
     has_mask=False,
     all_logits=True,
     held_positions=32,
@@ -89,10 +95,12 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
         ),
         TrainerName.TRL: _TRL,
         # the same with use_liger_kernel
-        TrainerName.LIGER: replace(_TRL, mlp_kept=2, mlp_gradients=1),
+        TrainerName.LIGER: replace(_TRL, copies_norm_inputs=False, has_own_norms=True, mlp_kept=2, mlp_gradients=1),
         # Unsloth's FastLanguageModel with its own checkpointing; its loss takes chunks by the memory that it finds free
         TrainerName.UNSLOTH: replace(
             _TRL,
+            copies_norm_inputs=False,
+            has_own_norms=True,
             held_positions=64,
             slack_share=0.03,
             offloads_checkpoints=True,
@@ -102,7 +110,28 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
         ),
     }
 )
+# What older programs keep beside: transformers before 4.45 made an fp32 copy of all logits, shifted it and kept both
+# for the loss, eager attention keeps its softmax, and rows of changing lengths leave segments unused. No trainer of
+# its own: the upper end where nobody said which one runs
+OLDER = replace(
+    TRAINERS[TrainerName.FULL],
+    logit_copies=7,
+    eager_attention=True,
+    has_mask=True,
+    slack_share=0.40,
+    marked_points=0,
+)
+UNKNOWN_TRAINER = "unknown"
 ASSUMED_TRAINER = TrainerName.FULL  # of a pipeline that does not say
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterCount:
+    """Trained parameters as peft counted them: LoRA's, DoRA's magnitudes, and those of modules trained as a whole."""
+
+    lora: int
+    magnitude: int = 0
+    whole: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +142,9 @@ class Workload:
     `gradient_accumulation_steps` the micro-batches of an optimizer step, of which `fused_micro_batches` go through the
     model as one. `label_positions`: logits of one row where labels alone have them; a direct answer has three labels,
     and the position before them is kept. `held_positions`: logits held at once, of all rows; None: the trainer's.
+    `use_8bit`: bitsandbytes' LLM.int8(), without `use_4bit`. `packing`: rows are filled to `width` and a micro-batch is
+    one row. `modules_to_save`: trained as a whole. `adapter`: what peft counted in place of what the targets' names
+    say. `older`: `OLDER` instead of the trainer.
     """
 
     trainer: str
@@ -129,6 +161,12 @@ class Workload:
     fused_micro_batches: int = 1
     label_positions: int = 4
     held_positions: int | None = None
+    use_8bit: bool = False
+    packing: bool = False
+    dora: bool = False
+    modules_to_save: tuple[str, ...] = ()
+    adapter: AdapterCount | None = None
+    older: bool = False
 
     def of_rows(self, longest_tokens: int, longest_answer_tokens: int) -> Workload:
         """The same with the real rows of a trainer that pads to the longest and learns the answers."""
@@ -138,7 +176,7 @@ class Workload:
     @property
     def kind(self) -> Trainer:
         """The trainer's row of constants."""
-        return TRAINERS[self.trainer]
+        return OLDER if self.older else TRAINERS[self.trainer]
 
     @property
     def rows(self) -> int:
@@ -159,13 +197,27 @@ class Workload:
 
     @property
     def upcasts(self) -> bool:
-        """Whether everything that is not 4-bit is cast to fp32."""
-        return self.kind.upcasts and self.use_4bit
+        """Whether everything that is not quantised is cast to fp32."""
+        return self.kind.upcasts and (self.use_4bit or self.use_8bit)
 
     @property
     def activation_bytes(self) -> int:
         """Bytes of one activation number: fp32 after the upcast, where nothing autocasts; else half precision."""
         return SINGLE if self.upcasts else HALF
+
+    @property
+    def least_error(self) -> float:
+        """How far runs may lie from the formulas at least, as a share.
+
+        How many columns 8 bits keep in half precision as well depends on the weights, which no shape tells, and what
+        DoRA works with was set by a single point.
+        """
+        return max(self.kind.least_error, KIND_ERROR if self.use_8bit or self.dora else 0.0)
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Bytes of one number of LoRA's weights, gradients and moments; a quantised base's may be in half precision."""
+        return HALF if self.kind.half_adapter and (self.use_4bit or self.use_8bit) else SINGLE
 
     @property
     def norm_bytes(self) -> int:
