@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from steph.base.messages import LANGUAGES, text
 from steph.base.terms import StageId
 from steph.record.settings import TrainSettings
 from steph.run.journal import read_record, record_folders
@@ -31,6 +32,7 @@ def test_an_example_is_its_records_report(folder: Path) -> None:
         name: today[name] for name in ("summary", "history")
     }, "write the examples again: steph report --reports reports/examples/NAME"
     assert not any(block.is_edited for block in found.values())
+    assert not any(text("report.evacuated", one) in page.decode() for one in LANGUAGES)
     pictures = re.findall(r"\]\((figures/[^)]+)\)", page.decode())
     assert len(pictures) >= 2
     assert all((folder / unquote(picture)).is_file() for picture in pictures)
@@ -51,9 +53,9 @@ def test_no_prediction_excludes_what_was_measured(folder: Path) -> None:
     if is_production_model(record.model, record.context.production):
         assert shown is not None
         assert shown.peak_bytes == last.peak_own_bytes
-        text = {part.id: part.text for part in parts(record, outlook=outlook)}
-        assert f"({StageId.H2} の実測)" in text["h1"]
-        assert "この記録の実測" in text["advice"]
+        made = {part.id: part.text for part in parts(record, outlook=outlook)}
+        assert f"({StageId.H2} の実測)" in made["h1"]
+        assert "この記録の実測" in made["advice"]
 
 
 def test_there_are_examples() -> None:
