@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from steph.base.messages import LANGUAGES, text
+from steph.base.messages import LANGUAGES, Language, speaking, text
 from steph.base.terms import StageId
+from steph.gpu.watch import read_samples
 from steph.record.settings import TrainSettings
 from steph.run.journal import read_record, record_folders
+from steph.tell.drawings import VramSample
+from steph.tell.figures import draw
 from steph.tell.keep import blocks_in
 from steph.tell.outlook import production_outlook
 from steph.tell.pieces import missed
 from steph.tell.production import is_production_model
 from steph.tell.report import REHEARSAL_REPORT, parts
+from test_figures import boxes
 
 EXAMPLES = Path(__file__).parents[2] / "reports" / "examples"
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("*/runs"))
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The examples were written where local time is UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -56,6 +73,25 @@ def test_no_prediction_excludes_what_was_measured(folder: Path) -> None:
         made = {part.id: part.text for part in parts(record, outlook=outlook)}
         assert f"({StageId.H2} の実測)" in made["h1"]
         assert "この記録の実測" in made["advice"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_no_words_of_a_picture_overlap(folder: Path, language: Language) -> None:
+    """In each picture of each example, in both languages; every attempt of H-2 has its number."""
+    runs = record_folders(folder / "runs")[0]
+    record = read_record(runs)
+    samples = [VramSample(moment, used) for moment, used in read_samples(runs)]
+    with speaking(language):
+        drawn = draw(record, samples)
+    assert set(drawn) == {"loss", "vram"}
+    for svg in drawn.values():
+        found = boxes(svg)
+        assert found
+        assert [(one.words, other.words) for one, other in combinations(found, 2) if one.overlaps(other)] == []
+    h2 = record.stages[StageId.H2]
+    count = len((*h2.attempts, *h2.deep_attempts, *h2.calibration_attempts))
+    assert len(set(re.findall(r"H-2 #\d+|(?<=>)#\d+", drawn["vram"]))) == count
 
 
 def test_there_are_examples() -> None:

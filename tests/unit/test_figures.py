@@ -143,6 +143,19 @@ def test_no_words_of_the_memory_picture_overlap(
     assert len(numbered) == count if count <= 16 else len(numbered) <= count
 
 
+def test_every_attempt_of_training_is_in_the_memory_picture() -> None:
+    """Those at another length, too, and of an older record those of its deep checks."""
+    record, samples = many_attempts(4, 9.0, None)
+    h2 = record.stages[StageId.H2]
+    apart = h2.changed(
+        attempts=h2.attempts[:2],
+        deep_attempts=(h2.attempts[2].changed(purpose="deep"),),
+        calibration_attempts=(h2.attempts[3].changed(purpose="calibrate"),),
+    )
+    words = words_in(vram_svg(record.changed(stages={**record.stages, StageId.H2: apart}), samples))
+    assert all(f"H-2 #{number}" in words for number in (1, 2, 3, 4))
+
+
 def test_a_stage_run_again_next_day_does_not_stretch_the_axis() -> None:
     """Attempts keep their length, a day between two takes seconds on the axis, and the order stays."""
     clock = drawings._Clock([(0.0, 10.0), (86_400.0, 90_000.0), (89_990.0, 90_005.0)])

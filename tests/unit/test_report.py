@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import record_factory as factory
 from steph.base.messages import verbatim
 from steph.base.terms import Severity, StageId, Verdict
 from steph.judge.verdict import Overall, overall
+from steph.record.settings import TrainSettings
 from steph.record.values import Check, PredictedPeak, Record
 from steph.tell import commands, keep, summary
+from steph.tell.failure_views import own_frame
 from steph.tell.report import parts, render, report_path, write_report
 from steph.tell.summary import headline, sentences
 
@@ -481,3 +485,81 @@ def test_a_capped_cards_limit_lies_above_what_was_in_use_before() -> None:
     capped = green.model_copy(update={"context": green.context.model_copy(update={"vram_cap_bytes": 3 << 30})})
     assert summary.ceiling_bytes(capped) == card.used_bytes + (3 << 30)
     assert summary.ceiling_bytes(green) == card.total_bytes
+
+
+LIBRARY = "/home/user/.venv/lib/python3.12/site-packages/torch/nn/functional.py"
+TRACEBACK = f"""Traceback (most recent call last):
+  File "{factory.ROOT}/scripts/train_qwen_law_ft.py", line 39, in main
+    train(settings, rows)
+  File "{factory.ROOT}/app/training/run.py", line 36, in train
+    trainer.train()
+  File "{LIBRARY}", line 916, in cross_entropy
+    return loss
+torch.OutOfMemoryError: CUDA out of memory."""
+
+
+@pytest.mark.parametrize(
+    ("traceback", "root", "frame"),
+    [
+        (TRACEBACK, factory.ROOT, f'File "{factory.ROOT}/app/training/run.py", line 36, in train'),
+        ('  File "scripts/x.py", line 3, in <module>\n  File "/usr/lib/python3.11/json.py", line 1, in f', "/r",
+         'File "scripts/x.py", line 3, in <module>'),
+        ('  File "/r/.venv/lib/python3.11/site-packages/peft/x.py", line 1, in f', "/r", None),
+        ('  File "<frozen importlib>", line 1, in f', "/r", None),
+        ("", "", None),
+    ],
+)  # fmt: skip
+def test_the_frame_that_is_named_is_the_pipelines_own(traceback: str, root: str, frame: str | None) -> None:
+    """The last one in its folder and in none of its libraries."""
+    assert own_frame(traceback, root) == frame
+
+
+def out_of_memory_under(cap_bytes: int | None) -> str:
+    """The failures of a record in which two attempts ran out of memory, the second for good."""
+    attempts = []
+    for number in (1, 2):
+        made = factory.out_of_memory(number, TrainSettings(max_seq_length=640 - 128 * number))
+        assert made.diagnosis is not None
+        evidence = (f'File "{LIBRARY}", line 916, in cross_entropy', *made.diagnosis.evidence)
+        diagnosis = made.diagnosis.changed(evidence=evidence)
+        attempts.append(made.changed(traceback=TRACEBACK, diagnosis=diagnosis))
+    record = factory.out_of_memory_everywhere()
+    stages = {**record.stages, StageId.H2: factory.stage_h2(attempts, verdict=Verdict.FAIL)}
+    record = record.changed(stages=stages, context=record.context.changed(vram_cap_bytes=cap_bytes))
+    return section(render(record), "タスクH-2").partition("### 失敗した試行")[2]
+
+
+def test_a_failure_names_the_pipelines_line_and_what_followed() -> None:
+    """No library's frame; the first attempt says which one followed, and the last one alone what to do."""
+    text = out_of_memory_under(None)
+    assert "line 36, in train" in text
+    assert "- 根拠: `File" in text
+    assert not re.search(r"根拠: .*site-packages", text)
+    first, last = text.split("#### 試行 2")
+    assert "試行 2(`384/b2/4bit`)で続けました" in first
+    assert "次の一手" not in first
+    assert "次の一手" in last
+    assert "全体 9.64 GiB" in text
+
+
+def test_under_a_limit_the_figures_of_an_oom_are_the_limits() -> None:
+    """What torch says of the whole card is of no use to who emulates a smaller one."""
+    text = out_of_memory_under(2 * 1024**3)
+    assert "要求 594.0 MiB、この実行の上限 2.00 GiB、torch の確保 8.12 GiB" in text
+    assert "- メモリ: " in text
+    assert "全体 9.64" not in text
+
+
+def test_a_record_says_when_it_began_in_utc_and_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both where they differ, and UTC alone where the machine's clock is that."""
+    try:
+        for zone, said in (
+            ("Asia/Tokyo", "開始 2026-11-20 01:00 UTC(現地 2026-11-20 10:00 JST)"),
+            ("UTC", "開始 2026-11-20 01:00 UTC。"),
+        ):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            assert said in render(factory.green_acceptance())
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -89,13 +89,19 @@ def test_verdict_and_report_agree_on_which_attempt_ended_well() -> None:
         ({"ended_by": EndedBy.SUITE_ERROR}, "スイート側のエラーで続けられなかった"),
         ({"ended_by": None}, "終了状態が記録されていない"),
         ({"returncode": None}, "終了状態が記録されていない"),
-        ({"returncode": -9, "diagnosis": Diagnosis(cause=Cause.HOST_OOM)}, "シグナル 9 で終了(原因: host_oom)"),
+        (
+            {"returncode": -9, "diagnosis": Diagnosis(cause=Cause.HOST_OOM)},
+            "シグナル 9 で終了(原因: ホストのメモリ不足)",
+        ),
         ({"returncode": -9, "diagnosis": None}, "シグナル 9 で終了(原因: 不明)"),
-        ({"returncode": 2, "diagnosis": Diagnosis(cause=Cause.CUDA_OOM)}, "終了コード 2(原因: cuda_oom)"),
-        ({"returncode": 1, "diagnosis": Diagnosis(cause=Cause.OTHER, rank=0)}, "終了コード 1(原因: other、rank 0)"),
+        (
+            {"returncode": 2, "diagnosis": Diagnosis(cause=Cause.CUDA_OOM)},
+            "終了コード 2(原因: CUDA OOM(GPU メモリ不足))",
+        ),
+        ({"returncode": 1, "diagnosis": Diagnosis(cause=Cause.OTHER, rank=0)}, "終了コード 1(原因: 不明、rank 0)"),
         ({"returncode": 1, "diagnosis": None}, "終了コード 1(原因: 不明)"),
         ({"diagnosis": None}, "ログの診断が行われていない"),
-        ({"diagnosis": Diagnosis(cause=Cause.NAN_LOSS)}, "終了コード 0 だが nan_loss"),
+        ({"diagnosis": Diagnosis(cause=Cause.NAN_LOSS)}, "終了コード 0 だが 損失が NaN"),
     ],
 )
 def test_an_attempts_end_is_told_in_one_sentence(change: dict[str, object], sentence: str) -> None:

@@ -24,6 +24,7 @@ from scripted_training import (
     ScriptedTraining,
     offer,
 )
+from steph.base.messages import say
 from steph.base.terms import ExtendedId, StageId, Verdict
 from steph.conduct.course import half_precision_of
 from steph.conduct.training import Walk
@@ -82,7 +83,7 @@ def test_what_no_setting_cures_ends_the_walk(
     outcome = stage.walk(monkeypatch, SMALL)
     assert stage.tried == tried
     assert (outcome.verdict, outcome.given_up, outcome.checks) == (Verdict.FAIL, (), (OK,))
-    assert f"原因: {ends[-1].cause}" in str(outcome.explanation)
+    assert f"原因: {say(f'diagnose.cause.{ends[-1].cause}.name')}" in str(outcome.explanation)
 
 
 def test_each_step_of_the_walk_is_said_on_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +125,7 @@ def test_an_oom_while_loading_without_a_smaller_model_fails(tmp_path: Path, monk
     stage = ScriptedTraining(tmp_path, [OOM_LOADING])
     outcome = stage.walk(monkeypatch, LARGE)
     assert (stage.tried, outcome.verdict) == (["512/b2/4bit"], Verdict.FAIL)
-    assert "原因: cuda_oom" in str(outcome.explanation)
+    assert "原因: CUDA OOM" in str(outcome.explanation)
     assert stage.recorded.model is None
 
 

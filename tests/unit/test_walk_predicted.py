@@ -81,7 +81,7 @@ def test_giving_up_4bit_is_no_cure_of_an_oom(tmp_path: Path, monkeypatch: pytest
     assert stage.tried == ["512/b2/4bit", "384/b2/4bit", "256/b2/4bit", "256/b1/4bit"]
     assert [rung.label for rung in stage.recorded.skipped_rungs] == ["256/b1/bf16"]
     assert (asked, outcome.verdict) == ([], Verdict.FAIL)
-    assert "原因: cuda_oom" in str(outcome.explanation)
+    assert "原因: CUDA OOM" in str(outcome.explanation)
 
 
 def test_without_bitsandbytes_a_setting_that_may_just_fit_is_tried(

@@ -83,6 +83,19 @@ def moment(iso: str | None) -> str:
     return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M}"
 
 
+def moment_here(iso: str) -> str:
+    """Return an ISO 8601 time to the minute, in UTC and as the clocks of this machine have it, where they differ."""
+    from steph.base.messages import say  # it imports this module
+
+    try:
+        parsed = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    if parsed.tzinfo is None or not parsed.astimezone().utcoffset():
+        return str(say("report.moment_utc", utc=moment(iso)))
+    return str(say("report.moment", utc=moment(iso), local=f"{parsed.astimezone():%Y-%m-%d %H:%M %Z}"))
+
+
 def moment_to_second(iso: str) -> str:
     """Return an ISO 8601 time to the second in UTC, so that it sorts as text; as it stands where it is none."""
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from steph.base.messages import NOTHING, Message, say
-from steph.base.terms import AnyStage, EndedBy, Severity, StageId, Verdict
+from steph.base.terms import AnyStage, Cause, EndedBy, Severity, StageId, Verdict
 from steph.record.values import Attempt, Check, Record, StageResult
 
 
@@ -29,7 +29,9 @@ def attempt_verdict(attempt: Attempt) -> tuple[Verdict, Message] | None:
     """The verdict that an attempt's end alone decides, with one sentence; None where it ended well."""
     if attempt.ended_well:
         return None
-    cause = attempt.diagnosis.cause if attempt.diagnosis else None
+    cause = say(f"diagnose.cause.{attempt.diagnosis.cause}.name") if attempt.diagnosis else None
+    is_known = attempt.diagnosis is not None and attempt.diagnosis.cause is not Cause.OTHER
+    named = cause if cause is not None and is_known else say("verdict.unknown_cause")
     if attempt.ended_by is EndedBy.DEADLINE:
         taken = say("verdict.no_time") if attempt.seconds is None else say("verdict.seconds", seconds=attempt.seconds)
         if attempt.limit_seconds is None:
@@ -44,16 +46,11 @@ def attempt_verdict(attempt: Attempt) -> tuple[Verdict, Message] | None:
     if attempt.ended_by is None or attempt.returncode is None:
         return Verdict.CRASHED, say("verdict.no_end")
     if attempt.returncode < 0:
-        return Verdict.CRASHED, say(
-            "verdict.signal", signal=-attempt.returncode, cause=cause or say("verdict.unknown_cause")
-        )
+        return Verdict.CRASHED, say("verdict.signal", signal=-attempt.returncode, cause=named)
     if attempt.returncode > 0:
         rank = attempt.diagnosis.rank if attempt.diagnosis else None
         whose = NOTHING if rank is None else say("verdict.rank", rank=rank)
-        code = attempt.returncode
-        return Verdict.FAIL, say(
-            "verdict.exit_code", code=code, cause=cause or say("verdict.unknown_cause"), rank=whose
-        )
+        return Verdict.FAIL, say("verdict.exit_code", code=attempt.returncode, cause=named, rank=whose)
     if cause is None:
         return Verdict.FAIL, say("verdict.undiagnosed")
     return Verdict.FAIL, say("verdict.exit_zero_but", cause=cause)

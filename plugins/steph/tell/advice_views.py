@@ -9,6 +9,7 @@ from steph.base import units
 from steph.base.messages import NOTHING, Message, say, text, verbatim
 from steph.record.settings import ProductionTarget
 from steph.record.values import ProductionCall, Record
+from steph.tell import summary
 from steph.tell.advice import Advice
 from steph.tell.commands import production_command
 from steph.tell.decision import Decision, Rent, decide
@@ -24,7 +25,7 @@ def decision(record: Record, advice: Advice) -> tuple[Markdown, ...]:
         "rent": _rent_words(record, advice, decided),
         "card": _card_to_rent(advice, decided),
         "cost" if has_price else "time": _hours(advice),
-        "first": _first(advice, decided),
+        "first": _first(record, advice, decided),
     }
     return tuple(
         Markdown(f"**{text(f'advice.ask.{name}')}** {prose(str(words))}") for name, words in answers.items() if words
@@ -72,7 +73,9 @@ def _hours(advice: Advice) -> Message:
     return say("advice.hours", whole=whole, parts=parts, cost=cost, speed=speed)
 
 
-def _first(advice: Advice, decided: Decision) -> Message:
+def _first(record: Record, advice: Advice, decided: Decision) -> Message:
+    if step := summary.next_step(record):
+        return step
     for what in (*advice.blockers, *advice.mend_first):
         return verbatim(what)
     if decided.rent is Rent.REHEARSAL:

@@ -114,7 +114,8 @@ class _Clock:
 
 
 def _starts(record: Record) -> list[tuple[float, Attempt]]:
-    attempts = (a for result in record.stages.values() for a in (*result.attempts, *result.deep_attempts))
+    results = record.stages.values()
+    attempts = (a for r in results for a in (*r.attempts, *r.deep_attempts, *r.calibration_attempts))
     starts = [(datetime.fromisoformat(attempt.started_at).timestamp(), attempt) for attempt in attempts]
     return sorted(starts, key=lambda pair: pair[0])
 

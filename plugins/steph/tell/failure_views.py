@@ -5,11 +5,14 @@ Takes values of a record, gives Markdown.
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+
 from steph.base import units
 from steph.base.messages import text
 from steph.base.terms import AnyStage, Cause, EndedBy
 from steph.judge import verdict
-from steph.record.values import Attempt, Probe, Record, StageResult
+from steph.record.values import Attempt, OomNumbers, Probe, Record, StageResult
 from steph.tell import wording
 from steph.tell.markdown import Markdown, code, details, fence, joined, prose, said
 from steph.tell.pieces import cause_words, command_block, is_running
@@ -17,6 +20,8 @@ from steph.tell.wording import Words
 
 MOST_EVIDENCE_LINES = 8
 MESSAGE_WIDTH = 110
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line \d+(?:, in .*)?')
+_LIBRARY = re.compile(r"(?:^|[/\\])(?:site-packages|dist-packages|lib[/\\]python\d)[^\"]*")
 _ENDINGS: Words[EndedBy | None] = Words(
     {
         EndedBy.DEADLINE: "report.ending.deadline",
@@ -31,18 +36,20 @@ def failures(record: Record, result: StageResult | None) -> Markdown:
     """Give every failed attempt with message, evidence, advice and traceback."""
     if result is None:
         return joined(())
+    following = {one.number: later for one, later in pairwise(result.attempts)}
     failed = [a for a in result.attempts if not a.ended_well and not is_running(record, result, a)]
-    return joined(_failure(attempt, is_last=attempt is result.last_attempt) for attempt in failed)
+    return joined(_failure(record, attempt, following.get(attempt.number)) for attempt in failed)
 
 
-def _failure(attempt: Attempt, *, is_last: bool) -> Markdown:
+def _failure(record: Record, attempt: Attempt, following: Attempt | None) -> Markdown:
     title = said(
         "report.failure.title",
         number=attempt.number,
         label=code(attempt.label),
         outcome=wording.outcome_words(attempt),
     )
-    return joined((title, _message(attempt), _cause_memo(attempt), *_logs(attempt, is_last=is_last)))
+    memo = _cause_memo(record, attempt, following)
+    return joined((title, _message(attempt), memo, *_logs(attempt, is_last=following is None)))
 
 
 def _message_words(attempt: Attempt) -> str:
@@ -50,7 +57,7 @@ def _message_words(attempt: Attempt) -> str:
     raised = _raised_probe(attempt)
     if raised:
         return f"{raised.exception_type}: {raised.exception_message or ''}"
-    return "\n".join(attempt.diagnosis.evidence[:MOST_EVIDENCE_LINES]) if attempt.diagnosis else ""
+    return "\n".join(_evidence(attempt))
 
 
 def _raised_probe(attempt: Attempt) -> Probe | None:
@@ -75,29 +82,53 @@ def _ending(attempt: Attempt) -> str:
     return text("report.ending.none") if attempt.returncode is None else wording.exit_words(attempt.returncode)
 
 
-def _cause_memo(attempt: Attempt) -> Markdown:
+def _cause_memo(record: Record, attempt: Attempt, following: Attempt | None) -> Markdown:
+    """Give cause, figures and evidence; of the last attempt what to do next, of any other what was done."""
     diagnosis = attempt.diagnosis
     if diagnosis is None or diagnosis.cause is Cause.NONE:
         return said("report.failure.unknown")
     lines = [said("report.failure.cause", cause=cause_words(diagnosis)), Markdown()]
     if diagnosis.oom:
-        oom = diagnosis.oom
-        lines.append(
-            said(
-                "report.failure.memory",
-                requested=units.gib(oom.requested_bytes),
-                free=units.gib(oom.free_bytes),
-                total=units.gib(oom.total_bytes),
-                allocated=units.gib(oom.allocated_bytes),
-                reserved=units.gib(oom.reserved_bytes),
-            )
-        )
+        lines.append(_oom_words(record, diagnosis.oom))
     shown = _message_words(attempt)
-    evidence = [line for line in diagnosis.evidence[:MOST_EVIDENCE_LINES] if line.strip() not in shown]
+    evidence = [line for line in _evidence(attempt) if line.strip() not in shown]
     lines += [said("report.failure.evidence", line=code(line, 240)) for line in evidence]
     lines += [said("report.failure.means", meaning=prose(str(diagnosis.meaning)))] if diagnosis.meaning else []
-    lines += [said("report.failure.next", step=prose(str(step))) for step in diagnosis.advice]
+    if following is None:
+        lines += [said("report.failure.next", step=prose(str(step))) for step in diagnosis.advice]
+    else:
+        lines.append(said("report.failure.followed", number=following.number, label=code(following.label)))
     return Markdown("\n".join(lines))
+
+
+def _oom_words(record: Record, oom: OomNumbers) -> Markdown:
+    """The figures of torch's message; under a limit, what it says of the whole card is not what the run had."""
+    cap = record.context.vram_cap_bytes
+    sizes = {
+        "requested": units.size_words(oom.requested_bytes) if oom.requested_bytes is not None else units.MISSING,
+        "allocated": units.gib(oom.allocated_bytes),
+        "reserved": units.gib(oom.reserved_bytes),
+    }
+    if cap is not None:
+        return said("report.failure.memory_capped", cap=units.gib(cap), **sizes)
+    return said("report.failure.memory", free=units.gib(oom.free_bytes), total=units.gib(oom.total_bytes), **sizes)
+
+
+def _evidence(attempt: Attempt) -> list[str]:
+    """The lines that tell the cause, with the pipeline's own frame in the place of its libraries' frames."""
+    found = attempt.diagnosis.evidence if attempt.diagnosis else ()
+    own = own_frame(attempt.traceback or "", attempt.cwd or "")
+    told = [line for line in found[:MOST_EVIDENCE_LINES] if own is None or not _FRAME.match(line.strip())]
+    return told if own is None else [*told, own]
+
+
+def own_frame(traceback: str, root: str) -> str | None:
+    """Give the last frame of a traceback that is in the pipeline's own files; None where there is none."""
+    frames = [match for line in traceback.splitlines() if (match := _FRAME.match(line.strip()))]
+    inside = f"{root.rstrip('/')}/"
+    own = [f for f in frames if f["file"].startswith(inside) or not f["file"].startswith(("/", "<"))]
+    own = [frame for frame in own if not _LIBRARY.search(frame["file"])]
+    return own[-1][0] if own else None
 
 
 def _logs(attempt: Attempt, *, is_last: bool) -> list[Markdown]:

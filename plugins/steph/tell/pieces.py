@@ -15,9 +15,6 @@ from steph.record.values import Attempt, Check, Diagnosis, Probe, Record, StageR
 from steph.tell import commands, summary, wording
 from steph.tell.markdown import Markdown, code, details, fence, inline, joined, prose, said, table
 
-MOST_EVIDENCE_LINES = 8
-MESSAGE_WIDTH = 110
-
 
 def command_block(attempt: Attempt | None) -> Markdown:
     """Give the command of an attempt to paste, from the pipeline root."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from steph.base import units
-from steph.base.messages import Message, say, text
+from steph.base.messages import NOTHING, Message, say, text
 from steph.base.terms import AnyStage, RecordKind, Severity, StageId, Verdict
 from steph.judge.verdict import Overall, contradiction, in_flight, overall
 from steph.record.environment import GitState
@@ -105,7 +105,6 @@ def sentences(record: Record) -> tuple[str, ...]:
 
 def _all_sentences(record: Record) -> Iterator[Message]:
     yield from _of_broken_stages(record)
-    yield from _of_next_step(record)
     yield from _of_findings(record, Severity.FAIL)
     yield from _of_extended(record)
     yield from _of_memory(record)
@@ -129,15 +128,15 @@ def _of_broken_stages(record: Record) -> Iterator[Message]:
             yield say("report.first.stale", stage=stage)
 
 
-def _of_next_step(record: Record) -> Iterator[Message]:
-    """Give the first piece of advice for the attempt that a red stage stands on."""
+def next_step(record: Record) -> Message:
+    """Say the first piece of advice for the attempt that a red stage stands on; nothing where there is none."""
     for stage in StageId:
         result = record.stages.get(stage)
         attempt = result.last_attempt if result and not result.verdict.is_green else None
         if attempt and attempt.diagnosis and attempt.diagnosis.advice and not in_flight(record, stage):
             cause = wording.cause_name(attempt.diagnosis.cause)
-            yield say("report.first.next_step", stage=stage, cause=cause, advice=attempt.diagnosis.advice[0])
-            return
+            return say("report.first.next_step", stage=stage, cause=cause, advice=attempt.diagnosis.advice[0])
+    return NOTHING
 
 
 def _of_findings(record: Record, severity: Severity) -> Iterator[Message]:

@@ -29,6 +29,11 @@ def about(record: Record) -> Markdown:
     return said("report.about", card=summary.card_words(record), model=model, profile=code(record.context.profile))
 
 
+def started(record: Record) -> str:
+    """Say when the record's first session began, in UTC and in local time."""
+    return units.moment_here(record.sessions[0].started_at) if record.sessions else MISSING
+
+
 def short_name(model: str) -> str:
     """Give a model's id on the Hub as it is, and of a folder the last part alone."""
     return model.rstrip("/").rpartition("/")[2] if model.startswith(("/", "~", ".")) else model

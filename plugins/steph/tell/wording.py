@@ -158,6 +158,8 @@ def size_class(count: int | None) -> str:
     """Give a parameter count as a size class alone, as in 1.8B."""
     if count is None:
         return text("report.size_unknown")
+    if count < 10_000:
+        return f"{count:,}"
     return f"{count / 1e9:.1f}B" if count >= 50_000_000 else f"{count / 1e6:.2f}M"
 
 
