@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 from steph.base.files import sha256_of
@@ -27,6 +30,7 @@ OUTPUT_DIR = "runs/debug_small_model/direct_norag_small_4bit"
 OUTPUT = "results/evaluations/small_model_debug_direct.json"
 TRAIN_ROWS = 40
 TRAIN_SECONDS = 5.0
+SEEN_TRAINING = "seen-training"  # the folder of what a witness sees of the training
 
 
 def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
@@ -42,7 +46,7 @@ def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
         "--max-seq-length", str(settings.max_seq_length), "--use-4bit", "--do-train",
         *(("--target-modules", ",".join(settings.target_modules)) if settings.target_modules else ()),
         *(("--max-steps-override", str(settings.max_steps)) if settings.max_steps < TRAIN_ROWS // 4 else ()),
-        probe_dir=root / "seen-training",
+        probe_dir=root / SEEN_TRAINING,
     )  # fmt: skip
     arrivals = tuple((0.5 * n, line) for n, line in enumerate(ran.stdout.splitlines()))
     seconds = max(TRAIN_SECONDS, 0.5 * len(arrivals))
@@ -52,7 +56,7 @@ def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
         attempt_started_unix=began_unix - seconds, attempt_ended_unix=time.time(), seconds=seconds,
         base_tokenizer=root / "tokenizer.json", base_folder=root / "model", lost_answers=(0, TRAIN_ROWS),
         line_arrivals=arrivals, output_place=place, inputs=inputs,
-        witness=read_witness(root / "seen-training"), train_file=root / TRAIN_FILE,
+        witness=read_witness(root / SEEN_TRAINING), train_file=root / TRAIN_FILE,
         questions=questions_of(root / DATASET),
     )  # fmt: skip
     return variant.train_change(evidence)
@@ -66,8 +70,13 @@ def _let_last(root: Path, seconds: float) -> None:
 
 
 def evaluation_evidence(root: Path, variant: Variant) -> EvalEvidence:
-    """Train without a defect, run the planted evaluation, and hand over what the suite would know about it."""
-    training_evidence(root, Variant("sound", "H-2", ""))
+    """Evaluate an adapter that was trained without a defect, and hand over what the suite would know about it."""
+    trained = Path(_soundly_trained().name) / "root"
+    for name in (OUTPUT_DIR, SEEN_TRAINING):
+        shutil.copytree(trained / name, root / name)
+    for facts in (root / SEEN_TRAINING).iterdir():
+        facts.write_text(facts.read_text(encoding="utf-8").replace(str(trained), str(root)), encoding="utf-8")
+    _let_last(root, TRAIN_SECONDS)
     beside = _answers_of_h3(root, variant) if variant.stage in ("H-3rag", "H-3base") else None
     settings, lora_path = variant.eval_settings, None if variant.stage == "H-3base" else OUTPUT_DIR
     questions, dataset_sha256 = questions_of(root / DATASET), sha256_of(root / DATASET)
@@ -80,10 +89,18 @@ def evaluation_evidence(root: Path, variant: Variant) -> EvalEvidence:
         lora_path=lora_path, beside=beside, stdout=ran.stdout, output=ran.output, returncode=ran.returncode,
         attempt_started_unix=started_unix, seconds=20.0, adapter_sha256_expected=sha256, adapter_sha256_actual=sha256,
         train_questions=questions_in(root / TRAIN_FILE), train_frame=frame_in(root / TRAIN_FILE),
-        witness=read_witness(root / SEEN), training_witness=read_witness(root / "seen-training"),
+        witness=read_witness(root / SEEN), training_witness=read_witness(root / SEEN_TRAINING),
         questions=questions, dataset_sha256=dataset_sha256, adapter_files=files,
     )  # fmt: skip
     return variant.eval_change(evidence)
+
+
+@cache
+def _soundly_trained() -> tempfile.TemporaryDirectory[str]:
+    """A folder with a root whose training was sound; every evaluation of this process begins with what it left."""
+    folder = tempfile.TemporaryDirectory()
+    training_evidence(plant(Path(folder.name) / "root"), Variant("sound", "H-2", ""))
+    return folder
 
 
 def _evaluate(root: Path, settings: EvalSettings, lora_path: str | None, probe_dir: Path | None = None) -> Ran:
