@@ -14,8 +14,11 @@ import json
 import os
 import runpy
 import sys
+from functools import partial
 
 import steph
+from forked import end_after
+from steph.base.messages import LANGUAGES, catalog
 
 LOADED = (
     "pytest", "jinja2.defaults", "jinja2.compiler", "matplotlib.figure", "matplotlib.backends.backend_svg",
@@ -41,10 +44,12 @@ def run(job: dict[str, object]) -> None:
 steph.__doc__ = f"{steph.__doc__} PYTEST_DONT_REWRITE"  # else pytest warns of a package that was there before it
 for module in LOADED:
     importlib.import_module(module)
+for language in LANGUAGES:
+    catalog(language)
 gc.freeze()
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
-        run(json.loads(line))
+        end_after(partial(run, json.loads(line)))
     _, status = os.waitpid(child, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)

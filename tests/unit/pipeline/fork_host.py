@@ -8,10 +8,14 @@ each child too.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import runpy
 import sys
+from functools import partial
+from pathlib import Path
 
 import bitsandbytes  # noqa: F401
 import peft  # noqa: F401
@@ -20,6 +24,16 @@ import transformers
 from transformers import Trainer  # noqa: F401
 
 transformers.Qwen2ForCausalLM, transformers.AutoModelForCausalLM  # noqa: B018 - they load when they are first spoken of
+with contextlib.suppress(ImportError):  # patterns of every model's weights, compiled at the first model that is loaded
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("qwen2")
+gc.freeze()
+
+sys.path.append(str(Path(__file__).parents[1]))
+from forked import end_after  # noqa: E402 - it lies in the folder above
+
+del sys.path[-1]
 
 
 def run(job: dict[str, object]) -> None:
@@ -37,7 +51,6 @@ def run(job: dict[str, object]) -> None:
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
-        run(json.loads(line))
-        sys.exit(0)
+        end_after(partial(run, json.loads(line)))
     _, status = os.waitpid(child, 0)
     print(json.dumps({"pid": child, "returncode": os.waitstatus_to_exitcode(status)}), flush=True)

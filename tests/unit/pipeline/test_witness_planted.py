@@ -143,7 +143,7 @@ def train(host: Host, root: Path, model: Path, rows: Path) -> TrainEvidence:
         root, SCRIPT_TRAIN, "--model-name", model, "--train-file", rows, "--output-dir", root / OUTPUT, "--do-train",
         "--num-epochs", SETTINGS.num_epochs, "--batch-size", SETTINGS.batch_size, "--gradient-accumulation-steps",
         SETTINGS.gradient_accumulation_steps, "--learning-rate", SETTINGS.learning_rate, "--warmup-ratio", "0.03",
-        "--max-seq-length", SETTINGS.max_seq_length, "--logging-steps", 1, "--save-steps", 2, "--use-4bit",
+        "--max-seq-length", SETTINGS.max_seq_length, "--logging-steps", 1, "--save-steps", 4, "--use-4bit",
         "--target-modules",
         ",".join(SETTINGS.target_modules),
     )  # fmt: skip
