@@ -59,6 +59,11 @@ class TrainingRow:
         return self.turns[-2].text if len(self.turns) > 1 else self.answer
 
     @property
+    def unlearnt(self) -> tuple[str, ...]:
+        """The texts that no answer is: of every turn but the assistant's."""
+        return tuple(turn.text for turn in self.turns[:-1] if turn.role not in _ANSWERING)
+
+    @property
     def text(self) -> str:
         """The whole row."""
         return self.joint.join(turn.text for turn in self.turns)

@@ -42,7 +42,8 @@ ROW_IDENTITY = (ROWS_SEEN, ROWS_WHOLE, ANSWERS_OF_FILE)
 class _FileRows:
     """The texts of a training file: how many rows, how many different ones, its rows' fields as fingerprints.
 
-    `answers`: the hash of each row's last text; `has_blank_answers`: one of these begins with a line break.
+    `answers`: the hash of each row's last text; `has_blank_answers`: one of these begins with a line break. `prompts`:
+    the hashes of texts that are no row's answer, such as its question.
     """
 
     rows: int
@@ -51,6 +52,7 @@ class _FileRows:
     is_part: bool
     answers: tuple[str, ...]  # of the same rows as `fields`
     has_blank_answers: bool
+    prompts: frozenset[str]
     has_plain_edges: bool  # its fields begin and end alike in all rows, so that a template leaves no seams
 
     @property
@@ -79,7 +81,7 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
 
 
 def _answers_check(file: _FileRows, begins: TrainingBegins, batches: Sequence[Batch]) -> Check:
-    """Labels that are another row's answer, or nothing but an end token; what is unlike any answer says nothing."""
+    """Labels that are another row's answer, a question, or nothing but an end token; others say nothing."""
     rows = dict(zip(begins.row_hashes or (), begins.row_fingerprints or (), strict=False))
     nothing, known = text_hash(""), {*file.answers}
     compared = wrong = blank = 0
@@ -91,6 +93,9 @@ def _answers_check(file: _FileRows, begins: TrainingBegins, batches: Sequence[Ba
         for row, answer, first, is_blank in zip(
             hashes, answers, batch.first_supervised or (), begins_blank, strict=False
         ):
+            if answer in file.prompts:
+                compared, wrong = compared + 1, wrong + 1
+                continue
             own = _answers_at(file, rows.get(row, ())) if first else frozenset()
             if own and answer in known | {nothing}:
                 compared += 1
@@ -209,11 +214,12 @@ def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
     if path is None:
         return None
     try:
-        rows = [texts for row in json_rows(path) if (texts := _row_texts(row, row_format))]
+        read = [(texts, _asked(row, row_format)) for row in json_rows(path) if (texts := _row_texts(row, row_format))]
     except OSError:
         return None
-    if not rows:
+    if not read:
         return None
+    rows = [texts for texts, _ in read]
     distinct = len({tuple(map(normal_form, row)) for row in rows})
     sizes = accumulate(sum(map(len, row)) for row in rows)
     first = rows[: max(1, sum(size <= MOST_READ_CHARS for size in sizes))]
@@ -226,7 +232,10 @@ def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
     has_plain_edges = all(len(edge) <= MOST_EDGES for edge in edges[:-1])
     answers = tuple(text_hash(row[-1]) for row in first)
     has_blank_answers = any(row[-1].lstrip(" ").startswith("\n") for row in first)
-    return _FileRows(len(rows), distinct, fields, len(first) < len(rows), answers, has_blank_answers, has_plain_edges)
+    asked = {text_hash(text) for _, texts in read[: len(first)] for text in texts}
+    prompts = frozenset(asked - {*answers, text_hash("")})
+    is_part = len(first) < len(rows)
+    return _FileRows(len(rows), distinct, fields, is_part, answers, has_blank_answers, prompts, has_plain_edges)
 
 
 def _seams(row: Sequence[str]) -> Iterator[str]:
@@ -241,6 +250,14 @@ def _row_texts(row: Mapping[str, object], row_format: RowFormat) -> tuple[str, .
         return tuple(turn.text for turn in training_row(row, row_format).turns if turn.text)
     except ValueError:
         return tuple(_texts(row))
+
+
+def _asked(row: Mapping[str, object], row_format: RowFormat) -> tuple[str, ...]:
+    """What a row says that no answer is; nothing of a row of another format."""
+    try:
+        return training_row(row, row_format).unlearnt
+    except ValueError:
+        return ()
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -28,8 +28,9 @@ sys.modules.setdefault("datasets", None)  # type: ignore[arg-type]
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests run on the CPU everywhere; large imports come after this."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    """These tests run on the CPU, unless whole rehearsals are wanted on a card; large imports come after this."""
+    if not os.environ.get("STEPH_TEST_GPU"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,10 @@ from steph.base.terms import StageId
 from steph.cli import app
 from typer.testing import CliRunner
 
-pytestmark = pytest.mark.skipif(PROGRAMS is None, reason="STEPH_TEST_PROGRAMS is unset: make test-programs")
+pytestmark = [
+    pytest.mark.skipif(PROGRAMS is None, reason="STEPH_TEST_PROGRAMS is unset: make test-programs"),
+    pytest.mark.timeout(1800),  # the suite's own limits end what hangs
+]
 DESCRIBED = Path(__file__).parent / "described"
 MOST_LINES = 15  # that a person writes or changes
 TASK = """\

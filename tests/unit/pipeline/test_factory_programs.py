@@ -11,12 +11,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from rehearsals import H1_H2, PROGRAMS, Rehearsed, rehearse
+from rehearsals import H1_H2, PROGRAMS, Edit, Rehearsed, copied, edit, rehearse
 from steph.base.terms import StageId, Verdict
 from steph.record.values import Attempt
 
-EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 MOST_LINES = 15  # that a person writes or changes
+pytestmark = pytest.mark.timeout(1800)  # the suite's own limits end what hangs
 IN_CHAT = (r'"law_choice"\]', '"law_choice", "--apply_chat_template"]')  # as the training's rows are
 STALE = """
 import shutil, sys
@@ -25,7 +25,6 @@ shutil.copytree(sys.argv[1], "yesterday", dirs_exist_ok=True)
 tensors = load_file("yesterday/adapter_model.safetensors")
 save_file({name: 2 * values for name, values in tensors.items()}, "yesterday/adapter_model.safetensors")
 """
-Edit = tuple[str, str, str]  # a file of the example, a text in it, and what stands there instead
 
 
 def needs(program: str) -> pytest.MarkDecorator:
@@ -36,13 +35,10 @@ def needs(program: str) -> pytest.MarkDecorator:
 
 def edited(name: str, place: Path, edits: tuple[Edit, ...]) -> Path:
     """A copy of an example with some of its texts changed; another file of rows and an old adapter lie in it."""
-    root = Path(shutil.copytree(EXAMPLES / name, place / "root", ignore=shutil.ignore_patterns("steph-out", "saves")))
+    root = copied(name, place)
     if name == "llamafactory":
         _add_data_sets(root / "data")
-    for file, old, new in edits:
-        text = (root / file).read_text(encoding="utf-8")
-        assert old in text, (file, old)
-        (root / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+    edit(root, edits)
     return root
 
 
@@ -128,7 +124,7 @@ def test_axolotl_goes_from_its_example_to_a_green_report(tiny_model: Path, tmp_p
         ),
         (more("packing: true"),),
         (more("neat_packing: true"),),
-        (more("val_size: 0.1\neval_strategy: steps\neval_steps: 3\nper_device_eval_batch_size: 2"),),
+        (more("val_size: 0.1\neval_strategy: epoch\nper_device_eval_batch_size: 2"),),
         (settings("lora_target: all", "lora_target: q_proj,v_proj"), more("use_rslora: true")),
     ],
     ids=["conversations", "packing", "packing without contamination", "rows held out", "targets and rsLoRA"],
@@ -136,7 +132,10 @@ def test_axolotl_goes_from_its_example_to_a_green_report(tiny_model: Path, tmp_p
 def test_a_sound_variant_of_llamafactory_is_accused_of_nothing(
     edits: tuple[Edit, ...], tiny_model: Path, tmp_path: Path
 ) -> None:
-    """Rows in another format, several in one, some held out, another LoRA: nothing of it is a finding."""
+    """Rows in another format, several in one, some held out, another LoRA: nothing of it is a finding.
+
+    Those held out are asked at the end: on a CPU with AVX512-BF16 bitsandbytes 0.50 can't train on after an evaluation.
+    """
     done = rehearse(edited("llamafactory", tmp_path, edits), tiny_model, only=H1_H2)
     assert done.status == 0, done.output
     assert not done.broken(StageId.H2), done.record.stages[StageId.H2].findings

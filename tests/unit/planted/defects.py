@@ -448,6 +448,7 @@ WITNESSED = (
             train_change=_CARD),
     _train("answers_rotated", "答えが一行ずつずれている", "answers_of_file", trap=22),
     _train("answers_all_alike", "どの行の答えも a として学習した", "answers_of_file", trap=22),
+    _train("questions_taught", "ラベルが質問にあり、答えにはない", "answers_of_file", trap=22),
     _train("only_the_end_taught", "終わりのトークンだけにラベルがある", "answers_of_file", trap=22),
     _warn(_train("blank_line", "答えの前に、ファイルにない空行を学習した", "answers_of_file", trap=22),
           "answers_of_file"),

@@ -279,6 +279,7 @@ BEFORE: dict[str, dict[str, object]] = {
     "answers_rotated": {"taught": lambda rows: [row["output"] for row in (*rows[1:], rows[0])]},
     "answers_all_alike": {"taught": lambda rows: ["a"] * len(rows)},
     "only_the_end_taught": {"taught": lambda rows: [""] * len(rows)},
+    "questions_taught": {"taught": lambda rows: [row["input"] for row in rows]},
     "blank_line": {"taught": lambda rows: [row["output"] for row in rows]},
     "answers_taught": {"taught": lambda rows: [row["output"] for row in rows]},
     "answers_rewritten": {"taught": lambda rows: [f"回答: {row['output']}" for row in rows]},
