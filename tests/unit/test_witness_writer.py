@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any
 import pytest
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.child import supervisor
-from steph.child.inject._steph_witness import attention, batches, facts, movement, rows, splice, tokens, weights
+from steph.child.inject._steph_witness import attention, batches, facts, models, movement, rows, splice, tokens, weights
 from steph.judge.witness import Batch, Blind, Hooked, Logged, read_witness
 
 INJECT = Path(supervisor.__file__).parent / "inject"
@@ -465,13 +467,14 @@ def test_the_gradients_that_lie_there_are_read(monkeypatch: pytest.MonkeyPatch) 
     """Their largest number; zero where there is none, and nothing without such matrices."""
     torch = pytest.importorskip("torch")
     layer = torch.nn.Linear(3, 2, bias=False)
-    layers = [SimpleNamespace(lora_B={"default": layer})]
+    layers = [SimpleNamespace(_modules={"lora_B": {"default": layer}})]
     monkeypatch.setattr("steph.child.inject._steph_witness.models.lora_layers", lambda model: layers)
     model = torch.nn.Linear(1, 1)
     assert float(batches._gradient(model)["gradient"]) == 0
     layer.weight.grad = torch.full((2, 3), -0.5)
     assert float(batches._gradient(model)["gradient"]) == 0.5
     layers.clear()
+    models.layers_changed()
     assert batches._gradient(model) == {}
 
 
@@ -500,3 +503,33 @@ def test_weights_that_are_laid_out_for_a_cpu_are_not_compared() -> None:
     model[0].weight.quant_state = state = SimpleNamespace(packing_format_for_cpu=True)
     assert weights.base_changed(model) == {"compared": 3, "changed": 0, "names": []}
     assert movement._unpacked(torch.zeros(64, dtype=torch.uint8), state) is None
+
+
+def test_the_hook_that_asks_for_the_seconds_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training's end is told by a hook that takes time itself."""
+    clock = iter(range(100))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    before = facts.hook_seconds()
+    assert facts.guarded("asks")(facts.hook_seconds)() == pytest.approx(before + 1)
+    assert facts.hook_seconds() == pytest.approx(before + 2)
+
+
+def test_a_model_is_walked_once_in_a_hook() -> None:
+    """By names, each module once; the next hook finds what was added meanwhile, and nothing is kept alive."""
+    torch = pytest.importorskip("torch")
+    shared = torch.nn.Linear(1, 1)
+    model = torch.nn.Sequential(torch.nn.Sequential(shared), shared)
+
+    @facts.guarded("walks")
+    def walk(model: Any) -> Any:  # noqa: ANN401
+        return models.modules_of(model), models.modules_of(model)
+
+    one, two = walk(model)
+    assert one is two
+    assert one == [*model.named_modules()]
+    model.append(torch.nn.ReLU())
+    assert walk(model)[0] == [*model.named_modules()] != one
+    gone = weakref.ref(model)
+    del model, one, two
+    gc.collect()
+    assert gone() is None

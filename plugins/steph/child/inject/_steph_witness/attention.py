@@ -96,23 +96,25 @@ def of_queries(
     tokens, masks = numpy.asarray(ids), numpy.asarray(queries)
     width = tokens.shape[1]
     keys, every = numpy.arange(width), taken_places(width, is_whole=masks.shape[1] == width)
-    is_added = bool((masks < 0).any() or not masks.any())
+    is_hidden = masks < 0 if masks.dtype.kind == "f" else ~masks.astype(bool)
+    sees = ~is_hidden if masks.dtype.kind != "f" or is_hidden.any() or not masks.any() else masks > 0
     hidden, foreseen, bare = ([0] * len(ids) for _ in range(3))
     for n, (row, (first, last)) in enumerate(zip(ids, spans)):
         chosen = [(k, at) for k, at in enumerate(every) if first <= at < last and row[at] != pad]
         if not chosen:
             continue
-        begins = numpy.asarray([first if places is None else _beginning(places[n], at) for _, at in chosen])[:, None]
-        seen = masks[n if len(masks) > 1 else 0][[k for k, _ in chosen]]
-        visible, ats = seen >= 0 if is_added else seen > 0, numpy.asarray([at for _, at in chosen])[:, None]
-        real = tokens[n] != pad if pad is not None else True
-        own = real & (keys >= begins) & (keys < ats)
-        cut = (own & ~visible).any(1)
+        visible = sees[n if len(sees) > 1 else 0][[k for k, _ in chosen]]
+        ats = numpy.asarray([at for _, at in chosen])[:, None]
+        real = (tokens[n] != pad) & (keys >= first) & (keys < last)
+        own, later = real & (keys < ats), real & (keys > ats)
+        if places is not None:
+            own &= keys >= numpy.asarray([_beginning(places[n], at) for _, at in chosen])[:, None]
+        cut = (own > visible).any(1)
         if cut.any() and not (
             _is_window(ats - keys, own, visible) or _are_texts(row, ats, own, visible, (*marks, pad))
         ):
             hidden[n] = int(cut.sum())
-        foreseen[n] = int((visible & real & (keys > ats) & (keys < last)).any(1).sum())
+        foreseen[n] = int((visible & later).any(1).sum())
         bare[n] = int(visible[:, :first].any(1).sum()) if first >= _LEAST_RUN else 0
     return {"hidden": hidden, "foreseen": foreseen, "bare_padding": bare}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -18,6 +19,7 @@ _GRADIENTS = 4  # matrices
 _READ = ("input_ids", "labels", "attention_mask", "position_ids")
 _PACKED = ("cu_seq_lens_q", "cu_seqlens", "seq_idx", "cu_seq_lens", "seq_lengths")
 
+_last_chosen: list[Any] = [None, 0, ()]  # the model, how often its layers had changed, and its matrices
 _on_their_way: list[tuple[Any, dict[str, Any]]] = []
 
 
@@ -67,9 +69,9 @@ def taken(
 
 def _numbers(name: str, tensor: Any) -> Any:
     """A tensor as lists, but what each position sees as an array, if torch and numpy know each other."""
-    if not hasattr(tensor, "tolist"):
+    if not hasattr(tensor, "detach"):
         return tensor
-    if name == "queries" and hasattr(tensor, "numpy"):
+    if name == "queries":
         try:
             return (tensor if str(tensor.dtype) == "torch.bool" else tensor.float()).numpy().copy()
         except RuntimeError:
@@ -80,11 +82,7 @@ def _numbers(name: str, tensor: Any) -> Any:
 def _gradient(model: Any) -> dict[str, Any]:
     """The largest number in the gradients that lie on a few B matrices already; nothing where none can be read."""
     torch: Any = sys.modules["torch"]
-    layers = [layer for layer in models.lora_layers(model) if getattr(layer, "lora_B", None)]
-    spread = layers[:: max(1, len(layers) // _GRADIENTS)]  # the first ones of these may be frozen
-    held = (one for layer in (*spread, *layers) for one in dict(layer.lora_B).values())
-    weights = (one.weight for one in held if getattr(getattr(one, "weight", None), "requires_grad", False))
-    chosen = list(islice(weights, _GRADIENTS))
+    chosen = _chosen(model)
     plain = (torch.Tensor, torch.nn.Parameter)
     if not chosen or "deepspeed" in sys.modules or any(type(w) not in plain or hasattr(w, "main_grad") for w in chosen):
         return {}
@@ -94,6 +92,22 @@ def _gradient(model: Any) -> dict[str, Any]:
     if not found:
         return {"gradient": torch.zeros(())}
     return {"gradient": torch.stack([torch.linalg.vector_norm(grad, ord=math.inf) for grad in found]).amax()}
+
+
+def _chosen(model: Any) -> list[Any]:
+    """A few trained B matrices, those of the last time where they still are."""
+    base, changes, known = _last_chosen
+    if base is not None and base() is models.base_of(model) and changes == models.changes():
+        found = [weight for reference in known if (weight := reference()) is not None and weight.requires_grad]
+        if found and len(found) == len(known):
+            return found
+    stores = [store for layer in models.lora_layers(model) if (store := models.held(layer, "lora_B"))]
+    spread = stores[:: max(1, len(stores) // _GRADIENTS)]  # the first ones of these may be frozen
+    held = (one for store in (*spread, *stores) for one in dict(store).values())
+    weights = (one.weight for one in held if getattr(getattr(one, "weight", None), "requires_grad", False))
+    chosen = list(islice(weights, _GRADIENTS))
+    _last_chosen[:] = [weakref.ref(models.base_of(model)), models.changes(), [weakref.ref(weight) for weight in chosen]]
+    return chosen
 
 
 def _is_sharded(model: Any) -> bool:

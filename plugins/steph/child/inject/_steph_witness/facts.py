@@ -93,7 +93,9 @@ def guarded(where: str) -> Callable[[_Function], _Function]:
                 return None
             outermost = not getattr(_inside, "hook", False)
             compiling = _Compiler.switch(None) if _Compiler.switch else None
-            _inside.hook, began = True, time.perf_counter()
+            began = time.perf_counter()
+            if outermost:
+                _inside.hook, _inside.began = True, began
             try:
                 return function(*arguments, **named)
             except Exception as error:
@@ -102,7 +104,7 @@ def guarded(where: str) -> Callable[[_Function], _Function]:
                 if _Compiler.switch:
                     _Compiler.switch(compiling)
                 if outermost:
-                    _inside.hook = False
+                    _inside.hook, _inside.kept = False, {}
                     _Spent.seconds += time.perf_counter() - began
             return None
 
@@ -132,8 +134,19 @@ def blind(where: str, error: BaseException) -> None:
 
 
 def hook_seconds() -> float:
-    """Seconds that all hooks of this process took."""
-    return round(_Spent.seconds, 6)
+    """Seconds that all hooks of this process took, the one that asks included."""
+    running = time.perf_counter() - _inside.began if getattr(_inside, "hook", False) else 0.0
+    return round(_Spent.seconds + running, 6)
+
+
+def kept() -> dict[int, Any] | None:
+    """What is kept until this thread's outermost hook returns, in which no code of the program's runs; None outside."""
+    if not getattr(_inside, "hook", False):
+        return None
+    found: dict[int, Any] | None = getattr(_inside, "kept", None)
+    if found is None:
+        found = _inside.kept = {}
+    return found
 
 
 def set_up_in(seconds: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 import re
 import sys
@@ -20,12 +19,14 @@ _OF_LORA = re.compile(r"\.lora_\w+\.")
 _LAYER_INDEX = re.compile(r"\.(?:layers|layer|h|blocks|block)\.(\d+)\.")
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _DROPOUTS = 8  # layers that are looked at
+_MATRICES = tuple((kind, kind.replace("_", infix)) for infix in ("_", "_embedding_") for kind in ("lora_A", "lora_B"))
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 # what is known of adapters by the layers that hold them, whatever is wrapped around
 _adapter_sha256: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
 _merged_sha256: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
 _lora_layers: weakref.WeakKeyDictionary[Any, tuple[int, list[Any]]] = weakref.WeakKeyDictionary()
+_dropouts: weakref.WeakKeyDictionary[Any, tuple[tuple[int, list[str]], list[Any]]] = weakref.WeakKeyDictionary()
 _changes = [0]  # counted up whenever layers may have come or gone
 
 
@@ -181,19 +182,36 @@ def unwrapped(model: Any) -> Any:
         model = inner
 
 
-def modules_of(model: Any) -> Iterator[tuple[str, Any]]:
-    """What `named_modules` gives, without its many generators, one inside the other."""
-    known: set[int] = set()
+def modules_of(model: Any) -> list[tuple[str, Any]]:
+    """What `named_modules` gives, walked once in a hook, without its many generators, one inside the other."""
+    kept = facts.kept()
+    if kept is None:
+        return _walked(model)
+    if id(model) not in kept:
+        kept[id(model)] = _walked(model)
+    found: list[tuple[str, Any]] = kept[id(model)]
+    return found
+
+
+def _walked(model: Any, left_out: Any = None) -> list[tuple[str, Any]]:
+    known, found = {id(left_out)}, []
     waiting = [("", model)]
     while waiting:
         name, module = waiting.pop()
         if id(module) in known:
             continue
         known.add(id(module))
-        yield name, module
-        start = f"{name}." if name else ""
-        children = [(start + own, child) for own, child in module._modules.items() if child is not None]
-        waiting += reversed(children)
+        found.append((name, module))
+        if module._modules:
+            start = f"{name}." if name else ""
+            waiting += [(start + own, child) for own, child in reversed(module._modules.items()) if child is not None]
+    return found
+
+
+def whole(model: Any) -> list[tuple[str, Any]]:
+    """The modules of the base by their names in it, and then those that are wrapped around it."""
+    base = base_of(model)
+    return modules_of(base) if base is model else modules_of(base) + _walked(model, left_out=base)
 
 
 def parameters_of(modules: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -218,7 +236,7 @@ def brief(model: Any) -> dict[str, Any]:
     dtypes: dict[Any, int] = {}
     devices: dict[Any, int] = {}
     places = getattr(model, "hf_device_map", None)
-    modules = list(modules_of(model))
+    modules = whole(model)
     with as_tensors():
         for name, parameter in parameters_of(modules):
             count = _count(parameter)
@@ -299,13 +317,26 @@ def lora_layers(model: Any) -> list[Any]:
 def dropouts(model: Any) -> list[int]:
     """How many of some adapters' dropouts were asked for, and how many of these are on."""
     layers = lora_layers(model)
-    found = [
-        one
-        for layer in layers[:: max(1, len(layers) // _DROPOUTS)]
-        for name, one in dict(getattr(layer, "lora_dropout", None) or {}).items()
-        if name in active_adapters(layer) and getattr(one, "p", 0) > 0
-    ]
-    return [len(found), sum(bool(one.training) for one in found)]
+    if not layers:
+        return [0, 0]
+    active = active_adapters(layers[0])
+    known = _dropouts.get(base_of(model))
+    if known is None or known[0] != (_changes[0], active):
+        # looked for again only after something may have changed: between steps all of this is out of the CPU's caches
+        found = [
+            one
+            for layer in layers[:: max(1, len(layers) // _DROPOUTS)]
+            for name, one in dict(held(layer, "lora_dropout") or {}).items()
+            if name in active_adapters(layer)
+        ]
+        known = _dropouts[base_of(model)] = ((_changes[0], active), found)
+    asked = [one for one in known[1] if getattr(one, "p", 0) > 0]
+    return [len(asked), sum(bool(one.training) for one in asked)]
+
+
+def changes() -> int:
+    """How often adapter layers may have come or gone."""
+    return _changes[0]
 
 
 def layers_changed() -> None:
@@ -322,8 +353,13 @@ def active_adapters(layer: Any) -> list[str]:
     """The adapters that take part in what this layer computes, as far as it has them."""
     active = layer.active_adapters
     names = [active] if isinstance(active, str) else list(active)
-    held = [layer._modules.get(kind) or getattr(layer, kind, ()) for kind in layer.adapter_layer_names]
-    return [name for name in names if any(name in one for one in held)]
+    return [name for name in names if any(name in held(layer, kind) for kind in layer.adapter_layer_names)]
+
+
+def held(layer: Any, kind: str) -> Any:
+    """What a layer holds of one kind, by its adapters; asked of its own modules, as a module takes long to answer."""
+    found = layer._modules.get(kind)
+    return getattr(layer, kind, ()) if found is None else found
 
 
 def remember(model: Any, adapter: str, sha256: str | None) -> None:
@@ -431,49 +467,45 @@ def _lora(model: Any) -> dict[str, Any] | None:
     dropout: set[float] = set()
     adapters: set[str] = set()
     active: set[str] = set()
-    dora, trained = False, 0
+    matrices: dict[int, Any] = {}
+    dora = False
     for name, layer in modules_of(base_of(model)):
+        if "lora_" in name:
+            matrices.update((id(p), p) for p in layer._parameters.values() if p is not None)
         if id(layer) not in layers:
             continue
         short = name.rpartition(".")[2]
         modules[short] = modules.get(short, 0) + 1
         indexes.update(int(match) for match in _LAYER_INDEX.findall(f".{name}."))
-        adapters.update(one for kind in layer.adapter_layer_names for one in getattr(layer, kind, ()))
+        adapters.update(one for kind in layer.adapter_layer_names for one in held(layer, kind))
+        matrices.update((id(p), p) for own, p in layer._parameters.items() if p is not None and "lora_" in own)
         for adapter in active_adapters(layer):
             active.add(adapter)
             rank.update(_numbers(getattr(layer, "r", None), adapter))
             scaling.update(_numbers(getattr(layer, "scaling", None), adapter))
-            drops = getattr(layer, "lora_dropout", None)
-            if drops is not None and adapter in drops:
+            drops = held(layer, "lora_dropout")
+            if adapter in drops:
                 dropout.add(float(getattr(drops[adapter], "p", 0.0)))
             dora = dora or bool((getattr(layer, "use_dora", None) or {}).get(adapter, False))
-        trained += sum(_count(p) for n, p in parameters_of(modules_of(layer)) if p.requires_grad and "lora_" in n)
     return {
         "layers": len(layers), "modules": modules, "layer_indexes": sorted(indexes), "rank": sorted(rank),
-        "scaling": sorted(scaling), "dropout": sorted(dropout), "dora": dora, "trained_parameters": trained,
+        "scaling": sorted(scaling), "dropout": sorted(dropout), "dora": dora,
+        "trained_parameters": sum(one.numel() for one in matrices.values() if one.requires_grad),
         "adapters": sorted(adapters), "active": sorted(active),
     }  # fmt: skip
 
 
-def matrices(model: Any, kind: str) -> list[tuple[str, Any, float]]:
-    """Each trained matrix of this kind with its name and its largest absolute value, read from the device once."""
-    torch: Any = sys.modules["torch"]
-    found: list[tuple[str, Any]] = []
+def matrices(model: Any) -> list[tuple[str, str, Any]]:
+    """Each matrix of the active adapters: its kind, a name of its own, and the tensor."""
+    found: list[tuple[str, str, Any]] = []
     for index, layer in enumerate(lora_layers(model)):
-        stores = [getattr(layer, one, None) for one in (kind, kind.replace("lora_", "lora_embedding_"))]
-        if any(stores):
-            names = active_adapters(layer)
-            held = [(name, store[name]) for store in stores if store for name in names if name in store]
-            found += [(f"{index}.{name}", getattr(one, "weight", one).detach()) for name, one in held]
-    usable = [(name, tensor) for name, tensor in found if tensor.numel() and not tensor.is_meta]
-    if not usable:
-        return []
-    with torch.no_grad():
-        tensors = [tensor for _, tensor in usable]
-        first = tensors[0]
-        if all(one.device == first.device and one.dtype is first.dtype for one in tensors):
-            values = torch.stack(torch._foreach_norm(tensors, math.inf)).float().tolist()
-        else:
-            peaks = [torch.linalg.vector_norm(one, math.inf).float() for one in tensors]
-            values = torch.stack([peak.to(first.device) for peak in peaks]).tolist()
-    return [(name, tensor, value) for (name, tensor), value in zip(usable, values)]
+        names = active_adapters(layer)
+        for kind, own in _MATRICES:
+            store = held(layer, own)
+            found += [(kind, f"{index}.{name}", _weight(store[name]).detach()) for name in names if name in store]
+    return [one for one in found if one[2].numel() and not one[2].is_meta]
+
+
+def _weight(one: Any) -> Any:
+    """A matrix that a linear module holds, or that stands alone."""
+    return one._parameters["weight"] if "weight" in getattr(one, "_parameters", ()) else getattr(one, "weight", one)

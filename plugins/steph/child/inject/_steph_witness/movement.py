@@ -15,9 +15,31 @@ _BASE_BYTES = 16384  # of a weight, for its norm
 _KINDS = ("lora_A", "lora_B")
 
 
-def snapshot(model: Any) -> dict[str, Any]:
-    """Each matrix's largest value and first numbers, on the CPU."""
-    return {kind: _numbers(models.matrices(model, kind)) for kind in _KINDS}
+def snapshot(model: Any) -> dict[str, dict[str, tuple[float, Any]]]:
+    """Each matrix's largest value and first numbers, on the CPU, by its kind and name."""
+    found = models.matrices(model)
+    values: dict[str, dict[str, tuple[float, Any]]] = {kind: {} for kind in _KINDS}
+    for (kind, name, _), own in zip(found, _numbers([tensor for _, _, tensor in found])):
+        values[kind][name] = own
+    return values
+
+
+def _numbers(tensors: list[Any]) -> list[tuple[float, Any]]:
+    """Of each tensor; what lies on one device comes in one transfer."""
+    torch: Any = sys.modules["torch"]
+    alike: dict[tuple[Any, Any], list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        alike.setdefault((tensor.device, tensor.dtype), []).append(place)
+    values: dict[int, tuple[float, Any]] = {}
+    with torch.no_grad():
+        for places in alike.values():
+            own = [tensors[place] for place in places]
+            firsts = [tensor.reshape(-1)[:_SLICE] for tensor in own]
+            # the largest value is one of the tensor's own, so that nothing is rounded
+            peaks = torch.stack(torch._foreach_norm(own, math.inf))
+            read = torch.cat([peaks, *firsts]).cpu().float().split([len(own), *map(len, firsts)])
+            values.update(zip(places, zip(read[0].tolist(), read[1:])))
+    return [values[place] for place in range(len(tensors))]
 
 
 def zeros(start: dict[str, Any]) -> dict[str, int]:
@@ -25,26 +47,11 @@ def zeros(start: dict[str, Any]) -> dict[str, int]:
     return {f"all_{kind[-1].lower()}_zero": sum(peak == 0 for peak, _ in start[kind].values()) for kind in _KINDS}
 
 
-def _numbers(found: list[tuple[str, Any, float]]) -> dict[str, tuple[float, Any]]:
-    """By name; what lies on one device comes in one transfer."""
-    alike: dict[tuple[Any, Any], list[tuple[str, Any, float]]] = {}
-    for one in found:
-        alike.setdefault((one[1].device, one[1].dtype), []).append(one)
-    values: dict[str, tuple[float, Any]] = {}
-    torch: Any = sys.modules["torch"]
-    with torch.no_grad():
-        for several in alike.values():
-            firsts = [tensor.reshape(-1)[:_SLICE] for _, tensor, _ in several]
-            parts = torch.cat(firsts).cpu().float().split([len(first) for first in firsts])
-            values.update({name: (peak, part) for (name, _, peak), part in zip(several, parts)})
-    return values
-
-
 def since(start: dict[str, Any], model: Any) -> dict[str, Any]:
     """What became of the matrices since the snapshot."""
     found: dict[str, Any] = {}
-    for kind in _KINDS:
-        now, before = _numbers(models.matrices(model, kind)), start.get(kind, {})
+    for kind, now in snapshot(model).items():
+        before = start.get(kind, {})
         peaks = [peak for peak, _ in now.values()]
         found[kind.lower()] = {
             "total": len(now), "moved": sum(_moved(before.get(name), values) for name, values in now.items()),
@@ -60,8 +67,12 @@ def _moved(before: tuple[float, Any] | None, now: tuple[float, Any]) -> bool:
 
 def _kept(before: dict[str, Any], now: dict[str, Any]) -> float | None:
     """The norm of a matrix's first numbers over what it was before, in the median; None where all of them were zero."""
-    sizes = [(float(before[name][1].norm()), float(own.norm())) for name, (_, own) in now.items() if name in before]
-    ratios = [round(after / start, 4) for start, after in sizes if start > 0 and after == after]
+    torch: Any = sys.modules["torch"]
+    shared = [name for name in now if name in before]
+    if not shared:
+        return None
+    sizes = (torch.stack(torch._foreach_norm([one[name][1] for name in shared])).tolist() for one in (before, now))
+    ratios = [round(after / start, 4) for start, after in zip(*sizes) if start > 0 and after == after]
     return median(ratios) if ratios else None
 
 

@@ -206,7 +206,7 @@ def _name(value: object) -> str | None:
 
 def _recomputes(model: Any) -> bool:
     names = ("gradient_checkpointing", "activation_checkpointing")
-    return any(module.__dict__.get(name) is True for _, module in models.modules_of(model) for name in names)
+    return any(module.__dict__.get(name) is True for _, module in models.whole(model) for name in names)
 
 
 def _trainer() -> Any:

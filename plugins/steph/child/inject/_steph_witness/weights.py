@@ -50,7 +50,7 @@ def trained(model: Any) -> None:
         return
     with models.as_tensors():
         for name, parameter in models.parameters_of(models.modules_of(base)):
-            if parameter.requires_grad:
+            if parameter.requires_grad and "lora_" not in name:
                 known.pop(_plain(name), None)
 
 
