@@ -76,8 +76,10 @@ def _hours(advice: Advice) -> Message:
 def _first(record: Record, advice: Advice, decided: Decision) -> Message:
     if step := summary.next_step(record):
         return step
-    for what in (*advice.blockers, *advice.mend_first):
-        return verbatim(what)
+    for blocker in advice.blockers:
+        return verbatim(blocker)
+    for finding in advice.mend_first:
+        return say("advice.first.finding", finding=finding)
     if decided.rent is Rent.REHEARSAL:
         return say("advice.first.accept")
     if decided.rent in (Rent.NO_CARD, Rent.UNPREDICTED):
