@@ -1,8 +1,8 @@
 """The keys of `steph.toml` and of profiles as Markdown tables, read off the models that validate them.
 
-`python -m steph.key_tables` rewrites the tables between their marks in docs/steph-toml.md and in docs/profiles.md, the
-placeholders and presets of `steph.toml` too; the text around them stays. A key's meaning is the string below it in its
-model.
+`python -m steph.key_tables` rewrites the tables between their marks in docs/steph-toml.en.md and docs/profiles.en.md,
+the placeholders and presets of `steph.toml` too; the text around them stays. A key's meaning is the string below it in
+its model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from steph.plan.settings import Profile, Within
 from steph.record.settings import EvalSettings, TrainSettings
 
 TABLES: Mapping[str, type[BaseModel]] = {"steph.toml": Description, "profile": Profile}
-PAGES = ("docs/steph-toml.md", "docs/profiles.md")
+PAGES = ("docs/steph-toml.en.md", "docs/profiles.en.md")
 _BLOCK = re.compile(r"(<!-- keys: (?P<name>[\w.]+) -->\n).*?(<!-- keys end -->)", re.S)
 _HIDDEN = {("path",), ("sha256",)}  # of a profile: which file it was
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 CLONE = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "pipeline/**/*.md", "reports/examples/README.md")
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "pipeline/**/*.md", "reports/examples/README*.md")
     for path in CLONE.glob(pattern)
     if not {"runs", "results", ".venv"} & set(path.relative_to(CLONE).parts)
 )
@@ -95,7 +95,7 @@ def test_every_option_that_a_document_names_exists() -> None:
     gone = {option.flag for option in REPLACED}
     for name, path in zip(NAMES, DOCUMENTS, strict=True):
         named = set(re.findall(r"--steph-[a-z-]*[a-z]", path.read_text(encoding="utf-8")))
-        assert named - (gone if name in ("CHANGELOG.md", "reports/examples/README.md") else set()) <= OWN_OPTIONS, name
+        assert named - (gone if name == "CHANGELOG.md" else set()) <= OWN_OPTIONS, name
 
 
 def code_blocks(text: str) -> list[str]:
@@ -115,24 +115,47 @@ def test_code_blocks_fit_the_width_of_a_page_on_github(name: str) -> None:
     assert [line for block in blocks for line in block.splitlines() if columns(line) > PAGE_COLUMNS] == []
 
 
-READMES = [(CLONE / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md")]
+NOT_YET = {"doctor", "steph-toml", "memory-model", "profiles", "planted-traps"}  # in one language only
+SISTERS = [
+    ("README.md", "README.ja.md"),
+    ("reports/examples/README.md", "reports/examples/README.ja.md"),
+    *((f"docs/{path.name}", f"docs/{path.name.replace('.en.md', '.md')}") for path in CLONE.glob("docs/*.en.md")),
+]
+SISTERS = [pair for pair in SISTERS if not any(name in pair[0] for name in NOT_YET)]
+WRITTEN_BY_HAND = [pair for pair in SISTERS if not re.search("checks|causes", pair[0])]
+sisters = pytest.mark.parametrize(("english", "japanese"), WRITTEN_BY_HAND, ids=lambda name: str(name))
 
 
-def test_the_japanese_readme_has_the_same_commands() -> None:
+@sisters
+def test_a_page_and_its_sister_have_the_same_commands(english: str, japanese: str) -> None:
     """Block for block and line for line, remarks apart."""
-    english, japanese = ([shell_lines(block) for block in code_blocks(text)] for text in READMES)
-    assert japanese == english
+    commands_of = [
+        [shell_lines(block) for block in code_blocks((CLONE / name).read_text(encoding="utf-8"))]
+        for name in (english, japanese)
+    ]
+    assert commands_of[1] == commands_of[0]
 
 
-def test_the_japanese_readme_has_the_same_facts() -> None:
+@sisters
+def test_a_page_and_its_sister_have_the_same_facts(english: str, japanese: str) -> None:
     """The same sections, tables and questions, every name in code font, every figure and every link."""
-    english, japanese = map(shape, READMES)
-    assert japanese == english
+    theirs, ours = (shape((CLONE / name).read_text(encoding="utf-8")) for name in (english, japanese))
+    assert ours == theirs
+
+
+def test_every_page_is_in_both_languages() -> None:
+    """Each page of docs/ has its sister; the page says so below its title, where a reader sees it."""
+    names = {path.name for path in CLONE.glob("docs/*.md") if path.name.partition(".")[0] not in NOT_YET}
+    english = {name for name in names if name.endswith(".en.md")}
+    assert names - english == {name.replace(".en.md", ".md") for name in english}
+    for one, other in SISTERS:
+        for name, sister in ((one, other), (other, one)):
+            assert f"]({Path(sister).name})" in (CLONE / name).read_text(encoding="utf-8")[:2000], name
 
 
 def shell_lines(block: str) -> list[list[str]]:
-    """The words of each command of a block, without remarks."""
-    return [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
+    """The words of each line of a block, without remarks; what SLURM reads is none."""
+    return [words for line in block.splitlines() if (words := re.sub(r"(^|\s)#(?!SBATCH).*", "", line).split())]
 
 
 def shape(text: str) -> dict[str, object]:
@@ -147,11 +170,11 @@ def shape(text: str) -> dict[str, object]:
         "questions": len(questions),
         "code": set(re.findall(r"`([^`\n]+)`", prose)),
         "links": {
-            link.replace(".en.md", ".md")
+            re.sub(r"\.(en|ja)\.md", ".md", link).partition("#")[0]
             for link in re.findall(r"\]\(([^)]*)\)", prose)
             if not link.startswith(("#", "README"))
         },
-        "figures": set(re.findall(r"(?<![\w.-])\d+\.\d+(?![\w.])", prose)),
+        "figures": set(re.findall(r"(?<![\w.-])\d+\.\d+(?!\w|\.\d)", prose)),
     }
 
 

@@ -88,7 +88,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Desk:
 def test_a_command_of_the_readmes_works_as_it_stands(clone: Desk, command: str) -> None:
     """Typed in a clone whose owner's pipeline has a pytest of its own: the exit status and what is printed."""
     status, said = TYPED[command]
-    (newest,) = clone.folder.glob("reports/runs/20261125-223601-49b7")
+    (newest,) = clone.folder.glob("reports/examples/qwen3-8b-on-10gb/runs/*")
     typed = command.replace("[RUN]", "").replace("[A] [B]", "").replace(" RUN", f" {newest.name}")
     found, output = clone.type(f"source .venv/bin/activate && {typed}")
     assert found == status, output

@@ -120,7 +120,7 @@ def test_the_errors_that_people_are_told_are_the_measured_ones() -> None:
     errors = [abs(found.reserved_error) for found in free]
     middle, largest = f"{100 * median(errors):.1f} %", f"{100 * max(errors):.1f} %"
     root = POINTS.parents[2]
-    pages = ("README.md", "README.ja.md", "docs/memory-model.md")
+    pages = ("README.md", "README.ja.md", "docs/memory-model.en.md")
     assert f"{len(free)} runs" in (root / "README.md").read_text()
     told = [text("memory.caveat"), *((root / name).read_text() for name in pages)]
     assert f"by {middle} in the median and {largest} at most" in told[1]

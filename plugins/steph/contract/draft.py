@@ -11,7 +11,7 @@ from steph.contract.settings_files import SettingsFile
 from steph.contract.survey import RowsFile, Script, Survey
 
 HEAD = """# What StepH knows of this pipeline: a first draft by `steph init`, from what lies in this folder.
-# `steph check` shows the commands that it stands for. All keys: docs/steph-toml.md
+# `steph check` shows the commands that it stands for. All keys: docs/steph-toml.en.md
 """
 UNKNOWN = "…"  # what a person must put in its place; no program has this name
 # options by their names without dashes: what the program is given there

@@ -1,6 +1,6 @@
 """The table of all checks of `steph doctor`: what each looks at, in which ways it may fail, and what to do then.
 
-`python -m steph.doctor.catalog` prints docs/doctor.md; with a path it writes it there.
+`python -m steph.doctor.catalog` prints docs/doctor.en.md; with a path it writes it there.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ only foresees. A doctor who is wrong is passed over with `STEPH_SKIP_DOCTOR=1 ma
 
 
 def markdown() -> str:
-    """The table as docs/doctor.md."""
+    """The table as docs/doctor.en.md."""
     return _HEAD + "".join(_section(kind) for kind in CATALOG)
 
 

@@ -1,6 +1,6 @@
 """Predicts the peak GPU memory of a training run, term by term, with an interval and a verdict for a card.
 
-Pure arithmetic on a model's shape, a workload, and constants for what no formula gives; docs/memory-model.md has the
+Pure arithmetic on a model's shape, a workload, and constants for what no formula gives; docs/memory-model.en.md has the
 derivation and the errors on measured runs.
 """
 

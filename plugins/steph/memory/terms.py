@@ -1,4 +1,4 @@
-"""The terms of a training step's memory, each a formula in the model's sizes; docs/memory-model.md derives them.
+"""The terms of a training step's memory, each a formula in the model's sizes; docs/memory-model.en.md derives them.
 
 The layer is transformers' decoder layer with gated MLP and PEFT's LoRA on bitsandbytes' 4-bit linears, attention
 through sdpa. Nothing here is fitted to a measurement: counting every tensor of a step on the CPU checks it
