@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steph.plan.options import Options
     from steph.plan.settings import Profile
 
+JOURNAL = "events.jsonl"  # a record's, in its folder
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Reports = Annotated[Path, typer.Option("--reports", help="folder that holds runs/")]
 Trainer = Annotated[
@@ -149,7 +150,10 @@ def list_records(reports: Reports = Path("reports"), language: Spoken = "ja") ->
 def compare(
     a: Annotated[
         str | None,
-        typer.Argument(help="the record to hold against: an id or a folder (default: B's predecessor of its kind)"),
+        typer.Argument(
+            help="the record to hold against: an id or a folder (default: B's predecessor of its kind); "
+            "or, alone, a folder with records of many machines"
+        ),
     ] = None,
     b: Annotated[str | None, typer.Argument(help="the record to judge (default: the newest)")] = None,
     threshold: Annotated[
@@ -159,10 +163,15 @@ def compare(
     reports: Reports = Path("reports"),
     language: Spoken = "ja",
 ) -> None:
-    """Hold one record against another; exit status 1 where it is worse, 2 where they can't be compared."""
+    """Hold one record against another, or the records of many machines against each other.
+
+    Exit status 1 where one is worse, slower or fuller, 2 where they can't be compared.
+    """
     from steph.run.journal import JournalError, read_record
     from steph.tell import compare as comparing
 
+    if a is not None and b is None and _holds_records(Path(a)):
+        raise typer.Exit(_compare_machines(Path(a), threshold, as_markdown=as_markdown))
     try:
         first, second = find_pair(reports / "runs", a, b)
         found = comparing.compare(read_record(first), read_record(second), threshold)
@@ -170,6 +179,28 @@ def compare(
         raise _failed(str(error)) from error
     typer.echo(comparing.as_markdown(found) if as_markdown else comparing.as_text(found), nl=False)
     raise typer.Exit(found.exit_status)
+
+
+def _holds_records(folder: Path) -> bool:
+    """Whether this is no record but a folder with records in it, at any depth."""
+    return folder.is_dir() and not (folder / JOURNAL).is_file() and next(folder.rglob(JOURNAL), None) is not None
+
+
+def _compare_machines(folder: Path, threshold: float, *, as_markdown: bool) -> int:
+    from steph.run.journal import JournalError, read_record
+    from steph.tell import machines
+
+    found = []
+    for journal in sorted(folder.rglob(JOURNAL)):
+        try:
+            found.append((journal.parent.relative_to(folder), read_record(journal.parent)))
+        except JournalError as error:
+            typer.echo(f"steph: {error}", err=True)
+    if not found:
+        raise _failed(f"{folder}: none of its records can be read")
+    rows = machines.machines(found, threshold)
+    typer.echo((machines.as_markdown if as_markdown else machines.as_text)(rows, threshold), nl=False)
+    return machines.exit_status(rows)
 
 
 @app.command()
@@ -380,7 +411,7 @@ def find_record(runs: Path, run: str | None) -> Path:
 
     if run is not None:
         for folder in (Path(run), runs / run):
-            if folder.is_dir() and (folder in record_folders(folder.parent) or (folder / "events.jsonl").is_file()):
+            if folder.is_dir() and (folder in record_folders(folder.parent) or (folder / JOURNAL).is_file()):
                 return folder
         raise JournalError(f"{run}: no record of this name under {runs}")
     folders = record_folders(runs)

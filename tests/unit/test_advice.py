@@ -177,9 +177,7 @@ def test_findings_are_to_be_mended_first() -> None:
     assert "140 行中 30 行" in found.mend_first[0]
     outlook = _outlook(_card("fits", 19))
     assert "所見 1 件" in decision(factory.green_acceptance(), outlook)["rent"]
-    assert decision(factory.green_acceptance(), outlook)["first"] == (
-        f"所見を見直してください。{found.mend_first[0]}"
-    )
+    assert decision(factory.green_acceptance(), outlook)["first"] == (f"所見を見直してください。{found.mend_first[0]}")
 
 
 def test_nothing_is_predicted_without_a_prediction() -> None:

@@ -190,7 +190,14 @@ def _torch_peak(stage: StageId) -> Callable[[Record], float | None]:
     return read
 
 
-def _tokens_per_second(record: Record) -> float | None:
+def own_peak(record: Record) -> float | None:
+    """H-2's peak of the process's own card memory in bytes; None where it was not measured, or H-2 is not green."""
+    attempt = _last(record, StageId.H2)
+    return attempt.peak_own_bytes if attempt else None
+
+
+def tokens_per_second(record: Record) -> float | None:
+    """H-2's speed in tokens a second; None where it was not measured, or H-2 is not green."""
     attempt = _last(record, StageId.H2)
     return attempt.training.tokens_per_second if attempt and attempt.training else None
 
@@ -213,7 +220,7 @@ _FIGURES = (
     Figure("h2_seconds", _seconds(StageId.H2), units.duration, noise=NOISE_SECONDS),
     Figure("h2_attempts", _attempt_count, "{:.0f}".format),
     Figure("h2_last", _attempt_seconds(StageId.H2), units.duration, noise=NOISE_SECONDS),
-    Figure("h2_speed", _tokens_per_second, "{:,.0f}".format, Better.HIGHER),
+    Figure("h2_speed", tokens_per_second, "{:,.0f}".format, Better.HIGHER),
     Figure("h2_peak", _peak(StageId.H2), _gib),
     Figure("h2_torch", _torch_peak(StageId.H2), _gib),
     Figure("h2_loss", _train_loss, "{:.4f}".format),
