@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.base.files import is_fresh
-from steph.base.terms import EndedBy, StageId
+from steph.base.terms import Cause, EndedBy, StageId
 from steph.conduct import attempts
 from steph.conduct.attempts import Finished, Judge, planned, run_attempt
 from steph.conduct.console import Console
@@ -96,6 +96,24 @@ def test_the_judge_is_given_the_cards_memory_over_the_attempt(tmp_path: Path) ->
     card = factory.device()
     assert finished.card_memory(card) == CardMemory(card.total_bytes, ((0.2, 5), (0.4, 6)), 9)
     assert finished.card_memory(None) is None
+
+
+LOSSES_OF_ZERO = "print('\\n'.join(str({'loss': 0.0, 'grad_norm': 0.0, 'epoch': n / 9}) for n in range(9)))"
+
+
+@pytest.mark.parametrize(("end", "judged"), [("", 1), ("; raise SystemExit(1)", 0)], ids=["at status 0", "at 1"])
+def test_what_ended_at_status_0_is_judged_whatever_its_log_says(tmp_path: Path, end: str, judged: int) -> None:
+    """A loss of 0 is a symptom, by which the attempt fails; the checks say what it comes from."""
+    seen: list[Attempt] = []
+
+    def judge(finished: Finished) -> Attempt:
+        seen.append(finished.attempt)
+        return finished.attempt
+
+    attempt = attempted(tmp_path, call=Call((sys.executable, "-c", LOSSES_OF_ZERO + end)), judge=judge)
+    assert attempt.diagnosis is not None
+    assert attempt.diagnosis.cause is Cause.NAN_LOSS
+    assert len(seen) == judged
 
 
 @pytest.mark.parametrize("ahead_seconds", [-30.0, 0.0, 30.0])

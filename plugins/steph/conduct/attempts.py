@@ -163,7 +163,8 @@ def run_attempt(run: Run, plan: Attempt, call: Call, judge: Judge) -> Attempt:
         late = inputs.written_after(writes, files_unix + outcome.seconds) if outcome.left_behind else ()
         text, stdout = output.read_output(folder), output.stdout_text(folder)
         complete = _diagnosed(complete, text, folder)
-        if complete.ended_well:
+        # also where its log has a cause: a loss of 0 is a symptom, and the checks say that no token had a label
+        if complete.ended_by is EndedBy.EXIT and complete.returncode == 0:
             complete = judge(
                 Finished(
                     attempt=complete,
