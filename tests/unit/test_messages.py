@@ -71,7 +71,7 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
         one for one in catalog("ja") for start, _, end in [one.rpartition(".")] if start in prefixes and end in literals
     }
     assert {one for one in catalog("ja") if one not in used and one not in literals} == set()
-    said = set(re.findall(r'\b(?:say|said|text|t)\("([\w-]+\.[\w.-]+)"', code))
+    said = set(re.findall(r'\b(?:say|phrase|said|text|t)\("([\w-]+\.[\w.-]+)"', code))
     assert {one for one in said if not has_message(one)} == set()
 
 
@@ -91,7 +91,7 @@ def test_every_call_gives_the_values_of_its_words() -> None:
 def _ids(call: ast.Call) -> list[str]:
     """The ids that a call can say: its literal ones, each of a conditional one."""
     match call:
-        case ast.Call(func=ast.Name("say"), args=[said, *_]):
+        case ast.Call(func=ast.Name("say" | "phrase"), args=[said, *_]):
             begin = ""
         case ast.Call(func=ast.Attribute(ast.Name(name), "check"), args=[_, said, *_]) if name.lower() in CATALOG:
             begin = f"check.{name.lower()}."

@@ -84,6 +84,11 @@ def say(message_id: str, /, **values: object) -> Message:
     return Message(id=message_id, values={name: _part(value) for name, value in values.items()})
 
 
+def phrase(message_id: str, /, **values: object) -> str:
+    """The text of such a message in the language in use, in one line; raises KeyError likewise."""
+    return str(say(message_id, **values))
+
+
 def verbatim(text: object) -> Message:
     """A text that is shown as it is in every language, in one line."""
     return Message(id=VERBATIM, values={"text": one_line(text)})

@@ -67,9 +67,9 @@ def about_duration(seconds: float | None) -> str:
 
 
 def _said(message_id: str, **values: float) -> str:
-    from steph.base.messages import say  # it imports this module
+    from steph.base.messages import phrase  # it imports this module
 
-    return str(say(message_id, **values))
+    return phrase(message_id, **values)
 
 
 def moment(iso: str | None) -> str:
@@ -85,15 +85,15 @@ def moment(iso: str | None) -> str:
 
 def moment_here(iso: str) -> str:
     """Return an ISO 8601 time to the minute, in UTC and as the clocks of this machine have it, where they differ."""
-    from steph.base.messages import say  # it imports this module
+    from steph.base.messages import phrase  # it imports this module
 
     try:
         parsed = datetime.fromisoformat(iso)
     except ValueError:
         return iso
     if parsed.tzinfo is None or not parsed.astimezone().utcoffset():
-        return str(say("report.moment_utc", utc=moment(iso)))
-    return str(say("report.moment", utc=moment(iso), local=f"{parsed.astimezone():%Y-%m-%d %H:%M %Z}"))
+        return phrase("report.moment_utc", utc=moment(iso))
+    return phrase("report.moment", utc=moment(iso), local=f"{parsed.astimezone():%Y-%m-%d %H:%M %Z}")
 
 
 def moment_to_second(iso: str) -> str:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from steph.base.messages import say
+from steph.base.messages import phrase
 from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.memory import terms
@@ -89,7 +89,7 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
     Raises ValueError naming a target module or optimizer that is not known, or a family whose layers no formula gives.
     """
     if not shape.family.is_measured:
-        raise ValueError(str(say("fit.unknown.family", type=shape.model_type)))
+        raise ValueError(phrase("fit.unknown.family", type=shape.model_type))
     lines = _lines(shape, work, constants)
     # an offset below zero can't take more than there is
     allocated = max(0, _sum_bytes([term for term in lines if term.at_peak]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from steph.base import units
-from steph.base.messages import say
+from steph.base.messages import phrase, say
 from steph.base.terms import Cause, RecordKind, Severity, StageId
 from steph.judge import verdict
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
@@ -85,7 +85,7 @@ def advise(record: Record, outlook: Outlook | None = None) -> Advice:
     found = Advice(
         is_rehearsal=record.context.kind is RecordKind.REHEARSAL,
         card=_card_words(record),
-        model=choice.name if choice else str(say("advice.undecided")),
+        model=choice.name if choice else phrase("advice.undecided"),
         size=wording.parameters(choice.parameters) if choice else units.MISSING,
         reach=reach,
         reach_sentence=_reach_sentence(reach, h2, _card_words(record)),
@@ -120,17 +120,17 @@ def _with_settings(found: Advice, record: Record, settings: TrainSettings, evalu
 
 def _attempt_words(attempt: Attempt) -> str:
     outcome = wording.outcome_words(attempt)
-    return str(say("advice.attempt", number=attempt.number, label=attempt.label, outcome=outcome))
+    return phrase("advice.attempt", number=attempt.number, label=attempt.label, outcome=outcome)
 
 
 def _card_words(record: Record) -> str:
     card = record.context.environment.device
     if card is None:
-        return str(say("advice.this_cpu"))
+        return phrase("advice.this_cpu")
     cap = record.context.vram_cap_bytes
     if cap:
-        return str(say("advice.capped_card", card=card.name, size=units.gib(cap)))
-    return str(say("advice.card", card=card.name, size=units.gib(card.total_bytes)))
+        return phrase("advice.capped_card", card=card.name, size=units.gib(cap))
+    return phrase("advice.card", card=card.name, size=units.gib(card.total_bytes))
 
 
 def _reach(h2: StageResult | None) -> Reach:
@@ -148,7 +148,7 @@ def _reach(h2: StageResult | None) -> Reach:
 
 def _reach_sentence(reach: Reach, h2: StageResult | None, card: str) -> str:
     if h2 is None or reach is Reach.NOT_RUN:
-        return str(say("advice.reach.not_run"))
+        return phrase("advice.reach.not_run")
     last = h2.attempts[-1]
     name = f"advice.reach.{reach}"
     if reach is Reach.NO_OOM and last.peak_device_bytes is None:
@@ -157,16 +157,14 @@ def _reach_sentence(reach: Reach, h2: StageResult | None, card: str) -> str:
         name = "advice.reach.only_without_4bit"
     elif reach is Reach.OTHER_FAILURE and last.ended_well:
         name = "advice.reach.checks_failed"
-    return str(
-        say(
-            name,
-            card=card,
-            first=h2.attempts[0].label,
-            last=last.label,
-            count=len(h2.attempts),
-            ooms=len(summary.ran_out_of_memory(h2)),
-            outcome=wording.outcome_words(last),
-        )
+    return phrase(
+        name,
+        card=card,
+        first=h2.attempts[0].label,
+        last=last.label,
+        count=len(h2.attempts),
+        ooms=len(summary.ran_out_of_memory(h2)),
+        outcome=wording.outcome_words(last),
     )
 
 
@@ -177,17 +175,17 @@ def _used_4bit(attempt: Attempt) -> bool:
 def _evaluation_sentence(h3: StageResult | None) -> str:
     attempt = h3.last_attempt if h3 else None
     if h3 is None or attempt is None:
-        return str(say("advice.eval.not_run"))
+        return phrase("advice.eval.not_run")
     if not h3.verdict.is_green:
-        return str(say("advice.eval.failed", verdict=h3.verdict, why=h3.explanation))
+        return phrase("advice.eval.failed", verdict=h3.verdict, why=h3.explanation)
     outcome, seconds = attempt.evaluation, units.duration(attempt.seconds)
     settings = attempt.settings if isinstance(attempt.settings, EvalSettings) else EvalSettings()
     mode = f"{'CoT' if settings.use_cot else 'direct'} / {'RAG' if settings.use_rag else 'no-RAG'}"
-    score = wording.score_words(outcome) if outcome else str(say("advice.eval.no_result"))
+    score = wording.score_words(outcome) if outcome else phrase("advice.eval.no_result")
     if outcome and outcome.score is not None:  # of a program that has no such modes
-        return str(say("advice.eval.scored", score=score, seconds=seconds))
+        return phrase("advice.eval.scored", score=score, seconds=seconds)
     backend = (outcome.backend if outcome else None) or say("advice.eval.unknown_backend")
-    return str(say("advice.eval.passed", mode=mode, score=score, seconds=seconds, backend=backend))
+    return phrase("advice.eval.passed", mode=mode, score=score, seconds=seconds, backend=backend)
 
 
 def _blockers(record: Record) -> tuple[str, ...]:
@@ -211,7 +209,7 @@ def _blockers(record: Record) -> tuple[str, ...]:
 
 def _mend_first(record: Record) -> tuple[str, ...]:
     return tuple(
-        str(say("advice.finding", stage=stage, finding=check.message))
+        phrase("advice.finding", stage=stage, finding=check.message)
         for stage, result in sorted(record.stages.items())
         for check in result.findings
         if check.severity in (Severity.FAIL, Severity.WARN)

@@ -28,7 +28,7 @@ def decision(record: Record, advice: Advice) -> tuple[Markdown, ...]:
         "first": _first(record, advice, decided),
     }
     return tuple(
-        Markdown(f"**{text(f'advice.ask.{name}')}** {prose(str(words))}") for name, words in answers.items() if words
+        Markdown(f"**{text(f'advice.ask.{name}')}** {prose(words)}") for name, words in answers.items() if words
     )
 
 
@@ -105,7 +105,7 @@ def command_words(call: ProductionCall) -> Markdown:
     shown = fence(production_command(call), "bash")
     if not call.to_edit:
         return shown
-    return joined((inline(str(say("advice.edit_inside", settings=call.to_edit))), shown))
+    return joined((inline(say("advice.edit_inside", settings=call.to_edit)), shown))
 
 
 def time_words(advice: Advice) -> Markdown:
@@ -125,9 +125,9 @@ def time_words(advice: Advice) -> Markdown:
     if time.price_per_hour is not None:
         lines.append(_cost(advice.destination, time))
     there = NOTHING if advice.is_production_card else say("advice.time.not_there", card=advice.destination.card)
-    listed = "\n".join(f"- {prose(str(line))}" for line in lines)
+    listed = "\n".join(f"- {prose(line)}" for line in lines)
     how = said("advice.time.how", ratio=time.parameter_ratio)
-    return joined((how, Markdown(listed), said("advice.time.caveat", there=inline(str(there)))))
+    return joined((how, Markdown(listed), said("advice.time.caveat", there=inline(there))))
 
 
 def _cost(target: ProductionTarget, time: ProductionTime) -> Message:

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from steph.base import units
-from steph.base.messages import NOTHING, say, text
+from steph.base.messages import NOTHING, phrase, say, text
 from steph.base.terms import AnyStage, ExtendedId, StageId, Verdict
 from steph.base.units import MISSING
 from steph.judge import verdict
@@ -53,7 +53,7 @@ class Compared:
         if self.is_one_sided:
             return text("compare.unmeasured")
         words = "" if self.change_ratio is None else f"{self.change_ratio:+.1%}"
-        return str(say("compare.worse", change=words)) if self.is_regression else words or MISSING
+        return phrase("compare.worse", change=words) if self.is_regression else words or MISSING
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _verdict_row(stage: AnyStage, a: Record, b: Record) -> Compared:
     left, right = a.verdict_of(stage), b.verdict_of(stage)
     is_worse = _RANKS.get(right, 2) > _RANKS.get(left, 2)
     return Compared(
-        str(say("compare.verdict", stage=stage)),
+        phrase("compare.verdict", stage=stage),
         _verdict_words(a, stage),
         _verdict_words(b, stage),
         is_regression=is_worse,
@@ -241,7 +241,7 @@ def _card(record: Record) -> str:
 
 def _data(record: Record) -> str:
     files = [say("compare.data", role=file.role, rows=file.rows, sha=file.sha256[:12]) for file in record.data]
-    return str(say("list.of", items=files)) if files else MISSING
+    return phrase("list.of", items=files) if files else MISSING
 
 
 def _settings(record: Record) -> str:
@@ -252,7 +252,7 @@ def _settings(record: Record) -> str:
 def _commit(record: Record) -> str:
     state = record.context.pipeline_git
     commit = (state.commit or MISSING)[:12]
-    return str(say("compare.changed_commit", commit=commit)) if state.dirty else commit
+    return phrase("compare.changed_commit", commit=commit) if state.dirty else commit
 
 
 _CIRCUMSTANCES: tuple[tuple[str, Callable[[Record], str]], ...] = (
@@ -270,7 +270,7 @@ _CIRCUMSTANCES: tuple[tuple[str, Callable[[Record], str]], ...] = (
 
 def _versions(record: Record) -> dict[str, str]:
     machine = record.context.environment
-    found = {str(say("compare.suite_package", package=name)): version for name, version in machine.packages.items()}
+    found = {phrase("compare.suite_package", package=name): version for name, version in machine.packages.items()}
     for result in record.stages.values():
         for attempt in result.attempts:
             for probe in attempt.probes:
@@ -291,15 +291,13 @@ def _changed_versions(a: Record, b: Record) -> tuple[Compared, ...]:
 def _conclusion(comparison: Comparison) -> str:
     unmeasured = [row.name for row in comparison.rows if row.is_one_sided]
     worse = [row.name for row in comparison.regressions]
-    return str(
-        say(
-            "compare.regressions" if worse else "compare.fine",
-            count=len(worse),
-            threshold=comparison.threshold_ratio,
-            noise=NOISE_SECONDS,
-            figures=worse,
-            one_sided=say("compare.one_sided", figures=unmeasured) if unmeasured else NOTHING,
-        )
+    return phrase(
+        "compare.regressions" if worse else "compare.fine",
+        count=len(worse),
+        threshold=comparison.threshold_ratio,
+        noise=NOISE_SECONDS,
+        figures=worse,
+        one_sided=say("compare.one_sided", figures=unmeasured) if unmeasured else NOTHING,
     )
 
 

@@ -93,9 +93,9 @@ def _cause_memo(record: Record, attempt: Attempt, following: Attempt | None) -> 
     shown = _message_words(attempt)
     evidence = [line for line in _evidence(attempt) if line.strip() not in shown]
     lines += [said("report.failure.evidence", line=code(line, 240)) for line in evidence]
-    lines += [said("report.failure.means", meaning=prose(str(diagnosis.meaning)))] if diagnosis.meaning else []
+    lines += [said("report.failure.means", meaning=prose(diagnosis.meaning))] if diagnosis.meaning else []
     if following is None:
-        lines += [said("report.failure.next", step=prose(str(step))) for step in diagnosis.advice]
+        lines += [said("report.failure.next", step=prose(step)) for step in diagnosis.advice]
     else:
         lines.append(said("report.failure.followed", number=following.number, label=code(following.label)))
     return Markdown("\n".join(lines))

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from statistics import median
 
 from steph.base import units
-from steph.base.messages import Message, say, text
+from steph.base.messages import Message, phrase, say, text
 from steph.base.terms import StageId
 from steph.base.units import MISSING
 from steph.judge.verdict import Overall, overall
@@ -101,7 +101,7 @@ def _cells(row: Machine) -> tuple[str, ...]:
         row.ran[2] or MISSING,
         MISSING if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
         units.gib(row.peak_bytes),
-        str(say("list.of", items=row.outliers)) if row.outliers else "",
+        phrase("list.of", items=row.outliers) if row.outliers else "",
     )
 
 
@@ -111,7 +111,7 @@ def _conclusion(rows: Sequence[Machine], threshold_ratio: float) -> str:
     outliers = say("machines.outliers", machines=named) if named else say("machines.no_outlier")
     failed = say("machines.failed", machines=red) if red else say("machines.all_passed", count=len(rows))
     rule = say("machines.rule", threshold=threshold_ratio, least=LEAST_OTHERS + 1)
-    return str(say("machines.conclusion", failed=failed, outliers=outliers, rule=rule))
+    return phrase("machines.conclusion", failed=failed, outliers=outliers, rule=rule)
 
 
 def as_text(rows: Sequence[Machine], threshold_ratio: float) -> str:

@@ -31,9 +31,9 @@ class Markdown(str):
     __slots__ = ()
 
 
-def clean(text: str) -> str:
+def clean(text: object) -> str:
     """Return the text in printable characters, without credentials."""
-    return redact(printable(text))
+    return redact(printable(str(text)))
 
 
 def shorten(text: str, limit_characters: int) -> str:
@@ -46,7 +46,7 @@ def shorten(text: str, limit_characters: int) -> str:
     return words_of("report.characters_left_out", values=values)
 
 
-def inline(text: str, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
+def inline(text: object, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
     """Give the text as one line of plain words: nothing in it is markup, wherever in a line or a cell it stands."""
     words = shorten(" ".join(clean(text).split()), limit_characters)
     return Markdown(_BLOCK_START.sub(_defused, _escaped(words)))
@@ -61,7 +61,7 @@ def _defused(match: re.Match[str]) -> str:
     return f"{start[:-1]}&#{ord(start[-1])};"
 
 
-def code(text: str, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
+def code(text: object, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
     """Give the text as a code span; `—` where there is none.
 
     A text that a code span could not hold in every table dialect goes into a `<code>` element instead.
@@ -74,7 +74,7 @@ def code(text: str, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown
     return Markdown(f"<code>{inline(words, limit_characters + 40)}</code>")
 
 
-def prose(text: str, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
+def prose(text: object, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
     """Give a sentence of the suite, its `backticked` words as code and all else as plain words."""
     parts = shorten(" ".join(clean(text).split()), limit_characters).split("`")
     if len(parts) % 2 == 0 or "" in parts[1::2]:
@@ -115,7 +115,7 @@ def _wrapped(line: str, width: int) -> list[str]:
     return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=True) or [line]
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> Markdown:
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "") -> Markdown:
     """Give a table; cells that are not `Markdown` are escaped, and `align` has one of `l`, `r`, `c` per column."""
     marks = {"l": ":--", "r": "--:", "c": ":-:"}
     columns = align or "l" * len(header)
@@ -127,7 +127,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "")
     return Markdown("\n".join(lines))
 
 
-def cell(value: str) -> str:
+def cell(value: object) -> str:
     """Give a value as the content of one table cell, `—` where it is empty."""
     text = value if isinstance(value, Markdown) else inline(value)
     return text.replace("\n", " ") or MISSING
@@ -156,4 +156,4 @@ def finalize(value: object) -> Markdown:
     """Give any value as safe Markdown: what every expression of a template goes through."""
     if isinstance(value, Markdown):
         return value
-    return inline("" if value is None else str(value))
+    return inline("" if value is None else value)

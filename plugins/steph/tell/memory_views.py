@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from steph.base import units
-from steph.base.messages import NOTHING, Message, say, text
+from steph.base.messages import NOTHING, Message, phrase, say, text
 from steph.base.terms import FitVerdict, StageId
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration
@@ -39,12 +39,12 @@ def candidates_table(record: Record) -> Markdown:
     for candidate in result.candidates:
         trained = _trained_at(record, candidate)
         peak = units.gib(trained.peak_own_bytes) if trained else ""
-        words = str(say("memory.measured_in", peak=peak, stage=StageId.H2)) if trained else _candidate_peak(candidate)
+        words = phrase("memory.measured_in", peak=peak, stage=StageId.H2) if trained else _candidate_peak(candidate)
         verdict = candidate.predicted.verdict if candidate.predicted else None
         fits = wording.FITS[FitVerdict.FITS if trained else verdict]
         sizes = wording.parameters(candidate.parameters)
         rows.append((code(candidate.name), wording.CANDIDATES[candidate.outcome], sizes, words, fits))
-    predicted = str(say("memory.column.predicted", settings=result.candidates[0].settings))
+    predicted = phrase("memory.column.predicted", settings=result.candidates[0].settings)
     header = (*_titles("candidate", "treated", "parameters"), predicted, *_titles("on_card"))
     return table(header, rows)
 
@@ -61,7 +61,7 @@ def _trained_at(record: Record, candidate: Candidate) -> Attempt | None:
 def _candidate_peak(candidate: Candidate) -> str:
     predicted = candidate.predicted
     if predicted is None:
-        return str(say("memory.no_peak", reason=candidate.unpredicted_reason))
+        return phrase("memory.no_peak", reason=candidate.unpredicted_reason)
     return _peak_words(predicted)
 
 
@@ -70,10 +70,10 @@ def calibration_words(outlook: Outlook | None) -> Markdown:
     line = outlook.calibration.line if outlook else None
     if outlook is None or line is None:
         reason = (outlook.calibration.shortfall if outlook else None) or say("memory.calibration.no_prediction")
-        return prose(str(say("memory.calibration.none", reason=reason)))
+        return prose(say("memory.calibration.none", reason=reason))
     per_token, fixed = line[0] / 2**20, line[1] / GIB
     use = say("memory.calibration.used" if outlook.calibration.is_described else "memory.calibration.not_used")
-    return prose(str(say("memory.calibration.line", fixed=fixed, per_token=per_token, use=use)))
+    return prose(say("memory.calibration.line", fixed=fixed, per_token=per_token, use=use))
 
 
 def prediction_words(advice: Advice) -> Markdown:
@@ -81,7 +81,7 @@ def prediction_words(advice: Advice) -> Markdown:
     outlook, target, here = advice.outlook, advice.target, advice.here
     if outlook is None or outlook.there is None or target is None or here is None:
         why = say("memory.because", reason=outlook.unpredicted) if outlook and outlook.unpredicted else NOTHING
-        return Markdown(say("memory.unpredicted", model=inline(advice.destination.model), why=prose(str(why))))
+        return Markdown(say("memory.unpredicted", model=inline(advice.destination.model), why=prose(why)))
     there, wanted = outlook.there, (target.batch_size, target.max_seq_length)
     proven = (here.batch_size, here.max_seq_length)
     rows = [_row("same", there, proven)] if proven != wanted else []
@@ -90,7 +90,7 @@ def prediction_words(advice: Advice) -> Markdown:
         rows.append(_row("likely", there, wanted, there.likely))
     if there.largest:
         rows.append(_row("largest", there, there.largest))
-    settings = str(say("memory.column.settings", model=advice.destination.model))
+    settings = phrase("memory.column.settings", model=advice.destination.model)
     header = (settings, "seq/batch", *_titles("peak", "verdict", "left"))
     return joined(
         (
@@ -108,7 +108,7 @@ def prediction_words(advice: Advice) -> Markdown:
 def _card_sentence(advice: Advice, there: CardOutlook) -> Markdown:
     size = inline(units.gib(there.usable_bytes))
     if not there.is_assumed:
-        return inline(str(say("memory.card.measured", card=advice.card, size=size)))
+        return inline(say("memory.card.measured", card=advice.card, size=size))
     is_given = advice.destination.card_memory_gib is not None
     source = say("memory.card.of_profile" if is_given else "memory.card.of_name")
     return Markdown(say("memory.card.assumed", card=inline(advice.destination.card), size=size, source=source))
@@ -124,7 +124,7 @@ def _basis(found: Calibration) -> str:
     else:
         name = "points" if found.point_count else "built_in"
     off, points = found.constants.relative_error, found.point_count
-    return str(say(f"memory.basis.{name}", trainer=found.trainer, trainers=list(TRAINERS), off=off, points=points))
+    return phrase(f"memory.basis.{name}", trainer=found.trainer, trainers=list(TRAINERS), off=off, points=points)
 
 
 def _titles(*columns: str) -> tuple[str, ...]:
@@ -151,14 +151,14 @@ def _row(name: str, card: CardOutlook, point: Point, prediction: PredictedPeak |
 
 def _headroom(card: CardOutlook, prediction: PredictedPeak) -> str:
     left = card.headroom_bytes(prediction)
-    return units.gib(left) if left >= 0 else str(say("memory.short", size=units.gib(-left)))
+    return units.gib(left) if left >= 0 else phrase("memory.short", size=units.gib(-left))
 
 
 def _peak_words(prediction: PredictedPeak) -> str:
     if prediction.is_measured:
-        return str(say("memory.measured", peak=units.gib(prediction.peak_bytes)))
+        return phrase("memory.measured", peak=units.gib(prediction.peak_bytes))
     peak, low, high = (units.gib(x) for x in (prediction.peak_bytes, prediction.low_bytes, prediction.high_bytes))
-    return str(say("memory.peak", peak=peak, low=low, high=high))
+    return phrase("memory.peak", peak=peak, low=low, high=high)
 
 
 def _peak(prediction: PredictedPeak | None) -> str:
@@ -166,7 +166,7 @@ def _peak(prediction: PredictedPeak | None) -> str:
         return text("memory.no_forecast")
     sign = wording.FITS[prediction.verdict].split()[0]
     low, high = prediction.low_bytes / GIB, prediction.high_bytes / GIB
-    span = text("memory.as_measured") if prediction.is_measured else str(say("memory.range", low=low, high=high))
+    span = text("memory.as_measured") if prediction.is_measured else phrase("memory.range", low=low, high=high)
     return Markdown(f"{sign} {prediction.peak_bytes / GIB:.2f}<br>{inline(span)}")
 
 
@@ -191,8 +191,8 @@ def here_words(advice: Advice) -> Markdown:
     if outlook.here:
         peak = say("memory.here.peak", peak=_peak_words(outlook.here.grid[wanted]))
     if trained:
-        return Markdown(f"{trained} {inline(str(say('memory.here.not_all', peak=peak)))}")
-    refused = inline(str(say("memory.here.refused", model=advice.destination.model, card=card, peak=peak)))
+        return Markdown(f"{trained} {inline(say('memory.here.not_all', peak=peak))}")
+    refused = inline(say("memory.here.refused", model=advice.destination.model, card=card, peak=peak))
     lean = _fit_words(outlook.lean, wanted)
     if not lean:
         return refused
@@ -214,11 +214,11 @@ def _trained_words(advice: Advice, card: Message) -> Markdown:
 
 
 def _bold(words: Message) -> Markdown:
-    return Markdown(f"**{prose(str(words))}**")
+    return Markdown(f"**{prose(words)}**")
 
 
 def _item(words: Message) -> Markdown:
-    return Markdown(f"- {prose(str(words))}")
+    return Markdown(f"- {prose(words)}")
 
 
 def _how(outlook: Outlook) -> list[Markdown]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from steph.base import units
-from steph.base.messages import say, text
+from steph.base.messages import phrase, say, text
 from steph.base.terms import StageId
 from steph.record.values import Attempt, Record
 from steph.tell import summary
@@ -31,7 +31,7 @@ def loss_alternative(record: Record) -> str:
     result = record.stages.get(StageId.H2)
     outcome = result.last_attempt.training if result and result.last_attempt else None
     count = len(outcome.losses) if outcome else 0
-    return str(say("report.picture.loss", values=count, loss=loss_words(outcome)))
+    return phrase("report.picture.loss", values=count, loss=loss_words(outcome))
 
 
 def loss_table(record: Record) -> Markdown:
@@ -60,7 +60,7 @@ def vram_alternative(record: Record) -> str:
         for attempt in _drawn(record)
     ]
     limit = units.gib(summary.ceiling_bytes(record))
-    return str(say("report.picture.vram", limit=limit, peaks=peaks or text("report.unmeasured")))
+    return phrase("report.picture.vram", limit=limit, peaks=peaks or text("report.unmeasured"))
 
 
 def _drawn(record: Record) -> list[Attempt]:

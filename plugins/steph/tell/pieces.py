@@ -6,7 +6,7 @@ Takes values of a record, gives Markdown; a section's order and its own words ar
 from __future__ import annotations
 
 from steph.base import units
-from steph.base.messages import say, text
+from steph.base.messages import phrase, text
 from steph.base.terms import AnyStage, Cause, Purpose
 from steph.base.units import GIB, MISSING
 from steph.judge import verdict
@@ -43,7 +43,7 @@ def stage_state(record: Record, stage: AnyStage) -> Markdown:
         return said("report.stage_state.none", word=word)
     if verdict.in_flight(record, stage):
         return said("report.stage_state.running", word=word, start=units.moment(result.started_at))
-    return said("report.stage_state", word=word, explanation=prose(str(result.explanation)))
+    return said("report.stage_state", word=word, explanation=prose(result.explanation))
 
 
 def attempts_table(record: Record, stage: AnyStage, *, purpose: Purpose = Purpose.STAGE) -> Markdown:
@@ -160,7 +160,7 @@ def cause_words(diagnosis: Diagnosis | None) -> str:
         return MISSING
     phase = [wording.phase_name(diagnosis.phase)] if diagnosis.phase else []
     rank = [f"rank {diagnosis.rank}"] if diagnosis.rank is not None else []
-    return str(say("report.listed", parts=[wording.cause_name(diagnosis.cause), *phase, *rank]))
+    return phrase("report.listed", parts=[wording.cause_name(diagnosis.cause), *phase, *rank])
 
 
 def measured(size_bytes: int | None, record: Record) -> str:
@@ -210,7 +210,7 @@ def skipped_rungs(result: StageResult | None) -> Markdown:
     """Give the rungs that were not tried, with the reason; empty where there are none."""
     if result is None or not result.skipped_rungs:
         return Markdown()
-    rows = [(code(rung.label), prose(str(rung.reason))) for rung in result.skipped_rungs]
+    rows = [(code(rung.label), prose(rung.reason)) for rung in result.skipped_rungs]
     return table((text("report.skipped"), text("report.reason")), rows)
 
 
@@ -239,7 +239,7 @@ def findings_table(result: StageResult | None) -> Markdown:
 
 
 def _finding(check: Check, severity: str) -> tuple[str, Markdown, Markdown]:
-    found = prose(str(check.message))
+    found = prose(check.message)
     if check.trap is not None:
         found = said("report.findings.known_trap", message=found, trap=check.trap)
     return severity, code(check.id), found
@@ -250,7 +250,7 @@ def held_checks(result: StageResult | None) -> Markdown:
     held = [check for check in result.checks if check.holds] if result else []
     if not held:
         return Markdown()
-    rows = [(code(check.id), prose(str(check.message))) for check in held]
+    rows = [(code(check.id), prose(check.message)) for check in held]
     return details(
         said("report.findings.held", checks=len(held)),
         table((text("report.findings.check"), text("report.findings.found")), rows),
@@ -262,7 +262,7 @@ def ruled_out_checks(result: StageResult | None) -> Markdown:
     checks = [check for check in result.checks if not check.applies] if result else []
     if not checks:
         return Markdown()
-    rows = [(code(check.id), prose(str(check.message))) for check in checks]
+    rows = [(code(check.id), prose(check.message)) for check in checks]
     return details(
         said("report.findings.ruled_out", checks=len(rows)),
         table((text("report.findings.check"), text("report.reason")), rows),

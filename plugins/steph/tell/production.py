@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steph.base import units
-from steph.base.messages import say, text
+from steph.base.messages import phrase, text
 from steph.base.terms import StageId
 from steph.contract.commands import without_launcher
 from steph.memory.shapes import ShapeError, model_shape, parameter_count
@@ -163,7 +163,7 @@ def carry_over(
     if evaluation.load_in_4bit:
         rows.append(Setting("--hf-load-in-4bit", text("production.on"), evaluated))
     form = "production.with_rag" if evaluation.use_rag else "production.without_rag"
-    shape = str(say(form, top_k=evaluation.top_k, ensemble=evaluation.ensemble))
+    shape = phrase(form, top_k=evaluation.top_k, ensemble=evaluation.ensemble)
     return (*rows, Setting(text("production.evaluation"), shape, evaluated))
 
 
@@ -190,7 +190,7 @@ def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str,
             "--gradient-accumulation-steps",
             str(here.gradient_accumulation_steps),
             str(there.gradient_accumulation_steps),
-            str(say("production.effective", batch=effective)),
+            phrase("production.effective", batch=effective),
         ),
         ("--num-epochs", str(here.num_epochs), str(there.num_epochs), text("production.epochs")),
     )
@@ -207,10 +207,10 @@ def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluatio
                 "--use-4bit",
                 text("production.off"),
                 text("production.on"),
-                str(say("production.needs_4bit", model=target.model, card=target.card)),
+                phrase("production.needs_4bit", model=target.model, card=target.card),
             )
         )
-    no_bf16 = str(say("production.no_bf16", card=target.card))
+    no_bf16 = phrase("production.no_bf16", card=target.card)
     halves = (here.mixed_precision or "", there.mixed_precision or "")
     rows.append(Change("--bnb-4bit-compute-dtype", here.bnb_4bit_compute_dtype, there.bnb_4bit_compute_dtype, no_bf16))
     rows.append(Change("--bf16 / --fp16", *halves, no_bf16))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from steph.base import units
-from steph.base.messages import NOTHING, Message, say, text
+from steph.base.messages import NOTHING, Message, phrase, say, text
 from steph.base.terms import AnyStage, RecordKind, Severity, StageId, Verdict
 from steph.judge.verdict import Overall, contradiction, in_flight, overall
 from steph.record.environment import GitState
@@ -52,8 +52,8 @@ def stage_word(record: Record, stage: AnyStage) -> str:
     result = record.results.get(stage)
     word = wording.verdict_word(record.verdict_of(stage), record.context.kind)
     if result and contradiction(result):
-        return str(say("report.state.contradiction", verdict=result.verdict.value))
-    return str(say("report.state.stale", word=word)) if result and result.stale else word
+        return phrase("report.state.contradiction", verdict=result.verdict.value)
+    return phrase("report.state.stale", word=word) if result and result.stale else word
 
 
 def capacity_bytes(record: Record) -> int | None:
@@ -78,7 +78,7 @@ def card_words(record: Record) -> str:
     memory = units.gib(card.total_bytes)
     if not cap:
         return f"{card.name} {memory}"
-    return str(say("report.card_capped", card=card.name, memory=memory, cap=units.gib(cap)))
+    return phrase("report.card_capped", card=card.name, memory=memory, cap=units.gib(cap))
 
 
 def peak_bytes(result: StageResult | None) -> int | None:

@@ -6,7 +6,7 @@ Takes a record, gives Markdown.
 from __future__ import annotations
 
 from steph.base import units
-from steph.base.messages import say, text
+from steph.base.messages import phrase, say, text
 from steph.record.environment import Device, GitState
 from steph.record.values import Record
 from steph.tell import summary
@@ -34,7 +34,7 @@ def machine_words(record: Record) -> Markdown:
     if rows:
         whose = "report.machine.sample_questions" if rows.is_sample else "report.machine.real_questions"
         parts.append(say(whose, questions=rows.rows))
-    return inline(str(say("report.machine", parts=parts)))
+    return inline(say("report.machine", parts=parts))
 
 
 def machine_facts(record: Record) -> Markdown:
@@ -74,7 +74,7 @@ def machine_facts(record: Record) -> Markdown:
     return facts(
         [
             *rows,
-            ("GPU", str(say("report.listed", parts=[name, *capability]))),
+            ("GPU", phrase("report.listed", parts=[name, *capability])),
             ("GPU UUID", code(card.uuid)),
             *((text("report.machine.further"), _further_words(further)) for further in machine.further_devices),
             (text("report.machine.used"), units.gib(card.used_bytes)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from steph.base import units
-from steph.base.messages import Message, say, text
+from steph.base.messages import Message, phrase, say, text
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.base.units import MISSING
 from steph.judge import verdict
@@ -59,7 +59,7 @@ def _stage_row(record: Record, stage: AnyStage) -> Sequence[str]:
     title = wording.STAGE_TITLES[stage]
     name = f"{stage} {title}"
     if isinstance(stage, ExtendedId):
-        name = str(say("report.stages.extended", stage=stage, title=title))
+        name = phrase("report.stages.extended", stage=stage, title=title)
     if result is None:
         return name, summary.stage_word(record, stage), "", "", "0", ""
     peak = measured(summary.peak_bytes(result), record) if result.attempts else MISSING
@@ -79,7 +79,7 @@ def model_facts(choice: ModelChoice) -> Markdown:
                 text("report.model.substitute"),
                 code(choice.name) if choice.automatic_substitute else text("report.none"),
             ),
-            (text("report.model.why"), prose(str(choice.reason))),
+            (text("report.model.why"), prose(choice.reason)),
             (text("report.model.source"), wording.source_word(choice.source)),
             (text("report.model.revision"), code(choice.revision or "")),
             (text("report.model.licence"), choice.licence or text("report.not_recorded")),
@@ -93,7 +93,7 @@ def rejected_table(choice: ModelChoice) -> Markdown:
     """Give the candidates that were passed over; empty where there are none."""
     if not choice.rejected:
         return Markdown()
-    rows = [(code(r.name), wording.cause_name(r.cause), inline(str(r.message))) for r in choice.rejected]
+    rows = [(code(r.name), wording.cause_name(r.cause), inline(r.message)) for r in choice.rejected]
     return table((text("report.rejected.model"), text("report.rejected.cause"), text("report.rejected.message")), rows)
 
 
@@ -117,8 +117,8 @@ def training_facts(record: Record, attempt: Attempt | None) -> Markdown:
 def _time_words(result: StageResult, attempt: Attempt) -> str:
     last = units.duration(attempt.seconds)
     if result.seconds is None:
-        return str(say("report.time.last", attempt=last))
-    return str(say("report.time.last_and_stage", attempt=last, stage=units.duration(result.seconds)))
+        return phrase("report.time.last", attempt=last)
+    return phrase("report.time.last_and_stage", attempt=last, stage=units.duration(result.seconds))
 
 
 def _completion(record: Record, attempt: Attempt) -> str:
@@ -126,7 +126,7 @@ def _completion(record: Record, attempt: Attempt) -> str:
     if verdict.in_flight(record, stage):
         return text("report.running")
     if attempt.ended_well and not record.verdict_of(stage).is_green:
-        return str(say("report.completion.but_verdict", verdict=record.verdict_of(stage).value))
+        return phrase("report.completion.but_verdict", verdict=record.verdict_of(stage).value)
     return wording.outcome_words(attempt)
 
 
@@ -168,7 +168,7 @@ def loss_words(outcome: TrainOutcome | None) -> str:
     parts = [say("report.loss.course", first=losses[0], last=losses[-1])] if losses else []
     if mean is not None:
         parts.append(say("report.loss.mean", mean=mean))
-    return str(say("report.listed", parts=parts))
+    return phrase("report.listed", parts=parts)
 
 
 def _or_missing(count: int | None) -> str:
@@ -209,12 +209,12 @@ def key_lines(attempt: Attempt | None) -> Markdown:
 
 def reasons(items: Iterable[Message]) -> Markdown:
     """Give reasons as a list."""
-    return Markdown("\n".join(f"- {prose(str(item))}" for item in items))
+    return Markdown("\n".join(f"- {prose(item)}" for item in items))
 
 
 def listed(items: Iterable[Message]) -> Markdown:
     """Give reasons in one line, or that there are none on record."""
-    return joined((prose(str(item)) for item in items), text("list.separator")) or said("report.nothing_recorded")
+    return joined((prose(item) for item in items), text("list.separator")) or said("report.nothing_recorded")
 
 
 def kind_is_rehearsal(record: Record) -> bool:

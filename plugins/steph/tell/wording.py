@@ -9,7 +9,7 @@ from collections import UserDict
 from datetime import datetime
 from typing import TypeVar
 
-from steph.base.messages import say, text
+from steph.base.messages import phrase, text
 from steph.base.terms import (
     AnyStage,
     Cause,
@@ -129,7 +129,7 @@ def phase_name(phase: Phase) -> str:
 def verdict_word(verdict: Verdict, kind: RecordKind) -> str:
     """Name a stage's verdict with its code; a rehearsal's never says that it passed."""
     words = _REHEARSED if kind is RecordKind.REHEARSAL and verdict in _REHEARSED else _VERDICTS
-    return str(say("report.verdict_with_code", word=words[verdict], code=verdict.value))
+    return phrase("report.verdict_with_code", word=words[verdict], code=verdict.value)
 
 
 def source_word(source: str) -> str:
@@ -151,7 +151,7 @@ def parameters(count: int | None) -> str:
         return text("report.not_recorded")
     if count < 100_000:
         return f"{count:,}"
-    return str(say("report.parameters", size=size_class(count), count=count))
+    return phrase("report.parameters", size=size_class(count), count=count)
 
 
 def size_class(count: int | None) -> str:
@@ -168,8 +168,8 @@ def accuracy_words(correct: int | None, total: int | None) -> str:
     if correct is None or total is None:
         return text("report.unmeasured")
     if not total:
-        return str(say("report.accuracy_of_none", correct=correct, total=total))
-    return str(say("report.accuracy", correct=correct, total=total, share=correct / total))
+        return phrase("report.accuracy_of_none", correct=correct, total=total)
+    return phrase("report.accuracy", correct=correct, total=total, share=correct / total)
 
 
 def score_words(outcome: EvalOutcome) -> str:
@@ -178,8 +178,8 @@ def score_words(outcome: EvalOutcome) -> str:
         return accuracy_words(outcome.correct, outcome.total)
     metric = outcome.metric or text("report.score_name")
     if not outcome.total:
-        return str(say("report.score", metric=metric, score=outcome.score))
-    return str(say("report.score_of", metric=metric, score=outcome.score, total=outcome.total))
+        return phrase("report.score", metric=metric, score=outcome.score)
+    return phrase("report.score_of", metric=metric, score=outcome.score, total=outcome.total)
 
 
 def outcome_words(attempt: Attempt) -> str:
@@ -192,14 +192,14 @@ def outcome_words(attempt: Attempt) -> str:
     if cause is not Cause.NONE:
         if cause is Cause.OTHER:
             return text("report.outcome.other")
-        return str(say("report.outcome.other_because", reason=cause_name(cause)))
+        return phrase("report.outcome.other_because", reason=cause_name(cause))
     if attempt.ended_by is None:
         return text("report.outcome.no_end")
     if attempt.ended_by in _ENDS:
         ended = _ENDS[attempt.ended_by]
     else:
         ended = text("report.end.undiagnosed") if attempt.returncode == 0 else exit_words(attempt.returncode)
-    return str(say("report.outcome.other_because", reason=ended))
+    return phrase("report.outcome.other_because", reason=ended)
 
 
 def exit_words(returncode: int | None) -> str:
@@ -207,5 +207,5 @@ def exit_words(returncode: int | None) -> str:
     if returncode is None:
         return text("report.exit.unknown")
     if returncode < 0:
-        return str(say("report.exit.signal", signal=-returncode))
-    return str(say("report.exit.code", code=returncode))
+        return phrase("report.exit.signal", signal=-returncode)
+    return phrase("report.exit.code", code=returncode)
