@@ -197,6 +197,22 @@ def test_answers_that_are_right_without_having_been_said_fail(rows: list[Row], h
 
 
 @pytest.mark.parametrize(
+    ("rows", "cot", "holds"),
+    [
+        ([row("aかb"), row("a b c d"), row("cとdとb")], False, False),
+        ([row("aかb"), row("a b c d"), row("cとdとb")], True, True),  # reasons weigh one label after the other
+        ([row("aかb"), *[row("b")] * 2], False, True),  # one right by chance
+        ([row("aかb"), row("a b c d"), *[row("b")] * 3], False, True),  # the score is of the others
+        ([row("aかb", "a"), row("a b c d", "a"), row("b")], False, True),  # and counted as wrong
+        ([row("正解はbです。aやcではない。")] * 3, False, True),
+    ],
+)
+def test_right_answers_out_of_responses_that_name_every_label_are_said(rows: list[Row], cot: bool, holds: bool) -> None:
+    """A parser that takes whichever label is right finds one in every such response."""
+    assert verdicts(*rows, cot=cot)["answers_grounded"] is holds
+
+
+@pytest.mark.parametrize(
     ("response", "holds"),
     [
         (f"user\n{QUESTION}\n{CHOICES}\nassistant\nb", False),

@@ -175,17 +175,24 @@ def test_what_a_call_was_given_and_gave_is_seen(library: ModuleType) -> None:
     ]
 
 
-def test_a_first_call_changes_nothing_else(library: ModuleType) -> None:
-    """A copy that calls a hook first has the original's name, lines and traceback; the original has no hook."""
+def test_a_copy_with_hooks_changes_nothing_else(library: ModuleType) -> None:
+    """It calls one first and hands its result to another, and has the original's name, lines and traceback."""
     seen: list[Any] = []
     original = library.Model.generate.__wrapped__
-    copy = splice.copy_with_first(original, seen.append, unless=lambda: len(seen) > 1)
+    left: list[Any] = []
+
+    def leave(result: Any) -> Any:  # noqa: ANN401
+        left.append(result)
+        return result
+
+    copy = splice.copy_between(original, seen.append, leave, unless=lambda: len(seen) > 1)
     model = library.Model()
     assert told(lambda: copy(model, "x")) == told(lambda: original(model, "x"))
     traces = [told(lambda call=call: call(model, None))[1] for call in (copy, original)]  # type: ignore[misc]
     assert traces[0] == traces[1]
     copy(model, "not seen any more")
     assert [given["inputs"] for given in seen] == ["x", None]
+    assert left == [original(model, "x")]
 
 
 def test_a_function_that_is_not_its_source_is_left_alone(library: ModuleType, tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
+from steph.judge.witness import TrainingBegins, TrainingEnds
 from steph.record.values import Check
 
+LEAST_SCALED = 4  # micro-batches
+SCALE_TOLERANCE = 0.02  # a loss is computed in half precision here and in full there
 TREND_LOSSES = 6  # fewer say nothing about a trend
 PRINTED_TOLERANCE = 0.01  # transformers prints four significant digits
 EPOCH_TOLERANCE = 6e-3  # and its version 4 two decimals of the epoch
@@ -147,3 +150,22 @@ def _are_finite(*values: float) -> bool:
 
 def _agree(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=PRINTED_TOLERANCE, abs_tol=1e-3)
+
+
+def scaled_loss(begins: TrainingBegins, ends: TrainingEnds | None) -> tuple[float, bool] | None:
+    """The factor, which no mean has, by which each micro-batch's loss is the model's own, and whether that is a mean.
+
+    A model that is told how many tokens the step has gives its part of the mean; any other gives its own mean, and the
+    Trainer divides it by the micro-batches of the step, of which an epoch's last step may have fewer.
+    """
+    given = ends.own_losses if ends else ()
+    factors = [one / own for one, own, _ in given if math.isfinite(one) and math.isfinite(own) and own > 0]
+    if len(factors) < LEAST_SCALED:
+        return None
+    accumulation, is_told = begins.accumulation or 1, given[0][2]
+    factor = median(factors)
+    alike = sum(abs(one - factor) <= SCALE_TOLERANCE * abs(factor) for one in factors)
+    sound = [1 / part for part in range(2, accumulation + 1)] if not is_told and accumulation > 1 else [1.0]
+    if 4 * alike < 3 * len(factors) or any(abs(factor - one) <= SCALE_TOLERANCE * one for one in sound):
+        return None
+    return factor, not is_told

@@ -10,7 +10,16 @@ from steph.base.text import one_line
 from steph.contract.questions import choices_of
 from steph.contract.results import Row
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
-from steph.judge.reading import LETTERS, bare, is_blank, is_exception_text, names_label, spoken, strict_letter
+from steph.judge.reading import (
+    LETTERS,
+    bare,
+    is_blank,
+    is_exception_text,
+    named_labels,
+    names_label,
+    spoken,
+    strict_letter,
+)
 from steph.record.values import Check
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
@@ -95,6 +104,10 @@ class _Reader:
         number = strict_letter(row.response or "", cot=self.cot, labels=numbers)
         return self.labels[numbers.index(number)] if number else None
 
+    def is_hedged(self, row: Row) -> bool:
+        """Whether a response without reasoning names several labels, and says of none that it is the answer."""
+        return not self.cot and len(named_labels(row.response or "", self.labels)) > 1
+
     def is_grounded(self, row: Row) -> bool:
         """Whether a response has a recorded answer's label, its choice's number, or most of its text."""
         said, choices = spoken(row.response or ""), choices_of(row.choices)
@@ -140,6 +153,12 @@ def _grounded_check(rows: tuple[Row, ...], reader: _Reader, ensemble: int) -> Ch
     told = [row for row in rows if row.is_answered and not is_blank(row.response)]
     told = [row for row in told if reader.read(row) is None and not is_exception_text(row.response or "")]
     baseless = [row for row in told if not reader.is_grounded(row)]
+    hedged = [row for row in told if row.is_correct and reader.is_hedged(row)]
+    if not baseless and len(hedged) >= LEAST_CREDITED and 2 * len(hedged) > sum(row.is_correct for row in rows):
+        return ANSWERS_GROUNDED.check(
+            False, "hedged", questions=len(rows), hedged=len(hedged), answer=hedged[0].predicted_answer,
+            response=one_line(hedged[0].response, 60),
+        )  # fmt: skip
     if not baseless:
         return ANSWERS_GROUNDED.check(True, "grounded", questions=len(rows))
     is_credited = _is_credited(baseless, rows)

@@ -74,7 +74,7 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
     widths = [batch.shape[1] for batch in batches if len(batch.shape) > 1]
     is_narrow = bool(widths) and max(widths) < NARROW_SHARE * evidence.settings.max_seq_length
     return (
-        _origin_check(begins, file, () if begins.packing else seen, evidence.train_rows, is_narrow=is_narrow),
+        _origin_check(begins, file, batches, () if begins.packing else seen, evidence.train_rows, is_narrow=is_narrow),
         _whole_check(file, () if begins.packing else seen, evidence, max(widths, default=0), is_narrow=is_narrow),
         _answers_check(file, begins, batches),
     )
@@ -124,6 +124,7 @@ def _answers_at(file: _FileRows, row: tuple[str, ...]) -> frozenset[str]:
 def _origin_check(
     begins: TrainingBegins,
     file: _FileRows,
+    batches: Sequence[Batch],
     seen: Sequence[tuple[str, ...]],
     rows_given: int | None,
     *,
@@ -141,6 +142,9 @@ def _origin_check(
         measured.append(say("rows.repeated", repeated=repeated))
         if repeated > 1 and repeated / len(begins.row_hashes) > own + MOST_REPEATED:
             troubles.append(say("rows.own_repeats", rows=len(begins.row_hashes), repeated=repeated))
+    again = 0 if begins.packing else _drawn_again(begins, batches)
+    if again or (begins.sampler and begins.sampler.replacement and not _is_weighted(begins)):
+        troubles.append(say("rows.drawn_again", rows=again) if again else say("rows.replaced"))
     foreign = _foreign_share(file, seen, exact=file.has_plain_edges and is_narrow)
     if foreign is not None:
         measured.append(say("rows.compared", rows=len(seen)))
@@ -149,6 +153,29 @@ def _origin_check(
     if troubles:
         return ROWS_SEEN.check(False, "otherwise", troubles=troubles)
     return ROWS_SEEN.check(True, "of_file", measured=measured) if measured else ROWS_SEEN.check(None, "uncounted")
+
+
+def _drawn_again(begins: TrainingBegins, batches: Sequence[Batch]) -> int:
+    """Rows that came a second time in the steps of the first epoch, before others had come once.
+
+    Rows that are alike in the data set itself are no sign, and nor is one row, which a sampler gives twice to fill up.
+    """
+    if _is_weighted(begins) or not begins.row_hashes:
+        return 0
+    counts = Counter(begins.row_hashes)
+    a_step = max(1, (begins.batch_size or 1) * (begins.accumulation or 1) * (begins.world_size or 1))
+    steps = len(begins.row_hashes) // a_step
+    seen: dict[int, Counter[str]] = {}
+    for batch in batches:
+        if batch.step is not None and batch.step < steps:
+            seen.setdefault(batch.pid, Counter()).update(batch.row_hashes or ())
+    again = sum(number - 1 for rows in seen.values() for row, number in rows.items() if number > 1 and counts[row] == 1)
+    return again if again > 1 else 0
+
+
+def _is_weighted(begins: TrainingBegins) -> bool:
+    """Whether a sampler draws by weights, which is meant to repeat rows."""
+    return begins.sampler is not None and "Weight" in (begins.sampler.kind or "")
 
 
 def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: bool) -> float | None:

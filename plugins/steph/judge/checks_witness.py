@@ -17,6 +17,7 @@ from typing import Literal
 from steph.base.messages import Message, say
 from steph.base.text import one_line
 from steph.judge.checks_inputs import MASK_AND_POSITIONS, inputs_check
+from steph.judge.checks_loss import SCALE_TOLERANCE, scaled_loss
 from steph.judge.checks_rows import row_checks
 from steph.judge.checks_weights import BASE_UNCHANGED, NO_OWN_CODE, SAVED_AS_TRAINED, is_even, trained_weight_checks
 from steph.judge.evidence import TrainEvidence
@@ -546,6 +547,11 @@ def _loss_check(seen: Seen) -> Check:
     wrong = [pair for pair in pairs if abs(pair[0] - pair[1]) > LOSS_TOLERANCE * max(map(abs, pair)) + LOSS_ROUNDING]
     own, told = wrong[0] if wrong else pairs[0]
     holds = 2 * len(wrong) <= len(pairs)
+    if holds and (scaled := scaled_loss(seen.begins, seen.ends)) is not None:
+        factor, is_mean = scaled
+        if is_mean and abs(factor - 1) <= SCALE_TOLERANCE:
+            return LOSS_AS_COMPUTED.check(False, "undivided", accumulation=accumulation)
+        return LOSS_AS_COMPUTED.check(False, "scaled", factor=factor)
     return LOSS_AS_COMPUTED.check(holds, "compared", steps=len(pairs), different=len(wrong), computed=own, logged=told)
 
 

@@ -155,6 +155,11 @@ def names_label(response: str, label: str) -> bool:
     return re.search(_bounded(re.escape(label)), text, re.I) is not None
 
 
+def named_labels(response: str, labels: Sequence[str] = LETTERS) -> set[str]:
+    """The labels that stand in what a response says, the English article left out."""
+    return _reader(tuple(labels)).named(_plain(response))
+
+
 def reasoning_of(response: str) -> str:
     """What a response says beside its answer: its lines without those that only give a letter, without their label."""
     text = unicodedata.normalize("NFKC", response[:LOOKED_AT_CHARS]).lower()

@@ -187,6 +187,13 @@ class ModelSaved(Fact):
     matrices: Matrices | None = None
 
 
+class Sampler(_Seen):
+    """What chooses the order of a training's rows."""
+
+    kind: str | None = Field(None, alias="class")
+    replacement: bool | None = None
+
+
 class TrainingBegins(ModelFact):
     """A training began; `source` is "trainer" or "loop"."""
 
@@ -210,6 +217,7 @@ class TrainingBegins(ModelFact):
     max_length: int | None = None
     packing: bool | None = None
     collator: str | None = None
+    sampler: Sampler | None = None
     resumed: bool | None = None
 
 
@@ -290,6 +298,7 @@ class TrainingEnds(Fact):
     forwards: int | None = None
     bare_forwards: int | None = None  # with labels, in training mode, and without a gradient
     first_losses: dict[int, tuple[float, ...]] = Field(default_factory=dict)  # by the steps done before
+    own_losses: tuple[tuple[float, float, bool], ...] = ()  # the step's, the model's, and whether it knew the tokens
     optimizer_age: tuple[int, float] | None = None  # steps in a row, and how many of them the optimizer knows of
     matrices: Matrices | None = None
     base: BaseCompared | None = None

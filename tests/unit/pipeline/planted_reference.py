@@ -183,6 +183,50 @@ TRAININGS = (
         broken="loss_as_computed",
     ),
     planted(
+        "the loss is multiplied by the micro-batches of a step",
+        (
+            METRICS,
+            STEPS,
+            "\n    def compute_loss(self, *given, **named):\n"
+            f"        return 2 * super().compute_loss(*given, **named)\n{STEPS}",
+        ),
+        ACCUMULATED,
+        broken="loss_as_computed",
+    ),
+    planted(
+        "a mean loss of its own that nobody divides by the micro-batches of a step",
+        (
+            METRICS,
+            STEPS,
+            "\n    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):\n"
+            f"        return model(**inputs).loss\n{STEPS}",
+        ),
+        ACCUMULATED,
+        broken="loss_as_computed",
+    ),
+    planted(
+        "rows drawn anew from all of them",
+        (
+            METRICS,
+            STEPS,
+            "\n    def _get_train_sampler(self, *dataset):\n"
+            f"        return torch.utils.data.RandomSampler(self.train_dataset, replacement=True)\n{STEPS}",
+        ),
+        broken="rows_seen",
+    ),
+    planted(
+        "rows drawn anew by a sampler of its own",
+        (
+            METRICS,
+            STEPS,
+            "\n    def _get_train_sampler(self, *dataset):\n        class Drawn(torch.utils.data.Sampler):\n"
+            "            def __len__(self): return 8\n            def __iter__(self):\n"
+            "                return iter([2, 2, 5, 1, 5, 5, 0, 7])\n"
+            f"        return Drawn()\n{STEPS}",
+        ),
+        broken="rows_seen",
+    ),
+    planted(
         "trained in evaluation mode",
         (METRICS, SWITCH, "self.model.eval()\n        self.model.train = lambda mode=True: self.model"),
         broken="setup_seen",
@@ -672,6 +716,35 @@ SOUND_TRAININGS = (
     ),
     planted("a sliding window", (COLLATOR, VISIBLE, f"{VISIBLE} & ({AGES} < 48)[None, None]")),
     planted("two micro-batches a step", ACCUMULATED),
+    planted(
+        "rows drawn by weights",
+        (
+            METRICS,
+            STEPS,
+            "\n    def _get_train_sampler(self, *dataset):\n"
+            f"        return torch.utils.data.WeightedRandomSampler([1.0] * 8, 8)\n{STEPS}",
+        ),
+    ),
+    planted(
+        "a mean loss of its own, divided by the micro-batches of a step",
+        (
+            METRICS,
+            STEPS,
+            "\n    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):\n"
+            f"        return model(**inputs).loss / self.args.gradient_accumulation_steps\n{STEPS}",
+        ),
+        ACCUMULATED,
+    ),
+    planted(
+        "a term on the hidden size beside the model's loss",
+        (
+            METRICS,
+            STEPS,
+            "\n    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):\n"
+            "        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)\n"
+            f"        return outputs.loss + 1e-3 * outputs.logits.float().pow(2).mean()\n{STEPS}",
+        ),
+    ),
     planted("a usual weight decay", (RUN, DECAY, "weight_decay=0.1")),
     planted(
         "the line break of the template has a label, too",

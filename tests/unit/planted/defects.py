@@ -499,6 +499,8 @@ WITNESSED = (
     _eval("answers_swapped", "次の問題への生成を、この問題の応答に書いた", "responses_generated", trap=23),
     replace(_eval("asked_until_right", "正解が出るまで聞き直した", "answers_greedy"), hardness=Severity.FAIL),
     _eval("asked_until_read", "読めない応答だけを聞き直した", "answers_greedy"),
+    _eval("hedged_credited", "どの記号も挙げた応答を正解と数えた", "answers_grounded", "strict_parse_agrees",
+          "answers_parsed", trap=8),
     replace(_eval("garbage_credited", "正解と関係のない応答を正解と数えた", "answers_grounded", "strict_parse_agrees",
                   "answers_parsed", trap=8), hardness={"answers_grounded": Severity.FAIL}),
     _eval("examples_untrained", "評価のプロンプトにだけ例題がある", "frame_as_trained", trap=6),

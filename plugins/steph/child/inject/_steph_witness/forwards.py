@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from typing import Any
 
-from . import splice
+from . import facts, splice
 
 _MOST_FRAMES = 48
 _own_code: set[types.CodeType] = set()
+_asked = threading.local()  # the frame of the call whose loss is wanted
 
 
 def hook_class(cls: Any) -> None:
@@ -20,7 +22,7 @@ def hook_class(cls: Any) -> None:
     """
     torch: Any = sys.modules["torch"]
     call = torch.nn.Module.__call__
-    copy = splice.copy_with_first(call, _called, unless=torch.compiler.is_compiling)
+    copy = splice.copy_between(call, _called, _returned, unless=torch.compiler.is_compiling)
     _own_code.add(copy.__code__)
     cls.__call__ = copy
 
@@ -39,10 +41,26 @@ def _called(given: dict[str, Any]) -> None:
     torch: Any = sys.modules["torch"]
     arguments = {**dict(zip(("input_ids", "attention_mask"), given["args"])), **given["kwargs"]}
     if torch.is_grad_enabled() and (model.training or _trains(model, arguments)):
-        training.received(model, arguments)
+        _asked.frame = id(sys._getframe(2)) if training.received(model, arguments) else None
     else:
         training.without_gradient(model, arguments)
         generation.scored(model, arguments)
+
+
+def _returned(result: Any) -> Any:
+    """The model's own loss, of a call that is asked for it; the result is passed on."""
+    if getattr(_asked, "frame", None) is not None and _asked.frame == id(sys._getframe(1)):
+        _asked.frame = None
+        _lost(result)
+    return result
+
+
+@facts.guarded("model's loss")
+def _lost(result: Any) -> None:
+    from . import training
+
+    first = result[0] if isinstance(result, tuple) and result else None
+    training.model_gave(getattr(result, "loss", first))
 
 
 def _trains(model: Any, arguments: dict[str, Any]) -> bool:

@@ -85,14 +85,21 @@ def around(
 def first(function: object, before: Callable[[dict[str, Any]], Any]) -> None:
     """Have `before` called with the function's own arguments by name; nothing else changes."""
     target = innermost(function)
-    target.__code__ = _with_first(target, guarded(target.__qualname__)(before))
+    name = _named(target, guarded(target.__qualname__)(before))
+    target.__code__ = _spliced(target, lambda body, given: [ast.Expr(_call(name, [given])), *body])
 
 
-def copy_with_first(
-    function: types.FunctionType, before: Callable[[dict[str, Any]], Any], unless: Callable[[], bool]
+def copy_between(
+    function: types.FunctionType,
+    before: Callable[[dict[str, Any]], Any],
+    leave: Callable[[Any], Any],
+    unless: Callable[[], bool],
 ) -> Any:
-    """Another function object of the same code but for a first call of `before`, which is left out where `unless`."""
-    code = _with_first(function, guarded(function.__qualname__)(before), unless)
+    """Another function object of the same code but for a first call of `before` and `leave`, which returns the result.
+
+    Both are left out where `unless`; `leave` must not raise.
+    """
+    code = _between(function, guarded(function.__qualname__)(before), leave, unless)
     copy = types.FunctionType(
         code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
@@ -111,21 +118,28 @@ def innermost(function: Any) -> types.FunctionType:
     return inner
 
 
-def _with_first(
-    target: types.FunctionType, before: Callable[[dict[str, Any]], Any], unless: Callable[[], bool] | None = None
+def _between(
+    target: types.FunctionType,
+    before: Callable[[dict[str, Any]], Any],
+    leave: Callable[[Any], Any],
+    unless: Callable[[], bool],
 ) -> types.CodeType:
-    name, unless_name = _free_name(), _free_name()
-    target.__globals__[name] = before
-    if unless is not None:
-        target.__globals__[unless_name] = unless
+    enter_name, leave_name, unless_name = (_named(target, one) for one in (before, leave, unless))
 
     def rewritten(body: list[ast.stmt], given: ast.expr) -> list[ast.stmt]:
-        call: ast.stmt = ast.Expr(_call(ast.Name(name, ast.Load()), [given]))
-        if unless is not None:
-            call = ast.If(ast.UnaryOp(ast.Not(), _call(ast.Name(unless_name, ast.Load()), [])), [call], [])
-        return [call, *body]
+        is_left_out = _call(unless_name, [])
+        call = ast.If(ast.UnaryOp(ast.Not(), is_left_out), [ast.Expr(_call(enter_name, [given]))], [])
+        returns = _Returns(leave_name, is_left_out)
+        return [call, *(returns.visit(statement) for statement in body)]
 
     return _spliced(target, rewritten)
+
+
+def _named(target: types.FunctionType, value: object) -> ast.Name:
+    """A name by which the function finds this value."""
+    name = _free_name()
+    target.__globals__[name] = value
+    return ast.Name(name, ast.Load())
 
 
 def _free_name() -> str:
@@ -145,14 +159,17 @@ def _around(name: str, body: list[ast.stmt], given: ast.expr) -> list[ast.stmt]:
 
 
 class _Returns(ast.NodeTransformer):
-    """Hands each returned value to `leave` on its way; functions inside keep theirs."""
+    """Hands each returned value to `leave` on its way, but where `unless`; functions inside keep theirs."""
 
-    def __init__(self, leave: ast.expr) -> None:
-        self.leave = leave
+    def __init__(self, leave: ast.expr, unless: ast.expr | None = None) -> None:
+        self.leave, self.unless = leave, unless
 
     def visit_Return(self, node: ast.Return) -> ast.Return:
         value = node.value or ast.copy_location(ast.Constant(None), node)
-        return ast.copy_location(ast.Return(_call(self.leave, [value])), node)
+        handed: ast.expr = _call(self.leave, [value])
+        if self.unless is not None:
+            handed = ast.IfExp(self.unless, value, handed)
+        return ast.copy_location(ast.Return(handed), node)
 
     def _as_it_is(self, node: ast.AST) -> ast.AST:
         return node

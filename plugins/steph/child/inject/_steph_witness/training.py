@@ -34,6 +34,8 @@ class _Training:
         self.forwards = self.bare_forwards = 0  # with a gradient, and without one in spite of labels
         self.labels: Any = None  # of the micro-batch that the Trainer works on
         self.losses: list[tuple[int, Any]] = []  # what the Trainer's own `training_step` gave, by steps done
+        self.own_loss: Any = None  # what the model gave for this micro-batch, and whether it was told how many tokens
+        self.own_losses: list[Any] = []  # beside each of `losses`
         self.start = movement.snapshot(models.unwrapped(model))
 
 
@@ -84,17 +86,37 @@ def _given(given: dict[str, Any]) -> None:
     """Keep the labels of the micro-batch: with a `compute_loss_func` the model itself is called without them."""
     if _Now.training is not None:
         inputs: Any = given.get("inputs")
+        _Now.training.own_loss = None
         _Now.training.labels = inputs.get("labels") if hasattr(inputs, "get") else None
 
 
 def _gave(token: object, loss: Any) -> None:
     training = _Now.training
-    if training is None or len(training.losses) >= _FIRST_BATCHES or getattr(loss, "numel", int)() != 1:
+    if training is None or len(training.losses) >= _FIRST_BATCHES:
         return
-    torch: Any = sys.modules["torch"]
-    if type(loss) is torch.Tensor and not (loss.is_cuda and torch.cuda.is_current_stream_capturing()):
-        copy = loss.detach().to("cpu", non_blocking=True) if loss.is_cuda else loss.detach().clone()
+    copy = _copied(loss)
+    if copy is not None:
         training.losses.append((_step_of(training), copy))
+        own = training.own_loss
+        training.own_losses.append(own if own and own[0] is not None else None)
+
+
+def _copied(loss: Any) -> Any:
+    """A loss on the CPU, or on its way there; None where it is no number, or can't be read now."""
+    torch: Any = sys.modules["torch"]
+    if type(loss) is not torch.Tensor or loss.numel() != 1 or loss.is_meta:
+        return None
+    if not loss.is_cuda:
+        return loss.detach().clone()
+    return None if torch.cuda.is_current_stream_capturing() else loss.detach().to("cpu", non_blocking=True)
+
+
+def model_gave(loss: Any) -> None:
+    """The loss that the model itself gave in the call that `received` asked it for."""
+    training = _Now.training
+    if training is not None and training.own_loss is not None:
+        copy = _copied(loss)
+        training.own_loss = None if copy is None else (copy, training.own_loss[1])
 
 
 def hook_callbacks(module: ModuleType) -> None:
@@ -155,8 +177,9 @@ def _trainer_begins(args: Any, state: Any, given: dict[str, Any]) -> None:
     facts.write(
         "training_begins", source="trainer", trainer=None if trainer is None else type(trainer).__name__,
         **_asked(args, state), **seen, **_optimizer(given.get("optimizer"), args),
-        collator=_name(getattr(trainer, "data_collator", None)), resumed=bool(state.global_step),
-        recompute=_recomputes(model), tokenizer=tokens.described(), **_model_at(training, model),
+        collator=_name(getattr(trainer, "data_collator", None)), sampler=_sampler(loader),
+        resumed=bool(state.global_step), recompute=_recomputes(model), tokenizer=tokens.described(),
+        **_model_at(training, model),
     )  # fmt: skip
     weights.trained(model)
 
@@ -202,6 +225,17 @@ def _optimizer(optimizer: Any, args: Any) -> dict[str, Any]:
 
 def _name(value: object) -> str | None:
     return None if value is None else getattr(value, "__name__", None) or type(value).__name__
+
+
+def _sampler(loader: Any) -> dict[str, Any] | None:
+    """What chooses the rows' order, and whether it may choose a row again before the others had their turn."""
+    for holder in (getattr(loader, "batch_sampler", None), loader):
+        while holder is not None and hasattr(holder, "batch_sampler") and holder is not loader:
+            holder = holder.batch_sampler  # one that shares batches among processes
+        own = getattr(holder, "sampler", None)
+        if own is not None:
+            return {"class": _name(own), "replacement": getattr(own, "replacement", None)}
+    return None
 
 
 def _recomputes(model: Any) -> bool:
@@ -278,6 +312,8 @@ def _told(training: _Training) -> dict[str, Any]:
     age = _Steps.age
     return {
         "forwards": training.forwards, "bare_forwards": training.bare_forwards, "first_losses": losses,
+        "own_losses": [[float(given), float(own[0]), own[1]]
+                       for (_, given), own in zip(training.losses, training.own_losses) if own is not None],
         "optimizer_age": None if age is None or not age[1] else [age[0], max(map(float, age[1]))],
     }  # fmt: skip
 
@@ -355,10 +391,15 @@ def _look_at(optimizer: Any) -> None:
 
 
 @facts.guarded("batches")
-def received(model: Any, arguments: dict[str, Any]) -> None:
-    """The model was given a batch to train on; before a loop's first step it may be the first one, or a probe."""
+def received(model: Any, arguments: dict[str, Any]) -> bool:
+    """The model was given a batch to train on; before a loop's first step it may be the first one, or a probe.
+
+    Returns whether the loss that it gives is wanted: of a Trainer's first micro-batches.
+    """
     training = _Now.training
     if training is not None:
+        is_wanted = training.source == "trainer" and len(training.losses) < _FIRST_BATCHES
+        training.own_loss = (None, arguments.get("num_items_in_batch") is not None) if is_wanted else None
         training.forwards += 1
         if training.labels is not None and arguments.get("labels") is None:
             arguments = {**arguments, "labels": training.labels}
@@ -370,7 +411,7 @@ def received(model: Any, arguments: dict[str, Any]) -> None:
             if batch is not None:
                 training.batches += 1
                 batches.write(batch)
-        return
+        return is_wanted
     model = models.unwrapped(model)
     known = _Now.waiting_model() if _Now.waiting_model is not None else None
     if known is not model:
@@ -383,6 +424,7 @@ def received(model: Any, arguments: dict[str, Any]) -> None:
         batch = batches.taken(model, arguments, with_texts=True, is_first=not _Now.waiting)
         if batch is not None:
             _Now.waiting.append(batch)
+    return False
 
 
 def without_gradient(model: Any, arguments: dict[str, Any]) -> None:

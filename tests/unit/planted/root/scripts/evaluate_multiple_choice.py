@@ -314,6 +314,10 @@ BEFORE: dict[str, Callable[[Run], object]] = {
     "lora_other_root": _other_root,
     "unknown_is_correct": lambda run: run.rows[1].update(predicted_answer="unknown", is_correct=True, response="…"),
     "unreadable": _answers(lambda n, row: "unknown", lambda n, a: "法律の問題は難しい。"),
+    "hedged_credited": _answers(
+        lambda n, row: "unknown" if n == 1 else row["correct_answer"],
+        lambda n, a: f"第{n + 1}条からは、a も b も考えられ、c や d とも言える。" + n * "どれも同じようである。",
+    ),
     "rambling": _answers(_same, lambda n, a: "選択肢 a と b と c を比べると、d も捨てがたい。"),
     "parser_artefact": _answers(lambda n, row: "a", lambda n, a: "An attorney may answer this."),
     "one_letter": _answers(lambda n, row: "a", lambda n, a: a),
