@@ -14,7 +14,7 @@ from steph.base import units
 from steph.base.messages import text
 from steph.base.terms import Cause, FitVerdict, StageId, Verdict
 from steph.memory.calibration import Calibration
-from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
+from steph.record.settings import ProductionTarget, TrainSettings
 from steph.record.values import Diagnosis, PredictedPeak, ProductionCall, Record
 from steph.tell import advice_views
 from steph.tell.advice import Reach, advise
@@ -136,8 +136,8 @@ def test_settings_given_up_here_are_taken_back_there() -> None:
     assert changed["--batch-size"] == ("1", "2")
 
 
-def test_the_two_commands_are_the_measured_ones_with_production_values() -> None:
-    """Model, output, lengths and counts are replaced; every other word stays as it was run here."""
+def test_an_older_record_s_commands_are_the_published_scripts_with_production_values() -> None:
+    """Model, output, lengths and counts are the production run's; every other word is as it was run here."""
     found = advise(factory.green_acceptance())
     train, evaluate = argv(found.train_call), argv(found.eval_call)
     assert train[:2] == ("python", "scripts/train_qwen_law_ft.py")
@@ -148,10 +148,22 @@ def test_the_two_commands_are_the_measured_ones_with_production_values() -> None
         "3",
         "2",
     ]
-    assert value_after(train, "--learning-rate") == "2e-4"
+    assert value_after(train, "--learning-rate") == "0.0002"
     assert value_after(evaluate, "--samples") == "140"
     assert value_after(evaluate, "--output") != factory.EVALUATION_JSON
     assert {"--no-rag", "--hf-load-in-4bit"} <= set(evaluate)
+
+
+def test_a_record_s_own_production_commands_are_given_as_they_are() -> None:
+    """They were made of its pipeline's description when it ran; a stranger's older record has none."""
+    record = factory.green_acceptance()
+    for stage, name in ((StageId.H2, "train_call"), (StageId.H3, "eval_call")):
+        last = record.stages[stage].attempts[-1]
+        own = ProductionCall(commands=(("trl", "sft"),))
+        with_own = with_stage(record, stage, attempts=(last.changed(production=own),))
+        assert getattr(advise(with_own), name) == own
+        foreign = with_stage(record, stage, attempts=(last.changed(argv=("trl", "sft")),))
+        assert getattr(advise(foreign), name) is None
 
 
 def test_the_step_limit_is_dropped_and_named() -> None:
@@ -365,16 +377,6 @@ def test_a_cpu_rehearsal_gives_no_time_and_no_go() -> None:
     assert "card" not in answers
     assert "受入(`pytest -m gpu`)" in decision(_without_findings(factory.rehearsal()))["first"]
     assert "VRAM は測っていない" in found.reach_sentence
-
-
-def test_a_flag_with_an_equals_sign_is_replaced_too() -> None:
-    """`--samples=3` of a pipeline's own command line becomes the production value."""
-    last = factory.evaluated(EvalSettings())
-    glued = (*(word for word in last.argv if word not in ("--samples", "3")), "--samples=3")
-    record = with_stage(factory.green_acceptance(), StageId.H3, attempts=(last.model_copy(update={"argv": glued}),))
-    command = argv(advise(record).eval_call)
-    assert value_after(command, "--samples") == "140"
-    assert "--samples=3" not in command
 
 
 def _going_to(record: Record, **changes: Any) -> Record:  # noqa: ANN401 - any field

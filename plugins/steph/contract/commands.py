@@ -76,12 +76,6 @@ def launched(python: str, launcher: Launcher, num_processes: int) -> tuple[str, 
             return (python, "-m", "accelerate.commands.launch", *several, "--num_processes", count, *ACCELERATE_FLAGS)
 
 
-def without_launcher(argv: Sequence[str], settings: TrainSettings | EvalSettings) -> tuple[str, ...]:
-    """The command of these settings as one process would run it."""
-    start = launched(argv[0], settings.launcher, settings.num_processes)
-    return (argv[0], *argv[len(start) :]) if tuple(argv[: len(start)]) == start else tuple(argv)
-
-
 def train_call(
     description: Description,
     place: Place,

@@ -107,12 +107,12 @@ def _with_settings(found: Advice, record: Record, settings: TrainSettings, evalu
     target, last = production.target_settings(settings, wanted), record.stages[StageId.H2].last_attempt
     return replace(
         found,
-        carry_over=production.carry_over(record, settings, target, evaluation),
+        carry_over=production.carry_over(settings, target, evaluation),
         change=production.changes(record, settings, target, evaluation),
         here=settings,
         target=target,
         train_call=production.train_call(record, target),
-        eval_call=production.eval_call(record),
+        eval_call=production.eval_call(record, evaluation),
         trained_here=last if production.is_production_model(record.model, wanted) else None,
         time=production.production_time(record, target),
     )

@@ -6,13 +6,14 @@ Takes a record whose H-2 and H-3 ended well, gives values; which settings are pr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from steph.base import units
 from steph.base.messages import phrase, text
 from steph.base.terms import StageId
-from steph.contract.commands import without_launcher
+from steph.contract import production as contract
+from steph.contract.description import Description
 from steph.memory.shapes import ShapeError, model_shape, parameter_count
 from steph.memory.trainers import TRAINERS
 from steph.plan.cards import card_by_name
@@ -21,9 +22,6 @@ from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import ModelChoice, ProductionCall, Record, StageResult
 
 SPEC_QUESTIONS = 140
-PRODUCTION_ADAPTER = "runs/qwen3_8b/direct_norag_4bit"
-PRODUCTION_EVALUATION = "results/evaluations/qwen3_8b_direct.json"
-REAL_DATASET = "datasets/lawqa_jp/data/selection.json"
 LOGGING_STEPS = 10
 WEIGHT_BYTES = 2  # a parameter in bf16 or fp16, as models are published
 LEAST_DOWNLOAD_BYTES = 100 << 20  # less says nothing of a line's speed
@@ -139,12 +137,9 @@ def final_evaluation(h3: StageResult | None) -> EvalSettings | None:
     return attempt.settings if attempt and isinstance(attempt.settings, EvalSettings) else None
 
 
-def carry_over(
-    record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings
-) -> tuple[Setting, ...]:
+def carry_over(here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Setting, ...]:
     """Give the settings of the attempts that ended well which the production run keeps."""
     trained, evaluated = text("production.trained"), text("production.evaluated")
-    argv = _argv(record, StageId.H2)
     rows = []
     if here.use_4bit and here.bnb_4bit_compute_dtype == there.bnb_4bit_compute_dtype:
         kinds = f"{here.bnb_4bit_quant_type} + {here.bnb_4bit_compute_dtype}"
@@ -154,8 +149,8 @@ def carry_over(
     lora = f"{here.lora_r} / {here.lora_alpha} / {here.lora_dropout:g}"
     rows += [
         Setting("--lora-r / --lora-alpha / --lora-dropout", lora, trained),
-        Setting("--learning-rate", _value_of(argv, "--learning-rate") or f"{here.learning_rate:g}", trained),
-        Setting("--warmup-ratio", _value_of(argv, "--warmup-ratio") or f"{here.warmup_ratio:g}", trained),
+        Setting("--learning-rate", f"{here.learning_rate:g}", trained),
+        Setting("--warmup-ratio", f"{here.warmup_ratio:g}", trained),
     ]
     if here.target_modules:
         rows.append(Setting("--target-modules", ",".join(here.target_modules), trained))
@@ -214,9 +209,9 @@ def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluatio
     halves = (here.mixed_precision or "", there.mixed_precision or "")
     rows.append(Change("--bnb-4bit-compute-dtype", here.bnb_4bit_compute_dtype, there.bnb_4bit_compute_dtype, no_bf16))
     rows.append(Change("--bf16 / --fp16", *halves, no_bf16))
-    steps = _value_of(_argv(record, StageId.H2), "--max-steps-override")
-    if steps:
-        rows.append(Change("--max-steps-override", steps, text("production.drop"), text("production.whole")))
+    last, limit = record.stages[StageId.H2].last_attempt, "--max-steps-override"
+    if last is not None and any(word.partition("=")[0] == limit for word in last.argv):
+        rows.append(Change(limit, str(here.max_steps), text("production.drop"), text("production.whole")))
     rows.append(Change("--samples", str(evaluation.samples), str(questions_of(record)), text("production.questions")))
     if any(file.is_sample for file in record.data):
         rows.append(Change(*(text(f"production.{word}") for word in ("data", "sample", "real_data", "not_sample"))))
@@ -318,96 +313,26 @@ def _rows_to_train(record: Record) -> int:
     return rows[0] if rows and is_real else questions_of(record)
 
 
-def _argv(record: Record, stage: StageId) -> tuple[str, ...]:
-    result = record.stages.get(stage)
-    attempt = result.last_attempt if result else None
-    if attempt is None or attempt.settings is None or not attempt.argv:
-        return attempt.argv if attempt else ()
-    return without_launcher(attempt.argv, attempt.settings)
-
-
-def _value_of(argv: Sequence[str], flag: str) -> str | None:
-    for at, word in enumerate(argv):
-        if word == flag and at + 1 < len(argv):
-            return argv[at + 1]
-        if word.startswith(f"{flag}="):
-            return word.removeprefix(f"{flag}=")
-    return None
-
-
 def train_call(record: Record, target: TrainSettings) -> ProductionCall | None:
     """Give the production training's command; None for an older record of another program than the published script."""
     attempt = record.stages[StageId.H2].last_attempt
-    return (attempt.production if attempt else None) or _as_call(_train_argv(record, target))
+    if attempt is None or attempt.production is not None or "--model-name" not in attempt.argv:
+        return attempt.production if attempt else None
+    return contract.production_training(Description(), _files(record), record.context.production.model, target)
 
 
-def eval_call(record: Record) -> ProductionCall | None:
+def eval_call(record: Record, evaluation: EvalSettings) -> ProductionCall | None:
     """Give the production evaluation's command, likewise."""
     attempt = record.stages[StageId.H3].last_attempt
-    return (attempt.production if attempt else None) or _as_call(_eval_argv(record))
+    if attempt is None or attempt.production is not None or "--hf-model-name" not in attempt.argv:
+        return attempt.production if attempt else None
+    model, in_4bit = record.context.production.model, evaluation.changed(load_in_4bit=True)
+    return contract.production_evaluation(Description(), _files(record), model, in_4bit, questions_of(record))
 
 
-def _as_call(argv: tuple[str, ...]) -> ProductionCall | None:
-    return ProductionCall(commands=(argv,)) if argv else None
-
-
-def _train_argv(record: Record, target: TrainSettings) -> tuple[str, ...]:
-    if "--model-name" not in _argv(record, StageId.H2):
-        return ()
+def _files(record: Record) -> contract.Files:
+    """The files of an older record's commands, which it does not have ready."""
+    real = {file.role: file.path for file in record.data if not file.is_sample}
     train_file = next((file.path for file in record.data if file.role == "train_file"), None)
-    return _rewritten(
-        _argv(record, StageId.H2),
-        {
-            "--model-name": record.context.production.model,
-            "--output-dir": PRODUCTION_ADAPTER,
-            **({"--train-file": train_file} if train_file else {}),
-            "--num-epochs": str(target.num_epochs),
-            "--batch-size": str(target.batch_size),
-            "--max-seq-length": str(target.max_seq_length),
-            "--gradient-accumulation-steps": str(target.gradient_accumulation_steps),
-            "--logging-steps": str(target.logging_steps),
-            "--bnb-4bit-compute-dtype": target.bnb_4bit_compute_dtype,
-            "--bnb-4bit-quant-type": target.bnb_4bit_quant_type,
-        },
-        switches=("--use-4bit",),
-        dropped=("--max-steps-override",),
-    )
-
-
-def _eval_argv(record: Record) -> tuple[str, ...]:
-    if "--hf-model-name" not in _argv(record, StageId.H3):
-        return ()
-    return _rewritten(
-        _argv(record, StageId.H3),
-        {
-            "--data": next((f.path for f in record.data if f.role == "dataset" and not f.is_sample), REAL_DATASET),
-            "--output": PRODUCTION_EVALUATION,
-            "--samples": str(questions_of(record)),
-            "--hf-model-name": record.context.production.model,
-            "--hf-lora-path": PRODUCTION_ADAPTER,
-        },
-        switches=("--hf-load-in-4bit",),
-        dropped=(),
-    )
-
-
-def _rewritten(
-    argv: Sequence[str], values: Mapping[str, str], switches: Sequence[str], dropped: Sequence[str]
-) -> tuple[str, ...]:
-    """Give a measured command with other values; the interpreter becomes the other machine's `python`."""
-    words: list[str] = ["python"]
-    rest = dict(values)
-    skip_value = False
-    for word in argv[1:]:
-        flag, _, glued = word.partition("=")
-        if skip_value:
-            skip_value = False
-        elif flag in dropped:
-            skip_value = not glued
-        elif flag in values:
-            words += [flag, rest.pop(flag)] if flag in rest else []
-            skip_value = not glued
-        else:
-            words.append(word)
-    words += [word for flag, value in rest.items() for word in (flag, value)]
-    return (*words, *(switch for switch in switches if switch not in words))
+    dataset = real.get("dataset", Description().paths.dataset)
+    return contract.Files(Path(record.context.pipeline_root), train_file=train_file, dataset=dataset)
