@@ -205,7 +205,7 @@ def _compare_machines(folder: Path, threshold: float, *, as_markdown: bool) -> i
 
 @app.command()
 def fit(
-    model: Annotated[str, typer.Option(help="a built-in name, a model folder, a config.json, or a name in the cache")],
+    model: Annotated[str, typer.Option(help="a Hub id or a common model's name, a model folder, or a config.json")],
     vram: Annotated[str | None, typer.Option(help="the card's memory, as in 20GiB")] = None,
     card: Annotated[str | None, typer.Option(help="the card's name instead, as in 'RTX 3080'")] = None,
     trainer: Trainer = None,
@@ -213,11 +213,23 @@ def fit(
     max_seq_length: Annotated[int | None, typer.Option(min=1, help="tokens of a row (default: a grid)")] = None,
     accumulation: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1, max=4096)] = 4,
     lora_r: Annotated[int, typer.Option(min=1, max=65536)] = 16,
-    target_modules: Annotated[str, typer.Option(help="names with commas between, or all")] = "q_proj,v_proj",
+    target_modules: Annotated[
+        str | None,
+        typer.Option(
+            help="names with commas between, all-linear, or a regular expression as peft takes it (default: q and v)"
+        ),
+    ] = None,
+    modules_to_save: Annotated[str, typer.Option(help="modules trained as a whole, with commas between")] = "",
+    dora: Annotated[bool, typer.Option("--dora", help="DoRA instead of LoRA")] = False,
     use_4bit: Annotated[bool, typer.Option("--use-4bit/--no-4bit")] = True,
+    bits: Annotated[int | None, typer.Option(help="of the base model: 4, 8 or 16")] = None,
     double_quant: Annotated[bool, typer.Option("--double-quant/--no-double-quant")] = True,
-    recompute: Annotated[str, typer.Option(help="gradient checkpointing: on or off")] = "on",
+    full_finetuning: Annotated[bool, typer.Option("--full-finetuning", help="all weights are trained")] = False,
+    recompute: Annotated[str | None, typer.Option(help="gradient checkpointing: on or off (default: on)")] = None,
     optimizer: Annotated[str, typer.Option(help="transformers' name of it")] = "adamw_torch",
+    packing: Annotated[bool, typer.Option("--packing", help="rows are packed, without padding")] = False,
+    cards: Annotated[int, typer.Option(min=1, max=1024, help="how many such cards share the run")] = 1,
+    sharing: Annotated[str, typer.Option(help="how they do: ddp, fsdp or zero3")] = "ddp",
     data: Annotated[
         str | None, typer.Option(help="a training file: its longest row and answer count, for trainer answer")
     ] = None,
@@ -226,57 +238,79 @@ def fit(
     ] = None,
     from_record: FromRecord = None,
     reports: Reports = Path("reports"),
+    pipeline_python: PythonOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
     language: Spoken = "ja",
 ) -> None:
-    """Predict a training run's GPU memory and say whether it fits a card; nothing is loaded or downloaded."""
+    """Predict a training run's GPU memory and say whether it fits a card; no weights are loaded or downloaded.
+
+    Common models are answered from a table, at once; others are counted by transformers and peft, in seconds and once.
+    """
+    from steph.conduct.foresight import Asked, subject
+    from steph.conduct.preparation import cache_dir
     from steph.memory import fit as fitting
-    from steph.memory.forecast import predict
-    from steph.memory.shapes import ShapeError, model_shape
-    from steph.memory.trainers import ASSUMED_TRAINER
+    from steph.memory.needs import SHARINGS
+    from steph.memory.shapes import ShapeError
+    from steph.memory.trainers import UNKNOWN_TRAINER
     from steph.plan.cards import card_by_name
     from steph.plan.options import OptionError, parse_size
+    from steph.run.counting import CountingError
+    from steph.run.inputs import InputError
     from steph.tell import memory_views
 
     if (vram is None) == (card is None):
         raise _failed("give either the card's memory with --vram, or its name with --card")
-    try:
-        shape = model_shape(model)
-    except ShapeError as error:
-        raise _failed(f"--model {error}") from error
+    if bits not in (None, 4, 8, 16):
+        raise _failed(f"--bits {bits}: allowed are 4, 8, 16")
+    if sharing not in SHARINGS:
+        raise _failed(f"--sharing {sharing}: allowed are {', '.join(SHARINGS)}")
     try:
         known = card_by_name(card) if card is not None else None
     except ValueError as error:
         raise _failed(f"--card {error}; or give its memory with --vram") from error
-    record = _calibration(reports, from_record, model, shape) if from_record is not None else None
-    kind = trainer or (record.trainer if record else ASSUMED_TRAINER)
+    saved = tuple(filter(None, map(str.strip, modules_to_save.split(","))))
+    python = pipeline_python or (".venv/bin/python" if Path(".venv/bin/python").is_file() else sys.executable)
+    try:
+        asked = Asked(target_modules, lora_r, saved, dora, python, cache_dir(), lambda line: typer.echo(line, err=True))
+        found = subject(model, asked)
+    except (ShapeError, CountingError, InputError, OSError) as error:
+        raise _failed(f"--model {error}") from error
+    record = _calibration(reports, from_record, model, found.shape) if from_record is not None else None
+    kind = trainer or (record.trainer if record else UNKNOWN_TRAINER)
     try:
         work = fitting.workload_of_options(
             kind,
-            target_modules,
+            found.targets,
             recompute,
             lora_r=lora_r,
             gradient_accumulation_steps=accumulation,
             optimizer=optimizer,
-            use_4bit=use_4bit,
+            use_4bit=use_4bit if bits is None else bits == 4,
+            use_8bit=bits == 8,
             double_quant=double_quant,
+            packing=packing,
+            dora=dora,
+            modules_to_save=saved,
+            adapter=found.adapter,
         )
-        found = fitting.fit(
+        answer = fitting.fit(
             model,
-            shape,
+            found.shape,
             work,
             known.usable_bytes if known else parse_size(vram or "", "--vram"),
+            fitting.Setting(kind, None if recompute is None else recompute == "on", cards, sharing),
             batches=(batch_size,) if batch_size else fitting.GRID_BATCHES,
             lengths=(max_seq_length,) if max_seq_length else fitting.GRID_LENGTHS,
             rows=fitting.rows_of(data, tokenizer, model) if data else None,
-            forecast=record.forecast if record else predict,
+            forecast=record.forecast if record else None,
+            trains_all=full_finetuning,
         )
     except (fitting.FitError, OptionError) as error:
         raise _failed(str(error)) from error
     if as_json:
-        return typer.echo(memory_views.fit_json(found, known))
-    basis = memory_views.fit_basis(record, kind, shape) if record else ""
-    return typer.echo(memory_views.fit_text(found, known, basis))
+        return typer.echo(memory_views.fit_json(answer, known))
+    basis = memory_views.fit_basis(record, kind, found.shape) if record else ""
+    return typer.echo(memory_views.fit_text(answer, known, basis))
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

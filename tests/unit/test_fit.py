@@ -27,12 +27,13 @@ from typer.testing import CliRunner
 PLUGINS = Path(__file__).parents[2] / "plugins"
 QUESTION = ("fit", "--model", "Qwen/Qwen3-8B", "--vram", "20GiB")
 ONE = ("--batch-size", "2", "--max-seq-length", "1024")
+BESIDE = {"basis", "host_memory_gib", "disk_gib", "changes", "larger_card"}
 KEYS = {"peak_allocated_gib", "peak_reserved_gib", "total_gib", "low_gib", "high_gib", "verdict", "terms"}
 
 
 def _ask(*words: str) -> tuple[int, str]:
     with speaking("en"):  # and the command's own choice ends with it
-        result = CliRunner().invoke(app, list(words), env={"STEPH_LANGUAGE": "en"})
+        result = CliRunner().invoke(app, list(words), env={"STEPH_LANGUAGE": "en", "HF_HUB_OFFLINE": "1"})
     return result.exit_code, result.output
 
 
@@ -41,10 +42,12 @@ def test_json_has_the_promised_keys() -> None:
     status, text = _ask(*QUESTION, *ONE, "--trainer", "answer", "--json")
     found = json.loads(text)
     assert status == 0
-    assert found.keys() == KEYS
+    assert found.keys() == KEYS | BESIDE | {"largest"}
     assert sum(found["terms"].values()) == pytest.approx(found["total_gib"], abs=0.001)
     assert found["verdict"] == "fits"
-    grid = json.loads(_ask(*QUESTION, "--json")[1])["grid"]
+    whole = json.loads(_ask(*QUESTION, "--trainer", "full", "--json")[1])
+    grid = whole["grid"]
+    assert whole.keys() == BESIDE | {"grid", "largest"}
     assert all(row.keys() == KEYS | {"batch_size", "max_seq_length"} for row in grid)
 
 
@@ -57,12 +60,13 @@ def test_the_plain_trainer_needs_the_rented_card_and_the_other_does_not() -> Non
 
 def test_without_a_setting_the_whole_grid_is_shown() -> None:
     """Every batch and length has its verdict, and the largest that fits is one of those that fit."""
-    found = json.loads(_ask(*QUESTION, "--json")[1])
+    question = (*QUESTION, "--trainer", "full")
+    found = json.loads(_ask(*question, "--json")[1])
     verdicts = {(row["batch_size"], row["max_seq_length"]): row["verdict"] for row in found["grid"]}
     assert set(verdicts.values()) == {"fits", "too_close", "does_not_fit"}
     largest = found["largest"]
     assert verdicts[largest["batch_size"], largest["max_seq_length"]] == "fits"
-    text = _ask(*QUESTION)[1]
+    text = _ask(*question)[1]
     assert f"--batch-size {largest['batch_size']} --max-seq-length {largest['max_seq_length']}" in text
 
 
@@ -75,9 +79,10 @@ def test_a_config_file_is_enough(tmp_path: Path) -> None:
 
 def test_lora_on_all_projections_and_other_settings_count() -> None:
     """Each setting that costs memory raises the total."""
-    base = json.loads(_ask(*QUESTION, *ONE, "--json")[1])["total_gib"]
+    question = (*QUESTION, *ONE, "--trainer", "full", "--json")
+    base = json.loads(_ask(*question)[1])["total_gib"]
     for more in (("--target-modules", "all"), ("--lora-r", "64"), ("--no-double-quant",)):
-        assert json.loads(_ask(*QUESTION, *ONE, *more, "--json")[1])["total_gib"] > base
+        assert json.loads(_ask(*question, *more)[1])["total_gib"] > base
 
 
 @pytest.mark.parametrize(

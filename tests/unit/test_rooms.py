@@ -27,7 +27,7 @@ ENTRIES = (
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 INJECTED = SUITE / "child" / "inject"
 OTHER_INTERPRETERS = {
-    SUITE / "child" / name for name in ("twin.py", "twin_config.py", "twin_tokenizer.py", "checkup.py")
+    SUITE / "child" / name for name in ("twin.py", "twin_config.py", "twin_tokenizer.py", "checkup.py", "count.py")
 }
 
 
@@ -79,7 +79,7 @@ def test_every_module_has_a_place_in_the_order() -> None:
 
 
 def test_only_what_runs_in_another_interpreter_imports_the_pipelines_packages() -> None:
-    """torch and its company are imported by the twin maker and the doctor's checkup alone, processes of their own."""
+    """torch and its company: the twin maker, the counter and the doctor's checkup alone, processes of their own."""
     found = {path for path in MODULES if HEAVY & {name.split(".")[0] for name in _imports(path)}}
     assert found <= OTHER_INTERPRETERS
     assert SUITE / "child" / "twin.py" in found

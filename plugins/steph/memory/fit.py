@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from steph.base.messages import Message, say
+from steph.base.terms import FitVerdict, TrainerName
 from steph.contract.answers import RowLengths, row_lengths
-from steph.memory.forecast import Forecast, largest_fitting, predict
-from steph.memory.shapes import TINY, ModelShape, linear_shapes
-from steph.memory.trainers import TRAINERS, Workload
+from steph.memory import needs
+from steph.memory.forecast import Forecast, floor_bytes, largest_fitting, predict, predict_any
+from steph.memory.shapes import TINY, ModelShape, linear_shapes, parameter_count
+from steph.memory.trainers import ASSUMED_TRAINER, TRAINERS, UNKNOWN_TRAINER, AdapterCount, Workload
+from steph.plan.cards import CARDS
 
 ALL_LINEAR = tuple(linear_shapes(TINY))
 GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
+UNKNOWN = "unknown"  # the verdict where nothing that was measured says anything
+Point = tuple[int, int]  # batch size, max_seq_length
 
 
 class FitError(ValueError):
@@ -22,22 +28,63 @@ class FitError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """How a run is meant, beside the settings of one step; `recompute` is None where nobody said."""
+
+    trainer: str
+    recompute: bool | None = None
+    cards: int = 1
+    sharing: needs.Sharing = "ddp"
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nobody said how the program uses memory."""
+        return self.trainer == UNKNOWN_TRAINER
+
+
+@dataclass(frozen=True, slots=True)
 class Fit:
-    """Forecasts by (batch size, max_seq_length) on one card, and the largest of them that surely fits."""
+    """Forecasts by (batch size, max_seq_length) on one card, and the largest of them that surely fits.
+
+    `reasons`: why nothing is known, and then there are no forecasts, only `floor_bytes`, which no run can do without.
+    `basis`: what the answer rests on. `change`: what makes it fit, where it does not surely. `by_trainer`: what each
+    known trainer would take, of a single setting where nobody named one.
+    """
 
     model: str
     vram_bytes: int
-    forecasts: dict[tuple[int, int], Forecast]
-    largest: tuple[int, int] | None
+    setting: Setting
+    work: Workload
+    forecasts: dict[Point, Forecast]
+    largest: Point | None
+    reasons: tuple[Message, ...]
+    basis: tuple[Message, ...]
+    floor_bytes: int
+    host: needs.HostNeeds | None
+    change: needs.Change | None = None
+    larger_card: str = ""
+    by_trainer: Mapping[str, Forecast] = field(default_factory=dict)
+
+    def verdict(self, forecast: Forecast) -> str:
+        """The verdict of one forecast."""
+        return str(forecast.verdict(self.vram_bytes))
+
+    @property
+    def unforeseen_verdict(self) -> str:
+        """The verdict where there is no forecast: only what is too large for sure is said."""
+        return str(FitVerdict.DOES_NOT_FIT) if self.floor_bytes > self.vram_bytes else UNKNOWN
 
 
-def workload_of_options(trainer: str, target_modules: str, recompute: str, **settings: Any) -> Workload:  # noqa: ANN401 - Workload's own fields
+def workload_of_options(trainer: str, targets: Sequence[str], recompute: str | None, **settings: Any) -> Workload:  # noqa: ANN401 - Workload's own fields
     """The options as a workload of one row; raises FitError naming an option whose value is not allowed."""
-    for option, value, allowed in (("recompute", recompute, ("on", "off")), ("trainer", trainer, tuple(TRAINERS))):
-        if value not in allowed:
-            raise FitError(f"--{option} {value}: allowed are {', '.join(allowed)}")
-    names = ALL_LINEAR if target_modules == "all" else tuple(name.strip() for name in target_modules.split(","))
-    return Workload(trainer, 1, 1, target_modules=names, recompute=recompute == "on", **settings)
+    if recompute not in (None, "on", "off"):
+        raise FitError(f"--recompute {recompute}: allowed are on, off")
+    if trainer not in (*TRAINERS, UNKNOWN_TRAINER):
+        raise FitError(f"--trainer {trainer}: allowed are {', '.join((*TRAINERS, UNKNOWN_TRAINER))}")
+    kind = ASSUMED_TRAINER if trainer == UNKNOWN_TRAINER else trainer
+    # an unknown program may do either where nobody says that it recomputes
+    recomputes = recompute == "on" if trainer == UNKNOWN_TRAINER else recompute != "off"
+    return Workload(kind, 1, 1, target_modules=tuple(targets), recompute=recomputes, **settings)
 
 
 def rows_of(data: str, tokenizer: str | None, model: str) -> RowLengths:
@@ -57,25 +104,99 @@ def fit(
     shape: ModelShape,
     work: Workload,
     vram_bytes: int,
+    setting: Setting,
     *,
     batches: Sequence[int] = GRID_BATCHES,
     lengths: Sequence[int] = GRID_LENGTHS,
     rows: RowLengths | None = None,
-    forecast: Callable[[ModelShape, Workload], Forecast] = predict,
+    forecast: Callable[[ModelShape, Workload], Forecast] | None = None,
+    trains_all: bool = False,
 ) -> Fit:
     """Forecast every batch size and length; `work` gives the other settings.
 
     Rows are as long as the length and answers direct ones, except where `rows` is given and the trainer pads to the
-    longest row only. Micro-batches are not fused. `forecast`: how a record predicts. Raises FitError.
+    longest row only. Micro-batches are not fused. `forecast`: how a record predicts. `trains_all`: there is no LoRA,
+    and only what all weights and the optimizer's states take is known. Raises FitError.
     """
-    forecasts = {}
-    for length in lengths:
-        for batch in batches:
-            point = replace(work, batch_size=batch, width=length)
-            if rows is not None and not work.kind.pads_to_maximum:
-                point = point.of_rows(rows.longest, rows.longest_answer)
-            try:
-                forecasts[batch, length] = forecast(shape, point)
-            except ValueError as error:
-                raise FitError(str(error)) from error
-    return Fit(model, vram_bytes, forecasts, largest_fitting(forecasts, vram_bytes))
+
+    def foresee(point: Workload) -> Forecast:
+        return _forecast(shape, point, setting, forecast)
+
+    def at(batch: int, length: int) -> Workload:
+        point = replace(work, batch_size=batch, width=length)
+        is_filled = work.kind.pads_to_maximum or work.packing
+        return point if rows is None or is_filled else point.of_rows(rows.longest, rows.longest_answer)
+
+    if trains_all:
+        parameters = parameter_count(shape)
+        work = replace(work, use_4bit=False, use_8bit=False, adapter=AdapterCount(0, whole=parameters))
+    reasons = needs.unknown_reasons(shape, work, trains_all=trains_all)
+    asked = at(max(batches), max(lengths))
+    least = floor_bytes(shape, replace(asked, trainer=TrainerName.TRL), trains_all=trains_all)
+    if setting.cards > 1 and setting.sharing != "ddp":
+        least //= setting.cards
+    if reasons:
+        host = None if needs.is_unmeasured_optimizer(work.optimizer) else needs.host_needs(shape, asked, setting.cards)
+        return Fit(model, vram_bytes, setting, work, {}, None, reasons, (), least, host)
+    try:
+        forecasts = {(batch, length): foresee(at(batch, length)) for length in lengths for batch in batches}
+        whole = {(batch, length): foresee(at(batch, length)) for length in GRID_LENGTHS for batch in GRID_BATCHES}
+        host = needs.host_needs(shape, asked, setting.cards)
+    except ValueError as error:
+        raise FitError(str(error)) from error
+    basis = _basis(shape, asked, setting, is_measured=forecast is not None)
+    largest = largest_fitting(forecasts | whole if len(forecasts) == 1 else forecasts, vram_bytes)
+    found = Fit(model, vram_bytes, setting, work, forecasts, largest, (), basis, least, host)
+    if setting.is_unknown and len(forecasts) == 1:
+        ways = {name: replace(asked, trainer=name, recompute=setting.recompute is not False) for name in TRAINERS}
+        found = replace(found, by_trainer={name: predict(shape, way) for name, way in ways.items()})
+    return _with_change(found, at(min(batches), min(lengths)), foresee)
+
+
+def _forecast(
+    shape: ModelShape,
+    work: Workload,
+    setting: Setting,
+    measured: Callable[[ModelShape, Workload], Forecast] | None,
+) -> Forecast:
+    if measured is not None:
+        found = measured(shape, work)
+    elif setting.is_unknown:
+        found = predict_any(shape, work, recompute=True if work.recompute else setting.recompute)
+    else:
+        found = predict(shape, work)
+    if needs.estimate_reasons(shape, work, setting.trainer):
+        found = needs.widened(found, needs.ESTIMATE_ERROR)
+    return needs.shared(found, shape, setting.cards, setting.sharing) if setting.cards > 1 else found
+
+
+def _basis(shape: ModelShape, work: Workload, setting: Setting, *, is_measured: bool) -> tuple[Message, ...]:
+    """What the answer rests on: the trainer's points, calibrated or not, and what is an estimate."""
+    if setting.is_unknown:
+        lines = [say("fit.basis.unknown", trainers=list(TRAINERS))]
+    else:
+        row = TRAINERS[setting.trainer]
+        lines = [say("fit.basis.trainer", trainer=setting.trainer, points=row.marked_points)]
+    if not is_measured:
+        lines.append(say("fit.basis.uncalibrated"))
+    lines += needs.estimate_reasons(shape, work, setting.trainer)
+    if setting.cards > 1:
+        lines.append(say(f"fit.basis.{setting.sharing}", cards=setting.cards))
+    return tuple(lines)
+
+
+def _with_change(found: Fit, smallest: Workload, foresee: Callable[[Workload], Forecast]) -> Fit:
+    """The answer with what makes the smallest of its settings fit, or a card on which it does."""
+    now = foresee(smallest)
+    if now.verdict(found.vram_bytes) is FitVerdict.FITS:
+        return found
+
+    def fits(work: Workload) -> Forecast | None:
+        forecast = foresee(work)
+        return forecast if forecast.verdict(found.vram_bytes) is FitVerdict.FITS else None
+
+    change = needs.changes(smallest, fits, is_known=not found.setting.is_unknown)
+    by_size = sorted(CARDS.values(), key=lambda card: card.usable_bytes)
+    larger = (card.name for card in by_size if now.verdict(card.usable_bytes) is FitVerdict.FITS)
+    card = next(larger, "")
+    return replace(found, change=change, larger_card=card)

@@ -10,12 +10,12 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from steph.base.messages import phrase
+from steph.base.messages import say
 from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.memory import terms
 from steph.memory.shapes import ModelShape, parameter_parts
-from steph.memory.trainers import TRAINERS, Workload
+from steph.memory.trainers import HALF, TRAINERS, Workload
 from steph.record.values import PredictedPeak
 
 # The reference pipeline leaves this share of what it may use free when it decides on recompute and fusing
@@ -89,7 +89,7 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
     Raises ValueError naming a target module or optimizer that is not known, or a family whose layers no formula gives.
     """
     if not shape.family.is_measured:
-        raise ValueError(phrase("fit.unknown.family", type=shape.model_type))
+        raise ValueError(say("fit.unknown.family", type=shape.model_type))
     lines = _lines(shape, work, constants)
     # an offset below zero can't take more than there is
     allocated = max(0, _sum_bytes([term for term in lines if term.at_peak]))
@@ -136,18 +136,28 @@ def _spanning(every: Sequence[Forecast]) -> Forecast:
     return replace(every[0], low_bytes=low, high_bytes=high)
 
 
-def floor_bytes(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS) -> int:
+def floor_bytes(shape: ModelShape, work: Workload, *, trains_all: bool = False) -> int:
     """What no run of this can do without: the weights, what is trained with its optimizer's state, and the context.
 
-    Experts are counted at 4 bits where the base is, since not every program leaves them as transformers 5 does.
+    Experts are counted as the base is, since not every program leaves them in 16 bits as transformers 5 does.
+    `trains_all`: weights in 16 bits, the optimizer's state, and the largest gradient, since some programs free each
+    gradient as soon as it is used.
     """
-    experts = parameter_parts(shape).experts
+    parts = parameter_parts(shape)
+    context = BUILT_IN_CONSTANTS.context_bytes
+    state = 0.0
+    with contextlib.suppress(ValueError):  # an optimizer or a target that nobody knows takes something, too
+        state = 0.0 if work.optimizer.startswith("paged_") else terms.optimizer_bytes(shape, work)
+    if trains_all:
+        halved = 0.5 if work.optimizer in terms.MOMENTS_AS_WEIGHTS else 1.0
+        return round(HALF * (parts.total + parts.embedding) + halved * state + context)
     weights = terms.linear_bytes(shape, work) + terms.embedding_bytes(shape, work) + terms.norm_bytes(shape, work)
     if work.use_4bit or work.use_8bit:
-        weights -= experts * (work.activation_bytes - (0.5 if work.use_4bit else 1))
-    with contextlib.suppress(ValueError):  # an optimizer or a target that nobody knows takes something, too
-        weights += terms.lora_bytes(shape, work)
-    return round(weights + constants.context_bytes)
+        experts = parts.experts + (0 if shape.family.is_measured else shape.more_parameters)
+        weights -= experts * (HALF - (0.5 if work.use_4bit else 1))
+    with contextlib.suppress(ValueError):
+        weights += terms.trained_bytes(shape, work)
+    return round(weights + state + context)
 
 
 def moving_bytes(shape: ModelShape, work: Workload) -> int:

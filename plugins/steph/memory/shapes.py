@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -217,6 +218,33 @@ def shape_from_config(config: object) -> ModelShape:
         qkv_bias=FAMILIES[str(model_type)].qkv_bias,
         max_position_embeddings=_positive(config, "max_position_embeddings"),
     )
+
+
+def shape_of_counts(found: Mapping[str, Any]) -> ModelShape:
+    """The shape of a model that transformers has counted (`child/count.py`).
+
+    Of a family whose layers the formulas give, with what they do not give beside; else everything is beside, and its
+    `model_type` is one that no family has.
+    """
+    kinds = Counter({Linear(name, inputs, outputs, 1): count for name, inputs, outputs, count in found["linears"]})
+    sizes: dict[str, Any] = {name: found["sizes"].get(name) or 0 for name in (*_SIZES, "max_position_embeddings")}
+    heads = sizes["num_attention_heads"]
+    sizes["num_key_value_heads"] = sizes["num_key_value_heads"] or heads
+    sizes["head_dim"] = sizes["head_dim"] or sizes["hidden_size"] // max(1, heads)
+    model_type, is_tied = str(found["model_type"]), not found["head"]
+    bias = FAMILIES.get(model_type, COUNTED).qkv_bias
+    shape = ModelShape(model_type, **sizes, tie_word_embeddings=is_tied, qkv_bias=bias)
+    if shape.family.is_measured and found["embedding"] == shape.vocab_size * shape.hidden_size:
+        rest = kinds.copy()
+        rest.subtract({replace(linear, count=1): linear.count for linear in linears(shape)})
+        more = tuple(replace(kind, count=count) for kind, count in rest.items() if count > 0)
+        shape = replace(shape, more_linears=more)
+        beside = found["parameters"] - parameter_count(shape)
+        if min(rest.values(), default=0) >= 0 and beside >= 0:
+            return replace(shape, more_parameters=beside)
+    whole = tuple(replace(kind, count=count) for kind, count in kinds.items())
+    shape = replace(shape, model_type=f"{model_type} (counted)", qkv_bias=False, more_linears=whole)
+    return replace(shape, more_parameters=max(0, found["parameters"] - parameter_count(shape)))
 
 
 # others are counted by transformers: their config.json leaves too much to defaults

@@ -1,0 +1,114 @@
+"""Counts a model by transformers and peft in the pipeline's interpreter, and keeps the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steph.base.files import UnreadableError, read_json_object
+from steph.base.messages import Message, say
+from steph.memory.shapes import ModelShape, shape_of_counts
+from steph.memory.trainers import AdapterCount
+from steph.run.hub_query import is_offline
+
+SCRIPT = Path(__file__).parents[1] / "child" / "count.py"
+FORMAT = 1  # counted up when the same question would have another answer
+TIMEOUT_SECONDS = 120
+HUB_SECONDS = 10.0
+
+
+class CountingError(Exception):
+    """The model can't be counted; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A model's shape, and LoRA's parameters and the modules that it is on where an adapter was asked about."""
+
+    shape: ModelShape
+    adapter: AdapterCount | None = None
+    modules: tuple[str, ...] = ()
+
+
+def hub_config(name: str, cache: Path) -> Path:
+    """The config.json of a model on the Hub, asked for once and kept; raises CountingError, also while offline."""
+    kept = cache / "configs" / f"{name.replace('/', '--')}.json"
+    if kept.is_file():
+        return kept
+    if is_offline():
+        raise CountingError(say("fit.no_config", model=name, error="HF_HUB_OFFLINE"))
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils._headers import build_hf_headers
+
+    try:
+        url = hf_hub_url(name, "config.json")
+        answer = get_session().get(url, headers=build_hf_headers(), timeout=HUB_SECONDS, follow_redirects=True)
+        answer.raise_for_status()
+        found = json.loads(answer.text)
+    except Exception as error:  # whatever the network, the Hub or the file does
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CountingError(say("fit.no_config", model=name, error=lines[0])) from error
+    _keep(kept, found)
+    return kept
+
+
+def counted(
+    config: Path, adapter: dict[str, Any] | None, *, python: str, cache: Path, tell: Callable[[Message], object]
+) -> Counted:
+    """Count by `child/count.py`, or take the answer that is kept; `tell` hears before it takes seconds.
+
+    `adapter`: arguments of peft.LoraConfig. Raises CountingError, OSError where `config` can't be read.
+    """
+    kept = cache / "counts" / f"{_key(config, adapter, python)}.json"
+    try:
+        found = read_json_object(kept)
+    except (UnreadableError, OSError):
+        tell(say("fit.counting", config=str(config), python=python))
+        found = _run(config, adapter, python)
+        with contextlib.suppress(OSError):  # it costs the next question its seconds alone
+            _keep(kept, found)
+    lora = found.get("adapter")
+    if lora is None:
+        return Counted(shape_of_counts(found))
+    count_of = AdapterCount(lora["lora"], lora["magnitude"], lora["whole"])
+    return Counted(shape_of_counts(found), count_of, tuple(lora["modules"]))
+
+
+def _key(config: Path, adapter: dict[str, Any] | None, python: str) -> str:
+    """What makes two questions the same: the configuration, the adapter, and the packages that answer."""
+    home = Path(python).parent.parent
+    packages = [folder.stat().st_mtime_ns for folder in sorted(home.glob("lib/python*/site-packages"))]
+    contents = [FORMAT, config.read_text(encoding="utf-8"), adapter, str(home), packages]
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
+
+def _run(config: Path, adapter: dict[str, Any] | None, python: str) -> dict[str, Any]:
+    command = [python, str(SCRIPT), "--config", str(config)]
+    command += ["--adapter", json.dumps(adapter)] if adapter is not None else []
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
+    try:
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CountingError(say("fit.not_counted", config=str(config), error=error)) from error
+    if ended.returncode != 0:
+        lines = ended.stderr.strip().splitlines() or [str(ended.returncode)]
+        raise CountingError(say("fit.not_counted", config=str(config), error=lines[-1]))
+    found: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
+    return found
+
+
+def _keep(path: Path, found: dict[str, Any]) -> None:
+    """Write an answer down, whole or not at all; raises OSError where the cache can't be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(found), encoding="utf-8")
+    new.replace(path)
