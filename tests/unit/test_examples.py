@@ -27,6 +27,7 @@ from test_figures import boxes
 
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("*/runs"))
 JAPANESE = re.compile("[\u3000-\u30ff\u4e00-\u9fff\uff01-\uff60]")
+ENGLISH_SENTENCE = re.compile(r"(?:\b[a-z]{2,}\b[ ,]+){4,}")
 MADE_HERE = re.compile(r"/home/(?!user\b)\w+|/Users/|/root\b|\bhf_[A-Za-z]{10}|GPU-(?!0{8}-)[0-9a-f]{8}-")
 
 examples = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -64,9 +65,11 @@ def test_an_example_is_what_its_record_renders_to(folder: Path, tmp_path: Path) 
 
 @examples
 def test_no_message_of_an_example_is_left_in_the_other_language(folder: Path) -> None:
-    """No Japanese in the English page; every heading of the Japanese one has some, and the tables match."""
+    """No Japanese in the English page, no English sentence in the Japanese one, whose headings all have some; tables match."""
     english, japanese = (page_of(folder, language).read_text(encoding="utf-8") for language in ("en", "ja"))
     assert JAPANESE.findall(english) == []
+    told = re.sub(r"(?s)^(`{3,}).*?^\1|`[^`\n]*`|<code>.*?</code>|<!--.*?-->", "", japanese, flags=re.M)
+    assert [line for line in told.splitlines() if ENGLISH_SENTENCE.search(line)] == []
     headings, theirs = (re.findall(r"^#+ (.+)$", text, re.M) for text in (english, japanese))
     assert len(headings) == len(theirs) > 10
     assert [heading for heading in theirs if not JAPANESE.search(heading)] == []
