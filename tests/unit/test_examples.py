@@ -65,7 +65,7 @@ def test_an_example_is_what_its_record_renders_to(folder: Path, tmp_path: Path) 
 
 @examples
 def test_no_message_of_an_example_is_left_in_the_other_language(folder: Path) -> None:
-    """No Japanese in the English page, no English sentence in the Japanese one, whose headings all have some; tables match."""
+    """No Japanese in the English page, no English sentence in the other, whose headings all have some; tables match."""
     english, japanese = (page_of(folder, language).read_text(encoding="utf-8") for language in ("en", "ja"))
     assert JAPANESE.findall(english) == []
     told = re.sub(r"(?s)^(`{3,}).*?^\1|`[^`\n]*`|<code>.*?</code>|<!--.*?-->", "", japanese, flags=re.M)
