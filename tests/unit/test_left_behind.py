@@ -71,3 +71,25 @@ def test_an_adapter_that_changes_before_h3_blocks_it(tmp_path: Path) -> None:
     h3 = bench.record().stages[StageId.H3]
     assert h3.verdict is Verdict.BLOCKED
     assert "sha256不一致" in str(h3.explanation)
+
+
+@pytest.mark.parametrize(
+    ("stage", "script", "place"),
+    [
+        (StageId.H2, "train_qwen_law_ft.py", "    run.train()\n"),
+        (StageId.H3, "evaluate_multiple_choice.py", "    result = run.result()\n"),
+    ],
+)
+def test_a_program_that_goes_on_as_a_daemon_has_not_done_its_work(
+    tmp_path: Path, stage: StageId, script: str, place: str
+) -> None:
+    """Its first process ends at once with status 0, and what works on is ended with it: nothing of it counts."""
+    bench = make_bench(tmp_path)
+    path = bench.root / "scripts" / script
+    text = path.read_text(encoding="utf-8")
+    assert text.count(place) == 1
+    path.write_text(
+        text.replace(place, f"    import os, time\n    if os.fork(): os._exit(0)\n    time.sleep(60)\n{place}")
+    )
+    assert bench.run()[0] == 1
+    assert bench.record().verdict_of(stage) is Verdict.FAIL

@@ -507,7 +507,9 @@ def _updates_check(seen: Seen) -> Check:
     told = [*shares, *filter(None, (lost, forgotten))]
     if not told:
         return UPDATES_SEEN.check(True, "sound", steps=max(len(rates), len(norms)))
-    dead = bool(lost) or any(share == 1 and what != "no_number" for what, share in wrong)
+    dead = bool(lost) or any(
+        share > MOST_LOST_SHARE if what == "skipped" else share == 1 and what != "no_number" for what, share in wrong
+    )
     return UPDATES_SEEN.check(False, "wrong", troubles=told, severity=None if dead else WARN)
 
 

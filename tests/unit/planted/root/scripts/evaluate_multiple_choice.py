@@ -521,6 +521,9 @@ SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
     "prompt_retyped": _asked_as_recorded(lambda prompt: prompt.replace("前提となる", "前堤となる")),
     "prompt_line_lost": _asked_as_recorded(lambda prompt: prompt.replace("\n条文を引用せずに答えること。", "")),
     "prompt_recorded": _asked_as_recorded(lambda prompt: prompt),
+    "last_copied": lambda run: setattr(
+        run, "said", lambda n, row: row["response"] if n < 2 else "d" if row["response"] == "c" else "c"
+    ),
     "letters_of_key": lambda run: setattr(run, "said", lambda n, row: "d" if row["response"] == "c" else "c"),
 }
 NO_ADAPTER: dict[str, Any] = {"adapters": [], "layers": 0, "scaling": [], "sha256": None}

@@ -55,6 +55,7 @@ SAID_BEFORE: dict[str, tuple[int, str]] = {  # defect: how often a line is print
         "`use_cache=True` is incompatible with gradient checkpointing. Setting `use_cache=False`.\n"
         "INFO: set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid torch.OutOfMemoryError: CUDA out of "
         "memory\nINFO skipping of batches with nan loss is enabled\n"
+        "INFO loss is nan guard enabled\nEpoch 1:  10%|#         | 1/10 [00:01<00:09, val_loss=nan]\n"
         "OVERFLOW! Rank 0 Skipping step. Attempted loss scale: 65536, reducing to 32768\n"
         "Retrying in 1s [Retry 1/5].\nLoRAの追加設定ファイルが見つからないので既定値を使います",
     ),
@@ -472,6 +473,7 @@ WITNESSED: dict[str, dict[str, Any]] = {
     "rate_zero": {"logged": {"learning_rate": 0.0}},
     "hardly_moved": {"training_ends": {"lora_b": {"total": 2, "moved": 2, "zero": 0, "max_abs": 1e-6}}},
     "few_updates": {"training_ends": {"optimizer_steps": 4}},
+    "some_updates_lost": {"training_ends": {"optimizer_steps": 7}},
     "never_stepped": {"training_ends": {"optimizer_steps": 0, "lora_b": {"total": 2, "moved": 0, "zero": 2}}},
     "saved_halfway": {"model_saved": {"step": 5, "in_training": True}},
     "rewritten_after": {"model_saved": {"sha256": "0" * 64}},
