@@ -420,7 +420,8 @@ def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
     if asked.mixed_precision and begins.precision:
         pairs.append((say("witness.precision"), {begins.precision}, asked.mixed_precision))
     if begins.learning_rate is not None:
-        same = math.isclose(begins.learning_rate, asked.learning_rate, rel_tol=RATE_TOLERANCE)
+        rates = (begins.learning_rate, *(begins.learning_rates or ()))  # LoRA+ has a higher one for the B matrices
+        same = any(math.isclose(rate, asked.learning_rate, rel_tol=RATE_TOLERANCE) for rate in rates)
         shown = f"{asked.learning_rate if same else begins.learning_rate:g}"
         pairs.append((say("witness.learning_rate"), {shown}, f"{asked.learning_rate:g}"))
     decay = seen.begins.weight_decay

@@ -208,6 +208,7 @@ class TrainingBegins(ModelFact):
     steps_due: int | None = None
     epochs_due: float | None = None
     learning_rate: float | None = None
+    learning_rates: tuple[float, ...] | None = None  # of all groups of parameters
     schedule: str | None = None
     warmup_steps: float | None = None
     weight_decay: float | None = None

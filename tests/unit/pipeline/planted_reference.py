@@ -117,6 +117,19 @@ TRAININGS = (
         broken="adapter_moved updates_seen",
     ),
     planted(
+        "B matrices learn four times as fast, as with LoRA+",
+        (
+            METRICS,
+            STEPS,
+            "\n    def create_optimizer(self, *model):\n        made = super().create_optimizer(*model)\n"
+            "        fast = [one for name, one in self.model.named_parameters() if '.lora_B.' in name]\n"
+            "        (first, *_) = made.param_groups\n        known = set(map(id, fast))\n"
+            "        first['params'] = [one for one in first['params'] if id(one) not in known]\n"
+            "        made.add_param_group({**first, 'params': fast, 'lr': 4 * first['lr']})\n"
+            f"        return made\n{STEPS}",
+        ),
+    ),
+    planted(
         "an optimizer that does nothing",
         (
             METRICS,

@@ -126,8 +126,12 @@ def test_axolotl_goes_from_its_example_to_a_green_report(tiny_model: Path, tmp_p
         (more("neat_packing: true"),),
         (more("val_size: 0.1\neval_strategy: epoch\nper_device_eval_batch_size: 2"),),
         (settings("lora_target: all", "lora_target: q_proj,v_proj"), more("use_rslora: true")),
+        (more("mask_history: true\nenable_thinking: false"),),
+        (more("neftune_noise_alpha: 5\nlength_column_name: length\ntrain_sampling_strategy: group_by_length"),),
+        (more("loraplus_lr_ratio: 16.0"),),
     ],
-    ids=["conversations", "packing", "packing without contamination", "rows held out", "targets and rsLoRA"],
+    ids=["conversations", "packing", "packing without contamination", "rows held out", "targets and rsLoRA",
+         "history masked", "rows by length and noise", "LoRA+"],
 )  # fmt: skip
 def test_a_sound_variant_of_llamafactory_is_accused_of_nothing(
     edits: tuple[Edit, ...], tiny_model: Path, tmp_path: Path

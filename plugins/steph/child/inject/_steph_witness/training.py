@@ -212,7 +212,10 @@ def _asked(args: Any, state: Any) -> dict[str, Any]:
 
 
 def _optimizer(optimizer: Any, args: Any) -> dict[str, Any]:
-    """The optimizer's class, its largest rate at the start and weight decay, which may be others than the arguments."""
+    """The optimizer's class, its largest rate at the start and weight decay, which may be others than the arguments.
+
+    Its groups of parameters may have rates of their own, as with LoRA+.
+    """
     inner = getattr(optimizer, "optimizer", optimizer)
     rates = [group.get("initial_lr", group.get("lr")) for group in getattr(inner, "param_groups", ())]
     known = [float(rate) for rate in rates if isinstance(rate, (int, float))]
@@ -220,7 +223,12 @@ def _optimizer(optimizer: Any, args: Any) -> dict[str, Any]:
     decays = [group.get("weight_decay") for group in getattr(inner, "param_groups", ())]
     decays = [float(decay) for decay in decays if isinstance(decay, (int, float))]
     decay = max(decays) if decays else getattr(args, "weight_decay", None)
-    return {"optimizer": _name(inner), "learning_rate": rate, "weight_decay": decay}
+    return {
+        "optimizer": _name(inner),
+        "learning_rate": rate,
+        "learning_rates": sorted({*known})[:8],
+        "weight_decay": decay,
+    }
 
 
 def _name(value: object) -> str | None:
