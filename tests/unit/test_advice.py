@@ -471,6 +471,14 @@ def test_the_upper_end_of_the_interval_chooses_the_card(peak_gib: float, high_gi
     assert decided.rent is (Rent.YES if card else Rent.NO_CARD)
 
 
+@pytest.mark.parametrize(("high_gib", "is_said"), [(15.0, False), (35.0, True)])
+def test_a_wide_range_that_asks_for_a_larger_card_is_explained(high_gib: float, is_said: bool) -> None:
+    """Who reads that 14 GiB need 80 is told where the reason stands; the time is said of the card that is named."""
+    answers = decision(_without_findings(factory.green_acceptance()), _of_peak(14, high_gib))
+    assert ("この幅が広い理由は「StepHまとめ」にあります。" in answers["card"]) is is_said
+    assert ("A100 40GB の速さは測っていません" in answers["time"]) is is_said
+
+
 @pytest.mark.parametrize("absurd", [math.nan, math.inf, -math.inf, 1e300, -5.0])
 def test_what_is_no_time_was_not_measured(absurd: float) -> None:
     """Of a log that says NaN, or of a clock that was set: no figure, no cost, and the report is whole."""

@@ -474,7 +474,7 @@ def test_under_a_cap_the_process_is_held_against_it_not_the_card() -> None:
     capped = with_stage(green, StageId.H2, attempts=(measured,)).model_copy(
         update={"context": green.context.model_copy(update={"vram_cap_bytes": 3 << 30})}
     )
-    assert any("このプロセスで 2.00 GiB / 3.00 GiB(余り 1.00 GiB、" in sentence for sentence in sentences(capped))
+    assert any("最大 2.00 GiB で、3.00 GiB まで 1.00 GiB 余りました" in sentence for sentence in sentences(capped))
 
 
 def test_a_capped_cards_limit_lies_above_what_was_in_use_before() -> None:

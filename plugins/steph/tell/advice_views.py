@@ -16,6 +16,8 @@ from steph.tell.decision import Decision, Rent, decide
 from steph.tell.markdown import Markdown, code, fence, inline, joined, prose, said, table
 from steph.tell.production import ProductionTime
 
+WIDE = 1.5  # the upper end of an interval that asks for a reason, as a multiple of the peak
+
 
 def decision(record: Record, advice: Advice) -> tuple[Markdown, ...]:
     """Answer what a person who pays for the card asks: whether to rent, which card, how long, and what first."""
@@ -24,7 +26,7 @@ def decision(record: Record, advice: Advice) -> tuple[Markdown, ...]:
     answers = {
         "rent": _rent_words(record, advice, decided),
         "card": _card_to_rent(advice, decided),
-        "cost" if has_price else "time": _hours(advice),
+        "cost" if has_price else "time": _hours(advice, decided),
         "first": _first(record, advice, decided),
     }
     return tuple(
@@ -51,12 +53,14 @@ def _card_to_rent(advice: Advice, decided: Decision) -> Message:
         return NOTHING
     figures = {"peak": units.gib(peak.peak_bytes), "high": units.gib(peak.high_bytes)}
     need = say("advice.need.measured" if peak.is_measured else "advice.need.predicted", model=model, **figures)
+    if peak.high_bytes > WIDE * peak.peak_bytes:
+        need = say("advice.need.wide", need=need)
     if decided.size is None:
         return say("advice.card_to_rent.none", need=need)
     return say("advice.card_to_rent", card=decided.size.name, usable=units.gib(decided.size.usable_bytes), need=need)
 
 
-def _hours(advice: Advice) -> Message:
+def _hours(advice: Advice, decided: Decision) -> Message:
     """How long and for how much, as far as it was measured."""
     time, target = advice.time, advice.destination
     if advice.blockers:
@@ -69,7 +73,8 @@ def _hours(advice: Advice) -> Message:
     if time.download_seconds is not None:
         parts.insert(0, say("advice.hours.download", time=units.about_duration(time.download_seconds)))
     cost = NOTHING if time.cost is None else say("advice.hours.cost", cost=time.cost, currency=target.currency)
-    speed = say("advice.hours.here") if advice.is_production_card else say("advice.hours.elsewhere", card=target.card)
+    card = decided.size.name if decided.size else target.card
+    speed = say("advice.hours.here") if advice.is_production_card else say("advice.hours.elsewhere", card=card)
     return say("advice.hours", whole=whole, parts=parts, cost=cost, speed=speed)
 
 
