@@ -57,11 +57,12 @@ docs: setup
 	.venv/bin/python -m steph.judge.catalog en docs/checks.en.md
 	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py ja docs/causes.md
 	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py en docs/causes.en.md
-	.venv/bin/python -m steph.doctor.catalog docs/doctor.en.md
 	.venv/bin/python -m steph.record.schema docs/record.schema.json
 	.venv/bin/python -m steph.tell.machine_summary docs/summary.schema.json
 	.venv/bin/python -m steph.key_tables
-	PYTHONPATH=tests/unit .venv/bin/python -m planted docs/planted-traps.md
+	PYTHONPATH=tests/unit .venv/bin/python -m planted ja docs/planted-traps.md
+	PYTHONPATH=tests/unit .venv/bin/python -m planted en docs/planted-traps.en.md
+	.venv/bin/python tools/examples.py
 
 lint: setup
 	.venv/bin/ruff check .

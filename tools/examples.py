@@ -3,8 +3,8 @@
     python tools/examples.py                    # every page of reports/examples, in Japanese and in English
     python tools/examples.py RECORD NAME        # first takes a run's record (its folder) as the example NAME
 
-A record is taken with its journal and its memory samples alone. The card's serial number and the state of git are
-replaced; how each record was made stands in reports/examples/README.md.
+A record is taken with its journal and its memory samples alone. The card's serial number, the kernel's build and the
+state of the clone are taken out; how each record was made stands in reports/examples/README.md.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ KEPT = ("events.jsonl", "*/vram.txt")
 MASKED = (
     (re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "GPU-00000000-0000-0000-0000-000000000000"),
     (re.compile(r'"(branch|commit)": "[^"]*"'), r'"\1": null'),
+    (re.compile(r'"steph": "[^"]*", '), ""),
+    (re.compile(r'("os": "\w+ [\d.]+)[^"]*"'), r'\1"'),
 )
 
 

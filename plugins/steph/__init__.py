@@ -1,3 +1,3 @@
 """StepH: a pytest-based hardware acceptance suite for QLoRA fine-tuning pipelines."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,8 +1,7 @@
-"""The keys of `steph.toml` and of profiles as Markdown tables, read off the models that validate them.
+"""The tables of the documentation: keys of `steph.toml` and of profiles, read off their models; the doctor's checks.
 
-`python -m steph.key_tables` rewrites the tables between their marks in docs/steph-toml.en.md and docs/profiles.en.md,
-the placeholders and presets of `steph.toml` too; the text around them stays. A key's meaning is the string below it in
-its model.
+`python -m steph.key_tables` rewrites what stands between the marks of PAGES, and nothing around it. A key's meaning is
+the string below it in its model. In a Japanese page it is what docs/ja.po says for that string.
 """
 
 from __future__ import annotations
@@ -14,22 +13,25 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from babel.messages.pofile import read_po
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from steph.contract.description import Description
 from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES
 from steph.contract.presets import preset_names, preset_text
+from steph.doctor import catalog
 from steph.plan.settings import Profile, Within
 from steph.record.settings import EvalSettings, TrainSettings
 
 TABLES: Mapping[str, type[BaseModel]] = {"steph.toml": Description, "profile": Profile}
-PAGES = ("docs/steph-toml.en.md", "docs/profiles.en.md")
+PAGES = tuple(f"docs/{name}{end}" for name in ("steph-toml", "profiles", "doctor") for end in (".md", ".en.md"))
+Translate = Callable[[str], str]  # of an English phrase, the words of the page's language
 _BLOCK = re.compile(r"(<!-- keys: (?P<name>[\w.]+) -->\n).*?(<!-- keys end -->)", re.S)
 _HIDDEN = {("path",), ("sha256",)}  # of a profile: which file it was
 
@@ -38,17 +40,36 @@ class MeaningError(ValueError):
     """A key has no string below it that says what it means; the message names it."""
 
 
-def page(text: str) -> str:
+def translation_of(page: Path) -> Translate:
+    """What turns a phrase into the page's language; it raises MeaningError for one that docs/ja.po does not have."""
+    if page.name.endswith(".en.md"):
+        return str
+    with (page.parent / "ja.po").open("rb") as file:
+        words = {str(message.id): str(message.string) for message in read_po(file, locale="ja") if message.id}
+
+    def translated(phrase: str) -> str:
+        if not words.get(phrase):
+            raise MeaningError(f"docs/ja.po: no Japanese for {phrase!r}")
+        return words[phrase]
+
+    return translated
+
+
+def page(text: str, translate: Translate = str) -> str:
     """A page with all its tables as the models have them now; KeyError for a table that nobody knows."""
 
     def block(match: re.Match[str]) -> str:
-        made = {"placeholders": placeholder_table, "presets": preset_blocks}.get(match["name"])
-        return f"{match[1]}\n{made() if made else table(TABLES[match['name']])}\n{match[3]}"
+        made = {"placeholders": placeholder_table, "doctor": catalog.sections}.get(match["name"])
+        if match["name"] == "presets":
+            content = preset_blocks()
+        else:
+            content = made(translate) if made else table(TABLES[match["name"]], translate)
+        return f"{match[1]}\n{content}\n{match[3]}"
 
     return _BLOCK.sub(block, text)
 
 
-def placeholder_table() -> str:
+def placeholder_table(translate: Translate = str) -> str:
     """One row a placeholder: its name, in which sections it may stand, its meaning."""
     train, evaluate = (
         {**TRAIN_NAMES, **_strings_below(TrainSettings)},
@@ -57,9 +78,9 @@ def placeholder_table() -> str:
     rows = []
     for name in dict.fromkeys((*train, *evaluate)):
         where = [section for section, known in (("train", train), ("evaluate", evaluate)) if name in known]
-        said = (train.get(name) or evaluate[name]).rstrip(".")
+        said = translate(train.get(name) or evaluate[name]).rstrip(".。")
         rows.append(f"| `{{{name}}}` | {', '.join(f'`[{section}]`' for section in where)} | {said} |\n")
-    return "| placeholder | in | stands for |\n|---|---|---|\n" + "".join(rows)
+    return _head(translate, "placeholder", "in", "stands for") + "".join(rows)
 
 
 def preset_blocks() -> str:
@@ -67,10 +88,14 @@ def preset_blocks() -> str:
     return "\n".join(f"### `{name}`\n\n```toml\n{preset_text(name)}```\n" for name in preset_names())
 
 
-def table(model: type[BaseModel]) -> str:
+def table(model: type[BaseModel], translate: Translate = str) -> str:
     """One row a key, dotted from the file's top, with what is allowed, the default and the meaning."""
-    head = "| key | allowed | default | meaning |\n|---|---|---|---|\n"
-    return head + "".join(_row(way) for way in _ways(model) if tuple(step.name for step in way) not in _HIDDEN)
+    ways = (way for way in _ways(model) if tuple(step.name for step in way) not in _HIDDEN)
+    return _head(translate, "key", "allowed", "default", "meaning") + "".join(_row(way, translate) for way in ways)
+
+
+def _head(translate: Translate, *names: str) -> str:
+    return f"| {' | '.join(map(translate, names))} |\n|{'---|' * len(names)}\n"
 
 
 @dataclass(frozen=True)
@@ -111,16 +136,18 @@ def _inner_model(field: FieldInfo) -> type[BaseModel] | None:
     return next((c for c in candidates if inspect.isclass(c) and issubclass(c, BaseModel)), None)
 
 
-def _row(way: Way) -> str:
+def _row(way: Way, translate: Translate) -> str:
     step = way[-1]
-    default = "required" if step.field.is_required() else _value(step.field.get_default(call_default_factory=True))
+    default = (
+        translate("required") if step.field.is_required() else _value(step.field.get_default(call_default_factory=True))
+    )
     whole = step.model.model_json_schema()
     schema = whole["properties"][step.name]
     cells = (
         f"`{'.'.join(step.shown for step in way)}`",
-        _allowed(schema, whole.get("$defs", {})),
+        _allowed(schema, whole.get("$defs", {}), translate),
         default,
-        meaning(way),
+        translate(meaning(way)),
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
@@ -133,20 +160,22 @@ def _value(default: object) -> str:
     return f"`{json.dumps(default, ensure_ascii=False)}`"
 
 
-def _allowed(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+def _allowed(schema: Mapping[str, Any], definitions: Mapping[str, Any], translate: Translate) -> str:
     if "anyOf" in schema:
-        return _allowed(next(option for option in schema["anyOf"] if option.get("type") != "null"), definitions)
+        given = next(option for option in schema["anyOf"] if option.get("type") != "null")
+        return _allowed(given, definitions, translate)
     if "$ref" in schema:
-        return _allowed(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+        return _allowed(definitions[schema["$ref"].rpartition("/")[2]], definitions, translate)
     if "enum" in schema:
         return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
-    words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
+    if schema["type"] == "boolean":
+        return "`true`, `false`"
+    words = {"string": "text", "integer": "whole number", "number": "number", "object": "table of texts"}
     if schema["type"] == "array":
         inner = schema["items"]["type"]
-        return "list of lists of texts" if inner == "array" else f"list of {words[inner]}s"
-    if schema["type"] == "object":
-        return "table of texts"
-    return words[schema["type"]] + (", not empty" if "minLength" in schema else "") + _bounds(schema)
+        return translate("list of lists of texts" if inner == "array" else f"list of {words[inner]}s")
+    kind = words[schema["type"]] + (", not empty" if "minLength" in schema else "")
+    return translate(kind) + _bounds(schema)
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:
@@ -182,4 +211,5 @@ def _strings_below(model: type) -> dict[str, str]:
 if __name__ == "__main__":
     for name in sys.argv[1:] or PAGES:
         path = Path(name)
-        path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")
+        made = page(path.read_text(encoding="utf-8"), translation_of(path))
+        path.write_text(made, encoding="utf-8")

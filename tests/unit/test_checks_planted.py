@@ -98,7 +98,8 @@ def test_the_generated_tables_are_current() -> None:
     assert (DOCS / "checks.en.md").read_text(encoding="utf-8") == checks_markdown("en")
     assert (DOCS / "causes.md").read_text(encoding="utf-8") == causes_markdown("ja")
     assert (DOCS / "causes.en.md").read_text(encoding="utf-8") == causes_markdown("en")
-    assert (DOCS / "planted-traps.md").read_text(encoding="utf-8") == planted_markdown()
+    assert (DOCS / "planted-traps.md").read_text(encoding="utf-8") == planted_markdown("ja")
+    assert (DOCS / "planted-traps.en.md").read_text(encoding="utf-8") == planted_markdown("en")
 
 
 def test_the_stand_in_knows_text_by_the_same_digits() -> None:

@@ -9,7 +9,7 @@ import pytest
 import record_factory as factory
 from steph.base.messages import verbatim
 from steph.base.terms import Cause
-from steph.doctor import catalog, machine, software
+from steph.doctor import machine, software
 from steph.doctor.catalog import CATALOG
 from steph.doctor.facts import (
     Busy,
@@ -35,7 +35,6 @@ from steph.plan.settings import builtin_profiles, load_profile
 from steph.record.values import RejectedCandidate
 
 GIB = 1 << 30
-DOCS = Path(__file__).parents[2] / "docs"
 CARD = factory.device()
 PYTHON = "/home/user/steph/.venv/bin/python"
 PACKAGES: dict[str, str | None] = {
@@ -230,11 +229,6 @@ def test_every_row_of_the_table_has_facts_that_lead_to_it() -> None:
     """No trouble stands in the table, and so in the documentation, that nothing can lead to."""
     rows = {f"{kind.id}.{trouble.key}" for kind in CATALOG for trouble in kind.troubles}
     assert rows - ASKED == set(CASES)
-
-
-def test_the_documentation_is_what_the_table_generates() -> None:
-    """docs/doctor.en.md is current."""
-    assert (DOCS / "doctor.en.md").read_text(encoding="utf-8") == catalog.markdown()
 
 
 def test_sound_facts_are_ok_in_every_check() -> None:

@@ -26,9 +26,10 @@ from steph.tell.report import parts
 from test_figures import boxes
 
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("*/runs"))
+ON_A_CARD = [folder for folder in FOLDERS if list(folder.glob("runs/*/*/vram.txt"))]
 JAPANESE = re.compile("[\u3000-\u30ff\u4e00-\u9fff\uff01-\uff60]")
 ENGLISH_SENTENCE = re.compile(r"(?:\b[a-z]{2,}\b[ ,]+){4,}")
-MADE_HERE = re.compile(r"/home/(?!user\b)\w+|/Users/|/root\b|\bhf_[A-Za-z]{10}|GPU-(?!0{8}-)[0-9a-f]{8}-")
+MADE_HERE = re.compile(r"/home/(?!user\b)\w+|/Users/|/root\b|\bhf_[A-Za-z]{10}|GPU-(?!0{8}-)[0-9a-f]{8}-|Linux [\d.]+-")
 
 examples = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
@@ -56,7 +57,7 @@ def test_an_example_is_what_its_record_renders_to(folder: Path, tmp_path: Path) 
         kept = page_of(folder, language)
         assert kept.read_bytes() == made.read_bytes(), "write the examples again: python tools/examples.py"
         pictures = re.findall(r"\]\((figures/[^)]+)\)", kept.read_text(encoding="utf-8"))
-        assert len(pictures) >= 2
+        assert len(pictures) >= (2 if folder in ON_A_CARD else 1)
         assert {unquote(picture) for picture in pictures} == {
             f"figures/{file.name}" for file in (kept.parent / "figures").iterdir()
         }
@@ -83,7 +84,7 @@ def test_no_message_of_an_example_is_left_in_the_other_language(folder: Path) ->
 def test_an_example_gives_nobody_away(folder: Path) -> None:
     """No home, token or serial number of the machine that it was made on, and nothing but what a report needs."""
     files = [path for path in (folder / "runs").rglob("*") if path.is_file()]
-    assert {path.name for path in files} - {"lock", "record.json"} == {"events.jsonl", "vram.txt"}
+    assert {path.name for path in files} - {"lock", "record.json", "vram.txt"} == {"events.jsonl"}
     for path in files:
         assert MADE_HERE.findall(path.read_text(encoding="utf-8")) == [], path
 
@@ -107,7 +108,7 @@ def test_a_record_is_taken_masked(tmp_path: Path) -> None:
         take(tmp_path, "new", tmp_path / "examples")
 
 
-@examples
+@pytest.mark.parametrize("folder", ON_A_CARD, ids=lambda folder: folder.name)
 def test_no_prediction_excludes_what_was_measured(folder: Path) -> None:
     """Of any attempt that ended well, nor of the production run where the record trained it."""
     record = read_record(record_folders(folder / "runs")[0])
@@ -136,16 +137,18 @@ def test_no_words_of_a_picture_overlap(folder: Path, language: Language) -> None
     samples = [VramSample(moment, used) for moment, used in read_samples(runs)]
     with speaking(language):
         drawn = draw(record, samples)
-    assert set(drawn) == {"loss", "vram"}
+    assert set(drawn) == ({"loss", "vram"} if folder in ON_A_CARD else {"loss"})
     for svg in drawn.values():
         found = boxes(svg)
         assert found
         assert [(one.words, other.words) for one, other in combinations(found, 2) if one.overlaps(other)] == []
     h2 = record.stages[StageId.H2]
     count = len((*h2.attempts, *h2.deep_attempts, *h2.calibration_attempts))
-    assert len(set(re.findall(r"H-2 #\d+|(?<=>)#\d+", drawn["vram"]))) == count
+    if folder in ON_A_CARD:
+        assert len(set(re.findall(r"H-2 #\d+|(?<=>)#\d+", drawn["vram"]))) == count
 
 
 def test_there_are_examples() -> None:
-    """One with an OOM walked down, and the production model on a small card."""
-    assert {folder.name for folder in FOLDERS} >= {"oom-walked-down", "qwen3-8b-on-10gb"}
+    """An OOM walked down, the production model in a small memory, a real model, and TRL with lm_eval."""
+    assert [folder.name for folder in FOLDERS] == ["oom-walked-down", "qwen3-8b-on-10gb", "smollm2", "trl"]
+    assert [folder.name for folder in ON_A_CARD] == ["oom-walked-down", "qwen3-8b-on-10gb"]

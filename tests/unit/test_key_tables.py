@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
+from babel.messages.pofile import read_po
 from pydantic import BaseModel
 from steph.contract.description import Description
-from steph.key_tables import PAGES, TABLES, MeaningError, page, table
+from steph.key_tables import PAGES, TABLES, MeaningError, page, table, translation_of
 
 CLONE = Path(__file__).parents[2]
 
@@ -17,8 +19,23 @@ CLONE = Path(__file__).parents[2]
 def test_the_published_tables_are_current(name: str) -> None:
     """`PYTHONPATH=plugins python -m steph.key_tables` would change nothing."""
     text = (CLONE / name).read_text(encoding="utf-8")
-    assert page(text) == text
+    assert page(text, translation_of(CLONE / name)) == text
     assert "<!-- keys: " in text
+
+
+def test_the_japanese_of_the_tables_is_whole() -> None:
+    """docs/ja.po has each phrase of the English pages' tables and no other; code in a phrase stays as it is."""
+    asked: list[str] = []
+    for name in PAGES:
+        page((CLONE / name).read_text(encoding="utf-8"), lambda phrase: asked.append(phrase) or phrase)  # type: ignore[func-returns-value]
+    japanese = translation_of(CLONE / "docs" / "doctor.md")
+    with (CLONE / "docs" / "ja.po").open("rb") as file:
+        assert {str(message.id) for message in read_po(file) if message.id} == set(asked)
+    for phrase in asked:
+        assert set(re.findall(r"`[^`]+`", japanese(phrase))) == set(re.findall(r"`[^`]+`", phrase)), phrase
+    with pytest.raises(MeaningError, match="no Japanese for 'a phrase'"):
+        japanese("a phrase")
+    assert translation_of(CLONE / "docs" / "doctor.en.md")("a phrase") == "a phrase"
 
 
 def test_every_key_of_the_shipped_files_is_in_a_table() -> None:

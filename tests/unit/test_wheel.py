@@ -121,7 +121,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in LEFT_BY_RUNS:
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).write_text("not for others")
-    for code, place in ((SDIST, clone), (WHEEL, out / "unpacked" / "steph-0.1.0")):
+    for code, place in ((SDIST, clone), (WHEEL, out / "unpacked" / "steph-0.2.0")):
         built = python("-c", code, str(out), folder=place)
         assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = out.glob("*.whl")
@@ -151,7 +151,7 @@ def test_the_wheel_carries_the_whole_suite_and_nothing_that_a_run_left(site: Pat
     for name in listed():
         folder = next(folder for folder in CARRIED if name.startswith(f"{folder}/"))
         inside[f"{CARRIED[folder]}{name.removeprefix(folder)}"] = CLONE / name
-    assert {name for name in files(site) if not name.startswith("steph-0.1.0.dist-info/")} == set(inside)
+    assert {name for name in files(site) if not name.startswith("steph-0.2.0.dist-info/")} == set(inside)
     assert all((site / name).read_bytes() == source.read_bytes() for name, source in inside.items())
 
 

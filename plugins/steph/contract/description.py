@@ -213,7 +213,7 @@ class Train(Value):
     """How the training is called, and what it takes and leaves."""
 
     preset: str | None = None
-    """The preset that this section builds on: `lawqa` or `trl`."""
+    """The preset that this section builds on: `lawqa`, `trl`, `llamafactory`, `axolotl` or `unsloth`."""
     command: Command | None = None
     """The program and its arguments, word by word; no shell reads them. `{model}` and the other placeholders are
     filled in. A section with a command of its own takes nothing from a preset that it does not name."""
