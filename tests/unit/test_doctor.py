@@ -141,7 +141,12 @@ def test_the_doctors_own_process_never_loads_torch(tmp_path: Path) -> None:
     )
     environment = clean_environment() | {"PYTHONPATH": str(CLONE / "plugins")}
     done = subprocess.run(
-        [sys.executable, "-c", code, *of(bench)], env=environment, cwd=CLONE, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *of(bench), NO_PYTHON],
+        env=environment,
+        cwd=CLONE,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines()[-1] == "[]"
 

@@ -105,28 +105,10 @@ def test_one_step_of_the_reference_pipeline_does_what_its_flags_say(rehearsed: R
     assert {"step_unquantised", "step_output_only"} <= result.held
 
 
-@pytest.mark.usefixtures("rehearsed")
-def test_a_model_from_the_hub_is_downloaded_then_used_offline(tmp_path: Path, cache: Path) -> None:
-    """The first candidate is gone; the second is downloaded, named a substitute, trained and evaluated by its name."""
-    (twin,) = (cache / "twins").iterdir()
-    files = {path.name: path.read_bytes() for path in twin.iterdir() if path.is_file() and path.name != "twin.json"}
+def _shorter_profile(folder: Path, *candidates: str) -> Path:
+    """The CPU profile, with two steps and two questions, and these models of the Hub in the place of its twin."""
     text = (CLONE / "profiles" / "cpu.toml").read_text(encoding="utf-8").replace("twin = true", "twin = false")
-    profile = tmp_path / "hub.toml"
-    profile.write_text(text.replace('"steph/tiny-qwen2"', '"gone/model", "ok/tiny"'), encoding="utf-8")
-    with FakeHub({"ok/tiny": FakeModel(files=files)}) as hub:
-        home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}
-        found = _rehearse(tmp_path, str(profile), home)
-    assert overall(found.record) is Overall.DEGRADED
-    choice = found.record.stages[StageId.H1].model
-    assert choice is not None
-    assert (choice.name, choice.source, choice.automatic_substitute) == ("ok/tiny", "hub", True)
-    assert [candidate.name for candidate in choice.rejected] == ["gone/model"]
-    assert "--model-name ok/tiny" in found.report
-
-
-def _shorter_profile(folder: Path) -> Path:
-    """The CPU profile, with two steps and two questions."""
-    text = (CLONE / "profiles" / "cpu.toml").read_text(encoding="utf-8")
+    text = text.replace('["steph/tiny-qwen2"]', json.dumps(candidates))
     profile = folder / "short.toml"
     profile.write_text(text.replace("max_steps = 10", "max_steps = 2").replace("samples = 3", "samples = 2"), "utf-8")
     return profile
@@ -145,24 +127,28 @@ def _write_guest_data(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("rehearsed")
-def test_a_pipeline_without_a_description_rehearses_green_on_a_model_folder(tmp_path: Path, cache: Path) -> None:
+def test_a_pipeline_without_a_description_rehearses_on_a_model_of_the_hub(tmp_path: Path, cache: Path) -> None:
     """Another pipeline with the published one's habits passes, its flags read off `--help`, its traps named.
 
-    `--steph-model` names a folder that transformers wrote: it takes the place of the profile's twin.
+    The first candidate is gone; the second is downloaded, named a substitute, then used offline by its name. A model
+    folder in a twin's place is what two ranks train (test_two_ranks.py).
     """
     (twin,) = (cache / "twins").iterdir()
-    mine = shutil.copytree(twin, tmp_path / "my model", ignore=shutil.ignore_patterns("twin.json"))
+    files = {path.name: path.read_bytes() for path in twin.iterdir() if path.is_file() and path.name != "twin.json"}
     unused = tmp_path / "unused"
     _write_guest_data(tmp_path / "pipeline")
-    profile = str(_shorter_profile(tmp_path))
-    found = _rehearse(tmp_path, profile, {"STEPH_CACHE": str(unused)}, GUEST, more=("--steph-model", str(mine)))
-    assert overall(found.record) is Overall.PASSED
+    with FakeHub({"ok/tiny": FakeModel(files=files)}) as hub:
+        home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*", "STEPH_CACHE": str(unused)}
+        found = _rehearse(tmp_path, str(_shorter_profile(tmp_path, "gone/model", "ok/tiny")), home, GUEST)
+    assert overall(found.record) is Overall.DEGRADED
     choice = found.record.stages[StageId.H1].model
     assert choice is not None
-    assert (choice.name, choice.source) == (str(mine), "local")
+    assert (choice.name, choice.source, choice.automatic_substitute) == ("ok/tiny", "hub", True)
+    assert [candidate.name for candidate in choice.rejected] == ["gone/model"]
+    assert "--model-name ok/tiny" in found.report
+    assert "予行・受入ではない" in found.report
     assert not found.record.context.twin
     assert not unused.exists()
-    assert "予行・受入ではない" in found.report
     training, evaluation = (found.record.stages[stage] for stage in (StageId.H2, StageId.H3))
     assert "--max-steps-override" in training.attempts[-1].argv
     assert {check.id for check in evaluation.findings} >= {"model_names_agree"}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,10 @@ def commands_of_the_readmes() -> list[str]:
 
 
 def clone_to(folder: Path) -> Path:
-    """The files of this clone as git has them, and an environment that is ready; skips where this is no clone."""
+    """The files of this clone as git has them, compiled as they are here, and an environment that is ready.
+
+    Skips where this is no clone.
+    """
     if not (CLONE / ".git").exists():
         pytest.skip("what belongs to a clone is read from git")
     words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -71,8 +75,11 @@ def clone_to(folder: Path) -> Path:
     for name in names:
         if name and (CLONE / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(CLONE / name, folder / name)
-            shutil.copymode(CLONE / name, folder / name)
+            shutil.copy2(CLONE / name, folder / name)
+            compiled = Path(cache_from_source(str(CLONE / name)))
+            if name.endswith(".py") and compiled.is_file():  # it is of the same moment, which the copy keeps
+                (folder / name).with_name("__pycache__").mkdir(exist_ok=True)
+                shutil.copy2(compiled, (folder / name).with_name("__pycache__"))
     (folder / ".venv").mkdir()
     for entry in Path(sys.prefix).iterdir():
         if entry.name != ".ready":
