@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from app.core.startup import lean_imports
+from app.fast.startup import lean_imports
 
 from benchmarks.points import setting
 from benchmarks.records import GIB, Note, append
@@ -48,8 +48,8 @@ class Step:
 
     def __init__(self, options: Options) -> None:
         with lean_imports():
+            from app.fast.host_memory import set_recompute
             from app.training import run
-            from app.training.host_memory import set_recompute
             from app.training.settings import parse_settings
         shared = setting("B", tiny=options.tiny)
         script: Any = run

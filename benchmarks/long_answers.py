@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.core.startup import lean_imports
+from app.fast.startup import lean_imports
 from steph.memory.shapes import BUILT_IN, TINY, config_of
 
 from benchmarks.inputs import LARGE, TWIN_SCRIPT

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.core.startup import lean_imports
+from app.fast.startup import lean_imports
 from steph.memory.shapes import ModelShape, shape_from_config
 
 from benchmarks.flops import flops_per_row, lora_parameters, row_sizes

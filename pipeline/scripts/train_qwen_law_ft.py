@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from app.core.errors import PipelineError, exit_code_of
 from app.core.files import require_writable_place
 from app.core.model_source import require_model
-from app.core.startup import lean_imports
+from app.fast.startup import lean_imports
 from app.training.rows import read_rows
 from app.training.settings import TrainingSettings, parse_settings
 

@@ -13,10 +13,10 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from app.core.errors import PipelineError
 from app.core.ranks import gathered
+from app.fast.graphs import GraphedStep
+from app.fast.sampler import LengthGroupedRows
 from app.training.collator import labelled_tokens
-from app.training.graphs import GraphedStep
 from app.training.rows import IGNORED
-from app.training.sampler import LengthGroupedRows
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "safetensors")
 

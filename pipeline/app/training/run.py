@@ -16,16 +16,16 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 from app.core.errors import PipelineError
 from app.core.files import write_json_atomically
 from app.core.ranks import is_first, joined_ranks, note, rank_count
+from app.fast.graphs import BatchShape, FixedBatch, GraphedStep, why_not
+from app.fast.memory import largest_row, plan_steps, set_way
+from app.fast.plan import StepPlan
+from app.fast.sampler import with_filler
 from app.llm.chat_tokens import load_tokenizer
 from app.llm.loading import DTYPES, Quantization, load_base_model
 from app.training.answer_loss import CHUNK_POSITIONS, chunk_long_answers
 from app.training.collator import AnswerCollator
-from app.training.graphs import BatchShape, FixedBatch, GraphedStep, why_not
-from app.training.memory import largest_row, plan_steps, set_way
 from app.training.metrics import RecordingTrainer, StepRecorder, memory_metrics, reset_peak_memory, versions
-from app.training.plan import StepPlan
 from app.training.rows import EncodedRows, TrainingRow, encode_rows
-from app.training.sampler import with_filler
 from app.training.settings import TrainingSettings
 
 ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the head

@@ -220,7 +220,7 @@ def automatic(
     """The way a trainer that picks its own would run this on a card of that size: recompute and fusing by memory.
 
     The fastest way whose allocated peak leaves a tenth of what the allocator may use; where none does, the smallest.
-    Source: pipeline/app/training/plan.py.
+    Source: pipeline/app/fast/plan.py.
     """
     allowed = (vram_bytes - constants.context_bytes - KEPT_FREE_BYTES) * (1 - AUTOMATIC_HEADROOM_SHARE)
     fitting = (way for way in ways(work) if predict(shape, way, constants).peak_allocated_bytes <= allowed)

@@ -46,9 +46,9 @@ def rows() -> Rows:
 def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Step]:
     """Run one optimizer step in fp32 without dropout, and catch its gradients before they are used."""
     import torch
+    from app.fast.host_memory import set_recompute
     from app.llm.loading import fuse_norms
     from app.training.answer_loss import chunk_long_answers
-    from app.training.host_memory import set_recompute
     from app.training.metrics import RecordingTrainer, StepRecorder
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments

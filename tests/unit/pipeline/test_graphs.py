@@ -9,7 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     import torch
-    from app.training.graphs import GraphedStep
+    from app.fast.graphs import GraphedStep
 
 Batch = dict[str, Any]
 Make = Callable[..., "GraphedStep"]
@@ -50,8 +50,8 @@ def rows(*sizes: tuple[int, int]) -> list[dict[str, list[int]]]:
 def test_a_smaller_batch_in_the_fixed_one_gives_the_same_loss_and_gradients(tiny_model: Path, collator: Any) -> None:  # noqa: ANN401
     """Padding to the largest rows, width and answer changes nothing, after a larger batch has been there too."""
     import torch
-    from app.training.graphs import BatchShape, FixedBatch
-    from app.training.plan import LargestRow
+    from app.fast.graphs import BatchShape, FixedBatch
+    from app.fast.plan import LargestRow
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
@@ -97,8 +97,8 @@ def step(parameter: "torch.nn.Parameter") -> Callable[[Batch], "torch.Tensor"]:
 def graphed(parameter: "torch.nn.Parameter", collator: Any) -> Make:  # noqa: ANN401
     """A step whose clock and capture are made up; each pair of ticks is one timed step."""
     import torch
-    from app.training.graphs import BatchShape, FixedBatch, GraphedStep
-    from app.training.plan import LargestRow
+    from app.fast.graphs import BatchShape, FixedBatch, GraphedStep
+    from app.fast.plan import LargestRow
 
     def make(seconds: list[float], capture: Callable[..., Any], *, forced: bool = False) -> GraphedStep:
         def ticks() -> Iterator[float]:
@@ -189,7 +189,7 @@ def test_graphs_are_tried_only_where_a_step_can_be_one(
 ) -> None:
     """Each obstacle is named; without one there is no reason against."""
     import torch
-    from app.training.graphs import why_not
+    from app.fast.graphs import why_not
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     free = {"recompute": False, "micro_batches": 1, "ranks": 1, "half": False, "steps": 50}

@@ -4,7 +4,7 @@ import gc
 import sys
 
 import pytest
-from app.core.startup import lean_imports
+from app.fast.startup import lean_imports
 
 
 def test_the_compiler_is_asked_at_the_first_call_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,7 @@ def test_dropout_of_zero_is_no_operation(load: Load) -> None:
 def test_only_what_recompute_begins_from_goes_to_host_memory(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each layer's input and nothing else, and the gradients are the same."""
     import torch
-    from app.training.host_memory import set_recompute
+    from app.fast.host_memory import set_recompute
 
     batch, sent = batch_of(SIZES), []
 
@@ -250,7 +250,7 @@ def test_only_what_recompute_begins_from_goes_to_host_memory(load: Load, monkeyp
 def test_embeddings_in_host_memory_change_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same loss and gradients; there to stay, and never where the head shares the weight or ranks train together."""
     import torch
-    from app.training import host_memory
+    from app.fast import host_memory
 
     batch, model = batch_of(SIZES), load(Kind(), chunked=True)
     expected_loss, expected = loss_and_gradients(model, batch, "float32")

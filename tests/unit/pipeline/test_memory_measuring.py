@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from app.training.plan import GIB
+from app.fast.plan import GIB
 
 TOKENS, LABELS = 400, 3
 FREE_GIB, ALLOCATED_BYTES = 9.0, 1.5 * GIB
@@ -39,7 +39,7 @@ def made_up_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_plan_follows_the_measured_growth_and_the_memory_fraction(tiny_model: Path) -> None:
     """Probes give the growth, the fraction in force the limit, Adam's moments are counted; nothing stays behind."""
     import torch
-    from app.training.memory import cuda_room, measured_plan
+    from app.fast.memory import cuda_room, measured_plan
     from app.training.settings import parse_settings
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from app.training.plan import (
+from app.fast.plan import (
     GIB,
     Growth,
     HostChoice,
@@ -152,7 +152,7 @@ def test_only_divisors_of_the_accumulation_are_fused() -> None:
 
 def test_three_probes_give_back_the_growth_they_came_from() -> None:
     """Peaks that are linear in tokens and label positions are resolved into their three parts."""
-    from app.training.memory import growth_from_probes
+    from app.fast.memory import growth_from_probes
 
     growth = Growth(fixed_bytes=5e6, bytes_per_token=3e5, bytes_per_label=2e6)
     probes = [growth.peak_bytes(64, 4), growth.peak_bytes(192, 4), growth.peak_bytes(192, 192)]

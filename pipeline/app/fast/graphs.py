@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
+from app.fast.plan import LargestRow
 from app.training.collator import AnswerCollator, additive, round_up, visible_positions
-from app.training.plan import LargestRow
 from app.training.rows import IGNORED
 
 Batch = dict[str, Any]

@@ -10,9 +10,9 @@ import torch
 from peft import PeftModel
 
 from app.core.ranks import gathered, rank_count
+from app.fast.host_memory import move_embeddings_to_host, set_recompute
+from app.fast.plan import Growth, LargestRow, Room, StepPlan, Way, candidates, choose_plan, plan_without_measuring
 from app.training.collator import AnswerCollator, labelled_tokens
-from app.training.host_memory import move_embeddings_to_host, set_recompute
-from app.training.plan import Growth, LargestRow, Room, StepPlan, Way, candidates, choose_plan, plan_without_measuring
 from app.training.rows import IGNORED
 from app.training.settings import TrainingSettings
 

@@ -1,0 +1,1 @@
+"""What only speed and small memory need; training works the same without it."""
