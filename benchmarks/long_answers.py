@@ -144,7 +144,7 @@ class Trainings:
         self._options = options
         self._work: Path = options.work
         self._script: Any = run
-        self._chunk = run.chunk_long_answers
+        self._keep = run.keep_to_answers
         self._base = SharedBase(run.load_base_model, run.get_peft_model)
         self._script.load_base_model, self._script.get_peft_model = self._base.load, self._base.adapt
         self._files = {kind: write_rows(self._work, kind, tiny=options.tiny) for kind in ("long", "full")}
@@ -155,7 +155,7 @@ class Trainings:
         import torch
 
         output = self._work / "runs" / "".join(filter(str.isalnum, way.name))
-        self._script.chunk_long_answers = self._chunk if way.chunked else lambda _model: False
+        self._script.keep_to_answers = self._keep if way.chunked else lambda _model: False
         outcome = self._train(self._argv(way, output))
         peaks = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
         self._base.release()

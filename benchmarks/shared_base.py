@@ -18,12 +18,14 @@ class SharedBase:
         self._base: Any = None
         self._adapted: Any = None
         self._own_forward: Any = None
+        self._attention = ""
 
     def load(self, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - transformers has no types
         """The model that the first call loaded."""
         if self._base is None:
             self._base = self._load(*arguments, **options)
             self._own_forward = self._base.__dict__.get("forward")
+            self._attention = self._base.config._attn_implementation
         return self._base
 
     def adapt(self, model: object, config: object, **options: object) -> Any:  # noqa: ANN401 - as above
@@ -57,6 +59,10 @@ class SharedBase:
             embeddings.weight.data = embeddings.weight.data.to(base.get_output_embeddings().weight.device)
         for module in base.modules():
             module.__dict__.pop("_gradient_checkpointing_func", None)
+            if module is not base:
+                module.__dict__.pop("forward", None)
+        if base.config._attn_implementation != self._attention:
+            base.set_attn_implementation(self._attention)
         left = [name for name, _ in base.named_parameters() if "lora_" in name]
         if left:
             raise RuntimeError(f"the base model still has adapter weights: {left[:2]}")

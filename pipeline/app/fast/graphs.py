@@ -1,104 +1,95 @@
-"""Replaying a step's forward and backward as one CUDA graph, where launching kernels takes longer than running them.
+"""Replaying a micro-batch's forward and backward as one CUDA graph, where launching kernels takes longer than they do.
 
-A small model on a fast card waits for Python: Qwen1.5-1.8B launches some 4,500 kernels a step, and an H200 is done with
-them in a third of the time. A graph launches them all at once, but needs the same shapes at the same addresses in every
-step: each batch is written into the corner of the largest one. Whether that pays is measured on the first steps of the
-run itself, which count as any others.
+A fast card waits for Python: Qwen1.5-1.8B launches some 4,500 kernels a step, and an H200 is done with them in a third
+of the time. A graph launches them all at once, but needs the same shapes at the same addresses each time: each batch is
+written into the corner of the largest one. Whether that pays is measured on the first micro-batches of the run itself,
+which count as any others.
 """
 
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 
 from app.fast.plan import LargestRow
-from app.training.collator import AnswerCollator, additive, round_up, visible_positions
+from app.training.collator import AnswerCollator
 from app.training.rows import IGNORED
 
-Batch = dict[str, Any]
-# the first step warms up, the second tells what a step takes without a graph
-EAGER_STEPS = 2
-WORTH_SHARE = 0.8
-LEAST_STEPS = 10
+Batch = dict[str, torch.Tensor]
+Items: TypeAlias = torch.Tensor | int | None
+# the first one warms up, the second tells what a micro-batch takes without a graph
+EAGER_BATCHES = 2
+# of an eager micro-batch's seconds, times the share of the largest batch that it filled: padding is work, too
+WORTH_SHARE = 0.95
+LEAST_BATCHES = 10
 
 
 class Replay(Protocol):
-    """A captured step: run it again on what its batch holds now."""
+    """A captured micro-batch: run it again on what its batch holds now."""
 
     def replay(self) -> None:
-        """Launch the whole step."""
+        """Launch all of it."""
 
 
-Step = Callable[[Batch], torch.Tensor]
+Step = Callable[[Batch, Items], torch.Tensor]
 Capture = Callable[[Callable[[], torch.Tensor]], tuple[Replay, torch.Tensor]]
 
 
-@dataclass(frozen=True)
-class BatchShape:
-    """The most that any batch of the run has: rows, tokens of a row, logit positions of a row."""
-
-    rows: int
-    width: int
-    kept: int
-
-    @classmethod
-    def of(cls, rows: int, largest: LargestRow) -> "BatchShape":
-        """What the collator makes of that many of the largest row."""
-        width = round_up(largest.tokens)
-        return cls(rows, width, min(width, largest.labels))
-
-
 class FixedBatch:
-    """The largest batch's tensors; every batch fits into their right edge, and the rest is padding without labels."""
+    """The largest batch's tensors; every batch fits into their left edge, and the rest is padding without labels."""
 
-    def __init__(self, shape: BatchShape, collator: AnswerCollator, device: torch.device) -> None:
-        rows, width = shape.rows, shape.width
-        self._pad_token_id = collator.pad_token_id
-        nothing = visible_positions(torch.zeros(1, width, dtype=torch.bool))
-        self._nothing_seen = additive(nothing, collator.mask_dtype).to(device)
-        self.tensors: Batch = {
-            "input_ids": torch.full((rows, width), self._pad_token_id, device=device),
-            "attention_mask": self._nothing_seen.expand(rows, -1, -1, -1).contiguous(),
-            "position_ids": torch.zeros((rows, width), dtype=torch.long, device=device),
-            "labels": torch.full((rows, shape.kept), IGNORED, device=device),
-            "logits_to_keep": shape.kept,
-        }
+    def __init__(self, rows: int, largest: LargestRow, collator: AnswerCollator, device: torch.device) -> None:
+        shape = (rows, largest.tokens)
+        self._fillers = {"input_ids": collator.pad_token_id, "attention_mask": 0, "labels": IGNORED}
+        self.tensors = {name: torch.full(shape, filler, device=device) for name, filler in self._fillers.items()}
+        # the last position predicts nothing, whatever the batch
+        self._nothing = rows * largest.tokens - 1
+        self.tensors["answer_positions"] = torch.full((rows * largest.labels,), self._nothing, device=device)
+        self.items = torch.ones((), dtype=torch.long, device=device)
 
-    def write(self, batch: Batch) -> None:
-        """Put a batch in."""
+    def write(self, batch: Batch, items: Items) -> None:
+        """Put a batch in, and the count of labels of its step, or its own where that is not known."""
         rows, width = batch["input_ids"].shape
-        kept = batch["labels"].shape[1]
-        for name, filler in (("input_ids", self._pad_token_id), ("position_ids", 0)):
-            self.tensors[name].fill_(filler)[:rows, -width:] = batch[name]
-        self.tensors["labels"].fill_(IGNORED)[:rows, -kept:] = batch["labels"]
-        self.tensors["attention_mask"].copy_(self._nothing_seen)[:rows, :, -width:, -width:] = batch["attention_mask"]
+        for name, filler in self._fillers.items():
+            self.tensors[name].fill_(filler)[:rows, :width] = batch[name]
+        positions = batch["answer_positions"]
+        own = positions // width * self.tensors["input_ids"].shape[1] + positions % width
+        self.tensors["answer_positions"].fill_(self._nothing)[: len(own)] = own
+        self.items.copy_(torch.as_tensor(len(own) if items is None else items))
 
 
 @dataclass(frozen=True)
 class CapturedStep:
-    """A graph with the tensors that it reads and writes."""
+    """A graph with the tensors that it reads, and those that it adds gradients into."""
 
     graph: Replay
     batch: FixedBatch
     loss: torch.Tensor
-    gradients: Sequence[torch.Tensor | None]
+    gradients: Sequence[torch.Tensor]
 
-    def run(self, batch: Batch, trained: Sequence[torch.nn.Parameter]) -> torch.Tensor:
-        """The step on this batch: its loss, its gradients in the parameters."""
-        self.batch.write(batch)
+    def run(self, batch: Batch, items: Items, trained: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+        """This micro-batch: its loss, its gradients added to the parameters'."""
+        self.batch.write(batch, items)
+        if trained[0].grad is None:  # an optimizer step begins
+            torch._foreach_zero_(list(self.gradients))
+            place(trained, self.gradients)
         self.graph.replay()
-        for parameter, gradient in zip(trained, self.gradients, strict=True):
-            parameter.grad = gradient
         return self.loss.clone()
 
 
-class GraphedStep:
-    """Runs steps one by one, then captures one and replays it from there on if that is faster.
+def place(trained: Sequence[torch.nn.Parameter], gradients: Sequence[torch.Tensor]) -> None:
+    """Let the parameters' gradients be these."""
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.grad = gradient
 
-    A step runs forward and backward of a batch and returns the loss; gradients are the ones of `trained`. `told` is
+
+class GraphedStep:
+    """Runs micro-batches one by one, then captures one and replays it from there on if that is faster.
+
+    A step runs forward and backward of a batch and returns the loss; it adds to the gradients of `trained`. `told` is
     what came of it.
     """
 
@@ -118,55 +109,56 @@ class GraphedStep:
         self._clock = clock or _synchronised_seconds
         self._eager_seconds: list[float] = []
         self._captured: CapturedStep | None = None
-        self.told = f"not tried: {EAGER_STEPS} steps come first"
+        self.told = f"not tried: {EAGER_BATCHES} micro-batches come first"
 
-    def __call__(self, step: Step, batch: Batch) -> torch.Tensor:
+    def __call__(self, step: Step, batch: Batch, items: Items) -> torch.Tensor:
         """One micro-batch: its loss, its gradients in the parameters."""
         if self._captured:
-            return self._captured.run(batch, self._trained)
+            return self._captured.run(batch, items, self._trained)
         if self._fixed is None:
-            return step(batch)
-        if len(self._eager_seconds) < EAGER_STEPS:
-            loss, seconds = self._timed(lambda: step(batch))
+            return step(batch, items)
+        if len(self._eager_seconds) < EAGER_BATCHES:
+            loss, seconds = self._timed(lambda: step(batch, items))
             self._eager_seconds.append(seconds)
             return loss
         fixed, self._fixed = self._fixed, None
-        return self._first_replay(step, batch, fixed)
+        return self._first_replay(step, batch, items, fixed)
 
-    def _first_replay(self, step: Step, batch: Batch, fixed: FixedBatch) -> torch.Tensor:
-        """Capture this step and run it; where that fails, run it without, and never try again."""
+    def _first_replay(self, step: Step, batch: Batch, items: Items, fixed: FixedBatch) -> torch.Tensor:
+        """Capture this micro-batch and run it; where that fails, run it without, and never try again."""
         try:
-            captured = self._capture_step(step, batch, fixed)
+            captured = self._capture_step(step, batch, items, fixed)
         except RuntimeError as error:  # out of memory too: the run was fine without a graph
             self._tell(f"not used: {type(error).__name__}: {str(error).splitlines()[0]}")
-            self._forget_gradients()
             _empty_cache()
-            return step(batch)
-        loss, seconds = self._timed(lambda: captured.run(batch, self._trained))
+            return step(batch, items)
+        loss, seconds = self._timed(lambda: captured.run(batch, items, self._trained))
         eager_seconds = min(self._eager_seconds[1:])
-        times = f"{seconds:.3f} s a step instead of {eager_seconds:.3f} s"
-        if self._forced or seconds <= WORTH_SHARE * eager_seconds:
+        times = f"{seconds:.3f} s a micro-batch instead of {eager_seconds:.3f} s"
+        filled = batch["input_ids"].numel() / fixed.tensors["input_ids"].numel()
+        if self._forced or seconds <= WORTH_SHARE * filled * eager_seconds:
             self._captured = captured
             self._tell(f"used: {times}")
         else:
             self._tell(f"not used: {times}")
-            self._copy_gradients()
         return loss
 
-    def _capture_step(self, step: Step, batch: Batch, fixed: FixedBatch) -> CapturedStep:
+    def _capture_step(self, step: Step, batch: Batch, items: Items, fixed: FixedBatch) -> CapturedStep:
+        """Gradients are none of the graph's memory: they outlive it, and what they hold so far stays."""
+        had = [parameter.grad for parameter in self._trained]
+        gradients = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self._trained
+        ]
+        place(self._trained, gradients)
         _empty_cache()
-        fixed.write(batch)
-        graph, loss = self._capture(lambda: step(dict(fixed.tensors)))
-        return CapturedStep(graph, fixed, loss, [parameter.grad for parameter in self._trained])
-
-    def _copy_gradients(self) -> None:
-        """This step's gradients outlive the graph's memory."""
-        for parameter in self._trained:
-            parameter.grad = None if parameter.grad is None else parameter.grad.clone()
-
-    def _forget_gradients(self) -> None:
-        for parameter in self._trained:
-            parameter.grad = None
+        fixed.write(batch, items)
+        try:
+            graph, loss = self._capture(lambda: step(dict(fixed.tensors), fixed.items))
+        except RuntimeError:
+            for parameter, gradient in zip(self._trained, had, strict=True):
+                parameter.grad = gradient
+            raise
+        return CapturedStep(graph, fixed, loss, gradients)
 
     def _timed(self, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
         started = self._clock()
@@ -178,15 +170,14 @@ class GraphedStep:
         print(f"CUDA graph: {text}", file=sys.stderr)
 
 
-def why_not(*, recompute: bool, micro_batches: int, ranks: int, half: bool, steps: float) -> str | None:
-    """Why a run's steps can't be one graph each, or are too few to try; None where they can."""
+def why_not(*, random_recompute: bool, ranks: int, half: bool, micro_batches: float) -> str | None:
+    """Why a run's micro-batches can't be graphs, or are too few to try; None where they can."""
     reasons = {
         "no GPU": not torch.cuda.is_available(),
         "several GPUs": ranks > 1,
-        "recompute draws its random numbers outside a graph": recompute,
-        "a step is several micro-batches": micro_batches > 1,
+        "recompute with dropout draws its random numbers outside a graph": random_recompute,
         "float16's loss scale changes between steps": half,
-        f"less than {LEAST_STEPS} steps": steps < LEAST_STEPS,
+        f"less than {LEAST_BATCHES} micro-batches": micro_batches < LEAST_BATCHES,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

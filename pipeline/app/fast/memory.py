@@ -4,15 +4,15 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from peft import PeftModel
 
 from app.core.ranks import gathered, rank_count
-from app.fast.host_memory import move_embeddings_to_host, set_recompute
+from app.fast.host_memory import move_embeddings_to_host
 from app.fast.plan import Growth, LargestRow, Room, StepPlan, Way, candidates, choose_plan, plan_without_measuring
-from app.training.collator import AnswerCollator, labelled_tokens
+from app.fast.recompute import set_recompute
+from app.training.collator import AnswerCollator
 from app.training.rows import IGNORED
 from app.training.settings import TrainingSettings
 
@@ -21,15 +21,15 @@ Rows = Sequence[dict[str, list[int]]]
 _BYTES_BESIDE_A_TRAINED_PARAMETER = 12
 _BUCKET_BYTES_OF_A_TRAINED_PARAMETER = 4  # the copy of its gradient that ranks exchange
 _PROBE_ROWS = 2
-# width of the batch, logit positions of each row
-PROBES = ((32, 2), (96, 2), (96, 96))
+# width of the batch, labels of each row: no more together than one chunk of the loss takes
+PROBES = ((32, 2), (96, 2), (96, 64))
 
 
-def set_way(model: PeftModel, way: Way) -> None:
-    """Run the model's steps this way from now on. Embeddings that went to host memory stay there."""
+def set_way(model: PeftModel, way: Way, most_tokens: int = 0) -> None:
+    """Run the model's steps, of `most_tokens` at most, this way from now on. What went to host memory stays there."""
     if way.host_memory != "off":
         move_embeddings_to_host(model)
-    set_recompute(model, way.recompute, on_host=way.host_memory == "all")
+    set_recompute(model, way.recompute, on_host=way.host_memory == "all", most_tokens=most_tokens)
 
 
 def plan_steps(
@@ -112,10 +112,10 @@ def trained_device(model: PeftModel) -> torch.device:
 
 
 def largest_row(rows: Rows) -> LargestRow:
-    """The most tokens and the most logit positions that any row has."""
+    """The most tokens and the most labels that any row has."""
     return LargestRow(
         tokens=max(len(row["input_ids"]) for row in rows),
-        labels=max(labelled_tokens(row["labels"]) for row in rows) + 1,
+        labels=max(sum(label != IGNORED for label in row["labels"]) for row in rows),
     )
 
 
@@ -137,8 +137,7 @@ def _measure(model: PeftModel, autocast_dtype: torch.dtype | None) -> Growth:
     model.train()
     try:
         peaks = [
-            _peak_growth_bytes(model, _probe_batch(model, *probe, _PROBE_ROWS, autocast_dtype), autocast_dtype)
-            for probe in PROBES
+            _peak_growth_bytes(model, _probe_batch(model, *probe, _PROBE_ROWS), autocast_dtype) for probe in PROBES
         ]
     except torch.OutOfMemoryError:  # a card this full can't even run the probe this way: the answer is a no, not an end
         model.zero_grad(set_to_none=True)
@@ -150,7 +149,7 @@ def _growth_of_worst_batch(
     model: PeftModel, largest: LargestRow, row_count: int, autocast_dtype: torch.dtype | None
 ) -> float:
     """What a batch of `row_count` longest rows takes, run once for real; infinite where memory runs out."""
-    batch = _probe_batch(model, largest.tokens, largest.labels, row_count, autocast_dtype)
+    batch = _probe_batch(model, largest.tokens, largest.labels, row_count)
     try:
         return _peak_growth_bytes(model, batch, autocast_dtype)
     except torch.OutOfMemoryError:
@@ -170,21 +169,18 @@ def growth_from_probes(peaks: Sequence[float]) -> Growth:
     return Growth(max(0.0, peaks[0] - per_token * tokens_short - per_label * labels_few), per_token, per_label)
 
 
-def _probe_batch(
-    model: PeftModel, width: int, kept: int, row_count: int, autocast_dtype: torch.dtype | None
-) -> dict[str, Any]:
-    """Rows of this width, every second a token shorter: padding leads attention down the same path as in training."""
+def _probe_batch(model: PeftModel, width: int, kept: int, row_count: int) -> dict[str, torch.Tensor]:
+    """Rows of this width, every second a token shorter, with so many labels each."""
     vocabulary = int(model.get_base_model().get_input_embeddings().num_embeddings)
     ids = [index % vocabulary for index in range(width)]
-    labels = [IGNORED] * (width - kept + 1) + ids[width - kept + 1 :]
-    rows = [{"input_ids": ids[row % 2 :], "labels": labels[row % 2 :]} for row in range(row_count)]
-    return AnswerCollator(0, autocast_dtype or torch.float32)(rows)
+    labels = [IGNORED] * (width - kept) + ids[width - kept :]
+    return AnswerCollator(0)([{"input_ids": ids[row % 2 :], "labels": labels[row % 2 :]} for row in range(row_count)])
 
 
-def _peak_growth_bytes(model: PeftModel, batch: dict[str, Any], autocast_dtype: torch.dtype | None) -> float:
+def _peak_growth_bytes(model: PeftModel, batch: dict[str, torch.Tensor], autocast_dtype: torch.dtype | None) -> float:
     """Peak allocated bytes of one forward and backward above what stays when its gradients are gone."""
     device = trained_device(model)
-    on_device = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+    on_device = {name: value.to(device) for name, value in batch.items()}
     torch.cuda.reset_peak_memory_stats()
     with torch.autocast(device.type, autocast_dtype) if autocast_dtype else contextlib.nullcontext():
         outputs = model(**on_device)

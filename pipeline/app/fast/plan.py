@@ -78,7 +78,7 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class LargestRow:
-    """The longest row of the run: its tokens and the logit positions that its labels need."""
+    """The largest row that a run could have: its tokens, its labels."""
 
     tokens: int
     labels: int

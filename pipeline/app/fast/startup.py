@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ def lean_imports() -> Iterator[None]:
     `torch.compile`, which loads the whole compiler (two seconds) on sight.
     """
     sys.modules.setdefault("datasets", None)  # type: ignore[arg-type]
+    let_segments_grow()
     gc.disable()
     try:
         with _compilation_at_first_call():
@@ -26,6 +28,17 @@ def lean_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def let_segments_grow() -> None:
+    """Ask torch's allocator for segments that grow, which leave few holes, unless the environment says otherwise.
+
+    Before torch is imported. Qwen3-8B on 1 × 2048 reserved a quarter more than it used without them.
+    """
+    name = next((name for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF") if os.environ.get(name)), None)
+    given = os.environ[name] if name else ""
+    if "expandable_segments" not in given and "backend" not in given:
+        os.environ[name or "PYTORCH_CUDA_ALLOC_CONF"] = ",".join(filter(None, (given, "expandable_segments:True")))
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Loading a base model: safetensors only, no code from its repository, straight onto its device."""
 
-import functools
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -40,7 +39,6 @@ def load_base_model(name: str, dtype: torch.dtype, quantization: Quantization | 
     quantised = any(type(module).__name__ == "Linear4bit" for module in model.modules())
     if quantised != (quantization is not None):
         raise PipelineError(f"{name} loaded {'with' if quantised else 'without'} 4-bit layers, which was not asked for")
-    fuse_norms(model)
     return model
 
 
@@ -48,19 +46,6 @@ def _attention(name: str) -> str | None:
     """sdpa, and the model's own choice where its family has none (gpt-oss)."""
     kind = AutoModelForCausalLM._model_mapping.get(type(AutoConfig.from_pretrained(name)), None)
     return "sdpa" if kind is None or kind._supports_sdpa else None
-
-
-def fuse_norms(model: torch.nn.Module) -> None:
-    """Let torch's own kernel do each RMSNorm: one instead of eight, and no fp32 copies kept for the backward."""
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-            module.forward = functools.partial(_fused_rms_norm, module)
-
-
-def _fused_rms_norm(norm: torch.nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-    """It computes in fp32 inside; autocast would hand it fp32 copies."""
-    with torch.autocast(hidden_states.device.type, enabled=False):
-        return torch.nn.functional.rms_norm(hidden_states, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 def _bitsandbytes_config(quantization: Quantization | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:

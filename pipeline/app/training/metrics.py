@@ -1,9 +1,8 @@
 """What a training run cost: losses, step seconds, tokens, memory; written as `train_metrics.json`."""
 
-import functools
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -13,9 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from app.core.errors import PipelineError
 from app.core.ranks import gathered
-from app.fast.graphs import GraphedStep
 from app.fast.sampler import LengthGroupedRows
-from app.training.collator import labelled_tokens
 from app.training.rows import IGNORED
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "safetensors")
@@ -115,19 +112,12 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
 
 
 class RecordingTrainer(Trainer):  # type: ignore[misc]
-    """The plain Trainer, telling a `StepRecorder` what each micro-batch was, without two walks over all modules.
+    """The plain Trainer, telling a `StepRecorder` what each micro-batch was."""
 
-    For each micro-batch the Trainer counts the model's parameters and puts every module into training mode; with 24
-    layers that is 4 ms of Python each, in which a GPU waits for its next kernel.
-    """
-
-    def __init__(self, recorder: StepRecorder, graphed: GraphedStep | None = None, **options: object) -> None:
+    def __init__(self, recorder: StepRecorder, **options: object) -> None:
         super().__init__(callbacks=[recorder], **options)
         self._recorder = recorder
-        self._graphed = graphed
-        self._parameter_count: int = self.model.num_parameters(exclude_embeddings=True)
-        self.model.train()  # the wrapper calls itself training while the base below it, as it was loaded, is not
-        self.model.train = functools.partial(_switch_mode_once, self.model, self.model.train)
+        self.run_micro_batch = super().training_step
 
     def training_step(
         self,
@@ -135,13 +125,10 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         inputs: dict[str, torch.Tensor],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """One micro-batch, recorded; where there is a graph it is the whole step, and its labels are all there are."""
-        if self._graphed is None:
-            loss = super().training_step(model, inputs, num_items_in_batch)
-        else:
-            loss = self._graphed(functools.partial(super().training_step, model), self._prepare_inputs(inputs))
+        """One micro-batch, recorded."""
+        loss = self.run_micro_batch(model, inputs, num_items_in_batch)
         is_row = (inputs["labels"] != IGNORED).any(-1)  # what fills up a batch has no label
-        tokens = ((inputs["position_ids"][:, -1] + 1) * is_row).sum()
+        tokens = (inputs["attention_mask"].sum(-1) * is_row).sum()
         self._recorder.add_micro_batch(loss, tokens.to(loss.device))
         return loss
 
@@ -150,21 +137,11 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         args = self.args
         batch_rows = args.train_batch_size * args.world_size
         return LengthGroupedRows(
-            [len(row["input_ids"]) for row in self.train_dataset if labelled_tokens(row["labels"])],
+            [len(row["input_ids"]) for row in self.train_dataset if row["labels"] != [IGNORED]],
             step_rows=batch_rows * args.gradient_accumulation_steps,
             multiple=batch_rows if args.world_size > 1 else 1,
             seed=args.seed,
         )
-
-    def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
-        """Six operations a parameter and token, as the Trainer estimates them."""
-        return 6 * int(inputs["input_ids"].numel()) * self._parameter_count
-
-
-def _switch_mode_once(
-    model: torch.nn.Module, switch: Callable[[bool], torch.nn.Module], mode: bool = True
-) -> torch.nn.Module:
-    return model if model.training == mode else switch(mode)
 
 
 def reset_peak_memory() -> None:

@@ -16,14 +16,12 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 from app.core.errors import PipelineError
 from app.core.files import write_json_atomically
 from app.core.ranks import is_first, joined_ranks, note, rank_count
-from app.fast.graphs import BatchShape, FixedBatch, GraphedStep, why_not
-from app.fast.memory import largest_row, plan_steps, set_way
-from app.fast.plan import StepPlan
 from app.fast.sampler import with_filler
+from app.fast.steps import FastSteps, fast_steps
 from app.llm.chat_tokens import load_tokenizer
 from app.llm.loading import DTYPES, Quantization, load_base_model
-from app.training.answer_loss import CHUNK_POSITIONS, chunk_long_answers
 from app.training.collator import AnswerCollator
+from app.training.loss import CHUNK_POSITIONS, keep_to_answers
 from app.training.metrics import RecordingTrainer, StepRecorder, memory_metrics, reset_peak_memory, versions
 from app.training.rows import EncodedRows, TrainingRow, encode_rows
 from app.training.settings import TrainingSettings
@@ -47,82 +45,43 @@ def _train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
     )
     dtype = _compute_dtype(settings)
     model = _lora_model(settings, dtype)
-    is_chunked = _chunk_where_long(settings, model, encoded.rows)
-    labels_at_once = CHUNK_POSITIONS if is_chunked else math.inf
-    plan = plan_steps(settings, model, encoded.rows, _autocast_dtype(dtype), labels_at_once)
-    set_way(model, plan.way)
-    _tell(settings, encoded, plan)
+    is_chunked = keep_to_answers(model.get_base_model())
+    if not is_chunked:
+        note("The logits of long answers are kept whole: this model's forward does more than its head")
+    _tell(settings, encoded)
+    collator = AnswerCollator(tokenizer.pad_token_id)
+    steps = min(settings.max_steps_override or math.inf, epoch_steps(settings, len(encoded.rows)))
+    fast = fast_steps(settings, model, encoded.rows, collator, dtype, is_chunked=is_chunked, steps=steps)
     recorder = StepRecorder()
-    collator = AnswerCollator(tokenizer.pad_token_id, dtype)
-    graphed = _graphed_step(settings, model, encoded.rows, plan, collator)
     trainer = RecordingTrainer(
         recorder,
-        graphed,
         model=model,
-        args=_arguments(settings, len(encoded.rows), plan, dtype),
+        args=_arguments(settings, len(encoded.rows), fast, dtype),
         train_dataset=with_filler(encoded.rows),
         data_collator=collator,
         processing_class=tokenizer,
     )
+    fast.attach(trainer)
     reset_peak_memory()
     trainer.train(resume_from_checkpoint=_resume(settings))
-    steps, memory = recorder.metrics(trainer.accelerator), memory_metrics()
+    took, memory = recorder.metrics(trainer.accelerator), memory_metrics()
     if is_first():
         _save(trainer, settings.output_dir)
         write_json_atomically(
             settings.output_dir / "train_metrics.json",
             {
-                **steps,
+                **took,
                 **memory,
                 "rows": len(encoded.rows),
                 "shortened_rows": encoded.shortened_rows,
                 "dropped_tokens": encoded.dropped_tokens,
                 "seed": settings.seed,
-                "step_plan": asdict(plan),
+                **fast.told(),
                 "loss_chunk_positions": CHUNK_POSITIONS if is_chunked else None,
-                "cuda_graph": graphed.told if graphed else "not tried",
                 "settings": _as_json(settings),
                 "versions": versions(),
             },
         )
-
-
-def _chunk_where_long(settings: TrainingSettings, model: PeftModel, rows: Sequence[dict[str, list[int]]]) -> bool:
-    """Whether the loss runs in chunks; it needn't where a whole step's answers are shorter than one."""
-    if settings.batch_size * settings.gradient_accumulation_steps * largest_row(rows).labels <= CHUNK_POSITIONS:
-        return False
-    if chunk_long_answers(model.get_base_model()):
-        return True
-    note("The logits of long answers are kept whole: this model's forward does more than its head")
-    return False
-
-
-def _graphed_step(
-    settings: TrainingSettings,
-    model: PeftModel,
-    rows: Sequence[dict[str, list[int]]],
-    plan: StepPlan,
-    collator: AnswerCollator,
-) -> GraphedStep | None:
-    """What tries CUDA graphs; None where unwanted or impossible, which raises PipelineError where they are demanded."""
-    if settings.cuda_graph == "off":
-        return None
-    rows_a_step = settings.batch_size * settings.gradient_accumulation_steps
-    forced = settings.cuda_graph == "on"
-    reason = why_not(
-        recompute=plan.gradient_checkpointing,
-        micro_batches=settings.gradient_accumulation_steps // plan.fused_micro_batches,
-        ranks=rank_count(),
-        half=collator.mask_dtype == torch.float16,
-        steps=math.inf if forced else steps_due(settings, len(rows)),
-    )
-    if reason and forced:
-        raise PipelineError(f"--cuda-graph on: {reason}")
-    if reason:
-        return None
-    shape = BatchShape.of(rows_a_step, largest_row(rows))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return GraphedStep(trained, FixedBatch(shape, collator, model.device), forced=forced)
 
 
 def _compute_dtype(settings: TrainingSettings) -> torch.dtype:
@@ -133,10 +92,6 @@ def _compute_dtype(settings: TrainingSettings) -> torch.dtype:
     return DTYPES[name]
 
 
-def _autocast_dtype(dtype: torch.dtype) -> torch.dtype | None:
-    return None if dtype == torch.float32 else dtype
-
-
 def _lora_model(settings: TrainingSettings, dtype: torch.dtype) -> PeftModel:
     """Base model and adapter; PEFT keeps the LoRA weights in fp32, the frozen ones stay as they were loaded."""
     set_seed(settings.seed)
@@ -145,7 +100,7 @@ def _lora_model(settings: TrainingSettings, dtype: torch.dtype) -> PeftModel:
     )
     base = load_base_model(settings.model_name, dtype, quantization)
     base.config.use_cache = False
-    return get_peft_model(
+    model = get_peft_model(
         base,
         LoraConfig(
             r=settings.lora_r,
@@ -156,6 +111,8 @@ def _lora_model(settings: TrainingSettings, dtype: torch.dtype) -> PeftModel:
             task_type="CAUSAL_LM",
         ),
     )
+    model.train()  # the wrapper says that it is, while the base below it was loaded for evaluation
+    return model
 
 
 def _target_modules(base: PreTrainedModel, asked: Sequence[str] | None) -> list[str] | str | None:
@@ -179,14 +136,14 @@ def _target_modules(base: PreTrainedModel, asked: Sequence[str] | None) -> list[
     return list(asked)
 
 
-def _arguments(settings: TrainingSettings, row_count: int, plan: StepPlan, dtype: torch.dtype) -> TrainingArguments:
+def _arguments(settings: TrainingSettings, row_count: int, fast: FastSteps, dtype: torch.dtype) -> TrainingArguments:
     optional = {"optim": settings.optim} if settings.optim else {}
     return TrainingArguments(
         output_dir=str(settings.output_dir),
         num_train_epochs=settings.num_epochs,
         max_steps=capped_steps(settings, row_count),
-        per_device_train_batch_size=settings.batch_size * plan.fused_micro_batches,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps // plan.fused_micro_batches,
+        per_device_train_batch_size=fast.batch_size,
+        gradient_accumulation_steps=fast.accumulation_steps,
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
@@ -219,28 +176,16 @@ def epoch_steps(settings: TrainingSettings, row_count: int) -> int:
     return math.ceil(settings.num_epochs * math.ceil(micro_batches / settings.gradient_accumulation_steps))
 
 
-def steps_due(settings: TrainingSettings, row_count: int) -> int:
-    """Optimizer steps of the run."""
-    cap, steps = settings.max_steps_override, epoch_steps(settings, row_count)
-    return steps if cap is None else min(cap, steps)
-
-
 def _resume(settings: TrainingSettings) -> str | bool | None:
     return True if settings.resume_from_checkpoint == "latest" else settings.resume_from_checkpoint
 
 
-def _tell(settings: TrainingSettings, encoded: EncodedRows, plan: StepPlan) -> None:
+def _tell(settings: TrainingSettings, encoded: EncodedRows) -> None:
     if encoded.shortened_rows:
         note(
             f"Shortened {encoded.shortened_rows} of {len(encoded.rows)} prompts from the left to fit "
             f"--max-seq-length {settings.max_seq_length} ({encoded.dropped_tokens} tokens dropped; answers are whole)"
         )
-    recompute = "on" if plan.gradient_checkpointing else "off"
-    host = {"off": "", "embeddings": "; in host memory: embeddings", "all": "; in host memory: embeddings, checkpoints"}
-    note(
-        f"Gradient checkpointing: {recompute}; fused micro-batches: {plan.fused_micro_batches}"
-        f"{host[plan.host_memory]} ({plan.reason})"
-    )
 
 
 def _save(trainer: RecordingTrainer, output_dir: Path) -> None:

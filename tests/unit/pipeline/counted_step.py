@@ -17,8 +17,8 @@ import bitsandbytes as bnb
 import peft.tuners.tuners_utils as tuners
 import pytest
 import torch
-from app.llm.loading import fuse_norms
-from app.training.answer_loss import chunk_long_answers
+from app.fast.model import fuse_norms
+from app.training.loss import keep_to_answers
 from caching_allocator import CachingAllocator
 from peft import LoraConfig, get_peft_model
 from steph.memory.shapes import ModelShape, config_of
@@ -174,13 +174,18 @@ def counted_long_answers(
     with as_on_a_gpu():
         model = _adapted(shape, work)
         if chunked:
-            chunk_long_answers(model.get_base_model())
+            keep_to_answers(model.get_base_model())
         count = LiveBytes()
         count.ignore([*model.parameters(), *model.buffers()])
         with count:
             for width, kept in sizes:
                 batch = _batch(replace(work, width=width))
-                batch |= {"labels": batch["input_ids"][:, -kept:].clone(), "logits_to_keep": kept}
+                if chunked:
+                    del batch["logits_to_keep"], batch["labels"]
+                    positions = torch.zeros(kept, dtype=torch.long)
+                    batch |= {"labels": batch["input_ids"].clone(), "answer_positions": positions}
+                else:
+                    batch |= {"labels": batch["input_ids"][:, -kept:].clone(), "logits_to_keep": kept}
                 with torch.autocast("cpu", torch.bfloat16):
                     loss = model(**batch).loss
                 loss.backward()

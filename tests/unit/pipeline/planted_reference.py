@@ -21,20 +21,21 @@ ON = "self._model = _with_adapter(base, config.lora_path) if config.lora_path el
 CALL = "output = self._model.generate("
 ENCODE = "encoded = [encode_prompt(self._tokenizer, prompt).ids for prompt in prompts]"
 ANSWERED = "            return self._generate_batch(batch, sample_seed)\n"
-SWITCH = "self.model.train = functools.partial(_switch_mode_once, self.model, self.model.train)"
-STEP = "        if self._graphed is None:\n"
+SWITCH = "    fast.attach(trainer)\n"
 LOSSES = "        self._losses.append"
-LOSS = "            loss = super().training_step(model, inputs, num_items_in_batch)\n"
+LOSS = "        loss = self.run_micro_batch(model, inputs, num_items_in_batch)\n"
 ACCUMULATED = (
     RUN,
-    "per_device_train_batch_size=settings.batch_size * plan.fused_micro_batches,\n"
-    "        gradient_accumulation_steps=settings.gradient_accumulation_steps // plan.fused_micro_batches",
+    "per_device_train_batch_size=fast.batch_size,\n        gradient_accumulation_steps=fast.accumulation_steps",
     "per_device_train_batch_size=1, gradient_accumulation_steps=2",
 )
-STEPS = "\n    def floating_point_ops("
+STEPS = "\n\n\ndef reset_peak_memory("
+LABELS, MASK = '"labels": labels,', '_padded([[1] * len(row["input_ids"]) for row in rows], width, 0)'
+POSITIONS = '"answer_positions": next_tokens(labels).flatten().ne(IGNORED).nonzero().flatten(),'
+PADDED = "[*row, *[filler] * (width - len(row))]"
 ANSWER = "answer = encode_answer(tokenizer, row.answer)"
-VISIBLE = "visible_positions(is_token.bool())"
-AGES = "(torch.arange(width)[:, None] - torch.arange(width)[None, :])"
+CAUSAL, PLACES = "torch.ones(width, width).tril().bool()", "torch.arange(width)"
+AGES = f"({PLACES}[:, None] - {PLACES}[None, :])"
 DECAY = "weight_decay=settings.weight_decay"
 SCRIPT_TRAIN, SCRIPT_EVALUATE = "scripts/train_qwen_law_ft.py", "scripts/evaluate_multiple_choice.py"
 
@@ -73,6 +74,17 @@ def _scheduler(steps: int) -> Change:
     return (METRICS, STEPS, f"\n    def create_scheduler(self, num_training_steps, optimizer=None):\n{body}{STEPS}")
 
 
+def _given(name: str, value: str) -> Change:
+    """The model gets this beside its batch, or in place of what the batch has."""
+    sizes = '        rows, width = inputs["input_ids"].shape\n'
+    return (METRICS, LOSS, sizes + LOSS.replace("inputs,", f'{{**inputs, "{name}": {value}}},'))
+
+
+def _seen(mask: str) -> Change:
+    """A mask of (width, width) for every row."""
+    return _given("attention_mask", f"({mask})[None, None].expand(rows, -1, -1, -1)")
+
+
 TRAININGS = (
     planted(
         "labels on the prompt, none on the answer",
@@ -96,7 +108,8 @@ TRAININGS = (
     ),
     planted(
         "outputs one position too few",
-        (COLLATOR, "for row in rows) + 1)", "for row in rows))"),
+        (COLLATOR, LABELS, '"labels": labels[:, (first := int((labels != IGNORED).any(0).nonzero()[0])) :],'),
+        (COLLATOR, POSITIONS, '"logits_to_keep": width - first,'),
         broken="tokens_supervised",
     ),
     planted(
@@ -168,7 +181,7 @@ TRAININGS = (
     ),
     planted(
         "gradients dropped before each micro-batch",
-        (METRICS, STEP, "        model.zero_grad()\n" + STEP),
+        (METRICS, LOSS, "        model.zero_grad()\n" + LOSS),
         ACCUMULATED,
         broken="updates_seen",
     ),
@@ -176,11 +189,11 @@ TRAININGS = (
         "no gradient in every other micro-batch",
         (
             METRICS,
-            STEP,
+            LOSS,
             "        self._n = getattr(self, '_n', 0) + 1\n        if self._n % 2 == 0:\n"
             "            with torch.no_grad():\n                loss = self.compute_loss(\n"
             "                    model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)\n"
-            "        elif self._graphed is None:\n",
+            "        else:\n    " + LOSS,
         ),
         ACCUMULATED,
         broken="updates_seen",
@@ -241,17 +254,17 @@ TRAININGS = (
     ),
     planted(
         "trained in evaluation mode",
-        (METRICS, SWITCH, "self.model.eval()\n        self.model.train = lambda mode=True: self.model"),
+        (RUN, SWITCH, SWITCH + "    model.eval()\n    model.train = lambda mode=True: model\n"),
         broken="setup_seen",
     ),
     planted(
         "the A matrices frozen",
         (
             RUN,
-            "    is_chunked = _chunk",
+            "    is_chunked = keep_to",
             "    for name, weight in model.named_parameters():\n"
             "        if 'lora_A' in name: weight.requires_grad_(False)\n"
-            "    is_chunked = _chunk",
+            "    is_chunked = keep_to",
         ),
         broken="adapter_moved",
     ),
@@ -284,10 +297,9 @@ TRAININGS = (
         (RUN, "        report_to=[],\n", "        report_to=[], auto_find_batch_size=True,\n"),
         (
             METRICS,
-            "        if self._graphed is None:\n            loss =",
+            LOSS,
             '        if len(inputs["input_ids"]) > 1:\n'
-            '            raise torch.OutOfMemoryError("CUDA out of memory.")\n'
-            "        if self._graphed is None:\n            loss =",
+            '            raise torch.OutOfMemoryError("CUDA out of memory.")\n' + LOSS,
         ),
         broken="training_seen batch_seen steps_seen",
     ),
@@ -315,36 +327,28 @@ TRAININGS = (
     ),
     planted(
         "answers don't see their prompts",
-        (
-            COLLATOR,
-            VISIBLE,
-            f"{VISIBLE} & ((torch.arange(width) > width // 2)[:, None]"
-            " <= (torch.arange(width) > width // 2)[None, :])[None, None]",
-        ),
+        _seen(f"{CAUSAL} & (({PLACES} > width // 2)[:, None] <= ({PLACES} > width // 2)[None, :])"),
         broken="mask_and_positions",
     ),
     planted(
         "one position in 64 sees two tokens",
-        (
-            COLLATOR,
-            VISIBLE,
-            f"{VISIBLE} & ((torch.arange(width) % 64 != 5)[:, None] | ({AGES} <= 2))[None, None]",
-        ),
+        _seen(f"{CAUSAL} & (({PLACES} % 64 != 5)[:, None] | ({AGES} <= 2))"),
         broken="mask_and_positions",
     ),
     planted(
         "what comes later is seen",
-        (COLLATOR, "dtype=torch.bool).tril()", "dtype=torch.bool)"),
+        _seen("torch.ones(width, width).bool()"),
         broken="mask_and_positions",
     ),
     planted(
-        "padding is seen through a mask of all positions",
-        (COLLATOR, VISIBLE, "visible_positions(torch.ones_like(is_token).bool())"),
+        "padding on the left, and a mask that hides none of it",
+        (COLLATOR, MASK, "torch.ones(len(rows), width, dtype=torch.long)"),
+        (COLLATOR, PADDED, "[*[filler] * (width - len(row)), *row]"),
         broken="mask_and_positions",
     ),
     planted(
         "every position is the first",
-        (COLLATOR, "(is_token.cumsum(-1) - 1).clamp(min=0)", "is_token * 0"),
+        _given("position_ids", 'inputs["input_ids"] * 0'),
         broken="mask_and_positions",
     ),
     planted(
@@ -700,11 +704,11 @@ SOUND_TRAININGS = (
     planted(
         "only the dropouts in training mode",
         (
-            METRICS,
+            RUN,
             SWITCH,
-            "self.model.eval()\n        for module in self.model.modules():\n"
-            "            if isinstance(module, torch.nn.Dropout):\n                module.train()\n"
-            "        self.model.train = lambda mode=True: self.model",
+            SWITCH + "    model.eval()\n    for module in model.modules():\n"
+            "        if isinstance(module, torch.nn.Dropout):\n            module.train()\n"
+            "    model.train = lambda mode=True: model\n",
         ),
     ),
     planted(
@@ -727,7 +731,7 @@ SOUND_TRAININGS = (
             "    if is_first():\n        _save",
         ),
     ),
-    planted("a sliding window", (COLLATOR, VISIBLE, f"{VISIBLE} & ({AGES} < 48)[None, None]")),
+    planted("a sliding window", _seen(f"{CAUSAL} & ({AGES} < 48)")),
     planted("two micro-batches a step", ACCUMULATED),
     planted(
         "rows drawn by weights",
@@ -754,6 +758,7 @@ SOUND_TRAININGS = (
             METRICS,
             STEPS,
             "\n    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):\n"
+            "        inputs.pop('answer_positions')\n"
             "        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)\n"
             f"        return outputs.loss + 1e-3 * outputs.logits.float().pow(2).mean()\n{STEPS}",
         ),

@@ -46,9 +46,10 @@ def rows() -> Rows:
 def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Step]:
     """Run one optimizer step in fp32 without dropout, and catch its gradients before they are used."""
     import torch
-    from app.fast.host_memory import set_recompute
-    from app.llm.loading import fuse_norms
-    from app.training.answer_loss import chunk_long_answers
+    from app.fast.lora import shorten_lora
+    from app.fast.model import attend_without_masks, fuse_norms, walk_once
+    from app.fast.recompute import set_recompute
+    from app.training.loss import keep_to_answers
     from app.training.metrics import RecordingTrainer, StepRecorder
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
@@ -75,18 +76,20 @@ def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFact
         *,
         recompute: bool = False,
         plain: bool = False,
-        chunked: bool = False,
+        on_host: bool = False,
     ) -> Step:
         base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-        if not plain:
-            fuse_norms(base)
-        assert not chunked or chunk_long_answers(base)
         torch.manual_seed(0)
         model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05)
-        set_recompute(model, recompute, on_host=chunked)
+        if not plain:
+            fuse_norms(base)
+            assert keep_to_answers(base)
+            assert attend_without_masks(base, 40)
+            assert shorten_lora(model) == 2 * base.config.num_hidden_layers
+        set_recompute(model, recompute, on_host=on_host)
         seen: set[int] = set()
 
         def collate(batch_rows: Rows) -> dict[str, Any]:
@@ -112,6 +115,8 @@ def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFact
             ),
         }
         trainer = Trainer(**options) if plain else RecordingTrainer(StepRecorder(), **options)
+        if not plain:
+            walk_once(trainer)
         trainer.add_callback(Catch())
         trainer.add_callback(TrainingMode())
         trainer.train()
@@ -121,12 +126,11 @@ def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def trimmed() -> Collator:
+def ours() -> Collator:
     """The pipeline's collator."""
-    import torch
     from app.training.collator import AnswerCollator
 
-    return AnswerCollator(pad_token_id=0, mask_dtype=torch.float32)
+    return AnswerCollator(pad_token_id=0)
 
 
 @pytest.fixture(scope="module")
@@ -149,29 +153,45 @@ def full(run_step: Callable[..., Step]) -> Step:
     return run_step(collate, 2, 2, plain=True)
 
 
-def test_trimmed_logits_give_the_full_trainers_gradients(
-    run_step: Callable[..., Step], trimmed: Collator, full: Step
+def test_answers_alone_give_the_full_trainers_gradients(
+    run_step: Callable[..., Step], ours: Collator, full: Step
 ) -> None:
-    """Keeping the longest answer plus one position changes neither loss nor gradients."""
-    step = run_step(trimmed, 2, 2)
+    """Positions before labels alone, no mask, one function a LoRA layer: neither loss nor gradients change."""
+    step = run_step(ours, 2, 2)
     assert step.distance(full) <= 1e-5
     assert step.loss == pytest.approx(full.loss, rel=1e-5)
 
 
-def test_one_position_less_would_lose_gradients(run_step: Callable[..., Step], trimmed: Collator, full: Step) -> None:
-    """Without the position before the answer the gradients are far off: the comparison above can fail."""
+def test_one_position_less_would_lose_gradients(run_step: Callable[..., Step], ours: Collator, full: Step) -> None:
+    """Without the position before an answer the gradients are far off: the comparison above can fail."""
 
     def one_less(batch: Rows) -> dict[str, Any]:
-        made = trimmed(batch)
-        return {**made, "labels": made["labels"][:, 1:], "logits_to_keep": made["logits_to_keep"] - 1}
+        made = ours(batch)
+        return {**made, "answer_positions": made["answer_positions"][1:]}
 
     assert run_step(one_less, 2, 2).distance(full) > 0.1
+
+
+def test_padding_on_the_left_would_be_seen(run_step: Callable[..., Step], ours: Collator, full: Step) -> None:
+    """Without masks padding must stand behind the row: in front of it the gradients are others."""
+
+    def before(batch: Rows) -> dict[str, Any]:
+        width = max(len(row["input_ids"]) for row in batch)
+        short = [width - len(row["input_ids"]) for row in batch]
+        return ours(
+            [
+                {"input_ids": [7] * missing + row["input_ids"], "labels": [-100] * missing + row["labels"]}
+                for missing, row in zip(short, batch, strict=True)
+            ]
+        )
+
+    assert run_step(before, 2, 2).distance(full) > 0.01
 
 
 def test_every_norm_is_torchs_own_kernel(tiny_model: Path) -> None:
     """Both norms of each layer and the last one are replaced: the comparison above runs with them."""
     import torch
-    from app.llm.loading import fuse_norms
+    from app.fast.model import fuse_norms
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
@@ -180,66 +200,62 @@ def test_every_norm_is_torchs_own_kernel(tiny_model: Path) -> None:
     assert len(replaced) == 2 * model.config.num_hidden_layers + 1
 
 
-def test_fused_micro_batches_give_the_same_step(run_step: Callable[..., Step], trimmed: Collator, full: Step) -> None:
+def test_fused_micro_batches_give_the_same_step(run_step: Callable[..., Step], ours: Collator, full: Step) -> None:
     """Two micro-batches run as one see the same rows and give the same gradients to rounding."""
-    accumulated, fused = run_step(trimmed, 2, 2), run_step(trimmed, 4, 1)
+    accumulated, fused = run_step(ours, 2, 2), run_step(ours, 4, 1)
     assert fused.first_tokens == accumulated.first_tokens
     assert fused.distance(accumulated) <= 1e-5
     assert fused.distance(full) <= 1e-5
 
 
-def test_recompute_gives_the_same_step(run_step: Callable[..., Step], trimmed: Collator, full: Step) -> None:
-    """Gradient checkpointing changes memory and time only."""
-    assert run_step(trimmed, 2, 2, recompute=True).distance(full) <= 1e-5
+@pytest.mark.parametrize("on_host", [False, True])
+def test_recompute_gives_the_same_step(
+    run_step: Callable[..., Step], ours: Collator, full: Step, on_host: bool
+) -> None:
+    """Gradient checkpointing changes memory and time only, wherever it begins from."""
+    assert run_step(ours, 2, 2, recompute=True, on_host=on_host).distance(full) <= 1e-5
 
 
 @pytest.mark.parametrize(("batch", "recompute"), [(2, False), (2, True), (4, True)])
 def test_a_loss_in_chunks_gives_the_same_step(
     run_step: Callable[..., Step],
-    trimmed: Collator,
+    ours: Collator,
     full: Step,
     monkeypatch: pytest.MonkeyPatch,
     batch: int,
     recompute: bool,
 ) -> None:
     """Through the Trainer, whose micro-batches share one count of labels; with checkpoints in host memory too."""
-    monkeypatch.setattr("app.training.answer_loss.CHUNK_POSITIONS", 3)
-    step = run_step(trimmed, batch, 4 // batch, recompute=recompute, chunked=True)
+    monkeypatch.setattr("app.training.loss.CHUNK_POSITIONS", 3)
+    step = run_step(ours, batch, 4 // batch, recompute=recompute, on_host=recompute)
     assert step.distance(full) <= 1e-5
     assert step.loss == pytest.approx(full.loss, rel=1e-5)
 
 
-def test_the_head_sees_only_the_answers_positions(rows: Rows, trimmed: Collator) -> None:
-    """Labels are as narrow as the longest answer plus one, and the first of them is none."""
-    batch = trimmed(rows)
-    longest_answer = max(answer for _, answer in SIZES)
-    assert batch["logits_to_keep"] == longest_answer + 1
-    assert tuple(batch["labels"].shape) == (len(SIZES), longest_answer + 1)
-    assert (batch["labels"][:, 0] == -100).all()
-
-
-def test_rows_are_padded_to_their_batch_only(rows: Rows, trimmed: Collator) -> None:
-    """A batch is as wide as its longest row, rounded up to eight, and positions start at each row's first token."""
-    batch = trimmed(rows[1:3])
-    assert tuple(batch["input_ids"].shape) == (2, 32)
-    assert batch["position_ids"][0].tolist() == [0] * 9 + list(range(23))
-
-
-def test_full_labels_keep_every_position(trimmed: Collator) -> None:
-    """With the prompt as label nothing is trimmed."""
-    ids = [5, 6, 7]
-    batch = trimmed([{"input_ids": ids, "labels": ids}])
-    assert batch["labels"].tolist() == [[-100, *ids]]
-    assert batch["logits_to_keep"] == 4
-
-
-def test_every_position_sees_itself_and_no_padding_but_its_own() -> None:
-    """Tokens see the tokens before them; a padding position sees itself, or some attention kernels give NaN."""
-    import torch
-    from app.training.collator import visible_positions
-
-    seen = visible_positions(torch.tensor([[False, True, True], [True, True, True]]))
-    assert seen[:, 0].int().tolist() == [
-        [[1, 0, 0], [0, 1, 0], [0, 1, 1]],
-        [[1, 0, 0], [1, 1, 0], [1, 1, 1]],
+def test_the_head_sees_only_the_answers_positions(rows: Rows, ours: Collator) -> None:
+    """Each position stands before a label of its own row, and there are as many as labels."""
+    batch = ours(rows)
+    width = max(tokens for tokens, _ in SIZES)
+    expected = [
+        row * width + place - 1
+        for row, (tokens, answer) in enumerate(SIZES)
+        for place in range(tokens - answer, tokens)
     ]
+    assert batch["answer_positions"].tolist() == expected
+
+
+def test_rows_are_padded_to_their_batch_only(rows: Rows, ours: Collator) -> None:
+    """A batch is as wide as its longest row; tokens stand on the left, and the mask says which they are."""
+    batch = ours(rows[1:3])
+    assert tuple(batch["input_ids"].shape) == (2, 31)
+    assert batch["input_ids"][0].tolist() == [*rows[1]["input_ids"], *[0] * 8]
+    assert batch["attention_mask"].sum(-1).tolist() == [23, 31]
+    assert batch["labels"][0, 23:].tolist() == [-100] * 8
+
+
+def test_full_labels_keep_every_position_but_the_last(ours: Collator) -> None:
+    """With the prompt as label nothing is left out; the last position predicts nothing."""
+    ids = [5, 6, 7]
+    batch = ours([{"input_ids": ids, "labels": ids}])
+    assert batch["labels"].tolist() == [ids]
+    assert batch["answer_positions"].tolist() == [0, 1]

@@ -32,10 +32,9 @@ class Recorded:
 @pytest.fixture
 def collator() -> Any:  # noqa: ANN401 - imported late
     """The pipeline's collator for fp32."""
-    import torch
     from app.training.collator import AnswerCollator
 
-    return AnswerCollator(pad_token_id=0, mask_dtype=torch.float32)
+    return AnswerCollator(pad_token_id=0)
 
 
 def rows(*sizes: tuple[int, int]) -> list[dict[str, list[int]]]:
@@ -50,26 +49,29 @@ def rows(*sizes: tuple[int, int]) -> list[dict[str, list[int]]]:
 def test_a_smaller_batch_in_the_fixed_one_gives_the_same_loss_and_gradients(tiny_model: Path, collator: Any) -> None:  # noqa: ANN401
     """Padding to the largest rows, width and answer changes nothing, after a larger batch has been there too."""
     import torch
-    from app.fast.graphs import BatchShape, FixedBatch
+    from app.fast.graphs import FixedBatch
     from app.fast.plan import LargestRow
+    from app.training.loss import keep_to_answers
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    fixed = FixedBatch(BatchShape.of(4, LargestRow(41, 6)), collator, model.device)
+    assert keep_to_answers(model)
+    fixed = FixedBatch(4, LargestRow(41, 6), collator, model.device)
 
-    def step(batch: Batch) -> tuple[float, torch.Tensor]:
+    def step(batch: Batch, items: Any) -> tuple[float, torch.Tensor]:  # noqa: ANN401 - a count, on the card or not
         model.zero_grad()
-        loss = model(**batch).loss
+        loss = model(**batch, num_items_in_batch=items).loss
         loss.backward()
         return loss.item(), model.model.layers[0].self_attn.q_proj.weight.grad.clone()
 
-    fixed.write(collator(rows((41, 5), (33, 1), (40, 2), (12, 3))))
+    fixed.write(collator(rows((41, 5), (33, 1), (40, 2), (12, 3))), 11)
     small = collator(rows((20, 2), (9, 1), (17, 1)))
-    fixed.write(small)
-    (expected_loss, expected), (loss, gradient) = step(small), step(fixed.tensors)
-    assert loss == pytest.approx(expected_loss, rel=1e-5)
-    assert float((gradient - expected).norm() / expected.norm()) < 1e-5
-    assert tuple(fixed.tensors["input_ids"].shape) == (4, 48)
+    for items in (None, 9):
+        fixed.write(small, items)
+        (expected_loss, expected), (loss, gradient) = step(small, items), step(fixed.tensors, fixed.items)
+        assert loss == pytest.approx(expected_loss, rel=1e-5)
+        assert float((gradient - expected).norm() / expected.norm()) < 1e-5
+    assert tuple(fixed.tensors["input_ids"].shape) == (4, 41)
 
 
 @pytest.fixture
@@ -81,12 +83,11 @@ def parameter() -> "torch.nn.Parameter":
 
 
 @pytest.fixture
-def step(parameter: "torch.nn.Parameter") -> Callable[[Batch], "torch.Tensor"]:
+def step(parameter: "torch.nn.Parameter") -> Callable[[Batch, Any], "torch.Tensor"]:
     """Forward and backward of that."""
 
-    def run(batch: Batch) -> Any:  # noqa: ANN401 - a tensor
-        parameter.grad = None
-        loss = parameter * batch["input_ids"].sum()
+    def run(batch: Batch, items: Any) -> Any:  # noqa: ANN401 - a tensor
+        loss = parameter * batch["input_ids"].sum() / items
         loss.backward()
         return loss.detach()
 
@@ -97,7 +98,7 @@ def step(parameter: "torch.nn.Parameter") -> Callable[[Batch], "torch.Tensor"]:
 def graphed(parameter: "torch.nn.Parameter", collator: Any) -> Make:  # noqa: ANN401
     """A step whose clock and capture are made up; each pair of ticks is one timed step."""
     import torch
-    from app.fast.graphs import BatchShape, FixedBatch, GraphedStep
+    from app.fast.graphs import FixedBatch, GraphedStep
     from app.fast.plan import LargestRow
 
     def make(seconds: list[float], capture: Callable[..., Any], *, forced: bool = False) -> GraphedStep:
@@ -107,56 +108,85 @@ def graphed(parameter: "torch.nn.Parameter", collator: Any) -> Make:  # noqa: AN
                 yield each
 
         clock = ticks()
-        fixed = FixedBatch(BatchShape.of(2, LargestRow(8, 2)), collator, torch.device("cpu"))
+        fixed = FixedBatch(2, LargestRow(8, 2), collator, torch.device("cpu"))
         return GraphedStep([parameter], fixed, forced=forced, capture=capture, clock=lambda: next(clock))
 
     return make
 
 
-def recording(made: list[Recorded]) -> Callable[..., Any]:
-    """A capture that keeps what it captured."""
+@pytest.fixture
+def recording(parameter: "torch.nn.Parameter") -> Callable[[list[Recorded]], Callable[..., Any]]:
+    """A capture that keeps what it captured; like a real one it runs nothing."""
 
-    def capture(run: Callable[[], "torch.Tensor"]) -> tuple[Recorded, "torch.Tensor"]:
-        found = Recorded(run, run().clone())
-        made.append(found)
-        return found, found.loss
+    def make(made: list[Recorded]) -> Callable[..., Any]:
+        def capture(run: Callable[[], "torch.Tensor"]) -> tuple[Recorded, "torch.Tensor"]:
+            had = parameter.grad.clone()
+            found = Recorded(run, run().clone())
+            parameter.grad.copy_(had)
+            made.append(found)
+            return found, found.loss
 
-    return capture
+        return capture
+
+    return make
 
 
-def test_a_faster_graph_is_replayed_from_the_third_step_on(graphed: Make, step: Any, collator: Any) -> None:  # noqa: ANN401
-    """Two steps are run one by one; each later one is a replay on its own batch, with its own loss."""
+def test_a_faster_graph_is_replayed_from_the_third_on(
+    graphed: Make,
+    step: Any,  # noqa: ANN401
+    collator: Any,  # noqa: ANN401
+    parameter: "torch.nn.Parameter",
+    recording: Any,  # noqa: ANN401
+) -> None:
+    """Two are run one by one, each later one is a replay; gradients add up within a step, and no further."""
     made: list[Recorded] = []
-    graph = graphed([9.0, 1.0, 0.5], recording(made))
-    batches = [collator(rows((count + 2, 1))) for count in range(6)]
-    losses = [float(graph(step, batch)) for batch in batches]
-    assert losses == [float(batch["input_ids"].sum()) for batch in batches]
-    assert [found.replays for found in made] == [4]
-    assert graph.told == "used: 0.500 s a step instead of 1.000 s"
+    graph = graphed([9.0, 1.0, 0.2], recording(made))
+    batches = [collator(rows((count % 7 + 2, 1))) for count in range(8)]
+    sums = [float(batch["input_ids"].sum()) for batch in batches]
+    for first in (0, 4):  # two steps of four micro-batches
+        parameter.grad = None
+        for at in range(first, first + 4):
+            assert float(graph(step, batches[at], 4)) == sums[at] / 4
+            assert parameter.grad is not None
+            assert float(parameter.grad) == pytest.approx(sum(sums[first : at + 1]) / 4)
+    assert [found.replays for found in made] == [6]
+    assert graph.told == "used: 0.200 s a micro-batch instead of 1.000 s"
 
 
-@pytest.mark.parametrize(("forced", "replays"), [(False, 1), (True, 4)])
+@pytest.mark.parametrize(
+    ("forced", "sizes", "replays"),
+    [(False, ((5, 1),), 1), (True, ((5, 1),), 4), (False, ((8, 2), (8, 2)), 4)],
+    ids=["mostly padding", "demanded", "a full batch"],
+)
 def test_a_graph_that_saves_little_is_dropped_unless_it_was_demanded(
     graphed: Make,
     step: Any,  # noqa: ANN401
     collator: Any,  # noqa: ANN401
     parameter: "torch.nn.Parameter",
+    recording: Any,  # noqa: ANN401
     forced: bool,
+    sizes: tuple[tuple[int, int], ...],
     replays: int,
 ) -> None:
-    """Its one step counts, gradients and all, and the run goes on as it was."""
+    """What a replay pads counts against it. Its one micro-batch counts, and the run goes on as it was."""
     made: list[Recorded] = []
     graph = graphed([9.0, 1.0, 0.9], recording(made), forced=forced)
-    batch = collator(rows((5, 1)))
+    batch = collator(rows(*sizes))
     for _ in range(6):
-        graph(step, batch)
+        parameter.grad = None
+        graph(step, batch, 1)
         assert parameter.grad is not None
         assert float(parameter.grad) == float(batch["input_ids"].sum())
     assert made[0].replays == replays
-    assert graph.told.startswith("used" if forced else "not used")
+    assert graph.told.startswith("used" if replays > 1 else "not used")
 
 
-def test_a_capture_that_fails_costs_nothing_but_itself(graphed: Make, step: Any, collator: Any) -> None:  # noqa: ANN401
+def test_a_capture_that_fails_costs_nothing_but_itself(
+    graphed: Make,
+    step: Any,  # noqa: ANN401
+    collator: Any,  # noqa: ANN401
+    parameter: "torch.nn.Parameter",
+) -> None:
     """Out of memory while capturing: the step is run without, capturing is not tried again, and the reason is told."""
     import torch
 
@@ -168,7 +198,9 @@ def test_a_capture_that_fails_costs_nothing_but_itself(graphed: Make, step: Any,
 
     graph = graphed([9.0, 1.0], capture)
     batch = collator(rows((5, 1)))
-    assert [float(graph(step, batch)) for _ in range(6)] == [float(batch["input_ids"].sum())] * 6
+    assert [float(graph(step, batch, 1)) for _ in range(6)] == [float(batch["input_ids"].sum())] * 6
+    assert parameter.grad is not None
+    assert float(parameter.grad) == 6 * float(batch["input_ids"].sum())
     assert len(tries) == 1
     assert graph.told == "not used: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -176,15 +208,14 @@ def test_a_capture_that_fails_costs_nothing_but_itself(graphed: Make, step: Any,
 @pytest.mark.parametrize(
     ("fact", "reason"),
     [
-        ({"recompute": True}, "recompute draws its random numbers outside a graph"),
-        ({"micro_batches": 2}, "a step is several micro-batches"),
+        ({"random_recompute": True}, "recompute with dropout draws its random numbers outside a graph"),
         ({"ranks": 2}, "several GPUs"),
         ({"half": True}, "float16's loss scale changes between steps"),
-        ({"steps": 9}, "less than 10 steps"),
+        ({"micro_batches": 9}, "less than 10 micro-batches"),
         ({}, None),
     ],
 )
-def test_graphs_are_tried_only_where_a_step_can_be_one(
+def test_graphs_are_tried_only_where_a_micro_batch_can_be_one(
     monkeypatch: pytest.MonkeyPatch, fact: dict[str, Any], reason: str | None
 ) -> None:
     """Each obstacle is named; without one there is no reason against."""
@@ -192,16 +223,16 @@ def test_graphs_are_tried_only_where_a_step_can_be_one(
     from app.fast.graphs import why_not
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    free = {"recompute": False, "micro_batches": 1, "ranks": 1, "half": False, "steps": 50}
+    free = {"random_recompute": False, "ranks": 1, "half": False, "micro_batches": 50}
     assert why_not(**{**free, **fact}) == reason
 
 
 def test_steps_are_counted_with_epochs_and_cap() -> None:
     """Two epochs of 137 rows by four are 70 steps, less with a cap."""
-    from app.training.run import capped_steps, steps_due
+    from app.training.run import capped_steps, epoch_steps
     from app.training.settings import parse_settings
 
     words = "--model-name m --train-file f --output-dir o --batch-size 2 --gradient-accumulation-steps 2 --num-epochs 2"
-    for cap, (steps, for_trainer) in {None: (70, -1), 50: (50, 50), 70: (70, -1)}.items():
+    for cap, for_trainer in {None: -1, 50: 50, 70: -1}.items():
         settings = replace(parse_settings(words.split()), max_steps_override=cap)
-        assert (steps_due(settings, 137), capped_steps(settings, 137)) == (steps, for_trainer)
+        assert (epoch_steps(settings, 137), capped_steps(settings, 137)) == (70, for_trainer)

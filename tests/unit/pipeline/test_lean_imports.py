@@ -1,10 +1,11 @@
 """What `lean_imports` keeps away, and what it puts back."""
 
 import gc
+import os
 import sys
 
 import pytest
-from app.fast.startup import lean_imports
+from app.fast.startup import lean_imports, let_segments_grow
 
 
 def test_the_compiler_is_asked_at_the_first_call_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +48,34 @@ def test_the_data_folder_does_not_pass_for_a_package() -> None:
         assert sys.modules["datasets"] is None
         with pytest.raises(ModuleNotFoundError):
             __import__("datasets")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}),
+        (
+            {"PYTORCH_CUDA_ALLOC_CONF": "per_process_memory_fraction:0.5"},
+            {"PYTORCH_CUDA_ALLOC_CONF": "per_process_memory_fraction:0.5,expandable_segments:True"},
+        ),
+        (
+            {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"},
+            {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64,expandable_segments:True"},
+        ),
+        ({"PYTORCH_ALLOC_CONF": "expandable_segments:False"}, {"PYTORCH_ALLOC_CONF": "expandable_segments:False"}),
+        (
+            {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"},
+            {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"},
+        ),
+    ],
+)
+def test_what_the_environment_says_of_the_allocator_stays(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: dict[str, str]
+) -> None:
+    """Segments may grow beside a cap on memory; who chose otherwise keeps it."""
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    let_segments_grow()
+    assert {name: value for name, value in os.environ.items() if name.endswith("_ALLOC_CONF")} == expected

@@ -46,7 +46,7 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of four positions, so that a few tokens are a long answer."""
-    monkeypatch.setattr("app.training.answer_loss.CHUNK_POSITIONS", CHUNK)
+    monkeypatch.setattr("app.training.loss.CHUNK_POSITIONS", CHUNK)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def load(tiny_model: Path) -> Load:
     def make(kind: Kind, *, chunked: bool) -> "PreTrainedModel":
         import torch
         from app.llm.loading import Quantization, load_base_model
-        from app.training.answer_loss import chunk_long_answers
+        from app.training.loss import keep_to_answers
         from peft import LoraConfig, get_peft_model
 
         base = load_base_model(str(tiny_model), getattr(torch, kind.dtype), Quantization() if kind.four_bit else None)
@@ -68,14 +68,15 @@ def load(tiny_model: Path) -> Load:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05)
-        assert not chunked or chunk_long_answers(model.get_base_model())
+        if chunked:
+            assert keep_to_answers(model.get_base_model())
         model.train()
         return model
 
     return make
 
 
-def batch_of(sizes: tuple[tuple[int, int], ...], dtype: str = "float32") -> Batch:
+def batch_of(sizes: tuple[tuple[int, int], ...]) -> Batch:
     """Random rows of (tokens, answer tokens) as the pipeline's collator gives them."""
     import torch
     from app.training.collator import AnswerCollator
@@ -85,7 +86,7 @@ def batch_of(sizes: tuple[tuple[int, int], ...], dtype: str = "float32") -> Batc
     for tokens, answer in sizes:
         ids = torch.randint(3, 300, (tokens,), generator=generator).tolist()
         rows.append({"input_ids": ids, "labels": [-100] * (tokens - answer) + ids[tokens - answer :]})
-    return AnswerCollator(0, getattr(torch, dtype))(rows)
+    return AnswerCollator(0)(rows)
 
 
 def loss_and_gradients(model: "PreTrainedModel", batch: Batch, dtype: str) -> tuple[float, "torch.Tensor"]:
@@ -93,8 +94,9 @@ def loss_and_gradients(model: "PreTrainedModel", batch: Batch, dtype: str) -> tu
     import torch
 
     model.zero_grad()
+    given = batch if "forward" in vars(model.get_base_model()) else {**batch, "answer_positions": None}
     with torch.autocast("cpu", getattr(torch, dtype), enabled=dtype != "float32"):
-        loss = model(**batch).loss
+        loss = model(**given).loss
     loss.backward()
     gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
     return loss.item(), torch.cat(gradients)
@@ -104,7 +106,7 @@ def loss_and_gradients(model: "PreTrainedModel", batch: Batch, dtype: str) -> tu
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_chunks_give_the_whole_computations_loss_and_gradients(load: Load, kind: Kind, items: int | None) -> None:
     """To rounding, in each dtype, with any head, over whatever count of labels the sum is divided by."""
-    batch = batch_of(SIZES, kind.dtype) | ({} if items is None else {"num_items_in_batch": items})
+    batch = batch_of(SIZES) | ({} if items is None else {"num_items_in_batch": items})
     expected_loss, expected = loss_and_gradients(load(kind, chunked=False), batch, kind.dtype)
     loss, gradients = loss_and_gradients(load(kind, chunked=True), batch, kind.dtype)
     rounding = 1e-5 if kind.dtype == "float32" else 1e-2
@@ -116,7 +118,7 @@ def test_a_label_less_is_seen(load: Load) -> None:
     """The comparison above can fail: without one of 19 labels loss and gradients are far off."""
     batch = batch_of(SIZES)
     expected_loss, expected = loss_and_gradients(load(Kind(), chunked=False), batch, "float32")
-    batch["labels"][1, -1] = -100
+    batch["labels"][1, 22] = -100
     loss, gradients = loss_and_gradients(load(Kind(), chunked=True), batch, "float32")
     assert loss != pytest.approx(expected_loss, rel=1e-3)
     assert float((gradients - expected).norm() / expected.norm()) > 0.01
@@ -125,13 +127,13 @@ def test_a_label_less_is_seen(load: Load) -> None:
 def test_the_heads_dropout_is_drawn_again_in_the_backward(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """With dropout before a LoRA on the head the recomputed chunk is the one that the loss came from."""
     import torch
-    from app.training import answer_loss
+    from app.training import loss
 
     batch, kind = batch_of(SIZES), Kind(targets=("lm_head",), dropout=0.5)
     model = load(kind, chunked=True)
     torch.manual_seed(3)
     recomputed = loss_and_gradients(model, batch, "float32")
-    monkeypatch.setattr(answer_loss, "checkpoint", lambda function, *inputs, **_: function(*inputs))
+    monkeypatch.setattr(loss, "checkpoint", lambda function, *inputs, **_: function(*inputs))
     torch.manual_seed(3)
     kept = loss_and_gradients(model, batch, "float32")
     assert recomputed[0] == kept[0]
@@ -155,14 +157,14 @@ def positions_at_the_head(load: Load) -> Callable[[Batch], list[int]]:
 
 
 def test_the_head_never_gets_more_than_a_chunk(positions_at_the_head: Callable[[Batch], list[int]]) -> None:
-    """Chunks are equal, the last one too, and each runs twice: for the loss and for its gradient."""
-    chunks = -(-len(SIZES) * SIZES[0][1] // CHUNK)
+    """19 labels are 19 positions; chunks are equal, the last too, and each runs twice: for loss and gradient."""
+    chunks = -(-sum(answer for _, answer in SIZES) // CHUNK)
     assert positions_at_the_head(batch_of(SIZES)) == [CHUNK] * 2 * chunks
 
 
-def test_short_answers_go_the_models_own_way(positions_at_the_head: Callable[[Batch], list[int]]) -> None:
-    """Two one-token answers are four positions, seen by the head in one piece and once."""
-    assert positions_at_the_head(batch_of(((20, 1), (17, 1)))) == [4]
+def test_the_head_sees_short_answers_once(positions_at_the_head: Callable[[Batch], list[int]]) -> None:
+    """Two one-token answers are two positions, wherever they end, seen in one piece and not again."""
+    assert positions_at_the_head(batch_of(((20, 1), (17, 1)))) == [2]
 
 
 def test_a_row_without_a_label_adds_nothing(load: Load) -> None:
@@ -184,27 +186,35 @@ def test_a_row_without_a_label_adds_nothing(load: Load) -> None:
         ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 64}),
     ],
 )
-def test_a_model_that_does_more_than_its_head_is_left_alone(family: str, options: dict[str, Any]) -> None:
+def test_a_model_that_does_more_than_its_head_goes_its_own_way(family: str, options: dict[str, Any]) -> None:
     """Bounded or scaled logits, another loss beside, a body that is called in parts: chunks would leave that out."""
-    from app.training.answer_loss import chunk_long_answers
+    import torch
+    from app.training.loss import keep_to_answers
     from transformers import AutoConfig, AutoModelForCausalLM
 
     sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **heads, **ids, **options))
-    assert chunk_long_answers(model) is False
-    assert "forward" not in vars(model)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **heads, **ids, **options)).eval()
+    batch = batch_of(SIZES)
+    positions = batch.pop("answer_positions")
+    with torch.no_grad():
+        own = float(model(**batch).loss)
+        assert keep_to_answers(model) is False
+        widths: list[int] = []
+        model.get_output_embeddings().register_forward_hook(lambda *call: widths.append(call[2].shape[1]))
+        assert float(model(**batch, answer_positions=positions).loss) == pytest.approx(own, rel=1e-5)
+    assert widths == [len({int(position) % 40 for position in positions})]
 
 
 def test_asking_the_model_draws_no_random_number(load: Load) -> None:
     """Dropout of the training that follows is what it would be without chunks."""
     import torch
-    from app.training.answer_loss import chunk_long_answers
+    from app.training.loss import keep_to_answers
 
     model = load(Kind(dropout=0.5), chunked=False)
     state = torch.random.get_rng_state()
-    chunk_long_answers(model.get_base_model())
+    keep_to_answers(model.get_base_model())
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -215,10 +225,13 @@ def test_dropout_of_zero_is_no_operation(load: Load) -> None:
     assert not [module for module in load(Kind(), chunked=False).modules() if isinstance(module, torch.nn.Dropout)]
 
 
-def test_only_what_recompute_begins_from_goes_to_host_memory(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each layer's input and nothing else, and the gradients are the same."""
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_only_what_recompute_begins_from_goes_to_host_memory(
+    load: Load, monkeypatch: pytest.MonkeyPatch, dropout: float
+) -> None:
+    """Each layer's input and nothing else, and the gradients are the same; with dropout by torch's own hooks."""
     import torch
-    from app.fast.host_memory import set_recompute
+    from app.fast import recompute
 
     batch, sent = batch_of(SIZES), []
 
@@ -231,19 +244,30 @@ def test_only_what_recompute_begins_from_goes_to_host_memory(load: Load, monkeyp
 
         return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
 
-    model = load(Kind(), chunked=True)
-    set_recompute(model, True)
-    expected_loss, expected = loss_and_gradients(model, batch, "float32")
+    push = recompute.HostStack.push
+
+    def pushed(stack: recompute.HostStack, tensor: torch.Tensor) -> Any:  # noqa: ANN401 - what gives it back
+        sent.append(tuple(tensor.shape))
+        return push(stack, tensor)
+
+    def step(model: "PreTrainedModel") -> tuple[float, torch.Tensor]:
+        torch.manual_seed(3)
+        return loss_and_gradients(model, batch, "float32")
+
+    model = load(Kind(dropout=dropout), chunked=True)
+    recompute.set_recompute(model, True)
+    expected_loss, expected = step(model)
     monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", recorded)
-    set_recompute(model, True, on_host=True)
-    loss, gradients = loss_and_gradients(model, batch, "float32")
+    monkeypatch.setattr(recompute.HostStack, "push", pushed)
+    recompute.set_recompute(model, True, on_host=True)
+    loss, gradients = step(model)
     rows, width = batch["input_ids"].shape
     assert sent == [(rows, width, model.config.hidden_size)] * model.config.num_hidden_layers
     assert loss == expected_loss
     assert torch.equal(gradients, expected)
     sent.clear()
-    set_recompute(model, True)
-    loss_and_gradients(model, batch, "float32")
+    recompute.set_recompute(model, True)
+    step(model)
     assert sent == []
 
 
@@ -276,8 +300,8 @@ def test_embeddings_in_host_memory_change_nothing(load: Load, monkeypatch: pytes
 @pytest.mark.parametrize(("chunked", "most_gib"), [(True, 0.8), (False, None)])
 def test_memory_of_long_answers_is_flat(monkeypatch: pytest.MonkeyPatch, chunked: bool, most_gib: float | None) -> None:
     """Batches of changing lengths, counted at Qwen3-8B's widths: chunks leave no holes; whole logits leave many."""
-    monkeypatch.setattr("app.training.answer_loss.CHUNK_POSITIONS", 128)
-    monkeypatch.setattr("app.training.answer_loss._is_body_head_and_loss", lambda _: True)
+    monkeypatch.setattr("app.training.loss.CHUNK_POSITIONS", 128)
+    monkeypatch.setattr("app.training.loss._is_body_head_and_loss", lambda _: True)
     shape = replace(BUILT_IN["Qwen/Qwen3-8B"], num_hidden_layers=2)
     work = Workload("answer", 1, 2048, target_modules=("q_proj", "v_proj", "gate_proj", "down_proj"))
     sizes = ((2048, 1268), (1584, 1330), (1640, 1453), (1976, 1511))

@@ -12,13 +12,13 @@ FREE_GIB, ALLOCATED_BYTES = 9.0, 1.5 * GIB
 
 @pytest.fixture
 def made_up_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A 10 GiB card, half of which the process may use, whose peak grows by 1 MB a token and 2 MB a logit position."""
+    """A 10 GiB card, half of which the process may use, whose peak grows by 1 MB a token and 2 MB a label."""
     import torch
 
     def peaks() -> Iterator[float]:
         while True:
             # three probes, then the worst batch of the first option that should fit: two micro-batches of two rows
-            batches = ((64, 4), (192, 4), (192, 192), (4 * TOKENS, 4 * LABELS))
+            batches = ((64, 4), (192, 4), (192, 128), (4 * TOKENS, 4 * LABELS))
             yield from (ALLOCATED_BYTES + 1e6 * tokens + 2e6 * labels for tokens, labels in batches)
 
     following = peaks()
@@ -47,7 +47,7 @@ def test_the_plan_follows_the_measured_growth_and_the_memory_fraction(tiny_model
     lora = LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.1)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), lora)
     ids = list(range(TOKENS))
-    rows = [{"input_ids": ids, "labels": [-100] * (TOKENS - LABELS + 1) + ids[TOKENS - LABELS + 1 :]}]
+    rows = [{"input_ids": ids, "labels": [-100] * (TOKENS - LABELS) + ids[TOKENS - LABELS :]}]
     flags = ["--model-name", "m", "--train-file", "f", "--output-dir", "o", "--gradient-accumulation-steps", "4"]
     state = torch.random.get_rng_state()
     plan = measured_plan(parse_settings(flags), model, rows, torch.bfloat16)

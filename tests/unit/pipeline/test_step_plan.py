@@ -155,6 +155,6 @@ def test_three_probes_give_back_the_growth_they_came_from() -> None:
     from app.fast.memory import growth_from_probes
 
     growth = Growth(fixed_bytes=5e6, bytes_per_token=3e5, bytes_per_label=2e6)
-    probes = [growth.peak_bytes(64, 4), growth.peak_bytes(192, 4), growth.peak_bytes(192, 192)]
+    probes = [growth.peak_bytes(64, 4), growth.peak_bytes(192, 4), growth.peak_bytes(192, 128)]
     found = growth_from_probes(probes)
     assert abs(found.peak_bytes(4000, 50) - growth.peak_bytes(4000, 50)) < 1

@@ -81,17 +81,16 @@ def test_recompute_is_as_asked(train: TrainRun) -> None:
 def test_long_answers_and_host_memory_are_told(
     train: TrainRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A long answer's loss runs in chunks, a letter's doesn't; all train alike, wherever that is."""
+    """A long answer trains alike wherever what waits for the backward is."""
     rows = tmp_path / "long.jsonl"
     rows.write_text("\n".join(json.dumps({"input": f"質問{n}", "output": "答" * (60 + n)}) for n in range(8)))
     flags = ("--max-steps-override", 1, "--lora-dropout", 0, "--gradient-checkpointing", "on")
-    _, short = train(*flags, output="short")
     _, on_card = train(*flags, rows=rows, output="on_card")
     capfd.readouterr()
     _, on_host = train(*flags, "--host-memory", "all", rows=rows, output="on_host")
     assert "in host memory: embeddings, checkpoints (" in capfd.readouterr().err
-    found = [(run["loss_chunk_positions"], run["step_plan"]["host_memory"]) for run in (short, on_card, on_host)]
-    assert found == [(None, "off"), (128, "off"), (128, "all")]
+    found = [(run["loss_chunk_positions"], run["step_plan"]["host_memory"]) for run in (on_card, on_host)]
+    assert found == [(128, "off"), (128, "all")]
     assert on_host["losses"] == on_card["losses"]
 
 

@@ -1,0 +1,159 @@
+"""LoRA without dropout in one function a layer: fewer kernels, and nothing is kept that the backward can have again.
+
+PEFT and bitsandbytes compute a layer in some ten operations, each with a copy of its output. Here the base's product is
+made once and the adapter's is added into it. What the gate of an MLP multiplies is made again in the backward.
+"""
+
+from typing import Any
+
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from peft.tuners.lora import LoraLayer
+from torch.nn.functional import linear, silu
+
+ADAPTER = "default"
+
+
+def shorten_lora(model: torch.nn.Module) -> int:
+    """Give every adapted linear layer without dropout, and the MLPs around them, the short way; how many layers got it.
+
+    A module's class becomes a subclass of what it was.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_plain(module)]
+    for layer in layers:
+        _become(layer, _ShortLora)
+    known: dict[type, bool] = {}
+    for module in model.modules() if layers else ():
+        if _looks_gated(module) and known.setdefault(type(module), _is_gated(module)):
+            _become(module, _ShortGatedMlp)
+    return len(layers)
+
+
+def _become(module: torch.nn.Module, way: type) -> None:
+    usual = type(module)
+    module.__class__ = type(usual.__name__, (way, usual), {"__module__": __name__})
+
+
+class _ShortLora:
+    def forward(self: Any, inputs: torch.Tensor) -> torch.Tensor:
+        """The base's product and the adapter's in one."""
+        if self.disable_adapters or self.merged:
+            return super().forward(inputs)  # type: ignore[misc]
+        return _Product.apply(_as_computed(inputs), None, *_weights(self), self)
+
+
+class _ShortGatedMlp:
+    def forward(self: Any, inputs: torch.Tensor) -> torch.Tensor:
+        """The product of gate and up is made again in the backward."""
+        down = self.down_proj
+        is_short = isinstance(down, _ShortLora) and not (down.disable_adapters or down.merged)  # type: ignore[attr-defined]
+        if isinstance(down, LoraLayer) and not is_short:
+            return super().forward(inputs)  # type: ignore[misc]
+        gate, up = _as_computed(self.gate_proj(inputs)), _as_computed(self.up_proj(inputs))
+        return _Product.apply(gate, up, *_weights(down), down)
+
+
+def _is_plain(layer: Any) -> bool:  # noqa: ANN401 - PEFT has no types
+    return (
+        list(layer.lora_A) == [ADAPTER]
+        and isinstance(layer.lora_dropout[ADAPTER], torch.nn.Identity)
+        and not layer.lora_variant
+        and not layer.lora_bias[ADAPTER]
+        and _is_linear(layer.base_layer)
+    )
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return type(module) is torch.nn.Linear or type(module).__name__ == "Linear4bit"
+
+
+def _base_of(layer: Any) -> Any:  # noqa: ANN401 - PEFT has no types
+    return layer.base_layer if isinstance(layer, LoraLayer) else layer
+
+
+def _looks_gated(module: Any) -> bool:  # noqa: ANN401 - any module
+    parts = [_base_of(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj")]
+    is_new = not isinstance(module, _ShortGatedMlp)
+    return is_new and hasattr(module, "act_fn") and all(isinstance(part, torch.nn.Module) for part in parts)
+
+
+def _is_gated(module: Any) -> bool:  # noqa: ANN401 - a family's own class
+    """Whether the class does what it looks like: both ways give the same for some numbers."""
+    base, width = _base_of(module.down_proj), _base_of(module.gate_proj).in_features
+    if not _is_linear(base):
+        return False
+    inputs = torch.linspace(-2, 2, 2 * width, device=base.weight.device).view(1, 2, width).to(_compute_dtype(base))
+    with torch.no_grad():
+        expected, found = module.forward(inputs), _ShortGatedMlp.forward(module, inputs)
+    return bool(torch.allclose(found.float(), expected.float(), rtol=0.05, atol=0.02 * float(expected.abs().max())))
+
+
+def _compute_dtype(base: Any) -> torch.dtype:  # noqa: ANN401 - a linear layer
+    dtype: torch.dtype = getattr(base.weight, "quant_state", base.weight).dtype
+    return dtype
+
+
+def _as_computed(inputs: torch.Tensor) -> torch.Tensor:
+    """In autocast's dtype where there is one."""
+    kind = inputs.device.type
+    return inputs.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else inputs
+
+
+def _weights(layer: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:  # noqa: ANN401 - PEFT has no types
+    if not isinstance(layer, LoraLayer):
+        return None, None
+    return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+
+
+def _base_weight(base: Any, dtype: torch.dtype) -> torch.Tensor:  # noqa: ANN401 - a linear layer
+    state = getattr(base.weight, "quant_state", None)
+    weight = base.weight if state is None else dequantize_4bit(base.weight.data, state)
+    return weight.to(dtype)
+
+
+class _Product(torch.autograd.Function):  # type: ignore[misc]
+    """A linear layer with or without an adapter, of its input or of silu(gate) · up."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - as torch declares it
+        inputs: torch.Tensor,
+        up: torch.Tensor | None,
+        lora_a: torch.Tensor | None,
+        lora_b: torch.Tensor | None,
+        layer: Any,  # noqa: ANN401 - PEFT has no types
+    ) -> torch.Tensor:
+        ctx.base = base = layer if lora_a is None else layer.base_layer
+        ctx.scaling = 1.0 if lora_a is None else layer.scaling[ADAPTER]
+        product, dtype = _gated(inputs, up), inputs.dtype
+        bias = None if base.bias is None else base.bias.to(dtype)
+        output = linear(product, _base_weight(base, dtype), bias)
+        narrow = None
+        if lora_a is not None and lora_b is not None:
+            narrow = product.flatten(0, -2) @ lora_a.to(dtype).T
+            output.view(-1, output.shape[-1]).addmm_(narrow, lora_b.to(dtype).T, alpha=ctx.scaling)
+        ctx.save_for_backward(inputs, up, lora_a, lora_b, narrow)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
+        inputs, up, lora_a, lora_b, narrow = ctx.saved_tensors
+        dtype, gradient = inputs.dtype, gradients[0].to(inputs.dtype)
+        flat = gradient.flatten(0, -2)
+        of_inputs = of_up = of_a = of_b = None
+        of_narrow = None if lora_b is None else flat @ (lora_b * ctx.scaling).to(dtype)
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            of_inputs = gradient @ _base_weight(ctx.base, dtype)
+            if of_narrow is not None:
+                of_inputs.view(-1, of_inputs.shape[-1]).addmm_(of_narrow, lora_a.to(dtype))
+        if of_narrow is not None:
+            of_a = (of_narrow.T @ _gated(inputs, up).flatten(0, -2)).to(lora_a.dtype)
+            of_b = (flat.T @ narrow).to(lora_b.dtype).mul_(ctx.scaling)
+        if up is not None and of_inputs is not None:
+            of_up = of_inputs * silu(inputs)
+            of_inputs = torch.ops.aten.silu_backward(of_inputs.mul_(up), inputs)
+        return of_inputs, of_up, of_a, of_b, None
+
+
+def _gated(inputs: torch.Tensor, up: torch.Tensor | None) -> torch.Tensor:
+    return inputs if up is None else silu(inputs).mul_(up)

@@ -1,0 +1,104 @@
+"""How a run's steps are made fast and small, behind one function."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from app.core.errors import PipelineError
+from app.core.ranks import note, rank_count
+from app.fast.graphs import Batch, FixedBatch, GraphedStep, Items, Step, why_not
+from app.fast.lora import shorten_lora
+from app.fast.memory import largest_row, plan_steps, set_way
+from app.fast.model import attend_without_masks, fuse_norms, walk_once
+from app.fast.plan import StepPlan
+from app.fast.recompute import draws_random_numbers
+from app.training.collator import AnswerCollator
+from app.training.loss import CHUNK_POSITIONS
+from app.training.metrics import RecordingTrainer
+from app.training.settings import TrainingSettings
+
+_HOST = {"off": "", "embeddings": "; in host memory: embeddings", "all": "; in host memory: embeddings, checkpoints"}
+
+
+@dataclass(frozen=True)
+class FastSteps:
+    """The way that was chosen: rows at once and how often, and what runs a micro-batch."""
+
+    plan: StepPlan
+    batch_size: int
+    accumulation_steps: int
+    graphed: GraphedStep | None
+
+    def attach(self, trainer: RecordingTrainer) -> None:
+        """Let a Trainer's micro-batches run this way."""
+        walk_once(trainer)
+        if self.graphed:
+            trainer.run_micro_batch = functools.partial(_replayed, self.graphed, trainer, trainer.run_micro_batch)
+
+    def told(self) -> dict[str, Any]:
+        """What was decided, for the run's metrics."""
+        return {"step_plan": asdict(self.plan), "cuda_graph": self.graphed.told if self.graphed else "not tried"}
+
+
+def fast_steps(
+    settings: TrainingSettings,
+    model: PeftModel,
+    rows: Sequence[dict[str, list[int]]],
+    collator: AnswerCollator,
+    dtype: torch.dtype,
+    *,
+    is_chunked: bool,
+    steps: float,
+) -> FastSteps:
+    """Change the model and choose how its steps run: as the flags say, or what the card has room for.
+
+    `dtype` is what the model computes in; `is_chunked` whether long answers' logits are never there together; `steps`
+    are the optimizer steps to come.
+    """
+    base, largest = model.get_base_model(), largest_row(rows)
+    fuse_norms(base)
+    attend_without_masks(base, largest.tokens)
+    shorten_lora(model)
+    labels_at_once = CHUNK_POSITIONS if is_chunked else math.inf
+    plan = plan_steps(settings, model, rows, None if dtype == torch.float32 else dtype, labels_at_once)
+    batch_size = settings.batch_size * plan.fused_micro_batches
+    accumulation = settings.gradient_accumulation_steps // plan.fused_micro_batches
+    set_way(model, plan.way, batch_size * largest.tokens)
+    recompute = "on" if plan.gradient_checkpointing else "off"
+    note(
+        f"Gradient checkpointing: {recompute}; fused micro-batches: {plan.fused_micro_batches}"
+        f"{_HOST[plan.host_memory]} ({plan.reason})"
+    )
+    graphed = None
+    if settings.cuda_graph != "off":
+        forced = settings.cuda_graph == "on"
+        reason = why_not(
+            random_recompute=plan.gradient_checkpointing and draws_random_numbers(model),
+            ranks=rank_count(),
+            half=dtype == torch.float16,
+            micro_batches=math.inf if forced else steps * accumulation,
+        )
+        if reason and forced:
+            raise PipelineError(f"--cuda-graph on: {reason}")
+        if not reason:
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            fixed = FixedBatch(batch_size, largest, collator, trained[0].device)
+            graphed = GraphedStep(trained, fixed, forced=forced)
+    return FastSteps(plan, batch_size, accumulation, graphed)
+
+
+def _replayed(
+    graphed: GraphedStep,
+    trainer: RecordingTrainer,
+    eager: Callable[..., torch.Tensor],
+    model: torch.nn.Module,
+    inputs: Batch,
+    num_items_in_batch: Items = None,
+) -> torch.Tensor:
+    step: Step = functools.partial(eager, model)
+    return graphed(step, trainer._prepare_inputs(inputs), num_items_in_batch)

@@ -1,0 +1,170 @@
+"""Fewer operations with the same numbers: LoRA layers and MLPs in one function, attention without masks."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+Load = Callable[..., "PeftModel"]
+
+
+@pytest.fixture
+def load(tiny_model: Path) -> Load:
+    """The tiny model with an adapter that does something, the same each time it is made."""
+
+    def make(
+        targets: tuple[str, ...] = ALL_LINEAR,
+        *,
+        dtype: str = "float32",
+        four_bit: bool = False,
+        **lora: Any,  # noqa: ANN401 - as LoraConfig's
+    ) -> Any:  # noqa: ANN401 - a PeftModel
+        import torch
+        from app.llm.loading import Quantization, load_base_model
+        from peft import LoraConfig, get_peft_model
+
+        base = load_base_model(str(tiny_model), getattr(torch, dtype), Quantization() if four_bit else None)
+        torch.manual_seed(0)
+        config = LoraConfig(r=4, target_modules=list(targets), task_type="CAUSAL_LM", **lora)
+        model = get_peft_model(base, config).train()
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+        return model
+
+    return make
+
+
+def outputs_and_gradients(model: "PeftModel") -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Logits and gradients for some tokens, under autocast where the model is a half one."""
+    import torch
+
+    ids = torch.arange(3, 63).view(2, 30)
+    with torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16):
+        logits = model(input_ids=ids).logits
+    logits.float().square().mean().backward()
+    gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+    return logits.detach().float(), torch.cat(gradients)
+
+
+def distance(one: "torch.Tensor", other: "torch.Tensor") -> float:
+    """The relative difference."""
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize("four_bit", [False, True], ids=["16 bits", "4 bits"])
+@pytest.mark.parametrize("targets", [ALL_LINEAR, ("q_proj", "v_proj")], ids=["all 7", "q and v"])
+def test_the_short_way_gives_pefts_numbers(load: Load, targets: tuple[str, ...], four_bit: bool) -> None:
+    """Outputs and every gradient, also with a scaling that is no power of two; in bf16 as near to those of fp32."""
+    from app.fast.lora import shorten_lora
+
+    kind = {"four_bit": four_bit, "lora_alpha": 6}
+    usual, short = load(targets, **kind), load(targets, **kind)
+    layers = short.config.num_hidden_layers
+    assert shorten_lora(short) == len(targets) * layers
+    exact = outputs_and_gradients(usual)
+    for found, expected in zip(outputs_and_gradients(short), exact, strict=True):
+        assert distance(found, expected) <= 1e-5
+    usual, short = (load(targets, dtype="bfloat16", **kind) for _ in range(2))
+    shorten_lora(short)
+    for found, peft, expected in zip(outputs_and_gradients(short), outputs_and_gradients(usual), exact, strict=True):
+        assert distance(found, expected) <= 1.1 * distance(peft, expected)
+
+
+def test_an_mlp_keeps_what_it_multiplies_and_not_the_product(load: Load) -> None:
+    """Of the wide tensors only gate and up wait for the backward, two a layer; PEFT's way keeps twice as many."""
+    import torch
+    from app.fast.lora import shorten_lora
+
+    def wide(model: "PeftModel") -> int:
+        kept: Counter[int] = Counter()
+        weights = {parameter.data_ptr() for parameter in model.parameters()}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.data_ptr() not in weights and tensor.shape[-1] == model.config.intermediate_size:
+                kept[tensor.data_ptr()] = 1
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = model(input_ids=torch.arange(3, 63).view(2, 30)).logits.sum()
+            count = len(kept)
+        loss.backward()
+        return count
+
+    usual, short = load(), load()
+    shorten_lora(short)
+    layers = short.config.num_hidden_layers
+    assert wide(short) == 2 * layers
+    assert wide(usual) == 4 * layers
+
+
+@pytest.mark.parametrize("lora", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
+def test_another_kind_of_layer_keeps_its_way(load: Load, lora: dict[str, Any]) -> None:
+    """Dropout, DoRA and a bias of the adapter's are more than two products."""
+    from app.fast.lora import shorten_lora
+
+    model = load(**lora)
+    before = [type(module) for module in model.modules()]
+    assert shorten_lora(model) == 0
+    assert [type(module) for module in model.modules()] == before
+
+
+def test_an_mlp_of_another_activation_keeps_its_way(load: Load) -> None:
+    """It has the same parts by name, and gives other numbers."""
+    import torch
+    from app.fast.lora import shorten_lora
+
+    model, usual = load(), load()
+    for each in (model, usual):
+        for layer in each.get_base_model().model.layers:
+            layer.mlp.act_fn = torch.nn.GELU()
+    mlp = type(model.get_base_model().model.layers[0].mlp)
+    shorten_lora(model)
+    assert {type(layer.mlp) for layer in model.get_base_model().model.layers} == {mlp}
+    assert distance(outputs_and_gradients(model)[1], outputs_and_gradients(usual)[1]) <= 1e-5
+
+
+def test_an_adapter_can_still_be_switched_off(load: Load) -> None:
+    """Then the base answers alone, as without the short way."""
+    import torch
+    from app.fast.lora import shorten_lora
+
+    usual, short = load(), load()
+    shorten_lora(short)
+    ids = torch.arange(3, 63).view(2, 30)
+    with torch.no_grad():
+        with short.disable_adapter(), usual.disable_adapter():
+            expected, found = usual(input_ids=ids).logits, short(input_ids=ids).logits
+        assert distance(found, expected) <= 1e-6
+        assert distance(short(input_ids=ids).logits, expected) > 1e-3
+
+
+@pytest.mark.parametrize(("window", "longest", "without"), [(None, 900, True), (32, 32, True), (32, 33, False)])
+def test_a_window_narrower_than_a_row_keeps_its_mask(window: int | None, longest: int, without: bool) -> None:
+    """A mask hides what is too far back: it goes only where nothing is."""
+    from app.fast.model import attend_without_masks
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = AutoConfig.for_model("mistral", **sizes, **heads, sliding_window=window)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    assert attend_without_masks(model, longest) is without
+    assert (model.config._attn_implementation == "sdpa") is not without
+
+
+def test_another_attention_is_left_alone(load: Load) -> None:
+    """What the model was loaded with may have reasons of its own."""
+    from app.fast.model import attend_without_masks
+
+    model = load().get_base_model()
+    model.set_attn_implementation("eager")
+    assert not attend_without_masks(model, 40)
+    assert model.config._attn_implementation == "eager"
