@@ -21,7 +21,7 @@ def extended_results(record: Record) -> list[tuple[ExtendedId, StageResult]]:
 
 def title(stage: AnyStage) -> str:
     """Give a stage's id and title."""
-    return f"{stage} {wording.STAGE_TITLES[stage]}"
+    return f"{stage} {wording.stage_title(stage)}"
 
 
 def attempt_facts(record: Record, attempt: Attempt | None) -> Markdown:

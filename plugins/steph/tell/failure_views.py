@@ -16,20 +16,11 @@ from steph.record.values import Attempt, OomNumbers, Probe, Record, StageResult
 from steph.tell import wording
 from steph.tell.markdown import Markdown, code, details, fence, joined, prose, said
 from steph.tell.pieces import cause_words, command_block, is_running
-from steph.tell.wording import Words
 
 MOST_EVIDENCE_LINES = 8
 MESSAGE_WIDTH = 110
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line \d+(?:, in .*)?')
 _LIBRARY = re.compile(r"(?:^|[/\\])(?:site-packages|dist-packages|lib[/\\]python\d)[^\"]*")
-_ENDINGS: Words[EndedBy | None] = Words(
-    {
-        EndedBy.DEADLINE: "report.ending.deadline",
-        EndedBy.INTERRUPTED: "report.ending.interrupted",
-        EndedBy.SUPERVISOR_LOST: "report.ending.supervisor_lost",
-        EndedBy.SUITE_ERROR: "report.ending.suite_error",
-    }
-)
 
 
 def failures(record: Record, result: StageResult | None) -> Markdown:
@@ -77,8 +68,8 @@ def _message(attempt: Attempt) -> Markdown:
 
 
 def _ending(attempt: Attempt) -> str:
-    if attempt.ended_by in _ENDINGS:
-        return _ENDINGS[attempt.ended_by]
+    if attempt.ended_by not in (None, EndedBy.EXIT):
+        return text(f"report.ending.{attempt.ended_by}")
     return text("report.ending.none") if attempt.returncode is None else wording.exit_words(attempt.returncode)
 
 

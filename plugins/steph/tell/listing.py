@@ -9,29 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from steph.base import units
-from steph.base.messages import text
+from steph.base.messages import has_message, text
 from steph.base.terms import RecordKind, StageId
 from steph.judge import verdict
 from steph.record.values import Record
 from steph.tell.columns import columns
-from steph.tell.wording import Words
-
-_OVERALL = Words(
-    {
-        verdict.Overall.PASSED: "report.list.passed",
-        verdict.Overall.DEGRADED: "report.list.degraded",
-        verdict.Overall.FAILED: "report.list.failed",
-        verdict.Overall.INCOMPLETE: "report.list.incomplete",
-        verdict.Overall.RUNNING: "report.list.running",
-    }
-)
-_REHEARSED = Words(
-    {
-        verdict.Overall.PASSED: "report.list.rehearsal_passed",
-        verdict.Overall.DEGRADED: "report.list.rehearsal_degraded",
-        verdict.Overall.FAILED: "report.list.rehearsal_failed",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -71,14 +53,14 @@ def _started_at(record: Record) -> tuple[str, str]:
 def _row(record: Record, size_bytes: int) -> ListRow:
     is_rehearsal = record.context.kind is RecordKind.REHEARSAL
     state = verdict.overall(record)
-    words = _REHEARSED if is_rehearsal and state in _REHEARSED else _OVERALL
+    rehearsed = f"report.rehearsal_overall.{state}"
     choice, card = record.model, record.context.environment.device
     h2 = record.stages.get(StageId.H2)
     return ListRow(
         id=record.id,
         kind=text("report.list.rehearsal" if is_rehearsal else "report.list.acceptance"),
         started_at=units.moment(_started_at(record)[0]),
-        overall=words[state],
+        overall=text(rehearsed if is_rehearsal and has_message(rehearsed) else f"report.overall.{state}"),
         verdicts=tuple(_verdict(record, stage) for stage in StageId),
         model=choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else units.MISSING,
         card=card.name if card else text("report.no_gpu"),

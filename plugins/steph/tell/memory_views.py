@@ -41,9 +41,9 @@ def candidates_table(record: Record) -> Markdown:
         peak = units.gib(trained.peak_own_bytes) if trained else ""
         words = phrase("memory.measured_in", peak=peak, stage=StageId.H2) if trained else _candidate_peak(candidate)
         verdict = candidate.predicted.verdict if candidate.predicted else None
-        fits = wording.FITS[FitVerdict.FITS if trained else verdict]
+        fits = wording.fits_word(FitVerdict.FITS if trained else verdict)
         sizes = wording.parameters(candidate.parameters)
-        rows.append((code(candidate.name), wording.CANDIDATES[candidate.outcome], sizes, words, fits))
+        rows.append((code(candidate.name), text(f"report.candidate.{candidate.outcome}"), sizes, words, fits))
     predicted = phrase("memory.column.predicted", settings=result.candidates[0].settings)
     header = (*_titles("candidate", "treated", "parameters"), predicted, *_titles("on_card"))
     return table(header, rows)
@@ -97,7 +97,7 @@ def prediction_words(advice: Advice) -> Markdown:
             _card_sentence(advice, there),
             prose(_basis(outlook.calibration)),
             table(header, rows, align="llllr"),
-            said("memory.grid", **{str(fits): wording.FITS[fits] for fits in FitVerdict}),
+            said("memory.grid", **{str(fits): wording.fits_word(fits) for fits in FitVerdict}),
             _grid(there),
             inline("" if there.largest else text("memory.nothing_fits")),
             inline(text("memory.caveat")),
@@ -144,7 +144,7 @@ def _row(name: str, card: CardOutlook, point: Point, prediction: PredictedPeak |
         text(f"memory.row.{name}"),
         code(_short(point)),
         _peak_words(found),
-        wording.FITS[found.verdict],
+        wording.fits_word(found.verdict),
         _headroom(card, found),
     )
 
@@ -164,7 +164,7 @@ def _peak_words(prediction: PredictedPeak) -> str:
 def _peak(prediction: PredictedPeak | None) -> str:
     if prediction is None:
         return text("memory.no_forecast")
-    sign = wording.FITS[prediction.verdict].split()[0]
+    sign = wording.fits_word(prediction.verdict).split()[0]
     low, high = prediction.low_bytes / GIB, prediction.high_bytes / GIB
     span = text("memory.as_measured") if prediction.is_measured else phrase("memory.range", low=low, high=high)
     return Markdown(f"{sign} {prediction.peak_bytes / GIB:.2f}<br>{inline(span)}")

@@ -220,8 +220,8 @@ def findings_table(result: StageResult | None) -> Markdown:
         return said("report.findings.none")
     unmeasured = [check for check in result.checks if check.holds is None and check.applies]
     ruled_out = [check for check in result.checks if not check.applies]
-    rows = [_finding(check, wording.SEVERITIES[check.severity]) for check in result.findings]
-    rows += [_finding(check, wording.UNMEASURED[check.severity]) for check in unmeasured]
+    rows = [_finding(check, text(f"report.severity.{check.severity}")) for check in result.findings]
+    rows += [_finding(check, text(f"report.unmeasured.{check.severity}")) for check in unmeasured]
     counts = {
         "all": len(result.checks),
         "held": len(result.held),

@@ -39,7 +39,6 @@ from steph.tell.history import history_rows, kept_rows
 from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, said, table
 from steph.tell.outlook import Outlook
 from steph.tell.page import GENERATOR, as_page
-from steph.tell.wording import Words
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -48,18 +47,6 @@ ACCEPTANCE_REPORT = "StepH_結果まとめ.md"
 REHEARSAL_REPORT = "StepH_予行.md"
 SPEC_FOLDER = "LLM_ファインチューニング"
 HISTORY = "history"
-_TITLES = Words(
-    {  # of a section that can't be computed at all
-        "summary": "report.title",
-        "h1": "report.h1.title",
-        "h2": "report.h2.title",
-        "h3": "report.h3.title",
-        "extended": "report.extended.title",
-        "environment": "report.environment.title",
-        HISTORY: "report.history.title",
-        "advice": "report.advice.title",
-    }
-)
 SECTIONS = ("summary", "h1", "h2", "h3", "extended", "environment", HISTORY, "advice")  # in the page's order
 
 
@@ -124,7 +111,7 @@ def _section(name: str, values: Mapping[str, object]) -> str:
     try:
         return templates.get_template(f"{name}.md.j2").render(values)
     except Exception as error:
-        return f"{'#' if name == 'summary' else '##'} {_TITLES[name]}\n\n{not_computed(error)}\n"
+        return f"{'#' if name == 'summary' else '##'} {text(f'report.{name}.title')}\n\n{not_computed(error)}\n"
 
 
 def _or_trouble(compute: Callable[[], object]) -> object:
@@ -264,7 +251,7 @@ def write_page(
     titles = {text(f"report.notes.{name}", one) for name in SECTIONS for one in LANGUAGES}
     empty = rf"^#### (?:{'|'.join(map(re.escape, sorted(titles)))})\n+(?=<!-- steph:begin |\Z)"
     whole = re.sub(empty, "", whole, flags=re.M)  # notes that nobody wrote
-    shown = as_page(f"{_TITLES['summary']} {record.id}", whole, drawn).encode("utf-8", "replace")
+    shown = as_page(f"{text('report.summary.title')} {record.id}", whole, drawn).encode("utf-8", "replace")
 
     def replaced(before: bytes | None) -> bytes:
         if before is not None and GENERATOR.encode() not in before:

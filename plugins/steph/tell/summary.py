@@ -10,39 +10,20 @@ from collections.abc import Iterator
 from steph.base import units
 from steph.base.messages import NOTHING, Message, phrase, say, text
 from steph.base.terms import AnyStage, RecordKind, Severity, StageId, Verdict
-from steph.judge.verdict import Overall, contradiction, in_flight, overall
+from steph.judge.verdict import contradiction, in_flight, overall
 from steph.record.environment import GitState
 from steph.record.values import Attempt, Record, StageResult
 from steph.tell import wording
-from steph.tell.wording import Words
 
 MOST_SENTENCES = 4  # the fifth says whether to go on to the rented card
 BRANCH_COMMAND = "git switch -c feature/steph-small-model-debug"
 
-_ACCEPTANCE_WORDS = Words(
-    {
-        Overall.PASSED: "report.headline.passed",
-        Overall.DEGRADED: "report.headline.degraded",
-        Overall.FAILED: "report.headline.failed",
-        Overall.INCOMPLETE: "report.headline.incomplete",
-        Overall.RUNNING: "report.headline.running",
-    }
-)
-_REHEARSAL_WORDS = Words(
-    {
-        Overall.PASSED: "report.headline.rehearsal_passed",
-        Overall.DEGRADED: "report.headline.rehearsal_degraded",
-        Overall.FAILED: "report.headline.rehearsal_failed",
-        Overall.INCOMPLETE: "report.headline.rehearsal_incomplete",
-        Overall.RUNNING: "report.headline.rehearsal_running",
-    }
-)
-
 
 def headline(record: Record) -> str:
     """Give the verdict line; a rehearsal's says first that it is none."""
-    words = _REHEARSAL_WORDS if record.context.kind is RecordKind.REHEARSAL else _ACCEPTANCE_WORDS
-    return words[overall(record)]
+    if record.context.kind is RecordKind.REHEARSAL:
+        return text(f"report.rehearsal_headline.{overall(record)}")
+    return text(f"report.headline.{overall(record)}")
 
 
 def stage_word(record: Record, stage: AnyStage) -> str:
@@ -121,7 +102,7 @@ def _of_broken_stages(record: Record) -> Iterator[Message]:
         if in_flight(record, stage):
             yield say("report.first.running", stage=stage)
         elif result is None:
-            yield say("report.first.not_run", stage=stage, title=wording.STAGE_TITLES[stage])
+            yield say("report.first.not_run", stage=stage, title=wording.stage_title(stage))
         elif not result.verdict.is_green:
             yield say("report.first.red", stage=stage, verdict=result.verdict, explanation=result.explanation)
         elif result.stale:
@@ -164,7 +145,7 @@ def _of_extended(record: Record) -> Iterator[Message]:
             yield say(
                 "report.first.extended",
                 stage=result.stage,
-                title=wording.STAGE_TITLES[result.stage],
+                title=wording.stage_title(result.stage),
                 verdict=result.verdict,
                 explanation=result.explanation,
             )

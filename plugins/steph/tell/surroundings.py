@@ -12,15 +12,6 @@ from steph.record.values import Record
 from steph.tell import summary
 from steph.tell.markdown import Markdown, code, inline, said, table
 from steph.tell.pieces import facts
-from steph.tell.wording import Words
-
-_ROLES = Words(
-    {
-        "dataset": "report.data.dataset",
-        "train_file": "report.data.train_file",
-        "train_file_cot": "report.data.train_file_cot",
-    }
-)
 
 
 def machine_words(record: Record) -> Markdown:
@@ -134,6 +125,7 @@ def data_table(record: Record) -> Markdown:
     rows: list[tuple[str, str]] = []
     for file in record.data:
         whose = "report.data.sample_rows" if file.is_sample else "report.data.real_rows"
-        rows.append((_ROLES[file.role], said(whose, path=code(file.path), rows=file.rows)))
-        rows.append((said("report.data.sha256", role=_ROLES[file.role]), code(file.sha256)))
+        role = text(f"report.data.{file.role}")
+        rows.append((role, said(whose, path=code(file.path), rows=file.rows)))
+        rows.append((said("report.data.sha256", role=role), code(file.sha256)))
     return facts(rows) if rows else said("report.data.none")

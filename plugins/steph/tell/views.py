@@ -56,7 +56,7 @@ def stage_table(record: Record) -> Markdown:
 
 def _stage_row(record: Record, stage: AnyStage) -> Sequence[str]:
     result = record.results.get(stage)
-    title = wording.STAGE_TITLES[stage]
+    title = wording.stage_title(stage)
     name = f"{stage} {title}"
     if isinstance(stage, ExtendedId):
         name = phrase("report.stages.extended", stage=stage, title=title)

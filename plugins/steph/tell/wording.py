@@ -5,115 +5,29 @@ Pure functions from values to short strings, none of them Markdown.
 
 from __future__ import annotations
 
-from collections import UserDict
 from datetime import datetime
-from typing import TypeVar
 
-from steph.base.messages import phrase, text
+from steph.base.messages import has_message, phrase, text
 from steph.base.terms import (
     AnyStage,
     Cause,
     EndedBy,
-    ExtendedId,
     FitVerdict,
     Phase,
     RecordKind,
-    Severity,
-    StageId,
     Verdict,
 )
 from steph.record.values import Attempt, EvalOutcome
 
-K = TypeVar("K")
+
+def stage_title(stage: AnyStage) -> str:
+    """A stage in a word or two."""
+    return text(f"report.stage.{stage}")
 
 
-class Words(UserDict[K, str]):
-    """Ids of messages by what they name; a look-up gives the words in the language in use."""
-
-    def __getitem__(self, key: K) -> str:
-        return text(self.data[key])
-
-
-STAGE_TITLES: Words[AnyStage] = Words(
-    {
-        StageId.H1: "report.stage.h1",
-        StageId.H2: "report.stage.h2",
-        StageId.H3: "report.stage.h3",
-        ExtendedId.COT_TRAINING: "report.stage.cot_training",
-        ExtendedId.COT: "report.stage.cot",
-        ExtendedId.RAG: "report.stage.rag",
-        ExtendedId.BASE: "report.stage.base",
-        ExtendedId.ONE_STEP: "report.stage.one_step",
-        ExtendedId.HEART: "report.stage.heart",
-    }
-)
-
-_ENDS: Words[EndedBy] = Words(
-    {
-        EndedBy.DEADLINE: "report.end.deadline",
-        EndedBy.INTERRUPTED: "report.end.interrupted",
-        EndedBy.SUPERVISOR_LOST: "report.end.supervisor_lost",
-        EndedBy.SUITE_ERROR: "report.end.suite_error",
-    }
-)
-
-CANDIDATES = Words(
-    {
-        "chosen": "report.candidate.chosen",
-        "rejected": "report.candidate.rejected",
-        "not_tried": "report.candidate.not_tried",
-    }
-)
-FITS: Words[FitVerdict | None] = Words(
-    {
-        FitVerdict.FITS: "report.fits.fits",
-        FitVerdict.DOES_NOT_FIT: "report.fits.does_not_fit",
-        FitVerdict.TOO_CLOSE: "report.fits.too_close",
-        None: "report.fits.unknown",
-    }
-)
-SEVERITIES = Words(
-    {
-        Severity.FAIL: "report.severity.fail",
-        Severity.WARN: "report.severity.warn",
-        Severity.INFO: "report.severity.info",
-    }
-)
-UNMEASURED = Words(
-    {
-        Severity.FAIL: "report.unmeasured.fail",
-        Severity.WARN: "report.unmeasured.warn",
-        Severity.INFO: "report.unmeasured.info",
-    }
-)
-
-_VERDICTS = Words(
-    {
-        Verdict.PASS: "report.verdict.pass",
-        Verdict.PASS_DEGRADED: "report.verdict.pass_degraded",
-        Verdict.FAIL: "report.verdict.fail",
-        Verdict.TIMEOUT: "report.verdict.timeout",
-        Verdict.CRASHED: "report.verdict.crashed",
-        Verdict.BLOCKED: "report.verdict.blocked",
-        Verdict.NOT_RUN: "report.verdict.not_run",
-    }
-)
-_REHEARSED = Words(
-    {
-        Verdict.PASS: "report.rehearsed.pass",
-        Verdict.PASS_DEGRADED: "report.rehearsed.pass_degraded",
-        Verdict.FAIL: "report.rehearsed.fail",
-    }
-)
-
-_SOURCES = Words(
-    {
-        "hub": "report.source.hub",
-        "cache": "report.source.cache",
-        "local": "report.source.local",
-        "twin": "report.source.twin",
-    }
-)
+def fits_word(verdict: FitVerdict | None) -> str:
+    """Whether a prediction fits a card, with its sign; a dash where nothing was predicted."""
+    return text("report.fits.unknown") if verdict is None else text(f"report.fits.{verdict}")
 
 
 def cause_name(cause: Cause) -> str:
@@ -128,13 +42,15 @@ def phase_name(phase: Phase) -> str:
 
 def verdict_word(verdict: Verdict, kind: RecordKind) -> str:
     """Name a stage's verdict with its code; a rehearsal's never says that it passed."""
-    words = _REHEARSED if kind is RecordKind.REHEARSAL and verdict in _REHEARSED else _VERDICTS
-    return phrase("report.verdict_with_code", word=words[verdict], code=verdict.value)
+    own = f"report.rehearsed.{verdict}"
+    word = text(own if kind is RecordKind.REHEARSAL and has_message(own) else f"report.verdict.{verdict}")
+    return phrase("report.verdict_with_code", word=word, code=verdict.value)
 
 
 def source_word(source: str) -> str:
     """Name where a model came from."""
-    return _SOURCES.get(source, source)
+    own = f"report.source.{source}"
+    return text(own) if has_message(own) else source
 
 
 def seconds_between(start: str, end: str | None) -> float | None:
@@ -195,8 +111,8 @@ def outcome_words(attempt: Attempt) -> str:
         return phrase("report.outcome.other_because", reason=cause_name(cause))
     if attempt.ended_by is None:
         return text("report.outcome.no_end")
-    if attempt.ended_by in _ENDS:
-        ended = _ENDS[attempt.ended_by]
+    if attempt.ended_by is not EndedBy.EXIT:
+        ended = text(f"report.end.{attempt.ended_by}")
     else:
         ended = text("report.end.undiagnosed") if attempt.returncode == 0 else exit_words(attempt.returncode)
     return phrase("report.outcome.other_because", reason=ended)
