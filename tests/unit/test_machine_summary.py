@@ -120,7 +120,7 @@ def test_what_can_not_be_predicted_costs_the_prediction_alone(tmp_path: Path, mo
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("steph.tell.advice._blockers", broken)
+    monkeypatch.setattr("steph.tell.machine_summary.blockers", broken)
     found = told(factory.green_acceptance(), tmp_path)
     assert found["verdict"] == "passed"
     assert found["production"]["predicted"] is None

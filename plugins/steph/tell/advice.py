@@ -66,9 +66,7 @@ class Advice:
     @property
     def prediction(self) -> PredictedPeak | None:
         """The production run's peak on the rented card, at the settings that are advised."""
-        if self.target is None or self.outlook is None or self.outlook.there is None:
-            return None
-        return self.outlook.there.grid.get((self.target.batch_size, self.target.max_seq_length))
+        return self.outlook.prediction if self.target is not None and self.outlook is not None else None
 
     @property
     def is_production_card(self) -> bool:
@@ -91,7 +89,7 @@ def advise(record: Record, outlook: Outlook | None = None) -> Advice:
         reach_sentence=_reach_sentence(reach, h2, _card_words(record)),
         attempts=tuple(_attempt_words(a) for a in (h2.attempts if h2 else ())),
         evaluation_sentence=_evaluation_sentence(h3),
-        blockers=_blockers(record),
+        blockers=blockers(record),
         mend_first=_mend_first(record),
         destination=record.context.production,
         outlook=outlook,
@@ -188,7 +186,8 @@ def _evaluation_sentence(h3: StageResult | None) -> str:
     return phrase("advice.eval.passed", mode=mode, score=score, seconds=seconds, backend=backend)
 
 
-def _blockers(record: Record) -> tuple[str, ...]:
+def blockers(record: Record) -> tuple[str, ...]:
+    """Give the reasons why there is no advice yet; none where H-2 and H-3 are green and fresh."""
     lines = []
     for stage in (StageId.H2, StageId.H3):
         result = record.stages.get(stage)

@@ -23,7 +23,7 @@ from steph.judge.verdict import Overall, in_flight, overall
 from steph.record.schema import DIALECT
 from steph.record.values import PredictedPeak, Probe, Record, StageResult
 from steph.tell import place
-from steph.tell.advice import advise
+from steph.tell.advice import blockers
 from steph.tell.outlook import Outlook
 
 SUMMARY_VERSION = 1  # raised where a key goes or changes its meaning; a new key leaves it
@@ -132,15 +132,15 @@ def _spelled(path: Path) -> str:
 def _production(record: Record, outlook: Outlook | None) -> Production:
     target = record.context.production
     try:
-        advice = advise(record, outlook)
-        ready, predicted = advice.is_ready and not advice.is_rehearsal, advice.prediction
+        is_ready = not blockers(record)
     except Exception:  # the report says in that part why it can't be computed
-        ready, predicted = False, None
+        is_ready = False
+    predicted = outlook.prediction if outlook and is_ready else None
     why = outlook.unpredicted if outlook and predicted is None else None
     return Production(
         model=target.model,
         card=target.card,
-        ready=ready,
+        ready=is_ready and record.context.kind is RecordKind.ACCEPTANCE,
         predicted=predicted,
         unpredicted_reason=_explanation(why) if why else None,
     )

@@ -82,7 +82,7 @@ def prediction_words(advice: Advice) -> Markdown:
     if outlook is None or outlook.there is None or target is None or here is None:
         why = say("memory.because", reason=outlook.unpredicted) if outlook and outlook.unpredicted else NOTHING
         return Markdown(say("memory.unpredicted", model=inline(advice.destination.model), why=prose(why)))
-    there, wanted = outlook.there, (target.batch_size, target.max_seq_length)
+    there, wanted = outlook.there, outlook.asked
     proven = (here.batch_size, here.max_seq_length)
     rows = [_row("same", there, proven)] if proven != wanted else []
     rows.append(_row("changed", there, wanted))
@@ -180,7 +180,7 @@ def here_words(advice: Advice) -> Markdown:
     any_trainer = (outlook.here or outlook.lean) if outlook else None
     if outlook is None or any_trainer is None or target is None:
         return Markdown()
-    wanted = (target.batch_size, target.max_seq_length)
+    wanted = outlook.asked
     card = say("memory.here.card", card=advice.card, size=units.gib(any_trainer.usable_bytes))
     own = _fit_words(outlook.here, wanted)
     trained = _trained_words(advice, card)
