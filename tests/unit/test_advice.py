@@ -373,7 +373,7 @@ def test_a_cpu_rehearsal_gives_no_time_and_no_go() -> None:
     assert found.time is None
     answers = decision(factory.rehearsal())
     assert answers["rent"] == "予行の記録では決められません(理由: GPU がない(CPU で実行)、乱数の重みのモデル)。"
-    assert answers["time"] == "測れていません。"
+    assert answers["time"] == "出せません。GPU での速さを測っていません。"
     assert "card" not in answers
     assert "受入(`pytest -m gpu`)" in decision(_without_findings(factory.rehearsal()))["first"]
     assert "VRAM は測っていない" in found.reach_sentence
@@ -497,7 +497,7 @@ def test_what_is_no_time_was_not_measured(absurd: float) -> None:
         time = advise(broken).time
         assert time is not None
         assert (time.total_seconds, time.cost) == (None, None)
-        assert decision(broken)["time"] == "測れていません。"
+        assert decision(broken)["time"] == "出せません。GPU での速さを測っていません。"
         text = render(broken)
         assert "計算できませんでした" not in text
         assert not re.search(r"\bnan\b|\binf\b|\d{20}", text.replace("b2" * 32, ""))
