@@ -397,6 +397,23 @@ def check(
     raise typer.Exit(with_run_options([*words, *others], lambda _, options, profile: show(options, profile)))
 
 
+@app.command()
+def slow(
+    run: Annotated[str | None, typer.Argument(help="a record's id or folder (default: the newest)")] = None,
+    reports: Reports = Path("reports"),
+    language: Spoken = "ja",
+) -> None:
+    """Say why a record's training was slow: spilled memory, data, padding, loading, recompute, or the card itself."""
+    from steph.memory.pace import NothingTrainedError, why_slow
+    from steph.run.journal import JournalError, read_record
+
+    try:
+        found = why_slow(read_record(find_record(reports / "runs", run)))
+    except (JournalError, OSError, NothingTrainedError) as error:
+        raise _failed(str(error)) from error
+    typer.echo("\n".join(map(str, found)))
+
+
 def _calibration(reports: Path, run: str, model: str, shape: ModelShape) -> Calibration:
     from steph.memory.calibration import calibration_of
     from steph.memory.shapes import ShapeError

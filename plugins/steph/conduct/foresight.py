@@ -121,7 +121,7 @@ def _counted_adapter(model: str, shape: ModelShape, adapter: dict[str, Any], ask
     if shape.more_linears:
         if HUB_ID.fullmatch(model):
             return asked.count(hub_config(model, asked.cache), adapter)
-        raise CountingError(say("fit.no_config", model=model, error="config.json"))
+        raise CountingError(say("fit.needs_config", model=model))
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "config.json"
         made.write_text(json.dumps(config_of(shape, model)), encoding="utf-8")

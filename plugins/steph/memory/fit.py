@@ -140,12 +140,14 @@ def fit(
         return Fit(model, vram_bytes, setting, work, {}, None, reasons, (), least, host)
     try:
         forecasts = {(batch, length): foresee(at(batch, length)) for length in lengths for batch in batches}
-        whole = {(batch, length): foresee(at(batch, length)) for length in GRID_LENGTHS for batch in GRID_BATCHES}
+        whole = forecasts
+        if len(forecasts) == 1:
+            whole = {(batch, length): foresee(at(batch, length)) for length in GRID_LENGTHS for batch in GRID_BATCHES}
         host = needs.host_needs(shape, asked, setting.cards)
     except ValueError as error:
         raise FitError(str(error)) from error
     basis = _basis(shape, asked, setting, is_measured=forecast is not None)
-    largest = largest_fitting(forecasts | whole if len(forecasts) == 1 else forecasts, vram_bytes)
+    largest = largest_fitting(forecasts | whole, vram_bytes)
     found = Fit(model, vram_bytes, setting, work, forecasts, largest, (), basis, least, host)
     if setting.is_unknown and len(forecasts) == 1:
         ways = {name: replace(asked, trainer=name, recompute=setting.recompute is not False) for name in TRAINERS}
