@@ -256,7 +256,7 @@ def fit(
     from steph.plan.options import OptionError, parse_size
     from steph.run.counting import CountingError
     from steph.run.inputs import InputError
-    from steph.tell import memory_views
+    from steph.tell import fit_views
 
     if (vram is None) == (card is None):
         raise _failed("give either the card's memory with --vram, or its name with --card")
@@ -308,9 +308,9 @@ def fit(
     except (fitting.FitError, OptionError) as error:
         raise _failed(str(error)) from error
     if as_json:
-        return typer.echo(memory_views.fit_json(answer, known))
-    basis = memory_views.fit_basis(record, kind, found.shape) if record else ""
-    return typer.echo(memory_views.fit_text(answer, known, basis))
+        return typer.echo(fit_views.fit_json(answer, known))
+    basis = fit_views.fit_basis(record, kind, found.shape) if record else ""
+    return typer.echo(fit_views.fit_text(answer, known, basis))
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -1,0 +1,210 @@
+"""What `steph fit` answers, as JSON or as text for a terminal.
+
+Takes a `Fit`, gives text; computes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from steph.base import units
+from steph.base.messages import phrase
+from steph.base.terms import FitVerdict
+from steph.base.units import GIB
+from steph.memory.calibration import Calibration
+from steph.memory.fit import Fit
+from steph.memory.forecast import Forecast
+from steph.memory.shapes import ModelShape
+from steph.memory.trainers import Workload
+from steph.plan.cards import Card
+
+
+def fit_json(result: Fit, card: Card | None = None) -> str:
+    """One object for one setting; for several `grid` with one object each, named by its setting, and `largest`.
+
+    With a card that was looked up by its name, `card` says what is usable of it, and how that is known. `basis`: what
+    the answer rests on; where nothing is known there are `reasons`, and `at_least_gib` instead of a forecast.
+    """
+    beside = {"basis": [str(line) for line in result.basis], **_host_values(result), **_change_values(result)}
+    if card is not None:
+        beside["card"] = card.words()
+    if result.reasons:
+        reasons = [str(reason) for reason in result.reasons]
+        at_least = {"verdict": result.unforeseen_verdict, "reasons": reasons, "at_least_gib": _gib(result.floor_bytes)}
+        return json.dumps({**at_least, **beside}, ensure_ascii=False, indent=1)
+    rows = {
+        (batch, length): {"batch_size": batch, "max_seq_length": length, **_fit_values(result, forecast)}
+        for (batch, length), forecast in result.forecasts.items()
+    }
+    if len(rows) == 1:
+        (only,) = result.forecasts.values()
+        largest = dict(zip(("batch_size", "max_seq_length"), result.largest, strict=True)) if result.largest else None
+        values = {**_fit_values(result, only), "largest": largest, **beside}
+        return json.dumps(values, ensure_ascii=False, indent=1)
+    largest = rows[result.largest] if result.largest else None
+    return json.dumps({"grid": list(rows.values()), "largest": largest, **beside}, ensure_ascii=False, indent=1)
+
+
+def _fit_values(result: Fit, forecast: Forecast) -> dict[str, Any]:
+    if result.setting.is_unknown:  # no single trainer's peak would be the run's
+        interval = {"low_gib": _gib(forecast.low_bytes), "high_gib": _gib(forecast.high_bytes)}
+        by_trainer = {
+            name: {"low_gib": _gib(one.low_bytes), "high_gib": _gib(one.high_bytes), "verdict": result.verdict(one)}
+            for name, one in result.by_trainer.items()
+        }
+        return {**interval, "verdict": result.verdict(forecast), **({"by_trainer": by_trainer} if by_trainer else {})}
+    sizes = ("peak_allocated", "peak_reserved", "total", "low", "high")
+    return {
+        **{f"{name}_gib": _gib(getattr(forecast, f"{name}_bytes")) for name in sizes},
+        "verdict": result.verdict(forecast),
+        "terms": {term.name: _gib(term.size_bytes) for term in forecast.terms if term.at_peak},
+    }
+
+
+def _host_values(result: Fit) -> dict[str, Any]:
+    if result.host is None:
+        return {}
+    disk = {"model": result.host.model_bytes, "checkpoint": result.host.checkpoint_bytes}
+    disk["merged"] = result.host.merged_bytes
+    return {
+        "host_memory_gib": _gib(result.host.memory_bytes),
+        "disk_gib": {name: _gib(size) for name, size in disk.items()},
+    }
+
+
+def _change_values(result: Fit) -> dict[str, Any]:
+    words = [str(line) for line in result.change.words] if result.change else []
+    return {"changes": words, "larger_card": result.larger_card or None}
+
+
+def _gib(size_bytes: float) -> float:
+    return round(size_bytes / GIB, 4)
+
+
+def fit_text(result: Fit, card: Card | None = None, basis: str = "") -> str:
+    """The breakdown of one setting, or the grid and the largest that fits; `basis`: where constants come from."""
+    work, setting = result.work, result.setting
+    base = "4-bit" if work.use_4bit else "8-bit" if work.use_8bit else "16-bit"
+    kinds = "".join(f", {name}" for name, is_on in (("packing", work.packing), ("DoRA", work.dora)) if is_on)
+    cards = f"{setting.cards} cards ({setting.sharing}) of" if setting.cards > 1 else "card"
+    lines = [
+        f"{result.model}, trainer {setting.trainer}, {base}, LoRA r {work.lora_r} on {_targets(work)}{kinds}, "
+        f"{work.optimizer}; {cards} {result.vram_bytes / GIB:.2f} GiB; figures in GiB, the whole process"
+    ]
+    lines += [line for line in (card.words() if card else "", basis) if line]
+    lines += [str(line) for line in result.basis]
+    if result.reasons:
+        size = units.gib(result.floor_bytes)
+        lines += [
+            "",
+            *(phrase("fit.why", reason=reason) for reason in result.reasons),
+            phrase("fit.floor", size=size),
+        ]
+        lines += [result.unforeseen_verdict]
+    elif len(result.forecasts) == 1:
+        lines += _breakdown(result, next(iter(result.forecasts.values())))
+    else:
+        lines += _fit_grid(result)
+    return "\n".join([*lines, *_change_lines(result), "", *_host_lines(result), ""])
+
+
+def _targets(work: Workload) -> str:
+    return (
+        ",".join(work.target_modules)
+        if len(work.target_modules) <= 8
+        else f"{len(work.target_modules)} kinds of modules"
+    )
+
+
+def _change_lines(result: Fit) -> list[str]:
+    """What makes the setting, or the grid's smallest, fit; nothing where it does, or where nothing is known."""
+    if result.change is None and not result.larger_card:
+        first = next(iter(result.forecasts.values()), None)
+        is_short = first is not None and result.verdict(first) != FitVerdict.FITS
+        return [phrase("fit.change.none")] if is_short else []
+    lines = [phrase("fit.change.first")]
+    if result.change is not None:
+        lines += [f"  - {words}" for words in result.change.words]
+    else:
+        lines = [phrase("fit.change.none")]
+    return [*lines, phrase("fit.change.card", card=result.larger_card)] if result.larger_card else lines
+
+
+def _host_lines(result: Fit) -> list[str]:
+    host = result.host
+    if host is None:
+        return []
+    memory, merging = units.gib(host.memory_bytes), units.gib(host.merged_bytes)
+    model, checkpoint = units.gib(host.model_bytes), units.gib(host.checkpoint_bytes)
+    return [
+        phrase("fit.host", memory=memory, merging=merging),
+        phrase("fit.disk", model=model, checkpoint=checkpoint, merged=units.gib(host.merged_bytes)),
+    ]
+
+
+def _fit_grid(result: Fit) -> list[str]:
+    batches = sorted({batch for batch, _ in result.forecasts})
+    lines = ["", "max-seq-length  " + "".join(f"{f'batch {batch}':>22}" for batch in batches)]
+    for length in sorted({length for _, length in result.forecasts}):
+        row = [result.forecasts[batch, length] for batch in batches]
+        cells = [f"{_cell(result, forecast)} {result.verdict(forecast)}" for forecast in row]
+        lines.append(f"{length:>14}  " + "".join(f"{cell:>22}" for cell in cells))
+    largest = "none"
+    if result.largest is not None:
+        largest = f"--batch-size {result.largest[0]} --max-seq-length {result.largest[1]}"
+    return [*lines, "", f"largest that fits: {largest}"]
+
+
+def _cell(result: Fit, forecast: Forecast) -> str:
+    """A forecast in a word: its total, or its interval where that spans trainers."""
+    if result.setting.is_unknown:
+        return f"{forecast.low_bytes / GIB:.1f}-{forecast.high_bytes / GIB:.1f}"
+    return f"{forecast.total_bytes / GIB:.2f}"
+
+
+def _breakdown(result: Fit, forecast: Forecast) -> list[str]:
+    work = forecast.workload
+    low, high, context = forecast.low_bytes, forecast.high_bytes, forecast.total_bytes - forecast.peak_reserved_bytes
+    if result.setting.is_unknown:
+        lines = ["", f"{'whole process':<44}{low / GIB:>8.2f} to {high / GIB:.2f}"]
+        for name, one in result.by_trainer.items():
+            span = f"{one.low_bytes / GIB:>8.2f} to {one.high_bytes / GIB:.2f}"
+            lines.append(f"{f'  with trainer {name}':<44}{span}  {result.verdict(one)}")
+    else:
+        lines = [
+            f"recompute {'on' if work.recompute else 'off'}, {work.rows} rows of {work.width} tokens a forward",
+            "",
+        ]
+        for term in forecast.terms:
+            note = "" if term.at_peak else "  (not at the peak)"
+            lines.append(f"{term.name:<44}{term.size_bytes / GIB:>8.3f}{note}")
+        lines += [
+            "",
+            f"{'peak allocated':<44}{forecast.peak_allocated_bytes / GIB:>8.2f}",
+            f"{'peak reserved':<44}{forecast.peak_reserved_bytes / GIB:>8.2f}",
+            f"{'whole process':<44}{forecast.total_bytes / GIB:>8.2f}  ({low / GIB:.2f} to {high / GIB:.2f})",
+        ]
+    allocator = f"{max(0, low - context) / GIB:.2f} to {(high - context) / GIB:.2f}"
+    lines.append(phrase("fit.measures", allocator=allocator, total=f"{low / GIB:.2f} to {high / GIB:.2f}"))
+    largest = "none"
+    if result.largest is not None:
+        largest = f"--batch-size {result.largest[0]} --max-seq-length {result.largest[1]}"
+    return [*lines, "", result.verdict(forecast), f"largest that fits: {largest}"]
+
+
+def fit_basis(found: Calibration, trainer: str, shape: ModelShape) -> str:
+    """What a record gave to a prediction for a trainer and a model, in English."""
+    if not found.point_count:
+        return "the record has no measured peaks that can be used: built-in constants"
+    if trainer != found.trainer:
+        return f"the record's trainer is {found.trainer}: only what the card holds beside the allocator is its own"
+    if not found.is_explained and found.line is None:
+        error = found.constants.relative_error
+        return f"the record's measured peaks are off by {error:.0%}, which the interval therefore allows for"
+    if not found.is_described and (found.line is None or shape != found.shape):
+        return "steph.toml names no trainer: the interval holds all that are known, with and without recompute"
+    if found.line is not None:
+        return "slope and intercept by two measured lengths of the record"
+    attempts = f"{found.point_count} measured attempt{'s' if found.point_count > 1 else ''}"
+    return f"constants corrected by {attempts} of the record"
