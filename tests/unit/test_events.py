@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import record_factory as factory
 from hypothesis import given
 from hypothesis import strategies as st
-from steph.base.messages import verbatim
+from steph.base.messages import say, verbatim
 from steph.base.terms import AnyStage, EndedBy, ExtendedId, Severity, StageId, Verdict
 from steph.record.events import (
     AttemptEnded,
@@ -27,7 +28,17 @@ from steph.record.events import (
     StageStarted,
 )
 from steph.record.fold import IN_FLIGHT, LOST, fold
-from steph.record.values import Attempt, Candidate, Check, DataFile, PredictedPeak, Record, Session, SkippedRung
+from steph.record.values import (
+    RECORD_VERSION,
+    Attempt,
+    Candidate,
+    Check,
+    DataFile,
+    PredictedPeak,
+    Record,
+    Session,
+    SkippedRung,
+)
 from steph.run.journal import Journal, read_events, stages_in_flight
 
 T = "2026-01-01T00:00:00.000+00:00"
@@ -264,13 +275,6 @@ def test_what_a_torn_journal_kept_of_a_stage_is_in_the_record() -> None:
     assert _lost(_ended(H2)).sessions == ()
 
 
-@pytest.mark.parametrize("events", [[], [StageStarted(at=T, stage=H1), OPENED]])
-def test_a_journal_that_opens_no_record_is_none(events: list[Event]) -> None:
-    """Nothing, or anything else before the beginning, is refused."""
-    with pytest.raises(ValueError, match="does not begin with record_opened"):
-        fold(events)
-
-
 EVENTS_ANY = st.one_of(
     st.builds(StageStarted, at=st.just(T), stage=st.sampled_from(StageId)),
     st.builds(_ended, st.sampled_from(StageId), st.sampled_from(Verdict)),
@@ -289,3 +293,31 @@ def test_any_order_of_events_folds_and_an_open_stage_is_never_green(events: list
         marks = [e for e in events if isinstance(e, StageStarted | StageEnded) and e.stage is stage]
         if marks and isinstance(marks[-1], StageStarted):
             assert not record.verdict_of(stage).is_green
+
+
+def test_what_is_said_of_a_stage_without_an_end_is_in_the_catalogs() -> None:
+    """A running one, and one whose run was killed."""
+    assert (say("verdict.in_flight"), say("verdict.lost")) == (IN_FLIGHT, LOST)
+
+
+def test_a_session_keeps_the_name_of_its_report() -> None:
+    """`steph report` finds the file again that was asked for by name."""
+    record = fold([OPENED, SessionStarted(at=T, command=("pytest",), stages=(H1,), report_name="mine.md")])
+    assert record.sessions[0].report_name == "mine.md"
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ([], "the journal does not begin with record_opened"),
+        ([StageStarted(at=T, stage=H1), OPENED], "the journal does not begin with record_opened"),
+        (
+            [OPENED.changed(version=RECORD_VERSION + 1)],
+            f"written by a newer steph (record version {RECORD_VERSION + 1}, this one knows {RECORD_VERSION})",
+        ),
+    ],
+)
+def test_why_a_journal_is_not_read_is_said(events: list[Event], said: str) -> None:
+    """Its first line is no beginning, or of a release that is not here yet."""
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        fold(events)

@@ -9,6 +9,7 @@ import record_factory as factory
 from steph.base.messages import say, verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.judge.verdict import (
+    Outcome,
     Overall,
     attempt_verdict,
     checks_verdict,
@@ -84,6 +85,7 @@ def test_verdict_and_report_agree_on_which_attempt_ended_well() -> None:
     [
         ({"ended_by": EndedBy.DEADLINE}, "制限時間で打ち切り(終了まで 10秒)"),
         ({"ended_by": EndedBy.DEADLINE, "seconds": None}, "制限時間で打ち切り(終了まで 時間不明)"),
+        ({"ended_by": EndedBy.DEADLINE, "limit_seconds": 7.0}, "制限時間 7 秒で打ち切り(終了まで 10秒)"),
         ({"ended_by": EndedBy.INTERRUPTED}, "実行が中断された"),
         ({"ended_by": EndedBy.SUPERVISOR_LOST}, "監視プロセスが失われた"),
         ({"ended_by": EndedBy.SUITE_ERROR}, "スイート側のエラーで続けられなかった"),
@@ -167,6 +169,28 @@ def test_a_condition_makes_a_pass_degraded_and_is_named() -> None:
     verdict, explanation = stage_verdict(_attempt(), [OK], [verbatim("max-seq-length 512 → 384")])
     assert verdict is Verdict.PASS_DEGRADED
     assert "512 → 384" in str(explanation)
+
+
+def test_warnings_are_counted_beside_a_pass_and_nothing_else_is() -> None:
+    """Broken warnings alone: one that holds, or that could not be measured, is none, nor is a note."""
+    broken, held, unmeasured = (_check(Severity.WARN, holds) for holds in (False, True, None))
+    checks = [OK, broken, broken, held, unmeasured, _check(Severity.INFO, False)]
+    assert passed([], checks) == (Verdict.PASS, say("verdict.warnings", warnings=2))
+    assert passed([], [OK, held, unmeasured]) == (Verdict.PASS, say("verdict.clean"))
+    verdict, words = passed([verbatim("甲")], checks)
+    assert (verdict, str(words)) == (Verdict.PASS_DEGRADED, "条件付きで通過: 甲(警告 2 件)")
+
+
+@pytest.mark.parametrize("checks", [(OK,), (OK, _check(Severity.FAIL, False)), ()])
+def test_an_outcome_keeps_the_checks_and_conditions_that_it_stands_on(checks: tuple[Check, ...]) -> None:
+    """Without an attempt the checks decide, with one its end comes first; what was given up is kept."""
+    condition = verbatim("甲")
+    decided = checks_verdict(checks) or passed([condition], checks)
+    assert Outcome.of_checks(list(checks), [condition]) == Outcome(*decided, checks)
+    attempt = _attempt(checks=checks)
+    assert Outcome.of_attempt(attempt, [condition]) == Outcome(*decided, checks, (condition,))
+    killed = _attempt(checks=checks, returncode=-9)
+    assert Outcome.of_attempt(killed).verdict is Verdict.CRASHED
 
 
 def _record(verdicts: dict[StageId, Verdict], *, stale: StageId | None = None) -> Record:
