@@ -51,7 +51,7 @@ def test_a_whole_run_renders_four_times_draws_once_and_loads_nothing_needless(tm
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["renders"] == [False, False, False, True]
-    needless = {"torch", "transformers", "huggingface_hub.hf_api", "httpx", "hypothesis", "anyio"}
+    needless = {"torch", "transformers", "huggingface_hub.hf_api", "httpx", "hypothesis", "anyio", "markdown_it"}
     assert not needless & set(seen["modules"])
 
 

@@ -38,7 +38,6 @@ from steph.tell.figures import draw, write_figures
 from steph.tell.history import history_rows, kept_rows
 from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, said, table
 from steph.tell.outlook import Outlook
-from steph.tell.page import GENERATOR, as_page
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -238,6 +237,8 @@ def write_page(
 
     Raises OSError where that can't be done, or where the file there is none of these pages.
     """
+    from steph.tell.page import GENERATOR, as_page  # with markdown_it, which a session's own report has no use for
+
     drawn = draw(record, samples)
     existing = markdown.read_bytes() if markdown.exists() else None
     made = parts(
