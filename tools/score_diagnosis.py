@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import get_args
 
-from steph.base.messages import Language
+from steph.base.messages import Language, use_language
 from steph.base.text import decoded
 from steph.diagnose.engine import diagnose
 
@@ -21,7 +21,7 @@ from steph.diagnose.engine import diagnose
 PHASES = {"train": {"first_step", "step"}, "data": {"prepare"}}
 
 
-def score(folder: Path, language: Language) -> Counter[str]:
+def score(folder: Path) -> Counter[str]:
     """Print each log's answer, wrong ones marked, and return the counts."""
     counts: Counter[str] = Counter()
     with (folder / "index.tsv").open(encoding="utf-8", newline="") as file:
@@ -54,7 +54,8 @@ if __name__ == "__main__":
     languages = get_args(Language)
     if len(sys.argv) not in (2, 3) or (sys.argv[2:] and sys.argv[2] not in languages):
         sys.exit(__doc__)
-    total = score(Path(sys.argv[1]), next((one for one in languages if one in sys.argv[2:]), "ja"))
+    use_language(next((one for one in languages if one in sys.argv[2:]), "ja"))
+    total = score(Path(sys.argv[1]))
     print(
         f"causes {total['causes']}/{total['logs']}, phases {total['phases']}/{total['clear_phases']} of the clear ones"
         f" ({total['wrong_phases']} wrong, the rest blank), with a case {total['with_case']}/{total['failing']}"
