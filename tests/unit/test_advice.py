@@ -13,6 +13,7 @@ import record_factory as factory
 from steph.base import units
 from steph.base.messages import text
 from steph.base.terms import Cause, FitVerdict, StageId, Verdict
+from steph.contract.production import target_settings
 from steph.memory.calibration import Calibration
 from steph.record.settings import ProductionTarget, TrainSettings
 from steph.record.values import Diagnosis, PredictedPeak, ProductionCall, Record
@@ -20,7 +21,6 @@ from steph.tell import advice_views
 from steph.tell.advice import Reach, advise
 from steph.tell.decision import Rent, decide
 from steph.tell.outlook import CardOutlook, Outlook
-from steph.tell.production import target_settings
 from steph.tell.report import parts, render
 
 GIB = 1024**3

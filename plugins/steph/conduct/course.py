@@ -33,7 +33,6 @@ from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, DataFile, ModelChoice, ProductionCall, SkippedRung
 from steph.run import inputs
 from steph.run.journal import now
-from steph.tell.production import target_settings
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,9 @@ class Course:
             template=self._template,
             rows=file.rows if file and not file.is_sample else None,
         )
-        return production.production_training(setup.description, files, wanted.model, target_settings(settings, wanted))
+        return production.production_training(
+            setup.description, files, wanted.model, production.target_settings(settings, wanted)
+        )
 
     def _knows(self, words: tuple[str, ...]) -> bool:
         """Whether words that are there under a condition can be passed: a script of `lawqa` may lack their flag."""

@@ -26,7 +26,6 @@ from steph.judge.verdict import Outcome
 from steph.judge.witness import Witness, read_witness
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Attempt, ModelChoice, ProductionCall, StageResult, TrainOutcome
-from steph.tell.production import questions_of
 
 ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -172,7 +171,7 @@ class Evaluation:
             template=config_template(setup.root, setup.description.evaluate),
         )
         record = self.run.journal.record()
-        model, count = setup.profile.production.model, questions_of(record)
+        model, count = setup.profile.production.model, production.questions_of(record)
         return production.production_evaluation(setup.description, files, model, settings, count)
 
     def _judge(self, finished: Finished, plan: _Plan) -> Attempt:

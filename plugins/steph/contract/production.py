@@ -1,4 +1,4 @@
-"""The two commands of the production run, made of a description as the attempts' commands are. Pure.
+"""The production run's settings, and its two commands, made of a description as the attempts' commands are. Pure.
 
 They are for another machine: the interpreter is `python` there, programs beside it go by their names alone, paths are
 from the pipeline's folder, and what a training writes is put beside the folders of this record.
@@ -13,12 +13,16 @@ from pathlib import Path
 from steph.contract.commands import Call, Place, evaluate_call, folder_beside, train_call
 from steph.contract.description import Description, Evaluate, Train
 from steph.contract.placeholders import filled
+from steph.plan.cards import card_by_name
 from steph.plan.steps import steps_per_epoch
-from steph.record.settings import EvalSettings, TrainSettings
-from steph.record.values import ProductionCall
+from steph.record.environment import BF16_SINCE
+from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
+from steph.record.values import ProductionCall, Record
 
 # stand for folders of the other machine until the command is made, and are taken away again
 _BIN, _ROOT = "/programs-of-the-other-machine", "/pipeline-of-the-other-machine"
+SPEC_QUESTIONS = 140
+LOGGING_STEPS = 10
 NO_STEP_LIMIT = -1  # transformers' TrainingArguments.max_steps where the epochs count
 
 
@@ -36,6 +40,46 @@ class Files:
     dataset: str | None = None
     template: str | None = None
     rows: int | None = None
+
+
+def has_bf16(target: ProductionTarget) -> bool:
+    """Whether the rented card computes in bf16; one that no table knows is taken to."""
+    try:
+        return card_by_name(target.card).capability[0] >= BF16_SINCE
+    except ValueError:
+        return True
+
+
+def target_settings(here: TrainSettings, target: ProductionTarget) -> TrainSettings:
+    """Give the production settings: the profile's where `[production]` has them, else what was proven here.
+
+    In fp16 where the rented card has no bf16, which torch would emulate many times slower.
+    """
+    if not has_bf16(target):
+        is_bf16 = here.bnb_4bit_compute_dtype == "bfloat16"
+        here = here.changed(
+            bnb_4bit_compute_dtype="float16" if is_bf16 else here.bnb_4bit_compute_dtype,
+            mixed_precision="fp16" if here.mixed_precision == "bf16" else here.mixed_precision,
+        )
+    return here.changed(
+        num_epochs=target.num_epochs,
+        batch_size=target.batch_size,
+        max_seq_length=target.max_seq_length,
+        gradient_accumulation_steps=target.gradient_accumulation_steps,
+        use_4bit=True,
+        logging_steps=max(here.logging_steps, LOGGING_STEPS),
+        max_steps=0,
+        launcher="none",
+        num_processes=1,
+    )
+
+
+def questions_of(record: Record) -> int:
+    """How many questions the production run is asked: the profile's, else the record's own data set's, else 140."""
+    if record.context.production.questions is not None:
+        return record.context.production.questions
+    real = [file.rows for file in record.data if file.role == "dataset" and not file.is_sample]
+    return real[0] if real else SPEC_QUESTIONS
 
 
 def production_training(description: Description, files: Files, model: str, settings: TrainSettings) -> ProductionCall:

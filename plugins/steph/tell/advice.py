@@ -12,6 +12,7 @@ from enum import StrEnum
 from steph.base import units
 from steph.base.messages import phrase, say
 from steph.base.terms import Cause, RecordKind, Severity, StageId
+from steph.contract import production as contract
 from steph.judge import verdict
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import Attempt, PredictedPeak, ProductionCall, Record, StageResult
@@ -102,7 +103,7 @@ def advise(record: Record, outlook: Outlook | None = None) -> Advice:
 
 def _with_settings(found: Advice, record: Record, settings: TrainSettings, evaluation: EvalSettings) -> Advice:
     wanted = record.context.production
-    target, last = production.target_settings(settings, wanted), record.stages[StageId.H2].last_attempt
+    target, last = contract.target_settings(settings, wanted), record.stages[StageId.H2].last_attempt
     return replace(
         found,
         carry_over=production.carry_over(settings, target, evaluation),

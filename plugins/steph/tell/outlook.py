@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from steph.base.messages import NOTHING, Message, say
 from steph.base.terms import FitVerdict, StageId, TrainerName
 from steph.base.units import GIB
+from steph.contract import production as contract
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
 from steph.memory.forecast import KEPT_FREE_BYTES, Forecast, automatic, largest_fitting, leanest
 from steph.memory.shapes import ModelShape, model_shape
@@ -99,7 +100,7 @@ def _outlook(record: Record, here: TrainSettings) -> Outlook:
 def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outlook:
     found = outlook.calibration
     wanted, device = record.context.production, record.context.environment.device
-    target, shape = production.target_settings(here, wanted), model_shape(wanted.model)
+    target, shape = contract.target_settings(here, wanted), model_shape(wanted.model)
     is_there = device is not None and is_production_card(device, wanted)
     usable = record.context.usable_bytes
     points = _points(GRID_BATCHES, GRID_LENGTHS, target, here)

@@ -16,13 +16,9 @@ from steph.contract import production as contract
 from steph.contract.description import Description
 from steph.memory.shapes import ShapeError, model_shape, parameter_count
 from steph.memory.trainers import TRAINERS
-from steph.plan.cards import card_by_name
-from steph.record.environment import BF16_SINCE
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import ModelChoice, ProductionCall, Record, StageResult
 
-SPEC_QUESTIONS = 140
-LOGGING_STEPS = 10
 WEIGHT_BYTES = 2  # a parameter in bf16 or fp16, as models are published
 LEAST_DOWNLOAD_BYTES = 100 << 20  # less says nothing of a line's speed
 MOST_PRICE = 1e9  # an hour, in any currency: more is no price
@@ -93,38 +89,6 @@ def production_parameters(target: ProductionTarget) -> int | None:
 def is_production_model(choice: ModelChoice | None, target: ProductionTarget) -> bool:
     """Whether this is the production model, or a twin in its shape."""
     return choice is not None and choice.parameters is not None and choice.parameters == production_parameters(target)
-
-
-def has_bf16(target: ProductionTarget) -> bool:
-    """Whether the rented card computes in bf16; one that no table knows is taken to."""
-    try:
-        return card_by_name(target.card).capability[0] >= BF16_SINCE
-    except ValueError:
-        return True
-
-
-def target_settings(here: TrainSettings, target: ProductionTarget) -> TrainSettings:
-    """Give the production settings: the profile's where `[production]` has them, else what was proven here.
-
-    In fp16 where the rented card has no bf16, which torch would emulate many times slower.
-    """
-    if not has_bf16(target):
-        is_bf16 = here.bnb_4bit_compute_dtype == "bfloat16"
-        here = here.changed(
-            bnb_4bit_compute_dtype="float16" if is_bf16 else here.bnb_4bit_compute_dtype,
-            mixed_precision="fp16" if here.mixed_precision == "bf16" else here.mixed_precision,
-        )
-    return here.changed(
-        num_epochs=target.num_epochs,
-        batch_size=target.batch_size,
-        max_seq_length=target.max_seq_length,
-        gradient_accumulation_steps=target.gradient_accumulation_steps,
-        use_4bit=True,
-        logging_steps=max(here.logging_steps, LOGGING_STEPS),
-        max_steps=0,
-        launcher="none",
-        num_processes=1,
-    )
 
 
 def final_settings(h2: StageResult | None) -> TrainSettings | None:
@@ -212,18 +176,12 @@ def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluatio
     last, limit = record.stages[StageId.H2].last_attempt, "--max-steps-override"
     if last is not None and any(word.partition("=")[0] == limit for word in last.argv):
         rows.append(Change(limit, str(here.max_steps), text("production.drop"), text("production.whole")))
-    rows.append(Change("--samples", str(evaluation.samples), str(questions_of(record)), text("production.questions")))
+    rows.append(
+        Change("--samples", str(evaluation.samples), str(contract.questions_of(record)), text("production.questions"))
+    )
     if any(file.is_sample for file in record.data):
         rows.append(Change(*(text(f"production.{word}") for word in ("data", "sample", "real_data", "not_sample"))))
     return tuple(row for row in rows if row.here != row.there)
-
-
-def questions_of(record: Record) -> int:
-    """How many questions the production run is asked: the profile's, else the record's own data set's, else 140."""
-    if record.context.production.questions is not None:
-        return record.context.production.questions
-    real = [file.rows for file in record.data if file.role == "dataset" and not file.is_sample]
-    return real[0] if real else SPEC_QUESTIONS
 
 
 def production_time(record: Record, target: TrainSettings) -> ProductionTime | None:
@@ -294,7 +252,7 @@ def _evaluation_seconds(record: Record) -> tuple[float | None, float | None]:
     own = units.plausible_seconds(answered.evaluation.answering_seconds)
     answering = own or cards * whole
     loading = max(0.0, whole - answering / cards)
-    return loading + answering / answered.evaluation.total * questions_of(record), loading if own else None
+    return loading + answering / answered.evaluation.total * contract.questions_of(record), loading if own else None
 
 
 def _download_speed(record: Record) -> float | None:
@@ -310,7 +268,7 @@ def _rows_to_train(record: Record) -> int:
     """The training file's rows where the data are the real ones, else one for each question."""
     rows = [file.rows for file in record.data if file.role == "train_file"]
     is_real = not any(file.is_sample for file in record.data)
-    return rows[0] if rows and is_real else questions_of(record)
+    return rows[0] if rows and is_real else contract.questions_of(record)
 
 
 def train_call(record: Record, target: TrainSettings) -> ProductionCall | None:
@@ -327,7 +285,7 @@ def eval_call(record: Record, evaluation: EvalSettings) -> ProductionCall | None
     if attempt is None or attempt.production is not None or "--hf-model-name" not in attempt.argv:
         return attempt.production if attempt else None
     model, in_4bit = record.context.production.model, evaluation.changed(load_in_4bit=True)
-    return contract.production_evaluation(Description(), _files(record), model, in_4bit, questions_of(record))
+    return contract.production_evaluation(Description(), _files(record), model, in_4bit, contract.questions_of(record))
 
 
 def _files(record: Record) -> contract.Files:
