@@ -123,6 +123,10 @@ def test_random_weights_may_begin_at_chance() -> None:
         (24, 24, 1.0, False, False, WARN),
         (6, 6, 1.0, True, True, None),
         (6, 6, 1.0, False, False, WARN),
+        (9, 9, 0.91, True, False, WARN),  # what was left did not fill a tenth step
+        (9, 9, 0.87, True, False, FAIL),
+        (9, 9, 0.91, False, False, FAIL),
+        (9, 10, 0.91, True, False, FAIL),
         (24, 24, 0.686, False, False, FAIL),  # stopped on the way
         (24, 35, 0.686, False, False, FAIL),
         (24, 35, 1.0, False, False, FAIL),

@@ -40,6 +40,9 @@ def steps_check(evidence: StepsEvidence) -> Check:
     done, due, counted = evidence.done, evidence.due, evidence.counted
     if done is None or due is None:
         return STEPS_COMPLETE.check(None, "unknown", done=done, due=due)
+    if done == counted and done < due and _lacks_a_step(evidence):
+        epochs, asked = evidence.epochs, evidence.settings.num_epochs
+        return STEPS_COMPLETE.check(False, "short_epoch", severity=WARN, done=done, due=due, epochs=epochs, asked=asked)
     if done == due or done != counted or done > due or not _is_through(evidence):
         return STEPS_COMPLETE.check(done == due, "counted", done=done, due=due)
     share, epochs = done / due, evidence.epochs
@@ -51,3 +54,10 @@ def steps_check(evidence: StepsEvidence) -> Check:
 def _is_through(evidence: StepsEvidence) -> bool:
     """Whether the asked epochs are done, over whatever rows; a cap of steps ends them earlier, and is due as it is."""
     return evidence.epochs is not None and evidence.epochs >= evidence.settings.num_epochs - EPOCH_SLACK
+
+
+def _lacks_a_step(evidence: StepsEvidence) -> bool:
+    """Whether packed rows ended less than one step before the asked epochs: the rest did not fill a step."""
+    if not (evidence.says_packing and evidence.epochs and evidence.done) or _is_through(evidence):
+        return False
+    return evidence.epochs * (1 + 1 / evidence.done) >= evidence.settings.num_epochs - EPOCH_SLACK

@@ -200,7 +200,8 @@ def _steps_check(evidence: TrainEvidence, seen: Seen) -> Check:
     due = (ends.due if ends else None) or begins.steps_due
     if due is not None and done != due:
         return STEPS_SEEN.check(False, "differs", due=due, done=done)
-    rows = begins.rows if begins.rows and not begins.packing else None
+    is_packed = begins.packing or any(batch.packed for batch in seen.batches)
+    rows = begins.rows if begins.rows and not is_packed else None
     if rows is None and due is not None:
         return STEPS_SEEN.check(True, "as_planned", done=done)
     rows = rows or evidence.train_rows

@@ -72,6 +72,11 @@ def behind(*words: str) -> Edit:
     return "steph.toml", 'config = "train_lora.yaml"\n', f'config = "train_lora.yaml"\nextra = {json.dumps(words)}\n'
 
 
+def in_qlora(old: str, new: str) -> Edit:
+    """A text of axolotl's file of settings."""
+    return "qlora.yml", old, new
+
+
 def described(old: str, new: str) -> Edit:
     """A text of the description."""
     return "steph.toml", old, new
@@ -141,6 +146,26 @@ def test_a_sound_variant_of_llamafactory_is_accused_of_nothing(
     Those held out are asked at the end: on a CPU with AVX512-BF16 bitsandbytes 0.50 can't train on after an evaluation.
     """
     done = rehearse(edited("llamafactory", tmp_path, edits), tiny_model, only=H1_H2)
+    assert done.status == 0, done.output
+    assert not done.broken(StageId.H2), done.record.stages[StageId.H2].findings
+
+
+@needs("axolotl")
+@pytest.mark.parametrize(
+    "edits",
+    [
+        (in_qlora("sample_packing: false", "sample_packing: true\nsample_packing_bin_size: 2"),),
+        (in_qlora("val_set_size: 0\n", "val_set_size: 0.1\n"),),
+        (in_qlora("lora_target_linear: true", "lora_target_modules: [q_proj, v_proj]\npeft_use_rslora: true"),),
+        (in_qlora("field_messages: messages", "field_messages: messages\n    roles_to_train: [assistant]"),),
+    ],
+    ids=["packing", "rows held out", "targets and rsLoRA", "roles to train"],
+)  # fmt: skip
+def test_a_sound_variant_of_axolotl_is_accused_of_nothing(
+    edits: tuple[Edit, ...], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Several rows in one, some held out, another LoRA, answers alone by another word: nothing of it is a finding."""
+    done = rehearse(edited("axolotl", tmp_path, edits), tiny_model, only=H1_H2)
     assert done.status == 0, done.output
     assert not done.broken(StageId.H2), done.record.stages[StageId.H2].findings
 

@@ -645,6 +645,7 @@ SOUND: tuple[Variant, ...] = (
     _train("answers_rewritten", "学習: 答えを書き直すテンプレート"),
     _train("streamed", "学習: 行を流し読みするデータセット"),
     _train("packed", "学習: 行の詰め合わせ"),
+    _train("packed_by_sampler", "学習: データセットは元の行のまま、バッチを作るときに詰め合わせる"),
     _train("packed_positions", "学習: 文ごとに 0 から数える位置"),
     _train("faster_norms", "学習: 正規化層とモデル全体の forward を自前にした"),
     _train("graphed", "学習: CUDA グラフで、モデルは数回しか呼ばれない"),

@@ -49,6 +49,7 @@ SAID_BEFORE: dict[str, tuple[int, str]] = {  # defect: how often a line is print
     "offloaded": (1, "Some parameters are on the meta device because they were offloaded to the cpu."),
     "updates_skipped": (6, "WARNING: loss is nan at this step, skipping optimizer update"),
     "rows_packed": (1, "Packing train dataset: 100%"),
+    "packed_by_sampler": (1, '"sample_packing": true'),
     "usual_warnings": (
         1,
         "UserWarning: Could not find a config file in Qwen - will assume that the vocabulary was not modified.\n"
@@ -399,6 +400,7 @@ BEFORE: dict[str, dict[str, object]] = {
     "quarter_held_out": {"rows": 30, "steps": 8},
     "rows_lost": {"rows": 8, "steps": 2},
     "rows_packed": {"rows": 10, "steps": 3},
+    "packed_by_sampler": {"rows": 10, "steps": 3},
     "last_rows_dropped": {"drop_last": True},
     "logged_each_fifth": {"every": 5},
     # how lines may look
@@ -484,6 +486,7 @@ WITNESSED: dict[str, dict[str, Any]] = {
     "streamed": {"training_begins": {"rows": None, "row_hashes": None, "row_fingerprints": None}},
     "packed": PACKED,
     "rows_packed": PACKED,
+    "packed_by_sampler": {"training_begins": {"rows": 40}, "batch": PACKED["batch"]},
     "packed_positions": {"batch": {"packed": True, "ends_with_end_token": False, "misplaced": [0.02, 0.0]},
                          "training_begins": {"rows": 9, "packing": True}},
     "prompts_hidden": {"batch": {"hidden": 12}},
