@@ -70,6 +70,15 @@ def test_recompute_that_is_known_narrows_the_span() -> None:
     assert (on["low_gib"], off["high_gib"]) == (either["low_gib"], either["high_gib"])
 
 
+def test_an_older_way_to_recompute_holds_nothing_of_an_eight_bit_base() -> None:
+    """Its first pass makes no graph, so that an unknown program may take less; the newer one's stays."""
+    work = replace(TRL, use_4bit=False, use_8bit=True)
+    kept = 2 * work.tokens * LLAMA.num_hidden_layers * (2 * 4096 + 4096 + 14336)
+    assert terms.checkpoint_bytes(LLAMA, work) - terms.checkpoint_bytes(LLAMA, replace(work, reentrant=True)) == kept
+    least = min(predict(LLAMA, replace(work, trainer=name)).low_bytes for name in TRAINERS)
+    assert predict_any(LLAMA, work, recompute=True).low_bytes < least
+
+
 # outside of what was measured
 
 

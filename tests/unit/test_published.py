@@ -20,6 +20,10 @@ def test_every_published_figure_is_inside_the_interval_or_unknown_with_a_reason(
     compared = [compare(case, ask_in_process) for case in ALL_CASES]
     assert [one for one in compared if one.verdict not in ("inside", "unknown")] == []
     assert all(one.reasons for one in compared if one.verdict == "unknown")
+    told = (CASES.parents[1] / "docs" / "memory-model.en.md").read_text(encoding="utf-8")
+    inside = [one.verdict for one in compared].count("inside")
+    assert f"{len(compared)} figures of" in told
+    assert f"{inside} lie inside the interval, {len(compared) - inside} are `unknown`" in told
     assert (CASES.parent / "published.md").read_text(encoding="utf-8") == table(SOURCES, compared)
 
 

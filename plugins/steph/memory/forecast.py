@@ -128,7 +128,8 @@ def predict_any(
     flags = (True, False) if recompute is None else (recompute,)
     ways = [replace(work, trainer=name, recompute=flag) for name in TRAINERS for flag in flags]
     older = [replace(work, recompute=flag, older=True) for flag in flags]
-    return _spanning([predict(shape, way, constants) for way in (*older, *ways)])
+    lean = [replace(way, reentrant=True) for way in ways if way.recompute and way.use_8bit]
+    return _spanning([predict(shape, way, constants) for way in (*older, *ways, *lean)])
 
 
 def _spanning(every: Sequence[Forecast]) -> Forecast:

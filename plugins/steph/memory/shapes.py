@@ -302,13 +302,13 @@ def _shape_of_row(row: Mapping[str, Any]) -> ModelShape:
         model_type,
         **sizes,
         tie_word_embeddings=row.get("tied", False),
-        qkv_bias=FAMILIES[model_type].qkv_bias,
+        qkv_bias=FAMILIES.get(model_type, COUNTED).qkv_bias,
         max_position_embeddings=row.get("positions", 4096),
         num_experts=experts[0],
         experts_per_token=experts[1],
         expert_width=experts[2],
-        more_linears=tuple(Linear(*linear) for linear in row.get("vision", ())),
-        more_parameters=row.get("vision_other", 0),
+        more_linears=tuple(Linear(*linear) for linear in row.get("linears", ())),
+        more_parameters=row.get("other", 0),
     )
 
 

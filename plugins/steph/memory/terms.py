@@ -211,7 +211,7 @@ def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
     layers = work.tokens * shape.num_hidden_layers
     # MatMul8bitLt holds its inputs where recompute does not find them (ctx.tensors), in every layer
     inputs = 2 * shape.hidden_size + shape.num_attention_heads * shape.head_dim + shape.intermediate_size
-    held = HALF * layers * inputs if work.use_8bit else 0.0
+    held = HALF * layers * inputs if work.use_8bit and not work.reentrant else 0.0
     if work.kind.offloads_checkpoints:
         return held
     return held + work.activation_bytes * layers * shape.hidden_size

@@ -144,7 +144,8 @@ class Workload:
     and the position before them is kept. `held_positions`: logits held at once, of all rows; None: the trainer's.
     `use_8bit`: bitsandbytes' LLM.int8(), without `use_4bit`. `packing`: rows are filled to `width` and a micro-batch is
     one row. `modules_to_save`: trained as a whole. `adapter`: what peft counted in place of what the targets' names
-    say. `older`: `OLDER` instead of the trainer.
+    say. `older`: `OLDER` instead of the trainer. `reentrant`: recompute by torch's older way, whose first pass keeps
+    no graph at all; transformers 5 and TRL use the newer one.
     """
 
     trainer: str
@@ -167,6 +168,7 @@ class Workload:
     modules_to_save: tuple[str, ...] = ()
     adapter: AdapterCount | None = None
     older: bool = False
+    reentrant: bool = False
 
     def of_rows(self, longest_tokens: int, longest_answer_tokens: int) -> Workload:
         """The same with the real rows of a trainer that pads to the longest and learns the answers."""

@@ -31,7 +31,7 @@ def _built(name: str) -> Any:  # noqa: ANN401 - a transformers model
     values = config_of(shape)
     model_type = values.pop("model_type")
     with torch.device("meta"):
-        if shape.more_linears:
+        if shape.more_linears and shape.family.is_measured:
             sizes = {
                 "text_config": {**values, "model_type": model_type},
                 "vision_config": TOWER,
