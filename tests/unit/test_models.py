@@ -189,7 +189,7 @@ def test_a_twin_that_cannot_be_made_says_how_its_making_ended(
         last_lines=lines,
         ended_by=EndedBy.EXIT,
     )
-    monkeypatch.setattr(twins, "run_attempt", lambda run, request, judge: ended(label=request.label))
+    monkeypatch.setattr(twins, "run_attempt", lambda run, plan, call, judge: ended(label=plan.label))
     found = _chosen(_setup(tmp_path, model=TINY_NAME, is_twin=True), tmp_path)
     assert isinstance(found, NoModel)
     assert found.outcome.verdict is verdict
