@@ -30,7 +30,7 @@ from steph.contract.lines import (
 from steph.diagnose.engine import diagnose, first_traceback
 from steph.judge import reading
 from steph.judge.text import looping
-from steph.run.progress import last_bar
+from steph.run.runner import last_bar
 
 MB = 10**6
 RESPONSE_CHARS = 20_000  # one answer; what is longer is looked at no further

@@ -31,7 +31,7 @@ from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record.events import AttemptEnded
 from steph.record.values import Attempt, DevicePeak, PredictedPeak, Probe
-from steph.run import exit_file, output, progress, runner
+from steph.run import exit_file, output, runner
 from steph.run.inputs import file_clock_unix
 from steph.run.journal import Journal, read_events
 from steph.run.runner import ChildOutcome
@@ -155,7 +155,7 @@ def test_nine_values_lead_from_what_a_child_is_asked_to_the_record() -> None:
     named = re.findall(r"`([A-Z]\w+)`", inspect.getdoc(attempts) or "")
     on_the_way = [
         name
-        for module in (attempts, runner, exit_file, progress, watch)
+        for module in (attempts, runner, exit_file, watch)
         for name, value in vars(module).items()
         if is_dataclass(value) and value.__module__ == module.__name__
     ]

@@ -11,7 +11,7 @@ import record_factory as factory
 from steph.base.messages import verbatim
 from steph.base.terms import Cause, StageId, TrainerName, Verdict
 from steph.base.units import GIB
-from steph.conduct.candidates import predicted_candidates
+from steph.conduct.prediction import predicted_candidates
 from steph.conduct.preparation import Setup
 from steph.conduct.twins import NoModel
 from steph.contract.description import Description

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 from steph.conduct.console import HEARTBEAT_SECONDS, LIVE_SECONDS, Console, progress_text
-from steph.run.progress import Progress
+from steph.run.runner import Progress
 
 GIB = 2**30
 

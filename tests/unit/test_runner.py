@@ -18,8 +18,7 @@ from process_tree import STUBBORN, TWO_RANKS, alive_with, children_of, superviso
 from steph.base.terms import EndedBy
 from steph.child.capture import ArrivalTimes
 from steph.run import output, processes
-from steph.run.progress import Progress, last_bar
-from steph.run.runner import ChildOutcome, ChildSpec, RunnerError, environment_of, run_child
+from steph.run.runner import ChildOutcome, ChildSpec, Progress, RunnerError, environment_of, last_bar, run_child
 
 
 class Interrupted(BaseException):

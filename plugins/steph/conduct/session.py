@@ -30,8 +30,7 @@ from steph.run.journal import (
     settle_crash,
     stages_in_flight,
 )
-from steph.run.leftovers import end_leftovers
-from steph.run.retention import prune_logs
+from steph.run.leftovers import end_leftovers, prune_logs
 from steph.run.rootlock import root_lock
 from steph.tell.drawings import VramSample
 from steph.tell.machine_summary import summary_of, write_summary

@@ -9,13 +9,12 @@ from steph.base.messages import Message, say
 from steph.base.terms import NEEDS, AnyStage, ExtendedId, StageId, Verdict
 from steph.base.text import one_line
 from steph.conduct.calibrate import calibrate
-from steph.conduct.candidates import predicted_candidates
 from steph.conduct.console import Console
 from steph.conduct.course import Course, open_course
 from steph.conduct.evaluation import DIRECT, Evaluation
 from steph.conduct.extended import run_extended
 from steph.conduct.models import choose_model, model_checks, model_trouble
-from steph.conduct.prediction import with_prediction
+from steph.conduct.prediction import predicted_candidates, with_prediction
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +24,8 @@ from steph.contract.lines import is_metrics
 from steph.gpu.driver import Driver
 from steph.gpu.watch import MemoryWatch
 from steph.record.values import DevicePeak, Probe
-from steph.run import output, processes, progress
+from steph.run import output, processes
 from steph.run.exit_file import is_written, read_exit
-from steph.run.progress import Progress
 from steph.run.tree import ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
@@ -140,7 +140,7 @@ def _watch(
 
 
 def _progress(folder: Path, elapsed: float, memory: MemoryWatch) -> Progress:
-    step, total, label = progress.last_bar(output.tail_lines(folder, 20)) or (None, None, "")
+    step, total, label = last_bar(output.tail_lines(folder, 20)) or (None, None, "")
     return Progress(elapsed, step, total, label, used_bytes=memory.now, peak_bytes=memory.peak)
 
 
@@ -225,3 +225,30 @@ def _adopting_orphans() -> Iterator[None]:
         yield
     finally:
         processes.set_subreaper(before)
+
+
+# tqdm's default bar_format: `{desc}: {percentage}%|{bar}| {n}/{total} [{elapsed}<{remaining}, {rate}]`
+_BAR = re.compile(
+    r"(?:^|[\r\n])(?:(?P<label>[^\r\n|]{1,80}?):)?[ \t]{0,9}\d{1,3}%\|[^|\r\n]{0,400}\|"
+    r"[ \t]{0,9}(?P<step>\d{1,18})/(?P<total>\d{1,18})[ \t]{0,9}\["
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running child is; `step` of `total_steps` is its last progress bar, `label` that bar's name if any."""
+
+    elapsed_seconds: float
+    step: int | None = None
+    total_steps: int | None = None
+    label: str = ""
+    used_bytes: int | None = None
+    peak_bytes: int | None = None
+
+
+def last_bar(lines: Sequence[str]) -> tuple[int, int, str] | None:
+    """The last bar in these lines: its step, its total and its label, which is empty for the Trainer's own."""
+    for line in reversed(lines):
+        for match in reversed(list(_BAR.finditer(line))):
+            return int(match["step"]), int(match["total"]), (match["label"] or "").strip()
+    return None
