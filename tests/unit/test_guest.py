@@ -46,7 +46,7 @@ def run(bench: Bench, *stages: StageId, folder: Path = CLONE, **environment: str
 def foreign_project(folder: Path) -> dict[str, str]:
     """A project of somebody else's in an environment where the suite is installed: what pytest finds it by."""
     site = folder / "site"
-    info = site / "steph-0.1.0.dist-info"
+    info = site / "steph-0.2.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: steph\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text("[pytest11]\nsteph.plugin = steph.plugin\n")

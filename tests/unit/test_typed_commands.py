@@ -43,9 +43,10 @@ TYPED = {
     "steph report --html [RUN]": (0, ".html"),
     "steph list": (0, "H-2"),
     "steph compare [A] [B]": (0, "H-2"),
+    "steph compare FOLDER": (0, "NVIDIA H200"),
     "steph diagnose LOGFILE": (0, "cause: cuda_oom"),
     "steph slow [RUN]": (0, "秒"),
-    "steph --version": (0, "steph 0.1.0"),
+    "steph --version": (0, "steph 0.2.0"),
     "steph fit --model Qwen/Qwen3-8B --trainer answer --vram 20GiB": (0, "GiB"),
     'steph fit --model Qwen2.5-7B --trainer unsloth --card "RTX 4090"': (0, "23.52 GiB usable (documented)"),
     "steph fit --model Qwen/Qwen3-8B --vram 20GiB --from-record RUN": (0, "GiB"),
@@ -57,7 +58,7 @@ NOT_TYPED = {
     "git clone https://github.com/digital-go-jp/lawqa_jp pipeline/datasets/lawqa_jp": "needs a network",
     "make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu": "needs a network",
     "make setup TORCH_INDEX=https://download.pytorch.org/whl/cu126": "needs a network",
-    "pip install 'steph-0.1.0-py3-none-any.whl[pipeline]'": "needs a network",
+    "pip install 'steph-0.2.0-py3-none-any.whl[pipeline]'": "needs a network",
 }
 
 
@@ -91,7 +92,7 @@ def test_a_command_of_the_readmes_works_as_it_stands(clone: Desk, command: str) 
     """Typed in a clone whose owner's pipeline has a pytest of its own: the exit status and what is printed."""
     status, said = TYPED[command]
     (newest,) = clone.folder.glob("reports/examples/qwen3-8b-on-10gb/runs/*")
-    typed = command.replace("[RUN]", "").replace("[A] [B]", "").replace(" RUN", f" {newest.name}")
+    typed = command.replace("[RUN]", "").replace("[A] [B]", "").replace(" RUN", f" {newest.name}").replace(" FOLDER", " reports/examples")
     found, output = clone.type(f"source .venv/bin/activate && {typed}")
     assert found == status, output
     assert said in output
