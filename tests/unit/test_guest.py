@@ -48,7 +48,7 @@ def foreign_project(folder: Path) -> dict[str, str]:
     site = folder / "site"
     info = site / "steph-0.2.0.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: steph\nVersion: 0.1.0\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: steph\nVersion: 0.2.0\n")
     (info / "entry_points.txt").write_text("[pytest11]\nsteph.plugin = steph.plugin\n")
     (site / "steph").symlink_to(CLONE / "plugins" / "steph")
     project = folder / "project"

@@ -92,7 +92,8 @@ def test_a_command_of_the_readmes_works_as_it_stands(clone: Desk, command: str) 
     """Typed in a clone whose owner's pipeline has a pytest of its own: the exit status and what is printed."""
     status, said = TYPED[command]
     (newest,) = clone.folder.glob("reports/examples/qwen3-8b-on-10gb/runs/*")
-    typed = command.replace("[RUN]", "").replace("[A] [B]", "").replace(" RUN", f" {newest.name}").replace(" FOLDER", " reports/examples")
+    typed = command.replace("[RUN]", "").replace("[A] [B]", "").replace(" RUN", f" {newest.name}")
+    typed = typed.replace(" FOLDER", " reports/examples")
     found, output = clone.type(f"source .venv/bin/activate && {typed}")
     assert found == status, output
     assert said in output
