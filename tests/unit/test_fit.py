@@ -103,6 +103,10 @@ def test_lora_on_all_projections_and_other_settings_count() -> None:
         (("--model", "Qwen/Qwen3-8B", "--vram", "8GiB", "--target-modules", "q_proj,,v_proj"), "''"),
         (("--model", "~nobody-at-all/x", "--vram", "8GiB"), "steph: --model ~nobody-at-all"),
         (("--model", "x" * 5000, "--vram", "8GiB"), "name too long"),
+        (("--model", "Qwen3-8B", "--vram", "8GiB", "--bits", "5"), "--bits 5"),
+        (("--model", "Qwen3-8B", "--vram", "8GiB", "--sharing", "mp"), "--sharing mp"),
+        (("--model", "Qwen3-8B", "--vram", "8GiB", "--optimizer", "adamm"), "adamm"),
+        (("--model", "gemma-3-4b", "--vram", "8GiB", "--target-modules", ".*q_proj"), "config.json"),
     ],
 )
 def test_a_bad_option_is_one_line(words: tuple[str, ...], named: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_hub import FakeHub, FakeModel
 from steph.base.messages import Message, speaking
 from steph.base.units import GIB
 from steph.cli import app
@@ -17,7 +18,7 @@ from steph.memory import needs, terms
 from steph.memory.forecast import Forecast, floor_bytes, predict, predict_any
 from steph.memory.shapes import COMMON, Linear, model_shape, parameter_count, shape_of_counts
 from steph.memory.trainers import OLDER, TRAINERS, AdapterCount, Workload
-from steph.run.counting import Counted, CountingError, counted
+from steph.run.counting import Counted, CountingError, counted, hub_config
 from typer.testing import CliRunner
 
 LLAMA, GEMMA, MOE = model_shape("Llama-3.1-8B"), model_shape("gemma-3-4b-it"), model_shape("Qwen3-30B-A3B")
@@ -346,6 +347,28 @@ def test_a_count_is_made_once_and_says_so_first(tmp_path: Path) -> None:
     config.write_text('{"changed": true}')
     python.count(config, {"r": 16})
     assert len(python.asked) == 3
+
+
+def test_a_hub_is_asked_once_for_a_configuration_and_nothing_else(tmp_path: Path) -> None:
+    """The next question is answered from the cache, also offline; no weights are asked for."""
+    model = FakeModel(files={"config.json": b'{"model_type": "falcon"}', "model.safetensors": b"weights"})
+    with FakeHub({"some/model": model}) as hub:
+        found = [hub_config("some/model", tmp_path, hub.url) for _ in range(2)]
+        assert [request.path for request in hub.requests] == ["/some/model/resolve/main/config.json"]
+    assert json.loads(found[0].read_text()) == {"model_type": "falcon"}
+    assert hub_config("some/model", tmp_path, "http://127.0.0.1:9") == found[0]
+
+
+@pytest.mark.parametrize("name", ["some/other", "some/broken"])
+def test_a_hub_without_a_configuration_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not there, no JSON, or offline: the model's name is said, and nothing is kept."""
+    with FakeHub({"some/broken": FakeModel(files={"config.json": b"<html>"})}) as hub:
+        with pytest.raises(CountingError, match=name):
+            hub_config(name, tmp_path, hub.url)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(CountingError, match="HF_HUB_OFFLINE"):
+            hub_config(name, tmp_path, hub.url)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_can_not_be_counted_is_one_line_and_not_kept(tmp_path: Path) -> None:

@@ -209,3 +209,11 @@ def test_other_settings_are_no_measurement_of_the_production_run(settings: Train
     assert found is not None
     assert found.there is not None
     assert found.there.grid[2, 1024].is_measured is (settings.lora_r == 64)
+
+
+def test_a_production_model_whose_layers_no_formula_gives_has_no_prediction() -> None:
+    """A mixture of experts is known by its sizes, and its memory was never measured: the reason says so."""
+    found = production_outlook(_going_to(_record(), ProductionTarget(model="Qwen/Qwen3-30B-A3B")))
+    assert found is not None
+    assert found.there is None
+    assert "qwen3_moe" in str(found.unpredicted)

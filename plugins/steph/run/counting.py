@@ -37,7 +37,7 @@ class Counted:
     modules: tuple[str, ...] = ()
 
 
-def hub_config(name: str, cache: Path) -> Path:
+def hub_config(name: str, cache: Path, endpoint: str | None = None) -> Path:
     """The config.json of a model on the Hub, asked for once and kept; raises CountingError, also while offline."""
     kept = cache / "configs" / f"{name.replace('/', '--')}.json"
     if kept.is_file():
@@ -48,7 +48,7 @@ def hub_config(name: str, cache: Path) -> Path:
     from huggingface_hub.utils._headers import build_hf_headers
 
     try:
-        url = hf_hub_url(name, "config.json")
+        url = hf_hub_url(name, "config.json", endpoint=endpoint)
         answer = get_session().get(url, headers=build_hf_headers(), timeout=HUB_SECONDS, follow_redirects=True)
         answer.raise_for_status()
         found = json.loads(answer.text)
