@@ -40,15 +40,15 @@ def _failure(record: Record, attempt: Attempt, following: Attempt | None) -> Mar
         outcome=wording.outcome_words(attempt),
     )
     memo = _cause_memo(record, attempt, following)
-    return joined((title, _message(attempt), memo, *_logs(attempt, is_last=following is None)))
+    return joined((title, _message(record, attempt), memo, *_logs(record, attempt, is_last=following is None)))
 
 
-def _message_words(attempt: Attempt) -> str:
+def _message_words(record: Record, attempt: Attempt) -> str:
     """Give the error's own words: the uncaught exception, else the evidence; empty where there is neither."""
     raised = _raised_probe(attempt)
     if raised:
         return f"{raised.exception_type}: {raised.exception_message or ''}"
-    return "\n".join(_evidence(attempt))
+    return "\n".join(_evidence(record, attempt))
 
 
 def _raised_probe(attempt: Attempt) -> Probe | None:
@@ -60,8 +60,8 @@ def _raised_probe(attempt: Attempt) -> Probe | None:
     return next(iter(raised), None)
 
 
-def _message(attempt: Attempt) -> Markdown:
-    words = _message_words(attempt)
+def _message(record: Record, attempt: Attempt) -> Markdown:
+    words = _message_words(record, attempt)
     if words:
         return fence(words, width=MESSAGE_WIDTH)
     return said("report.failure.no_message", ending=_ending(attempt))
@@ -81,8 +81,8 @@ def _cause_memo(record: Record, attempt: Attempt, following: Attempt | None) -> 
     lines = [said("report.failure.cause", cause=cause_words(diagnosis)), Markdown()]
     if diagnosis.oom:
         lines.append(_oom_words(record, diagnosis.oom))
-    shown = _message_words(attempt)
-    evidence = [line for line in _evidence(attempt) if line.strip() not in shown]
+    shown = _message_words(record, attempt)
+    evidence = [line for line in _evidence(record, attempt) if line.strip() not in shown]
     lines += [said("report.failure.evidence", line=code(line, 240)) for line in evidence]
     lines += [said("report.failure.means", meaning=prose(diagnosis.meaning))] if diagnosis.meaning else []
     if following is None:
@@ -105,10 +105,10 @@ def _oom_words(record: Record, oom: OomNumbers) -> Markdown:
     return said("report.failure.memory", free=units.gib(oom.free_bytes), total=units.gib(oom.total_bytes), **sizes)
 
 
-def _evidence(attempt: Attempt) -> list[str]:
+def _evidence(record: Record, attempt: Attempt) -> list[str]:
     """The lines that tell the cause, with the pipeline's own frame in the place of its libraries' frames."""
     found = attempt.diagnosis.evidence if attempt.diagnosis else ()
-    own = own_frame(attempt.traceback or "", attempt.cwd or "")
+    own = own_frame(attempt.traceback or "", record.context.pipeline_root)
     told = [line for line in found[:MOST_EVIDENCE_LINES] if own is None or not _FRAME.match(line.strip())]
     return told if own is None else [*told, own]
 
@@ -122,12 +122,12 @@ def own_frame(traceback: str, root: str) -> str | None:
     return own[-1][0] if own else None
 
 
-def _logs(attempt: Attempt, *, is_last: bool) -> list[Markdown]:
+def _logs(record: Record, attempt: Attempt, *, is_last: bool) -> list[Markdown]:
     """Give the longer texts of a failed attempt, folded; the last lines are open where there is no message."""
     folds: list[Markdown] = []
     if attempt.traceback:
         folds.append(details("traceback", fence(attempt.traceback)))
-    if attempt.last_lines and _message_words(attempt):
+    if attempt.last_lines and _message_words(record, attempt):
         folds.append(details(text("report.failure.last_lines"), fence("\n".join(attempt.last_lines))))
     elif attempt.last_lines:
         folds += [said("report.failure.last_lines_below"), fence("\n".join(attempt.last_lines))]
