@@ -454,7 +454,7 @@ def test_the_decision_names_the_card_the_hours_the_cost_and_what_comes_first() -
     assert "A100 20GB の速さは測っていません" in answers["time"]
     assert "直すことはありません" in answers["first"]
     blocked = decision(factory.blocked())
-    assert blocked["first"].startswith("H-2 の「import エラー」から。")
+    assert blocked["first"].startswith("H-2 の失敗(import エラー)を直してください。")
     assert "`pip install peft`" in blocked["first"]
     assert blocked["rent"].startswith("まだです")
 
