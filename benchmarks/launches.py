@@ -48,6 +48,7 @@ class Step:
 
     def __init__(self, options: Options) -> None:
         with lean_imports():
+            from app.fast.loss import keep_to_answers
             from app.fast.recompute import set_recompute
             from app.training import run
             from app.training.settings import parse_settings
@@ -56,7 +57,7 @@ class Step:
         settings = parse_settings(shared.flags(options.model, options.train_file, options.work))
         self.on_gpu = torch.cuda.is_available()
         self.model = script._lora_model(settings, torch.bfloat16)
-        run.keep_to_answers(self.model.get_base_model())
+        keep_to_answers(self.model.get_base_model())
         set_recompute(self.model, enabled=False)
         self.model.train()
         self.batch = self._batch(settings, shared.effective_batch)

@@ -7,7 +7,8 @@ Trains a random-weight twin (made in DIR once, kept there) in 4 bits with the tr
 allocator held to --gib 8.8 from before the model is loaded, accumulation 4, r 16, LoRA's dropout 0. `long` is 1 × 2048
 with answers of 1,400 to 1,600 tokens, `full` is 2 × 1024 with answers of one letter and every row full. Text is digits,
 each of which is one token to any Qwen tokenizer, so none is needed. The process loads the base model once; a row that
-would go past --seconds is left out and said so. The median step is the last half's. --only NAME runs one row.
+would go past --seconds is left out and said so. The median step is the last half's. --only NAME runs one row. --profile
+prints what the card does in each row's last step, kernel by kernel; --graphs tries CUDA graphs, which are off else.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--gib", type=float, default=8.8, help="what the allocator may take")
     parser.add_argument("--seconds", type=float, default=280.0, help="no row is started that would end later")
     parser.add_argument("--only", action="append", choices=[way.name for way in WAYS], metavar="NAME")
+    parser.add_argument("--profile", action="store_true", help="list the kernels of each row's last step")
+    parser.add_argument("--graphs", action="store_true", help="try CUDA graphs")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, and rows an eighth as long")
     return parser.parse_args()
 
@@ -129,12 +132,42 @@ def make_twin(folder: Path, text: Path, *, tiny: bool) -> Path:
     return target
 
 
+def profile_last_step(trainer: Any) -> None:  # noqa: ANN401 - the pipeline's
+    """Let a Trainer print the kernels of its last step and the seconds that the card works on them."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+    from transformers import TrainerCallback
+
+    class LastStep(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.seen = profile(activities=[ProfilerActivity.CUDA])
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
+            if state.global_step == state.max_steps - 1:
+                torch.cuda.synchronize()
+                self.seen.start()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
+            if state.global_step == state.max_steps:
+                torch.cuda.synchronize()
+                self.seen.stop()
+                kernels = [each for each in self.seen.key_averages() if each.device_type.name == "CUDA"]
+                kernels.sort(key=lambda each: -each.self_device_time_total)
+                busy = sum(each.self_device_time_total for each in kernels) / 1e6
+                print(f"{sum(each.count for each in kernels)} kernels a step, the card works {busy:.3f} s on them")
+                for each in kernels[:40]:
+                    print(f"{each.self_device_time_total / 1e3:9.1f} ms {each.count:6d} {each.key[:100]}", flush=True)
+
+    trainer.add_callback(LastStep())
+
+
 class Trainings:
     """The training script's functions on one base model."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         with lean_imports():
             import torch
+            from app.fast import steps
             from app.training import run
 
             from benchmarks.shared_base import SharedBase
@@ -144,7 +177,11 @@ class Trainings:
         self._options = options
         self._work: Path = options.work
         self._script: Any = run
-        self._keep = run.keep_to_answers
+        self._steps: Any = steps
+        self._keep = steps.keep_to_answers
+        if options.profile:
+            attach = steps.FastSteps.attach
+            self._steps.FastSteps.attach = lambda fast, trainer: (attach(fast, trainer), profile_last_step(trainer))
         self._base = SharedBase(run.load_base_model, run.get_peft_model)
         self._script.load_base_model, self._script.get_peft_model = self._base.load, self._base.adapt
         self._files = {kind: write_rows(self._work, kind, tiny=options.tiny) for kind in ("long", "full")}
@@ -155,7 +192,7 @@ class Trainings:
         import torch
 
         output = self._work / "runs" / "".join(filter(str.isalnum, way.name))
-        self._script.keep_to_answers = self._keep if way.chunked else lambda _model: False
+        self._steps.keep_to_answers = self._keep if way.chunked else lambda _model: False
         outcome = self._train(self._argv(way, output))
         peaks = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
         self._base.release()
@@ -193,7 +230,7 @@ class Trainings:
             "--target-modules": way.targets,
             "--lora-dropout": 0,
             "--logging-steps": steps,
-            "--cuda-graph": "off",
+            "--cuda-graph": "auto" if self._options.graphs else "off",
         }
         pairs = [str(word) for pair in values.items() for word in pair]
         return [*pairs, "--use-4bit", "--do-train", *way.flags]

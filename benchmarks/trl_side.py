@@ -21,8 +21,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 import trl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+from app.fast.clock import StepClock
 from app.llm.chat_tokens import load_tokenizer
-from app.training.metrics import StepClock
 from app.training.rows import IGNORED, encode_rows, read_rows
 from datasets import Dataset  # type: ignore[attr-defined, import-untyped, unused-ignore]
 from peft import LoraConfig, get_peft_model

@@ -9,8 +9,8 @@ from app.core.errors import PipelineError, exit_code_of
 from app.core.files import require_writable_place, write_json_atomically
 from app.core.lawqa import Question, load_questions
 from app.core.model_source import require_adapter, require_model
-from app.core.ranks import is_first, joined_ranks
 from app.evaluation.settings import EvaluationSettings, parse_settings
+from app.fast.ranks import is_first, joined_ranks
 from app.fast.startup import lean_imports
 from app.retrieval.bm25 import load_retriever
 from app.retrieval.rag_pipeline import RAGPipeline

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from app.core.ranks import only_first_prints, rank, rank_count
+from app.fast.ranks import only_first_prints, rank, rank_count
 
 
 class PipelineError(Exception):

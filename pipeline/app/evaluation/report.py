@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from app.core.rag_config import RAGConfig
-from app.core.ranks import rank_count
 from app.evaluation.answers import ERROR, UNKNOWN
 from app.evaluation.run import AnsweredQuestion
 from app.evaluation.settings import EvaluationSettings
+from app.fast.ranks import rank_count
 
 RULE = "=" * 50
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from app.core.lawqa import Question
-from app.core.ranks import is_first
 from app.evaluation.answers import ERROR, majority, parse_answer
 from app.evaluation.settings import EvaluationSettings
+from app.fast.ranks import is_first
 from app.llm.hf_llm import Generation, HFLLMConfig, HFLoRALLM
 from app.retrieval.rag_pipeline import PreparedQuestion, RAGPipeline
 

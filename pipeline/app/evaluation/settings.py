@@ -65,39 +65,29 @@ def parse_settings(argv: list[str] | None = None) -> EvaluationSettings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Ask a model four-choice legal questions and count the right answers.")
-    parser.add_argument("--data", type=Path, default=Path("datasets/lawqa_jp/data/selection.json"))
-    parser.add_argument("--output", type=Path, default=Path("results/evaluations/evaluation.json"))
-    parser.add_argument(
-        "--samples", type=_positive, metavar="N", help="only the first N questions (all where not given)"
-    )
-    parser.add_argument("--no-few-shot", action="store_true", help="leave the worked examples out of the prompt")
-    parser.add_argument("--use-cot", action="store_true", help="ask for a reasoned answer")
-    parser.add_argument(
-        "--ensemble",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="N answers vote; the first is greedy, the rest sampled",
-    )
-    parser.add_argument(
-        "--batch-size", type=_positive, default=8, help="prompts at once; 1 after running out of memory"
-    )
-    parser.add_argument("--max-new-tokens", type=_positive, help="default: 16, with --use-cot 512")
-    retrieval = parser.add_argument_group("retrieval")
-    retrieval.add_argument("--no-rag", action="store_true", help="the model alone, without retrieved passages")
-    retrieval.add_argument("--top-k", type=_positive, default=3, help="passages in the prompt (default: %(default)s)")
-    retrieval.add_argument(
-        "--index-dir", type=Path, default=INDEX_DIR, help="made by scripts/build_index.py (default: %(default)s)"
-    )
-    retrieval.add_argument("--use-reranker", action="store_true")
-    retrieval.add_argument("--reranker-model")
-    retrieval.add_argument("--rerank-top-n", type=_positive, default=3)
-    model = parser.add_argument_group("model")
-    model.add_argument("--llm-backend", choices=("ollama", "hf"), default="ollama")
-    model.add_argument("--llm-model", default="qwen3:8b", help="the model's name for the ollama backend")
-    model.add_argument("--hf-model-name", help="Hub id or folder of the base model")
-    model.add_argument("--hf-lora-path", type=Path, help="adapter folder; the base model alone where not given")
-    model.add_argument("--hf-load-in-4bit", action="store_true")
+    add = parser.add_argument
+    add("--data", type=Path, default=Path("datasets/lawqa_jp/data/selection.json"))
+    add("--output", type=Path, default=Path("results/evaluations/evaluation.json"))
+    add("--samples", type=_positive, metavar="N", help="only the first N questions (all where not given)")
+    add("--no-few-shot", action="store_true", help="leave the worked examples out of the prompt")
+    add("--use-cot", action="store_true", help="ask for a reasoned answer")
+    votes = "N answers vote; the first is greedy, the rest sampled"
+    add("--ensemble", type=_positive, default=1, metavar="N", help=votes)
+    add("--batch-size", type=_positive, default=8, help="prompts at once; 1 after running out of memory")
+    add("--max-new-tokens", type=_positive, help="default: 16, with --use-cot 512")
+    add = parser.add_argument_group("retrieval").add_argument
+    add("--no-rag", action="store_true", help="the model alone, without retrieved passages")
+    add("--top-k", type=_positive, default=3, help="passages in the prompt (default: %(default)s)")
+    add("--index-dir", type=Path, default=INDEX_DIR, help="made by scripts/build_index.py (default: %(default)s)")
+    add("--use-reranker", action="store_true")
+    add("--reranker-model")
+    add("--rerank-top-n", type=_positive, default=3)
+    add = parser.add_argument_group("model").add_argument
+    add("--llm-backend", choices=("ollama", "hf"), default="ollama")
+    add("--llm-model", default="qwen3:8b", help="the model's name for the ollama backend")
+    add("--hf-model-name", help="Hub id or folder of the base model")
+    add("--hf-lora-path", type=Path, help="adapter folder; the base model alone where not given")
+    add("--hf-load-in-4bit", action="store_true")
     return parser
 
 

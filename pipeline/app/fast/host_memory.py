@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from torch.nn.functional import embedding
 
-from app.core.ranks import rank_count
+from app.fast.ranks import rank_count
 
 _AS_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32}  # numpy's interface knows no bfloat16
 

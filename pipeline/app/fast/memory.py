@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from peft import PeftModel
 
-from app.core.ranks import gathered, rank_count
 from app.fast.host_memory import move_embeddings_to_host
 from app.fast.plan import Growth, LargestRow, Room, StepPlan, Way, candidates, choose_plan, plan_without_measuring
+from app.fast.ranks import gathered, rank_count
 from app.fast.recompute import set_recompute
 from app.training.collator import AnswerCollator
 from app.training.rows import IGNORED

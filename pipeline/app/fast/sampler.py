@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
+from transformers import Trainer
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from app.core.ranks import rank_count
+from app.fast.ranks import rank_count
 from app.training.rows import IGNORED
 
 Row = dict[str, list[int]]
@@ -48,3 +49,17 @@ class LengthGroupedRows(Sampler[int]):  # type: ignore[misc]
         generator = torch.Generator().manual_seed(self._seed + self._epoch)
         yield from get_length_grouped_indices(self._lengths, self._step_rows, generator=generator)
         yield from [len(self._lengths)] * self._missing
+
+
+class LengthGroupedTrainer(Trainer):  # type: ignore[misc]
+    """The Trainer with the same order of rows for one rank and for several with the same effective batch."""
+
+    def _get_train_sampler(self, train_dataset: object = None) -> LengthGroupedRows:
+        args = self.args
+        batch_rows = args.train_batch_size * args.world_size
+        return LengthGroupedRows(
+            [len(row["input_ids"]) for row in self.train_dataset if row["labels"] != [IGNORED]],
+            step_rows=batch_rows * args.gradient_accumulation_steps,
+            multiple=batch_rows if args.world_size > 1 else 1,
+            seed=args.seed,
+        )

@@ -10,15 +10,15 @@ import torch
 from peft import PeftModel
 
 from app.core.errors import PipelineError
-from app.core.ranks import note, rank_count
 from app.fast.graphs import Batch, FixedBatch, GraphedStep, Items, Step, why_not
 from app.fast.lora import shorten_lora
+from app.fast.loss import CHUNK_POSITIONS, keep_to_answers
 from app.fast.memory import largest_row, plan_steps, set_way
 from app.fast.model import attend_without_masks, fuse_norms, walk_once
 from app.fast.plan import StepPlan
+from app.fast.ranks import note, rank_count
 from app.fast.recompute import draws_random_numbers
 from app.training.collator import AnswerCollator
-from app.training.loss import CHUNK_POSITIONS
 from app.training.metrics import RecordingTrainer
 from app.training.settings import TrainingSettings
 
@@ -32,6 +32,7 @@ class FastSteps:
     plan: StepPlan
     batch_size: int
     accumulation_steps: int
+    is_chunked: bool
     graphed: GraphedStep | None
 
     def attach(self, trainer: RecordingTrainer) -> None:
@@ -42,7 +43,11 @@ class FastSteps:
 
     def told(self) -> dict[str, Any]:
         """What was decided, for the run's metrics."""
-        return {"step_plan": asdict(self.plan), "cuda_graph": self.graphed.told if self.graphed else "not tried"}
+        return {
+            "step_plan": asdict(self.plan),
+            "loss_chunk_positions": CHUNK_POSITIONS if self.is_chunked else None,
+            "cuda_graph": self.graphed.told if self.graphed else "not tried",
+        }
 
 
 def fast_steps(
@@ -51,16 +56,16 @@ def fast_steps(
     rows: Sequence[dict[str, list[int]]],
     collator: AnswerCollator,
     dtype: torch.dtype,
-    *,
-    is_chunked: bool,
     steps: float,
 ) -> FastSteps:
     """Change the model and choose how its steps run: as the flags say, or what the card has room for.
 
-    `dtype` is what the model computes in; `is_chunked` whether long answers' logits are never there together; `steps`
-    are the optimizer steps to come.
+    `dtype` is what the model computes in; `steps` are the optimizer steps to come.
     """
     base, largest = model.get_base_model(), largest_row(rows)
+    is_chunked = keep_to_answers(base)
+    if not is_chunked:
+        note("The logits of long answers are kept whole: this model's forward does more than its head")
     fuse_norms(base)
     attend_without_masks(base, largest.tokens)
     shorten_lora(model)
@@ -89,7 +94,7 @@ def fast_steps(
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             fixed = FixedBatch(batch_size, largest, collator, trained[0].device)
             graphed = GraphedStep(trained, fixed, forced=forced)
-    return FastSteps(plan, batch_size, accumulation, graphed)
+    return FastSteps(plan, batch_size, accumulation, is_chunked, graphed)
 
 
 def _replayed(

@@ -1,8 +1,6 @@
 """A Hugging Face causal model with an optional LoRA adapter, asked in batches."""
 
 import json
-import math
-import pickle
 import sys
 import time
 import traceback
@@ -17,7 +15,7 @@ from safetensors import safe_open
 from transformers import PretrainedConfig, PreTrainedModel
 
 from app.core.errors import PipelineError
-from app.core.ranks import gathered, note, rank, rank_count
+from app.fast.ranks import chunks, gathered, note, own_share, sendable
 from app.llm.chat_tokens import encode_prompt, load_tokenizer, stop_token_ids
 from app.llm.loading import Quantization, load_base_model
 
@@ -67,13 +65,6 @@ class HFLoRALLM:
     def _has_room(self, prompt_tokens: int) -> bool:
         return self._longest_text is None or prompt_tokens + self.config.max_new_tokens <= self._longest_text
 
-    def invoke(self, prompt: str) -> str:
-        """Answer one prompt; whatever goes wrong is raised."""
-        (generation,) = self.generate([prompt])
-        if generation.failure:
-            raise generation.failure
-        return generation.text
-
     def generate(
         self, prompts: Sequence[str], *, sample_seed: int | None = None, progress: Callable[[int], object] | None = None
     ) -> list[Generation]:
@@ -86,8 +77,8 @@ class HFLoRALLM:
         encoded = [encode_prompt(self._tokenizer, prompt).ids for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
         answers: dict[int, Generation] = {}
-        for share in _batches(order, self._batch_size)[rank() :: rank_count()]:
-            for indices in _chunks(share, self._batch_size):
+        for share in own_share(order, self._batch_size):
+            for indices in chunks(share, self._batch_size):
                 batch = self._answer([encoded[index] for index in indices], sample_seed)
                 answers.update(zip(indices, batch, strict=True))
                 if progress:
@@ -103,7 +94,7 @@ class HFLoRALLM:
         except Exception as error:
             if len(batch) == 1:
                 traceback.print_exc()
-                return [Generation("", 0, 0.0, "error", _sendable(error))]
+                return [Generation("", 0, 0.0, "error", sendable(error))]
             if isinstance(error, torch.OutOfMemoryError):
                 print(f"Out of memory with {len(batch)} prompts at once; going on one by one", file=sys.stderr)
                 self._batch_size = 1
@@ -154,26 +145,6 @@ def _longest_text_tokens(tokenizer_limit: int, config: PretrainedConfig) -> int 
     """The shorter of the tokenizer's and the model's limit; a tokenizer without one says 10^30."""
     model_limit = getattr(config, "max_position_embeddings", None)
     return min(tokenizer_limit, model_limit) if model_limit else None
-
-
-def _batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
-    """The batches that one rank alone would ask, cut smaller where a rank's share is less than one of them."""
-    return _chunks(order, max(1, min(batch_size, math.ceil(len(order) / rank_count()))))
-
-
-def _chunks(indices: Sequence[int], size: int) -> list[list[int]]:
-    return [list(indices[start : start + size]) for start in range(0, len(indices), size)]
-
-
-def _sendable(error: Exception) -> Exception:
-    """The exception as other ranks can take it: itself, or its type and text where it can't be pickled."""
-    if rank_count() == 1:
-        return error
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - what this very process wrote
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 def _dtype() -> torch.dtype:

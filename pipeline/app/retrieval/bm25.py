@@ -63,7 +63,11 @@ class BM25Retriever:
             "dataset": str(dataset),
             "dataset_sha256": sha256_of(dataset),
             "passages": len(self.passages),
-            "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if _is_index_file(path)},
+            "files": {
+                path.name: sha256_of(path)
+                for path in sorted(folder.iterdir())
+                if path.name == PASSAGES or ".index." in path.name
+            },
         }
         write_json_atomically(folder / MANIFEST, manifest)
 
@@ -77,31 +81,19 @@ def load_retriever(folder: Path, dataset: Path) -> BM25Retriever:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         built_from, tokenisation = manifest["dataset_sha256"], manifest["tokenisation"]
-        changed = [name for name, digest in manifest["files"].items() if _sha256_or_none(folder / name) != digest]
+        files = [(folder / name, digest) for name, digest in manifest["files"].items()]
+        changed = [path.name for path, digest in files if not path.is_file() or sha256_of(path) != digest]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PipelineError(f"{path} is no manifest of an index ({error!r}); {remedy}") from error
     if built_from != sha256_of(dataset):
-        raise PipelineError(
-            f"the index in {folder} is of another data set than {dataset}: {_origin(manifest)}; {remedy}"
-        )
+        origin = f"{manifest.get('dataset')} as it was with sha256 {str(built_from)[:12]}"
+        raise PipelineError(f"the index in {folder} is of another data set than {dataset}: {origin}; {remedy}")
     if tokenisation != TOKENISATION:
         raise PipelineError(f"the index in {folder} has tokens {tokenisation!r}, not {TOKENISATION!r}; {remedy}")
     if changed or PASSAGES not in manifest["files"]:
         raise PipelineError(f"the index in {folder} is broken ({(changed or [PASSAGES])[0]}); {remedy}")
     passages = tuple(Passage(**row) for row in json.loads((folder / PASSAGES).read_text(encoding="utf-8")))
     return BM25Retriever(passages, _bm25s().BM25.load(folder))
-
-
-def _origin(manifest: dict[str, Any]) -> str:
-    return f"{manifest.get('dataset')} as it was with sha256 {str(manifest['dataset_sha256'])[:12]}"
-
-
-def _is_index_file(path: Path) -> bool:
-    return path.name == PASSAGES or ".index." in path.name
-
-
-def _sha256_or_none(path: Path) -> str | None:
-    return sha256_of(path) if path.is_file() else None
 
 
 def _bm25s() -> ModuleType:

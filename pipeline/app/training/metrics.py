@@ -1,50 +1,21 @@
 """What a training run cost: losses, step seconds, tokens, memory; written as `train_metrics.json`."""
 
 import platform
-import time
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from app.core.errors import PipelineError
-from app.core.ranks import gathered
-from app.fast.sampler import LengthGroupedRows
+from app.fast.clock import StepClock
+from app.fast.ranks import gathered
+from app.fast.sampler import LengthGroupedTrainer
 from app.training.rows import IGNORED
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "safetensors")
-
-
-class NonFiniteLossError(PipelineError):
-    """The loss became NaN or infinite: nothing that is trained from here on means anything."""
-
-
-class StepClock:
-    """Times between marks without making the GPU wait: CUDA events there, a monotonic clock on the CPU."""
-
-    def __init__(self) -> None:
-        self._on_gpu = torch.cuda.is_available()
-        self._marks: list[Any] = []
-
-    def mark(self) -> None:
-        """Note this moment in the device's own order of work."""
-        if not self._on_gpu:
-            self._marks.append(time.perf_counter())
-            return
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._marks.append(event)
-
-    def seconds(self) -> list[float]:
-        """The time between each mark and the next; waits for the GPU once."""
-        pairs = list(zip(self._marks, self._marks[1:], strict=False))
-        if not self._on_gpu:
-            return [later - earlier for earlier, later in pairs]
-        torch.cuda.synchronize()
-        return [earlier.elapsed_time(later) / 1000 for earlier, later in pairs]
 
 
 class StepRecorder(TrainerCallback):  # type: ignore[misc]
@@ -86,7 +57,7 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
         """Stop on a loss that is not finite, before anything is saved."""
         loss = (logs or {}).get("loss")
         if loss is not None and not torch.isfinite(torch.tensor(float(loss))):
-            raise NonFiniteLossError(
+            raise PipelineError(
                 f"the training loss is {float(loss)} at step {state.global_step}, nothing was saved for it; "
                 "lower --learning-rate, or train in bfloat16 instead of float16"
             )
@@ -111,7 +82,7 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
         }
 
 
-class RecordingTrainer(Trainer):  # type: ignore[misc]
+class RecordingTrainer(LengthGroupedTrainer):
     """The plain Trainer, telling a `StepRecorder` what each micro-batch was."""
 
     def __init__(self, recorder: StepRecorder, **options: object) -> None:
@@ -131,17 +102,6 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         tokens = (inputs["attention_mask"].sum(-1) * is_row).sum()
         self._recorder.add_micro_batch(loss, tokens.to(loss.device))
         return loss
-
-    def _get_train_sampler(self, train_dataset: object = None) -> LengthGroupedRows:
-        """The same order of rows for one rank and for several with the same effective batch."""
-        args = self.args
-        batch_rows = args.train_batch_size * args.world_size
-        return LengthGroupedRows(
-            [len(row["input_ids"]) for row in self.train_dataset if row["labels"] != [IGNORED]],
-            step_rows=batch_rows * args.gradient_accumulation_steps,
-            multiple=batch_rows if args.world_size > 1 else 1,
-            seed=args.seed,
-        )
 
 
 def reset_peak_memory() -> None:

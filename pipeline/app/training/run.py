@@ -15,13 +15,12 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from app.core.errors import PipelineError
 from app.core.files import write_json_atomically
-from app.core.ranks import is_first, joined_ranks, note, rank_count
+from app.fast.ranks import is_first, joined_ranks, note, rank_count
 from app.fast.sampler import with_filler
 from app.fast.steps import FastSteps, fast_steps
 from app.llm.chat_tokens import load_tokenizer
 from app.llm.loading import DTYPES, Quantization, load_base_model
 from app.training.collator import AnswerCollator
-from app.training.loss import CHUNK_POSITIONS, keep_to_answers
 from app.training.metrics import RecordingTrainer, StepRecorder, memory_metrics, reset_peak_memory, versions
 from app.training.rows import EncodedRows, TrainingRow, encode_rows
 from app.training.settings import TrainingSettings
@@ -29,29 +28,22 @@ from app.training.settings import TrainingSettings
 ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the head
 
 
+@joined_ranks()
 def train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
     """Train, then write adapter, tokenizer, arguments and `train_metrics.json` to the output folder.
 
     Under a launcher each rank trains on its share of every step's rows, and the first one writes.
     """
-    with joined_ranks():
-        _train(settings, rows)
-
-
-def _train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
     tokenizer = load_tokenizer(settings.model_name)
     encoded = encode_rows(
         tokenizer, rows, max_seq_length=settings.max_seq_length, loss_on_output_only=settings.loss_on_output_only
     )
     dtype = _compute_dtype(settings)
     model = _lora_model(settings, dtype)
-    is_chunked = keep_to_answers(model.get_base_model())
-    if not is_chunked:
-        note("The logits of long answers are kept whole: this model's forward does more than its head")
     _tell(settings, encoded)
     collator = AnswerCollator(tokenizer.pad_token_id)
     steps = min(settings.max_steps_override or math.inf, epoch_steps(settings, len(encoded.rows)))
-    fast = fast_steps(settings, model, encoded.rows, collator, dtype, is_chunked=is_chunked, steps=steps)
+    fast = fast_steps(settings, model, encoded.rows, collator, dtype, steps)
     recorder = StepRecorder()
     trainer = RecordingTrainer(
         recorder,
@@ -77,7 +69,6 @@ def _train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
                 "dropped_tokens": encoded.dropped_tokens,
                 "seed": settings.seed,
                 **fast.told(),
-                "loss_chunk_positions": CHUNK_POSITIONS if is_chunked else None,
                 "settings": _as_json(settings),
                 "versions": versions(),
             },

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 Choice = Literal["auto", "on", "off"]
 HostChoice = Literal["auto", "off", "embeddings", "all"]
@@ -70,97 +70,53 @@ def parse_settings(argv: list[str] | None = None) -> TrainingSettings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Train a LoRA adapter on legal multiple-choice rows (JSON Lines).")
-    _add_data_flags(parser)
-    _add_optimisation_flags(parser)
-    _add_precision_flags(parser)
-    _add_lora_flags(parser)
-    _add_run_flags(parser)
+    add, switch = parser.add_argument, argparse.BooleanOptionalAction
+    count, rate = _at_least(1, int), _at_least(0.0, float)
+    auto: dict[str, Any] = {"choices": ("auto", "on", "off"), "default": "auto"}
+    # data
+    add("--model-name", required=True, help="Hub id or folder of the base model")
+    add("--train-file", type=Path, required=True, help="rows from scripts/build_finetune_dataset.py")
+    add("--output-dir", type=Path, required=True)
+    add("--max-seq-length", type=count, default=1024, help="tokens a row, answer included")
+    add("--train-mode", choices=("auto", "direct", "cot"), default="auto", help="refuse rows of another mode")
+    add("--loss-on-output-only", action=switch, default=True, help="no loss on the prompt's tokens")
+    # optimisation
+    add("--num-epochs", type=_above_zero, default=3.0)
+    add("--max-steps-override", type=count, metavar="N", help="stop after N optimizer steps")
+    add("--learning-rate", type=rate, default=2e-4)
+    add("--batch-size", type=count, default=2)
+    add("--gradient-accumulation-steps", type=count, default=4)
+    add("--warmup-ratio", type=rate, default=0.03)
+    add("--weight-decay", type=float, default=0.0)
+    add("--optim", help="optimizer name as TrainingArguments knows it (its own default where not given)")
+    add("--seed", type=int, default=42)
+    # precision
+    add("--fp16", action="store_true")
+    add("--bf16", action="store_true")
+    add("--use-4bit", action="store_true", help="quantise the base model's linear layers to 4 bits")
+    add("--bnb-4bit-compute-dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    add("--bnb-4bit-quant-type", choices=("nf4", "fp4"), default="nf4")
+    add("--bnb-4bit-double-quant", action=switch, default=True, help="quantise the block scales too")
+    # adapter
+    add("--lora-r", type=count, default=16)
+    add("--lora-alpha", type=count, default=32)
+    add("--lora-dropout", type=rate, default=0.05)
+    add("--target-modules", type=_names, metavar="A,B,C", help="PEFT's default for the model where not given")
+    add("--lora-bias", choices=("none", "lora", "all"), default="none")
+    # run
+    add("--do-train", action="store_true", help="without it the inputs are checked and nothing is trained")
+    add("--logging-steps", type=count, default=50)
+    add("--save-steps", type=count, default=500)
+    add("--eval-steps", type=count, help="accepted; there is no evaluation during training")
+    resume = "go on from a checkpoint, the newest in --output-dir where no folder is given"
+    add("--resume-from-checkpoint", nargs="?", const="latest", metavar="FOLDER", help=resume)
+    # speed and memory
+    add("--gradient-checkpointing", **auto, help="recompute activations; auto: only where memory demands it")
+    add("--fuse-accumulation", **auto, help="run accumulated micro-batches as one; auto: as far as memory allows")
+    add("--cuda-graph", **auto, help="replay micro-batches as a CUDA graph; auto: where the first ones are faster so")
+    host = "keep frozen embeddings, or all that recompute needs too, in host memory; auto: where nothing else fits"
+    add("--host-memory", choices=("auto", "off", "embeddings", "all"), default="auto", help=host)
     return parser
-
-
-def _add_data_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model-name", required=True, help="Hub id or folder of the base model")
-    parser.add_argument("--train-file", type=Path, required=True, help="rows from scripts/build_finetune_dataset.py")
-    parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--max-seq-length", type=_at_least(1, int), default=1024, help="tokens a row, answer included")
-    parser.add_argument(
-        "--train-mode", choices=("auto", "direct", "cot"), default="auto", help="refuse rows of another mode"
-    )
-    parser.add_argument(
-        "--loss-on-output-only",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="no loss on the prompt's tokens",
-    )
-
-
-def _add_optimisation_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-epochs", type=_above_zero, default=3.0)
-    parser.add_argument(
-        "--max-steps-override", type=_at_least(1, int), metavar="N", help="stop after N optimizer steps"
-    )
-    parser.add_argument("--learning-rate", type=_at_least(0.0, float), default=2e-4)
-    parser.add_argument("--batch-size", type=_at_least(1, int), default=2)
-    parser.add_argument("--gradient-accumulation-steps", type=_at_least(1, int), default=4)
-    parser.add_argument("--warmup-ratio", type=_at_least(0.0, float), default=0.03)
-    parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument(
-        "--optim", help="optimizer name as TrainingArguments knows it (its own default where not given)"
-    )
-    parser.add_argument("--seed", type=int, default=42)
-
-
-def _add_precision_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--fp16", action="store_true")
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--use-4bit", action="store_true", help="quantise the base model's linear layers to 4 bits")
-    parser.add_argument("--bnb-4bit-compute-dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--bnb-4bit-quant-type", choices=("nf4", "fp4"), default="nf4")
-    parser.add_argument(
-        "--bnb-4bit-double-quant",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="quantise the block scales too: 0.37 bit a parameter less",
-    )
-
-
-def _add_lora_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--lora-r", type=_at_least(1, int), default=16)
-    parser.add_argument("--lora-alpha", type=_at_least(1, int), default=32)
-    parser.add_argument("--lora-dropout", type=_at_least(0.0, float), default=0.05)
-    parser.add_argument(
-        "--target-modules", type=_names, metavar="A,B,C", help="PEFT's default for the model where not given"
-    )
-    parser.add_argument("--lora-bias", choices=("none", "lora", "all"), default="none")
-
-
-def _add_run_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--do-train", action="store_true", help="without it the inputs are checked and nothing is trained"
-    )
-    parser.add_argument("--logging-steps", type=_at_least(1, int), default=50)
-    parser.add_argument("--save-steps", type=_at_least(1, int), default=500)
-    parser.add_argument("--eval-steps", type=_at_least(1, int), help="accepted; there is no evaluation during training")
-    parser.add_argument(
-        "--resume-from-checkpoint",
-        nargs="?",
-        const="latest",
-        metavar="FOLDER",
-        help="go on from a checkpoint, the newest in --output-dir where no folder is given",
-    )
-    for flag, meaning in (
-        ("--gradient-checkpointing", "recompute activations in the backward pass; auto: only where memory demands it"),
-        ("--fuse-accumulation", "run accumulated micro-batches as one; auto: as far as memory allows"),
-        ("--cuda-graph", "replay each step as one CUDA graph; auto: where the first steps show that it is faster"),
-    ):
-        parser.add_argument(flag, choices=("auto", "on", "off"), default="auto", help=meaning)
-    parser.add_argument(
-        "--host-memory",
-        choices=("auto", "off", "embeddings", "all"),
-        default="auto",
-        help="keep frozen embeddings, or these and what recompute begins from, in host memory; "
-        "auto: only where nothing else fits",
-    )
 
 
 def _at_least(least: Number, kind: Callable[[str], Number]) -> Callable[[str], Number]:

@@ -17,8 +17,8 @@ import bitsandbytes as bnb
 import peft.tuners.tuners_utils as tuners
 import pytest
 import torch
+from app.fast.loss import keep_to_answers
 from app.fast.model import fuse_norms
-from app.training.loss import keep_to_answers
 from caching_allocator import CachingAllocator
 from peft import LoraConfig, get_peft_model
 from steph.memory.shapes import ModelShape, config_of

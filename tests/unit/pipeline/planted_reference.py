@@ -261,10 +261,10 @@ TRAININGS = (
         "the A matrices frozen",
         (
             RUN,
-            "    is_chunked = keep_to",
+            "    _tell(settings, encoded)",
             "    for name, weight in model.named_parameters():\n"
             "        if 'lora_A' in name: weight.requires_grad_(False)\n"
-            "    is_chunked = keep_to",
+            "    _tell(settings, encoded)",
         ),
         broken="adapter_moved",
     ),
@@ -588,7 +588,7 @@ EVALUATIONS = (
             "        everyone = {",
             "        answers.update({n: answers[0] for n in range(1, len(prompts))})\n        everyone = {",
         ),
-        (LLM, "_batches(order, self._batch_size)[rank() :: rank_count()]", "[[0]]"),
+        (LLM, "own_share(order, self._batch_size)", "[[0]]"),
         broken="answers_generated prompts_hold_questions prompts_as_recorded",
     ),
     planted(

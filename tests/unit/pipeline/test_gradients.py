@@ -47,9 +47,9 @@ def run_step(tiny_model: Path, rows: Rows, tmp_path_factory: pytest.TempPathFact
     """Run one optimizer step in fp32 without dropout, and catch its gradients before they are used."""
     import torch
     from app.fast.lora import shorten_lora
+    from app.fast.loss import keep_to_answers
     from app.fast.model import attend_without_masks, fuse_norms, walk_once
     from app.fast.recompute import set_recompute
-    from app.training.loss import keep_to_answers
     from app.training.metrics import RecordingTrainer, StepRecorder
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
@@ -226,7 +226,7 @@ def test_a_loss_in_chunks_gives_the_same_step(
     recompute: bool,
 ) -> None:
     """Through the Trainer, whose micro-batches share one count of labels; with checkpoints in host memory too."""
-    monkeypatch.setattr("app.training.loss.CHUNK_POSITIONS", 3)
+    monkeypatch.setattr("app.fast.loss.CHUNK_POSITIONS", 3)
     step = run_step(ours, batch, 4 // batch, recompute=recompute, on_host=recompute)
     assert step.distance(full) <= 1e-5
     assert step.loss == pytest.approx(full.loss, rel=1e-5)

@@ -50,8 +50,8 @@ def test_a_smaller_batch_in_the_fixed_one_gives_the_same_loss_and_gradients(tiny
     """Padding to the largest rows, width and answer changes nothing, after a larger batch has been there too."""
     import torch
     from app.fast.graphs import FixedBatch
+    from app.fast.loss import keep_to_answers
     from app.fast.plan import LargestRow
-    from app.training.loss import keep_to_answers
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)

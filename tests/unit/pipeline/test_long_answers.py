@@ -46,7 +46,7 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of four positions, so that a few tokens are a long answer."""
-    monkeypatch.setattr("app.training.loss.CHUNK_POSITIONS", CHUNK)
+    monkeypatch.setattr("app.fast.loss.CHUNK_POSITIONS", CHUNK)
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def load(tiny_model: Path) -> Load:
 
     def make(kind: Kind, *, chunked: bool) -> "PreTrainedModel":
         import torch
+        from app.fast.loss import keep_to_answers
         from app.llm.loading import Quantization, load_base_model
-        from app.training.loss import keep_to_answers
         from peft import LoraConfig, get_peft_model
 
         base = load_base_model(str(tiny_model), getattr(torch, kind.dtype), Quantization() if kind.four_bit else None)
@@ -127,7 +127,7 @@ def test_a_label_less_is_seen(load: Load) -> None:
 def test_the_heads_dropout_is_drawn_again_in_the_backward(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """With dropout before a LoRA on the head the recomputed chunk is the one that the loss came from."""
     import torch
-    from app.training import loss
+    from app.fast import loss
 
     batch, kind = batch_of(SIZES), Kind(targets=("lm_head",), dropout=0.5)
     model = load(kind, chunked=True)
@@ -189,7 +189,7 @@ def test_a_row_without_a_label_adds_nothing(load: Load) -> None:
 def test_a_model_that_does_more_than_its_head_goes_its_own_way(family: str, options: dict[str, Any]) -> None:
     """Bounded or scaled logits, another loss beside, a body that is called in parts: chunks would leave that out."""
     import torch
-    from app.training.loss import keep_to_answers
+    from app.fast.loss import keep_to_answers
     from transformers import AutoConfig, AutoModelForCausalLM
 
     sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
@@ -210,7 +210,7 @@ def test_a_model_that_does_more_than_its_head_goes_its_own_way(family: str, opti
 def test_asking_the_model_draws_no_random_number(load: Load) -> None:
     """Dropout of the training that follows is what it would be without chunks."""
     import torch
-    from app.training.loss import keep_to_answers
+    from app.fast.loss import keep_to_answers
 
     model = load(Kind(dropout=0.5), chunked=False)
     state = torch.random.get_rng_state()
@@ -300,8 +300,8 @@ def test_embeddings_in_host_memory_change_nothing(load: Load, monkeypatch: pytes
 @pytest.mark.parametrize(("chunked", "most_gib"), [(True, 0.8), (False, None)])
 def test_memory_of_long_answers_is_flat(monkeypatch: pytest.MonkeyPatch, chunked: bool, most_gib: float | None) -> None:
     """Batches of changing lengths, counted at Qwen3-8B's widths: chunks leave no holes; whole logits leave many."""
-    monkeypatch.setattr("app.training.loss.CHUNK_POSITIONS", 128)
-    monkeypatch.setattr("app.training.loss._is_body_head_and_loss", lambda _: True)
+    monkeypatch.setattr("app.fast.loss.CHUNK_POSITIONS", 128)
+    monkeypatch.setattr("app.fast.loss._is_body_head_and_loss", lambda _: True)
     shape = replace(BUILT_IN["Qwen/Qwen3-8B"], num_hidden_layers=2)
     work = Workload("answer", 1, 2048, target_modules=("q_proj", "v_proj", "gate_proj", "down_proj"))
     sizes = ((2048, 1268), (1584, 1330), (1640, 1453), (1976, 1511))

@@ -4,9 +4,11 @@ Started alone, a process is the first and only rank, and nothing here does anyth
 """
 
 import contextlib
+import math
 import os
+import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -68,3 +70,24 @@ def gathered(value: Value) -> list[Value]:
 
     values: list[Value] = gather_object([value])
     return values
+
+
+def own_share(order: Sequence[int], batch_size: int) -> list[list[int]]:
+    """This rank's batches of those that one rank alone would have, cut smaller where a share is less than one."""
+    return chunks(order, max(1, min(batch_size, math.ceil(len(order) / rank_count()))))[rank() :: rank_count()]
+
+
+def chunks(indices: Sequence[int], size: int) -> list[list[int]]:
+    """So many at a time."""
+    return [list(indices[start : start + size]) for start in range(0, len(indices), size)]
+
+
+def sendable(error: Exception) -> Exception:
+    """The exception as other ranks can take it: itself, or its type and text where it can't be pickled."""
+    if rank_count() == 1:
+        return error
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - what this very process wrote
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
