@@ -328,7 +328,7 @@ def doctor(
 
     Takes every other option of a run, too. Exit status 1 where a check fails, 2 where an option can't be used.
     """
-    from steph.doctor.command import Manner, doctor_status
+    from steph.doctor.command import Mode, doctor_status
 
     named = {
         "profile": profile,
@@ -337,9 +337,9 @@ def doctor(
         "language": language,
     }
     words = [f"--steph-{name}={value}" for name, value in named.items() if value is not None]
-    manners = {Manner.QUICK: quick, Manner.JSON: as_json, Manner.GATE: gate}
-    manner = Manner(sum(flag.value for flag, is_on in manners.items() if is_on))
-    raise typer.Exit(doctor_status([*words, *context.args], manner, typer.echo))
+    modes = {Mode.QUICK: quick, Mode.JSON: as_json, Mode.GATE: gate}
+    mode = Mode(sum(flag.value for flag, is_on in modes.items() if is_on))
+    raise typer.Exit(doctor_status([*words, *context.args], mode, typer.echo))
 
 
 @app.command()

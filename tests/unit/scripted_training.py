@@ -17,11 +17,11 @@ from steph.base.terms import AnyStage, Cause, EndedBy, Phase, Severity, StageId
 from steph.conduct import stage_run, training
 from steph.conduct.attempts import Judge
 from steph.conduct.console import Console
-from steph.conduct.course import open_course
 from steph.conduct.prediction import expected
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
 from steph.conduct.training import Training
+from steph.conduct.training_job import open_job
 from steph.contract.commands import Call
 from steph.contract.description import Description
 from steph.judge.verdict import Outcome
@@ -105,7 +105,7 @@ class ScriptedTraining:
         self.journal.append(opened_event("r", context))
         self.journal.append(StageStarted(at="2026-01-01T00:00:00+00:00", stage=StageId.H2))
         self.run = Run(self.setup, self.journal, Console(self.said.append, False), time.monotonic() + 3600)
-        self.course = open_course(self.run, self.of)
+        self.job = open_job(self.run, self.of)
 
     def attempt(self, run: Run, plan: Attempt, call: Call, judge: Judge) -> Attempt:
         """In place of `run_attempt`: note what was planned and end as scripted."""
@@ -127,7 +127,7 @@ class ScriptedTraining:
             return self.attempt(run, plan, call, judge)
 
         monkeypatch.setattr(training, "run_attempt", attempt)
-        return Training(self.course).walk(model, start)
+        return Training(self.job).walk(model, start)
 
     def leave(self, monkeypatch: pytest.MonkeyPatch, left_seconds: float) -> None:
         """Set the clock on until the stage has only so much time left."""

@@ -14,9 +14,9 @@ from steph.base.messages import verbatim
 from steph.base.terms import StageId, Verdict
 from steph.conduct import calibrate, training
 from steph.conduct.calibrate import calibrate as run_calibration
-from steph.conduct.course import Course
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS
 from steph.conduct.stages import Conductor
+from steph.conduct.training_job import TrainingJob
 from steph.record.events import AttemptEnded, ModelChosen, StageEnded, StageStarted
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Diagnosis, ModelChoice, Probe
@@ -37,7 +37,7 @@ class Beside:
     options: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(
-        self, course: Course, model: ModelChoice, settings: TrainSettings, *, label: str, **options: object
+        self, job: TrainingJob, model: ModelChoice, settings: TrainSettings, *, label: str, **options: object
     ) -> Attempt:
         self.labels.append(label)
         self.options.append(options)
@@ -60,7 +60,7 @@ def _calibrated(
     monkeypatch.setattr(calibrate, "train_beside", beside)
     stage = ScriptedTraining(folder)
     prepare(stage)
-    run_calibration(stage.course, LARGE, settings)
+    run_calibration(stage.job, LARGE, settings)
     return stage
 
 
@@ -126,7 +126,7 @@ def test_rows_that_cannot_be_read_leave_the_length_to_the_setting(
     beside = Beside()
     monkeypatch.setattr(calibrate, "train_beside", beside)
     stage = ScriptedTraining(tmp_path)
-    run_calibration(stage.course, LARGE.model_copy(update={"snapshot_path": str(folder)}), BASE)
+    run_calibration(stage.job, LARGE.model_copy(update={"snapshot_path": str(folder)}), BASE)
     assert beside.labels == ["calibrate 256/b2/4bit 5 steps"]
     assert beside.options[0]["rows"] is None
 

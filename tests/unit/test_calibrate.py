@@ -180,7 +180,7 @@ def test_both_lengths_of_a_slope_count_the_rows_alike(
     lengthen_rows(stage.setup.root, 300)
     model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
     stage.walk(monkeypatch, model)
-    calibrate.calibrate(stage.course, model, PROFILE.train)
+    calibrate.calibrate(stage.job, model, PROFILE.train)
     assert [stage.planned[0].longest_row_tokens, *(rows.longest for rows in counted)] == [longest, longest]
 
 
@@ -198,5 +198,5 @@ def test_rows_that_cannot_be_counted_are_said_once(
     outcome = stage.walk(monkeypatch, model)
     assert (outcome.verdict, stage.planned[0].longest_row_tokens) == (Verdict.PASS, None)
     monkeypatch.setattr(calibrate, "train_beside", lambda *_, **told: factory.trained(2, PROFILE.train))
-    calibrate.calibrate(stage.course, model, PROFILE.train)
+    calibrate.calibrate(stage.job, model, PROFILE.train)
     assert [line.startswith("H-2 answers not counted: ") for line in stage.said] == [True]

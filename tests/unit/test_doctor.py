@@ -17,7 +17,7 @@ from fake_nvml import FakeNvml, Gpu, Running
 from process_tree import wait_until
 from steph.doctor import examination, reading
 from steph.doctor.catalog import CATALOG
-from steph.doctor.command import Manner, as_text, conclusion, doctor_status, exit_status
+from steph.doctor.command import Mode, as_text, conclusion, doctor_status, exit_status
 from steph.doctor.facts import GpuFacts
 from steph.doctor.lines import Level, Line
 from steph.gpu.lock import gpu_lock
@@ -287,7 +287,7 @@ def test_an_interpreter_that_hangs_fails_after_a_deadline_and_leaves_nothing(
     bench, said = make_bench(tmp_path), list[str]()
     words = [option.replace("--p", "--steph-p") for option in of(bench)]
     words.append(f"--steph-pipeline-python={_hanging(tmp_path)}")
-    assert doctor_status(words, Manner.PLAIN, said.append) == 1
+    assert doctor_status(words, Mode.PLAIN, said.append) == 1
     assert any(line.startswith(f"doctor: waiting for {tmp_path / 'python'}") and "at most" in line for line in said)
     assert any(line.startswith("fail  python") and "no answer" in line for line in said)
     wait_until(lambda: _is_gone(tmp_path))

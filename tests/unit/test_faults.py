@@ -268,9 +268,9 @@ def test_an_attempt_that_cannot_be_judged_stays_on_record(tmp_path: Path) -> Non
     """Where judging breaks, the stage is CRASHED, and what its child did, how long and at which status, is kept."""
     bench = make_bench(tmp_path)
     breaking = (
-        "import steph.conduct.course\n"
+        "import steph.conduct.training_job\n"
         "def broken(evidence):\n    raise PermissionError('planted')\n"
-        "steph.conduct.course.judge_training = broken\n"
+        "steph.conduct.training_job.judge_training = broken\n"
     )
     environment = plugin_of(tmp_path, "def pytest_collection(session):\n    " + breaking.replace("\n", "\n    "))
     assert run(bench, H1, H2, options=("-p", "meddler"), **environment)[0] == 1

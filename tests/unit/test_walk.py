@@ -26,8 +26,8 @@ from scripted_training import (
 )
 from steph.base.messages import say
 from steph.base.terms import ExtendedId, StageId, Verdict
-from steph.conduct.course import half_precision_of
 from steph.conduct.training import Walk
+from steph.conduct.training_job import half_precision_of
 from steph.plan.settings import Rung
 from steph.record.settings import TrainSettings
 from steph.record.values import Diagnosis
@@ -207,7 +207,7 @@ def test_a_long_training_is_cut_by_its_flag_or_by_its_rows(
     """40 rows, 5 steps of 4 at most: by --max-steps-override, else on whole steps of the first rows in each epoch."""
     train = BASE.model_copy(update={"max_steps": 5, "num_epochs": epochs})
     stage = ScriptedTraining(tmp_path, flags=flags, train=train)
-    argv, rows = stage.course.planned(SMALL, train, None)[1].argv, stage.course.rows_trained(train)
+    argv, rows = stage.job.planned(SMALL, train, None)[1].argv, stage.job.rows_trained(train)
     assert (rows, MAX_STEPS_FLAG in argv, TRAIN_FILE in argv) == (due_rows, is_capped, is_capped)
     assert is_capped or epochs * rows // 4 <= 5 or rows == 4  # which is one step an epoch
     train_file = stage.setup.root / argv[argv.index("--train-file") + 1]
@@ -222,15 +222,15 @@ def test_a_training_that_is_short_enough_is_left_whole(tmp_path: Path, flags: tu
     stage = ScriptedTraining(tmp_path, flags=flags)
     for allowed in (10, 50):
         train = BASE.model_copy(update={"max_steps": allowed})
-        argv, rows = stage.course.planned(SMALL, train, None)[1].argv, stage.course.rows_trained(train)
+        argv, rows = stage.job.planned(SMALL, train, None)[1].argv, stage.job.rows_trained(train)
         assert (rows, MAX_STEPS_FLAG in argv, TRAIN_FILE in argv) == (40, False, True)
 
 
-def test_the_output_goes_to_the_courses_folder_or_to_the_one_asked_for(tmp_path: Path) -> None:
+def test_the_output_goes_to_the_jobs_folder_or_to_the_one_asked_for(tmp_path: Path) -> None:
     """A further training writes beside H-2's output, which therefore stays."""
-    course = ScriptedTraining(tmp_path, of=ExtendedId.COT_TRAINING).course
+    job = ScriptedTraining(tmp_path, of=ExtendedId.COT_TRAINING).job
     own = "runs/debug_small_model/direct_norag_small_4bit-cot"
-    for asked, place in ((course, own), (replace(course, output_dir="elsewhere"), "elsewhere")):
+    for asked, place in ((job, own), (replace(job, output_dir="elsewhere"), "elsewhere")):
         argv = asked.planned(SMALL, BASE, None)[1].argv
         assert argv[argv.index("--output-dir") + 1] == place
 
@@ -241,8 +241,8 @@ def test_a_flag_is_known_by_the_description_else_by_the_scripts_help(
 ) -> None:
     """What `steph.toml` says of the script's flags is the last word, also that there are none."""
     stage = ScriptedTraining(tmp_path, flags=flags)
-    assert stage.course.flags is not None
-    assert (MAX_STEPS_FLAG in stage.course.flags) is is_known
+    assert stage.job.flags is not None
+    assert (MAX_STEPS_FLAG in stage.job.flags) is is_known
 
 
 def test_an_attempt_is_asked_for_with_all_that_is_known_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,10 @@ from steph.base.files import UnreadableError, json_rows, read_json, sha256_or_no
 from steph.base.messages import NOTHING, Message, say
 from steph.base.terms import Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
-from steph.conduct.course import Course
 from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.side_commands import require_built, script_flags, side_folder
 from steph.conduct.stage_run import Run
+from steph.conduct.training_job import TrainingJob
 from steph.contract.commands import build_command, folder_beside
 from steph.contract.results import Row
 from steph.contract.results_lawqa import read_results
@@ -64,14 +64,14 @@ def learn_by_heart(run: Run, model: ModelChoice) -> Outcome:
         material = make_material(run, side_folder(run, "heart"), drawn_seed())
     except (NoExampleError, InputError) as error:
         return Outcome(Verdict.NOT_RUN, say("heart.no_rows", error=error))
-    course = Course(
+    job = TrainingJob(
         run,
         STAGE,
         material.rows,
         folder_beside(run.setup.description.output_dir, "heart"),
         script_flags(run),
     )
-    trained = _train(course, model)
+    trained = _train(job, model)
     if not trained.ended_well or trained.training is None:
         return Outcome.of_attempt(trained)
     losses = trained.training.losses
@@ -178,25 +178,25 @@ def _write(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
-def _train(course: Course, model: ModelChoice) -> Attempt:
+def _train(job: TrainingJob, model: ModelChoice) -> Attempt:
     """Train at the settings that H-2 ended on, at the profile's rate; its losses are judged apart."""
-    heart = course.setup.profile.by_heart
-    ended = course.run.journal.record().stages[StageId.H2].last_attempt
-    base = ended.settings if ended and isinstance(ended.settings, TrainSettings) else course.setup.profile.train
-    lengths = course.row_lengths(model, base)
+    heart = job.setup.profile.by_heart
+    ended = job.run.journal.record().stages[StageId.H2].last_attempt
+    base = ended.settings if ended and isinstance(ended.settings, TrainSettings) else job.setup.profile.train
+    lengths = job.row_lengths(model, base)
     settings = settings_by_heart(
         base,
         learning_rate=heart.learning_rate,
         max_steps=heart.max_steps,
         longest_row=lengths.longest if lengths else None,
     )
-    plan, call = course.planned(model, settings, lengths, label=f"by heart {settings.short()}", output_only=True)
+    plan, call = job.planned(model, settings, lengths, label=f"by heart {settings.short()}", output_only=True)
 
     def judge(finished: Finished) -> Attempt:
-        attempt = course.judged(finished, model, settings)
+        attempt = job.judged(finished, model, settings)
         return attempt.changed(checks=_hard(attempt.checks))
 
-    return run_attempt(course.run, plan, call, judge)
+    return run_attempt(job.run, plan, call, judge)
 
 
 def _hard(checks: tuple[Check, ...]) -> tuple[Check, ...]:

@@ -11,8 +11,8 @@ from dataclasses import replace
 from steph.base.messages import say
 from steph.base.terms import Purpose, StageId
 from steph.conduct.attempts import Finished, run_attempt
-from steph.conduct.course import Course
 from steph.conduct.prediction import expected
+from steph.conduct.training_job import TrainingJob
 from steph.contract.answers import RowLengths
 from steph.contract.commands import folder_beside
 from steph.contract.training_files import read_state
@@ -31,35 +31,35 @@ LENGTH_STEP = 8  # tokens; multiples of it are what matrix units like
 CANNOT_RUN = (InputError, OSError, RunnerError)  # what keeps such a training from being run
 
 
-def calibrate(course: Course, model: ModelChoice, settings: TrainSettings) -> None:
+def calibrate(job: TrainingJob, model: ModelChoice, settings: TrainSettings) -> None:
     """Train five steps at another length than H-2's last attempt; never raises for what the run does."""
     try:
-        _calibrate(course, model, settings)
+        _calibrate(job, model, settings)
     except JournalError as error:  # the disk takes no more events: the next stage will say what is wrong
-        course.run.console.line(f"{StageId.H2} calibrate: {error}")
+        job.run.console.line(f"{StageId.H2} calibrate: {error}")
 
 
-def _calibrate(course: Course, model: ModelChoice, settings: TrainSettings) -> None:
+def _calibrate(job: TrainingJob, model: ModelChoice, settings: TrainSettings) -> None:
     short = settings.changed(max_steps=STEPS, logging_steps=1)
-    rows = course.row_lengths(model, short)
+    rows = job.row_lengths(model, short)
     length = other_length(settings.max_seq_length, rows)
     asked = short.changed(max_seq_length=length or settings.max_seq_length)
     label = f"calibrate {asked.short()} {STEPS} steps"
     if length is None:
-        return course.note_skipped(label, say("calibrate.no_shorter"))
-    if course.run.is_out_of_time:
-        return course.note_skipped(label, say("calibrate.no_time"))
-    expectation = expected(course.setup, model, asked, rows)
+        return job.note_skipped(label, say("calibrate.no_shorter"))
+    if job.run.is_out_of_time:
+        return job.note_skipped(label, say("calibrate.no_time"))
+    expectation = expected(job.setup, model, asked, rows)
     predicted = expectation.peak if expectation else None
     try:
-        train_beside(course, model, asked, label=label, predicted=predicted, rows=rows)
+        train_beside(job, model, asked, label=label, predicted=predicted, rows=rows)
     except CANNOT_RUN as error:
-        course.note_skipped(label, say("calibrate.cannot_run", error=error))
+        job.note_skipped(label, say("calibrate.cannot_run", error=error))
     return None
 
 
 def train_beside(
-    course: Course,
+    job: TrainingJob,
     model: ModelChoice,
     settings: TrainSettings,
     *,
@@ -68,15 +68,15 @@ def train_beside(
     rows: RowLengths | None = None,
 ) -> Attempt:
     """Run one training on which no verdict stands; raises one of `CANNOT_RUN` where it can't."""
-    course = replace(course, output_dir=folder_beside(course.output_dir, "calibrate"))
-    plan, call = course.planned(model, settings, rows, label=label)
+    job = replace(job, output_dir=folder_beside(job.output_dir, "calibrate"))
+    plan, call = job.planned(model, settings, rows, label=label)
     plan = plan.changed(purpose=Purpose.CALIBRATE, predicted=predicted)
 
     def judge(finished: Finished) -> Attempt:
-        return _with_figures(finished.attempt, course.evidence(finished, model, settings))
+        return _with_figures(finished.attempt, job.evidence(finished, model, settings))
 
-    attempt = run_attempt(course.run, plan, call, judge)
-    set_aside(course.setup.root / course.output_dir, course.run.journal.folder / attempt.folder)
+    attempt = run_attempt(job.run, plan, call, judge)
+    set_aside(job.setup.root / job.output_dir, job.run.journal.folder / attempt.folder)
     return attempt
 
 

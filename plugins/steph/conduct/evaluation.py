@@ -10,10 +10,10 @@ from steph.base.files import sha256_or_none
 from steph.base.messages import Message, say
 from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, planned, run_attempt
-from steph.conduct.course import real_dataset
 from steph.conduct.preparation import config_template
 from steph.conduct.side_commands import build_index, side_folder
 from steph.conduct.stage_run import Run
+from steph.conduct.training_job import real_dataset
 from steph.contract import production
 from steph.contract.commands import Call, Place, evaluate_call
 from steph.contract.questions import Question, frame_in, questions_in

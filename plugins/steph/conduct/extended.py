@@ -9,11 +9,11 @@ from steph.base.files import UnreadableError, json_rows, sha256_or_none
 from steph.base.messages import Message, say
 from steph.base.terms import AnyStage, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.by_heart import learn_by_heart
-from steph.conduct.course import open_course
 from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.one_step import take_one_step
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
+from steph.conduct.training_job import open_job
 from steph.contract.asked import passed
 from steph.contract.description import Description, EvaluateWhen
 from steph.contract.results import Row
@@ -71,14 +71,14 @@ def _ruled_out(description: Description, stage: AnyStage) -> Message | str | Non
 
 def _train_on_cot(run: Run, model: ModelChoice) -> Outcome:
     """H-2 on CoT rows, from the settings that it ended on; rows that mostly teach no reasoning are not trained on."""
-    course = open_course(run, ExtendedId.COT_TRAINING)
+    job = open_job(run, ExtendedId.COT_TRAINING)
     path = run.setup.description.paths.train_file_cot
     check = cot_rows_check(json_rows(run.setup.root / path))
     if check.severity is Severity.FAIL:
         return Outcome(Verdict.FAIL, say("extended.not_trained", path=path, finding=check.message), (check,))
     last = run.journal.record().stages[StageId.H2].last_attempt
     start = last.settings if last and isinstance(last.settings, TrainSettings) else None
-    outcome = Training(course).walk(model, start)
+    outcome = Training(job).walk(model, start)
     return replace(outcome, checks=(*outcome.checks, check))
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from steph.base.messages import say
 from steph.base.terms import ExtendedId, Severity, StageId
 from steph.conduct.attempts import Finished, run_attempt
-from steph.conduct.course import Course, half_precision_of
 from steph.conduct.side_commands import script_flags
 from steph.conduct.stage_run import Run
+from steph.conduct.training_job import TrainingJob, half_precision_of
 from steph.contract.commands import folder_beside
 from steph.judge.checks_heart import output_only_check, unquantised_check
 from steph.judge.checks_process import process_checks
@@ -31,13 +31,13 @@ def take_one_step(run: Run, model: ModelChoice) -> Outcome:
     # not journalled: what H-2 trained on stays as the record has it
     rows, file = description.train.rows, description.train_file
     rows_file = inputs.read_train_file(root, file, row_format=rows.format) if file else None
-    course = Course(run, STAGE, rows_file, folder_beside(description.output_dir, "step"), script_flags(run))
-    settings = _settings(course)
-    lengths = course.row_lengths(model, settings)
-    plan, call = course.planned(model, settings, lengths, label=f"one step {settings.short()}", output_only=True)
+    job = TrainingJob(run, STAGE, rows_file, folder_beside(description.output_dir, "step"), script_flags(run))
+    settings = _settings(job)
+    lengths = job.row_lengths(model, settings)
+    plan, call = job.planned(model, settings, lengths, label=f"one step {settings.short()}", output_only=True)
 
     def judge(finished: Finished) -> Attempt:
-        return course.judged(finished, model, settings).changed(checks=())  # its own are below
+        return job.judged(finished, model, settings).changed(checks=())  # its own are below
 
     attempt = run_attempt(run, plan, call, judge)
     if not attempt.ended_well and not attempt.ran_out_of_memory:
@@ -45,7 +45,7 @@ def take_one_step(run: Run, model: ModelChoice) -> Outcome:
     witness = read_witness(run.journal.folder / attempt.folder)
     seen = training_in(witness)
     found = [unquantised_check(witness, seen)]
-    if course.takes_output_only:
+    if job.takes_output_only:
         found.append(output_only_check(seen, lengths.longest_answer if lengths else None))
     return _outcome(attempt, tuple(found))
 
@@ -62,9 +62,9 @@ def _outcome(attempt: Attempt, found: tuple[Check, ...]) -> Outcome:
     return Outcome(verdict, explanation, checks)
 
 
-def _settings(course: Course) -> TrainSettings:
-    setup = course.setup
-    ended = course.run.journal.record().stages[StageId.H2].last_attempt
+def _settings(job: TrainingJob) -> TrainSettings:
+    setup = job.setup
+    ended = job.run.journal.record().stages[StageId.H2].last_attempt
     base = ended.settings if ended and isinstance(ended.settings, TrainSettings) else setup.profile.train
     half = base.mixed_precision or (half_precision_of(setup.device) if setup.device else None)
     return base.changed(use_4bit=False, mixed_precision=half, max_steps=1, num_epochs=1, logging_steps=1)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steph.base.terms import NEEDS, AnyStage, StageId
-from steph.conduct.basis import differences
 from steph.conduct.console import Console
 from steph.conduct.interruption import Interruption
+from steph.conduct.joining import differences
 from steph.conduct.preparation import Setup
 from steph.conduct.stages import Conductor
 from steph.gpu.lock import gpu_lock

@@ -10,7 +10,6 @@ from steph.base.terms import NEEDS, AnyStage, ExtendedId, StageId, Verdict
 from steph.base.text import one_line
 from steph.conduct.calibrate import calibrate
 from steph.conduct.console import Console
-from steph.conduct.course import Course, open_course
 from steph.conduct.evaluation import DIRECT, Evaluation
 from steph.conduct.extended import run_extended
 from steph.conduct.models import choose_model, model_checks, model_trouble
@@ -18,6 +17,7 @@ from steph.conduct.prediction import predicted_candidates, with_prediction
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Run
 from steph.conduct.training import Training
+from steph.conduct.training_job import TrainingJob, open_job
 from steph.conduct.twins import NoModel
 from steph.gpu.watch import is_back
 from steph.judge.verdict import Outcome
@@ -39,7 +39,7 @@ class Conductor:
         self.journal = journal
         self.console = console
         self._tell = tell
-        self._course: Course | None = None  # of H-2
+        self._course: TrainingJob | None = None  # of H-2
 
     def run(self, stage: AnyStage, budget_seconds: float) -> StageResult:
         """Run one stage within its budget and return its result; what it raises has been journalled first."""
@@ -77,7 +77,7 @@ class Conductor:
                 return run_extended(run, stage, self._model())
 
     def _train(self, run: Run) -> Outcome:
-        self._course = open_course(run)
+        self._course = open_job(run)
         return Training(self._course).walk(self._model())
 
     def _calibrate(self) -> None:

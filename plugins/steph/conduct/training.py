@@ -9,9 +9,9 @@ from typing import Literal
 from steph.base.messages import Message, say
 from steph.base.terms import Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
-from steph.conduct.course import Course, half_precision_of
 from steph.conduct.models import smaller_model
 from steph.conduct.prediction import Expectation, expected, with_prediction, worth_trying
+from steph.conduct.training_job import TrainingJob, half_precision_of
 from steph.contract.answers import AnswerLoss, RowLengths
 from steph.judge.checks_training import ANSWERS_KEPT
 from steph.judge.verdict import Outcome
@@ -44,11 +44,11 @@ class Walk:
 class Training:
     """A training stage on its way down the ladder."""
 
-    def __init__(self, course: Course) -> None:
-        self.course = course
-        self.stage = course.stage
-        self.setup = course.setup
-        self.run = course.run
+    def __init__(self, job: TrainingJob) -> None:
+        self.job = job
+        self.stage = job.stage
+        self.setup = job.setup
+        self.run = job.run
 
     def walk(self, model: ModelChoice, start: TrainSettings | None = None) -> Outcome:
         """Walk the ladder; the outcome is that of the last attempt, with what was given up on the way.
@@ -60,7 +60,7 @@ class Training:
         meaningless: list[tuple[AnswerLoss, TrainSettings]] = []
         too_large: Expectation | None = None
         while walk is not None:
-            rows = self.course.row_lengths(walk.model, walk.settings)
+            rows = self.job.row_lengths(walk.model, walk.settings)
             loss = rows.lost_at(walk.settings.max_seq_length) if rows else None
             if loss is not None and loss.lost_rows * 2 > loss.rows:
                 meaningless.append((loss, walk.settings))
@@ -103,24 +103,24 @@ class Training:
         return not worth_trying(expectation, last, gave_up_4bit=gave_up_4bit)
 
     def _attempt(self, walk: Walk, rows: RowLengths | None, expectation: Expectation | None) -> Attempt:
-        plan, call = self.course.planned(walk.model, walk.settings, rows)
+        plan, call = self.job.planned(walk.model, walk.settings, rows)
         loss = rows.lost_at(walk.settings.max_seq_length) if rows else None
 
         def judge(finished: Finished) -> Attempt:
-            return self.course.judged(finished, walk.model, walk.settings, loss)
+            return self.job.judged(finished, walk.model, walk.settings, loss)
 
         return run_attempt(self.run, plan.changed(predicted=expectation.peak if expectation else None), call, judge)
 
     def _skip(self, walk: Walk, loss: AnswerLoss) -> Walk | None:
         reason = say("walk.too_short", rows=loss.rows, lost=loss.lost_rows)
-        self.course.note_skipped(walk.settings.short(), reason)
+        self.job.note_skipped(walk.settings.short(), reason)
         if walk.rung >= len(walk.ladder):
             return None
         return replace(walk, skipped=walk.skipped | {walk.rung}, rung=walk.rung + 1)
 
     def _skip_predicted(self, walk: Walk, expectation: Expectation, last: Attempt | None) -> Walk | None:
         """The rung below with this one's change kept; below the last a smaller model where nothing was tried."""
-        self.course.note_skipped(walk.settings.short(), say("walk.too_large", forecast=expectation.words()))
+        self.job.note_skipped(walk.settings.short(), say("walk.too_large", forecast=expectation.words()))
         if walk.rung < len(walk.ladder):
             return replace(walk, rung=walk.rung + 1)
         return self._with_smaller_model(walk) if last is None else None

@@ -27,8 +27,8 @@ CERTAIN_TO_FAIL = 3  # exit status with --gate
 LEAVE_SECONDS = 5
 
 
-class Manner(Flag):
-    """What is asked of the command; `--quick`, `--json` and `--gate` as one value."""
+class Mode(Flag):
+    """How the command works: `--quick`, `--json` and `--gate` as one value."""
 
     PLAIN = 0
     QUICK = auto()
@@ -74,19 +74,19 @@ def with_run_options(words: Sequence[str], act: Act) -> int:
     return UNUSABLE if plugin.status is None else plugin.status
 
 
-def doctor_status(words: Sequence[str], manner: Manner, write: Callable[[str], None]) -> int:
+def doctor_status(words: Sequence[str], mode: Mode, write: Callable[[str], None]) -> int:
     """Examine under pytest's command line `words`; gives the exit status, 2 where they can't be used."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _leave)
 
     def say(line: str) -> None:
-        if Manner.JSON not in manner:
+        if Mode.JSON not in mode:
             write(f"doctor: {line}")
 
     def examine_run(config: pytest.Config, options: Options, profile: Profile) -> int:
         installed.furnish(config, options.pipeline_root, say)
-        return run_doctor(options, profile, manner, write)
+        return run_doctor(options, profile, mode, write)
 
     return with_run_options(words, examine_run)
 
@@ -98,10 +98,10 @@ def _leave(number: int, _: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def run_doctor(options: Options, profile: Profile, manner: Manner, write: Callable[[str], None]) -> int:
+def run_doctor(options: Options, profile: Profile, mode: Mode, write: Callable[[str], None]) -> int:
     """Examine and tell; gives the exit status."""
-    is_quick = Manner.QUICK in manner
-    if Manner.JSON in manner:
+    is_quick = Mode.QUICK in mode
+    if Mode.JSON in mode:
         lines = list(examine(options, profile, is_quick=is_quick))
         write(as_json(lines, options, profile))
     else:
@@ -111,7 +111,7 @@ def run_doctor(options: Options, profile: Profile, manner: Manner, write: Callab
             write(as_text(line))
             lines.append(line)
         write(conclusion(lines))
-    return exit_status(lines, is_gate=Manner.GATE in manner)
+    return exit_status(lines, is_gate=Mode.GATE in mode)
 
 
 def exit_status(lines: Iterable[Line], *, is_gate: bool) -> int:

@@ -10,8 +10,8 @@ import record_factory as factory
 from huggingface_hub import constants
 from steph.base.messages import verbatim
 from steph.base.terms import StageId, Verdict
-from steph.conduct.basis import differences
 from steph.conduct.console import Console
+from steph.conduct.joining import differences
 from steph.conduct.models import model_trouble
 from steph.conduct.preparation import Setup
 from steph.conduct.stages import Conductor

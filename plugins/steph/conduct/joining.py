@@ -17,7 +17,7 @@ SHA_CHARS = 12
 
 
 @dataclass(frozen=True)
-class Basis:
+class JoinFacts:
     """Each fact as a person is told it; None where it is not known, which agrees with everything."""
 
     profile_content: str
@@ -37,9 +37,9 @@ def differences(record: Record, setup: Setup) -> list[str]:
     """What disagrees between a record and the run that wants to join it, one phrase each."""
     chosen = record.stages[StageId.H1].model if StageId.H1 in record.stages else None
     dataset = next((data for data in record.data if data.role == "dataset"), None)
-    then = _basis(record.context, dataset, _named(chosen.name, chosen.revision) if chosen else None)
-    current = _basis(setup.context, setup.dataset, _present_model(chosen, setup) if chosen else None)
-    names = [field.name for field in fields(Basis)]
+    then = _facts(record.context, dataset, _named(chosen.name, chosen.revision) if chosen else None)
+    current = _facts(setup.context, setup.dataset, _present_model(chosen, setup) if chosen else None)
+    names = [field.name for field in fields(JoinFacts)]
     pairs = {name: (getattr(then, name), getattr(current, name)) for name in names}
     return [
         f"{name.replace('_', ' ')} was {before}, is {after}"
@@ -56,9 +56,9 @@ def cached_revision(name: str) -> str | None:
         return None
 
 
-def _basis(context: Context, dataset: DataFile | None, model: str | None) -> Basis:
+def _facts(context: Context, dataset: DataFile | None, model: str | None) -> JoinFacts:
     cap_bytes = context.vram_cap_bytes
-    return Basis(
+    return JoinFacts(
         profile_content=context.profile_sha256[:SHA_CHARS],
         pipeline_root=context.pipeline_root,
         pipeline_python=context.pipeline_python,

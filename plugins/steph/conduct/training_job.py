@@ -36,7 +36,7 @@ from steph.run.journal import now
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingJob:
     """What stays the same over a stage's trainings; `output_dir` is from the pipeline root.
 
     `train_file`: None where the program takes its rows from elsewhere. `flags`: what the script of the preset `lawqa`
@@ -242,7 +242,7 @@ class Course:
         return steps_per_epoch(self.train_file.rows, settings) * settings.num_epochs > settings.max_steps
 
 
-def open_course(run: Run, stage: AnyStage = StageId.H2) -> Course:
+def open_job(run: Run, stage: AnyStage = StageId.H2) -> TrainingJob:
     """Build the stage's rows where they must be, read and journal them, and ask the script for its flags.
 
     Raises InputError for rows that can't be built or read.
@@ -257,7 +257,7 @@ def open_course(run: Run, stage: AnyStage = StageId.H2) -> Course:
     read = tuple(file for file in (run.setup.dataset, train_file) if file is not None)
     others = [file for file in run.journal.record().data if file.role not in {new.role for new in read}]
     run.journal.append(DataRead(at=now(), data=(*read, *others)))
-    return Course(run, stage, train_file, output_dir, script_flags(run))
+    return TrainingJob(run, stage, train_file, output_dir, script_flags(run))
 
 
 def real_dataset(setup: Setup) -> str | None:
