@@ -76,10 +76,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Desk:
-    """A clone with the records of the examples; its reference pipeline is one that needs no torch."""
+    """A clone with an example's record, twice; its reference pipeline is one that needs no torch."""
     folder = clone_to(tmp_path_factory.mktemp("clone") / "steph")
-    for record in folder.glob("reports/examples/*/runs/*"):
-        shutil.copytree(record, folder / "reports" / "runs" / record.name)
+    (record,) = folder.glob("reports/examples/qwen3-8b-on-10gb/runs/*")
+    for name in (record.name, f"{record.name[:-4]}ffff"):  # the same again, for `steph compare` to find nothing worse
+        shutil.copytree(record, folder / "reports" / "runs" / name)
+        journal = folder / "reports" / "runs" / name / "events.jsonl"
+        journal.write_text(journal.read_text(encoding="utf-8").replace(record.name, name), encoding="utf-8")
     shutil.rmtree(folder / "pipeline")
     plant(folder / "pipeline")
     (folder / "LOGFILE").write_text("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB.\n")
