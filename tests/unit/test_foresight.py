@@ -225,6 +225,7 @@ def test_two_cards_hold_the_whole_each_or_share_it() -> None:
     for sharing in ("fsdp", "zero3"):
         part = needs.shared(one, LLAMA, 2, sharing)
         assert one.total_bytes / 2 < part.total_bytes < one.total_bytes
+        assert sum(term.size_bytes for term in part.terms if term.at_peak) == part.total_bytes
     found = _one("--model", "Llama-3.1-8B", "--vram", "10GiB", "--trainer", "trl", "--cards", "2", "--sharing", "zero3")
     assert any("an estimate: ZeRO-3" in line for line in found["basis"])
 
@@ -325,7 +326,7 @@ class Counter:
     def count(self, config: Path, adapter: dict[str, Any] | None = None) -> Counted:
         """Ask as the command does."""
         cache = self.folder / "cache"
-        return counted(config, adapter, python=str(self.python), cache=cache, tell=self.heard.append)
+        return counted("a model", config, adapter, python=str(self.python), cache=cache, tell=self.heard.append)
 
     @property
     def asked(self) -> Sequence[str]:
@@ -343,6 +344,7 @@ def test_a_count_is_made_once_and_says_so_first(tmp_path: Path) -> None:
     assert first == again
     assert first.adapter == AdapterCount(5, 6, 7)
     assert (len(python.asked), [message.id for message in python.heard]) == (1, ["fit.counting"])
+    assert python.heard[0].values["model"] == "a model"
     python.count(config, {"r": 16})
     config.write_text('{"changed": true}')
     python.count(config, {"r": 16})

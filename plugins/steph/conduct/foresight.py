@@ -45,9 +45,9 @@ class Asked:
     cache: Path
     tell: Callable[[Message], object]
 
-    def count(self, config: Path, adapter: dict[str, Any] | None = None) -> Counted:
-        """Ask transformers and peft."""
-        return counted(config, adapter, python=self.python, cache=self.cache, tell=self.tell)
+    def count(self, model: str, config: Path, adapter: dict[str, Any] | None = None) -> Counted:
+        """Ask transformers and peft about a model's configuration."""
+        return counted(model, config, adapter, python=self.python, cache=self.cache, tell=self.tell)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,12 @@ def _shape(model: str, asked: Asked) -> ModelShape:
     except UnknownShapeError:
         if not HUB_ID.fullmatch(model) or is_offline():
             raise
-        return asked.count(hub_config(model, asked.cache)).shape
+        return asked.count(model, hub_config(model, asked.cache)).shape
     except ShapeError:
         with contextlib.suppress(OSError, RuntimeError):  # what made the error is no file
             config = config_file(model)
             if config is not None and _is_countable(config):
-                return asked.count(config).shape
+                return asked.count(model, config).shape
         raise
 
 
@@ -117,12 +117,12 @@ def _counted_adapter(model: str, shape: ModelShape, adapter: dict[str, Any], ask
     """LoRA by peft, on the model's own configuration or on one of the table's sizes."""
     config = config_file(model)
     if config is not None:
-        return asked.count(config, adapter)
+        return asked.count(model, config, adapter)
     if shape.more_linears:
         if HUB_ID.fullmatch(model):
-            return asked.count(hub_config(model, asked.cache), adapter)
+            return asked.count(model, hub_config(model, asked.cache), adapter)
         raise CountingError(say("fit.needs_config", model=model))
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "config.json"
         made.write_text(json.dumps(config_of(shape, model)), encoding="utf-8")
-        return asked.count(made, adapter)
+        return asked.count(model, made, adapter)

@@ -10,7 +10,7 @@ from steph.base.messages import Message, say
 from steph.base.terms import TrainerName
 from steph.base.units import GIB
 from steph.memory import terms
-from steph.memory.forecast import Forecast
+from steph.memory.forecast import Forecast, Term
 from steph.memory.shapes import ModelShape, parameter_count
 from steph.memory.trainers import DEFAULT_TARGETS, HALF, UNKNOWN_TRAINER, Workload
 
@@ -125,6 +125,7 @@ def shared(found: Forecast, shape: ModelShape, cards: int, sharing: Sharing) -> 
         change = round(min(gathered, stays * (1 - 1 / cards)) - stays * (1 - 1 / cards))
     moved = replace(
         found,
+        terms=(*found.terms, Term("of several cards", change)),
         peak_allocated_bytes=found.peak_allocated_bytes + change,
         peak_reserved_bytes=found.peak_reserved_bytes + change,
         total_bytes=found.total_bytes + change,

@@ -60,18 +60,25 @@ def hub_config(name: str, cache: Path, endpoint: str | None = None) -> Path:
 
 
 def counted(
-    config: Path, adapter: dict[str, Any] | None, *, python: str, cache: Path, tell: Callable[[Message], object]
+    model: str,
+    config: Path,
+    adapter: dict[str, Any] | None,
+    *,
+    python: str,
+    cache: Path,
+    tell: Callable[[Message], object],
 ) -> Counted:
     """Count by `child/count.py`, or take the answer that is kept; `tell` hears before it takes seconds.
 
-    `adapter`: arguments of peft.LoraConfig. Raises CountingError, OSError where `config` can't be read.
+    `model`: what it is called. `adapter`: arguments of peft.LoraConfig. Raises CountingError, and OSError where `config`
+    can't be read.
     """
     kept = cache / "counts" / f"{_key(config, adapter, python)}.json"
     try:
         found = read_json_object(kept)
     except (UnreadableError, OSError):
-        tell(say("fit.counting", config=str(config), python=python))
-        found = _run(config, adapter, python)
+        tell(say("fit.counting", model=model, python=python))
+        found = _run(model, config, adapter, python)
         with contextlib.suppress(OSError):  # it costs the next question its seconds alone
             _keep(kept, found)
     lora = found.get("adapter")
@@ -89,7 +96,7 @@ def _key(config: Path, adapter: dict[str, Any] | None, python: str) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
-def _run(config: Path, adapter: dict[str, Any] | None, python: str) -> dict[str, Any]:
+def _run(model: str, config: Path, adapter: dict[str, Any] | None, python: str) -> dict[str, Any]:
     command = [python, str(SCRIPT), "--config", str(config)]
     command += ["--adapter", json.dumps(adapter)] if adapter is not None else []
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
@@ -98,10 +105,10 @@ def _run(config: Path, adapter: dict[str, Any] | None, python: str) -> dict[str,
             command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise CountingError(say("fit.not_counted", config=str(config), error=error)) from error
+        raise CountingError(say("fit.not_counted", model=model, error=error)) from error
     if ended.returncode != 0:
         lines = ended.stderr.strip().splitlines() or [str(ended.returncode)]
-        raise CountingError(say("fit.not_counted", config=str(config), error=lines[-1]))
+        raise CountingError(say("fit.not_counted", model=model, error=lines[-1]))
     found: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
     return found
 
