@@ -70,8 +70,8 @@ def counted(
 ) -> Counted:
     """Count by `child/count.py`, or take the answer that is kept; `tell` hears before it takes seconds.
 
-    `model`: what it is called. `adapter`: arguments of peft.LoraConfig. Raises CountingError, and OSError where `config`
-    can't be read.
+    `model`: what it is called. `adapter`: arguments of peft.LoraConfig. Raises CountingError, and OSError where the
+    configuration can't be read.
     """
     kept = cache / "counts" / f"{_key(config, adapter, python)}.json"
     try:
