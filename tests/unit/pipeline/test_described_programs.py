@@ -93,6 +93,24 @@ def test_programs_as_they_are_go_from_init_to_a_green_report(
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [
+        "packing: true\n",
+        "use_rslora: true\nlora_target_modules: [q_proj, v_proj]\n",
+        "use_dora: true\nneftune_noise_alpha: 5\n",
+    ],
+    ids=["packing", "targets and rsLoRA", "DoRA and noise"],
+)
+def test_a_sound_variant_of_trl_is_accused_of_nothing(settings: str, tiny_model: Path, tmp_path: Path) -> None:
+    """`trl sft --config` with a file of one's own: several rows in one, another LoRA."""
+    root = make_root(tmp_path / "root", tiny_model, trains="trl", evaluates="lm_eval")
+    (root / "sft.yaml").write_text(settings, encoding="utf-8")
+    done = rehearse(root, tiny_model, only=H1_H2, by_hand=(("# extra = .*", 'extra = ["--config", "sft.yaml"]'),))
+    assert done.status == 0, done.output
+    assert not done.broken(StageId.H2), done.record.stages[StageId.H2].findings
+
+
+@pytest.mark.parametrize(
     ("by_hand", "caught"),
     [
         ((('preset = "trl"', 'preset = "trl"\nwhen.use_4bit = ["--seed", "1"]'),), "quantised_as_asked"),
