@@ -1,6 +1,6 @@
 # Each target sets up what it needs. ARGS is handed to pytest: make accept ARGS="--steph-model Qwen/Qwen3-1.7B"
 PROGRAMS_INDEX = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-.PHONY: setup doctor accept test test-planted test-programs test-families test-llamafactory test-axolotl coverage lint clean docs
+.PHONY: setup doctor accept test test-planted test-programs test-families test-llamafactory test-axolotl test-unsloth coverage lint clean docs
 PYTHON ?= python3
 
 setup: .venv/.ready
@@ -35,13 +35,19 @@ test-programs: setup
 # LLaMA-Factory and axolotl as they are, from the example folders, each in an environment of its own (2 GB); the pins are theirs
 test-llamafactory: setup
 	test -x .venv-llamafactory/bin/llamafactory-cli || (.venv/bin/python -m venv .venv-llamafactory && \
-	  .venv-llamafactory/bin/pip install $(PROGRAMS_INDEX) llamafactory==0.9.5 bitsandbytes lm_eval)
+	  .venv-llamafactory/bin/pip install $(PROGRAMS_INDEX) llamafactory==0.9.5 bitsandbytes==0.50.2 lm_eval==0.4.13)
 	STEPH_TEST_PROGRAMS=$(CURDIR)/.venv-llamafactory/bin .venv/bin/python -m pytest -ra tests/unit/pipeline/test_factory_programs.py $(ARGS)
 
 test-axolotl: setup
 	test -x .venv-axolotl/bin/axolotl || (.venv/bin/python -m venv .venv-axolotl && \
 	  .venv-axolotl/bin/pip install $(PROGRAMS_INDEX) axolotl==0.19.0)
 	STEPH_TEST_PROGRAMS=$(CURDIR)/.venv-axolotl/bin .venv/bin/python -m pytest -ra tests/unit/pipeline/test_factory_programs.py $(ARGS)
+
+# Unsloth as it is, from its example folder, on the CPU (3 GB); with STEPH_TEST_GPU=1 on a card
+test-unsloth: setup
+	test -x .venv-unsloth/bin/unsloth || (.venv/bin/python -m venv .venv-unsloth && \
+	  .venv-unsloth/bin/pip install $(PROGRAMS_INDEX) "$$(grep '^torch==' constraints.txt)" unsloth==2026.10.9)
+	STEPH_TEST_PROGRAMS=$(CURDIR)/.venv-unsloth/bin .venv/bin/python -m pytest -ra tests/unit/pipeline/test_unsloth_programs.py $(ARGS)
 
 # the same tests half as fast, and which branches of plugins/steph none of them takes; fails under 95 %
 coverage: setup
