@@ -121,3 +121,18 @@ def test_the_listing_is_newest_first_and_never_calls_a_rehearsal_passed() -> Non
     assert "合格" not in rehearsed.overall
     assert {row.size for row in rows} == {"1.5 KiB"}
     assert "記録はまだありません" in listing.as_text(())
+
+
+def test_what_both_have_is_said_and_what_is_a_cards_own() -> None:
+    """On another card the settings carry over, and speed and memory do not; on the same one nothing is said of that."""
+    a = factory.green_acceptance()
+    environment = a.context.environment.model_copy(update={"device": factory.device("NVIDIA A100")})
+    b = a.changed(context=a.context.changed(environment=environment))
+    other, same = compare(a, b), compare(a, a)
+    assert "カード" not in other.same
+    assert {"モデル", "データ", "H-2 の設定"} <= set(other.same)
+    for told in (as_text(other), as_markdown(other)):
+        assert "どちらも同じ: " in told
+        assert "速さと VRAM はカードごとの値" in told
+    assert "カード" in same.same
+    assert "カードごとの値" not in as_text(same)

@@ -58,7 +58,9 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two records compared; `differences` are circumstances that make the figures hard to compare."""
+    """Two records compared; `differences` are circumstances that make the figures hard to compare, `same` those that
+    both have, by name.
+    """
 
     a: str
     b: str
@@ -66,6 +68,8 @@ class Comparison:
     rows: tuple[Compared, ...]
     versions: tuple[Compared, ...]
     differences: tuple[Compared, ...]
+    same: tuple[str, ...] = ()
+    is_other_card: bool = False
 
     @property
     def regressions(self) -> tuple[Compared, ...]:
@@ -94,6 +98,8 @@ def compare(a: Record, b: Record, threshold_ratio: float = DEFAULT_THRESHOLD_RAT
         rows=(*verdicts, *(row for row in figures if (row.a, row.b) != (MISSING, MISSING))),
         versions=_changed_versions(a, b),
         differences=tuple(row for row in circumstances if row.a != row.b),
+        same=tuple(row.name for row in circumstances if row.a == row.b != MISSING),
+        is_other_card=_card(a) != _card(b),
     )
 
 
@@ -301,6 +307,14 @@ def _conclusion(comparison: Comparison) -> str:
     )
 
 
+def _carried_over(comparison: Comparison) -> str:
+    """Say what both have, and of two cards that their figures are their own; empty where nothing is the same."""
+    said = [say("compare.same", names=comparison.same)] if comparison.same else []
+    if comparison.is_other_card:
+        said.append(say("compare.other_card"))
+    return " ".join(map(str, said))
+
+
 def as_markdown(comparison: Comparison) -> str:
     """Give the comparison as Markdown."""
     head = (text("compare.column.item"), f"A: {comparison.a}", f"B: {comparison.b}")
@@ -319,7 +333,7 @@ def as_markdown(comparison: Comparison) -> str:
                 Markdown(f"## {text(f'compare.{title}')}"),
                 table(head, [(row.name, row.a, row.b) for row in rows]),
             ]
-    return joined(pieces) + "\n"
+    return joined((*pieces, inline(_carried_over(comparison)))) + "\n"
 
 
 def as_text(comparison: Comparison) -> str:
@@ -334,4 +348,4 @@ def as_text(comparison: Comparison) -> str:
                 (text(f"compare.{title}"), comparison.a, comparison.b), [(row.name, row.a, row.b) for row in rows]
             )
             lines += ["", *body]
-    return "\n".join([*lines, "", _conclusion(comparison)]) + "\n"
+    return "\n".join([*lines, "", *filter(None, [_carried_over(comparison)]), _conclusion(comparison)]) + "\n"
