@@ -269,7 +269,8 @@ def fit(
     except ValueError as error:
         raise _failed(f"--card {error}; or give its memory with --vram") from error
     saved = tuple(filter(None, map(str.strip, modules_to_save.split(","))))
-    python = pipeline_python or (".venv/bin/python" if Path(".venv/bin/python").is_file() else sys.executable)
+    own = Path(".venv/bin/python")
+    python = str(Path(pipeline_python).expanduser() if pipeline_python else own if own.is_file() else sys.executable)
     try:
         asked = Asked(target_modules, lora_r, saved, dora, python, cache_dir(), lambda line: typer.echo(line, err=True))
         found = subject(model, asked)
@@ -298,7 +299,13 @@ def fit(
             found.shape,
             work,
             known.usable_bytes if known else parse_size(vram or "", "--vram"),
-            fitting.Setting(kind, None if recompute is None else recompute == "on", cards, sharing),
+            fitting.Setting(
+                kind,
+                None if recompute is None else recompute == "on",
+                cards,
+                sharing,
+                computes_bf16=known is None or known.computes_bf16,
+            ),
             batches=(batch_size,) if batch_size else fitting.GRID_BATCHES,
             lengths=(max_seq_length,) if max_seq_length else fitting.GRID_LENGTHS,
             rows=fitting.rows_of(data, tokenizer, model) if data else None,

@@ -139,6 +139,14 @@ def test_a_setting_near_the_measured_ones_widens_the_interval_and_says_so(words:
     assert found["high_gib"] / found["total_gib"] > 1.12
 
 
+def test_a_card_without_bf16_is_outside_of_what_was_measured() -> None:
+    """A T4 by its name, but not the same memory given as a size."""
+    question = ("--model", "Llama-3.2-3B", "--trainer", "trl")
+    by_name, by_size = _one(*question, "--card", "T4"), _one(*question, "--vram", "14.56GiB")
+    assert any("bf16" in line for line in by_name["basis"])
+    assert by_name["high_gib"] == pytest.approx(1.1 * by_size["high_gib"], abs=0.001)
+
+
 # parameters
 
 

@@ -35,6 +35,7 @@ class Setting:
     recompute: bool | None = None
     cards: int = 1
     sharing: needs.Sharing = "ddp"
+    computes_bf16: bool = True
 
     @property
     def is_unknown(self) -> bool:
@@ -167,9 +168,15 @@ def _forecast(
         found = predict_any(shape, work, recompute=True if work.recompute else setting.recompute)
     else:
         found = predict(shape, work)
-    if needs.estimate_reasons(shape, work, setting.trainer):
+    if _estimates(shape, work, setting):
         found = needs.widened(found, needs.ESTIMATE_ERROR)
     return needs.shared(found, shape, setting.cards, setting.sharing) if setting.cards > 1 else found
+
+
+def _estimates(shape: ModelShape, work: Workload, setting: Setting) -> tuple[Message, ...]:
+    """In what the question goes beyond what was measured."""
+    reasons = needs.estimate_reasons(shape, work, setting.trainer)
+    return reasons if setting.computes_bf16 else (*reasons, say("fit.estimate.no_bf16"))
 
 
 def _basis(shape: ModelShape, work: Workload, setting: Setting, *, is_measured: bool) -> tuple[Message, ...]:
@@ -181,7 +188,7 @@ def _basis(shape: ModelShape, work: Workload, setting: Setting, *, is_measured: 
         lines = [say("fit.basis.trainer", trainer=setting.trainer, points=row.marked_points)]
     if not is_measured:
         lines.append(say("fit.basis.uncalibrated"))
-    lines += needs.estimate_reasons(shape, work, setting.trainer)
+    lines += _estimates(shape, work, setting)
     if setting.cards > 1:
         lines.append(say(f"fit.basis.{setting.sharing}", cards=setting.cards))
     return tuple(lines)

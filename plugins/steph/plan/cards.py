@@ -34,9 +34,14 @@ class Card:
         """The same in bytes."""
         return round(self.usable_gib * GIB)
 
+    @property
+    def computes_bf16(self) -> bool:
+        """Whether its compute capability has bf16."""
+        return self.capability[0] >= BF16_SINCE
+
     def words(self) -> str:
         """One line on the card, in English."""
-        bf16 = "bf16" if self.capability[0] >= BF16_SINCE else "no bf16"
+        bf16 = "bf16" if self.computes_bf16 else "no bf16"
         capability = ".".join(map(str, self.capability))
         return f"{self.name}: {self.usable_gib:.2f} GiB usable ({self.basis}), compute capability {capability}, {bf16}"
 
