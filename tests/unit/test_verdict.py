@@ -177,7 +177,9 @@ def test_warnings_are_counted_beside_a_pass_and_nothing_else_is() -> None:
     checks = [OK, broken, broken, held, unmeasured, _check(Severity.INFO, False)]
     assert passed([], checks) == (Verdict.PASS, say("verdict.warnings", warnings=2))
     assert passed([], [OK, held, unmeasured]) == (Verdict.PASS, say("verdict.clean"))
-    verdict, words = passed([verbatim("甲")], checks)
+    conditions = [verbatim("甲")]
+    assert passed(conditions, [OK, held]) == (Verdict.PASS_DEGRADED, say("verdict.conditions", conditions=conditions))
+    verdict, words = passed(conditions, checks)
     assert (verdict, str(words)) == (Verdict.PASS_DEGRADED, "条件付きで通過: 甲(警告 2 件)")
 
 
