@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from steph.conduct import interruption
-from steph.conduct.interruption import Interruption
+from steph.conduct import session
+from steph.conduct.session import Interruption
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -40,7 +40,7 @@ def test_only_ctrl_c_cuts_an_ending_short(monkeypatch: pytest.MonkeyPatch) -> No
     signal.raise_signal(signal.SIGHUP)
     with pytest.raises(KeyboardInterrupt, match="SIGINT"):
         signal.raise_signal(signal.SIGINT)
-    monkeypatch.setattr(interruption, "ENDING_SECONDS", 0.0)
+    monkeypatch.setattr(session, "ENDING_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
         signal.raise_signal(signal.SIGTERM)
 

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from steph.doctor import kinds_machine as machine
-from steph.doctor import kinds_software as software
+from steph.doctor import kinds
 from steph.doctor.lines import DoctorCheck, Trouble
 
 CATALOG: tuple[DoctorCheck, ...] = (
-    software.PIPELINE,
-    machine.BUSY,
-    machine.DRIVER,
-    machine.CARD,
-    machine.MEMORY,
-    machine.BF16,
-    machine.WSL,
-    machine.RAM,
-    software.HUB,
-    software.MODEL,
-    machine.DISK_MODEL,
-    machine.DISK_OUTPUT,
-    software.PYTHON,
-    machine.LOCALE,
-    software.PACKAGES,
-    software.TORCH,
-    software.FOUR_BIT,
+    kinds.PIPELINE,
+    kinds.BUSY,
+    kinds.DRIVER,
+    kinds.CARD,
+    kinds.MEMORY,
+    kinds.BF16,
+    kinds.WSL,
+    kinds.RAM,
+    kinds.HUB,
+    kinds.MODEL,
+    kinds.DISK_MODEL,
+    kinds.DISK_OUTPUT,
+    kinds.PYTHON,
+    kinds.LOCALE,
+    kinds.PACKAGES,
+    kinds.TORCH,
+    kinds.FOUR_BIT,
 )
 
 

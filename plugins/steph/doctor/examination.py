@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TypeVar
 
-from steph.doctor import hub, kinds_machine, kinds_software, machine, reading, software
+from steph.doctor import hub, kinds, machine, reading, software
 from steph.doctor.asking import Asked
 from steph.doctor.facts import Busy, Checkup, GpuFacts, HostFacts, HubFacts, ModelFacts, Place, RootFacts, Unread
 from steph.doctor.interpreter import begun_checkup
@@ -44,8 +44,8 @@ def examine(
     no_operation = _no_operation(needs, device, busy, is_quick)
     with ExitStack() as stack:
         checkup = _begun(stack, root, profile, device, is_quick=no_operation is not None)
-        yield _judged(kinds_software.PIPELINE, software.check_pipeline, root)
-        yield _judged(kinds_machine.BUSY, machine.check_busy, busy)
+        yield _judged(kinds.PIPELINE, software.check_pipeline, root)
+        yield _judged(kinds.BUSY, machine.check_busy, busy)
         yield from _gpu_lines(gpu, host, needs)
         yield machine.check_ram(host, needs)
         if asked_model:
@@ -91,11 +91,11 @@ def _judged(kind: DoctorCheck, check: Callable[[Known], Line], facts: Known | Un
 
 
 def _gpu_lines(gpu: GpuFacts | Unread | None, host: HostFacts, needs: Needs) -> Iterator[Line]:
-    card_kinds = (kinds_machine.CARD, kinds_machine.MEMORY, kinds_machine.BF16)
+    card_kinds = (kinds.CARD, kinds.MEMORY, kinds.BF16)
     if gpu is None:
-        yield from (kind.not_applicable(ON_CPU) for kind in (kinds_machine.DRIVER, *card_kinds, kinds_machine.WSL))
+        yield from (kind.not_applicable(ON_CPU) for kind in (kinds.DRIVER, *card_kinds, kinds.WSL))
         return
-    driver = _judged(kinds_machine.DRIVER, machine.check_driver, gpu)
+    driver = _judged(kinds.DRIVER, machine.check_driver, gpu)
     yield driver
     if isinstance(gpu, Unread) or driver.level is not Level.OK:
         yield from (kind.not_applicable(NO_CARD) for kind in card_kinds)
@@ -111,16 +111,16 @@ def _gpu_lines(gpu: GpuFacts | Unread | None, host: HostFacts, needs: Needs) -> 
 
 def _hub_lines(hub: HubFacts | Unread | None, model: ModelFacts | Unread | None) -> Iterator[Line]:
     if hub is None or model is None:
-        yield from (kind.not_applicable(TWIN) for kind in (kinds_software.HUB, kinds_software.MODEL))
+        yield from (kind.not_applicable(TWIN) for kind in (kinds.HUB, kinds.MODEL))
         return
-    yield _judged(kinds_software.HUB, software.check_hub, hub)
-    yield _judged(kinds_software.MODEL, software.check_model, model)
+    yield _judged(kinds.HUB, software.check_hub, hub)
+    yield _judged(kinds.MODEL, software.check_model, model)
 
 
 def _disk_lines(places: tuple[Place, ...] | Unread, model: ModelFacts | Unread | None, needs: Needs) -> Iterator[Line]:
     chosen = model if isinstance(model, ModelFacts) else None
-    yield _judged(kinds_machine.DISK_MODEL, lambda known: machine.check_disk_model(known[0], chosen, needs), places)
-    yield _judged(kinds_machine.DISK_OUTPUT, lambda known: machine.check_disk_output(known[1:], needs), places)
+    yield _judged(kinds.DISK_MODEL, lambda known: machine.check_disk_model(known[0], chosen, needs), places)
+    yield _judged(kinds.DISK_OUTPUT, lambda known: machine.check_disk_output(known[1:], needs), places)
 
 
 def _interpreter_lines(
@@ -131,15 +131,15 @@ def _interpreter_lines(
     device: Device | None,
     no_operation: str | None,
 ) -> Iterator[Line]:
-    yield _judged(kinds_software.PYTHON, lambda known: software.check_python(known, checkup), root)
+    yield _judged(kinds.PYTHON, lambda known: software.check_python(known, checkup), root)
     encoding = checkup.python.output_encoding if checkup and checkup.python else None
     yield machine.check_locale(host, encoding)
     if checkup is None or checkup.python is None:
-        others = (kinds_software.PACKAGES, kinds_software.TORCH, kinds_software.FOUR_BIT)
+        others = (kinds.PACKAGES, kinds.TORCH, kinds.FOUR_BIT)
         yield from (kind.not_applicable("the interpreter does not run") for kind in others)
         return
     yield from software.check_packages(checkup, needs)
     torch = software.check_torch(checkup, needs, device)
     yield torch
     reason = no_operation or ("torch does not work on the device" if torch.level is Level.FAIL else None)
-    yield kinds_software.FOUR_BIT.not_applicable(reason) if reason else software.check_four_bit(checkup)
+    yield kinds.FOUR_BIT.not_applicable(reason) if reason else software.check_four_bit(checkup)

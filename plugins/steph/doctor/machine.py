@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from steph.base.terms import Cause
 from steph.base.units import size_words
-from steph.doctor import kinds_machine as kinds
+from steph.doctor import kinds
 from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts, Place
 from steph.doctor.lines import Line
 from steph.doctor.needs import Needs

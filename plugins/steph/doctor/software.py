@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from steph.base.units import size_words
-from steph.doctor import kinds_software as kinds
+from steph.doctor import kinds
 from steph.doctor.facts import Checkup, FourBitStep, HubFacts, LibrariesStep, ModelFacts, RootFacts, Step, TorchStep
 from steph.doctor.interpreter import NOT_STARTED
 from steph.doctor.lines import DoctorCheck, Line
