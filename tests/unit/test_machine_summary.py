@@ -16,6 +16,7 @@ from steph.record.values import Record
 from steph.tell.advice import advise
 from steph.tell.machine_summary import summary_of, write_summary
 from steph.tell.outlook import production_outlook
+from test_cli import keep
 
 STAGE_KEYS = {"verdict", "running", "stale", "cause", "seconds", "explanation", "figures"}
 
@@ -169,3 +170,18 @@ def test_no_text_of_it_holds_a_secret(tmp_path: Path) -> None:
     written = (tmp_path / "summary.json").read_text(encoding="utf-8")
     assert "Q7x" not in written
     assert "https://***@hub.example/m" in written
+
+
+def test_an_older_records_report_leaves_the_newest_runs_summary(tmp_path: Path) -> None:
+    """`steph report OLD` writes its Markdown again; programs read on what the newest run of its kind came to."""
+    older, newer = factory.out_of_memory_everywhere(), factory.green_acceptance("20261121-010000")
+    session = newer.sessions[0].changed(started_at="2026-11-21T01:00:00+00:00")
+    newer = newer.changed(sessions=(session,))
+    for record in (older, newer, factory.rehearsal()):
+        keep(tmp_path, record)
+    assert told(newer, tmp_path)["record"] == newer.id
+    tell(tmp_path / "runs", older, with_figures=False)
+    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["record"] == newer.id
+    assert told(factory.rehearsal(), tmp_path, "summary-rehearsal.json")["record"] == factory.rehearsal().id
+    joined = older.changed(sessions=(*older.sessions, session.changed(started_at="2026-11-22T01:00:00+00:00")))
+    assert told(joined, tmp_path)["record"] == older.id

@@ -1,6 +1,5 @@
 """Frozen embeddings that wait in host memory while the card trains."""
 
-import functools
 from typing import Any
 
 import torch
@@ -21,22 +20,32 @@ def move_embeddings_to_host(model: PeftModel) -> bool:
     """
     base = model.get_base_model()
     embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
+    if isinstance(embeddings, HostEmbedding):
+        return True
     if type(embeddings) is not torch.nn.Embedding or embeddings.weight.requires_grad or rank_count() > 1:
         return False
     if head is not None and getattr(head, "weight", None) is embeddings.weight:
         return False
-    if "forward" not in vars(embeddings):
-        on_host = embeddings.weight.data.cpu()
-        seen = on_host
-        if torch.cuda.is_available():
-            on_host = on_host.pin_memory()
-            seen = _seen_from_card(on_host)
-        embeddings.weight.data = on_host
-        embeddings.forward = functools.partial(embedding, weight=seen, padding_idx=embeddings.padding_idx)
-        embeddings._apply = lambda *_, **__: embeddings  # accelerate moves the whole model to the card before it trains
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    embeddings.weight.data = embeddings.weight.data.cpu()
+    if torch.cuda.is_available():
+        embeddings.weight.data = embeddings.weight.data.pin_memory()
+        torch.cuda.empty_cache()
+    embeddings.__class__ = HostEmbedding
+    embeddings.seen_from_card = _seen_from_card(embeddings.weight.data)
     return True
+
+
+class HostEmbedding(torch.nn.Embedding):  # type: ignore[misc]
+    """Embeddings whose weight stays where it is when the whole model is moved, as accelerate moves it."""
+
+    seen_from_card: torch.Tensor
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name for it
+        """A batch's rows, on the card that asks for them."""
+        return embedding(input, self.seen_from_card, self.padding_idx)
+
+    def _apply(self, *_: object, **__: object) -> "HostEmbedding":
+        return self
 
 
 class _Address:
@@ -54,5 +63,7 @@ class _Address:
 
 def _seen_from_card(pinned: torch.Tensor) -> torch.Tensor:
     """The same memory as a tensor of the card's: its kernels read pinned memory without a copy of the whole."""
+    if not pinned.is_pinned():
+        return pinned
     integers = pinned.view(_AS_INTEGERS[pinned.element_size()])
     return torch.as_tensor(_Address(integers), device="cuda").view(pinned.dtype)
