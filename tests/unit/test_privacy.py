@@ -56,6 +56,8 @@ def as_user(monkeypatch: pytest.MonkeyPatch, name: str, home: str = "/data/peopl
         ("mail suzuki@lab.example.jp, ssh suzuki@node7", "mail ***@***, ssh ***@***"),
         ("[suzuki@node7 work]$ ls", "[***@*** work]$ ls"),
         ("https://suzuki@git.example/x git@github.com:o/r", "https://***@git.example/x git@github.com:o/r"),
+        ("/home/tanaka/x (tanaka@big-iron) big-iron: killed", "~/x (***@***) ***: killed"),
+        ("kato@a100-box.lab.example:~$ ls; a100-box is up", "***@***:~$ ls; *** is up"),
         ("torch@2.11 Qwen/Qwen3@abc123 @ray.remote a@b", "torch@2.11 Qwen/Qwen3@abc123 @ray.remote a@b"),
         ("see https://example.org/users/guide and /home page", "see https://example.org/users/guide and /home page"),
     ],

@@ -10,7 +10,7 @@ import functools
 import getpass
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -50,6 +50,7 @@ def mask_for(whole: str) -> Callable[[str], str]:
     own = {name for name in _own_names() if name.lower() not in _SHARED_NAMES}
     found = {*_HOME.findall(whole), *(value for _, value in _VARIABLE.findall(whole))}
     theirs = {name for name in found if name.lower() not in _SHARED_NAMES and not _is_common(name)}
+    theirs |= _hosts(whole, own | theirs)
     names = sorted(own | theirs | {unquote(name) for name in theirs}, key=len, reverse=True)
     patterns = [re.compile(_whole(name), re.I) for name in names]
     own_home = _own_home()
@@ -72,6 +73,16 @@ def mask_for(whole: str) -> Callable[[str], str]:
         return text
 
     return masked
+
+
+def _hosts(whole: str, users: Iterable[str]) -> set[str]:
+    """The hosts that stand behind a shell's prompt or behind a known user's name, with and without their domain."""
+    known = "|".join(map(re.escape, sorted(users, key=len, reverse=True)))
+    told = {found.partition("@")[2] for found in _PROMPT.findall(whole)}
+    if known:
+        told |= set(re.findall(rf"(?<![\w.-])(?:{known})@([\w-]{{1,64}}(?:\.[\w-]{{1,64}}){{0,6}})", whole, re.I))
+    hosts = {name for host in told for name in (host, host.partition(".")[0])}
+    return {host for host in hosts if host.lower() not in _SHARED_NAMES and not _is_common(host)}
 
 
 def _is_common(name: str) -> bool:
