@@ -113,21 +113,29 @@ def _started(setup: Setup, stages: Sequence[AnyStage], command: Sequence[str]) -
 def tell(runs: Path, record: Record, *, with_figures: bool = True) -> Path:
     """Write a record's Markdown, its history included, and its summary for programs.
 
-    The summary is written also where the Markdown can't be: else programs would read an older run's verdict.
+    The summary is written also where the Markdown can't be, and not where another record of its kind was run since:
+    programs read the verdict of the newest run.
     """
-    outlook, path = production_outlook(record), report_path(record, runs.parent)
+    outlook, path, history = production_outlook(record), report_path(record, runs.parent), _history(runs, record)
     try:
         path = write_report(
             record,
-            _history(runs, record),
+            history,
             path,
             samples=_samples(runs, record),
             with_figures=with_figures,
             outlook=outlook,
         )
     finally:
-        write_summary(summary_of(record, outlook, report=path, folder=runs / record.id), runs.parent)
+        if not any(_ran_after(other, record) for other in history):
+            write_summary(summary_of(record, outlook, report=path, folder=runs / record.id), runs.parent)
     return path
+
+
+def _ran_after(other: Record, record: Record) -> bool:
+    """Whether a record of the same kind has a session that began later."""
+    began = [one.sessions[-1].started_at if one.sessions else "" for one in (other, record)]
+    return other.context.kind is record.context.kind and began[0] > began[1]
 
 
 def tell_apart(runs: Path, record: Record, path: Path | None, *, as_html: bool) -> Path:
