@@ -54,8 +54,8 @@ class SharedBase:
         if self._own_forward is not None:
             base.forward = self._own_forward
         embeddings = base.get_input_embeddings()
-        if embeddings.__dict__.pop("forward", None) is not None:  # it was in host memory
-            del embeddings._apply
+        if embeddings.__dict__.pop("seen_from_card", None) is not None:  # it was in host memory
+            embeddings.__class__ = torch.nn.Embedding
             embeddings.weight.data = embeddings.weight.data.to(base.get_output_embeddings().weight.device)
         for module in base.modules():
             module.__dict__.pop("_gradient_checkpointing_func", None)

@@ -734,6 +734,10 @@ SOUND_TRAININGS = (
     planted("a sliding window", _seen(f"{CAUSAL} & ({AGES} < 48)")),
     planted("two micro-batches a step", ACCUMULATED),
     planted(
+        "embeddings in host memory",
+        ("app/training/settings.py", 'default="auto", help=host', 'default="embeddings", help=host'),
+    ),
+    planted(
         "rows drawn by weights",
         (
             METRICS,
