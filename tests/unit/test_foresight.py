@@ -307,6 +307,9 @@ def test_a_counted_model_of_a_measured_family_has_its_formulas() -> None:
     seen = shape_of_counts({**found, "linears": tower, "parameters": found["parameters"] + 3 * 32 * 32 + 77})
     assert (seen.more_linears, seen.more_parameters) == ((Linear("q_proj", 32, 32, 3),), 77)
     assert seen.family.is_measured
+    biases = 2 * (64 + 32 + 32)
+    text = {"model_type": "qwen2_5_vl_text", "parameters": found["parameters"] + biases}
+    assert shape_of_counts({**found, **text}).model_type == "qwen2"
 
 
 @pytest.mark.parametrize("change", [{"model_type": "falcon"}, {"linears": [["query_key_value", 64, 192, 2]]}])

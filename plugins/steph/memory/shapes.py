@@ -53,6 +53,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "gpt_oss": Family(qkv_bias=True),
     }
 )
+# text models of models that also see, whose layers are another family's
+SAME_LAYERS = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
 COUNTED = Family()  # of a model_type that is in no row: its parameters are counted by transformers itself
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
 
@@ -231,7 +233,7 @@ def shape_of_counts(found: Mapping[str, Any]) -> ModelShape:
     heads = sizes["num_attention_heads"]
     sizes["num_key_value_heads"] = sizes["num_key_value_heads"] or heads
     sizes["head_dim"] = sizes["head_dim"] or sizes["hidden_size"] // max(1, heads)
-    model_type, is_tied = str(found["model_type"]), not found["head"]
+    model_type, is_tied = SAME_LAYERS.get(found["model_type"], str(found["model_type"])), not found["head"]
     bias = FAMILIES.get(model_type, COUNTED).qkv_bias
     shape = ModelShape(model_type, **sizes, tie_word_embeddings=is_tied, qkv_bias=bias)
     if shape.family.is_measured and found["embedding"] == shape.vocab_size * shape.hidden_size:

@@ -25,12 +25,26 @@ TOWER = {  # of Gemma 3's published config.json
 }
 
 
+QWEN_TOWER = {  # of Qwen2.5-VL's
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+}
+
+
 def _built(name: str) -> Any:  # noqa: ANN401 - a transformers model
     """The whole model on the meta device, image tower and all."""
     shape = {**BUILT_IN, **COMMON}[name]
     values = config_of(shape)
     model_type = values.pop("model_type")
     with torch.device("meta"):
+        if shape.more_linears and model_type == "qwen2":
+            tower = {**QWEN_TOWER, "out_hidden_size": shape.hidden_size}
+            config = AutoConfig.for_model("qwen2_5_vl", **values, vision_config=tower)
+            return AutoModelForImageTextToText.from_config(config)
         if shape.more_linears and shape.family.is_measured:
             sizes = {
                 "text_config": {**values, "model_type": model_type},
