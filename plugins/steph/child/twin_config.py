@@ -84,8 +84,9 @@ def _small(config: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers is imp
     values[names.get("num_hidden_layers", "num_hidden_layers")] = layers
     values[names.get("vocab_size", "vocab_size")] = min(config.vocab_size, SMALL_VOCABULARY)
     values["initializer_range"] = SURE_LOGIT / (HEADS * HEAD_DIM)  # a narrow model is as sure as a wide one
-    for name in [name for name, value in values.items() if _fits_one_width(name, value)]:
-        values[name] = None
+    for name in ("rope_scaling", "rope_parameters"):
+        if "longrope" in str(values.get(name)):  # it has a factor for each number of a head of one width
+            values[name] = None
     values |= {f"{token}_token_id": None for token in ("bos", "eos", "pad")}  # of the published vocabulary
     return values
 
@@ -96,8 +97,3 @@ def _key_value_heads(config: Any) -> int:  # noqa: ANN401
     if shared is None or shared == heads:
         return HEADS
     return 1 if shared == 1 else HEADS // 2
-
-
-def _fits_one_width(name: str, value: object) -> bool:
-    """Whether a value says how positions are scaled, with factors for each number of a head of one width."""
-    return name in ("rope_scaling", "rope_parameters") and "longrope" in str(value)

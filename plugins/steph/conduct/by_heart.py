@@ -75,7 +75,8 @@ def learn_by_heart(run: Run, model: ModelChoice) -> Outcome:
     if not trained.ended_well or trained.training is None:
         return Outcome.of_attempt(trained)
     losses = trained.training.losses
-    low = loss_low_check(losses, len(losses), _rate(trained), material.seed)
+    rate = trained.settings.learning_rate if isinstance(trained.settings, TrainSettings) else 0.0
+    low = loss_low_check(losses, len(losses), rate, material.seed)
     checks = (*trained.checks, low)
     broken = checks_verdict(checks)
     if broken:
@@ -228,7 +229,3 @@ def _supervised(folder: Path) -> int | None:
     """The most labels that a row carried, where that was seen."""
     seen = training_in(read_witness(folder))
     return max((count for batch in seen.batches for count in batch.supervised or ()), default=None) if seen else None
-
-
-def _rate(attempt: Attempt) -> float:
-    return attempt.settings.learning_rate if isinstance(attempt.settings, TrainSettings) else 0.0

@@ -8,7 +8,6 @@ from pathlib import Path
 from steph.base.terms import StageId
 from steph.base.units import gib
 from steph.conduct.preparation import Setup
-from steph.record.environment import Environment
 from steph.record.values import Context, DataFile, ModelChoice, Record
 from steph.run import model_files
 from steph.run.model_files import IncompleteModelError
@@ -63,7 +62,7 @@ def _facts(context: Context, dataset: DataFile | None, model: str | None) -> Joi
         pipeline_root=context.pipeline_root,
         pipeline_python=context.pipeline_python,
         pipeline_commit=context.pipeline_git.commit or "none",
-        device=_uuids(context.environment),
+        device=", ".join(device.uuid for device in context.environment.devices) or "none",
         vram_cap="none" if cap_bytes is None else gib(cap_bytes),
         twin="yes" if context.twin else "no",
         trainer=context.trainer,
@@ -91,7 +90,3 @@ def _place(name: str) -> str:
 
 def _named(name: str, revision: str | None) -> str:
     return f"{name}@{revision[:SHA_CHARS]}" if revision else name
-
-
-def _uuids(environment: Environment) -> str:
-    return ", ".join(device.uuid for device in environment.devices) or "none"

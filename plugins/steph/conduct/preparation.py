@@ -327,10 +327,6 @@ def _require_section(root: Path, section: Train | Evaluate, script: str, options
         inputs.require_program(root / section.cwd, filled(command[0], values), name)
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _context(
     options: Options, profile: Profile, description: Description, devices: Sequence[Device], device_error: str | None
 ) -> Context:
@@ -341,6 +337,7 @@ def _context(
         reasons.append(say("rehearsal.twin"))
     if options.vram_cap_bytes is not None:
         reasons.append(say("rehearsal.cap", cap=gib(options.vram_cap_bytes)))
+    of_training = description.model_dump_json(exclude={"evaluate", "index"})
     return Context(
         kind=RecordKind.REHEARSAL if reasons else RecordKind.ACCEPTANCE,
         profile=profile.name,
@@ -350,7 +347,7 @@ def _context(
         pipeline_git=git_state(root),
         suite_git=git_state(Path(__file__).resolve().parent),
         trainer=description.trainer or "undescribed",
-        described_sha256=_sha256(description.model_dump_json(exclude={"evaluate", "index"})),
+        described_sha256=hashlib.sha256(of_training.encode()).hexdigest(),
         environment=environment(devices, device_error),
         vram_cap_bytes=options.vram_cap_bytes,
         twin=profile.uses_twin(options),

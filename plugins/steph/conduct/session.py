@@ -175,7 +175,7 @@ def open_journal(setup: Setup, stages: Sequence[AnyStage], runs: Path) -> Journa
         different = differences(record, setup)
         if not different:
             return Journal(folder)
-        if not _self_contained(stages):
+        if any(needed not in stages for stage in stages for needed in NEEDS[stage]):
             raise JoinError(
                 f"{', '.join(stages)} can't join record {record.id}: {'; '.join(different)}. "
                 "Run all stages for a new record."
@@ -200,10 +200,6 @@ def settle_lost_runs(runs: Path) -> None:
             journal = Journal(folder)
             settle_crash(journal, lines)
             journal.close()
-
-
-def _self_contained(stages: Sequence[AnyStage]) -> bool:
-    return all(needed in stages for stage in stages for needed in NEEDS[stage])
 
 
 ENDING_SECONDS = 60.0  # longer than stopping a child, closing the record and writing the report take

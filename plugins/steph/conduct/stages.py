@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from steph.base.messages import Message, say
+from steph.base.messages import say
 from steph.base.terms import NEEDS, AnyStage, ExtendedId, StageId, Verdict
 from steph.base.text import one_line
 from steph.conduct.calibrate import calibrate
@@ -39,11 +39,12 @@ class Conductor:
         self.journal = journal
         self.console = console
         self._tell = tell
-        self._course: TrainingJob | None = None  # of H-2
+        self._job: TrainingJob | None = None  # of H-2
 
     def run(self, stage: AnyStage, budget_seconds: float) -> StageResult:
         """Run one stage within its budget and return its result; what it raises has been journalled first."""
-        blocked = self._no_device() or self._blocked(stage)
+        error = self.setup.context.environment.device_error
+        blocked = Outcome(Verdict.FAIL, say("stage.no_gpu", error=error)) if error else self._blocked(stage)
         self.journal.append(StageStarted(at=now(), stage=stage))
         started = time.monotonic()
         run = Run(self.setup, self.journal, self.console, started + min(budget_seconds, self._limit_seconds(stage)))
@@ -67,7 +68,8 @@ class Conductor:
             case StageId.H1:
                 return self._reach_model(run)
             case StageId.H2:
-                return self._train(run)
+                self._job = open_job(run)
+                return Training(self._job).walk(self._model())
             case StageId.H3 if self.setup.description.evaluate.none is not None:
                 return Outcome(Verdict.NOT_RUN, say("stage.no_evaluation", reason=self.setup.description.evaluate.none))
             case StageId.H3:
@@ -76,16 +78,12 @@ class Conductor:
             case _:
                 return run_extended(run, stage, self._model())
 
-    def _train(self, run: Run) -> Outcome:
-        self._course = open_job(run)
-        return Training(self._course).walk(self._model())
-
     def _calibrate(self) -> None:
         """Train at another length after H-2, which has ended; its verdict stands whatever happens here."""
         last = self.journal.record().stages[StageId.H2].last_attempt
-        if self._course is None or last is None or not isinstance(last.settings, TrainSettings):
+        if self._job is None or last is None or not isinstance(last.settings, TrainSettings):
             return
-        calibrate(self._course, self._model(), last.settings)
+        calibrate(self._job, self._model(), last.settings)
         self._tell(self.journal.record())
 
     def _reach_model(self, run: Run) -> Outcome:
@@ -96,7 +94,8 @@ class Conductor:
             return found.outcome
         found = with_prediction(self.setup, found)
         self.journal.append(ModelChosen(at=now(), stage=StageId.H1, model=found))
-        return Outcome.of_checks(model_checks(self.setup, found), _conditions(found))
+        substitute = (say("condition.substitute", model=found.name),) if found.automatic_substitute else ()
+        return Outcome.of_checks(model_checks(self.setup, found), substitute)
 
     def _model(self) -> ModelChoice:
         """The model of the record; raises InputError where it names none."""
@@ -122,10 +121,6 @@ class Conductor:
         if last is None or last.memory_returned is not False or is_back(last.device_peaks):
             return None
         return Outcome(Verdict.BLOCKED, say("blocked.memory_held", stage=last.stage))
-
-    def _no_device(self) -> Outcome | None:
-        error = self.setup.context.environment.device_error
-        return Outcome(Verdict.FAIL, say("stage.no_gpu", error=error)) if error else None
 
     def _limit_seconds(self, stage: AnyStage) -> float:
         limits = self.setup.profile.limits
@@ -168,7 +163,3 @@ def _named(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return said or name
     return f"{name}: {said}" if said else name
-
-
-def _conditions(model: ModelChoice) -> tuple[Message, ...]:
-    return (say("condition.substitute", model=model.name),) if model.automatic_substitute else ()

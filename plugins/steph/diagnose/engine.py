@@ -198,7 +198,8 @@ def _choose(read: _Log, returncode: int | None, probes: tuple[Probe, ...], deadl
     losses = _from_losses(read)
     if returncode == 0 and read.has_metrics:
         return losses
-    raised, printed = _from_chains(read), _from_lines(read)
+    raised = [_from_chain(chain) for chain in read.chains if not chain[0].ignored]
+    printed = _from_lines(read)
     if deadline_hit:
         return _at_deadline(read, raised)
     if returncode in (0, None):
@@ -226,10 +227,6 @@ def _one(candidate: _Candidate | None) -> tuple[_Candidate, ...]:
     return () if candidate is None else (candidate,)
 
 
-def _from_chains(read: _Log) -> list[_Candidate]:
-    return [_from_chain(chain) for chain in read.chains if not chain[0].ignored]
-
-
 def _from_chain(chain: Chain) -> _Candidate:
     clues = [(raised, clue_of(raised)) for raised in chain]
     root, clue = min(clues, key=lambda pair: -max(pair[1].weight, Weight.UNKNOWN))
@@ -238,7 +235,8 @@ def _from_chain(chain: Chain) -> _Candidate:
     elif clue.weight is Weight.ECHO:
         root, clue = next(pair for pair in clues if pair[1].weight is not Weight.ECHO)
     others = tuple(raised.line for raised in chain if raised is not root)
-    return _Candidate(clue, root.index, (*_last_frame(root), root.line, *others), chain, root)
+    frame = (root.last_frame,) if root.last_frame else ()
+    return _Candidate(clue, root.index, (*frame, root.line, *others), chain, root)
 
 
 def clue_of(raised: Raised) -> Clue:
@@ -252,10 +250,6 @@ def clue_of(raised: Raised) -> Clue:
         if found is not None and (best.cause is Cause.OTHER or found.weight > best.weight):
             best = found
     return best
-
-
-def _last_frame(raised: Raised) -> tuple[str, ...]:
-    return (raised.last_frame,) if raised.last_frame else ()
 
 
 def _from_lines(read: _Log) -> list[_Candidate]:

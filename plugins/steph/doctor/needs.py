@@ -48,7 +48,8 @@ def needs_of(options: Options, profile: Profile) -> Needs:
     is_small = profile.machine.device == "cpu" and profile.uses_twin(options)
     first = TINY if is_small else known.get(names[0])
     work = Workload(TrainerName.ANSWER, 1, 1, use_4bit=profile.train.use_4bit)
-    loaded = [_loaded_bytes(shape, work) for shape in shapes]
+    weights = [linear_bytes(one, work) + embedding_bytes(one, work) + norm_bytes(one, work) for one in shapes]
+    loaded = [int(each) + OUTSIDE_ALLOCATOR_BYTES for each in weights]
     return Needs(
         is_gpu=profile.machine.device == "gpu",
         is_twin=profile.uses_twin(options),
@@ -59,11 +60,6 @@ def needs_of(options: Options, profile: Profile) -> Needs:
         vram_cap_bytes=options.vram_cap_bytes,
         compute_dtype=profile.train.bnb_4bit_compute_dtype,
     )
-
-
-def _loaded_bytes(shape: ModelShape, work: Workload) -> int:
-    weights = linear_bytes(shape, work) + embedding_bytes(shape, work) + norm_bytes(shape, work)
-    return int(weights) + OUTSIDE_ALLOCATOR_BYTES
 
 
 def _attempt_bytes(shape: ModelShape | None, profile: Profile) -> int:

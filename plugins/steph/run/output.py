@@ -108,11 +108,8 @@ def timed_lines(
 def _files(folder: Path, name: str) -> list[tuple[int, Path]]:
     head = head_path(folder, name)
     found = [(0, head)] if head.exists() else []
-    return found + sorted((_offset(path), path) for path in folder.glob(f"{name}.tail-*.log"))
-
-
-def _offset(path: Path) -> int:
-    return int(path.name.rpartition("-")[2].removesuffix(".log"))
+    tails = folder.glob(f"{name}.tail-*.log")  # each named by its offset
+    return found + sorted((int(path.name.rpartition("-")[2].removesuffix(".log")), path) for path in tails)
 
 
 def _last_bytes(path: Path, limit: int) -> bytes:
