@@ -250,7 +250,7 @@ def _found_by(
 def _merged(spans: list[_Span]) -> list[_Span]:
     merged: list[_Span] = []
     for start, end in sorted(spans):
-        if merged and start < merged[-1][1]:
+        if merged and start <= merged[-1][1]:  # two masks side by side would be one the next time
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
             merged.append((start, end))
