@@ -477,6 +477,7 @@ def test_a_wide_range_that_asks_for_a_larger_card_is_explained(high_gib: float, 
     answers = decision(_without_findings(factory.green_acceptance()), _of_peak(14, high_gib))
     assert ("この幅が広い理由は「StepHまとめ」にあります。" in answers["card"]) is is_said
     assert ("A100 40GB の速さは測っていません" in answers["time"]) is is_said
+    assert ("プロファイルの A100 20GB には 1 割の余裕を残して載りません" in answers["card"]) is is_said
 
 
 @pytest.mark.parametrize("absurd", [math.nan, math.inf, -math.inf, 1e300, -5.0])

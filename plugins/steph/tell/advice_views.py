@@ -51,13 +51,17 @@ def _card_to_rent(advice: Advice, decided: Decision) -> Message:
     peak, model = decided.peak, advice.destination.model
     if peak is None:
         return NOTHING
-    figures = {"peak": units.gib(peak.peak_bytes), "high": units.gib(peak.high_bytes)}
-    need = say("advice.need.measured" if peak.is_measured else "advice.need.predicted", model=model, **figures)
+    peaks = {"peak": units.gib(peak.peak_bytes), "high": units.gib(peak.high_bytes)}
+    need = say("advice.need.measured" if peak.is_measured else "advice.need.predicted", model=model, **peaks)
     if peak.high_bytes > WIDE * peak.peak_bytes:
         need = say("advice.need.wide", need=need)
     if decided.size is None:
         return say("advice.card_to_rent.none", need=need)
-    return say("advice.card_to_rent", card=decided.size.name, usable=units.gib(decided.size.usable_bytes), need=need)
+    size, asked = decided.size, advice.destination.card
+    figures = {"card": size.name, "usable": units.gib(size.usable_bytes), "need": need}
+    if decided.is_larger:
+        return say("advice.card_to_rent.instead", asked=asked, **figures)
+    return say("advice.card_to_rent", **figures)
 
 
 def _hours(advice: Advice, decided: Decision) -> Message:

@@ -42,13 +42,15 @@ class Size:
 class Decision:
     """`size` is the smallest of the card's sizes that holds `peak`, None where none does or nothing is predicted.
 
-    `line`: what the sizes are of, `A100` or the card itself.
+    `line`: what the sizes are of, `A100` or the card itself. `is_larger`: whether it must be a larger one than the
+    profile's.
     """
 
     rent: Rent
     peak: PredictedPeak | None
     size: Size | None
     line: str
+    is_larger: bool = False
 
 
 def decide(advice: Advice) -> Decision:
@@ -57,7 +59,8 @@ def decide(advice: Advice) -> Decision:
     sizes = _sizes(target, there) if there is not None else []
     size = next((size for size in sizes if peak is not None and size.holds(peak)), None)
     line = target.card.split()[0] if len(sizes) > 1 else target.card
-    return Decision(_rent(advice, peak, size), peak, size, line)
+    is_larger = size is not None and there is not None and size.usable_bytes > there.usable_bytes
+    return Decision(_rent(advice, peak, size), peak, size, line, is_larger)
 
 
 def _rent(advice: Advice, peak: PredictedPeak | None, size: Size | None) -> Rent:
