@@ -117,6 +117,8 @@ def test_an_adapter_of_another_base_does_not_fit(
         ("base_model.model.lm_head.modules_to_save.default.weight", False),
         ("model.layers.0.self_attn.q_proj.lora_A.weight", False),
         ("base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight", False),
+        ("base_model.model.model.embed_tokens.base_layer.weight", True),
+        ("base_model.model.lm_head.base_layer.weight", True),
     ],
 )
 def test_key_names_are_pefts_own(name: str, holds: bool) -> None:

@@ -195,6 +195,7 @@ _LOADED = re.compile(
     r"|\bmodel (?:loaded|resolved|read) (?:from|as|to):?\s+['\"`]?([^\s'\"`,;]{2,300})"
     r"|(?:使用|読み込んだ|実際の)モデル\s*[:：は]\s*['\"`]?([^\s'\"`,;。]{2,300})"
 )
+_BAR = re.compile(r"\d{1,3}%\|?")  # of progress: `Loading weights:  49%|`
 _ENDPOINT = re.compile(
     r"(?i)\b(?:using|calling|connect\w*|via|querying|asking)\b[^\n]{0,40}\b(?:endpoint|openai|ollama|vllm|tgi|llm"
     r"|inference"
@@ -309,7 +310,7 @@ def _contradictions(lines: tuple[str, ...], blocks: list[_Block], counted: _Bloc
 def _values(pattern: re.Pattern[str], lines: Iterable[str]) -> tuple[str, ...]:
     hits = (match for line in lines for match in pattern.finditer(line))
     found = (next(group for group in match.groups() if group) for match in hits)
-    return tuple(dict.fromkeys(value.rstrip(".…:)]") for value in found))[:100]
+    return tuple(dict.fromkeys(value.rstrip(".…:)]") for value in found if not _BAR.match(value)))[:100]
 
 
 def answer_troubles_in(text: str) -> tuple[str, ...]:

@@ -21,9 +21,10 @@ LARGEST_WEIGHT = 100.0  # of a LoRA matrix; a trained one stays below 10
 SMALLEST_WEIGHT = 1e-8  # the largest value of a B: below that B·A vanishes beside the base's own rounding
 LEAST_TWINS = 2
 # wrappers of torch.compile, FSDP, DDP and checkpointing, a second PEFT model, and PEFT's own names in memory
+# (the embeddings' and the head's base layers are saved on purpose, where LoRA is on them)
 _FOREIGN = re.compile(
     r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.|^base_model\.model\.(?:base_model\.model|module)\."
-    r"|\.modules_to_save\.|\.original_module\.|\.base_layer\.weight$|\blora_\w+\.default\."
+    r"|\.modules_to_save\.|\.original_module\.|(?<!embed_tokens)(?<!lm_head)(?<!wte)\.base_layer\.weight$|\blora_\w+\.default\."
 )
 _LORA = re.compile(r"\.lora_(?:embedding_)?[AB](?:\.weight)?$")
 # the tower of another kind of input, layers that predict further tokens, and experts, which are stored in many ways

@@ -363,6 +363,9 @@ def _scaling_check(seen: _Seen) -> Check:
         return SCALING_AS_TRAINED.check(None, "unseen")
     if any(map(_is_on_twice, calls)):
         return SCALING_AS_TRAINED.check(False, "applied_twice")
+    beside = max(len({*call.adapters}) for call in calls)
+    if beside > 1:
+        return SCALING_AS_TRAINED.check(False, "several", adapters=beside)
     same = all(any(abs(one - other) <= SCALING_TOLERANCE * max(abs(one), 1) for other in trained) for one in answered)
     return SCALING_AS_TRAINED.check(same, "scalings", trained=sorted(trained), answered=sorted(answered))
 

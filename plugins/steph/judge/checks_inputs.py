@@ -17,6 +17,7 @@ MOST_MISPLACED = 0.1  # of a row's tokens; a packed text of one token is misplac
 SOUND_PENALTIES = (0.9, 1.3)
 MOST_FORCED_TOKENS = 1.0
 LEAST_LINE_CHARS = 4
+LEAST_PROMPTS = 3  # what all of them have is a template's
 FORCING = ("force_words_ids", "constraints", "forced_bos_token_id", "forced_decoder_ids", "sequence_bias",
            "prefix_allowed_tokens_fn")  # fmt: skip
 _MARKS = re.compile(r"[<＜]|\[/?INST|\[/?SYS")  # of templates: these may be special tokens, which leave no text
@@ -75,22 +76,44 @@ def _steers(name: str, value: float) -> bool:
 
 
 def recorded_prompts_check(rows: Sequence[Row], prompts: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Check:
-    """Every line of a row's own prompt was in one of the prompts that were seen.
+    """Every line of a row's own prompt was in one of the prompts that were seen, and no others but a template's.
 
     `prompts`: the hashes of each one's lines, and its fingerprints. A line at the prompt's edge may have a template's
     text on it; lines with a template's marks are not compared.
     """
     seen = [({*lines}, {*prints}) for lines, prints in prompts if lines]
     compared = lost = 0
+    own: list[tuple[Row, set[str]]] = []  # each row, and the lines of the prompt that is most like its own
     for row in rows:
         lines = _lines(row.asked) if isinstance(row.prompt, str) else []
         if not lines or not seen:
             continue
         compared += 1
-        lost += min(sum(not _has(one, line, is_edge) for line, is_edge in lines) for one in seen) > 0
+        missing, n = min((sum(not _has(one, *line) for line in lines), n) for n, one in enumerate(seen))
+        lost += missing > 0
+        own.append((row, seen[n][0]))
     if not compared:
         return PROMPTS_AS_RECORDED.check(None, "none")
+    added = _added(own)
+    if not lost and 2 * added > compared:
+        return PROMPTS_AS_RECORDED.check(False, "added", compared=compared, added=added)
     return PROMPTS_AS_RECORDED.check(not lost, "compared", compared=compared, lost=lost)
+
+
+def _added(own: Sequence[tuple[Row, set[str]]]) -> int:
+    """How many prompts have lines that neither their rows record nor all prompts have, as those of a template."""
+    if len(own) < LEAST_PROMPTS:
+        return 0
+    frame = set[str].intersection(*(lines for _, lines in own))
+    added = 0
+    for row, lines in own:
+        told, asked = (
+            {text_hash(line)[:8] for line in str(text or "").splitlines() if line.strip()}
+            for text in (row.prompt, row.asked)
+        )
+        # a recorded line with a template's text on it is another line there
+        added += len(lines - told - asked - frame) > len(asked - lines)
+    return added
 
 
 def _lines(text: str | None) -> list[tuple[str, bool]]:

@@ -74,7 +74,15 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
     widths = [batch.shape[1] for batch in batches if len(batch.shape) > 1]
     is_narrow = bool(widths) and max(widths) < NARROW_SHARE * evidence.settings.max_seq_length
     return (
-        _origin_check(begins, file, batches, () if begins.packing else seen, evidence.train_rows, is_narrow=is_narrow),
+        _origin_check(
+            begins,
+            file,
+            batches,
+            () if begins.packing else seen,
+            evidence.train_rows,
+            evidence.settings.max_seq_length,
+            is_narrow=is_narrow,
+        ),
         _whole_check(file, () if begins.packing else seen, evidence, max(widths, default=0), is_narrow=is_narrow),
         _answers_check(file, begins, batches),
     )
@@ -89,14 +97,15 @@ def _answers_check(file: _FileRows, begins: TrainingBegins, batches: Sequence[Ba
         hashes, answers = batch.row_hashes or (), batch.answer_hashes or ()
         left = [end for end in batch.unlabelled_end_hashes or () if end in known and end != nothing]
         compared, wrong = compared + len(left), wrong + len(left)
+        texts = batch.row_fingerprints or [()] * len(hashes)
         begins_blank = batch.begins_blank or [None] * len(hashes)
-        for row, answer, first, is_blank in zip(
-            hashes, answers, batch.first_supervised or (), begins_blank, strict=False
+        for row, answer, first, is_blank, text in zip(
+            hashes, answers, batch.first_supervised or (), begins_blank, texts, strict=False
         ):
             if answer in file.prompts:
                 compared, wrong = compared + 1, wrong + 1
                 continue
-            own = _answers_at(file, rows.get(row, ())) if first else frozenset()
+            own = _answers_at(file, rows.get(row) or tuple(text)) if first else frozenset()
             if own and answer in known | {nothing}:
                 compared += 1
                 wrong += answer not in own
@@ -127,6 +136,7 @@ def _origin_check(
     batches: Sequence[Batch],
     seen: Sequence[tuple[str, ...]],
     rows_given: int | None,
+    asked: int,
     *,
     is_narrow: bool,
 ) -> Check:
@@ -145,6 +155,9 @@ def _origin_check(
     again = 0 if begins.packing else _drawn_again(begins, batches)
     if again or (begins.sampler and begins.sampler.replacement and not _is_weighted(begins)):
         troubles.append(say("rows.drawn_again", rows=again) if again else say("rows.replaced"))
+    strange = [not one for batch in batches if not _may_be_cut(batch, asked) for one in batch.of_data_set or ()]
+    if len(strange) >= LEAST_ROWS and 2 * sum(strange) > len(strange):
+        troubles.append(say("rows.changed", rows=len(strange), changed=sum(strange)))
     foreign = _foreign_share(file, seen, exact=file.has_plain_edges and is_narrow)
     if foreign is not None:
         measured.append(say("rows.compared", rows=len(seen)))
@@ -153,6 +166,11 @@ def _origin_check(
     if troubles:
         return ROWS_SEEN.check(False, "otherwise", troubles=troubles)
     return ROWS_SEEN.check(True, "of_file", measured=measured) if measured else ROWS_SEEN.check(None, "uncounted")
+
+
+def _may_be_cut(batch: Batch, asked: int) -> bool:
+    """Whether rows as wide as was asked for may have been cut to that by the collator."""
+    return len(batch.shape) > 1 and batch.shape[1] >= NARROW_SHARE * asked
 
 
 def _drawn_again(begins: TrainingBegins, batches: Sequence[Batch]) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 from steph.base.messages import Message, say
@@ -51,6 +52,8 @@ MOST_PADDING = 0.5
 LEAST_LOSSES, LOSS_TOLERANCE, LOSS_ROUNDING = 2, 0.05, 0.01  # steps; a share of the larger one; what is cut in a log
 RATE_TOLERANCE = 1e-3
 LEAST_STEPS = 3  # B begins at zero, so that A has no gradient in the first one
+LEAST_STEPS, SHORT_SHARE = 3, 0.75  # of the first; of a step's rows
+MOST_SMOOTHING, MOST_NOISE = 0.1, 15.0  # of labels, and NEFTune's on embeddings; what papers and recipes use
 MOST_DECAY = 0.2  # weight decay that nobody asked for; libraries' defaults are 0 to 0.1
 MOST_SHRUNK = 0.5  # of A: training changes its numbers and hardly ever makes them smaller
 
@@ -160,7 +163,7 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
     return (
         _ended_check(seen),
         _steps_check(evidence, seen),
-        _batch_check(evidence, seen.begins),
+        _batch_check(evidence, seen.begins, seen.batches),
         *_label_checks(seen),
         model_check(witness, evidence.model_name, (seen.begins,)),
         quantised_check(evidence.settings.use_4bit, (seen.begins,)),
@@ -215,9 +218,12 @@ def _steps_check(evidence: TrainEvidence, seen: Seen) -> Check:
     return STEPS_SEEN.check(least <= done <= most, "counted", done=done, rows=rows, expected=expected)
 
 
-def _batch_check(evidence: TrainEvidence, begins: TrainingBegins) -> Check:
+def _batch_check(evidence: TrainEvidence, begins: TrainingBegins, batches: Sequence[Batch]) -> Check:
     if not begins.batch_size:
         return BATCH_SEEN.check(None, "none")
+    if (short := _short_steps(begins, batches)) is not None:
+        rows, wanted = short
+        return BATCH_SEEN.check(False, "short", severity=WARN, rows=rows, wanted=wanted)
     parts = (begins.batch_size, begins.accumulation or 1, begins.world_size or 1)
     asked = evidence.settings
     return BATCH_SEEN.check(
@@ -405,6 +411,26 @@ def place_checks(worked: Sequence[ModelFact], *, on_gpu: bool) -> tuple[Check, .
     return (PARAMETERS_ON_GPU.check(False, "away", places=shares, severity=WARN if outside < total else None),)
 
 
+def _short_steps(begins: TrainingBegins, batches: Sequence[Batch]) -> tuple[int, int] | None:
+    """Rows that reached the model in the usual one of the first whole steps, where a quarter and more were lost.
+
+    Rows may hold several texts, and another process may have the others.
+    """
+    accumulation = begins.accumulation or 1
+    steps = Counter(batch.step for batch in batches if batch.step is not None)
+    rows = [
+        sum(batch.shape[0] for batch in batches if batch.step == step and batch.shape)
+        for step, count in steps.items()
+        if count >= accumulation
+    ]
+    wanted = (begins.batch_size or 0) * accumulation
+    is_open = (begins.world_size or 1) == 1 and not begins.packing and not any(batch.packed for batch in batches)
+    if not is_open or len(rows) < LEAST_STEPS:
+        return None
+    usual = int(median(rows))
+    return (usual, wanted) if usual <= SHORT_SHARE * wanted else None
+
+
 def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
     asked, begins = evidence.settings, seen.begins
     four = [part for part in begins.quantised if part.kind in FOUR_BIT] if asked.use_4bit else []
@@ -428,6 +454,12 @@ def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
     decay = seen.begins.weight_decay
     if decay is not None and decay > MOST_DECAY and not evidence.says("weight[-_ ]?decay"):
         pairs.append((say("witness.weight_decay"), {f"{decay:g}"}, say("witness.no_decay", usual=f"{MOST_DECAY:g}")))
+    for name, value, usual, words in (
+        (say("witness.label_smoothing"), begins.label_smoothing, MOST_SMOOTHING, "smoothing"),
+        (say("witness.embedding_noise"), begins.embedding_noise, MOST_NOISE, "neftune|noise"),
+    ):
+        if value is not None and value > usual and not evidence.says(words):
+            pairs.append((name, {f"{value:g}"}, say("witness.no_decay", usual=f"{usual:g}")))
     known = [pair for pair in pairs if pair[1]]
     if not known:
         return SETUP_SEEN.check(None, "none")

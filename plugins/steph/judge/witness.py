@@ -209,6 +209,8 @@ class TrainingBegins(ModelFact):
     epochs_due: float | None = None
     learning_rate: float | None = None
     learning_rates: tuple[float, ...] | None = None  # of all groups of parameters
+    label_smoothing: float | None = None
+    embedding_noise: float | None = None  # NEFTune's
     schedule: str | None = None
     warmup_steps: float | None = None
     weight_decay: float | None = None
@@ -239,6 +241,7 @@ class Batch(Fact):
     packed: bool | None = None
     row_hashes: tuple[str, ...] | None = None
     row_fingerprints: tuple[Texts, ...] | None = None
+    of_data_set: tuple[bool, ...] | None = None  # whether the data set has these rows
     special_tokens: tuple[int, ...] | None = None  # but for padding, BOS and the row's end
     answer_hashes: tuple[str | None, ...] | None = None
     begins_blank: tuple[bool | None, ...] | None = None  # the first label is a line break behind a line break

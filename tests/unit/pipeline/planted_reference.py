@@ -85,7 +85,75 @@ def _seen(mask: str) -> Change:
     return _given("attention_mask", f"({mask})[None, None].expand(rows, -1, -1, -1)")
 
 
+EACH_ROW = "        width = round_up(max("
+OPTIMIZER = "\n    def create_optimizer(self, *model):\n        made = super().create_optimizer(*model)\n"
+REPORTED = "        report_to=[],\n"
+ASKED = "prompts = [item.prompt for item in prepared]"
+READY = "        self._model.eval()\n"
+FASTER_B = (
+    "        bs = [p for n, p in self.model.named_parameters() if 'lora_B' in n]\n        own = set(map(id, bs))\n"
+    "        for group in made.param_groups:\n"
+    "            group['params'] = [p for p in group['params'] if id(p) not in own]\n"
+    "        made.add_param_group({'params': bs, 'lr': self.args.learning_rate * 16, 'weight_decay': 0.0})\n"
+)
+NO_ACTIVATION = "        for layer in base.model.layers: layer.mlp.act_fn = torch.nn.Identity()\n"
+
+
+def _rows_as(changed: str) -> Change:
+    return (COLLATOR, EACH_ROW, f"        rows = {changed}\n{EACH_ROW}")
+
+
 TRAININGS = (
+    planted(
+        "each batch is its first row",
+        _rows_as("[rows[0]] * len(rows)"),
+        broken="rows_seen",
+    ),
+    planted(
+        "each answer is the next row's of the batch",
+        _rows_as(
+            "[{name: [*one[name][:at], *other['input_ids'][-tail:]] for name in one}"
+            " for one, other in zip(rows, [*rows[1:], rows[0]])"
+            " for tail in [sum(label != IGNORED for label in other['labels'])]"
+            " for at in [len(one['labels']) - sum(label != IGNORED for label in one['labels'])]]"
+        ),
+        broken="rows_seen answers_of_file",
+    ),
+    planted(
+        "the collator keeps the last 30 tokens",
+        _rows_as("[{name: value[-30:] for name, value in row.items()} for row in rows]"),
+        broken="rows_seen",
+    ),
+    planted(
+        "each tenth token is another",
+        _rows_as(
+            "[{**row, 'input_ids': [one if n % 10 or label != IGNORED else one * 7 % 200 + 20"
+            " for n, (one, label) in enumerate(zip(row['input_ids'], row['labels']))]} for row in rows]"
+        ),
+        broken="rows_seen",
+    ),
+    planted("one row of each batch", _rows_as("rows[:1]"), broken="batch_seen"),
+    planted(
+        "labels smoothed by a half",
+        (RUN, REPORTED, REPORTED + "        label_smoothing_factor=0.5,\n"),
+        broken="setup_seen",
+    ),
+    planted(
+        "noise of 500 on the embeddings",
+        (RUN, REPORTED, REPORTED + "        neftune_noise_alpha=500.0,\n"),
+        broken="setup_seen",
+    ),
+    planted(
+        "rotary frequencies doubled",
+        (RUN, BASE, BASE + "    base.model.rotary_emb.inv_freq *= 2\n"),
+        broken="base_unchanged",
+    ),
+    planted("no activation", (RUN, BASE, BASE + NO_ACTIVATION[4:]), broken="base_unchanged"),
+    planted(
+        "the upper layers are gone",
+        (RUN, BASE, BASE + "    del base.model.layers[1:]\n    base.config.num_hidden_layers = 1\n"),
+        broken="base_unchanged",
+    ),
     planted(
         "labels on the prompt, none on the answer",
         (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer", "prompt.ids + [IGNORED] * len(answer)")),
@@ -411,6 +479,37 @@ TRAININGS = (
 
 OUR_STEP = "        with torch.inference_mode():\n            output = self._model.generate("
 EVALUATIONS = (
+    planted(
+        "the right answer below the prompt, and nowhere recorded",
+        (REPORT, ASKED, ASKED.replace("item.prompt", "item.prompt + f'\\n参考: {item.question.answer}'")),
+        broken="prompts_as_recorded",
+    ),
+    planted(
+        "two questions in each prompt",
+        (
+            LLM,
+            ENCODE,
+            "prompts = [prompt + chr(10) + other for prompt, other in zip(prompts, [*prompts[1:], prompts[0]])]\n"
+            "        " + ENCODE,
+        ),
+        broken="prompts_as_recorded",
+    ),
+    planted(
+        "the adapter twice at once",
+        (
+            LLM,
+            ON,
+            ON + "\n        self._model.load_adapter(str(config.lora_path), 'twice')\n"
+            "        self._model.base_model.set_adapter(['default', 'twice'])",
+        ),
+        broken="scaling_as_trained",
+    ),
+    planted(
+        "rotary frequencies doubled",
+        (LLM, READY, READY + "        base.model.rotary_emb.inv_freq *= 2\n"),
+        broken="base_unchanged",
+    ),
+    planted("no activation", (LLM, READY, READY + NO_ACTIVATION), broken="base_unchanged"),
     planted("the adapter is never loaded", (LLM, ON, "self._model = base"), broken="adapter_active"),
     planted(
         "every call raises, and the answer is a",
@@ -682,6 +781,76 @@ EVALUATIONS = (
 SOUND_TRAININGS = (
     planted("as it is"),
     planted(
+        "the library's collator, which pads on the right",
+        (
+            RUN,
+            "        data_collator=collator,\n",
+            "        data_collator=__import__('transformers').DataCollatorForSeq2Seq(tokenizer),\n",
+        ),
+        (METRICS, 'inputs["position_ids"][:, -1] + 1', 'inputs["attention_mask"].sum(-1)'),
+    ),
+    planted(
+        "two rows packed by their positions",
+        (
+            COLLATOR,
+            EACH_ROW,
+            "        return {\n"
+            "            'input_ids': torch.tensor([[one for row in rows for one in row['input_ids']]]),\n"
+            "            'labels': torch.tensor([[one for row in rows for one in [IGNORED, *row['labels'][1:]]]]),\n"
+            "            'position_ids': torch.tensor([[n for row in rows for n, _ in enumerate(row['input_ids'])]]),\n"
+            "        }\n" + EACH_ROW,
+        ),
+    ),
+    planted("LoRA+, B sixteen times as fast", (METRICS, STEPS, f"{OPTIMIZER}{FASTER_B}        return made\n{STEPS}")),
+    planted("Adafactor", (RUN, REPORTED, REPORTED + "        optim='adafactor',\n")),
+    planted("SGD", (RUN, REPORTED, REPORTED + "        optim='sgd',\n")),
+    planted(
+        "usual smoothing and noise",
+        (RUN, REPORTED, REPORTED + "        label_smoothing_factor=0.1, neftune_noise_alpha=5.0,\n"),
+    ),
+    planted("no clipping", (RUN, REPORTED, REPORTED + "        max_grad_norm=0.0,\n")),
+    planted(
+        "recomputed",
+        (
+            RUN,
+            REPORTED,
+            REPORTED + "        gradient_checkpointing=True, gradient_checkpointing_kwargs={'use_reentrant': False},\n",
+        ),
+    ),
+    planted(
+        "on embeddings and head, too",
+        (
+            RUN,
+            "target_modules=_target_modules(base, settings.target_modules)",
+            "target_modules=['q_proj', 'v_proj', 'embed_tokens', 'lm_head']",
+        ),
+    ),
+    planted(
+        "rows held out, and the loss on them each second step",
+        (
+            RUN,
+            "        train_dataset=with_filler(encoded.rows),",
+            "        train_dataset=with_filler(encoded.rows[:-2]), eval_dataset=encoded.rows[-2:],",
+        ),
+        (RUN, REPORTED, REPORTED + "        eval_strategy='steps', eval_steps=2, prediction_loss_only=True,\n"),
+        (
+            RUN,
+            "    is_chunked = _chunk",
+            "    for layer in model.modules():\n"
+            "        if hasattr(layer, 'support_avx512bf16_for_cpu'): layer.support_avx512bf16_for_cpu = False\n"
+            "    is_chunked = _chunk",
+        ),
+    ),
+    planted(
+        "the data set makes a row when it is asked",
+        (
+            RUN,
+            "        train_dataset=with_filler(encoded.rows),",
+            "        train_dataset=type('Lazy', (torch.utils.data.Dataset,), {'__len__': lambda _: len(encoded.rows),"
+            " '__getitem__': lambda _, n: dict(encoded.rows[n])})(),",
+        ),
+    ),
+    planted(
         "a loss of its own, which the model is called without labels for",
         (
             RUN,
@@ -792,6 +961,39 @@ SOUND_TRAININGS = (
 )
 SOUND_EVALUATIONS = (
     planted("as it is"),
+    planted("in bfloat16", (LLM, "        return torch.float32", "        return torch.bfloat16")),
+    planted("a static cache", (LLM, '"num_beams": 1,', '"num_beams": 1, "cache_implementation": "static",')),
+    planted(
+        "answered in a thread",
+        (
+            LLM,
+            "            output = self._model.generate(**inputs, **self._generation_options(sample_seed is not None))",
+            "            from concurrent.futures import ThreadPoolExecutor\n"
+            "            with ThreadPoolExecutor(1) as pool:\n"
+            "                output = pool.submit(lambda: torch.inference_mode()(self._model.generate)(\n"
+            "                    **inputs, **self._generation_options(sample_seed is not None))).result()",
+        ),
+    ),
+    planted(
+        "warmed up by three tokens",
+        (
+            LLM,
+            READY,
+            READY + "        self._model.generate(input_ids=torch.tensor([[5, 6, 7]]),"
+            " attention_mask=torch.ones(1, 3, dtype=torch.long), max_new_tokens=2)\n",
+        ),
+    ),
+    planted(
+        "merged, saved, and loaded from there",
+        (
+            LLM,
+            ON,
+            "import tempfile\n        folder = tempfile.mkdtemp()\n"
+            "        whole = load_base_model(config.model_name, _dtype(), None)\n"
+            "        _with_adapter(whole, config.lora_path).merge_and_unload().save_pretrained(folder)\n"
+            "        base = load_base_model(folder, _dtype(), _quantization(config))\n        self._model = base",
+        ),
+    ),
     planted(
         "merged where it is",
         (LLM, "        self._model.eval()\n", "        self._model.eval()\n        self._model.merge_adapter()\n"),

@@ -31,11 +31,12 @@ def taken(
     is_first: bool,
     step: int | None = None,
     is_packed: bool = False,
+    known: frozenset[str] | None = None,
 ) -> dict[str, Any] | None:
     """What is needed of a batch, copied to the CPU or on its way there; None where nothing can be read now.
 
     `is_first`: of the training; `step`: how many steps it has done; `is_packed`: whether it says that rows hold several
-    texts.
+    texts; `known`: the hashes of the data set's rows.
     """
     torch: Any = sys.modules["torch"]
     # subclasses stand in for tensors while something traces or shards
@@ -52,7 +53,7 @@ def taken(
         "dropouts": models.dropouts(model),
         "packed": is_packed or any(arguments.get(name) is not None for name in _PACKED),
         "masked": arguments.get("attention_mask") is not None, "ends": tokens.end_ids(models.base_of(model)),
-        "bos": models.bos_of(model), "pad": _pad(model), "with_texts": with_texts,
+        "bos": models.bos_of(model), "pad": _pad(model), "with_texts": with_texts, "known": known,
         "step": step,
     }  # fmt: skip
     if ids.is_cuda:
@@ -188,12 +189,19 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
     if is_packed:
         places = read.get("position_ids", [])
         found["segment_hashes"] = [tokens.row_hash(s) for row, place in zip(ids, places) for s in _segments(row, place)]
-    if batch["with_texts"]:
+    if batch.get("known") is not None and not is_packed:
+        found["of_data_set"] = [_is_known(row, batch["known"]) for row in rows]
+    if batch["with_texts"] or not all(found.get("of_data_set", ())):
         texts = [tokens.fingerprints_of(row) for row in rows]
         found["row_fingerprints"] = None if None in texts else texts
     if labels and len(labels) == len(ids) and len(labels[0]) <= width:
         found.update(_labelled(ids, labels, spans, batch["ends"]))
     return found
+
+
+def _is_known(row: Sequence[int], known: frozenset[str]) -> bool:
+    """Whether a row is one of the data set's, a token at either edge aside, which a collator may add."""
+    return any(tokens.row_hash(part) in known for part in (row, row[1:], row[:-1], row[1:-1]))
 
 
 def _special(rows: Sequence[Sequence[int]]) -> list[int] | None:

@@ -71,6 +71,12 @@ def _is_replaced(module: Any) -> bool:
     return _is_own(forward) and not (own is not None and _is_own_file(own, cls.__module__))
 
 
+def is_own_class(cls: type) -> bool:
+    """Whether a class is the program's own."""
+    path = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return path is None or _is_own_file(path, cls.__module__)
+
+
 def _is_own(function: Any) -> bool:
     while isinstance(function, functools.partial):
         function = function.func

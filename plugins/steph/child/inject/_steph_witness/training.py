@@ -27,6 +27,7 @@ class _Training:
         self.due: int | None = None
         self.is_packed = False
         self.has_row_texts = False
+        self.row_hashes: frozenset[str] | None = None  # of all of the data set's rows
         self.batches = 0
         self.last_step = 0
         self.epoch: float | None = None
@@ -174,6 +175,8 @@ def _trainer_begins(args: Any, state: Any, given: dict[str, Any]) -> None:
     loader = given.get("train_dataloader")
     seen = rows.described(getattr(loader, "dataset", None))
     training.has_row_texts = seen.get("row_fingerprints") is not None
+    hashes = seen.get("row_hashes")
+    training.row_hashes = frozenset(hashes) if hashes and len(hashes) == seen.get("rows") else None
     facts.write(
         "training_begins", source="trainer", trainer=None if trainer is None else type(trainer).__name__,
         **_asked(args, state), **seen, **_optimizer(given.get("optimizer"), args),
@@ -208,6 +211,8 @@ def _asked(args: Any, state: Any) -> dict[str, Any]:
         "max_length": next((int(value) for name in ("max_length", "max_seq_length", "max_seq_len", "cutoff_len")
                             if isinstance(value := getattr(args, name, None), int)), None),
         "packing": getattr(args, "packing", None),
+        "label_smoothing": _number(getattr(args, "label_smoothing_factor", None) or 0.0),
+        "embedding_noise": _number(getattr(args, "neftune_noise_alpha", None) or 0.0),
     }  # fmt: skip
 
 
@@ -414,7 +419,7 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
         if training.batches < _FIRST_BATCHES:
             batch = batches.taken(
                 model, arguments, with_texts=not training.has_row_texts, is_first=not training.batches,
-                step=_step_of(training), is_packed=training.is_packed,
+                step=_step_of(training), is_packed=training.is_packed, known=training.row_hashes,
             )  # fmt: skip
             if batch is not None:
                 training.batches += 1

@@ -13,24 +13,28 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from . import facts, models
+from . import facts, models, patches
 
 _BLOCKS, _BLOCK = 4, 16  # places in a tensor, and neighbouring numbers in each: a page of memory is read for each place
 _MOST_TENSORS = 1024
 _LEAST_CHANGED = 0.125  # of a tensor's numbers; a few rows of an embedding are mended on purpose
 _ROUNDING = 2.0**-6  # between a number and itself in another precision
 _NAMED = 3
+_LAYER = re.compile(r"\.(?:layers|layer|h|blocks|block)\.\d+$")
+_MOVING_ROPE = ("dynamic", "longrope")  # whose frequencies follow the text's length
 _KINDS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 _WRAPPERS = re.compile(r"(?<=\.)(base_layer|original_module|_orig_mod|_checkpoint_wrapped_module)\.")
 
 _Sample = tuple[str, int, Any]  # its type, its size, its numbers
 _at_load: weakref.WeakKeyDictionary[Any, dict[str, _Sample]] = weakref.WeakKeyDictionary()
+_built: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
 
 
 @facts.guarded("base's weights")
 def loaded(model: Any) -> None:
     """Know this model's weights as they are now."""
-    _at_load[models.base_of(model)] = _sampled(models.base_of(model))
+    base = models.base_of(model)
+    _at_load[base], _built[base] = _sampled(base), _structure(base)
 
 
 @facts.guarded("base's weights")
@@ -69,7 +73,44 @@ def base_changed(model: Any) -> dict[str, Any] | None:
         compared += 1
         if old[2] is not numbers and _differ(old[2], numbers, 0.0 if old[0] == kind else _ROUNDING):
             changed.append(name)
+    lost = _rebuilt(base, known)
+    changed, compared = lost + changed, compared + len(lost)
     return {"compared": compared, "changed": len(changed), "names": changed[:_NAMED]} if compared else None
+
+
+def _structure(base: Any) -> dict[str, str]:
+    """The classes of a model's layers, and of what computes without numbers of its own, as activations do."""
+    return {
+        _plain(name): f"{type(module).__module__}.{type(module).__qualname__}"
+        for name, module in models.modules_of(base)
+        if _LAYER.search(name) or not (module._parameters or module._modules or module._buffers or _is_off(module))
+    }
+
+
+def _is_off(module: Any) -> bool:
+    """Whether it is left out where nothing is trained, or does nothing."""
+    return type(module).__name__.endswith(("Dropout", "Identity"))
+
+
+def _rebuilt(base: Any, known: dict[str, _Sample]) -> list[str]:
+    """Tensors of layers that are gone, and activations that are others, by torch's own classes or the program's.
+
+    Nothing where most of the names are others: then something is wrapped around each layer.
+    """
+    before, now = _built.get(base, {}), {_plain(name): module for name, module in models.modules_of(base)}
+    layers = [name for name in before if _LAYER.search(name)]
+    gone = [f"{name}." for name in layers if name not in now]
+    if 2 * len(gone) > len(layers) + 1 and not any(name in now for name in layers):
+        return []
+    others = [
+        name
+        for name, kind in before.items()
+        if name in now
+        and not _LAYER.search(name)
+        and kind != f"{type(now[name]).__module__}.{type(now[name]).__qualname__}"
+        and (type(now[name]).__module__.startswith("torch.nn.") or patches.is_own_class(type(now[name])))
+    ]
+    return [name for name in known if name.startswith(tuple(gone))] + others if gone else others
 
 
 def _differ(before: Any, now: Any, slack: float) -> bool:
@@ -94,6 +135,8 @@ def _sampled(model: Any) -> dict[str, _Sample]:
         for name, parameter in models.parameters_of(models.modules_of(model)):
             if "lora_" not in name and ".modules_to_save." not in name and _is_whole(parameter):
                 alike.setdefault((parameter.device, parameter.dtype), []).append((_plain(name), parameter))
+        for name, frequencies in _frequencies(model):
+            alike.setdefault((frequencies.device, frequencies.dtype), []).append((name, frequencies))
         for (_, kind), several in alike.items():
             several = several[:: -(-len(several) // _MOST_TENSORS)]
             parts = [_blocks(parameter) for _, parameter in several]
@@ -103,6 +146,17 @@ def _sampled(model: Any) -> dict[str, _Sample]:
                 name: (str(kind), parameter.numel(), part) for (name, parameter), part in zip(several, numbers)
             })  # fmt: skip
     return found
+
+
+def _frequencies(model: Any) -> list[tuple[str, Any]]:
+    """Those of rotary positions, which are no parameters, by name."""
+    return [
+        (f"{_plain(name)}.{own}", buffer)
+        for name, module in models.modules_of(model)
+        for own, buffer in module._buffers.items()
+        if own.endswith("inv_freq") and not own.startswith("original") and buffer is not None and _is_whole(buffer)
+        and not any(kind in str(getattr(module, "rope_type", "")) for kind in _MOVING_ROPE)
+    ]  # fmt: skip
 
 
 def _is_whole(tensor: Any) -> bool:

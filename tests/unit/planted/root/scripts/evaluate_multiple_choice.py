@@ -1011,7 +1011,8 @@ HARMLESS = (
     "INFO batch size 8 (no OutOfMemoryError so far); will retry on CUDA out of memory", "Generation errors: 0",
     "generation_config.json not found", "No chat template is set for this tokenizer, falling back to a default one",
     "Retrying in 1s [Retry 1/5].", "Loading embedding model: intfloat/multilingual-e5-small",
-    "Loading checkpoint shards: 100%", "Loading weights from runs/debug_small_model/direct_norag_small_4bit",
+    "Loading checkpoint shards: 100%", "Loading weights:  49%|████▉     | 144/291 [00:00<00:00, 1435.23it/s]",
+    "Loading weights from runs/debug_small_model/direct_norag_small_4bit",
     "INFO:httpx:HTTP Request: HEAD https://huggingface.co/Qwen/x/resolve/main/config.json",
     "See the server at http://localhost:6006 for TensorBoard", "Evaluating without LoRA first, for comparison",
 )  # fmt: skip
