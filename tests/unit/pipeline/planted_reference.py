@@ -85,7 +85,7 @@ def _seen(mask: str) -> Change:
     return _given("attention_mask", f"({mask})[None, None].expand(rows, -1, -1, -1)")
 
 
-EACH_ROW = "        width = round_up(max("
+EACH_ROW = '        width = max(len(row["input_ids"]) for row in rows)\n'
 OPTIMIZER = "\n    def create_optimizer(self, *model):\n        made = super().create_optimizer(*model)\n"
 REPORTED = "        report_to=[],\n"
 ASKED = "prompts = [item.prompt for item in prepared]"
@@ -787,7 +787,6 @@ SOUND_TRAININGS = (
             "        data_collator=collator,\n",
             "        data_collator=__import__('transformers').DataCollatorForSeq2Seq(tokenizer),\n",
         ),
-        (METRICS, 'inputs["position_ids"][:, -1] + 1', 'inputs["attention_mask"].sum(-1)'),
     ),
     planted(
         "two rows packed by their positions",
@@ -800,6 +799,7 @@ SOUND_TRAININGS = (
             "            'position_ids': torch.tensor([[n for row in rows for n, _ in enumerate(row['input_ids'])]]),\n"
             "        }\n" + EACH_ROW,
         ),
+        (METRICS, 'inputs["attention_mask"].sum', 'inputs["input_ids"].ne(-1).sum'),
     ),
     planted("LoRA+, B sixteen times as fast", (METRICS, STEPS, f"{OPTIMIZER}{FASTER_B}        return made\n{STEPS}")),
     planted("Adafactor", (RUN, REPORTED, REPORTED + "        optim='adafactor',\n")),
@@ -835,10 +835,10 @@ SOUND_TRAININGS = (
         (RUN, REPORTED, REPORTED + "        eval_strategy='steps', eval_steps=2, prediction_loss_only=True,\n"),
         (
             RUN,
-            "    is_chunked = _chunk",
+            "    model.train()",
             "    for layer in model.modules():\n"
             "        if hasattr(layer, 'support_avx512bf16_for_cpu'): layer.support_avx512bf16_for_cpu = False\n"
-            "    is_chunked = _chunk",
+            "    model.train()",
         ),
     ),
     planted(
