@@ -183,9 +183,13 @@ def test_scores_without_generation_are_answers(sound: EvalEvidence, tmp_path: Pa
         return [kept | {"fact": "scoring"}] * 4
 
     ended = each("ended", generations={}, scorings={"a": 12})
-    checks = judged(sound, tmp_path, answers(score), ended)
+    checks = judged(sound, tmp_path / "plain", answers(score), ended)
     assert broken(checks) == {}
     assert {name for name, check in checks.items() if check.holds} >= CORE
+    for place, holds in (("cuda:0", True), ("cpu", False)):
+        moved = each("generation", devices={place: 100})
+        on_gpu = judged(replace(sound, on_gpu=True), tmp_path / place, moved, answers(score), ended)
+        assert on_gpu["parameters_on_gpu"].holds is holds
 
 
 def test_an_ensemble_may_sample(sound: EvalEvidence, tmp_path: Path) -> None:
