@@ -129,6 +129,24 @@ def test_a_twin_that_is_there_needs_no_process(tmp_path: Path) -> None:
     assert not twin.is_kept(asked)
 
 
+def test_a_twin_that_another_process_made_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs that begin together: the second one must not take away what the first one trains on by then."""
+    options = twin.parse(arguments(tmp_path))
+    output = options.output
+
+    def build(request: twin.Request, folder: Path, device: str) -> tuple[int, str]:
+        (folder / "model.safetensors").write_bytes(b"mine")
+        output.mkdir()
+        (output / "model.safetensors").write_bytes(b"first")
+        twin.write_marker(output, request, request.digest(), 1)
+        return 1, "cpu"
+
+    monkeypatch.setattr(twin, "build", build)
+    twin.run(options)
+    assert (output / "model.safetensors").read_bytes() == b"first"
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
 def test_a_folder_that_is_no_twin_is_left_alone(tmp_path: Path) -> None:
     """A person's own folder in the output's place is refused and keeps its files."""
     mine = tmp_path / "mine"

@@ -125,7 +125,8 @@ def run(options: argparse.Namespace) -> str:
     with building_folder(output) as folder:
         parameters, device = build(request, folder, options.device)
         write_marker(folder, request, digest, parameters)
-        replace(output, folder)
+        if not is_twin(output, digest):  # another process may have made it meanwhile, and train on it by now
+            replace(output, folder)
     seconds = time.monotonic() - began
     return f"twin: wrote {output}: {parameters:,} parameters in {request.dtype}, drawn on {device}, {seconds:.1f} s"
 
