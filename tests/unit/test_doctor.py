@@ -57,14 +57,17 @@ def levels(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 
 def test_a_sound_cpu_rehearsal_is_ok_from_end_to_end(tmp_path: Path) -> None:
-    """Every check of the table has its line in its order, the 4-bit layer was computed, nothing fails: status 0."""
+    """Every check of the table has its line in its order and nothing fails: status 0.
+
+    The 4-bit layer is left out with --quick: test_doctor_reading.py computes it, and so does `make accept` as typed.
+    """
     bench = make_bench(tmp_path)
-    done = doctor(*of(bench))
+    done = doctor(*of(bench), "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if not line.startswith(("doctor:", " "))]
     assert [row[1] for row in rows] == [kind.id for kind in CATALOG]
     told = {row[1]: row[0] for row in rows}
-    assert (told["4-bit"], told["torch"], told["model"]) == ("ok", "ok", "ok")
+    assert (told["4-bit"], told["torch"], told["model"]) == ("n/a", "ok", "ok")
     assert (told["driver"], told["bf16"], told["wsl"]) == ("n/a", "n/a", "n/a")
     assert not bench.reports.exists()
 

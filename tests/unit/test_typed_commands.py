@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from typed_commands import (
     commands_of_the_readmes,
     desk,
     home_with_a_pipeline,
+    shared_twins,
     with_spaces,
     without_card,
 )
@@ -86,7 +88,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Desk:
     shutil.rmtree(folder / "pipeline")
     plant(folder / "pipeline")
     (folder / "LOGFILE").write_text("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB.\n")
-    return desk(folder, home)
+    return desk(folder, home, STEPH_CACHE=str(shared_twins(tmp_path_factory)))
 
 
 @without_card
@@ -100,6 +102,8 @@ def test_a_command_of_the_readmes_works_as_it_stands(clone: Desk, command: str) 
     found, output = clone.type(f"source .venv/bin/activate && {typed}")
     assert found == status, output
     assert said in output
+    if command == "make accept":  # the doctor's longest look: see test_doctor.py for the shorter one
+        assert re.search(r"^ok +4-bit +quantised", output, re.MULTILINE)
 
 
 @without_card

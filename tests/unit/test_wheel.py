@@ -26,6 +26,7 @@ from typed_commands import (
     commands_of_the_readmes,
     desk,
     home_with_a_pipeline,
+    shared_twins,
     with_spaces,
     without_card,
 )
@@ -236,7 +237,8 @@ def installed_desk(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk
     folder = tmp_path_factory.mktemp("project")
     plant(folder / "pipeline")
     (folder / "pipeline" / "steph.toml").write_text('optional_flags = ["--max-steps-override"]\n', encoding="utf-8")
-    return desk(folder, home_with_a_pipeline(tmp_path_factory.mktemp("home")), PYTHONPATH=str(site))
+    places = {"PYTHONPATH": str(site), "STEPH_CACHE": str(shared_twins(tmp_path_factory))}
+    return desk(folder, home_with_a_pipeline(tmp_path_factory.mktemp("home")), **places)
 
 
 def test_every_command_for_an_installed_suite_is_typed() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from planted import plant
+from shared_folders import run_folder
 from suite_runs import CLONE
 
 READMES = ("README.md", "README.ja.md")
@@ -100,6 +101,11 @@ def home_with_a_pipeline(folder: Path, configurations: Iterable[str] = CONFIGURA
         python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
         python.chmod(0o755)
     return folder
+
+
+def shared_twins(factory: pytest.TempPathFactory) -> Path:
+    """Where the twins of what is typed are kept: the second command that needs one finds it, in whatever worker."""
+    return run_folder(factory) / "shared-twins"
 
 
 def desk(folder: Path, home: Path, **more: str) -> Desk:
