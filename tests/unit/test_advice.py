@@ -112,6 +112,19 @@ def test_a_stale_stage_is_no_ground_for_advice(stage: StageId) -> None:
     assert found.blockers == (f"{stage} は古い結果です。もとの結果が入れ替わったので、やり直してください。",)
 
 
+@pytest.mark.parametrize("changes", [{"verdict": Verdict.FAIL}, {"stale": True}, None])
+def test_without_a_model_that_passed_nothing_is_advised(changes: dict[str, object] | None) -> None:
+    """H-1 counts as the others do, whatever H-2 and H-3 came to in a record that someone put together."""
+    record = _without_findings(factory.green_acceptance())
+    if changes is None:
+        record = record.changed(stages={stage: r for stage, r in record.stages.items() if stage is not StageId.H1})
+    else:
+        record = with_stage(record, StageId.H1, **changes)
+    (why,) = advise(record).blockers
+    assert why.startswith("H-1 ")
+    assert decision(record, _outlook(_card("fits", 19)))["rent"].startswith("まだです")
+
+
 def test_the_changes_are_those_of_the_spec() -> None:
     """From the first rung: length, accumulation, epochs and questions change; batch, LoRA and 4-bit carry over."""
     found = advise(factory.green_acceptance())

@@ -61,7 +61,7 @@ class Advice:
 
     @property
     def is_ready(self) -> bool:
-        """Whether H-2 and H-3 are green and fresh, so that there is something to carry over."""
+        """Whether the stages are green and fresh, so that there is something to carry over."""
         return not self.blockers
 
     @property
@@ -188,9 +188,9 @@ def _evaluation_sentence(h3: StageResult | None) -> str:
 
 
 def blockers(record: Record) -> tuple[str, ...]:
-    """Give the reasons why there is no advice yet; none where H-2 and H-3 are green and fresh."""
+    """Give the reasons why there is no advice yet; none where all three stages are green and fresh."""
     lines = []
-    for stage in (StageId.H2, StageId.H3):
+    for stage in StageId:
         result = record.stages.get(stage)
         if verdict.in_flight(record, stage):
             lines.append(say("advice.block.running", stage=stage))
@@ -202,7 +202,7 @@ def blockers(record: Record) -> tuple[str, ...]:
             lines.append(say("advice.block.stale", stage=stage))
         elif broken := verdict.contradiction(result):
             lines.append(say("advice.block.finding", stage=stage, finding=broken.message))
-        elif result.last_attempt is None or result.last_attempt.settings is None:
+        elif stage is not StageId.H1 and (result.last_attempt is None or result.last_attempt.settings is None):
             lines.append(say("advice.block.no_settings", stage=stage))
     return tuple(map(str, lines))
 

@@ -72,7 +72,7 @@ class Production(Value):
 
     model: str
     card: str
-    ready: bool  # an acceptance whose H-2 and H-3 are green and fresh; a rehearsal decides nothing
+    ready: bool  # an acceptance whose stages are green and fresh; a rehearsal decides nothing
     predicted: PredictedPeak | None
     unpredicted_reason: Explanation | None  # why nothing could be, where that is known
 
