@@ -470,6 +470,11 @@ def test_the_decision_names_the_card_the_hours_the_cost_and_what_comes_first() -
     assert blocked["first"].startswith("H-2 の失敗(import エラー)を直してください。")
     assert "`pip install peft`" in blocked["first"]
     assert blocked["rent"].startswith("まだです")
+    lost = decision(factory.crashed())["first"]
+    assert lost.startswith(
+        "節の「このステージだけのやり直し」のコマンドで実行し直してください。H-2 が通っていません(CRASHED)"
+    )
+    assert decision(factory.live())["first"] == "H-2 は実行中です。"
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def _first(record: Record, advice: Advice, decided: Decision) -> Message:
     if step := summary.next_step(record):
         return step
     for blocker in advice.blockers:
-        return verbatim(blocker)
+        return verbatim(blocker) if record.live else say("advice.first.rerun", why=blocker)
     for finding in advice.mend_first:
         return say("advice.first.finding", finding=finding)
     if decided.rent is Rent.REHEARSAL:
