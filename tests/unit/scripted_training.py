@@ -19,7 +19,7 @@ from steph.conduct.attempts import Judge
 from steph.conduct.console import Console
 from steph.conduct.prediction import expected
 from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
+from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, StageRun
 from steph.conduct.training import Training
 from steph.conduct.training_job import open_job
 from steph.contract.commands import Call
@@ -104,10 +104,10 @@ class ScriptedTraining:
         self.journal = Journal(self.folder / "record")
         self.journal.append(opened_event("r", context))
         self.journal.append(StageStarted(at="2026-01-01T00:00:00+00:00", stage=StageId.H2))
-        self.run = Run(self.setup, self.journal, Console(self.said.append, False), time.monotonic() + 3600)
+        self.run = StageRun(self.setup, self.journal, Console(self.said.append, False), time.monotonic() + 3600)
         self.job = open_job(self.run, self.of)
 
-    def attempt(self, run: Run, plan: Attempt, call: Call, judge: Judge) -> Attempt:
+    def attempt(self, run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attempt:
         """In place of `run_attempt`: note what was planned and end as scripted."""
         assert isinstance(plan.settings, TrainSettings)
         self.planned.append(plan)
@@ -121,7 +121,7 @@ class ScriptedTraining:
     def walk(self, monkeypatch: pytest.MonkeyPatch, model: ModelChoice, start: TrainSettings | None = None) -> Outcome:
         """Run the stage on these scripted attempts."""
 
-        def attempt(run: Run, plan: Attempt, call: Call, judge: Judge) -> Attempt:
+        def attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attempt:
             if self.spends_all:
                 self.leave(monkeypatch, MIN_ATTEMPT_SECONDS - 0.01)
             return self.attempt(run, plan, call, judge)

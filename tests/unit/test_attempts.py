@@ -19,7 +19,7 @@ from steph.conduct import attempts
 from steph.conduct.attempts import Finished, Judge, planned, run_attempt
 from steph.conduct.console import Console
 from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.contract.commands import Call
 from steph.contract.description import Description
 from steph.gpu import watch
@@ -53,7 +53,7 @@ def attempted(folder: Path, plan: Attempt = PLAN, call: Call = CALL, judge: Judg
     options = Options("rtx3080", folder, None, None, False, None, folder)
     profile = load_profile(profile_path("rtx3080", REPOSITORY))
     setup = Setup(options, profile, Description(), sys.executable, None, record.data[0], record.context)
-    run = Run(setup, Journal(folder / "record"), Console(lambda _: None, False), time.monotonic() + 60)
+    run = StageRun(setup, Journal(folder / "record"), Console(lambda _: None, False), time.monotonic() + 60)
     return run_attempt(run, plan, call, judge)
 
 

@@ -17,7 +17,7 @@ from steph.conduct import twins
 from steph.conduct.console import Console
 from steph.conduct.models import choose_model, model_checks, smaller_model
 from steph.conduct.preparation import Setup, twin_source
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.conduct.twins import NoModel
 from steph.contract.description import Description
 from steph.memory.shapes import BUILT_IN, TINY_NAME, parameter_count
@@ -39,8 +39,8 @@ def _setup(folder: Path, *, model: str | None = None, is_twin: bool = False) -> 
     return Setup(options, PROFILE, Description(), "python", None, factory.data()[0], context)
 
 
-def _run(setup: Setup, folder: Path) -> Run:
-    return Run(setup, Journal(folder / "record"), Console(lambda _: None, False), time.monotonic() + 60)
+def _run(setup: Setup, folder: Path) -> StageRun:
+    return StageRun(setup, Journal(folder / "record"), Console(lambda _: None, False), time.monotonic() + 60)
 
 
 def _chosen(setup: Setup, folder: Path) -> ModelChoice | NoModel:

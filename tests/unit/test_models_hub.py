@@ -12,7 +12,7 @@ from steph.base.terms import StageId, Verdict
 from steph.conduct.console import Console
 from steph.conduct.models import choose_model
 from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.conduct.stages import Conductor
 from steph.contract.description import Description
 from steph.plan.options import Options
@@ -38,7 +38,7 @@ def test_the_profiles_limit_holds_for_both_questions(tmp_path: Path, monkeypatch
     profile = PROFILE.model_copy(update={"limits": PROFILE.limits.model_copy(update={"hub_request_seconds": 120})})
     options = Options("rtx3080", tmp_path, None, None, False, None, tmp_path)
     setup = Setup(options, profile, Description(), "python", None, factory.data()[0], factory.context())
-    choose_model(Run(setup, Journal(tmp_path / "record"), Console(lambda _: None, False), time.monotonic() + 60))
+    choose_model(StageRun(setup, Journal(tmp_path / "record"), Console(lambda _: None, False), time.monotonic() + 60))
     assert waits == [120, 120]
 
 

@@ -16,7 +16,7 @@ from steph.conduct.attempts import child_environment
 from steph.conduct.console import Console
 from steph.conduct.models import model_checks
 from steph.conduct.preparation import Setup, prepare
-from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Run
+from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, StageRun
 from steph.conduct.stages import Conductor
 from steph.contract.description import Description
 from steph.gpu.driver import DeviceError
@@ -82,7 +82,7 @@ def test_a_child_may_take_what_is_left_of_its_stage(
     tmp_path: Path, left: float, whole: float, within_60: float, is_over: bool
 ) -> None:
     """Its own limit is the most, a second the least; with less than an attempt takes, none is begun."""
-    run = Run(_setup(None), Journal(tmp_path / "run"), Console(lambda text: None, False), time.monotonic() + left)
+    run = StageRun(_setup(None), Journal(tmp_path / "run"), Console(lambda text: None, False), time.monotonic() + left)
     assert whole - 0.5 < run.left_seconds() <= whole
     assert within_60 - 0.5 < run.left_seconds(60) <= within_60
     assert run.is_out_of_time is is_over

@@ -22,7 +22,7 @@ from pathlib import Path
 from steph.base.redact import redact
 from steph.base.terms import AnyStage, EndedBy
 from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.contract.commands import Call, needed_libraries
 from steph.diagnose.engine import diagnose, first_traceback
 from steph.gpu.visible import capped_alloc_conf, memory_fraction_for_cap
@@ -115,7 +115,7 @@ def planned(
     )
 
 
-def run_attempt(run: Run, plan: Attempt, call: Call, judge: Judge) -> Attempt:
+def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attempt:
     """Run one child and journal its end; `judge` completes the attempt with what its artifacts say."""
     setup, journal, console = run.setup, run.journal, run.console
     number, folder = _next_folder(journal.folder, plan.stage)

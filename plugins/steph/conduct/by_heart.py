@@ -18,7 +18,7 @@ from steph.base.terms import Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.side_commands import require_built, script_flags, side_folder
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.conduct.training_job import TrainingJob
 from steph.contract.commands import build_command, folder_beside
 from steph.contract.results import Row
@@ -58,7 +58,7 @@ class Material:
     rows: DataFile
 
 
-def learn_by_heart(run: Run, model: ModelChoice) -> Outcome:
+def learn_by_heart(run: StageRun, model: ModelChoice) -> Outcome:
     """Train the eight rows and ask for them; where the loss does not get low it is unmeasured, with that reason."""
     try:
         material = make_material(run, side_folder(run, "heart"), drawn_seed())
@@ -94,7 +94,9 @@ def drawn_seed() -> int:
     return int(given) if given else secrets.randbits(32)
 
 
-def _asked(run: Run, model: ModelChoice, material: Material, trained: Attempt, checks: tuple[Check, ...]) -> Outcome:
+def _asked(
+    run: StageRun, model: ModelChoice, material: Material, trained: Attempt, checks: tuple[Check, ...]
+) -> Outcome:
     """Both evaluations, judged by the letters that were drawn."""
     profile = run.setup.profile
     asks = profile.evaluate.changed(samples=QUESTIONS, use_rag=False, use_cot=False)
@@ -140,7 +142,7 @@ def _unmeasured(reason: Message, checks: tuple[Check, ...]) -> Outcome:
     return Outcome(verdict, explanation, checks)
 
 
-def make_material(run: Run, folder: Path, seed: int) -> Material:
+def make_material(run: StageRun, folder: Path, seed: int) -> Material:
     """Draw the questions and write them and their rows into `folder`.
 
     Raises NoExampleError or InputError where the pipeline's formats can't be told or its builder fails.

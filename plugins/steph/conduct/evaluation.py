@@ -12,7 +12,7 @@ from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, planned, run_attempt
 from steph.conduct.preparation import config_template
 from steph.conduct.side_commands import build_index, side_folder
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.conduct.training_job import real_dataset
 from steph.contract import production
 from steph.contract.commands import Call, Place, evaluate_call
@@ -74,7 +74,7 @@ class _Plan:
 class Evaluation:
     """The record's model, evaluated with the adapter that `training`, a stage of this record, left."""
 
-    run: Run
+    run: StageRun
     model: ModelChoice
     training: StageResult
 

@@ -17,7 +17,7 @@ from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.by_heart import learn_by_heart
 from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.side_commands import script_flags
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.conduct.training import Training
 from steph.conduct.training_job import TrainingJob, half_precision_of, open_job
 from steph.contract import asked
@@ -40,7 +40,7 @@ RAG = Variant(ExtendedId.RAG, "rag", use_rag=True)
 BASE = Variant(ExtendedId.BASE, "base", with_adapter=False)
 
 
-def run_extended(run: Run, stage: AnyStage, model: ModelChoice) -> Outcome:
+def run_extended(run: StageRun, stage: AnyStage, model: ModelChoice) -> Outcome:
     """Run one extended stage; what it needs is green in the record."""
     record = run.journal.record()
     if reason := _ruled_out(run.setup.description, stage):
@@ -83,7 +83,7 @@ def _ruled_out(description: Description, stage: AnyStage) -> Message | str | Non
     return None
 
 
-def _train_on_cot(run: Run, model: ModelChoice) -> Outcome:
+def _train_on_cot(run: StageRun, model: ModelChoice) -> Outcome:
     """H-2 on CoT rows, from the settings that it ended on; rows that mostly teach no reasoning are not trained on."""
     job = open_job(run, ExtendedId.COT_TRAINING)
     path = run.setup.description.paths.train_file_cot
@@ -112,7 +112,7 @@ def answers_of_h3(root: Path, record: Record) -> tuple[Row, ...] | Outcome:
         return Outcome(Verdict.BLOCKED, say("extended.unreadable_results", path=path, error=error))
 
 
-def take_one_step(run: Run, model: ModelChoice) -> Outcome:
+def take_one_step(run: StageRun, model: ModelChoice) -> Outcome:
     """Train a single step as H-2 ended, but without 4-bit; what nobody could see is said and is no failure."""
     description, root = run.setup.description, run.setup.root
     # not journalled: what H-2 trained on stays as the record has it

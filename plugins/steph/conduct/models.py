@@ -8,7 +8,7 @@ from pathlib import Path
 from steph.base.messages import Message, say, words_of
 from steph.base.terms import Verdict
 from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.conduct.twins import NoModel, make_twin
 from steph.judge.checks_model import ModelEvidence, judge_model, no_model
 from steph.judge.verdict import Outcome
@@ -19,7 +19,7 @@ from steph.run.hub_query import HubError
 from steph.run.model_files import IncompleteModelError
 
 
-def choose_model(run: Run) -> ModelChoice | NoModel:
+def choose_model(run: StageRun) -> ModelChoice | NoModel:
     """Choose and fetch the model of this record, or say why there is none."""
     explicit, candidates = run.setup.options.model, run.setup.profile.model.candidates
     if run.setup.context.twin:
@@ -27,7 +27,7 @@ def choose_model(run: Run) -> ModelChoice | NoModel:
     return _from_hub(run, (explicit,) if explicit else candidates, is_explicit=explicit is not None)
 
 
-def smaller_model(run: Run, model: ModelChoice) -> ModelChoice | None:
+def smaller_model(run: StageRun, model: ModelChoice) -> ModelChoice | None:
     """The largest candidate that is smaller than `model` and can be had, None where there is none."""
     sizes = {name: parameter_count(shape) for name, shape in BUILT_IN.items()}
     known = [name for name in run.setup.profile.model.candidates if sizes.get(name, 0) < (model.parameters or 0)]
@@ -63,7 +63,7 @@ def model_trouble(model: ModelChoice) -> Message | None:
     return say("model.other_revision", model=model.name, recorded=(model.revision or "")[:12], cached=revision[:12])
 
 
-def _from_hub(run: Run, candidates: tuple[str, ...], *, is_explicit: bool) -> ModelChoice | NoModel:
+def _from_hub(run: StageRun, candidates: tuple[str, ...], *, is_explicit: bool) -> ModelChoice | NoModel:
     endpoint, console, profile = os.environ.get("HF_ENDPOINT"), run.console, run.setup.profile
     try:
         choice = hub.choose(

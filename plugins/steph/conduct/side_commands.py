@@ -9,7 +9,7 @@ from typing import Literal
 from steph.base.files import read_source
 from steph.base.messages import say
 from steph.conduct.attempts import child_environment
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.contract.asked import passed
 from steph.contract.command_line import answers_help
 from steph.contract.commands import build_command, folder_beside
@@ -23,7 +23,7 @@ from steph.run.runner import ChildSpec, run_child
 HELPER_SECONDS = 180.0
 
 
-def side_folder(run: Run, name: str) -> Path:
+def side_folder(run: StageRun, name: str) -> Path:
     """A new folder in the record for one side command."""
     record_folder = run.journal.folder
     taken = len(list(record_folder.glob(f"{name}-*")))
@@ -32,7 +32,7 @@ def side_folder(run: Run, name: str) -> Path:
     return folder
 
 
-def run_side_command(run: Run, argv: tuple[str, ...], folder: Path) -> int | None:
+def run_side_command(run: StageRun, argv: tuple[str, ...], folder: Path) -> int | None:
     """Run a command from the pipeline root without the GPU; its exit status, None where it had none.
 
     Whatever the command does, the outputs of the stages are what they were: what it writes there goes to `folder`.
@@ -48,13 +48,13 @@ def run_side_command(run: Run, argv: tuple[str, ...], folder: Path) -> int | Non
         return run_child(spec).returncode
 
 
-def _stage_outputs(run: Run) -> tuple[Path, ...]:
+def _stage_outputs(run: StageRun) -> tuple[Path, ...]:
     root, description = run.setup.root, run.setup.description
     output_dir = description.output_dir
     return (root / output_dir, root / folder_beside(output_dir, "cot"), root / description.output)
 
 
-def script_flags(run: Run) -> frozenset[str] | None:
+def script_flags(run: StageRun) -> frozenset[str] | None:
     """What a training script of the preset `lawqa` takes beyond the spec's flags; None for every other program.
 
     The description says so, else its `--help`. A script whose text shows no command line is not asked: it would not
@@ -72,7 +72,7 @@ def script_flags(run: Run) -> frozenset[str] | None:
     return frozenset(re.findall(r"--[\w-]+", output.stdout_text(folder)))
 
 
-def require_built(run: Run, argv: tuple[str, ...], folder: Path, what: str) -> None:
+def require_built(run: StageRun, argv: tuple[str, ...], folder: Path, what: str) -> None:
     """Run a builder; raises InputError with its last lines where it fails."""
     status = run_side_command(run, argv, folder)
     if status != 0:
@@ -80,7 +80,7 @@ def require_built(run: Run, argv: tuple[str, ...], folder: Path, what: str) -> N
         raise InputError(say("input.not_built", what=what, command=" ".join(argv[1:]), status=status, last=last))
 
 
-def training_rows(run: Run, relative: str, mode: Literal["direct", "cot"]) -> DataFile:
+def training_rows(run: StageRun, relative: str, mode: Literal["direct", "cot"]) -> DataFile:
     """The training file, built first where it is missing or of other data and the description says how."""
     setup, description, root = run.setup, run.setup.description, run.setup.root
     samples, row_format = setup.profile.evaluate.samples, description.train.rows.format
@@ -102,7 +102,7 @@ def training_rows(run: Run, relative: str, mode: Literal["direct", "cot"]) -> Da
     return inputs.read_train_file(root, relative, mode, row_format)
 
 
-def _run_before(run: Run) -> None:
+def _run_before(run: StageRun) -> None:
     """Run what the description runs before a training, so that there are rows to count; raises InputError."""
     setup, train = run.setup, run.setup.description.train
     python = setup.python
@@ -113,7 +113,7 @@ def _run_before(run: Run) -> None:
         require_built(run, argv, side_folder(run, "build"), f"train.before of {setup.root}")
 
 
-def build_index(run: Run) -> None:
+def build_index(run: StageRun) -> None:
     """Have the pipeline build its retrieval index anew, where its description says how; raises InputError."""
     setup, index = run.setup, run.setup.description.index
     if index is None or setup.dataset is None:

@@ -14,7 +14,7 @@ MIN_ATTEMPT_SECONDS = 5.0  # with less, none is begun
 
 
 @dataclass(frozen=True)
-class Run:
+class StageRun:
     """One stage being run; `ends_at` is the moment when its time is up, in seconds of the monotonic clock."""
 
     setup: Setup

@@ -15,7 +15,7 @@ from steph.conduct.extended import run_extended
 from steph.conduct.models import choose_model, model_checks, model_trouble
 from steph.conduct.prediction import predicted_candidates, with_prediction
 from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.conduct.training import Training
 from steph.conduct.training_job import TrainingJob, open_job
 from steph.conduct.twins import NoModel
@@ -47,7 +47,9 @@ class Conductor:
         blocked = Outcome(Verdict.FAIL, say("stage.no_gpu", error=error)) if error else self._blocked(stage)
         self.journal.append(StageStarted(at=now(), stage=stage))
         started = time.monotonic()
-        run = Run(self.setup, self.journal, self.console, started + min(budget_seconds, self._limit_seconds(stage)))
+        run = StageRun(
+            self.setup, self.journal, self.console, started + min(budget_seconds, self._limit_seconds(stage))
+        )
         try:
             outcome = blocked or self._stage(stage, run)
         except (InputError, RunnerError) as error:
@@ -60,7 +62,7 @@ class Conductor:
             self._calibrate()
         return self.journal.record().results[stage]
 
-    def _stage(self, stage: AnyStage, run: Run) -> Outcome:
+    def _stage(self, stage: AnyStage, run: StageRun) -> Outcome:
         trouble = model_trouble(self._model()) if stage is not StageId.H1 else None
         if trouble:
             return Outcome(Verdict.BLOCKED, trouble)
@@ -86,7 +88,7 @@ class Conductor:
         calibrate(self._job, self._model(), last.settings)
         self._tell(self.journal.record())
 
-    def _reach_model(self, run: Run) -> Outcome:
+    def _reach_model(self, run: StageRun) -> Outcome:
         found = choose_model(run)
         candidates = predicted_candidates(self.setup, found)
         self.journal.append(CandidatesPredicted(at=now(), stage=StageId.H1, candidates=candidates))

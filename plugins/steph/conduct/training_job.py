@@ -15,7 +15,7 @@ from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.conduct.attempts import Finished, planned
 from steph.conduct.preparation import Setup, config_template
 from steph.conduct.side_commands import script_flags, side_folder, training_rows
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.contract import production
 from steph.contract.answers import AnswerLoss, RowLengths, row_lengths
 from steph.contract.asked import passed, unsaid_settings, words_of
@@ -43,7 +43,7 @@ class TrainingJob:
     takes beyond the spec's; None for a program whose description is all that is known.
     """
 
-    run: Run
+    run: StageRun
     stage: AnyStage
     train_file: DataFile | None
     output_dir: str
@@ -242,7 +242,7 @@ class TrainingJob:
         return steps_per_epoch(self.train_file.rows, settings) * settings.num_epochs > settings.max_steps
 
 
-def open_job(run: Run, stage: AnyStage = StageId.H2) -> TrainingJob:
+def open_job(run: StageRun, stage: AnyStage = StageId.H2) -> TrainingJob:
     """Build the stage's rows where they must be, read and journal them, and ask the script for its flags.
 
     Raises InputError for rows that can't be built or read.

@@ -16,7 +16,7 @@ from steph.base.terms import StageId, Verdict
 from steph.child import twin
 from steph.conduct.attempts import Finished, planned, run_attempt
 from steph.conduct.preparation import Setup, TwinSource, cache_dir, twin_source
-from steph.conduct.stage_run import Run
+from steph.conduct.stage_run import StageRun
 from steph.contract.commands import Call
 from steph.judge.verdict import Outcome, attempt_verdict
 from steph.record.values import Attempt, ModelChoice, RejectedCandidate
@@ -50,7 +50,7 @@ class Tokenizer:
         return ("--tokenizer", str(self.folder)) if self.folder else ("--train-tokenizer", *map(str, self.texts))
 
 
-def make_twin(run: Run, name: str) -> ModelChoice | NoModel:
+def make_twin(run: StageRun, name: str) -> ModelChoice | NoModel:
     """Make the twin of this model, or keep the one that is there; raises InputError where that can't be."""
     source = twin_source(name, on_gpu=run.setup.profile.machine.device == "gpu")
     tokenizer = tokenizer_of(run.setup, source)
@@ -115,14 +115,14 @@ def _folder(source: TwinSource, tokenizer: Tokenizer) -> Path:
     return cache_dir() / "twins" / f"{source.title}-{digest}"
 
 
-def _arguments(run: Run, source: TwinSource, folder: Path, tokenizer: Tokenizer) -> tuple[str, ...]:
+def _arguments(run: StageRun, source: TwinSource, folder: Path, tokenizer: Tokenizer) -> tuple[str, ...]:
     config = run.journal.folder / "twin-config.json"
     config.write_text(json.dumps(source.config), encoding="utf-8")
     shrink = ("--shrink",) if source.shrink else ()
     return "--config", str(config), "--output", str(folder), *tokenizer.arguments, *shrink
 
 
-def _run_script(run: Run, arguments: tuple[str, ...], name: str) -> Attempt:
+def _run_script(run: StageRun, arguments: tuple[str, ...], name: str) -> Attempt:
     call = Call((run.setup.python, str(TWIN_SCRIPT), *arguments))
     plan = planned(StageId.H1, f"twin {name}", limit_seconds=run.left_seconds())
 
