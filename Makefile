@@ -43,10 +43,10 @@ test-axolotl: setup
 	  .venv-axolotl/bin/pip install $(PROGRAMS_INDEX) axolotl==0.19.0)
 	STEPH_TEST_PROGRAMS=$(CURDIR)/.venv-axolotl/bin .venv/bin/python -m pytest -ra tests/unit/pipeline/test_factory_programs.py $(ARGS)
 
-# Unsloth as it is, from its example folder, on the CPU (3 GB); with STEPH_TEST_GPU=1 on a card
+# Unsloth as it is, from its example folder, on the CPU (3 GB with TORCH_INDEX, else 8); with STEPH_TEST_GPU=1 on a card
 test-unsloth: setup
 	test -x .venv-unsloth/bin/unsloth || (.venv/bin/python -m venv .venv-unsloth && \
-	  .venv-unsloth/bin/pip install $(PROGRAMS_INDEX) "$$(grep '^torch==' constraints.txt)" unsloth==2026.10.9)
+	  .venv-unsloth/bin/pip install $(PROGRAMS_INDEX) unsloth==2026.10.9)
 	STEPH_TEST_PROGRAMS=$(CURDIR)/.venv-unsloth/bin .venv/bin/python -m pytest -ra tests/unit/pipeline/test_unsloth_programs.py $(ARGS)
 
 # the same tests half as fast, and which branches of plugins/steph none of them takes; fails under 95 %

@@ -8,7 +8,7 @@ the prompt. Base and tuned answers to the same questions may come from one proce
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,7 @@ Call = Generation | Scoring
 Value = TypeVar("Value")
 
 SAME_TEXT = 0.9  # of the fingerprints: the rest may be lost where a response was cut or joined
+LEAST_LEADS = 4  # rows whose learnt answers stand behind the same header
 LEAST_PRINTS = 2  # of a response; of a shorter one only the hash of the whole tells
 WHOLE_QUESTION, PART_OF_QUESTION = 0.999, 0.5
 MOST_UNSTOPPED = 0.5
@@ -455,6 +456,8 @@ def _frame_check(seen: _Seen, asked: Sequence[Row]) -> Check:
             return FRAME_AS_TRAINED.check(False, "template_in_rows_only")
         if min(in_prompts) > 0 and not any(in_rows):
             return FRAME_AS_TRAINED.check(False, "template_in_prompts_only")
+    if seen.wants_adapter and not seen.evidence.settings.use_cot and _lacks_lead(batches, calls):
+        return FRAME_AS_TRAINED.check(False, "no_lead")
     rows: list[tuple[str, ...]] = []
     for begins in trained.of(TrainingBegins)[-1:]:
         rows += begins.row_fingerprints or ()
@@ -473,6 +476,15 @@ def _frame_check(seen: _Seen, asked: Sequence[Row]) -> Check:
     if lost < LEAST_LOST:
         return FRAME_AS_TRAINED.check(True, "in_prompts")
     return FRAME_AS_TRAINED.check(False, "lost", prints=lost)
+
+
+def _lacks_lead(batches: Sequence[Batch], calls: Iterable[Call]) -> bool:
+    """Whether the header that stands right before every learnt answer is at no prompt's end."""
+    leads = [lead for fact in batches if not fact.packed for lead in fact.lead_hashes or ()]
+    ends = [end for call in calls if isinstance(call, Generation) for end in call.lead_hashes or ()]
+    if len(leads) < LEAST_LEADS or len(set(leads)) > 1 or leads[0] is None or not ends:
+        return False
+    return not any(leads[0] in (end or ()) for end in ends)
 
 
 def _are_cut(batches: Sequence[Batch]) -> bool:

@@ -246,6 +246,7 @@ class Batch(Fact):
     answer_hashes: tuple[str | None, ...] | None = None
     begins_blank: tuple[bool | None, ...] | None = None  # the first label is a line break behind a line break
     unlabelled_end_hashes: tuple[str | None, ...] | None = None  # of what follows the last label
+    lead_hashes: tuple[str | None, ...] | None = None  # of the two tokens right before the first label
     training: bool | None = None
     grad: bool | None = None
     dropouts: tuple[int, ...] | None = None  # the adapters' that were asked for, and how many of these are on
@@ -317,6 +318,7 @@ class Generation(StateFact):
     prompt_hashes: Texts = ()
     prompt_fingerprints: TextLists = ()
     special_tokens: tuple[int, ...] | None = None  # of the prompt, but for padding and BOS
+    lead_hashes: TextLists = ()  # of each two tokens near the prompt's end
     new_tokens: tuple[int, ...] | None = None
     stopped: tuple[bool | None, ...] | None = None
     limit: int | None = None

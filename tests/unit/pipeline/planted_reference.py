@@ -603,6 +603,11 @@ EVALUATIONS = (
         broken="prompts_hold_questions prompts_as_recorded",
     ),
     planted(
+        "no header of the answer at the prompt's end",
+        ("app/core/prompts.py", "add_generation_prompt=answer is None", "add_generation_prompt=False"),
+        broken="frame_as_trained",
+    ),
+    planted(
         "no chat template",
         (LLM, ENCODE, "encoded = [self._tokenizer(prompt)['input_ids'] for prompt in prompts]"),
         broken="frame_as_trained",

@@ -94,6 +94,10 @@ EVALUATIONS: dict[str, tuple[tuple[Edit, ...], str]] = {
     ),
     "the base model answers through Unsloth": (by_unsloth("args.model"), "adapter_active"),
     "4-bit off": ((evaluation("how if args.load_in_4bit else None", "None"),), "quantised_as_asked"),
+    "no generation prompt": (
+        (evaluation("add_generation_prompt=True", "add_generation_prompt=False"),),
+        "frame_as_trained",
+    ),
     "no chat template": ((evaluation("tokenizer(prompt,", 'tokenizer(row["question"],'),), "frame_as_trained"),
 }  # fmt: skip
 

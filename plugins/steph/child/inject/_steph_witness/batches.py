@@ -263,7 +263,7 @@ def _labelled(
     ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], ends: set[int]
 ) -> dict[str, Any]:
     """Where the labels stand; a tensor of labels narrower than the tokens stands at their right edge."""
-    supervised, closing, tails, firsts, answers, left, blank = [], [], [], [], [], [], []
+    supervised, closing, tails, firsts, answers, left, blank, leads = [], [], [], [], [], [], [], []
     own = following = unpredicted = 0
     for row, marks, (begin, end) in zip(ids, labels, spans):
         offset = len(row) - len(marks)
@@ -278,6 +278,7 @@ def _labelled(
         own += sum(row[place] == value for place, value in zip(places, values))
         following += sum(place + 1 < len(row) and row[place + 1] == value for place, value in zip(places, values))
         answers.append(_answer(values))
+        leads.append(_lead(row[begin : places[0]]) if places else None)
         blank.append(_begins_blank(values, row[begin : places[0]]) if places else None)
         left.append(_answer(row[places[-1] + 1 : end]) if places else None)
     total = sum(supervised)
@@ -288,7 +289,13 @@ def _labelled(
         # the last token has none that follows it
         "shifted": not is_aligned and following >= total - len(ids) if total else None,
         "unpredicted": unpredicted, "answer_hashes": answers, "begins_blank": blank, "unlabelled_end_hashes": left,
+        "lead_hashes": leads,
     }  # fmt: skip
+
+
+def _lead(before: Sequence[int]) -> str | None:
+    """What stands right before the first label, such as the header of the answer's turn."""
+    return tokens.row_hash(before[-tokens.LEAD :]) if len(before) >= tokens.LEAD else None
 
 
 def _begins_blank(values: Sequence[int], before: Sequence[int]) -> bool | None:

@@ -218,6 +218,7 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
         "generation", rows=len(said), prompt_tokens=[len(row) for row in prompts],
         prompt_hashes=[tokens.row_hash(row) for row in prompts],
         special_tokens=None if None in special else special, training=call["training"],
+        lead_hashes=[tokens.lead_hashes(row) for row in prompts],
         prompt_fingerprints=None if None in fingerprints else [one for one in fingerprints for _ in range(each)],
         new_tokens=[len(row) for row in said], stopped=stopped, **call["options"],
         response_hashes=[_hashes(text) for text in responses] if known else None,

@@ -21,6 +21,8 @@ _ENDS = (
 )
 _MAX_TEXT_TOKENS = 32768
 _MOST_LINES = 400
+LEAD = 2  # tokens before an answer, as in a header's name and its line break
+_NEAR_END = 16  # tokens: a template may have an empty thought behind the header
 
 # of the tokenizer in use: every special id, and those that end an answer
 _known_ids: dict[int, tuple[Any, set[int], set[int]]] = {}
@@ -93,6 +95,12 @@ def ids_of(value: object) -> list[int]:
 def row_hash(ids: Sequence[int]) -> str:
     """8 hex digits for a row of token ids."""
     return hashlib.blake2b(array.array("q", ids).tobytes(), digest_size=4).hexdigest()
+
+
+def lead_hashes(row: Sequence[int]) -> list[str]:
+    """The hash of each two tokens that follow each other near a row's end: where an answer's header stands."""
+    last = row[-_NEAR_END:]
+    return [row_hash(last[n : n + LEAD]) for n in range(len(last) - LEAD + 1)]
 
 
 def special_tokens(row: Sequence[int]) -> int | None:
