@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from steph.memory import shapes
 from steph.memory.shapes import BUILT_IN, COMMON, config_of, linears, parameter_count, parameter_parts
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 ROWS = tomllib.loads(Path(shapes.__file__).with_name("models.toml").read_text())
 TOWER = {  # of Gemma 3's published config.json
@@ -37,6 +35,9 @@ QWEN_TOWER = {  # of Qwen2.5-VL's
 
 def _built(name: str) -> Any:  # noqa: ANN401 - a transformers model
     """The whole model on the meta device, image tower and all."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
     shape = {**BUILT_IN, **COMMON}[name]
     values = config_of(shape)
     model_type = values.pop("model_type")
@@ -58,6 +59,8 @@ def _built(name: str) -> Any:  # noqa: ANN401 - a transformers model
 @pytest.mark.parametrize("name", [*BUILT_IN, *COMMON])
 def test_the_table_counts_what_transformers_builds(name: str) -> None:
     """All parameters, and each kind of linear that is quantised, of the model on the meta device."""
+    import torch
+
     shape, model = {**BUILT_IN, **COMMON}[name], _built(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameter_count(shape)
     found: Counter[tuple[str, int, int]] = Counter()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from counted_step import counted
 from steph.memory.forecast import moving_bytes
 from steph.memory.shapes import BUILT_IN, linear_shapes
 from steph.memory.trainers import Workload
@@ -32,6 +31,8 @@ LAYERS = 6  # a layer more costs the same as the one before; the published depth
 @pytest.mark.parametrize("name", CASES)
 def test_predicted_bytes_are_the_counted_ones(name: str) -> None:
     """What a step allocates beside the weights is predicted to 3 % of the tensors counted, at real widths."""
+    from counted_step import counted  # with torch, which no other test should wait for when it is collected
+
     shape, work = CASES[name]
     shallow = replace(shape, num_hidden_layers=LAYERS)
     assert moving_bytes(shallow, work) == pytest.approx(counted(shallow, work).peak_allocated_bytes, rel=0.03)
@@ -39,6 +40,8 @@ def test_predicted_bytes_are_the_counted_ones(name: str) -> None:
 
 def test_each_further_layer_keeps_what_the_formula_says() -> None:
     """Without recompute six layers keep six times one layer's formula: the difference of two depths is exact to 1 %."""
+    from counted_step import counted
+
     work = replace(ANSWER, recompute=False, target_modules=ALL_LINEAR)
     peaks = [counted(replace(NORMED, num_hidden_layers=layers), work).peak_allocated_bytes for layers in (3, 6)]
     predicted = [moving_bytes(replace(NORMED, num_hidden_layers=layers), work) for layers in (3, 6)]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from counted_step import counted_long_answers
 from steph.memory.shapes import BUILT_IN
 from steph.memory.trainers import Workload
 
@@ -305,6 +304,8 @@ def test_memory_of_long_answers_is_flat(monkeypatch: pytest.MonkeyPatch, chunked
     shape = replace(BUILT_IN["Qwen/Qwen3-8B"], num_hidden_layers=2)
     work = Workload("answer", 1, 2048, target_modules=("q_proj", "v_proj", "gate_proj", "down_proj"))
     sizes = ((2048, 1268), (1584, 1330), (1640, 1453), (1976, 1511))
+    from counted_step import counted_long_answers
+
     memory = counted_long_answers(shape, work, sizes, chunked=chunked)
     gib = memory.peak_reserved_bytes / 2**30
     assert gib <= most_gib if most_gib else gib > 4
