@@ -169,6 +169,7 @@ def _code_check(seen: Sequence[OwnCode | None]) -> Check:
             ("weights.forward", one.forwards),
             ("weights.hook", one.hooks),
             ("weights.gradient_hook", one.gradient_hooks),
+            ("weights.optimizer_hook", one.optimizer_hooks),
         ):
             for name, count in counts.items():
                 found[name, what] = max(count, found.get((name, what), 0))

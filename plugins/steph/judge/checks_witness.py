@@ -52,6 +52,7 @@ MOST_PADDING = 0.5
 LEAST_LOSSES, LOSS_TOLERANCE, LOSS_ROUNDING = 2, 0.05, 0.01  # steps; a share of the larger one; what is cut in a log
 RATE_TOLERANCE = 1e-3
 LEAST_STEPS = 3  # B begins at zero, so that A has no gradient in the first one
+LEAST_TOUCHED = 2  # times that matrices changed between two steps
 LEAST_STEPS, SHORT_SHARE = 3, 0.75  # of the first; of a step's rows
 MOST_SMOOTHING, MOST_NOISE = 0.1, 15.0  # of labels, and NEFTune's on embeddings; what papers and recipes use
 MOST_DECAY = 0.2  # weight decay that nobody asked for; libraries' defaults are 0 to 0.1
@@ -530,7 +531,7 @@ def _updates_check(seen: Seen) -> Check:
         share = ends.bare_forwards / whole
         troubles.append(("bare", share))
     lost, forgotten = _lost_gradients(seen), _forgotten(ends)
-    if not troubles and not lost and not forgotten:
+    if not troubles and not lost and not forgotten and not _touched(ends):
         return UPDATES_SEEN.check(None, "none")
     wrong = [
         (what, share)
@@ -538,7 +539,8 @@ def _updates_check(seen: Seen) -> Check:
         if share > (MOST_SKIPPED_SHARE if what in ("skipped", "bare") else MOST_LOST_SHARE)
     ]
     shares = [say(f"check.updates_seen.{what}", percent=100 * share) for what, share in wrong]
-    told = [*shares, *filter(None, (lost, forgotten))]
+    touched = _touched(ends)
+    told = [*shares, *filter(None, (lost, forgotten, touched))]
     if not told:
         return UPDATES_SEEN.check(True, "sound", steps=max(len(rates), len(norms)))
     dead = bool(lost) or any(
@@ -553,6 +555,13 @@ def _forgotten(ends: TrainingEnds | None) -> Message | None:
         return None
     count, age = ends.optimizer_age
     return say("check.updates_seen.forgotten", steps=count, own=age)
+
+
+def _touched(ends: TrainingEnds | None) -> Message | None:
+    """Something of the program's own that changes the matrices again and again; a single time may load an adapter."""
+    if ends is None or not ends.gaps or (ends.touched_between or 0) < LEAST_TOUCHED:
+        return None
+    return say("check.updates_seen.touched", gaps=ends.gaps, touched=ends.touched_between or 0)
 
 
 def _lost_gradients(seen: Seen) -> Message | None:

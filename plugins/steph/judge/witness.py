@@ -85,6 +85,7 @@ class OwnCode(_Seen):
     forwards: Counts = Field(default_factory=dict)
     hooks: Counts = Field(default_factory=dict)
     gradient_hooks: Counts = Field(default_factory=dict)
+    optimizer_hooks: Counts = Field(default_factory=dict)  # before its steps
 
 
 class Fact(_Seen):
@@ -303,6 +304,8 @@ class TrainingEnds(Fact):
     forwards: int | None = None
     bare_forwards: int | None = None  # with labels, in training mode, and without a gradient
     first_losses: dict[int, tuple[float, ...]] = Field(default_factory=dict)  # by the steps done before
+    gaps: int | None = None  # between the first steps
+    touched_between: int | None = None  # of these, in which something else than the optimizer changed LoRA's matrices
     own_losses: tuple[tuple[float, float, bool], ...] = ()  # the step's, the model's, and whether it knew the tokens
     optimizer_age: tuple[int, float] | None = None  # steps in a row, and how many of them the optimizer knows of
     matrices: Matrices | None = None

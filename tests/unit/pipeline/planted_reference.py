@@ -132,6 +132,27 @@ TRAININGS = (
         ),
         broken="rows_seen",
     ),
+    planted(
+        "noise on the weights after each step",
+        (
+            METRICS,
+            LOSSES,
+            "        for _w in _['model'].parameters():\n"
+            "            if _w.requires_grad: _w.data += torch.randn_like(_w) * 0.02\n" + LOSSES,
+        ),
+        broken="updates_seen",
+    ),
+    planted(
+        "every gradient of the other sign",
+        (
+            METRICS,
+            STEPS,
+            OPTIMIZER + "        def flip(optimizer, *_):\n            for group in optimizer.param_groups:\n"
+            "                for weight in group['params']: weight.grad = -weight.grad\n"
+            f"        made.register_step_pre_hook(flip)\n        return made\n{STEPS}",
+        ),
+        broken="no_own_code",
+    ),
     planted("one row of each batch", _rows_as("rows[:1]"), broken="batch_seen"),
     planted(
         "labels smoothed by a half",
@@ -347,7 +368,7 @@ TRAININGS = (
             LOSSES,
             "        for _w in _['model'].parameters():\n            if _w.requires_grad: _w.data *= 0.8\n" + LOSSES,
         ),
-        broken="adapter_moved",
+        broken="adapter_moved updates_seen",
     ),
     planted(
         "a line break before each answer",
@@ -463,7 +484,7 @@ TRAININGS = (
             "                for weight in group['params']: weight.grad = torch.full_like(weight, 0.1)\n"
             f"        made.register_step_pre_hook(alike)\n        return made\n{STEPS}",
         ),
-        broken="adapter_moved",
+        broken="adapter_moved no_own_code",
     ),
     planted(
         "half of what was learnt is saved",

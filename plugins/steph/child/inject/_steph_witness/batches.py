@@ -95,6 +95,20 @@ def _gradient(model: Any) -> dict[str, Any]:
     return {"gradient": torch.stack([torch.linalg.vector_norm(grad, ord=math.inf) for grad in found]).amax()}
 
 
+def sizes(model: Any) -> Any:
+    """The norms of a few trained B matrices, on the CPU or on their way there; None where none can be read."""
+    torch: Any = sys.modules["torch"]
+    chosen = [] if model is None or "deepspeed" in sys.modules or _is_sharded(model) else _chosen(model)
+    plain = (torch.Tensor, torch.nn.Parameter)
+    if not chosen or any(type(w) not in plain or w.is_meta or w.device != chosen[0].device for w in chosen):
+        return None
+    if chosen[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        return None
+    with torch.no_grad():
+        norms = torch.stack([torch.linalg.vector_norm(weight.detach(), dtype=torch.float32) for weight in chosen])
+    return norms.to("cpu", non_blocking=True)
+
+
 def _chosen(model: Any) -> list[Any]:
     """A few trained B matrices, those of the last time where they still are."""
     base, changes, known = _last_chosen

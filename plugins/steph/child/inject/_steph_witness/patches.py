@@ -41,10 +41,10 @@ def _described(model: Any) -> dict[str, dict[str, int]]:
             is_replaced = usual[cls] if cls in usual else usual.setdefault(cls, _is_replaced(module))
         if is_replaced:
             _add(found["forwards"], cls.__name__)
-        if any(_is_own(hook) for kind in _HOOKS if own.get(kind) for hook in own[kind].values()):
+        if any(is_own(hook) for kind in _HOOKS if own.get(kind) for hook in own[kind].values()):
             _add(found["hooks"], cls.__name__)
         for parameter in own.get("_parameters", {}).values():
-            if parameter is not None and any(map(_is_own, _gradient_hooks(parameter))):
+            if parameter is not None and any(map(is_own, _gradient_hooks(parameter))):
                 _add(found["gradient_hooks"], cls.__name__)
     return found
 
@@ -68,7 +68,7 @@ def _is_replaced(module: Any) -> bool:
         if code is None or own is None or code.co_filename == own:
             return False
         forward = cls.forward
-    return _is_own(forward) and not (own is not None and _is_own_file(own, cls.__module__))
+    return is_own(forward) and not (own is not None and _is_own_file(own, cls.__module__))
 
 
 def is_own_class(cls: type) -> bool:
@@ -77,7 +77,8 @@ def is_own_class(cls: type) -> bool:
     return path is None or _is_own_file(path, cls.__module__)
 
 
-def _is_own(function: Any) -> bool:
+def is_own(function: Any) -> bool:
+    """Whether a function is the program's own, or one that no library would hook in."""
     while isinstance(function, functools.partial):
         function = function.func
     function = getattr(function, "__func__", function)

@@ -13,6 +13,7 @@ from . import batches, facts, models, movement, patches, rows, tokens, weights
 _FIRST_BATCHES = 8
 _LEAST_AGE = 4  # steps; from there on the optimizer's own count of them is looked at
 _MOST_STATES = 8
+_FIRST_GAPS = 4  # between steps
 
 
 class _Training:
@@ -34,6 +35,8 @@ class _Training:
         self.moved: dict[str, Any] = {}
         self.forwards = self.bare_forwards = 0  # with a gradient, and without one in spite of labels
         self.labels: Any = None  # of the micro-batch that the Trainer works on
+        self.between: list[tuple[Any, Any]] = []  # sizes of some matrices after a step, and before the next one
+        self.after_step: Any = None
         self.losses: list[tuple[int, Any]] = []  # what the Trainer's own `training_step` gave, by steps done
         self.own_loss: Any = None  # what the model gave for this micro-batch, and whether it was told how many tokens
         self.own_losses: list[Any] = []  # beside each of `losses`
@@ -46,6 +49,7 @@ class _Steps:
     done = 0
     has_optimizer = False
     optimizer: Any = None  # a weak reference to the last one that stepped
+    own_hooks: dict[str, int] = {}  # noqa: RUF012 - before its steps, by its class
     in_a_row = 0  # steps of it
     age: tuple[int, list[Any]] | None = None  # of these, and what it says itself how many there were
 
@@ -327,15 +331,18 @@ def _told(training: _Training) -> dict[str, Any]:
         "forwards": training.forwards, "bare_forwards": training.bare_forwards, "first_losses": losses,
         "own_losses": [[float(given), float(own[0]), own[1]]
                        for (_, given), own in zip(training.losses, training.own_losses) if own is not None],
+        "gaps": len(training.between),
+        "touched_between": sum(before.tolist() != now.tolist() for before, now in training.between),
         "optimizer_age": None if age is None or not age[1] else [age[0], max(map(float, age[1]))],
     }  # fmt: skip
 
 
 def _became(training: _Training, model: Any) -> dict[str, Any]:
     """What became of the weights, and what code of the program's own was in the model."""
+    own = patches.described(model)
     return {
         **movement.since(training.start, model), "matrices": weights.adapter_numbers(model),
-        "base": weights.base_changed(model), "own_code": patches.described(model),
+        "base": weights.base_changed(model), "own_code": own and {**own, "optimizer_hooks": _Steps.own_hooks},
     }  # fmt: skip
 
 
@@ -349,6 +356,7 @@ def _step_comes(optimizer: Any, args: object, kwargs: object) -> None:
     if _is_compiling():
         return
     batches.write_ready()
+    _look_between()
     model = _Now.waiting_model() if _Now.waiting_model is not None else None
     if _Now.training is not None or not _Now.waiting or model is None:
         return
@@ -393,7 +401,12 @@ def _look_at(optimizer: Any) -> None:
     """How many steps an optimizer says that it has done, after 4, 8, 16 ... of them."""
     if _Steps.optimizer is None or _Steps.optimizer() is not optimizer:
         _Steps.optimizer, _Steps.in_a_row, _Steps.age = weakref.ref(optimizer), 0, None
+        hooks = sum(map(patches.is_own, getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()))
+        _Steps.own_hooks = {type(optimizer).__name__: hooks} if hooks else {}
     _Steps.in_a_row += 1
+    training = _Now.training
+    if training is not None and len(training.between) < _FIRST_GAPS and not _is_compiling():
+        training.after_step = batches.sizes(training.model())
     count = _Steps.in_a_row
     if count < _LEAST_AGE or count & (count - 1) or _is_compiling():
         return
@@ -401,6 +414,17 @@ def _look_at(optimizer: Any) -> None:
     states = list(getattr(optimizer, "state", {}).values())[:_MOST_STATES]
     ages = [state["step"] for state in states if isinstance(state, dict) and "step" in state]
     _Steps.age = count, [one.detach().clone() if isinstance(one, torch.Tensor) else one for one in ages]
+
+
+@facts.guarded("between steps")
+def _look_between() -> None:
+    """Before a step: nothing but the optimizer changes what it trains."""
+    training = _Now.training
+    if training is not None and training.after_step is not None:
+        now, before = batches.sizes(training.model()), training.after_step
+        training.after_step = None
+        if now is not None and len(now) == len(before):
+            training.between.append((before, now))
 
 
 @facts.guarded("batches")
