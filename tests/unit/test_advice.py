@@ -378,6 +378,7 @@ def test_loading_is_counted_once_where_the_questions_have_times_of_their_own(
     time = advise(record).time
     assert time is not None
     assert time.evaluation_seconds == pytest.approx(seconds * RATIO)
+    assert ("全問の評価: 長くても" in render(record)) == (answering is None)
 
 
 def test_a_cpu_rehearsal_gives_no_time_and_no_go() -> None:

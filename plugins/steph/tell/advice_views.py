@@ -73,7 +73,8 @@ def _hours(advice: Advice, decided: Decision) -> Message:
         return say("advice.hours.unmeasured")
     whole = units.about_duration(time.total_seconds)
     parts = [say("advice.hours.training", time=units.about_duration(time.training_seconds))]
-    parts.append(say("advice.hours.evaluation", time=units.about_duration(time.evaluation_seconds)))
+    evaluation = "advice.hours.evaluation_at_most" if time.evaluation_is_most else "advice.hours.evaluation"
+    parts.append(say(evaluation, time=units.about_duration(time.evaluation_seconds)))
     if time.download_seconds is not None:
         parts.insert(0, say("advice.hours.download", time=units.about_duration(time.download_seconds)))
     cost = NOTHING if time.cost is None else say("advice.hours.cost", cost=time.cost, currency=target.currency)
@@ -127,7 +128,8 @@ def time_words(advice: Advice) -> Markdown:
         about = units.about_duration(time.download_seconds)
         download = say("advice.time.download", time=about, size=units.gib(time.download_bytes))
     lines = [download]
-    parts = {"training": time.training_seconds, "evaluation": time.evaluation_seconds, "loading": time.loading_seconds}
+    evaluation = "evaluation_at_most" if time.evaluation_is_most else "evaluation"
+    parts = {"training": time.training_seconds, evaluation: time.evaluation_seconds, "loading": time.loading_seconds}
     for name, seconds in parts.items():
         if seconds is not None:
             lines.append(say(f"advice.time.{name}", time=units.about_duration(seconds)))

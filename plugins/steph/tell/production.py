@@ -50,7 +50,8 @@ class ProductionTime:
     Training and evaluation are with what loading the model takes in each, which `loading_seconds` says for both
     together. `download_bytes`: of the model's weights, and how long they take at the speed of H-1's download.
     `parameter_ratio`: the production model's parameters by those of the model that was measured. `price_per_hour`: of
-    the rented card, None where the profile does not say it.
+    the rented card, None where the profile does not say it. `evaluation_is_most`: the evaluation gave no time of its
+    questions alone, so that loading is in each one's.
     """
 
     training_seconds: float | None
@@ -60,6 +61,7 @@ class ProductionTime:
     download_bytes: int = 0
     download_seconds: float | None = None
     loading_seconds: float | None = None
+    evaluation_is_most: bool = False
 
     @property
     def total_seconds(self) -> float | None:
@@ -207,6 +209,7 @@ def production_time(record: Record, target: TrainSettings) -> ProductionTime | N
         download_bytes=weights,
         download_seconds=units.plausible_seconds(weights / speed) if speed else None,
         loading_seconds=_times(sum(loads), ratio) if loads else None,
+        evaluation_is_most=evaluation is not None and evaluation_load is None,
     )
 
 
