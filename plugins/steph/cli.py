@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -366,7 +367,8 @@ def init(root: Annotated[Path, typer.Argument(help="the pipeline's folder (defau
     text = draft(found)
     with target.open("x", encoding="utf-8") as file:
         file.write(text)
-    typer.echo(f"\nwritten: {target}\n\n{text}\nnext: put what is missing in the place of …, then steph check {root}")
+    first = "put what is missing in the place of …, then " if "…" in text else ""
+    typer.echo(f"\nwritten: {target}\n\n{text}\nnext: {first}steph check {shlex.quote(str(root))}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from steph.contract.draft import draft, findings
 from steph.contract.survey import read_script, survey
 from typer.testing import CliRunner
 
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 NOTEBOOK = """
 # In[1]:
 MODEL = "models/tiny"
@@ -238,6 +240,22 @@ def test_init_writes_once_and_overwrites_nothing(tmp_path: Path) -> None:
     again = runner.invoke(app, ["init", str(tmp_path)])
     assert (again.exit_code, (tmp_path / "steph.toml").read_bytes()) == (2, written)
     assert runner.invoke(app, ["init", str(tmp_path / "nowhere")]).exit_code == 2
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_init_asks_only_for_what_is_missing(tmp_path: Path, is_whole: bool) -> None:
+    """The next step names the places to fill in where the draft has some, and else the command alone."""
+    root = tmp_path / "my pipeline"
+    if is_whole:
+        shutil.copytree(EXAMPLES / "llamafactory", root)
+        (root / "steph.toml").unlink()
+    else:
+        root.mkdir()
+        folder(root, train_py="import torch\n")
+    said = CliRunner().invoke(app, ["init", str(root)]).output
+    assert ("…" in (root / "steph.toml").read_text(encoding="utf-8")) is not is_whole
+    assert f"steph check '{root}'" in said
+    assert ("put what is missing" in said) is not is_whole
 
 
 @pytest.mark.parametrize(("program", "said"), [("docker", "nothing is seen inside docker"), ("{python}", "")])
