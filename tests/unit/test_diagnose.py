@@ -175,6 +175,21 @@ def test_phase_follows_the_frames_then_the_printed_lines() -> None:
     assert diagnose(LOSS + OOM_TRACEBACK, 1).phase is Phase.STEP
 
 
+def test_phase_of_a_trainer_that_is_made_is_prepare() -> None:
+    """Whatever the script is called, and whatever library module is called like one that evaluates."""
+    making = (
+        'Traceback (most recent call last):\n  File "/w/demo.py", line 8, in <module>\n    trainer = SFTTrainer(\n'
+        '  File "/e/site-packages/trl/trainer/sft_trainer.py", line 473, in _prepare_dataset\nValueError: x'
+    )
+    assert diagnose(making, 1).phase is Phase.PREPARE
+    mapping = (
+        "Map:   0%|          | 0/52 [00:00<?, ? examples/s]\n"
+        'Traceback (most recent call last):\n  File "/w/train.py", line 8, in <module>\n    ds.map(f)\n'
+        '  File "/e/site-packages/transformers/utils/chat_template_utils.py", line 410, in raise_it\nValueError: x'
+    )
+    assert diagnose(mapping, 1).phase is Phase.PREPARE
+
+
 def test_advice_differs_by_phase() -> None:
     """An OOM while loading is not answered with a smaller batch."""
     load = OOM_TRACEBACK.replace(OOM, '  File "/env/m.py", line 9, in from_pretrained\n' + OOM)

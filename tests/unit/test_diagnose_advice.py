@@ -353,3 +353,30 @@ def test_a_file_of_ones_own_is_not_installed_from_an_index() -> None:
     )
     assert "pip install -U" not in said
     assert "/home/me/utils.py" in said
+
+
+@pytest.mark.parametrize(
+    ("raised", "hint"),
+    [
+        ("ValueError: Tasks not found: x. Try `lm-eval --tasks list` to list them.", "Try `lm-eval --tasks list`"),
+        (
+            "NotImplementedError: Foo: x is not supported in your current Foo version! Please update Foo via:",
+            "Please update",
+        ),
+        ("ImportError: Foo requires bar: Please run `pip install bar`", "pip install bar"),
+        ("RuntimeError: no backend, run with FOO=0 to disable it.", "run with FOO=0"),
+    ],
+)
+def test_an_unknown_form_is_told_what_its_own_message_says(raised: str, hint: str) -> None:
+    """The message often names the fix; it stands before the general advice."""
+    first = told(f'Traceback (most recent call last):\n  File "/w/t.py", line 3, in f\n{raised}').splitlines()
+    assert any("message itself" in line and hint in line for line in first)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    ["RuntimeError: x failed. Please report a bug to us.", "ValueError: it is 3", f"{OOM} Please set FOO=1."],
+)
+def test_no_empty_instruction_is_passed_on(raised: str) -> None:
+    """To report a bug is no fix, and where memory ran out the cause's own steps are better."""
+    assert "message itself" not in told(f'Traceback (most recent call last):\n  File "/w/t.py", line 3, in f\n{raised}')

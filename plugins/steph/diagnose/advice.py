@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from steph.base.messages import Message, catalog, has_message, placeholders, say
+from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
 from steph.diagnose.exceptions import Chain
 from steph.diagnose.facts import Facts
 from steph.diagnose.table import Case, Step, cases, common_settings, package_of, steps, steps_of
 
 _STEPS_SHOWN = 2
+_SAID_LINES, _SAID_CHARACTERS, _HINT_CHARACTERS = 12, 2000, 300
+_SENTENCE_END = re.compile(r"(?<=[.!?;]) +|\n+|, (?=please )", re.I)
+_INSTRUCTS = re.compile(
+    r"^(?:please|try|use|set|run|consider|make sure|ensure|re-?install|upgrade|update|downgrade|pass|specify"
+    r"|reduc(?:e|ing)|you (?:can|should|must|need|may|have to)|to (?:fix|disable|avoid|enable|solve|resolve)|did you"
+    r"|instead)\b"
+    r"|^.{0,200}?(?:\brun with\b|\bpip install\b|\bneeds? to\b|\bshould be\b|\bmust be\b|\bmay help\b|\binstead of\b"
+    r"|\bbut you didn't\b|\bmake sure\b)",
+    re.I,
+)
+_SAYS_NOTHING = re.compile(
+    r"report|file an? (?:issue|ticket|bug)|open an issue|for more info|documentation|LAUNCH_BLOCKING|USE_CUDA_DSA"
+    r"|TORCH_LOGS|NCCL_DEBUG|enable traceback|look up|try again",
+    re.I,
+)
 
 
 @dataclass(frozen=True)
@@ -73,8 +90,27 @@ def captured(case: Case, texts: list[str]) -> dict[str, str]:
     return {}
 
 
-def words_of(cause: Cause, case: Case | None, facts: Facts | None, found: Mapping[str, str] | None = None) -> Words:
-    """What is said of a case, else of its cause. Without `facts` every step is shown: the page of causes has no log."""
+def instruction_in(chain: Chain) -> str | None:
+    """The sentence in an exception's message that says what to do, the outermost's first; None without one."""
+    for raised in reversed(chain):
+        said = "\n".join(raised.message[:_SAID_LINES])[:_SAID_CHARACTERS]
+        for sentence in map(str.strip, _SENTENCE_END.split(said)):
+            if _INSTRUCTS.search(sentence) and not _SAYS_NOTHING.search(sentence):
+                return redact(sentence[:_HINT_CHARACTERS].rstrip(";"))
+    return None
+
+
+def words_of(
+    cause: Cause,
+    case: Case | None,
+    facts: Facts | None,
+    found: Mapping[str, str] | None = None,
+    hint: str | None = None,
+) -> Words:
+    """What is said of a case, else of its cause, after the `hint` that the message gave.
+
+    Without `facts` every step is shown: the page of causes has no log.
+    """
     base = f"diagnose.case.{case.id}" if case else f"diagnose.cause.{cause.value}"
     values = dict(common_settings() if facts is None else facts.values())
     values.update({**(case.values if case else {}), **(found or {})})
@@ -93,6 +129,8 @@ def words_of(cause: Cause, case: Case | None, facts: Facts | None, found: Mappin
         say(one, **{name: values[name] for name in placeholders(catalog("en")[one]) if name in values})
         for one in (f"{base}.means", *messages)
     )
+    if hint is not None:
+        advice = [say("diagnose.step.message_says", hint=hint), *advice][:_STEPS_SHOWN]
     return Words(meaning, tuple(advice))
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
-from steph.diagnose.advice import captured, case_of, words_of
+from steph.diagnose.advice import captured, case_of, instruction_in, words_of
 from steph.diagnose.collectives import Collective, behind, collectives_of, unlike
 from steph.diagnose.exceptions import Chain, Raised, chains_of, shortened
 from steph.diagnose.facts import facts_of
@@ -42,6 +42,9 @@ _BARE_KILL = re.compile(r"^(?:.{0,300}\s)?(?:[Kk]illed|強制終了)(?:\s{2,}.{0
 _FACTS_CHARACTERS = 1 << 19  # at each end of a log: a program prints its settings at its start
 _PHASE_OF_CAUSE = dict.fromkeys(
     (Cause.HUB_UNREACHABLE, Cause.HUB_GATED, Cause.HUB_NOT_FOUND, Cause.IMPORT_ERROR), Phase.LOAD
+)
+_OFTEN_SAY_WHAT_TO_DO = frozenset(
+    (Cause.OTHER, Cause.IMPORT_ERROR, Cause.API_DRIFT, Cause.BAD_DATA, Cause.BNB_SETUP, Cause.CUDA_DRIVER)
 )
 _ALLOCATION_MESSAGE = re.compile(r"out of memory|[Tt]ried to allocate|would exceed allowed memory", re.I)
 
@@ -105,7 +108,8 @@ def diagnose(
     case = case_of(cause, chosen.clue.case, phase, chain, told, read.text, facts, above if chain else "")
     phase = phase or (case.in_phase if case else None) or _PHASE_OF_CAUSE.get(cause)
     texts = [one for raised in chain for one in raised.texts] or [told]
-    words = words_of(cause, case, facts, captured(case, texts) if case else None)
+    hint = instruction_in(chain) if case is None and cause in _OFTEN_SAY_WHAT_TO_DO else None
+    words = words_of(cause, case, facts, captured(case, texts) if case else None, hint)
     evidence = _telling(chosen, case)
     return Diagnosis(
         cause=cause,
@@ -269,7 +273,12 @@ def _from_end(read: _Log) -> list[_Candidate]:
     last = [line for line in read.lines[-40:] if line.text.strip()][-_LAST_LINES:]
     bare = tuple(PrintedLine(line.index, line.text[len(lead_of(line.text)) :]) for line in last)
     late = [chain for chain in chains_of(bare) if not chain[0].ignored and chain[0].index > read.last_progress]
-    return [_from_chain(chain) for chain in late if "Error" in chain[-1].type or "Exception" in chain[-1].type]
+    harmless = {raised.index for chain in read.chains if chain[0].ignored for raised in chain}
+    return [
+        _from_chain(chain)
+        for chain in late
+        if ("Error" in chain[-1].type or "Exception" in chain[-1].type) and chain[-1].index not in harmless
+    ]
 
 
 def _from_reports(read: _Log) -> list[_Candidate]:

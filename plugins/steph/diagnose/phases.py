@@ -14,7 +14,7 @@ from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine
 
 # a program of one's own that evaluates, by its file's or its function's name; also where it loads a model for that
 _EVALUATES = re.compile(
-    r"(?<!site-packages)(?<!dist-packages)[/\\](?:\w{0,60}_)?(?:eval(?:uate|uation)?|infer(?:ence)?|predict|generate|chat|demo"
+    r"(?<!site-packages)(?<!dist-packages)[/\\](?:\w{0,60}_)?(?:eval(?:uate|uation)?|infer(?:ence)?|predict|generate|chat(?!_template)|demo"
     r"|benchmark|merge)\w{0,60}\.py\"|[/\\]bin[/\\]lm_eval\"|\bin (?:evaluate|evaluation_loop|prediction_step|predict"
     r"|eval_model|evaluate_\w{1,60}|cli_evaluate|merge_lora|merge_and_unload)\b",
     re.I,
@@ -42,7 +42,7 @@ _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
             r"prepare_model_for_(?:kbit|int8)_training|\bget_peft_model\b|inject_adapter|_create_and_replace|accelerator\.prepare\("
             r"|\bin (?:prepare_model|_prepare_deepspeed|_prepare_fsdp|_validate_tensors_to_flatten"
             r"|create_accelerator_and_postprocess|train_on_responses_only|fix_zero_training_loss|train_test_split"
-            r"|tokenize\w{0,40}|preprocess_\w{1,60}|iflatmap_unordered)\b"
+            r"|tokenize\w{0,40}|preprocess_\w{1,60}|iflatmap_unordered|_prepare_dataset|_prepare_packed_dataloader)\b"
             r"|arrow_dataset\.py.{0,40}\bin (?:map|_map_single|filter|train_test_split)\b"
         ),
     ),
@@ -126,6 +126,8 @@ def _phase_of_frames(chain: Chain, frames: str, before: list[PrintedLine]) -> Ph
     if chain[0].frames and _LAST_MODULE.search(chain[0].last_frame):
         return Phase.LOAD  # an import failed
     named = next((phase for phase, pattern in _FRAMES if pattern.search(frames)), None)
+    if named is Phase.PREPARE and "_trainer.py" in frames:
+        return named
     if not trains and (_EVALUATES.search(frames) or (named is Phase.LOAD and _ADAPTER.search(frames))):
         return Phase.SAVE if named is Phase.SAVE else Phase.EVAL
     if trains and _EVALUATES.search(frames) and named in (None, Phase.EVAL):
