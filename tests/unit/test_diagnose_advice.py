@@ -380,3 +380,23 @@ def test_an_unknown_form_is_told_what_its_own_message_says(raised: str, hint: st
 def test_no_empty_instruction_is_passed_on(raised: str) -> None:
     """To report a bug is no fix, and where memory ran out the cause's own steps are better."""
     assert "message itself" not in told(f'Traceback (most recent call last):\n  File "/w/t.py", line 3, in f\n{raised}')
+
+
+@pytest.mark.parametrize(
+    ("frame", "package"),
+    [
+        ("/e/lib/python3.12/site-packages/trl/trainer/grpo_trainer.py", "trl"),
+        ("C:\\e\\Lib\\site-packages\\bitsandbytes\\nn\\modules.py", "bitsandbytes"),
+        ("/w/unsloth_compiled_cache/UnslothGRPOTrainer.py", "unsloth"),
+        ("/w/mine.py", None),
+    ],
+)
+def test_an_unknown_form_names_the_package_that_raised_it(frame: str, package: str | None) -> None:
+    """Not torch or Python, through which the package called; in one's own code none is named."""
+    inner = '  File "/e/site-packages/torch/nn/f.py", line 9, in f\n  File "/usr/lib/python3.12/copy.py", line 1, in g'
+    log = (
+        f'Traceback (most recent call last):\n  File "/w/t.py", line 3, in f\n  File "{frame}", line 4, in g\n{inner}\n'
+    )
+    words = told(f"{log}RuntimeError: it is 3")
+    assert ("It was raised in the code of" in words) == (package is not None)
+    assert package is None or f"pip install -U {package})" in words

@@ -20,13 +20,16 @@ _INSTRUCTS = re.compile(
     r"^(?:please|try|use|set|run|consider|make sure|ensure|re-?install|upgrade|update|downgrade|pass|specify"
     r"|reduc(?:e|ing)|you (?:can|should|must|need|may|have to)|to (?:fix|disable|avoid|enable|solve|resolve)|did you"
     r"|instead)\b"
-    r"|^.{0,200}?(?:\brun with\b|\bpip install\b|\bneeds? to\b|\bshould be\b|\bmust be\b|\bmay help\b|\binstead of\b"
-    r"|\bbut you didn't\b|\bmake sure\b)",
+    r"|^.{0,200}?(?:\brun with\b|\bpip install\b|\bneeds? to\b|\bha(?:s|ve) to be\b|\bshould be\b|\bmust be\b"
+    r"|\bmay help\b|\binstead of\b|\bbut you didn't\b|\bmake sure\b)",
     re.I,
 )
+_PACKAGE = re.compile(r"(?:site|dist)-packages[/\\](\w{1,60})[/\\]|[/\\](unsloth)_compiled_cache[/\\]")
+_STANDARD_LIBRARY = re.compile(r"[/\\]python3(?:\.\d{1,2})?[/\\]\w{1,60}[/\\.]|[/\\]Lib[/\\]\w{1,60}[/\\.]|<frozen ")
+_NOT_AT_FAULT = frozenset(("torch", "numpy", "fire", "click", "typer"))
 _SAYS_NOTHING = re.compile(
-    r"report|file an? (?:issue|ticket|bug)|open an issue|for more info|documentation|LAUNCH_BLOCKING|USE_CUDA_DSA"
-    r"|TORCH_LOGS|NCCL_DEBUG|enable traceback|look up|try again",
+    r"report|\bdocs\b|file an? (?:issue|ticket|bug)|open an issue|for more info|documentation|LAUNCH_BLOCKING"
+    r"|USE_CUDA_DSA|TORCH_LOGS|NCCL_DEBUG|enable traceback|look up|try again",
     re.I,
 )
 
@@ -100,14 +103,27 @@ def instruction_in(chain: Chain) -> str | None:
     return None
 
 
+def package_raised_in(chain: Chain) -> str | None:
+    """The package in whose code an exception was raised, torch and the standard library apart; None for own code."""
+    frames = [frame for raised in chain[-1:] for frame in raised.frames[-200:] if 'File "' in frame]
+    for frame in reversed(frames):
+        match = _PACKAGE.search(frame[:500])
+        if match is not None and (match[1] or match[2]) not in _NOT_AT_FAULT:
+            return package_of(match[1] or match[2])
+        if match is None and not _STANDARD_LIBRARY.search(frame[:500]):
+            return None
+    return None
+
+
 def words_of(
     cause: Cause,
     case: Case | None,
     facts: Facts | None,
     found: Mapping[str, str] | None = None,
     hint: str | None = None,
+    package: str | None = None,
 ) -> Words:
-    """What is said of a case, else of its cause, after the `hint` that the message gave.
+    """What is said of a case, else of its cause, after the `hint` that the message gave and the `package` it is from.
 
     Without `facts` every step is shown: the page of causes has no log.
     """
@@ -129,6 +145,8 @@ def words_of(
         say(one, **{name: values[name] for name in placeholders(catalog("en")[one]) if name in values})
         for one in (f"{base}.means", *messages)
     )
+    if package is not None:
+        advice = [say("diagnose.step.raised_in", package=package), *advice][:_STEPS_SHOWN]
     if hint is not None:
         advice = [say("diagnose.step.message_says", hint=hint), *advice][:_STEPS_SHOWN]
     return Words(meaning, tuple(advice))

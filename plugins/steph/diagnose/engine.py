@@ -13,7 +13,7 @@ from typing import Literal
 
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
-from steph.diagnose.advice import captured, case_of, instruction_in, words_of
+from steph.diagnose.advice import captured, case_of, instruction_in, package_raised_in, words_of
 from steph.diagnose.collectives import Collective, behind, collectives_of, unlike
 from steph.diagnose.exceptions import Chain, Raised, chains_of, shortened
 from steph.diagnose.facts import facts_of
@@ -109,7 +109,8 @@ def diagnose(
     phase = phase or (case.in_phase if case else None) or _PHASE_OF_CAUSE.get(cause)
     texts = [one for raised in chain for one in raised.texts] or [told]
     hint = instruction_in(chain) if case is None and cause in _OFTEN_SAY_WHAT_TO_DO else None
-    words = words_of(cause, case, facts, captured(case, texts) if case else None, hint)
+    package = package_raised_in(chain) if case is None and cause is Cause.OTHER else None
+    words = words_of(cause, case, facts, captured(case, texts) if case else None, hint, package)
     evidence = _telling(chosen, case)
     return Diagnosis(
         cause=cause,
