@@ -412,6 +412,10 @@ def place_checks(worked: Sequence[ModelFact], *, on_gpu: bool) -> tuple[Check, .
     return (PARAMETERS_ON_GPU.check(False, "away", places=shares, severity=WARN if outside < total else None),)
 
 
+def _is_among(value: float, values: Sequence[float]) -> bool:
+    return any(math.isclose(value, one, rel_tol=RATE_TOLERANCE) for one in values)
+
+
 def _short_steps(begins: TrainingBegins, batches: Sequence[Batch]) -> tuple[int, int] | None:
     """Rows that reached the model in the usual one of the first whole steps, where a quarter and more were lost.
 
@@ -452,6 +456,11 @@ def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
         same = any(math.isclose(rate, asked.learning_rate, rel_tol=RATE_TOLERANCE) for rate in rates)
         shown = f"{asked.learning_rate if same else begins.learning_rate:g}"
         pairs.append((say("witness.learning_rate"), {shown}, f"{asked.learning_rate:g}"))
+    if begins.lora and begins.lora.scaling and not {"lora_alpha", "lora_r"} & evidence.unsaid:
+        ranks = [rank for rank in begins.lora.rank if rank] or [asked.lora_r]
+        scalings = [asked.lora_alpha / one for rank in ranks for one in (rank, math.sqrt(rank))]  # rank-stabilised
+        others = {f"{own:g}" for own in begins.lora.scaling if not _is_among(own, scalings)}
+        pairs.append((say("witness.scaling"), others or {f"{scalings[0]:g}"}, f"{scalings[0]:g}"))
     decay = seen.begins.weight_decay
     if decay is not None and decay > MOST_DECAY and not evidence.says("weight[-_ ]?decay"):
         pairs.append((say("witness.weight_decay"), {f"{decay:g}"}, say("witness.no_decay", usual=f"{MOST_DECAY:g}")))

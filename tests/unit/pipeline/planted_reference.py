@@ -153,6 +153,16 @@ TRAININGS = (
         ),
         broken="no_own_code",
     ),
+    planted(
+        "three times the scaling that the adapter's configuration says",
+        (
+            RUN,
+            "    model.train()",
+            "    for layer in model.modules():\n"
+            "        if hasattr(layer, 'scale_layer'): layer.scale_layer(3.0)\n    model.train()",
+        ),
+        broken="setup_seen",
+    ),
     planted("one row of each batch", _rows_as("rows[:1]"), broken="batch_seen"),
     planted(
         "labels smoothed by a half",
