@@ -190,6 +190,19 @@ def test_phase_of_a_trainer_that_is_made_is_prepare() -> None:
     assert diagnose(mapping, 1).phase is Phase.PREPARE
 
 
+@pytest.mark.parametrize(
+    ("frame", "phase"),
+    [
+        ('transformers/models/llama/configuration_llama.py", line 182, in _rope_scaling_validation', Phase.LOAD),
+        ('peft/utils/save_and_load.py", line 71, in get_peft_model_state_dict', Phase.SAVE),
+    ],
+)
+def test_phase_of_a_library_call(frame: str, phase: Phase) -> None:
+    """Where nothing but the innermost frame shows it."""
+    log = f'Traceback (most recent call last):\n  File "/w/x.py", line 8, in main\n  File "/e/{frame}\nValueError: x'
+    assert diagnose(log, 1).phase is phase
+
+
 def test_advice_differs_by_phase() -> None:
     """An OOM while loading is not answered with a smaller batch."""
     load = OOM_TRACEBACK.replace(OOM, '  File "/env/m.py", line 9, in from_pretrained\n' + OOM)

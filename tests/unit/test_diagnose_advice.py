@@ -400,3 +400,15 @@ def test_an_unknown_form_names_the_package_that_raised_it(frame: str, package: s
     words = told(f"{log}RuntimeError: it is 3")
     assert ("It was raised in the code of" in words) == (package is not None)
     assert package is None or f"pip install -U {package})" in words
+
+
+def test_a_refusal_is_told_in_the_librarys_words() -> None:
+    """A sentence that a library raises on purpose is the reason; a newer version would refuse, too."""
+    log = (
+        'Traceback (most recent call last):\n  File "/w/t.py", line 3, in f\n    TrainingArguments("x")\n'
+        '  File "/e/site-packages/transformers/training_args.py", line 4, in g\n    raise ValueError(\n'
+        "ValueError: it requires the strategies to match"
+    )
+    assert "what it expects: it requires the strategies to match" in told(log)
+    assert "pip install -U" not in told(log)
+    assert "pip install -U transformers" in told(log.replace("    raise ValueError(\n", "    x = y[0]\n"))

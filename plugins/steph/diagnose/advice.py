@@ -103,6 +103,26 @@ def instruction_in(chain: Chain) -> str | None:
     return None
 
 
+def advice_of_unknown(chain: Chain, cause: Cause) -> tuple[Message, ...]:
+    """Steps for an exception of unknown form: what its message says, and the package that raised it."""
+    hint = instruction_in(chain)
+    package = package_raised_in(chain) if cause is Cause.OTHER else None
+    said = redact("\n".join(chain[-1].message)[:_HINT_CHARACTERS].strip()) if chain else ""
+    found = [say("diagnose.step.message_says", hint=hint)] if hint is not None else []
+    if package is not None and not _is_deliberate(chain):
+        found.append(say("diagnose.step.raised_in", package=package))
+    elif package is not None and hint is None and said:
+        found.append(say("diagnose.step.refused", package=package, said=said))
+    return tuple(found)
+
+
+def _is_deliberate(chain: Chain) -> bool:
+    """Whether the innermost frame shows a `raise`: the code looked for this, and says so in words of its own."""
+    frames = chain[-1].frames
+    last = max((at for at, line in enumerate(frames) if 'File "' in line), default=len(frames))
+    return any(line.strip().startswith("raise ") for line in frames[last + 1 :])
+
+
 def package_raised_in(chain: Chain) -> str | None:
     """The package in whose code an exception was raised, torch and the standard library apart; None for own code."""
     frames = [frame for raised in chain[-1:] for frame in raised.frames[-200:] if 'File "' in frame]
@@ -120,10 +140,9 @@ def words_of(
     case: Case | None,
     facts: Facts | None,
     found: Mapping[str, str] | None = None,
-    hint: str | None = None,
-    package: str | None = None,
+    first: tuple[Message, ...] = (),
 ) -> Words:
-    """What is said of a case, else of its cause, after the `hint` that the message gave and the `package` it is from.
+    """What is said of a case, else of its cause, after the steps that are to stand `first`.
 
     Without `facts` every step is shown: the page of causes has no log.
     """
@@ -145,10 +164,8 @@ def words_of(
         say(one, **{name: values[name] for name in placeholders(catalog("en")[one]) if name in values})
         for one in (f"{base}.means", *messages)
     )
-    if package is not None:
-        advice = [say("diagnose.step.raised_in", package=package), *advice][:_STEPS_SHOWN]
-    if hint is not None:
-        advice = [say("diagnose.step.message_says", hint=hint), *advice][:_STEPS_SHOWN]
+    if first:
+        advice = [*first, *advice][:_STEPS_SHOWN]
     return Words(meaning, tuple(advice))
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
-from steph.diagnose.advice import captured, case_of, instruction_in, package_raised_in, words_of
+from steph.diagnose.advice import advice_of_unknown, captured, case_of, words_of
 from steph.diagnose.collectives import Collective, behind, collectives_of, unlike
 from steph.diagnose.exceptions import Chain, Raised, chains_of, shortened
 from steph.diagnose.facts import facts_of
@@ -108,9 +108,8 @@ def diagnose(
     case = case_of(cause, chosen.clue.case, phase, chain, told, read.text, facts, above if chain else "")
     phase = phase or (case.in_phase if case else None) or _PHASE_OF_CAUSE.get(cause)
     texts = [one for raised in chain for one in raised.texts] or [told]
-    hint = instruction_in(chain) if case is None and cause in _OFTEN_SAY_WHAT_TO_DO else None
-    package = package_raised_in(chain) if case is None and cause is Cause.OTHER else None
-    words = words_of(cause, case, facts, captured(case, texts) if case else None, hint, package)
+    first = advice_of_unknown(chain, cause) if case is None and cause in _OFTEN_SAY_WHAT_TO_DO else ()
+    words = words_of(cause, case, facts, captured(case, texts) if case else None, first)
     evidence = _telling(chosen, case)
     return Diagnosis(
         cause=cause,

@@ -34,6 +34,7 @@ _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
         re.compile(
             r"\bsave_pretrained\b|_save_checkpoint|\bsave_model\b|\bsave_file\b|\bserialize_file\b|\bin save_weights\b|"
             r"serialization\.py.{0,300}in _?save\b|torch\.save\(|_save_optimizer|\bsave_pretrained_merged\b"
+            r"|\bget_peft_model_state_dict\b"
         ),
     ),
     (
@@ -53,6 +54,7 @@ _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
             r"hf_hub_download|set_module_tensor_to_device|_move_model_to_device|dispatch_model|\bin download\w{0,40}\b"
             r"|cached_files?\b|validate_environment|load_dataset\b|load_model\b|convert_and_load|dataset_module_factory"
             r"|quantization_config\.py|BitsAndBytesConfig\(|modeling_\w{1,60}\.py\", line \d{1,6}, in __init__"
+            r"|configuration_\w{1,60}\.py\", line"
             r"|import_module\(|\bin _get_module\b|get_hf_file_metadata|get_config_dict"
         ),
     ),
