@@ -280,6 +280,7 @@ def fit(
     record = _calibration(reports, from_record, model, found.shape) if from_record is not None else None
     kind = trainer or (record.trainer if record else UNKNOWN_TRAINER)
     try:
+        bits = fitting.bits_of(found.weights.form, found.weights.bits, bits, use_4bit=use_4bit)
         work = fitting.workload_of_options(
             kind,
             found.targets,
@@ -287,7 +288,7 @@ def fit(
             lora_r=lora_r,
             gradient_accumulation_steps=accumulation,
             optimizer=optimizer,
-            use_4bit=use_4bit if bits is None else bits == 4,
+            use_4bit=bits == 4,
             use_8bit=bits == 8,
             double_quant=double_quant,
             packing=packing,
@@ -306,6 +307,8 @@ def fit(
                 cards,
                 sharing,
                 computes_bf16=known is None or known.computes_bf16,
+                form=found.weights.form,
+                taken_for=found.taken_for,
             ),
             batches=(batch_size,) if batch_size else fitting.GRID_BATCHES,
             lengths=(max_seq_length,) if max_seq_length else fitting.GRID_LENGTHS,

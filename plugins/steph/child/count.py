@@ -107,6 +107,10 @@ def counted_adapter(model: Any, adapter: dict[str, Any]) -> dict[str, Any]:  # n
     import torch
     from peft import LoraConfig, get_peft_model
 
+    names = {path.rpartition(".")[2] for path, _ in model.named_modules()}
+    absent = [name for name in adapter.get("modules_to_save") or () if name.rpartition(".")[2] not in names]
+    if absent:  # which peft passes over in silence
+        raise CountError(f"modules_to_save {', '.join(absent)}: the model has no such module")
     with torch.device("meta"):
         adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
     found = {"lora": 0, "magnitude": 0, "whole": 0}

@@ -7,7 +7,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ from steph.memory.shapes import (
     ModelShape,
     ShapeError,
     UnknownShapeError,
+    Weights,
     config_file,
     config_of,
     linears,
     model_shape,
+    same_model,
+    weights_by_config,
+    weights_by_name,
 )
 from steph.memory.trainers import DEFAULT_TARGETS, AdapterCount
 from steph.run.counting import Counted, CountingError, counted, hub_config
@@ -52,17 +56,23 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model's shape, the modules that LoRA is on, and its parameters where peft had to count them."""
+    """A model's shape, the modules that LoRA is on, and its parameters where peft had to count them.
+
+    `weights`: how the published ones are quantised. `taken_for`: the common model whose shape it is, by its name alone.
+    """
 
     shape: ModelShape
     targets: tuple[str, ...]
     adapter: AdapterCount | None = None
+    weights: Weights = field(default_factory=Weights)
+    taken_for: str = ""
 
 
 def subject(model: str, asked: Asked) -> Subject:
     """The model and its adapter; from the tables at once, else counted. Raises ShapeError, CountingError."""
-    shape = _shape(model, asked)
-    names = tuple(dict.fromkeys(linear.name for linear in linears(shape)))
+    found = _model(model, asked)
+    shape = found.shape
+    names = found.targets
     targets = asked.targets or _usual(names)
     is_all = targets in ALL
     # peft's all-linear takes experts along, which are no linears
@@ -70,15 +80,15 @@ def subject(model: str, asked: Asked) -> Subject:
     wanted = names if is_all else tuple(name.strip() for name in targets.split(","))
     is_plain = NAMES.fullmatch(targets) is not None or is_all
     if is_plain and not counts_all and set(asked.modules_to_save) <= set(HEAD):
-        return Subject(shape, wanted)
+        return replace(found, targets=wanted)
     adapter = {
         "r": asked.r,
         "use_dora": asked.dora,
         "modules_to_save": list(asked.modules_to_save) or None,
         "target_modules": "all-linear" if is_all else list(wanted) if is_plain else targets,
     }
-    found = _counted_adapter(model, shape, adapter, asked)
-    return Subject(shape, found.modules, found.adapter)
+    lora = _counted_adapter(found.taken_for or model, shape, adapter, asked)
+    return replace(found, targets=lora.modules, adapter=lora.adapter)
 
 
 def _usual(names: tuple[str, ...]) -> str:
@@ -87,19 +97,45 @@ def _usual(names: tuple[str, ...]) -> str:
     return ",".join(found or names)
 
 
-def _shape(model: str, asked: Asked) -> ModelShape:
+def _model(model: str, asked: Asked) -> Subject:
+    """The model alone, with the names of all its linears."""
+    shape, weights, taken_for = _shape(model, asked)
+    names = tuple(dict.fromkeys(linear.name for linear in linears(shape)))
+    return Subject(shape, names, weights=weights, taken_for=taken_for)
+
+
+def _shape(model: str, asked: Asked) -> tuple[ModelShape, Weights, str]:
+    """The shape, how the published weights are quantised, and the common model that the name is taken for."""
+    if weights_by_name(model).form == "gguf":
+        raise CountingError(say("fit.gguf", model=model))
     try:
-        return model_shape(model)
+        return model_shape(model), _weights(model), ""
     except UnknownShapeError:
-        if not HUB_ID.fullmatch(model) or is_offline():
+        try:
+            if HUB_ID.fullmatch(model) and not is_offline():
+                published = hub_config(model, asked.cache)
+                return asked.count(model, published).shape, _weights(str(published)), ""
+        except CountingError:
+            if same_model(model) is None:
+                raise
+        known = same_model(model)
+        if known is None:
             raise
-        return asked.count(model, hub_config(model, asked.cache)).shape
+        return model_shape(known), weights_by_name(model), known
     except ShapeError:
         with contextlib.suppress(OSError, RuntimeError):  # what made the error is no file
             config = config_file(model)
             if config is not None and _is_countable(config):
-                return asked.count(model, config).shape
+                return asked.count(model, config).shape, _weights(model), ""
         raise
+
+
+def _weights(model: str) -> Weights:
+    """How the weights beside a config.json are quantised, which a model known by its name need not have."""
+    with contextlib.suppress(UnreadableError, OSError, RuntimeError):
+        config = config_file(model)
+        return Weights() if config is None else weights_by_config(read_json(config, finite=False))
+    return Weights()
 
 
 def _is_countable(config: Path) -> bool:

@@ -19,6 +19,7 @@ from steph.plan.cards import CARDS
 ALL_LINEAR = tuple(linear_shapes(TINY))
 GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
+MEASURED_FORMS = ("", "bitsandbytes", "bnb-4bit", "bnb-8bit")  # others keep other tensors beside their bits
 UNKNOWN = "unknown"  # the verdict where nothing that was measured says anything
 Point = tuple[int, int]  # batch size, max_seq_length
 
@@ -29,13 +30,18 @@ class FitError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How a run is meant, beside the settings of one step; `recompute` is None where nobody said."""
+    """How a run is meant, beside the settings of one step; `recompute` is None where nobody said.
+
+    `form`: how the published weights are quantised already. `taken_for`: the common model that only the name tells of.
+    """
 
     trainer: str
     recompute: bool | None = None
     cards: int = 1
     sharing: needs.Sharing = "ddp"
     computes_bf16: bool = True
+    form: str = ""
+    taken_for: str = ""
 
     @property
     def is_unknown(self) -> bool:
@@ -151,8 +157,9 @@ def fit(
     largest = largest_fitting(forecasts | whole, vram_bytes)
     found = Fit(model, vram_bytes, setting, work, forecasts, largest, (), basis, least, host)
     if setting.is_unknown and len(forecasts) == 1:
-        ways = {name: replace(asked, trainer=name, recompute=setting.recompute is not False) for name in TRAINERS}
-        found = replace(found, by_trainer={name: predict(shape, way) for name, way in ways.items()})
+        way = replace(asked, recompute=setting.recompute is not False)
+        each = {name: (replace(way, trainer=name), replace(setting, trainer=name)) for name in TRAINERS}
+        found = replace(found, by_trainer={name: _forecast(shape, *meant, None) for name, meant in each.items()})
     return _with_change(found, at(min(batches), min(lengths)), foresee)
 
 
@@ -168,7 +175,7 @@ def _forecast(
         found = predict_any(shape, work, recompute=True if work.recompute else setting.recompute)
     else:
         found = predict(shape, work)
-    if _estimates(shape, work, setting):
+    for _ in _estimates(shape, work, setting):  # each says so
         found = needs.widened(found, needs.ESTIMATE_ERROR)
     return needs.shared(found, shape, setting.cards, setting.sharing) if setting.cards > 1 else found
 
@@ -176,7 +183,21 @@ def _forecast(
 def _estimates(shape: ModelShape, work: Workload, setting: Setting) -> tuple[Message, ...]:
     """In what the question goes beyond what was measured."""
     reasons = needs.estimate_reasons(shape, work, setting.trainer)
-    return reasons if setting.computes_bf16 else (*reasons, say("fit.estimate.no_bf16"))
+    if not setting.computes_bf16:
+        reasons += (say("fit.estimate.no_bf16"),)
+    if setting.form not in MEASURED_FORMS:
+        reasons += (say("fit.estimate.form", form=setting.form),)
+    return reasons
+
+
+def bits_of(form: str, published: int, bits: int | None, *, use_4bit: bool) -> int:
+    """The base's bits as asked for, else as published; raises FitError where these weights can't be had in others."""
+    asked = bits or (None if use_4bit else 16)
+    if not form:
+        return asked or 4
+    if asked not in (None, published) and form.startswith(("awq", "gptq", "bitsandbytes", "bnb", "unsloth")):
+        raise FitError(f"--bits {asked}: these weights are published in {published} bits ({form})")
+    return asked or published
 
 
 def _basis(shape: ModelShape, work: Workload, setting: Setting, *, is_measured: bool) -> tuple[Message, ...]:
@@ -185,9 +206,13 @@ def _basis(shape: ModelShape, work: Workload, setting: Setting, *, is_measured: 
         lines = [say("fit.basis.unknown", trainers=list(TRAINERS))]
     else:
         row = TRAINERS[setting.trainer]
-        lines = [say("fit.basis.trainer", trainer=setting.trainer, points=row.marked_points)]
+        lines = [say("fit.basis.trainer", trainer=setting.trainer, points=row.marked_points, version=row.version)]
     if not is_measured:
         lines.append(say("fit.basis.uncalibrated"))
+    if setting.taken_for:
+        lines.append(say("fit.basis.named", known=setting.taken_for))
+    if 0 < shape.max_position_embeddings < work.width:
+        lines.append(say("fit.basis.positions", tokens=work.width, positions=shape.max_position_embeddings))
     lines += _estimates(shape, work, setting)
     if setting.cards > 1:
         lines.append(say(f"fit.basis.{setting.sharing}", cards=setting.cards))
@@ -205,7 +230,9 @@ def _with_change(found: Fit, smallest: Workload, foresee: Callable[[Workload], F
         return forecast if forecast.verdict(found.vram_bytes) is FitVerdict.FITS else None
 
     change = needs.changes(smallest, fits, is_known=not found.setting.is_unknown)
-    by_size = sorted(CARDS.values(), key=lambda card: card.usable_bytes)
+    # where all was foreseen with bf16, a card without it needs more
+    usable = (card for card in CARDS.values() if card.computes_bf16 or not found.setting.computes_bf16)
+    by_size = sorted(usable, key=lambda card: card.usable_bytes)
     larger = (card.name for card in by_size if now.verdict(card.usable_bytes) is FitVerdict.FITS)
     card = next(larger, "")
     return replace(found, change=change, larger_card=card)

@@ -5,6 +5,7 @@ Asks no network and downloads nothing.
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections import Counter
@@ -56,6 +57,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 # text models of models that also see, whose layers are another family's
 SAME_LAYERS = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
 COUNTED = Family()  # of a model_type that is in no row: its parameters are counted by transformers itself
+ASSUMED_POSITIONS = 4096  # of a model that is made of a shape which names none
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
 
 
@@ -75,6 +77,7 @@ class ModelShape:
 
     `qkv_bias`: whether the q, k and v projections carry a bias (qwen2 always does; the others' `attention_bias` is
     not supported). `num_experts`: of each layer, all kept in 16 bits, `experts_per_token` of them used; 0: none.
+    `max_position_embeddings`: 0 where it is not known, or differs between the names of one shape.
     `more_linears`, `more_parameters`: what the formulas do not give, such as an image tower's; all of a model that
     transformers has counted.
     """
@@ -270,6 +273,7 @@ def config_of(shape: ModelShape, name: str = "") -> dict[str, Any]:
     if shape.num_experts:
         sizes |= {"num_experts": shape.num_experts, "num_local_experts": shape.num_experts}
         sizes |= {"num_experts_per_tok": shape.experts_per_token, "moe_intermediate_size": shape.expert_width}
+    sizes["max_position_embeddings"] = shape.max_position_embeddings or ASSUMED_POSITIONS
     # logits of a narrow model with weights as small as the published ones' can't be certain of any token
     return {"_name_or_path": name, **sizes, "initializer_range": max(0.02, SURE_LOGIT / shape.hidden_size)}
 
@@ -305,7 +309,7 @@ def _shape_of_row(row: Mapping[str, Any]) -> ModelShape:
         **sizes,
         tie_word_embeddings=row.get("tied", False),
         qkv_bias=FAMILIES.get(model_type, COUNTED).qkv_bias,
-        max_position_embeddings=row.get("positions", 4096),
+        max_position_embeddings=row.get("positions", 0),
         num_experts=experts[0],
         experts_per_token=experts[1],
         expert_width=experts[2],
@@ -354,7 +358,57 @@ def model_shape(name_or_path: str) -> ModelShape:
     shape = known_shape(name_or_path)
     if shape is not None:
         return shape
-    raise UnknownShapeError(say("shape.unknown", model=name_or_path, known=sorted(known)))
+    raise UnknownShapeError(say("shape.unknown", model=name_or_path, known=_near(name_or_path, known)))
+
+
+def _near(name: str, known: Mapping[str, ModelShape]) -> list[str]:
+    """The known names most like this one, or all where none is."""
+    tails = {known_name.rpartition("/")[2].casefold(): known_name for known_name in known}
+    tail = re.sub(r"[\s:_]+", "-", name.rpartition("/")[2].casefold())
+    return [tails[found] for found in difflib.get_close_matches(tail, tails, n=6, cutoff=0.6)] or sorted(known)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How published weights are quantised: `form` and its bits, "" and 16 where they are not."""
+
+    form: str = ""
+    bits: int = 16
+
+
+FORMS = re.compile(
+    r"-(unsloth-bnb-4bit|bnb-4bit|bnb-8bit|(?:awq|gptq)(?:-(?:int)?[48](?:bit)?)?|fp8|gguf|(?:int)?[48](?:bit)?)$"
+)
+
+
+def weights_by_name(name: str) -> Weights:
+    """What the end of a model's name says of its weights, as in `-bnb-4bit`, `-AWQ` or `-GPTQ-Int8`."""
+    found = FORMS.search(name.casefold())
+    return Weights(found[1], 8 if "8" in found[1] else 4) if found else Weights()
+
+
+def weights_by_config(config: object) -> Weights:
+    """What a config.json says of its weights."""
+    values = config.get("quantization_config") if isinstance(config, Mapping) else None
+    if not isinstance(values, Mapping):
+        return Weights()
+    form = str(values.get("quant_method") or "bitsandbytes")
+    groups = values.get("config_groups")  # of compressed-tensors
+    groups = groups.values() if isinstance(groups, Mapping) else ()
+    said = [group["weights"].get("num_bits") for group in groups if _holds_weights(group)]
+    is_four = values.get("bits") == 4 or values.get("load_in_4bit") is True or form in ("awq", "mxfp4") or said == [4]
+    return Weights(form, 4 if is_four else 8)
+
+
+def _holds_weights(group: object) -> bool:
+    return isinstance(group, Mapping) and isinstance(group.get("weights"), Mapping)
+
+
+def same_model(name: str) -> str | None:
+    """The common model that others publish, or publish quantised, under this name; None where none is known."""
+    tail = FORMS.sub("", name.rpartition("/")[2].casefold())
+    known = (*BUILT_IN, *COMMON, *_ALSO)
+    return next((one for one in known if _plain_name(one.rpartition("/")[2]) == _plain_name(tail)), None)
 
 
 def known_shape(name: str) -> ModelShape | None:

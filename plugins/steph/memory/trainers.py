@@ -32,7 +32,8 @@ class Trainer:
     `least_error`: how far runs may lie from the formulas at least, as a share.
     `picks_its_way`: it decides on recompute and on fusing micro-batches by the memory that is free. `slack_share`: what
     the allocator reserves beyond what is allocated, as a share of it, median of the `marked_points` points that are
-    marked for fitting. It depends on the order of requests: `full`'s points have 0.04 to 0.18.
+    marked for fitting. It depends on the order of requests: `full`'s points have 0.04 to 0.18. `version`: of the
+    program that was measured; others may hold more.
     """
 
     upcasts: bool
@@ -44,6 +45,7 @@ class Trainer:
     picks_its_way: bool
     slack_share: float
     marked_points: int
+    version: str
     half_adapter: bool = False
     has_own_norms: bool = False
     logit_copies: int = 3
@@ -65,6 +67,7 @@ _TRL = Trainer(
     picks_its_way=False,
     slack_share=0.05,
     marked_points=7,
+    version="TRL 1.16",
     half_adapter=True,
 )
 TRAINERS: Mapping[str, Trainer] = MappingProxyType(
@@ -80,6 +83,7 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
             picks_its_way=False,
             slack_share=0.10,
             marked_points=5,
+            version="transformers 5.17",
         ),
         # the reference pipeline: bf16 autocast, logits where there are labels, padding to the longest row
         TrainerName.ANSWER: Trainer(
@@ -92,6 +96,7 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
             picks_its_way=True,
             slack_share=0.05,
             marked_points=10,
+            version="the reference pipeline",
         ),
         TrainerName.TRL: _TRL,
         # the same with use_liger_kernel
@@ -99,6 +104,7 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
         # Unsloth's FastLanguageModel with its own checkpointing; its loss takes chunks by the memory that it finds free
         TrainerName.UNSLOTH: replace(
             _TRL,
+            version="Unsloth 2026.10",
             copies_norm_inputs=False,
             has_own_norms=True,
             held_positions=64,

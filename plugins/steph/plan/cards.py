@@ -19,12 +19,14 @@ from steph.record.environment import BF16_SINCE
 class Card:
     """`usable_gib` of a card that nobody else uses; a desktop on it takes some of that.
 
-    `basis`: `measured` by this project or by whom it was made for; `documented`: the lowest "total capacity" that
-    torch's own out-of-memory messages name in public issue threads about that card, or what NVML shows of a slice.
-    nvidia-smi's total is some 0.4 GiB above it on cards with ECC.
+    `sold_as_gb`: gigabytes that its maker names, and part of the name where they tell cards apart. `basis`: `measured`
+    by this project or by whom it was made for; `documented`: the lowest "total capacity" that torch's own out-of-memory
+    messages name in public issue threads about that card or its sister of the same memory, or what NVML shows of a
+    slice. nvidia-smi's total is some 0.4 GiB above it on cards with ECC.
     """
 
     name: str
+    sold_as_gb: int
     usable_gib: float
     capability: tuple[int, int]
     basis: Literal["measured", "documented"]
@@ -46,42 +48,69 @@ class Card:
         return f"{self.name}: {self.usable_gib:.2f} GiB usable ({self.basis}), compute capability {capability}, {bf16}"
 
 
+SEVERAL = re.compile(r"\d+\s*[x*]\s*(?P<after>.+)|(?P<before>.+)\s[x*]\s*\d+", re.IGNORECASE)  # 2x T4, T4 x2
 CARDS: Mapping[str, Card] = MappingProxyType(
     {
         card.name: card
         for card in (
-            Card("A10", 21.99, (8, 6), "documented"),
-            Card("A100 20GB slice", 19.5, (8, 0), "documented"),
-            Card("A100 40GB", 39.5, (8, 0), "documented"),
-            Card("A100 80GB", 79.25, (8, 0), "documented"),
-            Card("A30", 23.53, (8, 0), "documented"),
-            Card("H100 80GB", 79.18, (9, 0), "measured"),
-            Card("H200", 139.8, (9, 0), "measured"),
-            Card("L40", 44.4, (8, 9), "documented"),
-            Card("RTX 3060", 11.75, (8, 6), "documented"),
-            Card("RTX 3070", 7.78, (8, 6), "documented"),
-            Card("RTX 3080", 9.64, (8, 6), "measured"),
-            Card("RTX 3090", 23.7, (8, 6), "documented"),
-            Card("RTX 4060", 7.75, (8, 9), "documented"),
-            Card("RTX 4090", 23.52, (8, 9), "documented"),
-            Card("RTX 5090", 31.36, (12, 0), "documented"),
-            Card("RTX 6000 Ada", 44.43, (8, 9), "documented"),
-            Card("T4", 14.56, (7, 5), "documented"),
+            Card("A10", 24, 21.99, (8, 6), "documented"),
+            Card("A100 20GB slice", 20, 19.5, (8, 0), "documented"),
+            Card("A100 40GB", 40, 39.41, (8, 0), "documented"),
+            Card("A100 80GB", 80, 79.14, (8, 0), "documented"),
+            Card("A10G", 24, 21.99, (8, 6), "documented"),
+            Card("A30", 24, 23.53, (8, 0), "documented"),
+            Card("H100 80GB", 80, 79.18, (9, 0), "measured"),
+            Card("H200", 141, 139.8, (9, 0), "measured"),
+            Card("L4", 24, 22.05, (8, 9), "documented"),
+            Card("L40", 48, 44.4, (8, 9), "documented"),
+            Card("L40S", 48, 44.4, (8, 9), "documented"),
+            Card("RTX 2080 Ti", 11, 10.76, (7, 5), "documented"),
+            Card("RTX 3060", 12, 11.75, (8, 6), "documented"),
+            Card("RTX 3070", 8, 7.78, (8, 6), "documented"),
+            Card("RTX 3080", 10, 9.64, (8, 6), "measured"),
+            Card("RTX 3090", 24, 23.7, (8, 6), "documented"),
+            Card("RTX 4060", 8, 7.75, (8, 9), "documented"),
+            Card("RTX 4090", 24, 23.52, (8, 9), "documented"),
+            Card("RTX 5090", 32, 31.36, (12, 0), "documented"),
+            Card("RTX 6000 Ada", 48, 44.43, (8, 9), "documented"),
+            Card("RTX 8000", 48, 47.46, (7, 5), "documented"),
+            Card("T4", 16, 14.56, (7, 5), "documented"),
+            Card("V100 16GB", 16, 15.77, (7, 0), "documented"),
+            Card("V100 32GB", 32, 31.74, (7, 0), "documented"),
         )
     }
 )
 
 
 def card_by_name(name: str) -> Card:
-    """The card of that name, whatever the case, blanks and maker's words; raises ValueError naming those known.
+    """The card of that name, as people, its maker or nvidia-smi write it; raises ValueError naming those known.
 
-    `A100 20GB` is the slice of that size.
+    Case, blanks, makers' words and a form (`SXM4`, `PCIe`) are no part of it; `RTX` may lack, and the gigabytes it is
+    sold with may stand behind. `A100 20GB` is the slice of that size.
     """
+    plain = _plain(name)
     for card in CARDS.values():
-        if _plain(card.name) == _plain(name):
+        if plain in _spellings(card):
             return card
-    raise ValueError(f"{name}: not known; known are {', '.join(CARDS)}")
+    several = SEVERAL.fullmatch(name.strip())
+    if several is not None and _known(several["before"] or several["after"]):
+        raise ValueError(f"{name}: one card's name is wanted; how many of them, --cards says")
+    close = [card.name for card in CARDS.values() if plain and _plain(card.name).startswith(plain)]
+    question = f"; is it {' or '.join(close)}?" if close else ""
+    raise ValueError(f"{name}: not known{question}; of NVIDIA's cards known are {', '.join(CARDS)}")
+
+
+def _known(name: str) -> bool:
+    return any(_plain(name) in _spellings(card) for card in CARDS.values())
+
+
+def _spellings(card: Card) -> set[str]:
+    """How a card is written, without and with its gigabytes."""
+    plain = _plain(card.name)
+    return {
+        written for short in (plain, plain.removeprefix("rtx")) for written in (short, f"{short}{card.sold_as_gb}gb")
+    }
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"nvidia|geforce|tesla|slice|[^a-z0-9]", "", name.casefold())
+    return re.sub(r"nvidia|geforce|tesla|quadro|generation|slice|sxm\d?|pcie|hbm\d\w?|[^a-z0-9]", "", name.casefold())

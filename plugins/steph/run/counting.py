@@ -19,7 +19,7 @@ from steph.memory.trainers import AdapterCount
 from steph.run.hub_query import is_offline
 
 SCRIPT = Path(__file__).parents[1] / "child" / "count.py"
-FORMAT = 1  # counted up when the same question would have another answer
+FORMAT = 2  # counted up when the same question would have another answer
 TIMEOUT_SECONDS = 120
 HUB_SECONDS = 10.0
 

@@ -88,8 +88,10 @@ def fit_text(result: Fit, card: Card | None = None, basis: str = "") -> str:
     base = "4-bit" if work.use_4bit else "8-bit" if work.use_8bit else "16-bit"
     kinds = "".join(f", {name}" for name, is_on in (("packing", work.packing), ("DoRA", work.dora)) if is_on)
     cards = f"{setting.cards} cards ({setting.sharing}) of" if setting.cards > 1 else "card"
+    is_whole = work.adapter is not None and not work.adapter.lora and work.adapter.whole
+    trained = "all weights" if is_whole else f"LoRA r {work.lora_r} on {_targets(work)}{kinds}"
     lines = [
-        f"{result.model}, trainer {setting.trainer}, {base}, LoRA r {work.lora_r} on {_targets(work)}{kinds}, "
+        f"{result.model}, trainer {setting.trainer}, {base}, {trained}, "
         f"{work.optimizer}; {cards} {result.vram_bytes / GIB:.2f} GiB; figures in GiB, the whole process"
     ]
     lines += [line for line in (card.words() if card else "", basis) if line]

@@ -93,3 +93,10 @@ def test_what_is_no_language_model_is_refused_by_name(values: dict[str, Any]) ->
     """A config without a model_type, or of a model that writes no text."""
     with pytest.raises(CountError, match="model_type"):
         built(dict(values))
+
+
+def test_a_module_that_the_model_has_not_is_refused_by_name(tmp_path: Path) -> None:
+    """peft passes over it, so that what would be trained would not be counted."""
+    adapter = {"r": 8, "target_modules": ["q_proj"], "modules_to_save": ["lm_head", "score"]}
+    with pytest.raises(CountError, match="modules_to_save score: "):
+        _count(tmp_path, config_of(SHAPE), adapter)
