@@ -365,6 +365,10 @@ def test_a_file_of_ones_own_is_not_installed_from_an_index() -> None:
         ),
         ("ImportError: Foo requires bar: Please run `pip install bar`", "pip install bar"),
         ("RuntimeError: no backend, run with FOO=0 to disable it.", "run with FOO=0"),
+        (
+            "ValueError: You can't train it, it has to be on a GPU. Make sure that FOO is set.",
+            "says: Make sure that FOO",
+        ),
     ],
 )
 def test_an_unknown_form_is_told_what_its_own_message_says(raised: str, hint: str) -> None:

@@ -17,10 +17,13 @@ _STEPS_SHOWN = 2
 _SAID_LINES, _SAID_CHARACTERS, _HINT_CHARACTERS = 12, 2000, 300
 _SENTENCE_END = re.compile(r"(?<=[.!?;]) +|\n+|, (?=please )", re.I)
 _INSTRUCTS = re.compile(
-    r"^(?:please|try|use|set|run|consider|make sure|ensure|re-?install|upgrade|update|downgrade|pass|specify"
-    r"|reduc(?:e|ing)|you (?:can|should|must|need|may|have to)|to (?:fix|disable|avoid|enable|solve|resolve)|did you"
-    r"|instead)\b"
-    r"|^.{0,200}?(?:\brun with\b|\bpip install\b|\bneeds? to\b|\bha(?:s|ve) to be\b|\bshould be\b|\bmust be\b"
+    r"(?:please|either|try|use|set|run|consider|make sure|ensure|re-?install|upgrade|update|downgrade|pass|specify"
+    r"|reduc(?:e|ing)|you (?:can(?!['n])|should|must|need|may|have to)|to (?:fix|disable|avoid|enable|solve|resolve)"
+    r"|did you|instead)\b",
+    re.I,
+)
+_IMPLIES = re.compile(
+    r".{0,200}?(?:\brun with\b|\bpip install\b|\bneeds? to\b|\bha(?:s|ve) to be\b|\bshould be\b|\bmust be\b"
     r"|\bmay help\b|\binstead of\b|\bbut you didn't\b|\bmake sure\b)",
     re.I,
 )
@@ -97,9 +100,10 @@ def instruction_in(chain: Chain) -> str | None:
     """The sentence in an exception's message that says what to do, the outermost's first; None without one."""
     for raised in reversed(chain):
         said = "\n".join(raised.message[:_SAID_LINES])[:_SAID_CHARACTERS]
-        for sentence in map(str.strip, _SENTENCE_END.split(said)):
-            if _INSTRUCTS.search(sentence) and not _SAYS_NOTHING.search(sentence):
-                return redact(sentence[:_HINT_CHARACTERS].rstrip(";"))
+        sentences = [one for one in map(str.strip, _SENTENCE_END.split(said)) if not _SAYS_NOTHING.search(one)]
+        found = next(filter(_INSTRUCTS.match, sentences), None) or next(filter(_IMPLIES.match, sentences), None)
+        if found is not None:
+            return redact(found[:_HINT_CHARACTERS].rstrip(";"))
     return None
 
 

@@ -14,7 +14,7 @@ from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine
 
 # a program of one's own that evaluates, by its file's or its function's name; also where it loads a model for that
 _EVALUATES = re.compile(
-    r"(?<!site-packages)(?<!dist-packages)[/\\](?:\w{0,60}_)?(?:eval(?:uate|uation)?|infer(?:ence)?|predict|generate|chat(?!_template)|demo"
+    r"(?<!site-packages)(?<!dist-packages)[/\\](?:\w{0,60}_)?(?:eval(?:uate|uation)?|infer(?:ence)?|predict|generate|chat(?!_template|glm)|demo"
     r"|benchmark|merge)\w{0,60}\.py\"|[/\\]bin[/\\]lm_eval\"|\bin (?:evaluate|evaluation_loop|prediction_step|predict"
     r"|eval_model|evaluate_\w{1,60}|cli_evaluate|merge_lora|merge_and_unload)\b",
     re.I,
