@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from steph.base.units import GIB
-from steph.memory.forecast import BUILT_IN_CONSTANTS
+from steph.memory.forecast import BUILT_IN_CONSTANTS, KEPT_FREE_BYTES
 
 CASES = Path(__file__).with_name("published.toml")
 GB = 1e9
+VERDICTS = ("inside", "unknown", "below", "above", "said to fit")
 CARD_GIB = 1e4  # no verdict is wanted: the interval is
 CONTEXT_GIB = BUILT_IN_CONSTANTS.context_bytes / GIB
 
@@ -51,8 +52,14 @@ class Compared:
 
     @property
     def verdict(self) -> str:
-        """`inside`, `below`, `above` or `unknown`; a card on which a run fitted is inside unless said too small."""
+        """`inside`, `below`, `above`, `unknown` or `said to fit`.
+
+        A card on which a run fitted is inside unless said too small, one on which a run did not unless said to hold it.
+        """
         sizes = self.case.figure_gib
+        if self.case.counts == "oom":
+            fits = any(self.high_gib + KEPT_FREE_BYTES / GIB <= size for size in sizes)
+            return "said to fit" if fits else "unknown" if self.reasons else "inside"
         if self.reasons and any(size >= self.low_gib for size in sizes):
             return "unknown"
         if self.case.counts != "card" and all(size > self.high_gib for size in sizes):
@@ -86,7 +93,8 @@ def table(sources: dict[str, str], compared: Sequence[Compared]) -> str:
         "",
         "Made by `python -m benchmarks.published` from [published.toml](published.toml). Interval: what the answer",
         "allows, in GiB, counted as the source counts (torch's allocator, the device, or either where it is not",
-        "said). `card`: a run was seen to fit such a card, so that only the lower end can be wrong.",
+        "said). `card`: a run was seen to fit such a card, so that only the lower end can be wrong. `oom`: one ran out",
+        "of memory on a card of which this is usable, so that only `fits` can be wrong.",
         "",
         "| source | what | asked | published | interval | verdict |",
         "|---|---|---|---|---|---|",
@@ -97,7 +105,7 @@ def table(sources: dict[str, str], compared: Sequence[Compared]) -> str:
         figure = f"{case.figure} {case.unit}, {case.counts}"
         source = f"[{case.source}]({sources[case.source]})"
         lines.append(f"| {source} | {case.what} | `{' '.join(case.asked)}` | {figure} | {interval} | {one.verdict} |")
-    counts = ", ".join(f"{name} {verdicts.count(name)}" for name in ("inside", "unknown", "below", "above"))
+    counts = ", ".join(f"{name} {verdicts.count(name)}" for name in VERDICTS)
     return "\n".join([*lines, "", f"{len(compared)} figures: {counts}.", ""])
 
 

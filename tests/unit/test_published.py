@@ -47,6 +47,11 @@ def test_a_figure_outside_the_interval_is_not_called_inside() -> None:
     assert [_compared(size, reasons=("because",)) for size in (9.9, 99.0)] == ["below", "unknown"]
 
 
+def test_a_card_on_which_a_run_died_must_not_be_said_to_hold_it() -> None:
+    """The answer says `fits` from a tenth of a GiB above its upper end on; anything less is no false answer."""
+    assert [_compared(size, counts="oom") for size in (5.0, 20.0, 20.2)] == ["inside", "inside", "said to fit"]
+
+
 def test_a_figure_in_gigabytes_may_be_either() -> None:
     """10.5 GB are 9.78 GiB or 10.5 GiB, as the source counted."""
     assert Case("a", "b", (), 10.5, "GB", "device").figure_gib == (10.5e9 / GIB, 10.5)
