@@ -258,6 +258,8 @@ def _supervised_check(batches: Sequence[Batch]) -> Check:
         return TOKENS_SUPERVISED.check(None, "none")
     if any(batch.shifted for batch in batches):
         return TOKENS_SUPERVISED.check(False, "shifted")
+    if any(batch.unshifted for batch in batches):
+        return TOKENS_SUPERVISED.check(False, "unshifted")
     lost = sum(batch.unpredicted or 0 for batch in batches)
     if lost * 2 > len(counts):
         return TOKENS_SUPERVISED.check(False, "unpredicted", rows=len(counts), lost=lost)

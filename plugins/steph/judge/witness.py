@@ -235,6 +235,7 @@ class Batch(Fact):
     first_supervised: tuple[int | None, ...] | None = None
     aligned: bool | None = None
     shifted: bool | None = None
+    unshifted: bool | None = None  # each label is the token before it
     unpredicted: int | None = None  # rows whose first label stands before every output
     double_bos: int | None = None
     padding: float | None = None

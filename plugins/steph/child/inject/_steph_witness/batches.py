@@ -138,6 +138,37 @@ def _queries(mask: Any, shape: Sequence[int], *, is_first: bool) -> Any:
     return mask.detach()[:, 0, taken.start :: taken.step]
 
 
+def label_by_gradient(batch: dict[str, Any], logits: Any) -> None:
+    """Give a batch the labels that a loss of the program's own has, once its gradient arrives at the logits.
+
+    Of a cross-entropy it is zero where nothing is learnt, and below zero at the one token that is. A label stands at
+    its token's place, one behind the logits that predict it, as a model's own loss has it.
+    """
+    torch: Any = sys.modules["torch"]
+    ids = batch["tensors"]["input_ids"]
+    rows, width = len(ids), len(ids[0]) if len(ids) else 0
+    if type(logits) is not torch.Tensor or not logits.requires_grad or logits.dim() != 3:
+        return
+    if logits.shape[0] != rows or logits.shape[1] > width:
+        return
+
+    def learnt(gradient: Any) -> None:
+        if type(gradient) is not torch.Tensor or "labels" in batch["tensors"]:
+            return
+        if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
+            return
+        lowest = gradient.detach()[:, :-1].min(-1)
+        found = lowest.indices.masked_fill(lowest.values >= 0, _IGNORED)
+        found = torch.nn.functional.pad(found, (width - found.shape[1], 0), value=_IGNORED)
+        if not found.is_cuda:
+            batch["tensors"]["labels"] = found.tolist()
+            return
+        batch["tensors"]["labels"] = found.to("cpu", non_blocking=True)
+        batch["event"] = torch.cuda.current_stream(found.device).record_event()
+
+    logits.register_hook(facts.guarded("labels")(learnt))
+
+
 def write(batch: dict[str, Any]) -> None:
     """Write the batch as a fact, as soon as it has arrived."""
     _on_their_way.append((batch.pop("event", None), batch))
@@ -278,7 +309,7 @@ def _labelled(
 ) -> dict[str, Any]:
     """Where the labels stand; a tensor of labels narrower than the tokens stands at their right edge."""
     supervised, closing, tails, firsts, answers, left, blank, leads = [], [], [], [], [], [], [], []
-    own = following = unpredicted = 0
+    own = following = before = unpredicted = 0
     for row, marks, (begin, end) in zip(ids, labels, spans):
         offset = len(row) - len(marks)
         # narrower than the tokens: no output stands before the first label, which is then never learnt
@@ -290,6 +321,7 @@ def _labelled(
         tails.append(end - 1 - places[-1] if places else None)
         firsts.append(places[0] - begin if places else None)
         own += sum(row[place] == value for place, value in zip(places, values))
+        before += sum(place > begin and row[place - 1] == value for place, value in zip(places, values))
         following += sum(place + 1 < len(row) and row[place + 1] == value for place, value in zip(places, values))
         answers.append(_answer(values))
         leads.append(_lead(row[begin : places[0]]) if places else None)
@@ -302,6 +334,8 @@ def _labelled(
         "first_supervised": firsts, "aligned": is_aligned if total else None,
         # the last token has none that follows it
         "shifted": not is_aligned and following >= total - len(ids) if total else None,
+        # what is learnt is the token that was just read
+        "unshifted": not is_aligned and before == total if total else None,
         "unpredicted": unpredicted, "answer_hashes": answers, "begins_blank": blank, "unlabelled_end_hashes": left,
         "lead_hashes": leads,
     }  # fmt: skip

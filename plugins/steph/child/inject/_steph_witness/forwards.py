@@ -48,7 +48,7 @@ def _called(given: dict[str, Any]) -> None:
 
 
 def _returned(result: Any) -> Any:
-    """The model's own loss, of a call that is asked for it; the result is passed on."""
+    """The model's own loss, or its logits, of a call that is asked for them; the result is passed on."""
     if getattr(_asked, "frame", None) is not None and _asked.frame == id(sys._getframe(1)):
         _asked.frame = None
         _lost(result)
@@ -61,6 +61,7 @@ def _lost(result: Any) -> None:
 
     first = result[0] if isinstance(result, tuple) and result else None
     training.model_gave(getattr(result, "loss", first))
+    training.model_predicted(getattr(result, "logits", first))
 
 
 def _trains(model: Any, arguments: dict[str, Any]) -> bool:

@@ -63,6 +63,7 @@ class _Now:
     waiting_model: Any = None
     waiting_start: dict[str, Any] | None = None
     waiting_since = 0.0
+    unlabelled: dict[str, Any] | None = None  # the last of these, where the loss is the loop's own
 
 
 def hook_optimizers(module: ModuleType) -> None:
@@ -122,6 +123,13 @@ def model_gave(loss: Any) -> None:
     if training is not None and training.own_loss is not None:
         copy = _copied(loss)
         training.own_loss = None if copy is None else (copy, training.own_loss[1])
+
+
+def model_predicted(logits: Any) -> None:
+    """The logits of a loop's batch that has no labels: what is learnt from them shows in their gradient."""
+    batch, _Now.unlabelled = _Now.unlabelled, None
+    if batch is not None:
+        batches.label_by_gradient(batch, logits)
 
 
 def hook_callbacks(module: ModuleType) -> None:
@@ -431,7 +439,8 @@ def _look_between() -> None:
 def received(model: Any, arguments: dict[str, Any]) -> bool:
     """The model was given a batch to train on; before a loop's first step it may be the first one, or a probe.
 
-    Returns whether the loss that it gives is wanted: of a Trainer's first micro-batches.
+    Returns whether what it gives is wanted: the loss of a Trainer's first micro-batches, or the logits of a loop's,
+    where the model is given no labels.
     """
     training = _Now.training
     if training is not None:
@@ -461,6 +470,8 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
         batch = batches.taken(model, arguments, with_texts=True, is_first=not _Now.waiting)
         if batch is not None:
             _Now.waiting.append(batch)
+            _Now.unlabelled = None if "labels" in batch["tensors"] else batch
+            return _Now.unlabelled is not None
     return False
 
 
@@ -490,7 +501,7 @@ def _forget() -> None:
 @facts.guarded("optimizers")
 def _forget_waiting() -> None:
     """An optimizer is made after the probes and before the training."""
-    _Now.waiting, _Now.waiting_model, _Now.waiting_start = [], None, None
+    _Now.waiting, _Now.waiting_model, _Now.waiting_start, _Now.unlabelled = [], None, None, None
 
 
 @facts.at_end
