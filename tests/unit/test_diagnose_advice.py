@@ -416,3 +416,13 @@ def test_a_refusal_is_told_in_the_librarys_words() -> None:
     assert "what it expects: it requires the strategies to match" in told(log)
     assert "pip install -U" not in told(log)
     assert "pip install -U transformers" in told(log.replace("    raise ValueError(\n", "    x = y[0]\n"))
+
+
+def test_no_library_is_blamed_for_an_error_of_the_system() -> None:
+    """A newer package does not mend a file system."""
+    log = (
+        'Traceback (most recent call last):\n  File "/e/site-packages/safetensors/torch.py", line 4, in g\n'
+        "    x = y[0]\n{}: [Errno 71] Protocol error"
+    )
+    assert "safetensors" not in told(log.format("OSError"))
+    assert "safetensors" in told(log.format("OSError").replace("[Errno 71] ", ""))

@@ -29,6 +29,7 @@ _IMPLIES = re.compile(
 )
 _PACKAGE = re.compile(r"(?:site|dist)-packages[/\\](\w{1,60})[/\\]|[/\\](unsloth)_compiled_cache[/\\]")
 _STANDARD_LIBRARY = re.compile(r"[/\\]python3(?:\.\d{1,2})?[/\\]\w{1,60}[/\\.]|[/\\]Lib[/\\]\w{1,60}[/\\.]|<frozen ")
+_OF_THE_SYSTEM = re.compile(r"\[(?:Errno|WinError) \d")  # no library is at fault
 _NOT_AT_FAULT = frozenset(("torch", "numpy", "fire", "click", "typer"))
 _SAYS_NOTHING = re.compile(
     r"report|\bdocs\b|file an? (?:issue|ticket|bug)|open an issue|for more info|documentation|LAUNCH_BLOCKING"
@@ -129,6 +130,8 @@ def _is_deliberate(chain: Chain) -> bool:
 
 def package_raised_in(chain: Chain) -> str | None:
     """The package in whose code an exception was raised, torch and the standard library apart; None for own code."""
+    if chain and _OF_THE_SYSTEM.match(chain[-1].message[0]):
+        return None
     frames = [frame for raised in chain[-1:] for frame in raised.frames[-200:] if 'File "' in frame]
     for frame in reversed(frames):
         match = _PACKAGE.search(frame[:500])
