@@ -13,7 +13,7 @@ from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
 from seen_facts import Change, Facts, each, facts_in, without, witness_of
-from steph.base.fingerprint import fingerprints
+from steph.base.fingerprint import fingerprints, text_hash
 from steph.base.terms import Severity
 from steph.judge.checks_rows import ROW_IDENTITY
 from steph.judge.checks_training import judge_training
@@ -231,6 +231,32 @@ def test_rows_of_another_text_are_found(sound: TrainEvidence, tmp_path: Path) ->
     ]
     found = broken(judged(sound, tmp_path, each("training_begins", row_fingerprints=seen[:32])))
     assert found["rows_seen"] is Severity.WARN
+
+
+def test_choices_in_another_order_have_answers_of_their_own(sound: TrainEvidence, tmp_path: Path) -> None:
+    """An answer is the file's only where its question stands as in the file, or is cut at its ends."""
+    texts = (
+        "届出の期限に関する次の記述のうち、正しいものを一つ選びなさい。",
+        "許可を受けた者は、その日から十四日以内に届け出る",
+        "登録を受けた者は、三十日前までに大臣へ申し出る",
+        "事業を廃止した者は、遅滞なく知事に通知する",
+    )
+    rows = [[f"第{n}条の{n * 7}種{text}" for text in texts] for n in range(20)]
+    file = tmp_path / "rows.jsonl"
+    lines = [{"input": "\n".join(row), "output": "ab"[n % 2]} for n, row in enumerate(rows)]
+    file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
+
+    def learnt(make: Callable[[list[str]], list[str]]) -> Check:
+        seen = [fingerprints("問い:" + "".join(make(row)) + "答え:") for row in rows[:2]]
+        batch = each("batch", row_fingerprints=seen, row_hashes=["1", "2"], answer_hashes=[*map(text_hash, "ba")],
+                     first_supervised=[9, 9], unlabelled_end_hashes=[], begins_blank=[False, False])  # fmt: skip
+        plain = each("training_begins", row_fingerprints=None, row_hashes=None)
+        checks = judged(replace(sound, train_file=file), tmp_path / str(len(list(tmp_path.iterdir()))), batch, plain)
+        return checks["answers_of_file"]
+
+    assert learnt(list).holds is False
+    assert learnt(lambda row: [row[0][4:], *row[1:]]).holds is False
+    assert learnt(lambda row: [row[0], row[2], row[3], row[1]]).holds is None
 
 
 def test_a_loop_that_passes_no_labels_is_not_green(sound: TrainEvidence, tmp_path: Path) -> None:

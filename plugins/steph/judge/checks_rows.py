@@ -120,14 +120,24 @@ def _answers_check(file: _FileRows, begins: TrainingBegins, batches: Sequence[Ba
 
 def _answers_at(file: _FileRows, row: tuple[str, ...]) -> frozenset[str]:
     """The answers of the file's rows that a trained row may be, by what stands before the answer; none if none fits."""
-    there = set(row)
+    places = {one: place for place, one in enumerate(row)}
     shares = []
     for fields, answer in zip(file.fields, file.answers, strict=True):
-        asked = {one for field in fields[: (len(fields) - 1) // 2] for one in field}  # fields, then their seams
+        before = fields[: (len(fields) - 1) // 2]  # fields, then their seams
+        asked = {one for field in before for one in field}
         if len(asked) >= LEAST_OWN:
-            shares.append((len(asked & there) / len(asked), answer))
-    best = max((share for share, _ in shares), default=0.0)
-    return frozenset(answer for share, answer in shares if share == best >= WHOLE_SHARE)
+            shares.append((len(asked & places.keys()) / len(asked), answer, before))
+    best = max((share for share, _, _ in shares), default=0.0)
+    fitting = [(answer, before) for share, answer, before in shares if share == best >= WHOLE_SHARE]
+    if not any(all(_is_as_written(field, places) for field in before) for _, before in fitting):
+        return frozenset()
+    return frozenset(answer for answer, _ in fitting)
+
+
+def _is_as_written(field: Sequence[str], places: Mapping[str, int]) -> bool:
+    """Whether a row has a field's text as it stands, or cut at its ends: choices in another order may be asked anew."""
+    held = [(place, places[one]) for place, one in enumerate(field) if one in places]
+    return all(after[0] == before[0] + 1 and after[1] > before[1] for before, after in pairwise(held))
 
 
 def _origin_check(
