@@ -380,3 +380,18 @@ def test_a_rank_prefix_changes_nothing(row: list[str], prefix: str) -> None:
     log = (SAMPLES / row[0]).read_text(encoding="utf-8")
     marked = "".join(f"{prefix}{line}\n" for line in log.split("\n"))
     assert diagnose(marked, 1).cause == diagnose(log, 1).cause
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Windows fatal exception: access violation",
+        "LLVM ERROR: Broken function found, compilation aborted!",
+        "trainer-1 exited with code 139",
+        "[1]    48213 segmentation fault (core dumped)  python train.py",
+        "Error code: Wsl/Service/E_UNEXPECTED",
+    ],
+)
+def test_a_crash_that_one_line_shows_is_no_healthy_log(line: str) -> None:
+    """Without an exit status, after lines of a training."""
+    assert diagnose(f"{LOSS}{line}\n").cause is Cause.OTHER
