@@ -161,6 +161,20 @@ def test_each_thing_beyond_what_was_measured_widens_the_answer_for_itself() -> N
     assert found["verdict"] == "too_close"
 
 
+def test_a_quantised_base_is_not_surely_shared_between_cards() -> None:
+    """Llama-3-70B with ZeRO-3 on eight cards: in 4 bits not sure of 31 GiB; in 16 bits the base is surely shared."""
+    model = ("--model", "Llama-3-70B", "--trainer", "trl", "--batch-size", "1", "--max-seq-length", "2048")
+    shared = ("--cards", "8", "--sharing", "zero3")
+    found = _asked(*model, *shared, "--card", "RTX 5090")
+    one = _asked(*model, "--card", "RTX 5090")
+    assert found["verdict"] == "too_close"
+    assert found["high_gib"] > one["high_gib"]
+    assert any("bnb_4bit_quant_storage" in line for line in found["basis"])
+    half = _asked(*model, *shared, "--card", "A100 80GB", "--bits", "16")
+    assert half["verdict"] == "fits"
+    assert not any("bnb_4bit_quant_storage" in line for line in half["basis"])
+
+
 def test_every_known_trainer_of_an_unnamed_one_is_as_wide_as_if_it_were_named() -> None:
     """A card without bf16, an image tower, two cards: what `--trainer trl` answers, and no narrower."""
     for more in ((), ("--cards", "2", "--sharing", "zero3")):

@@ -216,6 +216,8 @@ def _basis(shape: ModelShape, work: Workload, setting: Setting, *, is_measured: 
     lines += _estimates(shape, work, setting)
     if setting.cards > 1:
         lines.append(say(f"fit.basis.{setting.sharing}", cards=setting.cards))
+        if setting.sharing != "ddp" and (work.use_4bit or work.use_8bit):
+            lines.append(say("fit.basis.whole_base"))
     return tuple(lines)
 
 

@@ -111,13 +111,16 @@ def shared(found: Forecast, shape: ModelShape, cards: int, sharing: Sharing) -> 
     """What one of several cards takes: an estimate.
 
     DDP: the whole, and a bucket for each trained gradient (torch.nn.parallel.DistributedDataParallel). FSDP and ZeRO-3:
-    a share of what stays, and the two largest parts gathered while they are at work; activations are whole.
+    a share of what stays, and the two largest parts gathered while they are at work; activations are whole. Quantised
+    weights are shared only by programs that store them as the type that is shared (`bnb_4bit_quant_storage`), so that
+    the upper end holds them whole.
     """
-    work = found.workload
+    work, whole = found.workload, 0
     if sharing == "ddp":
         change = round(terms.trained_bytes(shape, work))
     else:
         linears = terms.linear_bytes(shape, work)
+        whole = round(linears * (1 - 1 / cards)) if work.use_4bit or work.use_8bit else 0
         stays = linears + terms.embedding_bytes(shape, work) + terms.norm_bytes(shape, work)
         stays += terms.lora_bytes(shape, work)
         layer = linears / max(1, shape.num_hidden_layers)
@@ -130,7 +133,7 @@ def shared(found: Forecast, shape: ModelShape, cards: int, sharing: Sharing) -> 
         peak_reserved_bytes=found.peak_reserved_bytes + change,
         total_bytes=found.total_bytes + change,
         low_bytes=max(0, found.low_bytes + change),
-        high_bytes=found.high_bytes + change,
+        high_bytes=found.high_bytes + change + whole,
     )
     return widened(moved, SHARED_ERROR)
 
