@@ -103,9 +103,9 @@ def test_the_core_of_a_real_training_holds(tmp_path: Path, name: str, rank: int)
     """By what was seen of them alone, the trainings of the reference pipeline and of TRL are green."""
     shutil.copy(SAMPLES / f"{name}.jsonl", tmp_path / "witness-none-5.jsonl")
     dtype = "bfloat16" if name == "reference_train" else "float32"
-    settings = TrainSettings(num_epochs=2, learning_rate=0.01, lora_r=rank, max_seq_length=80).model_copy(
-        update={"bnb_4bit_compute_dtype": dtype}
-    )
+    settings = TrainSettings(
+        num_epochs=2, learning_rate=0.01, lora_r=rank, lora_alpha=2 * rank, max_seq_length=80
+    ).model_copy(update={"bnb_4bit_compute_dtype": dtype})
     witness = read_witness(tmp_path)
     evidence = TrainEvidence(
         output_dir=Path("/runs/out"), output_dir_name="out", settings=settings, model_name="/models/tiny", stdout="",
