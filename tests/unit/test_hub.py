@@ -308,9 +308,9 @@ def test_a_repository_without_config_or_tokenizer_is_refused(hub: FakeHub, asker
 
 def test_too_little_disk_is_told_with_both_figures(asker: Asker) -> None:
     """A download that doesn't fit is refused with what it needs and what is free."""
-    cause, message = asker.why_not(spare_disk_bytes=1 << 60)
+    cause, message = asker.why_not(spare_disk_bytes=1 << 59)
     assert cause is Cause.DISK_FULL
-    assert re.search(r"needs \d+ B and 1,073,741,824\.00 GiB to spare", message)
+    assert re.search(r"needs \d+ B and 536,870,912\.00 GiB to spare", message)
     assert "GiB are free" in message
 
 
