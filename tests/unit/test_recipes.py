@@ -184,7 +184,10 @@ CHANGES = {
             "contract/results_files.py": (
                 ("import results_json,", "import results_csv, results_json,"),
                 ('"lm_eval", "json"]', '"lm_eval", "json", "csv"]'),
-                ('    "json": Reader(', '    "csv": Reader(results_csv.read_results),\n    "json": Reader('),
+                (
+                    '    "json": Reader(',
+                    '    "csv": Reader(results_csv.read_results, results_csv.KNOWS),\n    "json": Reader(',
+                ),
             ),
         },
         """
@@ -192,21 +195,36 @@ CHANGES = {
         from steph.contract.description import load_description
         from steph.contract.results import ResultsForm
         from steph.contract.results_files import find_results
-        Path("out.csv").write_text("right\\n1\\n0\\n")
+        from steph.judge.applicability import lacking_in_evaluation
+        from steph.judge.kinds import Needs
+        Path("out.csv").write_text("question,expected,response\\none,a,a\\ntwo,b,c\\n")
         form = ResultsForm(format="csv", kind="generate", file="out.csv")
-        assert find_results(Path.cwd(), form, "out.csv", None, 0.0).content.scores[0].value == 0.5
+        content = find_results(Path.cwd(), form, "out.csv", None, 0.0).content
+        assert (content.scores[0].value, content.results[1].question) == (0.5, "two")
+        lacks = lacking_in_evaluation(form)  # what its reader knows is asked for
+        assert not {Needs.ROWS, Needs.QUESTIONS, Needs.GOLD, Needs.RESPONSES} & {*lacks}
         own = '[evaluate]\\ncommand = ["x"]\\nkind = "metric"\\nresults.format = "csv"\\n'
         Path("steph.toml").write_text(TRAIN + own)
         assert load_description(Path.cwd()).evaluate.results.format == "csv"
         """,
         {
             "contract/results_csv.py": """
-            from steph.contract.results import Config, Results, Score
+            import csv
+            from steph.contract.results import Config, Results, Row, Score
+
+            KNOWS = frozenset({"question", "expected", "response"})
 
             def read_results(path, rows_files, form):
-                rows = [int(line) for line in path.read_text().splitlines()[1:]]
-                score = Score(value=sum(rows) / len(rows), count=len(rows))
-                return Results(config=Config(), scores=(score,)), ()
+                rows = tuple(map(_row, csv.DictReader(path.read_text().splitlines())))
+                score = Score(value=sum(row.is_correct for row in rows) / len(rows), count=len(rows))
+                return Results(config=Config(), results=rows, scores=(score,)), ()
+
+            def _row(told):
+                right = told["expected"] == told["response"]
+                return Row(
+                    question=told["question"], correct_answer=told["expected"], predicted_answer="",
+                    response=told["response"], is_correct=right, score=float(right),
+                )
             """
         },
     ),

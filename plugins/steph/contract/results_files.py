@@ -18,17 +18,26 @@ from steph.contract.results import Results, ResultsFile, ResultsForm
 class Reader:
     """One format: its reader, which is given the files that hold rows, and what it knows without being told where.
 
-    `knows`: the names of `ResultsRow`, and `model` and `adapter`.
+    `knows`: the names of `ResultsRow`, and `model` and `adapter`. `rows_inside`: the results file holds the rows itself
+    where no other place is named. `own_metric`: a written answer counts as right by a rule of the format's own, which
+    the answers beside each other don't tell.
     """
 
     read: Callable[[Path, Sequence[Path], ResultsForm], tuple[Results, tuple[Path, ...]]]
     knows: frozenset[str] = frozenset()
+    rows_inside: bool = True
+    own_metric: bool = False
+
+    def has_rows(self, form: ResultsForm) -> bool:
+        """Whether this description's results have rows: said where, or inside and known by what is in them."""
+        in_a_row = {*form.row, *self.knows} - {"model", "adapter"}
+        return form.rows is not None or (self.rows_inside and bool(in_a_row))
 
 
 ResultsFormat = Literal["lawqa", "lm_eval", "json"]
 # the format `lawqa` is found and read otherwise: by what its script prints
 READERS: dict[ResultsFormat, Reader] = {
-    "lm_eval": Reader(results_lm_eval.read_results, results_lm_eval.KNOWS),
+    "lm_eval": Reader(results_lm_eval.read_results, results_lm_eval.KNOWS, rows_inside=False, own_metric=True),
     "json": Reader(results_json.read_results),
 }
 

@@ -35,7 +35,8 @@ def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dic
     """What an evaluation of this form lacks, each with the reason."""
     if form.format == "lawqa":
         return {Needs.WORDS: say("lacks.lawqa_lines")} if not form.lines else {}
-    named = set(form.row) | READERS[form.format].knows
+    reader = READERS[form.format]
+    named = set(form.row) | reader.knows
     lacks: dict[Needs, Message] = {
         Needs.KEY_LINES: say("lacks.no_key_lines"),
         Needs.PROMPTS: say("lacks.no_prompts"),
@@ -48,7 +49,7 @@ def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dic
         lacks[Needs.MODEL_NAME] = say("lacks.no_model_name")
     if form.adapter is None and "adapter" not in named:
         lacks[Needs.ADAPTER_NAME] = say("lacks.no_adapter_name")
-    if form.rows is None and not (form.format == "json" and form.row):
+    if not reader.has_rows(form):
         for need in (Needs.ROWS, Needs.QUESTIONS, Needs.LABELS, Needs.GOLD, Needs.RESPONSES):
             lacks[need] = say("lacks.no_rows")
         return lacks
@@ -56,7 +57,7 @@ def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dic
         lacks[Needs.QUESTIONS] = say("lacks.no_questions")
     if form.kind not in {*_LABELLED, *_ANSWERING}:
         lacks[Needs.GOLD] = say("lacks.no_gold", kind=form.kind)
-    elif form.kind == "generate" and form.format != "json":
+    elif form.kind == "generate" and reader.own_metric:
         lacks[Needs.GOLD] = say("lacks.own_metric")
     elif "expected" not in named or not {"predicted", "response"} & named:
         lacks[Needs.GOLD] = say("lacks.no_expected")
