@@ -13,11 +13,14 @@ import pytest
 from planted import DATASET, TRAIN_FILE, plant
 from planted.defects import Variant
 from planted.scenario import OUTPUT, evaluation_evidence
+from steph.base.messages import verbatim
 from steph.base.terms import Severity
 from steph.base.text import LINE_CHARS
+from steph.contract.description import load_description
 from steph.contract.questions import frame_agrees, frame_in, is_among, question_key, questions_in, questions_of
 from steph.contract.results_lawqa import find_results
 from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.checks_results import FIRST_ROWS
 from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import checks_verdict
 from steph.record.settings import EvalSettings
@@ -50,6 +53,16 @@ def test_the_outcome_carries_what_was_printed_and_written(sound: EvalEvidence) -
     assert "Total Samples: 3" in outcome.key_lines
     assert len(outcome.answers) == 3
     assert [artifact.path for artifact in artifacts] == [outcome.output_path] == [OUTPUT]
+
+
+def test_a_further_check_is_ruled_out_as_the_others_are(sound: EvalEvidence) -> None:
+    """Without a data set to read, a check that needs one does not apply, wherever it is put together."""
+    text = '[evaluate]\ncommand = ["x"]\nresults.file = "out.json"\nresults.score = "score"\n'
+    (sound.root / "steph.toml").write_text('[train]\npreset = "lawqa"\n' + text, encoding="utf-8")
+    evidence = replace(sound, dataset=None, description=load_description(sound.root))
+    added = FIRST_ROWS.check(False, verbatim("added"))
+    checks = judge_evaluation(evidence, [added])[1]
+    assert (checks[-1].id, checks[-1].applies, checks[-1].holds) == (added.id, False, None)
 
 
 @pytest.mark.parametrize(

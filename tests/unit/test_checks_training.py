@@ -8,6 +8,7 @@ import struct
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace as Told
 
 import pytest
 from hypothesis import given
@@ -16,19 +17,21 @@ from planted import plant
 from planted.defects import Variant
 from planted.scenario import training_evidence
 from steph.base.messages import verbatim
-from steph.base.terms import Severity
+from steph.base.terms import Severity, StageId
 from steph.base.text import LINE_CHARS, one_line
+from steph.conduct import training_job
+from steph.contract.description import load_description
 from steph.judge.catalog import CATALOG
 from steph.judge.checks_adapter import ADAPTER_FINITE
 from steph.judge.checks_lines import LINE_BACKEND
 from steph.judge.checks_process import EXIT_ZERO
-from steph.judge.checks_training import judge_training
+from steph.judge.checks_training import ANSWERS_KEPT, judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.names import names_model, same_model, same_path
 from steph.judge.verdict import checks_verdict
 from steph.plan.steps import steps_due, steps_in
 from steph.record.settings import TrainSettings
-from steph.record.values import Check
+from steph.record.values import Attempt, Check
 
 SOUND = Variant("", "H-2", "")
 
@@ -102,6 +105,25 @@ def test_an_attempt_that_left_nothing_is_judged_without_an_exception(tmp_path: P
     assert checks_verdict(checks) is not None
     silent = {"no_traceback", "no_leftovers", "base_weights_loaded", "library_warnings"}
     assert {check.id for check in checks if check.holds} <= silent
+
+
+def test_a_check_that_the_conductor_adds_is_ruled_out_as_the_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program without a file of rows is not asked about them, wherever the check is put together."""
+    text = '[train]\npreset = "trl"\nrows.format = "none"\n[evaluate]\nnone = "no time"\n'
+    (tmp_path / "steph.toml").write_text(text, encoding="utf-8")
+    evidence = TrainEvidence(
+        output_dir=tmp_path / "x", output_dir_name="x", settings=TrainSettings(), model_name="m", stdout="", output="",
+        returncode=0, attempt_started_unix=0.0, description=load_description(tmp_path),
+    )  # fmt: skip
+    added = ANSWERS_KEPT.check(False, verbatim("added"))
+    monkeypatch.setattr(training_job, "machine_checks", lambda _processes, _stdout: (added,))
+    job = Told(evidence=lambda *_: evidence, setup=None)
+    attempt = Attempt(stage=StageId.H2, number=1, label="", started_at="")
+    finished = Told(processes=lambda _: None, stdout="", attempt=attempt)
+    checks = training_job.TrainingJob.judged(job, finished, None, evidence.settings).checks  # type: ignore[arg-type]
+    assert (checks[-1].id, checks[-1].applies, checks[-1].holds) == (added.id, False, None)
 
 
 def test_the_outcome_carries_the_measured_figures(tmp_path: Path) -> None:

@@ -209,8 +209,8 @@ class Evaluation:
             adapter_files=plan.adapter_files,
             description=setup.description,
         )
-        evaluation, checks, artifacts = judge_evaluation(evidence)
-        checks = (*checks, *machine_checks(finished.processes(setup), finished.stdout))
+        of_machine = machine_checks(finished.processes(setup), finished.stdout)
+        evaluation, checks, artifacts = judge_evaluation(evidence, of_machine)
         return finished.attempt.changed(evaluation=evaluation, checks=checks, artifacts=artifacts)
 
     def _training_witness(self) -> Witness | None:

@@ -85,8 +85,8 @@ class TrainingJob:
     ) -> Attempt:
         """One that ended well, with what it left, and every check of it; a fact that is not in the evidence goes to
         its check here."""
-        training, checks, artifacts = judge_training(self.evidence(finished, model, settings, loss))
-        checks = (*checks, *machine_checks(finished.processes(self.setup), finished.stdout))
+        of_machine = machine_checks(finished.processes(self.setup), finished.stdout)
+        training, checks, artifacts = judge_training(self.evidence(finished, model, settings, loss), of_machine)
         return finished.attempt.changed(training=training, checks=checks, artifacts=artifacts)
 
     def evidence(

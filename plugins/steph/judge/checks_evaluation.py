@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from steph.base.text import one_line
@@ -25,8 +26,13 @@ MAX_ANSWERS = 1000
 MOST_ANSWER_CHARS = 60
 
 
-def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
-    """Read what the attempt printed and wrote and check it; missing files are findings, never exceptions."""
+def judge_evaluation(
+    evidence: EvalEvidence, besides: Sequence[Check] = ()
+) -> tuple[EvalOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
+    """Read what the attempt printed and wrote and check it; missing files are findings, never exceptions.
+
+    `besides` are further checks of it: they come last, and the description rules them out as it does the others.
+    """
     lines = parse_evaluation(evidence.stdout)
     file = find_results(
         evidence.root,
@@ -63,6 +69,7 @@ def judge_evaluation(evidence: EvalEvidence) -> tuple[EvalOutcome, tuple[Check, 
             ranks=evidence.settings.num_processes,
         ),
         *extended_checks(evidence, lines, content),
+        *besides,
     )
     has_dataset = evidence.dataset is not None and (evidence.questions is not None or form.format == "lawqa")
     lacks = lacking_in_evaluation(form, has_dataset=has_dataset)

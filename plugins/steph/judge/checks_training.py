@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,8 +63,13 @@ TRAINING_FILES = (
 )
 
 
-def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
-    """Read what the attempt left behind and check it; missing files are findings, never exceptions."""
+def judge_training(
+    evidence: TrainEvidence, besides: Sequence[Check] = ()
+) -> tuple[TrainOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
+    """Read what the attempt left behind and check it; missing files are findings, never exceptions.
+
+    `besides` are further checks of it: they come last, and the description rules them out as it does the others.
+    """
     artifacts_said = evidence.description.train.artifacts
     folder = adapter_folder(evidence.root, evidence.filled(artifacts_said.adapter), evidence.attempt_started_unix)
     states = [path for said in artifacts_said.state for path in files_at(evidence.root, evidence.filled(said))]
@@ -96,6 +102,7 @@ def judge_training(evidence: TrainEvidence) -> tuple[TrainOutcome, tuple[Check, 
         *_spill_checks(evidence, own),
         _answers_check(evidence.lost_answers),
         row_answers_check(evidence),
+        *besides,
     )
     lacks = lacking_in_training(
         evidence.description.train.rows,
