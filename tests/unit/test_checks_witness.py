@@ -302,6 +302,62 @@ def test_evaluation_mode_is_a_finding_only_where_dropout_was_asked_for(sound: Tr
     assert broken(judged(sound, tmp_path / "c", evaluating, off)) == {"setup_seen": Severity.WARN}
 
 
+def batches(**series: list[Any]) -> Change:
+    """A loop's batches in place of the planted ones, with the n-th of these values each."""
+
+    def change(facts: Facts) -> Facts:
+        like = next(fact for fact in facts if fact["fact"] == "batch")
+        own = [
+            like | {name: values[n] for name, values in series.items()} for n in range(len(next(iter(series.values()))))
+        ]
+        at = facts.index(like)
+        return [*facts[:at], *own, *(fact for fact in facts[at:] if fact["fact"] != "batch")]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("on", "steps", "is_found"),
+    [
+        ([8, 8, 0, 0, 0, 0, 0, 0], [None, None, 1, 1, 2, 2, 3, 3], True),  # eval() for a validation, and no train()
+        ([8, 8, 0, 8, 0, 8, 0, 8], [None, None, 1, 1, 2, 2, 3, 3], False),  # a validation that computes gradients
+        ([8, 8, 8, 8, 0, 0, 0, 0], [None, None, None, None, 1, 1, 1, 1], False),  # and one that is long
+    ],
+)
+def test_dropout_that_a_validation_leaves_off(
+    sound: TrainEvidence, tmp_path: Path, on: list[int], steps: list[int | None], is_found: bool
+) -> None:
+    """Found where it is off in all of the last steps that were seen, whatever the first ones had."""
+    found = broken(judged(sound, tmp_path, batches(dropouts=[[8, one] for one in on], step=steps)))
+    assert found.get("setup_seen") is (Severity.WARN if is_found else None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_found"),
+    [
+        (["ab"] * 8, True),  # the first batch, over and over
+        (["ab", "ab", "cd", "cd", "ef", "ef", "gh", "gh"], False),  # two passes over each batch
+        (["ab"] * 4 + ["cd"] * 4, False),  # and four
+        (["ab", "cd", "ae", "fb", "gh", "ia", "bc", "dj"], False),  # drawn again
+    ],
+)
+def test_a_loop_that_sees_one_batch_again_and_again(
+    sound: TrainEvidence, tmp_path: Path, rows: list[str], is_found: bool
+) -> None:
+    """Of a loop the rows of the first batches are all that is known: nearly all of them are the same."""
+    loop = each("training_begins", source="loop", rows=None, row_hashes=None)
+    found = broken(judged(sound, tmp_path, batches(row_hashes=[*map(list, rows)]), loop))
+    assert found.pop("rows_seen", None) is (Severity.WARN if is_found else None)
+
+
+@pytest.mark.parametrize(("rateless", "is_found"), [(0, False), (1, False), (7, True)])
+def test_steps_of_a_loop_without_a_rate(sound: TrainEvidence, tmp_path: Path, rateless: int, is_found: bool) -> None:
+    """A loop logs nothing: its optimizer tells. A warm-up may begin at zero."""
+    ends = each("training_ends", rateless_steps=rateless, steps=10)
+    check = judged(sound, tmp_path, without("logged"), ends)["updates_seen"]
+    assert (check.holds, check.severity) == ((False, Severity.WARN) if is_found else (True, Severity.FAIL))
+
+
 @pytest.mark.parametrize(
     ("a", "steps", "words", "optimizer", "is_found"),
     [

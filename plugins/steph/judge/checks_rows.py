@@ -29,6 +29,7 @@ EDGE_CHARS = 11  # next to a template's text, where pieces are half the file's a
 MOST_EDGES = 12  # different beginnings or ends of a field; more, and each row has seams of its own
 FEW_ROWS, MANY_ROWS = 0.5, 1.05  # of the file's: dropped, held out and packed rows are no finding, half of them is
 MOST_REPEATED = 0.05  # of the rows, beyond those that the file itself repeats
+LEAST_SEEN, MOST_AGAIN = 8, 0.75  # rows of the first batches; the share of them that four passes over each batch make
 WHOLE_SHARE = 0.8  # of a file row's fingerprints that a row holds which is not cut
 NARROW_SHARE = 0.9  # of the length that was asked for
 
@@ -162,7 +163,7 @@ def _origin_check(
         measured.append(say("rows.repeated", repeated=repeated))
         if repeated > 1 and repeated / len(begins.row_hashes) > own + MOST_REPEATED:
             troubles.append(say("rows.own_repeats", rows=len(begins.row_hashes), repeated=repeated))
-    again = 0 if begins.packing else _drawn_again(begins, batches)
+    again = 0 if begins.packing else _drawn_again(begins, batches) or _hardly_new(begins, file, batches, given)
     if again or (begins.sampler and begins.sampler.replacement and not _is_weighted(begins)):
         troubles.append(say("rows.drawn_again", rows=again) if again else say("rows.replaced"))
     strange = [not one for batch in batches if not _may_be_cut(batch, asked) for one in batch.of_data_set or ()]
@@ -199,6 +200,19 @@ def _drawn_again(begins: TrainingBegins, batches: Sequence[Batch]) -> int:
             seen.setdefault(batch.pid, Counter()).update(batch.row_hashes or ())
     again = sum(number - 1 for rows in seen.values() for row, number in rows.items() if number > 1 and counts[row] == 1)
     return again if again > 1 else 0
+
+
+def _hardly_new(begins: TrainingBegins, file: _FileRows, batches: Sequence[Batch], given: int) -> int:
+    """Rows of a loop's first batches that came again where nearly all did and the file has enough others.
+
+    A batch may be computed several times in one step, and a sampler may draw rows again.
+    """
+    if _is_weighted(begins) or begins.row_hashes:
+        return 0
+    seen = [row for batch in batches for row in batch.row_hashes or ()]
+    again = len(seen) - len(set(seen))
+    own = 1 - file.distinct / max(file.rows, 1)
+    return again if LEAST_SEEN <= len(seen) <= given and again > (MOST_AGAIN + own) * len(seen) else 0
 
 
 def _is_weighted(begins: TrainingBegins) -> bool:

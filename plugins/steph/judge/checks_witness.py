@@ -51,6 +51,7 @@ MOST_SKIPPED_SHARE = 0.2  # of the optimizer's steps; fp16 skips one or two whil
 MOST_PADDING = 0.5
 LEAST_LOSSES, LOSS_TOLERANCE, LOSS_ROUNDING = 2, 0.05, 0.01  # steps; a share of the larger one; what is cut in a log
 RATE_TOLERANCE = 1e-3
+LEAST_OFF = 2  # steps; the last one that was seen may be a validation that computes gradients
 LEAST_STEPS = 3  # B begins at zero, so that A has no gradient in the first one
 LEAST_TOUCHED = 2  # times that matrices changed between two steps
 LEAST_STEPS, SHORT_SHARE = 3, 0.75  # of the first; of a step's rows
@@ -480,10 +481,19 @@ def _setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
         for name, found, want in known
         if found != {want}
     ]
-    switches = [batch.dropouts for batch in seen.batches if batch.dropouts and batch.dropouts[0]]
-    if switches and not any(switch[-1] for switch in switches) and "lora_dropout" not in evidence.unsaid:
+    if _stays_off(seen.batches) and "lora_dropout" not in evidence.unsaid:
         wrong.append(say("witness.dropout_off"))
     return SETUP_SEEN.check(False, "differs", settings=wrong) if wrong else SETUP_SEEN.check(True, "same")
+
+
+def _stays_off(batches: Sequence[Batch]) -> bool:
+    """Whether no adapter's dropout was on: in no batch, or in none of the last steps, as after a validation."""
+    steps: dict[int | None, bool] = {}
+    for batch in batches:
+        if batch.dropouts and batch.dropouts[0]:
+            steps[batch.step] = steps.get(batch.step, False) or batch.dropouts[-1] > 0
+    last = [*steps.values()][-LEAST_OFF:]
+    return bool(steps) and not any(steps.values() if len(last) < LEAST_OFF else last)
 
 
 def _moved_check(evidence: TrainEvidence, seen: Seen) -> Check:
@@ -534,6 +544,9 @@ def _updates_check(seen: Seen) -> Check:
         troubles.append(("no_gradient", sum(norm == 0 for norm in later) / len(later)))
         troubles.append(("no_number", sum(not math.isfinite(norm) for norm in later) / len(later)))
     ends = seen.ends
+    if ends and not rates and ends.rateless_steps is not None and (ends.steps or 0) > LEAST_LOGGED:
+        # a warm-up may begin at zero
+        troubles.append(("no_rate", max(0, ends.rateless_steps - 1) / ((ends.steps or 0) - 1)))
     if ends and ends.steps and ends.optimizer_steps and ends.optimizer_steps < ends.steps:
         share = 1 - ends.optimizer_steps / ends.steps
         troubles.append(("skipped", share if ends.steps - ends.optimizer_steps > 2 else 0.0))
@@ -553,7 +566,7 @@ def _updates_check(seen: Seen) -> Check:
     touched = _touched(ends)
     told = [*shares, *filter(None, (lost, forgotten, touched))]
     if not told:
-        return UPDATES_SEEN.check(True, "sound", steps=max(len(rates), len(norms)))
+        return UPDATES_SEEN.check(True, "sound", steps=max(len(rates), len(norms)) or (ends and ends.steps) or 0)
     dead = bool(lost) or any(
         share > MOST_LOST_SHARE if what == "skipped" else share == 1 and what != "no_number" for what, share in wrong
     )

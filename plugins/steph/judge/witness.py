@@ -309,6 +309,7 @@ class TrainingEnds(Fact):
     touched_between: int | None = None  # of these, in which something else than the optimizer changed LoRA's matrices
     own_losses: tuple[tuple[float, float, bool], ...] = ()  # the step's, the model's, and whether it knew the tokens
     optimizer_age: tuple[int, float] | None = None  # steps in a row, and how many of them the optimizer knows of
+    rateless_steps: int | None = None  # of the optimizer, with a learning rate of zero in all of its groups
     matrices: Matrices | None = None
     base: BaseCompared | None = None
     own_code: OwnCode | None = None

@@ -241,6 +241,7 @@ for _ in range(2):
     torch.nn.CrossEntropyLoss()(logits.flatten(0, 1), learnt.flatten()).backward()
     optimizer.step()
     optimizer.zero_grad()
+    optimizer.param_groups[0]["lr"] = 0.0
 """
 
 
@@ -253,6 +254,8 @@ def test_a_loss_of_the_programs_own_is_seen(shift: str, is_right: bool, tiny_mod
     done = run(tmp_path / "seen", sys.executable, tmp_path / "train.py", tiny_model, watched=True)
     assert done.process.returncode == 0, done.process.stderr
     assert is_whole(done.seen)
+    (ends,) = done.seen.of(TrainingEnds)
+    assert (ends.steps, ends.rateless_steps) == (2, 1)
     batch = done.seen.of(Batch)[0]
     assert (batch.supervised, batch.aligned, batch.unshifted) == ((3 - (not is_right),) * 2, is_right, not is_right)
     assert (batch.first_supervised == (3, 3)) is is_right

@@ -24,7 +24,7 @@ class _Training:
         self.model = weakref.ref(models.unwrapped(model))
         self.state = None if state is None else weakref.ref(state)
         self.began, self.hook_seconds = time.time(), facts.hook_seconds()
-        self.steps_before = _Steps.done
+        self.steps_before, self.rateless_before = _Steps.done, _Steps.rateless
         self.due: int | None = None
         self.is_packed = False
         self.has_row_texts = False
@@ -47,6 +47,7 @@ class _Steps:
     """Real calls of an optimizer's `step`."""
 
     done = 0
+    rateless = 0  # of these, with a learning rate of zero
     has_optimizer = False
     optimizer: Any = None  # a weak reference to the last one that stepped
     own_hooks: dict[str, int] = {}  # noqa: RUF012 - before its steps, by its class
@@ -336,6 +337,7 @@ def _told(training: _Training) -> dict[str, Any]:
         losses.setdefault(done, []).append(float(loss))
     age = _Steps.age
     return {
+        "rateless_steps": _Steps.rateless - training.rateless_before,
         "forwards": training.forwards, "bare_forwards": training.bare_forwards, "first_losses": losses,
         "own_losses": [[float(given), float(own[0]), own[1]]
                        for (_, given), own in zip(training.losses, training.own_losses) if own is not None],
@@ -401,6 +403,9 @@ def _is_compiling() -> bool:
 
 def _step_done(optimizer: object, args: object, kwargs: object) -> None:
     _Steps.done += 1
+    rates = [group.get("lr") for group in getattr(optimizer, "param_groups", ())]
+    # a tensor may be on a GPU, which would be waited for
+    _Steps.rateless += bool(rates) and all(isinstance(rate, (int, float)) and rate == 0 for rate in rates)
     _look_at(optimizer)
 
 
@@ -494,7 +499,7 @@ def saved(model: Any) -> None:
 @facts.forgets
 def _forget() -> None:
     _Now.training, _Now.last_step = None, None
-    _Steps.done, _Steps.optimizer, _Steps.age = 0, None, None
+    _Steps.done, _Steps.rateless, _Steps.optimizer, _Steps.age = 0, 0, None, None
     _forget_waiting()
 
 
