@@ -23,6 +23,8 @@ from fake_hub import (
     safetensors_bytes,
     write_model,
 )
+from japanese import is_told_in_japanese
+from steph.base.messages import speaking
 from steph.base.terms import Cause
 from steph.memory.shapes import TINY, config_of, parameter_count
 from steph.record.values import ModelChoice
@@ -77,7 +79,8 @@ class Asker:
         (rejected,) = caught.value.rejected
         assert rejected.name == name
         assert "\n" not in str(rejected.message)
-        return rejected.cause, str(rejected.message)
+        assert is_told_in_japanese(rejected.message)
+        return rejected.cause, rejected.message.text("en")
 
     def download(self, model: ModelChoice, **options: object) -> ModelChoice:
         """Download a choice."""
@@ -223,7 +226,7 @@ def test_each_refusal_has_its_own_line(
 def test_a_hanging_hub_costs_no_more_than_the_time_out(hub: FakeHub, asker: Asker) -> None:
     """A Hub that accepts and never answers is given up in time, once for all candidates."""
     hub.break_on("/api/models/", hang)
-    with pytest.raises(NoModelError, match=r"did not answer within 0.4 s") as caught:
+    with pytest.raises(NoModelError, match=r"0.4 秒以内に応答がない") as caught:
         asker.choose(A, B, C, timeout_seconds=0.4)
     assert [rejected.cause for rejected in caught.value.rejected] == [Cause.HUB_UNREACHABLE] * 3
     assert len(hub.asked("/api/models/")) == 1
@@ -280,7 +283,7 @@ def test_a_folder_that_is_not_there_is_no_question_for_the_hub(hub: FakeHub, ask
     """A path is looked for on disk alone."""
     cause, message = asker.why_not(str(tmp_path / "nowhere"))
     assert (cause, hub.requests) == (Cause.HUB_NOT_FOUND, [])
-    assert "nowhere というフォルダがない" in message
+    assert "nowhere: no such folder" in message
 
 
 def test_a_gated_model_is_refused_though_its_description_is_public(hub: FakeHub, asker: Asker) -> None:
@@ -454,7 +457,7 @@ def test_an_interrupted_download_leaves_no_half_file(hub: FakeHub, asker: Asker)
 def test_a_stalled_download_ends(hub: FakeHub, asker: Asker) -> None:
     """A download into which nothing flows is ended long before its limit."""
     hub.break_on("/resolve/", hang)
-    with pytest.raises(HubError, match=r"nothing came from http://127.0.0.1:\d+ for 0.5 s") as caught:
+    with pytest.raises(HubError, match=r"http://127.0.0.1:\d+ から 0.5 秒間何も届かない") as caught:
         asker.download(asker.choose(A), stall_seconds=0.5)
     assert caught.value.failure.cause is Cause.HUB_UNREACHABLE
 
@@ -463,7 +466,7 @@ def test_a_download_has_a_deadline(hub: FakeHub, asker: Asker) -> None:
     """A download that is still running at its limit is ended there."""
     hub.break_on("/resolve/", hang)
     choice = asker.choose(A)
-    with pytest.raises(HubError, match="passed its limit") as caught:
+    with pytest.raises(HubError, match="時間の上限を超えた") as caught:
         asker.download(choice, deadline_seconds=0.5)
     assert caught.value.failure.cause is Cause.TIMEOUT
 
@@ -472,8 +475,10 @@ def test_files_that_are_refused_after_all_are_told(hub: FakeHub, asker: Asker) -
     """A model whose files are refused at the download gives the same clear line as at the choice."""
     choice = asker.choose(A)
     hub.break_on("/api/models/.*/tree/", answer(403, X_Error_Code="GatedRepo"))
-    with pytest.raises(HubError, match="is gated: accept its terms") as caught:
+    with pytest.raises(HubError, match="利用条件への同意が必要") as caught:
         asker.download(choice)
+    with speaking("en"):
+        assert "is gated: accept its terms" in str(caught.value)
     assert caught.value.failure.cause is Cause.HUB_GATED
 
 
@@ -506,7 +511,7 @@ def test_weights_that_are_no_safetensors_fail_the_download(hub: FakeHub, asker: 
     """Files that arrive whole but hold something else are not passed on."""
     hub.models[A].files["model.safetensors"] = b"version https://git-lfs.github.com/spec/v1\n"
     choice = asker.choose(A)
-    with pytest.raises(HubError, match="not whole") as caught:
+    with pytest.raises(HubError, match="ダウンロードが不完全") as caught:
         asker.download(choice)
     assert "model.safetensors" in str(caught.value)
 

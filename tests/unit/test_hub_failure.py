@@ -6,6 +6,7 @@ import errno
 import ssl
 
 import pytest
+from japanese import is_told_in_japanese
 from steph.base.terms import Cause
 from steph.run.hub_failure import classify
 
@@ -25,7 +26,8 @@ def test_errors_of_the_machine_have_their_lines(error: Exception, cause: Cause, 
     """A full disk, a cache without write access, a cut file and the unforeseen each have a line."""
     failure = classify(error, name="a/b", endpoint="http://hub", timeout_seconds=1)
     assert failure.cause is cause
-    assert words in failure.message
+    assert words in failure.message.text("en")
+    assert is_told_in_japanese(failure.message) is (type(error) is not RuntimeError)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,8 @@ def test_errors_of_the_hubs_client_are_told_by_their_class(
         kind = type(name, (kind,), {})
     failure = classify(kind("planted"), name="a/b", endpoint="http://hub", timeout_seconds=1)
     assert (failure.cause, failure.is_endpoint_wide) == (cause, is_wide)
-    assert words in failure.message
+    assert words in failure.message.text("en")
+    assert is_told_in_japanese(failure.message)
 
 
 def test_an_answer_that_was_never_set_is_no_answer() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import steph
+from japanese import JAPANESE
 from pydantic import BaseModel
 from steph.base.messages import (
     LANGUAGES,
@@ -31,7 +32,6 @@ from steph.judge.catalog import CATALOG
 from steph.judge.kinds import Needs
 
 SUITE = Path(steph.__file__).parent
-JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
 
 
 def test_the_catalogs_have_the_same_messages_with_the_same_placeholders() -> None:

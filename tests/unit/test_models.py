@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from scripted_training import LARGE, PROFILE, SMALL, THREE
-from steph.base.messages import speaking, verbatim
+from steph.base.messages import say, speaking, verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.child import twin
 from steph.conduct import twins
@@ -93,16 +93,16 @@ def test_a_download_that_fails_rejects_the_choice_too(tmp_path: Path, monkeypatc
     _choose(monkeypatch, SMALL.model_copy(update={"rejected": (GONE,)}))
 
     def full(choice: ModelChoice, **options: object) -> ModelChoice:
-        raise HubError(HubFailure(Cause.DISK_FULL, "the disk is full"))
+        raise HubError(HubFailure(Cause.DISK_FULL, say("hub.no_space", error="[Errno 28]")))
 
     monkeypatch.setattr(hub_download, "download", full)
     found = _chosen(_setup(tmp_path), tmp_path)
     assert isinstance(found, NoModel)
-    failed = RejectedCandidate(name=SMALL.name, cause=Cause.DISK_FULL, message=verbatim("the disk is full"))
+    failed = RejectedCandidate(name=SMALL.name, cause=Cause.DISK_FULL, message=say("hub.no_space", error="[Errno 28]"))
     assert found.rejected == (GONE, failed)
     assert (found.outcome.verdict, str(found.outcome.explanation)) == (
         Verdict.FAIL,
-        "ダウンロードできない: the disk is full",
+        "ダウンロードできない: ディスクの空きがない: [Errno 28]",
     )
     assert found.outcome.checks[0].holds is False
 

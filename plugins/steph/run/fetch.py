@@ -56,7 +56,7 @@ def main() -> int:
             endpoint=request.endpoint,
             timeout_seconds=request.request_timeout_seconds,
         )
-        answer = asdict(failure)
+        answer = {**asdict(failure), "message": failure.message.model_dump(mode="json")}
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
     return 0 if "path" in answer else 1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from steph.base.messages import NOTHING, Message, say, verbatim, words_of
+from steph.base.messages import NOTHING, Message, say, words_of
 from steph.base.terms import Cause
 from steph.record.values import ModelChoice, RejectedCandidate
 from steph.run import model_files
@@ -69,8 +69,7 @@ def choose(
             return _placed(found, index, primary_count, is_explicit, rejected)
         if failure is not None:
             log(f"H-1: {_named(name, str(failure.message))}")
-            said = failure.message if isinstance(failure.message, Message) else verbatim(failure.message)
-            rejected.append(RejectedCandidate(name=name, cause=failure.cause, message=said))
+            rejected.append(RejectedCandidate(name=name, cause=failure.cause, message=failure.message))
     raise NoModelError(rejected)
 
 

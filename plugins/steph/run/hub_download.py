@@ -17,7 +17,7 @@ from typing import IO, cast
 
 import steph
 from steph.base.files import parse_json
-from steph.base.messages import say
+from steph.base.messages import Message, say
 from steph.base.terms import Cause
 from steph.base.text import one_line
 from steph.base.units import size_words
@@ -182,12 +182,12 @@ def _watch(
         if arrived != last:
             last, last_change = arrived, now
             progress(min(max(arrived[0] - before_bytes, 0), model.missing_bytes), model.missing_bytes)
-        came = f"{size_words(max(arrived[0] - before_bytes, 0))} of {size_words(model.missing_bytes)} had come"
+        sizes = {"came": size_words(max(arrived[0] - before_bytes, 0)), "due": size_words(model.missing_bytes)}
         if now > ends_at:
-            raise HubError(HubFailure(Cause.TIMEOUT, f"{model.name}: the download passed its limit; {came}"))
+            raise HubError(HubFailure(Cause.TIMEOUT, say("hub.past_limit", model=model.name, **sizes)))
         if now - last_change > stall_seconds:
-            message = f"{model.name}: nothing came from {one_line(hub.endpoint)} for {stall_seconds:g} s; {came}"
-            raise HubError(HubFailure(Cause.HUB_UNREACHABLE, message))
+            silent = {"model": model.name, "hub": hub.endpoint, "seconds": stall_seconds}
+            raise HubError(HubFailure(Cause.HUB_UNREACHABLE, say("hub.stalled", **silent, **sizes)))
         with suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_SECONDS)
     if process.returncode == 0:
@@ -225,12 +225,12 @@ def _answer(process: subprocess.Popen[bytes], output: IO[bytes], errors: IO[byte
     try:
         answer = parse_json(lines[-1].encode())
     except (IndexError, ValueError):
-        said = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-        message = f"the download process ended with {process.returncode}: {one_line(' '.join(said))}"
-        raise HubError(without_token(HubFailure(Cause.OTHER, message), hub.token)) from None
+        last = " ".join(errors.read().decode(errors="replace").strip().splitlines()[-1:])
+        said = say("hub.download_ended", code=process.returncode, error=one_line(last))
+        raise HubError(without_token(HubFailure(Cause.OTHER, said), hub.token)) from None
     if "path" in answer:
         return Path(answer["path"])
-    failure = HubFailure(Cause(answer["cause"]), answer["message"], answer["is_endpoint_wide"])
+    failure = HubFailure(Cause(answer["cause"]), Message.model_validate(answer["message"]), answer["is_endpoint_wide"])
     raise HubError(without_token(failure, hub.token))
 
 
@@ -239,8 +239,7 @@ def _verify(snapshot: Path) -> None:
     try:
         model_files.check_whole(snapshot)
     except IncompleteModelError as error:
-        message = f"the download is not whole, run it again: {one_line(error)}"
-        raise HubError(HubFailure(Cause.HUB_UNREACHABLE, message)) from error
+        raise HubError(HubFailure(Cause.HUB_UNREACHABLE, say("hub.not_whole", error=error))) from error
 
 
 def _point_main_at(repo_folder: Path, revision: str) -> None:

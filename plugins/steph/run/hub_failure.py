@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from steph.base.messages import Message
+from steph.base.messages import Message, say, verbatim
 from steph.base.terms import Cause
 from steph.base.text import one_line
 
@@ -24,26 +24,24 @@ _WAIT = re.compile(r";\s*t\s*=\s*(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class HubFailure:
-    """Why a model can't be had: `message` is one English line of the Hub's trouble, or what a folder here lacks.
+    """Why a model can't be had: `message` is one line of the Hub's trouble, or what a folder here lacks.
 
     `is_endpoint_wide`: the Hub itself can't be reached, so that asking it for another model would fail the same way.
     """
 
     cause: Cause
-    message: str | Message
+    message: Message
     is_endpoint_wide: bool = False
 
 
 def no_answer(endpoint: str, seconds: float) -> HubFailure:
     """The failure of a Hub that accepted a request and never answered it."""
-    return _unreachable(f"{one_line(endpoint)} did not answer within {seconds:g} s", wide=True)
+    return _unreachable(say("hub.no_answer", hub=endpoint, seconds=seconds), wide=True)
 
 
 def offline(endpoint: str) -> HubFailure:
     """The failure of a Hub that is not asked at all."""
-    return _unreachable(
-        f"HF_HUB_OFFLINE is set, so {one_line(endpoint)} was not asked; unset it to go online", wide=True
-    )
+    return _unreachable(say("hub.offline", hub=endpoint), wide=True)
 
 
 def classify(error: BaseException, *, name: str, endpoint: str, timeout_seconds: float) -> HubFailure:
@@ -57,7 +55,7 @@ def classify(error: BaseException, *, name: str, endpoint: str, timeout_seconds:
         failure = _by_system(link, endpoint)
         if failure:
             return failure
-    return HubFailure(Cause.OTHER, f"{name}: {type(error).__name__}: {one_line(error)}")
+    return HubFailure(Cause.OTHER, verbatim(f"{name}: {type(error).__name__}: {one_line(error)}"))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -80,44 +78,31 @@ def _by_class(error: BaseException, name: str, endpoint: str, timeout_seconds: f
     if "OfflineModeIsEnabled" in names:
         return offline(endpoint)
     if "GatedRepoError" in names:
-        page = f"{endpoint}/{name}"
-        return HubFailure(
-            Cause.HUB_GATED, f"{name} is gated: accept its terms at {page}, then log in (`hf auth login` or HF_TOKEN)"
-        )
+        return HubFailure(Cause.HUB_GATED, say("hub.terms", model=name, page=f"{endpoint}/{name}"))
     if "DisabledRepoError" in names:
-        return HubFailure(Cause.HUB_NOT_FOUND, f"{name} was disabled on {endpoint} (403)")
+        return HubFailure(Cause.HUB_NOT_FOUND, say("hub.disabled", model=name, hub=endpoint))
     if "LocalTokenNotFoundError" in names:
-        return HubFailure(Cause.HUB_GATED, f"{name}: a token was asked for but none is stored: run `hf auth login`")
+        return HubFailure(Cause.HUB_GATED, say("hub.no_token", model=name))
     if "RevisionNotFoundError" in names:
-        return HubFailure(Cause.HUB_NOT_FOUND, f"{name}: the revision is no longer on {endpoint}")
+        return HubFailure(Cause.HUB_NOT_FOUND, say("hub.revision_gone", model=name, hub=endpoint))
     if "RemoteEntryNotFoundError" in names:
-        return HubFailure(Cause.HUB_NOT_FOUND, f"{name}: a file of the model is no longer on {endpoint}")
+        return HubFailure(Cause.HUB_NOT_FOUND, say("hub.file_gone", model=name, hub=endpoint))
     if "RepositoryNotFoundError" in names:
         return _not_found(error, name, endpoint)
     if "HFValidationError" in names:
-        return HubFailure(
-            Cause.HUB_NOT_FOUND, f"{name!r} is no model name (organisation/model): {one_line(error, 160)}"
-        )
+        return HubFailure(Cause.HUB_NOT_FOUND, say("hub.no_name", model=repr(name), error=one_line(error, 160)))
     if names & {"JSONDecodeError", "UnicodeDecodeError", "FileMetadataError", "TooManyRedirects"}:
-        return _unreachable(
-            f"{endpoint} did not answer as the Hub does (a web page instead of model data?):"
-            " a captive portal, a proxy's login page or a wrong HF_ENDPOINT",
-            wide=True,
-        )
+        return _unreachable(say("hub.no_hub", hub=endpoint), wide=True)
     if "ProxyError" in names:
-        return _unreachable(f"the proxy refused the way to {endpoint}: {one_line(error, 160)}", wide=True)
+        return _unreachable(say("hub.proxy", hub=endpoint, error=one_line(error, 160)), wide=True)
     if "TimeoutException" in names:
         return no_answer(endpoint, timeout_seconds)
     return None
 
 
 def _not_found(error: BaseException, name: str, endpoint: str) -> HubFailure:
-    if _status(error) == HTTPStatus.UNAUTHORIZED:
-        return HubFailure(
-            Cause.HUB_NOT_FOUND,
-            f"{name} is not on {endpoint}, or is private and needs a token (401): check the name, or `hf auth login`",
-        )
-    return HubFailure(Cause.HUB_NOT_FOUND, f"{name} is not on {endpoint} (404): check the name")
+    said = "hub.private" if _status(error) == HTTPStatus.UNAUTHORIZED else "hub.no_model"
+    return HubFailure(Cause.HUB_NOT_FOUND, say(said, model=name, hub=endpoint))
 
 
 def _by_status(error: BaseException, name: str, endpoint: str) -> HubFailure | None:
@@ -125,22 +110,18 @@ def _by_status(error: BaseException, name: str, endpoint: str) -> HubFailure | N
     if status is None:
         return None
     if status == HTTPStatus.UNAUTHORIZED:
-        return HubFailure(
-            Cause.HUB_GATED, f"{endpoint} refused the token (401): log in again (`hf auth login`) or unset HF_TOKEN"
-        )
+        return HubFailure(Cause.HUB_GATED, say("hub.token_refused", hub=endpoint))
     if status == HTTPStatus.FORBIDDEN:
-        return HubFailure(
-            Cause.HUB_GATED, f"{endpoint} forbids access to {name} (403): the token lacks the right to it"
-        )
+        return HubFailure(Cause.HUB_GATED, say("hub.forbidden", model=name, hub=endpoint))
     if status == HTTPStatus.NOT_FOUND:
         return _not_found(error, name, endpoint)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        wait = _wait_seconds(error)
-        when = f"try again in {wait} s" if wait is not None else "try again later"
-        return _unreachable(f"{endpoint} allows no more requests for now (429): {when}", wide=True)
+        seconds = _wait_seconds(error)
+        when = say("hub.later") if seconds is None else say("hub.in_seconds", seconds=seconds)
+        return _unreachable(say("hub.too_many", hub=endpoint, when=when), wide=True)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return _unreachable(f"{endpoint} is out of order ({status}): try again later", wide=True)
-    return _unreachable(f"{endpoint} answered {status} for {name}: {one_line(error, 160)}")
+        return _unreachable(say("hub.out_of_order", hub=endpoint, status=status), wide=True)
+    return _unreachable(say("hub.status", hub=endpoint, status=status, model=name, error=one_line(error, 160)))
 
 
 def _by_system(error: BaseException, endpoint: str) -> HubFailure | None:
@@ -149,32 +130,26 @@ def _by_system(error: BaseException, endpoint: str) -> HubFailure | None:
     text = str(error)
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return HubFailure(Cause.DISK_FULL, f"the disk is full: {one_line(text)}")
+        return HubFailure(Cause.DISK_FULL, say("hub.no_space", error=text))
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return HubFailure(Cause.OTHER, f"the model cache can't be written: {one_line(text)}")
+        return HubFailure(Cause.OTHER, say("hub.no_write", error=text))
     if isinstance(error, socket.gaierror) or "name resolution" in text or "Name or service not known" in text:
-        return _unreachable(
-            f"the name of {endpoint} can't be resolved (DNS): no network, or a wrong address", wide=True
-        )
+        return _unreachable(say("hub.no_name_of_host", hub=endpoint), wide=True)
     if isinstance(error, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
-        return _unreachable(
-            f"the certificate of {endpoint} is not trusted (a proxy or captive portal?): {one_line(text, 120)}",
-            wide=True,
-        )
+        return _unreachable(say("hub.certificate", hub=endpoint, error=one_line(text, 120)), wide=True)
     if isinstance(error, ConnectionRefusedError) or "Connection refused" in text:
-        return _unreachable(f"{endpoint} refused the connection: nothing listens there", wide=True)
+        return _unreachable(say("hub.refused", hub=endpoint), wide=True)
     if isinstance(error, TimeoutError):
-        return _unreachable(f"the way to {endpoint} timed out", wide=True)
+        return _unreachable(say("hub.timed_out", hub=endpoint), wide=True)
     if names & {"NetworkError", "RemoteProtocolError", "ConnectionError"}:
-        return _unreachable(
-            f"the connection to {endpoint} broke off: {one_line(text, 160)}", wide="ConnectError" in names
-        )
+        said = say("hub.broke_off", hub=endpoint, error=one_line(text, 160))
+        return _unreachable(said, wide="ConnectError" in names)
     if "Consistency check failed" in text or "XetDownloadError" in names:
-        return _unreachable(f"a file arrived cut from {endpoint}: {one_line(text, 160)}")
+        return _unreachable(say("hub.cut", hub=endpoint, error=one_line(text, 160)))
     return None
 
 
-def _unreachable(message: str, *, wide: bool = False) -> HubFailure:
+def _unreachable(message: Message, *, wide: bool = False) -> HubFailure:
     return HubFailure(Cause.HUB_UNREACHABLE, message, wide)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from steph.base.messages import Message, Part, say
 from steph.base.terms import Cause
 from steph.base.units import GIB, size_words
 from steph.memory.shapes import BUILT_IN, parameter_count, shape_from_config
@@ -105,11 +106,9 @@ def check_disk(hub: Hub, model: HubModel, spare_disk_bytes: int) -> int:
     """Free bytes where the model would go; raises HubError where it doesn't fit."""
     free_bytes = model_files.free_disk_bytes(hub.cache_dir)
     if model.missing_bytes and free_bytes < model.missing_bytes + spare_disk_bytes:
-        message = (
-            f"the download needs {size_words(model.missing_bytes)} and {size_words(spare_disk_bytes)} to spare,"
-            f" but only {size_words(free_bytes)} are free at {hub.cache_dir}"
-        )
-        raise HubError(HubFailure(Cause.DISK_FULL, message))
+        sizes = {"needed": size_words(model.missing_bytes), "spare": size_words(spare_disk_bytes)}
+        said = say("hub.needs_disk", **sizes, free=size_words(free_bytes), folder=hub.cache_dir)
+        raise HubError(HubFailure(Cause.DISK_FULL, said))
     return free_bytes
 
 
@@ -117,7 +116,7 @@ def _read_info(info: Any, hub: Hub, name: str) -> HubModel:  # noqa: ANN401 - hu
     sizes = {str(file.rfilename): int(file.size or 0) for file in info.siblings or ()}
     files = _needed_files(sizes, name)
     if not info.sha:
-        raise HubError(HubFailure(Cause.HUB_UNREACHABLE, f"{hub.endpoint} names no revision of {name}"))
+        raise HubError(HubFailure(Cause.HUB_UNREACHABLE, say("hub.no_revision", hub=hub.endpoint, model=name)))
     snapshot = model_files.repo_folder(hub.cache_dir, name) / "snapshots" / info.sha
     return HubModel(
         name=name,
@@ -136,12 +135,12 @@ def _needed_files(sizes: dict[str, int], name: str) -> tuple[str, ...]:
     elif model_files.WEIGHTS_INDEX in sizes:
         weights = [model_files.WEIGHTS_INDEX, *sorted(file for file in sizes if _SHARD.fullmatch(file))]
     else:
-        raise HubError(HubFailure(Cause.HUB_NOT_FOUND, f"{name} has no safetensors weights; nothing else is loaded"))
+        raise HubError(HubFailure(Cause.HUB_NOT_FOUND, say("hub.no_weights", model=name)))
     side = [file for file in _SIDE_FILES if file in sizes]
     if "config.json" not in side:
-        raise HubError(HubFailure(Cause.HUB_NOT_FOUND, f"{name} has no config.json"))
+        raise HubError(HubFailure(Cause.HUB_NOT_FOUND, say("hub.lacks_config", model=name)))
     if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(side):
-        raise HubError(HubFailure(Cause.HUB_NOT_FOUND, f"{name} has no tokenizer"))
+        raise HubError(HubFailure(Cause.HUB_NOT_FOUND, say("hub.lacks_tokenizer", model=name)))
     return (*side, *weights)
 
 
@@ -173,6 +172,12 @@ def is_offline() -> bool:
 
 def without_token(failure: HubFailure, token: Token) -> HubFailure:
     """The failure with the token that was used blotted out, whatever a server echoed."""
-    if not isinstance(token, str) or not token or not isinstance(failure.message, str):
+    if not isinstance(token, str) or not token:
         return failure
-    return HubFailure(failure.cause, failure.message.replace(token, "***"), failure.is_endpoint_wide)
+    values = {name: _blotted(value, token) for name, value in failure.message.values.items()}
+    return replace(failure, message=Message(id=failure.message.id, values=values))
+
+
+def _blotted(value: Part, token: str) -> Part:
+    """A message's value without the token; of a message within, the suite's own words need no look."""
+    return value.replace(token, "***") if isinstance(value, str) else value
