@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from process_tree import alive_with
-from steph.base.terms import Cause, EndedBy, StageId, Verdict
+from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.contract.commands import Place, evaluate_call, launched, train_call
 from steph.contract.description import Description
 from steph.judge.checks_process import ProcessEvidence, machine_checks
@@ -108,11 +108,20 @@ def test_every_rank_must_have_run_on_a_gpu_of_its_own() -> None:
 
 
 def test_results_of_every_rank_are_a_finding() -> None:
-    """A script whose ranks each print the results is told from one where the first alone does."""
+    """A script whose ranks each print the results is told from one where the first alone does.
+
+    A log of another format has no such line, and nothing is said against it; a copy in JSON is no second process.
+    """
     for text in ("{'train_runtime': '1'}\n", "EVALUATION RESULTS\n"):
         asked = ProcessEvidence(2, ranks(cards=2))
         once, twice = (machine_checks(asked, text * count)[1].holds for count in (1, 2))
         assert (once, twice) == (True, False)
+    for text, holds in (
+        ("step 5 | loss: 1.25\ndone in 3 s\n", None),
+        ("{'train_runtime': '1'}\n{\"train_runtime\": 1}\n", True),
+    ):
+        found = machine_checks(ProcessEvidence(2, ranks(cards=2)), text)[1]
+        assert (found.holds, found.severity is Severity.WARN) == (holds, holds is not None)
 
 
 def two_rank_attempt(**changes: object) -> Attempt:

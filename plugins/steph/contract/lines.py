@@ -72,6 +72,19 @@ def _number(text: str) -> float | None:
         return None
 
 
+def result_lines_in(text: str) -> int:
+    """How many lines tell that a training or an evaluation came to its results, each once for one process.
+
+    A training's is the line with `train_runtime`; the same figures in JSON are a program's own copy of it.
+    """
+    return sum(_RESULT[KeyLine.RESULTS].search(line) is not None or _is_final(line) for line in split_lines(text))
+
+
+def _is_final(line: str) -> bool:
+    found = parse_metrics(line) if '"train_runtime"' not in line else None
+    return found is not None and found.get("train_runtime") is not None
+
+
 def tracebacks_in(text: str) -> int:
     """How many Python tracebacks begin in the text, also behind a rank prefix or an open progress bar."""
     return text.count("Traceback (most recent call last):")

@@ -8,7 +8,7 @@ from steph.base.messages import say
 from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.base.units import gib
-from steph.contract.lines import missing_weights_in, split_lines, tracebacks_in
+from steph.contract.lines import missing_weights_in, result_lines_in, tracebacks_in
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.library_warnings import warnings_in
 from steph.record.values import Check, Probe
@@ -17,14 +17,13 @@ LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop'
 LEAST_COMPUTED_BYTES = 16 << 20  # of torch's allocator: 2 MiB for one number, 38 for the answers of the tiniest model
 CAP_SLACK_BYTES = 256 << 20  # what other programs may take meanwhile
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
-_RESULT_MARKS = ("'train_runtime'", "EVALUATION RESULTS")
 
 EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, core=True)
 NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN)
 BASE_WEIGHTS_LOADED = CheckKind("base_weights_loaded", "H-2・H-3", WARN)
 LIBRARY_WARNINGS = CheckKind("library_warnings", "H-2・H-3", WARN)
 RANKS_AS_ASKED = CheckKind("ranks_as_asked", "H-2・H-3", FAIL)
-RESULTS_PRINTED_ONCE = CheckKind("results_printed_once", "H-2・H-3", WARN)
+RESULTS_PRINTED_ONCE = CheckKind("results_printed_once", "H-2・H-3", WARN, optional=True)
 RANKS = (RANKS_AS_ASKED, RESULTS_PRINTED_ONCE)
 LIBRARIES_LOADED = CheckKind("libraries_loaded", "H-2・H-3", WARN, optional=True)
 GPU_USED = CheckKind("gpu_used", "H-2・H-3", FAIL, optional=True)
@@ -92,8 +91,10 @@ def machine_checks(evidence: ProcessEvidence, stdout: str) -> tuple[Check, ...]:
 def _rank_checks(evidence: ProcessEvidence, stdout: str) -> tuple[Check, ...]:
     if evidence.ranks == 1:
         return ()
-    lines = sum(any(mark in line for mark in _RESULT_MARKS) for line in split_lines(stdout))
-    return (_ranks_check(evidence), RESULTS_PRINTED_ONCE.check(lines == 1, "counted", lines=lines))
+    lines = result_lines_in(stdout)
+    printed = RESULTS_PRINTED_ONCE
+    once = printed.check(lines == 1, "counted", lines=lines) if lines else printed.check(None, "none")
+    return (_ranks_check(evidence), once)
 
 
 def _ranks_check(evidence: ProcessEvidence) -> Check:
