@@ -104,25 +104,26 @@ TOML = """
 [train]
 command = ["{{python}}", "train.py"]
 rows = {{ file = "rows.jsonl", format = "text" }}
-artifacts = {{ adapter = "out/*/lora", state = {state} }}
+artifacts = {{ adapter = "out/*/lora"{state} }}
 output_dir = "out"
 [evaluate]
 none = "not here"
 """
 
 
-def judged(root: Path, stdout: str = "", *, state: str = '["out/trainer_state.json"]', seen: bool = True) -> tuple[
-    TrainOutcome, dict[str, Check]
-]:  # fmt: skip
+def judged(
+    root: Path, stdout: str = "", *, state: str | None = '["out/trainer_state.json"]', seen: bool = True,
+    source: str = "loop",
+) -> tuple[TrainOutcome, dict[str, Check]]:  # fmt: skip
     """A training of one's own that prints what is given, in a root with its adapter in a folder of its own."""
-    (root / "steph.toml").write_text(TOML.format(state=state), encoding="utf-8")
+    (root / "steph.toml").write_text(TOML.format(state=f", state = {state}" if state else ""), encoding="utf-8")
     (root / "out/v1/lora").mkdir(parents=True, exist_ok=True)
     config = json.dumps({"base_model_name_or_path": "org/model", "r": 16, "lora_alpha": 32, "peft_type": "LORA"})
     (root / "out/v1/lora/adapter_config.json").write_text(config, encoding="utf-8")
     (root / "seen").mkdir(exist_ok=True)
     facts = [
-        {"fact": "training_begins", "at": 1.0, "source": "loop", "rows": 8, "steps_due": 4},
-        {"fact": "training_ends", "at": 2.0, "source": "loop", "steps": 4, "due": 4, "optimizer_steps": 4},
+        {"fact": "training_begins", "at": 1.0, "source": source, "rows": 8, "steps_due": 4},
+        {"fact": "training_ends", "at": 2.0, "source": source, "steps": 4, "due": 4, "optimizer_steps": 4},
     ]
     if seen:
         lines = "".join(json.dumps(fact) + "\n" for fact in facts)
@@ -155,6 +156,14 @@ def test_a_loop_without_a_trainer_is_judged_by_what_was_seen(tmp_path: Path) -> 
     assert [checks[one].applies for one in ("line_train_result", "checkpoint_trainer_state")] == [False, False]
     assert checks["steps_complete"].holds
     assert checks["steps_complete"].applies
+
+
+@pytest.mark.parametrize(("source", "applies"), [("loop", False), ("trainer", True)])
+def test_a_loop_that_was_seen_needs_no_state(tmp_path: Path, source: str, applies: bool) -> None:
+    """Where the description says nothing of a state, only a Trainer must have kept one."""
+    check = judged(tmp_path, state=None, source=source)[1]["checkpoint_trainer_state"]
+    assert check.applies is applies
+    assert check.holds is (False if applies else None)
 
 
 def test_a_state_that_is_missing_where_it_should_be_is_told(tmp_path: Path) -> None:

@@ -72,9 +72,12 @@ def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dic
     return lacks
 
 
-def lacking_in_training(rows: TrainRows, *, has_final_line: bool, keeps_state: bool) -> dict[Needs, Message]:
+def lacking_in_training(
+    rows: TrainRows, *, has_final_line: bool, keeps_state: bool, is_loop: bool = False
+) -> dict[Needs, Message]:
     """What a training lacks: rows in a file, the answers alone learnt, the Trainer's final line, its state in a file.
 
+    `is_loop`: a loop of the program's own was seen, which has no Trainer.
     Only the spec's script must print a final line; of another that has none, what the witness saw must tell.
     """
     lacks: dict[Needs, Message] = {}
@@ -86,4 +89,6 @@ def lacking_in_training(rows: TrainRows, *, has_final_line: bool, keeps_state: b
         lacks[Needs.FINAL_LINE] = say("lacks.no_final_line")
     if not keeps_state:
         lacks[Needs.TRAINER_STATE] = say("lacks.no_state")
+    elif is_loop:
+        lacks[Needs.TRAINER_STATE] = say("lacks.loop")
     return lacks

@@ -10,6 +10,7 @@ from pathlib import Path
 from steph.base.files import is_fresh, is_later, sha256_of
 from steph.base.messages import say
 from steph.base.terms import Severity
+from steph.contract.description import TrainArtifacts
 from steph.contract.globs import files_at
 from steph.contract.lines import Metrics, parse_metrics
 from steph.contract.training_files import (
@@ -108,6 +109,7 @@ def judge_training(
         evidence.description.train.rows,
         has_final_line=evidence.is_scripted or log.final is not None,
         keeps_state=bool(artifacts_said.state),
+        is_loop=_needs_no_state(evidence, state),
     )
     return outcome, without_inapplicable(checks, lacks), artifacts
 
@@ -249,6 +251,13 @@ def _state_check(evidence: TrainEvidence, state: TrainerState) -> Check:
         return CHECKPOINT_TRAINER_STATE.check(False, "unusable", severity=WARN if seen else None, reason=state.problem)
     steps, losses = state.global_step, len(state.losses)
     return CHECKPOINT_TRAINER_STATE.check(True, "read", checkpoint=state.folder.name, steps=steps, losses=losses)
+
+
+def _needs_no_state(evidence: TrainEvidence, state: TrainerState) -> bool:
+    """Whether a loop trained, which has no Trainer: neither its folder nor its description has a state."""
+    ends = _ends(evidence)
+    named = evidence.description.train.artifacts.state != TrainArtifacts().state
+    return ends is not None and ends.source == "loop" and state.folder is None and not named
 
 
 def _freshness_checks(evidence: TrainEvidence, state: TrainerState, folder: Path) -> tuple[Check, ...]:
