@@ -77,6 +77,14 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     return AdapterConfig(**{field.name: raw.get(field.name) for field in fields(AdapterConfig)})
 
 
+def adapter_config_or_none(folder: Path) -> AdapterConfig | None:
+    """The same, None where it can't be read."""
+    try:
+        return read_adapter_config(folder)
+    except UnreadableError:
+        return None
+
+
 def base_check(folder: Path, model_name: str) -> Check:
     """Check that the adapter says it belongs to the model under test."""
     try:
@@ -208,7 +216,7 @@ def _seconds_early(folder: Path, checkpoint: Path, last_loss_unix: float | None)
 def weight_checks(folder: Path, base: BaseModel = NO_BASE) -> tuple[tuple[Tensor, ...], tuple[Check, ...]]:
     """Check the weights' file and every value in it; the tensors are empty where the file can't be read."""
     path = folder / WEIGHTS_NAME
-    config = _config_or_none(folder)
+    config = adapter_config_or_none(folder)
     targets, whole = (config.target_modules, not config.names_layers) if config else (None, True)
     unread = key_checks((), (), base, targets, whole=whole)
     try:
@@ -239,13 +247,6 @@ def _written_check(tensors: tuple[Tensor, ...], values: int) -> Check:
         faults.append(say("adapter.unfit", pairs=len(odd), example=name, a_shape=shapes[0], b_shape=shapes[1]))
     found = "faulty" if faults else "whole"
     return ADAPTER_WEIGHTS.check(not faults, found, tensors=len(tensors), values=values, faults=faults)
-
-
-def _config_or_none(folder: Path) -> AdapterConfig | None:
-    try:
-        return read_adapter_config(folder)
-    except UnreadableError:
-        return None
 
 
 def _begins_at_zero(config: AdapterConfig | None) -> bool:

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from steph.base.files import UnreadableError, read_json
+from steph.base.files import UnreadableError
 from steph.base.messages import Message, say
 from steph.base.tensors import matrix_numbers
 from steph.base.terms import Severity
 from steph.base.text import one_line
+from steph.judge.checks_adapter import WEIGHTS_NAME, adapter_config_or_none
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.witness import BaseCompared, Generation, Matrices, ModelSaved, OwnCode, TrainingEnds
 from steph.record.values import Check
 
-WEIGHTS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
-MOST_CONFIG_BYTES = 1 << 20
 TOLERANCE = 0.02  # of a norm: a matrix that is saved in bf16 keeps its norm and its sum to a thousandth
 CUT = 2.0**-7  # of a sum, in bf16
 SMALLEST = 1e-6  # of a norm; below that all is noise
@@ -85,11 +84,8 @@ def is_mean(saved: Matrices | None, ended: Matrices | None) -> bool:
 def _saved_check(seen: Matrices | None, folder: Path, at_save: Matrices | None) -> Check:
     if seen is None or (file := _file(folder)) is None:
         return SAVED_AS_TRAINED.check(None, "unread")
-    try:
-        config = read_json(folder / CONFIG_NAME, MOST_CONFIG_BYTES)
-    except UnreadableError:
-        config = {}
-    if isinstance(config, Mapping) and isinstance(config.get("init_lora_weights"), str):
+    config = adapter_config_or_none(folder)
+    if config is not None and isinstance(config.init_lora_weights, str):
         return SAVED_AS_TRAINED.check(None, "from_base")
     message, holds = _compared(file, seen)
     if not holds and at_save and is_mean(at_save, seen) and _compared(file, at_save)[1]:
