@@ -78,7 +78,7 @@ def environment(gpu: Device | None) -> Environment:
         cpu_count=16,
         ram_bytes=32 * GIB,
         device=gpu,
-        device_error=None if gpu else "NVML: no library",
+        device_error=None if gpu else verbatim("NVML: no library"),
         packages={"pytest": "9.2.0", "huggingface_hub": "2.4.0", "pydantic": "2.14.0"},
     )
 

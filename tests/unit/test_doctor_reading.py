@@ -218,10 +218,11 @@ def test_the_hub_is_asked_who_we_are(hub: FakeHub, monkeypatch: pytest.MonkeyPat
 def test_a_broken_or_silent_hub_is_a_fact(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of order, silence and an address where nobody listens are each one line."""
     monkeypatch.setattr(doctor_hub, "HUB_SECONDS", 0.5)
-    hub.break_on("whoami", answer(503), times=1)
-    assert "out of order (503)" in (read_hub().error or "")
-    hub.break_on("whoami", hang)
-    assert "did not answer within 0.5 s" in (read_hub().error or "")
+    with speaking("en"):
+        hub.break_on("whoami", answer(503), times=1)
+        assert "out of order (503)" in (read_hub().error or "")
+        hub.break_on("whoami", hang)
+        assert "did not answer within 0.5 s" in (read_hub().error or "")
 
 
 def test_offline_variables_are_respected(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +313,8 @@ def test_no_visible_card_and_a_broken_driver_are_facts(monkeypatch: pytest.Monke
     """Neither raises: the one leaves no device, the other its line."""
     hidden = _with_cards(monkeypatch, FakeNvml(Gpu("GPU-a")), visible="")
     assert (hidden.count, hidden.device, hidden.users) == (1, None, ())
-    broken = _with_cards(monkeypatch, FakeNvml(failure=18))
+    with speaking("en"):
+        broken = _with_cards(monkeypatch, FakeNvml(failure=18))
     assert broken.has_nodes
     assert "reboot" in (broken.error or "")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from fake_nvml import FakeNvml, Gpu, Running
+from japanese import is_told_in_japanese
+from steph.base.messages import speaking, words_of
 from steph.base.units import GIB
 from steph.gpu.driver import DeviceError, has_nvidia_nodes
 from steph.gpu.nvml import NvmlDriver
@@ -61,8 +63,10 @@ def test_each_nvml_error_is_one_line(use: UseCards, code: int, words: str) -> No
     """What NVML can't do is told in one line with its number, a number without a line of its own too."""
     with pytest.raises(DeviceError) as caught:
         use(FakeNvml(failure=code)).devices()
-    assert words in str(caught.value)
-    assert f"NVML error {code}: " in str(caught.value)
+    with speaking("en"):
+        assert words in str(caught.value)
+        assert f"NVML error {code}: " in str(caught.value)
+    assert is_told_in_japanese(words_of(caught.value))
     assert "\n" not in str(caught.value)
     assert caught.value.code == code
 
@@ -70,7 +74,7 @@ def test_each_nvml_error_is_one_line(use: UseCards, code: int, words: str) -> No
 def test_used_memory_is_read_by_uuid(use: UseCards) -> None:
     """A slice's used memory is its own, and an unknown UUID is an error, not a zero."""
     assert use(MIG_CARD).used_bytes("MIG-1") == GIB
-    with pytest.raises(DeviceError, match="no GPU with this UUID"):
+    with pytest.raises(DeviceError, match="この UUID の GPU がない"):
         use(MIG_CARD).used_bytes("GPU-gone")
 
 
@@ -177,7 +181,7 @@ def test_nvml_is_started_once_for_all_questions_of_a_session(use: UseCards) -> N
 def test_an_nvml_that_does_not_start_is_the_first_questions_affair(use: UseCards) -> None:
     """Keeping it loaded neither fails nor ends what was never started."""
     nvml = FakeNvml(failure=9)
-    with use(nvml).kept_open(), pytest.raises(DeviceError, match="driver is not loaded"):
+    with use(nvml).kept_open(), pytest.raises(DeviceError, match="ドライバが読み込まれていない"):
         use(nvml).devices()
     assert nvml.open == 0
 

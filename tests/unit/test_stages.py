@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from fake_nvml import FakeNvml, Gpu
+from japanese import is_told_in_japanese
 from scripted_training import on_disk
-from steph.base.messages import speaking, verbatim
+from steph.base.messages import Message, say, speaking, verbatim
 from steph.base.terms import AnyStage, Cause, ExtendedId, Purpose, Severity, StageId, Verdict
 from steph.conduct.attempts import child_environment
 from steph.conduct.console import Console
@@ -22,7 +23,7 @@ from steph.contract.description import Description
 from steph.gpu.driver import DeviceError
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record.environment import Device
+from steph.record.environment import Device, Environment
 from steph.record.events import AttemptEnded, Event, ModelChosen, SessionStarted, StageEnded, StageStarted
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Record, RejectedCandidate, StageResult
@@ -31,10 +32,10 @@ from steph.run.inputs import InputError
 from steph.run.journal import Journal, opened_event, read_record
 
 ROOT = Path(__file__).parents[2]
-BROKEN = "driver and library versions differ; reboot or reload the driver"
+BROKEN = say("nvml.error", code=18, error=say("nvml.versions_differ"))
 
 
-def _setup(device_error: str | None) -> Setup:
+def _setup(device_error: Message | None) -> Setup:
     record = factory.green_acceptance()
     environment = record.context.environment.model_copy(update={"device": None, "device_error": device_error})
     context = record.context.model_copy(update={"environment": environment})
@@ -53,7 +54,7 @@ def test_a_card_whose_driver_fails_is_a_failed_stage_not_a_skipped_one(tmp_path:
     results = [conductor.run(stage, 60) for stage in StageId]
     journal.close()
     assert [result.verdict for result in results] == [Verdict.FAIL] * 3
-    assert all(BROKEN in str(result.explanation) for result in results)
+    assert all(str(BROKEN) in str(result.explanation) for result in results)
     assert told[-1].verdict_of(StageId.H1) is Verdict.FAIL
 
 
@@ -67,6 +68,17 @@ def test_what_the_driver_says_reaches_the_record(tmp_path: Path, monkeypatch: py
     setup = _setup(None)
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
     assert prepare(options, setup.profile, [StageId.H1]).context.environment.device_error == BROKEN
+
+
+def test_the_drivers_line_is_told_in_the_reports_language_and_an_old_records_as_it_stands() -> None:
+    """The record holds it as an id; one of release 0.1.0 holds a sentence."""
+    machine = _setup(BROKEN).context.environment
+    again = Environment.model_validate_json(machine.model_dump_json()).device_error
+    assert again is not None
+    assert is_told_in_japanese(again)
+    assert again.text("en") == "NVML error 18: driver and library versions differ; reboot or reload the driver"
+    old = Environment.model_validate({**machine.model_dump(), "device_error": "NVML error 9: no driver"})
+    assert str(old.device_error) == "NVML error 9: no driver"
 
 
 @pytest.mark.parametrize(

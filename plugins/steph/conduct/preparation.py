@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from steph.base.files import UnreadableError, read_json_object
-from steph.base.messages import Message, say
+from steph.base.messages import Message, say, words_of
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
 from steph.base.units import gib
 from steph.contract.asked import applied, own_models, passed
@@ -264,7 +264,7 @@ def pipeline_python(options: Options, root: Path) -> str:
     return str(own) if own.is_file() else sys.executable
 
 
-def _devices(profile: Profile) -> tuple[tuple[Device, ...], str | None]:
+def _devices(profile: Profile) -> tuple[tuple[Device, ...], Message | None]:
     """The GPUs that the profile's processes would use, or one line that says why there is none to be used.
 
     Raises InputError where there are some, but not one for each process.
@@ -274,10 +274,10 @@ def _devices(profile: Profile) -> tuple[tuple[Device, ...], str | None]:
     try:
         found = visible.visible_devices(os.environ)
     except DeviceError as error:
-        return (), str(error)
+        return (), words_of(error)
     shown = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r}"
     if not found:
-        return (), f"no GPU is visible ({shown})"
+        return (), say("input.no_gpu_visible", shown=shown)
     asked = {"profile": profile.path, "processes": profile.num_processes}
     if len(found) < profile.num_processes:
         raise InputError(say("input.too_few_gpus", **asked, found=len(found), shown=shown))
@@ -328,7 +328,11 @@ def _require_section(root: Path, section: Train | Evaluate, script: str, options
 
 
 def _context(
-    options: Options, profile: Profile, description: Description, devices: Sequence[Device], device_error: str | None
+    options: Options,
+    profile: Profile,
+    description: Description,
+    devices: Sequence[Device],
+    device_error: Message | None,
 ) -> Context:
     root, reasons = options.pipeline_root, list[Message]()
     if profile.machine.device == "cpu":

@@ -6,13 +6,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from steph.base.messages import Message
 from steph.record.environment import Device
 
 
 class DeviceError(Exception):
     """The driver or the GPU can't answer; the message is one line for a person, `code` the driver's own number."""
 
-    def __init__(self, message: str, code: int | None = None) -> None:
+    def __init__(self, message: Message, code: int | None = None) -> None:
         super().__init__(message)
         self.code = code
 

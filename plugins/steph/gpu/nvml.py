@@ -7,22 +7,23 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
+from steph.base.messages import say, verbatim
 from steph.gpu.driver import DeviceError
 from steph.record.environment import Device
 
 _ERRORS = {
-    1: "NVML was not initialised",
-    3: "this GPU or driver does not support the question",
-    4: "no permission to ask the driver; check the access rights of /dev/nvidia*",
-    6: "no GPU with this UUID",
-    9: "the NVIDIA driver is not loaded; load it (modprobe nvidia) or reboot",
-    12: "the NVIDIA driver's library libnvidia-ml.so.1 is not installed or not found",
-    15: "the GPU has fallen off the bus; reboot",
-    16: "the GPU needs a reset",
-    17: "the operating system blocks the GPU; check cgroups or the container's device settings",
-    18: "driver and library versions differ; reboot or reload the driver",
-    23: "the GPU is out of memory for this question",
-    999: "unknown NVML error",
+    1: "nvml.not_initialised",
+    3: "nvml.not_supported",
+    4: "nvml.no_permission",
+    6: "nvml.no_such_gpu",
+    9: "nvml.no_driver",
+    12: "nvml.no_library",
+    15: "nvml.off_the_bus",
+    16: "nvml.needs_reset",
+    17: "nvml.blocked",
+    18: "nvml.versions_differ",
+    23: "nvml.no_memory",
+    999: "nvml.unknown",
 }
 
 
@@ -75,14 +76,15 @@ def _started() -> Iterator[Any]:
                 nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         code = int(getattr(error, "value", 999))
-        raise DeviceError(f"NVML error {code}: {_ERRORS.get(code, str(error))}", code) from error
+        what = say(_ERRORS[code]) if code in _ERRORS else verbatim(error)
+        raise DeviceError(say("nvml.error", code=code, error=what), code) from error
 
 
 def _load() -> Any:  # noqa: ANN401 - pynvml has no types
     try:
         return importlib.import_module("pynvml")
     except ImportError as error:
-        raise DeviceError("the package nvidia-ml-py is not installed; pip install nvidia-ml-py") from error
+        raise DeviceError(say("nvml.not_installed")) from error
 
 
 def _in_mig_mode(nvml: Any, gpu: object) -> bool:  # noqa: ANN401

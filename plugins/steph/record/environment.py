@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from steph.base.messages import Message
 from steph.base.values import Value
 
 # major compute capability of the first cards with bf16 (CUDA C++ Programming Guide, table of arithmetic instructions)
@@ -52,7 +53,7 @@ class Environment(Value):
     ram_bytes: int
     is_wsl: bool = False
     device: Device | None = None
-    device_error: str | None = None
+    device_error: Message | None = None
     further_devices: tuple[Device, ...] = ()  # beside `device`, where a stage runs in several processes
     packages: dict[str, str] = Field(default_factory=dict)
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import psutil
 
+from steph.base.messages import Message
 from steph.record.environment import Device, Environment, GitState
 
 SUITE_PACKAGES = ("steph", "pytest", "pytest-timeout", "pytest-order", "huggingface-hub", "pydantic", "nvidia-ml-py")
 
 
-def environment(devices: Sequence[Device], device_error: str | None = None) -> Environment:
+def environment(devices: Sequence[Device], device_error: Message | None = None) -> Environment:
     """This machine: operating system, processor, memory, the GPUs in use and the suite's own packages."""
     return Environment(
         os=f"{platform.system()} {platform.release()}",
