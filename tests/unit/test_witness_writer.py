@@ -404,6 +404,22 @@ def test_labels_are_held_against_their_tokens(labels: list[int], wanted: dict[st
 
 
 @pytest.mark.parametrize(
+    ("mask", "labels", "outside"),
+    [
+        ([1, 1, 0, 0], [IGNORED, 5, 1, 1], 2),
+        ([0, 0, 1, 1], [1, 1, IGNORED, 5], 2),
+        ([1, 1, 0, 0], [IGNORED, 5, IGNORED, IGNORED], 0),
+        ([1, 1, 1, 0], [5, 1, 1], 1),  # narrower than the tokens: at their right edge
+    ],
+)
+def test_labels_outside_of_a_row_are_counted(mask: list[int], labels: list[int], outside: int) -> None:
+    """What the mask hides at a row's ends is padding; without a mask nothing is said."""
+    ids = [4, 5, 1, 1] if mask[0] else [1, 1, 4, 5]
+    assert batch([ids], [labels], attention_mask=[mask]).labelled_padding == (outside,)
+    assert batch([ids], [labels]).labelled_padding is None
+
+
+@pytest.mark.parametrize(
     ("row", "more", "side"),
     [
         ([1, 1, 4, 5], {"attention_mask": [[0, 0, 1, 1]]}, "left"),

@@ -236,6 +236,7 @@ class Batch(Fact):
     aligned: bool | None = None
     shifted: bool | None = None
     unshifted: bool | None = None  # each label is the token before it
+    labelled_padding: tuple[int, ...] | None = None  # tokens outside of the row, as the mask has it
     unpredicted: int | None = None  # rows whose first label stands before every output
     double_bos: int | None = None
     padding: float | None = None

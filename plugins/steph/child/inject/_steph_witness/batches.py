@@ -241,6 +241,8 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         found["row_fingerprints"] = None if None in texts else texts
     if labels and len(labels) == len(ids) and len(labels[0]) <= width:
         found.update(_labelled(ids, labels, spans, batch["ends"]))
+        if marks and not is_packed:
+            found["labelled_padding"] = [_outside(row, span, width) for row, span in zip(labels, spans)]
     return found
 
 
@@ -302,6 +304,12 @@ def _begins_again(places: Sequence[int]) -> bool:
 def _segments(row: Sequence[int], places: Sequence[int]) -> list[Sequence[int]]:
     starts = [n for n, place in enumerate(places) if place == 0 and (n == 0 or places[n - 1] != 0)]
     return [row[start:end] for start, end in zip(starts, [*starts[1:], len(row)])]
+
+
+def _outside(marks: Sequence[int], span: tuple[int, int], width: int) -> int:
+    """Labels on what is no part of the row; its end token may be hidden where padding is the same token."""
+    offset = width - len(marks)
+    return sum(label != _IGNORED and not span[0] <= offset + n < span[1] for n, label in enumerate(marks))
 
 
 def _labelled(
