@@ -113,8 +113,8 @@ CHANGES = {
         {
             "record/settings.py": (
                 (
-                    "    logging_steps: int = 1\n",
-                    '    weight_decay: float = 0.0\n    """Weight decay."""\n    logging_steps: int = 1\n',
+                    "    logging_steps: _Steps = 1\n",
+                    '    weight_decay: float = 0.0\n    """Weight decay."""\n    logging_steps: _Steps = 1\n',
                 ),
             ),
             "contract/presets/trl.toml": (
@@ -125,12 +125,23 @@ CHANGES = {
         from pathlib import Path
         from steph.contract.commands import Place, train_call
         from steph.contract.description import load_description
+        from steph.plan.settings import ProfileError, load_profile
         from steph.record.settings import TrainSettings
         Path("steph.toml").write_text(TRAIN + NO_EVALUATION)
         place = Place(root=Path.cwd(), python="python", on_gpu=False, train_dir="rows")
         settings = TrainSettings(weight_decay=0.25)
         call = train_call(load_description(Path.cwd()), place, "model", settings, cap_steps=False)
         assert ("--weight_decay", "0.25") in zip(call.argv, call.argv[1:])
+        Path("steph.toml").write_text(TRAIN + "fixed.weight_decay = 0.25\\n" + NO_EVALUATION)
+        assert load_description(Path.cwd()).train.fixed.given == {"weight_decay": 0.25}
+        profile = Path("cpu.toml").read_text().replace("[train]\\n", "[train]\\nweight_decay = nan\\n")
+        Path("own.toml").write_text(profile)
+        try:
+            load_profile(Path("own.toml"))
+        except ProfileError as error:
+            assert "train.weight_decay: nan is not allowed" in str(error)
+        else:
+            raise AssertionError("NaN was taken")
         """,
     ),
     "a format of training logs": Change(

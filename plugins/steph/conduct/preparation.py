@@ -27,9 +27,10 @@ from steph.gpu.driver import DeviceError
 from steph.gpu.visible import memory_fraction_for_cap
 from steph.memory.shapes import BUILT_IN, COMMON, TINY, config_file, config_of, known_shape
 from steph.plan.options import Options
-from steph.plan.settings import MAX_STEPS, Profile, load_profile, profile_path
+from steph.plan.settings import Profile, load_profile, profile_path
 from steph.plan.steps import steps_per_epoch
 from steph.record.environment import Device
+from steph.record.settings import MAX_STEPS
 from steph.record.values import Context, DataFile
 from steph.run import inputs
 from steph.run.inputs import InputError

@@ -21,17 +21,8 @@ from steph.contract.presets import preset_table
 from steph.contract.results import EvaluationKind
 from steph.contract.results_files import ResultsFormat
 from steph.contract.rows import RowFormat
-from steph.plan.settings import (
-    MAX_SAMPLES,
-    MAX_STEPS,
-    Filled,
-    ProfileError,
-    Rank,
-    Rows,
-    Tokens,
-    strictly,
-    validation_lines,
-)
+from steph.plan.settings import Filled, ProfileError, bounded, strictly, validation_lines
+from steph.record.settings import MAX_SAMPLES, TrainSettings
 
 FILE_NAME = "steph.toml"
 DEFAULT_PRESET = "lawqa"
@@ -161,25 +152,9 @@ def _as_table(config: object) -> object:
 Config = Annotated[ConfigFile | None, BeforeValidator(_as_table)]
 
 
+@bounded(TrainSettings, optional=True, besides=("launcher", "num_processes"))
 class Fixed(Value):
     """Settings that a program has inside: no rung turns them, and what was seen is held against them."""
-
-    num_epochs: Annotated[int, Field(ge=1, le=10)] | None = None
-    max_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
-    batch_size: Rows | None = None
-    learning_rate: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
-    max_seq_length: Tokens | None = None
-    gradient_accumulation_steps: Rows | None = None
-    warmup_ratio: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    lora_r: Rank | None = None
-    lora_alpha: Rank | None = None
-    lora_dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | None = None
-    target_modules: tuple[str, ...] | None = None
-    use_4bit: bool | None = None
-    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    bnb_4bit_quant_type: Literal["nf4", "fp4"] | None = None
-    mixed_precision: Literal["bf16", "fp16"] | None = None
-    logging_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
 
     @property
     def given(self) -> dict[str, Any]:

@@ -9,24 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import Field, GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model, model_validator
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from steph.base.messages import Language
 from steph.base.values import Value
 from steph.plan.cards import card_by_name
 from steph.plan.options import Options
-from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
+from steph.record.settings import MAX_ROWS, MAX_TOKENS, Bounds, EvalSettings, ProductionTarget, TrainSettings
 
-MAX_STEPS = 500  # the spec: "several hundred steps" at most, no long training in this step
-MAX_PROCESSES = 64  # of one host
 MAX_STEPS_BY_HEART = 60
-MAX_SAMPLES = 10  # the spec: two or three questions, no full evaluation in this step
 
 
 _Model = TypeVar("_Model", bound=Value)
@@ -37,9 +35,6 @@ class ProfileError(ValueError):
 
 
 MAX_SECONDS = 7 * 24 * 3600  # a week
-MAX_TOKENS = 1 << 20
-MAX_ROWS = 4096  # of a batch, and of what is accumulated
-MAX_RANK = 65_536
 MAX_PARAMETERS = 10**13
 MAX_QUESTIONS = 10**7
 MAX_PRICE = 10**7  # an hour of a card, in any currency
@@ -47,7 +42,6 @@ Filled = Annotated[str, Field(min_length=1, pattern=r"\S")]
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Tokens = Annotated[int, Field(ge=16, le=MAX_TOKENS)]
 Rows = Annotated[int, Field(ge=1, le=MAX_ROWS)]
-Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
 
 
 class Machine(Value):
@@ -74,33 +68,42 @@ class Models(Value):
     """Use a random-weight twin of the first candidate, as `--steph-twin`, but not if `--steph-model` is a folder."""
 
 
-ProcessCount = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
+class _Finite(Value):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
+def bounded(
+    plain: type[Value], *, optional: bool = False, besides: Collection[str] = ()
+) -> Callable[[type[_Model]], type[_Model]]:
+    """Give a class every setting of `plain` within its `Bounds`, some left out; NaN and infinity are refused.
+
+    `optional`: each is None where it is not given.
+    """
+    settings: dict[str, Any] = {}
+    for name, field in plain.model_fields.items():
+        marks = [asdict(mark) for mark in field.metadata if isinstance(mark, Bounds)]
+        limits = {key: limit for mark in marks for key, limit in mark.items() if limit is not None}
+        kind: Any = Annotated[field.annotation, Field(**limits)] if limits else field.annotation
+        if name not in besides:
+            settings[name] = (kind | None, None) if optional else (kind, field.default)
+
+    def derived(cls: type[_Model]) -> type[_Model]:
+        made = create_model(
+            cls.__name__, __base__=(cls, _Finite), __module__=cls.__module__, __doc__=cls.__doc__, **settings
+        )
+        return cast("type[_Model]", made)
+
+    return derived
+
+
+@bounded(TrainSettings)
 class ProfileTrain(TrainSettings):
     """The training settings of the first rung, within the spec's ban on heavy experiments."""
 
-    num_epochs: Annotated[int, Field(ge=1, le=10)] = 1
-    max_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 50
-    batch_size: Rows = 2
-    learning_rate: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 2e-4
-    max_seq_length: Tokens = 512
-    gradient_accumulation_steps: Rows = 2
-    warmup_ratio: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.03
-    lora_r: Rank = 16
-    lora_alpha: Rank = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.05
-    logging_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 1
-    num_processes: ProcessCount = 1
 
-
+@bounded(EvalSettings)
 class ProfileEvaluate(EvalSettings):
     """The evaluation settings, within the spec's ban on heavy experiments."""
-
-    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 3
-    top_k: Annotated[int, Field(ge=1, le=1000)] = 1
-    ensemble: Annotated[int, Field(ge=1, le=100)] = 1
-    num_processes: ProcessCount = 1
 
 
 class ProfileProduction(ProductionTarget):

@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from steph.base.values import Value
 
+MAX_STEPS = 500  # the spec: "several hundred steps" at most, no long training in this step
+MAX_PROCESSES = 64  # of one host
+MAX_SAMPLES = 10  # the spec: two or three questions, no full evaluation in this step
+MAX_TOKENS = 1 << 20
+MAX_ROWS = 4096  # of a batch, and of what is accumulated
+MAX_RANK = 65_536
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What people may write for a setting; a record is not held to it, and reads back what was once asked."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+
+_Tokens = Annotated[int, Bounds(ge=16, le=MAX_TOKENS)]
+_Rows = Annotated[int, Bounds(ge=1, le=MAX_ROWS)]
+_Rank = Annotated[int, Bounds(ge=1, le=MAX_RANK)]
+_Steps = Annotated[int, Bounds(ge=1, le=MAX_STEPS)]
+_ProcessCount = Annotated[int, Bounds(ge=1, le=MAX_PROCESSES)]
 Launcher = Literal["none", "torchrun", "accelerate"]
 
 
 class TrainSettings(Value):
     """What one training attempt asks for; `batch_size` is per process, `max_seq_length` in tokens."""
 
-    num_epochs: int = 1
+    num_epochs: Annotated[int, Bounds(ge=1, le=10)] = 1
     """Epochs; `--num-epochs` in the preset `lawqa`, and likewise below."""
-    max_steps: int = 50
+    max_steps: _Steps = 50
     """The most optimizer steps: by `--max-steps-override` where the script has it, else by a file of fewer rows. As a
     placeholder: the steps that the asked epochs take, and no more than these."""
-    batch_size: int = 2
+    batch_size: _Rows = 2
     """`--batch-size`: rows of one forward pass in one process."""
-    learning_rate: float = 2e-4
+    learning_rate: Annotated[float, Bounds(gt=0, lt=1)] = 2e-4
     """Learning rate; `--learning-rate`."""
-    max_seq_length: int = 512
+    max_seq_length: _Tokens = 512
     """The longest row in tokens; `--max-seq-length`."""
-    gradient_accumulation_steps: int = 2
+    gradient_accumulation_steps: _Rows = 2
     """Forward passes of one optimizer step; `--gradient-accumulation-steps`."""
-    warmup_ratio: float = 0.03
+    warmup_ratio: Annotated[float, Bounds(ge=0, le=1)] = 0.03
     """Share of the steps in which the learning rate rises; `--warmup-ratio`."""
-    lora_r: int = 16
+    lora_r: _Rank = 16
     """LoRA's rank; `--lora-r`."""
-    lora_alpha: int = 32
+    lora_alpha: _Rank = 32
     """LoRA's alpha; `--lora-alpha`."""
-    lora_dropout: float = 0.05
+    lora_dropout: Annotated[float, Bounds(ge=0, lt=1)] = 0.05
     """LoRA's dropout; `--lora-dropout`."""
     target_modules: tuple[str, ...] = ()
     """LoRA's target modules; `--target-modules`, left to the script where empty."""
@@ -43,11 +67,11 @@ class TrainSettings(Value):
     """`--bnb-4bit-quant-type`, passed with `--use-4bit`."""
     mixed_precision: Literal["bf16", "fp16"] | None = None
     """`--bf16` or `--fp16`."""
-    logging_steps: int = 1
+    logging_steps: _Steps = 1
     """Steps between two lines of losses; `--logging-steps`."""
     launcher: Launcher = "none"
     """What starts the script: `torchrun` or `accelerate launch` of the pipeline's own Python, or nothing."""
-    num_processes: int = 1
+    num_processes: _ProcessCount = 1
     """How many processes the launcher starts, on a GPU each."""
 
     @property
@@ -65,21 +89,21 @@ class TrainSettings(Value):
 class EvalSettings(Value):
     """What one evaluation attempt asks for."""
 
-    samples: int = 3
+    samples: Annotated[int, Bounds(ge=1, le=MAX_SAMPLES)] = 3
     """`--samples`: how many questions, the first of the data set."""
-    top_k: int = 1
+    top_k: Annotated[int, Bounds(ge=1, le=1000)] = 1
     """Passages that retrieval gives; `--top-k`."""
     use_rag: bool = False
     """Retrieval; without it `--no-rag` is passed."""
     use_cot: bool = False
     """Reasoning before the answer; `--use-cot`."""
-    ensemble: int = 1
+    ensemble: Annotated[int, Bounds(ge=1, le=100)] = 1
     """Answers to each question; `--ensemble`."""
     load_in_4bit: bool = True
     """4-bit weights, where H-2 trained in 4 bits as well; `--hf-load-in-4bit`."""
     launcher: Launcher = "none"
     """As in `[train]`; only for a script whose processes share the questions, any other asks all of them in each."""
-    num_processes: int = 1
+    num_processes: _ProcessCount = 1
     """How many processes the launcher starts, on a GPU each."""
 
 
