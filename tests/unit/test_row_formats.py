@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from steph.base.messages import speaking
+from japanese import is_told_in_japanese
+from steph.base.messages import speaking, words_of
 from steph.child.twin_tokenizer import texts_of
 from steph.contract.answers import row_lengths
 from steph.contract.questions import frame_in, is_among, question_key, questions_in, without_choices
@@ -119,6 +120,9 @@ def test_a_row_of_another_format_is_refused_with_what_it_lacks(
     file.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
     with speaking("en"), pytest.raises(InputError, match=f"line 1 {said}"):
         read_train_file(tmp_path, file.name, row_format=row_format)
+    with pytest.raises(ValueError, match="ない") as caught:
+        training_row(row, row_format)
+    assert is_told_in_japanese(words_of(caught.value))
     assert list(training_rows_in(file, row_format)) == []
 
 

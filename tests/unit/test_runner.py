@@ -266,13 +266,13 @@ def test_helper_threads_are_refused(tmp_path: Path) -> None:
     thread = threading.Thread(target=start)
     thread.start()
     thread.join()
-    assert errors == ["run_child must be called from the main thread"]
+    assert errors == ["run_child はメインスレッドからしか呼べない"]
 
 
 def test_folder_of_an_earlier_child_is_refused(tmp_path: Path) -> None:
     """Two children never share a folder, so neither's files can pass for the other's."""
     run(tmp_path, "pass")
-    with pytest.raises(RunnerError, match="already holds"):
+    with pytest.raises(RunnerError, match="すでに別の子プロセスの出力がある"):
         run(tmp_path, "pass")
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from japanese import is_told_in_japanese
+from steph.base.messages import speaking, words_of
 from steph.memory.shapes import (
     BUILT_IN,
     COMMON,
@@ -103,8 +105,9 @@ def test_llama_config_without_key_value_heads_has_one_per_head() -> None:
 def test_missing_key_is_named(key: str) -> None:
     """A config without a needed key is refused with that key's name."""
     config = {name: value for name, value in QWEN3_CONFIG.items() if name != key}
-    with pytest.raises(ValueError, match=f"'{key}' is missing"):
+    with speaking("en"), pytest.raises(ValueError, match=f"'{key}' is missing") as caught:
         shape_from_config(config)
+    assert is_told_in_japanese(words_of(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -119,8 +122,9 @@ def test_missing_key_is_named(key: str) -> None:
 )
 def test_config_that_the_counts_do_not_cover_is_refused(change: dict[str, object], message: str) -> None:
     """A config of another kind is refused by name instead of being counted wrongly."""
-    with pytest.raises(ValueError, match=message):
+    with speaking("en"), pytest.raises(ValueError, match=message) as caught:
         shape_from_config({**QWEN3_CONFIG, **change})
+    assert is_told_in_japanese(words_of(caught.value))
 
 
 @given(

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from japanese import is_told_in_japanese
+from steph.base.messages import words_of
 from steph.base.units import GIB
 from steph.memory import terms
 from steph.memory.forecast import (
@@ -259,8 +261,9 @@ def test_the_largest_that_fits_has_the_most_tokens() -> None:
 )
 def test_an_unknown_name_is_refused(change: dict[str, Any], named: str) -> None:
     """A misspelt module or optimizer is named, not counted as nothing."""
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=named) as caught:
         predict(SMALL, replace(ANSWER, **change))
+    assert is_told_in_japanese(words_of(caught.value))
 
 
 @given(work=WORKLOADS, name=st.sampled_from(sorted(BUILT_IN)))

@@ -13,6 +13,7 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 from steph.base.files import json_lines
+from steph.base.messages import words_of
 from steph.contract.rows import RowFormat, TrainingRow, training_row
 
 Truncation = Literal["right", "keeps_answer"]
@@ -171,7 +172,7 @@ def _read_rows(train_file: Path, row_format: RowFormat) -> list[TrainingRow]:
         try:
             rows.append(training_row(line.row, row_format))
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise ValueError(f"{where}: {words_of(error).text('en')}") from error
     if not rows:
         raise ValueError(f"{train_file}: no rows")
     return rows

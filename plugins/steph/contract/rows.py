@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from steph.base.files import json_rows
+from steph.base.messages import say
 
 RowFormat = Literal["input_output", "prompt_completion", "messages", "alpaca", "sharegpt", "text", "none"]
 """How rows are written. `none`: the rows are not in a file of the pipeline root, such as a data set of the Hub."""
@@ -79,7 +80,7 @@ def training_rows_in(path: Path, row_format: RowFormat = "input_output") -> Iter
 
 
 def training_row(row: Mapping[str, object], row_format: RowFormat = "input_output") -> TrainingRow:
-    """Read one row; raises ValueError with what it lacks, in words that follow the row's name: `has no text 'input'`.
+    """Read one row; raises ValueError with a message of what it lacks, whose words follow the row's name.
 
     The formats are those of TRL (`prompt_completion`, `messages`, `text`: its "dataset formats and types") and of
     LLaMA-Factory (`alpaca`, `sharegpt`: its data README); a completion or prompt may be a list of messages, too.
@@ -96,7 +97,7 @@ def training_row(row: Mapping[str, object], row_format: RowFormat = "input_outpu
         case "text":
             return _of_turns(row, (Turn("text", _text(row, "text")),))
         case "none":
-            raise ValueError("is in no file that the description names")
+            raise ValueError(say("row.no_file"))
 
 
 def format_of(rows: Iterable[Mapping[str, object]]) -> RowFormat | None:
@@ -128,7 +129,7 @@ def _of_turns(
 def _text(row: Mapping[str, object], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
-        raise ValueError(f"has no text {key!r}")
+        raise ValueError(say("row.no_text", key=repr(key)))
     return value
 
 
@@ -143,7 +144,7 @@ def _prompt_completion(row: Mapping[str, object]) -> TrainingRow:
 def _conversation(row: Mapping[str, object], keys: tuple[str, ...]) -> TrainingRow:
     key = next((key for key in keys if isinstance(row.get(key), list)), None)
     if key is None:
-        raise ValueError(f"has no list {keys[0]!r}")
+        raise ValueError(say("row.no_list", key=repr(keys[0])))
     turns = _turns(row[key], key)
     system = row.get("system")
     first = (Turn("system", system),) if isinstance(system, str) and system else ()
@@ -154,7 +155,7 @@ def _chat(row: Mapping[str, object], turns: tuple[Turn, ...]) -> TrainingRow:
     """Up to the last answer: what is said after it is not learnt from."""
     last = max((n for n, turn in enumerate(turns) if turn.role in _ANSWERING), default=None)
     if last is None:
-        raise ValueError("has no turn of the assistant")
+        raise ValueError(say("row.no_answer"))
     return _of_turns(row, turns[: last + 1], is_chat=True)
 
 
@@ -162,11 +163,11 @@ def _turns(messages: object, key: str) -> tuple[Turn, ...]:
     turns = []
     for n, message in enumerate(messages if isinstance(messages, list) else [], start=1):
         if not isinstance(message, Mapping):
-            raise ValueError(f"has no object as turn {n} of {key!r}")
+            raise ValueError(say("row.no_object", turn=n, key=repr(key)))
         role = next((message[name] for name in _ROLE_KEYS if name in message), None)
         content = next((message[name] for name in _TEXT_KEYS if message.get(name) is not None), "")
         if not isinstance(role, str):
-            raise ValueError(f"has no role in turn {n} of {key!r}")
+            raise ValueError(say("row.no_role", turn=n, key=repr(key)))
         turns.append(Turn(role, _content(content, n, key)))
     return tuple(turns)
 
@@ -178,7 +179,7 @@ def _content(content: object, n: int, key: str) -> str:
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
         return "".join(part for part in parts if isinstance(part, str))
-    raise ValueError(f"has no text in turn {n} of {key!r}")
+    raise ValueError(say("row.no_turn_text", turn=n, key=repr(key)))
 
 
 def _alpaca(row: Mapping[str, object]) -> TrainingRow:

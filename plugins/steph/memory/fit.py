@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from steph.base.messages import Message, say
+from steph.base.messages import Message, say, words_of
 from steph.base.terms import FitVerdict, TrainerName
 from steph.contract.answers import RowLengths, row_lengths
 from steph.memory import needs
@@ -152,7 +152,7 @@ def fit(
             whole = {(batch, length): foresee(at(batch, length)) for length in GRID_LENGTHS for batch in GRID_BATCHES}
         host = needs.host_needs(shape, asked, setting.cards)
     except ValueError as error:
-        raise FitError(str(error)) from error
+        raise FitError(words_of(error)) from error
     basis = _basis(shape, asked, setting, is_measured=forecast is not None)
     largest = largest_fitting(forecasts | whole, vram_bytes)
     found = Fit(model, vram_bytes, setting, work, forecasts, largest, (), basis, least, host)

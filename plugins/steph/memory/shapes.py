@@ -199,13 +199,13 @@ def shape_from_config(config: object) -> ModelShape:
     Raises ValueError naming the key that is missing, of a wrong type, or of a kind that the counts don't cover.
     """
     if not isinstance(config, Mapping):
-        raise ValueError("config.json: holds no JSON object")
+        raise ValueError(say("shape.no_object"))
     model_type = config.get("model_type")
     if model_type not in READ_FROM_CONFIG:
-        raise ValueError(f"config.json: model_type is {model_type!r}, known are {', '.join(READ_FROM_CONFIG)}")
+        raise ValueError(say("shape.model_type", given=repr(model_type), known=READ_FROM_CONFIG))
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
-            raise ValueError(f"config.json: {key} = true is not supported for model_type {model_type!r}")
+            raise ValueError(say("shape.bias", key=key, given=repr(model_type)))
     heads, hidden = _positive(config, "num_attention_heads"), _positive(config, "hidden_size")
     # Qwen3Config's own default, whatever hidden size and heads say, and Gemma's; the others derive it
     head_dim_default = HEAD_DIM_DEFAULTS.get(str(model_type), hidden // heads)
@@ -260,9 +260,9 @@ HEAD_DIM_DEFAULTS = {"qwen3": 128, "gemma2": 256, "gemma3_text": 256}
 def _positive(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value = default if config.get(key) is None else config[key]
     if value is None:
-        raise ValueError(f"config.json: key {key!r} is missing")
+        raise ValueError(say("shape.no_key", key=repr(key)))
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ValueError(f"config.json: {key} = {value!r} is no positive whole number")
+        raise ValueError(say("shape.no_count", key=key, given=repr(value)))
     return value
 
 

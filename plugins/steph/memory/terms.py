@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from steph.base.messages import say
 from steph.memory.shapes import ModelShape, linear_shapes, linears, parameter_parts
 from steph.memory.trainers import HALF, SINGLE, Workload
 
@@ -85,8 +86,8 @@ def lora_parameters(shape: ModelShape, work: Workload) -> int:
     known = {linear.name for linear in every} | set(whole)
     unknown = [name for name in work.target_modules if name not in known]
     if unknown:
-        allowed = ", ".join(dict.fromkeys(linear.name for linear in every))
-        raise ValueError(f"target module {', '.join(map(repr, unknown))}: not known; allowed: {allowed}")
+        allowed = tuple(dict.fromkeys(linear.name for linear in every))
+        raise ValueError(say("fit.no_target", names=[*map(repr, unknown)], allowed=allowed))
     targets = set(work.target_modules)
     sides = sum((linear.inputs + linear.outputs) * linear.count for linear in every if linear.name in targets)
     return work.lora_r * (sides + sum(sum(whole[name]) for name in targets & set(whole)))
@@ -108,14 +109,14 @@ def whole_parameters(shape: ModelShape, work: Workload) -> int:
     sizes = {"embed_tokens": size, "lm_head": size}
     unknown = [name for name in work.modules_to_save if name not in sizes]
     if unknown:
-        raise ValueError(f"module to save {', '.join(map(repr, unknown))}: not known; allowed: {', '.join(sizes)}")
+        raise ValueError(say("fit.no_module", names=[*map(repr, unknown)], allowed=tuple(sizes)))
     return sum(sizes[name] for name in set(work.modules_to_save))
 
 
 def optimizer_bytes(shape: ModelShape, work: Workload) -> float:
     """The optimizer's state, wherever it is; raises ValueError naming an optimizer that is not known."""
     if work.optimizer not in OPTIMIZER_BYTES:
-        raise ValueError(f"optimizer {work.optimizer}: not known; allowed: {', '.join(OPTIMIZER_BYTES)}")
+        raise ValueError(say("fit.no_optimizer", optimizer=work.optimizer, allowed=tuple(OPTIMIZER_BYTES)))
     in_weights = work.adapter_bytes / SINGLE if work.optimizer in MOMENTS_AS_WEIGHTS else 1
     halves = lora_parameters(shape, work) + whole_parameters(shape, work)
     return OPTIMIZER_BYTES[work.optimizer] * (halves * in_weights + magnitude_parameters(shape, work))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from steph.base.messages import say
 from steph.base.terms import EndedBy
 from steph.contract.lines import is_metrics
 from steph.gpu.driver import Driver
@@ -176,11 +177,11 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
 
 def _refuse_misuse(spec: ChildSpec) -> None:
     if sys.platform != "linux":
-        raise RunnerError("a pipeline can be run on Linux and WSL2 only")
+        raise RunnerError(say("run.linux_only"))
     if threading.current_thread() is not threading.main_thread():
-        raise RunnerError("run_child must be called from the main thread")
+        raise RunnerError(say("run.main_thread_only"))
     if output.head_path(spec.folder, "output").exists() or is_written(spec.folder):
-        raise RunnerError(f"{spec.folder} already holds a child's output")
+        raise RunnerError(say("run.folder_taken", folder=spec.folder))
 
 
 def _start_supervisor(spec: ChildSpec) -> subprocess.Popen[bytes]:
