@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from steph.base.files import sha256_or_none
+from steph.base.files import UnreadableError, sha256_or_none
+from steph.base.fingerprint import fingerprints
 from steph.base.messages import speaking
-from steph.contract.description import Description, Paths
+from steph.contract.description import Description, Paths, load_description
+from steph.contract.questions import questions_of, samples_of
+from steph.contract.results import Row
+from steph.judge.prompts import text_beside
 from steph.record.values import DataFile
 from steph.run.aside import put_back, set_aside
 from steph.run.inputs import InputError, needs_build, read_dataset, read_train_file, require_script
@@ -34,6 +38,41 @@ def test_a_data_set_without_questions_is_refused(tmp_path: Path, content: str, s
     path.write_text(content, encoding="utf-8")
     with speaking("en"), pytest.raises(InputError, match=f"{said}.*remedy: restore the file"):
         read_dataset(tmp_path, Description())
+
+
+ASKED = [{"question": f"Which answer has the number {n}?", "answer": "a", "note": "x" * n} for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps({"samples": ASKED}),
+        '{"samples": [\n' + ",\n".join(map(json.dumps, ASKED)) + "\n]}",
+        json.dumps(ASKED, indent=1),
+        "".join(json.dumps(row) + "\n" for row in ASKED),
+    ],
+)
+def test_a_data_set_is_the_same_to_all_who_read_it(tmp_path: Path, content: str) -> None:
+    """A list `samples`, a JSON list or JSON Lines, whatever the file is called."""
+    text = '[paths]\ndataset = "d.json"\n[train]\npreset = "lawqa"\n[evaluate]\ncommand = ["x"]\nresults.score = "s"\n'
+    (tmp_path / "steph.toml").write_text(text, encoding="utf-8")
+    path = tmp_path / "d.json"
+    path.write_text(content, encoding="utf-8")
+    found = read_dataset(tmp_path, load_description(tmp_path))
+    assert found is not None
+    assert (found.rows, samples_of(path)) == (3, ASKED)
+    assert [question.answer for question in questions_of(path)] == ["a"] * 3
+    rows = [Row(question=str(row["question"]), is_correct=True) for row in ASKED]
+    prompts = [fingerprints(str(row["question"])) for row in ASKED]
+    assert text_beside(prompts, rows, path) is not None
+
+
+@pytest.mark.parametrize("content", ['{\n"data": []\n}', '{"samples": [\n{"question": "x"}\n', ""])
+def test_what_is_no_data_set_has_no_rows(tmp_path: Path, content: str) -> None:
+    """An object over several lines, and one that was cut off, are not taken for JSON Lines."""
+    (tmp_path / "d.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UnreadableError):
+        samples_of(tmp_path / "d.json")
 
 
 def test_the_real_questions_go_before_the_sample_that_comes_with_the_root(tmp_path: Path) -> None:

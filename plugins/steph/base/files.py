@@ -47,15 +47,19 @@ def parse_json(data: bytes, *, finite: bool = True) -> Any:  # noqa: ANN401 - wh
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES, *, finite: bool = True) -> Any:  # noqa: ANN401
     """Return what a regular file of at most `max_bytes` holds; raises UnreadableError as `parse_json` does."""
+    return parse_json(read_bytes(path, max_bytes), finite=finite)
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """Return the bytes of a regular file that has at most `max_bytes`; raises UnreadableError."""
     try:
         if not path.is_file():
             raise UnreadableError(say("unreadable.missing"))
         if (size_bytes := path.stat().st_size) > max_bytes:
             raise UnreadableError(say("unreadable.too_large", bytes=size_bytes))
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UnreadableError(say("unreadable.refused", error=error.strerror)) from error
-    return parse_json(data, finite=finite)
 
 
 def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES, *, finite: bool = True) -> dict[str, Any]:

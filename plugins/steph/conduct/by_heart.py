@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steph.base.files import UnreadableError, json_rows, read_json, sha256_or_none
+from steph.base.files import UnreadableError, json_rows, sha256_or_none
 from steph.base.messages import NOTHING, Message, say
 from steph.base.terms import Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
@@ -21,6 +21,7 @@ from steph.conduct.side_commands import require_built, script_flags, side_folder
 from steph.conduct.stage_run import StageRun
 from steph.conduct.training_job import TrainingJob
 from steph.contract.commands import build_command, folder_beside
+from steph.contract.questions import samples_of
 from steph.contract.results import Row
 from steph.contract.results_lawqa import read_results
 from steph.judge.checks_heart import loss_low_check, remembered_check, unknown_check
@@ -153,7 +154,7 @@ def make_material(run: StageRun, folder: Path, seed: int) -> Material:
         raise NoExampleError(say("heart.no_files"))
     if description.evaluate.results.format != "lawqa" or description.train.rows.format != "input_output":
         raise NoExampleError(say("heart.not_lawqa"))
-    samples = read_json(run.setup.root / run.setup.dataset.path)["samples"]
+    samples = samples_of(run.setup.root / run.setup.dataset.path, named=True)
     questions = questions_like(samples[0], drawn)
     asked, taught = folder / "selection.json", folder / "rows.jsonl"
     _write(folder / "drawn.json", {"seed": seed, "letters": [secret.letter for secret in drawn]})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steph.base.files import UnreadableError, json_rows, read_json
+from steph.base.files import UnreadableError, json_lines, parse_json, read_bytes
 from steph.base.messages import say
 from steph.contract.rows import RowFormat, TrainingRow, training_rows_in
 
@@ -169,27 +169,54 @@ def repeats_question(text: str, question: str, choices: object) -> bool:
     return True
 
 
+def samples_of(dataset: Path, *, named: bool = False) -> list[Mapping[str, object]]:
+    """The rows of a data set, as `samples_in` finds them; raises UnreadableError."""
+    return samples_in(read_bytes(dataset, MAX_DATASET_BYTES), named=named)
+
+
+def samples_in(data: bytes, *, named: bool = False) -> list[Mapping[str, object]]:
+    """The rows in a data set's bytes: the list `samples` of a JSON object, a JSON list, or JSON Lines.
+
+    `named`: the list `samples` alone, as the preset `lawqa` reads it. Raises UnreadableError where it has neither.
+    """
+    try:
+        raw = parse_json(data)
+    except UnreadableError:
+        first = next(json_lines(data, "replace"), None)
+        if named or first is None or first.row is None or "samples" in first.row:
+            raise
+        return _rows_in(data)
+    if isinstance(raw, Mapping) and "samples" in raw:
+        return _objects(raw["samples"])
+    rows = _objects(raw) if isinstance(raw, list) else _rows_in(data)
+    if named or not rows:  # an object over several lines is no row
+        raise UnreadableError(say("input.no_samples"))
+    return rows
+
+
+def _objects(rows: object) -> list[Mapping[str, object]]:
+    return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+
+
+def _rows_in(data: bytes) -> list[Mapping[str, object]]:
+    return [line.row for line in json_lines(data, "replace") if line.row is not None]
+
+
 def questions_of(dataset: Path) -> tuple[Question, ...]:
     """The data set's questions in order, by lawqa_jp's keys; other rows by their usual ones.
 
-    Raises UnreadableError where it has no `samples`, and no rows with a question.
+    Raises UnreadableError where it has no rows with a question.
     """
-    if dataset.suffix == ".jsonl":
-        return _questions_of_rows(list(json_rows(dataset)) if dataset.is_file() else [])
-    raw = read_json(dataset, MAX_DATASET_BYTES)
-    if isinstance(raw, list):
-        return _questions_of_rows([row for row in raw if isinstance(row, Mapping)])
-    samples = raw.get("samples") if isinstance(raw, Mapping) else None
-    if not isinstance(samples, list):
-        raise UnreadableError(say("unreadable.no_key", key="samples"))
+    rows = samples_of(dataset)
+    if not any("問題文" in row for row in rows):
+        return _questions_of_rows(rows)
     return tuple(
         Question(
             question_key(str(row.get("問題文", "")), row.get("選択肢")),
             plain_label(row.get("output", "")),
             str(row.get("コンテキスト") or ""),
         )
-        for row in samples
-        if isinstance(row, Mapping)
+        for row in rows
     )
 
 

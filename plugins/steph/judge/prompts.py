@@ -14,9 +14,9 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-from steph.base.files import UnreadableError, read_json
+from steph.base.files import UnreadableError
 from steph.base.fingerprint import fingerprints, normal_form
-from steph.contract.questions import MAX_DATASET_BYTES
+from steph.contract.questions import samples_of
 from steph.contract.results import Row
 
 COMMON_SHARE = 0.5  # of the prompts; what more of them have is the template or the few-shot examples
@@ -149,11 +149,9 @@ def _samples(dataset: Path, asked: Collection[str]) -> tuple[list[Mapping[str, o
     A long text is looked at from its beginning only.
     """
     try:
-        raw = read_json(dataset, MAX_DATASET_BYTES)
+        rows = samples_of(dataset)
     except UnreadableError:
         return [], []
-    samples = raw.get("samples") if isinstance(raw, Mapping) else raw
-    rows = [row for row in samples if isinstance(row, Mapping)] if isinstance(samples, list) else []
     texts: list[Mapping[str, object]] = [
         {key: value[:MOST_FIELD_CHARS] for key, value in row.items() if isinstance(value, str)} for row in rows
     ]

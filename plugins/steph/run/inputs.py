@@ -16,9 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from steph.base.files import UnreadableError, json_lines, parse_json
+from steph.base.files import UnreadableError, json_lines
 from steph.base.messages import Message, say
 from steph.contract.description import Description
+from steph.contract.questions import samples_in
 from steph.contract.rows import RowFormat, training_row
 from steph.record.values import DataFile
 
@@ -71,15 +72,11 @@ def read_dataset(root: Path, description: Description) -> DataFile | None:
     relative = real if sample is None or (root / real).is_file() else sample
     data = _read(root / relative, "paths.dataset", say("input.clone_dataset"))
     digest = hashlib.sha256(data).hexdigest()
-    rows = [line.row for line in json_lines(data, "replace") if line.row is not None]
-    if description.evaluate.results.format != "lawqa" and rows and "samples" not in rows[0]:
-        return DataFile(role="dataset", path=relative, sha256=digest, rows=len(rows), is_sample=relative != real)
     try:
-        samples = parse_json(data)["samples"]
-    except (UnreadableError, KeyError, TypeError) as error:
-        reason = error if isinstance(error, UnreadableError) else say("input.no_samples")
-        raise InputError(say("input.bad_dataset", path=root / relative, reason=reason)) from error
-    if not isinstance(samples, list) or not samples:
+        samples = samples_in(data, named=description.evaluate.results.format == "lawqa")
+    except UnreadableError as error:
+        raise InputError(say("input.bad_dataset", path=root / relative, reason=error)) from error
+    if not samples:
         raise InputError(say("input.no_questions", path=root / relative))
     return DataFile(role="dataset", path=relative, sha256=digest, rows=len(samples), is_sample=relative != real)
 
