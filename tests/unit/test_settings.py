@@ -85,7 +85,7 @@ def test_a_card_of_no_table_needs_its_memory(tmp_path: Path) -> None:
         ("[[ladder]]\nmax_seq_length = 0\n", "ladder[0].max_seq_length: 0 is not allowed"),
         (
             '[production]\ncard = "A100 21GB"\n',
-            "production: card: A100 21GB: not known; known are A10, A100 20GB slice",
+            "production: card: A100 21GB: not known; of NVIDIA's cards known are A10, A100 20GB slice",
         ),
         ("[production]\nprice_per_hour = 0\n", "production.price_per_hour: 0 is not allowed"),
         ('[production]\nprice_per_hour = "2"\n', "production.price_per_hour: '2' is not allowed"),
