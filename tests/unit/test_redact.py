@@ -10,7 +10,7 @@ import pytest
 import steph.base.redact
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from steph.base.redact import HOLD_BYTES, StreamRedactor, redact, redact_bytes
+from steph.base.redact import HOLD_BYTES, StreamRedactor, redact, redact_bytes, redact_tree
 
 SECRET = "hf_QwErTyUiOpAsDfGhJkLzXcVbNm0123456789"
 
@@ -192,6 +192,13 @@ def test_a_long_line_is_let_out_in_bounded_memory() -> None:
     out = b"".join(redactor.feed(b"progress... " * 512) for _ in range(160))
     assert len(out) > 900_000
     assert out + redactor.flush() == b"progress... " * 512 * 160
+
+
+def test_a_value_of_json_loses_its_secrets_wherever_they_stand() -> None:
+    """In keys and in lists; half a character, which no file takes, is replaced; what is no text stays."""
+    value = {f"token={SECRET}": [{"said": f"HF_TOKEN={SECRET}"}, 1, None, "half \ud800"], "kept": 2.5}
+    masked = {"token=***": [{"said": "HF_TOKEN=***"}, 1, None, "half ?"], "kept": 2.5}
+    assert redact_tree(value) == masked
 
 
 def test_invalid_utf8_passes() -> None:

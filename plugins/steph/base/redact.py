@@ -157,6 +157,18 @@ def redact(text: str) -> str:
     return redact_bytes(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
 
+def redact_tree(value: object) -> object:
+    """A value of JSON with every secret masked in its strings and keys; masking its text could break quotes.
+
+    Half a character, which can't be written anywhere, becomes `?`.
+    """
+    if isinstance(value, str):
+        return redact(value).encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {redact_tree(key): redact_tree(item) for key, item in value.items()}
+    return [redact_tree(item) for item in value] if isinstance(value, list) else value
+
+
 def redact_bytes(data: bytes) -> bytes:
     """The same for bytes in any encoding that keeps ASCII."""
     spans = _secrets(data)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from steph.base.redact import redact
+from steph.base.redact import redact_tree
 from steph.base.terms import AnyStage
 from steph.record.events import EVENT, CrashFound, Event, RecordOpened
 from steph.record.fold import fold, newer_version
@@ -78,7 +78,7 @@ class Journal:
         Raises JournalError where even the spare room is used up, or where the record was deleted meanwhile.
         """
         self._require_still_there()
-        plain = _redacted(event.model_dump(mode="json"))
+        plain = redact_tree(event.model_dump(mode="json"))
         line, told = json.dumps(plain, ensure_ascii=False).encode() + b"\n", EVENT.validate_python(plain)
         self._end_torn_line()
         try:
@@ -224,15 +224,6 @@ def settle_crash(journal: Journal, last_lines: dict[AnyStage, tuple[str, ...]]) 
 def opened_event(record_id: str, context: object) -> RecordOpened:
     """The first event of a new record."""
     return RecordOpened.model_validate({"at": now(), "id": record_id, "context": context})
-
-
-def _redacted(value: object) -> object:
-    """The same value with secrets masked in every string, keys too; masking whole lines of JSON could break quotes."""
-    if isinstance(value, str):
-        return redact(value).encode(errors="replace").decode()  # half a character can't be written anywhere
-    if isinstance(value, dict):
-        return {_redacted(key): _redacted(item) for key, item in value.items()}
-    return [_redacted(item) for item in value] if isinstance(value, list) else value
 
 
 def _write_all(file: int, data: bytes) -> None:

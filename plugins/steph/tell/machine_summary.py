@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from steph.base.messages import Message, Part
-from steph.base.redact import redact
+from steph.base.redact import redact_tree
 from steph.base.terms import AnyStage, Cause, RecordKind, StageId, Verdict
 from steph.base.values import Value
 from steph.judge.verdict import Overall, in_flight, overall
@@ -197,22 +197,13 @@ def write_summary(summary: Summary, reports_dir: Path) -> Path:
     name = REHEARSAL_SUMMARY if summary.kind is RecordKind.REHEARSAL else ACCEPTANCE_SUMMARY
     dumped = json.dumps(summary.model_dump(mode="json", by_alias=True))
     values = json.loads(dumped, parse_constant=lambda _: None)  # JSON has no NaN, which a loss may be
-    text = json.dumps(_redacted(values), indent=2) + "\n"
+    text = json.dumps(redact_tree(values), indent=2) + "\n"
     try:
         return place.renew(reports_dir / name, lambda _: text.encode())
     except OSError:
         with contextlib.suppress(OSError):
             (reports_dir / name).unlink()
         raise
-
-
-def _redacted(value: Any) -> Any:  # noqa: ANN401 - any value of JSON
-    """The value without secrets in any of its texts."""
-    if isinstance(value, dict):
-        return {name: _redacted(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_redacted(one) for one in value]
-    return redact(value) if isinstance(value, str) else value
 
 
 def summary_schema() -> dict[str, Any]:
