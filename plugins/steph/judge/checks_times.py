@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from steph.base.files import sha256_of
+from steph.base.files import sha256_or_none
 from steph.base.messages import say
 from steph.base.text import one_line
 from steph.contract.lines import Metrics
@@ -139,15 +139,8 @@ def _own_check(evidence: TimeEvidence) -> Check:
 def _inputs_check(inputs: tuple[tuple[Path, str], ...]) -> Check:
     if not inputs:
         return INPUTS_UNCHANGED.check(None, "unknown")
-    changed = [path.name for path, before in inputs if _sha256(path) != before]
+    changed = [path.name for path, before in inputs if sha256_or_none(path) != before]
     return INPUTS_UNCHANGED.check(not changed, "changed" if changed else "same", files=changed)
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        return sha256_of(path)
-    except OSError:
-        return None
 
 
 def _place_check(output_dir: Path, before: Path | None) -> Check:
