@@ -372,10 +372,11 @@ def test_a_hub_is_asked_once_for_a_configuration_and_nothing_else(tmp_path: Path
     assert hub_config("some/model", tmp_path, "http://127.0.0.1:9") == found[0]
 
 
-@pytest.mark.parametrize("name", ["some/other", "some/broken"])
+@pytest.mark.parametrize("name", ["some/other", "some/broken", "some/list"])
 def test_a_hub_without_a_configuration_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not there, no JSON, or offline: the model's name is said, and nothing is kept."""
-    with FakeHub({"some/broken": FakeModel(files={"config.json": b"<html>"})}) as hub:
+    """Not there, no JSON, no object, or offline: the model's name is said, and nothing is kept."""
+    answers = {"some/broken": b"<html>", "some/list": b"[1]"}
+    with FakeHub({model: FakeModel(files={"config.json": told}) for model, told in answers.items()}) as hub:
         with pytest.raises(CountingError, match=name):
             hub_config(name, tmp_path, hub.url)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -393,6 +394,16 @@ def test_what_can_not_be_counted_is_one_line_and_not_kept(tmp_path: Path) -> Non
         with pytest.raises(CountingError, match=r"ValueError: no such model"):
             python.count(config)
     assert len(python.asked) == 2
+
+
+@pytest.mark.parametrize("answer", ["", "done", "[1]"])
+def test_an_interpreter_that_answers_otherwise_is_one_line(tmp_path: Path, answer: str) -> None:
+    """One that prints nothing, words or no object, and ends well all the same."""
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    with pytest.raises(CountingError, match="a model"):
+        Counter(tmp_path, answer).count(config)
+    assert not (tmp_path / "cache").exists()
 
 
 def _asked(tmp_path: Path, python: str, targets: str | None, saved: tuple[str, ...] = ()) -> Asked:

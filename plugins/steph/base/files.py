@@ -64,7 +64,12 @@ def read_bytes(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
 
 def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES, *, finite: bool = True) -> dict[str, Any]:
     """Return the object that a file holds; raises UnreadableError as `read_json` does, and where it is no object."""
-    content = read_json(path, max_bytes, finite=finite)
+    return parse_json_object(read_bytes(path, max_bytes), finite=finite)
+
+
+def parse_json_object(data: bytes, *, finite: bool = True) -> dict[str, Any]:
+    """Return the object that the bytes hold; raises UnreadableError as `parse_json` does, and where it is no object."""
+    content = parse_json(data, finite=finite)
     if not isinstance(content, dict):
         raise UnreadableError(say("unreadable.no_object"))
     return content

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steph.base.files import UnreadableError, read_json_object
-from steph.base.messages import Message, say
+from steph.base.files import UnreadableError, parse_json_object, read_json_object
+from steph.base.messages import Message, say, words_of
 from steph.memory.shapes import ModelShape, shape_of_counts
 from steph.memory.trainers import AdapterCount
 from steph.run.hub_query import is_offline
@@ -51,7 +51,7 @@ def hub_config(name: str, cache: Path, endpoint: str | None = None) -> Path:
         url = hf_hub_url(name, "config.json", endpoint=endpoint)
         answer = get_session().get(url, headers=build_hf_headers(), timeout=HUB_SECONDS, follow_redirects=True)
         answer.raise_for_status()
-        found = json.loads(answer.text)
+        found = parse_json_object(answer.content, finite=False)
     except Exception as error:  # whatever the network, the Hub or the file does
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CountingError(say("fit.no_config", model=name, error=lines[0])) from error
@@ -109,8 +109,10 @@ def _run(model: str, config: Path, adapter: dict[str, Any] | None, python: str) 
     if ended.returncode != 0:
         lines = ended.stderr.strip().splitlines() or [str(ended.returncode)]
         raise CountingError(say("fit.not_counted", model=model, error=lines[-1]))
-    found: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
-    return found
+    try:
+        return parse_json_object((ended.stdout.strip().splitlines() or [""])[-1].encode())
+    except UnreadableError as error:
+        raise CountingError(say("fit.not_counted", model=model, error=words_of(error))) from error
 
 
 def _keep(path: Path, found: dict[str, Any]) -> None:
