@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from steph.base.terms import Cause, Phase
 from steph.diagnose.command import HEAD_BYTES, TAIL_BYTES, _ends_of, run_diagnose
-from steph.diagnose.engine import diagnose, first_traceback, normalise
+from steph.diagnose.engine import diagnose, first_traceback
+from steph.diagnose.reader import normalise
 from steph.record.values import Probe
 
 SAMPLES = Path(__file__).parent / "samples" / "failures"

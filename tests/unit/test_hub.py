@@ -29,7 +29,9 @@ from steph.base.terms import Cause
 from steph.memory.shapes import TINY, config_of, parameter_count
 from steph.record.values import ModelChoice
 from steph.run import hub_download
-from steph.run.hub import HubError, NoModelError, choose, download
+from steph.run.hub import NoModelError, choose
+from steph.run.hub_download import download
+from steph.run.hub_query import HubError
 from steph.run.model_files import find_qwen_tokenizer
 
 A = "Qwen/Qwen1.5-1.8B-Chat"

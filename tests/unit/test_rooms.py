@@ -72,6 +72,15 @@ def test_a_module_imports_only_from_rooms_above_its_own(path: Path) -> None:
     assert allowed is None or _own_imports(path) <= allowed
 
 
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_name_is_had_from_the_module_that_makes_it(path: Path) -> None:
+    """Nothing is passed on: no `__all__`, and no name that is imported as itself."""
+    names = [node.id for node in ast.walk(_tree(path)) if isinstance(node, ast.Name)]
+    froms = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.ImportFrom)]
+    assert "__all__" not in names
+    assert not [alias.name for node in froms for alias in node.names if alias.asname == alias.name]
+
+
 def test_every_module_has_a_place_in_the_order() -> None:
     """Each folder and each module of the first floor is a room or an entry, so that none escapes the order."""
     first_floor = {path.relative_to(SUITE).parts[0].removesuffix(".py") for path in MODULES}

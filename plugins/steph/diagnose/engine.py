@@ -23,7 +23,6 @@ from steph.diagnose.phases import phase_of
 from steph.diagnose.printed import is_final_metric, line_clue, shows_progress
 from steph.diagnose.ranks import RankEnd, failed_rank, rank_ends
 from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine, clip, lead_of, lines_of
-from steph.diagnose.reader import normalise as normalise
 from steph.diagnose.table import Case, Clue, Weight, first_match
 from steph.record.values import Diagnosis, OomNumbers, Probe
 

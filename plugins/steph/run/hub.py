@@ -14,12 +14,9 @@ from steph.base.messages import NOTHING, Message, say, words_of
 from steph.base.terms import Cause
 from steph.record.values import ModelChoice, RejectedCandidate
 from steph.run import model_files
-from steph.run.hub_download import download
 from steph.run.hub_failure import HubFailure
 from steph.run.hub_query import SPARE_DISK_BYTES, Hub, HubError, HubModel, Token, ask, check_disk, connect
 from steph.run.model_files import IncompleteModelError
-
-__all__ = ["HubError", "NoModelError", "choose", "download"]
 
 _REASONS = {
     Cause.HUB_UNREACHABLE: "hub.unreachable",
