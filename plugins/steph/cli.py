@@ -247,6 +247,7 @@ def fit(
 
     Common models are answered from a table, at once; others are counted by transformers and peft, in seconds and once.
     """
+    from steph.base.messages import phrase
     from steph.conduct.foresight import Asked, subject
     from steph.conduct.preparation import cache_dir
     from steph.memory import fit as fitting
@@ -260,15 +261,19 @@ def fit(
     from steph.tell import fit_views
 
     if (vram is None) == (card is None):
-        raise _failed("give either the card's memory with --vram, or its name with --card")
+        raise _failed(phrase("fit.vram_or_card"))
     if bits not in (None, 4, 8, 16):
-        raise _failed(f"--bits {bits}: allowed are 4, 8, 16")
+        raise _failed(str(fitting.not_allowed("--bits", bits, (4, 8, 16))))
     if sharing not in SHARINGS:
-        raise _failed(f"--sharing {sharing}: allowed are {', '.join(SHARINGS)}")
+        raise _failed(str(fitting.not_allowed("--sharing", sharing, SHARINGS)))
     try:
         known = card_by_name(card) if card is not None else None
     except ValueError as error:
-        raise _failed(f"--card {error}; or give its memory with --vram") from error
+        raise _failed(phrase("fit.or_vram", reason=error)) from error
+    try:
+        usable_bytes = known.usable_bytes if known else parse_size(vram or "", "--vram")
+    except OptionError as error:
+        raise _failed(phrase("fit.no_size", value=repr(vram))) from error
     saved = tuple(filter(None, map(str.strip, modules_to_save.split(","))))
     own = Path(".venv/bin/python")
     python = str(Path(pipeline_python).expanduser() if pipeline_python else own if own.is_file() else sys.executable)
@@ -300,7 +305,7 @@ def fit(
             model,
             found.shape,
             work,
-            known.usable_bytes if known else parse_size(vram or "", "--vram"),
+            usable_bytes,
             fitting.Setting(
                 kind,
                 None if recompute is None else recompute == "on",
@@ -316,7 +321,7 @@ def fit(
             forecast=record.forecast if record else None,
             trains_all=full_finetuning,
         )
-    except (fitting.FitError, OptionError) as error:
+    except fitting.FitError as error:
         raise _failed(str(error)) from error
     if as_json:
         return typer.echo(fit_views.fit_json(answer, known))
@@ -427,6 +432,7 @@ def slow(
 
 
 def _calibration(reports: Path, run: str, model: str, shape: ModelShape) -> Calibration:
+    from steph.base.messages import phrase
     from steph.memory.calibration import calibration_of
     from steph.memory.shapes import ShapeError
     from steph.run.journal import JournalError, read_record
@@ -439,8 +445,7 @@ def _calibration(reports: Path, run: str, model: str, shape: ModelShape) -> Cali
         raise _failed(str(error)) from error
     if found.carries_over or shape == found.shape:
         return found
-    cure = "name its trainer in steph.toml and run pytest --steph-calibrate"
-    raise _failed(f"--from-record {run}: no formula holds for its pipeline, so it says nothing of {model}; {cure}")
+    raise _failed(phrase("fit.record.no_formula", run=run, model=model))
 
 
 def find_pair(runs: Path, a: str | None, b: str | None) -> tuple[Path, Path]:
@@ -448,6 +453,7 @@ def find_pair(runs: Path, a: str | None, b: str | None) -> tuple[Path, Path]:
 
     Raises JournalError where one of them is not there or both are the same.
     """
+    from steph.base.messages import say
     from steph.run.journal import JournalError, read_record, readable_records
 
     later = find_record(runs, b)
@@ -459,16 +465,17 @@ def find_pair(runs: Path, a: str | None, b: str | None) -> tuple[Path, Path]:
             if folder.name < later.name and record.context.kind is kind
         ]
         if not earlier:
-            raise JournalError(f"{runs}: no {kind} before {later.name} to compare it with; name a record")
+            raise JournalError(say(f"record.no_earlier.{kind}", folder=runs, record=later.name))
         return earlier[-1], later
     first = find_record(runs, a)
     if first.samefile(later):
-        raise JournalError(f"{first.name}: can't be compared with itself; name another record")
+        raise JournalError(say("record.itself", record=first.name))
     return first, later
 
 
 def find_record(runs: Path, run: str | None) -> Path:
     """The folder of a record by id, by folder, or the newest; raises JournalError where there is none."""
+    from steph.base.messages import say
     from steph.installed import suite_command
     from steph.run.journal import JournalError, record_folders
 
@@ -476,10 +483,10 @@ def find_record(runs: Path, run: str | None) -> Path:
         for folder in (Path(run), runs / run):
             if folder.is_dir() and (folder in record_folders(folder.parent) or (folder / JOURNAL).is_file()):
                 return folder
-        raise JournalError(f"{run}: no record of this name under {runs}")
+        raise JournalError(say("record.unknown", record=run, folder=runs))
     folders = record_folders(runs)
     if not folders:
-        raise JournalError(f"{runs}: no records yet; run {suite_command()}")
+        raise JournalError(say("record.none", folder=runs, command=suite_command()))
     return folders[-1]
 
 

@@ -234,7 +234,7 @@ def test_a_record_that_can_not_be_used_is_named_with_status_2(
     reports: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     """Unknown records, and one held against itself, end with one line and exit status 2."""
-    ended = steph(*arguments, "--reports", reports)
+    ended = steph(*arguments, "--reports", reports, "--language", "en")
     assert ended.exit_code == 2
     assert said in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
@@ -242,9 +242,9 @@ def test_a_record_that_can_not_be_used_is_named_with_status_2(
 
 def test_comparing_without_two_records_is_status_2(tmp_path: Path) -> None:
     """No record, or a single one, is said in one line."""
-    assert "no records yet" in steph("compare", "--reports", tmp_path).stderr
+    assert "no records yet" in steph("compare", "--reports", tmp_path, "--language", "en").stderr
     keep(tmp_path, factory.green_acceptance())
-    ended = steph("compare", "--reports", tmp_path)
+    ended = steph("compare", "--reports", tmp_path, "--language", "en")
     assert ended.exit_code == 2
     assert "no acceptance before 20261120-010000" in ended.stderr
 

@@ -57,13 +57,13 @@ def test_a_card_is_found_as_people_and_nvidia_smi_write_it(written: str, meant: 
 )
 def test_another_card_of_a_like_name_is_not_taken_for_it(written: str) -> None:
     """Less or other memory under nearly the same name: one line that says what is known."""
-    with pytest.raises(ValueError, match="not known"):
+    with speaking("en"), pytest.raises(ValueError, match="not known"):
         card_by_name(written)
 
 
 def test_a_name_for_several_sizes_asks_which_and_two_cards_are_asked_for_by_their_number() -> None:
     """A100 is three sizes; `2x T4` is one card twice."""
-    with pytest.raises(ValueError, match="is it A100 20GB slice or A100 40GB or A100 80GB"):
+    with speaking("en"), pytest.raises(ValueError, match="is it A100 20GB slice or A100 40GB or A100 80GB"):
         card_by_name("A100")
     for written in ("2x T4", "T4 x2", "2 x RTX 3090"):
         with pytest.raises(ValueError, match="--cards"):

@@ -125,7 +125,7 @@ def test_a_model_that_ran_out_of_memory_while_preparing_does_not_fit() -> None:
     found = predict(LARGE, Workload("full", 1, 256))
     assert found.verdict(9.25 * GIB + 0.84 * GIB) != "fits"
     at_peak = {term.name for term in found.terms if term.at_peak}
-    assert "upcast weights' originals, while preparing" in at_peak
+    assert "originals" in at_peak
 
 
 def shallow(name: str) -> ModelShape:

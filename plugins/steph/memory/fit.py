@@ -82,12 +82,17 @@ class Fit:
         return str(FitVerdict.DOES_NOT_FIT) if self.floor_bytes > self.vram_bytes else UNKNOWN
 
 
+def not_allowed(option: str, value: object, allowed: Sequence[object]) -> Message:
+    """What is said of an option with another value than the allowed ones."""
+    return say("fit.not_allowed", option=option, value=value, allowed=[str(one) for one in allowed])
+
+
 def workload_of_options(trainer: str, targets: Sequence[str], recompute: str | None, **settings: Any) -> Workload:  # noqa: ANN401 - Workload's own fields
     """The options as a workload of one row; raises FitError naming an option whose value is not allowed."""
     if recompute not in (None, "on", "off"):
-        raise FitError(f"--recompute {recompute}: allowed are on, off")
+        raise FitError(not_allowed("--recompute", recompute, ("on", "off")))
     if trainer not in (*TRAINERS, UNKNOWN_TRAINER):
-        raise FitError(f"--trainer {trainer}: allowed are {', '.join((*TRAINERS, UNKNOWN_TRAINER))}")
+        raise FitError(not_allowed("--trainer", trainer, (*TRAINERS, UNKNOWN_TRAINER)))
     kind = ASSUMED_TRAINER if trainer == UNKNOWN_TRAINER else trainer
     # an unknown program may do either where nobody says that it recomputes
     recomputes = recompute == "on" if trainer == UNKNOWN_TRAINER else recompute != "off"
@@ -99,11 +104,11 @@ def rows_of(data: str, tokenizer: str | None, model: str) -> RowLengths:
     found = Path(tokenizer or model).expanduser()
     found = found / "tokenizer.json" if found.is_dir() or not tokenizer else found
     if not found.is_file():
-        raise FitError(f"--data needs the model's tokenizer: {found} is not there; name one with --tokenizer")
+        raise FitError(say("fit.no_tokenizer", path=found))
     try:
         return row_lengths(Path(data), found, "keeps_answer")  # the template that a trainer `answer` goes with
     except (OSError, ValueError) as error:
-        raise FitError(f"--data {data}: {error}") from error
+        raise FitError(say("fit.data", path=data, reason=error)) from error
 
 
 def fit(
@@ -196,7 +201,7 @@ def bits_of(form: str, published: int, bits: int | None, *, use_4bit: bool) -> i
     if not form:
         return asked or 4
     if asked not in (None, published) and form.startswith(("awq", "gptq", "bitsandbytes", "bnb", "unsloth")):
-        raise FitError(f"--bits {asked}: these weights are published in {published} bits ({form})")
+        raise FitError(say("fit.other_bits", bits=asked, published=published, form=form))
     return asked or published
 
 
@@ -206,7 +211,8 @@ def _basis(shape: ModelShape, work: Workload, setting: Setting, *, is_measured: 
         lines = [say("fit.basis.unknown", trainers=list(TRAINERS))]
     else:
         row = TRAINERS[setting.trainer]
-        lines = [say("fit.basis.trainer", trainer=setting.trainer, points=row.marked_points, version=row.version)]
+        version = row.version or say("fit.reference")
+        lines = [say("fit.basis.trainer", trainer=setting.trainer, points=row.marked_points, version=version)]
     if not is_measured:
         lines.append(say("fit.basis.uncalibrated"))
     if setting.taken_for:

@@ -47,7 +47,7 @@ BUILT_IN_CONSTANTS = Constants()
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One line of the breakdown; `at_peak` is False for what is over before or after the peak."""
+    """One line of the breakdown, its words `fit.term.<name>`; `at_peak` is False for what is over before or after."""
 
     name: str
     size_bytes: int
@@ -89,7 +89,7 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
     Raises ValueError naming a target module or optimizer that is not known, or a family whose layers no formula gives.
     """
     if not shape.family.is_measured:
-        raise ValueError(say("fit.unknown.family", type=shape.model_type))
+        raise ValueError(say("fit.unknown.family", type=shape.type_words))
     lines = _lines(shape, work, constants)
     # an offset below zero can't take more than there is
     allocated = max(0, _sum_bytes([term for term in lines if term.at_peak]))
@@ -97,7 +97,7 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
     context = round(constants.context_bytes)
     reserved, error = allocated + slack, max(constants.relative_error, work.least_error)
     one_more = terms.largest_tensor_bytes(shape, work, constants.logits_scale)
-    more = (Term("allocator slack", slack), Term("CUDA context beside the allocator", context))
+    more = (Term("slack", slack), Term("context", context))
     return Forecast(
         workload=work,
         terms=(*lines, *more),
@@ -173,18 +173,18 @@ def _sum_bytes(parts: Sequence[Term]) -> int:
 def _lines(shape: ModelShape, work: Workload, constants: Constants) -> tuple[Term, ...]:
     """Every term inside the allocator, those at the peak marked."""
     weights = [
-        _term("4-bit linears" if work.use_4bit else "linears", terms.linear_bytes(shape, work)),
-        _term("embedding and head", terms.embedding_bytes(shape, work)),
-        _term("norms and biases", terms.norm_bytes(shape, work)),
+        _term("linears_4bit" if work.use_4bit else "linears", terms.linear_bytes(shape, work)),
+        _term("embedding", terms.embedding_bytes(shape, work)),
+        _term("norms", terms.norm_bytes(shape, work)),
     ]
     if constants.offset_bytes:
-        weights.append(_term("measured beyond the formulas", constants.offset_bytes))
+        weights.append(_term("measured", constants.offset_bytes))
     training = (
-        _term("LoRA weights and optimizer", terms.lora_bytes(shape, work)),
-        _term("library workspaces", constants.workspace_bytes),
+        _term("lora", terms.lora_bytes(shape, work)),
+        _term("workspaces", constants.workspace_bytes),
         *_highest_moment(shape, work, constants),
     )
-    originals = _term("upcast weights' originals, while preparing", terms.upcast_bytes(shape, work))
+    originals = _term("originals", terms.upcast_bytes(shape, work))
     preparing = originals.size_bytes > _sum_bytes(training)
     training = tuple(replace(term, at_peak=not preparing) for term in training)
     return (*weights, *training, replace(originals, at_peak=preparing))
@@ -194,19 +194,19 @@ def _highest_moment(shape: ModelShape, work: Workload, constants: Constants) -> 
     """The terms of that moment of a step, of the four that can be its highest, in which most is allocated."""
     scale = constants.activation_scale
     if work.recompute:
-        kept = _term("checkpointed layer inputs", scale * terms.checkpoint_bytes(shape, work))
-        layer = _term("one layer's recompute", scale * terms.layer_kept_bytes(shape, work))
+        kept = _term("layer_inputs", scale * terms.checkpoint_bytes(shape, work))
+        layer = _term("layer_recompute", scale * terms.layer_kept_bytes(shape, work))
     else:
         every_layer = shape.num_hidden_layers * terms.layer_kept_bytes(shape, work)
-        kept = _term("kept activations", scale * every_layer + terms.half_adapter_bytes(shape, work))
-        layer = _term("one layer's recompute", 0)
+        kept = _term("kept", scale * every_layer + terms.half_adapter_bytes(shape, work))
+        layer = _term("layer_recompute", 0)
     last_norm = scale * work.norm_bytes * work.tokens * shape.hidden_size
-    at_head = _term("logits and loss", constants.logits_scale * terms.head_bytes(shape, work) + last_norm)
-    at_norm = _term("the last norm's backward", scale * terms.norm_work_bytes(shape, work))
-    at_layer = _term("one layer's backward", scale * terms.layer_work_bytes(shape, work))
-    last = _term("one layer's activations", scale * terms.layer_kept_bytes(shape, work))
-    gradients = _term("LoRA gradients", terms.fresh_gradient_bytes(shape, work))
-    mask = _term("attention mask", terms.mask_bytes(work))
+    at_head = _term("logits", constants.logits_scale * terms.head_bytes(shape, work) + last_norm)
+    at_norm = _term("last_norm", scale * terms.norm_work_bytes(shape, work))
+    at_layer = _term("layer_backward", scale * terms.layer_work_bytes(shape, work))
+    last = _term("layer_activations", scale * terms.layer_kept_bytes(shape, work))
+    gradients = _term("gradients", terms.fresh_gradient_bytes(shape, work))
+    mask = _term("attention_mask", terms.mask_bytes(work))
     moments = (kept, at_head), (kept, at_norm), (kept, layer, at_layer), (gradients, last, at_layer)
     return max(((mask, *moment) for moment in moments), key=_sum_bytes)
 

@@ -71,9 +71,9 @@ def unknown_reasons(shape: ModelShape, work: Workload, *, trains_all: bool = Fal
     """Why nothing measured says what this takes; empty where something does."""
     reasons = [say("fit.unknown.whole")] if trains_all else []
     if shape.num_experts:
-        reasons.append(say("fit.unknown.experts", type=shape.model_type))
+        reasons.append(say("fit.unknown.experts", type=shape.type_words))
     elif not shape.family.is_measured:
-        reasons.append(say("fit.unknown.family", type=shape.model_type))
+        reasons.append(say("fit.unknown.family", type=shape.type_words))
     if is_unmeasured_optimizer(work.optimizer):
         reasons.append(say("fit.unknown.optimizer", optimizer=work.optimizer))
     return tuple(reasons)
@@ -128,7 +128,7 @@ def shared(found: Forecast, shape: ModelShape, cards: int, sharing: Sharing) -> 
         change = round(min(gathered, stays * (1 - 1 / cards)) - stays * (1 - 1 / cards))
     moved = replace(
         found,
-        terms=(*found.terms, Term("of several cards", change)),
+        terms=(*found.terms, Term("several_cards", change)),
         peak_allocated_bytes=found.peak_allocated_bytes + change,
         peak_reserved_bytes=found.peak_reserved_bytes + change,
         total_bytes=found.total_bytes + change,

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from steph.base.files import UnreadableError, read_json
-from steph.base.messages import say
+from steph.base.messages import Message, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 )
 # text models of models that also see, whose layers are another family's
 SAME_LAYERS = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+COUNTED_MARK = " (counted)"
 COUNTED = Family()  # of a model_type that is in no row: its parameters are counted by transformers itself
 ASSUMED_POSITIONS = 4096  # of a model that is made of a shape which names none
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
@@ -98,6 +99,12 @@ class ModelShape:
     expert_width: int = 0
     more_linears: tuple[Linear, ...] = ()
     more_parameters: int = 0
+
+    @property
+    def type_words(self) -> Message | str:
+        """Its `model_type`, and that it was counted where no formula gives its layers."""
+        counted = self.model_type.removesuffix(COUNTED_MARK)
+        return self.model_type if counted == self.model_type else say("fit.counted", type=counted)
 
     @property
     def family(self) -> Family:
@@ -248,7 +255,7 @@ def shape_of_counts(found: Mapping[str, Any]) -> ModelShape:
         if min(rest.values(), default=0) >= 0 and beside >= 0:
             return replace(shape, more_parameters=beside)
     whole = tuple(replace(kind, count=count) for kind, count in kinds.items())
-    shape = replace(shape, model_type=f"{model_type} (counted)", qkv_bias=False, more_linears=whole)
+    shape = replace(shape, model_type=f"{model_type}{COUNTED_MARK}", qkv_bias=False, more_linears=whole)
     return replace(shape, more_parameters=max(0, found["parameters"] - parameter_count(shape)))
 
 

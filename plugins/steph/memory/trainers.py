@@ -33,7 +33,7 @@ class Trainer:
     `picks_its_way`: it decides on recompute and on fusing micro-batches by the memory that is free. `slack_share`: what
     the allocator reserves beyond what is allocated, as a share of it, median of the `marked_points` points that are
     marked for fitting. It depends on the order of requests: `full`'s points have 0.04 to 0.18. `version`: of the
-    program that was measured; others may hold more.
+    program that was measured, empty for the reference pipeline; others may hold more.
     """
 
     upcasts: bool
@@ -96,7 +96,7 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
             picks_its_way=True,
             slack_share=0.05,
             marked_points=10,
-            version="the reference pipeline",
+            version="",
         ),
         TrainerName.TRL: _TRL,
         # the same with use_liger_kernel

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from steph.base.messages import NOTHING, Message, phrase, say
 from steph.base.units import GIB
 from steph.record.environment import BF16_SINCE
 
@@ -42,10 +43,12 @@ class Card:
         return self.capability[0] >= BF16_SINCE
 
     def words(self) -> str:
-        """One line on the card, in English."""
-        bf16 = "bf16" if self.computes_bf16 else "no bf16"
-        capability = ".".join(map(str, self.capability))
-        return f"{self.name}: {self.usable_gib:.2f} GiB usable ({self.basis}), compute capability {capability}, {bf16}"
+        """One line on the card."""
+        bf16 = say("card.bf16" if self.computes_bf16 else "card.no_bf16")
+        capability, basis = ".".join(map(str, self.capability)), say(f"card.{self.basis}")
+        return phrase(
+            "card.words", name=self.name, usable=self.usable_gib, basis=basis, capability=capability, bf16=bf16
+        )
 
 
 SEVERAL = re.compile(r"\d+\s*[x*]\s*(?P<after>.+)|(?P<before>.+)\s[x*]\s*\d+", re.IGNORECASE)  # 2x T4, T4 x2
@@ -94,10 +97,15 @@ def card_by_name(name: str) -> Card:
             return card
     several = SEVERAL.fullmatch(name.strip())
     if several is not None and _known(several["before"] or several["after"]):
-        raise ValueError(f"{name}: one card's name is wanted; how many of them, --cards says")
+        raise ValueError(say("card.several", name=name))
     close = [card.name for card in CARDS.values() if plain and _plain(card.name).startswith(plain)]
-    question = f"; is it {' or '.join(close)}?" if close else ""
-    raise ValueError(f"{name}: not known{question}; of NVIDIA's cards known are {', '.join(CARDS)}")
+    question = NOTHING
+    if close:
+        names: Message | str = close[0]
+        for other in close[1:]:
+            names = say("card.or", one=names, other=other)
+        question = say("card.close", names=names)
+    raise ValueError(say("card.unknown", name=name, question=question, known=list(CARDS)))
 
 
 def _known(name: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model, model_validator
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
-from steph.base.messages import Language
+from steph.base.messages import Language, words_of
 from steph.base.values import Value
 from steph.plan.cards import card_by_name
 from steph.plan.options import Options
@@ -127,7 +127,8 @@ class ProfileProduction(ProductionTarget):
             try:
                 card_by_name(self.card)
             except ValueError as error:
-                raise ValueError(f"card: {error}; or give what is usable of it with card_memory_gib") from error
+                words = words_of(error).text("en")  # the language of the run is not known yet
+                raise ValueError(f"card: {words}; or give what is usable of it with card_memory_gib") from error
         return self
 
 

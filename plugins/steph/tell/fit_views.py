@@ -9,15 +9,16 @@ import json
 from typing import Any
 
 from steph.base import units
-from steph.base.messages import phrase
+from steph.base.messages import Message, phrase, say, text, verbatim
 from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration
 from steph.memory.fit import Fit
-from steph.memory.forecast import Forecast
+from steph.memory.forecast import Forecast, Term
 from steph.memory.shapes import ModelShape
 from steph.memory.trainers import Workload
 from steph.plan.cards import Card
+from steph.tell.columns import left, right
 
 
 def fit_json(result: Fit, card: Card | None = None) -> str:
@@ -58,8 +59,13 @@ def _fit_values(result: Fit, forecast: Forecast) -> dict[str, Any]:
     return {
         **{f"{name}_gib": _gib(getattr(forecast, f"{name}_bytes")) for name in sizes},
         "verdict": result.verdict(forecast),
-        "terms": {term.name: _gib(term.size_bytes) for term in forecast.terms if term.at_peak},
+        "terms": {_key(term): _gib(term.size_bytes) for term in forecast.terms if term.at_peak},
     }
+
+
+def _key(term: Term) -> str:
+    """A term's name in JSON, whatever the language."""
+    return text(f"fit.term.{term.name}", "en")
 
 
 def _host_values(result: Fit) -> dict[str, Any]:
@@ -84,17 +90,7 @@ def _gib(size_bytes: float) -> float:
 
 def fit_text(result: Fit, card: Card | None = None, basis: str = "") -> str:
     """The breakdown of one setting, or the grid and the largest that fits; `basis`: where constants come from."""
-    work, setting = result.work, result.setting
-    base = "4-bit" if work.use_4bit else "8-bit" if work.use_8bit else "16-bit"
-    kinds = "".join(f", {name}" for name, is_on in (("packing", work.packing), ("DoRA", work.dora)) if is_on)
-    cards = f"{setting.cards} cards ({setting.sharing}) of" if setting.cards > 1 else "card"
-    is_whole = work.adapter is not None and not work.adapter.lora and work.adapter.whole
-    trained = "all weights" if is_whole else f"LoRA r {work.lora_r} on {_targets(work)}{kinds}"
-    lines = [
-        f"{result.model}, trainer {setting.trainer}, {base}, {trained}, "
-        f"{work.optimizer}; {cards} {result.vram_bytes / GIB:.2f} GiB; figures in GiB, the whole process"
-    ]
-    lines += [line for line in (card.words() if card else "", basis) if line]
+    lines = [_head(result), *filter(None, (card.words() if card else "", basis))]
     lines += [str(line) for line in result.basis]
     if result.reasons:
         size = units.gib(result.floor_bytes)
@@ -103,7 +99,7 @@ def fit_text(result: Fit, card: Card | None = None, basis: str = "") -> str:
             *(phrase("fit.why", reason=reason) for reason in result.reasons),
             phrase("fit.floor", size=size),
         ]
-        lines += [result.unforeseen_verdict]
+        lines += [phrase(f"fit.verdict.{result.unforeseen_verdict}")]
     elif len(result.forecasts) == 1:
         lines += _breakdown(result, next(iter(result.forecasts.values())))
     else:
@@ -111,12 +107,28 @@ def fit_text(result: Fit, card: Card | None = None, basis: str = "") -> str:
     return "\n".join([*lines, *_change_lines(result), "", *_host_lines(result), ""])
 
 
-def _targets(work: Workload) -> str:
-    return (
-        ",".join(work.target_modules)
-        if len(work.target_modules) <= 8
-        else f"{len(work.target_modules)} kinds of modules"
-    )
+def _head(result: Fit) -> str:
+    """What was asked: the model, how it is trained, and the card."""
+    work, setting = result.work, result.setting
+    bits = 4 if work.use_4bit else 8 if work.use_8bit else 16
+    is_whole = work.adapter is not None and not work.adapter.lora and work.adapter.whole
+    trained = [say("fit.head.whole")]
+    if not is_whole:
+        trained = [say("fit.head.lora", r=work.lora_r, targets=_targets(work))]
+        trained += [verbatim(name) for name, is_on in (("packing", work.packing), ("DoRA", work.dora)) if is_on]
+    size = f"{result.vram_bytes / GIB:.2f} GiB"
+    card = say("fit.head.card", size=size)
+    if setting.cards > 1:
+        card = say("fit.head.cards", count=setting.cards, sharing=setting.sharing, size=size)
+    base = say("fit.head.base", bits=bits)
+    parts = [result.model, f"trainer {setting.trainer}", base, *trained, work.optimizer]
+    return phrase("fit.head", parts=parts, card=card)
+
+
+def _targets(work: Workload) -> Message | str:
+    if len(work.target_modules) <= 8:
+        return ",".join(work.target_modules)
+    return say("fit.head.many", count=len(work.target_modules))
 
 
 def _change_lines(result: Fit) -> list[str]:
@@ -147,15 +159,13 @@ def _host_lines(result: Fit) -> list[str]:
 
 def _fit_grid(result: Fit) -> list[str]:
     batches = sorted({batch for batch, _ in result.forecasts})
-    lines = ["", "max-seq-length  " + "".join(f"{f'batch {batch}':>22}" for batch in batches)]
+    heads = [right(phrase("fit.grid.batch", batch=batch), 22) for batch in batches]
+    lines = ["", "max-seq-length  " + "".join(heads)]
     for length in sorted({length for _, length in result.forecasts}):
         row = [result.forecasts[batch, length] for batch in batches]
-        cells = [f"{_cell(result, forecast)} {result.verdict(forecast)}" for forecast in row]
-        lines.append(f"{length:>14}  " + "".join(f"{cell:>22}" for cell in cells))
-    largest = "none"
-    if result.largest is not None:
-        largest = f"--batch-size {result.largest[0]} --max-seq-length {result.largest[1]}"
-    return [*lines, "", f"largest that fits: {largest}"]
+        cells = [f"{_cell(result, forecast)} {_verdict(result, forecast)}" for forecast in row]
+        lines.append(f"{length:>14}  " + "".join(right(cell, 22) for cell in cells))
+    return [*lines, "", _largest(result)]
 
 
 def _cell(result: Fit, forecast: Forecast) -> str:
@@ -165,48 +175,58 @@ def _cell(result: Fit, forecast: Forecast) -> str:
     return f"{forecast.total_bytes / GIB:.2f}"
 
 
+def _verdict(result: Fit, forecast: Forecast) -> str:
+    return phrase(f"fit.verdict.{result.verdict(forecast)}")
+
+
+def _largest(result: Fit) -> str:
+    if result.largest is None:
+        return phrase("fit.largest.none")
+    return phrase("fit.largest.setting", batch=result.largest[0], length=result.largest[1])
+
+
 def _breakdown(result: Fit, forecast: Forecast) -> list[str]:
     work = forecast.workload
     low, high, context = forecast.low_bytes, forecast.high_bytes, forecast.total_bytes - forecast.peak_reserved_bytes
+    whole = phrase("fit.row.whole")
     if result.setting.is_unknown:
-        lines = ["", f"{'whole process':<44}{low / GIB:>8.2f} to {high / GIB:.2f}"]
+        lines = ["", left(whole, 44) + _span(low, high, 8)]
         for name, one in result.by_trainer.items():
-            span = f"{one.low_bytes / GIB:>8.2f} to {one.high_bytes / GIB:.2f}"
-            lines.append(f"{f'  with trainer {name}':<44}{span}  {result.verdict(one)}")
+            row = "  " + phrase("fit.row.trainer", trainer=name)
+            lines.append(f"{left(row, 44)}{_span(one.low_bytes, one.high_bytes, 8)}  {_verdict(result, one)}")
     else:
-        lines = [
-            f"recompute {'on' if work.recompute else 'off'}, {work.rows} rows of {work.width} tokens a forward",
-            "",
-        ]
+        way = "fit.way.on" if work.recompute else "fit.way.off"
+        lines = [phrase(way, rows=work.rows, tokens=work.width), ""]
         for term in forecast.terms:
-            note = "" if term.at_peak else "  (not at the peak)"
-            lines.append(f"{term.name:<44}{term.size_bytes / GIB:>8.3f}{note}")
+            note = "" if term.at_peak else f"  {phrase('fit.row.past')}"
+            lines.append(f"{left(phrase(f'fit.term.{term.name}'), 44)}{term.size_bytes / GIB:>8.3f}{note}")
         lines += [
             "",
-            f"{'peak allocated':<44}{forecast.peak_allocated_bytes / GIB:>8.2f}",
-            f"{'peak reserved':<44}{forecast.peak_reserved_bytes / GIB:>8.2f}",
-            f"{'whole process':<44}{forecast.total_bytes / GIB:>8.2f}  ({low / GIB:.2f} to {high / GIB:.2f})",
+            f"{left(phrase('fit.row.allocated'), 44)}{forecast.peak_allocated_bytes / GIB:>8.2f}",
+            f"{left(phrase('fit.row.reserved'), 44)}{forecast.peak_reserved_bytes / GIB:>8.2f}",
+            f"{left(whole, 44)}{forecast.total_bytes / GIB:>8.2f}  ({_span(low, high)})",
         ]
-    allocator = f"{max(0, low - context) / GIB:.2f} to {(high - context) / GIB:.2f}"
-    lines.append(phrase("fit.measures", allocator=allocator, total=f"{low / GIB:.2f} to {high / GIB:.2f}"))
-    largest = "none"
-    if result.largest is not None:
-        largest = f"--batch-size {result.largest[0]} --max-seq-length {result.largest[1]}"
-    return [*lines, "", result.verdict(forecast), f"largest that fits: {largest}"]
+    allocator = _span(max(0, low - context), high - context)
+    lines.append(phrase("fit.measures", allocator=allocator, total=_span(low, high)))
+    return [*lines, "", _verdict(result, forecast), _largest(result)]
+
+
+def _span(low_bytes: int, high_bytes: int, cells: int = 0) -> str:
+    """Two sizes in GiB, the first one right-aligned in so many cells."""
+    low = f"{low_bytes / GIB:.2f}"
+    return " " * (cells - len(low)) + phrase("fit.span", low=low, high=f"{high_bytes / GIB:.2f}")
 
 
 def fit_basis(found: Calibration, trainer: str, shape: ModelShape) -> str:
-    """What a record gave to a prediction for a trainer and a model, in English."""
+    """What a record gave to a prediction for a trainer and a model."""
     if not found.point_count:
-        return "the record has no measured peaks that can be used: built-in constants"
+        return phrase("fit.record.no_peaks")
     if trainer != found.trainer:
-        return f"the record's trainer is {found.trainer}: only what the card holds beside the allocator is its own"
+        return phrase("fit.record.other_trainer", trainer=found.trainer)
     if not found.is_explained and found.line is None:
-        error = found.constants.relative_error
-        return f"the record's measured peaks are off by {error:.0%}, which the interval therefore allows for"
+        return phrase("fit.record.off", share=found.constants.relative_error)
     if not found.is_described and (found.line is None or shape != found.shape):
-        return "steph.toml names no trainer: the interval holds all that are known, with and without recompute"
+        return phrase("fit.record.undescribed")
     if found.line is not None:
-        return "slope and intercept by two measured lengths of the record"
-    attempts = f"{found.point_count} measured attempt{'s' if found.point_count > 1 else ''}"
-    return f"constants corrected by {attempts} of the record"
+        return phrase("fit.record.line")
+    return phrase("fit.record.corrected", attempts=found.point_count)
