@@ -1,7 +1,8 @@
 """The tables of the documentation: keys of `steph.toml` and of profiles, read off their models; the doctor's checks.
 
 `python -m steph.key_tables` rewrites what stands between the marks of PAGES, and nothing around it. A key's meaning is
-the string below it in its model. In a Japanese page it is what docs/ja.po says for that string.
+the string below it in its model. In a Japanese page it is what docs/ja.po says for that string; the doctor's words
+stand in the catalogs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from babel.messages.pofile import read_po
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from steph.base.messages import Language
 from steph.contract.description import Description
 from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES
 from steph.contract.presets import preset_names, preset_text
@@ -40,9 +42,14 @@ class MeaningError(ValueError):
     """A key has no string below it that says what it means; the message names it."""
 
 
+def language_of(page: Path) -> Language:
+    """The language of a page, by its name."""
+    return "en" if page.name.endswith(".en.md") else "ja"
+
+
 def translation_of(page: Path) -> Translate:
     """What turns a phrase into the page's language; it raises MeaningError for one that docs/ja.po does not have."""
-    if page.name.endswith(".en.md"):
+    if language_of(page) == "en":
         return str
     with (page.parent / "ja.po").open("rb") as file:
         words = {str(message.id): str(message.string) for message in read_po(file, locale="ja") if message.id}
@@ -55,15 +62,19 @@ def translation_of(page: Path) -> Translate:
     return translated
 
 
-def page(text: str, translate: Translate = str) -> str:
+def page(text: str, language: Language, translate: Translate = str) -> str:
     """A page with all its tables as the models have them now; KeyError for a table that nobody knows."""
 
     def block(match: re.Match[str]) -> str:
-        made = {"placeholders": placeholder_table, "doctor": catalog.sections}.get(match["name"])
-        if match["name"] == "presets":
-            content = preset_blocks()
-        else:
-            content = made(translate) if made else table(TABLES[match["name"]], translate)
+        match match["name"]:
+            case "presets":
+                content = preset_blocks()
+            case "doctor":
+                content = catalog.sections(language)
+            case "placeholders":
+                content = placeholder_table(translate)
+            case name:
+                content = table(TABLES[name], translate)
         return f"{match[1]}\n{content}\n{match[3]}"
 
     return _BLOCK.sub(block, text)
@@ -211,5 +222,5 @@ def _strings_below(model: type) -> dict[str, str]:
 if __name__ == "__main__":
     for name in sys.argv[1:] or PAGES:
         path = Path(name)
-        made = page(path.read_text(encoding="utf-8"), translation_of(path))
+        made = page(path.read_text(encoding="utf-8"), language_of(path), translation_of(path))
         path.write_text(made, encoding="utf-8")

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from fake_nvml import FakeNvml, Gpu, Running
+from japanese import JAPANESE, english_in
 from process_tree import wait_until
+from steph.base.messages import speaking
 from steph.doctor import examination, reading
 from steph.doctor.catalog import CATALOG
 from steph.doctor.command import Mode, as_text, conclusion, doctor_status, exit_status
@@ -26,6 +28,8 @@ from steph.plan.settings import builtin_profiles, load_profile
 from suite_runs import CLONE, Bench, clean_environment, make_bench, unignore_signals
 
 GIB = 1 << 30
+# of a report: terms that Japanese writes so, too, and commands
+VERBATIM = ("compute capability",)
 OK = Line("driver", Level.OK, "580")
 FAIL = Line("4-bit", Level.FAIL, "raises", "pip install -U bitsandbytes")
 NO_PYTHON = "--pipeline-python=/bin/true"  # one that answers nothing, at once
@@ -161,7 +165,8 @@ def examined(bench: Bench, monkeypatch: pytest.MonkeyPatch, read_gpu: Callable[[
     monkeypatch.setenv("XDG_CACHE_HOME", str(bench.folder / "cache"))
     options = Options("rtx3080", bench.root, "/bin/true", None, False, None, bench.reports)
     profile = load_profile(builtin_profiles() / "rtx3080.toml")
-    return {line.check: line for line in examination.examine(options, profile, is_quick=False)}
+    with speaking("en"):
+        return {line.check: line for line in examination.examine(options, profile, is_quick=False)}
 
 
 def test_a_driver_that_hangs_is_a_line_after_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,9 +218,38 @@ def test_exit_status_and_conclusion_follow_from_the_lines() -> None:
     assert exit_status([OK, FAIL], is_gate=False) == 1
     assert exit_status([OK, FAIL], is_gate=True) == 0
     assert exit_status([OK, FAIL, CERTAIN], is_gate=True) == 3
-    assert conclusion([OK, FAIL]) == "doctor: 1 ok, 0 warn, 1 fail, 0 n/a"
-    assert conclusion([CERTAIN]).endswith("a run is certain to fail: torch")
-    assert as_text(FAIL).splitlines()[1].strip() == "remedy: pip install -U bitsandbytes"
+    with speaking("en"):
+        assert conclusion([OK, FAIL]) == "doctor: 1 ok, 0 warn, 1 fail, 0 n/a"
+        assert conclusion([CERTAIN]).endswith("a run is certain to fail: torch")
+        assert as_text(FAIL).splitlines()[1].strip() == "remedy: pip install -U bitsandbytes"
+
+
+@pytest.mark.parametrize(
+    ("words", "examined", "certain"),
+    [
+        ((), "doctor: プロファイル rtx3080、パイプライン ", "実行は確実に失敗する: "),
+        (("--steph-language=en",), "doctor: profile rtx3080, pipeline ", "a run is certain to fail: "),
+    ],
+)
+def test_a_report_is_in_the_language_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], examined: str, certain: str
+) -> None:
+    """Japanese where nothing is said, English on request: from the first line to the last nothing of the other."""
+    bench, said = make_bench(tmp_path), list[str]()
+    monkeypatch.setattr(reading, "read_gpu", lambda: GpuFacts(has_nodes=True, count=1, visible="3"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = [f"--steph-pipeline-root={bench.root}", f"--steph-report={bench.reports}"]
+    asked += ["--steph-pipeline-python=/bin/true", *words]
+    assert doctor_status(asked, Mode.PLAIN, said.append) == 1
+    text = "\n".join(said)
+    assert said[0].startswith(examined)
+    assert certain in said[-1]
+    assert len(said) > len(CATALOG)
+    if words:
+        assert JAPANESE.findall(text) == []
+    else:
+        assert english_in(text, VERBATIM) == []
 
 
 def accept(folder: Path, doctor_status: int, *words: str, **environment: str) -> tuple[int, str, list[str]]:
@@ -289,7 +323,7 @@ def test_an_interpreter_that_hangs_fails_after_a_deadline_and_leaves_nothing(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     bench, said = make_bench(tmp_path), list[str]()
     words = [option.replace("--p", "--steph-p") for option in of(bench)]
-    words.append(f"--steph-pipeline-python={_hanging(tmp_path)}")
+    words += [f"--steph-pipeline-python={_hanging(tmp_path)}", "--steph-language=en"]
     assert doctor_status(words, Mode.PLAIN, said.append) == 1
     assert any(line.startswith(f"doctor: waiting for {tmp_path / 'python'}") and "at most" in line for line in said)
     assert any(line.startswith("fail  python") and "no answer" in line for line in said)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import record_factory as factory
-from steph.base.messages import verbatim
+from japanese import JAPANESE, english_in
+from steph.base.messages import Language, say, speaking, verbatim
 from steph.base.terms import Cause
 from steph.doctor import machine, software
 from steph.doctor.catalog import CATALOG
@@ -61,6 +63,13 @@ SOUND = Checkup(
 REJECTED = RejectedCandidate(
     name="Qwen/Qwen1.5-1.8B-Chat", cause=Cause.DISK_FULL, message=verbatim("the download needs 3 GiB")
 )
+
+
+@pytest.fixture(autouse=True)
+def english() -> Iterator[None]:
+    """The words that these tests look for are English ones, unless a test asks for another language."""
+    with speaking("en"):
+        yield
 
 
 def options(**changes: object) -> Options:
@@ -163,8 +172,8 @@ CASES: dict[str, Callable[[], Line]] = {
     "disk-model.short": lambda: machine.check_disk_model(
         place(free_gib=4), ModelFacts(factory.model_choice()), needs()
     ),
-    "disk-model.twin short": lambda: machine.check_disk_model(place(free_gib=1), None, needs(twin=True)),
-    "disk-model.twin readonly": lambda: machine.check_disk_model(place(is_writable=False), None, needs(twin=True)),
+    "disk-model.twin-short": lambda: machine.check_disk_model(place(free_gib=1), None, needs(twin=True)),
+    "disk-model.twin-readonly": lambda: machine.check_disk_model(place(is_writable=False), None, needs(twin=True)),
     "disk-model.readonly": lambda: machine.check_disk_model(place(is_writable=False), None, needs()),
     "disk-output.short": lambda: machine.check_disk_output(FULL_PLACES, needs()),
     "disk-output.readonly": lambda: machine.check_disk_output(LOCKED_PLACES, needs()),
@@ -176,14 +185,14 @@ CASES: dict[str, Callable[[], Line]] = {
         ModelFacts(factory.model_choice("Qwen/Qwen3-1.7B", automatic_substitute=True), (REJECTED,))
     ),
     "model.unconfirmed": lambda: software.check_model(
-        ModelFacts(factory.model_choice(source="cache"), said=("Qwen/Qwen1.5-1.8B-Chat from cache (no network)",))
+        ModelFacts(factory.model_choice(source="cache", reason=say("model.local")))
     ),
     "python.missing": lambda: software.check_python(RootFacts("/r", python_error="/p: no such interpreter"), None),
     "python.broken": lambda: software.check_python(ROOT, gone("python", NOT_STARTED)),
     "python.silent": lambda: software.check_python(ROOT, gone("python", 3)),
     "python.unread": lambda: software.check_python(ROOT, gone("python", None)),
     "packages.missing": lambda: package_line(checkup(python=python(packages={**PACKAGES, "peft": None}))),
-    "packages.conflict": lambda: package_line(checkup(python=python(conflicts=("peft 1 requires torch<2",)))),
+    "packages.conflict": lambda: package_line(checkup(python=python(conflicts=(("peft 1", "torch<2", "2.13.0"),)))),
     "packages.import": lambda: package_line(checkup(libraries=LibrariesStep(error="ImportError: x"))),
     "packages.unavailable": lambda: package_line(checkup(libraries=LibrariesStep(unavailable=("bitsandbytes",)))),
     "packages.arguments": lambda: package_line(
@@ -210,6 +219,34 @@ CASES: dict[str, Callable[[], Line]] = {
     "4-bit.crashed": lambda: software.check_four_bit(gone("four_bit", -6)),
     "4-bit.unread": lambda: software.check_four_bit(gone("four_bit", None)),
 }
+# of the cases: what other programs said, commands, and terms that Japanese writes so, too
+VERBATIM = (
+    "GPU-1 is in use by pid 7",
+    "no place for the card's lock",
+    "pipeline root /r is in use by pid 7",
+    "missing script",
+    "versions differ",
+    "no network",
+    "the download needs",
+    "no such interpreter",
+    "Numpy is not available",
+    "No module named",
+    "too old",
+    "unknown error",
+    "no kernel image is available",
+    "out of memory",
+    "compute capability",
+    "--steph-profile cpu",
+    "hf cache ls",
+    "hf cache rm",
+    "hf auth login",
+    "make setup",
+    "pip check",
+    "pip install",
+    "--force-reinstall torch",
+    "--index-url https",
+    "--gpus all",
+)
 ASKED = {f"{kind.id}.unread" for kind in CATALOG} - set(CASES)  # decided where the question is asked
 
 
@@ -231,10 +268,10 @@ def test_every_row_of_the_table_has_facts_that_lead_to_it() -> None:
     assert rows - ASKED == set(CASES)
 
 
-def test_sound_facts_are_ok_in_every_check() -> None:
-    """A healthy 3080 with a sound interpreter has no trouble at all."""
+def sound_lines() -> list[Line]:
+    """Every check's line on a healthy 3080 with a sound interpreter."""
     model = ModelFacts(factory.model_choice())
-    lines = [
+    return [
         software.check_pipeline(ROOT),
         machine.check_busy(Busy()),
         machine.check_driver(card()),
@@ -252,7 +289,32 @@ def test_sound_facts_are_ok_in_every_check() -> None:
         torch_line(SOUND),
         software.check_four_bit(SOUND),
     ]
-    assert [line for line in lines if line.level is not Level.OK] == []
+
+
+def test_sound_facts_are_ok_in_every_check() -> None:
+    """A healthy 3080 with a sound interpreter has no trouble at all."""
+    assert [line for line in sound_lines() if line.level is not Level.OK] == []
+
+
+@pytest.mark.parametrize("chosen", ["ja", "en"])
+def test_every_line_and_remedy_is_in_one_language(chosen: Language) -> None:
+    """Japanese holds no English but names, commands and what other programs said; English holds no Japanese."""
+    with speaking(chosen):
+        told = [*sound_lines(), *(case() for case in CASES.values())]
+    if chosen == "en":
+        assert [line for line in told if JAPANESE.search(line.message + line.remedy)] == []
+    else:
+        assert [found for line in told if (found := english_in(f"{line.message} / {line.remedy}", VERBATIM))] == []
+        assert [line.check for line in told if line.remedy and not JAPANESE.search(line.remedy)] == []
+
+
+def test_commands_and_options_of_the_table_are_the_same_in_both_languages() -> None:
+    """What a person types is no matter of language."""
+    typed = re.compile(r"`[^`]+`|--[a-z][\w-]*|\b[A-Z]+_[A-Z_]+\b")
+    for kind in CATALOG:
+        for key in ("looks_at", *(f"{row.key}.{part}" for row in kind.troubles for part in ("when", "remedy"))):
+            japanese, english = (set(typed.findall(kind.words(key, one))) for one in ("ja", "en"))
+            assert japanese == english, (kind.id, key)
 
 
 def test_only_what_no_run_survives_is_certain() -> None:
@@ -322,7 +384,7 @@ def test_candidates_of_one_reason_are_named_together() -> None:
 
 def test_several_package_troubles_are_a_line_each() -> None:
     """What is missing and what conflicts have remedies of their own, so they are two lines."""
-    bad = python(packages={**PACKAGES, "bitsandbytes": None}, conflicts=("peft 1 requires torch<2",))
+    bad = python(packages={**PACKAGES, "bitsandbytes": None}, conflicts=(("peft 1", "torch<2", "2.13.0"),))
     assert len(list(software.check_packages(checkup(python=bad), needs()))) == 2
 
 

@@ -76,7 +76,8 @@ def children() -> set[int]:
 def test_a_question_without_an_answer_says_why_and_leaves_no_process(ask: Callable[[], int], reason: str) -> None:
     """A hang ends at the deadline, an error and a crash are told, and no child is left."""
     before = children()
-    found = Asked(ask, 0.3 if ask is unignorable else 250).answer()
+    with speaking("en"):
+        found = Asked(ask, 0.3 if ask is unignorable else 250).answer()
     assert isinstance(found, Unread)
     assert reason in found.reason
     assert children() == before
@@ -183,7 +184,8 @@ def test_an_interpreter_that_can_not_be_started_is_a_fact(tmp_path: Path) -> Non
 
 def test_steps_of_a_wrong_shape_are_told_not_raised() -> None:
     """A step whose facts have other types than ours is an answer that can't be read."""
-    found = read_checkup('{"step": "python", "version": {"a": 1}}\n', "", 0)
+    with speaking("en"):
+        found = read_checkup('{"step": "python", "version": {"a": 1}}\n', "", 0)
     assert found.python is None
     assert f"{SCRIPT.name} printed something else" in found.said
 

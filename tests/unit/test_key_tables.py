@@ -10,7 +10,7 @@ import pytest
 from babel.messages.pofile import read_po
 from pydantic import BaseModel
 from steph.contract.description import Description
-from steph.key_tables import PAGES, TABLES, MeaningError, page, table, translation_of
+from steph.key_tables import PAGES, TABLES, MeaningError, language_of, page, table, translation_of
 
 CLONE = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ CLONE = Path(__file__).parents[2]
 def test_the_published_tables_are_current(name: str) -> None:
     """`PYTHONPATH=plugins python -m steph.key_tables` would change nothing."""
     text = (CLONE / name).read_text(encoding="utf-8")
-    assert page(text, translation_of(CLONE / name)) == text
+    assert page(text, language_of(CLONE / name), translation_of(CLONE / name)) == text
     assert "<!-- keys: " in text
 
 
@@ -27,7 +27,8 @@ def test_the_japanese_of_the_tables_is_whole() -> None:
     """docs/ja.po has each phrase of the English pages' tables and no other; code in a phrase stays as it is."""
     asked: list[str] = []
     for name in PAGES:
-        page((CLONE / name).read_text(encoding="utf-8"), lambda phrase: asked.append(phrase) or phrase)  # type: ignore[func-returns-value]
+        text = (CLONE / name).read_text(encoding="utf-8")
+        page(text, "en", lambda phrase: asked.append(phrase) or phrase)  # type: ignore[func-returns-value]
     japanese = translation_of(CLONE / "docs" / "doctor.md")
     with (CLONE / "docs" / "ja.po").open("rb") as file:
         assert {str(message.id) for message in read_po(file) if message.id} == set(asked)
@@ -75,4 +76,4 @@ def test_a_key_without_a_meaning_is_named() -> None:
 def test_the_text_around_the_tables_stays() -> None:
     """Only what stands between the marks is written anew."""
     text = "before\n<!-- keys: steph.toml -->\nold\n<!-- keys end -->\nafter\n"
-    assert page(text) == f"before\n<!-- keys: steph.toml -->\n\n{table(Description)}\n<!-- keys end -->\nafter\n"
+    assert page(text, "en") == f"before\n<!-- keys: steph.toml -->\n\n{table(Description)}\n<!-- keys end -->\nafter\n"

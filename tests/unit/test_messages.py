@@ -28,6 +28,7 @@ from steph.base.messages import (
 )
 from steph.base.terms import Cause, Phase
 from steph.diagnose.table import cases, steps
+from steph.doctor.catalog import CATALOG as DOCTOR
 from steph.judge.catalog import CATALOG
 from steph.judge.kinds import Needs
 
@@ -64,6 +65,9 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
     used |= {f"diagnose.seen.{name}" for name in re.findall(r'\("(\w+)", \{', code)}
     used |= {f"check.{check}.{part}" for check in CATALOG for part in ("title", "reads", "note")}
     used |= {f"check.needs.{need}" for need in Needs}
+    used |= {f"doctor.{kind.id}.looks_at" for kind in DOCTOR}
+    rows = {f"doctor.{kind.id}.{row.key}" for kind in DOCTOR for row in kind.troubles}
+    used |= {f"{row}.{part}" for row in rows for part in ("when", "remedy")}
     literals = set(re.findall(r"[\"']([\w.-]+)[\"']", code))
     used |= {f"check.{check}.{key}" for check in CATALOG for key in literals if "." not in key}
     prefixes = set(re.findall(r"f[\"']([\w.]+)[.][{]", code))
@@ -73,6 +77,7 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
     assert {one for one in catalog("ja") if one not in used and one not in literals} == set()
     said = set(re.findall(r'\b(?:say|phrase|said|text|t)\("([\w-]+\.[\w.-]+)"', code))
     assert {one for one in said if not has_message(one)} == set()
+    assert {one for one in used if one.startswith("doctor.") and not has_message(one)} == set()
 
 
 def test_every_call_gives_the_values_of_its_words() -> None:
@@ -161,3 +166,24 @@ def test_the_language_in_use_holds_for_everything_that_names_none() -> None:
             raise ZeroDivisionError
     assert words == {"ja": "問題なし", "en": "No trouble found"}
     assert language() == "ja"
+
+
+@pytest.mark.parametrize("looks", range(8))
+def test_an_interrupt_while_a_message_is_made_reaches_the_caller(looks: int) -> None:
+    """A Ctrl-C at any look at a value; pydantic's own looks would swallow it, and the doctor would wait on."""
+    seen, raised = 0, False
+
+    class Watched(int):
+        @property  # type: ignore[misc]
+        def __class__(self) -> type:
+            nonlocal seen, raised
+            seen += 1
+            if seen == looks + 1:
+                raised = True
+                raise KeyboardInterrupt
+            return int
+
+    with suppress(KeyboardInterrupt):
+        say("verdict.rank", rank=Watched(3))
+        assert not raised
+    assert seen > 0

@@ -103,7 +103,7 @@ def test_a_command_of_the_readmes_works_as_it_stands(clone: Desk, command: str) 
     assert found == status, output
     assert said in output
     if command == "make accept":  # the doctor's longest look: see test_doctor.py for the shorter one
-        assert re.search(r"^ok +4-bit +quantised", output, re.MULTILINE)
+        assert re.search(r"^ok +4-bit +量子化", output, re.MULTILINE)
 
 
 @without_card
@@ -240,4 +240,4 @@ def test_the_doctor_reads_a_named_pipeline_and_not_its_pytest(clone: Desk) -> No
     words += " --steph-pipeline-python /bin/true"  # it answers nothing, at once
     status, output = clone.type(f"steph doctor --quick {words}")
     assert status == 1, output
-    assert "doctor: profile cpu, pipeline" in output
+    assert "doctor: プロファイル cpu、パイプライン" in output

@@ -139,8 +139,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _conflicts(versions: dict[str, str | None]) -> list[str] | None:
-    """Requirements of these packages on each other that the installed versions do not meet; None: can't be told."""
+def _conflicts(versions: dict[str, str | None]) -> list[tuple[str, str, str]] | None:
+    """Package, what it requires of another of these, and which version is installed instead; None: can't be told."""
     try:
         from packaging.requirements import Requirement
     except ImportError:
@@ -153,7 +153,7 @@ def _conflicts(versions: dict[str, str | None]) -> list[str] | None:
             has = names.get(wanted.name.lower().replace("_", "-"))
             applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
             if has and applies and not wanted.specifier.contains(has, prereleases=True):
-                found.append(f"{name} {version} requires {wanted.name}{wanted.specifier}, installed is {has}")
+                found.append((f"{name} {version}", f"{wanted.name}{wanted.specifier}", has))
     return found
 
 

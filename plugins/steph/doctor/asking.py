@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, NoReturn, TypeVar
 
+from steph.base.messages import phrase
 from steph.doctor.facts import Unread
 from steph.run.processes import set_parent_death_signal
 
@@ -62,7 +63,7 @@ class Asked(Generic[Answer]):
                 if not chunk:
                     return _read(bytes(data))
                 data += chunk
-            return Unread(f"no answer within {self._deadline_seconds:g} s")
+            return Unread(phrase("doctor.unread.late", seconds=self._deadline_seconds))
         finally:
             os.close(self._pipe)
             self._end()
@@ -96,5 +97,5 @@ def _read(data: bytes) -> Answer | Unread:
     try:
         found: Answer | Unread = pickle.loads(data)  # noqa: S301 - from our own child
     except (EOFError, pickle.UnpicklingError):
-        return Unread("the process that asked ended without an answer")
+        return Unread(phrase("doctor.unread.ended"))
     return found

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from steph.base.messages import Language, text
 from steph.doctor import kinds
 from steph.doctor.lines import DoctorCheck, Trouble
 
@@ -28,19 +27,21 @@ CATALOG: tuple[DoctorCheck, ...] = (
 )
 
 
-def sections(translate: Callable[[str], str] = str) -> str:
-    """A section with a table for each check, in English or in the words that `translate` has for the English ones."""
-    return "\n".join(_section(kind, translate) for kind in CATALOG)
+def sections(language: Language) -> str:
+    """A section with a table for each check."""
+    return "\n".join(_section(kind, language) for kind in CATALOG)
 
 
-def _section(kind: DoctorCheck, translate: Callable[[str], str]) -> str:
-    looks_at = translate("Looks at {}.").format(translate(kind.looks_at))
-    only = f" {translate('On a GPU only.')}" if kind.gpu_only else ""
-    columns = f"| | {translate('when')} | {translate('remedy')} |\n|---|---|---|\n"
-    rows = "".join(_row(trouble, translate) for trouble in kind.troubles)
+def _section(kind: DoctorCheck, language: Language) -> str:
+    looks_at = text("doctor.page.looks_at", language, {"what": kind.words("looks_at", language)})
+    only = f" {text('doctor.page.gpu_only', language)}" if kind.gpu_only else ""
+    when, remedy = (text(f"doctor.page.{column}", language) for column in ("when", "remedy"))
+    columns = f"| | {when} | {remedy} |\n|---|---|---|\n"
+    rows = "".join(_row(kind, trouble, language) for trouble in kind.troubles)
     return f"## {kind.id}\n\n{looks_at}{only}\n\n{columns}{rows}"
 
 
-def _row(trouble: Trouble, translate: Callable[[str], str]) -> str:
-    level = f"{trouble.level}, **{translate('certain')}**" if trouble.is_certain else trouble.level.value
-    return f"| {level} | {translate(trouble.when)} | {translate(trouble.remedy)} |\n"
+def _row(kind: DoctorCheck, trouble: Trouble, language: Language) -> str:
+    certain = f", **{text('doctor.page.certain', language)}**" if trouble.is_certain else ""
+    when, remedy = (kind.words(f"{trouble.key}.{part}", language) for part in ("when", "remedy"))
+    return f"| {trouble.level}{certain} | {when} | {remedy} |\n"

@@ -13,7 +13,7 @@ import pytest
 
 from steph import installed, quiet_start
 from steph.asked import resolve_options
-from steph.base.messages import speaking
+from steph.base.messages import phrase, speaking, text
 from steph.conduct.preparation import read_profile
 from steph.doctor.examination import examine
 from steph.doctor.lines import Level, Line
@@ -105,9 +105,9 @@ def run_doctor(options: Options, profile: Profile, mode: Mode, write: Callable[[
         lines = list(examine(options, profile, is_quick=is_quick))
         write(as_json(lines, options, profile))
     else:
-        write(f"doctor: profile {profile.name}, pipeline {options.pipeline_root}")
+        write(phrase("doctor.line.examined", profile=profile.name, root=options.pipeline_root))
         lines = []
-        for line in examine(options, profile, is_quick=is_quick, waits_for=lambda text: write(f"doctor: {text}")):
+        for line in examine(options, profile, is_quick=is_quick, waits_for=lambda what: write(f"doctor: {what}")):
             write(as_text(line))
             lines.append(line)
         write(conclusion(lines))
@@ -124,7 +124,8 @@ def exit_status(lines: Iterable[Line], *, is_gate: bool) -> int:
 
 def as_text(line: Line) -> str:
     """A check's line, and its remedy below it where there is one."""
-    remedy = f"\n{'':19}remedy: {line.remedy}" if line.remedy else ""
+    told = text("doctor.line.remedy", values={"remedy": line.remedy}) if line.remedy else ""
+    remedy = f"\n{'':19}{told}" if told else ""
     return f"{line.level:4}  {line.check:11}  {line.message}{remedy}"
 
 
@@ -133,7 +134,7 @@ def conclusion(lines: Iterable[Line]) -> str:
     every = list(lines)
     counts = ", ".join(f"{sum(line.level is level for line in every)} {level}" for level in Level)
     certain = ", ".join(line.check for line in every if line.level is Level.FAIL and line.is_certain)
-    return f"doctor: {counts}" + (f"; a run is certain to fail: {certain}" if certain else "")
+    return f"doctor: {counts}" + (f"; {phrase('doctor.line.certain', checks=certain)}" if certain else "")
 
 
 def as_json(lines: Iterable[Line], options: Options, profile: Profile) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TypeVar
 
+from steph.base.messages import Message, phrase, say
 from steph.doctor import hub, kinds, machine, reading, software
 from steph.doctor.asking import Asked
 from steph.doctor.facts import Busy, Checkup, GpuFacts, HostFacts, HubFacts, ModelFacts, Place, RootFacts, Unread
@@ -21,9 +22,6 @@ LOCAL_SECONDS = 20.0  # the first NVML call on a machine with many cards and no 
 MODEL_SECONDS = 20.0
 CHECKUP_SECONDS = 90.0  # importing torch with CUDA from a cold disk takes a minute
 FIRST_SECONDS = 20.0  # until an interpreter says its version, which takes it a tenth of a second
-ON_CPU = 'the profile says device = "cpu"'
-NO_CARD = "there is no card to look at"
-TWIN = "a random-weight twin is made, nothing is downloaded"
 
 Known = TypeVar("Known")
 
@@ -49,23 +47,23 @@ def examine(
         yield from _gpu_lines(gpu, host, needs)
         yield machine.check_ram(host, needs)
         if asked_model:
-            waits_for(f"waiting for the Hub, {MODEL_SECONDS:.0f} s at most")
+            waits_for(phrase("doctor.waits.hub", seconds=MODEL_SECONDS))
         model = asked_model.answer() if asked_model else None
         yield from _hub_lines(asked_hub.answer() if asked_hub else None, model)
         yield from _disk_lines(asked_places.answer(), model, needs)
         if isinstance(root, RootFacts) and root.python is not None:
-            waits_for(f"waiting for {root.python} to import its libraries, {CHECKUP_SECONDS:.0f} s at most")
+            waits_for(phrase("doctor.waits.python", python=root.python, seconds=CHECKUP_SECONDS))
         yield from _interpreter_lines(root, checkup(), host, needs, device, no_operation)
 
 
-def _no_operation(needs: Needs, device: Device | None, busy: Busy | Unread, is_quick: bool) -> str | None:
+def _no_operation(needs: Needs, device: Device | None, busy: Busy | Unread, is_quick: bool) -> Message | None:
     """Why nothing is computed on the device; None where it is."""
     if is_quick:
-        return "left out by --quick"
+        return say("doctor.skipped.quick")
     if needs.is_gpu and device is None:
-        return NO_CARD
+        return say("doctor.skipped.no_card")
     if isinstance(busy, Busy) and busy.gpu:
-        return "not tried: another run holds the card"
+        return say("doctor.skipped.busy")
     return None
 
 
@@ -93,16 +91,16 @@ def _judged(kind: DoctorCheck, check: Callable[[Known], Line], facts: Known | Un
 def _gpu_lines(gpu: GpuFacts | Unread | None, host: HostFacts, needs: Needs) -> Iterator[Line]:
     card_kinds = (kinds.CARD, kinds.MEMORY, kinds.BF16)
     if gpu is None:
-        yield from (kind.not_applicable(ON_CPU) for kind in (kinds.DRIVER, *card_kinds, kinds.WSL))
+        yield from (kind.not_applicable(say("doctor.skipped.cpu")) for kind in (kinds.DRIVER, *card_kinds, kinds.WSL))
         return
     driver = _judged(kinds.DRIVER, machine.check_driver, gpu)
     yield driver
     if isinstance(gpu, Unread) or driver.level is not Level.OK:
-        yield from (kind.not_applicable(NO_CARD) for kind in card_kinds)
+        yield from (kind.not_applicable(say("doctor.skipped.no_card")) for kind in card_kinds)
     else:
         yield machine.check_card(gpu)
         if gpu.device is None:
-            yield from (kind.not_applicable(NO_CARD) for kind in card_kinds[1:])
+            yield from (kind.not_applicable(say("doctor.skipped.no_card")) for kind in card_kinds[1:])
         else:
             yield machine.check_memory(gpu.device, gpu.users, needs)
             yield machine.check_bf16(gpu.device, needs)
@@ -111,7 +109,7 @@ def _gpu_lines(gpu: GpuFacts | Unread | None, host: HostFacts, needs: Needs) -> 
 
 def _hub_lines(hub: HubFacts | Unread | None, model: ModelFacts | Unread | None) -> Iterator[Line]:
     if hub is None or model is None:
-        yield from (kind.not_applicable(TWIN) for kind in (kinds.HUB, kinds.MODEL))
+        yield from (kind.not_applicable(say("doctor.skipped.twin")) for kind in (kinds.HUB, kinds.MODEL))
         return
     yield _judged(kinds.HUB, software.check_hub, hub)
     yield _judged(kinds.MODEL, software.check_model, model)
@@ -129,17 +127,17 @@ def _interpreter_lines(
     host: HostFacts,
     needs: Needs,
     device: Device | None,
-    no_operation: str | None,
+    no_operation: Message | None,
 ) -> Iterator[Line]:
     yield _judged(kinds.PYTHON, lambda known: software.check_python(known, checkup), root)
     encoding = checkup.python.output_encoding if checkup and checkup.python else None
     yield machine.check_locale(host, encoding)
     if checkup is None or checkup.python is None:
         others = (kinds.PACKAGES, kinds.TORCH, kinds.FOUR_BIT)
-        yield from (kind.not_applicable("the interpreter does not run") for kind in others)
+        yield from (kind.not_applicable(say("doctor.skipped.python")) for kind in others)
         return
     yield from software.check_packages(checkup, needs)
     torch = software.check_torch(checkup, needs, device)
     yield torch
-    reason = no_operation or ("torch does not work on the device" if torch.level is Level.FAIL else None)
+    reason = no_operation or (say("doctor.skipped.torch") if torch.level is Level.FAIL else None)
     yield kinds.FOUR_BIT.not_applicable(reason) if reason else software.check_four_bit(checkup)

@@ -97,11 +97,10 @@ class HubFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What H-1 would choose now, None where no candidate can be had; `said` are the lines that it would print."""
+    """What H-1 would choose now, None where no candidate can be had."""
 
     choice: ModelChoice | None
     rejected: tuple[RejectedCandidate, ...] = ()
-    said: tuple[str, ...] = ()
 
 
 class Step(Value):
@@ -113,12 +112,15 @@ class Step(Value):
 
 
 class PythonStep(Step):
-    """The pipeline's interpreter; `conflicts` are requirements that its packages do not meet, None: not known."""
+    """The pipeline's interpreter; `conflicts` are requirements that its packages do not meet, None: not known.
+
+    Each is the package with its version, what it requires, and the version that is installed.
+    """
 
     version: str = ""
     output_encoding: str | None = None
     packages: dict[str, str | None] = Field(default_factory=dict)
-    conflicts: tuple[str, ...] | None = None
+    conflicts: tuple[tuple[str, str, str], ...] | None = None
     bnb_cuda_libraries: tuple[str, ...] = ()
 
 

@@ -16,6 +16,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from steph.base.files import parse_json
+from steph.base.messages import phrase
 from steph.doctor.asking import signals_held
 from steph.doctor.facts import Checkup
 from steph.run.processes import set_parent_death_signal
@@ -69,7 +70,9 @@ def read_checkup(output: str, errors: str, returncode: int | None) -> Checkup:
     try:
         return Checkup.model_validate({**known, "returncode": returncode, "said": said})
     except ValidationError as error:
-        return Checkup(returncode=returncode, said=f"{SCRIPT.name} printed something else: {error}")
+        return Checkup(
+            returncode=returncode, said=phrase("doctor.python.printed", script=SCRIPT.name, error=str(error))
+        )
 
 
 def _written(

@@ -102,7 +102,6 @@ def read_places(options: Options, profile: Profile) -> tuple[Place, ...]:
 
 def read_model(options: Options, profile: Profile) -> ModelFacts:
     """The model that H-1 would choose now, by H-1's own choice; nothing is downloaded."""
-    said: list[str] = []
     try:
         choice = hub.choose(
             (options.model,) if options.model else profile.model.candidates,
@@ -110,11 +109,10 @@ def read_model(options: Options, profile: Profile) -> ModelFacts:
             primary_count=profile.model.preferred,
             is_explicit=options.model is not None,
             timeout_seconds=min(HUB_SECONDS, profile.limits.hub_request_seconds),
-            log=lambda line: said.append(line.removeprefix("H-1: ")),
         )
     except hub.NoModelError as error:
-        return ModelFacts(None, error.rejected, tuple(said))
-    return ModelFacts(choice, choice.rejected, tuple(said))
+        return ModelFacts(None, error.rejected)
+    return ModelFacts(choice, choice.rejected)
 
 
 def _users(device: Device) -> tuple[MemoryUser, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from steph.base.messages import Message, phrase, say
 from steph.base.units import size_words
 from steph.doctor import kinds
 from steph.doctor.facts import Checkup, FourBitStep, HubFacts, LibrariesStep, ModelFacts, RootFacts, Step, TorchStep
@@ -26,22 +27,25 @@ def check_pipeline(root: RootFacts) -> Line:
     if root.error is not None:
         return kinds.PIPELINE.trouble("refused", root.error)
     data = root.dataset
-    said = f"; {data.rows} questions in {data.path}{' (sample)' if data.is_sample else ''}" if data else ""
-    return kinds.PIPELINE.ok(f"{root.root}{said}")
+    if data is None:
+        return kinds.PIPELINE.ok(root.root)
+    words = "doctor.pipeline.sample" if data.is_sample else "doctor.pipeline.data"
+    return kinds.PIPELINE.ok(root.root, say(words, rows=data.rows, file=data.path))
 
 
 def check_hub(hub: HubFacts) -> Line:
     """Whether the Hub answers, and as whom."""
     kind = kinds.HUB
     if hub.is_offline:
-        return kind.trouble("offline", f"offline by the environment: {hub.endpoint} is not asked")
+        return kind.trouble("offline", say("doctor.hub.not_asked", endpoint=hub.endpoint))
     if hub.error is not None:
         return kind.trouble("unreachable", hub.error)
     if hub.is_refused:
-        return kind.trouble("refused", f"{hub.endpoint} does not know the token (401)")
+        return kind.trouble("refused", say("doctor.hub.unknown_token", endpoint=hub.endpoint))
+    answers = say("doctor.hub.answers", endpoint=hub.endpoint)
     if not hub.has_token:
-        return kind.ok(f"{hub.endpoint} answers; no token, which open models do not need")
-    return kind.ok(f"{hub.endpoint} answers; logged in as {hub.user or '(it does not say)'}")
+        return kind.ok(answers, say("doctor.hub.no_token"))
+    return kind.ok(answers, say("doctor.hub.user", user=hub.user) if hub.user else say("doctor.hub.nameless"))
 
 
 def check_model(model: ModelFacts) -> Line:
@@ -51,17 +55,18 @@ def check_model(model: ModelFacts) -> Line:
     if choice is None:
         return kind.trouble("none", passed_over)
     if choice.automatic_substitute:
-        return kind.trouble("substitute", f"{choice.name}, because {passed_over}")
+        return kind.trouble("substitute", say("doctor.model.because", model=choice.name, why=passed_over))
     if choice.source == "cache":
-        return kind.trouble("unconfirmed", model.said[-1] if model.said else choice.name)
-    size = f", {size_words(choice.download_bytes)} to download" if choice.download_bytes else ", all here"
-    return kind.ok(f"{choice.name} from {choice.source}{size}{f'; {passed_over}' if passed_over else ''}")
+        return kind.trouble("unconfirmed", f"{choice.name}: {choice.reason}")
+    due = choice.download_bytes
+    size = say("doctor.model.to_download", size=size_words(due)) if due else say("doctor.model.all_here")
+    return kind.ok(say("doctor.model.found", model=choice.name, source=choice.source, size=size), passed_over)
 
 
 def check_python(root: RootFacts, checkup: Checkup | None) -> Line:
     """Whether the pipeline's interpreter runs; `checkup` None: it was not started."""
     if root.python is None or checkup is None:
-        return kinds.PYTHON.trouble("missing", root.python_error or "no interpreter")
+        return kinds.PYTHON.trouble("missing", root.python_error or say("doctor.python.none"))
     if checkup.python is not None:
         return kinds.PYTHON.ok(f"{checkup.python.version} {root.python}")
     if checkup.returncode == NOT_STARTED:
@@ -81,7 +86,7 @@ def check_torch(checkup: Checkup, needs: Needs, device: Device | None) -> Line:
     if blind is not None:
         return blind
     if checkup.product is None and not _ended_early(checkup, "product"):
-        return kind.ok(f"{_build(torch)}; not tried on the device")
+        return kind.ok(_build(torch), say("doctor.torch.not_tried"))
     return _product(checkup, torch, device)
 
 
@@ -103,8 +108,8 @@ def check_four_bit(checkup: Checkup) -> Line:
         return kind.trouble("fails", found.error)
     wrong = _wrong(found)
     if wrong:
-        return kind.trouble("wrong", f"relative errors: {wrong}")
-    return kind.ok("quantised, forward, backward and one row agree with the dequantised reference")
+        return kind.trouble("wrong", say("doctor.4-bit.errors", errors=wrong))
+    return kind.ok(say("doctor.4-bit.agrees"))
 
 
 def has_kernels(architectures: Sequence[str], capability: tuple[int, int]) -> bool:
@@ -131,13 +136,13 @@ def _blind(torch: TorchStep, device: Device | None) -> Line | None:
     """Why torch can't use the card; None where it sees it, or where there is none to be seen."""
     kind = kinds.TORCH
     if torch.cuda is None:
-        return kind.trouble("cpu-build", f"torch {torch.version} is built without CUDA")
+        return kind.trouble("cpu-build", say("doctor.torch.no_cuda", version=torch.version))
     if torch.is_available or device is None:
         return None
-    words = "; ".join(torch.said) or "torch.cuda.is_available() is False"
+    words = "; ".join(torch.said) or phrase("doctor.torch.sees_none")
     if _major(torch.cuda) > _major(device.cuda_driver_version):
-        runs = f"driver {device.driver_version} runs CUDA up to {device.cuda_driver_version}"
-        return kind.trouble("driver", f"{_build(torch)}, {runs}: {words}")
+        driver = {"driver": device.driver_version, "cuda": device.cuda_driver_version}
+        return kind.trouble("driver", say("doctor.torch.driver_runs", build=_build(torch), **driver, words=words))
     return kind.trouble("blind", f"{_build(torch)}: {words}")
 
 
@@ -148,12 +153,14 @@ def _product(checkup: Checkup, torch: TorchStep, device: Device | None) -> Line:
     if product.error is not None:
         capability = device.capability if device else None
         if capability and not has_kernels(torch.architectures, capability):
-            made_for = f"made for {' '.join(torch.architectures)}, the card is {capability[0]}.{capability[1]}"
-            return kind.trouble("kernels", f"{_build(torch)}, {made_for}: {product.error}")
+            card, names = f"{capability[0]}.{capability[1]}", " ".join(torch.architectures)
+            made_for = say("doctor.torch.made_for", build=_build(torch), names=names, card=card, error=product.error)
+            return kind.trouble("kernels", made_for)
         return kind.trouble("product", f"{_build(torch)}: {product.error}")
     if not _is_within(product.relative_error, PRODUCT_ERROR):
-        return kind.trouble("wrong", f"{_build(torch)}: relative error {product.relative_error}")
-    return kind.ok(f"{_build(torch)}, works on {torch.device_name if device else 'the CPU'}")
+        return kind.trouble("wrong", say("doctor.torch.error", build=_build(torch), error=str(product.relative_error)))
+    where = torch.device_name if device else say("doctor.torch.cpu")
+    return kind.ok(say("doctor.torch.works", build=_build(torch), where=where))
 
 
 def _version_troubles(checkup: Checkup, needs: Needs) -> Iterator[Line]:
@@ -162,9 +169,9 @@ def _version_troubles(checkup: Checkup, needs: Needs) -> Iterator[Line]:
     assert python is not None  # noqa: S101 - asked before
     missing = [name for name in REQUIRED if python.packages.get(name) is None]
     if missing:
-        yield kind.trouble("missing", f"not installed: {', '.join(missing)}")
+        yield kind.trouble("missing", say("doctor.packages.not_installed", names=", ".join(missing)))
     if python.conflicts:
-        yield kind.trouble("conflict", "; ".join(python.conflicts))
+        yield kind.trouble("conflict", *map(_conflict, python.conflicts))
     if torch is None or torch.error is not None:
         return
     if torch.numpy_error is not None:
@@ -173,8 +180,15 @@ def _version_troubles(checkup: Checkup, needs: Needs) -> Iterator[Line]:
         yield kind.trouble("cap", f"torch {torch.version}")
     brought = {int(name[:2]) for name in python.bnb_cuda_libraries if name.isdigit()}
     if needs.is_gpu and torch.cuda and brought and _major(torch.cuda) not in brought:
-        bnb = f"bitsandbytes {python.packages.get('bitsandbytes')} has CUDA {', '.join(python.bnb_cuda_libraries)}"
-        yield kind.trouble("bnb-cuda", f"{bnb}; torch {torch.version} is built for {torch.cuda}")
+        has = ", ".join(python.bnb_cuda_libraries)
+        bnb = say("doctor.packages.bnb_has", version=python.packages.get("bitsandbytes"), cuda=has)
+        built = say("doctor.packages.torch_built", version=torch.version, cuda=torch.cuda)
+        yield kind.trouble("bnb-cuda", bnb, built)
+
+
+def _conflict(found: tuple[str, str, str]) -> Message:
+    package, wanted, version = found
+    return say("doctor.packages.requires", package=package, wanted=wanted, version=version)
 
 
 def _library_troubles(checkup: Checkup) -> Iterator[Line]:
@@ -192,14 +206,16 @@ def _library_troubles(checkup: Checkup) -> Iterator[Line]:
 
 def _answered(kind: DoctorCheck, libraries: LibrariesStep) -> Iterator[Line]:
     if libraries.unavailable:
-        yield kind.trouble("unavailable", f"transformers does not use {', '.join(libraries.unavailable)}")
+        yield kind.trouble("unavailable", say("doctor.packages.not_used", names=", ".join(libraries.unavailable)))
     if libraries.unknown_arguments:
-        yield kind.trouble("arguments", f"unknown: {', '.join(libraries.unknown_arguments)}")
+        yield kind.trouble(
+            "arguments", say("doctor.packages.unknown", arguments=", ".join(libraries.unknown_arguments))
+        )
 
 
 def _unreached(kind: DoctorCheck, checkup: Checkup) -> Line | None:
     """The line of a step that the deadline kept from an answer; None where the process ended by itself."""
-    return kind.trouble("unread", "no answer before the deadline") if checkup.returncode is None else None
+    return kind.trouble("unread", say("doctor.unread.deadline")) if checkup.returncode is None else None
 
 
 def _ended_early(checkup: Checkup, step: str) -> bool:
@@ -212,8 +228,9 @@ def _ended_early(checkup: Checkup, step: str) -> bool:
 
 def _ending(checkup: Checkup) -> str:
     code = checkup.returncode
-    how = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-    return f"ended with {how} {checkup.said}".strip()
+    if code is not None and code < 0:
+        return phrase("doctor.python.signalled", signal=-code, said=checkup.said)
+    return phrase("doctor.python.exited", status=code, said=checkup.said)
 
 
 def _wrong(found: FourBitStep) -> str:
@@ -221,9 +238,10 @@ def _wrong(found: FourBitStep) -> str:
         "dequantised": (found.dequantised_error, DEQUANTISED_ERROR),
         "forward": (found.forward_error, PRODUCT_ERROR),
         "backward": (found.backward_error, PRODUCT_ERROR),
-        "one row": (found.single_row_error, PRODUCT_ERROR),
+        "one_row": (found.single_row_error, PRODUCT_ERROR),
     }
-    return ", ".join(f"{name} {error}" for name, (error, limit) in limits.items() if not _is_within(error, limit))
+    wrong = {name: error for name, (error, limit) in limits.items() if not _is_within(error, limit)}
+    return ", ".join(f"{phrase(f'doctor.error.{name}')} {error}" for name, error in wrong.items())
 
 
 def _is_within(error: float | None, limit: float) -> bool:
@@ -231,7 +249,9 @@ def _is_within(error: float | None, limit: float) -> bool:
 
 
 def _build(torch: TorchStep) -> str:
-    return f"torch {torch.version}" + (f" for CUDA {torch.cuda}" if torch.cuda else "")
+    if not torch.cuda:
+        return f"torch {torch.version}"
+    return phrase("doctor.torch.build", version=torch.version, cuda=torch.cuda)
 
 
 def _reasons(rejected: Sequence[RejectedCandidate]) -> str:
