@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from steph.plan.ladder import ladder_without_4bit, settings_at
 from steph.plan.settings import (
     ProfileError,
@@ -65,6 +66,14 @@ def test_a_profile_without_a_table_has_the_defaults_of_that_table(tmp_path: Path
     assert ProfileEvaluate().model_dump() == EvalSettings().model_dump()
     assert profile.production == ProductionTarget()
     assert ProfileProduction().model_dump() == ProductionTarget().model_dump()
+
+
+def test_a_record_is_not_held_to_a_profiles_bounds() -> None:
+    """What H-4 advises on, or an older version asked, is read back; a profile of the same settings is refused."""
+    long = {"num_epochs": 1000, "max_steps": 5000}
+    assert TrainSettings.model_validate(long).num_epochs == 1000
+    with pytest.raises(ValidationError, match="less than or equal to 10"):
+        ProfileTrain.model_validate(long)
 
 
 def test_a_card_of_no_table_needs_its_memory(tmp_path: Path) -> None:
