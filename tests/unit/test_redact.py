@@ -115,6 +115,54 @@ def test_harmless_text_is_untouched(text: str) -> None:
     assert redact(text) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/etc/passwd: no folder",
+        "steph: /etc/passwd: No such file or directory",
+        "--steph-pipeline-root=/etc/passwd: no such folder",
+        "cat: '/run/secrets/db_password': Permission denied",
+        "~/keys/api_key: can't be read",
+        "C:\\Users\\taro\\password: is a folder",
+        "../home/auth_token: is no JSON at all",
+        "--model /etc/passwd: Hub のモデルでもフォルダでもない",
+        "/etc/passwd: フォルダでない",
+    ],
+)
+def test_the_last_part_of_a_path_is_no_keyword(text: str) -> None:
+    """An error about a file of that name says what is the matter with it."""
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: {}",
+        "enter user/password: {}",
+        "GET ?password={}",
+        "GET /login?passwd={}",
+        "GET /login/form?user=a&passwd={}",
+        "https://host/a/password={}",
+        "https://host/a/password: {} x",
+        "/prod/db/password={}",
+        "/prod/db/password: {}",
+        "/prod/db/password: '{}'",
+        "/password: {} is set",
+        "/prod/x password: {} is set",
+        "/prod/db/--password: {} is set",
+    ],
+)
+@pytest.mark.parametrize("secret", ["hunter2", "hunter"])
+def test_a_password_beside_a_path_or_in_an_address_is_masked(text: str, secret: str) -> None:
+    """A query, a route, a parameter store's path with its one word, and `user/password`."""
+    assert redact(text.format(secret)) == text.format("***")
+
+
+def test_a_word_with_a_digit_behind_a_path_is_masked() -> None:
+    """Whatever follows it: the words of an error have none."""
+    assert redact("/prod/db/password: hunter2 is set") == "/prod/db/password: *** is set"
+
+
 PIECES = st.sampled_from(
     [
         SECRET,

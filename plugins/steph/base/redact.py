@@ -62,6 +62,13 @@ _PLAIN_VALUE = re.compile(
     rb"(?i:none|null|nil|true|false|undefined|unset|empty|required|missing|invalid)$|\d{1,9}(?:\.\d*)?$|<[^>]*>?$|\.{3}"
     rb"|\$\{?[A-Z_][A-Z0-9_]*\}?$|(?:os|self|args|config|cfg|settings|env|secrets|get_token|getenv|getpass)[.(\[]"
 )
+# `/etc/passwd: no folder`: a path with a folder in it, a colon and a blank, and words that say what is the matter with
+# it. One word behind it may be a secret that was filed under this path, and `user/password: x` is no path
+_FOLDERS_BEFORE = re.compile(rb"""(?:^|[\s"'(=])(?:~|\.\.?|[A-Za-z]:)?(?:[/\\][^\s/\\:;"'?&=<>|]+)+[/\\]$""")
+_PATH_ENDS = re.compile(rb"""["']?:[ \t]+$""")
+_LONGEST_PATH_BYTES = 256
+_WORD = re.compile(rb"[A-Za-z.-]+$")
+_NEXT_WORD = re.compile(rb"(?:'[a-z])?[ \t][A-Za-z\x80-\xff]")
 _TELLS = re.compile(rb"(?=.*\d)(?=.*[A-Za-z]).{8,}", re.S)
 
 _Span = tuple[int, int]
@@ -96,12 +103,24 @@ def _names_a_secret(match: re.Match[bytes], value: bytes) -> bool:
         return False
     if b"--" in name:
         return True
+    if _ends_a_path(match, match.start() - len(name)):
+        return False
     separator = match["sep"].strip(b" \t\\\"']b")
     if separator not in (b"=", b":", b"=>", b":="):
         return False
     if b"=" in separator or name or word not in (b"token", b"secret"):
         return True
     return len(value) >= 16 or bool(_TELLS.match(value))
+
+
+def _ends_a_path(match: re.Match[bytes], start: int) -> bool:
+    """Whether the keyword's name, from `start`, is the last part of a path, of which a sentence follows."""
+    value, data = match["bare"], match.string
+    if value is None or not _PATH_ENDS.match(match["sep"]):
+        return False
+    if not _FOLDERS_BEFORE.search(data, max(0, start - _LONGEST_PATH_BYTES), start):
+        return False
+    return value[0] >= 0x80 or bool(_WORD.match(value) and _NEXT_WORD.match(data, match.end()))
 
 
 def _hf(data: bytes, at: int) -> _Span | None:
