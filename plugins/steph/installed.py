@@ -56,7 +56,7 @@ def copy_once(root: Path, tell: Callable[[str], None]) -> None:
 
     A copy that a person changed, or of another version, is used as it is, which is said. Raises InputError.
     """
-    from steph.base.messages import say
+    from steph.base.messages import phrase, say
     from steph.run.inputs import InputError
 
     if not root.exists():
@@ -64,10 +64,10 @@ def copy_once(root: Path, tell: Callable[[str], None]) -> None:
             _copy(root)
         except OSError as error:
             raise InputError(say("input.not_copied", root=root, error=error.strerror)) from error
-        tell(f"reference pipeline of steph {__version__} copied to {root}; delete it for a new copy")
+        tell(phrase("input.copied", version=__version__, root=root))
     elif changed := _changed(root):
         named = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
-        tell(f"{root} is not the reference pipeline of steph {__version__} ({named}); used as it is")
+        tell(phrase("input.other_copy", version=__version__, root=root, files=named))
 
 
 def _copy(root: Path) -> None:

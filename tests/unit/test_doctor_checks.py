@@ -156,9 +156,9 @@ WRONG = FourBitStep(dequantised_error=1.0, forward_error=0.0, backward_error=0.0
 # every trouble of the table (`check.key`) and facts that lead to it; `unread` where a check itself decides it
 CASES: dict[str, Callable[[], Line]] = {
     "pipeline.refused": lambda: software.check_pipeline(RootFacts("/r", error="/r: missing script")),
-    "busy.gpu": lambda: machine.check_busy(Busy(gpu="GPU-1 is in use by pid 7")),
-    "busy.place": lambda: machine.check_busy(Busy(place="/ro/steph/locks: no place for the card's lock")),
-    "busy.root": lambda: machine.check_busy(Busy(root="pipeline root /r is in use by pid 7")),
+    "busy.gpu": lambda: machine.check_busy(Busy(gpu=str(say("lock.gpu", uuid="GPU-1", who=say("lock.process"))))),
+    "busy.place": lambda: machine.check_busy(Busy(place=str(say("lock.no_home", error="none")))),
+    "busy.root": lambda: machine.check_busy(Busy(root=str(say("lock.root", root="/r", who=say("lock.run"))))),
     "driver.absent": lambda: machine.check_driver(GpuFacts(has_nodes=False)),
     "driver.refuses": lambda: machine.check_driver(GpuFacts(has_nodes=True, error="NVML error 18: versions differ")),
     "card.hidden": lambda: machine.check_card(GpuFacts(has_nodes=True, count=2, visible="7")),
@@ -221,9 +221,6 @@ CASES: dict[str, Callable[[], Line]] = {
 }
 # of the cases: what other programs said, commands, and terms that Japanese writes so, too
 VERBATIM = (
-    "GPU-1 is in use by pid 7",
-    "no place for the card's lock",
-    "pipeline root /r is in use by pid 7",
     "missing script",
     "versions differ",
     "no network",

@@ -112,7 +112,11 @@ def test_two_runs_in_one_pipeline_root_do_not_meet(tmp_path: Path) -> None:
     first = bench.start()
     try:
         wait_until(in_training(bench))
-        elsewhere = (f"--steph-pipeline-root={tmp_path / 'link'}", f"--steph-report={tmp_path / 'other'}")
+        elsewhere = (
+            f"--steph-pipeline-root={tmp_path / 'link'}",
+            f"--steph-report={tmp_path / 'other'}",
+            "--steph-language=en",
+        )
         status, output = run(bench, options=elsewhere)
         assert status == 4, output
         assert f"is in use by pid {first.pid}" in output

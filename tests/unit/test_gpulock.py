@@ -7,13 +7,22 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from steph.base.messages import speaking
 from steph.gpu import lock as gpulock
 from steph.gpu.lock import GpuBusyError, GpuLockError, gpu_lock, lock_folder
 
 UUID = "GPU-8f1e6f0a-0000-0000-0000-000000000001"
+
+
+@pytest.fixture(autouse=True)
+def english() -> Iterator[None]:
+    """The words that these tests look for are English ones."""
+    with speaking("en"):
+        yield
 
 
 def test_second_run_on_one_gpu_is_told_who_holds_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from japanese import JAPANESE
 from planted import plant
 from steph import installed
 from steph.base.messages import speaking
@@ -308,6 +309,7 @@ def test_the_pipeline_is_copied_once_and_is_then_the_users(carried: Path, tmp_pa
     (root / "scripts" / "train.py").write_text("mine")
     installed.copy_once(root, said.append)
     assert "scripts/train.py" in said[-1]
+    assert all(JAPANESE.search(line) for line in said)
     assert (root / "scripts" / "train.py").read_text() == "mine"
 
 

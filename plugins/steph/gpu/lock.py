@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-_REMEDY = "set XDG_CACHE_HOME to a folder that can be written"
+from steph.base.messages import say
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class GpuBusyError(GpuLockError):
     """Another run holds this GPU; the message is one line, `holder` is None where it could not be read."""
 
     def __init__(self, uuid: str, holder: Holder | None) -> None:
-        who = f"pid {holder.pid} since {holder.since}: {holder.command}" if holder else "another process"
-        super().__init__(f"{uuid} is in use by {who}; wait for it to end or end it")
+        who = say("lock.holder", **asdict(holder)) if holder else say("lock.process")
+        super().__init__(say("lock.gpu", uuid=uuid, who=who))
         self.uuid = uuid
         self.holder = holder
 
@@ -74,7 +74,7 @@ def lock_folder(environ: Mapping[str, str] | None = None) -> Path:
     try:
         return (Path(cache) if cache else Path.home() / ".cache") / "steph" / "locks"
     except RuntimeError as error:
-        raise GpuLockError(f"no place for the card's lock: {error}; {_REMEDY}") from error
+        raise GpuLockError(say("lock.no_home", error=error)) from error
 
 
 def _open(place: Path, uuid: str) -> int:
@@ -87,7 +87,7 @@ def _open(place: Path, uuid: str) -> int:
 
 
 def _no_place(place: Path, error: OSError) -> GpuLockError:
-    return GpuLockError(f"{place}: no place for the card's lock: {error.strerror}; {_REMEDY}")
+    return GpuLockError(say("lock.no_place", place=place, error=error.strerror))
 
 
 def _write_holder(fd: int) -> None:

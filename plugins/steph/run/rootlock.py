@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from steph.base.messages import Message, say, verbatim
+
 
 class RootBusyError(Exception):
     """Another run works in this pipeline root; the message is one line."""
@@ -29,7 +31,7 @@ def root_lock(root: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = _holder(os.fstat(fd).st_ino)
-            raise RootBusyError(f"pipeline root {root} is in use by {holder}; wait for it to end or end it") from error
+            raise RootBusyError(say("lock.root", root=root, who=holder)) from error
         except OSError:
             pass
         yield
@@ -37,14 +39,14 @@ def root_lock(root: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _holder(inode: int) -> str:
+def _holder(inode: int) -> Message:
     """Who holds the lock on this inode, by proc_locks(5): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines():
             words = line.split()
             if words[1:2] == ["FLOCK"] and words[5].rpartition(":")[2] == str(inode):
-                return f"pid {words[4]}{_command(words[4])}"
-    return "another run"
+                return verbatim(f"pid {words[4]}{_command(words[4])}")
+    return say("lock.run")
 
 
 def _command(pid: str) -> str:
