@@ -188,6 +188,7 @@ def _holds_records(folder: Path) -> bool:
 
 
 def _compare_machines(folder: Path, threshold: float, *, as_markdown: bool) -> int:
+    from steph.base.messages import phrase
     from steph.run.journal import JournalError, read_record
     from steph.tell import machines
 
@@ -198,7 +199,7 @@ def _compare_machines(folder: Path, threshold: float, *, as_markdown: bool) -> i
         except JournalError as error:
             typer.echo(f"steph: {error}", err=True)
     if not found:
-        raise _failed(f"{folder}: none of its records can be read")
+        raise _failed(phrase("record.none_readable", folder=folder))
     rows = machines.machines(found, threshold)
     typer.echo((machines.as_markdown if as_markdown else machines.as_text)(rows, threshold), nl=False)
     return machines.exit_status(rows)

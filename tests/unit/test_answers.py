@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from steph.base.messages import speaking
 from steph.contract.answers import CHATML_OVERHEAD_TOKENS, row_lengths, row_tokens
 
 # The published pipeline's rows begin with a few-shot preamble of this size: their mean is 460 tokens, 227 without it
@@ -107,7 +108,7 @@ def test_a_bad_row_is_named_by_file_and_line(
     """What can't be counted is refused with file, line and key."""
     train_file = tmp_path / "rows.jsonl"
     train_file.write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with speaking("en"), pytest.raises(ValueError, match=message):
         row_lengths(train_file, character_tokenizer, "right").lost_at(10)
 
 
@@ -115,7 +116,7 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
     """A file that is no tokenizer is refused by name."""
     train_file = write_rows(tmp_path / "rows.jsonl", [("abc", "a")])
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer.json: no tokenizer"):
+    with speaking("en"), pytest.raises(ValueError, match=r"tokenizer.json: no tokenizer"):
         row_lengths(train_file, tmp_path / "tokenizer.json", "right").lost_at(10)
 
 

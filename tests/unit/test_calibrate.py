@@ -199,4 +199,4 @@ def test_rows_that_cannot_be_counted_are_said_once(
     assert (outcome.verdict, stage.planned[0].longest_row_tokens) == (Verdict.PASS, None)
     monkeypatch.setattr(calibrate, "train_beside", lambda *_, **told: factory.trained(2, PROFILE.train))
     calibrate.calibrate(stage.job, model, PROFILE.train)
-    assert [line.startswith("H-2 answers not counted: ") for line in stage.said] == [True]
+    assert [line.startswith("H-2 解答の長さを数えられない: ") for line in stage.said] == [True]

@@ -9,7 +9,7 @@ import pytest
 import record_factory as factory
 from hypothesis import given
 from hypothesis import strategies as st
-from steph.base.messages import say, verbatim
+from steph.base.messages import say, speaking, verbatim
 from steph.base.terms import AnyStage, EndedBy, ExtendedId, Severity, StageId, Verdict
 from steph.record.events import (
     AttemptEnded,
@@ -319,5 +319,5 @@ def test_a_session_keeps_the_name_of_its_report() -> None:
 )
 def test_why_a_journal_is_not_read_is_said(events: list[Event], said: str) -> None:
     """Its first line is no beginning, or of a release that is not here yet."""
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with speaking("en"), pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         fold(events)

@@ -420,7 +420,7 @@ def test_a_tokenizer_that_cannot_be_read_here_costs_the_count_alone(tmp_path: Pa
     (tmp_path / "model" / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
     status, output = run(bench, H1, H2)
     assert status == 0, output
-    assert "answers not counted" in output
+    assert "解答の長さを数えられない" in output
     assert [c.holds for c in bench.record().stages[H2].checks if c.id == "answers_kept"] == [None]
 
 

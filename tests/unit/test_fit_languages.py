@@ -104,6 +104,11 @@ def _english_in(text: str, asked: str) -> set[str]:
     return set(WORD.findall(re.sub(r"(?<![\w-])--[\w-]+", " ", text))) - _names(asked)
 
 
+def _own(text: str) -> str:
+    """The text without what stands in brackets: a parser's own words."""
+    return re.sub(r"[（(].*[)）]", "", text)
+
+
 @pytest.mark.parametrize("asked", ASKED)
 def test_an_answer_is_told_in_one_language(asked: str) -> None:
     """In Japanese nothing but names has Latin letters, in English nothing is Japanese; the figures are the same."""
@@ -175,3 +180,35 @@ def test_a_record_that_is_not_there_is_told_in_one_language(command: str, tmp_pa
         assert _english_in(japanese, f"{asked} pytest -m gpu") == set()
         assert JAPANESE.search(japanese)
         assert not JAPANESE.search(english)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}\n", b'{"event": "record_opened", "version": 99}\n', b'{"event": "record_opened"}\n']
+)
+def test_a_record_that_can_not_be_read_is_told_in_one_language(tmp_path: Path, content: bytes) -> None:
+    """Empty, of no beginning, of a newer release, or of other keys: `steph slow` and `fit --from-record` say so."""
+    (tmp_path / "events.jsonl").write_bytes(content)
+    for command, asked in (
+        ("slow", str(tmp_path)),
+        ("fit", f"--model Qwen/Qwen3-8B --card T4 --from-record {tmp_path}"),
+    ):
+        (status, japanese), (_, english) = (_said(asked, chosen, command=command) for chosen in LANGUAGES)
+        assert status == 2
+        assert _english_in(_own(japanese), f"{asked} events jsonl record_opened") == set()
+        assert JAPANESE.search(japanese)
+        assert not JAPANESE.search(english)
+
+
+@pytest.mark.parametrize("content", ["", "{\n", "[1]\n", '{"input": "a"}\n'])
+def test_a_training_file_that_can_not_be_counted_is_told_in_one_language(tmp_path: Path, content: str) -> None:
+    """No rows, no JSON, no object, no answer."""
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"?": 0}, unk_token="?")).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "rows.jsonl").write_text(content)
+    asked = f"--model Qwen/Qwen3-8B --card T4 --data {tmp_path}/rows.jsonl --tokenizer {tmp_path}/tokenizer.json"
+    (status, japanese), (_, english) = (_said(asked, chosen) for chosen in LANGUAGES)
+    assert status == 2
+    assert _english_in(_own(japanese), f"{asked} output") == set()
+    assert JAPANESE.search(japanese)
+    assert not JAPANESE.search(english)

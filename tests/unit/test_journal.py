@@ -12,7 +12,7 @@ import pytest
 import record_factory as factory
 from hypothesis import given
 from hypothesis import strategies as st
-from steph.base.messages import verbatim
+from steph.base.messages import speaking, verbatim
 from steph.base.terms import StageId, Verdict
 from steph.record.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted
 from steph.record.fold import fold
@@ -338,7 +338,7 @@ def test_a_record_of_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
     """A journal that a newer suite wrote is not half understood."""
     newer = OPENED.model_copy(update={"version": 99})
     (tmp_path / EVENTS).write_text(newer.model_dump_json() + "\n", encoding="utf-8")
-    with pytest.raises(JournalError, match="newer steph"):
+    with speaking("en"), pytest.raises(JournalError, match="newer steph"):
         read_record(tmp_path)
 
 
@@ -354,7 +354,7 @@ def test_a_first_line_that_is_not_understood_is_no_missing_one(
 ) -> None:
     """New keys of a newer version and lost ones of a damaged record are told as what they are."""
     (tmp_path / EVENTS).write_text(json.dumps(OPENED.model_dump(mode="json") | change) + "\n")
-    with pytest.raises(JournalError, match=re.escape(f"{EVENTS}: {said}")):
+    with speaking("en"), pytest.raises(JournalError, match=re.escape(f"{EVENTS}: {said}")):
         read_record(tmp_path)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from steph.base.messages import Message
+from steph.base.messages import Message, phrase
 from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.conduct.attempts import Finished, planned
 from steph.conduct.preparation import Setup, config_template
@@ -227,7 +227,7 @@ class TrainingJob:
                 row_format=self.setup.description.train.rows.format,
             )
         except (ValueError, OSError) as error:  # a tokenizer newer than this suite's library: as where there is none
-            self.run.console.line_once(f"{self.stage} answers not counted: {error}")
+            self.run.console.line_once(f"{self.stage} {phrase('row.not_counted', reason=error)}")
             return None
 
     def note_skipped(self, label: str, reason: Message) -> None:

@@ -13,7 +13,7 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 from steph.base.files import json_lines
-from steph.base.messages import words_of
+from steph.base.messages import say
 from steph.contract.rows import RowFormat, TrainingRow, training_row
 
 Truncation = Literal["right", "keeps_answer"]
@@ -155,7 +155,7 @@ def _load_tokenizer(tokenizer_json: Path) -> Any:  # noqa: ANN401 - tokenizers i
     try:
         tokenizer = Tokenizer.from_file(str(tokenizer_json))
     except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(f"{tokenizer_json}: no tokenizer: {error}") from error
+        raise ValueError(say("row.no_tokenizer", path=tokenizer_json, reason=error)) from error
     # a published tokenizer.json may carry its own limits, which would hide every row over them
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -168,11 +168,11 @@ def _read_rows(train_file: Path, row_format: RowFormat) -> list[TrainingRow]:
     for line in json_lines(train_file.read_bytes()):
         where = f"{train_file}:{line.number}"
         if line.row is None:
-            raise ValueError(f"{where}: {line.trouble.text('en')}")
+            raise ValueError(say("row.at", line=where, reason=line.trouble))
         try:
             rows.append(training_row(line.row, row_format))
         except ValueError as error:
-            raise ValueError(f"{where}: {words_of(error).text('en')}") from error
+            raise ValueError(say("row.at", line=where, reason=error)) from error
     if not rows:
-        raise ValueError(f"{train_file}: no rows")
+        raise ValueError(say("row.none", path=train_file))
     return rows

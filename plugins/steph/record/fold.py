@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from steph.base.messages import Message, verbatim
+from steph.base.messages import Message, say, verbatim
 from steph.base.terms import NEEDS, AnyStage, Purpose, StageId, Verdict
 from steph.record.events import (
     AttemptEnded,
@@ -47,7 +47,7 @@ def fold(events: Iterable[Event], *, live: bool = False) -> Record:
     stream = iter(events)
     opened = next(stream, None)
     if not isinstance(opened, RecordOpened):
-        raise ValueError("the journal does not begin with record_opened")
+        raise ValueError(say("record.no_beginning"))
     if opened.version > RECORD_VERSION:
         raise ValueError(newer_version(opened.version))
     record = Record(id=opened.id, context=opened.context, live=live)
@@ -56,9 +56,9 @@ def fold(events: Iterable[Event], *, live: bool = False) -> Record:
     return record
 
 
-def newer_version(version: int) -> str:
+def newer_version(version: int) -> Message:
     """What is said of a record that this steph is too old for."""
-    return f"written by a newer steph (record version {version}, this one knows {RECORD_VERSION})"
+    return say("record.newer", version=version, known=RECORD_VERSION)
 
 
 def _apply(record: Record, event: Event, in_flight: Verdict) -> Record:

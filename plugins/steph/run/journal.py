@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from steph.base.messages import NOTHING, Message, say
 from steph.base.redact import redact_tree
 from steph.base.terms import AnyStage
 from steph.record.events import EVENT, CrashFound, Event, RecordOpened
@@ -135,19 +136,19 @@ def read_events(folder: Path) -> Iterator[Event]:
             yield EVENT.validate_json(line)
         except ValidationError as error:
             if number == 0 and (reason := _foreign_beginning(line, error)):
-                raise JournalError(f"{folder / EVENTS}: {reason}") from error
+                raise JournalError(say("record.unreadable", path=folder / EVENTS, reason=reason)) from error
 
 
-def _foreign_beginning(line: bytes, error: ValidationError) -> str:
-    """Why another version's first line is not understood; empty where it is no first line at all."""
+def _foreign_beginning(line: bytes, error: ValidationError) -> Message:
+    """Why another version's first line is not understood; nothing where it is no first line at all."""
     with contextlib.suppress(ValueError, RecursionError):
         told = json.loads(line)
         if isinstance(told, dict) and told.get("event") == "record_opened":
             version, first = told.get("version"), error.errors()[0]
             if isinstance(version, int) and version > RECORD_VERSION:
                 return newer_version(version)
-            return f"its first line does not fit this steph: {'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"
-    return ""
+            return say("record.foreign", key=".".join(map(str, first["loc"][1:])), reason=first["msg"])
+    return NOTHING
 
 
 def read_record(folder: Path) -> Record:
@@ -156,11 +157,11 @@ def read_record(folder: Path) -> Record:
         state = (folder / EVENTS).stat()
         return _record_of(folder, state.st_size, state.st_mtime_ns, is_live(folder))
     except OSError as error:
-        raise JournalError(f"{folder / EVENTS}: {error.strerror}; this record is damaged") from error
+        raise JournalError(say("record.damaged", path=folder / EVENTS, reason=error.strerror)) from error
     except ValueError as error:
         if state.st_size == 0:
-            raise JournalError(f"{folder / EVENTS}: is empty; this record is damaged") from error
-        raise JournalError(f"{folder / EVENTS}: {error}") from error
+            raise JournalError(say("record.empty", path=folder / EVENTS)) from error
+        raise JournalError(say("record.unreadable", path=folder / EVENTS, reason=error)) from error
 
 
 @lru_cache(maxsize=1024)
