@@ -120,6 +120,16 @@ def test_check_finds_its_folder_behind_any_option_of_a_run(
     assert f"{tmp_path / 'steph.toml'}: train.nonsense" in "".join(capfd.readouterr()) + ended.output
 
 
+def test_what_check_refuses_is_told_in_the_language_that_was_asked_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A folder without a pipeline: the refusal is raised while the language is in use, and printed in it."""
+    for chosen, said in (("en", "missing script"), ("ja", "スクリプトがない")):
+        ended = steph("check", tmp_path, "--language", chosen)
+        assert ended.exit_code == 2
+        assert said in ended.output + "".join(capfd.readouterr())
+
+
 def test_the_help_of_fit_names_the_trainers_that_there_are() -> None:
     """All of them, so that none has to be guessed."""
     shown = " ".join(steph("fit", "--help").output.replace("│", " ").split())

@@ -56,10 +56,13 @@ class WithRunOptions:
         try:
             options = resolve_options(config)
             profile = read_profile(options, installed.defaults_folder(config))
-            with speaking(profile.language(options)):
-                self.status = self._act(config, options, profile)
-        except (OptionError, ProfileError, InputError) as error:
+        except (OptionError, ProfileError) as error:
             raise pytest.UsageError(*str(error).splitlines()) from error
+        with speaking(profile.language(options)):
+            try:
+                self.status = self._act(config, options, profile)
+            except (OptionError, ProfileError, InputError) as error:
+                raise pytest.UsageError(*str(error).splitlines()) from error
         return self.status
 
 
