@@ -146,10 +146,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[N
             session.exitstatus = stages.finish(int(exitstatus))
             _append_step_summary(stages)
         except KeyboardInterrupt:  # pytest would end with a traceback and status 1
+            from steph.base.messages import say
+
             session.exitstatus = pytest.ExitCode.INTERRUPTED
-            stages.console.line(
-                f"interrupted at its end; the report can be written later: steph report {stages.journal.folder}"
-            )
+            stages.console.line(str(say("console.interrupted", command=f"steph report {stages.journal.folder}")))
     return (yield)
 
 
@@ -185,6 +185,7 @@ def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) 
 
 def _append_step_summary(stages: StageSession) -> None:
     """The job's page on GitHub; a page that can't be written takes nothing with it."""
+    from steph.base.messages import say
     from steph.ci import STEP_SUMMARY_ENV, append_step_summary
     from steph.record.fold import fold
 
@@ -194,7 +195,8 @@ def _append_step_summary(stages: StageSession) -> None:
     try:
         append_step_summary(fold(stages.journal.events), stages.report, Path(path))
     except Exception as error:  # the report and the record are written: this is a copy
-        stages.console.line(f"{STEP_SUMMARY_ENV} not written: {type(error).__name__}: {error}")
+        what = f"{type(error).__name__}: {error}"
+        stages.console.line(str(say("console.no_step_summary", name=STEP_SUMMARY_ENV, error=what)))
 
 
 class StageRunner:

@@ -100,7 +100,7 @@ def test_a_page_that_cannot_be_written_fails_nothing(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     status, output = run(bench, "-k", "h1", environment={"GITHUB_STEP_SUMMARY": str(tmp_path / "missing" / "page.md")})
     assert status == 0, output
-    assert "GITHUB_STEP_SUMMARY not written" in output
+    assert "GITHUB_STEP_SUMMARY を書けなかった" in output
     assert verdicts(bench) == [Verdict.PASS, Verdict.NOT_RUN, Verdict.NOT_RUN]
 
 

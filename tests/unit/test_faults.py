@@ -450,6 +450,6 @@ def test_a_report_that_cannot_be_written_is_not_exit_0(tmp_path: Path, name: str
     (bench.reports / name).mkdir(parents=True)
     status, output = run(bench, options=() if name != "mine.md" else (f"--steph-report={bench.reports / name}",))
     assert status == 1, output
-    assert "report not written: IsADirectoryError" in output
+    assert "レポートを書けなかった: IsADirectoryError" in output
     assert str(bench.reports / name) in output
     assert verdicts(bench) == [Verdict.PASS] * 3

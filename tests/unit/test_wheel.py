@@ -211,7 +211,7 @@ def test_a_stage_runs_in_an_empty_folder(site: Path, tmp_path: Path) -> None:
     words = ("-m", "pytest", "-p", "no:cacheprovider", "--pyargs", test, f"--steph-profile={bench.profile}")
     done = python(*words, folder=empty, site=site)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"copied to {empty / 'steph-pipeline'}" in done.stdout
+    assert f"{empty / 'steph-pipeline'} にコピーした" in done.stdout
     assert files(empty / "steph-pipeline") == files(site / "steph" / "pipeline")
     record = read_record(record_folders(empty / "reports" / "runs")[-1])
     assert (record.verdict_of(StageId.H1), record.context.suite_git.commit) == (Verdict.PASS, None)

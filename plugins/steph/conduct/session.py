@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from steph.base.messages import say
 from steph.base.terms import NEEDS, AnyStage, StageId
 from steph.conduct.console import Console
 from steph.conduct.joining import differences
@@ -82,7 +83,7 @@ class StageSession:
         try:
             self.journal.append(SessionEnded(at=now(), exit_status=status))
         except JournalError as error:  # what was written before holds; a record without its end is never green
-            self.console.line(f"the record's end could not be written: {error}")
+            self.console.line(str(say("console.no_end", error=str(error))))
             status = status or 1
         self.journal.close()
         self._held.close()
@@ -96,7 +97,8 @@ class StageSession:
             self.report = tell(self.runs, record, with_figures=not record.live)
         except Exception as error:  # the record holds the result; the report can be made again
             folder, self.report = self.journal.folder, None
-            self.console.line(f"report not written: {type(error).__name__}: {error}; later: steph report {folder}")
+            what = f"{type(error).__name__}: {error}"
+            self.console.line(str(say("console.no_report", error=what, command=f"steph report {folder}")))
 
 
 def _started(setup: Setup, stages: Sequence[AnyStage], command: Sequence[str]) -> SessionStarted:

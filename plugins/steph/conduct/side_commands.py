@@ -89,7 +89,7 @@ def training_rows(run: StageRun, relative: str, mode: Literal["direct", "cot"]) 
     if description.build and setup.dataset and inputs.needs_build(root, relative, setup.dataset, samples):
         values = {"dataset": setup.dataset.path, "train_file": relative, "mode": mode, "samples": str(samples)}
         argv = build_command(setup.python, description.build.command, values)
-        run.console.line(f"building {relative} from {setup.dataset.path}")
+        run.console.line(str(say("console.building", file=relative, dataset=str(setup.dataset.path))))
         folder = side_folder(run, "build")
         before = set_aside(root / relative, folder / "before")
         try:
@@ -119,5 +119,5 @@ def build_index(run: StageRun) -> None:
     if index is None or setup.dataset is None:
         return
     argv = build_command(setup.python, index.command, {"dataset": setup.dataset.path})
-    run.console.line(f"building the retrieval index from {setup.dataset.path}")
+    run.console.line(str(say("console.building_index", dataset=str(setup.dataset.path))))
     require_built(run, argv, side_folder(run, "index"), f"retrieval index of {setup.root}")

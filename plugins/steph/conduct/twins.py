@@ -56,7 +56,7 @@ def make_twin(run: StageRun, name: str) -> ModelChoice | NoModel:
     tokenizer = tokenizer_of(run.setup, source)
     folder = _folder(source, tokenizer)
     arguments = _arguments(run, source, folder, tokenizer)
-    run.console.line(f"H-1 random-weight twin of {name}: {folder}")
+    run.console.line(f"H-1 {say('console.twin', model=name, folder=str(folder))}")
     if not twin.is_kept(list(arguments)):
         attempt = _run_script(run, arguments, name)
         failed = attempt_verdict(attempt)

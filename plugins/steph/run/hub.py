@@ -62,7 +62,8 @@ def choose(
         if failure is not None and failure.is_endpoint_wide:
             silence = failure
         if found is not None:
-            log(f"H-1: {found.name} from {found.source}" + (f" ({failure.message})" if failure else ""))
+            reason = f" ({failure.message})" if failure else ""
+            log(f"H-1: {say('console.found', model=found.name, source=found.source)}{reason}")
             return _placed(found, index, primary_count, is_explicit, rejected)
         if failure is not None:
             log(f"H-1: {_named(name, str(failure.message))}")

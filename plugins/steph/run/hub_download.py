@@ -73,7 +73,7 @@ def download(
     reason = choice.reason
     if model.revision != choice.revision:
         moved = f"{(choice.revision or '')[:12]} → {model.revision[:12]}"
-        log(f"H-1: main of {choice.name} has moved since it was chosen ({moved}): taking the new one")
+        log(f"H-1: {say('console.moved', model=choice.name, moved=moved)}")
         reason = say("model.moved", reason=reason, moved=moved)
     free_bytes = check_disk(hub, model, spare_disk_bytes)
     snapshot = _whole_snapshot(hub, model) or _fetch(hub, model, ends_at, stall_seconds, progress)
