@@ -218,5 +218,5 @@ def test_ctrl_c_while_the_session_ends_is_status_2(tmp_path: Path) -> None:
             check=False,
         )
         assert "Traceback" not in done.stdout + done.stderr
-        assert "interrupted" in done.stdout
+        assert "中断された" in done.stdout
         assert done.returncode == (2 if "finish" in place else 0)
