@@ -161,7 +161,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     try:
         _summarize(terminalreporter, stages)
     except KeyboardInterrupt:
-        terminalreporter.line(f"interrupted; record: {stages.journal.folder}")
+        from steph.base.messages import say
+
+        terminalreporter.line(str(say("console.interrupted_summary", folder=str(stages.journal.folder))))
 
 
 def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) -> None:
