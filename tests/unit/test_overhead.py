@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,16 @@ def test_an_end_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch, kernel_is_ol
     monkeypatch.setattr(process, "wait", noted)
     assert ProcessTree(process, "NAME=value", 1.0).wait(30.0)
     assert timeouts == [30.0 if kernel_is_old else 0]
+
+
+@pytest.mark.parametrize("end", [ProcessTree.stop, ProcessTree.kill])
+@pytest.mark.timeout(60)  # it would wait for ever
+def test_an_interrupted_wait_keeps_no_child_alive(
+    end: Callable[[ProcessTree], None],
+) -> None:
+    """As Ctrl-C leaves `Popen.wait` where it comes between taking the lock and trying."""
+    process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    process._waitpid_lock.acquire()  # type: ignore[attr-defined]
+    tree = ProcessTree(process, "NAME=of no process", 1.0)
+    end(tree)
+    assert tree.returncode < 0

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 
 from steph.run import processes
@@ -57,6 +58,7 @@ class ProcessTree:
 
     def stop(self) -> None:
         """End everything: SIGTERM to the supervisor, which does the work; SIGKILL where it doesn't in time."""
+        self._unlock()
         try:
             self._process.terminate()
             self._process.wait(self._grace_seconds + 5)
@@ -68,10 +70,15 @@ class ProcessTree:
 
     def kill(self) -> None:
         """End everything at once."""
+        self._unlock()
         self._remember(at_once=True)
         self._process.kill()
         self._process.wait()
         self.sweep()
+
+    def _unlock(self) -> None:
+        """Ctrl-C inside `Popen.wait` can leave its lock held (seen with CPython 3.11); the next wait would never end."""
+        self._process._waitpid_lock = threading.Lock()  # type: ignore[attr-defined]
 
     def sweep(self) -> None:
         """Kill and reap what the supervisor left: its orphans, which are ours by now, and nothing else."""
