@@ -77,7 +77,7 @@ class ProcessTree:
         self.sweep()
 
     def _unlock(self) -> None:
-        """Ctrl-C inside `Popen.wait` can leave its lock held (seen with CPython 3.11); the next wait would never end."""
+        """Ctrl-C inside `Popen.wait` can leave its lock held (seen in CPython 3.11); the next wait would never end."""
         self._process._waitpid_lock = threading.Lock()  # type: ignore[attr-defined]
 
     def sweep(self) -> None:
