@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from steph.doctor import interpreter
+from steph.run import hub_download
 from steph.run.hub import choose
 from steph.run.tree import ProcessTree
 from suite_runs import CLONE, clean_environment, make_bench
@@ -110,3 +112,13 @@ def test_an_interrupted_wait_keeps_no_child_alive(
     tree = ProcessTree(process, "NAME=of no process", 1.0)
     end(tree)
     assert tree.returncode < 0
+
+
+@pytest.mark.parametrize("end", [hub_download._end, interpreter._end])
+@pytest.mark.timeout(60)  # it would wait for ever
+def test_an_interrupted_wait_leaves_no_process_unreaped(end: Callable[[subprocess.Popen[bytes]], None]) -> None:
+    """The same for a download and for the doctor's look into the pipeline's Python."""
+    process = subprocess.Popen(["sleep", "1000"], stdin=subprocess.PIPE, start_new_session=True)
+    process._waitpid_lock.acquire()  # type: ignore[attr-defined]
+    end(process)
+    assert process.returncode is not None

@@ -20,6 +20,7 @@ from steph.base.messages import phrase
 from steph.doctor.asking import signals_held
 from steph.doctor.facts import Checkup
 from steph.run.processes import set_parent_death_signal
+from steph.run.tree import release_wait
 
 SCRIPT = Path(__file__).parents[1] / "child" / "checkup.py"
 NOT_STARTED = 126  # a shell's exit status for a program that can't be run
@@ -93,6 +94,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """End it and what it started."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    release_wait(process)
     with suppress(subprocess.TimeoutExpired):  # hangs in the driver: nothing more can be done
         process.wait(_REAP_SECONDS)
 

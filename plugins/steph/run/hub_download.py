@@ -37,6 +37,7 @@ from steph.run.hub_query import (
     without_token,
 )
 from steph.run.model_files import IncompleteModelError
+from steph.run.tree import release_wait
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0
@@ -207,6 +208,7 @@ def _arrived(blobs: Path) -> tuple[int, int]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    release_wait(process)
     if process.poll() is None:
         process.terminate()
         try:

@@ -58,7 +58,7 @@ class ProcessTree:
 
     def stop(self) -> None:
         """End everything: SIGTERM to the supervisor, which does the work; SIGKILL where it doesn't in time."""
-        self._unlock()
+        release_wait(self._process)
         try:
             self._process.terminate()
             self._process.wait(self._grace_seconds + 5)
@@ -70,15 +70,11 @@ class ProcessTree:
 
     def kill(self) -> None:
         """End everything at once."""
-        self._unlock()
+        release_wait(self._process)
         self._remember(at_once=True)
         self._process.kill()
         self._process.wait()
         self.sweep()
-
-    def _unlock(self) -> None:
-        """Ctrl-C inside `Popen.wait` can leave its lock held (seen in CPython 3.11); the next wait would never end."""
-        self._process._waitpid_lock = threading.Lock()  # type: ignore[attr-defined]
 
     def sweep(self) -> None:
         """Kill and reap what the supervisor left: its orphans, which are ours by now, and nothing else."""
@@ -116,6 +112,15 @@ class ProcessTree:
         if at_once or now >= self._snapshot_at:
             self._snapshot_at = now + _SNAPSHOT_SECONDS
             self._known.update({stat.pid: stat.start_ticks for stat in processes.descendants(self._process.pid)})
+
+
+def release_wait(process: subprocess.Popen[bytes]) -> None:
+    """Make it possible to wait for a process again after an exception that a signal raised inside `Popen.wait`.
+
+    Such an exception can leave Popen's lock held (seen in CPython 3.11 after Ctrl-C): the next wait without a limit
+    would never end, and one with a limit would use it up. No other thread may be waiting for the process.
+    """
+    process._waitpid_lock = threading.Lock()  # type: ignore[attr-defined]
 
 
 def _wait_for_end(pid: int, seconds: float) -> None:
