@@ -85,7 +85,8 @@ TRAINERS: Mapping[str, Trainer] = MappingProxyType(
             marked_points=5,
             version="transformers 5.17",
         ),
-        # the reference pipeline: bf16 autocast, logits where there are labels, padding to the longest row
+        # the reference pipeline before the faster steps of 0.2.0, which need no mask: bf16 autocast, logits where there
+        # are labels, padding to the longest row
         TrainerName.ANSWER: Trainer(
             upcasts=False,
             copies_norm_inputs=False,
