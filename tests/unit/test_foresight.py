@@ -280,6 +280,27 @@ def test_where_no_change_helps_a_larger_card_is_named() -> None:
     assert (found["changes"], found["larger_card"]) == ([], "A100 80GB")
 
 
+@pytest.mark.parametrize("setting", [("--batch-size", "1", "--max-seq-length", "512"), ()])
+def test_where_naming_the_trainer_decides_this_is_said(setting: tuple[str, ...]) -> None:
+    """No change makes every program fit 10 GiB; the trainers that are named fit where they are asked about alone."""
+    question = ("--model", "Llama-3.1-8B", "--vram", "10GiB", *setting)
+    found = _ask(*question)
+    largest = {name: _ask(*question, "--trainer", name)["largest"] for name in TRAINERS}
+    assert found["changes"] == []
+    assert 0 < len(found["fitting_trainers"]) < len(TRAINERS)
+    assert found["fitting_trainers"] == [name for name in TRAINERS if largest[name]]
+    with speaking("en"):
+        said = CliRunner().invoke(app, ["fit", *question], env={"STEPH_LANGUAGE": "en", "HF_HUB_OFFLINE": "1"}).output
+    assert "name it with --trainer" in said
+    assert "no change that is known" not in said
+
+
+def test_where_no_trainer_fits_none_is_offered() -> None:
+    """Llama-3.1-70B on an RTX 3080, whoever trains it."""
+    found = _one("--model", "Llama-3.1-70B", "--card", "RTX 3080")
+    assert (found["changes"], found["fitting_trainers"]) == ([], [])
+
+
 # counted by transformers
 
 

@@ -54,8 +54,9 @@ class Fit:
     """Forecasts by (batch size, max_seq_length) on one card, and the largest of them that surely fits.
 
     `reasons`: why nothing is known, and then there are no forecasts, only `floor_bytes`, which no run can do without.
-    `basis`: what the answer rests on. `change`: what makes it fit, where it does not surely. `by_trainer`: what each
-    known trainer would take, of a single setting where nobody named one.
+    `basis`: what the answer rests on. `change`: what makes it fit, where it does not surely. Where nobody named a
+    trainer, `by_trainer` is what each known one would take of a single setting, and `fitting_trainers` are those with
+    which the smallest setting fits as it is.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Fit:
     change: needs.Change | None = None
     larger_card: str = ""
     by_trainer: Mapping[str, Forecast] = field(default_factory=dict)
+    fitting_trainers: tuple[str, ...] = ()
 
     def verdict(self, forecast: Forecast) -> str:
         """The verdict of one forecast."""
@@ -161,11 +163,20 @@ def fit(
     basis = _basis(shape, asked, setting, is_measured=forecast is not None)
     largest = largest_fitting(forecasts | whole, vram_bytes)
     found = Fit(model, vram_bytes, setting, work, forecasts, largest, (), basis, least, host)
-    if setting.is_unknown and len(forecasts) == 1:
-        way = replace(asked, recompute=setting.recompute is not False)
-        each = {name: (replace(way, trainer=name), replace(setting, trainer=name)) for name in TRAINERS}
-        found = replace(found, by_trainer={name: _forecast(shape, *meant, None) for name, meant in each.items()})
-    return _with_change(found, at(min(batches), min(lengths)), foresee)
+    smallest = at(min(batches), min(lengths))
+    if setting.is_unknown:
+        each = _by_trainer(shape, smallest, setting)
+        fitting = tuple(name for name, one in each.items() if one.verdict(vram_bytes) is FitVerdict.FITS)
+        found = replace(found, by_trainer=each if len(forecasts) == 1 else {}, fitting_trainers=fitting)
+    return _with_change(found, smallest, foresee)
+
+
+def _by_trainer(shape: ModelShape, work: Workload, setting: Setting) -> dict[str, Forecast]:
+    """The forecast of each known trainer, as if it had been named."""
+    way = replace(work, recompute=setting.recompute is not False)
+    return {
+        name: _forecast(shape, replace(way, trainer=name), replace(setting, trainer=name), None) for name in TRAINERS
+    }
 
 
 def _forecast(

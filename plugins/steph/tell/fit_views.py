@@ -81,7 +81,8 @@ def _host_values(result: Fit) -> dict[str, Any]:
 
 def _change_values(result: Fit) -> dict[str, Any]:
     words = [str(line) for line in result.change.words] if result.change else []
-    return {"changes": words, "larger_card": result.larger_card or None}
+    trainers = {"fitting_trainers": list(result.fitting_trainers)} if result.setting.is_unknown else {}
+    return {"changes": words, **trainers, "larger_card": result.larger_card or None}
 
 
 def _gib(size_bytes: float) -> float:
@@ -133,15 +134,15 @@ def _targets(work: Workload) -> Message | str:
 
 def _change_lines(result: Fit) -> list[str]:
     """What makes the setting, or the grid's smallest, fit; nothing where it does, or where nothing is known."""
-    if result.change is None and not result.larger_card:
-        first = next(iter(result.forecasts.values()), None)
-        is_short = first is not None and result.verdict(first) != FitVerdict.FITS
-        return [phrase("fit.change.none")] if is_short else []
-    lines = [phrase("fit.change.first")]
+    first = next(iter(result.forecasts.values()), None)
+    if first is None or result.verdict(first) == FitVerdict.FITS:
+        return []
+    lines = []
+    if result.fitting_trainers:
+        lines.append(phrase("fit.change.trainer", trainers=result.fitting_trainers))
     if result.change is not None:
-        lines += [f"  - {words}" for words in result.change.words]
-    else:
-        lines = [phrase("fit.change.none")]
+        lines += [phrase("fit.change.first"), *(f"  - {words}" for words in result.change.words)]
+    lines = lines or [phrase("fit.change.none")]
     return [*lines, phrase("fit.change.card", card=result.larger_card)] if result.larger_card else lines
 
 
