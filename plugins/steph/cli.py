@@ -227,7 +227,9 @@ def fit(
     bits: Annotated[int | None, typer.Option(help="of the base model: 4, 8 or 16")] = None,
     double_quant: Annotated[bool, typer.Option("--double-quant/--no-double-quant")] = True,
     full_finetuning: Annotated[bool, typer.Option("--full-finetuning", help="all weights are trained")] = False,
-    recompute: Annotated[str | None, typer.Option(help="gradient checkpointing: on or off (default: on)")] = None,
+    recompute: Annotated[
+        str | None, typer.Option(help="gradient checkpointing: on or off (default: on; without --trainer both)")
+    ] = None,
     optimizer: Annotated[str, typer.Option(help="transformers' name of it")] = "adamw_torch",
     packing: Annotated[bool, typer.Option("--packing", help="rows are packed, without padding")] = False,
     cards: Annotated[int, typer.Option(min=1, max=1024, help="how many such cards share the run")] = 1,
