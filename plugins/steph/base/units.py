@@ -35,7 +35,8 @@ def plausible_seconds(seconds: float | None) -> float | None:
 
 def duration(seconds: float | None) -> str:
     """Return seconds as a person says them in the language in use, `—` where unknown or absurd."""
-    if seconds is None or plausible_seconds(seconds) is None:
+    seconds = plausible_seconds(seconds)
+    if seconds is None:
         return MISSING
     if seconds < 100:
         return _said("units.seconds", seconds=seconds)
@@ -48,7 +49,8 @@ def duration(seconds: float | None) -> str:
 
 def clock(seconds: float | None) -> str:
     """Return seconds as `m:ss` or `h:mm:ss`, which no narrow column breaks; `—` where unknown or absurd."""
-    if seconds is None or plausible_seconds(seconds) is None:
+    seconds = plausible_seconds(seconds)
+    if seconds is None:
         return MISSING
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -57,7 +59,8 @@ def clock(seconds: float | None) -> str:
 
 def about_duration(seconds: float | None) -> str:
     """Return an estimated duration in one rough figure, in the language in use; `—` where unknown or absurd."""
-    if seconds is None or plausible_seconds(seconds) is None:
+    seconds = plausible_seconds(seconds)
+    if seconds is None:
         return MISSING
     if seconds < 90:
         return _said("units.about_seconds", seconds=seconds)
@@ -66,7 +69,7 @@ def about_duration(seconds: float | None) -> str:
     return _said("units.about_hours", hours=seconds / 3600)
 
 
-def _said(message_id: str, **values: float) -> str:
+def _said(message_id: str, **values: object) -> str:
     from steph.base.messages import phrase  # it imports this module
 
     return phrase(message_id, **values)
@@ -85,15 +88,13 @@ def moment(iso: str | None) -> str:
 
 def moment_here(iso: str) -> str:
     """Return an ISO 8601 time to the minute, in UTC and as the clocks of this machine have it, where they differ."""
-    from steph.base.messages import phrase  # it imports this module
-
     try:
         parsed = datetime.fromisoformat(iso)
     except ValueError:
         return iso
     if parsed.tzinfo is None or not parsed.astimezone().utcoffset():
-        return phrase("report.moment_utc", utc=moment(iso))
-    return phrase("report.moment", utc=moment(iso), local=f"{parsed.astimezone():%Y-%m-%d %H:%M %Z}")
+        return _said("report.moment_utc", utc=moment(iso))
+    return _said("report.moment", utc=moment(iso), local=f"{parsed.astimezone():%Y-%m-%d %H:%M %Z}")
 
 
 def moment_to_second(iso: str) -> str:

@@ -81,10 +81,14 @@ def base_changed(model: Any) -> dict[str, Any] | None:
 def _structure(base: Any) -> dict[str, str]:
     """The classes of a model's layers, and of what computes without numbers of its own, as activations do."""
     return {
-        _plain(name): f"{type(module).__module__}.{type(module).__qualname__}"
+        _plain(name): _class_name(module)
         for name, module in models.modules_of(base)
         if _LAYER.search(name) or not (module._parameters or module._modules or module._buffers or _is_off(module))
     }
+
+
+def _class_name(module: Any) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _is_off(module: Any) -> bool:
@@ -107,8 +111,8 @@ def _rebuilt(base: Any, known: dict[str, _Sample]) -> list[str]:
         for name, kind in before.items()
         if name in now
         and not _LAYER.search(name)
-        and kind != f"{type(now[name]).__module__}.{type(now[name]).__qualname__}"
-        and (type(now[name]).__module__.startswith("torch.nn.") or patches.is_own_class(type(now[name])))
+        and (own := _class_name(now[name])) != kind
+        and (own.startswith("torch.nn.") or patches.is_own_class(type(now[name])))
     ]
     return [name for name in known if name.startswith(tuple(gone))] + others if gone else others
 
