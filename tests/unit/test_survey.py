@@ -293,6 +293,32 @@ none = "later"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "steph.toml", "t.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("evaluate", "is_named"),
+    [
+        ('command = ["{python}", "e.py", "{model}", "{adapter}"]', False),
+        ('command = ["{python}", "e.py", "{model}", "{adapter}"]\nresults.format = "lm_eval"', False),
+        ('command = ["{python}", "e.py", "{model}", "{adapter}"]\nresults.file = "scores.json"', True),
+        ('command = ["{python}", "e.py", "{model}", "{adapter}"]\noutput = "scores.json"', True),
+        ('command = ["{python}", "e.py", "{model}", "{adapter}", "--out={output}"]', True),
+    ],
+)
+def test_check_says_where_no_results_can_be_found(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], evaluate: str, is_named: bool
+) -> None:
+    """Of any format: neither a key names their file, nor is the evaluation told where to write."""
+    train = '[train]\ncommand = ["{python}", "train.py", "{model}", "{train_file}"]\nrows = { file = "t.jsonl", format = "messages" }\n'
+    fixed = {"lora_r": 8, "lora_alpha": 8, "batch_size": 1, "max_seq_length": 64, "num_epochs": 1}
+    fixed |= {"gradient_accumulation_steps": 1, "learning_rate": 2e-4}
+    train += "".join(f"fixed.{name} = {value}\n" for name, value in fixed.items())
+    (tmp_path / "steph.toml").write_text(f"{train}[evaluate]\nfixed.samples = 2\n{evaluate}\n")
+    (tmp_path / "t.jsonl").write_text(json.dumps(CHAT) + "\n")
+    result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu"])
+    shown = result.output + capfd.readouterr().out
+    assert result.exit_code == 0, shown
+    assert ("evaluate.results.file is missing" not in shown) is is_named
+
+
 def test_check_refuses_what_a_run_would_refuse(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The line is the run's own, and the status is 2."""
     (tmp_path / "steph.toml").write_text('[train]\npreset = "tlr"')

@@ -15,7 +15,8 @@ from steph.base.terms import StageId
 from steph.conduct.preparation import Inputs, config_template, pipeline_python, read_inputs
 from steph.contract.asked import passed, unsaid_settings
 from steph.contract.commands import Call, Place, evaluate_call, train_call
-from steph.contract.description import FILE_NAME, Evaluate
+from steph.contract.description import FILE_NAME, Description
+from steph.contract.results_files import READERS
 from steph.judge.catalog import CATALOG
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_witness import WITNESSED_TRAINING
@@ -57,7 +58,9 @@ def check_lines(options: Options, profile: Profile) -> Iterator[str]:
         yield "H-3:"
         yield from _shown(evaluation, root)
     yield ""
-    yield from _core_checks(training, evaluation, root, description.evaluate, on_gpu=on_gpu)
+    yield from _core_checks(training, evaluation, root, on_gpu=on_gpu)
+    if evaluation is not None and not _names_results(description, evaluation):
+        yield "  H-3: evaluate.results.file is missing: no result is read, and H-3 can't pass"
 
 
 def _rows(root: Path, found: Inputs) -> Iterator[str]:
@@ -130,9 +133,7 @@ def _shown(call: Call, root: Path) -> Iterator[str]:
         yield from (f"  {line}" for line in pasteable(command).splitlines())
 
 
-def _core_checks(
-    training: Call, evaluation: Call | None, root: Path, evaluate: Evaluate, *, on_gpu: bool
-) -> Iterator[str]:
+def _core_checks(training: Call, evaluation: Call | None, root: Path, *, on_gpu: bool) -> Iterator[str]:
     """Each core check, and why it can't be measured where that is known before."""
     calls = {"H-2": training, "H-3": evaluation}
     yield "core checks, which no description switches off:"
@@ -147,9 +148,17 @@ def _core_checks(
                 blind = _blind(call, root) if kind in (*WITNESSED_TRAINING, *WITNESSED_ANSWERS) else None
                 said = f"can't be measured: {blind}" if blind else "can be measured"
             yield f"  {stage} {kind.id}: {said} ({kind.title})"
-    results = evaluate.results
-    if evaluation is not None and results.format == "json" and results.file is None:
-        yield "  H-3: evaluate.results.file is missing: no result is read, and H-3 can't pass"
+
+
+def _names_results(description: Description, call: Call) -> bool:
+    """Whether it is said where the results are: by a key, or by the `{output}` that the evaluation is given."""
+    evaluate = description.evaluate
+    if evaluate.results.format not in READERS:  # found by what its script prints
+        return True
+    if evaluate.results.file or evaluate.output or "evaluation_output" in description.paths.model_fields_set:
+        return True
+    given = [*(word for command in call.commands for word in command), call.config or ""]
+    return any(description.output in word for word in given)
 
 
 def _blind(call: Call, root: Path) -> str | None:
