@@ -25,7 +25,8 @@ Reports = Annotated[Path, typer.Option("--reports", help="folder that holds runs
 Trainer = Annotated[
     str | None,
     typer.Option(
-        help=f"how the pipeline's trainer uses memory: {', '.join(TrainerName)} (default: the record's, else any of them)"
+        help=f"how the pipeline's trainer uses memory: {', '.join(TrainerName)} "
+        "(default: the record's, else any of them)"
     ),
 ]
 ProfileOption = Annotated[str | None, typer.Option("--profile", "--steph-profile", help="as for pytest")]

@@ -309,7 +309,7 @@ def test_check_says_where_no_results_can_be_found(
     """Of any format: neither a key names their file, nor is the evaluation told where to write."""
     train = '[train]\ncommand = ["{python}", "train.py", "{model}", "{train_file}"]\n'
     train += 'rows = { file = "t.jsonl", format = "messages" }\n'
-    fixed = {"lora_r": 8, "lora_alpha": 8, "batch_size": 1, "max_seq_length": 64, "num_epochs": 1}
+    fixed: dict[str, float] = {"lora_r": 8, "lora_alpha": 8, "batch_size": 1, "max_seq_length": 64, "num_epochs": 1}
     fixed |= {"gradient_accumulation_steps": 1, "learning_rate": 2e-4}
     train += "".join(f"fixed.{name} = {value}\n" for name, value in fixed.items())
     (tmp_path / "steph.toml").write_text(f"{train}[evaluate]\nfixed.samples = 2\n{evaluate}\n")
