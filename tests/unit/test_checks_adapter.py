@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from steph.base.messages import say
 from steph.base.terms import Severity
-from steph.contract.training_files import TrainerState
-from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, last_check, weight_checks
+from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, TrainerState
+from steph.judge.checks_adapter import last_check, weight_checks
 from steph.record.values import Check
 
 LAYER = "base_model.model.model.layers.{}.self_attn.q_proj.lora_B.weight"
@@ -29,7 +29,7 @@ def write(folder: Path, matrices: Mapping[str, float], dtype: str = "F32") -> Pa
         header[name] = {"dtype": dtype, "shape": [1], "data_offsets": [len(data), len(data) + len(raw)]}
         data += raw
     text = json.dumps(header).encode()
-    (folder / WEIGHTS_NAME).write_bytes(struct.pack("<Q", len(text)) + text + data)
+    (folder / ADAPTER_WEIGHTS_NAME).write_bytes(struct.pack("<Q", len(text)) + text + data)
     return folder
 
 
@@ -90,7 +90,7 @@ def test_a_start_that_is_not_zero_leaves_a_moved_matrix_unmeasured(
     init: object, holds: bool | None, tmp_path: Path
 ) -> None:
     """PiSSA and its like draw B from the model's weights: that it is not zero says nothing, and is a warning."""
-    (tmp_path / CONFIG_NAME).write_text(json.dumps({"init_lora_weights": init}), encoding="utf-8")
+    (tmp_path / ADAPTER_CONFIG_NAME).write_text(json.dumps({"init_lora_weights": init}), encoding="utf-8")
     check = trained(tmp_path, {LAYER.format(0): 1.0})
     assert check.holds is holds
     assert holds or check.severity is Severity.WARN
@@ -143,6 +143,6 @@ def test_checkpoints_that_can_not_be_compared_accuse_nobody(tmp_path: Path) -> N
     assert last_check(tmp_path, state).holds is None
     write(tmp_path / "checkpoint-10", {LAYER.format(1): 1.0})
     assert last_check(tmp_path, state).holds is None
-    (tmp_path / "checkpoint-10" / WEIGHTS_NAME).unlink()
+    (tmp_path / "checkpoint-10" / ADAPTER_WEIGHTS_NAME).unlink()
     check = last_check(tmp_path, state)
     assert (check.holds, check.severity) == (None, Severity.INFO)

@@ -15,7 +15,7 @@ from steph.base.tensors import matrix_numbers
 from steph.base.terms import Severity
 from steph.child.inject._steph_witness import attention
 from steph.contract.results import Row
-from steph.judge.checks_adapter import CONFIG_NAME
+from steph.contract.training_files import ADAPTER_CONFIG_NAME
 from steph.judge.checks_inputs import inputs_check, recorded_prompts_check, steering_check
 from steph.judge.checks_weights import answering_weight_checks, is_even, trained_weight_checks
 from steph.judge.witness import Generation, TrainingEnds
@@ -238,7 +238,7 @@ def test_an_adapter_that_was_begun_from_the_base_is_not_compared(tmp_path: Path)
     """PiSSA's matrices may be converted when they are saved; a long list of modules hides none of it."""
     _file(tmp_path, "F32", {NAME: NUMBERS})
     config = {"init_lora_weights": "pissa", "target_modules": ["model.layers.0.self_attn.q_proj"] * 60_000}
-    (tmp_path / CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / ADAPTER_CONFIG_NAME).write_text(json.dumps(config), encoding="utf-8")
     assert trained_weight_checks(TrainingEnds(at=1.0, matrices={SHORT: (0.0, 0.0, 4)}), tmp_path)[0].holds is None
 
 

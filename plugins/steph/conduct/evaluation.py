@@ -18,7 +18,7 @@ from steph.contract import production
 from steph.contract.commands import Call, Place, evaluate_call
 from steph.contract.questions import Question, frame_in, questions_in
 from steph.contract.results import Row
-from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME
+from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME
 from steph.judge.checks_adapter_use import adapter_files
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_process import machine_checks
@@ -102,15 +102,15 @@ class Evaluation:
     def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> Message | None:
         """What of the adapter on disk is not as the training recorded it; its configuration scales its weights."""
         stage, folder = self.training.stage, self.run.setup.root / trained.adapter_folder
-        found = sha256_or_none(folder / WEIGHTS_NAME)
+        found = sha256_or_none(folder / ADAPTER_WEIGHTS_NAME)
         if found is None:
-            return say("adapter.missing", path=folder / WEIGHTS_NAME)
+            return say("adapter.missing", path=folder / ADAPTER_WEIGHTS_NAME)
         if found != trained.adapter_sha256:
-            return say("adapter.differs", stage=stage, path=folder / WEIGHTS_NAME)
-        name = f"{trained.adapter_folder.rstrip('/')}/{CONFIG_NAME}"
+            return say("adapter.differs", stage=stage, path=folder / ADAPTER_WEIGHTS_NAME)
+        name = f"{trained.adapter_folder.rstrip('/')}/{ADAPTER_CONFIG_NAME}"
         recorded = next((artifact.sha256 for artifact in attempt.artifacts if artifact.path == name), None)
         if recorded is not None and sha256_or_none(self.run.setup.root / name) != recorded:
-            return say("adapter.config_differs", file=CONFIG_NAME, stage=stage, folder=folder)
+            return say("adapter.config_differs", file=ADAPTER_CONFIG_NAME, stage=stage, folder=folder)
         return None
 
     def _settings(self, variant: Variant, attempt: Attempt) -> EvalSettings:
@@ -192,7 +192,7 @@ class Evaluation:
             attempt_started_unix=finished.started_unix,
             seconds=finished.outcome.seconds,
             adapter_sha256_expected=plan.trained.adapter_sha256,
-            adapter_sha256_actual=sha256_or_none(root / plan.trained.adapter_folder / WEIGHTS_NAME),
+            adapter_sha256_actual=sha256_or_none(root / plan.trained.adapter_folder / ADAPTER_WEIGHTS_NAME),
             train_questions=questions_in(train_file, row_format) if has_rows else None,
             train_frame=frame_in(train_file, row_format) if has_rows and not plan.settings.use_rag else None,
             beside=plan.beside,

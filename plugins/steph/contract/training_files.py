@@ -16,6 +16,7 @@ from steph.contract.lines import Metrics
 
 STATE_NAME = "trainer_state.json"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
+ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 OWN_FIGURES_NAME = "train_metrics.json"
 MOST_TOKENS = 10**15  # more is no count but a broken file
 MOST_EPOCHS = 10**6

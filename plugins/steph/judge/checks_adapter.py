@@ -12,7 +12,7 @@ from steph.base.files import UnreadableError, read_json_object
 from steph.base.messages import Message, say, words_of
 from steph.base.tensors import Scan, Tensor, read_header, same_values, scan
 from steph.base.text import one_line
-from steph.contract.training_files import STATE_NAME, TrainerState
+from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, STATE_NAME, TrainerState
 from steph.judge.base_model import BaseModel
 from steph.judge.checks_adapter_keys import key_checks
 from steph.judge.kinds import FAIL, WARN, CheckKind
@@ -21,8 +21,6 @@ from steph.judge.names import same_model
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-CONFIG_NAME = "adapter_config.json"
 MAX_CONFIG_BYTES = 4 << 20
 MOST_NAMED = 8  # of modules
 TIMES_SLACK_SECONDS = 1.0  # between the clocks of lines and files
@@ -73,7 +71,7 @@ class AdapterConfig:
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
     """Read `adapter_config.json`; UnreadableError where it is no JSON object."""
-    raw = read_json_object(folder / CONFIG_NAME, MAX_CONFIG_BYTES)
+    raw = read_json_object(folder / ADAPTER_CONFIG_NAME, MAX_CONFIG_BYTES)
     return AdapterConfig(**{field.name: raw.get(field.name) for field in fields(AdapterConfig)})
 
 
@@ -186,9 +184,9 @@ def last_check(
     """
     if not state.fresh or state.problem or state.folder is None:
         return ADAPTER_IS_LAST.check(None, "none")
-    kept = [folder / name / WEIGHTS_NAME for name in (state.folder.name, state.best_folder) if name]
+    kept = [folder / name / ADAPTER_WEIGHTS_NAME for name in (state.folder.name, state.best_folder) if name]
     try:
-        answers = [same_values(folder / WEIGHTS_NAME, path) for path in kept if path.is_file()]
+        answers = [same_values(folder / ADAPTER_WEIGHTS_NAME, path) for path in kept if path.is_file()]
     except (OSError, UnreadableError):
         answers = []
     if True in answers:
@@ -206,7 +204,7 @@ def last_check(
 def _seconds_early(folder: Path, checkpoint: Path, last_loss_unix: float | None) -> float | None:
     """By how much the weights are older than the last checkpoint's state or the last loss, whichever came later."""
     try:
-        written = (folder / WEIGHTS_NAME).stat().st_mtime
+        written = (folder / ADAPTER_WEIGHTS_NAME).stat().st_mtime
         ended = (checkpoint / STATE_NAME).stat().st_mtime
     except OSError:
         return None
@@ -215,7 +213,7 @@ def _seconds_early(folder: Path, checkpoint: Path, last_loss_unix: float | None)
 
 def weight_checks(folder: Path, base: BaseModel = NO_BASE) -> tuple[tuple[Tensor, ...], tuple[Check, ...]]:
     """Check the weights' file and every value in it; the tensors are empty where the file can't be read."""
-    path = folder / WEIGHTS_NAME
+    path = folder / ADAPTER_WEIGHTS_NAME
     config = adapter_config_or_none(folder)
     targets, whole = (config.target_modules, not config.names_layers) if config else (None, True)
     unread = key_checks((), (), base, targets, whole=whole)
@@ -255,7 +253,7 @@ def _begins_at_zero(config: AdapterConfig | None) -> bool:
 
 
 def _unreadable(folder: Path, reason: Message) -> tuple[Check, ...]:
-    if (folder / WEIGHTS_NAME).exists():
+    if (folder / ADAPTER_WEIGHTS_NAME).exists():
         found = "damaged"
     else:
         found = "pickle" if (folder / "adapter_model.bin").exists() else "missing"

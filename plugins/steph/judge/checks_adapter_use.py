@@ -9,8 +9,9 @@ from steph.base.files import sha256_of
 from steph.base.messages import say
 from steph.base.text import one_line
 from steph.contract.lines import EvalLines, adapter_trouble_in
+from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
 from steph.judge.artifacts import MAX_HASHED_BYTES
-from steph.judge.checks_adapter import WEIGHTS_NAME, base_check
+from steph.judge.checks_adapter import base_check
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.record.values import Check
@@ -59,6 +60,6 @@ def _left_alone_check(before: Mapping[str, str] | None, folder: Path) -> Check:
     if before is None:
         return ADAPTER_LEFT_ALONE.check(None, "not_recorded")
     after = adapter_files(folder)
-    names = sorted({*before, *after} - {WEIGHTS_NAME})
+    names = sorted({*before, *after} - {ADAPTER_WEIGHTS_NAME})
     changed = [one_line(name, 60) for name in names if before.get(name) != after.get(name)]
     return ADAPTER_LEFT_ALONE.check(not changed, "changed" if changed else "same", files=changed)

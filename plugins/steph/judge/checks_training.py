@@ -14,6 +14,8 @@ from steph.contract.description import TrainArtifacts
 from steph.contract.globs import files_at
 from steph.contract.lines import Metrics, parse_metrics
 from steph.contract.training_files import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_WEIGHTS_NAME,
     STATE_NAME,
     OwnFigures,
     TrainerState,
@@ -25,7 +27,7 @@ from steph.contract.training_log import TrainingLog, losses_in_words, read_log
 from steph.judge.applicability import lacking_in_training, without_inapplicable
 from steph.judge.artifacts import artifacts_under
 from steph.judge.base_model import BaseModel, read_base
-from steph.judge.checks_adapter import CONFIG_NAME, WEIGHTS_NAME, base_check, config_checks, last_check, weight_checks
+from steph.judge.checks_adapter import base_check, config_checks, last_check, weight_checks
 from steph.judge.checks_asked import Asked, asked_checks
 from steph.judge.checks_complete import STEPS_COMPLETE, StepsEvidence, says_packing, steps_check
 from steph.judge.checks_loss import LossEvidence, loss_checks
@@ -138,9 +140,9 @@ def _ends(evidence: TrainEvidence) -> TrainingEnds | None:
 
 
 def _adapter_sha256(evidence: TrainEvidence, folder: Path, artifacts: tuple[Artifact, ...]) -> str | None:
-    name = f"{_name(evidence, folder)}/{WEIGHTS_NAME}"
+    name = f"{_name(evidence, folder)}/{ADAPTER_WEIGHTS_NAME}"
     known = next((artifact.sha256 for artifact in artifacts if artifact.path == name), None)
-    weights = folder / WEIGHTS_NAME
+    weights = folder / ADAPTER_WEIGHTS_NAME
     return known or (sha256_of(weights) if weights.is_file() else None)  # a link is no artifact
 
 
@@ -261,7 +263,7 @@ def _needs_no_state(evidence: TrainEvidence, state: TrainerState) -> bool:
 
 
 def _freshness_checks(evidence: TrainEvidence, state: TrainerState, folder: Path) -> tuple[Check, ...]:
-    named = [folder / WEIGHTS_NAME, folder / CONFIG_NAME]
+    named = [folder / ADAPTER_WEIGHTS_NAME, folder / ADAPTER_CONFIG_NAME]
     if state.folder:
         named.append(state.folder / STATE_NAME)
     present = [path for path in named if path.is_file()]

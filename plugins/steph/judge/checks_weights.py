@@ -16,7 +16,8 @@ from steph.base.messages import Message, say
 from steph.base.tensors import matrix_numbers
 from steph.base.terms import Severity
 from steph.base.text import one_line
-from steph.judge.checks_adapter import WEIGHTS_NAME, adapter_config_or_none
+from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
+from steph.judge.checks_adapter import adapter_config_or_none
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.witness import BaseCompared, Generation, Matrices, ModelSaved, OwnCode, TrainingEnds
 from steph.record.values import Check
@@ -124,7 +125,7 @@ def _is_same(one: tuple[float, float, int], other: tuple[float, float, int]) -> 
 
 
 def _file(folder: Path) -> Matrices | None:
-    path = folder / WEIGHTS_NAME
+    path = folder / ADAPTER_WEIGHTS_NAME
     try:
         stat = path.stat()
         return (_numbers(path, stat.st_mtime_ns, stat.st_size) or None) if path.is_file() else None

@@ -13,7 +13,7 @@ from steph.base.files import sha256_of
 from steph.contract.questions import frame_in, questions_in, questions_of
 from steph.contract.results import Row
 from steph.contract.results_lawqa import read_results
-from steph.judge.checks_adapter import WEIGHTS_NAME
+from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
 from steph.judge.checks_adapter_use import adapter_files
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_training import judge_training
@@ -83,7 +83,7 @@ def evaluation_evidence(root: Path, variant: Variant) -> EvalEvidence:
     files = adapter_files(root / OUTPUT_DIR)
     started_unix = time.time()
     ran = _evaluate(root, settings, lora_path, root / SEEN)
-    sha256 = sha256_of(root / OUTPUT_DIR / WEIGHTS_NAME)
+    sha256 = sha256_of(root / OUTPUT_DIR / ADAPTER_WEIGHTS_NAME)
     evidence = EvalEvidence(
         root=root, dataset=root / DATASET, output_path=OUTPUT, settings=settings, model_name=MODEL,
         lora_path=lora_path, beside=beside, stdout=ran.stdout, output=ran.output, returncode=ran.returncode,
