@@ -157,14 +157,19 @@ def test_no_text_is_markup_by_chance(words: str) -> None:
     assert_harmless(as_page(words, "\n\n".join(made), {}))
 
 
+def noted(folder: Path, record: Record, words: str) -> Path:
+    """The kept record's Markdown report with a person's words in the notes of H-1."""
+    keep(folder, record)
+    markdown = tell(folder / "runs", record)
+    heading = f"#### {text('report.notes.h1')}\n\n"
+    written = markdown.read_text(encoding="utf-8")
+    markdown.write_text(written.replace(heading, f"{heading}{words}\n\n"), encoding="utf-8")
+    return markdown
+
+
 def test_marks_and_comments_are_not_shown_and_notes_are(tmp_path: Path) -> None:
     """The page is the report as it stands, with people's notes, without the headings of notes that nobody wrote."""
-    record = factory.green_acceptance()
-    keep(tmp_path, record)
-    markdown = tell(tmp_path / "runs", record)
-    written = markdown.read_text(encoding="utf-8")
-    note = f"#### {text('report.notes.h1')}\n\n"
-    markdown.write_text(written.replace(note, f"{note}the **fan** was loud\n\n"), encoding="utf-8")
+    markdown = noted(tmp_path, factory.green_acceptance(), "the **fan** was loud")
     before = markdown.read_bytes()
     ended = steph("report", "--html", "--output", tmp_path / "sent.html", "--reports", tmp_path)
     page = (tmp_path / "sent.html").read_text(encoding="utf-8")
@@ -180,11 +185,7 @@ def test_marks_and_comments_are_not_shown_and_notes_are(tmp_path: Path) -> None:
 def test_a_heading_that_a_person_wrote_is_in_the_page_wherever_it_stands(tmp_path: Path) -> None:
     """Also the last line of their notes; a heading of the report's own is never taken for an empty note."""
     record = factory.out_of_memory_everywhere()
-    keep(tmp_path, record)
-    markdown = tell(tmp_path / "runs", record)
-    written = markdown.read_text(encoding="utf-8")
-    note = f"#### {text('report.notes.h1')}\n\n"
-    markdown.write_text(written.replace(note, f"{note}#### fan replaced, all well\n\n"), encoding="utf-8")
+    noted(tmp_path, record, "#### fan replaced, all well")
     page = Path(steph("report", "--html", "--reports", tmp_path).output.strip()).read_text(encoding="utf-8")
     assert "<h4>fan replaced, all well</h4>" in page
     assert f"<h4>{text('report.notes.h1')}</h4>" in page

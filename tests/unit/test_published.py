@@ -30,7 +30,7 @@ def test_every_published_figure_is_inside_the_interval_or_unknown_with_a_reason(
 def test_the_sources_that_people_look_up_are_there() -> None:
     """ms-swift, litgpt, Qwen, torchtune, Unsloth and the QLoRA paper; every case names an address."""
     found = Counter(case.source for case in ALL_CASES)
-    assert set(found) == set(SOURCES)
+    assert set(found) == set(SOURCES) >= {"ms_swift", "litgpt", "qwen", "torchtune", "unsloth", "qlora"}
     assert all(address.startswith("https://") for address in SOURCES.values())
     assert min(found["ms_swift"], found["litgpt"], found["unsloth"], found["qwen"]) >= 7
     assert sum(found.values()) >= 60

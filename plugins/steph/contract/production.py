@@ -15,7 +15,6 @@ from steph.contract.description import Description, Evaluate, Train
 from steph.contract.placeholders import filled
 from steph.plan.cards import card_by_name
 from steph.plan.steps import steps_per_epoch
-from steph.record.environment import BF16_SINCE
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import ProductionCall, Record
 
@@ -45,7 +44,7 @@ class Files:
 def has_bf16(target: ProductionTarget) -> bool:
     """Whether the rented card computes in bf16; one that no table knows is taken to."""
     try:
-        return card_by_name(target.card).capability[0] >= BF16_SINCE
+        return card_by_name(target.card).computes_bf16
     except ValueError:
         return True
 
