@@ -8,6 +8,7 @@ from statistics import median
 
 from steph.base.messages import Message, say
 from steph.base.terms import FitVerdict, StageId
+from steph.base.units import GIB
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
 from steph.memory.trainers import TRAINERS
 from steph.record.settings import TrainSettings
@@ -30,11 +31,12 @@ def why_slow(record: Record) -> tuple[Message, ...]:
     settings = attempt.settings if attempt else None
     if attempt is None or attempt.training is None or not isinstance(settings, TrainSettings):
         raise NothingTrainedError(say("slow.nothing"))
+    calibration = calibration_or_default(record)
     found = [
         *_memory(attempt),
         *_time(attempt),
-        *_rows(attempt, settings, calibration_or_default(record)),
-        *_room(record, attempt, settings, calibration_or_default(record)),
+        *_rows(attempt, settings, calibration),
+        *_room(record, settings, calibration),
     ]
     return (*(found or [say("slow.card")]), *_pace(attempt))
 
@@ -71,7 +73,7 @@ def _rows(attempt: Attempt, settings: TrainSettings, found: Calibration) -> Iter
         yield say("slow.padding", share=share, mean=round(mean), length=settings.max_seq_length)
 
 
-def _room(record: Record, attempt: Attempt, settings: TrainSettings, found: Calibration) -> Iterator[Message]:
+def _room(record: Record, settings: TrainSettings, found: Calibration) -> Iterator[Message]:
     """What the card has room for by the record's own constants: activations instead of recompute, a larger batch."""
     usable = record.context.usable_bytes
     if found.shape is None or usable is None or not found.is_described or TRAINERS[found.trainer].picks_its_way:
@@ -79,7 +81,7 @@ def _room(record: Record, attempt: Attempt, settings: TrainSettings, found: Cali
     work = workload_of(settings, found.trainer)
     kept = found.forecast(found.shape, replace(work, recompute=False))
     if kept.verdict(usable) is FitVerdict.FITS:
-        yield say("slow.recompute", peak=_gib(kept.total_bytes), card=_gib(usable))
+        yield say("slow.recompute", peak=kept.total_bytes / GIB, card=usable / GIB)
     for times in LARGER_BATCHES:
         larger = found.forecast(found.shape, replace(work, batch_size=times * settings.batch_size))
         if larger.verdict(usable) is FitVerdict.FITS:
@@ -96,7 +98,3 @@ def _pace(attempt: Attempt) -> Iterator[Message]:
         yield say("slow.step", middle=median(training.step_seconds), count=len(training.step_seconds))
     if training.tokens_per_second:
         yield say("slow.tokens", rate=training.tokens_per_second)
-
-
-def _gib(size_bytes: float) -> float:
-    return size_bytes / 2**30
