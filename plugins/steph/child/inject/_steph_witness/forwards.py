@@ -51,12 +51,12 @@ def _returned(result: Any) -> Any:
     """The model's own loss, or its logits, of a call that is asked for them; the result is passed on."""
     if getattr(_asked, "frame", None) is not None and _asked.frame == id(sys._getframe(1)):
         _asked.frame = None
-        _lost(result)
+        _hand_over(result)
     return result
 
 
 @facts.guarded("model's loss")
-def _lost(result: Any) -> None:
+def _hand_over(result: Any) -> None:
     from . import training
 
     first = result[0] if isinstance(result, tuple) and result else None
