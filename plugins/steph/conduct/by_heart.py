@@ -14,7 +14,7 @@ from pathlib import Path
 
 from steph.base.files import UnreadableError, json_rows, sha256_or_none
 from steph.base.messages import NOTHING, Message, say
-from steph.base.terms import Cause, ExtendedId, Severity, StageId, Verdict
+from steph.base.terms import Cause, ExtendedId, Severity, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.side_commands import require_built, script_flags, side_folder
@@ -185,8 +185,7 @@ def _write(path: Path, content: object) -> None:
 def _train(job: TrainingJob, model: ModelChoice) -> Attempt:
     """Train at the settings that H-2 ended on, at the profile's rate; its losses are judged apart."""
     heart = job.setup.profile.by_heart
-    ended = job.run.journal.record().stages[StageId.H2].last_attempt
-    base = ended.settings if ended and isinstance(ended.settings, TrainSettings) else job.setup.profile.train
+    base = job.settings_of_h2
     lengths = job.row_lengths(model, base)
     settings = settings_by_heart(
         base,

@@ -152,8 +152,6 @@ def _step_outcome(attempt: Attempt, found: tuple[Check, ...]) -> Outcome:
 
 
 def _step_settings(job: TrainingJob) -> TrainSettings:
-    setup = job.setup
-    ended = job.run.journal.record().stages[StageId.H2].last_attempt
-    base = ended.settings if ended and isinstance(ended.settings, TrainSettings) else setup.profile.train
-    half = base.mixed_precision or (half_precision_of(setup.device) if setup.device else None)
+    base, device = job.settings_of_h2, job.setup.device
+    half = base.mixed_precision or (half_precision_of(device) if device else None)
     return base.changed(use_4bit=False, mixed_precision=half, max_steps=1, num_epochs=1, logging_steps=1)

@@ -54,6 +54,12 @@ class TrainingJob:
         """The facts of the run that it belongs to."""
         return self.run.setup
 
+    @property
+    def settings_of_h2(self) -> TrainSettings:
+        """The settings that H-2 ended on; the profile's where it has no attempt."""
+        last = self.run.journal.record().stages[StageId.H2].last_attempt
+        return last.settings if last and isinstance(last.settings, TrainSettings) else self.setup.profile.train
+
     def planned(
         self,
         model: ModelChoice,
