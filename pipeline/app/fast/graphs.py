@@ -126,10 +126,12 @@ class GraphedStep:
 
     def _first_replay(self, step: Step, batch: Batch, items: Items, fixed: FixedBatch) -> torch.Tensor:
         """Capture this micro-batch and run it; where that fails, run it without, and never try again."""
+        captured = None
         try:
             captured = self._capture_step(step, batch, items, fixed)
         except RuntimeError as error:  # out of memory too: the run was fine without a graph
             self._tell(f"not used: {type(error).__name__}: {str(error).splitlines()[0]}")
+        if captured is None:  # out of the handler: its error holds all that the capture had allocated
             _empty_cache()
             return step(batch, items)
         loss, seconds = self._timed(lambda: captured.run(batch, items, self._trained))

@@ -15,8 +15,8 @@ def move_embeddings_to_host(model: PeftModel) -> bool:
     """Keep the input embeddings in host memory; the card reads a batch's rows of them from there.
 
     For Qwen3-8B that is 1.16 GiB less on the card for 16 MiB read a batch of 2,048 tokens. False, and nothing
-    moves, where the output head shares the weight, where it is trained or adapted, or where several ranks train:
-    DistributedDataParallel takes parameters of one device only.
+    moves, where the output head shares the weight, where it is trained or adapted, where the model is not on the card
+    that there is, or where several ranks train: DistributedDataParallel takes parameters of one device only.
     """
     base = model.get_base_model()
     embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
@@ -25,6 +25,8 @@ def move_embeddings_to_host(model: PeftModel) -> bool:
     if type(embeddings) is not torch.nn.Embedding or embeddings.weight.requires_grad or rank_count() > 1:
         return False
     if head is not None and getattr(head, "weight", None) is embeddings.weight:
+        return False
+    if torch.cuda.is_available() and not embeddings.weight.is_cuda:
         return False
     embeddings.weight.data = embeddings.weight.data.cpu()
     if torch.cuda.is_available():

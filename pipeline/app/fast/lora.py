@@ -24,7 +24,11 @@ def shorten_lora(model: torch.nn.Module) -> int:
         _become(layer, _ShortLora)
     known: dict[type, bool] = {}
     for module in model.modules() if layers else ():
-        if _looks_gated(module) and known.setdefault(type(module), _is_gated(module)):
+        if not _looks_gated(module) or not _is_silu(module):
+            continue
+        if type(module) not in known:
+            known[type(module)] = _is_gated(module)
+        if known[type(module)]:
             _become(module, _ShortGatedMlp)
     return len(layers)
 
@@ -35,10 +39,10 @@ def _become(module: torch.nn.Module, way: type) -> None:
 
 
 class _ShortLora:
-    def forward(self: Any, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self: Any, inputs: torch.Tensor, *others: object, **named: object) -> torch.Tensor:
         """The base's product and the adapter's in one."""
-        if self.disable_adapters or self.merged:
-            return super().forward(inputs)  # type: ignore[misc]
+        if others or named or not _is_only_adapted(self):
+            return super().forward(inputs, *others, **named)  # type: ignore[misc]
         return _Product.apply(_as_computed(inputs), None, *_weights(self), self)
 
 
@@ -46,8 +50,7 @@ class _ShortGatedMlp:
     def forward(self: Any, inputs: torch.Tensor) -> torch.Tensor:
         """The product of gate and up is made again in the backward."""
         down = self.down_proj
-        is_short = isinstance(down, _ShortLora) and not (down.disable_adapters or down.merged)  # type: ignore[attr-defined]
-        if isinstance(down, LoraLayer) and not is_short:
+        if not (_is_only_adapted(down) if isinstance(down, LoraLayer) else _is_frozen(down)):
             return super().forward(inputs)  # type: ignore[misc]
         gate, up = _as_computed(self.gate_proj(inputs)), _as_computed(self.up_proj(inputs))
         return _Product.apply(gate, up, *_weights(down), down)
@@ -60,7 +63,19 @@ def _is_plain(layer: Any) -> bool:  # noqa: ANN401 - PEFT has no types
         and not layer.lora_variant
         and not layer.lora_bias[ADAPTER]
         and _is_linear(layer.base_layer)
+        and _is_only_adapted(layer)
     )
+
+
+def _is_only_adapted(layer: Any) -> bool:  # noqa: ANN401 - PEFT has no types
+    """Whether this adapter alone is used and trained now: adapters can be switched, merged and added at any time."""
+    is_used = not (layer.disable_adapters or layer.merged) and layer.active_adapters == [ADAPTER]
+    return is_used and _is_frozen(layer.base_layer)
+
+
+def _is_frozen(base: Any) -> bool:  # noqa: ANN401 - a linear layer
+    """Whether no gradient is asked for: PEFT trains the base's biases where it is told so."""
+    return not (base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad))
 
 
 def _is_linear(module: torch.nn.Module) -> bool:
@@ -74,14 +89,22 @@ def _base_of(layer: Any) -> Any:  # noqa: ANN401 - PEFT has no types
 def _looks_gated(module: Any) -> bool:  # noqa: ANN401 - any module
     parts = [_base_of(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj")]
     is_new = not isinstance(module, _ShortGatedMlp)
-    return is_new and hasattr(module, "act_fn") and all(isinstance(part, torch.nn.Module) for part in parts)
+    if not (is_new and hasattr(module, "act_fn") and all(isinstance(part, torch.nn.Module) for part in parts)):
+        return False
+    down, base = module.down_proj, parts[-1]
+    return isinstance(down, _ShortLora) or (down is base and _is_linear(base) and _is_frozen(base))
+
+
+def _is_silu(module: Any) -> bool:  # noqa: ANN401 - a family's own class
+    """Near zero GELU is almost the same, and small weights stay near it: what it does further out decides."""
+    numbers = torch.linspace(-8, 8, 65, device=_base_of(module.down_proj).weight.device)
+    with torch.no_grad():
+        return bool(torch.allclose(module.act_fn(numbers.clone()), silu(numbers), rtol=1e-4, atol=1e-5))
 
 
 def _is_gated(module: Any) -> bool:  # noqa: ANN401 - a family's own class
     """Whether the class does what it looks like: both ways give the same for some numbers."""
     base, width = _base_of(module.down_proj), _base_of(module.gate_proj).in_features
-    if not _is_linear(base):
-        return False
     inputs = torch.linspace(-2, 2, 2 * width, device=base.weight.device).view(1, 2, width).to(_compute_dtype(base))
     with torch.no_grad():
         expected, found = module.forward(inputs), _ShortGatedMlp.forward(module, inputs)

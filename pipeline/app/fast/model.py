@@ -29,10 +29,10 @@ def attend_without_masks(model: PreTrainedModel, longest_row: int) -> bool:
     An attention of a name that has no function for masks gets none. False, and nothing changes, where attention is
     another one than sdpa or where a window is narrower than the longest row.
     """
-    config = model.config
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    is_narrow = kinds != {"full_attention"} or (window is not None and "layer_types" not in vars(config))
+    config, text = model.config, model.config.get_text_config()  # models of images too keep the text's inside
+    window = getattr(text, "sliding_window", None)
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    is_narrow = kinds != {"full_attention"} or (window is not None and "layer_types" not in vars(text))
     if config._attn_implementation != "sdpa" or (is_narrow and (window is None or window < longest_row)):
         return False
     AttentionInterface.register(CAUSAL_ONLY, sdpa_attention_forward)

@@ -6,6 +6,7 @@ copies to host memory while the card waits. Here a stream of its own copies besi
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,7 +31,7 @@ def set_recompute(model: PeftModel, enabled: bool, *, on_host: bool = False, mos
         return
     enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
     enable()
-    host = HostStack(most_tokens * getattr(base.config, "hidden_size", 0)) if on_host else None
+    host = HostStack(most_tokens * getattr(base.config.get_text_config(), "hidden_size", 0)) if on_host else None
     draws = draws_random_numbers(model)
     for module in base.modules() if on_host or not draws else ():
         if hasattr(module, "_gradient_checkpointing_func"):
@@ -41,13 +42,17 @@ def set_recompute(model: PeftModel, enabled: bool, *, on_host: bool = False, mos
 
 def draws_random_numbers(model: PeftModel) -> bool:
     """Whether a forward in training mode drops anything out."""
-    config = model.get_base_model().config.to_dict()
-    named = any(
-        isinstance(value, float) and value > 0
-        for name, value in config.items()
-        if "dropout" in name or name.endswith(("pdrop", "_jitter_noise"))
-    )
+    named = _names_dropout(model.get_base_model().config.to_dict())
     return named or any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
+
+
+def _names_dropout(config: dict[str, Any]) -> bool:
+    return any(
+        _names_dropout(value)
+        if isinstance(value, dict)  # the text's own, in models of images too
+        else isinstance(value, float) and value > 0 and ("dropout" in name or name.endswith(("pdrop", "_jitter_noise")))
+        for name, value in config.items()
+    )
 
 
 def _with_inputs_on_host(usual: Run, run: Run, *inputs: Any) -> Any:  # noqa: ANN401 - as torch's
@@ -58,15 +63,22 @@ def _with_inputs_on_host(usual: Run, run: Run, *inputs: Any) -> Any:  # noqa: AN
 def _checkpoint(
     usual: Run,
     run: Any,  # noqa: ANN401 - a layer's forward with its keywords
-    hidden_states: torch.Tensor,
-    *others: Any,  # noqa: ANN401 - as torch's
+    *inputs: Any,  # noqa: ANN401 - as torch's
     host: "HostStack | None",
 ) -> Any:  # noqa: ANN401 - as torch's
-    rest = tree_iter((others, getattr(run, "keywords", {})))
-    if any(isinstance(value, torch.Tensor) and value.requires_grad for value in rest):
-        return usual(run, hidden_states, *others)
+    rest = tree_iter((inputs[1:], getattr(run, "keywords", {})))
+    if not inputs or any(isinstance(value, torch.Tensor) and value.requires_grad for value in rest):
+        return usual(run, *inputs)
     anchor = torch.empty((), requires_grad=True)  # the first layer's input has no gradient, its adapter has
-    return _Recomputed.apply(run, others, host, hidden_states, anchor)
+    try:
+        return _Recomputed.apply(run, inputs[1:], host, inputs[0], anchor)
+    except _HiddenOutputError:
+        pass
+    return usual(run, *inputs)
+
+
+class _HiddenOutputError(Exception):
+    """A layer gives tensors inside something that is no plain tuple: autograd would not see them."""
 
 
 class _Recomputed(torch.autograd.Function):  # type: ignore[misc]
@@ -86,7 +98,12 @@ class _Recomputed(torch.autograd.Function):  # type: ignore[misc]
             ctx.load = host.push(hidden_states)
         else:
             ctx.save_for_backward(hidden_states)
-        return run(hidden_states, *others)
+        outputs = run(hidden_states, *others)
+        seen = outputs if type(outputs) is tuple else (outputs,)
+        inside = tree_iter([output for output in seen if not isinstance(output, torch.Tensor)])
+        if any(isinstance(value, torch.Tensor) and value.is_floating_point() for value in inside):
+            raise _HiddenOutputError
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[Any, ...]:  # noqa: ANN401
@@ -96,14 +113,16 @@ class _Recomputed(torch.autograd.Function):  # type: ignore[misc]
             outputs = ctx.run(hidden_states, *ctx.others)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         pairs = [pair for pair in zip(outputs, gradients, strict=True) if pair[1] is not None and pair[0].requires_grad]
-        torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
+        if pairs:  # none where the layer is frozen and so is all before it
+            torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
         return None, None, None, hidden_states.grad, None
 
 
 class HostStack:
     """Tensors in host memory, last in, first out: copies run on a stream of their own, and the next is fetched early.
 
-    Each place has room for `least_numbers` from the start, so that none has to grow later.
+    Each place has room for `least_numbers` from the start, so that none has to grow later. What nobody can ask for any
+    more, since a forward pass was given up, is forgotten.
     """
 
     def __init__(self, least_numbers: int = 0) -> None:
@@ -111,6 +130,7 @@ class HostStack:
         self._least_numbers = least_numbers
         self._pinned: list[torch.Tensor] = []
         self._held: list[torch.Tensor] = []
+        self._loads: list[weakref.ref[Load]] = []
         self._leaving: list[tuple[torch.Tensor, Any]] = []
         self._arriving: dict[int, tuple[torch.Tensor, Any]] = {}
 
@@ -119,17 +139,30 @@ class HostStack:
         if self._stream is None:
             kept = tensor.clone()
             return lambda: kept
+        self._forget()
         slot = len(self._held)
-        self._held.append(self._place(slot, tensor))
+        place = self._place(slot, tensor)
         with self._beside():
-            self._held[slot].copy_(tensor, non_blocking=True)
+            place.copy_(tensor, non_blocking=True)
             self._leaving.append((tensor, self._stream.record_event()))
         if len(self._leaving) > 1:  # its memory is used again once it has left
             torch.cuda.current_stream().wait_event(self._leaving.pop(0)[1])
-        return functools.partial(self._pop, slot, tensor.device)
+        load = functools.partial(self._pop, slot, tensor.device)
+        self._held.append(place)
+        self._loads.append(weakref.ref(load))
+        return load
+
+    def _forget(self) -> None:
+        while self._loads and self._loads[-1]() is None:
+            del self._loads[-1], self._held[-1]
+        if not self._held and (self._leaving or self._arriving):
+            # their own events may be those of a graph whose capture failed, for which nobody can wait
+            torch.cuda.current_stream().wait_stream(self._stream)
+            self._leaving.clear()
+            self._arriving.clear()
 
     def _place(self, slot: int, tensor: torch.Tensor) -> torch.Tensor:
-        """Pinned memory of the tensor's shape; what was pushed and never asked for again gives way."""
+        """Pinned memory of the tensor's shape."""
         if slot == len(self._pinned):
             self._pinned.append(tensor.new_empty(0, device="cpu"))
         if self._pinned[slot].numel() < tensor.numel() or self._pinned[slot].dtype != tensor.dtype:
@@ -141,7 +174,8 @@ class HostStack:
         tensor, arrived = self._arriving.pop(slot) if slot in self._arriving else self._fetch(slot, device)
         torch.cuda.current_stream().wait_event(arrived)
         self._leaving.clear()  # the copies in came after the copies out
-        del self._held[slot:]
+        self._arriving.clear()  # what was fetched early for a layer that never asked came before
+        del self._held[slot:], self._loads[slot:]
         if slot:
             self._arriving[slot - 1] = self._fetch(slot - 1, device)
         return tensor

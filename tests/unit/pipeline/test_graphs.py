@@ -205,6 +205,30 @@ def test_a_capture_that_fails_costs_nothing_but_itself(
     assert graph.told == "not used: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
 
 
+def test_what_a_failed_capture_allocated_is_free_for_the_step_without(graphed: Make, step: Any, collator: Any) -> None:  # noqa: ANN401
+    """The error knows every frame that it came through, and they what they had made: it must be gone by then."""
+    import weakref
+
+    import torch
+
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def capture(_: object) -> Any:  # noqa: ANN401
+        activations = torch.ones(8)
+        made.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    def watched(batch: Batch, items: Any) -> Any:  # noqa: ANN401 - a count, a tensor
+        alive.extend(each() is not None for each in made)
+        return step(batch, items)
+
+    graph = graphed([9.0, 1.0], capture)
+    for _ in range(3):
+        graph(watched, collator(rows((5, 1))), 1)
+    assert alive == [False]
+
+
 @pytest.mark.parametrize(
     ("fact", "reason"),
     [

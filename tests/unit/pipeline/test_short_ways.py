@@ -131,6 +131,88 @@ def test_an_mlp_of_another_activation_keeps_its_way(load: Load) -> None:
     assert distance(outputs_and_gradients(model)[1], outputs_and_gradients(usual)[1]) <= 1e-5
 
 
+def test_an_activation_is_known_by_what_it_does_far_out(load: Load) -> None:
+    """Small weights keep all gates near zero, where GELU and SiLU are almost the same; training leaves it soon."""
+    import torch
+    from app.fast.lora import shorten_lora
+
+    model = load()
+    for layer in model.get_base_model().model.layers:
+        layer.mlp.act_fn = torch.nn.GELU()
+    for name, parameter in model.named_parameters():
+        if "mlp" in name:
+            parameter.data.mul_(0.001)
+    mlp = type(model.get_base_model().model.layers[0].mlp)
+    shorten_lora(model)
+    assert {type(layer.mlp) for layer in model.get_base_model().model.layers} == {mlp}
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_that_are_trained_get_their_gradients(load: Load, bias: str) -> None:
+    """LoRA can train the base's biases beside its own weights: every gradient of PEFT's is there."""
+    from app.fast.lora import shorten_lora
+
+    usual, short = load(bias=bias), load(bias=bias)
+    assert shorten_lora(short) == 4 * short.config.num_hidden_layers  # q, k and v have a bias
+    for found, expected in zip(outputs_and_gradients(short), outputs_and_gradients(usual), strict=True):
+        assert found.shape == expected.shape
+        assert distance(found, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("targets", [ALL_LINEAR, ("q_proj", "v_proj")], ids=["all 7", "q and v"])
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_weights_that_are_trained_get_their_gradients(load: Load, targets: tuple[str, ...], late: bool) -> None:
+    """Also the plain weight below an MLP, and also where somebody asks for it after the layers became short."""
+    from app.fast.lora import shorten_lora
+
+    def train_weights(model: "PeftModel") -> None:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or "down_proj" in name or "v_proj" in name)
+
+    usual, short = load(targets), load(targets)
+    train_weights(usual)
+    if late:
+        shorten_lora(short)
+        train_weights(short)
+    else:
+        train_weights(short)
+        shorten_lora(short)
+    for found, expected in zip(outputs_and_gradients(short), outputs_and_gradients(usual), strict=True):
+        assert found.shape == expected.shape
+        assert distance(found, expected) <= 1e-5
+
+
+def test_the_adapter_that_is_active_is_the_one_that_computes(load: Load) -> None:
+    """One put on later, both at once, or the first one taken off: the numbers are PEFT's each time."""
+    import torch
+    from app.fast.lora import shorten_lora
+    from peft import LoraConfig
+
+    usual, short = load(), load()
+    shorten_lora(short)
+    for model in (usual, short):
+        torch.manual_seed(1)
+        model.add_adapter("second", LoraConfig(r=4, target_modules=list(ALL_LINEAR), task_type="CAUSAL_LM"))
+        for name, parameter in model.named_parameters():
+            if "lora_B.second" in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+
+    def apart() -> float:
+        ids = torch.arange(3, 63).view(2, 30)
+        with torch.no_grad():
+            return distance(short(input_ids=ids).logits, usual(input_ids=ids).logits)
+
+    assert apart() <= 1e-5
+    for active in (["second"], ["default", "second"]):
+        for model in (usual, short):
+            model.base_model.set_adapter(active)
+        assert apart() <= 1e-5
+    for model in (usual, short):
+        model.set_adapter("second")
+        model.delete_adapter("default")
+    assert apart() <= 1e-5
+
+
 def test_an_adapter_can_still_be_switched_off(load: Load) -> None:
     """Then the base answers alone, as without the short way."""
     import torch
@@ -158,6 +240,26 @@ def test_a_window_narrower_than_a_row_keeps_its_mask(window: int | None, longest
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     assert attend_without_masks(model, longest) is without
     assert (model.config._attn_implementation == "sdpa") is not without
+
+
+def test_a_window_inside_a_model_of_images_is_seen() -> None:
+    """Gemma 3's configuration keeps the text's one level down, its window too."""
+    from app.fast.model import attend_without_masks
+    from transformers import AutoModelForCausalLM, Gemma3Config
+
+    text = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    image = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = Gemma3Config(
+        text_config={**text, **heads, "sliding_window": 8},
+        vision_config={**image, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=290,
+        boi_token_index=291,
+        eoi_token_index=292,
+    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    assert not attend_without_masks(model, 9)
 
 
 def test_another_attention_is_left_alone(load: Load) -> None:
