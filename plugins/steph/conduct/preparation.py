@@ -25,7 +25,7 @@ from steph.contract.questions import Question, questions_of
 from steph.gpu import visible
 from steph.gpu.driver import DeviceError
 from steph.gpu.visible import memory_fraction_for_cap
-from steph.memory.shapes import BUILT_IN, COMMON, TINY, config_file, config_of, known_shape
+from steph.memory.shapes import KNOWN, TINY, config_file, config_of, known_shape
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
 from steph.plan.steps import steps_per_epoch
@@ -237,7 +237,7 @@ def twin_source(name: str, *, on_gpu: bool) -> TwinSource:
         return TwinSource(name, config, own, shrink=not on_gpu)
     shape = known_shape(name)
     if shape is None:
-        raise InputError(say("input.twin_unknown", model=repr(name), known=sorted({*BUILT_IN, *COMMON})))
+        raise InputError(say("input.twin_unknown", model=repr(name), known=sorted(KNOWN)))
     return TwinSource(name, config_of(shape, name), None, shrink=not on_gpu and shape is not TINY)
 
 

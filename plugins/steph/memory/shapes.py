@@ -286,14 +286,14 @@ def config_of(shape: ModelShape, name: str = "") -> dict[str, Any]:
 
 
 def _table() -> tuple[dict[str, ModelShape], dict[str, ModelShape], dict[str, str]]:
-    """The built-in models, the others of models.toml, and further names of both."""
+    """The built-in models, the others of models.toml, and every name of both with the one that its row has."""
     rows = tomllib.loads(Path(__file__).with_name("models.toml").read_text(encoding="utf-8"))
     built_in: dict[str, ModelShape] = {}
     others: dict[str, ModelShape] = {}
     names: dict[str, str] = {}
     for name, row in rows.items():
         (built_in if row.get("built_in") else others)[name] = _shape_of_row(row)
-        names |= dict.fromkeys(row.get("also", ()), name)
+        names |= dict.fromkeys((name, *row.get("also", ())), name)
     return built_in, others, names
 
 
@@ -326,9 +326,10 @@ def _shape_of_row(row: Mapping[str, Any]) -> ModelShape:
 
 
 # Models that people ask about by name, those that twins are made of first
-_BUILT_IN, _COMMON, _ALSO = _table()
+_BUILT_IN, _COMMON, _NAMES = _table()
 BUILT_IN: Mapping[str, ModelShape] = MappingProxyType(_BUILT_IN)
 COMMON: Mapping[str, ModelShape] = MappingProxyType(_COMMON)
+KNOWN: Mapping[str, ModelShape] = MappingProxyType(_BUILT_IN | _COMMON)
 VARIANTS = re.compile(r"-(base|chat|hf|instruct|it|pt)(?=-|$)")  # of one model: the same shape under further names
 
 # Small enough to train on a CPU in a second, with everything that its big sisters have: grouped heads, biases, a head
@@ -350,7 +351,6 @@ def model_shape(name_or_path: str) -> ModelShape:
     """The shape of a built-in name, a model folder or config.json, a model in the Hub's cache, or a common model.
 
     Common ones are known by Hub id or by what follows the slash, whatever the case and the variant (`-Instruct`).
-
     Raises ShapeError, UnknownShapeError where nothing of that name is found.
     """
     if name_or_path in BUILT_IN:
@@ -361,18 +361,17 @@ def model_shape(name_or_path: str) -> ModelShape:
             return shape_from_config(read_json(found, finite=False))
     except (UnreadableError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home folder
         raise ShapeError(say("shape.unreadable", model=name_or_path, reason=error)) from error
-    known = {**BUILT_IN, **COMMON}
     shape = known_shape(name_or_path)
     if shape is not None:
         return shape
-    raise UnknownShapeError(say("shape.unknown", model=name_or_path, known=_near(name_or_path, known)))
+    raise UnknownShapeError(say("shape.unknown", model=name_or_path, known=_near(name_or_path)))
 
 
-def _near(name: str, known: Mapping[str, ModelShape]) -> list[str]:
+def _near(name: str) -> list[str]:
     """The known names most like this one, or all where none is."""
-    tails = {known_name.rpartition("/")[2].casefold(): known_name for known_name in known}
+    tails = {known.rpartition("/")[2].casefold(): known for known in KNOWN}
     tail = re.sub(r"[\s:_]+", "-", name.rpartition("/")[2].casefold())
-    return [tails[found] for found in difflib.get_close_matches(tail, tails, n=6, cutoff=0.6)] or sorted(known)
+    return [tails[found] for found in difflib.get_close_matches(tail, tails, n=6, cutoff=0.6)] or sorted(KNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,8 +413,7 @@ def _holds_weights(group: object) -> bool:
 def same_model(name: str) -> str | None:
     """The common model that others publish, or publish quantised, under this name; None where none is known."""
     tail = FORMS.sub("", name.rpartition("/")[2].casefold())
-    known = (*BUILT_IN, *COMMON, *_ALSO)
-    return next((one for one in known if _plain_name(one.rpartition("/")[2]) == _plain_name(tail)), None)
+    return next((one for one in _NAMES if _plain_name(one.rpartition("/")[2]) == _plain_name(tail)), None)
 
 
 def known_shape(name: str) -> ModelShape | None:
@@ -423,10 +421,9 @@ def known_shape(name: str) -> ModelShape | None:
     if name == TINY_NAME:
         return TINY
     plain = _plain_name(name)
-    known = {**BUILT_IN, **COMMON}
-    for named, meant in {**dict(zip(known, known, strict=True)), **_ALSO}.items():
+    for named, meant in _NAMES.items():
         if plain in (_plain_name(named), _plain_name(named.rpartition("/")[2])):
-            return known[meant]
+            return KNOWN[meant]
     return None
 
 
