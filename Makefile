@@ -65,7 +65,7 @@ docs: setup
 	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py en docs/causes.en.md
 	.venv/bin/python -m steph.record.schema docs/record.schema.json
 	.venv/bin/python -m steph.tell.machine_summary docs/summary.schema.json
-	.venv/bin/python -m steph.key_tables
+	PYTHONPATH=plugins .venv/bin/python tools/key_tables.py
 	PYTHONPATH=tests/unit .venv/bin/python -m planted ja docs/planted-traps.md
 	PYTHONPATH=tests/unit .venv/bin/python -m planted en docs/planted-traps.en.md
 	.venv/bin/python tools/examples.py

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 from babel.messages.pofile import read_po
+from key_tables import PAGES, TABLES, MeaningError, language_of, page, table, translation_of
 from pydantic import BaseModel
 from steph.contract.description import Description
-from steph.key_tables import PAGES, TABLES, MeaningError, language_of, page, table, translation_of
 
 CLONE = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_the_published_tables_are_current(name: str) -> None:
-    """`PYTHONPATH=plugins python -m steph.key_tables` would change nothing."""
+    """`PYTHONPATH=plugins python tools/key_tables.py` would change nothing."""
     text = (CLONE / name).read_text(encoding="utf-8")
     assert page(text, language_of(CLONE / name), translation_of(CLONE / name)) == text
     assert "<!-- keys: " in text

@@ -19,7 +19,6 @@ ENTRIES = (
     "cli",
     "ci",
     "asked",
-    "key_tables",
     "installed",
     "rootdir",
     "quiet_start",

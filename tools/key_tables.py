@@ -1,8 +1,8 @@
 """The tables of the documentation: keys of `steph.toml` and of profiles, read off their models; the doctor's checks.
 
-`python -m steph.key_tables` rewrites what stands between the marks of PAGES, and nothing around it. A key's meaning is
-the string below it in its model. In a Japanese page it is what docs/ja.po says for that string; the doctor's words
-stand in the catalogs.
+`PYTHONPATH=plugins python tools/key_tables.py` rewrites what stands between the marks of PAGES, and nothing around it.
+A key's meaning is the string below it in its model. In a Japanese page it is what docs/ja.po says for that string; the
+doctor's words stand in the catalogs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 from babel.messages.pofile import read_po
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-
 from steph.base.messages import Language
 from steph.contract.description import Description
 from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES
