@@ -6,15 +6,19 @@ In: pytest's configuration. Out: `Options`, and the session's command with all t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from steph import installed
 from steph.plan import options as rows
 from steph.plan.options import OPTIONS, REPLACED, Option, OptionError, Options, parse_language, parse_size
+
+if TYPE_CHECKING:
+    from steph.plan.settings import Profile
 
 _SHOWN_CHARS = 60  # of a value that is too long for any disk
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -35,12 +39,42 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(option.key, "(gone)", default="")
 
 
+def options_and_profile(config: pytest.Config) -> tuple[Options, Profile]:
+    """The options and the profile that they name, with as few imports as that takes.
+
+    Raises UsageError, one line for each thing wrong, in the language that option or profile name.
+    """
+    from steph.base.messages import speaking
+    from steph.plan.settings import ProfileError, language_in, load_profile, profile_path
+
+    language = None
+    with contextlib.suppress(OptionError):
+        language = parse_language(*_said(config, rows.LANGUAGE))
+    try:
+        options = resolve_options(config)
+        path = profile_path(options.profile, installed.defaults_folder(config))
+        language = language or language_in(path)
+        return options, load_profile(path)
+    except OSError as error:
+        raise refused(error) from error
+    except (OptionError, ProfileError) as error:
+        with speaking(language or "ja"):
+            raise pytest.UsageError(*str(error).splitlines()) from error
+
+
+def refused(error: OSError) -> Exception:
+    """A path that an option names and the system does not take; any other error as it is."""
+    return pytest.UsageError(f"{error.filename}: {error.strerror}") if error.filename else error
+
+
 def resolve_options(config: pytest.Config) -> Options:
     """Command line before ini file before environment before default; raises OptionError."""
+    from steph.base.messages import say
+
     for option, instead in REPLACED.items():
         value, name = _said(config, option)
         if value.lower() not in _OFF:
-            raise OptionError(f"{name}: {instead}")
+            raise OptionError(say(instead, option=name))
 
     def text(option: Option) -> str:
         return _place(config, option)
@@ -51,8 +85,8 @@ def resolve_options(config: pytest.Config) -> Options:
     def is_given(option: Option) -> bool:
         word = text(option)
         if word.lower() not in (*_ON, *_OFF):
-            allowed = ", ".join((*_ON, *filter(None, _OFF)))
-            raise OptionError(f"{where(option)}: {word!r} is neither on nor off; allowed: {allowed}")
+            known = [*_ON, *filter(None, _OFF)]
+            raise OptionError(say("option.no_switch", option=where(option), value=repr(word), known=known))
         return _is_on(word)
 
     cap = text(rows.VRAM_CAP)
@@ -97,16 +131,19 @@ def _place(config: pytest.Config, option: Option) -> str:
         path = near / Path(text).expanduser()
         path.is_file()  # a name that no disk can hold can't be asked for
     except (OSError, ValueError, RuntimeError) as error:
+        from steph.base.messages import say
+
         reason = error.strerror if isinstance(error, OSError) else str(error)
         shown = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
-        raise OptionError(f"{option.flag}: {shown!a}: {reason}") from error
+        raise OptionError(say("option.no_path", option=option.flag, value=ascii(shown), reason=reason)) from error
     if not text or not option.is_path(text, path):
         return text
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        remedy = "rename it, or set PYTHONUTF8=1 where the locale is not a UTF-8 one"
-        raise pytest.UsageError(f"{option.flag}: {text!a} is not spelled in UTF-8; {remedy}") from error
+        from steph.base.messages import say
+
+        raise OptionError(say("option.not_utf8", option=option.flag, value=ascii(text))) from error
     if option is rows.MODEL:  # what a link leads to, as the record names it: it may lead elsewhere tomorrow
         return str(path.resolve())
     # other links stay: the interpreter of a virtual environment is one, and a person's name for a folder may be

@@ -22,7 +22,7 @@ if any("steph" in word for word in sys.argv[1:]):  # somebody else's sessions ar
     quiet_start.begin()
 
 from steph import installed
-from steph.asked import add_options, resolve_options, session_command
+from steph.asked import add_options, options_and_profile, refused, session_command
 from steph.base.text import make_printable
 from steph.rootdir import keep_values_out
 
@@ -132,7 +132,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     try:
         _open(config, options, profile, tuple(_stage_of(item) for item in items))
     except OSError as error:
-        raise _refused(error) from error
+        raise refused(error) from error
     except (ProfileError, InputError, JoinError, JournalError, GpuLockError, RootBusyError) as error:
         raise pytest.UsageError(*str(error).splitlines()) from error
 
@@ -260,30 +260,17 @@ def budget_seconds(item: pytest.Item) -> float:
 
 
 def _asked(config: pytest.Config) -> tuple[Options, Profile]:
-    """The options and the profile that they name, with as few imports as that takes; raises UsageError.
+    """The options and the profile that they name; raises UsageError.
 
     From here to the session's end everything is said in the language that they ask for.
     """
     from steph.base.messages import speaking
-    from steph.plan.options import OptionError
-    from steph.plan.settings import ProfileError, load_profile, profile_path
 
-    try:
-        options = resolve_options(config)
-        profile = load_profile(profile_path(options.profile, installed.defaults_folder(config)))
-    except OSError as error:
-        raise _refused(error) from error
-    except (OptionError, ProfileError) as error:
-        raise pytest.UsageError(*str(error).splitlines()) from error
+    options, profile = options_and_profile(config)
     told = contextlib.ExitStack()
     told.enter_context(speaking(profile.language(options)))
     config.add_cleanup(told.close)
     return options, profile
-
-
-def _refused(error: OSError) -> Exception:
-    """A path that an option names and the system does not take; any other error as it is."""
-    return pytest.UsageError(f"{error.filename}: {error.strerror}") if error.filename else error
 
 
 def _has_gpu() -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from steph.base.messages import speaking
 from steph.conduct.preparation import config_template, read_inputs
 from steph.contract.asked import applied, own_models, passed, unsaid_settings
 from steph.contract.commands import Place, evaluate_call, train_call
@@ -17,6 +16,7 @@ from steph.plan.settings import Profile, load_profile, profile_path
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.run.inputs import InputError
 
+pytestmark = pytest.mark.usefixtures("english")
 PLACE = Place(
     Path("/root"), "/env/bin/python", on_gpu=True, train_file="d/t.jsonl", train_dir="/rec/rows", config="/rec/c.yaml"
 )
@@ -64,13 +64,13 @@ def profile() -> Profile:
         (BARE.replace("batch_size = 4", "max_steps = 900"), "train.fixed.max_steps: 900 is not allowed.*no heavy"),
         (BARE.replace('file = "d/t.jsonl", ', ""), "train.rows.file: missing"),
         (BARE.replace('"text"', '"parquet"'), "train.rows.format: 'parquet' is not allowed"),
-        ('[evaluate]\nnone = ""\n[train]\npreset = "trl"', "evaluate.none: '' is not allowed: must not be empty"),
+        ('[evaluate]\nnone = ""\n[train]\npreset = "trl"', "evaluate.none: '' is not allowed: it must not be empty"),
         (
             '[train]\npreset = "llamafactory"\nrows.file = "d/t.jsonl"\n[evaluate]\nnone = "x"',
             'train.config: missing; name the file of settings of this pipeline: config = "train.yaml"',
         ),
         (BARE.replace("[evaluate]", "config = 3\n[evaluate]"), "train.config: 3 is not allowed"),
-        ('[train]\ncommand = []\n[evaluate]\nnone = "x"', "train.command: .*at least 1 item"),
+        ('[train]\ncommand = []\n[evaluate]\nnone = "x"', "train.command: .* it must not be empty"),
         ('[train]\ncommand = "trl sft"\n[evaluate]\nnone = "x"', "train.command: 'trl sft' is not allowed"),
         ("train = 3", "train: 3 is not allowed"),
     ],
@@ -231,7 +231,7 @@ def test_a_file_of_settings_of_ones_own_is_given_as_it_is(tmp_path: Path) -> Non
     assert train.config is not None
     assert train.config.place(Path("/rec")) == "conf/c.yaml"
     (tmp_path / "conf").mkdir()
-    with speaking("en"), pytest.raises(InputError, match=r"conf/c.yaml: cannot be read \(config in steph.toml\)"):
+    with pytest.raises(InputError, match=r"conf/c.yaml: cannot be read \(config in steph.toml\)"):
         config_template(tmp_path, train)
     (tmp_path / "conf" / "c.yaml").write_text("chat: '{instruction}'\n")
     assert config_template(tmp_path, train) is None

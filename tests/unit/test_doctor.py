@@ -110,9 +110,10 @@ def test_an_interpreter_that_is_not_there_is_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--profile", "nowhere"), "profile 'nowhere': not found"),
+        (("--profile", "nowhere"), "プロファイル 'nowhere' がない"),
         (("--jsn",), "unrecognized arguments: --jsn"),
-        (("--steph-vram-cap", "lots"), "'lots' is not a size"),
+        (("--steph-vram-cap", "lots"), "'lots' は大きさとして読めない"),
+        (("--steph-vram-cap", "lots", "--language", "en"), "'lots' is not a size"),
     ],
 )
 def test_what_can_not_be_used_is_status_2(words: tuple[str, ...], said: str) -> None:

@@ -178,6 +178,7 @@ def test_outputs_of_their_own_are_fine_wherever_they_lie(tmp_path: Path) -> None
     require_outputs_apart(bench.root, load_description(bench.root), bench.reports)
 
 
+@pytest.mark.usefixtures("english")
 @pytest.mark.parametrize("key", ["output_dir", "evaluation_output"])
 @pytest.mark.parametrize("path", ["/big-disk/adapter", "..", "../reports", "a/../../b"])
 def test_an_output_path_that_leads_out_of_the_root_by_its_text_is_refused(tmp_path: Path, key: str, path: str) -> None:

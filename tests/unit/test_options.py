@@ -116,7 +116,8 @@ def test_a_language_that_nobody_speaks_is_refused_in_one_line(
     monkeypatch.setenv("STEPH_LANGUAGE", variable)
     assert pytest.main(["-p", "steph.plugin", "--noconftest", "-m", "gpu", "tests/acceptance", *words]) == 4
     (line,) = (line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("ERROR"))
-    assert line == f"ERROR: {named}: 'de' is not a language of the suite; allowed: ja, en"
+    said = "'de' という言語はない (not a language of the suite)。使える値 (allowed): ja、en"
+    assert line == f"ERROR: {named}: {said}"
 
 
 @pytest.mark.parametrize(
@@ -137,9 +138,31 @@ def test_an_option_that_is_gone_says_in_one_line_what_replaced_it(
 ) -> None:
     """As an option, an ini key or a variable it ends the run with exit status 4 before anything is started."""
     monkeypatch.setenv("STEPH_DEEP", variable)
+    monkeypatch.setenv("STEPH_LANGUAGE", "en")
     assert pytest.main(["-p", "steph.plugin", "--noconftest", "-m", "gpu", "tests/acceptance", *words]) == 4
     (line,) = (line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("ERROR"))
     assert line.startswith(f"ERROR: {named}: gone: `pytest -m extended` ")
+
+
+@pytest.mark.parametrize(
+    ("words", "in_profile", "said"),
+    [
+        ((), "", "train.max_steps: 0 は使えない。1 以上にする"),
+        ((), "en", "train.max_steps: 0 is not allowed: at least 1"),
+        (("--steph-language", "en"), "ja", "train.max_steps: 0 is not allowed: at least 1"),
+        (("--steph-language", "ja"), "en", "train.max_steps: 0 は使えない。1 以上にする"),
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_refused_in_the_language_that_was_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], in_profile: str, said: str
+) -> None:
+    """By an option, else by the profile itself, though it can't be used."""
+    told = f'[report]\nlanguage = "{in_profile}"\n' if in_profile else ""
+    profile = tmp_path / "p.toml"
+    profile.write_text(f'[machine]\ntitle = "x"\n[model]\ncandidates = ["a/b"]\n{told}[train]\nmax_steps = 0\n')
+    arguments = ["-p", "steph.plugin", "--noconftest", "-m", "gpu", "tests/acceptance", f"--steph-profile={profile}"]
+    assert pytest.main([*arguments, *words]) == 4
+    assert f"p.toml: {said}" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("word", ["0", "false", "off", ""])
@@ -154,6 +177,7 @@ def test_a_switch_that_is_neither_on_nor_off_is_refused(
 ) -> None:
     """What was meant to be on must not run as if it were off."""
     monkeypatch.setenv("STEPH_TWIN", "y")
+    monkeypatch.setenv("STEPH_LANGUAGE", "en")
     assert pytest.main(["-p", "steph.plugin", "--noconftest", "-m", "gpu", "tests/acceptance"]) == 4
     assert "STEPH_TWIN: 'y' is neither on nor off; allowed: 1, true, yes, on" in "".join(capsys.readouterr())
 

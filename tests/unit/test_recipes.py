@@ -139,7 +139,7 @@ CHANGES = {
         try:
             load_profile(Path("own.toml"))
         except ProfileError as error:
-            assert "train.weight_decay: nan is not allowed" in str(error)
+            assert "train.weight_decay: nan" in str(error)
         else:
             raise AssertionError("NaN was taken")
         """,

@@ -253,12 +253,12 @@ def test_a_hanging_training_ends_at_its_deadline(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        ("profile", "train.max_steps: 501 is not allowed"),
+        ("profile", "train.max_steps: 501 は使えない。500 以下にする"),
         ("train_file", "ft_direct_full_norag.jsonl (paths.train_file) がない"),
         ("train_script", "スクリプトがない"),
         ("dataset", "キー samples がない"),
         ("root", "というフォルダがない"),
-        ("description", "steph.toml: paths.train_scrpt: unknown key"),
+        ("description", "steph.toml: paths.train_scrpt: このようなキーはない"),
     ],
 )
 def test_unusable_inputs_are_one_line_and_nothing_is_written(tmp_path: Path, spoil: str, said: str) -> None:

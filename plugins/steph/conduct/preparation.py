@@ -27,7 +27,7 @@ from steph.gpu.driver import DeviceError
 from steph.gpu.visible import memory_fraction_for_cap
 from steph.memory.shapes import KNOWN, TINY, config_file, config_of, known_shape
 from steph.plan.options import Options
-from steph.plan.settings import Profile, load_profile, profile_path
+from steph.plan.settings import Profile
 from steph.plan.steps import steps_per_epoch
 from steph.record.environment import Device
 from steph.record.settings import MAX_STEPS
@@ -75,11 +75,6 @@ class Setup:
         return self.context.kind is RecordKind.REHEARSAL
 
 
-def read_profile(options: Options, near: Path) -> Profile:
-    """The profile that the options name; raises ProfileError."""
-    return load_profile(profile_path(options.profile, near))
-
-
 def prepare(options: Options, profile: Profile, stages: Sequence[AnyStage]) -> Setup:
     """Check and collect all facts of a run; raises ProfileError or InputError with one line each."""
     found = read_inputs(options, profile, stages)
@@ -109,7 +104,7 @@ def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) 
     try:
         profile = _asked(root, description, profile, options)
     except DescriptionError as error:
-        raise DescriptionError(f"{root / FILE_NAME}: {error}") from error
+        raise DescriptionError(say("setting.of", place=root / FILE_NAME, reason=error)) from error
     if StageId.H1 in stages and profile.uses_twin(options):
         twin_source(options.model or profile.model.candidates[0], on_gpu=profile.machine.device == "gpu")
     _require_inputs(root, description, stages, options)
@@ -149,17 +144,15 @@ def _asked(root: Path, description: Description, profile: Profile, options: Opti
     template = config_template(root, train)
     known = {*KNOWN_IN_TRAIN, *(f"{WHEN}{name}" for name in type(train.when).model_fields)}
     if template and (trouble := unknown_placeholder((template,), known)):
-        raise DescriptionError(f"train.config.template: {train.config and train.config.template}: {trouble}")
+        at = say("setting.of", place=train.config.template if train.config else "", reason=trouble)
+        raise DescriptionError(say("setting.of", place="train.config.template", reason=at))
     asked, can_pass = applied(profile, description, template), passed(train, template)
     if "model" not in can_pass:
         asked = _with_own_model(description, asked, options)
     places = tuple(str((root / name).resolve()) if (root / name).is_dir() else name for name in asked.model.candidates)
     asked = asked.changed(model=asked.model.changed(candidates=places))
     if asked.num_processes > 1 and not {"launch", "num_processes"} & can_pass:
-        raise DescriptionError(
-            f"train: the profile starts {asked.num_processes} processes, and the command does not say how; begin it "
-            "with {launch}, or name the program's own words in when.launcher"
-        )
+        raise DescriptionError(say("description.no_launch", count=asked.num_processes))
     path = root / (description.train_file or "")
     is_shortened = {"max_steps", "train_file", "train_dir"} & can_pass and "max_steps" not in train.fixed.given
     if is_shortened or description.train_file is None or not path.is_file():
@@ -177,8 +170,7 @@ def _as_fixed(profile: Profile, description: Description, rows: int) -> Profile:
     steps = an_epoch * settings.num_epochs
     if steps > MAX_STEPS:
         raise DescriptionError(
-            f"train: {rows} rows in {settings.num_epochs} epochs are {steps} steps, over {MAX_STEPS}, and nothing "
-            "shortens them: let the command take {max_steps} or {train_file} (no heavy experiments in this step)"
+            say("description.too_long", rows=rows, epochs=settings.num_epochs, steps=steps, most=MAX_STEPS)
         )
     return profile.changed(train=settings.changed(max_steps=max(steps, 1)))
 
@@ -186,12 +178,9 @@ def _as_fixed(profile: Profile, description: Description, rows: int) -> Profile:
 def _with_own_model(description: Description, profile: Profile, options: Options) -> Profile:
     """The one model that a program has inside: no other can be asked for, and no twin."""
     if len(description.model.candidates) != 1:
-        raise DescriptionError(
-            "train: the command passes no {model}; put it there, or name the one model that the program has inside: "
-            '[model] candidates = ["…"]'
-        )
+        raise DescriptionError(say("description.no_model"))
     if options.model or options.twin:
-        raise DescriptionError("train: the command passes no {model}, so --steph-model and --steph-twin can't be used")
+        raise DescriptionError(say("description.own_model"))
     return profile.changed(model=own_models(profile.model, description).changed(twin=False))
 
 

@@ -6,10 +6,11 @@ the description says its value; else *unsaid*: nobody asks for it, and nothing i
 
 from __future__ import annotations
 
+from steph.base.messages import say
 from steph.contract.description import Description, DescriptionError, Evaluate, Train
 from steph.contract.placeholders import names_in
 from steph.plan.settings import MAX_PARAMETERS, Models, Profile, Rung
-from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.settings import MAX_SAMPLES, EvalSettings, TrainSettings
 
 MUST_BE_SAID = (
     "batch_size",
@@ -91,19 +92,14 @@ def _require_said(description: Description, can_pass: frozenset[str]) -> None:
     fixed = description.train.fixed.given
     both = sorted(can_pass & fixed.keys())
     if both:
-        raise DescriptionError(
-            f"train.fixed.{both[0]}: the command passes {{{both[0]}}}; take one of the two away, since a fixed "
-            "setting is one that the program has inside"
-        )
+        raise DescriptionError(say("description.fixed_and_passed", name=both[0]))
     lacking = [name for name in MUST_BE_SAID if name not in can_pass and name not in fixed]
     if "num_epochs" in lacking and {"max_steps"} & {*can_pass, *fixed}:
         lacking.remove("num_epochs")
     if lacking:
         inside = ", ".join(f"{name} = …" for name in lacking)
-        raise DescriptionError(
-            f"train: the command passes no {', '.join(f'{{{name}}}' for name in lacking)}; put them there, or say "
-            f"what the program has inside: fixed = {{ {inside} }}"
-        )
+        names = [f"{{{name}}}" for name in lacking]
+        raise DescriptionError(say("description.unsaid", names=names, inside=inside))
 
 
 def _possible(step: Rung, can_pass: frozenset[str]) -> Rung | None:
@@ -120,9 +116,6 @@ def _evaluation(asked: EvalSettings, description: Description) -> EvalSettings:
     can_pass = passed(evaluate)
     fixed = evaluate.fixed.given
     if "samples" not in can_pass and "samples" not in fixed:
-        raise DescriptionError(
-            "evaluate: the command passes no {samples}; put it there, or say how many the program asks: "
-            "fixed = { samples = … }, at most 10"
-        )
+        raise DescriptionError(say("description.no_samples", most=MAX_SAMPLES))
     in_4bit = asked.load_in_4bit and bool({"use_4bit", "load_in_4bit"} & can_pass)
     return asked.changed(**{"load_in_4bit": in_4bit, **fixed})

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from steph.base.messages import Message, say
 from steph.base.terms import TrainerName
 from steph.base.values import Value
 from steph.contract.placeholders import KNOWN_IN_EVALUATE, KNOWN_IN_TRAIN, WHEN, names_in, unknown_placeholder
@@ -21,7 +22,7 @@ from steph.contract.presets import preset_table
 from steph.contract.results import EvaluationKind
 from steph.contract.results_files import ResultsFormat
 from steph.contract.rows import RowFormat
-from steph.plan.settings import Filled, ProfileError, bounded, strictly, validation_lines
+from steph.plan.settings import Filled, ProfileError, bounded, strictly, validation_messages
 from steph.record.settings import MAX_SAMPLES, TrainSettings
 
 FILE_NAME = "steph.toml"
@@ -33,7 +34,7 @@ def _inside(path: str) -> str:
     """The path of an output; a link in it may lead anywhere, its text may not."""
     lexical = Path(os.path.normpath(path))
     if lexical.is_absolute() or lexical.parts[:1] == (os.pardir,):
-        raise ValueError("an output lies below the pipeline root; a symbolic link in it may lead elsewhere")
+        raise ValueError(say("description.outside"))
     return path
 
 
@@ -379,13 +380,15 @@ def load_description(root: Path) -> Description:
     try:
         return strictly(Description, with_presets(tomllib.loads(path.read_text(encoding="utf-8-sig"))))
     except ValidationError as error:
-        raise DescriptionError("\n".join(validation_lines(str(path), error))) from error
+        raise DescriptionError(*validation_messages(str(path), error)) from error
     except PresetError as error:
-        raise DescriptionError(f"{path}: {error}") from error
+        raise DescriptionError(say("setting.of", place=path, reason=error)) from error
     except UnicodeDecodeError as error:
-        raise DescriptionError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+        reason = say("setting.not_utf8", byte=str(error.start))
+        raise DescriptionError(say("setting.of", place=path, reason=reason)) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DescriptionError(f"{path}: can't be read: {error}") from error
+        reason = say("description.unreadable", reason=error)
+        raise DescriptionError(say("setting.of", place=path, reason=reason)) from error
 
 
 class PresetError(ValueError):
@@ -406,11 +409,9 @@ def with_presets(table: Mapping[str, Any]) -> dict[str, Any]:
         try:
             base = preset_table(name)
         except ValueError as error:
-            raise PresetError(f"{section}.preset: {error}") from error
+            raise PresetError(say("setting.of", place=f"{section}.preset", reason=error)) from error
         if section not in base:
-            raise PresetError(
-                f"{section}: the preset {name!r} says nothing of it; give [{section}] a preset or a command"
-            )
+            raise PresetError(say("description.preset_without", section=section, preset=repr(name)))
         found[section] = _laid_over(base[section], own)
     return found
 
@@ -425,7 +426,7 @@ def _preset_of(table: Mapping[str, Any], section: str) -> str | None:
     if "preset" in table:
         return str(table["preset"])
     if own is None and isinstance(other, dict) and _preset_of({section: {}, **table}, other_name) != DEFAULT_PRESET:
-        raise PresetError(f"[{section}]: missing; give it a preset or a command, or [evaluate] `none` with the reason")
+        raise PresetError(say("description.no_section", section=section))
     return DEFAULT_PRESET
 
 
@@ -445,8 +446,8 @@ def _preset_section(model: type[_Section], name: str) -> _Section:
     return strictly(model, preset_table(DEFAULT_PRESET)[name])
 
 
-def _troubles(description: Description) -> list[str]:
-    """What is wrong with sections that are right key by key, one sentence each."""
+def _troubles(description: Description) -> list[Message]:
+    """What is wrong with sections that are right key by key."""
     train, evaluate = description.train, description.evaluate
     troubles = [
         *_placeholder_troubles("train", train, {*KNOWN_IN_TRAIN, *_conditions(TrainWhen)}),
@@ -454,17 +455,13 @@ def _troubles(description: Description) -> list[str]:
     ]
     for name, section in (("train", train), ("evaluate", evaluate)):
         if section.config is None and "config" in names_in(section.command or ()):
-            troubles.append(
-                f'{name}.config: missing; name the file of settings of this pipeline: config = "train.yaml"'
-            )
+            troubles.append(say("description.no_config", section=name))
     if train.command is None:
-        troubles.append("train.command: missing; give the program and its arguments, or a preset")
+        troubles.append(say("description.no_training"))
     elif description.train_file is None and train.rows.format != "none":
-        troubles.append(
-            'train.rows.file: missing; name the training rows, or say format = "none" where they are elsewhere'
-        )
+        troubles.append(say("description.no_rows"))
     if evaluate.none is None and evaluate.command is None:
-        troubles.append("evaluate.command: missing; give the program and its arguments, a preset, or `none`")
+        troubles.append(say("description.no_evaluation"))
     return troubles
 
 
@@ -472,7 +469,7 @@ def _conditions(when: type[Value]) -> list[str]:
     return [f"{WHEN}{name}" for name in when.model_fields]
 
 
-def _placeholder_troubles(name: str, section: Train | Evaluate, known: set[str]) -> list[str]:
+def _placeholder_troubles(name: str, section: Train | Evaluate, known: set[str]) -> list[Message]:
     places: dict[str, tuple[str, ...]] = {
         "command": section.command or (),
         "extra": section.extra,
@@ -487,4 +484,4 @@ def _placeholder_troubles(name: str, section: Train | Evaluate, known: set[str])
     else:
         places["results"] = tuple(filter(None, (section.results.file, section.results.rows)))
     found = ((key, unknown_placeholder(texts, known)) for key, texts in places.items())
-    return [f"{name}.{key}: {trouble}" for key, trouble in found if trouble]
+    return [say("setting.of", place=f"{name}.{key}", reason=trouble) for key, trouble in found if trouble]

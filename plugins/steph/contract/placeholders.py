@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from steph.base.messages import Message, say
 from steph.record.settings import EvalSettings, TrainSettings
 
 _NAMED = re.compile(r"\{\{(?P<escaped>[a-z_][\w.]*)\}\}|\{(?P<name>[a-z_][\w.]*)\}")
@@ -48,14 +49,14 @@ def names_in(texts: Iterable[str]) -> Iterator[str]:
     return (found["name"] for text in texts for found in _NAMED.finditer(text) if found["name"])
 
 
-def unknown_placeholder(texts: Iterable[str], known: Iterable[str]) -> str | None:
-    """A sentence about the first placeholder that is not known, with the name that may be meant; None where all are."""
+def unknown_placeholder(texts: Iterable[str], known: Iterable[str]) -> Message | None:
+    """The first placeholder that is not known, with the name that may be meant; None where all are."""
     allowed = sorted(known)
     for name in names_in(texts):
         if name not in allowed:
-            near = difflib.get_close_matches(name, allowed, 1)
-            meant = f"did you mean {{{near[0]}}}?" if near else f"allowed: {', '.join(allowed)}"
-            return f"unknown placeholder {{{name}}}; {meant}"
+            if near := difflib.get_close_matches(name, allowed, 1):
+                return say("description.near_placeholder", name=name, near=near[0])
+            return say("description.placeholder", name=name, known=allowed)
     return None
 
 

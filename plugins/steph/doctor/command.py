@@ -12,12 +12,11 @@ from typing import NoReturn
 import pytest
 
 from steph import installed, quiet_start
-from steph.asked import resolve_options
+from steph.asked import options_and_profile
 from steph.base.messages import phrase, speaking, text
-from steph.conduct.preparation import read_profile
 from steph.doctor.examination import examine
 from steph.doctor.lines import Level, Line
-from steph.plan.options import OptionError, Options
+from steph.plan.options import Options
 from steph.plan.settings import Profile, ProfileError
 from steph.rootdir import join_environment, join_values
 from steph.run.inputs import InputError
@@ -53,15 +52,11 @@ class WithRunOptions:
     def pytest_cmdline_main(self, config: pytest.Config) -> int:
         """In place of a session."""
         quiet_start.end()  # from here on Ctrl-C must end what was started, too
-        try:
-            options = resolve_options(config)
-            profile = read_profile(options, installed.defaults_folder(config))
-        except (OptionError, ProfileError) as error:
-            raise pytest.UsageError(*str(error).splitlines()) from error
+        options, profile = options_and_profile(config)
         with speaking(profile.language(options)):
             try:
                 self.status = self._act(config, options, profile)
-            except (OptionError, ProfileError, InputError) as error:
+            except (ProfileError, InputError) as error:
                 raise pytest.UsageError(*str(error).splitlines()) from error
         return self.status
 

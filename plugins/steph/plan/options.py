@@ -95,13 +95,8 @@ OPTIONS = (
 )
 
 
-# what earlier versions had, and what a person does now; an option of this name that is set refuses to run
-REPLACED = {
-    Option("deep", "", is_flag=True): (
-        "gone: `pytest -m extended` trains one step without 4-bit and with --loss-on-output-only (H-2step), "
-        "and padding is a check of H-2; leave it out"
-    )
-}
+# what earlier versions had, and the message of what a person does now; a run refuses an option of this name
+REPLACED = {Option("deep", "", is_flag=True): "option.deep"}
 
 
 @dataclass(frozen=True)
@@ -133,17 +128,19 @@ class Options:
 
 def parse_size(text: str, option: str) -> int:
     """A size such as `9.64GiB` or `8GB` in bytes; raises OptionError naming `option`."""
+    from steph.base.messages import say  # it loads babel, which a session that is not ours should not wait for
+
     match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*([KMG]i?B)\s*", text, re.IGNORECASE)
     if match is None or float(match[1]) <= 0:
-        raise OptionError(f"{option}: {text!r} is not a size; allowed: a number with GiB, GB, MiB or MB, as in 9.64GiB")
+        raise OptionError(say("option.no_size", option=option, value=repr(text)))
     return int(float(match[1]) * SIZE_UNITS[match[2].upper()])
 
 
 def parse_language(text: str, option: str) -> Language:
     """A language of the suite by its name, in any case; raises OptionError naming `option`."""
-    from steph.base.messages import LANGUAGES  # it loads babel, which a session that is not ours should not wait for
+    from steph.base.messages import LANGUAGES, say
 
     chosen = next((language for language in LANGUAGES if language == text.strip().lower()), None)
     if chosen is None:
-        raise OptionError(f"{option}: {text!r} is not a language of the suite; allowed: {', '.join(LANGUAGES)}")
+        raise OptionError(say("option.no_language", option=option, value=repr(text), known=LANGUAGES))
     return chosen

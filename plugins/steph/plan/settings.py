@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model, model_validator
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
-from steph.base.messages import Language, words_of
+from steph.base.messages import LANGUAGES, Language, Message, say, verbatim, words_of
 from steph.base.values import Value
 from steph.plan.cards import card_by_name
 from steph.plan.options import Options
@@ -31,7 +32,10 @@ _Model = TypeVar("_Model", bound=Value)
 
 
 class ProfileError(ValueError):
-    """A profile can't be used; the message names file, key, value and what is allowed."""
+    """A profile can't be used; each argument is one line, of file, key, value and what is allowed."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 MAX_SECONDS = 7 * 24 * 3600  # a week
@@ -127,8 +131,7 @@ class ProfileProduction(ProductionTarget):
             try:
                 card_by_name(self.card)
             except ValueError as error:
-                words = words_of(error).text("en")  # the language of the run is not known yet
-                raise ValueError(f"card: {words}; or give what is usable of it with card_memory_gib") from error
+                raise ValueError(say("setting.card", reason=error)) from error
         return self
 
 
@@ -147,7 +150,7 @@ class Rung(Value):
     @model_validator(mode="after")
     def _changes_something(self) -> Rung:
         if not self.model_dump(exclude_none=True):
-            raise ValueError("a rung must change at least one setting")
+            raise ValueError(say("setting.empty_rung"))
         return self
 
 
@@ -221,11 +224,10 @@ class Profile(Value):
     @model_validator(mode="after")
     def _launchers_are_possible(self) -> Profile:
         for section, asked in (("train", self.train), ("evaluate", self.evaluate)):
-            where = f"{section}.num_processes: {asked.num_processes} is not allowed"
             if asked.num_processes > 1 and asked.launcher == "none":
-                raise ValueError(f'{where}: several processes need {section}.launcher, "torchrun" or "accelerate"')
+                raise ValueError(say("setting.no_launcher", section=section, count=asked.num_processes))
             if asked.num_processes > 1 and asked.launcher == "accelerate" and self.machine.device == "cpu":
-                raise ValueError(f'{where}: accelerate starts one on the CPU; set {section}.launcher to "torchrun"')
+                raise ValueError(say("setting.one_on_cpu", section=section, count=asked.num_processes))
         return self
 
     @property
@@ -260,13 +262,13 @@ def profile_path(name_or_path: str, near: Path) -> Path:
         path = (near / name_or_path).resolve()
         if path.is_file():
             return path
-        raise ProfileError(f"profile {path}: no such file")
+        raise ProfileError(_of_profile(path, say("setting.no_file")))
     folders = [near / "profiles", builtin_profiles()]
     for folder in folders:
         if (folder / f"{name_or_path}.toml").is_file():
             return folder / f"{name_or_path}.toml"
     known = sorted({found.stem for folder in folders if folder.is_dir() for found in folder.glob("*.toml")})
-    raise ProfileError(f"profile {name_or_path!r}: not found; known: {', '.join(known)}; or a path ending in .toml")
+    raise ProfileError(say("setting.no_profile", name=repr(name_or_path), known=known))
 
 
 def builtin_profiles() -> Path:
@@ -281,18 +283,32 @@ def load_profile(path: Path) -> Profile:
         data = path.read_bytes()
         table = tomllib.loads(data.decode("utf-8-sig"))
     except OSError as error:
-        raise ProfileError(f"profile {path}: {error.strerror}") from error
+        raise ProfileError(_of_profile(path, verbatim(error.strerror))) from error
     except UnicodeDecodeError as error:
-        raise ProfileError(f"profile {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+        raise ProfileError(_of_profile(path, say("setting.not_utf8", byte=str(error.start)))) from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ProfileError(f"profile {path}: not valid TOML: {error}") from error
+        raise ProfileError(_of_profile(path, say("setting.no_toml", reason=error))) from error
     for reserved in ("path", "sha256"):
         if reserved in table:
-            raise ProfileError(f"profile {path}: {reserved}: unknown key")
+            reason = say("setting.of", place=reserved, reason=say("setting.unknown_key"))
+            raise ProfileError(_of_profile(path, reason))
     try:
         return strictly(Profile, {**table, "path": str(path), "sha256": hashlib.sha256(data).hexdigest()})
     except ValidationError as error:
-        raise ProfileError("\n".join(validation_lines(f"profile {path}", error))) from error
+        raise ProfileError(*validation_messages(say("setting.profile", path=path), error)) from error
+
+
+def _of_profile(path: Path, reason: Message) -> Message:
+    return say("setting.of", place=say("setting.profile", path=path), reason=reason)
+
+
+def language_in(path: Path) -> Language:
+    """The language that a profile names, also one that can't be used; "ja" where it names none."""
+    try:
+        named = tomllib.loads(path.read_bytes().decode("utf-8-sig"))["report"]["language"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        named = None
+    return next((language for language in LANGUAGES if language == named), "ja")
 
 
 def strictly(model: type[_Model], table: dict[str, object]) -> _Model:
@@ -303,10 +319,15 @@ def strictly(model: type[_Model], table: dict[str, object]) -> _Model:
     return model.model_validate_json(json.dumps(table, default=str), strict=True)
 
 
-def validation_lines(where: str, error: ValidationError) -> list[str]:
+def validation_messages(place: Message | str, error: ValidationError) -> list[Message]:
     """One line per bad key of a pydantic error: place, dotted key, value and what is allowed."""
-    items = error.errors(include_url=False)
-    return [": ".join(filter(None, (where, _dotted(item["loc"]), _reason(item)))) for item in items]
+    found = []
+    for item in error.errors(include_url=False):
+        reason, key = _reason(item), _dotted(item["loc"])
+        found.append(
+            say("setting.of", place=place, reason=say("setting.of", place=key, reason=reason) if key else reason)
+        )
+    return found
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
@@ -316,27 +337,53 @@ def _dotted(location: tuple[int | str, ...]) -> str:
     return text.lstrip(".")
 
 
-def _reason(item: ErrorDetails) -> str:
-    match item["type"]:
-        case "extra_forbidden":
-            return "unknown key"
-        case "missing":
-            return "missing"
-    message = item["msg"].removeprefix("Value error, ")
-    note = ""
-    if item["loc"][-1:] == ("max_steps",) and item["type"] == "less_than_equal":
-        note = " (no heavy experiments in this step)"
-    if item["loc"][-1:] == ("samples",) and item["type"] == "less_than_equal":
-        note = " (no full evaluation in this step)"
-    value = item["input"]
-    if item["type"] == "tuple_type" and isinstance(value, dict):
-        return f"a table is not allowed: write `[[{_dotted(item['loc'])}]]`, once for each"
-    if item["type"] in ("model_type", "model_attributes_type", "dict_type") and isinstance(value, list):
-        return f"a list is not allowed: write `[{_dotted(item['loc'])}]`, once"
-    if item["type"] in ("string_too_short", "string_pattern_mismatch"):
-        message = "must not be empty"
-    message = message.replace("valid tuple", "list").replace("Tuple should", "List should")
-    return f"{message}{note}" if isinstance(value, dict) else f"{_shown(value)} is not allowed: {message}{note}"
+# what a value must be, by pydantic's type of its error; the ids are of messages
+_MUST = {
+    "bool_type": "setting.must.switch",
+    "dict_type": "setting.must.table",
+    "finite_number": "setting.must.finite",
+    "float_type": "setting.must.number",
+    "greater_than": "setting.must.more",
+    "greater_than_equal": "setting.must.least",
+    "int_from_float": "setting.must.whole",
+    "int_type": "setting.must.whole",
+    "less_than": "setting.must.less",
+    "less_than_equal": "setting.must.most",
+    "model_attributes_type": "setting.must.table",
+    "model_type": "setting.must.table",
+    "string_too_short": "setting.must.filled",
+    "string_type": "setting.must.text",
+    "too_short": "setting.must.filled",
+    "tuple_type": "setting.must.list",
+}
+_NOT_HERE = {"max_steps": "setting.no_heavy", "samples": "setting.no_full"}  # the spec's ban on heavy experiments
+
+
+def _reason(item: ErrorDetails) -> Message:
+    kind, value, key = item["type"], item["input"], _dotted(item["loc"])
+    context = item.get("ctx", {})
+    if kind == "extra_forbidden":
+        return say("setting.unknown_key")
+    if kind == "missing":
+        return say("setting.missing")
+    if kind == "tuple_type" and isinstance(value, dict):
+        return say("setting.tables", key=key)
+    if kind in ("model_type", "model_attributes_type", "dict_type") and isinstance(value, list):
+        return say("setting.one_table", key=key)
+    limit = next((f"{context[name]:.12g}" for name in ("ge", "gt", "le", "lt") if name in context), "")
+    if kind == "value_error":
+        must = words_of(context["error"])
+    elif kind == "literal_error":
+        must = say("setting.must.one_of", allowed=re.findall(r"'[^']*'", str(context["expected"])))
+    elif kind == "string_pattern_mismatch":
+        must = say("setting.must.filled" if "S" in str(context["pattern"]) else "setting.must.name")
+    elif kind in _MUST:
+        must = say(_MUST[kind], limit=limit)
+    else:
+        must = verbatim(item["msg"])
+    if kind == "less_than_equal" and item["loc"][-1] in _NOT_HERE:
+        must = say(_NOT_HERE[str(item["loc"][-1])], must=must)
+    return must if isinstance(value, dict) else say("setting.refused", value=_shown(value), must=must)
 
 
 def _shown(value: object) -> str:

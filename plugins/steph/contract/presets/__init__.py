@@ -7,6 +7,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from steph.base.messages import say
+
 _FOLDER = resources.files(__name__)
 
 
@@ -18,7 +20,7 @@ def preset_names() -> tuple[str, ...]:
 def preset_text(name: str) -> str:
     """A preset's file; raises ValueError naming those that there are."""
     if name not in preset_names():
-        raise ValueError(f"unknown preset {name!r}; known: {', '.join(preset_names())}")
+        raise ValueError(say("description.no_preset", preset=repr(name), known=preset_names()))
     return (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
 
 
