@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steph.base.messages import verbatim
+from steph.base.messages import say, verbatim
 from steph.base.terms import AnyStage, Cause, EndedBy, Phase, RecordKind, Severity, StageId, Verdict
 from steph.record.environment import Device, Environment, GitState
 from steph.record.fold import IN_FLIGHT
@@ -212,7 +212,7 @@ def trained(number: int, settings: TrainSettings, peak_gib: float = 6.42) -> Att
     return Attempt(
         stage=StageId.H2,
         number=number,
-        label=settings.short(),
+        label=verbatim(settings.short()),
         settings=settings,
         argv=train_argv(settings),
         cwd=ROOT,
@@ -254,7 +254,7 @@ def out_of_memory(number: int, settings: TrainSettings, phase: Phase = Phase.FIR
     return Attempt(
         stage=StageId.H2,
         number=number,
-        label=settings.short(),
+        label=verbatim(settings.short()),
         settings=settings,
         argv=train_argv(settings),
         cwd=ROOT,
@@ -317,7 +317,7 @@ def evaluated(settings: EvalSettings | None = None) -> Attempt:
     return Attempt(
         stage=StageId.H3,
         number=1,
-        label=f"samples {wanted.samples}/{'4bit' if wanted.load_in_4bit else 'full'}",
+        label=say("attempt.samples_in_4bit" if wanted.load_in_4bit else "attempt.samples", samples=wanted.samples),
         settings=wanted,
         argv=eval_argv(wanted),
         cwd=ROOT,
@@ -427,7 +427,7 @@ def walked_down(run_id: str = "20261120-020000") -> Record:
         explanation="CUDA OOM のため設定を下げ、3 回目の 256/b1/4bit で完走しました。",
         seconds=286.0,
         skipped_rungs=(
-            SkippedRung(label="256/b2/4bit", reason=verbatim("140 行すべてで答えが切れるため飛ばしました。")),
+            SkippedRung(label=verbatim("256/b2/4bit"), reason=verbatim("140 行すべてで答えが切れるため飛ばしました。")),
         ),
         given_up=("max-seq-length 512 → 256", "batch-size 2 → 1(勾配累積 4 で実効バッチは同じ)"),
     )

@@ -137,7 +137,7 @@ class ScriptedTraining:
     @property
     def tried(self) -> list[str]:
         """The attempts' labels in their order."""
-        return [plan.label for plan in self.planned]
+        return [str(plan.label) for plan in self.planned]
 
     @property
     def recorded(self) -> StageResult:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.base.files import is_fresh
+from steph.base.messages import verbatim
 from steph.base.terms import Cause, EndedBy, StageId
 from steph.conduct import attempts
 from steph.conduct.attempts import Finished, Judge, planned, run_attempt
@@ -38,7 +39,7 @@ from steph.run.runner import ChildOutcome
 
 REPOSITORY = Path(__file__).parents[2]
 FORECAST = predict(BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], Workload("answer", 2, 512))
-PLAN = planned(StageId.H2, "512/b2/4bit", limit_seconds=60)
+PLAN = planned(StageId.H2, verbatim("512/b2/4bit"), limit_seconds=60)
 CALL = Call((sys.executable, "-c", ""))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import record_factory as factory
 from scripted_training import BASE, LARGE, ScriptedTraining, on_disk
-from steph.base.messages import verbatim
+from steph.base.messages import Message, verbatim
 from steph.base.terms import StageId, Verdict
 from steph.conduct import calibrate, training
 from steph.conduct.calibrate import calibrate as run_calibration
@@ -37,11 +37,11 @@ class Beside:
     options: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(
-        self, job: TrainingJob, model: ModelChoice, settings: TrainSettings, *, label: str, **options: object
+        self, job: TrainingJob, model: ModelChoice, settings: TrainSettings, *, label: Message, **options: object
     ) -> Attempt:
-        self.labels.append(label)
+        self.labels.append(str(label))
         self.options.append(options)
-        end = self.scripted.get(label, 4 * GIB)
+        end = self.scripted.get(str(label), 4 * GIB)
         if isinstance(end, Exception):
             raise end
         attempt = factory.trained(len(self.labels), settings)
@@ -70,7 +70,7 @@ def test_a_length_that_cannot_be_halved_is_not_calibrated(tmp_path: Path, monkey
     stage = _calibrated(tmp_path, monkeypatch, beside, BASE.model_copy(update={"max_seq_length": 16}))
     (skipped,) = stage.recorded.skipped_rungs
     assert (beside.labels, str(skipped.reason)) == ([], "これより短くできる長さがない")
-    assert skipped.label.startswith("calibrate 16/b2/4bit")
+    assert str(skipped.label) == "メモリの校正 16/b2/4bit 5 ステップ"
 
 
 def test_no_time_left_is_not_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_calibration_that_cannot_run_is_on_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """It raises nothing: H-2's verdict is written already."""
-    beside = Beside({"calibrate 256/b2/4bit 5 steps": error})
+    beside = Beside({"メモリの校正 256/b2/4bit 5 ステップ": error})
     stage = _calibrated(tmp_path, monkeypatch, beside)
     (skipped,) = stage.recorded.skipped_rungs
     assert str(skipped.reason) == f"動かせない: {error}"
@@ -111,7 +111,7 @@ def test_a_journal_without_room_ends_the_calibration_with_a_line(
         if lost_in == "note":
             monkeypatch.setattr(Journal, "append", refuse)
 
-    ends = {"calibrate 256/b2/4bit 5 steps": full if lost_in == "attempt" else RunnerError("no child")}
+    ends = {"メモリの校正 256/b2/4bit 5 ステップ": full if lost_in == "attempt" else RunnerError("no child")}
     stage = _calibrated(tmp_path, monkeypatch, Beside(ends), prepare=prepare)
     assert "No space left on device" in stage.said[-1]
     assert stage.recorded.stage is StageId.H2
@@ -127,7 +127,7 @@ def test_rows_that_cannot_be_read_leave_the_length_to_the_setting(
     monkeypatch.setattr(calibrate, "train_beside", beside)
     stage = ScriptedTraining(tmp_path)
     run_calibration(stage.job, LARGE.model_copy(update={"snapshot_path": str(folder)}), BASE)
-    assert beside.labels == ["calibrate 256/b2/4bit 5 steps"]
+    assert beside.labels == ["メモリの校正 256/b2/4bit 5 ステップ"]
     assert beside.options[0]["rows"] is None
 
 

@@ -64,7 +64,7 @@ def test_another_length_is_trained_and_leaves_the_adapter_alone(tmp_path: Path) 
     assert 0 < _settings(extra).max_seq_length < _settings(h2.attempts[0]).max_seq_length
     assert not list(bench.root.glob("runs/*/*-calibrate"))
     assert "--steph-calibrate" in bench.report()
-    assert extra.label in bench.report()
+    assert str(extra.label) in bench.report()
 
 
 def _settings(attempt: Attempt) -> TrainSettings:
@@ -101,7 +101,7 @@ def test_whatever_it_ends_in_is_recorded_and_no_verdict_changes(tmp_path: Path, 
     assert extra.ended_by is ending.ended_by
     assert extra.diagnosis is not None
     assert extra.diagnosis.cause is ending.cause
-    row = next(line for line in bench.report().splitlines() if extra.label in line)
+    row = next(line for line in bench.report().splitlines() if str(extra.label) in line)
     assert wording.outcome_words(extra) in row
 
 
@@ -152,8 +152,8 @@ def test_the_other_length_is_one_that_most_rows_fill(
 
 def test_an_attempt_after_the_verdict_changes_nothing_but_itself() -> None:
     """The fold keeps verdict, end and H-2's last attempt, also while the extra attempt is in flight."""
-    own = Attempt(stage=H2, number=1, label="x", folder="H-2-1", started_at="", returncode=0)
-    extra = Attempt(stage=H2, number=2, label="y", folder="H-2-2", started_at="", purpose=Purpose.CALIBRATE)
+    own = Attempt(stage=H2, number=1, label=verbatim("x"), folder="H-2-1", started_at="", returncode=0)
+    extra = Attempt(stage=H2, number=2, label=verbatim("y"), folder="H-2-2", started_at="", purpose=Purpose.CALIBRATE)
     events = (
         RecordOpened(at="", id="r", context=factory.context()),
         StageStarted(at="", stage=H2),

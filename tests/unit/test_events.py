@@ -46,7 +46,7 @@ LATER = "2026-01-01T01:00:00.000+00:00"
 OPENED = RecordOpened(at=T, id="r1", context=factory.context())
 MODEL = factory.model_choice()
 CANDIDATE = Candidate(name="m", outcome="chosen", predicted=PredictedPeak(peak_bytes=5, low_bytes=4, high_bytes=6))
-SKIPPED = SkippedRung(label="384/b2/4bit", reason=verbatim("理由"))
+SKIPPED = SkippedRung(label=verbatim("384/b2/4bit"), reason=verbatim("理由"))
 CHECK = Check(id="c", severity=Severity.FAIL, holds=True, message=verbatim("よい"))
 H1, H2, H3 = StageId
 
@@ -166,7 +166,7 @@ def test_a_pipeline_found_dirty_once_stays_dirty(found: list[bool | None], dirty
 
 def test_rungs_are_listed_in_the_order_in_which_they_were_skipped() -> None:
     """One does not replace the other."""
-    second = SkippedRung(label="256/b2/4bit", reason=verbatim("理由"))
+    second = SkippedRung(label=verbatim("256/b2/4bit"), reason=verbatim("理由"))
     skipped: list[Event] = [RungSkipped(at=T, stage=H2, skipped=rung) for rung in (SKIPPED, second)]
     assert fold([OPENED, StageStarted(at=T, stage=H2), *skipped]).stages[H2].skipped_rungs == (SKIPPED, second)
 

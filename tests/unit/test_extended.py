@@ -67,8 +67,8 @@ def test_all_of_them_are_green_beside_the_three(bench: Bench) -> None:
 def test_cot_rows_are_trained_on_at_the_settings_that_h2_ended_on(bench: Bench) -> None:
     """What H-2 found out by running out of memory is not tried again, and its adapter stays where it was."""
     h2, cot = bench.record().stages[StageId.H2], bench.record().extended[COT_TRAINING]
-    assert [attempt.label for attempt in h2.attempts] == ["512/b2/4bit", "384/b2/4bit"]
-    assert [attempt.label for attempt in cot.attempts] == ["384/b2/4bit"]
+    assert [str(attempt.label) for attempt in h2.attempts] == ["512/b2/4bit", "384/b2/4bit"]
+    assert [str(attempt.label) for attempt in cot.attempts] == ["384/b2/4bit"]
     assert cot.given_up == h2.given_up
     assert "ft_cot_full_norag.jsonl" in " ".join(cot.attempts[0].argv)
     folders = [result.attempts[-1].training.output_dir for result in (h2, cot) if result.attempts[-1].training]

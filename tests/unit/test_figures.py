@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 import record_factory as factory
 from matplotlib.textpath import TextPath
-from steph.base.messages import LANGUAGES, Language, speaking
+from steph.base.messages import LANGUAGES, Language, Message, speaking
 from steph.base.terms import StageId
 from steph.gpu.watch import NAME, read_samples
 from steph.record.settings import TrainSettings
@@ -180,7 +180,8 @@ def test_any_letters_of_a_label_are_drawn_as_they_are(tmp_path: Path) -> None:
     """Japanese, emoji and what looks like markup; matplotlib's missing glyphs are no warning, control codes go."""
     record = factory.walked_down()
     h2 = record.stages[StageId.H2]
-    attempts = tuple(attempt.changed(label="設定 $x^{ 🟡\n\\frac") for attempt in h2.attempts)
+    label = Message(id="verbatim", values={"text": "設定 $x^{ 🟡\n\\frac"})
+    attempts = tuple(attempt.changed(label=label) for attempt in h2.attempts)
     odd = record.changed(stages=record.stages | {StageId.H2: h2.changed(attempts=attempts)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -12,7 +12,7 @@ import pytest
 import record_factory as factory
 from hypothesis import given
 from hypothesis import strategies as st
-from steph.base.messages import speaking, verbatim
+from steph.base.messages import Message, speaking, verbatim
 from steph.base.terms import StageId, Verdict
 from steph.record.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted
 from steph.record.fold import fold
@@ -35,7 +35,7 @@ from steph.run.journal import (
 
 T = "2026-01-01T00:00:00.000+00:00"
 OPENED = RecordOpened(at=T, id="r1", context=factory.context())
-ATTEMPT = Attempt(stage=StageId.H2, number=1, label="512/b2/4bit", folder="H-2-1", started_at=T)
+ATTEMPT = Attempt(stage=StageId.H2, number=1, label=verbatim("512/b2/4bit"), folder="H-2-1", started_at=T)
 
 
 def _ended(stage: StageId, verdict: Verdict = Verdict.PASS) -> StageEnded:
@@ -250,10 +250,14 @@ def test_a_record_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_half_a_character_is_written_as_a_question_mark(tmp_path: Path) -> None:
     """What is no text can't stop the journal."""
     journal = _opened(tmp_path)
-    journal.append(AttemptStarted(at=T, attempt=ATTEMPT.model_copy(update={"label": "\ud83d"})))
+    journal.append(
+        AttemptStarted(
+            at=T, attempt=ATTEMPT.model_copy(update={"label": Message(id="verbatim", values={"text": "\ud83d"})})
+        )
+    )
     journal.close()
     (event,) = (event for event in read_events(tmp_path) if isinstance(event, AttemptStarted))
-    assert event.attempt.label == "?"
+    assert str(event.attempt.label) == "?"
 
 
 def test_a_new_records_first_event_has_its_id_and_context() -> None:

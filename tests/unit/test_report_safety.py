@@ -22,7 +22,7 @@ CHILD_TEXTS = frozenset(
         "message",
         "explanation",
         "reason",
-        "label",
+        "text",
         "cwd",
         "folder",
         "backend",

@@ -163,7 +163,7 @@ def test_an_adapter_whose_digest_nobody_recorded_is_not_evaluated(tmp_path: Path
     chosen = ModelChosen(at="t", stage=StageId.H1, model=on_disk(tmp_path / "model"))
     for attempt in (nameless, trained.model_copy(update={"training": None})):
         events = [*_green(StageId.H1), chosen, *_green(StageId.H2, attempt)]
-        result = _conducted(tmp_path / attempt.label / str(attempt.training is None), StageId.H3, *events)
+        result = _conducted(tmp_path / str(attempt.label) / str(attempt.training is None), StageId.H3, *events)
         assert (result.verdict, result.attempts) == (Verdict.BLOCKED, ())
         assert str(result.explanation) == "H-2の記録にアダプタのsha256がない。H-2を再実行する"
 

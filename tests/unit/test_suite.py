@@ -72,7 +72,7 @@ def test_an_oom_walks_down_the_ladder_and_passes_with_conditions(tmp_path: Path)
     assert status == 0, output
     assert _verdicts(bench) == [Verdict.PASS, Verdict.PASS_DEGRADED, Verdict.PASS]
     h2 = bench.record().stages[H2]
-    assert [attempt.label for attempt in h2.attempts] == ["512/b2/4bit", "384/b2/4bit"]
+    assert [str(attempt.label) for attempt in h2.attempts] == ["512/b2/4bit", "384/b2/4bit"]
     assert tuple(map(str, h2.given_up)) == ("max-seq-length 512 → 384",)
     assert h2.attempts[0].traceback is not None
     assert "OutOfMemoryError" in h2.attempts[0].traceback

@@ -18,7 +18,7 @@ def test_rungs_that_cannot_fit_are_passed_over_with_their_prediction(
     outcome = stage.walk(monkeypatch, LARGE)
     assert stage.tried == ["256/b2/4bit"]
     assert tuple(map(str, outcome.given_up)) == ("max-seq-length 512 → 256",)
-    assert [rung.label for rung in stage.recorded.skipped_rungs] == ["512/b2/4bit", "384/b2/4bit"]
+    assert [str(rung.label) for rung in stage.recorded.skipped_rungs] == ["512/b2/4bit", "384/b2/4bit"]
     assert all(
         "予測ピーク" in str(rung.reason) and "試さない" in str(rung.reason) for rung in stage.recorded.skipped_rungs
     )
@@ -79,7 +79,7 @@ def test_giving_up_4bit_is_no_cure_of_an_oom(tmp_path: Path, monkeypatch: pytest
     stage = ScriptedTraining(tmp_path, [OOM] * 4, trainer="answer", card=card_for(LARGE, "answer", rung=4))
     outcome = stage.walk(monkeypatch, LARGE)
     assert stage.tried == ["512/b2/4bit", "384/b2/4bit", "256/b2/4bit", "256/b1/4bit"]
-    assert [rung.label for rung in stage.recorded.skipped_rungs] == ["256/b1/bf16"]
+    assert [str(rung.label) for rung in stage.recorded.skipped_rungs] == ["256/b1/bf16"]
     assert (asked, outcome.verdict) == ([], Verdict.FAIL)
     assert "原因: CUDA OOM" in str(outcome.explanation)
 

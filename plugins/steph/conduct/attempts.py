@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from steph.base.messages import Message
 from steph.base.redact import redact
 from steph.base.terms import AnyStage, EndedBy
 from steph.conduct.preparation import Setup
@@ -95,7 +96,7 @@ Judge = Callable[[Finished], Attempt]
 
 def planned(
     stage: AnyStage,
-    label: str,
+    label: Message,
     *,
     limit_seconds: float,
     model_name: str | None = None,

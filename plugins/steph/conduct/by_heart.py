@@ -193,7 +193,9 @@ def _train(job: TrainingJob, model: ModelChoice) -> Attempt:
         max_steps=heart.max_steps,
         longest_row=lengths.longest if lengths else None,
     )
-    plan, call = job.planned(model, settings, lengths, label=f"by heart {settings.short()}", output_only=True)
+    plan, call = job.planned(
+        model, settings, lengths, label=say("attempt.by_heart", settings=settings.short()), output_only=True
+    )
 
     def judge(finished: Finished) -> Attempt:
         attempt = job.judged(finished, model, settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from steph.base.messages import say
+from steph.base.messages import Message, say
 from steph.base.terms import Purpose, StageId
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.prediction import expected
@@ -44,7 +44,7 @@ def _calibrate(job: TrainingJob, model: ModelChoice, settings: TrainSettings) ->
     rows = job.row_lengths(model, short)
     length = other_length(settings.max_seq_length, rows)
     asked = short.changed(max_seq_length=length or settings.max_seq_length)
-    label = f"calibrate {asked.short()} {STEPS} steps"
+    label = say("attempt.calibrate", settings=asked.short(), steps=STEPS)
     if length is None:
         return job.note_skipped(label, say("calibrate.no_shorter"))
     if job.run.is_out_of_time:
@@ -63,7 +63,7 @@ def train_beside(
     model: ModelChoice,
     settings: TrainSettings,
     *,
-    label: str,
+    label: Message,
     predicted: PredictedPeak | None = None,
     rows: RowLengths | None = None,
 ) -> Attempt:

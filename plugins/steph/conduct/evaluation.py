@@ -63,9 +63,10 @@ class _Plan:
         return self.trained.adapter_folder if self.variant.with_adapter else None
 
     @property
-    def label(self) -> str:
-        bits = "4bit" if self.settings.load_in_4bit else "no 4bit"
-        return "/".join(filter(None, (f"samples {self.settings.samples}", bits, self.variant.name)))
+    def label(self) -> Message:
+        bits = "attempt.samples_in_4bit" if self.settings.load_in_4bit else "attempt.samples"
+        label = say(bits, samples=self.settings.samples)
+        return say("attempt.variant", label=label, name=self.variant.name) if self.variant.name else label
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,9 @@ def take_one_step(run: StageRun, model: ModelChoice) -> Outcome:
     )
     settings = _step_settings(job)
     lengths = job.row_lengths(model, settings)
-    plan, call = job.planned(model, settings, lengths, label=f"one step {settings.short()}", output_only=True)
+    plan, call = job.planned(
+        model, settings, lengths, label=say("attempt.one_step", settings=settings.short()), output_only=True
+    )
 
     def judge(finished: Finished) -> Attempt:
         return job.judged(finished, model, settings).changed(checks=())  # its own are below

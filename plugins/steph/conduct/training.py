@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from steph.base.messages import Message, say
+from steph.base.messages import Message, say, verbatim
 from steph.base.terms import Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.models import smaller_model
@@ -113,14 +113,14 @@ class Training:
 
     def _skip(self, walk: Walk, loss: AnswerLoss) -> Walk | None:
         reason = say("walk.too_short", rows=loss.rows, lost=loss.lost_rows)
-        self.job.note_skipped(walk.settings.short(), reason)
+        self.job.note_skipped(verbatim(walk.settings.short()), reason)
         if walk.rung >= len(walk.ladder):
             return None
         return replace(walk, skipped=walk.skipped | {walk.rung}, rung=walk.rung + 1)
 
     def _skip_predicted(self, walk: Walk, expectation: Expectation, last: Attempt | None) -> Walk | None:
         """The rung below with this one's change kept; below the last a smaller model where nothing was tried."""
-        self.job.note_skipped(walk.settings.short(), say("walk.too_large", forecast=expectation.words()))
+        self.job.note_skipped(verbatim(walk.settings.short()), say("walk.too_large", forecast=expectation.words()))
         if walk.rung < len(walk.ladder):
             return replace(walk, rung=walk.rung + 1)
         return self._with_smaller_model(walk) if last is None else None

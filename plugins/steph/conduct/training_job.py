@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from steph.base.messages import Message, phrase
+from steph.base.messages import Message, phrase, verbatim
 from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.conduct.attempts import Finished, planned
 from steph.conduct.preparation import Setup, config_template
@@ -66,13 +66,13 @@ class TrainingJob:
         settings: TrainSettings,
         rows: RowLengths | None,
         *,
-        label: str | None = None,
+        label: Message | None = None,
         output_only: bool = False,
     ) -> tuple[Attempt, Call]:
         """One training at these settings, on `rows`; raises OSError where its rows can't be written."""
         attempt = planned(
             self.stage,
-            label or settings.short(),
+            label or verbatim(settings.short()),
             model_name=model.name,
             settings=settings,
             limit_seconds=self.run.left_seconds(self.setup.profile.limits.train_attempt_seconds),
@@ -236,7 +236,7 @@ class TrainingJob:
             self.run.console.line_once(f"{self.stage} {phrase('row.not_counted', reason=error)}")
             return None
 
-    def note_skipped(self, label: str, reason: Message) -> None:
+    def note_skipped(self, label: Message, reason: Message) -> None:
         """Say and journal that one of these trainings is not tried, and why."""
         self.run.console.line(f"{self.stage} {label}: {reason}")
         skipped = SkippedRung(label=label, reason=reason)

@@ -124,7 +124,7 @@ def _arguments(run: StageRun, source: TwinSource, folder: Path, tokenizer: Token
 
 def _run_script(run: StageRun, arguments: tuple[str, ...], name: str) -> Attempt:
     call = Call((run.setup.python, str(TWIN_SCRIPT), *arguments))
-    plan = planned(StageId.H1, f"twin {name}", limit_seconds=run.left_seconds())
+    plan = planned(StageId.H1, say("attempt.twin", name=name), limit_seconds=run.left_seconds())
 
     def judge(finished: Finished) -> Attempt:
         return finished.attempt

@@ -283,7 +283,7 @@ class Attempt(Value):
 
     stage: AnyStage
     number: int
-    label: str
+    label: Message  # what tells it from the stage's other attempts: its settings, or what it was for
     purpose: Purpose = Purpose.STAGE
     model_name: str | None = None  # as the pipeline was given it
     settings: TrainSettings | EvalSettings | None = None
@@ -354,7 +354,7 @@ def _highest(figures: Iterable[int | None]) -> int | None:
 class SkippedRung(Value):
     """A rung that was not tried, and why."""
 
-    label: str
+    label: Message
     reason: Message
 
 

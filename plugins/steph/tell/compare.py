@@ -252,7 +252,7 @@ def _data(record: Record) -> str:
 
 def _settings(record: Record) -> str:
     attempt = _last(record, StageId.H2)
-    return attempt.label if attempt else MISSING
+    return str(attempt.label) if attempt else MISSING
 
 
 def _commit(record: Record) -> str:

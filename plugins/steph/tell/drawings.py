@@ -62,7 +62,7 @@ def loss_svg(record: Record) -> str | None:
     axes.plot(steps, losses, color=BLUE, linewidth=1.6, marker="o" if len(losses) <= 100 else None, markersize=2.5)
     axes.set_xlabel(text("report.drawing.step"))
     axes.set_ylabel(text("report.drawing.loss"))
-    named = {"number": attempt.number, "label": plain(attempt.label)}
+    named = {"number": attempt.number, "label": plain(str(attempt.label))}
     title(axes, text("report.drawing.loss_title", values=named))
     return svg(figure)
 
@@ -158,7 +158,7 @@ def _draw_attempt(axes: Axes, attempt: Attempt, start: float, end: float, room_p
 def _setting(attempt: Attempt) -> str:
     if isinstance(attempt.settings, EvalSettings):
         return text("report.drawing.questions", values={"questions": attempt.settings.samples})
-    return plain(attempt.label, 16)
+    return plain(str(attempt.label), 16)
 
 
 def _outcome(attempt: Attempt) -> str:

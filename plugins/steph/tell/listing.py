@@ -64,7 +64,7 @@ def _row(record: Record, size_bytes: int) -> ListRow:
         verdicts=tuple(_verdict(record, stage) for stage in StageId),
         model=choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else units.MISSING,
         card=card.name if card else text("report.no_gpu"),
-        settings=h2.last_attempt.label if h2 and h2.last_attempt else units.MISSING,
+        settings=str(h2.last_attempt.label) if h2 and h2.last_attempt else units.MISSING,
         size=units.size_words(size_bytes),
     )
 

@@ -42,7 +42,7 @@ class Machine:
         """What was run, and on which kind of card: machines with the same are comparable."""
         card, model = self.record.context.environment.device, self.record.model
         h2 = self.record.stages.get(StageId.H2)
-        label = h2.last_attempt.label if h2 and h2.last_attempt else None
+        label = str(h2.last_attempt.label) if h2 and h2.last_attempt else None
         return (card.name if card else None, model.name if model else None, label)
 
     @property

@@ -47,7 +47,7 @@ def _trained_at(record: Record, candidate: Candidate) -> Attempt | None:
     h2 = record.stages.get(StageId.H2)
     if h2 is None or candidate.outcome != "chosen":
         return None
-    same = (a for a in h2.attempts if a.ended_well and a.peak_own_bytes and a.label == candidate.settings)
+    same = (a for a in h2.attempts if a.ended_well and a.peak_own_bytes and str(a.label) == candidate.settings)
     return next(same, None)
 
 
