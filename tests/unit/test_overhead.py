@@ -7,14 +7,11 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from steph.doctor import interpreter
-from steph.run import hub_download
 from steph.run.hub import choose
-from steph.run.tree import ProcessTree
+from steph.run.tree import Child, ProcessTree
 from suite_runs import CLONE, clean_environment, make_bench
 
 MODEL_BYTES = 64 << 30
@@ -88,7 +85,7 @@ def test_an_end_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch, kernel_is_ol
 
     if kernel_is_old:
         monkeypatch.setattr(os, "pidfd_open", refused)
-    process = subprocess.Popen(["sleep", "0.2"])
+    process = Child[bytes](["sleep", "0.2"])
     timeouts: list[float] = []
     waits = process.wait
 
@@ -99,26 +96,3 @@ def test_an_end_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch, kernel_is_ol
     monkeypatch.setattr(process, "wait", noted)
     assert ProcessTree(process, "NAME=value", 1.0).wait(30.0)
     assert timeouts == [30.0 if kernel_is_old else 0]
-
-
-@pytest.mark.parametrize("end", [ProcessTree.stop, ProcessTree.kill])
-@pytest.mark.timeout(60)  # it would wait for ever
-def test_an_interrupted_wait_keeps_no_child_alive(
-    end: Callable[[ProcessTree], None],
-) -> None:
-    """As Ctrl-C leaves `Popen.wait` where it comes between taking the lock and trying."""
-    process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    process._waitpid_lock.acquire()  # type: ignore[attr-defined]
-    tree = ProcessTree(process, "NAME=of no process", 1.0)
-    end(tree)
-    assert tree.returncode < 0
-
-
-@pytest.mark.parametrize("end", [hub_download._end, interpreter._end])
-@pytest.mark.timeout(60)  # it would wait for ever
-def test_an_interrupted_wait_leaves_no_process_unreaped(end: Callable[[subprocess.Popen[bytes]], None]) -> None:
-    """The same for a download and for the doctor's look into the pipeline's Python."""
-    process = subprocess.Popen(["sleep", "1000"], stdin=subprocess.PIPE, start_new_session=True)
-    process._waitpid_lock.acquire()  # type: ignore[attr-defined]
-    end(process)
-    assert process.returncode is not None

@@ -20,7 +20,7 @@ from steph.base.messages import phrase
 from steph.doctor.asking import signals_held
 from steph.doctor.facts import Checkup
 from steph.run.processes import set_parent_death_signal
-from steph.run.tree import release_wait
+from steph.run.tree import Child
 
 SCRIPT = Path(__file__).parents[1] / "child" / "checkup.py"
 NOT_STARTED = 126  # a shell's exit status for a program that can't be run
@@ -40,7 +40,7 @@ def begun_checkup(
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, ExitStack() as stack:
         try:
             with signals_held() as mask:
-                process = subprocess.Popen(
+                process = Child[bytes](
                     [python, str(SCRIPT), *words],
                     env=dict(environment),
                     stdin=subprocess.DEVNULL,
@@ -77,7 +77,7 @@ def read_checkup(output: str, errors: str, returncode: int | None) -> Checkup:
 
 
 def _written(
-    process: subprocess.Popen[bytes], first_at: float, ends_at: float, output: IO[bytes], errors: IO[bytes]
+    process: Child[bytes], first_at: float, ends_at: float, output: IO[bytes], errors: IO[bytes]
 ) -> tuple[str, str, int | None]:
     """What the script wrote and its exit status, once it has ended or is out of time."""
     returncode = None
@@ -90,11 +90,10 @@ def _written(
     return _text(output), _text(errors), returncode
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Child[bytes]) -> None:
     """End it and what it started."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    release_wait(process)
     with suppress(subprocess.TimeoutExpired):  # hangs in the driver: nothing more can be done
         process.wait(_REAP_SECONDS)
 

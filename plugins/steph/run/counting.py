@@ -17,6 +17,7 @@ from steph.base.messages import Message, say, words_of
 from steph.memory.shapes import ModelShape, shape_of_counts
 from steph.memory.trainers import AdapterCount
 from steph.run.hub_query import is_offline
+from steph.run.tree import output_of
 
 SCRIPT = Path(__file__).parents[1] / "child" / "count.py"
 FORMAT = 2  # counted up when the same question would have another answer
@@ -101,9 +102,7 @@ def _run(model: str, config: Path, adapter: dict[str, Any] | None, python: str) 
     command += ["--adapter", json.dumps(adapter)] if adapter is not None else []
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
     try:
-        ended = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
-        )
+        ended = output_of(command, TIMEOUT_SECONDS, environment)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CountingError(say("fit.not_counted", model=model, error=error)) from error
     if ended.returncode != 0:

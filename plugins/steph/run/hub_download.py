@@ -37,7 +37,7 @@ from steph.run.hub_query import (
     without_token,
 )
 from steph.run.model_files import IncompleteModelError
-from steph.run.tree import release_wait
+from steph.run.tree import Child
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0
@@ -142,7 +142,7 @@ def _fetch(
         return _answer(process, output, errors, hub)
 
 
-def _start(request: FetchRequest, output: IO[bytes], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(request: FetchRequest, output: IO[bytes], errors: IO[bytes]) -> Child[bytes]:
     package_root = str(Path(steph.__file__).resolve().parent.parent)
     whole_seconds = str(max(1, round(request.request_timeout_seconds)))
     environment = {
@@ -152,7 +152,7 @@ def _start(request: FetchRequest, output: IO[bytes], errors: IO[bytes]) -> subpr
         "HF_HUB_DOWNLOAD_TIMEOUT": whole_seconds,
         "HF_HUB_ETAG_TIMEOUT": whole_seconds,
     }
-    process = subprocess.Popen(
+    process = Child[bytes](
         [sys.executable, "-P", "-m", "steph.run.fetch"],
         stdin=subprocess.PIPE,
         stdout=output,
@@ -167,7 +167,7 @@ def _start(request: FetchRequest, output: IO[bytes], errors: IO[bytes]) -> subpr
 
 
 def _watch(
-    process: subprocess.Popen[bytes],
+    process: Child[bytes],
     hub: Hub,
     model: HubModel,
     ends_at: float,
@@ -207,8 +207,7 @@ def _arrived(blobs: Path) -> tuple[int, int]:
     return size_bytes, blocks
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    release_wait(process)
+def _end(process: Child[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
@@ -220,7 +219,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         cast(IO[bytes], process.stdin).close()
 
 
-def _answer(process: subprocess.Popen[bytes], output: IO[bytes], errors: IO[bytes], hub: Hub) -> Path:
+def _answer(process: Child[bytes], output: IO[bytes], errors: IO[bytes], hub: Hub) -> Path:
     output.seek(0)
     errors.seek(0)
     lines = output.read().decode(errors="replace").splitlines()

@@ -12,6 +12,7 @@ import psutil
 
 from steph.base.messages import Message
 from steph.record.environment import Device, Environment, GitState
+from steph.run.tree import output_of
 
 SUITE_PACKAGES = ("steph", "pytest", "pytest-timeout", "pytest-order", "huggingface-hub", "pydantic", "nvidia-ml-py")
 
@@ -52,14 +53,7 @@ def git_state(folder: Path) -> GitState:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=20,
-            check=False,
-        )
+        done = output_of(["git", "-C", str(folder), *arguments], seconds=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -27,7 +27,7 @@ from steph.gpu.watch import MemoryWatch
 from steph.record.values import DevicePeak, Probe
 from steph.run import output, processes
 from steph.run.exit_file import is_written, read_exit
-from steph.run.tree import ProcessTree
+from steph.run.tree import Child, ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
 _POLL_SECONDS = 0.2
@@ -184,10 +184,10 @@ def _refuse_misuse(spec: ChildSpec) -> None:
         raise RunnerError(say("run.folder_taken", folder=spec.folder))
 
 
-def _start_supervisor(spec: ChildSpec) -> subprocess.Popen[bytes]:
+def _start_supervisor(spec: ChildSpec) -> Child[bytes]:
     asked = (os.getpid(), spec.folder.resolve(), spec.cwd, spec.grace_seconds, *spec.argv)
     with (spec.folder / "supervisor.log").open("wb") as log:
-        return subprocess.Popen(
+        return Child[bytes](
             [sys.executable, "-I", "-S", str(_CHILD / "supervisor.py"), *map(str, asked)],
             env=environment_of(os.environ, spec),
             stdin=subprocess.DEVNULL,

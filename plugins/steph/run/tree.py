@@ -1,8 +1,8 @@
-"""A supervised child's processes seen from the process that started them: waiting for them, ending them, sweeping up.
+"""Child processes seen from the process that started them: waiting for them, ending them, sweeping up.
 
-The supervisor does the ending. Where it was killed itself, its orphans come to us, because we are a subreaper for the
-time of a child; they are told from other children of ours by having been seen below it, by its session, or by their
-environment.
+Of a supervised child's tree the supervisor does the ending. Where it was killed itself, its orphans come to us, because
+we are a subreaper for the time of a child; they are told from other children of ours by having been seen below it, by
+its session, or by their environment.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from typing import AnyStr
 
 from steph.run import processes
 
@@ -21,10 +23,49 @@ _SNAPSHOT_SECONDS = 1.0
 _SWEEP_SECONDS = 5.0
 
 
+class Child(subprocess.Popen[AnyStr]):
+    """A child process that can still be waited for after an exception that a signal raised inside a wait.
+
+    Such an exception can leave Popen's lock held (seen in CPython 3.11 after Ctrl-C). The next wait without a limit
+    would never end, one with a limit would use it up, and `poll` would never see the end. No two threads may wait.
+    """
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As Popen's; also what its `communicate` and the end of its `with` block call."""
+        self._waitpid_lock = threading.Lock()
+        return super().wait(timeout)
+
+    def poll(self) -> int | None:
+        """As Popen's; also what its `terminate` and `kill` call."""
+        self._waitpid_lock = threading.Lock()
+        return super().poll()
+
+
+def output_of(
+    command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, and kill it at any exception; raises OSError, and TimeoutExpired after `seconds`."""
+    with Child(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    ) as child:
+        try:
+            output, errors = child.communicate(timeout=seconds)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+    return subprocess.CompletedProcess(command, child.returncode, output, errors)
+
+
 class ProcessTree:
     """The supervisor, the child and all its descendants, which carry the environment entry `mark`."""
 
-    def __init__(self, supervisor: subprocess.Popen[bytes], mark: str, grace_seconds: float) -> None:
+    def __init__(self, supervisor: Child[bytes], mark: str, grace_seconds: float) -> None:
         self._process = supervisor
         self._mark = mark.encode()
         self._grace_seconds = grace_seconds
@@ -58,7 +99,6 @@ class ProcessTree:
 
     def stop(self) -> None:
         """End everything: SIGTERM to the supervisor, which does the work; SIGKILL where it doesn't in time."""
-        release_wait(self._process)
         try:
             self._process.terminate()
             self._process.wait(self._grace_seconds + 5)
@@ -70,7 +110,6 @@ class ProcessTree:
 
     def kill(self) -> None:
         """End everything at once."""
-        release_wait(self._process)
         self._remember(at_once=True)
         self._process.kill()
         self._process.wait()
@@ -112,15 +151,6 @@ class ProcessTree:
         if at_once or now >= self._snapshot_at:
             self._snapshot_at = now + _SNAPSHOT_SECONDS
             self._known.update({stat.pid: stat.start_ticks for stat in processes.descendants(self._process.pid)})
-
-
-def release_wait(process: subprocess.Popen[bytes]) -> None:
-    """Make it possible to wait for a process again after an exception that a signal raised inside `Popen.wait`.
-
-    Such an exception can leave Popen's lock held (seen in CPython 3.11 after Ctrl-C): the next wait without a limit
-    would never end, and one with a limit would use it up. No other thread may be waiting for the process.
-    """
-    process._waitpid_lock = threading.Lock()  # type: ignore[attr-defined]
 
 
 def _wait_for_end(pid: int, seconds: float) -> None:

@@ -1,0 +1,99 @@
+"""An exception that a signal raises inside `Popen.wait` ends the child, wherever the suite waits for one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+import pytest
+from steph.doctor.interpreter import begun_checkup
+from steph.run import counting, hub_download
+from steph.run.hub_query import Hub, HubModel
+from steph.run.machine import git_state
+from steph.run.runner import ChildSpec, run_child
+from steph.run.tree import Child
+
+SILENT = "#!/bin/sh\nexec >&- 2>&-\nexec sleep 1000\n"  # its pipes end at once, and itself does not
+
+
+def _supervised(program: Path, folder: Path) -> None:
+    run_child(ChildSpec((str(program),), folder, folder / "child", limit_seconds=900))
+
+
+def _download(program: Path, folder: Path) -> None:
+    hub = Hub("http://hub.invalid", token=False, cache_dir=folder, timeout_seconds=900)
+    model = HubModel("a/b", "0" * 40, ("config.json",), missing_bytes=1, parameters=1, licence=None)
+    sys.executable = str(program)
+    hub_download._fetch(hub, model, time.monotonic() + 900, 900, lambda done, due: None)
+
+
+def _doctor(program: Path, folder: Path) -> None:
+    with begun_checkup(str(program), (), {}, 900, 900) as found:
+        found()
+
+
+def _count(program: Path, folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+    counting.counted("a", folder / "config.json", None, python=str(program), cache=folder, tell=print)
+
+
+def _git(program: Path, folder: Path) -> None:
+    program.rename(folder / "git")
+    os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    git_state(folder)
+
+
+@contextlib.contextmanager
+def interrupted(error: BaseException) -> Iterator[None]:
+    """Raise between the two lines of `Popen` that take its lock and see to it that it is given back."""
+    before = sys.gettrace()
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:  # noqa: ANN401 - as the interpreter has it
+        if frame.f_code is not subprocess.Popen._wait.__code__:  # type: ignore[attr-defined]
+            return None
+        if event == "line" and frame.f_locals["self"]._waitpid_lock.locked():
+            raise error  # which ends the tracing
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt("Ctrl-C"), RuntimeError("out of time")], ids=["ctrl-c", "another"])
+@pytest.mark.parametrize("waits", [_supervised, _download, _doctor, _count, _git])
+@pytest.mark.timeout(60)  # it would wait for ever
+def test_an_interrupt_inside_a_wait_leaves_no_process(
+    waits: Callable[[Path, Path], None], error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exception arrives where the wait was called from, and the child is ended and reaped."""
+    monkeypatch.setattr(sys, "executable", sys.executable)
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    program = tmp_path / "bin" / "program"
+    program.parent.mkdir()
+    program.write_text(SILENT)
+    program.chmod(0o755)
+    others = psutil.Process().children()
+    with pytest.raises(type(error), match=str(error)), interrupted(error):
+        waits(program, tmp_path)
+    assert psutil.Process().children() == others
+
+
+def test_a_child_whose_lock_was_left_held_is_seen_to_end() -> None:
+    """Both ways of asking, by `wait` and by `poll`."""
+    for ended in (Child.wait, Child.poll):
+        child = Child[bytes](["sleep", "1000"])
+        child._waitpid_lock.acquire()
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert ended(child) == -9
