@@ -280,9 +280,9 @@ def _has_gpu() -> bool:
 
 
 def _open(config: pytest.Config, options: Options, profile: Profile, stages: tuple[AnyStage, ...]) -> None:
-    from steph.conduct.console import Console
     from steph.conduct.preparation import prepare
     from steph.conduct.session import StageSession
+    from steph.conduct.stage_run import Console
     from steph.gpu.driver import driver
 
     if profile.machine.device == "gpu":

@@ -22,7 +22,7 @@ from steph.base.messages import LANGUAGES, catalog
 
 LOADED = (
     "pytest", "jinja2.defaults", "jinja2.compiler", "matplotlib.figure", "matplotlib.backends.backend_svg",
-    "tokenizers", "steph.conduct.calibrate", "steph.conduct.preparation", "steph.conduct.session", "steph.tell.report",
+    "tokenizers", "steph.conduct.training", "steph.conduct.preparation", "steph.conduct.session", "steph.tell.report",
 )  # fmt: skip
 
 

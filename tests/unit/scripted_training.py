@@ -16,10 +16,9 @@ from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, Cause, EndedBy, Phase, Severity, StageId
 from steph.conduct import stage_run, training
 from steph.conduct.attempts import Judge
-from steph.conduct.console import Console
 from steph.conduct.prediction import expected
 from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, StageRun
+from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Console, StageRun
 from steph.conduct.training import Training
 from steph.conduct.training_job import open_job
 from steph.contract.commands import Call

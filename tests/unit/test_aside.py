@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scripted_training import ScriptedTraining
 from steph.base.messages import speaking
-from steph.conduct.side_commands import script_flags
+from steph.conduct.attempts import script_flags
 from steph.contract.description import Description
 from steph.run.aside import kept_safe, put_back, set_aside
 from steph.run.inputs import InputError

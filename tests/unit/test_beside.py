@@ -12,10 +12,10 @@ import record_factory as factory
 from scripted_training import BASE, LARGE, ScriptedTraining, on_disk
 from steph.base.messages import Message, verbatim
 from steph.base.terms import StageId, Verdict
-from steph.conduct import calibrate, training
-from steph.conduct.calibrate import calibrate as run_calibration
+from steph.conduct import training
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS
 from steph.conduct.stages import Conductor
+from steph.conduct.training import calibrate as run_calibration
 from steph.conduct.training_job import TrainingJob
 from steph.record.events import AttemptEnded, ModelChosen, StageEnded, StageStarted
 from steph.record.settings import TrainSettings
@@ -57,7 +57,7 @@ def _calibrated(
     settings: TrainSettings = BASE,
     prepare: Callable[[ScriptedTraining], None] = lambda stage: None,
 ) -> ScriptedTraining:
-    monkeypatch.setattr(calibrate, "train_beside", beside)
+    monkeypatch.setattr(training, "train_beside", beside)
     stage = ScriptedTraining(folder)
     prepare(stage)
     run_calibration(stage.job, LARGE, settings)
@@ -124,7 +124,7 @@ def test_rows_that_cannot_be_read_leave_the_length_to_the_setting(
     folder = make_model(tmp_path / "model")
     (folder / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
     beside = Beside()
-    monkeypatch.setattr(calibrate, "train_beside", beside)
+    monkeypatch.setattr(training, "train_beside", beside)
     stage = ScriptedTraining(tmp_path)
     run_calibration(stage.job, LARGE.model_copy(update={"snapshot_path": str(folder)}), BASE)
     assert beside.labels == ["メモリの校正 256/b2/4bit 5 ステップ"]
@@ -151,7 +151,7 @@ def _conducted(
         raise then
 
     monkeypatch.setattr(training, "run_attempt", attempt)
-    monkeypatch.setattr(calibrate, "train_beside", calibration)
+    monkeypatch.setattr(training, "train_beside", calibration)
     journal.append(StageStarted(at="", stage=StageId.H1))
     journal.append(ModelChosen(at="", stage=StageId.H1, model=on_disk(folder / "model")))
     journal.append(StageEnded(at="", stage=StageId.H1, verdict=Verdict.PASS, explanation=verbatim(""), seconds=1))

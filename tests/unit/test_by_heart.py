@@ -10,7 +10,7 @@ import pytest
 from planted import DATASET, ROOT, TRAIN_FILE
 from steph.base.messages import speaking
 from steph.base.terms import ExtendedId, Severity, StageId, Verdict
-from steph.conduct import by_heart
+from steph.conduct import extended
 from steph.contract.results import Row
 from steph.judge.checks_heart import loss_low_check, output_only_check, remembered_check, unknown_check
 from steph.judge.checks_witness import Seen
@@ -315,9 +315,9 @@ def test_rows_that_cannot_be_made_are_said_and_red(passed: Bench) -> None:
 def test_a_seed_can_be_given_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one is drawn; what is no number is said."""
     monkeypatch.setenv("STEPH_HEART_SEED", "571445177")
-    assert by_heart.drawn_seed() == 571445177
+    assert extended.drawn_seed() == 571445177
     monkeypatch.setenv("STEPH_HEART_SEED", "one")
     with speaking("en"), pytest.raises(InputError, match="'one' is no whole number"):
-        by_heart.drawn_seed()
+        extended.drawn_seed()
     monkeypatch.delenv("STEPH_HEART_SEED")
-    assert by_heart.drawn_seed() != by_heart.drawn_seed()
+    assert extended.drawn_seed() != extended.drawn_seed()

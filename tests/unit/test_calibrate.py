@@ -13,8 +13,8 @@ from process_tree import wait_until
 from scripted_training import LARGE, PROFILE, ScriptedTraining
 from steph.base.messages import verbatim
 from steph.base.terms import Cause, EndedBy, Purpose, StageId, Verdict
-from steph.conduct import calibrate
-from steph.conduct.calibrate import other_length
+from steph.conduct import training
+from steph.conduct.training import other_length
 from steph.contract.answers import RowLengths
 from steph.record.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted
 from steph.record.fold import fold
@@ -175,12 +175,12 @@ def test_both_lengths_of_a_slope_count_the_rows_alike(
 ) -> None:
     """Rows of 300 tokens are as long for H-2's attempt as for the one at another length, with a template or without."""
     counted: list[RowLengths] = []
-    monkeypatch.setattr(calibrate, "train_beside", lambda *_, **told: counted.append(told["rows"]))
+    monkeypatch.setattr(training, "train_beside", lambda *_, **told: counted.append(told["rows"]))
     stage = ScriptedTraining(tmp_path, truncation=truncation)
     lengthen_rows(stage.setup.root, 300)
     model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
     stage.walk(monkeypatch, model)
-    calibrate.calibrate(stage.job, model, PROFILE.train)
+    training.calibrate(stage.job, model, PROFILE.train)
     assert [stage.planned[0].longest_row_tokens, *(rows.longest for rows in counted)] == [longest, longest]
 
 
@@ -197,6 +197,6 @@ def test_rows_that_cannot_be_counted_are_said_once(
         (tmp_path / "model" / "tokenizer.json").write_text('{"version": "9.0", "model": {"type": "Unheard of"}}')
     outcome = stage.walk(monkeypatch, model)
     assert (outcome.verdict, stage.planned[0].longest_row_tokens) == (Verdict.PASS, None)
-    monkeypatch.setattr(calibrate, "train_beside", lambda *_, **told: factory.trained(2, PROFILE.train))
-    calibrate.calibrate(stage.job, model, PROFILE.train)
+    monkeypatch.setattr(training, "train_beside", lambda *_, **told: factory.trained(2, PROFILE.train))
+    training.calibrate(stage.job, model, PROFILE.train)
     assert [line.startswith("H-2 解答の長さを数えられない: ") for line in stage.said] == [True]

@@ -11,9 +11,9 @@ import record_factory as factory
 from steph.base.messages import verbatim
 from steph.base.terms import Cause, StageId, TrainerName, Verdict
 from steph.base.units import GIB
+from steph.conduct.models import NoModel
 from steph.conduct.prediction import predicted_candidates
 from steph.conduct.preparation import Setup
-from steph.conduct.twins import NoModel
 from steph.contract.description import Description
 from steph.judge.verdict import Outcome
 from steph.memory.shapes import BUILT_IN, config_of

@@ -13,12 +13,10 @@ from scripted_training import LARGE, PROFILE, SMALL, THREE
 from steph.base.messages import say, speaking, verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.child import twin
-from steph.conduct import twins
-from steph.conduct.console import Console
-from steph.conduct.models import choose_model, model_checks, smaller_model
+from steph.conduct import models
+from steph.conduct.models import NoModel, choose_model, model_checks, smaller_model
 from steph.conduct.preparation import Setup, twin_source
-from steph.conduct.stage_run import StageRun
-from steph.conduct.twins import NoModel
+from steph.conduct.stage_run import Console, StageRun
 from steph.contract.description import Description
 from steph.memory.shapes import BUILT_IN, TINY_NAME, parameter_count
 from steph.plan.options import Options
@@ -189,7 +187,7 @@ def test_a_twin_that_cannot_be_made_says_how_its_making_ended(
         last_lines=lines,
         ended_by=EndedBy.EXIT,
     )
-    monkeypatch.setattr(twins, "run_attempt", lambda run, plan, call, judge: ended(label=plan.label))
+    monkeypatch.setattr(models, "run_attempt", lambda run, plan, call, judge: ended(label=plan.label))
     found = _chosen(_setup(tmp_path, model=TINY_NAME, is_twin=True), tmp_path)
     assert isinstance(found, NoModel)
     assert found.outcome.verdict is verdict
@@ -209,7 +207,7 @@ def test_a_qwen_tokenizer_of_this_disk_is_for_models_that_have_room_for_it(
     (tmp_path / "rows.jsonl").write_text('{"input": "x", "output": "y"}\n', encoding="utf-8")
     described = Description.model_validate({"paths": {"train_file": "rows.jsonl"}, "build": None, "optional_flags": []})
     setup = replace(_setup(tmp_path, is_twin=True), description=described)
-    found = twins.tokenizer_of(setup, twin_source(name, on_gpu=True))
+    found = models.tokenizer_of(setup, twin_source(name, on_gpu=True))
     assert (found.folder is not None) is takes
     assert bool(found.texts) is not takes
 

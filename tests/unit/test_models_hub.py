@@ -9,10 +9,9 @@ import pytest
 import record_factory as factory
 from scripted_training import PROFILE, SMALL
 from steph.base.terms import StageId, Verdict
-from steph.conduct.console import Console
 from steph.conduct.models import choose_model
 from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import StageRun
+from steph.conduct.stage_run import Console, StageRun
 from steph.conduct.stages import Conductor
 from steph.contract.description import Description
 from steph.plan.options import Options

@@ -85,7 +85,7 @@ CHANGES = {
                     '    helper_seconds: Seconds = 180\n    """A builder."""\n    memory_return_seconds:',
                 ),
             ),
-            "conduct/side_commands.py": (
+            "conduct/attempts.py": (
                 (
                     "run.left_seconds(HELPER_SECONDS)",
                     "run.left_seconds(run.setup.profile.limits.helper_seconds)",
@@ -96,16 +96,16 @@ CHANGES = {
         from pathlib import Path
         from steph.plan.settings import load_profile
         from types import SimpleNamespace as Told
-        from steph.conduct import side_commands
+        from steph.conduct import attempts
         from steph.contract.description import Description
         profile = Path("cpu.toml").read_text().replace("[limits]\\n", "[limits]\\nhelper_seconds = 7\\n")
         Path("own.toml").write_text(profile)
         asked = []
-        side_commands.run_child = lambda spec: asked.append(spec.limit_seconds) or Told(returncode=0)
+        attempts.run_child = lambda spec: asked.append(spec.limit_seconds) or Told(returncode=0)
         profile = load_profile(Path("own.toml"))
         setup = Told(root=Path.cwd(), profile=profile, description=Description(), devices=lambda ranks: ())
         run = Told(setup=setup, left_seconds=lambda limit: limit)
-        assert side_commands.run_side_command(run, ("true",), Path.cwd()) == 0
+        assert attempts.run_side_command(run, ("true",), Path.cwd()) == 0
         assert asked == [7]
         """,
     ),

@@ -9,9 +9,8 @@ from pathlib import Path
 from steph.base.files import sha256_or_none
 from steph.base.messages import Message, say
 from steph.base.terms import AnyStage, StageId, Verdict
-from steph.conduct.attempts import Finished, planned, run_attempt
+from steph.conduct.attempts import Finished, build_index, planned, run_attempt, side_folder
 from steph.conduct.preparation import config_template
-from steph.conduct.side_commands import build_index, side_folder
 from steph.conduct.stage_run import StageRun
 from steph.conduct.training_job import real_dataset
 from steph.contract import production

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from steph.base.messages import Message, say
 from steph.base.terms import FitVerdict
 from steph.base.units import GIB
+from steph.conduct.models import NoModel
 from steph.conduct.preparation import Setup
-from steph.conduct.twins import NoModel
 from steph.contract.answers import RowLengths
 from steph.memory.calibration import shape_of, workload_of
 from steph.memory.forecast import Forecast, automatic, leanest, predict

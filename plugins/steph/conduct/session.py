@@ -1,4 +1,4 @@
-"""One pytest session's record: opened or joined, written into, told, closed."""
+"""One pytest session's record: opened, or joined where it was made under the same facts; written, reported, closed."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 
 from steph.base.messages import say
 from steph.base.terms import NEEDS, AnyStage, StageId
-from steph.conduct.console import Console
-from steph.conduct.joining import differences
+from steph.base.units import gib
 from steph.conduct.preparation import Setup
+from steph.conduct.stage_run import Console
 from steph.conduct.stages import Conductor
 from steph.gpu.lock import gpu_lock
 from steph.gpu.watch import read_samples
 from steph.judge.verdict import exit_status
 from steph.record.events import SessionEnded, SessionStarted
 from steph.record.fold import fold
-from steph.record.values import Record, StageResult
-from steph.run import output
+from steph.record.values import Context, DataFile, ModelChoice, Record, StageResult
+from steph.run import model_files, output
 from steph.run.journal import (
     Journal,
     JournalError,
@@ -35,11 +36,92 @@ from steph.run.journal import (
     stages_in_flight,
 )
 from steph.run.leftovers import end_leftovers, prune_logs
+from steph.run.model_files import IncompleteModelError
 from steph.run.rootlock import root_lock
 from steph.tell.drawings import VramSample
 from steph.tell.machine_summary import summary_of, write_summary
 from steph.tell.outlook import production_outlook
 from steph.tell.report import report_path, write_page, write_report
+
+SHA_CHARS = 12
+
+
+@dataclass(frozen=True)
+class JoinFacts:
+    """Each fact as a person is told it; None where it is not known, which agrees with everything."""
+
+    profile_content: str
+    pipeline_root: str
+    pipeline_python: str
+    pipeline_commit: str
+    device: str
+    vram_cap: str
+    twin: str
+    trainer: str | None
+    description_of_training: str | None
+    dataset_sha256: str | None
+    model: str | None
+
+
+def differences(record: Record, setup: Setup) -> list[str]:
+    """What disagrees between a record and the run that wants to join it, one phrase each."""
+    chosen = record.stages[StageId.H1].model if StageId.H1 in record.stages else None
+    dataset = next((data for data in record.data if data.role == "dataset"), None)
+    then = _facts(record.context, dataset, _named(chosen.name, chosen.revision) if chosen else None)
+    current = _facts(setup.context, setup.dataset, _present_model(chosen, setup) if chosen else None)
+    names = [field.name for field in fields(JoinFacts)]
+    pairs = {name: (getattr(then, name), getattr(current, name)) for name in names}
+    return [
+        f"{name.replace('_', ' ')} was {before}, is {after}"
+        for name, (before, after) in pairs.items()
+        if before is not None and after is not None and before != after
+    ]
+
+
+def cached_revision(name: str) -> str | None:
+    """The commit that a pipeline would load offline by a model's id; None where no whole copy is in the cache."""
+    try:
+        return model_files.cached_model(model_files.default_cache_dir(), name).revision
+    except IncompleteModelError:
+        return None
+
+
+def _facts(context: Context, dataset: DataFile | None, model: str | None) -> JoinFacts:
+    cap_bytes = context.vram_cap_bytes
+    return JoinFacts(
+        profile_content=context.profile_sha256[:SHA_CHARS],
+        pipeline_root=context.pipeline_root,
+        pipeline_python=context.pipeline_python,
+        pipeline_commit=context.pipeline_git.commit or "none",
+        device=", ".join(device.uuid for device in context.environment.devices) or "none",
+        vram_cap="none" if cap_bytes is None else gib(cap_bytes),
+        twin="yes" if context.twin else "no",
+        trainer=context.trainer,
+        description_of_training=context.described_sha256[:SHA_CHARS] if context.described_sha256 else None,
+        dataset_sha256=dataset.sha256[:SHA_CHARS] if dataset else None,
+        model=None if context.twin else model,
+    )
+
+
+def _present_model(recorded: ModelChoice, setup: Setup) -> str:
+    """The model that this run would use: what it was asked for, else the record's, as it lies in the cache now."""
+    asked = setup.options.model
+    if asked is not None and _place(asked) != recorded.name:
+        return _place(asked)
+    if recorded.revision is None:
+        return recorded.name
+    return _named(recorded.name, cached_revision(recorded.name) or recorded.revision)
+
+
+def _place(name: str) -> str:
+    """A folder as H-1 records it, an id as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
+
+
+def _named(name: str, revision: str | None) -> str:
+    return f"{name}@{revision[:SHA_CHARS]}" if revision else name
+
 
 LAST_LINES = 30
 SUPERVISOR_SECONDS = 5.0  # beyond the grace of its child: until it has seen, killed and reaped everything

@@ -8,17 +8,14 @@ from collections.abc import Callable
 from steph.base.messages import say
 from steph.base.terms import NEEDS, AnyStage, ExtendedId, StageId, Verdict
 from steph.base.text import one_line
-from steph.conduct.calibrate import calibrate
-from steph.conduct.console import Console
 from steph.conduct.evaluation import DIRECT, Evaluation
 from steph.conduct.extended import run_extended
-from steph.conduct.models import choose_model, model_checks, model_trouble
+from steph.conduct.models import NoModel, choose_model, model_checks, model_trouble
 from steph.conduct.prediction import predicted_candidates, with_prediction
 from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import StageRun
-from steph.conduct.training import Training
+from steph.conduct.stage_run import Console, StageRun
+from steph.conduct.training import Training, calibrate
 from steph.conduct.training_job import TrainingJob, open_job
-from steph.conduct.twins import NoModel
 from steph.gpu.watch import is_back
 from steph.judge.verdict import Outcome
 from steph.record.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted

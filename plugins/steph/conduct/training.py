@@ -1,4 +1,9 @@
-"""A training stage: the script down the ladder, until an attempt stands or nothing is left to try."""
+"""Trainings: a stage's walk down the ladder of settings, and the short one of `--steph-calibrate` after it.
+
+The calibration trains at another length, so that two measured peaks give slope and intercept. It runs after H-2's
+verdict is written, which it can't change. Its output goes to a folder of its own, which ends up in the attempt's, so
+that H-3 finds what H-2 trained.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +12,26 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from steph.base.messages import Message, say, verbatim
-from steph.base.terms import Severity, StageId, Verdict
+from steph.base.terms import Purpose, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.models import smaller_model
 from steph.conduct.prediction import Expectation, expected, with_prediction, worth_trying
 from steph.conduct.training_job import TrainingJob, half_precision_of
 from steph.contract.answers import AnswerLoss, RowLengths
-from steph.judge.checks_training import ANSWERS_KEPT
+from steph.contract.commands import folder_beside
+from steph.contract.training_files import read_state
+from steph.judge.checks_training import ANSWERS_KEPT, judge_training
+from steph.judge.evidence import TrainEvidence
 from steph.judge.verdict import Outcome
 from steph.plan.ladder import MoveKind, given_up, ladder_without_4bit, next_move, settings_at
 from steph.plan.settings import Rung
 from steph.record.events import ModelChosen
 from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, Diagnosis, ModelChoice
-from steph.run.journal import now
+from steph.record.values import Attempt, Diagnosis, ModelChoice, PredictedPeak
+from steph.run.aside import set_aside
+from steph.run.inputs import InputError
+from steph.run.journal import JournalError, now
+from steph.run.runner import RunnerError
 
 
 @dataclass(frozen=True)
@@ -166,3 +177,76 @@ def no_rung_keeps_the_answers(skipped: Sequence[tuple[AnswerLoss, TrainSettings]
     )
     check = ANSWERS_KEPT.check(False, reason, severity=Severity.FAIL)
     return Outcome(Verdict.FAIL, say("walk.not_trained", reason=reason), (check,))
+
+
+STEPS = 5
+SHORTEST_LENGTH = 16  # what a profile may ask for
+LENGTH_STEP = 8  # tokens; multiples of it are what matrix units like
+CANNOT_RUN = (InputError, OSError, RunnerError)  # what keeps such a training from being run
+
+
+def calibrate(job: TrainingJob, model: ModelChoice, settings: TrainSettings) -> None:
+    """Train five steps at another length than H-2's last attempt; never raises for what the run does."""
+    try:
+        _calibrate(job, model, settings)
+    except JournalError as error:  # the disk takes no more events: the next stage will say what is wrong
+        job.run.console.line(f"{StageId.H2} calibrate: {error}")
+
+
+def _calibrate(job: TrainingJob, model: ModelChoice, settings: TrainSettings) -> None:
+    short = settings.changed(max_steps=STEPS, logging_steps=1)
+    rows = job.row_lengths(model, short)
+    length = other_length(settings.max_seq_length, rows)
+    asked = short.changed(max_seq_length=length or settings.max_seq_length)
+    label = say("attempt.calibrate", settings=asked.short(), steps=STEPS)
+    if length is None:
+        return job.note_skipped(label, say("calibrate.no_shorter"))
+    if job.run.is_out_of_time:
+        return job.note_skipped(label, say("calibrate.no_time"))
+    expectation = expected(job.setup, model, asked, rows)
+    predicted = expectation.peak if expectation else None
+    try:
+        train_beside(job, model, asked, label=label, predicted=predicted, rows=rows)
+    except CANNOT_RUN as error:
+        job.note_skipped(label, say("calibrate.cannot_run", error=error))
+    return None
+
+
+def train_beside(
+    job: TrainingJob,
+    model: ModelChoice,
+    settings: TrainSettings,
+    *,
+    label: Message,
+    predicted: PredictedPeak | None = None,
+    rows: RowLengths | None = None,
+) -> Attempt:
+    """Run one training on which no verdict stands; raises one of `CANNOT_RUN` where it can't."""
+    job = replace(job, output_dir=folder_beside(job.output_dir, "calibrate"))
+    plan, call = job.planned(model, settings, rows, label=label)
+    plan = plan.changed(purpose=Purpose.CALIBRATE, predicted=predicted)
+
+    def judge(finished: Finished) -> Attempt:
+        return _with_figures(finished.attempt, job.evidence(finished, model, settings))
+
+    attempt = run_attempt(job.run, plan, call, judge)
+    set_aside(job.setup.root / job.output_dir, job.run.journal.folder / attempt.folder)
+    return attempt
+
+
+def _with_figures(attempt: Attempt, evidence: TrainEvidence) -> Attempt:
+    """The attempt with its figures, losses as exact as the Trainer kept them; no checks of its own."""
+    outcome, _, _ = judge_training(evidence)
+    exact = read_state(evidence.output_dir, evidence.attempt_started_unix).losses or outcome.losses
+    return attempt.changed(training=outcome.changed(losses=exact))
+
+
+def other_length(max_seq_length: int, rows: RowLengths | None) -> int | None:
+    """Half of what the longest row really has, and no more than most rows fill; None where that is too short.
+
+    Shorter rather than longer: where H-2 passed it hardly runs out of memory, and rows cut to it are equally long.
+    """
+    longest = min(max_seq_length, rows.longest) if rows else max_seq_length
+    wanted = min(longest // 2, rows.middle) if rows else longest // 2
+    length = wanted // LENGTH_STEP * LENGTH_STEP
+    return length if length >= SHORTEST_LENGTH else None

@@ -12,9 +12,8 @@ from typing import Literal
 
 from steph.base.messages import Message, phrase, verbatim
 from steph.base.terms import AnyStage, ExtendedId, StageId
-from steph.conduct.attempts import Finished, planned
+from steph.conduct.attempts import Finished, planned, script_flags, side_folder, training_rows
 from steph.conduct.preparation import Setup, config_template
-from steph.conduct.side_commands import script_flags, side_folder, training_rows
 from steph.conduct.stage_run import StageRun
 from steph.contract import production
 from steph.contract.answers import AnswerLoss, RowLengths, row_lengths
