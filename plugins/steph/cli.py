@@ -109,6 +109,7 @@ def report(
     language: Spoken = "ja",
 ) -> None:
     """Write a record's report again from its journal, as Markdown or as HTML."""
+    from steph.base.messages import phrase
     from steph.conduct.session import settle_lost_runs, tell, tell_apart
     from steph.run.journal import JournalError, read_record, write_record
 
@@ -122,7 +123,7 @@ def report(
         if as_html or output is not None:
             is_page = output is not None and output.suffix.lower() in (".html", ".htm")
             if as_html and output is not None and not is_page:
-                raise _failed(f"--output {output}: --html writes a page; name it .html, or leave out --html")
+                raise _failed(phrase("report.no_page_name", output=output))
             as_html = as_html or is_page
             typer.echo(str(tell_apart(folder.parent, record, output, as_html=as_html)))
         else:
@@ -363,24 +364,29 @@ def doctor(
 
 
 @app.command()
-def init(root: Annotated[Path, typer.Argument(help="the pipeline's folder (default: this one)")] = Path()) -> None:
+def init(
+    root: Annotated[Path, typer.Argument(help="the pipeline's folder (default: this one)")] = Path(),
+    language: Spoken = "ja",
+) -> None:
     """Look into a folder, say what was found, and write a first steph.toml; asks nothing, overwrites nothing."""
+    from steph.base.messages import phrase
     from steph.contract.description import FILE_NAME
-    from steph.contract.draft import draft, findings
+    from steph.contract.draft import UNKNOWN, draft, findings
     from steph.contract.survey import survey
 
     target = root / FILE_NAME
     if not root.is_dir():
-        raise _failed(f"{root}: no such folder")
+        raise _failed(phrase("init.no_folder", root=root))
     if target.exists():
-        raise _failed(f"{target} is there already and stays as it is; move it away for a new draft")
+        raise _failed(phrase("init.is_there", path=target))
     found = survey(root)
-    typer.echo("\n".join(findings(found)) or f"{root}: nothing that trains, evaluates or holds rows was found")
+    typer.echo("\n".join(findings(found)) or phrase("init.nothing", root=root))
     text = draft(found)
     with target.open("x", encoding="utf-8") as file:
         file.write(text)
-    first = "put what is missing in the place of …, then " if "…" in text else ""
-    typer.echo(f"\nwritten: {target}\n\n{text}\nnext: {first}steph check {shlex.quote(str(root))}")
+    command = f"steph check {shlex.quote(str(root))}"
+    then = phrase("init.fill_first" if UNKNOWN in text else "init.next", command=command, unknown=UNKNOWN)
+    typer.echo(f"\n{phrase('init.written', path=target)}\n\n{text}\n{then}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

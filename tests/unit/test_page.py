@@ -249,7 +249,7 @@ def test_a_page_is_not_written_under_another_kinds_name(tmp_path: Path, name: st
     keep(tmp_path, factory.green_acceptance())
     ended = steph("report", "--html", "--output", tmp_path / name, "--reports", tmp_path)
     assert ended.exit_code == 2
-    assert ended.stderr.startswith(f"steph: --output {tmp_path / name}: --html writes a page")
+    assert ended.stderr.startswith(f"steph: --output {tmp_path / name}: --html はページを書く")
     assert not (tmp_path / name).exists()
 
 

@@ -9,11 +9,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from japanese import JAPANESE
+from steph.base.messages import LANGUAGES, Language, speaking
 from steph.cli import app
 from steph.contract.draft import draft, findings
 from steph.contract.survey import read_script, survey
 from typer.testing import CliRunner
 
+pytestmark = pytest.mark.usefixtures("english")
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 NOTEBOOK = """
 # In[1]:
@@ -242,6 +245,43 @@ def test_init_writes_once_and_overwrites_nothing(tmp_path: Path) -> None:
     assert runner.invoke(app, ["init", str(tmp_path / "nowhere")]).exit_code == 2
 
 
+def without_notes(description: str) -> list[str]:
+    """A description's lines without its comments."""
+    return [line.partition("   # ")[0] for line in description.splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.parametrize("chosen", LANGUAGES)
+@pytest.mark.parametrize("makes", ["script", "trl", "llamafactory", "nothing"])
+def test_init_prints_and_writes_in_one_language(tmp_path: Path, chosen: Language, makes: str) -> None:
+    """What is printed and what is written are in the language of `--language`; the keys are the same in each."""
+    root = tmp_path / "p"
+    match makes:
+        case "script":
+            root.mkdir()
+            folder(root, train_py=NOTEBOOK, evaluate_py=EVALUATE, data__chat_jsonl=json.dumps(CHAT) + "\n")
+            (root / "a.ipynb").write_text("{}")
+        case "trl":
+            shutil.copytree(EXAMPLES / "trl", root)
+        case "llamafactory":
+            shutil.copytree(EXAMPLES / "llamafactory", root)
+        case "nothing":
+            root.mkdir()
+    (root / "steph.toml").unlink(missing_ok=True)
+    other: Language = "en" if chosen == "ja" else "ja"
+    with speaking(other):
+        keys = without_notes(draft(survey(root)))
+    told = CliRunner().invoke(app, ["init", str(root), "--language", chosen]).output
+    written = (root / "steph.toml").read_text(encoding="utf-8")
+    assert written in told
+    assert without_notes(written) == keys
+    notes = [line.partition("# ")[2] for line in written.splitlines() if "# " in line]
+    notes = [note for note in notes if not re.fullmatch(r"extra = .*", note)]
+    printed = [line for line in told.replace(written, "").splitlines() if line]
+    assert all(bool(JAPANESE.search(line)) is (chosen == "ja") for line in printed)
+    assert notes
+    assert all(bool(JAPANESE.search(note)) is (chosen == "ja") for note in notes)
+
+
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_init_asks_only_for_what_is_missing(tmp_path: Path, is_whole: bool) -> None:
     """The next step names the places to fill in where the draft has some, and else the command alone."""
@@ -252,7 +292,7 @@ def test_init_asks_only_for_what_is_missing(tmp_path: Path, is_whole: bool) -> N
     else:
         root.mkdir()
         folder(root, train_py="import torch\n")
-    said = CliRunner().invoke(app, ["init", str(root)]).output
+    said = CliRunner().invoke(app, ["init", str(root), "--language", "en"]).output
     assert ("…" in (root / "steph.toml").read_text(encoding="utf-8")) is not is_whole
     assert f"steph check '{root}'" in said
     assert ("put what is missing" in said) is not is_whole
@@ -284,7 +324,7 @@ none = "later"
         encoding="utf-8",
     )
     (tmp_path / "t.jsonl").write_text(json.dumps(CHAT) + "\n")
-    result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu"])
+    result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu", "--language", "en"])
     shown = result.output + capfd.readouterr().out
     assert result.exit_code == 0, shown
     assert "train.py steph/tiny-qwen2 t.jsonl 0.0002" in shown
@@ -314,7 +354,7 @@ def test_check_says_where_no_results_can_be_found(
     train += "".join(f"fixed.{name} = {value}\n" for name, value in fixed.items())
     (tmp_path / "steph.toml").write_text(f"{train}[evaluate]\nfixed.samples = 2\n{evaluate}\n")
     (tmp_path / "t.jsonl").write_text(json.dumps(CHAT) + "\n")
-    result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu"])
+    result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu", "--language", "en"])
     shown = result.output + capfd.readouterr().out
     assert result.exit_code == 0, shown
     assert ("evaluate.results.file is missing" not in shown) is is_named
@@ -323,6 +363,6 @@ def test_check_says_where_no_results_can_be_found(
 def test_check_refuses_what_a_run_would_refuse(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The line is the run's own, and the status is 2."""
     (tmp_path / "steph.toml").write_text('[train]\npreset = "tlr"')
-    result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu"])
+    result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu", "--language", "en"])
     assert result.exit_code == 2
     assert "unknown preset 'tlr'" in result.output + "".join(capfd.readouterr())

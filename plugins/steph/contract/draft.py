@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
+from steph.base.messages import say, text
 from steph.base.terms import TrainerName
 from steph.contract.asked import MUST_BE_SAID
 from steph.contract.settings_files import SettingsFile
 from steph.contract.survey import RowsFile, Script, Survey
+from steph.record.settings import MAX_SAMPLES
 
-HEAD = """# What StepH knows of this pipeline: a first draft by `steph init`, from what lies in this folder.
-# `steph check` shows the commands that it stands for. All keys: docs/steph-toml.en.md
-"""
 UNKNOWN = "…"  # what a person must put in its place; no program has this name
 # options by their names without dashes: what the program is given there
 _TRAIN_OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -48,56 +47,73 @@ _TRAIN_SWITCHES = {
 _EVALUATE_SWITCHES = {"use_4bit": _TRAIN_SWITCHES["use_4bit"], "cpu": _TRAIN_SWITCHES["cpu"]}
 
 
+def said(message_id: str, **values: object) -> str:
+    """A message's words, of any length."""
+    return text(message_id, values=values)
+
+
 def findings(found: Survey) -> Iterator[str]:
     """What was found, a line each."""
     for script in found.scripts:
-        does = "trains" if script.trains else "evaluates"
-        how = f"takes {len(script.options)} options" if script.has_command_line else "has no command line"
-        yield f"{script.path}: {does}; {how}"
-    yield from (f"the preset lawqa's script: {section}" for section in sorted(found.published))
-    yield from (f"{file.path}: {file.rows} rows, {file.format or 'of no known format'}" for file in found.rows)
-    yield from (f"{folder}: lm_eval task {task}" for task, folder in found.tasks.items())
-    yield from (f"{file.path}: settings for {file.program}" for file in found.settings)
-    for path in found.notebooks:
-        yield f"{path}: a notebook, which can't be run as it is; export it: jupyter nbconvert --to script {path}"
+        how = said("init.options", count=len(script.options)) if script.has_command_line else said("init.no_options")
+        does = "init.trains" if script.trains else "init.evaluates"
+        yield said(does, path=script.path, how=how)
+    yield from (said("init.published", section=section) for section in sorted(found.published))
+    for file in found.rows:
+        of = "init.rows" if file.format else "init.unknown_rows"
+        yield said(of, path=file.path, rows=file.rows, format=file.format or "")
+    yield from (said("init.task", folder=folder, task=task) for task, folder in found.tasks.items())
+    yield from (said("init.settings", path=file.path, program=file.program) for file in found.settings)
+    yield from (said("init.notebook", path=path) for path in found.notebooks)
     if found.family:
-        yield f"models of the family {found.family.name} are named"
-    yield from (f"{name} is named in a requirements, shell or text file" for name in sorted(found.programs))
+        yield said("init.family", family=found.family.name)
+    yield from (said("init.program", program=name) for name in sorted(found.programs))
 
 
 def draft(found: Survey) -> str:
-    """The text of a `steph.toml`."""
+    """The text of a `steph.toml`, its comments in the language in use."""
     training = next((script for script in found.scripts if script.trains), None)
     evaluating = next((script for script in found.scripts if script.evaluates), None)
     settings = _settings_file(found)
     own_model, train = _model(found, settings, training), tuple(_train(found, settings, training))
-    lines = [HEAD, *_trainer(train), *own_model, *train, "", *_evaluate(found, evaluating)]
+    lines = [*_comment("init.head"), "", *_trainer(train), *own_model, *train, "", *_evaluate(found, evaluating)]
     return "\n".join(lines) + "\n"
+
+
+def _comment(message_id: str, **values: object) -> list[str]:
+    return [f"# {line}" for line in said(message_id, **values).splitlines()]
+
+
+def _with_note(line: str, message_id: str, **values: object) -> str:
+    """A line of TOML with a comment behind it."""
+    return f"{line}   # {' '.join(said(message_id, **values).split())}"
 
 
 def _trainer(train: tuple[str, ...]) -> Iterator[str]:
     """What the memory of a preset's program follows, where that was measured."""
     for name in (TrainerName.TRL, TrainerName.UNSLOTH):
         if f"preset = {_toml(name)}" in train:
-            yield from (f"trainer = {_toml(name)}   # what its memory follows, for predictions", "")
+            yield from (_with_note(f"trainer = {_toml(name)}", "init.note.trainer"), "")
 
 
 def _model(found: Survey, settings: SettingsFile | None, script: Script | None) -> Iterator[str]:
     """The candidates: the one model that is given or inside, else the small ones of the family that is named."""
-    small = found.family.candidates if found.family else []
-    sizes = ", ".join(f"{parameters / 1e9:.1f}B" for _, parameters in found.family.small) if found.family else ""
-    is_published = "train" in found.published
+    family, is_published = found.family, "train" in found.published
+    small = family.candidates if family else []
+    sizes = tuple(f"{parameters / 1e9:.1f}B" for _, parameters in family.small) if family else ()
     if settings is not None and settings.model and not is_published:
-        why = f"the model of {settings.path}, which its chat template fits"
-        yield from ("[model]", f"candidates = {_toml([settings.model])}   # {why}")
+        line = f"candidates = {_toml([settings.model])}"
+        yield from ("[model]", _with_note(line, "init.note.settings_model", path=settings.path))
         if small and settings.model not in small:
-            yield f"# smaller ones of its family: {_toml(small)}   # {sizes}"
+            yield from _comment("init.note.smaller", models=_toml(small), sizes=sizes)
         yield ""
     elif settings is None and script and not is_published and not _option(script, "{model}", _TRAIN_OPTIONS):
         if script.model:
-            yield from ("[model]", f"candidates = {_toml([script.model])}   # {script.path} has it inside", "")
-    elif small and found.family:
-        yield from ("[model]", f"candidates = {_toml(small)}   # small ones of {found.family.name}: {sizes}", "")
+            line = f"candidates = {_toml([script.model])}"
+            yield from ("[model]", _with_note(line, "init.note.inside_model", path=script.path), "")
+    elif small and family:
+        line = f"candidates = {_toml(small)}"
+        yield from ("[model]", _with_note(line, "init.note.small", family=family.name, sizes=sizes), "")
 
 
 def _train(found: Survey, settings: SettingsFile | None, script: Script | None) -> Iterator[str]:
@@ -107,19 +123,19 @@ def _train(found: Survey, settings: SettingsFile | None, script: Script | None) 
         return
     if settings is not None:
         yield f"preset = {_toml(settings.program)}"
-        yield f"config = {_toml(settings.path)}   # what it says of a setting that the preset passes does not count"
+        yield _with_note(f"config = {_toml(settings.path)}", "init.note.config")
         yield _named_rows(found, settings)
         return
     rows = _rows_line(found.rows, script)
     if "trl sft" in found.programs or (script is None and "trl" in found.programs):
         yield 'preset = "trl"'
         yield rows
-        yield '# extra = ["--packing"]   # whatever else your `trl sft` takes'
+        yield _with_note('# extra = ["--packing"]', "init.note.extra")
         return
     if script is None:
         yield f"command = {_toml(['{python}', UNKNOWN, '--model', '{model}', '--data', '{train_file}'])}"
         yield rows
-        yield f"fixed = {{ batch_size = {UNKNOWN} }}   # every setting that the command does not pass"
+        yield _with_note(f"fixed = {{ batch_size = {UNKNOWN} }}", "init.note.fixed")
         return
     if script.unsloth:
         yield 'preset = "unsloth"'
@@ -128,7 +144,7 @@ def _train(found: Survey, settings: SettingsFile | None, script: Script | None) 
     yield rows
     output_dir, adapter = script.output_dir, script.adapter
     if not _option(script, "{output_dir}", _TRAIN_OPTIONS):
-        yield f"output_dir = {_toml(output_dir or adapter or UNKNOWN)}   # moved into the record before each attempt"
+        yield _with_note(f"output_dir = {_toml(output_dir or adapter or UNKNOWN)}", "init.note.output_dir")
         if output_dir and adapter and adapter != output_dir:
             inside = adapter.removeprefix(f"{output_dir.rstrip('/')}/")
             yield f"artifacts.adapter = {_toml(adapter if inside == adapter else f'{{output_dir}}/{inside}')}"
@@ -143,12 +159,14 @@ def _settings_file(found: Survey) -> SettingsFile | None:
 def _named_rows(found: Survey, settings: SettingsFile) -> str:
     """The rows that a file of settings names; where they can't be compared, why."""
     if settings.rows_file is None:
-        why = settings.trouble or "it names no data set"
-        return f'rows.format = "none"   # {why}: none of its rows is compared'
+        why = settings.trouble or say("init.rows.unnamed")
+        return _with_note('rows.format = "none"', "init.note.no_rows", why=why)
     known = next((file for file in found.rows if file.path == settings.rows_file), None)
     if known is None or known.format is None:
         return f"rows = {{ file = {_toml(settings.rows_file)}, format = {_toml(UNKNOWN)} }}"
-    return f"rows = {{ file = {_toml(known.path)}, format = {_toml(known.format)} }}   # {known.rows} rows"
+    return _with_note(
+        f"rows = {{ file = {_toml(known.path)}, format = {_toml(known.format)} }}", "init.note.rows", rows=known.rows
+    )
 
 
 def _fixed(script: Script) -> Iterator[str]:
@@ -160,13 +178,13 @@ def _fixed(script: Script) -> Iterator[str]:
     if "max_steps" in passed or "max_steps" in fixed:
         lacking = [name for name in lacking if name != "num_epochs"]
     if lacking:
-        yield f"# fixed must also say {', '.join(f'{name} = {UNKNOWN}' for name in lacking)}"
+        yield from _comment("init.note.lacking", settings=tuple(f"{name} = {UNKNOWN}" for name in lacking))
     if not fixed:
         return
     yield f"fixed = {{ {', '.join(f'{name} = {_toml(value)}' for name, value in sorted(fixed.items()))} }}"
     assumed = sorted(script.assumed & fixed.keys())
     if assumed:
-        yield f"# of these its text does not say {', '.join(assumed)}: the libraries' defaults"
+        yield from _comment("init.note.assumed", settings=tuple(assumed))
 
 
 def _rows_line(files: tuple[RowsFile, ...], script: Script | None) -> str:
@@ -175,12 +193,10 @@ def _rows_line(files: tuple[RowsFile, ...], script: Script | None) -> str:
         return is_named, "train" in file.path, file.format is not None, file.rows
 
     if not files:
-        return (
-            f'rows = {{ file = "{UNKNOWN}", format = "messages" }}   # or format = "none": they are not in this folder'
-        )
+        return _with_note(f'rows = {{ file = "{UNKNOWN}", format = "messages" }}', "init.note.elsewhere")
     file = max(files, key=rank)
     known = f", format = {_toml(file.format)}" if file.format else f', format = "{UNKNOWN}"'
-    return f"rows = {{ file = {_toml(file.path)}{known} }}   # {file.rows} rows"
+    return _with_note(f"rows = {{ file = {_toml(file.path)}{known} }}", "init.note.rows", rows=file.rows)
 
 
 def _evaluate(found: Survey, script: Script | None) -> Iterator[str]:
@@ -195,17 +211,17 @@ def _evaluate(found: Survey, script: Script | None) -> Iterator[str]:
         yield f"extra = {_toml([*include, '--tasks', task])}"
         return
     if script is None:
-        yield f'none = "{UNKNOWN}"   # why there is no evaluation: H-3 is then not run; or its command'
+        yield _with_note(f'none = "{UNKNOWN}"', "init.note.none")
         return
     yield from _command(script, _EVALUATE_OPTIONS, _EVALUATE_SWITCHES)
     if not _option(script, "{samples}", _EVALUATE_OPTIONS):
-        yield f"fixed = {{ samples = {UNKNOWN} }}   # how many it asks, at most 10"
+        yield _with_note(f"fixed = {{ samples = {UNKNOWN} }}", "init.note.samples", most=MAX_SAMPLES)
     has_output = _option(script, "{output}", _EVALUATE_OPTIONS)
     yield 'results.file = "{output}"' if has_output else f"results.file = {_toml(script.results_file or UNKNOWN)}"
     for name, path in script.results.items():
         yield f"results.{name} = {_toml(path)}"
     if "score" not in script.results:
-        yield f'results.score = "{UNKNOWN}"   # dotted path to the score in that file'
+        yield _with_note(f'results.score = "{UNKNOWN}"', "init.note.score")
     if script.row:
         yield f"results.row = {{ {', '.join(f'{name} = {_toml(path)}' for name, path in script.row.items())} }}"
 
@@ -224,7 +240,7 @@ def _command(
         if option := _switch(script, names):
             yield f"when.{name} = {_toml([option])}"
     if script.has_command_line and (left := _left(script, options, switches)):
-        yield f"# it also takes {', '.join(left)}"
+        yield from _comment("init.note.left", options=tuple(left))
 
 
 def _option(script: Script, placeholder: str, options: Mapping[str, tuple[str, ...]]) -> str | None:

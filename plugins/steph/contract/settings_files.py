@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from steph.base.files import UnreadableError, read_json
+from steph.base.messages import Message, say
 
 Program = Literal["llamafactory", "axolotl", "trl"]
 DATASET_INFO = "dataset_info.json"
@@ -34,7 +35,7 @@ class SettingsFile:
     program: Program
     model: str | None
     rows_file: str | None = None
-    trouble: str | None = None
+    trouble: Message | None = None
 
 
 def read_settings_file(root: Path, path: str, text: str) -> SettingsFile | None:
@@ -54,24 +55,24 @@ def _value(text: str, key: str) -> str | None:
     return value or None
 
 
-def _llamafactory_rows(root: Path, text: str) -> tuple[str | None, str | None]:
+def _llamafactory_rows(root: Path, text: str) -> tuple[str | None, Message | None]:
     named = _value(text, "dataset")
     names = [name.strip() for name in (named or "").strip("[]").split(",") if name.strip()]
     if len(names) != 1:
-        return None, f"it trains on {len(names)} data sets, {', '.join(names)}" if names else None
+        return None, say("init.rows.several", count=len(names), names=names) if names else None
     folder = (_value(text, "dataset_dir") or "data").rstrip("/")
     try:
         table = read_json(root / folder / DATASET_INFO)
     except UnreadableError:
-        return None, f"{folder}/{DATASET_INFO} can't be read"
+        return None, say("init.rows.unreadable", path=f"{folder}/{DATASET_INFO}")
     about = table.get(names[0]) if isinstance(table, Mapping) else None
     if not isinstance(about, Mapping):
-        return None, f"{folder}/{DATASET_INFO} has no {names[0]}"
+        return None, say("init.rows.unlisted", path=f"{folder}/{DATASET_INFO}", name=names[0])
     file = about.get("file_name")
     if not isinstance(file, str) or not (root / folder / file).is_file():
-        return None, f"{names[0]} is no file of {folder}"
+        return None, say("init.rows.no_file", name=names[0], folder=folder)
     if renamed := _renamed(about):
-        return None, f"{names[0]} has names of its own for {', '.join(renamed)}"
+        return None, say("init.rows.renamed", name=names[0], keys=renamed)
     return os.path.normpath(f"{folder}/{file}"), None
 
 
@@ -86,7 +87,7 @@ def _renamed(about: Mapping[str, object]) -> list[str]:
     return found
 
 
-def _axolotl_rows(root: Path, text: str) -> tuple[str | None, str | None]:
+def _axolotl_rows(root: Path, text: str) -> tuple[str | None, Message | None]:
     block = re.search(r"^datasets:[ \t]*\n((?:[ \t-].*\n?|[ \t]*\n|#.*\n)*)", text, re.M)
     named = re.findall(
         r"^[ \t]*(?:-[ \t]+)?(path|data_files):[ \t]*['\"]?([^'\"\s#]+)", block[1] if block else "", re.M
@@ -95,5 +96,5 @@ def _axolotl_rows(root: Path, text: str) -> tuple[str | None, str | None]:
         value for key, value in named if (key, value) != ("path", "json")
     ]  # a loader's name; data_files has the file
     if len(paths) != 1:
-        return None, f"it trains on {len(paths)} data sets, {', '.join(paths)}" if paths else None
-    return (paths[0], None) if (root / paths[0]).is_file() else (None, f"{paths[0]} is no file of this folder")
+        return None, say("init.rows.several", count=len(paths), names=paths) if paths else None
+    return (paths[0], None) if (root / paths[0]).is_file() else (None, say("init.rows.not_here", name=paths[0]))
