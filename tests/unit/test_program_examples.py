@@ -47,7 +47,9 @@ def test_check_shows_the_commands_of_an_example(name: str, tmp_path: Path, pytho
     """Nothing is missing in it, and each of its rows is read."""
     root = copied(name, tmp_path)
     shown = CliRunner().invoke(
-        app, ["check", str(root), "--steph-profile=cpu", f"--steph-pipeline-python={python}"], env={"COLUMNS": "400"}
+        app,
+        ["check", str(root), "--language=en", "--steph-profile=cpu", f"--steph-pipeline-python={python}"],
+        env={"COLUMNS": "400"},
     )
     assert shown.exit_code == 0, shown.output
     assert "24 rows of " in shown.output

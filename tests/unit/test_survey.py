@@ -360,6 +360,22 @@ def test_check_says_where_no_results_can_be_found(
     assert ("evaluate.results.file is missing" not in shown) is is_named
 
 
+@pytest.mark.parametrize("chosen", LANGUAGES)
+def test_check_speaks_one_language(tmp_path: Path, capfd: pytest.CaptureFixture[str], chosen: Language) -> None:
+    """Each line but those of commands and of the file's own words."""
+    train = '[train]\ncommand = ["{python}", "train.py", "{model}", "{train_file}"]\n'
+    train += 'rows = { file = "t.jsonl", format = "messages" }\n'
+    train += "fixed = { lora_r = 8, lora_alpha = 8, batch_size = 1, max_seq_length = 64, num_epochs = 1, "
+    train += "gradient_accumulation_steps = 1, learning_rate = 2e-4 }\n"
+    (tmp_path / "steph.toml").write_text(f'{train}[evaluate]\nnone = "x"\n')
+    (tmp_path / "t.jsonl").write_text(json.dumps(CHAT) + "\n")
+    result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu", "--language", chosen])
+    shown = [line for line in (result.output + capfd.readouterr().out).splitlines() if line]
+    assert result.exit_code == 0, shown
+    told = [line for line in shown if not line.startswith(("  cd ", "  export ", "  /", "      ", "    "))]
+    assert [line for line in told if bool(JAPANESE.search(line)) is not (chosen == "ja")] == []
+
+
 def test_check_refuses_what_a_run_would_refuse(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The line is the run's own, and the status is 2."""
     (tmp_path / "steph.toml").write_text('[train]\npreset = "tlr"')

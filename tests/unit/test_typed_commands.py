@@ -39,7 +39,7 @@ TYPED = {
     "pytest -m gpu --steph-pipeline-root=~/my-pipeline --steph-pipeline-python=~/env/bin/python": (4, NO_GPU),
     "pytest -m gpu --junitxml=junit.xml": (4, NO_GPU),
     "steph init ~/my-pipeline": (0, 'preset = "lawqa"'),
-    "steph check ~/my-pipeline": (0, "core checks"),
+    "steph check ~/my-pipeline": (0, "中核の検査"),
     "steph doctor": (1, "doctor: "),
     "steph report [RUN]": (0, ".md"),
     "steph report --html [RUN]": (0, ".html"),

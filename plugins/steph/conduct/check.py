@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from steph.base.messages import Message, phrase, say
 from steph.base.terms import StageId
 from steph.conduct.preparation import Inputs, config_template, pipeline_python, read_inputs
 from steph.contract.asked import passed, unsaid_settings
@@ -37,21 +38,20 @@ def check_lines(options: Options, profile: Profile) -> Iterator[str]:
     """What a run with these options would do, line by line; raises ProfileError or InputError as the run would."""
     found = read_inputs(options, profile, tuple(StageId))
     root, description = options.pipeline_root, found.description
-    has_file = (root / FILE_NAME).is_file()
-    yield f"{root / FILE_NAME}: {'read' if has_file else 'not there; the preset lawqa holds'}"
-    yield f"profile {profile.name}: {found.profile.machine.title}"
+    yield phrase("described.read" if (root / FILE_NAME).is_file() else "described.preset_holds", path=root / FILE_NAME)
+    yield phrase("described.profile", profile=profile.name, title=found.profile.machine.title)
     model = options.model or found.profile.model.candidates[0]
-    yield f"model: {model}{' (a random-weight twin)' if found.profile.uses_twin(options) else ''}"
+    yield phrase("described.twin" if found.profile.uses_twin(options) else "described.model", model=model)
     yield from _rows(root, found)
     yield from _settings(root, found)
     python, on_gpu = pipeline_python(options, root), profile.machine.device == "gpu"
     yield ""
     training = _training(root, found, python, model, on_gpu=on_gpu)
-    yield "H-2, first rung:"
+    yield phrase("described.h2")
     yield from _shown(training, root)
     yield ""
     if description.evaluate.none is not None:
-        yield f"H-3: NOT_RUN, {description.evaluate.none}; the run exits with 1"
+        yield phrase("described.no_h3", reason=description.evaluate.none)
         evaluation = None
     else:
         evaluation = _evaluation(root, found, python, model, on_gpu=on_gpu)
@@ -60,19 +60,19 @@ def check_lines(options: Options, profile: Profile) -> Iterator[str]:
     yield ""
     yield from _core_checks(training, evaluation, root, on_gpu=on_gpu)
     if evaluation is not None and not _names_results(description, evaluation):
-        yield "  H-3: evaluate.results.file is missing: no result is read, and H-3 can't pass"
+        yield f"  {phrase('described.no_results')}"
 
 
 def _rows(root: Path, found: Inputs) -> Iterator[str]:
     file, rows = found.description.train_file, found.description.train.rows
     if file is None:
-        yield 'rows: the program takes them from elsewhere (rows.format = "none"); none of them is compared'
+        yield phrase("described.rows_elsewhere")
     elif (root / file).is_file():
-        yield f"rows: {file}, {inputs.count_rows(root / file)} rows of {rows.format}"
+        yield phrase("described.rows", file=file, rows=inputs.count_rows(root / file), format=rows.format)
     else:
-        yield f"rows: {file}, of {rows.format}, built when H-2 begins"
+        yield phrase("described.rows_to_build", file=file, format=rows.format)
     if found.dataset is not None:
-        yield f"questions: {found.dataset.path}, {found.dataset.rows}"
+        yield phrase("described.questions", path=found.dataset.path, questions=found.dataset.rows)
 
 
 def _settings(root: Path, found: Inputs) -> Iterator[str]:
@@ -80,14 +80,14 @@ def _settings(root: Path, found: Inputs) -> Iterator[str]:
     template = config_template(root, description.train)
     can_pass = passed(description.train, template)
     names = sorted(name for name in TrainSettings.model_fields if name in can_pass)
-    yield f"settings that the command passes: {', '.join(names) or 'none'}"
+    yield phrase("described.passed", names=names) if names else phrase("described.none_passed")
     fixed = description.train.fixed.given
     if fixed:
-        yield f"fixed in the program: {', '.join(f'{name} = {value}' for name, value in fixed.items())}"
+        yield phrase("described.fixed", settings=[f"{name} = {value}" for name, value in fixed.items()])
     if unsaid := sorted(unsaid_settings(description, template)):
-        yield f"neither passed nor fixed, so held against nothing: {', '.join(unsaid)}"
+        yield phrase("described.unsaid", names=unsaid)
     rungs = [settings_at(profile.train, profile.ladder, rung) for rung in range(len(profile.ladder) + 1)]
-    yield f"ladder: {' > '.join(settings.short() for settings in rungs)}"
+    yield phrase("described.ladder", rungs=" > ".join(settings.short() for settings in rungs))
 
 
 def _training(root: Path, found: Inputs, python: str, model: str, *, on_gpu: bool) -> Call:
@@ -136,17 +136,17 @@ def _shown(call: Call, root: Path) -> Iterator[str]:
 def _core_checks(training: Call, evaluation: Call | None, root: Path, *, on_gpu: bool) -> Iterator[str]:
     """Each core check, and why it can't be measured where that is known before."""
     calls = {"H-2": training, "H-3": evaluation}
-    yield "core checks, which no description switches off:"
+    yield phrase("described.core")
     for kind in (kind for kind in CATALOG.values() if kind.core):
         for stage in kind.stages.split("・"):
             call = calls.get(stage)
             if call is None:
-                said = "not measured: there is no evaluation"
+                said = say("described.core.no_evaluation")
             elif kind.id == "parameters_on_gpu" and not on_gpu:
-                said = "not asked on a CPU"
+                said = say("described.core.not_on_cpu")
             else:
                 blind = _blind(call, root) if kind in (*WITNESSED_TRAINING, *WITNESSED_ANSWERS) else None
-                said = f"can't be measured: {blind}" if blind else "can be measured"
+                said = say("described.core.blind", why=blind) if blind else say("described.core.seen")
             yield f"  {stage} {kind.id}: {said} ({kind.title})"
 
 
@@ -161,18 +161,18 @@ def _names_results(description: Description, call: Call) -> bool:
     return any(description.output in word for word in given)
 
 
-def _blind(call: Call, root: Path) -> str | None:
+def _blind(call: Call, root: Path) -> Message | None:
     """Why nothing is seen in a call's processes, as far as its first words tell; None where Python runs it."""
     for command in call.commands:
         name = Path(command[0]).name
         if name in _BLIND:
-            return f"nothing is seen inside {name}"
+            return say("described.core.inside", name=name)
         if name.startswith("python") and ("-I" in command[1:4] or "-S" in command[1:4]):
-            return "python -I and -S load no hooks"
+            return say("described.core.no_hooks")
     path = shutil.which(call.argv[0]) or str(root / call.argv[0])
     try:
         head = Path(path).read_bytes()[:_SHEBANG_BYTES]
     except OSError:
-        return f"{call.argv[0]} can't be read"
+        return say("described.core.unreadable", name=call.argv[0])
     is_python = Path(path).name.startswith("python") or (head.startswith(b"#!") and b"python" in head)
-    return None if is_python or head.startswith(b"#!") else f"{Path(path).name} is no Python program"
+    return None if is_python or head.startswith(b"#!") else say("described.core.no_python", name=Path(path).name)
