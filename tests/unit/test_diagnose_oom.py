@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from steph.diagnose.oom import oom_numbers
+from steph.diagnose.figures import oom_numbers
 from steph.record.values import OomNumbers
 
 MIB, GIB = 1 << 20, 1 << 30

@@ -13,11 +13,10 @@ import pytest
 from steph.base.messages import LANGUAGES, Language, catalog, placeholders
 from steph.base.terms import Cause
 from steph.diagnose import table
-from steph.diagnose.advice import words_of
+from steph.diagnose.advice import SIGNS, facts_of, words_of
 from steph.diagnose.engine import diagnose
 from steph.diagnose.exceptions import chains_of
-from steph.diagnose.facts import SIGNS, facts_of
-from steph.diagnose.losses import losses_of
+from steph.diagnose.figures import losses_of
 from steph.diagnose.reader import lines_of
 from steph.diagnose.table import (
     Case,

@@ -14,12 +14,11 @@ from typing import BinaryIO
 from steph.base.messages import text
 from steph.base.terms import Cause, Phase
 from steph.base.text import encoding_of
+from steph.diagnose.advice import facts_of
 from steph.diagnose.engine import diagnose
 from steph.diagnose.exceptions import chains_of
-from steph.diagnose.facts import facts_of
-from steph.diagnose.losses import losses_of
-from steph.diagnose.phases import phase_of
-from steph.diagnose.printed import is_final_metric
+from steph.diagnose.figures import losses_of
+from steph.diagnose.phases import is_final_metric, phase_of
 from steph.diagnose.reader import lines_of
 from steph.record.values import Diagnosis
 

@@ -13,15 +13,21 @@ from typing import Literal
 
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
-from steph.diagnose.advice import advice_of_unknown, captured, case_of, words_of
-from steph.diagnose.collectives import Collective, behind, collectives_of, unlike
+from steph.diagnose.advice import advice_of_unknown, captured, case_of, facts_of, words_of
 from steph.diagnose.exceptions import Chain, Raised, chains_of, shortened
-from steph.diagnose.facts import facts_of
-from steph.diagnose.losses import Losses, losses_of
-from steph.diagnose.oom import oom_numbers
-from steph.diagnose.phases import phase_of
-from steph.diagnose.printed import is_final_metric, line_clue, shows_progress
-from steph.diagnose.ranks import RankEnd, failed_rank, rank_ends
+from steph.diagnose.figures import (
+    Collective,
+    Losses,
+    RankEnd,
+    behind,
+    collectives_of,
+    failed_rank,
+    losses_of,
+    oom_numbers,
+    rank_ends,
+    unlike,
+)
+from steph.diagnose.phases import is_final_metric, line_clue, phase_of, shows_progress
 from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine, clip, lead_of, lines_of
 from steph.diagnose.table import Case, Clue, Weight, first_match
 from steph.record.values import Diagnosis, OomNumbers, Probe

@@ -1,0 +1,347 @@
+"""The figures of a log: losses and gradient norms, sizes in an out-of-memory message, ranks that ended, collectives.
+
+Losses: transformers 4 prints floats, transformers 5 quoted strings; with `logging_nan_inf_filter` (the default) a NaN
+loss is printed as 0.0 and only `grad_norm` shows it.
+
+Out of memory: the caching allocator of torch 1.x ("total capacity; … already allocated; … free; … reserved in total"),
+of torch 2.x ("total capacity of … of which … is free"), cudaMallocAsync ("Currently allocated : …"), MPS ("MPS
+allocated: …, max allowed: …"), CPU ("you tried to allocate N bytes"), numpy, Arrow, CuPy, mmap.
+
+Ranks: the report that torchrun prints at its own end, torch 1.9 to 2.13 (`torch.distributed.elastic`), also under
+`accelerate launch`, which runs it.
+
+Collectives: `[Rank 6] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=20880, OpType=ALLREDUCE,
+NumelIn=419, …)` of torch 2.x, newer ones with the process group before `Rank`. A rank counts its collectives in each
+group, so one number with two sizes means that ranks ran different ones, but for those whose sizes may differ.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steph.diagnose.reader import PrintedLine
+from steph.record.values import OomNumbers
+
+_PAIR = re.compile(
+    r"['\"](\w+)['\"]:\s*(?:np\.float\d+\()?['\"]?(-?(?:nan|inf(?:inity)?|\d[\d.]{0,40}(?:e[-+]?\d{1,9})?))\b", re.I
+)
+# a value beside a name is shown; a sentence must end or go on as one that tells of an event, not of a setting
+_LOSS_NAN = re.compile(
+    r"(?<!best )(?<!best_)\b(?P<name>\w{0,60}loss)(?:"
+    r"['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:tensor\()?-?nan\b"
+    r"|\s{1,9}-?nan(?=\s{0,3}(?:[,|]|$))"
+    r"|\s{1,9}(?:is|was|became|turned)\s{1,9}(?:now\s{1,9}|a\s{1,9})?(?:tensor\()?-?nan\b(?:\s{0,9}(?:or|/)\s{0,9}inf\w*)?"
+    r"(?=\s{0,9}(?:$|[.,;:!?)\]}(]|(?:at|in|on|for|after|since|from|again|now|here|skipp|stopp|abort|detect|and|-)))"
+    r")(?![-_ ]?(?:guard|check|filter|safe|handl|monitor|policy|watch|protect|tolera)\w*)",
+    re.I,
+)
+_NORM = re.compile(r"\bgrad(?:ient)?[_ ]?norm\b\W{0,9}[:=]", re.I)
+_NAN_NORM = re.compile(
+    r"\b(?P<name>grad(?:ient)?[_ ]?norm)['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:tensor\()?(?:nan|inf)\b", re.I
+)
+_CONDITION = re.compile(r"\b(?:if|when|whenever|whether|unless|until|in case|should|stops? on)\b[^.;:!?]{0,80}$", re.I)
+_OF_VALIDATION = re.compile(r"(?:val|valid\w*|eval|test|dev)_", re.I)
+_FINITE = re.compile(r"\bloss\s*[:=]\s*\d")
+_TABLE_HEAD, _TABLE_ROW = (
+    re.compile(r"\s{0,9}(?:Step|Epoch)\s{1,9}Training Loss"),
+    re.compile(r"\s{0,9}\d{1,9}\s{1,9}(nan|inf|\d{1,9}\.\d{1,9})\b"),
+)
+_LOSSES = ("loss", "train_loss", "eval_loss")
+_DROP_FROM = 0.05  # a loss above this that is exactly 0.0 in the next two lines did not get there by learning
+_ZERO_STEPS = 3  # this many first losses of exactly 0.0 were never computed from a label
+_ROSE_BY = 1.5
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the printed steps say, in order; `bad` are the lines that show a loss or gradient that is no number."""
+
+    values: tuple[float, ...]
+    bad: tuple[PrintedLine, ...]
+    gradient_broke_at: int | None  # the first step whose gradient norm is no number
+
+    @property
+    def is_zero_from_start(self) -> bool:
+        """Whether the first losses are exactly 0.0."""
+        return len(self.values) >= _ZERO_STEPS and not any(self.values[:_ZERO_STEPS])
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss rose well above an earlier one, then was 0.0 or no number."""
+        good = [value for value in self.values if math.isfinite(value) and value > 0]
+        return bool(self.bad) and len(good) > 1 and good[-1] > _ROSE_BY * min(good[:-1])
+
+
+def losses_of(lines: tuple[PrintedLine, ...]) -> Losses:
+    """Read every printed loss; a run in good health has no `bad` line."""
+    rows = [
+        (line, _pairs(line.text))
+        for line in lines
+        if len(line.text) < 4000 and ("loss" in (low := line.text.lower()) or "grad" in low)
+    ]
+    printed = [(line, pairs) for line, pairs in rows if pairs] or _of_table(lines)
+    steps = [(line, pairs) for line, pairs in printed if "loss" in pairs]
+    bad = [line for line, pairs in printed if _is_bad(pairs)]
+    broken = (n for n, (_, pairs) in enumerate(steps) if not math.isfinite(pairs.get("grad_norm", 0.0)))
+    found = tuple(bad or _became_zero(steps) or _in_words([line for line, pairs in rows if not pairs]))
+    return Losses(
+        values=tuple(pairs["loss"] for _, pairs in steps),
+        bad=found,
+        gradient_broke_at=next(broken, None),
+    )
+
+
+def _of_table(lines: tuple[PrintedLine, ...]) -> list[tuple[PrintedLine, dict[str, float]]]:
+    """The rows of the table that the Trainer draws in a notebook: step (or epoch), training loss, more."""
+    start = next((n for n, line in enumerate(lines) if _TABLE_HEAD.match(line.text)), len(lines))
+    rows = ((line, _TABLE_ROW.match(line.text)) for line in lines[start + 1 :])
+    return [(line, {"loss": float(match[1])}) for line, match in rows if match]
+
+
+def _pairs(text: str) -> dict[str, float]:
+    if "{" not in text:
+        return {}
+    return {key: float(value) for key, value in _PAIR.findall(text)}
+
+
+def _is_bad(pairs: dict[str, float]) -> bool:
+    losses = [pairs[key] for key in _LOSSES if key in pairs]
+    return any(not math.isfinite(loss) for loss in losses) or (0.0 in losses and not _gradient_is_finite(pairs))
+
+
+def _gradient_is_finite(pairs: dict[str, float]) -> bool:
+    return math.isfinite(pairs.get("grad_norm", 0.0))
+
+
+def _became_zero(steps: list[tuple[PrintedLine, dict[str, float]]]) -> list[PrintedLine]:
+    """The lines where the loss is 0.0 and can't be: from the start, after a NaN gradient, or right after a high one."""
+    if len(steps) >= _ZERO_STEPS and not any(pairs["loss"] for _, pairs in steps[:_ZERO_STEPS]):
+        return [line for line, _ in steps[:_ZERO_STEPS]]
+    norms = [pairs for _, pairs in steps if "grad_norm" in pairs]
+    if len(norms) >= 2 and not any(map(_gradient_is_finite, norms[-2:])):  # a scaler skips one such step, not the last
+        return [line for line, pairs in steps if not _gradient_is_finite(pairs)]
+    plain = [(line, pairs["loss"]) for line, pairs in steps if "grad_norm" not in pairs]
+    for (_, before), (line, loss), (_, after) in zip(plain, plain[1:], plain[2:], strict=False):
+        if before > _DROP_FROM and loss == 0.0 and after == 0.0:
+            return [line]
+    return []
+
+
+def _in_words(lines: list[PrintedLine]) -> list[PrintedLine]:
+    bad = [line for line in lines if "loss" in line.text.lower() and _says_nan(line, _LOSS_NAN)]
+    if bad and not any(line.index > bad[-1].index and _FINITE.search(line.text) for line in lines):
+        return bad
+    norms = [line for line in lines if _NORM.search(line.text)]
+    if len(norms) >= 2 and all(_says_nan(line, _NAN_NORM) for line in norms[-2:]):  # a scaler skips one such step
+        return norms[-2:]
+    return []
+
+
+def _says_nan(line: PrintedLine, pattern: re.Pattern[str]) -> bool:
+    """Whether a line tells of a NaN that was there; a bar shows one for a validation that has not been yet."""
+    return any(
+        not _CONDITION.search(line.text, 0, match.start()) and not (line.is_bar and _OF_VALIDATION.match(match["name"]))
+        for match in pattern.finditer(line.text)
+    )
+
+
+# A counter that went below zero is printed as 2**64 bytes (17179869184.00 GiB) or near it; no machine has 64 TiB.
+PLAUSIBLE_BYTES = 1 << 46
+
+_UNIT_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60}
+_SIZE = r"(-?\d[\d,]*(?:\.\d+)?)\s*([KMGTPE]?)i?(?:B\b|bytes\b)"
+
+_REQUESTED = (
+    rf"[Tt]ried to (?:allocate|mmap)\s+{_SIZE}",
+    rf"[Tt]rying to allocate\s+{_SIZE}",
+    rf"Requested\s*:\s*{_SIZE}",
+    rf"[Uu]nable to (?:allocate|mmap)\s+{_SIZE}",
+    rf"(?:malloc|realloc|memory allocation) of (?:size )?{_SIZE}",
+    r"(?:malloc|realloc) of size (\d+)()",
+    rf"(?:Out of memory|[Ff]ailed|failure)[^.\n]{{0,60}}? (?:allocat(?:e|ing)|to allocate)(?: request for)?\s+{_SIZE}",
+    rf"Invalid buffer size:\s*{_SIZE}",
+    rf"allocating {_SIZE} on device",
+)
+_TOTAL = (
+    rf"{_SIZE}\s+total capacity",
+    rf"total capaci?ty of\s+{_SIZE}",
+    rf"Device limit\s*:\s*{_SIZE}",
+    rf"max allowed:\s*{_SIZE}",
+)
+_FREE = (
+    rf"of which\s+{_SIZE}\s+is free",
+    rf"{_SIZE}\s+free\s*[;)]",
+    rf"Free \(according to \w+\)\s*:\s*{_SIZE}",
+)
+_ALLOCATED = (
+    rf"Of the allocated memory\s+{_SIZE}\s+is allocated by PyTorch",
+    rf"{_SIZE}\s+already allocated",
+    rf"Currently allocated\s*:\s*{_SIZE}",
+    rf"(?:MPS )?allocated:\s*{_SIZE}",
+    rf"allocated so far:\s*{_SIZE}",
+)
+_RESERVED = (rf"{_SIZE}\s+reserved in total", rf"{_SIZE}\s+cached\s*[;)]")
+_UNALLOCATED = (rf"{_SIZE}\s+is reserved by PyTorch but unallocated",)
+
+
+def oom_numbers(message: str) -> OomNumbers | None:
+    """The figures of one message, in bytes; None where it has none.
+
+    `reserved_bytes` is the allocator's whole reserve: torch 1.x prints it, torch 2.x prints what is allocated and what
+    is reserved beyond that, and their sum is taken. Sizes that no machine has (wrapped counters) become None.
+    Hard-wrapped lines are joined both ways, and the reading with more figures counts.
+    """
+    readings = [_read(glue.join(message.split("\n"))) for glue in (" ", "")]
+    best = max(readings, key=_count)
+    return best if _count(best) else None
+
+
+def _count(numbers: OomNumbers) -> int:
+    return sum(value is not None for value in numbers.model_dump().values())
+
+
+def _read(text: str) -> OomNumbers:
+    allocated, beyond = _first(_ALLOCATED, text), _first(_UNALLOCATED, text)
+    reserved = allocated + beyond if allocated is not None and beyond is not None else _first(_RESERVED, text)
+    return OomNumbers(
+        requested_bytes=_first(_REQUESTED, text),
+        total_bytes=_first(_TOTAL, text),
+        free_bytes=_first(_FREE, text),
+        allocated_bytes=allocated,
+        reserved_bytes=reserved,
+    )
+
+
+def _first(patterns: tuple[str, ...], text: str) -> int | None:
+    for pattern in patterns:
+        match = re.search(pattern, text)
+        if match:
+            return _plausible(match[1], match[2])
+    return None
+
+
+def _plausible(figure: str, unit: str) -> int | None:
+    size = float(figure.replace(",", "")) * _UNIT_BYTES[unit.lower()]
+    return round(size) if 0 <= size < PLAUSIBLE_BYTES else None
+
+
+_ENTRY = re.compile(
+    r"^[ \t]{0,40}rank +: (\d+) \(local_rank: \d+\)\n[ \t]{0,40}exitcode +: (-?\d+) \(pid: (\d+)\)", re.M
+)
+_FIRST = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)\) of binary")
+_SIGTERM = 15  # how the launcher ends the others
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    """How one rank ended: `status` as of a process, negative for a signal."""
+
+    rank: int
+    status: int
+    pid: int
+
+    @property
+    def words(self) -> str:
+        """One line of evidence."""
+        ended = f"ended by signal {-self.status}" if self.status < 0 else f"exit status {self.status}"
+        return f"rank {self.rank} (pid {self.pid}): {ended}"
+
+
+def failed_rank(
+    ends: tuple[RankEnd, ...], probed: int | None, writer: str | None
+) -> tuple[int | None, tuple[str, ...]]:
+    """The rank whose failure ended the others, and the words for it; None where only one process ran.
+
+    `probed` is the rank whose own exception was chosen as the cause, None where no probe told one; `writer` is who
+    printed it.
+    """
+    if probed is not None:
+        return probed, tuple(end.words for end in ends if end.rank == probed)
+    # who lost the connection to a killed rank may be the first that the launcher sees
+    killed = [end for end in ends if end.status < 0 and end.status != -_SIGTERM]
+    first = next(iter([*killed, *ends]), None)
+    if first is not None:
+        return first.rank, (first.words,)
+    told = re.fullmatch(r"(\d{1,5})|.*\brank[\s:=_#-]{0,3}(\d{1,5})\b.*", writer or "")
+    return (int(told[1] or told[2]), ()) if told else (None, ())
+
+
+def rank_ends(lines: tuple[PrintedLine, ...]) -> tuple[RankEnd, ...]:
+    """The ranks of torchrun's report, its root cause first."""
+    if not any("exitcode" in line.text for line in lines):
+        return ()
+    text = "\n".join(line.text for line in lines)
+    root = text.rfind("Root Cause (first observed failure)")
+    found = [(match.start() < root, _end(*match.groups())) for match in _ENTRY.finditer(text)]
+    if found:
+        return tuple(end for _, end in sorted(found, key=lambda pair: pair[0]))
+    return tuple(_end(rank, status, pid) for status, rank, pid in _FIRST.findall(text))
+
+
+def _end(rank: str, status: str, pid: str) -> RankEnd:
+    return RankEnd(int(rank), int(status), int(pid))
+
+
+_WORK = re.compile(
+    r"\[(?P<group>PG[^\]\n]{1,80} )?Rank (?P<rank>\d{1,5})\][^\n]{0,100}WorkNCCL\(SeqNum=(?P<number>\d{1,12}),"
+    r"(?: OpType=(?P<kind>\w{1,40}),)?(?: NumelIn=(?P<size>\d{1,15}),)?"
+)
+
+_UNEVEN = re.compile(r"SEND|RECV|ALLTOALL|COALESCED|GATHER$|SCATTER$")  # ranks may differ in operation or size
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One rank's collective that timed out: `number` counts the rank's collectives, `size` is in elements."""
+
+    group: str
+    rank: int
+    number: int
+    kind: str | None
+    size: int | None
+    line: str
+
+    @property
+    def work(self) -> str:
+        """Operation and size, as `ALLREDUCE (419)`."""
+        return f"{self.kind or 'NCCL'} ({self.size})"
+
+
+def collectives_of(lines: Sequence[PrintedLine]) -> tuple[Collective, ...]:
+    """The first collective that each rank's watchdog reported, in each group, by the rank's number."""
+    found: dict[tuple[str, int], Collective] = {}
+    for line in lines:
+        for match in _WORK.finditer(line.text) if "WorkNCCL(" in line.text else ():
+            rank, size = int(match["rank"]), match["size"]
+            one = Collective(
+                match["group"] or "",
+                rank,
+                int(match["number"]),
+                match["kind"],
+                int(size) if size else None,
+                line.text[match.start() :],
+            )
+            found.setdefault((one.group, rank), one)
+    return tuple(found[key] for key in sorted(found))
+
+
+def behind(found: Sequence[Collective]) -> Collective | None:
+    """The rank with the lowest number, where the others are further."""
+    for group in dict.fromkeys(one.group for one in found):
+        mine = [one for one in found if one.group == group]
+        if len({one.number for one in mine}) > 1:
+            return min(mine, key=lambda one: one.number)
+    return None
+
+
+def unlike(found: Sequence[Collective]) -> tuple[Collective, Collective] | None:
+    """Two ranks with one number and different collectives."""
+    even = [one for one in found if not _UNEVEN.search(one.kind or "")]
+    for first in even:
+        for second in even:
+            if (first.group, first.number) == (second.group, second.number) and first.work != second.work:
+                return first, second
+    return None
