@@ -135,8 +135,7 @@ def report(
 @app.command("list")
 def list_records(reports: Reports = Path("reports"), language: Spoken = "ja") -> None:
     """List the records, newest first, with what each takes on the disk."""
-    from steph.run.journal import JournalError, read_record, record_folders
-    from steph.run.leftovers import folder_bytes
+    from steph.run.journal import JournalError, folder_bytes, read_record, record_folders
     from steph.tell.listing import as_text, damaged_rows, rows
 
     found, damaged = [], []

@@ -127,7 +127,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     from steph.plan.settings import ProfileError
     from steph.run.inputs import InputError
     from steph.run.journal import JournalError
-    from steph.run.rootlock import RootBusyError
+    from steph.run.root import RootBusyError
 
     try:
         _open(config, options, profile, tuple(_stage_of(item) for item in items))

@@ -31,7 +31,7 @@ from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record.events import AttemptEnded
 from steph.record.values import Attempt, DevicePeak, PredictedPeak, Probe
-from steph.run import exit_file, output, runner
+from steph.run import output, runner
 from steph.run.inputs import file_clock_unix
 from steph.run.journal import Journal, read_events
 from steph.run.runner import ChildOutcome
@@ -155,10 +155,10 @@ def test_nine_values_lead_from_what_a_child_is_asked_to_the_record() -> None:
     named = re.findall(r"`([A-Z]\w+)`", inspect.getdoc(attempts) or "")
     on_the_way = [
         name
-        for module in (attempts, runner, exit_file, watch)
+        for module in (attempts, runner, watch)
         for name, value in vars(module).items()
         if is_dataclass(value) and value.__module__ == module.__name__
     ]
-    from_other_rooms = [value.__name__ for value in (Call, Probe, DevicePeak, Attempt)]
+    from_other_rooms = [value.__name__ for value in (Call, output.Exit, Probe, DevicePeak, Attempt)]
     assert {*named} == {*on_the_way, *from_other_rooms}
     assert len({*named}) == 9

@@ -17,9 +17,9 @@ from steph.base.terms import StageId, Verdict
 from steph.contract.answers import row_lengths
 from steph.contract.description import DescriptionError, load_description
 from steph.run import processes
-from steph.run.aside import set_aside
 from steph.run.inputs import InputError, read_train_file, require_outputs_apart, write_subset
 from steph.run.journal import read_record, record_folders
+from steph.run.root import set_aside
 from suite_runs import CLONE, Bench, clean_environment, make_bench, run_pytest
 
 H1, H2, H3 = StageId

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from steph.record.environment import GitState
-from steph.run.machine import git_state
+from steph.run.inputs import git_state
 
 
 def git(folder: Path, *words: str) -> None:

@@ -13,7 +13,7 @@ from process_tree import wait_until
 from steph.child import supervisor
 from steph.child.capture import CappedLog
 from steph.run import output
-from steph.run.exit_file import Exit, ExitFile, read_exit
+from steph.run.output import Exit, ExitFile, read_exit
 
 SUPERVISOR = Path(supervisor.__file__)
 # nothing of the surrounding environment gets into a supervisor, also not what would measure its coverage

@@ -17,7 +17,7 @@ import pytest
 from steph.doctor.interpreter import begun_checkup
 from steph.run import counting, hub_download
 from steph.run.hub_query import Hub, HubModel
-from steph.run.machine import git_state
+from steph.run.inputs import git_state
 from steph.run.runner import ChildSpec, run_child
 from steph.run.tree import Child
 

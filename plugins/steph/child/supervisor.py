@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 from steph.child.capture import Capture
 from steph.run import processes
-from steph.run.exit_file import Exit, ExitFile
+from steph.run.output import Exit, ExitFile
 
 _SETTLE_SECONDS = 0.3  # resource trackers and the like end by themselves when their parent has
 _GRACE_AFTER_EXIT_SECONDS = 2.0

@@ -41,9 +41,9 @@ from steph.record.events import AttemptEnded, AttemptStarted
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Attempt, DataFile, ProductionCall
 from steph.run import inputs, output
-from steph.run.aside import kept_safe, put_back, set_aside
 from steph.run.inputs import InputError
 from steph.run.journal import now
+from steph.run.root import kept_safe, put_back, set_aside
 from steph.run.runner import ChildOutcome, ChildSpec, run_child
 
 LAST_LINES = 30

@@ -33,8 +33,7 @@ from steph.record.environment import Device
 from steph.record.settings import MAX_STEPS
 from steph.record.values import Context, DataFile
 from steph.run import inputs
-from steph.run.inputs import InputError
-from steph.run.machine import environment, git_state
+from steph.run.inputs import InputError, environment, git_state
 
 CACHE_ENV = "STEPH_CACHE"
 QWEN_TOKENS = 151_665  # of the tokenizer that Qwen1.5 to Qwen3 share, its added tokens included

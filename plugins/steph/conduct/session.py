@@ -27,17 +27,18 @@ from steph.run import model_files, output
 from steph.run.journal import (
     Journal,
     JournalError,
+    end_leftovers,
     is_live,
     new_record_id,
     now,
     opened_event,
+    prune_logs,
     readable_records,
     settle_crash,
     stages_in_flight,
 )
-from steph.run.leftovers import end_leftovers, prune_logs
 from steph.run.model_files import IncompleteModelError
-from steph.run.rootlock import root_lock
+from steph.run.root import root_lock
 from steph.tell.drawings import VramSample
 from steph.tell.machine_summary import summary_of, write_summary
 from steph.tell.outlook import production_outlook

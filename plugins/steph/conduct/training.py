@@ -28,9 +28,9 @@ from steph.plan.settings import Rung
 from steph.record.events import ModelChosen
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Diagnosis, ModelChoice, PredictedPeak
-from steph.run.aside import set_aside
 from steph.run.inputs import InputError
 from steph.run.journal import JournalError, now
+from steph.run.root import set_aside
 from steph.run.runner import RunnerError
 
 

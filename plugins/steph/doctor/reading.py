@@ -25,9 +25,8 @@ from steph.plan.options import Options
 from steph.plan.settings import Profile, ProfileError
 from steph.record.environment import Device
 from steph.run import hub, model_files
-from steph.run.inputs import InputError
-from steph.run.machine import is_wsl
-from steph.run.rootlock import RootBusyError, root_lock
+from steph.run.inputs import InputError, is_wsl
+from steph.run.root import RootBusyError, root_lock
 
 _CGROUP = Path("/sys/fs/cgroup")
 

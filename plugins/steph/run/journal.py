@@ -1,7 +1,13 @@
-"""The record's folder on disk: append events, replace `record.json`, find and read records again.
+"""The record's folder on disk: append events, replace `record.json`, read records again, clear up after earlier runs.
 
 `events.jsonl` is the source: every event is one line, written and flushed to the disk as it happens. Everything else in
 the folder is computed from it. A spare file is given up when the disk is full, so that the end of the story still fits.
+
+Clearing up is twofold. A killed run's supervisor may still be ending its child, or there are orphans where that was
+killed too: they are found by the environment entry that every process of an attempt carries, below one folder of
+records. And of all attempts the newest LOGS_KEPT keep their logs. Of an older one the child's output goes; what the
+report is made from stays (`events.jsonl`, memory samples, probes), and so does what was set aside (`before/`), which
+may be a person's.
 """
 
 from __future__ import annotations
@@ -12,6 +18,8 @@ import fcntl
 import json
 import os
 import re
+import signal
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,6 +33,7 @@ from steph.base.terms import AnyStage
 from steph.record.events import EVENT, CrashFound, Event, RecordOpened
 from steph.record.fold import fold, newer_version
 from steph.record.values import RECORD_VERSION, Record
+from steph.run import output, processes
 
 EVENTS = "events.jsonl"
 RECORD = "record.json"
@@ -232,3 +241,84 @@ def _write_all(file: int, data: bytes) -> None:
     while view:
         view = view[os.write(file, view) :]
     os.fsync(file)
+
+
+_LEFTOVERS_POLL_SECONDS = 0.05
+_LEFTOVERS_KILL_SECONDS = 5.0
+
+
+def end_leftovers(runs: Path, patience_seconds: float) -> tuple[int, ...]:
+    """Leave no process of a dead record below `runs`; the pids of those that can't be ended.
+
+    A supervisor among them gets `patience_seconds` to do it; whatever is left then or has none is killed. A record
+    whose conductor lives is left alone.
+    """
+    kill_at = time.monotonic() + patience_seconds
+    while found := _leftovers(runs):
+        now = time.monotonic()
+        if not any(_is_supervisor(stat) for stat in found):
+            kill_at = min(kill_at, now)
+        if now > kill_at + _LEFTOVERS_KILL_SECONDS:
+            return tuple(stat.pid for stat in found)
+        if now >= kill_at:
+            for stat in found:
+                processes.send_signal(stat, signal.SIGKILL)
+        time.sleep(_LEFTOVERS_POLL_SECONDS)
+    return ()
+
+
+def _is_supervisor(stat: processes.ProcessStat) -> bool:
+    try:
+        return b"supervisor.py\0" in Path("/proc", str(stat.pid), "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _leftovers(runs: Path) -> list[processes.ProcessStat]:
+    prefix = b"STEPH_PROBE_DIR=" + os.fsencode(runs.resolve()) + b"/"
+    found = []
+    for stat in processes.all_processes().values():
+        marks = [entry for entry in processes.environment_of(stat.pid) if entry.startswith(prefix)]
+        if (
+            stat.alive
+            and stat.pid != os.getpid()
+            and marks
+            and not is_live(Path(os.fsdecode(marks[0].partition(b"=")[2])).parent)
+        ):
+            found.append(stat)
+    return found
+
+
+LOGS_KEPT = 60
+LOG_PATTERNS = ("output*.log", "stdout*.log", "*.times", "supervisor.log")
+
+
+def prune_logs(runs: Path, kept: int = LOGS_KEPT) -> None:
+    """Delete the logs of all but the newest attempts; a record that is being written, or can't be, is left alone."""
+    folders = [folder for record in record_folders(runs) if not is_live(record) for folder in _logged(record)]
+    for folder in sorted(folders, key=_written_at, reverse=True)[kept:]:
+        for pattern in LOG_PATTERNS:
+            for path in folder.glob(pattern):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def folder_bytes(folder: Path) -> int:
+    """The bytes of all files below a folder, links not followed; what vanishes meanwhile counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                total += path.stat().st_size
+    return total
+
+
+def _logged(record_folder: Path) -> list[Path]:
+    return [path.parent for path in record_folder.glob(f"*/{output.head_path(Path(), 'output')}")]
+
+
+def _written_at(folder: Path) -> float:
+    try:
+        return output.head_path(folder, "output").stat().st_mtime
+    except OSError:
+        return 0.0

@@ -26,7 +26,7 @@ from steph.gpu.driver import Driver
 from steph.gpu.watch import MemoryWatch
 from steph.record.values import DevicePeak, Probe
 from steph.run import output, processes
-from steph.run.exit_file import is_written, read_exit
+from steph.run.output import is_written, read_exit
 from steph.run.tree import Child, ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
