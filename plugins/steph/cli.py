@@ -403,7 +403,7 @@ def check(
     """
     from steph.conduct.check import check_lines
     from steph.doctor.command import with_run_options
-    from steph.rootdir import join_values
+    from steph.pytest_options import join_values
 
     others = join_values([*filter(None, [root]), *context.args])  # a run's option may stand before the folder
     root = next((word for word in others if not word.startswith("-")), None)

@@ -22,9 +22,8 @@ if any("steph" in word for word in sys.argv[1:]):  # somebody else's sessions ar
     quiet_start.begin()
 
 from steph import installed
-from steph.asked import add_options, options_and_profile, refused, session_command
 from steph.base.text import make_printable
-from steph.rootdir import keep_values_out
+from steph.pytest_options import add_options, keep_values_out, options_and_profile, refused, session_command
 
 if TYPE_CHECKING:
     from steph.base.terms import AnyStage
@@ -188,7 +187,7 @@ def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) 
 def _append_step_summary(stages: StageSession) -> None:
     """The job's page on GitHub; a page that can't be written takes nothing with it."""
     from steph.base.messages import say
-    from steph.ci import STEP_SUMMARY_ENV, append_step_summary
+    from steph.conduct.session import STEP_SUMMARY_ENV, append_step_summary
     from steph.record.fold import fold
 
     path = os.environ.get(STEP_SUMMARY_ENV)
@@ -211,7 +210,7 @@ class StageRunner:
 
     def run(self) -> StageResult:
         """Run this test's stage; fails the test where the verdict is not green."""
-        from steph.ci import stage_properties
+        from steph.conduct.session import stage_properties
         from steph.run.journal import JournalError
 
         try:

@@ -8,12 +8,12 @@ from typing import cast
 
 import pytest
 from steph import plugin
-from steph.asked import resolve_options
 from steph.base.messages import language
 from steph.base.terms import StageId
 from steph.gpu.lock import GpuBusyError, GpuLockError
 from steph.plan.options import Options
 from steph.plan.settings import builtin_profiles
+from steph.pytest_options import resolve_options
 from steph.run.hub import choose
 from suite_runs import make_model
 

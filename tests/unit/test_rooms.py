@@ -17,10 +17,8 @@ ENTRIES = (
     "doctor",
     "plugin",
     "cli",
-    "ci",
-    "asked",
+    "pytest_options",
     "installed",
-    "rootdir",
     "quiet_start",
 )  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}

@@ -338,7 +338,7 @@ sys.meta_path.insert(0, Finder())
 @pytest.mark.parametrize(
     ("module", "records"),
     [
-        ("steph.rootdir", 0),
+        ("steph.pytest_options", 0),
         ("steph.plan.options", 0),
         ("steph.plan.settings", 0),
         ("pydantic", 0),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from planted import plant
-from steph.rootdir import join_values
+from steph.pytest_options import join_values
 from typed_commands import (
     CONFIGURATIONS,
     NO_GPU,

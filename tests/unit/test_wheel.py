@@ -52,7 +52,7 @@ WHEEL = "import sys; from setuptools import build_meta; build_meta.build_wheel(s
 ASK = """
 import json, os, sys
 import pytest
-from steph.asked import resolve_options
+from steph.pytest_options import resolve_options
 
 class Asked:
     def pytest_cmdline_main(self, config):

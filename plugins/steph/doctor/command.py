@@ -12,13 +12,12 @@ from typing import NoReturn
 import pytest
 
 from steph import installed, quiet_start
-from steph.asked import options_and_profile
 from steph.base.messages import phrase, speaking, text
 from steph.doctor.examination import examine
 from steph.doctor.lines import Level, Line
 from steph.plan.options import Options
 from steph.plan.settings import Profile, ProfileError
-from steph.rootdir import join_environment, join_values
+from steph.pytest_options import join_environment, join_values, options_and_profile
 from steph.run.inputs import InputError
 
 UNUSABLE = 2  # exit status for options or a profile that can't be used
