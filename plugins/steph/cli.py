@@ -260,8 +260,8 @@ def fit(
     from steph.memory.trainers import UNKNOWN_TRAINER
     from steph.plan.cards import card_by_name
     from steph.plan.options import OptionError, parse_size
-    from steph.run.counting import CountingError
     from steph.run.inputs import InputError
+    from steph.run.model_files import CountingError
     from steph.tell import fit_views
 
     if (vram is None) == (card is None):

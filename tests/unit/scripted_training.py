@@ -32,7 +32,7 @@ from steph.record.environment import Device
 from steph.record.events import StageStarted
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Check, Diagnosis, ModelChoice, RejectedCandidate, StageResult
-from steph.run import hub, hub_download, inputs
+from steph.run import hub, inputs
 from steph.run.journal import Journal, opened_event
 from suite_runs import make_model
 
@@ -157,7 +157,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
         return choice(name)
 
     monkeypatch.setattr(hub, "choose", choose)
-    monkeypatch.setattr(hub_download, "download", lambda choice, **options: choice)
+    monkeypatch.setattr(hub, "download", lambda choice, **options: choice)
     return asked
 
 

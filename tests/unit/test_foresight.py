@@ -18,7 +18,8 @@ from steph.memory import needs, terms
 from steph.memory.forecast import Forecast, floor_bytes, predict, predict_any
 from steph.memory.shapes import COMMON, Linear, model_shape, parameter_count, shape_of_counts
 from steph.memory.trainers import OLDER, TRAINERS, AdapterCount, Workload
-from steph.run.counting import Counted, CountingError, counted, hub_config
+from steph.run.hub import hub_config
+from steph.run.model_files import Counted, CountingError, counted
 from typer.testing import CliRunner
 
 LLAMA, GEMMA, MOE = model_shape("Llama-3.1-8B"), model_shape("gemma-3-4b-it"), model_shape("Qwen3-30B-A3B")

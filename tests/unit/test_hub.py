@@ -28,10 +28,8 @@ from steph.base.messages import speaking
 from steph.base.terms import Cause
 from steph.memory.shapes import TINY, config_of, parameter_count
 from steph.record.values import ModelChoice
-from steph.run import hub_download
-from steph.run.hub import NoModelError, choose
-from steph.run.hub_download import download
-from steph.run.hub_query import HubError
+from steph.run import hub as hub_module
+from steph.run.hub import HubError, NoModelError, choose, download
 from steph.run.model_files import find_qwen_tokenizer
 
 A = "Qwen/Qwen1.5-1.8B-Chat"
@@ -496,7 +494,7 @@ def test_what_is_whole_in_the_cache_needs_no_download(
         started.append(request)
         raise OSError("no process")
 
-    monkeypatch.setattr(hub_download, "_start", refused)
+    monkeypatch.setattr(hub_module, "_start", refused)
     again = asker.download(asker.choose(A))
     assert (again.snapshot_path, started) == (snapshot, [])
     weights = (Path(snapshot) / "model.safetensors").resolve()

@@ -8,7 +8,7 @@ import ssl
 import pytest
 from japanese import is_told_in_japanese
 from steph.base.terms import Cause
-from steph.run.hub_failure import classify
+from steph.run.fetch import classify
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from steph.contract.description import Description
 from steph.memory.shapes import BUILT_IN, TINY_NAME, parameter_count
 from steph.plan.options import Options
 from steph.record.values import Attempt, ModelChoice, RejectedCandidate
-from steph.run import hub, hub_download, model_files
-from steph.run.hub_failure import HubFailure
-from steph.run.hub_query import HubError
+from steph.run import hub, model_files
+from steph.run.fetch import HubFailure
+from steph.run.hub import HubError
 from steph.run.inputs import InputError
 from steph.run.journal import Journal
 from suite_runs import make_model
@@ -56,7 +56,7 @@ def _choose(monkeypatch: pytest.MonkeyPatch, found: ModelChoice | Exception) -> 
         return found
 
     monkeypatch.setattr(hub, "choose", choose)
-    monkeypatch.setattr(hub_download, "download", lambda choice, **options: choice)
+    monkeypatch.setattr(hub, "download", lambda choice, **options: choice)
     return asked
 
 
@@ -93,7 +93,7 @@ def test_a_download_that_fails_rejects_the_choice_too(tmp_path: Path, monkeypatc
     def full(choice: ModelChoice, **options: object) -> ModelChoice:
         raise HubError(HubFailure(Cause.DISK_FULL, say("hub.no_space", error="[Errno 28]")))
 
-    monkeypatch.setattr(hub_download, "download", full)
+    monkeypatch.setattr(hub, "download", full)
     found = _chosen(_setup(tmp_path), tmp_path)
     assert isinstance(found, NoModel)
     failed = RejectedCandidate(name=SMALL.name, cause=Cause.DISK_FULL, message=say("hub.no_space", error="[Errno 28]"))

@@ -16,7 +16,7 @@ from steph.conduct.stages import Conductor
 from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.record.values import ModelChoice
-from steph.run import hub, hub_download
+from steph.run import hub
 from steph.run.journal import Journal, opened_event
 
 
@@ -33,7 +33,7 @@ def test_the_profiles_limit_holds_for_both_questions(tmp_path: Path, monkeypatch
         return choice
 
     monkeypatch.setattr(hub, "choose", choose)
-    monkeypatch.setattr(hub_download, "download", download)
+    monkeypatch.setattr(hub, "download", download)
     profile = PROFILE.model_copy(update={"limits": PROFILE.limits.model_copy(update={"hub_request_seconds": 120})})
     options = Options("rtx3080", tmp_path, None, None, False, None, tmp_path)
     setup = Setup(options, profile, Description(), "python", None, factory.data()[0], factory.context())

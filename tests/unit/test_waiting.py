@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 from steph.doctor.interpreter import begun_checkup
-from steph.run import counting, hub_download
-from steph.run.hub_query import Hub, HubModel
+from steph.run import model_files
+from steph.run.hub import Hub, HubModel, _fetch
 from steph.run.inputs import git_state
 from steph.run.runner import ChildSpec, run_child
 from steph.run.tree import Child
@@ -32,7 +32,7 @@ def _download(program: Path, folder: Path) -> None:
     hub = Hub("http://hub.invalid", token=False, cache_dir=folder, timeout_seconds=900)
     model = HubModel("a/b", "0" * 40, ("config.json",), missing_bytes=1, parameters=1, licence=None)
     sys.executable = str(program)
-    hub_download._fetch(hub, model, time.monotonic() + 900, 900, lambda done, due: None)
+    _fetch(hub, model, time.monotonic() + 900, 900, lambda done, due: None)
 
 
 def _doctor(program: Path, folder: Path) -> None:
@@ -42,7 +42,7 @@ def _doctor(program: Path, folder: Path) -> None:
 
 def _count(program: Path, folder: Path) -> None:
     (folder / "config.json").write_text("{}")
-    counting.counted("a", folder / "config.json", None, python=str(program), cache=folder, tell=print)
+    model_files.counted("a", folder / "config.json", None, python=str(program), cache=folder, tell=print)
 
 
 def _git(program: Path, folder: Path) -> None:

@@ -28,8 +28,8 @@ from steph.memory.shapes import (
     weights_by_name,
 )
 from steph.memory.trainers import DEFAULT_TARGETS, AdapterCount
-from steph.run.counting import Counted, CountingError, counted, hub_config
-from steph.run.hub_query import is_offline
+from steph.run.hub import hub_config, is_offline
+from steph.run.model_files import Counted, CountingError, counted
 
 ALL = ("all", "all-linear")
 HEAD = ("embed_tokens", "lm_head")

@@ -23,8 +23,8 @@ from steph.judge.checks_model import ModelEvidence, judge_model, no_model
 from steph.judge.verdict import Outcome, attempt_verdict
 from steph.memory.shapes import BUILT_IN, parameter_count
 from steph.record.values import Attempt, Check, ModelChoice, RejectedCandidate
-from steph.run import hub, hub_download, model_files
-from steph.run.hub_query import HubError
+from steph.run import hub, model_files
+from steph.run.hub import HubError
 from steph.run.inputs import InputError
 from steph.run.model_files import IncompleteModelError, find_qwen_tokenizer
 
@@ -196,7 +196,7 @@ def _from_hub(run: StageRun, candidates: tuple[str, ...], *, is_explicit: bool) 
         explanation = say("model.none", reasons=reasons)
         return NoModel(Outcome(Verdict.FAIL, explanation, checks=no_model(explanation)), error.rejected)
     try:
-        return hub_download.download(
+        return hub.download(
             choice,
             endpoint=endpoint,
             deadline_seconds=run.left_seconds(),

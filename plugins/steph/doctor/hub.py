@@ -9,8 +9,8 @@ from http import HTTPStatus
 
 from steph.base.files import parse_json
 from steph.doctor.facts import HubFacts
-from steph.run.hub_failure import classify
-from steph.run.hub_query import is_offline
+from steph.run.fetch import classify
+from steph.run.hub import is_offline
 
 HUB_SECONDS = 5.0  # for one question; an answer takes well under one
 

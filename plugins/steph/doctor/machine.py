@@ -12,7 +12,7 @@ from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts
 from steph.doctor.lines import Line
 from steph.doctor.needs import Needs
 from steph.record.environment import Device
-from steph.run.hub_query import SPARE_DISK_BYTES
+from steph.run.hub import SPARE_DISK_BYTES
 
 HELD_SHARE = 0.1
 

@@ -1,22 +1,30 @@
-"""What lies on this disk: whether a model folder is whole, what the Hub's cache holds, where a Qwen tokenizer is.
+"""What a model is by its files: whether a folder is whole, what the Hub's cache holds, its parameters counted.
 
-Reads headers, never weights; asks no network.
+Reads headers, never weights; asks no network. What its configuration alone amounts to is counted by transformers and
+peft in the pipeline's interpreter (`child/count.py`), and the answer is kept.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from steph.base.files import UnreadableError, read_json_object
-from steph.base.messages import say
+from steph.base.files import UnreadableError, parse_json_object, read_json_object
+from steph.base.messages import Message, say, words_of
 from steph.base.tensors import read_header
+from steph.memory.shapes import ModelShape, shape_of_counts
+from steph.memory.trainers import AdapterCount
+from steph.run.tree import output_of
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -163,3 +171,83 @@ def _tokenizer_folder(path: Path) -> Path | None:
 def _cached_snapshots(cache_dir: Path) -> Iterator[Path]:
     for pattern in ("models--Qwen--*/snapshots/*", "models--*/snapshots/*"):
         yield from sorted(cache_dir.glob(pattern))
+
+
+_COUNT_SCRIPT = Path(__file__).parents[1] / "child" / "count.py"
+_COUNT_FORMAT = 2  # counted up when the same question would have another answer
+_COUNT_SECONDS = 120
+
+
+class CountingError(Exception):
+    """The model can't be counted; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A model's shape, and LoRA's parameters and the modules that it is on where an adapter was asked about."""
+
+    shape: ModelShape
+    adapter: AdapterCount | None = None
+    modules: tuple[str, ...] = ()
+
+
+def counted(
+    model: str,
+    config: Path,
+    adapter: dict[str, Any] | None,
+    *,
+    python: str,
+    cache: Path,
+    tell: Callable[[Message], object],
+) -> Counted:
+    """Count by `child/count.py`, or take the answer that is kept; `tell` hears before it takes seconds.
+
+    `model`: what it is called. `adapter`: arguments of peft.LoraConfig. Raises CountingError, and OSError where the
+    configuration can't be read.
+    """
+    kept = cache / "counts" / f"{_question(config, adapter, python)}.json"
+    try:
+        found = read_json_object(kept)
+    except (UnreadableError, OSError):
+        tell(say("fit.counting", model=model, python=python))
+        found = _count(model, config, adapter, python)
+        with contextlib.suppress(OSError):  # it costs the next question its seconds alone
+            keep_answer(kept, found)
+    lora = found.get("adapter")
+    if lora is None:
+        return Counted(shape_of_counts(found))
+    count_of = AdapterCount(lora["lora"], lora["magnitude"], lora["whole"])
+    return Counted(shape_of_counts(found), count_of, tuple(lora["modules"]))
+
+
+def _question(config: Path, adapter: dict[str, Any] | None, python: str) -> str:
+    """What makes two questions the same: the configuration, the adapter, and the packages that answer."""
+    home = Path(python).parent.parent
+    packages = [folder.stat().st_mtime_ns for folder in sorted(home.glob("lib/python*/site-packages"))]
+    contents = [_COUNT_FORMAT, config.read_text(encoding="utf-8"), adapter, str(home), packages]
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
+
+def _count(model: str, config: Path, adapter: dict[str, Any] | None, python: str) -> dict[str, Any]:
+    command = [python, str(_COUNT_SCRIPT), "--config", str(config)]
+    command += ["--adapter", json.dumps(adapter)] if adapter is not None else []
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
+    try:
+        ended = output_of(command, _COUNT_SECONDS, environment)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CountingError(say("fit.not_counted", model=model, error=error)) from error
+    if ended.returncode != 0:
+        lines = ended.stderr.strip().splitlines() or [str(ended.returncode)]
+        raise CountingError(say("fit.not_counted", model=model, error=lines[-1]))
+    try:
+        return parse_json_object((ended.stdout.strip().splitlines() or [""])[-1].encode())
+    except UnreadableError as error:
+        raise CountingError(say("fit.not_counted", model=model, error=words_of(error))) from error
+
+
+def keep_answer(path: Path, found: dict[str, Any]) -> None:
+    """Write an answer down, whole or not at all; raises OSError where the cache can't be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(found), encoding="utf-8")
+    new.replace(path)
