@@ -29,7 +29,7 @@ from steph.contract.lines import (
 )
 from steph.diagnose.engine import diagnose, first_traceback
 from steph.judge import reading
-from steph.judge.text import looping
+from steph.judge.reading import looping
 from steph.run.runner import last_bar
 
 MB = 10**6

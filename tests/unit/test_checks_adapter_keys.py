@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from steph.base.tensors import Tensor
-from steph.judge.base_model import BaseModel, has_random_weights, layer_of, read_base
-from steph.judge.checks_adapter_keys import key_checks
+from steph.judge.checks_adapter import key_checks
+from steph.judge.folders import BaseModel, has_random_weights, layer_of, read_base
 from steph.record.values import Check
 
 LINEAR = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")

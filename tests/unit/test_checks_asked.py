@@ -6,7 +6,7 @@ import pytest
 from steph.base.terms import Severity
 from steph.contract.lines import Metrics
 from steph.contract.training_files import TrainerState
-from steph.judge.checks_asked import Asked, asked_checks
+from steph.judge.checks_progress import Asked, asked_checks
 from steph.plan.steps import epochs_in, steps_in
 from steph.record.settings import TrainSettings
 from steph.record.values import Check

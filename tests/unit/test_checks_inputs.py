@@ -16,8 +16,14 @@ from steph.base.terms import Severity
 from steph.child.inject._steph_witness import attention
 from steph.contract.results import Row
 from steph.contract.training_files import ADAPTER_CONFIG_NAME
-from steph.judge.checks_inputs import inputs_check, recorded_prompts_check, steering_check
-from steph.judge.checks_weights import answering_weight_checks, is_even, trained_weight_checks
+from steph.judge.checks_seen import (
+    answering_weight_checks,
+    inputs_check,
+    is_even,
+    recorded_prompts_check,
+    steering_check,
+    trained_weight_checks,
+)
 from steph.judge.witness import Generation, TrainingEnds
 
 PAD = 0

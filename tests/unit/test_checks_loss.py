@@ -6,7 +6,7 @@ import math
 
 import pytest
 from steph.base.terms import Severity
-from steph.judge.checks_loss import LossEvidence, loss_checks
+from steph.judge.checks_figures import LossEvidence, loss_checks
 from steph.judge.verdict import checks_verdict
 from steph.record.values import Check
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import record_factory as factory
 from steph.base.messages import verbatim
 from steph.base.terms import Severity
-from steph.judge.checks_model import ModelEvidence, judge_model, no_model
+from steph.judge.checks_process import ModelEvidence, judge_model, no_model
 from steph.record.values import Check, ModelChoice
 
 

@@ -21,9 +21,8 @@ from steph.base.fingerprint import fingerprints, text_hash
 from steph.base.terms import Severity
 from steph.judge.catalog import CATALOG
 from steph.judge.catalog import markdown as checks_markdown
-from steph.judge.checks_heart import HEART
-from steph.judge.checks_model import MODEL
-from steph.judge.checks_process import MACHINE, RANKS
+from steph.judge.checks_extended import HEART
+from steph.judge.checks_process import MACHINE, MODEL, RANKS
 from steph.judge.kinds import CheckKind
 from steph.judge.verdict import checks_verdict
 from steph.record.values import Check

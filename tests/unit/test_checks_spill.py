@@ -16,7 +16,7 @@ from planted.defects import Variant
 from planted.scenario import training_evidence
 from steph.base.terms import Severity
 from steph.base.text import LINE_CHARS
-from steph.judge.checks_spill import TimedStep, spill_check, steps_before, steps_between
+from steph.judge.checks_progress import TimedStep, spill_check, steps_before, steps_between
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import CardMemory
 from steph.judge.verdict import checks_verdict

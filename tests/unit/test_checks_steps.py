@@ -7,8 +7,8 @@ import math
 import pytest
 from steph.base.terms import Severity
 from steph.contract.lines import Metrics
-from steph.judge.checks_complete import StepsEvidence, says_packing, steps_check
-from steph.judge.checks_steps import StepEvidence, step_checks
+from steph.judge.checks_figures import StepEvidence, step_checks
+from steph.judge.checks_progress import StepsEvidence, says_packing, steps_check
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 

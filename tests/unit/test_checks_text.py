@@ -13,8 +13,7 @@ from steph.base.terms import Severity
 from steph.contract.questions import repeats_question
 from steph.contract.results import Row
 from steph.judge.checks_text import response_checks
-from steph.judge.reading import is_exception_text, strict_letter
-from steph.judge.text import looping, overlong
+from steph.judge.reading import is_exception_text, looping, overlong, strict_letter
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from steph.base.files import sha256_of
 from steph.base.terms import Severity
 from steph.contract.lines import Metrics
 from steph.contract.training_files import OwnFigures, TrainerState
-from steph.judge.checks_times import TimeEvidence, time_checks
+from steph.judge.checks_progress import TimeEvidence, time_checks
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 

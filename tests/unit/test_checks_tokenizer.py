@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from steph.base.terms import Severity
-from steph.judge.checks_tokenizer import tokenizer_check
+from steph.judge.checks_adapter import tokenizer_check
 
 BASE = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2, "content": "<|im_end|>"}]}
 

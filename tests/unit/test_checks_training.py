@@ -23,11 +23,11 @@ from steph.conduct import training_job
 from steph.contract.description import load_description
 from steph.judge.catalog import CATALOG
 from steph.judge.checks_adapter import ADAPTER_FINITE
-from steph.judge.checks_lines import LINE_BACKEND
+from steph.judge.checks_evaluation import LINE_BACKEND
 from steph.judge.checks_process import EXIT_ZERO
 from steph.judge.checks_training import ANSWERS_KEPT, judge_training
 from steph.judge.evidence import TrainEvidence
-from steph.judge.names import names_model, same_model, same_path
+from steph.judge.folders import names_model, same_model, same_path
 from steph.judge.verdict import checks_verdict
 from steph.plan.steps import steps_due, steps_in
 from steph.record.settings import TrainSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from steph.base.fingerprint import fingerprints
 from steph.contract.results import Row
-from steph.judge.prompts import LEAST_ADDED, frame_added
+from steph.judge.checks_prompts import LEAST_ADDED, frame_added
 
 ORDER = (
     "あなたは日本の法令に詳しい専門家です。次の設問の選択肢から正しいものを一つ選び、その記号だけを書いてください。\n"

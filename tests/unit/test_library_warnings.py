@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from steph.base.terms import Severity
-from steph.judge.checks_process import process_checks
-from steph.judge.library_warnings import TABLE
+from steph.judge.checks_process import TABLE, process_checks
 from steph.record.values import Check
 
 WARNINGS = (

@@ -206,7 +206,7 @@ CHANGES = {
         from steph.contract.description import load_description
         from steph.contract.results import ResultsForm
         from steph.contract.results_files import find_results
-        from steph.judge.applicability import lacking_in_evaluation
+        from steph.judge.kinds import lacking_in_evaluation
         from steph.judge.kinds import Needs
         Path("out.csv").write_text("question,expected,response\\none,a,a\\ntwo,b,c\\n")
         form = ResultsForm(format="csv", kind="generate", file="out.csv")

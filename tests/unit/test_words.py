@@ -17,7 +17,7 @@ from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.base.text import make_printable
 from steph.contract.description import Description
 from steph.diagnose.engine import diagnose
-from steph.judge.checks_model import ModelEvidence, judge_model
+from steph.judge.checks_process import ModelEvidence, judge_model
 from steph.judge.verdict import attempt_verdict, passed, stage_verdict
 from steph.record.settings import TrainSettings
 from steph.record.values import Check, Diagnosis

@@ -18,8 +18,7 @@ from steph.contract.commands import Call, Place, evaluate_call
 from steph.contract.questions import Question, frame_in, questions_in
 from steph.contract.results import Row
 from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME
-from steph.judge.checks_adapter_use import adapter_files
-from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import Outcome

@@ -31,15 +31,15 @@ from steph.contract.description import Description, EvaluateWhen
 from steph.contract.questions import samples_of
 from steph.contract.results import Row
 from steph.contract.results_lawqa import read_results
-from steph.judge.checks_extended import cot_rows_check
-from steph.judge.checks_heart import (
+from steph.judge.checks_extended import (
+    cot_rows_check,
     loss_low_check,
     output_only_check,
     remembered_check,
     unknown_check,
     unquantised_check,
 )
-from steph.judge.checks_loss import LOSS
+from steph.judge.checks_figures import LOSS
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_witness import training_in
 from steph.judge.verdict import Outcome, checks_verdict, passed

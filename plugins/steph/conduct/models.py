@@ -19,7 +19,7 @@ from steph.conduct.attempts import Finished, planned, run_attempt
 from steph.conduct.preparation import Setup, TwinSource, cache_dir, twin_source
 from steph.conduct.stage_run import StageRun
 from steph.contract.commands import Call
-from steph.judge.checks_model import ModelEvidence, judge_model, no_model
+from steph.judge.checks_process import ModelEvidence, judge_model, no_model
 from steph.judge.verdict import Outcome, attempt_verdict
 from steph.memory.shapes import BUILT_IN, parameter_count
 from steph.record.values import Attempt, Check, ModelChoice, RejectedCandidate

@@ -20,10 +20,10 @@ from steph.contract.answers import AnswerLoss, RowLengths, row_lengths
 from steph.contract.asked import passed, unsaid_settings, words_of
 from steph.contract.commands import Call, Place, folder_beside, train_call
 from steph.contract.description import TrainWhen
-from steph.judge.base_model import has_random_weights
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
+from steph.judge.folders import has_random_weights
 from steph.judge.witness import read_witness
 from steph.plan.steps import steps_due, steps_per_epoch
 from steph.record.environment import Device

@@ -10,26 +10,26 @@ import sys
 from pathlib import Path
 
 from steph.base.messages import Language, speaking, text
-from steph.judge.checks_adapter import ADAPTER_BASE, ADAPTER_FILES
-from steph.judge.checks_adapter_keys import ADAPTER_KEYS
-from steph.judge.checks_adapter_use import ADAPTER_IN_USE
+from steph.judge.checks_adapter import ADAPTER_BASE, ADAPTER_FILES, ADAPTER_KEYS, TOKENIZER_KEPT
 from steph.judge.checks_answers import WITNESSED_ANSWERS
-from steph.judge.checks_asked import ASKED
-from steph.judge.checks_extended import EXTENDED
-from steph.judge.checks_heart import HEART
-from steph.judge.checks_lines import LINES
-from steph.judge.checks_loss import LOSS
-from steph.judge.checks_model import MODEL
-from steph.judge.checks_process import BASE_WEIGHTS_LOADED, EXIT_ZERO, LIBRARY_WARNINGS, MACHINE, NO_TRACEBACK, RANKS
+from steph.judge.checks_evaluation import ADAPTER_IN_USE, LINES
+from steph.judge.checks_extended import EXTENDED, HEART
+from steph.judge.checks_figures import LOSS, STEPS
+from steph.judge.checks_process import (
+    BASE_WEIGHTS_LOADED,
+    EXIT_ZERO,
+    LIBRARY_WARNINGS,
+    MACHINE,
+    MODEL,
+    NO_TRACEBACK,
+    RANKS,
+)
+from steph.judge.checks_progress import ASKED, NO_MEMORY_SPILL, TIMES
 from steph.judge.checks_prompts import PROMPTS
 from steph.judge.checks_results import RESULTS
 from steph.judge.checks_row_answers import ANSWERS_OF_DATASET
 from steph.judge.checks_rows import ROW_IDENTITY
-from steph.judge.checks_spill import NO_MEMORY_SPILL
-from steph.judge.checks_steps import STEPS
 from steph.judge.checks_text import TEXT
-from steph.judge.checks_times import TIMES
-from steph.judge.checks_tokenizer import TOKENIZER_KEPT
 from steph.judge.checks_training import ANSWERS_KEPT, LINE_TRAIN_RESULT, TRAINING_FILES
 from steph.judge.checks_witness import WITNESSED_TRAINING
 from steph.judge.kinds import CheckKind

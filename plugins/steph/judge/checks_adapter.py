@@ -1,26 +1,42 @@
-"""Checks of a LoRA adapter's own files: whole, finite, trained, of the right base. Reads files, changes nothing."""
+"""Checks of a LoRA adapter's own files: whole, finite, trained, of the right base, every layer of it; its tokenizer."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from steph.base.files import UnreadableError, read_json_object
+from steph.base.files import UnreadableError, read_json, read_json_object
 from steph.base.messages import Message, say, words_of
 from steph.base.tensors import Scan, Tensor, read_header, same_values, scan
 from steph.base.text import one_line
 from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, STATE_NAME, TrainerState
-from steph.judge.base_model import BaseModel
-from steph.judge.checks_adapter_keys import key_checks
+from steph.judge.folders import BaseModel, layer_of, same_model
 from steph.judge.kinds import FAIL, WARN, CheckKind
-from steph.judge.lora_pairs import MATRIX, pairs_of, unfit
-from steph.judge.names import same_model
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 
+MATRIX = re.compile(r"\blora_(embedding_)?[AB]\b")
+PREFIX = "base_model.model."
+LARGEST_WEIGHT = 100.0  # of a LoRA matrix; a trained one stays below 10
+SMALLEST_WEIGHT = 1e-8  # the largest value of a B: below that B·A vanishes beside the base's own rounding
+LEAST_TWINS = 2
+# wrappers of torch.compile, FSDP, DDP and checkpointing, a second PEFT model, and PEFT's own names in memory
+# (the embeddings' and the head's base layers are saved on purpose, where LoRA is on them)
+_FOREIGN = re.compile(
+    r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.|^base_model\.model\.(?:base_model\.model|module)\."
+    r"|\.modules_to_save\.|\.original_module\.|(?<!embed_tokens)(?<!lm_head)(?<!wte)\.base_layer\.weight$|\blora_\w+\.default\."
+)
+_LORA = re.compile(r"\.lora_(?:embedding_)?[AB](?:\.weight)?$")
+# the tower of another kind of input, layers that predict further tokens, and experts, which are stored in many ways
+_ELSEWHERE = re.compile(r"\b(?:visual|vision\w*|audio\w*|mtp|experts?)\.")
+ADAPTER_LOADABLE = CheckKind("adapter_loadable", "H-2", FAIL)
+ADAPTER_LAYERS = CheckKind("adapter_layers", "H-2", WARN, optional=True)
+ADAPTER_VALUES = CheckKind("adapter_values", "H-2", WARN, optional=True)
+ADAPTER_KEYS = (ADAPTER_LOADABLE, ADAPTER_LAYERS, ADAPTER_VALUES)
 MAX_CONFIG_BYTES = 4 << 20
 MOST_NAMED = 8  # of modules
 TIMES_SLACK_SECONDS = 1.0  # between the clocks of lines and files
@@ -29,7 +45,6 @@ LARGEST_HALF = 65504.0  # what fp16 can hold; a larger weight is infinite in the
 _BEGINS_AT_ZERO = ("lora_B", "lora_embedding_A")
 # no token may ever reach these: experts that the router never chose, the tower of another kind of input
 _MAY_STAY_IDLE = re.compile(r"\.(?:experts|visual|vision_\w+|audio_\w+)\.")
-
 ADAPTER_BASE = CheckKind("adapter_base", "H-2・H-3", FAIL, trap=14)
 ADAPTER_WEIGHTS = CheckKind("adapter_weights", "H-2", FAIL)
 ADAPTER_CONFIG = CheckKind("adapter_config", "H-2", FAIL)
@@ -40,6 +55,138 @@ ADAPTER_IS_LAST = CheckKind("adapter_is_last", "H-2", WARN, optional=True)
 INTEGERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 NO_BASE = BaseModel()
 ADAPTER_FILES = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_FINITE, ADAPTER_TRAINED, ADAPTER_AS_ASKED, ADAPTER_IS_LAST)
+TOKENIZER_NAME = "tokenizer.json"
+TOKENIZER_KEPT = CheckKind("tokenizer_kept", "H-2", WARN, optional=True)
+
+
+def pairs_of(tensors: Iterable[Tensor]) -> tuple[dict[str, Tensor], ...]:
+    """Each pair by its parts, `A` and `B`; one of them is missing where a matrix stands alone."""
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for tensor in tensors:
+        found = MATRIX.search(tensor.name)
+        if found and not tensor.name.endswith(".bias"):
+            pairs.setdefault(MATRIX.sub(r"lora_\1*", tensor.name), {})[found[0][-1]] = tensor
+    return tuple(pairs.values())
+
+
+def unfit(pair: dict[str, Tensor]) -> bool:
+    """Whether a whole pair can't be multiplied: A is rank by in, B is out by rank, and neither is empty."""
+    if len(pair) < 2:
+        return False
+    first, second = pair["A"].shape, pair["B"].shape
+    if not math.prod(first) or not math.prod(second):
+        return True
+    return len(first) > 1 and len(second) > 1 and first[0] != second[1]
+
+
+def key_checks(
+    tensors: tuple[Tensor, ...], scans: tuple[Scan, ...], base: BaseModel, targets: object, *, whole: bool
+) -> tuple[Check, ...]:
+    """All checks of an adapter's keys; `targets` is its `target_modules`, `whole` says that no layer is left out."""
+    if not tensors:
+        kinds = (ADAPTER_LOADABLE, ADAPTER_LAYERS, ADAPTER_VALUES)
+        return tuple(kind.check(None, say("adapter.unread")) for kind in kinds)
+    return (_loadable_check(tensors, base), _layers_check(tensors, base, targets, whole=whole), _values_check(scans))
+
+
+def _loadable_check(tensors: tuple[Tensor, ...], base: BaseModel) -> Check:
+    foreign = [t.name for t in tensors if not t.name.startswith(PREFIX) or _FOREIGN.search(t.name)]
+    if foreign:
+        first = one_line(foreign[0], 120)
+        return ADAPTER_LOADABLE.check(False, "foreign", keys=len(tensors), foreign=len(foreign), example=first)
+    astray = next(_misfits(tensors, base), None)
+    if astray:
+        return ADAPTER_LOADABLE.check(False, "misfit", misfit=astray)
+    return ADAPTER_LOADABLE.check(True, "sound", keys=len(tensors))
+
+
+def _misfits(tensors: Sequence[Tensor], base: BaseModel) -> Iterator[Message]:
+    """What does not fit the base: a layer that it doesn't have, modules that it doesn't have, another width."""
+    shapes = {place: shape for name, shape in base.matrices.items() if (place := _place(name))}
+    placed = [(tensor, place) for tensor in tensors if _LORA.search(tensor.name) and (place := _place_of(tensor))]
+    for tensor, (layer, _) in placed:
+        if base.layers is not None and layer >= base.layers:
+            yield say("adapter.no_layer", matrix=one_line(tensor.name, 120), layers=base.layers)
+    known = [(tensor, shapes[place]) for tensor, place in placed if place in shapes]
+    if shapes and placed and not known:
+        yield say("adapter.no_module", matrix=one_line(placed[0][0].name, 120))
+    for tensor, shape in known:
+        width = tensor.shape[-1 if "lora_A" in tensor.name else 0] if len(tensor.shape) == 2 else None
+        if width is not None and width not in shape:
+            name, own, known_shape = one_line(tensor.name, 120), str(list(tensor.shape)), str(list(shape))
+            yield say("adapter.other_shape", matrix=name, shape=own, base_shape=known_shape)
+
+
+def _place(name: str) -> tuple[int, str] | None:
+    return None if _ELSEWHERE.search(name) else layer_of(name)
+
+
+def _place_of(tensor: Tensor) -> tuple[int, str] | None:
+    return _place(_LORA.sub("", tensor.name))
+
+
+def _layers_check(tensors: Sequence[Tensor], base: BaseModel, targets: object, *, whole: bool) -> Check:
+    had = {place for tensor in tensors if _LORA.search(tensor.name) and (place := _place_of(tensor))}
+    if not whole or not had:
+        return ADAPTER_LAYERS.check(None, "chosen")
+    wanted = _wanted(base, targets)
+    if not wanted and not base.is_mixed:  # of an unknown base the layers go as far as LoRA's
+        layers = base.layers if base.layers is not None else 1 + max(layer for layer, _ in had)
+        wanted = {(layer, module) for layer in range(layers) for _, module in had}
+    if not wanted:
+        return ADAPTER_LAYERS.check(None, "unknown")
+    lacking = sorted(wanted - had)
+    where = sorted({layer for layer, _ in lacking})
+    listing = [*where[:8], *("…" for _ in where[8:9])]
+    if lacking:
+        return ADAPTER_LAYERS.check(False, "lacking", matrices=len(wanted), lacking=len(lacking), layers=listing)
+    return ADAPTER_LAYERS.check(True, "all")
+
+
+def _wanted(base: BaseModel, targets: object) -> set[tuple[int, str]]:
+    """The base's matrices that these targets mean; PEFT takes a list by the names' ends and a text as an expression."""
+    limit = base.layers if base.layers is not None else 10**9
+    places = [(name, place) for name in base.matrices if (place := _place(name)) and place[0] < limit]
+    if isinstance(targets, list):
+        ends = tuple(f".{target}" for target in targets)
+        return {place for name, place in places if f".{name}".endswith(ends)}
+    if isinstance(targets, str):
+        try:
+            expression = re.compile(targets)
+        except re.error:
+            return set()
+        return {place for name, place in places if expression.fullmatch(name)}
+    return set()
+
+
+def _values_check(scans: tuple[Scan, ...]) -> Check:
+    """Sizes that no training leads to, and matrices B of several layers that are one and the same."""
+    lora = [s for s in scans if _LORA.search(s.tensor.name) and s.largest is not None and not s.nonfinite_values]
+    sizes = {s.tensor.name: s.largest for s in lora if s.largest is not None and s.any_nonzero}
+    if not sizes:
+        return ADAPTER_VALUES.check(None, "none")
+    ends = [size for name, size in sizes.items() if "lora_B" in name or "lora_embedding_A" in name]
+    name, largest = max(sizes.items(), key=lambda item: item[1])
+    same = _same_in_layers(lora)
+    wrong = []
+    tiny = [size for size in ends if size < SMALLEST_WEIGHT]
+    if tiny:
+        wrong.append(say("adapter.tiny", matrices=len(ends), tiny=len(tiny), largest=max(tiny)))
+    if largest > LARGEST_WEIGHT:
+        wrong.append(say("adapter.large", matrix=one_line(name, 120), largest=largest))
+    if same:
+        wrong.append(say("adapter.twins", matrices=same))
+    return ADAPTER_VALUES.check(not wrong, "odd" if wrong else "plausible", troubles=wrong, largest=largest)
+
+
+def _same_in_layers(lora: Sequence[Scan]) -> int:
+    """How many matrices B are the same as another layer's of that module, to the last bit."""
+    by_module: Mapping[tuple[str, tuple[int, ...]], Counter[bytes]] = defaultdict(Counter)
+    for s in lora:
+        place = layer_of(s.tensor.name)
+        if place and s.any_nonzero and "lora_B" in s.tensor.name and s.tensor.name.endswith(("lora_B", "weight")):
+            by_module[place[1], s.tensor.shape][s.digest] += 1
+    return sum(count for digests in by_module.values() for count in digests.values() if count >= LEAST_TWINS)
 
 
 @dataclass(frozen=True)
@@ -319,3 +466,42 @@ def _trained_check(scans: tuple[Scan, ...], *, begins_at_zero: bool) -> Check:
         moved=moved,
         example=one_line(still[0], 120) if still else "",
     )
+
+
+def tokenizer_check(saved: Path, base: Path | None) -> Check:
+    """Compare two `tokenizer.json` by their words: a word may be added, but none may change its number."""
+    known = _readable(base) if base is not None else None
+    if known is None or not saved.is_file():
+        return TOKENIZER_KEPT.check(None, "none")
+    words = _readable(saved)
+    if words is None:
+        return TOKENIZER_KEPT.check(False, "unreadable")
+    changed = [word for word, number in known.items() if words.get(word) != number]
+    return TOKENIZER_KEPT.check(
+        not changed,
+        "changed" if changed else "kept",
+        words=len(known),
+        changed=len(changed),
+        example=one_line(changed[0], 40) if changed else "",
+        added=len(words.keys() - known.keys()),
+    )
+
+
+def _readable(path: Path) -> dict[str, int] | None:
+    try:
+        return _words(read_json(path))
+    except UnreadableError:
+        return None
+
+
+def _words(raw: object) -> dict[str, int] | None:
+    """All words of a tokenizer with their numbers: BPE and WordPiece have a table, Unigram a list; None for others."""
+    model = raw.get("model") if isinstance(raw, Mapping) else None
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    if isinstance(vocabulary, list):
+        vocabulary = {str(entry[0]): number for number, entry in enumerate(vocabulary) if isinstance(entry, list)}
+    if not isinstance(raw, Mapping) or not isinstance(vocabulary, Mapping):
+        return None
+    entries = raw.get("added_tokens")
+    added = [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+    return {**vocabulary, **{str(entry.get("content")): entry.get("id") for entry in added}}

@@ -19,20 +19,23 @@ from steph.base.messages import say
 from steph.base.text import one_line
 from steph.base.units import MISSING
 from steph.contract.results import Results, Row
-from steph.judge.checks_inputs import (
+from steph.judge.checks_prompts import LEAST_ADDED, LEAST_LOST, asked_share, frame_added, frame_lost, text_beside
+from steph.judge.checks_seen import (
+    ADAPTER_AS_SAVED,
     ANSWERS_FREE,
+    BASE_UNCHANGED,
     MASK_AND_POSITIONS,
+    NO_OWN_CODE,
     PROMPTS_AS_RECORDED,
+    answering_weight_checks,
     inputs_check,
     recorded_prompts_check,
     steering_check,
 )
-from steph.judge.checks_weights import ADAPTER_AS_SAVED, BASE_UNCHANGED, NO_OWN_CODE, answering_weight_checks
 from steph.judge.checks_witness import model_check, place_checks, quantised_check, why_unseen
 from steph.judge.evidence import EvalEvidence
+from steph.judge.folders import same_path
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
-from steph.judge.names import same_path
-from steph.judge.prompts import LEAST_ADDED, LEAST_LOST, asked_share, frame_added, frame_lost, text_beside
 from steph.judge.reading import LETTERS
 from steph.judge.witness import (
     AdapterChanged,

@@ -1,23 +1,32 @@
-"""Checks of an attempt's processes: how they ended, what ran where and with what, and the card's memory. Pure."""
+"""Checks of an attempt's processes: how they ended, what libraries said, what ran where; and of the chosen model."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from steph.base.messages import say
+from steph.base.messages import Message, say
 from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.base.units import gib
 from steph.contract.lines import missing_weights_in, result_lines_in, tracebacks_in
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
-from steph.judge.library_warnings import warnings_in
-from steph.record.values import Check, Probe
+from steph.record.values import Check, ModelChoice, Probe
 
+_LINE_CHARS = 4000
+_TO_CPU = r"\b(?:fall(?:s|ing)? ?back|fell back|switch(?:ing|ed)|defaulting|revert(?:ing|ed)?) (?:on)?to (?:the )?cpu\b"
+_WHY = r"(?:\bnan\b|\binf\b|non-?finite|out of memory|\boom\b|exception|\berrors?\b|too long|empty label|no labels)"
+_WHAT = r"\b(?:batch(?:es)?|(?:optimi[sz]er |training )?(?:steps?|updates?)|samples?|examples?|instances?|rows?)"
+# what is done, not what would be done: "will skip batches with NaN" and "skipping of NaN batches: enabled" say nothing
+_NOT_DONE = (
+    rf"\b(?:will|would|if|when|whether|unless|enabled?|disabled?|policy|option|(?:no|0|zero) {_WHAT})\b"
+    r"|(?<!rank )\b0 skipped|skipped \w+\s*[:=]\s*0\b"
+)
+_DONE = rf"^(?!.*(?:{_NOT_DONE})).*"
 LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop's windows come and go with less
 LEAST_COMPUTED_BYTES = 16 << 20  # of torch's allocator: 2 MiB for one number, 38 for the answers of the tiniest model
 CAP_SLACK_BYTES = 256 << 20  # what other programs may take meanwhile
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
-
 EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, core=True)
 NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN)
 BASE_WEIGHTS_LOADED = CheckKind("base_weights_loaded", "H-2・H-3", WARN)
@@ -31,6 +40,99 @@ VRAM_CAP_HONOURED = CheckKind("vram_cap_honoured", "H-2・H-3", FAIL)
 MEMORY_RETURNED = CheckKind("memory_returned", "H-2・H-3", WARN)
 NO_PROCESS_LEFT = CheckKind("no_process_left", "H-2・H-3", INFO)
 MACHINE = (LIBRARIES_LOADED, GPU_USED, VRAM_CAP_HONOURED, MEMORY_RETURNED, NO_PROCESS_LEFT)
+MODEL_AVAILABLE = CheckKind("model_available", "H-1", FAIL)
+PARAMETERS_IN_RANGE = CheckKind("parameters_in_range", "H-1", FAIL)
+HUB_CONFIRMED = CheckKind("hub_confirmed", "H-1", WARN)
+MODEL = (MODEL_AVAILABLE, PARAMETERS_IN_RANGE, HUB_CONFIRMED)
+
+
+@dataclass(frozen=True)
+class LibraryWarning:
+    """One warning: `literal` is in every line of it (a quick look), `pattern` decides; `words` is its message's id.
+
+    `at_least`: so many lines; fewer are how a sound run begins. `gpu_only`: on the CPU it says what was asked for.
+    """
+
+    literal: str
+    pattern: re.Pattern[str]
+    words: str
+    severity: Severity = WARN
+    at_least: int = 1
+    gpu_only: bool = False
+
+    @property
+    def message(self) -> Message:
+        """What it means for the run."""
+        return say(self.words)
+
+
+def _row(
+    literal: str,
+    pattern: str,
+    words: str,
+    severity: Severity = WARN,
+    *,
+    at_least: int = 1,
+    gpu_only: bool = False,
+) -> LibraryWarning:
+    return LibraryWarning(literal, re.compile(pattern, re.I), words, severity, at_least, gpu_only)
+
+
+TABLE: tuple[LibraryWarning, ...] = (
+    _row("ignored in loss", r"ignored in (?:the )?loss calculation", "library.not_in_loss"),
+    _row("labels", r"all (?:the )?labels .{0,60}(?:are|were) -100", "library.no_labels"),
+    _row(
+        "sequence length is longer",
+        r"token indices sequence length is longer than the specified maximum",
+        "library.too_long",
+    ),
+    _row("skip", rf"{_DONE}{_WHY}.{{0,100}}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}", "library.skipped"),
+    _row("kipp", rf"{_DONE}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}.{{0,60}}{_WHY}", "library.skipped_rows"),
+    _row("kipping step", r"overflow.{0,60}skipping step", "library.overflow", at_least=5),
+    _row("Dropped ", r"dropped (?:lengthy|invalid) example", "library.dropped"),
+    _row("New tokens", r"new tokens have been added, make sure", "library.new_tokens"),
+    _row("offload", r"are on the meta device.{0,40}because they were offloaded", "library.off_gpu"),
+    _row("dispatched on the", r"modules are dispatched on the (?:cpu|disk)", "library.off_gpu"),
+    _row("requires_grad", r"none of the inputs have requires_grad=true", "library.no_gradient"),
+    _row("lora_", r"size mismatch for .{0,300}lora_", "library.lora_shapes"),
+    _row("not used when", r"were not used when initializing.{0,300}(?:lora_|_orig_mod)", "library.lora_unused"),
+    _row("peft_config", r"already found a `?peft_config`? attribute", "library.two_adapters"),
+    _row("a second time", r"modify a model with peft for a second time", "library.two_adapters"),
+    _row("best model", r"could not locate the best model", "library.no_best"),
+    _row("accumulation", r"gradient accumulation steps mismatch", "library.accumulation"),
+    _row("contamination", r"(?:packing|padding-free).{0,300}cross-contamination", "library.contamination"),
+    _row("right-padding", r"right-padding was detected", "library.right_padding"),
+    _row("meta device", r"parameters (?:are|were) (?:still )?on the meta device", "library.meta"),
+    _row("CPU", rf"{_TO_CPU}", "library.to_cpu"),
+    _row("CPU", r"cpu\s?(?:に|へ)\s?(?:フォールバック|切り替え|切替)", "library.to_cpu"),
+    _row(
+        "CPU",
+        r"(?:cuda|gpu)\b.{0,40}\b(?:not|un)\s?(?:available|found|detected).{0,40}\b(?:using|running on) (?:the )?cpu",
+        "library.on_cpu",
+        gpu_only=True,
+    ),
+    _row("tokenized prompt", r"mismatch between tokenized prompt and", "library.boundary", INFO),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Said:
+    """A warning that was printed, and the lines that it was printed in."""
+
+    warning: LibraryWarning
+    lines: tuple[str, ...]
+
+
+def warnings_in(output: str, *, on_gpu: bool = True) -> tuple[Said, ...]:
+    """The warnings of the table that this output has, in the table's order."""
+    rows = (row for row in TABLE if on_gpu or not row.gpu_only)
+    found = (Said(row, _lines_of(row, output)) for row in rows if row.literal in output)
+    return tuple(said for said in found if len(said.lines) >= said.warning.at_least)
+
+
+def _lines_of(row: LibraryWarning, output: str) -> tuple[str, ...]:
+    lines = (line[:_LINE_CHARS] for line in re.split(r"[\r\n]+", output) if row.literal in line)
+    return tuple(line for line in lines if row.pattern.search(line))
 
 
 @dataclass(frozen=True)
@@ -195,3 +297,50 @@ def _has_computed(probe: Probe) -> bool:
 def _has_figures(probe: Probe) -> bool:
     figures = (probe.device_uuid, probe.peak_allocated_bytes, probe.peak_reserved_bytes, probe.memory_fraction)
     return any(figure is not None for figure in figures)
+
+
+@dataclass(frozen=True)
+class ModelEvidence:
+    """The chosen model, whether its folder is there, the profile's range, and whether a person named the model."""
+
+    model: ModelChoice
+    is_there: bool
+    min_parameters: int
+    max_parameters: int
+    is_explicit: bool
+
+
+def _count_words(parameters: int, decimals: int = 2) -> str:
+    """A count that shows more than zeros: 1.84B, 0.49B, 3.20M, 0."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if parameters >= size / 10 or (unit == "K" and parameters):
+            return f"{parameters / size:.{decimals}f}{unit}"
+    return "0"
+
+
+def judge_model(evidence: ModelEvidence) -> tuple[Check, ...]:
+    """What H-1 stands on; a size that is not known is not within the range."""
+    model, count = evidence.model, evidence.model.parameters
+    in_range = None if count is None else evidence.min_parameters <= count <= evidence.max_parameters
+    size = "unknown" if count is None else "within" if in_range else "outside"
+    checks = [
+        MODEL_AVAILABLE.check(
+            evidence.is_there, "there" if evidence.is_there else "missing", model=model.name, source=model.source
+        ),
+        PARAMETERS_IN_RANGE.check(
+            in_range,
+            size,
+            severity=WARN if evidence.is_explicit else None,
+            parameters=None if count is None else _count_words(count),
+            least=_count_words(evidence.min_parameters, 1),
+            most=_count_words(evidence.max_parameters, 1),
+        ),
+    ]
+    if model.source == "cache":
+        checks.append(HUB_CONFIRMED.check(False, "cached"))
+    return tuple(checks)
+
+
+def no_model(reason: Message) -> tuple[Check, ...]:
+    """The check where no model can be had, with the reason."""
+    return (MODEL_AVAILABLE.check(False, reason),)

@@ -24,23 +24,35 @@ from steph.contract.training_files import (
     read_state,
 )
 from steph.contract.training_log import TrainingLog, losses_in_words, read_log
-from steph.judge.applicability import lacking_in_training, without_inapplicable
-from steph.judge.artifacts import artifacts_under
-from steph.judge.base_model import BaseModel, read_base
-from steph.judge.checks_adapter import base_check, config_checks, last_check, weight_checks
-from steph.judge.checks_asked import Asked, asked_checks
-from steph.judge.checks_complete import STEPS_COMPLETE, StepsEvidence, says_packing, steps_check
-from steph.judge.checks_loss import LossEvidence, loss_checks
+from steph.judge.checks_adapter import (
+    TOKENIZER_NAME,
+    base_check,
+    config_checks,
+    last_check,
+    tokenizer_check,
+    weight_checks,
+)
+from steph.judge.checks_figures import LossEvidence, StepEvidence, loss_checks, step_checks
 from steph.judge.checks_process import process_checks
+from steph.judge.checks_progress import (
+    STEPS_COMPLETE,
+    Asked,
+    StepsEvidence,
+    TimeEvidence,
+    asked_checks,
+    says_packing,
+    spill_check,
+    steps_before,
+    steps_between,
+    steps_check,
+    time_checks,
+)
 from steph.judge.checks_row_answers import row_answers_check
-from steph.judge.checks_spill import spill_check, steps_before, steps_between
-from steph.judge.checks_steps import StepEvidence, step_checks
-from steph.judge.checks_times import TimeEvidence, time_checks
-from steph.judge.checks_tokenizer import TOKENIZER_NAME, tokenizer_check
-from steph.judge.checks_weights import is_mean
+from steph.judge.checks_seen import is_mean
 from steph.judge.checks_witness import has_packed_batches, last_save, training_in, witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
+from steph.judge.folders import BaseModel, artifacts_under, read_base
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, lacking_in_training, without_inapplicable
 from steph.judge.witness import TrainingEnds
 from steph.plan.steps import steps_due, steps_in, steps_per_epoch
 from steph.record.values import Artifact, Check, TrainOutcome

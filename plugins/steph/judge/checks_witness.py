@@ -17,13 +17,20 @@ from typing import Literal
 
 from steph.base.messages import Message, say
 from steph.base.text import one_line
-from steph.judge.checks_inputs import MASK_AND_POSITIONS, inputs_check
-from steph.judge.checks_loss import SCALE_TOLERANCE, scaled_loss
+from steph.judge.checks_figures import SCALE_TOLERANCE, scaled_loss
 from steph.judge.checks_rows import row_checks
-from steph.judge.checks_weights import BASE_UNCHANGED, NO_OWN_CODE, SAVED_AS_TRAINED, is_even, trained_weight_checks
+from steph.judge.checks_seen import (
+    BASE_UNCHANGED,
+    MASK_AND_POSITIONS,
+    NO_OWN_CODE,
+    SAVED_AS_TRAINED,
+    inputs_check,
+    is_even,
+    trained_weight_checks,
+)
 from steph.judge.evidence import TrainEvidence
+from steph.judge.folders import same_model
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
-from steph.judge.names import same_model
 from steph.judge.witness import (
     AdapterLoaded,
     Batch,

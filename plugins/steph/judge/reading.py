@@ -1,20 +1,26 @@
-"""What a model's response says: which answer it gives beyond doubt, what of it are thoughts, whether it is none. Pure.
-
-A label is what stands before a choice: a letter, a digit, a kana. Everything here takes the labels as they are given.
-"""
+"""What a model's response says: which answer it gives beyond doubt, what of it are thoughts, whether it loops."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
-from steph.judge.text import DIRECT_CHARS, LOOKED_AT_CHARS, looping
+from steph.base.messages import Message, say
 
+DIRECT_CHARS = 1000  # a direct answer is one letter; a chatty one explains itself in some hundred characters
+COT_CHARS = 4000
+LOOPED_LINES, LOOPED_SHARE = 5, 0.3
+ONE_CHARACTER_CHARS = 5  # "!!!!!": what a model whose figures became NaN says
+LOOP_MIN_CHARS, LOOP_TURNS = 48, 4
+NGRAM_CHARS, NGRAM_MIN_TEXT, NGRAM_DISTINCT = 8, 300, 0.4
+LOOKED_AT_CHARS = 20_000
+_TAIL_CHARS = 4000
+_DIGITS = re.compile(r"\d+")
 LETTERS = ("a", "b", "c", "d")
 _EXCEPTION_CHARS = 4000  # a longer text is no exception's message, unless it begins as one
-
 _THOUGHT = r"(?:think(?:ing)?|thoughts?|reasoning|analysis|scratchpad|reflection)"
 _THOUGHT_BEGINS = re.compile(rf"<{_THOUGHT}>|<\|channel\|>analysis", re.I)
 _THOUGHT_ENDS = re.compile(rf"</{_THOUGHT}>|<\|channel\|>final(?:<\|message\|>)?", re.I)
@@ -25,12 +31,10 @@ _SPECIAL = re.compile(
 )
 _ROLE = re.compile(r"\A\s*(?:assistant|model|アシスタント)\s*[:：\n]\s*", re.I)
 _SAYS_NOTHING = {"", "none", "null", "nan", "[]", "{}", '""', "''", "undefined", "n/a"}
-
 _ANSWER_TAG = re.compile(r"<(?:final_)?answer>\s*([^<>]{1,200}?)\s*(?:</(?:final_)?answer>|\Z)", re.I)
 _BOXED = re.compile(r"\\f?boxed\s{0,9}\{{1,9}\s{0,9}(?:\\\w{1,20}\s{0,9}\{{1,9})?\s{0,9}([^{}]{1,200}?)\}{1,9}")
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit)\s{0,9}\{{1,9}([^{}]{0,200})\}{1,9}")
 _MARKUP = re.compile(r"\*+|`+|~~|__|^[^\S\n]*(?:#+|>)\s*|\\[()\[\]]|\$+", re.M)
-
 _STRONG_JA = r"(?:最終(?:的な)?)?(?:回答|解答|答え|答|正解|正答|結論)"
 _WEAK_JA = (
     r"(?:正しい|適切な|適当な|妥当な|該当する|当てはまる|あてはまる|誤っている|間違っている|不適切な)"
@@ -50,7 +54,6 @@ _NEITHER = (
 _CONCLUDES = r"(?:よって|したがって|従って|ゆえに|故に|以上より|以上から|therefore|thus|hence)[、,\s]*"
 _REASON_WORDS = re.compile(r"\s+(?:because|since|as|for|due|which|according|under|based|by|in|per|given)\b")
 _REASONING_LABEL = re.compile(r"(?<![#*\s])[#*\s]*+(?:reasoning|理由|根拠)[\s*]*+:")
-
 _TYPED_EXCEPTION = re.compile(
     r"[\s\[(<【*]*(?:Traceback \(most recent|(?:\w{1,60}\.){0,6}[A-Z]\w{0,60}(?:Error|Exception)\b['\"]?\s*[:(\]>】])"
 )
@@ -90,6 +93,62 @@ _EXCUSE = re.compile(
     r"|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests)[\s.。!\])>】*]*",
     re.I,
 )
+
+
+def looping(text: str) -> Message | None:
+    """How the text repeats itself; None where it does not."""
+    bare = "".join(text.split())
+    if len(bare) >= ONE_CHARACTER_CHARS and len(set(bare)) == 1:
+        return say("loop.character", character=bare[0], characters=len(bare))
+    text = _DIGITS.sub("0", text)  # a loop that counts its turns is a loop
+    looked_at = text[:LOOKED_AT_CHARS]
+    if repeats := _repeated_lines(looked_at):
+        return say("loop.line", times=repeats)
+    if turns := _tail_turns(text[-_TAIL_CHARS:].rstrip()):
+        return say("loop.end", times=turns)
+    distinct = _distinct_ngrams(looked_at)
+    if distinct < NGRAM_DISTINCT:
+        return say("loop.share", percent=100 * (1 - distinct))
+    return None
+
+
+def _repeated_lines(text: str) -> int:
+    """How often the commonest line comes, where it is much of the text; else 0 (statutes repeat headings)."""
+    lines = Counter(line.strip() for line in text.splitlines() if any(map(str.isalnum, line)))
+    if not lines:
+        return 0
+    line, count = lines.most_common(1)[0]
+    share = count * len(line) / sum(len(other) * n for other, n in lines.items())
+    return count if count >= LOOPED_LINES and share >= LOOPED_SHARE else 0
+
+
+def _tail_turns(text: str) -> int:
+    """How often the end of the text repeats one string (0 below the limits), by the reversed text's prefix function."""
+    reverse = text[::-1]
+    borders, turns, longest = [0] * len(reverse), 0, 0
+    for n in range(1, len(reverse)):
+        k = borders[n - 1]
+        while k and reverse[n] != reverse[k]:
+            k = borders[k - 1]
+        borders[n] = k + (reverse[n] == reverse[k])
+        length = n + 1
+        period = length - borders[n]
+        if length >= LOOP_MIN_CHARS and length >= LOOP_TURNS * period and length > longest:
+            longest, turns = length, length // period
+    return turns
+
+
+def _distinct_ngrams(text: str) -> float:
+    squeezed = "".join(text.split())
+    count = len(squeezed) - NGRAM_CHARS + 1
+    if len(squeezed) < NGRAM_MIN_TEXT:
+        return 1.0
+    return len({squeezed[n : n + NGRAM_CHARS] for n in range(count)}) / count
+
+
+def overlong(text: str, *, cot: bool) -> bool:
+    """Whether a response is longer than any honest one: a direct answer needs one letter, CoT one reasoning."""
+    return len(text) > (COT_CHARS if cot else DIRECT_CHARS)
 
 
 def spoken(response: str) -> str:

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from steph.base.terms import Severity
 from steph.contract.description import load_description
-from steph.judge.checks_adapter_use import adapter_files
-from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import checks_verdict
 from steph.record.settings import EvalSettings

@@ -14,8 +14,7 @@ from steph.contract.questions import frame_in, questions_in, questions_of
 from steph.contract.results import Row
 from steph.contract.results_lawqa import read_results
 from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
-from steph.judge.checks_adapter_use import adapter_files
-from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import EvalEvidence, TrainEvidence
 from steph.judge.witness import read_witness

@@ -1,21 +1,56 @@
-"""What a base model's own folder says of it: layers, vocabulary, and which matrices it has. Reads headers alone."""
+"""Says what lies in a model's folder and in an attempt's, and whether two names mean one model or one folder."""
 
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from steph.base.files import UnreadableError, read_json_object
+from steph.base.files import UnreadableError, read_json_object, sha256_of
 from steph.base.tensors import Tensor, read_header
+from steph.record.values import Artifact
 
 MAX_CONFIG_BYTES = 4 << 20
 MOST_SHARDS = 400
 TWIN_MARKER = "twin.json"
 LEAST_WIDTH = 64  # of the narrowest language models that ever learned something
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d{1,4})\.")
+MAX_ARTIFACTS = 200
+MAX_HASHED_BYTES = 8 << 30  # hashing more would hold up the run for minutes
+
+
+def same_path(one: str, other: str) -> bool:
+    """Whether two paths agree, where one may be absolute and the other relative to an unknown folder."""
+    first, second = _parts(one), _parts(other)
+    if not first or not second:
+        return False
+    if one.strip().startswith("/") == other.strip().startswith("/"):
+        return first == second
+    relative, absolute = sorted((first, second), key=len)
+    return absolute[-len(relative) :] == relative
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in PurePosixPath(path.strip()).parts if part not in ("/", "."))
+
+
+def same_model(asked: str, named: str) -> bool:
+    """Whether `named` is the model `asked`: the same id or folder, or the id's snapshot in the Hub's cache."""
+    cached = "models--" + asked.strip().strip("/").replace("/", "--")
+    return same_path(asked, named) or cached in _parts(named)
+
+
+def names_model(text: str, asked: str) -> bool:
+    """Whether a printed value names the model `asked`, alone or with a remark beside it."""
+    if same_model(asked, text):
+        return True
+    whole_name = rf"(?<![\w./-]){re.escape(asked.strip().rstrip('/'))}/?(?![\w./-])"
+    return re.search(whole_name, text) is not None
 
 
 @dataclass(frozen=True)
@@ -89,3 +124,33 @@ def _matrices(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def _is_matrix(tensor: Tensor) -> bool:
     return tensor.name.endswith(".weight") and len(tensor.shape) == 2 and math.prod(tensor.shape) > 0
+
+
+def artifact(path: Path, name: str) -> Artifact:
+    """Describe one file under the name by which the pipeline knows it."""
+    printable = name.encode("utf-8", "replace").decode()
+    return Artifact(path=printable, size_bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def artifacts_under(folder: Path, name: str) -> tuple[Artifact, ...]:
+    """Describe the regular files under a folder in name order, at most `MAX_ARTIFACTS`, without links and giants."""
+    paths = sorted(_regular_files(folder))[:MAX_ARTIFACTS]
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
+        found = pool.map(lambda path: _artifact_under(folder, path, name), paths)
+    return tuple(item for item in found if item is not None)
+
+
+def _artifact_under(folder: Path, path: Path, name: str) -> Artifact | None:
+    try:
+        return artifact(path, f"{name.rstrip('/')}/{path.relative_to(folder).as_posix()}")
+    except OSError:
+        return None  # a file that vanishes or can't be read is no artifact
+
+
+def _regular_files(folder: Path) -> Iterable[Path]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_HASHED_BYTES:
+                yield path
