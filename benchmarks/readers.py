@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from steph.base.redact import StreamRedactor, redact_bytes
-from steph.child.capture import Capture
+from steph.child.supervisor import Capture
 from steph.contract.lines import (
     adapter_trouble_in,
     is_metrics,

@@ -126,7 +126,6 @@ def test_probe_works_in_the_pipelines_own_python(place: Path, minor: int) -> Non
         ("base/redact.py", 9),
         ("child/checkup.py", 9),
         ("child/twin.py", 10),
-        ("child/twin_tokenizer.py", 10),
     ],
 )
 def test_what_runs_in_the_pipelines_python_is_written_for_older_ones(name: str, minor: int) -> None:

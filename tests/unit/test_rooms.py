@@ -23,9 +23,7 @@ ENTRIES = (
 )  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 INJECTED = SUITE / "child" / "inject"
-OTHER_INTERPRETERS = {
-    SUITE / "child" / name for name in ("twin.py", "twin_config.py", "twin_tokenizer.py", "checkup.py", "count.py")
-}
+OTHER_INTERPRETERS = {SUITE / "child" / name for name in ("twin.py", "checkup.py", "count.py")}
 
 
 def _name(path: Path) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from process_tree import STUBBORN, TWO_RANKS, alive_with, children_of, supervisor_pid, wait_until
 from steph.base.terms import EndedBy
-from steph.child.capture import ArrivalTimes
+from steph.child.supervisor import ArrivalTimes
 from steph.run import output, processes
 from steph.run.runner import ChildOutcome, ChildSpec, Progress, RunnerError, environment_of, last_bar, run_child
 

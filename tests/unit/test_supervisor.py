@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from process_tree import wait_until
 from steph.child import supervisor
-from steph.child.capture import CappedLog
+from steph.child.supervisor import CappedLog
 from steph.run import output
 from steph.run.output import Exit, ExitFile, read_exit
 

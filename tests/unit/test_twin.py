@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from steph.child import twin, twin_config, twin_tokenizer
+from steph.child import twin
 from steph.memory.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
 from steph.run.model_files import check_whole, find_qwen_tokenizer, folder_parameters
 
@@ -152,7 +152,7 @@ def test_a_folder_that_is_no_twin_is_left_alone(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("words")
-    with pytest.raises(twin_tokenizer.TwinError, match="is no twin; not replaced"):
+    with pytest.raises(twin.TwinError, match="is no twin; not replaced"):
         twin.run(twin.parse(arguments(tmp_path, output=str(mine))))
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
 
@@ -161,10 +161,10 @@ def test_a_tokenizer_too_large_for_the_model_is_refused(tmp_path: Path) -> None:
     """Token ids past the embedding are told before any weight is made, and nothing is left behind."""
     given = tmp_path / "given"
     given.mkdir()
-    twin_tokenizer.train_tokenizer([write_text(tmp_path)], 2048, given)
+    twin.train_tokenizer([write_text(tmp_path)], 2048, given)
     small = {**config_of(TINY), "vocab_size": 100}
     (tmp_path / "small.json").write_text(json.dumps(small))
-    with pytest.raises(twin_tokenizer.TwinError, match=r"largest id \d+ doesn't fit the model's vocab_size 100"):
+    with pytest.raises(twin.TwinError, match=r"largest id \d+ doesn't fit the model's vocab_size 100"):
         twin.run(twin.parse(arguments(tmp_path, tokenizer=str(given), config=str(tmp_path / "small.json"))))
     assert list((tmp_path / "twins").iterdir()) == []
 
@@ -176,7 +176,7 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.mkdir()
     Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(given / "tokenizer.json"))
-    with pytest.raises(twin_tokenizer.TwinError, match="names no eos_token that the tokenizer has"):
+    with pytest.raises(twin.TwinError, match="names no eos_token that the tokenizer has"):
         twin.run(twin.parse(arguments(tmp_path, tokenizer=str(given))))
 
 
@@ -192,14 +192,14 @@ def _tokenizer(folder: Path, *tokens: str, **settings: str) -> Path:
     return folder
 
 
-CHATML_TOKENS = (twin_tokenizer.END_OF_TEXT, twin_tokenizer.START, twin_tokenizer.END)
+CHATML_TOKENS = (twin.END_OF_TEXT, twin.START, twin.END)
 
 
 @pytest.mark.parametrize(
     ("tokens", "own", "template"),
     [
-        (CHATML_TOKENS, {}, twin_tokenizer.CHATML),
-        (("<eos>",), {"eos_token": "<eos>"}, twin_tokenizer.PLAIN_TURNS),
+        (CHATML_TOKENS, {}, twin.CHATML),
+        (("<eos>",), {"eos_token": "<eos>"}, twin.PLAIN_TURNS),
         (("<eos>",), {"eos_token": "<eos>", "chat_template": "mine"}, "mine"),
     ],
 )
@@ -209,7 +209,7 @@ def test_a_given_tokenizer_gets_a_chat_template_only_where_it_has_none(
     """A template of its own survives; without one ChatML is added, or plain turns where its tokens are not there."""
     out = tmp_path / "out"
     out.mkdir()
-    twin_tokenizer.copy_tokenizer(_tokenizer(tmp_path / "given", *tokens, **own), out)
+    twin.copy_tokenizer(_tokenizer(tmp_path / "given", *tokens, **own), out)
     assert json.loads((out / "tokenizer_config.json").read_text())["chat_template"] == template
 
 
@@ -219,8 +219,8 @@ def test_another_familys_answers_end_by_its_own_tokens(tmp_path: Path) -> None:
     given = _tokenizer(tmp_path / "given", "<pad>", "<eos>", "<bos>", "<end_of_turn>", **names)
     out = tmp_path / "out"
     out.mkdir()
-    found = twin_tokenizer.write_tokenizer(given, (), 2048, out)
-    assert found == twin_tokenizer.SpecialTokens(bos=4, eos=3, pad=2, ends=(3, 5))
+    found = twin.write_tokenizer(given, (), 2048, out)
+    assert found == twin.SpecialTokens(bos=4, eos=3, pad=2, ends=(3, 5))
 
 
 @pytest.mark.parametrize(
@@ -234,15 +234,15 @@ def test_a_file_without_text_is_named(tmp_path: Path, file: str, content: str, m
     """A file that a tokenizer can't be trained on is refused by name."""
     path = tmp_path / file
     path.write_text(content)
-    with pytest.raises(twin_tokenizer.TwinError, match=f"{file}: {message}"):
-        twin_tokenizer.texts_of(path)
+    with pytest.raises(twin.TwinError, match=f"{file}: {message}"):
+        twin.texts_of(path)
 
 
 def test_the_texts_of_json_lines_are_all_found(tmp_path: Path) -> None:
     """Texts are found at any depth and in every line, keys are not."""
     path = tmp_path / "rows.jsonl"
     path.write_text('{"input": "a", "meta": {"x": ["b", 1]}}\n\n{"output": "c\u2028d"}\n', encoding="utf-8")
-    assert twin_tokenizer.texts_of(path) == ["a", "b", "c\u2028d"]
+    assert twin.texts_of(path) == ["a", "b", "c\u2028d"]
 
 
 def test_shards_hold_every_tensor_once() -> None:
@@ -274,7 +274,7 @@ def test_every_familys_architecture_is_kept_in_small_sizes(family: str) -> None:
     """A config.json that names nothing but its family: the kinds of layers and the sharing of heads stay, sizes go."""
     transformers = pytest.importorskip("transformers")
     published = transformers.AutoConfig.for_model(family)
-    config = twin_config.text_model_config({"model_type": family}, "bfloat16", shrink=True)
+    config = twin.text_model_config({"model_type": family}, "bfloat16", shrink=True)
     whole = published.get_text_config(decoder=True)
     assert config.model_type == whole.model_type
     assert (config.hidden_size, config.vocab_size) == (64, 2048)
@@ -297,5 +297,5 @@ def test_what_is_no_causal_model_is_one_line(tmp_path: Path, config: dict[str, o
     pytest.importorskip("transformers")
     path = tmp_path / "other.json"
     path.write_text(json.dumps(config))
-    with pytest.raises(twin_tokenizer.TwinError, match=said):
+    with pytest.raises(twin.TwinError, match=said):
         twin.run(twin.parse(arguments(tmp_path, config=str(path))))

@@ -24,33 +24,12 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
-
-if __package__:
-    from steph.child.twin_config import text_model_config
-    from steph.child.twin_tokenizer import (
-        TOKENIZER_FILES,
-        TwinError,
-        read_json,
-        tokenizer_size,
-        write_json,
-        write_tokenizer,
-    )
-else:  # as a script, in an interpreter that need not know the suite
-    from twin_config import text_model_config  # type: ignore[import-not-found, no-redef]
-    from twin_tokenizer import (  # type: ignore[import-not-found, no-redef]
-        TOKENIZER_FILES,
-        TwinError,
-        read_json,
-        tokenizer_size,
-        write_json,
-        write_tokenizer,
-    )
 
 MARKER = "twin.json"
 FORMAT = 4  # counted up when the same request would give another twin
@@ -351,6 +330,279 @@ def replace(output: Path, folder: Path) -> None:
         output.rename(old)
     folder.rename(output)
     shutil.rmtree(old, ignore_errors=True)
+
+
+SMALL_VOCABULARY = 2048
+SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
+HEADS, HEAD_DIM, LAYERS = 4, 16, 2
+# what makes a model of any family small, by transformers' names; a key that a family does not have is left out
+SMALL_SIZES = {
+    "hidden_size": HEADS * HEAD_DIM,
+    "intermediate_size": 128,
+    "num_attention_heads": HEADS,
+    "head_dim": HEAD_DIM,
+    "global_head_dim": HEAD_DIM,
+    "query_pre_attn_scalar": HEAD_DIM,
+    "moe_intermediate_size": 64,
+    "shared_expert_intermediate_size": 64,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "qk_rope_head_dim": HEAD_DIM,
+    "qk_nope_head_dim": HEAD_DIM,
+    "v_head_dim": HEAD_DIM,
+    "hidden_size_per_layer_input": HEAD_DIM,
+    "vocab_size_per_layer_input": SMALL_VOCABULARY,
+    "num_kv_shared_layers": 0,
+}
+# of the published weights, their place and their making: nothing that a new model has
+_NOT_OF_A_NEW_MODEL = frozenset(
+    {"model_type", "_name_or_path", "auto_map", "quantization_config", "dtype", "torch_dtype", "architectures"}
+)
+
+
+def text_model_config(published: dict[str, Any], dtype: str, *, shrink: bool = False) -> Any:  # noqa: ANN401
+    """The configuration of the text model in a published config.json, as transformers has it.
+
+    `shrink`: same architecture, two layers or one of each kind, widths of 64 and 128, a vocabulary of 2048. Raises
+    TwinError for a model that transformers does not know, or that is no causal language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind = published["model_type"]
+    settings = {key: value for key, value in published.items() if key not in _NOT_OF_A_NEW_MODEL}
+    try:
+        config = AutoConfig.for_model(kind, **settings, dtype=dtype).get_text_config(decoder=True)
+        if shrink:
+            config = AutoConfig.for_model(config.model_type, **_small(config), dtype=dtype)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TwinError(f"model_type {kind!r}: transformers makes no configuration of it: {reason}") from error
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise TwinError(f"model_type {kind!r}: no causal language model that transformers knows")
+    return config
+
+
+def _small(config: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers is imported late
+    """The values of a configuration with the sizes of a small model, in the family's own names."""
+    names = config.attribute_map
+    values = {key: value for key, value in config.to_dict().items() if key not in _NOT_OF_A_NEW_MODEL}
+    small: dict[str, Any] = {names.get(key, key): size for key, size in SMALL_SIZES.items()}
+    small[names.get("num_key_value_heads", "num_key_value_heads")] = _key_value_heads(config)
+    layers, kinds = LAYERS, values.get("layer_types")
+    if kinds:
+        small["layer_types"] = [*dict.fromkeys(kinds)] if len(set(kinds)) > 1 else kinds[:LAYERS]
+        layers = len(small["layer_types"])
+    values |= {name: size for name, size in small.items() if values.get(name) is not None}
+    values[names.get("num_hidden_layers", "num_hidden_layers")] = layers
+    values[names.get("vocab_size", "vocab_size")] = min(config.vocab_size, SMALL_VOCABULARY)
+    values["initializer_range"] = SURE_LOGIT / (HEADS * HEAD_DIM)  # a narrow model is as sure as a wide one
+    for name in ("rope_scaling", "rope_parameters"):
+        if "longrope" in str(values.get(name)):  # it has a factor for each number of a head of one width
+            values[name] = None
+    values |= {f"{token}_token_id": None for token in ("bos", "eos", "pad")}  # of the published vocabulary
+    return values
+
+
+def _key_value_heads(config: Any) -> int:  # noqa: ANN401
+    """As many as heads, one, or half of the heads: as the published model shares them."""
+    heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    if shared is None or shared == heads:
+        return HEADS
+    return 1 if shared == 1 else HEADS // 2
+
+
+LARGEST_TRAINED_VOCABULARY = 32_000
+END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+# for a base model's tokenizer, which has no token for a turn: what it has anyway, and its end of text behind an answer
+PLAIN_TURNS = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+TURN_ENDS = (
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<|end|>",
+    "<|im_end|>",
+    "<|return|>",
+)  # Llama 3, Gemma, Phi, ChatML, gpt-oss
+# Qwen2Tokenizer's own: transformers 5 loads every qwen model's tokenizer.json as that class and splits text by this,
+# so a tokenizer trained otherwise would count other tokens than the model gets
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+)
+
+
+class TwinError(Exception):
+    """What is asked for can't be made; one line."""
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids of a tokenizer's special tokens; `ends` are those that end an answer, `eos` the first of them."""
+
+    bos: int
+    eos: int
+    pad: int
+    ends: tuple[int, ...]
+
+
+def write_tokenizer(given: Path | None, train_files: Sequence[Path], vocab_size: int, folder: Path) -> SpecialTokens:
+    """Copy or train the tokenizer, with a chat template in any case; the ids of its special tokens."""
+    from tokenizers import Tokenizer
+
+    if given:
+        copy_tokenizer(given, folder)
+    else:
+        train_tokenizer(train_files, vocab_size, folder)
+    tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if largest >= vocab_size:
+        raise TwinError(f"the tokenizer's largest id {largest} doesn't fit the model's vocab_size {vocab_size}")
+    if is_chatml(tokenizer):
+        end_of_text, end = tokenizer.token_to_id(END_OF_TEXT), tokenizer.token_to_id(END)
+        return SpecialTokens(end_of_text, end, end_of_text, (end, end_of_text))
+    return _own_tokens(tokenizer, read_json(folder / "tokenizer_config.json"), given)
+
+
+def is_chatml(tokenizer: Any) -> bool:  # noqa: ANN401 - tokenizers is imported late
+    """Whether it has the three tokens of the ChatML template."""
+    return all(tokenizer.token_to_id(token) is not None for token in (END_OF_TEXT, START, END))
+
+
+def _own_tokens(tokenizer: Any, settings: dict[str, Any], given: Path | None) -> SpecialTokens:  # noqa: ANN401
+    """The tokens that the tokenizer's own settings name, and those of other families that end a turn."""
+
+    def number(key: str) -> int | None:
+        named = settings.get(key)
+        token = named.get("content") if isinstance(named, dict) else named
+        return tokenizer.token_to_id(token) if isinstance(token, str) else None
+
+    eos = number("eos_token")
+    if eos is None:
+        raise TwinError(f"{given}: tokenizer_config.json names no eos_token that the tokenizer has")
+    turns = {tokenizer.token_to_id(token) for token in TURN_ENDS} - {None, eos}
+    bos, pad = number("bos_token"), number("pad_token")
+    return SpecialTokens(eos if bos is None else bos, eos, eos if pad is None else pad, (eos, *sorted(turns)))
+
+
+def tokenizer_size(folder: Path) -> int:
+    """How many ids a tokenizer has, those that nothing stands for included."""
+    from tokenizers import Tokenizer
+
+    return 1 + max(Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True).values())
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy a given tokenizer; where it has no template of its own, ChatML or, without its tokens, plain turns."""
+    from tokenizers import Tokenizer
+
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else tokenizer_settings()
+    if "chat_template" not in settings and not (folder / "chat_template.jinja").is_file():
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        settings["chat_template"] = CHATML if is_chatml(tokenizer) else PLAIN_TURNS
+    write_json(path, settings)
+
+
+def train_tokenizer(files: Sequence[Path], vocab_size: int, folder: Path) -> None:
+    """Train a byte-level BPE on the texts of these files: any text can be encoded, this one in few tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(QWEN_WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=min(vocab_size, LARGEST_TRAINED_VOCABULARY),
+        special_tokens=[END_OF_TEXT, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text for file in files for text in texts_of(file)), trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {**tokenizer_settings(), "chat_template": CHATML})
+
+
+def tokenizer_settings() -> dict[str, Any]:
+    """A tokenizer_config.json that loads tokenizer.json as it is."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": None,
+        "eos_token": END,
+        "pad_token": END_OF_TEXT,
+        "model_max_length": 32768,
+        # as Qwen2Tokenizer: transformers 4 would add token_type_ids, which `generate` refuses
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def texts_of(file: Path) -> list[str]:
+    """Every text in a JSON file, or in the lines of a JSON-lines file."""
+    try:
+        content = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TwinError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    parts = [line for line in content.split("\n") if line.strip()] if file.suffix == ".jsonl" else [content]
+    try:
+        texts = [text for part in parts for text in strings_in(json.loads(part))]
+    except (ValueError, RecursionError) as error:
+        raise TwinError(f"{file}: not JSON: {error}") from error
+    if not texts:
+        raise TwinError(f"{file}: no text to train a tokenizer on")
+    return texts
+
+
+def strings_in(value: Any) -> Iterator[str]:  # noqa: ANN401 - whatever JSON holds
+    """The texts in a JSON value, keys left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from strings_in(item)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; TwinError where the file holds something else."""
+    # not base/files.py's reader: this runs in an interpreter that need not know the suite
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise TwinError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise TwinError(f"{path}: no JSON object")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """JSON with Japanese readable."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
