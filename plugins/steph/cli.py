@@ -208,6 +208,7 @@ def _compare_machines(folder: Path, threshold: float, *, as_markdown: bool) -> i
 
 @app.command()
 def fit(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="a Hub id or a common model's name, a model folder, or a config.json")],
     vram: Annotated[str | None, typer.Option(help="the card's memory, as in 20GiB")] = None,
     card: Annotated[str | None, typer.Option(help="the card's name instead, as in 'RTX 3080'")] = None,
@@ -330,7 +331,21 @@ def fit(
     if as_json:
         return typer.echo(fit_views.fit_json(answer, known))
     basis = fit_views.fit_basis(record, kind, found.shape) if record else ""
-    return typer.echo(fit_views.fit_text(answer, known, basis))
+    return typer.echo(fit_views.fit_text(answer, known, basis, _typed(context)))
+
+
+def _typed(context: typer.Context) -> str:
+    """The command with the options that were typed, to be pasted into a shell."""
+    words = ["steph", str(context.info_name)]
+    for parameter in context.command.params:
+        source, value = context.get_parameter_source(parameter.name or ""), context.params.get(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE" or value is None:
+            continue
+        if isinstance(value, bool):
+            words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        else:
+            words += [parameter.opts[0], str(value)]
+    return shlex.join(words)
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

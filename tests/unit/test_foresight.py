@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -293,13 +294,27 @@ def test_where_naming_the_trainer_decides_this_is_said(setting: tuple[str, ...])
     with speaking("en"):
         said = CliRunner().invoke(app, ["fit", *question], env={"STEPH_LANGUAGE": "en", "HF_HUB_OFFLINE": "1"}).output
     assert "name it with --trainer" in said
-    assert "no change that is known" not in said
+    again = shlex.join(["steph", "fit", *question, "--trainer", found["fitting_trainers"][0]])
+    assert f"narrows the answer, for example: {again}\n" in said
+    assert "no change that is known makes it fit" not in said
+
+
+def test_where_a_change_fits_only_with_a_named_trainer_the_command_to_name_it_is_given() -> None:
+    """8 rows of 2048 tokens on 10 GiB: no change makes every program fit, one makes a named program fit."""
+    question = ("--model", "Llama-3.1-8B", "--vram", "10GiB", "--batch-size", "8", "--max-seq-length", "2048")
+    found = _ask(*question, "--packing")
+    named = {name: _ask(*question, "--packing", "--trainer", name)["changes"] for name in TRAINERS}
+    assert (found["changes"], found["fitting_trainers"]) == ([], [])
+    assert found["changing_trainers"] == [name for name in TRAINERS if named[name]] != []
+    said = CliRunner().invoke(app, ["fit", *question, "--packing", "--language", "en"], env={"HF_HUB_OFFLINE": "1"})
+    again = shlex.join(["steph", "fit", *question, "--packing", "--trainer", found["changing_trainers"][0]])
+    assert again in said.output.replace("\n", " ")
 
 
 def test_where_no_trainer_fits_none_is_offered() -> None:
     """Llama-3.1-70B on an RTX 3080, whoever trains it."""
     found = _one("--model", "Llama-3.1-70B", "--card", "RTX 3080")
-    assert (found["changes"], found["fitting_trainers"]) == ([], [])
+    assert (found["changes"], found["fitting_trainers"], found["changing_trainers"]) == ([], [], [])
 
 
 # counted by transformers

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import record_factory as factory
+from steph.base.messages import LANGUAGES, Language, speaking
 from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.record.environment import Device
 from steph.record.settings import ProductionTarget, TrainSettings
-from steph.record.values import Record
+from steph.record.values import PredictedPeak, Record
+from steph.tell.memory_views import unnamed_trainer_words
 from steph.tell.outlook import is_production_card, production_outlook
 
 SLICE = "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
@@ -123,6 +125,22 @@ def test_peaks_of_an_undescribed_pipeline_that_no_formula_explains_promise_nothi
     assert found is not None
     assert found.there is None
     assert "--steph-calibrate" in str(found.unpredicted)
+
+
+@pytest.mark.parametrize("chosen", LANGUAGES)
+@pytest.mark.parametrize(("trainer", "is_said"), [("undescribed", True), ("answer", False), (None, False)])
+def test_a_report_says_what_narrows_a_prediction_for_every_trainer(
+    trainer: str | None, is_said: bool, chosen: Language
+) -> None:
+    """Below the intervals of H-1 and H-2: `trainer` in steph.toml, where it names none."""
+    record = _record(trainer)
+    predicted = PredictedPeak(peak_bytes=8 * GIB, low_bytes=4 * GIB, high_bytes=20 * GIB)
+    h2 = record.stages[StageId.H2]
+    attempt = h2.attempts[-1].model_copy(update={"predicted": predicted})
+    record = record.model_copy(update={"stages": {StageId.H2: h2.model_copy(update={"attempts": (attempt,)})}})
+    with speaking(chosen):
+        said = unnamed_trainer_words(record, StageId.H2)
+    assert (("`trainer`" in said), ("`steph.toml`" in said)) == (is_said, is_said)
 
 
 def _going_to(record: Record, target: ProductionTarget) -> Record:

@@ -55,8 +55,8 @@ class Fit:
 
     `reasons`: why nothing is known, and then there are no forecasts, only `floor_bytes`, which no run can do without.
     `basis`: what the answer rests on. `change`: what makes it fit, where it does not surely. Where nobody named a
-    trainer, `by_trainer` is what each known one would take of a single setting, and `fitting_trainers` are those with
-    which the smallest setting fits as it is.
+    trainer, `by_trainer` is what each known one would take of a single setting, `fitting_trainers` are those with which
+    the smallest setting fits as it is, and `changing_trainers` those with which a change makes it fit.
     """
 
     model: str
@@ -73,6 +73,7 @@ class Fit:
     larger_card: str = ""
     by_trainer: Mapping[str, Forecast] = field(default_factory=dict)
     fitting_trainers: tuple[str, ...] = ()
+    changing_trainers: tuple[str, ...] = ()
 
     def verdict(self, forecast: Forecast) -> str:
         """The verdict of one forecast."""
@@ -168,7 +169,7 @@ def fit(
         each = _by_trainer(shape, smallest, setting)
         fitting = tuple(name for name, one in each.items() if one.verdict(vram_bytes) is FitVerdict.FITS)
         found = replace(found, by_trainer=each if len(forecasts) == 1 else {}, fitting_trainers=fitting)
-    return _with_change(found, smallest, foresee)
+    return _with_change(found, shape, smallest, foresee)
 
 
 def _by_trainer(shape: ModelShape, work: Workload, setting: Setting) -> dict[str, Forecast]:
@@ -238,9 +239,9 @@ def _basis(shape: ModelShape, work: Workload, setting: Setting, *, is_measured: 
     return tuple(lines)
 
 
-def _with_change(found: Fit, smallest: Workload, foresee: Callable[[Workload], Forecast]) -> Fit:
+def _with_change(found: Fit, shape: ModelShape, smallest: Workload, foresee: Callable[[Workload], Forecast]) -> Fit:
     """The answer with what makes the smallest of its settings fit, or a card on which it does."""
-    now = foresee(smallest)
+    now, setting = foresee(smallest), found.setting
     if now.verdict(found.vram_bytes) is FitVerdict.FITS:
         return found
 
@@ -248,7 +249,18 @@ def _with_change(found: Fit, smallest: Workload, foresee: Callable[[Workload], F
         forecast = foresee(work)
         return forecast if forecast.verdict(found.vram_bytes) is FitVerdict.FITS else None
 
-    change = needs.changes(smallest, fits, is_known=not found.setting.is_unknown)
+    def fits_if_named(work: Workload) -> Forecast | None:
+        forecast = _forecast(shape, work, replace(setting, trainer=work.trainer), None)
+        return forecast if forecast.verdict(found.vram_bytes) is FitVerdict.FITS else None
+
+    change = needs.changes(smallest, fits, is_known=not setting.is_unknown)
+    if setting.is_unknown:
+        named = replace(smallest, recompute=setting.recompute is not False)
+        others = (name for name in TRAINERS if name not in found.fitting_trainers)
+        changing = (
+            name for name in others if needs.changes(replace(named, trainer=name), fits_if_named, is_known=True)
+        )
+        found = replace(found, changing_trainers=tuple(changing))
     # where all was foreseen with bf16, a card without it needs more
     usable = (card for card in CARDS.values() if card.computes_bf16 or not found.setting.computes_bf16)
     by_size = sorted(usable, key=lambda card: card.usable_bytes)

@@ -54,7 +54,8 @@ def _card_to_rent(advice: Advice, decided: Decision) -> Message:
     peaks = {"peak": units.gib(peak.peak_bytes), "high": units.gib(peak.high_bytes)}
     need = say("advice.need.measured" if peak.is_measured else "advice.need.predicted", model=model, **peaks)
     if peak.high_bytes > WIDE * peak.peak_bytes:
-        need = say("advice.need.wide", need=need)
+        is_unnamed = advice.outlook is not None and not advice.outlook.calibration.is_described
+        need = say("advice.need.wide_unnamed" if is_unnamed else "advice.need.wide", need=need)
     if decided.size is None:
         return say("advice.card_to_rent.none", need=need)
     size, asked = decided.size, advice.destination.card
@@ -92,6 +93,8 @@ def _first(record: Record, advice: Advice, decided: Decision) -> Message:
         return say("advice.first.finding", finding=finding)
     if decided.rent is Rent.REHEARSAL:
         return say("advice.first.accept")
+    if decided.rent is Rent.NO_CARD and advice.outlook and not advice.outlook.calibration.is_described:
+        return say("advice.first.name_trainer")
     if decided.rent in (Rent.NO_CARD, Rent.UNPREDICTED):
         return say(f"advice.first.{decided.rent}")
     return say("advice.first.paste")

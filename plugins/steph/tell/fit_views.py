@@ -10,7 +10,7 @@ from typing import Any
 
 from steph.base import units
 from steph.base.messages import Message, phrase, say, text, verbatim
-from steph.base.terms import FitVerdict
+from steph.base.terms import FitVerdict, TrainerName
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration
 from steph.memory.fit import Fit
@@ -81,7 +81,10 @@ def _host_values(result: Fit) -> dict[str, Any]:
 
 def _change_values(result: Fit) -> dict[str, Any]:
     words = [str(line) for line in result.change.words] if result.change else []
-    trainers = {"fitting_trainers": list(result.fitting_trainers)} if result.setting.is_unknown else {}
+    trainers = {}
+    if result.setting.is_unknown:
+        trainers["fitting_trainers"] = list(result.fitting_trainers)
+        trainers["changing_trainers"] = list(result.changing_trainers)
     return {"changes": words, **trainers, "larger_card": result.larger_card or None}
 
 
@@ -89,8 +92,11 @@ def _gib(size_bytes: float) -> float:
     return round(size_bytes / GIB, 4)
 
 
-def fit_text(result: Fit, card: Card | None = None, basis: str = "") -> str:
-    """The breakdown of one setting, or the grid and the largest that fits; `basis`: where constants come from."""
+def fit_text(result: Fit, card: Card | None = None, basis: str = "", command: str = "steph fit …") -> str:
+    """The breakdown of one setting, or the grid and the largest that fits.
+
+    `basis`: where constants come from. `command`: what was typed, to be typed again with a trainer.
+    """
     lines = [_head(result), *filter(None, (card.words() if card else "", basis))]
     lines += [str(line) for line in result.basis]
     if result.reasons:
@@ -105,7 +111,7 @@ def fit_text(result: Fit, card: Card | None = None, basis: str = "") -> str:
         lines += _breakdown(result, next(iter(result.forecasts.values())))
     else:
         lines += _fit_grid(result)
-    return "\n".join([*lines, *_change_lines(result), "", *_host_lines(result), ""])
+    return "\n".join([*lines, *_change_lines(result, command), "", *_host_lines(result), ""])
 
 
 def _head(result: Fit) -> str:
@@ -132,7 +138,7 @@ def _targets(work: Workload) -> Message | str:
     return say("fit.head.many", count=len(work.target_modules))
 
 
-def _change_lines(result: Fit) -> list[str]:
+def _change_lines(result: Fit, command: str) -> list[str]:
     """What makes the setting, or the grid's smallest, fit; nothing where it does, or where nothing is known."""
     first = next(iter(result.forecasts.values()), None)
     if first is None or result.verdict(first) == FitVerdict.FITS:
@@ -142,6 +148,11 @@ def _change_lines(result: Fit) -> list[str]:
         lines.append(phrase("fit.change.trainer", trainers=result.fitting_trainers))
     if result.change is not None:
         lines += [phrase("fit.change.first"), *(f"  - {words}" for words in result.change.words)]
+    if result.setting.is_unknown and result.change is None and result.changing_trainers:
+        lines.append(phrase("fit.change.by_trainer", trainers=result.changing_trainers))
+    if lines and result.setting.is_unknown:
+        name = (*result.fitting_trainers, *result.changing_trainers, TrainerName.TRL)[0]
+        lines.append(phrase("fit.change.name", command=f"{command} --trainer {name}"))
     lines = lines or [phrase("fit.change.none")]
     return [*lines, phrase("fit.change.card", card=result.larger_card)] if result.larger_card else lines
 

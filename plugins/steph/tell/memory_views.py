@@ -58,6 +58,17 @@ def _candidate_peak(candidate: Candidate) -> str:
     return _peak_words(predicted)
 
 
+def unnamed_trainer_words(record: Record, stage: StageId) -> Markdown:
+    """Say why a stage's predicted intervals are wide, and what narrows them; empty where the trainer is named."""
+    result = record.stages.get(stage)
+    if result is None or record.context.trainer != "undescribed":
+        return Markdown()
+    found = [*(one.predicted for one in result.candidates), *(one.predicted for one in result.attempts)]
+    if not any(one is not None and not one.is_measured for one in found):
+        return Markdown()
+    return said("memory.unnamed_trainer")
+
+
 def calibration_words(outlook: Outlook | None) -> Markdown:
     """Say what the second length gave: slope and intercept, or why none."""
     line = outlook.calibration.line if outlook else None
