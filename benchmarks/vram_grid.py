@@ -66,7 +66,7 @@ class Running:
     @property
     def due_bytes(self) -> int:
         """What it will take of the card, as far as is known."""
-        return self.point.forecast(BUILT_IN_CONSTANTS).total_bytes
+        return self.point.forecast(BUILT_IN_CONSTANTS).peak.peak_bytes
 
 
 class Grid:
@@ -99,7 +99,7 @@ class Grid:
         done = {json.loads(line)["key"] for line in self._lines()}
         waiting = [point for point in points if point.key not in done]
         self._make_twins(point.model for point in waiting)
-        waiting.sort(key=lambda point: point.forecast(BUILT_IN_CONSTANTS).total_bytes, reverse=True)
+        waiting.sort(key=lambda point: point.forecast(BUILT_IN_CONSTANTS).peak.peak_bytes, reverse=True)
         while waiting or self._running:
             for card in self._cards:
                 while waiting and self._has_room(waiting[0], card):
@@ -120,7 +120,7 @@ class Grid:
         there = [running for running in self._running if running.card == card]
         if time.monotonic() > self._deadline or len(there) >= self._jobs:
             return False
-        due = sum(running.due_bytes for running in there) + point.forecast(BUILT_IN_CONSTANTS).total_bytes
+        due = sum(running.due_bytes for running in there) + point.forecast(BUILT_IN_CONSTANTS).peak.peak_bytes
         return card is None or not there or due <= CARD_SHARE * card.total_bytes
 
     def _start(self, point: Point, card: Device | None) -> Running:

@@ -355,8 +355,8 @@ def bounds(constants: Constants) -> Iterator[Point]:
         for point in (made(model) for made in settings):
             found = point.forecast(constants)
             ends: dict[Bound, float] = {
-                "fits": found.high_bytes - constants.context_bytes,
-                "does_not_fit": found.low_bytes - constants.context_bytes - KEPT_FREE_BYTES,
+                "fits": found.peak.high_bytes - constants.context_bytes,
+                "does_not_fit": found.peak.low_bytes - constants.context_bytes - KEPT_FREE_BYTES,
             }
             for bound, allowed_bytes in ends.items():
                 yield replace(point, allowed_gib=round(allowed_bytes / GIB, 3), bound=bound)

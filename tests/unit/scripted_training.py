@@ -169,4 +169,4 @@ def card_for(model: ModelChoice, trainer: str, rung: int, base: TrainSettings = 
     setup = Setup(options, PROFILE, description, "python", card, factory.data()[0], context)
     found = expected(setup, model, settings_at(base, LADDER, rung))
     assert found is not None
-    return card.model_copy(update={"total_bytes": card.used_bytes + found.least.low_bytes})
+    return card.model_copy(update={"total_bytes": card.used_bytes + found.least.peak.low_bytes})

@@ -60,7 +60,7 @@ def attempted(folder: Path, plan: Attempt = PLAN, call: Call = CALL, judge: Judg
 def test_an_attempt_carries_its_prediction_with_the_interval(tmp_path: Path) -> None:
     """The report holds predicted and measured side by side, so the record has the peak and both its bounds."""
     attempt = attempted(tmp_path, PLAN.changed(predicted=FORECAST.peak))
-    low, peak, high = FORECAST.low_bytes, FORECAST.total_bytes, FORECAST.high_bytes
+    low, peak, high = FORECAST.peak.low_bytes, FORECAST.peak.peak_bytes, FORECAST.peak.high_bytes
     assert attempt.predicted == PredictedPeak(peak_bytes=peak, low_bytes=low, high_bytes=high)
     assert attempt.returncode == 0
 

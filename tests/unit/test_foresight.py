@@ -61,7 +61,7 @@ def test_what_older_programs_keep_is_in_the_span_alone() -> None:
     assert older.peak_allocated_bytes - full.peak_allocated_bytes >= softmax
     assert terms.head_bytes(LLAMA, replace(work, older=True)) == 7 * 4 * work.tokens * LLAMA.vocab_size
     assert OLDER not in TRAINERS.values()
-    assert predict_any(LLAMA, work).high_bytes >= older.high_bytes
+    assert predict_any(LLAMA, work).peak.high_bytes >= older.peak.high_bytes
 
 
 def test_recompute_that_is_known_narrows_the_span() -> None:
@@ -78,8 +78,8 @@ def test_an_older_way_to_recompute_holds_nothing_of_an_eight_bit_base() -> None:
     work = replace(TRL, use_4bit=False, use_8bit=True)
     kept = 2 * work.tokens * LLAMA.num_hidden_layers * (2 * 4096 + 4096 + 14336)
     assert terms.checkpoint_bytes(LLAMA, work) - terms.checkpoint_bytes(LLAMA, replace(work, reentrant=True)) == kept
-    least = min(predict(LLAMA, replace(work, trainer=name)).low_bytes for name in TRAINERS)
-    assert predict_any(LLAMA, work, recompute=True).low_bytes < least
+    least = min(predict(LLAMA, replace(work, trainer=name)).peak.low_bytes for name in TRAINERS)
+    assert predict_any(LLAMA, work, recompute=True).peak.low_bytes < least
 
 
 # outside of what was measured
@@ -136,8 +136,8 @@ def test_a_setting_near_the_measured_ones_widens_the_interval_and_says_so(words:
     work = Workload("trl", 1, 512)
     plain = predict(LLAMA, work)
     wider = needs.widened(plain, needs.ESTIMATE_ERROR)
-    assert wider.low_bytes == round(0.9 * plain.low_bytes)
-    assert wider.high_bytes == round(1.1 * plain.high_bytes)
+    assert wider.peak.low_bytes == round(0.9 * plain.peak.low_bytes)
+    assert wider.peak.high_bytes == round(1.1 * plain.peak.high_bytes)
     assert found["high_gib"] / found["total_gib"] > 1.12
 
 
@@ -231,11 +231,11 @@ def test_two_cards_hold_the_whole_each_or_share_it() -> None:
     """DDP: one card's and the trained gradients; ZeRO-3 and FSDP: less than one card's, and more than half."""
     one = predict(LLAMA, TRL)
     ddp = needs.shared(one, LLAMA, 2, "ddp")
-    assert ddp.total_bytes - one.total_bytes == terms.trained_bytes(LLAMA, TRL)
+    assert ddp.peak.peak_bytes - one.peak.peak_bytes == terms.trained_bytes(LLAMA, TRL)
     for sharing in ("fsdp", "zero3"):
         part = needs.shared(one, LLAMA, 2, sharing)
-        assert one.total_bytes / 2 < part.total_bytes < one.total_bytes
-        assert sum(term.size_bytes for term in part.terms if term.at_peak) == part.total_bytes
+        assert one.peak.peak_bytes / 2 < part.peak.peak_bytes < one.peak.peak_bytes
+        assert sum(term.size_bytes for term in part.terms if term.at_peak) == part.peak.peak_bytes
     found = _one("--model", "Llama-3.1-8B", "--vram", "10GiB", "--trainer", "trl", "--cards", "2", "--sharing", "zero3")
     assert any("an estimate: ZeRO-3" in line for line in found["basis"])
 

@@ -30,7 +30,7 @@ def test_two_lengths_predict_a_third_and_another_model() -> None:
         work = Workload("full", 2, 1024, gradient_accumulation_steps=2)
         due, given = predict(shape, work, TRUTH), found.forecast(shape, work)
         assert given.peak_allocated_bytes == pytest.approx(due.peak_allocated_bytes, abs=2000)
-        assert given.low_bytes <= due.total_bytes <= given.high_bytes
+        assert given.peak.low_bytes <= due.peak.peak_bytes <= given.peak.high_bytes
     assert found.constants.context_bytes == pytest.approx(0.6 * GIB, abs=1000)
     per_token, fixed = found.line
     due = predict(SHAPE, Workload("full", 2, 1024, gradient_accumulation_steps=2), TRUTH)
@@ -58,7 +58,7 @@ def test_another_model_of_a_trainer_that_nobody_described_is_never_promised_too_
         for number, settings in enumerate((OWN, OTHER), start=1)
     )
     shape, asked = BUILT_IN["Qwen/Qwen3-8B"], Workload("full", 2, 1024, gradient_accumulation_steps=2)
-    due = predict(shape, replace(truth, width=1024)).total_bytes
+    due = predict(shape, replace(truth, width=1024)).peak.peak_bytes
     found = calibration_of(record_of("undescribed", (own,), (other,) if with_second else ()))
     assert not found.carries_over or found.forecast(shape, asked).verdict(due - 1) != "fits"
 
@@ -74,7 +74,7 @@ def test_two_lengths_predict_their_own_model_whatever_the_trainer_does(truth: Wo
     given = found.forecast(SHAPE, Workload("full", 2, 384, gradient_accumulation_steps=2))
     due = predict(SHAPE, replace(truth, width=384))
     assert given.peak_allocated_bytes == pytest.approx(due.peak_allocated_bytes, rel=0.05)
-    assert given.low_bytes <= due.total_bytes <= given.high_bytes
+    assert given.peak.low_bytes <= due.peak.peak_bytes <= given.peak.high_bytes
 
 
 def test_two_lengths_that_no_kind_explains_predict_their_own_model_alone() -> None:

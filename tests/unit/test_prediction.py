@@ -87,7 +87,7 @@ def test_real_rows_shorter_than_the_limit_lower_the_prediction() -> None:
         whole, real = expected(setup, SMALL, SETTINGS), expected(setup, SMALL, SETTINGS, rows)
         assert whole is not None
         assert real is not None
-        assert (real.least.total_bytes < whole.least.total_bytes) is is_lower
+        assert (real.least.peak.peak_bytes < whole.least.peak.peak_bytes) is is_lower
 
 
 def test_long_answers_raise_the_prediction_up_to_the_logits_that_are_held_at_once() -> None:
@@ -97,10 +97,10 @@ def test_long_answers_raise_the_prediction_up_to_the_logits_that_are_held_at_onc
         short, long = (expected(setup, SMALL, SETTINGS, RowLengths((512,), (512,), (answer,))) for answer in (3, 243))
         assert short is not None
         assert long is not None
-        assert (long.least.total_bytes - short.least.total_bytes > 0.1 * GIB) is is_higher
+        assert (long.least.peak.peak_bytes - short.least.peak.peak_bytes > 0.1 * GIB) is is_higher
         longer = expected(setup, SMALL, SETTINGS, RowLengths((512,), (512,), (500,)))
         assert longer is not None
-        assert longer.least.total_bytes == long.least.total_bytes
+        assert longer.least.peak.peak_bytes == long.least.peak.peak_bytes
 
 
 def test_giving_up_4bit_after_an_oom_needs_a_sure_fit() -> None:
@@ -133,7 +133,7 @@ def test_a_chosen_model_carries_its_predicted_peak() -> None:
     found = with_prediction(setup, SMALL)
     expectation = expected(setup, SMALL, setup.profile.train)
     assert expectation is not None
-    assert found.predicted_peak_bytes == expectation.likely.total_bytes
+    assert found.predicted_peak_bytes == expectation.likely.peak.peak_bytes
     assert f"{expectation.card_bytes / GIB:.2f} GiB" in str(expectation.words())
 
 
@@ -142,4 +142,4 @@ def test_the_likely_way_is_never_below_the_least(trainer: str) -> None:
     """What the trainer will probably use is at least what it can do with."""
     found = expected(_setup(trainer, factory.device()), SMALL, SETTINGS)
     assert found is not None
-    assert found.likely.total_bytes >= found.least.total_bytes
+    assert found.likely.peak.peak_bytes >= found.least.peak.peak_bytes

@@ -24,6 +24,7 @@ from steph.memory.forecast import (
 )
 from steph.memory.shapes import BUILT_IN, ModelShape, linear_shapes
 from steph.memory.trainers import TRAINERS, Workload
+from steph.record.values import PredictedPeak
 
 SMALL, LARGE = BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], BUILT_IN["Qwen/Qwen3-8B"]
 ALL_LINEAR = tuple(linear_shapes(SMALL))
@@ -89,8 +90,8 @@ def test_logits_cost_twelve_bytes_a_position_and_word() -> None:
 def test_a_breakdown_adds_up() -> None:
     """The terms at the peak are the process: allocator with slack, and context."""
     found = predict(LARGE, replace(ANSWER, width=1024))
-    assert sum(term.size_bytes for term in found.terms if term.at_peak) == found.total_bytes
-    assert found.low_bytes < found.total_bytes < found.high_bytes
+    assert sum(term.size_bytes for term in found.terms if term.at_peak) == found.peak.peak_bytes
+    assert found.peak.low_bytes < found.peak.peak_bytes < found.peak.high_bytes
 
 
 COT = replace(
@@ -117,7 +118,7 @@ def test_measured_peaks_are_predicted(name: str, work: Workload, allocated_gib: 
     found = predict(BUILT_IN[name], work)
     assert found.peak_allocated_bytes / GIB == pytest.approx(allocated_gib, rel=0.03)
     assert found.peak_reserved_bytes / GIB == pytest.approx(reserved_gib, rel=0.08)
-    assert found.low_bytes <= (allocated_gib + 0.74) * GIB <= (reserved_gib + 0.74) * GIB <= found.high_bytes
+    assert found.peak.low_bytes <= (allocated_gib + 0.74) * GIB <= (reserved_gib + 0.74) * GIB <= found.peak.high_bytes
 
 
 def test_a_model_that_ran_out_of_memory_while_preparing_does_not_fit() -> None:
@@ -160,7 +161,7 @@ def test_more_work_never_needs_less_memory(work: Workload, name: str, more: int)
     for change in grown:
         after = predict(shape, replace(work, **change))
         assert after.peak_allocated_bytes >= before.peak_allocated_bytes
-        assert after.low_bytes >= before.low_bytes
+        assert after.peak.low_bytes >= before.peak.low_bytes
 
 
 CONSTANTS = st.builds(
@@ -178,7 +179,7 @@ CONSTANTS = st.builds(
 def test_the_interval_contains_the_point(work: Workload, name: str, constants: Constants) -> None:
     """Whatever the constants: low is not above the predicted total, high not below it."""
     found = predict(shallow(name), work, constants)
-    assert found.low_bytes <= found.total_bytes <= found.high_bytes
+    assert found.peak.low_bytes <= found.peak.peak_bytes <= found.peak.high_bytes
 
 
 @given(work=WORKLOADS, name=st.sampled_from(sorted(BUILT_IN)), constants=CONSTANTS, card_gib=st.floats(0.1, 1000))
@@ -189,11 +190,11 @@ def test_nothing_above_the_card_is_said_to_fit(
     found = predict(shallow(name), work, constants)
     verdict = found.verdict(card_gib * GIB)
     if verdict == "fits":
-        assert found.total_bytes <= found.high_bytes < card_gib * GIB
-    if found.total_bytes > card_gib * GIB:
+        assert found.peak.peak_bytes <= found.peak.high_bytes < card_gib * GIB
+    if found.peak.peak_bytes > card_gib * GIB:
         assert verdict != "fits"
     if verdict == "does_not_fit":
-        assert found.low_bytes > card_gib * GIB
+        assert found.peak.low_bytes > card_gib * GIB
 
 
 @given(work=WORKLOADS, name=st.sampled_from(sorted(BUILT_IN)), more=st.integers(1, 64), card_gib=st.floats(1, 20))
@@ -224,7 +225,8 @@ def test_recompute_never_needs_more_memory(work: Workload, name: str) -> None:
 
 
 def _forecast(low: int, high: int) -> Forecast:
-    return Forecast(ANSWER, (), low, high, (low + high) // 2, low, high)
+    peak = PredictedPeak(peak_bytes=(low + high) // 2, low_bytes=low, high_bytes=high)
+    return Forecast(ANSWER, (), low, high, peak)
 
 
 def test_a_verdict_is_never_fits_where_the_interval_reaches_the_limit() -> None:
@@ -275,8 +277,8 @@ def test_an_unknown_trainer_fits_only_where_every_known_one_does(work: Workload,
     for trainer in TRAINERS:
         for recompute in (True, False):
             one = predict(shape, replace(work, trainer=trainer, recompute=recompute))
-            assert unknown.low_bytes <= one.low_bytes <= one.high_bytes <= unknown.high_bytes
-            assert unknown.verdict(one.high_bytes) != "fits"
+            assert unknown.peak.low_bytes <= one.peak.low_bytes <= one.peak.high_bytes <= unknown.peak.high_bytes
+            assert unknown.verdict(one.peak.high_bytes) != "fits"
 
 
 def test_a_further_trainer_is_a_further_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,4 +291,4 @@ def test_a_further_trainer_is_a_further_row(monkeypatch: pytest.MonkeyPatch) -> 
     assert terms.embedding_bytes(SMALL, work) == terms.embedding_bytes(SMALL, ANSWER)
     found = predict(SMALL, work)
     assert found.peak_reserved_bytes == pytest.approx(1.3 * found.peak_allocated_bytes, abs=1)
-    assert predict_unknown(SMALL, FULL).low_bytes <= found.low_bytes
+    assert predict_unknown(SMALL, FULL).peak.low_bytes <= found.peak.low_bytes

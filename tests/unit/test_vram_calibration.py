@@ -91,7 +91,7 @@ def test_two_lengths_are_met_and_carry_over(trainer: str, scale: float, offset_g
     for shape in (SHAPE, LARGE):
         due, given_ = (predict(shape, replace(work, width=length), constants) for constants in (truth, found))
         assert given_.peak_allocated_bytes == pytest.approx(due.peak_allocated_bytes, rel=0.01)
-        assert given_.low_bytes <= due.total_bytes <= given_.high_bytes
+        assert given_.peak.low_bytes <= due.peak.peak_bytes <= given_.peak.high_bytes
 
 
 def test_a_correction_is_no_small_error() -> None:

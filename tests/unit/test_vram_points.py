@@ -110,7 +110,9 @@ def test_every_measured_peak_lies_within_its_interval() -> None:
     assert len(points) >= 300
     for found in points:
         forecast = found.point.forecast(BUILT_IN_CONSTANTS)
-        low, high = (size - BUILT_IN_CONSTANTS.context_bytes for size in (forecast.low_bytes, forecast.high_bytes))
+        low, high = (
+            size - BUILT_IN_CONSTANTS.context_bytes for size in (forecast.peak.low_bytes, forecast.peak.high_bytes)
+        )
         assert low <= found.reserved_bytes <= high, found.point
 
 

@@ -61,7 +61,9 @@ class Expectation:
 
     def words(self) -> Message:
         """The prediction and the card."""
-        low, peak, card = (size / GIB for size in (self.least.low_bytes, self.least.total_bytes, self.card_bytes))
+        low, peak, card = (
+            size / GIB for size in (self.least.peak.low_bytes, self.least.peak.peak_bytes, self.card_bytes)
+        )
         return say("forecast.peak", peak=peak, low=low, card=card)
 
 
@@ -110,7 +112,7 @@ def usable_bytes(setup: Setup) -> int | None:
 def with_prediction(setup: Setup, model: ModelChoice) -> ModelChoice:
     """The choice with its predicted peak at the profile's settings, as it is where there is none."""
     found = expected(setup, model, setup.profile.train)
-    return model.changed(predicted_peak_bytes=found.likely.total_bytes) if found else model
+    return model.changed(predicted_peak_bytes=found.likely.peak.peak_bytes) if found else model
 
 
 def predicted_candidates(setup: Setup, found: ModelChoice | NoModel) -> tuple[Candidate, ...]:

@@ -240,7 +240,7 @@ def _explains(calibration: Calibration, point: MeasuredPoint) -> bool:
     if calibration.is_described:
         return point.error() <= USABLE_ERROR
     span = predict_unknown(point.shape, point.work, replace(BUILT_IN_CONSTANTS, context_bytes=0))
-    return span.low_bytes <= point.peak_allocated_bytes <= span.high_bytes
+    return span.peak.low_bytes <= point.peak_allocated_bytes <= span.peak.high_bytes
 
 
 def _with_second_length(one_length: Calibration, h2: StageResult, choice: ModelChoice) -> Calibration:

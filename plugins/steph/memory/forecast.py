@@ -56,31 +56,28 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A predicted peak; `total_bytes` is the process's: allocator and context together.
+    """A predicted peak: `peak` is the process's, allocator and context together.
 
-    `low_bytes` and `high_bytes` bound the total: low without slack, since a full allocator gives its cached blocks back
-    before it fails; high with half as much slack again, and with the step's largest tensor once more: whether it finds
-    a hole or takes a segment can turn on a few kilobytes. Both are widened by the model's error.
+    Its interval: low without slack, since a full allocator gives its cached blocks back before it fails; high with half
+    as much slack again, and with the step's largest tensor once more: whether it finds a hole or takes a segment can
+    turn on a few kilobytes. Both are widened by the model's error.
     """
 
     workload: Workload
     terms: tuple[Term, ...]
     peak_allocated_bytes: int
     peak_reserved_bytes: int
-    total_bytes: int
-    low_bytes: int
-    high_bytes: int
-
-    @property
-    def peak(self) -> PredictedPeak:
-        """What a record keeps of it."""
-        return PredictedPeak(peak_bytes=self.total_bytes, low_bytes=self.low_bytes, high_bytes=self.high_bytes)
+    peak: PredictedPeak
 
     def verdict(self, vram_bytes: float) -> FitVerdict:
         """Whether the process fits into this much memory: `fits` only where the interval's upper end does."""
-        if self.high_bytes + KEPT_FREE_BYTES <= vram_bytes:
+        if self.peak.high_bytes + KEPT_FREE_BYTES <= vram_bytes:
             return FitVerdict.FITS
-        return FitVerdict.DOES_NOT_FIT if self.low_bytes > vram_bytes else FitVerdict.TOO_CLOSE
+        return FitVerdict.DOES_NOT_FIT if self.peak.low_bytes > vram_bytes else FitVerdict.TOO_CLOSE
+
+    def peak_on(self, vram_bytes: float) -> PredictedPeak:
+        """The peak with the verdict for a card of so much memory, as a record keeps it."""
+        return self.peak.changed(verdict=self.verdict(vram_bytes))
 
 
 def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS) -> Forecast:
@@ -103,9 +100,11 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
         terms=(*lines, *more),
         peak_allocated_bytes=allocated,
         peak_reserved_bytes=reserved,
-        total_bytes=reserved + context,
-        low_bytes=max(0, round(allocated * (1 - error))) + context,
-        high_bytes=round(reserved * (1 + error) + slack * SLACK_ERROR + one_more) + context,
+        peak=PredictedPeak(
+            peak_bytes=reserved + context,
+            low_bytes=max(0, round(allocated * (1 - error))) + context,
+            high_bytes=round(reserved * (1 + error) + slack * SLACK_ERROR + one_more) + context,
+        ),
     )
 
 
@@ -133,8 +132,7 @@ def predict_any(
 
 
 def _spanning(every: Sequence[Forecast]) -> Forecast:
-    low, high = min(one.low_bytes for one in every), max(one.high_bytes for one in every)
-    return replace(every[0], low_bytes=low, high_bytes=high)
+    return replace(every[0], peak=every[0].peak.reaching(one.peak for one in every))
 
 
 def floor_bytes(shape: ModelShape, work: Workload, *, trains_all: bool = False) -> int:

@@ -102,9 +102,7 @@ def estimate_reasons(shape: ModelShape, work: Workload, trainer: str) -> tuple[M
 
 def widened(found: Forecast, error: float) -> Forecast:
     """The forecast with an interval wider by this share on each side."""
-    return replace(
-        found, low_bytes=round(found.low_bytes * (1 - error)), high_bytes=round(found.high_bytes * (1 + error))
-    )
+    return replace(found, peak=found.peak.widened(error))
 
 
 def shared(found: Forecast, shape: ModelShape, cards: int, sharing: Sharing) -> Forecast:
@@ -131,9 +129,7 @@ def shared(found: Forecast, shape: ModelShape, cards: int, sharing: Sharing) -> 
         terms=(*found.terms, Term("several_cards", change)),
         peak_allocated_bytes=found.peak_allocated_bytes + change,
         peak_reserved_bytes=found.peak_reserved_bytes + change,
-        total_bytes=found.total_bytes + change,
-        low_bytes=max(0, found.low_bytes + change),
-        high_bytes=found.high_bytes + change + whole,
+        peak=found.peak.moved(change, whole),
     )
     return widened(moved, SHARED_ERROR)
 

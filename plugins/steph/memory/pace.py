@@ -81,7 +81,7 @@ def _room(record: Record, settings: TrainSettings, found: Calibration) -> Iterat
     work = workload_of(settings, found.trainer)
     kept = found.forecast(found.shape, replace(work, recompute=False))
     if kept.verdict(usable) is FitVerdict.FITS:
-        yield say("slow.recompute", peak=kept.total_bytes / GIB, card=usable / GIB)
+        yield say("slow.recompute", peak=kept.peak.peak_bytes / GIB, card=usable / GIB)
     for times in LARGER_BATCHES:
         larger = found.forecast(found.shape, replace(work, batch_size=times * settings.batch_size))
         if larger.verdict(usable) is FitVerdict.FITS:

@@ -122,7 +122,7 @@ class Probe(Value):
 class PredictedPeak(Value):
     """A predicted peak of a whole process, the interval that it lies in, and whether a card has room for it.
 
-    The figures of an attempt in records of version 1 come without a verdict. What was measured has no interval.
+    `verdict` is None where no card was asked about. What was measured has no interval.
     """
 
     peak_bytes: int
@@ -134,6 +134,23 @@ class PredictedPeak(Value):
     def is_measured(self) -> bool:
         """Whether it is a measurement that took a prediction's place."""
         return self.low_bytes == self.peak_bytes == self.high_bytes
+
+    def widened(self, share: float) -> PredictedPeak:
+        """The same peak in an interval wider by this share on each side."""
+        low, high = round(self.low_bytes * (1 - share)), round(self.high_bytes * (1 + share))
+        return self.changed(low_bytes=low, high_bytes=high)
+
+    def moved(self, by_bytes: int, more_above_bytes: int = 0) -> PredictedPeak:
+        """Peak and interval so much higher, and its upper end higher still by `more_above_bytes`."""
+        low, high = max(0, self.low_bytes + by_bytes), self.high_bytes + by_bytes + more_above_bytes
+        return self.changed(peak_bytes=self.peak_bytes + by_bytes, low_bytes=low, high_bytes=high)
+
+    def reaching(self, others: Iterable[PredictedPeak]) -> PredictedPeak:
+        """The same peak in the smallest interval that holds all of theirs and its own."""
+        every = (self, *others)
+        return self.changed(
+            low_bytes=min(one.low_bytes for one in every), high_bytes=max(one.high_bytes for one in every)
+        )
 
 
 def _with_prediction(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,15 +49,22 @@ def fit_json(result: Fit, card: Card | None = None) -> str:
 
 def _fit_values(result: Fit, forecast: Forecast) -> dict[str, Any]:
     if result.setting.is_unknown:  # no single trainer's peak would be the run's
-        interval = {"low_gib": _gib(forecast.low_bytes), "high_gib": _gib(forecast.high_bytes)}
+        interval = {"low_gib": _gib(forecast.peak.low_bytes), "high_gib": _gib(forecast.peak.high_bytes)}
         by_trainer = {
-            name: {"low_gib": _gib(one.low_bytes), "high_gib": _gib(one.high_bytes), "verdict": result.verdict(one)}
+            name: {
+                "low_gib": _gib(one.peak.low_bytes),
+                "high_gib": _gib(one.peak.high_bytes),
+                "verdict": result.verdict(one),
+            }
             for name, one in result.by_trainer.items()
         }
         return {**interval, "verdict": result.verdict(forecast), **({"by_trainer": by_trainer} if by_trainer else {})}
-    sizes = ("peak_allocated", "peak_reserved", "total", "low", "high")
     return {
-        **{f"{name}_gib": _gib(getattr(forecast, f"{name}_bytes")) for name in sizes},
+        "peak_allocated_gib": _gib(forecast.peak_allocated_bytes),
+        "peak_reserved_gib": _gib(forecast.peak_reserved_bytes),
+        "total_gib": _gib(forecast.peak.peak_bytes),
+        "low_gib": _gib(forecast.peak.low_bytes),
+        "high_gib": _gib(forecast.peak.high_bytes),
         "verdict": result.verdict(forecast),
         "terms": {_key(term): _gib(term.size_bytes) for term in forecast.terms if term.at_peak},
     }
@@ -183,8 +190,8 @@ def _fit_grid(result: Fit) -> list[str]:
 def _cell(result: Fit, forecast: Forecast) -> str:
     """A forecast in a word: its total, or its interval where that spans trainers."""
     if result.setting.is_unknown:
-        return f"{forecast.low_bytes / GIB:.1f}-{forecast.high_bytes / GIB:.1f}"
-    return f"{forecast.total_bytes / GIB:.2f}"
+        return f"{forecast.peak.low_bytes / GIB:.1f}-{forecast.peak.high_bytes / GIB:.1f}"
+    return f"{forecast.peak.peak_bytes / GIB:.2f}"
 
 
 def _verdict(result: Fit, forecast: Forecast) -> str:
@@ -199,13 +206,17 @@ def _largest(result: Fit) -> str:
 
 def _breakdown(result: Fit, forecast: Forecast) -> list[str]:
     work = forecast.workload
-    low, high, context = forecast.low_bytes, forecast.high_bytes, forecast.total_bytes - forecast.peak_reserved_bytes
+    low, high, context = (
+        forecast.peak.low_bytes,
+        forecast.peak.high_bytes,
+        forecast.peak.peak_bytes - forecast.peak_reserved_bytes,
+    )
     whole = phrase("fit.row.whole")
     if result.setting.is_unknown:
         lines = ["", left(whole, 44) + _span(low, high, 8)]
         for name, one in result.by_trainer.items():
             row = "  " + phrase("fit.row.trainer", trainer=name)
-            lines.append(f"{left(row, 44)}{_span(one.low_bytes, one.high_bytes, 8)}  {_verdict(result, one)}")
+            lines.append(f"{left(row, 44)}{_span(one.peak.low_bytes, one.peak.high_bytes, 8)}  {_verdict(result, one)}")
     else:
         way = "fit.way.on" if work.recompute else "fit.way.off"
         lines = [phrase(way, rows=work.rows, tokens=work.width), ""]
@@ -216,7 +227,7 @@ def _breakdown(result: Fit, forecast: Forecast) -> list[str]:
             "",
             f"{left(phrase('fit.row.allocated'), 44)}{forecast.peak_allocated_bytes / GIB:>8.2f}",
             f"{left(phrase('fit.row.reserved'), 44)}{forecast.peak_reserved_bytes / GIB:>8.2f}",
-            f"{left(whole, 44)}{forecast.total_bytes / GIB:>8.2f}  ({_span(low, high)})",
+            f"{left(whole, 44)}{forecast.peak.peak_bytes / GIB:>8.2f}  ({_span(low, high)})",
         ]
     allocator = _span(max(0, low - context), high - context)
     lines.append(phrase("fit.measures", allocator=allocator, total=_span(low, high)))

@@ -14,7 +14,7 @@ from steph.base.terms import FitVerdict, StageId, TrainerName
 from steph.base.units import GIB
 from steph.contract import production as contract
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
-from steph.memory.forecast import KEPT_FREE_BYTES, Forecast, automatic, largest_fitting, leanest
+from steph.memory.forecast import KEPT_FREE_BYTES, automatic, largest_fitting, leanest
 from steph.memory.shapes import ModelShape, model_shape
 from steph.memory.trainers import ASSUMED_TRAINER, Workload
 from steph.plan.cards import card_by_name
@@ -187,11 +187,7 @@ def _card(
     return CardOutlook(
         usable_bytes=card_bytes,
         is_assumed=is_assumed,
-        grid={point: _prediction(forecast, card_bytes) for point, forecast in forecasts.items()},
+        grid={point: forecast.peak_on(card_bytes) for point, forecast in forecasts.items()},
         largest=largest_fitting(forecasts, card_bytes),
-        likely=_prediction(found.forecast(shape, chosen), card_bytes) if chosen != least else None,
+        likely=found.forecast(shape, chosen).peak_on(card_bytes) if chosen != least else None,
     )
-
-
-def _prediction(found: Forecast, card_bytes: int) -> PredictedPeak:
-    return found.peak.changed(verdict=found.verdict(card_bytes))
