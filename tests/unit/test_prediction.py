@@ -9,7 +9,7 @@ import pytest
 import record_factory as factory
 from steph.base.terms import Phase
 from steph.base.units import GIB
-from steph.conduct.prediction import expected, usable_bytes, with_prediction, worth_trying
+from steph.conduct.prediction import expected, usable_bytes, worth_trying
 from steph.conduct.preparation import Setup
 from steph.contract.answers import RowLengths
 from steph.contract.description import Description
@@ -52,7 +52,6 @@ def test_without_a_card_or_a_shape_nothing_is_predicted() -> None:
     assert expected(_setup("answer", None), EIGHT, SETTINGS) is None
     unknown = factory.model_choice("nobody/none", snapshot_path=None)
     assert expected(_setup("answer", factory.device()), unknown, SETTINGS) is None
-    assert with_prediction(_setup("answer", None), EIGHT) == EIGHT
 
 
 def test_a_cap_and_other_programs_make_the_card_smaller() -> None:
@@ -127,13 +126,11 @@ def test_an_undescribed_trainer_is_predicted_but_never_passed_over() -> None:
         assert worth_trying(found, None, gave_up_4bit=False) is is_tried
 
 
-def test_a_chosen_model_carries_its_predicted_peak() -> None:
-    """H-1 shows what the profile's settings will need of this card, in words too."""
+def test_what_is_expected_is_said_with_the_card() -> None:
+    """What the profile's settings will need of this card, in words."""
     setup = _setup("answer", factory.device())
-    found = with_prediction(setup, SMALL)
     expectation = expected(setup, SMALL, setup.profile.train)
     assert expectation is not None
-    assert found.predicted_peak_bytes == expectation.likely.peak.peak_bytes
     assert f"{expectation.card_bytes / GIB:.2f} GiB" in str(expectation.words())
 
 

@@ -109,12 +109,6 @@ def usable_bytes(setup: Setup) -> int | None:
     return min((card.usable_bytes(setup.options.vram_cap_bytes) for card in cards), default=None)
 
 
-def with_prediction(setup: Setup, model: ModelChoice) -> ModelChoice:
-    """The choice with its predicted peak at the profile's settings, as it is where there is none."""
-    found = expected(setup, model, setup.profile.train)
-    return model.changed(predicted_peak_bytes=found.likely.peak.peak_bytes) if found else model
-
-
 def predicted_candidates(setup: Setup, found: ModelChoice | NoModel) -> tuple[Candidate, ...]:
     """The model asked for and the profile's, in order; the one chosen is the first that was not passed over."""
     asked = (setup.options.model,) if setup.options.model else ()

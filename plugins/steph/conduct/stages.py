@@ -11,7 +11,7 @@ from steph.base.text import one_line
 from steph.conduct.evaluation import DIRECT, Evaluation
 from steph.conduct.extended import run_extended
 from steph.conduct.models import NoModel, choose_model, model_checks, model_trouble
-from steph.conduct.prediction import predicted_candidates, with_prediction
+from steph.conduct.prediction import predicted_candidates
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Console, StageRun
 from steph.conduct.training import Training, calibrate
@@ -91,7 +91,6 @@ class Conductor:
         self.journal.append(CandidatesPredicted(at=now(), stage=StageId.H1, candidates=candidates))
         if isinstance(found, NoModel):
             return found.outcome
-        found = with_prediction(self.setup, found)
         self.journal.append(ModelChosen(at=now(), stage=StageId.H1, model=found))
         substitute = (say("condition.substitute", model=found.name),) if found.automatic_substitute else ()
         return Outcome.of_checks(model_checks(self.setup, found), substitute)

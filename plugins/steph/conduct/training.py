@@ -15,7 +15,7 @@ from steph.base.messages import Message, say, verbatim
 from steph.base.terms import Purpose, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.models import smaller_model
-from steph.conduct.prediction import Expectation, expected, with_prediction, worth_trying
+from steph.conduct.prediction import Expectation, expected, worth_trying
 from steph.conduct.training_job import TrainingJob, half_precision_of
 from steph.contract.answers import AnswerLoss, RowLengths
 from steph.contract.commands import folder_beside
@@ -156,7 +156,6 @@ class Training:
         model = smaller_model(self.run, walk.model)
         if model is None:
             return None
-        model = with_prediction(self.setup, model)
         self.run.journal.append(ModelChosen(at=now(), stage=StageId.H2, model=model))
         return replace(walk, model=model, rung=0, skipped=frozenset(), smaller_model=model.name)
 

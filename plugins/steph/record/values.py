@@ -186,9 +186,16 @@ class ModelChoice(Value):
     licence: str | None = None
     download_bytes: int | None = None
     free_disk_bytes: int | None = None
-    predicted_peak_bytes: int | None = None
     snapshot_path: str | None = None
     rejected: tuple[RejectedCandidate, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_records(cls, fields: object) -> object:
+        """Without a predicted peak, which nothing read: the candidate of this name has it with its interval."""
+        if not isinstance(fields, Mapping):
+            return fields
+        return {name: value for name, value in fields.items() if name != "predicted_peak_bytes"}
 
 
 class Candidate(Value):
