@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steph import __version__
-from steph.base.terms import TrainerName
+from steph.base.terms import NAMED_TRAINERS, TrainerName
 
 if TYPE_CHECKING:
     from steph.memory.calibration import Calibration
@@ -25,7 +25,7 @@ Reports = Annotated[Path, typer.Option("--reports", help="folder that holds runs
 Trainer = Annotated[
     str | None,
     typer.Option(
-        help=f"how the pipeline's trainer uses memory: {', '.join(TrainerName)} "
+        help=f"how the pipeline's trainer uses memory: {', '.join(NAMED_TRAINERS)} "
         "(default: the record's, else any of them)"
     ),
 ]
@@ -258,7 +258,6 @@ def fit(
     from steph.memory import fit as fitting
     from steph.memory.needs import SHARINGS
     from steph.memory.shapes import ShapeError
-    from steph.memory.trainers import UNKNOWN_TRAINER
     from steph.plan.cards import card_by_name
     from steph.plan.options import OptionError, parse_size
     from steph.run.inputs import InputError
@@ -288,8 +287,8 @@ def fit(
     except (ShapeError, CountingError, InputError, OSError) as error:
         raise _failed(f"--model {error}") from error
     record = _calibration(reports, from_record, model, found.shape) if from_record is not None else None
-    kind = trainer or (record.trainer if record else UNKNOWN_TRAINER)
     try:
+        kind = fitting.trainer_named(trainer or (record.trainer if record else TrainerName.UNKNOWN))
         bits = fitting.bits_of(found.weights.form, found.weights.bits, bits, use_4bit=use_4bit)
         work = fitting.workload_of_options(
             kind,

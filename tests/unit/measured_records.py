@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import record_factory as factory
-from steph.base.terms import Purpose, StageId
+from steph.base.terms import Purpose, StageId, TrainerName
 from steph.memory.calibration import workload_of
 from steph.memory.forecast import Constants, predict
 from steph.memory.shapes import BUILT_IN
@@ -31,7 +29,7 @@ def attempt(settings: TrainSettings, work: Workload, truth: Constants, number: i
 
 
 def record_of(
-    trainer: Literal["full", "answer", "undescribed"],
+    trainer: TrainerName | str,
     attempts: tuple[Attempt, ...],
     calibration: tuple[Attempt, ...] = (),
 ) -> Record:
@@ -42,12 +40,12 @@ def record_of(
     return record.model_copy(update={"context": context, "stages": record.stages | {StageId.H2: h2}})
 
 
-def pair(truth: Constants, kind: Literal["full", "answer"] = "full") -> tuple[Attempt, Attempt]:
+def pair(truth: Constants, kind: TrainerName = TrainerName.FULL) -> tuple[Attempt, Attempt]:
     """H-2's own attempt and one at half of its length, by a trainer of that kind."""
     return attempt(OWN, workload_of(OWN, kind), truth), attempt(OTHER, workload_of(OTHER, kind), truth, 2)
 
 
-def two_lengths(trainer: Literal["full", "answer", "undescribed"], truth: Constants) -> Record:
+def two_lengths(trainer: TrainerName | str, truth: Constants) -> Record:
     """A record with H-2 at 512 tokens and a calibration at 256, of the plain kind."""
     own, other = pair(truth)
     return record_of(trainer, (own,), (other.model_copy(update={"purpose": Purpose.CALIBRATE}),))

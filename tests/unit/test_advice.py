@@ -12,7 +12,7 @@ import pytest
 import record_factory as factory
 from steph.base import units
 from steph.base.messages import text
-from steph.base.terms import Cause, FitVerdict, StageId, Verdict
+from steph.base.terms import Cause, FitVerdict, StageId, TrainerName, Verdict
 from steph.contract.production import target_settings
 from steph.memory.calibration import Calibration
 from steph.record.settings import ProductionTarget, TrainSettings
@@ -212,7 +212,7 @@ def test_nothing_is_predicted_without_a_prediction() -> None:
     assert "載る" not in text.replace("載るかどうか", "")
 
 
-def _outlook(there: CardOutlook | None, trainer: str = "answer", **changes: Any) -> Outlook:  # noqa: ANN401 - any field
+def _outlook(there: CardOutlook | None, trainer: TrainerName = TrainerName.ANSWER, **changes: Any) -> Outlook:  # noqa: ANN401 - any field
     return replace(Outlook(Calibration(trainer, is_described=True), there, asked=(2, 1024)), **changes)
 
 
@@ -308,7 +308,9 @@ def test_what_was_trained_here_is_said_to_have_been_trained() -> None:
 
 def test_a_wasteful_trainer_is_told_what_a_lean_one_would_need() -> None:
     """Where the pipeline's own way does not fit this card and the reference pipeline's does, both are said."""
-    outlook = _outlook(_card("fits", 19), trainer="full", here=_card("does_not_fit", 9), lean=_card("fits", 9))
+    outlook = _outlook(
+        _card("fits", 19), trainer=TrainerName.FULL, here=_card("does_not_fit", 9), lean=_card("fits", 9)
+    )
     text = _advice_of(factory.green_acceptance(), outlook)
     assert "載るとは言えません(変更後の設定で 14.00 GiB" in text
     assert '無駄を省いた学習(付属の参照パイプライン、`trainer = "answer"`)なら、ここにも載る予測です' in text

@@ -15,7 +15,7 @@ import pytest
 import record_factory as factory
 from steph.base.files import is_fresh
 from steph.base.messages import verbatim
-from steph.base.terms import Cause, EndedBy, StageId
+from steph.base.terms import Cause, EndedBy, StageId, TrainerName
 from steph.conduct import attempts
 from steph.conduct.attempts import Finished, Judge, planned, run_attempt
 from steph.conduct.preparation import Setup
@@ -37,7 +37,7 @@ from steph.run.journal import Journal, read_events
 from steph.run.runner import ChildOutcome
 
 REPOSITORY = Path(__file__).parents[2]
-FORECAST = predict(BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], Workload("answer", 2, 512))
+FORECAST = predict(BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], Workload(TrainerName.ANSWER, 2, 512))
 PLAN = planned(StageId.H2, verbatim("512/b2/4bit"), limit_seconds=60)
 CALL = Call((sys.executable, "-c", ""))
 

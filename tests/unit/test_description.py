@@ -73,6 +73,10 @@ def profile() -> Profile:
         ('[train]\ncommand = []\n[evaluate]\nnone = "x"', "train.command: .* it must not be empty"),
         ('[train]\ncommand = "trl sft"\n[evaluate]\nnone = "x"', "train.command: 'trl sft' is not allowed"),
         ("train = 3", "train: 3 is not allowed"),
+        (
+            'trainer = "undescribed"',
+            "trainer: 'undescribed' is not allowed: allowed: 'full', 'answer', 'trl', 'liger', 'unsloth'$",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_with_file_key_and_remedy(tmp_path: Path, text: str, said: str) -> None:

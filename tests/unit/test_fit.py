@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from measured_records import two_lengths
 from steph.base.messages import speaking
-from steph.base.terms import StageId
+from steph.base.terms import StageId, TrainerName
 from steph.base.units import GIB
 from steph.cli import app
 from steph.memory.forecast import BUILT_IN_CONSTANTS, predict
@@ -150,7 +150,7 @@ def test_a_record_of_two_lengths_sets_slope_and_intercept(tmp_path: Path) -> Non
     truth = replace(BUILT_IN_CONSTANTS, logits_scale=1.5, offset_bytes=0.2 * GIB)
     record = two_lengths("full", truth)
     folder = _written(tmp_path, record)
-    due = predict(BUILT_IN["Qwen/Qwen3-8B"], Workload("full", 2, 1024, gradient_accumulation_steps=4), truth)
+    due = predict(BUILT_IN["Qwen/Qwen3-8B"], Workload(TrainerName.FULL, 2, 1024, gradient_accumulation_steps=4), truth)
     for named in ((str(folder),), (record.id, "--reports", str(tmp_path))):
         found = json.loads(_ask(*QUESTION, *ONE, "--json", "--from-record", *named)[1])
         assert found["peak_allocated_gib"] == pytest.approx(due.peak_allocated_bytes / GIB, rel=0.001)
@@ -234,5 +234,5 @@ def test_the_shape_of_a_tied_model_counts_its_embedding_once() -> None:
     from steph.memory.terms import embedding_bytes
 
     tied = replace(BUILT_IN["Qwen/Qwen3-8B"], tie_word_embeddings=True)
-    work = Workload("answer", 1, 256)
+    work = Workload(TrainerName.ANSWER, 1, 256)
     assert 2 * embedding_bytes(tied, work) == embedding_bytes(BUILT_IN["Qwen/Qwen3-8B"], work)

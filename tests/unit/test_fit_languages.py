@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from japanese import JAPANESE
 from steph.base.messages import LANGUAGES, Language, speaking
+from steph.base.terms import TrainerName
 from steph.cli import app
 from steph.memory.calibration import Calibration
 from steph.memory.fit import ALL_LINEAR
@@ -149,7 +150,7 @@ def test_the_keys_and_verdicts_of_json_are_the_same_in_every_language() -> None:
 def test_what_a_record_gave_is_told_in_one_language() -> None:
     """Each of the six: no peaks, another trainer, off, undescribed, two lengths, corrected."""
     shape = BUILT_IN["Qwen/Qwen3-8B"]
-    plain = Calibration("full", is_described=True, point_count=2, shape=shape)
+    plain = Calibration(TrainerName.FULL, is_described=True, point_count=2, shape=shape)
     cases = (
         (replace(plain, point_count=0), "full"),
         (plain, "trl"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fake_hub import FakeHub, FakeModel
 from steph.base.messages import Message, speaking
+from steph.base.terms import TrainerName
 from steph.base.units import GIB
 from steph.cli import app
 from steph.conduct.foresight import Asked, subject
@@ -24,7 +25,7 @@ from steph.run.model_files import Counted, CountingError, counted
 from typer.testing import CliRunner
 
 LLAMA, GEMMA, MOE = model_shape("Llama-3.1-8B"), model_shape("gemma-3-4b-it"), model_shape("Qwen3-30B-A3B")
-TRL = Workload("trl", 2, 1024)
+TRL = Workload(TrainerName.TRL, 2, 1024)
 
 
 def _ask(*words: str) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def test_without_a_trainer_fits_means_that_the_highest_of_all_fits() -> None:
 
 def test_what_older_programs_keep_is_in_the_span_alone() -> None:
     """Seven fp32 copies of all logits, eager attention's softmax in every kept layer."""
-    work = replace(TRL, trainer="full", recompute=False)
+    work = replace(TRL, trainer=TrainerName.FULL, recompute=False)
     older, full = predict(LLAMA, replace(work, older=True)), predict(LLAMA, work)
     softmax = LLAMA.num_hidden_layers * work.tokens * (4 + 4) * LLAMA.num_attention_heads * work.width
     assert older.peak_allocated_bytes - full.peak_allocated_bytes >= softmax
@@ -133,7 +134,7 @@ def test_a_setting_near_the_measured_ones_widens_the_interval_and_says_so(words:
     """Ten per cent on each side beyond the formulas' own."""
     found = _ask("--model", "Llama-3.1-8B", "--vram", "80GiB", "--batch-size", "1", "--max-seq-length", "512", *words)
     assert any(noted in line for line in found["basis"])
-    work = Workload("trl", 1, 512)
+    work = Workload(TrainerName.TRL, 1, 512)
     plain = predict(LLAMA, work)
     wider = needs.widened(plain, needs.ESTIMATE_ERROR)
     assert wider.peak.low_bytes == round(0.9 * plain.peak.low_bytes)
@@ -220,7 +221,7 @@ def test_host_memory_and_disk_follow_from_the_parameters() -> None:
     host = needs.host_needs(LLAMA, TRL)
     assert host.model_bytes == host.merged_bytes == 2 * parameter_count(LLAMA)
     assert host.checkpoint_bytes == terms.lora_parameters(LLAMA, TRL) * (2 + 4)
-    moved = needs.host_needs(LLAMA, replace(TRL, trainer="unsloth")).memory_bytes - host.memory_bytes
+    moved = needs.host_needs(LLAMA, replace(TRL, trainer=TrainerName.UNSLOTH)).memory_bytes - host.memory_bytes
     assert moved == 2 * TRL.tokens * LLAMA.hidden_size * LLAMA.num_hidden_layers
 
 

@@ -8,7 +8,7 @@ import pytest
 import record_factory as factory
 from measured_records import OTHER, OWN, SHAPE, attempt, pair, record_of
 from steph.base.messages import NOTHING
-from steph.base.terms import StageId
+from steph.base.terms import StageId, TrainerName
 from steph.base.units import GIB
 from steph.memory.calibration import calibration_of, calibration_or_default, workload_of
 from steph.memory.forecast import BUILT_IN_CONSTANTS, predict
@@ -27,23 +27,23 @@ def test_two_lengths_predict_a_third_and_another_model() -> None:
     assert found.line is not None
     assert not found.shortfall
     for shape in (SHAPE, BUILT_IN["Qwen/Qwen3-8B"]):
-        work = Workload("full", 2, 1024, gradient_accumulation_steps=2)
+        work = Workload(TrainerName.FULL, 2, 1024, gradient_accumulation_steps=2)
         due, given = predict(shape, work, TRUTH), found.forecast(shape, work)
         assert given.peak_allocated_bytes == pytest.approx(due.peak_allocated_bytes, abs=2000)
         assert given.peak.low_bytes <= due.peak.peak_bytes <= given.peak.high_bytes
     assert found.constants.context_bytes == pytest.approx(0.6 * GIB, abs=1000)
     per_token, fixed = found.line
-    due = predict(SHAPE, Workload("full", 2, 1024, gradient_accumulation_steps=2), TRUTH)
+    due = predict(SHAPE, Workload(TrainerName.FULL, 2, 1024, gradient_accumulation_steps=2), TRUTH)
     assert fixed + per_token * 2 * 1024 == pytest.approx(due.peak_allocated_bytes, rel=0.01)
 
 
-LEAN = Workload("answer", 2, 512, gradient_accumulation_steps=2)
+LEAN = Workload(TrainerName.ANSWER, 2, 512, gradient_accumulation_steps=2)
 UNKNOWN_TRAINERS = {
-    "plain": replace(LEAN, trainer="full"),
+    "plain": replace(LEAN, trainer=TrainerName.FULL),
     "lean": LEAN,
     "lean, no recompute": replace(LEAN, recompute=False),
     "lean, half precision": replace(LEAN, use_4bit=False),
-    "half precision, all logits": replace(LEAN, trainer="full", use_4bit=False),
+    "half precision, all logits": replace(LEAN, trainer=TrainerName.FULL, use_4bit=False),
 }
 
 
@@ -57,7 +57,7 @@ def test_another_model_of_a_trainer_that_nobody_described_is_never_promised_too_
         attempt(settings, replace(truth, width=settings.max_seq_length), BUILT_IN_CONSTANTS, number)
         for number, settings in enumerate((OWN, OTHER), start=1)
     )
-    shape, asked = BUILT_IN["Qwen/Qwen3-8B"], Workload("full", 2, 1024, gradient_accumulation_steps=2)
+    shape, asked = BUILT_IN["Qwen/Qwen3-8B"], Workload(TrainerName.FULL, 2, 1024, gradient_accumulation_steps=2)
     due = predict(shape, replace(truth, width=1024)).peak.peak_bytes
     found = calibration_of(record_of("undescribed", (own,), (other,) if with_second else ()))
     assert not found.carries_over or found.forecast(shape, asked).verdict(due - 1) != "fits"
@@ -71,7 +71,7 @@ def test_two_lengths_predict_their_own_model_whatever_the_trainer_does(truth: Wo
         for number, settings in enumerate((OWN, OTHER), start=1)
     )
     found = calibration_of(record_of("undescribed", (own,), (other,)))
-    given = found.forecast(SHAPE, Workload("full", 2, 384, gradient_accumulation_steps=2))
+    given = found.forecast(SHAPE, Workload(TrainerName.FULL, 2, 384, gradient_accumulation_steps=2))
     due = predict(SHAPE, replace(truth, width=384))
     assert given.peak_allocated_bytes == pytest.approx(due.peak_allocated_bytes, rel=0.05)
     assert given.peak.low_bytes <= due.peak.peak_bytes <= given.peak.high_bytes
@@ -82,7 +82,7 @@ def test_two_lengths_that_no_kind_explains_predict_their_own_model_alone() -> No
     truth = replace(BUILT_IN_CONSTANTS, offset_bytes=12 * GIB)
     own, other = pair(truth)
     found = calibration_of(record_of("undescribed", (own,), (other,)))
-    work = Workload("full", 2, 1024, gradient_accumulation_steps=2)
+    work = Workload(TrainerName.FULL, 2, 1024, gradient_accumulation_steps=2)
     due = predict(SHAPE, work, truth).peak_allocated_bytes
     assert found.forecast(SHAPE, work).peak_allocated_bytes == pytest.approx(due, rel=0.001)
     assert not found.carries_over
@@ -135,7 +135,7 @@ def test_a_peak_that_does_not_grow_with_the_length_gives_no_slope() -> None:
 @pytest.mark.parametrize("change", [{"longest_row_tokens": None}, {"training": None}])
 def test_rows_of_unknown_length_give_no_slope(change: dict[str, object]) -> None:
     """Where rows may be shorter than the setting and were not counted, or not all seen, the tokens are a guess."""
-    own, other = (attempt.model_copy(update=change) for attempt in pair(BUILT_IN_CONSTANTS, "answer"))
+    own, other = (attempt.model_copy(update=change) for attempt in pair(BUILT_IN_CONSTANTS, TrainerName.ANSWER))
     assert "長さが分からない" in str(calibration_of(record_of("answer", (own,), (other,))).shortfall)
     padded = [attempt.model_copy(update=change) for attempt in pair(BUILT_IN_CONSTANTS)]
     assert calibration_of(record_of("full", (padded[0],), (padded[1],))).line is not None
@@ -144,7 +144,7 @@ def test_rows_of_unknown_length_give_no_slope(change: dict[str, object]) -> None
 def test_short_rows_are_counted_as_they_are() -> None:
     """A trainer that pads to the longest row of 400 tokens was measured at 400, whatever the setting allows."""
     settings = OWN.model_copy(update={"max_seq_length": 1024})
-    work = replace(workload_of(settings, "answer"), width=400)
+    work = replace(workload_of(settings, TrainerName.ANSWER), width=400)
     own = attempt(settings, work, replace(BUILT_IN_CONSTANTS, workspace_bytes=0.15 * GIB))
     found = calibration_of(record_of("answer", (own.model_copy(update={"longest_row_tokens": 400}),)))
     assert found.constants.workspace_bytes == pytest.approx(0.15 * GIB, abs=1000)

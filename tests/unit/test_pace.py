@@ -8,7 +8,7 @@ import pytest
 import record_factory as factory
 from measured_records import OWN, attempt, record_of
 from steph.base.messages import say, speaking
-from steph.base.terms import Severity, StageId
+from steph.base.terms import Severity, StageId, TrainerName
 from steph.base.units import GIB
 from steph.cli import app
 from steph.memory.calibration import workload_of
@@ -22,7 +22,7 @@ EVEN = (0.9, *[0.5] * 20)
 
 def _record(*, card_gib: float = 8.0, steps: tuple[float, ...] = EVEN, **changes: Any) -> Record:  # noqa: ANN401
     """A full trainer's record with these step times, and changes to its one attempt."""
-    own = attempt(OWN, workload_of(OWN, "full"), BUILT_IN_CONSTANTS)
+    own = attempt(OWN, workload_of(OWN, TrainerName.FULL), BUILT_IN_CONSTANTS)
     assert own.training is not None
     training = own.training.model_copy(update={"step_seconds": steps, "tokens_per_second": None})
     values: dict[str, Any] = {"training": training, "seconds": 1.1 * sum(steps), "mean_row_tokens": 500.0, **changes}

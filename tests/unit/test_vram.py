@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from japanese import is_told_in_japanese
 from steph.base.messages import words_of
+from steph.base.terms import TrainerName
 from steph.base.units import GIB
 from steph.memory import terms
 from steph.memory.forecast import (
@@ -28,8 +29,8 @@ from steph.record.values import PredictedPeak
 
 SMALL, LARGE = BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], BUILT_IN["Qwen/Qwen3-8B"]
 ALL_LINEAR = tuple(linear_shapes(SMALL))
-FULL = Workload("full", 2, 512)
-ANSWER = Workload("answer", 2, 512)
+FULL = Workload(TrainerName.FULL, 2, 512)
+ANSWER = Workload(TrainerName.ANSWER, 2, 512)
 
 
 def test_four_bit_weights_are_half_a_byte_and_their_scales() -> None:
@@ -123,7 +124,7 @@ def test_measured_peaks_are_predicted(name: str, work: Workload, allocated_gib: 
 
 def test_a_model_that_ran_out_of_memory_while_preparing_does_not_fit() -> None:
     """The plain trainer and Qwen3-8B in 9.25 GiB for the allocator: seen to fail before its first step."""
-    found = predict(LARGE, Workload("full", 1, 256))
+    found = predict(LARGE, Workload(TrainerName.FULL, 1, 256))
     assert found.verdict(9.25 * GIB + 0.84 * GIB) != "fits"
     at_peak = {term.name for term in found.terms if term.at_peak}
     assert "originals" in at_peak
@@ -247,7 +248,7 @@ def test_the_automatic_way_is_the_fastest_with_room() -> None:
     )
     assert automatic(LARGE, work, 9.64 * GIB).recompute
     assert automatic(LARGE, work, 4 * GIB) == leanest(work)
-    assert automatic(LARGE, replace(work, trainer="full"), 140 * GIB).recompute
+    assert automatic(LARGE, replace(work, trainer=TrainerName.FULL), 140 * GIB).recompute
 
 
 def test_the_largest_that_fits_has_the_most_tokens() -> None:
@@ -283,10 +284,11 @@ def test_an_unknown_trainer_fits_only_where_every_known_one_does(work: Workload,
 
 def test_a_further_trainer_is_a_further_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss in chunks over all positions, without the upcast: one row predicts it, and `unknown` spans it too."""
-    chunked = replace(TRAINERS["full"], upcasts=False, held_positions=256, slack_share=0.3)
-    monkeypatch.setattr("steph.memory.trainers.TRAINERS", {**TRAINERS, "chunked": chunked})
-    monkeypatch.setattr("steph.memory.forecast.TRAINERS", {**TRAINERS, "chunked": chunked})
-    work = replace(FULL, trainer="chunked")
+    chunked = replace(TRAINERS[TrainerName.FULL], upcasts=False, held_positions=256, slack_share=0.3)
+    name = cast("TrainerName", "chunked")  # as a further member would be
+    monkeypatch.setattr("steph.memory.trainers.TRAINERS", {**TRAINERS, name: chunked})
+    monkeypatch.setattr("steph.memory.forecast.TRAINERS", {**TRAINERS, name: chunked})
+    work = replace(FULL, trainer=name)
     assert terms.head_bytes(SMALL, work) == 12 * 256 * 151936
     assert terms.embedding_bytes(SMALL, work) == terms.embedding_bytes(SMALL, ANSWER)
     found = predict(SMALL, work)

@@ -8,6 +8,7 @@ from statistics import median
 
 import pytest
 from steph.base.messages import text
+from steph.base.terms import TrainerName
 from steph.memory.forecast import BUILT_IN_CONSTANTS
 from steph.memory.trainers import TRAINERS
 
@@ -95,7 +96,7 @@ def test_no_run_that_ran_out_of_memory_is_said_to_fit_and_none_that_trained_not_
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_a_trainers_slack_is_that_of_the_points_marked_for_fitting(trainer: str) -> None:
+def test_a_trainers_slack_is_that_of_the_points_marked_for_fitting(trainer: TrainerName) -> None:
     """Each row's share, in hundredths, is the median of its calibration points, and as many as it says."""
     points = read_points(POINTS)
     row = TRAINERS[trainer]

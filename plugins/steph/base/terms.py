@@ -96,21 +96,30 @@ class Purpose(StrEnum):
 
 
 class TrainerName(StrEnum):
-    """How a pipeline's trainer uses memory: the names of the rows in `steph.memory.trainers.TRAINERS`."""
+    """How a pipeline's trainer uses memory: the rows of `steph.memory.trainers.TRAINERS`, or that nobody named one."""
 
     FULL = "full"
     ANSWER = "answer"
     TRL = "trl"
     LIGER = "liger"
     UNSLOTH = "unsloth"
+    UNKNOWN = "unknown"  # asked of `steph fit`: whichever it is
+    UNDESCRIBED = "undescribed"  # of a record: its steph.toml names none
+
+
+NAMED_TRAINERS = tuple(name for name in TrainerName if name not in (TrainerName.UNKNOWN, TrainerName.UNDESCRIBED))
 
 
 class FitVerdict(StrEnum):
-    """Whether a predicted peak has room: FITS only where the upper end of its interval does."""
+    """Whether a predicted peak has room: FITS only where the upper end of its interval does.
+
+    UNKNOWN: nothing that was measured says anything; `steph fit` alone answers so.
+    """
 
     FITS = "fits"
     TOO_CLOSE = "too_close"
     DOES_NOT_FIT = "does_not_fit"
+    UNKNOWN = "unknown"
 
 
 class Verdict(StrEnum):

@@ -16,7 +16,7 @@ from typing import Any
 
 from steph.base.files import UnreadableError, read_json_object
 from steph.base.messages import Message, say, words_of
-from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId
+from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId, TrainerName
 from steph.base.units import gib
 from steph.contract.asked import applied, own_models, passed
 from steph.contract.description import FILE_NAME, Description, DescriptionError, Evaluate, Train, load_description
@@ -339,7 +339,7 @@ def _context(
         pipeline_python=pipeline_python(options, root),
         pipeline_git=git_state(root),
         suite_git=git_state(Path(__file__).resolve().parent),
-        trainer=description.trainer or "undescribed",
+        trainer=description.trainer or TrainerName.UNDESCRIBED,
         described_sha256=hashlib.sha256(of_training.encode()).hexdigest(),
         environment=environment(devices, device_error),
         vram_cap_bytes=options.vram_cap_bytes,

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from steph.base.messages import Message, say
-from steph.base.terms import TrainerName
+from steph.base.terms import NAMED_TRAINERS, TrainerName
 from steph.base.values import Value
 from steph.contract.placeholders import KNOWN_IN_EVALUATE, KNOWN_IN_TRAIN, WHEN, names_in, unknown_placeholder
 from steph.contract.presets import preset_table
@@ -38,6 +38,16 @@ def _inside(path: str) -> str:
     return path
 
 
+def _named(trainer: object) -> object:
+    """The name of a trainer; that nobody named one is said by leaving the key out."""
+    if trainer not in NAMED_TRAINERS:
+        raise ValueError(say("setting.must.one_of", allowed=[*map(repr, map(str, NAMED_TRAINERS))]))
+    return trainer
+
+
+NamedTrainer = Annotated[
+    TrainerName, BeforeValidator(_named), WithJsonSchema({"enum": [*map(str, NAMED_TRAINERS)], "type": "string"})
+]
 Output = Annotated[str, AfterValidator(_inside)]
 Command = Annotated[tuple[str, ...], Field(min_length=1)]
 Words = tuple[str, ...]
@@ -304,7 +314,7 @@ class Description(Value):
     truncation: Literal["right", "keeps_answer"] = "right"
     """Where a row that is too long is cut: `"right"` (its answer goes first) or `"keeps_answer"` (its prompt is
     shortened). Where most answers would be lost, a length is skipped."""
-    trainer: TrainerName | None = None
+    trainer: NamedTrainer | None = None
     """What the trainer's memory follows: `"full"` casts what is not 4-bit to fp32, computes all logits and pads to the
     maximum; `"answer"` casts nothing, computes the answers' logits only and pads to the longest row; `"trl"` is TRL's
     SFTTrainer of 1.x, `"liger"` the same with `use_liger_kernel`, `"unsloth"` Unsloth's loader and checkpointing. Not

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from steph.base.messages import NOTHING, Message, say, words_of
-from steph.base.terms import StageId
+from steph.base.terms import StageId, TrainerName
 from steph.contract.description import load_description
 from steph.memory.forecast import BUILT_IN_CONSTANTS, Constants, Forecast, predict, predict_unknown, ways
 from steph.memory.shapes import ModelShape, ShapeError, model_shape
@@ -56,7 +56,7 @@ class Calibration:
     any, where two lengths were measured; `shortfall` says why two gave none.
     """
 
-    trainer: str
+    trainer: TrainerName
     is_described: bool
     constants: Constants = BUILT_IN_CONSTANTS
     point_count: int = 0
@@ -162,7 +162,7 @@ def _with_context(constants: Constants, points: Sequence[MeasuredPoint]) -> Cons
     return replace(constants, context_bytes=float(median(contexts))) if contexts else constants
 
 
-def workload_of(settings: TrainSettings, trainer: str) -> Workload:
+def workload_of(settings: TrainSettings, trainer: TrainerName) -> Workload:
     """The memory side of a training attempt's settings, with rows of full length."""
     return Workload(
         trainer=trainer,

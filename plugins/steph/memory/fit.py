@@ -13,14 +13,13 @@ from steph.contract.answers import RowLengths, row_lengths
 from steph.memory import needs
 from steph.memory.forecast import Forecast, floor_bytes, largest_fitting, predict, predict_any
 from steph.memory.shapes import TINY, ModelShape, linear_shapes, parameter_count
-from steph.memory.trainers import ASSUMED_TRAINER, TRAINERS, UNKNOWN_TRAINER, AdapterCount, Workload
+from steph.memory.trainers import ASSUMED_TRAINER, TRAINERS, AdapterCount, Workload
 from steph.plan.cards import CARDS
 
 ALL_LINEAR = tuple(linear_shapes(TINY))
 GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
 MEASURED_FORMS = ("", "bitsandbytes", "bnb-4bit", "bnb-8bit")  # others keep other tensors beside their bits
-UNKNOWN = "unknown"  # the verdict where nothing that was measured says anything
 Point = tuple[int, int]  # batch size, max_seq_length
 
 
@@ -35,7 +34,7 @@ class Setting:
     `form`: how the published weights are quantised already. `taken_for`: the common model that only the name tells of.
     """
 
-    trainer: str
+    trainer: TrainerName
     recompute: bool | None = None
     cards: int = 1
     sharing: needs.Sharing = "ddp"
@@ -46,7 +45,7 @@ class Setting:
     @property
     def is_unknown(self) -> bool:
         """Whether nobody said how the program uses memory."""
-        return self.trainer == UNKNOWN_TRAINER
+        return self.trainer is TrainerName.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +70,18 @@ class Fit:
     host: needs.HostNeeds | None
     change: needs.Change | None = None
     larger_card: str = ""
-    by_trainer: Mapping[str, Forecast] = field(default_factory=dict)
-    fitting_trainers: tuple[str, ...] = ()
-    changing_trainers: tuple[str, ...] = ()
+    by_trainer: Mapping[TrainerName, Forecast] = field(default_factory=dict)
+    fitting_trainers: tuple[TrainerName, ...] = ()
+    changing_trainers: tuple[TrainerName, ...] = ()
 
-    def verdict(self, forecast: Forecast) -> str:
+    def verdict(self, forecast: Forecast) -> FitVerdict:
         """The verdict of one forecast."""
-        return str(forecast.verdict(self.vram_bytes))
+        return forecast.verdict(self.vram_bytes)
 
     @property
-    def unforeseen_verdict(self) -> str:
+    def unforeseen_verdict(self) -> FitVerdict:
         """The verdict where there is no forecast: only what is too large for sure is said."""
-        return str(FitVerdict.DOES_NOT_FIT) if self.floor_bytes > self.vram_bytes else UNKNOWN
+        return FitVerdict.DOES_NOT_FIT if self.floor_bytes > self.vram_bytes else FitVerdict.UNKNOWN
 
 
 def not_allowed(option: str, value: object, allowed: Sequence[object]) -> Message:
@@ -90,15 +89,26 @@ def not_allowed(option: str, value: object, allowed: Sequence[object]) -> Messag
     return say("fit.not_allowed", option=option, value=value, allowed=[str(one) for one in allowed])
 
 
-def workload_of_options(trainer: str, targets: Sequence[str], recompute: str | None, **settings: Any) -> Workload:  # noqa: ANN401 - Workload's own fields
+def trainer_named(name: str) -> TrainerName:
+    """The trainer of this name, `unknown` among them; raises FitError naming those that there are."""
+    allowed = (*TRAINERS, TrainerName.UNKNOWN)
+    if name not in allowed:
+        raise FitError(not_allowed("--trainer", name, allowed))
+    return TrainerName(name)
+
+
+def workload_of_options(
+    trainer: TrainerName,
+    targets: Sequence[str],
+    recompute: str | None,
+    **settings: Any,  # noqa: ANN401 - Workload's own fields
+) -> Workload:
     """The options as a workload of one row; raises FitError naming an option whose value is not allowed."""
     if recompute not in (None, "on", "off"):
         raise FitError(not_allowed("--recompute", recompute, ("on", "off")))
-    if trainer not in (*TRAINERS, UNKNOWN_TRAINER):
-        raise FitError(not_allowed("--trainer", trainer, (*TRAINERS, UNKNOWN_TRAINER)))
-    kind = ASSUMED_TRAINER if trainer == UNKNOWN_TRAINER else trainer
+    kind = ASSUMED_TRAINER if trainer is TrainerName.UNKNOWN else trainer
     # an unknown program may do either where nobody says that it recomputes
-    recomputes = recompute == "on" if trainer == UNKNOWN_TRAINER else recompute != "off"
+    recomputes = recompute == "on" if trainer is TrainerName.UNKNOWN else recompute != "off"
     return Workload(kind, 1, 1, target_modules=tuple(targets), recompute=recomputes, **settings)
 
 
@@ -172,7 +182,7 @@ def fit(
     return _with_change(found, shape, smallest, foresee)
 
 
-def _by_trainer(shape: ModelShape, work: Workload, setting: Setting) -> dict[str, Forecast]:
+def _by_trainer(shape: ModelShape, work: Workload, setting: Setting) -> dict[TrainerName, Forecast]:
     """The forecast of each known trainer, as if it had been named."""
     way = replace(work, recompute=setting.recompute is not False)
     return {

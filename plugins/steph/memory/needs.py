@@ -12,7 +12,7 @@ from steph.base.units import GIB
 from steph.memory import terms
 from steph.memory.forecast import Forecast, Term
 from steph.memory.shapes import ModelShape, parameter_count
-from steph.memory.trainers import DEFAULT_TARGETS, HALF, UNKNOWN_TRAINER, Workload
+from steph.memory.trainers import DEFAULT_TARGETS, HALF, Workload
 
 Sharing = Literal["ddp", "fsdp", "zero3"]
 SHARINGS: tuple[Sharing, ...] = ("ddp", "fsdp", "zero3")
@@ -84,12 +84,12 @@ def is_unmeasured_optimizer(name: str) -> bool:
     return name not in terms.OPTIMIZER_BYTES and name.startswith(terms.UNKNOWN_OPTIMIZERS)
 
 
-def estimate_reasons(shape: ModelShape, work: Workload, trainer: str) -> tuple[Message, ...]:
+def estimate_reasons(shape: ModelShape, work: Workload, trainer: TrainerName) -> tuple[Message, ...]:
     """In what a setting goes beyond those that were measured, though the formulas cover it."""
     reasons = [
         say(f"fit.estimate.{kind}", trainer=trainer)
         for kind, trainers in MEASURED_WITH.items()
-        if getattr(work, kind) and trainer not in trainers and trainer != UNKNOWN_TRAINER
+        if getattr(work, kind) and trainer not in trainers and trainer is not TrainerName.UNKNOWN
     ]
     if work.modules_to_save or {"embed_tokens", "lm_head"} & set(work.target_modules):
         reasons.append(say("fit.estimate.head"))
@@ -169,7 +169,7 @@ def _applied(work: Workload, offers: list[tuple[Message, Callable[[Workload], Wo
 
 def _offers(work: Workload, *, is_known: bool) -> Iterator[tuple[Message, Callable[[Workload], Workload]]]:
     """Changes, the cheapest first: nothing but a word, then speed, then precision, then the task itself."""
-    if is_known and work.trainer == TrainerName.TRL:
+    if is_known and work.trainer is TrainerName.TRL:
         yield say("fit.change.liger"), lambda old: replace(old, trainer=TrainerName.LIGER)
     if not work.optimizer.startswith("paged_") and work.optimizer in terms.OPTIMIZER_BYTES:
         yield say("fit.change.paged"), lambda old: replace(old, optimizer="paged_adamw_8bit")
@@ -185,7 +185,7 @@ def _offers(work: Workload, *, is_known: bool) -> Iterator[tuple[Message, Callab
         yield say("fit.change.double"), lambda old: replace(old, double_quant=True)
     if not work.use_4bit:
         yield say("fit.change.four"), lambda old: replace(old, use_4bit=True, use_8bit=False)
-    if is_known and work.trainer != TrainerName.UNSLOTH:
+    if is_known and work.trainer is not TrainerName.UNSLOTH:
         yield say("fit.change.unsloth"), lambda old: replace(old, trainer=TrainerName.UNSLOTH)
     if work.adapter is None and set(work.target_modules) > set(DEFAULT_TARGETS):
         yield say("fit.change.targets"), lambda old: replace(old, target_modules=DEFAULT_TARGETS)

@@ -70,7 +70,7 @@ _TRL = Trainer(
     version="TRL 1.16",
     half_adapter=True,
 )
-TRAINERS: Mapping[str, Trainer] = MappingProxyType(
+TRAINERS: Mapping[TrainerName, Trainer] = MappingProxyType(
     {
         # Hugging Face's Trainer without autocast after prepare_model_for_kbit_training, rows padded to the maximum
         TrainerName.FULL: Trainer(
@@ -128,7 +128,6 @@ OLDER = replace(
     slack_share=0.40,
     marked_points=0,
 )
-UNKNOWN_TRAINER = "unknown"
 ASSUMED_TRAINER = TrainerName.FULL  # of a pipeline that does not say
 
 
@@ -155,7 +154,7 @@ class Workload:
     no graph at all; transformers 5 and TRL use the newer one.
     """
 
-    trainer: str
+    trainer: TrainerName
     batch_size: int
     width: int
     gradient_accumulation_steps: int = 1

@@ -90,7 +90,7 @@ class Context(Value):
     pipeline_git: GitState
     suite_git: GitState
     environment: Environment
-    trainer: TrainerName | Literal["undescribed"] | None = None  # as steph.toml says; None in older records
+    trainer: TrainerName | None = None  # as steph.toml says; None in older records
     described_sha256: str | None = None  # of what steph.toml says of models, rows and training; None in older records
     vram_cap_bytes: int | None = None
     twin: bool = False

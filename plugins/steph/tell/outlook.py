@@ -140,7 +140,7 @@ def _measured(card: CardOutlook, point: tuple[int, int], measured: int | None) -
     return replace(card, grid={**card.grid, point: peak})
 
 
-def _work(target: TrainSettings, trainer: str, record: Record) -> Workload:
+def _work(target: TrainSettings, trainer: TrainerName, record: Record) -> Workload:
     """The production run in the least memory, its answers as long as those that H-2 was trained on."""
     least, trained = leanest(workload_of(target, trainer)), record.stages[StageId.H2].last_attempt
     answer_tokens = trained.longest_answer_tokens if trained else None

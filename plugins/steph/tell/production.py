@@ -11,7 +11,7 @@ from pathlib import Path
 
 from steph.base import units
 from steph.base.messages import phrase, text
-from steph.base.terms import StageId
+from steph.base.terms import StageId, TrainerName
 from steph.contract import production as contract
 from steph.contract.description import Description
 from steph.memory.shapes import ShapeError, model_shape, parameter_count
@@ -237,7 +237,7 @@ def _training_seconds(record: Record, target: TrainSettings) -> tuple[float | No
         rows_done = min(rows_done, max(1, round(found.train_rows * found.epochs_done)))
     if not row_seconds or rows_done <= 0:
         return None, None
-    trainer = TRAINERS.get(record.context.trainer or "")
+    trainer = TRAINERS.get(record.context.trainer or TrainerName.UNDESCRIBED)
     pads = trainer is not None and trainer.pads_to_maximum
     growth = target.max_seq_length / settings.max_seq_length if pads else 1.0
     per_row = growth * settings.num_processes * row_seconds / rows_done

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from steph.base.terms import TrainerName
 from steph.memory.forecast import moving_bytes
 from steph.memory.shapes import BUILT_IN, linear_shapes
 from steph.memory.trainers import Workload
@@ -13,7 +14,7 @@ SMALL, TIED, NORMED = (
     BUILT_IN[f"Qwen/{name}"] for name in ("Qwen1.5-1.8B-Chat", "Qwen2.5-1.5B-Instruct", "Qwen3-1.7B")
 )
 ALL_LINEAR = tuple(linear_shapes(SMALL))
-ANSWER, FULL = Workload("answer", 2, 512), Workload("full", 2, 512)
+ANSWER, FULL = Workload(TrainerName.ANSWER, 2, 512), Workload(TrainerName.FULL, 2, 512)
 CASES = {
     "small": (SMALL, ANSWER),
     "small-kept": (SMALL, replace(ANSWER, recompute=False)),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from steph.base.terms import TrainerName
 from steph.child.count import CountError, built, counted
 from steph.memory import terms
 from steph.memory.shapes import BUILT_IN, config_of, linears, parameter_count, shape_of_counts
@@ -44,7 +45,7 @@ def test_a_counted_model_is_the_shape_that_its_config_gives(tmp_path: Path) -> N
 def test_pefts_count_is_the_formulas(tmp_path: Path, adapter: dict[str, Any], work: dict[str, Any]) -> None:
     """LoRA, DoRA's magnitudes and modules trained as a whole, where names alone say them."""
     found = _count(tmp_path, config_of(SHAPE), {"r": 8, **adapter})["adapter"]
-    asked = Workload("trl", 1, 1, lora_r=8, **work)
+    asked = Workload(TrainerName.TRL, 1, 1, lora_r=8, **work)
     assert found["lora"] == terms.lora_parameters(SHAPE, asked)
     assert found["magnitude"] == terms.magnitude_parameters(SHAPE, asked)
     assert found["whole"] == terms.whole_parameters(SHAPE, asked)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from steph.base.terms import TrainerName
 from steph.memory.shapes import BUILT_IN
 from steph.memory.trainers import Workload
 
@@ -302,7 +303,7 @@ def test_memory_of_long_answers_is_flat(monkeypatch: pytest.MonkeyPatch, chunked
     monkeypatch.setattr("app.fast.loss.CHUNK_POSITIONS", 128)
     monkeypatch.setattr("app.fast.loss._is_body_head_and_loss", lambda _: True)
     shape = replace(BUILT_IN["Qwen/Qwen3-8B"], num_hidden_layers=2)
-    work = Workload("answer", 1, 2048, target_modules=("q_proj", "v_proj", "gate_proj", "down_proj"))
+    work = Workload(TrainerName.ANSWER, 1, 2048, target_modules=("q_proj", "v_proj", "gate_proj", "down_proj"))
     sizes = ((2048, 1268), (1584, 1330), (1640, 1453), (1976, 1511))
     from counted_step import counted_long_answers
 
