@@ -68,6 +68,7 @@ class StepsEvidence:
     epochs: float | None
     settings: TrainSettings
     says_packing: bool = False
+    stopped_itself: bool = False  # by a callback, after an evaluation
 
 
 def says_packing(output: str) -> bool:
@@ -80,6 +81,8 @@ def steps_check(evidence: StepsEvidence) -> Check:
     done, due, counted = evidence.done, evidence.due, evidence.counted
     if done is None or due is None:
         return STEPS_COMPLETE.check(None, "unknown", done=done, due=due)
+    if evidence.stopped_itself and counted is not None and done < counted:
+        return STEPS_COMPLETE.check(False, "stopped", severity=WARN, done=done, due=due)
     if done == counted and done < due and _lacks_a_step(evidence):
         epochs, asked = evidence.epochs, evidence.settings.num_epochs
         return STEPS_COMPLETE.check(False, "short_epoch", severity=WARN, done=done, due=due, epochs=epochs, asked=asked)

@@ -300,7 +300,7 @@ def _empty_files_check(artifacts: tuple[Artifact, ...]) -> Check:
 
 
 def _steps_evidence(evidence: TrainEvidence, outcome: TrainOutcome, state: TrainerState, packed: bool) -> StepsEvidence:
-    ends = _ends(evidence)
+    ends, seen = _ends(evidence), training_in(evidence.witness)
     return StepsEvidence(
         done=outcome.steps_done,
         due=outcome.steps_due,
@@ -308,6 +308,7 @@ def _steps_evidence(evidence: TrainEvidence, outcome: TrainOutcome, state: Train
         epochs=outcome.epochs_done,
         settings=evidence.settings,
         says_packing=packed,
+        stopped_itself=seen is not None and seen.ends is not None and seen.ends.stopped_itself,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 
 from steph.base.messages import Message, say
 from steph.base.text import one_line
+from steph.base.units import MISSING
 from steph.judge.checks_figures import SCALE_TOLERANCE, scaled_loss
 from steph.judge.checks_rows import row_checks
 from steph.judge.checks_seen import (
@@ -210,6 +211,11 @@ def _steps_check(evidence: TrainEvidence, seen: Seen) -> Check:
     if done is None:
         return STEPS_SEEN.check(None, "none")
     due = (ends.due if ends else None) or begins.steps_due
+    if due is not None and done != due and ends is not None and ends.stopped_itself:
+        names = [one_line(name, 60) for name in ends.stopped_by or ()] or MISSING
+        return STEPS_SEEN.check(
+            False, "stopped", severity=WARN, due=due, done=done, evaluations=ends.evaluations, callbacks=names
+        )
     if due is not None and done != due:
         return STEPS_SEEN.check(False, "differs", due=due, done=done)
     is_packed = begins.packing or any(batch.packed for batch in seen.batches)

@@ -310,10 +310,19 @@ class TrainingEnds(Fact):
     touched_between: int | None = None  # of these, in which something else than the optimizer changed LoRA's matrices
     own_losses: tuple[tuple[float, float, bool], ...] = ()  # the step's, the model's, and whether it knew the tokens
     optimizer_age: tuple[int, float] | None = None  # steps in a row, and how many of them the optimizer knows of
+    evaluations: int | None = None
+    stopped_by: tuple[str, ...] | None = (
+        None  # callbacks that may have, where one of them ended it before its last step
+    )
     rateless_steps: int | None = None  # of the optimizer, with a learning rate of zero in all of its groups
     matrices: Matrices | None = None
     base: BaseCompared | None = None
     own_code: OwnCode | None = None
+
+    @property
+    def stopped_itself(self) -> bool:
+        """Whether a callback ended it early, in view of an evaluation, as early stopping does."""
+        return self.stopped_by is not None and bool(self.evaluations) and not self.raised
 
 
 class Generation(StateFact):

@@ -103,6 +103,74 @@ def _rows_as(changed: str) -> Change:
     return (COLLATOR, EACH_ROW, f"        rows = {changed}\n{EACH_ROW}")
 
 
+EVALUATED = (
+    '        eval_strategy="steps", eval_steps=2, metric_for_best_model="eval_loss", per_device_eval_batch_size=2,\n'
+)
+
+
+# bitsandbytes lays 4-bit weights out for the CPU in the first evaluation, and then can't train with them any more
+STAYS_TRAINABLE = (
+    "    for layer in model.modules():\n"
+    "        if hasattr(layer, 'support_avx512bf16_for_cpu'): layer.support_avx512bf16_for_cpu = False\n"
+)
+
+
+def _stopping(callback: str, *, setup: str = "", arguments: str = EVALUATED) -> tuple[Change, ...]:
+    """A training with a callback beside its own ones, and with evaluations."""
+    given = "        eval_dataset=encoded.rows[:2],\n        data_collator=collator,\n"
+    return (
+        (RUN, REPORTED, REPORTED + arguments),
+        (RUN, "        data_collator=collator,\n", given),
+        (RUN, "    trainer.train(", f"{setup}    trainer.add_callback({callback})\n    trainer.train("),
+        (RUN, "    model.train()", STAYS_TRAINABLE + "    model.train()"),
+    )
+
+
+def _own_callback(event: str, body: str) -> str:
+    return (
+        "    from transformers import TrainerCallback\n    class Own(TrainerCallback):\n"
+        f"        def {event}(self, args, state, control, **_):\n            {body}\n"
+    )
+
+
+NEVER_BETTER = "__import__('transformers').EarlyStoppingCallback(1, 1e9)"
+AT_FOUR = "if state.global_step == 4: control.should_training_stop = True"
+STOPPING = (
+    planted("early stopping", *_stopping(NEVER_BETTER)),
+    planted(
+        "early stopping, and the best checkpoint is loaded",
+        *_stopping(NEVER_BETTER, arguments=EVALUATED + "        load_best_model_at_end=True,\n"),
+        (RUN, "save_steps=settings.save_steps", "save_steps=2"),
+    ),
+    planted(
+        "a callback of its own that the last evaluation satisfies",
+        *_stopping("Own()", setup=_own_callback("on_step_end", AT_FOUR)),
+    ),
+)
+ENDING = (
+    planted(
+        "a callback that ends the training before it was evaluated",
+        *_stopping("Own()", setup=_own_callback("on_step_end", AT_FOUR), arguments=""),
+    ),
+    planted(
+        "an exception that is swallowed ends the training",
+        *_stopping(NEVER_BETTER),
+        (
+            METRICS,
+            LOSS,
+            "        try:\n            if self.state.global_step == 3: raise RuntimeError('lost')\n    "
+            + LOSS
+            + "        except RuntimeError:\n            self.control.should_training_stop = True\n"
+            "            loss = torch.ones(())\n",
+        ),
+    ),
+    planted(
+        "a step of its own ends the training",
+        *_stopping(NEVER_BETTER),
+        (METRICS, LOSS, "        self.control.should_training_stop = self.state.global_step == 3\n" + LOSS),
+    ),
+)
+
 TRAININGS = (
     planted(
         "each batch is its first row",
@@ -872,9 +940,7 @@ SOUND_TRAININGS = (
         (
             RUN,
             "    model.train()",
-            "    for layer in model.modules():\n"
-            "        if hasattr(layer, 'support_avx512bf16_for_cpu'): layer.support_avx512bf16_for_cpu = False\n"
-            "    model.train()",
+            STAYS_TRAINABLE + "    model.train()",
         ),
     ),
     planted(

@@ -17,17 +17,20 @@ from pathlib import Path
 
 import pytest
 from planted_reference import (
+    ENDING,
     EVALUATIONS,
     SCRIPT_EVALUATE,
     SCRIPT_TRAIN,
     SOUND_EVALUATIONS,
     SOUND_TRAININGS,
+    STOPPING,
     TRAININGS,
     Planted,
     copy_of,
 )
 from small_run import LETTERS, TOPICS, RunScript
 from steph.base.files import sha256_of
+from steph.base.terms import Severity
 from steph.child import supervisor
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_evaluation import judge_evaluation
@@ -181,6 +184,22 @@ def test_a_training_is_seen_as_it_was(
     assert not evidence.witness.of(Blind)
     found = broken(judge_training(evidence)[1])
     assert set(found) == variant.broken, f"{found}\n{evidence.output[-3000:]}"
+
+
+@pytest.mark.parametrize("variant", [*STOPPING, *ENDING], ids=lambda variant: variant.what)
+def test_a_training_that_ends_early_fails_unless_it_stopped_itself(
+    variant: Planted, host: Host, tiny_model: Path, long_rows: Path, trained: tuple[TrainEvidence, Path]
+) -> None:
+    """Early stopping is a warning that names its callback, and no other check complains; other short trainings fail."""
+    root = copy_of(variant, trained[1].with_name(f"stop-{abs(hash(variant.what))}"))
+    evidence = train(host, root, tiny_model, long_rows)
+    assert evidence.returncode == 0, evidence.output[-2000:]
+    found = {check.id: check for check in judge_training(evidence)[1] if check.holds is False}
+    failed = {name for name, check in found.items() if check.severity is Severity.FAIL}
+    assert failed == (set() if variant in STOPPING else {"steps_complete", "steps_seen"}), str(found)
+    assert set(found) == {"loss_below_chance", "steps_complete", "steps_seen"}, str(found)
+    name = "EarlyStoppingCallback" if "early" in variant.what else "Own"
+    assert (name in str(found["steps_seen"].message)) == (variant in STOPPING)
 
 
 @pytest.mark.parametrize("variant", [*SOUND_EVALUATIONS, *EVALUATIONS], ids=lambda variant: variant.what)

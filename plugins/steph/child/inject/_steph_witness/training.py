@@ -40,6 +40,8 @@ class _Training:
         self.losses: list[tuple[int, Any]] = []  # what the Trainer's own `training_step` gave, by steps done
         self.own_loss: Any = None  # what the model gave for this micro-batch, and whether it was told how many tokens
         self.own_losses: list[Any] = []  # beside each of `losses`
+        self.evaluations = 0
+        self.stopped_by: list[str] | None = None  # callbacks, where one of them ended the training before its last step
         self.start = movement.snapshot(models.unwrapped(model))
 
 
@@ -135,12 +137,15 @@ def model_predicted(logits: Any) -> None:
 
 def hook_callbacks(module: ModuleType) -> None:
     """Every Trainer has this callback, which leaves these events to its base: methods that do nothing."""
+    from . import splice
+
     cls = module.DefaultFlowCallback
     tokens.load()
     for name, own in (("on_train_begin", _begins), ("on_log", _logs), ("on_train_end", _ends)):
         if name in vars(cls):
             raise RuntimeError(f"DefaultFlowCallback has its own {name}")
         setattr(cls, name, own)
+    splice.around(module.CallbackHandler.call_event, before=_event_comes, after=_event_went)
 
 
 def in_progress(*, of_trainer: bool = False) -> bool:
@@ -297,6 +302,31 @@ def _logged(state: Any, logs: dict[str, Any]) -> None:
     facts.write("logged", step=int(state.global_step), eval=any(key.startswith("eval_") for key in logs), **known)
 
 
+def _event_comes(given: dict[str, Any]) -> dict[str, Any] | None:
+    training = _Now.training
+    if training is None or training.source != "trainer" or given["control"].should_training_stop:
+        return None
+    training.evaluations += given["event"] == "on_evaluate"
+    return given
+
+
+def _event_went(given: dict[str, Any] | None, control: Any) -> None:
+    """A callback may end the training, as early stopping does; who writes to `control` elsewhere is no callback."""
+    training = _Now.training
+    if training is None or given is None or not control.should_training_stop:
+        return
+    if given["state"].global_step < given["state"].max_steps:
+        training.stopped_by = sorted({type(one).__name__ for one in given["self"].callbacks if _may_stop(type(one))})
+
+
+def _may_stop(callback: type) -> bool:
+    """Whether its own code, and not the Trainer's usual course, speaks of the switch that ends a training."""
+    if callback.__name__ == "DefaultFlowCallback":
+        return False
+    own = (value for cls in callback.__mro__ if cls.__name__ != "TrainerCallback" for value in vars(cls).values())
+    return any("should_training_stop" in one.__code__.co_names for one in own if hasattr(one, "__code__"))
+
+
 def _number(value: Any) -> float | None:
     if isinstance(value, (int, float)):
         return float(value)
@@ -341,7 +371,7 @@ def _told(training: _Training) -> dict[str, Any]:
         "forwards": training.forwards, "bare_forwards": training.bare_forwards, "first_losses": losses,
         "own_losses": [[float(given), float(own[0]), own[1]]
                        for (_, given), own in zip(training.losses, training.own_losses) if own is not None],
-        "gaps": len(training.between),
+        "evaluations": training.evaluations, "stopped_by": training.stopped_by, "gaps": len(training.between),
         "touched_between": sum(before.tolist() != now.tolist() for before, now in training.between),
         "optimizer_age": None if age is None or not age[1] else [age[0], max(map(float, age[1]))],
     }  # fmt: skip
