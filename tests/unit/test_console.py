@@ -25,10 +25,10 @@ class Clock:
     ("shown", "text"),
     [
         (Progress(61.9), "1:01"),
-        (Progress(3700, step=3, total_steps=50), "61:40  step 3/50"),
+        (Progress(3700, step=3, total_steps=50), "1:01:40  step 3/50"),
         (Progress(5, step=3), "0:05"),
         (Progress(5, step=290, total_steps=291, label="Loading weights"), "0:05  Loading weights 290/291"),
-        (Progress(5, used_bytes=GIB, peak_bytes=round(2.25 * GIB)), "0:05  VRAM 1.0 GiB (peak 2.2)"),
+        (Progress(5, used_bytes=GIB, peak_bytes=round(2.25 * GIB)), "0:05  VRAM 1.00 GiB (peak 2.25 GiB)"),
         (Progress(5, used_bytes=GIB), "0:05"),
     ],
 )
@@ -76,4 +76,4 @@ def test_a_log_has_a_line_now_and_then() -> None:
     console.progress("H-2", Progress(2 * HEARTBEAT_SECONDS - 1))
     clock.now += 1
     console.transfer("H-1 m", GIB, 4 * GIB)
-    assert said == ["H-2  0:30\n", "H-1 m  1.00 of 4.00 GiB\n"]
+    assert said == ["H-2  0:30\n", "H-1 m  1.00 GiB of 4.00 GiB\n"]

@@ -76,7 +76,7 @@ def test_other_processes_on_the_card_are_named() -> None:
     )
     found = diagnose(STEP.replace(OOM, message), 1)
     assert found.case == "oom_other_process"
-    assert "3.8 GiB" in str(found.meaning)
+    assert "3.80 GiB" in str(found.meaning)
     whole = message.replace("3.80 GiB", "22.80 GiB")
     assert diagnose(STEP.replace(OOM, whole), 1).case != "oom_other_process"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from steph.base.units import GIB, gib
+from steph.base.units import clock, gib
 from steph.conduct.preparation import Setup
 from steph.run.journal import Journal
 
@@ -62,7 +62,7 @@ class Console:
 
     def transfer(self, title: str, done_bytes: int, due_bytes: int) -> None:
         """Show how far a download has come."""
-        self._show(f"{title}  {done_bytes / GIB:.2f} of {gib(due_bytes)}")
+        self._show(f"{title}  {gib(done_bytes)} of {gib(due_bytes)}")
 
     def _wait_seconds(self) -> float:
         return LIVE_SECONDS if self.is_terminal else HEARTBEAT_SECONDS
@@ -80,12 +80,11 @@ class Console:
 
 def progress_text(shown: Shown) -> str:
     """Elapsed time, step and VRAM, each only where it is known."""
-    minutes, seconds = divmod(int(shown.elapsed_seconds), 60)
-    parts = [f"{minutes}:{seconds:02d}"]
+    parts = [clock(int(shown.elapsed_seconds))]
     if shown.step is not None and shown.total_steps is not None:
         parts.append(f"{shown.label or 'step'} {shown.step}/{shown.total_steps}")
     if shown.used_bytes is not None and shown.peak_bytes is not None:
-        parts.append(f"VRAM {shown.used_bytes / GIB:.1f} GiB (peak {shown.peak_bytes / GIB:.1f})")
+        parts.append(f"VRAM {gib(shown.used_bytes)} (peak {gib(shown.peak_bytes)})")
     return "  ".join(parts)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from steph.base.messages import Message, catalog, has_message, placeholders, say
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
-from steph.base.units import GIB
+from steph.base.units import GIB, gib
 from steph.diagnose.exceptions import Chain
 from steph.diagnose.figures import Collective, Losses, RankEnd, behind, unlike
 from steph.diagnose.table import Case, Program, Step, cases, common_settings, package_of, programs, steps, steps_of
@@ -127,6 +127,7 @@ class Facts:
         program = dict(self.program.settings) if self.program else {}
         length = self.length or 0
         late, pair = behind(self.collectives), unlike(self.collectives)
+        slack = _slack(oom)
         said: Mapping[str, object] = {
             "batch_size": self.batch_size,
             "half_batch": self.batch_size and max(1, self.batch_size // 2),
@@ -144,9 +145,9 @@ class Facts:
             "second_work": pair and pair[1].work,
             "shared_number": pair and pair[0].number,
             "program": self.program and self.program.name,
-            "card_total": _size(oom.total_bytes),
-            "allocated": _size(oom.allocated_bytes),
-            "unallocated": _size(_slack(oom)),
+            "card_total": oom.total_bytes and gib(oom.total_bytes),
+            "allocated": oom.allocated_bytes and gib(oom.allocated_bytes),
+            "unallocated": slack and gib(slack),
         }
         return {**common_settings(), **program, **{key: str(value) for key, value in said.items() if value}}
 
@@ -154,10 +155,6 @@ class Facts:
 def _slack(oom: OomNumbers) -> int | None:
     both = oom.reserved_bytes is not None and oom.allocated_bytes is not None
     return (oom.reserved_bytes or 0) - (oom.allocated_bytes or 0) if both else None
-
-
-def _size(size: int | None) -> str | None:
-    return None if size is None else f"{size / GIB:.1f} GiB"
 
 
 def facts_of(

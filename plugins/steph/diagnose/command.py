@@ -14,6 +14,7 @@ from typing import BinaryIO
 from steph.base.messages import text
 from steph.base.terms import Cause, Phase
 from steph.base.text import encoding_of
+from steph.base.units import gib
 from steph.diagnose.advice import facts_of
 from steph.diagnose.engine import diagnose
 from steph.diagnose.exceptions import chains_of
@@ -102,7 +103,7 @@ def _as_text(found: Diagnosis) -> list[str]:
     out += [f"evidence: {line}" for line in found.evidence]
     if found.oom:
         figures = {key: value for key, value in found.oom.model_dump().items() if value is not None}
-        out += [f"{key}: {value} ({value / (1 << 30):.2f} GiB)" for key, value in figures.items()]
+        out += [f"{key}: {value} ({gib(value)})" for key, value in figures.items()]
     out += [f"meaning: {found.meaning}"] if found.meaning else []
     return out + [f"advice: {line}" for line in found.advice]
 

@@ -8,7 +8,7 @@ from statistics import median
 
 from steph.base.messages import Message, say
 from steph.base.terms import FitVerdict, StageId
-from steph.base.units import GIB
+from steph.base.units import duration, gib
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
 from steph.memory.trainers import TRAINERS
 from steph.record.settings import TrainSettings
@@ -56,7 +56,7 @@ def _time(attempt: Attempt) -> Iterator[Message]:
     if len(steps) < LEAST_STEPS:
         return
     if attempt.seconds and sum(steps) < (1 - LARGE_SHARE) * attempt.seconds:
-        yield say("slow.loading", beside=attempt.seconds - sum(steps), total=attempt.seconds)
+        yield say("slow.loading", beside=duration(attempt.seconds - sum(steps)), total=duration(attempt.seconds))
     middle = median(steps)
     late = [seconds for seconds in steps[1:] if seconds > SLOW_STEP * middle]  # the first one warms up
     if sum(late) - len(late) * middle > LARGE_SHARE * sum(steps):
@@ -81,7 +81,7 @@ def _room(record: Record, settings: TrainSettings, found: Calibration) -> Iterat
     work = workload_of(settings, found.trainer)
     kept = found.forecast(found.shape, replace(work, recompute=False))
     if kept.verdict(usable) is FitVerdict.FITS:
-        yield say("slow.recompute", peak=kept.peak.peak_bytes / GIB, card=usable / GIB)
+        yield say("slow.recompute", peak=gib(kept.peak.peak_bytes), card=gib(usable))
     for times in LARGER_BATCHES:
         larger = found.forecast(found.shape, replace(work, batch_size=times * settings.batch_size))
         if larger.verdict(usable) is FitVerdict.FITS:

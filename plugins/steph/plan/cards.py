@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from steph.base.messages import NOTHING, Message, phrase, say
-from steph.base.units import GIB
+from steph.base.units import GIB, gib
 from steph.record.environment import BF16_SINCE
 
 
@@ -47,7 +47,7 @@ class Card:
         bf16 = say("card.bf16" if self.computes_bf16 else "card.no_bf16")
         capability, basis = ".".join(map(str, self.capability)), say(f"card.{self.basis}")
         return phrase(
-            "card.words", name=self.name, usable=self.usable_gib, basis=basis, capability=capability, bf16=bf16
+            "card.words", name=self.name, usable=gib(self.usable_bytes), basis=basis, capability=capability, bf16=bf16
         )
 
 
