@@ -7,7 +7,7 @@ most counts, and among equals the one printed first, since later ones are mostly
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -36,7 +36,7 @@ _EVIDENCE_CHARACTERS = 600
 _EVIDENCE_LINES = 5
 _REPORT_CHARACTERS = 3000
 _FRAMES_LOOKED_AT, _FRAME_CHARACTERS = 200, 500
-_SIGKILL, _SIGTERM, _TIMEOUT_STATUS = 9, 15, 124
+_SIGKILL, _TIMEOUT_STATUS = 9, 124
 _REPORTED = re.compile(
     r"^(?=.{0,200}?\b(?:ERROR|CRITICAL|FATAL|[Ee]rror|[Ff]ailed|[Ff]ailure)\b|.{0,200}?失敗)(?!\s*['\"(])(?!.*[Rr]etry)"
     r".{1,200}?(?P<type>\b(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Timeout)): (?P<message>.{1,2000})"
@@ -79,8 +79,12 @@ class _Log:
 
     @property
     def text(self) -> str:
-        """The lines as one text."""
         return "\n".join(line.text for line in self.lines)
+
+    def ended(self, cause: Cause, how: str) -> _Candidate:
+        """A candidate from how the process ended, with the last two lines that it printed."""
+        last = [line.text for line in self.lines[-40:] if line.text.strip()][-2:]
+        return _Candidate(Clue(cause, Weight.SIGNAL), len(self.lines), (how, *last))
 
 
 def diagnose(
@@ -95,19 +99,21 @@ def diagnose(
     suite itself ended the process at its limit. Nonzero never gives `none`.
     """
     read = _read(log)
-    chosen = _choose(read, returncode, tuple(probes), deadline_hit)
+    chosen = _choose(read, returncode, probes, deadline_hit)
     if chosen is None:
         return Diagnosis(cause=Cause.NONE)
-    cause = chosen.clue.cause
-    chain = chosen.chain or _chain_of(read, chosen)
-    writer = chosen.root.rank if chosen.root else None
-    rank, rank_words = failed_rank(read.ends, chosen.rank, writer)
+    cause, root, chain = chosen.clue.cause, chosen.root, chosen.chain
+    if not chain:  # the exception that followed the line that told the cause, where it is of the same cause
+        later = [chain for chain in read.chains if chain[0].index > chosen.index]
+        chain = next((chain for chain in later if any(clue_of(one).cause is cause for one in chain)), ())
+    rank, rank_words = failed_rank(read.ends, chosen.rank, root.rank if root else None)
     oom = _oom(read, chosen) if cause in (Cause.CUDA_OOM, Cause.HOST_OOM) else None
     hung = collectives_of(read.lines) if cause is Cause.TIMEOUT else ()
-    last_frame = next((raised.last_frame for raised in chain if raised is chosen.root), "")
+    last_frame = next((raised.last_frame for raised in chain if raised is root), "")
     shown = clip(read.text, _FACTS_CHARACTERS, _FACTS_CHARACTERS)
     facts = facts_of(shown, read.losses, read.ends, oom, hung, last_frame)
-    phase = _phase(read, chosen, chain)
+    is_of_losses = cause is Cause.NAN_LOSS and read.losses.bad and not chain
+    phase = Phase.STEP if is_of_losses else phase_of(read.lines, chosen.index, chain)
     told = "\n".join(chosen.evidence)
     above = "\n".join(line.text for line in read.lines if chosen.index - _LINES_ABOVE <= line.index < chosen.index)
     case = case_of(cause, chosen.clue.case, phase, chain, told, read.text, facts, above if chain else "")
@@ -116,34 +122,35 @@ def diagnose(
     first = advice_of_unknown(chain, cause) if case is None and cause in _OFTEN_SAY_WHAT_TO_DO else ()
     words = words_of(cause, case, facts, captured(case, texts) if case else None, first)
     evidence = _telling(chosen, case)
+    every = (*rank_words, *evidence, *_quoted(read, case, hung, evidence))
+    unique = dict.fromkeys(redact(text.strip())[:_EVIDENCE_CHARACTERS] for text in every if text.strip())
+    is_bare_kill = chosen.weight is Weight.SYMPTOM or any(map(_BARE_KILL.search, chosen.evidence))
+    confidence: Literal["certain", "likely", "guess"]
+    if cause is Cause.HOST_OOM and is_bare_kill:
+        confidence = "likely"  # an administrator or a scheduler can send a SIGKILL, too
+    elif chosen.weight >= Weight.SYMPTOM:
+        confidence = case.sure if case else "certain"
+    else:
+        confidence = "likely" if chosen.weight >= Weight.LIKELY or case is not None else "guess"
     return Diagnosis(
         cause=cause,
         case=case.id if case else None,
-        confidence=_confidence(chosen, case),
+        confidence=confidence,
         phase=phase,
         rank=rank,
-        evidence=_shown((*rank_words, *evidence, *_quoted(read, case, hung, evidence))),
+        evidence=tuple(unique)[:_EVIDENCE_LINES],
         oom=oom,
         meaning=words.meaning,
         advice=words.steps,
     )
 
 
-def _phase(read: _Log, chosen: _Candidate, chain: Chain) -> Phase | None:
-    if chosen.clue.cause is Cause.NAN_LOSS and read.losses.bad and not chain:
-        return Phase.STEP
-    return phase_of(read.lines, chosen.index, chain)
-
-
-def _confidence(chosen: _Candidate, case: Case | None) -> Literal["certain", "likely", "guess"]:
-    """How sure the cause is: a wording that only it has, one that fits it, or the best of little."""
-    clue = chosen.clue
-    is_bare = clue.weight is Weight.SYMPTOM or any(map(_BARE_KILL.search, chosen.evidence))
-    if clue.cause is Cause.HOST_OOM and is_bare:
-        return "likely"  # an administrator or a scheduler can send a SIGKILL, too
-    if clue.weight >= Weight.SYMPTOM:
-        return case.sure if case else "certain"
-    return "likely" if clue.weight >= Weight.LIKELY or case is not None else "guess"
+def first_traceback(log: str) -> str | None:
+    """The root exception's traceback as printed, prefixes and colours off, at most about 12 KB; None without one."""
+    read = _read(log)
+    chosen = _choose(read, 1, (), False)
+    root = chosen.root if chosen and chosen.root else next((c[0] for c in read.chains if c[0].frames), None)
+    return redact(shortened("\n".join(root.printed))) if root is not None and root.frames else None
 
 
 def _telling(chosen: _Candidate, case: Case | None) -> tuple[str, ...]:
@@ -174,22 +181,6 @@ def _quoted(read: _Log, case: Case | None, hung: tuple[Collective, ...], told: t
     return [one for one in (*wanted, *(rank.line for rank in ranks)) if not any(one in line for line in told)]
 
 
-def _chain_of(read: _Log, chosen: _Candidate) -> Chain:
-    """The exception that followed the line that told the cause, where it is of the same cause."""
-    later = [chain for chain in read.chains if chain[0].index > chosen.index]
-    return next((chain for chain in later if any(clue_of(one).cause is chosen.clue.cause for one in chain)), ())
-
-
-def first_traceback(log: str) -> str | None:
-    """The root exception's traceback as printed, prefixes and colours off, at most about 12 KB; None without one."""
-    read = _read(log)
-    chosen = _choose(read, 1, (), False)
-    root = chosen.root if chosen and chosen.root else next((c[0] for c in read.chains if c[0].frames), None)
-    if root is None or not root.frames:
-        return None
-    return redact(shortened("\n".join(root.printed)))
-
-
 def _read(log: str) -> _Log:
     lines = lines_of(log)
     telling = [line for line in lines if len(line.text) >= TELLING_CHARACTERS]
@@ -203,46 +194,45 @@ def _read(log: str) -> _Log:
     )
 
 
-def _choose(read: _Log, returncode: int | None, probes: tuple[Probe, ...], deadline_hit: bool) -> _Candidate | None:
-    losses = _from_losses(read)
+def _choose(read: _Log, returncode: int | None, probes: Sequence[Probe], deadline_hit: bool) -> _Candidate | None:
+    """The candidate that says most; None where nothing failed."""
+    bad = read.losses.bad
+    clue, shown = Clue(Cause.NAN_LOSS, Weight.SYMPTOM), tuple(line.text for line in bad[:3])
+    losses = [_Candidate(clue, bad[0].index, shown)] if bad else []
     if returncode == 0 and read.has_metrics:
-        return losses
+        return _best(losses)
     raised = [_from_chain(chain) for chain in read.chains if not chain[0].ignored]
+    late = [one for one in raised if one.index > read.last_progress]
+    if deadline_hit:  # a process that raised and then hung until its limit failed of what it raised
+        own = (one for one in late if one.weight >= Weight.CERTAIN and one.root and one.root.has_header)
+        return _best(own) or read.ended(Cause.TIMEOUT, "deadline reached")
+    # after what is late nothing shows progress; where that is a launcher's report at the end, one before it counted too
+    unhandled = raised if late and all(one.weight is Weight.ECHO for one in late) else late
     printed = _from_lines(read)
-    if deadline_hit:
-        return _at_deadline(read, raised)
     if returncode in (0, None):
-        found = [*_unhandled(read, raised), *printed]
+        found = [*unhandled, *printed]
         if returncode is None and not found:
             found = _from_end(read)
         if returncode == 0:
             found = [one for one in found if one.root is not None and one.root.has_header]
-        return _best((*found, *_one(losses)))
-    found = [*(_unhandled(read, raised) or raised[-1:]), *printed, *_one(losses), *_from_status(returncode, read)]
-    return _best((*found, *_from_probes(read, probes, found))) or _unexplained(read, returncode)
+        return _best((*found, *losses))
+    found = [*(unhandled or raised[-1:]), *printed, *losses]
+    number = -returncode if returncode < 0 else returncode - 128 if 128 < returncode < 128 + 65 else 0
+    status = f"exit status {returncode}" + (f" (signal {number})" if number else "")
+    if returncode == _TIMEOUT_STATUS or number == _SIGKILL:
+        found.append(read.ended(Cause.TIMEOUT if returncode == _TIMEOUT_STATUS else Cause.HOST_OOM, status))
+    return _best((*found, *_from_probes(probes, found))) or read.ended(Cause.OTHER, status)
 
 
-def _unhandled(read: _Log, raised: list[_Candidate]) -> list[_Candidate]:
-    """Those after which nothing shows progress; a launcher's report at the end says that one before it counted too."""
-    late = [one for one in raised if one.index > read.last_progress]
-    return raised if late and all(one.weight is Weight.ECHO for one in late) else late
-
-
-def _best(found: Sequence[_Candidate]) -> _Candidate | None:
+def _best(found: Iterable[_Candidate]) -> _Candidate | None:
     return min(found, key=lambda one: (-one.weight, one.index), default=None)
-
-
-def _one(candidate: _Candidate | None) -> tuple[_Candidate, ...]:
-    return () if candidate is None else (candidate,)
 
 
 def _from_chain(chain: Chain) -> _Candidate:
     clues = [(raised, clue_of(raised)) for raised in chain]
     root, clue = min(clues, key=lambda pair: -max(pair[1].weight, Weight.UNKNOWN))
-    if all(found.weight is Weight.ECHO for _, found in clues):
-        root, clue = clues[0]
-    elif clue.weight is Weight.ECHO:
-        root, clue = next(pair for pair in clues if pair[1].weight is not Weight.ECHO)
+    if clue.weight is Weight.ECHO:
+        root, clue = next((pair for pair in clues if pair[1].weight is not Weight.ECHO), clues[0])
     others = tuple(raised.line for raised in chain if raised is not root)
     frame = (root.last_frame,) if root.last_frame else ()
     return _Candidate(clue, root.index, (*frame, root.line, *others), chain, root)
@@ -270,7 +260,9 @@ def _from_lines(read: _Log) -> list[_Candidate]:
         clue = line_clue(line, read.lines[position + 1 : position + 3])
         if clue is not None:
             found.append(_Candidate(clue, line.index, (line.text,)))
-    return found or [one for one in (_from_wrapped(read) or _from_reports(read)) if one.index > read.last_progress]
+    if found or read.chains:
+        return found
+    return [one for one in (_from_wrapped(read) or _from_reports(read)) if one.index > read.last_progress]
 
 
 def _from_end(read: _Log) -> list[_Candidate]:
@@ -288,26 +280,19 @@ def _from_end(read: _Log) -> list[_Candidate]:
 
 def _from_reports(read: _Log) -> list[_Candidate]:
     """`ERROR … failed: SomeError: why`: an exception that a program caught, reported and ended on."""
-    if read.chains:
-        return []
     found = []
     for line in read.lines:
         text = line.text[:_REPORT_CHARACTERS]
         match = _REPORTED.match(text) if ": " in text and not line.is_mild else None
         if match is not None:
-            raised = Raised(line.index, match["type"], (match["message"],), (), ())
-            found.append((clue_of(raised), line))
-    return [
-        _Candidate(Clue(clue.cause, Weight.LIKELY), line.index, (line.text,))
-        for clue, line in found
-        if clue.weight >= Weight.LIKELY
-    ]
+            clue = clue_of(Raised(line.index, match["type"], (match["message"],), (), ()))
+            if clue.weight >= Weight.LIKELY:
+                found.append(_Candidate(Clue(clue.cause, Weight.LIKELY), line.index, (line.text,)))
+    return found
 
 
 def _from_wrapped(read: _Log) -> list[_Candidate]:
     """A message that a terminal's width cut in mid-word, without an exception's name to find it by."""
-    if read.chains:
-        return []
     for first, second in zip(read.lines, read.lines[1:], strict=False):
         if len(first.text) >= 40 and not first.is_mild and not first.is_bar:
             clue = line_clue(PrintedLine(first.index, first.text + second.text))
@@ -316,96 +301,32 @@ def _from_wrapped(read: _Log) -> list[_Candidate]:
     return []
 
 
-def _from_losses(read: _Log) -> _Candidate | None:
-    bad = read.losses.bad
-    if not bad:
-        return None
-    return _Candidate(Clue(Cause.NAN_LOSS, Weight.SYMPTOM), bad[0].index, tuple(line.text for line in bad[:3]))
-
-
-def _from_status(returncode: int, read: _Log) -> list[_Candidate]:
-    cause = {_SIGKILL: Cause.HOST_OOM}.get(_signal(returncode) or 0, Cause.OTHER)
-    if returncode == _TIMEOUT_STATUS:
-        cause = Cause.TIMEOUT
-    if cause is Cause.OTHER:
-        return []
-    return [_Candidate(Clue(cause, Weight.SIGNAL), len(read.lines), (_status(returncode), *_last_lines(read)))]
-
-
-def _from_probes(read: _Log, probes: tuple[Probe, ...], found: Sequence[_Candidate]) -> list[_Candidate]:
+def _from_probes(probes: Sequence[Probe], found: Sequence[_Candidate]) -> list[_Candidate]:
     """With several ranks the rank that raised first-hand counts, whatever the survivors printed."""
     raised = [probe for probe in probes if probe.exception_type and probe.exception_type != "SystemExit"]
-    if not raised or (len(probes) == 1 and any(one.root for one in found)):
+    if len(probes) == 1 and any(one.root for one in found):
         return []
     candidates = []
     for probe in raised:
-        message = tuple((probe.exception_message or "").splitlines())
-        own = Raised(-1, probe.exception_type or "", message or ("",), (), (), rank=str(probe.rank))
-        printed = next((one for one in found if one.root and _same(own, one.chain)), None)
-        clue = printed.clue if printed else clue_of(own)
+        message = tuple((probe.exception_message or "").splitlines()) or ("",)
+        own = Raised(-1, probe.exception_type or "", message, (), (), rank=str(probe.rank))
         label = f"rank {probe.rank}: {own.line}" if probe.rank is not None else own.line
-        evidence = (label, *(printed.evidence if printed else ()))
-        chain, root = (printed.chain, printed.root) if printed else ((own,), own)
-        index = printed.index if printed else -1
-        candidates.append(_Candidate(clue, index, evidence, chain, root, probe.rank))
-    return [_lifted(one) for one in candidates if one.weight is not Weight.ECHO]
-
-
-def _same(own: Raised, chain: Chain) -> bool:
-    last = chain[-1]
-    return own.type.rpartition(".")[2] == last.type.rpartition(".")[2] and own.message[0].strip() == last.message[0]
-
-
-def _lifted(one: _Candidate) -> _Candidate:
-    """An unknown exception that a rank itself reported still beats another rank's symptoms."""
-    weight = max(one.weight, Weight.SYMPTOM)
-    return replace(one, clue=Clue(one.clue.cause, weight))
-
-
-def _at_deadline(read: _Log, raised: list[_Candidate]) -> _Candidate:
-    """A process that raised and then hung until its limit failed of what it raised."""
-    late = [
-        one
-        for one in raised
-        if one.weight >= Weight.CERTAIN and one.index > read.last_progress and one.root and one.root.has_header
-    ]
-    hung = _Candidate(Clue(Cause.TIMEOUT, Weight.SIGNAL), len(read.lines), ("deadline reached", *_last_lines(read)))
-    return _best(late) or hung
-
-
-def _unexplained(read: _Log, returncode: int) -> _Candidate:
-    return _Candidate(Clue(Cause.OTHER, Weight.SIGNAL), len(read.lines), (_status(returncode), *_last_lines(read)))
-
-
-def _signal(returncode: int) -> int | None:
-    if returncode < 0:
-        return -returncode
-    return returncode - 128 if 128 < returncode < 128 + 65 else None
-
-
-def _status(returncode: int) -> str:
-    number = _signal(returncode)
-    return f"exit status {returncode}" + (f" (signal {number})" if number else "")
-
-
-def _last_lines(read: _Log) -> tuple[str, ...]:
-    return tuple(line.text for line in read.lines[-40:] if line.text.strip())[-2:]
+        one = _Candidate(clue_of(own), -1, (label,), (own,), own, probe.rank)
+        for printed in found:
+            last = printed.chain[-1] if printed.root else own
+            same_type = own.type.rpartition(".")[2] == last.type.rpartition(".")[2]
+            if last is not own and same_type and message[0].strip() == last.message[0]:
+                one = replace(printed, evidence=(label, *printed.evidence), rank=probe.rank)
+                break
+        if one.weight is not Weight.ECHO:  # an unknown exception that a rank itself reported still beats symptoms
+            candidates.append(replace(one, clue=Clue(one.clue.cause, max(one.weight, Weight.SYMPTOM))))
+    return candidates
 
 
 def _oom(read: _Log, chosen: _Candidate) -> OomNumbers | None:
+    """The figures of the chosen exception or line, else of any other line that speaks of an allocation."""
+    near = [line for line in read.lines if line.index == chosen.index]
+    near += [line for line in read.lines if _ALLOCATION_MESSAGE.search(line.text) and line.index > read.last_progress]
     texts = ["\n".join((raised.type, *raised.message)) for raised in chosen.chain]
-    texts += ["\n".join(line.text for line in read.lines[line.index : line.index + 8]) for line in _near(read, chosen)]
+    texts += ["\n".join(line.text for line in read.lines[line.index : line.index + 8]) for line in near]
     return next((numbers for text in texts if (numbers := oom_numbers(text))), None)
-
-
-def _near(read: _Log, chosen: _Candidate) -> list[PrintedLine]:
-    """The chosen line itself, then every other line that speaks of an allocation."""
-    own = [line for line in read.lines if line.index == chosen.index]
-    return own + [
-        line for line in read.lines if _ALLOCATION_MESSAGE.search(line.text) and line.index > read.last_progress
-    ]
-
-
-def _shown(evidence: tuple[str, ...]) -> tuple[str, ...]:
-    unique = dict.fromkeys(redact(text.strip())[:_EVIDENCE_CHARACTERS] for text in evidence if text.strip())
-    return tuple(unique)[:_EVIDENCE_LINES]
