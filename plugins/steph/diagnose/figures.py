@@ -78,33 +78,20 @@ class Losses:
 def losses_of(lines: tuple[PrintedLine, ...]) -> Losses:
     """Read every printed loss; a run in good health has no `bad` line."""
     rows = [
-        (line, _pairs(line.text))
+        (line, {key: float(value) for key, value in _PAIR.findall(line.text)} if "{" in line.text else {})
         for line in lines
         if len(line.text) < 4000 and ("loss" in (low := line.text.lower()) or "grad" in low)
     ]
-    printed = [(line, pairs) for line, pairs in rows if pairs] or _of_table(lines)
+    printed = [(line, pairs) for line, pairs in rows if pairs]
+    if not printed:  # the table that the Trainer draws in a notebook: step (or epoch), training loss, more
+        start = next((n for n, line in enumerate(lines) if _TABLE_HEAD.match(line.text)), len(lines))
+        drawn = ((line, _TABLE_ROW.match(line.text)) for line in lines[start + 1 :])
+        printed = [(line, {"loss": float(match[1])}) for line, match in drawn if match]
     steps = [(line, pairs) for line, pairs in printed if "loss" in pairs]
     bad = [line for line, pairs in printed if _is_bad(pairs)]
-    broken = (n for n, (_, pairs) in enumerate(steps) if not math.isfinite(pairs.get("grad_norm", 0.0)))
-    found = tuple(bad or _became_zero(steps) or _in_words([line for line, pairs in rows if not pairs]))
-    return Losses(
-        values=tuple(pairs["loss"] for _, pairs in steps),
-        bad=found,
-        gradient_broke_at=next(broken, None),
-    )
-
-
-def _of_table(lines: tuple[PrintedLine, ...]) -> list[tuple[PrintedLine, dict[str, float]]]:
-    """The rows of the table that the Trainer draws in a notebook: step (or epoch), training loss, more."""
-    start = next((n for n, line in enumerate(lines) if _TABLE_HEAD.match(line.text)), len(lines))
-    rows = ((line, _TABLE_ROW.match(line.text)) for line in lines[start + 1 :])
-    return [(line, {"loss": float(match[1])}) for line, match in rows if match]
-
-
-def _pairs(text: str) -> dict[str, float]:
-    if "{" not in text:
-        return {}
-    return {key: float(value) for key, value in _PAIR.findall(text)}
+    bad = bad or _became_zero(steps) or _in_words([line for line, pairs in rows if not pairs])
+    broken = (n for n, (_, pairs) in enumerate(steps) if not _gradient_is_finite(pairs))
+    return Losses(tuple(pairs["loss"] for _, pairs in steps), tuple(bad), next(broken, None))
 
 
 def _is_bad(pairs: dict[str, float]) -> bool:
@@ -194,38 +181,30 @@ def oom_numbers(message: str) -> OomNumbers | None:
     is reserved beyond that, and their sum is taken. Sizes that no machine has (wrapped counters) become None.
     Hard-wrapped lines are joined both ways, and the reading with more figures counts.
     """
-    readings = [_read(glue.join(message.split("\n"))) for glue in (" ", "")]
-    best = max(readings, key=_count)
-    return best if _count(best) else None
 
+    def first(patterns: tuple[str, ...], text: str) -> int | None:
+        match = next((match for pattern in patterns if (match := re.search(pattern, text))), None)
+        if match is None:
+            return None
+        size = float(match[1].replace(",", "")) * _UNIT_BYTES[match[2].lower()]
+        return round(size) if 0 <= size < PLAUSIBLE_BYTES else None
 
-def _count(numbers: OomNumbers) -> int:
-    return sum(value is not None for value in numbers.model_dump().values())
-
-
-def _read(text: str) -> OomNumbers:
-    allocated, beyond = _first(_ALLOCATED, text), _first(_UNALLOCATED, text)
-    reserved = allocated + beyond if allocated is not None and beyond is not None else _first(_RESERVED, text)
-    return OomNumbers(
-        requested_bytes=_first(_REQUESTED, text),
-        total_bytes=_first(_TOTAL, text),
-        free_bytes=_first(_FREE, text),
-        allocated_bytes=allocated,
-        reserved_bytes=reserved,
-    )
-
-
-def _first(patterns: tuple[str, ...], text: str) -> int | None:
-    for pattern in patterns:
-        match = re.search(pattern, text)
-        if match:
-            return _plausible(match[1], match[2])
-    return None
-
-
-def _plausible(figure: str, unit: str) -> int | None:
-    size = float(figure.replace(",", "")) * _UNIT_BYTES[unit.lower()]
-    return round(size) if 0 <= size < PLAUSIBLE_BYTES else None
+    best, most = None, 0
+    for glue in (" ", ""):
+        text = glue.join(message.split("\n"))
+        allocated, beyond = first(_ALLOCATED, text), first(_UNALLOCATED, text)
+        both = allocated is not None and beyond is not None
+        numbers = OomNumbers(
+            requested_bytes=first(_REQUESTED, text),
+            total_bytes=first(_TOTAL, text),
+            free_bytes=first(_FREE, text),
+            allocated_bytes=allocated,
+            reserved_bytes=(allocated or 0) + (beyond or 0) if both else first(_RESERVED, text),
+        )
+        count = sum(value is not None for value in numbers.model_dump().values())
+        if count > most:
+            best, most = numbers, count
+    return best
 
 
 _ENTRY = re.compile(
@@ -275,14 +254,10 @@ def rank_ends(lines: tuple[PrintedLine, ...]) -> tuple[RankEnd, ...]:
         return ()
     text = "\n".join(line.text for line in lines)
     root = text.rfind("Root Cause (first observed failure)")
-    found = [(match.start() < root, _end(*match.groups())) for match in _ENTRY.finditer(text)]
+    found = sorted(_ENTRY.finditer(text), key=lambda match: match.start() < root)
     if found:
-        return tuple(end for _, end in sorted(found, key=lambda pair: pair[0]))
-    return tuple(_end(rank, status, pid) for status, rank, pid in _FIRST.findall(text))
-
-
-def _end(rank: str, status: str, pid: str) -> RankEnd:
-    return RankEnd(int(rank), int(status), int(pid))
+        return tuple(RankEnd(*map(int, match.groups())) for match in found)
+    return tuple(RankEnd(int(rank), int(status), int(pid)) for status, rank, pid in _FIRST.findall(text))
 
 
 _WORK = re.compile(
@@ -315,16 +290,9 @@ def collectives_of(lines: Sequence[PrintedLine]) -> tuple[Collective, ...]:
     found: dict[tuple[str, int], Collective] = {}
     for line in lines:
         for match in _WORK.finditer(line.text) if "WorkNCCL(" in line.text else ():
-            rank, size = int(match["rank"]), match["size"]
-            one = Collective(
-                match["group"] or "",
-                rank,
-                int(match["number"]),
-                match["kind"],
-                int(size) if size else None,
-                line.text[match.start() :],
-            )
-            found.setdefault((one.group, rank), one)
+            group, rank, size = match["group"] or "", int(match["rank"]), int(match["size"]) if match["size"] else None
+            one = Collective(group, rank, int(match["number"]), match["kind"], size, line.text[match.start() :])
+            found.setdefault((group, rank), one)
     return tuple(found[key] for key in sorted(found))
 
 
@@ -340,8 +308,5 @@ def behind(found: Sequence[Collective]) -> Collective | None:
 def unlike(found: Sequence[Collective]) -> tuple[Collective, Collective] | None:
     """Two ranks with one number and different collectives."""
     even = [one for one in found if not _UNEVEN.search(one.kind or "")]
-    for first in even:
-        for second in even:
-            if (first.group, first.number) == (second.group, second.number) and first.work != second.work:
-                return first, second
-    return None
+    pairs = ((first, second) for first in even for second in even if first.work != second.work)
+    return next((pair for pair in pairs if len({(one.group, one.number) for one in pair}) == 1), None)
