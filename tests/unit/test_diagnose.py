@@ -196,12 +196,70 @@ def test_phase_of_a_trainer_that_is_made_is_prepare() -> None:
     [
         ('transformers/models/llama/configuration_llama.py", line 182, in _rope_scaling_validation', Phase.LOAD),
         ('peft/utils/save_and_load.py", line 71, in get_peft_model_state_dict', Phase.SAVE),
+        ('transformers/trainer.py", line 3980, in save_model', Phase.SAVE),
+        ('unsloth/save.py", line 2410, in unsloth_save_pretrained_merged\n    save_pretrained_merged(', Phase.SAVE),
+        ('torch/serialization.py", line 865, in save\n    torch.save(state, path)', Phase.SAVE),
+        ('peft/mapping_func.py", line 122, in get_peft_model', Phase.PREPARE),
     ],
 )
 def test_phase_of_a_library_call(frame: str, phase: Phase) -> None:
     """Where nothing but the innermost frame shows it."""
     log = f'Traceback (most recent call last):\n  File "/w/x.py", line 8, in main\n  File "/e/{frame}\nValueError: x'
     assert diagnose(log, 1).phase is phase
+
+
+@pytest.mark.parametrize(
+    ("line", "phase"),
+    [
+        ("Materializing param=model.norm.weight", Phase.LOAD),
+        ("Generating train split: 100 examples [00:00, 2000.00 examples/s]", Phase.LOAD),
+        ("Generating train split: 100%|██████████| 100/100 [00:00<00:00, 9000.00 examples/s]", Phase.PREPARE),
+        ("***** Running training *****", Phase.FIRST_STEP),
+        ("Saving model checkpoint to out/checkpoint-10", Phase.SAVE),
+        ("Configuration saved in out/config.json", Phase.SAVE),
+        ("tokenizer config file saved in out/tokenizer_config.json", Phase.SAVE),
+        ("***** Running Evaluation *****", Phase.EVAL),
+        ("***** Running Prediction *****", Phase.EVAL),
+        ("Total samples to evaluate: 10", Phase.EVAL),
+        ("Initializing RAG pipeline...", Phase.EVAL),
+        ("RAG Mode: Disabled (LLM only)", Phase.EVAL),
+        ("LoRA Path: outputs/lora", Phase.EVAL),
+    ],
+)
+def test_a_printed_line_shows_the_phase(line: str, phase: Phase) -> None:
+    """As transformers, datasets and the pipeline of the specification print it, before an exception without frames."""
+    assert diagnose(f"{line}\nRuntimeError: it broke", 1).phase is phase
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "falling back to batch size 1",
+        "the loader falls back to one worker",
+        "Reducing batch size to 2",
+        "batch size was halved to 1",
+        "recovering from it",
+        "再試行します",
+        "スキップします",
+    ],
+)
+def test_what_a_program_dealt_with_is_no_cause(told: str) -> None:
+    """An out-of-memory line that says itself how the run went on."""
+    assert diagnose(f"CUDA out of memory. Tried to allocate 2.00 GiB. {told}\n", None).cause is Cause.NONE
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "CRITICAL training failed: torch.OutOfMemoryError: CUDA out of memory.",
+        "学習に失敗しました: RuntimeError: CUDA out of memory.",
+        "ERROR training failed: cupy.CudaException: CUDA out of memory.",
+        "ERROR training failed: remote.TaskTimeout: CUDA out of memory.",
+    ],
+)
+def test_an_exception_that_a_program_reports_counts(line: str) -> None:
+    """Whatever it is called, and in whichever language the program says that it failed."""
+    assert diagnose(line, 1).cause is Cause.CUDA_OOM
 
 
 def test_advice_differs_by_phase() -> None:

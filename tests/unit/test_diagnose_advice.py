@@ -342,8 +342,9 @@ def test_collectives_are_compared_within_their_group() -> None:
     assert diagnose(LOSS + apart, None).case == "nccl_timeout"
     late = grouped.format(0, 1, 9, 5, 5) + grouped.format(0, 2, 4, 5, 5)
     assert "rank 2" in told(LOSS + late)
-    uneven = (NCCL.format(1, 9, 5) + NCCL.format(2, 9, 6)).replace("ALLREDUCE", "ALLTOALL_BASE")
-    assert diagnose(LOSS + uneven, None).case == "nccl_timeout"
+    for kind in ("ALLTOALL_BASE", "SEND", "RECV", "COALESCED", "GATHER", "SCATTER"):
+        uneven = (NCCL.format(1, 9, 5) + NCCL.format(2, 9, 6)).replace("ALLREDUCE", kind)
+        assert diagnose(LOSS + uneven, None).case == "nccl_timeout"
 
 
 def test_a_file_of_ones_own_is_not_installed_from_an_index() -> None:

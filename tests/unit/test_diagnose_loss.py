@@ -36,8 +36,14 @@ def test_a_nan_that_was_there_is_the_cause(line: str) -> None:
         "INFO stop the training if the loss is nan, else go on",
         "INFO when loss is NaN the batch is skipped",
         "INFO check whether loss is nan: on",
+        "INFO whenever loss is nan the batch is skipped",
+        "INFO checks whether loss: nan",
+        "INFO runs until loss is nan",
+        "INFO in case loss is nan, the step is undone",
+        "INFO stops on loss: nan",
         "Epoch 0:  50%|#####     | 5/10 [00:03<00:03, train_loss=1.23, val_loss=nan]",
         "Epoch 0:   0%|          | 0/10 [00:00<?, ?it/s, eval_loss=nan]",
+        "Epoch 0:   0%|          | 0/10 [00:00<?, ?it/s, dev_loss=nan]",
         "INFO loss is nan-safe",
         "INFO best loss: nan",
         "INFO nan checks of the loss: enabled",
@@ -46,3 +52,10 @@ def test_a_nan_that_was_there_is_the_cause(line: str) -> None:
 def test_words_about_nan_are_no_nan(line: str) -> None:
     """A guard's name, a condition, and a bar before its first validation are harmless."""
     assert diagnose(f"{line}\n{METRICS}", 0).cause is Cause.NONE
+
+
+@pytest.mark.parametrize("head", ["Step\tTraining Loss", "Epoch\tTraining Loss\tValidation Loss"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_notebooks_table_is_read(head: str, value: str) -> None:
+    """The Trainer draws one by steps or by epochs."""
+    assert diagnose(f"{head}\n1\t1.234000\n2\t{value}\n", 0).cause is Cause.NAN_LOSS

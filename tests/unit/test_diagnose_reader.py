@@ -14,6 +14,7 @@ from steph.base.terms import Cause, Phase
 from steph.base.text import decoded, encoding_of
 from steph.diagnose.command import run_diagnose
 from steph.diagnose.engine import diagnose, first_traceback
+from steph.diagnose.exceptions import chains_of
 from steph.diagnose.reader import lines_of
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -33,6 +34,7 @@ PREFIXES = {
     "hydra": "[2024-05-01 10:00:{s},123][__main__][ERROR] - ",
     "axolotl": "[2024-05-01 10:00:{s},123] [ERROR] [axolotl.train:173] [PID:7311] [RANK:0] ",
     "rich": "[10:00:{s}] ERROR    ",
+    "a critical one": "2024-05-01 10:00:{s},123 - trainer - CRITICAL - ",
     "journald": "May 01 10:00:{s} box python[731]: ",
     "kubernetes": "2024-05-01T10:00:{s}.000000000Z stderr F ",
     "docker compose": "trainer-1  | ",
@@ -53,6 +55,24 @@ PREFIXES = {
 def behind(prefix: str, log: str) -> str:
     """The log with a prefix before each line."""
     return "".join(f"{prefix.format(n=n, s=f'{n % 60:02d}')}{line}\n" for n, line in enumerate(log.splitlines(), 1))
+
+
+@pytest.mark.parametrize(
+    "name", ["StopIteration", "futures.process.BrokenProcessPool", "http.client.RemoteDisconnected"]
+)
+def test_an_exception_need_not_be_called_an_error(name: str) -> None:
+    """Behind a frame and with a message, by the names that libraries give them."""
+    log = f'Traceback (most recent call last):\n  File "/w/x.py", line 8, in main\n{name}: it broke'
+    (chain,) = chains_of(lines_of(log))
+    assert chain[0].type == name
+
+
+@pytest.mark.parametrize("head", ["--- Logging error ---", "Error in sys.excepthook:"])
+def test_what_python_itself_calls_harmless_is_no_cause(head: str) -> None:
+    """Python went on after each of them."""
+    raised = TRACEBACK.replace(OOM, "UnicodeEncodeError: 'ascii' codec can't encode characters")
+    assert diagnose(f"{head}\n{raised}", None).cause is Cause.NONE
+    assert diagnose(raised, None).cause is not Cause.NONE
 
 
 @pytest.mark.parametrize("prefix", PREFIXES.values(), ids=list(PREFIXES))

@@ -37,6 +37,40 @@ WORDINGS = [line.split("\t", 1) for line in (TESTS / "samples" / "wordings.tsv")
 FLAGS = facts_of("", losses_of(()), (), None)
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("micro_batch_size: 4", "batch_size", 4),
+        ("train.py --batch-size 2", "batch_size", 2),
+        ("ds.py --train_batch_size 8", "batch_size", 8),
+        ("train.py --max-seq-length 512", "length", 512),
+        ("cutoff_len: 2048", "length", 2048),
+        ("sequence_len: 4096", "length", 4096),
+        ('"model_max_length": 1024', "length", 1024),
+        ("max_seq_len=768", "length", 768),
+        ("--block_size 256", "length", 256),
+        ("unsloth/Qwen2.5-1.5B-bnb-4bit", "four_bit", True),
+        ("train.py --qlora", "four_bit", True),
+        ("train.py --use-4bit", "four_bit", True),
+        ("train.py --load_in_4bit", "four_bit", True),
+        ("Loading base model in 4-bit", "four_bit", True),
+        ("bitsandbytes.nn.modules.Params4bit", "four_bit", True),
+        ("(q_proj): Linear4bit(in_features=1024)", "four_bit", True),
+        ("Gradient checkpointing enabled", "checkpointing", True),
+        ("Unsloth: Will smartly offload gradients to save VRAM!", "checkpointing", True),
+        ("torchrun --nproc_per_node 2 train.py", "several_gpus", True),
+        ("accelerate launch --num_processes 2 train.py", "several_gpus", True),
+        ("HIP error on gfx1100", "card", "gfx1100"),
+        ("/usr/lib/wsl/lib/libcuda.so.1", "signs", {"on_wsl"}),
+        ("platform win32 -- Python 3.11", "signs", {"on_windows"}),
+    ],
+)
+def test_a_program_says_its_settings_in_its_own_way(line: str, name: str, value: object) -> None:
+    """Each spelling of a fact that advice reads, alone in a log."""
+    assert getattr(facts_of(line, losses_of(()), (), None), name) == value
+    assert getattr(FLAGS, name) != value
+
+
 def alternatives(where: Where) -> list[tuple[str, str]]:
     """Each wording of causes.toml, with its cause."""
     rows = tomllib.loads((table.FOLDER / "causes.toml").read_text(encoding="utf-8"))
@@ -138,7 +172,7 @@ def test_rows_name_only_what_exists() -> None:
 
 def _flag_names() -> set[str]:
     """The names that `Facts.flags` can give, read from its source: which of them hold depends on a log."""
-    tree = ast.parse((SUITE / "diagnose" / "facts.py").read_text(encoding="utf-8"))
+    tree = ast.parse((SUITE / "diagnose" / "advice.py").read_text(encoding="utf-8"))
     flags = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "flags")
     keys = [key for node in ast.walk(flags) if isinstance(node, ast.Dict) for key in node.keys]
     return {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}

@@ -25,7 +25,7 @@ from benchmarks.readers import INPUTS, READERS
 # used by match and fullmatch alone: the work is counted from the text's beginning
 MATCHED = {
     "checks_evaluation._CLASS_NAME", "checks_evaluation._MODEL_KEY", "checks_evaluation._SERVER_KEY",
-    "losses._OF_VALIDATION",
+    "figures._OF_VALIDATION",
     "reader._PREFIX", "reading._ERROR_WORD", "reading._EXCUSE", "reading._FAILED_JA", "reading._REASON_WORDS",
     "reading._TYPED_EXCEPTION",
 }  # fmt: skip

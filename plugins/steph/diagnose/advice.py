@@ -34,16 +34,16 @@ _LENGTH = re.compile(
     rf"(?:max_seq_length|max-seq-length|cutoff_len|sequence_len|model_max_length|max_seq_len|block_size){_NUMBER}"
 )
 _TOKENIZER_LIMIT = re.compile(r"specified maximum sequence length for this model \(\d{1,9} > (\d{1,9})\)")
-_WINDOWS = re.compile(r"(?:^|[\s\"'(])[A-Za-z]:\\{1,2}[\w.]|WinError|Platform: Windows|\bwin32\b|\bWSAStartup\b", re.M)
-_WSL = re.compile(r"/mnt/[c-e]/|\bWSL2?\b|/usr/lib/wsl|microsoft-standard")
-_CONTAINER = re.compile(r"^\S{1,80} exited with code \d|\bdocker\b|/kubepods|\bkubelet\b|OOMKilled|/\.dockerenv", re.M)
+_WINDOWS = re.compile(r"(?:^|[\s\"'(])[A-Za-z]:\\{1,2}[\w.]|WinError|Platform: Windows|\bwin32\b", re.M)
+_WSL = re.compile(r"/mnt/[c-e]/|\bWSL2?\b|/usr/lib/wsl")
+_CONTAINER = re.compile(r"^\S{1,80} exited with code \d|\bdocker\b|/kubepods|\bkubelet\b|OOMKilled", re.M)
 _EIGHT_BIT_FLAG = re.compile(r"--use_8bit_adam\b")
 _SAFETENSORS = re.compile(r"\.safetensors\b")
 _BNB_WITHOUT_GPU = re.compile(r"bitsandbytes was compiled without GPU support")
 _LIBRARY = re.compile(r"(?:site|dist)-packages[/\\](\w{1,80})")
 _FOUR_BIT = re.compile(
     r"load_in_4bit[\"']?\s{0,5}[=:]\s{0,5}[Tt]rue|[(\[]4-?bit[)\]]|bnb-4bit|\bqlora\b|--use-4bit|--load_in_4bit|quantization_bit\W{1,4}4\b"
-    r"|[Ll]oading .{0,80}in 4-?bit|-Int4\b|-GPTQ-Int4|Params4bit|Linear4bit|4bit and LoRA",
+    r"|[Ll]oading .{0,80}in 4-?bit|-Int4\b|Params4bit|Linear4bit|4bit and LoRA",
 )
 _CHECKPOINTING = re.compile(
     r"gradient_checkpointing[\"']?\s{0,5}[=:]\s{0,5}[Tt]rue|[Gg]radient checkpointing (?:enabled|is enabled|on\b)"
@@ -205,18 +205,18 @@ _STEPS_SHOWN = 2
 _SAID_LINES, _SAID_CHARACTERS, _HINT_CHARACTERS = 12, 2000, 300
 _SENTENCE_END = re.compile(r"(?<=[.!?;]) +|\n+|, (?=please )", re.I)
 _INSTRUCTS = re.compile(
-    r"(?:please|either|try|use|set|run|consider|make sure|ensure|re-?install|upgrade|update|downgrade|pass|specify"
+    r"(?:please|either|try|use|set|run|consider|make sure|re-?install|upgrade|update|downgrade|pass|specify"
     r"|reduc(?:e|ing)|you (?:can(?!['n])|should|must|need|may|have to)|to (?:fix|disable|avoid|enable|solve|resolve)"
     r"|did you|instead)\b",
     re.I,
 )
 _IMPLIES = re.compile(
     r".{0,200}?(?:\brun with\b|\bpip install\b|\bneeds? to\b|\bha(?:s|ve) to be\b|\bshould be\b|\bmust be\b"
-    r"|\bmay help\b|\binstead of\b|\bbut you didn't\b|\bmake sure\b)",
+    r"|\bmay help\b|\bbut you didn't\b|\bmake sure\b)",
     re.I,
 )
 _PACKAGE = re.compile(r"(?:site|dist)-packages[/\\](\w{1,60})[/\\]|[/\\](unsloth)_compiled_cache[/\\]")
-_STANDARD_LIBRARY = re.compile(r"[/\\]python3(?:\.\d{1,2})?[/\\]\w{1,60}[/\\.]|[/\\]Lib[/\\]\w{1,60}[/\\.]|<frozen ")
+_STANDARD_LIBRARY = re.compile(r"[/\\]python3(?:\.\d{1,2})?[/\\]\w{1,60}[/\\.]")
 _OF_THE_SYSTEM = re.compile(r"\[(?:Errno|WinError) \d")  # no library is at fault
 _NOT_AT_FAULT = frozenset(("torch", "numpy", "fire", "click", "typer"))
 _SAYS_NOTHING = re.compile(

@@ -22,8 +22,8 @@ _LINK = re.compile(
 )
 _FRAME = re.compile(r'^\s*(?:\|\s*)?File "|^\s*[│|]')
 _NAMES = (
-    r"Error|Exception|Exit|Interrupt|Warning|Timeout|TimeoutExpired|OutOfMemory|OutOfResources|Enabled|Invalid"
-    r"|Failure|NotFound|StopIteration|(?<=socket\.)(?:gaierror|timeout|herror)|BadZipFile|BrokenProcessPool|CompilerFailed|"
+    r"Error|Exception|Exit|Interrupt|Warning|Timeout|TimeoutExpired|OutOfResources|Enabled|Invalid"
+    r"|NotFound|StopIteration|(?<=socket\.)(?:gaierror|timeout|herror)|BadZipFile|BrokenProcessPool|CompilerFailed|"
     r"NVMLError_\w{1,60}|Incomplete\w{0,40}|Disconnected"
 )
 _RAISED = re.compile(
@@ -31,14 +31,14 @@ _RAISED = re.compile(
     r"(?:(?:: ?|:$)(?P<message>.*)| \[(?P<note>[^\]]*)\])?$"
 )
 _WORD = re.compile(
-    r"Error|Exception|Exit|Interrupt|Warning|[Tt]imeout|OutOf|Enabled|Invalid|Failure|NotFound|StopIteration|gaierror"
+    r"Error|Exception|Exit|Interrupt|Warning|[Tt]imeout|OutOf|Enabled|Invalid|NotFound|StopIteration|gaierror"
     r"|herror|BadZip|BrokenProcess|Incomplete|Disconnected|what\(\)|CompilerFailed|NVMLError"
 )
 _WHAT = re.compile(r"^\s*(?P<type>what\(\)): +(?P<message>(?P<note>).*)$")
 _BARE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?$")
 _IGNORED = re.compile(r"^Exception ignored |^--- Logging error ---|^Error in atexit|^Error in sys\.excepthook")
 _LONG_MESSAGE = re.compile(
-    r"Client Error|Server Error|Request ID|Bad request|Forbidden|following error|CUDA (?:Setup|error)|MISMATCH|"
+    r"Client Error|Server Error|Request ID|Forbidden|following error|CUDA (?:Setup|error)|MISMATCH|"
     r"would exceed|^\s*$",
     re.I,
 )

@@ -21,9 +21,9 @@ _HANDLED = re.compile(
     r"|recover(?:ed|ing)|ignor(?:ed|ing)|\bhandled|(?<!watchdog )\bcaught|再試行|スキップ",
     re.I,
 )
-_HELP = re.compile(r"^\s*(?:usage:|-{1,2}[A-Za-z][\w-]*[ ,=])|^\s*(?:tip|hint|note)\s*:|^\s*#|^\s*>>> ", re.I)
+_HELP = re.compile(r"^\s*(?:usage:|-{1,2}[A-Za-z][\w-]*[ ,=])|^\s*(?:tip|hint|note)\s*:|^\s*#", re.I)
 _METRICS = re.compile(
-    r"'train_runtime'|^\*+ (?:train|eval) metrics|^EVALUATION RESULTS|^Detailed results saved|\"train_runtime\""
+    r"['\"]train_runtime['\"]|^\*+ (?:train|eval) metrics|^EVALUATION RESULTS|^Detailed results saved"
     r"|^(?:.*\b)?(?:Training|Fine-?tuning|Evaluation)(?: is| has)? (?:been )?(?:completed?|finished|done)\b|"
     r"^Accuracy: [\d.]+"
     r"|^\{(?![^\n]{0,400}\"(?:epoch|step|loss|learning_rate)\")(?:[^{}\n]{0,300}, ?)?"
@@ -107,7 +107,7 @@ _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         Phase.PREPARE,
         re.compile(
-            r"prepare_model_for_(?:kbit|int8)_training|\bget_peft_model\b|inject_adapter|_create_and_replace|accelerator\.prepare\("
+            r"prepare_model_for_(?:kbit|int8)_training|\bget_peft_model\b|accelerator\.prepare\("
             r"|\bin (?:prepare_model|_prepare_deepspeed|_prepare_fsdp|_validate_tensors_to_flatten"
             r"|create_accelerator_and_postprocess|train_on_responses_only|fix_zero_training_loss|train_test_split"
             r"|tokenize\w{0,40}|preprocess_\w{1,60}|iflatmap_unordered|_prepare_dataset|_prepare_packed_dataloader)\b"
@@ -117,9 +117,9 @@ _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         Phase.LOAD,
         re.compile(
-            r"\bfrom_pretrained\b|_load_pretrained_model|load_checkpoint|load_state_dict|snapshot_download|"
-            r"hf_hub_download|set_module_tensor_to_device|_move_model_to_device|dispatch_model|\bin download\w{0,40}\b"
-            r"|cached_files?\b|validate_environment|load_dataset\b|load_model\b|convert_and_load|dataset_module_factory"
+            r"\bfrom_pretrained\b|load_state_dict|snapshot_download|"
+            r"hf_hub_download|set_module_tensor_to_device|_move_model_to_device|dispatch_model"
+            r"|cached_files?\b|validate_environment|load_dataset\b|load_model\b|dataset_module_factory"
             r"|quantization_config\.py|BitsAndBytesConfig\(|modeling_\w{1,60}\.py\", line \d{1,6}, in __init__"
             r"|configuration_\w{1,60}\.py\", line"
             r"|import_module\(|\bin _get_module\b|get_hf_file_metadata|get_config_dict"
@@ -130,13 +130,13 @@ _FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
         re.compile(r"\bin (?:generate|_sample|_beam_search|beam_sample|greedy_search)\b|\.generate\(|\.evaluate\("),
     ),
 )
-_AFTER_TRAINING = re.compile(r"apply_chat_template|batch_decode|TextStreamer|\bpipeline\(")
+_AFTER_TRAINING = re.compile(r"apply_chat_template")
 _PRINTED: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         Phase.SAVE,
         re.compile(
             r"['\"]train_runtime['\"]|Saving model checkpoint|Configuration saved in|tokenizer config file saved|"
-            r"checkpoint-\d+ .{0,300}sav|Merging (?:4bit|LoRA|weights)|: Saving (?:model|tokenizer)",
+            r"Merging (?:4bit|LoRA|weights)|: Saving (?:model|tokenizer)",
             re.I,
         ),
     ),

@@ -28,7 +28,7 @@ _BREAK = re.compile(r"\r\n|\n|\r|\^M(?=[ \n]|$)")
 _BAR_END = re.compile(r"(\[(?:\d+:)?\d+:\d\d<[^\[\]]{1,200}\])[ \t]*(?=\S)")
 # a bar's parts are looked for one after the other: joined by `.*`, each start would read the rest of the line anew
 _BAR_HEAD, _BAR_COUNT = re.compile(r"\d%\|"), re.compile(r"\|\s*[\d.]+\w?\s*/\s*[\d.?]")
-_BAR_CLOCK = re.compile(r"\[(?:\d+:)?\d+:\d\d<[^\[\]]*\]\s*$|^\d+it \[")
+_BAR_CLOCK = re.compile(r"\[(?:\d+:)?\d+:\d\d<[^\[\]]*\]\s*$")
 # what launchers write, known also where no traceback shows it
 _PREFIX = re.compile(
     r"\[(?:rank|default)(?P<torchrun>\d+)\]: ?"
@@ -38,16 +38,16 @@ _PREFIX = re.compile(
     r"|\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d) (?:std(?:err|out) [FP] )?"
     r"|[\w.-]{1,40}[-_]\d+ {1,4}\| ?"
 )
-_LEVELS = "DEBUG|TRACE|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL|SUCCESS"
+_LEVELS = "DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL|SUCCESS"
 _LEVEL_NAME = re.compile(rf"\b(?:{_LEVELS})\b")
-_LOW = frozenset({"DEBUG", "TRACE", "INFO", "NOTICE", "WARN", "WARNING", "SUCCESS"})
+_LOW = frozenset({"DEBUG", "INFO", "WARN", "WARNING", "SUCCESS"})
 _LEVEL = re.compile(
     r"^(?!.*NCCL WARN)(?:"
-    r"[\W\d_TZ]*(?:[\w./]+(?::\d+)?[\s:|\-\]\[,>]+){0,3}?[\[(<|]?(?:DEBUG|TRACE|INFO|NOTICE|WARN|WARNING)\b"
+    r"[\W\d_TZ]*(?:[\w./]+(?::\d+)?[\s:|\-\]\[,>]+){0,3}?[\[(<|]?(?:DEBUG|INFO|WARN|WARNING)\b"
     r"|\[?[WI]\d{3,4} [\d:.]+ )"
 )
-_LEVEL_WORD = re.compile(r"DEBUG|TRACE|INFO|NOTICE|WARN|[WI]\d{3,4} ")
-_WARNING = re.compile(r"\b\w*Warning: |^\s*warnings\.warn\(|^\s*logger\.warning", re.M)
+_LEVEL_WORD = re.compile(r"DEBUG|INFO|WARN|[WI]\d{3,4} ")
+_WARNING = re.compile(r"\b\w*Warning: |^\s*warnings\.warn\(", re.M)
 _OF_TRACEBACK = re.compile(r'Traceback \(most recent call last\)|  File "(?=[^"\n]{1,200}", line \d)')
 # a date, time, level or bracket, then anything of that kind, a logger's name with its separator, and separators
 _TOKEN = (
@@ -56,14 +56,12 @@ _TOKEN = (
     r"|[A-Za-z_][\w.<>]{0,60}(?::[\w<>]{1,60}){0,2}(?= (?:-|\||>>) )|[-|:>]{1,2})"
 )
 _LEAD = re.compile(rf"(?=[\[(<]?\d{{1,4}}[-/:.]\d\d|[\[(<|]?(?:{_LEVELS})\b)(?:{_TOKEN}[ \t]{{0,8}}){{1,12}}(?=\S|$)")
-_PIECE = re.compile(
-    rf"\b(?:{_LEVELS})\b|\b(?=[0-9a-f]{0, 40}\d)(?=\d{0, 40}[a-f])[0-9a-f]{{6,40}}\b|\d+|\s+|[^\s\d]", re.A
-)
+_PIECE = re.compile(rf"\b(?:{_LEVELS})\b|\d+|\s+|[^\s\d]", re.A)
 _WRITER = re.compile(
-    r"(?:rank|worker|node|proc(?:ess)?|task|pid|gpu|pod|trainer|default|local_rank)[\s:=_#-]{0,3}\d+", re.I
+    r"(?:rank|worker|node|proc(?:ess)?|task|pid|gpu|trainer|default|local_rank)[\s:=_#-]{0,3}\d+", re.I
 )
-_ERROR_NAME = re.compile(r'^\s*"(?:e?name)": "(?P<name>\w*(?:Error|Exception|Interrupt|Exit)\w*)",?\s*$')
-_ERROR_VALUE = re.compile(r'^\s*"(?:message|evalue)": "(?P<text>.*?)(?:",?\s*)?$')
+_ERROR_NAME = re.compile(r'^\s*"name": "(?P<name>\w*Error\w*)",?\s*$')
+_ERROR_VALUE = re.compile(r'^\s*"message": "(?P<text>.*?)(?:",?\s*)?$')
 _ERROR_STACK = re.compile(r'^\s*"stack": "(?P<text>.*?)(?:",?\s*)?$')
 _MESSAGE_KEYS = ("log", "message", "msg", "text", "textPayload", "@message", "event", "body", "line")
 _TRACE_KEYS = ("exc_info", "exception", "traceback", "stack_trace", "stack", "error")
@@ -153,7 +151,7 @@ def _unpacked(log: str) -> str:
         log = _from_json_lines(log)
     if "</span>" in log:
         log = html.unescape(re.sub(r"</?(?:span|pre|div|code|br)\b[^<>]{0,300}>", "", log))
-    return _from_error_cell(log) if re.search(r'"e?name": "', log) else log
+    return _from_error_cell(log) if re.search(r'"name": "', log) else log
 
 
 def _cell_texts(notebook: dict[str, Any]) -> Iterator[str]:
@@ -241,7 +239,7 @@ def _shapes_of(raw: list[str]) -> tuple[_Shape, ...]:
 
 
 def _shape(prefix: str) -> str:
-    """A pattern for prefixes that differ from this one in digits, hexadecimal words, levels and inner spaces only."""
+    """A pattern for prefixes that differ from this one in digits, levels and inner spaces only."""
     body, trailing = prefix.rstrip(), prefix[len(prefix.rstrip()) :]
     return "".join(_open(match[0]) for match in _PIECE.finditer(body)) + (re.escape(trailing[:8]) if trailing else "")
 
@@ -253,7 +251,7 @@ def _open(piece: str) -> str:
         return r"\s{1,8}"
     if re.fullmatch(_LEVELS, piece):
         return rf"(?:{_LEVELS})"
-    return "[0-9a-f]{6,40}" if len(piece) >= 6 else re.escape(piece)
+    return re.escape(piece)
 
 
 def _without_prefix(line: str, shapes: tuple[_Shape, ...]) -> tuple[str, str | None, bool]:
