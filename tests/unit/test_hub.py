@@ -29,7 +29,8 @@ from steph.base.terms import Cause
 from steph.memory.shapes import TINY, config_of, parameter_count
 from steph.record.values import ModelChoice
 from steph.run import hub as hub_module
-from steph.run.hub import HubError, NoModelError, choose, download
+from steph.run.fetch import HubError
+from steph.run.hub import NoModelError, choose, download
 from steph.run.model_files import find_qwen_tokenizer
 
 A = "Qwen/Qwen1.5-1.8B-Chat"
@@ -84,12 +85,11 @@ class Asker:
 
     def download(self, model: ModelChoice, **options: object) -> ModelChoice:
         """Download a choice."""
-        settings: dict[str, object] = {"token": False, "spare_disk_bytes": 0, "deadline_seconds": 60.0, **options}
+        settings: dict[str, object] = {"token": False, "deadline_seconds": 60.0, **options}
         return download(
             model,
             endpoint=self.endpoint,
             cache_dir=self.cache_dir,
-            log=self.lines.append,
             **settings,  # type: ignore[arg-type]
         )
 
@@ -426,14 +426,15 @@ def test_a_cut_download_resumes(hub: FakeHub, asker: Asker) -> None:
     assert done.parameters == 6 << 20
 
 
-def test_a_branch_that_moved_is_read_again(hub: FakeHub, asker: Asker) -> None:
-    """If main moves between choice and download, the new commit is taken, and the reason says so."""
+def test_the_chosen_commit_comes_also_where_the_branch_moved(hub: FakeHub, asker: Asker) -> None:
+    """What was chosen is what is asked for and recorded, whatever main names by then."""
     choice = asker.choose(A)
-    hub.models[A].sha = SECOND_SHA
+    hub.requests.clear()
     done = asker.download(choice)
-    assert done.revision == SECOND_SHA
-    assert f"{FIRST_SHA[:12]} → {SECOND_SHA[:12]}" in str(done.reason)
-    assert (asker.cache_dir / "models--Qwen--Qwen1.5-1.8B-Chat/refs/main").read_text() == SECOND_SHA
+    assert done.revision == choice.revision == FIRST_SHA
+    asked = [request.path for request in hub.asked("/api/models/|/resolve/")]
+    assert [path for path in asked if FIRST_SHA not in path] == []
+    assert (asker.cache_dir / "models--Qwen--Qwen1.5-1.8B-Chat/refs/main").read_text() == FIRST_SHA
 
 
 def test_an_interrupted_download_leaves_no_half_file(hub: FakeHub, asker: Asker) -> None:
@@ -494,7 +495,7 @@ def test_what_is_whole_in_the_cache_needs_no_download(
         started.append(request)
         raise OSError("no process")
 
-    monkeypatch.setattr(hub_module, "_start", refused)
+    monkeypatch.setattr(hub_module, "_fetch", refused)
     again = asker.download(asker.choose(A))
     assert (again.snapshot_path, started) == (snapshot, [])
     weights = (Path(snapshot) / "model.safetensors").resolve()

@@ -22,8 +22,7 @@ from steph.memory.shapes import BUILT_IN, TINY_NAME, parameter_count
 from steph.plan.options import Options
 from steph.record.values import Attempt, ModelChoice, RejectedCandidate
 from steph.run import hub, model_files
-from steph.run.fetch import HubFailure
-from steph.run.hub import HubError
+from steph.run.fetch import HubError, HubFailure
 from steph.run.inputs import InputError
 from steph.run.journal import Journal
 from suite_runs import make_model

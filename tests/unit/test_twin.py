@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from steph.child import twin
 from steph.memory.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
-from steph.run.model_files import check_whole, find_qwen_tokenizer, folder_parameters
+from steph.run.model_files import find_qwen_tokenizer, folder_parameters
 
 TEXT = "労働基準法第三十二条 使用者は、労働者に、休憩時間を除き一週間について四十時間を超えて、労働させてはならない。"
 
@@ -57,7 +57,7 @@ def test_a_tiny_twin_is_whole_and_kept(tmp_path: Path) -> None:
     made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     folder = tmp_path / "twins" / "tiny"
-    check_whole(folder)
+    folder_parameters(folder)
     assert folder_parameters(folder) == parameter_count(TINY)
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
 

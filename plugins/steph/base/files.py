@@ -1,4 +1,4 @@
-"""Reads files that other programs wrote: JSON, JSON lines, source text; and hashes them. Never writes."""
+"""Reads files that other programs wrote: JSON, JSON lines, source text; hashes them; and writes a file whole."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import io
 import json
+import os
 import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -190,3 +191,14 @@ def sha256_or_none(path: Path) -> str | None:
         return sha256_of(path)
     except OSError:
         return None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, and the folders above it, whole or not at all; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

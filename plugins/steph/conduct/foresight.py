@@ -113,7 +113,7 @@ def _shape(model: str, asked: Asked) -> tuple[ModelShape, Weights, str]:
     except UnknownShapeError:
         try:
             if HUB_ID.fullmatch(model) and not is_offline():
-                published = hub_config(model, asked.cache)
+                published = hub_config(model)
                 return asked.count(model, published).shape, _weights(str(published)), ""
         except CountingError:
             if same_model(model) is None:
@@ -156,7 +156,7 @@ def _counted_adapter(model: str, shape: ModelShape, adapter: dict[str, Any], ask
         return asked.count(model, config, adapter)
     if shape.more_linears:
         if HUB_ID.fullmatch(model):
-            return asked.count(model, hub_config(model, asked.cache), adapter)
+            return asked.count(model, hub_config(model), adapter)
         raise CountingError(say("fit.needs_config", model=model))
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "config.json"

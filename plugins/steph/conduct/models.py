@@ -24,7 +24,7 @@ from steph.judge.verdict import Outcome, attempt_verdict
 from steph.memory.shapes import BUILT_IN, parameter_count
 from steph.record.values import Attempt, Check, ModelChoice, RejectedCandidate
 from steph.run import hub, model_files
-from steph.run.hub import HubError
+from steph.run.fetch import HubError
 from steph.run.inputs import InputError
 from steph.run.model_files import IncompleteModelError, find_qwen_tokenizer
 
@@ -170,9 +170,9 @@ def model_trouble(model: ModelChoice) -> Message | None:
     published = model.revision is not None and model.source in ("hub", "cache")
     try:
         if not published:
-            model_files.check_whole(Path(model.snapshot_path or model.name))
+            model_files.folder_parameters(Path(model.snapshot_path or model.name))
             return None
-        revision = model_files.cached_model(model_files.default_cache_dir(), model.name).revision
+        revision = model_files.cached_model(model_files.default_cache_dir(), model.name).name
     except IncompleteModelError as error:
         return say("model.not_whole", error=error)
     if revision == model.revision:
@@ -202,7 +202,6 @@ def _from_hub(run: StageRun, candidates: tuple[str, ...], *, is_explicit: bool) 
             deadline_seconds=run.left_seconds(),
             request_timeout_seconds=profile.limits.hub_request_seconds,
             progress=lambda done_bytes, due_bytes: console.transfer(f"H-1 {choice.name}", done_bytes, due_bytes),
-            log=console.line,
         )
     except HubError as error:
         said = words_of(error)

@@ -87,7 +87,7 @@ def differences(record: Record, setup: Setup) -> list[str]:
 def cached_revision(name: str) -> str | None:
     """The commit that a pipeline would load offline by a model's id; None where no whole copy is in the cache."""
     try:
-        return model_files.cached_model(model_files.default_cache_dir(), name).revision
+        return model_files.cached_model(model_files.default_cache_dir(), name).name
     except IncompleteModelError:
         return None
 

@@ -23,7 +23,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +32,43 @@ from steph.base.text import one_line
 
 _TRIES = 3
 _PAUSE_SECONDS = 1.0
+# class, cause, message, the message's values, whether asking for another model would fail the same way; a subclass
+# stands before its base (GatedRepo is a RepositoryNotFound)
+_BY_CLASS = (
+    ("OfflineModeIsEnabled", Cause.HUB_UNREACHABLE, "hub.offline", "hub", True),
+    ("GatedRepoError", Cause.HUB_GATED, "hub.terms", "model page", False),
+    ("DisabledRepoError", Cause.HUB_NOT_FOUND, "hub.disabled", "model hub", False),
+    ("LocalTokenNotFoundError", Cause.HUB_GATED, "hub.no_token", "model", False),
+    ("RevisionNotFoundError", Cause.HUB_NOT_FOUND, "hub.revision_gone", "model hub", False),
+    ("RemoteEntryNotFoundError", Cause.HUB_NOT_FOUND, "hub.file_gone", "model hub", False),
+    ("HFValidationError", Cause.HUB_NOT_FOUND, "hub.no_name", "model error", False),
+    ("JSONDecodeError", Cause.HUB_UNREACHABLE, "hub.no_hub", "hub", True),
+    ("UnicodeDecodeError", Cause.HUB_UNREACHABLE, "hub.no_hub", "hub", True),
+    ("FileMetadataError", Cause.HUB_UNREACHABLE, "hub.no_hub", "hub", True),
+    ("TooManyRedirects", Cause.HUB_UNREACHABLE, "hub.no_hub", "hub", True),
+    ("ProxyError", Cause.HUB_UNREACHABLE, "hub.proxy", "hub error", True),
+    ("TimeoutException", Cause.HUB_UNREACHABLE, "hub.no_answer", "hub seconds", True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HubFailure:
+    """Why a model can't be had: `message` is one line of the Hub's trouble, or what a folder here lacks.
+
+    `is_endpoint_wide`: the Hub itself can't be reached, so that asking it for another model would fail the same way.
+    """
+
+    cause: Cause
+    message: Message
+    is_endpoint_wide: bool = False
+
+
+class HubError(Exception):
+    """One request or download failed; `failure` holds its cause."""
+
+    def __init__(self, failure: HubFailure) -> None:
+        self.failure = failure
+        super().__init__(failure.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,62 +83,36 @@ class FetchRequest:
     token: str | bool | None
     request_timeout_seconds: float
 
-    def to_json(self) -> str:
-        """One line for the child's stdin, token included: never to be logged."""
-        return json.dumps(asdict(self))
-
 
 def main() -> int:
-    """Download what stdin asks for; 0 with a path, 1 with a failure on stdout."""
-    fields = json.loads(sys.stdin.readline())
-    request = FetchRequest(**{**fields, "files": tuple(fields["files"])})
+    """Download what stdin asks for; 0 with a path, 1 with a failure on stdout. A broken connection is tried again."""
+    request = FetchRequest(**json.loads(sys.stdin.readline()))
     signal.signal(signal.SIGTERM, lambda _signal, _frame: _stop())
     threading.Thread(target=_stop_when_orphaned, daemon=True).start()
-    try:
-        answer: dict[str, object] = {"path": fetch(request)}
-    except Exception as error:
-        failure = classify(
-            error,
-            name=request.name,
-            endpoint=request.endpoint,
-            timeout_seconds=request.request_timeout_seconds,
-        )
-        answer = {**asdict(failure), "message": failure.message.model_dump(mode="json")}
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-    return 0 if "path" in answer else 1
-
-
-def fetch(request: FetchRequest) -> str:
-    """Download and return the snapshot's folder; a broken connection is tried again, and whole files are kept."""
     from huggingface_hub import snapshot_download
 
     for left in reversed(range(_TRIES)):
         try:
-            return str(
-                snapshot_download(
-                    request.name,
-                    revision=request.revision,
-                    allow_patterns=list(request.files),
-                    endpoint=request.endpoint,
-                    cache_dir=request.cache_dir,
-                    token=request.token,
-                    max_workers=4,
-                )
+            path = snapshot_download(
+                request.name,
+                revision=request.revision,
+                allow_patterns=list(request.files),
+                endpoint=request.endpoint,
+                cache_dir=request.cache_dir,
+                token=request.token,
+                max_workers=4,
             )
+            print(json.dumps({"path": str(path)}), flush=True)
+            return 0
         except Exception as error:
-            if left == 0 or not _is_broken_connection(error, request):
-                raise
+            seconds = request.request_timeout_seconds
+            failure = classify(error, name=request.name, endpoint=request.endpoint, timeout_seconds=seconds)
+            if left == 0 or failure.cause is not Cause.HUB_UNREACHABLE or failure.is_endpoint_wide:
+                break
             sys.stderr.write(f"{type(error).__name__}: trying again\n")
             time.sleep(_PAUSE_SECONDS)
-    raise AssertionError("unreachable")
-
-
-def _is_broken_connection(error: Exception, request: FetchRequest) -> bool:
-    failure: HubFailure = classify(
-        error, name=request.name, endpoint=request.endpoint, timeout_seconds=request.request_timeout_seconds
-    )
-    return failure.cause == "hub_unreachable" and not failure.is_endpoint_wide
+    print(json.dumps({**asdict(failure), "message": failure.message.model_dump(mode="json")}), flush=True)
+    return 1
 
 
 def _stop_when_orphaned() -> None:
@@ -120,41 +130,26 @@ def _stop() -> NoReturn:
     os._exit(128 + signal.SIGTERM)
 
 
-_WAIT = re.compile(r";\s*t\s*=\s*(\d+)")
-
-
-@dataclass(frozen=True, slots=True)
-class HubFailure:
-    """Why a model can't be had: `message` is one line of the Hub's trouble, or what a folder here lacks.
-
-    `is_endpoint_wide`: the Hub itself can't be reached, so that asking it for another model would fail the same way.
-    """
-
-    cause: Cause
-    message: Message
-    is_endpoint_wide: bool = False
-
-
-def no_answer(endpoint: str, seconds: float) -> HubFailure:
-    """The failure of a Hub that accepted a request and never answered it."""
-    return _unreachable(say("hub.no_answer", hub=endpoint, seconds=seconds), wide=True)
-
-
-def offline(endpoint: str) -> HubFailure:
-    """The failure of a Hub that is not asked at all."""
-    return _unreachable(say("hub.offline", hub=endpoint), wide=True)
-
-
 def classify(error: BaseException, *, name: str, endpoint: str, timeout_seconds: float) -> HubFailure:
     """Say what an exception means for model `name` at `endpoint`; `timeout_seconds` is what a request was given."""
+    if isinstance(error, HubError):
+        return error.failure
     endpoint = one_line(endpoint)
     for link in _chain(error):
-        failure = _by_class(link, name, endpoint, timeout_seconds) or _by_status(link, name, endpoint)
-        if failure:
+        for kind, cause, said, needs, is_wide in _BY_CLASS:
+            if kind in {cls.__name__ for cls in type(link).__mro__}:
+                values = {
+                    "model": repr(name) if kind == "HFValidationError" else name,
+                    "hub": endpoint,
+                    "page": f"{endpoint}/{name}",
+                    "error": one_line(link, 160),
+                    "seconds": timeout_seconds,
+                }
+                return HubFailure(cause, say(said, **{need: values[need] for need in needs.split()}), is_wide)
+        if failure := _by_status(link, name, endpoint):
             return failure
     for link in _chain(error):
-        failure = _by_system(link, endpoint)
-        if failure:
+        if failure := _by_system(link, endpoint):
             return failure
     return HubFailure(Cause.OTHER, verbatim(f"{name}: {type(error).__name__}: {one_line(error)}"))
 
@@ -169,112 +164,59 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def _class_names(error: BaseException) -> frozenset[str]:
-    return frozenset(cls.__name__ for cls in type(error).__mro__)
-
-
-def _by_class(error: BaseException, name: str, endpoint: str, timeout_seconds: float) -> HubFailure | None:
-    """Errors whose class says it all; a subclass stands before its base (GatedRepo is a RepositoryNotFound)."""
-    names = _class_names(error)
-    if "OfflineModeIsEnabled" in names:
-        return offline(endpoint)
-    if "GatedRepoError" in names:
-        return HubFailure(Cause.HUB_GATED, say("hub.terms", model=name, page=f"{endpoint}/{name}"))
-    if "DisabledRepoError" in names:
-        return HubFailure(Cause.HUB_NOT_FOUND, say("hub.disabled", model=name, hub=endpoint))
-    if "LocalTokenNotFoundError" in names:
-        return HubFailure(Cause.HUB_GATED, say("hub.no_token", model=name))
-    if "RevisionNotFoundError" in names:
-        return HubFailure(Cause.HUB_NOT_FOUND, say("hub.revision_gone", model=name, hub=endpoint))
-    if "RemoteEntryNotFoundError" in names:
-        return HubFailure(Cause.HUB_NOT_FOUND, say("hub.file_gone", model=name, hub=endpoint))
-    if "RepositoryNotFoundError" in names:
-        return _not_found(error, name, endpoint)
-    if "HFValidationError" in names:
-        return HubFailure(Cause.HUB_NOT_FOUND, say("hub.no_name", model=repr(name), error=one_line(error, 160)))
-    if names & {"JSONDecodeError", "UnicodeDecodeError", "FileMetadataError", "TooManyRedirects"}:
-        return _unreachable(say("hub.no_hub", hub=endpoint), wide=True)
-    if "ProxyError" in names:
-        return _unreachable(say("hub.proxy", hub=endpoint, error=one_line(error, 160)), wide=True)
-    if "TimeoutException" in names:
-        return no_answer(endpoint, timeout_seconds)
-    return None
-
-
-def _not_found(error: BaseException, name: str, endpoint: str) -> HubFailure:
-    said = "hub.private" if _status(error) == HTTPStatus.UNAUTHORIZED else "hub.no_model"
-    return HubFailure(Cause.HUB_NOT_FOUND, say(said, model=name, hub=endpoint))
-
-
 def _by_status(error: BaseException, name: str, endpoint: str) -> HubFailure | None:
-    status = _status(error)
-    if status is None:
+    """What an answer's status means, where the error has an answer."""
+    response: Any = None
+    with contextlib.suppress(RuntimeError):  # which httpx raises for a `response` that was never set
+        response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    no_repository = any(cls.__name__ == "RepositoryNotFoundError" for cls in type(error).__mro__)
+    if no_repository or status == 404:
+        gone = say("hub.private" if status == 401 else "hub.no_model", model=name, hub=endpoint)
+        return HubFailure(Cause.HUB_NOT_FOUND, gone)
+    if not isinstance(status, int):
         return None
-    if status == HTTPStatus.UNAUTHORIZED:
+    if status == 401:
         return HubFailure(Cause.HUB_GATED, say("hub.token_refused", hub=endpoint))
-    if status == HTTPStatus.FORBIDDEN:
+    if status == 403:
         return HubFailure(Cause.HUB_GATED, say("hub.forbidden", model=name, hub=endpoint))
-    if status == HTTPStatus.NOT_FOUND:
-        return _not_found(error, name, endpoint)
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        seconds = _wait_seconds(error)
-        when = say("hub.later") if seconds is None else say("hub.in_seconds", seconds=seconds)
-        return _unreachable(say("hub.too_many", hub=endpoint, when=when), wide=True)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return _unreachable(say("hub.out_of_order", hub=endpoint, status=status), wide=True)
-    return _unreachable(say("hub.status", hub=endpoint, status=status, model=name, error=one_line(error, 160)))
+    if status == 429:
+        # `RateLimit: "api";r=0;t=55` (IETF draft; the Hub's) or `Retry-After: 55`
+        limit = re.search(r";\s*t\s*=\s*(\d+)", response.headers.get("ratelimit", ""))
+        after = limit.group(1) if limit else response.headers.get("retry-after", "").strip()
+        when = say("hub.in_seconds", seconds=int(after)) if after.isdigit() else say("hub.later")
+        return HubFailure(Cause.HUB_UNREACHABLE, say("hub.too_many", hub=endpoint, when=when), is_endpoint_wide=True)
+    if status >= 500:
+        out_of_order = say("hub.out_of_order", hub=endpoint, status=status)
+        return HubFailure(Cause.HUB_UNREACHABLE, out_of_order, is_endpoint_wide=True)
+    said = say("hub.status", hub=endpoint, status=status, model=name, error=one_line(error, 160))
+    return HubFailure(Cause.HUB_UNREACHABLE, said)
 
 
 def _by_system(error: BaseException, endpoint: str) -> HubFailure | None:
     """Errors of the machine below the HTTP client; the client's own class only says that there was one."""
-    names = _class_names(error)
-    text = str(error)
-    number = getattr(error, "errno", None)
+    names = {cls.__name__ for cls in type(error).__mro__}
+    text, line, number = str(error), one_line(error, 160), getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return HubFailure(Cause.DISK_FULL, say("hub.no_space", error=text))
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return HubFailure(Cause.OTHER, say("hub.no_write", error=text))
+    is_wide = True
     if isinstance(error, socket.gaierror) or "name resolution" in text or "Name or service not known" in text:
-        return _unreachable(say("hub.no_name_of_host", hub=endpoint), wide=True)
-    if isinstance(error, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
-        return _unreachable(say("hub.certificate", hub=endpoint, error=one_line(text, 120)), wide=True)
-    if isinstance(error, ConnectionRefusedError) or "Connection refused" in text:
-        return _unreachable(say("hub.refused", hub=endpoint), wide=True)
-    if isinstance(error, TimeoutError):
-        return _unreachable(say("hub.timed_out", hub=endpoint), wide=True)
-    if names & {"NetworkError", "RemoteProtocolError", "ConnectionError"}:
-        said = say("hub.broke_off", hub=endpoint, error=one_line(text, 160))
-        return _unreachable(said, wide="ConnectError" in names)
-    if "Consistency check failed" in text or "XetDownloadError" in names:
-        return _unreachable(say("hub.cut", hub=endpoint, error=one_line(text, 160)))
-    return None
-
-
-def _unreachable(message: Message, *, wide: bool = False) -> HubFailure:
-    return HubFailure(Cause.HUB_UNREACHABLE, message, wide)
-
-
-def _response(error: BaseException) -> Any:  # noqa: ANN401 - httpx.Response or httpx2.Response
-    # httpx raises RuntimeError for a `response` that was never set
-    try:
-        return getattr(error, "response", None)
-    except RuntimeError:
+        said = say("hub.no_name_of_host", hub=endpoint)
+    elif isinstance(error, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
+        said = say("hub.certificate", hub=endpoint, error=line)
+    elif isinstance(error, ConnectionRefusedError) or "Connection refused" in text:
+        said = say("hub.refused", hub=endpoint)
+    elif isinstance(error, TimeoutError):
+        said = say("hub.timed_out", hub=endpoint)
+    elif names & {"NetworkError", "RemoteProtocolError", "ConnectionError"}:
+        said, is_wide = say("hub.broke_off", hub=endpoint, error=line), "ConnectError" in names
+    elif "Consistency check failed" in text or "XetDownloadError" in names:
+        said, is_wide = say("hub.cut", hub=endpoint, error=line), False
+    else:
         return None
-
-
-def _status(error: BaseException) -> int | None:
-    status = getattr(_response(error), "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-def _wait_seconds(error: BaseException) -> int | None:
-    """Seconds that a 429 asks for: `RateLimit: "api";r=0;t=55` (IETF draft; the Hub's) or `Retry-After: 55`."""
-    headers = _response(error).headers
-    match = _WAIT.search(headers.get("ratelimit", ""))
-    if match:
-        return int(match.group(1))
-    after = headers.get("retry-after", "").strip()
-    return int(after) if after.isdigit() else None
+    return HubFailure(Cause.HUB_UNREACHABLE, said, is_wide)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from steph.base.files import UnreadableError, parse_json_object, read_json_object
+from steph.base.files import UnreadableError, parse_json_object, read_json_object, write_whole
 from steph.base.messages import Message, say, words_of
 from steph.base.tensors import read_header
 from steph.memory.shapes import ModelShape, shape_of_counts
@@ -39,19 +39,26 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_CHATML_MARK = b"<|im_start|>"
+_COUNT_SCRIPT = Path(__file__).parents[1] / "child" / "count.py"
+_COUNT_FORMAT = 2  # counted up when the same question would have another answer
+_COUNT_SECONDS = 120
 
 
 class IncompleteModelError(Exception):
     """A folder lacks something that a model needs; the message names folder and file in one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class CachedModel:
-    """A whole model in the Hub's cache and the commit that it is."""
+class CountingError(Exception):
+    """The model can't be counted; the message is one line."""
 
-    folder: Path
-    revision: str
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A model's shape, and LoRA's parameters and the modules that it is on where an adapter was asked about."""
+
+    shape: ModelShape
+    adapter: AdapterCount | None = None
+    modules: tuple[str, ...] = ()
 
 
 def default_cache_dir() -> Path:
@@ -66,35 +73,49 @@ def repo_folder(cache_dir: Path, name: str) -> Path:
     return cache_dir / ("models--" + name.replace("/", "--"))
 
 
-def cached_model(cache_dir: Path, name: str) -> CachedModel:
-    """The copy that `from_pretrained(name)` would load without a network: the one that refs/main names.
+def cached_model(cache_dir: Path, name: str) -> Path:
+    """The copy that `from_pretrained(name)` would load without a network, in a folder called like its commit.
 
     Raises IncompleteModelError where there is none or a file is missing or cut.
     """
-    ref = repo_folder(cache_dir, name) / "refs" / "main"
     try:
-        revision = ref.read_text(encoding="utf-8").strip()
+        revision = (repo_folder(cache_dir, name) / "refs" / "main").read_text(encoding="utf-8").strip()
     except OSError as error:
         raise IncompleteModelError(say("model_files.no_copy", model=name, folder=cache_dir)) from error
     folder = repo_folder(cache_dir, name) / "snapshots" / revision
-    check_whole(folder)
-    return CachedModel(folder, revision)
-
-
-def check_whole(folder: Path) -> None:
-    """Raise IncompleteModelError unless `folder` holds config, tokenizer and every weight file in full length."""
-    if not folder.is_dir():
-        raise IncompleteModelError(say("model_files.no_folder", folder=folder))
-    _read_object(folder / "config.json")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise IncompleteModelError(say("model_files.no_tokenizer", folder=folder))
-    for path in weight_files(folder):
-        _parameters(path)
+    folder_parameters(folder)
+    return folder
 
 
 def folder_parameters(folder: Path) -> int:
-    """Parameters of a whole model folder, counted from the tensors' shapes."""
-    return sum(_parameters(path) for path in weight_files(folder))
+    """Parameters of a whole model folder, counted from the tensors' shapes.
+
+    Raises IncompleteModelError unless it holds config, tokenizer and, in full length, every weight file that
+    transformers would load: the single one, else the index's shards.
+    """
+    if not folder.is_dir():
+        raise IncompleteModelError(say("model_files.no_folder", folder=folder))
+    path, index = folder / "config.json", folder / WEIGHTS_INDEX
+    try:
+        read_json_object(path, finite=False)
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+            raise IncompleteModelError(say("model_files.no_tokenizer", folder=folder))
+        files = [WEIGHTS]
+        if not (folder / WEIGHTS).is_file():
+            if not index.is_file():
+                lacks = say("model_files.no_weights", folder=folder, weights=WEIGHTS, index=WEIGHTS_INDEX)
+                raise IncompleteModelError(lacks)
+            path = index
+            weight_map = read_json_object(path, finite=False).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise IncompleteModelError(say("model_files.no_weight_map", path=path))
+            files = sorted({str(shard) for shard in weight_map.values()})
+        parameters = 0
+        for path in (folder / file for file in files):
+            parameters += sum(prod(tensor.shape) for tensor in read_header(path))
+    except UnreadableError as error:
+        raise IncompleteModelError(say("model_files.unreadable", path=path, reason=error)) from error
+    return parameters
 
 
 def folder_licence(folder: Path) -> str | None:
@@ -105,33 +126,6 @@ def folder_licence(folder: Path) -> str | None:
         return None
     match = re.search(r"^license:[ \t]*([^\s#]+)", head, re.MULTILINE) if head.startswith("---") else None
     return match.group(1) if match else None
-
-
-def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files that transformers would load from a folder: the single one, else the index's shards."""
-    if (folder / WEIGHTS).is_file():
-        return (folder / WEIGHTS,)
-    if not (folder / WEIGHTS_INDEX).is_file():
-        raise IncompleteModelError(say("model_files.no_weights", folder=folder, weights=WEIGHTS, index=WEIGHTS_INDEX))
-    weight_map = _read_object(folder / WEIGHTS_INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise IncompleteModelError(say("model_files.no_weight_map", path=folder / WEIGHTS_INDEX))
-    return tuple(folder / str(shard) for shard in sorted(set(weight_map.values())))
-
-
-def _parameters(path: Path) -> int:
-    """Elements of all tensors in one file."""
-    try:
-        return sum(prod(tensor.shape) for tensor in read_header(path))
-    except UnreadableError as error:
-        raise IncompleteModelError(say("model_files.unreadable", path=path, reason=error)) from error
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        return read_json_object(path, finite=False)
-    except UnreadableError as error:
-        raise IncompleteModelError(say("model_files.unreadable", path=path, reason=error)) from error
 
 
 def free_disk_bytes(folder: Path) -> int:
@@ -147,48 +141,24 @@ def find_qwen_tokenizer(extra: Sequence[Path] = (), cache_dir: Path | None = Non
     Looked for in $STEPH_TOKENIZER (a folder or a tokenizer.json), then in the folders `extra`, then in the Hub's cache,
     Qwen's own models first. Raises ValueError where $STEPH_TOKENIZER is set to something else.
     """
+
+    def with_chatml(path: Path) -> Path | None:
+        file = path if path.name == "tokenizer.json" else path / "tokenizer.json"
+        try:
+            return file.parent if b"<|im_start|>" in file.read_bytes() else None
+        except OSError:
+            return None
+
     named = os.environ.get("STEPH_TOKENIZER")
     if named:
-        folder = _tokenizer_folder(Path(named).expanduser())
+        folder = with_chatml(Path(named).expanduser())
         if folder is None:
             raise ValueError(say("model_files.no_chatml", named=named))
         return folder
-    for path in (*extra, *_cached_snapshots(cache_dir or default_cache_dir())):
-        folder = _tokenizer_folder(path)
-        if folder is not None:
-            return folder
-    return None
-
-
-def _tokenizer_folder(path: Path) -> Path | None:
-    file = path if path.name == "tokenizer.json" else path / "tokenizer.json"
-    try:
-        return file.parent if _CHATML_MARK in file.read_bytes() else None
-    except OSError:
-        return None
-
-
-def _cached_snapshots(cache_dir: Path) -> Iterator[Path]:
-    for pattern in ("models--Qwen--*/snapshots/*", "models--*/snapshots/*"):
-        yield from sorted(cache_dir.glob(pattern))
-
-
-_COUNT_SCRIPT = Path(__file__).parents[1] / "child" / "count.py"
-_COUNT_FORMAT = 2  # counted up when the same question would have another answer
-_COUNT_SECONDS = 120
-
-
-class CountingError(Exception):
-    """The model can't be counted; the message is one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """A model's shape, and LoRA's parameters and the modules that it is on where an adapter was asked about."""
-
-    shape: ModelShape
-    adapter: AdapterCount | None = None
-    modules: tuple[str, ...] = ()
+    cache_dir = cache_dir or default_cache_dir()
+    patterns = ("models--Qwen--*/snapshots/*", "models--*/snapshots/*")
+    cached = (path for pattern in patterns for path in sorted(cache_dir.glob(pattern)))
+    return next(filter(None, map(with_chatml, (*extra, *cached))), None)
 
 
 def counted(
@@ -205,27 +175,24 @@ def counted(
     `model`: what it is called. `adapter`: arguments of peft.LoraConfig. Raises CountingError, and OSError where the
     configuration can't be read.
     """
-    kept = cache / "counts" / f"{_question(config, adapter, python)}.json"
+    # what makes two questions the same: the configuration, the adapter, and the packages that answer
+    home = Path(python).parent.parent
+    packages = [folder.stat().st_mtime_ns for folder in sorted(home.glob("lib/python*/site-packages"))]
+    contents = [_COUNT_FORMAT, config.read_text(encoding="utf-8"), adapter, str(home), packages]
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    kept = cache / "counts" / f"{digest}.json"
     try:
         found = read_json_object(kept)
     except (UnreadableError, OSError):
         tell(say("fit.counting", model=model, python=python))
         found = _count(model, config, adapter, python)
         with contextlib.suppress(OSError):  # it costs the next question its seconds alone
-            keep_answer(kept, found)
+            write_whole(kept, json.dumps(found))
     lora = found.get("adapter")
     if lora is None:
         return Counted(shape_of_counts(found))
     count_of = AdapterCount(lora["lora"], lora["magnitude"], lora["whole"])
     return Counted(shape_of_counts(found), count_of, tuple(lora["modules"]))
-
-
-def _question(config: Path, adapter: dict[str, Any] | None, python: str) -> str:
-    """What makes two questions the same: the configuration, the adapter, and the packages that answer."""
-    home = Path(python).parent.parent
-    packages = [folder.stat().st_mtime_ns for folder in sorted(home.glob("lib/python*/site-packages"))]
-    contents = [_COUNT_FORMAT, config.read_text(encoding="utf-8"), adapter, str(home), packages]
-    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 def _count(model: str, config: Path, adapter: dict[str, Any] | None, python: str) -> dict[str, Any]:
@@ -243,11 +210,3 @@ def _count(model: str, config: Path, adapter: dict[str, Any] | None, python: str
         return parse_json_object((ended.stdout.strip().splitlines() or [""])[-1].encode())
     except UnreadableError as error:
         raise CountingError(say("fit.not_counted", model=model, error=words_of(error))) from error
-
-
-def keep_answer(path: Path, found: dict[str, Any]) -> None:
-    """Write an answer down, whole or not at all; raises OSError where the cache can't be written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps(found), encoding="utf-8")
-    new.replace(path)

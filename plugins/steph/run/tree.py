@@ -40,6 +40,15 @@ class Child(subprocess.Popen[AnyStr]):
         self._waitpid_lock = threading.Lock()
         return super().poll()
 
+    def end(self, grace_seconds: float) -> None:
+        """Leave no process: SIGTERM, and SIGKILL where it is not enough for so long."""
+        self.terminate()
+        try:
+            self.wait(grace_seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.wait()
+
 
 def output_of(
     command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
