@@ -32,11 +32,11 @@ def set_recompute(model: PeftModel, enabled: bool, *, on_host: bool = False, mos
     enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
     enable()
     host = HostStack(most_tokens * getattr(base.config.get_text_config(), "hidden_size", 0)) if on_host else None
-    draws = draws_random_numbers(model)
-    for module in base.modules() if on_host or not draws else ():
+    is_torchs = draws_random_numbers(model) or _is_set(base.config.to_dict(), "output_router_logits")
+    for module in base.modules() if on_host or not is_torchs else ():
         if hasattr(module, "_gradient_checkpointing_func"):
             usual = module._gradient_checkpointing_func
-            own = _with_inputs_on_host if draws else functools.partial(_checkpoint, host=host)
+            own = _with_inputs_on_host if is_torchs else functools.partial(_checkpoint, host=host)
             module._gradient_checkpointing_func = functools.partial(own, usual)
 
 
@@ -44,6 +44,12 @@ def draws_random_numbers(model: PeftModel) -> bool:
     """Whether a forward in training mode drops anything out."""
     named = _names_dropout(model.get_base_model().config.to_dict())
     return named or any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
+
+
+def _is_set(config: dict[str, Any], key: str) -> bool:
+    return any(
+        _is_set(value, key) if isinstance(value, dict) else name == key and value for name, value in config.items()
+    )
 
 
 def _names_dropout(config: dict[str, Any]) -> bool:
@@ -66,8 +72,9 @@ def _checkpoint(
     *inputs: Any,  # noqa: ANN401 - as torch's
     host: "HostStack | None",
 ) -> Any:  # noqa: ANN401 - as torch's
-    rest = tree_iter((inputs[1:], getattr(run, "keywords", {})))
-    if not inputs or any(isinstance(value, torch.Tensor) and value.requires_grad for value in rest):
+    """Recompute a layer that hands on nothing but its outputs; all others go torch's way."""
+    others = (*inputs[1:], *getattr(run, "keywords", {}).values())
+    if not inputs or not all(map(_brings_no_gradient, others)):
         return usual(run, *inputs)
     anchor = torch.empty((), requires_grad=True)  # the first layer's input has no gradient, its adapter has
     try:
@@ -75,6 +82,14 @@ def _checkpoint(
     except _HiddenOutputError:
         pass
     return usual(run, *inputs)
+
+
+def _brings_no_gradient(value: object) -> bool:
+    """Whether it needs none, and no layer can put a tensor into it for the layers after it."""
+    if isinstance(value, tuple):
+        return all(map(_brings_no_gradient, value))
+    is_plain = value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device))
+    return is_plain or (isinstance(value, torch.Tensor) and not value.requires_grad)
 
 
 class _HiddenOutputError(Exception):

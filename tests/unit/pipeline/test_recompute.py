@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,59 @@ def test_gradients_come_through_every_kind_of_output(linear: "torch.nn.Linear", 
         outputs = _checkpoint(usual, layer, hidden, host=None)
     assert torch.equal(gradient(outputs), expected)
     assert torchs_own == ([] if kind == "a tuple" else [kind])
+
+
+@pytest.mark.parametrize("kept_in", [dict, list, UserDict], ids=lambda kind: kind.__name__)
+def test_gradients_come_through_what_layers_share(linear: "torch.nn.Linear", kept_in: type) -> None:
+    """Some models let later layers use an earlier one's keys, which autograd must see being made."""
+    import torch
+    from app.fast.recompute import _checkpoint
+    from torch.utils.checkpoint import checkpoint
+
+    def gives(hidden: torch.Tensor, shared: Any) -> torch.Tensor:  # noqa: ANN401 - each of them
+        keys = linear(hidden)
+        shared.append(keys) if isinstance(shared, list) else shared.update(keys=keys)
+        return hidden * 2
+
+    def takes(hidden: torch.Tensor, shared: Any) -> torch.Tensor:  # noqa: ANN401
+        return hidden * (shared[0] if isinstance(shared, list) else shared["keys"])
+
+    def gradient(run: Callable[..., Any]) -> "torch.Tensor":
+        linear.zero_grad()
+        shared = kept_in()
+        hidden = torch.ones(2, 4, requires_grad=True)
+        for layer in (gives, takes):
+            hidden = run(functools.partial(layer, shared=shared), hidden)
+        hidden.sum().backward()
+        return linear.weight.grad
+
+    usual = functools.partial(checkpoint, use_reentrant=False)
+    expected = gradient(lambda layer, hidden: layer(hidden))
+    assert torch.equal(gradient(functools.partial(_checkpoint, usual, host=None)), expected)
+
+
+def test_a_loss_of_the_routers_keeps_its_gradients() -> None:
+    """It is computed from what hooks collect inside the layers, and its gradient is there with recompute as without."""
+    import torch
+    from app.fast.recompute import set_recompute
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    router = {"output_router_logits": True, "router_aux_loss_coef": 1.0}
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **sizes, **heads, **router))
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)).train()
+
+    def gradients(*, recompute: bool) -> "torch.Tensor":
+        set_recompute(model, recompute)
+        model.zero_grad()
+        ids = torch.arange(3, 43).view(2, 20)
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        return torch.cat([each.grad.flatten() for each in model.parameters() if each.requires_grad])
+
+    assert torch.allclose(gradients(recompute=True), gradients(recompute=False), rtol=1e-4, atol=1e-6)
 
 
 def test_dropout_inside_a_model_of_images_is_seen() -> None:
