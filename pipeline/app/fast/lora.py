@@ -148,15 +148,16 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
     ) -> torch.Tensor:
         ctx.base = base = layer if lora_a is None else layer.base_layer
         ctx.scaling = 1.0 if lora_a is None else layer.scaling[ADAPTER]
-        product, dtype = _gated(inputs, up), inputs.dtype
+        product, dtype = _gated(inputs, up).flatten(0, -2), inputs.dtype
         bias = None if base.bias is None else base.bias.to(dtype)
         output = linear(product, _base_weight(base, dtype), bias)
         narrow = None
         if lora_a is not None and lora_b is not None:
-            narrow = product.flatten(0, -2) @ lora_a.to(dtype).T
-            output.view(-1, output.shape[-1]).addmm_(narrow, lora_b.to(dtype).T, alpha=ctx.scaling)
+            narrow = product @ lora_a.to(dtype).T
+            output.addmm_(narrow, lora_b.to(dtype).T, alpha=ctx.scaling)
         ctx.save_for_backward(inputs, up, lora_a, lora_b, narrow)
-        return output
+        # autograd lets nobody change a view that a function returns, and some attentions scale their queries in place
+        return torch.ops.aten._unsafe_view(output, [*inputs.shape[:-1], output.shape[-1]])
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401

@@ -6,7 +6,9 @@ each chunk once more instead of keeping its logits. All chunks have one size: th
 the one before, however long the answers of a batch are.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -52,15 +54,19 @@ def keep_to_answers(model: PreTrainedModel) -> bool:
     """Make the model's head see the batch's `answer_positions` only; True where the loss then runs in chunks.
 
     False where its forward does more than its body, its head and the usual loss: some models scale or bound their
-    logits, or add a loss of their own. Such a model goes its own way, with the logits of every position of an answer.
+    logits, or add a loss of their own. Such a model goes its own way, with the logits of every position of an answer,
+    or of every position where it has no loss for some of them.
     """
     is_plain = _is_body_head_and_loss(model)
+    takes_some = not is_plain and _takes_some_positions(model)
     whole = model.forward
 
     @functools.wraps(whole)  # the Trainer reads its signature
     def forward(**inputs: Any) -> Any:  # noqa: ANN401 - as the model's own
         positions = inputs.pop("answer_positions", None)
         if positions is None or inputs.get("labels") is None:
+            return whole(**inputs)
+        if not (is_plain or takes_some):
             return whole(**inputs)
         targets = next_tokens(inputs["labels"])
         if not is_plain:
@@ -84,13 +90,11 @@ def _is_body_head_and_loss(model: PreTrainedModel) -> bool:
         body.register_forward_hook(lambda _module, _inputs, output: seen.update(hidden_states=output[0])),
         head.register_forward_hook(lambda _module, inputs, output: seen.update(head_input=inputs[0], logits=output)),
     )
-    ids, was_training = torch.arange(8, device=model.device)[None], model.training
-    model.train()  # outside training bitsandbytes packs weights in a way that no gradient knows, on some CPUs
+    ids = torch.arange(8, device=model.device)[None]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        with tried(model):
             outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
     if len(seen) < 3:  # a body or a head that is not called as a whole
@@ -98,3 +102,32 @@ def _is_body_head_and_loss(model: PreTrainedModel) -> bool:
     loss = cross_entropy(seen["logits"][0, :-1].float(), ids[0, 1:])
     same = torch.equal(seen["head_input"], seen["hidden_states"]) and torch.equal(outputs.logits, seen["logits"])
     return bool(same and torch.allclose(outputs.loss, loss, rtol=1e-5))
+
+
+def _takes_some_positions(model: PreTrainedModel) -> bool:
+    """Whether the loss is the same with the logits of an answer's positions alone; some classes can't give that."""
+    ids = torch.arange(8, device=model.device)[None]
+    labels = ids.masked_fill(ids < 4, IGNORED)
+    targets = next_tokens(labels)
+    kept = (targets != IGNORED).any(0).nonzero().flatten()
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    try:
+        with tried(model):
+            whole = model(**inputs).loss
+        with tried(model):
+            some = model(**inputs, logits_to_keep=kept, shift_labels=targets[:, kept]).loss
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return bool(torch.allclose(some, whole, rtol=0.01))
+
+
+@contextlib.contextmanager
+def tried(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, what the model computes leaves no gradient and no trace in the random numbers."""
+    devices, was_training = [model.device] if model.device.type == "cuda" else [], model.training
+    model.train()  # outside training bitsandbytes packs weights in a way that no gradient knows, on some CPUs
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        model.train(was_training)

@@ -1,13 +1,18 @@
 """A model's own parts, done with fewer and smaller operations: norms, attention, and what the Trainer walks over."""
 
 import functools
+from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AttentionInterface, PreTrainedModel, Trainer
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, Trainer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from app.fast.loss import tried
 
 CAUSAL_ONLY = "causal_sdpa"
+_WATCHED = "watched_sdpa"
 
 
 def fuse_norms(model: torch.nn.Module) -> None:
@@ -27,7 +32,7 @@ def attend_without_masks(model: PreTrainedModel, longest_row: int) -> bool:
     """Leave attention masks out: rows padded on the right need none, and kernels without one are twice as fast.
 
     An attention of a name that has no function for masks gets none. False, and nothing changes, where attention is
-    another one than sdpa or where a window is narrower than the longest row.
+    another one than sdpa, where a window is narrower than the longest row, or where a mask says anything else.
     """
     config, text = model.config, model.config.get_text_config()  # models of images too keep the text's inside
     window = getattr(text, "sliding_window", None)
@@ -36,8 +41,41 @@ def attend_without_masks(model: PreTrainedModel, longest_row: int) -> bool:
     if config._attn_implementation != "sdpa" or (is_narrow and (window is None or window < longest_row)):
         return False
     AttentionInterface.register(CAUSAL_ONLY, sdpa_attention_forward)
-    model.set_attn_implementation(CAUSAL_ONLY)
+    model.set_attn_implementation(CAUSAL_ONLY if _masks_say_nothing_else(model) else "sdpa")
     return bool(config._attn_implementation == CAUSAL_ONLY)
+
+
+def _masks_say_nothing_else(model: PreTrainedModel) -> bool:
+    """Whether every mask hides what comes later and the padding, and no more: some models add biases, or look ahead."""
+    ids = torch.arange(8, device=model.device).repeat(2, 1)
+    is_token = ids < torch.tensor([[8], [5]], device=model.device)
+    expected = is_token[:, None, None] & torch.ones(8, 8, dtype=torch.bool, device=model.device).tril()
+    seen: list[bool] = []
+
+    def attend(
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **named: Any,  # noqa: ANN401 - as the library's
+    ) -> Any:  # noqa: ANN401 - as the library's
+        asked = named.get("is_causal")
+        is_causal = getattr(module, "is_causal", True) if asked is None else asked
+        seen.append(bool(is_causal) and named.get("position_bias") is None)
+        if attention_mask is not None:
+            visible = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+            seen.append(bool((visible == expected).logical_or(~is_token[:, None, :, None]).all()))
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
+
+    AttentionInterface.register(_WATCHED, attend)
+    AttentionMaskInterface.register(_WATCHED, sdpa_mask)
+    model.set_attn_implementation(_WATCHED)
+    if model.config._attn_implementation != _WATCHED:
+        return False
+    with tried(model):
+        model(input_ids=ids, attention_mask=is_token.long())
+    return bool(seen) and all(seen)
 
 
 def walk_once(trainer: Trainer) -> None:

@@ -207,14 +207,35 @@ def test_a_model_that_does_more_than_its_head_goes_its_own_way(family: str, opti
     assert widths == [len({int(position) % 40 for position in positions})]
 
 
+@pytest.mark.parametrize("family", ["bart", "xlnet", "cpmant"])
+def test_a_model_without_a_loss_for_some_positions_keeps_its_own(family: str) -> None:
+    """Its class shifts no labels, or knows no positions to keep: it computes the loss of all of them."""
+    import torch
+    from app.fast.loss import keep_to_answers
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 300, "d_model": 32, "decoder_layers": 1, "n_layer": 1, "num_hidden_layers": 1}
+    heads = {"decoder_attention_heads": 2, "n_head": 2, "num_attention_heads": 2, "hidden_size": 32, "dim_head": 16}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **heads)).eval()
+    batch = batch_of(SIZES)
+    positions = batch.pop("answer_positions")
+    with torch.no_grad():
+        own = float(model(**batch).loss)
+        assert keep_to_answers(model) is False
+        assert float(model(**batch, answer_positions=positions).loss) == pytest.approx(own, rel=1e-5)
+
+
 def test_asking_the_model_draws_no_random_number(load: Load) -> None:
     """Dropout of the training that follows is what it would be without chunks."""
     import torch
     from app.fast.loss import keep_to_answers
+    from app.fast.model import attend_without_masks
 
     model = load(Kind(dropout=0.5), chunked=False)
+    model.config.attention_dropout = 0.1
     state = torch.random.get_rng_state()
     keep_to_answers(model.get_base_model())
+    assert attend_without_masks(model.get_base_model(), 40)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

@@ -78,6 +78,23 @@ def test_the_short_way_gives_pefts_numbers(load: Load, targets: tuple[str, ...],
         assert distance(found, expected) <= 1.1 * distance(peft, expected)
 
 
+@pytest.mark.parametrize("shape", [(2, 30, 64), (60, 64), (2, 2, 15, 64)])
+def test_what_a_layer_gives_can_be_changed_in_place(load: Load, shape: tuple[int, ...]) -> None:
+    """Some attentions scale or clamp their queries where they are: a linear layer lets them, with a bias too."""
+    import torch
+    from app.fast.lora import shorten_lora
+
+    def gradient(model: "PeftModel") -> torch.Tensor:
+        query = model.get_base_model().model.layers[0].self_attn.q_proj
+        inputs = torch.linspace(-1, 1, 3840).view(shape).requires_grad_()
+        query(inputs).mul_(0.5).square().sum().backward()
+        return torch.cat([inputs.grad.flatten(), query.lora_A["default"].weight.grad.flatten()])
+
+    short = load()
+    shorten_lora(short)
+    assert distance(gradient(short), gradient(load())) <= 1e-5
+
+
 def test_an_mlp_keeps_what_it_multiplies_and_not_the_product(load: Load) -> None:
     """Of the wide tensors only gate and up wait for the backward, two a layer; PEFT's way keeps twice as many."""
     import torch
@@ -260,6 +277,24 @@ def test_a_window_inside_a_model_of_images_is_seen() -> None:
     )
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     assert not attend_without_masks(model, 9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("doge", {}), ("bert-generation", {"is_decoder": False})],
+    ids=["adds to its mask", "looks ahead"],
+)
+def test_a_mask_that_says_more_is_kept(kind: str, settings: dict[str, Any]) -> None:
+    """Only a mask that hides what comes later and the padding, and nothing else, can go."""
+    from app.fast.model import attend_without_masks
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    config = AutoConfig.for_model(kind, **sizes, **heads, **settings)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    assert not attend_without_masks(model, 8)
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_another_attention_is_left_alone(load: Load) -> None:
