@@ -172,11 +172,12 @@ class GraphedStep:
         print(f"CUDA graph: {text}", file=sys.stderr)
 
 
-def why_not(*, random_recompute: bool, ranks: int, half: bool, micro_batches: float) -> str | None:
+def why_not(*, whole_logits: bool, random_recompute: bool, ranks: int, half: bool, micro_batches: float) -> str | None:
     """Why a run's micro-batches can't be graphs, or are too few to try; None where they can."""
     reasons = {
         "no GPU": not torch.cuda.is_available(),
         "several GPUs": ranks > 1,
+        "the positions of the answers are looked up in each batch": whole_logits,
         "recompute with dropout draws its random numbers outside a graph": random_recompute,
         "float16's loss scale changes between steps": half,
         f"less than {LEAST_BATCHES} micro-batches": micro_batches < LEAST_BATCHES,

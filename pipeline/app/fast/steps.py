@@ -83,6 +83,7 @@ def fast_steps(
     if settings.cuda_graph != "off":
         forced = settings.cuda_graph == "on"
         reason = why_not(
+            whole_logits=not is_chunked,
             random_recompute=plan.gradient_checkpointing and draws_random_numbers(model),
             ranks=rank_count(),
             half=dtype == torch.float16,

@@ -234,6 +234,7 @@ def test_what_a_failed_capture_allocated_is_free_for_the_step_without(graphed: M
     [
         ({"random_recompute": True}, "recompute with dropout draws its random numbers outside a graph"),
         ({"ranks": 2}, "several GPUs"),
+        ({"whole_logits": True}, "the positions of the answers are looked up in each batch"),
         ({"half": True}, "float16's loss scale changes between steps"),
         ({"micro_batches": 9}, "less than 10 micro-batches"),
         ({}, None),
@@ -247,7 +248,7 @@ def test_graphs_are_tried_only_where_a_micro_batch_can_be_one(
     from app.fast.graphs import why_not
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    free = {"random_recompute": False, "ranks": 1, "half": False, "micro_batches": 50}
+    free = {"whole_logits": False, "random_recompute": False, "ranks": 1, "half": False, "micro_batches": 50}
     assert why_not(**{**free, **fact}) == reason
 
 
