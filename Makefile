@@ -59,8 +59,8 @@ coverage: setup
 
 # the pages that tests hold to the code
 docs: setup
-	.venv/bin/python -m steph.judge.catalog ja docs/checks.md
-	.venv/bin/python -m steph.judge.catalog en docs/checks.en.md
+	PYTHONPATH=plugins .venv/bin/python tools/checks_page.py ja docs/checks.md
+	PYTHONPATH=plugins .venv/bin/python tools/checks_page.py en docs/checks.en.md
 	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py ja docs/causes.md
 	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py en docs/causes.en.md
 	.venv/bin/python -m steph.record.schema docs/record.schema.json

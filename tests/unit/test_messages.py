@@ -33,6 +33,7 @@ from steph.judge.catalog import CATALOG
 from steph.judge.kinds import Needs
 
 SUITE = Path(steph.__file__).parent
+CHECKS_PAGE = Path(__file__).parents[2] / "tools" / "checks_page.py"
 
 
 def test_the_catalogs_have_the_same_messages_with_the_same_placeholders() -> None:
@@ -61,7 +62,8 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
     used |= {f"diagnose.case.{case.id}.{part}" for case in cases() for part in ("means", "do", "next")}
     used |= {f"diagnose.step.{step}{known}" for step in steps() for known in ("", ".known")}
     used |= {f"diagnose.phase.{phase}" for phase in Phase}
-    code = "\n".join(path.read_text(encoding="utf-8") for path in SUITE.rglob("*.*") if path.suffix in (".py", ".j2"))
+    files = [*(path for path in SUITE.rglob("*.*") if path.suffix in (".py", ".j2")), CHECKS_PAGE]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
     used |= {f"diagnose.seen.{name}" for name in re.findall(r'\("(\w+)", \{', code)}
     used |= {f"check.{check}.{part}" for check in CATALOG for part in ("title", "reads", "note")}
     used |= {f"check.needs.{need}" for need in Needs}

@@ -43,7 +43,7 @@ CHANGES = {
                     "    written_late: tuple[str, ...] = ()\n",
                     "    written_late: tuple[str, ...] = ()\n    ended: int = 0\n",
                 ),
-                ("MACHINE = (", 'NONE_ENDED = CheckKind("none_ended", "H-2・H-3", WARN)\nMACHINE = (NONE_ENDED, '),
+                ("GPU_USED = ", 'NONE_ENDED = CheckKind("none_ended", "H-2・H-3", WARN)\nGPU_USED = '),
                 (
                     "_left_check(evidence)]",
                     '_left_check(evidence), NONE_ENDED.check(not evidence.ended, "counted", ended=evidence.ended)]',

@@ -65,26 +65,9 @@ LINE_ACCURACY = CheckKind("line_accuracy", "H-3", FAIL, needs=(Needs.KEY_LINES,)
 LINES_IN_ORDER = CheckKind("lines_in_order", "H-3", FAIL, optional=True, needs=(Needs.KEY_LINES,))
 LINES_PRINTED = CheckKind("lines_printed", "H-3", FAIL, needs=(Needs.WORDS,))
 NO_INVOCATION_ERROR = CheckKind("no_invocation_error", "H-3", FAIL, trap=2)
-LINES = (
-    LINE_INITIALIZING,
-    LINE_RAG_DISABLED,
-    LINE_RAG_ENABLED,
-    MODEL_NAMED,
-    MODEL_NAMES_AGREE,
-    MODEL_IN_USE,
-    LINE_BACKEND,
-    LORA_PATH_NAMED,
-    LINE_RESULTS,
-    TOTAL_SAMPLES,
-    LINE_ACCURACY,
-    LINES_IN_ORDER,
-    LINES_PRINTED,
-    NO_INVOCATION_ERROR,
-)
 ADAPTER_UNCHANGED = CheckKind("adapter_unchanged", "H-3", FAIL, core=True)
 ADAPTER_LOADED = CheckKind("adapter_loaded", "H-3", FAIL)
 ADAPTER_LEFT_ALONE = CheckKind("adapter_left_alone", "H-3", WARN, optional=True)
-ADAPTER_IN_USE = (ADAPTER_UNCHANGED, ADAPTER_LOADED, ADAPTER_LEFT_ALONE)
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 MAX_ANSWERS = 1000
 MOST_ANSWER_CHARS = 60

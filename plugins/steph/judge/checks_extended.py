@@ -28,15 +28,6 @@ RAG_RETRIEVED = CheckKind("rag_retrieved", "H-3rag", FAIL)
 RAG_IN_PROMPT = CheckKind("rag_in_prompt", "H-3rag", FAIL, optional=True)
 BASE_SAME_QUESTIONS = CheckKind("base_same_questions", "H-3base", FAIL)
 ADAPTER_CHANGES_RESPONSES = CheckKind("adapter_changes_responses", "H-3base", WARN, quality=True)
-EXTENDED = (
-    COT_ROWS_SOUND,
-    LINE_COT_ENABLED,
-    COT_REASONED,
-    RAG_RETRIEVED,
-    RAG_IN_PROMPT,
-    BASE_SAME_QUESTIONS,
-    ADAPTER_CHANGES_RESPONSES,
-)
 LEAST_REMEMBERED = 7  # of 8; by chance 4 runs in 10,000 have as many
 MOST_GUESSED = 4  # by chance 97 runs in 100 have no more
 LOW_LOSS = 0.1  # mean of the last steps
@@ -49,7 +40,6 @@ HEART_REMEMBERED = CheckKind("heart_remembered", "H-3heart", FAIL, optional=True
 HEART_UNKNOWN = CheckKind("heart_unknown", "H-3heart", FAIL, optional=True)
 STEP_UNQUANTISED = CheckKind("step_unquantised", "H-2step", FAIL, trap=5, optional=True)
 STEP_OUTPUT_ONLY = CheckKind("step_output_only", "H-2step", FAIL, trap=9, optional=True)
-HEART = (HEART_LOSS_LOW, HEART_REMEMBERED, HEART_UNKNOWN, STEP_UNQUANTISED, STEP_OUTPUT_ONLY)
 
 
 def extended_checks(evidence: EvalEvidence, lines: EvalLines, results: Results | None) -> tuple[Check, ...]:

@@ -47,15 +47,6 @@ LEARNING_RATE_RUNS = CheckKind("learning_rate_runs", "H-2", WARN, optional=True)
 LOSS_PLAUSIBLE = CheckKind("loss_plausible", "H-2", WARN, optional=True)
 LOSS_BELOW_CHANCE = CheckKind("loss_below_chance", "H-2", WARN, optional=True)
 TRAINED_ONCE = CheckKind("trained_once", "H-2", WARN, optional=True)
-STEPS = (
-    GRADIENT_FLOWS,
-    GRAD_NORM_FINITE,
-    GRAD_NORM_BOUNDED,
-    LEARNING_RATE_RUNS,
-    LOSS_PLAUSIBLE,
-    LOSS_BELOW_CHANCE,
-    TRAINED_ONCE,
-)
 _Judged: TypeAlias = tuple[bool, Message, Severity | None]  # whether it holds, and how hard it is where it does not
 
 

@@ -27,23 +27,20 @@ LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop'
 LEAST_COMPUTED_BYTES = 16 << 20  # of torch's allocator: 2 MiB for one number, 38 for the answers of the tiniest model
 CAP_SLACK_BYTES = 256 << 20  # what other programs may take meanwhile
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
+MODEL_AVAILABLE = CheckKind("model_available", "H-1", FAIL)
+PARAMETERS_IN_RANGE = CheckKind("parameters_in_range", "H-1", FAIL)
+HUB_CONFIRMED = CheckKind("hub_confirmed", "H-1", WARN)
 EXIT_ZERO = CheckKind("exit_zero", "H-2・H-3", FAIL, core=True)
 NO_TRACEBACK = CheckKind("no_traceback", "H-2・H-3", WARN)
 BASE_WEIGHTS_LOADED = CheckKind("base_weights_loaded", "H-2・H-3", WARN)
 LIBRARY_WARNINGS = CheckKind("library_warnings", "H-2・H-3", WARN)
 RANKS_AS_ASKED = CheckKind("ranks_as_asked", "H-2・H-3", FAIL)
 RESULTS_PRINTED_ONCE = CheckKind("results_printed_once", "H-2・H-3", WARN, optional=True)
-RANKS = (RANKS_AS_ASKED, RESULTS_PRINTED_ONCE)
 LIBRARIES_LOADED = CheckKind("libraries_loaded", "H-2・H-3", WARN, optional=True)
 GPU_USED = CheckKind("gpu_used", "H-2・H-3", FAIL, optional=True)
 VRAM_CAP_HONOURED = CheckKind("vram_cap_honoured", "H-2・H-3", FAIL)
 MEMORY_RETURNED = CheckKind("memory_returned", "H-2・H-3", WARN)
 NO_PROCESS_LEFT = CheckKind("no_process_left", "H-2・H-3", INFO)
-MACHINE = (LIBRARIES_LOADED, GPU_USED, VRAM_CAP_HONOURED, MEMORY_RETURNED, NO_PROCESS_LEFT)
-MODEL_AVAILABLE = CheckKind("model_available", "H-1", FAIL)
-PARAMETERS_IN_RANGE = CheckKind("parameters_in_range", "H-1", FAIL)
-HUB_CONFIRMED = CheckKind("hub_confirmed", "H-1", WARN)
-MODEL = (MODEL_AVAILABLE, PARAMETERS_IN_RANGE, HUB_CONFIRMED)
 
 
 @dataclass(frozen=True)

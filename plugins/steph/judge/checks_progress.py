@@ -37,7 +37,6 @@ BATCH_AS_ASKED = CheckKind("batch_as_asked", "H-2", FAIL, optional=True)
 LEARNING_RATE_AS_ASKED = CheckKind("learning_rate_as_asked", "H-2", WARN, optional=True)
 TRAINED_FROM_START = CheckKind("trained_from_start", "H-2", FAIL, trap=15, optional=True)
 STATE_OF_THIS_RUN = CheckKind("state_of_this_run", "H-2", FAIL, trap=15, optional=True)
-ASKED = (BATCH_AS_ASKED, LEARNING_RATE_AS_ASKED, TRAINED_FROM_START, STATE_OF_THIS_RUN)
 LIVED_SLACK_SECONDS, LIVED_SLACK_SHARE = 2.0, 0.02  # clocks, and seconds that a machine slept
 TOO_SHORT_SHARE = 0.1  # of the time between the first and the last loss line
 MEASURABLE_SPAN_SECONDS = 1.0
@@ -49,7 +48,6 @@ SPEED_AGREES = CheckKind("speed_agrees", "H-2", WARN, optional=True)
 OWN_FIGURES_AGREE = CheckKind("own_figures_agree", "H-2", WARN, optional=True)
 INPUTS_UNCHANGED = CheckKind("inputs_unchanged", "H-2", WARN, optional=True)
 OUTPUT_IN_PLACE = CheckKind("output_in_place", "H-2", WARN, optional=True)
-TIMES = (RUNTIME_LIVED, SPEED_AGREES, OWN_FIGURES_AGREE, INPUTS_UNCHANGED, OUTPUT_IN_PLACE)
 FULL_SHARE = 0.93  # of the card: a Windows driver keeps some hundred MiB of it to itself
 SLOWDOWN = 8.0  # a spill makes steps some ten times slower; short and long rows alone can make them five times slower
 SLOWDOWN_PER_TOKEN = 5.0  # where the rows' lengths are known

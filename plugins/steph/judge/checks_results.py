@@ -49,21 +49,6 @@ FIRST_ROWS = CheckKind("first_rows", "H-3", INFO, optional=True, needs=(Needs.DA
 TRAIN_OVERLAP = CheckKind("train_overlap", "H-3", WARN, trap=7, optional=True, needs=(Needs.QUESTIONS,))
 DATASET_UNCHANGED = CheckKind("dataset_unchanged", "H-3", FAIL, optional=True, needs=(Needs.DATASET,))
 RESULTS_AGREE = CheckKind("results_agree", "H-3", WARN)
-RESULTS = (
-    JSON_WRITTEN,
-    JSON_FRESH,
-    JSON_VALID,
-    JSON_CONSISTENT,
-    CONFIG_AS_ASKED,
-    NO_ERROR_ANSWERS,
-    FLAGS_CONSISTENT,
-    ROWS_DISTINCT,
-    QUESTIONS_OF_DATASET,
-    FIRST_ROWS,
-    TRAIN_OVERLAP,
-    DATASET_UNCHANGED,
-    RESULTS_AGREE,
-)
 _NEEDS_JSON = (
     CONFIG_AS_ASKED,
     NO_ERROR_ANSWERS,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from steph.base.files import UnreadableError
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
@@ -16,7 +17,7 @@ from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.contract.results import Row
 from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
-from steph.judge.checks_adapter import adapter_config_or_none
+from steph.judge.checks_adapter import adapter_config_or_empty
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.witness import BaseCompared, Batch, Generation, Matrices, ModelSaved, OwnCode, TrainingEnds
 from steph.record.values import Check
@@ -29,9 +30,6 @@ LEAST_PROMPTS = 3  # what all of them have is a template's
 FORCING = ("force_words_ids", "constraints", "forced_bos_token_id", "forced_decoder_ids", "sequence_bias",
            "prefix_allowed_tokens_fn")  # fmt: skip
 _MARKS = re.compile(r"[<＜]|\[/?INST|\[/?SYS")  # of templates: these may be special tokens, which leave no text
-MASK_AND_POSITIONS = CheckKind("mask_and_positions", "H-2・H-3", FAIL, optional=True)
-ANSWERS_FREE = CheckKind("answers_free", "H-3", WARN, optional=True)
-PROMPTS_AS_RECORDED = CheckKind("prompts_as_recorded", "H-3", WARN, trap=27, optional=True)
 TOLERANCE = 0.02  # of a norm: a matrix that is saved in bf16 keeps its norm and its sum to a thousandth
 CUT = 2.0**-7  # of a sum, in bf16
 SMALLEST = 1e-6  # of a norm; below that all is noise
@@ -43,6 +41,10 @@ FEW_CHANGED = 0.1  # of the base's tensors
 _PREFIX = re.compile(r"^(?:base_model\.model\.)?(.*?\.lora_(?:embedding_)?[AB])(?:\.weight)?$")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module)\.")
 _USUAL_FORWARDS = re.compile(r"Norm\d*d?$|ForCausalLM$|LMHeadModel$")  # a faster norm, a loss of one's own
+
+MASK_AND_POSITIONS = CheckKind("mask_and_positions", "H-2・H-3", FAIL, optional=True)
+ANSWERS_FREE = CheckKind("answers_free", "H-3", WARN, optional=True)
+PROMPTS_AS_RECORDED = CheckKind("prompts_as_recorded", "H-3", WARN, trap=27, optional=True)
 SAVED_AS_TRAINED = CheckKind("saved_as_trained", "H-2", FAIL, trap=23, optional=True)
 ADAPTER_AS_SAVED = CheckKind("adapter_as_saved", "H-3", FAIL, trap=19, optional=True)
 BASE_UNCHANGED = CheckKind("base_unchanged", "H-2・H-3", FAIL, optional=True)
@@ -70,12 +72,9 @@ def inputs_check(facts: Sequence[Batch | Generation]) -> Check:
         return MASK_AND_POSITIONS.check(None, "none")
     told = [say(what, rows=count) for what, count in troubles.items() if count]
     worst = max(troubles.values())
+    severity = WARN if 0 < 2 * worst <= rows else None
     return MASK_AND_POSITIONS.check(
-        not worst,
-        "wrong" if told else "sound",
-        severity=WARN if 0 < 2 * worst <= rows else None,
-        rows=rows,
-        troubles=told,
+        not worst, "wrong" if told else "sound", severity=severity, rows=rows, troubles=told
     )
 
 
@@ -83,18 +82,17 @@ def steering_check(calls: Sequence[Generation]) -> Check:
     """What the program alone asked `generate` to force, forbid or punish."""
     if not calls:
         return ANSWERS_FREE.check(None, "none")
-    found = {name: value for call in calls for name, value in call.steering.items() if _steers(name, value)}
+    found: dict[str, float] = {}
+    for name, value in (item for call in calls for item in call.steering.items()):
+        is_sound_penalty = name.endswith("penalty") and SOUND_PENALTIES[0] <= value <= SOUND_PENALTIES[1]
+        is_short = name in ("min_new_tokens", "min_length") and value <= MOST_FORCED_TOKENS
+        if not is_sound_penalty and not is_short:
+            found[name] = value
     forces = any(name in FORCING for name in found)
     shown = [one_line(f"{name}={value:g}", 60) for name, value in sorted(found.items())]
     return ANSWERS_FREE.check(
         not found, "steered" if found else "free", severity=FAIL if forces else None, arguments=shown
     )
-
-
-def _steers(name: str, value: float) -> bool:
-    if name.endswith("penalty"):
-        return not SOUND_PENALTIES[0] <= value <= SOUND_PENALTIES[1]
-    return value > MOST_FORCED_TOKENS if name in ("min_new_tokens", "min_length") else True
 
 
 def recorded_prompts_check(rows: Sequence[Row], prompts: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Check:
@@ -105,30 +103,39 @@ def recorded_prompts_check(rows: Sequence[Row], prompts: Sequence[tuple[Sequence
     """
     seen = [({*lines}, {*prints}) for lines, prints in prompts if lines]
     compared = lost = 0
-    own: list[tuple[Row, set[str]]] = []  # each row, and the lines of the prompt that is most like its own
+    nearest: list[tuple[Row, set[str]]] = []  # each row, and the lines of the prompt that is most like its own
     for row in rows:
-        lines = _lines(row.asked) if isinstance(row.prompt, str) else []
+        text = (row.asked or "").strip() if isinstance(row.prompt, str) else ""
+        told = [line for line in text.splitlines() if line.strip()]
+        lines = [
+            (text_hash(line)[:8], {*fingerprints(line)} if n in (0, len(told) - 1) else None)
+            for n, line in enumerate(told)
+            if not _MARKS.search(line) and len(normal_form(line)) >= LEAST_LINE_CHARS
+        ]
         if not lines or not seen:
             continue
         compared += 1
-        missing, n = min((sum(not _has(one, *line) for line in lines), n) for n, one in enumerate(seen))
+        missing, n = min(
+            (sum(own not in hashes and (edge is None or not edge <= prints) for own, edge in lines), n)
+            for n, (hashes, prints) in enumerate(seen)
+        )
         lost += missing > 0
-        own.append((row, seen[n][0]))
+        nearest.append((row, seen[n][0]))
     if not compared:
         return PROMPTS_AS_RECORDED.check(None, "none")
-    added = _added(own)
+    added = _added(nearest)
     if not lost and 2 * added > compared:
         return PROMPTS_AS_RECORDED.check(False, "added", compared=compared, added=added)
     return PROMPTS_AS_RECORDED.check(not lost, "compared", compared=compared, lost=lost)
 
 
-def _added(own: Sequence[tuple[Row, set[str]]]) -> int:
+def _added(nearest: Sequence[tuple[Row, set[str]]]) -> int:
     """How many prompts have lines that neither their rows record nor all prompts have, as those of a template."""
-    if len(own) < LEAST_PROMPTS:
+    if len(nearest) < LEAST_PROMPTS:
         return 0
-    frame = set[str].intersection(*(lines for _, lines in own))
+    frame = set[str].intersection(*(lines for _, lines in nearest))
     added = 0
-    for row, lines in own:
+    for row, lines in nearest:
         told, asked = (
             {text_hash(line)[:8] for line in str(text or "").splitlines() if line.strip()}
             for text in (row.prompt, row.asked)
@@ -138,38 +145,30 @@ def _added(own: Sequence[tuple[Row, set[str]]]) -> int:
     return added
 
 
-def _lines(text: str | None) -> list[tuple[str, bool]]:
-    lines = [line for line in (text or "").strip().splitlines() if line.strip()]
-    return [
-        (line, n in (0, len(lines) - 1))
-        for n, line in enumerate(lines)
-        if not _MARKS.search(line) and len(normal_form(line)) >= LEAST_LINE_CHARS
-    ]
-
-
-def _has(seen: tuple[set[str], set[str]], line: str, is_edge: bool) -> bool:
-    return text_hash(line)[:8] in seen[0] or (is_edge and {*fingerprints(line)} <= seen[1])
-
-
 def trained_weight_checks(ends: TrainingEnds | None, folder: Path, save: ModelSaved | None = None) -> tuple[Check, ...]:
     """Of a training: the file that it left by the last `save` of it, its base, and its code."""
-    facts = [ends] if ends else []
-    return (
-        _saved_check(ends.matrices if ends else None, folder, save.matrices if save else None),
-        _base_check([one.base for one in facts]),
-        _code_check([one.own_code for one in facts]),
-    )
+    facts, seen, at_save = [ends] if ends else [], ends.matrices if ends else None, save.matrices if save else None
+    base_and_code = _base_check([one.base for one in facts]), _code_check([one.own_code for one in facts])
+    if seen is None or (file := _file(folder)) is None:
+        return SAVED_AS_TRAINED.check(None, "unread"), *base_and_code
+    if isinstance(adapter_config_or_empty(folder).get("init_lora_weights"), str):
+        return SAVED_AS_TRAINED.check(None, "from_base"), *base_and_code
+    message, holds = _compared(file, seen)
+    if not holds and at_save and is_mean(at_save, seen) and _compared(file, at_save)[1]:
+        return SAVED_AS_TRAINED.check(True, "mean"), *base_and_code
+    return SAVED_AS_TRAINED.check(holds, message), *base_and_code
 
 
 def answering_weight_checks(
     calls: Sequence[Generation], with_adapter: Sequence[Generation], folder: Path | None
 ) -> tuple[Check, ...]:
     """Of an evaluation: the adapter's file in `folder` against the calls that had it; base and code of all calls."""
-    return (
-        _loaded_check([call.matrices for call in with_adapter if call.matrices], folder),
-        _base_check([call.base for call in calls]),
-        _code_check([call.own_code for call in calls]),
-    )
+    base_and_code = _base_check([call.base for call in calls]), _code_check([call.own_code for call in calls])
+    seen, file = [call.matrices for call in with_adapter if call.matrices], _file(folder) if folder else None
+    if not seen or file is None:
+        return ADAPTER_AS_SAVED.check(None, "unread"), *base_and_code
+    message, holds = min((_compared(file, one) for one in seen), key=lambda one: one[1])
+    return ADAPTER_AS_SAVED.check(holds, message), *base_and_code
 
 
 def is_even(matrices: Matrices | None) -> bool:
@@ -191,26 +190,6 @@ def is_mean(saved: Matrices | None, ended: Matrices | None) -> bool:
         return False
     factors = [a[n] / b[n] for a, b in pairs for n in (0, 1) if b[n]]
     return any(value[0] for value in saved.values()) and max(factors) - min(factors) > ALIKE
-
-
-def _saved_check(seen: Matrices | None, folder: Path, at_save: Matrices | None) -> Check:
-    if seen is None or (file := _file(folder)) is None:
-        return SAVED_AS_TRAINED.check(None, "unread")
-    config = adapter_config_or_none(folder)
-    if config is not None and isinstance(config.init_lora_weights, str):
-        return SAVED_AS_TRAINED.check(None, "from_base")
-    message, holds = _compared(file, seen)
-    if not holds and at_save and is_mean(at_save, seen) and _compared(file, at_save)[1]:
-        return SAVED_AS_TRAINED.check(True, "mean")
-    return SAVED_AS_TRAINED.check(holds, message)
-
-
-def _loaded_check(seen: Sequence[Matrices], folder: Path | None) -> Check:
-    file = _file(folder) if folder else None
-    if not seen or file is None:
-        return ADAPTER_AS_SAVED.check(None, "unread")
-    message, holds = min((_compared(file, one) for one in seen), key=lambda one: one[1])
-    return ADAPTER_AS_SAVED.check(holds, message)
 
 
 def _compared(file: Matrices, seen: Matrices) -> tuple[Message, bool]:
@@ -256,14 +235,9 @@ def _base_check(compared: Sequence[BaseCompared | None]) -> Check:
         return BASE_UNCHANGED.check(None, "none")
     worst = max(known, key=lambda one: one.changed)
     severity = WARN if 0 < worst.changed < FEW_CHANGED * worst.compared else None
-    return BASE_UNCHANGED.check(
-        worst.changed == 0,
-        "named" if worst.names else "counted",
-        severity=severity,
-        tensors=worst.compared,
-        changed=worst.changed,
-        names=worst.names,
-    )
+    figures: dict[str, Any] = {"tensors": worst.compared, "changed": worst.changed, "names": worst.names}
+    found = "named" if worst.names else "counted"
+    return BASE_UNCHANGED.check(worst.changed == 0, found, severity=severity, **figures)
 
 
 def _code_check(seen: Sequence[OwnCode | None]) -> Check:

@@ -35,7 +35,6 @@ from steph.judge.checks_adapter import (
 from steph.judge.checks_figures import LossEvidence, StepEvidence, loss_checks, step_checks
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_progress import (
-    STEPS_COMPLETE,
     Asked,
     StepsEvidence,
     TimeEvidence,
@@ -68,14 +67,6 @@ NO_LEFTOVERS = CheckKind("no_leftovers", "H-2", INFO, trap=15)
 NO_EMPTY_FILES = CheckKind("no_empty_files", "H-2", WARN, optional=True)
 EPOCHS_AS_ASKED = CheckKind("epochs_as_asked", "H-2", WARN, trap=12, optional=True)
 ANSWERS_KEPT = CheckKind("answers_kept", "H-2", WARN, trap=1, optional=True, needs=(Needs.TRAIN_ROWS,))
-TRAINING_FILES = (
-    CHECKPOINT_TRAINER_STATE,
-    ARTIFACTS_FRESH,
-    NO_LEFTOVERS,
-    NO_EMPTY_FILES,
-    STEPS_COMPLETE,
-    EPOCHS_AS_ASKED,
-)
 
 
 def judge_training(
