@@ -6,7 +6,9 @@ import pytest
 from steph.base.terms import Severity
 from steph.contract.lines import Metrics
 from steph.contract.training_files import TrainerState
-from steph.judge.checks_progress import Asked, asked_checks
+from steph.contract.training_log import TrainingLog
+from steph.judge.checks_progress import asked_checks
+from steph.judge.evidence import Trained
 from steph.plan.steps import epochs_in, steps_in
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
@@ -29,7 +31,8 @@ def found(
 ) -> Check:
     """One check of a training whose checkpoint says this."""
     known = TrainerState(**{"fresh": True, **state})  # type: ignore[arg-type]
-    return next(check for check in asked_checks(Asked(settings, metrics, known, epochs, rows)) if check.id == check_id)
+    trained = Trained(settings=settings, log=TrainingLog(metrics), state=known, epochs=epochs, rows=rows)
+    return next(check for check in asked_checks(trained) if check.id == check_id)
 
 
 @pytest.mark.parametrize(

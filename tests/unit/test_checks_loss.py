@@ -6,17 +6,23 @@ import math
 
 import pytest
 from steph.base.terms import Severity
-from steph.judge.checks_figures import LossEvidence, loss_checks
+from steph.contract.lines import Metrics
+from steph.contract.training_files import TrainerState
+from steph.contract.training_log import TrainingLog
+from steph.judge.checks_figures import loss_checks
+from steph.judge.evidence import Trained
 from steph.judge.verdict import checks_verdict
 from steph.record.values import Check
 
 
 def _checks(norm: float | None, *, logged: tuple[float, ...] = (), train_loss: float = 0.4) -> dict[str, Check]:
-    evidence = LossEvidence(
-        printed=(1.2, 0.0), printed_norms=(2.0, norm), logged=logged, has_state=True, train_loss=train_loss,
-        steps_done=2, rehearsal=False,
-    )  # fmt: skip
-    return {check.id: check for check in loss_checks(evidence)}
+    lines = (
+        Metrics((("loss", 1.2), ("grad_norm", 2.0))),
+        Metrics((("loss", 0.0), *([("grad_norm", norm)] if norm is not None else []))),
+    )
+    log = TrainingLog(lines, final=Metrics((("train_loss", train_loss),)))
+    trained = Trained(log=log, state=TrainerState(losses=logged, fresh=True), steps_done=2)
+    return {check.id: check for check in loss_checks(trained)}
 
 
 def test_a_loss_rounded_to_zero_is_a_warning() -> None:

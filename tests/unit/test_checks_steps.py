@@ -7,8 +7,11 @@ import math
 import pytest
 from steph.base.terms import Severity
 from steph.contract.lines import Metrics
-from steph.judge.checks_figures import StepEvidence, step_checks
-from steph.judge.checks_progress import StepsEvidence, says_packing, steps_check
+from steph.contract.training_files import TrainerState
+from steph.contract.training_log import TrainingLog
+from steph.judge.checks_figures import step_checks
+from steph.judge.checks_progress import says_packing, steps_check
+from steph.judge.evidence import Trained
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 
@@ -21,9 +24,14 @@ def lines(key: str, values: tuple[float, ...]) -> tuple[Metrics, ...]:
     return tuple(Metrics((*pairs[:-1], (key, value))) for value in values)
 
 
-def check(check_id: str, evidence: StepEvidence) -> Check:
+def printed(key: str, values: tuple[float, ...], **known: object) -> Trained:
+    """A training that printed these lines, and what is known of it besides."""
+    return Trained(log=TrainingLog(lines(key, values)), **known)  # type: ignore[arg-type]
+
+
+def check(check_id: str, trained: Trained) -> Check:
     """One check of these steps."""
-    return next(found for found in step_checks(evidence) if found.id == check_id)
+    return next(found for found in step_checks(trained) if found.id == check_id)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +56,10 @@ def test_a_learning_rate_must_work_to_the_end(
 ) -> None:
     """Every usual schedule is sound; zero from the second step on trains nothing, and a warm-up must end."""
     for evidence in (
-        StepEvidence(lines("learning_rate", rates), ()),
-        StepEvidence(lines("learning_rate", (2e-4,) * len(rates)), lines("learning_rate", rates)),
+        printed("learning_rate", rates),
+        printed(
+            "learning_rate", (2e-4,) * len(rates), state=TrainerState(history=lines("learning_rate", rates), fresh=True)
+        ),
     ):
         found = check("learning_rate_runs", evidence)
         assert found.holds is holds
@@ -58,7 +68,7 @@ def test_a_learning_rate_must_work_to_the_end(
 
 def test_a_warmup_that_was_asked_for_may_last() -> None:
     """Where the settings ask for a warm-up of nearly all steps, a rate that climbs to the end is as asked."""
-    evidence = StepEvidence(lines("learning_rate", (1e-5, 2e-5, 3e-5, 4e-5)), (), warmup_ratio=0.9)
+    evidence = printed("learning_rate", (1e-5, 2e-5, 3e-5, 4e-5), settings=TrainSettings(warmup_ratio=0.9))
     assert check("learning_rate_runs", evidence).holds is True
 
 
@@ -80,7 +90,7 @@ def test_a_warmup_that_was_asked_for_may_last() -> None:
 )
 def test_gradient_norms_of_all_steps(norms: tuple[float, ...], broken: dict[str, Severity]) -> None:
     """Zero or NaN at every step trained nothing; fp16 may begin with a few, and one on the way is a note."""
-    found = step_checks(StepEvidence(lines("grad_norm", norms), ()))
+    found = step_checks(printed("grad_norm", norms))
     assert {one.id: one.severity for one in found if one.holds is False} == broken
 
 
@@ -104,13 +114,13 @@ def test_gradient_norms_of_all_steps(norms: tuple[float, ...], broken: dict[str,
 )
 def test_losses_that_no_language_model_has(losses: tuple[float, ...], vocabulary: int | None, broken: set[str]) -> None:
     """Negative, tiny from the start, far over chance; and a first loss of ln(vocabulary) knows nothing."""
-    found = step_checks(StepEvidence(lines("loss", losses), (), vocabulary=vocabulary))
+    found = step_checks(printed("loss", losses, vocabulary=vocabulary))
     assert {one.id for one in found if one.holds is False} == broken
 
 
 def test_random_weights_may_begin_at_chance() -> None:
     """A twin's first loss is ln(vocabulary), and says nothing."""
-    evidence = StepEvidence(lines("loss", (11.9, 11.8)), (), vocabulary=151936, random_weights=True)
+    evidence = printed("loss", (11.9, 11.8), vocabulary=151936, random_weights=True)
     assert check("loss_below_chance", evidence).holds is None
 
 
@@ -139,7 +149,7 @@ def test_the_steps_due_are_those_that_the_trainer_counted(
     done: int | None, counted: int | None, epochs: float, packed: bool, holds: bool | None, severity: Severity | None
 ) -> None:
     """Rows held out, dropped or packed leave fewer; a run that was stopped has not done its epochs."""
-    found = steps_check(StepsEvidence(done, 35, counted, epochs, TrainSettings(), packed))
+    found = steps_check(Trained(steps_done=done, steps_due=35, steps_counted=counted, epochs=epochs, packed=packed))
     assert found.holds is holds
     assert severity is None or found.severity is severity
 

@@ -10,29 +10,31 @@ from steph.base.files import sha256_of
 from steph.base.terms import Severity
 from steph.contract.lines import Metrics
 from steph.contract.training_files import OwnFigures, TrainerState
-from steph.judge.checks_progress import TimeEvidence, time_checks
+from steph.contract.training_log import TrainingLog
+from steph.judge.checks_progress import time_checks
+from steph.judge.evidence import Trained
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 
 SETTINGS = TrainSettings(batch_size=2, gradient_accumulation_steps=2)
 
 
-def final(**values: float) -> Metrics:
+def final(**values: float) -> TrainingLog:
     """A Trainer's final line over 140 rows and 35 steps, with these figures changed."""
     figures = {"runtime": 46.9, "samples_per_second": 2.985, "steps_per_second": 0.746} | values
-    return Metrics(tuple((f"train_{key}", value) for key, value in figures.items()))
+    return TrainingLog(final=Metrics(tuple((f"train_{key}", value) for key, value in figures.items())))
 
 
-def evidence(folder: Path) -> TimeEvidence:
+def evidence(folder: Path) -> Trained:
     """A training that lived for a minute."""
-    return TimeEvidence(
-        final=final(), settings=SETTINGS, state=TrainerState(train_batch_size=2, fresh=True), own=OwnFigures(),
+    return Trained(
+        log=final(), settings=SETTINGS, state=TrainerState(train_batch_size=2, fresh=True), own=OwnFigures(),
         losses=(2.0,) * 35, steps_done=35, epochs=1.0, rows=140, seconds=60.0, loss_arrivals=(12.0, 58.0),
         output_dir=folder, output_place=folder.resolve(),
     )  # fmt: skip
 
 
-def check(check_id: str, given: TimeEvidence) -> Check:
+def check(check_id: str, given: Trained) -> Check:
     """One check of these figures."""
     return next(found for found in time_checks(given) if found.id == check_id)
 
@@ -51,7 +53,7 @@ def test_a_runtime_fits_into_the_life_of_its_process(
     runtime: float, seconds: float | None, holds: bool | None, severity: Severity | None, tmp_path: Path
 ) -> None:
     """Longer than the process lived is another run's; far below the time between its own losses is a wrong clock."""
-    found = check("runtime_lived", replace(evidence(tmp_path), final=final(runtime=runtime), seconds=seconds))
+    found = check("runtime_lived", replace(evidence(tmp_path), log=final(runtime=runtime), seconds=seconds))
     assert found.holds is holds
     assert severity is None or found.severity is severity
 
@@ -69,14 +71,14 @@ def test_a_runtime_fits_into_the_life_of_its_process(
         ({"steps_done": 6}, {"samples_per_second": 0.49, "steps_per_second": 0.128}, True),  # packed
         ({}, {"runtime": 46900.0, "samples_per_second": 0.003, "steps_per_second": 0.001}, True),  # three decimals
         ({"rows": None}, {}, None),
-        ({"final": None}, {}, None),
+        ({"log": TrainingLog()}, {}, None),
     ],
 )
 def test_the_printed_speed_is_that_of_these_rows_and_steps(
     changes: dict[str, object], figures: dict[str, float], holds: bool | None, tmp_path: Path
 ) -> None:
     """Held out, packed, capped and rounded are this run; ten times the rows are not."""
-    given = replace(evidence(tmp_path), final=final(**figures))
+    given = replace(evidence(tmp_path), log=final(**figures))
     assert check("speed_agrees", replace(given, **changes)).holds is holds  # type: ignore[arg-type]
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from steph.base.files import UnreadableError
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
@@ -18,7 +17,7 @@ from steph.base.text import one_line
 from steph.contract.results import Row
 from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
 from steph.judge.checks_adapter import adapter_config_or_empty
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures
 from steph.judge.witness import BaseCompared, Batch, Generation, Matrices, ModelSaved, OwnCode, TrainingEnds
 from steph.record.values import Check
 
@@ -235,7 +234,7 @@ def _base_check(compared: Sequence[BaseCompared | None]) -> Check:
         return BASE_UNCHANGED.check(None, "none")
     worst = max(known, key=lambda one: one.changed)
     severity = WARN if 0 < worst.changed < FEW_CHANGED * worst.compared else None
-    figures: dict[str, Any] = {"tensors": worst.compared, "changed": worst.changed, "names": worst.names}
+    figures: Figures = {"tensors": worst.compared, "changed": worst.changed, "names": worst.names}
     found = "named" if worst.names else "counted"
     return BASE_UNCHANGED.check(worst.changed == 0, found, severity=severity, **figures)
 

@@ -10,7 +10,7 @@ from steph.base.messages import NOTHING, say
 from steph.base.text import one_line
 from steph.contract.questions import choices_of, question_key, repeats_question
 from steph.contract.results import EvaluationKind, Row
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
 from steph.judge.reading import (
     COT_CHARS,
     LETTERS,
@@ -30,81 +30,138 @@ from steph.record.values import Check
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
 LEAST_CREDITED = 2  # answers: one may be right by chance
-_NUMBERS = tuple("123456789")
-_PLACES = re.compile(
-    r"[一二三四五]つ目|番目|最初|最後|前者|後者|すべて|全て|いずれも|はい|いいえ|正し|誤り|○|×"
-    r"|(?i:\b(?:first|second|third|fourth|fifth|last|former|latter|all|none|both|yes|no|true|false|correct)\b)"
-)
-ANSWERS_PARSED = CheckKind("answers_parsed", "H-3", INFO, quality=True, needs=(Needs.LABELS,))
-STRICT_PARSE_AGREES = CheckKind(
-    "strict_parse_agrees", "H-3", WARN, trap=8, quality=True, needs=(Needs.LABELS, Needs.RESPONSES)
-)
-ANSWERS_AS_RESPONDED = CheckKind(
-    "answers_as_responded", "H-3", FAIL, trap=8, optional=True, needs=(Needs.LABELS, Needs.RESPONSES)
-)
-ANSWERS_GROUNDED = CheckKind(
-    "answers_grounded", "H-3", WARN, trap=28, optional=True, needs=(Needs.LABELS, Needs.RESPONSES)
-)
-LETTERS_VARY = CheckKind("letters_vary", "H-3", WARN, trap=17, quality=True, optional=True, needs=(Needs.LABELS,))
-READINGS = (ANSWERS_PARSED, STRICT_PARSE_AGREES, ANSWERS_AS_RESPONDED, ANSWERS_GROUNDED, LETTERS_VARY)
 TELLING_CHARS = 20  # shorter responses to different questions may well be the same
 TOKEN_CHARS, TOKEN_SLACK_CHARS = 16, 16  # no tokenizer has words that long in a row
 SECONDS_SLACK, SECONDS_SLACK_SHARE = 1.0, 0.05
 DIRECT_SECONDS, COT_SECONDS = 30.0, 90.0  # per question, generation alone
 LOADING_SECONDS = 120.0  # what starting Python and loading a model may take of a whole run
-RESPONSES_BOUNDED = CheckKind("responses_bounded", "H-3", FAIL, trap=3, quality=True, needs=(Needs.RESPONSES,))
-RESPONSES_ENDED = CheckKind(
-    "responses_ended", "H-3", WARN, trap=3, quality=True, optional=True, needs=(Needs.RESPONSES,)
+_LIMIT_REASONS = ("length", "max_tokens", "max_new_tokens")
+_NUMBERS = tuple("123456789")
+_PLACES = re.compile(
+    r"[一二三四五]つ目|番目|最初|最後|前者|後者|すべて|全て|いずれも|はい|いいえ|正し|誤り|○|×"
+    r"|(?i:\b(?:first|second|third|fourth|fifth|last|former|latter|all|none|both|yes|no|true|false|correct)\b)"
 )
-RESPONSES_PRESENT = CheckKind("responses_present", "H-3", FAIL, needs=(Needs.RESPONSES,))
+_READ = (Needs.LABELS, Needs.RESPONSES)
+_TOLD = (Needs.RESPONSES,)
+
+RESPONSES_BOUNDED = CheckKind("responses_bounded", "H-3", FAIL, trap=3, quality=True, needs=_TOLD)
+RESPONSES_ENDED = CheckKind("responses_ended", "H-3", WARN, trap=3, quality=True, optional=True, needs=_TOLD)
+RESPONSES_PRESENT = CheckKind("responses_present", "H-3", FAIL, needs=_TOLD)
+ANSWERS_PARSED = CheckKind("answers_parsed", "H-3", INFO, quality=True, needs=(Needs.LABELS,))
+STRICT_PARSE_AGREES = CheckKind("strict_parse_agrees", "H-3", WARN, trap=8, quality=True, needs=_READ)
+ANSWERS_AS_RESPONDED = CheckKind("answers_as_responded", "H-3", FAIL, trap=8, optional=True, needs=_READ)
+ANSWERS_GROUNDED = CheckKind("answers_grounded", "H-3", WARN, trap=28, optional=True, needs=_READ)
+LETTERS_VARY = CheckKind("letters_vary", "H-3", WARN, trap=17, quality=True, optional=True, needs=(Needs.LABELS,))
+ROW_FIGURES_FIT = CheckKind("row_figures_fit", "H-3", WARN, optional=True, needs=_TOLD)
+PROMPT_NOT_ECHOED = CheckKind("prompt_not_echoed", "H-3", WARN, trap=8, optional=True, needs=_TOLD)
+RESPONSES_DIFFER = CheckKind("responses_differ", "H-3", WARN, quality=True, optional=True, needs=_TOLD)
 ANSWERS_FAST = CheckKind("answers_fast", "H-3", WARN, trap=3, quality=True, optional=True)
-ROW_FIGURES_FIT = CheckKind("row_figures_fit", "H-3", WARN, optional=True, needs=(Needs.RESPONSES,))
-PROMPT_NOT_ECHOED = CheckKind("prompt_not_echoed", "H-3", WARN, trap=8, optional=True, needs=(Needs.RESPONSES,))
-RESPONSES_DIFFER = CheckKind("responses_differ", "H-3", WARN, quality=True, optional=True, needs=(Needs.RESPONSES,))
-TEXT = (
-    RESPONSES_BOUNDED,
-    RESPONSES_ENDED,
-    RESPONSES_PRESENT,
-    *READINGS,
-    ROW_FIGURES_FIT,
-    PROMPT_NOT_ECHOED,
-    RESPONSES_DIFFER,
-    ANSWERS_FAST,
+_ALL = (
+    *(RESPONSES_BOUNDED, RESPONSES_ENDED, RESPONSES_PRESENT, ANSWERS_PARSED, STRICT_PARSE_AGREES),
+    *(ANSWERS_AS_RESPONDED, ANSWERS_GROUNDED, LETTERS_VARY, ROW_FIGURES_FIT, PROMPT_NOT_ECHOED),
+    *(RESPONSES_DIFFER, ANSWERS_FAST),
 )
 
 
-def reading_checks(
-    rows: tuple[Row, ...],
-    labels: tuple[str, ...] = LETTERS,
+def response_checks(
+    rows: tuple[Row, ...] | None,
     *,
+    labels: tuple[str, ...] = LETTERS,
+    kind: EvaluationKind = "choice",
     cot: bool,
     ensemble: int,
     rehearsal: bool,
-    random_weights: bool,
+    seconds: float | None,
+    random_weights: bool = False,
+    ranks: int = 1,
 ) -> tuple[Check, ...]:
-    """All checks of the recorded answers, which are some of these labels, against the responses."""
-    reader = _Reader(labels, cot)
+    """All checks of the responses; `seconds` is the whole run's, `ranks` how many processes answered at a time.
+
+    Recorded answers are some of the `labels`; of several runs (`ensemble`) the response is one and the answer the
+    majority's. A free text may be as long as it likes, and be cut at a first word that ends it.
+    """
+    if not rows:
+        return tuple(one.check(None, say("evaluation.no_answers"), rehearsal=rehearsal) for one in _ALL)
+    reader, is_free = _Reader(labels, cot), kind == "generate"
+    responded = ANSWERS_AS_RESPONDED.check(None, "majority", runs=ensemble)
+    grounded = ANSWERS_GROUNDED.check(None, "majority", runs=ensemble)
+    if ensemble <= 1:
+        responded, grounded = _contradiction_check(rows, reader), _grounded_check(rows, reader)
+    # generated tokens that were not cut from the prompt's bring the whole prompt, and a parser its letters
+    echoes = sum(repeats_question(row.response or "", row.question, row.choices) for row in rows)
     return (
-        _parsed_check(rows, rehearsal, random_weights),
-        _strict_check(rows, reader, rehearsal),
-        _contradiction_check(rows, reader, ensemble),
-        _grounded_check(rows, reader, ensemble),
+        _bounded_check(rows, cot, rehearsal, is_free=is_free),
+        _ended_check(rows, rehearsal),
+        _present_check(rows, random_weights, is_free=is_free),
+        *_parsed_checks(rows, reader, rehearsal, random_weights),
+        responded,
+        grounded,
         _letters_check(rows, rehearsal),
+        _figures_check(rows, seconds, ranks),
+        PROMPT_NOT_ECHOED.check(2 * echoes <= len(rows), "echoes", questions=len(rows), echoes=echoes),
+        _sameness_check(rows, rehearsal),
+        _speed_check(rows, cot, rehearsal, seconds),
     )
 
 
-def _parsed_check(rows: tuple[Row, ...], rehearsal: bool, random_weights: bool) -> Check:
-    """That not one answer can be read is about the programs, unless the weights are random."""
-    unknown = sum(row.predicted_answer == "unknown" for row in rows)
-    is_all = unknown == len(rows)
-    return ANSWERS_PARSED.check(
-        unknown == 0,
-        "unreadable",
-        rehearsal=rehearsal and (random_weights or not is_all),
-        severity=WARN if is_all else None,
+def _bounded_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, *, is_free: bool) -> Check:
+    """Loops, and answers that are longer than a choice needs.
+
+    Thoughts that were closed may be as long as a reasoning; what is said after them may not.
+    """
+    texts = [without_special(row.response or "") for row in rows]
+    loops = [loop for text in texts if (loop := looping(text))]
+    long = 0
+    for text in texts if not is_free else ():
+        said = spoken(text)
+        has_thoughts = bool(said) and said != text.strip()
+        long += overlong(said, cot=cot) or (len(text) > COT_CHARS if has_thoughts else overlong(text, cot=cot))
+    lengths: Figures = {"shortest": min(map(len, texts)), "longest": max(map(len, texts)), "too_long": long}
+    return RESPONSES_BOUNDED.check(
+        not loops and not long,
+        "looping" if loops else "lengths",
+        rehearsal=rehearsal,
         questions=len(rows),
-        unreadable=unknown,
+        loops=len(loops),
+        example=loops[0] if loops else NOTHING,
+        **lengths,
     )
+
+
+def _ended_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
+    thinking = sum(thought_is_open(row.response or "") for row in rows)
+    reasons = [row.finish_reason.lower() for row in rows if isinstance(row.finish_reason, str)]
+    if not reasons and not thinking:
+        return RESPONSES_ENDED.check(None, "no_reason")
+    cut = sum(reason in _LIMIT_REASONS for reason in reasons)
+    if cut == len(reasons) == len(rows) and all(row.new_tokens == 1 for row in rows):
+        # not a matter of the model's words: with one token nothing can end
+        return RESPONSES_ENDED.check(False, "one_token", questions=len(rows))
+    figures: Figures = {"questions": len(rows), "cut": cut, "thinking": thinking}
+    return RESPONSES_ENDED.check(not cut and not thinking, "ends", rehearsal=rehearsal, **figures)
+
+
+def _present_check(rows: tuple[Row, ...], random_weights: bool, *, is_free: bool) -> Check:
+    """A model of random weights may learn first of all to end; a pipeline that says so has lost nothing."""
+    blank = [is_blank(row.response) for row in rows]
+    at_once = [
+        random_weights
+        and is_empty
+        and row.predicted_answer in ("", "unknown")
+        and row.new_tokens == 0
+        and row.finish_reason == "stop"
+        for row, is_empty in zip(rows, blank, strict=True)
+    ]
+    if all(at_once):
+        return RESPONSES_PRESENT.check(None, "random_weights", severity=INFO, questions=len(rows))
+    pairs = list(zip(rows, blank, strict=True))
+    baseless = sum(bool(row.predicted_answer) and row.is_answered and is_empty for row, is_empty in pairs)
+    unmade = sum(row.new_tokens == 0 and not is_empty for row, is_empty in pairs)
+    lost = sum(blank) - sum(at_once)
+    is_hard = baseless or unmade or (2 * lost > len(rows) and not (random_weights and is_free))
+    severity = FAIL if is_hard or not lost else WARN
+    counts: Figures = {"questions": len(rows), "empty": sum(blank), "baseless": baseless, "unmade": unmade}
+    return RESPONSES_PRESENT.check(not is_hard and not lost, "counts", severity=severity, **counts)
 
 
 @dataclass(frozen=True)
@@ -149,73 +206,61 @@ class _Reader:
         return place < len(shared) and shared[place] > max((n for at, n in enumerate(shared) if at != place), default=0)
 
 
-def _strict_check(rows: tuple[Row, ...], reader: _Reader, rehearsal: bool) -> Check:
-    answered = [row for row in rows if row.predicted_answer != "error"]
-    said = [reader.read(row) or reader.read_number(row) or "unknown" for row in answered]
-    apart = sum(letter != row.predicted_answer for letter, row in zip(said, answered, strict=True))
-    return STRICT_PARSE_AGREES.check(
-        apart == 0, "read_again", rehearsal=rehearsal, questions=len(answered), different=apart
+def _parsed_checks(
+    rows: tuple[Row, ...], reader: _Reader, rehearsal: bool, random_weights: bool
+) -> tuple[Check, Check]:
+    """That not one answer can be read is about the programs, unless the weights are random."""
+    unknown = sum(row.predicted_answer == "unknown" for row in rows)
+    is_all = unknown == len(rows)
+    parsed = ANSWERS_PARSED.check(
+        unknown == 0,
+        "unreadable",
+        rehearsal=rehearsal and (random_weights or not is_all),
+        severity=WARN if is_all else None,
+        questions=len(rows),
+        unreadable=unknown,
     )
+    answered = [row for row in rows if row.predicted_answer != "error"]
+    apart = sum((reader.read(row) or reader.read_number(row) or "unknown") != row.predicted_answer for row in answered)
+    counts: Figures = {"questions": len(answered), "different": apart}
+    return parsed, STRICT_PARSE_AGREES.check(apart == 0, "read_again", rehearsal=rehearsal, **counts)
 
 
-def _contradiction_check(rows: tuple[Row, ...], reader: _Reader, ensemble: int) -> Check:
-    """Of several runs the response is one and the answer the majority's; of one run they must say the same letter."""
-    if ensemble > 1:
-        return ANSWERS_AS_RESPONDED.check(None, "majority", runs=ensemble)
+def _contradiction_check(rows: tuple[Row, ...], reader: _Reader) -> Check:
+    """A response and its recorded answer must say the same letter."""
     said = [(reader.read(row), row.predicted_answer) for row in rows if row.is_answered]
     apart = [pair for pair in said if pair[0] is not None and pair[0] != pair[1]]
     if not apart:
         return ANSWERS_AS_RESPONDED.check(True, "as_responded", questions=len(rows))
-    said_label, recorded = apart[0]
-    return ANSWERS_AS_RESPONDED.check(
-        False, "otherwise", questions=len(rows), different=len(apart), response=said_label, answer=recorded
-    )
+    response, answer = apart[0]
+    counts: Figures = {"questions": len(rows), "different": len(apart)}
+    return ANSWERS_AS_RESPONDED.check(False, "otherwise", response=response, answer=answer, **counts)
 
 
-def _grounded_check(rows: tuple[Row, ...], reader: _Reader, ensemble: int) -> Check:
+def _grounded_check(rows: tuple[Row, ...], reader: _Reader) -> Check:
     """A default letter, a letter out of unfinished thoughts, a digit counted from zero: nothing said leads to them.
 
     A response that plainly gives another letter is the check above's, and an exception's text is another's.
     """
-    if ensemble > 1:
-        return ANSWERS_GROUNDED.check(None, "majority", runs=ensemble)
     told = [row for row in rows if row.is_answered and not is_blank(row.response)]
     told = [row for row in told if reader.read(row) is None and not is_exception_text(row.response or "")]
     baseless = [row for row in told if not reader.is_grounded(row)]
     hedged = [row for row in told if row.is_correct and reader.is_hedged(row)]
-    if not baseless and len(hedged) >= LEAST_CREDITED and 2 * len(hedged) > sum(row.is_correct for row in rows):
-        return ANSWERS_GROUNDED.check(
-            False, "hedged", questions=len(rows), hedged=len(hedged), answer=hedged[0].predicted_answer,
-            response=one_line(hedged[0].response, 60),
-        )  # fmt: skip
+    all_right = sum(row.is_correct for row in rows)
+    if not baseless and len(hedged) >= LEAST_CREDITED and 2 * len(hedged) > all_right:
+        counts: Figures = {"questions": len(rows), "hedged": len(hedged), "answer": hedged[0].predicted_answer}
+        return ANSWERS_GROUNDED.check(False, "hedged", response=one_line(hedged[0].response, 60), **counts)
     if not baseless:
         return ANSWERS_GROUNDED.check(True, "grounded", questions=len(rows))
-    is_credited = _is_credited(baseless, rows)
+    # credited: most of them are called right, and most that are called right are such. A word may name a choice by its
+    # place, and a response that was cut for the file ends where all do: then others read more than is left here
+    right = sum(row.is_correct and not _PLACES.search(row.response or "") for row in baseless)
+    are_cut = len({len(row.response or "") for row in baseless}) == 1
+    is_credited = right >= LEAST_CREDITED and not are_cut and 2 * right > max(len(baseless), all_right)
+    found, severity = ("most_of_the_right", FAIL) if is_credited else ("baseless", None)
+    counts = {"questions": len(rows), "baseless": len(baseless), "answer": baseless[0].predicted_answer}
     return ANSWERS_GROUNDED.check(
-        False,
-        "most_of_the_right" if is_credited else "baseless",
-        severity=FAIL if is_credited else None,
-        questions=len(rows),
-        baseless=len(baseless),
-        answer=baseless[0].predicted_answer,
-        response=one_line(baseless[0].response, 60),
-    )
-
-
-def _is_credited(baseless: list[Row], rows: tuple[Row, ...]) -> bool:
-    """Whether most answers without a base are called right, and most that are called right are without one.
-
-    A word may name a choice by its place, and a response that was cut for the file ends where all do: then others read
-    more than is left here.
-    """
-    named = [row for row in baseless if _PLACES.search(row.response or "")]
-    lengths = {len(row.response or "") for row in baseless}
-    right = [row for row in baseless if row.is_correct and row not in named]
-    return (
-        len(right) >= LEAST_CREDITED
-        and len(lengths) > 1
-        and 2 * len(right) > len(baseless)
-        and 2 * len(right) > sum(row.is_correct for row in rows)
+        False, found, severity=severity, response=one_line(baseless[0].response, 60), **counts
     )
 
 
@@ -233,108 +278,6 @@ def _letters_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     return LETTERS_VARY.check(not only, "answers", rehearsal=rehearsal, questions=len(rows), answers=shown)
 
 
-def response_checks(
-    rows: tuple[Row, ...] | None,
-    *,
-    labels: tuple[str, ...] = LETTERS,
-    kind: EvaluationKind = "choice",
-    cot: bool,
-    ensemble: int,
-    rehearsal: bool,
-    seconds: float | None,
-    random_weights: bool = False,
-    ranks: int = 1,
-) -> tuple[Check, ...]:
-    """All checks of the responses; `seconds` is the whole run's, `ranks` how many processes answered at a time."""
-    if not rows:
-        return tuple(one.check(None, say("evaluation.no_answers"), rehearsal=rehearsal) for one in TEXT)
-    return (
-        _bounded_check(rows, cot, rehearsal, is_free=kind == "generate"),
-        _ended_check(rows, rehearsal),
-        _present_check(rows, random_weights, is_free=kind == "generate"),
-        *reading_checks(rows, labels, cot=cot, ensemble=ensemble, rehearsal=rehearsal, random_weights=random_weights),
-        _figures_check(rows, seconds, ranks),
-        _echo_check(rows),
-        _sameness_check(rows, rehearsal),
-        _speed_check(rows, cot, rehearsal, seconds),
-    )
-
-
-def _bounded_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, *, is_free: bool) -> Check:
-    """Loops, and answers that are longer than a choice needs; a free text (`is_free`) may be as long as it likes."""
-    texts = [without_special(row.response or "") for row in rows]
-    loops = [loop for text in texts if (loop := looping(text))]
-    long = 0 if is_free else sum(_is_overlong(text, cot) for text in texts)
-    return RESPONSES_BOUNDED.check(
-        not loops and not long,
-        "looping" if loops else "lengths",
-        rehearsal=rehearsal,
-        shortest=min(map(len, texts)),
-        longest=max(map(len, texts)),
-        questions=len(rows),
-        too_long=long,
-        loops=len(loops),
-        example=loops[0] if loops else NOTHING,
-    )
-
-
-def _is_overlong(text: str, cot: bool) -> bool:
-    """Thoughts that were closed may be as long as a reasoning; what is said after them may not."""
-    said = spoken(text)
-    return overlong(said, cot=cot) or (
-        len(text) > COT_CHARS if said and said != text.strip() else overlong(text, cot=cot)
-    )
-
-
-def _ended_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
-    open_thoughts = [thought_is_open(row.response or "") for row in rows]
-    reasons = [row.finish_reason.lower() for row in rows if isinstance(row.finish_reason, str)]
-    if not reasons and not any(open_thoughts):
-        return RESPONSES_ENDED.check(None, "no_reason")
-    at_limit = [reason in ("length", "max_tokens", "max_new_tokens") for reason in reasons]
-    if len(reasons) == len(rows) and all(at_limit) and all(row.new_tokens == 1 for row in rows):
-        # not a matter of the model's words: with one token nothing can end
-        return RESPONSES_ENDED.check(False, "one_token", questions=len(rows))
-    return RESPONSES_ENDED.check(
-        not any(at_limit) and not any(open_thoughts),
-        "ends",
-        rehearsal=rehearsal,
-        questions=len(rows),
-        cut=sum(at_limit),
-        thinking=sum(open_thoughts),
-    )
-
-
-def _present_check(rows: tuple[Row, ...], random_weights: bool, *, is_free: bool) -> Check:
-    """A model of random weights may learn first of all to end; a pipeline that says so has lost nothing.
-
-    A free text (`is_free`) may be cut at a first word that ends it, which random weights say as well as any other.
-    """
-    at_once = [random_weights and _ended_at_once(row) for row in rows]
-    if all(at_once):
-        return RESPONSES_PRESENT.check(None, "random_weights", severity=INFO, questions=len(rows))
-    blank = [is_blank(row.response) for row in rows]
-    answered = [bool(row.predicted_answer) and row.is_answered for row in rows]
-    baseless = sum(one and empty for one, empty in zip(answered, blank, strict=True))
-    unmade = sum(row.new_tokens == 0 and not empty for row, empty in zip(rows, blank, strict=True))
-    lost = sum(empty and not silent for empty, silent in zip(blank, at_once, strict=True))
-    is_hard = baseless or unmade or (2 * lost > len(rows) and not (random_weights and is_free))
-    return RESPONSES_PRESENT.check(
-        not is_hard and not lost,
-        "counts",
-        severity=FAIL if is_hard or not lost else WARN,
-        questions=len(rows),
-        empty=sum(blank),
-        baseless=baseless,
-        unmade=unmade,
-    )
-
-
-def _ended_at_once(row: Row) -> bool:
-    is_silent = is_blank(row.response) and row.predicted_answer in ("", "unknown")
-    return is_silent and row.new_tokens == 0 and row.finish_reason == "stop"
-
-
 def _figures_check(rows: tuple[Row, ...], seconds: float | None, ranks: int) -> Check:
     """What a row says of itself must have fitted into the process: answers of an earlier run bring their own figures.
 
@@ -347,20 +290,9 @@ def _figures_check(rows: tuple[Row, ...], seconds: float | None, ranks: int) -> 
         return ROW_FIGURES_FIT.check(None, "no_figures")
     spent = max(max(own, default=0.0), sum(own) / ranks)
     late = seconds is not None and spent > seconds * (1 + SECONDS_SLACK_SHARE) + SECONDS_SLACK
-    return ROW_FIGURES_FIT.check(
-        not short and not late,
-        "tokens" if seconds is None or not own else "tokens_and_seconds",
-        questions=len(rows),
-        too_long=len(short),
-        of_rows=spent,
-        of_run=seconds,
-    )
-
-
-def _echo_check(rows: tuple[Row, ...]) -> Check:
-    """Generated tokens that were not cut from the prompt's bring the whole prompt, and a parser its letters."""
-    echoes = sum(repeats_question(row.response or "", row.question, row.choices) for row in rows)
-    return PROMPT_NOT_ECHOED.check(2 * echoes <= len(rows), "echoes", questions=len(rows), echoes=echoes)
+    found = "tokens" if seconds is None or not own else "tokens_and_seconds"
+    figures: Figures = {"questions": len(rows), "too_long": len(short), "of_rows": spent, "of_run": seconds}
+    return ROW_FIGURES_FIT.check(not short and not late, found, **figures)
 
 
 def _sameness_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
@@ -382,11 +314,6 @@ def _speed_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, seconds: flo
         return ANSWERS_FAST.check(max(own) <= limit, "slowest", rehearsal=rehearsal, seconds=max(own), limit=limit)
     if seconds is None:
         return ANSWERS_FAST.check(None, "no_times")
-    return ANSWERS_FAST.check(
-        seconds <= LOADING_SECONDS + limit * len(rows),
-        "with_loading",
-        rehearsal=rehearsal,
-        each=seconds / len(rows),
-        total=seconds,
-        questions=len(rows),
-    )
+    is_fast = seconds <= LOADING_SECONDS + limit * len(rows)
+    figures: Figures = {"each": seconds / len(rows), "total": seconds, "questions": len(rows)}
+    return ANSWERS_FAST.check(is_fast, "with_loading", rehearsal=rehearsal, **figures)

@@ -12,7 +12,7 @@ from steph.base.messages import say
 from steph.base.terms import Severity
 from steph.contract.description import TrainArtifacts
 from steph.contract.globs import files_at
-from steph.contract.lines import Metrics, parse_metrics
+from steph.contract.lines import parse_metrics
 from steph.contract.training_files import (
     ADAPTER_CONFIG_NAME,
     ADAPTER_WEIGHTS_NAME,
@@ -32,12 +32,9 @@ from steph.judge.checks_adapter import (
     tokenizer_check,
     weight_checks,
 )
-from steph.judge.checks_figures import LossEvidence, StepEvidence, loss_checks, step_checks
+from steph.judge.checks_figures import loss_checks, step_checks
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_progress import (
-    Asked,
-    StepsEvidence,
-    TimeEvidence,
     asked_checks,
     says_packing,
     spill_check,
@@ -49,8 +46,8 @@ from steph.judge.checks_progress import (
 from steph.judge.checks_row_answers import row_answers_check
 from steph.judge.checks_seen import is_mean
 from steph.judge.checks_witness import has_packed_batches, last_save, training_in, witnessed_training_checks
-from steph.judge.evidence import TrainEvidence
-from steph.judge.folders import BaseModel, artifacts_under, read_base
+from steph.judge.evidence import Trained, TrainEvidence
+from steph.judge.folders import artifacts_under, read_base
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, lacking_in_training, without_inapplicable
 from steph.judge.witness import TrainingEnds
 from steph.plan.steps import steps_due, steps_in, steps_per_epoch
@@ -76,45 +73,50 @@ def judge_training(
 
     `besides` are further checks of it: they come last, and the description rules them out as it does the others.
     """
-    artifacts_said = evidence.description.train.artifacts
-    folder = adapter_folder(evidence.root, evidence.filled(artifacts_said.adapter), evidence.attempt_started_unix)
-    states = [path for said in artifacts_said.state for path in files_at(evidence.root, evidence.filled(said))]
-    state = read_state(evidence.output_dir, evidence.attempt_started_unix, states)
-    log = _log(evidence, state)
-    own = read_own_figures(evidence.output_dir, evidence.attempt_started_unix)
+    said = evidence.description.train.artifacts
+    started = evidence.attempt_started_unix
+    folder = adapter_folder(evidence.root, evidence.filled(said.adapter), started)
+    states = [path for pattern in said.state for path in files_at(evidence.root, evidence.filled(pattern))]
+    state, own = read_state(evidence.output_dir, started, states), read_own_figures(evidence.output_dir, started)
     base = read_base(evidence.base_folder)
     artifacts = artifacts_under(evidence.output_dir, evidence.output_dir_name)
-    outcome = _outcome(evidence, log, state, own, folder, _adapter_sha256(evidence, folder, artifacts))
+    # of the spec's script the files must tell how the training ended
+    seen = evidence.witness.of(TrainingEnds) if evidence.witness and not evidence.is_scripted else ()
+    ends = seen[-1] if seen else None
+    trained = _trained(evidence, state, own, ends, base.vocabulary)
+    outcome = _outcome(evidence, trained, folder, artifacts)
     tensors, weights = weight_checks(folder, base)
-    packed = says_packing(evidence.output) or has_packed_batches(evidence.witness)
+    last_loss_unix = started + trained.loss_arrivals[-1] if trained.loss_arrivals else None
     checks = (
         *process_checks(evidence.returncode, evidence.output, on_gpu=evidence.card is not None),
-        _final_line_check(log.final),
+        _final_line_check(trained),
         *weights,
         *config_checks(folder, evidence.settings, tensors, evidence.unsaid),
-        last_check(folder, state, _last_loss_unix(evidence), is_mean=_is_mean(evidence, outcome.adapter_sha256)),
+        last_check(folder, state, last_loss_unix, is_mean=_is_mean(evidence, outcome.adapter_sha256)),
         tokenizer_check(_tokenizer_of(evidence, folder), evidence.base_tokenizer),
         base_check(folder, evidence.model_name),
-        _state_check(evidence, state),
+        _state_check(state, ends),
         *_freshness_checks(evidence, state, folder),
         _empty_files_check(artifacts),
-        steps_check(_steps_evidence(evidence, outcome, state, packed)),
-        _epochs_check(evidence, outcome),
-        *asked_checks(Asked(evidence.settings, log.metrics, state, outcome.epochs_done, evidence.train_rows, packed)),
-        *loss_checks(_loss_evidence(evidence, log, state, outcome)),
-        *step_checks(_step_evidence(evidence, log, state, base)),
-        *time_checks(_time_evidence(evidence, log, state, own, outcome)),
+        steps_check(trained),
+        _epochs_check(trained),
+        *asked_checks(trained),
+        *loss_checks(trained),
+        *step_checks(trained),
+        *time_checks(trained),
         *witnessed_training_checks(evidence, outcome.adapter_sha256),
-        *_spill_checks(evidence, own),
+        *_spill_checks(evidence, trained),
         _answers_check(evidence.lost_answers),
         row_answers_check(evidence),
         *besides,
     )
+    # a loop of the program's own has no Trainer: neither its folder nor its description has a state
+    is_loop = ends is not None and ends.source == "loop" and state.folder is None
     lacks = lacking_in_training(
         evidence.description.train.rows,
-        has_final_line=evidence.is_scripted or log.final is not None,
-        keeps_state=bool(artifacts_said.state),
-        is_loop=_needs_no_state(evidence, state),
+        has_final_line=evidence.is_scripted or trained.log.final is not None,
+        keeps_state=bool(said.state),
+        is_loop=is_loop and said.state == TrainArtifacts().state,
     )
     return outcome, without_inapplicable(checks, lacks), artifacts
 
@@ -131,80 +133,89 @@ def _log(evidence: TrainEvidence, state: TrainerState) -> TrainingLog:
     return replace(log, final=log.final or (state.final if state.fresh else None))
 
 
-def _tokenizer_of(evidence: TrainEvidence, folder: Path) -> Path:
-    path = folder / TOKENIZER_NAME
-    return path if path.is_file() else evidence.output_dir / TOKENIZER_NAME
+def _trained(
+    evidence: TrainEvidence, state: TrainerState, own: OwnFigures, ends: TrainingEnds | None, vocabulary: int | None
+) -> Trained:
+    log, rows, settings = _log(evidence, state), evidence.train_rows, evidence.settings
+    is_read = state.fresh and state.problem is None
+    printed = tuple(value for line in log.losses if (value := line.get("loss")) is not None)
+    # a long output is cut in its middle: where the disk has more losses than were read, it has all of them
+    losses = state.losses if state.fresh and len(state.losses) > len(printed) else printed or state.losses
+    told = (line.get("epoch") for line in (log.final, *reversed(log.losses)) if line)
+    epochs = _finite(next((epoch for epoch in told if epoch is not None), None))
+    if epochs is None and not evidence.is_scripted:
+        epochs = state.epoch if state.fresh else ends.epoch if ends else None
+    steps = state.global_step if is_read else ends.steps if ends else None
+    if steps is None and not is_read and epochs is not None and rows and 0 <= epochs < 1e6:
+        steps = steps_in(epochs, rows, settings)
+    # what is printed again is no step
+    arrivals = [(seconds, line) for seconds, line in evidence.line_arrivals if parse_metrics(line)]
+    places = read_log("\n".join(line for _, line in arrivals)).places
+    lived, ended = evidence.seconds, evidence.attempt_ended_unix
+    training = training_in(evidence.witness)
+    return Trained(
+        settings=settings,
+        log=log,
+        state=state,
+        own=own,
+        losses=tuple(value for value in losses if math.isfinite(value))[:MOST_LOSSES],
+        steps_done=steps,
+        steps_due=steps_due(rows, settings) if rows else ends.due if ends else None,
+        steps_counted=state.max_steps if is_read else ends.due if ends else None,
+        stopped_itself=training is not None and training.ends is not None and training.ends.stopped_itself,
+        epochs=epochs,
+        rows=rows,
+        packed=says_packing(evidence.output) or has_packed_batches(evidence.witness),
+        # the clock on the wall goes on while a machine sleeps
+        seconds=max(lived, ended - evidence.attempt_started_unix) if lived is not None and ended is not None else lived,
+        loss_arrivals=tuple(arrivals[place][0] for place in places),
+        output_dir=evidence.output_dir,
+        output_place=evidence.output_place,
+        inputs=evidence.inputs,
+        witnessed=tuple(training.logged) if training else (),
+        vocabulary=vocabulary,
+        random_weights=evidence.random_weights,
+        rehearsal=evidence.rehearsal,
+    )
 
 
-def _ends(evidence: TrainEvidence) -> TrainingEnds | None:
-    """How the last training ended that was seen; None for the spec's script, whose files must tell."""
-    seen = evidence.witness.of(TrainingEnds) if evidence.witness and not evidence.is_scripted else ()
-    return seen[-1] if seen else None
-
-
-def _adapter_sha256(evidence: TrainEvidence, folder: Path, artifacts: tuple[Artifact, ...]) -> str | None:
-    name = f"{_name(evidence, folder)}/{ADAPTER_WEIGHTS_NAME}"
-    known = next((artifact.sha256 for artifact in artifacts if artifact.path == name), None)
-    weights = folder / ADAPTER_WEIGHTS_NAME
-    return known or (sha256_of(weights) if weights.is_file() else None)  # a link is no artifact
-
-
-def _name(evidence: TrainEvidence, folder: Path) -> str:
-    """A folder as the pipeline knows it: from the root where it lies there."""
+def _outcome(evidence: TrainEvidence, trained: Trained, folder: Path, artifacts: tuple[Artifact, ...]) -> TrainOutcome:
+    final, state = trained.log.final, trained.state
+    runtime = _finite(final.get("train_runtime")) if final else None
+    steps = steps_between(trained.loss_arrivals, evidence.settings.logging_steps)
+    name = str(folder)  # as the pipeline knows it: from the root where it lies there
     if folder == evidence.output_dir:
-        return evidence.output_dir_name.rstrip("/")
-    return folder.relative_to(evidence.root).as_posix() if folder.is_relative_to(evidence.root) else str(folder)
+        name = evidence.output_dir_name.rstrip("/")
+    elif folder.is_relative_to(evidence.root):
+        name = folder.relative_to(evidence.root).as_posix()
+    weights = folder / ADAPTER_WEIGHTS_NAME
+    known = next((one.sha256 for one in artifacts if one.path == f"{name}/{ADAPTER_WEIGHTS_NAME}"), None)
+    return TrainOutcome(
+        output_dir=evidence.output_dir_name,
+        steps_done=trained.steps_done,
+        steps_due=trained.steps_due,
+        epochs_done=trained.epochs,
+        train_loss=_finite(trained.train_loss),
+        train_runtime_seconds=runtime,
+        losses=trained.losses,
+        step_seconds=tuple(step.seconds for step in steps),
+        tokens_per_second=state.tokens_seen / runtime
+        if state.tokens_seen and runtime
+        else trained.own.tokens_per_second,
+        train_rows=evidence.train_rows,
+        adapter_sha256=known or (sha256_of(weights) if weights.is_file() else None),  # a link is no artifact
+        adapter_dir=None if folder == evidence.output_dir else name,
+        checkpoint=state.folder.name if state.folder and state.fresh else None,
+    )
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _outcome(
-    evidence: TrainEvidence,
-    log: TrainingLog,
-    state: TrainerState,
-    own: OwnFigures,
-    folder: Path,
-    adapter_sha256: str | None,
-) -> TrainOutcome:
-    final, ends_seen = log.final, _ends(evidence)
-    printed = tuple(value for m in log.losses if (value := m.get("loss")) is not None)
-    # a long output is cut in its middle: where the disk has more losses than were read, it has all of them
-    losses = state.losses if state.fresh and len(state.losses) > len(printed) else printed
-    ends = (final, *reversed(log.losses))
-    epochs = _finite(next((value for m in ends if m and (value := m.get("epoch")) is not None), None))
-    if epochs is None and not evidence.is_scripted:
-        epochs = state.epoch if state.fresh else ends_seen.epoch if ends_seen else None
-    runtime = _finite(final.get("train_runtime")) if final else None
-    rows, settings = evidence.train_rows, evidence.settings
-    estimated = steps_in(epochs, rows, settings) if epochs is not None and rows and 0 <= epochs < 1e6 else None
-    return TrainOutcome(
-        output_dir=evidence.output_dir_name,
-        steps_done=state.global_step
-        if state.fresh and state.problem is None
-        else ends_seen.steps
-        if ends_seen and ends_seen.steps is not None
-        else estimated,
-        steps_due=steps_due(rows, settings) if rows else ends_seen.due if ends_seen else None,
-        epochs_done=epochs,
-        train_loss=_finite(final.get("train_loss")) if final else None,
-        train_runtime_seconds=runtime,
-        losses=tuple(value for value in losses or state.losses if math.isfinite(value))[:MOST_LOSSES],
-        step_seconds=tuple(step.seconds for step in steps_between(_loss_arrivals(evidence), settings.logging_steps)),
-        tokens_per_second=state.tokens_seen / runtime if state.tokens_seen and runtime else own.tokens_per_second,
-        train_rows=rows,
-        adapter_sha256=adapter_sha256,
-        adapter_dir=None if folder == evidence.output_dir else _name(evidence, folder),
-        checkpoint=state.folder.name if state.folder and state.fresh else None,
-    )
-
-
-def _loss_arrivals(evidence: TrainEvidence) -> tuple[float, ...]:
-    """When each loss came, in seconds from the start; what is printed again is no step."""
-    arrivals = [(seconds, line) for seconds, line in evidence.line_arrivals if parse_metrics(line)]
-    log = read_log("\n".join(line for _, line in arrivals))
-    return tuple(arrivals[place][0] for place in log.places)
+def _tokenizer_of(evidence: TrainEvidence, folder: Path) -> Path:
+    path = folder / TOKENIZER_NAME
+    return path if path.is_file() else evidence.output_dir / TOKENIZER_NAME
 
 
 def _is_mean(evidence: TrainEvidence, adapter_sha256: str | None) -> bool:
@@ -216,53 +227,31 @@ def _is_mean(evidence: TrainEvidence, adapter_sha256: str | None) -> bool:
     return save is not None and is_mean(save.matrices, seen.ends.matrices)
 
 
-def _last_loss_unix(evidence: TrainEvidence) -> float | None:
-    """When the last loss came, by the files' clock."""
-    arrivals = _loss_arrivals(evidence)
-    return evidence.attempt_started_unix + arrivals[-1] if arrivals else None
-
-
-def _lived(evidence: TrainEvidence) -> float | None:
-    """How long the process lived by the clock on the wall, which goes on while a machine sleeps."""
-    if evidence.seconds is None or evidence.attempt_ended_unix is None:
-        return evidence.seconds
-    return max(evidence.seconds, evidence.attempt_ended_unix - evidence.attempt_started_unix)
-
-
-def _spill_checks(evidence: TrainEvidence, own: OwnFigures) -> tuple[Check, ...]:
+def _spill_checks(evidence: TrainEvidence, trained: Trained) -> tuple[Check, ...]:
     if evidence.card is None:
         return ()
-    arrivals = _loss_arrivals(evidence)
-    steps = (
-        steps_before(arrivals[-1], own.step_seconds, own.step_tokens)
-        if arrivals and own.step_seconds
-        else steps_between(arrivals, evidence.settings.logging_steps)
-    )
+    arrivals, own = trained.loss_arrivals, trained.own
+    steps = steps_between(arrivals, evidence.settings.logging_steps)
+    if arrivals and own.step_seconds:
+        steps = steps_before(arrivals[-1], own.step_seconds, own.step_tokens)
     return (spill_check(evidence.card, steps),)
 
 
-def _final_line_check(final: Metrics | None) -> Check:
-    loss = final.get("train_loss") if final else None
+def _final_line_check(trained: Trained) -> Check:
+    final, loss = trained.log.final, trained.train_loss
     if final is None or loss is None:
         return LINE_TRAIN_RESULT.check(False, "missing")
     return LINE_TRAIN_RESULT.check(True, "shown", runtime=final.get("train_runtime"), loss=loss)
 
 
-def _state_check(evidence: TrainEvidence, state: TrainerState) -> Check:
+def _state_check(state: TrainerState, ends: TrainingEnds | None) -> Check:
     """A state that was not kept, beside a training whose steps were seen, hides nothing."""
     if state.problem or state.folder is None:
-        ends = _ends(evidence)
-        seen = ends is not None and ends.steps is not None
-        return CHECKPOINT_TRAINER_STATE.check(False, "unusable", severity=WARN if seen else None, reason=state.problem)
+        is_seen = ends is not None and ends.steps is not None
+        severity = WARN if is_seen else None
+        return CHECKPOINT_TRAINER_STATE.check(False, "unusable", severity=severity, reason=state.problem)
     steps, losses = state.global_step, len(state.losses)
     return CHECKPOINT_TRAINER_STATE.check(True, "read", checkpoint=state.folder.name, steps=steps, losses=losses)
-
-
-def _needs_no_state(evidence: TrainEvidence, state: TrainerState) -> bool:
-    """Whether a loop trained, which has no Trainer: neither its folder nor its description has a state."""
-    ends = _ends(evidence)
-    named = evidence.description.train.artifacts.state != TrainArtifacts().state
-    return ends is not None and ends.source == "loop" and state.folder is None and not named
 
 
 def _freshness_checks(evidence: TrainEvidence, state: TrainerState, folder: Path) -> tuple[Check, ...]:
@@ -290,89 +279,17 @@ def _empty_files_check(artifacts: tuple[Artifact, ...]) -> Check:
     )
 
 
-def _steps_evidence(evidence: TrainEvidence, outcome: TrainOutcome, state: TrainerState, packed: bool) -> StepsEvidence:
-    ends, seen = _ends(evidence), training_in(evidence.witness)
-    return StepsEvidence(
-        done=outcome.steps_done,
-        due=outcome.steps_due,
-        counted=state.max_steps if state.fresh and state.problem is None else ends.due if ends else None,
-        epochs=outcome.epochs_done,
-        settings=evidence.settings,
-        says_packing=packed,
-        stopped_itself=seen is not None and seen.ends is not None and seen.ends.stopped_itself,
-    )
-
-
-def _epochs_check(evidence: TrainEvidence, outcome: TrainOutcome) -> Check:
-    epochs, asked = outcome.epochs_done, evidence.settings.num_epochs
+def _epochs_check(trained: Trained) -> Check:
+    epochs, asked, rows = trained.epochs, trained.settings.num_epochs, trained.rows
     if epochs is None:
         return EPOCHS_AS_ASKED.check(None, "none")
-    rows = evidence.train_rows
-    half_a_step = 0.5 / steps_per_epoch(rows, evidence.settings) if rows else 0.005
+    half_a_step = 0.5 / steps_per_epoch(rows, trained.settings) if rows else 0.005
     return EPOCHS_AS_ASKED.check(epochs <= asked + half_a_step, "compared", asked=asked, epochs=epochs)
-
-
-def _loss_evidence(
-    evidence: TrainEvidence, log: TrainingLog, state: TrainerState, outcome: TrainOutcome
-) -> LossEvidence:
-    final, printed = log.final, [(value, m) for m in log.losses if (value := m.get("loss")) is not None]
-    training = training_in(evidence.witness)
-    seen = [(line.loss, line.epoch) for line in training.logged if line.loss is not None] if training else []
-    return LossEvidence(
-        witnessed=tuple(loss for loss, _ in seen),
-        witnessed_epochs=tuple(epoch for _, epoch in seen),
-        printed=tuple(loss for loss, _ in printed),
-        printed_norms=tuple(m.get("grad_norm") for _, m in printed),
-        printed_epochs=tuple(m.get("epoch") for _, m in printed),
-        logged=state.losses if state.fresh else (),
-        logged_epochs=tuple(m.get("epoch") for m in state.history) if state.fresh else (),
-        has_state=state.fresh and state.problem is None,
-        train_loss=final.get("train_loss") if final else None,
-        steps_done=outcome.steps_done,
-        rehearsal=evidence.rehearsal,
-    )
-
-
-def _step_evidence(evidence: TrainEvidence, log: TrainingLog, state: TrainerState, base: BaseModel) -> StepEvidence:
-    return StepEvidence(
-        printed=log.losses,
-        logged=state.history if state.fresh else (),
-        earlier=log.earlier,
-        warmup_ratio=evidence.settings.warmup_ratio,
-        vocabulary=base.vocabulary,
-        random_weights=evidence.random_weights,
-    )
-
-
-def _time_evidence(
-    evidence: TrainEvidence, log: TrainingLog, state: TrainerState, own: OwnFigures, outcome: TrainOutcome
-) -> TimeEvidence:
-    return TimeEvidence(
-        final=log.final,
-        settings=evidence.settings,
-        state=state,
-        own=own,
-        losses=outcome.losses,
-        steps_done=outcome.steps_done,
-        epochs=outcome.epochs_done,
-        rows=evidence.train_rows,
-        seconds=_lived(evidence),
-        loss_arrivals=_loss_arrivals(evidence),
-        output_dir=evidence.output_dir,
-        output_place=evidence.output_place,
-        inputs=evidence.inputs,
-    )
 
 
 def _answers_check(lost_answers: tuple[int, int] | None) -> Check:
     if lost_answers is None:
         return ANSWERS_KEPT.check(None, "uncounted")
     lost, rows = lost_answers
-    over_half = 2 * lost > rows
-    return ANSWERS_KEPT.check(
-        lost == 0,
-        "counted",
-        severity=Severity.FAIL if over_half else None,
-        rows=rows,
-        lost=lost,
-    )
+    severity = Severity.FAIL if 2 * lost > rows else None
+    return ANSWERS_KEPT.check(lost == 0, "counted", severity=severity, rows=rows, lost=lost)

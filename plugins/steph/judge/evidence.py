@@ -12,7 +12,9 @@ from steph.contract.placeholders import filled
 from steph.contract.questions import Question
 from steph.contract.results import ResultsForm, Row
 from steph.contract.rows import RowFormat
-from steph.judge.witness import ModelSaved, Witness
+from steph.contract.training_files import OwnFigures, TrainerState
+from steph.contract.training_log import TrainingLog
+from steph.judge.witness import Logged, ModelSaved, Witness
 from steph.record.settings import EvalSettings, TrainSettings
 
 
@@ -87,6 +89,60 @@ class TrainEvidence:
     def filled(self, pattern: str) -> str:
         """A path of the description, with the output folder filled in."""
         return filled(pattern, {"output_dir": self.output_dir_name})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished training printed, left and took, beside what was asked of it; None where unknown.
+
+    `steps_due` are those that the rows of the file make, `steps_counted` those that the Trainer itself counted.
+    `epochs` is of its last line, `rows` those of the file that it was given, of which `packed` ones may have become
+    one. `seconds` is how long the process lived, `loss_arrivals` when its loss lines came, in seconds from its start.
+    `output_place` is where the output folder really was before it, `inputs` are files with the sha256 that they had
+    before. `witnessed` is what the Trainer gave to its callbacks.
+    """
+
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    log: TrainingLog = field(default_factory=TrainingLog)
+    state: TrainerState = field(default_factory=TrainerState)
+    own: OwnFigures = field(default_factory=OwnFigures)
+    losses: tuple[float, ...] = ()
+    steps_done: int | None = None
+    steps_due: int | None = None
+    steps_counted: int | None = None
+    stopped_itself: bool = False  # by a callback, after an evaluation
+    epochs: float | None = None
+    rows: int | None = None
+    packed: bool = False
+    seconds: float | None = None
+    loss_arrivals: tuple[float, ...] = ()
+    output_dir: Path = Path()
+    output_place: Path | None = None
+    inputs: tuple[tuple[Path, str], ...] = ()
+    witnessed: tuple[Logged, ...] = ()
+    vocabulary: int | None = None
+    random_weights: bool = False
+    rehearsal: bool = False
+
+    @property
+    def train_loss(self) -> float | None:
+        """The mean loss of the Trainer's final line."""
+        return self.log.final.get("train_loss") if self.log.final else None
+
+    @property
+    def logged_losses(self) -> tuple[float, ...]:
+        """The losses of this run's `log_history`."""
+        return self.state.losses if self.state.fresh else ()
+
+    def printed(self, key: str) -> tuple[float, ...]:
+        """This figure of all printed loss lines that have it."""
+        return tuple(value for line in self.log.losses if (value := line.get(key)) is not None)
+
+    def by_source(self, key: str) -> list[tuple[float, ...]]:
+        """This figure of all steps, as printed and as logged on disk, where there is any."""
+        history = self.state.history if self.state.fresh else ()
+        logged = tuple(value for line in history if (value := line.get(key)) is not None)
+        return [values for values in (self.printed(key), logged) if values]
 
 
 @dataclass(frozen=True)

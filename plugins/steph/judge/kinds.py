@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, TypeAlias
 
 from steph.base.messages import Message, has_message, say, text
 from steph.base.terms import Severity
@@ -13,6 +14,7 @@ from steph.contract.results import ResultsForm
 from steph.contract.results_files import READERS
 from steph.record.values import Check
 
+Figures: TypeAlias = dict[str, Any]  # the values of a message, where a check is made in several ways
 FAIL, WARN, INFO = Severity.FAIL, Severity.WARN, Severity.INFO
 _LABELLED = {"choice", "loglikelihood"}
 _ANSWERING = {"generate", "choice"}
