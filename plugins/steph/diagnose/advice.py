@@ -16,9 +16,9 @@ from steph.base.messages import Message, catalog, has_message, placeholders, say
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
 from steph.base.units import GIB, gib
-from steph.diagnose.exceptions import Chain
+from steph.diagnose.exceptions import Chain, Raised
 from steph.diagnose.figures import Collective, Losses, RankEnd, behind, unlike
-from steph.diagnose.table import Case, Program, Step, cases, common_settings, package_of, programs, steps, steps_of
+from steph.diagnose.table import Case, Program, cases, common_settings, package_of, programs, steps, steps_of
 from steph.record.values import OomNumbers
 
 _SIGTERM = 15
@@ -252,26 +252,20 @@ def case_of(
     texts = [text[:8000] for raised in chain for text in raised.texts] or [evidence]
     frames = "\n".join(frame[:500] for raised in chain for frame in raised.frames[-200:]) or above
     for case in cases():
-        if case.cause is cause and (case.id == told or _fits(case, phase, texts, evidence, frames, log, facts)):
+        if case.cause is not cause:
+            continue
+        if case.id == told:
             return case
+        if (case.phases and phase not in case.phases) or not facts.flags.issuperset(case.facts):
+            continue
+        if case.frames is not None and not case.frames.search(frames):
+            continue
+        worded = any(pattern.search(one) for pattern in case.raised for one in texts) or any(
+            pattern.search(line) for pattern in case.printed for line in evidence.split("\n")
+        )
+        if worded or (case.log.search(log) if case.log is not None else not (case.raised or case.printed)):
+            return case  # beside a log pattern, wordings are other ways to know the case
     return None
-
-
-def _fits(
-    case: Case, phase: Phase | None, texts: list[str], evidence: str, frames: str, log: str, facts: Facts
-) -> bool:
-    if case.phases and phase not in case.phases:
-        return False
-    if not facts.flags.issuperset(case.facts):
-        return False
-    if case.frames is not None and not case.frames.search(frames):
-        return False
-    worded = any(pattern.search(one) for pattern in case.raised for one in texts) or any(
-        pattern.search(line) for pattern in case.printed for line in evidence.split("\n")
-    )
-    if case.log is not None:  # beside a log pattern, wordings are other ways to know the case
-        return worded or case.log.search(log) is not None
-    return worded or not (case.raised or case.printed)
 
 
 def captured(case: Case, texts: list[str]) -> dict[str, str]:
@@ -285,43 +279,37 @@ def captured(case: Case, texts: list[str]) -> dict[str, str]:
     return {}
 
 
-def instruction_in(chain: Chain) -> str | None:
-    """The sentence in an exception's message that says what to do, the outermost's first; None without one."""
-    for raised in reversed(chain):
-        said = "\n".join(raised.message[:_SAID_LINES])[:_SAID_CHARACTERS]
-        sentences = [one for one in map(str.strip, _SENTENCE_END.split(said)) if not _SAYS_NOTHING.search(one)]
-        found = next(filter(_INSTRUCTS.match, sentences), None) or next(filter(_IMPLIES.match, sentences), None)
-        if found is not None:
-            return redact(found[:_HINT_CHARACTERS].rstrip(";"))
-    return None
-
-
 def advice_of_unknown(chain: Chain, cause: Cause) -> tuple[Message, ...]:
     """Steps for an exception of unknown form: what its message says, and the package that raised it."""
-    hint = instruction_in(chain)
-    package = package_raised_in(chain) if cause is Cause.OTHER else None
-    said = redact("\n".join(chain[-1].message)[:_HINT_CHARACTERS].strip()) if chain else ""
-    found = [say("diagnose.step.message_says", hint=hint)] if hint is not None else []
-    if package is not None and not _is_deliberate(chain):
-        found.append(say("diagnose.step.raised_in", package=package))
-    elif package is not None and hint is None and said:
-        found.append(say("diagnose.step.refused", package=package, said=said))
-    return tuple(found)
+    if not chain:
+        return ()
+    hint = None
+    for raised in reversed(chain):
+        text = "\n".join(raised.message[:_SAID_LINES])[:_SAID_CHARACTERS]
+        sentences = [one for one in map(str.strip, _SENTENCE_END.split(text)) if not _SAYS_NOTHING.search(one)]
+        found = next(filter(_INSTRUCTS.match, sentences), None) or next(filter(_IMPLIES.match, sentences), None)
+        if found is not None:
+            hint = redact(found[:_HINT_CHARACTERS].rstrip(";"))
+            break
+    steps = [say("diagnose.step.message_says", hint=hint)] if hint is not None else []
+    last = chain[-1]
+    package = package_raised_in(last) if cause is Cause.OTHER else None
+    if package is not None:
+        innermost = max((at for at, line in enumerate(last.frames) if 'File "' in line), default=len(last.frames))
+        is_deliberate = any(line.strip().startswith("raise ") for line in last.frames[innermost + 1 :])
+        said = redact("\n".join(last.message)[:_HINT_CHARACTERS].strip())
+        if not is_deliberate:
+            steps.append(say("diagnose.step.raised_in", package=package))
+        elif hint is None and said:  # the code looked for this, and says so in words of its own
+            steps.append(say("diagnose.step.refused", package=package, said=said))
+    return tuple(steps)
 
 
-def _is_deliberate(chain: Chain) -> bool:
-    """Whether the innermost frame shows a `raise`: the code looked for this, and says so in words of its own."""
-    frames = chain[-1].frames
-    last = max((at for at, line in enumerate(frames) if 'File "' in line), default=len(frames))
-    return any(line.strip().startswith("raise ") for line in frames[last + 1 :])
-
-
-def package_raised_in(chain: Chain) -> str | None:
+def package_raised_in(raised: Raised) -> str | None:
     """The package in whose code an exception was raised, torch and the standard library apart; None for own code."""
-    if chain and _OF_THE_SYSTEM.match(chain[-1].message[0]):
+    if _OF_THE_SYSTEM.match(raised.message[0]):
         return None
-    frames = [frame for raised in chain[-1:] for frame in raised.frames[-200:] if 'File "' in frame]
-    for frame in reversed(frames):
+    for frame in reversed([frame for frame in raised.frames[-200:] if 'File "' in frame]):
         match = _PACKAGE.search(frame[:500])
         if match is not None and (match[1] or match[2]) not in _NOT_AT_FAULT:
             return package_of(match[1] or match[2])
@@ -345,34 +333,20 @@ def words_of(
     values = dict(common_settings() if facts is None else facts.values())
     values.update({**(case.values if case else {}), **(found or {})})
     ids = case.steps if case else steps_of(cause)
-    if not ids:
-        messages = [f"{base}.{part}" for part in ("do", "next") if has_message(f"{base}.{part}")]
-    else:
-        rows = [steps()[one] for one in ids]
-        messages = [_step_message(row, values, facts) for row in rows if facts is None or _applies(row, facts)]
-    if facts is not None:
-        sayable = [one for one in messages if _has_settings(one, values)]
+    messages = [] if ids else [f"{base}.{part}" for part in ("do", "next") if has_message(f"{base}.{part}")]
+    for step in (steps()[one] for one in ids):
+        if facts is None:
+            messages.append(f"diagnose.step.{step.id}")
+        elif facts.flags.issuperset(step.when) and not facts.flags.intersection(step.unless):
+            messages.append(f"diagnose.step.{step.id}" + (".known" if step.known in values else ""))
+    named = {one: placeholders(catalog("en")[one]) for one in (f"{base}.means", *messages)}
+    if facts is not None:  # a setting that the program lacks is spelled as nothing
+        sayable = [one for one in messages if all(values.get(name) != "" for name in named[one])]
         if not sayable:  # the program is part of a larger one, or was taken for another
             values.update({name: spelled for name, spelled in common_settings().items() if not values.get(name)})
         messages = (sayable or messages)[:_STEPS_SHOWN]
     meaning, *advice = (
-        say(one, **{name: values[name] for name in placeholders(catalog("en")[one]) if name in values})
+        say(one, **{name: values[name] for name in named[one] if name in values})
         for one in (f"{base}.means", *messages)
     )
-    if first:
-        advice = [*first, *advice][:_STEPS_SHOWN]
-    return Words(meaning, tuple(advice))
-
-
-def _has_settings(message: str, values: Mapping[str, str]) -> bool:
-    """Whether the program has every setting that the message names; one that it lacks is spelled as nothing."""
-    return all(values.get(name) != "" for name in placeholders(catalog("en")[message]))
-
-
-def _applies(step: Step, facts: Facts) -> bool:
-    return facts.flags.issuperset(step.when) and not facts.flags.intersection(step.unless)
-
-
-def _step_message(step: Step, values: Mapping[str, str], facts: Facts | None) -> str:
-    is_known = facts is not None and step.known is not None and step.known in values
-    return f"diagnose.step.{step.id}" + (".known" if is_known else "")
+    return Words(meaning, tuple([*first, *advice][:_STEPS_SHOWN] if first else advice))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -56,10 +56,6 @@ class Wording:
     pattern: re.Pattern[str]
     frames: re.Pattern[str] | None = None
     case: str | None = None
-
-    def fits(self, text: str, frames: str = "") -> bool:
-        """Whether the text, and where asked the frames, have this wording."""
-        return bool(self.pattern.search(text)) and (self.frames is None or bool(self.frames.search(frames)))
 
 
 @dataclass(frozen=True)
@@ -113,87 +109,79 @@ def compiled(*alternatives: str) -> re.Pattern[str]:
     `.*` and its like reach 300 characters, except in an alternative that begins with `^`: where a wording may begin
     anywhere in a line, each beginning would otherwise read the rest of the line anew.
     """
-    return re.compile("|".join(one if one.startswith("^") else _ATOM.sub(_bounded, one) for one in alternatives), re.I)
 
+    def bounded(repeat: re.Match[str]) -> str:
+        atom, sign = repeat[1], repeat[2]
+        return repeat[0] if sign is None else f"{atom}{{{'0' if sign == '*' else '1'},{_REACH}}}"
 
-def _bounded(repeat: re.Match[str]) -> str:
-    atom, sign = repeat[1], repeat[2]
-    return repeat[0] if sign is None else f"{atom}{{{'0' if sign == '*' else '1'},{_REACH}}}"
+    return re.compile("|".join(one if one.startswith("^") else _ATOM.sub(bounded, one) for one in alternatives), re.I)
 
 
 @functools.cache
 def _table(name: str) -> dict[str, Any]:
-    text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    """A table with `<<NAME>>` replaced by the shared part of that name."""
     shared = tomllib.loads((FOLDER / "causes.toml").read_text(encoding="utf-8"))["words"]
-    table = tomllib.loads(text)
-    table.pop("words", None)
-    return {key: _filled(value, shared) for key, value in table.items()}
 
+    def filled(value: Any) -> Any:  # noqa: ANN401 - what TOML may hold
+        if isinstance(value, str):
+            return re.sub(r"<<(\w+)>>", lambda match: shared[match[1]], value)
+        if isinstance(value, list):
+            return [filled(one) for one in value]
+        return {key: filled(one) for key, one in value.items()} if isinstance(value, dict) else value
 
-def _filled(value: Any, shared: Mapping[str, str]) -> Any:  # noqa: ANN401 - what TOML may hold
-    """The value with `<<NAME>>` replaced by the shared part of that name."""
-    if isinstance(value, str):
-        return re.sub(r"<<(\w+)>>", lambda match: shared[match[1]], value)
-    if isinstance(value, list):
-        return [_filled(one, shared) for one in value]
-    return {key: _filled(one, shared) for key, one in value.items()} if isinstance(value, dict) else value
+    table = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    return {key: filled(value) for key, value in table.items() if key != "words"}
 
 
 @functools.cache
 def cases() -> tuple[Case, ...]:
     """Every case, the more special ones first."""
-    return tuple(map(_case, _table("cases")["case"]))
-
-
-def _case(row: Mapping[str, Any]) -> Case:
-    needs_more = row.keys() & {"log", "phases", "facts"}
-    return Case(
-        id=row["id"],
-        cause=Cause(row["cause"]),
-        raised=tuple(map(compiled, row.get("raised", ()))),
-        printed=tuple(map(compiled, row.get("printed", ()))),
-        frames=compiled(row["frames"]) if "frames" in row else None,
-        log=compiled(*row["log"]) if "log" in row else None,
-        phases=tuple(map(Phase, row.get("phases", ()))),
-        facts=tuple(row.get("facts", ())),
-        steps=tuple(row.get("steps", ())),
-        decides=row.get("decides", not needs_more),
-        sure=row.get("sure", "certain"),
-        in_phase=Phase(row["in_phase"]) if "in_phase" in row else None,
-        quote=tuple(map(compiled, row.get("quote", ()))),
-        values=row.get("values", {}),
-        samples=tuple(row["samples"]),
+    return tuple(
+        Case(
+            id=row["id"],
+            cause=Cause(row["cause"]),
+            raised=tuple(map(compiled, row.get("raised", ()))),
+            printed=tuple(map(compiled, row.get("printed", ()))),
+            frames=compiled(row["frames"]) if "frames" in row else None,
+            log=compiled(*row["log"]) if "log" in row else None,
+            phases=tuple(map(Phase, row.get("phases", ()))),
+            facts=tuple(row.get("facts", ())),
+            steps=tuple(row.get("steps", ())),
+            decides=row.get("decides", not row.keys() & {"log", "phases", "facts"}),
+            sure=row.get("sure", "certain"),
+            in_phase=Phase(row["in_phase"]) if "in_phase" in row else None,
+            quote=tuple(map(compiled, row.get("quote", ()))),
+            values=row.get("values", {}),
+            samples=tuple(row["samples"]),
+        )
+        for row in _table("cases")["case"]
     )
 
 
 @functools.cache
 def wordings(where: Where) -> tuple[Wording, ...]:
     """Every wording for exceptions or for single lines, in the order in which they are tried."""
-    found = [*_of_cases(where), *_of_causes(where)]
-    return tuple(sorted(found, key=lambda one: _ORDER.index(one.weight)))
-
-
-def _of_cases(where: Where) -> Iterator[Wording]:
-    for case in cases():
-        if case.decides:
-            patterns = case.raised if where == "raised" else case.printed
-            for pattern in patterns:
-                yield Wording(case.cause, Weight.CERTAIN, pattern, case.frames, case.id)
-
-
-def _of_causes(where: Where) -> Iterator[Wording]:
+    found = [
+        Wording(case.cause, Weight.CERTAIN, pattern, case.frames, case.id)
+        for case in cases()
+        if case.decides
+        for pattern in (case.raised if where == "raised" else case.printed)
+    ]
     for row in _table("causes")["cause"]:
+        cause = Cause(row["name"])
         for weight, alternatives in row.get(where, {}).items():
-            yield Wording(Cause(row["name"]), Weight[weight.upper()], compiled(*alternatives))
+            found.append(Wording(cause, Weight[weight.upper()], compiled(*alternatives)))
         for framed in row.get("framed", ()) if where == "raised" else ():
             pattern, frames = compiled(*framed["raised"]), re.compile(framed["frames"])
-            yield Wording(Cause(row["name"]), Weight[framed["weight"].upper()], pattern, frames)
+            found.append(Wording(cause, Weight[framed["weight"].upper()], pattern, frames))
+    return tuple(sorted(found, key=lambda one: _ORDER.index(one.weight)))
 
 
 def first_match(where: Where, text: str, frames: str = "", weights: frozenset[Weight] | None = None) -> Clue | None:
     """The clue of the first wording that fits, of those with one of `weights` where given."""
     for one in wordings(where):
-        if (weights is None or one.weight in weights) and one.fits(text, frames):
+        is_wanted = weights is None or one.weight in weights
+        if is_wanted and one.pattern.search(text) and (one.frames is None or one.frames.search(frames)):
             return Clue(one.cause, one.weight, one.case)
     return None
 
