@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from steph.base.terms import Cause, Phase
 from steph.diagnose.command import HEAD_BYTES, TAIL_BYTES, _ends_of, run_diagnose
 from steph.diagnose.engine import diagnose, first_traceback
-from steph.diagnose.reader import normalise
+from steph.diagnose.reader import lines_of
 from steph.record.values import Probe
 
 SAMPLES = Path(__file__).parent / "samples" / "failures"
@@ -290,10 +290,10 @@ def test_first_traceback_is_the_root_one_whole_and_bounded() -> None:
     assert first_traceback("all is well\n") is None
 
 
-def test_normalise_gives_one_statement_a_line() -> None:
+def test_the_reader_gives_one_statement_a_line() -> None:
     """Carriage returns, glued bars, colours and prefixes are gone."""
     raw = "\x1b[31m[rank1]: Load:  50%|##  | 1/2 [00:01<00:01,  1.0it/s]Killed\x1b[0m\rnext\r\n"
-    assert normalise(raw).splitlines() == ["Load:  50%|##  | 1/2 [00:01<00:01,  1.0it/s]", "Killed", "next"]
+    assert [line.text for line in lines_of(raw)] == ["Load:  50%|##  | 1/2 [00:01<00:01,  1.0it/s]", "Killed", "next"]
 
 
 def report_of_ranks(*ends: tuple[int, int], root: int) -> str:

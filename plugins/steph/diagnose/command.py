@@ -35,20 +35,8 @@ def run_diagnose(path: Path, returncode: int | None, as_json: bool) -> str:
     The JSON has the keys cause, case, confidence, phase, evidence, oom, meaning, advice and seen, and `rank` where
     several processes ran. Raises OSError where the file can't be read.
     """
-    with sys.stdin.buffer if str(path) == "-" else path.open("rb") as file:
-        log = _text(file)
-    found = diagnose(log, returncode)
-    seen = seen_in(log) if found.cause is Cause.NONE else ()
-    if as_json:
-        without = {"rank"} if found.rank is None else None
-        words = {"meaning": found.meaning and str(found.meaning), "advice": list(map(str, found.advice))}
-        shown = {**found.model_dump(mode="json", exclude=without), **words, "seen": list(seen)}
-        return json.dumps(shown, ensure_ascii=False, indent=2)
-    return "\n".join((*_as_text(found), *seen))
-
-
-def _text(file: BinaryIO) -> str:
     with contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
         start = file.read(2)
         whole = file if file.seekable() and file.seek(0) == 0 else _Rejoined(start, file)
         if start == _GZIP:
@@ -58,10 +46,16 @@ def _text(file: BinaryIO) -> str:
         except (EOFError, gzip.BadGzipFile) as error:
             raise OSError(0, f"a broken gzip file ({error})") from error
     encoding = encoding_of(head)
-    glue = "\n" if is_cut else ""
-    if is_cut or encoding.startswith("utf-16"):
-        return head.decode(encoding, "replace") + glue + tail.decode(encoding, "replace")
-    return (head + tail).decode(encoding, "replace")
+    ends = (head, tail) if is_cut else (head + tail,)
+    log = "\n".join(end.decode(encoding, "replace") for end in ends)
+    found = diagnose(log, returncode)
+    seen = seen_in(log) if found.cause is Cause.NONE else ()
+    if as_json:
+        without = {"rank"} if found.rank is None else None
+        words = {"meaning": found.meaning and str(found.meaning), "advice": list(map(str, found.advice))}
+        shown = {**found.model_dump(mode="json", exclude=without), **words, "seen": list(seen)}
+        return json.dumps(shown, ensure_ascii=False, indent=2)
+    return "\n".join((*_as_text(found), *seen))
 
 
 class _Rejoined(io.RawIOBase, BinaryIO):

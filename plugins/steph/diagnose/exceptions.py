@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from steph.diagnose.reader import PrintedLine, streams_of
+from steph.diagnose.reader import PrintedLine
 
 TRACEBACK_BYTES = 12_000
 _MESSAGE_LINES = 30
@@ -84,9 +84,20 @@ Chain = tuple[Raised, ...]
 
 def chains_of(lines: tuple[PrintedLine, ...]) -> tuple[Chain, ...]:
     """All chains of all ranks, ordered by where their root was printed."""
+    streams: dict[str | None, list[PrintedLine]] = {}
+    for line in lines:
+        streams.setdefault(line.rank, []).append(line)
     chains: list[list[Raised]] = []
-    for stream in streams_of(lines):
-        for raised in _raised_in(stream):
+    for stream in streams.values():
+        start = at = 0  # `start`: first line that may belong to the next exception
+        while at < len(stream):
+            match = _match(stream, at)
+            if match is None:
+                at += 1
+                continue
+            end = _message_end(stream, at)
+            raised = _build(stream, start, at, end, match)
+            start = at = end
             if raised.chained and chains and chains[-1][-1].rank == raised.rank:
                 chains[-1].append(raised)
             else:
@@ -105,21 +116,7 @@ def shortened(text: str, limit_bytes: int = TRACEBACK_BYTES) -> str:
     return f"{head[0] or head[2]}\n  ...\n{tail.partition(chr(10))[2] or tail}"
 
 
-def _raised_in(stream: tuple[PrintedLine, ...]) -> list[Raised]:
-    found: list[Raised] = []
-    start = at = 0  # `start`: first line that may belong to the next exception
-    while at < len(stream):
-        match = _match(stream, at)
-        if match is None:
-            at += 1
-            continue
-        end = _message_end(stream, at)
-        found.append(_build(stream, start, at, end, match))
-        start = at = end
-    return found
-
-
-def _match(stream: tuple[PrintedLine, ...], at: int) -> re.Match[str] | None:
+def _match(stream: list[PrintedLine], at: int) -> re.Match[str] | None:
     text = stream[at].text
     if not text or text[0] in "{[(<$#-+'\"" or len(text) > 20_000:
         return None
@@ -142,7 +139,7 @@ def _is_frame(text: str) -> bool:
     return bool(_FRAME.match(text)) or text.startswith(("    ", "╰"))
 
 
-def _message_end(stream: tuple[PrintedLine, ...], at: int) -> int:
+def _message_end(stream: list[PrintedLine], at: int) -> int:
     takes_blank = bool(_LONG_MESSAGE.search(stream[at].text.partition(":")[2]))
     end = at + 1
     while end < min(len(stream), at + _MESSAGE_LINES):
@@ -155,38 +152,28 @@ def _message_end(stream: tuple[PrintedLine, ...], at: int) -> int:
     return end
 
 
-def _build(stream: tuple[PrintedLine, ...], start: int, at: int, end: int, match: re.Match[str]) -> Raised:
+def _build(stream: list[PrintedLine], start: int, at: int, end: int, match: re.Match[str]) -> Raised:
     above = stream[start:at]
     headers = [n for n, line in enumerate(above) if _HEADER.search(line.text)]
-    links = [n for n, line in enumerate(above) if _LINK.match(line.text)]
-    begin = headers[-1] if headers else _first_frame(above)
-    own = above[begin:]
+    begin = len(above)
+    while begin > 0 and above[begin - 1].text and _is_frame(above[begin - 1].text):
+        begin -= 1
+    begin = headers[-1] if headers else begin
+    own = tuple(line.text for line in above[begin:])
     kind, _, message = stream[at].text.strip().partition(":")
     if "type" in match.groupdict():
         kind, message = match["type"], match["message"] or match["note"] or ""
-    body = tuple(line.text for line in stream[at + 1 : end])
+    body = [line.text for line in stream[at + 1 : end]]
+    while body and not body[-1].strip():
+        body.pop()
     return Raised(
         index=stream[at].index,
         type=kind,
-        message=(message.strip(), *_trimmed(body)),
-        frames=tuple(line.text for line in own),
-        printed=(*(line.text for line in own), stream[at].text, *_trimmed(body)),
-        chained=bool(links),
+        message=(message.strip(), *body),
+        frames=own,
+        printed=(*own, stream[at].text, *body),
+        chained=any(_LINK.match(line.text) for line in above),
         ignored=any(_IGNORED.match(line.text) for line in above[max(0, begin - 2) :]),
         has_header=bool(headers),
         rank=stream[at].rank,
     )
-
-
-def _first_frame(above: tuple[PrintedLine, ...]) -> int:
-    first = len(above)
-    while first > 0 and above[first - 1].text and _is_frame(above[first - 1].text):
-        first -= 1
-    return first
-
-
-def _trimmed(body: tuple[str, ...]) -> tuple[str, ...]:
-    end = len(body)
-    while end and not body[end - 1].strip():
-        end -= 1
-    return body[:end]

@@ -88,15 +88,14 @@ def losses_of(lines: tuple[PrintedLine, ...]) -> Losses:
         drawn = ((line, _TABLE_ROW.match(line.text)) for line in lines[start + 1 :])
         printed = [(line, {"loss": float(match[1])}) for line, match in drawn if match]
     steps = [(line, pairs) for line, pairs in printed if "loss" in pairs]
-    bad = [line for line, pairs in printed if _is_bad(pairs)]
+    bad = []
+    for line, pairs in printed:
+        losses = [pairs[key] for key in _LOSSES if key in pairs]
+        if not all(map(math.isfinite, losses)) or (0.0 in losses and not _gradient_is_finite(pairs)):
+            bad.append(line)
     bad = bad or _became_zero(steps) or _in_words([line for line, pairs in rows if not pairs])
     broken = (n for n, (_, pairs) in enumerate(steps) if not _gradient_is_finite(pairs))
     return Losses(tuple(pairs["loss"] for _, pairs in steps), tuple(bad), next(broken, None))
-
-
-def _is_bad(pairs: dict[str, float]) -> bool:
-    losses = [pairs[key] for key in _LOSSES if key in pairs]
-    return any(not math.isfinite(loss) for loss in losses) or (0.0 in losses and not _gradient_is_finite(pairs))
 
 
 def _gradient_is_finite(pairs: dict[str, float]) -> bool:

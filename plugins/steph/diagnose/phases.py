@@ -38,10 +38,11 @@ _STEP_WORD, _LOSS_IS = re.compile(r"(?:iter|step|epoch|batch)\w*", re.I), re.com
 def line_clue(line: PrintedLine, following: tuple[PrintedLine, ...] = ()) -> Clue | None:
     """What a single line says; None where it is a help text, a mild message or one that was dealt with."""
     text = line.text
-    if len(text) < TELLING_CHARACTERS or len(text) > 20_000 or _is_code(text):
+    is_code = text.startswith(("    ", "\t", "│", "->", "--->")) and "exitcode" not in text and "OOMKilled" not in text
+    if len(text) < TELLING_CHARACTERS or len(text) > 20_000 or is_code or _HELP.match(text):
         return None
     found = _row_of(text, line.is_mild) if _trigger().search(text.lower()) else None
-    if found is None or _HELP.match(text):
+    if found is None:
         return None
     if found.weight is Weight.CERTAIN and any(_HANDLED.search(near.text) for near in (line, *following[:2])):
         return None
@@ -66,17 +67,11 @@ def is_final_metric(line: PrintedLine) -> bool:
 
 def shows_progress(line: PrintedLine) -> bool:
     """Whether the line proves that work went on here; progress bars don't, they are drawn again at a crash."""
-    goes_on = ("loss" in line.text or "epoch" in line.text) and _tells_loss(line.text)
+    text, goes_on = line.text, False
+    if "loss" in text or "epoch" in text:
+        word = _STEP_WORD.search(text)
+        goes_on = bool((word and _LOSS_IS.search(text, word.end())) or _GOES_ON.search(text))
     return (goes_on or is_final_metric(line)) and not line.is_bar
-
-
-def _tells_loss(text: str) -> bool:
-    word = _STEP_WORD.search(text)
-    return bool((word and _LOSS_IS.search(text, word.end())) or _GOES_ON.search(text))
-
-
-def _is_code(text: str) -> bool:
-    return text.startswith(("    ", "\t", "│", "->", "--->")) and "exitcode" not in text and "OOMKilled" not in text
 
 
 # a program of one's own that evaluates, by its file's or its function's name; also where it loads a model for that
@@ -223,14 +218,10 @@ def _last(lines: list[PrintedLine]) -> Phase | None:
 def _printed_phase(line: PrintedLine) -> Phase | None:
     if len(line.text) < TELLING_CHARACTERS:
         return None
-    if line.is_bar:
-        return _bar_phase(line.text)
-    return next((phase for phase, pattern in _PRINTED if pattern.search(line.text[:2000])), None)
-
-
-def _bar_phase(text: str) -> Phase | None:
-    match = _COUNT.match(text)
-    label = match["label"] if match else text[:80]
+    if not line.is_bar:
+        return next((phase for phase, pattern in _PRINTED if pattern.search(line.text[:2000])), None)
+    match = _COUNT.match(line.text)
+    label = match["label"] if match else line.text[:80]
     if re.search(r"load|download|fetch|shard|weight|\.safetensors|\.bin", label, re.I):
         return Phase.LOAD
     if re.search(r"eval|predict|generat\w+ answers|question", label, re.I):

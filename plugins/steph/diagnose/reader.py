@@ -108,11 +108,6 @@ def clip(text: str, head: int = HEAD_CHARACTERS, tail: int = TAIL_CHARACTERS) ->
     return f"{text[:head]}\n[... {len(text) - head - tail} characters left out ...]\n{text[-tail:]}"
 
 
-def normalise(log: str) -> str:
-    """The log one statement a line: `\\r` and glued progress bars split, ANSI codes, NULs and rank prefixes gone."""
-    return "\n".join(line.text for line in lines_of(log))
-
-
 def lines_of(log: str) -> tuple[PrintedLine, ...]:
     """Every line of the log, in print order, with its rank where a launcher wrote one."""
     raw = _BREAK.split(without_ansi(clip(_unpacked(log))).replace("\0", "").removeprefix("\ufeff"))
@@ -123,14 +118,6 @@ def lines_of(log: str) -> tuple[PrintedLine, ...]:
         for part in _BAR_END.sub(r"\1\n", text).split("\n") if "<" in text else (text,):
             found.append(PrintedLine(len(found), part.rstrip(), rank, is_low))
     return tuple(found)
-
-
-def streams_of(lines: tuple[PrintedLine, ...]) -> tuple[tuple[PrintedLine, ...], ...]:
-    """The lines of each rank for itself, the unprefixed ones as one more stream, in order of appearance."""
-    streams: dict[str | None, list[PrintedLine]] = {}
-    for line in lines:
-        streams.setdefault(line.rank, []).append(line)
-    return tuple(tuple(stream) for stream in streams.values())
 
 
 def lead_of(text: str) -> str:
@@ -213,7 +200,16 @@ def _unescaped(text: str) -> str:
 
 
 def _shapes_of(raw: list[str]) -> tuple[_Shape, ...]:
-    """The prefixes that the lines of this log's tracebacks share, and a logger's one that nearly every line has."""
+    """The prefixes that the lines of this log's tracebacks share, and a logger's one that nearly every line has.
+
+    Shared ones differ in digits, levels and inner spaces only.
+    """
+
+    def opened(piece: str) -> str:
+        if re.fullmatch(_LEVELS, piece):
+            return rf"(?:{_LEVELS})"
+        return r"\d+" if piece.isdigit() else r"\s{1,8}" if piece.isspace() else re.escape(piece)
+
     counts: Counter[str] = Counter()
     levels: dict[str, set[str]] = {}
     numbers: dict[str, set[str]] = {}
@@ -222,13 +218,15 @@ def _shapes_of(raw: list[str]) -> tuple[_Shape, ...]:
         match = _OF_TRACEBACK.search(line[: _PREFIX_CHARACTERS + 40])
         prefix = line[: match.start()] if match else ""
         if prefix.strip(" \t|+"):
-            shape = _shape(prefix)
+            body = prefix.rstrip()
+            shape = "".join(opened(piece) for piece in _PIECE.findall(body)) + re.escape(prefix[len(body) :][:8])
             counts[shape] += 1
             levels.setdefault(shape, set()).update(_LEVEL_NAME.findall(prefix))
             numbers.setdefault(shape, set()).update(re.findall(r"\d+", prefix)[:1])
-    shared = [shape for shape, count in counts.most_common(_LEARNED_SHAPES) if count > 1]
     found = [
-        _Shape(re.compile(shape), frozenset(levels[shape]), len(numbers[shape]) == counts[shape]) for shape in shared
+        _Shape(re.compile(shape), frozenset(levels[shape]), len(numbers[shape]) == count)
+        for shape, count in counts.most_common(_LEARNED_SHAPES)
+        if count > 1
     ]
     filled = [line for line in raw if line.strip()][:2000]
     stamped = [lead for line in filled if (lead := lead_of(line))]
@@ -236,22 +234,6 @@ def _shapes_of(raw: list[str]) -> tuple[_Shape, ...]:
         every = {level for lead in stamped for level in _LEVEL_NAME.findall(lead)}
         found.append(_Shape(_LEAD, frozenset(every & {"INFO"} if len(every) == 1 else ())))
     return tuple(found)
-
-
-def _shape(prefix: str) -> str:
-    """A pattern for prefixes that differ from this one in digits, levels and inner spaces only."""
-    body, trailing = prefix.rstrip(), prefix[len(prefix.rstrip()) :]
-    return "".join(_open(match[0]) for match in _PIECE.finditer(body)) + (re.escape(trailing[:8]) if trailing else "")
-
-
-def _open(piece: str) -> str:
-    if piece.isdigit():
-        return r"\d+"
-    if piece.isspace():
-        return r"\s{1,8}"
-    if re.fullmatch(_LEVELS, piece):
-        return rf"(?:{_LEVELS})"
-    return re.escape(piece)
 
 
 def _without_prefix(line: str, shapes: tuple[_Shape, ...]) -> tuple[str, str | None, bool]:
