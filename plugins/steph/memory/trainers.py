@@ -1,51 +1,52 @@
-"""The trainers that a prediction knows, one row of constants each, and the settings of a training step.
-
-A further trainer is a further row of `TRAINERS`, and its name in `steph.base.terms.TrainerName`.
-"""
+"""The trainers that a prediction knows, a row of trainers.toml each, and the settings of a training step."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from steph.base.terms import TrainerName
+from steph.base.terms import NAMED_TRAINERS, TrainerName
 
 HALF, SINGLE = 2, 4  # bytes of a bf16 or fp16 number, and of an fp32 one
 KIND_ERROR = 0.10
 DEFAULT_TARGETS = ("q_proj", "v_proj")  # PEFT's own choice for Qwen, Llama and Mistral
+ASSUMED_TRAINER = TrainerName.FULL  # of a pipeline that does not say
 
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
     """What one kind of training program keeps in memory.
 
+    `slack_share`: what the allocator reserves beyond what is allocated, as a share of it, median of the `marked_points`
+    points that are marked for fitting. It depends on the order of requests: `full`'s points have 0.04 to 0.18.
+    `version`: of the program that was measured, empty for the reference pipeline; others may hold more.
     `upcasts`: all but the 4-bit weights is cast to fp32 (peft.prepare_model_for_kbit_training), and so are activations.
     `copies_norm_inputs`: transformers' own RMSNorm keeps an fp32 copy of its input, torch's kernel the input itself.
     `has_mask`: attention gets a mask of all pairs of tokens, under which keys and values are repeated for all heads.
     `all_logits`: logits of every position, else of the labels alone. `held_positions`: how many are held at once, where
     the loss runs in chunks. `pads_to_maximum`: rows are as long as the setting, else as the longest of them.
+    `picks_its_way`: it decides on recompute and on fusing micro-batches by the memory that is free.
     `half_adapter`: LoRA's weights, gradients and moments are bf16 too, where the base is quantised. `has_own_norms`:
     kernels in place of transformers' norms, of any family. `logit_copies`: fp32 tensors of all logits at the loss.
     `eager_attention`: its softmax is kept. `offloads_checkpoints`: what recompute keeps waits in host memory.
     `mlp_kept`, `mlp_gradients`: tensors as wide as the MLP that a layer keeps, and that its backward holds.
     `least_error`: how far runs may lie from the formulas at least, as a share.
-    `picks_its_way`: it decides on recompute and on fusing micro-batches by the memory that is free. `slack_share`: what
-    the allocator reserves beyond what is allocated, as a share of it, median of the `marked_points` points that are
-    marked for fitting. It depends on the order of requests: `full`'s points have 0.04 to 0.18. `version`: of the
-    program that was measured, empty for the reference pipeline; others may hold more.
     """
 
-    upcasts: bool
-    copies_norm_inputs: bool
-    has_mask: bool
-    all_logits: bool
-    held_positions: int | None
-    pads_to_maximum: bool
-    picks_its_way: bool
     slack_share: float
     marked_points: int
-    version: str
+    version: str = ""
+    upcasts: bool = False
+    copies_norm_inputs: bool = False
+    has_mask: bool = False
+    all_logits: bool = True
+    held_positions: int | None = None
+    pads_to_maximum: bool = False
+    picks_its_way: bool = False
     half_adapter: bool = False
     has_own_norms: bool = False
     logit_copies: int = 3
@@ -56,79 +57,14 @@ class Trainer:
     least_error: float = 0.0
 
 
-# TRL's SFTTrainer as it comes: bf16 autocast, an adapter in bf16, its loss in chunks
-_TRL = Trainer(
-    upcasts=False,
-    copies_norm_inputs=True,
-    has_mask=False,
-    all_logits=True,
-    held_positions=32,
-    pads_to_maximum=False,
-    picks_its_way=False,
-    slack_share=0.05,
-    marked_points=7,
-    version="TRL 1.16",
-    half_adapter=True,
-)
-TRAINERS: Mapping[TrainerName, Trainer] = MappingProxyType(
-    {
-        # Hugging Face's Trainer without autocast after prepare_model_for_kbit_training, rows padded to the maximum
-        TrainerName.FULL: Trainer(
-            upcasts=True,
-            copies_norm_inputs=True,
-            has_mask=False,
-            all_logits=True,
-            held_positions=None,
-            pads_to_maximum=True,
-            picks_its_way=False,
-            slack_share=0.10,
-            marked_points=5,
-            version="transformers 5.17",
-        ),
-        # the reference pipeline before the faster steps of 0.2.0, which need no mask: bf16 autocast, logits where there
-        # are labels, padding to the longest row
-        TrainerName.ANSWER: Trainer(
-            upcasts=False,
-            copies_norm_inputs=False,
-            has_mask=True,
-            all_logits=False,
-            held_positions=128,
-            pads_to_maximum=False,
-            picks_its_way=True,
-            slack_share=0.05,
-            marked_points=10,
-            version="",
-        ),
-        TrainerName.TRL: _TRL,
-        # the same with use_liger_kernel
-        TrainerName.LIGER: replace(_TRL, copies_norm_inputs=False, has_own_norms=True, mlp_kept=2, mlp_gradients=1),
-        # Unsloth's FastLanguageModel with its own checkpointing; its loss takes chunks by the memory that it finds free
-        TrainerName.UNSLOTH: replace(
-            _TRL,
-            version="Unsloth 2026.10",
-            copies_norm_inputs=False,
-            has_own_norms=True,
-            held_positions=64,
-            slack_share=0.03,
-            offloads_checkpoints=True,
-            mlp_kept=2,
-            mlp_gradients=4,
-            least_error=0.10,
-        ),
-    }
-)
-# What older programs keep beside: transformers before 4.45 made an fp32 copy of all logits, shifted it and kept both
-# for the loss, eager attention keeps its softmax, and rows of changing lengths leave segments unused. No trainer of
-# its own: the upper end where nobody said which one runs
-OLDER = replace(
-    TRAINERS[TrainerName.FULL],
-    logit_copies=7,
-    eager_attention=True,
-    has_mask=True,
-    slack_share=0.40,
-    marked_points=0,
-)
-ASSUMED_TRAINER = TrainerName.FULL  # of a pipeline that does not say
+def _trainer(rows: Mapping[str, Mapping[str, Any]], name: str) -> Trainer:
+    row = {**rows.get(rows[name].get("like", ""), {}), **rows[name]}
+    return Trainer(**{key: value for key, value in row.items() if key != "like"})
+
+
+_ROWS = tomllib.loads(Path(__file__).with_name("trainers.toml").read_text(encoding="utf-8"))
+TRAINERS: Mapping[TrainerName, Trainer] = MappingProxyType({name: _trainer(_ROWS, name) for name in NAMED_TRAINERS})
+OLDER = _trainer(_ROWS, "older")
 
 
 @dataclass(frozen=True, slots=True)
