@@ -256,7 +256,7 @@ def fit(
     from steph.conduct.foresight import Asked, subject
     from steph.conduct.preparation import cache_dir
     from steph.memory import fit as fitting
-    from steph.memory.needs import SHARINGS
+    from steph.memory.forecast import SHARINGS
     from steph.memory.shapes import ShapeError
     from steph.plan.cards import card_by_name
     from steph.plan.options import OptionError, parse_size

@@ -15,8 +15,7 @@ from steph.base.terms import TrainerName
 from steph.cli import app
 from steph.memory.calibration import Calibration
 from steph.memory.fit import ALL_LINEAR
-from steph.memory.forecast import BUILT_IN_CONSTANTS
-from steph.memory.needs import SHARINGS
+from steph.memory.forecast import BUILT_IN_CONSTANTS, SHARINGS
 from steph.memory.shapes import BUILT_IN, COMMON, FAMILIES
 from steph.memory.terms import OPTIMIZER_BYTES
 from steph.memory.trainers import TRAINERS

@@ -16,8 +16,9 @@ from steph.base.terms import TrainerName
 from steph.base.units import GIB
 from steph.cli import app
 from steph.conduct.foresight import Asked, subject
-from steph.memory import needs, terms
-from steph.memory.forecast import Forecast, floor_bytes, predict, predict_any
+from steph.memory import fit as fitting
+from steph.memory import terms
+from steph.memory.forecast import Forecast, floor_bytes, on_several_cards, predict, predict_any
 from steph.memory.shapes import COMMON, Linear, model_shape, parameter_count, shape_of_counts
 from steph.memory.trainers import OLDER, TRAINERS, AdapterCount, Workload
 from steph.run.hub import hub_config
@@ -136,7 +137,7 @@ def test_a_setting_near_the_measured_ones_widens_the_interval_and_says_so(words:
     assert any(noted in line for line in found["basis"])
     work = Workload(TrainerName.TRL, 1, 512)
     plain = predict(LLAMA, work)
-    wider = needs.widened(plain, needs.ESTIMATE_ERROR)
+    wider = replace(plain, peak=plain.peak.widened(fitting.ESTIMATE_ERROR))
     assert wider.peak.low_bytes == round(0.9 * plain.peak.low_bytes)
     assert wider.peak.high_bytes == round(1.1 * plain.peak.high_bytes)
     assert found["high_gib"] / found["total_gib"] > 1.12
@@ -212,16 +213,16 @@ def test_paged_states_are_host_memory(optimizer: str) -> None:
     state = terms.optimizer_bytes(LLAMA, paged)
     assert state > 0
     assert terms.lora_bytes(LLAMA, paged) == terms.lora_bytes(LLAMA, plain)
-    host = [needs.host_needs(LLAMA, work).memory_bytes for work in (paged, plain)]
+    host = [fitting.host_needs(LLAMA, work).memory_bytes for work in (paged, plain)]
     assert host[0] - host[1] == state
 
 
 def test_host_memory_and_disk_follow_from_the_parameters() -> None:
     """16 bits a parameter for model and merge; a checkpoint is what is trained with its state; Unsloth moves inputs."""
-    host = needs.host_needs(LLAMA, TRL)
+    host = fitting.host_needs(LLAMA, TRL)
     assert host.model_bytes == host.merged_bytes == 2 * parameter_count(LLAMA)
     assert host.checkpoint_bytes == terms.lora_parameters(LLAMA, TRL) * (2 + 4)
-    moved = needs.host_needs(LLAMA, replace(TRL, trainer=TrainerName.UNSLOTH)).memory_bytes - host.memory_bytes
+    moved = fitting.host_needs(LLAMA, replace(TRL, trainer=TrainerName.UNSLOTH)).memory_bytes - host.memory_bytes
     assert moved == 2 * TRL.tokens * LLAMA.hidden_size * LLAMA.num_hidden_layers
 
 
@@ -231,10 +232,10 @@ def test_host_memory_and_disk_follow_from_the_parameters() -> None:
 def test_two_cards_hold_the_whole_each_or_share_it() -> None:
     """DDP: one card's and the trained gradients; ZeRO-3 and FSDP: less than one card's, and more than half."""
     one = predict(LLAMA, TRL)
-    ddp = needs.shared(one, LLAMA, 2, "ddp")
+    ddp = on_several_cards(one, LLAMA, 2, "ddp")
     assert ddp.peak.peak_bytes - one.peak.peak_bytes == terms.trained_bytes(LLAMA, TRL)
     for sharing in ("fsdp", "zero3"):
-        part = needs.shared(one, LLAMA, 2, sharing)
+        part = on_several_cards(one, LLAMA, 2, sharing)
         assert one.peak.peak_bytes / 2 < part.peak.peak_bytes < one.peak.peak_bytes
         assert sum(term.size_bytes for term in part.terms if term.at_peak) == part.peak.peak_bytes
     found = _one("--model", "Llama-3.1-8B", "--vram", "10GiB", "--trainer", "trl", "--cards", "2", "--sharing", "zero3")
@@ -267,14 +268,14 @@ def test_several_changes_together_leave_out_what_is_not_needed() -> None:
         return predict(LLAMA, work) if work.batch_size <= 2 and work.recompute else None
 
     work = replace(TRL, batch_size=8, recompute=False)
-    change = needs.changes(work, fits, is_known=True)
+    change = fitting.changes(work, fits, is_known=True)
     assert change is not None
     with speaking("en"):
         assert [str(words).split(" (")[0] for words in change.words] == [
             "gradient_checkpointing=True",
             "batch 2 with 4 accumulation steps",
         ]
-    assert needs.changes(work, lambda _: None, is_known=True) is None
+    assert fitting.changes(work, lambda _: None, is_known=True) is None
 
 
 def test_where_no_change_helps_a_larger_card_is_named() -> None:

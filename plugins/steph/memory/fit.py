@@ -1,30 +1,75 @@
-"""`steph fit`: says whether a fine-tuning run fits a card, without a GPU, a download or torch."""
+"""`steph fit`: says whether a fine-tuning run fits a card, without a GPU, a download or torch.
+
+Also what the run needs beside the card's memory, what the answer rests on, and what would make it fit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from steph.base.messages import Message, say, words_of
 from steph.base.terms import FitVerdict, TrainerName
+from steph.base.units import GIB
 from steph.contract.answers import RowLengths, row_lengths
-from steph.memory import needs
-from steph.memory.forecast import Forecast, floor_bytes, largest_fitting, predict, predict_any
+from steph.memory import terms
+from steph.memory.forecast import (
+    Forecast,
+    Sharing,
+    floor_bytes,
+    largest_fitting,
+    on_several_cards,
+    predict,
+    predict_any,
+)
 from steph.memory.shapes import TINY, ModelShape, linear_shapes, parameter_count
-from steph.memory.trainers import ASSUMED_TRAINER, TRAINERS, AdapterCount, Workload
+from steph.memory.trainers import ASSUMED_TRAINER, DEFAULT_TARGETS, HALF, TRAINERS, AdapterCount, Workload
 from steph.plan.cards import CARDS
 
 ALL_LINEAR = tuple(linear_shapes(TINY))
 GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
+LIBRARIES_BYTES = 4 * GIB  # torch, its CUDA libraries and transformers in one process; seen 3 to 4 GiB
+SHARD_BYTES = 5_000_000_000  # of a published checkpoint, of which one is read at a time
+ESTIMATE_ERROR = 0.10  # of settings near those that were measured
+LONGEST_MEASURED = 3584  # tokens of one row
 MEASURED_FORMS = ("", "bitsandbytes", "bnb-4bit", "bnb-8bit")  # others keep other tensors beside their bits
+MEASURED_WITH = {  # which trainers a kind of base or of row was measured with
+    "packing": (TrainerName.TRL,),
+    "dora": (TrainerName.TRL,),
+    "use_8bit": (TrainerName.TRL, TrainerName.LIGER),
+}
 Point = tuple[int, int]  # batch size, max_seq_length
+Offer = tuple[Message, Callable[[Workload], Workload]]
 
 
 class FitError(ValueError):
     """The question can't be answered; the message is one line that names the option and the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostNeeds:
+    """Bytes of host memory and of disk: estimates, since both depend on how a program loads and saves.
+
+    `checkpoint_bytes`: of one checkpoint with the optimizer's state. `merged_bytes`: on disk, and about as much in
+    host memory while an adapter is merged into 16 bits.
+    """
+
+    memory_bytes: int
+    model_bytes: int
+    checkpoint_bytes: int
+    merged_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One or several changes after which a run surely fits, and what it then takes."""
+
+    words: tuple[Message, ...]
+    forecast: Forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +82,7 @@ class Setting:
     trainer: TrainerName
     recompute: bool | None = None
     cards: int = 1
-    sharing: needs.Sharing = "ddp"
+    sharing: Sharing = "ddp"
     computes_bf16: bool = True
     form: str = ""
     taken_for: str = ""
@@ -67,8 +112,8 @@ class Fit:
     reasons: tuple[Message, ...]
     basis: tuple[Message, ...]
     floor_bytes: int
-    host: needs.HostNeeds | None
-    change: needs.Change | None = None
+    host: HostNeeds | None
+    change: Change | None = None
     larger_card: str = ""
     by_trainer: Mapping[TrainerName, Forecast] = field(default_factory=dict)
     fitting_trainers: tuple[TrainerName, ...] = ()
@@ -155,46 +200,63 @@ def fit(
     if trains_all:
         parameters = parameter_count(shape)
         work = replace(work, use_4bit=False, use_8bit=False, adapter=AdapterCount(0, whole=parameters))
-    reasons = needs.unknown_reasons(shape, work, trains_all=trains_all)
-    asked = at(max(batches), max(lengths))
-    least = floor_bytes(shape, replace(asked, trainer=TrainerName.TRL), trains_all=trains_all)
+    largest, smallest = at(max(batches), max(lengths)), at(min(batches), min(lengths))
+    least = floor_bytes(shape, replace(largest, trainer=TrainerName.TRL), trains_all=trains_all)
     if setting.cards > 1 and setting.sharing != "ddp":
         least //= setting.cards
+    is_unmeasured = work.optimizer not in terms.OPTIMIZER_BYTES and work.optimizer.startswith(terms.UNKNOWN_OPTIMIZERS)
+    reasons = [say("fit.unknown.whole")] if trains_all else []
+    if shape.num_experts:
+        reasons.append(say("fit.unknown.experts", type=shape.type_words))
+    elif not shape.family.is_measured:
+        reasons.append(say("fit.unknown.family", type=shape.type_words))
+    if is_unmeasured:
+        reasons.append(say("fit.unknown.optimizer", optimizer=work.optimizer))
     if reasons:
-        host = None if needs.is_unmeasured_optimizer(work.optimizer) else needs.host_needs(shape, asked, setting.cards)
-        return Fit(model, vram_bytes, setting, work, {}, None, reasons, (), least, host)
+        host = None if is_unmeasured else host_needs(shape, largest, setting.cards)
+        return Fit(model, vram_bytes, setting, work, {}, None, tuple(reasons), (), least, host)
     try:
         forecasts = {(batch, length): foresee(at(batch, length)) for length in lengths for batch in batches}
         whole = forecasts
         if len(forecasts) == 1:
             whole = {(batch, length): foresee(at(batch, length)) for length in GRID_LENGTHS for batch in GRID_BATCHES}
-        host = needs.host_needs(shape, asked, setting.cards)
+        host = host_needs(shape, largest, setting.cards)
     except ValueError as error:
         raise FitError(words_of(error)) from error
-    basis = _basis(shape, asked, setting, is_measured=forecast is not None)
-    largest = largest_fitting(forecasts | whole, vram_bytes)
-    found = Fit(model, vram_bytes, setting, work, forecasts, largest, (), basis, least, host)
-    smallest = at(min(batches), min(lengths))
-    if setting.is_unknown:
-        each = _by_trainer(shape, smallest, setting)
-        fitting = tuple(name for name, one in each.items() if one.verdict(vram_bytes) is FitVerdict.FITS)
-        found = replace(found, by_trainer=each if len(forecasts) == 1 else {}, fitting_trainers=fitting)
-    return _with_change(found, shape, smallest, foresee)
+    basis = _basis(shape, largest, setting, is_measured=forecast is not None)
+    fitting = largest_fitting(forecasts | whole, vram_bytes)
+    found = Fit(model, vram_bytes, setting, work, forecasts, fitting, (), basis, least, host)
+    if setting.is_unknown:  # each known trainer, as if it had been named
+        named = replace(smallest, recompute=setting.recompute is not False)
+        each = {
+            name: _forecast(shape, replace(named, trainer=name), replace(setting, trainer=name)) for name in TRAINERS
+        }
+        fit_as_they_are = tuple(name for name, one in each.items() if one.verdict(vram_bytes) is FitVerdict.FITS)
+        found = replace(found, by_trainer=each if len(forecasts) == 1 else {}, fitting_trainers=fit_as_they_are)
+    now = foresee(smallest)
+    return found if now.verdict(vram_bytes) is FitVerdict.FITS else _with_change(found, shape, smallest, now, foresee)
 
 
-def _by_trainer(shape: ModelShape, work: Workload, setting: Setting) -> dict[TrainerName, Forecast]:
-    """The forecast of each known trainer, as if it had been named."""
-    way = replace(work, recompute=setting.recompute is not False)
-    return {
-        name: _forecast(shape, replace(way, trainer=name), replace(setting, trainer=name), None) for name in TRAINERS
-    }
+def host_needs(shape: ModelShape, work: Workload, processes: int = 1) -> HostNeeds:
+    """Host memory and disk of a run; every process has its libraries, its paged states and what Unsloth moves there."""
+    whole = parameter_count(shape) * HALF
+    state = terms.optimizer_bytes(shape, work)
+    each = LIBRARIES_BYTES + (state if work.optimizer.startswith("paged_") else 0.0)
+    if work.kind.offloads_checkpoints and work.recompute:
+        each += HALF * work.tokens * shape.hidden_size * shape.num_hidden_layers
+    return HostNeeds(
+        memory_bytes=round(processes * each + min(whole, SHARD_BYTES)),
+        model_bytes=whole,
+        checkpoint_bytes=round(terms.trained_bytes(shape, work) + state),
+        merged_bytes=whole,
+    )
 
 
 def _forecast(
     shape: ModelShape,
     work: Workload,
     setting: Setting,
-    measured: Callable[[ModelShape, Workload], Forecast] | None,
+    measured: Callable[[ModelShape, Workload], Forecast] | None = None,
 ) -> Forecast:
     if measured is not None:
         found = measured(shape, work)
@@ -203,18 +265,28 @@ def _forecast(
     else:
         found = predict(shape, work)
     for _ in _estimates(shape, work, setting):  # each says so
-        found = needs.widened(found, needs.ESTIMATE_ERROR)
-    return needs.shared(found, shape, setting.cards, setting.sharing) if setting.cards > 1 else found
+        found = replace(found, peak=found.peak.widened(ESTIMATE_ERROR))
+    return on_several_cards(found, shape, setting.cards, setting.sharing) if setting.cards > 1 else found
 
 
 def _estimates(shape: ModelShape, work: Workload, setting: Setting) -> tuple[Message, ...]:
-    """In what the question goes beyond what was measured."""
-    reasons = needs.estimate_reasons(shape, work, setting.trainer)
+    """In what the question goes beyond what was measured, though the formulas cover it."""
+    reasons = [
+        say(f"fit.estimate.{kind}", trainer=setting.trainer)
+        for kind, trainers in MEASURED_WITH.items()
+        if getattr(work, kind) and setting.trainer not in (*trainers, TrainerName.UNKNOWN)
+    ]
+    if work.modules_to_save or {"embed_tokens", "lm_head"} & set(work.target_modules):
+        reasons.append(say("fit.estimate.head"))
+    if shape.more_linears:
+        reasons.append(say("fit.estimate.tower"))
+    if work.width > LONGEST_MEASURED:
+        reasons.append(say("fit.estimate.length", tokens=LONGEST_MEASURED))
     if not setting.computes_bf16:
-        reasons += (say("fit.estimate.no_bf16"),)
+        reasons.append(say("fit.estimate.no_bf16"))
     if setting.form not in MEASURED_FORMS:
-        reasons += (say("fit.estimate.form", form=setting.form),)
-    return reasons
+        reasons.append(say("fit.estimate.form", form=setting.form))
+    return tuple(reasons)
 
 
 def bits_of(form: str, published: int, bits: int | None, *, use_4bit: bool) -> int:
@@ -249,31 +321,90 @@ def _basis(shape: ModelShape, work: Workload, setting: Setting, *, is_measured: 
     return tuple(lines)
 
 
-def _with_change(found: Fit, shape: ModelShape, smallest: Workload, foresee: Callable[[Workload], Forecast]) -> Fit:
-    """The answer with what makes the smallest of its settings fit, or a card on which it does."""
-    now, setting = foresee(smallest), found.setting
-    if now.verdict(found.vram_bytes) is FitVerdict.FITS:
-        return found
+def _with_change(
+    found: Fit, shape: ModelShape, smallest: Workload, now: Forecast, foresee: Callable[[Workload], Forecast]
+) -> Fit:
+    """The answer with what makes the smallest of its settings fit, which takes `now`, or a card on which it does."""
+    setting = found.setting
 
-    def fits(work: Workload) -> Forecast | None:
-        forecast = foresee(work)
+    def surely(forecast: Forecast) -> Forecast | None:
         return forecast if forecast.verdict(found.vram_bytes) is FitVerdict.FITS else None
 
     def fits_if_named(work: Workload) -> Forecast | None:
-        forecast = _forecast(shape, work, replace(setting, trainer=work.trainer), None)
-        return forecast if forecast.verdict(found.vram_bytes) is FitVerdict.FITS else None
+        return surely(_forecast(shape, work, replace(setting, trainer=work.trainer)))
 
-    change = needs.changes(smallest, fits, is_known=not setting.is_unknown)
+    change = changes(smallest, lambda work: surely(foresee(work)), is_known=not setting.is_unknown)
+    changing: list[TrainerName] = []
     if setting.is_unknown:
         named = replace(smallest, recompute=setting.recompute is not False)
-        others = (name for name in TRAINERS if name not in found.fitting_trainers)
-        changing = (
-            name for name in others if needs.changes(replace(named, trainer=name), fits_if_named, is_known=True)
-        )
-        found = replace(found, changing_trainers=tuple(changing))
+        changing = [
+            name
+            for name in TRAINERS
+            if name not in found.fitting_trainers
+            and changes(replace(named, trainer=name), fits_if_named, is_known=True)
+        ]
     # where all was foreseen with bf16, a card without it needs more
-    usable = (card for card in CARDS.values() if card.computes_bf16 or not found.setting.computes_bf16)
+    usable = (card for card in CARDS.values() if card.computes_bf16 or not setting.computes_bf16)
     by_size = sorted(usable, key=lambda card: card.usable_bytes)
-    larger = (card.name for card in by_size if now.verdict(card.usable_bytes) is FitVerdict.FITS)
-    card = next(larger, "")
-    return replace(found, change=change, larger_card=card)
+    larger = next((card.name for card in by_size if now.verdict(card.usable_bytes) is FitVerdict.FITS), "")
+    return replace(found, change=change, changing_trainers=tuple(changing), larger_card=larger)
+
+
+def changes(work: Workload, fits: Callable[[Workload], Forecast | None], *, is_known: bool) -> Change | None:
+    """The cheapest change that makes a run fit, else the fewest of them together, cheapest first; None where none do.
+
+    `fits` gives the forecast of a workload that surely fits. `is_known`: the trainer is, so that one of its options or
+    another one can be named.
+    """
+
+    def fitting(offers: Sequence[Offer]) -> Forecast | None:
+        return fits(reduce(lambda changed, offer: offer[1](changed), offers, work))
+
+    offered = list(_offers(work, is_known=is_known))
+    for offer in offered:
+        if found := fitting([offer]):
+            return Change((offer[0],), found)
+    enough = next((count for count in range(1, len(offered) + 1) if fitting(offered[:count])), None)
+    if enough is None:
+        return None
+    taken = offered[:enough]
+    for offer in tuple(taken):
+        fewer = [kept for kept in taken if kept is not offer]
+        if fitting(fewer):
+            taken = fewer
+    found = fitting(taken)
+    return Change(tuple(words for words, _ in taken), found) if found else None
+
+
+def _offers(work: Workload, *, is_known: bool) -> Iterator[Offer]:
+    """Changes, the cheapest first: nothing but a word, then speed, then precision, then the task itself."""
+
+    def changed(words: Message, **to: Any) -> Offer:  # noqa: ANN401 - Workload's own fields
+        return words, lambda old: replace(old, **to)
+
+    if is_known and work.trainer is TrainerName.TRL:
+        yield changed(say("fit.change.liger"), trainer=TrainerName.LIGER)
+    if not work.optimizer.startswith("paged_") and work.optimizer in terms.OPTIMIZER_BYTES:
+        yield changed(say("fit.change.paged"), optimizer="paged_adamw_8bit")
+    if not work.recompute:
+        yield changed(say("fit.change.recompute"), recompute=True)
+    batch = work.batch_size
+    while batch > 1:
+        batch //= 2
+        steps = work.gradient_accumulation_steps * work.batch_size // batch
+        words = say("fit.change.batch", batch=batch, steps=steps)
+        yield changed(words, batch_size=batch, gradient_accumulation_steps=steps)
+    if work.use_4bit and not work.double_quant:
+        yield changed(say("fit.change.double"), double_quant=True)
+    if not work.use_4bit:
+        yield changed(say("fit.change.four"), use_4bit=True, use_8bit=False)
+    if is_known and work.trainer is not TrainerName.UNSLOTH:
+        yield changed(say("fit.change.unsloth"), trainer=TrainerName.UNSLOTH)
+    if work.adapter is None and set(work.target_modules) > set(DEFAULT_TARGETS):
+        yield changed(say("fit.change.targets"), target_modules=DEFAULT_TARGETS)
+    width = work.width
+    while width > 512:
+        width //= 2
+        yield changed(
+            say("fit.change.length", tokens=width), width=width, label_positions=min(width, work.label_positions)
+        )

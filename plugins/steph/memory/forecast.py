@@ -7,20 +7,24 @@ derivation and the errors on measured runs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from steph.base.messages import say
 from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.memory import terms
 from steph.memory.shapes import ModelShape, parameter_parts
-from steph.memory.trainers import HALF, TRAINERS, Workload
+from steph.memory.trainers import HALF, SINGLE, TRAINERS, Workload
 from steph.record.values import PredictedPeak
 
 # The reference pipeline leaves this share of what it may use free when it decides on recompute and fusing
 AUTOMATIC_HEADROOM_SHARE = 0.10
 KEPT_FREE_BYTES = round(0.1 * GIB)  # of a card, beside context and allocator; a cap leaves as much
+Sharing = Literal["ddp", "fsdp", "zero3"]
+SHARINGS: tuple[Sharing, ...] = ("ddp", "fsdp", "zero3")
+SHARED_ERROR = 0.20  # of several cards, none of which was measured
 SLACK_ERROR = 0.5  # share of the slack by which a setting's own may exceed it
 
 
@@ -52,6 +56,11 @@ class Term:
     name: str
     size_bytes: int
     at_peak: bool = True
+
+    @classmethod
+    def of(cls, name: str, size_bytes: float) -> Term:
+        """The term in whole bytes."""
+        return cls(name, round(size_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +96,31 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
     """
     if not shape.family.is_measured:
         raise ValueError(say("fit.unknown.family", type=shape.type_words))
-    lines = _lines(shape, work, constants)
+    weights = [
+        Term.of("linears_4bit" if work.use_4bit else "linears", terms.linear_bytes(shape, work)),
+        Term.of("embedding", terms.embedding_bytes(shape, work)),
+        Term.of("norms", terms.norm_bytes(shape, work)),
+    ]
+    if constants.offset_bytes:
+        weights.append(Term.of("measured", constants.offset_bytes))
+    training = (
+        Term.of("lora", terms.lora_bytes(shape, work)),
+        Term.of("workspaces", constants.workspace_bytes),
+        *_highest_moment(shape, work, constants),
+    )
+    # while preparing, the half-precision original of the last tensor cast lives until its copy is made
+    originals = Term.of("originals", parameter_parts(shape).embedding * HALF if work.upcasts else 0.0)
+    is_preparing = originals.size_bytes > _sum_bytes(training)
+    training = tuple(replace(term, at_peak=not is_preparing) for term in training)
+    lines = (*weights, *training, replace(originals, at_peak=is_preparing))
     # an offset below zero can't take more than there is
-    allocated = max(0, _sum_bytes([term for term in lines if term.at_peak]))
-    slack = round(work.kind.slack_share * allocated)
-    context = round(constants.context_bytes)
+    allocated = max(0, _sum_bytes(term for term in lines if term.at_peak))
+    slack, context = round(work.kind.slack_share * allocated), round(constants.context_bytes)
     reserved, error = allocated + slack, max(constants.relative_error, work.least_error)
     one_more = terms.largest_tensor_bytes(shape, work, constants.logits_scale)
-    more = (Term("slack", slack), Term("context", context))
     return Forecast(
         workload=work,
-        terms=(*lines, *more),
+        terms=(*lines, Term("slack", slack), Term("context", context)),
         peak_allocated_bytes=allocated,
         peak_reserved_bytes=reserved,
         peak=PredictedPeak(
@@ -108,31 +131,93 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
     )
 
 
+def _highest_moment(shape: ModelShape, work: Workload, constants: Constants) -> tuple[Term, ...]:
+    """The terms of that moment of a step, of the four that can be its highest, in which most is allocated."""
+    scale, kind, hidden_numbers = constants.activation_scale, work.kind, work.tokens * shape.hidden_size
+    one_layer = scale * terms.kept_per_token(shape, work) * work.tokens
+    if work.recompute:
+        kept = Term.of("layer_inputs", scale * terms.checkpoint_bytes(shape, work))
+    else:
+        # autocast makes half-precision copies of LoRA's weights, which the graph keeps
+        is_copied = not work.upcasts and work.adapter_bytes != HALF
+        copies = HALF * terms.lora_parameters(shape, work) if is_copied else 0.0
+        kept = Term.of("kept", shape.num_hidden_layers * one_layer + copies)
+    layer = Term.of("layer_recompute", one_layer if work.recompute else 0)
+    last_norm = scale * work.norm_bytes * hidden_numbers
+    at_head = Term.of("logits", constants.logits_scale * terms.head_bytes(shape, work) + last_norm)
+    # the last norm's backward. torch's kernel: input and two gradients; transformers' code: input and five fp32 tensors
+    number_bytes = 6 * SINGLE if kind.copies_norm_inputs else 3 * work.activation_bytes
+    at_norm = Term.of("last_norm", scale * number_bytes * hidden_numbers)
+    at_layer = Term.of("layer_backward", scale * terms.layer_work_bytes(shape, work))
+    last = Term.of("layer_activations", one_layer)
+    # of all that is trained, complete when the first layer's backward runs
+    gradients = Term.of("gradients", 0.0 if work.keeps_gradients else terms.trained_bytes(shape, work))
+    # (rows, 1, width, width) numbers of the queries' kind, one mask for all layers
+    mask = Term.of("attention_mask", work.activation_bytes * work.tokens * work.width if kind.has_mask else 0.0)
+    moments = (kept, at_head), (kept, at_norm), (kept, layer, at_layer), (gradients, last, at_layer)
+    return max(((mask, *moment) for moment in moments), key=_sum_bytes)
+
+
+def _sum_bytes(parts: Iterable[Term]) -> int:
+    return sum(term.size_bytes for term in parts)
+
+
+def moving_bytes(shape: ModelShape, work: Workload) -> int:
+    """What a step allocates and frees again at its highest, in bytes."""
+    return _sum_bytes(_highest_moment(shape, work, BUILT_IN_CONSTANTS))
+
+
 def predict_unknown(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS) -> Forecast:
-    """The forecast where nobody said how the trainer uses memory: the workload's, with an interval that holds them all.
-
-    All are the known trainers, each with and without recompute.
+    """The forecast where nobody said how the trainer uses memory: its interval holds each known one's, with and without
+    recompute.
     """
-    ways = [replace(work, trainer=name, recompute=flag) for name in TRAINERS for flag in (True, False)]
-    return _spanning([predict(shape, way, constants) for way in (work, *ways)])
+    known = [replace(work, trainer=name, recompute=flag) for name in TRAINERS for flag in (True, False)]
+    return _spanning(predict(shape, way, constants) for way in (work, *known))
 
 
-def predict_any(
-    shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS, *, recompute: bool | None = None
-) -> Forecast:
+def predict_any(shape: ModelShape, work: Workload, *, recompute: bool | None = None) -> Forecast:
     """The same for a program of which nothing is known, so that it may hold what older ones do (`trainers.OLDER`).
 
     `recompute`: whether it recomputes, where that is known.
     """
     flags = (True, False) if recompute is None else (recompute,)
-    ways = [replace(work, trainer=name, recompute=flag) for name in TRAINERS for flag in flags]
+    known = [replace(work, trainer=name, recompute=flag) for name in TRAINERS for flag in flags]
     older = [replace(work, recompute=flag, older=True) for flag in flags]
-    lean = [replace(way, reentrant=True) for way in ways if way.recompute and way.use_8bit]
-    return _spanning([predict(shape, way, constants) for way in (*older, *ways, *lean)])
+    lean = [replace(way, reentrant=True) for way in known if way.recompute and way.use_8bit]
+    return _spanning(predict(shape, way) for way in (*older, *known, *lean))
 
 
-def _spanning(every: Sequence[Forecast]) -> Forecast:
-    return replace(every[0], peak=every[0].peak.reaching(one.peak for one in every))
+def _spanning(forecasts: Iterable[Forecast]) -> Forecast:
+    first, *others = forecasts
+    return replace(first, peak=first.peak.reaching(one.peak for one in others))
+
+
+def on_several_cards(found: Forecast, shape: ModelShape, cards: int, sharing: Sharing) -> Forecast:
+    """What one of several cards takes: an estimate.
+
+    DDP: the whole, and a bucket for each trained gradient (torch.nn.parallel.DistributedDataParallel). FSDP and ZeRO-3:
+    a share of what stays, and the two largest parts gathered while they are at work; activations are whole. Quantised
+    weights are shared only by programs that store them as the type that is shared (`bnb_4bit_quant_storage`), so that
+    the upper end holds them whole.
+    """
+    work, whole = found.workload, 0
+    if sharing == "ddp":
+        change = round(terms.trained_bytes(shape, work))
+    else:
+        linears = terms.linear_bytes(shape, work)
+        whole = round(linears * (1 - 1 / cards)) if work.use_4bit or work.use_8bit else 0
+        stays = linears + terms.embedding_bytes(shape, work) + terms.norm_bytes(shape, work)
+        stays += terms.lora_bytes(shape, work)
+        layer = linears / max(1, shape.num_hidden_layers)
+        gathered = 2 * max(layer, HALF * shape.vocab_size * shape.hidden_size)
+        change = round(min(gathered, stays * (1 - 1 / cards)) - stays * (1 - 1 / cards))
+    return replace(
+        found,
+        terms=(*found.terms, Term("several_cards", change)),
+        peak_allocated_bytes=found.peak_allocated_bytes + change,
+        peak_reserved_bytes=found.peak_reserved_bytes + change,
+        peak=found.peak.moved(change, whole).widened(SHARED_ERROR),
+    )
 
 
 def floor_bytes(shape: ModelShape, work: Workload, *, trains_all: bool = False) -> int:
@@ -157,60 +242,6 @@ def floor_bytes(shape: ModelShape, work: Workload, *, trains_all: bool = False) 
     with contextlib.suppress(ValueError):
         weights += terms.trained_bytes(shape, work)
     return round(weights + state + context)
-
-
-def moving_bytes(shape: ModelShape, work: Workload) -> int:
-    """What a step allocates and frees again at its highest, in bytes."""
-    return _sum_bytes(_highest_moment(shape, work, BUILT_IN_CONSTANTS))
-
-
-def _sum_bytes(parts: Sequence[Term]) -> int:
-    return sum(term.size_bytes for term in parts)
-
-
-def _lines(shape: ModelShape, work: Workload, constants: Constants) -> tuple[Term, ...]:
-    """Every term inside the allocator, those at the peak marked."""
-    weights = [
-        _term("linears_4bit" if work.use_4bit else "linears", terms.linear_bytes(shape, work)),
-        _term("embedding", terms.embedding_bytes(shape, work)),
-        _term("norms", terms.norm_bytes(shape, work)),
-    ]
-    if constants.offset_bytes:
-        weights.append(_term("measured", constants.offset_bytes))
-    training = (
-        _term("lora", terms.lora_bytes(shape, work)),
-        _term("workspaces", constants.workspace_bytes),
-        *_highest_moment(shape, work, constants),
-    )
-    originals = _term("originals", terms.upcast_bytes(shape, work))
-    preparing = originals.size_bytes > _sum_bytes(training)
-    training = tuple(replace(term, at_peak=not preparing) for term in training)
-    return (*weights, *training, replace(originals, at_peak=preparing))
-
-
-def _highest_moment(shape: ModelShape, work: Workload, constants: Constants) -> tuple[Term, ...]:
-    """The terms of that moment of a step, of the four that can be its highest, in which most is allocated."""
-    scale = constants.activation_scale
-    if work.recompute:
-        kept = _term("layer_inputs", scale * terms.checkpoint_bytes(shape, work))
-        layer = _term("layer_recompute", scale * terms.layer_kept_bytes(shape, work))
-    else:
-        every_layer = shape.num_hidden_layers * terms.layer_kept_bytes(shape, work)
-        kept = _term("kept", scale * every_layer + terms.half_adapter_bytes(shape, work))
-        layer = _term("layer_recompute", 0)
-    last_norm = scale * work.norm_bytes * work.tokens * shape.hidden_size
-    at_head = _term("logits", constants.logits_scale * terms.head_bytes(shape, work) + last_norm)
-    at_norm = _term("last_norm", scale * terms.norm_work_bytes(shape, work))
-    at_layer = _term("layer_backward", scale * terms.layer_work_bytes(shape, work))
-    last = _term("layer_activations", scale * terms.layer_kept_bytes(shape, work))
-    gradients = _term("gradients", terms.fresh_gradient_bytes(shape, work))
-    mask = _term("attention_mask", terms.mask_bytes(work))
-    moments = (kept, at_head), (kept, at_norm), (kept, layer, at_layer), (gradients, last, at_layer)
-    return max(((mask, *moment) for moment in moments), key=_sum_bytes)
-
-
-def _term(name: str, size_bytes: float) -> Term:
-    return Term(name, round(size_bytes))
 
 
 def automatic(

@@ -19,26 +19,25 @@ ABSMAX_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes.functional.quantize_4bit: w
 # bytes beside weight and gradient of one trained parameter, by transformers' name of the optimizer; of adafactor's rows
 # and columns less than one. Paged ones (`paged_`) hold them in host memory
 OPTIMIZER_BYTES: Mapping[str, float] = MappingProxyType(
-    dict.fromkeys(("ademamix", "paged_ademamix_32bit"), 12.0)
-    | dict.fromkeys(("adamw_torch", "adamw_torch_fused", "paged_adamw", "paged_adamw_32bit"), 8.0)
-    | dict.fromkeys(("stable_adamw", "schedule_free_adamw"), 8.0)
-    | dict.fromkeys(("lion", "lion_32bit", "paged_lion", "paged_lion_32bit"), 4.0)
-    | dict.fromkeys(("sgd_momentum", "adagrad", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_32bit"), 4.0)
-    | dict.fromkeys(("ademamix_8bit", "paged_ademamix_8bit"), 3.0)
-    | dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"), 2.0)
-    | dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_bnb_8bit"), 1.0)
-    | {"adafactor": 0.5, "sgd": 0.0}
+    {
+        name: size
+        for size, names in {
+            12.0: "ademamix paged_ademamix_32bit",
+            8.0: "adamw_torch adamw_torch_fused paged_adamw paged_adamw_32bit stable_adamw schedule_free_adamw",
+            4.0: "lion lion_32bit paged_lion paged_lion_32bit "
+            "sgd_momentum adagrad rmsprop rmsprop_bnb rmsprop_bnb_32bit",
+            3.0: "ademamix_8bit paged_ademamix_8bit",
+            2.0: "adamw_bnb_8bit adamw_8bit paged_adamw_8bit",
+            1.0: "lion_8bit paged_lion_8bit rmsprop_bnb_8bit",
+            0.5: "adafactor",
+            0.0: "sgd",
+        }.items()
+        for name in names.split()
+    }
 )
 # transformers' names whose memory depends on more than a count of parameters, and that nobody measured here
 UNKNOWN_OPTIMIZERS = (
-    "galore_",
-    "apollo_",
-    "lomo",
-    "adalomo",
-    "grokadamw",
-    "adamw_anyprecision",
-    "adamw_torch_",
-    "muon",
+    *("galore_", "apollo_", "lomo", "adalomo", "grokadamw", "adamw_anyprecision", "adamw_torch_", "muon"),
 )
 MOMENTS_AS_WEIGHTS = ("adamw_torch", "adamw_torch_fused")  # torch's keep moments in the weights' precision
 DORA_WORK_BYTES = 33  # a number of the largest weight, while its norm is computed; of one measured point
@@ -141,11 +140,6 @@ def trained_bytes(shape: ModelShape, work: Workload) -> float:
     return work.adapter_bytes * halves + SINGLE * magnitude_parameters(shape, work)
 
 
-def upcast_bytes(shape: ModelShape, work: Workload) -> float:
-    """While preparing, the half-precision original of the last tensor cast, which lives until its copy is made."""
-    return parameter_parts(shape).embedding * HALF if work.upcasts else 0.0
-
-
 def kept_per_token(shape: ModelShape, work: Workload) -> float:
     """Bytes a token that one layer's backward needs: norms, attention, MLP and LoRA inputs.
 
@@ -165,17 +159,10 @@ def kept_per_token(shape: ModelShape, work: Workload) -> float:
     if work.kind.eager_attention:  # softmax in fp32, and its copy
         attention += (SINGLE + e) * heads * work.width
     mlp = work.kind.mlp_kept * e * shape.intermediate_size
-    return norms + attention + mlp + _adapter_inputs(shape, work) + _eight_bit_inputs(shape, work)
-
-
-def _eight_bit_inputs(shape: ModelShape, work: Workload) -> float:
-    """What MatMul8bitLt keeps beside: its input in half precision, where nothing else keeps that tensor.
-
-    The norms' two outputs, which three and two linears share, and the input of down. Source: bitsandbytes.autograd.
-    """
-    if not work.use_8bit:
-        return 0.0
-    return HALF * (2 * shape.hidden_size + shape.intermediate_size)
+    # MatMul8bitLt keeps its input in half precision where nothing else keeps that tensor (bitsandbytes.autograd): the
+    # norms' two outputs, which three and two linears share, and the input of down
+    eight_bit = HALF * (2 * shape.hidden_size + shape.intermediate_size) if work.use_8bit else 0.0
+    return norms + attention + mlp + eight_bit + _adapter_inputs(shape, work)
 
 
 def _adapter_inputs(shape: ModelShape, work: Workload) -> float:
@@ -195,16 +182,6 @@ def _adapter_inputs(shape: ModelShape, work: Workload) -> float:
         return low_rank + e * sum(widths.values())
     shared = {INPUT_OF.get(name, name): width for name, width in widths.items() if name != "o_proj"}
     return low_rank + e * sum(shared.values())  # o's input is attention's output, which is kept anyway
-
-
-def mask_bytes(work: Workload) -> float:
-    """A mask of (rows, 1, width, width) numbers of the queries' kind; one for all layers."""
-    return work.activation_bytes * work.tokens * work.width if work.kind.has_mask else 0.0
-
-
-def layer_kept_bytes(shape: ModelShape, work: Workload) -> float:
-    """What one layer's backward needs, over all tokens of a forward."""
-    return kept_per_token(shape, work) * work.tokens
 
 
 def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
@@ -244,29 +221,11 @@ def layer_work_bytes(shape: ModelShape, work: Workload) -> float:
     return max(recomputing, 2 * hidden + 2 * wide + weight + half_copies - dropped, hidden + gradients * wide - dropped)
 
 
-def fresh_gradient_bytes(shape: ModelShape, work: Workload) -> float:
-    """Gradients of all that is trained, complete when the first layer's backward runs; 0 where they stay anyway."""
-    return 0.0 if work.keeps_gradients else trained_bytes(shape, work)
-
-
-def norm_work_bytes(shape: ModelShape, work: Workload) -> float:
-    """The last norm's backward, while every layer's activations are still kept.
-
-    torch's kernel: its input and the two gradients; transformers' code: five fp32 tensors and its input.
-    """
-    numbers = 6 * SINGLE if work.kind.copies_norm_inputs else 3 * work.activation_bytes
-    return numbers * work.tokens * shape.hidden_size
-
-
-def logits_bytes(shape: ModelShape, work: Workload) -> float:
-    """One fp32 number for each position that has logits, and each word."""
-    return SINGLE * work.logit_positions * shape.vocab_size
-
-
 def largest_tensor_bytes(shape: ModelShape, work: Workload, logits_scale: float = 1.0) -> float:
     """The largest tensor of a step: one as wide as the MLP, or as the vocabulary where all positions have logits."""
     wide = work.activation_bytes * work.tokens * shape.intermediate_size
-    return max(wide, logits_scale * logits_bytes(shape, work)) if work.kind.all_logits else wide
+    logits = logits_scale * SINGLE * work.logit_positions * shape.vocab_size if work.kind.all_logits else 0.0
+    return max(wide, logits)
 
 
 def head_bytes(shape: ModelShape, work: Workload) -> float:
@@ -276,12 +235,5 @@ def head_bytes(shape: ModelShape, work: Workload) -> float:
     comes after. Where they are capped, tanh keeps its output, too. Source: transformers ForCausalLMLoss,
     torch.nn.functional.cross_entropy.
     """
-    return (work.kind.logit_copies + shape.family.caps_logits) * logits_bytes(shape, work)
-
-
-def half_adapter_bytes(shape: ModelShape, work: Workload) -> float:
-    """Half-precision copies of the LoRA weights, made by autocast and kept by the graph; one layer's with recompute."""
-    if work.upcasts or work.adapter_bytes == HALF:
-        return 0.0
-    copies = HALF * lora_parameters(shape, work)
-    return copies / shape.num_hidden_layers if work.recompute else copies
+    copies = work.kind.logit_copies + shape.family.caps_logits
+    return copies * SINGLE * work.logit_positions * shape.vocab_size
