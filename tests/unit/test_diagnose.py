@@ -293,7 +293,12 @@ def test_first_traceback_is_the_root_one_whole_and_bounded() -> None:
 def test_the_reader_gives_one_statement_a_line() -> None:
     """Carriage returns, glued bars, colours and prefixes are gone."""
     raw = "\x1b[31m[rank1]: Load:  50%|##  | 1/2 [00:01<00:01,  1.0it/s]Killed\x1b[0m\rnext\r\n"
-    assert [line.text for line in lines_of(raw)] == ["Load:  50%|##  | 1/2 [00:01<00:01,  1.0it/s]", "Killed", "next"]
+    assert [line.text for line in lines_of(raw)] == [
+        "Load:  50%|##  | 1/2 [00:01<00:01,  1.0it/s]",
+        "Killed",
+        "next",
+        "",
+    ]
 
 
 def report_of_ranks(*ends: tuple[int, int], root: int) -> str:
