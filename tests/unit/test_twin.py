@@ -85,7 +85,7 @@ def test_a_twin_is_another_when_shape_seed_dtype_or_tokenizer_change(tmp_path: P
     """What a cached twin was made from decides whether it is made anew."""
 
     def digest(**changes: str) -> str:
-        return twin.read_request(twin.parse(arguments(tmp_path, **changes))).digest()
+        return twin.requested(arguments(tmp_path, **changes)).digest()
 
     base = digest()
     assert digest() == base
@@ -118,31 +118,30 @@ def test_a_cut_twin_is_not_kept(tmp_path: Path) -> None:
 def test_a_twin_that_is_there_needs_no_process(tmp_path: Path) -> None:
     """The same arguments say beforehand whether the script would keep what it finds."""
     asked = arguments(tmp_path)
-    options = twin.parse(asked)
+    request = twin.requested(asked)
     assert not twin.is_kept(asked)
-    options.output.mkdir(parents=True)
-    marker = {"digest": twin.read_request(options).digest(), "files": {}}
-    (options.output / "twin.json").write_text(json.dumps(marker))
+    request.output.mkdir(parents=True)
+    (request.output / "twin.json").write_text(json.dumps({"digest": request.digest(), "files": {}}))
     assert twin.is_kept(asked)
     assert not twin.is_kept([*asked, "--seed", "1"])
-    options.config.unlink()
+    (tmp_path / "config.json").unlink()
     assert not twin.is_kept(asked)
 
 
 def test_a_twin_that_another_process_made_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs that begin together: the second one must not take away what the first one trains on by then."""
-    options = twin.parse(arguments(tmp_path))
-    output = options.output
+    request = twin.requested(arguments(tmp_path))
+    output = request.output
 
-    def build(request: twin.Request, folder: Path, device: str) -> tuple[int, str]:
+    def build(request: twin.Request, folder: Path) -> tuple[int, str]:
         (folder / "model.safetensors").write_bytes(b"mine")
         output.mkdir()
         (output / "model.safetensors").write_bytes(b"first")
-        twin.write_marker(output, request, request.digest(), 1)
+        twin.write_marker(output, request, 1)
         return 1, "cpu"
 
     monkeypatch.setattr(twin, "build", build)
-    twin.run(options)
+    twin.run(request)
     assert (output / "model.safetensors").read_bytes() == b"first"
     assert [path.name for path in output.parent.iterdir()] == [output.name]
 
@@ -153,7 +152,7 @@ def test_a_folder_that_is_no_twin_is_left_alone(tmp_path: Path) -> None:
     mine.mkdir()
     (mine / "thesis.txt").write_text("words")
     with pytest.raises(twin.TwinError, match="is no twin; not replaced"):
-        twin.run(twin.parse(arguments(tmp_path, output=str(mine))))
+        twin.run(twin.requested(arguments(tmp_path, output=str(mine))))
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
 
 
@@ -165,7 +164,7 @@ def test_a_tokenizer_too_large_for_the_model_is_refused(tmp_path: Path) -> None:
     small = {**config_of(TINY), "vocab_size": 100}
     (tmp_path / "small.json").write_text(json.dumps(small))
     with pytest.raises(twin.TwinError, match=r"largest id \d+ doesn't fit the model's vocab_size 100"):
-        twin.run(twin.parse(arguments(tmp_path, tokenizer=str(given), config=str(tmp_path / "small.json"))))
+        twin.run(twin.requested(arguments(tmp_path, tokenizer=str(given), config=str(tmp_path / "small.json"))))
     assert list((tmp_path / "twins").iterdir()) == []
 
 
@@ -177,7 +176,7 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     given.mkdir()
     Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(given / "tokenizer.json"))
     with pytest.raises(twin.TwinError, match="names no eos_token that the tokenizer has"):
-        twin.run(twin.parse(arguments(tmp_path, tokenizer=str(given))))
+        twin.run(twin.requested(arguments(tmp_path, tokenizer=str(given))))
 
 
 def _tokenizer(folder: Path, *tokens: str, **settings: str) -> Path:
@@ -209,7 +208,7 @@ def test_a_given_tokenizer_gets_a_chat_template_only_where_it_has_none(
     """A template of its own survives; without one ChatML is added, or plain turns where its tokens are not there."""
     out = tmp_path / "out"
     out.mkdir()
-    twin.copy_tokenizer(_tokenizer(tmp_path / "given", *tokens, **own), out)
+    twin.write_tokenizer(_tokenizer(tmp_path / "given", *tokens, **own), (), 2048, out)
     assert json.loads((out / "tokenizer_config.json").read_text())["chat_template"] == template
 
 
@@ -243,14 +242,6 @@ def test_the_texts_of_json_lines_are_all_found(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"input": "a", "meta": {"x": ["b", 1]}}\n\n{"output": "c\u2028d"}\n', encoding="utf-8")
     assert twin.texts_of(path) == ["a", "b", "c\u2028d"]
-
-
-def test_shards_hold_every_tensor_once() -> None:
-    """Weights are split in order into files of at most 2 GiB, a larger tensor standing alone."""
-    shapes: dict[str, tuple[int, ...]] = {"a": (1 << 29,), "b": (1 << 29,), "c": (1,), "d": (1 << 31,), "e": (1,)}
-    assert list(twin.split(shapes, 2)) == [["a", "b"], ["c"], ["d"], ["e"]]
-    assert twin.shard_names(1) == ["model.safetensors"]
-    assert twin.shard_names(2)[1] == "model-00002-of-00002.safetensors"
 
 
 def test_a_dead_process_s_folder_is_cleared(tmp_path: Path) -> None:
@@ -298,4 +289,4 @@ def test_what_is_no_causal_model_is_one_line(tmp_path: Path, config: dict[str, o
     path = tmp_path / "other.json"
     path.write_text(json.dumps(config))
     with pytest.raises(twin.TwinError, match=said):
-        twin.run(twin.parse(arguments(tmp_path, config=str(path))))
+        twin.run(twin.requested(arguments(tmp_path, config=str(path))))

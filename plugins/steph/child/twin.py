@@ -4,7 +4,8 @@ A script for any interpreter that has torch, transformers, tokenizers and safete
 
     python twin.py --config CONFIG.json --output DIR (--tokenizer DIR_OR_JSON | --train-tokenizer FILE…) [--shrink]
 
-The configuration is of any causal language model that transformers knows; `--shrink` keeps its architecture alone.
+The configuration is of any causal language model that transformers knows; of a model that also sees or hears, the twin
+is the part that reads and writes text. `--shrink` keeps its architecture alone.
 
 The weights are drawn tensor by tensor on the device and written shard by shard, so that neither the card nor the RAM
 must hold the model. The same seed gives the same weights on the same kind of device. A twin that is there already and
@@ -27,7 +28,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -37,301 +37,6 @@ SHARD_BYTES = 2 << 30
 WRITERS = 2
 NORMS_ADD_ONE = ("Gemma2RMSNorm", "Gemma3RMSNorm", "GemmaRMSNorm", "RecurrentGemmaRMSNorm", "Qwen3NextRMSNorm")
 STANDARD_DEVIATION = 0.02  # where the configuration has no initializer_range of its own
-
-
-@dataclass(frozen=True)
-class Request:
-    """What makes one twin differ from another."""
-
-    config: dict[str, Any]
-    seed: int
-    dtype: str
-    tokenizer: Path | None  # a folder with tokenizer.json, or None:
-    train_files: tuple[Path, ...]  # train one on these files' texts
-    shrink: bool = False  # the architecture in small sizes
-
-    def digest(self) -> str:
-        """The request in one word, contents of the files included."""
-        if self.tokenizer:
-            files = [self.tokenizer / name for name in TOKENIZER_FILES if (self.tokenizer / name).is_file()]
-        else:
-            files = [*self.train_files]
-        contents = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-        kind = "given" if self.tokenizer else "trained"
-        text = json.dumps([FORMAT, self.config, self.seed, self.dtype, kind, contents, self.shrink], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Make the twin or keep the one that is there."""
-    options = parse(arguments)
-    # so that a folder half-written is taken away on the suite's own way of ending a process
-    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(128 + signal.SIGTERM))
-    try:
-        print(run(options), flush=True)
-    except (TwinError, OSError) as error:
-        print(f"twin.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Make a random-weight model with a published model's shapes.")
-    parser.add_argument("--config", type=Path, required=True, help="config.json of the model to imitate")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, made anew as a whole")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json, or that file")
-    texts = "train a BPE on the texts of these .json and .jsonl files"
-    source.add_argument("--train-tokenizer", type=Path, nargs="+", default=(), metavar="FILE", help=texts)
-    parser.add_argument("--shrink", action="store_true", help="the same architecture in small sizes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--device", default="auto", help="where to draw the weights: auto, cpu, cuda, cuda:1, ...")
-    return parser.parse_args(arguments)
-
-
-def run(options: argparse.Namespace) -> str:
-    """Make or keep; the line that says which."""
-    began = time.monotonic()
-    request = read_request(options)
-    output: Path = options.output.absolute()
-    digest = request.digest()
-    if is_twin(output, digest):
-        return f"twin: kept {output}"
-    if output.exists() and not (output / MARKER).is_file() and any(output.iterdir()):
-        raise TwinError(f"{output} is there and is no twin; not replaced")
-    with building_folder(output) as folder:
-        parameters, device = build(request, folder, options.device)
-        write_marker(folder, request, digest, parameters)
-        if not is_twin(output, digest):  # another process may have made it meanwhile, and train on it by now
-            replace(output, folder)
-    seconds = time.monotonic() - began
-    return f"twin: wrote {output}: {parameters:,} parameters in {request.dtype}, drawn on {device}, {seconds:.1f} s"
-
-
-def read_request(options: argparse.Namespace) -> Request:
-    """Check what can be checked before torch is imported."""
-    config = read_json(options.config)
-    if not isinstance(config.get("model_type"), str):
-        raise TwinError(f"{options.config}: key 'model_type' is missing")
-    tokenizer = options.tokenizer
-    if tokenizer and tokenizer.name == "tokenizer.json":
-        tokenizer = tokenizer.parent
-    if tokenizer and not (tokenizer / "tokenizer.json").is_file():
-        raise TwinError(f"{options.tokenizer}: no tokenizer.json there")
-    return Request(config, options.seed, options.dtype, tokenizer, tuple(options.train_tokenizer), options.shrink)
-
-
-def is_kept(arguments: list[str]) -> bool:
-    """Whether the script would find its twin already made and keep it; takes no time and no package beyond Python's."""
-    try:
-        options = parse(arguments)
-        return is_twin(options.output.absolute(), read_request(options).digest())
-    except (TwinError, OSError):
-        return False
-
-
-def is_twin(folder: Path, digest: str) -> bool:
-    """Whether a whole twin of this digest is there."""
-    try:
-        marker = read_json(folder / MARKER)
-        sizes: dict[str, int] = marker["files"]
-        return marker["digest"] == digest and all((folder / f).stat().st_size == size for f, size in sizes.items())
-    except (OSError, TwinError, KeyError, AttributeError):
-        return False
-
-
-def build(request: Request, folder: Path, device_name: str) -> tuple[int, str]:
-    """Write tokenizer, configuration and weights; the number of parameters and the device they were drawn on."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    if device_name == "auto":
-        device_name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(device_name)
-    except RuntimeError as error:
-        raise TwinError(f"--device {device_name}: {str(error).splitlines()[0]}") from error
-    dtype = getattr(torch, request.dtype)
-    config = text_model_config(request.config, request.dtype, shrink=request.shrink)
-    if request.shrink and request.tokenizer:
-        config.vocab_size = max(config.vocab_size, tokenizer_size(request.tokenizer))
-    tokens = write_tokenizer(request.tokenizer, request.train_files, config.vocab_size, folder)
-    config.bos_token_id, config.eos_token_id, config.pad_token_id = tokens.bos, tokens.eos, tokens.pad
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
-        raise TwinError(f"model_type {config.model_type!r} can't be built: {error}".splitlines()[0]) from error
-    # a tied head is the embedding's own tensor, and named_parameters names it once
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(folder)
-    ids = {"bos_token_id": tokens.bos, "eos_token_id": [*tokens.ends], "pad_token_id": tokens.pad}
-    write_json(folder / "generation_config.json", {**ids, "_from_model_config": False})
-    check_disk(folder, shapes, dtype.itemsize)
-    deviation = float(getattr(config, "initializer_range", None) or STANDARD_DEVIATION)
-    write_weights(folder, shapes, dtype, device, request.seed, deviations_of(model, deviation), norms_of(model))
-    return sum(prod(shape) for shape in shapes.values()), str(device)
-
-
-def deviations_of(model: Any, deviation: float) -> dict[str, float]:  # noqa: ANN401 - torch is imported late
-    """The standard deviation of each parameter by name.
-
-    Gemma multiplies its embeddings by the root of the hidden size. They are drawn that much smaller, else a model of
-    random weights whose head is its embedding says nothing but the last token again, and an answer is empty.
-    """
-    scaled = type(model).__name__.startswith("Gemma")
-    smaller = deviation / model.config.hidden_size**0.5 if scaled else deviation
-    names = [name for name, _ in model.named_parameters()]
-    return {name: smaller if name.endswith("embed_tokens.weight") else deviation for name in names}
-
-
-def norms_of(model: Any) -> dict[str, float]:  # noqa: ANN401 - torch is imported late
-    """The weights of a model's norms by name, each with what a new one holds: 1, or 0 where the model adds 1 itself."""
-    found = {}
-    for name, module in model.named_modules():
-        kind = type(module).__name__
-        if "norm" in kind.lower() and getattr(module, "weight", None) is not None:
-            found[f"{name}.weight"] = 0.0 if kind.startswith(NORMS_ADD_ONE) else 1.0
-    return found
-
-
-def write_weights(
-    folder: Path,
-    shapes: dict[str, tuple[int, ...]],
-    dtype: Any,  # noqa: ANN401 - torch is imported late
-    device: Any,  # noqa: ANN401
-    seed: int,
-    deviations: dict[str, float] | None = None,
-    norms: dict[str, float] | None = None,
-) -> None:
-    """Draw each tensor on the device and write shards beside the drawing, a few in memory at a time."""
-    import torch
-    from safetensors.torch import save_file
-
-    shards = list(split(shapes, dtype.itemsize))
-    names = shard_names(len(shards))
-    generator = torch.Generator(device).manual_seed(seed)
-    pending: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(WRITERS) as writers:
-        for file, names_in_shard in zip(names, shards, strict=True):
-            if len(pending) == WRITERS:
-                pending.popleft().result()
-            tensors = {
-                name: draw(
-                    name,
-                    shapes[name],
-                    dtype,
-                    device,
-                    generator,
-                    (deviations or {}).get(name, STANDARD_DEVIATION),
-                    (norms or {}).get(name),
-                )
-                for name in names_in_shard
-            }
-            pending.append(writers.submit(save_file, tensors, folder / file, {"format": "pt"}))
-        for future in pending:
-            future.result()
-    if len(shards) > 1:
-        weight_map = {name: file for file, group in zip(names, shards, strict=True) for name in group}
-        total_bytes = sum(prod(shape) for shape in shapes.values()) * dtype.itemsize
-        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-        write_json(folder / "model.safetensors.index.json", index)
-
-
-def draw(
-    name: str,
-    shape: tuple[int, ...],
-    dtype: Any,  # noqa: ANN401 - as above
-    device: Any,  # noqa: ANN401
-    generator: Any,  # noqa: ANN401
-    deviation: float = STANDARD_DEVIATION,
-    norm: float | None = None,
-) -> Any:  # noqa: ANN401
-    """One tensor as a new model has it: a norm's weight at `norm`, biases at zero, all else normal; on the CPU."""
-    import torch
-
-    if norm is not None or name.endswith("norm.weight"):
-        return torch.full(shape, 1.0 if norm is None else norm, dtype=dtype)
-    if name.endswith(("bias", "_bias")):
-        return torch.zeros(shape, dtype=dtype)
-    weights = torch.empty(shape, dtype=dtype, device=device)
-    return weights.normal_(0.0, deviation, generator=generator).cpu()
-
-
-def split(shapes: dict[str, tuple[int, ...]], item_bytes: int) -> Iterator[list[str]]:
-    """Names in order, in groups of at most SHARD_BYTES where a single tensor isn't larger."""
-    group: list[str] = []
-    group_bytes = 0
-    for name, shape in shapes.items():
-        tensor_bytes = prod(shape) * item_bytes
-        if group and group_bytes + tensor_bytes > SHARD_BYTES:
-            yield group
-            group, group_bytes = [], 0
-        group.append(name)
-        group_bytes += tensor_bytes
-    yield group
-
-
-def shard_names(shards: int) -> list[str]:
-    """File names as transformers expects them."""
-    if shards == 1:
-        return ["model.safetensors"]
-    return [f"model-{number:05d}-of-{shards:05d}.safetensors" for number in range(1, shards + 1)]
-
-
-def check_disk(folder: Path, shapes: dict[str, tuple[int, ...]], item_bytes: int) -> None:
-    """Refuse before writing what can't be written whole."""
-    needed_bytes = sum(prod(shape) for shape in shapes.values()) * item_bytes
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < needed_bytes + (1 << 28):
-        raise TwinError(f"the weights need {needed_bytes / 2**30:.2f} GiB, {folder} has {free_bytes / 2**30:.2f} GiB")
-
-
-def write_marker(folder: Path, request: Request, digest: str, parameters: int) -> None:
-    """Say what this folder is, last of all: the file sizes are how a whole twin is known."""
-    marker = {
-        "format": FORMAT,
-        "digest": digest,
-        "source_name": request.config.get("_name_or_path", ""),
-        "parameters": parameters,
-        "seed": request.seed,
-        "dtype": request.dtype,
-        "tokenizer": "given" if request.tokenizer else "trained",
-        "shrunk": request.shrink,
-        "config": request.config,
-        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
-    }
-    write_json(folder / MARKER, marker)
-
-
-@contextlib.contextmanager
-def building_folder(output: Path) -> Iterator[Path]:
-    """A folder beside the output that is gone afterwards unless it was renamed; those of dead processes go too."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    for left in output.parent.glob(f".{output.name}.*-*"):
-        pid = left.name.rpartition("-")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(left, ignore_errors=True)
-    folder = output.with_name(f".{output.name}.new-{os.getpid()}")
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def replace(output: Path, folder: Path) -> None:
-    """Put the new folder in the place of the old twin, if there is one."""
-    old = output.with_name(f".{output.name}.old-{os.getpid()}")
-    if output.exists():
-        output.rename(old)
-    folder.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 SMALL_VOCABULARY = 2048
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
 HEADS, HEAD_DIM, LAYERS = 4, 16, 2
@@ -365,59 +70,6 @@ SMALL_SIZES = {
 _NOT_OF_A_NEW_MODEL = frozenset(
     {"model_type", "_name_or_path", "auto_map", "quantization_config", "dtype", "torch_dtype", "architectures"}
 )
-
-
-def text_model_config(published: dict[str, Any], dtype: str, *, shrink: bool = False) -> Any:  # noqa: ANN401
-    """The configuration of the text model in a published config.json, as transformers has it.
-
-    `shrink`: same architecture, two layers or one of each kind, widths of 64 and 128, a vocabulary of 2048. Raises
-    TwinError for a model that transformers does not know, or that is no causal language model.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    kind = published["model_type"]
-    settings = {key: value for key, value in published.items() if key not in _NOT_OF_A_NEW_MODEL}
-    try:
-        config = AutoConfig.for_model(kind, **settings, dtype=dtype).get_text_config(decoder=True)
-        if shrink:
-            config = AutoConfig.for_model(config.model_type, **_small(config), dtype=dtype)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TwinError(f"model_type {kind!r}: transformers makes no configuration of it: {reason}") from error
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise TwinError(f"model_type {kind!r}: no causal language model that transformers knows")
-    return config
-
-
-def _small(config: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers is imported late
-    """The values of a configuration with the sizes of a small model, in the family's own names."""
-    names = config.attribute_map
-    values = {key: value for key, value in config.to_dict().items() if key not in _NOT_OF_A_NEW_MODEL}
-    small: dict[str, Any] = {names.get(key, key): size for key, size in SMALL_SIZES.items()}
-    small[names.get("num_key_value_heads", "num_key_value_heads")] = _key_value_heads(config)
-    layers, kinds = LAYERS, values.get("layer_types")
-    if kinds:
-        small["layer_types"] = [*dict.fromkeys(kinds)] if len(set(kinds)) > 1 else kinds[:LAYERS]
-        layers = len(small["layer_types"])
-    values |= {name: size for name, size in small.items() if values.get(name) is not None}
-    values[names.get("num_hidden_layers", "num_hidden_layers")] = layers
-    values[names.get("vocab_size", "vocab_size")] = min(config.vocab_size, SMALL_VOCABULARY)
-    values["initializer_range"] = SURE_LOGIT / (HEADS * HEAD_DIM)  # a narrow model is as sure as a wide one
-    for name in ("rope_scaling", "rope_parameters"):
-        if "longrope" in str(values.get(name)):  # it has a factor for each number of a head of one width
-            values[name] = None
-    values |= {f"{token}_token_id": None for token in ("bos", "eos", "pad")}  # of the published vocabulary
-    return values
-
-
-def _key_value_heads(config: Any) -> int:  # noqa: ANN401
-    """As many as heads, one, or half of the heads: as the published model shares them."""
-    heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
-    if shared is None or shared == heads:
-        return HEADS
-    return 1 if shared == 1 else HEADS // 2
-
-
 LARGEST_TRAINED_VOCABULARY = 32_000
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHATML = (
@@ -452,10 +104,287 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "tokenizer.model",
 )
+TOKENIZER_SETTINGS = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": None,
+    "eos_token": END,
+    "pad_token": END_OF_TEXT,
+    "model_max_length": 32768,
+    # as Qwen2Tokenizer: transformers 4 would add token_type_ids, which `generate` refuses
+    "model_input_names": ["input_ids", "attention_mask"],
+    "clean_up_tokenization_spaces": False,
+}
 
 
 class TwinError(Exception):
     """What is asked for can't be made; one line."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make where; all but `output` and `device` makes one twin differ from another."""
+
+    output: Path
+    device: str
+    config: dict[str, Any]
+    seed: int
+    dtype: str
+    tokenizer: Path | None  # a folder with tokenizer.json, or None:
+    train_files: tuple[Path, ...]  # train one on these files' texts
+    shrink: bool
+
+    def digest(self) -> str:
+        """The request in one word, contents of the files included."""
+        if self.tokenizer:
+            files = [self.tokenizer / name for name in TOKENIZER_FILES if (self.tokenizer / name).is_file()]
+        else:
+            files = [*self.train_files]
+        contents = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
+        kind = "given" if self.tokenizer else "trained"
+        text = json.dumps([FORMAT, self.config, self.seed, self.dtype, kind, contents, self.shrink], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def main() -> int:
+    """Make the twin or keep the one that is there."""
+    # so that a folder half-written is taken away on the suite's own way of ending a process
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(128 + signal.SIGTERM))
+    try:
+        print(run(requested()), flush=True)
+    except (TwinError, OSError) as error:
+        print(f"twin.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def requested(arguments: Sequence[str] | None = None) -> Request:
+    """Read the command line, and check what can be checked before torch is imported; raises TwinError."""
+    parser = argparse.ArgumentParser(description="Make a random-weight model with a published model's shapes.")
+    parser.add_argument("--config", type=Path, required=True, help="config.json of the model to imitate")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write, made anew as a whole")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json, or that file")
+    texts = "train a BPE on the texts of these .json and .jsonl files"
+    source.add_argument("--train-tokenizer", type=Path, nargs="+", default=(), metavar="FILE", help=texts)
+    parser.add_argument("--shrink", action="store_true", help="the same architecture in small sizes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--device", default="auto", help="where to draw the weights: auto, cpu, cuda, cuda:1, ...")
+    options = parser.parse_args(arguments)
+    config, tokenizer = read_json(options.config), options.tokenizer
+    if not isinstance(config.get("model_type"), str):
+        raise TwinError(f"{options.config}: key 'model_type' is missing")
+    if tokenizer and tokenizer.name == "tokenizer.json":
+        tokenizer = tokenizer.parent
+    if tokenizer and not (tokenizer / "tokenizer.json").is_file():
+        raise TwinError(f"{options.tokenizer}: no tokenizer.json there")
+    return Request(
+        output=options.output.absolute(),
+        device=options.device,
+        config=config,
+        seed=options.seed,
+        dtype=options.dtype,
+        tokenizer=tokenizer,
+        train_files=tuple(options.train_tokenizer),
+        shrink=options.shrink,
+    )
+
+
+def run(request: Request) -> str:
+    """Make or keep; the line that says which."""
+    began, output, digest = time.monotonic(), request.output, request.digest()
+    if is_twin(output, digest):
+        return f"twin: kept {output}"
+    if output.exists() and not (output / MARKER).is_file() and any(output.iterdir()):
+        raise TwinError(f"{output} is there and is no twin; not replaced")
+    with building_folder(output) as folder:
+        parameters, device = build(request, folder)
+        write_marker(folder, request, parameters)
+        if not is_twin(output, digest):  # another process may have made it meanwhile, and train on it by now
+            old = output.with_name(f".{output.name}.old-{os.getpid()}")
+            if output.exists():
+                output.rename(old)
+            folder.rename(output)
+            shutil.rmtree(old, ignore_errors=True)
+    seconds = time.monotonic() - began
+    return f"twin: wrote {output}: {parameters:,} parameters in {request.dtype}, drawn on {device}, {seconds:.1f} s"
+
+
+def is_kept(arguments: Sequence[str]) -> bool:
+    """Whether the script would find its twin already made and keep it; takes no time and no package beyond Python's."""
+    try:
+        request = requested(arguments)
+        return is_twin(request.output, request.digest())
+    except (TwinError, OSError):
+        return False
+
+
+def is_twin(folder: Path, digest: str) -> bool:
+    """Whether a whole twin of this digest is there."""
+    try:
+        marker = read_json(folder / MARKER)
+        sizes: dict[str, int] = marker["files"]
+        return marker["digest"] == digest and all((folder / f).stat().st_size == size for f, size in sizes.items())
+    except (OSError, TwinError, KeyError, AttributeError):
+        return False
+
+
+def write_marker(folder: Path, request: Request, parameters: int) -> None:
+    """Say what this folder is, last of all: the file sizes are how a whole twin is known."""
+    marker = {
+        "format": FORMAT,
+        "digest": request.digest(),
+        "source_name": request.config.get("_name_or_path", ""),
+        "parameters": parameters,
+        "seed": request.seed,
+        "dtype": request.dtype,
+        "tokenizer": "given" if request.tokenizer else "trained",
+        "shrunk": request.shrink,
+        "config": request.config,
+        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+    }
+    write_json(folder / MARKER, marker)
+
+
+@contextlib.contextmanager
+def building_folder(output: Path) -> Iterator[Path]:
+    """A folder beside the output that is gone afterwards unless it was renamed; those of dead processes go too."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for left in output.parent.glob(f".{output.name}.*-*"):
+        pid = left.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    folder = output.with_name(f".{output.name}.new-{os.getpid()}")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def build(request: Request, folder: Path) -> tuple[int, str]:
+    """Write tokenizer, configuration and weights; the number of parameters and the device they were drawn on."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    name = request.device if request.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TwinError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    config = text_model_config(request.config, request.dtype, shrink=request.shrink)
+    if request.shrink and request.tokenizer:
+        config.vocab_size = max(config.vocab_size, 1 + largest_id(request.tokenizer))
+    tokens = write_tokenizer(request.tokenizer, request.train_files, config.vocab_size, folder)
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = tokens.bos, tokens.eos, tokens.pad
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        raise TwinError(f"model_type {config.model_type!r} can't be built: {error}".splitlines()[0]) from error
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    ids = {"bos_token_id": tokens.bos, "eos_token_id": [*tokens.ends], "pad_token_id": tokens.pad}
+    write_json(folder / "generation_config.json", {**ids, "_from_model_config": False})
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    dtype = getattr(torch, request.dtype)
+    needed_bytes, free_bytes = parameters * dtype.itemsize, shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes + (1 << 28):
+        raise TwinError(f"the weights need {needed_bytes / 2**30:.2f} GiB, {folder} has {free_bytes / 2**30:.2f} GiB")
+    write_weights(model, dtype, device, request.seed, folder)
+    return parameters, str(device)
+
+
+def write_weights(model: Any, dtype: Any, device: Any, seed: int, folder: Path) -> None:  # noqa: ANN401
+    """Draw each tensor on the device and write shards beside the drawing, a few in memory at a time.
+
+    A norm's weight is what a new one holds: 1, or 0 where the model adds 1 itself; biases are 0, all else is normal.
+    Gemma multiplies its embeddings by the root of the hidden size. They are drawn that much smaller, else a model of
+    random weights whose head is its embedding says nothing but the last token again, and an answer is empty.
+    """
+    import torch
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    deviation = float(getattr(model.config, "initializer_range", None) or STANDARD_DEVIATION)
+    embedding_scale = model.config.hidden_size**-0.5 if type(model).__name__.startswith("Gemma") else 1.0
+    norms = {}
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if "norm" in kind.lower() and getattr(module, "weight", None) is not None:
+            norms[f"{name}.weight"] = 0.0 if kind.startswith(NORMS_ADD_ONE) else 1.0
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def drawn(name: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401
+        if name in norms or name.endswith("norm.weight"):
+            return torch.full(shape, norms.get(name, 1.0), dtype=dtype)
+        if name.endswith(("bias", "_bias")):
+            return torch.zeros(shape, dtype=dtype)
+        scale = embedding_scale if name.endswith("embed_tokens.weight") else 1.0
+        weights = torch.empty(shape, dtype=dtype, device=device)
+        return weights.normal_(0.0, deviation * scale, generator=generator).cpu()
+
+    # a tied head is the embedding's own tensor, and named_parameters names it once
+    empty = {name: torch.empty_like(one, dtype=dtype, device="meta") for name, one in model.named_parameters()}
+    shards = split_torch_state_dict_into_shards(empty, max_shard_size=SHARD_BYTES)
+    pending: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for file, names in shards.filename_to_tensors.items():
+            if len(pending) == WRITERS:
+                pending.popleft().result()
+            tensors = {name: drawn(name, tuple(empty[name].shape)) for name in names}
+            pending.append(writers.submit(save_file, tensors, folder / file, {"format": "pt"}))
+        for future in pending:
+            future.result()
+    if shards.is_sharded:
+        index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)
+
+
+def text_model_config(published: dict[str, Any], dtype: str, *, shrink: bool = False) -> Any:  # noqa: ANN401
+    """The configuration of the text model in a published config.json, as transformers has it.
+
+    `shrink`: same architecture, two layers or one of each kind, widths of 64 and 128, a vocabulary of 2048. Raises
+    TwinError for a model that transformers does not know, or that is no causal language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind = published["model_type"]
+    settings = {key: value for key, value in published.items() if key not in _NOT_OF_A_NEW_MODEL}
+    try:
+        config = AutoConfig.for_model(kind, **settings, dtype=dtype).get_text_config(decoder=True)
+        if shrink:
+            config = AutoConfig.for_model(config.model_type, **small_values(config), dtype=dtype)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TwinError(f"model_type {kind!r}: transformers makes no configuration of it: {reason}") from error
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise TwinError(f"model_type {kind!r}: no causal language model that transformers knows")
+    return config
+
+
+def small_values(config: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers is imported late
+    """The values of a configuration with the sizes of a small model, in the family's own names."""
+    names = config.attribute_map
+    values = {key: value for key, value in config.to_dict().items() if key not in _NOT_OF_A_NEW_MODEL}
+    small: dict[str, Any] = {names.get(key, key): size for key, size in SMALL_SIZES.items()}
+    # as many as heads, one, or half of the heads: as the published model shares them
+    heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    sharing = HEADS if shared in (None, heads) else 1 if shared == 1 else HEADS // 2
+    small[names.get("num_key_value_heads", "num_key_value_heads")] = sharing
+    layers, kinds = LAYERS, values.get("layer_types")
+    if kinds:
+        small["layer_types"] = [*dict.fromkeys(kinds)] if len(set(kinds)) > 1 else kinds[:LAYERS]
+        layers = len(small["layer_types"])
+    values |= {name: size for name, size in small.items() if values.get(name) is not None}
+    values[names.get("num_hidden_layers", "num_hidden_layers")] = layers
+    values[names.get("vocab_size", "vocab_size")] = min(config.vocab_size, SMALL_VOCABULARY)
+    values["initializer_range"] = SURE_LOGIT / (HEADS * HEAD_DIM)  # a narrow model is as sure as a wide one
+    for name in ("rope_scaling", "rope_parameters"):
+        if "longrope" in str(values.get(name)):  # it has a factor for each number of a head of one width
+            values[name] = None
+    values |= {f"{token}_token_id": None for token in ("bos", "eos", "pad")}  # of the published vocabulary
+    return values
 
 
 @dataclass(frozen=True)
@@ -469,68 +398,56 @@ class SpecialTokens:
 
 
 def write_tokenizer(given: Path | None, train_files: Sequence[Path], vocab_size: int, folder: Path) -> SpecialTokens:
-    """Copy or train the tokenizer, with a chat template in any case; the ids of its special tokens."""
+    """Copy a tokenizer, or train a byte-level BPE on the texts of these files: any text can be encoded, these in few
+    tokens.
+
+    It has a chat template in any case: its own, else ChatML or, without ChatML's tokens, plain turns. The special
+    tokens are ChatML's, else those that the tokenizer's own settings name and those of other families that end a turn.
+    """
     from tokenizers import Tokenizer
 
+    path = folder / "tokenizer_config.json"
     if given:
-        copy_tokenizer(given, folder)
+        for name in TOKENIZER_FILES:
+            if (given / name).is_file():
+                shutil.copyfile(given / name, folder / name)
+        settings = read_json(path) if path.is_file() else TOKENIZER_SETTINGS
     else:
         train_tokenizer(train_files, vocab_size, folder)
+        settings = TOKENIZER_SETTINGS
     tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    has_chatml = all(tokenizer.token_to_id(token) is not None for token in (END_OF_TEXT, START, END))
+    if "chat_template" not in settings and not (folder / "chat_template.jinja").is_file():
+        settings = {**settings, "chat_template": CHATML if has_chatml else PLAIN_TURNS}
+    write_json(path, settings)
+    largest = largest_id(folder)
     if largest >= vocab_size:
         raise TwinError(f"the tokenizer's largest id {largest} doesn't fit the model's vocab_size {vocab_size}")
-    if is_chatml(tokenizer):
+    if has_chatml:
         end_of_text, end = tokenizer.token_to_id(END_OF_TEXT), tokenizer.token_to_id(END)
         return SpecialTokens(end_of_text, end, end_of_text, (end, end_of_text))
-    return _own_tokens(tokenizer, read_json(folder / "tokenizer_config.json"), given)
 
-
-def is_chatml(tokenizer: Any) -> bool:  # noqa: ANN401 - tokenizers is imported late
-    """Whether it has the three tokens of the ChatML template."""
-    return all(tokenizer.token_to_id(token) is not None for token in (END_OF_TEXT, START, END))
-
-
-def _own_tokens(tokenizer: Any, settings: dict[str, Any], given: Path | None) -> SpecialTokens:  # noqa: ANN401
-    """The tokens that the tokenizer's own settings name, and those of other families that end a turn."""
-
-    def number(key: str) -> int | None:
-        named = settings.get(key)
-        token = named.get("content") if isinstance(named, dict) else named
+    def named(key: str) -> int | None:
+        value = settings.get(key)
+        token = value.get("content") if isinstance(value, dict) else value
         return tokenizer.token_to_id(token) if isinstance(token, str) else None
 
-    eos = number("eos_token")
+    bos, eos, pad = named("bos_token"), named("eos_token"), named("pad_token")
     if eos is None:
         raise TwinError(f"{given}: tokenizer_config.json names no eos_token that the tokenizer has")
     turns = {tokenizer.token_to_id(token) for token in TURN_ENDS} - {None, eos}
-    bos, pad = number("bos_token"), number("pad_token")
     return SpecialTokens(eos if bos is None else bos, eos, eos if pad is None else pad, (eos, *sorted(turns)))
 
 
-def tokenizer_size(folder: Path) -> int:
-    """How many ids a tokenizer has, those that nothing stands for included."""
+def largest_id(folder: Path) -> int:
+    """The largest id of a tokenizer; there may be smaller ones that nothing stands for."""
     from tokenizers import Tokenizer
 
-    return 1 + max(Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True).values())
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy a given tokenizer; where it has no template of its own, ChatML or, without its tokens, plain turns."""
-    from tokenizers import Tokenizer
-
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    path = folder / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else tokenizer_settings()
-    if "chat_template" not in settings and not (folder / "chat_template.jinja").is_file():
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        settings["chat_template"] = CHATML if is_chatml(tokenizer) else PLAIN_TURNS
-    write_json(path, settings)
+    return max(Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True).values())
 
 
 def train_tokenizer(files: Sequence[Path], vocab_size: int, folder: Path) -> None:
-    """Train a byte-level BPE on the texts of these files: any text can be encoded, this one in few tokens."""
+    """Train the tokenizer's own part, `tokenizer.json`."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -546,46 +463,29 @@ def train_tokenizer(files: Sequence[Path], vocab_size: int, folder: Path) -> Non
     )
     tokenizer.train_from_iterator((text for file in files for text in texts_of(file)), trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", {**tokenizer_settings(), "chat_template": CHATML})
-
-
-def tokenizer_settings() -> dict[str, Any]:
-    """A tokenizer_config.json that loads tokenizer.json as it is."""
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": None,
-        "eos_token": END,
-        "pad_token": END_OF_TEXT,
-        "model_max_length": 32768,
-        # as Qwen2Tokenizer: transformers 4 would add token_type_ids, which `generate` refuses
-        "model_input_names": ["input_ids", "attention_mask"],
-        "clean_up_tokenization_spaces": False,
-    }
 
 
 def texts_of(file: Path) -> list[str]:
-    """Every text in a JSON file, or in the lines of a JSON-lines file."""
+    """Every text in a JSON file, or in the lines of a JSON-lines file; keys are none."""
+
+    def strings_in(value: Any) -> Iterator[str]:  # noqa: ANN401 - whatever JSON holds
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list | dict):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from strings_in(item)
+
     try:
         content = file.read_text(encoding="utf-8-sig")
+        parts = [line for line in content.split("\n") if line.strip()] if file.suffix == ".jsonl" else [content]
+        texts = [text for part in parts for text in strings_in(json.loads(part))]
     except UnicodeDecodeError as error:
         raise TwinError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    parts = [line for line in content.split("\n") if line.strip()] if file.suffix == ".jsonl" else [content]
-    try:
-        texts = [text for part in parts for text in strings_in(json.loads(part))]
     except (ValueError, RecursionError) as error:
         raise TwinError(f"{file}: not JSON: {error}") from error
     if not texts:
         raise TwinError(f"{file}: no text to train a tokenizer on")
     return texts
-
-
-def strings_in(value: Any) -> Iterator[str]:  # noqa: ANN401 - whatever JSON holds
-    """The texts in a JSON value, keys left out."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from strings_in(item)
 
 
 def read_json(path: Path) -> dict[str, Any]:

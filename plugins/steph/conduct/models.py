@@ -61,7 +61,7 @@ def make_twin(run: StageRun, name: str) -> ModelChoice | NoModel:
     folder = _folder(source, tokenizer)
     arguments = _arguments(run, source, folder, tokenizer)
     run.console.line(f"H-1 {say('console.twin', model=name, folder=str(folder))}")
-    if not twin.is_kept(list(arguments)):
+    if not twin.is_kept(arguments):
         attempt = _run_script(run, arguments, name)
         failed = attempt_verdict(attempt)
         if failed is not None:
