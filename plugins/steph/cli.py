@@ -87,10 +87,13 @@ def diagnose(
     language: Spoken = "ja",
 ) -> None:
     """Say why a training or evaluation run failed, from its log: text, a notebook, JSON lines, also gzipped."""
+    from steph.base.messages import phrase
     from steph.diagnose.command import run_diagnose
 
     try:
         found = run_diagnose(Path(logfile), returncode, as_json)
+    except FileNotFoundError as error:
+        raise _failed(f"{logfile}: {phrase('setting.no_file')}") from error
     except OSError as error:
         raise _failed(f"{logfile}: {error.strerror}") from error
     typer.echo(found)

@@ -32,14 +32,13 @@ if TYPE_CHECKING:
     from steph.plan.settings import Profile
     from steph.record.values import StageResult
 
-NO_GPU = "no NVIDIA GPU on this machine; rehearse on the CPU with --steph-profile cpu"
 EXPLANATION_CHARS = 120  # of a stage in the terminal's summary; the report has it whole
 EXTENDED = "extended"
 MARGIN_SECONDS = 60.0  # what a stage keeps below its test's time-out: ending the child, waiting for memory, writing
 
 
 SESSION = pytest.StashKey["StageSession"]()
-REFUSED = pytest.StashKey[str]()
+REFUSED = pytest.StashKey[str]()  # the message of why no stage can run here
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -109,17 +108,19 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if not items:
         return
     if hasattr(config, "workerinput"):
-        config.stash[REFUSED] = "the stages share one GPU and one record: run them without -n"
+        config.stash[REFUSED] = "session.workers"
         return
+    from steph.base.messages import phrase
+
     options, profile = _asked(config)
     if config.option.collectonly or config.option.setuponly or config.option.setupplan:
         return
     if profile.machine.device == "gpu" and not _has_gpu():
         others = [item for item in session.items if item not in items]
         if all(item.get_closest_marker("gpu") for item in others):
-            raise pytest.UsageError(NO_GPU)
+            raise pytest.UsageError(phrase("session.no_gpu"))
         for item in items:
-            item.add_marker(pytest.mark.skip(reason=NO_GPU))
+            item.add_marker(pytest.mark.skip(reason=phrase("session.no_gpu")))
         return
     from steph.conduct.session import JoinError
     from steph.gpu.lock import GpuLockError
@@ -166,22 +167,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) -> None:
+    from steph.base.messages import phrase
     from steph.judge.verdict import overall
     from steph.record.fold import fold
 
     record = fold(stages.journal.events)
     terminalreporter.section("StepH")
-    terminalreporter.line(f"{overall(record)}  ({record.context.kind}, profile {record.context.profile})")
+    profile = phrase("session.profile", profile=record.context.profile)
+    terminalreporter.line(f"{overall(record)}  ({record.context.kind}, {profile})")
     width = max(map(len, record.results), default=0)
     for stage, result in sorted(record.results.items()):
         seconds = f"{result.seconds:.1f} s" if result.seconds is not None else ""
         explanation = str(result.explanation)[:EXPLANATION_CHARS]
-        stale = "(stale) " if result.stale else ""
+        stale = f"{phrase('session.stale')} " if result.stale else ""
         terminalreporter.line(f"{stage:{width}}  {result.verdict:14} {seconds:>9}  {stale}{explanation}")
     if stages.report is not None:
-        terminalreporter.line(f"report: {stages.report}")
-    gone = "" if stages.journal.folder.is_dir() else "  (deleted during the run)"
-    terminalreporter.line(f"record: {stages.journal.folder}{gone}")
+        terminalreporter.line(phrase("session.report", path=stages.report))
+    is_there = stages.journal.folder.is_dir()
+    terminalreporter.line(phrase("session.record" if is_there else "session.record_gone", path=stages.journal.folder))
 
 
 def _append_step_summary(stages: StageSession) -> None:
@@ -228,12 +231,12 @@ class StageRunner:
 def steph(request: pytest.FixtureRequest) -> StageRunner:
     """The stage of this test, named by its `steph_stage` marker."""
     stage = _stage_of(request.node)
-    refused = request.config.stash.get(REFUSED, None)
-    if refused is not None:
-        pytest.fail(refused, pytrace=False)
     session = request.config.stash.get(SESSION, None)
     if session is None:
-        pytest.fail("this session opened no record (--setup-only?), so no stage can run in it", pytrace=False)
+        _asked(request.config)  # workers of pytest-xdist have not been told the language yet
+        from steph.base.messages import phrase
+
+        pytest.fail(phrase(request.config.stash.get(REFUSED, "session.no_record")), pytrace=False)
     return StageRunner(session, stage, request.node)
 
 

@@ -189,7 +189,7 @@ def test_parallel_workers_refuse_the_stages_and_write_nothing(tmp_path: Path) ->
     bench = make_bench(tmp_path)
     status, output = run(bench, "-n", "1", "--dist", "loadfile")
     assert status == 1
-    assert output.count("run them without -n") >= 3
+    assert output.count("-n を付けずに実行する") >= 3
     assert not bench.reports.exists()
 
 
@@ -197,7 +197,7 @@ def test_the_last_lines_are_ten_at_most_and_name_the_report(red: Red) -> None:
     """The section StepH has one line a stage, whatever a stage has to say, then the report's and the record's path."""
     lines = red.output.splitlines()
     start = next(at for at, line in enumerate(lines) if line.strip("= ") == "StepH")
-    end = next(at for at, line in enumerate(lines) if line.startswith("record: "))
+    end = next(at for at, line in enumerate(lines) if line.startswith("記録: "))
     assert end - start < 10
-    assert any(line.startswith("report: ") and line.endswith("StepH_予行.md") for line in lines[start:end])
-    assert all(len(line) <= 160 for line in lines[start:end] if not line.startswith("report: "))
+    assert any(line.startswith("レポート: ") and line.endswith("StepH_予行.md") for line in lines[start:end])
+    assert all(len(line) <= 160 for line in lines[start:end] if not line.startswith("レポート: "))

@@ -57,7 +57,7 @@ def test_a_record_that_goes_away_takes_no_event_in_silence(tmp_path: Path, how: 
     if how == "replaced":
         (tmp_path / "record").mkdir()
         (tmp_path / "record" / "events.jsonl").write_text("")
-    with pytest.raises(JournalError, match=r"record: this record was deleted or moved during the run; run all stages"):
+    with pytest.raises(JournalError, match=r"record: 実行中にこの記録が削除されたか移動された"):
         journal.append(SessionEnded(at=now(), exit_status=0))
     journal.close()
 
@@ -68,7 +68,7 @@ def test_a_run_whose_record_is_deleted_says_so_and_is_red(tmp_path: Path) -> Non
     before_training(bench, f"import shutil; shutil.rmtree({str(bench.reports / 'runs')!r})")
     status, output = bench.run(StageId.H1, StageId.H2, StageId.H3)
     assert status == 1, output
-    assert "this record was deleted or moved during the run; run all stages again" in output
-    assert "(deleted during the run)" in output or "Traceback" not in output
+    assert "実行中にこの記録が削除されたか移動された。すべてのステージを実行し直す" in output
+    assert "(実行中に削除された)" in output or "Traceback" not in output
     assert "Traceback" not in output
     assert "make room" not in output

@@ -98,7 +98,7 @@ def test_a_reports_folder_that_cannot_be_written_is_one_line(tmp_path: Path, pla
     (tmp_path / "file").write_text("a person's own")
     status, output = run(bench, H1, options=(f"--steph-report={tmp_path / place}",))
     assert status == 4, output
-    assert "a record can't be written here" in output
+    assert "ここに記録を書けない" in output
     assert "--steph-report" in output
     assert "INTERNALERROR" not in output
     assert (tmp_path / "file").read_text() == "a person's own"
@@ -362,7 +362,7 @@ def test_a_disk_without_any_room_is_one_line_a_stage(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     status, output = on_a_small_disk(bench, "8k")
     assert status == 1, output
-    assert "events.jsonl: No space left on device; make room there and run this stage again" in output
+    assert "events.jsonl: No space left on device。空きを作って、このステージをもう一度実行する" in output
     assert "Traceback" not in output
     assert "During handling" not in output
     assert not any(bench.record().verdict_of(stage).is_green for stage in (H2, H3))

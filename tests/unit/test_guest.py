@@ -124,7 +124,7 @@ def test_a_path_that_the_locale_cannot_spell_is_one_line(tmp_path: Path) -> None
     bench = make_bench(tmp_path / "日本")
     done = run(bench, H1, LC_ALL="C", PYTHONUTF8="0")
     assert done.returncode == 4, done.stdout + done.stderr
-    assert "is not spelled in UTF-8" in done.stderr
+    assert "UTF-8 で書けない名前" in done.stderr
     assert "PYTHONUTF8=1" in done.stderr
     assert not bench.reports.exists()
 

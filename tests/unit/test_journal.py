@@ -235,7 +235,7 @@ def test_taking_a_sound_journal_changes_no_byte_of_it(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path) -> None:
     """A file stands where the folder should be made."""
     (tmp_path / "runs").write_text("")
-    with pytest.raises(JournalError, match=r"runs/r1: a record can't be written here: .*--steph-report"):
+    with pytest.raises(JournalError, match=r"runs/r1: ここに記録を書けない: .*--steph-report"):
         Journal(tmp_path / "runs" / "r1")
 
 
@@ -292,7 +292,7 @@ def test_only_a_stage_without_an_end_is_in_flight() -> None:
 def test_two_writers_are_refused(tmp_path: Path) -> None:
     """A record has one conductor at a time."""
     journal = _opened(tmp_path)
-    with pytest.raises(JournalError, match="another run"):
+    with pytest.raises(JournalError, match="ほかの実行"):
         Journal(tmp_path)
     journal.close()
 

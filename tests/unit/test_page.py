@@ -237,7 +237,7 @@ def test_a_file_that_is_no_page_stays(tmp_path: Path) -> None:
     mine.write_text("<p>mine", encoding="utf-8")
     ended = steph("report", "--html", "--output", mine, "--reports", tmp_path)
     assert (ended.exit_code, mine.read_text(encoding="utf-8")) == (2, "<p>mine")
-    assert ended.stderr == f"steph: {mine}: is no page of StepH and stays as it is; name another file\n"
+    assert ended.stderr == f"steph: {mine}: StepH のページではないので、そのまま残す。別のファイル名にする\n"
     for _ in range(2):  # a file called .html is a page, too
         assert steph("report", "--output", tmp_path / "page.html", "--reports", tmp_path).exit_code == 0
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")

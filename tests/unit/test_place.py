@@ -103,7 +103,7 @@ def test_a_file_that_never_rests_is_left_alone(tmp_path: Path) -> None:
         path.write_bytes((existing or b"") + b"x")
         return b"made"
 
-    with pytest.raises(OSError, match="keeps changing"):
+    with pytest.raises(OSError, match="変わり続けている"):
         place.renew(path, renewed)
     assert set(path.read_bytes()) == set(b"x")
 

@@ -14,7 +14,7 @@ import pytest
 from suite_runs import CLONE, clean_environment
 
 UNIT_TESTS = CLONE / "tests" / "unit"
-NO_GPU = "no NVIDIA GPU on this machine"
+NO_GPU = "このマシンに NVIDIA GPU がない"
 
 
 def conftest() -> ModuleType:

@@ -294,7 +294,7 @@ def test_without_a_gpu_the_stages_alone_end_with_one_line_and_status_4(tmp_path:
     """On a machine without a card `pytest -m gpu` starts nothing and says how to rehearse."""
     status, output = _pytest("-m", "gpu", str(PAGE), f"--steph-report={tmp_path}")
     assert status == 4
-    assert "no NVIDIA GPU on this machine" in output
+    assert "このマシンに NVIDIA GPU がない" in output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -306,7 +306,7 @@ def test_without_a_gpu_a_mixed_selection_skips_the_stages(tmp_path: Path) -> Non
     status, output = _pytest(str(PAGE), str(other), "-rs")
     assert status == 0
     assert "1 passed, 3 skipped" in output
-    assert "no NVIDIA GPU" in output
+    assert "NVIDIA GPU がない" in output
 
 
 def test_collecting_imports_nothing_heavy() -> None:

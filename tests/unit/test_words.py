@@ -137,7 +137,7 @@ def test_a_stale_result_is_shown_as_one(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.run()
     _, output = bench.run(StageId.H1)
-    lines = [line for line in output.splitlines() if line.startswith(("H-2 ", "H-3 ")) and "(stale)" in line]
+    lines = [line for line in output.splitlines() if line.startswith(("H-2 ", "H-3 ")) and "(古い結果)" in line]
     assert len(lines) == 2, output
 
 

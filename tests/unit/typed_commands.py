@@ -19,7 +19,7 @@ from shared_folders import run_folder
 from suite_runs import CLONE
 
 READMES = ("README.md", "README.ja.md")
-NO_GPU = "no NVIDIA GPU on this machine; rehearse on the CPU with --steph-profile cpu"
+NO_GPU = "このマシンに NVIDIA GPU がない。CPU での予行は --steph-profile cpu"
 has_card = Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()
 without_card = pytest.mark.skipif(has_card, reason="this machine has an NVIDIA card, and would start the acceptance")
 # what the owner of a pipeline may have for pytest; StepH's own run must not read it

@@ -150,8 +150,7 @@ class StageSession:
         self._held.enter_context(root_lock(setup.root))
         patience_seconds = setup.profile.limits.terminate_grace_seconds + SUPERVISOR_SECONDS
         if survivors := end_leftovers(self.runs, patience_seconds):
-            pids = ", ".join(map(str, survivors))
-            raise JoinError(f"processes of a killed run below {self.runs} can't be ended: pids {pids}; end them")
+            raise JoinError(say("join.survivors", runs=self.runs, pids=[str(pid) for pid in survivors]))
         settle_lost_runs(self.runs)
         prune_logs(self.runs)
         self.journal = open_journal(setup, self.stages, self.runs)

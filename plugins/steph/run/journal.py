@@ -72,11 +72,11 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._file = os.open(folder / EVENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except BlockingIOError as error:
-            raise JournalError(f"{folder}: another run is writing into this record") from error
+            raise JournalError(say("record.is_written", folder=folder)) from error
         except OSError as error:
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            remedy = "make room there" if is_full else "give a writable folder with --steph-report"
-            raise JournalError(f"{folder}: a record can't be written here: {error.strerror}; {remedy}") from error
+            refused = "record.no_room" if is_full else "record.not_writable"
+            raise JournalError(say(refused, folder=folder, error=error.strerror)) from error
         with contextlib.suppress(OSError):
             self._spare.write_bytes(b"\0" * SPARE_BYTES)
         self._end_torn_line()
@@ -101,9 +101,8 @@ class Journal:
             try:
                 _write_all(self._file, line)
             except OSError as again:
-                raise JournalError(
-                    f"{self.folder / EVENTS}: {again.strerror}; make room there and run this stage again"
-                ) from again
+                full = say("record.full", path=self.folder / EVENTS, error=again.strerror)
+                raise JournalError(full) from again
         self.events.append(told)
 
     def _require_still_there(self) -> None:
@@ -113,7 +112,7 @@ class Journal:
         except OSError:
             is_there = False
         if not is_there:
-            raise JournalError(f"{self.folder}: this record was deleted or moved during the run; run all stages again")
+            raise JournalError(say("record.gone", folder=self.folder))
 
     def record(self) -> Record:
         """The record as the events so far tell it."""

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from steph.base.messages import say
+
 LOCK_SECONDS = 10.0  # a writer needs milliseconds
 _MOST_WRITES = 5
 _PART = ".part"
@@ -35,7 +37,7 @@ def renew(path: Path, renewed: Callable[[bytes | None], bytes]) -> Path:
             content = renewed(existing)
             if content == existing or _replace(target, content, before):
                 return target
-    raise OSError(f"{target}: keeps changing while the report is written")
+    raise OSError(say("report.keeps_changing", path=target))
 
 
 @contextlib.contextmanager

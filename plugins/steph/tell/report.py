@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from steph.base.messages import LANGUAGES, Language, language, text
+from steph.base.messages import LANGUAGES, Language, language, say, text
 from steph.base.terms import RecordKind, StageId
 from steph.record.values import Record
 from steph.tell import (
@@ -256,7 +256,7 @@ def write_page(
 
     def replaced(before: bytes | None) -> bytes:
         if before is not None and GENERATOR.encode() not in before:
-            raise FileExistsError(f"{path}: is no page of StepH and stays as it is; name another file")
+            raise FileExistsError(say("report.no_page", path=path))
         return shown
 
     return place.renew(path, replaced)
