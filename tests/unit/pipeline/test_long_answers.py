@@ -207,6 +207,28 @@ def test_a_model_that_does_more_than_its_head_goes_its_own_way(family: str, opti
     assert widths == [len({int(position) % 40 for position in positions})]
 
 
+@pytest.mark.parametrize("softcap", [None, 30.0], ids=["in chunks", "its own way"])
+def test_a_steps_labels_weigh_the_same_in_a_model_that_denies_it(softcap: float | None) -> None:
+    """Models of images deny it for their images: rows of text count by their labels, and one without any by nothing."""
+    import torch
+    from app.fast.loss import keep_to_answers
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "final_logit_softcapping": softcap}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **sizes, **heads)).eval()
+    type(model).accepts_loss_kwargs = False
+    try:
+        assert keep_to_answers(model) is (softcap is None)
+        assert model.accepts_loss_kwargs
+    finally:
+        del type(model).accepts_loss_kwargs
+    with torch.no_grad():
+        whole = float(model(**batch_of(SIZES)).loss)
+        parts = [batch_of(((40, 0),)), batch_of(SIZES)]
+        assert sum(float(model(**part, num_items_in_batch=19).loss) for part in parts) == pytest.approx(whole, rel=1e-5)
+
+
 @pytest.mark.parametrize("family", ["bart", "xlnet", "cpmant"])
 def test_a_model_without_a_loss_for_some_positions_keeps_its_own(family: str) -> None:
     """Its class shifts no labels, or knows no positions to keep: it computes the loss of all of them."""
