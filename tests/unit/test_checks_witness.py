@@ -16,8 +16,9 @@ from seen_facts import Change, Facts, each, facts_in, without, witness_of
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.base.terms import Severity
 from steph.judge.checks_rows import ROW_IDENTITY
+from steph.judge.checks_setup import quantised_check
 from steph.judge.checks_training import judge_training
-from steph.judge.checks_witness import WITNESSED_TRAINING, quantised_check
+from steph.judge.checks_witness import WITNESSED_TRAINING
 from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import ModelFact
 from steph.record.values import Check
