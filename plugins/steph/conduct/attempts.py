@@ -47,6 +47,7 @@ from steph.run.root import kept_safe, put_back, set_aside
 from steph.run.runner import ChildOutcome, ChildSpec, run_child
 
 LAST_LINES = 30
+HELPER_SECONDS = 180.0
 IN_A_ROW = Path(__file__).parents[1] / "child" / "in_a_row.py"
 OFFLINE_ENV = {"HF_HUB_OFFLINE": "1"}
 QUIET_ENV = {"WANDB_MODE": "disabled", "HF_HUB_DISABLE_TELEMETRY": "1"}  # a run reports to nobody unless asked
@@ -126,13 +127,13 @@ def planned(
 def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attempt:
     """Run one child and journal its end; `judge` completes the attempt with what its artifacts say."""
     setup, journal, console = run.setup, run.journal, run.console
-    number, folder = _next_folder(journal.folder, plan.stage)
+    folder = side_folder(run, plan.stage)
     writes = (setup.root / call.writes,) if call.writes is not None else ()
     for path in writes:
         set_aside(path, folder / "before")
     cwd = Path(os.path.normpath(setup.root / call.cwd))
     attempt = plan.changed(
-        number=number,
+        number=int(folder.name.rpartition("-")[2]),
         argv=call.argv,
         before=call.before,
         after=call.after,
@@ -170,23 +171,14 @@ def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attem
     try:
         late = inputs.written_after(writes, files_unix + outcome.seconds) if outcome.left_behind else ()
         text, stdout = output.read_output(folder), output.stdout_text(folder)
-        complete = _diagnosed(complete, text, folder)
+        timed_out = complete.ended_by is EndedBy.DEADLINE
+        complete = complete.changed(diagnosis=diagnose(text, complete.returncode, complete.probes, timed_out))
+        if not complete.ended_well:
+            complete = complete.changed(traceback=first_traceback(text), last_lines=_last_lines(folder))
         # also where its log has a cause: a loss of 0 is a symptom, and the checks say that no token had a label
         if complete.ended_by is EndedBy.EXIT and complete.returncode == 0:
-            complete = judge(
-                Finished(
-                    attempt=complete,
-                    outcome=outcome,
-                    folder=folder,
-                    started_unix=files_unix,
-                    stdout=stdout,
-                    output=text,
-                    ended_unix=ended_unix,
-                    place=place,
-                    written_late=late,
-                    call=call,
-                )
-            )
+            left = Finished(complete, outcome, folder, files_unix, stdout, text, ended_unix, place, late, call)
+            complete = judge(left)
     finally:  # where reading or judging breaks, what was measured stays, unjudged and never green
         journal.append(AttemptEnded(at=now(), attempt=complete))
     return complete
@@ -247,37 +239,15 @@ def in_a_row(commands: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", str(IN_A_ROW), json.dumps(commands))
 
 
-def _next_folder(record_folder: Path, stage: AnyStage) -> tuple[int, Path]:
-    taken = len(list(record_folder.glob(f"{stage}-*")))
-    while True:
-        taken += 1
-        folder = record_folder / f"{stage}-{taken}"
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            return taken, folder
-
-
-def _diagnosed(attempt: Attempt, text: str, folder: Path) -> Attempt:
-    """The attempt with the cause of its end, and where it did not end well with what was printed last."""
-    timed_out = attempt.ended_by is EndedBy.DEADLINE
-    attempt = attempt.changed(diagnosis=diagnose(text, attempt.returncode, attempt.probes, timed_out))
-    if attempt.ended_well:
-        return attempt
-    return attempt.changed(traceback=first_traceback(text), last_lines=_last_lines(folder))
-
-
 def _last_lines(folder: Path) -> tuple[str, ...]:
     return tuple(output.tail_lines(folder, LAST_LINES))
 
 
-HELPER_SECONDS = 180.0
-
-
 def side_folder(run: StageRun, name: str) -> Path:
-    """A new folder in the record for one side command."""
-    record_folder = run.journal.folder
-    taken = len(list(record_folder.glob(f"{name}-*")))
-    folder = record_folder / f"{name}-{taken + 1}"
+    """A new folder in the record, numbered behind those of this name: an attempt's, or one of a side command."""
+    number = len(list(run.journal.folder.glob(f"{name}-*"))) + 1
+    while (folder := run.journal.folder / f"{name}-{number}").exists():
+        number += 1
     folder.mkdir(parents=True)
     return folder
 
@@ -287,21 +257,17 @@ def run_side_command(run: StageRun, argv: tuple[str, ...], folder: Path) -> int 
 
     Whatever the command does, the outputs of the stages are what they were: what it writes there goes to `folder`.
     """
+    root, output_dir = run.setup.root, run.setup.description.output_dir
     spec = ChildSpec(
         argv=argv,
-        cwd=run.setup.root,
+        cwd=root,
         folder=folder,
         env={**child_environment(run.setup, {}, on_gpu=False), "CUDA_VISIBLE_DEVICES": ""},
         limit_seconds=run.left_seconds(HELPER_SECONDS),
     )
-    with kept_safe(_stage_outputs(run), folder):
+    outputs = (root / output_dir, root / folder_beside(output_dir, "cot"), root / run.setup.description.output)
+    with kept_safe(outputs, folder):
         return run_child(spec).returncode
-
-
-def _stage_outputs(run: StageRun) -> tuple[Path, ...]:
-    root, description = run.setup.root, run.setup.description
-    output_dir = description.output_dir
-    return (root / output_dir, root / folder_beside(output_dir, "cot"), root / description.output)
 
 
 def script_flags(run: StageRun) -> frozenset[str] | None:
@@ -334,8 +300,13 @@ def training_rows(run: StageRun, relative: str, mode: Literal["direct", "cot"]) 
     """The training file, built first where it is missing or of other data and the description says how."""
     setup, description, root = run.setup, run.setup.description, run.setup.root
     samples, row_format = setup.profile.evaluate.samples, description.train.rows.format
-    if description.train.before and not (root / relative).is_file():
-        _run_before(run)
+    if not (root / relative).is_file():
+        python, dataset = setup.python, setup.dataset.path if setup.dataset else ""
+        values = {"python": python, "bin": str(Path(python).parent), "root": str(root), "launch": python}
+        values |= {"train_file": description.train_file or "", "dataset": dataset}
+        for command in description.train.before:
+            words = tuple(filled(word, values) for word in command)
+            require_built(run, words, side_folder(run, "build"), f"train.before of {root}")
     if description.build and setup.dataset and inputs.needs_build(root, relative, setup.dataset, samples):
         values = {"dataset": setup.dataset.path, "train_file": relative, "mode": mode, "samples": str(samples)}
         argv = build_command(setup.python, description.build.command, values)
@@ -350,17 +321,6 @@ def training_rows(run: StageRun, relative: str, mode: Literal["direct", "cot"]) 
             put_back(root / relative, before)
             raise
     return inputs.read_train_file(root, relative, mode, row_format)
-
-
-def _run_before(run: StageRun) -> None:
-    """Run what the description runs before a training, so that there are rows to count; raises InputError."""
-    setup, train = run.setup, run.setup.description.train
-    python = setup.python
-    values = {"python": python, "bin": str(Path(python).parent), "root": str(setup.root), "launch": python}
-    values |= {"train_file": setup.description.train_file or "", "dataset": setup.dataset.path if setup.dataset else ""}
-    for command in train.before:
-        argv = tuple(filled(word, values) for word in command)
-        require_built(run, argv, side_folder(run, "build"), f"train.before of {setup.root}")
 
 
 def build_index(run: StageRun) -> None:

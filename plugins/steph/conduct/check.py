@@ -13,9 +13,9 @@ from pathlib import Path
 
 from steph.base.messages import Message, phrase, say
 from steph.base.terms import StageId
-from steph.conduct.preparation import Inputs, config_template, pipeline_python, read_inputs
+from steph.conduct.preparation import Inputs, config_template, pipeline_python, place_of, read_inputs
 from steph.contract.asked import passed, unsaid_settings
-from steph.contract.commands import Call, Place, evaluate_call, train_call
+from steph.contract.commands import Call, evaluate_call, train_call
 from steph.contract.description import FILE_NAME, Description
 from steph.contract.results_files import READERS
 from steph.judge.catalog import CATALOG
@@ -45,16 +45,35 @@ def check_lines(options: Options, profile: Profile) -> Iterator[str]:
     yield from _rows(root, found)
     yield from _settings(root, found)
     python, on_gpu = pipeline_python(options, root), profile.machine.device == "gpu"
+    train, evaluate, rows = description.train, description.evaluate, description.train_file
+    count = inputs.count_rows(root / rows) if rows and (root / rows).is_file() else None
+    given, settings = RECORD / "given-1", found.profile.train
+    training = train_call(
+        description,
+        place_of(
+            root, python, train, found.dataset, given, on_gpu=on_gpu, train_file=rows, train_dir=str(given / "rows")
+        ),
+        model,
+        settings,
+        cap_steps=count is None or steps_per_epoch(count, settings) * settings.num_epochs > settings.max_steps,
+        steps=steps_due(count, settings) if count else None,
+    )
     yield ""
-    training = _training(root, found, python, model, on_gpu=on_gpu)
     yield phrase("described.h2")
     yield from _shown(training, root)
     yield ""
-    if description.evaluate.none is not None:
-        yield phrase("described.no_h3", reason=description.evaluate.none)
-        evaluation = None
+    evaluation = None
+    if evaluate.none is not None:
+        yield phrase("described.no_h3", reason=evaluate.none)
     else:
-        evaluation = _evaluation(root, found, python, model, on_gpu=on_gpu)
+        asked = found.profile.evaluate
+        evaluation = evaluate_call(
+            description,
+            place_of(root, python, evaluate, found.dataset, RECORD / "given-2", on_gpu=on_gpu, train_file=rows),
+            model,
+            asked.changed(load_in_4bit=asked.load_in_4bit and settings.use_4bit),
+            adapter=description.output_dir,
+        )
         yield "H-3:"
         yield from _shown(evaluation, root)
     yield ""
@@ -88,42 +107,6 @@ def _settings(root: Path, found: Inputs) -> Iterator[str]:
         yield phrase("described.unsaid", names=unsaid)
     rungs = [settings_at(profile.train, profile.ladder, rung) for rung in range(len(profile.ladder) + 1)]
     yield phrase("described.ladder", rungs=" > ".join(settings.short() for settings in rungs))
-
-
-def _training(root: Path, found: Inputs, python: str, model: str, *, on_gpu: bool) -> Call:
-    description, settings = found.description, found.profile.train
-    train, file = description.train, description.train_file
-    rows = inputs.count_rows(root / file) if file and (root / file).is_file() else None
-    given = RECORD / "given-1"
-    place = Place(
-        root=root,
-        python=python,
-        on_gpu=on_gpu,
-        train_file=file,
-        train_dir=str(given / "rows"),
-        dataset=found.dataset.path if found.dataset else None,
-        config=train.config.place(given) if train.config else None,
-        template=config_template(root, train),
-    )
-    is_long = rows is None or steps_per_epoch(rows, settings) * settings.num_epochs > settings.max_steps
-    steps = steps_due(rows, settings) if rows else None
-    return train_call(description, place, model, settings, cap_steps=is_long, steps=steps)
-
-
-def _evaluation(root: Path, found: Inputs, python: str, model: str, *, on_gpu: bool) -> Call:
-    description, evaluate = found.description, found.description.evaluate
-    place = Place(
-        root=root,
-        python=python,
-        on_gpu=on_gpu,
-        train_file=description.train_file,
-        dataset=found.dataset.path if found.dataset else None,
-        config=evaluate.config.place(RECORD / "given-2") if evaluate.config else None,
-        template=config_template(root, evaluate),
-    )
-    settings = found.profile.evaluate
-    settings = settings.changed(load_in_4bit=settings.load_in_4bit and found.profile.train.use_4bit)
-    return evaluate_call(description, place, model, settings, adapter=description.output_dir)
 
 
 def _shown(call: Call, root: Path) -> Iterator[str]:

@@ -10,11 +10,11 @@ from steph.base.files import sha256_or_none
 from steph.base.messages import Message, say
 from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, build_index, planned, run_attempt, side_folder
-from steph.conduct.preparation import config_template
+from steph.conduct.preparation import config_template, place_of
 from steph.conduct.stage_run import StageRun
 from steph.conduct.training_job import real_dataset
 from steph.contract import production
-from steph.contract.commands import Call, Place, evaluate_call
+from steph.contract.commands import Call, evaluate_call
 from steph.contract.questions import Question, frame_in, questions_in
 from steph.contract.results import Row
 from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME
@@ -138,25 +138,14 @@ class Evaluation:
     def _call(self, plan: _Plan) -> Call:
         setup = self.run.setup
         evaluate = setup.description.evaluate
-        config = evaluate.config.place(side_folder(self.run, "given")) if evaluate.config else None
+        folder = side_folder(self.run, "given") if evaluate.config else None
+        on_gpu, rows = setup.device is not None, setup.description.train_file
+        place = place_of(setup.root, setup.python, evaluate, setup.dataset, folder, on_gpu=on_gpu, train_file=rows)
         call = evaluate_call(
-            setup.description,
-            Place(
-                root=setup.root,
-                python=setup.python,
-                on_gpu=setup.device is not None,
-                train_file=setup.description.train_file,
-                dataset=setup.dataset.path if setup.dataset else None,
-                config=config,
-                template=config_template(setup.root, evaluate),
-            ),
-            self.model.name,
-            plan.settings,
-            adapter=plan.lora_path,
-            output=plan.output_path,
+            setup.description, place, self.model.name, plan.settings, adapter=plan.lora_path, output=plan.output_path
         )
-        if config is not None and call.config is not None:
-            Path(config).write_text(call.config, encoding="utf-8")
+        if place.config is not None and call.config is not None:
+            Path(place.config).write_text(call.config, encoding="utf-8")
         return call
 
     def _production(self, settings: EvalSettings) -> ProductionCall:

@@ -19,6 +19,7 @@ from steph.base.messages import Message, say, words_of
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId, TrainerName
 from steph.base.units import gib
 from steph.contract.asked import applied, own_models, passed
+from steph.contract.commands import Place
 from steph.contract.description import FILE_NAME, Description, DescriptionError, Evaluate, Train, load_description
 from steph.contract.placeholders import KNOWN_IN_TRAIN, WHEN, filled, unknown_placeholder
 from steph.contract.questions import Question, questions_of
@@ -79,7 +80,17 @@ def prepare(options: Options, profile: Profile, stages: Sequence[AnyStage]) -> S
     found = read_inputs(options, profile, stages)
     description, profile = found.description, found.profile
     devices, device_error = _devices(profile)
-    _require_possible_cap(options.vram_cap_bytes, devices)
+    cap_bytes, sizes = options.vram_cap_bytes, {device.total_bytes for device in devices}
+    if cap_bytes is not None and sizes:  # a child must be able to honour it
+        total_bytes = sizes.pop()
+        if sizes:
+            raise InputError(say("input.cap_unequal"))
+        if cap_bytes > total_bytes:
+            raise InputError(say("input.cap_too_large", cap=gib(cap_bytes), card=gib(total_bytes)))
+        try:
+            memory_fraction_for_cap(cap_bytes, total_bytes)
+        except ValueError as error:
+            raise InputError(say("input.cap_too_small", error=error)) from error
     context = _context(options, profile, description, devices, device_error)
     device = context.environment.device
     return Setup(options, profile, description, context.pipeline_python, device, found.dataset, context)
@@ -106,19 +117,20 @@ def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) 
         raise DescriptionError(say("setting.of", place=root / FILE_NAME, reason=error)) from error
     if StageId.H1 in stages and profile.uses_twin(options):
         twin_source(options.model or profile.model.candidates[0], on_gpu=profile.machine.device == "gpu")
-    _require_inputs(root, description, stages, options)
+    train, evaluate, file = description.train, description.evaluate, description.train_file
+    if {StageId.H2, ExtendedId.COT_TRAINING, ExtendedId.ONE_STEP, ExtendedId.HEART} & {*stages}:
+        _require_section(root, train, description.paths.train_script, options)
+    is_made = description.build is not None or bool(train.before)
+    if StageId.H2 in stages and file is not None and (not is_made or (root / file).is_file()):
+        inputs.read_train_file(root, file, row_format=train.rows.format)
+    asks = {StageId.H3, ExtendedId.COT, ExtendedId.RAG, ExtendedId.BASE, ExtendedId.HEART} & {*stages}
+    if asks and evaluate.none is None:
+        _require_section(root, evaluate, description.paths.evaluate_script, options)
     inputs.require_outputs_apart(root, description, options.reports_dir)
     dataset = inputs.read_dataset(root, description)
     if dataset is not None and dataset.rows < profile.evaluate.samples:
-        raise InputError(
-            say(
-                "input.too_few_questions",
-                path=root / dataset.path,
-                questions=dataset.rows,
-                samples=profile.evaluate.samples,
-                profile=profile.path,
-            )
-        )
+        asked = {"samples": profile.evaluate.samples, "profile": profile.path}
+        raise InputError(say("input.too_few_questions", path=root / dataset.path, questions=dataset.rows, **asked))
     return Inputs(description, profile, dataset)
 
 
@@ -135,6 +147,30 @@ def config_template(root: Path, section: Train | Evaluate) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(say("input.config_refused", path=path, file=FILE_NAME, error=error)) from error
     return None if section.config.file is None else text
+
+
+def place_of(
+    root: Path,
+    python: str,
+    section: Train | Evaluate,
+    dataset: DataFile | None,
+    folder: Path | None,
+    *,
+    on_gpu: bool,
+    train_file: str | None,
+    train_dir: str | None = None,
+) -> Place:
+    """Where a section's command runs and what it is given; a file of settings goes into `folder`."""
+    return Place(
+        root=root,
+        python=python,
+        on_gpu=on_gpu,
+        train_file=train_file,
+        train_dir=train_dir,
+        dataset=dataset.path if dataset else None,
+        config=section.config.place(folder) if section.config and folder else None,
+        template=config_template(root, section),
+    )
 
 
 def _asked(root: Path, description: Description, profile: Profile, options: Options) -> Profile:
@@ -273,35 +309,6 @@ def _devices(profile: Profile) -> tuple[tuple[Device, ...], Message | None]:
     if profile.num_processes > 1 and any(device.is_mig for device in found[: profile.num_processes]):
         raise InputError(say("input.one_slice", **asked))
     return found[: profile.num_processes], None
-
-
-def _require_possible_cap(cap_bytes: int | None, devices: Sequence[Device]) -> None:
-    """Raise InputError where no child could honour the cap: more than the card has, or nothing for its allocator."""
-    if cap_bytes is None or not devices:
-        return
-    sizes = {device.total_bytes for device in devices}
-    if len(sizes) > 1:
-        raise InputError(say("input.cap_unequal"))
-    (total_bytes,) = sizes
-    if cap_bytes > total_bytes:
-        raise InputError(say("input.cap_too_large", cap=gib(cap_bytes), card=gib(total_bytes)))
-    try:
-        memory_fraction_for_cap(cap_bytes, total_bytes)
-    except ValueError as error:
-        raise InputError(say("input.cap_too_small", error=error)) from error
-
-
-def _require_inputs(root: Path, description: Description, stages: Sequence[AnyStage], options: Options) -> None:
-    paths, train, evaluate = description.paths, description.train, description.evaluate
-    if {StageId.H2, ExtendedId.COT_TRAINING, ExtendedId.ONE_STEP, ExtendedId.HEART} & {*stages}:
-        _require_section(root, train, paths.train_script, options)
-    is_made = description.build is not None or bool(train.before)
-    file = description.train_file
-    if StageId.H2 in stages and file is not None and (not is_made or (root / file).is_file()):
-        inputs.read_train_file(root, file, row_format=train.rows.format)
-    asks = {StageId.H3, ExtendedId.COT, ExtendedId.RAG, ExtendedId.BASE, ExtendedId.HEART} & {*stages}
-    if asks and evaluate.none is None:
-        _require_section(root, evaluate, paths.evaluate_script, options)
 
 
 def _require_section(root: Path, section: Train | Evaluate, script: str, options: Options) -> None:

@@ -6,31 +6,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from steph.base.units import clock, gib
 from steph.conduct.preparation import Setup
 from steph.run.journal import Journal
+from steph.run.runner import Progress
 
 HEARTBEAT_SECONDS = 30.0
 LIVE_SECONDS = 0.5
-
-
-class Shown(Protocol):
-    """What the runner reports while a child runs."""
-
-    @property
-    def elapsed_seconds(self) -> float: ...
-    @property
-    def step(self) -> int | None: ...
-    @property
-    def total_steps(self) -> int | None: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def used_bytes(self) -> int | None: ...
-    @property
-    def peak_bytes(self) -> int | None: ...
 
 
 @dataclass
@@ -55,7 +38,7 @@ class Console:
             self._said_once.add(text)
             self.line(text)
 
-    def progress(self, title: str, shown: Shown) -> None:
+    def progress(self, title: str, shown: Progress) -> None:
         """Show how far a child has come, no oftener than a person can read."""
         if shown.elapsed_seconds >= self._wait_seconds():
             self._show(f"{title}  {progress_text(shown)}")
@@ -78,7 +61,7 @@ class Console:
         self._live_width = len(text)
 
 
-def progress_text(shown: Shown) -> str:
+def progress_text(shown: Progress) -> str:
     """Elapsed time, step and VRAM, each only where it is known."""
     parts = [clock(int(shown.elapsed_seconds))]
     if shown.step is not None and shown.total_steps is not None:

@@ -13,12 +13,12 @@ from typing import Literal
 from steph.base.messages import Message, phrase, verbatim
 from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.conduct.attempts import Finished, planned, script_flags, side_folder, training_rows
-from steph.conduct.preparation import Setup, config_template
+from steph.conduct.preparation import Setup, config_template, place_of
 from steph.conduct.stage_run import StageRun
 from steph.contract import production
 from steph.contract.answers import AnswerLoss, RowLengths, row_lengths
 from steph.contract.asked import passed, unsaid_settings, words_of
-from steph.contract.commands import Call, Place, folder_beside, train_call
+from steph.contract.commands import Call, folder_beside, train_call
 from steph.contract.description import TrainWhen
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_training import judge_training
@@ -148,30 +148,30 @@ class TrainingJob:
         """
         setup, train = self.setup, self.setup.description.train
         can_pass = passed(train, self._template)
-        train_file, train_dir, config = self.train_file.path if self.train_file else None, None, None
+        train_file, train_dir, folder = self.train_file.path if self.train_file else None, None, None
         trained = self.rows_trained(settings)
         has_fewer = self.train_file is not None and trained < self.train_file.rows
         if has_fewer or {"train_dir", "config"} & can_pass:
             folder = side_folder(self.run, "given")
-            config = train.config.place(folder) if train.config else None
             if train_file is not None and (has_fewer or "train_dir" in can_pass):
                 rows = folder / "rows" / f"train{Path(train_file).suffix}"  # data sets go by this name
                 rows.parent.mkdir()
                 inputs.write_subset(setup.root, train_file, trained, rows)
                 train_dir = str(rows.parent)
                 train_file = str(rows) if has_fewer else train_file
+        place = place_of(
+            setup.root,
+            setup.python,
+            train,
+            setup.dataset,
+            folder,
+            on_gpu=setup.device is not None,
+            train_file=train_file,
+            train_dir=train_dir,
+        )
         call = train_call(
             setup.description,
-            Place(
-                root=setup.root,
-                python=setup.python,
-                on_gpu=setup.device is not None,
-                train_file=train_file,
-                train_dir=train_dir,
-                dataset=setup.dataset.path if setup.dataset else None,
-                config=config,
-                template=self._template,
-            ),
+            place,
             model_name,
             settings,
             cap_steps=self._is_too_long(settings) and self._can_cap,
@@ -179,8 +179,8 @@ class TrainingJob:
             output_dir=self.output_dir,
             output_only=output_only and self.takes_output_only,
         )
-        if config is not None and call.config is not None:
-            Path(config).write_text(call.config, encoding="utf-8")
+        if place.config is not None and call.config is not None:
+            Path(place.config).write_text(call.config, encoding="utf-8")
         return call
 
     def _production(self, settings: TrainSettings) -> ProductionCall:
