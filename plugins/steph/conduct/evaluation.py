@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from steph.base.files import sha256_or_none
@@ -15,16 +15,16 @@ from steph.conduct.stage_run import StageRun
 from steph.conduct.training_job import real_dataset
 from steph.contract import production
 from steph.contract.commands import Call, evaluate_call
-from steph.contract.questions import Question, frame_in, questions_in
+from steph.contract.questions import frame_in, questions_in
 from steph.contract.results import Row
 from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME
 from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import Outcome
-from steph.judge.witness import Witness, read_witness
+from steph.judge.witness import read_witness
 from steph.record.settings import EvalSettings, TrainSettings
-from steph.record.values import Attempt, ModelChoice, ProductionCall, StageResult, TrainOutcome
+from steph.record.values import Attempt, ModelChoice, StageResult, TrainOutcome
 
 
 @dataclass(frozen=True)
@@ -42,32 +42,6 @@ DIRECT = Variant(StageId.H3)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What one evaluation runs with; `beside` are H-3's rows, where the variant is held against them.
-
-    `questions` and `adapter_files` are as they were before the script ran, which may write to either.
-    """
-
-    variant: Variant
-    settings: EvalSettings
-    output_path: str
-    trained: TrainOutcome
-    beside: tuple[Row, ...] | None
-    questions: tuple[Question, ...] | None = None
-    adapter_files: Mapping[str, str] | None = None
-
-    @property
-    def lora_path(self) -> str | None:
-        return self.trained.adapter_folder if self.variant.with_adapter else None
-
-    @property
-    def label(self) -> Message:
-        bits = "attempt.samples_in_4bit" if self.settings.load_in_4bit else "attempt.samples"
-        label = say(bits, samples=self.settings.samples)
-        return say("attempt.variant", label=label, name=self.variant.name) if self.variant.name else label
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """The record's model, evaluated with the adapter that `training`, a stage of this record, left."""
 
@@ -76,27 +50,71 @@ class Evaluation:
     training: StageResult
 
     def evaluate(self, variant: Variant, beside: tuple[Row, ...] | None = None) -> Outcome:
-        """Evaluate once; BLOCKED where the adapter on disk is not the one that the training wrote."""
+        """Evaluate once; BLOCKED where the adapter on disk is not the one that the training wrote.
+
+        `beside` are H-3's rows, where the variant is held against them.
+        """
+        setup, root, stage = self.run.setup, self.run.setup.root, self.training.stage
         attempt = self.training.last_attempt
         trained = attempt.training if attempt else None
-        if attempt is None or trained is None or trained.adapter_sha256 is None:
-            return self._blocked(say("adapter.unrecorded", stage=self.training.stage))
-        trouble = self._adapter_trouble(attempt, trained) if variant.with_adapter else None
-        if trouble:
-            return self._blocked(trouble)
-        settings = self._settings(variant, attempt)
+        trouble: Message | None = say("adapter.unrecorded", stage=stage)
+        if attempt is not None and trained is not None and trained.adapter_sha256 is not None:
+            trouble = self._adapter_trouble(attempt, trained) if variant.with_adapter else None
+        if attempt is None or trained is None or trouble is not None:
+            return Outcome(Verdict.BLOCKED, say("adapter.run_again", reason=trouble, stage=stage))
+        asked = setup.profile.evaluate
+        used_4bit = attempt.settings.use_4bit if isinstance(attempt.settings, TrainSettings) else asked.load_in_4bit
+        settings = asked.changed(
+            load_in_4bit=asked.load_in_4bit and used_4bit,
+            use_cot=asked.use_cot or variant.use_cot,
+            use_rag=asked.use_rag or variant.use_rag,
+        )
         if settings.use_rag:
             build_index(self.run)
-        files = adapter_files(self.run.setup.root / trained.adapter_folder)
-        plan = _Plan(variant, settings, self._output_path(variant), trained, beside, self.run.setup.questions(), files)
+        path = Path(setup.description.output)
+        known = partial(
+            EvalEvidence,
+            root=root,
+            dataset=root / setup.dataset.path if setup.dataset else None,
+            dataset_sha256=setup.dataset.sha256 if setup.dataset else None,
+            output_path=str(path.with_stem(f"{path.stem}-{variant.name}") if variant.name else path),
+            output_pattern=setup.description.paths.evaluation_output_pattern,
+            settings=settings,
+            model_name=self.model.name,
+            lora_path=trained.adapter_folder if variant.with_adapter else None,
+            adapter_sha256_expected=trained.adapter_sha256,
+            beside=beside,
+            rehearsal=setup.is_rehearsal,
+            random_weights=setup.context.twin,
+            on_gpu=setup.device is not None,
+            questions=setup.questions(),  # as these are before the script runs, which may write to them
+            adapter_files=adapter_files(root / trained.adapter_folder),
+            description=setup.description,
+        )
+        seen = self.run.journal.folder / attempt.folder if attempt.folder else None
 
         def judge(finished: Finished) -> Attempt:
-            return self._judge(finished, plan)
+            rows = setup.description.paths.train_file_cot if variant.use_cot else setup.description.train_file
+            train_file, row_format = root / (rows or ""), setup.description.train.rows.format
+            has_rows = train_file.is_file()
+            evidence = known(
+                stdout=finished.stdout,
+                output=finished.output,
+                returncode=finished.attempt.returncode,
+                attempt_started_unix=finished.started_unix,
+                seconds=finished.outcome.seconds,
+                adapter_sha256_actual=sha256_or_none(root / trained.adapter_folder / ADAPTER_WEIGHTS_NAME),
+                train_questions=questions_in(train_file, row_format) if has_rows else None,
+                train_frame=frame_in(train_file, row_format) if has_rows and not settings.use_rag else None,
+                witness=read_witness(finished.folder),
+                training_witness=read_witness(seen) if seen else None,
+            )
+            of_machine = machine_checks(finished.processes(setup), finished.stdout)
+            evaluation, checks, artifacts = judge_evaluation(evidence, of_machine)
+            return finished.attempt.changed(evaluation=evaluation, checks=checks, artifacts=artifacts)
 
-        return Outcome.of_attempt(run_attempt(self.run, self._planned(plan), self._call(plan), judge))
-
-    def _blocked(self, reason: Message) -> Outcome:
-        return Outcome(Verdict.BLOCKED, say("adapter.run_again", reason=reason, stage=self.training.stage))
+        plan, call = self._planned(variant, settings, known.keywords["lora_path"], known.keywords["output_path"])
+        return Outcome.of_attempt(run_attempt(self.run, plan, call, judge))
 
     def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> Message | None:
         """What of the adapter on disk is not as the training recorded it; its configuration scales its weights."""
@@ -112,95 +130,31 @@ class Evaluation:
             return say("adapter.config_differs", file=ADAPTER_CONFIG_NAME, stage=stage, folder=folder)
         return None
 
-    def _settings(self, variant: Variant, attempt: Attempt) -> EvalSettings:
-        asked = self.run.setup.profile.evaluate
-        used_4bit = attempt.settings.use_4bit if isinstance(attempt.settings, TrainSettings) else asked.load_in_4bit
-        return asked.changed(
-            load_in_4bit=asked.load_in_4bit and used_4bit,
-            use_cot=asked.use_cot or variant.use_cot,
-            use_rag=asked.use_rag or variant.use_rag,
-        )
-
-    def _output_path(self, variant: Variant) -> str:
-        path = Path(self.run.setup.description.output)
-        return str(path.with_stem(f"{path.stem}-{variant.name}") if variant.name else path)
-
-    def _planned(self, plan: _Plan) -> Attempt:
-        return planned(
-            plan.variant.stage,
-            plan.label,
-            model_name=self.model.name,
-            settings=plan.settings,
-            limit_seconds=self.run.left_seconds(self.run.setup.profile.limits.evaluate_attempt_seconds),
-            production=self._production(plan.settings) if plan.variant is DIRECT else None,
-        )
-
-    def _call(self, plan: _Plan) -> Call:
-        setup = self.run.setup
-        evaluate = setup.description.evaluate
+    def _planned(
+        self, variant: Variant, settings: EvalSettings, adapter: str | None, output: str
+    ) -> tuple[Attempt, Call]:
+        """The attempt and what it runs; a file of settings is written into a folder of the record."""
+        setup, description = self.run.setup, self.run.setup.description
+        evaluate, on_gpu, rows = description.evaluate, setup.device is not None, description.train_file
         folder = side_folder(self.run, "given") if evaluate.config else None
-        on_gpu, rows = setup.device is not None, setup.description.train_file
         place = place_of(setup.root, setup.python, evaluate, setup.dataset, folder, on_gpu=on_gpu, train_file=rows)
-        call = evaluate_call(
-            setup.description, place, self.model.name, plan.settings, adapter=plan.lora_path, output=plan.output_path
-        )
+        call = evaluate_call(description, place, self.model.name, settings, adapter=adapter, output=output)
         if place.config is not None and call.config is not None:
             Path(place.config).write_text(call.config, encoding="utf-8")
-        return call
-
-    def _production(self, settings: EvalSettings) -> ProductionCall:
-        setup = self.run.setup
-        files = production.Files(
-            setup.root,
-            train_file=setup.description.train_file,
-            dataset=real_dataset(setup),
-            template=config_template(setup.root, setup.description.evaluate),
-        )
-        record = self.run.journal.record()
-        model, count = setup.profile.production.model, production.questions_of(record)
-        return production.production_evaluation(setup.description, files, model, settings, count)
-
-    def _judge(self, finished: Finished, plan: _Plan) -> Attempt:
-        setup = self.run.setup
-        root, paths = setup.root, setup.description.paths
-        rows = paths.train_file_cot if plan.variant.use_cot else setup.description.train_file
-        row_format = setup.description.train.rows.format
-        train_file = root / (rows or "")
-        has_rows = train_file.is_file()
-        evidence = EvalEvidence(
-            root=root,
-            dataset=root / setup.dataset.path if setup.dataset else None,
-            output_path=plan.output_path,
-            settings=plan.settings,
+        label = say("attempt.samples_in_4bit" if settings.load_in_4bit else "attempt.samples", samples=settings.samples)
+        whole = None
+        if variant is DIRECT:
+            files = production.Files(
+                setup.root, train_file=rows, dataset=real_dataset(setup), template=config_template(setup.root, evaluate)
+            )
+            model, count = setup.profile.production.model, production.questions_of(self.run.journal.record())
+            whole = production.production_evaluation(description, files, model, settings, count)
+        attempt = planned(
+            variant.stage,
+            say("attempt.variant", label=label, name=variant.name) if variant.name else label,
             model_name=self.model.name,
-            lora_path=plan.lora_path,
-            stdout=finished.stdout,
-            output=finished.output,
-            returncode=finished.attempt.returncode,
-            attempt_started_unix=finished.started_unix,
-            seconds=finished.outcome.seconds,
-            adapter_sha256_expected=plan.trained.adapter_sha256,
-            adapter_sha256_actual=sha256_or_none(root / plan.trained.adapter_folder / ADAPTER_WEIGHTS_NAME),
-            train_questions=questions_in(train_file, row_format) if has_rows else None,
-            train_frame=frame_in(train_file, row_format) if has_rows and not plan.settings.use_rag else None,
-            beside=plan.beside,
-            output_pattern=paths.evaluation_output_pattern,
-            rehearsal=setup.is_rehearsal,
-            random_weights=setup.context.twin,
-            on_gpu=setup.device is not None,
-            witness=read_witness(finished.folder),
-            training_witness=self._training_witness(),
-            questions=plan.questions,
-            dataset_sha256=setup.dataset.sha256 if setup.dataset else None,
-            adapter_files=plan.adapter_files,
-            description=setup.description,
+            settings=settings,
+            limit_seconds=self.run.left_seconds(setup.profile.limits.evaluate_attempt_seconds),
+            production=whole,
         )
-        of_machine = machine_checks(finished.processes(setup), finished.stdout)
-        evaluation, checks, artifacts = judge_evaluation(evidence, of_machine)
-        return finished.attempt.changed(evaluation=evaluation, checks=checks, artifacts=artifacts)
-
-    def _training_witness(self) -> Witness | None:
-        """What was seen of the training that left the adapter; None where its folder is not in the record any more."""
-        attempt = self.training.last_attempt
-        folder = self.run.journal.folder / attempt.folder if attempt and attempt.folder else None
-        return read_witness(folder) if folder else None
+        return attempt, call

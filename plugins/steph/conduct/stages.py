@@ -44,19 +44,32 @@ class Conductor:
         blocked = Outcome(Verdict.FAIL, say("stage.no_gpu", error=error)) if error else self._blocked(stage)
         self.journal.append(StageStarted(at=now(), stage=stage))
         started = time.monotonic()
-        run = StageRun(
-            self.setup, self.journal, self.console, started + min(budget_seconds, self._limit_seconds(stage))
-        )
+        limits = self.setup.profile.limits
+        match stage:
+            case StageId.H1:
+                limit_seconds = limits.h1_seconds
+            case StageId.H2 | ExtendedId.COT_TRAINING | ExtendedId.ONE_STEP:
+                limit_seconds = limits.h2_seconds
+            case ExtendedId.HEART:
+                limit_seconds = limits.h2_seconds + limits.h3_seconds
+            case _:
+                limit_seconds = limits.h3_seconds
+        run = StageRun(self.setup, self.journal, self.console, started + min(budget_seconds, limit_seconds))
         try:
             outcome = blocked or self._stage(stage, run)
         except (InputError, RunnerError) as error:
             outcome = Outcome(Verdict.FAIL, say("stage.cannot_run", error=error))
         except BaseException as error:
-            self._end(stage, Outcome(Verdict.CRASHED, say("stage.broken_off", error=_named(error))), started)
+            said, name = one_line(error, MESSAGE_CHARS), type(error).__name__
+            named = said or name if isinstance(error, KeyboardInterrupt) else f"{name}: {said}" if said else name
+            self._end(stage, Outcome(Verdict.CRASHED, say("stage.broken_off", error=named)), started)
             raise
         self._end(stage, outcome, started)
         if stage is StageId.H2 and outcome.verdict.is_green and self.setup.options.calibrate:
-            self._calibrate()
+            last = self.journal.record().stages[StageId.H2].last_attempt
+            if self._job is not None and last is not None and isinstance(last.settings, TrainSettings):
+                calibrate(self._job, self._model(), last.settings)  # the verdict stands whatever happens here
+                self._tell(self.journal.record())
         return self.journal.record().results[stage]
 
     def _stage(self, stage: AnyStage, run: StageRun) -> Outcome:
@@ -76,14 +89,6 @@ class Conductor:
                 return Evaluation(run, self._model(), training).evaluate(DIRECT)
             case _:
                 return run_extended(run, stage, self._model())
-
-    def _calibrate(self) -> None:
-        """Train at another length after H-2, which has ended; its verdict stands whatever happens here."""
-        last = self.journal.record().stages[StageId.H2].last_attempt
-        if self._job is None or last is None or not isinstance(last.settings, TrainSettings):
-            return
-        calibrate(self._job, self._model(), last.settings)
-        self._tell(self.journal.record())
 
     def _reach_model(self, run: StageRun) -> Outcome:
         found = choose_model(run)
@@ -111,26 +116,10 @@ class Conductor:
                 return Outcome(Verdict.BLOCKED, say(why, stage=needed, verdict=verdict))
             if record.results[needed].stale:
                 return Outcome(Verdict.BLOCKED, say("blocked.stale", stage=needed))
-        return self._memory_kept(record)
-
-    def _memory_kept(self, record: Record) -> Outcome | None:
-        """BLOCKED while the card still holds memory of what this session ran last, whatever stage that was."""
-        last = newest_of_session(record)
+        last = newest_of_session(record)  # of whatever stage: the card must not hold its memory any more
         if last is None or last.memory_returned is not False or is_back(last.device_peaks):
             return None
         return Outcome(Verdict.BLOCKED, say("blocked.memory_held", stage=last.stage))
-
-    def _limit_seconds(self, stage: AnyStage) -> float:
-        limits = self.setup.profile.limits
-        match stage:
-            case StageId.H1:
-                return limits.h1_seconds
-            case StageId.H2 | ExtendedId.COT_TRAINING | ExtendedId.ONE_STEP:
-                return limits.h2_seconds
-            case ExtendedId.HEART:
-                return limits.h2_seconds + limits.h3_seconds
-            case _:
-                return limits.h3_seconds
 
     def _end(self, stage: AnyStage, outcome: Outcome, started: float) -> None:
         ended = StageEnded(
@@ -153,11 +142,3 @@ def newest_of_session(record: Record) -> Attempt | None:
     newest = (result.newest_attempt for result in record.results.values())
     own = (attempt for attempt in newest if attempt is not None and attempt.started_at >= since)
     return max(own, key=lambda attempt: attempt.started_at, default=None)
-
-
-def _named(error: BaseException) -> str:
-    """The error's class and message in one line without secrets; for Ctrl-C or a signal its name alone."""
-    said, name = one_line(error, MESSAGE_CHARS), type(error).__name__
-    if isinstance(error, KeyboardInterrupt):
-        return said or name
-    return f"{name}: {said}" if said else name
