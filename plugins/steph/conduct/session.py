@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 
@@ -52,35 +51,16 @@ from steph.tell.report import parts, report_path, write_page, write_report
 SHA_CHARS = 12
 
 
-@dataclass(frozen=True)
-class JoinFacts:
-    """Each fact as a person is told it; None where it is not known, which agrees with everything."""
-
-    profile_content: str
-    pipeline_root: str
-    pipeline_python: str
-    pipeline_commit: str
-    device: str
-    vram_cap: str
-    twin: str
-    trainer: str | None
-    description_of_training: str | None
-    dataset_sha256: str | None
-    model: str | None
-
-
 def differences(record: Record, setup: Setup) -> list[str]:
     """What disagrees between a record and the run that wants to join it, one phrase each."""
     chosen = record.stages[StageId.H1].model if StageId.H1 in record.stages else None
     dataset = next((data for data in record.data if data.role == "dataset"), None)
     then = _facts(record.context, dataset, _named(chosen.name, chosen.revision) if chosen else None)
     current = _facts(setup.context, setup.dataset, _present_model(chosen, setup) if chosen else None)
-    names = [field.name for field in fields(JoinFacts)]
-    pairs = {name: (getattr(then, name), getattr(current, name)) for name in names}
     return [
-        f"{name.replace('_', ' ')} was {before}, is {after}"
-        for name, (before, after) in pairs.items()
-        if before is not None and after is not None and before != after
+        f"{name} was {before}, is {current[name]}"
+        for name, before in then.items()
+        if before is not None and current[name] not in (None, before)
     ]
 
 
@@ -92,37 +72,35 @@ def cached_revision(name: str) -> str | None:
         return None
 
 
-def _facts(context: Context, dataset: DataFile | None, model: str | None) -> JoinFacts:
+def _facts(context: Context, dataset: DataFile | None, model: str | None) -> dict[str, str | None]:
+    """What both must have in common, as a person is told it; None where it is not known, which agrees with all."""
     cap_bytes = context.vram_cap_bytes
-    return JoinFacts(
-        profile_content=context.profile_sha256[:SHA_CHARS],
-        pipeline_root=context.pipeline_root,
-        pipeline_python=context.pipeline_python,
-        pipeline_commit=context.pipeline_git.commit or "none",
-        device=", ".join(device.uuid for device in context.environment.devices) or "none",
-        vram_cap="none" if cap_bytes is None else gib(cap_bytes),
-        twin="yes" if context.twin else "no",
-        trainer=context.trainer,
-        description_of_training=context.described_sha256[:SHA_CHARS] if context.described_sha256 else None,
-        dataset_sha256=dataset.sha256[:SHA_CHARS] if dataset else None,
-        model=None if context.twin else model,
-    )
+    return {
+        "profile content": context.profile_sha256[:SHA_CHARS],
+        "pipeline root": context.pipeline_root,
+        "pipeline python": context.pipeline_python,
+        "pipeline commit": context.pipeline_git.commit or "none",
+        "device": ", ".join(device.uuid for device in context.environment.devices) or "none",
+        "vram cap": "none" if cap_bytes is None else gib(cap_bytes),
+        "twin": "yes" if context.twin else "no",
+        "trainer": context.trainer,
+        "description of training": context.described_sha256[:SHA_CHARS] if context.described_sha256 else None,
+        "dataset sha256": dataset.sha256[:SHA_CHARS] if dataset else None,
+        "model": None if context.twin else model,
+    }
 
 
 def _present_model(recorded: ModelChoice, setup: Setup) -> str:
     """The model that this run would use: what it was asked for, else the record's, as it lies in the cache now."""
     asked = setup.options.model
-    if asked is not None and _place(asked) != recorded.name:
-        return _place(asked)
+    if asked is not None:
+        folder = Path(asked).expanduser()
+        place = str(folder.resolve()) if folder.is_dir() else asked  # as H-1 records it
+        if place != recorded.name:
+            return place
     if recorded.revision is None:
         return recorded.name
     return _named(recorded.name, cached_revision(recorded.name) or recorded.revision)
-
-
-def _place(name: str) -> str:
-    """A folder as H-1 records it, an id as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.is_dir() else name
 
 
 def _named(name: str, revision: str | None) -> str:
@@ -154,7 +132,15 @@ class StageSession:
         settle_lost_runs(self.runs)
         prune_logs(self.runs)
         self.journal = open_journal(setup, self.stages, self.runs)
-        self.journal.append(_started(setup, self.stages, command))
+        report_file = setup.options.report_file
+        started = SessionStarted(
+            at=now(),
+            command=tuple(command),
+            stages=self.stages,
+            pipeline_dirty=setup.context.pipeline_git.dirty,
+            report_name=report_file.name if report_file else None,
+        )
+        self.journal.append(started)
         self._conductor = Conductor(setup, self.journal, console, self._tell)
         self.report: Path | None = None
         self._interruption = Interruption()
@@ -205,26 +191,19 @@ def tell(runs: Path, record: Record, *, with_figures: bool = True) -> Path:
     The summary is written also where the Markdown can't be, and not where another record of its kind was run since:
     programs read the verdict of the newest run.
     """
-    outlook, path, history = production_outlook(record), report_path(record, runs.parent), _history(runs, record)
+    outlook, path, (history, samples) = (
+        production_outlook(record),
+        report_path(record, runs.parent),
+        _told(runs, record),
+    )
     try:
-        path = write_report(
-            record,
-            history,
-            path,
-            samples=_samples(runs, record),
-            with_figures=with_figures,
-            outlook=outlook,
-        )
+        path = write_report(record, history, path, samples=samples, with_figures=with_figures, outlook=outlook)
     finally:
-        if not any(_ran_after(other, record) for other in history):
+        alike = [other for other in history if other.context.kind is record.context.kind]
+        began = [one.sessions[-1].started_at if one.sessions else "" for one in (record, *alike)]
+        if began[0] >= max(began):
             write_summary(summary_of(record, outlook, report=path, folder=runs / record.id), runs.parent)
     return path
-
-
-def _ran_after(other: Record, record: Record) -> bool:
-    """Whether a record of the same kind has a session that began later."""
-    began = [one.sessions[-1].started_at if one.sessions else "" for one in (other, record)]
-    return other.context.kind is record.context.kind and began[0] > began[1]
 
 
 def tell_apart(runs: Path, record: Record, path: Path | None, *, as_html: bool) -> Path:
@@ -233,7 +212,7 @@ def tell_apart(runs: Path, record: Record, path: Path | None, *, as_html: bool) 
     The Markdown of the record's own run and its summary stay as they are. Raises OSError where the file can't be
     written.
     """
-    history, samples, outlook = _history(runs, record), _samples(runs, record), production_outlook(record)
+    (history, samples), outlook = _told(runs, record), production_outlook(record)
     markdown = report_path(record, runs.parent)
     if not as_html:
         return write_report(record, history, path or markdown, samples=samples, outlook=outlook)
@@ -241,12 +220,10 @@ def tell_apart(runs: Path, record: Record, path: Path | None, *, as_html: bool) 
     return write_page(record, history, page, markdown=markdown, samples=samples, outlook=outlook)
 
 
-def _history(runs: Path, record: Record) -> list[Record]:
-    return [known for _, known in readable_records(runs) if known.id != record.id]
-
-
-def _samples(runs: Path, record: Record) -> list[VramSample]:
-    return [VramSample(moment, used) for moment, used in read_samples(runs / record.id)]
+def _told(runs: Path, record: Record) -> tuple[list[Record], list[VramSample]]:
+    """What a report tells beside its record: the other records, and the card's memory over time."""
+    history = [known for _, known in readable_records(runs) if known.id != record.id]
+    return history, [VramSample(moment, used) for moment, used in read_samples(runs / record.id)]
 
 
 def open_journal(setup: Setup, stages: Sequence[AnyStage], runs: Path) -> Journal:
