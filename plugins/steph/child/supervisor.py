@@ -33,16 +33,6 @@ from steph.base.redact import StreamRedactor
 from steph.run import output, processes
 from steph.run.output import Exit, ExitFile
 
-_SETTLE_SECONDS = 0.3  # resource trackers and the like end by themselves when their parent has
-_GRACE_AFTER_EXIT_SECONDS = 2.0
-_KILL_SECONDS = 4.0  # who is still there then sits in the kernel and dies when it leaves it
-_QUIET_MILLISECONDS = 5
-_MOST_NAMES = 12  # of processes that were left behind
-_OOM_SCORE = 300  # where the host runs out of memory, the script goes before those who record it
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_RESET_SIGNALS = (*_STOP_SIGNALS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGQUIT)
-
-
 _TIMES_KEPT = 100_000
 _CHUNK_BYTES = 1 << 20
 _DRAIN_BYTES = 64 << 20
@@ -51,6 +41,14 @@ _WAITING_BYTES = 2 * output.TAIL_BYTES
 _LONGEST_SECRET_BYTES = 64 << 10
 _BAR_SECONDS = 0.2
 _LINE_END = re.compile(rb"[\r\n]")
+_SETTLE_SECONDS = 0.3  # resource trackers and the like end by themselves when their parent has
+_GRACE_AFTER_EXIT_SECONDS = 2.0
+_KILL_SECONDS = 4.0  # who is still there then sits in the kernel and dies when it leaves it
+_QUIET_MILLISECONDS = 5
+_MOST_NAMES = 12  # of processes that were left behind
+_OOM_SCORE = 300  # where the host runs out of memory, the script goes before those who record it
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_RESET_SIGNALS = (*_STOP_SIGNALS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGQUIT)
 
 
 class CappedLog:
@@ -79,7 +77,9 @@ class CappedLog:
             while stored < len(view):
                 if self._room == 0:
                     self._start_tail()
-                count = os.write(self._open(), view[stored : stored + self._room])
+                if self._fd is None:
+                    self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+                count = os.write(self._fd, view[stored : stored + self._room])
                 stored += count
                 self._room -= count
                 self._written += count
@@ -99,41 +99,34 @@ class CappedLog:
             os.close(self._fd)
             self._fd = None
 
-    def _open(self) -> int:
-        if self._fd is None:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        return self._fd
-
     def _start_tail(self) -> None:
         self.close()
+        tails = self._tails
         if self._path != output.head_path(self._folder, self._name):
-            self._tails.append((self._path, self._written))
+            tails.append((self._path, self._written))
         # the oldest go first: on a full disk their room is what the next one is written into
-        while self._tails and (not self._tails[-1][1] or self._kept_without_oldest() >= output.TAIL_BYTES):
-            path, _ = self._tails.pop(-1 if not self._tails[-1][1] else 0)
+        while tails and (not tails[-1][1] or sum(size for _, size in tails[1:]) >= output.TAIL_BYTES):
+            path, _ = tails.pop(0 if tails[-1][1] else -1)
             with contextlib.suppress(OSError):
                 path.unlink()
         self._path = output.tail_path(self._folder, self._name, self.position)
         self._room = output.TAIL_BYTES
         self._written = 0
 
-    def _kept_without_oldest(self) -> int:
-        return sum(size for _, size in self._tails[1:])
-
 
 class ArrivalTimes:
     """When a log's bytes arrived: one `seconds offset` line per chunk, the first hundred thousand."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._left = _TIMES_KEPT
-        self._fd: int | None = None
+        self._left = 0
         with contextlib.suppress(OSError):
             path = output.times_path(folder, name)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            self._left = _TIMES_KEPT
 
     def add(self, seconds: float, position: int) -> None:
         """Note that the log reached `position` bytes at this second after the child's start."""
-        if self._fd is None or not self._left:
+        if not self._left:
             return
         self._left -= 1
         line = b"%.3f %d\n" % (seconds, position)
@@ -144,13 +137,15 @@ class ArrivalTimes:
             self._left = 0
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Bytes as they came out of a pipe, still with their secrets."""
+@dataclass
+class _Pipe:
+    """One of the child's two streams, and what is known of it between two chunks."""
 
     fd: int
-    data: bytes
-    seconds: float
+    redactor: StreamRedactor
+    is_open: bool = True
+    skipped_bytes: int = 0  # thrown away unread, between what was kept and the next chunk that waits
+    bar_at: float | None = None  # since when an unfinished line stands that ends as a progress bar does
 
 
 class Capture:
@@ -166,17 +161,23 @@ class Capture:
         self._stdout = CappedLog(folder, "stdout")
         self._times = ArrivalTimes(folder, "stdout")
         self._started = time.monotonic()
-        self._redactors: dict[int, StreamRedactor] = {}
-        self._open: set[int] = set()
-        self._waiting: deque[Chunk] = deque()
+        self._pipes: dict[int, _Pipe] = {}
+        self._waiting: deque[tuple[_Pipe, bytes, float]] = deque()
         self._waiting_bytes = 0
-        self._skipped: dict[int, int] = {}
         self._work_at = 0.0
-        self._bar_at: dict[int, float] = {}
-        self._last_fd = -1
+        self._last_fd = -1  # of what was kept last; the supervisor's own lines have none
         self._mid_line = False
-        self.stdout_fd, self.stdout_end = self._pipe()
-        _, self.stderr_end = self._pipe()
+        ends = []
+        for _ in range(2):
+            read_end, write_end = os.pipe()
+            os.set_blocking(read_end, False)
+            with contextlib.suppress(OSError):  # a user's quota of pipe pages may be used up
+                fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, _CHUNK_BYTES)
+            poll.register(read_end, select.POLLIN)
+            self._pipes[read_end] = _Pipe(read_end, StreamRedactor())
+            ends.append(write_end)
+        self.stdout_end, self.stderr_end = ends
+        self._stdout_fd = next(iter(self._pipes))
 
     @property
     def dropped_bytes(self) -> int:
@@ -203,14 +204,14 @@ class Capture:
         if not data:
             self._poll.unregister(fd)
             os.close(fd)
-            self._open.discard(fd)
+            self._pipes[fd].is_open = False
             return 0
-        self._waiting.append(Chunk(fd, data, time.monotonic() - self._started))
+        self._waiting.append((self._pipes[fd], data, time.monotonic() - self._started))
         self._waiting_bytes += len(data)
         while self._both.position >= output.HEAD_BYTES and self._waiting_bytes > _WAITING_BYTES:
-            oldest = self._waiting.popleft()
-            self._waiting_bytes -= len(oldest.data)
-            self._skipped[oldest.fd] = self._skipped.get(oldest.fd, 0) + len(oldest.data)
+            pipe, oldest, _ = self._waiting.popleft()
+            self._waiting_bytes -= len(oldest)
+            pipe.skipped_bytes += len(oldest)
         return len(data)
 
     def work(self, idle: bool, limit_seconds: float = 0.02) -> None:
@@ -219,13 +220,25 @@ class Capture:
         if not idle and started < self._work_at and self._both.position >= output.HEAD_BYTES:
             return
         while self._waiting and time.monotonic() - started < limit_seconds:
-            chunk = self._waiting.popleft()
-            self._waiting_bytes -= len(chunk.data)
-            self._redact(chunk)
+            pipe, data, seconds = self._waiting.popleft()
+            self._waiting_bytes -= len(data)
+            if pipe.skipped_bytes:
+                self._keep(pipe.fd, pipe.redactor.flush(), seconds)
+                line_end = _LINE_END.search(data)
+                # behind a gap a secret may begin in its middle: the rest of that line goes as well
+                cut = line_end.end() if line_end else min(len(data), _LONGEST_SECRET_BYTES)
+                for log in (self._both, self._stdout) if pipe.fd == self._stdout_fd else (self._both,):
+                    log.skip(pipe.skipped_bytes + cut)
+                data, pipe.skipped_bytes, self._mid_line = data[cut:], 0, False
+            self._keep(pipe.fd, pipe.redactor.feed(data), seconds)
+            pipe.bar_at = seconds if data.endswith(b"]") else None
         now = time.monotonic()
         self._work_at = now + 9 * (now - started)
-        if idle:
-            self._show_bars()
+        for pipe in self._pipes.values() if idle else ():
+            # a bar that stands still is let out: its line's end comes with the next one
+            if pipe.bar_at is not None and now - self._started - pipe.bar_at > _BAR_SECONDS:
+                self._keep(pipe.fd, pipe.redactor.flush(), pipe.bar_at)
+                pipe.bar_at = None
 
     def say(self, line: str) -> None:
         """Put a line of the supervisor's own into the log of both streams."""
@@ -233,49 +246,13 @@ class Capture:
 
     def close(self) -> None:
         """Take what still lies in the pipes, without waiting for an end that some other process may withhold."""
-        for fd in list(self._open):
+        for pipe in self._pipes.values():
             taken = 0
-            while taken < _DRAIN_BYTES and (count := self.pump(fd)):
+            while pipe.is_open and taken < _DRAIN_BYTES and (count := self.pump(pipe.fd)):
                 taken += count
         self.work(idle=True, limit_seconds=_DRAIN_SECONDS)
-        for fd, redactor in self._redactors.items():
-            self._keep(fd, redactor.flush(), time.monotonic() - self._started)
-
-    def _pipe(self) -> tuple[int, int]:
-        read_end, write_end = os.pipe()
-        os.set_blocking(read_end, False)
-        with contextlib.suppress(OSError):  # a user's quota of pipe pages may be used up
-            fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, _CHUNK_BYTES)
-        self._poll.register(read_end, select.POLLIN)
-        self._redactors[read_end] = StreamRedactor()
-        self._open.add(read_end)
-        return read_end, write_end
-
-    def _redact(self, chunk: Chunk) -> None:
-        redactor, data = self._redactors[chunk.fd], chunk.data
-        skipped = self._skipped.pop(chunk.fd, 0)
-        if skipped:
-            self._keep(chunk.fd, redactor.flush(), chunk.seconds)
-            line_end = _LINE_END.search(data)
-            # behind a gap a secret may begin in its middle: the rest of that line goes as well
-            cut = line_end.end() if line_end else min(len(data), _LONGEST_SECRET_BYTES)
-            self._both.skip(skipped + cut)
-            if chunk.fd == self.stdout_fd:
-                self._stdout.skip(skipped + cut)
-            self._mid_line = False
-            data = data[cut:]
-        self._keep(chunk.fd, redactor.feed(data), chunk.seconds)
-        self._bar_at.pop(chunk.fd, None)
-        if data.endswith(b"]"):
-            self._bar_at[chunk.fd] = chunk.seconds
-
-    def _show_bars(self) -> None:
-        """Let out an unfinished line that stands still and ends as a progress bar does: its end comes with the next."""
-        now = time.monotonic() - self._started
-        for fd, since in list(self._bar_at.items()):
-            if now - since > _BAR_SECONDS:
-                del self._bar_at[fd]
-                self._keep(fd, self._redactors[fd].flush(), since)
+        for pipe in self._pipes.values():
+            self._keep(pipe.fd, pipe.redactor.flush(), time.monotonic() - self._started)
 
     def _keep(self, fd: int, data: bytes, seconds: float) -> None:
         if not data:
@@ -285,7 +262,7 @@ class Capture:
         self._both.write(data)
         self._last_fd = fd
         self._mid_line = data[-1:] not in b"\r\n"
-        if fd == self.stdout_fd:
+        if fd == self._stdout_fd:
             self._stdout.write(data)
             self._times.add(seconds, self._stdout.position)
 
@@ -297,12 +274,16 @@ class Supervisor:
         self._parent, self._cwd, self._argv, self._grace_seconds = parent, cwd, argv, grace_seconds
         self._exit_file = ExitFile(folder)
         self._poll = select.poll()
-        self._wakeup = _wakeup_pipe(self._poll)
+        self._wakeup, write_end = os.pipe()
+        for end in (self._wakeup, write_end):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        self._poll.register(self._wakeup, select.POLLIN)
         self._capture = Capture(folder, self._poll)
         self._stopped = False
         self._reaped = False
         self._signalled: set[tuple[int, int]] = set()
-        self._term_at: float | None = None
+        self._term_at: float | None = None  # nothing is to be ended yet
         self._kill_at = 0.0
         for number in _STOP_SIGNALS:
             signal.signal(number, self._stop)
@@ -315,8 +296,9 @@ class Supervisor:
         self._exit = Exit(pid, time.monotonic(), start_error=error)
         if error:
             self._capture.say(error)
-        while not self._over():
-            ready = self._poll.poll(self._patience_milliseconds())
+        while not self._has_ended_all():
+            patience = 250 if self._term_at is None else 20
+            ready = self._poll.poll(_QUIET_MILLISECONDS if self._capture.is_waiting else patience)
             for fd, _ in ready:
                 if fd == self._wakeup:
                     os.read(fd, 4096)
@@ -330,11 +312,6 @@ class Supervisor:
         self._exit_file.write(self._exit)
         return self._exit
 
-    def _patience_milliseconds(self) -> int:
-        if self._capture.is_waiting:
-            return _QUIET_MILLISECONDS
-        return 250 if self._term_at is None else 20
-
     def _stop(self, number: int, frame: object) -> None:
         self._stopped = True
 
@@ -346,15 +323,20 @@ class Supervisor:
                     self._exit.returncode = os.waitstatus_to_exitcode(entry[1])
                     self._exit.ended_monotonic = time.monotonic()
 
-    def _over(self) -> bool:
-        """Whether everything has ended; the one place that decides on who is signalled, and with what."""
+    def _has_ended_all(self) -> bool:
+        """Signal who is to end by now, decided here alone; whether nothing is left."""
         now = time.monotonic()
-        if self._term_at is None:
-            self._decide(now)
-            if self._term_at is None:
-                return False
-        elif self._stopped and self._exit.by_itself:
+        if self._term_at is None and self._reaped:
+            self._term_at = now + _SETTLE_SECONDS
+            self._kill_at = self._term_at + min(self._grace_seconds, _GRACE_AFTER_EXIT_SECONDS)
+        elif self._term_at is None and (self._stopped or os.getppid() != self._parent):
+            self._exit.by_itself = False
             self._term_at = now
+            self._kill_at = now + self._grace_seconds
+        elif self._term_at is not None and self._stopped and self._exit.by_itself:
+            self._term_at = now
+        if self._term_at is None:
+            return False
         left = processes.descendants(os.getpid())
         if not left:
             self._reap()
@@ -362,62 +344,31 @@ class Supervisor:
         if now >= self._kill_at + _KILL_SECONDS:
             self._exit.left_alive = len(left)
             return True
-        if now >= self._kill_at:
-            self._signal(left, signal.SIGKILL)
-        elif now >= self._term_at:
-            self._signal([s for s in left if (s.pid, s.start_ticks) not in self._signalled], signal.SIGTERM)
+        for stat in left:
+            is_first = (stat.pid, stat.start_ticks) not in self._signalled
+            if now >= self._kill_at or (now >= self._term_at and is_first):
+                if is_first and stat.pid != self._exit.child_pid:
+                    self._exit.killed_descendants += 1
+                    if self._exit.by_itself and len(self._exit.left_behind) < _MOST_NAMES:
+                        self._exit.left_behind += (f"{processes.command_of(stat.pid)} (pid {stat.pid})",)
+                self._signalled.add((stat.pid, stat.start_ticks))
+                processes.send_signal(stat, signal.SIGKILL if now >= self._kill_at else signal.SIGTERM)
         return False
-
-    def _decide(self, now: float) -> None:
-        parent_lost = os.getppid() != self._parent
-        if self._reaped:
-            self._term_at = now + _SETTLE_SECONDS
-            self._kill_at = self._term_at + min(self._grace_seconds, _GRACE_AFTER_EXIT_SECONDS)
-        elif self._stopped or parent_lost:
-            self._exit.by_itself = False
-            self._term_at = now
-            self._kill_at = now + self._grace_seconds
-
-    def _signal(self, found: list[processes.ProcessStat], number: signal.Signals) -> None:
-        for stat in found:
-            if stat.pid != self._exit.child_pid and (stat.pid, stat.start_ticks) not in self._signalled:
-                self._exit.killed_descendants += 1
-                self._name(stat)
-            self._signalled.add((stat.pid, stat.start_ticks))
-            processes.send_signal(stat, number)
-
-    def _name(self, stat: processes.ProcessStat) -> None:
-        """Note what a child that ended by itself left running; how many there were is counted apart."""
-        if self._exit.by_itself and len(self._exit.left_behind) < _MOST_NAMES:
-            self._exit.left_behind += (f"{processes.command_of(stat.pid)} (pid {stat.pid})",)
-
-
-def _wakeup_pipe(poll: select.poll) -> int:
-    read_end, write_end = os.pipe()
-    os.set_blocking(read_end, False)
-    os.set_blocking(write_end, False)
-    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    poll.register(read_end, select.POLLIN)
-    return read_end
 
 
 def _start(argv: Sequence[str], cwd: str, stdout_end: int, stderr_end: int) -> tuple[int, str | None]:
-    """Fork and exec the child; its pid, and what kept it from starting if anything did (it then exits 126 or 127)."""
+    """Fork and exec the child; its pid, and what kept it from starting if anything did (it then exits 126 or 127).
+
+    An exec keeps argv, `__file__` and tracebacks as they are.
+    """
     supervisor = os.getpid()
     error_fd, error_end = os.pipe()
     pid = os.fork()
-    if pid == 0:
-        _become(argv, cwd, supervisor, stdout_end, stderr_end, error_end)
-    os.close(error_end)
-    with os.fdopen(error_fd, "rb") as file:
-        error = file.read().decode(errors="replace")
-    return pid, error or None
-
-
-def _become(
-    argv: Sequence[str], cwd: str, supervisor: int, stdout_end: int, stderr_end: int, error_end: int
-) -> NoReturn:
-    """In the forked process, turn into the child; an exec keeps argv, `__file__` and tracebacks as they are."""
+    if pid:
+        os.close(error_end)
+        with os.fdopen(error_fd, "rb") as file:
+            error = file.read().decode(errors="replace")
+        return pid, error or None
     status = 126
     try:
         os.setpgid(0, 0)  # a script's `kill 0` is not meant for the supervisor
@@ -440,9 +391,15 @@ def _become(
         os._exit(status)
 
 
-def _exit_like(outcome: Exit) -> NoReturn:
-    """End as the child ended, by its signal too, without a core of our own."""
-    code = outcome.returncode
+def main() -> NoReturn:
+    """Keep the child that argv asks for, and end as it ended, by its signal too, without a core of our own."""
+    parent, folder, cwd, grace_seconds, *argv = sys.argv[1:]
+    processes.set_subreaper(True)
+    supervisor = Supervisor(int(parent), Path(folder), cwd, argv, float(grace_seconds))
+    processes.set_parent_death_signal(signal.SIGTERM)
+    if os.getppid() != int(parent):
+        sys.exit(143)
+    code = supervisor.run().returncode
     if code is None:
         sys.exit(137)
     if code < 0:
@@ -451,17 +408,6 @@ def _exit_like(outcome: Exit) -> NoReturn:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code if code >= 0 else 128 - code)
-
-
-def main() -> NoReturn:
-    """Keep the child that argv asks for."""
-    parent, folder, cwd, grace_seconds, *argv = sys.argv[1:]
-    processes.set_subreaper(True)
-    supervisor = Supervisor(int(parent), Path(folder), cwd, argv, float(grace_seconds))
-    processes.set_parent_death_signal(signal.SIGTERM)
-    if os.getppid() != int(parent):
-        sys.exit(143)
-    _exit_like(supervisor.run())
 
 
 if __name__ == "__main__":
