@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -16,7 +16,7 @@ from steph.memory.shapes import ModelShape, ShapeError, model_shape
 from steph.memory.trainers import ASSUMED_TRAINER, DEFAULT_TARGETS, TRAINERS, Workload
 from steph.plan.settings import ProfileError
 from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, ModelChoice, Record, StageResult
+from steph.record.values import Attempt, ModelChoice, Record
 
 USABLE_ERROR = 0.10  # a point further off is another trainer, or has rows shorter than it says
 LARGEST_SCALE = 64.0
@@ -90,23 +90,24 @@ class Calibration:
         return self.is_described and TRAINERS[self.trainer].pads_to_maximum
 
 
-def calibrated(points: Sequence[MeasuredPoint], start: Constants = BUILT_IN_CONSTANTS) -> Constants:
+def calibrated(points: Sequence[MeasuredPoint]) -> Constants:
     """The constants that predict the points best; where the formulas explain none, an error that holds all.
 
     The allocator's slack stays the trainer's: one setting's says little of another's.
     """
-    usable = [point for point in points if point.error(start) <= USABLE_ERROR]
+    found = BUILT_IN_CONSTANTS
+    usable = [point for point in points if point.error() <= USABLE_ERROR]
     if usable:
-        off = median(point.excess_bytes(start) for point in usable)
-        start = replace(start, workspace_bytes=max(0.0, start.workspace_bytes + off))
+        off = median(point.excess_bytes() for point in usable)
+        found = replace(found, workspace_bytes=max(0.0, found.workspace_bytes + off))
     elif points:
-        peaks = [(point.peak_allocated_bytes, point.excess_bytes(start)) for point in points]
+        peaks = [(point.peak_allocated_bytes, point.excess_bytes()) for point in points]
         error = max(abs(excess / (measured - excess)) for measured, excess in peaks)
-        start = replace(start, relative_error=max(start.relative_error, error))
-    return _with_context(start, usable)
+        found = replace(found, relative_error=max(found.relative_error, error))
+    return _with_context(found, usable)
 
 
-def through_two_lengths(short: MeasuredPoint, long: MeasuredPoint, start: Constants = BUILT_IN_CONSTANTS) -> Constants:
+def through_two_lengths(short: MeasuredPoint, long: MeasuredPoint) -> Constants:
     """The constants that meet both points: slope by a scale, intercept by an offset.
 
     Where every position has logits, what the slope differs by is theirs: their cost a token depends on the vocabulary
@@ -116,45 +117,37 @@ def through_two_lengths(short: MeasuredPoint, long: MeasuredPoint, start: Consta
 
     Raises CalibrationError where the points are no two lengths of one setting, or no scale explains them.
     """
+    start, has_logits = BUILT_IN_CONSTANTS, long.work.kind.all_logits
     as_long = replace(short.work, width=long.work.width, label_positions=long.work.label_positions)
     if short.shape != long.shape or as_long != long.work:
         raise CalibrationError(say("calibration.other_settings"))
     if short.work.width >= long.work.width:
         raise CalibrationError(say("calibration.same_length"))
-    found = _with_slope(short, long, start)
-    found = replace(found, offset_bytes=(short.excess_bytes(found) + long.excess_bytes(found)) / 2)
-    if max(short.error(start), long.error(start)) > USABLE_ERROR:
-        error = max(start.relative_error, USABLE_ERROR, abs(found.offset_bytes) / long.peak_allocated_bytes)
-        found = replace(found, relative_error=error)
-    return _with_context(found, (short, long))
-
-
-def _with_slope(short: MeasuredPoint, long: MeasuredPoint, start: Constants) -> Constants:
-    """The constants, by halving, under which the prediction grows from the short to the long point as measured."""
-
-    has_logits = long.work.kind.all_logits
 
     def missing(constants: Constants) -> int:
         return long.excess_bytes(constants) - short.excess_bytes(constants)
 
-    def by_logits(scale: float) -> Constants:
-        return replace(start, logits_scale=scale)
+    by_logits = has_logits and missing(replace(start, logits_scale=0.0)) >= 0
 
-    def by_activations(scale: float) -> Constants:
+    def scaled(scale: float) -> Constants:
+        if by_logits:
+            return replace(start, logits_scale=scale)
         return replace(start, activation_scale=scale, logits_scale=0.0 if has_logits else start.logits_scale)
 
-    scaled: Callable[[float], Constants] = by_activations
-    low, high = SMALLEST_SCALE, LARGEST_SCALE
-    if has_logits and missing(by_logits(0.0)) >= 0:
-        scaled, low = by_logits, 0.0
+    low, high = 0.0 if by_logits else SMALLEST_SCALE, LARGEST_SCALE
     if long.peak_allocated_bytes <= short.peak_allocated_bytes or missing(scaled(low)) < 0:
         raise CalibrationError(say("calibration.flat"))
     if missing(scaled(high)) > 0:
         raise CalibrationError(say("calibration.steep"))
-    for _ in range(40):
+    for _ in range(40):  # by halving, until the prediction grows from the short to the long point as measured
         middle = (low + high) / 2
         low, high = (middle, high) if missing(scaled(middle)) > 0 else (low, middle)
-    return scaled(high)
+    found = scaled(high)
+    found = replace(found, offset_bytes=(short.excess_bytes(found) + long.excess_bytes(found)) / 2)
+    if max(short.error(), long.error()) > USABLE_ERROR:
+        error = max(start.relative_error, USABLE_ERROR, abs(found.offset_bytes) / long.peak_allocated_bytes)
+        found = replace(found, relative_error=error)
+    return _with_context(found, (short, long))
 
 
 def _with_context(constants: Constants, points: Sequence[MeasuredPoint]) -> Constants:
@@ -201,15 +194,44 @@ def calibration_of(record: Record) -> Calibration:
     h2, choice = record.stages.get(StageId.H2), record.model
     if h2 is None or choice is None:
         return found
-    found = replace(found, shape=_shape(record, choice))
+    try:
+        shape = shape_of(choice)
+    except ShapeError:  # a twin whose folder is gone has the shape of the candidate it was made after
+        h1 = record.stages.get(StageId.H1)
+        is_of_h1 = h1 is not None and h1.model is not None and h1.model.name == choice.name
+        names = [candidate.name for candidate in h1.candidates if candidate.outcome == "chosen"] if h1 else []
+        if not (is_of_h1 and names):
+            raise
+        shape = model_shape(names[0])
+    found = replace(found, shape=shape)
     points = [point for attempt in h2.attempts if (point := _point(attempt, choice, found))]
-    found = replace(
-        found,
-        constants=calibrated(points),
-        point_count=len(points),
-        is_explained=not points or any(_explains(found, point) for point in points),
-    )
-    return _with_second_length(found, h2, choice) if h2.calibration_attempts else found
+
+    def is_explained(point: MeasuredPoint) -> bool:
+        """Whether the formulas hold for it: the described trainer's, or any where nobody described it."""
+        if found.is_described:
+            return point.error() <= USABLE_ERROR
+        span = predict_unknown(shape, point.work, replace(BUILT_IN_CONSTANTS, context_bytes=0)).peak
+        return span.low_bytes <= point.peak_allocated_bytes <= span.high_bytes
+
+    explained = not points or any(map(is_explained, points))
+    found = replace(found, constants=calibrated(points), point_count=len(points), is_explained=explained)
+    if not h2.calibration_attempts:
+        return found
+    own, other = h2.attempts[-1] if h2.attempts else None, h2.calibration_attempts[-1]
+    short, long = _point(other, choice, found), _point(own, choice, found) if own else None
+    if own is None or long is None or short is None:
+        return replace(found, shortfall=say("calibration.no_peaks" if other.ended_well else "calibration.unended"))
+    epochs = own.training.epochs_done if own.training else None
+    saw_all = own.longest_row_tokens is not None and epochs is not None and epochs >= 1
+    if not (saw_all or found.pads_to_maximum):
+        return replace(found, shortfall=say("calibration.no_longest_row"))
+    try:
+        constants = through_two_lengths(short, long)
+    except CalibrationError as error:
+        return replace(found, shortfall=words_of(error))
+    slope = (long.peak_allocated_bytes - short.peak_allocated_bytes) / (long.work.tokens - short.work.tokens)
+    line = (slope, long.peak_allocated_bytes - slope * long.work.tokens)
+    return replace(found, constants=constants, point_count=2, is_explained=found.is_described or explained, line=line)
 
 
 def _uncorrected(record: Record) -> Calibration:
@@ -218,54 +240,7 @@ def _uncorrected(record: Record) -> Calibration:
     if known is None:
         with contextlib.suppress(ProfileError):
             known = load_description(Path(record.context.pipeline_root)).trainer
-    is_described = known is not None and known in TRAINERS
-    return Calibration(known if known and is_described else ASSUMED_TRAINER, is_described)
-
-
-def _shape(record: Record, choice: ModelChoice) -> ModelShape:
-    """The shape of the record's model; a twin whose folder is gone has that of the candidate it was made after."""
-    try:
-        return shape_of(choice)
-    except ShapeError:
-        h1 = record.stages.get(StageId.H1)
-        is_of_h1 = h1 is not None and h1.model is not None and h1.model.name == choice.name
-        names = [candidate.name for candidate in h1.candidates if candidate.outcome == "chosen"] if h1 else []
-        if not (is_of_h1 and names):
-            raise
-        return model_shape(names[0])
-
-
-def _explains(calibration: Calibration, point: MeasuredPoint) -> bool:
-    """Whether the formulas hold for a point: the described trainer's, or any where nobody described it."""
-    if calibration.is_described:
-        return point.error() <= USABLE_ERROR
-    span = predict_unknown(point.shape, point.work, replace(BUILT_IN_CONSTANTS, context_bytes=0))
-    return span.peak.low_bytes <= point.peak_allocated_bytes <= span.peak.high_bytes
-
-
-def _with_second_length(one_length: Calibration, h2: StageResult, choice: ModelChoice) -> Calibration:
-    own, other = h2.attempts[-1] if h2.attempts else None, h2.calibration_attempts[-1]
-    short = _point(other, choice, one_length)
-    long = _point(own, choice, one_length) if own else None
-    if own is None or long is None or short is None:
-        shortfall = say("calibration.no_peaks" if other.ended_well else "calibration.unended")
-        return replace(one_length, shortfall=shortfall)
-    epochs = own.training.epochs_done if own.training else None
-    saw_all = own.longest_row_tokens is not None and epochs is not None and epochs >= 1
-    if not (saw_all or one_length.pads_to_maximum):
-        return replace(one_length, shortfall=say("calibration.no_longest_row"))
-    try:
-        constants = through_two_lengths(short, long)
-    except CalibrationError as error:
-        return replace(one_length, shortfall=words_of(error))
-    slope = (long.peak_allocated_bytes - short.peak_allocated_bytes) / (long.work.tokens - short.work.tokens)
-    return replace(
-        one_length,
-        constants=constants,
-        point_count=2,
-        is_explained=one_length.is_described or one_length.is_explained,
-        line=(slope, long.peak_allocated_bytes - slope * long.work.tokens),
-    )
+    return Calibration(known, True) if known and known in TRAINERS else Calibration(ASSUMED_TRAINER, False)
 
 
 def _point(attempt: Attempt, choice: ModelChoice, calibration: Calibration) -> MeasuredPoint | None:

@@ -9,8 +9,8 @@ import difflib
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -58,6 +58,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 SAME_LAYERS = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
 COUNTED_MARK = " (counted)"
 COUNTED = Family()  # of a model_type that is in no row: its parameters are counted by transformers itself
+# others are counted by transformers: their config.json leaves too much to defaults
+READ_FROM_CONFIG = ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3_text")
+HEAD_DIM_DEFAULTS = {"qwen3": 128, "gemma2": 256, "gemma3_text": 256}
 ASSUMED_POSITIONS = 4096  # of a model that is made of a shape which names none
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
 
@@ -134,32 +137,22 @@ class ParameterParts:
         return self.quantised_linear + self.embedding + self.head + self.norms + self.biases + self.experts
 
 
+_SIZES = tuple(field.name for field in fields(ModelShape))[1:8]  # from hidden_size to vocab_size
+
+
 def linear_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
     """(in_features, out_features) of one layer's projections, by the module names that LoRA targets."""
     if shape.model_type not in FAMILIES:
         return {}
     query, key_value = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
-    hidden, intermediate = shape.hidden_size, shape.intermediate_size
-    if shape.family.fuses:
-        return {
-            "qkv_proj": (hidden, query + 2 * key_value),
-            "o_proj": (query, hidden),
-            "gate_up_proj": (hidden, 2 * intermediate),
-            "down_proj": (intermediate, hidden),
-        }
-    attention = {
-        "q_proj": (hidden, query),
-        "k_proj": (hidden, key_value),
-        "v_proj": (hidden, key_value),
-        "o_proj": (query, hidden),
-    }
+    hidden, wide, fuses = shape.hidden_size, shape.intermediate_size, shape.family.fuses
+    inside = {"q_proj": (hidden, query), "k_proj": (hidden, key_value), "v_proj": (hidden, key_value)}
+    found = {"qkv_proj": (hidden, query + 2 * key_value)} if fuses else inside
+    found["o_proj"] = (query, hidden)
     if shape.num_experts:
-        return attention
-    return attention | {
-        "gate_proj": (hidden, intermediate),
-        "up_proj": (hidden, intermediate),
-        "down_proj": (intermediate, hidden),
-    }
+        return found
+    gate = {"gate_up_proj": (hidden, 2 * wide)} if fuses else {"gate_proj": (hidden, wide), "up_proj": (hidden, wide)}
+    return {**found, **gate, "down_proj": (wide, hidden)}
 
 
 def linears(shape: ModelShape) -> tuple[Linear, ...]:
@@ -213,22 +206,29 @@ def shape_from_config(config: object) -> ModelShape:
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
             raise ValueError(say("shape.bias", key=key, given=repr(model_type)))
-    heads, hidden = _positive(config, "num_attention_heads"), _positive(config, "hidden_size")
-    # Qwen3Config's own default, whatever hidden size and heads say, and Gemma's; the others derive it
-    head_dim_default = HEAD_DIM_DEFAULTS.get(str(model_type), hidden // heads)
-    tied_default = str(model_type).startswith("gemma")
+
+    def positive(key: str, default: int | None = None) -> int:
+        value = default if config.get(key) is None else config[key]
+        if value is None:
+            raise ValueError(say("shape.no_key", key=repr(key)))
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise ValueError(say("shape.no_count", key=key, given=repr(value)))
+        return value
+
+    heads, hidden = positive("num_attention_heads"), positive("hidden_size")
     return ModelShape(
         model_type=str(model_type),
         hidden_size=hidden,
-        intermediate_size=_positive(config, "intermediate_size"),
-        num_hidden_layers=_positive(config, "num_hidden_layers"),
+        intermediate_size=positive("intermediate_size"),
+        num_hidden_layers=positive("num_hidden_layers"),
         num_attention_heads=heads,
-        num_key_value_heads=_positive(config, "num_key_value_heads", heads),
-        head_dim=_positive(config, "head_dim", head_dim_default),
-        vocab_size=_positive(config, "vocab_size"),
-        tie_word_embeddings=bool(config.get("tie_word_embeddings", tied_default)),
+        num_key_value_heads=positive("num_key_value_heads", heads),
+        # Qwen3Config's own default, whatever hidden size and heads say, and Gemma's; the others derive it
+        head_dim=positive("head_dim", HEAD_DIM_DEFAULTS.get(str(model_type), hidden // heads)),
+        vocab_size=positive("vocab_size"),
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", str(model_type).startswith("gemma"))),
         qkv_bias=FAMILIES[str(model_type)].qkv_bias,
-        max_position_embeddings=_positive(config, "max_position_embeddings"),
+        max_position_embeddings=positive("max_position_embeddings"),
     )
 
 
@@ -259,20 +259,6 @@ def shape_of_counts(found: Mapping[str, Any]) -> ModelShape:
     return replace(shape, more_parameters=max(0, found["parameters"] - parameter_count(shape)))
 
 
-# others are counted by transformers: their config.json leaves too much to defaults
-READ_FROM_CONFIG = ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3_text")
-HEAD_DIM_DEFAULTS = {"qwen3": 128, "gemma2": 256, "gemma3_text": 256}
-
-
-def _positive(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = default if config.get(key) is None else config[key]
-    if value is None:
-        raise ValueError(say("shape.no_key", key=repr(key)))
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ValueError(say("shape.no_count", key=key, given=repr(value)))
-    return value
-
-
 def config_of(shape: ModelShape, name: str = "") -> dict[str, Any]:
     """A `config.json` that makes a model of this shape; the inverse of `shape_from_config`."""
     ours = ("qkv_bias", "num_experts", "experts_per_token", "expert_width", "more_linears", "more_parameters")
@@ -285,51 +271,31 @@ def config_of(shape: ModelShape, name: str = "") -> dict[str, Any]:
     return {"_name_or_path": name, **sizes, "initializer_range": max(0.02, SURE_LOGIT / shape.hidden_size)}
 
 
-def _table() -> tuple[dict[str, ModelShape], dict[str, ModelShape], dict[str, str]]:
-    """The built-in models, the others of models.toml, and every name of both with the one that its row has."""
-    rows = tomllib.loads(Path(__file__).with_name("models.toml").read_text(encoding="utf-8"))
-    built_in: dict[str, ModelShape] = {}
-    others: dict[str, ModelShape] = {}
-    names: dict[str, str] = {}
-    for name, row in rows.items():
-        (built_in if row.get("built_in") else others)[name] = _shape_of_row(row)
-        names |= dict.fromkeys((name, *row.get("also", ())), name)
-    return built_in, others, names
-
-
-_SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-)
-
-
-def _shape_of_row(row: Mapping[str, Any]) -> ModelShape:
-    experts, model_type = row.get("experts", (0, 0, 0)), row["type"]
-    sizes = dict(zip(_SIZES, row["sizes"], strict=True))
-    return ModelShape(
-        model_type,
-        **sizes,
-        tie_word_embeddings=row.get("tied", False),
-        qkv_bias=FAMILIES.get(model_type, COUNTED).qkv_bias,
-        max_position_embeddings=row.get("positions", 0),
-        num_experts=experts[0],
-        experts_per_token=experts[1],
-        expert_width=experts[2],
-        more_linears=tuple(Linear(*linear) for linear in row.get("linears", ())),
-        more_parameters=row.get("other", 0),
-    )
+def _common_models() -> Iterator[tuple[str, ModelShape, bool, tuple[str, ...]]]:
+    """The rows of models.toml: a model's name and shape, whether twins are made of it, and all its names."""
+    for name, row in tomllib.loads(Path(__file__).with_name("models.toml").read_text(encoding="utf-8")).items():
+        experts, model_type = row.get("experts", (0, 0, 0)), row["type"]
+        shape = ModelShape(
+            model_type,
+            **dict(zip(_SIZES, row["sizes"], strict=True)),
+            tie_word_embeddings=row.get("tied", False),
+            qkv_bias=FAMILIES.get(model_type, COUNTED).qkv_bias,
+            max_position_embeddings=row.get("positions", 0),
+            num_experts=experts[0],
+            experts_per_token=experts[1],
+            expert_width=experts[2],
+            more_linears=tuple(Linear(*linear) for linear in row.get("linears", ())),
+            more_parameters=row.get("other", 0),
+        )
+        yield name, shape, row.get("built_in", False), (name, *row.get("also", ()))
 
 
 # Models that people ask about by name, those that twins are made of first
-_BUILT_IN, _COMMON, _NAMES = _table()
-BUILT_IN: Mapping[str, ModelShape] = MappingProxyType(_BUILT_IN)
-COMMON: Mapping[str, ModelShape] = MappingProxyType(_COMMON)
-KNOWN: Mapping[str, ModelShape] = MappingProxyType(_BUILT_IN | _COMMON)
+_ROWS = tuple(_common_models())
+_NAMES = {also: name for name, _, _, names in _ROWS for also in names}
+BUILT_IN: Mapping[str, ModelShape] = MappingProxyType({name: shape for name, shape, is_first, _ in _ROWS if is_first})
+COMMON: Mapping[str, ModelShape] = MappingProxyType({name: shape for name, shape, is_first, _ in _ROWS if not is_first})
+KNOWN: Mapping[str, ModelShape] = MappingProxyType({**BUILT_IN, **COMMON})
 VARIANTS = re.compile(r"-(base|chat|hf|instruct|it|pt)(?=-|$)")  # of one model: the same shape under further names
 
 # Small enough to train on a CPU in a second, with everything that its big sisters have: grouped heads, biases, a head
@@ -361,17 +327,13 @@ def model_shape(name_or_path: str) -> ModelShape:
             return shape_from_config(read_json(found, finite=False))
     except (UnreadableError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home folder
         raise ShapeError(say("shape.unreadable", model=name_or_path, reason=error)) from error
-    shape = known_shape(name_or_path)
-    if shape is not None:
+    if shape := known_shape(name_or_path):
         return shape
-    raise UnknownShapeError(say("shape.unknown", model=name_or_path, known=_near(name_or_path)))
-
-
-def _near(name: str) -> list[str]:
-    """The known names most like this one, or all where none is."""
+    # the known names most like this one, or all where none is
     tails = {known.rpartition("/")[2].casefold(): known for known in KNOWN}
-    tail = re.sub(r"[\s:_]+", "-", name.rpartition("/")[2].casefold())
-    return [tails[found] for found in difflib.get_close_matches(tail, tails, n=6, cutoff=0.6)] or sorted(KNOWN)
+    tail = re.sub(r"[\s:_]+", "-", name_or_path.rpartition("/")[2].casefold())
+    near = [tails[found] for found in difflib.get_close_matches(tail, tails, n=6, cutoff=0.6)] or sorted(KNOWN)
+    raise UnknownShapeError(say("shape.unknown", model=name_or_path, known=near))
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,14 +362,11 @@ def weights_by_config(config: object) -> Weights:
         return Weights()
     form = str(values.get("quant_method") or "bitsandbytes")
     groups = values.get("config_groups")  # of compressed-tensors
-    groups = groups.values() if isinstance(groups, Mapping) else ()
-    said = [group["weights"].get("num_bits") for group in groups if _holds_weights(group)]
+    every = groups.values() if isinstance(groups, Mapping) else ()
+    weights = [group.get("weights") for group in every if isinstance(group, Mapping)]
+    said = [one.get("num_bits") for one in weights if isinstance(one, Mapping)]
     is_four = values.get("bits") == 4 or values.get("load_in_4bit") is True or form in ("awq", "mxfp4") or said == [4]
     return Weights(form, 4 if is_four else 8)
-
-
-def _holds_weights(group: object) -> bool:
-    return isinstance(group, Mapping) and isinstance(group.get("weights"), Mapping)
 
 
 def same_model(name: str) -> str | None:
@@ -434,20 +393,18 @@ def config_file(name_or_path: str) -> Path | None:
     """
     path = Path(name_or_path).expanduser()
     config = path / "config.json" if path.is_dir() else path
-    return config if config.is_file() else _cached_config(name_or_path)
+    if config.is_file():
+        return config
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name_or_path, "config.json")
+    except HFValidationError:  # a path, or too long for a model's name
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _plain_name(name: str) -> str:
     """A model's name without what its variants add, of which all have one shape."""
     return VARIANTS.sub("", name.casefold())
-
-
-def _cached_config(name: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:  # a path, or too long for a model's name
-        return None
-    return Path(found) if isinstance(found, str) else None
