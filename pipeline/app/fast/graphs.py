@@ -132,6 +132,7 @@ class GraphedStep:
         except RuntimeError as error:  # out of memory too: the run was fine without a graph
             self._tell(f"not used: {type(error).__name__}: {str(error).splitlines()[0]}")
         if captured is None:  # out of the handler: its error holds all that the capture had allocated
+            _draw_without_a_graph()
             _empty_cache()
             return step(batch, items)
         loss, seconds = self._timed(lambda: captured.run(batch, items, self._trained))
@@ -191,6 +192,13 @@ def cuda_capture(run: Callable[[], torch.Tensor]) -> tuple[Replay, torch.Tensor]
     with torch.cuda.graph(graph):
         loss = run()
     return graph, loss
+
+
+def _draw_without_a_graph() -> None:
+    """Let random numbers be drawn on: torch takes a generator for capturing still where CUDA broke a capture off."""
+    if torch.cuda.is_available():
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 def _synchronised_seconds() -> float:

@@ -229,6 +229,56 @@ def test_what_a_failed_capture_allocated_is_free_for_the_step_without(graphed: M
     assert alive == [False]
 
 
+def test_dropout_goes_on_where_it_was_after_a_failed_capture(
+    graphed: Make,
+    step: Any,  # noqa: ANN401
+    collator: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch marks the generator's state while a graph is captured, and takes the mark off where CUDA ended it well."""
+    import torch
+
+    @dataclass
+    class State:
+        offset: int = 8
+        capturing: bool = False
+
+    class Generator:
+        def __init__(self, state: State) -> None:
+            self.state = state
+
+        def clone_state(self) -> "Generator":
+            return Generator(State(self.state.offset))
+
+        def graphsafe_set_state(self, other: "Generator") -> None:
+            self.state = other.state
+
+        def draw(self) -> int:
+            assert not self.state.capturing, "Offset increment outside graph capture encountered unexpectedly."
+            self.state.offset += 4
+            return self.state.offset
+
+    generator = Generator(State())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
+    drawn: list[int] = []
+
+    def capture(_: object) -> Any:  # noqa: ANN401
+        generator.state.capturing = True
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    def drawing(batch: Batch, items: Any) -> Any:  # noqa: ANN401 - a count, a tensor
+        drawn.append(generator.draw())
+        return step(batch, items)
+
+    graph = graphed([9.0, 1.0], capture)
+    for _ in range(4):
+        graph(drawing, collator(rows((5, 1))), 1)
+    assert drawn == [12, 16, 20, 24]
+
+
 @pytest.mark.parametrize(
     ("fact", "reason"),
     [
