@@ -19,7 +19,7 @@ from steph.conduct.attempts import Judge
 from steph.conduct.prediction import expected
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Console, StageRun
-from steph.conduct.training import Training
+from steph.conduct.training import walk_ladder
 from steph.conduct.training_job import open_job
 from steph.contract.commands import Call
 from steph.contract.description import Description
@@ -126,7 +126,7 @@ class ScriptedTraining:
             return self.attempt(run, plan, call, judge)
 
         monkeypatch.setattr(training, "run_attempt", attempt)
-        return Training(self.job).walk(model, start)
+        return walk_ladder(self.job, model, start)
 
     def leave(self, monkeypatch: pytest.MonkeyPatch, left_seconds: float) -> None:
         """Set the clock on until the stage has only so much time left."""

@@ -23,7 +23,7 @@ from steph.base.terms import AnyStage, Cause, ExtendedId, Severity, StageId, Ver
 from steph.conduct.attempts import Finished, require_built, run_attempt, script_flags, side_folder
 from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.stage_run import StageRun
-from steph.conduct.training import Training
+from steph.conduct.training import walk_ladder
 from steph.conduct.training_job import TrainingJob, half_precision_of, open_job
 from steph.contract import asked
 from steph.contract.commands import build_command, folder_beside
@@ -307,7 +307,7 @@ def _train_on_cot(run: StageRun, model: ModelChoice) -> Outcome:
         return Outcome(Verdict.FAIL, say("extended.not_trained", path=path, finding=check.message), (check,))
     last = run.journal.record().stages[StageId.H2].last_attempt
     start = last.settings if last and isinstance(last.settings, TrainSettings) else None
-    outcome = Training(job).walk(model, start)
+    outcome = walk_ladder(job, model, start)
     return replace(outcome, checks=(*outcome.checks, check))
 
 

@@ -14,7 +14,7 @@ from steph.conduct.models import NoModel, choose_model, model_checks, model_trou
 from steph.conduct.prediction import predicted_candidates
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import Console, StageRun
-from steph.conduct.training import Training, calibrate
+from steph.conduct.training import calibrate, walk_ladder
 from steph.conduct.training_job import TrainingJob, open_job
 from steph.gpu.watch import is_back
 from steph.judge.verdict import Outcome
@@ -81,7 +81,7 @@ class Conductor:
                 return self._reach_model(run)
             case StageId.H2:
                 self._job = open_job(run)
-                return Training(self._job).walk(self._model())
+                return walk_ladder(self._job, self._model())
             case StageId.H3 if self.setup.description.evaluate.none is not None:
                 return Outcome(Verdict.NOT_RUN, say("stage.no_evaluation", reason=self.setup.description.evaluate.none))
             case StageId.H3:
