@@ -11,6 +11,7 @@ and rows are written into the record's folder, never into the pipeline's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -62,6 +63,7 @@ from steph.run.inputs import InputError
 STAGE = ExtendedId.HEART
 WITH, WITHOUT = Variant(STAGE, "heart"), Variant(STAGE, "heart-base", with_adapter=False)
 BAD_USAGE = 2  # argparse's exit status
+_RANK = {False: 0, None: 1, True: 2}
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,8 @@ def learn_by_heart(run: StageRun, model: ModelChoice) -> Outcome:
         material = make_material(run, side_folder(run, "heart"), drawn_seed())
     except (NoExampleError, InputError) as error:
         return Outcome(Verdict.NOT_RUN, say("heart.no_rows", error=error))
-    job = TrainingJob(
-        run,
-        STAGE,
-        material.rows,
-        folder_beside(run.setup.description.output_dir, "heart"),
-        script_flags(run),
-    )
-    trained = _train(job, model)
+    output_dir = folder_beside(run.setup.description.output_dir, "heart")
+    trained = _train(TrainingJob(run, STAGE, material.rows, output_dir, script_flags(run)), model)
     if not trained.ended_well or trained.training is None:
         return Outcome.of_attempt(trained)
     losses = trained.training.losses
@@ -99,7 +95,7 @@ def learn_by_heart(run: StageRun, model: ModelChoice) -> Outcome:
         return Outcome(*broken, checks)
     if low.holds is None:
         return _unmeasured(low.message, checks)
-    return _asked(run, model, material, trained, checks)
+    return _ask_twice(run, model, material, trained, checks)
 
 
 def drawn_seed() -> int:
@@ -110,7 +106,7 @@ def drawn_seed() -> int:
     return int(given) if given else secrets.randbits(32)
 
 
-def _asked(
+def _ask_twice(
     run: StageRun, model: ModelChoice, material: Material, trained: Attempt, checks: tuple[Check, ...]
 ) -> Outcome:
     """Both evaluations, judged by the letters that were drawn."""
@@ -120,7 +116,9 @@ def _asked(
     result = StageResult(stage=STAGE, verdict=Verdict.PASS, explanation=NOTHING, started_at="", attempts=(trained,))
     evaluation = Evaluation(replace(run, setup=setup), model, result)
     losses = trained.training.losses if trained.training else ()
-    supervised = _supervised(run.journal.folder / trained.folder)
+    seen = training_in(read_witness(run.journal.folder / trained.folder))
+    counts = [count for batch in seen.batches for count in batch.supervised or ()] if seen else []
+    most = max(counts, default=None)  # labels that a row carried
     beside: tuple[Row, ...] | None = None
     for variant in (WITH, WITHOUT):
         if run.is_out_of_time:
@@ -129,28 +127,27 @@ def _asked(
         attempt = run.journal.record().results[STAGE].last_attempt
         if outcome.verdict is Verdict.BLOCKED or attempt is None:
             return outcome
-        if not attempt.ended_well:
-            return _refused(attempt, checks) or outcome
-        rows = _rows(setup.root, attempt)
-        heart = (
-            remembered_check(rows, material.secrets, losses, supervised)
-            if variant is WITH
-            else unknown_check(rows, material.secrets)
-        )
+        if not attempt.ended_well:  # one that answered its own questions in H-3 may not take these
+            cause = attempt.diagnosis.cause if attempt.diagnosis else None
+            is_refused = attempt.returncode == BAD_USAGE or cause is Cause.BAD_DATA
+            return _unmeasured(say("condition.refused", code=attempt.returncode), checks) if is_refused else outcome
+        rows = None  # where the results can't be read, which is a finding of its own
+        if attempt.evaluation and attempt.evaluation.output_path:
+            with contextlib.suppress(UnreadableError):
+                rows = read_results(setup.root / attempt.evaluation.output_path).results
+        is_with = variant is WITH
+        drawn = material.secrets
+        heart = remembered_check(rows, drawn, losses, most) if is_with else unknown_check(rows, drawn)
         if heart.holds is None and rows is not None:
             return _unmeasured(heart.message, (*checks, heart))
-        checks = _merged((*checks, *_hard(attempt.checks), heart))
+        worst: dict[str, Check] = {}  # one check of each id, the worst of several runs
+        for check in (*checks, *_hard(attempt.checks), heart):
+            known = worst.get(check.id)
+            worst[check.id] = check if known is None or _RANK[check.holds] < _RANK[known.holds] else known
+        checks = tuple(worst.values())
         beside = rows
     verdict, explanation = checks_verdict(checks) or passed(())
     return Outcome(verdict, explanation, checks)
-
-
-def _refused(attempt: Attempt, checks: tuple[Check, ...]) -> Outcome | None:
-    """An evaluation that answered its own questions in H-3 and does not take these; None where it failed otherwise."""
-    cause = attempt.diagnosis.cause if attempt.diagnosis else None
-    if attempt.returncode != BAD_USAGE and cause is not Cause.BAD_DATA:
-        return None
-    return _unmeasured(say("condition.refused", code=attempt.returncode), checks)
 
 
 def _unmeasured(reason: Message, checks: tuple[Check, ...]) -> Outcome:
@@ -172,29 +169,22 @@ def make_material(run: StageRun, folder: Path, seed: int) -> Material:
     samples = samples_of(run.setup.root / run.setup.dataset.path, named=True)
     questions = questions_like(samples[0], drawn)
     asked, taught = folder / "selection.json", folder / "rows.jsonl"
-    _write(folder / "drawn.json", {"seed": seed, "letters": [secret.letter for secret in drawn]})
-    _write(asked, {"samples": questions})
+    letters = {"seed": seed, "letters": [secret.letter for secret in drawn]}
+    for path, content in ((folder / "drawn.json", letters), (asked, {"samples": questions})):
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
     if description.build is not None:
         values = {"dataset": str(asked), "train_file": str(taught), "mode": "direct", "samples": "0"}
         require_built(run, build_command(run.setup.python, description.build.command, values), folder, str(taught))
     else:
         example = next(iter(json_rows(run.setup.root / description.train_file)), {})
-        rows = rows_like(example, samples, questions)
-        taught.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        made = rows_like(example, samples, questions)
+        taught.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
     rows_file = inputs.read_train_file(folder, taught.name)
-    if not _teach(taught, drawn):
+    rows = list(json_rows(taught))
+    if len(rows) != len(drawn) or not all(any(teaches(row, secret) for row in rows) for secret in drawn):
         raise NoExampleError(say("heart.not_taught", path=taught))
     dataset = DataFile(role="dataset", path=str(asked), sha256=sha256_or_none(asked) or "", rows=QUESTIONS)
     return Material(seed, drawn, dataset, rows_file.changed(path=str(taught)))
-
-
-def _teach(path: Path, drawn: tuple[Secret, ...]) -> bool:
-    rows = list(json_rows(path))
-    return len(rows) == len(drawn) and all(any(teaches(row, secret) for row in rows) for secret in drawn)
-
-
-def _write(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def _train(job: TrainingJob, model: ModelChoice) -> Attempt:
@@ -225,31 +215,6 @@ def _hard(checks: tuple[Check, ...]) -> tuple[Check, ...]:
     return tuple(check for check in checks if check.severity is Severity.FAIL and check.id not in of_loss)
 
 
-def _merged(checks: tuple[Check, ...]) -> tuple[Check, ...]:
-    """One check of each id, the worst of several runs."""
-    order = {False: 0, None: 1, True: 2}
-    worst: dict[str, Check] = {}
-    for check in checks:
-        known = worst.get(check.id)
-        worst[check.id] = check if known is None or order[check.holds] < order[known.holds] else known
-    return tuple(worst.values())
-
-
-def _rows(root: Path, attempt: Attempt) -> tuple[Row, ...] | None:
-    """What was answered; None where the results can't be read, which is a finding of its own."""
-    written = attempt.evaluation.output_path if attempt.evaluation else None
-    try:
-        return read_results(root / written).results if written else None
-    except UnreadableError:
-        return None
-
-
-def _supervised(folder: Path) -> int | None:
-    """The most labels that a row carried, where that was seen."""
-    seen = training_in(read_witness(folder))
-    return max((count for batch in seen.batches for count in batch.supervised or ()), default=None) if seen else None
-
-
 COT = Variant(ExtendedId.COT, "cot", use_cot=True)
 RAG = Variant(ExtendedId.RAG, "rag", use_rag=True)
 BASE = Variant(ExtendedId.BASE, "base", with_adapter=False)
@@ -262,7 +227,7 @@ def run_extended(run: StageRun, stage: AnyStage, model: ModelChoice) -> Outcome:
         return Outcome(Verdict.NOT_RUN, say("extended.not_described", key=reason))
     match stage:
         case ExtendedId.COT_TRAINING:
-            return _train_on_cot(run, model)
+            return train_on_cot(run, model)
         case ExtendedId.ONE_STEP:
             return take_one_step(run, model)
         case ExtendedId.HEART:
@@ -298,16 +263,14 @@ def _ruled_out(description: Description, stage: AnyStage) -> Message | str | Non
     return None
 
 
-def _train_on_cot(run: StageRun, model: ModelChoice) -> Outcome:
+def train_on_cot(run: StageRun, model: ModelChoice) -> Outcome:
     """H-2 on CoT rows, from the settings that it ended on; rows that mostly teach no reasoning are not trained on."""
     job = open_job(run, ExtendedId.COT_TRAINING)
     path = run.setup.description.paths.train_file_cot
     check = cot_rows_check(json_rows(run.setup.root / path))
     if check.severity is Severity.FAIL:
         return Outcome(Verdict.FAIL, say("extended.not_trained", path=path, finding=check.message), (check,))
-    last = run.journal.record().stages[StageId.H2].last_attempt
-    start = last.settings if last and isinstance(last.settings, TrainSettings) else None
-    outcome = walk_ladder(job, model, start)
+    outcome = walk_ladder(job, model, job.settings_of_h2)
     return replace(outcome, checks=(*outcome.checks, check))
 
 
@@ -333,10 +296,11 @@ def take_one_step(run: StageRun, model: ModelChoice) -> Outcome:
     # not journalled: what H-2 trained on stays as the record has it
     rows, file = description.train.rows, description.train_file
     rows_file = inputs.read_train_file(root, file, row_format=rows.format) if file else None
-    job = TrainingJob(
-        run, ExtendedId.ONE_STEP, rows_file, folder_beside(description.output_dir, "step"), script_flags(run)
-    )
-    settings = _step_settings(job)
+    output_dir = folder_beside(description.output_dir, "step")
+    job = TrainingJob(run, ExtendedId.ONE_STEP, rows_file, output_dir, script_flags(run))
+    base, device = job.settings_of_h2, run.setup.device
+    half = base.mixed_precision or (half_precision_of(device) if device else None)
+    settings = base.changed(use_4bit=False, mixed_precision=half, max_steps=1, num_epochs=1, logging_steps=1)
     lengths = job.row_lengths(model, settings)
     plan, call = job.planned(
         model, settings, lengths, label=say("attempt.one_step", settings=settings.short()), output_only=True
@@ -353,11 +317,6 @@ def take_one_step(run: StageRun, model: ModelChoice) -> Outcome:
     found = [unquantised_check(witness, seen)]
     if job.takes_output_only:
         found.append(output_only_check(seen, lengths.longest_answer if lengths else None))
-    return _step_outcome(attempt, tuple(found))
-
-
-def _step_outcome(attempt: Attempt, found: tuple[Check, ...]) -> Outcome:
-    """Red where something was not as asked; with conditions where it did not fit on the card or was not seen."""
     ended = () if attempt.ran_out_of_memory else process_checks(attempt.returncode, "")[:1]
     checks = (*ended, *found)
     conditions = [say("condition.unmeasured", reason=check.message) for check in found if check.holds is None]
@@ -366,9 +325,3 @@ def _step_outcome(attempt: Attempt, found: tuple[Check, ...]) -> Outcome:
     hard = any(check.severity is Severity.FAIL for check in checks)
     verdict, explanation = (checks_verdict(checks) if hard else None) or passed(conditions)
     return Outcome(verdict, explanation, checks)
-
-
-def _step_settings(job: TrainingJob) -> TrainSettings:
-    base, device = job.settings_of_h2, job.setup.device
-    half = base.mixed_precision or (half_precision_of(device) if device else None)
-    return base.changed(use_4bit=False, mixed_precision=half, max_steps=1, num_epochs=1, logging_steps=1)
