@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from steph.contract.command_line import answers_help
+from steph.contract.programs import answers_help
 
 ASKED = {
     "argparse": "import argparse\np = argparse.ArgumentParser()\nargs = p.parse_args()",

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from steph.contract.draft import draft, findings
-from steph.contract.families import FAMILIES, family_of
-from steph.contract.survey import survey
+from steph.contract.survey import FAMILIES, family_of, survey
 from steph.memory.shapes import model_shape, parameter_count
 
+pytestmark = pytest.mark.usefixtures("english")
 LLAMAS = ["meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-3B-Instruct"]
 TRAIN = """
 import argparse
@@ -69,6 +69,6 @@ def test_the_sizes_of_known_shapes_are_counted() -> None:
         "meta-llama/Llama-3.2-3B-Instruct",
         "mistralai/Mistral-7B-Instruct-v0.3",
     }
-    small = {model: parameters for family in FAMILIES for model, parameters in family.small}
+    small = {model: parameters for family in FAMILIES for model, parameters in family.small.items()}
     assert known <= small.keys()
     assert {model: parameter_count(model_shape(model)) for model in known} == {model: small[model] for model in known}

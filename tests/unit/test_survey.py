@@ -13,7 +13,8 @@ from japanese import JAPANESE
 from steph.base.messages import LANGUAGES, Language, speaking
 from steph.cli import app
 from steph.contract.draft import draft, findings
-from steph.contract.survey import read_script, survey
+from steph.contract.programs import read_script
+from steph.contract.survey import survey
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.usefixtures("english")

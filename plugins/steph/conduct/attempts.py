@@ -28,9 +28,9 @@ from steph.base.terms import AnyStage, EndedBy
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import StageRun
 from steph.contract.asked import passed
-from steph.contract.command_line import answers_help
 from steph.contract.commands import Call, build_command, folder_beside, needed_libraries
 from steph.contract.placeholders import filled
+from steph.contract.programs import answers_help
 from steph.diagnose.engine import diagnose, first_traceback
 from steph.gpu.visible import capped_alloc_conf, memory_fraction_for_cap
 from steph.gpu.watch import write_samples

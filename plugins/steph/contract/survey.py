@@ -1,73 +1,69 @@
-"""What a folder says of its pipeline, for the first draft of a description: scripts, rows, tasks, requirements.
+"""What a folder says of its pipeline, for the first draft of a description: scripts, rows, tasks, files of settings.
 
-Python is read as a syntax tree and never run. What is found may be wrong; `steph init` writes it down as a draft.
+What is found may be wrong; `steph init` writes it down as a draft. Files of settings, those of LLaMA-Factory, axolotl
+and trl, are read line by line, without a YAML parser: keys at the left margin, and the paths in axolotl's `datasets`.
+Sources: LLaMA-Factory's data README (`dataset_info.json`) and axolotl's config reference.
 """
 
 from __future__ import annotations
 
-import ast
+import contextlib
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from steph.base.files import json_rows
-from steph.contract.command_line import answers_help
+from steph.base.files import UnreadableError, json_rows, read_json
+from steph.base.messages import Message, say
 from steph.contract.description import Paths
-from steph.contract.families import Family, family_in
+from steph.contract.programs import NAMES, Script, read_script
 from steph.contract.rows import RowFormat, format_of
-from steph.contract.settings_files import SettingsFile, read_settings_file
 
 MOST_FILES, MOST_BYTES, MOST_DEPTH, FIRST_ROWS = 2000, 4 << 20, 4, 20
 _PASSED_OVER = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-packages", "steph-out", "reports"}
 _PROGRAMS = ("trl", "trl sft", "lm_eval", "lm-eval", "llamafactory", "axolotl", "unsloth")
-_TRAINERS = ("SFTTrainer", "Trainer", "Seq2SeqTrainer")
-_ARGUMENTS = {"SFTConfig": "trl", "TrainingArguments": "transformers", "Seq2SeqTrainingArguments": "transformers"}
-_UNSLOTH = ("FastLanguageModel", "FastModel", "FastVisionModel")
-_SCORES = ("accuracy", "acc", "score", "exact_match", "f1", "em", "pass_rate")
-_COUNTS = ("total", "count", "n", "num_samples", "total_count", "samples", "n_samples", "num_examples")
-_ROWS = ("results", "rows", "predictions", "samples", "details", "examples", "records", "outputs")
-_ROW_KEYS = {
-    "question": ("question", "prompt", "input", "query", "instruction"),
-    "choices": ("choices", "options"),
-    "expected": ("expected", "answer", "target", "label", "gold", "reference", "correct_answer"),
-    "predicted": ("predicted", "prediction", "pred", "predicted_answer", "parsed"),
-    "response": ("response", "output", "generation", "completion", "raw", "text"),
-    "correct": ("correct", "is_correct", "hit", "match"),
-}
-# keyword arguments of transformers', trl's and peft's classes, by the profile's names
-_SETTINGS = {
-    "num_train_epochs": "num_epochs",
-    "max_steps": "max_steps",
-    "per_device_train_batch_size": "batch_size",
-    "learning_rate": "learning_rate",
-    "max_length": "max_seq_length",
-    "max_seq_length": "max_seq_length",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "warmup_ratio": "warmup_ratio",
-    "r": "lora_r",
-    "lora_alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
-    "load_in_4bit": "use_4bit",
-    "bnb_4bit_quant_type": "bnb_4bit_quant_type",
-    "bnb_4bit_compute_dtype": "bnb_4bit_compute_dtype",
-    "logging_steps": "logging_steps",
-}
-# what these classes take where nothing is said (transformers 5.23, trl 1.16, peft 0.21; unsloth by its documentation)
-_DEFAULTS: Mapping[str, Mapping[str, object]] = {
-    "transformers": {
-        "num_epochs": 3, "batch_size": 8, "learning_rate": 5e-5, "gradient_accumulation_steps": 1,
-        "logging_steps": 500,
-    },
-    "trl": {
-        "num_epochs": 3, "batch_size": 8, "learning_rate": 2e-5, "gradient_accumulation_steps": 1,
-        "logging_steps": 10, "max_seq_length": 1024,
-    },
-    "peft": {"lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.0},
-    "unsloth": {"lora_r": 16, "lora_alpha": 16, "lora_dropout": 0.0, "max_seq_length": 2048, "use_4bit": True},
+_MODEL_ID = re.compile(
+    r"\b(?:meta-llama|NousResearch|TinyLlama|unsloth|google|mistralai|microsoft|openai|Qwen)/[\w.-]*\w|"
+    r"\"model_type\":\s*\"\w+\""
+)
+Program = Literal["llamafactory", "axolotl", "trl"]
+DATASET_INFO = "dataset_info.json"
+# the names under which LLaMA-Factory itself finds the columns of alpaca and sharegpt rows
+_COLUMNS = {
+    "prompt": ("instruction",), "query": ("input",), "response": ("output",),
+    "messages": ("conversations", "messages", "conversation"), "system": ("system",), "history": ("history",),
 }  # fmt: skip
+_TAGS = {"role_tag": ("from", "role"), "content_tag": ("value", "content"), "assistant_tag": ("gpt", "assistant")}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that share an architecture and a chat template; `small`: ids on the Hub with parameters, in order."""
+
+    name: str
+    pattern: str
+    small: Mapping[str, int] = field(default_factory=dict)
+
+
+FAMILIES = tuple(Family(**row) for row in NAMES["family"])
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """A file of settings: whose it is, its model, the file of rows that it names, or why none can be compared.
+
+    Both paths are from the root. `rows_file` and `trouble` are None where it names no data set at all.
+    """
+
+    path: str
+    program: Program
+    model: str | None
+    rows_file: str | None = None
+    trouble: Message | None = None
 
 
 @dataclass(frozen=True)
@@ -77,31 +73,6 @@ class RowsFile:
     path: str
     format: RowFormat | None
     rows: int
-
-
-@dataclass(frozen=True)
-class Script:
-    """A Python program: what it does, what its command line takes, and what stands in it.
-
-    `unsloth`: whether Unsloth loads its model. `options`: option strings, each with whether it takes no value.
-    `settings`: the profile's names with the values in the text; `assumed` are those that a library's default gives.
-    """
-
-    path: str
-    trains: bool = False
-    evaluates: bool = False
-    has_command_line: bool = False
-    unsloth: bool = False
-    options: Mapping[str, bool] = field(default_factory=dict)
-    settings: Mapping[str, object] = field(default_factory=dict)
-    assumed: frozenset[str] = frozenset()
-    model: str | None = None
-    output_dir: str | None = None
-    adapter: str | None = None
-    rows_file: str | None = None
-    results_file: str | None = None
-    results: Mapping[str, str] = field(default_factory=dict)
-    row: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,12 +92,19 @@ class Survey:
     published: frozenset[str] = frozenset()
     family: Family | None = None
 
+    @property
+    def training_settings(self) -> SettingsFile | None:
+        """The file of settings that a training goes by: one whose rows are here, else one that names any."""
+        files = [file for file in self.settings if file.program != "trl"]
+        return min(files, key=lambda file: (file.rows_file is None, file.trouble is None), default=None)
+
 
 def survey(root: Path) -> Survey:
     """Look through a folder; what can't be read is passed over."""
-    scripts, rows, tasks, settings, notebooks, wanted = [], [], {}, [], [], ""
-    texts: list[str] = []
-    for path in _files(root):
+    scripts, rows, settings, notebooks = list[Script](), list[RowsFile](), list[SettingsFile](), list[str]()
+    tasks: dict[str, str] = {}
+    texts, wanted = list[str](), ""
+    for path in islice(_files(root, 0), MOST_FILES):
         name = path.relative_to(root).as_posix()
         if path.suffix == ".ipynb":
             notebooks.append(name)
@@ -137,72 +115,46 @@ def survey(root: Path) -> Survey:
         elif path.name == "config.json":
             texts.append(_text(path))
         elif path.suffix in (".jsonl", ".json"):
-            found = _rows_file(path, name)
-            is_kept = found is not None and (path.suffix == ".jsonl" or found.format is not None)
-            rows += [found] if found is not None and is_kept else []
+            with contextlib.suppress(OSError):
+                found = list(json_rows(path))
+                row_format = format_of(found[:FIRST_ROWS])
+                is_kept = found and (path.suffix == ".jsonl" or row_format is not None)
+                rows += [RowsFile(name, row_format, len(found))] if is_kept else []
         elif path.suffix in (".yaml", ".yml"):
             text = _text(path)
             texts.append(text)
             if task := re.search(r"^task:\s*['\"]?([\w.-]+)", text, re.M):
                 tasks[task[1]] = Path(name).parent.as_posix()
-            else:
-                settings += [one] if (one := read_settings_file(root, name, text)) else []
+            elif file := read_settings_file(root, name, text):
+                settings.append(file)
         if path.name in ("pyproject.toml", "setup.cfg", "Makefile", "README.md") or path.suffix in (".txt", ".sh"):
             wanted += _text(path)
-    programs = frozenset(one for one in _PROGRAMS if re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", wanted))
+    models = (found[0] for text in (*texts, wanted) for found in _MODEL_ID.finditer(text))
+    families = Counter(family.name for model in models if (family := family_of(model)))
     paths = {"train": Paths().train_script, "evaluate": Paths().evaluate_script}
-    published = frozenset(section for section, path in paths.items() if (root / path).is_file())
-    family = family_in([*texts, wanted])
-    return Survey(programs, tuple(scripts), tuple(rows), tasks, tuple(settings), tuple(notebooks), published, family)
-
-
-def read_script(path: str, text: str) -> Script:
-    """What one program's text says of it."""
-    try:
-        nodes = list(ast.walk(ast.parse(text)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return Script(path)
-    constants = _constants(nodes)
-    calls = [node for node in nodes if isinstance(node, ast.Call)]
-    names = {_name(call.func) for call in calls}
-    trains = bool(names & {*_TRAINERS, "get_peft_model"}) or ("backward" in names and "step" in names)
-    is_named = bool(re.search(r"(?:^|[/_])(?:eval|evaluat|bench|predict|infer)", path.lower()))
-    evaluates = not trains and ("generate" in names or "PeftModel" in text) and is_named
-    settings, assumed = _settings(calls, constants)
-    results, row = _results(nodes)
-    return Script(
-        path=path,
-        trains=trains,
-        evaluates=evaluates,
-        has_command_line=answers_help(text),
-        unsloth=any(map(_is_unsloths, calls)),
-        options=_options(calls),
-        settings=settings,
-        assumed=frozenset(assumed),
-        model=_argument(calls, ("from_pretrained",), ("pretrained_model_name_or_path", "model_name"), constants),
-        output_dir=_argument(calls, tuple(_ARGUMENTS), ("output_dir",), constants),
-        adapter=_argument(calls, ("save_pretrained", "save_model"), ("save_directory", "output_dir"), constants),
-        rows_file=_file_in(nodes, (".jsonl",)),
-        results_file=_file_in(nodes, (".json",)),
-        results=results,
-        row=row,
+    return Survey(
+        programs=frozenset(one for one in _PROGRAMS if re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", wanted)),
+        scripts=tuple(scripts),
+        rows=tuple(rows),
+        tasks=tasks,
+        settings=tuple(settings),
+        notebooks=tuple(notebooks),
+        published=frozenset(section for section, path in paths.items() if (root / path).is_file()),
+        family=next((one for name, _ in families.most_common(1) for one in FAMILIES if one.name == name), None),
     )
 
 
-def _files(root: Path) -> Iterator[Path]:
-    def walk(folder: Path, depth: int) -> Iterator[Path]:
-        try:
-            children = sorted(folder.iterdir())
-        except OSError:
-            return
-        for path in children:
-            if path.is_dir() and not path.is_symlink():
-                if depth < MOST_DEPTH and path.name not in _PASSED_OVER and not path.name.startswith("."):
-                    yield from walk(path, depth + 1)
-            elif path.is_file() and path.stat().st_size <= MOST_BYTES:
-                yield path
-
-    yield from islice(walk(root, 0), MOST_FILES)
+def _files(folder: Path, depth: int) -> Iterator[Path]:
+    try:
+        children = sorted(folder.iterdir())
+    except OSError:
+        return
+    for path in children:
+        if path.is_dir() and not path.is_symlink():
+            if depth < MOST_DEPTH and path.name not in _PASSED_OVER and not path.name.startswith("."):
+                yield from _files(path, depth + 1)
+        elif path.is_file() and path.stat().st_size <= MOST_BYTES:
+            yield path
 
 
 def _text(path: Path) -> str:
@@ -212,124 +164,60 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _rows_file(path: Path, name: str) -> RowsFile | None:
+def family_of(model: str) -> Family | None:
+    """The family of a model by its id, or of a `model_type`; None for one that is in no row."""
+    name = model.rpartition("/")[2]
+    return next((family for family in FAMILIES if re.search(family.pattern, name, re.I)), None)
+
+
+def read_settings_file(root: Path, path: str, text: str) -> SettingsFile | None:
+    """What a YAML file says; None where it belongs to none of these programs."""
+    if re.search(r"^stage:\s*['\"]?sft\b", text, re.M):
+        return SettingsFile(path, "llamafactory", _value(text, "model_name_or_path"), *_llamafactory_rows(root, text))
+    if re.search(r"^base_model:", text, re.M):
+        return SettingsFile(path, "axolotl", _value(text, "base_model"), *_axolotl_rows(root, text))
+    model = _value(text, "model_name_or_path")
+    return SettingsFile(path, "trl", model) if model else None
+
+
+def _value(text: str, key: str) -> str | None:
+    """The value of a key at the left margin, without its quotes and a comment behind it."""
+    found = re.search(rf"^{key}:[ \t]*(.*?)[ \t]*(?:[ \t]#.*)?$", text, re.M)
+    value = found[1].strip("\"'") if found else ""
+    return value or None
+
+
+def _llamafactory_rows(root: Path, text: str) -> tuple[str | None, Message | None]:
+    named = _value(text, "dataset")
+    names = [name.strip() for name in (named or "").strip("[]").split(",") if name.strip()]
+    if len(names) != 1:
+        return None, say("init.rows.several", count=len(names), names=names) if names else None
+    folder = (_value(text, "dataset_dir") or "data").rstrip("/")
     try:
-        rows = list(json_rows(path))
-    except OSError:
-        return None
-    return RowsFile(name, format_of(rows[:FIRST_ROWS]), len(rows)) if rows else None
+        table = read_json(root / folder / DATASET_INFO)
+    except UnreadableError:
+        return None, say("init.rows.unreadable", path=f"{folder}/{DATASET_INFO}")
+    about = table.get(names[0]) if isinstance(table, Mapping) else None
+    if not isinstance(about, Mapping):
+        return None, say("init.rows.unlisted", path=f"{folder}/{DATASET_INFO}", name=names[0])
+    file = about.get("file_name")
+    if not isinstance(file, str) or not (root / folder / file).is_file():
+        return None, say("init.rows.no_file", name=names[0], folder=folder)
+    renamed = []  # columns and tags that no row format knows by that name
+    for table, known in ((about.get("columns"), _COLUMNS), (about.get("tags"), _TAGS)):
+        for key, value in table.items() if isinstance(table, Mapping) else ():
+            renamed += [f"{key} ({value})"] if key in known and value not in known[key] else []
+    if renamed:
+        return None, say("init.rows.renamed", name=names[0], keys=renamed)
+    return os.path.normpath(f"{folder}/{file}"), None
 
 
-def _name(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
-def _constants(nodes: list[ast.AST]) -> dict[str, object]:
-    """What a name is set to, where that is a plain value."""
-    found: dict[str, object] = {}
-    for node in nodes:
-        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
-            continue
-        target = node.targets[0]
-        if isinstance(target, ast.Name) and (value := _plain(node.value, found)) is not None:
-            found.setdefault(target.id, value)
-    return found
-
-
-def _plain(node: ast.expr, constants: Mapping[str, object]) -> object:
-    """A value that the text spells: a literal, a name that stands for one, or `torch.bfloat16` as its last word."""
-    if isinstance(node, ast.Name):
-        return constants.get(node.id)
-    if isinstance(node, ast.Attribute):
-        return node.attr if _name(node.value) == "torch" else None
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-
-
-def _settings(calls: list[ast.Call], constants: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
-    """Settings in the keyword arguments of the libraries' classes, and which of them are the libraries' defaults."""
-    found: dict[str, object] = {}
-    defaults: dict[str, object] = {}
-    for call in calls:
-        name = _name(call.func)
-        library = "peft" if name == "LoraConfig" else "unsloth" if _is_unsloths(call) else _ARGUMENTS.get(name)
-        if library is None and name not in ("BitsAndBytesConfig", *_TRAINERS, "from_pretrained"):
-            continue
-        defaults |= _DEFAULTS.get(library or "", {})
-        for word in call.keywords:
-            value = _plain(word.value, constants)
-            if word.arg in ("bf16", "fp16") and value is True:
-                found["mixed_precision"] = word.arg
-            elif word.arg == "target_modules" and isinstance(value, list | tuple):
-                found["target_modules"] = list(value)
-            elif word.arg in _SETTINGS and isinstance(value, int | float | str):
-                found[_SETTINGS[word.arg]] = value
-    if "max_steps" in found:
-        defaults.pop("num_epochs", None)
-    assumed = [name for name in defaults if name not in found]
-    return {**defaults, **found}, assumed
-
-
-def _is_unsloths(call: ast.Call) -> bool:
-    """Whether this is `FastLanguageModel.from_pretrained(…)` or its like, which loads a model, or makes its LoRA."""
-    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
-    return owner is not None and _name(owner) in _UNSLOTH and _name(call.func) in ("from_pretrained", "get_peft_model")
-
-
-def _argument(
-    calls: list[ast.Call], functions: tuple[str, ...], words: tuple[str, ...], constants: Mapping[str, object]
-) -> str | None:
-    """The text that one of these functions is given first, or by one of these names."""
-    for call in calls:
-        if _name(call.func) not in functions:
-            continue
-        given = [*(word.value for word in call.keywords if word.arg in words), *call.args[:1]]
-        values = (_plain(node, constants) for node in given)
-        if text := next((value for value in values if isinstance(value, str) and value), None):
-            return text
-    return None
-
-
-def _options(calls: list[ast.Call]) -> dict[str, bool]:
-    """The option strings of argparse and click, each with whether it is a switch."""
-    found: dict[str, bool] = {}
-    for call in calls:
-        if _name(call.func) not in ("add_argument", "option", "Option"):
-            continue
-        texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
-        long = next((text for text in texts if text.startswith("--")), None)
-        words: dict[str, Any] = {word.arg or "": _plain(word.value, {}) for word in call.keywords}
-        if long:
-            found[long] = str(words.get("action", "")).startswith("store_") or bool(words.get("is_flag"))
-    return found
-
-
-def _file_in(nodes: list[ast.AST], endings: tuple[str, ...]) -> str | None:
-    texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
-    return next((text for text in texts if text.endswith(endings) and "\n" not in text and "{" not in text), None)
-
-
-def _results(nodes: list[ast.AST]) -> tuple[dict[str, str], dict[str, str]]:
-    """Where the score, the count and the rows are in a table that the text spells, and what its rows have."""
-    tables = [_keys(node) for node in nodes if isinstance(node, ast.Dict)]
-    results: dict[str, str] = {}
-    for keys in tables:
-        score = next((name for name in _SCORES if name in keys), None)
-        if score:
-            results["score"] = score
-            for place, names in (("count", _COUNTS), ("rows", _ROWS)):
-                if known := next((name for name in names if name in keys), None):
-                    results[place] = known
-            break
-    rows = [
-        {place: known for place, names in _ROW_KEYS.items() if (known := next((n for n in names if n in keys), None))}
-        for keys in tables
-    ]
-    row = max(rows, key=len, default={})
-    return results, row if len(row) > 1 else {}
-
-
-def _keys(node: ast.Dict) -> set[str]:
-    return {key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+def _axolotl_rows(root: Path, text: str) -> tuple[str | None, Message | None]:
+    block = re.search(r"^datasets:[ \t]*\n((?:[ \t-].*\n?|[ \t]*\n|#.*\n)*)", text, re.M)
+    named = re.findall(
+        r"^[ \t]*(?:-[ \t]+)?(path|data_files):[ \t]*['\"]?([^'\"\s#]+)", block[1] if block else "", re.M
+    )
+    paths = [value for pair, value in ((one, one[1]) for one in named) if pair != ("path", "json")]  # a loader's name
+    if len(paths) != 1:
+        return None, say("init.rows.several", count=len(paths), names=paths) if paths else None
+    return (paths[0], None) if (root / paths[0]).is_file() else (None, say("init.rows.not_here", name=paths[0]))
