@@ -15,14 +15,14 @@ from steph.base.files import sha256_or_none
 from steph.base.messages import Message, say, words_of
 from steph.base.terms import StageId, Verdict
 from steph.child import twin
-from steph.conduct.attempts import Finished, planned, run_attempt
+from steph.conduct.attempts import planned, run_attempt
 from steph.conduct.preparation import Setup, TwinSource, cache_dir, twin_source
 from steph.conduct.stage_run import StageRun
 from steph.contract.commands import Call
 from steph.judge.checks_process import ModelEvidence, judge_model, no_model
 from steph.judge.verdict import Outcome, attempt_verdict
 from steph.memory.shapes import BUILT_IN, parameter_count
-from steph.record.values import Attempt, Check, ModelChoice, RejectedCandidate
+from steph.record.values import Check, ModelChoice, RejectedCandidate
 from steph.run import hub, model_files
 from steph.run.fetch import HubError
 from steph.run.inputs import InputError
@@ -48,21 +48,24 @@ class Tokenizer:
     folder: Path | None = None
     texts: tuple[Path, ...] = ()
 
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """What the script is told of it."""
-        return ("--tokenizer", str(self.folder)) if self.folder else ("--train-tokenizer", *map(str, self.texts))
-
 
 def make_twin(run: StageRun, name: str) -> ModelChoice | NoModel:
     """Make the twin of this model, or keep the one that is there; raises InputError where that can't be."""
     source = twin_source(name, on_gpu=run.setup.profile.machine.device == "gpu")
     tokenizer = tokenizer_of(run.setup, source)
-    folder = _folder(source, tokenizer)
-    arguments = _arguments(run, source, folder, tokenizer)
+    kind = json.dumps([source.config, source.shrink, tokenizer.known_by, 2], sort_keys=True)
+    folder = cache_dir() / "twins" / f"{source.title}-{hashlib.sha256(kind.encode()).hexdigest()[:8]}"
+    config = run.journal.folder / "twin-config.json"
+    config.write_text(json.dumps(source.config), encoding="utf-8")
+    copied = ("--tokenizer", str(tokenizer.folder)) if tokenizer.folder else ()
+    trained = () if tokenizer.folder else ("--train-tokenizer", *map(str, tokenizer.texts))
+    shrink = ("--shrink",) if source.shrink else ()
+    arguments = ("--config", str(config), "--output", str(folder), *copied, *trained, *shrink)
     run.console.line(f"H-1 {say('console.twin', model=name, folder=str(folder))}")
     if not twin.is_kept(arguments):
-        attempt = _run_script(run, arguments, name)
+        call = Call((run.setup.python, str(TWIN_SCRIPT), *arguments))
+        plan = planned(StageId.H1, say("attempt.twin", name=name), limit_seconds=run.left_seconds())
+        attempt = run_attempt(run, plan, call, lambda finished: finished.attempt)
         failed = attempt_verdict(attempt)
         if failed is not None:
             verdict, explanation = failed
@@ -95,12 +98,9 @@ def tokenizer_of(setup: Setup, source: TwinSource) -> Tokenizer:
             folder = find_qwen_tokenizer()
         except ValueError as error:  # of the environment variable that names one
             raise InputError(words_of(error)) from error
-    return Tokenizer(str(folder), folder) if folder else _trained_on(setup)
-
-
-def _trained_on(setup: Setup) -> Tokenizer:
-    """The questions, and the training rows where they are there before H-2 builds them."""
-    description, hashes = setup.description, {}
+    if folder:
+        return Tokenizer(str(folder), folder)
+    description, hashes = setup.description, {}  # of the questions, and of training rows that H-2 need not build
     if setup.dataset is not None:
         hashes[setup.root / setup.dataset.path] = setup.dataset.sha256
     if description.train_file is not None and description.build is None and not description.train.before:
@@ -111,29 +111,6 @@ def _trained_on(setup: Setup) -> Tokenizer:
     if not hashes:
         raise InputError(say("input.no_texts"))
     return Tokenizer(" ".join(hashes.values()), texts=tuple(hashes))
-
-
-def _folder(source: TwinSource, tokenizer: Tokenizer) -> Path:
-    told = json.dumps([source.config, source.shrink, tokenizer.known_by, 2], sort_keys=True)
-    digest = hashlib.sha256(told.encode()).hexdigest()[:8]
-    return cache_dir() / "twins" / f"{source.title}-{digest}"
-
-
-def _arguments(run: StageRun, source: TwinSource, folder: Path, tokenizer: Tokenizer) -> tuple[str, ...]:
-    config = run.journal.folder / "twin-config.json"
-    config.write_text(json.dumps(source.config), encoding="utf-8")
-    shrink = ("--shrink",) if source.shrink else ()
-    return "--config", str(config), "--output", str(folder), *tokenizer.arguments, *shrink
-
-
-def _run_script(run: StageRun, arguments: tuple[str, ...], name: str) -> Attempt:
-    call = Call((run.setup.python, str(TWIN_SCRIPT), *arguments))
-    plan = planned(StageId.H1, say("attempt.twin", name=name), limit_seconds=run.left_seconds())
-
-    def judge(finished: Finished) -> Attempt:
-        return finished.attempt
-
-    return run_attempt(run, plan, call, judge)
 
 
 def choose_model(run: StageRun) -> ModelChoice | NoModel:

@@ -29,7 +29,7 @@ from steph.plan.steps import steps_due, steps_per_epoch
 from steph.record.environment import Device
 from steph.record.events import DataRead, RungSkipped
 from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, DataFile, ModelChoice, ProductionCall, SkippedRung
+from steph.record.values import Attempt, DataFile, ModelChoice, SkippedRung
 from steph.run import inputs
 from steph.run.journal import now
 
@@ -68,14 +68,30 @@ class TrainingJob:
         label: Message | None = None,
         output_only: bool = False,
     ) -> tuple[Attempt, Call]:
-        """One training at these settings, on `rows`; raises OSError where its rows can't be written."""
+        """One training at these settings, on `rows`; raises OSError where its rows can't be written.
+
+        H-2's own tells the whole training on the card that the profile's `[production]` names.
+        """
+        whole = None
+        if self.stage is StageId.H2:
+            setup, file, wanted = self.setup, self.train_file, self.setup.profile.production
+            files = production.Files(
+                setup.root,
+                train_file=file.path if file else None,
+                is_alone=file is not None and len(list((setup.root / file.path).parent.iterdir())) == 1,
+                dataset=real_dataset(setup),
+                template=self._template,
+                rows=file.rows if file and not file.is_sample else None,
+            )
+            target = production.target_settings(settings, wanted)
+            whole = production.production_training(setup.description, files, wanted.model, target)
         attempt = planned(
             self.stage,
             label or verbatim(settings.short()),
             model_name=model.name,
             settings=settings,
             limit_seconds=self.run.left_seconds(self.setup.profile.limits.train_attempt_seconds),
-            production=self._production(settings) if self.stage is StageId.H2 else None,
+            production=whole,
         )
         if rows is not None:
             attempt = attempt.changed(
@@ -98,8 +114,10 @@ class TrainingJob:
         self, finished: Finished, model: ModelChoice, settings: TrainSettings, loss: AnswerLoss | None = None
     ) -> TrainEvidence:
         """What the judge is given of one that ended well; `loss`: the answers that its length cut off."""
+        setup, tokenizer = self.setup, _tokenizer_of(model)
+        files = (file for file in (setup.dataset, self.train_file) if file is not None)
         return TrainEvidence(
-            output_dir=self.setup.root / self.output_dir,
+            output_dir=setup.root / self.output_dir,
             output_dir_name=self.output_dir,
             settings=settings,
             model_name=model.name,
@@ -110,32 +128,28 @@ class TrainingJob:
             attempt_started_unix=finished.started_unix,
             line_arrivals=finished.outcome.timed_lines,
             lost_answers=(loss.lost_rows, loss.rows) if loss else None,
-            card=finished.card_memory(self.setup.device),
-            base_tokenizer=_tokenizer_of(model),
-            base_folder=_tokenizer_of(model).parent,
+            card=finished.card_memory(setup.device),
+            base_tokenizer=tokenizer,
+            base_folder=tokenizer.parent,
             seconds=finished.attempt.seconds,
             attempt_ended_unix=finished.ended_unix,
             output_place=finished.place,
-            inputs=tuple((self.setup.root / file.path, file.sha256) for file in self._inputs),
-            random_weights=self.setup.context.twin or has_random_weights(model.name, _tokenizer_of(model).parent),
-            rehearsal=self.setup.is_rehearsal,
+            inputs=tuple((setup.root / file.path, file.sha256) for file in files),
+            random_weights=setup.context.twin or has_random_weights(model.name, tokenizer.parent),
+            rehearsal=setup.is_rehearsal,
             witness=read_witness(finished.folder),
             train_file=finished.call.train_file if finished.call else None,
-            row_format=self.setup.description.train.rows.format,
-            questions=self.setup.questions(),
-            description=self.setup.description,
-            unsaid=unsaid_settings(self.setup.description, self._template),
-            words=words_of(self.setup.description.train, self._template),
+            row_format=setup.description.train.rows.format,
+            questions=setup.questions(),
+            description=setup.description,
+            unsaid=unsaid_settings(setup.description, self._template),
+            words=words_of(setup.description.train, self._template),
         )
 
     @property
     def takes_output_only(self) -> bool:
         """Whether the program can be asked for the loss on the answers alone."""
         return self._knows(self.setup.description.train.when.output_only)
-
-    @property
-    def _inputs(self) -> tuple[DataFile, ...]:
-        return tuple(file for file in (self.setup.dataset, self.train_file) if file is not None)
 
     @property
     def _template(self) -> str | None:
@@ -182,21 +196,6 @@ class TrainingJob:
         if place.config is not None and call.config is not None:
             Path(place.config).write_text(call.config, encoding="utf-8")
         return call
-
-    def _production(self, settings: TrainSettings) -> ProductionCall:
-        """The whole training on the card that the profile's `[production]` names."""
-        setup, file, wanted = self.setup, self.train_file, self.setup.profile.production
-        files = production.Files(
-            setup.root,
-            train_file=file.path if file else None,
-            is_alone=file is not None and len(list((setup.root / file.path).parent.iterdir())) == 1,
-            dataset=real_dataset(setup),
-            template=self._template,
-            rows=file.rows if file and not file.is_sample else None,
-        )
-        return production.production_training(
-            setup.description, files, wanted.model, production.target_settings(settings, wanted)
-        )
 
     def _knows(self, words: tuple[str, ...]) -> bool:
         """Whether words that are there under a condition can be passed: a script of `lawqa` may lack their flag."""
