@@ -17,9 +17,8 @@ from steph.contract.production import target_settings
 from steph.memory.calibration import Calibration
 from steph.record.settings import ProductionTarget, TrainSettings
 from steph.record.values import Diagnosis, PredictedPeak, ProductionCall, Record
-from steph.tell import advice_views
 from steph.tell.advice import Reach, advise
-from steph.tell.decision import Rent, decide
+from steph.tell.decision import Rent, answers, decide
 from steph.tell.outlook import CardOutlook, Outlook
 from steph.tell.report import parts, render
 
@@ -36,7 +35,7 @@ def with_stage(record: Record, stage: StageId, **changes: object) -> Record:
 
 def decision(record: Record, outlook: Outlook | None = None) -> dict[str, str]:
     """The first screen's answers, by what they are asked for."""
-    made = advice_views.decision(record, advise(record, outlook))
+    made = answers(record, advise(record, outlook))
     labels = {text(f"advice.ask.{name}"): name for name in ("rent", "card", "time", "first")}
     labels[text("advice.ask.cost")] = "time"
     return {labels[label]: words for label, _, words in (line.removeprefix("**").partition("** ") for line in made)}
@@ -270,9 +269,9 @@ def test_the_rented_card_is_an_assumption_until_it_is_measured() -> None:
     measured = _advice_of(record, _outlook(_card("fits", 18, is_assumed=False)))
     assert "実測で 18.00 GiB です" in measured
     assert "仮定" not in measured
-    answers = decision(_without_findings(record), _outlook(_card("fits", 18, is_assumed=False)))
-    assert answers["rent"].startswith("いま使っているカードが本番用の A100 20GB です。")
-    assert "貼り付けて" in answers["first"]
+    told = decision(_without_findings(record), _outlook(_card("fits", 18, is_assumed=False)))
+    assert told["rent"].startswith("いま使っているカードが本番用の A100 20GB です。")
+    assert "貼り付けて" in told["first"]
 
 
 def _without_findings(record: Record) -> Record:
@@ -320,10 +319,10 @@ def test_a_wasteful_trainer_is_told_what_a_lean_one_would_need() -> None:
 def test_a_run_that_fits_no_card_is_not_called_ready(verdict: str) -> None:
     """Of a line of one size; and what to do about it comes first."""
     record = _going_to(_without_findings(factory.green_acceptance()), card="RTX 4090")
-    answers = decision(record, _outlook(_card(verdict, 23)))
-    assert answers["rent"] == "いいえ。Qwen/Qwen3-8B が 1 割の余裕を残して載る RTX 4090 はありません。"
-    assert "足りるものがありません" in answers["card"]
-    assert "`max_seq_length`" in answers["first"]
+    told = decision(record, _outlook(_card(verdict, 23)))
+    assert told["rent"] == "いいえ。Qwen/Qwen3-8B が 1 割の余裕を残して載る RTX 4090 はありません。"
+    assert "足りるものがありません" in told["card"]
+    assert "`max_seq_length`" in told["first"]
 
 
 def test_a_pipeline_that_no_formula_explains_has_no_prediction() -> None:
@@ -387,10 +386,10 @@ def test_a_cpu_rehearsal_gives_no_time_and_no_go() -> None:
     """Nothing of a run without a card is extrapolated to one."""
     found = advise(factory.rehearsal())
     assert found.time is None
-    answers = decision(factory.rehearsal())
-    assert answers["rent"] == "予行の記録では決められません(理由: GPU がない(CPU で実行)、乱数の重みのモデル)。"
-    assert answers["time"] == "出せません。GPU での速さを測っていません。"
-    assert "card" not in answers
+    told = decision(factory.rehearsal())
+    assert told["rent"] == "予行の記録では決められません(理由: GPU がない(CPU で実行)、乱数の重みのモデル)。"
+    assert told["time"] == "出せません。GPU での速さを測っていません。"
+    assert "card" not in told
     assert "受入(`pytest -m gpu`)" in decision(_without_findings(factory.rehearsal()))["first"]
     assert "VRAM は測っていない" in found.reach_sentence
 
@@ -462,13 +461,13 @@ def _of_peak(peak_gib: float, high_gib: float) -> Outlook:
 def test_the_decision_names_the_card_the_hours_the_cost_and_what_comes_first() -> None:
     """On the first screen: the smallest slice that leaves a tenth, time times price, and the first blocker."""
     record = _going_to(_without_findings(factory.green_acceptance()), price_per_hour=1.5)
-    answers = decision(record, _of_peak(17, 17))
-    assert answers["rent"].startswith("はい。H-1〜H-3 が通り、Qwen/Qwen3-8B は A100 20GB に")
-    assert answers["card"].startswith("A100 20GB(使える VRAM 19.00 GiB)")
-    assert "予測 17.00 GiB、多くて 17.00 GiB" in answers["card"]
-    assert "USD です。" in answers["time"]
-    assert "A100 20GB の速さは測っていません" in answers["time"]
-    assert "直すことはありません" in answers["first"]
+    told = decision(record, _of_peak(17, 17))
+    assert told["rent"].startswith("はい。H-1〜H-3 が通り、Qwen/Qwen3-8B は A100 20GB に")
+    assert told["card"].startswith("A100 20GB(使える VRAM 19.00 GiB)")
+    assert "予測 17.00 GiB、多くて 17.00 GiB" in told["card"]
+    assert "USD です。" in told["time"]
+    assert "A100 20GB の速さは測っていません" in told["time"]
+    assert "直すことはありません" in told["first"]
     blocked = decision(factory.blocked())
     assert blocked["first"].startswith("H-2 の失敗(import エラー)を直してください。")
     assert "`pip install peft`" in blocked["first"]
@@ -495,10 +494,10 @@ def test_the_upper_end_of_the_interval_chooses_the_card(peak_gib: float, high_gi
 @pytest.mark.parametrize(("high_gib", "is_said"), [(15.0, False), (35.0, True)])
 def test_a_wide_range_that_asks_for_a_larger_card_is_explained(high_gib: float, is_said: bool) -> None:
     """Who reads that 14 GiB need 80 is told where the reason stands; the time is said of the card that is named."""
-    answers = decision(_without_findings(factory.green_acceptance()), _of_peak(14, high_gib))
-    assert ("この幅が広い理由は「StepHまとめ」にあります。" in answers["card"]) is is_said
-    assert ("A100 40GB の速さは測っていません" in answers["time"]) is is_said
-    assert ("プロファイルの A100 20GB には 1 割の余裕を残して載りません" in answers["card"]) is is_said
+    told = decision(_without_findings(factory.green_acceptance()), _of_peak(14, high_gib))
+    assert ("この幅が広い理由は「StepHまとめ」にあります。" in told["card"]) is is_said
+    assert ("A100 40GB の速さは測っていません" in told["time"]) is is_said
+    assert ("プロファイルの A100 20GB には 1 割の余裕を残して載りません" in told["card"]) is is_said
 
 
 @pytest.mark.parametrize("absurd", [math.nan, math.inf, -math.inf, 1e300, -5.0])

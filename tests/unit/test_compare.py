@@ -7,8 +7,8 @@ import record_factory as factory
 from steph.base.terms import StageId, Verdict
 from steph.record.values import Record
 from steph.tell import listing
-from steph.tell.columns import columns, width
 from steph.tell.compare import as_markdown, as_text, compare
+from steph.tell.markdown import columns, width
 
 
 def slower(record: Record, ratio: float) -> Record:

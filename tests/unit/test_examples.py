@@ -16,11 +16,10 @@ from steph.base.terms import StageId
 from steph.gpu.watch import read_samples
 from steph.record.settings import TrainSettings
 from steph.run.journal import read_record, record_folders
-from steph.tell.drawings import VramSample
-from steph.tell.figures import draw
+from steph.tell.attempts import missed
+from steph.tell.drawings import VramSample, draw
 from steph.tell.keep import blocks_in
 from steph.tell.outlook import production_outlook
-from steph.tell.pieces import missed
 from steph.tell.production import is_production_model
 from steph.tell.report import parts
 from test_figures import boxes

@@ -22,10 +22,9 @@ from steph.base.terms import StageId
 from steph.gpu.watch import NAME, read_samples
 from steph.record.settings import TrainSettings
 from steph.record.values import Record
-from steph.tell import canvas, drawings
-from steph.tell.drawings import VramSample, loss_svg, vram_svg
-from steph.tell.figures import write_figures
-from steph.tell.pictures import loss_table, vram_alternative
+from steph.tell import drawings
+from steph.tell.drawings import VramSample, loss_svg, plain, vram_svg, vram_words, write_figures
+from steph.tell.report import render
 
 GIB = 1024**3
 START = datetime.fromisoformat("2026-11-20T01:03:00+00:00").timestamp()
@@ -66,7 +65,7 @@ def test_the_memory_picture_names_attempts_and_outcomes() -> None:
     words = words_in(vram_svg(factory.walked_down(), SAMPLES))
     for said in ("H-2 #1", "512/b2/4bit", "OOM", "256/b1/4bit", "成功", "カード: 10.11 GiB"):
         assert said in words
-    assert "H-2 試行 1(512/b2/4bit) 9.33 GiB" in vram_alternative(factory.walked_down())
+    assert "H-2 試行 1(512/b2/4bit) 9.33 GiB" in vram_words(factory.walked_down())
 
 
 @pytest.mark.parametrize("name", DRAWERS)
@@ -188,7 +187,7 @@ def test_any_letters_of_a_label_are_drawn_as_they_are(tmp_path: Path) -> None:
         written = write_figures(odd, SAMPLES, tmp_path)
     assert set(written) == {"loss", "vram"}
     assert "(設定 $x^{ 🟡\\frac)" in words_in(written["loss"].read_text(encoding="utf-8"))
-    assert canvas.plain("3問/4bit\n\x1b $é") == r"3問/4bit \$é"
+    assert plain("3問/4bit\n\x1b $é") == r"3問/4bit \$é"
 
 
 def test_an_odd_record_id_stays_inside_the_folder(tmp_path: Path) -> None:
@@ -210,8 +209,10 @@ def test_a_failing_picture_costs_only_itself(tmp_path: Path, monkeypatch: pytest
 
 def test_few_losses_stand_in_a_table_too() -> None:
     """The losses can be read as numbers, folded; a long run's are left to the picture and the record."""
-    assert loss_table(factory.green_acceptance()).count("\n| ") >= 35
-    assert loss_table(factory.crashed()) == ""
+    said = render(factory.green_acceptance())
+    assert said.count("損失の数値(35 点)") == 1
+    assert len(re.findall(r"(?m)^\| \d+ \| [\d.]+ \|$", said)) == 35
+    assert "損失の数値" not in render(factory.crashed())
 
 
 def test_rendering_loads_no_matplotlib() -> None:

@@ -11,8 +11,7 @@ from steph.base.terms import ExtendedId, StageId, Verdict
 from steph.gpu.watch import read_samples
 from steph.record.values import Record
 from steph.run.journal import read_record
-from steph.tell.drawings import VramSample
-from steph.tell.figures import draw
+from steph.tell.drawings import VramSample, draw
 from steph.tell.listing import as_text, rows
 from steph.tell.outlook import production_outlook
 from steph.tell.report import render

@@ -16,8 +16,7 @@ from steph.judge.checks_process import ProcessEvidence, machine_checks
 from steph.plan.steps import steps_per_epoch
 from steph.record.settings import EvalSettings, Launcher, TrainSettings
 from steph.record.values import Attempt, Probe
-from steph.tell.failure_views import failures
-from steph.tell.pieces import rank_peaks
+from steph.tell.report import render
 from suite_runs import make_bench
 
 # stands in front of the planted script: rank 1 dies as a process does that the kernel's OOM killer chose
@@ -133,10 +132,13 @@ def two_rank_attempt(**changes: object) -> Attempt:
 
 def test_the_report_shows_every_ranks_peak() -> None:
     """One row a rank: its card, torch's peaks, the card's peak; no table for one process."""
-    text = rank_peaks(two_rank_attempt())
+    record = factory.green_acceptance()
+    two_ranks = record.stages[StageId.H2].changed(attempts=(two_rank_attempt(),))
+    text = render(record.changed(stages=record.stages | {StageId.H2: two_ranks}))
     assert "| 0 | `GPU-0` | 2.00 / 2.50 GiB |" in text
     assert "| 1 | `GPU-1` | 3.00 / 3.50 GiB |" in text
-    assert not rank_peaks(factory.green_acceptance().stages[StageId.H2].attempts[-1])
+    assert "| torch の確保 / 予約 |" in text
+    assert "| torch の確保 / 予約 |" not in render(record)
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torchrun comes with torch")
@@ -161,4 +163,4 @@ def test_a_killed_rank_ends_the_stage_and_is_named(tmp_path: Path, monkeypatch: 
     assert attempt.diagnosis.evidence[0].endswith("ended by signal 9")
     assert attempt.ended_by is EndedBy.EXIT
     assert alive_with(mark) == []
-    assert "rank 1 (pid" in failures(record, record.stages[StageId.H2])
+    assert "rank 1 (pid" in render(record)

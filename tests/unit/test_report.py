@@ -16,7 +16,7 @@ from steph.judge.verdict import Overall, overall
 from steph.record.settings import TrainSettings
 from steph.record.values import Check, PredictedPeak, Record
 from steph.tell import commands, keep, summary
-from steph.tell.failure_views import own_frame
+from steph.tell.attempts import own_frame
 from steph.tell.report import parts, render, report_path, write_report
 from steph.tell.summary import headline, sentences
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.base.terms import StageId
-from steph.record.values import Record
-from steph.tell import advice, advice_views, extended_views, pieces, report, summary, views
+from steph.record.values import Record, StageResult
+from steph.tell import advice, attempts, commands, decision, report, summary, wording
 from steph.tell import outlook as forecasting
 from steph.tell.outlook import production_outlook
 from steph.tell.report import parts, render, write_report
@@ -34,13 +34,13 @@ def _record() -> Record:
     ("module", "name", "kept"),
     [
         (advice, "advise", "## タスクH-2"),
-        (advice_views, "carry_over_table", "## StepHまとめ"),
-        (advice_views, "decision", "| H-2"),
+        (commands, "production_command", "#### そのまま流用できそうな設定"),
+        (decision, "answers", "| H-2"),
         (summary, "headline", "| H-2"),
         (summary, "sentences", "| H-2"),
-        (views, "stage_table", "## タスクH-3"),
-        (pieces, "attempts_table", "--output-dir"),
-        (extended_views, "extended_results", "## 実行履歴"),
+        (wording, "stage_name", "## タスクH-3"),
+        (attempts, "table_of", "--output-dir"),
+        (commands, "extended_command", "## 実行履歴"),
         (report, "history_rows", "## StepHまとめ"),
     ],
 )
@@ -54,6 +54,14 @@ def test_what_fails_in_one_part_is_said_there(
     assert "planted" in text
     assert kept in text
     assert len(parts(_record())) == len(parts(factory.walked_down()))
+
+
+def test_what_fails_in_a_templates_own_words_is_said_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A macro that can't read a value of the record costs itself alone: here the counts of the checks."""
+    monkeypatch.setattr(StageResult, "held", property(_later(TypeError("planted"))))
+    text = render(_record())
+    assert text.count("ここは計算できませんでした: TypeError: planted") == len(StageId)
+    assert text.count("成立した検査") == len(StageId)
 
 
 @pytest.mark.parametrize("sample", factory.ALL_SAMPLES)

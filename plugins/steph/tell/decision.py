@@ -1,17 +1,22 @@
-"""Whether to rent a card, and which: the decision that a record leads to, as values. Pure."""
+"""The decision that a record leads to, and its words: whether to rent a card, which, for how long, what first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
+from steph.base import units
+from steph.base.messages import NOTHING, Message, say, text, verbatim
 from steph.plan.cards import CARDS
 from steph.record.settings import ProductionTarget
-from steph.record.values import PredictedPeak
+from steph.record.values import PredictedPeak, Record
+from steph.tell import summary
 from steph.tell.advice import Advice
+from steph.tell.markdown import Markdown, prose
 from steph.tell.outlook import CardOutlook
 
 SPARE_SHARE = 0.10  # of a card that is left free at the upper end of the peak's interval
+WIDE = 1.5  # the upper end of an interval that asks for a reason, as a multiple of the peak
 
 
 class Rent(StrEnum):
@@ -85,3 +90,82 @@ def _sizes(target: ProductionTarget, there: CardOutlook) -> list[Size]:
     if line.isalpha() or not there.is_assumed or target.card_memory_gib is not None:
         return [own]
     return sorted({size.usable_bytes: size for size in (*others, own)}.values(), key=lambda size: size.usable_bytes)
+
+
+def answers(record: Record, advice: Advice) -> tuple[Markdown, ...]:
+    """Answer what a person who pays for the card asks: whether to rent, which card, how long, and what first."""
+    decided = decide(advice)
+    has_price = advice.time is not None and advice.time.price_per_hour is not None
+    asked = {
+        "rent": _rent_words(record, advice, decided),
+        "card": _card_to_rent(advice, decided),
+        "cost" if has_price else "time": _hours(advice, decided),
+        "first": _first(record, advice, decided),
+    }
+    return tuple(Markdown(f"**{text(f'advice.ask.{name}')}** {prose(words)}") for name, words in asked.items() if words)
+
+
+def _rent_words(record: Record, advice: Advice, decided: Decision) -> Message:
+    target, named = advice.destination, decided.size
+    return say(
+        f"advice.rent.{decided.rent}",
+        card=named.name if named else target.card,
+        line=decided.line,
+        model=target.model,
+        findings=len(advice.mend_first),
+        reasons=record.context.rehearsal_reasons or say("report.nothing_recorded"),
+    )
+
+
+def _card_to_rent(advice: Advice, decided: Decision) -> Message:
+    """The smallest size of the card that holds the advised settings, and the peak that it has to hold."""
+    peak, model = decided.peak, advice.destination.model
+    if peak is None:
+        return NOTHING
+    peaks = {"peak": units.gib(peak.peak_bytes), "high": units.gib(peak.high_bytes)}
+    need = say("advice.need.measured" if peak.is_measured else "advice.need.predicted", model=model, **peaks)
+    if peak.high_bytes > WIDE * peak.peak_bytes:
+        is_unnamed = advice.outlook is not None and not advice.outlook.calibration.is_described
+        need = say("advice.need.wide_unnamed" if is_unnamed else "advice.need.wide", need=need)
+    if decided.size is None:
+        return say("advice.card_to_rent.none", need=need)
+    size, asked = decided.size, advice.destination.card
+    figures = {"card": size.name, "usable": units.gib(size.usable_bytes), "need": need}
+    if decided.is_larger:
+        return say("advice.card_to_rent.instead", asked=asked, **figures)
+    return say("advice.card_to_rent", **figures)
+
+
+def _hours(advice: Advice, decided: Decision) -> Message:
+    """How long and for how much, as far as it was measured."""
+    time, target = advice.time, advice.destination
+    if advice.blockers:
+        return NOTHING
+    if time is None or time.total_seconds is None:
+        return say("advice.hours.unmeasured")
+    whole = units.about_duration(time.total_seconds)
+    parts = [say("advice.hours.training", time=units.about_duration(time.training_seconds))]
+    evaluation = "advice.hours.evaluation_at_most" if time.evaluation_is_most else "advice.hours.evaluation"
+    parts.append(say(evaluation, time=units.about_duration(time.evaluation_seconds)))
+    if time.download_seconds is not None:
+        parts.insert(0, say("advice.hours.download", time=units.about_duration(time.download_seconds)))
+    cost = NOTHING if time.cost is None else say("advice.hours.cost", cost=time.cost, currency=target.currency)
+    card = decided.size.name if decided.size else target.card
+    speed = say("advice.hours.here") if advice.is_production_card else say("advice.hours.elsewhere", card=card)
+    return say("advice.hours", whole=whole, parts=parts, cost=cost, speed=speed)
+
+
+def _first(record: Record, advice: Advice, decided: Decision) -> Message:
+    if step := summary.next_step(record):
+        return step
+    for blocker in advice.blockers:
+        return verbatim(blocker) if record.live else say("advice.first.rerun", why=blocker)
+    for finding in advice.mend_first:
+        return say("advice.first.finding", finding=finding)
+    if decided.rent is Rent.REHEARSAL:
+        return say("advice.first.accept")
+    if decided.rent is Rent.NO_CARD and advice.outlook and not advice.outlook.calibration.is_described:
+        return say("advice.first.name_trainer")
+    if decided.rent in (Rent.NO_CARD, Rent.UNPREDICTED):
+        return say(f"advice.first.{decided.rent}")
+    return say("advice.first.paste")

@@ -18,7 +18,7 @@ from steph.memory.forecast import Forecast, Term
 from steph.memory.shapes import ModelShape
 from steph.memory.trainers import Workload
 from steph.plan.cards import Card
-from steph.tell.columns import left, right
+from steph.tell.markdown import left, right
 
 
 def fit_json(result: Fit, card: Card | None = None) -> str:

@@ -13,7 +13,8 @@ from steph.base.messages import has_message, text
 from steph.base.terms import RecordKind, StageId
 from steph.judge import verdict
 from steph.record.values import Record
-from steph.tell.columns import columns
+from steph.tell import summary
+from steph.tell.markdown import columns
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class ListRow:
 
 def rows(records: Iterable[tuple[Record, int]]) -> tuple[ListRow, ...]:
     """Give a row for each record with the bytes of its folder, newest first."""
-    newest_first = sorted(records, key=lambda pair: _started_at(pair[0]), reverse=True)
-    return tuple(_row(record, size_bytes) for record, size_bytes in newest_first)
+    began = [(record.sessions[0].started_at if record.sessions else "", record, size) for record, size in records]
+    newest_first = sorted(began, key=lambda each: (each[0], each[1].id), reverse=True)
+    return tuple(_row(record, started_at, size_bytes) for started_at, record, size_bytes in newest_first)
 
 
 def damaged_rows(folders: Iterable[tuple[str, int]]) -> tuple[ListRow, ...]:
@@ -46,11 +48,7 @@ def damaged_rows(folders: Iterable[tuple[str, int]]) -> tuple[ListRow, ...]:
     )
 
 
-def _started_at(record: Record) -> tuple[str, str]:
-    return (record.sessions[0].started_at if record.sessions else "", record.id)
-
-
-def _row(record: Record, size_bytes: int) -> ListRow:
+def _row(record: Record, started_at: str, size_bytes: int) -> ListRow:
     is_rehearsal = record.context.kind is RecordKind.REHEARSAL
     state = verdict.overall(record)
     rehearsed = f"report.rehearsal_overall.{state}"
@@ -59,21 +57,17 @@ def _row(record: Record, size_bytes: int) -> ListRow:
     return ListRow(
         id=record.id,
         kind=text("report.list.rehearsal" if is_rehearsal else "report.list.acceptance"),
-        started_at=units.moment(_started_at(record)[0]),
+        started_at=units.moment(started_at),
         overall=text(rehearsed if is_rehearsal and has_message(rehearsed) else f"report.overall.{state}"),
-        verdicts=tuple(_verdict(record, stage) for stage in StageId),
+        verdicts=tuple(
+            text("report.running") if verdict.in_flight(record, stage) else summary.verdict_code(record, stage)
+            for stage in StageId
+        ),
         model=choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else units.MISSING,
         card=card.name if card else text("report.no_gpu"),
         settings=str(h2.last_attempt.label) if h2 and h2.last_attempt else units.MISSING,
         size=units.size_words(size_bytes),
     )
-
-
-def _verdict(record: Record, stage: StageId) -> str:
-    if verdict.in_flight(record, stage):
-        return text("report.running")
-    result = record.stages.get(stage)
-    return record.verdict_of(stage).value + ("(stale)" if result and result.stale else "")
 
 
 def as_text(listed: Sequence[ListRow]) -> str:

@@ -18,8 +18,7 @@ from steph.base.units import MISSING
 from steph.judge.verdict import Overall, overall
 from steph.record.values import Record
 from steph.tell import compare, summary
-from steph.tell.columns import columns
-from steph.tell.markdown import Markdown, inline, joined, table
+from steph.tell.markdown import Markdown, columns, inline, joined, table
 
 LEAST_OTHERS = 2  # machines that ran the same thing, for one to be called slower or fuller than they are
 
@@ -61,7 +60,8 @@ def machines(found: Iterable[tuple[PurePath, Record]], threshold_ratio: float) -
     for folder, record in sorted(found, key=lambda pair: (pair[1].id, pair[0])):
         name = "/".join(part for part in folder.parts[:-1] if part not in ("runs", "reports")) or record.id
         uuids = tuple(sorted(device.uuid for device in record.context.environment.devices))
-        newest[uuids or (name,)] = Machine(name, record, compare.tokens_per_second(record), compare.own_peak(record))
+        figures = compare.figures_of(record)
+        newest[uuids or (name,)] = Machine(name, record, figures.get("h2_speed"), figures.get("h2_own_peak"))
     rows = sorted(newest.values(), key=lambda machine: machine.name)
     return tuple(replace(row, outliers=_outliers(row, rows, threshold_ratio)) for row in rows)
 
@@ -88,8 +88,8 @@ def exit_status(rows: Sequence[Machine]) -> int:
 
 
 def _header() -> tuple[str, ...]:
-    columns = ("machine", "card", "result", "settings", "speed", "peak", "outlier")
-    return tuple(text(f"machines.column.{column}") for column in columns)
+    names = ("machine", "card", "result", "settings", "speed", "peak", "outlier")
+    return tuple(text(f"machines.column.{name}") for name in names)
 
 
 def _cells(row: Machine) -> tuple[str, ...]:

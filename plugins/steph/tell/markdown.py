@@ -1,14 +1,17 @@
-"""Markdown that text from elsewhere can't break: escaping, code, fences, tables and folds.
+"""Markdown that text from elsewhere can't break: escaping, code, fences, tables and folds; and columns on a terminal.
 
-Takes any text, gives `Markdown`; reads nothing. Written for GitHub's dialect and VS Code's preview. What is not yet
-`Markdown` is escaped wherever it meets a template (`finalize`), so that forgetting to escape is not possible.
+Written for GitHub's dialect and VS Code's preview. What is not yet `Markdown` is escaped wherever it meets a template
+(`finalize`), so that forgetting to escape is not possible.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import partial
+from urllib.parse import quote
 
 from steph.base.messages import text as words_of
 from steph.base.redact import redact
@@ -66,7 +69,7 @@ def code(text: object, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markd
 
     A text that a code span could not hold in every table dialect goes into a `<code>` element instead.
     """
-    words = shorten(" ".join(clean(text).split()), limit_characters)
+    words = shorten(" ".join(clean("" if text is None else text).split()), limit_characters)
     if not words:
         return Markdown(MISSING)
     if _PLAIN_CODE.fullmatch(words):
@@ -79,14 +82,8 @@ def prose(text: object, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Mark
     parts = shorten(" ".join(clean(text).split()), limit_characters).split("`")
     if len(parts) % 2 == 0 or "" in parts[1::2]:
         return inline(text, limit_characters)
-    return Markdown(
-        "".join(code(part) if at % 2 else _between_codes(part, first=at == 0) for at, part in enumerate(parts))
-    )
-
-
-def _between_codes(text: str, *, first: bool) -> str:
-    """Escape a part of a sentence, its outer spaces kept; only the first can begin a line."""
-    return _BLOCK_START.sub(_defused, _escaped(text)) if first else _escaped(text)
+    shown = [code(part) if at % 2 else _escaped(part) for at, part in enumerate(parts)]
+    return Markdown("".join([_BLOCK_START.sub(_defused, shown[0]), *shown[1:]]))  # only the first can begin a line
 
 
 def fence(text: str, language: str = "text", width: int | None = None) -> Markdown:
@@ -98,7 +95,8 @@ def fence(text: str, language: str = "text", width: int | None = None) -> Markdo
     """
     lines = clean(text).replace("<!--", "<! --").rstrip().lstrip("\n").split("\n")
     if width is not None:
-        lines = [part for line in lines for part in _wrapped(line, width)]
+        wrap = partial(textwrap.wrap, width=width, break_long_words=False, break_on_hyphens=False)
+        lines = [part for line in lines for part in wrap(line) or [line]]
     if len(lines) > FENCE_LIMIT_LINES:
         head = FENCE_LIMIT_LINES // 3
         tail = FENCE_LIMIT_LINES - head
@@ -109,10 +107,6 @@ def fence(text: str, language: str = "text", width: int | None = None) -> Markdo
     longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
     ticks = "`" * max(3, longest + 1)
     return Markdown(f"{ticks}{language}\n{body}\n{ticks}")
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=True) or [line]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "") -> Markdown:
@@ -127,10 +121,23 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = 
     return Markdown("\n".join(lines))
 
 
-def cell(value: object) -> str:
+def cell(value: object) -> Markdown:
     """Give a value as the content of one table cell, `—` where it is empty."""
     text = value if isinstance(value, Markdown) else inline(value)
-    return text.replace("\n", " ") or MISSING
+    return Markdown(text.replace("\n", " ") or MISSING)
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> Markdown:
+    """Give a two-column table of names and values; rows without a value fall away."""
+    header = (words_of("report.item"), words_of("report.value"))
+    return table(header, [(Markdown(name), value) for name, value in rows if value])
+
+
+def picture(path: str | None, words: str) -> Markdown:
+    """Give a picture with its words; empty where there is no picture."""
+    if not path:
+        return Markdown()
+    return Markdown(f"![{inline(words)}]({quote(path, safe='/._-~')})\n\n{inline(words)}")
 
 
 def details(summary: str, body: Markdown) -> Markdown:
@@ -157,3 +164,25 @@ def finalize(value: object) -> Markdown:
     if isinstance(value, Markdown):
         return value
     return inline("" if value is None else value)
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay out rows for a terminal, two blanks between columns; a Japanese character takes two cells."""
+    cells = [[" ".join(clean(value).split()) for value in row] for row in (header, *rows)]
+    widths = [max(width(row[at]) for row in cells) for at in range(len(header))]
+    return ["  ".join(left(value, widths[at]) for at, value in enumerate(row)).rstrip() for row in cells]
+
+
+def width(text: str) -> int:
+    """Give how many terminal cells a text takes."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text) - text.count("\ufe0f")
+
+
+def left(text: str, cells: int) -> str:
+    """Give a text with blanks behind it, up to as many cells."""
+    return text + " " * (cells - width(text))
+
+
+def right(text: str, cells: int) -> str:
+    """Give a text with blanks before it, up to as many cells."""
+    return " " * (cells - width(text)) + text

@@ -12,40 +12,40 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from steph.base.messages import LANGUAGES, Language, language, say, text
-from steph.base.terms import RecordKind, StageId
+from steph.base import units
+from steph.base.messages import LANGUAGES, Language, language, phrase, say, text
+from steph.base.terms import ExtendedId, RecordKind, StageId
+from steph.base.units import MISSING
+from steph.judge.verdict import in_flight
 from steph.record.values import Record
 from steph.tell import (
     advice,
-    advice_views,
+    attempts,
     commands,
-    extended_views,
-    failure_views,
+    decision,
+    drawings,
     keep,
-    memory_views,
-    pictures,
-    pieces,
+    markdown,
+    memory_words,
     place,
     summary,
-    surroundings,
-    views,
     wording,
 )
-from steph.tell.drawings import VramSample
-from steph.tell.figures import draw, write_figures
+from steph.tell.drawings import VramSample, draw, write_figures
 from steph.tell.history import history_rows, kept_rows
-from steph.tell.markdown import Markdown, code, details, fence, finalize, inline, joined, prose, said, table
+from steph.tell.markdown import Markdown, finalize, said
 from steph.tell.outlook import Outlook
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Environment, Template
 
 ACCEPTANCE_REPORT = "StepH_結果まとめ.md"
 REHEARSAL_REPORT = "StepH_予行.md"
 SPEC_FOLDER = "LLM_ファインチューニング"
 HISTORY = "history"
+_MODULES = (attempts, commands, decision, drawings, summary, units, wording)  # whose functions templates use
 SECTIONS = ("summary", "h1", "h2", "h3", "extended", "environment", HISTORY, "advice")  # in the page's order
 
 
@@ -128,21 +128,26 @@ def not_computed(error: Exception) -> Markdown:
 
 
 class _Guarded:
-    """A module for templates: a function of it that gives text, and fails, gives the reason in that text's place."""
+    """The functions of a module, or the macros of a template, for other templates.
 
-    def __init__(self, module: ModuleType) -> None:
-        self._module = module
+    One that gives text, and fails, gives the reason in that text's place, so that nothing beside it is lost.
+    """
+
+    def __init__(self, source: ModuleType | Template) -> None:
+        self._source = source
 
     def __getattr__(self, name: str) -> object:
-        found = getattr(self._module, name)
-        if getattr(found, "__annotations__", {}).get("return") not in ("Markdown", "str"):
+        is_macro = not isinstance(self._source, ModuleType)
+        found = getattr(self._source.module if is_macro else self._source, name)
+        if not is_macro and getattr(found, "__annotations__", {}).get("return") not in ("Markdown", "str"):
             return found
 
         def guarded(*arguments: object, **named: object) -> object:
             try:
-                return found(*arguments, **named)
+                given = found(*arguments, **named)
             except Exception as error:
                 return not_computed(error)
+            return Markdown(given.strip()) if is_macro else given
 
         return guarded
 
@@ -173,25 +178,18 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         autoescape=False,  # noqa: S701 - the output is Markdown: `finalize` escapes every expression for it
     )
-    words: dict[str, Any] = {
-        **{function.__name__: function for function in (code, details, fence, inline, joined, prose, said, table)},
-        **{
-            "failure_views": failure_views,
-            "pieces": pieces,
-            "pictures": pictures,
-            "summary": summary,
-            "surroundings": surroundings,
-            "views": views,
-            "wording": wording,
-            "commands": commands,
-            "advice_views": advice_views,
-            "extended_views": extended_views,
-            "memory_views": memory_views,
-        },
-        **{"t": text, "safely": _safely, "H1": StageId.H1, "H2": StageId.H2, "H3": StageId.H3, "Markdown": Markdown},
-    }
-    words = {name: _Guarded(value) if isinstance(value, ModuleType) else value for name, value in words.items()}
-    environment.globals.update(words)
+    words = ("cell", "code", "details", "facts", "fence", "inline", "joined", "picture", "prose", "said", "Markdown")
+    modules = {"memory": memory_words, **{module.__name__.rpartition(".")[2]: module for module in _MODULES}}
+    macros = {"blocks": "stage_blocks", "machine_blocks": "machine_blocks", "advice_blocks": "advice_blocks"}
+    environment.globals.update(
+        {
+            **{name: getattr(markdown, name) for name in words},
+            **{name: _Guarded(module) for name, module in modules.items()},
+            **{name: _Guarded(environment.get_template(f"{file}.md.j2")) for name, file in macros.items()},
+            **{"t": text, "say": say, "phrase": phrase, "safely": _safely, "in_flight": in_flight},
+            **{"StageId": StageId, "ExtendedId": ExtendedId, "MISSING": MISSING},
+        }
+    )
     return environment
 
 

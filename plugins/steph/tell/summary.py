@@ -5,7 +5,7 @@ Takes a record, gives words; decides no stage's verdict, and never calls a recor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from steph.base import units
 from steph.base.messages import NOTHING, Message, phrase, say, text
@@ -35,6 +35,12 @@ def stage_word(record: Record, stage: AnyStage) -> str:
     if result and contradiction(result):
         return phrase("report.state.contradiction", verdict=result.verdict.value)
     return phrase("report.state.stale", word=word) if result and result.stale else word
+
+
+def verdict_code(record: Record, stage: AnyStage) -> str:
+    """Give a stage's verdict as its code alone, with a mark where it is stale."""
+    result = record.results.get(stage)
+    return record.verdict_of(stage).value + ("(stale)" if result and result.stale else "")
 
 
 def capacity_bytes(record: Record) -> int | None:
@@ -72,6 +78,21 @@ def ran_out_of_memory(result: StageResult | None) -> tuple[Attempt, ...]:
     """Give the attempts of a stage that ended in a CUDA OOM."""
     attempts = result.attempts if result else ()
     return tuple(a for a in attempts if a.ran_out_of_memory)
+
+
+def packages(record: Record) -> list[tuple[str, str, str]]:
+    """Give each package's version in the pipeline's processes and in the suite's own, empty where it is not there."""
+
+    def known(versions: Mapping[str, str]) -> dict[str, str]:  # pip and import lists spell names differently (PEP 503)
+        return {name.lower().replace("_", "-"): version for name, version in versions.items()}
+
+    loaded: dict[str, str] = {}
+    for result in record.stages.values():
+        for attempt in result.attempts:
+            for probe in attempt.probes:
+                loaded |= known(probe.packages)
+    own = known(record.context.environment.packages)
+    return [(name, loaded.get(name, ""), own.get(name, "")) for name in sorted(loaded.keys() | own.keys())]
 
 
 def is_dirty_on_main(state: GitState) -> bool:

@@ -7,22 +7,31 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from steph.base.messages import has_message, phrase, text
-from steph.base.terms import (
-    AnyStage,
-    Cause,
-    EndedBy,
-    FitVerdict,
-    Phase,
-    RecordKind,
-    Verdict,
-)
-from steph.record.values import Attempt, EvalOutcome
+from steph.base.messages import has_message, phrase, say, text
+from steph.base.terms import AnyStage, Cause, EndedBy, ExtendedId, FitVerdict, Phase, RecordKind, Verdict
+from steph.base.units import MISSING
+from steph.record.environment import GitState
+from steph.record.values import Attempt, Check, EvalOutcome, TrainOutcome
 
 
 def stage_title(stage: AnyStage) -> str:
     """A stage in a word or two."""
     return text(f"report.stage.{stage}")
+
+
+def stage_name(stage: AnyStage) -> str:
+    """A stage's id and title; of an extended one also that it is."""
+    title = stage_title(stage)
+    return (
+        phrase("report.stages.extended", stage=stage, title=title)
+        if isinstance(stage, ExtendedId)
+        else f"{stage} {title}"
+    )
+
+
+def short_name(model: str) -> str:
+    """Give a model's id on the Hub as it is, and of a folder the last part alone."""
+    return model.rstrip("/").rpartition("/")[2] if model.startswith(("/", "~", ".")) else model
 
 
 def fits_word(verdict: FitVerdict | None) -> str:
@@ -47,6 +56,28 @@ def verdict_word(verdict: Verdict, kind: RecordKind) -> str:
     return phrase("report.verdict_with_code", word=word, code=verdict.value)
 
 
+def severity_word(check: Check) -> str:
+    """Name how much a check that does not hold weighs, or that it could not be measured."""
+    return text(f"report.unmeasured.{check.severity}" if check.holds is None else f"report.severity.{check.severity}")
+
+
+def candidate_word(outcome: str) -> str:
+    """Name what became of H-1's candidate."""
+    return text(f"report.candidate.{outcome}")
+
+
+def data_word(role: str) -> str:
+    """Name what a data file is for."""
+    return text(f"report.data.{role}")
+
+
+def changes_word(state: GitState) -> str:
+    """Name whether a clone is clean, or why that is not known."""
+    if state.dirty is None:
+        return text("report.git.no_git" if state.commit is None else "report.git.unknown")
+    return text("report.git.dirty" if state.dirty else "report.git.clean")
+
+
 def source_word(source: str) -> str:
     """Name where a model came from."""
     own = f"report.source.{source}"
@@ -59,6 +90,11 @@ def seconds_between(start: str, end: str | None) -> float | None:
         return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() if end else None
     except (ValueError, TypeError):
         return None
+
+
+def count_words(count: int | None) -> str:
+    """Give a count with commas; a dash where it is unknown."""
+    return MISSING if count is None else f"{count:,}"
 
 
 def parameters(count: int | None) -> str:
@@ -98,6 +134,17 @@ def score_words(outcome: EvalOutcome) -> str:
     return phrase("report.score_of", metric=metric, score=outcome.score, total=outcome.total)
 
 
+def loss_words(outcome: TrainOutcome | None) -> str:
+    """Say the loss: first and last logged value, and the Trainer's mean."""
+    if outcome is None or (not outcome.losses and outcome.train_loss is None):
+        return text("report.nothing_recorded")
+    losses, mean = outcome.losses, outcome.train_loss
+    parts = [say("report.loss.course", first=losses[0], last=losses[-1])] if losses else []
+    if mean is not None:
+        parts.append(say("report.loss.mean", mean=mean))
+    return phrase("report.listed", parts=parts)
+
+
 def outcome_words(attempt: Attempt) -> str:
     """Say how an attempt ended in the spec's words: success, OOM or another error."""
     if attempt.ended_well:
@@ -116,6 +163,13 @@ def outcome_words(attempt: Attempt) -> str:
     else:
         ended = text("report.end.undiagnosed") if attempt.returncode == 0 else exit_words(attempt.returncode)
     return phrase("report.outcome.other_because", reason=ended)
+
+
+def ending(attempt: Attempt) -> str:
+    """Say by what a failed attempt ended."""
+    if attempt.ended_by not in (None, EndedBy.EXIT):
+        return text(f"report.ending.{attempt.ended_by}")
+    return text("report.ending.none") if attempt.returncode is None else exit_words(attempt.returncode)
 
 
 def exit_words(returncode: int | None) -> str:

@@ -1,0 +1,215 @@
+"""What the report says of a stage's attempts: their table, and the words of one that failed or still runs.
+
+Takes values of a record, gives words and Markdown; what stands around them is in `templates/`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from steph.base import units
+from steph.base.messages import phrase, text
+from steph.base.terms import AnyStage, Purpose
+from steph.base.units import GIB, MISSING
+from steph.judge import verdict
+from steph.record.settings import TrainSettings
+from steph.record.values import Attempt, Diagnosis, OomNumbers, Probe, Record, StageResult
+from steph.tell import wording
+from steph.tell.markdown import Markdown, code, inline, joined, said, table
+
+MOST_EVIDENCE_LINES = 8
+_COLUMNS = {  # and how each is aligned
+    "number": "r",
+    "settings": "l",
+    "result": "l",
+    "seconds": "r",
+    "card": "r",
+    "process": "r",
+    "predicted": "r",
+    "torch": "r",
+}
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line \d+(?:, in .*)?')
+_LIBRARY = re.compile(r"(?:^|[/\\])(?:site-packages|dist-packages|lib[/\\]python\d)[^\"]*")
+
+
+def table_of(record: Record, stage: AnyStage, *, purpose: Purpose = Purpose.STAGE) -> Markdown:
+    """Give every attempt of a stage, of one purpose, with setting, outcome, seconds and peaks.
+
+    A column that no attempt has anything for falls away.
+    """
+    result = record.results.get(stage)
+    if result is None:
+        return said("report.attempts.none")
+    by_purpose = {Purpose.CALIBRATE: result.calibration_attempts, Purpose.DEEP: result.deep_attempts}
+    attempts = by_purpose.get(purpose, result.attempts)
+    if not attempts:
+        return said("report.attempts.none")
+    with_model = len({attempt.model_name for attempt in attempts}) > 1
+    with_predicted = any(attempt.predicted for attempt in attempts)
+    has_card = record.context.environment.device is not None
+    rows = []
+    for attempt in attempts:
+        seconds = units.plausible_seconds(attempt.seconds)
+        rows.append(
+            {
+                "number": str(attempt.number),
+                "settings": settings_words(attempt, with_model=with_model),
+                "result": _result_words(record, result, attempt),
+                "seconds": MISSING if seconds is None else f"{seconds:,.1f}",
+                "card": measured(attempt.peak_device_bytes, record) if has_card else MISSING,
+                "process": measured(attempt.peak_own_bytes, record) if has_card else MISSING,
+                "predicted": _predicted_words(attempt) if with_predicted else MISSING,
+                "torch": torch_peaks(attempt.probes) if has_card else MISSING,
+            }
+        )
+    shown = [name for name in _COLUMNS if any(row[name] != MISSING for row in rows)]
+    header = [text(f"report.attempts.{name}") for name in shown]
+    cells = [[row[name] for name in shown] for row in rows]
+    made = table(header, cells, align="".join(_COLUMNS[name] for name in shown))
+    return joined((made, said("report.attempts.peaks") if has_card else ""))
+
+
+def settings_words(attempt: Attempt, *, with_model: bool = False) -> Markdown:
+    """Give an attempt's label, for training the effective batch, and on request the model."""
+    settings = attempt.settings
+    lines: list[str] = [code(attempt.label) if settings else inline(attempt.label)]
+    if isinstance(settings, TrainSettings):
+        steps, batch = settings.gradient_accumulation_steps, settings.effective_batch_size
+        lines.append(said("report.accumulation", steps=steps, batch=batch))
+    if with_model and attempt.model_name:
+        lines.append(code(attempt.model_name.rpartition("/")[2]))
+    return Markdown("<br>".join(lines))
+
+
+def _result_words(record: Record, result: StageResult, attempt: Attempt) -> Markdown:
+    if is_running(record, result, attempt):
+        return said("report.running")
+    phase = attempt.diagnosis.phase if attempt.diagnosis and not attempt.ended_well else None
+    return Markdown(f"{inline(wording.outcome_words(attempt))}{f'<br>{wording.phase_name(phase)}' if phase else ''}")
+
+
+def _predicted_words(attempt: Attempt) -> Markdown:
+    predicted = attempt.predicted
+    if predicted is None:
+        return said("report.unpredicted")
+    low, high = predicted.low_bytes, predicted.high_bytes
+    interval = f"<br>{said('report.interval', low=low / GIB, high=high / GIB)}" if low and high else ""
+    outside = f"<br>{said('report.outside')}" if missed(attempt) else ""
+    return Markdown(f"{units.gib(predicted.peak_bytes)}{interval}{outside}")
+
+
+def missed(attempt: Attempt) -> bool:
+    """Whether the peak that was measured lies outside the interval that was predicted for the attempt."""
+    predicted, peak = attempt.predicted, attempt.peak_own_bytes
+    if predicted is None or peak is None or not attempt.ended_well:
+        return False
+    return not predicted.low_bytes <= peak <= predicted.high_bytes
+
+
+def is_running(record: Record, result: StageResult, attempt: Attempt) -> bool:
+    """Whether this attempt is in flight, as far as the record tells."""
+    is_last = attempt is result.newest_attempt
+    running = [stage for stage in record.stages if verdict.in_flight(record, stage)]
+    # a calibration runs after its stage has ended and before the next one begins
+    may_run = record.live and not running if attempt.purpose is Purpose.CALIBRATE else result.stage in running
+    return may_run and is_last and attempt.ended_by is None
+
+
+def is_training(attempt: Attempt) -> bool:
+    """Whether the attempt was of a training; else it was of an evaluation."""
+    return isinstance(attempt.settings, TrainSettings)
+
+
+def completion(record: Record, attempt: Attempt) -> str:
+    """Say whether the attempt that counts came to its end, and whether it was believed."""
+    if verdict.in_flight(record, attempt.stage):
+        return text("report.running")
+    outcome = record.verdict_of(attempt.stage)
+    if attempt.ended_well and not outcome.is_green:
+        return phrase("report.completion.but_verdict", verdict=outcome.value)
+    return wording.outcome_words(attempt)
+
+
+def time_words(result: StageResult, attempt: Attempt) -> str:
+    """Say how long the attempt took, and the stage with all its attempts."""
+    last = units.duration(attempt.seconds)
+    if result.seconds is None:
+        return phrase("report.time.last", attempt=last)
+    return phrase("report.time.last_and_stage", attempt=last, stage=units.duration(result.seconds))
+
+
+def log_folder(record: Record, attempt: Attempt) -> Markdown:
+    """Give an attempt's folder, below the folder of runs where the record has its name alone."""
+    return code(path_in(f"runs/{record.id}", attempt.folder or None))
+
+
+def path_in(folder: str, name: str | None) -> str:
+    """Give the path of a name in a folder; one that is a path already stays, none is empty."""
+    return "" if name is None else name if "/" in name else f"{folder.rstrip('/')}/{name}"
+
+
+def measured(size_bytes: int | None, record: Record) -> str:
+    """Give a peak of the card's memory; say why where there is none."""
+    if size_bytes is not None:
+        return units.gib(size_bytes)
+    return text("report.unmeasured" if record.context.environment.device else "report.no_gpu")
+
+
+def torch_peaks(probes: tuple[Probe, ...]) -> str:
+    """Give the peaks of the process that allocated most, as its torch counted them."""
+    known = [probe for probe in probes if probe.peak_allocated_bytes is not None]
+    if not known:
+        return MISSING
+    most = max(known, key=lambda probe: probe.peak_allocated_bytes or 0)
+    return f"{(most.peak_allocated_bytes or 0) / GIB:,.2f} / {units.gib(most.peak_reserved_bytes)}"
+
+
+def cause_words(diagnosis: Diagnosis) -> str:
+    """Name a cause, how far the script had come and which rank failed."""
+    phase = [wording.phase_name(diagnosis.phase)] if diagnosis.phase else []
+    rank = [f"rank {diagnosis.rank}"] if diagnosis.rank is not None else []
+    return phrase("report.listed", parts=[wording.cause_name(diagnosis.cause), *phase, *rank])
+
+
+def error_words(record: Record, attempt: Attempt) -> str:
+    """Give the error's own words: the uncaught exception, else the evidence; empty where there is neither.
+
+    A launcher's own exception only says that a process of it failed: there the failed rank's counts.
+    """
+    raised = [probe for probe in attempt.probes if probe.exception_type]
+    if attempt.settings is not None and attempt.settings.launcher != "none":
+        rank = attempt.diagnosis.rank if attempt.diagnosis else None
+        raised = [probe for probe in raised if probe.rank is not None and probe.rank == rank]
+    if raised:
+        return f"{raised[0].exception_type}: {raised[0].exception_message or ''}"
+    return "\n".join(evidence(record, attempt))
+
+
+def evidence(record: Record, attempt: Attempt) -> list[str]:
+    """Give the lines that tell the cause, with the pipeline's own frame in the place of its libraries' frames."""
+    found = attempt.diagnosis.evidence if attempt.diagnosis else ()
+    own = own_frame(attempt.traceback or "", record.context.pipeline_root)
+    told = [line for line in found[:MOST_EVIDENCE_LINES] if own is None or not _FRAME.match(line.strip())]
+    return told if own is None else [*told, own]
+
+
+def own_frame(traceback: str, root: str) -> str | None:
+    """Give the last frame of a traceback that is in the pipeline's own files; None where there is none."""
+    frames = [match for line in traceback.splitlines() if (match := _FRAME.match(line.strip()))]
+    inside = f"{root.rstrip('/')}/"
+    own = [f for f in frames if f["file"].startswith(inside) or not f["file"].startswith(("/", "<"))]
+    own = [frame for frame in own if not _LIBRARY.search(frame["file"])]
+    return own[-1][0] if own else None
+
+
+def oom_words(record: Record, oom: OomNumbers) -> Markdown:
+    """Give the figures of torch's message; under a limit, what it says of the whole card is not what the run had."""
+    cap = record.context.vram_cap_bytes
+    sizes = {
+        "requested": units.size_words(oom.requested_bytes) if oom.requested_bytes is not None else MISSING,
+        "allocated": units.gib(oom.allocated_bytes),
+        "reserved": units.gib(oom.reserved_bytes),
+    }
+    if cap is not None:
+        return said("report.failure.memory_capped", cap=units.gib(cap), **sizes)
+    return said("report.failure.memory", free=units.gib(oom.free_bytes), total=units.gib(oom.total_bytes), **sizes)
