@@ -14,6 +14,8 @@ from steph import __version__
 from steph.base.terms import NAMED_TRAINERS, TrainerName
 
 if TYPE_CHECKING:
+    import pytest
+
     from steph.memory.calibration import Calibration
     from steph.memory.shapes import ModelShape
     from steph.plan.options import Options
@@ -32,6 +34,7 @@ Trainer = Annotated[
 ProfileOption = Annotated[str | None, typer.Option("--profile", "--steph-profile", help="as for pytest")]
 RootOption = Annotated[str | None, typer.Option("--pipeline-root", "--steph-pipeline-root", help="as for pytest")]
 PythonOption = Annotated[str | None, typer.Option("--pipeline-python", "--steph-pipeline-python", help="as for pytest")]
+LanguageOption = Annotated[str | None, typer.Option("--language", "--steph-language", help="as for pytest")]
 
 
 def _speak(context: typer.Context, parameter: typer.CallbackParam, word: str) -> None:
@@ -175,7 +178,7 @@ def compare(
     from steph.run.journal import JournalError, read_record
     from steph.tell import compare as comparing
 
-    if a is not None and b is None and _holds_records(Path(a)):
+    if a is not None and b is None and not (Path(a) / JOURNAL).is_file() and next(Path(a).rglob(JOURNAL), None):
         raise typer.Exit(_compare_machines(Path(a), threshold, as_markdown=as_markdown))
     try:
         first, second = find_pair(reports / "runs", a, b)
@@ -184,11 +187,6 @@ def compare(
         raise _failed(str(error)) from error
     typer.echo(comparing.as_markdown(found) if as_markdown else comparing.as_text(found), nl=False)
     raise typer.Exit(found.exit_status)
-
-
-def _holds_records(folder: Path) -> bool:
-    """Whether this is no record but a folder with records in it, at any depth."""
-    return folder.is_dir() and not (folder / JOURNAL).is_file() and next(folder.rglob(JOURNAL), None) is not None
 
 
 def _compare_machines(folder: Path, threshold: float, *, as_markdown: bool) -> int:
@@ -356,7 +354,7 @@ def doctor(
     profile: ProfileOption = None,
     pipeline_root: RootOption = None,
     pipeline_python: PythonOption = None,
-    language: Annotated[str | None, typer.Option("--language", "--steph-language", help="as for pytest")] = None,
+    language: LanguageOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="without libraries and the 4-bit operation")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of lines")] = False,
     gate: Annotated[bool, typer.Option("--gate", help="exit status 3 where a run is sure to fail, else 0")] = False,
@@ -367,13 +365,7 @@ def doctor(
     """
     from steph.doctor.command import Mode, doctor_status
 
-    named = {
-        "profile": profile,
-        "pipeline-root": pipeline_root,
-        "pipeline-python": pipeline_python,
-        "language": language,
-    }
-    words = [f"--steph-{name}={value}" for name, value in named.items() if value is not None]
+    words = _run_options(profile, pipeline_root, pipeline_python, language)
     modes = {Mode.QUICK: quick, Mode.JSON: as_json, Mode.GATE: gate}
     mode = Mode(sum(flag.value for flag, is_on in modes.items() if is_on))
     raise typer.Exit(doctor_status([*words, *context.args], mode, typer.echo))
@@ -412,7 +404,7 @@ def check(
     profile: ProfileOption = None,
     pipeline_root: RootOption = None,
     pipeline_python: PythonOption = None,
-    language: Annotated[str | None, typer.Option("--language", "--steph-language", help="as for pytest")] = None,
+    language: LanguageOption = None,
 ) -> None:
     """Show the commands that a description stands for, and which core checks can be measured; starts nothing.
 
@@ -425,19 +417,19 @@ def check(
     others = join_values([*filter(None, [root]), *context.args])  # a run's option may stand before the folder
     root = next((word for word in others if not word.startswith("-")), None)
     others = [word for word in others if word != root]
-    named = {
-        "profile": profile,
-        "pipeline-root": pipeline_root or root,
-        "pipeline-python": pipeline_python,
-        "language": language,
-    }
-    words = [f"--steph-{name}={value}" for name, value in named.items() if value is not None]
+    words = _run_options(profile, pipeline_root or root, pipeline_python, language)
 
-    def show(options: Options, profile: Profile) -> int:
+    def show(_: pytest.Config, options: Options, profile: Profile) -> int:
         typer.echo("\n".join(check_lines(options, profile)))
         return 0
 
-    raise typer.Exit(with_run_options([*words, *others], lambda _, options, profile: show(options, profile)))
+    raise typer.Exit(with_run_options([*words, *others], show))
+
+
+def _run_options(profile: str | None, root: str | None, python: str | None, language: str | None) -> list[str]:
+    """What pytest would be told."""
+    named = {"profile": profile, "pipeline-root": root, "pipeline-python": python, "language": language}
+    return [f"--steph-{name}={value}" for name, value in named.items() if value is not None]
 
 
 @app.command()

@@ -78,19 +78,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     named = {argument.partition("::")[0] for argument in config.args}
     asked = {(config.invocation_params.dir / name).resolve() for name in named}
-    extended = [item for item in items if _is_extended_stage(item) and item.path.resolve() not in asked]
-    left_out = [item for item in extended if not (config.option.pyargs and _module_name(item) in named)]
+    left_out = []
+    for item in items:
+        is_extended = item.get_closest_marker("steph_stage") and item.get_closest_marker(EXTENDED)
+        module = item.module.__name__ if config.option.pyargs and isinstance(item, pytest.Function) else None
+        if is_extended and item.path.resolve() not in asked and module not in named:
+            left_out.append(item)
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
-
-
-def _module_name(item: pytest.Item) -> str | None:
-    return item.module.__name__ if isinstance(item, pytest.Function) else None
-
-
-def _is_extended_stage(item: pytest.Item) -> bool:
-    return item.get_closest_marker("steph_stage") is not None and item.get_closest_marker(EXTENDED) is not None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -100,22 +96,21 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     Not when the collection ends: that comes also where it failed, and a record that nobody runs hides the last one.
     """
     config = session.config
-    if any(item.get_closest_marker("steph_stage") for item in session.items):
-        make_printable(sys.stdout, sys.stderr)
-    if session.testsfailed and not config.option.continue_on_collection_errors:
-        return
     items = [item for item in session.items if item.get_closest_marker("steph_stage")]
-    if not items:
+    if items:
+        make_printable(sys.stdout, sys.stderr)
+    if not items or (session.testsfailed and not config.option.continue_on_collection_errors):
         return
     if hasattr(config, "workerinput"):
         config.stash[REFUSED] = "session.workers"
         return
     from steph.base.messages import phrase
+    from steph.gpu.driver import has_nvidia_nodes
 
     options, profile = _asked(config)
     if config.option.collectonly or config.option.setuponly or config.option.setupplan:
         return
-    if profile.machine.device == "gpu" and not _has_gpu():
+    if profile.machine.device == "gpu" and not has_nvidia_nodes():
         others = [item for item in session.items if item not in items]
         if all(item.get_closest_marker("gpu") for item in others):
             raise pytest.UsageError(phrase("session.no_gpu"))
@@ -273,12 +268,6 @@ def _asked(config: pytest.Config) -> tuple[Options, Profile]:
     told.enter_context(speaking(profile.language(options)))
     config.add_cleanup(told.close)
     return options, profile
-
-
-def _has_gpu() -> bool:
-    from steph.gpu.driver import has_nvidia_nodes
-
-    return has_nvidia_nodes()
 
 
 def _open(config: pytest.Config, options: Options, profile: Profile, stages: tuple[AnyStage, ...]) -> None:
