@@ -18,7 +18,8 @@ from steph.base.terms import Severity
 from steph.base.text import LINE_CHARS
 from steph.contract.description import load_description
 from steph.contract.questions import frame_agrees, frame_in, is_among, question_key, questions_in, questions_of
-from steph.contract.results_lawqa import find_results
+from steph.contract.results import ResultsForm
+from steph.contract.results_files import find_results
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_results import FIRST_ROWS
 from steph.judge.evidence import EvalEvidence
@@ -96,14 +97,14 @@ def test_without_a_named_file_the_newest_match_is_taken(tmp_path: Path) -> None:
     for name, age in (("r.json", 500), ("20260101-0000_r.json", 900), ("20260102-0000_r.json", 10), ("x_r.json", 1)):
         (tmp_path / name).write_text("{}")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    found = find_results(tmp_path, "r.json", None, started_unix)
+    found = find_results(tmp_path, ResultsForm(), "r.json", None, started_unix)
     assert (found.name, found.fresh) == ("20260102-0000_r.json", True)
 
 
 @pytest.mark.parametrize("named", ["/etc/hostname", "../r.json", "other/r.json", "x" * 5000, "r\0.json", "r.json.bak"])
 def test_a_named_file_elsewhere_is_not_taken(tmp_path: Path, named: str) -> None:
     """Only the asked file or its dated form in the same folder may be the result."""
-    assert find_results(tmp_path, "r.json", named, 0.0).path is None
+    assert find_results(tmp_path, ResultsForm(), "r.json", named, 0.0).path is None
 
 
 def test_with_rag_asked_the_line_must_say_enabled(sound: EvalEvidence) -> None:
@@ -260,7 +261,7 @@ def test_a_file_of_another_name_is_taken_where_the_description_says_so(
     old.write_text("{}", encoding="utf-8")
     os.utime(old, (1, 1))
     (tmp_path / "out" / written).write_text("{}", encoding="utf-8")
-    file = find_results(tmp_path, "out/small.json", None, time.time() - 60, pattern=pattern)
+    file = find_results(tmp_path, ResultsForm(), "out/small.json", None, time.time() - 60, pattern=pattern)
     assert (file.path is not None and file.fresh) is found
     assert not found or file.name == f"out/{written}"
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from steph.contract.dotted import value_at, values_at
-from steph.contract.results import Results, ResultsFile, ResultsForm
+from steph.contract.results import Results, ResultsFile, ResultsForm, value_at, values_at
 from steph.contract.results_files import READERS, ResultsFormat, find_results
 
 SAMPLES = Path(__file__).parent / "samples" / "lm_eval"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from steph.base.files import files_at
 from steph.base.terms import Severity
 from steph.contract.description import load_description
-from steph.contract.globs import files_at
 from steph.contract.lines import parse_metrics
 from steph.contract.training_files import adapter_folder, read_state
 from steph.contract.training_log import losses_in_words, read_log

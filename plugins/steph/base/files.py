@@ -8,8 +8,9 @@ import io
 import json
 import os
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -18,6 +19,7 @@ from steph.base.messages import NOTHING, Message, say, words_of
 CLOCK_SLACK_SECONDS = 0.05  # the kernel stamps files with a clock that lags by up to one tick of 10 ms
 LATER_SLACK_SECONDS = 2.0  # FAT stamps every second second only
 MAX_JSON_BYTES = 64 << 20
+MOST_FILES = 10_000  # that a path with `*` names
 MAX_JSON_DEPTH = 100  # no format that is read here comes near; more would break whoever walks through it
 
 
@@ -177,6 +179,26 @@ def is_later(path: Path, ended_unix: float) -> bool:
         return path.stat().st_mtime > ended_unix + LATER_SLACK_SECONDS
     except OSError:
         return False
+
+
+def paths_at(root: Path, pattern: str) -> Iterator[Path]:
+    """What a path with `*` and `**` names, from the root or absolute; a path without them names itself."""
+    if not any(sign in pattern for sign in "*?["):
+        yield root / pattern
+        return
+    base = Path(pattern)
+    start, rest = (Path(base.anchor), str(base.relative_to(base.anchor))) if base.is_absolute() else (root, pattern)
+    yield from islice(start.glob(rest), MOST_FILES)
+
+
+def files_at(root: Path, pattern: str) -> list[Path]:
+    """The files that are there under such a path, in name order."""
+    return sorted(path for path in paths_at(root, pattern) if path.is_file())
+
+
+def newest(paths: Sequence[Path], started_unix: float) -> Path | None:
+    """Of the attempt's own files the last one written, else of the older ones."""
+    return max(paths, key=lambda path: (is_fresh(path, started_unix), path.stat().st_mtime, path.name), default=None)
 
 
 def sha256_of(path: Path) -> str:

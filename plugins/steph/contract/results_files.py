@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from steph.base.files import UnreadableError, is_fresh
+from steph.base.files import UnreadableError, files_at, is_fresh, newest
 from steph.base.messages import words_of
 from steph.contract import results_json, results_lawqa, results_lm_eval
-from steph.contract.globs import files_at, newest
 from steph.contract.results import Results, ResultsFile, ResultsForm
+
+MOST_PATH_CHARS = 1000
+_DATED = r"(?:\d{8}-\d{4}(?:\d{2})?_)?"  # what a script may put before the asked name
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Reader:
 
 
 ResultsFormat = Literal["lawqa", "lm_eval", "json"]
-# the format `lawqa` is found and read otherwise: by what its script prints
+# files of the format `lawqa` are found otherwise, by what its script prints, and need no description to be read
 READERS: dict[ResultsFormat, Reader] = {
     "lm_eval": Reader(results_lm_eval.read_results, results_lm_eval.KNOWS, rows_inside=False, own_metric=True),
     "json": Reader(results_json.read_results),
@@ -57,54 +62,71 @@ def find_results(
     `saved_to` and `pattern` are of the format `lawqa`: the file that the script named, and a name with `*`. Of several
     files the newest counts, but one that names an adapter before one that does not (`with_adapter`), or after it.
     """
-    if form.format == "lawqa":
-        return results_lawqa.find_results(root, asked, saved_to, started_unix, pattern=pattern)
-    wanted = form.file or asked
-    found = files_at(root, wanted)
-    path = _of_the_asked(root, form, found, started_unix, with_adapter=with_adapter)
+    is_lawqa = form.format == "lawqa"
+    if is_lawqa:
+        said = root / saved_to if saved_to and "\0" not in saved_to and len(saved_to) <= MOST_PATH_CHARS else None
+        wanted, (path, found) = asked, _lawqa_files(root / asked, said, started_unix, pattern)
+    else:
+        wanted = form.file or asked
+        found = files_at(root, wanted)
+        path = newest(found, started_unix)
+        if sum(is_fresh(one, started_unix) for one in found) > 1:
+            fitting = [
+                one for one in found
+                if is_fresh(one, started_unix) and (other := _read_or_none(root, one, form))
+                and bool(other.config.lora_path) == with_adapter
+            ]  # fmt: skip
+            path = newest(fitting, started_unix) or path
     if path is None:
         return ResultsFile(None, wanted)
-    name = _name(root, path)
-    fresh = is_fresh(path, started_unix)
+    name, fresh = _name(root, path), is_fresh(path, started_unix)
     try:
         content, rows_files = _read(root, path, form)
     except UnreadableError as error:
         return ResultsFile(path, name, fresh, problem=words_of(error))
-    others = tuple(
-        _name(root, other)
-        for other in found
+    others = [
+        other for other in found
         if other != path and is_fresh(other, started_unix) and not _tells(root, other, form, content)
-    )
-    return ResultsFile(path, name, fresh, content, others=others, rows_files=rows_files)
+    ]  # fmt: skip
+    names = tuple(other.name if is_lawqa else _name(root, other) for other in others)
+    return ResultsFile(path, name, fresh, content, others=tuple(dict.fromkeys(names)), rows_files=rows_files)
 
 
-def _of_the_asked(
-    root: Path, form: ResultsForm, found: Sequence[Path], started_unix: float, *, with_adapter: bool
-) -> Path | None:
-    """The attempt's newest file, of those that are of an evaluation with or without an adapter where others are not."""
-    last = newest(found, started_unix)
-    young = [path for path in found if is_fresh(path, started_unix)]
-    if len(young) < 2:
-        return last
-    fitting = [path for path in young if _names_adapter(root, path, form) == with_adapter]
-    return newest(fitting, started_unix) or last
+def _lawqa_files(
+    target: Path, said: Path | None, started_unix: float, pattern: str | None
+) -> tuple[Path | None, list[Path]]:
+    """The file of the asked name, alone or behind a date, or of `pattern`, and those beside it that may tell others.
 
-
-def _names_adapter(root: Path, path: Path, form: ResultsForm) -> bool | None:
-    try:
-        return bool(_read(root, path, form)[0].config.lora_path)
-    except UnreadableError:
-        return None
+    The one that the script `said` it wrote comes first, where it lies in the asked folder.
+    """
+    asked = re.compile(_DATED + re.escape(target.name))
+    named = re.compile("|".join([asked.pattern, *([fnmatch.translate(pattern)] if pattern else [])]))
+    children = sorted(target.parent.iterdir()) if target.parent.is_dir() else []
+    fitting = [path for path in children if named.fullmatch(path.name) and path.is_file()]
+    path = newest(fitting, started_unix)
+    if said and said.is_file() and named.fullmatch(said.name) and said.parent.resolve() == target.parent.resolve():
+        path = said
+    beside = [other for other in fitting if asked.fullmatch(other.name)]
+    beside += [said] if said and said.suffix == ".json" and said.is_file() else []
+    return path, [other for other in beside if path is not None and other.name != path.name]
 
 
 def read_results(root: Path, path: Path, form: ResultsForm) -> Results:
     """Read one results file again; raises UnreadableError with the reason."""
-    return results_lawqa.read_results(path) if form.format == "lawqa" else _read(root, path, form)[0]
+    return _read(root, path, form)[0]
 
 
 def _read(root: Path, path: Path, form: ResultsForm) -> tuple[Results, tuple[Path, ...]]:
+    if form.format == "lawqa":
+        return results_lawqa.read_results(path), ()
     beside = files_at(root, form.rows) if form.rows and is_file_pattern(form.rows) else []
     return READERS[form.format].read(path, beside, form)
+
+
+def _read_or_none(root: Path, path: Path, form: ResultsForm) -> Results | None:
+    with contextlib.suppress(UnreadableError):
+        return _read(root, path, form)[0]
+    return None
 
 
 def is_file_pattern(text: str) -> bool:
@@ -114,10 +136,11 @@ def is_file_pattern(text: str) -> bool:
 
 def _tells(root: Path, path: Path, form: ResultsForm, content: Results) -> bool:
     """Whether another file tells the same, or is of another evaluation: without the adapter, or of another model."""
-    try:
-        other, _ = _read(root, path, form)
-    except UnreadableError:
+    other = _read_or_none(root, path, form)
+    if other is None:
         return False
+    if form.format == "lawqa":
+        return results_lawqa.tell_the_same(content, other)
     one, another = content.config, other.config
     if (one.lora_path, one.hf_model_name) != (another.lora_path, another.hf_model_name):
         return True

@@ -6,12 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from steph.base.files import UnreadableError, read_json, read_json_rows
+from steph.base.files import UnreadableError, newest, read_json, read_json_rows
 from steph.base.messages import say
-from steph.contract.dotted import value_at, values_at
-from steph.contract.globs import newest
 from steph.contract.questions import plain_label
-from steph.contract.results import NO_ANSWER, Config, Results, ResultsForm, Row, Score
+from steph.contract.results import NO_ANSWER, Config, Results, ResultsForm, Row, Score, value_at, values_at
 
 MOST_ANSWER_CHARS = 2000
 _RIGHT, _WRONG = (

@@ -17,9 +17,8 @@ from typing import Any
 
 from steph.base.files import UnreadableError, read_json, read_json_rows
 from steph.base.messages import Message, say
-from steph.contract.dotted import value_at
 from steph.contract.questions import QUESTION_KEYS, plain_label
-from steph.contract.results import Config, EvaluationKind, Results, ResultsForm, Row, Score
+from steph.contract.results import Config, EvaluationKind, Results, ResultsForm, Row, Score, value_at
 
 KNOWS = frozenset({"question", "expected", "predicted", "response", "correct", "model", "adapter"})
 MOST_ROWS_BYTES = 512 << 20

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
-from steph.base.files import UnreadableError, is_fresh, read_json
+from steph.base.files import UnreadableError, is_fresh, newest, paths_at, read_json
 from steph.base.messages import Message, say
-from steph.contract.globs import newest, paths_at
 from steph.contract.lines import Metrics
 
 STATE_NAME = "trainer_state.json"

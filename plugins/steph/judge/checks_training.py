@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from steph.base.files import is_fresh, is_later, sha256_of
+from steph.base.files import files_at, is_fresh, is_later, sha256_of
 from steph.base.messages import say
 from steph.base.terms import Severity
 from steph.contract.description import TrainArtifacts
-from steph.contract.globs import files_at
 from steph.contract.lines import parse_metrics
 from steph.contract.training_files import (
     ADAPTER_CONFIG_NAME,
