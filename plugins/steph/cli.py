@@ -254,7 +254,7 @@ def fit(
     Common models are answered from a table, at once; others are counted by transformers and peft, in seconds and once.
     """
     from steph.base.messages import phrase
-    from steph.conduct.foresight import Asked, subject
+    from steph.conduct.fit_model import LoraOptions, subject
     from steph.conduct.preparation import cache_dir
     from steph.memory import fit as fitting
     from steph.memory.forecast import SHARINGS
@@ -283,8 +283,10 @@ def fit(
     own = Path(".venv/bin/python")
     python = str(Path(pipeline_python).expanduser() if pipeline_python else own if own.is_file() else sys.executable)
     try:
-        asked = Asked(target_modules, lora_r, saved, dora, python, cache_dir(), lambda line: typer.echo(line, err=True))
-        found = subject(model, asked)
+        options = LoraOptions(
+            target_modules, lora_r, saved, dora, python, cache_dir(), lambda line: typer.echo(line, err=True)
+        )
+        found = subject(model, options)
     except (ShapeError, CountingError, InputError, OSError) as error:
         raise _failed(f"--model {error}") from error
     record = _calibration(reports, from_record, model, found.shape) if from_record is not None else None

@@ -15,7 +15,7 @@ from steph.base.messages import Message, speaking
 from steph.base.terms import TrainerName
 from steph.base.units import GIB
 from steph.cli import app
-from steph.conduct.foresight import Asked, subject
+from steph.conduct.fit_model import LoraOptions, subject
 from steph.memory import fit as fitting
 from steph.memory import terms
 from steph.memory.forecast import Forecast, floor_bytes, on_several_cards, predict, predict_any
@@ -445,8 +445,8 @@ def test_an_interpreter_that_answers_otherwise_is_one_line(tmp_path: Path, answe
     assert not (tmp_path / "cache").exists()
 
 
-def _asked(tmp_path: Path, python: str, targets: str | None, saved: tuple[str, ...] = ()) -> Asked:
-    return Asked(targets, 16, saved, False, python=python, cache=tmp_path / "cache", tell=lambda _: None)
+def _asked(tmp_path: Path, python: str, targets: str | None, saved: tuple[str, ...] = ()) -> LoraOptions:
+    return LoraOptions(targets, 16, saved, False, python=python, cache=tmp_path / "cache", tell=lambda _: None)
 
 
 def test_plain_targets_of_a_known_model_are_answered_without_an_interpreter(tmp_path: Path) -> None:

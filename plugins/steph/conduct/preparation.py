@@ -112,7 +112,7 @@ def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) 
         raise InputError(say("input.no_root", root=root))
     description = load_description(root)
     try:
-        profile = _asked(root, description, profile, options)
+        profile = _profile_for(root, description, profile, options)
     except DescriptionError as error:
         raise DescriptionError(say("setting.of", place=root / FILE_NAME, reason=error)) from error
     if StageId.H1 in stages and profile.uses_twin(options):
@@ -173,7 +173,7 @@ def place_of(
     )
 
 
-def _asked(root: Path, description: Description, profile: Profile, options: Options) -> Profile:
+def _profile_for(root: Path, description: Description, profile: Profile, options: Options) -> Profile:
     """The profile as these programs can be asked for it; the steps of a training that nothing shortens are its own."""
     train = description.train
     template = config_template(root, train)

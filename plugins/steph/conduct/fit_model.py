@@ -38,7 +38,7 @@ NAMES = re.compile(r"[\w\s,]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LoraOptions:
     """LoRA as the options say it, and who counts: the interpreter, the folder that keeps answers, who hears of it."""
 
     targets: str | None
@@ -68,43 +68,31 @@ class Subject:
     taken_for: str = ""
 
 
-def subject(model: str, asked: Asked) -> Subject:
+def subject(model: str, options: LoraOptions) -> Subject:
     """The model and its adapter; from the tables at once, else counted. Raises ShapeError, CountingError."""
-    found = _model(model, asked)
-    shape = found.shape
-    names = found.targets
-    targets = asked.targets or _usual(names)
+    shape, weights, taken_for = _shape(model, options)
+    names = tuple(dict.fromkeys(linear.name for linear in linears(shape)))
+    found = Subject(shape, names, weights=weights, taken_for=taken_for)
+    usual = [name for name in (*DEFAULT_TARGETS, "qkv_proj") if name in names]  # q and v, or what holds them
+    targets = options.targets or ",".join(usual or names)
     is_all = targets in ALL
     # peft's all-linear takes experts along, which are no linears
     counts_all = is_all and (shape.num_experts > 0 or not shape.family.is_measured)
     wanted = names if is_all else tuple(name.strip() for name in targets.split(","))
     is_plain = NAMES.fullmatch(targets) is not None or is_all
-    if is_plain and not counts_all and set(asked.modules_to_save) <= set(HEAD):
+    if is_plain and not counts_all and set(options.modules_to_save) <= set(HEAD):
         return replace(found, targets=wanted)
     adapter = {
-        "r": asked.r,
-        "use_dora": asked.dora,
-        "modules_to_save": list(asked.modules_to_save) or None,
+        "r": options.r,
+        "use_dora": options.dora,
+        "modules_to_save": list(options.modules_to_save) or None,
         "target_modules": "all-linear" if is_all else list(wanted) if is_plain else targets,
     }
-    lora = _counted_adapter(found.taken_for or model, shape, adapter, asked)
+    lora = _counted_adapter(found.taken_for or model, shape, adapter, options)
     return replace(found, targets=lora.modules, adapter=lora.adapter)
 
 
-def _usual(names: tuple[str, ...]) -> str:
-    """What LoRA is on where nobody says: q and v, or the linear that holds them."""
-    found = [name for name in (*DEFAULT_TARGETS, "qkv_proj") if name in names]
-    return ",".join(found or names)
-
-
-def _model(model: str, asked: Asked) -> Subject:
-    """The model alone, with the names of all its linears."""
-    shape, weights, taken_for = _shape(model, asked)
-    names = tuple(dict.fromkeys(linear.name for linear in linears(shape)))
-    return Subject(shape, names, weights=weights, taken_for=taken_for)
-
-
-def _shape(model: str, asked: Asked) -> tuple[ModelShape, Weights, str]:
+def _shape(model: str, options: LoraOptions) -> tuple[ModelShape, Weights, str]:
     """The shape, how the published weights are quantised, and the common model that the name is taken for."""
     if weights_by_name(model).form == "gguf":
         raise CountingError(say("fit.gguf", model=model))
@@ -114,7 +102,7 @@ def _shape(model: str, asked: Asked) -> tuple[ModelShape, Weights, str]:
         try:
             if HUB_ID.fullmatch(model) and not is_offline():
                 published = hub_config(model)
-                return asked.count(model, published).shape, _weights(str(published)), ""
+                return options.count(model, published).shape, _weights(str(published)), ""
         except CountingError:
             if same_model(model) is None:
                 raise
@@ -123,10 +111,13 @@ def _shape(model: str, asked: Asked) -> tuple[ModelShape, Weights, str]:
             raise
         return model_shape(known), weights_by_name(model), known
     except ShapeError:
-        with contextlib.suppress(OSError, RuntimeError):  # what made the error is no file
+        with contextlib.suppress(OSError, RuntimeError, UnreadableError):  # what made the error is no file
             config = config_file(model)
-            if config is not None and _is_countable(config):
-                return asked.count(model, config).shape, _weights(model), ""
+            values = read_json(config, finite=False) if config is not None else None
+            kind = values.get("model_type") if isinstance(values, dict) else None
+            has_biases = isinstance(values, dict) and bool(values.get("attention_bias") or values.get("mlp_bias"))
+            if config is not None and isinstance(kind, str) and (kind not in READ_FROM_CONFIG or has_biases):
+                return options.count(model, config).shape, _weights(model), ""  # transformers may know it
         raise
 
 
@@ -138,27 +129,16 @@ def _weights(model: str) -> Weights:
     return Weights()
 
 
-def _is_countable(config: Path) -> bool:
-    """Whether a config.json that the formulas refuse is one that transformers may know."""
-    try:
-        values = read_json(config, finite=False)
-    except (UnreadableError, OSError):
-        return False
-    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
-        return False
-    return values["model_type"] not in READ_FROM_CONFIG or bool(values.get("attention_bias") or values.get("mlp_bias"))
-
-
-def _counted_adapter(model: str, shape: ModelShape, adapter: dict[str, Any], asked: Asked) -> Counted:
+def _counted_adapter(model: str, shape: ModelShape, adapter: dict[str, Any], options: LoraOptions) -> Counted:
     """LoRA by peft, on the model's own configuration or on one of the table's sizes."""
     config = config_file(model)
     if config is not None:
-        return asked.count(model, config, adapter)
+        return options.count(model, config, adapter)
     if shape.more_linears:
         if HUB_ID.fullmatch(model):
-            return asked.count(model, hub_config(model), adapter)
+            return options.count(model, hub_config(model), adapter)
         raise CountingError(say("fit.needs_config", model=model))
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "config.json"
         made.write_text(json.dumps(config_of(shape, model)), encoding="utf-8")
-        return asked.count(model, made, adapter)
+        return options.count(model, made, adapter)
