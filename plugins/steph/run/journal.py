@@ -27,6 +27,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from steph.base.files import write_whole
 from steph.base.messages import NOTHING, Message, say
 from steph.base.redact import redact_tree
 from steph.base.terms import AnyStage
@@ -38,7 +39,12 @@ from steph.run import output, processes
 EVENTS = "events.jsonl"
 RECORD = "record.json"
 SPARE_BYTES = 1 << 20
+LOGS_KEPT = 60
+LOG_PATTERNS = ("output*.log", "stdout*.log", "*.times", "supervisor.log")
 _RECORD_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # as `new_record_id` makes it
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LEFTOVERS_POLL_SECONDS = 0.05
+_LEFTOVERS_KILL_SECONDS = 5.0
 
 
 class JournalError(RuntimeError):
@@ -60,7 +66,7 @@ class Journal:
     """One record's folder, held for writing by one conductor at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder, made where it is not there.
+        """Open the folder; create it if it does not exist.
 
         Raises JournalError where it can't be written or another run writes into it.
         """
@@ -74,12 +80,12 @@ class Journal:
         except BlockingIOError as error:
             raise JournalError(say("record.is_written", folder=folder)) from error
         except OSError as error:
-            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            refused = "record.no_room" if is_full else "record.not_writable"
+            refused = "record.no_room" if error.errno in _FULL else "record.not_writable"
             raise JournalError(say(refused, folder=folder, error=error.strerror)) from error
         with contextlib.suppress(OSError):
             self._spare.write_bytes(b"\0" * SPARE_BYTES)
-        self._end_torn_line()
+        with contextlib.suppress(OSError):
+            self._write(b"")
         self.events = list(read_events(folder))
 
     def append(self, event: Event) -> None:
@@ -87,32 +93,36 @@ class Journal:
 
         Raises JournalError where even the spare room is used up, or where the record was deleted meanwhile.
         """
-        self._require_still_there()
-        plain = redact_tree(event.model_dump(mode="json"))
-        line, told = json.dumps(plain, ensure_ascii=False).encode() + b"\n", EVENT.validate_python(plain)
-        self._end_torn_line()
-        try:
-            _write_all(self._file, line)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise JournalError(f"{self.folder / EVENTS}: {error.strerror}") from error
-            self._spare.unlink(missing_ok=True)
-            self._end_torn_line()
-            try:
-                _write_all(self._file, line)
-            except OSError as again:
-                full = say("record.full", path=self.folder / EVENTS, error=again.strerror)
-                raise JournalError(full) from again
-        self.events.append(told)
-
-    def _require_still_there(self) -> None:
-        """Raise JournalError where the file that is written is no longer the one at its path."""
         try:
             is_there = os.path.samestat((self.folder / EVENTS).stat(), os.fstat(self._file))
         except OSError:
             is_there = False
         if not is_there:
             raise JournalError(say("record.gone", folder=self.folder))
+        plain = redact_tree(event.model_dump(mode="json"))
+        line, told = json.dumps(plain, ensure_ascii=False).encode() + b"\n", EVENT.validate_python(plain)
+        try:
+            try:
+                self._write(line)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                self._spare.unlink(missing_ok=True)
+                self._write(line)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise JournalError(say("record.full", path=self.folder / EVENTS, error=error.strerror)) from error
+            raise JournalError(f"{self.folder / EVENTS}: {error.strerror}") from error
+        self.events.append(told)
+
+    def _write(self, data: bytes) -> None:
+        """Bring `data` to the disk, behind the end of a line that a full disk or a crash tore."""
+        size = os.fstat(self._file).st_size
+        is_torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
+        view = memoryview(b"\n" + data if is_torn else data)
+        while view:
+            view = view[os.write(self._file, view) :]
+        os.fsync(self._file)
 
     def record(self) -> Record:
         """The record as the events so far tell it."""
@@ -125,12 +135,6 @@ class Journal:
             write_record(self.folder, fold(self.events))
         os.close(self._file)
         self._lock.close()
-
-    def _end_torn_line(self) -> None:
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            with contextlib.suppress(OSError):
-                _write_all(self._file, b"\n")
 
 
 def read_events(folder: Path) -> Iterator[Event]:
@@ -183,31 +187,20 @@ def is_live(folder: Path) -> bool:
     try:
         with (folder / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 
 def write_record(folder: Path, record: Record) -> None:
     """Replace `record.json` atomically."""
-    text = json.dumps(record.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n"
-    temporary = folder / f".{RECORD}.{os.getpid()}"
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / RECORD)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(folder / RECORD, json.dumps(record.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n")
 
 
 def record_folders(runs: Path) -> list[Path]:
     """All folders of records, oldest first; one that is called like a record is one, however damaged."""
-    return sorted(path for path in runs.glob("*") if _is_record(path))
-
-
-def _is_record(folder: Path) -> bool:
-    return folder.is_dir() and (_RECORD_NAME.fullmatch(folder.name) is not None or (folder / EVENTS).is_file())
+    folders = (path for path in runs.glob("*") if path.is_dir())
+    return sorted(path for path in folders if _RECORD_NAME.fullmatch(path.name) or (path / EVENTS).is_file())
 
 
 def readable_records(runs: Path) -> list[tuple[Path, Record]]:
@@ -235,71 +228,42 @@ def opened_event(record_id: str, context: object) -> RecordOpened:
     return RecordOpened.model_validate({"at": now(), "id": record_id, "context": context})
 
 
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
-    os.fsync(file)
-
-
-_LEFTOVERS_POLL_SECONDS = 0.05
-_LEFTOVERS_KILL_SECONDS = 5.0
-
-
 def end_leftovers(runs: Path, patience_seconds: float) -> tuple[int, ...]:
     """Leave no process of a dead record below `runs`; the pids of those that can't be ended.
 
     A supervisor among them gets `patience_seconds` to do it; whatever is left then or has none is killed. A record
     whose conductor lives is left alone.
     """
-    kill_at = time.monotonic() + patience_seconds
-    while found := _leftovers(runs):
-        now = time.monotonic()
-        if not any(_is_supervisor(stat) for stat in found):
-            kill_at = min(kill_at, now)
-        if now > kill_at + _LEFTOVERS_KILL_SECONDS:
-            return tuple(stat.pid for stat in found)
-        if now >= kill_at:
-            for stat in found:
-                processes.send_signal(stat, signal.SIGKILL)
-        time.sleep(_LEFTOVERS_POLL_SECONDS)
-    return ()
-
-
-def _is_supervisor(stat: processes.ProcessStat) -> bool:
-    try:
-        return b"supervisor.py\0" in Path("/proc", str(stat.pid), "cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def _leftovers(runs: Path) -> list[processes.ProcessStat]:
     prefix = b"STEPH_PROBE_DIR=" + os.fsencode(runs.resolve()) + b"/"
-    found = []
-    for stat in processes.all_processes().values():
-        marks = [entry for entry in processes.environment_of(stat.pid) if entry.startswith(prefix)]
-        if (
-            stat.alive
-            and stat.pid != os.getpid()
-            and marks
-            and not is_live(Path(os.fsdecode(marks[0].partition(b"=")[2])).parent)
-        ):
-            found.append(stat)
-    return found
-
-
-LOGS_KEPT = 60
-LOG_PATTERNS = ("output*.log", "stdout*.log", "*.times", "supervisor.log")
+    kill_at = time.monotonic() + patience_seconds
+    while True:
+        found = []
+        for stat in processes.all_processes().values():
+            marks = [entry for entry in processes.environment_of(stat.pid) if entry.startswith(prefix)]
+            if stat.alive and stat.pid != os.getpid() and marks:
+                folder = Path(os.fsdecode(marks[0].partition(b"=")[2]))
+                found += [] if is_live(folder.parent) else [stat]
+        moment, words = time.monotonic(), (word for stat in found for word in processes.command_line(stat.pid))
+        if not any(word.endswith("supervisor.py") for word in words):
+            kill_at = min(kill_at, moment)
+        if not found or moment > kill_at + _LEFTOVERS_KILL_SECONDS:
+            return tuple(stat.pid for stat in found)
+        for stat in found if moment >= kill_at else ():
+            processes.send_signal(stat, signal.SIGKILL)
+        time.sleep(_LEFTOVERS_POLL_SECONDS)
 
 
 def prune_logs(runs: Path, kept: int = LOGS_KEPT) -> None:
     """Delete the logs of all but the newest attempts; a record that is being written, or can't be, is left alone."""
-    folders = [folder for record in record_folders(runs) if not is_live(record) for folder in _logged(record)]
-    for folder in sorted(folders, key=_written_at, reverse=True)[kept:]:
-        for pattern in LOG_PATTERNS:
-            for path in folder.glob(pattern):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+    written = []
+    for record in record_folders(runs):
+        for path in record.glob(f"*/{output.head_path(Path(), 'output')}") if not is_live(record) else ():
+            with contextlib.suppress(OSError):
+                written.append((path.stat().st_mtime, path.parent))
+    for _, folder in sorted(written, reverse=True)[kept:]:
+        for path in (path for pattern in LOG_PATTERNS for path in folder.glob(pattern)):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def folder_bytes(folder: Path) -> int:
@@ -310,14 +274,3 @@ def folder_bytes(folder: Path) -> int:
             if path.is_file() and not path.is_symlink():
                 total += path.stat().st_size
     return total
-
-
-def _logged(record_folder: Path) -> list[Path]:
-    return [path.parent for path in record_folder.glob(f"*/{output.head_path(Path(), 'output')}")]
-
-
-def _written_at(folder: Path) -> float:
-    try:
-        return output.head_path(folder, "output").stat().st_mtime
-    except OSError:
-        return 0.0

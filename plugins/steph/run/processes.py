@@ -6,6 +6,7 @@ and never reaps.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -14,9 +15,6 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _NAME_CHARS = 60
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-_PR_GET_CHILD_SUBREAPER = 37
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -77,18 +75,23 @@ def descendants(root: int, table: dict[int, ProcessStat] | None = None) -> list[
 def send_signal(stat: ProcessStat, number: signal.Signals) -> None:
     """Signal this very process; nothing happens where it has gone or its pid now belongs to another one."""
     now = stat_of(stat.pid)
-    if now is None or now.start_ticks != stat.start_ticks:
-        return
+    if now is not None and now.start_ticks == stat.start_ticks:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(stat.pid, number)
+
+
+def command_line(pid: int) -> list[str]:
+    """The words that a process was started with; empty where they can't be read."""
     try:
-        os.kill(stat.pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
+        return (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return []
 
 
 def command_of(pid: int) -> str:
     """The program that a process runs, and of an interpreter its script or module too; arguments may hold secrets."""
+    words = command_line(pid) or [""]
     try:
-        words = (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
         name = Path(words[0]).name or (_PROC / str(pid) / "comm").read_text(errors="replace").strip()
     except OSError:
         return "?"
@@ -110,22 +113,22 @@ def environment_of(pid: int) -> frozenset[bytes]:
 
 def set_parent_death_signal(number: signal.Signals) -> None:
     """Ask for `number` when the thread that forked this process ends; check the parent's pid afterwards."""
-    _prctl(_PR_SET_PDEATHSIG, int(number))
+    _prctl(1, int(number))  # PR_SET_PDEATHSIG
 
 
 def set_subreaper(on: bool) -> None:
     """Adopt orphaned descendants from now on, or no longer."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, int(on))
+    _prctl(36, int(on))  # PR_SET_CHILD_SUBREAPER
 
 
 def is_subreaper() -> bool:
     """Whether this process adopts orphaned descendants."""
     flag = ctypes.c_int(0)
-    _libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(flag), 0, 0, 0)
+    _prctl(37, ctypes.byref(flag))  # PR_GET_CHILD_SUBREAPER
     return bool(flag.value)
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: object) -> None:
     if _libc.prctl(option, value, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -16,10 +16,42 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from steph.base.messages import Message, say, verbatim
+from steph.base.messages import say, verbatim
+from steph.run import processes
 from steph.run.inputs import InputError
 
 UNFINISHED = ".unfinished"  # ending of a copy to another disk that is not whole yet
+
+
+class RootBusyError(Exception):
+    """Another run works in this pipeline root; the message is one line."""
+
+
+@contextlib.contextmanager
+def root_lock(root: Path) -> Iterator[None]:
+    """Hold this pipeline root for the time of the block; raises RootBusyError at once where another run holds it.
+
+    Children do not inherit the lock. A file system that knows no locks is passed over.
+    """
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = say("lock.run")
+            with contextlib.suppress(OSError):
+                # proc_locks(5): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`
+                for line in Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines():
+                    words = line.split()
+                    if words[1:2] == ["FLOCK"] and words[5].rpartition(":")[2] == str(os.fstat(fd).st_ino):
+                        command = " ".join(processes.command_line(int(words[4])))[:200]
+                        holder = verbatim(f"pid {words[4]}: {command}" if command else f"pid {words[4]}")
+            raise RootBusyError(say("lock.root", root=root, who=holder)) from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(fd)
 
 
 def set_aside(path: Path, folder: Path) -> Path | None:
@@ -40,8 +72,9 @@ def set_aside(path: Path, folder: Path) -> Path | None:
             source.mkdir()
     except OSError as error:  # shutil.Error is one
         if is_new:
-            _remove_if_empty(folder)
-        raise InputError(say("input.not_moved", path=path, folder=folder, error=_plain(error))) from error
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise InputError(say("input.not_moved", path=path, folder=folder, error=_reason(error))) from error
     return place
 
 
@@ -51,12 +84,12 @@ def put_back(path: Path, place: Path | None) -> None:
         return
     target = path.resolve() if path.is_symlink() and path.is_dir() else path
     try:
-        if target != path and _is_empty_folder(target):
+        if target != path and not any(target.iterdir()):
             target.rmdir()
         if not os.path.lexists(target):
             _move_whole(place, target)
     except OSError as error:
-        raise InputError(say("input.not_put_back", path=path, place=place, error=_plain(error))) from error
+        raise InputError(say("input.not_put_back", path=path, place=place, error=_reason(error))) from error
 
 
 @contextlib.contextmanager
@@ -66,32 +99,36 @@ def kept_safe(paths: Iterable[Path], folder: Path) -> Iterator[None]:
     What the block itself wrote at their paths ends up in `folder / "written"`. If the suite is killed meanwhile, the
     outputs lie whole in `folder / "before"`. Raises InputError where they can't be moved.
     """
+
+    def take_written(path: Path) -> None:
+        is_emptied_link = path.is_symlink() and path.is_dir() and not any(path.iterdir())  # made by `set_aside`
+        if not is_emptied_link:
+            set_aside(path, folder / "written")
+
+    def remove_if_empty() -> None:
+        with contextlib.suppress(OSError):
+            (folder / "before").rmdir()
+
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove_if_empty, folder / "before")
+        stack.callback(remove_if_empty)
         for path in paths:
             place = set_aside(path, folder / "before")
             stack.callback(put_back, path, place)
-            stack.callback(_take_written, path, folder / "written")
+            stack.callback(take_written, path)
         yield
-
-
-def _take_written(path: Path, folder: Path) -> None:
-    if not (path.is_symlink() and _is_empty_folder(path)):  # such a one was made by `set_aside`
-        set_aside(path, folder)
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def _free_place(folder: Path, name: str) -> Path:
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(folder / name for name in names if not os.path.lexists(folder / name))
+
+
+def _reason(error: OSError) -> str:
+    """Why, in few words: `copytree` lists each file that it could not copy, mostly for one and the same reason."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        reasons = [str(failure[-1]).partition(": '")[0] for failure in error.args[0]]
+        return reasons[0] if len({*reasons}) == 1 else f"{reasons[0]} (and {len(reasons) - 1} more)"
+    return error.strerror or str(error)
 
 
 def _move_whole(source: Path, place: Path) -> None:
@@ -103,71 +140,15 @@ def _move_whole(source: Path, place: Path) -> None:
             raise
     else:
         return
+    is_folder = source.is_dir() and not source.is_symlink()
     unfinished = _free_place(place.parent, place.name + UNFINISHED)
     try:
-        if source.is_dir() and not source.is_symlink():
+        if is_folder:
             shutil.copytree(source, unfinished, symlinks=True)
         else:
             shutil.copy2(source, unfinished, follow_symlinks=False)
         unfinished.rename(place)
     except BaseException:
-        _remove(unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True) if is_folder else unfinished.unlink(missing_ok=True)
         raise
-    _remove(source)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _plain(error: OSError) -> str:
-    """Why, in few words: `copytree` lists each file that it could not copy, mostly for one and the same reason."""
-    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-        reasons = [str(failure[-1]).partition(": '")[0] for failure in error.args[0]]
-        return reasons[0] if len({*reasons}) == 1 else f"{reasons[0]} (and {len(reasons) - 1} more)"
-    return error.strerror or str(error)
-
-
-class RootBusyError(Exception):
-    """Another run works in this pipeline root; the message is one line."""
-
-
-@contextlib.contextmanager
-def root_lock(root: Path) -> Iterator[None]:
-    """Hold this pipeline root for the time of the block; raises RootBusyError at once where another run holds it.
-
-    Children do not inherit the lock. A file system that knows no locks is passed over.
-    """
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = _holder(os.fstat(fd).st_ino)
-            raise RootBusyError(say("lock.root", root=root, who=holder)) from error
-        except OSError:
-            pass
-        yield
-    finally:
-        os.close(fd)
-
-
-def _holder(inode: int) -> Message:
-    """Who holds the lock on this inode, by proc_locks(5): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines():
-            words = line.split()
-            if words[1:2] == ["FLOCK"] and words[5].rpartition(":")[2] == str(inode):
-                return verbatim(f"pid {words[4]}{_command(words[4])}")
-    return say("lock.run")
-
-
-def _command(pid: str) -> str:
-    try:
-        raw = Path("/proc", pid, "cmdline").read_bytes()
-    except OSError:
-        return ""
-    return ": " + " ".join(raw.decode(errors="replace").replace("\0", " ").split())[:200]
+    shutil.rmtree(source) if is_folder else source.unlink()
