@@ -10,7 +10,7 @@ from steph.base.units import GIB
 from steph.record.environment import Device
 from steph.record.settings import ProductionTarget, TrainSettings
 from steph.record.values import PredictedPeak, Record
-from steph.tell.memory_views import unnamed_trainer_words
+from steph.tell.memory_words import unnamed_trainer_words
 from steph.tell.outlook import is_production_card, production_outlook
 
 SLICE = "NVIDIA A100-SXM4-40GB MIG 3g.20gb"

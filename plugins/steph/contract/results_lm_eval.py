@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from steph.base.files import UnreadableError, read_json, read_json_rows
-from steph.base.messages import Message, say
+from steph.base.messages import say
 from steph.contract.questions import QUESTION_KEYS, plain_label
 from steph.contract.results import Config, EvaluationKind, Results, ResultsForm, Row, Score, value_at
 
@@ -49,49 +49,41 @@ def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> t
             continue
         used.append(file)
         told = read_json_rows(file, MOST_ROWS_BYTES)
-        if not _is_of(raw, task, told):
-            contradictions.append(say("results.other_rows", file=file.name))
+        hashes = [row.get(key) for row in told for key in _HASHES]
+        wanted = value_at(raw, f"task_hashes.{task}")  # older versions leave none
+        if isinstance(wanted, str) and all(isinstance(one, str) for one in hashes):
+            joined = "".join(map(str, hashes)).encode()
+            if hashlib.sha256(joined).hexdigest() != wanted:
+                contradictions.append(say("results.other_rows", file=file.name))
         kept = [row for row in told if row.get("filter", filter_name) == filter_name]
         rows += [_row(row, task, score.metric, value_at(raw, f"configs.{task}"), form) for row in kept]
     kind: EvaluationKind = "generate" if any(row.response is not None for row in rows) else "loglikelihood"
-    return _results(raw, rows, scores, contradictions, kind if rows else None), tuple(used)
-
-
-def _results(
-    raw: Mapping[str, Any],
-    rows: Sequence[Row],
-    scores: Sequence[Score],
-    contradictions: Sequence[Message],
-    kind: EvaluationKind | None,
-) -> Results:
-    arguments = _arguments(value_at(raw, "config.model_args"))
-    engine = str(value_at(raw, "config.model") or "")
-    config = Config(
-        hf_model_name=arguments.get("pretrained") or arguments.get("model"),
-        lora_path=arguments.get("peft") or arguments.get("lora_local_path"),
-        load_in_4bit=_is_true(arguments["load_in_4bit"]) if "load_in_4bit" in arguments else None,
-        backend=engine if engine == "hf" or _REMOTE.search(engine) else None,
-    )
     date = raw.get("date")
-    return Results(
-        config=config,
+    results = Results(
+        config=_config(raw),
         results=tuple(rows),
         scores=tuple(scores),
         contradictions=tuple(contradictions),
-        kind=kind,
+        kind=kind if rows else None,
         begun_unix=float(date) if isinstance(date, int | float) and math.isfinite(date) else None,
     )
+    return results, tuple(used)
 
 
-def _arguments(value: object) -> dict[str, object]:
-    if isinstance(value, Mapping):
-        return {str(key): one for key, one in value.items()}
-    pairs = (part.partition("=") for part in str(value or "").split(","))
-    return {key.strip(): told.strip() for key, sign, told in pairs if sign}
-
-
-def _is_true(value: object) -> bool:
-    return value is True or str(value).strip().lower() == "true"
+def _config(raw: Mapping[str, Any]) -> Config:
+    """What the file says that was evaluated: a table of arguments, in older versions a text `a=b,c=d`."""
+    told, engine = value_at(raw, "config.model_args"), str(value_at(raw, "config.model") or "")
+    pairs = (part.partition("=") for part in str(told or "").split(","))
+    arguments = {key.strip(): value.strip() for key, sign, value in pairs if sign}
+    if isinstance(told, Mapping):
+        arguments = {str(key): value for key, value in told.items()}
+    in_4bit = str(arguments["load_in_4bit"]).strip().lower() == "true" if "load_in_4bit" in arguments else None
+    return Config(
+        hf_model_name=arguments.get("pretrained") or arguments.get("model"),
+        lora_path=arguments.get("peft") or arguments.get("lora_local_path"),
+        load_in_4bit=in_4bit,
+        backend=engine if engine == "hf" or _REMOTE.search(engine) else None,
+    )
 
 
 def _score(raw: Mapping[str, Any], task: str, form: ResultsForm) -> tuple[Score, str]:
@@ -99,7 +91,9 @@ def _score(raw: Mapping[str, Any], task: str, form: ResultsForm) -> tuple[Score,
     figures = raw["results"][task]
     listed = value_at(raw, f"configs.{task}.metric_list")
     metrics = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    described = _described_metric(form, task)
+    place, _, described = (form.score or "").rpartition(".")  # `results.<task>.<metric>`, of this task or of any
+    if place.removeprefix("results.") not in (task, "*", "results", ""):
+        described = ""
     wanted = described or next((str(one.get("metric")) for one in metrics), "")
     keys = [key for key in figures if "," in key and "_stderr," not in key and type(figures[key]) in (int, float)]
     key = next((key for key in keys if wanted in (key, key.partition(",")[0])), None)
@@ -118,12 +112,6 @@ def _score(raw: Mapping[str, Any], task: str, form: ResultsForm) -> tuple[Score,
     ), filter_name  # fmt: skip
 
 
-def _described_metric(form: ResultsForm, task: str) -> str | None:
-    """The metric of `results.<task>.<metric>`, where the description's path is of this task or of any."""
-    place, _, metric = (form.score or "").rpartition(".")
-    return metric if metric and place.removeprefix("results.") in (task, "*", "results", "") else None
-
-
 def _samples_of(path: Path, task: str, rows_files: Sequence[Path]) -> Path | None:
     """The task's samples that were written with these results: their names share the date."""
     date = _DATE.search(path.name)
@@ -134,34 +122,32 @@ def _samples_of(path: Path, task: str, rows_files: Sequence[Path]) -> Path | Non
     return next((file for file in fitting if file.parent == path.parent), next(iter(fitting), None))
 
 
-def _is_of(raw: Mapping[str, Any], task: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether rows are those that the results were computed of; True where the versions leave no hashes."""
-    wanted = value_at(raw, f"task_hashes.{task}")
-    if not isinstance(wanted, str) or not all(isinstance(row.get(key), str) for row in rows for key in _HASHES):
-        return True
-    joined = "".join(row[key] for row in rows for key in _HASHES)
-    return hashlib.sha256(joined.encode()).hexdigest() == wanted
-
-
 def _row(raw: Mapping[str, Any], task: str, metric: str, config: object, form: ResultsForm) -> Row:
-    scored = raw.get(metric.partition(",")[0])
+    name, doc = metric.partition(",")[0], raw.get("doc")
+    scored = raw.get(name)
     score = float(scored) if isinstance(scored, int | float) and math.isfinite(scored) else None
-    doc = raw.get("doc")
-    prompts, continuations = _asked(raw.get("arguments"))
-    likelihoods = _likelihoods(raw.get("filtered_resps"))
-    texts = [one for one in raw.get("filtered_resps") or () if isinstance(one, str)]
+    prompt, continuations = _asked(raw.get("arguments"))
+    answers, target = raw.get("filtered_resps"), _first(raw.get("target"))
+    likelihoods = _likelihoods(answers)
+    texts = [one for one in answers or () if isinstance(one, str)]
     predicted = expected = ""
     choices: object = None
     if likelihoods:
-        choices = _choices(doc, config) or [text.strip() for text in continuations]
+        told = config.get("doc_to_choice") if isinstance(config, Mapping) else None  # a list, or the document's field
+        of_doc = doc.get(told) if isinstance(doc, Mapping) and isinstance(told, str) else None
+        choices = (told if isinstance(told, list) else of_doc) or [text.strip() for text in continuations]
         if len(likelihoods) > 1:
             predicted = str(max(range(len(likelihoods)), key=likelihoods.__getitem__))
-            # only `acc` is right where the likeliest choice is; others weigh likelihoods by length or otherwise
-            expected = _index(raw, choices) if metric.partition(",")[0] == "acc" else ""
+        if len(likelihoods) > 1 and name == "acc":  # others weigh likelihoods by length or otherwise
+            labels = [str(one).strip() for one in choices] if isinstance(choices, list) else []
+            is_choice = labels.count(target.strip()) == 1
+            expected = target if target.isdigit() else str(labels.index(target.strip())) if is_choice else ""
     elif texts:
-        predicted, expected = plain_label(texts[0]), plain_label(_first(raw.get("target")))
-    prompt = next(iter(prompts), "")
-    question = value_at(raw, form.row["question"]) if "question" in form.row else _question(doc, prompt)
+        predicted, expected = plain_label(texts[0]), plain_label(target)
+    question: object = value_at(raw, form.row["question"]) if "question" in form.row else None
+    if "question" not in form.row and isinstance(doc, Mapping):  # the document's, where the prompt holds it as it is
+        own = [doc[key] for key in QUESTION_KEYS if isinstance(doc.get(key), str)]
+        question = next((text for text in own if text.strip() and text.strip() in prompt), None)
     return Row(
         question=question if isinstance(question, str) else prompt,
         choices=choices,
@@ -175,15 +161,15 @@ def _row(raw: Mapping[str, Any], task: str, metric: str, config: object, form: R
     )
 
 
-def _asked(arguments: object) -> tuple[list[str], list[str]]:
-    """The prompts, and the texts whose likelihood was asked behind them; newer versions name both, older list them."""
+def _asked(arguments: object) -> tuple[str, list[str]]:
+    """The prompt, and the texts whose likelihood was asked behind it; newer versions name both, older list them."""
     pairs: list[list[object]] = []
     if isinstance(arguments, Mapping):
         pairs = [[one.get("arg_0"), one.get("arg_1")] for one in arguments.values() if isinstance(one, Mapping)]
     elif isinstance(arguments, list):
         pairs = [[*one, None, None][:2] for one in arguments if isinstance(one, list)]
-    prompts = [pair[0] for pair in pairs if isinstance(pair[0], str)]
-    return prompts, [pair[1] for pair in pairs if isinstance(pair[1], str)]
+    prompt = next((prompt for prompt, _ in pairs if isinstance(prompt, str)), "")
+    return prompt, [text for _, text in pairs if isinstance(text, str)]
 
 
 def _likelihoods(answers: object) -> list[float]:
@@ -197,29 +183,6 @@ def _likelihoods(answers: object) -> list[float]:
         except (TypeError, ValueError):
             return []
     return found
-
-
-def _choices(doc: object, config: object) -> object:
-    """A field of the document, or the same list for all; None where a template makes them."""
-    told = config.get("doc_to_choice") if isinstance(config, Mapping) else None
-    if isinstance(told, list):
-        return told
-    return doc.get(told) if isinstance(doc, Mapping) and isinstance(told, str) else None
-
-
-def _index(raw: Mapping[str, Any], choices: object) -> str:
-    """The right choice's number; empty where the target is neither a number nor one of the choices."""
-    target = _first(raw.get("target"))
-    if target.isdigit():
-        return target
-    texts = [str(one).strip() for one in choices] if isinstance(choices, list) else []
-    return str(texts.index(target.strip())) if texts.count(target.strip()) == 1 else ""
-
-
-def _question(doc: object, prompt: str) -> str:
-    """The document's question where the prompt holds it as it is; else the prompt itself."""
-    texts = [doc[key] for key in QUESTION_KEYS if isinstance(doc.get(key), str)] if isinstance(doc, Mapping) else []
-    return next((text for text in texts if text.strip() and text.strip() in prompt), prompt)
 
 
 def _response(raw: Mapping[str, Any], texts: Sequence[str]) -> str:
