@@ -10,9 +10,13 @@ from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.base.units import gib
 from steph.contract.lines import missing_weights_in, result_lines_in, tracebacks_in
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures
 from steph.record.values import Check, ModelChoice, Probe
 
+LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop's windows come and go with less
+LEAST_COMPUTED_BYTES = 16 << 20  # of torch's allocator: 2 MiB for one number, 38 for the answers of the tiniest model
+CAP_SLACK_BYTES = 256 << 20  # what other programs may take meanwhile
+FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
 _LINE_CHARS = 4000
 _TO_CPU = r"\b(?:fall(?:s|ing)? ?back|fell back|switch(?:ing|ed)|defaulting|revert(?:ing|ed)?) (?:on)?to (?:the )?cpu\b"
 _WHY = r"(?:\bnan\b|\binf\b|non-?finite|out of memory|\boom\b|exception|\berrors?\b|too long|empty label|no labels)"
@@ -23,10 +27,7 @@ _NOT_DONE = (
     r"|(?<!rank )\b0 skipped|skipped \w+\s*[:=]\s*0\b"
 )
 _DONE = rf"^(?!.*(?:{_NOT_DONE})).*"
-LEAST_GPU_BYTES = 512 << 20  # a CUDA context and the smallest model; a desktop's windows come and go with less
-LEAST_COMPUTED_BYTES = 16 << 20  # of torch's allocator: 2 MiB for one number, 38 for the answers of the tiniest model
-CAP_SLACK_BYTES = 256 << 20  # what other programs may take meanwhile
-FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
+
 MODEL_AVAILABLE = CheckKind("model_available", "H-1", FAIL)
 PARAMETERS_IN_RANGE = CheckKind("parameters_in_range", "H-1", FAIL)
 HUB_CONFIRMED = CheckKind("hub_confirmed", "H-1", WARN)
@@ -57,20 +58,9 @@ class LibraryWarning:
     at_least: int = 1
     gpu_only: bool = False
 
-    @property
-    def message(self) -> Message:
-        """What it means for the run."""
-        return say(self.words)
-
 
 def _row(
-    literal: str,
-    pattern: str,
-    words: str,
-    severity: Severity = WARN,
-    *,
-    at_least: int = 1,
-    gpu_only: bool = False,
+    literal: str, pattern: str, words: str, severity: Severity = WARN, at_least: int = 1, gpu_only: bool = False
 ) -> LibraryWarning:
     return LibraryWarning(literal, re.compile(pattern, re.I), words, severity, at_least, gpu_only)
 
@@ -110,26 +100,6 @@ TABLE: tuple[LibraryWarning, ...] = (
     ),
     _row("tokenized prompt", r"mismatch between tokenized prompt and", "library.boundary", INFO),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Said:
-    """A warning that was printed, and the lines that it was printed in."""
-
-    warning: LibraryWarning
-    lines: tuple[str, ...]
-
-
-def warnings_in(output: str, *, on_gpu: bool = True) -> tuple[Said, ...]:
-    """The warnings of the table that this output has, in the table's order."""
-    rows = (row for row in TABLE if on_gpu or not row.gpu_only)
-    found = (Said(row, _lines_of(row, output)) for row in rows if row.literal in output)
-    return tuple(said for said in found if len(said.lines) >= said.warning.at_least)
-
-
-def _lines_of(row: LibraryWarning, output: str) -> tuple[str, ...]:
-    lines = (line[:_LINE_CHARS] for line in re.split(r"[\r\n]+", output) if row.literal in line)
-    return tuple(line for line in lines if row.pattern.search(line))
 
 
 @dataclass(frozen=True)
@@ -174,7 +144,13 @@ def process_checks(returncode: int | None, output: str, *, on_gpu: bool = True) 
 
 def machine_checks(evidence: ProcessEvidence, stdout: str) -> tuple[Check, ...]:
     """What the machine says of an attempt that ended well: ranks, cap and memory, each where it was asked for."""
-    checks = [*_rank_checks(evidence, stdout), _left_check(evidence)]
+    checks: list[Check] = []
+    if evidence.ranks > 1:
+        lines, once = result_lines_in(stdout), RESULTS_PRINTED_ONCE.check(None, "none")
+        if lines:
+            once = RESULTS_PRINTED_ONCE.check(lines == 1, "counted", lines=lines)
+        checks += [_ranks_check(evidence), once]
+    checks.append(_left_check(evidence))
     if evidence.libraries:
         checks.append(_libraries_check(evidence))
     if evidence.on_gpu:
@@ -187,27 +163,17 @@ def machine_checks(evidence: ProcessEvidence, stdout: str) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def _rank_checks(evidence: ProcessEvidence, stdout: str) -> tuple[Check, ...]:
-    if evidence.ranks == 1:
-        return ()
-    lines = result_lines_in(stdout)
-    printed = RESULTS_PRINTED_ONCE
-    once = printed.check(lines == 1, "counted", lines=lines) if lines else printed.check(None, "none")
-    return (_ranks_check(evidence), once)
-
-
 def _ranks_check(evidence: ProcessEvidence) -> Check:
     ranks = [probe for probe in evidence.probes if probe.rank is not None]
     numbers = sorted({probe.rank for probe in ranks if probe.rank is not None})
     if not numbers:
         return RANKS_AS_ASKED.check(None, say("process.no_probe"))
     all_ran = numbers == list(range(evidence.ranks))
-    asked, ran, ranks_seen = evidence.ranks, len(numbers), str(numbers)
+    figures: Figures = {"asked": evidence.ranks, "ran": len(numbers), "ranks": str(numbers)}
     if not evidence.on_gpu:
-        return RANKS_AS_ASKED.check(all_ran, "counted", asked=asked, ran=ran, ranks=ranks_seen)
+        return RANKS_AS_ASKED.check(all_ran, "counted", **figures)
     gpus = len({probe.device_uuid for probe in ranks if _has_computed(probe)})
-    holds = all_ran and gpus == asked
-    return RANKS_AS_ASKED.check(holds, "on_gpus", asked=asked, ran=ran, ranks=ranks_seen, gpus=gpus)
+    return RANKS_AS_ASKED.check(all_ran and gpus == evidence.ranks, "on_gpus", gpus=gpus, **figures)
 
 
 def _left_check(evidence: ProcessEvidence) -> Check:
@@ -223,13 +189,18 @@ def _left_check(evidence: ProcessEvidence) -> Check:
 
 
 def _library_check(output: str, on_gpu: bool) -> Check:
-    """As hard as the hardest of what the libraries said."""
-    found = warnings_in(output, on_gpu=on_gpu)
+    """The warnings of the table that were printed, in its order; as hard as the hardest of them."""
+    found: list[tuple[LibraryWarning, list[str]]] = []
+    for row in TABLE:
+        if row.literal in output and (on_gpu or not row.gpu_only):
+            lines = [line[:_LINE_CHARS] for line in re.split(r"[\r\n]+", output) if row.literal in line]
+            said = [line for line in lines if row.pattern.search(line)]
+            found += [(row, said)] if len(said) >= row.at_least else []
     if not found:
         return LIBRARY_WARNINGS.check(True, "none")
-    severity = next(s for s in Severity if any(said.warning.severity is s for said in found))
-    listing = [say("process.warning", warning=said.warning.message, lines=len(said.lines)) for said in found[:3]]
-    example = one_line(found[0].lines[0], 160)
+    severity = next(one for one in Severity if any(row.severity is one for row, _ in found))
+    listing = [say("process.warning", warning=say(row.words), lines=len(said)) for row, said in found[:3]]
+    example = one_line(found[0][1][0], 160)
     return LIBRARY_WARNINGS.check(False, "warned", severity=severity, warnings=listing, example=example)
 
 
@@ -246,9 +217,13 @@ def _libraries_check(evidence: ProcessEvidence) -> Check:
 
 def _gpu_check(evidence: ProcessEvidence) -> Check:
     """By the probes of those that used CUDA; a process that left none is seen by the memory it took."""
-    used = {probe.device_uuid for probe in evidence.probes if probe.device_uuid is not None}
-    strangers = sorted(used - {*evidence.device_uuids}) if _are_whole_cards(evidence.device_uuids) else []
-    if strangers:
+    used, given = (
+        {probe.device_uuid for probe in evidence.probes if probe.device_uuid is not None},
+        evidence.device_uuids,
+    )
+    strangers = sorted(used - {*given})
+    # of a MIG slice torch may give the card's UUID
+    if strangers and given and not any(uuid.startswith("MIG-") for uuid in given):
         return GPU_USED.check(False, "strangers", gpus=strangers)
     if any(map(_has_figures, evidence.probes)):
         workers = sum(map(_has_computed, evidence.probes))
@@ -260,11 +235,6 @@ def _gpu_check(evidence: ProcessEvidence) -> Check:
     return GPU_USED.check(taken is not None and taken >= LEAST_GPU_BYTES, "grown", taken=grown)
 
 
-def _are_whole_cards(uuids: tuple[str, ...]) -> bool:
-    """Whether torch names what was given by the same UUIDs; of a MIG slice it may give the card's."""
-    return bool(uuids) and not any(uuid.startswith("MIG-") for uuid in uuids)
-
-
 def _cap_check(asked: float, evidence: ProcessEvidence) -> Check:
     """Every process on the card must be held to the fraction; one that shows none may have taken the whole card.
 
@@ -273,18 +243,15 @@ def _cap_check(asked: float, evidence: ProcessEvidence) -> Check:
     cap, taken = evidence.cap_bytes, evidence.peak_own_bytes
     if cap is not None and taken is not None and taken > cap + CAP_SLACK_BYTES:
         return VRAM_CAP_HONOURED.check(False, "beyond", cap=gib(cap), taken=gib(taken))
-    fractions = [probe.memory_fraction for probe in evidence.probes if _is_on_card(probe)]
+    # a rank always works on a GPU, a launcher that only imports torch never
+    workers = [probe for probe in evidence.probes if probe.rank is not None or _has_figures(probe)]
+    fractions = [probe.memory_fraction for probe in workers]
     known = [fraction for fraction in fractions if fraction is not None]
     shown = [say("process.unknown") if fraction is None else fraction for fraction in fractions]
     holds = True if fractions and len(known) == len(fractions) else None
     if asked >= 1 or any(fraction > asked + FRACTION_TOLERANCE for fraction in known):
         holds = False
     return VRAM_CAP_HONOURED.check(holds, "fractions" if shown else "no_process", asked=asked, fractions=shown)
-
-
-def _is_on_card(probe: Probe) -> bool:
-    """Whether a process worked on a GPU: a rank always does, a launcher that only imports torch never."""
-    return probe.rank is not None or _has_figures(probe)
 
 
 def _has_computed(probe: Probe) -> bool:
@@ -320,18 +287,12 @@ def judge_model(evidence: ModelEvidence) -> tuple[Check, ...]:
     model, count = evidence.model, evidence.model.parameters
     in_range = None if count is None else evidence.min_parameters <= count <= evidence.max_parameters
     size = "unknown" if count is None else "within" if in_range else "outside"
+    least, most = _count_words(evidence.min_parameters, 1), _count_words(evidence.max_parameters, 1)
+    figures: Figures = {"parameters": None if count is None else _count_words(count), "least": least, "most": most}
+    there = "there" if evidence.is_there else "missing"
     checks = [
-        MODEL_AVAILABLE.check(
-            evidence.is_there, "there" if evidence.is_there else "missing", model=model.name, source=model.source
-        ),
-        PARAMETERS_IN_RANGE.check(
-            in_range,
-            size,
-            severity=WARN if evidence.is_explicit else None,
-            parameters=None if count is None else _count_words(count),
-            least=_count_words(evidence.min_parameters, 1),
-            most=_count_words(evidence.max_parameters, 1),
-        ),
+        MODEL_AVAILABLE.check(evidence.is_there, there, model=model.name, source=model.source),
+        PARAMETERS_IN_RANGE.check(in_range, size, severity=WARN if evidence.is_explicit else None, **figures),
     ]
     if model.source == "cache":
         checks.append(HUB_CONFIRMED.check(False, "cached"))

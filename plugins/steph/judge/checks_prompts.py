@@ -1,11 +1,16 @@
-"""Holds prompts against questions, by their text or by fingerprints alone."""
+"""Holds prompts against questions, a data set's fields and trained rows: by their text, or by fingerprints alone.
+
+A piece of a text that stands in a prompt leaves all its fingerprints there, whatever template is around it. Where two
+pieces meet, those that span both are neither's: what is compared are pieces, one by one and in the usual joins. A
+recorded prompt is compared by its letters and digits: a template's spacing, width, case and punctuation say nothing.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -17,37 +22,36 @@ from steph.base.messages import Message, say
 from steph.contract.questions import Question, choices_of, frame_agrees, plain_label, question_key, samples_of
 from steph.contract.results import Row
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
 from steph.judge.reading import LETTERS, stated_labels
 from steph.record.values import Check
 
 COMMON_SHARE = 0.5  # of the prompts; what more of them have is the template or the few-shot examples
-FOREIGN_RUN = (
-    12  # fingerprints in a row that nothing of the data set has: about 100 characters, more than short choices
-)
+FOREIGN_RUN = 12  # fingerprints in a row that nothing of the data set has: 100 characters, more than short choices
 LEAST_FIELD, FIELD_SHARE = 8, 0.5  # fingerprints of a field that no question has, and how many of them are in a prompt
-_CONTEXT = re.compile(  # by their names these fields are what an answer is looked up in, however short
-    r"コンテキスト|条文|本文|根拠|解説|context|passage|article|document|evidence|explanation|rationale", re.IGNORECASE
-)
 FRAME_SHARE = 0.9  # of the trained rows: a template
 LEAST_ROWS, LEAST_FRAME = 4, 5
 LEAST_LOST = 3  # fingerprints of a frame, about 24 characters
 LEAST_PROMPTS, LEAST_ADDED = 2, 5  # of what prompts alone have in common, about 40 characters
-MOST_SAMPLES, MOST_FIELD_CHARS = 32, 4000
-MOST_EXAMPLES = 400
-_LABEL = re.compile(r"^\s*(?:[(\[【「]?[a-zA-Z0-9①-⑳ア-オア-オ][)\]】」.、．:：\s]+)")
-_STYLES = ("{text}", "{l} {text}", "{l}.{text}", "{l}){text}", "({l}){text}", "{l}:{text}", "{L}.{text}", "{L}){text}",
-           "({L}){text}", "{L}:{text}", "{L}{text}", "{n}.{text}", "{n}){text}", "({n}){text}", "{n}:{text}",
-           "-{text}", "-{l}.{text}", "[{L}]{text}", "[{l}]{text}", "{l}、{text}", "{n}{text}")  # fmt: skip
-_QUESTION_FIELDS = ("問題文", "選択肢", "指示", "question", "choices", "options", "instruction", "output", "answer")
+MOST_SAMPLES, MOST_EXAMPLES, MOST_FIELD_CHARS = 32, 400, 4000
 EDITED_SHARE = 0.5  # of a text's pieces: below it is not the same text any more
 PIECE_CHARS, CONTEXT_PIECE_CHARS = 4, 8
 CONTEXT_SHARE, CONTEXT_PIECES = 0.3, 5  # of the law text, beyond what question and choices have of it
 LEAST_TOLD = 3  # rows: one example each names the right letter by chance in one of 64 runs
 EXAMPLE_CHARS = 80  # behind a worked example's choices stands its answer
+_CONTEXT = re.compile(  # by their names these fields are what an answer is looked up in, however short
+    r"コンテキスト|条文|本文|根拠|解説|context|passage|article|document|evidence|explanation|rationale", re.IGNORECASE
+)
+_LABEL = re.compile(r"^\s*(?:[(\[【「]?[a-zA-Z0-9①-⑳ア-オア-オ][)\]】」.、．:：\s]+)")
+_STYLES = ("{text}", "{l} {text}", "{l}.{text}", "{l}){text}", "({l}){text}", "{l}:{text}", "{L}.{text}", "{L}){text}",
+           "({L}){text}", "{L}:{text}", "{L}{text}", "{n}.{text}", "{n}){text}", "({n}){text}", "{n}:{text}",
+           "-{text}", "-{l}.{text}", "[{L}]{text}", "[{l}]{text}", "{l}、{text}", "{n}{text}")  # fmt: skip
+_QUESTION_FIELDS = ("問題文", "選択肢", "指示", "question", "choices", "options", "instruction", "output", "answer")
 _AFTER_A_LETTER = " \t\r\n\u3000.。．)）」』"
+_LABEL_AT_END = re.compile(r"(?<![\s(\[【「])[\s(\[【「]*[A-Za-z0-9ア-コ]{1,2}[\s.、,:)\]】」]*\Z")
 _NUMBERS = tuple("123456789")
 _HINT = re.compile(r"(?i)ヒント|hint|gold|ground[ _]truth|正解|正答|correct")
+
 PROMPTS_ASK_QUESTIONS = CheckKind("prompts_ask_questions", "H-3", FAIL, trap=27, optional=True, needs=(Needs.PROMPTS,))
 PROMPTS_WITHOUT_CONTEXT = CheckKind("prompts_without_context", "H-3", WARN, optional=True, needs=(Needs.PROMPTS,))
 PROMPTS_AGREE = CheckKind("prompts_agree", "H-3", INFO, trap=6, optional=True, needs=(Needs.PROMPTS,))
@@ -74,11 +78,17 @@ def asked_share(prompt: Collection[str], row: Row) -> float | None:
     whole = _share(there, row.question + "".join(choices))
     if whole == 1:
         return 1.0
-    alone = [share for text in map(_unlabelled, choices) if (share := _share(there, text)) is not None]
+    bare = [_LABEL.sub("", text, count=1) for text in choices]
+    alone = [share for text in bare if (share := _share(there, text)) is not None]
     question = _share(there, row.question.strip().rstrip("。．.?？!！"))  # a template may end it otherwise
     shares = alone if question is None else [question, *alone]
-    if not alone and (joined := max((_joined_share(there, texts) for texts in _styled(choices)), default=0.0)):
-        shares = [*shares, joined]
+    if not alone:
+        labels = [(chr(ord("a") + n), chr(ord("A") + n), n + 1, text) for n, text in enumerate(bare[:26])]
+        joined = _joined_share(there, choices)
+        for style in _STYLES:
+            styled = [style.format(l=small, L=large, n=number, text=text) for small, large, number, text in labels]
+            joined = max(joined, _joined_share(there, styled))
+        shares = [*shares, joined] if joined else shares
     return min(shares) if shares else None
 
 
@@ -100,10 +110,6 @@ def _choices(choices: object) -> list[str]:
     return str(choices or "").splitlines()
 
 
-def _unlabelled(choice: str) -> str:
-    return _LABEL.sub("", choice, count=1)
-
-
 def _joined_share(there: set[str], texts: Sequence[str]) -> float:
     """Of the places where one choice meets the next, the share that a prompt has; 0 where none is there to see."""
     meetings = [
@@ -114,40 +120,43 @@ def _joined_share(there: set[str], texts: Sequence[str]) -> float:
     return sum(held) / len(held) if held else 0.0
 
 
-def _styled(choices: Sequence[str]) -> Iterator[list[str]]:
-    """The choices with their labels, as they are and in the usual styles."""
-    yield list(choices)
-    texts = [(chr(ord("a") + n), chr(ord("A") + n), n + 1, _unlabelled(text)) for n, text in enumerate(choices[:26])]
-    for style in _STYLES:
-        yield [style.format(l=small, L=large, n=n, text=text) for small, large, n, text in texts]
-
-
 def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: Path | None) -> Beside | None:
     """Text that is in single prompts and is no question: a field of the data set, or of nothing that was given."""
     if dataset is None:
         return None
-    every, samples = _samples(dataset, {normal_form(row.question) for row in rows})
+    try:
+        read = samples_of(dataset)
+    except UnreadableError:
+        return None
+    every = [{key: text[:MOST_FIELD_CHARS] for key, text in row.items() if isinstance(text, str)} for row in read]
+    questions = {normal_form(row.question) for row in rows}
+    samples = [one for one in every if any(normal_form(text) in questions for text in one.values())][:MOST_SAMPLES]
     if len(prompts) < 2 or not samples:
         return None
     counts = Counter(one for prompt in prompts for one in set(prompt))
     template = {one for one, count in counts.items() if count > COMMON_SHARE * len(prompts)}
-    asked = {one for sample in samples for text in _own_texts(sample) for one in fingerprints(text)}
-    examples = {one for sample in every for text in _own_texts(sample) for one in fingerprints(text)}
-    fields = _other_fields(samples)
+    asked, examples = _question_prints(samples), _question_prints(every[:MOST_EXAMPLES])  # any may be an example
+    names = dict.fromkeys(key for sample in samples for key in sample if key not in _QUESTION_FIELDS)
+    fields = {name: [{*fingerprints(sample[name])} for sample in samples if name in sample] for name in names}
+    known = template | asked | examples | {one for texts in fields.values() for text in texts for one in text}
     found: Counter[str] = Counter()
     foreign = 0
     for prompt in prompts:
-        rest = [one for one in prompt if one not in template and one not in asked]
-        held = {name for name, texts in fields if any(_is_held(name, text - asked - template, rest) for text in texts)}
+        rest = {one for one in prompt if one not in template and one not in asked}
+        held = []
+        for name, texts in fields.items():
+            least, own = 1 if _CONTEXT.search(name) else LEAST_FIELD, [text - asked - template for text in texts]
+            if any(len(text) >= least and len(text & rest) >= FIELD_SHARE * len(text) for text in own):
+                held.append(name)
         found.update(held)
-        known = {one for name, texts in fields for text in texts for one in text} | asked | examples
-        foreign += bool(held) or _longest_foreign(prompt, template | known) >= FOREIGN_RUN
+        foreign += bool(held) or _longest_foreign(prompt, known) >= FOREIGN_RUN
     return Beside(foreign, found.most_common(1)[0][0] if found else "")
 
 
-def _is_held(name: str, field: set[str], prompt: Sequence[str]) -> bool:
-    least = 1 if _CONTEXT.search(name) else LEAST_FIELD
-    return len(field) >= least and len(field.intersection(prompt)) >= FIELD_SHARE * len(field)
+def _question_prints(samples: Sequence[Mapping[str, str]]) -> set[str]:
+    """The fingerprints of what samples have in a question's fields, one by one and joined."""
+    own = [[text for key, text in sample.items() if key in _QUESTION_FIELDS] for sample in samples]
+    return {one for texts in own for text in (*texts, "".join(texts)) for one in fingerprints(text)}
 
 
 def _longest_foreign(prompt: Sequence[str], known: Collection[str]) -> int:
@@ -156,36 +165,6 @@ def _longest_foreign(prompt: Sequence[str], known: Collection[str]) -> int:
         run = 0 if one in known else run + 1
         longest = max(longest, run)
     return longest
-
-
-def _samples(dataset: Path, asked: Collection[str]) -> tuple[list[Mapping[str, object]], list[Mapping[str, object]]]:
-    """The data set's first samples, any of which may be an example, and those that were asked.
-
-    A long text is looked at from its beginning only.
-    """
-    try:
-        rows = samples_of(dataset)
-    except UnreadableError:
-        return [], []
-    texts: list[Mapping[str, object]] = [
-        {key: value[:MOST_FIELD_CHARS] for key, value in row.items() if isinstance(value, str)} for row in rows
-    ]
-    chosen = [text for text in texts if any(normal_form(str(value)) in asked for value in text.values())]
-    return texts[:MOST_EXAMPLES], chosen[:MOST_SAMPLES]
-
-
-def _own_texts(sample: Mapping[str, object]) -> Iterator[str]:
-    texts = [str(value) for key, value in sample.items() if key in _QUESTION_FIELDS]
-    yield from texts
-    yield "".join(texts)
-
-
-def _other_fields(samples: Sequence[Mapping[str, object]]) -> list[tuple[str, list[set[str]]]]:
-    names = dict.fromkeys(key for sample in samples for key in sample if key not in _QUESTION_FIELDS)
-    return [
-        (str(name), [set(fingerprints(text)) for sample in samples if isinstance(text := sample.get(name), str)])
-        for name in names
-    ]
 
 
 def frame_lost(rows: Sequence[Sequence[str]], prompts: Sequence[Sequence[str]]) -> int | None:
@@ -274,10 +253,7 @@ class _Asked:
     @classmethod
     def of(cls, row: Row, prompt: str) -> _Asked:
         text = _Text.of(prompt)
-        question, choices = (
-            _Text.of(row.question).plain,
-            tuple(_Text.of(one).plain for one in choices_of(row.choices).texts),
-        )
+        question, choices = _plain_parts(row)
         places = [text.plain.rfind(question)] if question else []
         while places and places[-1] >= 0 and not _in_order(text.plain, choices, places[-1] + len(question)):
             places.append(text.plain.rfind(question, 0, places[-1] + len(question) - 1))
@@ -295,6 +271,10 @@ class _Asked:
         return place if place < len(self.choices) else None
 
 
+def _plain_parts(row: Row) -> tuple[str, tuple[str, ...]]:
+    return _Text.of(row.question).plain, tuple(_Text.of(one).plain for one in choices_of(row.choices).texts)
+
+
 def _in_order(text: str, parts: tuple[str, ...], start: int = 0) -> tuple[tuple[int, int], ...]:
     """Where the parts stand, each behind the one before; nothing where one of them does not."""
     spans = []
@@ -302,8 +282,8 @@ def _in_order(text: str, parts: tuple[str, ...], start: int = 0) -> tuple[tuple[
         found = text.find(part, start)
         if found < 0:
             return ()
-        spans.append((found, found + len(part)))
         start = found + len(part)
+        spans.append((found, start))
     return tuple(spans)
 
 
@@ -318,14 +298,9 @@ def _question_check(asked: list[_Asked], rows: tuple[Row, ...]) -> Check:
     if not troubles:
         return PROMPTS_ASK_QUESTIONS.check(True, "as_recorded", questions=len(asked))
     hard = [trouble for trouble, is_hard in troubles if is_hard]
-    return PROMPTS_ASK_QUESTIONS.check(
-        False,
-        "otherwise",
-        severity=None if hard else WARN,
-        questions=len(asked),
-        different=len(troubles),
-        example=hard[0] if hard else troubles[0][0],
-    )
+    counts: Figures = {"questions": len(asked), "different": len(troubles)}
+    example = hard[0] if hard else troubles[0][0]
+    return PROMPTS_ASK_QUESTIONS.check(False, "otherwise", severity=None if hard else WARN, example=example, **counts)
 
 
 def _trouble(one: _Asked, rows: tuple[Row, ...]) -> tuple[Message, bool] | None:
@@ -339,7 +314,8 @@ def _trouble(one: _Asked, rows: tuple[Row, ...]) -> tuple[Message, bool] | None:
     share = 1.0 if one.question in held else len(kept & pieces) / max(1, len(kept))
     lacking = [choice for choice in one.choices if choice not in held]
     if share < EDITED_SHARE:
-        other = next((n for n, row in enumerate(rows, 1) if row is not one.row and _asks(held, row)), None)
+        others = [(n, *_plain_parts(row)) for n, row in enumerate(rows, 1) if row is not one.row]
+        other = next((n for n, text, choices in others if text in held and _in_order(held, choices)), None)
         return say("prompt.asks_other", number=other) if other else say("prompt.no_question"), True
     if any(len(_pieces(choice) & pieces) < EDITED_SHARE * len(_pieces(choice)) for choice in lacking):
         return say("prompt.no_choices", choices=len(one.choices), missing=len(lacking)), True
@@ -348,37 +324,21 @@ def _trouble(one: _Asked, rows: tuple[Row, ...]) -> tuple[Message, bool] | None:
     return say("prompt.partly_different"), False
 
 
-def _asks(held: str, row: Row) -> bool:
-    question, choices = (
-        _Text.of(row.question).plain,
-        tuple(_Text.of(one).plain for one in choices_of(row.choices).texts),
-    )
-    return question in held and bool(_in_order(held, choices))
-
-
 def _context_check(evidence: EvalEvidence, asked: list[_Asked], dataset: tuple[Question, ...]) -> Check:
     if evidence.settings.use_rag:
         return PROMPTS_WITHOUT_CONTEXT.check(None, "with_rag")
     contexts = {question.key: question.context for question in dataset if question.context}
-    shares = [
-        share
-        for one in asked
-        if (share := _context_share(one, contexts.get(question_key(one.row.question, one.row.choices), ""))) is not None
-    ]
+    length, shares = CONTEXT_PIECE_CHARS, list[float]()
+    for one in asked:  # how much of the law text stands in the prompt, beyond what the question quotes
+        context = contexts.get(question_key(one.row.question, one.row.choices), "")
+        own = _pieces(_Text.of(context).plain, length) - _pieces(one.question, length)
+        own -= {piece for choice in one.choices for piece in _pieces(choice, length)}
+        if len(own) >= CONTEXT_PIECES:
+            shares.append(len(own & _pieces(one.prompt.plain, length)) / len(own))
     if not shares:
         return PROMPTS_WITHOUT_CONTEXT.check(None, "nothing_to_compare")
     given = sum(share >= CONTEXT_SHARE for share in shares)
     return PROMPTS_WITHOUT_CONTEXT.check(given == 0, "compared", questions=len(shares), given=given)
-
-
-def _context_share(one: _Asked, context: str) -> float | None:
-    """How much of the law text stands in the prompt, beyond what the question quotes; None where it is too short."""
-    length = CONTEXT_PIECE_CHARS
-    own = _pieces(_Text.of(context).plain, length) - _pieces(one.question, length)
-    own -= {piece for choice in one.choices for piece in _pieces(choice, length)}
-    if len(own) < CONTEXT_PIECES:
-        return None
-    return len(own & _pieces(one.prompt.plain, length)) / len(own)
 
 
 def _frame_check(evidence: EvalEvidence, asked: list[_Asked]) -> Check:
@@ -393,16 +353,20 @@ def _frame_check(evidence: EvalEvidence, asked: list[_Asked]) -> Check:
 
 def _leak_check(asked: list[_Asked], rows: tuple[Row, ...]) -> Check:
     """The answer behind the prompt, around the question, in an example that is the question itself, or as a mark."""
-    golds = {one.gold for one in asked}
-    varied = len(golds) > 1
-    common = _common_lines(asked) if varied else frozenset()
-    reasons = Counter({
-        "prompt.ends_with_answer": _told_at_the_end(asked) if varied and len(asked) == len(rows) else 0,
+    varied = len({one.gold for one in asked}) > 1
+    lines = [frozenset(line.strip() for line in one.prompt.raw.splitlines()) for one in asked]
+    common = frozenset[str].intersection(*lines) if varied else frozenset()  # what all prompts have is their frame
+    # a prompt that was made as training texts are ends with the answer: the letter changes, the frame does not
+    at_end = sum(one.prompt.raw.rstrip(_AFTER_A_LETTER).lower().endswith(one.gold) for one in asked)
+    # the right choice alone is dressed differently, where the right choices stand at different places
+    is_marked = all(one.spans and _is_marked(one) for one in asked) and len({one.gold_place for one in asked}) > 1
+    reasons = {
+        "prompt.ends_with_answer": at_end if varied and at_end == len(asked) == len(rows) else 0,
         "prompt.answer_beside": sum(_told_beside(one, common, varied) for one in asked),
         "prompt.answer_before": _told_before(asked, common) if varied else 0,
         "prompt.question_as_example": sum(_told_as_example(one) for one in asked),
-        "prompt.answer_marked": _told_by_marks(asked) if varied else 0,
-    })  # fmt: skip
+        "prompt.answer_marked": len(asked) if varied and is_marked else 0,
+    }
     told = [say(reason, questions=count) for reason, count in reasons.items() if count]
     if told:
         return PROMPTS_HIDE_ANSWERS.check(False, "given_away", questions=len(asked), ways=told)
@@ -411,21 +375,10 @@ def _leak_check(asked: list[_Asked], rows: tuple[Row, ...]) -> Check:
     return PROMPTS_HIDE_ANSWERS.check(True, "hidden", questions=len(asked))
 
 
-def _told_at_the_end(asked: list[_Asked]) -> int:
-    """A prompt that was made as training texts are ends with the answer: the letter changes, the frame does not."""
-    told = sum(one.prompt.raw.rstrip(_AFTER_A_LETTER).lower().endswith(one.gold) for one in asked)
-    return told if told == len(asked) else 0
-
-
-def _common_lines(asked: list[_Asked]) -> frozenset[str]:
-    lines = [{line.strip() for line in one.prompt.raw.splitlines()} for one in asked]
-    return frozenset.intersection(*map(frozenset, lines))
-
-
 def _told_beside(one: _Asked, common: frozenset[str], varied: bool) -> bool:
     """Whether the gold is named between or behind the question's own parts, or as a hint before it.
 
-    What all prompts have in common is their frame; where all golds are the same letter, only a hint is told from it.
+    Where all golds are the same letter, only a hint is told from the frame.
     """
     inner = _apart_from(one, common)
     if inner is None:
@@ -438,7 +391,10 @@ def _told_beside(one: _Asked, common: frozenset[str], varied: bool) -> bool:
         return True
     if stated_labels(hints) == {one.gold} and (varied or "ヒント" in hints or "hint" in hints.lower()):
         return True
-    return _gold_text_alone(one, _Text.of(inside).plain)
+    place, behind = one.gold_place, _Text.of(inside).plain  # the right choice's text stands again, and no other's
+    if place is None or len(one.choices[place]) < PIECE_CHARS:
+        return False
+    return [n for n, choice in enumerate(one.choices) if choice and choice in behind] == [place]
 
 
 def _told_before(asked: list[_Asked], common: frozenset[str]) -> int:
@@ -456,25 +412,13 @@ def _apart_from(one: _Asked, common: frozenset[str]) -> tuple[str, str] | None:
     text = one.prompt
     if one.spans:
         edges = [(text.places[start], text.after(end)) for start, end in one.spans]
-        gaps = [text.raw[left:right] for (_, left), (right, _) in pairwise(edges)]
-        inside, before = "\n".join([*map(_without_label, gaps), text.raw[edges[-1][1] :]]), text.raw[: edges[0][0]]
+        # a gap before a choice ends with that choice's own label
+        gaps = [_LABEL_AT_END.sub("", text.raw[left:right]) for (_, left), (right, _) in pairwise(edges)]
+        inside, before = "\n".join([*gaps, text.raw[edges[-1][1] :]]), text.raw[: edges[0][0]]
     else:
         inside, before = "", text.raw
     kept = ["\n".join(line for line in part.splitlines() if line.strip() not in common) for part in (inside, before)]
     return kept[0], kept[1]
-
-
-def _without_label(gap: str) -> str:
-    """A gap before a choice without that choice's own label, which stands at its end."""
-    return re.sub(r"[\s(\[【「]*[A-Za-z0-9ア-コ]{1,2}[\s.、,:)\]】」]*\Z", "", gap)
-
-
-def _gold_text_alone(one: _Asked, inside: str) -> bool:
-    """Whether the right choice's text, and no other's, stands again behind the question."""
-    place = one.gold_place
-    if place is None or len(one.choices[place]) < PIECE_CHARS:
-        return False
-    return [n for n, choice in enumerate(one.choices) if choice and choice in inside] == [place]
 
 
 def _told_as_example(one: _Asked) -> bool:
@@ -492,12 +436,6 @@ def _told_as_example(one: _Asked) -> bool:
         if one.gold in stated_labels(behind) or plain_label(behind.strip().split("\n")[0]) == one.gold:
             return True
     return False
-
-
-def _told_by_marks(asked: list[_Asked]) -> int:
-    """Rows whose right choice alone is dressed differently, where the right choices stand at different places."""
-    told = [one for one in asked if one.spans and _is_marked(one)]
-    return len(told) if len(told) == len(asked) and len({one.gold_place for one in told}) > 1 else 0
 
 
 def _is_marked(one: _Asked) -> bool:
