@@ -45,8 +45,9 @@ CHANGES = {
                 ),
                 ("GPU_USED = ", 'NONE_ENDED = CheckKind("none_ended", "H-2・H-3", WARN)\nGPU_USED = '),
                 (
-                    "_left_check(evidence)]",
-                    '_left_check(evidence), NONE_ENDED.check(not evidence.ended, "counted", ended=evidence.ended)]',
+                    "    checks.append(_left_check(evidence))\n",
+                    "    checks.append(_left_check(evidence))\n"
+                    '    checks.append(NONE_ENDED.check(not evidence.ended, "counted", ended=evidence.ended))\n',
                 ),
             ),
             "conduct/attempts.py": (
