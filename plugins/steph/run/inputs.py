@@ -5,10 +5,12 @@ Every complaint is an InputError of one line that names the file, the key and th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -30,6 +32,7 @@ from steph.record.environment import Device, Environment, GitState
 from steph.record.values import DataFile
 from steph.run.tree import output_of
 
+SUITE_PACKAGES = ("steph", "pytest", "pytest-timeout", "pytest-order", "huggingface-hub", "pydantic", "nvidia-ml-py")
 WRITTEN_SLACK_SECONDS = 0.2  # two clocks are compared: the files' and the one that timed the program
 
 
@@ -107,17 +110,13 @@ def read_train_file(
         except ValueError as error:
             raise InputError(say("input.bad_row", path=root / relative, line=line.number, reason=error)) from error
         for key, value in line.row.items():
-            if key != "meta" and not _is_unicode(json.dumps(value, ensure_ascii=False)):
+            # JSON may spell half of a surrogate pair, which is no character and can't be written
+            if key != "meta" and re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
                 raise InputError(say("input.half_character", path=root / relative, line=line.number, key=repr(key)))
         rows += 1
     if rows == 0:
         raise InputError(say("input.no_rows", path=root / relative))
     return DataFile(role=role, path=relative, sha256=hashlib.sha256(data).hexdigest(), rows=rows)
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether the text can be written: JSON may spell half of a surrogate pair, which is no character."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def needs_build(root: Path, relative: str, dataset: DataFile, samples: int) -> bool:
@@ -158,17 +157,15 @@ def file_clock_unix(paths: Iterable[Path]) -> float:
 
     A drive of the Windows host or a file server has a clock of its own. Where no file can be made there: our clock.
     """
-    return min(map(_file_clock_unix, paths), default=time.time())
-
-
-def _file_clock_unix(path: Path) -> float:
-    while not path.is_dir() and path != path.parent:
-        path = path.parent
-    try:
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".steph-clock-") as probe:
-            return os.fstat(probe.fileno()).st_mtime
-    except OSError:
-        return time.time()
+    moments = []
+    for path in paths:
+        folder = next(place for place in (path, *path.parents) if place.is_dir())
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".steph-clock-") as probe:
+                moments.append(os.fstat(probe.fileno()).st_mtime)
+        except OSError:
+            moments.append(time.time())
+    return min(moments, default=time.time())
 
 
 def written_after(paths: Iterable[Path], unix: float) -> tuple[str, ...]:
@@ -186,22 +183,26 @@ def _read(path: Path, key: str, remedy: Message) -> bytes:
         raise InputError(say("input.refused", path=path, error=error.strerror, key=key)) from error
 
 
-SUITE_PACKAGES = ("steph", "pytest", "pytest-timeout", "pytest-order", "huggingface-hub", "pydantic", "nvidia-ml-py")
-
-
 def environment(devices: Sequence[Device], device_error: Message | None = None) -> Environment:
     """This machine: operating system, processor, memory, the GPUs in use and the suite's own packages."""
+    cpu, packages = platform.machine(), {}
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    for name in SUITE_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
     return Environment(
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
-        cpu=_cpu_name(),
+        cpu=cpu,
         cpu_count=psutil.cpu_count() or 1,
         ram_bytes=psutil.virtual_memory().total,
         is_wsl=is_wsl(),
         device=devices[0] if devices else None,
         further_devices=tuple(devices[1:]),
         device_error=device_error,
-        packages={name: version for name in SUITE_PACKAGES if (version := _version(name))},
+        packages=packages,
     )
 
 
@@ -215,33 +216,17 @@ def git_state(folder: Path) -> GitState:
 
     A folder that only lies in one, as a `.venv` does, is no part of it.
     """
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None or not _git(folder, "ls-files", "--", "."):
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = output_of(["git", "-C", str(folder), *arguments], seconds=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None or not git("ls-files", "--", "."):
         return GitState()
-    branch = _git(folder, "symbolic-ref", "--short", "-q", "HEAD")
-    status = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    branch = git("symbolic-ref", "--short", "-q", "HEAD")
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ".")
     return GitState(branch=branch, commit=commit, dirty=None if status is None else bool(status))
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = output_of(["git", "-C", str(folder), *arguments], seconds=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

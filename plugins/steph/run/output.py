@@ -18,6 +18,8 @@ from pathlib import Path
 
 HEAD_BYTES = 8 << 20
 TAIL_BYTES = 4 << 20
+_EXIT_FILE = "exit.json"
+_EXIT_FILE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,10 @@ def tail_lines(folder: Path, count: int, name: str = "output", limit_bytes: int 
     """
     data = b""
     for _, path in reversed(_files(folder, name)):
-        data = _last_bytes(path, limit_bytes - len(data)) + data
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - limit_bytes + len(data)))
+            data = file.read(limit_bytes - len(data)) + data
         if len(data) >= limit_bytes:
             break
     lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in data.decode(errors="replace").split("\n"))
@@ -93,16 +98,20 @@ def timed_lines(
     folder: Path, is_wanted: Callable[[str], bool], name: str = "stdout", limit: int = 20_000
 ) -> list[tuple[float, str]]:
     """The log's first `limit` wanted lines with the second, from the child's start, at which their end arrived."""
-    offsets, seconds = _times(folder, name)
+    arrived: list[tuple[int, float]] = []
+    with contextlib.suppress(OSError, ValueError):  # a full disk cut the line
+        for entry in times_path(folder, name).read_text().split("\n")[:-1]:
+            second, _, offset = entry.partition(" ")
+            arrived.append((int(offset), float(second)))
     found: list[tuple[float, str]] = []
     for segment in segments(folder, name):
         end = segment.offset
         for line in segment.data.splitlines(keepends=True):
             end += len(line)
             text = line.decode(errors="replace").rstrip("\r\n")
-            entry = bisect.bisect_left(offsets, end)
-            if entry < len(offsets) and is_wanted(text):
-                found.append((seconds[entry], text))
+            place = bisect.bisect_left(arrived, (end, 0.0))
+            if place < len(arrived) and is_wanted(text):
+                found.append((arrived[place][1], text))
             if len(found) >= limit:
                 return found
     return found
@@ -113,38 +122,6 @@ def _files(folder: Path, name: str) -> list[tuple[int, Path]]:
     found = [(0, head)] if head.exists() else []
     tails = folder.glob(f"{name}.tail-*.log")  # each named by its offset
     return found + sorted((int(path.name.rpartition("-")[2].removesuffix(".log")), path) for path in tails)
-
-
-def _last_bytes(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - limit))
-            return file.read(limit)
-    except OSError:
-        return b""
-
-
-def _times(folder: Path, name: str) -> tuple[list[int], list[float]]:
-    offsets: list[int] = []
-    seconds: list[float] = []
-    try:
-        text = times_path(folder, name).read_text()
-    except OSError:
-        return offsets, seconds
-    for line in text.split("\n")[:-1]:
-        second, _, offset = line.partition(" ")
-        try:
-            entry = int(offset), float(second)
-        except ValueError:  # a full disk cut the line
-            break
-        offsets.append(entry[0])
-        seconds.append(entry[1])
-    return offsets, seconds
-
-
-_EXIT_FILE = "exit.json"
-_EXIT_FILE_BYTES = 4096
 
 
 @dataclass

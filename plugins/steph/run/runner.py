@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from steph.gpu.driver import Driver
 from steph.gpu.watch import MemoryWatch
 from steph.record.values import DevicePeak, Probe
 from steph.run import output, processes
-from steph.run.output import is_written, read_exit
 from steph.run.tree import Child, ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
@@ -39,6 +38,11 @@ _HUB_TOKENS = (
     "HUGGINGFACE_HUB_TOKEN",
     "HUGGINGFACE_TOKEN",
     "HUGGINGFACEHUB_API_TOKEN",
+)
+# tqdm's default bar_format: `{desc}: {percentage}%|{bar}| {n}/{total} [{elapsed}<{remaining}, {rate}]`
+_BAR = re.compile(
+    r"(?:^|[\r\n])(?:(?P<label>[^\r\n|]{1,80}?):)?[ \t]{0,9}\d{1,3}%\|[^|\r\n]{0,400}\|"
+    r"[ \t]{0,9}(?P<step>\d{1,18})/(?P<total>\d{1,18})[ \t]{0,9}\["
 )
 
 
@@ -86,6 +90,18 @@ class ChildOutcome:
     left_behind: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a running child is; `step` of `total_steps` is its last progress bar, `label` that bar's name if any."""
+
+    elapsed_seconds: float
+    step: int | None = None
+    total_steps: int | None = None
+    label: str = ""
+    used_bytes: int | None = None
+    peak_bytes: int | None = None
+
+
 class RunnerError(Exception):
     """A child can't be run from here; the message is one line."""
 
@@ -99,13 +115,79 @@ def run_child(
     Raises RunnerError outside the main thread, because the kernel ties a child's life to the thread that forked it, and
     where `folder` already holds a child's output.
     """
-    _refuse_misuse(spec)
-    spec.folder.mkdir(parents=True, exist_ok=True)
-    with _adopting_orphans(), contextlib.ExitStack() as stack:
+    folder = spec.folder
+    if sys.platform != "linux":
+        raise RunnerError(say("run.linux_only"))
+    if threading.current_thread() is not threading.main_thread():
+        raise RunnerError(say("run.main_thread_only"))
+    if output.head_path(folder, "output").exists() or output.is_written(folder):
+        raise RunnerError(say("run.folder_taken", folder=folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(processes.set_subreaper, processes.is_subreaper())
+        processes.set_subreaper(True)
         memory = MemoryWatch(spec.device_uuids, cards, stack)
-        tree = ProcessTree(_start_supervisor(spec), _mark(spec), spec.grace_seconds)
-        ended_by = _watch(spec, tree, memory, on_poll)
+        asked = (os.getpid(), folder.resolve(), spec.cwd, spec.grace_seconds, *spec.argv)
+        with (folder / "supervisor.log").open("wb") as log:
+            supervisor = Child[bytes](
+                [sys.executable, "-I", "-S", str(_CHILD / "supervisor.py"), *map(str, asked)],
+                env=environment_of(os.environ, spec),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C on the terminal is pytest's to handle
+            )
+        tree = ProcessTree(supervisor, _mark(spec), spec.grace_seconds)
+        ended_by = EndedBy.EXIT
+        try:
+            while not tree.wait(_POLL_SECONDS):
+                elapsed = time.monotonic() - tree.started
+                memory.sample(elapsed)
+                if on_poll is not None:
+                    step, total, label = last_bar(output.tail_lines(folder, 20)) or (None, None, "")
+                    on_poll(Progress(elapsed, step, total, label, used_bytes=memory.now, peak_bytes=memory.peak))
+                if elapsed >= spec.limit_seconds:
+                    ended_by = EndedBy.DEADLINE
+                    tree.stop()
+                    break
+            if not output.is_written(folder):
+                tree.sweep()
+        except BaseException:
+            tree.stop()
+            tree.sweep()
+            raise
         return _outcome(spec, tree, memory, ended_by)
+
+
+def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: EndedBy) -> ChildOutcome:
+    """What the supervisor wrote of the child's end; where it was killed itself, what was seen from here."""
+    seconds = time.monotonic() - tree.started
+    found = output.read_exit(spec.folder)
+    if found is None:
+        ended_by = EndedBy.SUPERVISOR_LOST if ended_by is EndedBy.EXIT else ended_by
+        found = output.Exit(child_pid=0, started_monotonic=0.0)
+    elif found.by_itself:
+        ended_by = EndedBy.EXIT  # it ended by itself in the moment when its time was up
+    if found.ended_monotonic is not None:
+        seconds = found.ended_monotonic - found.started_monotonic
+    left_alive = found.left_alive or tree.left_alive
+    returned = memory.returned(spec.memory_wait_seconds)
+    if returned is None and spec.device_uuids:
+        returned = left_alive == 0
+    return ChildOutcome(
+        returncode=tree.returncode if found.returncode is None else found.returncode,
+        ended_by=ended_by,
+        seconds=seconds,
+        probes=read_probes(spec.folder),
+        device_peaks=memory.device_peaks,
+        memory_returned=returned,
+        memory_samples=tuple(memory.samples),
+        timed_lines=tuple(output.timed_lines(spec.folder, is_metrics)),
+        dropped_bytes=found.dropped_bytes,
+        killed_descendants=found.killed_descendants + tree.swept,
+        left_alive=left_alive,
+        left_behind=found.left_behind,
+    )
 
 
 def read_probes(folder: Path) -> tuple[Probe, ...]:
@@ -115,86 +197,6 @@ def read_probes(folder: Path) -> tuple[Probe, ...]:
         with contextlib.suppress(OSError, ValidationError):
             found.append(Probe.model_validate_json(path.read_bytes()))
     return tuple(sorted(found, key=lambda probe: (probe.rank is not None, probe.rank or 0, probe.pid)))
-
-
-def _watch(
-    spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, on_poll: Callable[[Progress], None] | None
-) -> EndedBy:
-    ended_by = EndedBy.EXIT
-    try:
-        while not tree.wait(_POLL_SECONDS):
-            elapsed = time.monotonic() - tree.started
-            memory.sample(elapsed)
-            if on_poll is not None:
-                on_poll(_progress(spec.folder, elapsed, memory))
-            if elapsed >= spec.limit_seconds:
-                ended_by = EndedBy.DEADLINE
-                tree.stop()
-                break
-        if not is_written(spec.folder):
-            tree.sweep()
-    except BaseException:
-        tree.stop()
-        tree.sweep()
-        raise
-    return ended_by
-
-
-def _progress(folder: Path, elapsed: float, memory: MemoryWatch) -> Progress:
-    step, total, label = last_bar(output.tail_lines(folder, 20)) or (None, None, "")
-    return Progress(elapsed, step, total, label, used_bytes=memory.now, peak_bytes=memory.peak)
-
-
-def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: EndedBy) -> ChildOutcome:
-    seconds = time.monotonic() - tree.started
-    found = read_exit(spec.folder)
-    if found is None and ended_by is EndedBy.EXIT:
-        ended_by = EndedBy.SUPERVISOR_LOST
-    elif found is not None and found.by_itself:
-        ended_by = EndedBy.EXIT  # it ended by itself in the moment when its time was up
-    if found is not None and found.ended_monotonic is not None:
-        seconds = found.ended_monotonic - found.started_monotonic
-    returncode = found.returncode if found else None
-    left_alive = (found.left_alive if found else 0) or tree.left_alive
-    returned = memory.returned(spec.memory_wait_seconds)
-    if returned is None and spec.device_uuids:
-        returned = left_alive == 0
-    return ChildOutcome(
-        returncode=tree.returncode if returncode is None else returncode,
-        ended_by=ended_by,
-        seconds=seconds,
-        probes=read_probes(spec.folder),
-        device_peaks=memory.device_peaks,
-        memory_returned=returned,
-        memory_samples=tuple(memory.samples),
-        timed_lines=tuple(output.timed_lines(spec.folder, is_metrics)),
-        dropped_bytes=found.dropped_bytes if found else 0,
-        killed_descendants=(found.killed_descendants if found else 0) + tree.swept,
-        left_alive=left_alive,
-        left_behind=found.left_behind if found else (),
-    )
-
-
-def _refuse_misuse(spec: ChildSpec) -> None:
-    if sys.platform != "linux":
-        raise RunnerError(say("run.linux_only"))
-    if threading.current_thread() is not threading.main_thread():
-        raise RunnerError(say("run.main_thread_only"))
-    if output.head_path(spec.folder, "output").exists() or is_written(spec.folder):
-        raise RunnerError(say("run.folder_taken", folder=spec.folder))
-
-
-def _start_supervisor(spec: ChildSpec) -> Child[bytes]:
-    asked = (os.getpid(), spec.folder.resolve(), spec.cwd, spec.grace_seconds, *spec.argv)
-    with (spec.folder / "supervisor.log").open("wb") as log:
-        return Child[bytes](
-            [sys.executable, "-I", "-S", str(_CHILD / "supervisor.py"), *map(str, asked)],
-            env=environment_of(os.environ, spec),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C on the terminal is pytest's to handle
-        )
 
 
 def environment_of(own: Mapping[str, str], spec: ChildSpec) -> dict[str, str]:
@@ -209,42 +211,12 @@ def environment_of(own: Mapping[str, str], spec: ChildSpec) -> dict[str, str]:
     path = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = f"{inject}{os.pathsep}{path}" if path else inject
     name, _, value = _mark(spec).partition("=")
-    environment[name] = value
-    return environment
+    return {**environment, name: value}
 
 
 def _mark(spec: ChildSpec) -> str:
     """The one environment entry that no other child has; its own processes carry it wherever they move."""
     return f"STEPH_PROBE_DIR={spec.folder.resolve()}"
-
-
-@contextlib.contextmanager
-def _adopting_orphans() -> Iterator[None]:
-    before = processes.is_subreaper()
-    processes.set_subreaper(True)
-    try:
-        yield
-    finally:
-        processes.set_subreaper(before)
-
-
-# tqdm's default bar_format: `{desc}: {percentage}%|{bar}| {n}/{total} [{elapsed}<{remaining}, {rate}]`
-_BAR = re.compile(
-    r"(?:^|[\r\n])(?:(?P<label>[^\r\n|]{1,80}?):)?[ \t]{0,9}\d{1,3}%\|[^|\r\n]{0,400}\|"
-    r"[ \t]{0,9}(?P<step>\d{1,18})/(?P<total>\d{1,18})[ \t]{0,9}\["
-)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a running child is; `step` of `total_steps` is its last progress bar, `label` that bar's name if any."""
-
-    elapsed_seconds: float
-    step: int | None = None
-    total_steps: int | None = None
-    label: str = ""
-    used_bytes: int | None = None
-    peak_bytes: int | None = None
 
 
 def last_bar(lines: Sequence[str]) -> tuple[int, int, str] | None:

@@ -86,9 +86,18 @@ class ProcessTree:
 
     def wait(self, seconds: float) -> bool:
         """Whether the supervisor has ended, waiting for it this long and no longer than it runs."""
-        self._remember()
+        now = time.monotonic()
+        if now >= self._snapshot_at:
+            self._snapshot_at = now + _SNAPSHOT_SECONDS
+            self._remember()
         with contextlib.suppress(OSError):  # a kernel older than 5.3: Popen's own waiting asks every 50 ms
-            _wait_for_end(self._process.pid, seconds)
+            fd = os.pidfd_open(self._process.pid)
+            try:
+                poll = select.poll()
+                poll.register(fd, select.POLLIN)
+                poll.poll(seconds * 1000)
+            finally:
+                os.close(fd)
             seconds = 0
         try:
             self._process.wait(seconds)
@@ -111,18 +120,16 @@ class ProcessTree:
         try:
             self._process.terminate()
             self._process.wait(self._grace_seconds + 5)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        except BaseException:
-            self.kill()
-            raise
+        except BaseException as error:
+            self._remember()
+            self._process.kill()
+            self._process.wait()
+            self.sweep()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
 
-    def kill(self) -> None:
-        """End everything at once."""
-        self._remember(at_once=True)
-        self._process.kill()
-        self._process.wait()
-        self.sweep()
+    def _remember(self) -> None:
+        self._known.update({stat.pid: stat.start_ticks for stat in processes.descendants(self._process.pid)})
 
     def sweep(self) -> None:
         """Kill and reap what the supervisor left: its orphans, which are ours by now, and nothing else."""
@@ -143,31 +150,12 @@ class ProcessTree:
             time.sleep(0.02)
 
     def _ours(self) -> list[processes.ProcessStat]:
-        table = processes.all_processes()
-        below = processes.descendants(os.getpid(), table)
-        zombies = [stat for stat in table.values() if stat.parent == os.getpid() and not stat.alive]
-        roots = [stat for stat in [*below, *zombies] if self._is_ours(stat)]
-        under = [stat for root in roots for stat in processes.descendants(root.pid, table)]
-        return list({stat.pid: stat for stat in [*roots, *under]}.values())
-
-    def _is_ours(self, stat: processes.ProcessStat) -> bool:
-        if self._known.get(stat.pid) == stat.start_ticks or stat.session == self._process.pid:
-            return True
-        return self._mark in processes.environment_of(stat.pid)
-
-    def _remember(self, at_once: bool = False) -> None:
-        now = time.monotonic()
-        if at_once or now >= self._snapshot_at:
-            self._snapshot_at = now + _SNAPSHOT_SECONDS
-            self._known.update({stat.pid: stat.start_ticks for stat in processes.descendants(self._process.pid)})
-
-
-def _wait_for_end(pid: int, seconds: float) -> None:
-    """Sleep until this process has ended, at most so long; raises OSError where the kernel can't tell."""
-    fd = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.poll(seconds * 1000)
-    finally:
-        os.close(fd)
+        """What was seen below the supervisor, is of its session or carries the mark, and all below that."""
+        table, own = processes.all_processes(), os.getpid()
+        zombies = [stat for stat in table.values() if stat.parent == own and not stat.alive]
+        found: dict[int, processes.ProcessStat] = {}
+        for stat in [*processes.descendants(own, table), *zombies]:
+            is_known = self._known.get(stat.pid) == stat.start_ticks or stat.session == self._process.pid
+            if is_known or self._mark in processes.environment_of(stat.pid):
+                found |= {one.pid: one for one in (stat, *processes.descendants(stat.pid, table))}
+        return list(found.values())
