@@ -31,8 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from steph.base.terms import StageId
-from steph.gpu import visible
-from steph.gpu.driver import driver
+from steph.gpu.driver import driver, visible_devices
 from steph.record.values import Attempt
 from steph.run import processes
 from steph.run.journal import read_record, record_folders
@@ -104,7 +103,7 @@ class Bench:
         shutil.copyfile(full_rows(self.work), rows)
         self.profile = self.work / "two_gpus.toml"
         self.profile.write_text(self.scale.profile(), encoding="utf-8")
-        self.cards = () if options.tiny else visible.visible_devices(os.environ)[:2]
+        self.cards = () if options.tiny else visible_devices(os.environ)[:2]
         self._environment = {
             **os.environ,
             "HF_HUB_OFFLINE": "1",

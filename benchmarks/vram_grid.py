@@ -25,11 +25,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from steph.base.units import GIB
-from steph.gpu import visible
-from steph.gpu.driver import driver
-from steph.gpu.visible import capped_alloc_conf
+from steph.gpu.driver import capped_alloc_conf, driver, visible_devices
 from steph.memory.forecast import BUILT_IN_CONSTANTS
-from steph.record.environment import Device
+from steph.record.settings import Device
 
 from benchmarks.inputs import REPOSITORY, full_rows, make_twin
 from benchmarks.vram_points import (
@@ -77,7 +75,7 @@ class Grid:
         self._output: Path = options.output.resolve()
         self._jobs: int = options.jobs
         self._deadline = time.monotonic() + options.seconds
-        self._cards: tuple[Device | None, ...] = (None,) if options.dry else visible.visible_devices(os.environ)
+        self._cards: tuple[Device | None, ...] = (None,) if options.dry else visible_devices(os.environ)
         self._total_bytes = None if options.dry else _torch_total_bytes()
         self._running: list[Running] = []
         self._work.mkdir(parents=True, exist_ok=True)

@@ -164,7 +164,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) -> None:
     from steph.base.messages import phrase
     from steph.judge.verdict import overall
-    from steph.record.fold import fold
+    from steph.record.events import fold
 
     record = fold(stages.journal.events)
     terminalreporter.section("StepH")
@@ -186,7 +186,7 @@ def _append_step_summary(stages: StageSession) -> None:
     """The job's page on GitHub; a page that can't be written takes nothing with it."""
     from steph.base.messages import say
     from steph.conduct.session import STEP_SUMMARY_ENV, append_step_summary
-    from steph.record.fold import fold
+    from steph.record.events import fold
 
     path = os.environ.get(STEP_SUMMARY_ENV)
     if not path:

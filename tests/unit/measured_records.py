@@ -8,8 +8,8 @@ from steph.memory.calibration import workload_of
 from steph.memory.forecast import Constants, predict
 from steph.memory.shapes import BUILT_IN
 from steph.memory.trainers import Workload
-from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, Context, Probe, Record
+from steph.record.settings import Context, TrainSettings
+from steph.record.values import Attempt, Probe, Record
 
 SHAPE = BUILT_IN[factory.MODEL]
 OWN, OTHER = TrainSettings(), TrainSettings(max_seq_length=256, max_steps=5)

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 
 from steph.base.messages import say, verbatim
 from steph.base.terms import AnyStage, Cause, EndedBy, Phase, RecordKind, Severity, StageId, Verdict
-from steph.record.environment import Device, Environment, GitState
-from steph.record.fold import IN_FLIGHT
-from steph.record.settings import EvalSettings, TrainSettings
+from steph.record.events import IN_FLIGHT
+from steph.record.settings import Context, DataFile, Device, Environment, EvalSettings, GitState, TrainSettings
 from steph.record.values import (
     Artifact,
     Attempt,
     Check,
-    Context,
-    DataFile,
     DevicePeak,
     Diagnosis,
     EvalOutcome,

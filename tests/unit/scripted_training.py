@@ -28,9 +28,8 @@ from steph.memory.shapes import BUILT_IN, parameter_count
 from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record.environment import Device
 from steph.record.events import StageStarted
-from steph.record.settings import TrainSettings
+from steph.record.settings import Device, TrainSettings
 from steph.record.values import Attempt, Check, Diagnosis, ModelChoice, RejectedCandidate, StageResult
 from steph.run import hub, inputs
 from steph.run.journal import Journal, opened_event

@@ -19,9 +19,8 @@ from steph.judge.verdict import Outcome
 from steph.memory.shapes import BUILT_IN, config_of
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record.environment import Device
-from steph.record.events import CandidatesPredicted, RecordOpened, StageStarted
-from steph.record.fold import fold
+from steph.record.events import CandidatesPredicted, RecordOpened, StageStarted, fold
+from steph.record.settings import Device
 from steph.record.values import Candidate, RejectedCandidate
 from steph.tell.report import parts
 

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from steph.base.tensors import Tensor
+from steph.base.files import Tensor
 from steph.judge.checks_adapter import key_checks
 from steph.judge.folders import BaseModel, has_random_weights, layer_of, read_base
 from steph.record.values import Check

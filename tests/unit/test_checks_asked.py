@@ -9,7 +9,7 @@ from steph.contract.training_files import TrainerState
 from steph.contract.training_log import TrainingLog
 from steph.judge.checks_progress import asked_checks
 from steph.judge.evidence import Trained
-from steph.plan.steps import epochs_in, steps_in
+from steph.plan.ladder import epochs_in, steps_in
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np  # noqa: F401 - the hooks find it where a library has loaded it
 import pytest
+from steph.base.files import matrix_numbers
 from steph.base.fingerprint import fingerprints, text_hash
-from steph.base.tensors import matrix_numbers
 from steph.base.terms import Severity
 from steph.child.inject._steph_witness import attention
 from steph.contract.results import Row

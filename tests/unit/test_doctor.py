@@ -191,7 +191,7 @@ def test_a_card_is_looked_at_and_nothing_runs_on_it_while_another_run_holds_it(
     """The card's lines are there; a held card fails as busy and is not disturbed by a 4-bit operation."""
     bench = make_bench(tmp_path)
     nvml = FakeNvml(Gpu("GPU-1", used=2 * GIB, processes=[Running(os.getpid(), GIB)]))
-    monkeypatch.setattr("steph.gpu.nvml._load", lambda: nvml)
+    monkeypatch.setattr("steph.gpu.driver._load", lambda: nvml)
     monkeypatch.setattr("steph.doctor.reading.has_nvidia_nodes", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with gpu_lock("GPU-1", bench.folder / "cache" / "steph" / "locks"):

@@ -291,7 +291,7 @@ def test_a_sound_root_has_its_data_and_its_script(tmp_path: Path) -> None:
 
 def _with_cards(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, visible: str | None = None) -> GpuFacts:
     monkeypatch.setattr("steph.doctor.reading.has_nvidia_nodes", lambda: True)
-    monkeypatch.setattr("steph.gpu.nvml._load", lambda: nvml)
+    monkeypatch.setattr("steph.gpu.driver._load", lambda: nvml)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:

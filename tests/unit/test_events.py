@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from steph.base.messages import say, speaking, verbatim
 from steph.base.terms import AnyStage, EndedBy, ExtendedId, Severity, StageId, Verdict
 from steph.record.events import (
+    IN_FLIGHT,
+    LOST,
     AttemptEnded,
     AttemptStarted,
     CandidatesPredicted,
@@ -26,19 +28,10 @@ from steph.record.events import (
     SessionStarted,
     StageEnded,
     StageStarted,
+    fold,
 )
-from steph.record.fold import IN_FLIGHT, LOST, fold
-from steph.record.values import (
-    RECORD_VERSION,
-    Attempt,
-    Candidate,
-    Check,
-    DataFile,
-    PredictedPeak,
-    Record,
-    Session,
-    SkippedRung,
-)
+from steph.record.settings import DataFile
+from steph.record.values import RECORD_VERSION, Attempt, Candidate, Check, PredictedPeak, Record, Session, SkippedRung
 from steph.run.journal import Journal, read_events, stages_in_flight
 
 T = "2026-01-01T00:00:00.000+00:00"

@@ -17,8 +17,7 @@ from steph.base.terms import AnyStage, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.extended import answers_of_h3
 from steph.judge.checks_extended import cot_rows_check
 from steph.judge.verdict import Outcome, Overall, overall
-from steph.record.events import StageEnded, StageStarted
-from steph.record.fold import fold
+from steph.record.events import StageEnded, StageStarted, fold
 from steph.record.values import Artifact
 from steph.run.journal import opened_event
 from steph.tell.commands import EXTENDED_TESTS, TEST_IDS

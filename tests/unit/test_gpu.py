@@ -11,9 +11,15 @@ from fake_nvml import FakeNvml, Gpu, Running
 from japanese import is_told_in_japanese
 from steph.base.messages import speaking, words_of
 from steph.base.units import GIB
-from steph.gpu.driver import DeviceError, has_nvidia_nodes
-from steph.gpu.nvml import NvmlDriver
-from steph.gpu.visible import capped_alloc_conf, first_visible, memory_fraction_for_cap, visible_devices
+from steph.gpu.driver import (
+    DeviceError,
+    NvmlDriver,
+    capped_alloc_conf,
+    first_visible,
+    has_nvidia_nodes,
+    memory_fraction_for_cap,
+    visible_devices,
+)
 from steph.gpu.watch import SLACK_BYTES, MemoryWatch, is_back
 from steph.record.values import DevicePeak
 
@@ -27,7 +33,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> UseCards:
     """Put an NVML over made-up cards in pynvml's place and give the driver that asks it."""
 
     def put(nvml: FakeNvml) -> NvmlDriver:
-        monkeypatch.setattr("steph.gpu.nvml._load", lambda: nvml)
+        monkeypatch.setattr("steph.gpu.driver._load", lambda: nvml)
         return NvmlDriver()
 
     return put

@@ -14,7 +14,7 @@ from steph.contract.description import Description, Paths, load_description
 from steph.contract.questions import questions_of, samples_of
 from steph.contract.results import Row
 from steph.judge.checks_prompts import text_beside
-from steph.record.values import DataFile
+from steph.record.settings import DataFile
 from steph.run.inputs import InputError, needs_build, read_dataset, read_train_file, require_script
 from steph.run.root import put_back, set_aside
 

@@ -18,8 +18,8 @@ from steph.conduct.stages import Conductor
 from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record.environment import GitState
 from steph.record.events import AttemptEnded, ModelChosen, StageEnded, StageStarted
+from steph.record.settings import GitState
 from steph.record.values import ModelChoice, Record
 from steph.run.journal import Journal, now, opened_event
 from steph.run.model_files import repo_folder

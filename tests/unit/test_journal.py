@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steph.base.messages import Message, speaking, verbatim
 from steph.base.terms import StageId, Verdict
-from steph.record.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted
-from steph.record.fold import fold
+from steph.record.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted, fold
 from steph.record.values import Attempt, Probe, Record
 from steph.run.journal import (
     EVENTS,

@@ -14,9 +14,9 @@ from steph.plan.ladder import (
     ladder_without_4bit,
     next_move,
     settings_at,
+    steps_per_epoch,
 )
 from steph.plan.settings import load_profile, profile_path
-from steph.plan.steps import steps_per_epoch
 from steph.record.values import Diagnosis
 
 PROFILE = load_profile(profile_path("rtx3080", Path(__file__).parents[2]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from steph.record.environment import GitState
+from steph.record.settings import GitState
 from steph.run.inputs import git_state
 
 

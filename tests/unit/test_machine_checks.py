@@ -10,13 +10,12 @@ from steph.base.terms import EndedBy, Severity
 from steph.conduct.attempts import Finished
 from steph.conduct.preparation import Setup
 from steph.contract.description import Description
-from steph.gpu.visible import memory_fraction_for_cap
+from steph.gpu.driver import memory_fraction_for_cap
 from steph.judge.checks_process import machine_checks
 from steph.judge.verdict import checks_verdict
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
-from steph.record.environment import Device
-from steph.record.settings import TrainSettings
+from steph.record.settings import Device, TrainSettings
 from steph.record.values import Attempt, Check, Probe
 from steph.run.runner import ChildOutcome
 

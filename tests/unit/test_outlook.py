@@ -7,8 +7,7 @@ import record_factory as factory
 from steph.base.messages import LANGUAGES, Language, speaking
 from steph.base.terms import StageId
 from steph.base.units import GIB
-from steph.record.environment import Device
-from steph.record.settings import ProductionTarget, TrainSettings
+from steph.record.settings import Device, ProductionTarget, TrainSettings
 from steph.record.values import PredictedPeak, Record
 from steph.tell.memory_words import unnamed_trainer_words
 from steph.tell.outlook import is_production_card, production_outlook

@@ -15,8 +15,7 @@ from steph.contract.answers import RowLengths
 from steph.contract.description import Description
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
-from steph.record.environment import Device
-from steph.record.settings import TrainSettings
+from steph.record.settings import Device, TrainSettings
 
 SETTINGS = TrainSettings()
 EIGHT = factory.model_choice("Qwen/Qwen3-8B", snapshot_path=None)

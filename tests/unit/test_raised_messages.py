@@ -18,7 +18,7 @@ OF_VALUES = (
     "contract/description.py",
     "contract/presets/__init__.py",
     "contract/rows.py",
-    "gpu/visible.py",
+    "gpu/driver.py",
     "memory/shapes.py",
     "memory/terms.py",
     "plan/settings.py",

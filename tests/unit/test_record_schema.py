@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import record_factory as factory
-from steph.record.schema import record_schema, schema_text
+from record_schema import record_schema, schema_text
 from steph.record.values import RECORD_VERSION, Record
 from steph.run.journal import write_record
 from steph.tell import machine_summary

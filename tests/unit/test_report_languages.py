@@ -11,15 +11,7 @@ import pytest
 import record_factory as factory
 from steph.base.messages import LANGUAGES, Language, say, speaking, text
 from steph.base.terms import Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
-from steph.record.values import (
-    AnswerComparison,
-    Check,
-    Diagnosis,
-    ModelChoice,
-    PredictedPeak,
-    Record,
-    StageResult,
-)
+from steph.record.values import AnswerComparison, Check, Diagnosis, ModelChoice, PredictedPeak, Record, StageResult
 from steph.run.journal import read_record, record_folders
 from steph.tell import keep, listing
 from steph.tell.report import parts, render, write_report

@@ -93,7 +93,7 @@ def test_nvml_is_one_modules_affair() -> None:
     """pynvml is imported where the driver is asked, and nowhere else; what is imported by name counts as well."""
     assert [
         _name(path) for path in MODULES if '"pynvml"' in path.read_text() or "import pynvml" in path.read_text()
-    ] == ["gpu/nvml.py"]
+    ] == ["gpu/driver.py"]
 
 
 def test_no_module_is_named_like_one_of_the_standard_library() -> None:

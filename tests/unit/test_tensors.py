@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steph.base.files import UnreadableError
-from steph.base.tensors import CHUNK_BYTES, read_header, scan
+from steph.base.files import CHUNK_BYTES, UnreadableError, read_header, scan
 
 FORMATS = {"F64": "d", "F32": "f", "F16": "e"}
 

@@ -15,13 +15,12 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from steph.base.text import one_line
 from steph.base.units import MISSING
-from steph.base.values import Value
 
 Language = Literal["ja", "en"]
 LANGUAGES: tuple[Language, ...] = ("ja", "en")
@@ -32,6 +31,21 @@ _MISSING = re.compile(r" ?[(（]\[\w{1,40}\][)）]")
 
 One: TypeAlias = "Message | str | int | float | bool | None"
 Part: TypeAlias = "Message | str | int | float | bool | None | tuple[Message | str | int | float | bool | None, ...]"  # noqa: RUF036
+
+
+class Value(BaseModel):
+    """A frozen value that refuses unknown keys, also where it is changed."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), json_schema_serialization_defaults_required=True
+    )
+
+    def changed(self, **changes: object) -> Self:
+        """A copy in which these fields are others, unvalidated; raises TypeError for a field that there is not."""
+        unknown = changes.keys() - type(self).model_fields.keys()
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
+        return self.model_copy(update=changes)
 
 
 class Message(Value):

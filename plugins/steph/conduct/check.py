@@ -21,10 +21,9 @@ from steph.contract.results_files import READERS
 from steph.judge.catalog import CATALOG
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_witness import WITNESSED_TRAINING
-from steph.plan.ladder import settings_at
+from steph.plan.ladder import settings_at, steps_due, steps_per_epoch
 from steph.plan.options import Options
 from steph.plan.settings import Profile
-from steph.plan.steps import steps_due, steps_per_epoch
 from steph.record.settings import TrainSettings
 from steph.run import inputs
 from steph.tell.commands import pasteable

@@ -55,8 +55,8 @@ from steph.plan.by_heart import (
     settings_by_heart,
     teaches,
 )
-from steph.record.settings import TrainSettings
-from steph.record.values import Attempt, Check, DataFile, ModelChoice, Record, StageResult
+from steph.record.settings import DataFile, TrainSettings
+from steph.record.values import Attempt, Check, ModelChoice, Record, StageResult
 from steph.run import inputs
 from steph.run.inputs import InputError
 

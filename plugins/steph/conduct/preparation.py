@@ -23,16 +23,13 @@ from steph.contract.commands import Place
 from steph.contract.description import FILE_NAME, Description, DescriptionError, Evaluate, Train, load_description
 from steph.contract.placeholders import KNOWN_IN_TRAIN, WHEN, filled, unknown_placeholder
 from steph.contract.questions import Question, questions_of
-from steph.gpu import visible
-from steph.gpu.driver import DeviceError
-from steph.gpu.visible import memory_fraction_for_cap
+from steph.gpu import driver
+from steph.gpu.driver import DeviceError, memory_fraction_for_cap
 from steph.memory.shapes import KNOWN, TINY, config_file, config_of, known_shape
+from steph.plan.ladder import steps_per_epoch
 from steph.plan.options import Options
 from steph.plan.settings import Profile
-from steph.plan.steps import steps_per_epoch
-from steph.record.environment import Device
-from steph.record.settings import MAX_STEPS
-from steph.record.values import Context, DataFile
+from steph.record.settings import MAX_STEPS, Context, DataFile, Device
 from steph.run import inputs
 from steph.run.inputs import InputError, environment, git_state
 
@@ -297,7 +294,7 @@ def _devices(profile: Profile) -> tuple[tuple[Device, ...], Message | None]:
     if profile.machine.device == "cpu":
         return (), None
     try:
-        found = visible.visible_devices(os.environ)
+        found = driver.visible_devices(os.environ)
     except DeviceError as error:
         return (), words_of(error)
     shown = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r}"

@@ -23,9 +23,9 @@ from steph.conduct.stages import Conductor
 from steph.gpu.lock import gpu_lock
 from steph.gpu.watch import read_samples
 from steph.judge.verdict import exit_status
-from steph.record.events import SessionEnded, SessionStarted
-from steph.record.fold import fold
-from steph.record.values import Context, DataFile, ModelChoice, Record, StageResult
+from steph.record.events import SessionEnded, SessionStarted, fold
+from steph.record.settings import Context, DataFile
+from steph.record.values import ModelChoice, Record, StageResult
 from steph.run import model_files, output
 from steph.run.journal import (
     Journal,

@@ -14,9 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
-from steph.base.messages import Message, say
+from steph.base.messages import Message, Value, say
 from steph.base.terms import NAMED_TRAINERS, TrainerName
-from steph.base.values import Value
 from steph.contract.placeholders import KNOWN_IN_EVALUATE, KNOWN_IN_TRAIN, WHEN, names_in, unknown_placeholder
 from steph.contract.presets import preset_table
 from steph.contract.results import EvaluationKind

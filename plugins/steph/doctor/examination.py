@@ -16,7 +16,7 @@ from steph.doctor.lines import DoctorCheck, Level, Line
 from steph.doctor.needs import Needs, needs_of
 from steph.plan.options import Options
 from steph.plan.settings import Profile
-from steph.record.environment import Device
+from steph.record.settings import Device
 
 LOCAL_SECONDS = 20.0  # the first NVML call on a machine with many cards and no persistence mode takes ten
 MODEL_SECONDS = 20.0

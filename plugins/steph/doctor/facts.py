@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, Field
 
-from steph.base.values import Value
-from steph.record.environment import Device
-from steph.record.values import DataFile, ModelChoice, RejectedCandidate
+from steph.base.messages import Value
+from steph.record.settings import DataFile, Device
+from steph.record.values import ModelChoice, RejectedCandidate
 
 
 @dataclass(frozen=True)

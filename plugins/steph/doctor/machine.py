@@ -11,7 +11,7 @@ from steph.doctor import kinds
 from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts, Place
 from steph.doctor.lines import Line
 from steph.doctor.needs import Needs
-from steph.record.environment import Device
+from steph.record.settings import Device
 from steph.run.hub import SPARE_DISK_BYTES
 
 HELD_SHARE = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steph.base.terms import TrainerName
-from steph.gpu.visible import OUTSIDE_ALLOCATOR_BYTES
+from steph.gpu.driver import OUTSIDE_ALLOCATOR_BYTES
 from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, parameter_count
 from steph.memory.terms import embedding_bytes, linear_bytes, lora_parameters, norm_bytes
 from steph.memory.trainers import DEFAULT_TARGETS, Workload

@@ -18,12 +18,11 @@ from steph.conduct.preparation import cache_dir, pipeline_python, read_inputs
 from steph.contract.asked import passed
 from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts, Place, RootFacts
 from steph.doctor.hub import HUB_SECONDS
-from steph.gpu.driver import DeviceError, driver, has_nvidia_nodes
+from steph.gpu.driver import DeviceError, driver, first_visible, has_nvidia_nodes
 from steph.gpu.lock import GpuBusyError, GpuLockError, gpu_lock
-from steph.gpu.visible import first_visible
 from steph.plan.options import Options
 from steph.plan.settings import Profile, ProfileError
-from steph.record.environment import Device
+from steph.record.settings import Device
 from steph.run import hub, model_files
 from steph.run.inputs import InputError, is_wsl
 from steph.run.root import RootBusyError, root_lock

@@ -11,7 +11,7 @@ from steph.doctor.facts import Checkup, FourBitStep, HubFacts, LibrariesStep, Mo
 from steph.doctor.interpreter import NOT_STARTED
 from steph.doctor.lines import DoctorCheck, Line
 from steph.doctor.needs import Needs
-from steph.record.environment import Device
+from steph.record.settings import Device
 from steph.record.values import RejectedCandidate
 
 REQUIRED = ("transformers", "peft", "accelerate", "bitsandbytes")

@@ -1,13 +1,21 @@
-"""What a GPU's driver can be asked: the one port through which the suite sees cards."""
+"""What the driver says of the GPUs, and which of them a child sees: the one port through which the suite sees cards.
+
+The only module that imports pynvml (nvidia-ml-py), and not before the first question. What a child sees follows from
+devices and the environment's variables alone.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from steph.base.messages import Message
-from steph.record.environment import Device
+from steph.base.messages import Message, say, verbatim
+from steph.base.units import GIB, gib
+from steph.record.settings import Device
 
 
 class DeviceError(Exception):
@@ -39,11 +47,210 @@ class Driver(Protocol):
 
 def driver() -> Driver:
     """Return the driver of this machine's cards."""
-    from steph.gpu.nvml import NvmlDriver
-
     return NvmlDriver()
 
 
 def has_nvidia_nodes(dev: Path = Path("/dev")) -> bool:
     """Whether the system shows an NVIDIA GPU at all (on WSL2 the paravirtual one), without asking any library."""
     return (dev / "dxg").exists() or any(True for _ in dev.glob("nvidia[0-9]*"))
+
+
+_ERRORS = {
+    1: "nvml.not_initialised",
+    3: "nvml.not_supported",
+    4: "nvml.no_permission",
+    6: "nvml.no_such_gpu",
+    9: "nvml.no_driver",
+    12: "nvml.no_library",
+    15: "nvml.off_the_bus",
+    16: "nvml.needs_reset",
+    17: "nvml.blocked",
+    18: "nvml.versions_differ",
+    23: "nvml.no_memory",
+    999: "nvml.unknown",
+}
+
+
+class NvmlDriver:
+    """The driver as NVML shows it: a GPU in MIG mode is its slices, each with a UUID and memory of its own."""
+
+    def devices(self) -> tuple[Device, ...]:
+        """Return all GPUs and slices in NVML's order, which is that of the PCI bus; raises DeviceError."""
+        with _started() as nvml:
+            found: list[Device] = []
+            for index in range(nvml.nvmlDeviceGetCount()):
+                gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+                capability = _compute_capability(nvml, gpu)
+                if _in_mig_mode(nvml, gpu):
+                    found += [_device(nvml, part, index, capability, True) for part in _slices(nvml, gpu)]
+                else:
+                    found.append(_device(nvml, gpu, index, capability, False))
+            return tuple(found)
+
+    def used_bytes(self, uuid: str) -> int:
+        """Return the used memory of this GPU or slice, of all processes together; raises DeviceError."""
+        with _started() as nvml:
+            return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(uuid)).used)
+
+    def held_bytes_by_pid(self, uuid: str) -> dict[int, int | None]:
+        """Return what each process holds, None where the driver hides it (as on WSL2); raises DeviceError."""
+        with _started() as nvml:
+            running = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
+            return {int(process.pid): process.usedGpuMemory for process in running}
+
+    @contextlib.contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """NVML counts its users: while this one stays, no question starts it. If it fails, the question says so."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(DeviceError):
+                stack.enter_context(_started())
+            yield
+
+
+@contextlib.contextmanager
+def _started() -> Iterator[Any]:
+    """Start NVML for the time of the block; its errors become DeviceError in one line."""
+    nvml = _load()
+    try:
+        nvml.nvmlInit()
+        try:
+            yield nvml
+        finally:
+            with contextlib.suppress(nvml.NVMLError):
+                nvml.nvmlShutdown()
+    except nvml.NVMLError as error:
+        code = int(getattr(error, "value", 999))
+        what = say(_ERRORS[code]) if code in _ERRORS else verbatim(error)
+        raise DeviceError(say("nvml.error", code=code, error=what), code) from error
+
+
+def _load() -> Any:  # noqa: ANN401 - pynvml has no types
+    try:
+        return importlib.import_module("pynvml")
+    except ImportError as error:
+        raise DeviceError(say("nvml.not_installed")) from error
+
+
+def _in_mig_mode(nvml: Any, gpu: object) -> bool:  # noqa: ANN401
+    try:
+        current, _ = nvml.nvmlDeviceGetMigMode(gpu)
+    except nvml.NVMLError:  # every card that knows no MIG
+        return False
+    return bool(current)
+
+
+def _slices(nvml: Any, gpu: object) -> list[object]:  # noqa: ANN401
+    found = []
+    for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+        with contextlib.suppress(nvml.NVMLError):  # an empty place
+            found.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place))
+    return found
+
+
+def _compute_capability(nvml: Any, gpu: object) -> str | None:  # noqa: ANN401
+    try:
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(gpu)
+    except nvml.NVMLError:
+        return None
+    return f"{major}.{minor}"
+
+
+def _device(nvml: Any, handle: object, index: int, capability: str | None, is_mig: bool) -> Device:  # noqa: ANN401
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
+    return Device(
+        uuid=nvml.nvmlDeviceGetUUID(handle),
+        name=nvml.nvmlDeviceGetName(handle),
+        index=index,
+        total_bytes=int(memory.total),
+        used_bytes=int(memory.used),
+        driver_version=nvml.nvmlSystemGetDriverVersion(),
+        cuda_driver_version=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        compute_capability=capability,
+        is_mig=is_mig,
+    )
+
+
+# a training process's memory beside its allocator (context, cuBLAS, bitsandbytes: 0.74 GiB measured) and 0.1 kept free
+OUTSIDE_ALLOCATOR_BYTES = int(0.84 * GIB)
+OLD_ALLOC_CONF = "PYTORCH_CUDA_ALLOC_CONF"
+ALLOC_CONF = ("PYTORCH_ALLOC_CONF", OLD_ALLOC_CONF)
+_FRACTION_KEY = "per_process_memory_fraction"
+
+
+def visible_devices(environ: Mapping[str, str], cards: Driver | None = None) -> tuple[Device, ...]:
+    """Return the GPUs that a CUDA program started with this environment would see, `cuda:0` first; raises DeviceError.
+
+    See `visible_among` for how the choice is made.
+    """
+    return visible_among(environ.get("CUDA_VISIBLE_DEVICES"), (cards or driver()).devices())
+
+
+def first_visible(value: str | None, devices: tuple[Device, ...]) -> Device | None:
+    """What `cuda:0` is under CUDA_VISIBLE_DEVICES = `value`, None where nothing is visible."""
+    return next(iter(visible_among(value, devices)), None)
+
+
+def visible_among(value: str | None, devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """The devices that CUDA_VISIBLE_DEVICES = `value` leaves visible, in its order (CUDA C++ Programming Guide).
+
+    Entries are indices, (shortened) GPU UUIDs or MIG UUIDs; CUDA stops at the first invalid one. An index counts in
+    NVML's PCI order: CUDA counts so under CUDA_DEVICE_ORDER=PCI_BUS_ID, and by default only where all GPUs are alike.
+    """
+    if value is None:
+        return devices
+    found: list[Device] = []
+    for entry in value.split(","):
+        device = _named_by(entry.strip(), devices)
+        if device is None or device in found:
+            break
+        found.append(device)
+    return tuple(found)
+
+
+def _named_by(entry: str, devices: tuple[Device, ...]) -> Device | None:
+    if entry.isdigit():
+        matches = [device for device in devices if device.index == int(entry)]
+        return matches[0] if matches else None
+    if not entry.startswith(("GPU-", "MIG-")):
+        return None
+    matches = [device for device in devices if device.uuid.lower().startswith(entry.lower())]
+    return matches[0] if len(matches) == 1 else None
+
+
+def memory_fraction_for_cap(cap_bytes: int, device_total_bytes: int) -> float:
+    """Share of the device for torch's allocator that makes it act as a card of `cap_bytes`: (cap - 0.84 GiB) / total.
+
+    At most 1; raises ValueError for a cap that leaves the allocator nothing.
+    """
+    allocator_bytes = cap_bytes - OUTSIDE_ALLOCATOR_BYTES
+    if allocator_bytes <= 0:
+        raise ValueError(say("input.cap_leaves_nothing", cap=gib(cap_bytes), beside=gib(OUTSIDE_ALLOCATOR_BYTES)))
+    return min(1.0, allocator_bytes / device_total_bytes)
+
+
+def capped_alloc_conf(existing: Mapping[str, str], fraction: float) -> dict[str, str]:
+    """The variables that configure torch's allocator, with the memory fraction put in.
+
+    torch since 2.9 reads PYTORCH_ALLOC_CONF before the older name where it is set; what is set under one stays there.
+    """
+    asked = {name: existing.get(name, "") for name in ALLOC_CONF if name == OLD_ALLOC_CONF or name in existing}
+    return {name: _with_fraction(conf, fraction) for name, conf in asked.items()}
+
+
+def _with_fraction(conf: str, fraction: float) -> str:
+    """`conf` (`key:value,…`, values may hold `[…,…]`) with this fraction in place of its own."""
+    kept = [entry for entry in _conf_entries(conf) if entry.partition(":")[0].strip() != _FRACTION_KEY]
+    return ",".join([*kept, f"{_FRACTION_KEY}:{fraction:.6f}"])
+
+
+def _conf_entries(conf: str) -> list[str]:
+    entries = [""]
+    depth = 0
+    for character in conf:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            entries.append("")
+        else:
+            entries[-1] += character
+    return [entry.strip() for entry in entries if entry.strip()]

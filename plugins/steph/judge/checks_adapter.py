@@ -8,9 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from steph.base.files import UnreadableError, read_json, read_json_object
+from steph.base.files import Scan, Tensor, UnreadableError, read_header, read_json, read_json_object, same_values, scan
 from steph.base.messages import Message, say, words_of
-from steph.base.tensors import Scan, Tensor, read_header, same_values, scan
 from steph.base.text import one_line
 from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, STATE_NAME, TrainerState
 from steph.judge.folders import BaseModel, layer_of, same_model

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from steph.base.files import UnreadableError
+from steph.base.files import UnreadableError, matrix_numbers
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
 from steph.base.messages import Message, say
-from steph.base.tensors import matrix_numbers
 from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.contract.results import Row

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from steph.base.files import UnreadableError, read_json_object, sha256_of
-from steph.base.tensors import Tensor, read_header
+from steph.base.files import Tensor, UnreadableError, read_header, read_json_object, sha256_of
 from steph.record.values import Artifact
 
 MAX_CONFIG_BYTES = 4 << 20

@@ -13,7 +13,7 @@ from typing import Literal
 
 from steph.base.messages import NOTHING, Message, phrase, say
 from steph.base.units import GIB, gib
-from steph.record.environment import BF16_SINCE
+from steph.record.settings import BF16_SINCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model, model_validator
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
-from steph.base.messages import LANGUAGES, Language, Message, say, verbatim, words_of
-from steph.base.values import Value
+from steph.base.messages import LANGUAGES, Language, Message, Value, say, verbatim, words_of
 from steph.plan.cards import card_by_name
 from steph.plan.options import Options
 from steph.record.settings import MAX_ROWS, MAX_TOKENS, Bounds, EvalSettings, ProductionTarget, TrainSettings

@@ -1,15 +1,30 @@
-"""The journal's events: each is one line of `events.jsonl`."""
+"""The journal's events, each one line of `events.jsonl`, and their fold to the record that they add up to.
+
+`fold` is pure, so that a record can be rebuilt from its events at any time, also after the process that wrote them was
+killed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from steph.base.messages import Message
-from steph.base.terms import AnyStage, StageId, Verdict
-from steph.base.values import Value
-from steph.record.values import RECORD_VERSION, Attempt, Candidate, Check, Context, DataFile, ModelChoice, SkippedRung
+from steph.base.messages import Message, Value, say, verbatim
+from steph.base.terms import NEEDS, AnyStage, Purpose, StageId, Verdict
+from steph.record.settings import Context, DataFile
+from steph.record.values import (
+    RECORD_VERSION,
+    Attempt,
+    Candidate,
+    Check,
+    ModelChoice,
+    Record,
+    Session,
+    SkippedRung,
+    StageResult,
+)
 
 
 class RecordOpened(Value):
@@ -134,3 +149,132 @@ class SessionEnded(Value):
 InsideStage = ModelChosen | CandidatesPredicted | AttemptStarted | AttemptEnded | RungSkipped | ChecksAdded | CrashFound
 Event = RecordOpened | SessionStarted | DataRead | StageStarted | InsideStage | StageEnded | SessionEnded
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+
+_ATTEMPTS = {
+    Purpose.STAGE: "attempts",
+    Purpose.DEEP: "deep_attempts",
+    Purpose.CALIBRATE: "calibration_attempts",
+}
+IN_FLIGHT = Message(id="verdict.in_flight")
+LOST = Message(id="verdict.lost")
+
+
+def fold(events: Iterable[Event], *, live: bool = False) -> Record:
+    """Events to the record that they add up to.
+
+    A stage without an end is CRASHED, or NOT_RUN while the conductor lives (`live`). Raises ValueError where the first
+    event does not open a record.
+    """
+    stream = iter(events)
+    opened = next(stream, None)
+    if not isinstance(opened, RecordOpened):
+        raise ValueError(say("record.no_beginning"))
+    if opened.version > RECORD_VERSION:
+        raise ValueError(newer_version(opened.version))
+    record = Record(id=opened.id, context=opened.context, live=live)
+    for event in stream:
+        record = _apply(record, event, Verdict.NOT_RUN if live else Verdict.CRASHED)
+    return record
+
+
+def newer_version(version: int) -> Message:
+    """What is said of a record that this steph is too old for."""
+    return say("record.newer", version=version, known=RECORD_VERSION)
+
+
+def _apply(record: Record, event: Event, in_flight: Verdict) -> Record:
+    match event:
+        case RecordOpened():
+            return record
+        case SessionStarted(at=at, command=command, stages=stages, report_name=name):
+            session = Session(started_at=at, command=command, stages=stages, report_name=name)
+            return record.changed(sessions=(*record.sessions, session), context=_context_of(record, event))
+        case DataRead(data=data):
+            return record.changed(data=data)
+        case SessionEnded(at=at, exit_status=status):
+            return _last_session(record, ended_at=at, exit_status=status)
+        case StageStarted(stage=stage, at=at):
+            started = StageResult(stage=stage, verdict=in_flight, explanation=IN_FLIGHT, started_at=at)
+            return _stage(_marked_stale(record, stage), started)
+        case StageEnded(stage=stage):
+            return _ended(record, event)
+        case _:
+            return _inside_stage(record, event)
+
+
+def _context_of(record: Record, started: SessionStarted) -> Context:
+    """The record's context; its pipeline is dirty as soon as one of its sessions found it so."""
+    if not started.pipeline_dirty:
+        return record.context
+    return record.context.changed(pipeline_git=record.context.pipeline_git.changed(dirty=True))
+
+
+def _inside_stage(record: Record, event: InsideStage) -> Record:
+    stage = event.attempt.stage if isinstance(event, AttemptStarted | AttemptEnded) else event.stage
+    result = record.results.get(stage)
+    if result is None:  # a torn journal lost the stage's beginning: what follows is still kept
+        result = StageResult(stage=stage, verdict=Verdict.CRASHED, explanation=IN_FLIGHT, started_at=event.at)
+    match event:
+        case ModelChosen(model=model):
+            return _stage(record, result.changed(model=model))
+        case CandidatesPredicted(candidates=candidates):
+            return _stage(record, result.changed(candidates=candidates))
+        case AttemptStarted(attempt=attempt) | AttemptEnded(attempt=attempt):
+            return _stage(record, _with_attempt(result, attempt))
+        case RungSkipped(skipped=skipped):
+            return _stage(record, result.changed(skipped_rungs=(*result.skipped_rungs, skipped)))
+        case ChecksAdded(checks=checks):
+            return _stage(record, result.changed(checks=(*result.checks, *checks)))
+        case CrashFound(at=at, last_lines=lines):
+            newest = result.newest_attempt
+            told = _with_attempt(result, newest.changed(last_lines=lines)) if newest else result
+            crashed = told.changed(verdict=Verdict.CRASHED, explanation=LOST, ended_at=at)
+            return _verdict_of_session(_stage(record, crashed), stage, Verdict.CRASHED)
+
+
+def _with_attempt(result: StageResult, attempt: Attempt) -> StageResult:
+    """The stage with this attempt in place of what was known of it, as its newest."""
+    place = _ATTEMPTS[attempt.purpose]
+    known: tuple[Attempt, ...] = getattr(result, place)
+    return result.changed(**{place: (*(other for other in known if other.folder != attempt.folder), attempt)})
+
+
+def _ended(record: Record, event: StageEnded) -> Record:
+    result = record.results.get(event.stage)
+    if result is None:
+        result = StageResult(stage=event.stage, verdict=event.verdict, explanation=verbatim(""), started_at=event.at)
+    ended = result.changed(
+        verdict=event.verdict,
+        explanation=event.explanation,
+        ended_at=event.at,
+        seconds=event.seconds,
+        checks=event.checks,
+        given_up=event.given_up,
+    )
+    return _verdict_of_session(_stage(record, ended), event.stage, event.verdict)
+
+
+def _verdict_of_session(record: Record, stage: AnyStage, verdict: Verdict) -> Record:
+    if not record.sessions:
+        return record
+    return _last_session(record, verdicts={**record.sessions[-1].verdicts, stage: verdict})
+
+
+def _marked_stale(record: Record, replaced: AnyStage) -> Record:
+    for stage, result in record.results.items():
+        if replaced in NEEDS[stage]:
+            record = _stage(record, result.changed(stale=True))
+    return record
+
+
+def _last_session(record: Record, **update: object) -> Record:
+    if not record.sessions:
+        return record
+    return record.changed(sessions=(*record.sessions[:-1], record.sessions[-1].changed(**update)))
+
+
+def _stage(record: Record, result: StageResult) -> Record:
+    if isinstance(result.stage, StageId):
+        return record.changed(stages={**record.stages, result.stage: result})
+    return record.changed(extended={**record.extended, result.stage: result})

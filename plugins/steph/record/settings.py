@@ -1,12 +1,20 @@
-"""What an attempt asks of the pipeline, and the production run that H-4 advises on; a profile sets both."""
+"""What a record was made under: what its attempts ask, the production run of H-4, its machine and its input files.
+
+A profile sets the settings of attempts and of the production run.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from steph.base.values import Value
+from pydantic import Field
 
+from steph.base.messages import Message, Value
+from steph.base.terms import RecordKind, TrainerName
+
+# major compute capability of the first cards with bf16 (CUDA C++ Programming Guide, table of arithmetic instructions)
+BF16_SINCE = 8
 MAX_STEPS = 500  # the spec: "several hundred steps" at most, no long training in this step
 MAX_PROCESSES = 64  # of one host
 MAX_SAMPLES = 10  # the spec: two or three questions, no full evaluation in this step
@@ -135,3 +143,97 @@ class ProductionTarget(Value):
     """What an hour of that card costs; without it H-4 names no cost."""
     currency: str = "USD"
     """The currency of `price_per_hour`."""
+
+
+class DataFile(Value):
+    """One input file: its path under the pipeline root, bytes' sha256 and row count."""
+
+    role: Literal["dataset", "train_file", "train_file_cot"]
+    path: str
+    sha256: str
+    rows: int
+    is_sample: bool = False  # the questions that come with the reference pipeline, not the real data set
+
+
+class Device(Value):
+    """One GPU or MIG slice as NVML names it."""
+
+    uuid: str
+    name: str
+    index: int
+    total_bytes: int
+    used_bytes: int
+    driver_version: str
+    cuda_driver_version: str
+    compute_capability: str | None = None
+    is_mig: bool = False
+
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """`8.6` as (8, 6); None where it is not known."""
+        if self.compute_capability is None:
+            return None
+        major, _, minor = self.compute_capability.partition(".")
+        return int(major), int(minor or 0)
+
+    @property
+    def has_bf16(self) -> bool | None:
+        """Whether it computes in bf16; None where its compute capability is not known."""
+        return None if self.capability is None else self.capability[0] >= BF16_SINCE
+
+    def usable_bytes(self, cap_bytes: int | None) -> int:
+        """What others left of it before the run, and no more than the cap where there is one."""
+        free_bytes = self.total_bytes - self.used_bytes
+        return free_bytes if cap_bytes is None else min(free_bytes, cap_bytes)
+
+
+class Environment(Value):
+    """The machine and the suite's own packages."""
+
+    os: str
+    python: str
+    cpu: str
+    cpu_count: int
+    ram_bytes: int
+    is_wsl: bool = False
+    device: Device | None = None
+    device_error: Message | None = None
+    further_devices: tuple[Device, ...] = ()  # beside `device`, where a stage runs in several processes
+    packages: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The run's GPUs, `device` first; empty on the CPU."""
+        return (self.device, *self.further_devices) if self.device else ()
+
+
+class GitState(Value):
+    """Branch, commit and cleanliness of a folder; all None where it is no git checkout."""
+
+    branch: str | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+class Context(Value):
+    """What one record was made under; a rerun joins a record only where all of this agrees."""
+
+    kind: RecordKind
+    profile: str
+    profile_sha256: str
+    pipeline_root: str
+    pipeline_python: str
+    pipeline_git: GitState
+    suite_git: GitState
+    environment: Environment
+    trainer: TrainerName | None = None  # as steph.toml says; None in older records
+    described_sha256: str | None = None  # of what steph.toml says of models, rows and training; None in older records
+    vram_cap_bytes: int | None = None
+    twin: bool = False
+    rehearsal_reasons: tuple[Message, ...] = ()
+    production: ProductionTarget = ProductionTarget()  # the spec's in older records
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """What a process of the run could take of the smallest of its cards; None without one."""
+        return min((device.usable_bytes(self.vram_cap_bytes) for device in self.environment.devices), default=None)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from steph.base.messages import NOTHING, Message
+from steph.base.messages import NOTHING, Message, Value
 from steph.base.terms import (
     AnyStage,
     Cause,
@@ -21,15 +21,16 @@ from steph.base.terms import (
     FitVerdict,
     Phase,
     Purpose,
-    RecordKind,
     Severity,
     StageId,
-    TrainerName,
     Verdict,
 )
-from steph.base.values import Value
-from steph.record.environment import Environment, GitState
-from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
+from steph.record.settings import (
+    Context,
+    DataFile,
+    EvalSettings,
+    TrainSettings,
+)
 
 RECORD_VERSION = 2  # 1: release 0.1.0, whose journals are read as well
 
@@ -67,40 +68,6 @@ class Diagnosis(Value):
     oom: OomNumbers | None = None
     meaning: Message | None = None
     advice: tuple[Message, ...] = ()
-
-
-class DataFile(Value):
-    """One input file: its path under the pipeline root, bytes' sha256 and row count."""
-
-    role: Literal["dataset", "train_file", "train_file_cot"]
-    path: str
-    sha256: str
-    rows: int
-    is_sample: bool = False  # the questions that come with the reference pipeline, not the real data set
-
-
-class Context(Value):
-    """What one record was made under; a rerun joins a record only where all of this agrees."""
-
-    kind: RecordKind
-    profile: str
-    profile_sha256: str
-    pipeline_root: str
-    pipeline_python: str
-    pipeline_git: GitState
-    suite_git: GitState
-    environment: Environment
-    trainer: TrainerName | None = None  # as steph.toml says; None in older records
-    described_sha256: str | None = None  # of what steph.toml says of models, rows and training; None in older records
-    vram_cap_bytes: int | None = None
-    twin: bool = False
-    rehearsal_reasons: tuple[Message, ...] = ()
-    production: ProductionTarget = ProductionTarget()  # the spec's in older records
-
-    @property
-    def usable_bytes(self) -> int | None:
-        """What a process of the run could take of the smallest of its cards; None without one."""
-        return min((device.usable_bytes(self.vram_cap_bytes) for device in self.environment.devices), default=None)
 
 
 class Probe(Value):

@@ -28,8 +28,7 @@ from steph.base.messages import Message, say
 from steph.contract.description import Description
 from steph.contract.questions import samples_in
 from steph.contract.rows import RowFormat, training_row
-from steph.record.environment import Device, Environment, GitState
-from steph.record.values import DataFile
+from steph.record.settings import DataFile, Device, Environment, GitState
 from steph.run.tree import output_of
 
 SUITE_PACKAGES = ("steph", "pytest", "pytest-timeout", "pytest-order", "huggingface-hub", "pydantic", "nvidia-ml-py")

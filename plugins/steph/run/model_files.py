@@ -19,9 +19,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from steph.base.files import UnreadableError, parse_json_object, read_json_object, write_whole
+from steph.base.files import UnreadableError, parse_json_object, read_header, read_json_object, write_whole
 from steph.base.messages import Message, say, words_of
-from steph.base.tensors import read_header
 from steph.memory.shapes import ModelShape, shape_of_counts
 from steph.memory.trainers import AdapterCount
 from steph.run.tree import output_of

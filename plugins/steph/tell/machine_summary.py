@@ -15,17 +15,16 @@ from typing import Any
 
 from pydantic import Field
 
-from steph.base.messages import Message, Part
+from steph.base.messages import Message, Part, Value
 from steph.base.redact import redact_tree
 from steph.base.terms import AnyStage, Cause, RecordKind, StageId, Verdict
-from steph.base.values import Value
 from steph.judge.verdict import Overall, in_flight, overall
-from steph.record.schema import DIALECT
 from steph.record.values import PredictedPeak, Probe, Record, StageResult
 from steph.tell import place
 from steph.tell.advice import blockers
 from steph.tell.outlook import Outlook
 
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SUMMARY_VERSION = 1  # raised where a key goes or changes its meaning; a new key leaves it
 ACCEPTANCE_SUMMARY = "summary.json"
 REHEARSAL_SUMMARY = "summary-rehearsal.json"

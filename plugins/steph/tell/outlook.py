@@ -18,8 +18,7 @@ from steph.memory.forecast import KEPT_FREE_BYTES, automatic, largest_fitting, l
 from steph.memory.shapes import ModelShape, model_shape
 from steph.memory.trainers import ASSUMED_TRAINER, Workload
 from steph.plan.cards import card_by_name
-from steph.record.environment import Device
-from steph.record.settings import ProductionTarget, TrainSettings
+from steph.record.settings import Device, ProductionTarget, TrainSettings
 from steph.record.values import PredictedPeak, Record
 from steph.tell import production
 

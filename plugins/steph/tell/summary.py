@@ -11,7 +11,7 @@ from steph.base import units
 from steph.base.messages import NOTHING, Message, phrase, say, text
 from steph.base.terms import AnyStage, RecordKind, Severity, StageId, Verdict
 from steph.judge.verdict import contradiction, in_flight, overall
-from steph.record.environment import GitState
+from steph.record.settings import GitState
 from steph.record.values import Attempt, Record, StageResult
 from steph.tell import wording
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from steph.base.messages import has_message, phrase, say, text
 from steph.base.terms import AnyStage, Cause, EndedBy, ExtendedId, FitVerdict, Phase, RecordKind, Verdict
 from steph.base.units import MISSING
-from steph.record.environment import GitState
+from steph.record.settings import GitState
 from steph.record.values import Attempt, Check, EvalOutcome, TrainOutcome
 
 

@@ -1,6 +1,6 @@
 """The published JSON Schema of `record.json`, made from the record's values.
 
-`python -m steph.record.schema` prints docs/record.schema.json; with a path it writes it there.
+`PYTHONPATH=plugins python tools/record_schema.py` prints docs/record.schema.json; with a path it writes it there.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steph.record.values import RECORD_VERSION, Record
-
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
+from steph.tell.machine_summary import DIALECT
 
 
 def record_schema() -> dict[str, Any]:
