@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from steph.conduct.preparation import config_template, read_inputs
-from steph.contract.asked import applied, own_models, passed, unsaid_settings
-from steph.contract.commands import Place, evaluate_call, train_call
+from steph.contract.commands import Place, applied, evaluate_call, own_models, passed_names, train_call, unsaid_settings
 from steph.contract.description import Description, DescriptionError, load_description
 from steph.contract.placeholders import filled, filled_words, spelled
 from steph.contract.presets import preset_names, preset_table
@@ -224,7 +223,7 @@ def test_a_file_of_settings_is_made_of_its_template(tmp_path: Path) -> None:
     place = Place(**{**PLACE.__dict__, "template": template})
     call = train_call(described(tmp_path, text), place, "m", TrainSettings(learning_rate=2e-5), cap_steps=False)
     assert call.config == "lr: 2.0e-05\nfour: true\nchat: '{{ messages }}'\nempty: {}\nliteral: {model}\n"
-    assert {"learning_rate", "use_4bit"} <= passed(load_description(tmp_path).train, template)
+    assert {"learning_rate", "use_4bit"} <= passed_names(load_description(tmp_path).train, template)
 
 
 def test_a_file_of_settings_of_ones_own_is_given_as_it_is(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from steph.cli import app
-from steph.contract.asked import unsaid_settings
+from steph.contract.commands import unsaid_settings
 from steph.contract.description import load_description
 from steph.contract.draft import UNKNOWN, draft
 from steph.contract.survey import survey

@@ -27,8 +27,7 @@ from steph.base.redact import redact
 from steph.base.terms import AnyStage, EndedBy
 from steph.conduct.preparation import Setup
 from steph.conduct.stage_run import StageRun
-from steph.contract.asked import passed
-from steph.contract.commands import Call, build_command, folder_beside, needed_libraries
+from steph.contract.commands import Call, build_command, folder_beside, needed_libraries, passed_names
 from steph.contract.placeholders import filled
 from steph.contract.programs import answers_help
 from steph.diagnose.engine import diagnose, first_traceback
@@ -275,7 +274,7 @@ def script_flags(run: StageRun) -> frozenset[str] | None:
     The description says so, else its `--help`. A script whose text shows no command line is not asked: it would not
     print its flags, it would train.
     """
-    if "train_script" not in passed(run.setup.description.train):
+    if "train_script" not in passed_names(run.setup.description.train):
         return None
     known, script = run.setup.description.optional_flags, run.setup.description.paths.train_script
     if known is not None:

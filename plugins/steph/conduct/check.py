@@ -14,8 +14,7 @@ from pathlib import Path
 from steph.base.messages import Message, phrase, say
 from steph.base.terms import StageId
 from steph.conduct.preparation import Inputs, config_template, pipeline_python, place_of, read_inputs
-from steph.contract.asked import passed, unsaid_settings
-from steph.contract.commands import Call, evaluate_call, train_call
+from steph.contract.commands import Call, evaluate_call, passed_names, train_call, unsaid_settings
 from steph.contract.description import FILE_NAME, Description
 from steph.contract.results_files import READERS
 from steph.judge.catalog import CATALOG
@@ -96,7 +95,7 @@ def _rows(root: Path, found: Inputs) -> Iterator[str]:
 def _settings(root: Path, found: Inputs) -> Iterator[str]:
     description, profile = found.description, found.profile
     template = config_template(root, description.train)
-    can_pass = passed(description.train, template)
+    can_pass = passed_names(description.train, template)
     names = sorted(name for name in TrainSettings.model_fields if name in can_pass)
     yield phrase("described.passed", names=names) if names else phrase("described.none_passed")
     fixed = description.train.fixed.given

@@ -26,8 +26,7 @@ from steph.conduct.evaluation import Evaluation, Variant
 from steph.conduct.stage_run import StageRun
 from steph.conduct.training import walk_ladder
 from steph.conduct.training_job import TrainingJob, half_precision_of, open_job
-from steph.contract import asked
-from steph.contract.commands import build_command, folder_beside
+from steph.contract.commands import build_command, folder_beside, passed_names
 from steph.contract.description import Description, EvaluateWhen
 from steph.contract.questions import samples_of
 from steph.contract.results import Row
@@ -249,7 +248,7 @@ def _ruled_out(description: Description, stage: AnyStage) -> Message | str | Non
     """What a description lacks that an extended stage needs; None where it lacks nothing."""
     when = description.evaluate.when
     has_cot_rows = (
-        "train_script" in asked.passed(description.train) or "train_file_cot" in description.paths.model_fields_set
+        "train_script" in passed_names(description.train) or "train_file_cot" in description.paths.model_fields_set
     )
     if stage is ExtendedId.COT_TRAINING and not has_cot_rows:
         return "paths.train_file_cot"
@@ -257,7 +256,7 @@ def _ruled_out(description: Description, stage: AnyStage) -> Message | str | Non
         return "evaluate.when.use_cot"
     if stage is ExtendedId.RAG and not when.use_rag and not when.no_rag:
         return "evaluate.when.use_rag"
-    without = asked.passed(description.evaluate.changed(when=EvaluateWhen()))
+    without = passed_names(description.evaluate.changed(when=EvaluateWhen()))
     if stage in (ExtendedId.BASE, ExtendedId.HEART) and "adapter" in without:
         return say("extended.without_adapter")
     return None

@@ -18,8 +18,7 @@ from steph.base.files import UnreadableError, read_json_object
 from steph.base.messages import Message, say, words_of
 from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId, TrainerName
 from steph.base.units import gib
-from steph.contract.asked import applied, own_models, passed
-from steph.contract.commands import Place
+from steph.contract.commands import Place, applied, own_models, passed_names
 from steph.contract.description import FILE_NAME, Description, DescriptionError, Evaluate, Train, load_description
 from steph.contract.placeholders import KNOWN_IN_TRAIN, WHEN, filled, unknown_placeholder
 from steph.contract.questions import Question, questions_of
@@ -178,7 +177,7 @@ def _profile_for(root: Path, description: Description, profile: Profile, options
     if template and (trouble := unknown_placeholder((template,), known)):
         at = say("setting.of", place=train.config.template if train.config else "", reason=trouble)
         raise DescriptionError(say("setting.of", place="train.config.template", reason=at))
-    asked, can_pass = applied(profile, description, template), passed(train, template)
+    asked, can_pass = applied(profile, description, template), passed_names(train, template)
     if "model" not in can_pass:
         asked = _with_own_model(description, asked, options)
     places = tuple(str((root / name).resolve()) if (root / name).is_dir() else name for name in asked.model.candidates)
@@ -311,7 +310,7 @@ def _devices(profile: Profile) -> tuple[tuple[Device, ...], Message | None]:
 def _require_section(root: Path, section: Train | Evaluate, script: str, options: Options) -> None:
     """Raise InputError where a section's script or its programs are not there."""
     name = "train" if isinstance(section, Train) else "evaluate"
-    if f"{name}_script" in passed(section):
+    if f"{name}_script" in passed_names(section):
         inputs.require_script(root, script, f"{name}_script")
         return
     python = pipeline_python(options, root)

@@ -17,8 +17,7 @@ from steph.conduct.preparation import Setup, config_template, place_of
 from steph.conduct.stage_run import StageRun
 from steph.contract import production
 from steph.contract.answers import AnswerLoss, RowLengths, row_lengths
-from steph.contract.asked import passed, unsaid_settings, words_of
-from steph.contract.commands import Call, folder_beside, train_call
+from steph.contract.commands import Call, folder_beside, passed_names, train_call, unsaid_settings, words_of
 from steph.contract.description import TrainWhen
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_training import judge_training
@@ -160,7 +159,7 @@ class TrainingJob:
         What it is given and is no file of the root is written into a folder of the record.
         """
         setup, train = self.setup, self.setup.description.train
-        can_pass = passed(train, self._template)
+        can_pass = passed_names(train, self._template)
         train_file, train_dir, folder = self.train_file.path if self.train_file else None, None, None
         trained = self.rows_trained(settings)
         has_fewer = self.train_file is not None and trained < self.train_file.rows
@@ -204,7 +203,7 @@ class TrainingJob:
     def _can_cap(self) -> bool:
         train = self.setup.description.train
         has_words = self._knows(train.when.max_steps)
-        return has_words or "max_steps" in passed(train.changed(when=TrainWhen()), self._template)
+        return has_words or "max_steps" in passed_names(train.changed(when=TrainWhen()), self._template)
 
     def rows_trained(self, settings: TrainSettings) -> int:
         """All rows, or the first ones where only fewer rows keep the program within `max_steps`; 0: nobody knows."""

@@ -1,4 +1,8 @@
-"""Descriptions and settings to commands, exactly as a person would type them. Pure: nothing is read or run."""
+"""Makes a description and settings into commands, and says what of a profile these commands can pass. Pure.
+
+A setting is *passed* where the description's words hold its placeholder; *fixed* where the program has it inside and
+the description says its value; else *unsaid*: nobody asks for it, and nothing is held against it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,102 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steph.contract.description import Description, Evaluate, Train
+from steph.base.messages import say
+from steph.contract.description import Description, DescriptionError, Evaluate, Train
 from steph.contract.placeholders import WHEN, filled, filled_words, names_in, spelled
-from steph.record.settings import EvalSettings, Launcher, TrainSettings
+from steph.plan.settings import MAX_PARAMETERS, Models, Profile, Rung
+from steph.record.settings import MAX_SAMPLES, EvalSettings, Launcher, TrainSettings
 
+MUST_BE_SAID = (
+    "batch_size", "gradient_accumulation_steps", "learning_rate", "lora_r", "lora_alpha", "max_seq_length",
+    "num_epochs",
+)  # fmt: skip
 # what a person's own `accelerate config` would decide otherwise is spelled out
 ACCELERATE_FLAGS = ("--num_machines", "1", "--gpu_ids", "all", "--mixed_precision", "no", "--dynamo_backend", "no")
+_PATHS = (
+    "config", "train_file", "train_dir", "dataset", "output_dir", "output", "adapter", "train_script",
+    "evaluate_script",
+)  # fmt: skip
+
+
+def passed_names(section: Train | Evaluate, template: str | None = None) -> frozenset[str]:
+    """The placeholders that a section's words hold, its conditions' included; `template`: the text of its config."""
+    when = {name for name in type(section.when).model_fields if getattr(section.when, name)}
+    names = {*names_in(words_of(section, template)), *(when & {"use_4bit", "target_modules", "max_steps"})}
+    if when & {"bf16", "fp16", "fp32"}:
+        names.add("mixed_precision")
+    if when & {"adapter"}:
+        names.add("adapter")
+    return frozenset(names)
+
+
+def words_of(section: Train | Evaluate, template: str | None = None) -> tuple[str, ...]:
+    """All words of a section's commands, its conditions and environment; `template`: the text of its config."""
+    commands = (section.command or (), section.extra, *section.before, *section.after)
+    conditions = (getattr(section.when, name) for name in type(section.when).model_fields)
+    words = (word for several in (*commands, *conditions) for word in several)
+    return (*words, *section.env.values(), section.cwd, template or "")
+
+
+def unsaid_settings(description: Description, template: str | None = None) -> frozenset[str]:
+    """The training settings that are neither passed nor fixed."""
+    said = {*passed_names(description.train, template), *description.train.fixed.given}
+    return frozenset(TrainSettings.model_fields.keys() - said - {"launcher", "num_processes"})
+
+
+def applied(profile: Profile, description: Description, template: str | None = None) -> Profile:
+    """The profile as this pipeline can be asked for it; raises DescriptionError.
+
+    Fixed values take the place of the profile's, rungs lose what can't be turned, and the description's own models are
+    the candidates. What is neither passed nor fixed is not asked for: 4-bit, half precision and LoRA's targets.
+    """
+    can_pass, fixed = passed_names(description.train, template), description.train.fixed.given
+    if both := sorted(can_pass & fixed.keys()):
+        raise DescriptionError(say("description.fixed_and_passed", name=both[0]))
+    lacking = [name for name in MUST_BE_SAID if name not in can_pass and name not in fixed]
+    if "num_epochs" in lacking and "max_steps" in {*can_pass, *fixed}:
+        lacking.remove("num_epochs")
+    if lacking:
+        inside = ", ".join(f"{name} = …" for name in lacking)
+        raise DescriptionError(say("description.unsaid", names=[f"{{{name}}}" for name in lacking], inside=inside))
+
+    unsaid = unsaid_settings(description, template)
+    nothing: dict[str, object] = {"use_4bit": False, "mixed_precision": None, "target_modules": ()}
+    turns = (rung.model_dump(exclude_none=True, include=set(can_pass)) for rung in profile.ladder)
+    return profile.changed(
+        train=profile.train.changed(**{name: nothing[name] for name in nothing.keys() & unsaid}, **fixed),
+        evaluate=_evaluation(profile.evaluate, description),
+        ladder=tuple(Rung(**changes) for changes in turns if changes),
+        # a tiny one stands for whatever a project is made for
+        model=profile.model if profile.model.twin else own_models(profile.model, description),
+    )
+
+
+def own_models(models: Models, description: Description) -> Models:
+    """The candidates that fit this project: its own, whatever their size.
+
+    Rows that are texts hold one family's chat template: where no candidates are named, there is no substitute.
+    """
+    own = description.model.candidates
+    if own:
+        wide = {"min_parameters": 0, "max_parameters": MAX_PARAMETERS}
+        return models.changed(candidates=own, preferred=min(models.preferred, len(own)), **wide)
+    if description.train.rows.format == "text":
+        return models.changed(candidates=models.candidates[:1], preferred=1)
+    return models
+
+
+def _evaluation(asked: EvalSettings, description: Description) -> EvalSettings:
+    """The evaluation's settings; 4-bit is asked for where its words can say so."""
+    evaluate = description.evaluate
+    if evaluate.none is not None:
+        return asked
+    can_pass = passed_names(evaluate)
+    fixed = evaluate.fixed.given
+    if "samples" not in can_pass and "samples" not in fixed:
+        raise DescriptionError(say("description.no_samples", most=MAX_SAMPLES))
+    in_4bit = asked.load_in_4bit and bool({"use_4bit", "load_in_4bit"} & can_pass)
+    return asked.changed(**{"load_in_4bit": in_4bit, **fixed})
 
 
 @dataclass(frozen=True)
@@ -162,7 +256,7 @@ def _call(
         "dataset": place.dataset,
     }
     if section.cwd != ".":
-        given |= {name: _absolute(place.root, given.get(name)) for name in _PATHS}
+        given |= {name: str(place.root / path) for name in _PATHS if isinstance(path := given.get(name), str)}
     texts = {name: spelled(value) for name, value in given.items() if value is not None or name == "mixed_precision"}
     holds = {
         **conditions,
@@ -186,23 +280,6 @@ def _call(
         train_file=place.rows,
         writes=writes,
     )
-
-
-_PATHS = (
-    "config",
-    "train_file",
-    "train_dir",
-    "dataset",
-    "output_dir",
-    "output",
-    "adapter",
-    "train_script",
-    "evaluate_script",
-)
-
-
-def _absolute(root: Path, path: object) -> str | None:
-    return str(root / path) if isinstance(path, str) else None
 
 
 def folder_beside(output_dir: str, name: str) -> str:

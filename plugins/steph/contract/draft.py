@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from steph.base.messages import say, text
 from steph.base.terms import TrainerName
-from steph.contract.asked import MUST_BE_SAID
+from steph.contract.commands import MUST_BE_SAID
 from steph.contract.programs import NAMES, Script
 from steph.contract.survey import Survey
 from steph.record.settings import MAX_SAMPLES

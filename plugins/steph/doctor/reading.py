@@ -15,7 +15,7 @@ import psutil
 
 from steph.base.terms import StageId
 from steph.conduct.preparation import cache_dir, pipeline_python, read_inputs
-from steph.contract.asked import passed
+from steph.contract.commands import passed_names
 from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts, Place, RootFacts
 from steph.doctor.hub import HUB_SECONDS
 from steph.gpu.driver import DeviceError, driver, first_visible, has_nvidia_nodes
@@ -49,7 +49,7 @@ def read_root(options: Options, profile: Profile) -> RootFacts:
     facts = RootFacts(str(root))
     try:
         found = read_inputs(options, profile, tuple(StageId))
-        has_script = "train_script" in passed(found.description.train)
+        has_script = "train_script" in passed_names(found.description.train)
         script = str(root / found.description.paths.train_script) if has_script else None
         facts = RootFacts(str(root), dataset=found.dataset, train_script=script)
     except (ProfileError, InputError) as error:
