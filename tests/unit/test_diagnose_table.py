@@ -13,7 +13,7 @@ import pytest
 from steph.base.messages import LANGUAGES, Language, catalog, placeholders
 from steph.base.terms import Cause
 from steph.diagnose import table
-from steph.diagnose.advice import SIGNS, facts_of, words_of
+from steph.diagnose.advice import facts_of, words_of
 from steph.diagnose.engine import diagnose
 from steph.diagnose.exceptions import chains_of
 from steph.diagnose.figures import losses_of
@@ -26,6 +26,7 @@ from steph.diagnose.table import (
     common_settings,
     compiled,
     programs,
+    signs,
     steps,
     steps_of,
     triggers,
@@ -49,20 +50,20 @@ FLAGS = facts_of("", losses_of(()), (), None)
         ('"model_max_length": 1024', "length", 1024),
         ("max_seq_len=768", "length", 768),
         ("--block_size 256", "length", 256),
-        ("unsloth/Qwen2.5-1.5B-bnb-4bit", "four_bit", True),
-        ("train.py --qlora", "four_bit", True),
-        ("train.py --use-4bit", "four_bit", True),
-        ("train.py --load_in_4bit", "four_bit", True),
-        ("Loading base model in 4-bit", "four_bit", True),
-        ("bitsandbytes.nn.modules.Params4bit", "four_bit", True),
-        ("(q_proj): Linear4bit(in_features=1024)", "four_bit", True),
-        ("Gradient checkpointing enabled", "checkpointing", True),
-        ("Unsloth: Will smartly offload gradients to save VRAM!", "checkpointing", True),
+        ("unsloth/Qwen2.5-1.5B-bnb-4bit", "shown", {"four_bit_on"}),
+        ("train.py --qlora", "shown", {"four_bit_on"}),
+        ("train.py --use-4bit", "shown", {"four_bit_on"}),
+        ("train.py --load_in_4bit", "shown", {"four_bit_on"}),
+        ("Loading base model in 4-bit", "shown", {"four_bit_on"}),
+        ("bitsandbytes.nn.modules.Params4bit", "shown", {"four_bit_on"}),
+        ("(q_proj): Linear4bit(in_features=1024)", "shown", {"four_bit_on"}),
+        ("Gradient checkpointing enabled", "shown", {"checkpointing_on"}),
+        ("Unsloth: Will smartly offload gradients to save VRAM!", "shown", {"checkpointing_on"}),
         ("torchrun --nproc_per_node 2 train.py", "several_gpus", True),
         ("accelerate launch --num_processes 2 train.py", "several_gpus", True),
         ("HIP error on gfx1100", "card", "gfx1100"),
-        ("/usr/lib/wsl/lib/libcuda.so.1", "signs", {"on_wsl"}),
-        ("platform win32 -- Python 3.11", "signs", {"on_windows"}),
+        ("/usr/lib/wsl/lib/libcuda.so.1", "shown", {"on_wsl"}),
+        ("platform win32 -- Python 3.11", "shown", {"on_windows"}),
     ],
 )
 def test_a_program_says_its_settings_in_its_own_way(line: str, name: str, value: object) -> None:
@@ -159,7 +160,7 @@ def test_the_fast_path_misses_no_sample_line() -> None:
 
 def test_rows_name_only_what_exists() -> None:
     """Steps, facts and settings that a row names are known."""
-    known = _flag_names() | SIGNS.keys()
+    known = _flag_names() | signs("shown").keys()
     for case in cases():
         assert set(case.steps) <= set(steps())
         assert set(case.facts) <= known

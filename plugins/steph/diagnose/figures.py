@@ -3,10 +3,6 @@
 Losses: transformers 4 prints floats, transformers 5 quoted strings; with `logging_nan_inf_filter` (the default) a NaN
 loss is printed as 0.0 and only `grad_norm` shows it.
 
-Out of memory: the caching allocator of torch 1.x ("total capacity; … already allocated; … free; … reserved in total"),
-of torch 2.x ("total capacity of … of which … is free"), cudaMallocAsync ("Currently allocated : …"), MPS ("MPS
-allocated: …, max allowed: …"), CPU ("you tried to allocate N bytes"), numpy, Arrow, CuPy, mmap.
-
 Ranks: the report that torchrun prints at its own end, torch 1.9 to 2.13 (`torch.distributed.elastic`), also under
 `accelerate launch`, which runs it.
 
@@ -23,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steph.diagnose.reader import PrintedLine
+from steph.diagnose.table import rows_in
 from steph.record.values import OomNumbers
 
 _PAIR = re.compile(
@@ -138,39 +135,7 @@ def _says_nan(line: PrintedLine, pattern: re.Pattern[str]) -> bool:
 PLAUSIBLE_BYTES = 1 << 46
 
 _UNIT_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60}
-_SIZE = r"(-?\d[\d,]*(?:\.\d+)?)\s*([KMGTPE]?)i?(?:B\b|bytes\b)"
-
-_REQUESTED = (
-    rf"[Tt]ried to (?:allocate|mmap)\s+{_SIZE}",
-    rf"[Tt]rying to allocate\s+{_SIZE}",
-    rf"Requested\s*:\s*{_SIZE}",
-    rf"[Uu]nable to (?:allocate|mmap)\s+{_SIZE}",
-    rf"(?:malloc|realloc|memory allocation) of (?:size )?{_SIZE}",
-    r"(?:malloc|realloc) of size (\d+)()",
-    rf"(?:Out of memory|[Ff]ailed|failure)[^.\n]{{0,60}}? (?:allocat(?:e|ing)|to allocate)(?: request for)?\s+{_SIZE}",
-    rf"Invalid buffer size:\s*{_SIZE}",
-    rf"allocating {_SIZE} on device",
-)
-_TOTAL = (
-    rf"{_SIZE}\s+total capacity",
-    rf"total capaci?ty of\s+{_SIZE}",
-    rf"Device limit\s*:\s*{_SIZE}",
-    rf"max allowed:\s*{_SIZE}",
-)
-_FREE = (
-    rf"of which\s+{_SIZE}\s+is free",
-    rf"{_SIZE}\s+free\s*[;)]",
-    rf"Free \(according to \w+\)\s*:\s*{_SIZE}",
-)
-_ALLOCATED = (
-    rf"Of the allocated memory\s+{_SIZE}\s+is allocated by PyTorch",
-    rf"{_SIZE}\s+already allocated",
-    rf"Currently allocated\s*:\s*{_SIZE}",
-    rf"(?:MPS )?allocated:\s*{_SIZE}",
-    rf"allocated so far:\s*{_SIZE}",
-)
-_RESERVED = (rf"{_SIZE}\s+reserved in total", rf"{_SIZE}\s+cached\s*[;)]")
-_UNALLOCATED = (rf"{_SIZE}\s+is reserved by PyTorch but unallocated",)
+_SIZES = {name: tuple(map(re.compile, patterns)) for name, patterns in rows_in("signs")["sizes"].items()}
 
 
 def oom_numbers(message: str) -> OomNumbers | None:
@@ -181,8 +146,8 @@ def oom_numbers(message: str) -> OomNumbers | None:
     Hard-wrapped lines are joined both ways, and the reading with more figures counts.
     """
 
-    def first(patterns: tuple[str, ...], text: str) -> int | None:
-        match = next((match for pattern in patterns if (match := re.search(pattern, text))), None)
+    def first(name: str, text: str) -> int | None:
+        match = next((match for pattern in _SIZES[name] if (match := pattern.search(text))), None)
         if match is None:
             return None
         size = float(match[1].replace(",", "")) * _UNIT_BYTES[match[2].lower()]
@@ -191,14 +156,14 @@ def oom_numbers(message: str) -> OomNumbers | None:
     best, most = None, 0
     for glue in (" ", ""):
         text = glue.join(message.split("\n"))
-        allocated, beyond = first(_ALLOCATED, text), first(_UNALLOCATED, text)
+        allocated, beyond = first("allocated", text), first("unallocated", text)
         both = allocated is not None and beyond is not None
         numbers = OomNumbers(
-            requested_bytes=first(_REQUESTED, text),
-            total_bytes=first(_TOTAL, text),
-            free_bytes=first(_FREE, text),
+            requested_bytes=first("requested", text),
+            total_bytes=first("total", text),
+            free_bytes=first("free", text),
             allocated_bytes=allocated,
-            reserved_bytes=(allocated or 0) + (beyond or 0) if both else first(_RESERVED, text),
+            reserved_bytes=(allocated or 0) + (beyond or 0) if both else first("reserved", text),
         )
         count = sum(value is not None for value in numbers.model_dump().values())
         if count > most:

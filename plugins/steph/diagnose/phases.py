@@ -12,7 +12,7 @@ import re
 from steph.base.terms import Phase
 from steph.diagnose.exceptions import Chain
 from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine
-from steph.diagnose.table import Clue, Weight, first_match, triggers
+from steph.diagnose.table import Clue, Weight, first_match, signs, triggers
 
 _OF_MILD = frozenset({Weight.HINT, Weight.SYMPTOM})
 _HANDLED = re.compile(
@@ -74,97 +74,9 @@ def shows_progress(line: PrintedLine) -> bool:
     return (goes_on or is_final_metric(line)) and not line.is_bar
 
 
-# a program of one's own that evaluates, by its file's or its function's name; also where it loads a model for that
-_EVALUATES = re.compile(
-    r"(?<!site-packages)(?<!dist-packages)[/\\](?:\w{0,60}_)?(?:eval(?:uate|uation)?|infer(?:ence)?|predict|generate|chat(?!_template|glm)|demo"
-    r"|benchmark|merge)\w{0,60}\.py\"|[/\\]bin[/\\]lm_eval\"|\bin (?:evaluate|evaluation_loop|prediction_step|predict"
-    r"|eval_model|evaluate_\w{1,60}|cli_evaluate|merge_lora|merge_and_unload)\b",
-    re.I,
-)
-_ADAPTER = re.compile(r"PeftModel\.from_pretrained|\bin (?:load_adapter|load_peft_weights|_get_peft_type|merge_lora)\b")
-_TRAINS = re.compile(
-    r"\bin (?:_inner_training_loop|_fast_inner_training_loop|training_step|_unsloth_training_step|compute_loss"
-    r"|_run_epoch"
-    r"|optimizer_step|train_one_epoch|_try_get_data|_next_data|_process_data)\b|[Tt]rainer\.train\("
-    r"|transformers[/\\]trainer\.py.{0,40}\bin train\b|\.backward\(|\bin backward\b|optimizer\.step\(|grad_scaler\.py"
-    r"|train_utils\.py.{0,40}\bin train\b"
-)
+_FRAMES, _CALLS, _PRINTED = signs("frames"), signs("calls"), signs("printed", re.I)
 _LAST_MODULE = re.compile(r"(?:site|dist)-packages.{0,300}in <module>")
-_FRAMES: tuple[tuple[Phase, re.Pattern[str]], ...] = (
-    (
-        Phase.SAVE,
-        re.compile(
-            r"\bsave_pretrained\b|_save_checkpoint|\bsave_model\b|\bsave_file\b|\bserialize_file\b|\bin save_weights\b|"
-            r"serialization\.py.{0,300}in _?save\b|torch\.save\(|_save_optimizer|\bsave_pretrained_merged\b"
-            r"|\bget_peft_model_state_dict\b"
-        ),
-    ),
-    (
-        Phase.PREPARE,
-        re.compile(
-            r"prepare_model_for_(?:kbit|int8)_training|\bget_peft_model\b|accelerator\.prepare\("
-            r"|\bin (?:prepare_model|_prepare_deepspeed|_prepare_fsdp|_validate_tensors_to_flatten"
-            r"|create_accelerator_and_postprocess|train_on_responses_only|fix_zero_training_loss|train_test_split"
-            r"|tokenize\w{0,40}|preprocess_\w{1,60}|iflatmap_unordered|_prepare_dataset|_prepare_packed_dataloader)\b"
-            r"|arrow_dataset\.py.{0,40}\bin (?:map|_map_single|filter|train_test_split)\b"
-        ),
-    ),
-    (
-        Phase.LOAD,
-        re.compile(
-            r"\bfrom_pretrained\b|load_state_dict|snapshot_download|"
-            r"hf_hub_download|set_module_tensor_to_device|_move_model_to_device|dispatch_model"
-            r"|cached_files?\b|validate_environment|load_dataset\b|load_model\b|dataset_module_factory"
-            r"|quantization_config\.py|BitsAndBytesConfig\(|modeling_\w{1,60}\.py\", line \d{1,6}, in __init__"
-            r"|configuration_\w{1,60}\.py\", line"
-            r"|import_module\(|\bin _get_module\b|get_hf_file_metadata|get_config_dict"
-        ),
-    ),
-    (
-        Phase.EVAL,
-        re.compile(r"\bin (?:generate|_sample|_beam_search|beam_sample|greedy_search)\b|\.generate\(|\.evaluate\("),
-    ),
-)
 _AFTER_TRAINING = re.compile(r"apply_chat_template")
-_PRINTED: tuple[tuple[Phase, re.Pattern[str]], ...] = (
-    (
-        Phase.SAVE,
-        re.compile(
-            r"['\"]train_runtime['\"]|Saving model checkpoint|Configuration saved in|tokenizer config file saved|"
-            r"Merging (?:4bit|LoRA|weights)|: Saving (?:model|tokenizer)",
-            re.I,
-        ),
-    ),
-    (
-        Phase.STEP,
-        re.compile(
-            r"^\{.*['\"](?:loss|grad_norm)['\"]|\b(?:step|iter\w{0,20})\s{0,9}[:=#]?\s{0,9}[1-9].{0,400}\bloss\b"
-            r"|^\W{0,4}epoch\W{1,4}\d+\W.{0,60}\d+/\d+.{0,60}\bloss\b",
-            re.I,
-        ),
-    ),
-    (
-        Phase.EVAL,
-        re.compile(
-            r"Total samples to evaluate|Initializing RAG|Running (?:Evaluation|Prediction)|^Evaluating|RAG Mode:"
-            r"|LoRA Path:|lm_eval[./]"
-        ),
-    ),
-    (Phase.FIRST_STEP, re.compile(r"\* Running training|Num (?:examples|Epochs) =", re.I)),
-    (
-        Phase.PREPARE,
-        re.compile(r"^trainable params|Running tokenizer|Spawning \d+ processes|Using auto half precision", re.I),
-    ),
-    (
-        Phase.LOAD,
-        re.compile(
-            r"Loading (?:checkpoint shards|weights|base model|model|tokenizer|dataset|adapter)|^Download|"
-            r"^Fetching \d+ files|^Materializing|You are using a model of type|attempting to use Flash Attention"
-            r"|\.safetensors|Generating \w+ split|resolve/main|libbitsandbytes|CUDA SETUP",
-            re.I,
-        ),
-    ),
-)
 _COUNT = re.compile(r"^(?P<label>[^|]*?)(?<!\d)\d+%\|.*\|\s*(?P<done>\d+)/(?P<due>\d+) \[")
 _OF_DATA = re.compile(r"map|token|generat\w{1,20} \w{1,40} split|filter|pack|process|format", re.I)
 _OTHER_BAR = re.compile(r"saving|upload|\.json", re.I)
@@ -186,15 +98,16 @@ def phase_of(lines: tuple[PrintedLine, ...], index: int, chain: Chain = ()) -> P
 
 
 def _phase_of_frames(chain: Chain, frames: str, before: list[PrintedLine]) -> Phase | None:
-    trains = _TRAINS.search(frames) is not None
+    trains = _CALLS["trains"].search(frames) is not None
     if chain[0].frames and _LAST_MODULE.search(chain[0].last_frame):
         return Phase.LOAD  # an import failed
-    named = next((phase for phase, pattern in _FRAMES if pattern.search(frames)), None)
+    evaluates = _CALLS["evaluates"].search(frames) is not None
+    named = next((Phase(phase) for phase, pattern in _FRAMES.items() if pattern.search(frames)), None)
     if named is Phase.PREPARE and "_trainer.py" in frames:
         return named
-    if not trains and (_EVALUATES.search(frames) or (named is Phase.LOAD and _ADAPTER.search(frames))):
+    if not trains and (evaluates or (named is Phase.LOAD and _CALLS["loads_adapter"].search(frames))):
         return Phase.SAVE if named is Phase.SAVE else Phase.EVAL
-    if trains and _EVALUATES.search(frames) and named in (None, Phase.EVAL):
+    if trains and evaluates and named in (None, Phase.EVAL):
         return Phase.EVAL
     if named is not None:
         return named
@@ -219,7 +132,7 @@ def _printed_phase(line: PrintedLine) -> Phase | None:
     if len(line.text) < TELLING_CHARACTERS:
         return None
     if not line.is_bar:
-        return next((phase for phase, pattern in _PRINTED if pattern.search(line.text[:2000])), None)
+        return next((Phase(phase) for phase, pattern in _PRINTED.items() if pattern.search(line.text[:2000])), None)
     match = _COUNT.match(line.text)
     label = match["label"] if match else line.text[:80]
     if re.search(r"load|download|fetch|shard|weight|\.safetensors|\.bin", label, re.I):

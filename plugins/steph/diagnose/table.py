@@ -1,7 +1,8 @@
 """The tables of causes, cases and shared steps, read from the TOML files beside this module.
 
 `causes.toml` has a row for each cause: the wordings that speak for it. `cases.toml` has a row for each form whose fix
-is known. `steps.toml` has next steps that several rows share, `settings.toml` how programs spell their settings.
+is known. `steps.toml` has next steps that several rows share, `settings.toml` how programs spell their settings,
+`signs.toml` what else is read off a log: how far the run had come, facts of it, sizes.
 """
 
 from __future__ import annotations
@@ -118,9 +119,10 @@ def compiled(*alternatives: str) -> re.Pattern[str]:
 
 
 @functools.cache
-def _table(name: str) -> dict[str, Any]:
-    """A table with `<<NAME>>` replaced by the shared part of that name."""
-    shared = tomllib.loads((FOLDER / "causes.toml").read_text(encoding="utf-8"))["words"]
+def rows_in(name: str) -> dict[str, Any]:
+    """A file's tables with `<<NAME>>` replaced by the part of that name in its `[words]` or in those of causes.toml."""
+    table, causes = (tomllib.loads((FOLDER / f"{one}.toml").read_text(encoding="utf-8")) for one in (name, "causes"))
+    shared = {**causes["words"], **table.get("words", {})}
 
     def filled(value: Any) -> Any:  # noqa: ANN401 - what TOML may hold
         if isinstance(value, str):
@@ -129,8 +131,12 @@ def _table(name: str) -> dict[str, Any]:
             return [filled(one) for one in value]
         return {key: filled(one) for key, one in value.items()} if isinstance(value, dict) else value
 
-    table = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
     return {key: filled(value) for key, value in table.items() if key != "words"}
+
+
+def signs(section: str, flags: int = 0) -> dict[str, re.Pattern[str]]:
+    """The patterns of one section of signs.toml, by name and in their order."""
+    return {name: re.compile("|".join(alternatives), flags) for name, alternatives in rows_in("signs")[section].items()}
 
 
 @functools.cache
@@ -154,7 +160,7 @@ def cases() -> tuple[Case, ...]:
             values=row.get("values", {}),
             samples=tuple(row["samples"]),
         )
-        for row in _table("cases")["case"]
+        for row in rows_in("cases")["case"]
     )
 
 
@@ -167,7 +173,7 @@ def wordings(where: Where) -> tuple[Wording, ...]:
         if case.decides
         for pattern in (case.raised if where == "raised" else case.printed)
     ]
-    for row in _table("causes")["cause"]:
+    for row in rows_in("causes")["cause"]:
         cause = Cause(row["name"])
         for weight, alternatives in row.get(where, {}).items():
             found.append(Wording(cause, Weight[weight.upper()], compiled(*alternatives)))
@@ -189,19 +195,19 @@ def first_match(where: Where, text: str, frames: str = "", weights: frozenset[We
 @functools.cache
 def triggers() -> tuple[str, ...]:
     """Words of which a line that any wording fits has at least one; finding them is a hundred times faster."""
-    return tuple(_table("causes")["triggers"])
+    return tuple(rows_in("causes")["triggers"])
 
 
 @functools.cache
 def steps_of(cause: Cause) -> tuple[str, ...]:
     """The shared steps of a cause that has no case; empty where the cause has words of its own."""
-    return next(tuple(row.get("steps", ())) for row in _table("causes")["cause"] if row["name"] == cause)
+    return next(tuple(row.get("steps", ())) for row in rows_in("causes")["cause"] if row["name"] == cause)
 
 
 @functools.cache
 def steps() -> Mapping[str, Step]:
     """The shared steps by id."""
-    rows = _table("steps")["step"]
+    rows = rows_in("steps")["step"]
     return {
         row["id"]: Step(row["id"], tuple(row.get("when", ())), tuple(row.get("unless", ())), row.get("known"))
         for row in rows
@@ -212,19 +218,19 @@ def steps() -> Mapping[str, Step]:
 def programs() -> tuple[Program, ...]:
     """The programs that are known, in the order in which they are looked for."""
     return tuple(
-        Program(row["name"], re.compile(row["seen"]), row["settings"]) for row in _table("settings")["program"]
+        Program(row["name"], re.compile(row["seen"]), row["settings"]) for row in rows_in("settings")["program"]
     )
 
 
 @functools.cache
 def common_settings() -> Mapping[str, str]:
     """The names of settings where no program is known."""
-    settings: Mapping[str, str] = _table("settings")["settings"]
+    settings: Mapping[str, str] = rows_in("settings")["settings"]
     return settings
 
 
 def package_of(module: str) -> str:
     """The package on PyPI that has a module, by its first name where none is known."""
-    names: Mapping[str, str] = _table("settings")["packages"]
+    names: Mapping[str, str] = rows_in("settings")["packages"]
     top = module.partition(".")[0]
     return names.get(top, top)
