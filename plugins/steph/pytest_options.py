@@ -16,6 +16,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,8 @@ def options_and_profile(config: pytest.Config) -> tuple[Options, Profile]:
 
     language = None
     with contextlib.suppress(OptionError):
-        language = parse_language(*_said(config, rows.LANGUAGE))
+        word, _, where = _given(config, rows.LANGUAGE)
+        language = parse_language(word, where)
     try:
         options = resolve_options(config)
         path = profile_path(options.profile, installed.defaults_folder(config))
@@ -80,67 +82,55 @@ def resolve_options(config: pytest.Config) -> Options:
     from steph.base.messages import say
 
     for option, instead in REPLACED.items():
-        value, name = _said(config, option)
+        value, _, name = _given(config, option)
         if value.lower() not in _OFF:
             raise OptionError(say(instead, option=name))
 
-    def text(option: Option) -> str:
-        return _place(config, option)
-
-    def where(option: Option) -> str:
-        return _said(config, option)[1]
-
     def is_given(option: Option) -> bool:
-        word = text(option)
+        word, _, where = _given(config, option)
         if word.lower() not in (*_ON, *_OFF):
             known = [*_ON, *filter(None, _OFF)]
-            raise OptionError(say("option.no_switch", option=where(option), value=repr(word), known=known))
-        return _is_on(word)
+            raise OptionError(say("option.no_switch", option=where, value=repr(word), known=known))
+        return word.lower() in _ON
 
-    cap = text(rows.VRAM_CAP)
+    text = partial(_place, config)
+    (cap, _, cap_place), (language, _, language_place) = (_given(config, one) for one in (rows.VRAM_CAP, rows.LANGUAGE))
     return Options(
         profile=text(rows.PROFILE),
         pipeline_root=Path(text(rows.PIPELINE_ROOT)),
         pipeline_python=text(rows.PIPELINE_PYTHON) or None,
         model=text(rows.MODEL) or None,
         twin=is_given(rows.TWIN),
-        vram_cap_bytes=parse_size(cap, where(rows.VRAM_CAP)) if cap else None,
+        vram_cap_bytes=parse_size(cap, cap_place) if cap else None,
         report=Path(text(rows.REPORT)),
         calibrate=is_given(rows.CALIBRATE),
         no_predict=is_given(rows.NO_PREDICT),
-        language=parse_language(language, where(rows.LANGUAGE)) if (language := text(rows.LANGUAGE)) else None,
+        language=parse_language(language, language_place) if language else None,
     )
 
 
-def _said(config: pytest.Config, option: Option) -> tuple[str, str]:
-    """An option's value, empty where nobody gives it, and where it was given: the flag, ini key or variable."""
-    given = ((config.getoption(option.key), option.flag), (config.getini(option.key), f"ini key {option.key}"))
-    name = option.key.upper()
-    return next(((str(value), where) for value, where in given if value), (os.environ.get(name, ""), name))
-
-
-def _found(config: pytest.Config, option: Option) -> tuple[str, Path]:
-    """An option's value, and the folder that a relative path in it starts from."""
-    typed_in = config.invocation_params.dir
-    for found, near in (
-        (config.getoption(option.key), typed_in),
-        (config.getini(option.key), config.rootpath),
-        (os.environ.get(option.key.upper()), typed_in),
+def _given(config: pytest.Config, option: Option) -> tuple[str, Path, str]:
+    """An option's value, the folder that a relative path in it starts from, and the flag, ini key or variable."""
+    typed_in, variable = config.invocation_params.dir, option.key.upper()
+    for found, near, where in (
+        (config.getoption(option.key), typed_in, option.flag),
+        (config.getini(option.key), config.rootpath, f"ini key {option.key}"),
+        (os.environ.get(variable), typed_in, variable),
     ):
         if found:
-            return str(found), near
-    return installed.default(config, option.name, option.default), installed.defaults_folder(config)
+            return str(found), near, where
+    return installed.default(config, option.name, option.default), installed.defaults_folder(config), variable
 
 
 def _place(config: pytest.Config, option: Option) -> str:
     """An option's value, absolute where it is a path; a name of a profile, a program or a model stays a name."""
-    text, near = _found(config, option)
+    from steph.base.messages import say
+
+    text, near, _ = _given(config, option)
     try:
         path = near / Path(text).expanduser()
         path.is_file()  # a name that no disk can hold can't be asked for
     except (OSError, ValueError, RuntimeError) as error:
-        from steph.base.messages import say
-
         reason = error.strerror if isinstance(error, OSError) else str(error)
         shown = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
         raise OptionError(say("option.no_path", option=option.flag, value=ascii(shown), reason=reason)) from error
@@ -149,8 +139,6 @@ def _place(config: pytest.Config, option: Option) -> str:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        from steph.base.messages import say
-
         raise OptionError(say("option.not_utf8", option=option.flag, value=ascii(text))) from error
     if option is rows.MODEL:  # what a link leads to, as the record names it: it may lead elsewhere tomorrow
         return str(path.resolve())
@@ -166,23 +154,17 @@ def session_command(config: pytest.Config) -> tuple[str, ...]:
     """
     arguments = tuple(map(str, config.invocation_params.args))
     pyargs = ("--pyargs",) if installed.is_in_use(config) and "--pyargs" not in arguments else ()
-    unsaid = (word for option in OPTIONS if (word := _unsaid(config, option, arguments)))
+    unsaid = []
+    for option in OPTIONS:
+        (value, near, _), name = _given(config, option), option.flag
+        is_said = any(word == name or word.startswith(f"{name}=") for word in arguments)
+        if option.is_flag:
+            unsaid += [name] if value.lower() in _ON and not is_said else []
+        elif near != config.rootpath and _place(config, option) != value:
+            unsaid.append(f"{name}={_place(config, option)}")
+        elif not is_said and value != installed.default(config, option.name, option.default):
+            unsaid.append(f"{name}={value}")
     return ("pytest", *arguments, *pyargs, *unsaid)
-
-
-def _unsaid(config: pytest.Config, option: Option, arguments: tuple[str, ...]) -> str:
-    """The option as a word for the command line where the arguments do not say it, or not from everywhere."""
-    (value, near), name = _found(config, option), option.flag
-    is_said = any(word == name or word.startswith(f"{name}=") for word in arguments)
-    if option.is_flag:
-        return name if _is_on(value) and not is_said else ""
-    if near != config.rootpath and _place(config, option) != value:
-        return f"{name}={_place(config, option)}"
-    return "" if is_said or value == installed.default(config, option.name, option.default) else f"{name}={value}"
-
-
-def _is_on(value: str) -> bool:
-    return value.lower() in _ON
 
 
 ADDOPTS_ENV = "PYTEST_ADDOPTS"
