@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from steph.contract.adapter_words import says_not_applied
+from steph.contract.lines import says_not_applied
 
 NOT_APPLIED = (
     "PeftModel not loaded",

@@ -1,21 +1,23 @@
-"""Parses what the two pipeline scripts print: the Trainer's dict lines and the evaluation's key lines. Pure.
+"""Parses what programs print: the Trainer's dict lines, an evaluation's key lines, and what tells of trouble. Pure.
 
 Formats: `{'loss': 2.3, 'epoch': 0.1}` (transformers 4) or `{'loss': '2.3', ...}` (transformers 5), and the labelled
-lines of `evaluate_multiple_choice.py`. Unknown text is skipped; nothing here raises.
+lines of `evaluate_multiple_choice.py`. Phrases of any program stand in `printed_words.toml`. Unknown text is skipped;
+nothing here raises.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import pairwise
+from pathlib import Path
 
 from steph.base.messages import Message, say
 from steph.base.text import without_ansi
-from steph.contract.adapter_words import says_not_applied
 
 _PAIR = re.compile(r"['\"]([A-Za-z_][\w/.-]{0,60})['\"]:\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
 # what loggers, launchers and progress bars put before a line ends like a tag or with a level; a bar may follow
@@ -29,6 +31,32 @@ _OF_WEIGHTS = re.compile(r"Some weights of |LOAD REPORT")
 _MADE_UP = re.compile(r"\|\s*(?:MISSING|MISMATCH)\s*\|")
 _RAISED_THERE = re.compile(r"\.generate\(|, in (?:generate|_?generate_\w+|forward|_sample|invoke|ask|answer)\b")
 _LINE_CHARS = 2000
+_WORDS = tomllib.loads(Path(__file__).with_name("printed_words.toml").read_text(encoding="utf-8"))
+
+
+def _phrases(name: str, pattern: str = "{}") -> re.Pattern[str]:
+    """A pattern with a list of `printed_words.toml` as its alternatives."""
+    things, settings = "|".join(_WORDS["thing"]), "|".join(_WORDS["setting"])
+    thing = rf"(?:{things})(?!(?:[\s_-]{{0,9}}(?:{settings})))"
+    words = "|".join(_WORDS[name]).replace("<thing>", thing)
+    return re.compile(pattern.replace("{}", words).replace("<thing>", thing).replace("<any>", f"(?:{things})"), re.I)
+
+
+_ANSWER_TROUBLE, _NO_ANSWER_TROUBLE = _phrases("answer_trouble"), _phrases("no_answer_trouble")
+_LOADED, _ENDPOINT, _OTHER_SERVICE = _phrases("loaded"), _phrases("endpoint"), _phrases("other_service")
+_NAMED = re.compile(_phrases("thing", "<thing>").pattern + r"\s{0,9}", re.I)
+_UNDONE, _NOT_APPLIED, _SETTING_JA = _phrases("undone"), _phrases("not_applied"), _phrases("setting_ja")
+_UNDONE_JA = _phrases("undone_ja", r"<any>(?P<between>[^。\n]{0,60}?)(?:{})")
+_BASE_INSTEAD, _LIBRARY, _NONE_OF_IT = _phrases("base_instead"), _phrases("library"), _phrases("none_of_it")
+_OTHER_PLACE, _SUPPOSED, _COMPARED = _phrases("other_place"), _phrases("supposed"), _phrases("compared")
+_ADAPTER_WORDS = ("lora", "peft", "adapter", "base", "model", "アダプタ", "モデル")  # one is in each line that accuses
+_MOST_PARTS = 12  # words between an adapter and what befell it, of which each is one of these
+_PART = re.compile(
+    r"(?:[:：=(「『)」』-]|(?:weights?|adapters?|lora|peft|modules?|layers?|path|folder|director(?:y|ies)|checkpoint"
+    r"|file|model|config(?:uration)?|the|at|from|in|of|was|were|is|are|has|have|been|be|will|could|can|did|does|do"
+    r"|loading)(?![A-Za-z])|[\w.~-]{0,100}/[\w./~-]{0,200}|(['\"`])[^'\"`]{0,200}\1|['\"`])\s*",
+    re.I,
+)
 
 
 def split_lines(text: str) -> tuple[str, ...]:
@@ -77,12 +105,13 @@ def result_lines_in(text: str) -> int:
 
     A training's is the line with `train_runtime`; the same figures in JSON are a program's own copy of it.
     """
-    return sum(_RESULT[KeyLine.RESULTS].search(line) is not None or _is_final(line) for line in split_lines(text))
 
+    def is_one(line: str) -> bool:
+        found = None if '"train_runtime"' in line else parse_metrics(line)
+        is_final = found is not None and found.get("train_runtime") is not None
+        return is_final or _RESULT[KeyLine.RESULTS].search(line) is not None
 
-def _is_final(line: str) -> bool:
-    found = parse_metrics(line) if '"train_runtime"' not in line else None
-    return found is not None and found.get("train_runtime") is not None
+    return sum(map(is_one, split_lines(text)))
 
 
 def tracebacks_in(text: str) -> int:
@@ -99,6 +128,39 @@ def raised_while_answering(text: str) -> int:
 def adapter_trouble_in(text: str, besides: frozenset[str] = frozenset()) -> str | None:
     """The first line that says that an adapter was not loaded whole, those `besides` left out."""
     return next((line for line in split_lines(text) if line not in besides and says_not_applied(line)), None)
+
+
+def says_not_applied(line: str) -> bool:
+    """Whether a line says that an adapter, or a part of its weights, is not in the model that answers.
+
+    What it says must be said of the adapter itself: not of one of its settings, not of none of them, not of what would
+    happen, and not of a place from which another place helped out.
+    """
+    if not any(word in line.lower() for word in _ADAPTER_WORDS):
+        return False
+    if _LIBRARY.search(line):
+        return True
+    if _NONE_OF_IT.search(line) or _COMPARED.search(line):
+        return False
+    if _BASE_INSTEAD.search(line):
+        return True
+    said = _SUPPOSED.sub(" ", line)
+    in_japanese = any(not _SETTING_JA.search(hit["between"]) for hit in _UNDONE_JA.finditer(said))
+    is_told = _NOT_APPLIED.search(said) is not None or in_japanese or any(map(_is_undone, _NAMED.finditer(said)))
+    return is_told and not _OTHER_PLACE.search(said)
+
+
+def _is_undone(named: re.Match[str]) -> bool:
+    """Whether an adapter's name leads, over words of its own kind, to what befell it."""
+    at = named.end()
+    for _ in range(_MOST_PARTS):
+        if _UNDONE.match(named.string, at):
+            return True
+        part = _PART.match(named.string, at)
+        if part is None:
+            break
+        at = part.end()
+    return False
 
 
 def missing_weights_in(text: str) -> str | None:
@@ -199,43 +261,7 @@ _KEY_WORD = re.compile(
 )
 _INVOCATION_ERROR = re.compile(r"Error during LLM invocation:?\s*(.*)$")
 _OWN_SETUP = (KeyLine.INITIALIZING, KeyLine.HF_MODEL, KeyLine.LORA_PATH)
-# what was loaded, not what it is called; an embedding's, a reranker's or a judge's model is another matter
-_LOADED = re.compile(
-    r"(?i)\b(?:(?:re)?load(?:ed|ing)|using|serving|resolved|actual|active)\s+(?:the\s+|a\s+)?(?:(?:base|hf|llm"
-    r"|actual|main|causal|language)\s+)*"
-    r"(?:model|checkpoint|weights)(?:\s+(?:name|id|path|weights))?(?:\s*[:=]\s*"
-    r"|\s+from:?\s+)['\"`]?([^\s'\"`,;]{2,300})"
-    r"|\bmodel (?:loaded|resolved|read) (?:from|as|to):?\s+['\"`]?([^\s'\"`,;]{2,300})"
-    r"|(?:使用|読み込んだ|実際の)モデル\s*[:：は]\s*['\"`]?([^\s'\"`,;。]{2,300})"
-)
 _BAR = re.compile(r"\d{1,3}%\|?")  # of progress: `Loading weights:  49%|`
-_ENDPOINT = re.compile(
-    r"(?i)\b(?:using|calling|connect\w*|via|querying|asking)\b[^\n]{0,40}\b(?:endpoint|openai|ollama|vllm|tgi|llm"
-    r"|inference"
-    r"|completions?|backend)\b[^\n]{0,40}?(https?://[^\s'\",)]{3,200})"
-    r"|\b(?:base_url|api_base|openai_api_base)\W{1,4}(https?://[^\s'\",)]{3,200})"
-    r"|(https?://[^\s'\",)]{0,200}/(?:v1/(?:chat/)?completions|api/(?:generate|chat))\b)"
-    r"|(?:接続先|エンドポイント)\s*[:：は]\s*(https?://[^\s'\",)]{3,200})"
-)
-_OTHER_SERVICE = re.compile(
-    r"(?i)huggingface|hf\.co|hf-mirror|wandb|mlflow|github|pypi|pytorch\.org|docs?\.|readthedocs|#"
-)
-_ANSWER_TROUBLE = re.compile(
-    r"(?i)\b(?:generation|inference|model\.generate|generate\(\)|llm call|prediction|question \d+"
-    r"|sample \d+)\b[^\n]{0,20}\b(?:failed|raised|crashed)\b"
-    r"|\bfailed to (?:generate|answer|infer|get (?:a |an )?(?:answer|response|completion))\b"
-    r"|\b(?:error|exception)\b[^\n]{0,12}\b(?:during|while|in|at)\b[^\n]{0,12}\b(?:generat\w+|inference|answering"
-    r"|model\.generate|llm)\b"
-    r"|\b(?:using|falling back to|returning|substituting)\b[^\n]{0,20}\bdefault (?:answer|letter|choice|response)\b"
-    r"|(?:推論|生成|回答の(?:生成|取得)|応答の(?:生成|取得))[^\n。]{0,10}(?:に失敗|エラー|で例外|中の例外)|(?:既定"
-    r"|デフォルト)の(?:回答|答え|記号)を"
-)
-_NO_TROUBLE = re.compile(
-    r"(?i)\b(?:failed|failures?|errors?|exceptions?)\W{0,4}(?:0\b(?!\.)|none\b|no\b)|\b(?:0|no|zero"
-    r"|without) (?:\w+ )?(?:failed|failures?|errors?|exceptions?)"
-    r"|(?:失敗|エラー|例外)\W{0,6}(?:0|ゼロ|なし|無し|ありません|は(?:ない|0))|\b(?:if|when|unless|whether)\b|場合"
-    r"|succeed|successful|retry|再試行"
-)
 
 
 def parse_evaluation(stdout: str, counted: tuple[int, int] | None = None) -> EvalLines:
@@ -328,7 +354,7 @@ def _values(pattern: re.Pattern[str], lines: Iterable[str]) -> tuple[str, ...]:
 
 def answer_troubles_in(text: str) -> tuple[str, ...]:
     """Lines in which a program says that a question could not be asked, or was answered with a default."""
-    lines = (line for line in split_lines(text) if _ANSWER_TROUBLE.search(line) and not _NO_TROUBLE.search(line))
+    lines = (line for line in split_lines(text) if _ANSWER_TROUBLE.search(line) and not _NO_ANSWER_TROUBLE.search(line))
     return tuple(line.strip() for line in lines if not _INVOCATION_ERROR.search(line))[:1000]
 
 
