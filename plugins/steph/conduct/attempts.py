@@ -11,10 +11,9 @@ judged it is the complete `Attempt`.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import sys
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +45,6 @@ from steph.run.runner import ChildOutcome, ChildSpec, run_child
 
 LAST_LINES = 30
 HELPER_SECONDS = 180.0
-IN_A_ROW = Path(__file__).parents[1] / "child" / "in_a_row.py"
 OFFLINE_ENV = {"HF_HUB_OFFLINE": "1"}
 QUIET_ENV = {"WANDB_MODE": "disabled", "HF_HUB_DISABLE_TELEMETRY": "1"}  # a run reports to nobody unless asked
 
@@ -231,10 +229,15 @@ def _recorded(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def in_a_row(commands: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """One command that runs these one after the other until one fails; of one alone that one."""
-    if len(commands) == 1:
+    """One command that runs these one after the other until one fails; of one alone that one.
+
+    The end is that of the one that failed, by its signal too, or of the last, which takes the shell's place.
+    """
+    *first, last = map(shlex.join, commands)
+    if not first:
         return commands[0]
-    return (sys.executable, "-I", "-S", str(IN_A_ROW), json.dumps(commands))
+    as_it_failed = "status=$?; ulimit -c 0; [ $status -gt 128 ] && kill -$((status - 128)) $$; exit $status"
+    return ("sh", "-c", f"{' && '.join(first)} || {{ {as_it_failed}; }}; exec {last}")
 
 
 def _last_lines(folder: Path) -> tuple[str, ...]:
