@@ -14,9 +14,11 @@ from typing import Any
 
 import psutil
 import pytest
+from steph.base.messages import NOTHING
 from steph.doctor.interpreter import begun_checkup
+from steph.record.values import ModelChoice
 from steph.run import model_files
-from steph.run.hub import Hub, HubModel, _fetch
+from steph.run.hub import Hub, _fetch
 from steph.run.inputs import git_state
 from steph.run.runner import ChildSpec, run_child
 from steph.run.tree import Child
@@ -30,9 +32,9 @@ def _supervised(program: Path, folder: Path) -> None:
 
 def _download(program: Path, folder: Path) -> None:
     hub = Hub("http://hub.invalid", token=False, cache_dir=folder, timeout_seconds=900)
-    model = HubModel("a/b", "0" * 40, ("config.json",), missing_bytes=1, parameters=1, licence=None)
+    model = ModelChoice(name="a/b", source="hub", revision="0" * 40, reason=NOTHING, download_bytes=1)
     sys.executable = str(program)
-    _fetch(hub, model, time.monotonic() + 900, 900, lambda done, due: None)
+    _fetch(hub, model, ("config.json",), time.monotonic() + 900, 900, lambda done, due: None)
 
 
 def _doctor(program: Path, folder: Path) -> None:

@@ -71,42 +71,25 @@ class HubError(Exception):
         super().__init__(failure.message)
 
 
-@dataclass(frozen=True, slots=True)
-class FetchRequest:
-    """What to download: `files` by their names in the repository, `revision` a commit."""
-
-    name: str
-    revision: str
-    files: tuple[str, ...]
-    endpoint: str
-    cache_dir: str
-    token: str | bool | None
-    request_timeout_seconds: float
-
-
 def main() -> int:
-    """Download what stdin asks for; 0 with a path, 1 with a failure on stdout. A broken connection is tried again."""
-    request = FetchRequest(**json.loads(sys.stdin.readline()))
+    """Download what stdin asks for; 0 with a path, 1 with a failure on stdout. A broken connection is tried again.
+
+    The request is a JSON line of `name`, `revision` (a commit), `files` (by their names in the repository), `endpoint`,
+    `cache_dir`, `token` and `timeout_seconds` (what the client gives a request).
+    """
+    asked = json.loads(sys.stdin.readline())
+    name, files, seconds = asked.pop("name"), asked.pop("files"), asked.pop("timeout_seconds")
     signal.signal(signal.SIGTERM, lambda _signal, _frame: _stop())
     threading.Thread(target=_stop_when_orphaned, daemon=True).start()
     from huggingface_hub import snapshot_download
 
     for left in reversed(range(_TRIES)):
         try:
-            path = snapshot_download(
-                request.name,
-                revision=request.revision,
-                allow_patterns=list(request.files),
-                endpoint=request.endpoint,
-                cache_dir=request.cache_dir,
-                token=request.token,
-                max_workers=4,
-            )
+            path = snapshot_download(name, allow_patterns=files, max_workers=4, **asked)
             print(json.dumps({"path": str(path)}), flush=True)
             return 0
         except Exception as error:
-            seconds = request.request_timeout_seconds
-            failure = classify(error, name=request.name, endpoint=request.endpoint, timeout_seconds=seconds)
+            failure = classify(error, name=name, endpoint=asked["endpoint"], timeout_seconds=seconds)
             if left == 0 or failure.cause is not Cause.HUB_UNREACHABLE or failure.is_endpoint_wide:
                 break
             sys.stderr.write(f"{type(error).__name__}: trying again\n")

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -29,7 +29,7 @@ from steph.base.units import GIB, size_words
 from steph.memory.shapes import BUILT_IN, parameter_count, shape_from_config
 from steph.record.values import ModelChoice, RejectedCandidate
 from steph.run import model_files
-from steph.run.fetch import FetchRequest, HubError, HubFailure, classify
+from steph.run.fetch import HubError, HubFailure, classify
 from steph.run.model_files import CountingError, IncompleteModelError
 from steph.run.tree import Child
 
@@ -66,21 +66,6 @@ class Hub:
     token: Token
     cache_dir: Path
     timeout_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class HubModel:
-    """What the Hub says of one model: a commit and the files of it that are needed.
-
-    `missing_bytes`: what of these files the cache doesn't hold yet.
-    """
-
-    name: str
-    revision: str
-    files: tuple[str, ...]
-    missing_bytes: int
-    parameters: int | None
-    licence: str | None
 
 
 def connect(*, endpoint: str | None, token: Token, cache_dir: Path | None, timeout_seconds: float) -> Hub:
@@ -156,22 +141,13 @@ def _had(name: str, hub: Hub, silence: HubFailure | None, spare_disk_bytes: int)
             raise HubError(HubFailure(Cause.HUB_NOT_FOUND, words_of(error))) from error
     if silence is not None:
         raise HubError(silence)
-    model = ask(hub, name)
-    free_bytes = model_files.free_disk_bytes(hub.cache_dir)
-    if model.missing_bytes and free_bytes < model.missing_bytes + spare_disk_bytes:
-        sizes = {"needed": size_words(model.missing_bytes), "spare": size_words(spare_disk_bytes)}
+    choice, _ = ask(hub, name)
+    due_bytes, free_bytes = choice.download_bytes or 0, choice.free_disk_bytes or 0
+    if due_bytes and free_bytes < due_bytes + spare_disk_bytes:
+        sizes = {"needed": size_words(due_bytes), "spare": size_words(spare_disk_bytes)}
         said = say("hub.needs_disk", **sizes, free=size_words(free_bytes), folder=hub.cache_dir)
         raise HubError(HubFailure(Cause.DISK_FULL, said))
-    return ModelChoice(
-        name=name,
-        source="hub",
-        reason=say("model.on_hub"),
-        parameters=model.parameters,
-        revision=model.revision,
-        licence=model.licence,
-        download_bytes=model.missing_bytes,
-        free_disk_bytes=free_bytes,
-    )
+    return choice
 
 
 def _copy_on_disk(
@@ -198,8 +174,8 @@ def _reason(cause: Cause) -> Message:
     return say(_REASONS.get(cause, "hub.other"))
 
 
-def ask(hub: Hub, name: str, revision: str | None = None) -> HubModel:
-    """Ask for a commit of one model, that of its default branch where `revision` is None.
+def ask(hub: Hub, name: str, revision: str | None = None) -> tuple[ModelChoice, tuple[str, ...]]:
+    """Ask for a commit of one model, that of its default branch where `revision` is None; and for its needed files.
 
     Raises HubError, within `timeout_seconds` whatever the network does.
     """
@@ -208,7 +184,7 @@ def ask(hub: Hub, name: str, revision: str | None = None) -> HubModel:
         raise HubError(HubFailure(Cause.HUB_UNREACHABLE, said, is_endpoint_wide=True))
     from huggingface_hub import HfApi
 
-    answers: list[HubModel | HubFailure] = []
+    answers: list[tuple[ModelChoice, tuple[str, ...]] | HubFailure] = []
 
     def request() -> None:
         # the client's time-out runs anew with each received byte and knows nothing of DNS; the thread's end does
@@ -233,8 +209,11 @@ def ask(hub: Hub, name: str, revision: str | None = None) -> HubModel:
     return answers[0]
 
 
-def _described(info: Any, hub: Hub, name: str) -> HubModel:  # noqa: ANN401 - huggingface_hub's ModelInfo
-    """What is needed of a model: config, tokenizer and the safetensors that transformers loads, in one format alone."""
+def _described(info: Any, hub: Hub, name: str) -> tuple[ModelChoice, tuple[str, ...]]:  # noqa: ANN401
+    """What huggingface_hub's ModelInfo says of a model, and which of its files are needed.
+
+    These are config, tokenizer and the safetensors that transformers loads, in one format alone.
+    """
     sizes = {str(file.rfilename): int(file.size or 0) for file in info.siblings or ()}
     side = [file for file in _SIDE_FILES if file in sizes]
     weights: list[str] = []
@@ -260,14 +239,18 @@ def _described(info: Any, hub: Hub, name: str) -> HubModel:  # noqa: ANN401 - hu
     tags = [tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:")]
     licence = getattr(info.card_data, "license", None) or next(iter(tags), None)
     snapshot = model_files.repo_folder(hub.cache_dir, name) / "snapshots" / info.sha
-    return HubModel(
+    files = (*side, *weights)
+    choice = ModelChoice(
         name=name,
-        revision=info.sha,
-        files=(*side, *weights),
-        missing_bytes=sum(sizes[file] for file in (*side, *weights) if not (snapshot / file).exists()),
+        source="hub",
+        reason=say("model.on_hub"),
         parameters=int(parameters) if parameters else None,
+        revision=info.sha,
         licence=str(licence) if licence else None,
+        download_bytes=sum(sizes[file] for file in files if not (snapshot / file).exists()),
+        free_disk_bytes=model_files.free_disk_bytes(hub.cache_dir),
     )
+    return choice, files
 
 
 def _without_token(failure: HubFailure, token: Token) -> HubFailure:
@@ -309,9 +292,9 @@ def download(
         with suppress(IncompleteModelError):
             parameters = model_files.folder_parameters(snapshot)
     if parameters is None:
-        model = ask(hub, choice.name, choice.revision)
-        due_bytes = model.missing_bytes
-        snapshot = _fetch(hub, model, ends_at, stall_seconds, progress)
+        asked, files = ask(hub, choice.name, choice.revision)
+        due_bytes = asked.download_bytes
+        snapshot = _fetch(hub, asked, files, ends_at, stall_seconds, progress)
         try:  # huggingface_hub returns a half-filled snapshot where the Hub breaks down between two files
             parameters = model_files.folder_parameters(snapshot)
         except IncompleteModelError as error:
@@ -322,18 +305,23 @@ def download(
 
 
 def _fetch(
-    hub: Hub, model: HubModel, ends_at: float, stall_seconds: float, progress: Callable[[int, int], None]
+    hub: Hub,
+    choice: ModelChoice,
+    files: Sequence[str],
+    ends_at: float,
+    stall_seconds: float,
+    progress: Callable[[int, int], None],
 ) -> Path:
     """Run the downloading process to its end, or to the deadline; the snapshot's folder. Raises HubError."""
-    request = FetchRequest(
-        name=model.name,
-        revision=model.revision,
-        files=model.files,
-        endpoint=hub.endpoint,
-        cache_dir=str(hub.cache_dir),
-        token=hub.token,
-        request_timeout_seconds=hub.timeout_seconds,
-    )
+    request = {
+        "name": choice.name,
+        "revision": choice.revision,
+        "files": files,
+        "endpoint": hub.endpoint,
+        "cache_dir": str(hub.cache_dir),
+        "token": hub.token,
+        "timeout_seconds": hub.timeout_seconds,
+    }
     package_root = str(Path(steph.__file__).resolve().parent.parent)
     whole_seconds = str(max(1, round(hub.timeout_seconds)))
     environment = {
@@ -349,9 +337,9 @@ def _fetch(
         stdin = cast(IO[bytes], process.stdin)
         try:
             with suppress(BrokenPipeError):  # a child that died at once is told by its exit
-                stdin.write(json.dumps(asdict(request)).encode() + b"\n")  # with the token: never to be logged
+                stdin.write(json.dumps(request).encode() + b"\n")  # with the token: never to be logged
                 stdin.flush()
-            _watch(process, hub, model, ends_at, stall_seconds, progress)
+            _watch(process, hub, choice, ends_at, stall_seconds, progress)
         finally:
             process.end(_GRACE_SECONDS)
             with suppress(BrokenPipeError):
@@ -373,13 +361,14 @@ def _fetch(
 def _watch(
     process: Child[bytes],
     hub: Hub,
-    model: HubModel,
+    choice: ModelChoice,
     ends_at: float,
     stall_seconds: float,
     progress: Callable[[int, int], None],
 ) -> None:
     """Report progress until the process ends; raise HubError at the deadline or when nothing arrives any more."""
-    blobs = model_files.repo_folder(hub.cache_dir, model.name) / "blobs"
+    blobs = model_files.repo_folder(hub.cache_dir, choice.name) / "blobs"
+    due_bytes = choice.download_bytes or 0
 
     def arrived() -> tuple[int, int]:
         """Bytes in the cache's blobs, and blocks written: a file may have its full length before it is filled."""
@@ -398,17 +387,17 @@ def _watch(
         came_bytes = max(state[0] - before_bytes, 0)
         if state != last:
             last, last_change = state, now
-            progress(min(came_bytes, model.missing_bytes), model.missing_bytes)
-        sizes = {"came": size_words(came_bytes), "due": size_words(model.missing_bytes)}
+            progress(min(came_bytes, due_bytes), due_bytes)
+        sizes = {"came": size_words(came_bytes), "due": size_words(due_bytes)}
         if now > ends_at:
-            raise HubError(HubFailure(Cause.TIMEOUT, say("hub.past_limit", model=model.name, **sizes)))
+            raise HubError(HubFailure(Cause.TIMEOUT, say("hub.past_limit", model=choice.name, **sizes)))
         if now - last_change > stall_seconds:
-            silent = {"model": model.name, "hub": hub.endpoint, "seconds": stall_seconds}
+            silent = {"model": choice.name, "hub": hub.endpoint, "seconds": stall_seconds}
             raise HubError(HubFailure(Cause.HUB_UNREACHABLE, say("hub.stalled", **silent, **sizes)))
         with suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_SECONDS)
     if process.returncode == 0:
-        progress(model.missing_bytes, model.missing_bytes)
+        progress(due_bytes, due_bytes)
 
 
 def hub_config(name: str, cache_dir: Path | None = None, endpoint: str | None = None) -> Path:
