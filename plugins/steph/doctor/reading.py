@@ -18,7 +18,7 @@ from steph.conduct.preparation import cache_dir, pipeline_python, read_inputs
 from steph.contract.commands import passed_names
 from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts, Place, RootFacts
 from steph.doctor.hub import HUB_SECONDS
-from steph.gpu.driver import DeviceError, driver, first_visible, has_nvidia_nodes
+from steph.gpu.driver import DeviceError, driver, has_nvidia_nodes, visible_among
 from steph.gpu.lock import GpuBusyError, GpuLockError, gpu_lock
 from steph.plan.options import Options
 from steph.plan.settings import Profile, ProfileError
@@ -37,7 +37,7 @@ def read_gpu() -> GpuFacts:
         return GpuFacts(has_nodes=False, visible=visible)
     try:
         devices = driver().devices()
-        device = first_visible(visible, devices)
+        device = next(iter(visible_among(visible, devices)), None)
         return GpuFacts(True, len(devices), device, visible, users=_users(device) if device else ())
     except DeviceError as error:
         return GpuFacts(has_nodes=True, visible=visible, error=str(error))

@@ -80,11 +80,17 @@ class NvmlDriver:
             found: list[Device] = []
             for index in range(nvml.nvmlDeviceGetCount()):
                 gpu = nvml.nvmlDeviceGetHandleByIndex(index)
-                capability = _compute_capability(nvml, gpu)
-                if _in_mig_mode(nvml, gpu):
-                    found += [_device(nvml, part, index, capability, True) for part in _slices(nvml, gpu)]
-                else:
-                    found.append(_device(nvml, gpu, index, capability, False))
+                capability, is_mig, parts = None, False, [gpu]
+                with contextlib.suppress(nvml.NVMLError):
+                    capability = "{}.{}".format(*nvml.nvmlDeviceGetCudaComputeCapability(gpu))
+                with contextlib.suppress(nvml.NVMLError):  # every card that knows no MIG
+                    is_mig = bool(nvml.nvmlDeviceGetMigMode(gpu)[0])
+                if is_mig:
+                    parts = []
+                    for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+                        with contextlib.suppress(nvml.NVMLError):  # an empty place
+                            parts.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place))
+                found += [_device(nvml, part, index, capability, is_mig) for part in parts]
             return tuple(found)
 
     def used_bytes(self, uuid: str) -> int:
@@ -131,30 +137,6 @@ def _load() -> Any:  # noqa: ANN401 - pynvml has no types
         raise DeviceError(say("nvml.not_installed")) from error
 
 
-def _in_mig_mode(nvml: Any, gpu: object) -> bool:  # noqa: ANN401
-    try:
-        current, _ = nvml.nvmlDeviceGetMigMode(gpu)
-    except nvml.NVMLError:  # every card that knows no MIG
-        return False
-    return bool(current)
-
-
-def _slices(nvml: Any, gpu: object) -> list[object]:  # noqa: ANN401
-    found = []
-    for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
-        with contextlib.suppress(nvml.NVMLError):  # an empty place
-            found.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place))
-    return found
-
-
-def _compute_capability(nvml: Any, gpu: object) -> str | None:  # noqa: ANN401
-    try:
-        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(gpu)
-    except nvml.NVMLError:
-        return None
-    return f"{major}.{minor}"
-
-
 def _device(nvml: Any, handle: object, index: int, capability: str | None, is_mig: bool) -> Device:  # noqa: ANN401
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
@@ -186,11 +168,6 @@ def visible_devices(environ: Mapping[str, str], cards: Driver | None = None) -> 
     return visible_among(environ.get("CUDA_VISIBLE_DEVICES"), (cards or driver()).devices())
 
 
-def first_visible(value: str | None, devices: tuple[Device, ...]) -> Device | None:
-    """What `cuda:0` is under CUDA_VISIBLE_DEVICES = `value`, None where nothing is visible."""
-    return next(iter(visible_among(value, devices)), None)
-
-
 def visible_among(value: str | None, devices: tuple[Device, ...]) -> tuple[Device, ...]:
     """The devices that CUDA_VISIBLE_DEVICES = `value` leaves visible, in its order (CUDA C++ Programming Guide).
 
@@ -200,22 +177,16 @@ def visible_among(value: str | None, devices: tuple[Device, ...]) -> tuple[Devic
     if value is None:
         return devices
     found: list[Device] = []
-    for entry in value.split(","):
-        device = _named_by(entry.strip(), devices)
-        if device is None or device in found:
+    for entry in map(str.strip, value.split(",")):
+        matches = []
+        if entry.isdigit():
+            matches = [device for device in devices if device.index == int(entry)][:1]
+        elif entry.startswith(("GPU-", "MIG-")):
+            matches = [device for device in devices if device.uuid.lower().startswith(entry.lower())]
+        if len(matches) != 1 or matches[0] in found:
             break
-        found.append(device)
+        found += matches
     return tuple(found)
-
-
-def _named_by(entry: str, devices: tuple[Device, ...]) -> Device | None:
-    if entry.isdigit():
-        matches = [device for device in devices if device.index == int(entry)]
-        return matches[0] if matches else None
-    if not entry.startswith(("GPU-", "MIG-")):
-        return None
-    matches = [device for device in devices if device.uuid.lower().startswith(entry.lower())]
-    return matches[0] if len(matches) == 1 else None
 
 
 def memory_fraction_for_cap(cap_bytes: int, device_total_bytes: int) -> float:
@@ -235,16 +206,15 @@ def capped_alloc_conf(existing: Mapping[str, str], fraction: float) -> dict[str,
     torch since 2.9 reads PYTORCH_ALLOC_CONF before the older name where it is set; what is set under one stays there.
     """
     asked = {name: existing.get(name, "") for name in ALLOC_CONF if name == OLD_ALLOC_CONF or name in existing}
-    return {name: _with_fraction(conf, fraction) for name, conf in asked.items()}
-
-
-def _with_fraction(conf: str, fraction: float) -> str:
-    """`conf` (`key:value,…`, values may hold `[…,…]`) with this fraction in place of its own."""
-    kept = [entry for entry in _conf_entries(conf) if entry.partition(":")[0].strip() != _FRACTION_KEY]
-    return ",".join([*kept, f"{_FRACTION_KEY}:{fraction:.6f}"])
+    changed = {}
+    for name, conf in asked.items():
+        kept = [entry for entry in _conf_entries(conf) if entry.partition(":")[0].strip() != _FRACTION_KEY]
+        changed[name] = ",".join([*kept, f"{_FRACTION_KEY}:{fraction:.6f}"])
+    return changed
 
 
 def _conf_entries(conf: str) -> list[str]:
+    """The entries of `key:value,…`, whose values may hold `[…,…]`."""
     entries = [""]
     depth = 0
     for character in conf:

@@ -6,8 +6,10 @@ A card at hand is read, never looked up here.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -18,12 +20,10 @@ from steph.record.settings import BF16_SINCE
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """`usable_gib` of a card that nobody else uses; a desktop on it takes some of that.
+    """A row of cards.toml: `usable_gib` of a card that nobody else uses; a desktop on it takes some of that.
 
-    `sold_as_gb`: gigabytes that its maker names, and part of the name where they tell cards apart. `basis`: `measured`
-    by this project or by whom it was made for; `documented`: the lowest "total capacity" that torch's own out-of-memory
-    messages name in public issue threads about that card or its sister of the same memory, or what NVML shows of a
-    slice. nvidia-smi's total is some 0.4 GiB above it on cards with ECC.
+    `sold_as_gb`: gigabytes that its maker names, and part of the name where they tell cards apart. `capability`: its
+    compute capability.
     """
 
     name: str
@@ -52,36 +52,9 @@ class Card:
 
 
 SEVERAL = re.compile(r"\d+\s*[x*]\s*(?P<after>.+)|(?P<before>.+)\s[x*]\s*\d+", re.IGNORECASE)  # 2x T4, T4 x2
+_ROWS = tomllib.loads(Path(__file__).with_name("cards.toml").read_text(encoding="utf-8"))
 CARDS: Mapping[str, Card] = MappingProxyType(
-    {
-        card.name: card
-        for card in (
-            Card("A10", 24, 21.99, (8, 6), "documented"),
-            Card("A100 20GB slice", 20, 19.5, (8, 0), "documented"),
-            Card("A100 40GB", 40, 39.41, (8, 0), "documented"),
-            Card("A100 80GB", 80, 79.14, (8, 0), "documented"),
-            Card("A10G", 24, 21.99, (8, 6), "documented"),
-            Card("A30", 24, 23.53, (8, 0), "documented"),
-            Card("H100 80GB", 80, 79.18, (9, 0), "measured"),
-            Card("H200", 141, 139.8, (9, 0), "measured"),
-            Card("L4", 24, 22.05, (8, 9), "documented"),
-            Card("L40", 48, 44.4, (8, 9), "documented"),
-            Card("L40S", 48, 44.4, (8, 9), "documented"),
-            Card("RTX 2080 Ti", 11, 10.76, (7, 5), "documented"),
-            Card("RTX 3060", 12, 11.75, (8, 6), "documented"),
-            Card("RTX 3070", 8, 7.78, (8, 6), "documented"),
-            Card("RTX 3080", 10, 9.64, (8, 6), "measured"),
-            Card("RTX 3090", 24, 23.7, (8, 6), "documented"),
-            Card("RTX 4060", 8, 7.75, (8, 9), "documented"),
-            Card("RTX 4090", 24, 23.52, (8, 9), "documented"),
-            Card("RTX 5090", 32, 31.36, (12, 0), "documented"),
-            Card("RTX 6000 Ada", 48, 44.43, (8, 9), "documented"),
-            Card("RTX 8000", 48, 47.46, (7, 5), "documented"),
-            Card("T4", 16, 14.56, (7, 5), "documented"),
-            Card("V100 16GB", 16, 15.77, (7, 0), "documented"),
-            Card("V100 32GB", 32, 31.74, (7, 0), "documented"),
-        )
-    }
+    {name: Card(name, **{**row, "capability": tuple(row["capability"])}) for name, row in _ROWS.items()}
 )
 
 
@@ -92,32 +65,28 @@ def card_by_name(name: str) -> Card:
     sold with may stand behind. `A100 20GB` is the slice of that size.
     """
     plain = _plain(name)
-    for card in CARDS.values():
-        if plain in _spellings(card):
-            return card
+
+    def named(written: str) -> Card | None:
+        return next((card for card in CARDS.values() if _plain(written) in _spellings(card)), None)
+
+    if card := named(name):
+        return card
     several = SEVERAL.fullmatch(name.strip())
-    if several is not None and _known(several["before"] or several["after"]):
+    if several is not None and named(several["before"] or several["after"]):
         raise ValueError(say("card.several", name=name))
     close = [card.name for card in CARDS.values() if plain and _plain(card.name).startswith(plain)]
-    question = NOTHING
-    if close:
-        names: Message | str = close[0]
-        for other in close[1:]:
-            names = say("card.or", one=names, other=other)
-        question = say("card.close", names=names)
+    names: Message | str = ""
+    for other in close:
+        names = say("card.or", one=names, other=other) if names else other
+    question = say("card.close", names=names) if names else NOTHING
     raise ValueError(say("card.unknown", name=name, question=question, known=list(CARDS)))
-
-
-def _known(name: str) -> bool:
-    return any(_plain(name) in _spellings(card) for card in CARDS.values())
 
 
 def _spellings(card: Card) -> set[str]:
     """How a card is written, without and with its gigabytes."""
     plain = _plain(card.name)
-    return {
-        written for short in (plain, plain.removeprefix("rtx")) for written in (short, f"{short}{card.sold_as_gb}gb")
-    }
+    shorts = {plain, plain.removeprefix("rtx")}
+    return shorts | {f"{short}{card.sold_as_gb}gb" for short in shorts}
 
 
 def _plain(name: str) -> str:
