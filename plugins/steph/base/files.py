@@ -1,4 +1,8 @@
-"""Reads files that other programs wrote: JSON, JSON lines, source text; hashes them; and writes a file whole."""
+"""Reads files that other programs wrote: JSON, JSON lines, source text, safetensors; hashes them; writes a file whole.
+
+Safetensors are read without torch: the header is checked whole, the values are streamed through numpy, so that a few
+MiB of memory are enough for a file of any size.
+"""
 
 from __future__ import annotations
 
@@ -228,6 +232,7 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+# huggingface.co/docs/safetensors, "Format": 8 bytes little-endian header length, JSON header, data without holes
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 CHUNK_BYTES = 1 << 22
 _ITEM_BITS = {
