@@ -26,9 +26,9 @@ from steph.diagnose.table import (
     common_settings,
     compiled,
     programs,
+    row_of,
     signs,
     steps,
-    steps_of,
     triggers,
 )
 
@@ -166,7 +166,7 @@ def test_rows_name_only_what_exists() -> None:
         assert set(case.facts) <= known
     for step in steps().values():
         assert {*step.when, *step.unless} <= known
-    assert {one for cause in Cause if cause is not Cause.NONE for one in steps_of(cause)} <= set(steps())
+    assert {one for cause in Cause if cause is not Cause.NONE for one in row_of(cause).get("steps", ())} <= set(steps())
     for program in programs():
         assert set(program.settings) <= set(common_settings())
 

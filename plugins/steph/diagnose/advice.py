@@ -18,7 +18,7 @@ from steph.base.terms import Cause, Phase
 from steph.base.units import GIB, gib
 from steph.diagnose.exceptions import Chain, Raised
 from steph.diagnose.figures import Collective, Losses, RankEnd, behind, unlike
-from steph.diagnose.table import Case, Program, cases, common_settings, package_of, programs, signs, steps, steps_of
+from steph.diagnose.table import Case, Program, cases, common_settings, package_of, programs, row_of, signs, steps
 from steph.record.values import OomNumbers
 
 _SIGTERM = 15
@@ -284,7 +284,7 @@ def words_of(
     base = f"diagnose.case.{case.id}" if case else f"diagnose.cause.{cause.value}"
     values = dict(common_settings() if facts is None else facts.values())
     values.update({**(case.values if case else {}), **(found or {})})
-    ids = case.steps if case else steps_of(cause)
+    ids = case.steps if case else row_of(cause).get("steps", ())
     messages = [] if ids else [f"{base}.{part}" for part in ("do", "next") if has_message(f"{base}.{part}")]
     for step in (steps()[one] for one in ids):
         if facts is None:

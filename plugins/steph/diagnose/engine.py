@@ -29,7 +29,7 @@ from steph.diagnose.figures import (
 )
 from steph.diagnose.phases import is_final_metric, line_clue, phase_of, shows_progress
 from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine, clip, lead_of, lines_of
-from steph.diagnose.table import Case, Clue, Weight, first_match
+from steph.diagnose.table import Case, Clue, Weight, first_match, row_of
 from steph.record.values import Diagnosis, OomNumbers, Probe
 
 _EVIDENCE_CHARACTERS = 600
@@ -45,12 +45,6 @@ _LAST_LINES = 6
 _LINES_ABOVE = 8
 _BARE_KILL = re.compile(r"^(?:.{0,300}\s)?(?:[Kk]illed|強制終了)(?:\s{2,}.{0,600})?$")
 _FACTS_CHARACTERS = 1 << 19  # at each end of a log: a program prints its settings at its start
-_PHASE_OF_CAUSE = dict.fromkeys(
-    (Cause.HUB_UNREACHABLE, Cause.HUB_GATED, Cause.HUB_NOT_FOUND, Cause.IMPORT_ERROR), Phase.LOAD
-)
-_OFTEN_SAY_WHAT_TO_DO = frozenset(
-    (Cause.OTHER, Cause.IMPORT_ERROR, Cause.API_DRIFT, Cause.BAD_DATA, Cause.BNB_SETUP, Cause.CUDA_DRIVER)
-)
 _ALLOCATION_MESSAGE = re.compile(r"out of memory|[Tt]ried to allocate|would exceed allowed memory", re.I)
 
 
@@ -117,9 +111,10 @@ def diagnose(
     told = "\n".join(chosen.evidence)
     above = "\n".join(line.text for line in read.lines if chosen.index - _LINES_ABOVE <= line.index < chosen.index)
     case = case_of(cause, chosen.clue.case, phase, chain, told, read.text, facts, above if chain else "")
-    phase = phase or (case.in_phase if case else None) or _PHASE_OF_CAUSE.get(cause)
+    row = row_of(cause)
+    phase = phase or (case.in_phase if case else None) or (Phase(row["in_phase"]) if "in_phase" in row else None)
     texts = [one for raised in chain for one in raised.texts] or [told]
-    first = advice_of_unknown(chain, cause) if case is None and cause in _OFTEN_SAY_WHAT_TO_DO else ()
+    first = advice_of_unknown(chain, cause) if case is None and row.get("says_what_to_do") else ()
     words = words_of(cause, case, facts, captured(case, texts) if case else None, first)
     evidence = _telling(chosen, case)
     every = (*rank_words, *evidence, *_quoted(read, case, hung, evidence))

@@ -199,9 +199,9 @@ def triggers() -> tuple[str, ...]:
 
 
 @functools.cache
-def steps_of(cause: Cause) -> tuple[str, ...]:
-    """The shared steps of a cause that has no case; empty where the cause has words of its own."""
-    return next(tuple(row.get("steps", ())) for row in rows_in("causes")["cause"] if row["name"] == cause)
+def row_of(cause: Cause) -> Mapping[str, Any]:
+    """A cause's row in causes.toml."""
+    return next(row for row in rows_in("causes")["cause"] if row["name"] == cause)
 
 
 @functools.cache
