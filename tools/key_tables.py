@@ -22,11 +22,12 @@ from typing import Any
 from babel.messages.pofile import read_po
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from steph.base.messages import Language
+from steph.base.messages import Language, text
 from steph.contract.description import Description
 from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES
 from steph.contract.presets import preset_names, preset_text
-from steph.doctor import catalog
+from steph.doctor.checks import CATALOG
+from steph.doctor.lines import CERTAIN
 from steph.plan.settings import Profile, Within
 from steph.record.settings import EvalSettings, TrainSettings
 
@@ -69,7 +70,7 @@ def page(text: str, language: Language, translate: Translate = str) -> str:
             case "presets":
                 content = preset_blocks()
             case "doctor":
-                content = catalog.sections(language)
+                content = doctor_sections(language)
             case "placeholders":
                 content = placeholder_table(translate)
             case name:
@@ -96,6 +97,21 @@ def placeholder_table(translate: Translate = str) -> str:
 def preset_blocks() -> str:
     """Each preset, word for word."""
     return "\n".join(f"### `{name}`\n\n```toml\n{preset_text(name)}```\n" for name in preset_names())
+
+
+def doctor_sections(language: Language) -> str:
+    """A section for each of the doctor's checks, with a table of the ways in which it may not hold."""
+    when, remedy, certain = (text(f"doctor.page.{name}", language) for name in ("when", "remedy", "certain"))
+    sections = []
+    for kind in CATALOG:
+        looks_at = text("doctor.page.looks_at", language, {"what": kind.words("looks_at", language)})
+        only = f" {text('doctor.page.gpu_only', language)}" if kind.gpu_only else ""
+        rows = ""
+        for key, weight in kind.troubles.items():
+            level = f"{weight.value[0]}, **{certain}**" if weight is CERTAIN else weight.value[0]
+            rows += f"| {level} | {kind.words(f'{key}.when', language)} | {kind.words(f'{key}.remedy', language)} |\n"
+        sections.append(f"## {kind.id}\n\n{looks_at}{only}\n\n| | {when} | {remedy} |\n|---|---|---|\n{rows}")
+    return "\n".join(sections)
 
 
 def table(model: type[BaseModel], translate: Translate = str) -> str:

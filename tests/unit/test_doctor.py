@@ -18,7 +18,7 @@ from japanese import JAPANESE, english_in
 from process_tree import wait_until
 from steph.base.messages import speaking
 from steph.doctor import examination, reading
-from steph.doctor.catalog import CATALOG
+from steph.doctor.checks import CATALOG
 from steph.doctor.command import Mode, as_text, conclusion, doctor_status, exit_status
 from steph.doctor.facts import GpuFacts
 from steph.doctor.lines import Level, Line

@@ -11,8 +11,9 @@ import record_factory as factory
 from japanese import JAPANESE, english_in
 from steph.base.messages import Language, say, speaking, verbatim
 from steph.base.terms import Cause
-from steph.doctor import machine, software
-from steph.doctor.catalog import CATALOG
+from steph.doctor import checks
+from steph.doctor.asking import NOT_STARTED
+from steph.doctor.checks import CATALOG
 from steph.doctor.facts import (
     Busy,
     Checkup,
@@ -23,15 +24,15 @@ from steph.doctor.facts import (
     LibrariesStep,
     MemoryUser,
     ModelFacts,
+    Needs,
     Place,
     ProductStep,
     PythonStep,
     RootFacts,
     TorchStep,
+    needs_of,
 )
-from steph.doctor.interpreter import NOT_STARTED
-from steph.doctor.lines import Level, Line
-from steph.doctor.needs import Needs, needs_of
+from steph.doctor.lines import CERTAIN, Level, Line
 from steph.plan.options import Options
 from steph.plan.settings import builtin_profiles, load_profile
 from steph.record.values import RejectedCandidate
@@ -128,18 +129,18 @@ def card(**changes: object) -> GpuFacts:
 def memory(used_gib: float, needed: Needs) -> Line:
     """The memory's line where so much is in use."""
     device = CARD.model_copy(update={"used_bytes": int(used_gib * GIB)})
-    return machine.check_memory(device, (MemoryUser(4321, "python", int(used_gib * GIB)),), needed)
+    return checks.check_memory(device, (MemoryUser(4321, "python", int(used_gib * GIB)),), needed)
 
 
 def package_line(found: Checkup, needed: Needs | None = None) -> Line:
     """The one line about the packages."""
-    (line,) = software.check_packages(found, needed or needs())
+    (line,) = checks.check_packages(found, needed or needs())
     return line
 
 
 def torch_line(found: Checkup) -> Line:
     """torch's line on the card."""
-    return software.check_torch(found, needs(), CARD)
+    return checks.check_torch(found, needs(), CARD)
 
 
 def gone(step: str, returncode: int | None) -> Checkup:
@@ -155,42 +156,40 @@ LOCKED_PLACES = (place("pipeline"), place("reports", is_writable=False))
 WRONG = FourBitStep(dequantised_error=1.0, forward_error=0.0, backward_error=0.0, single_row_error=0.0)
 # every trouble of the table (`check.key`) and facts that lead to it; `unread` where a check itself decides it
 CASES: dict[str, Callable[[], Line]] = {
-    "pipeline.refused": lambda: software.check_pipeline(RootFacts("/r", error="/r: missing script")),
-    "busy.gpu": lambda: machine.check_busy(Busy(gpu=str(say("lock.gpu", uuid="GPU-1", who=say("lock.process"))))),
-    "busy.place": lambda: machine.check_busy(Busy(place=str(say("lock.no_home", error="none")))),
-    "busy.root": lambda: machine.check_busy(Busy(root=str(say("lock.root", root="/r", who=say("lock.run"))))),
-    "driver.absent": lambda: machine.check_driver(GpuFacts(has_nodes=False)),
-    "driver.refuses": lambda: machine.check_driver(GpuFacts(has_nodes=True, error="NVML error 18: versions differ")),
-    "card.hidden": lambda: machine.check_card(GpuFacts(has_nodes=True, count=2, visible="7")),
+    "pipeline.refused": lambda: checks.check_pipeline(RootFacts("/r", error="/r: missing script")),
+    "busy.gpu": lambda: checks.check_busy(Busy(gpu=str(say("lock.gpu", uuid="GPU-1", who=say("lock.process"))))),
+    "busy.place": lambda: checks.check_busy(Busy(place=str(say("lock.no_home", error="none")))),
+    "busy.root": lambda: checks.check_busy(Busy(root=str(say("lock.root", root="/r", who=say("lock.run"))))),
+    "driver.absent": lambda: checks.check_driver(GpuFacts(has_nodes=False)),
+    "driver.refuses": lambda: checks.check_driver(GpuFacts(has_nodes=True, error="NVML error 18: versions differ")),
+    "card.hidden": lambda: checks.check_card(GpuFacts(has_nodes=True, count=2, visible="7")),
     "memory.short": lambda: memory(9.5, needs()),
     "memory.held": lambda: memory(2.0, needs()),
-    "bf16.emulated": lambda: machine.check_bf16(CARD.model_copy(update={"compute_capability": "7.5"}), needs()),
-    "bf16.unknown": lambda: machine.check_bf16(CARD.model_copy(update={"compute_capability": None}), needs()),
-    "wsl.spills": lambda: machine.check_wsl(host(is_wsl=True)),
-    "ram.short": lambda: machine.check_ram(host(available_bytes=2 * GIB), needs()),
-    "locale.ascii": lambda: machine.check_locale(host(), "ANSI_X3.4-1968"),
-    "disk-model.short": lambda: machine.check_disk_model(
-        place(free_gib=4), ModelFacts(factory.model_choice()), needs()
-    ),
-    "disk-model.twin-short": lambda: machine.check_disk_model(place(free_gib=1), None, needs(twin=True)),
-    "disk-model.twin-readonly": lambda: machine.check_disk_model(place(is_writable=False), None, needs(twin=True)),
-    "disk-model.readonly": lambda: machine.check_disk_model(place(is_writable=False), None, needs()),
-    "disk-output.short": lambda: machine.check_disk_output(FULL_PLACES, needs()),
-    "disk-output.readonly": lambda: machine.check_disk_output(LOCKED_PLACES, needs()),
-    "hub.offline": lambda: software.check_hub(HubFacts("https://huggingface.co", is_offline=True)),
-    "hub.unreachable": lambda: software.check_hub(HubFacts("https://huggingface.co", error="no network")),
-    "hub.refused": lambda: software.check_hub(HubFacts("https://huggingface.co", has_token=True, is_refused=True)),
-    "model.none": lambda: software.check_model(ModelFacts(None, (REJECTED,))),
-    "model.substitute": lambda: software.check_model(
+    "bf16.emulated": lambda: checks.check_bf16(CARD.model_copy(update={"compute_capability": "7.5"}), needs()),
+    "bf16.unknown": lambda: checks.check_bf16(CARD.model_copy(update={"compute_capability": None}), needs()),
+    "wsl.spills": lambda: checks.check_wsl(host(is_wsl=True)),
+    "ram.short": lambda: checks.check_ram(host(available_bytes=2 * GIB), needs()),
+    "locale.ascii": lambda: checks.check_locale(host(), "ANSI_X3.4-1968"),
+    "disk-model.short": lambda: checks.check_disk_model(place(free_gib=4), ModelFacts(factory.model_choice()), needs()),
+    "disk-model.twin-short": lambda: checks.check_disk_model(place(free_gib=1), None, needs(twin=True)),
+    "disk-model.twin-readonly": lambda: checks.check_disk_model(place(is_writable=False), None, needs(twin=True)),
+    "disk-model.readonly": lambda: checks.check_disk_model(place(is_writable=False), None, needs()),
+    "disk-output.short": lambda: checks.check_disk_output(FULL_PLACES, needs()),
+    "disk-output.readonly": lambda: checks.check_disk_output(LOCKED_PLACES, needs()),
+    "hub.offline": lambda: checks.check_hub(HubFacts("https://huggingface.co", is_offline=True)),
+    "hub.unreachable": lambda: checks.check_hub(HubFacts("https://huggingface.co", error="no network")),
+    "hub.refused": lambda: checks.check_hub(HubFacts("https://huggingface.co", has_token=True, is_refused=True)),
+    "model.none": lambda: checks.check_model(ModelFacts(None, (REJECTED,))),
+    "model.substitute": lambda: checks.check_model(
         ModelFacts(factory.model_choice("Qwen/Qwen3-1.7B", automatic_substitute=True), (REJECTED,))
     ),
-    "model.unconfirmed": lambda: software.check_model(
+    "model.unconfirmed": lambda: checks.check_model(
         ModelFacts(factory.model_choice(source="cache", reason=say("model.local")))
     ),
-    "python.missing": lambda: software.check_python(RootFacts("/r", python_error="/p: no such interpreter"), None),
-    "python.broken": lambda: software.check_python(ROOT, gone("python", NOT_STARTED)),
-    "python.silent": lambda: software.check_python(ROOT, gone("python", 3)),
-    "python.unread": lambda: software.check_python(ROOT, gone("python", None)),
+    "python.missing": lambda: checks.check_python(RootFacts("/r", python_error="/p: no such interpreter"), None),
+    "python.broken": lambda: checks.check_python(ROOT, gone("python", NOT_STARTED)),
+    "python.silent": lambda: checks.check_python(ROOT, gone("python", 3)),
+    "python.unread": lambda: checks.check_python(ROOT, gone("python", None)),
     "packages.missing": lambda: package_line(checkup(python=python(packages={**PACKAGES, "peft": None}))),
     "packages.conflict": lambda: package_line(checkup(python=python(conflicts=(("peft 1", "torch<2", "2.13.0"),)))),
     "packages.import": lambda: package_line(checkup(libraries=LibrariesStep(error="ImportError: x"))),
@@ -214,10 +213,10 @@ CASES: dict[str, Callable[[], Line]] = {
     "torch.wrong": lambda: torch_line(checkup(product=ProductStep(relative_error=float("inf")))),
     "torch.unread": lambda: torch_line(gone("torch", None)),
     "torch.crashed": lambda: torch_line(gone("product", -6)),
-    "4-bit.fails": lambda: software.check_four_bit(checkup(four_bit=FourBitStep(error="RuntimeError: CUDA SETUP"))),
-    "4-bit.wrong": lambda: software.check_four_bit(checkup(four_bit=WRONG)),
-    "4-bit.crashed": lambda: software.check_four_bit(gone("four_bit", -6)),
-    "4-bit.unread": lambda: software.check_four_bit(gone("four_bit", None)),
+    "4-bit.fails": lambda: checks.check_four_bit(checkup(four_bit=FourBitStep(error="RuntimeError: CUDA SETUP"))),
+    "4-bit.wrong": lambda: checks.check_four_bit(checkup(four_bit=WRONG)),
+    "4-bit.crashed": lambda: checks.check_four_bit(gone("four_bit", -6)),
+    "4-bit.unread": lambda: checks.check_four_bit(gone("four_bit", None)),
 }
 # of the cases: what other programs said, commands, and terms that Japanese writes so, too
 VERBATIM = (
@@ -261,7 +260,7 @@ def test_facts_lead_to_the_trouble_with_its_level_and_remedy(name: str) -> None:
 
 def test_every_row_of_the_table_has_facts_that_lead_to_it() -> None:
     """No trouble stands in the table, and so in the documentation, that nothing can lead to."""
-    rows = {f"{kind.id}.{trouble.key}" for kind in CATALOG for trouble in kind.troubles}
+    rows = {f"{kind.id}.{key}" for kind in CATALOG for key in kind.troubles}
     assert rows - ASKED == set(CASES)
 
 
@@ -269,22 +268,22 @@ def sound_lines() -> list[Line]:
     """Every check's line on a healthy 3080 with a sound interpreter."""
     model = ModelFacts(factory.model_choice())
     return [
-        software.check_pipeline(ROOT),
-        machine.check_busy(Busy()),
-        machine.check_driver(card()),
-        machine.check_card(card()),
-        machine.check_memory(CARD, (), needs()),
-        machine.check_bf16(CARD, needs()),
-        machine.check_ram(host(), needs()),
-        machine.check_locale(host(), "UTF-8"),
-        machine.check_disk_model(place(), model, needs()),
-        machine.check_disk_output((place("pipeline"), place("reports")), needs()),
-        software.check_hub(HubFacts("https://huggingface.co", has_token=True, user="me")),
-        software.check_model(model),
-        software.check_python(ROOT, SOUND),
-        *software.check_packages(SOUND, needs()),
+        checks.check_pipeline(ROOT),
+        checks.check_busy(Busy()),
+        checks.check_driver(card()),
+        checks.check_card(card()),
+        checks.check_memory(CARD, (), needs()),
+        checks.check_bf16(CARD, needs()),
+        checks.check_ram(host(), needs()),
+        checks.check_locale(host(), "UTF-8"),
+        checks.check_disk_model(place(), model, needs()),
+        checks.check_disk_output((place("pipeline"), place("reports")), needs()),
+        checks.check_hub(HubFacts("https://huggingface.co", has_token=True, user="me")),
+        checks.check_model(model),
+        checks.check_python(ROOT, SOUND),
+        *checks.check_packages(SOUND, needs()),
         torch_line(SOUND),
-        software.check_four_bit(SOUND),
+        checks.check_four_bit(SOUND),
     ]
 
 
@@ -309,14 +308,14 @@ def test_commands_and_options_of_the_table_are_the_same_in_both_languages() -> N
     """What a person types is no matter of language."""
     typed = re.compile(r"`[^`]+`|--[a-z][\w-]*|\b[A-Z]+_[A-Z_]+\b")
     for kind in CATALOG:
-        for key in ("looks_at", *(f"{row.key}.{part}" for row in kind.troubles for part in ("when", "remedy"))):
+        for key in ("looks_at", *(f"{row}.{part}" for row in kind.troubles for part in ("when", "remedy"))):
             japanese, english = (set(typed.findall(kind.words(key, one))) for one in ("ja", "en"))
             assert japanese == english, (kind.id, key)
 
 
 def test_only_what_no_run_survives_is_certain() -> None:
     """A failing 4-bit layer, a silent Hub or a full disk does not count as certain: the suite measures those itself."""
-    certain = {f"{kind.id}.{trouble.key}" for kind in CATALOG for trouble in kind.troubles if trouble.is_certain}
+    certain = {f"{kind.id}.{key}" for kind in CATALOG for key, weight in kind.troubles.items() if weight is CERTAIN}
     assert {name.partition(".")[0] for name in certain} == {"pipeline", "busy", "driver", "card", "python", "torch"}
     assert not certain & {
         "torch.product",
@@ -330,7 +329,7 @@ def test_only_what_no_run_survives_is_certain() -> None:
 
 def test_a_mig_slice_is_named_with_its_own_size() -> None:
     """The card's line gives the slice's real memory, not the whole card's name-plate."""
-    line = machine.check_card(card(is_mig=True, total_bytes=int(19.5 * GIB), name="NVIDIA A100-SXM4-40GB MIG 3g.20gb"))
+    line = checks.check_card(card(is_mig=True, total_bytes=int(19.5 * GIB), name="NVIDIA A100-SXM4-40GB MIG 3g.20gb"))
     assert "MIG slice of 19.50 GiB" in line.message
 
 
@@ -338,15 +337,15 @@ def test_memory_names_who_holds_it_also_where_the_driver_hides_how_much() -> Non
     """Pid and name of each process are there; a hidden figure is left out."""
     users = (MemoryUser(7, "Xorg", None), MemoryUser(9, "python", 3 * GIB))
     device = CARD.model_copy(update={"used_bytes": 4 * GIB})
-    assert "held by pid 7 Xorg, pid 9 python 3.00 GiB" in machine.check_memory(device, users, needs()).message
+    assert "held by pid 7 Xorg, pid 9 python 3.00 GiB" in checks.check_memory(device, users, needs()).message
 
 
 def test_under_a_cap_only_the_capped_memory_must_be_free() -> None:
     """10 GiB in use on an 80 GiB card leave a capped 9.64 GiB whole."""
     big = CARD.model_copy(update={"total_bytes": 80 * GIB, "used_bytes": 10 * GIB})
     capped = needs(vram_cap_bytes=int(9.64 * GIB))
-    assert machine.check_memory(big, (), capped).level is Level.OK
-    assert machine.check_memory(big, (), needs()).level is Level.WARN
+    assert checks.check_memory(big, (), capped).level is Level.OK
+    assert checks.check_memory(big, (), needs()).level is Level.WARN
 
 
 def test_a_profile_that_computes_in_fp16_needs_no_bf16() -> None:
@@ -355,20 +354,20 @@ def test_a_profile_that_computes_in_fp16_needs_no_bf16() -> None:
     profile = load_profile(builtin_profiles() / "rtx3080.toml")
     train = profile.train.model_copy(update={"bnb_4bit_compute_dtype": "float16"})
     asked = needs_of(options(), profile.model_copy(update={"train": train}))
-    assert machine.check_bf16(turing, asked).level is Level.OK
+    assert checks.check_bf16(turing, asked).level is Level.OK
 
 
 def test_a_model_that_is_here_needs_no_disk() -> None:
     """A whole copy on a full disk is no trouble; the same disk is too small for a download."""
     here = ModelFacts(factory.model_choice(download_bytes=0))
-    assert machine.check_disk_model(place(free_gib=1), here, needs()).level is Level.OK
-    assert machine.check_disk_model(place(free_gib=1), None, needs()).level is Level.FAIL
+    assert checks.check_disk_model(place(free_gib=1), here, needs()).level is Level.OK
+    assert checks.check_disk_model(place(free_gib=1), None, needs()).level is Level.FAIL
 
 
 def test_a_candidate_refused_for_its_size_is_told_in_h1s_own_words() -> None:
     """Where H-1 would pass over a candidate for want of disk, the disk's line says so."""
     facts = ModelFacts(factory.model_choice("Qwen/Qwen3-1.7B", automatic_substitute=True), (REJECTED,))
-    line = machine.check_disk_model(place(), facts, needs())
+    line = checks.check_disk_model(place(), facts, needs())
     assert line.level is Level.FAIL
     assert str(REJECTED.message) in str(line.message)
 
@@ -376,13 +375,13 @@ def test_a_candidate_refused_for_its_size_is_told_in_h1s_own_words() -> None:
 def test_candidates_of_one_reason_are_named_together() -> None:
     """Five candidates behind one dead network are one sentence."""
     dead = [RejectedCandidate(name=name, cause=Cause.HUB_UNREACHABLE, message=verbatim("no network")) for name in "abc"]
-    assert software.check_model(ModelFacts(None, tuple(dead))).message == "a, b, c: no network"
+    assert checks.check_model(ModelFacts(None, tuple(dead))).message == "a, b, c: no network"
 
 
 def test_several_package_troubles_are_a_line_each() -> None:
     """What is missing and what conflicts have remedies of their own, so they are two lines."""
     bad = python(packages={**PACKAGES, "bitsandbytes": None}, conflicts=(("peft 1", "torch<2", "2.13.0"),))
-    assert len(list(software.check_packages(checkup(python=bad), needs()))) == 2
+    assert len(list(checks.check_packages(checkup(python=bad), needs()))) == 2
 
 
 def test_where_torch_is_missing_only_its_own_line_says_so() -> None:
@@ -399,13 +398,13 @@ def test_a_card_that_works_despite_its_architectures_is_ok() -> None:
 def test_on_the_cpu_a_cpu_build_is_ok() -> None:
     """The rehearsal's torch needs no CUDA."""
     found = checkup(torch=torch(cuda=None, is_available=False))
-    assert software.check_torch(found, needs("cpu"), None).level is Level.OK
+    assert checks.check_torch(found, needs("cpu"), None).level is Level.OK
 
 
 def test_without_a_card_torch_is_judged_by_its_build_alone() -> None:
     """Where the driver does not answer, a CUDA build that sees no card is not torch's trouble."""
     found = checkup(torch=torch(is_available=False), product=None, libraries=None, four_bit=None)
-    assert software.check_torch(found, needs(), None).level is Level.OK
+    assert checks.check_torch(found, needs(), None).level is Level.OK
 
 
 @pytest.mark.parametrize(
@@ -425,13 +424,13 @@ def test_without_a_card_torch_is_judged_by_its_build_alone() -> None:
 )
 def test_kernels_run_where_cuda_says_so(architectures: str, capability: tuple[int, int], expected: bool) -> None:
     """Binary code within its major version upwards, PTX upwards, lettered names on their own card only."""
-    assert software.has_kernels(architectures.split(), capability) is expected
+    assert checks.has_kernels(architectures.split(), capability) is expected
 
 
 def test_a_lines_message_is_one_short_line_without_secrets() -> None:
     """Words of other programs lose line feeds, tokens and all that is too long to read."""
     hub = HubFacts("https://huggingface.co", error="Bearer hf_abcdefghij0123456789\nno\n" + "x" * 1000)
-    line = software.check_hub(hub)
+    line = checks.check_hub(hub)
     assert "hf_abcdefghij" not in line.message
     assert "\n" not in line.message
     assert len(line.message) <= 300

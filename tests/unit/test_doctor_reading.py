@@ -19,12 +19,9 @@ from planted import plant
 from process_tree import wait_until
 from steph.base.messages import speaking
 from steph.base.units import GIB
-from steph.doctor import hub as doctor_hub
 from steph.doctor import reading
-from steph.doctor.asking import Asked
+from steph.doctor.asking import NOT_STARTED, SCRIPT, Asked, begun_checkup, read_checkup
 from steph.doctor.facts import Checkup, GpuFacts, HubFacts, Unread
-from steph.doctor.hub import read_hub
-from steph.doctor.interpreter import NOT_STARTED, SCRIPT, begun_checkup, read_checkup
 from steph.gpu.lock import gpu_lock, lock_folder
 from steph.plan.options import Options
 from steph.plan.settings import Profile, builtin_profiles, load_profile
@@ -208,29 +205,29 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
 def test_the_hub_is_asked_who_we_are(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """No token, a good one and a refused one are told apart; none of them is in a message."""
     hub.break_on("whoami", answer(401), times=1)
-    assert read_hub() == HubFacts(hub.url)
+    assert reading.read_hub() == HubFacts(hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_planted0000000000")
     hub.break_on("whoami", answer(200, b'{"name": "somebody"}'), times=1)
-    assert read_hub() == HubFacts(hub.url, has_token=True, user="somebody")
+    assert reading.read_hub() == HubFacts(hub.url, has_token=True, user="somebody")
     hub.break_on("whoami", answer(401))
-    assert read_hub() == HubFacts(hub.url, has_token=True, is_refused=True)
+    assert reading.read_hub() == HubFacts(hub.url, has_token=True, is_refused=True)
     assert [request.authorization for request in hub.asked("whoami")] == [None, *["Bearer hf_planted0000000000"] * 2]
 
 
 def test_a_broken_or_silent_hub_is_a_fact(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of order, silence and an address where nobody listens are each one line."""
-    monkeypatch.setattr(doctor_hub, "HUB_SECONDS", 0.5)
+    monkeypatch.setattr(reading, "HUB_SECONDS", 0.5)
     with speaking("en"):
         hub.break_on("whoami", answer(503), times=1)
-        assert "out of order (503)" in (read_hub().error or "")
+        assert "out of order (503)" in (reading.read_hub().error or "")
         hub.break_on("whoami", hang)
-        assert "did not answer within 0.5 s" in (read_hub().error or "")
+        assert "did not answer within 0.5 s" in (reading.read_hub().error or "")
 
 
 def test_offline_variables_are_respected(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """With HF_HUB_OFFLINE nothing is asked, neither for the login nor for a model."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert read_hub().is_offline
+    assert reading.read_hub().is_offline
     assert reading.read_model(options(Path("/r")), profile()).choice is None
     assert hub.requests == []
 

@@ -28,12 +28,12 @@ from steph.base.messages import (
 )
 from steph.base.terms import Cause, Phase
 from steph.diagnose.table import cases, steps
-from steph.doctor.catalog import CATALOG as DOCTOR
+from steph.doctor.checks import CATALOG as DOCTOR
 from steph.judge.catalog import CATALOG
 from steph.judge.kinds import Needs
 
 SUITE = Path(steph.__file__).parent
-CHECKS_PAGE = Path(__file__).parents[2] / "tools" / "checks_page.py"
+TOOLS = Path(__file__).parents[2] / "tools"
 
 
 def test_the_catalogs_have_the_same_messages_with_the_same_placeholders() -> None:
@@ -62,13 +62,14 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
     used |= {f"diagnose.case.{case.id}.{part}" for case in cases() for part in ("means", "do", "next")}
     used |= {f"diagnose.step.{step}{known}" for step in steps() for known in ("", ".known")}
     used |= {f"diagnose.phase.{phase}" for phase in Phase}
-    files = [*(path for path in SUITE.rglob("*.*") if path.suffix in (".py", ".j2")), CHECKS_PAGE]
+    files = [*(path for path in SUITE.rglob("*.*") if path.suffix in (".py", ".j2"))]
+    files += [TOOLS / "checks_page.py", TOOLS / "key_tables.py"]
     code = "\n".join(path.read_text(encoding="utf-8") for path in files)
     used |= {f"diagnose.seen.{name}" for name in re.findall(r'\("(\w+)", \{', code)}
     used |= {f"check.{check}.{part}" for check in CATALOG for part in ("title", "reads", "note")}
     used |= {f"check.needs.{need}" for need in Needs}
     used |= {f"doctor.{kind.id}.looks_at" for kind in DOCTOR}
-    rows = {f"doctor.{kind.id}.{row.key}" for kind in DOCTOR for row in kind.troubles}
+    rows = {f"doctor.{kind.id}.{key}" for kind in DOCTOR for key in kind.troubles}
     used |= {f"{row}.{part}" for row in rows for part in ("when", "remedy")}
     literals = set(re.findall(r"[\"']([\w.-]+)[\"']", code))
     used |= {f"check.{check}.{key}" for check in CATALOG for key in literals if "." not in key}

@@ -1,5 +1,5 @@
 """`steph doctor`: what would keep a run from working, said before anything is downloaded or trained.
 
-Facts are read first (`reading`, each in a process of its own with a deadline); the checks are pure functions from facts
-to one line each, with the remedies of one table (`catalog`). Part of the conductor: it sees all rooms.
+Facts are read first, each in a process of its own with a deadline; the checks are pure functions from facts to one line
+each. Part of the conductor: it sees all rooms.
 """

@@ -1,7 +1,7 @@
 """Reads the facts: NVML, the pipeline root, locks, host, disks, the Hub. Judges nothing, downloads nothing.
 
 Each function may hang or crash where the machine does; `asking` runs them in processes of their own. Nothing here
-raises for what a user's machine may lack: that is a fact.
+raises for what a user's machine may lack: that is a fact. No token reaches a message.
 """
 
 from __future__ import annotations
@@ -9,24 +9,28 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import psutil
 
+from steph.base.files import parse_json
 from steph.base.terms import StageId
 from steph.conduct.preparation import cache_dir, pipeline_python, read_inputs
 from steph.contract.commands import passed_names
-from steph.doctor.facts import Busy, GpuFacts, HostFacts, MemoryUser, ModelFacts, Place, RootFacts
-from steph.doctor.hub import HUB_SECONDS
+from steph.doctor.facts import Busy, GpuFacts, HostFacts, HubFacts, MemoryUser, ModelFacts, Place, RootFacts
 from steph.gpu.driver import DeviceError, driver, has_nvidia_nodes, visible_among
 from steph.gpu.lock import GpuBusyError, GpuLockError, gpu_lock
 from steph.plan.options import Options
 from steph.plan.settings import Profile, ProfileError
 from steph.record.settings import Device
 from steph.run import hub, model_files
+from steph.run.fetch import classify
 from steph.run.inputs import InputError, is_wsl
 from steph.run.root import RootBusyError, root_lock
 
+HUB_SECONDS = 5.0  # for one question; an answer takes well under one
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -38,7 +42,7 @@ def read_gpu() -> GpuFacts:
     try:
         devices = driver().devices()
         device = next(iter(visible_among(visible, devices)), None)
-        return GpuFacts(True, len(devices), device, visible, users=_users(device) if device else ())
+        return GpuFacts(True, len(devices), device, visible, users=tuple(_users(device)) if device else ())
     except DeviceError as error:
         return GpuFacts(has_nodes=True, visible=visible, error=str(error))
 
@@ -94,8 +98,12 @@ def read_host() -> HostFacts:
 def read_places(options: Options, profile: Profile) -> tuple[Place, ...]:
     """The folders that a run writes into: models, the root's outputs, reports."""
     models = cache_dir() / "twins" if profile.uses_twin(options) else model_files.default_cache_dir()
-    folders = {"models": models, "pipeline": options.pipeline_root, "reports": options.reports_dir}
-    return tuple(_place(role, folder) for role, folder in folders.items())
+    places = []
+    for role, folder in (("models", models), ("pipeline", options.pipeline_root), ("reports", options.reports_dir)):
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        is_writable = os.access(nearest, os.W_OK | os.X_OK)
+        places.append(Place(role, str(folder), model_files.free_disk_bytes(folder), is_writable))
+    return tuple(places)
 
 
 def read_model(options: Options, profile: Profile) -> ModelFacts:
@@ -113,20 +121,41 @@ def read_model(options: Options, profile: Profile) -> ModelFacts:
     return ModelFacts(choice, choice.rejected)
 
 
-def _users(device: Device) -> tuple[MemoryUser, ...]:
+def read_hub() -> HubFacts:
+    """Ask the Hub of the environment (HF_ENDPOINT) who its token (HF_TOKEN, `hf auth login`) belongs to."""
+    from huggingface_hub import constants, get_session, get_token
+
+    endpoint = constants.ENDPOINT.rstrip("/")
+    if hub.is_offline():
+        return HubFacts(endpoint, is_offline=True)
+    token = get_token()
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    try:
+        answer = get_session().get(f"{endpoint}/api/whoami-v2", headers=headers, timeout=HUB_SECONDS)
+        if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            answer.raise_for_status()
+    except Exception as error:
+        failure = classify(error, name="whoami", endpoint=endpoint, timeout_seconds=HUB_SECONDS)
+        return HubFacts(endpoint, has_token=token is not None, error=str(failure.message))
+    if token is None:
+        return HubFacts(endpoint, has_token=False)
+    if answer.status_code == HTTPStatus.UNAUTHORIZED:
+        return HubFacts(endpoint, has_token=True, is_refused=True)
+    try:
+        name = str(parse_json(answer.text.encode())["name"])
+    except (ValueError, KeyError, TypeError):
+        name = None  # no answer of the Hub's: a mirror need not know the question
+    return HubFacts(endpoint, has_token=True, user=name)
+
+
+def _users(device: Device) -> Iterator[MemoryUser]:
     """The processes that hold this device's memory; none where the driver does not show them."""
-    try:
-        held = driver().held_bytes_by_pid(device.uuid)
-    except DeviceError:
-        return ()
-    return tuple(MemoryUser(pid, _process_name(pid), used_bytes) for pid, used_bytes in held.items())
-
-
-def _process_name(pid: int) -> str:
-    try:
-        return str(psutil.Process(pid).name())
-    except psutil.Error:
-        return "?"  # of another user, or outside this container
+    with contextlib.suppress(DeviceError):
+        for pid, used_bytes in driver().held_bytes_by_pid(device.uuid).items():
+            name = "?"  # of another user, or outside this container
+            with contextlib.suppress(psutil.Error):
+                name = str(psutil.Process(pid).name())
+            yield MemoryUser(pid, name, used_bytes)
 
 
 def _cgroup_memory_bytes(folder: Path = _CGROUP) -> tuple[int, int]:
@@ -142,8 +171,3 @@ def _cgroup_memory_bytes(folder: Path = _CGROUP) -> tuple[int, int]:
         return sys.maxsize, 0
     droppable = (int(line.split()[1]) for line in statistics if line.startswith("inactive_file "))
     return limit_bytes, used_bytes - next(droppable, 0)
-
-
-def _place(role: str, folder: Path) -> Place:
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    return Place(role, str(folder), model_files.free_disk_bytes(folder), os.access(nearest, os.W_OK | os.X_OK))
