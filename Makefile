@@ -63,8 +63,8 @@ docs: setup
 	PYTHONPATH=plugins .venv/bin/python tools/checks_page.py en docs/checks.en.md
 	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py ja docs/causes.md
 	PYTHONPATH=plugins .venv/bin/python tools/causes_page.py en docs/causes.en.md
-	PYTHONPATH=plugins .venv/bin/python tools/record_schema.py docs/record.schema.json
-	.venv/bin/python -m steph.tell.machine_summary docs/summary.schema.json
+	PYTHONPATH=plugins .venv/bin/python tools/schemas.py record docs/record.schema.json
+	PYTHONPATH=plugins .venv/bin/python tools/schemas.py summary docs/summary.schema.json
 	PYTHONPATH=plugins .venv/bin/python tools/key_tables.py
 	PYTHONPATH=tests/unit .venv/bin/python -m planted ja docs/planted-traps.md
 	PYTHONPATH=tests/unit .venv/bin/python -m planted en docs/planted-traps.en.md

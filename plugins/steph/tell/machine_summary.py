@@ -1,7 +1,7 @@
 """`summary.json`: what a record came to, in a few stable keys for programs that read no Markdown.
 
-Pure, except for `write_summary`. `python -m steph.tell.machine_summary` prints docs/summary.schema.json; with a path it
-writes it there. Sizes are bytes, durations seconds, times ISO 8601 in UTC.
+Pure, except for `write_summary`. Sizes are bytes, durations seconds, times ISO 8601 in UTC; tools/schemas.py makes
+docs/summary.schema.json of these values.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -24,7 +22,6 @@ from steph.tell import place
 from steph.tell.advice import blockers
 from steph.tell.outlook import Outlook
 
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SUMMARY_VERSION = 1  # raised where a key goes or changes its meaning; a new key leaves it
 ACCEPTANCE_SUMMARY = "summary.json"
 REHEARSAL_SUMMARY = "summary-rehearsal.json"
@@ -203,22 +200,3 @@ def write_summary(summary: Summary, reports_dir: Path) -> Path:
         with contextlib.suppress(OSError):
             (reports_dir / name).unlink()
         raise
-
-
-def summary_schema() -> dict[str, Any]:
-    """The schema of a written summary: every key is there, no other key is allowed, the version is this one."""
-    schema = Summary.model_json_schema(mode="serialization")
-    schema["properties"]["schema"] = {"const": SUMMARY_VERSION, "title": "Schema", "type": "integer"}
-    return {"$schema": DIALECT, "$id": f"urn:steph:summary:{SUMMARY_VERSION}", **schema}
-
-
-def schema_text() -> str:
-    """The schema as docs/summary.schema.json."""
-    return json.dumps(summary_schema(), ensure_ascii=False, indent=2) + "\n"
-
-
-if __name__ == "__main__":
-    if sys.argv[1:]:
-        Path(sys.argv[1]).write_text(schema_text(), encoding="utf-8")
-    else:
-        sys.stdout.write(schema_text())
