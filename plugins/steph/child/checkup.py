@@ -18,7 +18,8 @@ import json
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,36 +40,70 @@ Facts = dict[str, Any]
 
 
 def python_facts() -> Facts:
-    """Version, encoding of print into a pipe, packages, and which of their requirements on each other are not met."""
-    versions = {name: _version(name) for name in PACKAGES}
+    """Version, encoding of print into a pipe, packages, and which of their requirements on each other are not met.
+
+    `conflicts`: package, what it requires of another of these, and which version is installed instead; None where that
+    can't be told. `bnb_cuda_libraries`: CUDA versions that bitsandbytes brings a library for, as in its file names: 126
+    is 12.6.
+    """
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    conflicts: list[tuple[str, str, str]] | None = None
+    with suppress(ImportError):
+        from packaging.requirements import Requirement
+
+        conflicts = []
+        for name, version in versions.items():
+            for text in metadata.requires(name) or () if version else ():
+                wanted = Requirement(text)
+                has = versions.get(wanted.name.lower().replace("-", "_"))
+                applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+                if has and applies and not wanted.specifier.contains(has, prereleases=True):
+                    conflicts.append((f"{name} {version}", f"{wanted.name}{wanted.specifier}", has))
+    spec = importlib.util.find_spec("bitsandbytes")
+    folders = spec.submodule_search_locations if spec else None
+    start = "libbitsandbytes_cuda"
+    libraries = (path for folder in folders or () for path in Path(folder).glob(f"{start}*.so"))
     return {
         "version": platform.python_version(),
         "output_encoding": sys.stdout.encoding,
         "packages": versions,
-        "conflicts": _conflicts(versions),
-        "bnb_cuda_libraries": _bnb_cuda_libraries(),
+        "conflicts": conflicts,
+        "bnb_cuda_libraries": sorted(path.stem[len(start) :] for path in libraries),
     }
 
 
 def torch_facts(device: str) -> Facts:
     """What torch was built for, whether it sees the card, and what it says where it does not."""
+
+    def raised(ask: Callable[[], object]) -> str | None:
+        try:
+            ask()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         import torch
 
         is_available = torch.cuda.is_available()
     said = [str(warning.message) for warning in caught]
+    # `get_arch_list` says nothing where no card is seen
+    flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()
     facts: Facts = {
         "version": torch.__version__,
         "cuda": torch.version.cuda,
         "is_available": is_available,
-        "architectures": _architectures(torch),
-        "numpy_error": _raised(lambda: torch.zeros(1).numpy()),
+        "architectures": list(torch.cuda.get_arch_list()) if is_available else (flags or "").split(),
+        "numpy_error": raised(lambda: torch.zeros(1).numpy()),
     }
     if is_available:
         facts["device_name"] = torch.cuda.get_device_name(0)
     elif device == "cuda" and torch.version.cuda:
-        said.append(_raised(torch.cuda.init) or "")
+        said.append(raised(torch.cuda.init) or "")
     return {**facts, "said": [" ".join(line.split()) for line in said if line]}
 
 
@@ -85,6 +120,9 @@ def product_facts(device: str, compute_dtype: str) -> Facts:
 def libraries_facts(script: str | None) -> Facts:
     """Import what a training imports, and ask transformers which of its companions it would use.
 
+    `unknown_arguments`: `Class(keyword=)` for each keyword in the script's calls of the Trainer and its arguments that
+    their signatures do not have.
+
     Source of the questions: transformers/utils/import_utils.py, which compares versions with its own minima.
     """
     import peft  # noqa: F401
@@ -97,9 +135,16 @@ def libraries_facts(script: str | None) -> Facts:
         "bitsandbytes": is_bitsandbytes_available(),
     }
     called = {"Trainer": Trainer, "TrainingArguments": TrainingArguments}
+    unknown = set()
+    nodes = ast.walk(ast.parse(Path(script).read_bytes())) if script else ()
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
+        name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
+        if name in called:
+            known = inspect.signature(called[name].__init__).parameters
+            unknown |= {f"{name}({word.arg}=)" for word in call.keywords if word.arg and word.arg not in known}
     return {
         "unavailable": [name for name, is_usable in usable.items() if not is_usable],
-        "unknown_arguments": sorted(_unknown_arguments(Path(script), called)) if script else [],
+        "unknown_arguments": sorted(unknown),
     }
 
 
@@ -132,58 +177,6 @@ def four_bit_facts(device: str, quant_type: str, compute_dtype: str) -> Facts:
     }
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _conflicts(versions: dict[str, str | None]) -> list[tuple[str, str, str]] | None:
-    """Package, what it requires of another of these, and which version is installed instead; None: can't be told."""
-    try:
-        from packaging.requirements import Requirement
-    except ImportError:
-        return None
-    names = {name.replace("_", "-"): version for name, version in versions.items()}
-    found = []
-    for name, version in versions.items():
-        for text in metadata.requires(name) or () if version else ():
-            wanted = Requirement(text)
-            has = names.get(wanted.name.lower().replace("_", "-"))
-            applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
-            if has and applies and not wanted.specifier.contains(has, prereleases=True):
-                found.append((f"{name} {version}", f"{wanted.name}{wanted.specifier}", has))
-    return found
-
-
-def _bnb_cuda_libraries() -> list[str]:
-    """CUDA versions that bitsandbytes brings a library for, as in its file names: 126 is 12.6."""
-    spec = importlib.util.find_spec("bitsandbytes")
-    folders = spec.submodule_search_locations if spec else None
-    start = "libbitsandbytes_cuda"
-    return sorted(path.stem[len(start) :] for folder in folders or () for path in Path(folder).glob(f"{start}*.so"))
-
-
-def _architectures(torch: Any) -> list[str]:  # noqa: ANN401
-    """What torch's kernels were compiled for; `get_arch_list` says nothing where no card is seen."""
-    if torch.cuda.is_available():
-        return list(torch.cuda.get_arch_list())
-    flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()
-    return flags.split() if flags else []
-
-
-def _unknown_arguments(script: Path, called: dict[str, Any]) -> Iterator[str]:
-    """`Class(keyword=)` for each keyword in the script's calls of these classes that their signatures do not have."""
-    for node in ast.walk(ast.parse(script.read_bytes())):
-        if not isinstance(node, ast.Call):
-            continue
-        name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
-        if name in called:
-            known = inspect.signature(called[name].__init__).parameters
-            yield from {f"{name}({word.arg}=)" for word in node.keywords if word.arg and word.arg not in known}
-
-
 def _random(rows: int, columns: int, seed: int) -> Any:  # noqa: ANN401 - torch.Tensor
     import torch
 
@@ -196,14 +189,6 @@ def _distance(found: Any, expected: Any) -> float:  # noqa: ANN401 - torch.Tenso
     if not bool(found.isfinite().all()):
         return float("inf")
     return float((found - expected).norm() / expected.norm())
-
-
-def _raised(ask: Callable[[], object]) -> str | None:
-    try:
-        ask()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
 
 
 def main() -> None:

@@ -2,10 +2,11 @@
 
 A script for any interpreter that has torch and transformers, and peft for LoRA; it knows nothing of the suite:
 
-    python count.py --config CONFIG.json [--adapter '{"r": 16, "target_modules": "all-linear"}']
+    python count.py --config CONFIG.json [--sizes hidden_size …] [--adapter '{"r": 16, "target_modules": "all-linear"}']
 
-`--adapter`: arguments of peft's LoraConfig. The model is built on the meta device from its configuration alone; code
-that a model brings along is not run. Prints one JSON object. Ends with 0, or with 2 and one line.
+`--sizes`: by the names that transformers has for them. `--adapter`: arguments of peft's LoraConfig. The model is built
+on the meta device from its configuration alone; code that a model brings along is not run. Prints one JSON object. Ends
+with 0, or with 2 and one line.
 """
 
 from __future__ import annotations
@@ -14,19 +15,9 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "max_position_embeddings",
-)
 
 
 class CountError(Exception):
@@ -37,10 +28,11 @@ def main() -> int:
     """Count what was asked for."""
     parser = argparse.ArgumentParser(description="Count a model's parameters on the meta device.")
     parser.add_argument("--config", type=Path, required=True, help="its config.json")
+    parser.add_argument("--sizes", nargs="*", default=(), help="names of the configuration's sizes to print")
     parser.add_argument("--adapter", default="", help="JSON: arguments of peft.LoraConfig")
     options = parser.parse_args()
     try:
-        print(json.dumps(counted(options.config, json.loads(options.adapter or "null"))))
+        print(json.dumps(counted(options.config, options.sizes, json.loads(options.adapter or "null"))))
     except Exception as error:
         lines = str(error).strip().splitlines()
         print(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__, file=sys.stderr)
@@ -48,7 +40,7 @@ def main() -> int:
     return 0
 
 
-def counted(config_file: Path, adapter: dict[str, Any] | None) -> dict[str, Any]:
+def counted(config_file: Path, sizes: Sequence[str], adapter: dict[str, Any] | None) -> dict[str, Any]:
     """Sizes, parameters by how they are stored, and LoRA's where an adapter is given."""
     from torch.nn import Linear
 
@@ -65,7 +57,7 @@ def counted(config_file: Path, adapter: dict[str, Any] | None) -> dict[str, Any]
     is_tied = head is None or head.weight is embedding.weight
     answer: dict[str, Any] = {
         "model_type": config.model_type,
-        "sizes": {name: getattr(config, name, None) for name in SIZES},
+        "sizes": {name: getattr(config, name, None) for name in sizes},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "embedding": embedding.weight.numel(),
         "head": 0 if is_tied else head.weight.numel(),

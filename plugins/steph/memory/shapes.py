@@ -138,6 +138,7 @@ class ParameterParts:
 
 
 _SIZES = tuple(field.name for field in fields(ModelShape))[1:8]  # from hidden_size to vocab_size
+COUNTED_SIZES = (*_SIZES, "max_position_embeddings")  # which `child/count.py` is asked for
 
 
 def linear_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
@@ -239,7 +240,7 @@ def shape_of_counts(found: Mapping[str, Any]) -> ModelShape:
     `model_type` is one that no family has.
     """
     kinds = Counter({Linear(name, inputs, outputs, 1): count for name, inputs, outputs, count in found["linears"]})
-    sizes: dict[str, Any] = {name: found["sizes"].get(name) or 0 for name in (*_SIZES, "max_position_embeddings")}
+    sizes: dict[str, Any] = {name: found["sizes"].get(name) or 0 for name in COUNTED_SIZES}
     heads = sizes["num_attention_heads"]
     sizes["num_key_value_heads"] = sizes["num_key_value_heads"] or heads
     sizes["head_dim"] = sizes["head_dim"] or sizes["hidden_size"] // max(1, heads)

@@ -21,7 +21,7 @@ from typing import Any
 
 from steph.base.files import UnreadableError, parse_json_object, read_header, read_json_object, write_whole
 from steph.base.messages import Message, say, words_of
-from steph.memory.shapes import ModelShape, shape_of_counts
+from steph.memory.shapes import COUNTED_SIZES, ModelShape, shape_of_counts
 from steph.memory.trainers import AdapterCount
 from steph.run.tree import output_of
 
@@ -195,7 +195,7 @@ def counted(
 
 
 def _count(model: str, config: Path, adapter: dict[str, Any] | None, python: str) -> dict[str, Any]:
-    command = [python, str(_COUNT_SCRIPT), "--config", str(config)]
+    command = [python, str(_COUNT_SCRIPT), "--config", str(config), "--sizes", *COUNTED_SIZES]
     command += ["--adapter", json.dumps(adapter)] if adapter is not None else []
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
     try:

@@ -10,7 +10,7 @@ import pytest
 from steph.base.terms import TrainerName
 from steph.child.count import CountError, built, counted
 from steph.memory import terms
-from steph.memory.shapes import BUILT_IN, config_of, linears, parameter_count, shape_of_counts
+from steph.memory.shapes import BUILT_IN, COUNTED_SIZES, config_of, linears, parameter_count, shape_of_counts
 from steph.memory.trainers import Workload
 
 SHAPE = BUILT_IN["Qwen/Qwen3-0.6B"]
@@ -19,7 +19,7 @@ SHAPE = BUILT_IN["Qwen/Qwen3-0.6B"]
 def _count(tmp_path: Path, values: dict[str, Any], adapter: dict[str, Any] | None = None) -> dict[str, Any]:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(values))
-    return counted(config, adapter)
+    return counted(config, COUNTED_SIZES, adapter)
 
 
 def test_a_counted_model_is_the_shape_that_its_config_gives(tmp_path: Path) -> None:
