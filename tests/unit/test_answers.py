@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from steph.base.messages import speaking
-from steph.contract.answers import CHATML_OVERHEAD_TOKENS, row_lengths, row_tokens
+from steph.contract.rows import CHATML_OVERHEAD_TOKENS, row_lengths, row_tokens
 
 # The published pipeline's rows begin with a few-shot preamble of this size: their mean is 460 tokens, 227 without it
 PREAMBLE_TOKENS = 233

@@ -15,7 +15,7 @@ from steph.base.messages import verbatim
 from steph.base.terms import Cause, EndedBy, Purpose, StageId, Verdict
 from steph.conduct import training
 from steph.conduct.training import other_length
-from steph.contract.answers import RowLengths
+from steph.contract.rows import RowLengths
 from steph.record.events import AttemptEnded, AttemptStarted, RecordOpened, StageEnded, StageStarted, fold
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, StageResult

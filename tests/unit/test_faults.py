@@ -14,8 +14,8 @@ import pytest
 from process_tree import STUBBORN, command_line, wait_until
 from steph.base.messages import speaking
 from steph.base.terms import StageId, Verdict
-from steph.contract.answers import row_lengths
 from steph.contract.description import DescriptionError, load_description
+from steph.contract.rows import row_lengths
 from steph.run import processes
 from steph.run.inputs import InputError, read_train_file, require_outputs_apart, write_subset
 from steph.run.journal import read_record, record_folders

@@ -11,8 +11,8 @@ from steph.base.terms import Phase
 from steph.base.units import GIB
 from steph.conduct.prediction import expected, usable_bytes, worth_trying
 from steph.conduct.preparation import Setup
-from steph.contract.answers import RowLengths
 from steph.contract.description import Description
+from steph.contract.rows import RowLengths
 from steph.plan.options import Options
 from steph.plan.settings import Profile, load_profile, profile_path
 from steph.record.settings import Device, TrainSettings

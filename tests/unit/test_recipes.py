@@ -175,7 +175,6 @@ CHANGES = {
                     '        case "text":\n',
                     '        case "qa":\n'
                     '            turns = (Turn("user", _text(row, "q")), Turn("assistant", _text(row, "a")))\n'
-                    "            return _of_turns(row, turns)\n"
                     '        case "text":\n',
                 ),
                 ('"alpaca", "input_output", "text",\n', '"alpaca", "input_output", "qa", "text",\n'),

@@ -10,9 +10,8 @@ import pytest
 from japanese import is_told_in_japanese
 from steph.base.messages import speaking, words_of
 from steph.child.twin import texts_of
-from steph.contract.answers import row_lengths
 from steph.contract.questions import frame_in, is_among, question_key, questions_in, without_choices
-from steph.contract.rows import RowFormat, format_of, training_row, training_rows_in
+from steph.contract.rows import RowFormat, format_of, row_lengths, training_row, training_rows_in
 from steph.run.inputs import InputError, read_train_file
 from suite_runs import make_model
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from steph.base.files import json_lines, json_rows
 from steph.base.messages import speaking
-from steph.contract.answers import row_tokens
 from steph.contract.description import load_description
 from steph.contract.questions import questions_in
+from steph.contract.rows import row_tokens
 from steph.run.inputs import InputError, needs_build, read_dataset, read_train_file
 from suite_runs import make_bench, make_model
 

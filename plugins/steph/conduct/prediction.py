@@ -13,7 +13,7 @@ from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.conduct.models import NoModel
 from steph.conduct.preparation import Setup
-from steph.contract.answers import RowLengths
+from steph.contract.rows import RowLengths
 from steph.memory.calibration import shape_of, workload_of
 from steph.memory.forecast import Forecast, automatic, leanest, predict
 from steph.memory.shapes import ModelShape, UnknownShapeError, model_shape, parameter_count

@@ -18,8 +18,8 @@ from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.models import smaller_model
 from steph.conduct.prediction import Expectation, expected, worth_trying
 from steph.conduct.training_job import TrainingJob, half_precision_of
-from steph.contract.answers import AnswerLoss, RowLengths
 from steph.contract.commands import folder_beside
+from steph.contract.rows import AnswerLoss, RowLengths
 from steph.contract.training_files import read_state
 from steph.judge.checks_training import ANSWERS_KEPT, judge_training
 from steph.judge.verdict import Outcome

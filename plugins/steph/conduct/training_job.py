@@ -16,9 +16,9 @@ from steph.conduct.attempts import Finished, planned, script_flags, side_folder,
 from steph.conduct.preparation import Setup, config_template, place_of
 from steph.conduct.stage_run import StageRun
 from steph.contract import production
-from steph.contract.answers import AnswerLoss, RowLengths, row_lengths
 from steph.contract.commands import Call, folder_beside, passed_names, train_call, unsaid_settings, words_of
 from steph.contract.description import TrainWhen
+from steph.contract.rows import AnswerLoss, RowLengths, row_lengths
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence

@@ -1,25 +1,34 @@
-"""Training rows: the one reader of every row format, for those who refuse a file, count its tokens or judge by it.
+"""Training rows: the one reader of every row format, and how many tokens rows have, known before a step is trained.
 
 A file has one JSON object a line, or one JSON array of them. A byte order mark before the first row is no part of it,
 and only line breaks end a line: statutes hold U+2028 and the like, which Python's `str.splitlines` takes for one.
+Counting needs `tokenizers`, never torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from statistics import fmean, median
+from typing import Any, Literal
 
-from steph.base.files import json_rows
+from steph.base.files import json_lines, json_rows
 from steph.base.messages import say
 
 RowFormat = Literal["input_output", "prompt_completion", "messages", "alpaca", "sharegpt", "text", "none"]
 """How rows are written. `none`: the rows are not in a file of the pipeline root, such as a data set of the Hub."""
+Truncation = Literal["right", "keeps_answer"]
 
 _ANSWERING = ("assistant", "gpt", "model", "bot", "chatgpt", "bing")  # the roles whose text is learnt
 _ROLE_KEYS, _TEXT_KEYS = ("role", "from"), ("content", "value")
 _CONVERSATIONS = {"messages": ("messages",), "sharegpt": ("conversations", "conversation", "messages")}
+# <|im_start|>user\n, <|im_end|>\n<|im_start|>assistant\n and the closing <|im_end|>, less the "\n" that is counted
+# between input and output: 3 + 5 + 1 - 1, measured with the Qwen tokenizer; a system message comes on top
+CHATML_OVERHEAD_TOKENS = 8
+CHATML_TURN_TOKENS = 4  # the same for each turn of a conversation
+CHATML_CLOSING_TOKENS = 2  # <|im_end|>\n: learnt with the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +94,40 @@ def training_row(row: Mapping[str, object], row_format: RowFormat = "input_outpu
     The formats are those of TRL (`prompt_completion`, `messages`, `text`: its "dataset formats and types") and of
     LLaMA-Factory (`alpaca`, `sharegpt`: its data README); a completion or prompt may be a list of messages, too.
     """
+    system = row.get("system")
+    first = (Turn("system", system),) if isinstance(system, str) and system else ()
+    turns: tuple[Turn, ...]
+    is_chat, joint = False, "\n"
     match row_format:
         case "input_output":
-            return _of_turns(row, (Turn("user", _text(row, "input")), Turn("assistant", _text(row, "output"))))
+            turns = (Turn("user", _text(row, "input")), Turn("assistant", _text(row, "output")))
         case "prompt_completion":
-            return _prompt_completion(row)
+            prompt, completion, joint = row.get("prompt"), row.get("completion"), ""
+            if isinstance(prompt, list) and isinstance(completion, list):
+                turns, is_chat, joint = _turns([*prompt, *completion], "prompt"), True, "\n"
+            else:
+                turns = (Turn("user", _text(row, "prompt")), Turn("assistant", _text(row, "completion")))
         case "messages" | "sharegpt":
-            return _conversation(row, _CONVERSATIONS[row_format])
+            keys = _CONVERSATIONS[row_format]
+            key = next((key for key in keys if isinstance(row.get(key), list)), None)
+            if key is None:
+                raise ValueError(say("row.no_list", key=repr(keys[0])))
+            turns, is_chat = (*first, *_turns(row[key], key)), True
         case "alpaca":
-            return _alpaca(row)
+            turns, is_chat = (*first, *_alpaca(row)), True
         case "text":
-            return _of_turns(row, (Turn("text", _text(row, "text")),))
+            turns = (Turn("text", _text(row, "text")),)
         case "none":
             raise ValueError(say("row.no_file"))
+    if is_chat:  # what is said after the last answer is not learnt from
+        last = max((n for n, turn in enumerate(turns) if turn.role in _ANSWERING), default=None)
+        if last is None:
+            raise ValueError(say("row.no_answer"))
+        turns = turns[: last + 1]
+    meta = row.get("meta")
+    question = str(meta.get("question") or "") if isinstance(meta, Mapping) else ""
+    choices = meta.get("choices") if isinstance(meta, Mapping) and question else None
+    return TrainingRow(turns, is_chat, joint, question, choices)
 
 
 def format_of(rows: Iterable[Mapping[str, object]]) -> RowFormat | None:
@@ -106,24 +136,14 @@ def format_of(rows: Iterable[Mapping[str, object]]) -> RowFormat | None:
     candidates: tuple[RowFormat, ...] = (
         "messages", "sharegpt", "prompt_completion", "alpaca", "input_output", "text",
     )  # fmt: skip
-    return next((one for one in candidates if kept and all(_fits(row, one) for row in kept)), None)
-
-
-def _fits(row: Mapping[str, object], row_format: RowFormat) -> bool:
-    try:
-        training_row(row, row_format)
-    except ValueError:
-        return False
-    return True
-
-
-def _of_turns(
-    row: Mapping[str, object], turns: tuple[Turn, ...], *, is_chat: bool = False, joint: str = "\n"
-) -> TrainingRow:
-    meta = row.get("meta")
-    question = str(meta.get("question") or "") if isinstance(meta, Mapping) else ""
-    choices = meta.get("choices") if isinstance(meta, Mapping) and question else None
-    return TrainingRow(turns, is_chat, joint, question, choices)
+    for candidate in candidates if kept else ():
+        try:
+            for row in kept:
+                training_row(row, candidate)
+        except ValueError:
+            continue
+        return candidate
+    return None
 
 
 def _text(row: Mapping[str, object], key: str) -> str:
@@ -133,65 +153,167 @@ def _text(row: Mapping[str, object], key: str) -> str:
     return value
 
 
-def _prompt_completion(row: Mapping[str, object]) -> TrainingRow:
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if isinstance(prompt, list) and isinstance(completion, list):
-        return _chat(row, _turns([*prompt, *completion], "prompt"))
-    turns = (Turn("user", _text(row, "prompt")), Turn("assistant", _text(row, "completion")))
-    return _of_turns(row, turns, joint="")
-
-
-def _conversation(row: Mapping[str, object], keys: tuple[str, ...]) -> TrainingRow:
-    key = next((key for key in keys if isinstance(row.get(key), list)), None)
-    if key is None:
-        raise ValueError(say("row.no_list", key=repr(keys[0])))
-    turns = _turns(row[key], key)
-    system = row.get("system")
-    first = (Turn("system", system),) if isinstance(system, str) and system else ()
-    return _chat(row, (*first, *turns))
-
-
-def _chat(row: Mapping[str, object], turns: tuple[Turn, ...]) -> TrainingRow:
-    """Up to the last answer: what is said after it is not learnt from."""
-    last = max((n for n, turn in enumerate(turns) if turn.role in _ANSWERING), default=None)
-    if last is None:
-        raise ValueError(say("row.no_answer"))
-    return _of_turns(row, turns[: last + 1], is_chat=True)
-
-
 def _turns(messages: object, key: str) -> tuple[Turn, ...]:
     turns = []
     for n, message in enumerate(messages if isinstance(messages, list) else [], start=1):
         if not isinstance(message, Mapping):
             raise ValueError(say("row.no_object", turn=n, key=repr(key)))
         role = next((message[name] for name in _ROLE_KEYS if name in message), None)
-        content = next((message[name] for name in _TEXT_KEYS if message.get(name) is not None), "")
         if not isinstance(role, str):
             raise ValueError(say("row.no_role", turn=n, key=repr(key)))
-        turns.append(Turn(role, _content(content, n, key)))
+        content = next((message[name] for name in _TEXT_KEYS if message.get(name) is not None), "")
+        if isinstance(content, list):  # of parts; a call of a tool has no text
+            parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+            content = "".join(part for part in parts if isinstance(part, str))
+        if not isinstance(content, str):
+            raise ValueError(say("row.no_turn_text", turn=n, key=repr(key)))
+        turns.append(Turn(role, content))
     return tuple(turns)
 
 
-def _content(content: object, n: int, key: str) -> str:
-    """A turn's text, also where it is a list of parts; a call of a tool has none."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-        return "".join(part for part in parts if isinstance(part, str))
-    raise ValueError(say("row.no_turn_text", turn=n, key=repr(key)))
-
-
-def _alpaca(row: Mapping[str, object]) -> TrainingRow:
-    instruction, more, system = _text(row, "instruction"), row.get("input"), row.get("system")
+def _alpaca(row: Mapping[str, object]) -> tuple[Turn, ...]:
+    instruction, more, history = _text(row, "instruction"), row.get("input"), row.get("history")
     asked = f"{instruction}\n{more}" if isinstance(more, str) and more else instruction
-    history = row.get("history")
     earlier = [
         Turn(role, str(text))
         for pair in (history if isinstance(history, list) else [])
         if isinstance(pair, list | tuple) and len(pair) == 2
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    first = [Turn("system", system)] if isinstance(system, str) and system else []
-    turns = (*first, *earlier, Turn("user", asked), Turn("assistant", _text(row, "output")))
-    return _of_turns(row, turns, is_chat=True)
+    return (*earlier, Turn("user", asked), Turn("assistant", _text(row, "output")))
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLoss:
+    """What one length does to a training file.
+
+    `lost_rows`: rows whose last answer token is cut off. `fitting_seq_length`: the shortest length in tokens, the
+    template's overhead included, that loses no answer.
+    """
+
+    rows: int
+    lost_rows: int
+    fitting_seq_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowTokens:
+    """Tokens of one row: the whole text (input, a line break, output) and the output alone."""
+
+    text: int
+    output: int
+    turns: int = 0  # of a conversation, which a chat template joins
+
+
+@dataclass(frozen=True, slots=True)
+class RowLengths:
+    """Tokens of the rows that are trained on, in file order, the template's overhead included; never empty.
+
+    `whole`: each row's. `needed`: what a length must leave of each, so that its answer is not lost. `answers`: what is
+    learnt of each where the loss is taken of answers alone.
+    """
+
+    whole: tuple[int, ...]
+    needed: tuple[int, ...]
+    answers: tuple[int, ...]
+
+    @property
+    def longest(self) -> int:
+        """The longest row."""
+        return max(self.whole)
+
+    @property
+    def longest_answer(self) -> int:
+        """The longest answer with what closes it."""
+        return max(self.answers)
+
+    @property
+    def middle(self) -> int:
+        """The row that half of them do not exceed."""
+        return int(median(self.whole))
+
+    @property
+    def mean(self) -> float:
+        """The average row."""
+        return fmean(self.whole)
+
+    def lost_at(self, max_seq_length: int) -> AnswerLoss:
+        """What cutting to this length does to the answers."""
+        return AnswerLoss(
+            rows=len(self.whole),
+            lost_rows=sum(length > max_seq_length for length in self.needed),
+            fitting_seq_length=max(self.needed),
+        )
+
+
+def row_lengths(
+    train_file: Path,
+    tokenizer_json: Path,
+    truncation: Truncation,
+    overhead_tokens: int | None = None,
+    first_rows: int | None = None,
+    row_format: RowFormat = "input_output",
+) -> RowLengths:
+    """Count the rows' tokens as this pipeline trains on them.
+
+    A template can't be seen from outside: of `input_output` a row's text is taken as input, a line break and output, of
+    a conversation as ChatML. With "right" the text is cut at its end, and the answer is lost where the text doesn't
+    fit whole; with "keeps_answer" only where the answer alone doesn't fit.
+
+    `overhead_tokens`: what the template adds around a row; default ChatML's for conversations and for "keeps_answer",
+    and 0 for other rows (plain text). `first_rows`: how many rows are trained on, None: all.
+
+    Tokens are counted once for each state of the two files, however often they are asked.
+    Raises ValueError naming file and line of a row that can't be read, OSError where a file can't be opened.
+    """
+    rows = row_tokens(train_file, tokenizer_json, row_format)[:first_rows]
+    plain = CHATML_OVERHEAD_TOKENS if truncation == "keeps_answer" else 0
+    around = [
+        overhead_tokens if overhead_tokens is not None else (CHATML_TURN_TOKENS * row.turns or plain) for row in rows
+    ]
+    whole = tuple(extra + row.text for extra, row in zip(around, rows, strict=True))
+    kept = tuple(extra + row.output for extra, row in zip(around, rows, strict=True))
+    needed = whole if truncation == "right" else kept
+    return RowLengths(whole, needed, tuple(row.output + CHATML_CLOSING_TOKENS for row in rows))
+
+
+def row_tokens(train_file: Path, tokenizer_json: Path, row_format: RowFormat = "input_output") -> tuple[RowTokens, ...]:
+    """Token lengths of every row, in file order; remembered until one of the files changes."""
+    return _row_tokens(_state(train_file), _state(tokenizer_json), row_format)
+
+
+_State = tuple[Path, int, int]  # path, time and size, by which a file is the same
+
+
+def _state(path: Path) -> _State:
+    status = path.stat()
+    return path.resolve(), status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=8)
+def _row_tokens(train: _State, tokenizer: _State, row_format: RowFormat) -> tuple[RowTokens, ...]:
+    from tokenizers import Tokenizer
+
+    rows, train_file = list[TrainingRow](), train[0]
+    for line in json_lines(train_file.read_bytes()):
+        try:
+            if line.row is None:
+                raise ValueError(line.trouble)
+            rows.append(training_row(line.row, row_format))
+        except ValueError as error:
+            raise ValueError(say("row.at", line=f"{train_file}:{line.number}", reason=error)) from error
+    if not rows:
+        raise ValueError(say("row.none", path=train_file))
+    try:
+        reader: Any = Tokenizer.from_file(str(tokenizer[0]))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ValueError(say("row.no_tokenizer", path=tokenizer[0], reason=error)) from error
+    # a published tokenizer.json may carry its own limits, which would hide every row over them
+    reader.no_truncation()
+    reader.no_padding()
+    texts = reader.encode_batch([row.text.rstrip() for row in rows], add_special_tokens=False)
+    answers = reader.encode_batch([row.answer.rstrip() for row in rows], add_special_tokens=False)
+    return tuple(
+        RowTokens(len(text.ids), len(answer.ids), len(row.turns) if row.is_chat else 0)
+        for row, text, answer in zip(rows, texts, answers, strict=True)
+    )

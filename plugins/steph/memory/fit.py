@@ -14,7 +14,7 @@ from typing import Any
 from steph.base.messages import Message, say, words_of
 from steph.base.terms import FitVerdict, TrainerName
 from steph.base.units import GIB
-from steph.contract.answers import RowLengths, row_lengths
+from steph.contract.rows import RowLengths, row_lengths
 from steph.memory import terms
 from steph.memory.forecast import (
     Forecast,
