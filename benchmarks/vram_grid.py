@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from steph.base.terms import TrainerName
 from steph.base.units import GIB
 from steph.gpu.driver import capped_alloc_conf, driver, visible_devices
 from steph.memory.forecast import BUILT_IN_CONSTANTS
@@ -38,11 +39,13 @@ from benchmarks.vram_points import (
     bounds,
     fourth_points,
     points_of,
+    reference_points,
     sft_points,
     third_points,
 )
 from benchmarks.vram_report import constants_from, read_points
 
+PIPELINE = (TrainerName.ANSWER, TrainerName.REFERENCE)  # the second is what stands in pipeline/ today
 STEPS = 3  # the optimizer's state is there from the second step on
 GRAPHED_STEPS = 6  # a graph is captured in the third
 CARD_SHARE = 0.9
@@ -128,7 +131,7 @@ class Grid:
         command = [sys.executable, *_script(point), *self._flags(point, folder / "output")]
         process = subprocess.Popen(
             command,
-            cwd=REPOSITORY / "pipeline" if point.trainer == "answer" else REPOSITORY,
+            cwd=REPOSITORY / "pipeline" if point.trainer in PIPELINE else REPOSITORY,
             env=self._environment(point, card, folder),
             stdout=log,
             stderr=log,
@@ -157,14 +160,16 @@ class Grid:
             "--lora-r": point.r,
             "--target-modules": ",".join(point.targets),
         }
-        if point.trainer == "answer":
+        if point.trainer in PIPELINE:
             values |= {
                 "--train-file": self._rows,
                 "--gradient-checkpointing": "on" if point.recompute else "off",
                 "--fuse-accumulation": "off",
                 "--cuda-graph": "on" if point.cuda_graph else "off",
+                "--host-memory": point.host_memory,
+                "--lora-dropout": 0.05 if point.dropout else 0,
             }
-        more = ["--use-4bit", "--do-train"] if point.trainer == "answer" else []
+        more = ["--use-4bit", "--do-train"] if point.trainer in PIPELINE else []
         if point.trainer in SFT:
             more = ["--side", point.trainer, "--answer-tokens", str(point.answer_tokens)]
             more += [] if point.use_4bit or point.use_8bit else ["--no-4bit"]
@@ -217,7 +222,7 @@ def _torch_total_bytes() -> int:
 
 
 def _script(point: Point) -> list[str]:
-    if point.trainer == "answer":
+    if point.trainer in PIPELINE:
         return ["scripts/train_qwen_law_ft.py"]
     return ["-m", "benchmarks.sft_trainer" if point.trainer in SFT else "benchmarks.plain_trainer"]
 
@@ -233,11 +238,12 @@ def main() -> int:
     parser.add_argument("--sft", action="store_true", help="only the points of TRL, Liger and Unsloth")
     parser.add_argument("--third", action="store_true", help="only Gemma shapes, packing, 8 and 16 bits, DoRA, caps")
     parser.add_argument("--fourth", action="store_true", help="only those that judge the third series' formulas")
+    parser.add_argument("--reference", action="store_true", help="only the reference pipeline's steps as of 0.2.0")
     parser.add_argument("--dry", action="store_true")
     options = parser.parse_args()
     with driver().kept_open():
         grid = Grid(options)
-        series = {"sft": sft_points, "third": third_points, "fourth": fourth_points}
+        series = {"sft": sft_points, "third": third_points, "fourth": fourth_points, "reference": reference_points}
         chosen = [points for name, points in series.items() if getattr(options, name)]
         if chosen:
             grid.measure([point for points in chosen for point in points()])

@@ -29,7 +29,15 @@ SFT_NEW = ("meta-llama/Llama-3.2-3B", "mistralai/Mistral-7B-v0.3", "Qwen/Qwen2.5
 DRY_MODEL = "tiny"
 LABELS = 3  # a letter, the end of the turn, a line break
 # what earlier series had none of, so that their keys stay as they are
-USUAL = {"answer_tokens": LABELS, "use_4bit": True, "use_8bit": False, "packing": False, "dora": False}
+USUAL = {
+    "answer_tokens": LABELS,
+    "use_4bit": True,
+    "use_8bit": False,
+    "packing": False,
+    "dora": False,
+    "dropout": True,
+    "host_memory": "off",
+}
 ALL_LINEAR = tuple(linear_shapes(TINY))
 # a twin is a model's part that reads and writes text
 SHAPES = {
@@ -66,13 +74,15 @@ class Point:
     use_8bit: bool = False
     packing: bool = False
     dora: bool = False
+    dropout: bool = True
+    host_memory: Literal["off", "embeddings", "all"] = "off"
 
     @property
     def use(self) -> Use:
         """Whether this point sets constants, was seen while the model was made, or judges it; never two of them."""
         if self.model == CALIBRATES and self.allowed_gib is None:
             return "calibrate"
-        return "judge" if self.series in (2, 4) or self.bound else "seen"
+        return "judge" if self.series in (2, 4, 6) or self.bound else "seen"
 
     @property
     def work(self) -> Workload:
@@ -90,7 +100,7 @@ class Point:
             use_8bit=self.use_8bit,
             packing=self.packing,
             dora=self.dora,
-            lora_dropout=self.trainer not in SFT,
+            lora_dropout=self.dropout and self.trainer not in SFT,
         )
 
     def forecast(self, constants: Constants) -> Forecast:
@@ -333,6 +343,78 @@ def fourth_points() -> tuple[Point, ...]:
             )
             found.append(point)
     return tuple(found)
+
+
+# the reference pipeline of 0.2.0: batch, seq, r, targets, recompute, dropout, host memory, CUDA graph
+_Reference = tuple[int, int, int, tuple[str, ...], bool, bool, Literal["off", "embeddings", "all"], bool]
+_REFERENCE: Sequence[_Reference] = (
+    (1, 256, 16, DEFAULT_TARGETS, True, True, "off", False),
+    (2, 512, 16, DEFAULT_TARGETS, True, True, "off", False),
+    (2, 1024, 16, DEFAULT_TARGETS, True, False, "off", False),
+    (4, 1024, 16, ALL_LINEAR, True, True, "off", False),
+    (4, 1024, 16, ALL_LINEAR, True, False, "off", False),
+    (2, 2048, 64, ALL_LINEAR, True, False, "off", False),
+    (2, 512, 16, DEFAULT_TARGETS, False, True, "off", False),
+    (4, 512, 16, ALL_LINEAR, False, True, "off", False),
+    (4, 512, 16, ALL_LINEAR, False, False, "off", False),
+    (2, 1024, 16, ALL_LINEAR, True, False, "off", True),
+    (4, 512, 16, DEFAULT_TARGETS, False, True, "off", True),
+    (2, 1024, 16, ALL_LINEAR, True, False, "embeddings", False),
+    (2, 1024, 16, ALL_LINEAR, True, False, "all", False),
+)
+_REFERENCE_SEEN: Sequence[_Reference] = (
+    (2, 1024, 16, ALL_LINEAR, True, False, "embeddings", True),
+    (3, 640, 32, ATTENTION, True, True, "off", False),
+    (1, 2048, 16, ALL_LINEAR, True, False, "all", False),
+    (2, 384, 16, DEFAULT_TARGETS, False, False, "off", True),
+)
+# drawn up before any of the series was measured; they judge it
+_REFERENCE_JUDGES: Sequence[_Reference] = (
+    (3, 768, 16, ALL_LINEAR, True, False, "off", True),
+    (1, 1536, 8, DEFAULT_TARGETS, True, True, "off", False),
+    (4, 640, 16, ATTENTION, True, False, "off", True),
+    (1, 1792, 32, ALL_LINEAR, True, False, "embeddings", True),
+    (2, 448, 16, ALL_LINEAR, False, False, "off", False),
+    (2, 640, 16, DEFAULT_TARGETS, False, True, "off", True),
+    (2, 1280, 16, ALL_LINEAR, True, True, "all", False),
+)
+
+
+def reference_points() -> tuple[Point, ...]:
+    """The reference pipeline's steps as of 0.2.0: the small model's set constants, two were seen, three others judge.
+
+    Gradients accumulate over two micro-batches, of which each goes through the model by itself.
+    """
+
+    def made(models: Sequence[str], rows: Sequence[_Reference], series: int) -> list[Point]:
+        return [
+            Point(
+                model,
+                TrainerName.REFERENCE,
+                batch,
+                seq,
+                r,
+                targets,
+                recompute,
+                cuda_graph=graph,
+                series=series,
+                dropout=dropout,
+                host_memory=host,
+            )
+            for model in models
+            for batch, seq, r, targets, recompute, dropout, host, graph in rows
+        ]
+
+    capped = [
+        replace(point, allowed_gib=_CAPPED_GIB)
+        for point in made(("Qwen/Qwen3-8B",), (_REFERENCE[5], (2, 2048, 16, ALL_LINEAR, True, False, "all", False)), 6)
+    ]
+    return (
+        *made((CALIBRATES,), _REFERENCE, 5),
+        *made(("Qwen/Qwen3-8B", "Qwen/Qwen2.5-1.5B-Instruct"), _REFERENCE_SEEN, 5),
+        *made(("Qwen/Qwen3-4B", "Qwen/Qwen2.5-7B", "meta-llama/Llama-3.2-3B"), _REFERENCE_JUDGES, 6),
+        *capped,
+    )
 
 
 def _second(model: str, every: int) -> tuple[Point, ...]:

@@ -100,6 +100,7 @@ class TrainerName(StrEnum):
 
     FULL = "full"
     ANSWER = "answer"
+    REFERENCE = "reference"
     TRL = "trl"
     LIGER = "liger"
     UNSLOTH = "unsloth"
