@@ -100,6 +100,7 @@ class Point:
             use_8bit=self.use_8bit,
             packing=self.packing,
             dora=self.dora,
+            host_memory=self.host_memory,
             lora_dropout=self.dropout and self.trainer not in SFT,
         )
 

@@ -263,15 +263,19 @@ def ways(work: Workload) -> tuple[Workload, ...]:
         return (work,)
     steps = work.gradient_accumulation_steps
     fused = [replace(work, fused_micro_batches=count) for count in range(steps, 0, -1) if steps % count == 0]
-    return tuple(replace(way, recompute=recompute) for recompute in (False, True) for way in fused)
+    found = [replace(way, recompute=recompute) for recompute in (False, True) for way in fused]
+    if work.kind.uses_host_memory:
+        found += [replace(found[-1], host_memory="embeddings"), replace(found[-1], host_memory="all")]
+    return tuple(found)
 
 
 def leanest(work: Workload) -> Workload:
-    """The same settings in as little memory as the trainer can do them: recompute on, nothing fused.
+    """The same settings in as little memory as the trainer can do them: recompute on, nothing fused, host memory used.
 
     What "will it fit?" is asked of: a trainer that decides by itself falls back on this where a faster way doesn't fit.
     """
-    return replace(work, recompute=True, fused_micro_batches=1)
+    host_memory = "all" if work.kind.uses_host_memory else work.host_memory
+    return replace(work, recompute=True, fused_micro_batches=1, host_memory=host_memory)
 
 
 def largest_fitting(forecasts: Mapping[tuple[int, int], Forecast], vram_bytes: float) -> tuple[int, int] | None:

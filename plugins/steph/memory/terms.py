@@ -61,9 +61,13 @@ def linear_bytes(shape: ModelShape, work: Workload) -> float:
 
 
 def embedding_bytes(shape: ModelShape, work: Workload) -> float:
-    """Embedding and head, once where tied: 2 bytes a parameter, 4 after `prepare_model_for_kbit_training`."""
+    """Embedding and head, once where tied: 2 bytes a parameter, 4 after `prepare_model_for_kbit_training`.
+
+    Embeddings that no head shares may wait in host memory.
+    """
     parts = parameter_parts(shape)
-    return (parts.embedding + parts.head) * work.activation_bytes
+    waiting = parts.embedding if parts.head and work.host_memory != "off" else 0
+    return (parts.embedding + parts.head - waiting) * work.activation_bytes
 
 
 def norm_bytes(shape: ModelShape, work: Workload) -> float:
@@ -158,7 +162,7 @@ def kept_per_token(shape: ModelShape, work: Workload) -> float:
     attention = e * 2 * (heads + key_value_heads) * shape.head_dim + SINGLE * heads
     if work.kind.eager_attention:  # softmax in fp32, and its copy
         attention += (SINGLE + e) * heads * work.width
-    mlp = work.kind.mlp_kept * e * shape.intermediate_size
+    mlp = (2 if work.is_short else work.kind.mlp_kept) * e * shape.intermediate_size
     # MatMul8bitLt keeps its input in half precision where nothing else keeps that tensor (bitsandbytes.autograd): the
     # norms' two outputs, which three and two linears share, and the input of down
     eight_bit = HALF * (2 * shape.hidden_size + shape.intermediate_size) if work.use_8bit else 0.0
@@ -178,8 +182,10 @@ def _adapter_inputs(shape: ModelShape, work: Workload) -> float:
         low_rank += 2 * e * sum(linear[name][1] for name in widths)
     if work.lora_dropout:
         return low_rank + (e + 1) * sum(widths.values())
-    if work.adapter_bytes > e:
+    if work.adapter_bytes > e and not work.is_short:
         return low_rank + e * sum(widths.values())
+    if work.is_short:  # the MLP's product is made again
+        widths.pop("down_proj", None)
     shared = {INPUT_OF.get(name, name): width for name, width in widths.items() if name != "o_proj"}
     return low_rank + e * sum(shared.values())  # o's input is attention's output, which is kept anyway
 
@@ -190,7 +196,7 @@ def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
     # MatMul8bitLt holds its inputs where recompute does not find them (ctx.tensors), in every layer
     inputs = 2 * shape.hidden_size + shape.num_attention_heads * shape.head_dim + shape.intermediate_size
     held = HALF * layers * inputs if work.use_8bit and not work.reentrant else 0.0
-    if work.kind.offloads_checkpoints:
+    if work.kind.offloads_checkpoints or work.host_memory == "all":
         return held
     return held + work.activation_bytes * layers * shape.hidden_size
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from steph.base.terms import NAMED_TRAINERS, TrainerName
 
@@ -34,7 +34,9 @@ class Trainer:
     kernels in place of transformers' norms, of any family. `logit_copies`: fp32 tensors of all logits at the loss.
     `eager_attention`: its softmax is kept. `offloads_checkpoints`: what recompute keeps waits in host memory.
     `mlp_kept`, `mlp_gradients`: tensors as wide as the MLP that a layer keeps, and that its backward holds.
-    `least_error`: how far runs may lie from the formulas at least, as a share.
+    `is_short`: without dropout a LoRA layer is one function that keeps its input itself, and a gated MLP makes its
+    product again. `uses_host_memory`: where nothing else fits, embeddings and then recompute's inputs wait in host
+    memory. `least_error`: how far runs may lie from the formulas at least, as a share.
     """
 
     slack_share: float
@@ -54,6 +56,8 @@ class Trainer:
     offloads_checkpoints: bool = False
     mlp_kept: int = 3
     mlp_gradients: int = 3
+    is_short: bool = False
+    uses_host_memory: bool = False
     least_error: float = 0.0
 
 
@@ -87,7 +91,8 @@ class Workload:
     `use_8bit`: bitsandbytes' LLM.int8(), without `use_4bit`. `packing`: rows are filled to `width` and a micro-batch is
     one row. `modules_to_save`: trained as a whole. `adapter`: what peft counted in place of what the targets' names
     say. `older`: `OLDER` instead of the trainer. `reentrant`: recompute by torch's older way, whose first pass keeps
-    no graph at all; transformers 5 and TRL use the newer one.
+    no graph at all; transformers 5 and TRL use the newer one. `host_memory`: what waits there, with "all" recompute's
+    inputs beside the embeddings.
     """
 
     trainer: TrainerName
@@ -111,6 +116,7 @@ class Workload:
     adapter: AdapterCount | None = None
     older: bool = False
     reentrant: bool = False
+    host_memory: Literal["off", "embeddings", "all"] = "off"
 
     def of_rows(self, longest_tokens: int, longest_answer_tokens: int) -> Workload:
         """The same with the real rows of a trainer that pads to the longest and learns the answers."""
@@ -121,6 +127,11 @@ class Workload:
     def kind(self) -> Trainer:
         """The trainer's row of constants."""
         return OLDER if self.older else TRAINERS[self.trainer]
+
+    @property
+    def is_short(self) -> bool:
+        """Whether LoRA layers and MLPs keep their inputs alone."""
+        return self.kind.is_short and not self.lora_dropout
 
     @property
     def rows(self) -> int:
