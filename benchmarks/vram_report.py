@@ -121,7 +121,13 @@ def table(judged: Sequence[Judged], constants: Constants) -> str:
 
 def _setting(point: Point) -> str:
     targets = "all linear" if len(point.targets) > 2 else "q, v"
-    steps = ["recompute" if point.recompute else "kept activations", "CUDA graph" if point.cuda_graph else ""]
+    host = {"embeddings": "embeddings in host memory", "all": "embeddings and checkpoints in host memory"}
+    steps = [
+        "recompute" if point.recompute else "kept activations",
+        "" if point.dropout else "no dropout",
+        host.get(point.host_memory, ""),
+        "CUDA graph" if point.cuda_graph else "",
+    ]
     model = point.model.rpartition("/")[2]
     size = f"{point.batch} x {point.seq}, {point.accumulation} at a step"
     return f"| {model} | {point.trainer} | {size} | r {point.r}, {targets} | {', '.join(filter(None, steps))} "

@@ -46,7 +46,7 @@ def test_the_production_run_is_predicted_on_the_rented_card() -> None:
 
 def test_the_production_model_fits_the_small_card_without_the_upcast() -> None:
     """An RTX 3080: sure with the lean trainer; with the plain one not, and the lean one is shown beside it."""
-    lean, plain = production_outlook(_record("answer")), production_outlook(_record("full"))
+    lean, plain = production_outlook(_record("reference")), production_outlook(_record("full"))
     assert lean is not None
     assert plain is not None
     assert lean.here is not None

@@ -214,7 +214,7 @@ def needs_of(options: Options, profile: Profile) -> Needs:
     shapes = [known[name] for name in names if name in known]
     is_small = profile.machine.device == "cpu" and profile.uses_twin(options)
     first = TINY if is_small else known.get(names[0])
-    work = Workload(TrainerName.ANSWER, 1, 1, use_4bit=profile.train.use_4bit)
+    work = Workload(TrainerName.REFERENCE, 1, 1, use_4bit=profile.train.use_4bit)
     weights = [linear_bytes(one, work) + embedding_bytes(one, work) + norm_bytes(one, work) for one in shapes]
     loaded = [int(each) + OUTSIDE_ALLOCATOR_BYTES for each in weights]
     return Needs(
@@ -234,7 +234,7 @@ def _attempt_bytes(shape: ModelShape | None, profile: Profile) -> int:
     if shape is None:
         return fixed_bytes
     targets = profile.train.target_modules or DEFAULT_TARGETS
-    work = Workload(TrainerName.ANSWER, 1, 1, lora_r=profile.train.lora_r, target_modules=targets)
+    work = Workload(TrainerName.REFERENCE, 1, 1, lora_r=profile.train.lora_r, target_modules=targets)
     try:
         return fixed_bytes + lora_parameters(shape, work) * SAVED_LORA_BYTES
     except ValueError:  # modules of another architecture

@@ -27,7 +27,7 @@ Grid = tuple[tuple[int, int], ...]  # (batch size, max_seq_length)
 GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (512, 1024, 1536, 2048)
 SMALL_GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
-LEAN_TRAINER = TrainerName.ANSWER  # the reference pipeline's, which wastes no memory
+LEAN_TRAINER = TrainerName.REFERENCE  # the reference pipeline's, which wastes no memory
 
 
 @dataclass(frozen=True)
