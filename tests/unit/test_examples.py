@@ -150,4 +150,4 @@ def test_no_words_of_a_picture_overlap(folder: Path, language: Language) -> None
 def test_there_are_examples() -> None:
     """An OOM walked down, the production model in a small memory, a real model, and TRL with lm_eval."""
     assert [folder.name for folder in FOLDERS] == ["oom-walked-down", "qwen3-8b-on-10gb", "smollm2", "trl"]
-    assert [folder.name for folder in ON_A_CARD] == ["oom-walked-down", "qwen3-8b-on-10gb"]
+    assert [folder.name for folder in ON_A_CARD] == ["oom-walked-down", "qwen3-8b-on-10gb", "smollm2"]

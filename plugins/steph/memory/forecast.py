@@ -118,6 +118,7 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
     slack, context = round(work.kind.slack_share * allocated), round(constants.context_bytes)
     reserved, error = allocated + slack, max(constants.relative_error, work.least_error)
     one_more = terms.largest_tensor_bytes(shape, work, constants.logits_scale)
+    launcher = GIB * work.kind.launcher_context_gib
     return Forecast(
         workload=work,
         terms=(*lines, Term("slack", slack), Term("context", context)),
@@ -126,7 +127,7 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
         peak=PredictedPeak(
             peak_bytes=reserved + context,
             low_bytes=max(0, round(allocated * (1 - error))) + context,
-            high_bytes=round(reserved * (1 + error) + slack * SLACK_ERROR + one_more) + context,
+            high_bytes=round(reserved * (1 + error) + slack * SLACK_ERROR + one_more + launcher) + context,
         ),
     )
 
