@@ -36,8 +36,8 @@ class Trainer:
     `mlp_kept`, `mlp_gradients`: tensors as wide as the MLP that a layer keeps, and that its backward holds.
     `is_short`: without dropout a LoRA layer is one function that keeps its input itself, and a gated MLP makes its
     product again. `uses_host_memory`: where nothing else fits, embeddings and then recompute's inputs wait in host
-    memory. `launcher_context_gib`: what a program that starts the training holds of the card itself, which a script does
-    without. `least_error`: how far runs may lie from the formulas at least, as a share.
+    memory. `launcher_context_gib`: what a program that starts the training holds of the card itself; a
+    script does without. `least_error`: how far runs may lie from the formulas at least, as a share.
     """
 
     slack_share: float
