@@ -59,34 +59,21 @@ def copy_once(root: Path, tell: Callable[[str], None]) -> None:
     from steph.base.messages import phrase, say
     from steph.run.inputs import InputError
 
+    files = (path for path in CARRIED_PIPELINE.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    carried = sorted(path.relative_to(CARRIED_PIPELINE).as_posix() for path in files)
     if not root.exists():
-        try:
-            _copy(root)
+        try:  # aside and renamed, so that half a pipeline is never taken for one; no modes, a package may be read-only
+            with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as aside:
+                made = Path(aside) / root.name
+                for name in carried:
+                    (made / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(CARRIED_PIPELINE / name, made / name)
+                made.rename(root)
         except OSError as error:
             raise InputError(say("input.not_copied", root=root, error=error.strerror)) from error
         tell(phrase("input.copied", version=__version__, root=root))
-    elif changed := _changed(root):
+        return
+    _, different, missing = filecmp.cmpfiles(CARRIED_PIPELINE, root, carried, shallow=False)
+    if changed := sorted([*different, *missing]):
         named = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
         tell(phrase("input.other_copy", version=__version__, root=root, files=named))
-
-
-def _copy(root: Path) -> None:
-    """Copy aside and rename, so that half a pipeline is never taken for one; no modes, a package may be read-only."""
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as aside:
-        made = Path(aside) / root.name
-        for name in _carried():
-            (made / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(CARRIED_PIPELINE / name, made / name)
-        made.rename(root)
-
-
-def _changed(root: Path) -> list[str]:
-    """The carried files that are missing or different in `root`."""
-    _, different, missing = filecmp.cmpfiles(CARRIED_PIPELINE, root, _carried(), shallow=False)
-    return sorted([*different, *missing])
-
-
-def _carried() -> list[str]:
-    """The reference pipeline's files, without what Python compiled of them."""
-    files = (path for path in CARRIED_PIPELINE.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return sorted(path.relative_to(CARRIED_PIPELINE).as_posix() for path in files)

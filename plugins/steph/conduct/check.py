@@ -40,8 +40,7 @@ def check_lines(options: Options, profile: Profile) -> Iterator[str]:
     yield phrase("described.profile", profile=profile.name, title=found.profile.machine.title)
     model = options.model or found.profile.model.candidates[0]
     yield phrase("described.twin" if found.profile.uses_twin(options) else "described.model", model=model)
-    yield from _rows(root, found)
-    yield from _settings(root, found)
+    yield from _rows_and_settings(root, found)
     python, on_gpu = pipeline_python(options, root), profile.machine.device == "gpu"
     train, evaluate, rows = description.train, description.evaluate, description.train_file
     count = inputs.count_rows(root / rows) if rows and (root / rows).is_file() else None
@@ -80,8 +79,9 @@ def check_lines(options: Options, profile: Profile) -> Iterator[str]:
         yield f"  {phrase('described.no_results')}"
 
 
-def _rows(root: Path, found: Inputs) -> Iterator[str]:
-    file, rows = found.description.train_file, found.description.train.rows
+def _rows_and_settings(root: Path, found: Inputs) -> Iterator[str]:
+    description, profile = found.description, found.profile
+    file, rows = description.train_file, description.train.rows
     if file is None:
         yield phrase("described.rows_elsewhere")
     elif (root / file).is_file():
@@ -90,10 +90,6 @@ def _rows(root: Path, found: Inputs) -> Iterator[str]:
         yield phrase("described.rows_to_build", file=file, format=rows.format)
     if found.dataset is not None:
         yield phrase("described.questions", path=found.dataset.path, questions=found.dataset.rows)
-
-
-def _settings(root: Path, found: Inputs) -> Iterator[str]:
-    description, profile = found.description, found.profile
     template = config_template(root, description.train)
     can_pass = passed_names(description.train, template)
     names = sorted(name for name in TrainSettings.model_fields if name in can_pass)
@@ -155,5 +151,5 @@ def _blind(call: Call, root: Path) -> Message | None:
         head = Path(path).read_bytes()[:_SHEBANG_BYTES]
     except OSError:
         return say("described.core.unreadable", name=call.argv[0])
-    is_python = Path(path).name.startswith("python") or (head.startswith(b"#!") and b"python" in head)
-    return None if is_python or head.startswith(b"#!") else say("described.core.no_python", name=Path(path).name)
+    is_script = Path(path).name.startswith("python") or head.startswith(b"#!")
+    return None if is_script else say("described.core.no_python", name=Path(path).name)

@@ -178,8 +178,12 @@ def _profile_for(root: Path, description: Description, profile: Profile, options
         at = say("setting.of", place=train.config.template if train.config else "", reason=trouble)
         raise DescriptionError(say("setting.of", place="train.config.template", reason=at))
     asked, can_pass = applied(profile, description, template), passed_names(train, template)
-    if "model" not in can_pass:
-        asked = _with_own_model(description, asked, options)
+    if "model" not in can_pass:  # the one that the program has inside: no other can be asked for, and no twin
+        if len(description.model.candidates) != 1:
+            raise DescriptionError(say("description.no_model"))
+        if options.model or options.twin:
+            raise DescriptionError(say("description.own_model"))
+        asked = asked.changed(model=own_models(asked.model, description).changed(twin=False))
     places = tuple(str((root / name).resolve()) if (root / name).is_dir() else name for name in asked.model.candidates)
     asked = asked.changed(model=asked.model.changed(candidates=places))
     if asked.num_processes > 1 and not {"launch", "num_processes"} & can_pass:
@@ -188,31 +192,16 @@ def _profile_for(root: Path, description: Description, profile: Profile, options
     is_shortened = {"max_steps", "train_file", "train_dir"} & can_pass and "max_steps" not in train.fixed.given
     if is_shortened or description.train_file is None or not path.is_file():
         return asked
-    return _as_fixed(asked, description, inputs.count_rows(path))
-
-
-def _as_fixed(profile: Profile, description: Description, rows: int) -> Profile:
-    """Epochs and steps of a program that has both inside; as in the Trainer, fixed steps end it whatever the epochs."""
-    settings, fixed = profile.train, description.train.fixed.given
+    settings, rows = asked.train, inputs.count_rows(path)
     an_epoch = steps_per_epoch(rows, settings)
-    if "max_steps" in fixed:
-        epochs = max(1, -(-settings.max_steps // an_epoch))
-        return profile.changed(train=settings.changed(num_epochs=epochs))
+    if "max_steps" in train.fixed.given:  # as in the Trainer, fixed steps end it whatever the epochs
+        return asked.changed(train=settings.changed(num_epochs=max(1, -(-settings.max_steps // an_epoch))))
     steps = an_epoch * settings.num_epochs
     if steps > MAX_STEPS:
         raise DescriptionError(
             say("description.too_long", rows=rows, epochs=settings.num_epochs, steps=steps, most=MAX_STEPS)
         )
-    return profile.changed(train=settings.changed(max_steps=max(steps, 1)))
-
-
-def _with_own_model(description: Description, profile: Profile, options: Options) -> Profile:
-    """The one model that a program has inside: no other can be asked for, and no twin."""
-    if len(description.model.candidates) != 1:
-        raise DescriptionError(say("description.no_model"))
-    if options.model or options.twin:
-        raise DescriptionError(say("description.own_model"))
-    return profile.changed(model=own_models(profile.model, description).changed(twin=False))
+    return asked.changed(train=settings.changed(max_steps=max(steps, 1)))
 
 
 @dataclass(frozen=True)
