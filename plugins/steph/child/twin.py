@@ -8,8 +8,8 @@ The configuration is of any causal language model that transformers knows; of a 
 is the part that reads and writes text. `--shrink` keeps its architecture alone.
 
 The weights are drawn tensor by tensor on the device and written shard by shard, so that neither the card nor the RAM
-must hold the model. The same seed gives the same weights on the same kind of device. A twin that is there already and
-agrees in shape, seed, dtype and tokenizer is kept; another twin is replaced whole, any other folder is left alone.
+must hold the model: bfloat16, and the same each time on the same kind of device. A twin that is there already and
+agrees in shape and tokenizer is kept; another twin is replaced whole, any other folder is left alone.
 Ends with 0, or with 2 and one line.
 """
 
@@ -33,6 +33,7 @@ from typing import Any
 
 MARKER = "twin.json"
 FORMAT = 4  # counted up when the same request would give another twin
+SEED, DTYPE = 0, "bfloat16"
 SHARD_BYTES = 2 << 30
 WRITERS = 2
 NORMS_ADD_ONE = ("Gemma2RMSNorm", "Gemma3RMSNorm", "GemmaRMSNorm", "RecurrentGemmaRMSNorm", "Qwen3NextRMSNorm")
@@ -122,13 +123,10 @@ class TwinError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What to make where; all but `output` and `device` makes one twin differ from another."""
+    """What to make in the folder `output`."""
 
     output: Path
-    device: str
     config: dict[str, Any]
-    seed: int
-    dtype: str
     tokenizer: Path | None  # a folder with tokenizer.json, or None:
     train_files: tuple[Path, ...]  # train one on these files' texts
     shrink: bool
@@ -141,7 +139,7 @@ class Request:
             files = [*self.train_files]
         contents = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
         kind = "given" if self.tokenizer else "trained"
-        text = json.dumps([FORMAT, self.config, self.seed, self.dtype, kind, contents, self.shrink], sort_keys=True)
+        text = json.dumps([FORMAT, self.config, SEED, DTYPE, kind, contents, self.shrink], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -167,9 +165,6 @@ def requested(arguments: Sequence[str] | None = None) -> Request:
     texts = "train a BPE on the texts of these .json and .jsonl files"
     source.add_argument("--train-tokenizer", type=Path, nargs="+", default=(), metavar="FILE", help=texts)
     parser.add_argument("--shrink", action="store_true", help="the same architecture in small sizes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--device", default="auto", help="where to draw the weights: auto, cpu, cuda, cuda:1, ...")
     options = parser.parse_args(arguments)
     config, tokenizer = read_json(options.config), options.tokenizer
     if not isinstance(config.get("model_type"), str):
@@ -178,16 +173,7 @@ def requested(arguments: Sequence[str] | None = None) -> Request:
         tokenizer = tokenizer.parent
     if tokenizer and not (tokenizer / "tokenizer.json").is_file():
         raise TwinError(f"{options.tokenizer}: no tokenizer.json there")
-    return Request(
-        output=options.output.absolute(),
-        device=options.device,
-        config=config,
-        seed=options.seed,
-        dtype=options.dtype,
-        tokenizer=tokenizer,
-        train_files=tuple(options.train_tokenizer),
-        shrink=options.shrink,
-    )
+    return Request(options.output.absolute(), config, tokenizer, tuple(options.train_tokenizer), options.shrink)
 
 
 def run(request: Request) -> str:
@@ -207,7 +193,7 @@ def run(request: Request) -> str:
             folder.rename(output)
             shutil.rmtree(old, ignore_errors=True)
     seconds = time.monotonic() - began
-    return f"twin: wrote {output}: {parameters:,} parameters in {request.dtype}, drawn on {device}, {seconds:.1f} s"
+    return f"twin: wrote {output}: {parameters:,} parameters in {DTYPE}, drawn on {device}, {seconds:.1f} s"
 
 
 def is_kept(arguments: Sequence[str]) -> bool:
@@ -236,11 +222,6 @@ def write_marker(folder: Path, request: Request, parameters: int) -> None:
         "digest": request.digest(),
         "source_name": request.config.get("_name_or_path", ""),
         "parameters": parameters,
-        "seed": request.seed,
-        "dtype": request.dtype,
-        "tokenizer": "given" if request.tokenizer else "trained",
-        "shrunk": request.shrink,
-        "config": request.config,
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }
     write_json(folder / MARKER, marker)
@@ -267,12 +248,8 @@ def build(request: Request, folder: Path) -> tuple[int, str]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    name = request.device if request.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise TwinError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    config = text_model_config(request.config, request.dtype, shrink=request.shrink)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = text_model_config(request.config, shrink=request.shrink)
     if request.shrink and request.tokenizer:
         config.vocab_size = max(config.vocab_size, 1 + largest_id(request.tokenizer))
     tokens = write_tokenizer(request.tokenizer, request.train_files, config.vocab_size, folder)
@@ -287,15 +264,14 @@ def build(request: Request, folder: Path) -> tuple[int, str]:
     ids = {"bos_token_id": tokens.bos, "eos_token_id": [*tokens.ends], "pad_token_id": tokens.pad}
     write_json(folder / "generation_config.json", {**ids, "_from_model_config": False})
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    dtype = getattr(torch, request.dtype)
-    needed_bytes, free_bytes = parameters * dtype.itemsize, shutil.disk_usage(folder).free
+    needed_bytes, free_bytes = parameters * torch.bfloat16.itemsize, shutil.disk_usage(folder).free
     if free_bytes < needed_bytes + (1 << 28):
         raise TwinError(f"the weights need {needed_bytes / 2**30:.2f} GiB, {folder} has {free_bytes / 2**30:.2f} GiB")
-    write_weights(model, dtype, device, request.seed, folder)
+    write_weights(model, device, folder)
     return parameters, str(device)
 
 
-def write_weights(model: Any, dtype: Any, device: Any, seed: int, folder: Path) -> None:  # noqa: ANN401
+def write_weights(model: Any, device: Any, folder: Path) -> None:  # noqa: ANN401 - torch is imported late
     """Draw each tensor on the device and write shards beside the drawing, a few in memory at a time.
 
     A norm's weight is what a new one holds: 1, or 0 where the model adds 1 itself; biases are 0, all else is normal.
@@ -313,7 +289,7 @@ def write_weights(model: Any, dtype: Any, device: Any, seed: int, folder: Path) 
         kind = type(module).__name__
         if "norm" in kind.lower() and getattr(module, "weight", None) is not None:
             norms[f"{name}.weight"] = 0.0 if kind.startswith(NORMS_ADD_ONE) else 1.0
-    generator = torch.Generator(device).manual_seed(seed)
+    dtype, generator = torch.bfloat16, torch.Generator(device).manual_seed(SEED)
 
     def drawn(name: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401
         if name in norms or name.endswith("norm.weight"):
@@ -341,7 +317,7 @@ def write_weights(model: Any, dtype: Any, device: Any, seed: int, folder: Path) 
         write_json(folder / "model.safetensors.index.json", index)
 
 
-def text_model_config(published: dict[str, Any], dtype: str, *, shrink: bool = False) -> Any:  # noqa: ANN401
+def text_model_config(published: dict[str, Any], *, shrink: bool = False) -> Any:  # noqa: ANN401
     """The configuration of the text model in a published config.json, as transformers has it.
 
     `shrink`: same architecture, two layers or one of each kind, widths of 64 and 128, a vocabulary of 2048. Raises
@@ -352,9 +328,9 @@ def text_model_config(published: dict[str, Any], dtype: str, *, shrink: bool = F
     kind = published["model_type"]
     settings = {key: value for key, value in published.items() if key not in _NOT_OF_A_NEW_MODEL}
     try:
-        config = AutoConfig.for_model(kind, **settings, dtype=dtype).get_text_config(decoder=True)
+        config = AutoConfig.for_model(kind, **settings, dtype=DTYPE).get_text_config(decoder=True)
         if shrink:
-            config = AutoConfig.for_model(config.model_type, **small_values(config), dtype=dtype)
+            config = AutoConfig.for_model(config.model_type, **small_values(config), dtype=DTYPE)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TwinError(f"model_type {kind!r}: transformers makes no configuration of it: {reason}") from error

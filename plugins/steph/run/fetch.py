@@ -20,7 +20,6 @@ import socket
 import ssl
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,8 +29,6 @@ from steph.base.messages import Message, say, verbatim
 from steph.base.terms import Cause
 from steph.base.text import one_line
 
-_TRIES = 3
-_PAUSE_SECONDS = 1.0
 # class, cause, message, the message's values, whether asking for another model would fail the same way; a subclass
 # stands before its base (GatedRepo is a RepositoryNotFound)
 _BY_CLASS = (
@@ -72,7 +69,7 @@ class HubError(Exception):
 
 
 def main() -> int:
-    """Download what stdin asks for; 0 with a path, 1 with a failure on stdout. A broken connection is tried again.
+    """Download what stdin asks for; 0 with a path, 1 with a failure on stdout.
 
     The request is a JSON line of `name`, `revision` (a commit), `files` (by their names in the repository), `endpoint`,
     `cache_dir`, `token` and `timeout_seconds` (what the client gives a request).
@@ -83,17 +80,12 @@ def main() -> int:
     threading.Thread(target=_stop_when_orphaned, daemon=True).start()
     from huggingface_hub import snapshot_download
 
-    for left in reversed(range(_TRIES)):
-        try:
-            path = snapshot_download(name, allow_patterns=files, max_workers=4, **asked)
-            print(json.dumps({"path": str(path)}), flush=True)
-            return 0
-        except Exception as error:
-            failure = classify(error, name=name, endpoint=asked["endpoint"], timeout_seconds=seconds)
-            if left == 0 or failure.cause is not Cause.HUB_UNREACHABLE or failure.is_endpoint_wide:
-                break
-            sys.stderr.write(f"{type(error).__name__}: trying again\n")
-            time.sleep(_PAUSE_SECONDS)
+    try:
+        path = snapshot_download(name, allow_patterns=files, max_workers=4, **asked)
+        print(json.dumps({"path": str(path)}), flush=True)
+        return 0
+    except Exception as error:
+        failure = classify(error, name=name, endpoint=asked["endpoint"], timeout_seconds=seconds)
     print(json.dumps({**asdict(failure), "message": failure.message.model_dump(mode="json")}), flush=True)
     return 1
 
