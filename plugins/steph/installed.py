@@ -1,7 +1,6 @@
-"""The suite as its wheel carries it: acceptance tests and reference pipeline lie in the package, which stays as it is.
+"""Finds the acceptance tests and the reference pipeline in an installed wheel, and copies the pipeline to work in.
 
-In: pytest's root folder and the one where it was typed. Out: which defaults hold there, and a copy of the reference
-pipeline to work in. A clone has these as folders of its own, and nothing here applies. Imports nothing heavy.
+A clone has both as folders of its own, and nothing here applies. Imports nothing heavy.
 """
 
 from __future__ import annotations

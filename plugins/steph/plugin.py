@@ -1,4 +1,4 @@
-"""The pytest plugin: options, which tests are stages, and what happens around them.
+"""Makes pytest run the stages: registers options and markers, opens the record, runs each stage, closes the record.
 
 A good guest: hooks act only where a selected test is marked `steph_stage`, and nothing heavy is imported before a stage
 is about to run.

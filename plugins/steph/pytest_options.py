@@ -1,4 +1,4 @@
-"""StepH's options in pytest: added, kept out of pytest's search for its root folder, resolved, and spelled out again.
+"""Gives pytest StepH's options, reads their values, and keeps them out of pytest's search for its root folder.
 
 Command line counts before ini file before environment before default.
 

@@ -1,1 +1,1 @@
-"""The conductor: sessions, stages, attempts; takes each stage through the rooms, one way. Sees all of them."""
+"""Conducts a run: sessions, stages and attempts, through all rooms above, one way."""

@@ -1,4 +1,4 @@
-"""`steph check`: the commands that a description stands for, and what of the core checks can be measured.
+"""`steph check`: prints the commands that a description stands for, and which core checks can be measured.
 
 Starts nothing and writes nothing. Commands are those of the first rung; where a run would put a file of its own, its
 place is in angle brackets.

@@ -1,4 +1,4 @@
-"""The evaluation script on an adapter of this record, at the 4-bit setting that its training ended on."""
+"""Runs the evaluation script on an adapter of this record, at the 4-bit setting that its training ended on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages beyond the spec's three: CoT, retrieval, the base model, a step without 4-bit, answers learnt by heart.
+"""Runs the stages beyond the spec's three: CoT, retrieval, base model, one step without 4-bit, answers learnt by heart.
 
 The single step takes the loss on the output only. A pipeline may quantise whether asked or not, and its flag for the
 loss may do nothing; both pass any other stage. The witness says which layers were quantised and which tokens carried a

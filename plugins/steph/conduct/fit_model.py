@@ -1,4 +1,4 @@
-"""What `steph fit` is asked about: a model's shape and LoRA's targets, counted where no table has them."""
+"""Finds a model's shape and LoRA's targets for `steph fit`: in the tables, else counted by transformers and peft."""
 
 from __future__ import annotations
 

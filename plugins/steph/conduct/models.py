@@ -1,4 +1,4 @@
-"""H-1: the model under test, from the Hub, the local cache or a folder, or made on the spot as a random-weight twin.
+"""H-1: gets the model under test from the Hub, the cache or a folder, or makes a random-weight twin of it.
 
 On a GPU a twin has the published model's exact shapes; on the CPU its architecture in small sizes.
 """

@@ -1,7 +1,7 @@
-"""What the suite predicts before it runs: the peak of a candidate and of a rung.
+"""Predicts the peak memory of each candidate model and of each rung before it runs.
 
-Comes in: a run's setup. Goes out: peaks of the whole process in bytes, or None where the model's shape is not known or
-no GPU is used. A prediction never stops a run by an error of its own.
+Peaks are of the whole process, in bytes; None where the model's shape is unknown or no GPU is used. An error in here
+never stops a run.
 """
 
 from __future__ import annotations

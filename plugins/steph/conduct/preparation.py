@@ -1,4 +1,4 @@
-"""From options to everything a run needs to know before it starts: profile, pipeline, device, inputs, context.
+"""Collects what a run must know before it starts: profile, description, devices, input files, context.
 
 Whatever is wrong with these is said here, in one line each, before anything is written or started.
 """

@@ -1,4 +1,4 @@
-"""One pytest session's record: opened, or joined where it was made under the same facts; written, reported, closed.
+"""Opens or joins the record of one pytest session, runs its stages into it, and writes its reports.
 
 What a CI server shows of it comes from here too: properties in the JUnit file, and the job's summary page on GitHub.
 """

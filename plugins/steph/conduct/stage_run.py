@@ -1,4 +1,4 @@
-"""What every step of a stage is given: the facts it starts from, its journal, its console, and the time left."""
+"""Holds what every step of a stage is given: the run's facts, its journal, its console, and the time left."""
 
 from __future__ import annotations
 

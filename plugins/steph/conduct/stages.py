@@ -1,4 +1,4 @@
-"""The conductor: stages through the rooms, one way, each ending in a journalled verdict."""
+"""Runs stages, each within its time, and journals each one's verdict."""
 
 from __future__ import annotations
 

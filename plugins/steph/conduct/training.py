@@ -1,4 +1,4 @@
-"""Trainings: a stage's walk down the ladder of settings, and the short one of `--steph-calibrate` after it.
+"""Trains down the ladder of settings until an attempt stands, and once more for `--steph-calibrate`.
 
 The calibration trains at another length, so that two measured peaks give slope and intercept. It runs after H-2's
 verdict is written, which it can't change. Its output goes to a folder of its own, which ends up in the attempt's, so

@@ -1,7 +1,6 @@
-"""What a training stage trains on: its rows, where its output goes, and what its script can be asked for.
+"""Plans and judges one stage's trainings: their rows, their output folder, what their script can be asked for.
 
-Goes out: for a model and settings, the attempt to ask for and the evidence that it left. At which settings, and what
-its end leads to, is for `training` and the trainings beside H-2 to say.
+At which settings, and what its end leads to, is for `training` and `extended` to say.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a log says about its run, which case of a cause it is, and what to do next, in the program's own settings.
+"""Reads facts of the run off a log, finds the case of a cause, and says what to do next in the program's own settings.
 
 Program, batch, length, 4-bit, card, workers and losses are read off the log, so that nobody is told what they did
 already. A value that the log does not say is None. Pure.

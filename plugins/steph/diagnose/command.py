@@ -1,4 +1,4 @@
-"""What `steph diagnose` prints: reads one log, of a huge one its ends, and writes the diagnosis as text or JSON."""
+"""`steph diagnose`: reads one log, of a huge one both ends, and prints its diagnosis as text or JSON."""
 
 from __future__ import annotations
 

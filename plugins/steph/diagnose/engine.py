@@ -1,4 +1,4 @@
-"""Why an attempt ended as it did: its log, its exit status and its probes become one `Diagnosis`.
+"""Finds why an attempt ended as it did: its log, its exit status and its probes become one `Diagnosis`.
 
 Pure. Candidates come from exception chains, single lines, losses, the exit status and the probes; the one that says
 most counts, and among equals the one printed first, since later ones are mostly its consequences.

@@ -1,4 +1,4 @@
-"""Exceptions as a log shows them: type, message, frames, and which one set off which.
+"""Finds the exceptions in a log: type, message, frames, and which one set off which.
 
 In: lines. Out: chains of `Raised`, the root first. Reads Python's, IPython's, pytest's and rich's forms, with or
 without the `Traceback` header (pasted logs often lack it). Knows no cause.

@@ -1,4 +1,4 @@
-"""The figures of a log: losses and gradient norms, sizes in an out-of-memory message, ranks that ended, collectives.
+"""Reads the figures of a log: losses, gradient norms, sizes in an out-of-memory message, ended ranks, collectives.
 
 Losses: transformers 4 prints floats, transformers 5 quoted strings; with `logging_nan_inf_filter` (the default) a NaN
 loss is printed as 0.0 and only `grad_norm` shows it.

@@ -1,4 +1,4 @@
-"""What single lines show: a cause without any exception, that the run went on, and how far it had come.
+"""Reads what single lines show: a cause without an exception, that the run went on, how far it had come.
 
 Lines of help texts, of a log level below error, and of messages that say "skipped" or "retried" never count. Nothing is
 the first step before a step began: a function that is called `train` shows none, a bar or a Trainer's own frame does.

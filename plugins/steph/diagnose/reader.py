@@ -1,4 +1,4 @@
-"""Logs as lines: what terminals, loggers and launchers put before each line is taken off.
+"""Splits a log into lines, without what terminals, loggers and launchers put before each.
 
 In: bytes or text, also of a notebook, of an error cell's JSON, of JSON log lines. Out: `PrintedLine` values, each with
 the process that printed it where the log shows one. A logger's prefix is found by what all lines of a traceback share,

@@ -1,4 +1,4 @@
-"""The tables of causes, cases and shared steps, read from the TOML files beside this module.
+"""Reads the tables of causes, cases, steps and signs from the TOML files beside this module.
 
 `causes.toml` has a row for each cause: the wordings that speak for it. `cases.toml` has a row for each form whose fix
 is known. `steps.toml` has next steps that several rows share, `settings.toml` how programs spell their settings,
