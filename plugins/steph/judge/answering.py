@@ -14,7 +14,7 @@ from steph.contract.results import Row
 from steph.judge.checks_prompts import asked_share
 from steph.judge.evidence import EvalEvidence
 from steph.judge.folders import same_path
-from steph.judge.witness import Generation, Scoring, StateFact, Witness
+from steph.judge.witness import Generation, Scoring, StateFact, TrainingBegins, Witness
 
 Call = Generation | Scoring
 Value = TypeVar("Value")
@@ -112,6 +112,12 @@ class Answering:
         ]  # fmt: skip
 
 
+def begun(seen: Answering) -> tuple[TrainingBegins, ...]:
+    """How the training of the adapter last began, if it was seen."""
+    witness = seen.evidence.training_witness
+    return witness.of(TrainingBegins)[-1:] if witness else ()
+
+
 def is_off(call: StateFact) -> bool:
     return 0 < call.layers <= call.disabled or (bool(call.scaling) and not any(call.scaling))
 
@@ -149,3 +155,8 @@ def answers_to(answers: Sequence[Answer], row: Row) -> list[Answer]:
     shares = [(answer, None if not answer.prompt else asked_share(answer.prompt, row)) for answer in answers]
     fitting = [answer for answer, share in shares if share is not None and share >= PART_OF_QUESTION]
     return fitting or list(answers)
+
+
+def asks(answer: Answer, row: Row) -> bool:
+    """Whether an answer's prompt asks a row's question."""
+    return (asked_share(answer.prompt or (), row) or 0) >= PART_OF_QUESTION

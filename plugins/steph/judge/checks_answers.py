@@ -15,32 +15,15 @@ from steph.base.text import one_line
 from steph.contract.results import Results, Row
 from steph.judge.answering import (
     LEAST_PRINTS,
-    PART_OF_QUESTION,
     SPECIAL,
     Answer,
     Answering,
     answers_saying,
     answers_to,
     asked_alone,
+    asks,
     given_by,
 )
-from steph.judge.checks_active import (
-    ADAPTER_ACTIVE,
-    BASE_AS_TRAINED,
-    SCALING_AS_TRAINED,
-    active_check,
-    base_check,
-    scaling_check,
-)
-from steph.judge.checks_frame import (
-    FRAME_AS_TRAINED,
-    PROMPTS_BARE,
-    PROMPTS_HOLD_QUESTIONS,
-    bare_check,
-    frame_check,
-    questions_check,
-)
-from steph.judge.checks_prompts import asked_share
 from steph.judge.checks_seen import (
     ADAPTER_AS_SAVED,
     ANSWERS_FREE,
@@ -54,8 +37,22 @@ from steph.judge.checks_seen import (
     steering_check,
 )
 from steph.judge.checks_setup import model_check, place_checks, quantised_check
+from steph.judge.checks_trained_use import (
+    ADAPTER_ACTIVE,
+    BASE_AS_TRAINED,
+    FRAME_AS_TRAINED,
+    PROMPTS_BARE,
+    PROMPTS_HOLD_QUESTIONS,
+    SCALING_AS_TRAINED,
+    active_check,
+    bare_check,
+    base_check,
+    frame_check,
+    questions_check,
+    scaling_check,
+)
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
 from steph.judge.reading import LETTERS
 from steph.judge.training_seen import why_unseen
 from steph.judge.witness import Generation, ModelLoaded, Raised, Witness
@@ -67,29 +64,16 @@ _LABEL_FORMS = (
     "{}", "{}.", "{}。", "({})", "答え:{}", "回答:{}", "正解:{}", "Answer:{}", "正解は{}です。", "答えは{}です。"
 )  # fmt: skip
 
+_RESPONSES = (Needs.RESPONSES,)
+
 ANSWERS_GENERATED = CheckKind("answers_generated", "H-3", FAIL, trap=2, core=True)
-RESPONSES_GENERATED = CheckKind("responses_generated", "H-3", FAIL, trap=23, optional=True, needs=(Needs.RESPONSES,))
-ANSWERS_GREEDY = CheckKind("answers_greedy", "H-3", WARN, optional=True, needs=(Needs.RESPONSES,))
-ANSWERS_STOPPED = CheckKind(
-    "answers_stopped", "H-3", WARN, trap=28, quality=True, optional=True, needs=(Needs.RESPONSES,)
-)
+RESPONSES_GENERATED = CheckKind("responses_generated", "H-3", FAIL, trap=23, optional=True, needs=_RESPONSES)
+ANSWERS_GREEDY = CheckKind("answers_greedy", "H-3", WARN, optional=True, needs=_RESPONSES)
+ANSWERS_STOPPED = CheckKind("answers_stopped", "H-3", WARN, trap=28, quality=True, optional=True, needs=_RESPONSES)
 WITNESSED_ANSWERS = (
-    ANSWERS_GENERATED,
-    ADAPTER_ACTIVE,
-    SCALING_AS_TRAINED,
-    BASE_AS_TRAINED,
-    PROMPTS_HOLD_QUESTIONS,
-    PROMPTS_BARE,
-    FRAME_AS_TRAINED,
-    RESPONSES_GENERATED,
-    ANSWERS_GREEDY,
-    ANSWERS_STOPPED,
-    ANSWERS_FREE,
-    PROMPTS_AS_RECORDED,
-    ADAPTER_AS_SAVED,
-    MASK_AND_POSITIONS,
-    BASE_UNCHANGED,
-    NO_OWN_CODE,
+    *(ANSWERS_GENERATED, ADAPTER_ACTIVE, SCALING_AS_TRAINED, BASE_AS_TRAINED, PROMPTS_HOLD_QUESTIONS, PROMPTS_BARE),
+    *(FRAME_AS_TRAINED, RESPONSES_GENERATED, ANSWERS_GREEDY, ANSWERS_STOPPED, ANSWERS_FREE, PROMPTS_AS_RECORDED),
+    *(ADAPTER_AS_SAVED, MASK_AND_POSITIONS, BASE_UNCHANGED, NO_OWN_CODE),
 )
 
 
@@ -118,7 +102,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         generated,
         active_check(seen, rows),
         scaling_check(seen),
-        base_check(seen),
+        base_check(seen, generations),
         questions_check(seen, rows),
         bare_check(seen, rows),
         frame_check(seen, rows),
@@ -142,26 +126,12 @@ def _generated_check(seen: Answering, wanted: int) -> Check:
     if not seen.calls and not raised:
         holds_, why = why_unseen(seen.evidence.witness, "answering")
         return ANSWERS_GENERATED.check(holds_, why)
-    enough = answered >= wanted
+    is_enough = answered >= wanted
     error = next((one_line(fact.error, 80) for fact in seen.witness.of(Raised) if fact.error), "")
-    return ANSWERS_GENERATED.check(
-        enough and not raised,
-        "with_error" if error else "answered",
-        severity=WARN if enough and raised else None,
-        questions=wanted,
-        answered=answered,
-        raised=raised,
-        error=error,
-    )
-
-
-def _answers_only(seen: Answering, answer: Answer, row: Row, rows: Sequence[Row]) -> bool:
-    """Whether an answer's prompt asks the question of another of the rows, and not of this one."""
-
-    def is_in_prompt(one: Row) -> bool:
-        return (asked_share(answer.prompt or (), asked_alone(seen.evidence, one)) or 0) >= PART_OF_QUESTION
-
-    return bool(answer.prompt) and not is_in_prompt(row) and any(is_in_prompt(one) for one in rows if one is not row)
+    severity = WARN if is_enough and raised else None
+    counts: Figures = {"questions": wanted, "answered": answered, "raised": raised, "error": error}
+    found = "with_error" if error else "answered"
+    return ANSWERS_GENERATED.check(is_enough and not raised, found, severity=severity, **counts)
 
 
 def _responses_check(seen: Answering, rows: Sequence[Row]) -> Check:
@@ -184,20 +154,19 @@ def _responses_check(seen: Answering, rows: Sequence[Row]) -> Check:
             # a letter may have been written down otherwise than it was said
             said = normal_form(text).lower()
             if is_long or (said in labels and all(_says_other(answer, said, labels) for answer in candidates)):
-                astray += any(_answers_only(seen, answer, row, rows) for answer in answers_saying(seen.answers, text))
+                own = asked_alone(seen.evidence, row)
+                others = [asked_alone(seen.evidence, one) for one in rows if one is not row]
+                given = (one for one in answers_saying(seen.answers, text) if one.prompt and not asks(one, own))
+                astray += any(any(asks(answer, other) for other in others) for answer in given)
     if 2 * cut > len(rows) and not seen.unseen_calls and not made_up:
         return RESPONSES_GENERATED.check(False, "first_characters", severity=WARN, questions=len(rows), cut=cut)
     if not compared or seen.unseen_calls:
         return RESPONSES_GENERATED.check(None, "incomparable")
     is_all = (made_up == compared and made_up_long == made_up) or (astray > 1 and 2 * astray > compared)
-    return RESPONSES_GENERATED.check(
-        not made_up,
-        "of_other_questions" if astray else "compared",
-        severity=WARN if made_up and not is_all else None,
-        compared=compared,
-        made_up=made_up,
-        astray=astray,
-    )
+    severity = WARN if made_up and not is_all else None
+    counts: Figures = {"compared": compared, "made_up": made_up, "astray": astray}
+    found = "of_other_questions" if astray else "compared"
+    return RESPONSES_GENERATED.check(not made_up, found, severity=severity, **counts)
 
 
 def _greedy_check(seen: Answering, rows: Sequence[Row]) -> Check:
@@ -205,21 +174,25 @@ def _greedy_check(seen: Answering, rows: Sequence[Row]) -> Check:
     known = [call for call in calls if isinstance(call, Generation) and call.do_sample is not None]
     if not known or seen.evidence.settings.ensemble > 1:
         return ANSWERS_GREEDY.check(None, "unseen")
+    # one of several answers to a prompt can be picked
+    by_prompt: dict[str, list[str]] = {}
+    for answer in seen.counting:
+        if answer.prompt_hash and answer.hashes:
+            by_prompt.setdefault(answer.prompt_hash, []).append(answer.hashes[0])
+    chosen = sum(len(hashes) for hashes in by_prompt.values() if len({*hashes}) > 1)
     found = {
         "evaluation.sampled": sum(bool(call.do_sample) for call in known),
         "evaluation.in_training_mode": sum(bool(call.training) for call in known),
-        "evaluation.one_of_several": _chosen(seen.counting) if len(seen.counting) > len(rows) else 0,
+        "evaluation.one_of_several": chosen if len(seen.counting) > len(rows) else 0,
     }
     troubles = [say(what, rows=count) for what, count in found.items() if count]
-    if troubles and _is_until_right(seen, rows):
-        return ANSWERS_GREEDY.check(False, "until_right", severity=FAIL, rows=len(known), troubles=troubles)
     if troubles:
-        return ANSWERS_GREEDY.check(False, "otherwise", rows=len(known), troubles=troubles)
+        seems, severity = ("until_right", FAIL) if _is_until_right(seen, rows) else ("otherwise", None)
+        return ANSWERS_GREEDY.check(False, seems, severity=severity, rows=len(known), troubles=troubles)
     prompts = {answer.prompt_hash for answer in seen.counting if answer.prompt_hash}
     if rows and len(prompts) >= MANY_ANSWERS * len(rows):
-        return ANSWERS_GREEDY.check(
-            False, "many_answers", severity=INFO, rows=len(known), questions=len(rows), times=MANY_ANSWERS
-        )
+        counts: Figures = {"rows": len(known), "questions": len(rows), "times": MANY_ANSWERS}
+        return ANSWERS_GREEDY.check(False, "many_answers", severity=INFO, **counts)
     return ANSWERS_GREEDY.check(True, "greedy", rows=len(known))
 
 
@@ -229,7 +202,7 @@ def _is_until_right(seen: Answering, rows: Sequence[Row]) -> bool:
     An answer that could not be read may be asked for again; so may all, as often as each other.
     """
     labels = {row.correct_answer for row in rows} | set(LETTERS)
-    tries = [(row, [a for a in answers_to(seen.counting, row) if a.hashes and _asks(a, row)]) for row in rows]
+    tries = [(row, [a for a in answers_to(seen.counting, row) if a.hashes and asks(a, row)]) for row in rows]
     if len({len(given) for _, given in tries}) < MANY_ANSWERS or seen.unseen_calls:
         return False
     if any(len(given) < MANY_ANSWERS and not row.is_correct for row, given in tries):
@@ -246,23 +219,10 @@ def _is_until_right(seen: Answering, rows: Sequence[Row]) -> bool:
     )
 
 
-def _asks(answer: Answer, row: Row) -> bool:
-    return bool(answer.prompt) and (asked_share(answer.prompt or (), row) or 0) >= PART_OF_QUESTION
-
-
 def _says_other(answer: Answer, label: str, labels: Set[str]) -> bool:
     """Whether a response, or its first or last line, is nothing but another of the labels."""
     texts = {text for other in labels - {label} for text in (other, other.upper()) if other}
     return any(text_hash(form.format(text)) in (answer.hashes or ()) for text in texts for form in _LABEL_FORMS)
-
-
-def _chosen(answers: Sequence[Answer]) -> int:
-    """Answers to a prompt that was answered otherwise as well: one of them can be picked."""
-    by_prompt: dict[str, list[str]] = {}
-    for answer in answers:
-        if answer.prompt_hash and answer.hashes:
-            by_prompt.setdefault(answer.prompt_hash, []).append(answer.hashes[0])
-    return sum(len(hashes) for hashes in by_prompt.values() if len(set(hashes)) > 1)
 
 
 def _stopped_check(seen: Answering) -> Check:
@@ -272,11 +232,7 @@ def _stopped_check(seen: Answering) -> Check:
     cut = known.count(False)
     calls = (answer.call for answer in seen.counting)
     limits = sorted({call.limit for call in calls if isinstance(call, Generation) and call.limit is not None})
-    return ANSWERS_STOPPED.check(
-        cut <= MOST_UNSTOPPED * len(known),
-        "cut_at" if limits else "cut",
-        rehearsal=seen.evidence.rehearsal or seen.evidence.random_weights,
-        rows=len(known),
-        cut=cut,
-        limits=limits,
-    )
+    is_lenient = seen.evidence.rehearsal or seen.evidence.random_weights
+    counts: Figures = {"rows": len(known), "cut": cut, "limits": limits}
+    found = "cut_at" if limits else "cut"
+    return ANSWERS_STOPPED.check(cut <= MOST_UNSTOPPED * len(known), found, rehearsal=is_lenient, **counts)

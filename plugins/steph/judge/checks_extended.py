@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from steph.base.terms import Severity
 from steph.base.text import one_line
@@ -12,7 +11,7 @@ from steph.contract.lines import EvalLines
 from steph.contract.questions import question_key
 from steph.contract.results import Results, Row
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures
 from steph.judge.reading import reasoning_of, strict_letter
 from steph.judge.training_seen import Seen, why_unseen
 from steph.judge.witness import ModelFact, Witness
@@ -21,13 +20,6 @@ from steph.record.values import AnswerComparison, Check
 
 REASONING_CHARS = 10  # fewer are no reason: "Reasoning: なし" has two
 PASSAGE_CHARS = 10
-COT_ROWS_SOUND = CheckKind("cot_rows_sound", "H-2cot", WARN)
-LINE_COT_ENABLED = CheckKind("line_cot_enabled", "H-3cot", FAIL)
-COT_REASONED = CheckKind("cot_reasoned", "H-3cot", WARN, quality=True)
-RAG_RETRIEVED = CheckKind("rag_retrieved", "H-3rag", FAIL)
-RAG_IN_PROMPT = CheckKind("rag_in_prompt", "H-3rag", FAIL, optional=True)
-BASE_SAME_QUESTIONS = CheckKind("base_same_questions", "H-3base", FAIL)
-ADAPTER_CHANGES_RESPONSES = CheckKind("adapter_changes_responses", "H-3base", WARN, quality=True)
 LEAST_REMEMBERED = 7  # of 8; by chance 4 runs in 10,000 have as many
 MOST_GUESSED = 4  # by chance 97 runs in 100 have no more
 LOW_LOSS = 0.1  # mean of the last steps
@@ -35,6 +27,14 @@ LAST_STEPS = 3
 CERTAIN_NATS = 0.7  # a row's whole loss below which its letter is the likeliest one
 TEMPLATE_TOKENS = 8  # what may close an answer
 MOST_SUPERVISED_SHARE = 0.5  # of a row whose answer is a letter, where its tokens could not be counted
+
+COT_ROWS_SOUND = CheckKind("cot_rows_sound", "H-2cot", WARN)
+LINE_COT_ENABLED = CheckKind("line_cot_enabled", "H-3cot", FAIL)
+COT_REASONED = CheckKind("cot_reasoned", "H-3cot", WARN, quality=True)
+RAG_RETRIEVED = CheckKind("rag_retrieved", "H-3rag", FAIL)
+RAG_IN_PROMPT = CheckKind("rag_in_prompt", "H-3rag", FAIL, optional=True)
+BASE_SAME_QUESTIONS = CheckKind("base_same_questions", "H-3base", FAIL)
+ADAPTER_CHANGES_RESPONSES = CheckKind("adapter_changes_responses", "H-3base", WARN, quality=True)
 HEART_LOSS_LOW = CheckKind("heart_loss_low", "H-3heart", INFO)
 HEART_REMEMBERED = CheckKind("heart_remembered", "H-3heart", FAIL, optional=True)
 HEART_UNKNOWN = CheckKind("heart_unknown", "H-3heart", FAIL, optional=True)
@@ -47,7 +47,15 @@ def extended_checks(evidence: EvalEvidence, lines: EvalLines, results: Results |
     rows = results.results if results else None
     checks: list[Check] = []
     if evidence.settings.use_cot:
-        checks += [_cot_line_check(lines), _reasoned_check(rows, rehearsal=evidence.rehearsal)]
+        line = LINE_COT_ENABLED.check(False, "missing")
+        if lines.cot is not None:
+            line = LINE_COT_ENABLED.check(lines.cot.startswith("Enabled"), "shown", shown=one_line(lines.cot, 80))
+        reasoned = COT_REASONED.check(None, "none", rehearsal=evidence.rehearsal)
+        if rows:
+            bare = sum(len(reasoning_of(row.response or "")) < REASONING_CHARS for row in rows)
+            counts: Figures = {"questions": len(rows), "bare": bare}
+            reasoned = COT_REASONED.check(bare == 0, "counted", rehearsal=evidence.rehearsal, **counts)
+        checks += [line, reasoned]
     if evidence.settings.use_rag:
         checks += [_retrieved_check(rows, evidence.settings.top_k), _prompt_check(rows, evidence.beside)]
     if evidence.lora_path is None:
@@ -71,44 +79,17 @@ def compared(rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None) -> An
 
 def cot_rows_check(rows: Iterable[Mapping[str, object]]) -> Check:
     """Whether training rows teach reasoning: text before a last line that gives the row's own letter."""
-    kept = list(rows)
-    bare = [_is_bare(str(row.get("output", ""))) for row in kept]
-    astray = [_is_astray(row) for row in kept]
-    unsound = sum(without_reason or elsewhere for without_reason, elsewhere in zip(bare, astray, strict=True))
-    return COT_ROWS_SOUND.check(
-        unsound == 0 if kept else None,
-        "counted",
-        severity=Severity.FAIL if 2 * unsound > len(kept) else None,
-        rows=len(kept),
-        bare=sum(bare),
-        astray=sum(astray),
-    )
-
-
-def _is_bare(text: str) -> bool:
-    return len(reasoning_of(text)) < REASONING_CHARS
-
-
-def _is_astray(row: Mapping[str, object]) -> bool:
-    """Whether the last line gives no letter, or another than `meta.correct` where the row has one."""
-    meta = row.get("meta")
-    correct = meta.get("correct") if isinstance(meta, Mapping) else None
-    last = (str(row.get("output", "")).strip().splitlines() or [""])[-1]
-    letter = strict_letter(last, cot=True)
-    return letter is None or (isinstance(correct, str) and letter != correct.strip().lower())
-
-
-def _cot_line_check(lines: EvalLines) -> Check:
-    if lines.cot is None:
-        return LINE_COT_ENABLED.check(False, "missing")
-    return LINE_COT_ENABLED.check(lines.cot.startswith("Enabled"), "shown", shown=one_line(lines.cot, 80))
-
-
-def _reasoned_check(rows: tuple[Row, ...] | None, *, rehearsal: bool) -> Check:
-    if not rows:
-        return COT_REASONED.check(None, "none", rehearsal=rehearsal)
-    bare = sum(_is_bare(row.response or "") for row in rows)
-    return COT_REASONED.check(bare == 0, "counted", rehearsal=rehearsal, questions=len(rows), bare=bare)
+    kept, bare, astray, unsound = list(rows), 0, 0, 0
+    for row in kept:
+        text, meta = str(row.get("output", "")), row.get("meta")
+        correct = meta.get("correct") if isinstance(meta, Mapping) else None
+        letter = strict_letter((text.strip().splitlines() or [""])[-1], cot=True)
+        is_bare = len(reasoning_of(text)) < REASONING_CHARS
+        is_astray = letter is None or (isinstance(correct, str) and letter != correct.strip().lower())
+        bare, astray, unsound = bare + is_bare, astray + is_astray, unsound + (is_bare or is_astray)
+    severity = Severity.FAIL if 2 * unsound > len(kept) else None
+    counts: Figures = {"rows": len(kept), "bare": bare, "astray": astray}
+    return COT_ROWS_SOUND.check(unsound == 0 if kept else None, "counted", severity=severity, **counts)
 
 
 def _retrieved_check(rows: tuple[Row, ...] | None, top_k: int) -> Check:
@@ -116,64 +97,45 @@ def _retrieved_check(rows: tuple[Row, ...] | None, top_k: int) -> Check:
     if not rows or len(counts) < len(rows):
         return RAG_RETRIEVED.check(None, "no_counts", questions=len(rows or ()), counts=len(counts))
     without = sum(count < 1 for count in counts)
-    return RAG_RETRIEVED.check(
-        without == 0, "counted", questions=len(rows), without=without, least=min(counts), top_k=top_k
-    )
+    figures: Figures = {"questions": len(rows), "without": without, "least": min(counts), "top_k": top_k}
+    return RAG_RETRIEVED.check(without == 0, "counted", **figures)
 
 
 def _prompt_check(rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None) -> Check:
     """Whether a prompt says more than the one without retrieval for the same question."""
     without = dict(zip(_keys(beside or ()), beside or (), strict=True))
-    pairs = [
-        (row.prompt, without[key].prompt)
-        for row, key in zip(rows or (), _keys(rows or ()), strict=True)
-        if key in without
-    ]
-    measured = [_added_chars(here, there) for here, there in pairs if isinstance(here, str) and isinstance(there, str)]
+    measured = []
+    for row, key in zip(rows or (), _keys(rows or ()), strict=True):
+        other = without[key].prompt if key in without else None
+        if isinstance(row.prompt, str) and isinstance(other, str):
+            known = {line.strip() for line in other.splitlines()}
+            measured.append(sum(len(line.strip()) for line in row.prompt.splitlines() if line.strip() not in known))
     if not measured:
         return RAG_IN_PROMPT.check(None, "none")
     bare = sum(added < PASSAGE_CHARS for added in measured)
     return RAG_IN_PROMPT.check(bare == 0, "counted", questions=len(measured), bare=bare, least=min(measured))
 
 
-def _added_chars(prompt: str, without: str) -> int:
-    known = {line.strip() for line in without.splitlines()}
-    return sum(len(line.strip()) for line in prompt.splitlines() if line.strip() not in known)
-
-
 def _base_checks(
     rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None, *, rehearsal: bool
 ) -> tuple[Check, Check]:
-    if not rows or not beside:
-        return (
-            BASE_SAME_QUESTIONS.check(None, "none"),
-            ADAPTER_CHANGES_RESPONSES.check(None, "none", rehearsal=rehearsal),
-        )
     found = compared(rows, beside)
-    counts: dict[str, Any] = {"without": len(rows), "adapted": len(beside)}
-    if found is None:
-        return (
-            BASE_SAME_QUESTIONS.check(False, "others", **counts),
-            ADAPTER_CHANGES_RESPONSES.check(None, "others", rehearsal=rehearsal),
-        )
-    return (
-        BASE_SAME_QUESTIONS.check(True, "same", **counts),
-        _effect_check(found, rehearsal=rehearsal),
-    )
-
-
-def _effect_check(found: AnswerComparison, *, rehearsal: bool) -> Check:
+    if not rows or not beside or found is None:
+        are_there = bool(rows and beside)
+        what = "others" if are_there else "none"
+        counts: Figures = {"without": len(rows or ()), "adapted": len(beside or ())} if are_there else {}
+        same = BASE_SAME_QUESTIONS.check(False if are_there else None, what, **counts)
+        return same, ADAPTER_CHANGES_RESPONSES.check(None, what, rehearsal=rehearsal)
     differs = found.same_responses < found.questions
-    return ADAPTER_CHANGES_RESPONSES.check(
-        differs,
-        "counted" if differs else "same",
-        rehearsal=rehearsal,
-        questions=found.questions,
-        same=found.same_responses,
-        changed=found.changed_answers,
-        spoiled=found.right_to_wrong,
-        mended=found.wrong_to_right,
-    )
+    figures: Figures = {
+        "questions": found.questions,
+        "same": found.same_responses,
+        "changed": found.changed_answers,
+        "spoiled": found.right_to_wrong,
+        "mended": found.wrong_to_right,
+    }
+    effect = ADAPTER_CHANGES_RESPONSES.check(differs, "counted" if differs else "same", rehearsal=rehearsal, **figures)
+    return BASE_SAME_QUESTIONS.check(True, "same", without=len(rows), adapted=len(beside)), effect
 
 
 def _keys(rows: tuple[Row, ...]) -> tuple[str, ...]:
@@ -182,7 +144,7 @@ def _keys(rows: tuple[Row, ...]) -> tuple[str, ...]:
 
 def loss_low_check(losses: Sequence[float], steps: int, learning_rate: float, seed: int) -> Check:
     """Whether the loss got near zero; None, with the figures, where it did not or where nobody wrote it down."""
-    how: dict[str, Any] = {"rate": learning_rate, "steps": steps, "seed": seed}
+    how: Figures = {"rate": learning_rate, "steps": steps, "seed": seed}
     if not losses:
         return HEART_LOSS_LOW.check(None, "none", **how)
     last = _last(losses)

@@ -8,7 +8,6 @@ from collections import Counter
 
 from steph.base.files import UnreadableError, sha256_of
 from steph.base.messages import NOTHING, Message, say, words_of
-from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.contract.lines import EvalLines
 from steph.contract.questions import (
@@ -23,7 +22,7 @@ from steph.contract.questions import (
 from steph.contract.results import Results, ResultsFile, Row
 from steph.judge.checks_prompts import PROMPTS, prompt_checks
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
 from steph.judge.reading import bare, is_exception_text
 from steph.judge.witness import Generation
 from steph.record.values import Check
@@ -50,43 +49,30 @@ TRAIN_OVERLAP = CheckKind("train_overlap", "H-3", WARN, trap=7, optional=True, n
 DATASET_UNCHANGED = CheckKind("dataset_unchanged", "H-3", FAIL, optional=True, needs=(Needs.DATASET,))
 RESULTS_AGREE = CheckKind("results_agree", "H-3", WARN)
 _NEEDS_JSON = (
-    CONFIG_AS_ASKED,
-    NO_ERROR_ANSWERS,
-    FLAGS_CONSISTENT,
-    ROWS_DISTINCT,
-    QUESTIONS_OF_DATASET,
-    FIRST_ROWS,
-    TRAIN_OVERLAP,
-    *PROMPTS,
+    *(CONFIG_AS_ASKED, NO_ERROR_ANSWERS, FLAGS_CONSISTENT),
+    *(ROWS_DISTINCT, QUESTIONS_OF_DATASET, FIRST_ROWS, TRAIN_OVERLAP, *PROMPTS),
 )
 
 
 def file_checks(file: ResultsFile, lines: EvalLines, started_unix: float) -> tuple[Check, ...]:
     """Check that the file is there, young and well-formed, and that all figures of accuracy agree."""
+    # a second block or file of the same run that tells other figures: one of them was made up afterwards
+    others = [*lines.contradictions, *(say("results.other_file", file=one_line(name, 60)) for name in file.others)]
+    agree = RESULTS_AGREE.check(not others, "others" if others else "one", others=others)
+    name = one_line(file.name, 150)
     if file.path is None:
-        return (
-            JSON_WRITTEN.check(False, "missing", file=one_line(file.name, 150)),
-            JSON_FRESH.check(None, say("results.no_file")),
-            JSON_VALID.check(None, say("results.no_file")),
-            JSON_CONSISTENT.check(None, say("results.no_file")),
-            _one_result_check(file, lines),
-        )
+        unread = (kind.check(None, say("results.no_file")) for kind in (JSON_FRESH, JSON_VALID, JSON_CONSISTENT))
+        return (JSON_WRITTEN.check(False, "missing", file=name), *unread, agree)
     begun = file.content.begun_unix if file.content else None
     is_replayed = begun is not None and begun < started_unix - BEGUN_SLACK_SECONDS
     age = "older" if not file.fresh else "begun_before" if is_replayed else "newer"
     return (
-        JSON_WRITTEN.check(True, "written", file=one_line(file.name, 150)),
+        JSON_WRITTEN.check(True, "written", file=name),
         JSON_FRESH.check(age == "newer", age),
         JSON_VALID.check(file.content is not None, "unusable" if file.problem else "valid", problem=file.problem),
         _consistency_check(file.content, lines),
-        _one_result_check(file, lines),
+        agree,
     )
-
-
-def _one_result_check(file: ResultsFile, lines: EvalLines) -> Check:
-    """A second block or file of the same run that tells other figures: one of them was made up afterwards."""
-    others = [*lines.contradictions, *(say("results.other_file", file=one_line(name, 60)) for name in file.others)]
-    return RESULTS_AGREE.check(not others, "others" if others else "one", others=others)
 
 
 def _consistency_check(results: Results | None, lines: EvalLines) -> Check:
@@ -94,28 +80,23 @@ def _consistency_check(results: Results | None, lines: EvalLines) -> Check:
         return JSON_CONSISTENT.check(None, say("results.unusable"))
     if results.summary is None:
         return _scores_check(results)
-    total, correct = len(results.results), sum(row.is_correct for row in results.results)
-    recount, summary = (correct / total if total else 0.0), results.summary
-    incorrect = total - correct
-    wrong = [
-        say(what, shown=shown, counted=counted)
-        for what, shown, counted in (
-            ("results.json_correct", summary.correct_count, correct),
-            ("results.json_total", summary.total_count, total),
-            ("results.printed_total", lines.total, total),
-            ("results.printed_correct", lines.correct, correct),
-            ("results.printed_incorrect", lines.incorrect, incorrect),
-        )
-        if shown is not None and shown != counted
-    ]
-    wrong += [
-        say(what, shown=100 * shown, counted=100 * recount)
-        for what, shown, tolerance in (
-            ("results.json_accuracy", summary.accuracy, ACCURACY_TOLERANCE),
-            ("results.printed_accuracy", lines.accuracy, max(lines.accuracy_tolerance, ACCURACY_TOLERANCE)),
-        )
-        if shown is not None and not math.isclose(shown, recount, abs_tol=tolerance)
-    ]
+    total, correct, summary = len(results.results), sum(row.is_correct for row in results.results), results.summary
+    counts = (
+        ("results.json_correct", summary.correct_count, correct),
+        ("results.json_total", summary.total_count, total),
+        ("results.printed_total", lines.total, total),
+        ("results.printed_correct", lines.correct, correct),
+        ("results.printed_incorrect", lines.incorrect, total - correct),
+    )
+    wrong = [say(what, shown=shown, counted=n) for what, shown, n in counts if shown is not None and shown != n]
+    share = correct / total if total else 0.0
+    accuracies = (
+        ("results.json_accuracy", summary.accuracy, ACCURACY_TOLERANCE),
+        ("results.printed_accuracy", lines.accuracy, max(lines.accuracy_tolerance, ACCURACY_TOLERANCE)),
+    )
+    for what, shown, tolerance in accuracies:
+        if shown is not None and not math.isclose(shown, share, abs_tol=tolerance):
+            wrong.append(say(what, shown=100 * shown, counted=100 * share))
     if wrong:
         return JSON_CONSISTENT.check(False, "differences", differences=wrong)
     return JSON_CONSISTENT.check(True, "agree", questions=total, correct=correct)
@@ -127,20 +108,17 @@ def _scores_check(results: Results) -> Check:
     held, unknown = list[Message](), list[Message | str]()
     for score in results.scores:
         name = one_line("/".join(filter(None, (score.task, score.metric))), 60) or say("results.score")
-        rows = [row.counts for row in results.results if row.task == score.task]
+        rows = [row for row in results.results if row.task == score.task]
         if score.is_mean is None:
             unknown.append(name)
             continue
-        if not rows or any(row.score is None for row in results.results if row.task == score.task):
+        if not rows or any(row.score is None for row in rows):
             wrong.append(say("results.no_values", score=name))
             continue
-        mean = sum(rows) / len(rows)
+        mean = sum(row.counts for row in rows) / len(rows)
         is_same = math.isclose(score.value, mean, abs_tol=max(ACCURACY_TOLERANCE, half_digit(score.value)))
         compared = say("results.mean", score=name, value=score.value, rows=len(rows), mean=mean)
-        if is_same:
-            held.append(compared)
-        else:
-            wrong.append(compared)
+        (held if is_same else wrong).append(compared)
         if score.count is not None and score.count != len(rows):
             wrong.append(say("results.count", score=name, count=score.count, rows=len(rows)))
     if wrong:
@@ -172,28 +150,27 @@ def content_checks(evidence: EvalEvidence, results: Results | None, lines: EvalL
     """Check what the file says row by row."""
     if results is None:
         return tuple(kind.check(None, say("results.unusable")) for kind in _NEEDS_JSON)
-    keys = tuple(row.task + question_key(row.question, row.choices) for row in results.results)
-    dataset, trouble = _dataset_of(evidence)
+    rows = results.results
+    # the questions as they were before the evaluation, where they were kept, else as they are now; or why not
+    dataset, trouble = evidence.questions, NOTHING
+    if dataset is None and evidence.dataset is None:
+        trouble = say("results.no_dataset")
+    elif dataset is None and evidence.dataset is not None:
+        try:
+            dataset = questions_of(evidence.dataset)
+        except UnreadableError as error:
+            trouble = say("results.dataset_unreadable", reason=words_of(error))
+    errors = [row for row in rows if row.predicted_answer == "error" or is_exception_text(row.response or "")]
+    printed, example = lines.timeout_errors + lines.other_errors, one_line(errors[0].response, 120) if errors else ""
+    counts: Figures = {"questions": len(rows), "errors": len(errors), "printed": printed, "example": example}
     return (
         _config_check(evidence, results),
-        _error_check(results.results, lines),
-        _flags_check(results.results, is_free=evidence.form.kind == "generate"),
-        *_dataset_checks(evidence, dataset, trouble, results.results, keys),
-        _overlap_check(evidence, results.results),
-        *prompt_checks(evidence, results.results, dataset),
+        NO_ERROR_ANSWERS.check(not errors and not printed, "with_example" if errors else "counts", **counts),
+        _flags_check(rows, is_free=evidence.form.kind == "generate"),
+        *_dataset_checks(dataset, trouble, rows, is_exact=evidence.form.format == "lawqa"),
+        _overlap_check(evidence, rows),
+        *prompt_checks(evidence, rows, dataset),
     )
-
-
-def _dataset_of(evidence: EvalEvidence) -> tuple[tuple[Question, ...] | None, Message]:
-    """The questions as they were before the evaluation, where they were kept, else as they are now; or why not."""
-    if evidence.questions is not None:
-        return evidence.questions, NOTHING
-    if evidence.dataset is None:
-        return None, say("results.no_dataset")
-    try:
-        return questions_of(evidence.dataset), NOTHING
-    except UnreadableError as error:
-        return None, say("results.dataset_unreadable", reason=words_of(error))
 
 
 def _config_check(evidence: EvalEvidence, results: Results) -> Check:
@@ -206,8 +183,9 @@ def _config_check(evidence: EvalEvidence, results: Results) -> Check:
         ("load_in_4bit", config.load_in_4bit, asked.load_in_4bit),
         ("total_samples", config.total_samples, len(results.results)),
     ]
-    if not asked.use_rag and (retrieved := _most_retrieved(results.results)):
-        pairs.append(("retrieved_docs_count", retrieved, 0))
+    passages = [row.retrieved_docs_count for row in results.results if type(row.retrieved_docs_count) is int]
+    if not asked.use_rag and (most := max(passages, default=0)):
+        pairs.append(("retrieved_docs_count", most, 0))
     shown = [pair for pair in pairs if pair[1] is not None]
     limit, claimed = _limit_beside(evidence, results)
     if not shown and claimed is None:
@@ -253,111 +231,64 @@ def _limit_beside(evidence: EvalEvidence, results: Results) -> tuple[int | None,
     return (max(cut) if cut and 2 * max(cut) <= claimed else None), claimed
 
 
-def _most_retrieved(rows: tuple[Row, ...]) -> int:
-    """The most passages that any question was answered with, as far as the rows say it."""
-    return max((row.retrieved_docs_count for row in rows if type(row.retrieved_docs_count) is int), default=0)
-
-
-def _error_check(rows: tuple[Row, ...], lines: EvalLines) -> Check:
-    errors = [row for row in rows if row.predicted_answer == "error" or is_exception_text(row.response or "")]
-    printed = lines.timeout_errors + lines.other_errors
-    return NO_ERROR_ANSWERS.check(
-        not errors and not printed,
-        "with_example" if errors else "counts",
-        questions=len(rows),
-        errors=len(errors),
-        printed=printed,
-        example=one_line(errors[0].response, 120) if errors else "",
-    )
-
-
 def _flags_check(rows: tuple[Row, ...], *, is_free: bool) -> Check:
     """Whether what is called right is the right answer; of free texts, whether a short right answer is in them."""
-    if is_free:
-        return _free_flags_check(rows)
     told = [row for row in rows if row.correct_answer]
-    wrong = sum(row.is_correct != (row.predicted_answer == plain_label(row.correct_answer)) for row in told)
-    if rows and not told:
+    if not is_free and rows and not told:
         return FLAGS_CONSISTENT.check(None, "other_metric", severity=INFO)
-    return FLAGS_CONSISTENT.check(wrong == 0, "compared", questions=len(rows), wrong=wrong)
-
-
-def _free_flags_check(rows: tuple[Row, ...]) -> Check:
-    told = [
+    if not is_free:
+        wrong = sum(row.is_correct != (row.predicted_answer == plain_label(row.correct_answer)) for row in told)
+        return FLAGS_CONSISTENT.check(wrong == 0, "compared", questions=len(rows), wrong=wrong)
+    texts = [
         (row.is_correct, bare(row.correct_answer), bare(row.predicted_answer or row.response or "")) for row in rows
     ]
-    short = [(flag, gold, said) for flag, gold, said in told if 0 < len(gold) <= SHORT_ANSWER_CHARS]
-    praised = sum(flag and gold not in said for flag, gold, said in short)
-    missed = sum(not flag and gold == said for flag, gold, said in short)
+    short = [(flag, gold, said) for flag, gold, said in texts if 0 < len(gold) <= SHORT_ANSWER_CHARS]
     if not short:
         return FLAGS_CONSISTENT.check(None, "long_answers", severity=INFO)
-    return FLAGS_CONSISTENT.check(
-        not praised and not missed,
-        "texts_compared",
-        severity=WARN,
-        questions=len(short),
-        praised=praised,
-        missed=missed,
-    )
+    praised = sum(flag and gold not in said for flag, gold, said in short)
+    missed = sum(not flag and gold == said for flag, gold, said in short)
+    counts: Figures = {"questions": len(short), "praised": praised, "missed": missed}
+    return FLAGS_CONSISTENT.check(not praised and not missed, "texts_compared", severity=WARN, **counts)
 
 
 def _dataset_checks(
-    evidence: EvalEvidence,
-    dataset: tuple[Question, ...] | None,
-    trouble: Message,
-    rows: tuple[Row, ...],
-    keys: tuple[str, ...],
+    dataset: tuple[Question, ...] | None, trouble: Message, rows: tuple[Row, ...], *, is_exact: bool
 ) -> tuple[Check, ...]:
-    is_exact = evidence.form.format == "lawqa"
-    if dataset is None and not is_exact:  # rows alone: a data set may itself have a question twice
-        again = len(keys) - len(set(keys))
-        told = ROWS_DISTINCT.check(again == 0, "repeated", severity=WARN, questions=len(keys), repeated=again)
-        return (told, *(kind.check(None, trouble) for kind in (QUESTIONS_OF_DATASET, FIRST_ROWS)))
+    """The rows are the data set's first ones, each once, with its answers; of another format than lawqa only nearly.
+
+    Rows of one's own choice or order are another evaluation; a few of the first ones replaced were dropped.
+    """
+    keys = tuple(row.task + question_key(row.question, row.choices) for row in rows)
     if dataset is None:
-        return tuple(kind.check(None, trouble) for kind in (ROWS_DISTINCT, QUESTIONS_OF_DATASET, FIRST_ROWS))
-    if not is_exact:
-        keys = as_in_dataset(keys, dataset)
-    known = Counter(question.key for question in dataset)
+        distinct = ROWS_DISTINCT.check(None, trouble)
+        if not is_exact:  # rows alone: a data set may itself have a question twice
+            again = len(keys) - len({*keys})
+            distinct = ROWS_DISTINCT.check(again == 0, "repeated", severity=WARN, questions=len(keys), repeated=again)
+        return (distinct, *(kind.check(None, trouble) for kind in (QUESTIONS_OF_DATASET, FIRST_ROWS)))
+    keys = keys if is_exact else as_in_dataset(keys, dataset)
+    count, known = len(keys), Counter(question.key for question in dataset)
     repeated = sum((Counter(keys) - Counter({key: known.get(key, 1) for key in keys})).values())
-    return (
-        ROWS_DISTINCT.check(repeated == 0, "repeated", questions=len(keys), repeated=repeated),
-        _origin_check(dataset, rows, keys, severity=None if is_exact else WARN),
-        _order_check(dataset, keys),
-    )
-
-
-def _order_check(dataset: tuple[Question, ...], keys: tuple[str, ...]) -> Check:
-    """Rows of one's own choice or order are another evaluation; a few of the first ones replaced were dropped."""
-    first = Counter(question.key for question in dataset[: len(keys)])
-    held = (first & Counter(keys)).total()
-    in_order = tuple(question.key for question in dataset[: len(keys)]) == keys
-    was_refilled = len(keys) / 2 <= held < len(keys)
-    if was_refilled:
-        return FIRST_ROWS.check(False, "replaced", severity=WARN, questions=len(keys), replaced=len(keys) - held)
-    return FIRST_ROWS.check(in_order, "in_order" if in_order else "otherwise", questions=len(keys))
-
-
-def _origin_check(
-    dataset: tuple[Question, ...], rows: tuple[Row, ...], keys: tuple[str, ...], *, severity: Severity | None
-) -> Check:
     answers: dict[str, set[str]] = {}
     for question in dataset:
         answers.setdefault(question.key, set()).add(question.answer)
-    foreign = sum(key not in answers for key in keys)
-    changed = sum(
-        bool(row.correct_answer)
-        and plain_label(row.correct_answer) not in answers.get(key, ())
-        and key in answers
-        and answers[key] != {""}
-        for key, row in zip(keys, rows, strict=True)
-    )
-    return QUESTIONS_OF_DATASET.check(
-        not foreign and not changed,
-        "compared",
-        severity=severity,
-        questions=len(keys),
-        foreign=foreign,
-        changed=changed,
+    foreign = changed = 0
+    for key, row in zip(keys, rows, strict=True):
+        own = answers.get(key)
+        foreign += own is None
+        has_answer = bool(row.correct_answer) and own is not None and own != {""}
+        changed += has_answer and plain_label(row.correct_answer) not in (own or ())
+    origin: Figures = {"questions": count, "foreign": foreign, "changed": changed}
+    firsts = tuple(question.key for question in dataset[:count])
+    held, in_order = (Counter(firsts) & Counter(keys)).total(), firsts == keys
+    order = FIRST_ROWS.check(in_order, "in_order" if in_order else "otherwise", questions=count)
+    if count / 2 <= held < count:
+        order = FIRST_ROWS.check(False, "replaced", severity=WARN, questions=count, replaced=count - held)
+    return (
+        ROWS_DISTINCT.check(repeated == 0, "repeated", questions=count, repeated=repeated),
+        QUESTIONS_OF_DATASET.check(
+            not foreign and not changed, "compared", severity=None if is_exact else WARN, **origin
+        ),
+        order,
     )
 
 
@@ -369,6 +300,5 @@ def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
     keys = [question_key(row.question, None if is_free and row.response is None else row.choices) for row in rows]
     seen = sum(is_among(key, evidence.train_questions) for key in keys)
     alone = sum(is_among(without_choices(key), evidence.train_questions) for key in keys)
-    return TRAIN_OVERLAP.check(
-        seen == 0, "more_alone" if alone > seen else "seen", questions=len(keys), seen=seen, alone=alone
-    )
+    found = "more_alone" if alone > seen else "seen"
+    return TRAIN_OVERLAP.check(seen == 0, found, questions=len(keys), seen=seen, alone=alone)

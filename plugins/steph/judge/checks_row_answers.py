@@ -160,14 +160,12 @@ def _asked(known: _Known, text: str) -> _Asked | None:
         end = at + len(known.question)
         if not known.choices:
             return _Asked(known, end)
-        spans = (
-            _in_order(known.choices, text, end)
-            or _in_any_order(known.choices, text, end)
-            or _first_in_order(known.choices, text, end)
-        )
+        spans = _spans(known.choices, text, end)
         if spans:
             order = tuple(sorted(range(len(spans)), key=lambda n: spans[n]))
-            return _Asked(known, max(last for _, last in spans), order, _labels([spans[n][0] for n in order], text))
+            starts = (spans[n][0] for n in order)  # what stands before each choice, where it numbers them
+            labels = [text[max(0, start - 4) : start].rstrip(_AROUND_LABELS)[-1:].lower() for start in starts]
+            return _Asked(known, max(last for _, last in spans), order, label_places(labels))
         at = text.rfind(known.question, 0, end - 1)
     return None
 
@@ -183,25 +181,18 @@ def _in_order(choices: Sequence[str], text: str, start: int) -> list[tuple[int, 
     return spans
 
 
-def _first_in_order(choices: Sequence[str], text: str, start: int) -> list[tuple[int, int]]:
-    """The first choices, where none of the others stands behind them."""
-    for count in range(len(choices) - 1, LEAST_KEPT - 1, -1):
-        spans = _in_order(choices[:count], text, start)
-        if spans:
-            return spans if not any(choice in text[start:] for choice in choices[count:]) else []
-    return []
-
-
-def _in_any_order(choices: Sequence[str], text: str, start: int) -> list[tuple[int, int]]:
+def _spans(choices: Sequence[str], text: str, start: int) -> list[tuple[int, int]]:
+    """Where choices stand close behind each other: all in order, all in any order, or the first ones and no other."""
+    if spans := _in_order(choices, text, start):
+        return spans
     spans = [(found, found + len(choice)) for choice in choices if (found := text.find(choice, start)) >= 0]
     gaps = [after[0] - before[1] for before, after in pairwise(sorted(spans))]
-    return spans if len(spans) == len(choices) and all(0 <= gap <= MOST_GAP_CHARS for gap in gaps) else []
-
-
-def _labels(starts: Sequence[int], text: str) -> Mapping[str, int] | None:
-    """What stands before each choice, where it numbers them."""
-    before = [text[max(0, start - 4) : start].rstrip(_AROUND_LABELS)[-1:].lower() for start in starts]
-    return label_places(before)
+    if len(spans) == len(choices) and all(0 <= gap <= MOST_GAP_CHARS for gap in gaps):
+        return spans
+    for count in range(len(choices) - 1, LEAST_KEPT - 1, -1):
+        if spans := _in_order(choices[:count], text, start):
+            return spans if not any(choice in text[start:] for choice in choices[count:]) else []
+    return []
 
 
 def _answer(row: TrainingRow, asked: _Asked, text: str, finder: _Finder) -> _Answer | None:

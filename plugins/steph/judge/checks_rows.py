@@ -11,7 +11,7 @@ from statistics import median
 
 from steph.base.files import json_rows
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
-from steph.base.messages import say
+from steph.base.messages import Message, say
 from steph.contract.rows import RowFormat, training_row
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
@@ -67,24 +67,30 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
     if begins is None or file is None:
         why = say("rows.no_training_seen") if begins is None else say("rows.no_file")
         return tuple(kind.check(None, why) for kind in ROW_IDENTITY)
+    packing = begins.packing or any(batch.packed for batch in batches)
+    begins = begins.model_copy(update={"packing": packing})
     seen = begins.row_fingerprints or tuple(
         row for batch in batches if not batch.packed for row in batch.row_fingerprints or ()
     )
-    packing = begins.packing or any(batch.packed for batch in batches)
-    begins = begins.model_copy(update={"packing": packing})
     widths = [batch.shape[1] for batch in batches if len(batch.shape) > 1]
     is_narrow = bool(widths) and max(widths) < NARROW_SHARE * evidence.settings.max_seq_length
+    given = evidence.train_rows or file.rows
+    foreign = _foreign_share(file, () if packing else seen, exact=file.has_plain_edges and is_narrow)
+    troubles, measured = _counts(begins, file, batches, given)
+    # rows as wide as was asked for may have been cut to that by the collator
+    narrow = NARROW_SHARE * evidence.settings.max_seq_length
+    own = [batch for batch in batches if len(batch.shape) < 2 or batch.shape[1] < narrow]
+    strange = [not one for batch in own for one in batch.of_data_set or ()]
+    if len(strange) >= LEAST_ROWS and 2 * sum(strange) > len(strange):
+        troubles.append(say("rows.changed", rows=len(strange), changed=sum(strange)))
+    if foreign is not None:
+        measured.append(say("rows.compared", rows=len(seen)))
+        if foreign > 0.5:
+            troubles.append(say("rows.foreign", rows=len(seen), percent=100 * foreign))
+    origin = ROWS_SEEN.check(True, "of_file", measured=measured) if measured else ROWS_SEEN.check(None, "uncounted")
     return (
-        _origin_check(
-            begins,
-            file,
-            batches,
-            () if begins.packing else seen,
-            evidence.train_rows,
-            evidence.settings.max_seq_length,
-            is_narrow=is_narrow,
-        ),
-        _whole_check(file, () if begins.packing else seen, evidence, max(widths, default=0), is_narrow=is_narrow),
+        ROWS_SEEN.check(False, "otherwise", troubles=troubles) if troubles else origin,
+        _whole_check(file, () if packing else seen, evidence, max(widths, default=0), is_narrow=is_narrow),
         _answers_check(file, begins, batches),
     )
 
@@ -141,47 +147,37 @@ def _is_as_written(field: Sequence[str], places: Mapping[str, int]) -> bool:
     return all(after[0] == before[0] + 1 and after[1] > before[1] for before, after in pairwise(held))
 
 
-def _origin_check(
-    begins: TrainingBegins,
-    file: _FileRows,
-    batches: Sequence[Batch],
-    seen: Sequence[tuple[str, ...]],
-    rows_given: int | None,
-    asked: int,
-    *,
-    is_narrow: bool,
-) -> Check:
-    troubles, measured = [], []
-    given = rows_given or file.rows
-    if begins.rows is not None and not begins.packing:
+def _counts(
+    begins: TrainingBegins, file: _FileRows, batches: Sequence[Batch], given: int
+) -> tuple[list[Message], list[Message]]:
+    """What is wrong with the number of rows and with rows that came again, and what was measured."""
+    troubles, measured = list[Message](), list[Message]()
+    hashes, own = begins.row_hashes or (), 1 - file.distinct / max(file.rows, 1)
+    if begins.packing:
+        hashes = ()
+    elif begins.rows is not None:
         measured.append(say("rows.count", rows=begins.rows, given=given))
         if not FEW_ROWS * given < begins.rows <= MANY_ROWS * given + 1:
             troubles.append(say("rows.other_count", rows=begins.rows, given=given))
-    if begins.row_hashes and not begins.packing:
-        repeated = len(begins.row_hashes) - len(set(begins.row_hashes))
-        own = 1 - file.distinct / max(file.rows, 1)
+    if hashes:
+        repeated = len(hashes) - len({*hashes})
         measured.append(say("rows.repeated", repeated=repeated))
-        if repeated > 1 and repeated / len(begins.row_hashes) > own + MOST_REPEATED:
-            troubles.append(say("rows.own_repeats", rows=len(begins.row_hashes), repeated=repeated))
-    again = 0 if begins.packing else _drawn_again(begins, batches) or _hardly_new(begins, file, batches, given)
-    if again or (begins.sampler and begins.sampler.replacement and not _is_weighted(begins)):
-        troubles.append(say("rows.drawn_again", rows=again) if again else say("rows.replaced"))
-    strange = [not one for batch in batches if not _may_be_cut(batch, asked) for one in batch.of_data_set or ()]
-    if len(strange) >= LEAST_ROWS and 2 * sum(strange) > len(strange):
-        troubles.append(say("rows.changed", rows=len(strange), changed=sum(strange)))
-    foreign = _foreign_share(file, seen, exact=file.has_plain_edges and is_narrow)
-    if foreign is not None:
-        measured.append(say("rows.compared", rows=len(seen)))
-        if foreign > 0.5:
-            troubles.append(say("rows.foreign", rows=len(seen), percent=100 * foreign))
-    if troubles:
-        return ROWS_SEEN.check(False, "otherwise", troubles=troubles)
-    return ROWS_SEEN.check(True, "of_file", measured=measured) if measured else ROWS_SEEN.check(None, "uncounted")
-
-
-def _may_be_cut(batch: Batch, asked: int) -> bool:
-    """Whether rows as wide as was asked for may have been cut to that by the collator."""
-    return len(batch.shape) > 1 and batch.shape[1] >= NARROW_SHARE * asked
+        if repeated > 1 and repeated / len(hashes) > own + MOST_REPEATED:
+            troubles.append(say("rows.own_repeats", rows=len(hashes), repeated=repeated))
+    if begins.sampler and "Weight" in (begins.sampler.kind or ""):
+        return troubles, measured  # a sampler that draws by weights is meant to repeat rows
+    again = 0 if begins.packing else _drawn_again(begins, batches)
+    if not again and not begins.packing and not begins.row_hashes:
+        # a loop may compute a batch several times in one step, and its sampler draw rows again: nearly all came again,
+        # and the file has enough others
+        seen = [row for batch in batches for row in batch.row_hashes or ()]
+        repeated = len(seen) - len({*seen})
+        again = repeated if LEAST_SEEN <= len(seen) <= given and repeated > (MOST_AGAIN + own) * len(seen) else 0
+    if again:
+        troubles.append(say("rows.drawn_again", rows=again))
+    elif begins.sampler and begins.sampler.replacement:
+        troubles.append(say("rows.replaced"))
+    return troubles, measured
 
 
 def _drawn_again(begins: TrainingBegins, batches: Sequence[Batch]) -> int:
@@ -189,73 +185,40 @@ def _drawn_again(begins: TrainingBegins, batches: Sequence[Batch]) -> int:
 
     Rows that are alike in the data set itself are no sign, and nor is one row, which a sampler gives twice to fill up.
     """
-    if _is_weighted(begins) or not begins.row_hashes:
-        return 0
-    counts = Counter(begins.row_hashes)
+    hashes = begins.row_hashes or ()
+    counts = Counter(hashes)
     a_step = max(1, (begins.batch_size or 1) * (begins.accumulation or 1) * (begins.world_size or 1))
-    steps = len(begins.row_hashes) // a_step
     seen: dict[int, Counter[str]] = {}
     for batch in batches:
-        if batch.step is not None and batch.step < steps:
+        if batch.step is not None and batch.step < len(hashes) // a_step:
             seen.setdefault(batch.pid, Counter()).update(batch.row_hashes or ())
     again = sum(number - 1 for rows in seen.values() for row, number in rows.items() if number > 1 and counts[row] == 1)
     return again if again > 1 else 0
 
 
-def _hardly_new(begins: TrainingBegins, file: _FileRows, batches: Sequence[Batch], given: int) -> int:
-    """Rows of a loop's first batches that came again where nearly all did and the file has enough others.
-
-    A batch may be computed several times in one step, and a sampler may draw rows again.
-    """
-    if _is_weighted(begins) or begins.row_hashes:
-        return 0
-    seen = [row for batch in batches for row in batch.row_hashes or ()]
-    again = len(seen) - len(set(seen))
-    own = 1 - file.distinct / max(file.rows, 1)
-    return again if LEAST_SEEN <= len(seen) <= given and again > (MOST_AGAIN + own) * len(seen) else 0
-
-
-def _is_weighted(begins: TrainingBegins) -> bool:
-    """Whether a sampler draws by weights, which is meant to repeat rows."""
-    return begins.sampler is not None and "Weight" in (begins.sampler.kind or "")
-
-
 def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: bool) -> float | None:
     """The share of rows that say what the file does not; `exact`: no seams and no cuts can look like that."""
-    rows = _own(seen)
-    if len(rows) < LEAST_ROWS or not file.fields:
-        return None
-    known = file.known
-    foreign = [[one not in known for one in own] for own in rows]
-    if not exact:
-        foreign = [kept for flags in foreign if len(kept := _without_seams(flags)) >= LEAST_OWN]
-        if len(foreign) < LEAST_ROWS:
-            return None
-    elsewhere = median(1 - sum(flags) / len(flags) for flags in foreign) < LEAST_FROM_FILE
-    longest = FOREIGN_RUN if not exact else 1
-    share = 1.0 if elsewhere else sum(_longest_run(flags) >= longest for flags in foreign) / len(foreign)
-    return None if file.is_part and share else share
-
-
-def _own(seen: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    """What each row has to itself: no template, which most rows have."""
+    # what each row has to itself: no template, which most rows have
     counts = Counter(one for row in seen for one in set(row))
     rows = [[one for one in row if counts[one] <= max(1, COMMON_SHARE * len(seen))] for row in seen]
-    return [own for own in rows if len(own) >= LEAST_OWN]
-
-
-def _without_seams(flags: Sequence[bool]) -> list[bool]:
-    """Without the short runs that are not in the file: where a template meets a row's text, pieces hold both."""
-    runs = [list(run) for _, run in groupby(flags)]
-    return [flag for run in runs if not run[0] or len(run) > SEAM_RUN for flag in run]
-
-
-def _longest_run(flags: Sequence[bool]) -> int:
-    longest = run = 0
-    for flag in flags:
-        run = run + 1 if flag else 0
-        longest = max(longest, run)
-    return longest
+    rows = [own for own in rows if len(own) >= LEAST_OWN]
+    if len(rows) < LEAST_ROWS or not file.fields:
+        return None
+    known, foreign = file.known, list[list[tuple[bool, int]]]()  # of each row the runs of what the file has or not
+    for own in rows:
+        runs = [(flag, len([*run])) for flag, run in groupby(one not in known for one in own)]
+        if not exact:  # where a template meets a row's text, pieces hold both
+            runs = [(flag, length) for flag, length in runs if not flag or length > SEAM_RUN]
+        if exact or sum(length for _, length in runs) >= LEAST_OWN:
+            foreign.append(runs)
+    if len(foreign) < LEAST_ROWS:
+        return None
+    shares = [sum(length for flag, length in runs if flag) / sum(length for _, length in runs) for runs in foreign]
+    longest = 1 if exact else FOREIGN_RUN
+    share = sum(any(flag and length >= longest for flag, length in runs) for runs in foreign) / len(foreign)
+    if median(1 - one for one in shares) < LEAST_FROM_FILE:
+        share = 1.0
+    return None if file.is_part and share else share
 
 
 def _whole_check(
@@ -282,51 +245,47 @@ def _whole_check(
 def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
     if path is None:
         return None
+    rows: list[tuple[str, ...]] = []  # what each row teaches, its answer last; of a row of another format all its texts
+    others: list[tuple[str, ...]] = []  # what it says that no answer is
     try:
-        read = [(texts, _asked(row, row_format)) for row in json_rows(path) if (texts := _row_texts(row, row_format))]
+        for raw in json_rows(path):
+            try:
+                told = training_row(raw, row_format)
+                texts, unlearnt = tuple(turn.text for turn in told.turns if turn.text), told.unlearnt
+            except ValueError:
+                texts, unlearnt = tuple(_texts(raw)), ()
+            if texts:
+                rows.append(texts)
+                others.append(unlearnt)
     except OSError:
         return None
-    if not read:
+    if not rows:
         return None
-    rows = [texts for texts, _ in read]
-    distinct = len({tuple(map(normal_form, row)) for row in rows})
     sizes = accumulate(sum(map(len, row)) for row in rows)
     first = rows[: max(1, sum(size <= MOST_READ_CHARS for size in sizes))]
-    fields = tuple(tuple(map(fingerprints, (*row, *_seams(row)))) for row in first)
+    fields = []
+    for row in first:
+        plain = [normal_form(text) for text in row]
+        # where one field meets the next, as in a template that joins them
+        seams = [one[-EDGE_CHARS:] + next_one[:EDGE_CHARS] for one, next_one in pairwise(plain)]
+        fields.append(tuple(map(fingerprints, (*row, *seams))))
     edges = [
         {normal_form(row[n])[part] for row in first if n < len(row)}
         for n in range(max(map(len, first)))
         for part in (slice(EDGE_CHARS), slice(-EDGE_CHARS, None))
     ]
-    has_plain_edges = all(len(edge) <= MOST_EDGES for edge in edges[:-1])
     answers = tuple(text_hash(row[-1]) for row in first)
-    has_blank_answers = any(row[-1].lstrip(" ").startswith("\n") for row in first)
-    asked = {text_hash(text) for _, texts in read[: len(first)] for text in texts}
-    prompts = frozenset(asked - {*answers, text_hash("")})
-    is_part = len(first) < len(rows)
-    return _FileRows(len(rows), distinct, fields, is_part, answers, has_blank_answers, prompts, has_plain_edges)
-
-
-def _seams(row: Sequence[str]) -> Iterator[str]:
-    """Where one field meets the next, as in a template that joins them."""
-    plain = [normal_form(text) for text in row]
-    yield from (one[-EDGE_CHARS:] + next_one[:EDGE_CHARS] for one, next_one in pairwise(plain))
-
-
-def _row_texts(row: Mapping[str, object], row_format: RowFormat) -> tuple[str, ...]:
-    """What a row teaches, its answer last; of a row of another format all its texts."""
-    try:
-        return tuple(turn.text for turn in training_row(row, row_format).turns if turn.text)
-    except ValueError:
-        return tuple(_texts(row))
-
-
-def _asked(row: Mapping[str, object], row_format: RowFormat) -> tuple[str, ...]:
-    """What a row says that no answer is; nothing of a row of another format."""
-    try:
-        return training_row(row, row_format).unlearnt
-    except ValueError:
-        return ()
+    asked = {text_hash(text) for texts in others[: len(first)] for text in texts}
+    return _FileRows(
+        rows=len(rows),
+        distinct=len({tuple(map(normal_form, row)) for row in rows}),
+        fields=tuple(fields),
+        is_part=len(first) < len(rows),
+        answers=answers,
+        has_blank_answers=any(row[-1].lstrip(" ").startswith("\n") for row in first),
+        prompts=frozenset(asked - {*answers, text_hash("")}),
+        has_plain_edges=all(len(edge) <= MOST_EDGES for edge in edges[:-1]),
+    )
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -6,21 +6,21 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from steph.base.files import Tensor, UnreadableError, read_header, read_json_object, sha256_of
+from steph.base.files import UnreadableError, read_header, read_json_object, sha256_of
 from steph.record.values import Artifact
 
 MAX_CONFIG_BYTES = 4 << 20
 MOST_SHARDS = 400
 TWIN_MARKER = "twin.json"
 LEAST_WIDTH = 64  # of the narrowest language models that ever learned something
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d{1,4})\.")
 MAX_ARTIFACTS = 200
 MAX_HASHED_BYTES = 8 << 30  # hashing more would hold up the run for minutes
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d{1,4})\.")
 
 
 def same_path(one: str, other: str) -> bool:
@@ -89,11 +89,16 @@ def read_base(folder: Path | None) -> BaseModel:
         return BaseModel()
     parts = _configs(folder)
     kinds = next((found for part in parts if isinstance(found := part.get("layer_types"), list)), [])
+    try:
+        files = sorted(folder.glob("*.safetensors"))[:MOST_SHARDS]
+        weights = [t for path in files for t in read_header(path) if t.name.endswith(".weight") and len(t.shape) == 2]
+    except (OSError, UnreadableError):
+        weights = []
     return BaseModel(
         layers=_count(parts, "num_hidden_layers", "n_layer"),
         vocabulary=_count(parts, "vocab_size"),
         is_mixed=len({str(kind) for kind in kinds}) > 1,
-        matrices=_matrices(folder),
+        matrices={one.name.removesuffix(".weight"): one.shape for one in weights if math.prod(one.shape) > 0},
     )
 
 
@@ -112,19 +117,6 @@ def _count(parts: tuple[Mapping[str, object], ...], *keys: str) -> int | None:
     return next((value for value in values if type(value) is int and 0 < value < 10**9), None)
 
 
-def _matrices(folder: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        files = sorted(folder.glob("*.safetensors"))[:MOST_SHARDS]
-        tensors = [tensor for path in files for tensor in read_header(path)]
-    except (OSError, UnreadableError):
-        return {}
-    return {tensor.name.removesuffix(".weight"): tensor.shape for tensor in tensors if _is_matrix(tensor)}
-
-
-def _is_matrix(tensor: Tensor) -> bool:
-    return tensor.name.endswith(".weight") and len(tensor.shape) == 2 and math.prod(tensor.shape) > 0
-
-
 def artifact(path: Path, name: str) -> Artifact:
     """Describe one file under the name by which the pipeline knows it."""
     printable = name.encode("utf-8", "replace").decode()
@@ -133,23 +125,18 @@ def artifact(path: Path, name: str) -> Artifact:
 
 def artifacts_under(folder: Path, name: str) -> tuple[Artifact, ...]:
     """Describe the regular files under a folder in name order, at most `MAX_ARTIFACTS`, without links and giants."""
-    paths = sorted(_regular_files(folder))[:MAX_ARTIFACTS]
-    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
-        found = pool.map(lambda path: _artifact_under(folder, path, name), paths)
-    return tuple(item for item in found if item is not None)
-
-
-def _artifact_under(folder: Path, path: Path, name: str) -> Artifact | None:
-    try:
-        return artifact(path, f"{name.rstrip('/')}/{path.relative_to(folder).as_posix()}")
-    except OSError:
-        return None  # a file that vanishes or can't be read is no artifact
-
-
-def _regular_files(folder: Path) -> Iterable[Path]:
+    regular = []
     for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
+        for path in (Path(parent, one) for one in names):
             found = path.lstat()
             if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_HASHED_BYTES:
-                yield path
+                regular.append(path)
+
+    def described(path: Path) -> Artifact | None:
+        try:
+            return artifact(path, f"{name.rstrip('/')}/{path.relative_to(folder).as_posix()}")
+        except OSError:
+            return None  # a file that vanishes or can't be read is no artifact
+
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
+        return tuple(one for one in pool.map(described, sorted(regular)[:MAX_ARTIFACTS]) if one is not None)

@@ -108,12 +108,9 @@ def without_inapplicable(checks: Sequence[Check], lacks: Mapping[Needs, Message]
     """The checks, those that need what the pipeline lacks as not applicable, with the reason."""
     from steph.judge.catalog import CATALOG  # it collects the rows of the modules that call this one
 
-    def reason(kind: CheckKind) -> Message | None:
-        return next((lacks[need] for need in kind.needs if need in lacks), None)
-
-    kinds = [CATALOG[check.id] for check in checks]
+    reasons = [[lacks[need] for need in CATALOG[check.id].needs if need in lacks] for check in checks]
     return tuple(
-        kind.not_applicable(why) if (why := reason(kind)) else check for kind, check in zip(kinds, checks, strict=True)
+        CATALOG[check.id].not_applicable(why[0]) if why else check for check, why in zip(checks, reasons, strict=True)
     )
 
 

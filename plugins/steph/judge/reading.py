@@ -102,24 +102,20 @@ def looping(text: str) -> Message | None:
         return say("loop.character", character=bare[0], characters=len(bare))
     text = _DIGITS.sub("0", text)  # a loop that counts its turns is a loop
     looked_at = text[:LOOKED_AT_CHARS]
-    if repeats := _repeated_lines(looked_at):
-        return say("loop.line", times=repeats)
+    lines = Counter(line.strip() for line in looked_at.splitlines() if any(map(str.isalnum, line)))
+    if lines:  # much of the text, since statutes repeat headings
+        line, count = lines.most_common(1)[0]
+        share = count * len(line) / sum(len(other) * n for other, n in lines.items())
+        if count >= LOOPED_LINES and share >= LOOPED_SHARE:
+            return say("loop.line", times=count)
     if turns := _tail_turns(text[-_TAIL_CHARS:].rstrip()):
         return say("loop.end", times=turns)
-    distinct = _distinct_ngrams(looked_at)
-    if distinct < NGRAM_DISTINCT:
+    squeezed = "".join(looked_at.split())
+    count = len(squeezed) - NGRAM_CHARS + 1
+    distinct = len({squeezed[n : n + NGRAM_CHARS] for n in range(count)}) / max(count, 1)
+    if len(squeezed) >= NGRAM_MIN_TEXT and distinct < NGRAM_DISTINCT:
         return say("loop.share", percent=100 * (1 - distinct))
     return None
-
-
-def _repeated_lines(text: str) -> int:
-    """How often the commonest line comes, where it is much of the text; else 0 (statutes repeat headings)."""
-    lines = Counter(line.strip() for line in text.splitlines() if any(map(str.isalnum, line)))
-    if not lines:
-        return 0
-    line, count = lines.most_common(1)[0]
-    share = count * len(line) / sum(len(other) * n for other, n in lines.items())
-    return count if count >= LOOPED_LINES and share >= LOOPED_SHARE else 0
 
 
 def _tail_turns(text: str) -> int:
@@ -136,14 +132,6 @@ def _tail_turns(text: str) -> int:
         if length >= LOOP_MIN_CHARS and length >= LOOP_TURNS * period and length > longest:
             longest, turns = length, length // period
     return turns
-
-
-def _distinct_ngrams(text: str) -> float:
-    squeezed = "".join(text.split())
-    count = len(squeezed) - NGRAM_CHARS + 1
-    if len(squeezed) < NGRAM_MIN_TEXT:
-        return 1.0
-    return len({squeezed[n : n + NGRAM_CHARS] for n in range(count)}) / count
 
 
 def overlong(text: str, *, cot: bool) -> bool:

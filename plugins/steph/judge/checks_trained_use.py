@@ -1,0 +1,189 @@
+"""Checks that an evaluation used what was trained: the adapter, its scaling, its base, and the prompts' frame. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steph.base.messages import say
+from steph.base.text import one_line
+from steph.base.units import MISSING
+from steph.contract.results import Row
+from steph.judge.answering import PART_OF_QUESTION, Answering, Call, asked_alone, begun, given_by, is_off
+from steph.judge.checks_prompts import LEAST_ADDED, LEAST_LOST, asked_share, frame_added, frame_lost, text_beside
+from steph.judge.kinds import FAIL, WARN, CheckKind, Figures, Needs
+from steph.judge.witness import (
+    AdapterChanged,
+    AdapterLoaded,
+    Batch,
+    Generation,
+    Witness,
+)
+from steph.record.values import Check
+
+SCALING_TOLERANCE = 1e-4
+
+ADAPTER_ACTIVE = CheckKind("adapter_active", "H-3", FAIL, trap=19, core=True)
+SCALING_AS_TRAINED = CheckKind("scaling_as_trained", "H-3", WARN, trap=19, optional=True)
+BASE_AS_TRAINED = CheckKind("base_as_trained", "H-3", WARN, trap=26, optional=True)
+LEAST_LEADS = 4  # rows whose learnt answers stand behind the same header
+WHOLE_QUESTION = 0.999
+PROMPTS_HOLD_QUESTIONS = CheckKind(
+    "prompts_hold_questions", "H-3", FAIL, trap=27, optional=True, needs=(Needs.QUESTIONS,)
+)
+PROMPTS_BARE = CheckKind("prompts_bare", "H-3", WARN, optional=True, needs=(Needs.DATASET, Needs.QUESTIONS))
+FRAME_AS_TRAINED = CheckKind("frame_as_trained", "H-3", WARN, trap=6, optional=True)
+
+
+def active_check(seen: Answering, rows: Sequence[Row]) -> Check:
+    """Enough answers were given in the state that was asked for, with the adapter or without any.
+
+    A response in the results that only another state gave is another state's answer.
+    """
+    wanted, answers = seen.evidence.adapter_sha256_expected, seen.answers
+    if seen.wants_adapter and wanted is None:
+        return ADAPTER_ACTIVE.check(None, "no_sha256")
+    lost = [load for load in seen.witness.of(AdapterLoaded) if load.sha256 in (wanted, None) and load.missing]
+    if seen.wants_adapter and lost:
+        return ADAPTER_ACTIVE.check(False, "weights_missing", missing=lost[0].missing)
+    good = [answer for answer in answers if answer.has_adapter]
+    if seen.wants_adapter and not good:
+        return _never_active_check(seen, wanted or "")
+    matching = len(good) if seen.wants_adapter else len(answers) - len(good)
+    counts: Figures = {"rows": len(answers), "matching": matching}
+    is_short = not seen.unseen_calls and matching < min(len(rows), len(answers))
+    if seen.wants_adapter and is_short:
+        return ADAPTER_ACTIVE.check(False, "too_few", questions=len(rows), **counts)
+    if not matching or is_short:
+        return ADAPTER_ACTIVE.check(False, "too_few_bare", **counts)
+    states = [{answer.has_adapter for answer in given_by(seen, row)} for row in rows]
+    foreign = sum(bool(state) and seen.wants_adapter not in state for state in states)
+    further = {one for answer in good for one in (*answer.call.sha256, *answer.call.merged_sha256)} - {wanted}
+    others_too = bool(further) and seen.wants_adapter and not foreign
+    return ADAPTER_ACTIVE.check(
+        not foreign and not others_too,
+        "others_too" if others_too else "active" if seen.wants_adapter else "bare",
+        severity=WARN if others_too else None,
+        foreign=foreign,
+        sha256=min(further, default="")[:12],
+        **counts,
+    )
+
+
+def _never_active_check(seen: Answering, wanted: str) -> Check:
+    loads, calls = seen.witness.of(AdapterLoaded), seen.calls
+    is_nameless = any(load.sha256 is None for load in loads)
+    if is_nameless and any(call.layers and not call.sha256 and not is_off(call) for call in calls):
+        return ADAPTER_ACTIVE.check(None, "unknown_file")
+    if any(wanted in call.sha256 for call in calls):
+        return ADAPTER_ACTIVE.check(False, "disabled", rows=len(seen.answers))
+    others = sorted({sha256[:12] for call in calls for sha256 in (*call.sha256, *call.merged_sha256)} - {wanted[:12]})
+    if others:
+        return ADAPTER_ACTIVE.check(False, "other_adapter", sha256=others[0], expected=wanted[:12])
+    return ADAPTER_ACTIVE.check(False, "loaded_only" if loads else "not_loaded", rows=len(seen.answers))
+
+
+def scaling_check(seen: Answering) -> Check:
+    trained = {value for fact in begun(seen) if fact.lora for value in fact.lora.scaling}
+    calls = [answer.call for answer in seen.counting if answer.has_adapter]
+    answered = {value for call in calls for value in _scaling_of(seen, call)}
+    if not trained or not answered or not seen.wants_adapter:
+        return SCALING_AS_TRAINED.check(None, "unseen")
+    # part of the weights and active on top; merged layers do not compute it again
+    merged = [call for call in calls if {*call.sha256} & {*call.merged_sha256}]
+    if any(call.merged < call.layers and not is_off(call) for call in merged):
+        return SCALING_AS_TRAINED.check(False, "applied_twice")
+    beside = max(len({*call.adapters}) for call in calls)
+    if beside > 1:
+        return SCALING_AS_TRAINED.check(False, "several", adapters=beside)
+    same = all(any(abs(one - other) <= SCALING_TOLERANCE * max(abs(one), 1) for other in trained) for one in answered)
+    return SCALING_AS_TRAINED.check(same, "scalings", trained=sorted(trained), answered=sorted(answered))
+
+
+def _scaling_of(seen: Answering, call: Call) -> tuple[float, ...]:
+    """What the adapter is scaled by in a call; where it is part of the weights, what it was merged with, if alone."""
+    if call.merged < call.layers:
+        return call.scaling
+    wanted = (seen.evidence.adapter_sha256_expected,)
+    witnesses = (seen.evidence.training_witness or Witness(), seen.witness)
+    merges = [fact for witness in witnesses for fact in witness.of(AdapterChanged) if fact.change == "merged"]
+    known = [fact.scaling for fact in merges if fact.scaling and fact.sha256 == wanted and fact.at <= call.at]
+    return known[-1] if known else call.scaling
+
+
+def base_check(seen: Answering, worked: Sequence[Generation]) -> Check:
+    """An adapter answers for the base that it was trained on; another rounding of it is another base."""
+    trained, answered = (
+        {f"{layers.kind}/{layers.quant_type or MISSING}" for fact in facts for layers in fact.quantised}
+        for facts in (begun(seen), worked)
+    )
+    if not trained or not answered or not seen.wants_adapter:
+        return BASE_AS_TRAINED.check(None, "unseen")
+    return BASE_AS_TRAINED.check(trained == answered, "layer_types", trained=sorted(trained), answered=sorted(answered))
+
+
+def questions_check(seen: Answering, rows: Sequence[Row]) -> Check:
+    """Every question of the results, with all its choices, was in a prompt."""
+    prompts = list(dict.fromkeys(answer.prompt for answer in seen.counting if answer.prompt))
+    best = [
+        max((share for prompt in prompts if (share := asked_share(prompt, row)) is not None), default=None)
+        for row in (asked_alone(seen.evidence, row) for row in rows if row.question)
+    ]
+    known = [share for share in best if share is not None]
+    if not known or seen.unseen_calls:
+        return PROMPTS_HOLD_QUESTIONS.check(None, say("evaluation.prompts_incomparable"))
+    lost = sum(share < PART_OF_QUESTION for share in known)
+    edited = sum(share < WHOLE_QUESTION for share in known) - lost
+    severity = WARN if edited and not lost else None
+    counts: Figures = {"questions": len(known), "lost": lost, "edited": edited}
+    return PROMPTS_HOLD_QUESTIONS.check(not lost and not edited, "compared", severity=severity, **counts)
+
+
+def bare_check(seen: Answering, rows: Sequence[Row]) -> Check:
+    """Without retrieval a prompt holds its question, examples and what all have: no law's text, no passage."""
+    if seen.evidence.settings.use_rag:
+        return PROMPTS_BARE.check(None, "with_rag")
+    prompts = [answer.prompt for answer in seen.counting if answer.prompt]
+    beside = text_beside(prompts, rows, seen.evidence.dataset)
+    if beside is None:
+        return PROMPTS_BARE.check(None, say("evaluation.prompts_incomparable"))
+    found = "text_of_field" if beside.field else "text_beside"
+    counts: Figures = {"prompts": len(prompts), "with_text": beside.prompts, "field": one_line(beside.field, 40)}
+    return PROMPTS_BARE.check(beside.prompts * 2 <= len(prompts), found, **counts)
+
+
+def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
+    """What all trained rows have before their question stands in the prompts, and the other way round.
+
+    A template's tokens too. Passages, an order to reason and a harness's own examples are what the evaluation adds.
+    """
+    settings, batches = seen.evidence.settings, (seen.evidence.training_witness or Witness()).of(Batch)
+    calls = {id(answer.call): answer.call for answer in seen.counting}.values()
+    in_rows = [count for fact in batches for count in fact.special_tokens or ()]
+    in_prompts = [count for call in calls for count in call.special_tokens or ()]
+    if seen.wants_adapter and in_rows and in_prompts:
+        if min(in_rows) > 0 and not any(in_prompts):
+            return FRAME_AS_TRAINED.check(False, "template_in_rows_only")
+        if min(in_prompts) > 0 and not any(in_rows):
+            return FRAME_AS_TRAINED.check(False, "template_in_prompts_only")
+    # the header that stands right before every learnt answer is at no prompt's end
+    leads = [lead for fact in batches if not fact.packed for lead in fact.lead_hashes or ()]
+    ends = [end or () for call in calls if isinstance(call, Generation) for end in call.lead_hashes or ()]
+    has_lead = len(leads) >= LEAST_LEADS and len({*leads}) == 1 and leads[0] is not None
+    if seen.wants_adapter and not settings.use_cot and has_lead and ends and not any(leads[0] in end for end in ends):
+        return FRAME_AS_TRAINED.check(False, "no_lead")
+    rows = [row for begins in begun(seen) for row in begins.row_fingerprints or ()]
+    rows = rows or [row for fact in batches for row in fact.row_fingerprints or ()]
+    prompts = [answer.prompt for answer in seen.counting if answer.prompt]
+    lost, added = frame_lost(rows, prompts), None
+    if not settings.use_cot and seen.evidence.form.format != "lm_eval":
+        # where most batches are as wide as the widest, rows were cut there, or filled up
+        widths = [fact.shape[1] for fact in batches if len(fact.shape) > 1]
+        are_cut = bool(widths) and 2 * widths.count(max(widths)) > len(widths)
+        added = frame_added(prompts, rows, asked, are_cut=are_cut)
+    if (lost is None and added is None) or not seen.wants_adapter or settings.use_rag:
+        return FRAME_AS_TRAINED.check(None, "incomparable")
+    if (lost or 0) < LEAST_LOST and (added or 0) >= LEAST_ADDED:
+        return FRAME_AS_TRAINED.check(False, "added", prints=added)
+    if lost is not None and lost >= LEAST_LOST:
+        return FRAME_AS_TRAINED.check(False, "lost", prints=lost)
+    return FRAME_AS_TRAINED.check(True, "in_rows" if lost is None else "in_prompts")
