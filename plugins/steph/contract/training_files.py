@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any
 
 from steph.base.files import UnreadableError, is_fresh, newest, paths_at, read_json
 from steph.base.messages import Message, say
@@ -68,22 +68,15 @@ def read_state(output_dir: Path, started_unix: float, others: Sequence[Path] = (
 
 def _read_newest_checkpoint(output_dir: Path, started_unix: float) -> TrainerState:
     """Of the attempt's own checkpoints the last, else of the older ones."""
-    folders = {int(m[1]): path for path in _children(output_dir) if (m := _CHECKPOINT.fullmatch(path.name))}
-    fresh = {n: path for n, path in folders.items() if is_fresh(_dated(path), started_unix)}
+    children = [path for path in output_dir.iterdir() if path.is_dir()] if output_dir.is_dir() else []
+    folders = {int(m[1]): path for path in children if (m := _CHECKPOINT.fullmatch(path.name))}
+    states = {n: path / STATE_NAME for n, path in folders.items()}
+    fresh = {n for n, state in states.items() if is_fresh(state if state.exists() else folders[n], started_unix)}
     stale = tuple(path.name for n, path in sorted(folders.items()) if n not in fresh)
     if not folders:
         return TrainerState(problem=say("checkpoint.none"))
     step = max(fresh or folders)
     return _read_state(folders[step], step, bool(fresh), stale)
-
-
-def _dated(checkpoint: Path) -> Path:
-    state = checkpoint / STATE_NAME
-    return state if state.exists() else checkpoint
-
-
-def _children(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
 
 
 def _read_state(folder: Path, step: int | None, fresh: bool, stale: tuple[str, ...]) -> TrainerState:
@@ -96,15 +89,20 @@ def _read_state(folder: Path, step: int | None, fresh: bool, stale: tuple[str, .
     if not isinstance(raw, Mapping) or type(raw.get("global_step")) is not int:
         return TrainerState(folder, say("checkpoint.no_step", file=file), stale_folders=stale)
     done = int(raw["global_step"])
-    problem = None if step in (done, None) else say("checkpoint.other_step", file=file, step=done)
-    seen, steps = raw.get("num_input_tokens_seen"), raw.get("max_steps")
+    seen, steps, listed = raw.get("num_input_tokens_seen"), raw.get("max_steps"), raw.get("log_history")
     epoch, batch, best = (raw.get(key) for key in ("epoch", "train_batch_size", "best_model_checkpoint"))
+    history = [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
+    entries = [
+        Metrics(tuple((str(key), _as_float(value)) for key, value in entry.items() if type(value) in (int, float)))
+        for entry in history
+    ]
+    losses = (entry.get("loss") for entry in history)
     return TrainerState(
         folder=folder,
-        problem=problem,
+        problem=None if step in (done, None) else say("checkpoint.other_step", file=file, step=done),
         global_step=done,
-        losses=_history_losses(raw.get("log_history")),
-        history=_history(raw.get("log_history")),
+        losses=tuple(float(value) for value in losses if type(value) is float or value == 0),
+        history=tuple(metrics for metrics in entries if metrics.get("loss") is not None),
         max_steps=steps if type(steps) is int and steps > 0 else None,
         tokens_seen=seen if type(seen) is int and 0 < seen < MOST_TOKENS else None,
         epoch=float(epoch) if isinstance(epoch, int | float) and 0 <= epoch < MOST_EPOCHS else None,
@@ -112,26 +110,7 @@ def _read_state(folder: Path, step: int | None, fresh: bool, stale: tuple[str, .
         best_folder=Path(best).name if isinstance(best, str) else None,
         fresh=fresh,
         stale_folders=stale,
-        final=next((m for m in reversed(_entries(raw.get("log_history"))) if m.get("train_runtime") is not None), None),
-    )
-
-
-def _history_losses(history: object) -> tuple[float, ...]:
-    entries = history if isinstance(history, list) else []
-    values = (entry.get("loss") for entry in entries if isinstance(entry, Mapping))
-    return tuple(float(value) for value in values if type(value) is float or value == 0)
-
-
-def _history(history: object) -> tuple[Metrics, ...]:
-    return tuple(metrics for metrics in _entries(history) if metrics.get("loss") is not None)
-
-
-def _entries(history: object) -> tuple[Metrics, ...]:
-    """The entries of `log_history` with their numbers."""
-    return tuple(
-        Metrics(tuple((str(key), _as_float(value)) for key, value in entry.items() if type(value) in (int, float)))
-        for entry in (history if isinstance(history, list) else [])
-        if isinstance(entry, Mapping)
+        final=next((m for m in reversed(entries) if m.get("train_runtime") is not None), None),
     )
 
 
@@ -163,22 +142,28 @@ def read_own_figures(output_dir: Path, started_unix: float) -> OwnFigures:
     try:
         raw = read_json(path) if is_fresh(path, started_unix) else None
     except UnreadableError:
-        return OwnFigures()
+        raw = None
     if not isinstance(raw, Mapping):
         return OwnFigures()
-    rate, seconds, tokens = (raw.get(key) for key in ("tokens_per_second", "step_seconds", "step_tokens"))
-    steps, epochs, losses = (raw.get(key) for key in ("steps", "epochs", "losses"))
+
+    def is_positive(value: object) -> bool:
+        return type(value) is float and math.isfinite(value) and value > 0
+
+    def is_count(value: object) -> bool:
+        return type(value) is int and 0 < value < MOST_TOKENS
+
+    def one(key: str, is_one: Callable[[object], bool]) -> Any:  # noqa: ANN401 - as the test says
+        return raw[key] if is_one(raw.get(key)) else None
+
+    def each(key: str, is_one: Callable[[object], bool]) -> tuple[Any, ...]:
+        found = raw.get(key)
+        return tuple(found) if isinstance(found, list) and all(map(is_one, found)) else ()
+
     return OwnFigures(
-        tokens_per_second=rate if _is_positive(rate) else None,
-        steps=steps if type(steps) is int and 0 < steps < MOST_TOKENS else None,
-        epochs=epochs if _is_positive(epochs) else None,
-        losses=tuple(losses) if isinstance(losses, list) and all(type(n) is float for n in losses) else (),
-        step_seconds=tuple(seconds) if isinstance(seconds, list) and all(map(_is_positive, seconds)) else (),
-        step_tokens=tuple(tokens)
-        if isinstance(tokens, list) and all(type(n) is int and 0 < n < MOST_TOKENS for n in tokens)
-        else (),
+        tokens_per_second=one("tokens_per_second", is_positive),
+        steps=one("steps", is_count),
+        epochs=one("epochs", is_positive),
+        losses=each("losses", lambda value: type(value) is float),
+        step_seconds=each("step_seconds", is_positive),
+        step_tokens=each("step_tokens", is_count),
     )
-
-
-def _is_positive(value: object) -> TypeGuard[float]:
-    return type(value) is float and math.isfinite(value) and value > 0

@@ -57,21 +57,22 @@ def read_log(text: str) -> TrainingLog:
     """Read a training's stdout."""
     lines = split_lines(text)
     placed = [_Placed(n, found) for n, line in enumerate(lines) if (found := parse_metrics(line))]
-    losses = _without_repetitions(_of_the_trainer([one for one in placed if one.metrics.get("loss") is not None]))
-    runs = _without_reprints(_runs(losses), lines)
+    losses = [one for one in placed if one.metrics.get("loss") is not None]
+    # the Trainer's own have a learning rate; without any, all count: a loop of one's own prints as it likes
+    losses = [one for one in losses if one.metrics.get("learning_rate") is not None] or losses
+    runs = _runs(losses, lines)
     last = runs[-1] if runs else []
     begin = last[0].place if len(runs) > 1 else 0
     end = last[-1].place if last else -1
     kept = {one.place for one in last}
+    finals = (one for one in reversed(placed) if one.metrics.get("train_runtime") is not None and one.place > end)
     return TrainingLog(
         metrics=tuple(
             one.metrics
             for one in placed
             if one.place >= begin and (one.place in kept or one.metrics.get("loss") is None)
         ),
-        final=next(
-            (m.metrics for m in reversed(placed) if m.metrics.get("train_runtime") is not None and m.place > end), None
-        ),
+        final=next((one.metrics for one in finals), None),
         places=tuple(one.place for one in last),
         earlier=sum(map(len, runs[:-1])),
     )
@@ -90,18 +91,34 @@ def losses_in_words(text: str) -> tuple[Metrics, ...]:
     return tuple(Metrics((("loss", float(value)),)) for value in found[:MOST_IN_WORDS])
 
 
-def _of_the_trainer(losses: list[_Placed]) -> list[_Placed]:
-    """The Trainer's own lines, which have a learning rate; without any, all: a loop of one's own prints as it likes."""
-    own = [one for one in losses if one.metrics.get("learning_rate") is not None]
-    return own or losses
+def _runs(losses: list[_Placed], lines: tuple[str, ...]) -> list[list[_Placed]]:
+    """The losses without repetitions, begun anew wherever the epoch goes back.
 
-
-def _without_repetitions(losses: list[_Placed]) -> list[_Placed]:
-    kept: list[_Placed] = []
+    A run that only shows lines of the one before once more, with no trouble told in between, is none.
+    """
+    runs: list[list[_Placed]] = []
+    reached, before = math.inf, None
     for one in losses:
-        if not (kept and _is_same(kept[-1].metrics, one.metrics)):
-            kept.append(one)
+        if before is not None and _is_same(before.metrics, one.metrics):
+            continue
+        before, epoch = one, one.metrics.get("epoch")
+        if not runs or (epoch is not None and epoch < reached - 1e-9 and reached != math.inf):
+            runs.append([])
+        runs[-1].append(one)
+        reached = epoch if epoch is not None else reached
+    kept: list[list[_Placed]] = []
+    for run in runs:
+        between = lines[kept[-1][-1].place + 1 : run[0].place] if kept else ()
+        if not kept or not _is_known(run, kept[-1]) or any(map(_TROUBLE.search, between)):
+            kept.append(run)
     return kept
+
+
+def _is_known(run: list[_Placed], before: list[_Placed]) -> bool:
+    """Whether every line of a run was printed before, of long ones each at its own place."""
+    if len(run) * len(before) > MOST_COMPARED:
+        return len(run) == len(before) and all(map(_is_same, (r.metrics for r in run), (b.metrics for b in before)))
+    return all(any(_is_same(one.metrics, old.metrics) for old in before) for one in run)
 
 
 def _is_same(one: Metrics, other: Metrics) -> bool:
@@ -115,36 +132,3 @@ def _is_alike(key: str, one: float, other: float) -> bool:
     if not (math.isfinite(one) and math.isfinite(other)):
         return str(one) == str(other)
     return math.isclose(one, other, rel_tol=_ALIKE, abs_tol=_EPOCH_ALIKE if key == "epoch" else 1e-9)
-
-
-def _runs(losses: list[_Placed]) -> list[list[_Placed]]:
-    """The losses, begun anew wherever the epoch goes back."""
-    runs: list[list[_Placed]] = []
-    reached = math.inf
-    for one in losses:
-        epoch = one.metrics.get("epoch")
-        if not runs or (epoch is not None and epoch < reached - 1e-9 and reached != math.inf):
-            runs.append([])
-        runs[-1].append(one)
-        reached = epoch if epoch is not None else reached
-    return runs
-
-
-def _without_reprints(runs: list[list[_Placed]], lines: tuple[str, ...]) -> list[list[_Placed]]:
-    """The runs but those that only show lines of the one before once more, with no trouble told in between."""
-    kept: list[list[_Placed]] = []
-    for run in runs:
-        if kept:
-            before = kept[-1]
-            between = lines[before[-1].place + 1 : run[0].place]
-            if _is_known(run, before) and not any(_TROUBLE.search(line) for line in between):
-                continue
-        kept.append(run)
-    return kept
-
-
-def _is_known(run: list[_Placed], before: list[_Placed]) -> bool:
-    """Whether every line of a run was printed before, of long ones each at its own place."""
-    if len(run) * len(before) > MOST_COMPARED:
-        return len(run) == len(before) and all(map(_is_same, (r.metrics for r in run), (b.metrics for b in before)))
-    return all(any(_is_same(one.metrics, old.metrics) for old in before) for one in run)
