@@ -6,6 +6,7 @@ from the pipeline's folder, and what a training writes is put beside the folders
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,20 +42,15 @@ class Files:
     rows: int | None = None
 
 
-def has_bf16(target: ProductionTarget) -> bool:
-    """Whether the rented card computes in bf16; one that no table knows is taken to."""
-    try:
-        return card_by_name(target.card).computes_bf16
-    except ValueError:
-        return True
-
-
 def target_settings(here: TrainSettings, target: ProductionTarget) -> TrainSettings:
     """Give the production settings: the profile's where `[production]` has them, else what was proven here.
 
     In fp16 where the rented card has no bf16, which torch would emulate many times slower.
     """
-    if not has_bf16(target):
+    has_bf16 = True
+    with contextlib.suppress(ValueError):  # a card that no table knows is taken to have it
+        has_bf16 = card_by_name(target.card).computes_bf16
+    if not has_bf16:
         is_bf16 = here.bnb_4bit_compute_dtype == "bfloat16"
         here = here.changed(
             bnb_4bit_compute_dtype="float16" if is_bf16 else here.bnb_4bit_compute_dtype,

@@ -11,7 +11,7 @@ from typing import Any
 
 from steph.base.files import UnreadableError, json_lines, parse_json, read_bytes
 from steph.base.messages import say
-from steph.contract.rows import RowFormat, TrainingRow, training_rows_in
+from steph.contract.rows import RowFormat, training_rows_in
 
 MAX_DATASET_BYTES = 512 << 20
 REPEATED_CHARS = 40  # a shorter question and its choices may well stand in an answer
@@ -78,30 +78,21 @@ def labels_beyond(labels: Sequence[str]) -> tuple[str, ...]:
 def choices_of(choices: object) -> Choices:
     """Read choices as results write them: lines, a list, a mapping of labels, or a list of mappings."""
     if isinstance(choices, Mapping):
-        return _choices_of_mapping(choices)
+        texts, names = _first_of(choices, _TEXT_KEYS), _first_of(choices, _LABEL_KEYS)
+        if isinstance(texts, list) and isinstance(names, list) and len(texts) == len(names):  # as ARC has them
+            return Choices(tuple(map(str, texts)), tuple(str(one).strip().lower() for one in names))
+        pairs = sorted(choices.items(), key=lambda item: str(item[0]))
+        found = _without_labels([str(value) for _, value in pairs])
+        return Choices(found.texts, tuple(str(key).strip().lower() for key, _ in pairs))
+    if isinstance(choices, list | tuple) and choices and all(isinstance(one, Mapping) for one in choices):
+        found = _without_labels([str(_first_of(one, _TEXT_KEYS) or next(iter(one.values()), "")) for one in choices])
+        labels = [_first_of(one, _LABEL_KEYS) for one in choices]
+        has_labels = all(label is not None for label in labels)
+        return Choices(found.texts, tuple(str(one).strip().lower() for one in labels) if has_labels else found.labels)
     if isinstance(choices, list | tuple):
-        if choices and all(isinstance(one, Mapping) for one in choices):
-            return _choices_of_mappings(choices)
         return _without_labels([str(choice) for choice in choices])
     lines = [line for line in str(choices or "").splitlines() if line.strip()]
     return _without_labels(_split(lines[0]) if len(lines) == 1 else lines)
-
-
-def _choices_of_mapping(choices: Mapping[object, object]) -> Choices:
-    text, label = _first_of(choices, _TEXT_KEYS), _first_of(choices, _LABEL_KEYS)
-    if isinstance(text, list) and isinstance(label, list) and len(text) == len(label):  # as ARC has them
-        return Choices(tuple(map(str, text)), tuple(str(one).strip().lower() for one in label))
-    pairs = sorted(choices.items(), key=lambda item: str(item[0]))
-    found = _without_labels([str(value) for _, value in pairs])
-    return Choices(found.texts, tuple(str(key).strip().lower() for key, _ in pairs))
-
-
-def _choices_of_mappings(choices: Sequence[Mapping[object, object]]) -> Choices:
-    texts = [str(_first_of(one, _TEXT_KEYS) or next(iter(one.values()), "")) for one in choices]
-    labels = [_first_of(one, _LABEL_KEYS) for one in choices]
-    found = _without_labels(texts)
-    has_labels = all(label is not None for label in labels)
-    return Choices(found.texts, tuple(str(label).strip().lower() for label in labels) if has_labels else found.labels)
 
 
 def _first_of(values: Mapping[Any, object], keys: tuple[str, ...]) -> object:
@@ -208,19 +199,15 @@ def questions_of(dataset: Path) -> tuple[Question, ...]:
     Raises UnreadableError where it has no rows with a question.
     """
     rows = samples_of(dataset)
-    if not any("問題文" in row for row in rows):
-        return _questions_of_rows(rows)
-    return tuple(
-        Question(
-            question_key(str(row.get("問題文", "")), row.get("選択肢")),
-            plain_label(row.get("output", "")),
-            str(row.get("コンテキスト") or ""),
+    if any("問題文" in row for row in rows):
+        return tuple(
+            Question(
+                question_key(str(row.get("問題文", "")), row.get("選択肢")),
+                plain_label(row.get("output", "")),
+                str(row.get("コンテキスト") or ""),
+            )
+            for row in rows
         )
-        for row in rows
-    )
-
-
-def _questions_of_rows(rows: Sequence[Mapping[str, object]]) -> tuple[Question, ...]:
     found = [(row, text) for row in rows if isinstance(text := _first_of(row, QUESTION_KEYS), str)]
     if not rows or len(found) < len(rows):
         raise UnreadableError(say("unreadable.no_questions", rows=len(rows), without=len(rows) - len(found)))
@@ -256,7 +243,14 @@ def questions_in(train_file: Path, row_format: RowFormat = "input_output") -> fr
     Of a conversation also the last turn before the answer alone. Raises OSError where the file can't be read; rows of
     another format are skipped.
     """
-    return frozenset(key for row in training_rows_in(train_file, row_format) for key in _row_keys(row) if key)
+    keys = set[str]()
+    for row in training_rows_in(train_file, row_format):
+        if row.question:
+            keys.add(question_key(row.question, row.choices))
+            continue
+        keys.add(_squeeze(row.prompt or row.text))
+        keys |= {_squeeze(row.asked)} if row.is_chat else set()
+    return frozenset(keys - {""})
 
 
 def frame_in(train_file: Path, row_format: RowFormat = "input_output") -> tuple[str, str] | None:
@@ -266,9 +260,7 @@ def frame_in(train_file: Path, row_format: RowFormat = "input_output") -> tuple[
         return None
     head = _common_beginning(prompts)
     tail = _common_beginning([prompt[::-1] for prompt in prompts])[::-1]
-    head = head[: head.rfind("\n") + 1]
-    tail = tail[tail.find("\n") + 1 :] if "\n" in tail else ""
-    return (_squeeze(head), _squeeze(tail))
+    return _squeeze(head[: head.rfind("\n") + 1]), _squeeze(tail[tail.find("\n") + 1 :] if "\n" in tail else "")
 
 
 def _common_beginning(texts: list[str]) -> str:
@@ -308,10 +300,3 @@ def is_among(key: str, train_questions: frozenset[str]) -> bool:
 def without_choices(key: str) -> str:
     """A question's key by its question alone."""
     return key.partition(_PART)[0] + _PART
-
-
-def _row_keys(row: TrainingRow) -> tuple[str, ...]:
-    if row.question:
-        return (question_key(row.question, row.choices),)
-    whole = row.prompt or row.text
-    return (_squeeze(whole), _squeeze(row.asked)) if row.is_chat else (_squeeze(whole),)

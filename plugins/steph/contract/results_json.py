@@ -24,42 +24,28 @@ def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> t
     raw = read_json_rows(path) if path.suffix == ".jsonl" else read_json(path)
     found = _rows_in(raw, rows_file, form)
     rows = tuple(_row(row, n, form) for n, row in enumerate(found or ()))
-    value = _score(raw, form)
-    count = _count(raw, form)
-    if found is not None and value is None and not rows:
-        raise UnreadableError(say("unreadable.no_rows"))
+    value = count = None
+    if form.score is not None:
+        told = value_at(raw, form.score)
+        value = _number(told)
+        if value is None:
+            raise UnreadableError(say("unreadable.score_no_number", key=form.score, value=str(told)[:60]))
+        is_percentage = 1 < value <= 100 or (isinstance(told, str) and told.strip().endswith("%"))
+        value /= 100 if is_percentage and form.kind != "metric" else 1  # a metric may be any number
+    if form.count is not None:
+        counts = values_at(raw, form.count)
+        if not counts or any(type(one) is not int or one < 0 for one in counts):
+            raise UnreadableError(say("unreadable.count_no_number", key=form.count, value=str(counts)[:60]))
+        count = sum(one for one in counts if isinstance(one, int))
     if value is None and rows:
         value = sum(row.counts for row in rows) / len(rows)
     if value is None:
-        raise UnreadableError(say("unreadable.no_score"))
-    told = {"hf_model_name": form.model, "lora_path": form.adapter}
-    config = Config.model_validate({key: value_at(raw, place) for key, place in told.items() if place})
+        raise UnreadableError(say("unreadable.no_score" if found is None else "unreadable.no_rows"))
+    told_by = {"hf_model_name": form.model, "lora_path": form.adapter}
+    config = Config.model_validate({key: value_at(raw, place) for key, place in told_by.items() if place})
     metric = (form.score or "").rpartition(".")[2]
     score = Score(metric=metric, value=value, count=count, is_mean=form.kind != "metric" or None)
     return Results(config=config, results=rows, scores=(score,)), (rows_file,) if rows_file else ()
-
-
-def _score(raw: object, form: ResultsForm) -> float | None:
-    """The score as it is written, but a percentage as a share, unless the metric may be any number."""
-    if form.score is None:
-        return None
-    told = value_at(raw, form.score)
-    value = _number(told)
-    if value is None:
-        raise UnreadableError(say("unreadable.score_no_number", key=form.score, value=str(told)[:60]))
-    is_percentage = form.kind != "metric" and (
-        1 < value <= 100 or (isinstance(told, str) and told.strip().endswith("%"))
-    )
-    return value / 100 if is_percentage else value
-
-
-def _count(raw: object, form: ResultsForm) -> int | None:
-    if form.count is None:
-        return None
-    counts = values_at(raw, form.count)
-    if not counts or any(type(one) is not int or one < 0 for one in counts):
-        raise UnreadableError(say("unreadable.count_no_number", key=form.count, value=str(counts)[:60]))
-    return sum(one for one in counts if isinstance(one, int))
 
 
 def _number(value: object) -> float | None:
