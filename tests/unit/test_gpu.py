@@ -209,6 +209,24 @@ def test_several_cards_are_watched_together(use: UseCards) -> None:
     assert nvml.open == 0
 
 
+def test_what_others_on_the_card_take_meanwhile_is_not_the_childs(use: UseCards) -> None:
+    """A process that was there before grows, hides its figure, and ends: the child's own peak is the child's alone."""
+    card = Gpu("GPU-a", used=5 * GIB, processes=[Running(7, 4 * GIB)])
+    with contextlib.ExitStack() as stack:
+        watch = MemoryWatch(("GPU-a",), use(FakeNvml(card)), stack)
+        card.used, card.processes = 17 * GIB, [Running(7, 13 * GIB), Running(8, 3 * GIB)]
+        watch.sample(1.0)
+        card.used, card.processes = 7 * GIB, [Running(7, None), Running(8, 2 * GIB)]
+        watch.sample(2.0)
+        card.used, card.processes = 3 * GIB, [Running(8, 2 * GIB)]
+        watch.sample(3.0)
+        assert watch.samples == [(1.0, 17 * GIB), (2.0, 7 * GIB), (3.0, 3 * GIB)]
+        assert watch.device_peaks == (DevicePeak(uuid="GPU-a", peak_device_bytes=17 * GIB, peak_own_bytes=3 * GIB),)
+        assert watch.returned(0.0) is False
+        card.used, card.processes = 13 * GIB, [Running(7, 12 * GIB)]
+        assert watch.returned(0.0) is True
+
+
 def test_a_card_that_cannot_be_read_is_not_said_to_be_back(use: UseCards) -> None:
     """Without figures there are no samples and no peaks, and whether memory came back is unknown."""
     with contextlib.ExitStack() as stack:

@@ -22,31 +22,52 @@ _POLL_SECONDS = 0.05
 
 
 class _Device:
-    """One device: what was used before, what is now, and the most in between; None where it can't be read."""
+    """One device: what was used before, what is now, and the most in between; None where it can't be read.
+
+    What a process that was there before takes more, or gives back, meanwhile is no growth of the child's: `own_peak`
+    is without it, as far as the driver shows what each process holds.
+    """
 
     def __init__(self, uuid: str, cards: Driver) -> None:
         self.uuid = uuid
         self._cards = cards
-        self.before = self.now = self.peak = self._read()
+        self._others = {pid: held for pid, held in (self._held() or {}).items() if held is not None}
+        self.before = self.now = self.peak = self.own_peak = self._read()
 
     def sample(self) -> int | None:
         """The used bytes of this moment."""
         used = self._read()
         if used is not None:
             self.now = used
-            self.peak = used if self.peak is None else max(self.peak, used)
+            self.peak = max(used, self.peak or 0)
+            self.own_peak = max(self._without_others(used), self.own_peak or 0)
         return used
 
     def has_returned(self) -> bool | None:
         """Whether used memory is what it was within the slack; None where it can't be read."""
         used = self._read()
-        return None if used is None or self.before is None else used <= self.before + SLACK_BYTES
+        if used is None or self.before is None:
+            return None
+        return self._without_others(used) <= self.before + SLACK_BYTES
 
     @property
     def peaks(self) -> DevicePeak:
         """The highest figures so far."""
-        own = None if self.peak is None or self.before is None else self.peak - self.before
+        own = None if self.own_peak is None or self.before is None else self.own_peak - self.before
         return DevicePeak(uuid=self.uuid, peak_device_bytes=self.peak, peak_own_bytes=own)
+
+    def _without_others(self, used: int) -> int:
+        held = self._held() if self._others else None
+        if held is None:
+            return used
+        now = {pid: held.get(pid, 0) for pid in self._others}  # 0: that process has ended
+        return used - sum(now_held - self._others[pid] for pid, now_held in now.items() if now_held is not None)
+
+    def _held(self) -> dict[int, int | None] | None:
+        try:
+            return self._cards.held_bytes_by_pid(self.uuid)
+        except DeviceError:
+            return None
 
     def _read(self) -> int | None:
         try:

@@ -77,7 +77,7 @@ TRAININGS: dict[str, tuple[Edit, str | None]] = {
     "rows dropped": (training('split="train")', 'split="train[:8]")'), "rows_seen"),
     "rows cut": (training("length: args.max_seq_length", "length: 40"), None),
     "another rank": (training("r=args.lora_r", "r=8"), "adapter_as_asked"),
-    "two steps": (training("max_steps=args.max_steps", "max_steps=2"), "steps_seen"),
+    "two steps": (training("max_steps=args.max_steps", "max_steps=2"), "steps_complete"),
     "merged instead of saved": (
         training(
             "save_pretrained(args.output_dir)\ntok",
