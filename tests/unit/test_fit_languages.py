@@ -14,9 +14,8 @@ from steph.base.messages import LANGUAGES, Language, speaking
 from steph.base.terms import TrainerName
 from steph.cli import app
 from steph.memory.calibration import Calibration
-from steph.memory.fit import ALL_LINEAR
 from steph.memory.forecast import BUILT_IN_CONSTANTS, SHARINGS
-from steph.memory.shapes import BUILT_IN, COMMON, FAMILIES
+from steph.memory.shapes import BUILT_IN, COMMON, FAMILIES, TINY, linear_shapes
 from steph.memory.terms import OPTIMIZER_BYTES
 from steph.memory.trainers import TRAINERS
 from steph.plan.cards import CARDS
@@ -93,7 +92,7 @@ def _names(asked: str) -> set[str]:
         *BUILT_IN,
         *COMMON,
         *FAMILIES,
-        *ALL_LINEAR,
+        *linear_shapes(TINY),
         *SHARINGS,
     )
     return set(WORD.findall(" ".join((asked, NAMES, *tables))))

@@ -232,7 +232,8 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-# huggingface.co/docs/safetensors, "Format": 8 bytes little-endian header length, JSON header, data without holes
+# https://github.com/huggingface/safetensors#format: 8 bytes little-endian header length, JSON header, data without
+# holes
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 CHUNK_BYTES = 1 << 22
 _ITEM_BITS = {

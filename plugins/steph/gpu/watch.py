@@ -130,18 +130,16 @@ def is_back(peaks: Iterable[DevicePeak], cards: Driver | None = None) -> bool | 
 
     None where a device can't be read or its use was not seen then.
     """
-    answers = [_is_back(peak, cards) for peak in peaks]
-    return None if not answers or None in answers else all(answers)
-
-
-def _is_back(peak: DevicePeak, cards: Driver | None) -> bool | None:
-    if peak.uuid is None or peak.peak_device_bytes is None or peak.peak_own_bytes is None:
-        return None
-    before = peak.peak_device_bytes - peak.peak_own_bytes
-    try:
-        return (cards or driver()).used_bytes(peak.uuid) <= before + SLACK_BYTES
-    except DeviceError:
-        return None
+    answers = []
+    for peak in peaks:
+        if peak.uuid is None or peak.peak_device_bytes is None or peak.peak_own_bytes is None:
+            return None
+        before = peak.peak_device_bytes - peak.peak_own_bytes
+        try:
+            answers.append((cards or driver()).used_bytes(peak.uuid) <= before + SLACK_BYTES)
+        except DeviceError:
+            return None
+    return all(answers) if answers else None
 
 
 def _highest(figures: Iterable[int | None]) -> int | None:

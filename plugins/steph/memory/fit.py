@@ -25,11 +25,10 @@ from steph.memory.forecast import (
     predict,
     predict_any,
 )
-from steph.memory.shapes import TINY, ModelShape, linear_shapes, parameter_count
+from steph.memory.shapes import ModelShape, parameter_count
 from steph.memory.trainers import ASSUMED_TRAINER, DEFAULT_TARGETS, HALF, TRAINERS, AdapterCount, Workload
 from steph.plan.cards import CARDS
 
-ALL_LINEAR = tuple(linear_shapes(TINY))
 GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
 LIBRARIES_BYTES = 4 * GIB  # torch, its CUDA libraries and transformers in one process; seen 3 to 4 GiB

@@ -89,9 +89,15 @@ def rows_like(
 
     Raises NoExampleError where none of them stands word for word in the example's input, or its answer is elsewhere.
     """
-    prompt, answer = str(example.get("input", "")), str(example.get("output", ""))
-    meta = example.get("meta")
-    taught = next((one for one in (*asked, *_of_meta(meta)) if _holds(prompt, one)), None)
+    prompt, answer, meta = str(example.get("input", "")), str(example.get("output", "")), example.get("meta")
+    of_meta = {_QUESTION: "question", _CHOICES: "choices", _ANSWER: "correct"}
+    also = ({key: meta.get(name) for key, name in of_meta.items()},) if isinstance(meta, Mapping) else ()
+
+    def stands_in_prompt(question: Mapping[str, object]) -> bool:
+        texts = (question.get(_QUESTION), question.get(_CHOICES))
+        return all(isinstance(text, str) and text and text in prompt for text in texts)
+
+    taught = next((one for one in (*asked, *also) if stands_in_prompt(one)), None)
     if taught is None:
         raise NoExampleError(say("heart.no_taught"))
     letter = str(taught.get(_ANSWER, "")).strip()
@@ -107,17 +113,6 @@ def rows_like(
         row = {**example, "input": text, "output": _replaced(answer, letter, new)}
         rows.append(row | ({"meta": {**meta, **known}} if isinstance(meta, Mapping) else {}))
     return rows
-
-
-def _of_meta(meta: object) -> tuple[Mapping[str, object], ...]:
-    if not isinstance(meta, Mapping):
-        return ()
-    return ({_QUESTION: meta.get("question"), _CHOICES: meta.get("choices"), _ANSWER: meta.get("correct")},)
-
-
-def _holds(prompt: str, question: Mapping[str, object]) -> bool:
-    texts = (question.get(_QUESTION), question.get(_CHOICES))
-    return all(isinstance(text, str) and text and text in prompt for text in texts)
 
 
 def _replaced(text: str, old: object, new: str) -> str:
