@@ -12,9 +12,10 @@ import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from steph.base.messages import Message, say
 from steph.base.text import without_ansi
@@ -180,24 +181,33 @@ def missing_weights_in(text: str) -> str | None:
     return None
 
 
-class KeyLine(Enum):
-    """A line of an evaluation that is looked for."""
+_LABEL_BEFORE = r"(?:^|[\s\]:|>│┃])"  # a logger's prefix or a table's border may stand before a label
+_LABEL_AFTER = r"\s*(?:[|│┃]\s*)?$"
+_WHOLE_NUMBER = rf"(-?\d{{1,18}}){_LABEL_AFTER}"
 
-    INITIALIZING = auto()
-    RAG_MODE = auto()
-    LLM_MODEL = auto()
-    BACKEND = auto()
-    HF_MODEL = auto()
-    LORA_PATH = auto()
-    COT = auto()
-    RESULTS = auto()
-    TOTAL = auto()
-    CORRECT = auto()
-    INCORRECT = auto()
-    ACCURACY = auto()
-    TIMEOUT_ERRORS = auto()
-    OTHER_ERRORS = auto()
-    SAVED_TO = auto()
+
+class KeyLine(Enum):
+    """A line of an evaluation that is looked for, by its pattern; the first seven are of its set-up."""
+
+    INITIALIZING = r"Initializing RAG pipeline\.\.\."
+    RAG_MODE = rf"{_LABEL_BEFORE}RAG Mode:\s*(.*)$"
+    LLM_MODEL = rf"{_LABEL_BEFORE}LLM Model:\s*(.*)$"
+    BACKEND = rf"{_LABEL_BEFORE}Backend:\s*(.*)$"
+    HF_MODEL = rf"{_LABEL_BEFORE}HF Model:\s*(.*)$"
+    LORA_PATH = rf"{_LABEL_BEFORE}LoRA Path:\s*(.*)$"
+    COT = rf"{_LABEL_BEFORE}Chain-of-Thought:\s*(.*)$"
+    RESULTS = rf"EVALUATION RESULTS{_LABEL_AFTER}"
+    TOTAL = rf"{_LABEL_BEFORE}Total Samples:\s*{_WHOLE_NUMBER}"
+    CORRECT = rf"{_LABEL_BEFORE}Correct:\s*{_WHOLE_NUMBER}"
+    INCORRECT = rf"{_LABEL_BEFORE}Incorrect:\s*{_WHOLE_NUMBER}"
+    ACCURACY = rf"{_LABEL_BEFORE}Accuracy:\s*(\S{{1,40}}?)\s*(%?)(?:\s|$)"
+    TIMEOUT_ERRORS = rf"{_LABEL_BEFORE}Timeout Errors:\s*(\d{{1,18}}){_LABEL_AFTER}"
+    OTHER_ERRORS = rf"{_LABEL_BEFORE}Other Errors:\s*(\d{{1,18}}){_LABEL_AFTER}"
+    SAVED_TO = r"Detailed results saved to:\s*(.+)$"
+
+
+_SETUP = {key: re.compile(key.value) for key in (*KeyLine,)[:7]}
+_RESULT = {key: re.compile(key.value) for key in (*KeyLine,)[7:]}
 
 
 @dataclass(frozen=True)
@@ -233,27 +243,6 @@ class EvalLines:
     key_lines: tuple[str, ...] = ()
 
 
-_LABEL_BEFORE = r"(?:^|[\s\]:|>│┃])"  # a logger's prefix or a table's border may stand before a label
-_LABEL_AFTER = r"\s*(?:[|│┃]\s*)?$"
-_SETUP = {
-    KeyLine.INITIALIZING: re.compile(r"Initializing RAG pipeline\.\.\."),
-    KeyLine.RAG_MODE: re.compile(rf"{_LABEL_BEFORE}RAG Mode:\s*(.*)$"),
-    KeyLine.LLM_MODEL: re.compile(rf"{_LABEL_BEFORE}LLM Model:\s*(.*)$"),
-    KeyLine.BACKEND: re.compile(rf"{_LABEL_BEFORE}Backend:\s*(.*)$"),
-    KeyLine.HF_MODEL: re.compile(rf"{_LABEL_BEFORE}HF Model:\s*(.*)$"),
-    KeyLine.LORA_PATH: re.compile(rf"{_LABEL_BEFORE}LoRA Path:\s*(.*)$"),
-    KeyLine.COT: re.compile(rf"{_LABEL_BEFORE}Chain-of-Thought:\s*(.*)$"),
-}
-_RESULT = {
-    KeyLine.RESULTS: re.compile(rf"EVALUATION RESULTS{_LABEL_AFTER}"),
-    KeyLine.TOTAL: re.compile(rf"{_LABEL_BEFORE}Total Samples:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
-    KeyLine.CORRECT: re.compile(rf"{_LABEL_BEFORE}Correct:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
-    KeyLine.INCORRECT: re.compile(rf"{_LABEL_BEFORE}Incorrect:\s*(-?\d{{1,18}}){_LABEL_AFTER}"),
-    KeyLine.ACCURACY: re.compile(rf"{_LABEL_BEFORE}Accuracy:\s*(\S{{1,40}}?)\s*(%?)(?:\s|$)"),
-    KeyLine.TIMEOUT_ERRORS: re.compile(rf"{_LABEL_BEFORE}Timeout Errors:\s*(\d{{1,18}}){_LABEL_AFTER}"),
-    KeyLine.OTHER_ERRORS: re.compile(rf"{_LABEL_BEFORE}Other Errors:\s*(\d{{1,18}}){_LABEL_AFTER}"),
-    KeyLine.SAVED_TO: re.compile(r"Detailed results saved to:\s*(.+)$"),
-}
 # in each line that a pattern above finds
 _KEY_WORD = re.compile(
     r"Initializing RAG|RAG Mode:|LLM Model:|Backend:|HF Model:|LoRA Path:|Chain-of-Thought:|EVALUATION RESULTS"
@@ -280,25 +269,24 @@ def parse_evaluation(stdout: str, counted: tuple[int, int] | None = None) -> Eva
     found = _first_matches(lines, 0, len(lines), anywhere) | setup | block.found
     places = found | _first_matches(lines, before, block.start, _SETUP)
     text = {key: match[1].strip(" \t|│┃") for key, (_, match) in found.items() if match.re.groups}
-    count = {key: int(text[key]) for key in _COUNTS if key in text}
     accuracy = _accuracy(found[KeyLine.ACCURACY][1]) if KeyLine.ACCURACY in found else (None, 0.0)
+    told: dict[str, Any] = {key.name.lower(): text[key] for key in _TEXTS if key in text}
+    told |= {key.name.lower(): int(text[key]) for key in _COUNTS if key in text}
     return EvalLines(
-        rag_mode=text.get(KeyLine.RAG_MODE), llm_model=text.get(KeyLine.LLM_MODEL), backend=text.get(KeyLine.BACKEND),
-        hf_model=text.get(KeyLine.HF_MODEL), lora_path=text.get(KeyLine.LORA_PATH), cot=text.get(KeyLine.COT),
-        total=count.get(KeyLine.TOTAL), correct=count.get(KeyLine.CORRECT), incorrect=count.get(KeyLine.INCORRECT),
-        accuracy=accuracy[0], accuracy_tolerance=accuracy[1],
-        timeout_errors=count.get(KeyLine.TIMEOUT_ERRORS, 0), other_errors=count.get(KeyLine.OTHER_ERRORS, 0),
+        **told,
+        accuracy=accuracy[0],
+        accuracy_tolerance=accuracy[1],
         invocation_errors=tuple(m[1] for line in lines if (m := _INVOCATION_ERROR.search(line)))[:1000],
-        saved_to=text.get(KeyLine.SAVED_TO),
         contradictions=_contradictions(lines, blocks, block),
         loaded_models=_values(_LOADED, above),
         endpoints=tuple(url for url in _values(_ENDPOINT, above) if not _OTHER_SERVICE.search(url)),
         of_other_blocks=frozenset(lines[:before]) - frozenset(lines[before:]),
         order={key: number for key, (number, _) in places.items()},
         key_lines=tuple(lines[n].strip()[:300] for n in sorted({number for number, _ in found.values()})),
-    )  # fmt: skip
+    )
 
 
+_TEXTS = (*(key for key in _SETUP if key is not KeyLine.INITIALIZING), KeyLine.SAVED_TO)
 _COUNTS = (KeyLine.TOTAL, KeyLine.CORRECT, KeyLine.INCORRECT, KeyLine.TIMEOUT_ERRORS, KeyLine.OTHER_ERRORS)
 _Found = dict[KeyLine, tuple[int, re.Match[str]]]
 
