@@ -75,7 +75,7 @@ def _said(message_id: str, **values: object) -> str:
     return phrase(message_id, **values)
 
 
-def moment(iso: str | None) -> str:
+def moment(iso: str | None, form: str = "%Y-%m-%d %H:%M") -> str:
     """Return an ISO 8601 time as date and minute in UTC (the column says so); as it stands where it is none."""
     if not iso:
         return MISSING
@@ -83,24 +83,20 @@ def moment(iso: str | None) -> str:
         parsed = datetime.fromisoformat(iso)
     except ValueError:
         return iso
-    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M}"
+    return (parsed.astimezone(UTC) if parsed.tzinfo else parsed).strftime(form)
+
+
+def moment_to_second(iso: str) -> str:
+    """Return the same to the second, so that it sorts as text."""
+    return moment(iso, "%Y-%m-%d %H:%M:%S")
 
 
 def moment_here(iso: str) -> str:
     """Return an ISO 8601 time to the minute, in UTC and as the clocks of this machine have it, where they differ."""
     try:
-        parsed = datetime.fromisoformat(iso)
+        here = datetime.fromisoformat(iso)
     except ValueError:
         return iso
-    if parsed.tzinfo is None or not parsed.astimezone().utcoffset():
+    if here.tzinfo is None or not here.astimezone().utcoffset():
         return _said("report.moment_utc", utc=moment(iso))
-    return _said("report.moment", utc=moment(iso), local=f"{parsed.astimezone():%Y-%m-%d %H:%M %Z}")
-
-
-def moment_to_second(iso: str) -> str:
-    """Return an ISO 8601 time to the second in UTC, so that it sorts as text; as it stands where it is none."""
-    try:
-        parsed = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M:%S}"
+    return _said("report.moment", utc=moment(iso), local=f"{here.astimezone():%Y-%m-%d %H:%M %Z}")

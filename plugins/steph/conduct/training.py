@@ -179,7 +179,7 @@ def calibrate(job: TrainingJob, model: ModelChoice, settings: TrainSettings) -> 
             except CANNOT_RUN as error:
                 job.note_skipped(label, say("calibrate.cannot_run", error=error))
     except JournalError as error:  # the disk takes no more events: the next stage will say what is wrong
-        job.run.console.line(f"{StageId.H2} calibrate: {error}")
+        job.run.console.line(f"{StageId.H2} {error}")
 
 
 def train_beside(
