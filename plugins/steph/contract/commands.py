@@ -13,8 +13,8 @@ from pathlib import Path
 from steph.base.messages import say
 from steph.contract.description import Description, DescriptionError, Evaluate, Train
 from steph.contract.placeholders import WHEN, filled, filled_words, names_in, spelled
-from steph.plan.settings import MAX_PARAMETERS, Models, Profile, Rung
-from steph.record.settings import MAX_SAMPLES, EvalSettings, Launcher, TrainSettings
+from steph.plan.settings import Models, Profile, Rung
+from steph.record.settings import MAX_PARAMETERS, MAX_SAMPLES, EvalSettings, Launcher, TrainSettings
 
 MUST_BE_SAID = (
     "batch_size", "gradient_accumulation_steps", "learning_rate", "lora_r", "lora_alpha", "max_seq_length",

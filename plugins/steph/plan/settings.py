@@ -22,7 +22,15 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 from steph.base.messages import LANGUAGES, Language, Message, Value, say, verbatim, words_of
 from steph.plan.cards import card_by_name
 from steph.plan.options import Options
-from steph.record.settings import MAX_ROWS, MAX_TOKENS, Bounds, EvalSettings, ProductionTarget, TrainSettings
+from steph.record.settings import (
+    MAX_PARAMETERS,
+    MAX_ROWS,
+    MAX_TOKENS,
+    Bounds,
+    EvalSettings,
+    ProductionTarget,
+    TrainSettings,
+)
 
 MAX_STEPS_BY_HEART = 60
 
@@ -38,9 +46,6 @@ class ProfileError(ValueError):
 
 
 MAX_SECONDS = 7 * 24 * 3600  # a week
-MAX_PARAMETERS = 10**13
-MAX_QUESTIONS = 10**7
-MAX_PRICE = 10**7  # an hour of a card, in any currency
 Filled = Annotated[str, Field(min_length=1, pattern=r"\S")]
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Tokens = Annotated[int, Field(ge=16, le=MAX_TOKENS)]
@@ -109,20 +114,9 @@ class ProfileEvaluate(EvalSettings):
     """The evaluation settings, within the spec's ban on heavy experiments."""
 
 
+@bounded(ProductionTarget)
 class ProfileProduction(ProductionTarget):
     """H-4's production run: nothing is run at these settings, so the ban on heavy experiments does not bind them."""
-
-    model: Filled = "Qwen/Qwen3-8B"
-    parameters: Annotated[int, Field(gt=0, le=MAX_PARAMETERS)] | None = None
-    card: Filled = "A100 20GB"
-    card_memory_gib: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = None
-    questions: Annotated[int, Field(ge=1, le=MAX_QUESTIONS)] | None = None
-    max_seq_length: Tokens = 1024
-    batch_size: Rows = 2
-    gradient_accumulation_steps: Rows = 4
-    num_epochs: Annotated[int, Field(ge=1, le=1000)] = 3
-    price_per_hour: Annotated[float, Field(gt=0, le=MAX_PRICE, allow_inf_nan=False)] | None = None
-    currency: Filled = "USD"
 
     @model_validator(mode="after")
     def _card_is_known(self) -> ProfileProduction:

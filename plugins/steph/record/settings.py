@@ -21,6 +21,9 @@ MAX_SAMPLES = 10  # the spec: two or three questions, no full evaluation in this
 MAX_TOKENS = 1 << 20
 MAX_ROWS = 4096  # of a batch, and of what is accumulated
 MAX_RANK = 65_536
+MAX_PARAMETERS = 10**13
+MAX_QUESTIONS = 10**7
+MAX_PRICE = 10**7  # an hour of a card, in any currency
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,15 @@ class Bounds:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
+    min_length: int | None = None
+    pattern: str | None = None
 
 
 _Tokens = Annotated[int, Bounds(ge=16, le=MAX_TOKENS)]
 _Rows = Annotated[int, Bounds(ge=1, le=MAX_ROWS)]
 _Rank = Annotated[int, Bounds(ge=1, le=MAX_RANK)]
 _Steps = Annotated[int, Bounds(ge=1, le=MAX_STEPS)]
+_Filled = Annotated[str, Bounds(min_length=1, pattern=r"\S")]
 _ProcessCount = Annotated[int, Bounds(ge=1, le=MAX_PROCESSES)]
 Launcher = Literal["none", "torchrun", "accelerate"]
 
@@ -121,27 +127,27 @@ class ProductionTarget(Value):
     The defaults are the spec's: Qwen3-8B on a 20 GB slice of an A100, with all 140 questions.
     """
 
-    model: str = "Qwen/Qwen3-8B"
+    model: _Filled = "Qwen/Qwen3-8B"
     """The model of the production run: an id on the Hub, or a folder."""
-    parameters: int | None = None
+    parameters: Annotated[int | None, Bounds(gt=0, le=MAX_PARAMETERS)] = None
     """How many it has; needed where `steph fit` does not know its shape."""
-    card: str = "A100 20GB"
+    card: _Filled = "A100 20GB"
     """The card that is rented, by a name that `steph fit --card` knows, or any with `card_memory_gib`."""
-    card_memory_gib: float | None = None
+    card_memory_gib: Annotated[float | None, Bounds(gt=0, le=4096)] = None
     """What a training process may use of that card, in GiB; the table of cards says it where it is not given."""
-    questions: int | None = None
+    questions: Annotated[int | None, Bounds(ge=1, le=MAX_QUESTIONS)] = None
     """Questions of the whole evaluation; those of the data set where not given, else 140."""
-    max_seq_length: int = 1024
+    max_seq_length: _Tokens = 1024
     """The longest row in tokens."""
-    batch_size: int = 2
+    batch_size: _Rows = 2
     """Rows of one forward pass."""
-    gradient_accumulation_steps: int = 4
+    gradient_accumulation_steps: _Rows = 4
     """Forward passes of one optimizer step."""
-    num_epochs: int = 3
+    num_epochs: Annotated[int, Bounds(ge=1, le=1000)] = 3
     """Epochs."""
-    price_per_hour: float | None = None
+    price_per_hour: Annotated[float | None, Bounds(gt=0, le=MAX_PRICE)] = None
     """What an hour of that card costs; without it H-4 names no cost."""
-    currency: str = "USD"
+    currency: _Filled = "USD"
     """The currency of `price_per_hour`."""
 
 
