@@ -25,8 +25,7 @@ from steph.plan.by_heart import (
     settings_by_heart,
     teaches,
 )
-from steph.plan.ladder import steps_due
-from steph.record.settings import TrainSettings
+from steph.record.settings import TrainSettings, steps_due
 from steph.run.inputs import InputError
 from suite_runs import Bench, make_bench
 

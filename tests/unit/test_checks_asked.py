@@ -9,8 +9,7 @@ from steph.contract.training_files import TrainerState
 from steph.contract.training_log import TrainingLog
 from steph.judge.checks_progress import asked_checks
 from steph.judge.evidence import Trained
-from steph.plan.ladder import epochs_in, steps_in
-from steph.record.settings import TrainSettings
+from steph.record.settings import TrainSettings, epochs_in, steps_in
 from steph.record.values import Check
 
 SETTINGS = TrainSettings(batch_size=2, gradient_accumulation_steps=2, learning_rate=2e-4)

@@ -29,8 +29,7 @@ from steph.judge.checks_training import ANSWERS_KEPT, judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.folders import names_model, same_model, same_path
 from steph.judge.verdict import checks_verdict
-from steph.plan.ladder import steps_due, steps_in
-from steph.record.settings import TrainSettings
+from steph.record.settings import TrainSettings, steps_due, steps_in
 from steph.record.values import Attempt, Check
 
 SOUND = Variant("", "H-2", "")

@@ -7,16 +7,9 @@ from pathlib import Path
 import pytest
 from steph.base.messages import say
 from steph.base.terms import Cause, Phase
-from steph.plan.ladder import (
-    Move,
-    MoveKind,
-    given_up,
-    ladder_without_4bit,
-    next_move,
-    settings_at,
-    steps_per_epoch,
-)
+from steph.plan.ladder import Move, MoveKind, given_up, ladder_without_4bit, next_move, settings_at
 from steph.plan.settings import load_profile, profile_path
+from steph.record.settings import steps_per_epoch
 from steph.record.values import Diagnosis
 
 PROFILE = load_profile(profile_path("rtx3080", Path(__file__).parents[2]))

@@ -13,8 +13,7 @@ from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.contract.commands import Place, evaluate_call, launched, train_call
 from steph.contract.description import Description
 from steph.judge.checks_process import ProcessEvidence, machine_checks
-from steph.plan.ladder import steps_per_epoch
-from steph.record.settings import EvalSettings, Launcher, TrainSettings
+from steph.record.settings import EvalSettings, Launcher, TrainSettings, steps_per_epoch
 from steph.record.values import Attempt, Probe
 from steph.tell.report import render
 from suite_runs import make_bench

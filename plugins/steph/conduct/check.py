@@ -20,10 +20,10 @@ from steph.contract.results_files import READERS
 from steph.judge.catalog import CATALOG
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_witness import WITNESSED_TRAINING
-from steph.plan.ladder import settings_at, steps_due, steps_per_epoch
+from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import Profile
-from steph.record.settings import TrainSettings
+from steph.record.settings import TrainSettings, steps_due, steps_per_epoch
 from steph.run import inputs
 from steph.tell.commands import pasteable
 

@@ -25,10 +25,9 @@ from steph.contract.questions import Question, questions_of
 from steph.gpu import driver
 from steph.gpu.driver import DeviceError, memory_fraction_for_cap
 from steph.memory.shapes import KNOWN, TINY, config_file, config_of, known_shape
-from steph.plan.ladder import steps_per_epoch
 from steph.plan.options import Options
 from steph.plan.settings import Profile
-from steph.record.settings import MAX_STEPS, Context, DataFile, Device
+from steph.record.settings import MAX_STEPS, Context, DataFile, Device, steps_per_epoch
 from steph.run import inputs
 from steph.run.inputs import InputError, environment, git_state
 

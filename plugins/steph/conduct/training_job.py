@@ -23,9 +23,8 @@ from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.folders import has_random_weights
 from steph.judge.witness import read_witness
-from steph.plan.ladder import steps_due, steps_per_epoch
 from steph.record.events import DataRead, RungSkipped
-from steph.record.settings import DataFile, Device, TrainSettings
+from steph.record.settings import DataFile, Device, TrainSettings, steps_due, steps_per_epoch
 from steph.record.values import Attempt, ModelChoice, SkippedRung
 from steph.run import inputs
 from steph.run.journal import now

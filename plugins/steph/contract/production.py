@@ -15,8 +15,7 @@ from steph.contract.commands import Call, Place, evaluate_call, folder_beside, t
 from steph.contract.description import Description, Evaluate, Train
 from steph.contract.placeholders import filled
 from steph.plan.cards import card_by_name
-from steph.plan.ladder import steps_per_epoch
-from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
+from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings, steps_per_epoch
 from steph.record.values import ProductionCall, Record
 
 # stand for folders of the other machine until the command is made, and are taken away again

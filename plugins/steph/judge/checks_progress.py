@@ -20,7 +20,7 @@ from steph.base.units import gib
 from steph.contract.training_files import OwnFigures
 from steph.judge.evidence import CardMemory, Trained
 from steph.judge.kinds import FAIL, WARN, CheckKind, Figures
-from steph.plan.ladder import epochs_in
+from steph.record.settings import epochs_in
 from steph.record.values import Check
 
 LEAST_SHARE = 0.7  # of the steps that the file's rows make: a validation split, and some rows that are too long

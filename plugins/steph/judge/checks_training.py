@@ -50,7 +50,7 @@ from steph.judge.folders import artifacts_under, read_base
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, lacking_in_training, without_inapplicable
 from steph.judge.training_seen import has_packed_batches, last_save, training_in
 from steph.judge.witness import TrainingEnds
-from steph.plan.ladder import steps_due, steps_in, steps_per_epoch
+from steph.record.settings import steps_due, steps_in, steps_per_epoch
 from steph.record.values import Artifact, Check, TrainOutcome
 
 _NEVER_EMPTY = (".safetensors", ".bin", ".pt", ".pth", ".json")

@@ -56,7 +56,7 @@ from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.training_seen import Seen, end_of, last_save, training_in, why_unseen
 from steph.judge.witness import AdapterLoaded, Batch, ModelSaved, TrainingBegins, Witness
-from steph.plan.ladder import steps_per_epoch
+from steph.record.settings import steps_per_epoch
 from steph.record.values import Check
 
 LEAST_STEPS, SHORT_SHARE = 3, 0.75  # of the first; of a step's rows

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from steph.base.messages import say
-from steph.plan.ladder import steps_per_epoch
-from steph.record.settings import TrainSettings
+from steph.record.settings import TrainSettings, steps_per_epoch
 
 QUESTIONS = 8
 LETTERS = "abcd"
