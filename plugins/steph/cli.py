@@ -192,7 +192,7 @@ def compare(
 def _compare_machines(folder: Path, threshold: float, *, as_markdown: bool) -> int:
     from steph.base.messages import phrase
     from steph.run.journal import JournalError, read_record
-    from steph.tell import machines
+    from steph.tell import compare as comparing
 
     found = []
     for journal in sorted(folder.rglob(JOURNAL)):
@@ -202,9 +202,10 @@ def _compare_machines(folder: Path, threshold: float, *, as_markdown: bool) -> i
             typer.echo(f"steph: {error}", err=True)
     if not found:
         raise _failed(phrase("record.none_readable", folder=folder))
-    rows = machines.machines(found, threshold)
-    typer.echo((machines.as_markdown if as_markdown else machines.as_text)(rows, threshold), nl=False)
-    return machines.exit_status(rows)
+    rows = comparing.machines(found, threshold)
+    said = comparing.machines_markdown if as_markdown else comparing.machines_text
+    typer.echo(said(rows, threshold), nl=False)
+    return comparing.machines_status(rows)
 
 
 @app.command()

@@ -17,8 +17,7 @@ from steph.contract.production import target_settings
 from steph.memory.calibration import Calibration
 from steph.record.settings import ProductionTarget, TrainSettings
 from steph.record.values import Diagnosis, PredictedPeak, ProductionCall, Record
-from steph.tell.advice import Reach, advise
-from steph.tell.decision import Rent, answers, decide
+from steph.tell.advice import Reach, Rent, advise, answers, decide
 from steph.tell.outlook import CardOutlook, Outlook
 from steph.tell.report import parts, render
 

@@ -10,7 +10,7 @@ from steph.base.messages import LANGUAGES, Language, speaking
 from steph.base.terms import StageId
 from steph.record.settings import TrainSettings
 from steph.record.values import Record
-from steph.tell import machines
+from steph.tell import compare
 from test_cli import keep, steph
 from test_compare import slower
 
@@ -31,7 +31,7 @@ def rows(*records: Record, threshold: float = 0.1) -> dict[str, list[str]]:
     """The outliers of each machine, which has the number of its record for a name."""
     found = ((PurePath(f"node{at}/reports/runs/{record.id}"), record) for at, record in enumerate(records))
     with speaking("en"):
-        return {row.name: list(map(str, row.outliers)) for row in machines.machines(found, threshold)}
+        return {row.name: list(map(str, row.outliers)) for row in compare.machines(found, threshold)}
 
 
 def test_a_slower_and_a_fuller_machine_are_named() -> None:
@@ -62,7 +62,7 @@ def test_what_did_not_run_the_same_is_not_held_against(other: Record) -> None:
 def test_one_row_a_machine_is_its_newest_record() -> None:
     """A machine is known by its card; an older record of it, also under another folder, gives no row."""
     found = [(PurePath("a/runs/x"), on(0, run="1")), (PurePath("b/runs/y"), on(0, run="2"))]
-    (row,) = machines.machines(found, 0.1)
+    (row,) = compare.machines(found, 0.1)
     assert (row.name, row.record.id) == ("b", on(0, run="2").id)
 
 
@@ -101,13 +101,13 @@ def test_a_record_that_can_not_be_read_is_said_and_the_rest_is_compared(tmp_path
 
 def test_a_red_machine_is_named_and_gives_status_1() -> None:
     """Whatever its speed."""
-    found = machines.machines([(PurePath("a/runs/x"), on(0)), (PurePath("b/runs/y"), factory.blocked())], 0.1)
-    assert machines.exit_status(found) == 1
+    found = compare.machines([(PurePath("a/runs/x"), on(0)), (PurePath("b/runs/y"), factory.blocked())], 0.1)
+    assert compare.machines_status(found) == 1
     with speaking("en"):
-        assert "Not passed: b." in machines.as_text(found, 0.1)
+        assert "Not passed: b." in compare.machines_text(found, 0.1)
 
 
 def test_settings_are_what_h2_ended_on() -> None:
     """A machine that had to step down is shown with that, and stays out of the others' median."""
-    found = machines.machines([(PurePath("a/runs/x"), factory.walked_down())], 0.1)
+    found = compare.machines([(PurePath("a/runs/x"), factory.walked_down())], 0.1)
     assert found[0].ran[2] == TrainSettings(max_seq_length=256, batch_size=1).short()

@@ -9,8 +9,7 @@ from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.record.settings import Device, ProductionTarget, TrainSettings
 from steph.record.values import PredictedPeak, Record
-from steph.tell.memory_words import unnamed_trainer_words
-from steph.tell.outlook import is_production_card, production_outlook
+from steph.tell.outlook import is_production_card, production_outlook, unnamed_trainer_words
 
 SLICE = "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
 

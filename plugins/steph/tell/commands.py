@@ -77,42 +77,27 @@ def extended_command(record: Record) -> str:
 
 
 def _suite_command(record: Record, mark: str, tests: str) -> str:
+    """Give the session's own command with other tests: what starts pytest, and the options that are not selections."""
     words = record.sessions[-1].command if record.sessions else ()
-    launcher, rest = _launcher_and_rest(words)
-    asked = ("--pyargs", _module_id(tests)) if "--pyargs" in rest else (tests,)
-    return pasteable([*launcher, "-m", mark, *asked, *_kept_options(rest)])
-
-
-def _module_id(tests: str) -> str:
-    """How `pytest --pyargs` finds in an installed suite what `tests` names in a clone."""
-    file, separator, test = tests.partition("::")
-    return f"{INSTALLED_TESTS}.{PurePath(file).stem}{separator}{test}"
-
-
-def _launcher_and_rest(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split a session's command after what starts pytest; plain `pytest` where that can't be told."""
+    launcher: tuple[str, ...] = ("pytest",)
+    rest = tuple(words[1:])
     for at, word in enumerate(words):
         if PurePath(word).name in ("pytest", "py.test", "pytest.exe"):
             is_module = at >= 2 and words[at - 1] == "-m"
-            launcher = tuple(words[: at + 1]) if is_module else (word,)
-            return launcher, tuple(words[at + 1 :])
-    return ("pytest",), tuple(words[1:])
-
-
-def _kept_options(words: Sequence[str]) -> list[str]:
-    """Keep the suite's own options and those that name pytest's configuration; drop selections and paths."""
+            launcher, rest = tuple(words[: at + 1]) if is_module else (word,), tuple(words[at + 1 :])
+            break
+    selected: tuple[str, ...] = (tests,)
+    if "--pyargs" in rest:  # of an installed suite
+        file, separator, test = tests.partition("::")
+        selected = ("--pyargs", f"{INSTALLED_TESTS}.{PurePath(file).stem}{separator}{test}")
     kept: list[str] = []
     takes_value = False
-    for word in words:
+    for word in rest:
+        name, is_whole, _ = word.partition("=")
         if takes_value:
             kept.append(word)
             takes_value = False
-        elif word.partition("=")[0] in _REPLACED:
-            continue
-        elif word.startswith("--steph-"):
+        elif name not in _REPLACED and (word.startswith("--steph-") or name in _PYTEST_OPTIONS_WITH_VALUE):
             kept.append(word)
-            takes_value = "=" not in word and word not in _SUITE_FLAGS
-        elif word in _PYTEST_OPTIONS_WITH_VALUE or word.split("=")[0] in _PYTEST_OPTIONS_WITH_VALUE:
-            kept.append(word)
-            takes_value = "=" not in word
-    return kept
+            takes_value = not is_whole and word not in _SUITE_FLAGS
+    return pasteable([*launcher, "-m", mark, *selected, *kept])

@@ -17,7 +17,7 @@ from steph.base.messages import Message, Part, Value
 from steph.base.redact import redact_tree
 from steph.base.terms import AnyStage, Cause, RecordKind, StageId, Verdict
 from steph.judge.verdict import Overall, in_flight, overall
-from steph.record.values import PredictedPeak, Probe, Record, StageResult
+from steph.record.values import Attempt, PredictedPeak, Record, StageResult
 from steph.tell import place
 from steph.tell.advice import blockers
 from steph.tell.outlook import Outlook
@@ -100,6 +100,10 @@ class Summary(Value):
 
 def summary_of(record: Record, outlook: Outlook | None, *, report: Path, folder: Path) -> Summary:
     """Sum up a record whose Markdown is `report` and whose folder is `folder`."""
+
+    def spelled(path: Path) -> str:  # in letters, also under a locale that has no Japanese ones
+        return os.fsencode(path).decode("utf-8", "replace")
+
     first, last = (record.sessions[0], record.sessions[-1]) if record.sessions else (None, None)
     return Summary(
         record=record.id,
@@ -113,16 +117,11 @@ def summary_of(record: Record, outlook: Outlook | None, *, report: Path, folder:
         stages={stage: _stage(record, stage) for stage in (*StageId, *record.extended)},
         production=_production(record, outlook),
         paths=Paths(
-            report=_spelled(report.absolute()),
-            record=_spelled(folder.absolute()),
+            report=spelled(report.absolute()),
+            record=spelled(folder.absolute()),
             pipeline_root=record.context.pipeline_root,
         ),
     )
-
-
-def _spelled(path: Path) -> str:
-    """The path in letters, also under a locale that has no Japanese ones."""
-    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _production(record: Record, outlook: Outlook | None) -> Production:
@@ -152,7 +151,7 @@ def _stage(record: Record, stage: AnyStage) -> StageSummary:
         cause=last.diagnosis.cause if last and last.diagnosis else None,
         seconds=result.seconds if result else None,
         explanation=_explanation(result.explanation) if result and result.explanation else None,
-        figures=_figures(result) if result else StageFigures(),
+        figures=_figures(result, last) if result and last else StageFigures(),
     )
 
 
@@ -160,17 +159,19 @@ def _explanation(message: Message) -> Explanation:
     return Explanation(id=message.id, values=message.values, english=message.text("en"))
 
 
-def _figures(result: StageResult) -> StageFigures:
-    attempt = result.last_attempt
-    if attempt is None:
-        return StageFigures()
+def _figures(result: StageResult, attempt: Attempt) -> StageFigures:
     trained, evaluated = attempt.training, attempt.evaluation
+
+    def highest(name: str) -> int | None:
+        known = (getattr(probe, name) for probe in attempt.probes)
+        return max((figure for figure in known if figure is not None), default=None)
+
     return StageFigures(
         attempts=len(result.attempts),
         peak_device_bytes=attempt.peak_device_bytes,
         peak_own_bytes=attempt.peak_own_bytes,
-        peak_reserved_bytes=_highest(attempt.probes, "peak_reserved_bytes"),
-        peak_allocated_bytes=_highest(attempt.probes, "peak_allocated_bytes"),
+        peak_reserved_bytes=highest("peak_reserved_bytes"),
+        peak_allocated_bytes=highest("peak_allocated_bytes"),
         tokens_per_second=trained.tokens_per_second if trained else None,
         train_loss=trained.train_loss if trained else None,
         accuracy=evaluated.accuracy if evaluated else None,
@@ -178,11 +179,6 @@ def _figures(result: StageResult) -> StageFigures:
         metric=evaluated.metric if evaluated else None,
         questions=evaluated.total if evaluated else None,
     )
-
-
-def _highest(probes: tuple[Probe, ...], name: str) -> int | None:
-    known = (getattr(probe, name) for probe in probes)
-    return max((figure for figure in known if figure is not None), default=None)
 
 
 def write_summary(summary: Summary, reports_dir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The production model's memory for H-4: on the rented card, and on the card of the record.
+"""The production model's memory for H-4, on the rented card and on the card of the record; and how memory is said.
 
 The record's own measurements correct the constants; an error here never costs a report.
 """
@@ -9,18 +9,20 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from steph.base.messages import NOTHING, Message, say
+from steph.base import units
+from steph.base.messages import NOTHING, Message, phrase, say, text
 from steph.base.terms import FitVerdict, StageId, TrainerName
 from steph.base.units import GIB
 from steph.contract import production as contract
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
 from steph.memory.forecast import KEPT_FREE_BYTES, automatic, largest_fitting, leanest
 from steph.memory.shapes import ModelShape, model_shape
-from steph.memory.trainers import ASSUMED_TRAINER, Workload
+from steph.memory.trainers import ASSUMED_TRAINER, TRAINERS, Workload
 from steph.plan.cards import card_by_name
 from steph.record.settings import Device, ProductionTarget, TrainSettings
-from steph.record.values import PredictedPeak, Record
-from steph.tell import production
+from steph.record.values import Attempt, Candidate, PredictedPeak, Record
+from steph.tell import production, wording
+from steph.tell.markdown import Markdown, inline, prose, said, table
 
 SAME_CARD_SHARE = 0.15  # by which a card's memory may differ from what the rented one is said to have
 Grid = tuple[tuple[int, int], ...]  # (batch size, max_seq_length)
@@ -80,20 +82,15 @@ def production_outlook(record: Record) -> Outlook | None:
     if here is None:
         return None
     try:
-        return _outlook(record, here)
+        wanted = record.context.production
+        outlook = Outlook(calibration_or_default(record), there=None, asked=(wanted.batch_size, wanted.max_seq_length))
+        try:
+            return _with_cards(outlook, record, here)
+        except ValueError as error:  # a target module that the production model doesn't have
+            return replace(outlook, unpredicted=say("forecast.not_computed", error=error))
     except Exception as error:  # whatever it is, it costs the prediction alone
         why = say("forecast.not_computed", error=f"{type(error).__name__}: {error}")
         return Outlook(Calibration(ASSUMED_TRAINER, is_described=False), there=None, unpredicted=why)
-
-
-def _outlook(record: Record, here: TrainSettings) -> Outlook:
-    found = calibration_or_default(record)
-    wanted = record.context.production
-    outlook = Outlook(found, there=None, asked=(wanted.batch_size, wanted.max_seq_length))
-    try:
-        return _with_cards(outlook, record, here)
-    except ValueError as error:  # a target module that the production model doesn't have
-        return replace(outlook, unpredicted=say("forecast.not_computed", error=error))
 
 
 def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outlook:
@@ -109,7 +106,12 @@ def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outloo
         outlook = replace(outlook, lean=lean)
     if not found.carries_over:
         return replace(outlook, unpredicted=say("outlook.no_formula"))
-    work, measured = _work(target, found.trainer, record), _measured_bytes(record, here, target)
+    work, measured = _work(target, found.trainer, record), None
+    # the peak of the production run's own training step, where this record took one
+    last = record.stages[StageId.H2].last_attempt
+    is_same = here.changed(num_epochs=0, max_steps=0, logging_steps=0) == target.changed(num_epochs=0, logging_steps=0)
+    if last is not None and last.ended_well and is_same and production.is_production_model(record.model, wanted):
+        measured = last.peak_own_bytes
     point = (target.batch_size, target.max_seq_length)
     if usable is not None and is_there:
         return replace(outlook, there=_measured(_card(found, shape, work, points, usable), point, measured))
@@ -120,14 +122,6 @@ def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outloo
     if usable is None:
         return outlook
     return replace(outlook, here=_measured(_card(found, shape, work, small_points, usable), point, measured))
-
-
-def _measured_bytes(record: Record, here: TrainSettings, target: TrainSettings) -> int | None:
-    """The peak of the production run's own training step, where this record took one; None without."""
-    last = record.stages[StageId.H2].last_attempt
-    is_same = here.changed(num_epochs=0, max_steps=0, logging_steps=0) == target.changed(num_epochs=0, logging_steps=0)
-    is_model = production.is_production_model(record.model, record.context.production)
-    return last.peak_own_bytes if last is not None and last.ended_well and is_same and is_model else None
 
 
 def _measured(card: CardOutlook, point: tuple[int, int], measured: int | None) -> CardOutlook:
@@ -190,3 +184,91 @@ def _card(
         largest=largest_fitting(forecasts, card_bytes),
         likely=found.forecast(shape, chosen).peak_on(card_bytes) if chosen != least else None,
     )
+
+
+def trained_at(record: Record, candidate: Candidate) -> Attempt | None:
+    """Find the training of this candidate at the settings that it was predicted for, where its memory was measured."""
+    h2 = record.stages.get(StageId.H2)
+    if h2 is None or candidate.outcome != "chosen":
+        return None
+    same = (a for a in h2.attempts if a.ended_well and a.peak_own_bytes and str(a.label) == candidate.settings)
+    return next(same, None)
+
+
+def unnamed_trainer_words(record: Record, stage: StageId) -> Markdown:
+    """Say why a stage's predicted intervals are wide, and what narrows them; empty where the trainer is named."""
+    result = record.stages.get(stage)
+    if result is None or record.context.trainer != "undescribed":
+        return Markdown()
+    found = [*(one.predicted for one in result.candidates), *(one.predicted for one in result.attempts)]
+    if not any(one is not None and not one.is_measured for one in found):
+        return Markdown()
+    return said("memory.unnamed_trainer")
+
+
+def calibration_words(outlook: Outlook | None) -> Markdown:
+    """Say what the second length gave: slope and intercept, or why none."""
+    line = outlook.calibration.line if outlook else None
+    if outlook is None or line is None:
+        reason = (outlook.calibration.shortfall if outlook else None) or say("memory.calibration.no_prediction")
+        return prose(say("memory.calibration.none", reason=reason))
+    per_token, fixed = line[0] / 2**20, line[1] / GIB
+    use = say("memory.calibration.used" if outlook.calibration.is_described else "memory.calibration.not_used")
+    return prose(say("memory.calibration.line", fixed=fixed, per_token=per_token, use=use))
+
+
+def basis_words(found: Calibration) -> str:
+    """Say what a prediction rests on: measured peaks, or constants that were built in."""
+    if not found.is_described:
+        name = "undescribed"
+    elif found.line is not None:
+        name = "line"
+    elif not found.is_explained:
+        name = "off"
+    else:
+        name = "points" if found.point_count else "built_in"
+    off, points = found.constants.relative_error, found.point_count
+    return phrase(f"memory.basis.{name}", trainer=found.trainer, trainers=list(TRAINERS), off=off, points=points)
+
+
+def picks_its_way(found: Calibration) -> bool:
+    """Whether the trainer trades free memory for speed by itself."""
+    return TRAINERS[found.trainer].picks_its_way
+
+
+def point_words(point: tuple[int, int]) -> str:
+    """Give a setting as `512/b2`."""
+    return f"{point[1]}/b{point[0]}"
+
+
+def peak_words(prediction: PredictedPeak) -> str:
+    """Give a predicted peak with its interval, or the measured one that stands in its place."""
+    if prediction.is_measured:
+        return phrase("memory.measured", peak=units.gib(prediction.peak_bytes))
+    peak, low, high = (units.gib(x) for x in (prediction.peak_bytes, prediction.low_bytes, prediction.high_bytes))
+    return phrase("memory.peak", peak=peak, low=low, high=high)
+
+
+def headroom_words(card: CardOutlook, prediction: PredictedPeak) -> str:
+    """Say what is left of the card at a peak, or what it is short of."""
+    left = card.headroom_bytes(prediction)
+    return units.gib(left) if left >= 0 else phrase("memory.short", size=units.gib(-left))
+
+
+def grid(card: CardOutlook) -> Markdown:
+    """Give the card's predictions by length and batch size."""
+    batches = sorted({batch for batch, _ in card.grid})
+    rows = []
+    for length in sorted({length for _, length in card.grid}):
+        cells = []
+        for found in (card.grid.get((batch, length)) for batch in batches):
+            if found is None:
+                cells.append(text("memory.no_forecast"))
+                continue
+            sign = wording.fits_word(found.verdict).split()[0]
+            span = text("memory.as_measured")
+            if not found.is_measured:
+                span = phrase("memory.range", low=found.low_bytes / GIB, high=found.high_bytes / GIB)
+            cells.append(Markdown(f"{sign} {found.peak_bytes / GIB:.2f}<br>{inline(span)}"))
+        rows.append((str(length), *cells))
+    return table(("seq \\ batch", *map(str, batches)), rows)

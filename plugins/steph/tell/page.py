@@ -61,12 +61,15 @@ def _renderer(mask: Callable[[str], str], pictures: Mapping[str, str]) -> Markdo
                     token.attrs[name] = mask(str(token.attrs[name]))
 
     def html(_: RendererProtocol, tokens: Sequence[Token], at: int, *__: Any) -> str:  # noqa: ANN401 - as markdown-it has it
-        pieces = _TAGS.split(tokens[at].content)
-        return "".join(_tag(piece) if n % 2 else words(piece, tokens[at]) for n, piece in enumerate(pieces))
-
-    def words(piece: str, token: Token) -> str:
-        """What stands between tags: Markdown as well where the whole line began with one."""
-        return renderer.renderInline(piece) if token.type == "html_block" else escape(mask(piece))
+        shown = []
+        for n, part in enumerate(_TAGS.split(tokens[at].content)):
+            if n % 2:
+                shown.append("" if part.startswith("<!--") else part)
+            elif tokens[at].type == "html_block":  # what stands between tags is Markdown, too
+                shown.append(renderer.renderInline(part))
+            else:
+                shown.append(escape(mask(part)))
+        return "".join(shown)
 
     def image(_: RendererProtocol, tokens: Sequence[Token], at: int, *__: Any) -> str:  # noqa: ANN401
         picture = pictures.get(str(tokens[at].attrs["src"]))
@@ -83,10 +86,6 @@ def _renderer(mask: Callable[[str], str], pictures: Mapping[str, str]) -> Markdo
     }.items():
         renderer.add_render_rule(name, rule)
     return renderer
-
-
-def _tag(piece: str) -> str:
-    return "" if piece.startswith("<!--") else piece
 
 
 def _texts(tokens: Sequence[Token]) -> list[Token]:

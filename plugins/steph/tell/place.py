@@ -46,19 +46,15 @@ def _one_writer(target: Path) -> Iterator[None]:
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         if _locked(folder):
-            _clear_away(target)
+            with contextlib.suppress(OSError):  # another user's in a shared folder stays
+                for path in target.parent.iterdir():
+                    if path.name.startswith(f".{target.name}.") and path.name.endswith(_PART):
+                        path.unlink()
         yield
         with contextlib.suppress(OSError):
             os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _clear_away(target: Path) -> None:
-    with contextlib.suppress(OSError):  # another user's in a shared folder stays
-        for path in target.parent.iterdir():
-            if path.name.startswith(f".{target.name}.") and path.name.endswith(_PART):
-                path.unlink()
 
 
 def _locked(folder: int) -> bool:
@@ -95,7 +91,10 @@ def _replace(target: Path, content: bytes, before: tuple[int, int, int] | None) 
             file.flush()
             os.fsync(file.fileno())
         if before:
-            _dress(temporary, target)
+            state = target.stat()
+            with contextlib.suppress(OSError):  # root in a container writes people's files, others can't give them away
+                os.chown(temporary, state.st_uid, state.st_gid)
+            temporary.chmod(stat.S_IMODE(state.st_mode))
         if _state_of(target) != before:
             return False
         temporary.replace(target)
@@ -103,11 +102,3 @@ def _replace(target: Path, content: bytes, before: tuple[int, int, int] | None) 
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
     return True
-
-
-def _dress(temporary: Path, like: Path) -> None:
-    """Give the new file the old one's mode, and its owner where we may: root in a container writes people's files."""
-    state = like.stat()
-    with contextlib.suppress(OSError):
-        os.chown(temporary, state.st_uid, state.st_gid)
-    temporary.chmod(stat.S_IMODE(state.st_mode))

@@ -130,30 +130,17 @@ def carry_over(here: TrainSettings, there: TrainSettings, evaluation: EvalSettin
 
 def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str, str, str], ...]:
     """Give the settings that may differ: flag, value here, value there, reason for a difference."""
-    effective = there.effective_batch_size
-    longer = there.max_seq_length > here.max_seq_length
-    larger = there.batch_size > here.batch_size
-    asked = text("production.asked")
-    return (
-        (
-            "--max-seq-length",
-            str(here.max_seq_length),
-            str(there.max_seq_length),
-            text("production.longer") if longer else asked,
-        ),
-        (
-            "--batch-size",
-            str(here.batch_size),
-            str(there.batch_size),
-            text("production.larger") if larger else asked,
-        ),
-        (
-            "--gradient-accumulation-steps",
-            str(here.gradient_accumulation_steps),
-            str(there.gradient_accumulation_steps),
-            phrase("production.effective", batch=effective),
-        ),
-        ("--num-epochs", str(here.num_epochs), str(there.num_epochs), text("production.epochs")),
+    longer = "production.longer" if there.max_seq_length > here.max_seq_length else "production.asked"
+    larger = "production.larger" if there.batch_size > here.batch_size else "production.asked"
+    reasons = {
+        "max_seq_length": text(longer),
+        "batch_size": text(larger),
+        "gradient_accumulation_steps": phrase("production.effective", batch=there.effective_batch_size),
+        "num_epochs": text("production.epochs"),
+    }
+    return tuple(
+        (f"--{name.replace('_', '-')}", str(getattr(here, name)), str(getattr(there, name)), reason)
+        for name, reason in reasons.items()
     )
 
 
@@ -163,14 +150,8 @@ def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluatio
     rows = [Change("--model-name", choice.name if choice else units.MISSING, target.model, text("production.model"))]
     rows += [Change(*number) for number in _numbers(here, there)]
     if not here.use_4bit:
-        rows.append(
-            Change(
-                "--use-4bit",
-                text("production.off"),
-                text("production.on"),
-                phrase("production.needs_4bit", model=target.model, card=target.card),
-            )
-        )
+        needs = phrase("production.needs_4bit", model=target.model, card=target.card)
+        rows.append(Change("--use-4bit", text("production.off"), text("production.on"), needs))
     no_bf16 = phrase("production.no_bf16", card=target.card)
     halves = (here.mixed_precision or "", there.mixed_precision or "")
     rows.append(Change("--bnb-4bit-compute-dtype", here.bnb_4bit_compute_dtype, there.bnb_4bit_compute_dtype, no_bf16))
@@ -178,9 +159,8 @@ def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluatio
     last, limit = record.stages[StageId.H2].last_attempt, "--max-steps-override"
     if last is not None and any(word.partition("=")[0] == limit for word in last.argv):
         rows.append(Change(limit, str(here.max_steps), text("production.drop"), text("production.whole")))
-    rows.append(
-        Change("--samples", str(evaluation.samples), str(contract.questions_of(record)), text("production.questions"))
-    )
+    questions = str(contract.questions_of(record))
+    rows.append(Change("--samples", str(evaluation.samples), questions, text("production.questions")))
     if any(file.is_sample for file in record.data):
         rows.append(Change(*(text(f"production.{word}") for word in ("data", "sample", "real_data", "not_sample"))))
     return tuple(row for row in rows if row.here != row.there)
@@ -199,15 +179,19 @@ def production_time(record: Record, target: TrainSettings) -> ProductionTime | N
     training, training_load = _training_seconds(record, target)
     evaluation, evaluation_load = _evaluation_seconds(record)
     loads = [load for load in (training_load, evaluation_load) if load is not None]
-    weights = parameters * WEIGHT_BYTES
-    speed = _download_speed(record)
+    weights, h1 = parameters * WEIGHT_BYTES, record.stages.get(StageId.H1)
+    downloaded, download = choice.download_bytes or 0, None
+    # at the speed of H-1's own download, with all that H-1 did in that time
+    h1_seconds = units.plausible_seconds(h1.seconds) if h1 and choice.source == "hub" else None
+    if h1_seconds and downloaded >= LEAST_DOWNLOAD_BYTES:
+        download = units.plausible_seconds(weights / (downloaded / h1_seconds))
     return ProductionTime(
         training_seconds=_times(training, ratio),
         evaluation_seconds=_times(evaluation, ratio),
         parameter_ratio=ratio,
         price_per_hour=price_of(record.context.production),
         download_bytes=weights,
-        download_seconds=units.plausible_seconds(weights / speed) if speed else None,
+        download_seconds=download,
         loading_seconds=_times(sum(loads), ratio) if loads else None,
         evaluation_is_most=evaluation is not None and evaluation_load is None,
     )
@@ -231,9 +215,8 @@ def _training_seconds(record: Record, target: TrainSettings) -> tuple[float | No
     found, settings = trained.training, trained.settings
     row_seconds, whole = (units.plausible_seconds(x) for x in (found.train_runtime_seconds, trained.seconds))
     rows_done = (found.steps_done or 0) * settings.effective_batch_size
-    if (
-        found.train_rows and found.epochs_done and math.isfinite(found.epochs_done)
-    ):  # an epoch's last batch may be short
+    if found.train_rows and found.epochs_done and math.isfinite(found.epochs_done):
+        # an epoch's last batch may be short
         rows_done = min(rows_done, max(1, round(found.train_rows * found.epochs_done)))
     if not row_seconds or rows_done <= 0:
         return None, None
@@ -242,7 +225,11 @@ def _training_seconds(record: Record, target: TrainSettings) -> tuple[float | No
     growth = target.max_seq_length / settings.max_seq_length if pads else 1.0
     per_row = growth * settings.num_processes * row_seconds / rows_done
     loading = max(0.0, (whole or 0.0) - row_seconds)
-    return loading + per_row * _rows_to_train(record) * target.num_epochs, loading
+    # the training file's rows where the data are the real ones, else one for each question
+    rows = [file.rows for file in record.data if file.role == "train_file"]
+    is_real = not any(file.is_sample for file in record.data)
+    due = rows[0] if rows and is_real else contract.questions_of(record)
+    return loading + per_row * due * target.num_epochs, loading
 
 
 def _evaluation_seconds(record: Record) -> tuple[float | None, float | None]:
@@ -256,22 +243,6 @@ def _evaluation_seconds(record: Record) -> tuple[float | None, float | None]:
     answering = own or cards * whole
     loading = max(0.0, whole - answering / cards)
     return loading + answering / answered.evaluation.total * contract.questions_of(record), loading if own else None
-
-
-def _download_speed(record: Record) -> float | None:
-    """Bytes a second of H-1's download from the Hub, all that H-1 did in that time included; None without one."""
-    h1, choice = record.stages.get(StageId.H1), record.model
-    seconds = units.plausible_seconds(h1.seconds) if h1 else None
-    if not seconds or choice is None or choice.source != "hub" or (choice.download_bytes or 0) < LEAST_DOWNLOAD_BYTES:
-        return None
-    return (choice.download_bytes or 0) / seconds
-
-
-def _rows_to_train(record: Record) -> int:
-    """The training file's rows where the data are the real ones, else one for each question."""
-    rows = [file.rows for file in record.data if file.role == "train_file"]
-    is_real = not any(file.is_sample for file in record.data)
-    return rows[0] if rows and is_real else contract.questions_of(record)
 
 
 def train_call(record: Record, target: TrainSettings) -> ProductionCall | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -20,22 +20,10 @@ from steph.base.terms import ExtendedId, RecordKind, StageId
 from steph.base.units import MISSING
 from steph.judge.verdict import in_flight
 from steph.record.values import Record
-from steph.tell import (
-    advice,
-    attempts,
-    commands,
-    decision,
-    drawings,
-    keep,
-    markdown,
-    memory_words,
-    place,
-    summary,
-    wording,
-)
+from steph.tell import advice, attempts, commands, drawings, keep, markdown, place, summary, wording
+from steph.tell import outlook as memory
 from steph.tell.drawings import VramSample, draw, write_figures
-from steph.tell.history import history_rows, kept_rows
-from steph.tell.markdown import Markdown, finalize, said
+from steph.tell.markdown import Markdown, code, details, finalize, joined, said, table
 from steph.tell.outlook import Outlook
 
 if TYPE_CHECKING:
@@ -45,7 +33,8 @@ ACCEPTANCE_REPORT = "StepH_結果まとめ.md"
 REHEARSAL_REPORT = "StepH_予行.md"
 SPEC_FOLDER = "LLM_ファインチューニング"
 HISTORY = "history"
-_MODULES = (attempts, commands, decision, drawings, summary, units, wording)  # whose functions templates use
+MOST_OPEN_ROWS = 20
+_ROW = re.compile(r"^\| (?P<start>[^|]+) \| (?P<record>[^|]+) \| .*\|$")
 SECTIONS = ("summary", "h1", "h2", "h3", "extended", "environment", HISTORY, "advice")  # in the page's order
 
 
@@ -88,15 +77,13 @@ def parts(
         "advice": _or_trouble(lambda: advice.advise(record, outlook)),
         "history_rows": _or_trouble(lambda: history_rows(record, history, old_rows)),
     }
-    return tuple(
-        keep.Part(
-            name,
-            _tidy(_section(name, values)),
-            _notes(name, language()),
-            tuple(_notes(name, one) for one in LANGUAGES),
-        )
-        for name in SECTIONS
-    )
+    every = []
+    for name in SECTIONS:
+        # where a part fell away, several blank lines are left; fenced text has none in a row to lose
+        tidy = re.sub(r"\n{3,}", "\n\n", _section(name, values).strip()) + "\n"
+        notes = tuple(_notes(name, one) for one in LANGUAGES)
+        every.append(keep.Part(name, tidy, _notes(name, language()), notes))
+    return tuple(every)
 
 
 def _notes(name: str, spoken: Language) -> str:
@@ -160,11 +147,6 @@ def _safely(function: Callable[..., object], *arguments: object) -> object:
         return (not_computed(error),)
 
 
-def _tidy(page: str) -> str:
-    """Leave one blank line where a part that fell away left several; fenced text has none in a row to lose."""
-    return re.sub(r"\n{3,}", "\n\n", page.strip()) + "\n"
-
-
 @cache
 def _templates() -> Environment:
     """Give the templates, in which every expression that is not `Markdown` is escaped."""
@@ -179,7 +161,10 @@ def _templates() -> Environment:
         autoescape=False,  # noqa: S701 - the output is Markdown: `finalize` escapes every expression for it
     )
     words = ("cell", "code", "details", "facts", "fence", "inline", "joined", "picture", "prose", "said", "Markdown")
-    modules = {"memory": memory_words, **{module.__name__.rpartition(".")[2]: module for module in _MODULES}}
+    modules = {
+        **{"attempts": attempts, "commands": commands, "decision": advice, "drawings": drawings, "memory": memory},
+        **{"summary": summary, "units": units, "wording": wording},
+    }
     macros = {"blocks": "stage_blocks", "machine_blocks": "machine_blocks", "advice_blocks": "advice_blocks"}
     environment.globals.update(
         {
@@ -191,6 +176,61 @@ def _templates() -> Environment:
         }
     )
     return environment
+
+
+def history_rows(record: Record, history: Sequence[Record], old_rows: Sequence[str]) -> Markdown:
+    """Give the run history, newest first: every session of this kind of record, and rows that only the old file has."""
+    known = {item.id: item for item in (*history, record) if item.context.kind is record.context.kind}
+    rows = {_row_key(line): line for item in known.values() for line in _rows_of(item)}
+    kept = {_row_key(line): line for line in old_rows if _row_key(line) not in rows}
+    ordered = [line for _, line in sorted({**kept, **rows}.items(), reverse=True)]
+    newest, older = ordered[:MOST_OPEN_ROWS], ordered[MOST_OPEN_ROWS:]
+    return joined(
+        (_table_of(newest), details(said("report.history.older", runs=len(older)), _table_of(older)) if older else "")
+    )
+
+
+def _table_of(lines: Sequence[str]) -> Markdown:
+    header = (
+        text("report.started"),
+        text("report.record"),
+        text("report.stages.verdict"),
+        text("report.stages.time"),
+        text("report.history.exit"),
+        text("report.history.command"),
+    )
+    return Markdown("\n".join([table(header, (), align="lllrrl"), *lines]))
+
+
+def kept_rows(existing: bytes) -> tuple[str, ...]:
+    """Give the history rows of a report on disk as they stand there, whatever language it was written in."""
+    headers = tuple(f"| {text('report.started', language)} |" for language in LANGUAGES)
+    return tuple(
+        line.rstrip()
+        for block in keep.blocks_in(existing)
+        if block.id == HISTORY
+        for line in block.text.split("\n")
+        if _ROW.match(line.rstrip()) and not line.startswith(headers)
+    )
+
+
+def _row_key(line: str) -> tuple[str, str]:
+    match = _ROW.match(line)
+    return (match["start"].strip(), match["record"].strip()) if match else (line, "")
+
+
+def _rows_of(record: Record) -> Iterator[str]:
+    for session in record.sessions:
+        verdicts = "<br>".join(f"{stage} {session.verdicts[stage].value}" for stage in sorted(session.verdicts))
+        cells = (
+            units.moment_to_second(session.started_at),
+            code(record.id),
+            Markdown(verdicts) or text("report.running" if record.live else "report.history.lost"),
+            units.clock(wording.seconds_between(session.started_at, session.ended_at)),
+            "" if session.exit_status is None else str(session.exit_status),
+            code(" ".join(session.command)) if session.command else "",
+        )
+        yield table(("",) * len(cells), [cells]).split("\n")[-1]
 
 
 def write_report(

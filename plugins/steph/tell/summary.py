@@ -6,6 +6,7 @@ Takes a record, gives words; decides no stage's verdict, and never calls a recor
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from steph.base import units
 from steph.base.messages import NOTHING, Message, phrase, say, text
@@ -107,14 +108,29 @@ def sentences(record: Record) -> tuple[str, ...]:
 
 def _all_sentences(record: Record) -> Iterator[Message]:
     yield from _of_broken_stages(record)
-    yield from _of_findings(record, Severity.FAIL)
-    yield from _of_extended(record)
+    yield from _of_findings(record.stages, Severity.FAIL)  # red extended stages have their own words
+    for stage, result in record.extended.items():
+        if not result.verdict.is_green and not in_flight(record, stage):
+            title, verdict = wording.stage_title(stage), result.verdict
+            yield say(
+                "report.first.extended", stage=stage, title=title, verdict=verdict, explanation=result.explanation
+            )
     yield from _of_memory(record)
-    yield from _of_model(record)
-    yield from _of_findings(record, Severity.WARN)
-    yield from _of_branch(record)
-    yield from _of_data(record)
-    yield from _of_result(record)
+    choice, git = record.model, record.context.pipeline_git
+    if choice and choice.automatic_substitute:
+        yield say("report.first.substitute", model=choice.name, reason=choice.reason)
+    elif choice and choice.source == "cache":
+        yield say("report.first.cached", model=choice.name)
+    yield from _of_findings(record.results, Severity.WARN)
+    if is_dirty_on_main(git):
+        yield say("report.first.dirty_main", branch=git.branch, command=BRANCH_COMMAND)
+    if any(file.is_sample for file in record.data):
+        yield say("report.first.sample_data")
+    h3 = record.stages.get(StageId.H3)
+    attempt = h3.last_attempt if h3 else None
+    if h3 and h3.verdict.is_green and not h3.stale and attempt and attempt.evaluation:
+        said = "report.first.evaluated_twin" if record.context.twin else "report.first.evaluated"
+        yield say(said, score=wording.score_words(attempt.evaluation))
 
 
 def _of_broken_stages(record: Record) -> Iterator[Message]:
@@ -141,35 +157,18 @@ def next_step(record: Record) -> Message:
     return NOTHING
 
 
-def _of_findings(record: Record, severity: Severity) -> Iterator[Message]:
-    asked = record.results if severity is Severity.WARN else record.stages  # red extended stages have their own words
+def _of_findings(results: Mapping[Any, StageResult], severity: Severity) -> Iterator[Message]:
+    """The first finding of this severity, and how many more there are."""
     found = [
-        (stage, check) for stage, result in asked.items() for check in result.findings if check.severity is severity
+        (stage, check) for stage, result in results.items() for check in result.findings if check.severity is severity
     ]
     if not found:
         return
-    stage, first = found[0]
-    one, several = (
-        ("report.first.critical", "report.first.critical_and_more")
-        if severity is Severity.FAIL
-        else ("report.first.warning", "report.first.warning_and_more")
-    )
-    if len(found) == 1:
-        yield say(one, stage=stage, message=first.message)
-    else:
-        yield say(several, stage=stage, message=first.message, more=len(found) - 1)
-
-
-def _of_extended(record: Record) -> Iterator[Message]:
-    for result in record.extended.values():
-        if not result.verdict.is_green and not in_flight(record, result.stage):
-            yield say(
-                "report.first.extended",
-                stage=result.stage,
-                title=wording.stage_title(result.stage),
-                verdict=result.verdict,
-                explanation=result.explanation,
-            )
+    words = "report.first.critical" if severity is Severity.FAIL else "report.first.warning"
+    if len(found) > 1:
+        words = "report.first.critical_and_more" if severity is Severity.FAIL else "report.first.warning_and_more"
+    (stage, first), more = found[0], len(found) - 1
+    yield say(words, stage=stage, message=first.message, more=more)
 
 
 def _of_memory(record: Record) -> Iterator[Message]:
@@ -192,29 +191,3 @@ def _of_memory(record: Record) -> Iterator[Message]:
             yield say("report.first.process_peak", before=units.gib(card.used_bytes), **shown)
         else:
             yield say("report.first.card_peak", **shown)
-
-
-def _of_model(record: Record) -> Iterator[Message]:
-    choice = record.model
-    if choice and choice.automatic_substitute:
-        yield say("report.first.substitute", model=choice.name, reason=choice.reason)
-    elif choice and choice.source == "cache":
-        yield say("report.first.cached", model=choice.name)
-
-
-def _of_branch(record: Record) -> Iterator[Message]:
-    if is_dirty_on_main(record.context.pipeline_git):
-        yield say("report.first.dirty_main", branch=record.context.pipeline_git.branch, command=BRANCH_COMMAND)
-
-
-def _of_data(record: Record) -> Iterator[Message]:
-    if any(file.is_sample for file in record.data):
-        yield say("report.first.sample_data")
-
-
-def _of_result(record: Record) -> Iterator[Message]:
-    h3 = record.stages.get(StageId.H3)
-    attempt = h3.last_attempt if h3 else None
-    if h3 and h3.verdict.is_green and not h3.stale and attempt and attempt.evaluation:
-        said = "report.first.evaluated_twin" if record.context.twin else "report.first.evaluated"
-        yield say(said, score=wording.score_words(attempt.evaluation))
