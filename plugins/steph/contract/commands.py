@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from steph.base.messages import say
-from steph.contract.description import Description, DescriptionError, Evaluate, Train
+from steph.contract.description import Description, DescriptionError, Evaluate, Train, words_by_key
 from steph.contract.placeholders import WHEN, filled, filled_words, names_in, spelled
 from steph.plan.settings import Models, Profile, Rung
 from steph.record.settings import MAX_PARAMETERS, MAX_SAMPLES, EvalSettings, Launcher, TrainSettings
@@ -40,11 +40,8 @@ def passed_names(section: Train | Evaluate, template: str | None = None) -> froz
 
 
 def words_of(section: Train | Evaluate, template: str | None = None) -> tuple[str, ...]:
-    """All words of a section's commands, its conditions and environment; `template`: the text of its config."""
-    commands = (section.command or (), section.extra, *section.before, *section.after)
-    conditions = (getattr(section.when, name) for name in type(section.when).model_fields)
-    words = (word for several in (*commands, *conditions) for word in several)
-    return (*words, *section.env.values(), section.cwd, template or "")
+    """All words of a section, its conditions' included; `template`: the text of its config."""
+    return (*(word for words in words_by_key(section).values() for word in words), template or "")
 
 
 def unsaid_settings(description: Description, template: str | None = None) -> frozenset[str]:

@@ -10,11 +10,11 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
-from steph.base.messages import Message, Value, say
+from steph.base.messages import Value, say
 from steph.base.terms import NAMED_TRAINERS, TrainerName
 from steph.contract.placeholders import KNOWN_IN_EVALUATE, KNOWN_IN_TRAIN, WHEN, names_in, unknown_placeholder
 from steph.contract.presets import preset_table
@@ -326,8 +326,8 @@ class Description(Value):
     asked."""
     paths: Paths = Paths()
     model: Model = Model()
-    train: Train = Field(default_factory=lambda: _preset_section(Train, "train"))
-    evaluate: Evaluate = Field(default_factory=lambda: _preset_section(Evaluate, "evaluate"))
+    train: Train = Field(default_factory=lambda: strictly(Train, preset_table(DEFAULT_PRESET)["train"]))
+    evaluate: Evaluate = Field(default_factory=lambda: strictly(Evaluate, preset_table(DEFAULT_PRESET)["evaluate"]))
     build: Builder | None = None
     """The builder of the training rows and its arguments, run where `paths.train_file` is missing or was built from
     other data. `{dataset}`, `{train_file}`, `{mode}` and `{samples}` are filled in."""
@@ -336,8 +336,22 @@ class Description(Value):
 
     @model_validator(mode="after")
     def _is_complete(self) -> Description:
-        for trouble in _troubles(self):
-            raise ValueError(trouble)
+        """Sections that are right key by key are right together."""
+        train, evaluate = self.train, self.evaluate
+        _refuse_placeholders(
+            "train", train, KNOWN_IN_TRAIN, artifacts=(train.artifacts.adapter, *train.artifacts.state)
+        )
+        results = tuple(filter(None, (evaluate.results.file, evaluate.results.rows)))
+        _refuse_placeholders("evaluate", evaluate, KNOWN_IN_EVALUATE, results=results)
+        for name, section in (("train", train), ("evaluate", evaluate)):
+            if section.config is None and "config" in names_in(section.command or ()):
+                raise ValueError(say("description.no_config", section=name))
+        if train.command is None:
+            raise ValueError(say("description.no_training"))
+        if self.train_file is None and train.rows.format != "none":
+            raise ValueError(say("description.no_rows"))
+        if evaluate.none is None and evaluate.command is None:
+            raise ValueError(say("description.no_evaluation"))
         return self
 
     @property
@@ -449,49 +463,21 @@ def _laid_over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     return {**base, **both}
 
 
-_Section = TypeVar("_Section", Train, Evaluate)
-
-
-def _preset_section(model: type[_Section], name: str) -> _Section:
-    return strictly(model, preset_table(DEFAULT_PRESET)[name])
-
-
-def _troubles(description: Description) -> list[Message]:
-    """What is wrong with sections that are right key by key."""
-    train, evaluate = description.train, description.evaluate
-    troubles = [
-        *_placeholder_troubles("train", train, {*KNOWN_IN_TRAIN, *_conditions(TrainWhen)}),
-        *_placeholder_troubles("evaluate", evaluate, {*KNOWN_IN_EVALUATE, *_conditions(EvaluateWhen)}),
-    ]
-    for name, section in (("train", train), ("evaluate", evaluate)):
-        if section.config is None and "config" in names_in(section.command or ()):
-            troubles.append(say("description.no_config", section=name))
-    if train.command is None:
-        troubles.append(say("description.no_training"))
-    elif description.train_file is None and train.rows.format != "none":
-        troubles.append(say("description.no_rows"))
-    if evaluate.none is None and evaluate.command is None:
-        troubles.append(say("description.no_evaluation"))
-    return troubles
-
-
-def _conditions(when: type[Value]) -> list[str]:
-    return [f"{WHEN}{name}" for name in when.model_fields]
-
-
-def _placeholder_troubles(name: str, section: Train | Evaluate, known: set[str]) -> list[Message]:
-    places: dict[str, tuple[str, ...]] = {
+def words_by_key(section: Train | Evaluate) -> dict[str, tuple[str, ...]]:
+    """All words of a section's commands, its conditions and environment, by the key that they stand under."""
+    return {
         "command": section.command or (),
         "extra": section.extra,
         "before": tuple(word for command in section.before for word in command),
         "after": tuple(word for command in section.after for word in command),
         "env": tuple(section.env.values()),
         "cwd": (section.cwd,),
-        **{f"when.{key}": getattr(section.when, key) for key in type(section.when).model_fields},
+        **{f"{WHEN}{key}": getattr(section.when, key) for key in type(section.when).model_fields},
     }
-    if isinstance(section, Train):
-        places["artifacts"] = (section.artifacts.adapter, *section.artifacts.state)
-    else:
-        places["results"] = tuple(filter(None, (section.results.file, section.results.rows)))
-    found = ((key, unknown_placeholder(texts, known)) for key, texts in places.items())
-    return [say("setting.of", place=f"{name}.{key}", reason=trouble) for key, trouble in found if trouble]
+
+
+def _refuse_placeholders(name: str, section: Train | Evaluate, known: frozenset[str], **more: tuple[str, ...]) -> None:
+    conditions = {f"{WHEN}{key}" for key in type(section.when).model_fields}
+    for key, texts in {**words_by_key(section), **more}.items():
+        if trouble := unknown_placeholder(texts, known | conditions):
+            raise ValueError(say("setting.of", place=f"{name}.{key}", reason=trouble))
