@@ -74,7 +74,7 @@ def profile() -> Profile:
         ("train = 3", "train: 3 is not allowed"),
         (
             'trainer = "undescribed"',
-            "trainer: 'undescribed' is not allowed: allowed: 'full', 'answer', 'trl', 'liger', 'unsloth'$",
+            "trainer: 'undescribed' is not allowed: allowed: 'full', 'answer', 'reference', 'trl', 'liger', 'unsloth'$",
         ),
     ],
 )
