@@ -133,7 +133,7 @@ def test_what_check_refuses_is_told_in_the_language_that_was_asked_for(
 def test_the_help_of_fit_names_the_trainers_that_there_are() -> None:
     """All of them, so that none has to be guessed."""
     shown = " ".join(steph("fit", "--help").output.replace("│", " ").split())
-    assert "memory: full, answer, trl, liger, unsloth (default" in shown
+    assert "memory: full, answer, reference, trl, liger, unsloth (default" in shown
 
 
 def test_diagnose_takes_a_signal_and_standard_input() -> None:
