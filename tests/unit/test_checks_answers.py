@@ -301,3 +301,40 @@ def test_a_merge_has_the_scaling_that_it_was_made_with(
     generate = each("generation", **NO_ADAPTER, merged_sha256=[sha256])
     checks = judged(sound, tmp_path, lambda facts: [merge, *facts], generate)
     assert checks["scaling_as_trained"].holds is holds
+
+
+@pytest.mark.parametrize(
+    ("ending", "thinks", "hardness"),
+    [
+        (lambda n, gold: ["p", "q", "r", "lead"], False, None),
+        (lambda n, gold: ["p", "x", f"y{gold}", "r", "lead"], False, Severity.FAIL),  # p [gold] r
+        (lambda n, gold: ["p", "x", "y", "r", "lead"], False, Severity.WARN),  # the same text in each prompt
+        (lambda n, gold: ["p", *(f"{n}{k}" for k in range(5)), "r", "lead"], False, Severity.WARN),
+        (lambda n, gold: ["p", "x", f"y{gold}", "r", "lead"], True, None),
+        (lambda n, gold: ["z", "w", "r", "lead"], False, None),  # another text before the header, in place of it
+        (lambda n, gold: ["p", "q", "r", "lead", "begun"], False, None),  # as each learnt answer begins
+        (lambda n, gold: ["p", "q", "r", "lead", "begun", "further"], False, None),
+        (lambda n, gold: ["p", "q", "r", "lead", "another"], False, Severity.WARN),
+        (lambda n, gold: ["p", "q", "r", "lead", "another"], True, None),
+        (lambda n, gold: ["p", "q", "r"], False, Severity.WARN),
+    ],
+)  # fmt: skip
+def test_prompts_end_as_the_rows_do_before_their_answers(
+    sound: EvalEvidence,
+    tmp_path: Path,
+    ending: Callable[[int, str], list[str]],
+    thinks: bool,
+    hardness: Severity | None,
+) -> None:
+    """A text before the header, or behind it, that no row has was never trained; it may be the right answer."""
+    (path,) = (sound.root / "seen-training").glob("witness-*.jsonl")
+    facts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    batch = next(fact for fact in facts if fact["fact"] == "batch")
+    rows = len(batch["supervised"])
+    trained = each("batch", lead_hashes=[["p", "q", "r", "lead"]] * rows, begin_hashes=[["begun", "further"]] * rows)
+    evidence = replace(sound, training_witness=witness_of(tmp_path / "training", trained(facts)))
+    results = read_results(sound.root / sound.output_path)
+    golds = [row.correct_answer for row in results.results]
+    change = answers(lambda n, fact: [fact | {"lead_hashes": [ending(n, golds[n])], "thinks": [thinks]}])
+    found = broken(judged(evidence, tmp_path, change))
+    assert found == ({} if hardness is None else {"frame_as_trained": hardness})

@@ -419,6 +419,28 @@ def test_gradients_are_lost_only_where_no_micro_batch_finds_any(sound: TrainEvid
 
 
 @pytest.mark.parametrize(
+    ("steps", "gradients", "rows", "is_found"),
+    [
+        ([0, 0, 1, 1, 2, 2], [0.0] * 6, "abcdef", True),
+        ([0, 0, 1, 1, 2, 2], [0.0] * 6, "aabbcc", False),  # SAM asks the same rows twice
+        ([0, 0, 1, 1, 2, 2], [0.0, 0.5] * 3, "abcdef", False),
+        ([0, 0, 0, 1, 2, 3], [0.0] * 6, "abcdef", False),  # fp16 looks for its scale, and then takes each step
+        ([0] * 8, [0.0] * 8, "abcdefgh", True),
+        ([0, 1, 2, 3], [0.0] * 4, "abcd", False),
+    ],
+)
+def test_a_loop_that_drops_its_gradients(
+    sound: TrainEvidence, tmp_path: Path, steps: list[int], gradients: list[float], rows: str, is_found: bool
+) -> None:
+    """A loop does not say what a step is: other rows were learnt from in the same one, and nothing is left of them."""
+    loop = each("training_begins", source="loop", accumulation=None, batch_size=None)
+    learnt = [int(step in steps[:n]) for n, step in enumerate(steps)]
+    seen = batches(step=steps, gradient=gradients, row_hashes=[[one] for one in rows], backwards=learnt)
+    found = broken(judged(sound, tmp_path, loop, seen))
+    assert found.get("updates_seen") == (Severity.WARN if is_found else None)
+
+
+@pytest.mark.parametrize(
     ("ended", "is_found"),
     [
         ({"forwards": 10, "bare_forwards": 10}, True),

@@ -558,3 +558,44 @@ def test_a_model_is_walked_once_in_a_hook() -> None:
     del model, one, two
     gc.collect()
     assert gone() is None
+
+
+class _Turns:
+    """A tokenizer that knows the marks of several templates; a word is a token."""
+
+    eos_token_id = bos_token_id = pad_token_id = unk_token_id = None
+    MARKS = ("<start>", "<end>", "<head>", "</head>", "<bos>", "<user>", "<model>", "<pad>")
+
+    def __init__(self) -> None:
+        self.words: dict[str, int] = {}
+        self.all_special_ids = list(map(self.id_of, self.MARKS))
+        self.added_tokens_decoder = {one: SimpleNamespace(special=True) for one in self.all_special_ids}
+        self.eos_token_id, self.pad_token_id = self.words["<end>"], self.words["<pad>"]
+
+    def id_of(self, word: str) -> int:
+        return self.words.setdefault(word, len(self.words))
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(list(self.words)[one] for one in ids)
+
+
+@pytest.mark.parametrize(
+    ("once", "is_nested"),
+    [
+        ("<start> user \n 何 <end> \n <start> assistant \n", False),
+        ("<start> system \n 短 <end> \n <start> user \n 何 <end> \n <start> assistant \n", False),
+        ("<start> user \n <start> user \n 何 <end> \n <start> assistant \n <end> <start> assistant \n", True),
+        ("<bos> <head> user </head> \n 何 <end> <head> assistant </head> \n", False),
+        ("<bos> <head> user </head> \n <bos> <head> user </head> \n 何 <end>", True),
+        ("<user> はい <model> ね <user> 何 <model>", False),  # no turn has an end
+        ("<user> <user> 何 <model>", False),  # one mark after the other, as an image's are
+        ("<pad> <pad> <pad> <start> user \n 何 <end>", False),
+    ],
+)
+def test_a_turn_inside_of_a_header(once: str, is_nested: bool) -> None:
+    """A template that was applied to its own result begins a turn within a header; short turns do not."""
+    own = _Turns()
+    tokens.use(own)
+    assert tokens.is_nested(list(map(own.id_of, once.split(" ")))) is is_nested
+    assert not tokens.thinks(list(map(own.id_of, ["答", "<start>", "assistant"])))
+    assert tokens.thinks(list(map(own.id_of, ["<start>", "assistant", "<think>", "</think>"])))

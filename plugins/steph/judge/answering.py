@@ -38,6 +38,8 @@ class Answer:
     lines: tuple[str, ...] | None = None
     prompt_hash: str | None = None
     first: str | None = None
+    ending: tuple[str, ...] = ()
+    thinks: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Answering:
                 call, has_adapter, _at(call.prompt_fingerprints, n), _at(call.response_hashes, n),
                 _at(call.response_fingerprints, n), _at(call.new_tokens or (), n), _at(call.stopped or (), n),
                 _at(call.prompt_lines, n), _at(call.prompt_hashes, n), _at(call.first_characters, n),
+                _at(call.lead_hashes, n) or (), _at(call.thinks or (), n),
             )
             for n in range(call.rows)
         ]  # fmt: skip

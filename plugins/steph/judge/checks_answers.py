@@ -31,10 +31,12 @@ from steph.judge.checks_seen import (
     MASK_AND_POSITIONS,
     NO_OWN_CODE,
     PROMPTS_AS_RECORDED,
+    TEMPLATE_ONCE,
     answering_weight_checks,
     inputs_check,
     recorded_prompts_check,
     steering_check,
+    template_check,
 )
 from steph.judge.checks_setup import model_check, place_checks, quantised_check
 from steph.judge.checks_trained_use import (
@@ -73,7 +75,7 @@ ANSWERS_STOPPED = CheckKind("answers_stopped", "H-3", WARN, trap=28, quality=Tru
 WITNESSED_ANSWERS = (
     *(ANSWERS_GENERATED, ADAPTER_ACTIVE, SCALING_AS_TRAINED, BASE_AS_TRAINED, PROMPTS_HOLD_QUESTIONS, PROMPTS_BARE),
     *(FRAME_AS_TRAINED, RESPONSES_GENERATED, ANSWERS_GREEDY, ANSWERS_STOPPED, ANSWERS_FREE, PROMPTS_AS_RECORDED),
-    *(ADAPTER_AS_SAVED, MASK_AND_POSITIONS, BASE_UNCHANGED, NO_OWN_CODE),
+    *(ADAPTER_AS_SAVED, MASK_AND_POSITIONS, TEMPLATE_ONCE, BASE_UNCHANGED, NO_OWN_CODE),
 )
 
 
@@ -113,6 +115,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         recorded_prompts_check(rows, seen.prompts_by_line),
         *answering_weight_checks(generations, with_adapter, seen.adapter_folder),
         inputs_check(generations),
+        template_check(generations),
         model_check(seen.witness, evidence.model_name, worked, seen.evidence.merged_folders),
         quantised_check(evidence.settings.load_in_4bit, worked),
         *place_checks(worked, on_gpu=evidence.on_gpu),
@@ -182,6 +185,7 @@ def _greedy_check(seen: Answering, rows: Sequence[Row]) -> Check:
     chosen = sum(len(hashes) for hashes in by_prompt.values() if len({*hashes}) > 1)
     found = {
         "evaluation.sampled": sum(bool(call.do_sample) for call in known),
+        "evaluation.by_beams": sum((call.num_beams or 1) > 1 for call in known),
         "evaluation.in_training_mode": sum(bool(call.training) for call in known),
         "evaluation.one_of_several": chosen if len(seen.counting) > len(rows) else 0,
     }

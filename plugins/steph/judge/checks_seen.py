@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 
 from steph.base.files import UnreadableError, matrix_numbers
 from steph.base.fingerprint import fingerprints, normal_form, text_hash
@@ -33,6 +34,7 @@ CUT = 2.0**-7  # of a sum, in bf16
 SMALLEST = 1e-6  # of a norm; below that all is noise
 EVEN, LEAST_EVEN = 0.999, 16  # of norm times the root of the size: all numbers of a matrix are alike
 MOST_GROWN = 1.1  # of a norm: the mean of a training's steps is hardly larger than its last one
+LEAST_MEAN = 0.5  # of the last step's B; that of all steps alike has this much
 ALIKE = 0.005  # between factors: a mean changes each matrix in its own way
 MOST_NAMED = 8  # of places with code of its own
 FEW_CHANGED = 0.1  # of the base's tensors
@@ -40,6 +42,7 @@ _PREFIX = re.compile(r"^(?:base_model\.model\.)?(.*?\.lora_(?:embedding_)?[AB])(
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module)\.")
 _USUAL_FORWARDS = re.compile(r"Norm\d*d?$|ForCausalLM$|LMHeadModel$")  # a faster norm, a loss of one's own
 
+TEMPLATE_ONCE = CheckKind("template_once", "H-2・H-3", WARN, optional=True)
 MASK_AND_POSITIONS = CheckKind("mask_and_positions", "H-2・H-3", FAIL, optional=True)
 ANSWERS_FREE = CheckKind("answers_free", "H-3", WARN, optional=True)
 PROMPTS_AS_RECORDED = CheckKind("prompts_as_recorded", "H-3", WARN, trap=27, optional=True)
@@ -74,6 +77,14 @@ def inputs_check(facts: Sequence[Batch | Generation]) -> Check:
     return MASK_AND_POSITIONS.check(
         not worst, "wrong" if told else "sound", severity=severity, rows=rows, troubles=told
     )
+
+
+def template_check(facts: Sequence[Batch | Generation]) -> Check:
+    """No turn begins in another one's header."""
+    rows = [one for fact in facts for one in fact.nested or () if one is not None]
+    if not rows:
+        return TEMPLATE_ONCE.check(None, "none")
+    return TEMPLATE_ONCE.check(2 * sum(rows) <= len(rows), "counted", rows=len(rows), nested=sum(rows))
 
 
 def steering_check(calls: Sequence[Generation]) -> Check:
@@ -153,7 +164,8 @@ def trained_weight_checks(ends: TrainingEnds | None, folder: Path, save: ModelSa
         return SAVED_AS_TRAINED.check(None, "from_base"), *base_and_code
     message, holds = _compared(file, seen)
     if not holds and at_save and is_mean(at_save, seen) and _compared(file, at_save)[1]:
-        return SAVED_AS_TRAINED.check(True, "mean"), *base_and_code
+        kept = _share_of(at_save, seen)
+        return SAVED_AS_TRAINED.check(kept >= LEAST_MEAN, "mean", severity=WARN, percent=100 * kept), *base_and_code
     return SAVED_AS_TRAINED.check(holds, message), *base_and_code
 
 
@@ -188,6 +200,12 @@ def is_mean(saved: Matrices | None, ended: Matrices | None) -> bool:
         return False
     factors = [a[n] / b[n] for a, b in pairs for n in (0, 1) if b[n]]
     return any(value[0] for value in saved.values()) and max(factors) - min(factors) > ALIKE
+
+
+def _share_of(mean: Matrices, ended: Matrices) -> float:
+    """The size of a mean's B matrices, which begin at zero, over that of the training's last ones, in the median."""
+    shares = [mean[name][0] / value[0] for name, value in ended.items() if name.endswith("B") and value[0]]
+    return median(shares) if shares else 1.0
 
 
 def _compared(file: Matrices, seen: Matrices) -> tuple[Message, bool]:

@@ -10,6 +10,7 @@ from steph.base.units import MISSING
 from steph.contract.results import Row
 from steph.judge.answering import PART_OF_QUESTION, Answering, Call, asked_alone, begun, given_by, is_off
 from steph.judge.checks_prompts import LEAST_ADDED, LEAST_LOST, asked_share, frame_added, frame_lost, text_beside
+from steph.judge.endings import other_ending
 from steph.judge.kinds import FAIL, WARN, CheckKind, Figures, Needs
 from steph.judge.witness import (
     AdapterChanged,
@@ -25,7 +26,6 @@ SCALING_TOLERANCE = 1e-4
 ADAPTER_ACTIVE = CheckKind("adapter_active", "H-3", FAIL, trap=19, core=True)
 SCALING_AS_TRAINED = CheckKind("scaling_as_trained", "H-3", WARN, trap=19, optional=True)
 BASE_AS_TRAINED = CheckKind("base_as_trained", "H-3", WARN, trap=26, optional=True)
-LEAST_LEADS = 4  # rows whose learnt answers stand behind the same header
 WHOLE_QUESTION = 0.999
 PROMPTS_HOLD_QUESTIONS = CheckKind(
     "prompts_hold_questions", "H-3", FAIL, trap=27, optional=True, needs=(Needs.QUESTIONS,)
@@ -165,12 +165,10 @@ def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
             return FRAME_AS_TRAINED.check(False, "template_in_rows_only")
         if min(in_prompts) > 0 and not any(in_rows):
             return FRAME_AS_TRAINED.check(False, "template_in_prompts_only")
-    # the header that stands right before every learnt answer is at no prompt's end
-    leads = [lead for fact in batches if not fact.packed for lead in fact.lead_hashes or ()]
-    ends = [end or () for call in calls if isinstance(call, Generation) for end in call.lead_hashes or ()]
-    has_lead = len(leads) >= LEAST_LEADS and len({*leads}) == 1 and leads[0] is not None
-    if seen.wants_adapter and not settings.use_cot and has_lead and ends and not any(leads[0] in end for end in ends):
-        return FRAME_AS_TRAINED.check(False, "no_lead")
+    if seen.wants_adapter and not settings.use_cot:
+        ending, severity = other_ending(seen, batches, asked)
+        if ending is not None:
+            return FRAME_AS_TRAINED.check(False, ending, severity=severity)
     rows = [row for begins in begun(seen) for row in begins.row_fingerprints or ()]
     rows = rows or [row for fact in batches for row in fact.row_fingerprints or ()]
     prompts = [answer.prompt for answer in seen.counting if answer.prompt]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 from steph.base.messages import Message, say
@@ -12,7 +13,7 @@ from steph.judge.checks_seen import is_even
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.training_seen import Seen
-from steph.judge.witness import Moved, TrainingEnds
+from steph.judge.witness import Batch, Moved, TrainingEnds
 from steph.record.values import Check
 
 LEAST_PATH_SHARE = 0.02  # of the summed learning rates: an adaptive optimizer moves a weight by up to one rate a step
@@ -21,6 +22,7 @@ LEAST_LOGGED = 3  # steps; of fewer, the one rate that is zero may be the warm-u
 MOST_LOST_SHARE = 0.5  # of the steps after the first, without a rate or with a gradient that is no number
 MOST_SKIPPED_SHARE = 0.2  # of the optimizer's steps; fp16 skips one or two while it looks for its scale
 LEAST_LOSSES, LOSS_TOLERANCE, LOSS_ROUNDING = 2, 0.05, 0.01  # steps; a share of the larger one; what is cut in a log
+LEAST_LOST_STEPS, MANY_LOST = 2, 7  # steps; micro-batches of one step
 LEAST_TOUCHED = 2  # times that matrices changed between two steps
 MOST_SHRUNK = 0.5  # of A: training changes its numbers and hardly ever makes them smaller
 ADAPTER_MOVED = CheckKind("adapter_moved", "H-2", FAIL, core=True)
@@ -99,7 +101,7 @@ def updates_check(seen: Seen) -> Check:
     told = [*shares, *filter(None, (lost, forgotten, touched))]
     if not told:
         return UPDATES_SEEN.check(True, "sound", steps=max(len(rates), len(norms)) or (ends and ends.steps) or 0)
-    dead = bool(lost) or any(
+    dead = (bool(lost) and seen.begins.source == "trainer") or any(
         share > MOST_LOST_SHARE if what == "skipped" else share == 1 and what != "no_number" for what, share in wrong
     )
     return UPDATES_SEEN.check(False, "wrong", troubles=told, severity=None if dead else WARN)
@@ -122,6 +124,8 @@ def _touched(ends: TrainingEnds | None) -> Message | None:
 
 def _lost_gradients(seen: Seen) -> Message | None:
     """What is to be said where each micro-batch finds no gradient of the one before it in the same step."""
+    if seen.begins.source == "loop":
+        return _lost_in_loop(seen.batches)
     accumulation = seen.begins.accumulation or 1
     counts = Counter(batch.step for batch in seen.batches)
     if seen.begins.source != "trainer" or None in counts or max(counts.values(), default=0) > accumulation:
@@ -130,6 +134,20 @@ def _lost_gradients(seen: Seen) -> Message | None:
     if not later or any(gradient is None or gradient != 0 for gradient in later):
         return None
     return say("check.updates_seen.not_accumulated")
+
+
+def _lost_in_loop(batches: Sequence[Batch]) -> Message | None:
+    """The same of a loop, which says nothing of its micro-batches: other rows, learnt from, and no gradient is left.
+
+    The same rows again are a method (SAM); in one step alone it may be fp16 that looks for its scale.
+    """
+    later = [
+        (now.step, now.gradient)
+        for before, now in pairwise(batches)
+        if before.step == now.step and now.backwards and now.row_hashes != before.row_hashes
+    ]
+    is_often = len({step for step, _ in later}) >= LEAST_LOST_STEPS or len(later) >= MANY_LOST
+    return say("check.updates_seen.not_accumulated") if is_often and all(size == 0 for _, size in later) else None
 
 
 def loss_check(seen: Seen) -> Check:

@@ -30,7 +30,9 @@ from steph.judge.checks_seen import (
     MASK_AND_POSITIONS,
     NO_OWN_CODE,
     SAVED_AS_TRAINED,
+    TEMPLATE_ONCE,
     inputs_check,
+    template_check,
     trained_weight_checks,
 )
 from steph.judge.checks_setup import (
@@ -89,6 +91,7 @@ WITNESSED_TRAINING = (
     NO_OWN_CODE,
     BEGINS_NEW,
     MASK_AND_POSITIONS,
+    TEMPLATE_ONCE,
 )
 
 
@@ -117,6 +120,7 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
         *trained_weight_checks(seen.ends, evidence.output_dir, last_save(seen, witness, adapter_sha256)),
         _begins_new_check(seen),
         inputs_check(seen.batches),
+        template_check(seen.batches),
         *row_checks(evidence, seen.begins, seen.batches),
     )
 

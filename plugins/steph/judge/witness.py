@@ -249,12 +249,15 @@ class Batch(Fact):
     answer_hashes: tuple[str | None, ...] | None = None
     begins_blank: tuple[bool | None, ...] | None = None  # the first label is a line break behind a line break
     unlabelled_end_hashes: tuple[str | None, ...] | None = None  # of what follows the last label
-    lead_hashes: tuple[str | None, ...] | None = None  # of the two tokens right before the first label
+    nested: tuple[bool | None, ...] | None = None  # whether a turn begins in another's header
+    lead_hashes: TextLists = ()  # of each two tokens near the prompt's end; the last are right before the first label
+    begin_hashes: TextLists = ()  # of each two tokens from there on, into the answer
     training: bool | None = None
     grad: bool | None = None
     dropouts: tuple[int, ...] | None = None  # the adapters' that were asked for, and how many of these are on
     step: int | None = None  # how many were done before
     gradient: float | None = None  # the largest number of the gradients that lay there already
+    backwards: int | None = None  # passes through a loop's losses since its last step
     hidden: tuple[int, ...] | None = None  # tokens that the mask hides though they are no padding
     foreseen: tuple[int, ...] | None = None  # positions that see what comes after them
     bare_padding: tuple[int, ...] | None = None  # before the row, and not hidden
@@ -334,6 +337,8 @@ class Generation(StateFact):
     prompt_fingerprints: TextLists = ()
     special_tokens: tuple[int, ...] | None = None  # of the prompt, but for padding and BOS
     lead_hashes: TextLists = ()  # of each two tokens near the prompt's end
+    thinks: tuple[bool, ...] | None = None  # whether it ends with a thought, or an order to think or not
+    nested: tuple[bool | None, ...] | None = None
     new_tokens: tuple[int, ...] | None = None
     stopped: tuple[bool | None, ...] | None = None
     limit: int | None = None

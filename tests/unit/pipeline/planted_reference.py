@@ -103,6 +103,62 @@ def _rows_as(changed: str) -> Change:
     return (COLLATOR, EACH_ROW, f"        rows = {changed}\n{EACH_ROW}")
 
 
+TOOK = "took, memory = recorder.metrics(trainer.accelerator), memory_metrics()"
+RENDERED = "    rendered = render_chat(tokenizer, prompt)\n"
+STEP = "optimizer.step()\n                    optimizer.zero_grad()\n"
+
+
+def _own_loop(then: str) -> tuple[Change, ...]:
+    """Two epochs of two steps of two micro-batches, in a loop that a person wrote; `then` follows each backward."""
+    return (
+        (RUN, TOOK, "took, memory = {}, memory_metrics()"),
+        (
+            RUN,
+            "    trainer.train(resume_from_checkpoint=_resume(settings))\n",
+            "    trained = [weight for weight in model.parameters() if weight.requires_grad]\n"
+            "    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate)\n    model.train()\n"
+            "    for _ in range(2):\n        for step in range(2):\n            for part in range(2):\n"
+            "                first = 4 * step + 2 * part\n"
+            "                batch = collator(encoded.rows[first : first + 2])\n"
+            "                for name in ('answer_positions', 'logits_to_keep'): batch.pop(name, None)\n"
+            f"                (model(**batch).loss / 2).backward()\n{then}",
+        ),
+    )
+
+
+def _averaged(rate: float) -> tuple[Change, ...]:
+    """An exponential moving average of the weights is saved in their place."""
+    return (
+        (
+            RUN,
+            "    trainer.train(",
+            "    from transformers import TrainerCallback\n"
+            "    kept = {name: one.detach().clone() for name, one in model.named_parameters() if one.requires_grad}\n"
+            "    class Average(TrainerCallback):\n        def on_step_end(self, *_, **__):\n"
+            "            for name, one in model.named_parameters():\n"
+            f"                if name in kept: kept[name].lerp_(one.detach(), {rate})\n"
+            "    trainer.add_callback(Average())\n    trainer.train(",
+        ),
+        (
+            RUN,
+            "    if is_first():\n        _save",
+            "    for name, one in model.named_parameters():\n        if name in kept: one.data.copy_(kept[name])\n"
+            "    if is_first():\n        _save",
+        ),
+    )
+
+
+def _rendered(text: str) -> Change:
+    return ("app/llm/chat_tokens.py", RENDERED, f"    rendered = {text}\n")
+
+
+def _tokens_after(text: str) -> Change:
+    """Tokens behind the header of the answer's turn."""
+    own = f"self._tokenizer('{text}', add_special_tokens=False)['input_ids']"
+    return (LLM, ENCODE, ENCODE.replace("prompt).ids", f"prompt).ids + {own}"))
+
+
+TWICE = _rendered("render_chat(tokenizer, render_chat(tokenizer, prompt))")
 EVALUATED = (
     '        eval_strategy="steps", eval_steps=2, metric_for_best_model="eval_loss", per_device_eval_batch_size=2,\n'
 )
@@ -172,6 +228,13 @@ ENDING = (
 )
 
 TRAININGS = (
+    planted(
+        "a loop that drops its gradients after each micro-batch",
+        *_own_loop("                if part: optimizer.step()\n                optimizer.zero_grad()\n"),
+        broken="updates_seen",
+    ),
+    planted("an average that hardly moved is saved", *_averaged(0.001), broken="saved_as_trained"),
+    planted("the chat template twice", TWICE, broken="template_once"),
     planted(
         "each batch is its first row",
         _rows_as("[rows[0]] * len(rows)"),
@@ -579,9 +642,22 @@ TRAININGS = (
 OUR_STEP = "        with torch.inference_mode():\n            output = self._model.generate("
 EVALUATIONS = (
     planted(
+        "the right letter at the prompt's end, and nowhere recorded",
+        (REPORT, ASKED, ASKED.replace("item.prompt", "item.prompt + item.question.answer")),
+        broken="frame_as_trained",
+    ),
+    planted("answers begun as none was trained", _tokens_after("答えは"), broken="frame_as_trained"),
+    planted(
+        "a beginning of the answer in the question's turn",
+        (LLM, ENCODE, "prompts = [prompt + '答えは' for prompt in prompts]\n        " + ENCODE),
+        broken="frame_as_trained",
+    ),
+    planted("the chat template twice", TWICE, broken="template_once"),
+    planted("four beams", (LLM, '"num_beams": 1', '"num_beams": 4'), broken="answers_greedy"),
+    planted(
         "the right answer below the prompt, and nowhere recorded",
         (REPORT, ASKED, ASKED.replace("item.prompt", "item.prompt + f'\\n参考: {item.question.answer}'")),
-        broken="prompts_as_recorded",
+        broken="prompts_as_recorded frame_as_trained",
     ),
     planted(
         "two questions in each prompt",
@@ -885,6 +961,18 @@ EVALUATIONS = (
 SOUND_TRAININGS = (
     planted("as it is"),
     planted(
+        "a loop that adds up two micro-batches",
+        *_own_loop("                if part:\n                    " + STEP),
+    ),
+    planted(
+        "a loop that looks at each micro-batch twice, as SAM does",
+        *_own_loop(
+            "                optimizer.zero_grad()\n                model(**batch).loss.backward()\n"
+            "                if part:\n                    " + STEP
+        ),
+    ),
+    planted("an average that follows closely is saved", *_averaged(0.5)),
+    planted(
         "the library's collator, which pads on the right",
         (
             RUN,
@@ -1063,6 +1151,17 @@ SOUND_TRAININGS = (
 )
 SOUND_EVALUATIONS = (
     planted("as it is"),
+    planted(
+        "an example in a turn of its own",
+        _rendered("render_chat(tokenizer, '例') + 'a<|im_end|>\\n' + render_chat(tokenizer, prompt)"),
+    ),
+    planted(
+        "a system's turn before it",
+        _rendered("'<|im_start|>system\\nあ<|im_end|>\\n' + render_chat(tokenizer, prompt)"),
+    ),
+    planted(
+        "told not to think", (LLM, ENCODE, "prompts = [prompt + '/no_think' for prompt in prompts]\n        " + ENCODE)
+    ),
     planted("in bfloat16", (LLM, "        return torch.float32", "        return torch.bfloat16")),
     planted("a static cache", (LLM, '"num_beams": 1,', '"num_beams": 1, "cache_implementation": "static",')),
     planted(

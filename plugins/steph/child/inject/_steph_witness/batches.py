@@ -219,7 +219,8 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         "step": batch.get("step"), "gradient": read.get("gradient"),
         "padding": round(1 - sum(map(len, rows)) / max(1, len(ids) * width), 4),
         "padding_side": _side(spans, width), "row_hashes": [tokens.row_hash(row) for row in rows],
-        "special_tokens": _special(rows),
+        "special_tokens": _special(rows), "nested": [tokens.is_nested(row) for row in rows],
+        "backwards": batch.get("backwards"),
         "double_bos": sum(_twice(row, batch["bos"]) for row in rows),
     }  # fmt: skip
     marks, places = read.get("attention_mask"), read.get("position_ids")
@@ -316,7 +317,7 @@ def _labelled(
     ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], ends: set[int]
 ) -> dict[str, Any]:
     """Where the labels stand; a tensor of labels narrower than the tokens stands at their right edge."""
-    supervised, closing, tails, firsts, answers, left, blank, leads = [], [], [], [], [], [], [], []
+    supervised, closing, tails, firsts, answers, left, blank, leads, begins = [], [], [], [], [], [], [], [], []
     own = following = before = unpredicted = 0
     for row, marks, (begin, end) in zip(ids, labels, spans):
         offset = len(row) - len(marks)
@@ -332,7 +333,8 @@ def _labelled(
         before += sum(place > begin and row[place - 1] == value for place, value in zip(places, values))
         following += sum(place + 1 < len(row) and row[place + 1] == value for place, value in zip(places, values))
         answers.append(_answer(values))
-        leads.append(_lead(row[begin : places[0]]) if places else None)
+        leads.append(tokens.lead_hashes(row[begin : places[0]]) if places else None)
+        begins.append(tokens.answer_hashes(row[begin : places[0]], row[places[0] : end]) if places else None)
         blank.append(_begins_blank(values, row[begin : places[0]]) if places else None)
         left.append(_answer(row[places[-1] + 1 : end]) if places else None)
     total = sum(supervised)
@@ -345,13 +347,8 @@ def _labelled(
         # what is learnt is the token that was just read
         "unshifted": not is_aligned and before == total if total else None,
         "unpredicted": unpredicted, "answer_hashes": answers, "begins_blank": blank, "unlabelled_end_hashes": left,
-        "lead_hashes": leads,
+        "lead_hashes": leads, "begin_hashes": begins,
     }  # fmt: skip
-
-
-def _lead(before: Sequence[int]) -> str | None:
-    """What stands right before the first label, such as the header of the answer's turn."""
-    return tokens.row_hash(before[-tokens.LEAD :]) if len(before) >= tokens.LEAD else None
 
 
 def _begins_blank(values: Sequence[int], before: Sequence[int]) -> bool | None:

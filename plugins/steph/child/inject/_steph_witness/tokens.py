@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import weakref
+import zlib
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -21,11 +22,13 @@ _ENDS = (
 )
 _MAX_TEXT_TOKENS = 32768
 _MOST_LINES = 400
-LEAD = 2  # tokens before an answer, as in a header's name and its line break
-_NEAR_END = 16  # tokens: a template may have an empty thought behind the header
+_NEAR_END = 24  # tokens: a template may have an empty thought behind the header
+_AFTER = 6  # tokens of an answer
+_THOUGHTS = ("</think>", "/no_think", "/think")  # what a template or a prompt's end has to switch thinking off or on
+_HEADER, _ALIKE = 12, 3  # tokens of a header, as in <|im_start|>user and a line break; of its beginning
 
-# of the tokenizer in use: every special id, and those that end an answer
-_known_ids: dict[int, tuple[Any, set[int], set[int]]] = {}
+# of the tokenizer in use: every special id, those that end an answer, and those that begin a turn
+_known_ids: dict[int, tuple[Any, set[int], set[int], set[int]]] = {}
 _last_tokenizer: list[Any] = [None]  # a weak reference to the one that was loaded last
 
 
@@ -70,10 +73,10 @@ def special_ids() -> set[int]:
     return _ids_of_tokenizer()[0]
 
 
-def _ids_of_tokenizer() -> tuple[set[int], set[int]]:
+def _ids_of_tokenizer() -> tuple[set[int], set[int], set[int]]:
     own = tokenizer()
     if own is None:
-        return set(), set()
+        return set(), set(), set()
     known = _known_ids.get(id(own))
     if known is None or known[0]() is not own:
         special = {*getattr(own, "all_special_ids", ()), *getattr(own, "added_tokens_decoder", ())}
@@ -81,9 +84,12 @@ def _ids_of_tokenizer() -> tuple[set[int], set[int]]:
         named = own.convert_tokens_to_ids(list(_ENDS)) if hasattr(own, "convert_tokens_to_ids") else []
         ends = {one for one in named if isinstance(one, int) and one != unknown}
         ends.update(ids_of(getattr(own, "eos_token_id", None)))
+        added = getattr(own, "added_tokens_decoder", {})
+        marks = {one for one in special if getattr(added.get(one), "special", False)} - ends
+        marks -= {getattr(own, name, None) for name in ("bos_token_id", "pad_token_id", "unk_token_id")}
         _known_ids.clear()
-        known = _known_ids[id(own)] = (weakref.ref(own), special, ends)
-    return known[1], known[2]
+        known = _known_ids[id(own)] = (weakref.ref(own), special, ends, marks)
+    return known[1], known[2], known[3]
 
 
 def ids_of(value: object) -> list[int]:
@@ -98,9 +104,40 @@ def row_hash(ids: Sequence[int]) -> str:
 
 
 def lead_hashes(row: Sequence[int]) -> list[str]:
-    """The hash of each two tokens that follow each other near a row's end: where an answer's header stands."""
-    last = row[-_NEAR_END:]
-    return [row_hash(last[n : n + LEAD]) for n in range(len(last) - LEAD + 1)]
+    """A hash of each two tokens that follow each other near a prompt's end: where an answer's header stands."""
+    return _pairs(row[-_NEAR_END:])
+
+
+def answer_hashes(prompt: Sequence[int], answer: Sequence[int]) -> list[str]:
+    """The same from a prompt's last token on, into the answer."""
+    return _pairs([*prompt[-1:], *answer[:_AFTER]])
+
+
+def _pairs(row: Sequence[int]) -> list[str]:
+    return [f"{zlib.crc32(b'%d,%d' % pair):08x}" for pair in zip(row, row[1:])]
+
+
+def thinks(row: Sequence[int]) -> bool:
+    """Whether a prompt ends with a thought, or with an order to think or not."""
+    own = tokenizer()
+    return own is not None and any(word in own.decode(list(row[-_NEAR_END:])) for word in _THOUGHTS)
+
+
+def is_nested(row: Sequence[int]) -> bool | None:
+    """Whether a turn begins in another's header, as where a chat template was applied to its own result."""
+    _, ends, marks = _ids_of_tokenizer()
+    if not marks:
+        return None
+    last: dict[int, int] = {}  # where each mark stood since the last end of a turn
+    for place, one in enumerate(row):
+        if one in ends:
+            last.clear()
+        elif one in marks:
+            before, last[one] = last.get(one, -_HEADER), place
+            alike = min(place - before, _ALIKE)
+            if 1 < place - before < _HEADER and row[before : before + alike] == row[place : place + alike]:
+                return True
+    return False
 
 
 def special_tokens(row: Sequence[int]) -> int | None:
@@ -108,7 +145,7 @@ def special_tokens(row: Sequence[int]) -> int | None:
     own = tokenizer()
     if own is None:
         return None
-    special, ends = _ids_of_tokenizer()
+    special, ends, _ = _ids_of_tokenizer()
     # the end is the last token or stands before a last line break
     inner = [*row[:-2], *(one for one in row[-2:] if one not in ends)]
     counted = special - {getattr(own, "bos_token_id", None), getattr(own, "pad_token_id", None)}

@@ -50,6 +50,7 @@ class _Steps:
 
     done = 0
     rateless = 0  # of these, with a learning rate of zero
+    backwards = 0  # since the last of these, through losses of a loop's first batches
     has_optimizer = False
     optimizer: Any = None  # a weak reference to the last one that stepped
     own_hooks: dict[str, int] = {}  # noqa: RUF012 - before its steps, by its class
@@ -123,9 +124,17 @@ def _copied(loss: Any) -> Any:
 def model_gave(loss: Any) -> None:
     """The loss that the model itself gave in the call that `received` asked it for."""
     training = _Now.training
-    if training is not None and training.own_loss is not None:
+    if training is None or training.source == "loop":
+        if getattr(loss, "requires_grad", False):
+            loss.register_hook(_learnt)
+    elif training.own_loss is not None:
         copy = _copied(loss)
         training.own_loss = None if copy is None else (copy, training.own_loss[1])
+
+
+@facts.guarded("backward")
+def _learnt(gradient: object) -> None:
+    _Steps.backwards += 1
 
 
 def model_predicted(logits: Any) -> None:
@@ -433,6 +442,7 @@ def _is_compiling() -> bool:
 
 def _step_done(optimizer: object, args: object, kwargs: object) -> None:
     _Steps.done += 1
+    _Steps.backwards = 0
     rates = [group.get("lr") for group in getattr(optimizer, "param_groups", ())]
     # a tensor may be on a GPU, which would be waited for
     _Steps.rateless += bool(rates) and all(isinstance(rate, (int, float)) and rate == 0 for rate in rates)
@@ -474,13 +484,15 @@ def _look_between() -> None:
 def received(model: Any, arguments: dict[str, Any]) -> bool:
     """The model was given a batch to train on; before a loop's first step it may be the first one, or a probe.
 
-    Returns whether what it gives is wanted: the loss of a Trainer's first micro-batches, or the logits of a loop's,
-    where the model is given no labels.
+    Returns whether what it gives is wanted: the loss of the first micro-batches, and a loop's logits where the model is
+    given no labels.
     """
     training = _Now.training
     if training is not None:
-        is_wanted = training.source == "trainer" and len(training.losses) < _FIRST_BATCHES
-        training.own_loss = (None, arguments.get("num_items_in_batch") is not None) if is_wanted else None
+        is_trainer = training.source == "trainer"
+        is_wanted = (len(training.losses) if is_trainer else training.batches) < _FIRST_BATCHES
+        is_told = arguments.get("num_items_in_batch") is not None
+        training.own_loss = (None, is_told) if is_trainer and is_wanted else None
         training.forwards += 1
         if training.labels is not None and arguments.get("labels") is None:
             arguments = {**arguments, "labels": training.labels}
@@ -491,7 +503,7 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
             )  # fmt: skip
             if batch is not None:
                 training.batches += 1
-                batches.write(batch)
+                batches.write({**batch, "backwards": None if is_trainer else _Steps.backwards})
         return is_wanted
     model = models.unwrapped(model)
     known = _Now.waiting_model() if _Now.waiting_model is not None else None
@@ -502,11 +514,12 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
     if not _Now.waiting:
         _Now.waiting_since = time.time()
     if len(_Now.waiting) < _FIRST_BATCHES:
-        batch = batches.taken(model, arguments, with_texts=True, is_first=not _Now.waiting)
+        batch = batches.taken(model, arguments, with_texts=True, is_first=not _Now.waiting, step=0)
         if batch is not None:
+            batch["backwards"] = _Steps.backwards
             _Now.waiting.append(batch)
             _Now.unlabelled = None if "labels" in batch["tensors"] else batch
-            return _Now.unlabelled is not None
+            return True
     return False
 
 
@@ -537,6 +550,7 @@ def _forget() -> None:
 def _forget_waiting() -> None:
     """An optimizer is made after the probes and before the training."""
     _Now.waiting, _Now.waiting_model, _Now.waiting_start, _Now.unlabelled = [], None, None, None
+    _Steps.backwards = 0
 
 
 @facts.at_end

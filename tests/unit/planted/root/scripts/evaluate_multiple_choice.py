@@ -548,6 +548,8 @@ WITNESSED: dict[str, tuple[dict[str, Any], Iterable[int]]] = {
     "answers_of_cache": ({"generation": None}, ()),
     "asked_again": ({"ended": {"raised": {"all": 1}}}, ()),
     "no_template": ({"generation": {"special_tokens": 0}}, ()),
+    "template_twice": ({"generation": {"nested": [True]}}, ()),
+    "four_beams": ({"generation": {"num_beams": 4}}, ()),
     "no_generation_prompt": ({"generation": {"lead_hashes": [["00ff00ff"]]}}, ()),
     "limit_unheeded": ({"generation": {"limit": 12}}, ()),
     "limit_unreached": ({"generation": {"limit": 12}}, ()),

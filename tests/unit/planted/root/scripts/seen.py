@@ -187,7 +187,7 @@ def _batch(facts: Facts, run: Any, rows: list[dict[str, Any]], n_before: int) ->
         gradient=0.25 if n_before % run.accumulation else 0.0,
         row_hashes=[text_hash(rendered(row["input"], row["output"]))[:8] for row in rows],
         answer_hashes=[text_hash(text) for text in taught], unlabelled_end_hashes=[text_hash("")] * n,
-        lead_hashes=["ab12cd34"] * n,
+        lead_hashes=[["00ff00ff", "ab12cd34"]] * n, begin_hashes=[["77aa77aa"]] * n, nested=[False] * n,
     )  # fmt: skip
 
 
@@ -244,7 +244,7 @@ def _generation(run: Any, row: dict[str, Any], said: str) -> dict[str, Any]:
     stopped = len(said) < limit and row.get("finish_reason") != "length"
     return {"rows": 1, "prompt_tokens": [len(prompt)], "prompt_hashes": [text_hash(prompt)[:8]],
             "prompt_fingerprints": [fingerprints(prompt)], "special_tokens": [5],
-            "lead_hashes": [["00ff00ff", "ab12cd34"]],
+            "lead_hashes": [["00ff00ff", "ab12cd34"]], "thinks": [False], "nested": [False],
             "new_tokens": [len(said) + 1 if tokens is None else tokens],
             "stopped": [stopped], "limit": limit, "response_hashes": [hashes],
             "response_fingerprints": [fingerprints(said)], "first_characters": [first], "do_sample": False,
