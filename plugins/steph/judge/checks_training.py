@@ -23,31 +23,15 @@ from steph.contract.training_files import (
     read_state,
 )
 from steph.contract.training_log import TrainingLog, losses_in_words, read_log
-from steph.judge.checks_adapter import (
-    TOKENIZER_NAME,
-    base_check,
-    config_checks,
-    last_check,
-    tokenizer_check,
-    weight_checks,
-)
+from steph.judge import checks_adapter, checks_progress
 from steph.judge.checks_figures import loss_checks, step_checks
 from steph.judge.checks_process import process_checks
-from steph.judge.checks_progress import (
-    asked_checks,
-    says_packing,
-    spill_check,
-    steps_before,
-    steps_between,
-    steps_check,
-    time_checks,
-)
 from steph.judge.checks_row_answers import row_answers_check
 from steph.judge.checks_seen import is_mean
 from steph.judge.checks_witness import witnessed_training_checks
 from steph.judge.evidence import Trained, TrainEvidence
 from steph.judge.folders import artifacts_under, read_base
-from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs, lacking_in_training, without_inapplicable
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs, lacking_in_training, without_inapplicable
 from steph.judge.training_seen import has_packed_batches, last_save, training_in
 from steph.judge.witness import TrainingEnds
 from steph.record.settings import steps_due, steps_in, steps_per_epoch
@@ -85,25 +69,30 @@ def judge_training(
     ends = seen[-1] if seen else None
     trained = _trained(evidence, state, own, ends, base.vocabulary)
     outcome = _outcome(evidence, trained, folder, artifacts)
-    tensors, weights = weight_checks(folder, base)
+    tensors, weights = checks_adapter.weight_checks(folder, base)
+    tokenizer = folder / checks_adapter.TOKENIZER_NAME
+    if not tokenizer.is_file():
+        tokenizer = evidence.output_dir / checks_adapter.TOKENIZER_NAME
     last_loss_unix = started + trained.loss_arrivals[-1] if trained.loss_arrivals else None
+    training = training_in(evidence.witness)
+    save = last_save(training, evidence.witness, outcome.adapter_sha256) if evidence.witness else None
+    ended = training.ends.matrices if training and training.ends else None
+    is_saved_mean = save is not None and is_mean(save.matrices, ended)  # of the last steps, saved after the last one
     checks = (
         *process_checks(evidence.returncode, evidence.output, on_gpu=evidence.card is not None),
         _final_line_check(trained),
         *weights,
-        *config_checks(folder, evidence.settings, tensors, evidence.unsaid),
-        last_check(folder, state, last_loss_unix, is_mean=_is_mean(evidence, outcome.adapter_sha256)),
-        tokenizer_check(_tokenizer_of(evidence, folder), evidence.base_tokenizer),
-        base_check(folder, evidence.model_name),
-        _state_check(state, ends),
-        *_freshness_checks(evidence, state, folder),
-        _empty_files_check(artifacts),
-        steps_check(trained),
+        *checks_adapter.config_checks(folder, evidence.settings, tensors, evidence.unsaid),
+        checks_adapter.last_check(folder, state, last_loss_unix, is_mean=is_saved_mean),
+        checks_adapter.tokenizer_check(tokenizer, evidence.base_tokenizer),
+        checks_adapter.base_check(folder, evidence.model_name),
+        *_file_checks(evidence, state, ends, folder, artifacts),
+        checks_progress.steps_check(trained),
         _epochs_check(trained),
-        *asked_checks(trained),
+        *checks_progress.asked_checks(trained),
         *loss_checks(trained),
         *step_checks(trained),
-        *time_checks(trained),
+        *checks_progress.time_checks(trained),
         *witnessed_training_checks(evidence, outcome.adapter_sha256),
         *_spill_checks(evidence, trained),
         _answers_check(evidence.lost_answers),
@@ -165,7 +154,7 @@ def _trained(
         stopped_itself=training is not None and training.ends is not None and training.ends.stopped_itself,
         epochs=epochs,
         rows=rows,
-        packed=says_packing(evidence.output) or has_packed_batches(evidence.witness),
+        packed=checks_progress.says_packing(evidence.output) or has_packed_batches(evidence.witness),
         # the clock on the wall goes on while a machine sleeps
         seconds=max(lived, ended - evidence.attempt_started_unix) if lived is not None and ended is not None else lived,
         loss_arrivals=tuple(arrivals[place][0] for place in places),
@@ -182,7 +171,7 @@ def _trained(
 def _outcome(evidence: TrainEvidence, trained: Trained, folder: Path, artifacts: tuple[Artifact, ...]) -> TrainOutcome:
     final, state = trained.log.final, trained.state
     runtime = _finite(final.get("train_runtime")) if final else None
-    steps = steps_between(trained.loss_arrivals, evidence.settings.logging_steps)
+    steps = checks_progress.steps_between(trained.loss_arrivals, evidence.settings.logging_steps)
     name = str(folder)  # as the pipeline knows it: from the root where it lies there
     if folder == evidence.output_dir:
         name = evidence.output_dir_name.rstrip("/")
@@ -213,28 +202,14 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _tokenizer_of(evidence: TrainEvidence, folder: Path) -> Path:
-    path = folder / TOKENIZER_NAME
-    return path if path.is_file() else evidence.output_dir / TOKENIZER_NAME
-
-
-def _is_mean(evidence: TrainEvidence, adapter_sha256: str | None) -> bool:
-    """Whether the adapter's file was seen to be saved after the last step, from the mean of the last ones."""
-    seen, witness = training_in(evidence.witness), evidence.witness
-    if seen is None or seen.ends is None or witness is None:
-        return False
-    save = last_save(seen, witness, adapter_sha256)
-    return save is not None and is_mean(save.matrices, seen.ends.matrices)
-
-
 def _spill_checks(evidence: TrainEvidence, trained: Trained) -> tuple[Check, ...]:
     if evidence.card is None:
         return ()
     arrivals, own = trained.loss_arrivals, trained.own
-    steps = steps_between(arrivals, evidence.settings.logging_steps)
+    steps = checks_progress.steps_between(arrivals, evidence.settings.logging_steps)
     if arrivals and own.step_seconds:
-        steps = steps_before(arrivals[-1], own.step_seconds, own.step_tokens)
-    return (spill_check(evidence.card, steps),)
+        steps = checks_progress.steps_before(arrivals[-1], own.step_seconds, own.step_tokens)
+    return (checks_progress.spill_check(evidence.card, steps),)
 
 
 def _final_line_check(trained: Trained) -> Check:
@@ -244,38 +219,41 @@ def _final_line_check(trained: Trained) -> Check:
     return LINE_TRAIN_RESULT.check(True, "shown", runtime=final.get("train_runtime"), loss=loss)
 
 
-def _state_check(state: TrainerState, ends: TrainingEnds | None) -> Check:
-    """A state that was not kept, beside a training whose steps were seen, hides nothing."""
-    if state.problem or state.folder is None:
-        is_seen = ends is not None and ends.steps is not None
-        severity = WARN if is_seen else None
-        return CHECKPOINT_TRAINER_STATE.check(False, "unusable", severity=severity, reason=state.problem)
-    steps, losses = state.global_step, len(state.losses)
-    return CHECKPOINT_TRAINER_STATE.check(True, "read", checkpoint=state.folder.name, steps=steps, losses=losses)
+def _file_checks(
+    evidence: TrainEvidence,
+    state: TrainerState,
+    ends: TrainingEnds | None,
+    folder: Path,
+    artifacts: tuple[Artifact, ...],
+) -> tuple[Check, ...]:
+    """The Trainer's state is there, the files are of this attempt, nothing older lies beside them, and none is empty.
 
-
-def _freshness_checks(evidence: TrainEvidence, state: TrainerState, folder: Path) -> tuple[Check, ...]:
+    A state that was not kept, beside a training whose steps were seen, hides nothing.
+    """
     named = [folder / ADAPTER_WEIGHTS_NAME, folder / ADAPTER_CONFIG_NAME]
     if state.folder:
         named.append(state.folder / STATE_NAME)
+    if state.problem or state.folder is None:
+        severity = WARN if ends is not None and ends.steps is not None else None
+        kept = CHECKPOINT_TRAINER_STATE.check(False, "unusable", severity=severity, reason=state.problem)
+    else:
+        figures: Figures = {"steps": state.global_step, "losses": len(state.losses)}
+        kept = CHECKPOINT_TRAINER_STATE.check(True, "read", checkpoint=state.folder.name, **figures)
     present = [path for path in named if path.is_file()]
     place = evidence.output_dir if all(path.is_relative_to(evidence.output_dir) for path in present) else evidence.root
-    old = [path.relative_to(place).as_posix() for path in present if not is_fresh(path, evidence.attempt_started_unix)]
-    ended = evidence.attempt_ended_unix
+    started, ended = evidence.attempt_started_unix, evidence.attempt_ended_unix
+    old = [path.relative_to(place).as_posix() for path in present if not is_fresh(path, started)]
     later = [path.relative_to(place).as_posix() for path in present if ended and is_later(path, ended)]
     fresh = not old and not later if present else None
     seen = "later" if later else "old" if old else "fresh"
     leftovers = state.stale_folders
+    empty = [file.path for file in artifacts if file.size_bytes == 0 and file.path.endswith(_NEVER_EMPTY)]
+    whole, found = not empty if artifacts else None, "empty" if empty else "none"
     return (
+        kept,
         ARTIFACTS_FRESH.check(fresh, seen, old=old or say("training.none"), later=later, files=len(present)),
         NO_LEFTOVERS.check(not leftovers, "left" if leftovers else "none", checkpoints=leftovers),
-    )
-
-
-def _empty_files_check(artifacts: tuple[Artifact, ...]) -> Check:
-    empty = [file.path for file in artifacts if file.size_bytes == 0 and file.path.endswith(_NEVER_EMPTY)]
-    return NO_EMPTY_FILES.check(
-        not empty if artifacts else None, "empty" if empty else "none", files=empty[:MOST_NAMED]
+        NO_EMPTY_FILES.check(whole, found, files=empty[:MOST_NAMED]),
     )
 
 
