@@ -83,7 +83,7 @@ class Evaluation:
             model_name=self.model.name,
             lora_path=trained.adapter_folder if variant.with_adapter else None,
             adapter_sha256_expected=trained.adapter_sha256,
-            beside=beside,
+            h3_rows=beside,
             rehearsal=setup.is_rehearsal,
             random_weights=setup.context.twin,
             on_gpu=setup.device is not None,

@@ -299,11 +299,11 @@ def adapter_files(folder: Path) -> dict[str, str]:
 
 
 def judge_evaluation(
-    evidence: EvalEvidence, besides: Sequence[Check] = ()
+    evidence: EvalEvidence, further: Sequence[Check] = ()
 ) -> tuple[EvalOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
     """Read what the attempt printed and wrote and check it; missing files are findings, never exceptions.
 
-    `besides` are further checks of it: they come last, and the description rules them out as it does the others.
+    `further` checks of it come last, and the description rules them out as it does the others.
     """
     lines = parse_evaluation(evidence.stdout)
     file = find_results(
@@ -343,7 +343,7 @@ def judge_evaluation(
             ranks=evidence.settings.num_processes,
         ),
         *extended_checks(evidence, lines, content),
-        *besides,
+        *further,
     )
     has_dataset = evidence.dataset is not None and (evidence.questions is not None or form.format == "lawqa")
     lacks = lacking_in_evaluation(form, has_dataset=has_dataset)
@@ -388,5 +388,5 @@ def _outcome(evidence: EvalEvidence, lines: EvalLines, file: ResultsFile) -> Eva
         key_lines=tuple(one_line(line) for line in lines.key_lines),
         answers=tuple(one_line(row.predicted_answer, MOST_ANSWER_CHARS) for row in rows[:MAX_ANSWERS]),
         answering_seconds=sum(own) if rows and len(own) == len(rows) else None,
-        with_adapter=compared(rows, evidence.beside) if rows and evidence.lora_path is None else None,
+        with_adapter=compared(rows, evidence.h3_rows) if rows and evidence.lora_path is None else None,
     )

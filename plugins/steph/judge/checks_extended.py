@@ -57,17 +57,17 @@ def extended_checks(evidence: EvalEvidence, lines: EvalLines, results: Results |
             reasoned = COT_REASONED.check(bare == 0, "counted", rehearsal=evidence.rehearsal, **counts)
         checks += [line, reasoned]
     if evidence.settings.use_rag:
-        checks += [_retrieved_check(rows, evidence.settings.top_k), _prompt_check(rows, evidence.beside)]
+        checks += [_retrieved_check(rows, evidence.settings.top_k), _prompt_check(rows, evidence.h3_rows)]
     if evidence.lora_path is None:
-        checks += _base_checks(rows, evidence.beside, rehearsal=evidence.rehearsal)
+        checks += _base_checks(rows, evidence.h3_rows, rehearsal=evidence.rehearsal)
     return tuple(checks)
 
 
-def compared(rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None) -> AnswerComparison | None:
-    """What the adapter changes: `rows` were answered without it, `beside` with it; None for different questions."""
-    if not rows or not beside or _keys(rows) != _keys(beside):
+def compared(rows: tuple[Row, ...] | None, h3_rows: tuple[Row, ...] | None) -> AnswerComparison | None:
+    """What the adapter changes: `rows` were answered without it, `h3_rows` with it; None for different questions."""
+    if not rows or not h3_rows or _keys(rows) != _keys(h3_rows):
         return None
-    pairs = list(zip(rows, beside, strict=True))
+    pairs = list(zip(rows, h3_rows, strict=True))
     return AnswerComparison(
         questions=len(pairs),
         same_responses=sum(without.response == adapted.response for without, adapted in pairs),
@@ -101,9 +101,9 @@ def _retrieved_check(rows: tuple[Row, ...] | None, top_k: int) -> Check:
     return RAG_RETRIEVED.check(without == 0, "counted", **figures)
 
 
-def _prompt_check(rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None) -> Check:
+def _prompt_check(rows: tuple[Row, ...] | None, h3_rows: tuple[Row, ...] | None) -> Check:
     """Whether a prompt says more than the one without retrieval for the same question."""
-    without = dict(zip(_keys(beside or ()), beside or (), strict=True))
+    without = dict(zip(_keys(h3_rows or ()), h3_rows or (), strict=True))
     measured = []
     for row, key in zip(rows or (), _keys(rows or ()), strict=True):
         other = without[key].prompt if key in without else None
@@ -117,13 +117,13 @@ def _prompt_check(rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None) 
 
 
 def _base_checks(
-    rows: tuple[Row, ...] | None, beside: tuple[Row, ...] | None, *, rehearsal: bool
+    rows: tuple[Row, ...] | None, h3_rows: tuple[Row, ...] | None, *, rehearsal: bool
 ) -> tuple[Check, Check]:
-    found = compared(rows, beside)
-    if not rows or not beside or found is None:
-        are_there = bool(rows and beside)
+    found = compared(rows, h3_rows)
+    if not rows or not h3_rows or found is None:
+        are_there = bool(rows and h3_rows)
         what = "others" if are_there else "none"
-        counts: Figures = {"without": len(rows or ()), "adapted": len(beside or ())} if are_there else {}
+        counts: Figures = {"without": len(rows or ()), "adapted": len(h3_rows or ())} if are_there else {}
         same = BASE_SAME_QUESTIONS.check(False if are_there else None, what, **counts)
         return same, ADAPTER_CHANGES_RESPONSES.check(None, what, rehearsal=rehearsal)
     differs = found.same_responses < found.questions
@@ -135,7 +135,7 @@ def _base_checks(
         "mended": found.wrong_to_right,
     }
     effect = ADAPTER_CHANGES_RESPONSES.check(differs, "counted" if differs else "same", rehearsal=rehearsal, **figures)
-    return BASE_SAME_QUESTIONS.check(True, "same", without=len(rows), adapted=len(beside)), effect
+    return BASE_SAME_QUESTIONS.check(True, "same", without=len(rows), adapted=len(h3_rows)), effect
 
 
 def _keys(rows: tuple[Row, ...]) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ PROMPTS = (PROMPTS_ASK_QUESTIONS, PROMPTS_WITHOUT_CONTEXT, PROMPTS_AGREE, PROMPT
 
 
 @dataclass(frozen=True)
-class Beside:
+class OtherText:
     """How many prompts have text beside their question, and the data set's field that it is, if it is one."""
 
     prompts: int
@@ -120,7 +120,7 @@ def _joined_share(there: set[str], texts: Sequence[str]) -> float:
     return sum(held) / len(held) if held else 0.0
 
 
-def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: Path | None) -> Beside | None:
+def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: Path | None) -> OtherText | None:
     """Text that is in single prompts and is no question: a field of the data set, or of nothing that was given."""
     if dataset is None:
         return None
@@ -150,7 +150,7 @@ def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: 
                 held.append(name)
         found.update(held)
         foreign += bool(held) or _longest_foreign(prompt, known) >= FOREIGN_RUN
-    return Beside(foreign, found.most_common(1)[0][0] if found else "")
+    return OtherText(foreign, found.most_common(1)[0][0] if found else "")
 
 
 def _question_prints(samples: Sequence[Mapping[str, str]]) -> set[str]:

@@ -51,11 +51,11 @@ ANSWERS_KEPT = CheckKind("answers_kept", "H-2", WARN, trap=1, optional=True, nee
 
 
 def judge_training(
-    evidence: TrainEvidence, besides: Sequence[Check] = ()
+    evidence: TrainEvidence, further: Sequence[Check] = ()
 ) -> tuple[TrainOutcome, tuple[Check, ...], tuple[Artifact, ...]]:
     """Read what the attempt left behind and check it; missing files are findings, never exceptions.
 
-    `besides` are further checks of it: they come last, and the description rules them out as it does the others.
+    `further` checks of it come last, and the description rules them out as it does the others.
     """
     said = evidence.description.train.artifacts
     started = evidence.attempt_started_unix
@@ -97,7 +97,7 @@ def judge_training(
         *_spill_checks(evidence, trained),
         _answers_check(evidence.lost_answers),
         row_answers_check(evidence),
-        *besides,
+        *further,
     )
     # a loop of the program's own has no Trainer: neither its folder nor its description has a state
     is_loop = ends is not None and ends.source == "loop" and state.folder is None

@@ -85,7 +85,7 @@ def evaluation_evidence(root: Path, variant: Variant) -> EvalEvidence:
     sha256 = sha256_of(root / OUTPUT_DIR / ADAPTER_WEIGHTS_NAME)
     evidence = EvalEvidence(
         root=root, dataset=root / DATASET, output_path=OUTPUT, settings=settings, model_name=MODEL,
-        lora_path=lora_path, beside=beside, stdout=ran.stdout, output=ran.output, returncode=ran.returncode,
+        lora_path=lora_path, h3_rows=beside, stdout=ran.stdout, output=ran.output, returncode=ran.returncode,
         attempt_started_unix=started_unix, seconds=20.0, adapter_sha256_expected=sha256, adapter_sha256_actual=sha256,
         train_questions=questions_in(root / TRAIN_FILE), train_frame=frame_in(root / TRAIN_FILE),
         witness=read_witness(root / SEEN), training_witness=read_witness(root / SEEN_TRAINING),
