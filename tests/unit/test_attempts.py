@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import os
 import re
 import sys
 import tempfile
@@ -136,6 +137,31 @@ def test_a_file_is_as_old_as_its_own_drives_clock_says(
     attempted(tmp_path, call=Call(argv, writes=str(written.parent)), judge=judge)
     assert seen == [True, False]
     assert not list(tmp_path.rglob(".steph-clock-*"))
+
+
+@pytest.mark.parametrize(("after_seconds", "is_late"), [(-1.0, False), (1.0, True)])
+def test_what_is_written_before_the_end_is_not_late_however_slowly_the_child_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_seconds: float, is_late: bool
+) -> None:
+    """A child that started a minute after the call, ran for a second and left a process behind."""
+    written, late = tmp_path / "out" / "adapter", list[bool]()
+    written.parent.mkdir()
+
+    def run_child(spec: object, **_: object) -> ChildOutcome:
+        written.parent.mkdir()
+        written.touch()
+        at = file_clock_unix([written]) + 60 + after_seconds
+        os.utime(written, (at, at))
+        ended = time.monotonic() + 60
+        return ChildOutcome(0, EndedBy.EXIT, 1.0, left_behind=("sleep",), ended_monotonic=ended)
+
+    def judge(finished: Finished) -> Attempt:
+        late.append(bool(finished.written_late))
+        return finished.attempt
+
+    monkeypatch.setattr(attempts, "run_child", run_child)
+    attempted(tmp_path, call=Call(("true",), writes=str(written.parent)), judge=judge)
+    assert late == [is_late]
 
 
 def test_where_no_file_can_be_made_our_clock_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

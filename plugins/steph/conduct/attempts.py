@@ -141,6 +141,7 @@ def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attem
     )
     journal.append(AttemptStarted(at=now(), attempt=attempt))
     title = f"{attempt.stage} {attempt.label}"
+    begun_monotonic = time.monotonic()  # before the files' clock is read: on a busy machine the child starts much later
     started_unix, files_unix = time.time(), inputs.file_clock_unix(writes)
     place = next((path.resolve() for path in writes), None)
     try:
@@ -165,7 +166,8 @@ def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attem
         memory_returned=outcome.memory_returned,
     )
     try:
-        late = inputs.written_after(writes, files_unix + outcome.seconds) if outcome.left_behind else ()
+        files_end_unix = files_unix + outcome.ended_monotonic - begun_monotonic
+        late = inputs.written_after(writes, files_end_unix) if outcome.left_behind else ()
         text, stdout = output.read_output(folder), output.stdout_text(folder)
         timed_out = complete.ended_by is EndedBy.DEADLINE
         complete = complete.changed(diagnosis=diagnose(text, complete.returncode, complete.probes, timed_out))

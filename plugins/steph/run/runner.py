@@ -73,7 +73,8 @@ class ChildOutcome:
     device was watched. `memory_samples` are (seconds, used bytes of the fullest device), `timed_lines` (seconds, line)
     of stdout lines that look like a Trainer's dict; seconds count from the child's start. `killed_descendants` counts
     processes that were left over and had to be ended, `left_alive` those that could not be; `left_behind` names those
-    that a child which ended by itself left running, the first ones where they are many.
+    that a child which ended by itself left running, the first ones where they are many. `ended_monotonic` is when it
+    ended, by CLOCK_MONOTONIC.
     """
 
     returncode: int
@@ -88,6 +89,7 @@ class ChildOutcome:
     killed_descendants: int = 0
     left_alive: int = 0
     left_behind: tuple[str, ...] = ()
+    ended_monotonic: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ def run_child(
 
 def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: EndedBy) -> ChildOutcome:
     """What the supervisor wrote of the child's end; where it was killed itself, what was seen from here."""
-    seconds = time.monotonic() - tree.started
+    ended_monotonic = time.monotonic()
+    seconds = ended_monotonic - tree.started
     found = output.read_exit(spec.folder)
     if found is None:
         ended_by = EndedBy.SUPERVISOR_LOST if ended_by is EndedBy.EXIT else ended_by
@@ -169,7 +172,8 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
     elif found.by_itself:
         ended_by = EndedBy.EXIT  # it ended by itself in the moment when its time was up
     if found.ended_monotonic is not None:
-        seconds = found.ended_monotonic - found.started_monotonic
+        ended_monotonic = found.ended_monotonic
+        seconds = ended_monotonic - found.started_monotonic
     left_alive = found.left_alive or tree.left_alive
     returned = memory.returned(spec.memory_wait_seconds)
     if returned is None and spec.device_uuids:
@@ -187,6 +191,7 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
         killed_descendants=found.killed_descendants + tree.swept,
         left_alive=left_alive,
         left_behind=found.left_behind,
+        ended_monotonic=ended_monotonic,
     )
 
 
