@@ -10,22 +10,9 @@ from steph.base.messages import NOTHING, say
 from steph.base.text import one_line
 from steph.contract.questions import choices_of, question_key, repeats_question
 from steph.contract.results import EvaluationKind, Row
+from steph.judge import reading
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
-from steph.judge.reading import (
-    COT_CHARS,
-    LETTERS,
-    bare,
-    is_blank,
-    is_exception_text,
-    looping,
-    named_labels,
-    names_label,
-    overlong,
-    spoken,
-    strict_letter,
-    thought_is_open,
-    without_special,
-)
+from steph.judge.reading import LETTERS
 from steph.record.values import Check
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
@@ -109,13 +96,15 @@ def _bounded_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, *, is_free
 
     Thoughts that were closed may be as long as a reasoning; what is said after them may not.
     """
-    texts = [without_special(row.response or "") for row in rows]
-    loops = [loop for text in texts if (loop := looping(text))]
+    texts = [reading.without_special(row.response or "") for row in rows]
+    loops = [loop for text in texts if (loop := reading.looping(text))]
     long = 0
     for text in texts if not is_free else ():
-        said = spoken(text)
+        said = reading.spoken(text)
         has_thoughts = bool(said) and said != text.strip()
-        long += overlong(said, cot=cot) or (len(text) > COT_CHARS if has_thoughts else overlong(text, cot=cot))
+        long += reading.overlong(said, cot=cot) or (
+            len(text) > reading.COT_CHARS if has_thoughts else reading.overlong(text, cot=cot)
+        )
     lengths: Figures = {"shortest": min(map(len, texts)), "longest": max(map(len, texts)), "too_long": long}
     return RESPONSES_BOUNDED.check(
         not loops and not long,
@@ -129,7 +118,7 @@ def _bounded_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, *, is_free
 
 
 def _ended_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
-    thinking = sum(thought_is_open(row.response or "") for row in rows)
+    thinking = sum(reading.thought_is_open(row.response or "") for row in rows)
     reasons = [row.finish_reason.lower() for row in rows if isinstance(row.finish_reason, str)]
     if not reasons and not thinking:
         return RESPONSES_ENDED.check(None, "no_reason")
@@ -143,7 +132,7 @@ def _ended_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
 
 def _present_check(rows: tuple[Row, ...], random_weights: bool, *, is_free: bool) -> Check:
     """A model of random weights may learn first of all to end; a pipeline that says so has lost nothing."""
-    blank = [is_blank(row.response) for row in rows]
+    blank = [reading.is_blank(row.response) for row in rows]
     at_once = [
         random_weights
         and is_empty
@@ -174,33 +163,33 @@ class _Reader:
     def read(self, row: Row) -> str | None:
         """The answer that a response gives beyond doubt: by label, its choice's own label, or its choice's text."""
         response = row.response or ""
-        if letter := strict_letter(response, cot=self.cot, labels=self.labels):
+        if letter := reading.strict_letter(response, cot=self.cot, labels=self.labels):
             return letter
         choices = choices_of(row.choices)
         own = choices.labels if len(choices.labels) == len(self.labels) else ()
-        if own and own != self.labels and (label := strict_letter(response, cot=self.cot, labels=own)):
+        if own and own != self.labels and (label := reading.strict_letter(response, cot=self.cot, labels=own)):
             return self.labels[own.index(label)]
-        said = bare(spoken(response))
-        held = [n for n, text in enumerate(choices.texts[: len(self.labels)]) if bare(text) == said]
+        said = reading.bare(reading.spoken(response))
+        held = [n for n, text in enumerate(choices.texts[: len(self.labels)]) if reading.bare(text) == said]
         return self.labels[held[0]] if said and len(held) == 1 else None
 
     def read_number(self, row: Row) -> str | None:
         """The label of the choice whose number a response gives, where nothing numbers the choices otherwise."""
         numbers = _NUMBERS[: len(self.labels)]
-        number = strict_letter(row.response or "", cot=self.cot, labels=numbers)
+        number = reading.strict_letter(row.response or "", cot=self.cot, labels=numbers)
         return self.labels[numbers.index(number)] if number else None
 
     def is_hedged(self, row: Row) -> bool:
         """Whether a response without reasoning names several labels, and says of none that it is the answer."""
-        return not self.cot and len(named_labels(row.response or "", self.labels)) > 1
+        return not self.cot and len(reading.named_labels(row.response or "", self.labels)) > 1
 
     def is_grounded(self, row: Row) -> bool:
         """Whether a response has a recorded answer's label, its choice's number, or most of its text."""
-        said, choices = spoken(row.response or ""), choices_of(row.choices)
+        said, choices = reading.spoken(row.response or ""), choices_of(row.choices)
         place = self.labels.index(row.predicted_answer) if row.predicted_answer in self.labels else len(self.labels)
         own = choices.labels[place] if place < len(choices.labels) else None
         numbered = own if own and own.isdigit() else str(place + 1)
-        if any(names_label(said, label) for label in {row.predicted_answer, numbered, own} if label):
+        if any(reading.names_label(said, label) for label in {row.predicted_answer, numbered, own} if label):
             return True
         shared = [len(_pieces(said) & _pieces(text)) for text in choices.texts]
         return place < len(shared) and shared[place] > max((n for at, n in enumerate(shared) if at != place), default=0)
@@ -242,8 +231,8 @@ def _grounded_check(rows: tuple[Row, ...], reader: _Reader) -> Check:
 
     A response that plainly gives another letter is the check above's, and an exception's text is another's.
     """
-    told = [row for row in rows if row.is_answered and not is_blank(row.response)]
-    told = [row for row in told if reader.read(row) is None and not is_exception_text(row.response or "")]
+    told = [row for row in rows if row.is_answered and not reading.is_blank(row.response)]
+    told = [row for row in told if reader.read(row) is None and not reading.is_exception_text(row.response or "")]
     baseless = [row for row in told if not reader.is_grounded(row)]
     hedged = [row for row in told if row.is_correct and reader.is_hedged(row)]
     all_right = sum(row.is_correct for row in rows)
@@ -265,7 +254,7 @@ def _grounded_check(rows: tuple[Row, ...], reader: _Reader) -> Check:
 
 
 def _pieces(text: str) -> set[str]:
-    plain = bare(text)
+    plain = reading.bare(text)
     return {plain[at : at + 3] for at in range(len(plain) - 2)} or {plain} - {""}
 
 
@@ -283,7 +272,11 @@ def _figures_check(rows: tuple[Row, ...], seconds: float | None, ranks: int) -> 
 
     Rows that were answered as a batch may each have the whole batch's time, so that equal times count once.
     """
-    tokens = [(row.new_tokens, len(bare(spoken(row.response or "")))) for row in rows if type(row.new_tokens) is int]
+    tokens = [
+        (row.new_tokens, len(reading.bare(reading.spoken(row.response or ""))))
+        for row in rows
+        if type(row.new_tokens) is int
+    ]
     short = [pair for pair in tokens if pair[0] > 0 and pair[1] > TOKEN_CHARS * pair[0] + TOKEN_SLACK_CHARS]
     own = {row.own_seconds for row in rows if row.own_seconds is not None}
     if not tokens and not (own and seconds is not None):
@@ -297,7 +290,7 @@ def _figures_check(rows: tuple[Row, ...], seconds: float | None, ranks: int) -> 
 
 def _sameness_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     """One long text for every question comes from a loop that asks one of them; exceptions are another check's."""
-    told = [row for row in rows if row.response and not is_exception_text(row.response)]
+    told = [row for row in rows if row.response and not reading.is_exception_text(row.response)]
     asked = {question_key(row.question, row.choices) for row in told if row.predicted_answer != "error"}
     texts = {row.response or "" for row in told}
     if len(asked) < 2 or max(map(len, texts)) < TELLING_CHARS:

@@ -119,40 +119,36 @@ def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dic
     if form.format == "lawqa":
         return {Needs.WORDS: say("lacks.lawqa_lines")} if not form.lines else {}
     reader = READERS[form.format]
-    named = set(form.row) | reader.knows
-    lacks: dict[Needs, Message] = {
+    named, kind = {*form.row, *reader.knows}, form.kind
+    gold = labels = responses = None
+    if kind not in {*_LABELLED, *_ANSWERING}:
+        gold = say("lacks.no_gold", kind=kind)
+    elif kind == "generate" and reader.own_metric:
+        gold = say("lacks.own_metric")
+    elif "expected" not in named or not {"predicted", "response"} & named:
+        gold = say("lacks.no_expected")
+    if kind not in _LABELLED:
+        labels = say("lacks.no_labels", kind=kind)
+    elif not {"expected", "predicted"} <= named:
+        labels = say("lacks.no_predicted")
+    if kind not in _ANSWERING:
+        responses = say("lacks.no_text", kind=kind)
+    elif "response" not in named:
+        responses = say("lacks.no_response")
+    lacks = {
         Needs.KEY_LINES: say("lacks.no_key_lines"),
         Needs.PROMPTS: say("lacks.no_prompts"),
+        Needs.WORDS: None if form.lines else say("lacks.no_lines"),
+        Needs.DATASET: None if has_dataset else say("lacks.no_dataset"),
+        Needs.MODEL_NAME: None if form.model is not None or "model" in named else say("lacks.no_model_name"),
+        Needs.ADAPTER_NAME: None if form.adapter is not None or "adapter" in named else say("lacks.no_adapter_name"),
+        Needs.QUESTIONS: None if "question" in named else say("lacks.no_questions"),
+        **{Needs.GOLD: gold, Needs.LABELS: labels, Needs.RESPONSES: responses},
     }
-    if not form.lines:
-        lacks[Needs.WORDS] = say("lacks.no_lines")
-    if not has_dataset:
-        lacks[Needs.DATASET] = say("lacks.no_dataset")
-    if form.model is None and "model" not in named:
-        lacks[Needs.MODEL_NAME] = say("lacks.no_model_name")
-    if form.adapter is None and "adapter" not in named:
-        lacks[Needs.ADAPTER_NAME] = say("lacks.no_adapter_name")
     if not reader.has_rows(form):
-        for need in (Needs.ROWS, Needs.QUESTIONS, Needs.LABELS, Needs.GOLD, Needs.RESPONSES):
-            lacks[need] = say("lacks.no_rows")
-        return lacks
-    if "question" not in named:
-        lacks[Needs.QUESTIONS] = say("lacks.no_questions")
-    if form.kind not in {*_LABELLED, *_ANSWERING}:
-        lacks[Needs.GOLD] = say("lacks.no_gold", kind=form.kind)
-    elif form.kind == "generate" and reader.own_metric:
-        lacks[Needs.GOLD] = say("lacks.own_metric")
-    elif "expected" not in named or not {"predicted", "response"} & named:
-        lacks[Needs.GOLD] = say("lacks.no_expected")
-    if form.kind not in _LABELLED:
-        lacks[Needs.LABELS] = say("lacks.no_labels", kind=form.kind)
-    elif not {"expected", "predicted"} <= named:
-        lacks[Needs.LABELS] = say("lacks.no_predicted")
-    if form.kind not in _ANSWERING:
-        lacks[Needs.RESPONSES] = say("lacks.no_text", kind=form.kind)
-    elif "response" not in named:
-        lacks[Needs.RESPONSES] = say("lacks.no_response")
-    return lacks
+        of_rows = (Needs.ROWS, Needs.QUESTIONS, Needs.LABELS, Needs.GOLD, Needs.RESPONSES)
+        lacks |= dict.fromkeys(of_rows, say("lacks.no_rows"))
+    return {need: reason for need, reason in lacks.items() if reason}
 
 
 def lacking_in_training(
@@ -163,15 +159,12 @@ def lacking_in_training(
     `is_loop`: a loop of the program's own was seen, which has no Trainer.
     Only the spec's script must print a final line; of another that has none, what the witness saw must tell.
     """
-    lacks: dict[Needs, Message] = {}
-    if rows.format == "none":
-        lacks[Needs.TRAIN_ROWS] = say("lacks.no_train_rows")
-    if rows.labels != "answer" or rows.format in ("text", "none"):
-        lacks[Needs.ANSWER_LABELS] = say("lacks.answer_labels")
-    if not has_final_line:
-        lacks[Needs.FINAL_LINE] = say("lacks.no_final_line")
-    if not keeps_state:
-        lacks[Needs.TRAINER_STATE] = say("lacks.no_state")
-    elif is_loop:
-        lacks[Needs.TRAINER_STATE] = say("lacks.loop")
-    return lacks
+    learns_answers = rows.labels == "answer" and rows.format not in ("text", "none")
+    stateless = say("lacks.loop") if is_loop else None
+    lacks = {
+        Needs.TRAIN_ROWS: say("lacks.no_train_rows") if rows.format == "none" else None,
+        Needs.ANSWER_LABELS: None if learns_answers else say("lacks.answer_labels"),
+        Needs.FINAL_LINE: None if has_final_line else say("lacks.no_final_line"),
+        Needs.TRAINER_STATE: stateless if keeps_state else say("lacks.no_state"),
+    }
+    return {need: reason for need, reason in lacks.items() if reason}
