@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
 MISSING = "—"  # a figure that is not known
 MOST_SECONDS = 1e9  # thirty years: more is no measurement
 MOST_BYTES = 2.0**60
+Figure = TypeVar("Figure", int, float)
+
+
+def highest(figures: Iterable[Figure | None]) -> Figure | None:
+    """Return the largest figure that is known, None where none is."""
+    return max((figure for figure in figures if figure is not None), default=None)
 
 
 def size_words(size_bytes: int) -> str:

@@ -52,19 +52,34 @@ def gpu_lock(uuid: str, folder: Path | None = None) -> Iterator[None]:
     kept there.
     """
     place = lock_folder() if folder is None else folder
-    fd = _open(place, uuid)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / f"{re.sub(r'[^A-Za-z0-9-]', '_', uuid)}.lock"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise _no_place(place, error) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise GpuBusyError(uuid, _read_holder(fd)) from error
+            holder = None
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                holder = Holder(**json.loads(os.pread(fd, 4096, 0)))
+            raise GpuBusyError(uuid, holder) from error
         except OSError as error:
             raise _no_place(place, error) from error
-        _write_holder(fd)
+        own = Holder(os.getpid(), shlex.join(sys.orig_argv)[:500], datetime.now(UTC).isoformat(timespec="seconds"))
+        with contextlib.suppress(OSError):  # a full disk takes the message, not the lock
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(asdict(own), ensure_ascii=False).encode(), 0)
         yield
     finally:
         # the file stays: deleting it would let a third run lock a new file while a second one still waits for this
         os.close(fd)
+
+
+def _no_place(place: Path, error: OSError) -> GpuLockError:
+    return GpuLockError(say("lock.no_place", place=place, error=error.strerror))
 
 
 def lock_folder(environ: Mapping[str, str] | None = None) -> Path:
@@ -75,31 +90,3 @@ def lock_folder(environ: Mapping[str, str] | None = None) -> Path:
         return (Path(cache) if cache else Path.home() / ".cache") / "steph" / "locks"
     except RuntimeError as error:
         raise GpuLockError(say("lock.no_home", error=error)) from error
-
-
-def _open(place: Path, uuid: str) -> int:
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        path = place / f"{re.sub(r'[^A-Za-z0-9-]', '_', uuid)}.lock"
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise _no_place(place, error) from error
-
-
-def _no_place(place: Path, error: OSError) -> GpuLockError:
-    return GpuLockError(say("lock.no_place", place=place, error=error.strerror))
-
-
-def _write_holder(fd: int) -> None:
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    holder = Holder(os.getpid(), shlex.join(sys.orig_argv)[:500], since)
-    with contextlib.suppress(OSError):  # a full disk takes the message, not the lock
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(asdict(holder), ensure_ascii=False).encode(), 0)
-
-
-def _read_holder(fd: int) -> Holder | None:
-    try:
-        return Holder(**json.loads(os.pread(fd, 4096, 0)))
-    except (OSError, ValueError, TypeError):
-        return None

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from steph.base.units import highest
 from steph.gpu.driver import DeviceError, Driver, driver
 from steph.record.values import DevicePeak
 
@@ -89,12 +90,12 @@ class MemoryWatch:
     @property
     def now(self) -> int | None:
         """Used bytes of the fullest device as last seen."""
-        return _highest(device.now for device in self._devices)
+        return highest(device.now for device in self._devices)
 
     @property
     def peak(self) -> int | None:
         """The highest used bytes of any device."""
-        return _highest(device.peak for device in self._devices)
+        return highest(device.peak for device in self._devices)
 
     @property
     def device_peaks(self) -> tuple[DevicePeak, ...]:
@@ -103,7 +104,7 @@ class MemoryWatch:
 
     def sample(self, seconds: float) -> None:
         """Note the used bytes of this moment."""
-        used = _highest([device.sample() for device in self._devices])
+        used = highest([device.sample() for device in self._devices])
         if used is None:
             return
         self.samples.append((round(seconds, 2), used))
@@ -140,10 +141,6 @@ def is_back(peaks: Iterable[DevicePeak], cards: Driver | None = None) -> bool | 
         except DeviceError:
             return None
     return all(answers) if answers else None
-
-
-def _highest(figures: Iterable[int | None]) -> int | None:
-    return max((figure for figure in figures if figure is not None), default=None)
 
 
 def write_samples(folder: Path, started_unix: float, samples: Iterable[tuple[float, int]]) -> None:

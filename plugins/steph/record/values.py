@@ -25,6 +25,7 @@ from steph.base.terms import (
     StageId,
     Verdict,
 )
+from steph.base.units import highest
 from steph.record.settings import (
     Context,
     DataFile,
@@ -319,12 +320,12 @@ class Attempt(Value):
     @property
     def peak_device_bytes(self) -> int | None:
         """Used memory of the fullest card, of all processes."""
-        return _highest(peak.peak_device_bytes for peak in self.device_peaks)
+        return highest(peak.peak_device_bytes for peak in self.device_peaks)
 
     @property
     def peak_own_bytes(self) -> int | None:
         """The most that any card's use rose above what it was before."""
-        return _highest(peak.peak_own_bytes for peak in self.device_peaks)
+        return highest(peak.peak_own_bytes for peak in self.device_peaks)
 
     @property
     def ended_well(self) -> bool:
@@ -336,10 +337,6 @@ class Attempt(Value):
     def ran_out_of_memory(self) -> bool:
         """Whether the card's memory was what it failed by."""
         return self.diagnosis is not None and self.diagnosis.cause is Cause.CUDA_OOM
-
-
-def _highest(figures: Iterable[int | None]) -> int | None:
-    return max((figure for figure in figures if figure is not None), default=None)
 
 
 class SkippedRung(Value):

@@ -16,6 +16,7 @@ from pydantic import Field
 from steph.base.messages import Message, Part, Value
 from steph.base.redact import redact_tree
 from steph.base.terms import AnyStage, Cause, RecordKind, StageId, Verdict
+from steph.base.units import highest
 from steph.judge.verdict import Overall, in_flight, overall
 from steph.record.values import Attempt, PredictedPeak, Record, StageResult
 from steph.tell import place
@@ -162,16 +163,12 @@ def _explanation(message: Message) -> Explanation:
 def _figures(result: StageResult, attempt: Attempt) -> StageFigures:
     trained, evaluated = attempt.training, attempt.evaluation
 
-    def highest(name: str) -> int | None:
-        known = (getattr(probe, name) for probe in attempt.probes)
-        return max((figure for figure in known if figure is not None), default=None)
-
     return StageFigures(
         attempts=len(result.attempts),
         peak_device_bytes=attempt.peak_device_bytes,
         peak_own_bytes=attempt.peak_own_bytes,
-        peak_reserved_bytes=highest("peak_reserved_bytes"),
-        peak_allocated_bytes=highest("peak_allocated_bytes"),
+        peak_reserved_bytes=highest(probe.peak_reserved_bytes for probe in attempt.probes),
+        peak_allocated_bytes=highest(probe.peak_allocated_bytes for probe in attempt.probes),
         tokens_per_second=trained.tokens_per_second if trained else None,
         train_loss=trained.train_loss if trained else None,
         accuracy=evaluated.accuracy if evaluated else None,
