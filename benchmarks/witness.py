@@ -2,11 +2,12 @@
 
     PYTHONPATH=.:plugins python -m benchmarks.witness --model FOLDER --root PIPELINE [--pairs 3] [--out FILE]
 
-`--root` is a copy of the pipeline that holds its training rows (`benchmarks.inputs` makes one), `--model` a model or a
-twin. Both sides run `scripts/train_qwen_law_ft.py` at H-2's settings, alternating which goes first; "without" is an
-environment without the injected folder. Compared: every loss to the last digit, both peaks of the allocator to 1 MiB,
-the median step, the process's seconds, and the seconds that the witness counted inside its own hooks. Prints a table
-and ends with 1 where a loss or a peak differs.
+torch is told to be deterministic on both sides: a card's attention adds in any order on its way back, and two
+trainings alike end some hundredths of a loss apart. `--root` is a copy of the pipeline that holds its training rows
+(`benchmarks.inputs` makes one), `--model` a model or a twin. Both sides run `scripts/train_qwen_law_ft.py` at H-2's
+settings, alternating which goes first; "without" is an environment without the injected folder. Compared: every loss
+to the last digit, both peaks of the allocator to 1 MiB, the median step, the process's seconds, and the seconds that
+the witness counted inside its own hooks. Prints a table and ends with 1 where a loss or a peak differs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 INJECT = REPOSITORY / "plugins" / "steph" / "child" / "inject"
 ROWS = "results/finetune/ft_direct_full_norag.jsonl"
 MIB = 1 << 20
+DETERMINISTIC = (
+    "import runpy, sys, torch; torch.use_deterministic_algorithms(True, warn_only=True); "
+    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 H2_FLAGS = (
     *("--num-epochs", "1", "--max-steps-override", "50", "--batch-size", "2", "--gradient-accumulation-steps", "2"),
     *("--learning-rate", "2e-4", "--max-seq-length", "512", "--lora-dropout", "0.05", "--logging-steps", "1"),
@@ -52,12 +57,14 @@ class Run:
 def train(root: Path, model: str, folder: Path, *, witnessed: bool) -> Run:
     """Train once in a process of its own; raises CalledProcessError where it fails."""
     environment = {name: value for name, value in os.environ.items() if name != "STEPH_PROBE_DIR"}
+    environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS is not deterministic
     facts = folder / "facts"
     facts.mkdir(parents=True)
     if witnessed:
         environment["STEPH_PROBE_DIR"] = str(facts)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(INJECT), environment.get("PYTHONPATH"))))
-    command = [sys.executable, "scripts/train_qwen_law_ft.py", "--model-name", model, "--train-file", ROWS]
+    script = ["-c", DETERMINISTIC, "scripts/train_qwen_law_ft.py"]
+    command = [sys.executable, *script, "--model-name", model, "--train-file", ROWS]
     started = time.perf_counter()
     with (folder / "log.txt").open("wb") as log:
         output = str(folder / "out")
