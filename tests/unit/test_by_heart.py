@@ -223,9 +223,9 @@ def passed(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         ({"train": "nothing_remembered"}, Verdict.FAIL, {"heart_remembered"}, "8 問中 3 問"),
         ({"evaluate": "knows_every_answer"}, Verdict.FAIL, {"heart_unknown"}, "学習以外から得ている"),
         ({"evaluate": "adapter_ignored"}, Verdict.FAIL, {"heart_remembered"}, "アダプタつきで"),
-        ({"train": "never_learns"}, Verdict.PASS_DEGRADED, set(), "暗記は未測定（損失は"),
+        ({"train": "never_learns"}, Verdict.PASS_DEGRADED, set(), "暗記は未測定(損失は"),
         ({"evaluate": "own_questions"}, Verdict.PASS_DEGRADED, set(), "評価に問題を渡せない"),
-        ({"evaluate": "refuses_other_data"}, Verdict.PASS_DEGRADED, set(), "評価に問題を渡せない（終了コード 2）"),
+        ({"evaluate": "refuses_other_data"}, Verdict.PASS_DEGRADED, set(), "評価に問題を渡せない(終了コード 2)"),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )

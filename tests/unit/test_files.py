@@ -47,8 +47,8 @@ def test_json_is_read_to_a_depth_that_does_not_depend_on_the_stack() -> None:
 @pytest.mark.parametrize(
     ("data", "japanese", "english"),
     [
-        (b"{", "JSON でない（", "it is not valid JSON: "),
-        (b"\xff", "UTF-8 でない（0 バイト目）", "it is not UTF-8 (byte 0); save it as UTF-8"),
+        (b"{", "JSON でない(", "it is not valid JSON: "),
+        (b"\xff", "UTF-8 でない(0 バイト目)", "it is not UTF-8 (byte 0); save it as UTF-8"),
         (b"[NaN]", "JSON に NaN がある", "it is not valid JSON: it holds NaN"),
         (b"[-Infinity]", "JSON に -Infinity がある", "it is not valid JSON: it holds -Infinity"),
         (b"[1]", "JSON のオブジェクトでない", "it holds no JSON object"),

@@ -227,11 +227,11 @@ def test_rows_in_a_file_of_their_own_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"summary": {"accuracy": "high", "n": 3}}, "score（summary.accuracy）が数でない"),
-        ({"summary": {"accuracy": 0.5, "n": "three"}}, "count（summary.n）が件数でない"),
-        ({"items": "none"}, "rows（items）に行の並びがない"),
-        ({"items": [{"q": "問", "ok": "perhaps"}]}, "1 行目の correct（ok）が正誤でない"),
-        ({"summary": {"accuracy": True, "n": 3}}, "score（summary.accuracy）が数でない"),
+        ({"summary": {"accuracy": "high", "n": 3}}, "score(summary.accuracy)が数でない"),
+        ({"summary": {"accuracy": 0.5, "n": "three"}}, "count(summary.n)が件数でない"),
+        ({"items": "none"}, "rows(items)に行の並びがない"),
+        ({"items": [{"q": "問", "ok": "perhaps"}]}, "1 行目の correct(ok)が正誤でない"),
+        ({"summary": {"accuracy": True, "n": 3}}, "score(summary.accuracy)が数でない"),
     ],
 )
 def test_a_path_that_finds_something_else_is_named(changes: dict[str, object], said: str, tmp_path: Path) -> None:
