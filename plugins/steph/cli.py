@@ -366,12 +366,11 @@ def doctor(
 
     Takes every other option of a run, too. Exit status 1 where a check fails, 2 where an option can't be used.
     """
-    from steph.doctor.command import Mode, doctor_status
+    from steph.doctor.command import doctor_status
 
     words = _run_options(profile, pipeline_root, pipeline_python, language)
-    modes = {Mode.QUICK: quick, Mode.JSON: as_json, Mode.GATE: gate}
-    mode = Mode(sum(flag.value for flag, is_on in modes.items() if is_on))
-    raise typer.Exit(doctor_status([*words, *context.args], mode, typer.echo))
+    asked = [*words, *context.args]
+    raise typer.Exit(doctor_status(asked, typer.echo, is_quick=quick, as_json=as_json, is_gate=gate))
 
 
 @app.command()

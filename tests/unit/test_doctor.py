@@ -19,7 +19,7 @@ from process_tree import wait_until
 from steph.base.messages import speaking
 from steph.doctor import examination, reading
 from steph.doctor.checks import CATALOG
-from steph.doctor.command import Mode, as_text, conclusion, doctor_status, exit_status
+from steph.doctor.command import as_text, conclusion, doctor_status, exit_status
 from steph.doctor.facts import GpuFacts
 from steph.doctor.lines import Level, Line
 from steph.gpu.lock import gpu_lock
@@ -242,7 +242,7 @@ def test_a_report_is_in_the_language_that_was_asked_for(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     asked = [f"--steph-pipeline-root={bench.root}", f"--steph-report={bench.reports}"]
     asked += ["--steph-pipeline-python=/bin/true", *words]
-    assert doctor_status(asked, Mode.PLAIN, said.append) == 1
+    assert doctor_status(asked, said.append) == 1
     text = "\n".join(said)
     assert said[0].startswith(examined)
     assert certain in said[-1]
@@ -325,7 +325,7 @@ def test_an_interpreter_that_hangs_fails_after_a_deadline_and_leaves_nothing(
     bench, said = make_bench(tmp_path), list[str]()
     words = [option.replace("--p", "--steph-p") for option in of(bench)]
     words += [f"--steph-pipeline-python={_hanging(tmp_path)}", "--steph-language=en"]
-    assert doctor_status(words, Mode.PLAIN, said.append) == 1
+    assert doctor_status(words, said.append) == 1
     assert any(line.startswith(f"doctor: waiting for {tmp_path / 'python'}") and "at most" in line for line in said)
     assert any(line.startswith("fail  python") and "no answer" in line for line in said)
     wait_until(lambda: _is_gone(tmp_path))

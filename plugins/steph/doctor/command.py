@@ -6,7 +6,6 @@ import json
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from enum import Flag, auto
 from typing import NoReturn
 
 import pytest
@@ -23,15 +22,6 @@ from steph.run.inputs import InputError
 UNUSABLE = 2  # exit status for options or a profile that can't be used
 CERTAIN_TO_FAIL = 3  # exit status with --gate
 LEAVE_SECONDS = 5
-
-
-class Mode(Flag):
-    """How the command works: `--quick`, `--json` and `--gate` as one value."""
-
-    PLAIN = 0
-    QUICK = auto()
-    JSON = auto()
-    GATE = auto()
 
 
 Act = Callable[[pytest.Config, Options, Profile], int]
@@ -71,44 +61,43 @@ def with_run_options(words: Sequence[str], act: Act) -> int:
     return UNUSABLE if plugin.status is None else plugin.status
 
 
-def doctor_status(words: Sequence[str], mode: Mode, write: Callable[[str], None]) -> int:
-    """Examine under pytest's command line `words`; gives the exit status, 2 where they can't be used."""
+def doctor_status(
+    words: Sequence[str],
+    write: Callable[[str], None],
+    *,
+    is_quick: bool = False,
+    as_json: bool = False,
+    is_gate: bool = False,
+) -> int:
+    """Examine under pytest's command line `words`, as `steph doctor` with `--quick`, `--json` and `--gate` does.
+
+    Gives the exit status, 2 where the options can't be used.
+    """
+
+    def leave(number: int, _: object) -> NoReturn:  # in order, so that no process stays behind; after seconds at most
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(LEAVE_SECONDS)
+        raise SystemExit(128 + number)
+
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _leave)
-
-    def say(line: str) -> None:
-        if Mode.JSON not in mode:
-            write(f"doctor: {line}")
+            signal.signal(number, leave)
 
     def examine_run(config: pytest.Config, options: Options, profile: Profile) -> int:
-        installed.furnish(config, options.pipeline_root, say)
-        return run_doctor(options, profile, mode, write)
+        tell = (lambda _: None) if as_json else write
+        installed.furnish(config, options.pipeline_root, lambda line: tell(f"doctor: {line}"))
+        tell(phrase("doctor.line.examined", profile=profile.name, root=options.pipeline_root))
+        lines = []
+        for line in examine(options, profile, is_quick=is_quick, waits_for=lambda what: tell(f"doctor: {what}")):
+            tell(as_text(line))
+            lines.append(line)
+        tell(conclusion(lines))
+        if as_json:
+            examined = {"profile": profile.name, "pipeline_root": str(options.pipeline_root)}
+            write(json.dumps({**examined, "lines": [asdict(x) for x in lines]}, ensure_ascii=False, indent=1))
+        return exit_status(lines, is_gate=is_gate)
 
     return with_run_options(words, examine_run)
-
-
-def _leave(number: int, _: object) -> NoReturn:
-    """End in order, so that no process stays behind; at the latest after some seconds."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(LEAVE_SECONDS)
-    raise SystemExit(128 + number)
-
-
-def run_doctor(options: Options, profile: Profile, mode: Mode, write: Callable[[str], None]) -> int:
-    """Examine and tell; gives the exit status."""
-    is_quick = Mode.QUICK in mode
-    if Mode.JSON in mode:
-        lines = list(examine(options, profile, is_quick=is_quick))
-        write(as_json(lines, options, profile))
-    else:
-        write(phrase("doctor.line.examined", profile=profile.name, root=options.pipeline_root))
-        lines = []
-        for line in examine(options, profile, is_quick=is_quick, waits_for=lambda what: write(f"doctor: {what}")):
-            write(as_text(line))
-            lines.append(line)
-        write(conclusion(lines))
-    return exit_status(lines, is_gate=Mode.GATE in mode)
 
 
 def exit_status(lines: Iterable[Line], *, is_gate: bool) -> int:
@@ -132,10 +121,3 @@ def conclusion(lines: Iterable[Line]) -> str:
     counts = ", ".join(f"{sum(line.level is level for line in every)} {level}" for level in Level)
     certain = ", ".join(line.check for line in every if line.level is Level.FAIL and line.is_certain)
     return f"doctor: {counts}" + (f"; {phrase('doctor.line.certain', checks=certain)}" if certain else "")
-
-
-def as_json(lines: Iterable[Line], options: Options, profile: Profile) -> str:
-    """One object: what was examined, and the lines."""
-    found = [asdict(line) for line in lines]
-    examined = {"profile": profile.name, "pipeline_root": str(options.pipeline_root)}
-    return json.dumps({**examined, "lines": found}, ensure_ascii=False, indent=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from pydantic import ConfigDict, Field
@@ -9,7 +10,7 @@ from pydantic import ConfigDict, Field
 from steph.base.messages import Value
 from steph.base.terms import TrainerName
 from steph.gpu.driver import OUTSIDE_ALLOCATOR_BYTES
-from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, ModelShape, parameter_count
+from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, parameter_count
 from steph.memory.terms import embedding_bytes, linear_bytes, lora_parameters, norm_bytes
 from steph.memory.trainers import DEFAULT_TARGETS, Workload
 from steph.plan.options import Options
@@ -213,29 +214,28 @@ def needs_of(options: Options, profile: Profile) -> Needs:
     known = {**BUILT_IN, TINY_NAME: TINY}
     shapes = [known[name] for name in names if name in known]
     is_small = profile.machine.device == "cpu" and profile.uses_twin(options)
-    first = TINY if is_small else known.get(names[0])
-    work = Workload(TrainerName.REFERENCE, 1, 1, use_4bit=profile.train.use_4bit)
+    first, train = TINY if is_small else known.get(names[0]), profile.train
+    work = Workload(
+        TrainerName.REFERENCE,
+        1,
+        1,
+        use_4bit=train.use_4bit,
+        lora_r=train.lora_r,
+        target_modules=train.target_modules or DEFAULT_TARGETS,
+    )
     weights = [linear_bytes(one, work) + embedding_bytes(one, work) + norm_bytes(one, work) for one in shapes]
     loaded = [int(each) + OUTSIDE_ALLOCATOR_BYTES for each in weights]
+    attempt_bytes = SAVED_TOKENIZER_BYTES + LOG_BYTES
+    if first is not None:
+        with contextlib.suppress(ValueError):  # modules of another architecture
+            attempt_bytes += lora_parameters(first, work) * SAVED_LORA_BYTES
     return Needs(
         is_gpu=profile.machine.device == "gpu",
         is_twin=profile.uses_twin(options),
         first=names[0],
         loaded_bytes=min(loaded, default=None),
         weights_bytes=parameter_count(first) * HALF_BYTES if first else None,
-        output_bytes=SPARE_BYTES + (1 + len(profile.ladder)) * _attempt_bytes(first, profile),
+        output_bytes=SPARE_BYTES + (1 + len(profile.ladder)) * attempt_bytes,
         vram_cap_bytes=options.vram_cap_bytes,
-        compute_dtype=profile.train.bnb_4bit_compute_dtype,
+        compute_dtype=train.bnb_4bit_compute_dtype,
     )
-
-
-def _attempt_bytes(shape: ModelShape | None, profile: Profile) -> int:
-    fixed_bytes = SAVED_TOKENIZER_BYTES + LOG_BYTES
-    if shape is None:
-        return fixed_bytes
-    targets = profile.train.target_modules or DEFAULT_TARGETS
-    work = Workload(TrainerName.REFERENCE, 1, 1, lora_r=profile.train.lora_r, target_modules=targets)
-    try:
-        return fixed_bytes + lora_parameters(shape, work) * SAVED_LORA_BYTES
-    except ValueError:  # modules of another architecture
-        return fixed_bytes

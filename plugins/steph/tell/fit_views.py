@@ -9,14 +9,13 @@ import json
 from typing import Any
 
 from steph.base import units
-from steph.base.messages import Message, phrase, say, text, verbatim
+from steph.base.messages import phrase, say, text, verbatim
 from steph.base.terms import FitVerdict, TrainerName
 from steph.base.units import GIB
 from steph.memory.calibration import Calibration
 from steph.memory.fit import Fit
-from steph.memory.forecast import Forecast, Term
+from steph.memory.forecast import Forecast
 from steph.memory.shapes import ModelShape
-from steph.memory.trainers import Workload
 from steph.plan.cards import Card
 from steph.tell.markdown import left, right
 
@@ -27,7 +26,17 @@ def fit_json(result: Fit, card: Card | None = None) -> str:
     With a card that was looked up by its name, `card` says what is usable of it, and how that is known. `basis`: what
     the answer rests on; where nothing is known there are `reasons`, and `at_least_gib` instead of a forecast.
     """
-    beside = {"basis": [str(line) for line in result.basis], **_host_values(result), **_change_values(result)}
+    beside: dict[str, Any] = {"basis": [str(line) for line in result.basis]}
+    if result.host is not None:
+        host = result.host
+        disk = {"model": host.model_bytes, "checkpoint": host.checkpoint_bytes, "merged": host.merged_bytes}
+        beside["host_memory_gib"] = _gib(host.memory_bytes)
+        beside["disk_gib"] = {name: _gib(size) for name, size in disk.items()}
+    beside["changes"] = [str(line) for line in result.change.words] if result.change else []
+    if result.setting.is_unknown:
+        beside["fitting_trainers"] = list(result.fitting_trainers)
+        beside["changing_trainers"] = list(result.changing_trainers)
+    beside["larger_card"] = result.larger_card or None
     if card is not None:
         beside["card"] = card.words()
     if result.reasons:
@@ -48,51 +57,24 @@ def fit_json(result: Fit, card: Card | None = None) -> str:
 
 
 def _fit_values(result: Fit, forecast: Forecast) -> dict[str, Any]:
+    def interval(one: Forecast) -> dict[str, Any]:
+        return {"low_gib": _gib(one.peak.low_bytes), "high_gib": _gib(one.peak.high_bytes)}
+
     if result.setting.is_unknown:  # no single trainer's peak would be the run's
-        interval = {"low_gib": _gib(forecast.peak.low_bytes), "high_gib": _gib(forecast.peak.high_bytes)}
         by_trainer = {
-            name: {
-                "low_gib": _gib(one.peak.low_bytes),
-                "high_gib": _gib(one.peak.high_bytes),
-                "verdict": result.verdict(one),
-            }
-            for name, one in result.by_trainer.items()
+            name: {**interval(one), "verdict": result.verdict(one)} for name, one in result.by_trainer.items()
         }
-        return {**interval, "verdict": result.verdict(forecast), **({"by_trainer": by_trainer} if by_trainer else {})}
+        known = {"by_trainer": by_trainer} if by_trainer else {}
+        return {**interval(forecast), "verdict": result.verdict(forecast), **known}
+    terms = (term for term in forecast.terms if term.at_peak)
     return {
         "peak_allocated_gib": _gib(forecast.peak_allocated_bytes),
         "peak_reserved_gib": _gib(forecast.peak_reserved_bytes),
         "total_gib": _gib(forecast.peak.peak_bytes),
-        "low_gib": _gib(forecast.peak.low_bytes),
-        "high_gib": _gib(forecast.peak.high_bytes),
+        **interval(forecast),
         "verdict": result.verdict(forecast),
-        "terms": {_key(term): _gib(term.size_bytes) for term in forecast.terms if term.at_peak},
+        "terms": {text(f"fit.term.{term.name}", "en"): _gib(term.size_bytes) for term in terms},  # keys, not words
     }
-
-
-def _key(term: Term) -> str:
-    """A term's name in JSON, whatever the language."""
-    return text(f"fit.term.{term.name}", "en")
-
-
-def _host_values(result: Fit) -> dict[str, Any]:
-    if result.host is None:
-        return {}
-    disk = {"model": result.host.model_bytes, "checkpoint": result.host.checkpoint_bytes}
-    disk["merged"] = result.host.merged_bytes
-    return {
-        "host_memory_gib": _gib(result.host.memory_bytes),
-        "disk_gib": {name: _gib(size) for name, size in disk.items()},
-    }
-
-
-def _change_values(result: Fit) -> dict[str, Any]:
-    words = [str(line) for line in result.change.words] if result.change else []
-    trainers = {}
-    if result.setting.is_unknown:
-        trainers["fitting_trainers"] = list(result.fitting_trainers)
-        trainers["changing_trainers"] = list(result.changing_trainers)
-    return {"changes": words, **trainers, "larger_card": result.larger_card or None}
 
 
 def _gib(size_bytes: float) -> float:
@@ -107,18 +89,20 @@ def fit_text(result: Fit, card: Card | None = None, basis: str = "", command: st
     lines = [_head(result), *filter(None, (card.words() if card else "", basis))]
     lines += [str(line) for line in result.basis]
     if result.reasons:
-        size = units.gib(result.floor_bytes)
-        lines += [
-            "",
-            *(phrase("fit.why", reason=reason) for reason in result.reasons),
-            phrase("fit.floor", size=size),
-        ]
-        lines += [phrase(f"fit.verdict.{result.unforeseen_verdict}")]
+        lines += ["", *(phrase("fit.why", reason=reason) for reason in result.reasons)]
+        lines.append(phrase("fit.floor", size=units.gib(result.floor_bytes)))
+        lines.append(phrase(f"fit.verdict.{result.unforeseen_verdict}"))
     elif len(result.forecasts) == 1:
         lines += _breakdown(result, next(iter(result.forecasts.values())))
     else:
         lines += _fit_grid(result)
-    return "\n".join([*lines, *_change_lines(result, command), "", *_host_lines(result), ""])
+    lines += [*_change_lines(result, command), ""]
+    if host := result.host:
+        merged = units.gib(host.merged_bytes)
+        model, checkpoint = units.gib(host.model_bytes), units.gib(host.checkpoint_bytes)
+        lines.append(phrase("fit.host", memory=units.gib(host.memory_bytes), merging=merged))
+        lines.append(phrase("fit.disk", model=model, checkpoint=checkpoint, merged=merged))
+    return "\n".join([*lines, ""])
 
 
 def _head(result: Fit) -> str:
@@ -128,7 +112,9 @@ def _head(result: Fit) -> str:
     is_whole = work.adapter is not None and not work.adapter.lora and work.adapter.whole
     trained = [say("fit.head.whole")]
     if not is_whole:
-        trained = [say("fit.head.lora", r=work.lora_r, targets=_targets(work))]
+        many = say("fit.head.many", count=len(work.target_modules))
+        targets = many if len(work.target_modules) > 8 else ",".join(work.target_modules)
+        trained = [say("fit.head.lora", r=work.lora_r, targets=targets)]
         trained += [verbatim(name) for name, is_on in (("packing", work.packing), ("DoRA", work.dora)) if is_on]
     size = f"{result.vram_bytes / GIB:.2f} GiB"
     card = say("fit.head.card", size=size)
@@ -137,12 +123,6 @@ def _head(result: Fit) -> str:
     base = say("fit.head.base", bits=bits)
     parts = [result.model, f"trainer {setting.trainer}", base, *trained, work.optimizer]
     return phrase("fit.head", parts=parts, card=card)
-
-
-def _targets(work: Workload) -> Message | str:
-    if len(work.target_modules) <= 8:
-        return ",".join(work.target_modules)
-    return say("fit.head.many", count=len(work.target_modules))
 
 
 def _change_lines(result: Fit, command: str) -> list[str]:
@@ -164,34 +144,19 @@ def _change_lines(result: Fit, command: str) -> list[str]:
     return [*lines, phrase("fit.change.card", card=result.larger_card)] if result.larger_card else lines
 
 
-def _host_lines(result: Fit) -> list[str]:
-    host = result.host
-    if host is None:
-        return []
-    memory, merging = units.gib(host.memory_bytes), units.gib(host.merged_bytes)
-    model, checkpoint = units.gib(host.model_bytes), units.gib(host.checkpoint_bytes)
-    return [
-        phrase("fit.host", memory=memory, merging=merging),
-        phrase("fit.disk", model=model, checkpoint=checkpoint, merged=units.gib(host.merged_bytes)),
-    ]
-
-
 def _fit_grid(result: Fit) -> list[str]:
     batches = sorted({batch for batch, _ in result.forecasts})
     heads = [right(phrase("fit.grid.batch", batch=batch), 22) for batch in batches]
     lines = ["", "max-seq-length  " + "".join(heads)]
     for length in sorted({length for _, length in result.forecasts}):
-        row = [result.forecasts[batch, length] for batch in batches]
-        cells = [f"{_cell(result, forecast)} {_verdict(result, forecast)}" for forecast in row]
-        lines.append(f"{length:>14}  " + "".join(right(cell, 22) for cell in cells))
+        line = f"{length:>14}  "
+        for forecast in (result.forecasts[batch, length] for batch in batches):
+            size = f"{forecast.peak.peak_bytes / GIB:.2f}"
+            if result.setting.is_unknown:  # the interval spans trainers
+                size = f"{forecast.peak.low_bytes / GIB:.1f}-{forecast.peak.high_bytes / GIB:.1f}"
+            line += right(f"{size} {_verdict(result, forecast)}", 22)
+        lines.append(line)
     return [*lines, "", _largest(result)]
-
-
-def _cell(result: Fit, forecast: Forecast) -> str:
-    """A forecast in a word: its total, or its interval where that spans trainers."""
-    if result.setting.is_unknown:
-        return f"{forecast.peak.low_bytes / GIB:.1f}-{forecast.peak.high_bytes / GIB:.1f}"
-    return f"{forecast.peak.peak_bytes / GIB:.2f}"
 
 
 def _verdict(result: Fit, forecast: Forecast) -> str:
@@ -206,11 +171,8 @@ def _largest(result: Fit) -> str:
 
 def _breakdown(result: Fit, forecast: Forecast) -> list[str]:
     work = forecast.workload
-    low, high, context = (
-        forecast.peak.low_bytes,
-        forecast.peak.high_bytes,
-        forecast.peak.peak_bytes - forecast.peak_reserved_bytes,
-    )
+    low, high = forecast.peak.low_bytes, forecast.peak.high_bytes
+    context = forecast.peak.peak_bytes - forecast.peak_reserved_bytes
     whole = phrase("fit.row.whole")
     if result.setting.is_unknown:
         lines = ["", left(whole, 44) + _span(low, high, 8)]
