@@ -157,7 +157,7 @@ class Capture:
 
     def __init__(self, folder: Path, poll: select.poll) -> None:
         self._poll = poll
-        self._both = CappedLog(folder, "output")
+        self.both = CappedLog(folder, "output")
         self._stdout = CappedLog(folder, "stdout")
         self._times = ArrivalTimes(folder, "stdout")
         self._started = time.monotonic()
@@ -178,11 +178,6 @@ class Capture:
             ends.append(write_end)
         self.stdout_end, self.stderr_end = ends
         self._stdout_fd = next(iter(self._pipes))
-
-    @property
-    def dropped_bytes(self) -> int:
-        """Bytes of both streams together that found no room on the disk."""
-        return self._both.dropped_bytes
 
     @property
     def is_waiting(self) -> bool:
@@ -208,7 +203,7 @@ class Capture:
             return 0
         self._waiting.append((self._pipes[fd], data, time.monotonic() - self._started))
         self._waiting_bytes += len(data)
-        while self._both.position >= output.HEAD_BYTES and self._waiting_bytes > _WAITING_BYTES:
+        while self.both.position >= output.HEAD_BYTES and self._waiting_bytes > _WAITING_BYTES:
             pipe, oldest, _ = self._waiting.popleft()
             self._waiting_bytes -= len(oldest)
             pipe.skipped_bytes += len(oldest)
@@ -217,7 +212,7 @@ class Capture:
     def work(self, idle: bool, limit_seconds: float = 0.02) -> None:
         """Bring waiting chunks to the disk: while `idle` for so long, past the head else for a tenth of the time."""
         started = time.monotonic()
-        if not idle and started < self._work_at and self._both.position >= output.HEAD_BYTES:
+        if not idle and started < self._work_at and self.both.position >= output.HEAD_BYTES:
             return
         while self._waiting and time.monotonic() - started < limit_seconds:
             pipe, data, seconds = self._waiting.popleft()
@@ -227,7 +222,7 @@ class Capture:
                 line_end = _LINE_END.search(data)
                 # behind a gap a secret may begin in its middle: the rest of that line goes as well
                 cut = line_end.end() if line_end else min(len(data), _LONGEST_SECRET_BYTES)
-                for log in (self._both, self._stdout) if pipe.fd == self._stdout_fd else (self._both,):
+                for log in (self.both, self._stdout) if pipe.fd == self._stdout_fd else (self.both,):
                     log.skip(pipe.skipped_bytes + cut)
                 data, pipe.skipped_bytes, self._mid_line = data[cut:], 0, False
             self._keep(pipe.fd, pipe.redactor.feed(data), seconds)
@@ -258,8 +253,8 @@ class Capture:
         if not data:
             return
         if self._mid_line and fd != self._last_fd and data[:1] not in b"\r\n":
-            self._both.write(b"\n")  # a progress bar on stderr must not swallow a line of stdout
-        self._both.write(data)
+            self.both.write(b"\n")  # a progress bar on stderr must not swallow a line of stdout
+        self.both.write(data)
         self._last_fd = fd
         self._mid_line = data[-1:] not in b"\r\n"
         if fd == self._stdout_fd:
@@ -293,7 +288,7 @@ class Supervisor:
         """Start the child, keep it until nothing of it is left, write `exit.json`."""
         pid, error = _start(self._argv, self._cwd, self._capture.stdout_end, self._capture.stderr_end)
         self._capture.close_ends()
-        self._exit = Exit(pid, time.monotonic(), start_error=error)
+        self._exit = Exit(pid, time.monotonic())
         if error:
             self._capture.say(error)
         while not self._has_ended_all():
@@ -308,7 +303,7 @@ class Supervisor:
             self._reap()
         self._capture.close()
         self._exit.ended_monotonic = self._exit.ended_monotonic or time.monotonic()
-        self._exit.dropped_bytes = self._capture.dropped_bytes
+        self._exit.dropped_bytes = self._capture.both.dropped_bytes
         self._exit_file.write(self._exit)
         return self._exit
 

@@ -107,7 +107,7 @@ def choose(
     for index, name in enumerate(candidates):
         why = ""
         try:
-            found = _had(name, hub, silence, spare_disk_bytes)
+            found = _find(name, hub, silence, spare_disk_bytes)
         except HubError as error:
             failure = error.failure
             silence = failure if failure.is_endpoint_wide else silence
@@ -131,7 +131,7 @@ def choose(
     raise NoModelError(rejected)
 
 
-def _had(name: str, hub: Hub, silence: HubFailure | None, spare_disk_bytes: int) -> ModelChoice:
+def _find(name: str, hub: Hub, silence: HubFailure | None, spare_disk_bytes: int) -> ModelChoice:
     """A candidate in a folder of that path, else on the Hub; raises HubError."""
     path = Path(name).expanduser()
     if (name and path.is_dir()) or name.startswith(("/", "./", "../", "~")):

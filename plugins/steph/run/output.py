@@ -142,7 +142,6 @@ class Exit:
     killed_descendants: int = 0
     left_alive: int = 0
     dropped_bytes: int = 0
-    start_error: str | None = None
     left_behind: tuple[str, ...] = ()
 
 

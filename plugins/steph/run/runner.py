@@ -85,7 +85,6 @@ class ChildOutcome:
     memory_returned: bool | None = None
     memory_samples: tuple[tuple[float, int], ...] = ()
     timed_lines: tuple[tuple[float, str], ...] = ()
-    dropped_bytes: int = 0
     killed_descendants: int = 0
     left_alive: int = 0
     left_behind: tuple[str, ...] = ()
@@ -187,7 +186,6 @@ def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: 
         memory_returned=returned,
         memory_samples=tuple(memory.samples),
         timed_lines=tuple(output.timed_lines(spec.folder, is_metrics)),
-        dropped_bytes=found.dropped_bytes,
         killed_descendants=found.killed_descendants + tree.swept,
         left_alive=left_alive,
         left_behind=found.left_behind,
