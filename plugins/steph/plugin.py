@@ -169,7 +169,8 @@ def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) 
     record = fold(stages.journal.events)
     terminalreporter.section("StepH")
     profile = phrase("session.profile", profile=record.context.profile)
-    terminalreporter.line(f"{overall(record)}  ({record.context.kind}, {profile})")
+    kind = phrase(f"report.list.{record.context.kind}")
+    terminalreporter.line(f"{overall(record)}  ({kind}, {profile})")
     width = max(map(len, record.results), default=0)
     for stage, result in sorted(record.results.items()):
         seconds = f"{result.seconds:.1f} s" if result.seconds is not None else ""

@@ -25,7 +25,7 @@ from typed_commands import (
     without_card,
 )
 
-REHEARSED = "(rehearsal, profile cpu)"
+REHEARSED = "(予行, プロファイル cpu)"
 # each command, the exit status on a machine without a card, and a word that it prints
 TYPED = {
     "source .venv/bin/activate": (0, ""),

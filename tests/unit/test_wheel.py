@@ -86,7 +86,7 @@ def test_theirs(ours):
 # the READMEs' commands for an installed suite: the exit status on a machine without a card, and a word that is printed
 TYPED = {
     "pytest --pyargs steph.acceptance -m gpu": (4, NO_GPU),
-    "pytest --pyargs steph.acceptance -m gpu --steph-profile=cpu": (0, "(rehearsal, profile cpu)"),
+    "pytest --pyargs steph.acceptance -m gpu --steph-profile=cpu": (0, "(予行, プロファイル cpu)"),
     "pytest --pyargs steph.acceptance -m gpu --steph-pipeline-root=~/my-pipeline": (4, NO_GPU),
     "pytest --pyargs steph.acceptance -m extended": (4, NO_GPU),
     "pytest --pyargs steph.acceptance.test_steph::test_h3_hf_evaluation_runs": (4, NO_GPU),
