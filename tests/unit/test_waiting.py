@@ -1,4 +1,4 @@
-"""An exception that a signal raises inside `Popen.wait` ends the child, wherever the suite waits for one."""
+"""An exception that a signal raises while a child starts or is waited for ends it, wherever the suite has one."""
 
 from __future__ import annotations
 
@@ -53,15 +53,27 @@ def _git(program: Path, folder: Path) -> None:
     git_state(folder)
 
 
+def _holds_its_lock(child: subprocess.Popen[bytes]) -> bool:
+    """Between the two lines of `Popen._wait` that take the lock and see to it that it is given back."""
+    return bool(child._waitpid_lock.locked())  # type: ignore[attr-defined]
+
+
+def _has_a_process(child: subprocess.Popen[bytes]) -> bool:
+    """Before `Popen._execute_child` has returned to who wants the process."""
+    return child.pid is not None
+
+
 @contextlib.contextmanager
-def interrupted(error: BaseException) -> Iterator[None]:
-    """Raise between the two lines of `Popen` that take its lock and see to it that it is given back."""
+def interrupted(
+    error: BaseException, function: str, moment: Callable[[subprocess.Popen[bytes]], bool]
+) -> Iterator[None]:
+    """Raise between two lines of this function of Popen, at the first moment that is meant."""
     before = sys.gettrace()
 
     def trace(frame: FrameType, event: str, _argument: object) -> Any:  # noqa: ANN401 - as the interpreter has it
-        if frame.f_code is not subprocess.Popen._wait.__code__:  # type: ignore[attr-defined]
+        if frame.f_code is not getattr(subprocess.Popen, function).__code__:
             return None
-        if event == "line" and frame.f_locals["self"]._waitpid_lock.locked():
+        if event == "line" and moment(frame.f_locals["self"]):
             raise error  # which ends the tracing
         return trace
 
@@ -73,10 +85,20 @@ def interrupted(error: BaseException) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt("Ctrl-C"), RuntimeError("out of time")], ids=["ctrl-c", "another"])
+@pytest.mark.parametrize(
+    ("function", "moment"),
+    [("_wait", _holds_its_lock), ("_execute_child", _has_a_process)],
+    ids=["in a wait", "at the start"],
+)
 @pytest.mark.parametrize("waits", [_supervised, _download, _doctor, _count, _git])
 @pytest.mark.timeout(60)  # it would wait for ever
-def test_an_interrupt_inside_a_wait_leaves_no_process(
-    waits: Callable[[Path, Path], None], error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupt_leaves_no_process(
+    waits: Callable[[Path, Path], None],
+    function: str,
+    moment: Callable[[subprocess.Popen[bytes]], bool],
+    error: BaseException,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The exception arrives where the wait was called from, and the child is ended and reaped."""
     monkeypatch.setattr(sys, "executable", sys.executable)
@@ -86,7 +108,7 @@ def test_an_interrupt_inside_a_wait_leaves_no_process(
     program.write_text(SILENT)
     program.chmod(0o755)
     others = psutil.Process().children()
-    with pytest.raises(type(error), match=str(error)), interrupted(error):
+    with pytest.raises(type(error), match=str(error)), interrupted(error, function, moment):
         waits(program, tmp_path)
     assert psutil.Process().children() == others
 

@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import AnyStr
+from typing import Any, AnyStr
 
 from steph.run import processes
 
@@ -24,11 +24,21 @@ _SWEEP_SECONDS = 5.0
 
 
 class Child(subprocess.Popen[AnyStr]):
-    """A child process that can still be waited for after an exception that a signal raised inside a wait.
+    """A child process that an exception out of a signal handler neither leaves alone nor makes impossible to wait for.
 
-    Such an exception can leave Popen's lock held (seen in CPython 3.11 after Ctrl-C). The next wait without a limit
-    would never end, one with a limit would use it up, and `poll` would never see the end. No two threads may wait.
+    Inside a wait such an exception can leave Popen's lock held (seen in CPython 3.11 after Ctrl-C). The next wait
+    without a limit would never end, one with a limit would use it up, and `poll` would never see the end. While the
+    process is started, nobody would have it. No two threads may wait.
     """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as Popen's
+        try:
+            super().__init__(*arguments, **named)
+        except BaseException:
+            if getattr(self, "pid", None) is not None and self.returncode is None:
+                self.kill()
+                self.wait()
+            raise
 
     def wait(self, timeout: float | None = None) -> int:
         """As Popen's; also what its `communicate` and the end of its `with` block call."""
