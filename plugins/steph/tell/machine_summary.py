@@ -162,7 +162,6 @@ def _explanation(message: Message) -> Explanation:
 
 def _figures(result: StageResult, attempt: Attempt) -> StageFigures:
     trained, evaluated = attempt.training, attempt.evaluation
-
     return StageFigures(
         attempts=len(result.attempts),
         peak_device_bytes=attempt.peak_device_bytes,
