@@ -441,7 +441,7 @@ def slow(
     language: Spoken = "ja",
 ) -> None:
     """Say why a record's training was slow: spilled memory, data, padding, loading, recompute, or the card itself."""
-    from steph.memory.pace import NothingTrainedError, why_slow
+    from steph.memory.calibration import NothingTrainedError, why_slow
     from steph.run.journal import JournalError, read_record
 
     try:

@@ -11,9 +11,8 @@ from steph.base.messages import say, speaking
 from steph.base.terms import Severity, StageId, TrainerName
 from steph.base.units import GIB
 from steph.cli import app
-from steph.memory.calibration import workload_of
+from steph.memory.calibration import NothingTrainedError, why_slow, workload_of
 from steph.memory.forecast import BUILT_IN_CONSTANTS
-from steph.memory.pace import NothingTrainedError, why_slow
 from steph.record.values import Attempt, Check, Probe, Record, TrainOutcome
 from typer.testing import CliRunner
 
