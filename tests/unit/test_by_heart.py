@@ -13,7 +13,7 @@ from steph.base.terms import ExtendedId, Severity, StageId, Verdict
 from steph.conduct import extended
 from steph.contract.results import Row
 from steph.judge.checks_extended import loss_low_check, output_only_check, remembered_check, unknown_check
-from steph.judge.training_seen import Seen
+from steph.judge.checks_setup import Seen
 from steph.judge.witness import Batch, Process, TrainingBegins
 from steph.plan.by_heart import (
     LETTERS,

@@ -41,7 +41,7 @@ from steph.judge.checks_extended import (
 )
 from steph.judge.checks_figures import LOSS
 from steph.judge.checks_process import process_checks
-from steph.judge.training_seen import training_in
+from steph.judge.checks_setup import training_in
 from steph.judge.verdict import Outcome, checks_verdict, passed
 from steph.judge.witness import read_witness
 from steph.plan.by_heart import (

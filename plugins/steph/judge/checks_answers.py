@@ -38,7 +38,7 @@ from steph.judge.checks_seen import (
     steering_check,
     template_check,
 )
-from steph.judge.checks_setup import model_check, place_checks, quantised_check
+from steph.judge.checks_setup import model_check, place_checks, quantised_check, why_unseen
 from steph.judge.checks_trained_use import (
     ADAPTER_ACTIVE,
     BASE_AS_TRAINED,
@@ -56,7 +56,6 @@ from steph.judge.checks_trained_use import (
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
 from steph.judge.reading import LETTERS
-from steph.judge.training_seen import why_unseen
 from steph.judge.witness import Generation, ModelLoaded, Raised, Witness
 from steph.record.values import Check
 

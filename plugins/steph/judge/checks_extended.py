@@ -10,10 +10,10 @@ from steph.base.text import one_line
 from steph.contract.lines import EvalLines
 from steph.contract.questions import question_key
 from steph.contract.results import Results, Row
+from steph.judge.checks_setup import Seen, why_unseen
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures
 from steph.judge.reading import reasoning_of, strict_letter
-from steph.judge.training_seen import Seen, why_unseen
 from steph.judge.witness import ModelFact, Witness
 from steph.plan.by_heart import Secret
 from steph.record.values import AnswerComparison, Check

@@ -1,29 +1,125 @@
-"""Checks of what was seen to be loaded and set: the model, its 4-bit layers and places, LoRA, the optimizer. Pure."""
+"""Checks of what a training was seen to load, set and learn: which one counts, its model, its settings, its labels."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 from steph.base.messages import Message, say
 from steph.base.text import one_line
 from steph.judge.evidence import TrainEvidence
 from steph.judge.folders import same_model
-from steph.judge.kinds import FAIL, WARN, CheckKind
-from steph.judge.training_seen import Seen
-from steph.judge.witness import Batch, ModelFact, ModelLoaded, Witness
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
+from steph.judge.witness import (
+    Batch,
+    Blind,
+    Hooked,
+    Logged,
+    ModelFact,
+    ModelLoaded,
+    ModelSaved,
+    Process,
+    TrainingBegins,
+    TrainingEnds,
+    Witness,
+)
 from steph.record.values import Check
 
+OTHER_ENGINES = ("vllm", "llama_cpp", "sglang", "ctransformers", "openai", "ollama", "mlx", "mlx_lm", "tensorrt_llm")
 FOUR_BIT, EIGHT_BIT = ("Linear4bit", "LinearNF4", "LinearFP4"), ("Linear8bitLt",)
 RATE_TOLERANCE = 1e-3
 LEAST_OFF = 2  # steps; the last one that was seen may be a validation that computes gradients
 MOST_SMOOTHING, MOST_NOISE = 0.1, 15.0  # of labels, and NEFTune's on embeddings; what papers and recipes use
 MOST_DECAY = 0.2  # weight decay that nobody asked for; libraries' defaults are 0 to 0.1
+MOST_PADDING = 0.5
+
 MODEL_LOADED = CheckKind("model_loaded", "H-2・H-3", FAIL, core=True)
 QUANTISED_AS_ASKED = CheckKind("quantised_as_asked", "H-2・H-3", FAIL, trap=5, core=True)
 SETUP_SEEN = CheckKind("setup_seen", "H-2", WARN, trap=26, optional=True)
 PARAMETERS_ON_GPU = CheckKind("parameters_on_gpu", "H-2・H-3", FAIL, trap=26, core=True)
+TOKENS_SUPERVISED = CheckKind("tokens_supervised", "H-2", FAIL, trap=21, core=True)
+ANSWER_SUPERVISED = CheckKind("answer_supervised", "H-2", WARN, optional=True)
+END_SUPERVISED = CheckKind("end_supervised", "H-2", WARN, trap=20, optional=True)
+PROMPT_UNLABELLED = CheckKind("prompt_unlabelled", "H-2", WARN, optional=True, needs=(Needs.ANSWER_LABELS,))
+ONE_BOS = CheckKind("one_bos", "H-2", WARN, optional=True)
+PADDING_BOUNDED = CheckKind("padding_bounded", "H-2", INFO, trap=11, optional=True)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One training of an attempt: the one that ended last, on the first rank; `earlier` raised before it."""
+
+    process: Process
+    begins: TrainingBegins
+    ends: TrainingEnds | None
+    batches: tuple[Batch, ...]
+    logged: tuple[Logged, ...]
+    earlier: tuple[str, ...] = ()
+
+
+def why_unseen(witness: Witness | None, what: Literal["training", "answering"]) -> tuple[bool | None, Message]:
+    """What it means that `what` was not seen: that it did not happen, or that nobody could have seen it."""
+    named = say("witness.training" if what == "training" else "witness.answering")
+    if witness is None or not witness.processes:
+        return None, say("witness.no_process", what=named)
+    engines = sorted({hook.module for hook in witness.of(Hooked) if hook.module in OTHER_ENGINES})
+    if engines:
+        return None, say("witness.engines", what=named, engines=engines)
+    blind = witness.of(Blind)
+    if blind:
+        where, error = one_line(blind[0].where, 60), one_line(blind[0].error, 120)
+        return None, say("witness.blind", what=named, where=where, error=error)
+    return False, say("witness.not_done", what=named)
+
+
+def training_in(witness: Witness | None) -> Seen | None:
+    """The training that counts: the last one of the first rank that trained; None where none was seen."""
+    found: list[Seen] = []
+    for process in witness.processes if witness else ():
+        starts = [n for n, fact in enumerate(process.facts) if isinstance(fact, TrainingBegins)]
+        if any(getattr(process.facts[n], "source", None) == "trainer" for n in starts):
+            starts = [n for n in starts if getattr(process.facts[n], "source", None) == "trainer"]
+        earlier: list[str] = []
+        for start, end in pairwise([*starts, len(process.facts)]):
+            part = Process(process.pid, process.rank, process.facts[start:end])
+            ends = part.of(TrainingEnds)
+            seen = Seen(
+                process, part.of(TrainingBegins)[0], ends[-1] if ends else None,
+                tuple(batch for batch in part.of(Batch) if batch.training or batch.grad is not False),
+                tuple(line for line in part.of(Logged) if not line.eval), tuple(earlier),
+            )  # fmt: skip
+            earlier += [ends[-1].raised] if ends and ends[-1].raised else []
+            found.append(seen)
+    first = min((seen.process.rank or 0 for seen in found), default=0)
+    of_first = [seen for seen in found if (seen.process.rank or 0) == first]
+    return sorted(of_first, key=lambda seen: seen.begins.at)[-1] if found else None
+
+
+def has_packed_batches(witness: Witness | None) -> bool:
+    """Whether several rows were seen in one, as their positions begin anew."""
+    seen = training_in(witness)
+    return seen is not None and any(batch.packed for batch in seen.batches)
+
+
+def last_save(seen: Seen | None, witness: Witness, sha256: str | None) -> ModelSaved | None:
+    """The save of this adapter's file when the training's last step was done; None where none was seen."""
+    if seen is None or seen.ends is None or sha256 is None:
+        return None
+    done = seen.ends.steps
+    late = [
+        save for save in witness.of(ModelSaved)
+        if save.sha256 == sha256 and save.at >= seen.begins.at
+        and (save.at >= seen.ends.at or (save.step is not None and done is not None and save.step >= done))
+    ]  # fmt: skip
+    return late[-1] if late else None
+
+
+def end_of(seen: Seen) -> float:
+    return seen.ends.at if seen.ends else math.inf
 
 
 def model_check(
@@ -158,3 +254,94 @@ def _stays_off(batches: Sequence[Batch]) -> bool:
             steps[batch.step] = steps.get(batch.step, False) or batch.dropouts[-1] > 0
     last = [*steps.values()][-LEAST_OFF:]
     return bool(steps) and not any(steps.values() if len(last) < LEAST_OFF else last)
+
+
+def label_checks(seen: Seen) -> tuple[Check, ...]:
+    known = [batch for batch in seen.batches if batch.supervised is not None]
+    return (
+        _supervised_check(known),
+        _answer_check(known),
+        _end_check(known),
+        _prompt_check(known),
+        _bos_check(seen.batches),
+        _padding_check(seen.batches),
+    )
+
+
+def _supervised_check(batches: Sequence[Batch]) -> Check:
+    counts = [count for batch in batches for count in batch.supervised or ()]
+    if not counts:
+        return TOKENS_SUPERVISED.check(None, "none")
+    if any(batch.shifted for batch in batches):
+        return TOKENS_SUPERVISED.check(False, "shifted")
+    if any(batch.unshifted for batch in batches):
+        return TOKENS_SUPERVISED.check(False, "unshifted")
+    lost = sum(batch.unpredicted or 0 for batch in batches)
+    if lost * 2 > len(counts):
+        return TOKENS_SUPERVISED.check(False, "unpredicted", rows=len(counts), lost=lost)
+    bare = counts.count(0)
+    counted = say("check.tokens_supervised.counted", rows=len(counts), tokens=sum(counts), bare=bare)
+    if bare * 2 > len(counts) or not sum(counts):
+        return TOKENS_SUPERVISED.check(False, counted)
+    if any(batch.aligned is False for batch in batches):
+        return TOKENS_SUPERVISED.check(False, "astray", counted=counted, severity=WARN)
+    # one may be the end token, which a mask that is made of the tokens hides where padding is the same
+    padded = sum(count > 1 for batch in batches for count in batch.labelled_padding or ())
+    if padded * 4 >= len(counts):
+        return TOKENS_SUPERVISED.check(False, "padding", counted=counted, padded=padded, severity=WARN)
+    return TOKENS_SUPERVISED.check(not bare, counted, severity=WARN if bare else None)
+
+
+def _answer_check(batches: Sequence[Batch]) -> Check:
+    """Labels from the row's beginning that leave several tokens at its end are on the prompt."""
+    rows = [
+        (first, tail, ends)
+        for batch in batches
+        if not batch.packed
+        for first, tail, ends in zip(
+            batch.first_supervised or (), batch.unsupervised_tail or (), batch.ends_with_end_token or (), strict=False
+        )
+        if first is not None and tail is not None
+    ]
+    if not rows:
+        return ANSWER_SUPERVISED.check(None, "none")
+    on_prompt = sum(first <= 2 and tail >= 2 and not ends for first, tail, ends in rows)
+    return ANSWER_SUPERVISED.check(on_prompt * 2 <= len(rows), "counted", rows=len(rows), on_prompt=on_prompt)
+
+
+def _prompt_check(batches: Sequence[Batch]) -> Check:
+    """Labels from a row's beginning on are on its prompt, too; the first token may be a BOS that nothing predicts."""
+    firsts = [first for batch in batches for first in batch.first_supervised or () if first is not None]
+    if not firsts:
+        return PROMPT_UNLABELLED.check(None, "none")
+    on_prompt = sum(first <= 1 for first in firsts)
+    return PROMPT_UNLABELLED.check(on_prompt * 2 <= len(firsts), "counted", rows=len(firsts), on_prompt=on_prompt)
+
+
+def _end_check(batches: Sequence[Batch]) -> Check:
+    ends = [
+        one
+        for batch in batches
+        if not batch.packed
+        for one, count in zip(batch.ends_with_end_token or (), batch.supervised or (), strict=False)
+        if one is not None and count
+    ]
+    if not ends:
+        return END_SUPERVISED.check(None, "none")
+    return END_SUPERVISED.check(sum(ends) * 2 >= len(ends), "counted", rows=len(ends), labelled=sum(ends))
+
+
+def _bos_check(batches: Sequence[Batch]) -> Check:
+    known = [(batch.double_bos, batch.shape[0]) for batch in batches if batch.double_bos is not None and batch.shape]
+    rows, double = sum(rows for _, rows in known), sum(count for count, _ in known)
+    if not rows:
+        return ONE_BOS.check(None, "none")
+    return ONE_BOS.check(double * 2 <= rows, "counted", rows=rows, double=double)
+
+
+def _padding_check(batches: Sequence[Batch]) -> Check:
+    shares = [batch.padding for batch in batches if batch.padding is not None]
+    if not shares:
+        return PADDING_BOUNDED.check(None, "none")
+    share = sum(shares) / len(shares)
+    return PADDING_BOUNDED.check(share <= MOST_PADDING, "share", batches=len(shares), percent=100 * share)

@@ -10,9 +10,9 @@ from itertools import pairwise
 from steph.base.messages import Message, say
 from steph.judge.checks_figures import SCALE_TOLERANCE, scaled_loss
 from steph.judge.checks_seen import is_even
+from steph.judge.checks_setup import Seen
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind
-from steph.judge.training_seen import Seen
 from steph.judge.witness import Batch, Moved, TrainingEnds
 from steph.record.values import Check
 

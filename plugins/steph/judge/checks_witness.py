@@ -15,15 +15,6 @@ from statistics import median
 from steph.base.messages import say
 from steph.base.text import one_line
 from steph.base.units import MISSING
-from steph.judge.checks_labels import (
-    ANSWER_SUPERVISED,
-    END_SUPERVISED,
-    ONE_BOS,
-    PADDING_BOUNDED,
-    PROMPT_UNLABELLED,
-    TOKENS_SUPERVISED,
-    label_checks,
-)
 from steph.judge.checks_rows import row_checks
 from steph.judge.checks_seen import (
     BASE_UNCHANGED,
@@ -36,14 +27,26 @@ from steph.judge.checks_seen import (
     trained_weight_checks,
 )
 from steph.judge.checks_setup import (
+    ANSWER_SUPERVISED,
+    END_SUPERVISED,
     MODEL_LOADED,
+    ONE_BOS,
+    PADDING_BOUNDED,
     PARAMETERS_ON_GPU,
+    PROMPT_UNLABELLED,
     QUANTISED_AS_ASKED,
     SETUP_SEEN,
+    TOKENS_SUPERVISED,
+    Seen,
+    end_of,
+    label_checks,
+    last_save,
     model_check,
     place_checks,
     quantised_check,
     setup_check,
+    training_in,
+    why_unseen,
 )
 from steph.judge.checks_updates import (
     ADAPTER_MOVED,
@@ -56,7 +59,6 @@ from steph.judge.checks_updates import (
 )
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind
-from steph.judge.training_seen import Seen, end_of, last_save, training_in, why_unseen
 from steph.judge.witness import AdapterLoaded, Batch, ModelSaved, TrainingBegins, Witness
 from steph.record.settings import steps_per_epoch
 from steph.record.values import Check

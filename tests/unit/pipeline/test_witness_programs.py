@@ -16,7 +16,7 @@ import pytest
 from small_run import PIPELINE, Trained, evaluation_flags, training_flags
 from steph.base.fingerprint import holds
 from steph.child import supervisor
-from steph.judge.checks_labels import TOKENS_SUPERVISED
+from steph.judge.checks_setup import TOKENS_SUPERVISED
 from steph.judge.checks_witness import witnessed_training_checks
 from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import (
