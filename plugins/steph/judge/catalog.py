@@ -15,22 +15,23 @@ from steph.judge import (
     checks_row_answers,
     checks_rows,
     checks_seen,
+    checks_setup,
     checks_text,
+    checks_trained_use,
     checks_training,
+    checks_updates,
     checks_witness,
 )
 from steph.judge.kinds import CheckKind
 
-_OF_BOTH = (checks_process, checks_seen)
-_OF_TRAINING = (
-    *(checks_training, checks_adapter, checks_progress, checks_figures),
-    *(checks_witness, checks_rows, checks_row_answers),
+# a module comes before those that take rows from it, so that the page of checks does not depend on imports
+_MODULES = (
+    *(checks_process, checks_adapter, checks_progress, checks_figures, checks_training),
+    *(checks_seen, checks_setup, checks_updates, checks_rows, checks_row_answers, checks_witness),
+    *(checks_trained_use, checks_answers, checks_evaluation, checks_prompts, checks_results, checks_text),
+    checks_extended,
 )
-_OF_EVALUATION = (checks_answers, checks_evaluation, checks_results, checks_prompts, checks_text, checks_extended)
 
 CATALOG: dict[str, CheckKind] = {
-    kind.id: kind
-    for module in (*_OF_BOTH, *_OF_TRAINING, *_OF_EVALUATION)
-    for kind in vars(module).values()
-    if isinstance(kind, CheckKind)
+    kind.id: kind for module in _MODULES for kind in vars(module).values() if isinstance(kind, CheckKind)
 }
