@@ -29,25 +29,14 @@ class ProcessStat:
     alive: bool
 
 
-def parse_stat(line: bytes) -> ProcessStat:
-    """Read one /proc/PID/stat line (proc_pid_stat(5)); the command in parentheses may hold anything, `)` too."""
-    head, _, rest = line.rpartition(b")")
-    fields = rest.split()
-    # a thread group whose first thread has ended reads as zombie while its other threads run on
-    alive = fields[0] not in (b"Z", b"X") or int(fields[17]) > 1
-    return ProcessStat(
-        pid=int(head.split(b" ", 1)[0]),
-        parent=int(fields[1]),
-        session=int(fields[3]),
-        start_ticks=int(fields[19]),
-        alive=alive,
-    )
-
-
 def stat_of(pid: int) -> ProcessStat | None:
-    """The process with this pid, None where there is none."""
+    """The process with this pid, by proc_pid_stat(5); None where there is none."""
     try:
-        return parse_stat((_PROC / str(pid) / "stat").read_bytes())
+        # the command in parentheses may hold anything, `)` too
+        fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+        # a thread group whose first thread has ended reads as zombie while its other threads run on
+        alive = fields[0] not in (b"Z", b"X") or int(fields[17]) > 1
+        return ProcessStat(pid, int(fields[1]), int(fields[3]), int(fields[19]), alive)
     except (OSError, IndexError, ValueError):
         return None
 
