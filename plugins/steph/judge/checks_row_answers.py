@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import chain, islice, pairwise
 
-from steph.base.fingerprint import fingerprints, normal_form
+from steph.base.fingerprint import normal_form
 from steph.contract.questions import (
     LEAST_QUESTION_CHARS,
     Choices,
@@ -31,6 +31,7 @@ from steph.contract.questions import (
 from steph.contract.rows import TrainingRow, training_rows_in
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
+from steph.judge.prints import fingerprints
 from steph.judge.reading import bare, strict_letter
 from steph.record.values import Check
 
