@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import CodeType
+from unittest import mock
 
 ROOT = Path(__file__).parent / "root"
 TRAIN_SCRIPT = "scripts/train_qwen_law_ft.py"
@@ -52,7 +53,12 @@ def run_script(root: Path, script: str, *arguments: str, probe_dir: Path | None 
     if probe_dir is not None:
         probe_dir.mkdir(exist_ok=True)
         os.environ["STEPH_PROBE_DIR"] = str(probe_dir)
-    with contextlib.chdir(root), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+    with (
+        contextlib.chdir(root),
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        mock.patch("runpy.run_path", _run_path),
+    ):
         sys.argv = [script, *arguments]
         try:
             exec(_compiled(Path(script).read_text(encoding="utf-8"), script), {"__name__": "__main__"})  # noqa: S102
@@ -69,6 +75,13 @@ def run_script(root: Path, script: str, *arguments: str, probe_dir: Path | None 
         stderr.write(code + "\n")
     returncode = code if isinstance(code, int) else int(code is not None)
     return Ran(returncode, stdout.getvalue(), stdout.getvalue() + stderr.getvalue())
+
+
+def _run_path(path: str) -> dict[str, object]:
+    """As runpy's, with each source compiled once."""
+    names: dict[str, object] = {"__name__": "<run_path>"}
+    exec(_compiled(Path(path).read_text(encoding="utf-8"), path), names)  # noqa: S102
+    return names
 
 
 @cache

@@ -8,6 +8,7 @@ the out-of-memory defects to longer sequences, "until_batch": n to larger batche
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import math
@@ -261,8 +262,12 @@ def age(path: Path) -> None:
 
 
 def learned(name: str, n: int) -> float:
-    layer = int(name.partition("layers.")[2].partition(".")[0])
-    return 0.001 * (n % 7 + 1 + layer)
+    return 0.001 * (n % 7 + 1 + layer_of(name))
+
+
+@functools.cache
+def layer_of(name: str) -> int:
+    return int(name.partition("layers.")[2].partition(".")[0])
 
 
 def only_at(value: float, part: str = "lora_A") -> Callable[[str, int], float]:
