@@ -211,7 +211,7 @@ def test_nothing_is_predicted_without_a_prediction() -> None:
 
 
 def _outlook(there: CardOutlook | None, trainer: TrainerName = TrainerName.ANSWER, **changes: Any) -> Outlook:  # noqa: ANN401 - any field
-    return replace(Outlook(Calibration(trainer, is_described=True), there, asked=(2, 1024)), **changes)
+    return replace(Outlook(Calibration(trainer, is_described=True), there, point=(2, 1024)), **changes)
 
 
 def _prediction(peak: int, verdict: str) -> PredictedPeak:

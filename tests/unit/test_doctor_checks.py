@@ -12,7 +12,6 @@ from japanese import JAPANESE, english_in
 from steph.base.messages import Language, say, speaking, verbatim
 from steph.base.terms import Cause
 from steph.doctor import checks
-from steph.doctor.asking import NOT_STARTED
 from steph.doctor.checks import CATALOG
 from steph.doctor.facts import (
     Busy,
@@ -33,6 +32,7 @@ from steph.doctor.facts import (
     needs_of,
 )
 from steph.doctor.lines import CERTAIN, Level, Line
+from steph.doctor.questions import NOT_STARTED
 from steph.plan.options import Options
 from steph.plan.settings import builtin_profiles, load_profile
 from steph.record.values import RejectedCandidate

@@ -20,8 +20,8 @@ from process_tree import wait_until
 from steph.base.messages import speaking
 from steph.base.units import GIB
 from steph.doctor import reading
-from steph.doctor.asking import NOT_STARTED, SCRIPT, Asked, begun_checkup, read_checkup
 from steph.doctor.facts import Checkup, GpuFacts, HubFacts, Unread
+from steph.doctor.questions import NOT_STARTED, SCRIPT, Question, begun_checkup, read_checkup
 from steph.gpu.lock import gpu_lock, lock_folder
 from steph.plan.options import Options
 from steph.plan.settings import Profile, builtin_profiles, load_profile
@@ -74,7 +74,7 @@ def test_a_question_without_an_answer_says_why_and_leaves_no_process(ask: Callab
     """A hang ends at the deadline, an error and a crash are told, and no child is left."""
     before = children()
     with speaking("en"):
-        found = Asked(ask, 0.3 if ask is unignorable else 250).answer()
+        found = Question(ask, 0.3 if ask is unignorable else 250).answer()
     assert isinstance(found, Unread)
     assert reason in found.reason
     assert children() == before
@@ -82,15 +82,15 @@ def test_a_question_without_an_answer_says_why_and_leaves_no_process(ask: Callab
 
 def test_an_answer_of_any_size_comes_back_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     """Megabytes pass the pipe whole; what the child prints stays with it."""
-    assert Asked(lambda: "x" * 3_000_000, 250).answer() == "x" * 3_000_000
-    assert Asked(speaks, 250).answer() == 7
+    assert Question(lambda: "x" * 3_000_000, 250).answer() == "x" * 3_000_000
+    assert Question(speaks, 250).answer() == 7
     assert capfd.readouterr() == ("", "")
 
 
 def test_questions_are_asked_at_the_same_time() -> None:
     """Four that wait for one another are all answered: each of them runs while the others do."""
     all_four = multiprocessing.get_context("fork").Barrier(4)
-    asked = [Asked(lambda: all_four.wait(250), 250) for _ in range(4)]
+    asked = [Question(lambda: all_four.wait(250), 250) for _ in range(4)]
     assert {question.answer() for question in asked} == {0, 1, 2, 3}
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from steph.base.messages import Message, phrase, say
 from steph.base.terms import Cause
 from steph.base.units import size_words
-from steph.doctor.asking import NOT_STARTED
 from steph.doctor.facts import (
     Busy,
     Checkup,
@@ -26,6 +25,7 @@ from steph.doctor.facts import (
     TorchStep,
 )
 from steph.doctor.lines import CERTAIN, FAIL, WARN, DoctorCheck, Line
+from steph.doctor.questions import NOT_STARTED
 from steph.record.settings import Device
 from steph.run.hub import SPARE_DISK_BYTES
 
@@ -286,18 +286,9 @@ def check_locale(host: HostFacts, output_encoding: str | None) -> Line:
 
 PACKAGES = DoctorCheck(
     "packages",
-    {
-        "missing": FAIL,
-        "conflict": WARN,
-        "import": FAIL,
-        "unavailable": FAIL,
-        "arguments": WARN,
-        "bnb-cuda": FAIL,
-        "numpy": WARN,
-        "cap": FAIL,
-        "unread": FAIL,
-        "crashed": FAIL,
-    },
+    dict.fromkeys(("missing", "conflict", "import", "unavailable", "arguments", "bnb-cuda", "numpy"), FAIL)
+    | dict.fromkeys(("cap", "unread", "crashed"), FAIL)
+    | dict.fromkeys(("conflict", "arguments", "numpy"), WARN),  # and stay where they are in the table
 )
 
 
@@ -357,17 +348,8 @@ def _library_troubles(checkup: Checkup) -> Iterator[Line]:
 
 TORCH = DoctorCheck(
     "torch",
-    {
-        "import": CERTAIN,
-        "cpu-build": CERTAIN,
-        "driver": CERTAIN,
-        "blind": CERTAIN,
-        "kernels": FAIL,
-        "product": FAIL,
-        "wrong": FAIL,
-        "unread": FAIL,
-        "crashed": FAIL,
-    },
+    dict.fromkeys(("import", "cpu-build", "driver", "blind"), CERTAIN)
+    | dict.fromkeys(("kernels", "product", "wrong", "unread", "crashed"), FAIL),
 )
 
 

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from steph.base.messages import Message, phrase, say
 from steph.doctor import checks, reading
-from steph.doctor.asking import Asked, begun_checkup
 from steph.doctor.facts import Busy, Checkup, GpuFacts, HostFacts, ModelFacts, Needs, RootFacts, Unread, needs_of
 from steph.doctor.lines import DoctorCheck, Level, Line
+from steph.doctor.questions import Question, begun_checkup
 from steph.plan.options import Options
 from steph.plan.settings import Profile
 from steph.record.settings import Device
@@ -29,14 +29,14 @@ def examine(
 ) -> Iterator[Line]:
     """The lines of all checks in the table's order; `waits_for` is told what it waits for, and how long at most."""
     needs, host = needs_of(options, profile), reading.read_host()
-    asked_root = Asked(lambda: reading.read_root(options, profile), LOCAL_SECONDS)
-    asked_places = Asked(lambda: reading.read_places(options, profile), LOCAL_SECONDS)
-    asked_hub = None if needs.is_twin else Asked(reading.read_hub, 2 * reading.HUB_SECONDS)
-    asked_model = None if needs.is_twin else Asked(lambda: reading.read_model(options, profile), MODEL_SECONDS)
-    gpu = Asked(reading.read_gpu, LOCAL_SECONDS).answer() if needs.is_gpu else None
+    of_root = Question(lambda: reading.read_root(options, profile), LOCAL_SECONDS)
+    of_places = Question(lambda: reading.read_places(options, profile), LOCAL_SECONDS)
+    of_hub = None if needs.is_twin else Question(reading.read_hub, 2 * reading.HUB_SECONDS)
+    of_model = None if needs.is_twin else Question(lambda: reading.read_model(options, profile), MODEL_SECONDS)
+    gpu = Question(reading.read_gpu, LOCAL_SECONDS).answer() if needs.is_gpu else None
     device = gpu.device if isinstance(gpu, GpuFacts) else None
-    busy = Asked(lambda: reading.read_busy(options.pipeline_root, device), LOCAL_SECONDS).answer()
-    root = asked_root.answer()
+    busy = Question(lambda: reading.read_busy(options.pipeline_root, device), LOCAL_SECONDS).answer()
+    root = of_root.answer()
     not_computed: Message | None = None  # why nothing is computed on the device
     if is_quick:
         not_computed = say("doctor.skipped.quick")
@@ -51,14 +51,14 @@ def examine(
         yield from _gpu_lines(gpu, host, needs)
         yield checks.check_ram(host, needs)
         model: ModelFacts | Unread | None = None
-        if asked_hub is None or asked_model is None:
+        if of_hub is None or of_model is None:
             yield from (kind.not_applicable(say("doctor.skipped.twin")) for kind in (checks.HUB, checks.MODEL))
         else:
             waits_for(phrase("doctor.waits.hub", seconds=MODEL_SECONDS))
-            model = asked_model.answer()
-            yield _judged(checks.HUB, checks.check_hub, asked_hub.answer())
+            model = of_model.answer()
+            yield _judged(checks.HUB, checks.check_hub, of_hub.answer())
             yield _judged(checks.MODEL, checks.check_model, model)
-        chosen, places = model if isinstance(model, ModelFacts) else None, asked_places.answer()
+        chosen, places = model if isinstance(model, ModelFacts) else None, of_places.answer()
         yield _judged(checks.DISK_MODEL, lambda known: checks.check_disk_model(known[0], chosen, needs), places)
         yield _judged(checks.DISK_OUTPUT, lambda known: checks.check_disk_output(known[1:], needs), places)
         if isinstance(root, RootFacts) and root.python is not None:

@@ -1,6 +1,6 @@
 """Reads the facts: NVML, the pipeline root, locks, host, disks, the Hub. Judges nothing, downloads nothing.
 
-Each function may hang or crash where the machine does; `asking` runs them in processes of their own. Nothing here
+Each function may hang or crash where the machine does; `questions` runs them in processes of their own. Nothing here
 raises for what a user's machine may lack: that is a fact. No token reaches a message.
 """
 

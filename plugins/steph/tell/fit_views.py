@@ -26,23 +26,23 @@ def fit_json(result: Fit, card: Card | None = None) -> str:
     With a card that was looked up by its name, `card` says what is usable of it, and how that is known. `basis`: what
     the answer rests on; where nothing is known there are `reasons`, and `at_least_gib` instead of a forecast.
     """
-    beside: dict[str, Any] = {"basis": [str(line) for line in result.basis]}
+    common: dict[str, Any] = {"basis": [str(line) for line in result.basis]}
     if result.host is not None:
         host = result.host
         disk = {"model": host.model_bytes, "checkpoint": host.checkpoint_bytes, "merged": host.merged_bytes}
-        beside["host_memory_gib"] = _gib(host.memory_bytes)
-        beside["disk_gib"] = {name: _gib(size) for name, size in disk.items()}
-    beside["changes"] = [str(line) for line in result.change.words] if result.change else []
+        common["host_memory_gib"] = _gib(host.memory_bytes)
+        common["disk_gib"] = {name: _gib(size) for name, size in disk.items()}
+    common["changes"] = [str(line) for line in result.change.words] if result.change else []
     if result.setting.is_unknown:
-        beside["fitting_trainers"] = list(result.fitting_trainers)
-        beside["changing_trainers"] = list(result.changing_trainers)
-    beside["larger_card"] = result.larger_card or None
+        common["fitting_trainers"] = list(result.fitting_trainers)
+        common["changing_trainers"] = list(result.changing_trainers)
+    common["larger_card"] = result.larger_card or None
     if card is not None:
-        beside["card"] = card.words()
+        common["card"] = card.words()
     if result.reasons:
         reasons = [str(reason) for reason in result.reasons]
         at_least = {"verdict": result.unforeseen_verdict, "reasons": reasons, "at_least_gib": _gib(result.floor_bytes)}
-        return json.dumps({**at_least, **beside}, ensure_ascii=False, indent=1)
+        return json.dumps({**at_least, **common}, ensure_ascii=False, indent=1)
     rows = {
         (batch, length): {"batch_size": batch, "max_seq_length": length, **_fit_values(result, forecast)}
         for (batch, length), forecast in result.forecasts.items()
@@ -50,10 +50,10 @@ def fit_json(result: Fit, card: Card | None = None) -> str:
     if len(rows) == 1:
         (only,) = result.forecasts.values()
         largest = dict(zip(("batch_size", "max_seq_length"), result.largest, strict=True)) if result.largest else None
-        values = {**_fit_values(result, only), "largest": largest, **beside}
+        values = {**_fit_values(result, only), "largest": largest, **common}
         return json.dumps(values, ensure_ascii=False, indent=1)
     largest = rows[result.largest] if result.largest else None
-    return json.dumps({"grid": list(rows.values()), "largest": largest, **beside}, ensure_ascii=False, indent=1)
+    return json.dumps({"grid": list(rows.values()), "largest": largest, **common}, ensure_ascii=False, indent=1)
 
 
 def _fit_values(result: Fit, forecast: Forecast) -> dict[str, Any]:

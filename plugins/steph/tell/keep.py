@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
+from typing import NamedTuple
 
 from steph.base.messages import text as words_of
 
@@ -57,8 +58,7 @@ class Block:
         return digest_of(self.text) != self.digest
 
 
-@dataclass(frozen=True)
-class _Mark:
+class _Mark(NamedTuple):
     line: int
     kind: str
     id: str
@@ -86,20 +86,27 @@ def merge(existing: bytes | None, parts: Sequence[Part]) -> bytes:
     text = _text(existing or b"")
     lines = _lines(text)
     newline = "\r\n" if text.count("\r\n") * 2 > text.count("\n") else "\n"
-    live = _live_blocks(lines)
     marks = _marks(lines)
-    missing = [
-        _rendered(part, _free_copy(marks, part.id), newline) + _lines_as(part.notes, newline)
-        for part in parts
-        if part.id not in live
-    ]
+    times = Counter((mark.id, mark.copy) for mark in marks)
+    # of each id, the last block whose marks stand in the file exactly once
+    live = {block.id: block for block in _blocks(lines) if times[block.id, block.copy] == 2}
+    missing = []
+    for part in parts:
+        if part.id not in live:
+            copy = next(number for number in count(1) if (part.id, number) not in times)
+            missing.append(_rendered(part, copy, newline) + _lines_as(part.notes, newline))
     for block in sorted(live.values(), key=lambda block: block.begin, reverse=True):
         part_here = next((part for part in parts if part.id == block.id), None)
         if part_here is not None:
             following = min((mark.line for mark in marks if mark.line > block.end), default=len(lines))
             own = _translated("".join(lines[block.end + 1 : following]), part_here, newline)
             lines[block.begin : following] = [_renewed(lines, block, part_here, newline), own]
-    return _appended("".join(lines), missing, newline).encode("utf-8", "surrogateescape")
+    whole = "".join(lines)
+    for added in missing:  # below, after a blank line, without touching what is there
+        if whole.strip("\ufeff"):
+            whole += newline if whole.endswith("\n") else newline * 2
+        whole += added
+    return whole.encode("utf-8", "surrogateescape")
 
 
 def _text(raw: bytes) -> str:
@@ -127,17 +134,6 @@ def _blocks(lines: Sequence[str]) -> tuple[Block, ...]:
         for begin, end in pairwise(marks)
         if begin.kind == "begin" and end.kind == "end" and (begin.id, begin.copy) == (end.id, end.copy) and begin.digest
     )
-
-
-def _live_blocks(lines: Sequence[str]) -> dict[str, Block]:
-    """Give the block to renew of each id: the last one whose marks stand in the file exactly once."""
-    times = Counter((mark.id, mark.copy) for mark in _marks(lines))
-    return {block.id: block for block in _blocks(lines) if times[block.id, block.copy] == 2}
-
-
-def _free_copy(marks: Sequence[_Mark], part_id: str) -> int:
-    taken = {mark.copy for mark in marks if mark.id == part_id}
-    return next(copy for copy in count(1) if copy not in taken)
 
 
 def _rendered(part: Part, copy: int, newline: str) -> str:
@@ -168,12 +164,3 @@ def _translated(own: str, part: Part, newline: str) -> str:
 
 def _lines_as(text: str, newline: str) -> str:
     return text if newline == "\n" else text.replace("\n", newline)
-
-
-def _appended(text: str, pieces: Sequence[str], newline: str) -> str:
-    """Put new parts below, after a blank line, without touching what is there."""
-    for piece in pieces:
-        if text.strip("\ufeff"):
-            text += newline if text.endswith("\n") else newline * 2
-        text += piece
-    return text

@@ -57,7 +57,7 @@ class CardOutlook:
 class Outlook:
     """Whether the production model will fit, and what that is computed from.
 
-    `asked` is the production run's (batch size, max_seq_length).
+    `point` is the production run's (batch size, max_seq_length).
     `there` is the rented card, None with the reason in `unpredicted` where the record's own peaks say that
     no formula holds; `here` is this record's card, None without one or where it is the rented one; `lean` is
     this card with a trainer that wastes no memory, where the pipeline's own does.
@@ -68,12 +68,12 @@ class Outlook:
     here: CardOutlook | None = None
     lean: CardOutlook | None = None
     unpredicted: Message = NOTHING
-    asked: tuple[int, int] = (0, 0)
+    point: tuple[int, int] = (0, 0)
 
     @property
     def prediction(self) -> PredictedPeak | None:
         """The production run's peak on the rented card; None where nothing is predicted."""
-        return self.there.grid.get(self.asked) if self.there is not None else None
+        return self.there.grid.get(self.point) if self.there is not None else None
 
 
 def production_outlook(record: Record) -> Outlook | None:
@@ -83,7 +83,7 @@ def production_outlook(record: Record) -> Outlook | None:
         return None
     try:
         wanted = record.context.production
-        outlook = Outlook(calibration_or_default(record), there=None, asked=(wanted.batch_size, wanted.max_seq_length))
+        outlook = Outlook(calibration_or_default(record), there=None, point=(wanted.batch_size, wanted.max_seq_length))
         try:
             return _with_cards(outlook, record, here)
         except ValueError as error:  # a target module that the production model doesn't have

@@ -52,7 +52,7 @@ def signals_held() -> Iterator[set[signal.Signals]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-class Asked(Generic[Answer]):
+class Question(Generic[Answer]):
     """Asks at once; `answer` waits until `deadline_seconds` after that. Fork before any thread is started."""
 
     def __init__(self, ask: Callable[[], Answer], deadline_seconds: float) -> None:
