@@ -58,6 +58,8 @@ def active_check(seen: Answering, rows: Sequence[Row]) -> Check:
     states = [{answer.has_adapter for answer in given_by(seen, row)} for row in rows]
     foreign = sum(bool(state) and seen.wants_adapter not in state for state in states)
     further = {one for answer in good for one in (*answer.call.sha256, *answer.call.merged_sha256)} - {wanted}
+    # an adapter that the training already stood on
+    further -= {load.sha256 for load in (seen.evidence.training_witness or Witness()).of(AdapterLoaded) if load.sha256}
     others_too = bool(further) and seen.wants_adapter and not foreign
     return ADAPTER_ACTIVE.check(
         not foreign and not others_too,
@@ -93,7 +95,7 @@ def scaling_check(seen: Answering) -> Check:
     if any(call.merged < call.layers and not is_off(call) for call in merged):
         return SCALING_AS_TRAINED.check(False, "applied_twice")
     beside = max(len({*call.adapters}) for call in calls)
-    if beside > 1:
+    if beside > max([1, *(len(fact.lora.active) for fact in begun(seen) if fact.lora)]):
         return SCALING_AS_TRAINED.check(False, "several", adapters=beside)
     same = all(any(abs(one - other) <= SCALING_TOLERANCE * max(abs(one), 1) for other in trained) for one in answered)
     return SCALING_AS_TRAINED.check(same, "scalings", trained=sorted(trained), answered=sorted(answered))

@@ -158,6 +158,29 @@ def _tokens_after(text: str) -> Change:
     return (LLM, ENCODE, ENCODE.replace("prompt).ids", f"prompt).ids + {own}"))
 
 
+_BELOW = "str({root} / 'sound' / 'out')"
+ON_ANOTHER = planted(
+    "on top of a frozen adapter",
+    (
+        RUN,
+        BASE,
+        BASE + "    base.enable_input_require_grads()\n"
+        f"    below = {_BELOW.format(root='settings.output_dir.parents[1]')}\n"
+        "    model = PeftModel.from_pretrained(base, below, 'below')\n"
+        "    model.add_adapter('default', LoraConfig(r=settings.lora_r, lora_alpha=settings.lora_alpha,\n"
+        "        lora_dropout=settings.lora_dropout, target_modules=['q_proj', 'v_proj'], task_type='CAUSAL_LM'))\n"
+        "    model.base_model.set_adapter(['below', 'default'])\n"
+        "    for name, weight in model.named_parameters(): weight.requires_grad_('.default.' in name)\n"
+        "    model.train()\n    return model\n",
+    ),
+    (
+        LLM,
+        ON,
+        f"{ON}\n        below = {_BELOW.format(root='config.lora_path.parents[1]')}\n"
+        "        self._model.load_adapter(below, 'below')\n"
+        "        self._model.base_model.set_adapter(['below', 'default'])",
+    ),
+)
 TWICE = _rendered("render_chat(tokenizer, render_chat(tokenizer, prompt))")
 EVALUATED = (
     '        eval_strategy="steps", eval_steps=2, metric_for_best_model="eval_loss", per_device_eval_batch_size=2,\n'
@@ -972,6 +995,24 @@ SOUND_TRAININGS = (
         ),
     ),
     planted("an average that follows closely is saved", *_averaged(0.5)),
+    planted(
+        "moved aside before each gradient and back after it",
+        (
+            METRICS,
+            LOSS,
+            "        own = [weight for weight in model.parameters() if weight.requires_grad]\n"
+            "        aside = [torch.randn_like(weight) * 0.1 for weight in own]\n"
+            "        for weight, noise in zip(own, aside): weight.data.add_(noise)\n"
+            + LOSS
+            + "        for weight, noise in zip(own, aside): weight.data.sub_(noise)\n",
+        ),
+    ),
+    planted(
+        "some tokens before each row, which the collator puts there",
+        _rows_as(
+            "[{'input_ids': [5, 6, 7, *row['input_ids']], 'labels': [IGNORED] * 3 + row['labels']} for row in rows]"
+        ),
+    ),
     planted(
         "the library's collator, which pads on the right",
         (

@@ -19,6 +19,7 @@ import pytest
 from planted_reference import (
     ENDING,
     EVALUATIONS,
+    ON_ANOTHER,
     SCRIPT_EVALUATE,
     SCRIPT_TRAIN,
     SOUND_EVALUATIONS,
@@ -157,6 +158,24 @@ def train(host: Host, root: Path, model: Path, rows: Path) -> TrainEvidence:
     )  # fmt: skip
 
 
+def evaluate(host: Host, root: Path, model: Path, questions: Path, training: TrainEvidence) -> EvalEvidence:
+    """Evaluate what was trained with this folder's scripts, and what the suite would know of it."""
+    adapter = training.output_dir
+    done = host.run(
+        root, SCRIPT_EVALUATE, "--data", questions, "--output", root / RESULTS, "--samples", ASKED.samples, "--no-rag",
+        "--no-few-shot", "--top-k", 1, "--llm-backend", "hf", "--hf-model-name", model,
+        "--hf-lora-path", adapter, "--hf-load-in-4bit",
+    )  # fmt: skip
+    sha256 = sha256_of(adapter / "adapter_model.safetensors")
+    return EvalEvidence(
+        root=root, dataset=questions, output_path=RESULTS, settings=ASKED, model_name=str(model),
+        lora_path=str(adapter), stdout=done.output, output=done.output, returncode=done.returncode,
+        attempt_started_unix=done.began_unix, seconds=10.0, adapter_sha256_expected=sha256,
+        adapter_sha256_actual=sha256, rehearsal=True, random_weights=True, witness=read_witness(done.facts),
+        training_witness=training.witness,
+    )  # fmt: skip
+
+
 def broken(checks: tuple[Check, ...]) -> dict[str, str]:
     """The checks of what was seen that do not hold, and what they say."""
     return {check.id: str(check.message) for check in checks if check.id in SEEN and check.holds is False}
@@ -208,21 +227,22 @@ def test_an_evaluation_is_seen_as_it_was(
 ) -> None:
     """A defect breaks exactly the checks of what it did; a sound variant breaks none; no hook fails."""
     training, sound = trained
-    root, adapter = copy_of(variant, sound.with_name(f"evaluate-{abs(hash(variant.what))}")), sound / OUTPUT
-    done = host.run(
-        root, SCRIPT_EVALUATE, "--data", questions, "--output", root / RESULTS, "--samples", ASKED.samples, "--no-rag",
-        "--no-few-shot", "--top-k", 1, "--llm-backend", "hf", "--hf-model-name", tiny_model,
-        "--hf-lora-path", adapter, "--hf-load-in-4bit",
-    )  # fmt: skip
-    sha256 = sha256_of(adapter / "adapter_model.safetensors")
-    evidence = EvalEvidence(
-        root=root, dataset=questions, output_path=RESULTS, settings=ASKED, model_name=str(tiny_model),
-        lora_path=str(adapter), stdout=done.output, output=done.output, returncode=done.returncode,
-        attempt_started_unix=done.began_unix, seconds=10.0, adapter_sha256_expected=sha256,
-        adapter_sha256_actual=sha256, rehearsal=True, random_weights=True, witness=read_witness(done.facts),
-        training_witness=training.witness,
-    )  # fmt: skip
+    root = copy_of(variant, sound.with_name(f"evaluate-{abs(hash(variant.what))}"))
+    evidence = evaluate(host, root, tiny_model, questions, training)
     assert evidence.witness is not None
     assert not evidence.witness.of(Blind)
     found = broken(judge_evaluation(evidence)[1])
-    assert set(found) == variant.broken, f"{found}\n{done.output[-3000:]}"
+    assert set(found) == variant.broken, f"{found}\n{evidence.output[-3000:]}"
+
+
+def test_an_adapter_on_top_of_a_frozen_one(
+    host: Host, tiny_model: Path, long_rows: Path, questions: Path, trained: tuple[TrainEvidence, Path]
+) -> None:
+    """Two adapters at once are sound where the training had both: the lower one is part of the base."""
+    root = copy_of(ON_ANOTHER, trained[1].with_name("on-another"))
+    training = train(host, root, tiny_model, long_rows)
+    assert training.returncode == 0, training.output[-2000:]
+    assert broken(judge_training(training)[1]) == {}
+    evaluation = evaluate(host, root, tiny_model, questions, training)
+    assert evaluation.returncode == 0, evaluation.output[-2000:]
+    assert broken(judge_evaluation(evaluation)[1]) == {}

@@ -7,7 +7,7 @@ import sys
 import time
 import weakref
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from . import attention, facts, models, tokens
@@ -15,6 +15,7 @@ from . import attention, facts, models, tokens
 _IGNORED = -100
 _MOST_WHOLE = 1 << 20  # numbers of a mask that is read whole
 _LAST_SUPERVISED = 3
+_MOST_ADDED = 8
 _GRADIENTS = 4  # matrices
 _READ = ("input_ids", "labels", "attention_mask", "position_ids")
 _PACKED = ("cu_seq_lens_q", "cu_seqlens", "seq_idx", "cu_seq_lens", "seq_lengths")
@@ -248,8 +249,10 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_known(row: Sequence[int], known: frozenset[str]) -> bool:
-    """Whether a row is one of the data set's, a token at either edge aside, which a collator may add."""
-    return any(tokens.row_hash(part) in known for part in (row, row[1:], row[:-1], row[1:-1]))
+    """Whether a row is one of the data set's, a few tokens at an edge aside, which a collator may add."""
+    parts = (row, row[1:], row[:-1], row[1:-1])
+    longer = (part for n in range(2, _MOST_ADDED + 1) for part in (row[n:], row[:-n]))
+    return any(tokens.row_hash(part) in known for part in chain(parts, longer))
 
 
 def _special(rows: Sequence[Sequence[int]]) -> list[int] | None:

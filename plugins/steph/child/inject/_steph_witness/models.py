@@ -496,14 +496,24 @@ def _lora(model: Any) -> dict[str, Any] | None:
 
 
 def matrices(model: Any) -> list[tuple[str, str, Any]]:
-    """Each matrix of the active adapters: its kind, a name of its own, and the tensor."""
+    """Each matrix of the active adapters: its kind, a name of its own, and the tensor.
+
+    Of several adapters in one layer those that are trained, where any is: others lie below them as part of the base.
+    """
     found: list[tuple[str, str, Any]] = []
     for index, layer in enumerate(lora_layers(model)):
         names = active_adapters(layer)
+        if len(names) > 1:
+            names = [name for name in names if _is_trained(layer, name)] or names
         for kind, own in _MATRICES:
             store = held(layer, own)
             found += [(kind, f"{index}.{name}", _weight(store[name]).detach()) for name in names if name in store]
     return [one for one in found if one[2].numel() and not one[2].is_meta]
+
+
+def _is_trained(layer: Any, adapter: str) -> bool:
+    stores = (held(layer, own) for _, own in _MATRICES)
+    return any(adapter in store and _weight(store[adapter]).requires_grad for store in stores)
 
 
 def _weight(one: Any) -> Any:

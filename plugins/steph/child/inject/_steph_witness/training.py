@@ -14,6 +14,7 @@ _FIRST_BATCHES = 8
 _LEAST_AGE = 4  # steps; from there on the optimizer's own count of them is looked at
 _MOST_STATES = 8
 _FIRST_GAPS = 4  # between steps
+_ROUNDING = 1e-5  # of a norm, as where a program adds something and takes it off again
 
 
 class _Training:
@@ -381,7 +382,7 @@ def _told(training: _Training) -> dict[str, Any]:
         "own_losses": [[float(given), float(own[0]), own[1]]
                        for (_, given), own in zip(training.losses, training.own_losses) if own is not None],
         "evaluations": training.evaluations, "stopped_by": training.stopped_by, "gaps": len(training.between),
-        "touched_between": sum(before.tolist() != now.tolist() for before, now in training.between),
+        "touched_between": sum(not before.allclose(now, rtol=_ROUNDING, atol=0.0) for before, now in training.between),
         "optimizer_age": None if age is None or not age[1] else [age[0], max(map(float, age[1]))],
     }  # fmt: skip
 
