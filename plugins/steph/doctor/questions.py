@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import IO, Generic, NoReturn, TypeVar
 
@@ -119,6 +118,11 @@ def begun_checkup(
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, ExitStack() as stack:
         try:
             with signals_held() as mask:
+
+                def in_child() -> None:  # a doctor that is killed leaves none behind
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                    set_parent_death_signal(signal.SIGKILL)
+
                 process = Child[bytes](
                     [python, str(SCRIPT), *words],
                     env=dict(environment),
@@ -126,7 +130,7 @@ def begun_checkup(
                     stdout=output,
                     stderr=errors,
                     start_new_session=True,
-                    preexec_fn=partial(_end_with_parent, mask),
+                    preexec_fn=in_child,
                 )
                 stack.callback(_end, process)
         except OSError as error:
@@ -170,12 +174,6 @@ def _end(process: Child[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):  # hangs in the driver: nothing more can be done
         process.wait(_CHECKUP_REAP_SECONDS)
-
-
-def _end_with_parent(mask: set[signal.Signals]) -> None:
-    """In the new process: a doctor that is killed leaves none behind."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    set_parent_death_signal(signal.SIGKILL)
 
 
 def _text(file: IO[bytes]) -> str:

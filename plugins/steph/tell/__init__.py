@@ -1,1 +1,1 @@
-"""Saying it: advice, report, comparison. Takes a record, gives text; decides nothing."""
+"""What a record says, in words: report, advice, comparison. Takes values, gives text; decides nothing."""

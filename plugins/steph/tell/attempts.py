@@ -1,4 +1,4 @@
-"""What the report says of a stage's attempts: their table, and the words of one that failed or still runs.
+"""The table of a stage's attempts, and the words of an attempt that failed or still runs.
 
 Takes values of a record, gives words and Markdown; what stands around them is in `templates/`.
 """

@@ -1,4 +1,4 @@
-"""Commands as a person pastes them: an attempt's own, and the one that runs a stage again.
+"""Gives commands as a person pastes them: an attempt's own, and the one that runs a stage again.
 
 Takes argv tuples, gives shell text; runs nothing.
 """

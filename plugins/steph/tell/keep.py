@@ -1,4 +1,4 @@
-"""What a person wrote stays: generated parts between marks, everything else byte for byte.
+"""Renews the generated parts of a report between their marks; what a person wrote stays, byte for byte.
 
 A generated part stands between two lines of its own,
 

@@ -1,4 +1,4 @@
-"""The report's place on disk: one writer at a time, and the file is replaced at once or not at all.
+"""Replaces a file at once or not at all, one writer at a time.
 
 Takes a path and a function from the file's old bytes to its new ones. A writer that is killed leaves the old file whole
 and at most a hidden `.part` beside it, which the next one clears away.

@@ -1,4 +1,4 @@
-"""The report: one Markdown page from a record, and its careful place on disk.
+"""Renders the report, one Markdown page, from a record and its templates, and writes it to disk.
 
 `render` and `parts` are pure: a record and its history in, text out. `write_report` alone touches files: it draws the
 pictures, renews the generated parts and keeps every byte that a person wrote.

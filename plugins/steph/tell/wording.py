@@ -1,4 +1,4 @@
-"""The words and figures of everything that people read: verdicts, causes, phases, sizes, times.
+"""Short words for values: verdicts, causes, phases, counts, losses, how an attempt ended.
 
 Pure functions from values to short strings, none of them Markdown.
 """
