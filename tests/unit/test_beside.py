@@ -174,4 +174,4 @@ def test_a_disk_that_takes_no_more_ends_the_calibration_with_a_line(
     """H-2 keeps the PASS that is on the disk, and its test does not fail."""
     stage, conductor = _conducted(tmp_path, monkeypatch, JournalError("events.jsonl: No space left on device"))
     assert conductor.run(StageId.H2, 60).verdict is Verdict.PASS
-    assert [line.split(":")[0] for line in stage.said if "No space" in line] == ["H-2 calibrate"]
+    assert [line.split(":")[0] for line in stage.said if "No space" in line] == ["H-2 events.jsonl"]
