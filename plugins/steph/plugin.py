@@ -163,6 +163,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) -> None:
     from steph.base.messages import phrase
+    from steph.base.units import duration
     from steph.judge.verdict import overall
     from steph.record.events import fold
 
@@ -173,7 +174,7 @@ def _summarize(terminalreporter: pytest.TerminalReporter, stages: StageSession) 
     terminalreporter.line(f"{overall(record)}  ({kind}, {profile})")
     width = max(map(len, record.results), default=0)
     for stage, result in sorted(record.results.items()):
-        seconds = f"{result.seconds:.1f} s" if result.seconds is not None else ""
+        seconds = duration(result.seconds) if result.seconds is not None else ""
         explanation = str(result.explanation)[:EXPLANATION_CHARS]
         stale = f"{phrase('session.stale')} " if result.stale else ""
         terminalreporter.line(f"{stage:{width}}  {result.verdict:14} {seconds:>9}  {stale}{explanation}")
