@@ -11,6 +11,7 @@ from . import models
 
 _SLICE = 64  # numbers of a matrix that are kept from the beginning
 _COMPARED_LAYERS = 4
+_MOST_SIZES = 32  # matrices, of each kind
 _BASE_BYTES = 16384  # of a weight, for its norm
 _KINDS = ("lora_A", "lora_B")
 
@@ -69,6 +70,7 @@ def _kept(before: dict[str, Any], now: dict[str, Any]) -> float | None:
     """The norm of a matrix's first numbers over what it was before, in the median; None where all of them were zero."""
     torch: Any = sys.modules["torch"]
     shared = [name for name in now if name in before]
+    shared = shared[:: -(-len(shared) // _MOST_SIZES) or 1]
     if not shared:
         return None
     sizes = (torch.stack(torch._foreach_norm([one[name][1] for name in shared])).tolist() for one in (before, now))

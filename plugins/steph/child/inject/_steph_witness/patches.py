@@ -41,7 +41,7 @@ def _described(model: Any) -> dict[str, dict[str, int]]:
             is_replaced = usual[cls] if cls in usual else usual.setdefault(cls, _is_replaced(module))
         if is_replaced:
             _add(found["forwards"], cls.__name__)
-        if any(is_own(hook) for kind in _HOOKS if own.get(kind) for hook in own[kind].values()):
+        if any(is_own(hook) for hooks in filter(None, map(own.get, _HOOKS)) for hook in hooks.values()):
             _add(found["hooks"], cls.__name__)
         for parameter in own.get("_parameters", {}).values():
             if parameter is not None and any(map(is_own, _gradient_hooks(parameter))):
