@@ -362,6 +362,16 @@ def test_a_path_is_taken_as_it_is(hub: FakeHub, asker: Asker, tmp_path: Path) ->
     assert asker.download(choice) == choice
 
 
+def test_a_broken_folder_is_not_passed_for_the_cached_copy_of_its_name(
+    asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline that is given this name loads the folder."""
+    write_cached(asker.cache_dir, A)
+    (tmp_path / A).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert asker.why_not()[0] is Cause.HUB_NOT_FOUND
+
+
 def test_a_download_is_whole_pinned_and_usable_offline(hub: FakeHub, asker: Asker) -> None:
     """After the download the cache finds the model by its name without a network, and nothing unwanted came along."""
     steps: list[tuple[int, int]] = []

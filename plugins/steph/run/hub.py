@@ -111,9 +111,11 @@ def choose(
         except HubError as error:
             failure = error.failure
             silence = failure if failure.is_endpoint_wide else silence
-            try:
-                cached = model_files.cached_model(hub.cache_dir, name)
-            except IncompleteModelError:
+            cached = None
+            if not _is_path(name):  # a pipeline loads the folder, whatever the cache holds under that name
+                with suppress(IncompleteModelError):
+                    cached = model_files.cached_model(hub.cache_dir, name)
+            if cached is None:
                 log(f"H-1: {_named(name, failure.message)}")
                 rejected.append(RejectedCandidate(name=name, cause=failure.cause, message=failure.message))
                 continue
@@ -131,12 +133,16 @@ def choose(
     raise NoModelError(rejected)
 
 
+def _is_path(name: str) -> bool:
+    return bool(name) and (Path(name).expanduser().is_dir() or name.startswith(("/", "./", "../", "~")))
+
+
 def _find(name: str, hub: Hub, silence: HubFailure | None, spare_disk_bytes: int) -> ModelChoice:
     """A candidate in a folder of that path, else on the Hub; raises HubError."""
-    path = Path(name).expanduser()
-    if (name and path.is_dir()) or name.startswith(("/", "./", "../", "~")):
+    if _is_path(name):
+        path = Path(name).expanduser().resolve()
         try:
-            return _copy_on_disk(path.resolve(), str(path.resolve()), "local", say("model.local"), None)
+            return _copy_on_disk(path, str(path), "local", say("model.local"), None)
         except IncompleteModelError as error:
             raise HubError(HubFailure(Cause.HUB_NOT_FOUND, words_of(error))) from error
     if silence is not None:
