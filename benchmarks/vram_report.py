@@ -69,7 +69,7 @@ def _measured(line: dict[str, Any]) -> Measured:
 def slack_share_from(points: Sequence[Measured], trainer: str) -> float:
     """What the allocator reserves beyond what is allocated, as a share of it: the calibration points' median.
 
-    It is what `slack_share` of the trainer's row in `steph.memory.trainers` is set to, in hundredths.
+    It is what `slack_share` of the trainer's row in `steph/memory/trainers.toml` is set to, in hundredths.
     """
     chosen = [found for found in points if found.point.use == "calibrate" and found.point.trainer == trainer]
     return median(found.reserved_bytes / found.allocated_bytes - 1 for found in chosen if not found.oom)

@@ -314,9 +314,7 @@ class TrainingEnds(Fact):
     own_losses: tuple[tuple[float, float, bool], ...] = ()  # the step's, the model's, and whether it knew the tokens
     optimizer_age: tuple[int, float] | None = None  # steps in a row, and how many of them the optimizer knows of
     evaluations: int | None = None
-    stopped_by: tuple[str, ...] | None = (
-        None  # callbacks that may have, where one of them ended it before its last step
-    )
+    stopped_by: tuple[str, ...] | None = None  # callbacks that may have ended it before its last step, if one did
     rateless_steps: int | None = None  # of the optimizer, with a learning rate of zero in all of its groups
     matrices: Matrices | None = None
     base: BaseCompared | None = None
