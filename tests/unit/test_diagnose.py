@@ -231,6 +231,13 @@ def test_a_printed_line_shows_the_phase(line: str, phase: Phase) -> None:
     assert diagnose(f"{line}\nRuntimeError: it broke", 1).phase is phase
 
 
+@pytest.mark.parametrize("line", ["lora path: out/adapter", "evaluating every 100 steps"])
+def test_a_setting_that_a_training_prints_is_no_evaluation(line: str) -> None:
+    """The phase stays what the lines before it show."""
+    log = f"***** Running training *****\n{line}\nRuntimeError: it broke"
+    assert diagnose(log, 1).phase is Phase.FIRST_STEP
+
+
 @pytest.mark.parametrize(
     "told",
     [
