@@ -530,6 +530,15 @@ def test_weights_that_are_laid_out_for_a_cpu_are_not_compared() -> None:
     assert movement._unpacked(torch.zeros(64, dtype=torch.uint8), state) is None
 
 
+@pytest.mark.parametrize(("layers", "kinds"), [(32, 7), (28, 7), (16, 4), (2, 2)])
+def test_what_is_kept_of_the_matrices_is_told_of_all_their_kinds(layers: int, kinds: int) -> None:
+    """However many a model has of them: where one in each layer shrank, most did not."""
+    torch = pytest.importorskip("torch")
+    before = {f"layers.{layer}.{kind}": (1.0, torch.ones(2)) for layer in range(layers) for kind in range(kinds)}
+    now = {name: (1.0, first / (1 + name.endswith(".0"))) for name, (_, first) in before.items()}
+    assert movement._kept(before, now) == (1.0 if kinds > 2 else 0.75)
+
+
 def test_the_hook_that_asks_for_the_seconds_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training's end is told by a hook that takes time itself."""
     clock = iter(range(100))
