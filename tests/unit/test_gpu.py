@@ -221,7 +221,9 @@ def test_what_others_on_the_card_take_meanwhile_is_not_the_childs(use: UseCards)
         card.used, card.processes = 3 * GIB, [Running(8, 2 * GIB)]
         watch.sample(3.0)
         assert watch.samples == [(1.0, 17 * GIB), (2.0, 7 * GIB), (3.0, 3 * GIB)]
-        assert watch.device_peaks == (DevicePeak(uuid="GPU-a", peak_device_bytes=17 * GIB, peak_own_bytes=3 * GIB),)
+        assert watch.device_peaks == (
+            DevicePeak(uuid="GPU-a", peak_device_bytes=17 * GIB, peak_own_bytes=3 * GIB, used_before_bytes=5 * GIB),
+        )
         assert watch.returned(0.0) is False
         card.used, card.processes = 13 * GIB, [Running(7, 12 * GIB)]
         assert watch.returned(0.0) is True
@@ -243,4 +245,8 @@ def test_memory_that_comes_back_later_is_seen(use: UseCards) -> None:
     assert is_back(peaks, use(FakeNvml(card, other))) is False
     assert is_back(peaks, use(FakeNvml(card))) is None
     assert is_back([DevicePeak(uuid="GPU-a")], use(FakeNvml(card))) is None
+    beside = DevicePeak(uuid="GPU-a", peak_device_bytes=9 * GIB, peak_own_bytes=5 * GIB, used_before_bytes=GIB)
+    assert is_back([beside], use(FakeNvml(card))) is True
+    card.used += 1
+    assert is_back([beside], use(FakeNvml(card))) is False
     assert is_back([], use(FakeNvml(card))) is None

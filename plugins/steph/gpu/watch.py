@@ -55,7 +55,9 @@ class _Device:
     def peaks(self) -> DevicePeak:
         """The highest figures so far."""
         own = None if self.own_peak is None or self.before is None else self.own_peak - self.before
-        return DevicePeak(uuid=self.uuid, peak_device_bytes=self.peak, peak_own_bytes=own)
+        return DevicePeak(
+            uuid=self.uuid, peak_device_bytes=self.peak, peak_own_bytes=own, used_before_bytes=self.before
+        )
 
     def _without_others(self, used: int) -> int:
         held = self._held() if self._others else None
@@ -135,7 +137,9 @@ def is_back(peaks: Iterable[DevicePeak], cards: Driver | None = None) -> bool | 
     for peak in peaks:
         if peak.uuid is None or peak.peak_device_bytes is None or peak.peak_own_bytes is None:
             return None
-        before = peak.peak_device_bytes - peak.peak_own_bytes
+        before = peak.used_before_bytes
+        if before is None:  # in older records, where nothing else was left out of the attempt's own
+            before = peak.peak_device_bytes - peak.peak_own_bytes
         try:
             answers.append((cards or driver()).used_bytes(peak.uuid) <= before + SLACK_BYTES)
         except DeviceError:

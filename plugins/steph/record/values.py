@@ -245,14 +245,16 @@ class EvalOutcome(Value):
 
 
 class DevicePeak(Value):
-    """One card's highest used memory over an attempt, of all processes and less what was used before.
+    """One card's highest used memory over an attempt, of all processes and of the attempt's own.
 
-    Records of version 1 do not name the card where it is the only one.
+    `peak_own_bytes` is without `used_before_bytes`, what was used before the attempt, and without what other programs
+    took meanwhile, as far as the driver shows that. Records of version 1 do not name the card where it is the only one.
     """
 
     uuid: str | None
     peak_device_bytes: int | None = None
     peak_own_bytes: int | None = None
+    used_before_bytes: int | None = None
 
 
 class ProductionCall(Value):
