@@ -77,9 +77,9 @@ def run_script(root: Path, script: str, *arguments: str, probe_dir: Path | None 
     return Ran(returncode, stdout.getvalue(), stdout.getvalue() + stderr.getvalue())
 
 
-def _run_path(path: str) -> dict[str, object]:
+def _run_path(path: str, run_name: str = "<run_path>") -> dict[str, object]:
     """As runpy's, with each source compiled once."""
-    names: dict[str, object] = {"__name__": "<run_path>"}
+    names: dict[str, object] = {"__name__": run_name}
     exec(_compiled(Path(path).read_text(encoding="utf-8"), path), names)  # noqa: S102
     return names
 
