@@ -9,7 +9,9 @@ each child too.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -18,6 +20,8 @@ from functools import partial
 from pathlib import Path
 
 import bitsandbytes  # noqa: F401
+import huggingface_hub
+import jinja2
 import peft  # noqa: F401
 import torch  # noqa: F401
 import transformers
@@ -28,6 +32,15 @@ with contextlib.suppress(ImportError):  # patterns of every model's weights, com
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     get_checkpoint_conversion_mapping("qwen2")
+for late in (
+    "numpy.ctypeslib", "peft.tuners.lora.bnb", "peft.utils.transformers_weight_conversion",
+    "transformers.integrations.bitsandbytes", "transformers.models.qwen2.tokenization_qwen2",
+):  # fmt: skip
+    with contextlib.suppress(ImportError):
+        importlib.import_module(late)
+# PEFT writes a card from a template with each checkpoint: an eighth of a small training is compiling it
+jinja2.Environment.compile = functools.cache(jinja2.Environment.compile)  # type: ignore[method-assign, assignment]
+huggingface_hub.ModelCard.from_template(huggingface_hub.ModelCardData())
 gc.freeze()
 
 sys.path.append(str(Path(__file__).parents[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def copy_of(variant: Planted, target: Path, *, whole: bool = False) -> Path:
 
     A text that is not there once has moved on, and so must the variant.
     """
-    left = ("__pycache__", "runs", "results", *(() if whole else ("datasets",)))
+    compileall.compile_dir(PIPELINE / "app", quiet=1)  # the copy's unchanged files then need not be
+    left = ("runs", "results", *(() if whole else ("datasets",)))
     shutil.copytree(PIPELINE, target, ignore=shutil.ignore_patterns(*left))
     for name, old, new in variant.changes:
         path = target / name
