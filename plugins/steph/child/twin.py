@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -267,6 +268,7 @@ def build(request: Request, folder: Path) -> tuple[int, str]:
     needed_bytes, free_bytes = parameters * torch.bfloat16.itemsize, shutil.disk_usage(folder).free
     if free_bytes < needed_bytes + (1 << 28):
         raise TwinError(f"the weights need {needed_bytes / 2**30:.2f} GiB, {folder} has {free_bytes / 2**30:.2f} GiB")
+    gc.enable()  # the imports are over
     write_weights(model, device, folder)
     return parameters, str(device)
 
@@ -482,4 +484,5 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # a fifth of importing torch and transformers, whose objects all stay
     sys.exit(main())
