@@ -311,7 +311,7 @@ def test_a_wasteful_trainer_is_told_what_a_lean_one_would_need() -> None:
     )
     text = _advice_of(factory.green_acceptance(), outlook)
     assert "載るとは言えません(変更後の設定で 14.00 GiB" in text
-    assert '無駄を省いた学習(付属の参照パイプライン、`trainer = "answer"`)なら、ここにも載る予測です' in text
+    assert '無駄を省いた学習(付属の参照パイプライン、`trainer = "reference"`)なら、ここにも載る予測です' in text
 
 
 @pytest.mark.parametrize("verdict", ["too_close", "does_not_fit"])

@@ -54,7 +54,7 @@ def profile() -> Profile:
             '[train]\npreset = "tlr"',
             "train.preset: unknown preset 'tlr'; known: axolotl, lawqa, llamafactory, lm-eval, trl, unsloth",
         ),
-        ('preset = "trl"', "evaluate: the preset 'trl' says nothing of it"),
+        ('preset = "trl"', "evaluate: the preset 'trl' has none"),
         ('[train]\npreset = "trl"', r"\[evaluate\]: missing; give it a preset or a command"),
         ('[evaluate]\npreset = "lm-eval"', r"\[train\]: missing"),
         (BARE.replace("{model}", "{modle}"), r"train.command: unknown placeholder {modle}; did you mean {model}\?"),

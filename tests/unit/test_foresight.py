@@ -297,7 +297,7 @@ def test_where_naming_the_trainer_decides_this_is_said(setting: tuple[str, ...])
         said = CliRunner().invoke(app, ["fit", *question], env={"STEPH_LANGUAGE": "en", "HF_HUB_OFFLINE": "1"}).output
     assert "name it with --trainer" in said
     again = shlex.join(["steph", "fit", *question, "--trainer", found["fitting_trainers"][0]])
-    assert f"narrows the answer, for example: {again}\n" in said
+    assert f"narrows the prediction, for example: {again}\n" in said
     assert "no change that is known makes it fit" not in said
 
 

@@ -257,7 +257,7 @@ def test_a_hanging_training_ends_at_its_deadline(tmp_path: Path) -> None:
         ("train_file", "ft_direct_full_norag.jsonl (paths.train_file) がない"),
         ("train_script", "スクリプトがない"),
         ("dataset", "キー samples がない"),
-        ("root", "というフォルダがない"),
+        ("root", "パイプラインのフォルダ"),
         ("description", "steph.toml: paths.train_scrpt: このようなキーはない"),
     ],
 )

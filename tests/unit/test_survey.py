@@ -100,7 +100,7 @@ def test_a_notebooks_export_has_its_settings_inside(tmp_path: Path) -> None:
     assert (train["output_dir"], train["artifacts"]) == ("outputs", {"adapter": "{output_dir}/lora"})
     assert found["model"] == {"candidates": ["models/tiny"]}
     assert "# fixed must also say max_seq_length = …\n" in draft(survey(place))
-    assert "of these its text does not say gradient_accumulation_steps, learning_rate" in draft(survey(place))
+    assert "the script does not set gradient_accumulation_steps, learning_rate" in draft(survey(place))
 
 
 def test_a_script_with_a_command_line_is_called_by_its_own_options(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_init_asks_only_for_what_is_missing(tmp_path: Path, is_whole: bool) -> N
     said = CliRunner().invoke(app, ["init", str(root), "--language", "en"]).output
     assert ("…" in (root / "steph.toml").read_text(encoding="utf-8")) is not is_whole
     assert f"steph check '{root}'" in said
-    assert ("put what is missing" in said) is not is_whole
+    assert ("fill in every" in said) is not is_whole
 
 
 @pytest.mark.parametrize(("program", "said"), [("docker", "nothing is seen inside docker"), ("{python}", "")])

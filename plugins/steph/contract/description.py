@@ -318,7 +318,8 @@ class Description(Value):
     maximum; `"answer"` casts nothing, computes the answers' logits only and pads to the longest row; `"reference"` is
     this release's reference pipeline, whose attention needs no mask and which uses host memory where it must; `"trl"`
     is TRL's SFTTrainer of 1.x, `"liger"` the same with `use_liger_kernel`, `"unsloth"` Unsloth's loader and
-    checkpointing. Not given: predicted as `"full"`, and no setting is passed over because of a prediction."""
+    checkpointing. Not given: the forecast shows `"full"`'s peak with an interval over all of them, and no setting is
+    passed over because of it."""
     optional_flags: tuple[str, ...] | None = None
     """Of the preset `lawqa`: what the training script takes beyond the flags that every such script has,
     `--max-steps-override` above all. Not given: read off its `--help`, where the script's own text shows a command
