@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from planted import plant
 from planted.defects import Variant
@@ -96,6 +96,7 @@ def test_what_is_no_spill_is_never_accused(name: str) -> None:
     assert found.holds is not None or found.severity is Severity.INFO
 
 
+@example([1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0625], [1.0, 1.0, 0.0625], 1.0, 0.0)  # a card that is full only at first
 @given(
     st.lists(st.floats(0.05, 1.0), min_size=3, max_size=30),
     st.lists(st.floats(0.05, 1.0), min_size=3, max_size=30),

@@ -252,7 +252,10 @@ def spill_check(card: CardMemory, steps: tuple[TimedStep, ...]) -> Check:
     full, roomy = list[TimedStep](), list[TimedStep]()
     for step in steps:  # by the last sample until the step's end
         at = bisect.bisect_right(card.samples, step.ended_seconds, key=lambda sample: sample[0])
-        (full if card.samples[max(0, at - 1)][1] / total >= FULL_SHARE else roomy).append(step)
+        if card.samples[max(0, at - 1)][1] / total >= FULL_SHARE:
+            full.append(step)
+        elif not full:  # what was fast only afterwards says nothing: it may be the first steps that were slow
+            roomy.append(step)
     before = median(step.seconds for step in roomy) if roomy else 0.0
     if min(len(full), len(roomy)) < LEAST_STEPS or before < MEASURABLE_SECONDS:
         return NO_MEMORY_SPILL.check(None, "incomparable", share=share, before=len(roomy), after=len(full))
