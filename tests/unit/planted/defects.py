@@ -497,7 +497,7 @@ WITNESSED = (
     _eval("law_in_prompt", "RAG なしなのに条文を渡した", "prompts_bare"),
     _eval("passages_in_prompt", "RAG なしなのに検索した文を渡した", "prompts_bare"),
     _eval("no_generation_prompt", "プロンプトの終わりに、答えの番の見出しがない", "frame_as_trained", trap=6),
-    _eval("template_twice", "チャットテンプレートを二重に掛けた", "template_once", trap=6),
+    _eval("template_twice", "チャットテンプレートを二重に適用した", "template_once", trap=6),
     _eval("four_beams", "ビームサーチで答えた", "answers_greedy"),
     _eval("no_template", "評価のプロンプトにチャットテンプレートがない", "frame_as_trained", trap=6),
     _eval("limit_unheeded", "config の max_new_tokens より短い上限で生成した", "config_as_asked", "answers_stopped",
