@@ -63,7 +63,7 @@ def test_another_card_of_a_like_name_is_not_taken_for_it(written: str) -> None:
 
 def test_a_name_for_several_sizes_asks_which_and_two_cards_are_asked_for_by_their_number() -> None:
     """A100 is three sizes; `2x T4` is one card twice."""
-    with speaking("en"), pytest.raises(ValueError, match="is it A100 20GB slice or A100 40GB or A100 80GB"):
+    with speaking("en"), pytest.raises(ValueError, match=r"in full \(A100 20GB slice, A100 40GB, A100 80GB\)"):
         card_by_name("A100")
     for written in ("2x T4", "T4 x2", "2 x RTX 3090"):
         with pytest.raises(ValueError, match="--cards"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from steph.base.messages import NOTHING, Message, phrase, say
+from steph.base.messages import phrase, say
 from steph.base.units import GIB, gib
 from steph.record.settings import BF16_SINCE
 
@@ -75,11 +75,9 @@ def card_by_name(name: str) -> Card:
     if several is not None and named(several["before"] or several["after"]):
         raise ValueError(say("card.several", name=name))
     close = [card.name for card in CARDS.values() if plain and _plain(card.name).startswith(plain)]
-    names: Message | str = ""
-    for other in close:
-        names = say("card.or", one=names, other=other) if names else other
-    question = say("card.close", names=names) if names else NOTHING
-    raise ValueError(say("card.unknown", name=name, question=question, known=list(CARDS)))
+    if close:
+        raise ValueError(say("card.close", name=name, names=close))
+    raise ValueError(say("card.unknown", name=name, known=list(CARDS)))
 
 
 def _spellings(card: Card) -> set[str]:
