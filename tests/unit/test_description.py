@@ -54,6 +54,8 @@ def profile() -> Profile:
             '[train]\npreset = "tlr"',
             "train.preset: unknown preset 'tlr'; known: axolotl, lawqa, llamafactory, lm-eval, trl, unsloth",
         ),
+        ("[train]\nfixed = { batch_size = … }", "line 2: … stands for what `steph init` did not find"),
+        ('[train]\ncommand = ["{python}", "…"]  # …', "line 2: … stands for"),
         ('preset = "trl"', "evaluate: the preset 'trl' has none"),
         ('[train]\npreset = "trl"', r"\[evaluate\]: missing; give it a preset or a command"),
         ('[evaluate]\npreset = "lm-eval"', r"\[train\]: missing"),

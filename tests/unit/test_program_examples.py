@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from steph.cli import app
 from steph.contract.commands import unsaid_settings
-from steph.contract.description import load_description
-from steph.contract.draft import UNKNOWN, draft
+from steph.contract.description import UNKNOWN, load_description
+from steph.contract.draft import draft
 from steph.contract.survey import survey
 from typer.testing import CliRunner
 
@@ -52,7 +52,7 @@ def test_check_shows_the_commands_of_an_example(name: str, tmp_path: Path, pytho
         env={"COLUMNS": "400"},
     )
     assert shown.exit_code == 0, shown.output
-    assert "24 rows of " in shown.output
+    assert "24 rows in the format " in shown.output
     program = {
         "llamafactory": "llamafactory-cli train train_lora.yaml",
         "axolotl": "axolotl train",

@@ -7,6 +7,7 @@ A description builds on a preset, a description that comes with the suite, and h
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from steph.plan.settings import Filled, ProfileError, bounded, strictly, validat
 from steph.record.settings import MAX_SAMPLES, TrainSettings
 
 FILE_NAME = "steph.toml"
+UNKNOWN = "…"  # in a draft, what a person must put in its place; no program has this name
+_UNFILLED = re.compile(rf'^[^#\n]*(?:"{UNKNOWN}"|=[ ]*{UNKNOWN})', re.MULTILINE)
 DEFAULT_PRESET = "lawqa"
 OUTPUT_DIR, EVALUATION_OUTPUT = "steph-adapter", "steph-evaluation.json"  # where nothing is said; no folder is made
 
@@ -403,7 +406,11 @@ def load_description(root: Path) -> Description:
     if not path.is_file():
         return Description()
     try:
-        return strictly(Description, with_presets(tomllib.loads(path.read_text(encoding="utf-8-sig"))))
+        text = path.read_text(encoding="utf-8-sig")
+        if unfilled := _UNFILLED.search(text):
+            line = text.count("\n", 0, unfilled.start()) + 1
+            raise PresetError(say("description.unfilled", line=line, unknown=UNKNOWN))
+        return strictly(Description, with_presets(tomllib.loads(text)))
     except ValidationError as error:
         raise DescriptionError(*validation_messages(str(path), error)) from error
     except PresetError as error:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from steph.base.messages import say, text
 from steph.base.terms import TrainerName
 from steph.contract.commands import MUST_BE_SAID
+from steph.contract.description import UNKNOWN
 from steph.contract.programs import NAMES, Script
 from steph.contract.survey import Survey
 from steph.record.settings import MAX_SAMPLES
-
-UNKNOWN = "…"  # what a person must put in its place; no program has this name
 
 
 def said(message_id: str, **values: object) -> str:
