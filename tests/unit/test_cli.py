@@ -89,7 +89,7 @@ def test_a_language_that_nobody_speaks_is_one_line_and_status_2(tmp_path: Path, 
     ended = steph(command, "--reports", tmp_path, "--language", "de")
     assert (ended.exit_code, ended.stderr) == (
         2,
-        "steph: --language: 'de' という言語はない (not a language of the suite)。使える値 (allowed): ja、en\n",
+        "steph: --language: 'de' という言語はない(not a language of the suite)。使える値(allowed): ja、en\n",
     )
 
 
@@ -98,7 +98,7 @@ def test_a_language_of_the_environment_that_nobody_speaks_is_refused_by_the_vari
 ) -> None:
     """Who never typed an option is not sent to look for one."""
     monkeypatch.setenv("STEPH_LANGUAGE", "de")
-    said = "steph: STEPH_LANGUAGE: 'de' という言語はない (not a language of the suite)。使える値 (allowed): ja、en\n"
+    said = "steph: STEPH_LANGUAGE: 'de' という言語はない(not a language of the suite)。使える値(allowed): ja、en\n"
     assert steph("list", "--reports", tmp_path).stderr == said
 
 

@@ -116,7 +116,7 @@ def test_a_language_that_nobody_speaks_is_refused_in_one_line(
     monkeypatch.setenv("STEPH_LANGUAGE", variable)
     assert pytest.main(["-p", "steph.plugin", "--noconftest", "-m", "gpu", "tests/acceptance", *words]) == 4
     (line,) = (line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("ERROR"))
-    said = "'de' という言語はない (not a language of the suite)。使える値 (allowed): ja、en"
+    said = "'de' という言語はない(not a language of the suite)。使える値(allowed): ja、en"
     assert line == f"ERROR: {named}: {said}"
 
 
