@@ -338,3 +338,26 @@ def test_prompts_end_as_the_rows_do_before_their_answers(
     change = answers(lambda n, fact: [fact | {"lead_hashes": [ending(n, golds[n])], "thinks": [thinks]}])
     found = broken(judged(evidence, tmp_path, change))
     assert found == ({} if hardness is None else {"frame_as_trained": hardness})
+
+
+@pytest.mark.parametrize(
+    ("ending", "is_found"),
+    [
+        (["a", "b", "c", "p", "q", "r", "lead"], False),
+        (["a", "b", "c", "x", "y", "r", "lead"], True),  # another token
+        (["a", "b", "c", "x", "r", "lead"], True),  # a token less
+        (["b", "c", "x", "y", "r", "lead"], False),  # two pairs may be alike by chance
+        (["x", "y", "z", "w", "q", "r", "lead"], False),  # what the rows of this file happened to have
+    ],
+)
+def test_what_all_rows_have_before_their_answers_is_changed_in_the_prompts(
+    sound: EvalEvidence, tmp_path: Path, ending: list[str], is_found: bool
+) -> None:
+    """A place is found where what stands before it and behind it is the same."""
+    (path,) = (sound.root / "seen-training").glob("witness-*.jsonl")
+    facts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = len(next(fact for fact in facts if fact["fact"] == "batch")["supervised"])
+    trained = each("batch", lead_hashes=[["a", "b", "c", "p", "q", "r", "lead"]] * rows)
+    evidence = replace(sound, training_witness=witness_of(tmp_path / "training", trained(facts)))
+    found = broken(judged(evidence, tmp_path, each("generation", lead_hashes=[ending])))
+    assert found == ({"frame_as_trained": Severity.WARN} if is_found else {})

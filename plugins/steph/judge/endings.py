@@ -12,14 +12,16 @@ from steph.judge.kinds import FAIL
 from steph.judge.witness import Batch
 
 LEAST_LEADS = 4  # rows whose learnt answers stand behind the same header
+LEAST_SAME = 3  # pairs before a place where two endings differ
 LONGEST_LABEL = 3  # pairs: two tokens between two others
 
 
 def other_ending(seen: Answering, batches: Sequence[Batch], asked: Sequence[Row]) -> tuple[str | None, Severity | None]:
     """How prompts end otherwise than the learnt rows before their answers, by hashes of each two tokens there.
 
-    The header of the answer's turn lacks, the answer was begun in a way that was never learnt, or something was put in
-    before the header: where it changes with the right answer, it is the right answer. Thoughts are let pass.
+    The header of the answer's turn lacks, the answer was begun in a way that was never learnt, something was put in
+    before the header, or what all rows have there was changed. What is put in and changes with the right answer is the
+    right answer. Thoughts are let pass.
     """
     whole = [fact for fact in batches if not fact.packed]
     leads = [lead for fact in whole for lead in fact.lead_hashes]
@@ -41,7 +43,8 @@ def other_ending(seen: Answering, batches: Sequence[Batch], asked: Sequence[Row]
     common = tuple(pairs[0] for pairs in alike)[::-1]
     added = [_put_in(common, prompt.ending[: _last(prompt.ending, header) + 1]) for prompt in prompts]
     if 2 * sum(map(bool, added)) <= len(seen.counting):
-        return None, None
+        changed = [_is_changed(common, prompt.ending[: _last(prompt.ending, header) + 1]) for prompt in prompts]
+        return "changed" if 2 * sum(changed) > len(seen.counting) else None, None
     of_prompt = dict(zip((prompt.prompt for prompt in prompts), added, strict=True))
     of_gold = {
         (row.correct_answer, of_prompt[answer.prompt])
@@ -60,8 +63,20 @@ def _last(values: Sequence[str], value: str) -> int:
 
 def _put_in(common: Sequence[str], ending: Sequence[str]) -> tuple[str, ...]:
     """What an ending has between the two parts of a longer one, which are both there; nothing where it has it whole."""
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(common[::-1], ending[::-1], strict=False)))
+    same = _same_at_end(common, ending)
     before, rest = common[: max(0, len(common) - same - 1)], ending[: len(ending) - same]
     if same == len(common) or not before or before[-1] not in rest:
         return ()
     return tuple(rest[_last(rest, before[-1]) + 1 :])
+
+
+def _is_changed(common: Sequence[str], ending: Sequence[str]) -> bool:
+    """Whether an ending has what stands in another both before and behind a place, and not what stands between."""
+    same = _same_at_end(common, ending)
+    before, rest = tuple(common[: len(common) - same]), tuple(ending[: len(ending) - same])
+    runs = {rest[n : n + LEAST_SAME] for n in range(len(rest) - LEAST_SAME + 1)}
+    return any(before[n : n + LEAST_SAME] in runs for n in range(len(before) - LEAST_SAME + 1))
+
+
+def _same_at_end(one: Sequence[str], other: Sequence[str]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one[::-1], other[::-1], strict=False)))

@@ -795,7 +795,7 @@ EVALUATIONS = (
     planted(
         "the question's end is cut off",
         (LLM, ENCODE, "prompts = [prompt[: -len(prompt) // 3] for prompt in prompts]\n        " + ENCODE),
-        broken="prompts_hold_questions prompts_as_recorded",
+        broken="frame_as_trained prompts_hold_questions prompts_as_recorded",
     ),
     planted(
         "every question is the first",
@@ -806,6 +806,11 @@ EVALUATIONS = (
         "no header of the answer at the prompt's end",
         ("app/core/prompts.py", "add_generation_prompt=answer is None", "add_generation_prompt=False"),
         broken="frame_as_trained",
+    ),
+    planted(
+        "spaces in place of the prompt's line breaks",
+        (LLM, ENCODE, "prompts = [' '.join(prompt.split()) for prompt in prompts]\n        " + ENCODE),
+        broken="frame_as_trained prompts_as_recorded",
     ),
     planted(
         "no chat template",
@@ -1204,6 +1209,10 @@ SOUND_EVALUATIONS = (
     ),
     planted(
         "told not to think", (LLM, ENCODE, "prompts = [prompt + '/no_think' for prompt in prompts]\n        " + ENCODE)
+    ),
+    planted(
+        "a space in place of the line break before a choice",
+        ("app/core/prompts.py", "instruction, text, choices, ", "instruction, text, choices.replace('\\nd ', ' d '), "),
     ),
     planted("in bfloat16", (LLM, "        return torch.float32", "        return torch.bfloat16")),
     planted("a static cache", (LLM, '"num_beams": 1,', '"num_beams": 1, "cache_implementation": "static",')),
