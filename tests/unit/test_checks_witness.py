@@ -418,6 +418,43 @@ def test_gradients_are_lost_only_where_no_micro_batch_finds_any(sound: TrainEvid
     assert broken(judged(sound, tmp_path / "d", each("batch", gradient=None))) == {}
 
 
+def test_gradients_are_left_only_where_each_step_finds_some(sound: TrainEvidence, tmp_path: Path) -> None:
+    """One step that begins without any, or a loop, which may clear them after its forward pass: nothing is said."""
+    kept = each("batch", gradient=0.25)
+    assert broken(judged(sound, tmp_path / "a", kept)) == {"updates_seen": Severity.WARN}
+    assert broken(judged(sound, tmp_path / "b", each("batch", gradient=float("nan")))) == {
+        "updates_seen": Severity.WARN
+    }
+    once = batches(step=[0, 0, 1, 1, 2, 2], gradient=[0.0, 0.25, 0.25, 0.25, 0.0, 0.25])
+    assert "updates_seen" not in broken(judged(sound, tmp_path / "c", once))
+    loop = each("training_begins", source="loop", accumulation=None, batch_size=None)
+    assert "updates_seen" not in broken(judged(sound, tmp_path / "d", kept, loop))
+
+
+@pytest.mark.parametrize(
+    ("begins", "rates", "is_found"),
+    [
+        ({"warmup_steps": 0, "steps_due": 10}, [], False),  # 0.3 steps, rounded down
+        ({"warmup_steps": 1, "steps_due": 10}, [], False),
+        ({"warmup_steps": 0, "steps_due": 100}, [], True),
+        ({"warmup_steps": 5, "steps_due": 100}, [], True),
+        ({"warmup_steps": 0, "steps_due": 100}, [1.0, 0.9, 0.8, 0.7], True),
+        ({"warmup_steps": 0, "steps_due": 100}, [0.3, 0.6, 1.0, 0.9], False),  # a schedule of the program's own
+        ({"warmup_steps": 0, "steps_due": 100, "schedule": "constant"}, [], False),
+        ({"warmup_steps": None, "steps_due": 100}, [], False),
+        ({"warmup_steps": 0, "steps_due": None}, [], False),
+    ],
+)
+def test_a_warm_up_that_is_another(
+    sound: TrainEvidence, tmp_path: Path, begins: dict[str, object], rates: list[float], is_found: bool
+) -> None:
+    """More than a step away from 3 % of the steps, unless the rates have it or nobody asked for it."""
+    changes = each("training_begins", **begins), logged(learning_rate=[2e-4 * rate for rate in rates] or [None])
+    assert broken(judged(sound, tmp_path / "a", *changes)).get("setup_seen") == (Severity.WARN if is_found else None)
+    unsaid = replace(sound, unsaid=frozenset({"warmup_ratio"}))
+    assert "setup_seen" not in broken(judged(unsaid, tmp_path / "b", *changes))
+
+
 @pytest.mark.parametrize(
     ("steps", "gradients", "rows", "is_found"),
     [

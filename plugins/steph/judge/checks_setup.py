@@ -36,6 +36,7 @@ LEAST_OFF = 2  # steps; the last one that was seen may be a validation that comp
 MOST_SMOOTHING, MOST_NOISE = 0.1, 15.0  # of labels, and NEFTune's on embeddings; what papers and recipes use
 MOST_DECAY = 0.2  # weight decay that nobody asked for; libraries' defaults are 0 to 0.1
 MOST_PADDING = 0.5
+WARMUP_TOLERANCE, WARMUP_STEPS = 0.2, 1.0  # a share, and steps: ratios are rounded up and down
 
 MODEL_LOADED = CheckKind("model_loaded", "H-2・H-3", FAIL, core=True)
 QUANTISED_AS_ASKED = CheckKind("quantised_as_asked", "H-2・H-3", FAIL, trap=5, core=True)
@@ -220,6 +221,8 @@ def setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
         scalings = [asked.lora_alpha / one for rank in ranks for one in (rank, math.sqrt(rank))]  # rank-stabilised
         others = {f"{own:g}" for own in begins.lora.scaling if not _is_among(own, scalings)}
         pairs.append((say("witness.scaling"), others or {f"{scalings[0]:g}"}, f"{scalings[0]:g}"))
+    if "warmup_ratio" not in evidence.unsaid and (warmup := _other_warmup(seen, asked.warmup_ratio)) is not None:
+        pairs.append((say("witness.warmup_steps"), {f"{begins.warmup_steps:g}"}, f"{warmup:g}"))
     decay = seen.begins.weight_decay
     if decay is not None and decay > MOST_DECAY and not evidence.says("weight[-_ ]?decay"):
         pairs.append((say("witness.weight_decay"), {f"{decay:g}"}, say("witness.no_decay", usual=f"{MOST_DECAY:g}")))
@@ -240,6 +243,25 @@ def setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
     if _stays_off(seen.batches) and "lora_dropout" not in evidence.unsaid:
         wrong.append(say("witness.dropout_off"))
     return SETUP_SEEN.check(False, "differs", settings=wrong) if wrong else SETUP_SEEN.check(True, "same")
+
+
+def _other_warmup(seen: Seen, ratio: float) -> int | None:
+    """The steps of warm-up that were asked for, where the Trainer was set to another number and the rates show no such.
+
+    A schedule of the program's own may follow other settings than the Trainer's.
+    """
+    begins, rates = seen.begins, {line.step: line.learning_rate for line in seen.logged if line.step is not None}
+    if begins.warmup_steps is None or not begins.steps_due or begins.schedule == "constant":
+        return None
+    due = ratio * begins.steps_due
+    if abs(begins.warmup_steps - due) <= max(WARMUP_STEPS, WARMUP_TOLERANCE * due):
+        return None
+    known = {step: rate for step, rate in rates.items() if rate is not None}
+    if known:
+        peak, every = max(known, key=lambda step: (known[step], -step)), min(known)
+        if math.floor(due) <= peak <= math.ceil(due) + 1 + every:
+            return None
+    return math.ceil(due)
 
 
 def _is_among(value: float, values: Sequence[float]) -> bool:

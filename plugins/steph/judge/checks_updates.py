@@ -23,6 +23,7 @@ MOST_LOST_SHARE = 0.5  # of the steps after the first, without a rate or with a 
 MOST_SKIPPED_SHARE = 0.2  # of the optimizer's steps; fp16 skips one or two while it looks for its scale
 LEAST_LOSSES, LOSS_TOLERANCE, LOSS_ROUNDING = 2, 0.05, 0.01  # steps; a share of the larger one; what is cut in a log
 LEAST_LOST_STEPS, MANY_LOST = 2, 7  # steps; micro-batches of one step
+LEAST_LEFT = 2  # steps that began with a gradient
 LEAST_TOUCHED = 2  # times that matrices changed between two steps
 MOST_SHRUNK = 0.5  # of A: training changes its numbers and hardly ever makes them smaller
 ADAPTER_MOVED = CheckKind("adapter_moved", "H-2", FAIL, core=True)
@@ -88,8 +89,8 @@ def updates_check(seen: Seen) -> Check:
         whole = max(ends.bare_forwards + (ends.forwards or 0), ends.steps * (seen.begins.accumulation or 1))
         share = ends.bare_forwards / whole
         troubles.append(("bare", share))
-    lost, forgotten = _lost_gradients(seen), _forgotten(ends)
-    if not troubles and not lost and not forgotten and not _touched(ends):
+    lost, left, forgotten = _lost_gradients(seen), _left_gradients(seen), _forgotten(ends)
+    if not any((troubles, lost, left, forgotten, _touched(ends))):
         return UPDATES_SEEN.check(None, "none")
     wrong = [
         (what, share)
@@ -98,7 +99,7 @@ def updates_check(seen: Seen) -> Check:
     ]
     shares = [say(f"check.updates_seen.{what}", percent=100 * share) for what, share in wrong]
     touched = _touched(ends)
-    told = [*shares, *filter(None, (lost, forgotten, touched))]
+    told = [*shares, *filter(None, (lost, left, forgotten, touched))]
     if not told:
         return UPDATES_SEEN.check(True, "sound", steps=max(len(rates), len(norms)) or (ends and ends.steps) or 0)
     dead = (bool(lost) and seen.begins.source == "trainer") or any(
@@ -134,6 +135,21 @@ def _lost_gradients(seen: Seen) -> Message | None:
     if not later or any(gradient is None or gradient != 0 for gradient in later):
         return None
     return say("check.updates_seen.not_accumulated")
+
+
+def _left_gradients(seen: Seen) -> Message | None:
+    """What is to be said where each step of the Trainer, which clears them after a step, finds the gradients before it.
+
+    A loop may clear them only after its forward pass.
+    """
+    firsts = [
+        now.gradient
+        for before, now in pairwise(seen.batches)
+        if before.step is not None and now.step is not None and now.step > before.step
+    ]
+    if seen.begins.source != "trainer" or len(firsts) < LEAST_LEFT or not all(firsts):
+        return None
+    return say("check.updates_seen.not_cleared")
 
 
 def _lost_in_loop(batches: Sequence[Batch]) -> Message | None:

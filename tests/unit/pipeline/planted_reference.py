@@ -37,6 +37,7 @@ PADDED = "[*row, *[filler] * (width - len(row))]"
 ANSWER = "answer = encode_answer(tokenizer, row.answer)"
 CAUSAL, PLACES = "torch.ones(width, width).tril().bool()", "torch.arange(width)"
 AGES = f"({PLACES}[:, None] - {PLACES}[None, :])"
+WARMUP = "warmup_steps=settings.warmup_ratio"
 DECAY = "weight_decay=settings.weight_decay"
 SCRIPT_TRAIN, SCRIPT_EVALUATE = "scripts/train_qwen_law_ft.py", "scripts/evaluate_multiple_choice.py"
 
@@ -440,6 +441,12 @@ TRAININGS = (
         ACCUMULATED,
         broken="updates_seen",
     ),
+    planted(
+        "gradients that are never cleared",
+        (METRICS, LOSS, "        model.zero_grad = lambda *_, **__: None\n" + LOSS),
+        broken="updates_seen",
+    ),
+    planted("a warm-up for half of the steps", (RUN, WARMUP, "warmup_steps=4"), broken="setup_seen"),
     planted(
         "no gradient in every other micro-batch",
         (
@@ -1140,6 +1147,15 @@ SOUND_TRAININGS = (
     ),
     planted("a sliding window", _seen(f"{CAUSAL} & ({AGES} < 48)")),
     planted("two micro-batches a step", ACCUMULATED),
+    planted(
+        "gradients cleared to zeros",
+        (
+            METRICS,
+            LOSS,
+            "        model.zero_grad = lambda *_, **__: type(model).zero_grad(model, set_to_none=False)\n" + LOSS,
+        ),
+    ),
+    planted("a warm-up rounded down to none", (RUN, WARMUP, "warmup_steps=int(settings.warmup_ratio)")),
     planted(
         "embeddings in host memory",
         ("app/training/settings.py", 'default="auto", help=host', 'default="embeddings", help=host'),

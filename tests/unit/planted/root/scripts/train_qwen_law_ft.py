@@ -348,6 +348,7 @@ BEFORE: dict[str, dict[str, object]] = {
     "grad_norm_nan": {"grad_norm": lambda step: math.nan if step == 5 else 1.0},
     # every step
     "warmup_endless": {"rate": lambda done: done},
+    "warmed_up_long": {"rate": lambda done: min(2 * done, 2.2 - 2 * done)},
     "rate_zero_at_once": {"rate": lambda done: 1.0 if done <= 0.1 else 0.0},
     "rate_zero_early": {"rate": lambda done: 1.0 if done <= 0.2 else 0.0},
     "nothing_trained": {"grad_norm": lambda step: 0.0, "loss": lambda step: 1.5 - 0.01 * (step % 3) - 0.001 * step},
@@ -463,6 +464,8 @@ WITNESSED: dict[str, dict[str, Any]] = {
     "other_quantisation": {"training_begins": {"quantised": [
         {"class": "Linear4bit", "quant_type": "fp4", "compute_dtype": "torch.float16", "layers": 28}]}},
     "gradients_dropped": {"batch": {"gradient": 0.0}},
+    "gradients_kept": {"batch": {"gradient": 0.25}},
+    "warmed_up_long": {"training_begins": {"warmup_steps": 5}},
     "half_without_gradient": {"training_ends": {"forwards": 10, "bare_forwards": 10}},
     "optimizer_forgets": {"training_ends": {"optimizer_age": [8, 1]}},
     "loss_quartered": {"logged": {"loss": lambda loss: loss / 4}},
