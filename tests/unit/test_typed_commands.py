@@ -49,7 +49,7 @@ TYPED = {
     "steph diagnose LOGFILE": (0, "cause: cuda_oom"),
     "steph slow [RUN]": (0, "秒"),
     "steph --version": (0, "steph 0.2.0"),
-    "steph fit --model Qwen/Qwen3-8B --trainer answer --vram 20GiB": (0, "GiB"),
+    "steph fit --model Qwen/Qwen3-8B --trainer reference --vram 20GiB": (0, "GiB"),
     'steph fit --model Qwen2.5-7B --trainer unsloth --card "RTX 4090"': (0, "使えるのは 23.52 GiB(資料による)"),
     "steph fit --model Qwen/Qwen3-8B --vram 20GiB --from-record RUN": (0, "GiB"),
     'steph fit --model gemma-3-4b --card "RTX 3080" --bits 8 --target-modules all-linear': (0, "8 ビット"),
