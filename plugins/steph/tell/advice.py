@@ -322,6 +322,8 @@ def _hours(advice: Advice, decided: Decision) -> Message:
     parts.append(say(evaluation, time=units.about_duration(time.evaluation_seconds)))
     if time.download_seconds is not None:
         parts.insert(0, say("advice.hours.download", time=units.about_duration(time.download_seconds)))
+    elif time.download_bytes:
+        parts.append(say("advice.hours.no_download", size=units.gib(time.download_bytes)))
     cost = NOTHING if time.cost is None else say("advice.hours.cost", cost=time.cost, currency=target.currency)
     card = decided.size.name if decided.size else target.card
     speed = say("advice.hours.here") if advice.is_production_card else say("advice.hours.elsewhere", card=card)
