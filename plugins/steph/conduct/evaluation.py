@@ -49,10 +49,10 @@ class Evaluation:
     model: ModelChoice
     training: StageResult
 
-    def evaluate(self, variant: Variant, beside: tuple[Row, ...] | None = None) -> Outcome:
+    def evaluate(self, variant: Variant, h3_rows: tuple[Row, ...] | None = None) -> Outcome:
         """Evaluate once; BLOCKED where the adapter on disk is not the one that the training wrote.
 
-        `beside` are H-3's rows, where the variant is held against them.
+        `h3_rows` are what the variant is held against: H-3's, or the same questions asked with the adapter.
         """
         setup, root, stage = self.run.setup, self.run.setup.root, self.training.stage
         attempt = self.training.last_attempt
@@ -83,7 +83,7 @@ class Evaluation:
             model_name=self.model.name,
             lora_path=trained.adapter_folder if variant.with_adapter else None,
             adapter_sha256_expected=trained.adapter_sha256,
-            h3_rows=beside,
+            h3_rows=h3_rows,
             rehearsal=setup.is_rehearsal,
             random_weights=setup.context.twin,
             on_gpu=setup.device is not None,

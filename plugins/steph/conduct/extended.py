@@ -118,11 +118,11 @@ def _ask_twice(
     seen = training_in(read_witness(run.journal.folder / trained.folder))
     counts = [count for batch in seen.batches for count in batch.supervised or ()] if seen else []
     most = max(counts, default=None)  # labels that a row carried
-    beside: tuple[Row, ...] | None = None
+    rows_with: tuple[Row, ...] | None = None
     for variant in (WITH, WITHOUT):
         if run.is_out_of_time:
             return Outcome(Verdict.TIMEOUT, say("stage.out_of_time", stage=STAGE), checks)
-        outcome = evaluation.evaluate(variant, beside)
+        outcome = evaluation.evaluate(variant, rows_with)
         attempt = run.journal.record().results[STAGE].last_attempt
         if outcome.verdict is Verdict.BLOCKED or attempt is None:
             return outcome
@@ -144,7 +144,7 @@ def _ask_twice(
             known = worst.get(check.id)
             worst[check.id] = check if known is None or _RANK[check.holds] < _RANK[known.holds] else known
         checks = tuple(worst.values())
-        beside = rows
+        rows_with = rows
     verdict, explanation = checks_verdict(checks) or passed(())
     return Outcome(verdict, explanation, checks)
 
@@ -236,12 +236,12 @@ def run_extended(run: StageRun, stage: AnyStage, model: ModelChoice) -> Outcome:
     if stage is ExtendedId.COT:
         return evaluation.evaluate(COT)
     setup = run.setup
-    beside = answers_of_h3(setup.root, record)
-    if isinstance(beside, Outcome):
-        return beside
+    h3_rows = answers_of_h3(setup.root, record)
+    if isinstance(h3_rows, Outcome):
+        return h3_rows
     if stage is ExtendedId.BASE:
-        return evaluation.evaluate(BASE, beside)
-    return evaluation.evaluate(RAG, None if setup.profile.evaluate.use_rag else beside)  # else H-3 had passages itself
+        return evaluation.evaluate(BASE, h3_rows)
+    return evaluation.evaluate(RAG, None if setup.profile.evaluate.use_rag else h3_rows)  # else H-3 had passages itself
 
 
 def _ruled_out(description: Description, stage: AnyStage) -> Message | str | None:
