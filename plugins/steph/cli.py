@@ -142,7 +142,7 @@ def report(
 def list_records(reports: Reports = Path("reports"), language: Spoken = "ja") -> None:
     """List the records, newest first, with what each takes on the disk."""
     from steph.run.journal import JournalError, folder_bytes, read_record, record_folders
-    from steph.tell.listing import as_text, damaged_rows, rows
+    from steph.tell.compare import damaged_rows, listing_rows, listing_text
 
     found, damaged = [], []
     for folder in record_folders(reports / "runs"):
@@ -151,7 +151,7 @@ def list_records(reports: Reports = Path("reports"), language: Spoken = "ja") ->
         except JournalError as error:
             typer.echo(f"steph: {error}", err=True)
             damaged.append((folder.name, folder_bytes(folder)))
-    typer.echo(as_text((*rows(found), *damaged_rows(damaged))), nl=False)
+    typer.echo(listing_text((*listing_rows(found), *damaged_rows(damaged))), nl=False)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from planted import TRAIN_FILE, plant
 from steph.base.terms import AnyStage
 from steph.record.values import Record
 from steph.run.journal import read_record, record_folders
-from steph.tell.commands import TEST_IDS
+from steph.tell.attempts import TEST_IDS
 
 CLONE = Path(__file__).parents[2]
 PAGE = CLONE / "tests" / "acceptance" / "test_steph.py"

@@ -6,8 +6,7 @@ import pytest
 import record_factory as factory
 from steph.base.terms import StageId, Verdict
 from steph.record.values import Record
-from steph.tell import listing
-from steph.tell.compare import as_markdown, as_text, compare
+from steph.tell.compare import as_markdown, as_text, compare, listing_rows, listing_text
 from steph.tell.markdown import columns, width
 
 
@@ -114,13 +113,13 @@ def test_terminal_columns_count_wide_characters_twice() -> None:
 
 def test_the_listing_is_newest_first_and_never_calls_a_rehearsal_passed() -> None:
     """One row a record, in time's order, rehearsals with words of their own."""
-    rows = listing.rows((sample(), 1536) for sample in factory.ALL_SAMPLES)
+    rows = listing_rows((sample(), 1536) for sample in factory.ALL_SAMPLES)
     assert len(rows) == len(factory.ALL_SAMPLES)
     assert [row.id for row in rows] == sorted((row.id for row in rows), reverse=True)
     rehearsed = next(row for row in rows if row.kind == "予行")
     assert "合格" not in rehearsed.overall
     assert {row.size for row in rows} == {"1.5 KiB"}
-    assert "記録はまだありません" in listing.as_text(())
+    assert "記録はまだありません" in listing_text(())
 
 
 def test_what_both_have_is_said_and_what_is_a_cards_own() -> None:

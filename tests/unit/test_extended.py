@@ -20,7 +20,7 @@ from steph.judge.verdict import Outcome, Overall, overall
 from steph.record.events import StageEnded, StageStarted, fold
 from steph.record.values import Artifact
 from steph.run.journal import opened_event
-from steph.tell.commands import EXTENDED_TESTS, TEST_IDS
+from steph.tell.attempts import EXTENDED_TESTS, TEST_IDS
 from suite_runs import CLONE, Bench, clean_environment, make_bench
 
 COT_TRAINING, COT, RAG, BASE, ONE_STEP, HEART = ExtendedId

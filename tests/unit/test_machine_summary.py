@@ -155,7 +155,7 @@ def test_an_old_summary_that_can_not_be_replaced_is_taken_away(tmp_path: Path, m
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("steph.tell.machine_summary.place.renew", full)
+    monkeypatch.setattr("steph.tell.machine_summary.keep.renew", full)
     record = factory.crashed()
     with pytest.raises(OSError, match="No space"):
         write_summary(summary_of(record, None, report=tmp_path, folder=tmp_path), tmp_path)

@@ -11,8 +11,8 @@ from steph.base.terms import ExtendedId, StageId, Verdict
 from steph.gpu.watch import read_samples
 from steph.record.values import Record
 from steph.run.journal import read_record
+from steph.tell.compare import listing_rows, listing_text
 from steph.tell.drawings import VramSample, draw
-from steph.tell.listing import as_text, rows
 from steph.tell.outlook import production_outlook
 from steph.tell.report import render
 from test_report_languages import JAPANESE, latin
@@ -40,7 +40,7 @@ def test_its_report_is_written_in_both_languages(old: Record, language: Language
     """Nothing in it could not be computed; what the record holds as a sentence is shown as it is."""
     with speaking(language):
         told = render(old)
-        assert as_text(rows([(old, 1)]))
+        assert listing_text(listing_rows([(old, 1)]))
         own = render(latin(old))
     assert STORED in told
     assert ("計算できません" if language == "ja" else "not computed") not in told

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from steph.tell import place
+from steph.tell import keep
 from steph.tell.keep import Part, blocks_in, merge
 
 REPOSITORY = Path(__file__).parents[2]
@@ -21,13 +21,13 @@ NOTE = "大事なメモ \udcff\r\n".encode("utf-8", "surrogateescape") * 3
 WRITER = """
 import sys
 from pathlib import Path
-from steph.tell import place
+from steph.tell import keep
 from steph.tell.keep import Part, merge
 
 path, name, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 for number in range(rounds):
     parts = tuple(Part(id, f"# {id} {name} {number}\\n" + "line\\n" * 2_000) for id in ("summary", "h1", name))
-    place.renew(path, lambda existing: merge(existing, parts))
+    keep.renew(path, lambda existing: merge(existing, parts))
     print(number, flush=True)
 """
 
@@ -76,7 +76,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(noted: Path) -> None:
         process.wait()
         assert not any(block.is_edited for block in blocks_in(noted.read_bytes()))
         assert noted.read_bytes().count(NOTE) == 3
-    place.renew(noted, lambda existing: merge(existing, (Part("summary", "end\n"),)))
+    keep.renew(noted, lambda existing: merge(existing, (Part("summary", "end\n"),)))
     assert [path.name for path in noted.parent.iterdir()] == ["r.md"]
 
 
@@ -91,7 +91,7 @@ def test_what_an_editor_saves_meanwhile_is_read_again(tmp_path: Path) -> None:
             path.write_bytes(content)
         return (existing or b"") + b"made\n"
 
-    place.renew(path, renewed)
+    keep.renew(path, renewed)
     assert path.read_bytes() == b"saved\nmade\n"
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_never_rests_is_left_alone(tmp_path: Path) -> None:
         return b"made"
 
     with pytest.raises(OSError, match="変わり続けている"):
-        place.renew(path, renewed)
+        keep.renew(path, renewed)
     assert set(path.read_bytes()) == set(b"x")
 
 
@@ -117,11 +117,11 @@ def test_mode_owner_and_link_stay(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         os.chown(real, 12345, 12345)
     owner = (real.stat().st_uid, real.stat().st_gid)
-    assert place.renew(link, lambda _: b"new") == real
+    assert keep.renew(link, lambda _: b"new") == real
     assert (link.is_symlink(), real.read_bytes(), real.stat().st_mode & 0o777) == (True, b"new", 0o640)
     assert (real.stat().st_uid, real.stat().st_gid) == owner
     before = real.stat().st_ino
-    place.renew(real, lambda existing: existing or b"")
+    keep.renew(real, lambda existing: existing or b"")
     assert real.stat().st_ino == before
 
 
@@ -130,17 +130,17 @@ def test_another_reports_unfinished_file_is_not_cleared_away(tmp_path: Path) -> 
     kept = [".other.md.abc.part", "r.md.part", ".r.md.backup"]
     for name in (*kept, ".r.md.dead.part"):
         (tmp_path / name).write_bytes(b"")
-    place.renew(tmp_path / "r.md", lambda _: b"new")
+    keep.renew(tmp_path / "r.md", lambda _: b"new")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "r.md"])
 
 
 def test_a_writer_that_stands_still_holds_nobody_up_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where another process keeps the folder's lock, the file is written all the same, and nothing cleared away."""
-    monkeypatch.setattr(place, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(keep, "LOCK_SECONDS", 0.1)
     (tmp_path / ".r.md.theirs.part").write_bytes(b"")
     other = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
-    place.renew(tmp_path / "r.md", lambda _: b"new")
+    keep.renew(tmp_path / "r.md", lambda _: b"new")
     os.close(other)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".r.md.theirs.part", "r.md"]
 
@@ -150,10 +150,10 @@ def test_a_new_report_is_for_whom_the_umask_says(tmp_path: Path, umask: int, mod
     """A new file has the modes that any other program's would have; a later one keeps what a person gave it since."""
     before = os.umask(umask)
     try:
-        path = place.renew(tmp_path / "r.md", lambda _: b"new\n")
+        path = keep.renew(tmp_path / "r.md", lambda _: b"new\n")
         assert path.stat().st_mode & 0o777 == mode
         path.chmod(0o640)
-        place.renew(path, lambda _: b"newer\n")
+        keep.renew(path, lambda _: b"newer\n")
         assert path.stat().st_mode & 0o777 == 0o640
     finally:
         os.umask(before)

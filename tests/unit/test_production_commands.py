@@ -10,7 +10,7 @@ from steph.contract.description import Description, load_description
 from steph.contract.production import Files, production_evaluation, production_training
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import ProductionCall
-from steph.tell.commands import pasteable, production_command
+from steph.tell.attempts import pasteable, production_command
 
 SETTINGS = TrainSettings(
     num_epochs=3, max_seq_length=1024, gradient_accumulation_steps=4, logging_steps=10, max_steps=0

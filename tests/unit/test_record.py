@@ -9,7 +9,7 @@ from steph.memory.calibration import calibration_of
 from steph.memory.shapes import BUILT_IN
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, PredictedPeak, Record
-from steph.tell import listing
+from steph.tell import compare
 from steph.tell.outlook import production_outlook
 
 GIB = 2**30
@@ -54,11 +54,11 @@ def test_the_model_is_the_one_that_training_ended_on() -> None:
 def test_everybody_asks_the_record_for_it() -> None:
     """The list and the memory model speak of the same model."""
     record = _record(H1=LARGE, H2=SMALL)
-    (row,) = listing.rows([(record, 0)])
+    (row,) = compare.listing_rows([(record, 0)])
     assert row.model == SMALL.partition("/")[2]
     assert calibration_of(record).shape == BUILT_IN[SMALL]
     assert _record(H3=LARGE).stages[StageId.H3].model is not None
-    (row,) = listing.rows([(_record(H3=LARGE), 0)])
+    (row,) = compare.listing_rows([(_record(H3=LARGE), 0)])
     assert row.model != LARGE.partition("/")[2]
 
 

@@ -17,7 +17,7 @@ from steph.base.terms import ExtendedId, StageId, Verdict
 from steph.judge.verdict import Overall, overall
 from steph.record.values import Record
 from steph.run.journal import read_record, record_folders
-from steph.tell.commands import TEST_IDS
+from steph.tell.attempts import TEST_IDS
 from suite_runs import CLONE, PAGE, clean_environment
 
 GUEST = Path(__file__).parent / "guest_pipeline"

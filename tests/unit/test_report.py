@@ -15,10 +15,10 @@ from steph.base.terms import Severity, StageId, Verdict
 from steph.judge.verdict import Overall, overall
 from steph.record.settings import TrainSettings
 from steph.record.values import Check, PredictedPeak, Record
-from steph.tell import commands, keep, summary
+from steph.tell import attempts, keep, wording
 from steph.tell.attempts import own_frame
 from steph.tell.report import parts, render, report_path, write_report
-from steph.tell.summary import headline, sentences
+from steph.tell.wording import headline, sentences
 
 SECTIONS = (
     "## タスクH-1：デバッグ用の「小さい HF モデル」を決める\n",
@@ -184,7 +184,7 @@ def test_the_final_command_can_be_pasted() -> None:
     """The command block, read by a shell, is the attempt's own argv."""
     attempt = factory.green_acceptance().stages[StageId.H2].attempts[-1]
     changed = attempt.model_copy(update={"argv": (*attempt.argv, "--train-file", "a b'c $HOME.jsonl")})
-    folder, command = commands.attempt_command(changed).split("\n", 1)
+    folder, command = attempts.attempt_command(changed).split("\n", 1)
     assert folder == f"cd {factory.ROOT}"
     assert tuple(shlex.split(command.replace("\\\n", " "))) == changed.argv
 
@@ -274,8 +274,8 @@ def test_a_running_stage_is_called_running() -> None:
 
 def test_changes_on_main_are_warned_of_with_the_command() -> None:
     """A dirty main branch of the pipeline brings the spec's branch rule to mind."""
-    assert summary.BRANCH_COMMAND in section(render(factory.blocked()), "環境とデータ")
-    assert summary.BRANCH_COMMAND not in render(factory.green_acceptance())
+    assert wording.BRANCH_COMMAND in section(render(factory.blocked()), "環境とデータ")
+    assert wording.BRANCH_COMMAND not in render(factory.green_acceptance())
 
 
 def test_environment_and_data_are_recorded() -> None:
@@ -311,8 +311,8 @@ def test_the_rerun_command_keeps_the_sessions_options(command: str, launcher: st
     """Selections are dropped, the suite's options stay, and the stage is named by its test id."""
     record = factory.green_acceptance()
     only = record.sessions[0].model_copy(update={"command": tuple(shlex.split(command))})
-    made = commands.rerun_command(record.model_copy(update={"sessions": (only,)}), StageId.H2)
-    assert made.replace(" \\\n  ", " ") == f"{launcher} -m gpu {commands.TEST_IDS[StageId.H2]}{options}"
+    made = attempts.rerun_command(record.model_copy(update={"sessions": (only,)}), StageId.H2)
+    assert made.replace(" \\\n  ", " ") == f"{launcher} -m gpu {attempts.TEST_IDS[StageId.H2]}{options}"
 
 
 def test_the_rerun_command_of_an_installed_suite_names_its_module() -> None:
@@ -321,8 +321,8 @@ def test_the_rerun_command_of_an_installed_suite_names_its_module() -> None:
     session = record.sessions[0].model_copy(update={"command": ("pytest", "--pyargs", "steph.acceptance", "-x")})
     installed = record.model_copy(update={"sessions": (session,)})
     page, test = "steph.acceptance.test_steph", "test_h3_hf_evaluation_runs"
-    assert commands.rerun_command(installed, StageId.H3).split() == f"pytest -m gpu \\ --pyargs {page}::{test}".split()
-    assert commands.extended_command(installed).endswith(f"--pyargs {page}_extended")
+    assert attempts.rerun_command(installed, StageId.H3).split() == f"pytest -m gpu \\ --pyargs {page}::{test}".split()
+    assert attempts.extended_command(installed).endswith(f"--pyargs {page}_extended")
 
 
 def test_the_same_record_renders_to_the_same_text() -> None:
@@ -483,8 +483,8 @@ def test_a_capped_cards_limit_lies_above_what_was_in_use_before() -> None:
     card = green.context.environment.device
     assert card is not None
     capped = green.model_copy(update={"context": green.context.model_copy(update={"vram_cap_bytes": 3 << 30})})
-    assert summary.ceiling_bytes(capped) == card.used_bytes + (3 << 30)
-    assert summary.ceiling_bytes(green) == card.total_bytes
+    assert wording.ceiling_bytes(capped) == card.used_bytes + (3 << 30)
+    assert wording.ceiling_bytes(green) == card.total_bytes
 
 
 LIBRARY = "/home/user/.venv/lib/python3.12/site-packages/torch/nn/functional.py"

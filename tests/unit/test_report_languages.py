@@ -13,7 +13,7 @@ from steph.base.messages import LANGUAGES, Language, say, speaking, text
 from steph.base.terms import Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
 from steph.record.values import AnswerComparison, Check, Diagnosis, ModelChoice, PredictedPeak, Record, StageResult
 from steph.run.journal import read_record, record_folders
-from steph.tell import keep, listing
+from steph.tell import compare, keep
 from steph.tell.report import parts, render, write_report
 
 JAPANESE = re.compile("[\u3000-\u30ff\u4e00-\u9fff\uff01-\uff60]")
@@ -127,7 +127,7 @@ def test_an_english_report_has_no_japanese_of_its_own(records: Callable[[], Iter
         with speaking("en"):
             made = parts(record, figures={"loss": "loss.svg", "vram": "vram.svg"})
             page = "".join(part.text + part.notes for part in made)
-            page += listing.as_text(listing.rows([(record, 100)]))
+            page += compare.listing_text(compare.listing_rows([(record, 100)]))
             failed = text("report.not_computed", values={"error": ""})
         assert [line for line in page.splitlines() if JAPANESE.search(DURATION.sub("", line))] == []
         assert failed not in page

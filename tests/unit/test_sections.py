@@ -10,7 +10,7 @@ import pytest
 import record_factory as factory
 from steph.base.terms import StageId
 from steph.record.values import Record, StageResult
-from steph.tell import advice, attempts, commands, report, summary, wording
+from steph.tell import advice, attempts, report, wording
 from steph.tell import outlook as forecasting
 from steph.tell.outlook import production_outlook
 from steph.tell.report import parts, render, write_report
@@ -34,13 +34,13 @@ def _record() -> Record:
     ("module", "name", "kept"),
     [
         (advice, "advise", "## タスクH-2"),
-        (commands, "production_command", "#### そのまま流用できそうな設定"),
+        (attempts, "production_command", "#### そのまま流用できそうな設定"),
         (advice, "answers", "| H-2"),
-        (summary, "headline", "| H-2"),
-        (summary, "sentences", "| H-2"),
+        (wording, "headline", "| H-2"),
+        (wording, "sentences", "| H-2"),
         (wording, "stage_name", "## タスクH-3"),
         (attempts, "table_of", "--output-dir"),
-        (commands, "extended_command", "## 実行履歴"),
+        (attempts, "extended_command", "## 実行履歴"),
         (report, "history_rows", "## StepHまとめ"),
     ],
 )

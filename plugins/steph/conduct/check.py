@@ -25,7 +25,7 @@ from steph.plan.options import Options
 from steph.plan.settings import Profile
 from steph.record.settings import TrainSettings, steps_due, steps_per_epoch
 from steph.run import inputs
-from steph.tell.commands import pasteable
+from steph.tell.attempts import pasteable
 
 RECORD = Path("<record>")
 _BLIND = ("docker", "podman", "apptainer", "singularity", "ssh", "srun", "sbatch", "kubectl", "ollama", "vllm")

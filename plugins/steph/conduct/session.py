@@ -42,7 +42,7 @@ from steph.run.journal import (
 )
 from steph.run.model_files import IncompleteModelError
 from steph.run.root import root_lock
-from steph.tell import summary
+from steph.tell import wording
 from steph.tell.drawings import VramSample
 from steph.tell.machine_summary import summary_of, write_summary
 from steph.tell.outlook import production_outlook
@@ -323,7 +323,7 @@ def stage_properties(result: StageResult, report: Path | None) -> tuple[tuple[st
         "steph_verdict": result.verdict,
         "steph_cause": attempt.diagnosis.cause if attempt and attempt.diagnosis else None,
         "steph_seconds": result.seconds,
-        "steph_peak_vram_bytes": summary.peak_bytes(result),
+        "steph_peak_vram_bytes": wording.peak_bytes(result),
         "steph_attempts": len(result.attempts),
         "steph_report": report,
     }

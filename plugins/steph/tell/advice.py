@@ -18,7 +18,7 @@ from steph.judge import verdict
 from steph.plan.cards import CARDS
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import Attempt, PredictedPeak, ProductionCall, Record, StageResult
-from steph.tell import production, summary, wording
+from steph.tell import production, wording
 from steph.tell.markdown import Markdown, prose
 from steph.tell.outlook import Outlook
 
@@ -138,7 +138,7 @@ def _reach(h2: StageResult | None, card: str) -> tuple[Reach, str]:
     """How far the training went, and the sentence that says so."""
     if h2 is None or not h2.attempts:
         return Reach.NOT_RUN, phrase("advice.reach.not_run")
-    ooms, last, settings = summary.ran_out_of_memory(h2), h2.attempts[-1], production.final_settings(h2)
+    ooms, last, settings = wording.ran_out_of_memory(h2), h2.attempts[-1], production.final_settings(h2)
     reach = Reach.AVOIDED if ooms else Reach.NO_OOM
     if not h2.verdict.is_green:
         is_oom = last.diagnosis is not None and last.diagnosis.cause is Cause.CUDA_OOM
@@ -331,7 +331,7 @@ def _hours(advice: Advice, decided: Decision) -> Message:
 
 
 def _first(record: Record, advice: Advice, decided: Decision) -> Message:
-    if step := summary.next_step(record):
+    if step := wording.next_step(record):
         return step
     for blocker in advice.blockers:
         return verbatim(blocker) if record.live else say("advice.first.rerun", why=blocker)

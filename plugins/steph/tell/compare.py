@@ -1,7 +1,7 @@
-"""Records side by side, as Markdown or for a terminal: two of them, or the newest of each of many machines.
+"""Records in a list, and records side by side: two of them, or the newest of each of many machines.
 
-Of two, `a` is the older or the one to hold against. Of machines, only those that ran the same thing are held against
-each other: the same card, model and H-2 settings.
+As Markdown or for a terminal. Of two, `a` is the older or the one to hold against. Of machines, only those that ran the
+same thing are held against each other: the same card, model and H-2 settings.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from statistics import median
 from typing import NamedTuple
 
 from steph.base import units
-from steph.base.messages import NOTHING, Message, phrase, say, text
-from steph.base.terms import AnyStage, ExtendedId, StageId, Verdict
+from steph.base.messages import NOTHING, Message, has_message, phrase, say, text
+from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId, Verdict
 from steph.base.units import MISSING
 from steph.judge import verdict
 from steph.record.values import Record
-from steph.tell import summary
+from steph.tell import wording
 from steph.tell.markdown import Markdown, code, columns, inline, joined, table
 
 DEFAULT_THRESHOLD_RATIO = 0.10
@@ -119,7 +119,7 @@ def figures_of(record: Record) -> dict[str, float | None]:
         if last.training:
             found |= {"h2_speed": last.training.tokens_per_second, "h2_loss": last.training.train_loss}
     if h3:
-        found |= {"h3_seconds": h3.seconds, "h3_peak": summary.peak_bytes(h3)}
+        found |= {"h3_seconds": h3.seconds, "h3_peak": wording.peak_bytes(h3)}
     return found
 
 
@@ -167,7 +167,7 @@ def compare(a: Record, b: Record, threshold_ratio: float = DEFAULT_THRESHOLD_RAT
     order = list(verdict.Overall)
     left, right = verdict.overall(a), verdict.overall(b)
     is_worse = left in order[:2] and order.index(right) > order.index(left)
-    rows = [Compared(text("compare.overall"), summary.headline(a), summary.headline(b), is_regression=is_worse)]
+    rows = [Compared(text("compare.overall"), wording.headline(a), wording.headline(b), is_regression=is_worse)]
     rows += [_verdict_row(stage, a, b) for stage in StageId]
     rows += [_verdict_row(stage, a, b) for stage in ExtendedId if stage in (a.extended | b.extended)]
     was, now = figures_of(a), figures_of(b)
@@ -193,7 +193,7 @@ def _verdict_row(stage: AnyStage, a: Record, b: Record) -> Compared:
     is_worse = _RANKS.get(right, 2) > _RANKS.get(left, 2)
     if isinstance(stage, ExtendedId):  # one that only one of the two was asked for is no worse there
         is_worse = is_worse and stage in a.extended and stage in b.extended
-    was, now = summary.verdict_code(a, stage), summary.verdict_code(b, stage)
+    was, now = wording.verdict_code(a, stage), wording.verdict_code(b, stage)
     return Compared(phrase("compare.verdict", stage=stage), was, now, is_regression=is_worse)
 
 
@@ -338,7 +338,7 @@ def _cells(row: Machine) -> tuple[str, ...]:
     return (
         row.name,
         card.name if card else text("compare.no_gpu"),
-        summary.headline(row.record),
+        wording.headline(row.record),
         row.ran[2] or MISSING,
         MISSING if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
         units.gib(row.peak_bytes),
@@ -366,3 +366,78 @@ def machines_markdown(rows: Sequence[Machine], threshold_ratio: float) -> str:
     made = table(_machines_header(), [_cells(row) for row in rows], align="llllrrl")
     title = Markdown(f"# {text('machines.title')}")
     return joined((title, Markdown(f"**{inline(_machines_conclusion(rows, threshold_ratio))}**"), made)) + "\n"
+
+
+@dataclass(frozen=True)
+class ListRow:
+    """One record in a listing, every field in words."""
+
+    id: str
+    kind: str
+    started_at: str
+    overall: str
+    verdicts: tuple[str, ...]  # of H-1, H-2, H-3
+    model: str
+    card: str
+    settings: str
+    size: str
+
+
+def listing_rows(records: Iterable[tuple[Record, int]]) -> tuple[ListRow, ...]:
+    """Give a row for each record with the bytes of its folder, newest first."""
+    began = [(record.sessions[0].started_at if record.sessions else "", record, size) for record, size in records]
+    newest_first = sorted(began, key=lambda each: (each[0], each[1].id), reverse=True)
+    return tuple(_row(record, started_at, size_bytes) for started_at, record, size_bytes in newest_first)
+
+
+def damaged_rows(folders: Iterable[tuple[str, int]]) -> tuple[ListRow, ...]:
+    """Give a row for each record that can't be read, by its name with the bytes of its folder, newest first."""
+    nothing, damaged = units.MISSING, text("report.list.damaged")
+    return tuple(
+        ListRow(name, nothing, nothing, damaged, (nothing,) * 3, nothing, nothing, nothing, units.size_words(size))
+        for name, size in sorted(folders, reverse=True)
+    )
+
+
+def _row(record: Record, started_at: str, size_bytes: int) -> ListRow:
+    is_rehearsal = record.context.kind is RecordKind.REHEARSAL
+    state = verdict.overall(record)
+    rehearsed = f"report.rehearsal_overall.{state}"
+    choice, card = record.model, record.context.environment.device
+    h2 = record.stages.get(StageId.H2)
+    return ListRow(
+        id=record.id,
+        kind=text("report.list.rehearsal" if is_rehearsal else "report.list.acceptance"),
+        started_at=units.moment(started_at),
+        overall=text(rehearsed if is_rehearsal and has_message(rehearsed) else f"report.overall.{state}"),
+        verdicts=tuple(
+            text("report.running") if verdict.in_flight(record, stage) else wording.verdict_code(record, stage)
+            for stage in StageId
+        ),
+        model=choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else units.MISSING,
+        card=card.name if card else text("report.no_gpu"),
+        settings=str(h2.last_attempt.label) if h2 and h2.last_attempt else units.MISSING,
+        size=units.size_words(size_bytes),
+    )
+
+
+def listing_text(listed: Sequence[ListRow]) -> str:
+    """Give the rows for a terminal, or one line where there are none."""
+    if not listed:
+        return text("report.list.none") + "\n"
+    header = (
+        text("report.record"),
+        text("report.list.kind"),
+        text("report.started"),
+        text("report.list.overall"),
+        *StageId,
+        text("report.list.model"),
+        text("report.list.card"),
+        text("report.list.settings"),
+        text("report.list.size"),
+    )
+    cells = [
+        (row.id, row.kind, row.started_at, row.overall, *row.verdicts, row.model, row.card, row.settings, row.size)
+        for row in listed
+    ]
+    return "\n".join(columns(header, cells)) + "\n"

@@ -26,7 +26,7 @@ from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.record.settings import EvalSettings
 from steph.record.values import Attempt, Record
-from steph.tell import place, summary, wording
+from steph.tell import keep, wording
 from steph.tell.markdown import width
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def write_figures(record: Record, samples: Sequence[VramSample], folder: Path) -
     written = {}
     for name, drawn in draw(record, samples).items():
         try:
-            written[name] = place.renew(folder / f"{stem}-{name}.svg", partial(_replaced, drawn.encode()))
+            written[name] = keep.renew(folder / f"{stem}-{name}.svg", partial(_replaced, drawn.encode()))
         except Exception as error:
             _warn(name, error)
     return written
@@ -164,7 +164,7 @@ def vram_words(record: Record) -> str:
         )
         for attempt in drawn
     ]
-    limit = units.gib(summary.ceiling_bytes(record))
+    limit = units.gib(wording.ceiling_bytes(record))
     return phrase("report.picture.vram", limit=limit, peaks=peaks or text("report.unmeasured"))
 
 
@@ -196,7 +196,7 @@ def _thinned(samples: Sequence[VramSample]) -> list[VramSample]:
 
 def _draw_capacity(axes: Axes, record: Record, peak_gib: float) -> float:
     """Draw where the card ends, unless that is far above the peak; give the axis's upper end in GiB."""
-    ceiling = summary.ceiling_bytes(record)
+    ceiling = wording.ceiling_bytes(record)
     if not ceiling:
         return peak_gib * HEADROOM
     limit = ceiling / GIB

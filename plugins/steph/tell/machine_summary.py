@@ -19,7 +19,7 @@ from steph.base.terms import AnyStage, Cause, RecordKind, StageId, Verdict
 from steph.base.units import highest
 from steph.judge.verdict import Overall, in_flight, overall
 from steph.record.values import Attempt, PredictedPeak, Record, StageResult
-from steph.tell import place
+from steph.tell import keep
 from steph.tell.advice import blockers
 from steph.tell.outlook import Outlook
 
@@ -189,7 +189,7 @@ def write_summary(summary: Summary, reports_dir: Path) -> Path:
     values = json.loads(dumped, parse_constant=lambda _: None)  # JSON has no NaN, which a loss may be
     text = json.dumps(redact_tree(values), indent=2) + "\n"
     try:
-        return place.renew(reports_dir / name, lambda _: text.encode())
+        return keep.renew(reports_dir / name, lambda _: text.encode())
     except OSError:
         with contextlib.suppress(OSError):
             (reports_dir / name).unlink()

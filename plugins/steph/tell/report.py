@@ -20,7 +20,7 @@ from steph.base.terms import ExtendedId, RecordKind, StageId
 from steph.base.units import MISSING
 from steph.judge.verdict import in_flight
 from steph.record.values import Record
-from steph.tell import advice, attempts, commands, drawings, keep, markdown, place, summary, wording
+from steph.tell import advice, attempts, drawings, keep, markdown, wording
 from steph.tell import outlook as memory
 from steph.tell.drawings import VramSample, draw, write_figures
 from steph.tell.markdown import Markdown, code, details, finalize, joined, said, table
@@ -162,8 +162,8 @@ def _templates() -> Environment:
     )
     words = ("cell", "code", "details", "facts", "fence", "inline", "joined", "picture", "prose", "said", "Markdown")
     modules = {
-        **{"attempts": attempts, "commands": commands, "decision": advice, "drawings": drawings, "memory": memory},
-        **{"summary": summary, "units": units, "wording": wording},
+        **{"attempts": attempts, "decision": advice, "drawings": drawings, "memory": memory, "units": units},
+        "wording": wording,
     }
     macros = {"blocks": "stage_blocks", "machine_blocks": "machine_blocks", "advice_blocks": "advice_blocks"}
     environment.globals.update(
@@ -259,7 +259,7 @@ def write_report(
         rows = kept_rows(existing or b"")
         return keep.merge(existing, parts(record, history, figures=relative, old_rows=rows, outlook=outlook))
 
-    return place.renew(target, renewed)
+    return keep.renew(target, renewed)
 
 
 def write_page(
@@ -297,4 +297,4 @@ def write_page(
             raise FileExistsError(say("report.no_page", path=path))
         return shown
 
-    return place.renew(path, replaced)
+    return keep.renew(path, replaced)

@@ -1,17 +1,33 @@
-"""Short words for values: verdicts, causes, phases, counts, losses, how an attempt ended.
+"""A record in words: short ones for its values, and the first screen, one verdict and a few sentences of what matters.
 
-Pure functions from values to short strings, none of them Markdown.
+Pure functions from values to strings, none of them Markdown. They decide no stage's verdict, and never call a record
+better than its worst stage.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from typing import Any
 
-from steph.base.messages import has_message, phrase, say, text
-from steph.base.terms import AnyStage, Cause, EndedBy, ExtendedId, FitVerdict, Phase, RecordKind, Verdict
+from steph.base import units
+from steph.base.messages import NOTHING, Message, has_message, phrase, say, text
+from steph.base.terms import (
+    AnyStage,
+    Cause,
+    EndedBy,
+    ExtendedId,
+    FitVerdict,
+    Phase,
+    RecordKind,
+    Severity,
+    StageId,
+    Verdict,
+)
 from steph.base.units import MISSING
+from steph.judge.verdict import contradiction, in_flight, overall
 from steph.record.settings import GitState
-from steph.record.values import Attempt, Check, EvalOutcome, TrainOutcome
+from steph.record.values import Attempt, Check, EvalOutcome, Record, StageResult, TrainOutcome
 
 
 def stage_title(stage: AnyStage) -> str:
@@ -179,3 +195,180 @@ def exit_words(returncode: int | None) -> str:
     if returncode < 0:
         return phrase("report.exit.signal", signal=-returncode)
     return phrase("report.exit.code", code=returncode)
+
+
+MOST_SENTENCES = 4  # the fifth says whether to go on to the rented card
+BRANCH_COMMAND = "git switch -c feature/steph-small-model-debug"
+
+
+def headline(record: Record) -> str:
+    """Give the verdict line; a rehearsal's says first that it is none."""
+    if record.context.kind is RecordKind.REHEARSAL:
+        return text(f"report.rehearsal_headline.{overall(record)}")
+    return text(f"report.headline.{overall(record)}")
+
+
+def stage_word(record: Record, stage: AnyStage) -> str:
+    """Name a stage's state: running, its verdict, and whether it is stale."""
+    if in_flight(record, stage):
+        return text("report.state.running")
+    result = record.results.get(stage)
+    word = verdict_word(record.verdict_of(stage), record.context.kind)
+    if result and contradiction(result):
+        return phrase("report.state.contradiction", verdict=result.verdict.value)
+    return phrase("report.state.stale", word=word) if result and result.stale else word
+
+
+def verdict_code(record: Record, stage: AnyStage) -> str:
+    """Give a stage's verdict as its code alone, with a mark where it is stale."""
+    result = record.results.get(stage)
+    return record.verdict_of(stage).value + ("(stale)" if result and result.stale else "")
+
+
+def capacity_bytes(record: Record) -> int | None:
+    """Give the memory that the run could use: the cap where there is one, else the card's."""
+    card = record.context.environment.device
+    return record.context.vram_cap_bytes or (card.total_bytes if card else None)
+
+
+def ceiling_bytes(record: Record) -> int | None:
+    """Give where the whole card's used memory ends: under a cap, the cap above what was in use before the run."""
+    card = record.context.environment.device
+    cap = record.context.vram_cap_bytes
+    return card.used_bytes + cap if card and cap is not None else capacity_bytes(record)
+
+
+def card_words(record: Record) -> str:
+    """Name the card with its memory, and the cap where there is one."""
+    card = record.context.environment.device
+    if card is None:
+        return text("report.no_card")
+    cap = record.context.vram_cap_bytes
+    memory = units.gib(card.total_bytes)
+    if not cap:
+        return f"{card.name} {memory}"
+    return phrase("report.card_capped", card=card.name, memory=memory, cap=units.gib(cap))
+
+
+def peak_bytes(result: StageResult | None) -> int | None:
+    """Give the whole card's peak of the attempt that counts, used memory by NVML."""
+    attempt = result.last_attempt if result else None
+    return attempt.peak_device_bytes if attempt else None
+
+
+def ran_out_of_memory(result: StageResult | None) -> tuple[Attempt, ...]:
+    """Give the attempts of a stage that ended in a CUDA OOM."""
+    attempts = result.attempts if result else ()
+    return tuple(a for a in attempts if a.ran_out_of_memory)
+
+
+def packages(record: Record) -> list[tuple[str, str, str]]:
+    """Give each package's version in the pipeline's processes and in the suite's own, empty where it is not there."""
+
+    def known(versions: Mapping[str, str]) -> dict[str, str]:  # pip and import lists spell names differently (PEP 503)
+        return {name.lower().replace("_", "-"): version for name, version in versions.items()}
+
+    loaded: dict[str, str] = {}
+    for result in record.stages.values():
+        for attempt in result.attempts:
+            for probe in attempt.probes:
+                loaded |= known(probe.packages)
+    own = known(record.context.environment.packages)
+    return [(name, loaded.get(name, ""), own.get(name, "")) for name in sorted(loaded.keys() | own.keys())]
+
+
+def is_dirty_on_main(state: GitState) -> bool:
+    """Whether uncommitted changes lie on the main branch itself."""
+    return bool(state.dirty) and state.branch in ("main", "master")
+
+
+def sentences(record: Record) -> tuple[str, ...]:
+    """Give what matters most, hardest first, at most four sentences; backticked words are code."""
+    return tuple(str(sentence) for _, sentence in zip(range(MOST_SENTENCES), _all_sentences(record), strict=False))
+
+
+def _all_sentences(record: Record) -> Iterator[Message]:
+    yield from _of_broken_stages(record)
+    yield from _of_findings(record.stages, Severity.FAIL)  # red extended stages have their own words
+    for stage, result in record.extended.items():
+        if not result.verdict.is_green and not in_flight(record, stage):
+            title, verdict = stage_title(stage), result.verdict
+            yield say(
+                "report.first.extended", stage=stage, title=title, verdict=verdict, explanation=result.explanation
+            )
+    yield from _of_memory(record)
+    choice, git = record.model, record.context.pipeline_git
+    if choice and choice.automatic_substitute:
+        yield say("report.first.substitute", model=choice.name, reason=choice.reason)
+    elif choice and choice.source == "cache":
+        yield say("report.first.cached", model=choice.name)
+    yield from _of_findings(record.results, Severity.WARN)
+    if is_dirty_on_main(git):
+        yield say("report.first.dirty_main", branch=git.branch, command=BRANCH_COMMAND)
+    if any(file.is_sample for file in record.data):
+        yield say("report.first.sample_data")
+    h3 = record.stages.get(StageId.H3)
+    attempt = h3.last_attempt if h3 else None
+    if h3 and h3.verdict.is_green and not h3.stale and attempt and attempt.evaluation:
+        said = "report.first.evaluated_twin" if record.context.twin else "report.first.evaluated"
+        yield say(said, score=score_words(attempt.evaluation))
+
+
+def _of_broken_stages(record: Record) -> Iterator[Message]:
+    for stage in StageId:
+        result = record.stages.get(stage)
+        if in_flight(record, stage):
+            yield say("report.first.running", stage=stage)
+        elif result is None:
+            yield say("report.first.not_run", stage=stage, title=stage_title(stage))
+        elif not result.verdict.is_green:
+            yield say("report.first.red", stage=stage, verdict=result.verdict, explanation=result.explanation)
+        elif result.stale:
+            yield say("report.first.stale", stage=stage)
+
+
+def next_step(record: Record) -> Message:
+    """Say the first piece of advice for the attempt that a red stage stands on; nothing where there is none."""
+    for stage in StageId:
+        result = record.stages.get(stage)
+        attempt = result.last_attempt if result and not result.verdict.is_green else None
+        if attempt and attempt.diagnosis and attempt.diagnosis.advice and not in_flight(record, stage):
+            cause = cause_name(attempt.diagnosis.cause)
+            return say("report.first.next_step", stage=stage, cause=cause, advice=attempt.diagnosis.advice[0])
+    return NOTHING
+
+
+def _of_findings(results: Mapping[Any, StageResult], severity: Severity) -> Iterator[Message]:
+    """The first finding of this severity, and how many more there are."""
+    found = [
+        (stage, check) for stage, result in results.items() for check in result.findings if check.severity is severity
+    ]
+    if not found:
+        return
+    words = "report.first.critical" if severity is Severity.FAIL else "report.first.warning"
+    if len(found) > 1:
+        words = "report.first.critical_and_more" if severity is Severity.FAIL else "report.first.warning_and_more"
+    (stage, first), more = found[0], len(found) - 1
+    yield say(words, stage=stage, message=first.message, more=more)
+
+
+def _of_memory(record: Record) -> Iterator[Message]:
+    h2 = record.stages.get(StageId.H2)
+    ooms = ran_out_of_memory(h2)
+    if h2 and ooms and h2.verdict.is_green and h2.last_attempt:
+        yield say("report.first.walked_down", ooms=len(ooms), first=ooms[0].label, last=h2.last_attempt.label)
+    elif h2 and h2.verdict is Verdict.PASS_DEGRADED and h2.given_up:
+        yield say("report.first.given_up", settings=h2.given_up)
+    is_capped = record.context.vram_cap_bytes is not None
+    last = h2.last_attempt if h2 else None
+    # a capped card is fuller than the cap: what other processes and the driver hold is not the pipeline's
+    peak = (last.peak_own_bytes if is_capped else last.peak_device_bytes) if last else None
+    capacity = capacity_bytes(record)
+    if h2 and h2.verdict.is_green and peak is not None and capacity:
+        figures = {"peak": peak, "capacity": capacity, "left": max(capacity - peak, 0)}
+        shown = {name: units.gib(size) for name, size in figures.items()}
+        card = record.context.environment.device
+        if card and is_capped:
+            yield say("report.first.process_peak", before=units.gib(card.used_bytes), **shown)
+        else:
+            yield say("report.first.card_peak", **shown)
